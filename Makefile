@@ -1,0 +1,56 @@
+# Two commands on a fresh machine: `make allreduce` and `make test`. Both make .venv first, from a lock.
+#   make allreduce RANKS=4 ARGS="-b 1M -e 4M -d half"
+#   make setup PYTHON=python3.12
+
+PYTHON ?= python3
+RANKS ?= 2
+ARGS ?=
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes
+
+.PHONY: setup allreduce test lock clean
+
+setup: $(VENV)/.installed-runtime
+
+allreduce: setup
+	@$(VENV)/bin/mpirun -n $(RANKS) $(VENV)/bin/python -m bench.allreduce $(ARGS)
+
+test: $(VENV)/.installed-dev
+	@$(VENV)/bin/python -m ruff check .
+	@$(VENV)/bin/python -m mypy
+	@$(VENV)/bin/python -m pytest
+
+$(VENV)/bin/python:
+	@command -v "$(PYTHON)" >/dev/null || \
+	  { echo "$(PYTHON) was not found: install Python 3.10 or later, or name one: make setup PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "$(PYTHON) is older than Python 3.10: name a later one, as in make setup PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make a virtual environment: install its venv package (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	@"$(PYTHON)" -m venv $(VENV)
+
+# A stamp newer than its lock means that what the lock names is installed.
+$(VENV)/.installed-runtime: requirements.lock | $(VENV)/bin/python
+	@echo "Installing what requirements.lock names into $(VENV) ..." >&2
+	@$(PIP) -r requirements.lock
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed-runtime
+	@echo "Installing what requirements-dev.lock names into $(VENV) ..." >&2
+	@$(PIP) -r requirements-dev.lock
+	@touch $@
+
+# The latest versions that pyproject.toml allows, for every Python that it supports; needs the network.
+lock:
+	@"$(PYTHON)" -m venv .lock-venv
+	@.lock-venv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@.lock-venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
+	  --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+	@.lock-venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
+	  --custom-compile-command "make lock" --extra dev --constraint requirements.lock \
+	  --output-file requirements-dev.lock pyproject.toml
+	@rm -rf .lock-venv
+
+clean:
+	rm -rf $(VENV) .lock-venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	find bench collectives kernels reports tests -name __pycache__ -prune -exec rm -rf {} +

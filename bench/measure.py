@@ -1,0 +1,310 @@
+"""How a case is measured: its buffers, its steps, its blocks.
+
+A block is a stretch of iterations of one case. Before and after it a flag bounces between the ranks, which tells the state of the
+link; its first iteration and one after its last are checked bit by bit on the very path that is timed. Iterations of a block are
+not independent, so intervals and the stop are decided on block medians alone.
+"""
+
+import ctypes
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bench import verify
+from bench.flight import Flight
+from bench.sweep import CHAIN_CALLS
+from collectives import library
+from collectives.algorithm import Case, Operation, Pattern, Plan, Step, Unsupported, World, plain_arguments
+from collectives.collective import Array, Datatype
+from reports.result import Block, LinkBlock, Planned
+from reports.stats import warmup_length
+
+PING_PONGS = 100
+PILOT_S = 0.02
+LONGEST_BLOCK_S = 0.1  # a stop is looked for between blocks
+MOST_WARMUP = 50
+
+
+@dataclass
+class Buffers:
+    """A send and a receive buffer of this rank, as large as the largest size, and the tables that fill and check them."""
+
+    send: np.ndarray[Any, np.dtype[np.uint8]]
+    receive: np.ndarray[Any, np.dtype[np.uint8]]
+    seed: int
+
+    def case(self, size_bytes: int, datatype: Datatype, redop: str, in_place: bool) -> Case:
+        receive = self.receive.ctypes.data
+        return Case(size_bytes, datatype, redop, receive if in_place else self.send.ctypes.data, receive)
+
+
+@dataclass
+class Subject:
+    """What blocks are made of: the steps of an iteration. `number` is the case's, or -1 for a part of the link."""
+
+    number: int
+    text: str
+    prepare: Step
+    operation: Operation
+    consume: Step
+    check: Step | None
+    calls: int = 0
+    verify_chain: Callable[[], int] | None = None
+    keep: list[Any] = field(default_factory=list)
+    iteration_s: float = 0.0  # found by the pilot, with the rest of the iteration
+    warmup: int = 1
+    iterations: int = 1
+
+
+@dataclass
+class Bench:
+    """A rank's means to measure: its world, its flight record, and how it dispatches and checks."""
+
+    world: World
+    flight: Flight
+    buffers: Buffers
+    checks: int
+    warmup: int | None  # None: a changepoint test says
+    dispatch: str
+    clock_shared: bool
+    meet: Step
+    ping_pong: Step | None
+    trip_ns: np.ndarray[Any, np.dtype[np.uint64]]
+    measuring_s: float = 0.0
+
+    @property
+    def rank(self) -> int:
+        return self.world.communicator.rank
+
+
+def make_bench(world: World, flight: Flight, buffers: Buffers, checks: int, warmup: int | None, dispatch: str) -> Bench:
+    """Binds the meeting and the flag probe: over mapped memory, or MPI's barrier where there is none."""
+    trip_ns = world.device.private(8).view(np.uint64)
+    if isinstance(world.peers, Unsupported):
+        return Bench(world, flight, buffers, checks, warmup, dispatch, False, library.barrier(world), None, trip_ns)
+    kernels = world.device.compile("link_probe", {"WORLD": str(world.communicator.size)})
+    meet = Step(kernels.kernel("meet"), world.peers.arguments(0, 0, 0, 0))
+    ping_pong = Step(kernels.kernel("flag_ping_pong"), world.peers.arguments(0, trip_ns.ctypes.data, PING_PONGS, 0))
+    return Bench(world, flight, buffers, checks, warmup, dispatch, True, meet, ping_pong, trip_ns)
+
+
+def subject_of(bench: Bench, number: int, planned: Planned, case: Case, operation: Operation) -> Subject:
+    """The steps of a case's iterations: write the send buffer, [the operation,] read the result or make the next send buffer."""
+    device, ranks, seed = bench.world.device, bench.world.communicator.size, bench.buffers.seed
+    datatype, redop = case.datatype, case.redop
+    table = verify.repeated(datatype.encode(verify.rank_table(datatype, redop, bench.rank, seed)))
+    right = verify.repeated(verify.expected_table(datatype, redop, ranks, seed))
+    watch = bench.flight.watch
+
+    def pattern(address: int, values: Array) -> Pattern:
+        period_bytes = verify.PERIOD * datatype.size_bytes
+        return Pattern(address, values.ctypes.data, case.size_bytes, verify.REPEATS * period_bytes, verify.PERIOD,
+                       datatype.size_bytes, 0, ctypes.addressof(watch))
+
+    kernels = device.compile("link_probe", {"WORLD": str(min(ranks, 8)), "ELEMENT": datatype.element, "REDOP": redop.capitalize()})
+    reading = plain_arguments(case.send, case.receive, case.count, watch)
+    chained = planned.mode == "chained"
+    subject = Subject(
+        number, f"{planned.algorithm} {planned.size_bytes} B {planned.mode}",
+        Step(device.host_kernel("write_pattern"), pattern(case.send, table)), operation,
+        Step(kernels.kernel("chain_link" if chained else "read_own"), reading),
+        None if chained else Step(device.host_kernel("count_wrong"), pattern(case.receive, right)),
+        calls=CHAIN_CALLS if chained else 0, keep=[table, right],
+    )
+    if chained:
+        values, relative = verify.chain_expected(datatype, redop, ranks, seed, CHAIN_CALLS)
+
+        def verify_chain() -> int:
+            stored = bench.buffers.receive[: case.size_bytes].view(datatype.storage)
+            want = np.resize(np.roll(values, -int(watch.iteration % verify.PERIOD)), case.count)
+            return int(np.count_nonzero(~(np.abs(datatype.decode(stored) - want) <= relative * np.abs(want))))
+
+        subject.verify_chain = verify_chain
+    return subject
+
+
+def link_subjects(bench: Bench, size_bytes: int) -> dict[str, Subject]:
+    """The parts of the link at one size: copy into peer memory, read what a peer just wrote, copy through memory."""
+    assert not isinstance(bench.world.peers, Unsupported)
+    device, buffers = bench.world.device, bench.buffers
+    kernels = device.compile("link_probe", {"WORLD": str(bench.world.communicator.size)})
+    whole = size_bytes // 4 * 4
+    arguments = bench.world.peers.arguments(buffers.send.ctypes.data, buffers.receive.ctypes.data, whole // 4, 512 << 10)
+    filler = verify.repeated(np.arange(verify.PERIOD, dtype=np.float32))
+    fill = Step(device.host_kernel("write_pattern"),
+                Pattern(buffers.send.ctypes.data, filler.ctypes.data, whole, verify.REPEATS * verify.PERIOD * 4, verify.PERIOD, 4, 0,
+                        ctypes.addressof(bench.flight.watch)))
+    nothing = Step(device.host_kernel("nothing"), ctypes.c_long(0))
+
+    def part(name: str, prepare: Step) -> Subject:
+        step = Step(kernels.kernel(name), arguments)
+        return Subject(-1, f"link {name} {size_bytes} B", prepare, Operation(step, device.caller(step)), nothing, None, keep=[filler])
+
+    return {
+        "copy_in_us": part("copy_in", fill),
+        "peer_read_us": part("read_peer", Step(kernels.kernel("copy_in"), arguments)),
+        "memory_us": part("copy_local", fill),
+    }
+
+
+def run(bench: Bench, subject: Subject, warmup: int, iterations: int, checks: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Runs iterations and returns their stamps in ns, [iterations, 4]: arrived, left, began to consume, done."""
+    nothing = Step(bench.world.device.host_kernel("nothing"), ctypes.c_long(0))
+    plan = Plan(subject.prepare, bench.meet, subject.operation.step, subject.consume, subject.check or nothing,
+                warmup + checks, iterations, checks if subject.check else 0, subject.calls)
+    start = time.perf_counter()
+    if bench.dispatch == "python":
+        stamps = run_from_python(bench, subject, plan)
+    else:
+        stamps = bench.world.device.run(plan, bench.flight.watch)
+    bench.measuring_s += time.perf_counter() - start
+    if bench.flight.watch.timed_out:
+        bench.flight.timed_out()
+    return stamps
+
+
+def run_from_python(bench: Bench, subject: Subject, plan: Plan) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The timed loop as a Python caller pays for it: mpi4py's call for the library, a ctypes call for ours."""
+    call = bench.world.device.caller
+    prepare, meet, consume, check = map(call, (plan.prepare, plan.meet, plan.consume, plan.check))
+    stamps = np.zeros((plan.iterations, 4), np.int64)
+    for i in range(plan.warmup + plan.iterations + plan.checks):
+        bench.flight.watch.iteration += 1
+        prepare()
+        meet()
+        t = [time.monotonic_ns()]
+        for _ in range(max(1, plan.calls)):
+            subject.operation.call()
+            if plan.calls:
+                consume()
+        t.append(time.monotonic_ns())
+        meet()
+        t.append(time.monotonic_ns())
+        for _ in range(max(1, plan.calls)):
+            consume()
+        t.append(time.monotonic_ns())
+        if plan.warmup <= i < plan.warmup + plan.iterations:
+            stamps[i - plan.warmup] = t
+        if i < plan.checks or i >= plan.warmup + plan.iterations:
+            check()
+    return stamps
+
+
+def round_trip_ns(bench: Bench) -> float | None:
+    """The flag's mean round trip between pairs of ranks, as this rank saw it; 0 for a rank without a partner."""
+    if bench.ping_pong is None:
+        return None
+    bench.world.device.caller(bench.ping_pong)()
+    if bench.flight.watch.timed_out:
+        bench.flight.timed_out()
+    return float(bench.trip_ns[0])
+
+
+def times_us(stamps: list[np.ndarray[Any, Any]], clock_shared: bool) -> dict[str, np.ndarray[Any, Any]]:
+    """From all ranks' stamps: the time of each iteration (last exit minus last arrival where the ranks share a clock, else the
+    slowest rank's own), of what follows, the arrival skew, and each rank's time, [rank, iteration]."""
+    all_ns = np.stack(stamps).astype(np.float64)
+    arrived, left, begun, done = np.moveaxis(all_ns, 2, 0)
+    start = arrived.max(axis=0) if clock_shared else arrived
+    each = left - start
+    skew = arrived.max(axis=0) - arrived.min(axis=0) if clock_shared else np.full(arrived.shape[1], np.nan)
+    return {"time": each.max(axis=0) / 1e3, "after": (done - begun).max(axis=0) / 1e3, "skew": skew / 1e3, "each": each / 1e3,
+            "after_each": (done - begun) / 1e3}
+
+
+def pilot(bench: Bench, subject: Subject) -> None:
+    """Finds how long an iteration takes and how many of them warm up; all ranks take rank 0's word."""
+    mpi = bench.world.communicator
+    bench.flight.note("pilot", case=subject.number, block=None, text=subject.text)
+    found = None
+    for iterations in (2, 0):
+        start = time.perf_counter()
+        stamps = run(bench, subject, 1, iterations or count, 0)
+        elapsed = (time.perf_counter() - start) / (len(stamps) + 1)
+        everyone = mpi.gather(stamps)
+        if everyone is not None:
+            count = int(min(100, max(3, PILOT_S / elapsed)))
+            found = (elapsed, count, warmup_length(times_us(everyone, bench.clock_shared)["time"]))
+        subject.iteration_s, count, measured = mpi.broadcast(found)
+    subject.warmup = min(MOST_WARMUP, 1 + measured) if bench.warmup is None else max(bench.warmup, 0)
+
+
+def block_cost_s(bench: Bench, subject: Subject, block_s: float) -> float:
+    """What a block of about `block_s` timed seconds takes in all."""
+    fewest = 1 if subject.calls else 3
+    return 0.001 + subject.iteration_s * (max(fewest, block_s / subject.iteration_s) + subject.warmup + 2 * bench.checks)
+
+
+def plan_blocks(bench: Bench, subjects: list[Subject], budget_s: float, rounds: int) -> None:
+    """Makes blocks as long as so many rounds over all subjects allow within the budget."""
+    lengths = np.geomspace(LONGEST_BLOCK_S, 2e-4, 40)
+    fitting = [s for s in lengths if rounds * sum(block_cost_s(bench, subject, s) for subject in subjects) <= budget_s]
+    for subject in subjects:
+        subject.iterations = max(1 if subject.calls else 3, int((fitting or [lengths[-1]])[0] / subject.iteration_s))
+
+
+def measure_block(bench: Bench, subject: Subject, block: int, round_: int) -> tuple[Block, np.ndarray[Any, Any]] | None:
+    """One block of a case. Rank 0 gets the block and its samples (block, rank, time, consume, arrival skew), the others None.
+
+    Raises RuntimeError, on all ranks, with the sentence of a library that refused.
+    """
+    bench.flight.note("timed loop", case=subject.number, block=block, text=subject.text)
+    measured_before = bench.measuring_s
+    before = round_trip_ns(bench)
+    wrong = 0
+    if subject.check:
+        subject.check.argument.wrong = 0
+    if subject.verify_chain and bench.checks:
+        run(bench, subject, 0, 1, 0)
+        wrong += subject.verify_chain()
+    stamps = run(bench, subject, subject.warmup, subject.iterations, bench.checks)
+    if subject.check:
+        wrong += subject.check.argument.wrong
+    if subject.verify_chain and bench.checks:
+        wrong += subject.verify_chain()
+    after = round_trip_ns(bench)
+    bench.flight.note("gather")
+    with bench.world.communicator.together(RuntimeError):
+        if failure := subject.operation.failure():
+            raise RuntimeError(failure)
+    gathered = bench.world.communicator.gather((stamps, wrong, before, after))
+    bench.flight.note("store")
+    if gathered is None:
+        return None
+    all_stamps, all_wrong, befores, afters = zip(*gathered, strict=True)
+    t = times_us(list(all_stamps), bench.clock_shared)
+    chained = subject.calls > 0
+    per = subject.calls if chained else 1
+    time_us, after_us = t["time"] / per, t["after"] / per
+    total_us = time_us if chained else time_us + after_us
+    skew_us = None if not bench.clock_shared else float(np.median(t["skew"]))
+    result = Block(
+        case=subject.number, block=block, round=round_, n=len(time_us), time_us=float(np.median(time_us)), mean_us=float(time_us.mean()),
+        consume_us=None if chained else float(np.median(after_us)), total_us=float(np.median(total_us)), arrival_skew_us=skew_us,
+        chain_only_us=float(np.median(after_us)) if chained else None,
+        link_rtt_ns=None if before is None else (max(befores), max(afters)),
+        n_wrong=sum(all_wrong) if bench.checks else None, measure_s=bench.measuring_s - measured_before,
+    )
+    ranks, n = t["each"].shape
+    consume = np.full((ranks, n), np.nan) if chained else t["after_each"]
+    rows = np.stack([np.full(ranks * n, block), np.repeat(np.arange(ranks), n), t["each"].ravel() / per, consume.ravel(),
+                     np.tile(t["skew"], ranks)], axis=1).astype(np.float32)
+    return result, rows
+
+
+def measure_link(bench: Bench, parts: dict[str, Subject], size_bytes: int, round_: int) -> LinkBlock | None:
+    """One block of the link's parts at a size; on rank 0."""
+    bench.flight.note("link probe", case=None, block=round_, text=f"{size_bytes} B")
+    before = round_trip_ns(bench)
+    stamps = {name: run(bench, part, 1, part.iterations, 0) for name, part in parts.items()}
+    after = round_trip_ns(bench)
+    bench.flight.note("gather")
+    gathered = bench.world.communicator.gather((stamps, before, after))
+    if gathered is None:
+        return None
+    all_stamps, befores, afters = zip(*gathered, strict=True)
+    medians = {name: float(np.median(times_us([s[name] for s in all_stamps], True)["time"])) for name in parts}
+    return LinkBlock(size_bytes=size_bytes, round=round_, link_rtt_ns=(max(befores), max(afters)), **medians)

@@ -1,0 +1,338 @@
+"""A run from its first rank to its last line: ranks, device, cases, rounds of blocks, the file, the table."""
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import sys
+import time
+import traceback
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from bench import VERSION, cli, environment, sweep
+from bench.flight import Flight, start_witness
+from bench.measure import (
+    Bench,
+    Buffers,
+    Subject,
+    link_subjects,
+    make_bench,
+    measure_block,
+    measure_link,
+    pilot,
+    plan_blocks,
+    subject_of,
+)
+from collectives.algorithm import Case, DeviceError, Unsupported, World, algorithms
+from collectives.collective import DATATYPES
+from collectives.communicator import Communicator, Disagreement
+from collectives.world import open_world
+from reports.formats import as_json
+from reports.plot import plot
+from reports.result import Planned, Result, Run, RunFile
+from reports.show import text
+from reports.stats import is_precise
+
+FEWEST_ROUNDS = 10
+CLOSING_S = 3.0  # for the cases, the table and the picture
+FINE, WRONG, USAGE, CANNOT, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def main(command: str, about: str, argv: Sequence[str] | None = None) -> NoReturn:
+    """`python -m bench.<command>`: parses, runs and exits with the status that all ranks have agreed on."""
+    started_s = time.monotonic()
+    options = cli.parse(command, about, argv)
+    flights: list[Flight] = []
+
+    def interrupted(*_: object) -> None:
+        for flight in flights:
+            flight.interrupt()
+        if not flights:
+            os._exit(INTERRUPTED)
+
+    signal.signal(signal.SIGINT, interrupted)
+    signal.signal(signal.SIGTERM, interrupted)
+    communicator = Communicator(options.mpi_thread_level)
+    status = USAGE
+    if not unwritable(communicator, command, options):
+        flight = open_flight(communicator, command, options)
+        flights.append(flight)
+        try:
+            status = run(command, options, communicator, flight, started_s)
+        except Disagreement as refusal:
+            say(communicator, f"bench.{command}: {refusal}")
+            status = CANNOT
+        except Exception as error:
+            traceback.print_exc()
+            flight.end(f"rank {flight.rank} failed at {flight.where()}: {type(error).__name__}: {error}", flight.rank, "failed", WRONG)
+        close_flight(communicator, flight)
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+def say(communicator: Communicator, sentence: str) -> None:
+    """Once for all ranks, on standard error."""
+    if communicator.rank == 0:
+        print(sentence, file=sys.stderr, flush=True)
+
+
+def unwritable(communicator: Communicator, command: str, options: Namespace) -> bool:
+    """Whether the results cannot be kept where the command line wants them; says so."""
+    complaint = None
+    if communicator.rank == 0 and not options.list:
+        try:
+            Path(options.out).mkdir(parents=True, exist_ok=True)
+            trial = Path(options.out) / f".{secrets.token_hex(8)}"
+            trial.touch()
+            trial.unlink()
+            if options.output_file:
+                open(options.output_file, "a").close()
+        except OSError as error:
+            complaint = f"bench.{command}: cannot write {error.filename}: {error.strerror}"
+    complaint = communicator.broadcast(complaint)
+    if complaint:
+        say(communicator, complaint)
+    return complaint is not None
+
+
+def open_flight(communicator: Communicator, command: str, options: Namespace) -> Flight:
+    """Names the run, opens each rank's flight record, and starts the host's witness."""
+    stamp = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H-%M-%SZ")
+    run_id = communicator.broadcast(f"{stamp}-{command}-{secrets.token_hex(3)}")
+    folder = None if options.list else Path(options.out) / f"{run_id}.flight"
+    flight = Flight(run_id, folder, communicator.rank, options.timeout)
+    pids = dict(communicator.node_gather((communicator.rank, os.getpid())))
+    if folder is not None:
+        if communicator.local_rank == 0:
+            start_witness(folder, pids)
+        flight.start_watchdog()
+    return flight
+
+
+def close_flight(communicator: Communicator, flight: Flight) -> None:
+    """The normal end: the records go, the watchdog sleeps."""
+    flight.close()
+    communicator.barrier()
+    if flight.folder is not None and communicator.local_rank == 0:
+        with contextlib.suppress(OSError):  # ranks of another host may share the folder and still be on their way out
+            flight.folder.rmdir()
+
+
+def pin(communicator: Communicator) -> tuple[bool, list[int]]:
+    """Gives each rank of a host a core of its own where there are enough and the launcher has not done so.
+
+    Returns whether ranks outnumber cores, and the cores that this rank may use.
+    """
+    allowed = os.sched_getaffinity(0)
+    masks = communicator.node_gather(sorted(allowed))
+    shared = set().union(*masks)
+    if len(shared) < len(masks):
+        return True, sorted(allowed)
+    if all(mask == masks[0] for mask in masks):
+        os.sched_setaffinity(0, {one_a_core(masks[0])[communicator.local_rank]})
+    return False, sorted(os.sched_getaffinity(0))
+
+
+def one_a_core(cpus: Sequence[int]) -> list[int]:
+    """The same CPUs, those first that share no physical core with one before."""
+    cores: dict[str, list[int]] = {}
+    for cpu in cpus:
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.setdefault(siblings.read_text() if siblings.exists() else str(cpu), []).append(cpu)
+    return [cpu for turn in range(len(cpus)) for core in cores.values() for cpu in core[turn : turn + 1]]
+
+
+@dataclass
+class Session:
+    """A run under way on this rank: what is measured, and what has been found."""
+
+    options: Namespace
+    bench: Bench
+    planned: list[Planned]
+    subjects: dict[int, Subject]  # by case
+    links: dict[int, dict[str, Subject]]  # by size
+    deadline_s: float
+    file: RunFile | None = None  # on rank 0
+    medians_us: dict[int, list[float]] = field(default_factory=dict)
+    samples: dict[int, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
+
+
+def plan_cases(options: Namespace, bench: Bench) -> tuple[list[Planned], dict[int, Subject]]:
+    """Every case of the run, and the steps of those that can be measured here."""
+    communicator, datatype = bench.world.communicator, DATATYPES[options.datatype]
+    planned: list[Planned] = []
+    subjects: dict[int, Subject] = {}
+    for size in sweep.sizes(options.minbytes, options.maxbytes, options.stepfactor, datatype.size_bytes):
+        for algorithm in algorithms().values():
+            if options.algorithm and algorithm.name not in options.algorithm:
+                continue
+            bench.flight.note("compile", text=f"{algorithm.name} {size} B")
+            case = bench.buffers.case(size, datatype, options.op, options.in_place)
+            operation = algorithm.bind(bench.world, case)
+            is_library = algorithm.name == "library"
+            for mode in sweep.modes(options.mode, size):
+                reason = operation.reason if isinstance(operation, Unsupported) else sweep.reason_against(mode, options.op)
+                planned.append(Planned(
+                    collective="all_reduce", size_bytes=size, count=case.count, datatype=datatype.name, redop=options.op,
+                    algorithm=algorithm.name, mode=mode, in_place=options.in_place, variant="plain" if is_library else "copied",
+                    memory="private" if is_library else "mapped", library=communicator.library if is_library else None,
+                    chosen=None if isinstance(operation, Unsupported) else operation.chosen,
+                    calls=sweep.CHAIN_CALLS if mode == "chained" else 1, status="unsupported" if reason else "ok", reason=reason,
+                    bound_parts=asdict(algorithm.traffic(communicator.size, size)),
+                ))
+                if not isinstance(operation, Unsupported) and not reason:
+                    number = len(planned) - 1
+                    subjects[number] = subject_of(bench, number, planned[number], case, operation)
+    return planned, subjects
+
+
+def run(command: str, options: Namespace, communicator: Communicator, flight: Flight, started_s: float) -> int:
+    """Measures and reports; returns the exit status, the same on every rank. Raises Disagreement where this machine cannot."""
+    crowded, cpus = pin(communicator)
+    world = open_world(communicator, options.device, flight.watch, crowded, options.timeout)
+    if options.list:
+        list_algorithms(world, options)
+        return FINE
+    if options.cudagraph:
+        raise Disagreement(f"-G: the {world.device.name} device has no graphs; they are a GPU's")
+    with communicator.together(DeviceError, MemoryError):
+        buffers = Buffers(world.device.private(options.maxbytes), world.device.private(options.maxbytes), options.seed)
+        bench = make_bench(world, flight, buffers, options.check, options.warmup_iters, options.dispatch)
+        planned, subjects = plan_cases(options, bench)
+        sizes = {planned[number].size_bytes for number in subjects if planned[number].size_bytes}
+        links = {} if isinstance(world.peers, Unsupported) else {size: link_subjects(bench, size) for size in sorted(sizes)}
+    session = Session(options, bench, planned, subjects, links, started_s + options.max_time - CLOSING_S)
+    head = describe(command, session, crowded, cpus)
+    if communicator.rank == 0:
+        session.file = RunFile.create(Path(options.out), head)
+    stop = measure_all(session)
+
+    status = INTERRUPTED if stop == "interrupted" else FINE
+    if session.file is None:
+        return int(communicator.broadcast(None))
+    result = session.file.finish(
+        {number: np.concatenate(rows) for number, rows in session.samples.items()},
+        "incomplete" if stop == "interrupted" else "complete", stop if stop == "interrupted" else None,
+        bench.measuring_s, time.monotonic() - started_s,
+    )
+    if any(case.status == "wrong" for case in result.cases):
+        status = WRONG
+    communicator.broadcast(status)
+    print_result(result, options)
+    return status
+
+
+def measure_all(session: Session) -> str | None:
+    """Pilots, then rounds of blocks in seeded random order until every case is precise, or until something stops them: returns
+    `time` or `interrupted`, None where nothing did."""
+    options, bench = session.options, session.bench
+    groups = [[subject] for subject in session.subjects.values()] + [list(parts.values()) for parts in session.links.values()]
+    for subject in (subject for group in groups for subject in group):
+        pilot(bench, subject)
+        if stop := agreed_stop(session):
+            return stop
+    budget_s = bench.world.communicator.broadcast(0.85 * (session.deadline_s - time.monotonic()))
+    plan_blocks(bench, [subject for group in groups for subject in group], budget_s, FEWEST_ROUNDS)
+    if options.iters:
+        for subject in session.subjects.values():
+            subject.iterations = -(-options.iters // FEWEST_ROUNDS)
+    active = list(session.subjects)
+    for round_ in range(1 << 30):
+        items = [("case", number) for number in active] + [("link", size) for size in session.links]
+        for position in sweep.order(len(items), options.seed, round_):
+            kind, which = items[position]
+            if kind == "case":
+                store_block(session, which, round_)
+            else:
+                record = measure_link(bench, session.links[which], which, round_)
+                if session.file and record:
+                    session.file.append(record)
+            if stop := agreed_stop(session):
+                return stop
+        active = bench.world.communicator.broadcast(unfinished(session, active, round_ + 1))
+        if not active:
+            return None
+
+
+def store_block(session: Session, number: int, round_: int) -> None:
+    """Measures one block of a case; rank 0 puts it on disk."""
+    found = measure_block(session.bench, session.subjects[number], round_, round_)
+    if found is not None and session.file:
+        block, rows = found
+        session.file.append(block)
+        session.samples.setdefault(number, []).append(rows)
+        session.medians_us.setdefault(number, []).append(block.total_us or block.time_us)
+
+
+def unfinished(session: Session, active: list[int], rounds: int) -> list[int]:
+    """The cases that need another round; decided on block medians alone, and on rank 0."""
+    if rounds < FEWEST_ROUNDS:
+        return active
+    if session.options.iters:
+        return []
+    return [number for number in active if not is_precise(session.medians_us.get(number, []))]
+
+
+def agreed_stop(session: Session) -> str | None:
+    """Whether all ranks stop here: one was interrupted, or rank 0's clock has run out."""
+    interrupted = session.bench.flight.interrupted_s is not None
+    said = session.bench.world.communicator.all_gather((interrupted, time.monotonic() > session.deadline_s))
+    return "interrupted" if any(word[0] for word in said) else "time" if said[0][1] else None
+
+
+def describe(command: str, session: Session, crowded: bool, cpus: list[int]) -> Run:
+    """The head of the run: the machine, the ranks, the planned cases, and what the preflight found."""
+    options, world = session.options, session.bench.world
+    communicator, device = world.communicator, world.device
+    facts = environment.describe(compiler=device.compiler, with_hostname=options.with_hostname)
+    ranks = communicator.all_gather({"rank": communicator.rank, "device": device.name, "arch": device.arch, "cpus": cpus,
+                                     "numa": environment.numa_node(cpus[0])})
+    cores = sorted({cpu for rank in ranks for cpu in rank["cpus"]})
+    if isinstance(world.peers, Unsupported):
+        notes = [f"Peer memory is not mapped: {world.peers.reason}."]
+    else:
+        notes = [f"Peer memory is mapped ({device.memory_types['data']}) and was probed byte by byte in every direction."]
+    if crowded:
+        notes.append(f"{communicator.size} ranks share {len(cores)} cores: they take turns, and times are largely the scheduler's.")
+    if communicator.size == 1:
+        notes.append("One rank: nothing crosses a wire, and busbw means nothing.")
+    library = communicator.library
+    return Run(
+        run_id=session.bench.flight.run_id, benchmark=command, version=VERSION, argv=environment.scrub_argv(sys.argv[1:]), seed=options.seed,
+        machine_id=environment.machine_id(facts), software_id=environment.software_id(facts, library, device.compiler),
+        environment=facts, memory=dict(device.memory_types), clock_shared=session.bench.clock_shared, cases=session.planned,
+        notes=notes + environment.threats(facts),
+        world={"size": communicator.size, "hosts": communicator.hosts, "ranks": ranks, "mpi_library": library,
+               "mpi_thread_level": communicator.thread_level, "dispatch": options.dispatch, "device_asked": options.device},
+    )
+
+
+def list_algorithms(world: World, options: Namespace) -> None:
+    """Every algorithm, and why one is not available here; on rank 0."""
+    datatype = DATATYPES[options.datatype]
+    buffer = world.device.private(64).ctypes.data
+    lines = []
+    for algorithm in algorithms().values():
+        bound = algorithm.bind(world, Case(datatype.size_bytes, datatype, options.op, buffer, buffer + 32))
+        lines.append(f"{algorithm.name:14} {algorithm.about}" + (f" -- not here: {bound.reason}" if isinstance(bound, Unsupported) else ""))
+    if world.communicator.rank == 0:
+        print("\n".join(lines))
+
+
+def print_result(result: Result, options: Namespace) -> None:
+    """The table, and where the run and its picture are; on rank 0."""
+    picture = result.path.with_suffix(".png")
+    plot(result, picture)
+    if options.output_file:
+        Path(options.output_file).write_text(json.dumps(as_json(result), indent=1))
+    where = f"run: {result.path}\npicture: {picture}"
+    print(text(result, options.format, options.long), end="")
+    print(where if options.format == "table" else "\n".join(f"# {line}" for line in where.splitlines()))

@@ -1,0 +1,27 @@
+"""One-shot all-reduce: every rank reads every input; see kernels/allreduce_one_shot.cu."""
+
+from functools import partial
+
+from collectives.algorithm import Algorithm, Case, Operation, Traffic, Unsupported, World, bind_kernel, whole_packs
+from collectives.peer_buffer import HALF_BYTES
+
+MOST_CHUNK_BYTES = 512 << 10  # two slots of it stay in a core's second-level cache
+
+
+def _bind(entry: str, world: World, case: Case) -> Operation | Unsupported:
+    writers = world.communicator.size if entry == "one_shot_push" else 1
+    chunk_bytes = whole_packs(min(MOST_CHUNK_BYTES, HALF_BYTES / (2 * writers)))
+    return bind_kernel(world, case, "allreduce_one_shot", entry, chunk_bytes)
+
+
+def _traffic(copies: bool, ranks: int, size_bytes: int) -> Traffic:
+    copied = (ranks - 1 if copies else min(1, ranks - 1)) * size_bytes
+    return Traffic(1, copied, (ranks - 1) * size_bytes, size_bytes)
+
+
+ALGORITHMS = (
+    Algorithm("one_shot_push", "each rank stores its input into every peer's slab and sums all",
+              partial(_bind, "one_shot_push"), partial(_traffic, True), lambda ranks: 1),
+    Algorithm("one_shot_pull", "each rank stores its input into its own slab, reads every peer's and sums all",
+              partial(_bind, "one_shot_pull"), partial(_traffic, False), lambda ranks: 1),
+)

@@ -1,0 +1,25 @@
+"""Ring all-reduce: every rank passes segments to its right; see kernels/allreduce_ring.cu.
+
+A segment is summed in rotated order with one rounding to the type on the wire a hop, so its error is at most (n-1) wire roundings
+where the one- and two-shot forms have one.
+"""
+
+from collectives.algorithm import Algorithm, Case, Operation, Traffic, Unsupported, World, bind_kernel, whole_packs
+from collectives.peer_buffer import HALF_BYTES
+
+MOST_CHUNK_BYTES = 512 << 10
+
+
+def _bind(world: World, case: Case) -> Operation | Unsupported:
+    # A half holds 2(n-1) inboxes of two segments each, rounded up to whole packs: less than four chunks and a page.
+    chunk_bytes = whole_packs(min(MOST_CHUNK_BYTES, (HALF_BYTES - 4096) / 4))
+    return bind_kernel(world, case, "allreduce_ring", "ring", chunk_bytes)
+
+
+def _traffic(ranks: int, size_bytes: int) -> Traffic:
+    each_way = 2 * size_bytes * (ranks - 1) // ranks
+    return Traffic(2 * (ranks - 1), each_way, each_way, size_bytes)
+
+
+RING = Algorithm("ring", "segments go round, summed on the first lap, gathered on the second", _bind, _traffic,
+                 lambda ranks: max(1, ranks - 1))

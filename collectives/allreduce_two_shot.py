@@ -1,0 +1,23 @@
+"""Two-shot all-reduce: a direct reduce-scatter and a direct all-gather; see kernels/allreduce_two_shot.cu."""
+
+from collectives.algorithm import Algorithm, Case, Operation, Traffic, Unsupported, World, bind_kernel, whole_packs
+from collectives.peer_buffer import HALF_BYTES
+
+MOST_CHUNK_BYTES = 512 << 10  # with its sums, twice, it stays in a core's second-level cache
+
+
+def _bind(world: World, case: Case) -> Operation | Unsupported:
+    # A half holds two chunks and two segments of sums, each rounded up to whole packs.
+    ranks = world.communicator.size
+    chunk_bytes = whole_packs(min(MOST_CHUNK_BYTES, (HALF_BYTES - 4096) / (2 + 2 / ranks)))
+    return bind_kernel(world, case, "allreduce_two_shot", "two_shot", chunk_bytes)
+
+
+def _traffic(ranks: int, size_bytes: int) -> Traffic:
+    each_way = 2 * size_bytes * (ranks - 1) // ranks
+    return Traffic(2, size_bytes, each_way, size_bytes)
+
+
+TWO_SHOT = Algorithm(
+    "two_shot", "each rank sums one segment of all inputs, then reads the other segments' sums", _bind, _traffic, lambda ranks: 1
+)

@@ -1,0 +1,115 @@
+"""The ranks of a run and how they talk outside the timed path: the only file that imports mpi4py."""
+
+import ctypes
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+THREAD_LEVELS = ("single", "funneled", "serialized", "multiple")
+# What each launcher tells a process of its rank, looked at before MPI is up.
+RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "MV2_COMM_WORLD_RANK")
+
+
+class Disagreement(Exception):
+    """Some rank could not go on; all ranks raise this together, with the first such rank's sentence."""
+
+
+def launched_rank() -> int | None:
+    """This process's rank by its launcher's word; None where no launcher started it."""
+    return next((int(os.environ[name]) for name in RANK_VARIABLES if os.environ.get(name, "").isdigit()), None)
+
+
+class Communicator:
+    """All ranks, by MPI."""
+
+    def __init__(self, thread_level: str = "funneled") -> None:
+        import mpi4py
+
+        mpi4py.rc.thread_level = thread_level  # type: ignore[assignment]
+        from mpi4py import MPI
+
+        self.mpi = MPI
+        self.world = MPI.COMM_WORLD
+        self.rank, self.size = self.world.rank, self.world.size
+        node = self.world.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank, self.local_size = node.rank, node.size
+        self.node = node
+        self.hosts = self.world.allreduce(1 if node.rank == 0 else 0)
+        self.thread_level = THREAD_LEVELS[
+            [MPI.THREAD_SINGLE, MPI.THREAD_FUNNELED, MPI.THREAD_SERIALIZED, MPI.THREAD_MULTIPLE].index(MPI.Query_thread())
+        ]
+
+    @property
+    def library(self) -> str:
+        """The MPI library's name and version, e.g. `MPICH 5.0.2`."""
+        text = self.mpi.Get_library_version()
+        version = re.search(r"\d+\.\d+(\.\d+)?", text)
+        if "Open MPI" in text:
+            name = "Open MPI"
+        elif "Intel" in text:
+            name = "Intel MPI"
+        elif "CRAY" in text.upper():
+            name = "Cray MPICH"
+        else:
+            name = self.mpi.get_vendor()[0]
+        return f"{name} {version.group() if version else 'of unknown version'}"
+
+    def all_gather(self, item: Any) -> list[Any]:
+        return self.world.allgather(item)
+
+    def node_gather(self, item: Any) -> list[Any]:
+        """All items of the ranks on this host, in the order of their local ranks."""
+        return self.node.allgather(item)
+
+    def gather(self, item: Any) -> list[Any] | None:
+        """All ranks' items on rank 0, None elsewhere."""
+        return self.world.gather(item, 0)
+
+    def broadcast(self, item: Any) -> Any:
+        """Rank 0's item on every rank."""
+        return self.world.bcast(item, 0)
+
+    def barrier(self) -> None:
+        self.world.Barrier()
+
+    @contextmanager
+    def together(self, *expected: type[Exception]) -> Iterator[None]:
+        """Whatever of `expected` a rank raises inside, all ranks raise as one Disagreement that names that rank.
+
+        Inside, a rank must not wait for another: the one that raised is already outside.
+        """
+        sentence = None
+        try:
+            yield
+        except expected as error:
+            sentence = str(error)
+        sentences = self.all_gather(sentence)
+        failed = [rank for rank, said in enumerate(sentences) if said]
+        if failed:
+            everywhere = len(failed) == self.size and len(set(sentences)) == 1
+            raise Disagreement(sentences[failed[0]] if everywhere else f"rank {failed[0]}: {sentences[failed[0]]}")
+
+    def function(self, name: str) -> int:
+        """The address of an MPI function in the library that mpi4py has loaded."""
+        loaded = ctypes.CDLL(self.mpi.__file__)
+        return ctypes.cast(getattr(loaded, name), ctypes.c_void_p).value or 0
+
+    def handle(self, name: str) -> int:
+        """The C handle of a predefined object (`FLOAT`, `SUM`, `COMM_WORLD`): 4 bytes in MPICH, 8 in Open MPI."""
+        thing = getattr(self.mpi, name)
+        return int.from_bytes(ctypes.string_at(self.mpi._addressof(thing), self.mpi._sizeof(thing)), "little")
+
+    @property
+    def in_place(self) -> int:
+        """The address that stands for MPI_IN_PLACE."""
+        return int(self.mpi.IN_PLACE)
+
+    def all_reduce_caller(self, send: int, receive: int, size_bytes: int, datatype: str, op: str) -> Callable[[], None]:
+        """A Python function that calls mpi4py's Allreduce on memory at these addresses (the same twice: in place)."""
+        mpi = self.mpi
+        kind, reduction = getattr(mpi, datatype), getattr(mpi, op)
+        target = [mpi.memory.fromaddress(receive, size_bytes), kind]
+        source = mpi.IN_PLACE if send == receive else [mpi.memory.fromaddress(send, size_bytes), kind]
+        return lambda: self.world.Allreduce(source, target, reduction)

@@ -1,0 +1,170 @@
+"""What a device is: something that compiles a kernel file, lends memory that peers can map, and runs operations.
+
+The structures here are those of `sync.h`, field for field.
+"""
+
+import ctypes
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+MOST_RANKS = 8
+MOST_BLOCKS = 128
+LINE_BYTES = 128
+CONTROL_BYTES = LINE_BYTES * (3 + MOST_RANKS + MOST_BLOCKS * MOST_RANKS)
+PHASES = ("idle", "writing the send buffer", "barrier", "the collective", "reading the result", "check")
+
+
+class DeviceError(Exception):
+    """A device that was asked for is not there or refuses a call; the message is one sentence."""
+
+
+class Watch(ctypes.Structure):
+    """A rank's progress and its last words; `sync.h` says who writes what."""
+
+    _fields_ = [
+        (name, ctypes.c_uint64)
+        for name in ("stop", "timed_out", "peer", "block", "seen", "wanted", "iteration", "phase")
+    ]
+
+
+class Arguments(ctypes.Structure):
+    """The one argument of every kernel."""
+
+    _fields_ = [
+        ("send", ctypes.c_void_p),
+        ("receive", ctypes.c_void_p),
+        ("count", ctypes.c_long),
+        ("chunk_bytes", ctypes.c_long),
+        ("half_bytes", ctypes.c_long),
+        ("timeout_ns", ctypes.c_uint64),
+        ("rank", ctypes.c_long),
+        ("yields", ctypes.c_long),
+        ("slab", ctypes.c_void_p * MOST_RANKS),
+        ("control", ctypes.c_void_p * MOST_RANKS),
+        ("watch", ctypes.c_void_p),
+    ]
+
+
+class Pattern(ctypes.Structure):
+    """`Pattern` of timed_loop.cpp: a buffer that holds a table over and over, shifted by the iteration."""
+
+    _fields_ = [
+        ("buffer", ctypes.c_void_p),
+        ("table", ctypes.c_void_p),
+        ("bytes", ctypes.c_long),
+        ("table_bytes", ctypes.c_long),
+        ("period", ctypes.c_long),
+        ("element_bytes", ctypes.c_long),
+        ("wrong", ctypes.c_long),
+        ("watch", ctypes.c_void_p),
+    ]
+
+
+class LibraryCall(ctypes.Structure):
+    """`LibraryCall` of timed_loop.cpp: a collective of MPI with its arguments."""
+
+    _fields_ = [
+        ("function", ctypes.c_void_p),
+        ("send", ctypes.c_void_p),
+        ("receive", ctypes.c_void_p),
+        ("count", ctypes.c_long),
+        ("type", ctypes.c_long),
+        ("op", ctypes.c_long),
+        ("communicator", ctypes.c_long),
+        ("failed", ctypes.c_long),
+    ]
+
+
+class LibraryBarrier(ctypes.Structure):
+    """`LibraryBarrier` of timed_loop.cpp."""
+
+    _fields_ = [("function", ctypes.c_void_p), ("communicator", ctypes.c_long)]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An entry of a module: `address` is a C function that takes a pointer to its argument."""
+
+    name: str
+    address: int
+
+
+class Module(Protocol):
+    """A compiled kernel file."""
+
+    def kernel(self, name: str) -> Kernel: ...
+
+
+class Memory(Protocol):
+    """Device memory, as mapped here. `handle` lets a peer map it with `Device.open`."""
+
+    address: int
+    size_bytes: int
+    handle: bytes
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that a timed loop does: `kernel(argument)`. `argument` is kept alive here."""
+
+    kernel: Kernel
+    argument: Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A block of iterations: what is done in each, and how often.
+
+    Each iteration prepares, meets, is stamped around `operation`, consumes, and in the first and last `checks` of them checks.
+    With `calls` > 0 an iteration is a chain of so many operations, each followed by `consume`, and then the same without them.
+    """
+
+    prepare: Step
+    meet: Step
+    operation: Step
+    consume: Step
+    check: Step
+    warmup: int
+    iterations: int
+    checks: int
+    calls: int = 0
+
+
+class Device(Protocol):
+    """A processor with its compiler and its memory."""
+
+    name: str
+    arch: str
+    compiler: str
+    memory_types: dict[str, str]
+
+    def compile(self, stem: str, macros: Mapping[str, str]) -> Module: ...
+
+    def allocate(self, size_bytes: int, named: bool = False) -> Memory:
+        """Memory that peers can map, zeroed; `named` where peers cannot be reached without a name."""
+        ...
+
+    def forget_name(self, memory: Memory) -> None: ...
+
+    def open(self, handle: bytes) -> Memory: ...
+
+    def private(self, size_bytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Memory of this rank alone, as bytes."""
+        ...
+
+    def run(self, plan: Plan, watch: Watch) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Runs a plan natively; returns stamps in ns, [iterations, 4]: arrived, left, began to consume, done."""
+        ...
+
+    def caller(self, step: Step) -> Callable[[], None]:
+        """A Python function that performs a step once."""
+        ...
+
+    def host_kernel(self, name: str) -> Kernel:
+        """A function of the loop itself: `write_pattern`, `count_wrong`, `call_library`, `nothing`, ..."""
+        ...

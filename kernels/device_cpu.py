@@ -1,0 +1,225 @@
+"""The host as a device: the system's C++ compiler, and memory that processes share.
+
+A block is one thread, a rank one process. Shared memory is a memfd, which a peer opens through `/proc/PID/fd/N`: it has no name to
+guess, leaves nothing behind even after SIGKILL, and does not depend on the size of /dev/shm; where that path is closed,
+a POSIX shared-memory object serves, which is unlinked as soon as a peer has it.
+"""
+
+import ctypes
+import hashlib
+import json
+import mmap
+import os
+import platform
+import secrets
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kernels.device import (
+    CONTROL_BYTES,
+    Arguments,
+    DeviceError,
+    Kernel,
+    LibraryCall,
+    Pattern,
+    Plan,
+    Step,
+    Watch,
+)
+from kernels.module import SOURCES, CompileError, compiled
+
+FLAGS = ["-std=c++17", "-O3", "-march=native", "-fwrapv", "-fPIC", "-shared"]
+
+
+@cache
+def find_compiler() -> list[str]:
+    """The command of a C++ compiler: `$CXX`, c++, g++, clang++, or the ziglang wheel. Raises CompileError if there is none."""
+    chosen = os.environ.get("CXX")
+    if chosen:
+        command = shlex.split(chosen)
+        if shutil.which(command[0]) is None:
+            raise CompileError(f"$CXX names {command[0]!r}, which is not a program here")
+        return command
+    for name in ("c++", "g++", "clang++"):
+        if shutil.which(name):
+            return [name]
+    if find_spec("ziglang"):
+        return [sys.executable, "-m", "ziglang", "c++", "-nostdlib++"]
+    raise CompileError(
+        "no C++ compiler was found: looked for $CXX, c++, g++, clang++ and the ziglang wheel (pip install ziglang)"
+    )
+
+
+@cache
+def compiler_version() -> str:
+    """The first line of the compiler's own `--version`."""
+    command = find_compiler()
+    try:
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise CompileError(f"{command[0]} --version fails: {error}") from error
+    return done.stdout.splitlines()[0]
+
+
+@cache
+def cpu_name() -> str:
+    """The CPU's model and, hashed, the features that -march=native looks at."""
+    lines = dict(
+        (part.strip() for part in line.split(":", 1))
+        for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        if ":" in line
+    )
+    model = lines.get("model name") or lines.get("CPU part") or platform.machine()
+    features = lines.get("flags") or lines.get("Features") or ""
+    return f"{model} {hashlib.sha256(features.encode()).hexdigest()[:8]}"
+
+
+class CpuModule:
+    """A kernel file as a shared library of this process."""
+
+    def __init__(self, path: Path) -> None:
+        self.library = ctypes.CDLL(str(path))
+
+    def kernel(self, name: str) -> Kernel:
+        return Kernel(name, ctypes.cast(getattr(self.library, name), ctypes.c_void_p).value or 0)
+
+
+class SharedMemory:
+    """A stretch of memory that other processes map as well."""
+
+    def __init__(self, fd: int, size_bytes: int, handle: bytes) -> None:
+        self.size_bytes, self.handle, self.fd = size_bytes, handle, fd
+        self.map = mmap.mmap(fd, size_bytes)
+        self.view = (ctypes.c_char * size_bytes).from_buffer(self.map)
+        self.address = ctypes.addressof(self.view)
+
+    def close(self) -> None:
+        del self.view
+        self.map.close()
+        os.close(self.fd)
+
+
+def _open_shared(handle: bytes) -> int:
+    """A file descriptor for a peer's memory. Raises DeviceError if the peer's memory cannot be had or has another size."""
+    where = json.loads(handle)
+    try:
+        fd = os.open(where["path"], os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise DeviceError(f"the memory of process {where['pid']} cannot be opened: {error.strerror}") from error
+    if os.fstat(fd).st_size != where["size_bytes"]:
+        os.close(fd)
+        raise DeviceError(f"the memory of process {where['pid']} is not of the size that it announced")
+    return fd
+
+
+class Loop(ctypes.Structure):
+    """`Loop` of timed_loop.cpp; a step is a function and its argument."""
+
+    _fields_ = [
+        *((f"{step}_{part}", ctypes.c_void_p)
+          for step in ("prepare", "meet", "operation", "consume", "check") for part in ("run", "argument")),
+        ("warmup", ctypes.c_long),
+        ("iterations", ctypes.c_long),
+        ("checks", ctypes.c_long),
+        ("calls", ctypes.c_long),
+        ("stamps_ns", ctypes.c_void_p),
+        ("done", ctypes.c_long),
+        ("watch", ctypes.c_void_p),
+    ]
+
+
+
+
+
+class CpuDevice:
+    """The Device of a host CPU."""
+
+    name = "cpu"
+
+    def __init__(self) -> None:
+        self.compiler = compiler_version()
+        self.arch = cpu_name().rsplit(" ", 1)[0]
+        self.memory_types = {"flags": "memfd", "data": "memfd"}
+        self.loop = self._load(SOURCES / "timed_loop.cpp", {})
+        layout = (ctypes.c_long * 6).in_dll(self.loop.library, "layout")
+        mine = [ctypes.sizeof(Arguments), CONTROL_BYTES, *map(ctypes.sizeof, (Watch, Loop, Pattern, LibraryCall))]
+        assert list(layout) == mine, f"the structures of sync.h and timed_loop.cpp {list(layout)} are not those here {mine}"
+
+    def compile(self, stem: str, macros: Mapping[str, str]) -> CpuModule:
+        """Compiles `kernels/<stem>.cu` with -D for each macro; raises CompileError with the compiler's first complaint."""
+        return self._load(SOURCES / f"{stem}.cu", macros)
+
+    def _load(self, source: Path, macros: Mapping[str, str]) -> CpuModule:
+        flags = FLAGS + [f"-D{name}={value}" for name, value in sorted(macros.items())]
+
+        def compile_to(path: Path) -> None:
+            command = [*find_compiler(), "-x", "c++", *flags, str(source), "-o", str(path)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                complaint = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200])
+                raise CompileError(f"{find_compiler()[0]} cannot compile {source.name}: {complaint}")
+
+        toolchain = f"{' '.join(find_compiler())} {compiler_version()} {cpu_name()}"
+        return CpuModule(compiled(source, flags, toolchain, ".so", compile_to))
+
+    def allocate(self, size_bytes: int, named: bool = False) -> SharedMemory:
+        """Shared memory, zeroed and touched here, so that it lies near this rank's core.
+
+        With `named`, for systems that keep processes from each other's /proc: a POSIX object, which the caller has to unlink
+        through `forget_name` as soon as all peers have opened it.
+        """
+        if named:
+            path = f"/dev/shm/wiretax-{secrets.token_hex(16)}"
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        else:
+            fd = os.memfd_create("wiretax", os.MFD_CLOEXEC)
+            path = f"/proc/{os.getpid()}/fd/{fd}"
+        os.ftruncate(fd, size_bytes)
+        where = {"pid": os.getpid(), "path": path, "size_bytes": size_bytes}
+        memory = SharedMemory(fd, size_bytes, json.dumps(where).encode())
+        ctypes.memset(memory.address, 0, size_bytes)
+        return memory
+
+    def forget_name(self, memory: SharedMemory) -> None:
+        """Removes the name of memory that was allocated with one."""
+        path = Path(json.loads(memory.handle)["path"])
+        if path.parent == Path("/dev/shm"):
+            path.unlink(missing_ok=True)
+
+    def open(self, handle: bytes) -> SharedMemory:
+        return SharedMemory(_open_shared(handle), json.loads(handle)["size_bytes"], handle)
+
+    def private(self, size_bytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Anonymous memory in huge pages where the system gives them, touched here."""
+        memory = mmap.mmap(-1, max(size_bytes, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        array = np.frombuffer(memory, np.uint8)
+        array[:] = 0
+        return array[:size_bytes]
+
+    def host_kernel(self, name: str) -> Kernel:
+        return self.loop.kernel(name)
+
+    def run(self, plan: Plan, watch: Watch) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Runs a plan in the native loop; fewer rows than asked come back when the watch said stop."""
+        stamps = np.zeros((plan.iterations, 4), np.int64)
+        steps = (plan.prepare, plan.meet, plan.operation, plan.consume, plan.check)
+        pointers = [p for step in steps for p in (step.kernel.address, ctypes.addressof(step.argument))]
+        loop = Loop(*pointers, plan.warmup, plan.iterations, plan.checks, plan.calls, stamps.ctypes.data, 0, ctypes.addressof(watch))
+        self.loop.library.timed_loop(ctypes.byref(loop))
+        return stamps[: loop.done]
+
+
+    def caller(self, step: Step) -> Callable[[], None]:
+        """A Python function that performs a step once."""
+        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(step.kernel.address)
+        return lambda: function(ctypes.addressof(step.argument))

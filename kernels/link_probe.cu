@@ -1,0 +1,101 @@
+// The parts that an all-reduce is made of, one at a time: a meeting, a flag's round trip, storing what a peer will read, reading what
+// a peer has stored, and copying through the machine's own memory. They give the state of the link and the bound.
+//
+// None of them signals through the epoch's flags but the ping-pong, which lets every rank wait for every other first.
+#include "pack.h"
+
+// All ranks meet; stands before each timed iteration.
+extern "C" __global__ void meet(LAUNCHED_WITH(Arguments) a) {
+  block_barrier();
+  const u64 meeting = a.control[a.rank]->meetings.value + 1;
+  for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
+    if (p != a.rank) store_release_system(&a.control[p]->meet[a.rank].value, meeting);
+  for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
+    if (p != a.rank) await_acquire_system(a, &a.control[a.rank]->meet[p].value, meeting, p);
+  block_barrier();
+  if (thread() == 0) a.control[a.rank]->meetings.value = meeting;
+}
+
+// Pairs (0,1), (2,3), ... bounce a flag `count` times; the mean round trip in ns goes into receive[0] as a 64-bit integer, 0 for
+// a rank without a partner.
+extern "C" __global__ void flag_ping_pong(LAUNCHED_WITH(Arguments) a) {
+  const unsigned epoch = enter_launch(a);
+  signal(a, everyone_but(a.rank), stamp(epoch, 1));
+  wait(a, everyone_but(a.rank), stamp(epoch, 1));
+  const long partner = a.rank ^ 1;
+  const u64 start = clock_ns();
+  if (partner < WORLD && thread() == 0)
+    for (long i = 0; i < a.count; ++i) {
+      u64* ping = &a.control[partner]->flags[0][a.rank].value;
+      const u64* pong = &a.control[a.rank]->flags[0][partner].value;
+      if (a.rank < partner) store_release_system(ping, stamp(epoch, i + 2));
+      await_acquire_system(a, pong, stamp(epoch, i + 2), (int)partner);
+      if (a.rank > partner) store_release_system(ping, stamp(epoch, i + 2));
+    }
+  if (thread() == 0) *(volatile u64*)a.receive = partner < WORLD ? (clock_ns() - start) / (u64)a.count : 0;
+  leave_launch(a, epoch);
+}
+
+// Stores `count` elements into one's own slab, chunk by chunk into the same two slots, as the algorithms do.
+extern "C" __global__ void copy_in(LAUNCHED_WITH(Arguments) a) {
+  const long most = a.chunk_bytes / ELEMENT_BYTES;
+  long slot = 0;
+  for (long start = 0; start < a.count; start += most, slot ^= 1)
+    copy(Slab{a.slab[a.rank] + slot * a.chunk_bytes}, a.send + start * ELEMENT_BYTES, smaller(most, a.count - start));
+  fence_system();
+}
+
+struct Nowhere {
+  words* kept;
+  DEVICE void put(long, pack p) const { for (int k = 0; k < REGISTERS; ++k) *kept ^= p.r[k]; }
+  DEVICE void put_element(long i, pack p) const { put(i, p); }
+};
+// Something must hang on what was read, or the compiler drops the reads; no pattern sums to this in practice.
+DEVICE void use(const Arguments& a, words kept) {
+  const pack p = {{kept}};
+  unsigned first;
+  __builtin_memcpy(&first, &p, sizeof first);
+  if (first == 0x5ca1ab1eu) ((volatile unsigned*)&a.watch->phase)[1] = first;
+}
+
+// Reads `count` elements that the next rank has stored with copy_in.
+extern "C" __global__ void read_peer(LAUNCHED_WITH(Arguments) a) {
+  const long most = a.chunk_bytes / ELEMENT_BYTES;
+  words kept = {};
+  long slot = 0;
+  for (long start = 0; start < a.count; start += most, slot ^= 1)
+    copy(Nowhere{&kept}, a.slab[(a.rank + 1) % WORLD] + slot * a.chunk_bytes, smaller(most, a.count - start));
+  use(a, kept);
+}
+
+// Reads `count` elements of one's own result, as the next layer would.
+extern "C" __global__ void read_own(LAUNCHED_WITH(Arguments) a) {
+  words kept = {};
+  copy(Nowhere{&kept}, a.receive, a.count);
+  use(a, kept);
+}
+
+// Copies `count` elements from the send to the receive buffer: what no all-reduce that is not in place can do without.
+extern "C" __global__ void copy_local(LAUNCHED_WITH(Arguments) a) { copy(Output{a.receive}, a.send, a.count); }
+
+// Makes the next send buffer of a chain from the last result, and keeps it from growing: a sum is divided by the ranks.
+template <class Op> struct Chain { template <class Lane> static DEVICE Lane next(Lane a) { return a; } };
+template <> struct Chain<Sum> {
+  static DEVICE floats next(floats a) { return Avg::finish(a); }
+  static DEVICE doubles next(doubles a) { return Avg::finish(a); }
+  static DEVICE ints next(ints a) { return a / WORLD; }
+  static DEVICE longs next(longs a) { return a / WORLD; }
+};
+struct NextSend {
+  Output send;
+  static DEVICE pack next(pack p) {
+    typename Element::values v = Element::widen(p);
+    for (unsigned k = 0; k < sizeof v.v / sizeof *v.v; ++k) v.v[k] = Chain<REDOP>::next(v.v[k]);
+    return Element::narrow(v);
+  }
+  DEVICE void put(long i, pack p) const { send.put(i, next(p)); }
+  DEVICE void put_element(long i, pack p) const { send.put_element(i, next(p)); }
+};
+extern "C" __global__ void chain_link(LAUNCHED_WITH(Arguments) a) {
+  copy(NextSend{{const_cast<char*>(a.send)}}, a.receive, a.count);
+}

@@ -1,0 +1,259 @@
+// Which machine this is: the only file with #if. Everything above it reads the same on CUDA, HIP and a host CPU.
+//
+// On the CPU a block is one thread, a register is one GNU vector as wide as the machine has, and a peer's memory is memory
+// that another process maps too. On a GPU a register is one 32-bit word, and a pack is four of them: one 128-bit access.
+#pragma once
+
+#ifndef WORLD      // ranks; a compile-time constant, because a run-time one costs up to 20 % at small sizes
+#define WORLD 2
+#endif
+#ifndef ELEMENT    // Float32 Float16 Bfloat16 Float64 Int32 Int64, as in pack.h
+#define ELEMENT Float32
+#endif
+#ifndef REDOP      // Sum Prod Min Max Avg, as in pack.h
+#define REDOP Sum
+#endif
+#ifndef STREAM_SLAB  // 1: stores into the slab go around the caches
+#define STREAM_SLAB 0
+#endif
+// Negative controls: builds that lack one part of the protocol, which tests show to fail.
+#ifndef WITHOUT_FENCE_SYSTEM
+#define WITHOUT_FENCE_SYSTEM 0
+#endif
+#ifndef WITHOUT_EPOCH_FLIP
+#define WITHOUT_EPOCH_FLIP 0
+#endif
+#ifndef WITHOUT_WAIT
+#define WITHOUT_WAIT 0
+#endif
+
+typedef unsigned long long u64;
+
+#if defined(__CUDACC__) || defined(__HIP__)  // ------------------------------------------------------------- both GPUs
+
+#define DEVICE __device__ __forceinline__
+#define LAUNCHED_WITH(T) const T   // a kernel's one argument: by value
+constexpr int REGISTERS = 4;       // of a pack
+typedef unsigned words;
+typedef float floats;
+typedef double doubles;
+typedef int ints;
+typedef long long longs;
+
+struct alignas(16) pack { words r[REGISTERS]; };
+
+template <class To, class From> DEVICE To reinterpret(From from) {
+  static_assert(sizeof(To) == sizeof(From), "reinterpret keeps the bits");
+  To to;
+  memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+#if defined(__CUDACC__)
+
+DEVICE int thread_in_block() { return threadIdx.x; }
+DEVICE int threads_in_block() { return blockDim.x; }
+DEVICE int block() { return blockIdx.x; }
+DEVICE int blocks() { return gridDim.x; }
+DEVICE void block_barrier() { __syncthreads(); }
+DEVICE void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
+DEVICE void store_release_system(u64* p, u64 v) { asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory"); }
+DEVICE u64 load_acquire_system(const u64* p) {
+  u64 v;
+  asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+  return v;
+}
+DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) { return atomicAdd(p, v); }
+DEVICE u64 clock_ns() {
+  u64 t;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
+  return t;
+}
+// Plain C++ accesses were split into scalar ones and may become ld.global.nc, which must not read what a peer writes.
+DEVICE pack load_16_bytes(const void* p) {
+  pack x;
+  asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.r[0]), "=r"(x.r[1]), "=r"(x.r[2]), "=r"(x.r[3]) : "l"(p) : "memory");
+  return x;
+}
+DEVICE void store_16_bytes(void* p, pack x) {
+  asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3]) : "memory");
+}
+DEVICE void stream_16_bytes(void* p, pack x) {
+  asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3]) : "memory");
+}
+DEVICE float float_from_half(unsigned short h) {
+  float f;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
+  return f;
+}
+DEVICE unsigned short half_from_float(float f) {
+  unsigned short h;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
+  return h;
+}
+
+#else  // ------------------------------------------------------------------------------------------------------- HIP
+
+DEVICE int thread_in_block() { return __builtin_amdgcn_workitem_id_x(); }
+DEVICE int threads_in_block() { return __builtin_amdgcn_workgroup_size_x(); }
+DEVICE int block() { return __builtin_amdgcn_workgroup_id_x(); }
+DEVICE int blocks() { return __builtin_amdgcn_grid_size_x() / __builtin_amdgcn_workgroup_size_x(); }
+DEVICE void block_barrier() {
+  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
+  __builtin_amdgcn_s_barrier();
+  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
+}
+DEVICE void fence_system() { __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, ""); }
+DEVICE void store_release_system(u64* p, u64 v) { __hip_atomic_store(p, v, __ATOMIC_RELEASE, __HIP_MEMORY_SCOPE_SYSTEM); }
+DEVICE u64 load_acquire_system(const u64* p) { return __hip_atomic_load(p, __ATOMIC_ACQUIRE, __HIP_MEMORY_SCOPE_SYSTEM); }
+DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) {
+  return __hip_atomic_fetch_add(p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+}
+DEVICE u64 clock_ns() { return __builtin_readsteadycounter() * 10; }  // s_memrealtime counts at 100 MHz
+typedef unsigned four_words __attribute__((ext_vector_type(4)));
+DEVICE pack load_16_bytes(const void* p) { return reinterpret<pack>(*(const volatile four_words*)p); }
+DEVICE void store_16_bytes(void* p, pack x) { *(volatile four_words*)p = reinterpret<four_words>(x); }
+DEVICE void stream_16_bytes(void* p, pack x) { __builtin_nontemporal_store(reinterpret<four_words>(x), (four_words*)p); }
+DEVICE float float_from_half(unsigned short h) { return (float)reinterpret<_Float16>(h); }
+DEVICE unsigned short half_from_float(float f) { return reinterpret<unsigned short>((_Float16)f); }
+
+#endif
+
+DEVICE void breathe() {}
+DEVICE void yield() {}
+
+// A user's buffer need not start where 16 bytes divide the address: then its packs are put together from what does.
+DEVICE pack load_pack(const char* buffer, long i) {
+  const char* p = buffer + i * 16;
+  if (((u64)p & 15) == 0) return load_16_bytes(p);
+  pack x;
+#pragma unroll
+  for (int k = 0; k < REGISTERS; ++k)
+    x.r[k] = ((u64)p & 3) == 0 ? ((const volatile unsigned*)p)[k]
+                               : ((const volatile unsigned short*)p)[2 * k] | (unsigned)((const volatile unsigned short*)p)[2 * k + 1] << 16;
+  return x;
+}
+DEVICE void store_pack(char* buffer, long i, pack x) {
+  char* p = buffer + i * 16;
+  if (((u64)p & 15) == 0) return store_16_bytes(p, x);
+#pragma unroll
+  for (int k = 0; k < REGISTERS; ++k) {
+    if (((u64)p & 3) == 0) ((volatile unsigned*)p)[k] = x.r[k];
+    else ((volatile unsigned short*)p)[2 * k] = (unsigned short)x.r[k], ((volatile unsigned short*)p)[2 * k + 1] = (unsigned short)(x.r[k] >> 16);
+  }
+}
+DEVICE void stream_pack(char* buffer, long i, pack x) { stream_16_bytes(buffer + i * 16, x); }
+
+DEVICE floats low_halves(words w) { return float_from_half((unsigned short)w); }
+DEVICE floats high_halves(words w) { return float_from_half((unsigned short)(w >> 16)); }
+DEVICE words halves(floats low, floats high) { return half_from_float(low) | (unsigned)half_from_float(high) << 16; }
+
+#else  // ------------------------------------------------------------------------------------------------- a host CPU
+
+#define __global__
+#define DEVICE inline __attribute__((always_inline))
+#define LAUNCHED_WITH(T) const T&  // by reference, so that every kernel is a `void (*)(void*)` for the timed loop
+constexpr int REGISTERS = 1;
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+// Not one template over the element: g++ 12 silently drops a vector_size that depends on a template parameter.
+typedef unsigned words __attribute__((vector_size(VECTOR_BYTES)));
+typedef float floats __attribute__((vector_size(VECTOR_BYTES)));
+typedef double doubles __attribute__((vector_size(VECTOR_BYTES)));
+typedef int ints __attribute__((vector_size(VECTOR_BYTES)));
+typedef long long longs __attribute__((vector_size(VECTOR_BYTES)));
+typedef unsigned any_words __attribute__((vector_size(VECTOR_BYTES), aligned(1), may_alias));
+typedef unsigned aligned_words __attribute__((vector_size(VECTOR_BYTES), may_alias));
+
+struct pack { words r[REGISTERS]; };
+
+template <class To, class From> DEVICE To reinterpret(From from) {
+  static_assert(sizeof(To) == sizeof(From), "reinterpret keeps the bits");
+  To to;
+  __builtin_memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+DEVICE int thread_in_block() { return 0; }
+DEVICE int threads_in_block() { return 1; }
+DEVICE int block() { return 0; }
+DEVICE int blocks() { return 1; }
+DEVICE void block_barrier() {}
+DEVICE void store_release_system(u64* p, u64 v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+DEVICE u64 load_acquire_system(const u64* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
+
+extern "C" int sched_yield();
+extern "C" int clock_gettime(int, struct timespec*);
+DEVICE void yield() { sched_yield(); }
+DEVICE u64 clock_ns() {
+  long t[2];
+  clock_gettime(1, (struct timespec*)t);  // CLOCK_MONOTONIC
+  return (u64)t[0] * 1000000000u + (u64)t[1];
+}
+
+DEVICE pack load_pack(const char* buffer, long i) { return {{(words)((const any_words*)buffer)[i]}}; }
+DEVICE void store_pack(char* buffer, long i, pack x) { ((any_words*)buffer)[i] = (any_words)x.r[0]; }
+
+#if defined(__x86_64__)
+DEVICE void breathe() { __builtin_ia32_pause(); }
+// A release store on x86 orders earlier ordinary stores, not non-temporal ones: those wait in write-combining buffers.
+DEVICE void fence_system() { asm volatile("sfence" ::: "memory"); }
+#else
+DEVICE void breathe() {}
+DEVICE void fence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+#endif
+
+#if defined(__clang__)
+DEVICE void stream_pack(char* buffer, long i, pack x) { __builtin_nontemporal_store(x.r[0], (aligned_words*)buffer + i); }
+#elif defined(__AVX512F__)
+DEVICE void stream_pack(char* buffer, long i, pack x) { asm volatile("vmovntdq %1, %0" : "=m"(((aligned_words*)buffer)[i]) : "v"(x.r[0])); }
+#elif defined(__AVX__)
+DEVICE void stream_pack(char* buffer, long i, pack x) { asm volatile("vmovntdq %1, %0" : "=m"(((aligned_words*)buffer)[i]) : "x"(x.r[0])); }
+#elif defined(__SSE2__)
+DEVICE void stream_pack(char* buffer, long i, pack x) { asm volatile("movntdq %1, %0" : "=m"(((aligned_words*)buffer)[i]) : "x"(x.r[0])); }
+#else
+DEVICE void stream_pack(char* buffer, long i, pack x) { ((aligned_words*)buffer)[i] = x.r[0]; }
+#endif
+
+#if defined(__F16C__)
+// By hand, because g++ 12 vectorises neither _Float16 nor its conversions; by integers it costs 2.6 to 4 times as much.
+typedef unsigned half_words __attribute__((vector_size(VECTOR_BYTES / 2)));
+struct two_half_words { half_words low, high; };
+#define CONVERT(to, from, instruction, operands) \
+  to out;                                        \
+  asm(instruction operands : "=v"(out) : "v"(from)); \
+  return out;
+DEVICE floats floats_from_halves(half_words h) { CONVERT(floats, h, "vcvtph2ps", " %1, %0") }
+DEVICE half_words halves_from_floats(floats f) { CONVERT(half_words, f, "vcvtps2ph", " $0, %1, %0") }
+DEVICE floats low_halves(words w) { return floats_from_halves(reinterpret<two_half_words>(w).low); }
+DEVICE floats high_halves(words w) { return floats_from_halves(reinterpret<two_half_words>(w).high); }
+DEVICE words halves(floats low, floats high) {
+  return reinterpret<words>(two_half_words{halves_from_floats(low), halves_from_floats(high)});
+}
+#else
+// Scaling by powers of two rounds and denormalises as the hardware would (after F. Giesen's float<->half notes).
+DEVICE floats floats_from_half_bits(words h) {
+  const floats exact = reinterpret<floats>((h & 0x7fffu) << 13) * 0x1p112f;
+  const words bits = reinterpret<words>(exact), special = reinterpret<words>(exact >= 65536.0f);
+  return reinterpret<floats>(bits | (special & 0x7f800000u) | (h & 0x8000u) << 16);
+}
+DEVICE words half_bits_from_floats(floats f) {
+  const words all = reinterpret<words>(f), sign = all & 0x80000000u, bits = all ^ sign;
+  const words denormal = reinterpret<words>(reinterpret<floats>(bits) + 0.5f) - 0x3f000000u;
+  const words normal = (bits + 0xc8000fffu + (bits >> 13 & 1u)) >> 13;
+  const words huge = reinterpret<words>(bits > 0x7f800000u) & 0x0200u;
+  const words small = reinterpret<words>(bits < 0x38800000u), big = reinterpret<words>(bits >= 0x47800000u);
+  return (small & denormal) | (~small & ((big & (huge | 0x7c00u)) | (~big & normal))) | sign >> 16;
+}
+DEVICE floats low_halves(words w) { return floats_from_half_bits(w & 0xffffu); }
+DEVICE floats high_halves(words w) { return floats_from_half_bits(w >> 16); }
+DEVICE words halves(floats low, floats high) { return half_bits_from_floats(low) | half_bits_from_floats(high) << 16; }
+#endif
+
+#endif

@@ -1,0 +1,113 @@
+// The timed loop of the CPU device. A call from Python costs as much as a small all-reduce, so the loop is native: it calls an
+// operation through a C pointer and stores time stamps, for ours and for MPI's alike.
+#include "sync.h"
+
+extern "C" int memcmp(const void*, const void*, unsigned long);
+
+struct Step { void (*run)(void*); void* argument; };
+
+struct Loop {
+  Step prepare;    // write the send buffer, as the layer before would
+  Step meet;       // all ranks
+  Step operation;  // what is timed
+  Step consume;    // read the result, as the layer after would; of a chain: make the next send buffer from the last result
+  Step check;
+  long warmup, iterations, checks;  // `checks` of the warm-up's first iterations, and as many after the timed ones, are checked
+  long calls;                       // of a chain; 0: isolated
+  long long* stamps_ns;             // [iterations][4]: arrived, left, began to consume, done
+  long done;                        // timed iterations that ran before a stop
+  Watch* watch;
+};
+
+enum Phase { IDLE, PREPARE, MEET, OPERATION, CONSUME, CHECK };
+
+static void run(const Loop& l, Phase phase, const Step& s) {
+  *(volatile u64*)&l.watch->phase = phase;
+  s.run(s.argument);
+}
+
+extern "C" void timed_loop(Loop* loop) {
+  Loop& l = *loop;
+  const long total = l.warmup + l.iterations + l.checks;
+  l.done = 0;
+  for (long i = 0; i < total && !*(volatile u64*)&l.watch->stop; ++i) {
+    *(volatile u64*)&l.watch->iteration += 1;
+    run(l, PREPARE, l.prepare);
+    run(l, MEET, l.meet);
+    long long t[4];
+    *(volatile u64*)&l.watch->phase = OPERATION;
+    if (l.calls == 0) {
+      t[0] = clock_ns();
+      l.operation.run(l.operation.argument);
+      t[1] = t[2] = clock_ns();
+      run(l, CONSUME, l.consume);
+      t[3] = clock_ns();
+    } else {
+      t[0] = clock_ns();
+      for (long c = 0; c < l.calls; ++c) l.operation.run(l.operation.argument), l.consume.run(l.consume.argument);
+      t[1] = clock_ns();
+      run(l, MEET, l.meet);
+      t[2] = clock_ns();
+      for (long c = 0; c < l.calls; ++c) l.consume.run(l.consume.argument);
+      t[3] = clock_ns();
+    }
+    if (i >= l.warmup && i < l.warmup + l.iterations && !*(volatile u64*)&l.watch->stop) {
+      for (int k = 0; k < 4; ++k) l.stamps_ns[4 * l.done + k] = t[k];
+      ++l.done;
+    }
+    if (i < l.checks || i >= l.warmup + l.iterations) run(l, CHECK, l.check);
+  }
+  *(volatile u64*)&l.watch->phase = IDLE;
+}
+
+// A buffer that holds a pattern: element i of iteration t is element (i + t) mod `period` of a table, kept here often enough to be
+// copied in pieces. No two iterations within a period agree anywhere.
+struct Pattern {
+  char* buffer;
+  const char* table;
+  long bytes, table_bytes, period, element_bytes;
+  long wrong;
+  Watch* watch;
+};
+
+static const char* table_now(const Pattern& p) {
+  return p.table + (long)(p.watch->iteration % (u64)p.period) * p.element_bytes;
+}
+
+extern "C" void write_pattern(Pattern* p) {
+  const char* table = table_now(*p);
+  for (long at = 0; at < p->bytes; at += p->table_bytes)
+    __builtin_memcpy(p->buffer + at, table, (unsigned long)(p->bytes - at < p->table_bytes ? p->bytes - at : p->table_bytes));
+}
+
+extern "C" void count_wrong(Pattern* p) {
+  const char* table = table_now(*p);
+  for (long at = 0; at < p->bytes; at += p->table_bytes) {
+    const long n = p->bytes - at < p->table_bytes ? p->bytes - at : p->table_bytes;
+    if (memcmp(p->buffer + at, table, (unsigned long)n) == 0) continue;
+    for (long e = 0; e < n; e += p->element_bytes)
+      p->wrong += memcmp(p->buffer + at + e, table + e, (unsigned long)p->element_bytes) != 0;
+  }
+}
+
+extern "C" void nothing(void*) {}
+
+// A library's collective. Handles are 4 bytes in MPICH and 8 in Open MPI; as register arguments both are passed as 8.
+struct LibraryCall {
+  int (*function)(const void*, void*, long, long, long, long);
+  const void* send;
+  void* receive;
+  long count, type, op, communicator;
+  long failed;
+};
+
+extern "C" void call_library(LibraryCall* c) {
+  const int code = c->function(c->send, c->receive, c->count, c->type, c->op, c->communicator);
+  if (code != 0) c->failed = code;
+}
+
+struct LibraryBarrier { int (*function)(long); long communicator; };
+extern "C" void call_library_barrier(LibraryBarrier* b) { b->function(b->communicator); }
+
+// The host checks its own picture of these structures against the compiler's.
+extern "C" const long layout[] = {sizeof(Arguments), sizeof(Control), sizeof(Watch), sizeof(Loop), sizeof(Pattern), sizeof(LibraryCall)};

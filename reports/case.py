@@ -1,0 +1,247 @@
+"""Blocks become cases here and nowhere else: which blocks count, what their medians and intervals are, what bandwidth
+that is, and how it stands against the bound of the machine's own parts.
+
+The link changes under a run. Its states come from one clustering of the flag round trips of all blocks, blind to the
+times; a block whose two probes disagree is mixed and left out; every case is judged over the state that the run held
+longest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reports.schema import Block, Case, LinkBlock, Planned, Range, Run, State, Summary
+from reports.stats import link_states, median_interval
+
+Samples = dict[int, NDArray[np.floating[Any]]]
+
+MIXED_RATIO = 1.3
+P99_SAMPLES, P99_BLOCKS = 1000, 10
+CASE_KEY = ("collective", "shape", "size_bytes", "datatype", "redop", "mode", "variant", "memory", "in_place",
+            "algorithm", "library")
+
+
+@dataclass
+class LinkStates:
+    """The link over a run. `of_block` has a state for each block, None where it is mixed; `rtt_ns` the median round
+    trip of each state (empty when there is no link to probe), fastest first; `longest` the state held longest, None
+    when every block is mixed."""
+
+    of_block: list[int | None]
+    rtt_ns: list[float]
+    longest: int | None
+
+    def share(self, state: int) -> float:
+        """Part of all blocks, mixed ones included, that were in this state."""
+        return self.of_block.count(state) / max(len(self.of_block), 1)
+
+
+def find_states(blocks: Sequence[Block]) -> LinkStates:
+    """The states of the link from the round trips before and after each block, blind to the times."""
+    trips = [_round_trip_ns(block) for block in blocks]
+    known = [trip for trip in trips if trip]
+    if not known:
+        return LinkStates([None if trip is None else 0 for trip in trips], [], 0 if 0.0 in trips else None)
+    labels = iter(link_states(np.log(known)).tolist())
+    # A block without probes (one rank has no peer) belongs to the only state there is.
+    of_block = [None if trip is None else next(labels) if trip else 0 for trip in trips]
+    found = sorted({state for state in of_block if state is not None})
+    rtt_ns = [float(np.median([trip for trip, its in zip(trips, of_block, strict=True) if its == state and trip]))
+              for state in found]
+    counts = Counter(state for state in of_block if state is not None)
+    return LinkStates(of_block, rtt_ns, max(found, key=lambda state: counts[state]))
+
+
+def _round_trip_ns(block: Block | LinkBlock) -> float | None:
+    """Geometric mean of the two probes; 0 without probes, None when they disagree."""
+    if block.link_rtt_ns is None:
+        return 0.0
+    before, after = block.link_rtt_ns
+    if min(before, after) <= 0 or max(before, after) > MIXED_RATIO * min(before, after):
+        return None
+    return float(np.sqrt(before * after))
+
+
+def bus_factor(collective: str, world_size: int) -> float:
+    """busbw / algbw, as in nccl-tests' PERFORMANCE.md; 0 for one rank. Raises KeyError for an unknown collective."""
+    n = world_size
+    if n == 1:
+        return 0.0
+    factors = {"all_reduce": 2 * (n - 1) / n, "all_gather": (n - 1) / n, "reduce_scatter": (n - 1) / n,
+               "alltoall": (n - 1) / n, "sendrecv": 1.0}
+    return factors[collective]
+
+
+def build_cases(run: Run, blocks: Sequence[Block], link_blocks: Sequence[LinkBlock], samples: Samples | None = None,
+                unmeasured: str = "time ran out") -> list[Case]:
+    """One case for each that was planned, in order.
+
+    `samples[case]` has shape (rows, 5): block, rank, time_us, consume_us, arrival_skew_us, the iterations of a block in
+    order for each rank. Without it percentiles are None. `unmeasured` is the reason of a case that has no block.
+    """
+    states = find_states(blocks)
+    by_case: dict[int, list[tuple[Block, int | None]]] = {}
+    for block, state in zip(blocks, states.of_block, strict=True):
+        by_case.setdefault(block.case, []).append((block, state))
+    return [_build_case(number, planned, run, by_case.get(number, []), states, link_blocks,
+                        None if samples is None else samples.get(number), unmeasured)
+            for number, planned in enumerate(run.cases)]
+
+
+def _build_case(number: int, planned: Planned, run: Run, seen: list[tuple[Block, int | None]], states: LinkStates,
+                link_blocks: Sequence[LinkBlock], samples: NDArray[Any] | None, unmeasured: str) -> Case:
+    case = Case(case=number, **{name: getattr(planned, name) for name in CASE_KEY}, count=planned.count,
+                status=planned.status, reason=planned.reason, chosen=planned.chosen, calls=planned.calls)
+    if planned.status != "ok":
+        return case
+    if not seen:
+        case.status, case.reason = "not measured", unmeasured
+        return case
+
+    counts = Counter(state for _, state in seen if state is not None)
+    judged = states.longest
+    if judged not in counts:
+        judged = counts.most_common(1)[0][0] if counts else None
+        case.state = "mixed" if judged is None else "own"
+    groups = {state: [block for block, its in seen if its == state] for state in [judged, *sorted(counts)]}
+    kept = groups[judged]
+    case.blocks_mixed = sum(state is None for _, state in seen)
+    case.time_us, case.consume_us, case.total_us, case.arrival_skew_us = _summaries(kept, samples)
+    case.link_rtt_ns = _rtt_range(kept)
+    if all(block.chain_only_us is not None for block in kept):
+        case.chain_only_us = _summary([block.chain_only_us for block in kept if block.chain_only_us is not None])
+    for state, others in groups.items():
+        if state != judged:
+            time_us, _, total_us, _ = _summaries(others, samples)
+            case.states.append(State(share=len(others) / len(seen), n_blocks=len(others),
+                                     link_rtt_ns=_rtt_range(others), time_us=time_us, total_us=total_us))
+
+    checked = [block.n_wrong for block, _ in seen if block.n_wrong is not None]
+    case.n_wrong = sum(checked) if checked else None
+    if case.n_wrong:
+        case.status, case.reason = "wrong", f"{case.n_wrong} elements were wrong"
+        return case
+    assert case.time_us
+    case.alg_bw_gb_s = planned.size_bytes / case.time_us.median / 1e3 if case.time_us.median > 0 else None
+    if case.alg_bw_gb_s is not None:
+        case.bus_bw_gb_s = case.alg_bw_gb_s * bus_factor(planned.collective, run.world["size"])
+    _set_bound(case, planned, [link for link in link_blocks if link.size_bytes == planned.size_bytes], judged, states)
+    return case
+
+
+def _rtt_range(blocks: Sequence[Block]) -> Range | None:
+    trips = [trip for block in blocks if block.link_rtt_ns for trip in block.link_rtt_ns]
+    return Range(median=float(np.median(trips)), min=min(trips), max=max(trips)) if trips else None
+
+
+def _summary(block_medians: Sequence[float], iterations: NDArray[Any] | None = None, n: int | None = None,
+             mean: float | None = None) -> Summary:
+    median, low, high = median_interval(block_medians)
+    summary = Summary(median=median, ci_low=low, ci_high=high, n=n, n_blocks=len(block_medians), mean=mean)
+    if iterations is not None and len(iterations):
+        summary.p25, summary.p75, summary.p95 = (float(p) for p in np.percentile(iterations, [25, 75, 95]))
+        if len(iterations) >= P99_SAMPLES and len(block_medians) >= P99_BLOCKS:
+            summary.p99 = float(np.percentile(iterations, 99))
+        summary.min, summary.max = float(iterations.min()), float(iterations.max())
+        summary.mean = float(iterations.mean())
+    return summary
+
+
+def _summaries(blocks: Sequence[Block],
+               samples: NDArray[Any] | None) -> tuple[Summary, Summary | None, Summary, Summary | None]:
+    """time_us, consume_us, total_us and arrival_skew_us over these blocks, with percentiles where there are samples."""
+    n = sum(block.n for block in blocks)
+    time, consume, skew = _iterations(blocks, samples)
+    consumes = [block.consume_us for block in blocks if block.consume_us is not None]
+    total = time + consume if time is not None and consume is not None and consumes else time
+    means = [(block.mean_us, block.n) for block in blocks if block.mean_us is not None]
+    mean = sum(m * k for m, k in means) / n if len(means) == len(blocks) and n else None
+    times = [block.time_us for block in blocks]
+    totals = [block.time_us if block.total_us is None else block.total_us for block in blocks]
+    skews = [block.arrival_skew_us for block in blocks if block.arrival_skew_us is not None]
+    return (_summary(times, time, n, mean),
+            _summary(consumes, consume, n) if consumes else None,
+            _summary(totals, total, n, None if consumes else mean),
+            _summary(skews, skew, n) if skews else None)
+
+
+def _iterations(blocks: Sequence[Block], samples: NDArray[Any] | None) -> list[NDArray[Any] | None]:
+    """Time, consume and arrival skew of each iteration of these blocks: that of its slowest rank, in microseconds."""
+    if samples is None or not len(samples):
+        return [None, None, None]
+    rows = samples[np.isin(samples[:, 0], [block.block for block in blocks])].astype(float)
+    if not len(rows):
+        return [None, None, None]
+    rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+    # Stable sorting keeps a rank's iterations in order, so an iteration's number is its place after its rank's first.
+    starts = np.flatnonzero(np.any(np.diff(rows[:, :2], axis=0, prepend=-1) != 0, axis=1))
+    lengths = np.diff(starts, append=len(rows))
+    iteration = np.arange(len(rows)) - np.repeat(starts, lengths)
+    _, group = np.unique(rows[:, 0] * (iteration.max() + 1) + iteration, return_inverse=True)
+    columns: list[NDArray[Any] | None] = []
+    for column in rows[:, 2:].T:
+        if not np.isfinite(column).all():
+            columns.append(None)
+            continue
+        slowest = np.full(group.max() + 1, -np.inf)
+        np.maximum.at(slowest, group, column)
+        columns.append(slowest)
+    return columns
+
+
+def _set_bound(case: Case, planned: Planned, links: list[LinkBlock], judged: int | None, states: LinkStates) -> None:
+    """What the machine's measured parts allow at this size: a flag hop is half a round trip; then the longer of moving
+    the data between ranks and moving it through the memory system; a chain adds the chain without collectives."""
+    same = [link for link in links if judged is not None and _link_state(link, states) == judged]
+    terms = _bound_terms(planned, same or links)
+    if terms is None or case.time_us is None:
+        return
+    if case.chain_only_us:
+        alone = case.chain_only_us
+        terms["chain_only"] = (alone.median, alone.median if alone.ci_low is None else alone.ci_low)
+
+    def total(end: int) -> float:
+        between_ranks = terms["copy_in"][end] + terms["peer_read"][end]
+        return terms["hop"][end] + max(between_ranks, terms["memory"][end]) + terms.get("chain_only", (0.0, 0.0))[end]
+
+    case.bound_us = total(0)
+    case.bound_parts_us = {name: median for name, (median, _) in terms.items()}
+    if case.time_us.median > 0:
+        case.share_of_bound = case.bound_us / case.time_us.median
+    case.suspect = case.time_us.ci_high is not None and total(1) > case.time_us.ci_high
+
+
+def _bound_terms(planned: Planned, links: Sequence[LinkBlock]) -> dict[str, tuple[float, float]] | None:
+    """The terms of the bound by name, each its median and the lower end of its interval, in microseconds; None where
+    the algorithm needs a part that was not measured."""
+    parts, size = planned.bound_parts, planned.size_bytes
+    if parts is None:
+        return None
+    trips_us = [trip / 1e3 for link in links if link.link_rtt_ns for trip in link.link_rtt_ns]
+    needed = [("hop", parts.get("hops", 0) / 2, trips_us)]
+    for name, moved in (("copy_in", "copied_bytes"), ("peer_read", "read_bytes"), ("memory", "memory_bytes")):
+        times_us = [time for link in links if (time := getattr(link, f"{name}_us")) is not None]
+        needed.append((name, parts.get(moved, 0) / size if size else 0.0, times_us))
+    terms = {}
+    for name, factor, times_us in needed:
+        if factor and not times_us:
+            return None
+        median, low, _ = median_interval(times_us) if factor else (0.0, None, None)
+        terms[name] = (factor * median, factor * (median if low is None else low))
+    return terms
+
+
+def _link_state(link: LinkBlock, states: LinkStates) -> int | None:
+    """The state whose round trip is nearest; None when the link changed in between."""
+    trip = _round_trip_ns(link)
+    if trip is None:
+        return None
+    if not states.rtt_ns or not trip:
+        return 0
+    return int(np.argmin(np.abs(np.log(states.rtt_ns) - np.log(trip))))

@@ -1,0 +1,208 @@
+"""The store of runs: one run, one JSON-lines file, written as the run goes and read back whole.
+
+`RunFile` writes: the head, then each block on disk before the next is measured, then the cases with their samples
+beside the file, then the end. `read` reads any such file, cut off or not: of a run without an end the cases are built
+from its blocks. Whoever needs the records themselves finds them here too; `schema` says what they hold.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from reports.case import Samples, build_cases
+from reports.schema import (
+    KINDS,
+    SCHEMA,
+    Block,
+    Case,
+    End,
+    Flight,
+    LinkBlock,
+    Planned,
+    Range,
+    Record,
+    Result,
+    Run,
+    State,
+    Summary,
+    from_dict,
+    to_dict,
+    to_line,
+)
+
+__all__ = ["SCHEMA", "Block", "Case", "End", "Flight", "LinkBlock", "Planned", "Range", "Record", "Result",
+           "ResultError", "Run", "RunFile", "State", "Summary", "build_cases", "read", "read_flight", "to_dict"]
+
+MAX_SAMPLED_ITERATIONS = 20_000
+MAX_SAMPLES_BYTES = 40_000_000
+ENDED_EARLY = "the run ended first"
+
+
+class ResultError(Exception):
+    """A run file that cannot be read or written; the message is one sentence that names it."""
+
+
+class RunFile:
+    """A run being written. Every line is on disk when `append` returns."""
+
+    def __init__(self, path: Path, run: Run) -> None:
+        self.path = path
+        self.run = run
+        self.blocks: list[Block] = []
+        self.link_blocks: list[LinkBlock] = []
+        self._file = path.open("xb")
+
+    @classmethod
+    def create(cls, folder: Path, run: Run) -> RunFile:
+        """Start `<run_id>.jsonl` in `folder` (made where missing) with its head. Raises ResultError when it cannot be
+        written or is there already."""
+        path = Path(folder) / f"{run.run_id}.jsonl"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = cls(path, run)
+            file._write(run)
+        except OSError as error:
+            raise ResultError(f"{path} cannot be written: {error.strerror}") from error
+        return file
+
+    def append(self, record: Block | LinkBlock) -> None:
+        """Add a block's line. Raises ValueError for a figure that is not finite, OSError when the disk is full."""
+        self._write(record)
+        if isinstance(record, Block):
+            self.blocks.append(record)
+        else:
+            self.link_blocks.append(record)
+
+    def finish(self, samples: Samples, status: str, reason: str | None, measuring_s: float,
+               elapsed_s: float) -> Result:
+        """Build the cases, write their samples, their lines and the end; the result as `read` would give it.
+
+        `samples[case]` has shape (rows, 5): block, rank, time_us, consume_us, arrival_skew_us. `status` is `complete`
+        or `incomplete`; both times are in seconds.
+        """
+        unmeasured = "time ran out" if status == "complete" else ENDED_EARLY
+        cases = build_cases(self.run, self.blocks, self.link_blocks, samples, unmeasured)
+        ranks, columns = self.run.world["size"], 5
+        affordable = MAX_SAMPLES_BYTES // (max(len(cases), 1) * ranks * columns * np.dtype(np.float32).itemsize)
+        for case in cases:
+            if case.case in samples:
+                kept = whole_blocks(samples[case.case], min(MAX_SAMPLED_ITERATIONS, affordable))
+                if len(kept):
+                    case.samples = self._save(f"case-{case.case:04d}.npy", kept)
+            self._write(case)
+        wrong = [case.n_wrong for case in cases if case.n_wrong is not None]
+        end = End(status=status, reason=reason, n_wrong=sum(wrong) if wrong else None, elapsed_s=elapsed_s,
+                  measuring_s=measuring_s)
+        self._write(end)
+        self._file.close()
+        return Result(self.path, self.run, cases, self.blocks, self.link_blocks, end)
+
+    def _write(self, record: Record) -> None:
+        self._file.write(to_line(record))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _save(self, name: str, rows: NDArray[Any]) -> str:
+        folder = self.path.with_suffix(".samples")
+        folder.mkdir(exist_ok=True)
+        unfinished = folder / f"{name}.part"
+        with unfinished.open("wb") as file:
+            np.save(file, rows.astype(np.float32))
+        unfinished.replace(folder / name)
+        return name
+
+
+def whole_blocks(samples: NDArray[Any], limit: int) -> NDArray[Any]:
+    """The rows of as many blocks, spread over the run, as stay within `limit` iterations a rank; whole blocks only."""
+    blocks, rows_of = np.unique(samples[:, 0], return_counts=True)
+    ranks = len(np.unique(samples[:, 1]))
+    for n_kept in range(len(blocks), 0, -1):
+        kept = np.linspace(0, len(blocks) - 1, n_kept).round().astype(int)
+        if rows_of[kept].sum() <= limit * ranks:
+            return samples[np.isin(samples[:, 0], blocks[kept])]
+    return samples[:0]
+
+
+def read(path: Path | str) -> Result:
+    """The run that is stored at `path`.
+
+    A last line that was cut off is dropped and the run counts as incomplete; lines of unknown kind are passed over.
+    Raises ResultError, with the file and the line, for what is not a run file, is damaged further up, or was written
+    by a newer schema.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise ResultError(f"{path} cannot be read: {error.strerror}") from error
+    run: Run | None = None
+    records: dict[type[Record], list[Any]] = {Block: [], LinkBlock: [], Case: [], End: []}
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            raw = msgspec.json.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if number == len(lines) and run is not None:
+                break
+            raise ResultError(f"{path}, line {number}: not a line of a run file ({error})") from error
+        record = _record(path, number, raw, run is None)
+        if isinstance(record, Run):
+            run = record
+        elif record is not None:
+            records[type(record)].append(record)
+    if run is None:
+        raise ResultError(f"{path} is empty, not a run file")
+    return _assemble(path, run, records)
+
+
+def _record(path: Path, number: int, raw: Any, is_first: bool) -> Record | None:
+    where = f"{path}, line {number}"
+    kind = raw.get("kind") if isinstance(raw, dict) else None
+    if (kind == "run") != is_first:
+        raise ResultError(f"{where}: a run file has one `run` line, its first")
+    if kind not in KINDS:
+        return None
+    schema = raw.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise ResultError(f"{path}: schema {schema} is newer than this program's {SCHEMA}; use a newer program")
+    try:
+        record = from_dict(raw, KINDS[kind])
+    except msgspec.ValidationError as error:
+        raise ResultError(f"{where}: not a `{kind}` line as schema {SCHEMA} has it ({error})") from error
+    if isinstance(record, Run) and not (isinstance(size := record.world.get("size"), int) and size > 0):
+        raise ResultError(f"{where}: the world has no size")
+    return record
+
+
+def _assemble(path: Path, run: Run, records: dict[type[Record], list[Any]]) -> Result:
+    blocks, cases = records[Block], records[Case]
+    end: End | None = records[End][-1] if records[End] else None
+    if any(not 0 <= block.case < len(run.cases) for block in blocks):
+        raise ResultError(f"{path}: a block belongs to a case that was not planned")
+    if end is None:
+        cases = build_cases(run, blocks, records[LinkBlock], unmeasured=ENDED_EARLY)
+    return Result(path, run, cases, blocks, records[LinkBlock], end, read_flight(path.with_suffix(".flight")))
+
+
+def read_flight(folder: Path) -> Flight | None:
+    """What the ranks of a run left in `folder`, None where there is nothing. A page that was torn in the middle of an
+    update says nothing of use, so that rank is left out."""
+    if not folder.is_dir():
+        return None
+    pages: dict[str, dict[str, Any]] = {}
+    for page in sorted(folder.iterdir()):
+        try:
+            content = msgspec.json.decode(page.read_bytes().split(b"\0", 1)[0])
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+        if isinstance(content, dict):
+            pages[page.name] = content
+    ranks = {int(name[5:]): page for name, page in pages.items() if name.startswith("rank-") and name[5:].isdigit()}
+    return Flight(ranks=ranks, ended=pages.get("ended"))

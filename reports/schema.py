@@ -1,0 +1,259 @@
+"""The schema of a run: the records that are the lines of its file, and how they become lines and come back.
+
+The file opens with a `run` line (the world, the machine, every case that is planned), grows by a `block` or
+`link_block` line at a time, each on disk before the next is measured, and closes with a line per `case` and the `end`.
+A run that was killed has no `end`: its cases are built from the blocks that it left. Times are in microseconds, flag
+round trips in nanoseconds, sizes in bytes, bandwidths in GB/s with GB = 1e9 bytes.
+
+Every record keeps the fields that this program does not know, in `extra`, and writes them back.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+SCHEMA = 1
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """What all records share: `extra` holds the fields that this program does not know."""
+
+    extra: dict[str, Any] = {}
+
+
+class Planned(Record, kw_only=True):
+    """A case as the run plans it. Its position in `Run.cases` is its number.
+
+    `bound_parts` counts what the algorithm cannot avoid: {"hops", "copied_bytes", "read_bytes", "memory_bytes"}.
+    `calls` is 1, or the number of dependent calls of a chain.
+    """
+
+    collective: str
+    size_bytes: int
+    count: int
+    datatype: str
+    redop: str
+    algorithm: str
+    mode: str = "isolated"
+    variant: str = "copied"
+    memory: str = "mapped"
+    in_place: bool = False
+    shape: Any = None
+    library: str | None = None
+    chosen: str | None = None
+    calls: int = 1
+    status: str = "ok"
+    reason: str | None = None
+    bound_parts: dict[str, float] | None = None
+
+
+class Run(Record, kw_only=True, tag="run", tag_field="kind"):
+    """The head of a run. `world` has at least {"size", "ranks": [{"rank", "device", "cpus", ...}]}."""
+
+    schema: int = SCHEMA
+    run_id: str
+    benchmark: str
+    version: str
+    argv: list[str]
+    seed: int
+    machine_id: str
+    software_id: str
+    environment: dict[str, Any]
+    world: dict[str, Any]
+    cases: list[Planned]
+    memory: dict[str, Any] = {}
+    notes: list[str] = []
+    link: dict[str, Any] = {}
+    clock_shared: bool = True
+
+
+class Block(Record, kw_only=True, tag="block", tag_field="kind"):
+    """One block of one case: medians over its `n` iterations (of a chain: over its chains, per call)."""
+
+    case: int
+    block: int
+    round: int
+    n: int
+    time_us: float
+    mean_us: float | None = None
+    consume_us: float | None = None
+    total_us: float | None = None
+    arrival_skew_us: float | None = None
+    chain_only_us: float | None = None
+    link_rtt_ns: tuple[float, float] | None = None
+    n_wrong: int | None = None
+    measure_s: float | None = None
+
+
+class LinkBlock(Record, kw_only=True, tag="link_block", tag_field="kind"):
+    """The machine's own parts at one size, all ranks at once: times to copy `size_bytes` into a peer's memory, to read
+    what a peer has just written, and to copy through the memory system."""
+
+    size_bytes: int
+    round: int
+    copy_in_us: float | None = None
+    peer_read_us: float | None = None
+    memory_us: float | None = None
+    link_rtt_ns: tuple[float, float] | None = None
+
+
+class Summary(Record, kw_only=True):
+    """A quantity of a case, in the unit of its field's name. `median` is that of the block medians, with the interval
+    of this launch; percentiles, `min`, `max` and `mean` are over iterations, None where those are not known."""
+
+    median: float
+    mean: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    p25: float | None = None
+    p75: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    min: float | None = None
+    max: float | None = None
+    n: int | None = None
+    n_blocks: int | None = None
+
+
+class Range(Record, kw_only=True):
+    """Median and extremes over blocks."""
+
+    median: float
+    min: float | None = None
+    max: float | None = None
+
+
+class State(Record, kw_only=True):
+    """A case in a state of the link other than the one its figures are over; `share` is of the case's own blocks."""
+
+    share: float
+    n_blocks: int
+    link_rtt_ns: Range | None
+    time_us: Summary
+    total_us: Summary
+
+
+class Case(Record, kw_only=True, tag="case", tag_field="kind"):
+    """What was found for a case. `state` says which blocks the figures are over: `run` (the state of the link that the
+    run held longest), `own` (the case was never seen in that one: its own longest) or `mixed` (the link changed during
+    every block). `bound_parts_us` are the terms of `bound_us` by name."""
+
+    case: int
+    collective: str
+    algorithm: str
+    library: str | None
+    variant: str
+    memory: str
+    size_bytes: int
+    count: int
+    datatype: str
+    redop: str
+    in_place: bool
+    mode: str
+    shape: Any
+    status: str
+    time_us: Summary | None = None
+    consume_us: Summary | None = None
+    total_us: Summary | None = None
+    arrival_skew_us: Summary | None = None
+    chain_only_us: Summary | None = None
+    link_rtt_ns: Range | None = None
+    blocks_mixed: int = 0
+    state: str = "run"
+    states: list[State] = []
+    across_ranks: str = "slowest"
+    alg_bw_gb_s: float | None = None
+    bus_bw_gb_s: float | None = None
+    bound_us: float | None = None
+    bound_parts_us: dict[str, float] | None = None
+    share_of_bound: float | None = None
+    suspect: bool = False
+    chosen: str | None = None
+    calls: int = 1
+    n_wrong: int | None = None
+    reason: str | None = None
+    samples: str | None = None
+
+
+class End(Record, kw_only=True, tag="end", tag_field="kind"):
+    """The last line. Without one, the run was cut off."""
+
+    status: str
+    reason: str | None = None
+    n_wrong: int | None = None
+    elapsed_s: float | None = None
+    measuring_s: float | None = None
+
+
+@dataclass
+class Flight:
+    """What the ranks left of a run that was cut off: each rank's last record, and who ended first."""
+
+    ranks: dict[int, dict[str, Any]]
+    ended: dict[str, Any] | None
+
+
+@dataclass
+class Result:
+    """A run as it is read back; `end` is None when it was cut off."""
+
+    path: Path
+    run: Run
+    cases: list[Case]
+    blocks: list[Block] = field(default_factory=list)
+    link_blocks: list[LinkBlock] = field(default_factory=list)
+    end: End | None = None
+    flight: Flight | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run came to its planned end."""
+        return self.end is not None and self.end.status == "complete"
+
+
+KINDS: dict[str, type[Record]] = {"run": Run, "block": Block, "link_block": LinkBlock, "case": Case, "end": End}
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def to_dict(record: Record) -> dict[str, Any]:
+    """The record as JSON holds it: `kind` first where it has one, unknown fields last."""
+    tag = record.__struct_config__.tag
+    known = {name: _plain(getattr(record, name)) for name in record.__struct_fields__ if name != "extra"}
+    return ({"kind": tag} if tag else {}) | known | record.extra
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Record):
+        return to_dict(value)
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def from_dict(raw: dict[str, Any], kind: type[AnyRecord]) -> AnyRecord:
+    """The record that `raw` holds. Raises msgspec.ValidationError when a field is missing or of another type."""
+    record = msgspec.convert({name: value for name, value in raw.items() if name != "extra"}, kind)
+    _keep_unknown(record, raw)
+    return record
+
+
+def _keep_unknown(record: Record, raw: dict[str, Any]) -> None:
+    known = set(record.__struct_fields__) - {"extra"} | {"kind"}
+    record.extra = {name: value for name, value in raw.items() if name not in known}
+    for name in known & raw.keys():
+        value = getattr(record, name, None)
+        pairs = zip(value, raw[name], strict=True) if isinstance(value, list) else [(value, raw[name])]
+        for child, child_raw in pairs:
+            if isinstance(child, Record):
+                _keep_unknown(child, child_raw)
+
+
+def to_line(record: Record) -> bytes:
+    """One line of the file. Raises ValueError for a figure that is not finite: JSON has no word for it."""
+    text = json.dumps(to_dict(record), allow_nan=False, separators=(",", ":"), default=lambda number: number.item())
+    return text.encode() + b"\n"

@@ -1,0 +1,258 @@
+"""What a table says in words: its head, what to know before believing it, and at most four sentences below it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from reports.case import LinkStates
+from reports.rows import MARGIN, Row
+from reports.schema import Case, Result
+
+# One token of a 70B model: 70.6e9 weights (Llama 3 70B) of 4 bits, all read once; 80 layers with two all-reduces of
+# 8192 x 2 bytes each. The card is a Radeon AI PRO R9700, 640 GB/s by AMD's data sheet.
+TOKEN_BYTES = 70.6e9 * 0.5
+TOKEN_CALLS = 160
+TOKEN_CALL_SIZE_BYTES = 16384
+CARD_GB_S = 640.0
+
+LIMITS = {"hop": "the flag hop", "copy_in": "copying to the peer", "peer_read": "reading the peer's data",
+          "memory": "memory traffic"}
+
+
+def size_text(size_bytes: int) -> str:
+    """`16 KiB`, `1.5 MiB`, `100 B`."""
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size_bytes >= unit:
+            return f"{size_bytes / unit:.{3 if size_bytes < 100 * unit else 4}g} {name}"
+    return f"{size_bytes} B"
+
+
+def number(value: float | None) -> str:
+    """Three significant digits or all digits before the point, in at most seven columns; `-` for None."""
+    if value is None:
+        return "-"
+    if 0 < value < 0.0995:
+        return f"{value:.2g}"
+    if value >= 9_999_999.5:
+        return f"{value:.1e}"
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
+
+
+def opening(result: Result) -> list[str]:
+    """What must be read before the figures: that the run is not whole, and which results were wrong."""
+    lines = []
+    if not result.complete:
+        reason = result.end.reason if result.end and result.end.reason else "the run was cut off"
+        lines.append(f"INCOMPLETE: {reason}.")
+    wrong = [case for case in result.cases if case.status == "wrong"]
+    if wrong:
+        more = f" and {len(wrong) - 3} more cases" if len(wrong) > 3 else ""
+        named = ", ".join(f"{describe(case)} ({case.n_wrong} elements)" for case in wrong[:3])
+        lines.append(f"WRONG RESULTS: {named}{more}.")
+    return lines
+
+
+def describe(case: Case) -> str:
+    """`one_shot_push 64 KiB isolated`."""
+    place = " in place" if case.in_place else ""
+    return f"{case.algorithm} {size_text(case.size_bytes)} {case.mode}{place}"
+
+
+def stopped_first(result: Result) -> str | None:
+    """Which rank ended a run that was cut off and where it was then, as far as its flight record tells."""
+    flight = result.flight
+    if result.complete or flight is None or flight.ended is None or "rank" not in flight.ended:
+        return None
+    rank = flight.ended["rank"]
+    page = flight.ranks.get(rank, {})
+    said = [f"rank {rank}"]
+    number = page.get("case")
+    if isinstance(number, int) and 0 <= number < len(result.cases):
+        said.append(f"case {number} ({describe(result.cases[number])})")
+    if page.get("block") is not None:
+        said.append(f"block {page['block']}")
+    if page.get("step"):
+        said.append(f"step {page['step']}")
+    why = f" ({flight.ended['why']})" if flight.ended.get("why") else ""
+    return f"stopped first: {', '.join(said)}{why}"
+
+
+def head(result: Result, mode: str, states: LinkStates, rows: Sequence[Row]) -> list[str]:
+    """What was run, on what, against what, and what the link did meanwhile."""
+    run, size = result.run, result.run.world["size"]
+    ranks = run.world.get("ranks", [])
+    device = ranks[0].get("device", "") if ranks else ""
+    model = _fact(result, "cpu.model") if device == "cpu" else ranks[0].get("arch") if ranks else None
+    cpus = [rank.get("cpus") or [] for rank in ranks]
+    pinned = all(len(of_rank) == 1 for of_rank in cpus)
+    cores = f", cores {' '.join(str(of_rank[0]) for of_rank in cpus)}" if pinned and cpus else ", not pinned"
+    lines = [f"{run.benchmark}: {size} {'rank' if size == 1 else 'ranks'} on {model or device}{cores}"]
+
+    first = next((case for row in rows for case in (row.ours, row.library) if case), None)
+    library = _library(rows)
+    level = _fact(result, "mpi.thread_level")
+    against = f"against {library}" + (f", {level}" if level else "") if library else "without the library"
+    if first:
+        place = "in place" if first.in_place else "out of place"
+        lines.append(f"{first.datatype} {first.redop}, {mode}, {place}; {against}; seed {run.seed}")
+    lines += _link_lines(states)
+    consumed = any(row.ours and row.ours.consume_us for row in rows)
+    cost = "us = collective + reading its result, slowest rank" if consumed else "us = one call, slowest rank"
+    lines.append(cost + "; busbw = collective alone" * (consumed and size > 1))
+    lines += [f"note: {note}" for note in run.notes if not _is_preflight(note)]
+    others = {case.datatype for case in result.cases} | {case.redop for case in result.cases}
+    if first and others != {first.datatype, first.redop}:
+        lines.append("note: other types and operations are in --long")
+    if size == 1:
+        lines.append("note: busbw means nothing with one rank; start two with mpirun -n 2")
+    return lines
+
+
+def _link_lines(states: LinkStates) -> list[str]:
+    held, mixed = states.longest, states.of_block.count(None)
+    if held is None and mixed:
+        return ["link: its flag round trip changed in every block; all of them count"]
+    if held is None or not states.rtt_ns:
+        return []
+    line = f"link: flag round trip {states.rtt_ns[held]:.0f} ns, held {states.share(held):.0%} of the blocks"
+    others = [f"{rtt:.0f} ns {states.share(state):.0%}" for state, rtt in enumerate(states.rtt_ns) if state != held]
+    if mixed:
+        others.append(f"changing {mixed / len(states.of_block):.0%}")
+    return [line + (f" ({', '.join(others)})" if others else "")]
+
+
+def _fact(result: Result, name: str) -> str | None:
+    fact = result.run.environment.get(name)
+    value = fact.get("value") if isinstance(fact, dict) else None
+    return None if value is None else str(value)
+
+
+def _library(rows: Sequence[Row]) -> str | None:
+    return next((row.library.library or "the library" for row in rows if row.library), None)
+
+
+def _is_preflight(note: str) -> bool:
+    return note.lower().startswith("preflight")
+
+
+def closing(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list[str]:
+    """The footnotes that the rows call for, then at most four sentences."""
+    return _footnotes(result, rows, chained) + _sentences(result, rows, chained)
+
+
+def _footnotes(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list[str]:
+    notes = []
+    apart = [] if chained is rows else chained
+    everything = [*rows, *apart]
+    better = [f"{row.better[0]} at {size_text(row.size_bytes)} ({row.better[1]:.2f}x{', chained' * (row in apart)})"
+              for row in everything if row.better]
+    if better:
+        more = f" and at {len(better) - 4} more" if len(better) > 4 else ""
+        notes.append(f"* another variant beat auto by more than 5 %: {', '.join(better[:4])}{more}")
+    if any(row.ours and row.ours.suspect for row in everything):
+        notes.append("! faster than the bound of the measured parts allows: suspect")
+    reasons: dict[str, list[Case]] = {}
+    for case in result.cases:
+        if case.status not in ("ok", "wrong"):
+            reasons.setdefault(case.reason or case.status, []).append(case)
+    for reason, cases in reasons.items():
+        names = sorted({case.algorithm for case in cases})
+        notes.append(f"- {cases[0].status}: {', '.join(names)}: {reason}")
+    return notes
+
+
+def _sentences(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list[str]:
+    found = [_where_ours_wins(rows), _what_limits(rows), _preflight(result, rows),
+             _token(result, chained) if result.run.world["size"] > 1 else None]
+    return [sentence for sentence in found if sentence]
+
+
+def _where_ours_wins(rows: Sequence[Row]) -> str | None:
+    def verdict(row: Row) -> str | None:
+        if row.ratio is None:
+            return None
+        ratio, low, high = row.ratio
+        if low is None or high is None:
+            return "not told apart from it (too few blocks)"
+        return "faster" if low > 1 and ratio > MARGIN else "slower" if high < 1 and ratio * MARGIN < 1 else "even"
+
+    groups = _grouped(rows, verdict)
+    if not groups:
+        return None
+    said = []
+    for name, (members, where) in sorted(groups.items(), key=lambda item: item[0] != "faster"):
+        ratios = sorted(row.ratio[0] for row in members if row.ratio)
+        times = f" ({ratios[0]:.2f}x" + (f" to {ratios[-1]:.2f}x)" if len(ratios) > 1 else ")")
+        said.append(f"{name} at {where}{times if name in ('faster', 'slower') else ''}")
+    return f"Against {_library(rows)}, in this one launch, {_ours_name(rows)} is {'; '.join(said)}."
+
+
+def _what_limits(rows: Sequence[Row]) -> str | None:
+    def largest(row: Row) -> str | None:
+        parts = row.ours.bound_parts_us if row.ours else None
+        if not parts or not any(parts.values()):
+            return None
+        between_ranks = parts.get("copy_in", 0.0) + parts.get("peer_read", 0.0)
+        by_memory = parts.get("memory", 0.0) > between_ranks
+        counted = ["hop", "memory"] if by_memory else ["hop", "copy_in", "peer_read"]
+        return LIMITS[max(counted, key=lambda name: parts.get(name, 0.0))]
+
+    groups = _grouped(rows, largest)
+    shares = [row.ours.share_of_bound for row in rows if row.ours and row.ours.share_of_bound is not None]
+    if not groups or not shares:
+        return None
+    limits = "; ".join(f"{name} at {where}" for name, (_, where) in groups.items())
+    return f"What the machine's own parts allow is set by {limits}; {_ours_name(rows)} reaches {_span(shares)} of it."
+
+
+def _span(shares: Sequence[float]) -> str:
+    low, high = f"{min(shares):.0%}", f"{max(shares):.0%}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _preflight(result: Result, rows: Sequence[Row]) -> str | None:
+    said = next((note for note in result.run.notes if _is_preflight(note)), None)
+    kinds = sorted({row.ours.memory for row in rows if row.ours})
+    memory = f"peer memory is {', '.join(kinds)}" if kinds else None
+    sentence = "; ".join(text.rstrip(".") for text in (said, memory) if text)
+    return sentence[0].upper() + sentence[1:] + "." if sentence else None
+
+
+def _token(result: Result, rows: Sequence[Row]) -> str | None:
+    """What the sums of one token cost against what splitting its weights saves."""
+    row = next((row for row in rows if row.size_bytes == TOKEN_CALL_SIZE_BYTES), None)
+    if row is None or row.ours is None or row.ours_us is None:
+        return None
+    n = result.run.world["size"]
+    saved_us = TOKEN_BYTES / CARD_GB_S / 1e3 * (1 - 1 / n)
+    total_ms, flips_us = TOKEN_CALLS * row.ours_us / 1e3, saved_us / TOKEN_CALLS
+    ranks = result.run.world.get("ranks", [])
+    on_cpu = bool(ranks) and ranks[0].get("device") == "cpu"
+    caveat = "arithmetic about GPUs that were not measured here; " if on_cpu else ""
+    return (f"A 70B 4-bit token at TP {n}: {TOKEN_CALLS} x {number(row.ours_us)} us ({row.ours.mode}, "
+            f"{size_text(row.size_bytes)}) = {number(total_ms)} ms; flips at {number(flips_us)} us ({caveat}"
+            f"weights read at {CARD_GB_S:.0f} GB/s, an R9700's).")
+
+
+def _ours_name(rows: Sequence[Row]) -> str:
+    return "auto" if all(row.ours is None or row.ours.algorithm == "auto" for row in rows) else "the best of ours"
+
+
+def _grouped(rows: Sequence[Row], label: Callable[[Row], str | None]) -> dict[str, tuple[list[Row], str]]:
+    """Rows by label with their sizes in words, neighbours joined: `16 KiB to 128 KiB, 4 MiB`."""
+    runs: dict[str, list[list[Row]]] = {}
+    last = None
+    for row in rows:
+        name = label(row)
+        if name is not None:
+            if name != last:
+                runs.setdefault(name, []).append([])
+            runs[name][-1].append(row)
+        last = name
+    return {name: ([row for part in parts for row in part], ", ".join(_sizes(part) for part in parts))
+            for name, parts in runs.items()}
+
+
+def _sizes(rows: Sequence[Row]) -> str:
+    first, last = size_text(rows[0].size_bytes), size_text(rows[-1].size_bytes)
+    return first if len(rows) == 1 else f"{first} to {last}"

@@ -1,0 +1,38 @@
+"""`show`: a stored run once more, as the table it printed or in another program's format, and as a picture."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from reports.formats import as_csv, as_nccl_tests
+from reports.result import read
+from reports.schema import Result
+from reports.table import render
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `show` takes."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run file, such as results/2026-...-1a2b3c.jsonl")
+    parser.add_argument("--plot", metavar="OUT", type=Path, help="draw time and busbw against size; .svg or .png")
+    parser.add_argument("--long", action="store_true", help="one row for each algorithm, variant, mode and size")
+    parser.add_argument("--format", choices=["table", "nccl-tests", "csv"], default="table")
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """Prints the run; the exit status, 0. Raises ResultError for a file that cannot be read or drawn."""
+    result = read(arguments.run)
+    if arguments.plot:
+        from reports.plot import plot
+
+        plot(result, arguments.plot)
+    sys.stdout.write(text(result, arguments.format, arguments.long))
+    return 0
+
+
+def text(result: Result, format: str = "table", long: bool = False) -> str:
+    """The run in `format`: `table`, `nccl-tests` or `csv`; `long` for the table alone."""
+    if format == "csv":
+        return as_csv(result)
+    return as_nccl_tests(result) if format == "nccl-tests" else render(result, long)

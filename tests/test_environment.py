@@ -1,0 +1,156 @@
+"""What the head of a run says about its machine: read for real here, and from recorded trees of /proc and /sys.
+
+A user would miss wrong identities (a baseline compared with another machine's), a leak of names into a shared result
+file, and a threat that went unsaid.
+"""
+
+import os
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from bench.environment import describe, machine_id, scrub_argv, scrub_value, software_id, threats
+
+CPUINFO = "processor\t: 0\nmodel name\t: Some CPU @ 3GHz\nflags\t\t: fpu avx2 f16c{more}\n"
+
+
+def record(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return root
+
+
+def test_facts_of_this_machine_agree_with_the_operating_system():
+    env = describe()
+    assert env["cpu.logical"]["value"] == os.sysconf("SC_NPROCESSORS_ONLN")
+    total_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert env["memory.total_bytes"]["value"] == pytest.approx(total_bytes, rel=0.01)
+    assert env["os.kernel"]["value"] == os.uname().release
+    assert 1 <= env["cpu.cores"]["value"] <= env["cpu.logical"]["value"]
+
+
+def test_every_fact_has_a_value_a_source_and_a_status_and_the_unknown_say_where_to_look():
+    for name, fact in describe().items():
+        assert set(fact) == {"value", "source", "status"}, name
+        assert fact["status"] in ("ok", "unknown"), name
+        if fact["status"] == "unknown":
+            assert fact["value"] == "unknown", name
+            assert "look at" in fact["source"], name
+
+
+def test_nothing_names_the_host_the_user_or_a_path(monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "node-seven")
+    secrets = {"UCX_NET_DEVICES": "mlx5_0:1", "CXX": "/home/someone/bin/g++", "NCCL_COMM_ID": "10.0.0.1:99",
+               "CUDA_VISIBLE_DEVICES": "GPU-8a7b6c5d-1234-5678-9abc-def012345678", "FI_PROVIDER": "node7.cluster.local",
+               "AWS_SECRET_ACCESS_KEY": "topsecret", "UCX_TLS": "self,sm"}
+    env = describe(compiler="g++ 12.2.0 (/home/someone/gcc)", variables=secrets)
+    text = " ".join(str(fact["value"]) for fact in env.values())
+    for leak in ("node-seven", "mlx5", "someone", "10.0.0.1", "GPU-8a", "cluster", "topsecret"):
+        assert leak not in text
+    assert "/" not in text
+    assert env["env.UCX_TLS"]["value"] == "self,sm"
+    assert env["env.CXX"]["value"] == "<set>"
+    assert describe(with_hostname=True)["host.name"]["value"] == "node-seven"
+
+
+@pytest.mark.parametrize("value", ["self,sm", "Ring", "^openib", "4", "0.5", "", "release_gather", "-1"])
+def test_plain_values_are_kept(value):
+    assert scrub_value(value) == value
+
+
+@pytest.mark.parametrize("value", ["/opt/x", "a:b", "10.0.0.1", "fe80::1", "me@there", "a.b", "x" * 33, "a b", "a\nb"])
+def test_values_that_could_name_something_are_not(value):
+    assert scrub_value(value) == "<set>"
+
+
+def test_command_line_keeps_its_meaning_without_its_paths():
+    argv = ["bench/allreduce.py", "-b", "16K", "--out", "private", "--out=private", "-J", "private", "-Jprivate",
+            "--algorithm", "one_shot,library", "--plot=/tmp/a=b.png", "me@host", "10.0.0.1", "-T", "2.5", "~"]
+    assert scrub_argv(argv) == [
+        "<path>", "-b", "16K", "--out", "<path>", "--out=<path>", "-J", "<path>", "-J<path>",
+        "--algorithm", "one_shot,library", "--plot=<path>", "<set>", "<set>", "-T", "2.5", "<path>"]
+
+
+def test_identities_follow_hardware_and_software_apart():
+    env = describe()
+    other_kernel = {**env, "os.kernel": {**env["os.kernel"], "value": "1.0"}}
+    other_cpu = {**env, "cpu.model": {**env["cpu.model"], "value": "another"}}
+    used = "MPICH 5.0.2", "g++ 12"
+    ids = machine_id(env), software_id(env, *used)
+    assert all(re.fullmatch("[0-9a-f]{12}", one) for one in ids)
+    assert machine_id(other_kernel) == ids[0] != machine_id(other_cpu)
+    assert software_id(other_cpu, *used) == ids[1] != software_id(other_kernel, *used)
+    assert software_id(env, "MPICH 5.0.1", "g++ 12") != ids[1] != software_id(env, "MPICH 5.0.2", "g++ 13")
+    quieter = {**env, "os.load_1min": {**env["os.load_1min"], "value": 99.0}}
+    assert (machine_id(quieter), software_id(quieter, *used)) == ids
+
+
+def test_recorded_tree_of_a_troubled_virtual_machine(tmp_path):
+    cpu = "sys/devices/system/cpu"
+    env = describe(root=record(tmp_path, {
+        "proc/cpuinfo": CPUINFO.format(more=" hypervisor avx512f"),
+        "proc/loadavg": "1.26 0.5 0.1 2/83 4159",
+        "proc/stat": "cpu  50 0 20 100 0 0 0 30 0 0\ncpu0 1 1 1 1",
+        "proc/self/cgroup": "0::/a/b",
+        "sys/fs/cgroup/cpu.max": "max 100000",
+        "sys/fs/cgroup/a/cpu.max": "150000 100000",
+        "sys/fs/cgroup/a/b/cpu.max": "300000 100000",
+        "sys/class/dmi/id/sys_vendor": "QEMU",
+        f"{cpu}/online": "0-2,8",
+        f"{cpu}/smt/active": "1",
+        f"{cpu}/intel_pstate/no_turbo": "1",
+        **{f"{cpu}/cpu{i}/cpufreq/scaling_governor": "powersave" for i in range(4)},
+        **{f"{cpu}/cpu{i}/topology/core_id": str(i // 2) for i in range(4)},
+        **{f"{cpu}/cpu{i}/topology/physical_package_id": "0" for i in range(4)},
+        **{f"{cpu}/cpu{i}/cache/index0/{name}": text for i in range(4) for name, text in
+           {"level": "1", "type": "Data", "size": "32K", "shared_cpu_list": f"{i // 2 * 2}-{i // 2 * 2 + 1}"}.items()},
+        "sys/kernel/mm/transparent_hugepage/enabled": "always [madvise] never",
+    }))
+    values = {name: fact["value"] for name, fact in env.items()}
+    expected = {
+        "cpu.model": "Some CPU @ 3GHz", "cpu.cores": 2, "cpu.logical": 4, "cpu.caches": "L1d 32K x 2", "cpu.smt": True,
+        "cpu.governor": "powersave", "cpu.turbo": False, "cpu.flags.avx512": True, "os.virtualisation": "QEMU",
+        "os.load_1min": 1.26, "os.steal_share_since_boot": 0.15, "os.cgroup_cpu_quota": 1.5,
+        "memory.transparent_huge_pages": "madvise", "memory.total_bytes": "unknown", "numa.nodes": "unknown",
+    }
+    assert {name: values[name] for name in expected} == expected
+    said = " ".join(threats(env))
+    for word in ("virtual machine (QEMU)", "powersave", "1.3", "SMT", "1.5 CPUs", "15%"):
+        assert word in said
+
+
+def test_recorded_tree_of_a_quiet_bare_machine_raises_no_alarm(tmp_path):
+    env = describe(root=record(tmp_path, {
+        "proc/cpuinfo": CPUINFO.format(more=""),
+        "proc/loadavg": "0.05 0.5 0.1 2/83 4159",
+        "proc/stat": "cpu  50 0 20 100 0 0 0 0 0 0",
+        "proc/self/cgroup": "1:cpu,cpuacct:/x\n0::/",
+        "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1",
+        "sys/devices/system/cpu/online": "0-1",
+        "sys/devices/system/cpu/smt/active": "0",
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance",
+    }))
+    assert env["os.virtualisation"]["value"] == "none"
+    assert env["os.cgroup_cpu_quota"]["value"] == "none"
+    assert env["cpu.flags.avx512"]["value"] is False
+    assert threats(env) == []
+
+
+def test_recorded_tree_of_a_version_1_group_gives_its_quota(tmp_path):
+    env = describe(root=record(tmp_path, {
+        "proc/self/cgroup": "3:cpu,cpuacct:/x\n0::/",
+        "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "50000",
+        "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000",
+    }))
+    assert env["os.cgroup_cpu_quota"]["value"] == 0.5
+
+
+def test_empty_recorded_tree_leaves_facts_unknown_and_says_so(tmp_path):
+    env = describe(root=tmp_path)
+    for name in ("cpu.model", "cpu.cores", "cpu.caches", "os.virtualisation", "os.cgroup_cpu_quota", "compiler"):
+        assert env[name]["status"] == "unknown"
+    assert threats(env) == []

@@ -1,0 +1,157 @@
+"""The store: a run that cannot be read back as it was written, or passes for whole when it is not, is a run lost."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reports.result import Block, ResultError, RunFile, read
+from reports.table import render
+from tests.synthetic_run import write_run
+
+SMALL: dict[str, Any] = {"sizes": [16384], "algorithms": ["library", "auto"], "modes": ["isolated"], "n": 5}
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory) -> bytes:
+    return write_run(tmp_path_factory.mktemp("run"), **SMALL, n_blocks=6).path.read_bytes()
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    written = write_run(tmp_path, **SMALL)
+    found = read(written.path)
+    assert (found.run, found.cases, found.blocks, found.link_blocks, found.end) == (
+        written.run, written.cases, written.blocks, written.link_blocks, written.end)
+    assert found.complete
+    kinds = [json.loads(line)["kind"] for line in written.path.read_text().splitlines()]
+    assert kinds[0] == "run"
+    assert kinds[-3:] == ["case", "case", "end"]
+
+
+def test_a_run_cut_anywhere_in_its_last_lines_reads_as_incomplete_with_its_cases(tmp_path, stored):
+    path = tmp_path / "cut.jsonl"
+    tail = b"".join(stored.splitlines(keepends=True)[-4:])
+    for length in range(len(stored) - len(tail), len(stored)):
+        path.write_bytes(stored[:length])
+        result = read(path)
+        assert [case.status for case in result.cases] == ["ok", "ok"]
+        # Without its newline alone, the last line is still whole.
+        assert result.complete == (length == len(stored) - 1)
+
+
+def test_a_run_cut_in_its_first_line_is_no_run(tmp_path, stored):
+    path = tmp_path / "cut.jsonl"
+    for length in range(0, stored.index(b"\n"), 7):
+        path.write_bytes(stored[:length])
+        with pytest.raises(ResultError, match=r"cut\.jsonl"):
+            read(path)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damage_is_refused_with_a_sentence_or_shown_but_never_crashes(tmp_path_factory, stored, data):
+    at = data.draw(st.integers(0, len(stored) - 1))
+    damaged = stored[:at] + bytes([data.draw(st.integers(0, 255))]) + stored[at + 1:]
+    path = tmp_path_factory.getbasetemp() / "damaged.jsonl"
+    path.write_bytes(damaged)
+    try:
+        render(read(path))
+    except ResultError as error:
+        said = str(error)
+    else:
+        said = str(path)
+    assert said.startswith(str(path))
+
+
+def test_a_newer_schema_is_refused_by_name(tmp_path, stored):
+    path = tmp_path / "newer.jsonl"
+    path.write_bytes(stored.replace(b'"schema":1', b'"schema":2', 1))
+    with pytest.raises(ResultError, match=r"newer\.jsonl: schema 2 is newer than this program's 1"):
+        read(path)
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [
+    (b'"time_us":', b'"time_us":NaN,"was":', "line 2"),
+    (b'"kind":"block"', b'"kind":"block', "line 2"),
+    (b'"round":0', b'"round":"first"', "line 2"),
+])
+def test_damage_further_up_names_the_file_and_the_line(tmp_path, stored, old, new, said):
+    path = tmp_path / "bad.jsonl"
+    head, rest = stored.split(b"\n", 1)
+    first_block = rest.index(b'{"kind":"block"')
+    rest = rest[first_block:].replace(old, new, 1)
+    path.write_bytes(head + b"\n" + rest)
+    with pytest.raises(ResultError, match=rf"bad\.jsonl, {said}"):
+        read(path)
+
+
+def test_a_figure_that_is_not_finite_is_never_written(tmp_path):
+    run = write_run(tmp_path, **SMALL, run_id="first").run
+    file = RunFile.create(tmp_path, msgspec.structs.replace(run, run_id="second"))
+    with pytest.raises(ValueError, match="JSON"):
+        file.append(Block(case=0, block=0, round=0, n=1, time_us=float("nan")))
+    assert read(file.path).blocks == []
+
+
+def test_unknown_fields_survive_reading_and_writing_and_unknown_lines_are_passed_over(tmp_path, stored):
+    lines = [json.loads(line) for line in stored.splitlines()]
+    for record in lines:
+        record["later"] = {"a": [1]}
+    lines[0]["cases"][1]["later"] = 2
+    next(record for record in lines if record["kind"] == "case")["time_us"]["later"] = 3
+    lines.insert(3, {"kind": "weather", "sky": "blue"})
+    path = tmp_path / "later.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in lines))
+
+    result = read(path)
+    assert result.run.extra == {"later": {"a": [1]}}
+    again = RunFile.create(tmp_path / "again", result.run)
+    for block in result.blocks:
+        again.append(block)
+    rewritten = [json.loads(line) for line in again.path.read_text().splitlines()]
+    assert rewritten[0] == lines[0]
+    assert rewritten[1:] == [record for record in lines if record["kind"] == "block"]
+    assert result.cases[0].time_us is not None
+    assert result.cases[0].time_us.extra == {"later": 3}
+
+
+def test_a_run_never_overwrites_another_and_an_unwritable_folder_is_one_sentence(tmp_path):
+    run = write_run(tmp_path, **SMALL).run
+    with pytest.raises(ResultError, match="File exists"):
+        RunFile.create(tmp_path, run)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultError, match="cannot be written"):
+        RunFile.create(tmp_path / "file" / "results", run)
+
+
+def test_samples_are_whole_blocks_within_the_limits(tmp_path):
+    result = write_run(tmp_path, sizes=[16384], algorithms=["library"], modes=["isolated"], n_blocks=30, n=900)
+    [path] = result.path.with_suffix(".samples").iterdir()
+    samples = np.load(path)
+    assert path.name == result.cases[0].samples == "case-0000.npy"
+    assert samples.dtype == np.float32
+    assert samples.shape[1] == 5
+    for rank in (0, 1):
+        blocks, n = np.unique(samples[samples[:, 1] == rank, 0], return_counts=True)
+        assert n.tolist() == [900] * len(blocks)
+        assert 18_000 < n.sum() <= 20_000
+        assert (blocks[0], blocks[-1]) == (0, 29)
+
+
+def test_the_flight_record_tells_who_stopped_first_as_far_as_it_can(tmp_path):
+    path = write_run(tmp_path, **SMALL, finish=False).path
+    flight = path.with_suffix(".flight")
+    flight.mkdir()
+    (flight / "rank-0").write_bytes(b'{"rank":0,"case":1,"blo')
+    (flight / "rank-1").write_bytes(b'{"rank":1,"case":1,"block":3,"step":"timed loop"}'.ljust(4096, b"\0"))
+    assert "stopped first" not in render(read(path))
+    for rank, said in ((0, "rank 0 (was killed)"),
+                       (1, "rank 1, case 1 (auto 16 KiB isolated), block 3, step timed loop (was killed)")):
+        (flight / "ended").write_text(json.dumps({"rank": rank, "why": "was killed", "by": "watcher"}))
+        assert f"stopped first: {said}\n" in render(read(path))

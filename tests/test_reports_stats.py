@@ -1,0 +1,79 @@
+"""The statistics: a reader would be told of a difference that is not there, or of one state of the link where there
+were two, if these did not hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from reports.stats import is_precise, link_states, median_interval, ratio_interval, warmup_length
+
+
+def test_median_interval_covers_the_median_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    inside = []
+    for n in (6, 11, 30):
+        for _ in range(1500):
+            _, low, high = median_interval(rng.lognormal(0.0, 1.0, n))
+            assert low is not None
+            assert high is not None
+            inside.append(low <= 1.0 <= high)
+    assert np.mean(inside) >= 0.95
+    assert np.mean(inside) < 0.985
+
+
+def test_median_interval_takes_the_tabled_order_statistics():
+    # Le Boudec, appendix A: n = 10 gives x_(2) and x_(9), n = 31 gives x_(10) and x_(22).
+    assert median_interval(range(1, 11))[1:] == (2, 9)
+    assert median_interval(range(1, 32))[1:] == (10, 22)
+    assert median_interval([3, 1, 2, 5, 4]) == (3, None, None)
+    with pytest.raises(ValueError, match="no values"):
+        median_interval([])
+
+
+def test_ratio_interval_pairs_so_that_a_shared_drift_cancels():
+    drift = np.linspace(1, 4, 20)
+    ratio, low, high = ratio_interval(3.0 * drift, 2.0 * drift)
+    assert (ratio, low, high) == pytest.approx((1.5, 1.5, 1.5))
+    with pytest.raises(ValueError, match="paired"):
+        ratio_interval([1, 2], [1])
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.1, 0.4])
+def test_one_hump_is_one_state_however_wide(spread):
+    rng = np.random.default_rng(2)
+    assert set(link_states(np.log(540) + rng.normal(0, spread, 400))) == {0}
+
+
+@pytest.mark.parametrize("n_fast", [12, 200, 388])
+def test_two_humps_are_two_states_even_when_one_is_rare(n_fast):
+    rng = np.random.default_rng(3)
+    rtt = np.concatenate([np.full(n_fast, 105.0), np.full(400 - n_fast, 540.0)]) * rng.normal(1, 0.1, 400)
+    labels = link_states(np.log(rtt))
+    assert labels.tolist() == [0] * n_fast + [1] * (400 - n_fast)
+
+
+def test_three_humps_are_three_states():
+    rtt = np.repeat([100.0, 250.0, 700.0], 50) * np.random.default_rng(4).normal(1, 0.05, 150)
+    assert link_states(np.log(rtt)).tolist() == [0] * 50 + [1] * 50 + [2] * 50
+
+
+def test_warmup_is_what_is_slower_before_a_change_and_nothing_else():
+    rng = np.random.default_rng(5)
+    steady = rng.normal(10, 0.3, 200)
+    slow_start = steady.copy()
+    slow_start[:20] += 5
+    two_steps = slow_start.copy()
+    two_steps[:8] += 20
+    assert warmup_length(steady) == 0
+    assert warmup_length(slow_start) == 20
+    assert warmup_length(two_steps) == 20
+    assert warmup_length(slow_start[::-1]) == 0
+    assert warmup_length(np.linspace(2, 1, 100)) <= 50
+    assert warmup_length([]) == 0
+
+
+def test_precise_needs_ten_blocks_and_one_percent():
+    assert is_precise([100, 100.5] * 5)
+    assert not is_precise([100, 100.5] * 4)
+    assert not is_precise([100, 105] * 5)

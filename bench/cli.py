@@ -102,7 +102,8 @@ def parser_for(command: str, about: str) -> Parser:
     how.add_argument("--seed", type=lambda t: whole(0, t), default=0, metavar="N", help="of data and order (0)")
     how.add_argument("--device", choices=("auto", "cuda", "hip", "cpu"), default="auto", help="where it runs (auto)")
     how.add_argument("--dispatch", choices=("native", "python"), default="native", help="who calls the operation in the timed loop (native)")
-    how.add_argument("--mpi-thread-level", choices=THREAD_LEVELS, default="funneled", help="asked of MPI; `multiple` changes its speed (funneled)")
+    how.add_argument("--mpi-thread-level", choices=THREAD_LEVELS, default=None,
+                     help="asked of MPI (funneled, or multiple where ranks outnumber cores: MPICH's best)")
     where.add_argument("--format", choices=("table", "nccl-tests", "csv"), default="table", help="of what is printed (table)")
     where.add_argument("--long", action="store_true", help="a row for each algorithm and mode")
     where.add_argument("-J", "--output_file", default=None, metavar="FILE", help="also write JSON as nccl-tests does")

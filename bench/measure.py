@@ -137,6 +137,7 @@ def link_subjects(bench: Bench, size_bytes: int) -> dict[str, Subject]:
     fill = Step(device.host_kernel("write_pattern"),
                 Pattern(buffers.send.ctypes.data, filler.ctypes.data, whole, verify.REPEATS * verify.PERIOD * 4, verify.PERIOD, 4, 0,
                         ctypes.addressof(bench.flight.watch)))
+    copy_in, read_peer = (Step(kernels.kernel(name), arguments) for name in ("copy_in", "read_peer"))
     nothing = Step(device.host_kernel("nothing"), ctypes.c_long(0))
 
     def part(name: str, prepare: Step) -> Subject:
@@ -144,8 +145,9 @@ def link_subjects(bench: Bench, size_bytes: int) -> dict[str, Subject]:
         return Subject(-1, f"link {name} {size_bytes} B", prepare, Operation(step, device.caller(step)), nothing, None, keep=[filler])
 
     return {
-        "copy_in_us": part("copy_in", fill),
-        "peer_read_us": part("read_peer", Step(kernels.kernel("copy_in"), arguments)),
+        # What is stored into has last been read by the peer, and what is read has last been stored by it, as in an all-reduce.
+        "copy_in_us": part("copy_in", read_peer),
+        "peer_read_us": part("read_peer", copy_in),
         "memory_us": part("copy_local", fill),
     }
 
@@ -219,17 +221,18 @@ def pilot(bench: Bench, subject: Subject) -> None:
     """Finds how long an iteration takes and how many of them warm up; all ranks take rank 0's word."""
     mpi = bench.world.communicator
     bench.flight.note("pilot", case=subject.number, block=None, text=subject.text)
-    found = None
-    for iterations in (2, 0):
+    count, warmup = 1, 0
+    while count:
         start = time.perf_counter()
-        stamps = run(bench, subject, 1, iterations or count, 0)
-        elapsed = (time.perf_counter() - start) / (len(stamps) + 1)
-        everyone = mpi.gather(stamps)
-        if everyone is not None:
-            count = int(min(100, max(3, PILOT_S / elapsed)))
-            found = (elapsed, count, warmup_length(times_us(everyone, bench.clock_shared)["time"]))
-        subject.iteration_s, count, measured = mpi.broadcast(found)
-    subject.warmup = min(MOST_WARMUP, 1 + measured) if bench.warmup is None else max(bench.warmup, 0)
+        stamps = run(bench, subject, 1, count, 0)
+        elapsed_s = (time.perf_counter() - start) / (1 + count)
+        found = None
+        if (everyone := mpi.gather(stamps)) is not None:
+            warmup = warmup_length(times_us(everyone, bench.clock_shared)["time"])
+            more = int(min(100, PILOT_S / elapsed_s)) if count == 1 else 0
+            found = (elapsed_s, warmup, more if more >= 3 else 0)
+        subject.iteration_s, warmup, count = mpi.broadcast(found)
+    subject.warmup = bench.warmup if bench.warmup is not None else min(MOST_WARMUP, 1 + warmup)
 
 
 def block_cost_s(bench: Bench, subject: Subject, block_s: float) -> float:

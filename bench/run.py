@@ -37,7 +37,7 @@ from collectives.communicator import Communicator, Disagreement
 from collectives.world import open_world
 from reports.formats import as_json
 from reports.plot import plot
-from reports.result import Planned, Result, Run, RunFile
+from reports.result import Planned, Result, ResultError, Run, RunFile
 from reports.show import text
 from reports.stats import is_precise
 
@@ -293,6 +293,7 @@ def describe(command: str, session: Session, crowded: bool, cpus: list[int]) -> 
     options, world = session.options, session.bench.world
     communicator, device = world.communicator, world.device
     facts = environment.describe(compiler=device.compiler, with_hostname=options.with_hostname)
+    facts["mpi.thread_level"] = {"value": communicator.thread_level, "source": "MPI_Query_thread", "status": "ok"}
     ranks = communicator.all_gather({"rank": communicator.rank, "device": device.name, "arch": device.arch, "cpus": cpus,
                                      "numa": environment.numa_node(cpus[0])})
     cores = sorted({cpu for rank in ranks for cpu in rank["cpus"]})
@@ -302,8 +303,6 @@ def describe(command: str, session: Session, crowded: bool, cpus: list[int]) -> 
         notes = [f"Peer memory is mapped ({device.memory_types['data']}) and was probed byte by byte in every direction."]
     if crowded:
         notes.append(f"{communicator.size} ranks share {len(cores)} cores: they take turns, and times are largely the scheduler's.")
-    if communicator.size == 1:
-        notes.append("One rank: nothing crosses a wire, and busbw means nothing.")
     library = communicator.library
     return Run(
         run_id=session.bench.flight.run_id, benchmark=command, version=VERSION, argv=environment.scrub_argv(sys.argv[1:]), seed=options.seed,
@@ -330,9 +329,13 @@ def list_algorithms(world: World, options: Namespace) -> None:
 def print_result(result: Result, options: Namespace) -> None:
     """The table, and where the run and its picture are; on rank 0."""
     picture = result.path.with_suffix(".png")
-    plot(result, picture)
+    try:
+        plot(result, picture)
+        drawn = str(picture)
+    except ResultError as nothing_to_draw:
+        drawn = f"none: {nothing_to_draw}"
     if options.output_file:
         Path(options.output_file).write_text(json.dumps(as_json(result), indent=1))
-    where = f"run: {result.path}\npicture: {picture}"
-    print(text(result, options.format, options.long), end="")
-    print(where if options.format == "table" else "\n".join(f"# {line}" for line in where.splitlines()))
+    print(text(result, options.format, options.long), end="", flush=True)
+    # What other programs parse stays theirs alone.
+    print(f"run: {result.path}\npicture: {drawn}", file=sys.stdout if options.format == "table" else sys.stderr)

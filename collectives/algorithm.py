@@ -4,7 +4,7 @@ Binding gives an Operation, or Unsupported with the reason: a value for the tabl
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,11 +45,13 @@ class Case:
 
 @dataclass(frozen=True)
 class World:
-    """What an algorithm may use: the ranks, the device, and the peers' memory or why there is none."""
+    """What an algorithm may use: the ranks, the device, the peers' memory or why there is none, and how kernels are built
+    beyond world, type and operation (`STREAM_SLAB`, and the negative controls of platform.h)."""
 
     communicator: Communicator
     device: Device
     peers: PeerBuffer | Unsupported
+    macros: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Algorithm:
     wire_roundings: Callable[[int], int]
 
 
-def bind_kernel(world: World, case: Case, stem: str, entry: str, chunk_bytes: int, macros: dict[str, str] | None = None) -> Operation | Unsupported:
+def bind_kernel(world: World, case: Case, stem: str, entry: str, chunk_bytes: int) -> Operation | Unsupported:
     """Compiles `kernels/<stem>.cu` for this case and binds its `entry`."""
     if isinstance(world.peers, Unsupported):
         return world.peers
@@ -97,7 +99,7 @@ def bind_kernel(world: World, case: Case, stem: str, entry: str, chunk_bytes: in
             "WORLD": str(world.communicator.size),
             "ELEMENT": case.datatype.element,
             "REDOP": case.redop.capitalize(),
-            **(macros or {}),
+            **world.macros,
         },
     )
     step = Step(module.kernel(entry), world.peers.arguments(case.send, case.receive, case.count, chunk_bytes))

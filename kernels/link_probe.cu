@@ -36,13 +36,16 @@ extern "C" __global__ void flag_ping_pong(LAUNCHED_WITH(Arguments) a) {
   leave_launch(a, epoch);
 }
 
-// Stores `count` elements into one's own slab, chunk by chunk into the same two slots, as the algorithms do.
+// Stores `count` elements into one's own slab as an all-reduce does: chunk by chunk into two slots, in the half of its epoch, so
+// into lines that the peer has read two launches ago. Only between meetings: it waits for nobody.
 extern "C" __global__ void copy_in(LAUNCHED_WITH(Arguments) a) {
+  const unsigned epoch = enter_launch(a);
   const long most = a.chunk_bytes / ELEMENT_BYTES;
   long slot = 0;
   for (long start = 0; start < a.count; start += most, slot ^= 1)
-    copy(Slab{a.slab[a.rank] + slot * a.chunk_bytes}, a.send + start * ELEMENT_BYTES, smaller(most, a.count - start));
+    copy(Slab{half_of(a, a.rank, epoch) + slot * a.chunk_bytes}, a.send + start * ELEMENT_BYTES, smaller(most, a.count - start));
   fence_system();
+  leave_launch(a, epoch);
 }
 
 struct Nowhere {
@@ -58,13 +61,14 @@ DEVICE void use(const Arguments& a, words kept) {
   if (first == 0x5ca1ab1eu) ((volatile unsigned*)&a.watch->phase)[1] = first;
 }
 
-// Reads `count` elements that the next rank has stored with copy_in.
+// Reads `count` elements that the next rank has stored with its last copy_in.
 extern "C" __global__ void read_peer(LAUNCHED_WITH(Arguments) a) {
   const long most = a.chunk_bytes / ELEMENT_BYTES;
+  const char* half = half_of(a, (a.rank + 1) % WORLD, (unsigned)a.control[a.rank]->epoch.value);
   words kept = {};
   long slot = 0;
   for (long start = 0; start < a.count; start += most, slot ^= 1)
-    copy(Nowhere{&kept}, a.slab[(a.rank + 1) % WORLD] + slot * a.chunk_bytes, smaller(most, a.count - start));
+    copy(Nowhere{&kept}, half + slot * a.chunk_bytes, smaller(most, a.count - start));
   use(a, kept);
 }
 

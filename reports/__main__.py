@@ -8,15 +8,23 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import NoReturn
 
 from reports import show
 from reports.result import ResultError
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Refuses a command line in one sentence, without the usage above it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m reports", description="Reads stored runs.",
-                                     epilog="example: python -m reports show results/RUN.jsonl --plot run.svg")
+    parser = OneLineParser(prog="python -m reports", description="Reads stored runs.",
+                           epilog="example: python -m reports show results/RUN.jsonl --plot run.svg")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     command = commands.add_parser("show", help="a run's table once more", description="Shows a stored run.",
                                   epilog="example: python -m reports show results/RUN.jsonl --plot run.svg")

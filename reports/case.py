@@ -22,6 +22,7 @@ from reports.stats import link_states, median_interval
 Samples = dict[int, NDArray[np.floating[Any]]]
 
 MIXED_RATIO = 1.3
+SETTLED_SHARE = 1 / 3
 P99_SAMPLES, P99_BLOCKS = 1000, 10
 CASE_KEY = ("collective", "shape", "size_bytes", "datatype", "redop", "mode", "variant", "memory", "in_place",
             "algorithm", "library")
@@ -31,7 +32,7 @@ CASE_KEY = ("collective", "shape", "size_bytes", "datatype", "redop", "mode", "v
 class LinkStates:
     """The link over a run. `of_block` has a state for each block, None where it is mixed; `rtt_ns` the median round
     trip of each state (empty when there is no link to probe), fastest first; `longest` the state held longest, None
-    when every block is mixed."""
+    for a link that never settled: then `of_block` is None throughout and every block counts."""
 
     of_block: list[int | None]
     rtt_ns: list[float]
@@ -43,7 +44,10 @@ class LinkStates:
 
 
 def find_states(blocks: Sequence[Block]) -> LinkStates:
-    """The states of the link from the round trips before and after each block, blind to the times."""
+    """The states of the link from the round trips before and after each block, blind to the times.
+
+    Where no state held for a third of the blocks (ranks that share cores, say) there is none to speak of.
+    """
     trips = [_round_trip_ns(block) for block in blocks]
     known = [trip for trip in trips if trip]
     if not known:
@@ -55,7 +59,10 @@ def find_states(blocks: Sequence[Block]) -> LinkStates:
     rtt_ns = [float(np.median([trip for trip, its in zip(trips, of_block, strict=True) if its == state and trip]))
               for state in found]
     counts = Counter(state for state in of_block if state is not None)
-    return LinkStates(of_block, rtt_ns, max(found, key=lambda state: counts[state]))
+    longest = max(found, key=lambda state: counts[state])
+    if counts[longest] < SETTLED_SHARE * len(blocks):
+        return LinkStates([None] * len(blocks), [], None)
+    return LinkStates(of_block, rtt_ns, longest)
 
 
 def _round_trip_ns(block: Block | LinkBlock) -> float | None:
@@ -111,7 +118,7 @@ def _build_case(number: int, planned: Planned, run: Run, seen: list[tuple[Block,
         case.state = "mixed" if judged is None else "own"
     groups = {state: [block for block, its in seen if its == state] for state in [judged, *sorted(counts)]}
     kept = groups[judged]
-    case.blocks_mixed = sum(state is None for _, state in seen)
+    case.blocks_mixed = sum(_round_trip_ns(block) is None for block, _ in seen)
     case.time_us, case.consume_us, case.total_us, case.arrival_skew_us = _summaries(kept, samples)
     case.link_rtt_ns = _rtt_range(kept)
     if all(block.chain_only_us is not None for block in kept):

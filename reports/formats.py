@@ -191,7 +191,7 @@ def _type(case: Case) -> str:
 
 
 def _step(sizes: Sequence[int]) -> str:
-    ordered = sorted(set(sizes))
+    ordered = sorted({size for size in sizes if size > 0})
     return f"{round(ordered[1] / ordered[0]) if len(ordered) > 1 else 1}(factor)"
 
 

@@ -32,19 +32,21 @@ def plot(result: Result, path: Path) -> None:
     if path.suffix not in (".svg", ".png"):
         raise ResultError(f"{path} cannot be drawn: a picture ends in .svg or .png")
     mode = "isolated" if shown_cases(result, "isolated") else "chained"
-    cases = [case for case in shown_cases(result, mode) if cost_us(case) is not None]
+    cases = [case for case in shown_cases(result, mode) if cost_us(case) is not None and case.size_bytes > 0]
     if not cases:
         raise ResultError(f"{result.path} has no measured case to draw")
     import matplotlib
 
     matplotlib.use("Agg")
+    # Words stay words in an .svg: found by a search, read by a screen reader.
+    matplotlib.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot
 
     figure, (times, bandwidths) = pyplot.subplots(1, 2, figsize=(13, 5.8), layout="constrained")
     factor = bus_factor(cases[0].collective, result.run.world["size"])
     styles = cycle(zip(COLOURS, MARKERS, DASHES, strict=True))
     for label, line in _lines(cases).items():
-        style = {"label": label} | _style(line[0], styles)
+        style = {"label": label} | _style(line, styles)
         sizes = [case.size_bytes for case in line]
         _draw(times, sizes, [_cost_interval(case) for case in line], style)
         if factor:
@@ -55,7 +57,8 @@ def plot(result: Result, path: Path) -> None:
     times.set_ylabel("time, us: collective + reading its result" if consumed else "time of one call, us")
     bandwidths.set_ylabel("busbw, GB/s: collective alone")
     if not factor:
-        bandwidths.text(0.5, 0.5, "busbw means nothing with one rank", ha="center", transform=bandwidths.transAxes)
+        bandwidths.text(0.5, 0.5, "busbw means nothing with one rank", ha="center", transform=bandwidths.transAxes,
+                        bbox={"facecolor": "white", "edgecolor": "none"})
     for axes in (times, bandwidths):
         _dress(axes, sorted({case.size_bytes for case in cases}))
     figure.suptitle(_title(result, cases, mode))
@@ -81,13 +84,13 @@ def _lines(cases: list[Case]) -> dict[str, list[Case]]:
     return lines
 
 
-def _style(case: Case, others: Iterator[tuple[str, str, Any]]) -> Style:
-    if case.algorithm == "library":
+def _style(line: list[Case], others: Iterator[tuple[str, str, Any]]) -> Style:
+    if line[0].algorithm == "library":
         return {"color": "black", "marker": "s", "linewidth": 2.2, "markersize": 5, "zorder": 4}
-    if case.algorithm == "auto":
+    if line[0].algorithm == "auto":
         # auto runs one of the others, so its line lies under theirs.
-        return {"color": "#F0C808", "marker": "s", "markersize": 10, "markeredgewidth": 0, "linewidth": 7,
-                "alpha": 0.55, "zorder": 1}
+        return {"color": "#F0C808", "linewidth": 7, "alpha": 0.55, "zorder": 1,
+                "marker": "s" if len(line) == 1 else None, "markersize": 11, "markeredgewidth": 0}
     colour, marker, dashes = next(others)
     return {"color": colour, "marker": marker, "linestyle": dashes, "linewidth": 1.6, "markersize": 5, "zorder": 3}
 

@@ -114,12 +114,19 @@ def _ours(cases: Sequence[Case], costs: Costs) -> tuple[Case | None, int | None]
     if auto:
         return auto, None
     ours = [case for case in cases if case.algorithm != "library"]
-    measured = [case for case in ours if cost_us(case) is not None]
-    if len(measured) > 1 and len(measured) == len(ours):
-        return _best(measured, costs), 0
-    wrong = next((case for case in ours if case.status == "wrong"), None)
-    # A wrong result among the candidates is shown before any time is.
-    return wrong or next(iter(measured or ours), None), None
+    if wrong := next((case for case in ours if case.status == "wrong"), None):
+        # A wrong result among the candidates is shown before any time is.
+        return wrong, None
+    candidates = _candidates(ours)
+    if len(candidates) > 1:
+        return _best(candidates, costs), 0
+    return next(iter(candidates or ours), None), None
+
+
+def _candidates(cases: Sequence[Case]) -> list[Case]:
+    """The measured cases that can be compared: those of the link's longest state, where there are any."""
+    measured = [case for case in cases if cost_us(case) is not None]
+    return [case for case in measured if case.state != "own"] or measured
 
 
 def _best(cases: Sequence[Case], costs: Costs) -> Case:
@@ -141,16 +148,18 @@ def _ratio(library: Case | None, ours: Case | None, costs: Costs, parity: int | 
     rounds = [turn for turn in sorted(theirs.keys() & mine.keys()) if parity is None or turn % 2 == parity]
     if rounds:
         return ratio_interval([theirs[turn] for turn in rounds], [mine[turn] for turn in rounds])
+    if library.state != ours.state or ours.state == "own":
+        return None
     a, b = cost_us(library), cost_us(ours)
     return (a / b, None, None) if a and b else None
 
 
 def _beaten(auto: Case, others: Sequence[Case], costs: Costs) -> tuple[str, float] | None:
     """The other algorithm that beat `auto` by more than 5 %, and how many times."""
-    measured = [case for case in others if cost_us(case) is not None]
-    if not measured or cost_us(auto) is None:
+    candidates = _candidates(others)
+    if not candidates or cost_us(auto) is None:
         return None
-    best = _best(measured, costs)
+    best = _best(candidates, costs)
     ratio = _ratio(auto, best, costs, 0)
     name = best.algorithm if best.variant == auto.variant else f"{best.algorithm} {best.variant}"
     return (name, ratio[0]) if ratio and ratio[0] > BEATEN_BY else None

@@ -140,8 +140,8 @@ class State(Record, kw_only=True):
 
 class Case(Record, kw_only=True, tag="case", tag_field="kind"):
     """What was found for a case. `state` says which blocks the figures are over: `run` (the state of the link that the
-    run held longest), `own` (the case was never seen in that one: its own longest) or `mixed` (the link changed during
-    every block). `bound_parts_us` are the terms of `bound_us` by name."""
+    run held longest), `own` (the case was never seen in that one: its own longest) or `mixed` (the link settled in none
+    of its blocks, or never over the run: all of them). `bound_parts_us` are the terms of `bound_us` by name."""
 
     case: int
     collective: str

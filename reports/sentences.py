@@ -86,7 +86,8 @@ def head(result: Result, mode: str, states: LinkStates, rows: Sequence[Row]) -> 
     cpus = [rank.get("cpus") or [] for rank in ranks]
     pinned = all(len(of_rank) == 1 for of_rank in cpus)
     cores = f", cores {' '.join(str(of_rank[0]) for of_rank in cpus)}" if pinned and cpus else ", not pinned"
-    lines = [f"{run.benchmark}: {size} {'rank' if size == 1 else 'ranks'} on {model or device}{cores}"]
+    hosts = f" on {run.world['hosts']} hosts," if run.world.get("hosts", 1) != 1 else ""
+    lines = [f"{run.benchmark}: {size} {'rank' if size == 1 else 'ranks'}{hosts} on {model or device}{cores}"]
 
     first = next((case for row in rows for case in (row.ours, row.library) if case), None)
     library = _library(rows)
@@ -96,7 +97,7 @@ def head(result: Result, mode: str, states: LinkStates, rows: Sequence[Row]) -> 
         place = "in place" if first.in_place else "out of place"
         lines.append(f"{first.datatype} {first.redop}, {mode}, {place}; {against}; seed {run.seed}")
     lines += _link_lines(states)
-    consumed = any(row.ours and row.ours.consume_us for row in rows)
+    consumed = any(case.consume_us for row in rows for case in (row.ours, row.library) if case)
     cost = "us = collective + reading its result, slowest rank" if consumed else "us = one call, slowest rank"
     lines.append(cost + "; busbw = collective alone" * (consumed and size > 1))
     lines += [f"note: {note}" for note in run.notes if not _is_preflight(note)]
@@ -111,7 +112,7 @@ def head(result: Result, mode: str, states: LinkStates, rows: Sequence[Row]) -> 
 def _link_lines(states: LinkStates) -> list[str]:
     held, mixed = states.longest, states.of_block.count(None)
     if held is None and mixed:
-        return ["link: its flag round trip changed in every block; all of them count"]
+        return ["link: its flag round trip never settled; every block counts"]
     if held is None or not states.rtt_ns:
         return []
     line = f"link: flag round trip {states.rtt_ns[held]:.0f} ns, held {states.share(held):.0%} of the blocks"
@@ -132,7 +133,8 @@ def _library(rows: Sequence[Row]) -> str | None:
 
 
 def _is_preflight(note: str) -> bool:
-    return note.lower().startswith("preflight")
+    """Whether a run's note is the one that says what the probes of peer memory found."""
+    return note.lower().startswith("peer memory")
 
 
 def closing(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list[str]:
@@ -151,6 +153,9 @@ def _footnotes(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> l
         notes.append(f"* another variant beat auto by more than 5 %: {', '.join(better[:4])}{more}")
     if any(row.ours and row.ours.suspect for row in everything):
         notes.append("! faster than the bound of the measured parts allows: suspect")
+    if elsewhere := [describe(case) for case in result.cases if case.state == "own"]:
+        more = f" and {len(elsewhere) - 3} more" if len(elsewhere) > 3 else ""
+        notes.append(f"measured in another state of the link than the rest: {', '.join(elsewhere[:3])}{more}")
     reasons: dict[str, list[Case]] = {}
     for case in result.cases:
         if case.status not in ("ok", "wrong"):
@@ -213,9 +218,7 @@ def _span(shares: Sequence[float]) -> str:
 def _preflight(result: Result, rows: Sequence[Row]) -> str | None:
     said = next((note for note in result.run.notes if _is_preflight(note)), None)
     kinds = sorted({row.ours.memory for row in rows if row.ours})
-    memory = f"peer memory is {', '.join(kinds)}" if kinds else None
-    sentence = "; ".join(text.rstrip(".") for text in (said, memory) if text)
-    return sentence[0].upper() + sentence[1:] + "." if sentence else None
+    return said or (f"Peer memory is {', '.join(kinds)}." if kinds else None)
 
 
 def _token(result: Result, rows: Sequence[Row]) -> str | None:

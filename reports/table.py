@@ -69,18 +69,21 @@ def _default_table(rows: Sequence[Row], world_size: int) -> Table:
     ours = "auto" if all(row.ours is None or row.ours.algorithm == "auto" for row in rows) else "best"
     with_library = any(row.library for row in rows)
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    right = {"justify": "right", "no_wrap": True}
-    table.add_column("size\n", min_width=8, **right)  # type: ignore[arg-type]
+
+    def add_figures(name: str, width: int) -> None:
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
+
+    add_figures("size\n", 8)
     if with_library:
-        table.add_column("library\nus", min_width=8, **right)  # type: ignore[arg-type]
-    table.add_column(f"{ours}\nus", min_width=8, **right)  # type: ignore[arg-type]
+        add_figures("library\nus", 8)
+    add_figures(f"{ours}\nus", 8)
     table.add_column("\nalgorithm", no_wrap=True, min_width=14, max_width=14, overflow="ellipsis")
     if with_library:
-        table.add_column(f"library/{ours}\n[95 %]", min_width=16, **right)  # type: ignore[arg-type]
+        add_figures(f"library/{ours}\n[95 %]", 16)
     if world_size > 1:
-        table.add_column("busbw\nGB/s", min_width=6, **right)  # type: ignore[arg-type]
-    table.add_column("of\nbound", min_width=5, **right)  # type: ignore[arg-type]
-    table.add_column("\n#wrong", min_width=6, **right)  # type: ignore[arg-type]
+        add_figures("busbw\nGB/s", 6)
+    add_figures("of\nbound", 5)
+    add_figures("\n#wrong", 6)
     for row in rows:
         cells: list[str | Text] = [size_text(row.size_bytes)]
         if with_library:
@@ -159,7 +162,7 @@ def _long_cells(case: Case) -> list[str]:
     blocks = f"{time.n_blocks} ({case.blocks_mixed})" if time else "-"
     status = case.status if case.reason is None else f"{case.status}: {case.reason}"
     if case.state != "run" and time:
-        status += f" ({'link changed in every block' if case.state == 'mixed' else 'another state of the link'})"
+        status += f" ({'the link never settled' if case.state == 'mixed' else 'another state of the link'})"
     return [size_text(case.size_bytes), label, case.variant, case.mode, "in" if case.in_place else "out",
             number(time.median if time else None), _interval_cell(time), *map(number, median_of),
             number(time.p95 if time else None), number(case.alg_bw_gb_s), number(case.bus_bw_gb_s),

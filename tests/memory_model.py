@@ -16,11 +16,11 @@ The memory is multi-copy atomic: a location is one list of the values it has hel
 - A block barrier waits for all threads of the block and orders their accesses among themselves, for nobody else.
 """
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-Location = Hashable
+Location = Any  # hashable, such as ("flag", rank)
 READS = ("load", "await_acquire", "await_relaxed")
 STORES = ("store", "store_release")
 
@@ -118,7 +118,9 @@ def _stays_after(later: Op, earlier: Op) -> bool:
 
 
 def _ready(ops: Sequence[Op], done: int) -> list[int]:
-    waiting = [i for i in range(len(ops)) if not done >> i & 1]
+    first = next((i for i in range(len(ops)) if not done >> i & 1), len(ops))
+    ends = next((i for i in range(first, len(ops)) if ops[i].kind == "block_barrier"), len(ops) - 1)
+    waiting = [i for i in range(first, ends + 1) if not done >> i & 1]
     return [i for n, i in enumerate(waiting) if not any(_stays_after(ops[i], ops[j]) for j in waiting[:n])]
 
 
@@ -127,18 +129,14 @@ def _steps(threads: Sequence[Thread], state: State) -> list[tuple[str, State | N
 
     A step that loses nothing by being first is returned alone. To postpone a barrier, a fence or an await whose thread
     has nothing earlier to do could only move views on, and so make fewer values readable. To postpone a store that its
-    own block does not read could only find stores gone that it would have had to follow anyway.
+    own block does not see could only find stores gone that it would have had to follow anyway.
     """
-    memory = dict(state.memory)
     ready = [_ready(thread.ops, done) for thread, done in zip(threads, state.done, strict=True)]
     for block in {thread.block for thread in threads}:
         members = [t for t, thread in enumerate(threads) if thread.block == block]
         if all(ready[t] and threads[t].ops[ready[t][0]].kind == "block_barrier" for t in members):
             return [(f"block {block}: barrier", _barrier(state, {t: ready[t][0] for t in members}))]
-    steps: list[tuple[str, State | None]] = [
-        (f"drained: {entry.location} = {entry.value}", _drain(threads, state, entry))
-        for entry in state.buffer if not entry.after
-    ]
+    steps: list[tuple[str, State | None]] = []
     for t, i in [(t, i) for t, indices in enumerate(ready) for i in indices]:
         op = threads[t].ops[i]
         label = f"block {threads[t].block}, thread {t}, op {i}: {op.kind}"
@@ -149,10 +147,17 @@ def _steps(threads: Sequence[Thread], state: State) -> list[tuple[str, State | N
         if op.kind == "block_barrier" or (op.until and not any(map(op.until, readable))):
             continue
         step = f"{label} {op.location or ''} {op.value if op.kind in STORES else ''}", _run(threads, state, t, i)
-        if t not in dict(memory[op.location].views) if op.kind in STORES else op.kind != "load" and i == ready[t][0]:
+        if _unseen(threads, t, op.location) if op.kind in STORES else op.kind != "load" and i == ready[t][0]:
             return [step]
         steps.append(step)
-    return steps
+    return steps + [(f"drained: {entry.location} = {entry.value}", _drain(threads, state, entry))
+                    for entry in state.buffer if not entry.after]
+
+
+def _unseen(threads: Sequence[Thread], t: int, location: Location) -> bool:
+    """Whether nobody in the thread's block reads the location, and nobody else in it writes there."""
+    return not any(op.location == location and (u != t or op.kind in READS) for u, thread in enumerate(threads)
+                   if thread.block == threads[t].block for op in thread.ops)
 
 
 def _readable(threads: Sequence[Thread], state: State, t: int, location: Location) -> tuple[int, ...]:
@@ -172,6 +177,12 @@ def _run(threads: Sequence[Thread], state: State, t: int, i: int) -> State:
             or (entry.name[0] == t and entry.name[1] < i and (release or entry.carried_by != "nobody"))
             or (release and entry.carried_by == "block"))
         buffer = (*buffer, Pending((t, i), op.location, op.value, after, "nobody"))
+    if op.until:
+        # The thread has read a value, so that it can no longer read an older one.
+        cell = memory[op.location]
+        view = dict(cell.views)[t]
+        read = next((k for k in range(view, len(cell.values)) if op.until(cell.values[k])), view)
+        memory[op.location] = _seen(cell, [t], read)
     if op.kind == "fence_system":
         buffer = tuple(entry._replace(carried_by="thread") if entry.name[0] == t and entry.carried_by == "nobody"
                        else entry for entry in buffer)
@@ -205,6 +216,8 @@ def _done(state: State, at: Mapping[int, int]) -> tuple[int, ...]:
 
 def _seen(cell: Cell, movers: Collection[int], view: int) -> Cell:
     """The cell after some threads' views have moved, without the values that nobody can read any more."""
+    if len(cell.values) == 1:
+        return cell
     views = {t: view if t in movers else old for t, old in cell.views}
     oldest = min(views.values(), default=len(cell.values) - 1)
     return Cell(cell.values[oldest:], tuple((t, index - oldest) for t, index in views.items()))

@@ -85,7 +85,7 @@ def write_run(folder: Path, *, sizes: Sequence[int] = SIZES, algorithms: Sequenc
               world={"size": world_size, "hosts": 1, "ranks": [
                   {"rank": rank, "device": "cpu", "arch": "znver5", "numa": 0, "cpus": [rank]}
                   for rank in range(world_size)]},
-              notes=["preflight: every rank maps every peer's memory, byte-verified in each direction",
+              notes=["Peer memory is mapped (shared) and was probed byte by byte in every direction.",
                      "virtual machine: the link between two cores can change under the run"],
               cases=cases)
     file = RunFile.create(folder, run)

@@ -91,10 +91,10 @@ def test_the_protocol_without_a_part_reads_a_wrong_value(part, n_launches):
 
 
 def test_the_epoch_may_wrap_around():
-    # Flags of three bits, epochs 6, 7, 0, 1. Each flag starts at the epoch before the first.
-    initial = {("flag", rank): 5 for rank in range(2)}
-    assert check(one_shot_push(4, first_epoch=6, bits=3), initial).error is None
-    plain = check(one_shot_push(4, without="WITHOUT_MODULAR_COMPARE", first_epoch=6, bits=3), initial)
+    # Flags of three bits, epochs 7, 0, 1. Each flag starts at the epoch before the first.
+    initial = {("flag", rank): 6 for rank in range(2)}
+    assert check(one_shot_push(3, first_epoch=7, bits=3), initial).error is None
+    plain = check(one_shot_push(3, without="WITHOUT_MODULAR_COMPARE", first_epoch=7, bits=3), initial)
     assert plain.error is not None
     assert plain.error.startswith("wrong value")
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reports.formats import as_csv, as_json, as_nccl_tests
 from reports.result import Block, ResultError, RunFile, read
 from reports.table import render
 from tests.synthetic_run import write_run
@@ -36,8 +37,11 @@ def test_what_is_written_is_what_is_read(tmp_path):
 
 def test_a_run_cut_anywhere_in_its_last_lines_reads_as_incomplete_with_its_cases(tmp_path, stored):
     path = tmp_path / "cut.jsonl"
-    tail = b"".join(stored.splitlines(keepends=True)[-4:])
-    for length in range(len(stored) - len(tail), len(stored)):
+    *_, last_block, case, other_case, end = stored.splitlines(keepends=True)
+    whole = len(stored) - len(end)
+    start = whole - len(last_block + case + other_case)
+    # Every byte of the end, and of the longer lines before it enough to meet each kind of cut.
+    for length in [*range(start, whole, 13), *range(whole - 3, len(stored))]:
         path.write_bytes(stored[:length])
         result = read(path)
         assert [case.status for case in result.cases] == ["ok", "ok"]
@@ -61,7 +65,11 @@ def test_damage_is_refused_with_a_sentence_or_shown_but_never_crashes(tmp_path_f
     path = tmp_path_factory.getbasetemp() / "damaged.jsonl"
     path.write_bytes(damaged)
     try:
-        render(read(path))
+        result = read(path)
+        assert render(result)
+        assert as_nccl_tests(result)
+        assert as_csv(result)
+        assert as_json(result)
     except ResultError as error:
         said = str(error)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from reports.stats import is_precise, link_states, median_interval, ratio_interval, warmup_length
 
@@ -51,6 +52,12 @@ def test_two_humps_are_two_states_even_when_one_is_rare(n_fast):
     rtt = np.concatenate([np.full(n_fast, 105.0), np.full(400 - n_fast, 540.0)]) * rng.normal(1, 0.1, 400)
     labels = link_states(np.log(rtt))
     assert labels.tolist() == [0] * n_fast + [1] * (400 - n_fast)
+
+
+def test_a_dent_is_not_a_valley():
+    hump = 0.2 * norm.ppf((np.arange(200) + 0.5) / 200)
+    assert set(link_states(np.concatenate([hump, hump + 0.63]))) == {0}
+    assert set(link_states(np.concatenate([hump, hump + 1.2]))) == {0, 1}
 
 
 def test_three_humps_are_three_states():

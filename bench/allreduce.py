@@ -3,4 +3,4 @@
 from bench.run import main
 
 if __name__ == "__main__":
-    main("allreduce", "Times all-reduce: peer-to-peer kernels of ours beside the MPI library, checked, size by size.")
+    main("allreduce", "Times all-reduce, checked, size by size: our kernels beside the MPI library.")

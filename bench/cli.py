@@ -1,7 +1,7 @@
 """The command line of every benchmark: nccl-tests' flags and letters, and ours; one sentence for what cannot be.
 
-Bad input ends with status 2 before any rank waits for another, and rank 0 alone says why. Status 3: this machine cannot run
-that. Status 1: a result was wrong or a rank was lost. Status 130: interrupted, what was measured is kept.
+Bad input ends with status 2 before any rank waits for another, and rank 0 alone says why. Status 3: this machine cannot
+run that. Status 1: a result was wrong or a rank was lost. Status 130: interrupted, what was measured is kept.
 """
 
 import argparse
@@ -10,18 +10,26 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
 
 from collectives.algorithm import algorithms
 from collectives.collective import DATATYPE_ALIASES, DATATYPES, REDOPS, reason_against
 from collectives.communicator import THREAD_LEVELS, launched_rank
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 MOST_BYTES = 1 << 30
 
 
 class Parser(argparse.ArgumentParser):
-    """Complains in one line, once for all ranks."""
+    """Speaks once for all ranks, and complains in one line."""
+
+    def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
+        if launched_rank() in (None, 0):
+            super().print_help(file)
 
     def error(self, message: str) -> NoReturn:
         if launched_rank() in (None, 0):
@@ -67,6 +75,10 @@ def seconds(text: str) -> float:
     return value
 
 
+def datatype(text: str) -> str:
+    return one_of("datatype", list(DATATYPES), text, DATATYPE_ALIASES)
+
+
 def algorithm_names(text: str) -> list[str]:
     return list(dict.fromkeys(one_of("algorithm", list(algorithms()), name) for name in text.split(",")))
 
@@ -74,42 +86,55 @@ def algorithm_names(text: str) -> list[str]:
 def parser_for(command: str, about: str) -> Parser:
     """The parser of `python -m bench.<command>`."""
     p = Parser(
-        prog=f"bench.{command}", description=about, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"example:\n  mpirun -n 2 python -m bench.{command} -b 16K -e 1M -d half --algorithm two_shot,library\n\n"
-        "exit status: 0 fine, 1 a result was wrong or a rank was lost, 2 the command line, 3 this machine cannot run that,\n"
-        "130 interrupted",
+        prog=f"bench.{command}", usage=f"mpirun -n RANKS python -m bench.{command} [OPTION ...]", description=about,
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=31),
+        epilog=f"example:\n  mpirun -n 2 python -m bench.{command} -e 1M -d half --algorithm ring,library\n\n"
+        "exit status:\n  0 fine; 1 a result was wrong or a rank was lost; 2 the command line;\n"
+        "  3 this machine cannot run that; 130 interrupted, what was measured is kept",
     )
-    what, how, where = p.add_argument_group("what"), p.add_argument_group("how"), p.add_argument_group("output")
-    what.add_argument("-b", "--minbytes", type=size_bytes, default=16 << 10, metavar="SIZE", help="smallest size (16K)")
-    what.add_argument("-e", "--maxbytes", type=size_bytes, default=32 << 20, metavar="SIZE", help="largest size (32M)")
-    what.add_argument("-f", "--stepfactor", type=lambda t: whole(-(1 << 62), t), default=2, metavar="N", help="sizes grow by this factor (2)")
-    what.add_argument("-d", "--datatype", type=lambda t: one_of("datatype", list(DATATYPES), t, DATATYPE_ALIASES), default="float32",
-                      metavar="TYPE", help="float, half, bfloat16, double, int32 or int64 (float)")
-    what.add_argument("-o", "--op", type=lambda t: one_of("operation", REDOPS, t), default="sum", metavar="OP",
-                      help="sum, prod, min, max or avg (sum)")
-    what.add_argument("--algorithm", type=algorithm_names, default=None, metavar="A,B", help="these only (all and the library)")
-    what.add_argument("--in-place", action="store_true", help="the result overwrites the send buffer")
-    what.add_argument("--mode", choices=("isolated", "chained", "both"), default=None,
-                      help="one call at a time, 160 dependent ones, or both (isolated, and chained up to 512K)")
-    how.add_argument("-n", "--iters", type=lambda t: whole(0, t), default=0, metavar="N", help="timed iterations a case; 0: until precise (0)")
-    how.add_argument("-w", "--warmup_iters", type=lambda t: whole(0, t), default=None, metavar="N",
-                     help="warm-up iterations a block (a changepoint test says)")
-    how.add_argument("-c", "--check", type=lambda t: whole(0, t), default=1, metavar="N", help="iterations checked before and after each block; 0: none (1)")
-    how.add_argument("-r", "--root", type=lambda t: whole(0, t), default=0, metavar="RANK", help="the root, where a collective has one (0)")
-    how.add_argument("-G", "--cudagraph", type=lambda t: whole(0, t), default=0, metavar="N", help="launch from a graph, GPUs only (0)")
-    how.add_argument("-T", "--timeout", type=seconds, default=30.0, metavar="S", help="a rank that stands still for so long ends the run (30)")
-    how.add_argument("--max-time", type=seconds, default=60.0, metavar="S", help="seconds for the whole command (60)")
-    how.add_argument("--seed", type=lambda t: whole(0, t), default=0, metavar="N", help="of data and order (0)")
-    how.add_argument("--device", choices=("auto", "cuda", "hip", "cpu"), default="auto", help="where it runs (auto)")
-    how.add_argument("--dispatch", choices=("native", "python"), default="native", help="who calls the operation in the timed loop (native)")
-    how.add_argument("--mpi-thread-level", choices=THREAD_LEVELS, default=None,
-                     help="asked of MPI (funneled, or multiple where ranks outnumber cores: MPICH's best)")
-    where.add_argument("--format", choices=("table", "nccl-tests", "csv"), default="table", help="of what is printed (table)")
-    where.add_argument("--long", action="store_true", help="a row for each algorithm and mode")
-    where.add_argument("-J", "--output_file", default=None, metavar="FILE", help="also write JSON as nccl-tests does")
-    where.add_argument("--out", default="results", metavar="DIR", help="folder that keeps the run (results)")
-    where.add_argument("--with-hostname", action="store_true", help="keep this host's name in the run")
-    where.add_argument("--list", action="store_true", help="every algorithm, and why one is not available here")
+    what, how, where = (p.add_argument_group(title).add_argument for title in ("what", "how", "output"))
+    count = partial(whole, 0)
+
+    what("-b", "--minbytes", type=size_bytes, default=16 << 10, metavar="SIZE",
+         help="smallest size, such as 4096, 16K or 1M (16K)")
+    what("-e", "--maxbytes", type=size_bytes, default=32 << 20, metavar="SIZE", help="largest size (32M)")
+    what("-f", "--stepfactor", type=partial(whole, 2), default=2, metavar="N", help="sizes grow by this factor (2)")
+    what("-d", "--datatype", type=datatype, default="float32", metavar="TYPE",
+         help="float, half, bfloat16, double, int32 or int64 (float)")
+    what("-o", "--op", type=partial(one_of, "operation", REDOPS), default="sum", metavar="OP",
+         help="sum, prod, min, max or avg (sum)")
+    what("--algorithm", type=algorithm_names, default=None, metavar="A,B", help="these only; --list names them (all)")
+    what("--in-place", action="store_true", help="the result overwrites the send buffer")
+    what("--mode", choices=("isolated", "chained", "both"), default=None, metavar="MODE",
+         help="isolated: one call at a time; chained: 160 dependent calls; both (isolated, and chained up to 512K)")
+
+    how("-n", "--iters", type=count, default=0, metavar="N",
+        help="timed iterations a case; 0: until precise or out of time (0)")
+    how("-w", "--warmup_iters", type=count, default=None, metavar="N",
+        help="warm-up iterations a block (as many as a changepoint test finds)")
+    how("-c", "--check", type=count, default=1, metavar="N",
+        help="iterations checked before and after each block; 0: none (1)")
+    how("-r", "--root", type=count, default=0, metavar="RANK", help="the root, where a collective has one (0)")
+    how("-G", "--cudagraph", type=count, default=0, metavar="N", help="launch from a graph, GPUs only (0)")
+    how("-T", "--timeout", type=seconds, default=30.0, metavar="S",
+        help="seconds that a rank may stand still before the run is ended (30)")
+    how("--max-time", type=seconds, default=60.0, metavar="S", help="seconds for the whole command (60)")
+    how("--seed", type=count, default=0, metavar="N", help="of data and order (0)")
+    how("--device", choices=("auto", "cuda", "hip", "cpu"), default="auto", metavar="DEVICE",
+        help="auto, cuda, hip or cpu (auto)")
+    how("--dispatch", choices=("native", "python"), default="native", metavar="WHO",
+        help="who calls the operation in the timed loop: native or python (native)")
+    how("--mpi-thread-level", choices=THREAD_LEVELS, default=None, metavar="LEVEL",
+        help="single, funneled, serialized or multiple (funneled; multiple where ranks outnumber cores)")
+
+    where("--format", choices=("table", "nccl-tests", "csv"), default="table", metavar="FORMAT",
+          help="table, nccl-tests or csv (table)")
+    where("--long", action="store_true", help="a table row for each algorithm and mode")
+    where("-J", "--output_file", default=None, metavar="FILE", help="also write JSON as nccl-tests does")
+    where("--out", default="results", metavar="DIR", help="folder that keeps the run (results)")
+    where("--with-hostname", action="store_true", help="keep this host's name in the run")
+    where("--list", action="store_true", help="name every algorithm, and why one is not available")
     return p
 
 
@@ -119,8 +144,6 @@ def parse(command: str, about: str, argv: Sequence[str] | None = None) -> argpar
     options = p.parse_args(argv)
     if options.maxbytes < options.minbytes:
         p.error(f"the sizes begin at {options.minbytes} B, above their end at {options.maxbytes} B")
-    if options.stepfactor <= 1:
-        p.error(f"the step factor is {options.stepfactor}: sizes only grow by 2 or more")
     element_bytes = DATATYPES[options.datatype].size_bytes
     if options.maxbytes and options.maxbytes < element_bytes:
         p.error(f"{options.maxbytes} B hold no {options.datatype}, which has {element_bytes} B")

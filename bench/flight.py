@@ -7,7 +7,6 @@ survivors of a killed rank about two milliseconds later, too soon for them to sa
 for the ranks' ends and writes down whose came first.
 """
 
-import ctypes
 import json
 import mmap
 import os

@@ -1,8 +1,8 @@
 """How a case is measured: its buffers, its steps, its blocks.
 
-A block is a stretch of iterations of one case. Before and after it a flag bounces between the ranks, which tells the state of the
-link; its first iteration and one after its last are checked bit by bit on the very path that is timed. Iterations of a block are
-not independent, so intervals and the stop are decided on block medians alone.
+A block is a stretch of iterations of one case. Before and after it a flag bounces between the ranks, which tells the
+state of the link; its first iteration and one after its last are checked bit by bit on the very path that is timed.
+Iterations of a block are not independent, so intervals and the stop are decided on block medians alone.
 """
 
 import ctypes
@@ -30,7 +30,8 @@ MOST_WARMUP = 50
 
 @dataclass
 class Buffers:
-    """A send and a receive buffer of this rank, as large as the largest size, and the tables that fill and check them."""
+    """A send and a receive buffer of this rank, as large as the largest size, and the tables that fill and check
+    them."""
 
     send: np.ndarray[Any, np.dtype[np.uint8]]
     receive: np.ndarray[Any, np.dtype[np.uint8]]
@@ -92,7 +93,8 @@ def make_bench(world: World, flight: Flight, buffers: Buffers, checks: int, warm
 
 
 def subject_of(bench: Bench, number: int, planned: Planned, case: Case, operation: Operation) -> Subject:
-    """The steps of a case's iterations: write the send buffer, [the operation,] read the result or make the next send buffer."""
+    """The steps of a case's iterations: write the send buffer, [the operation,] read the result or make the next send
+    buffer."""
     device, ranks, seed = bench.world.device, bench.world.communicator.size, bench.buffers.seed
     datatype, redop = case.datatype, case.redop
     table = verify.repeated(datatype.encode(verify.rank_table(datatype, redop, bench.rank, seed)))
@@ -101,24 +103,37 @@ def subject_of(bench: Bench, number: int, planned: Planned, case: Case, operatio
 
     def pattern(address: int, values: Array) -> Pattern:
         period_bytes = verify.PERIOD * datatype.size_bytes
-        return Pattern(address, values.ctypes.data, case.size_bytes, verify.REPEATS * period_bytes, verify.PERIOD,
-                       datatype.size_bytes, 0, ctypes.addressof(watch))
+        return Pattern(
+            address,
+            values.ctypes.data,
+            case.size_bytes,
+            verify.REPEATS * period_bytes,
+            verify.PERIOD,
+            datatype.size_bytes,
+            0,
+            ctypes.addressof(watch),
+        )
 
-    kernels = device.compile("link_probe", {"WORLD": str(min(ranks, 8)), "ELEMENT": datatype.element, "REDOP": redop.capitalize()})
+    kernels = device.compile(
+        "link_probe", {"WORLD": str(min(ranks, 8)), "ELEMENT": datatype.element, "REDOP": redop.capitalize()}
+    )
     reading = plain_arguments(case.send, case.receive, case.count, watch)
     chained = planned.mode == "chained"
     subject = Subject(
-        number, f"{planned.algorithm} {planned.size_bytes} B {planned.mode}",
-        Step(device.host_kernel("write_pattern"), pattern(case.send, table)), operation,
+        number,
+        f"{planned.algorithm} {planned.size_bytes} B {planned.mode}",
+        Step(device.host_kernel("write_pattern"), pattern(case.send, table)),
+        operation,
         Step(kernels.kernel("chain_link" if chained else "read_own"), reading),
         None if chained else Step(device.host_kernel("count_wrong"), pattern(case.receive, right)),
-        calls=CHAIN_CALLS if chained else 0, keep=[table, right],
+        calls=CHAIN_CALLS if chained else 0,
+        keep=[table, right],
     )
     if chained:
         values, relative = verify.chain_expected(datatype, redop, ranks, seed, CHAIN_CALLS)
 
         def verify_chain() -> int:
-            stored = bench.buffers.receive[: case.size_bytes].view(datatype.storage)
+            stored: Array = bench.buffers.receive[: case.size_bytes].view(datatype.storage)
             want = np.resize(np.roll(values, -int(watch.iteration % verify.PERIOD)), case.count)
             return int(np.count_nonzero(~(np.abs(datatype.decode(stored) - want) <= relative * np.abs(want))))
 
@@ -132,31 +147,63 @@ def link_subjects(bench: Bench, size_bytes: int) -> dict[str, Subject]:
     device, buffers = bench.world.device, bench.buffers
     kernels = device.compile("link_probe", {"WORLD": str(bench.world.communicator.size)})
     whole = size_bytes // 4 * 4
-    arguments = bench.world.peers.arguments(buffers.send.ctypes.data, buffers.receive.ctypes.data, whole // 4, 512 << 10)
+    arguments = bench.world.peers.arguments(
+        buffers.send.ctypes.data, buffers.receive.ctypes.data, whole // 4, 512 << 10
+    )
     filler = verify.repeated(np.arange(verify.PERIOD, dtype=np.float32))
-    fill = Step(device.host_kernel("write_pattern"),
-                Pattern(buffers.send.ctypes.data, filler.ctypes.data, whole, verify.REPEATS * verify.PERIOD * 4, verify.PERIOD, 4, 0,
-                        ctypes.addressof(bench.flight.watch)))
+    fill = Step(
+        device.host_kernel("write_pattern"),
+        Pattern(
+            buffers.send.ctypes.data,
+            filler.ctypes.data,
+            whole,
+            verify.REPEATS * verify.PERIOD * 4,
+            verify.PERIOD,
+            4,
+            0,
+            ctypes.addressof(bench.flight.watch),
+        ),
+    )
     copy_in, read_peer = (Step(kernels.kernel(name), arguments) for name in ("copy_in", "read_peer"))
     nothing = Step(device.host_kernel("nothing"), ctypes.c_long(0))
 
     def part(name: str, prepare: Step) -> Subject:
         step = Step(kernels.kernel(name), arguments)
-        return Subject(-1, f"link {name} {size_bytes} B", prepare, Operation(step, device.caller(step)), nothing, None, keep=[filler])
+        return Subject(
+            -1,
+            f"link {name} {size_bytes} B",
+            prepare,
+            Operation(step, device.caller(step)),
+            nothing,
+            None,
+            keep=[filler],
+        )
 
     return {
-        # What is stored into has last been read by the peer, and what is read has last been stored by it, as in an all-reduce.
+        # What is stored into has last been read by the peer, and what is read has last been stored by it, as in an
+        # all-reduce.
         "copy_in_us": part("copy_in", read_peer),
         "peer_read_us": part("read_peer", copy_in),
         "memory_us": part("copy_local", fill),
     }
 
 
-def run(bench: Bench, subject: Subject, warmup: int, iterations: int, checks: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def run(
+    bench: Bench, subject: Subject, warmup: int, iterations: int, checks: int
+) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Runs iterations and returns their stamps in ns, [iterations, 4]: arrived, left, began to consume, done."""
     nothing = Step(bench.world.device.host_kernel("nothing"), ctypes.c_long(0))
-    plan = Plan(subject.prepare, bench.meet, subject.operation.step, subject.consume, subject.check or nothing,
-                warmup + checks, iterations, checks if subject.check else 0, subject.calls)
+    plan = Plan(
+        subject.prepare,
+        bench.meet,
+        subject.operation.step,
+        subject.consume,
+        subject.check or nothing,
+        warmup + checks,
+        iterations,
+        checks if subject.check else 0,
+        subject.calls,
+    )
     start = time.perf_counter()
     if bench.dispatch == "python":
         stamps = run_from_python(bench, subject, plan)
@@ -206,15 +253,20 @@ def round_trip_ns(bench: Bench) -> float | None:
 
 
 def times_us(stamps: list[np.ndarray[Any, Any]], clock_shared: bool) -> dict[str, np.ndarray[Any, Any]]:
-    """From all ranks' stamps: the time of each iteration (last exit minus last arrival where the ranks share a clock, else the
-    slowest rank's own), of what follows, the arrival skew, and each rank's time, [rank, iteration]."""
+    """From all ranks' stamps: the time of each iteration (last exit minus last arrival where the ranks share a clock,
+    else the slowest rank's own), of what follows, the arrival skew, and each rank's time, [rank, iteration]."""
     all_ns = np.stack(stamps).astype(np.float64)
     arrived, left, begun, done = np.moveaxis(all_ns, 2, 0)
     start = arrived.max(axis=0) if clock_shared else arrived
     each = left - start
     skew = arrived.max(axis=0) - arrived.min(axis=0) if clock_shared else np.full(arrived.shape[1], np.nan)
-    return {"time": each.max(axis=0) / 1e3, "after": (done - begun).max(axis=0) / 1e3, "skew": skew / 1e3, "each": each / 1e3,
-            "after_each": (done - begun) / 1e3}
+    return {
+        "time": each.max(axis=0) / 1e3,
+        "after": (done - begun).max(axis=0) / 1e3,
+        "skew": skew / 1e3,
+        "each": each / 1e3,
+        "after_each": (done - begun) / 1e3,
+    }
 
 
 def pilot(bench: Bench, subject: Subject) -> None:
@@ -238,7 +290,9 @@ def pilot(bench: Bench, subject: Subject) -> None:
 def block_cost_s(bench: Bench, subject: Subject, block_s: float) -> float:
     """What a block of about `block_s` timed seconds takes in all."""
     fewest = 1 if subject.calls else 3
-    return 0.001 + subject.iteration_s * (max(fewest, block_s / subject.iteration_s) + subject.warmup + 2 * bench.checks)
+    return 0.001 + subject.iteration_s * (
+        max(fewest, block_s / subject.iteration_s) + subject.warmup + 2 * bench.checks
+    )
 
 
 def plan_blocks(bench: Bench, subjects: list[Subject], budget_s: float, rounds: int) -> None:
@@ -250,7 +304,8 @@ def plan_blocks(bench: Bench, subjects: list[Subject], budget_s: float, rounds: 
 
 
 def measure_block(bench: Bench, subject: Subject, block: int, round_: int) -> tuple[Block, np.ndarray[Any, Any]] | None:
-    """One block of a case. Rank 0 gets the block and its samples (block, rank, time, consume, arrival skew), the others None.
+    """One block of a case. Rank 0 gets the block and its samples (block, rank, time, consume, arrival skew), the others
+    None.
 
     Raises RuntimeError, on all ranks, with the sentence of a library that refused.
     """
@@ -285,16 +340,32 @@ def measure_block(bench: Bench, subject: Subject, block: int, round_: int) -> tu
     total_us = time_us if chained else time_us + after_us
     skew_us = None if not bench.clock_shared else float(np.median(t["skew"]))
     result = Block(
-        case=subject.number, block=block, round=round_, n=len(time_us), time_us=float(np.median(time_us)), mean_us=float(time_us.mean()),
-        consume_us=None if chained else float(np.median(after_us)), total_us=float(np.median(total_us)), arrival_skew_us=skew_us,
+        case=subject.number,
+        block=block,
+        round=round_,
+        n=len(time_us),
+        time_us=float(np.median(time_us)),
+        mean_us=float(time_us.mean()),
+        consume_us=None if chained else float(np.median(after_us)),
+        total_us=float(np.median(total_us)),
+        arrival_skew_us=skew_us,
         chain_only_us=float(np.median(after_us)) if chained else None,
         link_rtt_ns=None if before is None else (max(befores), max(afters)),
-        n_wrong=sum(all_wrong) if bench.checks else None, measure_s=bench.measuring_s - measured_before,
+        n_wrong=sum(all_wrong) if bench.checks else None,
+        measure_s=bench.measuring_s - measured_before,
     )
     ranks, n = t["each"].shape
     consume = np.full((ranks, n), np.nan) if chained else t["after_each"]
-    rows = np.stack([np.full(ranks * n, block), np.repeat(np.arange(ranks), n), t["each"].ravel() / per, consume.ravel(),
-                     np.tile(t["skew"], ranks)], axis=1).astype(np.float32)
+    rows = np.stack(
+        [
+            np.full(ranks * n, block),
+            np.repeat(np.arange(ranks), n),
+            t["each"].ravel() / per,
+            consume.ravel(),
+            np.tile(t["skew"], ranks),
+        ],
+        axis=1,
+    ).astype(np.float32)
     return result, rows
 
 
@@ -309,5 +380,7 @@ def measure_link(bench: Bench, parts: dict[str, Subject], size_bytes: int, round
     if gathered is None:
         return None
     all_stamps, befores, afters = zip(*gathered, strict=True)
-    medians = {name: float(np.median(times_us([s[name] for s in all_stamps], True)["time"])) for name in parts}
+    medians: dict[str, Any] = {
+        name: float(np.median(times_us([s[name] for s in all_stamps], True)["time"])) for name in parts
+    }
     return LinkBlock(size_bytes=size_bytes, round=round_, link_rtt_ns=(max(befores), max(afters)), **medians)

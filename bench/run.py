@@ -70,9 +70,14 @@ def main(command: str, about: str, argv: Sequence[str] | None = None) -> NoRetur
         except Disagreement as refusal:
             say(communicator, f"bench.{command}: {refusal}")
             status = CANNOT
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a fault of ours on one rank must end the others, whatever it is
             traceback.print_exc()
-            flight.end(f"rank {flight.rank} failed at {flight.where()}: {type(error).__name__}: {error}", flight.rank, "failed", WRONG)
+            flight.end(
+                f"rank {flight.rank} failed at {flight.where()}: {type(error).__name__}: {error}",
+                flight.rank,
+                "failed",
+                WRONG,
+            )
         close_flight(communicator, flight)
     sys.stdout.flush()
     sys.exit(status)
@@ -179,15 +184,29 @@ def plan_cases(options: Namespace, bench: Bench) -> tuple[list[Planned], dict[in
             operation = algorithm.bind(bench.world, case)
             is_library = algorithm.name == "library"
             for mode in sweep.modes(options.mode, size):
-                reason = operation.reason if isinstance(operation, Unsupported) else sweep.reason_against(mode, options.op)
-                planned.append(Planned(
-                    collective="all_reduce", size_bytes=size, count=case.count, datatype=datatype.name, redop=options.op,
-                    algorithm=algorithm.name, mode=mode, in_place=options.in_place, variant="plain" if is_library else "copied",
-                    memory="private" if is_library else "mapped", library=communicator.library if is_library else None,
-                    chosen=None if isinstance(operation, Unsupported) else operation.chosen,
-                    calls=sweep.CHAIN_CALLS if mode == "chained" else 1, status="unsupported" if reason else "ok", reason=reason,
-                    bound_parts=asdict(algorithm.traffic(communicator.size, size)),
-                ))
+                reason = (
+                    operation.reason if isinstance(operation, Unsupported) else sweep.reason_against(mode, options.op)
+                )
+                planned.append(
+                    Planned(
+                        collective="all_reduce",
+                        size_bytes=size,
+                        count=case.count,
+                        datatype=datatype.name,
+                        redop=options.op,
+                        algorithm=algorithm.name,
+                        mode=mode,
+                        in_place=options.in_place,
+                        variant="plain" if is_library else "copied",
+                        memory="private" if is_library else "mapped",
+                        library=communicator.library if is_library else None,
+                        chosen=None if isinstance(operation, Unsupported) else operation.chosen,
+                        calls=sweep.CHAIN_CALLS if mode == "chained" else 1,
+                        status="unsupported" if reason else "ok",
+                        reason=reason,
+                        bound_parts=asdict(algorithm.traffic(communicator.size, size)),
+                    )
+                )
                 if not isinstance(operation, Unsupported) and not reason:
                     number = len(planned) - 1
                     subjects[number] = subject_of(bench, number, planned[number], case, operation)
@@ -195,7 +214,8 @@ def plan_cases(options: Namespace, bench: Bench) -> tuple[list[Planned], dict[in
 
 
 def run(command: str, options: Namespace, communicator: Communicator, flight: Flight, started_s: float) -> int:
-    """Measures and reports; returns the exit status, the same on every rank. Raises Disagreement where this machine cannot."""
+    """Measures and reports; returns the exit status, the same on every rank. Raises Disagreement where this machine
+    cannot."""
     crowded, cpus = pin(communicator)
     world = open_world(communicator, options.device, flight.watch, crowded, options.timeout)
     if options.list:
@@ -208,7 +228,9 @@ def run(command: str, options: Namespace, communicator: Communicator, flight: Fl
         bench = make_bench(world, flight, buffers, options.check, options.warmup_iters, options.dispatch)
         planned, subjects = plan_cases(options, bench)
         sizes = {planned[number].size_bytes for number in subjects if planned[number].size_bytes}
-        links = {} if isinstance(world.peers, Unsupported) else {size: link_subjects(bench, size) for size in sorted(sizes)}
+        links = (
+            {} if isinstance(world.peers, Unsupported) else {size: link_subjects(bench, size) for size in sorted(sizes)}
+        )
     session = Session(options, bench, planned, subjects, links, started_s + options.max_time - CLOSING_S)
     head = describe(command, session, crowded, cpus)
     if communicator.rank == 0:
@@ -220,8 +242,10 @@ def run(command: str, options: Namespace, communicator: Communicator, flight: Fl
         return int(communicator.broadcast(None))
     result = session.file.finish(
         {number: np.concatenate(rows) for number, rows in session.samples.items()},
-        "incomplete" if stop == "interrupted" else "complete", stop if stop == "interrupted" else None,
-        bench.measuring_s, time.monotonic() - started_s,
+        "incomplete" if stop == "interrupted" else "complete",
+        stop if stop == "interrupted" else None,
+        bench.measuring_s,
+        time.monotonic() - started_s,
     )
     if any(case.status == "wrong" for case in result.cases):
         status = WRONG
@@ -231,10 +255,12 @@ def run(command: str, options: Namespace, communicator: Communicator, flight: Fl
 
 
 def measure_all(session: Session) -> str | None:
-    """Pilots, then rounds of blocks in seeded random order until every case is precise, or until something stops them: returns
-    `time` or `interrupted`, None where nothing did."""
+    """Pilots, then rounds of blocks in seeded random order until every case is precise, or until something stops them:
+    returns `time` or `interrupted`, None where nothing did."""
     options, bench = session.options, session.bench
-    groups = [[subject] for subject in session.subjects.values()] + [list(parts.values()) for parts in session.links.values()]
+    groups = [[subject] for subject in session.subjects.values()] + [
+        list(parts.values()) for parts in session.links.values()
+    ]
     for subject in (subject for group in groups for subject in group):
         pilot(bench, subject)
         if stop := agreed_stop(session):
@@ -259,7 +285,8 @@ def measure_all(session: Session) -> str | None:
                 return stop
         active = bench.world.communicator.broadcast(unfinished(session, active, round_ + 1))
         if not active:
-            return None
+            break
+    return None
 
 
 def store_block(session: Session, number: int, round_: int) -> None:
@@ -294,23 +321,49 @@ def describe(command: str, session: Session, crowded: bool, cpus: list[int]) -> 
     communicator, device = world.communicator, world.device
     facts = environment.describe(compiler=device.compiler, with_hostname=options.with_hostname)
     facts["mpi.thread_level"] = {"value": communicator.thread_level, "source": "MPI_Query_thread", "status": "ok"}
-    ranks = communicator.all_gather({"rank": communicator.rank, "device": device.name, "arch": device.arch, "cpus": cpus,
-                                     "numa": environment.numa_node(cpus[0])})
+    ranks = communicator.all_gather(
+        {
+            "rank": communicator.rank,
+            "device": device.name,
+            "arch": device.arch,
+            "cpus": cpus,
+            "numa": environment.numa_node(cpus[0]),
+        }
+    )
     cores = sorted({cpu for rank in ranks for cpu in rank["cpus"]})
     if isinstance(world.peers, Unsupported):
         notes = [f"Peer memory is not mapped: {world.peers.reason}."]
     else:
-        notes = [f"Peer memory is mapped ({device.memory_types['data']}) and was probed byte by byte in every direction."]
+        notes = [
+            f"Peer memory is mapped ({device.memory_types['data']}) and was probed byte by byte in every direction."
+        ]
     if crowded:
-        notes.append(f"{communicator.size} ranks share {len(cores)} cores: they take turns, and times are largely the scheduler's.")
+        notes.append(
+            f"{communicator.size} ranks share {len(cores)} cores: they take turns, and times are largely the scheduler's."
+        )
     library = communicator.library
     return Run(
-        run_id=session.bench.flight.run_id, benchmark=command, version=VERSION, argv=environment.scrub_argv(sys.argv[1:]), seed=options.seed,
-        machine_id=environment.machine_id(facts), software_id=environment.software_id(facts, library, device.compiler),
-        environment=facts, memory=dict(device.memory_types), clock_shared=session.bench.clock_shared, cases=session.planned,
+        run_id=session.bench.flight.run_id,
+        benchmark=command,
+        version=VERSION,
+        argv=environment.scrub_argv(sys.argv[1:]),
+        seed=options.seed,
+        machine_id=environment.machine_id(facts),
+        software_id=environment.software_id(facts, library, device.compiler),
+        environment=facts,
+        memory=dict(device.memory_types),
+        clock_shared=session.bench.clock_shared,
+        cases=session.planned,
         notes=notes + environment.threats(facts),
-        world={"size": communicator.size, "hosts": communicator.hosts, "ranks": ranks, "mpi_library": library,
-               "mpi_thread_level": communicator.thread_level, "dispatch": options.dispatch, "device_asked": options.device},
+        world={
+            "size": communicator.size,
+            "hosts": communicator.hosts,
+            "ranks": ranks,
+            "mpi_library": library,
+            "mpi_thread_level": communicator.thread_level,
+            "dispatch": options.dispatch,
+            "device_asked": options.device,
+        },
     )
 
 
@@ -321,7 +374,10 @@ def list_algorithms(world: World, options: Namespace) -> None:
     lines = []
     for algorithm in algorithms().values():
         bound = algorithm.bind(world, Case(datatype.size_bytes, datatype, options.op, buffer, buffer + 32))
-        lines.append(f"{algorithm.name:14} {algorithm.about}" + (f" -- not here: {bound.reason}" if isinstance(bound, Unsupported) else ""))
+        lines.append(
+            f"{algorithm.name:14} {algorithm.about}"
+            + (f" -- not here: {bound.reason}" if isinstance(bound, Unsupported) else "")
+        )
     if world.communicator.rank == 0:
         print("\n".join(lines))
 

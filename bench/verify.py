@@ -1,8 +1,9 @@
 """Data that a wrong, doubled, missing or stale contribution cannot match, and the exact result that it must give.
 
-Element i of rank r's send buffer in iteration t is element (i + t) mod 31 of that rank's table, so that what is right in one
-iteration is wrong everywhere in the thirty before and after it. Values are small integers (for products, powers of two or small
-integers) that no type rounds, in any order of summation, for up to eight ranks: results are compared bit by bit.
+Element i of rank r's send buffer in iteration t is element (i + t) mod 31 of that rank's table, so that what is right
+in one iteration is wrong everywhere in the thirty before and after it. Values are small integers (for products, powers
+of two or small integers) that no type rounds, in any order of summation, for up to eight ranks: results are compared
+bit by bit.
 """
 
 import numpy as np
@@ -14,14 +15,17 @@ REPEATS = 64
 
 
 def rank_table(datatype: Datatype, redop: str, rank: int, seed: int) -> Array:
-    """One period of a rank's values, decoded, shape (31,). No two neighbours agree, and none is neutral to the operation."""
+    """One period of a rank's values, decoded, shape (31,). No two neighbours agree, and none is neutral to the
+    operation."""
     if redop == "prod":
         choices = [2.0, -2.0, 0.5, -0.5] if datatype.is_float else [2, -2, 3, -3]
         order = np.random.default_rng([seed, rank])
         table = [choices[0], choices[1]]
         while len(table) < PERIOD:
             banned = {table[-1], table[-2]} | ({table[0], table[1]} if len(table) >= PERIOD - 2 else set())
-            table.append(order.choice([c for c in choices if c not in banned] or [c for c in choices if c != table[-1]]))
+            table.append(
+                order.choice([c for c in choices if c not in banned] or [c for c in choices if c != table[-1]])
+            )
     else:
         table = [1 + ((rank + 1) * i + 7 * rank + seed) % PERIOD for i in range(PERIOD)]
     return np.array(table, np.float64 if datatype.is_float else np.int64)
@@ -32,8 +36,10 @@ def expected_table(datatype: Datatype, redop: str, ranks: int, seed: int) -> Arr
     inputs = [rank_table(datatype, redop, rank, seed) for rank in range(ranks)]
     if redop != "avg":
         return datatype.encode(all_reduce_reference(inputs, redop))
-    accumulate = np.float64 if datatype.name == "float64" else np.float32
-    return datatype.encode(all_reduce_reference(inputs, "sum").astype(accumulate) * (accumulate(1) / accumulate(ranks)))
+    total: Array = all_reduce_reference(inputs, "sum")
+    if datatype.name == "float64":
+        return datatype.encode(total * (1.0 / ranks))
+    return datatype.encode(total.astype(np.float32) * (np.float32(1) / np.float32(ranks)))
 
 
 def repeated(table: Array) -> Array:
@@ -44,8 +50,8 @@ def repeated(table: Array) -> Array:
 def chain_expected(datatype: Datatype, redop: str, ranks: int, seed: int, calls: int) -> tuple[Array, float]:
     """One period of what a chain of calls ends with, decoded, and the relative error it may have.
 
-    After the first call every rank holds the same value x; each further sum gives n x of what the chain's link divided by n. For
-    powers of two that is exact. Else each call may round twice, in a library in an order of its own.
+    After the first call every rank holds the same value x; each further sum gives n x of what the chain's link divided
+    by n. For powers of two that is exact. Else each call may round twice, in a library in an order of its own.
     """
     first = datatype.decode(expected_table(datatype, redop, ranks, seed))
     if redop != "sum":

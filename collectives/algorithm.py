@@ -6,15 +6,30 @@ Binding gives an Operation, or Unsupported with the reason: a value for the tabl
 import ctypes
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from collectives.collective import Datatype
 from collectives.communicator import Communicator
 from collectives.peer_buffer import PeerBuffer
 from kernels.device import PHASES, Arguments, Device, DeviceError, Pattern, Plan, Step, Watch
 
-__all__ = ["PHASES", "Algorithm", "Case", "DeviceError", "Operation", "Pattern", "Plan", "Step", "Traffic", "Unsupported", "Watch", "World",
-           "algorithms", "bind_kernel", "plain_arguments", "whole_packs"]
+__all__ = [
+    "PHASES",
+    "Algorithm",
+    "Case",
+    "DeviceError",
+    "Operation",
+    "Pattern",
+    "Plan",
+    "Step",
+    "Traffic",
+    "Unsupported",
+    "Watch",
+    "World",
+    "algorithms",
+    "bind_kernel",
+    "plain_arguments",
+    "whole_packs",
+]
 
 
 @dataclass(frozen=True)
@@ -45,8 +60,8 @@ class Case:
 
 @dataclass(frozen=True)
 class World:
-    """What an algorithm may use: the ranks, the device, the peers' memory or why there is none, and how kernels are built
-    beyond world, type and operation (`STREAM_SLAB`, and the negative controls of platform.h)."""
+    """What an algorithm may use: the ranks, the device, the peers' memory or why there is none, and how kernels are
+    built beyond world, type and operation (`STREAM_SLAB`, and the negative controls of platform.h)."""
 
     communicator: Communicator
     device: Device
@@ -58,7 +73,8 @@ class World:
 class Operation:
     """An algorithm bound to a case: `step` performs it once, natively; `call` does, from Python.
 
-    `chosen` names the algorithm behind `auto`; `failure` gives a library's complaint about the last calls, if it had one.
+    `chosen` names the algorithm behind `auto`; `failure` gives a library's complaint about the last calls, if it had
+    one.
     """
 
     step: Step
@@ -69,8 +85,8 @@ class Operation:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one all-reduce of S bytes costs a rank at least: flags in a row, bytes copied into the slab, read from peers, and
-    copied from the send to the receive buffer."""
+    """What one all-reduce of S bytes costs a rank at least: flags in a row, bytes copied into the slab, read from
+    peers, and copied from the send to the receive buffer."""
 
     hops: int
     copied_bytes: int
@@ -115,7 +131,13 @@ def algorithms() -> dict[str, Algorithm]:
     """Every all-reduce, by name, in the order of the table: the library first, `auto` last."""
     from collectives import allreduce_one_shot, allreduce_ring, allreduce_two_shot, auto, library
 
-    found = (library.LIBRARY, *allreduce_one_shot.ALGORITHMS, allreduce_two_shot.TWO_SHOT, allreduce_ring.RING, auto.AUTO)
+    found = (
+        library.LIBRARY,
+        *allreduce_one_shot.ALGORITHMS,
+        allreduce_two_shot.TWO_SHOT,
+        allreduce_ring.RING,
+        auto.AUTO,
+    )
     return {algorithm.name: algorithm for algorithm in found}
 
 

@@ -20,8 +20,18 @@ def _traffic(copies: bool, ranks: int, size_bytes: int) -> Traffic:
 
 
 ALGORITHMS = (
-    Algorithm("one_shot_push", "each rank stores its input into every peer's slab and sums all",
-              partial(_bind, "one_shot_push"), partial(_traffic, True), lambda ranks: 1),
-    Algorithm("one_shot_pull", "each rank stores its input into its own slab, reads every peer's and sums all",
-              partial(_bind, "one_shot_pull"), partial(_traffic, False), lambda ranks: 1),
+    Algorithm(
+        "one_shot_push",
+        "each rank stores its input into every peer's slab and sums all",
+        partial(_bind, "one_shot_push"),
+        partial(_traffic, True),
+        lambda ranks: 1,
+    ),
+    Algorithm(
+        "one_shot_pull",
+        "each rank stores its input into its own slab, reads every peer's and sums all",
+        partial(_bind, "one_shot_pull"),
+        partial(_traffic, False),
+        lambda ranks: 1,
+    ),
 )

@@ -1,7 +1,7 @@
 """Ring all-reduce: every rank passes segments to its right; see kernels/allreduce_ring.cu.
 
-A segment is summed in rotated order with one rounding to the type on the wire a hop, so its error is at most (n-1) wire roundings
-where the one- and two-shot forms have one.
+A segment is summed in rotated order with one rounding to the type on the wire a hop, so its error is at most (n-1) wire
+roundings where the one- and two-shot forms have one.
 """
 
 from collectives.algorithm import Algorithm, Case, Operation, Traffic, Unsupported, World, bind_kernel, whole_packs
@@ -21,5 +21,10 @@ def _traffic(ranks: int, size_bytes: int) -> Traffic:
     return Traffic(2 * (ranks - 1), each_way, each_way, size_bytes)
 
 
-RING = Algorithm("ring", "segments go round, summed on the first lap, gathered on the second", _bind, _traffic,
-                 lambda ranks: max(1, ranks - 1))
+RING = Algorithm(
+    "ring",
+    "segments go round, summed on the first lap, gathered on the second",
+    _bind,
+    _traffic,
+    lambda ranks: max(1, ranks - 1),
+)

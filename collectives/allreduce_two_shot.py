@@ -19,5 +19,9 @@ def _traffic(ranks: int, size_bytes: int) -> Traffic:
 
 
 TWO_SHOT = Algorithm(
-    "two_shot", "each rank sums one segment of all inputs, then reads the other segments' sums", _bind, _traffic, lambda ranks: 1
+    "two_shot",
+    "each rank sums one segment of all inputs, then reads the other segments' sums",
+    _bind,
+    _traffic,
+    lambda ranks: 1,
 )

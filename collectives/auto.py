@@ -6,7 +6,8 @@ from collectives.algorithm import Algorithm, Case, Operation, Traffic, Unsupport
 
 
 def choose(size_bytes: int, ranks: int) -> str:
-    """Without a table measured on this machine: fewest steps while latency decides, fewest bytes where bandwidth does."""
+    """Without a table measured on this machine: fewest steps while latency decides, fewest bytes where bandwidth
+    does."""
     return "one_shot_pull" if size_bytes * (ranks - 1) <= 128 << 10 else "two_shot"
 
 

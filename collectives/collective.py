@@ -52,8 +52,15 @@ DATATYPES = {
     )
 }
 # nccl-tests' names, and the short ones.
-DATATYPE_ALIASES = {"float": "float32", "half": "float16", "double": "float64",
-                    "fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "fp64": "float64"}
+DATATYPE_ALIASES = {
+    "float": "float32",
+    "half": "float16",
+    "double": "float64",
+    "fp32": "float32",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+    "fp64": "float64",
+}
 REDOPS = ("sum", "prod", "min", "max", "avg")
 
 
@@ -77,9 +84,10 @@ def all_reduce_reference(inputs: list[Array], redop: str) -> Array:
 def all_reduce_error_bound(inputs: list[Array], redop: str, datatype: Datatype, wire_roundings: int) -> Array:
     """The largest error, element by element, that an all-reduce may have against float64.
 
-    `wire_roundings` roundings to the type on the wire (1 for the one- and two-shot forms, one a hop for the ring) and one
-    fp32 rounding (fp64 for float64) for each combination and each mean; Higham, Accuracy and Stability, section 4.2: the error of a
-    recursive sum is at most the roundings times the sum of magnitudes. Subnormal results may be off by one smallest step a rounding.
+    `wire_roundings` roundings to the type on the wire (1 for the one- and two-shot forms, one a hop for the ring) and
+    one fp32 rounding (fp64 for float64) for each combination and each mean; Higham, Accuracy and Stability, section
+    4.2: the error of a recursive sum is at most the roundings times the sum of magnitudes. Subnormal results may be off
+    by one smallest step a rounding.
     """
     if not datatype.is_float or redop in ("min", "max"):
         return np.zeros_like(inputs[0], dtype=np.float64)

@@ -26,9 +26,9 @@ def launched_rank() -> int | None:
 def best_thread_level() -> str:
     """The level at which MPI is fastest here, decided before MPI is up.
 
-    MULTIPLE, mpi4py's own choice, makes MPICH four to six times slower at 4 to 16 KB. But where ranks outnumber cores MPICH 5.0.2
-    gives the core away at no other level: four ranks on two cores took 1.5 s for 1 MB at FUNNELED, whatever its polling variables,
-    and 1.5 ms at MULTIPLE.
+    MULTIPLE, mpi4py's own choice, makes MPICH four to six times slower at 4 to 16 KB. But where ranks outnumber cores
+    MPICH 5.0.2 gives the core away at no other level: four ranks on two cores took 1.5 s for 1 MB at FUNNELED, whatever
+    its polling variables, and 1.5 ms at MULTIPLE.
     """
     ranks = next((int(os.environ[name]) for name in LOCAL_SIZE_VARIABLES if os.environ.get(name, "").isdigit()), 1)
     return "multiple" if ranks > len(os.sched_getaffinity(0)) else "funneled"
@@ -40,7 +40,7 @@ class Communicator:
     def __init__(self, thread_level: str | None = None) -> None:
         import mpi4py
 
-        mpi4py.rc.thread_level = thread_level or best_thread_level()  # type: ignore[assignment]
+        mpi4py.rc.thread_level = thread_level or best_thread_level()
         from mpi4py import MPI
 
         self.mpi = MPI
@@ -51,7 +51,9 @@ class Communicator:
         self.node = node
         self.hosts = self.world.allreduce(1 if node.rank == 0 else 0)
         self.thread_level = THREAD_LEVELS[
-            [MPI.THREAD_SINGLE, MPI.THREAD_FUNNELED, MPI.THREAD_SERIALIZED, MPI.THREAD_MULTIPLE].index(MPI.Query_thread())
+            [MPI.THREAD_SINGLE, MPI.THREAD_FUNNELED, MPI.THREAD_SERIALIZED, MPI.THREAD_MULTIPLE].index(
+                MPI.Query_thread()
+            )
         ]
 
     @property

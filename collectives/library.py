@@ -1,14 +1,15 @@
 """The baseline: the MPI library's own all-reduce, on the same buffers and in the same loop as ours.
 
-What a library can reduce comes from the tables here, never from a try inside the job: asked for a type that it lacks, one
-library aborts the whole job.
+What a library can reduce comes from the tables here, never from a try inside the job: asked for a type that it lacks,
+one library aborts the whole job.
 """
 
 from collectives.algorithm import Algorithm, Case, Operation, Traffic, Unsupported, World
 from kernels.device import LibraryBarrier, LibraryCall, Step
 
 TYPES = {"float32": "FLOAT", "float64": "DOUBLE", "int32": "INT32_T", "int64": "INT64_T"}
-# Beyond the standard: measured with the library named. MPICH 5.0.2 reduces its MPIX_C_FLOAT16 and aborts on MPIX_BFLOAT16.
+# Beyond the standard: measured with the library named. MPICH 5.0.2 reduces its MPIX_C_FLOAT16 and aborts on
+# MPIX_BFLOAT16.
 EXTRA_TYPES = {("MPICH", 5): {"float16": "FLOAT16_T"}}
 OPS = {"sum": "SUM", "prod": "PROD", "min": "MIN", "max": "MAX"}
 
@@ -29,8 +30,14 @@ def _bind(world: World, case: Case) -> Operation | Unsupported:
         return Unsupported(f"MPI has no {case.redop}")
     send = mpi.in_place if case.in_place else case.send
     arguments = LibraryCall(
-        mpi.function("MPI_Allreduce"), send, case.receive, case.count, mpi.handle(type_name), mpi.handle(op_name),
-        mpi.handle("COMM_WORLD"), 0,
+        mpi.function("MPI_Allreduce"),
+        send,
+        case.receive,
+        case.count,
+        mpi.handle(type_name),
+        mpi.handle(op_name),
+        mpi.handle("COMM_WORLD"),
+        0,
     )
 
     def failure() -> str | None:
@@ -53,4 +60,6 @@ def barrier(world: World) -> Step:
     return Step(world.device.host_kernel("call_library_barrier"), arguments)
 
 
-LIBRARY = Algorithm("library", "MPI_Allreduce of the MPI library that started this", _bind, _traffic, lambda ranks: max(1, ranks - 1))
+LIBRARY = Algorithm(
+    "library", "MPI_Allreduce of the MPI library that started this", _bind, _traffic, lambda ranks: max(1, ranks - 1)
+)

@@ -1,17 +1,18 @@
 """One slab a rank, mapped by all: allocate, exchange handles, map, and believe only what was probed.
 
-Flags and data are separate allocations. A peer's memory counts as mapped after every byte of a probe has been seen through the
-kernels' own loads and stores, in each direction, sixteen times over the same addresses with new contents each time: a stale cache
-shows only at the second use.
+Flags and data are separate allocations. A peer's memory counts as mapped after every byte of a probe has been seen
+through the kernels' own loads and stores, in each direction, sixteen times over the same addresses with new contents
+each time: a stale cache shows only at the second use.
 """
 
 import ctypes
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from collectives.communicator import Communicator, Disagreement
-from kernels.device import CONTROL_BYTES, MOST_RANKS, Arguments, Device, DeviceError, Memory, Step, Watch
+from kernels.device import MOST_RANKS, Arguments, Control, Device, DeviceError, Memory, Step, Watch
 
 HALF_BYTES = 4 << 20
 PROBE_BYTES = 4096
@@ -34,15 +35,26 @@ class PeerBuffer:
         """The kernels' argument for buffers at these addresses; `count` in elements."""
         at = ctypes.c_void_p * MOST_RANKS
         return Arguments(
-            send, receive, count, chunk_bytes, self.half_bytes, int(self.timeout_s * 1e9), self.rank, self.yields,
-            at(*(m.address for m in self.slabs)), at(*(m.address for m in self.controls)), ctypes.addressof(self.watch),
+            send,
+            receive,
+            count,
+            chunk_bytes,
+            self.half_bytes,
+            int(self.timeout_s * 1e9),
+            self.rank,
+            self.yields,
+            at(*(m.address for m in self.slabs)),
+            at(*(m.address for m in self.controls)),
+            ctypes.addressof(self.watch),
         )
 
     def set_epoch(self, epoch: int) -> None:
         """Makes `epoch` that of the last launch. Every rank must call it, between two barriers."""
-        words = np.frombuffer((ctypes.c_char * CONTROL_BYTES).from_address(self.controls[self.rank].address), np.uint64)
-        words[0] = epoch
-        words[16 * (3 + MOST_RANKS) :: 16] = epoch << 32
+        own = Control.from_address(self.controls[self.rank].address)
+        own.epoch.value = epoch
+        for flags in own.flags:
+            for flag in flags:
+                flag.value = epoch << 32
 
     def close(self) -> None:
         for memory in (*self.slabs, *self.controls):
@@ -64,10 +76,10 @@ def _exchange(communicator: Communicator, device: Device, size_bytes: int, named
 def connect(communicator: Communicator, device: Device, watch: Watch, yields: bool, timeout_s: float) -> PeerBuffer:
     """Allocates, maps and probes. Raises Disagreement, on all ranks, naming what failed first."""
     try:
-        controls = _exchange(communicator, device, CONTROL_BYTES, named=False)
+        controls = _exchange(communicator, device, ctypes.sizeof(Control), named=False)
         named = False
     except Disagreement:
-        controls = _exchange(communicator, device, CONTROL_BYTES, named=True)
+        controls = _exchange(communicator, device, ctypes.sizeof(Control), named=True)
         named = True
         device.memory_types = {"flags": "posix shared memory", "data": "posix shared memory"}
     slabs = _exchange(communicator, device, 2 * HALF_BYTES, named)
@@ -77,7 +89,8 @@ def connect(communicator: Communicator, device: Device, watch: Watch, yields: bo
 
 
 def probe(communicator: Communicator, device: Device, peers: PeerBuffer) -> None:
-    """Pushes and pulls patterns between all pairs and bounces a flag. Raises Disagreement naming the pair and the first wrong offset."""
+    """Pushes and pulls patterns between all pairs and bounces a flag. Raises Disagreement naming the pair and the first
+    wrong offset."""
     size, rank = communicator.size, communicator.rank
     kernels = device.compile("link_probe", {"WORLD": str(size), "ELEMENT": "Int32"})
     source, sink = device.private(PROBE_BYTES), device.private(PROBE_BYTES)
@@ -86,14 +99,15 @@ def probe(communicator: Communicator, device: Device, peers: PeerBuffer) -> None
     def move(to: int, origin: int) -> None:
         device.caller(Step(kernels.kernel("copy_local"), peers.arguments(origin, to, count, PROBE_BYTES)))()
 
-    def pattern(turn: int, writer: int, reader: int) -> np.ndarray:
+    def pattern(turn: int, writer: int, reader: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         return np.random.default_rng([turn, writer, reader]).integers(0, 256, PROBE_BYTES, np.uint8)
 
     def place(owner: int, writer: int) -> int:
         return peers.slabs[owner].address + writer * PROBE_BYTES
 
     for turn in range(PROBE_ROUNDS):
-        # Pushed: rank w writes into slot w of each peer's slab. Pulled: each writes into its own last slot, which all read.
+        # Pushed: rank w writes into slot w of each peer's slab. Pulled: each writes into its own last slot, which all
+        # read.
         for reader in range(size):
             source[:] = pattern(turn, rank, reader)
             move(place(reader, rank), source.ctypes.data)

@@ -25,5 +25,7 @@ def open_world(communicator: Communicator, device_name: str, watch: Watch, yield
         reason = f"its ranks are on {communicator.hosts} hosts, and memory is mapped within one"
         return World(communicator, device, Unsupported(reason))
     if communicator.size > MOST_RANKS:
-        return World(communicator, device, Unsupported(f"{communicator.size} ranks, and a slab serves {MOST_RANKS} at most"))
+        return World(
+            communicator, device, Unsupported(f"{communicator.size} ranks, and a slab serves {MOST_RANKS} at most")
+        )
     return World(communicator, device, connect(communicator, device, watch, yields, timeout_s))

@@ -1,13 +1,14 @@
 // Ring all-reduce, chunked and pipelined: each rank talks to its two neighbours only.
 //
-// 2(n-1) steps; each rank sends 2 (n-1)/n S bytes, all to the rank on its right. A chunk of the message has one segment a rank
-// and passes through 2n-1 stages, one a beat; chunk k enters in beat k, so that several chunks are on their way at once:
+// 2(n-1) steps; each rank sends 2 (n-1)/n S bytes, all to the rank on its right. A chunk of the message has one segment
+// a rank and passes through 2n-1 stages, one a beat; chunk k enters in beat k, so that several chunks are on their way
+// at once:
 //   stage 0               send one's own segment `rank`
 //   stages 1 .. n-2       add one's own input to the partial sum that came from the left, send it on
 //   stage n-1             the same, and the sum is complete: keep it and send it on
-//   stages n .. 2n-2      keep the complete segment that came from the left, and (but for the last stage) send it on
-// What stage s sends lands in inbox s of the right neighbour, which reads it in its stage s+1, one beat later.
-// Each segment is summed in rotated order, with one rounding to the wire type a hop, by one rank: every rank gets its bits.
+// stages n .. 2n-2      keep the complete segment that came from the left, and (but for the last stage) send it on What
+// stage s sends lands in inbox s of the right neighbour, which reads it in its stage s+1, one beat later. Each segment
+// is summed in rotated order, with one rounding to the wire type a hop, by one rank: every rank gets its bits.
 #include "pack.h"
 
 constexpr int STAGES = 2 * WORLD - 1;

@@ -1,12 +1,13 @@
 // Two-shot all-reduce: a reduce-scatter, then an all-gather, both direct.
 //
-// Two steps; each rank sends and reads 2 (n-1)/n S bytes. A chunk of the message has one segment a rank. In beat b a rank does
+// Two steps; each rank sends and reads 2 (n-1)/n S bytes. A chunk of the message has one segment a rank. In beat b a
+// rank does
 //   A. of chunk b:   copies the segments that others own into its own slab, where their owners will read them
 //   B. of chunk b-1: sums its own segment of all ranks, in rank order and rounded once, into its output and its slab
-//   C. of chunk b-2: copies the sums of the other segments from their owners' slabs into its output
-// and signals the beat's end. Each part waits only for what its peers did in the beat before, so one flag a beat orders all
-// three; and what part A or B overwrites, two beats old, was read by the peers in the beat before. A sum is computed by one
-// rank, so every rank gets the same bits.
+// C. of chunk b-2: copies the sums of the other segments from their owners' slabs into its output and signals the
+// beat's end. Each part waits only for what its peers did in the beat before, so one flag a beat orders all three; and
+// what part A or B overwrites, two beats old, was read by the peers in the beat before. A sum is computed by one rank,
+// so every rank gets the same bits.
 #include "pack.h"
 
 extern "C" __global__ void two_shot(LAUNCHED_WITH(Arguments) a) {

@@ -12,8 +12,6 @@ import numpy as np
 
 MOST_RANKS = 8
 MOST_BLOCKS = 128
-LINE_BYTES = 128
-CONTROL_BYTES = LINE_BYTES * (3 + MOST_RANKS + MOST_BLOCKS * MOST_RANKS)
 PHASES = ("idle", "writing the send buffer", "barrier", "the collective", "reading the result", "check")
 
 
@@ -27,6 +25,24 @@ class Watch(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_uint64)
         for name in ("stop", "timed_out", "peer", "block", "seen", "wanted", "iteration", "phase")
+    ]
+
+
+class Line(ctypes.Structure):
+    """A value with 128 bytes to itself."""
+
+    _fields_ = [("value", ctypes.c_uint64), ("rest", ctypes.c_char * 120)]
+
+
+class Control(ctypes.Structure):
+    """A rank's control block: its epoch, and the flags that its peers write."""
+
+    _fields_ = [
+        ("epoch", Line),
+        ("ticket", Line),
+        ("meetings", Line),
+        ("meet", Line * MOST_RANKS),
+        ("flags", Line * MOST_RANKS * MOST_BLOCKS),
     ]
 
 
@@ -120,8 +136,9 @@ class Step:
 class Plan:
     """A block of iterations: what is done in each, and how often.
 
-    Each iteration prepares, meets, is stamped around `operation`, consumes, and in the first and last `checks` of them checks.
-    With `calls` > 0 an iteration is a chain of so many operations, each followed by `consume`, and then the same without them.
+    Each iteration prepares, meets, is stamped around `operation`, consumes, and in the first and last `checks` of them
+    checks. With `calls` > 0 an iteration is a chain of so many operations, each followed by `consume`, and then the
+    same without them.
     """
 
     prepare: Step

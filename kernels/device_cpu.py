@@ -1,8 +1,8 @@
 """The host as a device: the system's C++ compiler, and memory that processes share.
 
-A block is one thread, a rank one process. Shared memory is a memfd, which a peer opens through `/proc/PID/fd/N`: it has no name to
-guess, leaves nothing behind even after SIGKILL, and does not depend on the size of /dev/shm; where that path is closed,
-a POSIX shared-memory object serves, which is unlinked as soon as a peer has it.
+A block is one thread, a rank one process. Shared memory is a memfd, which a peer opens through `/proc/PID/fd/N`: it has
+no name to guess, leaves nothing behind even after SIGKILL, and does not depend on the size of /dev/shm; where that path
+is closed, a POSIX shared-memory object serves, which is unlinked as soon as a peer has it.
 """
 
 import ctypes
@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 import platform
+import re
 import secrets
 import shlex
 import shutil
@@ -25,11 +26,12 @@ from typing import Any
 import numpy as np
 
 from kernels.device import (
-    CONTROL_BYTES,
     Arguments,
+    Control,
     DeviceError,
     Kernel,
     LibraryCall,
+    Memory,
     Pattern,
     Plan,
     Step,
@@ -42,7 +44,8 @@ FLAGS = ["-std=c++17", "-O3", "-march=native", "-fwrapv", "-fPIC", "-shared"]
 
 @cache
 def find_compiler() -> list[str]:
-    """The command of a C++ compiler: `$CXX`, c++, g++, clang++, or the ziglang wheel. Raises CompileError if there is none."""
+    """The command of a C++ compiler: `$CXX`, c++, g++, clang++, or the ziglang wheel. Raises CompileError if there is
+    none."""
     chosen = os.environ.get("CXX")
     if chosen:
         command = shlex.split(chosen)
@@ -73,11 +76,8 @@ def compiler_version() -> str:
 @cache
 def cpu_name() -> str:
     """The CPU's model and, hashed, the features that -march=native looks at."""
-    lines = dict(
-        (part.strip() for part in line.split(":", 1))
-        for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-        if ":" in line
-    )
+    first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    lines: dict[str, str] = dict(re.findall(r"^([^\t:]+?)\s*:[ \t]*(.*)$", first, re.MULTILINE))
     model = lines.get("model name") or lines.get("CPU part") or platform.machine()
     features = lines.get("flags") or lines.get("Features") or ""
     return f"{model} {hashlib.sha256(features.encode()).hexdigest()[:8]}"
@@ -109,7 +109,8 @@ class SharedMemory:
 
 
 def _open_shared(handle: bytes) -> int:
-    """A file descriptor for a peer's memory. Raises DeviceError if the peer's memory cannot be had or has another size."""
+    """A file descriptor for a peer's memory. Raises DeviceError if the peer's memory cannot be had or has another
+    size."""
     where = json.loads(handle)
     try:
         fd = os.open(where["path"], os.O_RDWR | os.O_CLOEXEC)
@@ -125,8 +126,11 @@ class Loop(ctypes.Structure):
     """`Loop` of timed_loop.cpp; a step is a function and its argument."""
 
     _fields_ = [
-        *((f"{step}_{part}", ctypes.c_void_p)
-          for step in ("prepare", "meet", "operation", "consume", "check") for part in ("run", "argument")),
+        *(
+            (f"{step}_{part}", ctypes.c_void_p)
+            for step in ("prepare", "meet", "operation", "consume", "check")
+            for part in ("run", "argument")
+        ),
         ("warmup", ctypes.c_long),
         ("iterations", ctypes.c_long),
         ("checks", ctypes.c_long),
@@ -135,9 +139,6 @@ class Loop(ctypes.Structure):
         ("done", ctypes.c_long),
         ("watch", ctypes.c_void_p),
     ]
-
-
-
 
 
 class CpuDevice:
@@ -151,11 +152,14 @@ class CpuDevice:
         self.memory_types = {"flags": "memfd", "data": "memfd"}
         self.loop = self._load(SOURCES / "timed_loop.cpp", {})
         layout = (ctypes.c_long * 6).in_dll(self.loop.library, "layout")
-        mine = [ctypes.sizeof(Arguments), CONTROL_BYTES, *map(ctypes.sizeof, (Watch, Loop, Pattern, LibraryCall))]
-        assert list(layout) == mine, f"the structures of sync.h and timed_loop.cpp {list(layout)} are not those here {mine}"
+        mine = [ctypes.sizeof(kind) for kind in (Arguments, Control, Watch, Loop, Pattern, LibraryCall)]
+        assert list(layout) == mine, (
+            f"the structures of sync.h and timed_loop.cpp {list(layout)} are not those here {mine}"
+        )
 
     def compile(self, stem: str, macros: Mapping[str, str]) -> CpuModule:
-        """Compiles `kernels/<stem>.cu` with -D for each macro; raises CompileError with the compiler's first complaint."""
+        """Compiles `kernels/<stem>.cu` with -D for each macro; raises CompileError with the compiler's first
+        complaint."""
         return self._load(SOURCES / f"{stem}.cu", macros)
 
     def _load(self, source: Path, macros: Mapping[str, str]) -> CpuModule:
@@ -165,7 +169,9 @@ class CpuDevice:
             command = [*find_compiler(), "-x", "c++", *flags, str(source), "-o", str(path)]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                complaint = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200])
+                complaint = next(
+                    (line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200]
+                )
                 raise CompileError(f"{find_compiler()[0]} cannot compile {source.name}: {complaint}")
 
         toolchain = f"{' '.join(find_compiler())} {compiler_version()} {cpu_name()}"
@@ -174,8 +180,8 @@ class CpuDevice:
     def allocate(self, size_bytes: int, named: bool = False) -> SharedMemory:
         """Shared memory, zeroed and touched here, so that it lies near this rank's core.
 
-        With `named`, for systems that keep processes from each other's /proc: a POSIX object, which the caller has to unlink
-        through `forget_name` as soon as all peers have opened it.
+        With `named`, for systems that keep processes from each other's /proc: a POSIX object, which the caller has to
+        unlink through `forget_name` as soon as all peers have opened it.
         """
         if named:
             path = f"/dev/shm/wiretax-{secrets.token_hex(16)}"
@@ -189,7 +195,7 @@ class CpuDevice:
         ctypes.memset(memory.address, 0, size_bytes)
         return memory
 
-    def forget_name(self, memory: SharedMemory) -> None:
+    def forget_name(self, memory: Memory) -> None:
         """Removes the name of memory that was allocated with one."""
         path = Path(json.loads(memory.handle)["path"])
         if path.parent == Path("/dev/shm"):
@@ -214,10 +220,18 @@ class CpuDevice:
         stamps = np.zeros((plan.iterations, 4), np.int64)
         steps = (plan.prepare, plan.meet, plan.operation, plan.consume, plan.check)
         pointers = [p for step in steps for p in (step.kernel.address, ctypes.addressof(step.argument))]
-        loop = Loop(*pointers, plan.warmup, plan.iterations, plan.checks, plan.calls, stamps.ctypes.data, 0, ctypes.addressof(watch))
+        loop = Loop(
+            *pointers,
+            plan.warmup,
+            plan.iterations,
+            plan.checks,
+            plan.calls,
+            stamps.ctypes.data,
+            0,
+            ctypes.addressof(watch),
+        )
         self.loop.library.timed_loop(ctypes.byref(loop))
         return stamps[: loop.done]
-
 
     def caller(self, step: Step) -> Callable[[], None]:
         """A Python function that performs a step once."""

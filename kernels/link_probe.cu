@@ -1,5 +1,6 @@
-// The parts that an all-reduce is made of, one at a time: a meeting, a flag's round trip, storing what a peer will read, reading what
-// a peer has stored, and copying through the machine's own memory. They give the state of the link and the bound.
+// The parts that an all-reduce is made of, one at a time: a meeting, a flag's round trip, storing what a peer will
+// read, reading what a peer has stored, and copying through the machine's own memory. They give the state of the link
+// and the bound.
 //
 // None of them signals through the epoch's flags but the ping-pong, which lets every rank wait for every other first.
 #include "pack.h"
@@ -16,8 +17,8 @@ extern "C" __global__ void meet(LAUNCHED_WITH(Arguments) a) {
   if (thread() == 0) a.control[a.rank]->meetings.value = meeting;
 }
 
-// Pairs (0,1), (2,3), ... bounce a flag `count` times; the mean round trip in ns goes into receive[0] as a 64-bit integer, 0 for
-// a rank without a partner.
+// Pairs (0,1), (2,3), ... bounce a flag `count` times; the mean round trip in ns goes into receive[0] as a 64-bit
+// integer, 0 for a rank without a partner.
 extern "C" __global__ void flag_ping_pong(LAUNCHED_WITH(Arguments) a) {
   const unsigned epoch = enter_launch(a);
   signal(a, everyone_but(a.rank), stamp(epoch, 1));
@@ -36,8 +37,8 @@ extern "C" __global__ void flag_ping_pong(LAUNCHED_WITH(Arguments) a) {
   leave_launch(a, epoch);
 }
 
-// Stores `count` elements into one's own slab as an all-reduce does: chunk by chunk into two slots, in the half of its epoch, so
-// into lines that the peer has read two launches ago. Only between meetings: it waits for nobody.
+// Stores `count` elements into one's own slab as an all-reduce does: chunk by chunk into two slots, in the half of its
+// epoch, so into lines that the peer has read two launches ago. Only between meetings: it waits for nobody.
 extern "C" __global__ void copy_in(LAUNCHED_WITH(Arguments) a) {
   const unsigned epoch = enter_launch(a);
   const long most = a.chunk_bytes / ELEMENT_BYTES;
@@ -57,7 +58,7 @@ struct Nowhere {
 DEVICE void use(const Arguments& a, words kept) {
   const pack p = {{kept}};
   unsigned first;
-  __builtin_memcpy(&first, &p, sizeof first);
+  copy_bits(&first, &p, sizeof first);
   if (first == 0x5ca1ab1eu) ((volatile unsigned*)&a.watch->phase)[1] = first;
 }
 

@@ -1,8 +1,8 @@
 """Finds a kernel's source, compiles it once for all ranks, and keeps what was compiled.
 
-The cache's key covers the source, every header that it includes, the flags, and the compiler's version, so that a stale binary
-is never loaded. Ranks that start together on an empty cache are safe: whoever holds the key's lock compiles, into a file of
-another name, and renames it when it is whole; the others wait and find it.
+The cache's key covers the source, every header that it includes, the flags, and the compiler's version, so that a stale
+binary is never loaded. Ranks that start together on an empty cache are safe: whoever holds the key's lock compiles,
+into a file of another name, and renames it when it is whole; the others wait and find it.
 """
 
 import fcntl
@@ -50,7 +50,8 @@ def cache_folder() -> Path:
 
 
 def compiled(source: Path, flags: list[str], toolchain: str, suffix: str, compile_to: Callable[[Path], None]) -> Path:
-    """The compiled form of `source`, from the cache or by `compile_to(path)`; `toolchain` names compiler and machine."""
+    """The compiled form of `source`, from the cache or by `compile_to(path)`; `toolchain` names compiler and
+    machine."""
     key = hashlib.sha256("\0".join([toolchain, *flags]).encode())
     for path in source_with_headers(source):
         key.update(path.name.encode() + b"\0" + path.read_bytes())

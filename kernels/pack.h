@@ -1,8 +1,9 @@
 // Elements in packs, and what a reduction does to them.
 //
-// A pack is the widest access of the machine. For arithmetic it is widened to `Values`: fp16 and bf16 to fp32, the others as
-// they are; a result is rounded to the wire type once, when it is narrowed. Which element lies where inside a pack is this
-// file's own business. What a pack does not divide, the tail, goes element by element in lane 0 of an otherwise empty pack.
+// A pack is the widest access of the machine. For arithmetic it is widened to `Values`: fp16 and bf16 to fp32, the
+// others as they are; a result is rounded to the wire type once, when it is narrowed. Which element lies where inside a
+// pack is this file's own business. What a pack does not divide, the tail, goes element by element in lane 0 of an
+// otherwise empty pack.
 #pragma once
 #include "sync.h"
 
@@ -70,12 +71,12 @@ constexpr long PACK_ELEMENTS = sizeof(pack) / ELEMENT_BYTES;
 DEVICE pack load_element(const char* buffer, long i) {
   pack p = {};
   Element::bits e = ((const volatile Element::bits*)buffer)[i];
-  __builtin_memcpy(&p, &e, sizeof e);
+  copy_bits(&p, &e, sizeof e);
   return p;
 }
 DEVICE void store_element(char* buffer, long i, pack p) {
   Element::bits e;
-  __builtin_memcpy(&e, &p, sizeof e);
+  copy_bits(&e, &p, sizeof e);
   ((volatile Element::bits*)buffer)[i] = e;
 }
 
@@ -113,8 +114,8 @@ template <Finish FINISH, int SOURCES, class Load> DEVICE pack combined(Load load
 
 template <int SOURCES> struct Sources { const char* at[SOURCES]; };
 
-// Reduces `count` elements of each source into `to`; one source is copied. All loads of a batch come before its stores: the
-// compiler may not reorder them itself, since the buffers might overlap.
+// Reduces `count` elements of each source into `to`; one source is copied. All loads of a batch come before its stores:
+// the compiler may not reorder them itself, since the buffers might overlap.
 template <Finish FINISH, int SOURCES, class To> DEVICE void reduce(To to, Sources<SOURCES> from, long count) {
   constexpr int BATCH = 4;
   const long packs = count / PACK_ELEMENTS, step = threads();

@@ -1,7 +1,8 @@
 // Which machine this is: the only file with #if. Everything above it reads the same on CUDA, HIP and a host CPU.
 //
-// On the CPU a block is one thread, a register is one GNU vector as wide as the machine has, and a peer's memory is memory
-// that another process maps too. On a GPU a register is one 32-bit word, and a pack is four of them: one 128-bit access.
+// On the CPU a block is one thread, a register is one GNU vector as wide as the machine has, and a peer's memory is
+// memory that another process maps too. On a GPU a register is one 32-bit word, and a pack is four of them: one 128-bit
+// access.
 #pragma once
 
 #ifndef WORLD      // ranks; a compile-time constant, because a run-time one costs up to 20 % at small sizes
@@ -42,81 +43,18 @@ typedef long long longs;
 
 struct alignas(16) pack { words r[REGISTERS]; };
 
+DEVICE void copy_bits(void* to, const void* from, unsigned long bytes) { memcpy(to, from, bytes); }
 template <class To, class From> DEVICE To reinterpret(From from) {
   static_assert(sizeof(To) == sizeof(From), "reinterpret keeps the bits");
   To to;
-  memcpy(&to, &from, sizeof to);
+  copy_bits(&to, &from, sizeof to);
   return to;
 }
 
 #if defined(__CUDACC__)
-
-DEVICE int thread_in_block() { return threadIdx.x; }
-DEVICE int threads_in_block() { return blockDim.x; }
-DEVICE int block() { return blockIdx.x; }
-DEVICE int blocks() { return gridDim.x; }
-DEVICE void block_barrier() { __syncthreads(); }
-DEVICE void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
-DEVICE void store_release_system(u64* p, u64 v) { asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory"); }
-DEVICE u64 load_acquire_system(const u64* p) {
-  u64 v;
-  asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
-  return v;
-}
-DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) { return atomicAdd(p, v); }
-DEVICE u64 clock_ns() {
-  u64 t;
-  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
-  return t;
-}
-// Plain C++ accesses were split into scalar ones and may become ld.global.nc, which must not read what a peer writes.
-DEVICE pack load_16_bytes(const void* p) {
-  pack x;
-  asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.r[0]), "=r"(x.r[1]), "=r"(x.r[2]), "=r"(x.r[3]) : "l"(p) : "memory");
-  return x;
-}
-DEVICE void store_16_bytes(void* p, pack x) {
-  asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3]) : "memory");
-}
-DEVICE void stream_16_bytes(void* p, pack x) {
-  asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3]) : "memory");
-}
-DEVICE float float_from_half(unsigned short h) {
-  float f;
-  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
-  return f;
-}
-DEVICE unsigned short half_from_float(float f) {
-  unsigned short h;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
-  return h;
-}
-
-#else  // ------------------------------------------------------------------------------------------------------- HIP
-
-DEVICE int thread_in_block() { return __builtin_amdgcn_workitem_id_x(); }
-DEVICE int threads_in_block() { return __builtin_amdgcn_workgroup_size_x(); }
-DEVICE int block() { return __builtin_amdgcn_workgroup_id_x(); }
-DEVICE int blocks() { return __builtin_amdgcn_grid_size_x() / __builtin_amdgcn_workgroup_size_x(); }
-DEVICE void block_barrier() {
-  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
-  __builtin_amdgcn_s_barrier();
-  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
-}
-DEVICE void fence_system() { __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, ""); }
-DEVICE void store_release_system(u64* p, u64 v) { __hip_atomic_store(p, v, __ATOMIC_RELEASE, __HIP_MEMORY_SCOPE_SYSTEM); }
-DEVICE u64 load_acquire_system(const u64* p) { return __hip_atomic_load(p, __ATOMIC_ACQUIRE, __HIP_MEMORY_SCOPE_SYSTEM); }
-DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) {
-  return __hip_atomic_fetch_add(p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
-}
-DEVICE u64 clock_ns() { return __builtin_readsteadycounter() * 10; }  // s_memrealtime counts at 100 MHz
-typedef unsigned four_words __attribute__((ext_vector_type(4)));
-DEVICE pack load_16_bytes(const void* p) { return reinterpret<pack>(*(const volatile four_words*)p); }
-DEVICE void store_16_bytes(void* p, pack x) { *(volatile four_words*)p = reinterpret<four_words>(x); }
-DEVICE void stream_16_bytes(void* p, pack x) { __builtin_nontemporal_store(reinterpret<four_words>(x), (four_words*)p); }
-DEVICE float float_from_half(unsigned short h) { return (float)reinterpret<_Float16>(h); }
-DEVICE unsigned short half_from_float(float f) { return reinterpret<unsigned short>((_Float16)f); }
-
+#include "platform_cuda.h"
+#else
+#include "platform_hip.h"
 #endif
 
 DEVICE void breathe() {}
@@ -172,10 +110,11 @@ typedef unsigned aligned_words __attribute__((vector_size(VECTOR_BYTES), may_ali
 
 struct pack { words r[REGISTERS]; };
 
+DEVICE void copy_bits(void* to, const void* from, unsigned long bytes) { __builtin_memcpy(to, from, bytes); }
 template <class To, class From> DEVICE To reinterpret(From from) {
   static_assert(sizeof(To) == sizeof(From), "reinterpret keeps the bits");
   To to;
-  __builtin_memcpy(&to, &from, sizeof to);
+  copy_bits(&to, &from, sizeof to);
   return to;
 }
 
@@ -211,10 +150,8 @@ DEVICE void fence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
 #if defined(__clang__)
 DEVICE void stream_pack(char* buffer, long i, pack x) { __builtin_nontemporal_store(x.r[0], (aligned_words*)buffer + i); }
-#elif defined(__AVX512F__)
-DEVICE void stream_pack(char* buffer, long i, pack x) { asm volatile("vmovntdq %1, %0" : "=m"(((aligned_words*)buffer)[i]) : "v"(x.r[0])); }
 #elif defined(__AVX__)
-DEVICE void stream_pack(char* buffer, long i, pack x) { asm volatile("vmovntdq %1, %0" : "=m"(((aligned_words*)buffer)[i]) : "x"(x.r[0])); }
+DEVICE void stream_pack(char* buffer, long i, pack x) { asm volatile("vmovntdq %1, %0" : "=m"(((aligned_words*)buffer)[i]) : "v"(x.r[0])); }
 #elif defined(__SSE2__)
 DEVICE void stream_pack(char* buffer, long i, pack x) { asm volatile("movntdq %1, %0" : "=m"(((aligned_words*)buffer)[i]) : "x"(x.r[0])); }
 #else
@@ -237,23 +174,19 @@ DEVICE words halves(floats low, floats high) {
   return reinterpret<words>(two_half_words{halves_from_floats(low), halves_from_floats(high)});
 }
 #else
-// Scaling by powers of two rounds and denormalises as the hardware would (after F. Giesen's float<->half notes).
-DEVICE floats floats_from_half_bits(words h) {
-  const floats exact = reinterpret<floats>((h & 0x7fffu) << 13) * 0x1p112f;
-  const words bits = reinterpret<words>(exact), special = reinterpret<words>(exact >= 65536.0f);
-  return reinterpret<floats>(bits | (special & 0x7f800000u) | (h & 0x8000u) << 16);
+// Lane by lane: slow, and right wherever the compiler knows the type.
+DEVICE floats low_halves(words w) {
+  floats f;
+  for (unsigned i = 0; i < sizeof w / 4; ++i) f[i] = (float)reinterpret<_Float16>((unsigned short)w[i]);
+  return f;
 }
-DEVICE words half_bits_from_floats(floats f) {
-  const words all = reinterpret<words>(f), sign = all & 0x80000000u, bits = all ^ sign;
-  const words denormal = reinterpret<words>(reinterpret<floats>(bits) + 0.5f) - 0x3f000000u;
-  const words normal = (bits + 0xc8000fffu + (bits >> 13 & 1u)) >> 13;
-  const words huge = reinterpret<words>(bits > 0x7f800000u) & 0x0200u;
-  const words small = reinterpret<words>(bits < 0x38800000u), big = reinterpret<words>(bits >= 0x47800000u);
-  return (small & denormal) | (~small & ((big & (huge | 0x7c00u)) | (~big & normal))) | sign >> 16;
+DEVICE floats high_halves(words w) { return low_halves(w >> 16); }
+DEVICE words halves(floats low, floats high) {
+  words w;
+  for (unsigned i = 0; i < sizeof w / 4; ++i)
+    w[i] = reinterpret<unsigned short>((_Float16)low[i]) | (unsigned)reinterpret<unsigned short>((_Float16)high[i]) << 16;
+  return w;
 }
-DEVICE floats low_halves(words w) { return floats_from_half_bits(w & 0xffffu); }
-DEVICE floats high_halves(words w) { return floats_from_half_bits(w >> 16); }
-DEVICE words halves(floats low, floats high) { return half_bits_from_floats(low) | half_bits_from_floats(high) << 16; }
 #endif
 
 #endif

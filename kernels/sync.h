@@ -1,12 +1,13 @@
 // How ranks wait for one another: epochs, flags and barriers over memory that peers have mapped.
 //
-// Each rank owns a control block, which all ranks map. A flag lies in the block of the rank that reads it, has one writer, and
-// holds a stamp: the launch's epoch above, the step within the launch below. A stamp only grows, so that all algorithms share
-// the flags, and a reader asks "at least", by the sign of a difference, which stays right when the epoch wraps at 2^32.
+// Each rank owns a control block, which all ranks map. A flag lies in the block of the rank that reads it, has one
+// writer, and holds a stamp: the launch's epoch above, the step within the launch below. A stamp only grows, so that
+// all algorithms share the flags, and a reader asks "at least", by the sign of a difference, which stays right when the
+// epoch wraps at 2^32.
 //
-// The slab has two halves; a launch uses the one its epoch's low bit names. Nobody waits at the end of a launch: to reach
-// launch e+2, which writes into the half of e again, a rank has finished e+1, for which every peer had to enter e+1, so had
-// left e. This needs every launch to wait, at least through others, for every peer.
+// The slab has two halves; a launch uses the one its epoch's low bit names. Nobody waits at the end of a launch: to
+// reach launch e+2, which writes into the half of e again, a rank has finished e+1, for which every peer had to enter
+// e+1, so had left e. This needs every launch to wait, at least through others, for every peer.
 #pragma once
 #include "platform.h"
 
@@ -48,8 +49,9 @@ DEVICE unsigned everyone_but(long rank) { return ((1u << WORLD) - 1) & ~(1u << r
 DEVICE u64 stamp(unsigned epoch, long step) { return (u64)epoch << 32 | (u64)step; }
 DEVICE bool reached(u64 seen, u64 wanted) { return (long long)(seen - wanted) >= 0; }
 
-// Spins until `flag` has reached `wanted`. Gives up, so that nothing spins for ever, when the clock or the host says so; the
-// launch then runs on to its end over stale data, and the host, which finds the watch marked, throws its result away.
+// Spins until `flag` has reached `wanted`. Gives up, so that nothing spins for ever, when the clock or the host says
+// so; the launch then runs on to its end over stale data, and the host, which finds the watch marked, throws its result
+// away.
 DEVICE void await_acquire_system(const Arguments& a, const u64* flag, u64 wanted, int peer) {
   if (WITHOUT_WAIT || reached(load_acquire_system(flag), wanted)) return;
   const u64 start = clock_ns();
@@ -70,8 +72,8 @@ DEVICE void await_acquire_system(const Arguments& a, const u64* flag, u64 wanted
 }
 
 // Tells `peers` (a bit each) that all that this block has stored, it has stored. Without the fence, thread 0's flag can
-// overtake a store of its own that goes around the caches, or of another thread, and the peer sums what was there before.
-// Without the block barrier it can be set while another thread has yet to store.
+// overtake a store of its own that goes around the caches, or of another thread, and the peer sums what was there
+// before. Without the block barrier it can be set while another thread has yet to store.
 DEVICE void signal(const Arguments& a, unsigned peers, u64 reached_stamp) {
   if (!WITHOUT_FENCE_SYSTEM) fence_system();
   block_barrier();
@@ -79,8 +81,8 @@ DEVICE void signal(const Arguments& a, unsigned peers, u64 reached_stamp) {
     if (peers >> p & 1) store_release_system(&a.control[p]->flags[block()][a.rank].value, reached_stamp);
 }
 
-// Waits until each of `peers` has signalled at least `wanted`. One thread waits for one peer; without the block barrier the
-// others would read a slab that is not yet written.
+// Waits until each of `peers` has signalled at least `wanted`. One thread waits for one peer; without the block barrier
+// the others would read a slab that is not yet written.
 DEVICE void wait(const Arguments& a, unsigned peers, u64 wanted) {
   for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
     if (peers >> p & 1) await_acquire_system(a, &a.control[a.rank]->flags[block()][p].value, wanted, p);
@@ -90,8 +92,8 @@ DEVICE void wait(const Arguments& a, unsigned peers, u64 wanted) {
 // The epoch of this launch: one more than that of the last.
 DEVICE unsigned enter_launch(const Arguments& a) { return (unsigned)a.control[a.rank]->epoch.value + 1; }
 
-// The half of a rank's slab that a launch may use. With one half only, a fast rank's next launch overwrites what a slow peer
-// has yet to read.
+// The half of a rank's slab that a launch may use. With one half only, a fast rank's next launch overwrites what a slow
+// peer has yet to read.
 DEVICE char* half_of(const Arguments& a, long rank, unsigned epoch) {
   return a.slab[rank] + (WITHOUT_EPOCH_FLIP ? 0 : epoch & 1) * a.half_bytes;
 }

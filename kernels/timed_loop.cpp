@@ -1,5 +1,5 @@
-// The timed loop of the CPU device. A call from Python costs as much as a small all-reduce, so the loop is native: it calls an
-// operation through a C pointer and stores time stamps, for ours and for MPI's alike.
+// The timed loop of the CPU device. A call from Python costs as much as a small all-reduce, so the loop is native: it
+// calls an operation through a C pointer and stores time stamps, for ours and for MPI's alike.
 #include "sync.h"
 
 extern "C" int memcmp(const void*, const void*, unsigned long);
@@ -60,8 +60,8 @@ extern "C" void timed_loop(Loop* loop) {
   *(volatile u64*)&l.watch->phase = IDLE;
 }
 
-// A buffer that holds a pattern: element i of iteration t is element (i + t) mod `period` of a table, kept here often enough to be
-// copied in pieces. No two iterations within a period agree anywhere.
+// A buffer that holds a pattern: element i of iteration t is element (i + t) mod `period` of a table, kept here often
+// enough to be copied in pieces. No two iterations within a period agree anywhere.
 struct Pattern {
   char* buffer;
   const char* table;

@@ -1,6 +1,5 @@
 """What the test programs that run as ranks share: a world on the CPU, and buffers that may start anywhere."""
 
-import ctypes
 
 import numpy as np
 
@@ -23,5 +22,3 @@ def buffer_at(size_bytes: int, misaligned_bytes: int) -> np.ndarray:
     whole = np.zeros(size_bytes + misaligned_bytes + 8192, np.uint8)
     start = -whole.ctypes.data % 4096 + misaligned_bytes
     return whole[start : start + size_bytes]
-
-

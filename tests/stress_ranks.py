@@ -1,20 +1,21 @@
-"""Run by mpirun: the stress loop over mixed algorithms, types, operations, sizes and alignments, from an epoch near 2^32.
+"""Run by mpirun: the stress loop over mixed algorithms, types, operations, sizes and alignments, from an epoch near
+2^32.
 
-`stress_ranks.py LAUNCHES SEED [MACRO=VALUE ...]`; rank 0 prints a JSON line {"launches", "wrong_launches", ...}. With the macros of a
-negative control the same loop has to find something wrong.
+`stress_ranks.py LAUNCHES SEED [MACRO=VALUE ...]`; rank 0 prints a JSON line {"launches", "wrong_launches", ...}. With
+the macros of a negative control the same loop has to find something wrong.
 """
 
 import ctypes
 import json
 import random
+import subprocess
 import sys
 from pathlib import Path
 
 from bench import verify
-from collectives.algorithm import Case, Operation, Pattern, algorithms
+from collectives.algorithm import Case, Operation, Pattern, Unsupported, algorithms
 from collectives.collective import DATATYPES
-from kernels.device_cpu import CpuModule, find_compiler
-from kernels.device_cpu import FLAGS
+from kernels.device_cpu import FLAGS, CpuModule, find_compiler
 from kernels.module import compiled
 from tests.ranks import buffer_at, connect
 
@@ -44,37 +45,66 @@ def main(launches: int, seed: int, macros: dict[str, int], names: list[str]) -> 
             verify.repeated(verify.expected_table(datatype, redop, ranks, seed)),
         ]
         patterns = [
-            Pattern(buffer.ctypes.data, table.ctypes.data, size, verify.REPEATS * verify.PERIOD * datatype.size_bytes, verify.PERIOD,
-                    datatype.size_bytes, 0, ctypes.addressof(watch))
+            Pattern(
+                buffer.ctypes.data,
+                table.ctypes.data,
+                size,
+                verify.REPEATS * verify.PERIOD * datatype.size_bytes,
+                verify.PERIOD,
+                datatype.size_bytes,
+                0,
+                ctypes.addressof(watch),
+            )
             for buffer, table in zip((first, receive), tables, strict=True)
         ]
         keep.append((send, receive, tables, patterns, operation))
         address = ctypes.addressof
-        items += [world.device.host_kernel("write_pattern").address, address(patterns[0]),
-                  operation.step.kernel.address, address(operation.step.argument),
-                  world.device.host_kernel("count_wrong").address, address(patterns[1])]
+        items += [
+            world.device.host_kernel("write_pattern").address,
+            address(patterns[0]),
+            operation.step.kernel.address,
+            address(operation.step.argument),
+            world.device.host_kernel("count_wrong").address,
+            address(patterns[1]),
+        ]
 
     source = Path(__file__).with_name("stress_loop.cpp")
     loop = CpuModule(compiled(source, FLAGS, "tests", ".so", lambda path: build(source, path))).library.stress_loop
+    assert not isinstance(world.peers, Unsupported)
     world.peers.set_epoch(START_EPOCH)
     world.communicator.barrier()
-    done = loop((ctypes.c_void_p * len(items))(*items), ctypes.c_long(len(items) // 6), ctypes.c_long(launches),
-                ctypes.c_uint64(seed * 2 + 1), ctypes.c_uint64(seed * 1000 + rank + 1), ctypes.byref(watch))
+    done = loop(
+        (ctypes.c_void_p * len(items))(*items),
+        ctypes.c_long(len(items) // 6),
+        ctypes.c_long(launches),
+        ctypes.c_uint64(seed * 2 + 1),
+        ctypes.c_uint64(seed * 1000 + rank + 1),
+        ctypes.byref(watch),
+    )
     wrong = [kept[3][1].wrong for kept in keep]
     everyone = world.communicator.all_gather((done, sum(wrong), bool(watch.timed_out)))
     if rank == 0:
-        print(json.dumps({"launches": min(d for d, _, _ in everyone), "wrong_elements": sum(w for _, w, _ in everyone),
-                          "timed_out": any(t for _, _, t in everyone)}))
+        print(
+            json.dumps(
+                {
+                    "launches": min(d for d, _, _ in everyone),
+                    "wrong_elements": sum(w for _, w, _ in everyone),
+                    "timed_out": any(t for _, _, t in everyone),
+                }
+            )
+        )
 
 
 def build(source: Path, path: Path) -> None:
-    import subprocess
-
     subprocess.run([*find_compiler(), "-x", "c++", *FLAGS, str(source), "-o", str(path)], check=True)
 
 
 if __name__ == "__main__":
     settings = dict(item.split("=") for item in sys.argv[3:] if "=" in item)
     chosen = [item for item in sys.argv[3:] if "=" not in item]
-    main(int(sys.argv[1]), int(sys.argv[2]), {k: int(v) for k, v in settings.items()},
-         chosen or ["one_shot_push", "one_shot_pull", "two_shot", "ring"])
+    main(
+        int(sys.argv[1]),
+        int(sys.argv[2]),
+        {k: int(v) for k, v in settings.items()},
+        chosen or ["one_shot_push", "one_shot_pull", "two_shot", "ring"],
+    )

@@ -1,0 +1,44 @@
+// CUDA's words for threads, fences, flags and 16-byte accesses; part of platform.h, in PTX where C++ does not promise
+// them.
+#pragma once
+
+DEVICE int thread_in_block() { return threadIdx.x; }
+DEVICE int threads_in_block() { return blockDim.x; }
+DEVICE int block() { return blockIdx.x; }
+DEVICE int blocks() { return gridDim.x; }
+DEVICE void block_barrier() { __syncthreads(); }
+DEVICE void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
+DEVICE void store_release_system(u64* p, u64 v) { asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory"); }
+DEVICE u64 load_acquire_system(const u64* p) {
+  u64 v;
+  asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+  return v;
+}
+DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) { return atomicAdd(p, v); }
+DEVICE u64 clock_ns() {
+  u64 t;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
+  return t;
+}
+// Plain C++ accesses were split into scalar ones and may become ld.global.nc, which must not read what a peer writes.
+DEVICE pack load_16_bytes(const void* p) {
+  pack x;
+  asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.r[0]), "=r"(x.r[1]), "=r"(x.r[2]), "=r"(x.r[3]) : "l"(p) : "memory");
+  return x;
+}
+DEVICE void store_16_bytes(void* p, pack x) {
+  asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3]) : "memory");
+}
+DEVICE void stream_16_bytes(void* p, pack x) {
+  asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3]) : "memory");
+}
+DEVICE float float_from_half(unsigned short h) {
+  float f;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));
+  return f;
+}
+DEVICE unsigned short half_from_float(float f) {
+  unsigned short h;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
+  return h;
+}

@@ -1,0 +1,63 @@
+"""Every algorithm against numpy in float64: any count, type, operation, alignment, in place or not, one to eight
+ranks."""
+
+import numpy as np
+import pytest
+
+from bench import verify
+from collectives.auto import choose
+from collectives.collective import DATATYPES, REDOPS, all_reduce_reference, reason_against
+from collectives.library import types_of
+from tests.launch import mpirun
+
+
+@pytest.mark.parametrize(("ranks", "examples"), [(1, 60), (2, 150), (3, 150), (4, 100), (5, 100), (8, 40)])
+def test_all_reduce_is_right_and_every_rank_gets_the_same_bits(ranks, examples):
+    done = mpirun(ranks, "tests/collective_ranks.py", str(examples), str(ranks))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{examples} examples right on {ranks} ranks" in done.stdout
+
+
+@pytest.mark.parametrize("redop", REDOPS)
+@pytest.mark.parametrize("datatype", DATATYPES.values(), ids=DATATYPES)
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_the_timed_datas_result_is_exact_and_no_mistake_matches_it(datatype, redop, ranks):
+    if reason_against(datatype, redop):
+        return
+    tables = [verify.rank_table(datatype, redop, rank, seed=5) for rank in range(ranks)]
+    exact = all_reduce_reference(tables, redop)
+    expected = datatype.decode(verify.expected_table(datatype, redop, ranks, seed=5))
+    tolerance = 2 * np.abs(exact) * (datatype.rounding + 2.0**-24) if redop == "avg" else 0
+    assert np.all(np.abs(expected - exact) <= tolerance)
+    stale = [np.roll(tables[0], -1), *tables[1:]]
+    assert np.all(tables[0] != stale[0])
+    if redop in ("sum", "prod", "avg"):
+        assert np.all(all_reduce_reference(stale, redop) != exact), "one stale contribution"
+        assert np.all(all_reduce_reference([*tables[1:], tables[0] * 0 + (redop == "prod")], redop) != exact), (
+            "a missing one"
+        )
+        doubled = [*tables[1:], tables[0] * (tables[0] if redop == "prod" else 2)]
+        assert np.all(all_reduce_reference(doubled, redop) != exact), "a doubled one"
+
+
+def test_bfloat16_rounds_to_nearest_even_and_keeps_nan():
+    bf16 = DATATYPES["bfloat16"]
+    values = np.array([1.0, 1.00390625, 1.01171875, -1.00390625, np.nan, np.inf, 3.4e38, 1e-40])
+    decoded = bf16.decode(bf16.encode(values))
+    assert decoded[:4].tolist() == [1.0, 1.0, 1.015625, -1.0]
+    assert np.isnan(decoded[4])
+    assert np.isinf(decoded[5:7]).all()
+    assert decoded[7] == pytest.approx(1e-40, rel=0.01)
+
+
+def test_what_a_library_reduces_comes_from_a_table_of_versions():
+    assert types_of("MPICH 5.0.2")["float16"] == "FLOAT16_T"
+    assert "float16" not in types_of("MPICH 4.3.1")
+    assert "bfloat16" not in types_of("MPICH 5.0.2")
+    assert types_of("Open MPI of unknown version")["float32"] == "FLOAT"
+
+
+def test_auto_prefers_few_steps_for_small_messages_and_few_bytes_for_large_ones():
+    assert choose(16 << 10, 2) == "one_shot_pull"
+    assert choose(32 << 20, 2) == "two_shot"
+    assert choose(64 << 10, 8) == "two_shot"

@@ -1,0 +1,110 @@
+"""The CPU device: its compile cache, its compilers, its shared memory."""
+
+import ctypes
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kernels import device_cpu, module
+from kernels.device import DeviceError
+from kernels.module import CompileError, cache_folder, source_with_headers
+from tests.launch import ROOT, mpirun
+
+
+def counting_compiler(folder: Path) -> tuple[Path, Path]:
+    """A compiler that is the system's, and writes down each file that it compiles."""
+    log, script = folder / "compiled", folder / "counting-c++"
+    script.write_text(f'#!/bin/sh\ncase "$*" in *-shared*) echo "$*" >> "{log}";; esac\nexec c++ "$@"\n')
+    script.chmod(0o755)
+    return script, log
+
+
+def test_ranks_that_start_together_on_an_empty_cache_compile_each_kernel_once(tmp_path):
+    script, log = counting_compiler(tmp_path)
+    done = mpirun(
+        4, "tests/stress_ranks.py", "50", "1", "ring", CXX=str(script), XDG_CACHE_HOME=str(tmp_path / "cache")
+    )
+    assert done.returncode == 0, done.stderr
+    compiled = log.read_text().splitlines()
+    assert len(compiled) == len({line.rsplit(" -o ")[0] for line in compiled}) >= 5
+    left = [p.name for p in (tmp_path / "cache" / "wiretax").iterdir() if p.suffix != ".so"]
+    assert left == []
+    again = mpirun(
+        4, "tests/stress_ranks.py", "50", "1", "ring", CXX=str(script), XDG_CACHE_HOME=str(tmp_path / "cache")
+    )
+    assert again.returncode == 0
+    assert log.read_text().splitlines() == compiled
+
+
+def test_a_changed_header_flag_or_compiler_is_another_binary(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    header, source = tmp_path / "part.h", tmp_path / "k.cu"
+    header.write_text("// one")
+    source.write_text('#include "part.h"\n')
+
+    def compile_to(path):
+        path.write_text("binary")
+
+    def build(flags=("-O3",), toolchain="c++ 1"):
+        return module.compiled(source, list(flags), toolchain, ".so", compile_to)
+
+    first = build()
+    assert build() == first
+    header.write_text("// two")
+    assert len({first, build(), build(["-O2"]), build(toolchain="c++ 2")}) == 4
+    assert [p.name for p in source_with_headers(source)] == ["k.cu", "part.h"]
+
+
+def test_a_compile_that_fails_leaves_nothing_and_says_what_the_compiler_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(CompileError, match=r"cannot compile allreduce_ring\.cu: .*Nonsense"):
+        device_cpu.CpuDevice().compile("allreduce_ring", {"ELEMENT": "Nonsense"})
+    assert not list((tmp_path / "wiretax").glob("allreduce_ring*.so*"))
+
+
+def test_a_cache_that_others_can_write_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert stat.S_IMODE(cache_folder().stat().st_mode) == 0o700
+    cache_folder().chmod(0o777)
+    with pytest.raises(CompileError, match="written by others"):
+        cache_folder()
+
+
+def test_the_compiler_that_was_named_must_be_there(monkeypatch):
+    device_cpu.find_compiler.cache_clear()
+    monkeypatch.setenv("CXX", "no-such-compiler -O1")
+    with pytest.raises(CompileError, match="no-such-compiler"):
+        device_cpu.find_compiler()
+    monkeypatch.undo()
+    device_cpu.find_compiler.cache_clear()
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["memfd", "posix shared memory"])
+def test_another_process_sees_what_is_stored_and_nothing_is_left(named):
+    before = set(os.listdir("/dev/shm"))
+    device = device_cpu.CpuDevice()
+    memory = device.allocate(8192, named)
+    peer = (
+        "import sys, ctypes; from kernels.device_cpu import CpuDevice; m = CpuDevice().open(sys.argv[1].encode());"
+        "ctypes.c_uint64.from_address(m.address + 4096).value += 1"
+    )
+    ctypes.c_uint64.from_address(memory.address + 4096).value = 41
+    subprocess.run([sys.executable, "-c", peer, memory.handle.decode()], check=True, cwd=ROOT)
+    assert ctypes.c_uint64.from_address(memory.address + 4096).value == 42
+    device.forget_name(memory)
+    memory.close()
+    assert set(os.listdir("/dev/shm")) == before
+    with pytest.raises(DeviceError, match="cannot be opened"):
+        device.open(memory.handle)
+
+
+def test_memory_of_another_size_than_announced_is_refused():
+    device = device_cpu.CpuDevice()
+    memory = device.allocate(8192)
+    with pytest.raises(DeviceError, match="not of the size"):
+        device.open(memory.handle.replace(b"8192", b"4096"))
+    memory.close()

@@ -1,0 +1,53 @@
+"""What the host path costs: a launch from Python, a block put on disk, a run read back. Watched, not judged: no limit
+here."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from bench import verify
+from collectives.algorithm import Step, plain_arguments
+from collectives.collective import DATATYPES
+from kernels.device import Watch
+from kernels.device_cpu import CpuDevice
+from reports.result import Block, RunFile, read
+from tests.synthetic_run import write_run
+
+
+@pytest.mark.benchmark(group="host path")
+def test_launch_from_python(benchmark):
+    device, watch = CpuDevice(), Watch()
+    buffer = np.zeros(64, np.float32)
+    step = Step(
+        device.compile("link_probe", {"WORLD": "1"}).kernel("read_own"),
+        plain_arguments(buffer.ctypes.data, buffer.ctypes.data, 16, watch),
+    )
+    benchmark(device.caller(step))
+
+
+@pytest.mark.benchmark(group="host path")
+def test_store_a_block(benchmark, tmp_path):
+    run = write_run(tmp_path / "model").run
+    names = itertools.count()
+
+    def fresh():
+        run.run_id = f"run-{next(names)}"
+        return (RunFile.create(tmp_path, run),), {}
+
+    def store(file):
+        file.append(Block(case=0, block=0, round=0, n=1, time_us=1.0, link_rtt_ns=(1.0, 1.0)))
+
+    benchmark.pedantic(store, setup=fresh, rounds=50)
+
+
+@pytest.mark.benchmark(group="host path")
+def test_read_a_run(benchmark, tmp_path):
+    path = write_run(tmp_path).path
+    assert benchmark(read, path).complete
+
+
+@pytest.mark.benchmark(group="host path")
+def test_make_the_checked_data(benchmark):
+    table = benchmark(verify.expected_table, DATATYPES["float32"], "sum", 8, 0)
+    assert len(table) == verify.PERIOD

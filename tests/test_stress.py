@@ -1,0 +1,35 @@
+"""The protocols under launches back to back, and the same with a part taken out, which has to be found."""
+
+import json
+
+import pytest
+
+from tests.launch import mpirun
+
+LAUNCHES = 8000
+
+
+def stress(ranks, *settings, launches=LAUNCHES, seed=1):
+    done = mpirun(ranks, "tests/stress_ranks.py", str(launches), str(seed), *settings)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+@pytest.mark.parametrize("stores", ["plain", "streaming"])
+def test_back_to_back_launches_are_right_across_the_epochs_wrap(ranks, stores):
+    found = stress(ranks, f"STREAM_SLAB={int(stores == 'streaming')}", seed=ranks)
+    assert found == {"launches": LAUNCHES, "wrong_elements": 0, "timed_out": False}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(["STREAM_SLAB=1", "WITHOUT_FENCE_SYSTEM=1"], id="fence before the flag"),
+        pytest.param(["WITHOUT_EPOCH_FLIP=1"], id="epoch flip"),
+        pytest.param(["WITHOUT_WAIT=1"], id="wait for the flag"),
+    ],
+)
+def test_without_a_part_of_the_protocol_results_are_wrong(settings):
+    # Chance decides how soon; a run that finds nothing is repeated with other delays and data.
+    assert any(stress(2, *settings, launches=20_000, seed=seed)["wrong_elements"] > 0 for seed in range(1, 5))

@@ -10,6 +10,8 @@ for the ranks' ends and writes down whose came first.
 import json
 import mmap
 import os
+import select
+import signal
 import subprocess
 import sys
 import threading
@@ -17,12 +19,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from collectives.algorithm import PHASES, Watch
 
 PAGE_BYTES = 4096
 WATCH_OFFSET = 2048
-GRACE_S = 1.0  # a kernel's own wait knows whom it waited for, so it speaks first
+LOOK_S = 0.1
+GRACE_S = 0.6  # a kernel's own wait knows whom it waited for, so it speaks first
 INTERRUPT_S = 1.5  # from Ctrl-C to the end, whatever a rank waits for
+ALONE = ("compile", "results")  # steps in which a rank waits for nobody, so that being busy is getting on
+LONGEST_ALONE = 10  # time-outs
 
 
 def claim(folder: Path, rank: int, why: str, by: str) -> bool:
@@ -53,14 +60,16 @@ class Flight:
                 file.truncate(PAGE_BYTES)
                 self.page = mmap.mmap(file.fileno(), PAGE_BYTES)
         self.watch = Watch.from_buffer(self.page, WATCH_OFFSET)
-        self.state: dict[str, Any] = {"rank": rank, "pid": os.getpid(), "case": None, "block": None, "step": "set-up", "text": "", "turn": 0}
+        self.state: dict[str, Any] = {"turn": 0, "rank": rank, "case": None, "block": None, "step": "set-up", "text": ""}
         self.moved_s = time.monotonic()
         self.interrupted_s: float | None = None
+        self.pids: dict[int, int] = {}
         self._write()
 
     def _write(self) -> None:
-        text = json.dumps({**self.state, "time": time.time()}).encode()[: WATCH_OFFSET - 1]
-        self.page[:WATCH_OFFSET] = text.ljust(WATCH_OFFSET, b"\0")
+        # Whoever reads the page while it is written finds another turn at its end than at its beginning.
+        line = {**self.state, "time": time.time(), "noted_s": self.moved_s, "same_turn": self.state["turn"]}
+        self.page[:WATCH_OFFSET] = json.dumps(line).encode().ljust(WATCH_OFFSET, b"\0")
 
     def note(self, step: str, **state: Any) -> None:
         """This rank now does `step` (with case=, block=, text= where they change). All ranks note the same steps in the same
@@ -70,20 +79,18 @@ class Flight:
         self._write()
 
     def where(self) -> str:
-        """Case, block and step in words."""
-        case = f"case {self.state['case']} ({self.state['text']}), block {self.state['block']}, " if self.state["case"] is not None else ""
-        phase = PHASES[self.watch.phase] if self.watch.phase < len(PHASES) else "?"
-        return f"{case}step {self.state['step']}" + (f", {phase}" if self.watch.phase else "")
+        """This rank's case, block and step in words."""
+        return place({**self.state, "phase": self.watch.phase})
 
     def interrupt(self) -> None:
         """Ctrl-C or SIGTERM: the run ends at the next block; if it does not, the watchdog ends it."""
         if self.interrupted_s is None:
             self.interrupted_s = time.monotonic()
 
-    def end(self, sentence: str, culprit: int, why: str, status: int) -> None:
-        """Says the sentence, unless another rank was first, and ends this process; the launcher ends the others."""
+    def end(self, sentence: str, culprit: int, why: str, status: int, details: str = "") -> None:
+        """Says the sentence below its details, unless another rank was first, and ends this process; the launcher ends the others."""
         if self.folder is None or claim(self.folder, culprit, why, f"rank {self.rank}"):
-            print(f"wiretax: {sentence}", file=sys.stderr, flush=True)
+            print(f"{details}wiretax: {sentence}", file=sys.stderr, flush=True)
         else:
             time.sleep(0.2)  # let the first one's sentence get out before the launcher ends everybody
         os._exit(status)
@@ -91,50 +98,81 @@ class Flight:
     def timed_out(self) -> None:
         """Ends the run after a kernel's wait ran into the time-out."""
         w = self.watch
-        self.end(
-            f"rank {w.peer} did not answer rank {self.rank} within {self.timeout_s:g} s: {self.where()}, "
-            f"epoch {w.seen >> 32} step {w.seen & 0xFFFFFFFF} seen, epoch {w.wanted >> 32} step {w.wanted & 0xFFFFFFFF} wanted",
-            int(w.peer), "did not answer", 1,
-        )
+        # The peer may itself wait for another, as neighbours in a ring do.
+        culprit, why = behind(self._records(), self.pids, waited_for=int(w.peer)) or (int(w.peer), "did not answer")
+        self._give_up(culprit, why, f", block {w.block}: epoch {w.seen >> 32} step {w.seen & 0xFFFFFFFF} seen, "
+                      f"epoch {w.wanted >> 32} step {w.wanted & 0xFFFFFFFF} wanted by rank {self.rank} from rank {w.peer}")
 
-    def start_watchdog(self) -> None:
+    def _give_up(self, culprit: int, why: str, waited_for: str = "") -> None:
+        record = self._record_of(culprit)
+        at = place(record) if record else f"rank {self.rank} at {self.where()}"
+        self.end(f"rank {culprit} {why} for {self.timeout_s:g} s and held the others up: {at}{waited_for}", culprit, why, 1)
+
+    def start_watchdog(self, pids: dict[int, int]) -> None:
+        """Watches over this rank and over those of its host, {rank: process id}."""
+        self.pids = pids
+        # Python's own handlers wait for a native call to return; these bytes come while the main thread spins in one.
+        self.signals, written = os.pipe()
+        os.set_blocking(written, False)
+        signal.set_wakeup_fd(written, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
 
     def _watch(self) -> None:
         iteration = 0
+        before: dict[int, dict[str, Any]] = {}
         while True:
-            time.sleep(0.1)
+            if select.select([self.signals], [], [], LOOK_S)[0]:
+                os.read(self.signals, PAGE_BYTES)
+                self.interrupt()
             now = time.monotonic()
             if self.watch.iteration != iteration:
                 iteration, self.moved_s = self.watch.iteration, now
             if self.interrupted_s is not None and now - self.interrupted_s > INTERRUPT_S:
-                self.end("interrupted; the block in flight is lost", self.rank, "was interrupted", 130)
-            if now - self.moved_s > self.timeout_s + GRACE_S:
-                culprit, why = self.behind()
-                self.end(f"rank {culprit} {why} for {self.timeout_s:g} s: rank {self.rank} at {self.where()}", culprit, why, 1)
+                self.end("interrupted; what was under way is lost", self.rank, "was interrupted", 130)
+            if now - self.moved_s <= self.timeout_s + GRACE_S:
+                before = {}
+                continue
+            records = self._records()
+            if before and not self._gets_on(records, before, now) and (found := behind(records, self.pids)):
+                self._give_up(*found)
+            before = records
 
-    def behind(self) -> tuple[int, str]:
-        """The rank that holds the others up, by the records on this host: one that is stopped or gone, else the one furthest behind."""
-        records = {r: record for r in range(64) if (record := self._record_of(r))}
-        for rank, record in records.items():
-            try:
-                state = Path(f"/proc/{record['pid']}/stat").read_text().rsplit(")", 1)[1].split()[0]
-            except OSError:
-                return rank, "was gone"
-            if state in "Tt":
-                return rank, "was stopped"
-        last = min(records, key=lambda r: (records[r]["turn"], records[r]["iteration"], r == self.rank))
-        return last, "did not go on"
+    def _gets_on(self, records: dict[int, dict[str, Any]], before: dict[int, dict[str, Any]], now: float) -> bool:
+        """Whether a rank that the others wait for is slow, not still: it noted something within the time-out, iterates, has a child
+        (a compiler) that works, or is busy in a step of its own. One that is stopped does not get on."""
+        last = furthest_behind(records)
+        if any(records[rank]["state"] in "TtZX" for rank in last):
+            return False
+        for rank in last:
+            record, earlier = records[rank], before.get(rank, {})
+            still_s = now - record["noted_s"]
+            if still_s <= self.timeout_s or record["iteration"] != earlier.get("iteration"):
+                return True
+            if still_s <= LONGEST_ALONE * self.timeout_s and (
+                record["child_s"] != earlier.get("child_s") or (record["step"] in ALONE and record["state"] == "R")
+            ):
+                return True
+        return False
+
+    def _records(self) -> dict[int, dict[str, Any]]:
+        return {rank: record for rank in self.pids if (record := self._record_of(rank))}
 
     def _record_of(self, rank: int) -> dict[str, Any] | None:
+        """What a rank of this host has noted, and how its process does; None where it has finished."""
         assert self.folder is not None
-        try:
-            page = (self.folder / f"rank-{rank}").read_bytes()
-            record: dict[str, Any] = json.loads(page[:WATCH_OFFSET].rstrip(b"\0"))
-        except (OSError, ValueError):  # not on this host, or caught while it was being written
-            return None
-        record["iteration"] = Watch.from_buffer_copy(page, WATCH_OFFSET).iteration
-        return record
+        for _ in range(5):
+            try:
+                page = (self.folder / f"rank-{rank}").read_bytes()
+                record: dict[str, Any] = json.loads(page[:WATCH_OFFSET].rstrip(b"\0"))
+            except FileNotFoundError:
+                return None
+            except ValueError:  # caught while it was being written
+                continue
+            if record["turn"] == record["same_turn"]:
+                watch = Watch.from_buffer_copy(page, WATCH_OFFSET)
+                state, child_s = process(self.pids.get(rank, 0))
+                return {**record, "iteration": watch.iteration, "phase": watch.phase, "state": state, "child_s": child_s}
+        return None
 
     def close(self) -> None:
         """The normal end: nothing is watched any more, and the record goes."""
@@ -143,6 +181,53 @@ class Flight:
         self.interrupted_s = None
         if self.folder is not None:
             (self.folder / f"rank-{self.rank}").unlink()
+
+
+def process(pid: int) -> tuple[str, float]:
+    """The state of a process's main thread, a letter as in proc(5) (X: there is none), and the seconds of CPU that its children have
+    used. A child is a compiler, so that who has one that works gets on."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        children = psutil.Process(pid).children(recursive=True)
+    except (OSError, psutil.NoSuchProcess):
+        return "X", 0.0
+    used_s = 0.0
+    for child in children:
+        try:
+            used_s += sum(child.cpu_times()[:2])
+        except psutil.NoSuchProcess:
+            used_s += 1.0  # it ended just now: a change
+    return state, used_s
+
+
+def place(record: dict[str, Any]) -> str:
+    """Case, block and step of a record in words."""
+    is_case = record["case"] is not None and record["case"] >= 0
+    what = f"case {record['case']} ({record['text']}), " if is_case else f"{record['text']}, " if record["text"] else ""
+    block = f"block {record['block']}, " if record["block"] is not None else ""
+    phase = f", {PHASES[record['phase']]}" if 0 < record["phase"] < len(PHASES) else ""
+    return f"{what}{block}step {record['step']}{phase}"
+
+
+def furthest_behind(records: dict[int, dict[str, Any]]) -> list[int]:
+    """The ranks that have come least far; those that wait for one another have come equally far."""
+    far = {rank: (record["turn"], record["iteration"]) for rank, record in records.items()}
+    return [rank for rank in far if far[rank] == min(far.values())]
+
+
+def behind(records: dict[int, dict[str, Any]], pids: dict[int, int], waited_for: int | None = None) -> tuple[int, str] | None:
+    """The rank that holds the others up, and why: one that is stopped or gone, else of those furthest behind one that sleeps, because
+    who waits for another spins. `waited_for` is the rank that a kernel saw missing, and decides where that does not."""
+    for rank in records:
+        state = records[rank]["state"]
+        if state in "TtZX":
+            return rank, "was stopped" if state in "Tt" else "was gone"
+    if not (last := furthest_behind(records)):
+        return None
+    asleep = [rank for rank in last if records[rank]["state"] != "R"]
+    if waited_for is not None and len(last) == len(records) and waited_for in (asleep or last):
+        return waited_for, "did not answer"
+    return (asleep or last)[0], "did not go on"
 
 
 def start_witness(folder: Path, pids: dict[int, int]) -> None:

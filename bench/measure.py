@@ -1,25 +1,21 @@
-"""How a case is measured: its buffers, its steps, its blocks.
+"""How a case is measured: the pilot, the blocks, and what becomes of their time stamps.
 
 A block is a stretch of iterations of one case. Before and after it a flag bounces between the ranks, which tells the
 state of the link; its first iteration and one after its last are checked bit by bit on the very path that is timed.
 Iterations of a block are not independent, so intervals and the stop are decided on block medians alone.
 """
 
-import ctypes
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from bench import verify
 from bench.flight import Flight
-from bench.sweep import CHAIN_CALLS
+from bench.subject import Subject
 from collectives import library
-from collectives.algorithm import Case, Operation, Pattern, Plan, Step, Unsupported, World, plain_arguments
-from collectives.collective import Array, Datatype
-from reports.result import Block, LinkBlock, Planned
+from collectives.algorithm import Plan, Step, Unsupported, World
+from reports.result import Block, LinkBlock
 from reports.stats import warmup_length
 
 PING_PONGS = 100
@@ -29,44 +25,11 @@ MOST_WARMUP = 50
 
 
 @dataclass
-class Buffers:
-    """A send and a receive buffer of this rank, as large as the largest size, and the tables that fill and check
-    them."""
-
-    send: np.ndarray[Any, np.dtype[np.uint8]]
-    receive: np.ndarray[Any, np.dtype[np.uint8]]
-    seed: int
-
-    def case(self, size_bytes: int, datatype: Datatype, redop: str, in_place: bool) -> Case:
-        receive = self.receive.ctypes.data
-        return Case(size_bytes, datatype, redop, receive if in_place else self.send.ctypes.data, receive)
-
-
-@dataclass
-class Subject:
-    """What blocks are made of: the steps of an iteration. `number` is the case's, or -1 for a part of the link."""
-
-    number: int
-    text: str
-    prepare: Step
-    operation: Operation
-    consume: Step
-    check: Step | None
-    calls: int = 0
-    verify_chain: Callable[[], int] | None = None
-    keep: list[Any] = field(default_factory=list)
-    iteration_s: float = 0.0  # found by the pilot, with the rest of the iteration
-    warmup: int = 1
-    iterations: int = 1
-
-
-@dataclass
 class Bench:
     """A rank's means to measure: its world, its flight record, and how it dispatches and checks."""
 
     world: World
     flight: Flight
-    buffers: Buffers
     checks: int
     warmup: int | None  # None: a changepoint test says
     dispatch: str
@@ -81,127 +44,30 @@ class Bench:
         return self.world.communicator.rank
 
 
-def make_bench(world: World, flight: Flight, buffers: Buffers, checks: int, warmup: int | None, dispatch: str) -> Bench:
+def make_bench(world: World, flight: Flight, checks: int, warmup: int | None, dispatch: str) -> Bench:
     """Binds the meeting and the flag probe: over mapped memory, or MPI's barrier where there is none."""
     trip_ns = world.device.private(8).view(np.uint64)
     if isinstance(world.peers, Unsupported):
-        return Bench(world, flight, buffers, checks, warmup, dispatch, False, library.barrier(world), None, trip_ns)
+        return Bench(world, flight, checks, warmup, dispatch, False, library.barrier(world), None, trip_ns)
     kernels = world.device.compile("link_probe", {"WORLD": str(world.communicator.size)})
     meet = Step(kernels.kernel("meet"), world.peers.arguments(0, 0, 0, 0))
     ping_pong = Step(kernels.kernel("flag_ping_pong"), world.peers.arguments(0, trip_ns.ctypes.data, PING_PONGS, 0))
-    return Bench(world, flight, buffers, checks, warmup, dispatch, True, meet, ping_pong, trip_ns)
-
-
-def subject_of(bench: Bench, number: int, planned: Planned, case: Case, operation: Operation) -> Subject:
-    """The steps of a case's iterations: write the send buffer, [the operation,] read the result or make the next send
-    buffer."""
-    device, ranks, seed = bench.world.device, bench.world.communicator.size, bench.buffers.seed
-    datatype, redop = case.datatype, case.redop
-    table = verify.repeated(datatype.encode(verify.rank_table(datatype, redop, bench.rank, seed)))
-    right = verify.repeated(verify.expected_table(datatype, redop, ranks, seed))
-    watch = bench.flight.watch
-
-    def pattern(address: int, values: Array) -> Pattern:
-        period_bytes = verify.PERIOD * datatype.size_bytes
-        return Pattern(
-            address,
-            values.ctypes.data,
-            case.size_bytes,
-            verify.REPEATS * period_bytes,
-            verify.PERIOD,
-            datatype.size_bytes,
-            0,
-            ctypes.addressof(watch),
-        )
-
-    kernels = device.compile(
-        "link_probe", {"WORLD": str(min(ranks, 8)), "ELEMENT": datatype.element, "REDOP": redop.capitalize()}
-    )
-    reading = plain_arguments(case.send, case.receive, case.count, watch)
-    chained = planned.mode == "chained"
-    subject = Subject(
-        number,
-        f"{planned.algorithm} {planned.size_bytes} B {planned.mode}",
-        Step(device.host_kernel("write_pattern"), pattern(case.send, table)),
-        operation,
-        Step(kernels.kernel("chain_link" if chained else "read_own"), reading),
-        None if chained else Step(device.host_kernel("count_wrong"), pattern(case.receive, right)),
-        calls=CHAIN_CALLS if chained else 0,
-        keep=[table, right],
-    )
-    if chained:
-        values, relative = verify.chain_expected(datatype, redop, ranks, seed, CHAIN_CALLS)
-
-        def verify_chain() -> int:
-            stored: Array = bench.buffers.receive[: case.size_bytes].view(datatype.storage)
-            want = np.resize(np.roll(values, -int(watch.iteration % verify.PERIOD)), case.count)
-            return int(np.count_nonzero(~(np.abs(datatype.decode(stored) - want) <= relative * np.abs(want))))
-
-        subject.verify_chain = verify_chain
-    return subject
-
-
-def link_subjects(bench: Bench, size_bytes: int) -> dict[str, Subject]:
-    """The parts of the link at one size: copy into peer memory, read what a peer just wrote, copy through memory."""
-    assert not isinstance(bench.world.peers, Unsupported)
-    device, buffers = bench.world.device, bench.buffers
-    kernels = device.compile("link_probe", {"WORLD": str(bench.world.communicator.size)})
-    whole = size_bytes // 4 * 4
-    arguments = bench.world.peers.arguments(
-        buffers.send.ctypes.data, buffers.receive.ctypes.data, whole // 4, 512 << 10
-    )
-    filler = verify.repeated(np.arange(verify.PERIOD, dtype=np.float32))
-    fill = Step(
-        device.host_kernel("write_pattern"),
-        Pattern(
-            buffers.send.ctypes.data,
-            filler.ctypes.data,
-            whole,
-            verify.REPEATS * verify.PERIOD * 4,
-            verify.PERIOD,
-            4,
-            0,
-            ctypes.addressof(bench.flight.watch),
-        ),
-    )
-    copy_in, read_peer = (Step(kernels.kernel(name), arguments) for name in ("copy_in", "read_peer"))
-    nothing = Step(device.host_kernel("nothing"), ctypes.c_long(0))
-
-    def part(name: str, prepare: Step) -> Subject:
-        step = Step(kernels.kernel(name), arguments)
-        return Subject(
-            -1,
-            f"link {name} {size_bytes} B",
-            prepare,
-            Operation(step, device.caller(step)),
-            nothing,
-            None,
-            keep=[filler],
-        )
-
-    return {
-        # What is stored into has last been read by the peer, and what is read has last been stored by it, as in an
-        # all-reduce.
-        "copy_in_us": part("copy_in", read_peer),
-        "peer_read_us": part("read_peer", copy_in),
-        "memory_us": part("copy_local", fill),
-    }
+    return Bench(world, flight, checks, warmup, dispatch, True, meet, ping_pong, trip_ns)
 
 
 def run(
     bench: Bench, subject: Subject, warmup: int, iterations: int, checks: int
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Runs iterations and returns their stamps in ns, [iterations, 4]: arrived, left, began to consume, done."""
-    nothing = Step(bench.world.device.host_kernel("nothing"), ctypes.c_long(0))
     plan = Plan(
         subject.prepare,
         bench.meet,
         subject.operation.step,
         subject.consume,
-        subject.check or nothing,
+        subject.check,
         warmup + checks,
         iterations,
-        checks if subject.check else 0,
+        checks if subject.is_checked and not subject.calls else 0,
         subject.calls,
     )
     start = time.perf_counter()
@@ -313,16 +179,14 @@ def measure_block(bench: Bench, subject: Subject, block: int, round_: int) -> tu
     measured_before = bench.measuring_s
     before = round_trip_ns(bench)
     wrong = 0
-    if subject.check:
-        subject.check.argument.wrong = 0
     if subject.verify_chain and bench.checks:
         run(bench, subject, 0, 1, 0)
         wrong += subject.verify_chain()
     stamps = run(bench, subject, subject.warmup, subject.iterations, bench.checks)
-    if subject.check:
-        wrong += subject.check.argument.wrong
-    if subject.verify_chain and bench.checks:
-        wrong += subject.verify_chain()
+    if subject.verify_chain:
+        wrong += subject.verify_chain() if bench.checks else 0
+    else:
+        wrong, subject.check.argument.wrong = subject.check.argument.wrong, 0
     after = round_trip_ns(bench)
     bench.flight.note("gather")
     with bench.world.communicator.together(RuntimeError):

@@ -21,16 +21,13 @@ from bench import VERSION, cli, environment, sweep
 from bench.flight import Flight, start_witness
 from bench.measure import (
     Bench,
-    Buffers,
-    Subject,
-    link_subjects,
     make_bench,
     measure_block,
     measure_link,
     pilot,
     plan_blocks,
-    subject_of,
 )
+from bench.subject import Buffers, Subject, link_subjects, subject_of
 from collectives.algorithm import Case, DeviceError, Unsupported, World, algorithms
 from collectives.collective import DATATYPES
 from collectives.communicator import Communicator, Disagreement
@@ -71,12 +68,12 @@ def main(command: str, about: str, argv: Sequence[str] | None = None) -> NoRetur
             say(communicator, f"bench.{command}: {refusal}")
             status = CANNOT
         except Exception as error:  # noqa: BLE001 - a fault of ours on one rank must end the others, whatever it is
-            traceback.print_exc()
             flight.end(
                 f"rank {flight.rank} failed at {flight.where()}: {type(error).__name__}: {error}",
                 flight.rank,
                 "failed",
                 WRONG,
+                traceback.format_exc(),
             )
         close_flight(communicator, flight)
     sys.stdout.flush()
@@ -118,7 +115,7 @@ def open_flight(communicator: Communicator, command: str, options: Namespace) ->
     if folder is not None:
         if communicator.local_rank == 0:
             start_witness(folder, pids)
-        flight.start_watchdog()
+        flight.start_watchdog(pids)
     return flight
 
 
@@ -170,7 +167,7 @@ class Session:
     samples: dict[int, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
 
 
-def plan_cases(options: Namespace, bench: Bench) -> tuple[list[Planned], dict[int, Subject]]:
+def plan_cases(options: Namespace, bench: Bench, buffers: Buffers) -> tuple[list[Planned], dict[int, Subject]]:
     """Every case of the run, and the steps of those that can be measured here."""
     communicator, datatype = bench.world.communicator, DATATYPES[options.datatype]
     planned: list[Planned] = []
@@ -180,7 +177,7 @@ def plan_cases(options: Namespace, bench: Bench) -> tuple[list[Planned], dict[in
             if options.algorithm and algorithm.name not in options.algorithm:
                 continue
             bench.flight.note("compile", text=f"{algorithm.name} {size} B")
-            case = bench.buffers.case(size, datatype, options.op, options.in_place)
+            case = buffers.case(size, datatype, options.op, options.in_place)
             operation = algorithm.bind(bench.world, case)
             is_library = algorithm.name == "library"
             for mode in sweep.modes(options.mode, size):
@@ -209,7 +206,9 @@ def plan_cases(options: Namespace, bench: Bench) -> tuple[list[Planned], dict[in
                 )
                 if not isinstance(operation, Unsupported) and not reason:
                     number = len(planned) - 1
-                    subjects[number] = subject_of(bench, number, planned[number], case, operation)
+                    subjects[number] = subject_of(
+                        bench.world, bench.flight.watch, buffers, number, planned[number], case, operation
+                    )
     return planned, subjects
 
 
@@ -217,6 +216,7 @@ def run(command: str, options: Namespace, communicator: Communicator, flight: Fl
     """Measures and reports; returns the exit status, the same on every rank. Raises Disagreement where this machine
     cannot."""
     crowded, cpus = pin(communicator)
+    flight.note("open the device")
     world = open_world(communicator, options.device, flight.watch, crowded, options.timeout)
     if options.list:
         list_algorithms(world, options)
@@ -225,20 +225,22 @@ def run(command: str, options: Namespace, communicator: Communicator, flight: Fl
         raise Disagreement(f"-G: the {world.device.name} device has no graphs; they are a GPU's")
     with communicator.together(DeviceError, MemoryError):
         buffers = Buffers(world.device.private(options.maxbytes), world.device.private(options.maxbytes), options.seed)
-        bench = make_bench(world, flight, buffers, options.check, options.warmup_iters, options.dispatch)
-        planned, subjects = plan_cases(options, bench)
-        sizes = {planned[number].size_bytes for number in subjects if planned[number].size_bytes}
-        links = (
-            {} if isinstance(world.peers, Unsupported) else {size: link_subjects(bench, size) for size in sorted(sizes)}
-        )
+        bench = make_bench(world, flight, options.check, options.warmup_iters, options.dispatch)
+        planned, subjects = plan_cases(options, bench, buffers)
+        sizes = sorted({planned[number].size_bytes for number in subjects if planned[number].size_bytes})
+        mapped = not isinstance(world.peers, Unsupported)
+        links = {size: link_subjects(world, flight.watch, buffers, size) for size in sizes if mapped}
     session = Session(options, bench, planned, subjects, links, started_s + options.max_time - CLOSING_S)
+    flight.note("describe the machine", text="")
     head = describe(command, session, crowded, cpus)
     if communicator.rank == 0:
         session.file = RunFile.create(Path(options.out), head)
     stop = measure_all(session)
 
     status = INTERRUPTED if stop == "interrupted" else FINE
+    flight.note("results", case=None, block=None, text="")
     if session.file is None:
+        flight.note("wait for the results")
         return int(communicator.broadcast(None))
     result = session.file.finish(
         {number: np.concatenate(rows) for number, rows in session.samples.items()},
@@ -310,6 +312,7 @@ def unfinished(session: Session, active: list[int], rounds: int) -> list[int]:
 
 def agreed_stop(session: Session) -> str | None:
     """Whether all ranks stop here: one was interrupted, or rank 0's clock has run out."""
+    session.bench.flight.note("between blocks")
     interrupted = session.bench.flight.interrupted_s is not None
     said = session.bench.world.communicator.all_gather((interrupted, time.monotonic() > session.deadline_s))
     return "interrupted" if any(word[0] for word in said) else "time" if said[0][1] else None
@@ -339,7 +342,7 @@ def describe(command: str, session: Session, crowded: bool, cpus: list[int]) -> 
         ]
     if crowded:
         notes.append(
-            f"{communicator.size} ranks share {len(cores)} cores: they take turns, and times are largely the scheduler's."
+            f"{communicator.size} ranks share {len(cores)} cores: they take turns, and times are the scheduler's."
         )
     library = communicator.library
     return Run(
@@ -386,6 +389,8 @@ def print_result(result: Result, options: Namespace) -> None:
     """The table, and where the run and its picture are; on rank 0."""
     picture = result.path.with_suffix(".png")
     try:
+        if not result.complete:
+            raise ResultError("the run is incomplete")  # and whoever interrupted it waits for the prompt
         plot(result, picture)
         drawn = str(picture)
     except ResultError as nothing_to_draw:

@@ -1,40 +1,71 @@
-"""Waits for the ranks of one host to end, and writes down who ended first without having finished.
+"""Waits for the ranks of one host to end, writes down who ended first without having finished, and clears up behind them.
 
 Run as a script by `flight.start_witness`: `witness.py FOLDER RANK:PID ...`. It imports nothing of the project, so that it starts
-in milliseconds, sleeps until a rank ends, and ends when all have. A rank's record that says `finished`, or is gone, was a
-normal end.
+in milliseconds, sleeps until a rank ends, and ends when all have. A rank that came to its own end has taken its record away.
+
+The launcher kills the survivors some two milliseconds after a rank was killed, and the witness may wake later than that. It need
+not be quick: epoll keeps ends in the order in which the kernel saw them, where poll and select would list them by number.
 """
 
+import contextlib
 import json
 import os
+import re
 import select
 import sys
 from pathlib import Path
 
 
 def main(folder: Path, pids: dict[int, int]) -> None:
-    poll = select.poll()
+    # A rank that the launcher has bound to a core hands its mask down, and there the witness would wait for a rank that spins.
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, range(os.sysconf("SC_NPROCESSORS_CONF")))
+    ends = select.epoll()
     rank_of = {}
+    segments: set[str] = set()
     for rank, pid in pids.items():
         try:
             fd = os.pidfd_open(pid)
-        except OSError:  # ended before it could be watched, or a kernel without pidfds: nothing to witness
+            segments |= shared_memory(pid)
+        except OSError:
+            claim(folder, rank)
             continue
         rank_of[fd] = rank
-        poll.register(fd, select.POLLIN)
+        ends.register(fd, select.EPOLLIN)
     while rank_of:
-        for fd, _ in poll.poll():
-            rank = rank_of.pop(fd)
-            poll.unregister(fd)
-            try:
-                record = json.loads((folder / f"rank-{rank}").read_bytes()[:2048].rstrip(b"\0"))
-                if record["step"] == "finished":
-                    continue
-                ended = os.open(folder / "ended", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            except (OSError, ValueError):
-                continue
-            with os.fdopen(ended, "w") as file:
-                json.dump({"rank": rank, "why": "ended without a word", "by": "witness"}, file)
+        for fd, _ in ends.poll():
+            ends.unregister(fd)
+            claim(folder, rank_of.pop(fd))
+    clear_up(folder, pids, segments)
+
+
+def claim(folder: Path, rank: int) -> None:
+    """Writes that this rank ended first, unless it finished or another was before it."""
+    if not (folder / f"rank-{rank}").exists():
+        return
+    try:
+        ended = os.open(folder / "ended", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except OSError:
+        return
+    with os.fdopen(ended, "w") as file:
+        json.dump({"rank": rank, "why": "ended without a word", "by": "witness"}, file)
+
+
+def shared_memory(pid: int) -> set[str]:
+    """The files in /dev/shm that a process maps: the MPI library's own, which it leaves behind when it is killed."""
+    return set(re.findall(r" (/dev/shm/mpich_shm_\w+)$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE))
+
+
+def clear_up(folder: Path, pids: dict[int, int], segments: set[str]) -> None:
+    """Removes what nobody can use now that all have ended: shared memory, and the records where no run file came to be."""
+    for segment in segments:
+        Path(segment).unlink(missing_ok=True)
+    if folder.with_suffix(".jsonl").exists():
+        return
+    for name in (*(f"rank-{rank}" for rank in pids), "ended"):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # gone already, or still in use by another host's ranks
+        folder.rmdir()
 
 
 if __name__ == "__main__":

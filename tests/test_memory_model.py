@@ -99,6 +99,82 @@ def test_the_epoch_may_wrap_around():
     assert plain.error.startswith("wrong value")
 
 
+def two_shot(n_chunks: int, n_launches: int = 1, slots: int = 2, without: str = "") -> list[Thread]:
+    """Two ranks: in a beat each copies a chunk in, sums the chunk before, and gathers the one before that.
+
+    By itself it would do without the epoch's two halves; it shares the slab with the one-shot form, which would not.
+    """
+    threads = []
+    for rank, peer in ((0, 1), (1, 0)):
+        ops: list[Op] = []
+        for launch in range(1, n_launches + 1):
+            half = launch & 1
+            for beat in range(n_chunks + 2):
+                if beat > 0 and without != "WITHOUT_WAIT":
+                    ops.append(await_acquire(("flag", rank), until=at_least(100 * launch + beat)))
+                if beat < n_chunks:
+                    ops.append(store(("input", rank, half, beat % slots), 100 * launch + beat))
+                if 1 <= beat <= n_chunks:
+                    chunk = beat - 1
+                    ops.append(load(("input", peer, half, chunk % slots), 100 * launch + chunk))
+                    ops.append(store(("sums", rank, half, chunk % slots), 100 * launch + chunk))
+                if beat >= 2:
+                    chunk = beat - 2
+                    ops.append(load(("sums", peer, half, chunk % slots), 100 * launch + chunk))
+                if beat < n_chunks + 1:
+                    ops += [FENCE_SYSTEM, store_release(("flag", peer), 100 * launch + beat + 1)]
+        threads.append(Thread(rank, ops))
+    return threads
+
+
+def test_two_shots_beats_hold_with_two_slots():
+    assert check(two_shot(3)).error is None
+    assert check(two_shot(1, n_launches=3)).error is None
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"n_chunks": 2, "slots": 1}, {"n_chunks": 1, "without": "WITHOUT_WAIT"}],
+    ids=["one slot", "without the wait"],
+)
+def test_two_shots_beats_fail_without_a_part(broken):
+    assert check(two_shot(**broken)).error is not None
+
+
+def ring_beats(n_beats: int, slots: int = 2, without: str = "") -> list[Thread]:
+    """Three ranks: in a beat each fills a slot of its right neighbour's inbox and reads what came from the left before."""
+    threads = []
+    for rank in range(3):
+        left, right = (rank - 1) % 3, (rank + 1) % 3
+        ops: list[Op] = []
+        for beat in range(n_beats):
+            if beat > 0:
+                if without != "WITHOUT_WAIT_LEFT":
+                    ops.append(await_acquire(("flag", rank, left), until=at_least(beat)))
+                if without != "WITHOUT_WAIT_RIGHT":
+                    ops.append(await_acquire(("flag", rank, right), until=at_least(beat)))
+                ops.append(load(("inbox", rank, (beat - 1) % slots), beat))
+            if beat < n_beats - 1:
+                ops.append(store(("inbox", right, beat % slots), beat + 1))
+                ops += [FENCE_SYSTEM, store_release(("flag", left, rank), beat + 1)]
+                ops.append(store_release(("flag", right, rank), beat + 1))
+        threads.append(Thread(rank, ops))
+    return threads
+
+
+def test_the_rings_beats_hold_with_two_slots_and_both_neighbours():
+    assert check(ring_beats(4)).error is None
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"slots": 1}, {"without": "WITHOUT_WAIT_LEFT"}, {"without": "WITHOUT_WAIT_RIGHT"}],
+    ids=["one slot", "without waiting for the left", "without waiting for the right"],
+)
+def test_the_rings_beats_fail_without_a_part(broken):
+    assert check(ring_beats(4, **broken)).error is not None
+
+
 def message(signal: list[Op], wait: list[Op]) -> list[Thread]:
     return [Thread(0, [store("data", 1), *signal]), Thread(1, [*wait, load("data", 1)])]
 

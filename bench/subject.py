@@ -1,0 +1,132 @@
+"""What a block is made of: the steps of one iteration, for a case and for each part of the link."""
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bench import verify
+from bench.sweep import CHAIN_CALLS
+from collectives.algorithm import Case, Operation, Pattern, Step, Unsupported, Watch, World, plain_arguments
+from collectives.collective import Array, Datatype
+from reports.result import Planned
+
+LINK_CHUNK_BYTES = 512 << 10  # as the algorithms cut a message
+
+
+@dataclass
+class Buffers:
+    """A send and a receive buffer of this rank, as large as the largest size, and the seed of what fills them."""
+
+    send: np.ndarray[Any, np.dtype[np.uint8]]
+    receive: np.ndarray[Any, np.dtype[np.uint8]]
+    seed: int
+
+    def case(self, size_bytes: int, datatype: Datatype, redop: str, in_place: bool) -> Case:
+        receive = self.receive.ctypes.data
+        return Case(size_bytes, datatype, redop, receive if in_place else self.send.ctypes.data, receive)
+
+
+@dataclass
+class Subject:
+    """The steps of an iteration, and what the pilot finds out about them. `number` is the case's, -1 for the link's."""
+
+    number: int
+    text: str
+    prepare: Step
+    operation: Operation
+    consume: Step
+    check: Step
+    is_checked: bool = True
+    calls: int = 0  # of a chain; 0: isolated
+    verify_chain: Callable[[], int] | None = None
+    iteration_s: float = 0.0
+    warmup: int = 1
+    iterations: int = 1
+    keep: list[Any] = field(default_factory=list)  # what the steps point into
+
+
+def pattern_of(datatype: Datatype, address: int, size_bytes: int, table: Array, watch: Watch) -> Pattern:
+    """A buffer that holds a repeated table, shifted by the iteration. The caller keeps `table`."""
+    table_bytes = verify.REPEATS * verify.PERIOD * datatype.size_bytes
+    data, at = table.ctypes.data, ctypes.addressof(watch)
+    return Pattern(address, data, size_bytes, table_bytes, verify.PERIOD, datatype.size_bytes, 0, at)
+
+
+def nothing(world: World) -> Step:
+    return Step(world.device.host_kernel("nothing"), ctypes.c_long(0))
+
+
+def subject_of(
+    world: World, watch: Watch, buffers: Buffers, number: int, planned: Planned, case: Case, operation: Operation
+) -> Subject:
+    """The steps of a case: write the send buffer, [the operation,] read the result or make the next send buffer."""
+    device, rank, ranks, seed = world.device, world.communicator.rank, world.communicator.size, buffers.seed
+    datatype, redop = case.datatype, case.redop
+    chained = planned.mode == "chained"
+    table = verify.repeated(datatype.encode(verify.rank_table(datatype, redop, rank, seed)))
+    right = verify.repeated(verify.expected_table(datatype, redop, ranks, seed))
+    macros = {"WORLD": str(min(ranks, 8)), "ELEMENT": datatype.element, "REDOP": redop.capitalize()}
+    after = device.compile("link_probe", macros).kernel("chain_link" if chained else "read_own")
+    count_wrong = Step(
+        device.host_kernel("count_wrong"), pattern_of(datatype, case.receive, case.size_bytes, right, watch)
+    )
+    write = pattern_of(datatype, case.send, case.size_bytes, table, watch)
+    return Subject(
+        number,
+        f"{planned.algorithm} {planned.size_bytes} B {planned.mode}",
+        prepare=Step(device.host_kernel("write_pattern"), write),
+        operation=operation,
+        consume=Step(after, plain_arguments(case.send, case.receive, case.count, watch)),
+        check=nothing(world) if chained else count_wrong,
+        calls=CHAIN_CALLS if chained else 0,
+        verify_chain=chain_check(buffers, case, ranks, watch) if chained else None,
+        keep=[table, right],
+    )
+
+
+def chain_check(buffers: Buffers, case: Case, ranks: int, watch: Watch) -> Callable[[], int]:
+    """Counts what is wrong in the receive buffer after a chain."""
+    values, relative = verify.chain_expected(case.datatype, case.redop, ranks, buffers.seed, CHAIN_CALLS)
+
+    def count() -> int:
+        stored: Array = buffers.receive[: case.size_bytes].view(case.datatype.storage)
+        want = np.resize(np.roll(values, -int(watch.iteration % verify.PERIOD)), case.count)
+        return int(np.count_nonzero(~(np.abs(case.datatype.decode(stored) - want) <= relative * np.abs(want))))
+
+    return count
+
+
+def link_subjects(world: World, watch: Watch, buffers: Buffers, size_bytes: int) -> dict[str, Subject]:
+    """The parts of the link at one size: copy into peer memory, read what a peer just wrote, copy through memory.
+
+    As in an all-reduce, what is stored into has last been read by the peer, what is read has last been stored by it,
+    and the caches also hold a send and a receive buffer.
+    """
+    assert not isinstance(world.peers, Unsupported)
+    device, whole = world.device, size_bytes // 4 * 4
+    kernels = device.compile("link_probe", {"WORLD": str(world.communicator.size)})
+    send, receive = buffers.send.ctypes.data, buffers.receive.ctypes.data
+    arguments = world.peers.arguments(send, receive, whole // 4, LINK_CHUNK_BYTES)
+    copy_in, read_peer, copy_local = (
+        Step(kernels.kernel(name), arguments) for name in ("copy_in", "read_peer", "copy_local")
+    )
+
+    def part(timed: Step, prepare: Step, consume: Step) -> Subject:
+        return Subject(
+            -1,
+            f"link {timed.kernel.name} {size_bytes} B",
+            prepare,
+            Operation(timed, device.caller(timed)),
+            consume,
+            nothing(world),
+            is_checked=False,
+        )
+
+    return {
+        "copy_in_us": part(copy_in, read_peer, copy_local),
+        "peer_read_us": part(read_peer, copy_in, copy_local),
+        "memory_us": part(copy_local, nothing(world), nothing(world)),
+    }

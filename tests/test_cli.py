@@ -1,0 +1,311 @@
+"""The command as its users meet it: real `mpirun` launches, their exit status, what they print and what they leave.
+
+Each launch carries a mark in its environment, by which whatever it left running would be found.
+"""
+
+import csv
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import pytest
+
+from reports.result import read
+from reports.schema import Result
+from tests.launch import MPIRUN, ROOT
+
+LAYERS = ("bench", "collectives", "kernels", "reports")
+OURS = ("one_shot_push", "one_shot_pull", "two_shot", "ring", "auto")
+QUICK = ("-e", "16K", "-n", "20", "--max-time", "8")
+
+
+def launch(folder, *options, ranks=2, tree=ROOT, **variables):
+    """Runs the command with its results in `folder`, without mpirun where `ranks` is None; nothing of it may run on."""
+    mark = secrets.token_hex(8)
+    launcher = [str(MPIRUN), "-n", str(ranks)] if ranks else []
+    done = subprocess.run(
+        [*launcher, sys.executable, "-m", "bench.allreduce", "--out", str(folder), *options],
+        cwd=tree, env={**os.environ, "WIRETAX_TEST": mark, **variables}, capture_output=True, text=True, timeout=90,
+    )
+    for _ in range(20):
+        if not (running := carriers(mark)):
+            break
+        time.sleep(0.1)
+    assert not running, f"left running: {running}"
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+def carriers(mark):
+    """The processes that a launch with this mark started."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("WIRETAX_TEST") == mark:
+                found.append(process.name())
+    return found
+
+
+def stored(folder) -> Result:
+    """The one run of a folder, whole: its table's sources, samples and picture, and no flight record any more."""
+    runs = list(Path(folder).glob("*.jsonl"))
+    assert len(runs) == 1
+    kept = {path.name.removeprefix(runs[0].stem) for path in Path(folder).iterdir()}
+    assert kept == {".jsonl", ".samples", ".png"}
+    result = read(runs[0])
+    assert result.complete
+    return result
+
+
+def show(result, *options):
+    """What `python -m reports show` prints of a run."""
+    command = [sys.executable, "-m", "reports", "show", str(result.path), *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def assert_refused(done, status, sentence, folder):
+    """One line from one rank on standard error, the exit status, and no file."""
+    assert (done.returncode, done.stdout) == (status, "")
+    assert re.fullmatch(rf"bench\.allreduce: [^\n]*{sentence}[^\n]*\n", done.stderr), done.stderr
+    assert not [path for path in folder.rglob("*") if path.is_file() or path.suffix]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["-b", "16Q"], "'16Q' is not a size"),
+        (["--minbytes=-16K"], "'-16K' is not a size"),
+        (["-e", "many"], "'many' is not a size"),
+        (["-e", "64G"], "above the largest size"),
+        (["-b", "1M", "-e", "64K"], "begin at 1048576 B, above their end at 65536 B"),
+        (["-b", "1", "-e", "3"], "3 B hold no float32"),
+        (["-f", "1"], "'1' is not a whole number of at least 2"),
+        (["-f", "0.5"], "'0.5' is not a whole number of at least 2"),
+        (["--algorithm", "two_shott,library"], r"unknown algorithm 'two_shott': did you mean two_shot\?"),
+        (["-d", "flaot"], r"unknown datatype 'flaot': did you mean float\?"),
+        (["-o", "summ"], r"unknown operation 'summ': did you mean sum\?"),
+        (["-d", "int32", "-o", "avg"], "avg is not defined for int32"),
+        (["--max-time", "soon"], "'soon' is not a number of seconds"),
+        (["--device", "gpu"], "invalid choice: 'gpu'"),
+        (["--bogus"], "unrecognized arguments: --bogus"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_bad_command_line_is_refused_in_one_line(tmp_path, options, sentence):
+    """A user with a typing error would see a traceback from each rank, or a run that was not meant."""
+    assert_refused(launch(tmp_path / "results", *options), 2, sentence, tmp_path)
+
+
+@pytest.mark.parametrize("option", ["--out", "-J"])
+def test_results_that_cannot_be_written_are_refused_before_anything_is_measured(tmp_path, option):
+    """A minute of measuring would be lost at its end. A path below a file cannot be written even by root."""
+    unwritable = Path(__file__) / "results"
+    done = launch(tmp_path / "results", option, str(unwritable))
+    assert_refused(done, 2, f"cannot write {re.escape(str(unwritable))}", tmp_path)
+
+
+def test_without_mpirun_the_way_to_start_two_ranks_is_named(tmp_path):
+    """The newcomer's first try is `python -m bench.allreduce`."""
+    done = launch(tmp_path / "results", ranks=None)
+    assert_refused(done, 2, "mpirun -n 2 python -m bench.allreduce", tmp_path)
+
+
+@pytest.mark.parametrize("device", ["cuda", "hip"])
+def test_a_device_that_is_not_there_is_no_quiet_fallback(tmp_path, device):
+    """The CPU's figures would be taken for a GPU's."""
+    assert_refused(launch(tmp_path / "results", "--device", device), 3, f"there is no {device} device", tmp_path)
+
+
+def test_a_graph_is_refused_where_there_are_none(tmp_path):
+    assert_refused(launch(tmp_path / "results", "-G", "1"), 3, "-G: the cpu device has no graphs", tmp_path)
+
+
+@pytest.mark.skipif(find_spec("ziglang") is not None, reason="the ziglang wheel serves as a compiler here")
+def test_a_missing_compiler_is_named_with_what_was_looked_for(tmp_path):
+    """The one thing that the user has to install would stay unknown."""
+    (tmp_path / "bin").mkdir()
+    done = launch(tmp_path / "results", PATH=str(tmp_path / "bin"), CXX="", XDG_CACHE_HOME=str(tmp_path / "cache"))
+    looked_for = re.escape("looked for $CXX, c++, g++, clang++ and the ziglang wheel")
+    assert_refused(done, 3, f"no C.. compiler was found: {looked_for}", tmp_path)
+    done = launch(tmp_path / "results", CXX="no-such-compiler", XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert_refused(done, 3, r"\$CXX names 'no-such-compiler'", tmp_path)
+
+
+def test_help_and_list_speak_once_for_all_ranks(tmp_path):
+    """Two ranks would print everything twice; --list needs no ranks at all."""
+    helped = launch(tmp_path / "results", "--help")
+    assert (helped.returncode, helped.stderr, helped.stdout.count("usage:")) == (0, "", 1)
+    listed = launch(tmp_path / "results", "--list", "-d", "bfloat16")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    about = dict(line.split(maxsplit=1) for line in listed.stdout.splitlines())
+    assert tuple(about) == ("library", *OURS)
+    assert {name for name in about if "not here: " in about[name]} == {"library"}
+    assert "does not reduce bfloat16" in about["library"]
+    assert launch(tmp_path / "results", "--list", "-d", "bfloat16", ranks=None).stdout == listed.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def default_run(tmp_path_factory):
+    """A run as a newcomer makes it, but short."""
+    folder = tmp_path_factory.mktemp("default") / "results"
+    done = launch(folder, "-e", "64K", "--max-time", "7")
+    assert (done.returncode, done.stderr) == (0, "")
+    return done, stored(folder)
+
+
+def test_every_algorithm_is_measured_and_right_at_every_size(default_run):
+    _, result = default_run
+    isolated = {(case.algorithm, case.size_bytes) for case in result.cases if case.mode == "isolated"}
+    assert isolated == {(name, size) for name in ("library", *OURS) for size in (16384, 32768, 65536)}
+    for case in result.cases:
+        assert (case.status, case.n_wrong, case.in_place) == ("ok", 0, False)
+        assert case.time_us.median > 0
+        assert case.bus_bw_gb_s == pytest.approx(case.size_bytes / case.time_us.median / 1e3)  # 2 (n-1)/n is 1
+        assert case.bound_us > 0
+    assert {case.chosen for case in result.cases if case.algorithm == "auto"} <= set(OURS)
+
+
+def test_the_table_fits_a_terminal_and_comes_back_from_the_file(default_run, tmp_path):
+    """`reports show` would tell another story than the run did."""
+    done, result = default_run
+    *table, run_line, picture_line = done.stdout.splitlines(keepends=True)
+    assert run_line == f"run: {result.path}\n"
+    assert picture_line == f"picture: {result.path.with_suffix('.png')}\n"
+    assert max(map(len, table)) <= 81
+    for size in ("16 KiB", "32 KiB", "64 KiB"):
+        rows = [line for line in table if re.match(rf" *{size} +\d", line)]
+        assert len(rows) == 2  # isolated and chained
+        assert all(row.endswith(" 0\n") for row in rows)
+    assert show(result, "--plot", str(tmp_path / "run.svg")) == "".join(table)
+    assert "one_shot_pull" in (tmp_path / "run.svg").read_text()
+    assert len(show(result, "--long").splitlines()) > len(result.cases)
+
+
+def test_nccl_tests_format_json_in_place_and_iterations(tmp_path):
+    """Parsers written for nccl-tests would not read ours; -n would be taken for a hint."""
+    report = tmp_path / "report.json"
+    done = launch(tmp_path / "results", "--format", "nccl-tests", "-J", str(report), "--in-place", "-d", "half",
+                  "-b", "1000", "-e", "4000", "-n", "20", "--max-time", "8", "--algorithm", "library,two_shot")
+    assert done.returncode == 0
+    result = stored(tmp_path / "results")
+    assert done.stderr.splitlines() == [f"run: {result.path}", f"picture: {result.path.with_suffix('.png')}"]
+
+    rows = [line.split() for line in done.stdout.splitlines() if line and not line.startswith("#")]
+    assert [row[:4] for row in rows] == 2 * [[str(size), str(size // 2), "half", "sum"] for size in (1000, 2000, 4000)]
+    assert all(row[5:9] == ["N/A"] * 4 and float(row[9]) > 0 and row[12] == "0" for row in rows)
+    assert len(re.findall(r"^# Avg bus bandwidth +: [\d.]+ $", done.stdout, re.MULTILINE)) == 2
+
+    entries = json.loads(report.read_text())["results"]
+    assert {(entry["algorithm"], entry["mode"]) for entry in entries} == {
+        (name, mode) for name in ("library", "two_shot") for mode in ("isolated", "chained")}
+    assert all(entry["out_of_place"] is None and entry["in_place"]["nwrong"] == 0 for entry in entries)
+
+    assert all(case.in_place for case in result.cases)
+    for case in result.cases:
+        assert sum(block.n for block in result.blocks if block.case == case.case) == 20
+
+
+def test_csv_unchecked_and_what_a_library_lacks(tmp_path):
+    """A 0 for "nothing checked" would look like a check; a type that MPI lacks must not stop the run."""
+    done = launch(tmp_path / "results", "--format", "csv", "-c", "0", "-d", "bfloat16", "-o", "avg", *QUICK)
+    assert done.returncode == 0
+    rows = list(csv.DictReader(done.stdout.splitlines()))
+    assert {row["algorithm"] for row in rows} == {"library", *OURS}
+    for row in rows:
+        assert row["n_wrong"] == ""
+        if row["algorithm"] == "library":
+            assert (row["status"], row["bus_bw_gb_s"], row["memory"]) == ("unsupported", "", "private")
+            assert "does not reduce bfloat16" in row["reason"]
+        else:
+            assert row["status"] == "ok"
+            assert float(row["time_us_median"]) > 0
+    assert all(case.n_wrong is None for case in stored(tmp_path / "results").cases)
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["-d float -o avg", "-d half -o min", "-d bfloat16 -o prod --in-place", "-d double -o sum", "-d int32 -o max",
+     "-d int64 -o prod --dispatch python"],
+)
+def test_types_and_operations_are_right(tmp_path, options):
+    """Whoever reduces something else than floats would get figures of a wrong result."""
+    done = launch(tmp_path / "results", *options.split(), *QUICK)
+    assert (done.returncode, done.stderr) == (0, "")
+    result = stored(tmp_path / "results")
+    assert result.run.world["dispatch"] == ("python" if "python" in options else "native")
+    for case in result.cases:
+        lacking = case.algorithm == "library" and ("avg" in options or "bfloat16" in options)
+        chained_product = case.mode == "chained" and "prod" in options
+        assert case.status == ("unsupported" if lacking or chained_product else "ok"), case.reason
+        assert case.n_wrong == (0 if case.status == "ok" else None)
+
+
+def test_one_rank_runs_and_says_that_busbw_means_nothing(tmp_path):
+    done = launch(tmp_path / "results", *QUICK, ranks=1)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "note: busbw means nothing with one rank; start two with mpirun -n 2" in done.stdout
+    assert "GB/s" not in done.stdout.split("token")[0].split("\n\n", 1)[1]
+    assert {case.n_wrong for case in stored(tmp_path / "results").cases} == {0}
+
+
+def test_ranks_on_two_hosts_leave_the_library_alone_to_run(tmp_path):
+    """MPICH can be made to see two nodes on one machine. Memory is mapped within one, and that is no error."""
+    done = launch(tmp_path / "results", *QUICK, MPIR_CVAR_NUM_CLIQUES="2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "its ranks are on 2 hosts, and memory is mapped within one" in done.stdout.replace("\n", " ")
+    for case in stored(tmp_path / "results").cases:
+        if case.algorithm == "library":
+            assert (case.status, case.n_wrong) == ("ok", 0)
+        else:
+            assert (case.status, case.bus_bw_gb_s) == ("unsupported", None)
+            assert "2 hosts" in str(case.reason)
+
+
+def test_the_seed_decides_the_order(tmp_path):
+    """A run could not be repeated as it was, or every run would measure in the same order."""
+    orders = []
+    for number, seed in enumerate(("7", "7", "8")):
+        folder = tmp_path / str(number)
+        assert launch(folder, "--seed", seed, "--algorithm", "library,ring", *QUICK).returncode == 0
+        orders.append([block.case for block in stored(folder).blocks])
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2])
+
+
+def test_a_kernel_that_adds_wrongly_is_found_out(tmp_path):
+    """The fastest way to be wrong would win the table."""
+    for layer in LAYERS:
+        shutil.copytree(ROOT / layer, tmp_path / layer, ignore=shutil.ignore_patterns("__pycache__"))
+    mutated = 0
+    for kernel in (tmp_path / "kernels").iterdir():
+        lines = kernel.read_text().splitlines(keepends=True)
+        wrong = [line.replace("+", "-", 1) if "// the sum" in line else line for line in lines]
+        mutated += wrong != lines
+        kernel.write_text("".join(wrong))
+    assert mutated == 1
+
+    done = launch(tmp_path / "results", *QUICK, "--mode", "isolated", tree=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "WRONG RESULTS: " in done.stdout
+    row = next(line for line in done.stdout.splitlines() if re.match(r" *16 KiB ", line))
+    assert re.fullmatch(r" *16 KiB +[\d.]+ +WRONG +\w+ +- +- +- +[1-9]\d*", row)
+    for case in stored(tmp_path / "results").cases:
+        if case.algorithm == "library":
+            assert (case.status, case.n_wrong) == ("ok", 0)
+        else:
+            assert case.status == "wrong"
+            assert case.n_wrong
+            assert (case.alg_bw_gb_s, case.bus_bw_gb_s) == (None, None)

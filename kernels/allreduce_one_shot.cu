@@ -3,8 +3,8 @@
 // One step; each rank sends (n-1) S bytes and reads as many. The least latency, and the most bytes.
 //   1. hand over: store the input into every peer's slab (push), or once into one's own (pull)
 //   2. signal every peer, wait for every peer
-// 3. sum all inputs in rank order, in fp32 for 16-bit types, and round once: every rank computes the same bits A
-// message longer than a chunk goes chunk by chunk. Two slots take turns: a peer that has signalled chunk k has read
+//   3. sum all inputs in rank order, in fp32 for 16-bit types, and round once: every rank computes the same bits
+// A message longer than a chunk goes chunk by chunk. Two slots take turns: a peer that has signalled chunk k has read
 // chunk k-1, so the slot of k-1 is free for k+1.
 #include "pack.h"
 

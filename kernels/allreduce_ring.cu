@@ -6,9 +6,9 @@
 //   stage 0               send one's own segment `rank`
 //   stages 1 .. n-2       add one's own input to the partial sum that came from the left, send it on
 //   stage n-1             the same, and the sum is complete: keep it and send it on
-// stages n .. 2n-2      keep the complete segment that came from the left, and (but for the last stage) send it on What
-// stage s sends lands in inbox s of the right neighbour, which reads it in its stage s+1, one beat later. Each segment
-// is summed in rotated order, with one rounding to the wire type a hop, by one rank: every rank gets its bits.
+//   stages n .. 2n-2      keep the complete segment that came from the left and, but for the last stage, send it on
+// What stage s sends lands in inbox s of the right neighbour, which reads it in its stage s+1, one beat later.
+// Each segment is summed in rotated order, with one rounding to the wire type a hop, by one rank: all get its bits.
 #include "pack.h"
 
 constexpr int STAGES = 2 * WORLD - 1;
@@ -41,7 +41,8 @@ extern "C" __global__ void ring(LAUNCHED_WITH(Arguments) a) {
 
       if (stage == 0) copy(sent, own, s.count);
       else if (stage < WORLD - 1) reduce<PARTIAL, 2>(sent, Sources<2>{{came, own}}, s.count);
-      else if (stage == WORLD - 1) reduce<COMPLETE, 2>(Both<Output, Slab>{kept, sent}, Sources<2>{{came, own}}, s.count);
+      else if (stage == WORLD - 1)
+        reduce<COMPLETE, 2>(Both<Output, Slab>{kept, sent}, Sources<2>{{came, own}}, s.count);
       else if (stage < STAGES - 1) copy(Both<Output, Slab>{kept, sent}, came, s.count);
       else copy(kept, came, s.count);
     }

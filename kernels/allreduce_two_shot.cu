@@ -1,13 +1,13 @@
 // Two-shot all-reduce: a reduce-scatter, then an all-gather, both direct.
 //
-// Two steps; each rank sends and reads 2 (n-1)/n S bytes. A chunk of the message has one segment a rank. In beat b a
-// rank does
+// Two steps; each rank sends and reads 2 (n-1)/n S bytes. A chunk of the message has one segment a rank, and a rank
+// works in beats. In beat b it does
 //   A. of chunk b:   copies the segments that others own into its own slab, where their owners will read them
 //   B. of chunk b-1: sums its own segment of all ranks, in rank order and rounded once, into its output and its slab
-// C. of chunk b-2: copies the sums of the other segments from their owners' slabs into its output and signals the
-// beat's end. Each part waits only for what its peers did in the beat before, so one flag a beat orders all three; and
-// what part A or B overwrites, two beats old, was read by the peers in the beat before. A sum is computed by one rank,
-// so every rank gets the same bits.
+//   C. of chunk b-2: copies the sums of the other segments from their owners' slabs into its output
+// and signals the beat's end. Each part waits only for what its peers did in the beat before, so one flag a beat orders
+// all three; and what part A or B overwrites, two beats old, was read by the peers in the beat before. A sum is computed
+// by one rank, so every rank gets the same bits.
 #include "pack.h"
 
 extern "C" __global__ void two_shot(LAUNCHED_WITH(Arguments) a) {
@@ -18,7 +18,9 @@ extern "C" __global__ void two_shot(LAUNCHED_WITH(Arguments) a) {
   const auto input = [&](long rank, long chunk, long segment) {
     return half_of(a, rank, epoch) + ((chunk & 1) * WORLD + segment) * segment_bytes;
   };
-  const auto sums = [&](long rank, long chunk) { return half_of(a, rank, epoch) + (2 * WORLD + (chunk & 1)) * segment_bytes; };
+  const auto sums = [&](long rank, long chunk) {
+    return half_of(a, rank, epoch) + (2 * WORLD + (chunk & 1)) * segment_bytes;
+  };
   const auto part = [&](long chunk, long segment) {
     const Segment s = segment_of(smaller(most, a.count - chunk * most), segment);
     return Segment{chunk * most + s.start, s.count};
@@ -38,8 +40,10 @@ extern "C" __global__ void two_shot(LAUNCHED_WITH(Arguments) a) {
       const long chunk = beat - 1;
       const Segment s = part(chunk, a.rank);
       Sources<WORLD> inputs;
-      for (int r = 0; r < WORLD; ++r) inputs.at[r] = r == a.rank ? a.send + s.start * ELEMENT_BYTES : input(r, chunk, a.rank);
-      reduce<COMPLETE, WORLD>(Both<Output, Slab>{{a.receive + s.start * ELEMENT_BYTES}, {sums(a.rank, chunk)}}, inputs, s.count);
+      for (int r = 0; r < WORLD; ++r)
+        inputs.at[r] = r == a.rank ? a.send + s.start * ELEMENT_BYTES : input(r, chunk, a.rank);
+      reduce<COMPLETE, WORLD>(Both<Output, Slab>{{a.receive + s.start * ELEMENT_BYTES}, {sums(a.rank, chunk)}}, inputs,
+                              s.count);
     }
     if (beat >= 2)  // C
       for (int d = 1; d < WORLD; ++d) {

@@ -137,8 +137,8 @@ class Plan:
     """A block of iterations: what is done in each, and how often.
 
     Each iteration prepares, meets, is stamped around `operation`, consumes, and in the first and last `checks` of them
-    checks. With `calls` > 0 an iteration is a chain of so many operations, each followed by `consume`, and then the
-    same without them.
+    checks. With `calls` > 0 an iteration is `consume` so many times, then a new send buffer, a meeting, and a chain of
+    so many operations, each followed by `consume`.
     """
 
     prepare: Step

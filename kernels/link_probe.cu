@@ -44,7 +44,8 @@ extern "C" __global__ void copy_in(LAUNCHED_WITH(Arguments) a) {
   const long most = a.chunk_bytes / ELEMENT_BYTES;
   long slot = 0;
   for (long start = 0; start < a.count; start += most, slot ^= 1)
-    copy(Slab{half_of(a, a.rank, epoch) + slot * a.chunk_bytes}, a.send + start * ELEMENT_BYTES, smaller(most, a.count - start));
+    copy(Slab{half_of(a, a.rank, epoch) + slot * a.chunk_bytes}, a.send + start * ELEMENT_BYTES,
+         smaller(most, a.count - start));
   fence_system();
   leave_launch(a, epoch);
 }

@@ -55,7 +55,9 @@ struct Float16 : Widened<HalfPairs> {};
 struct Bfloat16 : Widened<Bfloat16Pairs> {};
 
 struct Unscaled { template <class Lane> static DEVICE Lane finish(Lane a) { return a; } };
-struct Sum : Unscaled { template <class Lane> static DEVICE Lane combine(Lane a, Lane b) { return a + b; } };  // the sum
+struct Sum : Unscaled {
+  template <class Lane> static DEVICE Lane combine(Lane a, Lane b) { return a + b; }  // the sum
+};
 struct Prod : Unscaled { template <class Lane> static DEVICE Lane combine(Lane a, Lane b) { return a * b; } };
 struct Min : Unscaled { template <class Lane> static DEVICE Lane combine(Lane a, Lane b) { return b < a ? b : a; } };
 struct Max : Unscaled { template <class Lane> static DEVICE Lane combine(Lane a, Lane b) { return a < b ? b : a; } };
@@ -130,7 +132,9 @@ template <Finish FINISH, int SOURCES, class To> DEVICE void reduce(To to, Source
   for (long e = packs * PACK_ELEMENTS + thread(); e < count; e += step)
     to.put_element(e, combined<FINISH, SOURCES>([&](int s) { return load_element(from.at[s], e); }));
 }
-template <class To> DEVICE void copy(To to, const char* from, long count) { reduce<PARTIAL, 1>(to, Sources<1>{{from}}, count); }
+template <class To> DEVICE void copy(To to, const char* from, long count) {
+  reduce<PARTIAL, 1>(to, Sources<1>{{from}}, count);
+}
 
 DEVICE long smaller(long a, long b) { return a < b ? a : b; }
 

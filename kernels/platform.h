@@ -61,14 +61,15 @@ DEVICE void breathe() {}
 DEVICE void yield() {}
 
 // A user's buffer need not start where 16 bytes divide the address: then its packs are put together from what does.
+DEVICE volatile unsigned short* halves_at(const char* p) { return (volatile unsigned short*)p; }
 DEVICE pack load_pack(const char* buffer, long i) {
   const char* p = buffer + i * 16;
   if (((u64)p & 15) == 0) return load_16_bytes(p);
   pack x;
 #pragma unroll
   for (int k = 0; k < REGISTERS; ++k)
-    x.r[k] = ((u64)p & 3) == 0 ? ((const volatile unsigned*)p)[k]
-                               : ((const volatile unsigned short*)p)[2 * k] | (unsigned)((const volatile unsigned short*)p)[2 * k + 1] << 16;
+    if (((u64)p & 3) == 0) x.r[k] = ((const volatile unsigned*)p)[k];
+    else x.r[k] = halves_at(p)[2 * k] | (unsigned)halves_at(p)[2 * k + 1] << 16;
   return x;
 }
 DEVICE void store_pack(char* buffer, long i, pack x) {
@@ -77,7 +78,7 @@ DEVICE void store_pack(char* buffer, long i, pack x) {
 #pragma unroll
   for (int k = 0; k < REGISTERS; ++k) {
     if (((u64)p & 3) == 0) ((volatile unsigned*)p)[k] = x.r[k];
-    else ((volatile unsigned short*)p)[2 * k] = (unsigned short)x.r[k], ((volatile unsigned short*)p)[2 * k + 1] = (unsigned short)(x.r[k] >> 16);
+    else halves_at(p)[2 * k] = (unsigned short)x.r[k], halves_at(p)[2 * k + 1] = (unsigned short)(x.r[k] >> 16);
   }
 }
 DEVICE void stream_pack(char* buffer, long i, pack x) { stream_16_bytes(buffer + i * 16, x); }
@@ -94,10 +95,13 @@ DEVICE words halves(floats low, floats high) { return half_from_float(low) | (un
 constexpr int REGISTERS = 1;
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
+#define MOVNTDQ "vmovntdq"
 #elif defined(__AVX__)
 #define VECTOR_BYTES 32
+#define MOVNTDQ "vmovntdq"
 #else
 #define VECTOR_BYTES 16
+#define MOVNTDQ "movntdq"
 #endif
 // Not one template over the element: g++ 12 silently drops a vector_size that depends on a template parameter.
 typedef unsigned words __attribute__((vector_size(VECTOR_BYTES)));
@@ -149,11 +153,13 @@ DEVICE void fence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 #endif
 
 #if defined(__clang__)
-DEVICE void stream_pack(char* buffer, long i, pack x) { __builtin_nontemporal_store(x.r[0], (aligned_words*)buffer + i); }
-#elif defined(__AVX__)
-DEVICE void stream_pack(char* buffer, long i, pack x) { asm volatile("vmovntdq %1, %0" : "=m"(((aligned_words*)buffer)[i]) : "v"(x.r[0])); }
+DEVICE void stream_pack(char* buffer, long i, pack x) {
+  __builtin_nontemporal_store(x.r[0], (aligned_words*)buffer + i);
+}
 #elif defined(__SSE2__)
-DEVICE void stream_pack(char* buffer, long i, pack x) { asm volatile("movntdq %1, %0" : "=m"(((aligned_words*)buffer)[i]) : "x"(x.r[0])); }
+DEVICE void stream_pack(char* buffer, long i, pack x) {
+  asm volatile(MOVNTDQ " %1, %0" : "=m"(((aligned_words*)buffer)[i]) : "v"(x.r[0]));
+}
 #else
 DEVICE void stream_pack(char* buffer, long i, pack x) { ((aligned_words*)buffer)[i] = x.r[0]; }
 #endif
@@ -184,7 +190,8 @@ DEVICE floats high_halves(words w) { return low_halves(w >> 16); }
 DEVICE words halves(floats low, floats high) {
   words w;
   for (unsigned i = 0; i < sizeof w / 4; ++i)
-    w[i] = reinterpret<unsigned short>((_Float16)low[i]) | (unsigned)reinterpret<unsigned short>((_Float16)high[i]) << 16;
+    w[i] = reinterpret<unsigned short>((_Float16)low[i]) |
+           (unsigned)reinterpret<unsigned short>((_Float16)high[i]) << 16;
   return w;
 }
 #endif

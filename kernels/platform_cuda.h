@@ -8,7 +8,9 @@ DEVICE int block() { return blockIdx.x; }
 DEVICE int blocks() { return gridDim.x; }
 DEVICE void block_barrier() { __syncthreads(); }
 DEVICE void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
-DEVICE void store_release_system(u64* p, u64 v) { asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory"); }
+DEVICE void store_release_system(u64* p, u64 v) {
+  asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
+}
 DEVICE u64 load_acquire_system(const u64* p) {
   u64 v;
   asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
@@ -23,14 +25,19 @@ DEVICE u64 clock_ns() {
 // Plain C++ accesses were split into scalar ones and may become ld.global.nc, which must not read what a peer writes.
 DEVICE pack load_16_bytes(const void* p) {
   pack x;
-  asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.r[0]), "=r"(x.r[1]), "=r"(x.r[2]), "=r"(x.r[3]) : "l"(p) : "memory");
+  asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(x.r[0]), "=r"(x.r[1]), "=r"(x.r[2]), "=r"(x.r[3])
+               : "l"(p)
+               : "memory");
   return x;
 }
 DEVICE void store_16_bytes(void* p, pack x) {
-  asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3]) : "memory");
+  asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3])
+               : "memory");
 }
 DEVICE void stream_16_bytes(void* p, pack x) {
-  asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3]) : "memory");
+  asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3])
+               : "memory");
 }
 DEVICE float float_from_half(unsigned short h) {
   float f;

@@ -10,9 +10,10 @@ struct Loop {
   Step prepare;    // write the send buffer, as the layer before would
   Step meet;       // all ranks
   Step operation;  // what is timed
-  Step consume;    // read the result, as the layer after would; of a chain: make the next send buffer from the last result
+  Step consume;    // read the result, as the layer after would; of a chain: make the next send buffer from the result
   Step check;
-  long warmup, iterations, checks;  // `checks` of the warm-up's first iterations, and as many after the timed ones, are checked
+  long warmup, iterations;
+  long checks;                      // so many of the warm-up's first iterations, and as many after the timed ones
   long calls;                       // of a chain; 0: isolated
   long long* stamps_ns;             // [iterations][4]: arrived, left, began to consume, done
   long done;                        // timed iterations that ran before a stop
@@ -35,21 +36,24 @@ extern "C" void timed_loop(Loop* loop) {
     run(l, PREPARE, l.prepare);
     run(l, MEET, l.meet);
     long long t[4];
-    *(volatile u64*)&l.watch->phase = OPERATION;
     if (l.calls == 0) {
+      *(volatile u64*)&l.watch->phase = OPERATION;
       t[0] = clock_ns();
       l.operation.run(l.operation.argument);
       t[1] = t[2] = clock_ns();
       run(l, CONSUME, l.consume);
       t[3] = clock_ns();
     } else {
-      t[0] = clock_ns();
-      for (long c = 0; c < l.calls; ++c) l.operation.run(l.operation.argument), l.consume.run(l.consume.argument);
-      t[1] = clock_ns();
-      run(l, MEET, l.meet);
+      // The chain without collectives comes first: in place it spends the send buffer, and the result is to be checked.
       t[2] = clock_ns();
       for (long c = 0; c < l.calls; ++c) l.consume.run(l.consume.argument);
       t[3] = clock_ns();
+      run(l, PREPARE, l.prepare);
+      run(l, MEET, l.meet);
+      *(volatile u64*)&l.watch->phase = OPERATION;
+      t[0] = clock_ns();
+      for (long c = 0; c < l.calls; ++c) l.operation.run(l.operation.argument), l.consume.run(l.consume.argument);
+      t[1] = clock_ns();
     }
     if (i >= l.warmup && i < l.warmup + l.iterations && !*(volatile u64*)&l.watch->stop) {
       for (int k = 0; k < 4; ++k) l.stamps_ns[4 * l.done + k] = t[k];
@@ -74,18 +78,22 @@ static const char* table_now(const Pattern& p) {
   return p.table + (long)(p.watch->iteration % (u64)p.period) * p.element_bytes;
 }
 
+static unsigned long piece(const Pattern& p, long at) {
+  return (unsigned long)(p.bytes - at < p.table_bytes ? p.bytes - at : p.table_bytes);
+}
+
 extern "C" void write_pattern(Pattern* p) {
   const char* table = table_now(*p);
   for (long at = 0; at < p->bytes; at += p->table_bytes)
-    __builtin_memcpy(p->buffer + at, table, (unsigned long)(p->bytes - at < p->table_bytes ? p->bytes - at : p->table_bytes));
+    copy_bits(p->buffer + at, table, piece(*p, at));
 }
 
 extern "C" void count_wrong(Pattern* p) {
   const char* table = table_now(*p);
   for (long at = 0; at < p->bytes; at += p->table_bytes) {
-    const long n = p->bytes - at < p->table_bytes ? p->bytes - at : p->table_bytes;
-    if (memcmp(p->buffer + at, table, (unsigned long)n) == 0) continue;
-    for (long e = 0; e < n; e += p->element_bytes)
+    const unsigned long n = piece(*p, at);
+    if (memcmp(p->buffer + at, table, n) == 0) continue;
+    for (unsigned long e = 0; e < n; e += p->element_bytes)
       p->wrong += memcmp(p->buffer + at + e, table + e, (unsigned long)p->element_bytes) != 0;
   }
 }
@@ -110,4 +118,5 @@ struct LibraryBarrier { int (*function)(long); long communicator; };
 extern "C" void call_library_barrier(LibraryBarrier* b) { b->function(b->communicator); }
 
 // The host checks its own picture of these structures against the compiler's.
-extern "C" const long layout[] = {sizeof(Arguments), sizeof(Control), sizeof(Watch), sizeof(Loop), sizeof(Pattern), sizeof(LibraryCall)};
+extern "C" const long layout[] = {sizeof(Arguments), sizeof(Control), sizeof(Watch),
+                                  sizeof(Loop),      sizeof(Pattern), sizeof(LibraryCall)};

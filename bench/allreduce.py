@@ -1,6 +1,9 @@
 """All-reduce: ours beside the library's, from 16 KB to 32 MB. `mpirun -n 2 python -m bench.allreduce`"""
 
-from bench.run import main
+import signal
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while imports go on there is nothing to keep, nor to say
+    from bench.run import main
+
     main("allreduce", "Times all-reduce, checked, size by size: our kernels beside the MPI library.")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from collectives.algorithm import algorithms
+from collectives.algorithm import ALGORITHMS
 from collectives.collective import DATATYPE_ALIASES, DATATYPES, REDOPS, reason_against
 from collectives.communicator import THREAD_LEVELS, launched_rank
 
@@ -80,7 +80,7 @@ def datatype(text: str) -> str:
 
 
 def algorithm_names(text: str) -> list[str]:
-    return list(dict.fromkeys(one_of("algorithm", list(algorithms()), name) for name in text.split(",")))
+    return list(dict.fromkeys(one_of("algorithm", list(ALGORITHMS), name) for name in text.split(",")))
 
 
 def parser_for(command: str, about: str) -> Parser:

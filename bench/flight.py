@@ -1,12 +1,13 @@
 """The flight record: what each rank was doing, kept where it outlives the rank, and who ended first.
 
-Each rank maps one page of a file `<run>.flight/rank-N`: a JSON line (case, block, step), and behind it the `Watch` that kernels and the
-timed loop write (iteration, phase). A thread that sleeps most of the time looks whether this rank still moves; when it has stood for
-longer than the time-out it says who is behind and ends the rank, whereupon the launcher ends the others. MPICH's launcher ends the
-survivors of a killed rank about two milliseconds later, too soon for them to say anything, so one helper process a host waits
-for the ranks' ends and writes down whose came first.
+Each rank maps one page of a file `<run>.flight/rank-N`: a JSON line (case, block, step), and behind it the `Watch` that
+kernels and the timed loop write (iteration, phase). A thread that sleeps most of the time looks whether this rank still
+moves. When it has stood for longer than the time-out, and so has whoever is furthest behind, one rank says who that is
+and all end together. MPICH's launcher ends the survivors of a killed rank about two milliseconds later, too soon for
+them to say anything, so one helper process a host waits for the ranks' ends and writes down whose came first.
 """
 
+import contextlib
 import json
 import mmap
 import os
@@ -21,26 +22,35 @@ from typing import Any
 
 import psutil
 
-from collectives.algorithm import PHASES, Watch
+from collectives.operation import PHASES, Watch
+
+Records = dict[int, dict[str, Any]]  # by rank
 
 PAGE_BYTES = 4096
 WATCH_OFFSET = 2048
 LOOK_S = 0.1
 GRACE_S = 0.6  # a kernel's own wait knows whom it waited for, so it speaks first
-INTERRUPT_S = 1.5  # from Ctrl-C to the end, whatever a rank waits for
+INTERRUPT_S = 1.4  # from Ctrl-C to the end, whatever a rank waits for
+LEAVE_S = 0.25  # from the sentence to the end of all ranks: time for each to look
+LOST, INTERRUPTED = 1, 130  # exit status
 ALONE = ("compile", "results")  # steps in which a rank waits for nobody, so that being busy is getting on
 LONGEST_ALONE = 10  # time-outs
 
 
-def claim(folder: Path, rank: int, why: str, by: str) -> bool:
+def claim(folder: Path, rank: int, why: str, by: str, status: int) -> bool:
     """Writes down who ended first. False when somebody else has: then that was the first."""
     try:
         fd = os.open(folder / "ended", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
         return False
     with os.fdopen(fd, "w") as file:
-        json.dump({"rank": rank, "why": why, "by": by}, file)
+        leave_s = time.monotonic() + LEAVE_S
+        file.write(json.dumps({"rank": rank, "why": why, "by": by, "status": status, "leave_s": leave_s}))
     return True
+
+
+def say(sentence: str) -> None:
+    print(f"wiretax: {sentence}", file=sys.stderr, flush=True)
 
 
 class Flight:
@@ -60,9 +70,17 @@ class Flight:
                 file.truncate(PAGE_BYTES)
                 self.page = mmap.mmap(file.fileno(), PAGE_BYTES)
         self.watch = Watch.from_buffer(self.page, WATCH_OFFSET)
-        self.state: dict[str, Any] = {"turn": 0, "rank": rank, "case": None, "block": None, "step": "set-up", "text": ""}
+        self.state: dict[str, Any] = {
+            "turn": 0,
+            "rank": rank,
+            "case": None,
+            "block": None,
+            "step": "set-up",
+            "text": "",
+        }
         self.moved_s = time.monotonic()
         self.interrupted_s: float | None = None
+        self.closed = False
         self.pids: dict[int, int] = {}
         self._write()
 
@@ -72,8 +90,8 @@ class Flight:
         self.page[:WATCH_OFFSET] = json.dumps(line).encode().ljust(WATCH_OFFSET, b"\0")
 
     def note(self, step: str, **state: Any) -> None:
-        """This rank now does `step` (with case=, block=, text= where they change). All ranks note the same steps in the same
-        order, so that whose turn is lowest is behind."""
+        """This rank now does `step` (with case=, block=, text= where they change). All ranks note the same steps in the
+        same order, so that whose turn is lowest is behind."""
         self.state.update(state, step=step, turn=self.state["turn"] + 1)
         self.moved_s = time.monotonic()
         self._write()
@@ -88,73 +106,102 @@ class Flight:
             self.interrupted_s = time.monotonic()
 
     def end(self, sentence: str, culprit: int, why: str, status: int, details: str = "") -> None:
-        """Says the sentence below its details, unless another rank was first, and ends this process; the launcher ends the others."""
-        if self.folder is None or claim(self.folder, culprit, why, f"rank {self.rank}"):
-            print(f"{details}wiretax: {sentence}", file=sys.stderr, flush=True)
-        else:
-            time.sleep(0.2)  # let the first one's sentence get out before the launcher ends everybody
+        """Says the sentence below its details, unless another rank was first, and ends this process with the others."""
+        if self.folder is None or claim(self.folder, culprit, why, f"rank {self.rank}", status):
+            sys.stderr.write(details)
+            say(sentence)
+        while self.folder is not None:
+            self._leave_with_others()
+            time.sleep(0.01)
         os._exit(status)
+
+    def _leave_with_others(self) -> None:
+        """Ends this process if some rank has ended the run, all at one moment: whomever the launcher finds alive after
+        the first has left it kills, and mixes that into the exit status."""
+        assert self.folder is not None
+        try:
+            ended = json.loads((self.folder / "ended").read_bytes())
+        except (FileNotFoundError, ValueError):  # nobody has, or it is being written
+            return
+        # Clocks of other hosts stand elsewhere.
+        time.sleep(min(max(0.0, ended["leave_s"] - time.monotonic()), LEAVE_S))
+        os._exit(ended["status"])
 
     def timed_out(self) -> None:
         """Ends the run after a kernel's wait ran into the time-out."""
         w = self.watch
         # The peer may itself wait for another, as neighbours in a ring do.
-        culprit, why = behind(self._records(), self.pids, waited_for=int(w.peer)) or (int(w.peer), "did not answer")
-        self._give_up(culprit, why, f", block {w.block}: epoch {w.seen >> 32} step {w.seen & 0xFFFFFFFF} seen, "
-                      f"epoch {w.wanted >> 32} step {w.wanted & 0xFFFFFFFF} wanted by rank {self.rank} from rank {w.peer}")
+        culprit, why = behind(self._records(), waited_for=int(w.peer)) or (int(w.peer), "did not answer")
+        self._give_up(
+            culprit,
+            why,
+            f", kernel block {w.block}: epoch {w.seen >> 32} step {w.seen & 0xFFFFFFFF} seen, "
+            f"epoch {w.wanted >> 32} step {w.wanted & 0xFFFFFFFF} wanted by rank {self.rank} from rank {w.peer}",
+        )
 
     def _give_up(self, culprit: int, why: str, waited_for: str = "") -> None:
         record = self._record_of(culprit)
         at = place(record) if record else f"rank {self.rank} at {self.where()}"
-        self.end(f"rank {culprit} {why} for {self.timeout_s:g} s and held the others up: {at}{waited_for}", culprit, why, 1)
+        self.end(
+            f"rank {culprit} {why} for {self.timeout_s:g} s and held the others up: {at}{waited_for}",
+            culprit,
+            why,
+            LOST,
+        )
 
     def start_watchdog(self, pids: dict[int, int]) -> None:
-        """Watches over this rank and over those of its host, {rank: process id}."""
+        """Watches over this rank and those of its host, {rank: process id}; from now on signals interrupt the run."""
         self.pids = pids
         # Python's own handlers wait for a native call to return; these bytes come while the main thread spins in one.
         self.signals, written = os.pipe()
         os.set_blocking(written, False)
         signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self.interrupt())
         threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
 
     def _watch(self) -> None:
         iteration = 0
-        before: dict[int, dict[str, Any]] = {}
-        while True:
+        before: Records = {}
+        while not self.closed:
             if select.select([self.signals], [], [], LOOK_S)[0]:
                 os.read(self.signals, PAGE_BYTES)
                 self.interrupt()
+            self._leave_with_others()
             now = time.monotonic()
             if self.watch.iteration != iteration:
                 iteration, self.moved_s = self.watch.iteration, now
             if self.interrupted_s is not None and now - self.interrupted_s > INTERRUPT_S:
-                self.end("interrupted; what was under way is lost", self.rank, "was interrupted", 130)
+                self.end("interrupted; what was under way is lost", self.rank, "was interrupted", INTERRUPTED)
             if now - self.moved_s <= self.timeout_s + GRACE_S:
                 before = {}
                 continue
             records = self._records()
-            if before and not self._gets_on(records, before, now) and (found := behind(records, self.pids)):
-                self._give_up(*found)
+            if before:
+                self.moved_s = max(self.moved_s, self._last_move_s(records, before, now))
+                if now - self.moved_s > self.timeout_s + GRACE_S and (found := behind(records)):
+                    self._give_up(*found)
             before = records
 
-    def _gets_on(self, records: dict[int, dict[str, Any]], before: dict[int, dict[str, Any]], now: float) -> bool:
-        """Whether a rank that the others wait for is slow, not still: it noted something within the time-out, iterates, has a child
-        (a compiler) that works, or is busy in a step of its own. One that is stopped does not get on."""
+    def _last_move_s(self, records: Records, before: Records, now: float) -> float:
+        """When a rank that the others wait for last got on: noted something, iterated, had a child (a compiler) that
+        works, or was busy in a step of its own. Never, for one that is stopped."""
         last = furthest_behind(records)
         if any(records[rank]["state"] in "TtZX" for rank in last):
-            return False
+            return 0.0
+        moves = [0.0]
         for rank in last:
             record, earlier = records[rank], before.get(rank, {})
-            still_s = now - record["noted_s"]
-            if still_s <= self.timeout_s or record["iteration"] != earlier.get("iteration"):
-                return True
-            if still_s <= LONGEST_ALONE * self.timeout_s and (
-                record["child_s"] != earlier.get("child_s") or (record["step"] in ALONE and record["state"] == "R")
-            ):
-                return True
-        return False
+            moves.append(record["noted_s"])
+            worked = record["child_s"] != earlier.get("child_s") or (
+                record["step"] in ALONE and record["state"] in "RD"
+            )
+            patient = now - record["noted_s"] <= LONGEST_ALONE * self.timeout_s
+            if record["iteration"] != earlier.get("iteration") or (worked and patient):
+                moves.append(now)
+        return max(moves)
 
-    def _records(self) -> dict[int, dict[str, Any]]:
+    def _records(self) -> Records:
         return {rank: record for rank in self.pids if (record := self._record_of(rank))}
 
     def _record_of(self, rank: int) -> dict[str, Any] | None:
@@ -171,21 +218,27 @@ class Flight:
             if record["turn"] == record["same_turn"]:
                 watch = Watch.from_buffer_copy(page, WATCH_OFFSET)
                 state, child_s = process(self.pids.get(rank, 0))
-                return {**record, "iteration": watch.iteration, "phase": watch.phase, "state": state, "child_s": child_s}
+                return {
+                    **record,
+                    "iteration": watch.iteration,
+                    "phase": watch.phase,
+                    "state": state,
+                    "child_s": child_s,
+                }
         return None
 
     def close(self) -> None:
-        """The normal end: nothing is watched any more, and the record goes."""
-        self.note("finished")
-        self.timeout_s = float("inf")
-        self.interrupted_s = None
+        """The normal end of all ranks: nothing is watched any more, the record goes, and with the last the folder."""
+        self.closed = True
         if self.folder is not None:
             (self.folder / f"rank-{self.rank}").unlink()
+            with contextlib.suppress(OSError):  # others are still on their way out
+                self.folder.rmdir()
 
 
 def process(pid: int) -> tuple[str, float]:
-    """The state of a process's main thread, a letter as in proc(5) (X: there is none), and the seconds of CPU that its children have
-    used. A child is a compiler, so that who has one that works gets on."""
+    """The state of a process's main thread, a letter as in proc(5) (X: there is none), and the seconds of CPU that its
+    children, which are compilers, have used."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
         children = psutil.Process(pid).children(recursive=True)
@@ -209,15 +262,16 @@ def place(record: dict[str, Any]) -> str:
     return f"{what}{block}step {record['step']}{phase}"
 
 
-def furthest_behind(records: dict[int, dict[str, Any]]) -> list[int]:
+def furthest_behind(records: Records) -> list[int]:
     """The ranks that have come least far; those that wait for one another have come equally far."""
     far = {rank: (record["turn"], record["iteration"]) for rank, record in records.items()}
     return [rank for rank in far if far[rank] == min(far.values())]
 
 
-def behind(records: dict[int, dict[str, Any]], pids: dict[int, int], waited_for: int | None = None) -> tuple[int, str] | None:
-    """The rank that holds the others up, and why: one that is stopped or gone, else of those furthest behind one that sleeps, because
-    who waits for another spins. `waited_for` is the rank that a kernel saw missing, and decides where that does not."""
+def behind(records: Records, waited_for: int | None = None) -> tuple[int, str] | None:
+    """The rank that holds the others up, and why: one that is stopped or gone, else of those furthest behind one that
+    sleeps, because who waits for another spins. `waited_for`, the rank that a kernel missed, decides where that does
+    not. None where there is no record."""
     for rank in records:
         state = records[rank]["state"]
         if state in "TtZX":
@@ -235,5 +289,8 @@ def start_witness(folder: Path, pids: dict[int, int]) -> None:
     arguments = [str(folder), *(f"{rank}:{pid}" for rank, pid in pids.items())]
     subprocess.Popen(
         [sys.executable, "-S", "-E", str(Path(__file__).with_name("witness.py")), *arguments],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )

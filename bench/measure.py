@@ -14,7 +14,7 @@ import numpy as np
 from bench.flight import Flight
 from bench.subject import Subject
 from collectives import library
-from collectives.algorithm import Plan, Step, Unsupported, World
+from collectives.operation import Plan, Step, Unsupported, World
 from reports.result import Block, LinkBlock
 from reports.stats import warmup_length
 
@@ -90,17 +90,25 @@ def run_from_python(bench: Bench, subject: Subject, plan: Plan) -> np.ndarray[An
         bench.flight.watch.iteration += 1
         prepare()
         meet()
-        t = [time.monotonic_ns()]
-        for _ in range(max(1, plan.calls)):
-            subject.operation.call()
-            if plan.calls:
+        t = [0, 0, 0, 0]
+        if plan.calls:
+            t[2] = time.monotonic_ns()
+            for _ in range(plan.calls):
                 consume()
-        t.append(time.monotonic_ns())
-        meet()
-        t.append(time.monotonic_ns())
-        for _ in range(max(1, plan.calls)):
+            t[3] = time.monotonic_ns()
+            prepare()
+            meet()
+            t[0] = time.monotonic_ns()
+            for _ in range(plan.calls):
+                subject.operation.call()
+                consume()
+            t[1] = time.monotonic_ns()
+        else:
+            t[0] = time.monotonic_ns()
+            subject.operation.call()
+            t[1] = t[2] = time.monotonic_ns()
             consume()
-        t.append(time.monotonic_ns())
+            t[3] = time.monotonic_ns()
         if plan.warmup <= i < plan.warmup + plan.iterations:
             stamps[i - plan.warmup] = t
         if i < plan.checks or i >= plan.warmup + plan.iterations:
@@ -214,7 +222,7 @@ def measure_block(bench: Bench, subject: Subject, block: int, round_: int) -> tu
         total_us=float(np.median(total_us)),
         arrival_skew_us=skew_us,
         chain_only_us=float(np.median(after_us)) if chained else None,
-        link_rtt_ns=None if before is None else (max(befores), max(afters)),
+        link_rtt_ns=(max(befores), max(afters)) if before else None,  # 0: a rank alone
         n_wrong=sum(all_wrong) if bench.checks else None,
         measure_s=bench.measuring_s - measured_before,
     )

@@ -1,6 +1,5 @@
 """A run from its first rank to its last line: ranks, device, cases, rounds of blocks, the file, the table."""
 
-import contextlib
 import json
 import os
 import secrets
@@ -28,9 +27,10 @@ from bench.measure import (
     plan_blocks,
 )
 from bench.subject import Buffers, Subject, link_subjects, subject_of
-from collectives.algorithm import Case, DeviceError, Unsupported, World, algorithms
+from collectives.algorithm import ALGORITHMS
 from collectives.collective import DATATYPES
 from collectives.communicator import Communicator, Disagreement
+from collectives.operation import Case, DeviceError, Unsupported, World
 from collectives.world import open_world
 from reports.formats import as_json
 from reports.plot import plot
@@ -39,6 +39,7 @@ from reports.show import text
 from reports.stats import is_precise
 
 FEWEST_ROUNDS = 10
+START_S = 20.0  # for MPI to start all ranks
 CLOSING_S = 3.0  # for the cases, the table and the picture
 FINE, WRONG, USAGE, CANNOT, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -47,21 +48,15 @@ def main(command: str, about: str, argv: Sequence[str] | None = None) -> NoRetur
     """`python -m bench.<command>`: parses, runs and exits with the status that all ranks have agreed on."""
     started_s = time.monotonic()
     options = cli.parse(command, about, argv)
-    flights: list[Flight] = []
-
-    def interrupted(*_: object) -> None:
-        for flight in flights:
-            flight.interrupt()
-        if not flights:
-            os._exit(INTERRUPTED)
-
-    signal.signal(signal.SIGINT, interrupted)
-    signal.signal(signal.SIGTERM, interrupted)
+    # Until there is a record, a signal just ends the process, and so does a clock where MPI waits for a rank that never
+    # comes: it starts all or none, and lets no thread of Python run meanwhile.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, max(options.timeout, START_S))
     communicator = Communicator(options.mpi_thread_level)
     status = USAGE
     if not unwritable(communicator, command, options):
         flight = open_flight(communicator, command, options)
-        flights.append(flight)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         try:
             status = run(command, options, communicator, flight, started_s)
         except Disagreement as refusal:
@@ -109,23 +104,22 @@ def open_flight(communicator: Communicator, command: str, options: Namespace) ->
     """Names the run, opens each rank's flight record, and starts the host's witness."""
     stamp = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H-%M-%SZ")
     run_id = communicator.broadcast(f"{stamp}-{command}-{secrets.token_hex(3)}")
-    folder = None if options.list else Path(options.out) / f"{run_id}.flight"
-    flight = Flight(run_id, folder, communicator.rank, options.timeout)
     pids = dict(communicator.node_gather((communicator.rank, os.getpid())))
-    if folder is not None:
-        if communicator.local_rank == 0:
-            start_witness(folder, pids)
-        flight.start_watchdog(pids)
+    if options.list:
+        return Flight(run_id, None, communicator.rank, options.timeout)
+    folder = Path(options.out) / f"{run_id}.flight"
+    if communicator.local_rank == 0:
+        start_witness(folder, pids)
+    flight = Flight(run_id, folder, communicator.rank, options.timeout)
+    flight.start_watchdog(pids)
     return flight
 
 
 def close_flight(communicator: Communicator, flight: Flight) -> None:
-    """The normal end: the records go, the watchdog sleeps."""
-    flight.close()
+    """The normal end: the watchdogs see all ranks to it, then the records go."""
+    flight.note("finished", case=None, block=None, text="")
     communicator.barrier()
-    if flight.folder is not None and communicator.local_rank == 0:
-        with contextlib.suppress(OSError):  # ranks of another host may share the folder and still be on their way out
-            flight.folder.rmdir()
+    flight.close()
 
 
 def pin(communicator: Communicator) -> tuple[bool, list[int]]:
@@ -173,7 +167,7 @@ def plan_cases(options: Namespace, bench: Bench, buffers: Buffers) -> tuple[list
     planned: list[Planned] = []
     subjects: dict[int, Subject] = {}
     for size in sweep.sizes(options.minbytes, options.maxbytes, options.stepfactor, datatype.size_bytes):
-        for algorithm in algorithms().values():
+        for algorithm in ALGORITHMS.values():
             if options.algorithm and algorithm.name not in options.algorithm:
                 continue
             bench.flight.note("compile", text=f"{algorithm.name} {size} B")
@@ -230,6 +224,7 @@ def run(command: str, options: Namespace, communicator: Communicator, flight: Fl
         sizes = sorted({planned[number].size_bytes for number in subjects if planned[number].size_bytes})
         mapped = not isinstance(world.peers, Unsupported)
         links = {size: link_subjects(world, flight.watch, buffers, size) for size in sizes if mapped}
+        flight.note("agree on the cases", text="")
     session = Session(options, bench, planned, subjects, links, started_s + options.max_time - CLOSING_S)
     flight.note("describe the machine", text="")
     head = describe(command, session, crowded, cpus)
@@ -270,8 +265,11 @@ def measure_all(session: Session) -> str | None:
     budget_s = bench.world.communicator.broadcast(0.85 * (session.deadline_s - time.monotonic()))
     plan_blocks(bench, [subject for group in groups for subject in group], budget_s, FEWEST_ROUNDS)
     if options.iters:
+        a_block = -(-options.iters // FEWEST_ROUNDS)
         for subject in session.subjects.values():
-            subject.iterations = -(-options.iters // FEWEST_ROUNDS)
+            subject.iterations = a_block
+        for part in (part for parts in session.links.values() for part in parts.values()):
+            part.iterations = min(part.iterations, a_block)
     active = list(session.subjects)
     for round_ in range(1 << 30):
         items = [("case", number) for number in active] + [("link", size) for size in session.links]
@@ -375,7 +373,7 @@ def list_algorithms(world: World, options: Namespace) -> None:
     datatype = DATATYPES[options.datatype]
     buffer = world.device.private(64).ctypes.data
     lines = []
-    for algorithm in algorithms().values():
+    for algorithm in ALGORITHMS.values():
         bound = algorithm.bind(world, Case(datatype.size_bytes, datatype, options.op, buffer, buffer + 32))
         lines.append(
             f"{algorithm.name:14} {algorithm.about}"

@@ -9,8 +9,8 @@ import numpy as np
 
 from bench import verify
 from bench.sweep import CHAIN_CALLS
-from collectives.algorithm import Case, Operation, Pattern, Step, Unsupported, Watch, World, plain_arguments
 from collectives.collective import Array, Datatype
+from collectives.operation import Case, Operation, Pattern, Step, Unsupported, Watch, World, plain_arguments
 from reports.result import Planned
 
 LINK_CHUNK_BYTES = 512 << 10  # as the algorithms cut a message
@@ -89,7 +89,7 @@ def subject_of(
 
 def chain_check(buffers: Buffers, case: Case, ranks: int, watch: Watch) -> Callable[[], int]:
     """Counts what is wrong in the receive buffer after a chain."""
-    values, relative = verify.chain_expected(case.datatype, case.redop, ranks, buffers.seed, CHAIN_CALLS)
+    values, relative = verify.chain_expected(case.datatype, case.redop, ranks, buffers.seed, CHAIN_CALLS, case.in_place)
 
     def count() -> int:
         stored: Array = buffers.receive[: case.size_bytes].view(case.datatype.storage)

@@ -47,16 +47,19 @@ def repeated(table: Array) -> Array:
     return np.ascontiguousarray(np.tile(table, REPEATS + 1))
 
 
-def chain_expected(datatype: Datatype, redop: str, ranks: int, seed: int, calls: int) -> tuple[Array, float]:
-    """One period of what a chain of calls ends with, decoded, and the relative error it may have.
+def chain_expected(
+    datatype: Datatype, redop: str, ranks: int, seed: int, calls: int, in_place: bool
+) -> tuple[Array, float]:
+    """One period of what a chain of calls leaves in the receive buffer, decoded, and the relative error it may have.
 
     After the first call every rank holds the same value x; each further sum gives n x of what the chain's link divided
-    by n. For powers of two that is exact. Else each call may round twice, in a library in an order of its own.
+    by n, and in place the last link has divided once more. For powers of two that is exact. Else each call may round
+    twice, in a library in an order of its own.
     """
-    first = datatype.decode(expected_table(datatype, redop, ranks, seed))
-    if redop != "sum":
-        return first, 0.0
-    if not datatype.is_float:
-        return first // ranks * ranks if calls > 1 else first, 0.0
-    exact = ranks & (ranks - 1) == 0
-    return first, 0.0 if exact else calls * (ranks + 1) * max(datatype.rounding, 2.0**-24 if ranks > 2 else 0.0)
+    last = datatype.decode(expected_table(datatype, redop, ranks, seed))
+    if redop == "sum" and not datatype.is_float:
+        last = last // ranks * (1 if in_place else ranks)
+    elif redop == "sum" and in_place:
+        last = last / ranks
+    exact = ranks & (ranks - 1) == 0 or redop not in ("sum", "avg") or not datatype.is_float
+    return last, 0.0 if exact else calls * (ranks + 1) * max(datatype.rounding, 2.0**-24 if ranks > 2 else 0.0)

@@ -1,10 +1,12 @@
-"""Waits for the ranks of one host to end, writes down who ended first without having finished, and clears up behind them.
+"""Waits for the ranks of one host to end, notes who ended first without having finished, and clears up behind them.
 
-Run as a script by `flight.start_witness`: `witness.py FOLDER RANK:PID ...`. It imports nothing of the project, so that it starts
-in milliseconds, sleeps until a rank ends, and ends when all have. A rank that came to its own end has taken its record away.
+Run as a script by `flight.start_witness`: `witness.py FOLDER RANK:PID ...`. It imports nothing of the project, so that
+it starts in milliseconds, sleeps until a rank ends, and ends when all have. A rank that came to its own end has taken
+its record away.
 
-The launcher kills the survivors some two milliseconds after a rank was killed, and the witness may wake later than that. It need
-not be quick: epoll keeps ends in the order in which the kernel saw them, where poll and select would list them by number.
+The launcher kills the survivors some two milliseconds after a rank was killed, and the witness may wake later than
+that. It need not be quick: epoll keeps ends in the order in which the kernel saw them, where poll and select would list
+them by number.
 """
 
 import contextlib
@@ -17,7 +19,7 @@ from pathlib import Path
 
 
 def main(folder: Path, pids: dict[int, int]) -> None:
-    # A rank that the launcher has bound to a core hands its mask down, and there the witness would wait for a rank that spins.
+    # A rank that the launcher has bound to a core hands its mask down; there the witness would wait for one that spins.
     with contextlib.suppress(OSError):
         os.sched_setaffinity(0, range(os.sysconf("SC_NPROCESSORS_CONF")))
     ends = select.epoll()
@@ -36,6 +38,9 @@ def main(folder: Path, pids: dict[int, int]) -> None:
         for fd, _ in ends.poll():
             ends.unregister(fd)
             claim(folder, rank_of.pop(fd))
+        for rank in rank_of.values():
+            with contextlib.suppress(OSError):  # it ends just now
+                segments |= shared_memory(pids[rank])
     clear_up(folder, pids, segments)
 
 
@@ -48,19 +53,21 @@ def claim(folder: Path, rank: int) -> None:
     except OSError:
         return
     with os.fdopen(ended, "w") as file:
-        json.dump({"rank": rank, "why": "ended without a word", "by": "witness"}, file)
+        # Survivors that the launcher spares leave at once.
+        json.dump({"rank": rank, "why": "ended without a word", "by": "witness", "status": 1, "leave_s": 0}, file)
 
 
 def shared_memory(pid: int) -> set[str]:
     """The files in /dev/shm that a process maps: the MPI library's own, which it leaves behind when it is killed."""
-    return set(re.findall(r" (/dev/shm/mpich_shm_\w+)$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE))
+    return set(re.findall(r" (/dev/shm/mpich_\w+)$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE))
 
 
 def clear_up(folder: Path, pids: dict[int, int], segments: set[str]) -> None:
-    """Removes what nobody can use now that all have ended: shared memory, and the records where no run file came to be."""
+    """Removes what nobody can use now that all have ended: shared memory, and records that no unfinished run needs."""
     for segment in segments:
         Path(segment).unlink(missing_ok=True)
-    if folder.with_suffix(".jsonl").exists():
+    run = folder.with_suffix(".jsonl")
+    if run.exists() and b'"kind":"end"' not in run.read_bytes().splitlines()[-1]:
         return
     for name in (*(f"rank-{rank}" for rank in pids), "ended"):
         (folder / name).unlink(missing_ok=True)

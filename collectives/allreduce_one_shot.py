@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from collectives.algorithm import Algorithm, Case, Operation, Traffic, Unsupported, World, bind_kernel, whole_packs
+from collectives.operation import Algorithm, Case, Operation, Traffic, Unsupported, World, bind_kernel, whole_packs
 from collectives.peer_buffer import HALF_BYTES
 
 MOST_CHUNK_BYTES = 512 << 10  # two slots of it stay in a core's second-level cache
@@ -19,19 +19,17 @@ def _traffic(copies: bool, ranks: int, size_bytes: int) -> Traffic:
     return Traffic(1, copied, (ranks - 1) * size_bytes, size_bytes)
 
 
-ALGORITHMS = (
-    Algorithm(
-        "one_shot_push",
-        "each rank stores its input into every peer's slab and sums all",
-        partial(_bind, "one_shot_push"),
-        partial(_traffic, True),
-        lambda ranks: 1,
-    ),
-    Algorithm(
-        "one_shot_pull",
-        "each rank stores its input into its own slab, reads every peer's and sums all",
-        partial(_bind, "one_shot_pull"),
-        partial(_traffic, False),
-        lambda ranks: 1,
-    ),
+PUSH = Algorithm(
+    "one_shot_push",
+    "each rank stores its input into every peer's slab and sums all",
+    partial(_bind, "one_shot_push"),
+    partial(_traffic, True),
+    lambda ranks: 1,
+)
+PULL = Algorithm(
+    "one_shot_pull",
+    "each rank stores its input into its own slab, reads every peer's and sums all",
+    partial(_bind, "one_shot_pull"),
+    partial(_traffic, False),
+    lambda ranks: 1,
 )

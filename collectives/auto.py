@@ -1,8 +1,9 @@
 """`auto`: the algorithm that a newcomer should use at a size."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from collectives.algorithm import Algorithm, Case, Operation, Traffic, Unsupported, World, algorithms
+from collectives.operation import Algorithm, Case, Operation, Traffic, Unsupported, World
 
 
 def choose(size_bytes: int, ranks: int) -> str:
@@ -11,14 +12,16 @@ def choose(size_bytes: int, ranks: int) -> str:
     return "one_shot_pull" if size_bytes * (ranks - 1) <= 128 << 10 else "two_shot"
 
 
-def _bind(world: World, case: Case) -> Operation | Unsupported:
-    name = choose(case.size_bytes, world.communicator.size)
-    bound = algorithms()[name].bind(world, case)
-    return bound if isinstance(bound, Unsupported) else replace(bound, chosen=name)
+def choosing_among(algorithms: Sequence[Algorithm]) -> Algorithm:
+    """An algorithm that binds the one chosen for the size, and says which."""
+    by_name = {algorithm.name: algorithm for algorithm in algorithms}
 
+    def bind(world: World, case: Case) -> Operation | Unsupported:
+        name = choose(case.size_bytes, world.communicator.size)
+        bound = by_name[name].bind(world, case)
+        return bound if isinstance(bound, Unsupported) else replace(bound, chosen=name)
 
-def _traffic(ranks: int, size_bytes: int) -> Traffic:
-    return algorithms()[choose(size_bytes, ranks)].traffic(ranks, size_bytes)
+    def traffic(ranks: int, size_bytes: int) -> Traffic:
+        return by_name[choose(size_bytes, ranks)].traffic(ranks, size_bytes)
 
-
-AUTO = Algorithm("auto", "what is chosen for the size", _bind, _traffic, lambda ranks: 1)
+    return Algorithm("auto", "what is chosen for the size", bind, traffic, lambda ranks: 1)

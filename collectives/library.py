@@ -4,7 +4,7 @@ What a library can reduce comes from the tables here, never from a try inside th
 one library aborts the whole job.
 """
 
-from collectives.algorithm import Algorithm, Case, Operation, Traffic, Unsupported, World
+from collectives.operation import Algorithm, Case, Operation, Traffic, Unsupported, World
 from kernels.device import LibraryBarrier, LibraryCall, Step
 
 TYPES = {"float32": "FLOAT", "float64": "DOUBLE", "int32": "INT32_T", "int64": "INT64_T"}

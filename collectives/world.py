@@ -1,7 +1,7 @@
 """Opens what a run stands on: the device that was asked for, and the peers' memory on it."""
 
-from collectives.algorithm import Unsupported, World
 from collectives.communicator import Communicator
+from collectives.operation import Unsupported, World
 from collectives.peer_buffer import connect
 from kernels.device import MOST_RANKS, Device, DeviceError, Watch
 from kernels.device_cpu import CpuDevice

@@ -167,7 +167,10 @@ class CpuDevice:
 
         def compile_to(path: Path) -> None:
             command = [*find_compiler(), "-x", "c++", *flags, str(source), "-o", str(path)]
-            done = subprocess.run(command, capture_output=True, text=True)
+            # The compiler outlives this process if that is killed; then nobody would take away what it makes.
+            orphaned = f'"$@"; status=$?; [ -e /proc/{os.getpid()}/exe ] || rm -f "$0"; exit $status'
+            shell = ["sh", "-c", orphaned, str(path), *command]
+            done = subprocess.run(shell, capture_output=True, text=True, start_new_session=True)
             if done.returncode:
                 complaint = next(
                     (line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200]

@@ -1,10 +1,11 @@
 """Finds a kernel's source, compiles it once for all ranks, and keeps what was compiled.
 
 The cache's key covers the source, every header that it includes, the flags, and the compiler's version, so that a stale
-binary is never loaded. Ranks that start together on an empty cache are safe: whoever holds the key's lock compiles,
+binary is never loaded. Ranks that start together on an empty cache are safe: whoever holds the folder's lock compiles,
 into a file of another name, and renames it when it is whole; the others wait and find it.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -58,8 +59,13 @@ def compiled(source: Path, flags: list[str], toolchain: str, suffix: str, compil
     target = cache_folder() / f"{source.stem}-{key.hexdigest()[:24]}{suffix}"
     if target.exists():
         return target
-    with open(target.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = os.open(target.parent, os.O_RDONLY)  # the folder's own, so that no file for it is left by whoever is killed
+    try:
+        # Where folders cannot be locked, as over NFS, each rank compiles for itself.
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for abandoned in target.parent.glob(f"*{suffix}.*") if not target.exists() else ():
+                abandoned.unlink(missing_ok=True)
         if not target.exists():
             unfinished = target.with_name(f"{target.name}.{os.getpid()}")
             try:
@@ -67,5 +73,6 @@ def compiled(source: Path, flags: list[str], toolchain: str, suffix: str, compil
                 os.replace(unfinished, target)
             finally:
                 unfinished.unlink(missing_ok=True)
-    target.with_suffix(".lock").unlink(missing_ok=True)
+    finally:
+        os.close(lock)
     return target

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from collectives.algorithm import Case, Operation, Unsupported, algorithms
+from collectives.algorithm import ALGORITHMS
 from collectives.collective import (
     DATATYPES,
     REDOPS,
@@ -19,6 +19,7 @@ from collectives.collective import (
     all_reduce_reference,
     reason_against,
 )
+from collectives.operation import Case, Operation, Unsupported
 from tests.ranks import buffer_at, connect
 
 MOST_BYTES = 3 << 20  # several chunks of every algorithm
@@ -87,7 +88,7 @@ def problem(world, algorithm, datatype, redop, count, in_place, shift, data_seed
 
 def main(examples: int, seed_value: int) -> None:
     world, watch = connect(STREAM_SLAB=seed_value % 2)
-    names = list(algorithms())
+    names = list(ALGORITHMS)
 
     @seed(seed_value)
     @settings(max_examples=examples, database=None, deadline=None, suppress_health_check=list(HealthCheck))
@@ -104,7 +105,7 @@ def main(examples: int, seed_value: int) -> None:
     def check(name, datatype, redop, count, in_place, shift, data_seed, special):
         if reason_against(datatype, redop):
             return
-        found = problem(world, algorithms()[name], datatype, redop, count, in_place, shift, data_seed, special)
+        found = problem(world, ALGORITHMS[name], datatype, redop, count, in_place, shift, data_seed, special)
         if watch.timed_out:
             found = f"{name} {datatype.name} {redop} count {count}: rank {watch.peer} never came"
         said = [p for p in world.communicator.all_gather(found) if p]

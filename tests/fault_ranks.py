@@ -1,9 +1,9 @@
 """Run by mpirun: `bench.allreduce` with a fault on one rank.
 
 `fault_ranks.py RANK WHERE CALL WHAT ...options of bench.allreduce`: on that rank the CALL-th passage (from 1) through
-WHERE raises an exception, kills the process, stops it, or sleeps for a minute. WHERE is `plan` (in set-up), `block`,
-`check`, `store`, `between` (blocks), `operation` (inside the native loop, in place of the collective's first
-instruction), `results` (rank 0 alone) or `compiler` (the process is a shell script, which see).
+WHERE raises an exception (WHAT is `raise`), kills or stops the process, or sleeps for a minute. WHERE is `plan` (in
+set-up), `block`, `check`, `store`, `between` (blocks), `operation` (in the native loop, before the collective's first
+instruction) or `results` (on rank 0).
 """
 
 import ctypes
@@ -12,9 +12,12 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 
+import bench.measure
 import bench.run
-from bench.measure import Subject
+import bench.subject
+from bench.subject import Subject
 from collectives.communicator import launched_rank
 from kernels.device import Kernel, Step
 from reports.result import RunFile
@@ -23,6 +26,7 @@ STALL_S = 60.0
 
 
 def strike(what: str) -> None:
+    print(f"struck at {time.time()}", file=sys.stderr, flush=True)
     if what == "raise":
         raise ValueError("struck")
     if what == "sleep":
@@ -31,7 +35,7 @@ def strike(what: str) -> None:
         os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[what])
 
 
-def struck(function, call: int, what: str):
+def struck(function, call: int, fault):
     """The function, with the fault before its `call`-th call."""
     calls = 0
 
@@ -39,16 +43,16 @@ def struck(function, call: int, what: str):
         nonlocal calls
         calls += 1
         if calls == call:
-            strike(what)
+            fault()
         return function(*arguments, **named)
 
     return wrapper
 
 
-def subject_with(part: str, call: int, what: str):
+def subject_with(part: str, call: int, strike):
     """`subject_of`, whose subjects all count passages through their `part` together."""
-    make = bench.run.subject_of
-    fault = struck(lambda: None, call, what)
+    make = bench.subject.subject_of
+    fault = struck(lambda: None, call, strike)
 
     def check_first(check):
         fault()
@@ -78,19 +82,19 @@ def subject_with(part: str, call: int, what: str):
 
 
 def main(rank: int, where: str, call: int, what: str, options: list[str]) -> None:
-    if launched_rank() == rank:
-        places = {
-            "plan": (bench.run, "plan_cases"),
-            "block": (bench.run, "measure_block"),
-            "store": (RunFile, "append"),
-            "between": (bench.run, "agreed_stop"),
-            "results": (RunFile, "finish"),
-        }
-        if where in places:
-            owner, name = places[where]
-            setattr(owner, name, struck(getattr(owner, name), call, what))
-        else:
-            bench.run.subject_of = subject_with(where, call, what)
+    fault = partial(strike, what)
+    places = {
+        "plan": (bench.run, "plan_cases", fault),
+        "block": (bench.run, "measure_block", lambda: setattr(bench.measure, "run", lambda *_: fault())),
+        "store": (RunFile, "append", fault),
+        "between": (bench.run, "agreed_stop", fault),
+        "results": (RunFile, "finish", fault),
+    }
+    if launched_rank() == rank and where in places:
+        owner, name, at = places[where]
+        setattr(owner, name, struck(getattr(owner, name), call, at))
+    elif launched_rank() == rank:
+        bench.run.subject_of = subject_with(where, call, fault)  # type: ignore[attr-defined]
     bench.run.main("allreduce", "All-reduce with a fault.", options)
 
 

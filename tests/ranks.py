@@ -3,8 +3,8 @@
 
 import numpy as np
 
-from collectives.algorithm import Watch, World
 from collectives.communicator import Communicator
+from collectives.operation import Watch, World
 from collectives.world import open_world
 
 

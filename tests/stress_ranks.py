@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 from bench import verify
-from collectives.algorithm import Case, Operation, Pattern, Unsupported, algorithms
+from collectives.algorithm import ALGORITHMS
 from collectives.collective import DATATYPES
+from collectives.operation import Case, Operation, Pattern, Unsupported
 from kernels.device_cpu import FLAGS, CpuModule, find_compiler
 from kernels.module import compiled
 from tests.ranks import buffer_at, connect
@@ -38,7 +39,7 @@ def main(launches: int, seed: int, macros: dict[str, int], names: list[str]) -> 
         send, receive = buffer_at(size, shift), buffer_at(size, draw.choice([0, datatype.size_bytes]))
         first = receive if in_place else send
         case = Case(size, datatype, redop, first.ctypes.data, receive.ctypes.data)
-        operation = algorithms()[draw.choice(names)].bind(world, case)
+        operation = ALGORITHMS[draw.choice(names)].bind(world, case)
         assert isinstance(operation, Operation)
         tables = [
             verify.repeated(datatype.encode(verify.rank_table(datatype, redop, rank, seed))),

@@ -236,8 +236,8 @@ def test_csv_unchecked_and_what_a_library_lacks(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    ["-d float -o avg", "-d half -o min", "-d bfloat16 -o prod --in-place", "-d double -o sum", "-d int32 -o max",
-     "-d int64 -o prod --dispatch python"],
+    ["-d float -o avg", "-d half -o min", "-d bfloat16 -o prod --in-place", "-d double -o sum",
+     "-d int32 -o sum --in-place", "-d int64 -o prod --dispatch python"],
 )
 def test_types_and_operations_are_right(tmp_path, options):
     """Whoever reduces something else than floats would get figures of a wrong result."""
@@ -256,7 +256,8 @@ def test_one_rank_runs_and_says_that_busbw_means_nothing(tmp_path):
     done = launch(tmp_path / "results", *QUICK, ranks=1)
     assert (done.returncode, done.stderr) == (0, "")
     assert "note: busbw means nothing with one rank; start two with mpirun -n 2" in done.stdout
-    assert "GB/s" not in done.stdout.split("token")[0].split("\n\n", 1)[1]
+    assert "GB/s" not in done.stdout
+    assert "link: " not in done.stdout  # there is nobody to bounce a flag to
     assert {case.n_wrong for case in stored(tmp_path / "results").cases} == {0}
 
 
@@ -278,11 +279,11 @@ def test_the_seed_decides_the_order(tmp_path):
     orders = []
     for number, seed in enumerate(("7", "7", "8")):
         folder = tmp_path / str(number)
-        assert launch(folder, "--seed", seed, "--algorithm", "library,ring", *QUICK).returncode == 0
+        assert launch(folder, "--seed", seed, "--mode", "isolated", *QUICK).returncode == 0
         orders.append([block.case for block in stored(folder).blocks])
-    assert orders[0] == orders[1]
-    assert orders[0] != orders[2]
-    assert sorted(orders[0]) == sorted(orders[2])
+    seen = min(map(len, orders))  # a busy machine may run out of time
+    assert seen >= 8
+    assert orders[0][:seen] == orders[1][:seen] != orders[2][:seen]
 
 
 def test_a_kernel_that_adds_wrongly_is_found_out(tmp_path):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from bench import verify
-from collectives.algorithm import Step, plain_arguments
 from collectives.collective import DATATYPES
+from collectives.operation import Step, plain_arguments
 from kernels.device import Watch
 from kernels.device_cpu import CpuDevice
 from reports.result import Block, RunFile, read

@@ -142,7 +142,7 @@ def test_two_shots_beats_fail_without_a_part(broken):
 
 
 def ring_beats(n_beats: int, slots: int = 2, without: str = "") -> list[Thread]:
-    """Three ranks: in a beat each fills a slot of its right neighbour's inbox and reads what came from the left before."""
+    """Three ranks: in a beat each fills a slot of its right neighbour's inbox and reads what came from the left."""
     threads = []
     for rank in range(3):
         left, right = (rank - 1) % 3, (rank + 1) % 3

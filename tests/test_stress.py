@@ -18,8 +18,9 @@ def stress(ranks, *settings, launches=LAUNCHES, seed=1):
 @pytest.mark.parametrize("ranks", [2, 3, 5])
 @pytest.mark.parametrize("stores", ["plain", "streaming"])
 def test_back_to_back_launches_are_right_across_the_epochs_wrap(ranks, stores):
-    found = stress(ranks, f"STREAM_SLAB={int(stores == 'streaming')}", seed=ranks)
-    assert found == {"launches": LAUNCHES, "wrong_elements": 0, "timed_out": False}
+    launches = LAUNCHES if ranks < 4 else LAUNCHES // 5  # more ranks than cores take turns
+    found = stress(ranks, f"STREAM_SLAB={int(stores == 'streaming')}", launches=launches, seed=ranks)
+    assert found == {"launches": launches, "wrong_elements": 0, "timed_out": False}
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from collectives.communicator import THREAD_LEVELS, launched_rank
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
+FINE, WRONG, USAGE, CANNOT, INTERRUPTED = 0, 1, 2, 3, 130  # exit status
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 MOST_BYTES = 1 << 30
 

@@ -1,23 +1,18 @@
-"""A run from its first rank to its last line: ranks, device, cases, rounds of blocks, the file, the table."""
+"""A run: the device, the cases, rounds of blocks until each is precise, the file, the table."""
 
 import json
-import os
-import secrets
-import signal
 import sys
 import time
-import traceback
 from argparse import Namespace
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from bench import VERSION, cli, environment, sweep
-from bench.flight import Flight, start_witness
+from bench import VERSION, environment, sweep
+from bench.cli import CANNOT, FINE, INTERRUPTED, WRONG
+from bench.flight import Flight
 from bench.measure import (
     Bench,
     make_bench,
@@ -26,6 +21,7 @@ from bench.measure import (
     pilot,
     plan_blocks,
 )
+from bench.placement import pin
 from bench.subject import Buffers, Subject, link_subjects, subject_of
 from collectives.algorithm import ALGORITHMS
 from collectives.collective import DATATYPES
@@ -39,111 +35,7 @@ from reports.show import text
 from reports.stats import is_precise
 
 FEWEST_ROUNDS = 10
-START_S = 20.0  # for MPI to start all ranks
 CLOSING_S = 3.0  # for the cases, the table and the picture
-FINE, WRONG, USAGE, CANNOT, INTERRUPTED = 0, 1, 2, 3, 130
-
-
-def main(command: str, about: str, argv: Sequence[str] | None = None) -> NoReturn:
-    """`python -m bench.<command>`: parses, runs and exits with the status that all ranks have agreed on."""
-    started_s = time.monotonic()
-    options = cli.parse(command, about, argv)
-    # Until there is a record, a signal just ends the process, and so does a clock where MPI waits for a rank that never
-    # comes: it starts all or none, and lets no thread of Python run meanwhile.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, max(options.timeout, START_S))
-    communicator = Communicator(options.mpi_thread_level)
-    status = USAGE
-    if not unwritable(communicator, command, options):
-        flight = open_flight(communicator, command, options)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        try:
-            status = run(command, options, communicator, flight, started_s)
-        except Disagreement as refusal:
-            say(communicator, f"bench.{command}: {refusal}")
-            status = CANNOT
-        except Exception as error:  # noqa: BLE001 - a fault of ours on one rank must end the others, whatever it is
-            flight.end(
-                f"rank {flight.rank} failed at {flight.where()}: {type(error).__name__}: {error}",
-                flight.rank,
-                "failed",
-                WRONG,
-                traceback.format_exc(),
-            )
-        close_flight(communicator, flight)
-    sys.stdout.flush()
-    sys.exit(status)
-
-
-def say(communicator: Communicator, sentence: str) -> None:
-    """Once for all ranks, on standard error."""
-    if communicator.rank == 0:
-        print(sentence, file=sys.stderr, flush=True)
-
-
-def unwritable(communicator: Communicator, command: str, options: Namespace) -> bool:
-    """Whether the results cannot be kept where the command line wants them; says so."""
-    complaint = None
-    if communicator.rank == 0 and not options.list:
-        try:
-            Path(options.out).mkdir(parents=True, exist_ok=True)
-            trial = Path(options.out) / f".{secrets.token_hex(8)}"
-            trial.touch()
-            trial.unlink()
-            if options.output_file:
-                open(options.output_file, "a").close()
-        except OSError as error:
-            complaint = f"bench.{command}: cannot write {error.filename}: {error.strerror}"
-    complaint = communicator.broadcast(complaint)
-    if complaint:
-        say(communicator, complaint)
-    return complaint is not None
-
-
-def open_flight(communicator: Communicator, command: str, options: Namespace) -> Flight:
-    """Names the run, opens each rank's flight record, and starts the host's witness."""
-    stamp = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H-%M-%SZ")
-    run_id = communicator.broadcast(f"{stamp}-{command}-{secrets.token_hex(3)}")
-    pids = dict(communicator.node_gather((communicator.rank, os.getpid())))
-    if options.list:
-        return Flight(run_id, None, communicator.rank, options.timeout)
-    folder = Path(options.out) / f"{run_id}.flight"
-    if communicator.local_rank == 0:
-        start_witness(folder, pids)
-    flight = Flight(run_id, folder, communicator.rank, options.timeout)
-    flight.start_watchdog(pids)
-    return flight
-
-
-def close_flight(communicator: Communicator, flight: Flight) -> None:
-    """The normal end: the watchdogs see all ranks to it, then the records go."""
-    flight.note("finished", case=None, block=None, text="")
-    communicator.barrier()
-    flight.close()
-
-
-def pin(communicator: Communicator) -> tuple[bool, list[int]]:
-    """Gives each rank of a host a core of its own where there are enough and the launcher has not done so.
-
-    Returns whether ranks outnumber cores, and the cores that this rank may use.
-    """
-    allowed = os.sched_getaffinity(0)
-    masks = communicator.node_gather(sorted(allowed))
-    shared = set().union(*masks)
-    if len(shared) < len(masks):
-        return True, sorted(allowed)
-    if all(mask == masks[0] for mask in masks):
-        os.sched_setaffinity(0, {one_a_core(masks[0])[communicator.local_rank]})
-    return False, sorted(os.sched_getaffinity(0))
-
-
-def one_a_core(cpus: Sequence[int]) -> list[int]:
-    """The same CPUs, those first that share no physical core with one before."""
-    cores: dict[str, list[int]] = {}
-    for cpu in cpus:
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        cores.setdefault(siblings.read_text() if siblings.exists() else str(cpu), []).append(cpu)
-    return [cpu for turn in range(len(cpus)) for core in cores.values() for cpu in core[turn : turn + 1]]
 
 
 @dataclass
@@ -231,21 +123,23 @@ def run(command: str, options: Namespace, communicator: Communicator, flight: Fl
     if communicator.rank == 0:
         session.file = RunFile.create(Path(options.out), head)
     stop = measure_all(session)
-
-    status = INTERRUPTED if stop == "interrupted" else FINE
     flight.note("results", case=None, block=None, text="")
     if session.file is None:
         flight.note("wait for the results")
         return int(communicator.broadcast(None))
-    result = session.file.finish(
-        {number: np.concatenate(rows) for number, rows in session.samples.items()},
-        "incomplete" if stop == "interrupted" else "complete",
-        stop if stop == "interrupted" else None,
-        bench.measuring_s,
-        time.monotonic() - started_s,
-    )
-    if any(case.status == "wrong" for case in result.cases):
+    missing = len(subjects) - len(session.medians_us)
+    late = f"time ran out before {missing} of {len(subjects)} cases were measured" if missing else None
+    reason = "interrupted" if stop == "interrupted" else late
+    samples = {number: np.concatenate(rows) for number, rows in session.samples.items()}
+    elapsed_s = time.monotonic() - started_s
+    result = session.file.finish(samples, "incomplete" if reason else "complete", reason, bench.measuring_s, elapsed_s)
+    status = FINE
+    if stop == "interrupted":
+        status = INTERRUPTED
+    elif any(case.status == "wrong" for case in result.cases):
         status = WRONG
+    elif subjects and not samples:
+        status = CANNOT
     communicator.broadcast(status)
     print_result(result, options)
     return status
@@ -272,15 +166,15 @@ def measure_all(session: Session) -> str | None:
             part.iterations = min(part.iterations, a_block)
     active = list(session.subjects)
     for round_ in range(1 << 30):
-        items = [("case", number) for number in active] + [("link", size) for size in session.links]
+        sizes = sorted({session.planned[number].size_bytes for number in active} & session.links.keys())
+        items = [("case", number) for number in active] + [("link", size) for size in sizes]
         for position in sweep.order(len(items), options.seed, round_):
             kind, which = items[position]
+            show_progress(session, round_)
             if kind == "case":
                 store_block(session, which, round_)
             else:
-                record = measure_link(bench, session.links[which], which, round_)
-                if session.file and record:
-                    session.file.append(record)
+                store_link_block(session, which, round_)
             if stop := agreed_stop(session):
                 return stop
         active = bench.world.communicator.broadcast(unfinished(session, active, round_ + 1))
@@ -297,6 +191,20 @@ def store_block(session: Session, number: int, round_: int) -> None:
         session.file.append(block)
         session.samples.setdefault(number, []).append(rows)
         session.medians_us.setdefault(number, []).append(block.total_us or block.time_us)
+
+
+def store_link_block(session: Session, size_bytes: int, round_: int) -> None:
+    """Measures the link's parts at a size; rank 0 puts them on disk."""
+    record = measure_link(session.bench, session.links[size_bytes], size_bytes, round_)
+    if record is not None and session.file:
+        session.file.append(record)
+
+
+def show_progress(session: Session, round_: int) -> None:
+    """On rank 0's terminal, where it has one: most launchers give ranks a pipe."""
+    if session.file and sys.stderr.isatty():
+        left_s = max(0.0, session.deadline_s - time.monotonic())
+        print(f"\rround {round_ + 1}, at most {left_s:.0f} s left ", end="", file=sys.stderr, flush=True)
 
 
 def unfinished(session: Session, active: list[int], rounds: int) -> list[int]:
@@ -387,8 +295,8 @@ def print_result(result: Result, options: Namespace) -> None:
     """The table, and where the run and its picture are; on rank 0."""
     picture = result.path.with_suffix(".png")
     try:
-        if not result.complete:
-            raise ResultError("the run is incomplete")  # and whoever interrupted it waits for the prompt
+        if result.end and result.end.reason == "interrupted":
+            raise ResultError("the run was interrupted")  # and whoever did that waits for the prompt
         plot(result, picture)
         drawn = str(picture)
     except ResultError as nothing_to_draw:

@@ -14,6 +14,7 @@ import sys
 import time
 from functools import partial
 
+import bench.command
 import bench.measure
 import bench.run
 import bench.subject
@@ -95,7 +96,7 @@ def main(rank: int, where: str, call: int, what: str, options: list[str]) -> Non
         setattr(owner, name, struck(getattr(owner, name), call, at))
     elif launched_rank() == rank:
         bench.run.subject_of = subject_with(where, call, fault)  # type: ignore[attr-defined]
-    bench.run.main("allreduce", "All-reduce with a fault.", options)
+    bench.command.main("allreduce", "All-reduce with a fault.", options)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,100 @@
+"""A command from its first line to its exit status: parse, start MPI, agree, run, end together."""
+
+import os
+import secrets
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from argparse import Namespace
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import NoReturn
+
+from bench import cli
+from bench.cli import CANNOT, USAGE, WRONG
+from bench.flight import Flight, start_witness
+from bench.run import run
+from collectives.communicator import Communicator, Disagreement
+
+START_S = 20.0  # for MPI to start all ranks
+
+
+def main(command: str, about: str, argv: Sequence[str] | None = None) -> NoReturn:
+    """`python -m bench.<command>`: parses, runs and exits with the status that all ranks have agreed on."""
+    started_s = time.monotonic()
+    options = cli.parse(command, about, argv)
+    # Until there is a record, a signal just ends the process, and so does a clock where MPI waits for a rank that never
+    # comes: it starts all or none, and lets no thread of Python run meanwhile.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, max(options.timeout, START_S))
+    communicator = Communicator(options.mpi_thread_level)
+    status = USAGE
+    if not unwritable(communicator, command, options):
+        flight = open_flight(communicator, command, options)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        try:
+            status = run(command, options, communicator, flight, started_s)
+        except Disagreement as refusal:
+            say(communicator, f"bench.{command}: {refusal}")
+            status = CANNOT
+        except Exception as error:  # noqa: BLE001 - a fault of ours on one rank must end the others, whatever it is
+            flight.end(
+                f"rank {flight.rank} failed at {flight.where()}: {type(error).__name__}: {error}",
+                flight.rank,
+                "failed",
+                WRONG,
+                traceback.format_exc(),
+            )
+        close_flight(communicator, flight)
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+def say(communicator: Communicator, sentence: str) -> None:
+    """Once for all ranks, on standard error."""
+    if communicator.rank == 0:
+        print(sentence, file=sys.stderr, flush=True)
+
+
+def unwritable(communicator: Communicator, command: str, options: Namespace) -> bool:
+    """Whether the results cannot be kept where the command line wants them; says so."""
+    complaint = None
+    if communicator.rank == 0 and not options.list:
+        folder = Path(options.out)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+            if options.output_file:
+                folder = Path(options.output_file).parent
+                tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            complaint = f"bench.{command}: cannot write in {folder}: {error.strerror}"
+    complaint = communicator.broadcast(complaint)
+    if complaint:
+        say(communicator, complaint)
+    return complaint is not None
+
+
+def open_flight(communicator: Communicator, command: str, options: Namespace) -> Flight:
+    """Names the run, opens each rank's flight record, and starts the host's witness."""
+    stamp = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H-%M-%SZ")
+    run_id = communicator.broadcast(f"{stamp}-{command}-{secrets.token_hex(3)}")
+    pids = dict(communicator.node_gather((communicator.rank, os.getpid())))
+    if options.list:
+        return Flight(run_id, None, communicator.rank, options.timeout)
+    folder = Path(options.out) / f"{run_id}.flight"
+    if communicator.local_rank == 0:
+        start_witness(folder, pids)
+    flight = Flight(run_id, folder, communicator.rank, options.timeout)
+    flight.start_watchdog(pids)
+    return flight
+
+
+def close_flight(communicator: Communicator, flight: Flight) -> None:
+    """The normal end: the watchdogs see all ranks to it, then the records go."""
+    flight.note("finished", case=None, block=None, text="")
+    communicator.barrier()
+    flight.close()

@@ -63,15 +63,15 @@ def unwritable(communicator: Communicator, command: str, options: Namespace) -> 
     """Whether the results cannot be kept where the command line wants them; says so."""
     complaint = None
     if communicator.rank == 0 and not options.list:
-        folder = Path(options.out)
+        asked = options.out
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
+            Path(asked).mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=asked).close()
             if options.output_file:
-                folder = Path(options.output_file).parent
-                tempfile.TemporaryFile(dir=folder).close()
+                asked = options.output_file
+                tempfile.TemporaryFile(dir=Path(asked).parent).close()
         except OSError as error:
-            complaint = f"bench.{command}: cannot write in {folder}: {error.strerror}"
+            complaint = f"bench.{command}: cannot write {asked}: {error.strerror}"
     complaint = communicator.broadcast(complaint)
     if complaint:
         say(communicator, complaint)

@@ -10,10 +10,18 @@ import numpy as np
 from bench import verify
 from bench.sweep import CHAIN_CALLS
 from collectives.collective import Array, Datatype
-from collectives.operation import Case, Operation, Pattern, Step, Unsupported, Watch, World, plain_arguments
+from collectives.operation import (
+    MOST_CHUNK_BYTES,
+    Case,
+    Operation,
+    Pattern,
+    Step,
+    Unsupported,
+    Watch,
+    World,
+    plain_arguments,
+)
 from reports.result import Planned
-
-LINK_CHUNK_BYTES = 512 << 10  # as the algorithms cut a message
 
 
 @dataclass
@@ -109,7 +117,7 @@ def link_subjects(world: World, watch: Watch, buffers: Buffers, size_bytes: int)
     device, whole = world.device, size_bytes // 4 * 4
     kernels = device.compile("link_probe", {"WORLD": str(world.communicator.size)})
     send, receive = buffers.send.ctypes.data, buffers.receive.ctypes.data
-    arguments = world.peers.arguments(send, receive, whole // 4, LINK_CHUNK_BYTES)
+    arguments = world.peers.arguments(send, receive, whole // 4, MOST_CHUNK_BYTES)
     copy_in, read_peer, copy_local = (
         Step(kernels.kernel(name), arguments) for name in ("copy_in", "read_peer", "copy_local")
     )

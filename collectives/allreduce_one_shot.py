@@ -2,10 +2,18 @@
 
 from functools import partial
 
-from collectives.operation import Algorithm, Case, Operation, Traffic, Unsupported, World, bind_kernel, whole_packs
+from collectives.operation import (
+    MOST_CHUNK_BYTES,
+    Algorithm,
+    Case,
+    Operation,
+    Traffic,
+    Unsupported,
+    World,
+    bind_kernel,
+    whole_packs,
+)
 from collectives.peer_buffer import HALF_BYTES
-
-MOST_CHUNK_BYTES = 512 << 10  # two slots of it stay in a core's second-level cache
 
 
 def _bind(entry: str, world: World, case: Case) -> Operation | Unsupported:

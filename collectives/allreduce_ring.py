@@ -4,10 +4,18 @@ A segment is summed in rotated order with one rounding to the type on the wire a
 roundings where the one- and two-shot forms have one.
 """
 
-from collectives.operation import Algorithm, Case, Operation, Traffic, Unsupported, World, bind_kernel, whole_packs
+from collectives.operation import (
+    MOST_CHUNK_BYTES,
+    Algorithm,
+    Case,
+    Operation,
+    Traffic,
+    Unsupported,
+    World,
+    bind_kernel,
+    whole_packs,
+)
 from collectives.peer_buffer import HALF_BYTES
-
-MOST_CHUNK_BYTES = 512 << 10
 
 
 def _bind(world: World, case: Case) -> Operation | Unsupported:

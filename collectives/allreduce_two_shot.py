@@ -1,9 +1,17 @@
 """Two-shot all-reduce: a direct reduce-scatter and a direct all-gather; see kernels/allreduce_two_shot.cu."""
 
-from collectives.operation import Algorithm, Case, Operation, Traffic, Unsupported, World, bind_kernel, whole_packs
+from collectives.operation import (
+    MOST_CHUNK_BYTES,
+    Algorithm,
+    Case,
+    Operation,
+    Traffic,
+    Unsupported,
+    World,
+    bind_kernel,
+    whole_packs,
+)
 from collectives.peer_buffer import HALF_BYTES
-
-MOST_CHUNK_BYTES = 512 << 10  # with its sums, twice, it stays in a core's second-level cache
 
 
 def _bind(world: World, case: Case) -> Operation | Unsupported:

@@ -111,7 +111,7 @@ def parser_for(command: str, about: str) -> Parser:
          help="isolated: one call at a time; chained: 160 dependent calls; both (isolated, and chained up to 512K)")
 
     how("-n", "--iters", type=count, default=0, metavar="N",
-        help="timed iterations a case; 0: until precise or out of time (0)")
+        help="timed iterations a case, in 12 blocks; 0: until precise or out of time (0)")
     how("-w", "--warmup_iters", type=count, default=None, metavar="N",
         help="warm-up iterations a block (as many as a changepoint test finds)")
     how("-c", "--check", type=count, default=1, metavar="N",

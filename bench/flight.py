@@ -161,7 +161,7 @@ class Flight:
         threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
 
     def _watch(self) -> None:
-        iteration = 0
+        progress = (0, 0)
         before: Records = {}
         while not self.closed:
             if select.select([self.signals], [], [], LOOK_S)[0]:
@@ -169,8 +169,8 @@ class Flight:
                 self.interrupt()
             self._leave_with_others()
             now = time.monotonic()
-            if self.watch.iteration != iteration:
-                iteration, self.moved_s = self.watch.iteration, now
+            if (here := (self.watch.iteration, self.watch.calls)) != progress:
+                progress, self.moved_s = here, now
             if self.interrupted_s is not None and now - self.interrupted_s > INTERRUPT_S:
                 self.end("interrupted; what was under way is lost", self.rank, "was interrupted", INTERRUPTED)
             if now - self.moved_s <= self.timeout_s + GRACE_S:
@@ -220,7 +220,7 @@ class Flight:
                 state, child_s = process(self.pids.get(rank, 0))
                 return {
                     **record,
-                    "iteration": watch.iteration,
+                    "iteration": (watch.iteration, watch.calls),
                     "phase": watch.phase,
                     "state": state,
                     "child_s": child_s,

@@ -161,11 +161,15 @@ def pilot(bench: Bench, subject: Subject) -> None:
     subject.warmup = bench.warmup if bench.warmup is not None else min(MOST_WARMUP, 1 + warmup)
 
 
+def fewest_iterations(subject: Subject) -> int:
+    """Of a block: a median wants three, a chain is 160 calls by itself."""
+    return 1 if subject.calls else 3
+
+
 def block_cost_s(bench: Bench, subject: Subject, block_s: float) -> float:
     """What a block of about `block_s` timed seconds takes in all."""
-    fewest = 1 if subject.calls else 3
     return 0.001 + subject.iteration_s * (
-        max(fewest, block_s / subject.iteration_s) + subject.warmup + 2 * bench.checks
+        max(fewest_iterations(subject), block_s / subject.iteration_s) + subject.warmup + 2 * bench.checks
     )
 
 
@@ -174,7 +178,7 @@ def plan_blocks(bench: Bench, subjects: list[Subject], budget_s: float, rounds: 
     lengths = np.geomspace(LONGEST_BLOCK_S, 2e-4, 40)
     fitting = [s for s in lengths if rounds * sum(block_cost_s(bench, subject, s) for subject in subjects) <= budget_s]
     for subject in subjects:
-        subject.iterations = max(1 if subject.calls else 3, int((fitting or [lengths[-1]])[0] / subject.iteration_s))
+        subject.iterations = max(fewest_iterations(subject), int((fitting or [lengths[-1]])[0] / subject.iteration_s))
 
 
 def measure_block(bench: Bench, subject: Subject, block: int, round_: int) -> tuple[Block, np.ndarray[Any, Any]] | None:
@@ -245,7 +249,7 @@ def measure_link(bench: Bench, parts: dict[str, Subject], size_bytes: int, round
     """One block of the link's parts at a size; on rank 0."""
     bench.flight.note("link probe", case=None, block=round_, text=f"{size_bytes} B")
     before = round_trip_ns(bench)
-    stamps = {name: run(bench, part, 1, part.iterations, 0) for name, part in parts.items()}
+    stamps = {name: run(bench, part, part.warmup, part.iterations, 0) for name, part in parts.items()}
     after = round_trip_ns(bench)
     bench.flight.note("gather")
     gathered = bench.world.communicator.gather((stamps, before, after))
@@ -253,6 +257,7 @@ def measure_link(bench: Bench, parts: dict[str, Subject], size_bytes: int, round
         return None
     all_stamps, befores, afters = zip(*gathered, strict=True)
     medians: dict[str, Any] = {
-        name: float(np.median(times_us([s[name] for s in all_stamps], True)["time"])) for name in parts
+        name: float(np.median(times_us([s[name] for s in all_stamps], True)["time"])) * part.scale
+        for name, part in parts.items()
     }
     return LinkBlock(size_bytes=size_bytes, round=round_, link_rtt_ns=(max(befores), max(afters)), **medians)

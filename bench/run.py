@@ -15,6 +15,7 @@ from bench.cli import CANNOT, FINE, INTERRUPTED, WRONG
 from bench.flight import Flight
 from bench.measure import (
     Bench,
+    fewest_iterations,
     make_bench,
     measure_block,
     measure_link,
@@ -26,7 +27,7 @@ from bench.subject import Buffers, Subject, link_subjects, subject_of
 from collectives.algorithm import ALGORITHMS
 from collectives.collective import DATATYPES
 from collectives.communicator import Communicator, Disagreement
-from collectives.operation import Case, DeviceError, Unsupported, World
+from collectives.operation import Case, DeviceError, Traffic, Unsupported, World
 from collectives.world import open_world
 from reports.formats import as_json
 from reports.plot import plot
@@ -34,7 +35,7 @@ from reports.result import Planned, Result, ResultError, Run, RunFile
 from reports.show import text
 from reports.stats import is_precise
 
-FEWEST_ROUNDS = 10
+ROUNDS = 12  # at least; a best of many is chosen on the odd ones, and six even ones give an interval
 CLOSING_S = 3.0  # for the cases, the table and the picture
 
 
@@ -51,6 +52,11 @@ class Session:
     file: RunFile | None = None  # on rank 0
     medians_us: dict[int, list[float]] = field(default_factory=dict)
     samples: dict[int, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
+
+
+def bound_parts(traffic: Traffic, in_place: bool) -> dict[str, Any]:
+    """What the bound counts; in place nothing has to get from one buffer to another."""
+    return asdict(traffic) | ({"memory_bytes": 0} if in_place else {})
 
 
 def plan_cases(options: Namespace, bench: Bench, buffers: Buffers) -> tuple[list[Planned], dict[int, Subject]]:
@@ -87,7 +93,7 @@ def plan_cases(options: Namespace, bench: Bench, buffers: Buffers) -> tuple[list
                         calls=sweep.CHAIN_CALLS if mode == "chained" else 1,
                         status="unsupported" if reason else "ok",
                         reason=reason,
-                        bound_parts=asdict(algorithm.traffic(communicator.size, size)),
+                        bound_parts=bound_parts(algorithm.traffic(communicator.size, size), options.in_place),
                     )
                 )
                 if not isinstance(operation, Unsupported) and not reason:
@@ -157,30 +163,54 @@ def measure_all(session: Session) -> str | None:
         if stop := agreed_stop(session):
             return stop
     budget_s = bench.world.communicator.broadcast(0.85 * (session.deadline_s - time.monotonic()))
-    plan_blocks(bench, [subject for group in groups for subject in group], budget_s, FEWEST_ROUNDS)
+    plan_blocks(bench, [subject for group in groups for subject in group], budget_s, ROUNDS)
     if options.iters:
-        a_block = -(-options.iters // FEWEST_ROUNDS)
+        a_block = -(-options.iters // ROUNDS)
         for subject in session.subjects.values():
             subject.iterations = a_block
         for part in (part for parts in session.links.values() for part in parts.values()):
             part.iterations = min(part.iterations, a_block)
     active = list(session.subjects)
     for round_ in range(1 << 30):
-        sizes = sorted({session.planned[number].size_bytes for number in active} & session.links.keys())
-        items = [("case", number) for number in active] + [("link", size) for size in sizes]
-        for position in sweep.order(len(items), options.seed, round_):
-            kind, which = items[position]
+        started_s = time.monotonic()
+        for size, number in visits(session, active, round_):
             show_progress(session, round_)
-            if kind == "case":
-                store_block(session, which, round_)
+            if number is None:
+                store_link_block(session, size, round_)
             else:
-                store_link_block(session, which, round_)
+                store_block(session, number, round_)
             if stop := agreed_stop(session):
                 return stop
+        if round_ + 1 < ROUNDS and not options.iters:
+            shorten(session, time.monotonic() - started_s, ROUNDS - round_ - 1)
         active = bench.world.communicator.broadcast(unfinished(session, active, round_ + 1))
         if not active:
             break
     return None
+
+
+def visits(session: Session, active: list[int], round_: int) -> list[tuple[int, int | None]]:
+    """A round's order: sizes as drawn, and within a size its cases and its probe of the link (None) as drawn, so that
+    what is compared stands close in time."""
+    seed = session.options.seed
+    found: list[tuple[int, int | None]] = []
+    by_size: dict[int, list[int | None]] = {}
+    for number in active:
+        by_size.setdefault(session.planned[number].size_bytes, []).append(number)
+    for size in sweep.shuffled(list(by_size), f"{seed} {round_}"):
+        probe: list[int | None] = [None] if size in session.links else []
+        found += [(size, number) for number in sweep.shuffled(by_size[size] + probe, f"{seed} {round_} {size}")]
+    return found
+
+
+def shorten(session: Session, round_s: float, rounds_left: int) -> None:
+    """Cuts the blocks where a round has taken so long that the rounds to come would not fit: the link slowed down."""
+    communicator = session.bench.world.communicator
+    share = communicator.broadcast((session.deadline_s - time.monotonic()) / (rounds_left * round_s))
+    if share < 1:
+        parts = [part for parts in session.links.values() for part in parts.values()]
+        for subject in (*session.subjects.values(), *parts):
+            subject.iterations = max(fewest_iterations(subject), int(subject.iterations * share * 0.9))
 
 
 def store_block(session: Session, number: int, round_: int) -> None:
@@ -209,7 +239,7 @@ def show_progress(session: Session, round_: int) -> None:
 
 def unfinished(session: Session, active: list[int], rounds: int) -> list[int]:
     """The cases that need another round; decided on block medians alone, and on rank 0."""
-    if rounds < FEWEST_ROUNDS:
+    if rounds < ROUNDS:
         return active
     if session.options.iters:
         return []

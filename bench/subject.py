@@ -50,6 +50,7 @@ class Subject:
     is_checked: bool = True
     calls: int = 0  # of a chain; 0: isolated
     verify_chain: Callable[[], int] | None = None
+    scale: float = 1.0  # from what is timed of a link's part to the whole of it
     iteration_s: float = 0.0
     warmup: int = 1
     iterations: int = 1
@@ -111,18 +112,19 @@ def link_subjects(world: World, watch: Watch, buffers: Buffers, size_bytes: int)
     """The parts of the link at one size: copy into peer memory, read what a peer just wrote, copy through memory.
 
     As in an all-reduce, what is stored into has last been read by the peer, what is read has last been stored by it,
-    and the caches also hold a send and a receive buffer.
+    and the caches also hold a send and a receive buffer. Beyond two chunks the slots would be stored into again before
+    anybody has read them, so two chunks are timed and the rest is scaled.
     """
     assert not isinstance(world.peers, Unsupported)
     device, whole = world.device, size_bytes // 4 * 4
     kernels = device.compile("link_probe", {"WORLD": str(world.communicator.size)})
     send, receive = buffers.send.ctypes.data, buffers.receive.ctypes.data
-    arguments = world.peers.arguments(send, receive, whole // 4, MOST_CHUNK_BYTES)
-    copy_in, read_peer, copy_local = (
-        Step(kernels.kernel(name), arguments) for name in ("copy_in", "read_peer", "copy_local")
-    )
+    through_slab = min(whole, 2 * MOST_CHUNK_BYTES)
+    slab = world.peers.arguments(send, receive, through_slab // 4, MOST_CHUNK_BYTES)
+    copy_in, read_peer = (Step(kernels.kernel(name), slab) for name in ("copy_in", "read_peer"))
+    copy_local = Step(kernels.kernel("copy_local"), world.peers.arguments(send, receive, whole // 4, MOST_CHUNK_BYTES))
 
-    def part(timed: Step, prepare: Step, consume: Step) -> Subject:
+    def part(timed: Step, prepare: Step, consume: Step, timed_bytes: int) -> Subject:
         return Subject(
             -1,
             f"link {timed.kernel.name} {size_bytes} B",
@@ -131,10 +133,11 @@ def link_subjects(world: World, watch: Watch, buffers: Buffers, size_bytes: int)
             consume,
             nothing(world),
             is_checked=False,
+            scale=size_bytes / timed_bytes,
         )
 
     return {
-        "copy_in_us": part(copy_in, read_peer, copy_local),
-        "peer_read_us": part(read_peer, copy_in, copy_local),
-        "memory_us": part(copy_local, nothing(world), nothing(world)),
+        "copy_in_us": part(copy_in, read_peer, copy_local, through_slab),
+        "peer_read_us": part(read_peer, copy_in, copy_local, through_slab),
+        "memory_us": part(copy_local, nothing(world), nothing(world), whole),
     }

@@ -1,6 +1,10 @@
 """The axes of a run: which sizes, algorithms and modes, and in which order."""
 
 import random
+from collections.abc import Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 CHAIN_CALLS = 160  # all-reduces of one token of a 70B model: 80 layers, two each
 MOST_CHAINED_BYTES = 512 << 10
@@ -28,6 +32,6 @@ def reason_against(mode: str, redop: str) -> str | None:
     return "a chain of products leaves every type's range" if mode == "chained" and redop == "prod" else None
 
 
-def order(items: int, seed: int, round_: int) -> list[int]:
-    """One visit to each of so many items, in an order that all ranks draw alike."""
-    return random.Random(f"{seed} {round_}").sample(range(items), items)
+def shuffled(items: Sequence[Item], seed: str) -> list[Item]:
+    """The items in an order that all ranks draw alike."""
+    return random.Random(seed).sample(items, len(items))

@@ -24,7 +24,7 @@ def _bind(entry: str, world: World, case: Case) -> Operation | Unsupported:
 
 def _traffic(copies: bool, ranks: int, size_bytes: int) -> Traffic:
     copied = (ranks - 1 if copies else min(1, ranks - 1)) * size_bytes
-    return Traffic(1, copied, (ranks - 1) * size_bytes, size_bytes)
+    return Traffic(1, ((copied, 0), (0, (ranks - 1) * size_bytes)), size_bytes)
 
 
 PUSH = Algorithm(

@@ -25,8 +25,10 @@ def _bind(world: World, case: Case) -> Operation | Unsupported:
 
 
 def _traffic(ranks: int, size_bytes: int) -> Traffic:
-    each_way = 2 * size_bytes * (ranks - 1) // ranks
-    return Traffic(2 * (ranks - 1), each_way, each_way, size_bytes)
+    segment = size_bytes // ranks
+    passed_on = [(segment, segment)] * (2 * ranks - 3)
+    stages = ((segment, 0), *passed_on, (0, segment)) if ranks > 1 else ()
+    return Traffic(2 * (ranks - 1), stages, size_bytes)
 
 
 RING = Algorithm(

@@ -22,8 +22,9 @@ def _bind(world: World, case: Case) -> Operation | Unsupported:
 
 
 def _traffic(ranks: int, size_bytes: int) -> Traffic:
-    each_way = 2 * size_bytes * (ranks - 1) // ranks
-    return Traffic(2, size_bytes, each_way, size_bytes)
+    own = size_bytes // ranks
+    others = size_bytes - own
+    return Traffic(2, ((others, 0), (own, others), (0, others)), size_bytes)
 
 
 TWO_SHOT = Algorithm(

@@ -50,7 +50,7 @@ def _bind(world: World, case: Case) -> Operation | Unsupported:
 def _traffic(ranks: int, size_bytes: int) -> Traffic:
     """The least that any all-reduce moves: what a rank lacks has to reach it, twice (n-1)/n of it in all."""
     each_way = 2 * size_bytes * (ranks - 1) // ranks
-    return Traffic(1, each_way, each_way, size_bytes)
+    return Traffic(1, ((each_way, each_way),), size_bytes)
 
 
 def barrier(world: World) -> Step:

@@ -84,12 +84,11 @@ class Operation:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one all-reduce of S bytes costs a rank at least: flags in a row, bytes copied into the slab, read from
-    peers, and copied from the send to the receive buffer."""
+    """What one all-reduce of S bytes costs a rank at least: flags in a row; in each stage, which is one pass, the bytes
+    copied into peer memory and the bytes read from it; and bytes copied from the send to the receive buffer."""
 
     hops: int
-    copied_bytes: int
-    read_bytes: int
+    stages: tuple[tuple[int, int], ...]
     memory_bytes: int
 
 

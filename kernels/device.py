@@ -24,7 +24,7 @@ class Watch(ctypes.Structure):
 
     _fields_ = [
         (name, ctypes.c_uint64)
-        for name in ("stop", "timed_out", "peer", "block", "seen", "wanted", "iteration", "phase")
+        for name in ("stop", "timed_out", "peer", "block", "seen", "wanted", "iteration", "calls", "phase")
     ]
 
 

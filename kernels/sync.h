@@ -29,7 +29,7 @@ struct Control {
 struct Watch {
   u64 stop;                                      // anything but 0 ends every wait
   u64 timed_out, peer, block, seen, wanted;      // written once, by the wait that ran into the time-out
-  u64 iteration, phase;                          // of the timed loop
+  u64 iteration, calls, phase;                   // of the timed loop; calls: within a chain
 };
 
 struct Arguments {

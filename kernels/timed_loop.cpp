@@ -52,7 +52,11 @@ extern "C" void timed_loop(Loop* loop) {
       run(l, MEET, l.meet);
       *(volatile u64*)&l.watch->phase = OPERATION;
       t[0] = clock_ns();
-      for (long c = 0; c < l.calls; ++c) l.operation.run(l.operation.argument), l.consume.run(l.consume.argument);
+      for (long c = 0; c < l.calls; ++c) {
+        *(volatile u64*)&l.watch->calls += 1;
+        l.operation.run(l.operation.argument);
+        l.consume.run(l.consume.argument);
+      }
       t[1] = clock_ns();
     }
     if (i >= l.warmup && i < l.warmup + l.iterations && !*(volatile u64*)&l.watch->stop) {

@@ -23,6 +23,7 @@ Samples = dict[int, NDArray[np.floating[Any]]]
 
 MIXED_RATIO = 1.3
 SETTLED_SHARE = 1 / 3
+P95_SAMPLES = 20
 P99_SAMPLES, P99_BLOCKS = 1000, 10
 CASE_KEY = ("collective", "shape", "size_bytes", "datatype", "redop", "mode", "variant", "memory", "in_place",
             "algorithm", "library")
@@ -152,7 +153,9 @@ def _summary(block_medians: Sequence[float], iterations: NDArray[Any] | None = N
     median, low, high = median_interval(block_medians)
     summary = Summary(median=median, ci_low=low, ci_high=high, n=n, n_blocks=len(block_medians), mean=mean)
     if iterations is not None and len(iterations):
-        summary.p25, summary.p75, summary.p95 = (float(p) for p in np.percentile(iterations, [25, 75, 95]))
+        summary.p25, summary.p75 = (float(p) for p in np.percentile(iterations, [25, 75]))
+        if len(iterations) >= P95_SAMPLES:
+            summary.p95 = float(np.percentile(iterations, 95))
         if len(iterations) >= P99_SAMPLES and len(block_medians) >= P99_BLOCKS:
             summary.p99 = float(np.percentile(iterations, 99))
         summary.min, summary.max = float(iterations.min()), float(iterations.max())
@@ -226,22 +229,35 @@ def _set_bound(case: Case, planned: Planned, links: list[LinkBlock], judged: int
 
 def _bound_terms(planned: Planned, links: Sequence[LinkBlock]) -> dict[str, tuple[float, float]] | None:
     """The terms of the bound by name, each its median and the lower end of its interval, in microseconds; None where
-    the algorithm needs a part that was not measured."""
+    the algorithm needs a part that was not measured.
+
+    A stage stores and reads in one pass, so it takes as long as the slower of the two, and counts under its name.
+    """
     parts, size = planned.bound_parts, planned.size_bytes
     if parts is None:
         return None
-    trips_us = [trip / 1e3 for link in links if link.link_rtt_ns for trip in link.link_rtt_ns]
-    needed = [("hop", parts.get("hops", 0) / 2, trips_us)]
-    for name, moved in (("copy_in", "copied_bytes"), ("peer_read", "read_bytes"), ("memory", "memory_bytes")):
+    stages: list[tuple[float, float]] = [(copied, read) for copied, read in parts.get("stages", [])]
+    hops, memory_bytes = parts.get("hops", 0), parts.get("memory_bytes", 0)
+    needed = {"copy_in": any(copied for copied, _ in stages), "peer_read": any(read for _, read in stages),
+              "memory": bool(memory_bytes)}
+    us_a_byte = {}
+    for name, is_needed in needed.items():
         times_us = [time for link in links if (time := getattr(link, f"{name}_us")) is not None]
-        needed.append((name, parts.get(moved, 0) / size if size else 0.0, times_us))
-    terms = {}
-    for name, factor, times_us in needed:
-        if factor and not times_us:
+        if is_needed and not (times_us and size):
             return None
-        median, low, _ = median_interval(times_us) if factor else (0.0, None, None)
-        terms[name] = (factor * median, factor * (median if low is None else low))
-    return terms
+        median, low, _ = median_interval(times_us) if is_needed else (0.0, None, None)
+        us_a_byte[name] = (median / max(size, 1), (median if low is None else low) / max(size, 1))
+    trips_us = [trip / 1e3 for link in links if link.link_rtt_ns for trip in link.link_rtt_ns]
+    if hops and not trips_us:
+        return None
+    trip, low, _ = median_interval(trips_us) if hops else (0.0, None, None)
+    terms = {"hop": [hops / 2 * trip, hops / 2 * (trip if low is None else low)], "copy_in": [0.0, 0.0],
+             "peer_read": [0.0, 0.0], "memory": [memory_bytes * us for us in us_a_byte["memory"]]}
+    for end in (0, 1):
+        for copied, read in stages:
+            storing, reading = copied * us_a_byte["copy_in"][end], read * us_a_byte["peer_read"][end]
+            terms["copy_in" if storing >= reading else "peer_read"][end] += max(storing, reading)
+    return {name: (median, low) for name, (median, low) in terms.items()}
 
 
 def _link_state(link: LinkBlock, states: LinkStates) -> int | None:

@@ -73,7 +73,8 @@ def _test_lines(result: Result, label: str, pairs: Sequence[Pair]) -> list[str]:
              f"# nThread 1 nGpus 1 minBytes {min(sizes)} maxBytes {max(sizes)} step: {_step(sizes)} warmup iters: 0 "
              f"iters: {iters} agg iters: 1 validation: {int(checked)} graph: 0 unalign: 0",
              f"# algorithm: {label}",
-             "# time: mean over iterations of the slowest rank; iters: the most of any row; warm-up is not counted",
+             "# time: mean over iterations of the slowest rank, while the link was in its longest state",
+             "# iters: the most of any row; warm-up is not counted",
              "#", "# Using devices"]
     lines += [f"#  Rank {rank.get('rank', 0):2d} Group  0 Pid {0:6d} on {'host0':>10} device "
               f"{(rank.get('cpus') or [0])[0]:2d} [0000:00:00] {rank.get('device', '')} {rank.get('arch', '')}"
@@ -151,7 +152,7 @@ def as_json(result: Result) -> dict[str, Any]:
     run, checked = result.run, [case for case in result.cases if case.n_wrong is not None]
     sizes = [case.size_bytes for case in result.cases] or [0]
     day, _, clock = run.run_id[:20].partition("T")
-    out_of_bounds, average = _footer(result, result.cases)
+    out_of_bounds, _ = _footer(result, result.cases)
     devices = [{"rank": rank.get("rank"), "group": 0, "device": (rank.get("cpus") or [0])[0],
                 "device_info": f"{rank.get('device', '')} {rank.get('arch', '')}".strip()}
                for rank in run.world.get("ranks", [])]
@@ -164,9 +165,16 @@ def as_json(result: Result) -> dict[str, Any]:
         "results": [_json_row(label, pair, run.world["size"]) for label, pairs in _by_algorithm(result.cases)
                     for pair in pairs],
         "out_of_bounds": {"count": out_of_bounds, "okay": "false" if out_of_bounds else "true"},
-        "average_bus_bandwidth": {"bandwidth": average, "okay": "unchecked"},
+        "average_bus_bandwidth": [{"experiment_name": label, "bandwidth": average, "okay": "unchecked"}
+                                  for label, average in _averages(result)],
         "errors": [] if result.complete else [(result.end and result.end.reason) or "the run was cut off"],
     }
+
+
+def _averages(result: Result) -> list[tuple[str, float]]:
+    """The mean busbw in GB/s of each algorithm, variant and mode: over all of them it would mean nothing."""
+    return [(label, _footer(result, [case for pair in pairs for case in pair if case])[1])
+            for label, pairs in _by_algorithm(result.cases)]
 
 
 def _json_row(label: str, pair: Pair, world_size: int) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def default_rows(result: Result, mode: str, states: LinkStates) -> list[Row]:
     for size, here in sorted(by_size.items()):
         library = next((case for case in here if case.algorithm == "library"), None)
         ours, rounds = _ours(here, costs)
-        others = [case for case in here if case.algorithm not in ("library", "auto")]
+        others = [case for case in here if case.algorithm not in ("library", "auto", ours and ours.chosen)]
         better = _beaten(ours, others, costs) if ours and ours.algorithm == "auto" else None
         rows.append(Row(size, library, ours, _median(ours, costs, rounds), _ratio(library, ours, costs, rounds), better,
                         sum(wrong[size]) if size in wrong else None))
@@ -126,7 +126,7 @@ def _ours(cases: Sequence[Case], costs: Costs) -> tuple[Case | None, int | None]
 def _candidates(cases: Sequence[Case]) -> list[Case]:
     """The measured cases that can be compared: those of the link's longest state, where there are any."""
     measured = [case for case in cases if cost_us(case) is not None]
-    return [case for case in measured if case.state != "own"] or measured
+    return [case for case in measured if case.state == "run"] or measured
 
 
 def _best(cases: Sequence[Case], costs: Costs) -> Case:
@@ -162,7 +162,8 @@ def _beaten(auto: Case, others: Sequence[Case], costs: Costs) -> tuple[str, floa
     best = _best(candidates, costs)
     ratio = _ratio(auto, best, costs, 0)
     name = best.algorithm if best.variant == auto.variant else f"{best.algorithm} {best.variant}"
-    return (name, ratio[0]) if ratio and ratio[0] > BEATEN_BY else None
+    surely = ratio is not None and ratio[0] > BEATEN_BY and ratio[1] is not None and ratio[1] > 1
+    return (name, ratio[0]) if ratio and surely else None
 
 
 def flips(result: Result, rows: Sequence[Row], states: LinkStates, mode: str) -> list[Flip]:
@@ -186,7 +187,8 @@ def _flip(row: Row, state: int, cases: Sequence[Case], costs: Costs) -> Flip | N
     ratio = _ratio(library, row.ours, costs, None)
     crossed = ratio is not None and row.ratio is not None and (
         ratio[0] > MARGIN > 1 / MARGIN > row.ratio[0] or row.ratio[0] > MARGIN > 1 / MARGIN > ratio[0])
-    best = _best(ours, costs)
+    rivals = [case for case in ours if case.algorithm != row.ours.chosen]
+    best = _best(rivals, costs)
     gain = _ratio(row.ours, best, costs, 0)
     outrun = gain is not None and gain[0] > BEATEN_BY and row.better is None
     if not crossed and not outrun:

@@ -29,7 +29,8 @@ class Record(msgspec.Struct, kw_only=True):
 class Planned(Record, kw_only=True):
     """A case as the run plans it. Its position in `Run.cases` is its number.
 
-    `bound_parts` counts what the algorithm cannot avoid: {"hops", "copied_bytes", "read_bytes", "memory_bytes"}.
+    `bound_parts` counts what the algorithm cannot avoid: {"hops", "stages", "memory_bytes"}, a stage being [bytes
+    copied into peer memory, bytes read from it], in one pass.
     `calls` is 1, or the number of dependent calls of a chain.
     """
 
@@ -49,7 +50,7 @@ class Planned(Record, kw_only=True):
     calls: int = 1
     status: str = "ok"
     reason: str | None = None
-    bound_parts: dict[str, float] | None = None
+    bound_parts: dict[str, Any] | None = None
 
 
 class Run(Record, kw_only=True, tag="run", tag_field="kind"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from reports.case import LinkStates
@@ -14,6 +15,7 @@ TOKEN_BYTES = 70.6e9 * 0.5
 TOKEN_CALLS = 160
 TOKEN_CALL_SIZE_BYTES = 16384
 CARD_GB_S = 640.0
+ENOUGH_BLOCKS = 10
 
 LIMITS = {"hop": "the flag hop", "copy_in": "copying to the peer", "peer_read": "reading the peer's data",
           "memory": "memory traffic"}
@@ -100,6 +102,8 @@ def head(result: Result, mode: str, states: LinkStates, rows: Sequence[Row]) -> 
     consumed = any(case.consume_us for row in rows for case in (row.ours, row.library) if case)
     cost = "us = collective + reading its result, slowest rank" if consumed else "us = one call, slowest rank"
     lines.append(cost + "; busbw = collective alone" * (consumed and size > 1))
+    if any(row.ratio for row in rows):
+        lines.append("library/auto = median over pairs of blocks of one round, so not the columns' ratio")
     lines += [f"note: {note}" for note in run.notes if not _is_preflight(note)]
     others = {case.datatype for case in result.cases} | {case.redop for case in result.cases}
     if first and others != {first.datatype, first.redop}:
@@ -153,9 +157,14 @@ def _footnotes(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> l
         notes.append(f"* another variant beat auto by more than 5 %: {', '.join(better[:4])}{more}")
     if any(row.ours and row.ours.suspect for row in everything):
         notes.append("! faster than the bound of the measured parts allows: suspect")
-    if elsewhere := [describe(case) for case in result.cases if case.state == "own"]:
+    measured = [case for case in result.cases if case.time_us]
+    elsewhere = [describe(case) for case in measured if case.state != "run"]
+    if 0 < len(elsewhere) < len(measured):
         more = f" and {len(elsewhere) - 3} more" if len(elsewhere) > 3 else ""
         notes.append(f"measured in another state of the link than the rest: {', '.join(elsewhere[:3])}{more}")
+    n_blocks = Counter(block.case for block in result.blocks)
+    if few := sum(n_blocks[case.case] < ENOUGH_BLOCKS for case in measured):
+        notes.append(f"time ran out: {few} of {len(measured)} cases have fewer than {ENOUGH_BLOCKS} blocks")
     reasons: dict[str, list[Case]] = {}
     for case in result.cases:
         if case.status not in ("ok", "wrong"):
@@ -167,19 +176,23 @@ def _footnotes(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> l
 
 
 def _sentences(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list[str]:
-    found = [_where_ours_wins(rows), _what_limits(rows), _preflight(result, rows),
+    found = [_where_ours_wins(result, rows), _what_limits(rows), _preflight(result, rows),
              _token(result, chained) if result.run.world["size"] > 1 else None]
     return [sentence for sentence in found if sentence]
 
 
-def _where_ours_wins(rows: Sequence[Row]) -> str | None:
+def _where_ours_wins(result: Result, rows: Sequence[Row]) -> str | None:
     def verdict(row: Row) -> str | None:
         if row.ratio is None:
             return None
         ratio, low, high = row.ratio
         if low is None or high is None:
             return "not told apart from it (too few blocks)"
-        return "faster" if low > 1 and ratio > MARGIN else "slower" if high < 1 and ratio * MARGIN < 1 else "even"
+        if low > 1 and ratio > MARGIN:
+            return "faster"
+        if high < 1 and ratio * MARGIN < 1:
+            return "slower"
+        return "even" if low * MARGIN >= 1 and high <= MARGIN else "not told apart from it"
 
     groups = _grouped(rows, verdict)
     if not groups:
@@ -189,7 +202,9 @@ def _where_ours_wins(rows: Sequence[Row]) -> str | None:
         ratios = sorted(row.ratio[0] for row in members if row.ratio)
         times = f" ({ratios[0]:.2f}x" + (f" to {ratios[-1]:.2f}x)" if len(ratios) > 1 else ")")
         said.append(f"{name} at {where}{times if name in ('faster', 'slower') else ''}")
-    return f"Against {_library(rows)}, in this one launch, {_ours_name(rows)} is {'; '.join(said)}."
+    level = _fact(result, "mpi.thread_level")
+    against = f"{_library(rows)}" + (f" at thread level {level} (no other was measured)" if level else "")
+    return f"Against {against}, in this one launch, {_ours_name(rows)} is {'; '.join(said)}."
 
 
 def _what_limits(rows: Sequence[Row]) -> str | None:

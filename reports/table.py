@@ -40,7 +40,7 @@ def render(result: Result, long: bool = False) -> str:
         _print_default(console, result, states)
     if result.end and result.end.elapsed_s and result.end.measuring_s is not None:
         outside = 1 - result.end.measuring_s / result.end.elapsed_s
-        console.print(f"{result.end.elapsed_s:.0f} s, {outside:.0%} of them outside measuring.")
+        console.print(f"{result.end.elapsed_s:.0f} s before this table, {outside:.0%} of them outside measuring loops.")
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
@@ -55,7 +55,7 @@ def _print_default(console: Console, result: Result, states: LinkStates) -> None
     console.print(_default_table(rows, result.run.world["size"]))
     if chained:
         calls = max(row.ours.calls for row in chained if row.ours) if any(row.ours for row in chained) else 1
-        console.print(f"\nchained: {calls} dependent calls, microseconds a call")
+        console.print(f"\nchained: {calls} dependent calls; us and busbw of a call and making the next send buffer")
         console.print(_default_table(chained, result.run.world["size"]))
     if found := flips(result, rows, states, mode):
         console.print("\nwhere the winner changes with the link")

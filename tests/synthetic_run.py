@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,11 +38,11 @@ def cost_us(algorithm: str, size_bytes: int, rtt_ns: float, n: int) -> float:
     return 0.4 + startup_hops * rtt_ns / 1e3 + (wire_bytes or size_bytes) / gb_per_s / 1e3
 
 
-def parts_of(algorithm: str, size: int, n: int) -> dict[str, float]:
+def parts_of(algorithm: str, size: int, n: int) -> dict[str, Any]:
     name = chosen_for(size) if algorithm == "auto" else algorithm
     hops = {"two_shot": 2, "ring": 2 * (n - 1)}.get(name, 1)
     moved = (n - 1) * size if name.startswith("one_shot") else 2 * size * (n - 1) / n
-    return {"hops": hops, "copied_bytes": moved, "read_bytes": moved, "memory_bytes": 2 * size}
+    return {"hops": hops, "stages": [[moved, 0], [0, moved]], "memory_bytes": 2 * size}
 
 
 def plan(sizes: Sequence[int], algorithms: Sequence[str], modes: Sequence[str], in_place: Sequence[bool],

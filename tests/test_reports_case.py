@@ -15,7 +15,7 @@ from tests.synthetic_run import write_run
 SIZE = 65536
 PLANNED = Planned(collective="all_reduce", size_bytes=SIZE, count=SIZE // 4, datatype="float32", redop="sum",
                   algorithm="two_shot",
-                  bound_parts={"hops": 2, "copied_bytes": SIZE / 2, "read_bytes": SIZE, "memory_bytes": 3 * SIZE})
+                  bound_parts={"hops": 2, "stages": [[SIZE / 2, 0], [0, SIZE]], "memory_bytes": 3 * SIZE})
 
 
 def run_of(*planned: Planned, size: int = 2) -> Run:
@@ -64,7 +64,7 @@ def test_a_time_beyond_the_bound_is_suspect_only_when_both_intervals_say_so():
                           link_rtt_ns=(500.0, 500.0)) for turn, factor in enumerate(np.linspace(1 - spread, 1, 12))]
 
     times = blocks_of([9.95 + 0.01 * turn for turn in range(12)])
-    parts = msgspec.structs.replace(PLANNED, bound_parts={"hops": 0, "read_bytes": SIZE})
+    parts = msgspec.structs.replace(PLANNED, bound_parts={"hops": 0, "stages": [[0, SIZE]]})
     assert only(build_cases(run_of(parts), times, links(0.001))).suspect is False
     times = blocks_of([9.5 + 0.01 * turn for turn in range(12)])
     assert only(build_cases(run_of(parts), times, links(0.001))).suspect is True

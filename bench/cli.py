@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FINE, WRONG, USAGE, CANNOT, INTERRUPTED = 0, 1, 2, 3, 130  # exit status
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 MOST_BYTES = 1 << 30
+MOST_S = 1_000_000
+MOST_BESIDE = 1000  # warm-up or checked iterations of a block: a stop is looked for between blocks
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,9 +62,11 @@ def one_of(kind: str, known: Sequence[str], text: str, aliases: dict[str, str] |
     raise argparse.ArgumentTypeError(f"unknown {kind} {text!r}: {hint}")
 
 
-def whole(least: int, text: str) -> int:
-    if not re.fullmatch(r"-?\d+", text) or int(text) < least:
+def whole(least: int, text: str, most: int = 1 << 31) -> int:
+    if not re.fullmatch(r"-?\d{1,18}", text) or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    if int(text) > most:
+        raise argparse.ArgumentTypeError(f"{text} is above the most, {most}")
     return int(text)
 
 
@@ -71,8 +75,8 @@ def seconds(text: str) -> float:
         value = float(text)
     except ValueError:
         value = -1.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    if not 0 < value <= MOST_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, and at most {MOST_S}")
     return value
 
 
@@ -87,7 +91,9 @@ def algorithm_names(text: str) -> list[str]:
 def parser_for(command: str, about: str) -> Parser:
     """The parser of `python -m bench.<command>`."""
     p = Parser(
-        prog=f"bench.{command}", usage=f"mpirun -n RANKS python -m bench.{command} [OPTION ...]", description=about,
+        prog=f"bench.{command}",
+        usage=f"mpirun -n RANKS python -m bench.{command} [OPTION ...]",
+        description=about,
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=31),
         epilog=f"example:\n  mpirun -n 2 python -m bench.{command} -e 1M -d half --algorithm ring,library\n\n"
@@ -95,42 +101,109 @@ def parser_for(command: str, about: str) -> Parser:
         "  3 this machine cannot run that; 130 interrupted, what was measured is kept",
     )
     what, how, where = (p.add_argument_group(title).add_argument for title in ("what", "how", "output"))
-    count = partial(whole, 0)
+    count, few = partial(whole, 0), partial(whole, 0, most=MOST_BESIDE)
 
-    what("-b", "--minbytes", type=size_bytes, default=16 << 10, metavar="SIZE",
-         help="smallest size, such as 4096, 16K or 1M (16K)")
+    what(
+        "-b",
+        "--minbytes",
+        type=size_bytes,
+        default=16 << 10,
+        metavar="SIZE",
+        help="smallest size, such as 4096, 16K or 1M (16K)",
+    )
     what("-e", "--maxbytes", type=size_bytes, default=32 << 20, metavar="SIZE", help="largest size (32M)")
     what("-f", "--stepfactor", type=partial(whole, 2), default=2, metavar="N", help="sizes grow by this factor (2)")
-    what("-d", "--datatype", type=datatype, default="float32", metavar="TYPE",
-         help="float, half, bfloat16, double, int32 or int64 (float)")
-    what("-o", "--op", type=partial(one_of, "operation", REDOPS), default="sum", metavar="OP",
-         help="sum, prod, min, max or avg (sum)")
+    what(
+        "-d",
+        "--datatype",
+        type=datatype,
+        default="float32",
+        metavar="TYPE",
+        help="float, half, bfloat16, double, int32 or int64 (float)",
+    )
+    what(
+        "-o",
+        "--op",
+        type=partial(one_of, "operation", REDOPS),
+        default="sum",
+        metavar="OP",
+        help="sum, prod, min, max or avg (sum)",
+    )
     what("--algorithm", type=algorithm_names, default=None, metavar="A,B", help="these only; --list names them (all)")
     what("--in-place", action="store_true", help="the result overwrites the send buffer")
-    what("--mode", choices=("isolated", "chained", "both"), default=None, metavar="MODE",
-         help="isolated: one call at a time; chained: 160 dependent calls; both (isolated, and chained up to 512K)")
+    what(
+        "--mode",
+        choices=("isolated", "chained", "both"),
+        default=None,
+        metavar="MODE",
+        help="isolated: one call at a time; chained: 160 dependent calls; both (isolated, and chained up to 512K)",
+    )
 
-    how("-n", "--iters", type=count, default=0, metavar="N",
-        help="timed iterations a case, in 12 blocks; 0: until precise or out of time (0)")
-    how("-w", "--warmup_iters", type=count, default=None, metavar="N",
-        help="warm-up iterations a block (as many as a changepoint test finds)")
-    how("-c", "--check", type=count, default=1, metavar="N",
-        help="iterations checked before and after each block; 0: none (1)")
+    how(
+        "-n",
+        "--iters",
+        type=count,
+        default=0,
+        metavar="N",
+        help="timed iterations a case, in 12 blocks; 0: until precise or out of time (0)",
+    )
+    how(
+        "-w",
+        "--warmup_iters",
+        type=few,
+        default=None,
+        metavar="N",
+        help="warm-up iterations a block (as many as a changepoint test finds)",
+    )
+    how(
+        "-c",
+        "--check",
+        type=few,
+        default=1,
+        metavar="N",
+        help="iterations checked before and after each block; 0: none (1)",
+    )
     how("-r", "--root", type=count, default=0, metavar="RANK", help="the root, where a collective has one (0)")
     how("-G", "--cudagraph", type=count, default=0, metavar="N", help="launch from a graph, GPUs only (0)")
-    how("-T", "--timeout", type=seconds, default=30.0, metavar="S",
-        help="seconds that a rank may stand still before the run is ended (30)")
+    how(
+        "-T",
+        "--timeout",
+        type=seconds,
+        default=30.0,
+        metavar="S",
+        help="seconds that a rank may stand still before the run is ended (30)",
+    )
     how("--max-time", type=seconds, default=60.0, metavar="S", help="seconds for the whole command (60)")
     how("--seed", type=count, default=0, metavar="N", help="of data and order (0)")
-    how("--device", choices=("auto", "cuda", "hip", "cpu"), default="auto", metavar="DEVICE",
-        help="auto, cuda, hip or cpu (auto)")
-    how("--dispatch", choices=("native", "python"), default="native", metavar="WHO",
-        help="who calls the operation in the timed loop: native or python (native)")
-    how("--mpi-thread-level", choices=THREAD_LEVELS, default=None, metavar="LEVEL",
-        help="single, funneled, serialized or multiple (funneled; multiple where ranks outnumber cores)")
+    how(
+        "--device",
+        choices=("auto", "cuda", "hip", "cpu"),
+        default="auto",
+        metavar="DEVICE",
+        help="auto, cuda, hip or cpu (auto)",
+    )
+    how(
+        "--dispatch",
+        choices=("native", "python"),
+        default="native",
+        metavar="WHO",
+        help="who calls the operation in the timed loop: native or python (native)",
+    )
+    how(
+        "--mpi-thread-level",
+        choices=THREAD_LEVELS,
+        default=None,
+        metavar="LEVEL",
+        help="single, funneled, serialized or multiple (funneled; multiple where ranks outnumber cores)",
+    )
 
-    where("--format", choices=("table", "nccl-tests", "csv"), default="table", metavar="FORMAT",
-          help="table, nccl-tests or csv (table)")
+    where(
+        "--format",
+        choices=("table", "nccl-tests", "csv"),
+        default="table",
+        metavar="FORMAT",
+        help="table, nccl-tests or csv (table)",
+    )
     where("--long", action="store_true", help="a table row for each algorithm and mode")
     where("-J", "--output_file", default=None, metavar="FILE", help="also write JSON as nccl-tests does")
     where("--out", default="results", metavar="DIR", help="folder that keeps the run (results)")
@@ -146,8 +219,8 @@ def parse(command: str, about: str, argv: Sequence[str] | None = None) -> argpar
     if options.maxbytes < options.minbytes:
         p.error(f"the sizes begin at {options.minbytes} B, above their end at {options.maxbytes} B")
     element_bytes = DATATYPES[options.datatype].size_bytes
-    if options.maxbytes and options.maxbytes < element_bytes:
-        p.error(f"{options.maxbytes} B hold no {options.datatype}, which has {element_bytes} B")
+    if 0 < options.minbytes < element_bytes:
+        p.error(f"{options.minbytes} B hold no {options.datatype}, which has {element_bytes} B")
     reason = reason_against(DATATYPES[options.datatype], options.op)
     if reason:
         p.error(reason)

@@ -1,5 +1,6 @@
 """A command from its first line to its exit status: parse, start MPI, agree, run, end together."""
 
+import errno
 import os
 import secrets
 import signal
@@ -18,6 +19,7 @@ from bench.cli import CANNOT, USAGE, WRONG
 from bench.flight import Flight, start_witness
 from bench.run import run
 from collectives.communicator import Communicator, Disagreement
+from reports.result import ResultError
 
 START_S = 20.0  # for MPI to start all ranks
 
@@ -41,13 +43,10 @@ def main(command: str, about: str, argv: Sequence[str] | None = None) -> NoRetur
             say(communicator, f"bench.{command}: {refusal}")
             status = CANNOT
         except Exception as error:  # noqa: BLE001 - a fault of ours on one rank must end the others, whatever it is
-            flight.end(
-                f"rank {flight.rank} failed at {flight.where()}: {type(error).__name__}: {error}",
-                flight.rank,
-                "failed",
-                WRONG,
-                traceback.format_exc(),
-            )
+            # A full disk is no bug of ours, and its sentence says all.
+            details = "" if isinstance(error, (OSError, ResultError)) else traceback.format_exc()
+            sentence = f"rank {flight.rank} failed at {flight.where()}: {type(error).__name__}: {error}"
+            flight.end(sentence, flight.rank, "failed", WRONG, details)
         close_flight(communicator, flight)
     sys.stdout.flush()
     sys.exit(status)
@@ -69,6 +68,8 @@ def unwritable(communicator: Communicator, command: str, options: Namespace) -> 
             tempfile.TemporaryFile(dir=asked).close()
             if options.output_file:
                 asked = options.output_file
+                if Path(asked).is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
                 tempfile.TemporaryFile(dir=Path(asked).parent).close()
         except OSError as error:
             complaint = f"bench.{command}: cannot write {asked}: {error.strerror}"

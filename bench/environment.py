@@ -24,25 +24,89 @@ SOFTWARE = ("os.kernel", "gpu.driver", "python.version", "numpy.version", "mpi4p
 
 # Exact names only: a whole family, such as NCCL_*, has members that hold addresses and paths.
 VARIABLES = (
-    *(f"MPIR_CVAR_ALLREDUCE_{name}" for name in (
-        "CCL", "COMPOSITION", "DEVICE_COLLECTIVE", "INTRA_ALGORITHM", "INTER_ALGORITHM", "POSIX_INTRA_ALGORITHM",
-        "RECEXCH_KVAL", "SHM_PER_LEADER", "SHORT_MSG_SIZE", "TREE_KVAL", "TREE_TYPE",
-    )),
-    *(f"MPIR_CVAR_{name}" for name in (
-        "ASYNC_PROGRESS", "CH4_CMA_ENABLE", "CH4_IPC_CMA_P2P_THRESHOLD", "CH4_OFI_EAGER_THRESHOLD", "CH4_SHM",
-        "CH4_SHM_POSIX_EAGER", "CH4_SHM_POSIX_IQUEUE_CELL_SIZE", "CH4_SHM_POSIX_IQUEUE_NUM_CELLS", "CH4_XPMEM_ENABLE",
-        "COLLECTIVE_FALLBACK", "COLL_SHM_LIMIT_PER_NODE", "DEFAULT_THREAD_LEVEL", "DEVICE_COLLECTIVES", "NOLOCAL",
-        "NUM_CLIQUES", "ODD_EVEN_CLIQUES", "POSIX_NUM_COLLS_THRESHOLD", "POSIX_POLL_FREQUENCY",
-    )),
-    "OMPI_MCA_btl", "OMPI_MCA_coll", "OMPI_MCA_pml", "OMPI_MCA_coll_tuned_allreduce_algorithm",
-    "I_MPI_ADJUST_ALLREDUCE", "I_MPI_FABRICS", "I_MPI_PIN", "FI_PROVIDER", "UCX_NET_DEVICES", "UCX_RNDV_THRESH",
-    "UCX_TLS", "CXX", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND", "OPENBLAS_NUM_THREADS",
-    "CUDA_DEVICE_MAX_CONNECTIONS", "CUDA_MODULE_LOADING", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES",
-    "HSA_ENABLE_SDMA", "HSA_FORCE_FINE_GRAIN_PCIE", "ROCR_VISIBLE_DEVICES",
-    *(f"NCCL_{name}" for name in (
-        "ALGO", "BUFFSIZE", "CUMEM_ENABLE", "LAUNCH_ORDER_IMPLICIT", "MAX_CTAS", "MAX_NCHANNELS", "MIN_CTAS",
-        "MIN_NCHANNELS", "NTHREADS", "NVLS_ENABLE", "P2P_DISABLE", "P2P_LEVEL", "PROTO", "SHM_DISABLE", "WIN_ENABLE",
-    )),
+    *(
+        f"MPIR_CVAR_ALLREDUCE_{name}"
+        for name in (
+            "CCL",
+            "COMPOSITION",
+            "DEVICE_COLLECTIVE",
+            "INTRA_ALGORITHM",
+            "INTER_ALGORITHM",
+            "POSIX_INTRA_ALGORITHM",
+            "RECEXCH_KVAL",
+            "SHM_PER_LEADER",
+            "SHORT_MSG_SIZE",
+            "TREE_KVAL",
+            "TREE_TYPE",
+        )
+    ),
+    *(
+        f"MPIR_CVAR_{name}"
+        for name in (
+            "ASYNC_PROGRESS",
+            "CH4_CMA_ENABLE",
+            "CH4_IPC_CMA_P2P_THRESHOLD",
+            "CH4_OFI_EAGER_THRESHOLD",
+            "CH4_SHM",
+            "CH4_SHM_POSIX_EAGER",
+            "CH4_SHM_POSIX_IQUEUE_CELL_SIZE",
+            "CH4_SHM_POSIX_IQUEUE_NUM_CELLS",
+            "CH4_XPMEM_ENABLE",
+            "COLLECTIVE_FALLBACK",
+            "COLL_SHM_LIMIT_PER_NODE",
+            "DEFAULT_THREAD_LEVEL",
+            "DEVICE_COLLECTIVES",
+            "NOLOCAL",
+            "NUM_CLIQUES",
+            "ODD_EVEN_CLIQUES",
+            "POSIX_NUM_COLLS_THRESHOLD",
+            "POSIX_POLL_FREQUENCY",
+        )
+    ),
+    "OMPI_MCA_btl",
+    "OMPI_MCA_coll",
+    "OMPI_MCA_pml",
+    "OMPI_MCA_coll_tuned_allreduce_algorithm",
+    "I_MPI_ADJUST_ALLREDUCE",
+    "I_MPI_FABRICS",
+    "I_MPI_PIN",
+    "FI_PROVIDER",
+    "UCX_NET_DEVICES",
+    "UCX_RNDV_THRESH",
+    "UCX_TLS",
+    "CXX",
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OMP_PLACES",
+    "OMP_PROC_BIND",
+    "OPENBLAS_NUM_THREADS",
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+    "CUDA_MODULE_LOADING",
+    "CUDA_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "HSA_ENABLE_SDMA",
+    "HSA_FORCE_FINE_GRAIN_PCIE",
+    "ROCR_VISIBLE_DEVICES",
+    *(
+        f"NCCL_{name}"
+        for name in (
+            "ALGO",
+            "BUFFSIZE",
+            "CUMEM_ENABLE",
+            "LAUNCH_ORDER_IMPLICIT",
+            "MAX_CTAS",
+            "MAX_NCHANNELS",
+            "MIN_CTAS",
+            "MIN_NCHANNELS",
+            "NTHREADS",
+            "NVLS_ENABLE",
+            "P2P_DISABLE",
+            "P2P_LEVEL",
+            "PROTO",
+            "SHM_DISABLE",
+            "WIN_ENABLE",
+        )
+    ),
 )
 
 # Words and numbers as these variables take them. Dots outside a number, and anything long, could name a host or a card.
@@ -52,7 +116,10 @@ _HYPERVISORS = ("KVM", "QEMU", "VMware", "VirtualBox", "Virtual Machine", "Xen",
 
 
 def describe(
-    *, compiler: str | None = None, with_hostname: bool = False, root: Path = Path("/"),
+    *,
+    compiler: str | None = None,
+    with_hostname: bool = False,
+    root: Path = Path("/"),
     variables: Mapping[str, str] = os.environ,
 ) -> Environment:
     """The facts of the host that this process runs on, by name; sizes in bytes, shares from 0 to 1.
@@ -66,7 +133,9 @@ def describe(
         "os.kernel": _fact(_text(root, "proc/sys/kernel/osrelease"), "/proc/sys/kernel/osrelease", "uname -r"),
         "os.clocksource": _fact(
             _text(root, "sys/devices/system/clocksource/clocksource0/current_clocksource"),
-            "/sys/devices/system/clocksource", "the kernel's log"),
+            "/sys/devices/system/clocksource",
+            "the kernel's log",
+        ),
         "os.virtualisation": _virtualisation(root),
         "os.load_1min": _parsed(root, "proc/loadavg", lambda text: float(text.split()[0]), "uptime"),
         "os.steal_share_since_boot": _parsed(root, "proc/stat", _steal_share, "the st column of top"),
@@ -191,7 +260,9 @@ def _cpu_facts(root: Path) -> Environment:
         "cpu.smt": _fact(None if smt is None else smt == "1", "/sys/devices/system/cpu/smt/active", "lscpu"),
         "cpu.governor": _fact(
             " ".join(_distinct(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")),
-            "/sys/devices/system/cpu/*/cpufreq", "cpupower frequency-info, on the host of a virtual machine"),
+            "/sys/devices/system/cpu/*/cpufreq",
+            "cpupower frequency-info, on the host of a virtual machine",
+        ),
         "cpu.turbo": _turbo(root),
     }
     for name, flag in (("avx512", "avx512f"), ("avx2", "avx2"), ("f16c", "f16c")):
@@ -203,9 +274,7 @@ def _caches(root: Path) -> str:
     """Such as "L1d 32K x 2, L2 1024K x 2, L3 32768K x 1": size of one, times how many there are."""
     found: dict[str, set[str]] = {}
     for path in root.glob("sys/devices/system/cpu/cpu[0-9]*/cache/index[0-9]*"):
-        level, kind, size, shared = (
-            _text(path, name) or "" for name in ("level", "type", "size", "shared_cpu_list")
-        )
+        level, kind, size, shared = (_text(path, name) or "" for name in ("level", "type", "size", "shared_cpu_list"))
         suffix = {"Data": "d", "Instruction": "i"}.get(kind, "")
         found.setdefault(f"L{level}{suffix} {size}", set()).add(shared)
     return ", ".join(f"{name} x {len(shared)}" for name, shared in sorted(found.items()))
@@ -218,7 +287,8 @@ def _turbo(root: Path) -> Fact:
     boost = _text(root, "sys/devices/system/cpu/cpufreq/boost")
     return _fact(
         None if boost is None else boost == "1",
-        "/sys/devices/system/cpu/cpufreq/boost", "the firmware's set-up, on the host of a virtual machine",
+        "/sys/devices/system/cpu/cpufreq/boost",
+        "the firmware's set-up, on the host of a virtual machine",
     )
 
 
@@ -226,8 +296,11 @@ def _memory_facts(root: Path) -> Environment:
     return {
         "memory.total_bytes": _parsed(root, "proc/meminfo", _total_bytes, "free -b"),
         "memory.transparent_huge_pages": _parsed(
-            root, "sys/kernel/mm/transparent_hugepage/enabled",
-            lambda text: "".join(re.findall(r"\[(\w+)\]", text)), "the kernel's configuration"),
+            root,
+            "sys/kernel/mm/transparent_hugepage/enabled",
+            lambda text: "".join(re.findall(r"\[(\w+)\]", text)),
+            "the kernel's configuration",
+        ),
         "numa.nodes": _parsed(root, "sys/devices/system/node/online", _count_list, "numactl --hardware"),
     }
 

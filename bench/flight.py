@@ -38,14 +38,19 @@ LONGEST_ALONE = 10  # time-outs
 
 
 def claim(folder: Path, rank: int, why: str, by: str, status: int) -> bool:
-    """Writes down who ended first. False when somebody else has: then that was the first."""
+    """Writes down who ended first, whole or not at all. False when somebody else has: then that was the first.
+
+    Raises OSError where nothing can be written, as on a full disk.
+    """
+    leave_s = time.monotonic() + LEAVE_S
+    own = folder / f"ended-{os.getpid()}"
     try:
-        fd = os.open(folder / "ended", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        own.write_text(json.dumps({"rank": rank, "why": why, "by": by, "status": status, "leave_s": leave_s}))
+        os.link(own, folder / "ended")
     except FileExistsError:
         return False
-    with os.fdopen(fd, "w") as file:
-        leave_s = time.monotonic() + LEAVE_S
-        file.write(json.dumps({"rank": rank, "why": why, "by": by, "status": status, "leave_s": leave_s}))
+    finally:
+        own.unlink(missing_ok=True)
     return True
 
 
@@ -107,10 +112,15 @@ class Flight:
 
     def end(self, sentence: str, culprit: int, why: str, status: int, details: str = "") -> None:
         """Says the sentence below its details, unless another rank was first, and ends this process with the others."""
-        if self.folder is None or claim(self.folder, culprit, why, f"rank {self.rank}", status):
+        try:
+            is_first = self.folder is None or claim(self.folder, culprit, why, f"rank {self.rank}", status)
+        except OSError:  # nobody can be told but by the launcher, which ends the others when this one has left
+            is_first = True
+        if is_first:
             sys.stderr.write(details)
             say(sentence)
-        while self.folder is not None:
+        latest_s = time.monotonic() + 2 * LEAVE_S
+        while self.folder is not None and time.monotonic() < latest_s:
             self._leave_with_others()
             time.sleep(0.01)
         os._exit(status)
@@ -156,7 +166,7 @@ class Flight:
         self.signals, written = os.pipe()
         os.set_blocking(written, False)
         signal.set_wakeup_fd(written, warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: self.interrupt())
         threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
 

@@ -6,6 +6,7 @@ Iterations of a block are not independent, so intervals and the stop are decided
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +68,7 @@ def run(
         subject.check,
         warmup + checks,
         iterations,
-        checks if subject.is_checked and not subject.calls else 0,
+        checks if subject.is_checked else 0,
         subject.calls,
     )
     start = time.perf_counter()
@@ -87,6 +88,8 @@ def run_from_python(bench: Bench, subject: Subject, plan: Plan) -> np.ndarray[An
     prepare, meet, consume, check = map(call, (plan.prepare, plan.meet, plan.consume, plan.check))
     stamps = np.zeros((plan.iterations, 4), np.int64)
     for i in range(plan.warmup + plan.iterations + plan.checks):
+        if bench.flight.watch.stop:
+            break
         bench.flight.watch.iteration += 1
         prepare()
         meet()
@@ -181,68 +184,70 @@ def plan_blocks(bench: Bench, subjects: list[Subject], budget_s: float, rounds: 
         subject.iterations = max(fewest_iterations(subject), int((fitting or [lengths[-1]])[0] / subject.iteration_s))
 
 
-def measure_block(bench: Bench, subject: Subject, block: int, round_: int) -> tuple[Block, np.ndarray[Any, Any]] | None:
-    """One block of a case. Rank 0 gets the block and its samples (block, rank, time, consume, arrival skew), the others
-    None.
+def measure_block(bench: Bench, subject: Subject, block: int) -> tuple[Block, np.ndarray[Any, Any]] | None:
+    """One block of a case, the `block`-th, in the round of that number. Rank 0 gets the block and its samples (block,
+    rank, time, consume, arrival skew), the others None.
 
     Raises RuntimeError, on all ranks, with the sentence of a library that refused.
     """
     bench.flight.note("timed loop", case=subject.number, block=block, text=subject.text)
-    measured_before = bench.measuring_s
+    measured_before_s = bench.measuring_s
+    subject.check.argument.wrong = 0
     before = round_trip_ns(bench)
-    wrong = 0
-    if subject.verify_chain and bench.checks:
-        run(bench, subject, 0, 1, 0)
-        wrong += subject.verify_chain()
     stamps = run(bench, subject, subject.warmup, subject.iterations, bench.checks)
-    if subject.verify_chain:
-        wrong += subject.verify_chain() if bench.checks else 0
-    else:
-        wrong, subject.check.argument.wrong = subject.check.argument.wrong, 0
     after = round_trip_ns(bench)
-    bench.flight.note("gather")
+    wrong = subject.check.argument.wrong if bench.checks else None
     with bench.world.communicator.together(RuntimeError):
         if failure := subject.operation.failure():
             raise RuntimeError(failure)
+    bench.flight.note("gather")
     gathered = bench.world.communicator.gather((stamps, wrong, before, after))
     bench.flight.note("store")
     if gathered is None:
         return None
-    all_stamps, all_wrong, befores, afters = zip(*gathered, strict=True)
-    t = times_us(list(all_stamps), bench.clock_shared)
+    return summary(subject, block, gathered, bench.clock_shared, bench.measuring_s - measured_before_s)
+
+
+# What a rank has to say of a block: its stamps, elements found wrong, and the flag's round trip before and after.
+RankBlock = tuple[np.ndarray[Any, Any], int | None, float | None, float | None]
+
+
+def summary(
+    subject: Subject, block: int, ranks: Sequence[RankBlock], clock_shared: bool, measure_s: float
+) -> tuple[Block, np.ndarray[Any, Any]]:
+    """A block's record and samples from what all ranks say of it."""
+    stamps, wrong, befores, afters = zip(*ranks, strict=True)
+    t = times_us(list(stamps), clock_shared)
     chained = subject.calls > 0
-    per = subject.calls if chained else 1
+    per = max(1, subject.calls)
     time_us, after_us = t["time"] / per, t["after"] / per
     total_us = time_us if chained else time_us + after_us
-    skew_us = None if not bench.clock_shared else float(np.median(t["skew"]))
-    result = Block(
+    trips = [trip for trip in (*befores, *afters) if trip]  # 0: a rank without a partner
+    record = Block(
         case=subject.number,
         block=block,
-        round=round_,
+        round=block,
         n=len(time_us),
         time_us=float(np.median(time_us)),
         mean_us=float(time_us.mean()),
         consume_us=None if chained else float(np.median(after_us)),
         total_us=float(np.median(total_us)),
-        arrival_skew_us=skew_us,
+        arrival_skew_us=float(np.median(t["skew"])) if clock_shared else None,
         chain_only_us=float(np.median(after_us)) if chained else None,
-        link_rtt_ns=(max(befores), max(afters)) if before else None,  # 0: a rank alone
-        n_wrong=sum(all_wrong) if bench.checks else None,
-        measure_s=bench.measuring_s - measured_before,
+        link_rtt_ns=(max(befores), max(afters)) if trips else None,
+        n_wrong=None if None in wrong else sum(wrong),
+        measure_s=measure_s,
     )
-    ranks, n = t["each"].shape
-    consume = np.full((ranks, n), np.nan) if chained else t["after_each"]
-    rows = np.stack(
-        [
-            np.full(ranks * n, block),
-            np.repeat(np.arange(ranks), n),
-            t["each"].ravel() / per,
-            consume.ravel(),
-            np.tile(t["skew"], ranks),
-        ],
-        axis=1,
-    ).astype(np.float32)
-    return result, rows
+    n_ranks, n = t["each"].shape
+    consume = np.full((n_ranks, n), np.nan) if chained else t["after_each"]
+    columns = [
+        np.full(n_ranks * n, block),
+        np.repeat(np.arange(n_ranks), n),
+        t["each"].ravel() / per,
+        consume.ravel(),
+        np.tile(t["skew"], n_ranks),
+    ]
+    return record, np.stack(columns, axis=1).astype(np.float32)
 
 
 def measure_link(bench: Bench, parts: dict[str, Subject], size_bytes: int, round_: int) -> LinkBlock | None:

@@ -1,9 +1,11 @@
 """A run: the device, the cases, rounds of blocks until each is precise, the file, the table."""
 
 import json
+import os
 import sys
 import time
 from argparse import Namespace
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from bench import VERSION, environment, sweep
 from bench.cli import CANNOT, FINE, INTERRUPTED, WRONG
 from bench.flight import Flight
 from bench.measure import (
+    LONGEST_BLOCK_S,
     Bench,
     fewest_iterations,
     make_bench,
@@ -50,6 +53,7 @@ class Session:
     links: dict[int, dict[str, Subject]]  # by size
     deadline_s: float
     file: RunFile | None = None  # on rank 0
+    timed: Counter[int] = field(default_factory=Counter)  # iterations, by case
     medians_us: dict[int, list[float]] = field(default_factory=dict)
     samples: dict[int, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
 
@@ -124,8 +128,9 @@ def run(command: str, options: Namespace, communicator: Communicator, flight: Fl
         links = {size: link_subjects(world, flight.watch, buffers, size) for size in sizes if mapped}
         flight.note("agree on the cases", text="")
     session = Session(options, bench, planned, subjects, links, started_s + options.max_time - CLOSING_S)
+    ceilings = link_ceilings(session)
     flight.note("describe the machine", text="")
-    head = describe(command, session, crowded, cpus)
+    head = describe(command, session, crowded, cpus, ceilings)
     if communicator.rank == 0:
         session.file = RunFile.create(Path(options.out), head)
     stop = measure_all(session)
@@ -165,11 +170,9 @@ def measure_all(session: Session) -> str | None:
     budget_s = bench.world.communicator.broadcast(0.85 * (session.deadline_s - time.monotonic()))
     plan_blocks(bench, [subject for group in groups for subject in group], budget_s, ROUNDS)
     if options.iters:
-        a_block = -(-options.iters // ROUNDS)
-        for subject in session.subjects.values():
-            subject.iterations = a_block
-        for part in (part for parts in session.links.values() for part in parts.values()):
-            part.iterations = min(part.iterations, a_block)
+        for subject in (subject for group in groups for subject in group):
+            longest = max(1, int(LONGEST_BLOCK_S / subject.iteration_s))
+            subject.iterations = min(-(-options.iters // ROUNDS), longest)
     active = list(session.subjects)
     for round_ in range(1 << 30):
         started_s = time.monotonic()
@@ -183,7 +186,7 @@ def measure_all(session: Session) -> str | None:
                 return stop
         if round_ + 1 < ROUNDS and not options.iters:
             shorten(session, time.monotonic() - started_s, ROUNDS - round_ - 1)
-        active = bench.world.communicator.broadcast(unfinished(session, active, round_ + 1))
+        active = unfinished(session, active, round_ + 1)
         if not active:
             break
     return None
@@ -215,7 +218,11 @@ def shorten(session: Session, round_s: float, rounds_left: int) -> None:
 
 def store_block(session: Session, number: int, round_: int) -> None:
     """Measures one block of a case; rank 0 puts it on disk."""
-    found = measure_block(session.bench, session.subjects[number], round_, round_)
+    subject = session.subjects[number]
+    if session.options.iters:
+        subject.iterations = min(subject.iterations, session.options.iters - session.timed[number])
+    session.timed[number] += subject.iterations
+    found = measure_block(session.bench, subject, round_)
     if found is not None and session.file:
         block, rows = found
         session.file.append(block)
@@ -238,12 +245,13 @@ def show_progress(session: Session, round_: int) -> None:
 
 
 def unfinished(session: Session, active: list[int], rounds: int) -> list[int]:
-    """The cases that need another round; decided on block medians alone, and on rank 0."""
+    """The cases that need another round; with `-n` by the iterations asked for, else by rank 0's block medians."""
+    if n := session.options.iters:
+        return [number for number in active if session.timed[number] < n]
     if rounds < ROUNDS:
         return active
-    if session.options.iters:
-        return []
-    return [number for number in active if not is_precise(session.medians_us.get(number, []))]
+    imprecise = [number for number in active if not is_precise(session.medians_us.get(number, []))]
+    return list(session.bench.world.communicator.broadcast(imprecise))
 
 
 def agreed_stop(session: Session) -> str | None:
@@ -254,7 +262,20 @@ def agreed_stop(session: Session) -> str | None:
     return "interrupted" if any(word[0] for word in said) else "time" if said[0][1] else None
 
 
-def describe(command: str, session: Session, crowded: bool, cpus: list[int]) -> Run:
+def link_ceilings(session: Session) -> dict[str, float]:
+    """What the link's parts reach at the largest size, for the head; on rank 0."""
+    if not session.links:
+        return {}
+    size = max(session.links)
+    found = measure_link(session.bench, session.links[size], size, -1)
+    if found is None or not found.copy_in_us or not found.peer_read_us or not found.memory_us:
+        return {}
+    a_us = {"copy_in": found.copy_in_us, "peer_read": found.peer_read_us, "memory": found.memory_us}
+    rates = {f"{part}_gb_s": size / time_us / 1e3 for part, time_us in a_us.items()}
+    return {"size_bytes": size, **rates, **({"round_trip_ns": max(found.link_rtt_ns)} if found.link_rtt_ns else {})}
+
+
+def describe(command: str, session: Session, crowded: bool, cpus: list[int], link: dict[str, float]) -> Run:
     """The head of the run: the machine, the ranks, the planned cases, and what the preflight found."""
     options, world = session.options, session.bench.world
     communicator, device = world.communicator, world.device
@@ -291,6 +312,7 @@ def describe(command: str, session: Session, crowded: bool, cpus: list[int]) -> 
         software_id=environment.software_id(facts, library, device.compiler),
         environment=facts,
         memory=dict(device.memory_types),
+        link=link,
         clock_shared=session.bench.clock_shared,
         cases=session.planned,
         notes=notes + environment.threats(facts),
@@ -333,6 +355,10 @@ def print_result(result: Result, options: Namespace) -> None:
         drawn = f"none: {nothing_to_draw}"
     if options.output_file:
         Path(options.output_file).write_text(json.dumps(as_json(result), indent=1))
-    print(text(result, options.format, options.long), end="", flush=True)
-    # What other programs parse stays theirs alone.
-    print(f"run: {result.path}\npicture: {drawn}", file=sys.stdout if options.format == "table" else sys.stderr)
+    try:
+        print(text(result, options.format, options.long), end="", flush=True)
+        # What other programs parse stays theirs alone.
+        out = sys.stdout if options.format == "table" else sys.stderr
+        print(f"run: {result.path}\npicture: {drawn}", file=out, flush=True)
+    except BrokenPipeError:  # whoever read has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,6 @@
 """What a block is made of: the steps of one iteration, for a case and for each part of the link."""
 
 import ctypes
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +48,6 @@ class Subject:
     check: Step
     is_checked: bool = True
     calls: int = 0  # of a chain; 0: isolated
-    verify_chain: Callable[[], int] | None = None
     scale: float = 1.0  # from what is timed of a link's part to the whole of it
     iteration_s: float = 0.0
     warmup: int = 1
@@ -75,8 +73,13 @@ def subject_of(
     device, rank, ranks, seed = world.device, world.communicator.rank, world.communicator.size, buffers.seed
     datatype, redop = case.datatype, case.redop
     chained = planned.mode == "chained"
-    table = verify.repeated(datatype.encode(verify.rank_table(datatype, redop, rank, seed)))
-    right = verify.repeated(verify.expected_table(datatype, redop, ranks, seed))
+    if chained:
+        values = verify.chain_table(datatype, redop, rank, ranks, seed)
+        result = verify.chain_expected(datatype, redop, rank, ranks, seed, case.in_place)
+    else:
+        values = verify.rank_table(datatype, redop, rank, seed)
+        result = verify.expected_table(datatype, redop, ranks, seed)
+    table, right = verify.repeated(datatype.encode(values)), verify.repeated(result)
     macros = {"WORLD": str(min(ranks, 8)), "ELEMENT": datatype.element, "REDOP": redop.capitalize()}
     after = device.compile("link_probe", macros).kernel("chain_link" if chained else "read_own")
     count_wrong = Step(
@@ -88,24 +91,11 @@ def subject_of(
         f"{planned.algorithm} {planned.size_bytes} B {planned.mode}",
         prepare=Step(device.host_kernel("write_pattern"), write),
         operation=operation,
-        consume=Step(after, plain_arguments(case.send, case.receive, case.count, watch)),
-        check=nothing(world) if chained else count_wrong,
+        consume=Step(after, plain_arguments(rank, case.send, case.receive, case.count, watch)),
+        check=count_wrong,
         calls=CHAIN_CALLS if chained else 0,
-        verify_chain=chain_check(buffers, case, ranks, watch) if chained else None,
         keep=[table, right],
     )
-
-
-def chain_check(buffers: Buffers, case: Case, ranks: int, watch: Watch) -> Callable[[], int]:
-    """Counts what is wrong in the receive buffer after a chain."""
-    values, relative = verify.chain_expected(case.datatype, case.redop, ranks, buffers.seed, CHAIN_CALLS, case.in_place)
-
-    def count() -> int:
-        stored: Array = buffers.receive[: case.size_bytes].view(case.datatype.storage)
-        want = np.resize(np.roll(values, -int(watch.iteration % verify.PERIOD)), case.count)
-        return int(np.count_nonzero(~(np.abs(case.datatype.decode(stored) - want) <= relative * np.abs(want))))
-
-    return count
 
 
 def link_subjects(world: World, watch: Watch, buffers: Buffers, size_bytes: int) -> dict[str, Subject]:

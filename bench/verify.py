@@ -47,19 +47,27 @@ def repeated(table: Array) -> Array:
     return np.ascontiguousarray(np.tile(table, REPEATS + 1))
 
 
-def chain_expected(
-    datatype: Datatype, redop: str, ranks: int, seed: int, calls: int, in_place: bool
-) -> tuple[Array, float]:
-    """One period of what a chain of calls leaves in the receive buffer, decoded, and the relative error it may have.
+def chain_table(datatype: Datatype, redop: str, rank: int, ranks: int, seed: int) -> Array:
+    """One period of what a rank sends first in a chain: `rank_table`, but that the ranks divide every sum of theirs.
 
-    After the first call every rank holds the same value x; each further sum gives n x of what the chain's link divided
-    by n, and in place the last link has divided once more. For powers of two that is exact. Else each call may round
-    twice, in a library in an order of its own.
+    Then the mean that each link of the chain makes is an integer too, and nothing rounds in any number of calls.
     """
-    last = datatype.decode(expected_table(datatype, redop, ranks, seed))
-    if redop == "sum" and not datatype.is_float:
-        last = last // ranks * (1 if in_place else ranks)
-    elif redop == "sum" and in_place:
-        last = last / ranks
-    exact = ranks & (ranks - 1) == 0 or redop not in ("sum", "avg") or not datatype.is_float
-    return last, 0.0 if exact else calls * (ranks + 1) * max(datatype.rounding, 2.0**-24 if ranks > 2 else 0.0)
+    table = rank_table(datatype, redop, rank, seed)
+    if rank == ranks - 1:
+        total = all_reduce_reference([rank_table(datatype, redop, other, seed) for other in range(ranks)], "sum")
+        table = table + -total % ranks
+    return table
+
+
+def chain_expected(datatype: Datatype, redop: str, rank: int, ranks: int, seed: int, in_place: bool) -> Array:
+    """One period of what a chain leaves in the receive buffer, stored: in every call the first one's result. In place,
+    the last link has made the next send buffer of it, as `chain_link` in link_probe.cu does."""
+    result = all_reduce_reference([chain_table(datatype, redop, r, ranks, seed) for r in range(ranks)], redop)
+    if redop == "sum" and in_place:
+        result = result / ranks + chain_offset(rank, ranks)
+    return datatype.encode(result)
+
+
+def chain_offset(rank: int, ranks: int) -> int:
+    """What a rank's link adds to the mean, so that ranks go on sending different data; over the ranks it is nothing."""
+    return 0 if ranks == 1 else (rank == 0) - (rank == ranks - 1)

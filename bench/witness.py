@@ -69,7 +69,7 @@ def clear_up(folder: Path, pids: dict[int, int], segments: set[str]) -> None:
     run = folder.with_suffix(".jsonl")
     if run.exists() and b'"kind":"end"' not in run.read_bytes().splitlines()[-1]:
         return
-    for name in (*(f"rank-{rank}" for rank in pids), "ended"):
+    for name in (*(f"rank-{rank}" for rank in pids), *(f"ended-{pid}" for pid in pids.values()), "ended"):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # gone already, or still in use by another host's ranks
         folder.rmdir()

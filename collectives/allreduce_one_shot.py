@@ -32,12 +32,10 @@ PUSH = Algorithm(
     "each rank stores its input into every peer's slab and sums all",
     partial(_bind, "one_shot_push"),
     partial(_traffic, True),
-    lambda ranks: 1,
 )
 PULL = Algorithm(
     "one_shot_pull",
     "each rank stores its input into its own slab, reads every peer's and sums all",
     partial(_bind, "one_shot_pull"),
     partial(_traffic, False),
-    lambda ranks: 1,
 )

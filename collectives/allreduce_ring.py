@@ -36,5 +36,4 @@ RING = Algorithm(
     "segments go round, summed on the first lap, gathered on the second",
     _bind,
     _traffic,
-    lambda ranks: max(1, ranks - 1),
 )

@@ -24,7 +24,7 @@ def _bind(world: World, case: Case) -> Operation | Unsupported:
 def _traffic(ranks: int, size_bytes: int) -> Traffic:
     own = size_bytes // ranks
     others = size_bytes - own
-    return Traffic(2, ((others, 0), (own, others), (0, others)), size_bytes)
+    return Traffic(2, ((others, 0), (own, others), (0, others)) if ranks > 1 else (), size_bytes)
 
 
 TWO_SHOT = Algorithm(
@@ -32,5 +32,4 @@ TWO_SHOT = Algorithm(
     "each rank sums one segment of all inputs, then reads the other segments' sums",
     _bind,
     _traffic,
-    lambda ranks: 1,
 )

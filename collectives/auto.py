@@ -24,4 +24,4 @@ def choosing_among(algorithms: Sequence[Algorithm]) -> Algorithm:
     def traffic(ranks: int, size_bytes: int) -> Traffic:
         return by_name[choose(size_bytes, ranks)].traffic(ranks, size_bytes)
 
-    return Algorithm("auto", "what is chosen for the size", bind, traffic, lambda ranks: 1)
+    return Algorithm("auto", "what is chosen for the size", bind, traffic)

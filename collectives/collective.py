@@ -79,24 +79,3 @@ def all_reduce_reference(inputs: list[Array], redop: str) -> Array:
         for other in inputs[1:]:
             result = combine(result, other)
         return result / len(inputs) if redop == "avg" else result
-
-
-def all_reduce_error_bound(inputs: list[Array], redop: str, datatype: Datatype, wire_roundings: int) -> Array:
-    """The largest error, element by element, that an all-reduce may have against float64.
-
-    `wire_roundings` roundings to the type on the wire (1 for the one- and two-shot forms, one a hop for the ring) and
-    one fp32 rounding (fp64 for float64) for each combination and each mean; Higham, Accuracy and Stability, section
-    4.2: the error of a recursive sum is at most the roundings times the sum of magnitudes. Subnormal results may be off
-    by one smallest step a rounding.
-    """
-    if not datatype.is_float or redop in ("min", "max"):
-        return np.zeros_like(inputs[0], dtype=np.float64)
-    n = len(inputs)
-    accumulate = 2.0**-53 if datatype.name == "float64" else 2.0**-24
-    if redop == "prod":
-        magnitude = np.abs(all_reduce_reference(inputs, "prod"))
-    else:
-        magnitude = all_reduce_reference([np.abs(x) for x in inputs], "sum") / (n if redop == "avg" else 1)
-    relative = (wire_roundings + 1) * datatype.rounding + (n + 2) * accumulate
-    step = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149, "float64": 2.0**-1074}[datatype.name]
-    return magnitude * relative * 1.01 + wire_roundings * step * max(1, n)

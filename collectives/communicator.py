@@ -47,7 +47,7 @@ class Communicator:
         self.world = MPI.COMM_WORLD
         self.rank, self.size = self.world.rank, self.world.size
         node = self.world.Split_type(MPI.COMM_TYPE_SHARED)
-        self.local_rank, self.local_size = node.rank, node.size
+        self.local_rank = node.rank
         self.node = node
         self.hosts = self.world.allreduce(1 if node.rank == 0 else 0)
         self.thread_level = THREAD_LEVELS[

@@ -60,6 +60,4 @@ def barrier(world: World) -> Step:
     return Step(world.device.host_kernel("call_library_barrier"), arguments)
 
 
-LIBRARY = Algorithm(
-    "library", "MPI_Allreduce of the MPI library that started this", _bind, _traffic, lambda ranks: max(1, ranks - 1)
-)
+LIBRARY = Algorithm("library", "MPI_Allreduce of the MPI library that started this", _bind, _traffic)

@@ -100,7 +100,6 @@ class Algorithm:
     about: str
     bind: Callable[[World, Case], "Operation | Unsupported"]
     traffic: Callable[[int, int], Traffic]
-    wire_roundings: Callable[[int], int]
 
 
 def bind_kernel(world: World, case: Case, stem: str, entry: str, chunk_bytes: int) -> Operation | Unsupported:
@@ -120,9 +119,9 @@ def bind_kernel(world: World, case: Case, stem: str, entry: str, chunk_bytes: in
     return Operation(step, world.device.caller(step))
 
 
-def plain_arguments(send: int, receive: int, count: int, watch: Watch) -> Arguments:
+def plain_arguments(rank: int, send: int, receive: int, count: int, watch: Watch) -> Arguments:
     """A kernel's argument for a step that touches no peer."""
-    return Arguments(send=send, receive=receive, count=count, watch=ctypes.addressof(watch))
+    return Arguments(rank=rank, send=send, receive=receive, count=count, watch=ctypes.addressof(watch))
 
 
 # How much of a message is handled at a time. On a two-core EPYC that shares a third-level cache, two-shot took 61 us

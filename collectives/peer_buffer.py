@@ -56,10 +56,6 @@ class PeerBuffer:
             for flag in flags:
                 flag.value = epoch << 32
 
-    def close(self) -> None:
-        for memory in (*self.slabs, *self.controls):
-            memory.close()
-
 
 def _exchange(communicator: Communicator, device: Device, size_bytes: int, named: bool) -> list[Memory]:
     """Every rank's new memory of this size, mapped here. Raises Disagreement if any rank cannot map any other's."""

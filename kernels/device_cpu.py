@@ -48,9 +48,12 @@ def find_compiler() -> list[str]:
     none."""
     chosen = os.environ.get("CXX")
     if chosen:
-        command = shlex.split(chosen)
-        if shutil.which(command[0]) is None:
-            raise CompileError(f"$CXX names {command[0]!r}, which is not a program here")
+        try:
+            command = shlex.split(chosen)
+        except ValueError as error:
+            raise CompileError(f"$CXX is not a command: {error}") from error
+        if not command or shutil.which(command[0]) is None:
+            raise CompileError(f"$CXX names {chosen!r}, which is not a program here")
         return command
     for name in ("c++", "g++", "clang++"):
         if shutil.which(name):
@@ -70,7 +73,7 @@ def compiler_version() -> str:
         done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise CompileError(f"{command[0]} --version fails: {error}") from error
-    return done.stdout.splitlines()[0]
+    return (done.stdout.splitlines() or ["of unknown version"])[0]
 
 
 @cache
@@ -171,11 +174,10 @@ class CpuDevice:
             orphaned = f'"$@"; status=$?; [ -e /proc/{os.getpid()}/exe ] || rm -f "$0"; exit $status'
             shell = ["sh", "-c", orphaned, str(path), *command]
             done = subprocess.run(shell, capture_output=True, text=True, start_new_session=True)
-            if done.returncode:
-                complaint = next(
-                    (line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[:200]
-                )
-                raise CompileError(f"{find_compiler()[0]} cannot compile {source.name}: {complaint}")
+            if done.returncode or not path.exists():
+                said = done.stderr.splitlines() or ["it says nothing, and made nothing"]
+                complaint = next((line for line in said if "error" in line), said[0])
+                raise CompileError(f"{find_compiler()[0]} cannot compile {source.name}: {complaint[:200]}")
 
         toolchain = f"{' '.join(find_compiler())} {compiler_version()} {cpu_name()}"
         return CpuModule(compiled(source, flags, toolchain, ".so", compile_to))

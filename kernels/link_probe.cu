@@ -85,23 +85,25 @@ extern "C" __global__ void read_own(LAUNCHED_WITH(Arguments) a) {
 extern "C" __global__ void copy_local(LAUNCHED_WITH(Arguments) a) { copy(Output{a.receive}, a.send, a.count); }
 
 // Makes the next send buffer of a chain from the last result, and keeps it from growing: a sum is divided by the ranks.
-template <class Op> struct Chain { template <class Lane> static DEVICE Lane next(Lane a) { return a; } };
+// Rank 0 then adds one and the last takes one off: the sum stays, and one rank's data cannot stand for another's.
+template <class Op> struct Chain { template <class Lane> static DEVICE Lane next(Lane a, int) { return a; } };
 template <> struct Chain<Sum> {
-  static DEVICE floats next(floats a) { return Avg::finish(a); }
-  static DEVICE doubles next(doubles a) { return Avg::finish(a); }
-  static DEVICE ints next(ints a) { return a / WORLD; }
-  static DEVICE longs next(longs a) { return a / WORLD; }
+  static DEVICE floats next(floats a, int offset) { return Avg::finish(a) + (float)offset; }
+  static DEVICE doubles next(doubles a, int offset) { return Avg::finish(a) + (double)offset; }
+  static DEVICE ints next(ints a, int offset) { return a / WORLD + offset; }
+  static DEVICE longs next(longs a, int offset) { return a / WORLD + offset; }
 };
 struct NextSend {
   Output send;
-  static DEVICE pack next(pack p) {
+  int offset;
+  DEVICE pack next(pack p) const {
     typename Element::values v = Element::widen(p);
-    for (unsigned k = 0; k < sizeof v.v / sizeof *v.v; ++k) v.v[k] = Chain<REDOP>::next(v.v[k]);
+    for (unsigned k = 0; k < sizeof v.v / sizeof *v.v; ++k) v.v[k] = Chain<REDOP>::next(v.v[k], offset);
     return Element::narrow(v);
   }
   DEVICE void put(long i, pack p) const { send.put(i, next(p)); }
   DEVICE void put_element(long i, pack p) const { send.put_element(i, next(p)); }
 };
 extern "C" __global__ void chain_link(LAUNCHED_WITH(Arguments) a) {
-  copy(NextSend{{const_cast<char*>(a.send)}}, a.receive, a.count);
+  copy(NextSend{{const_cast<char*>(a.send)}, (a.rank == 0) - (a.rank == WORLD - 1)}, a.receive, a.count);
 }

@@ -9,7 +9,7 @@ longest.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,14 +76,21 @@ def _round_trip_ns(block: Block | LinkBlock) -> float | None:
     return float(np.sqrt(before * after))
 
 
+BUS_FACTORS: dict[str, Callable[[int], float]] = {
+    "all_reduce": lambda n: 2 * (n - 1) / n,
+    "all_gather": lambda n: (n - 1) / n,
+    "reduce_scatter": lambda n: (n - 1) / n,
+    "alltoall": lambda n: (n - 1) / n,
+    "sendrecv": lambda n: 1.0,
+}
+
+
 def bus_factor(collective: str, world_size: int) -> float:
     """busbw / algbw, as in nccl-tests' PERFORMANCE.md; 0 for one rank. Raises KeyError for an unknown collective."""
     n = world_size
     if n == 1:
         return 0.0
-    factors = {"all_reduce": 2 * (n - 1) / n, "all_gather": (n - 1) / n, "reduce_scatter": (n - 1) / n,
-               "alltoall": (n - 1) / n, "sendrecv": 1.0}
-    return factors[collective]
+    return BUS_FACTORS[collective](n)
 
 
 def build_cases(run: Run, blocks: Sequence[Block], link_blocks: Sequence[LinkBlock], samples: Samples | None = None,

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.case import Samples, build_cases
+from reports.case import BUS_FACTORS, Samples, build_cases
 from reports.schema import (
     KINDS,
     SCHEMA,
@@ -31,6 +31,7 @@ from reports.schema import (
     Run,
     State,
     Summary,
+    World,
     from_dict,
     to_dict,
     to_line,
@@ -148,7 +149,7 @@ def read(path: Path | str) -> Result:
             continue
         try:
             raw = msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if number == len(lines) and run is not None:
                 break
             raise ResultError(f"{path}, line {number}: not a line of a run file ({error})") from error
@@ -167,7 +168,7 @@ def _record(path: Path, number: int, raw: Any, is_first: bool) -> Record | None:
     kind = raw.get("kind") if isinstance(raw, dict) else None
     if (kind == "run") != is_first:
         raise ResultError(f"{where}: a run file has one `run` line, its first")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         return None
     schema = raw.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
@@ -176,8 +177,13 @@ def _record(path: Path, number: int, raw: Any, is_first: bool) -> Record | None:
         record = from_dict(raw, KINDS[kind])
     except msgspec.ValidationError as error:
         raise ResultError(f"{where}: not a `{kind}` line as schema {SCHEMA} has it ({error})") from error
-    if isinstance(record, Run) and not (isinstance(size := record.world.get("size"), int) and size > 0):
-        raise ResultError(f"{where}: the world has no size")
+    if isinstance(record, Run):
+        try:
+            msgspec.convert(record.world, World)
+        except msgspec.ValidationError as error:
+            raise ResultError(f"{where}: not a world of ranks ({error})") from error
+        if unknown := {planned.collective for planned in record.cases} - BUS_FACTORS.keys():
+            raise ResultError(f"{where}: unknown collective {min(unknown)!r}")
     return record
 
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 SCHEMA = 1
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Record(msgspec.Struct, kw_only=True):
@@ -73,6 +74,22 @@ class Run(Record, kw_only=True, tag="run", tag_field="kind"):
     clock_shared: bool = True
 
 
+class Rank(msgspec.Struct):
+    """What is relied on of a rank in `Run.world`; more may stand there."""
+
+    rank: int = 0
+    device: str = ""
+    arch: str = ""
+    cpus: list[int] | None = None
+
+
+class World(msgspec.Struct):
+    """What is relied on of `Run.world`; more may stand there."""
+
+    size: Annotated[int, msgspec.Meta(ge=1)]
+    ranks: list[Rank] = []
+
+
 class Block(Record, kw_only=True, tag="block", tag_field="kind"):
     """One block of one case: medians over its `n` iterations (of a chain: over its chains, per call)."""
 
@@ -80,10 +97,10 @@ class Block(Record, kw_only=True, tag="block", tag_field="kind"):
     block: int
     round: int
     n: int
-    time_us: float
+    time_us: NotNegative
     mean_us: float | None = None
     consume_us: float | None = None
-    total_us: float | None = None
+    total_us: NotNegative | None = None
     arrival_skew_us: float | None = None
     chain_only_us: float | None = None
     link_rtt_ns: tuple[float, float] | None = None

@@ -2,8 +2,8 @@
 
 `fault_ranks.py RANK WHERE CALL WHAT ...options of bench.allreduce`: on that rank the CALL-th passage (from 1) through
 WHERE raises an exception (WHAT is `raise`), kills or stops the process, or sleeps for a minute. WHERE is `plan` (in
-set-up), `block`, `check`, `store`, `between` (blocks), `operation` (in the native loop, before the collective's first
-instruction) or `results` (on rank 0).
+set-up), `block`, `probe` (of the link, twice a block), `store`, `between` (blocks), `operation` (in the native loop,
+before the collective's first instruction) or `results` (on rank 0).
 """
 
 import ctypes
@@ -50,21 +50,13 @@ def struck(function, call: int, fault):
     return wrapper
 
 
-def subject_with(part: str, call: int, strike):
-    """`subject_of`, whose subjects all count passages through their `part` together."""
+def subject_with(call: int, strike):
+    """`subject_of`, whose subjects all count passages through their operation together."""
     make = bench.subject.subject_of
     fault = struck(lambda: None, call, strike)
 
-    def check_first(check):
-        fault()
-        return check()
-
     def subject_of(*arguments) -> Subject:
         subject = make(*arguments)
-        if part == "check":
-            if check := subject.verify_chain:
-                subject.verify_chain = lambda: check_first(check)
-            return subject
         native = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
         operation = native(subject.operation.step.kernel.address)
 
@@ -87,6 +79,7 @@ def main(rank: int, where: str, call: int, what: str, options: list[str]) -> Non
     places = {
         "plan": (bench.run, "plan_cases", fault),
         "block": (bench.run, "measure_block", lambda: setattr(bench.measure, "run", lambda *_: fault())),
+        "probe": (bench.measure, "round_trip_ns", fault),
         "store": (RunFile, "append", fault),
         "between": (bench.run, "agreed_stop", fault),
         "results": (RunFile, "finish", fault),
@@ -95,7 +88,7 @@ def main(rank: int, where: str, call: int, what: str, options: list[str]) -> Non
         owner, name, at = places[where]
         setattr(owner, name, struck(getattr(owner, name), call, at))
     elif launched_rank() == rank:
-        bench.run.subject_of = subject_with(where, call, fault)  # type: ignore[attr-defined]
+        bench.run.subject_of = subject_with(call, fault)  # type: ignore[attr-defined]
     bench.command.main("allreduce", "All-reduce with a fault.", options)
 
 

@@ -89,7 +89,9 @@ def assert_refused(done, status, sentence, folder):
         (["-e", "many"], "'many' is not a size"),
         (["-e", "64G"], "above the largest size"),
         (["-b", "1M", "-e", "64K"], "begin at 1048576 B, above their end at 65536 B"),
-        (["-b", "1", "-e", "3"], "3 B hold no float32"),
+        (["-b", "1", "-e", "1K"], "1 B hold no float32"),
+        (["-c", "100000"], "100000 is above the most, 1000"),
+        (["-T", "1e12"], "seconds above 0, and at most 1000000"),
         (["-f", "1"], "'1' is not a whole number of at least 2"),
         (["-f", "0.5"], "'0.5' is not a whole number of at least 2"),
         (["--algorithm", "two_shott,library"], r"unknown algorithm 'two_shott': did you mean two_shot\?"),
@@ -310,3 +312,25 @@ def test_a_kernel_that_adds_wrongly_is_found_out(tmp_path):
             assert case.status == "wrong"
             assert case.n_wrong
             assert (case.alg_bw_gb_s, case.bus_bw_gb_s) == (None, None)
+
+    # Nor does a chain forgive it, where the ranks do not divide two and the type has eight bits.
+    options = ["-b", "4K", "-e", "4K", "-d", "bfloat16", "--mode", "chained", "-n", "2"]
+    done = launch(tmp_path / "chained", *options, "--algorithm", "ring,two_shot,one_shot_pull", ranks=3, tree=tmp_path)
+    assert done.returncode == 1
+    (run,) = (tmp_path / "chained").glob("*.jsonl")
+    assert [case.status for case in read(run).cases] == ["wrong"] * 3
+
+
+def test_a_full_disk_ends_the_run_with_a_sentence(tmp_path):
+    """All ranks would hang behind the one that cannot write, or the reason would drown in a traceback."""
+    done = launch(tmp_path / "results", *QUICK, "--mode", "isolated", "-J", "/dev/full")
+    assert done.returncode == 1
+    assert re.search(r"wiretax: rank 0 failed at .*No space left on device", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_n_counts_the_timed_iterations_of_a_case(tmp_path):
+    assert launch(tmp_path / "results", *QUICK, "--mode", "isolated", "-n", "31").returncode == 0
+    assert {case.time_us.n for case in stored(tmp_path / "results").cases if case.time_us} <= set(range(1, 32))
+    blocks = stored(tmp_path / "results").blocks
+    assert {sum(b.n for b in blocks if b.case == number) for number in {b.case for b in blocks}} == {31}

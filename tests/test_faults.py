@@ -139,9 +139,9 @@ def test_an_exception_on_one_rank_ends_all_with_one_sentence(out, rank, where, c
     assert took_s < SOON_S
 
 
-def test_an_exception_in_the_check_names_case_and_block(out):
+def test_an_exception_in_the_links_probe_names_case_and_block(out):
     options = ["--mode", "chained", "--algorithm", "two_shot"]
-    done, _ = struck(out, 1, "check", 3, "raise", *options)
+    done, _ = struck(out, 1, "probe", 3, "raise", *options)
     where = r"case 0 \(two_shot 16384 B chained\), block \d+, step timed loop: ValueError"
     assert re.search(rf"rank 1 failed at {where}", sentence(done))
     assert "INCOMPLETE" in show(out)

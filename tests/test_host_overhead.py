@@ -21,7 +21,7 @@ def test_launch_from_python(benchmark):
     buffer = np.zeros(64, np.float32)
     step = Step(
         device.compile("link_probe", {"WORLD": "1"}).kernel("read_own"),
-        plain_arguments(buffer.ctypes.data, buffer.ctypes.data, 16, watch),
+        plain_arguments(0, buffer.ctypes.data, buffer.ctypes.data, 16, watch),
     )
     benchmark(device.caller(step))
 

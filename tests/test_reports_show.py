@@ -11,6 +11,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pandas as pd
@@ -126,7 +127,7 @@ def test_an_algorithm_that_surely_beat_auto_is_marked_and_named_once(tmp_path):
         return change
 
     # At 16 KiB case 1 is auto, and case 2 the one_shot_push that it runs: its own algorithm does not beat it.
-    options = {"sizes": SIZES[:2], "modes": ["isolated"], "n_blocks": 16}
+    options: dict[str, Any] = {"sizes": SIZES[:2], "modes": ["isolated"], "n_blocks": 16}
     text = render(write_run(tmp_path / "a", **options, change=slow(1, 2)))
     assert rows_of(text)["16 KiB"][2] == "one_shot_push*"
     assert rows_of(text)["32 KiB"][2] == "one_shot_push"

@@ -1,0 +1,87 @@
+"""What becomes of time stamps: which moment a time starts at, what is added to it, and whose word counts."""
+
+import numpy as np
+import pytest
+
+from bench import verify
+from bench.measure import summary, times_us
+from bench.subject import Subject
+from collectives.collective import DATATYPES, REDOPS, all_reduce_reference, reason_against
+from collectives.operation import Operation, Step
+from kernels.device import Kernel
+
+NOTHING = Step(Kernel("nothing", 0), None)
+
+
+def subject(calls: int = 0) -> Subject:
+    return Subject(7, "", NOTHING, Operation(NOTHING, lambda: None), NOTHING, NOTHING, calls=calls)
+
+
+# Two iterations on two ranks, in ns: arrived, left, began to consume, done. Rank 1 comes 300 ns late to the first.
+STAMPS = [
+    np.array([[1000, 3000, 3000, 3500], [10000, 12000, 12000, 12400]]),
+    np.array([[1300, 2900, 2900, 4100], [10000, 11000, 11000, 11100]]),
+]
+
+
+def block_of(clock_shared: bool = True, calls: int = 0, wrong=(0, 0)):
+    ranks = [(stamps, n, 100.0 + i, 110.0 + i) for i, (stamps, n) in enumerate(zip(STAMPS, wrong, strict=True))]
+    return summary(subject(calls), 3, ranks, clock_shared, 0.5)
+
+
+def test_a_time_is_last_exit_minus_last_arrival_and_the_total_adds_the_slowest_reading():
+    record, rows = block_of()
+    assert (record.case, record.block, record.round, record.n, record.measure_s) == (7, 3, 3, 2, 0.5)
+    assert record.time_us == np.median([3.0 - 1.3, 12.0 - 10.0])
+    assert record.consume_us == np.median([1.2, 0.4])
+    assert record.total_us == pytest.approx(np.median([1.7 + 1.2, 2.0 + 0.4]))
+    assert record.arrival_skew_us == np.median([0.3, 0.0])
+    assert record.link_rtt_ns == (101.0, 111.0), "the slowest pair"
+    assert rows.shape == (4, 5)
+    assert rows[2] == pytest.approx([3, 1, 1.6, 1.2, 0.3])
+
+
+def test_without_a_shared_clock_a_time_is_the_slowest_ranks_own():
+    record, _ = block_of(clock_shared=False)
+    assert record.time_us == np.median([2.0, 2.0])
+    assert record.arrival_skew_us is None
+
+
+def test_a_chain_is_per_call_and_has_no_reading():
+    record, _ = block_of(calls=10)
+    assert record.time_us == pytest.approx(np.median([1.7, 2.0]) / 10)
+    assert record.total_us == record.time_us
+    assert record.consume_us is None
+    assert record.chain_only_us == pytest.approx(np.median([1.2, 0.4]) / 10)
+
+
+def test_what_any_rank_finds_wrong_counts_and_unchecked_is_not_right():
+    assert block_of(wrong=(0, 4))[0].n_wrong == 4
+    assert block_of(wrong=(3, 4))[0].n_wrong == 7
+    assert block_of(wrong=(None, None))[0].n_wrong is None
+
+
+def test_each_ranks_time_starts_at_the_last_arrival():
+    each = times_us(STAMPS, clock_shared=True)["each"]
+    assert each.tolist() == [[1.7, 2.0], [1.6, 1.0]]
+
+
+@pytest.mark.parametrize("redop", ["sum", "avg", "min", "max"])
+@pytest.mark.parametrize("datatype", DATATYPES.values(), ids=DATATYPES)
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5, 7, 8])
+def test_a_chain_goes_on_exactly_and_its_ranks_send_different_data(datatype, redop, ranks):
+    assert redop in REDOPS
+    if reason_against(datatype, redop):
+        return
+    sent = [datatype.encode(verify.chain_table(datatype, redop, rank, ranks, seed=3)) for rank in range(ranks)]
+    for _ in range(5):
+        result = datatype.encode(all_reduce_reference([datatype.decode(x) for x in sent], redop))
+        sent = [result] * ranks
+        if redop == "sum":
+            means = datatype.decode(result) / ranks
+            sent = [datatype.encode(means + verify.chain_offset(rank, ranks)) for rank in range(ranks)]
+            assert ranks == 1 or np.all(datatype.decode(sent[0]) != datatype.decode(sent[-1]))
+    right = [verify.chain_expected(datatype, redop, rank, ranks, 3, in_place=False) for rank in range(ranks)]
+    assert all(np.array_equal(result, r) for r in right)
+    in_place = [verify.chain_expected(datatype, redop, rank, ranks, 3, in_place=True) for rank in range(ranks)]
+    assert all(np.array_equal(x, r) for x, r in zip(sent, in_place, strict=True))

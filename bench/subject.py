@@ -111,7 +111,9 @@ def link_subjects(world: World, watch: Watch, buffers: Buffers, size_bytes: int)
     send, receive = buffers.send.ctypes.data, buffers.receive.ctypes.data
     through_slab = min(whole, 2 * MOST_CHUNK_BYTES)
     slab = world.peers.arguments(send, receive, through_slab // 4, MOST_CHUNK_BYTES)
-    copy_in, read_peer = (Step(kernels.kernel(name), slab) for name in ("copy_in", "read_peer"))
+    copy_in, read_peer, buffers_used = (
+        Step(kernels.kernel(name), slab) for name in ("copy_in", "read_peer", "copy_local")
+    )
     copy_local = Step(kernels.kernel("copy_local"), world.peers.arguments(send, receive, whole // 4, MOST_CHUNK_BYTES))
 
     def part(timed: Step, prepare: Step, consume: Step, timed_bytes: int) -> Subject:
@@ -127,7 +129,7 @@ def link_subjects(world: World, watch: Watch, buffers: Buffers, size_bytes: int)
         )
 
     return {
-        "copy_in_us": part(copy_in, read_peer, copy_local, through_slab),
-        "peer_read_us": part(read_peer, copy_in, copy_local, through_slab),
+        "copy_in_us": part(copy_in, read_peer, buffers_used, through_slab),
+        "peer_read_us": part(read_peer, copy_in, buffers_used, through_slab),
         "memory_us": part(copy_local, nothing(world), nothing(world), whole),
     }

@@ -103,7 +103,7 @@ def head(result: Result, mode: str, states: LinkStates, rows: Sequence[Row]) -> 
     cost = "us = collective + reading its result, slowest rank" if consumed else "us = one call, slowest rank"
     lines.append(cost + "; busbw = collective alone" * (consumed and size > 1))
     if any(row.ratio for row in rows):
-        lines.append("library/auto = median over pairs of blocks of one round, so not the columns' ratio")
+        lines.append("library/auto: median over pairs of blocks that stood close in time")
     lines += [f"note: {note}" for note in run.notes if not _is_preflight(note)]
     others = {case.datatype for case in result.cases} | {case.redop for case in result.cases}
     if first and others != {first.datatype, first.redop}:

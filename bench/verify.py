@@ -23,9 +23,8 @@ def rank_table(datatype: Datatype, redop: str, rank: int, seed: int) -> Array:
         table = [choices[0], choices[1]]
         while len(table) < PERIOD:
             banned = {table[-1], table[-2]} | ({table[0], table[1]} if len(table) >= PERIOD - 2 else set())
-            table.append(
-                order.choice([c for c in choices if c not in banned] or [c for c in choices if c != table[-1]])
-            )
+            allowed = [c for c in choices if c not in banned] or [c for c in choices if c != table[-1]]
+            table.append(allowed[int(order.integers(len(allowed)))])
     else:
         table = [1 + ((rank + 1) * i + 7 * rank + seed) % PERIOD for i in range(PERIOD)]
     return np.array(table, np.float64 if datatype.is_float else np.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import msgspec
@@ -163,3 +164,19 @@ def test_the_flight_record_tells_who_stopped_first_as_far_as_it_can(tmp_path):
                        (1, "rank 1, case 1 (auto 16 KiB isolated), block 3, step timed loop (was killed)")):
         (flight / "ended").write_text(json.dumps({"rank": rank, "why": "was killed", "by": "watcher"}))
         assert f"stopped first: {said}\n" in render(read(path))
+
+
+def test_a_block_is_on_disk_before_the_next_is_measured(tmp_path, monkeypatch):
+    synced = []
+    sync = os.fsync
+
+    def counted(fd):
+        sync(fd)
+        synced.append(os.fstat(fd).st_size)
+
+    model = write_run(tmp_path / "model", **SMALL, n_blocks=1)
+    monkeypatch.setattr(os, "fsync", counted)
+    file = RunFile.create(tmp_path, model.run)
+    assert synced == [file.path.stat().st_size]
+    file.append(model.blocks[0])
+    assert synced[1:] == [file.path.stat().st_size] > [synced[0]]

@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 
+from bench.cli import INTERRUPTED, LOST
 from collectives.operation import PHASES, Watch
 
 Records = dict[int, dict[str, Any]]  # by rank
@@ -32,7 +33,6 @@ LOOK_S = 0.1
 GRACE_S = 0.6  # a kernel's own wait knows whom it waited for, so it speaks first
 INTERRUPT_S = 1.4  # from Ctrl-C to the end, whatever a rank waits for
 LEAVE_S = 0.25  # from the sentence to the end of all ranks: time for each to look
-LOST, INTERRUPTED = 1, 130  # exit status
 ALONE = ("compile", "results")  # steps in which a rank waits for nobody, so that being busy is getting on
 LONGEST_ALONE = 10  # time-outs
 

@@ -40,10 +40,6 @@ class Bench:
     trip_ns: np.ndarray[Any, np.dtype[np.uint64]]
     measuring_s: float = 0.0
 
-    @property
-    def rank(self) -> int:
-        return self.world.communicator.rank
-
 
 def make_bench(world: World, flight: Flight, checks: int, warmup: int | None, dispatch: str) -> Bench:
     """Binds the meeting and the flag probe: over mapped memory, or MPI's barrier where there is none."""
@@ -68,7 +64,7 @@ def run(
         subject.check,
         warmup + checks,
         iterations,
-        checks if subject.is_checked else 0,
+        checks,
         subject.calls,
     )
     start = time.perf_counter()

@@ -57,6 +57,11 @@ class Session:
     medians_us: dict[int, list[float]] = field(default_factory=dict)
     samples: dict[int, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
 
+    @property
+    def everything(self) -> list[Subject]:
+        """The subjects of all cases, then those of the link's parts."""
+        return [*self.subjects.values(), *(part for parts in self.links.values() for part in parts.values())]
+
 
 def bound_parts(traffic: Traffic, in_place: bool) -> dict[str, Any]:
     """What the bound counts; in place nothing has to get from one buffer to another."""
@@ -160,19 +165,17 @@ def measure_all(session: Session) -> str | None:
     """Pilots, then rounds of blocks in seeded random order until every case is precise, or until something stops them:
     returns `time` or `interrupted`, None where nothing did."""
     options, bench = session.options, session.bench
-    groups = [[subject] for subject in session.subjects.values()] + [
-        list(parts.values()) for parts in session.links.values()
-    ]
-    for subject in (subject for group in groups for subject in group):
+    for subject in session.everything:
         pilot(bench, subject)
         if stop := agreed_stop(session):
             return stop
-    budget_s = bench.world.communicator.broadcast(0.85 * (session.deadline_s - time.monotonic()))
-    plan_blocks(bench, [subject for group in groups for subject in group], budget_s, ROUNDS)
     if options.iters:
-        for subject in (subject for group in groups for subject in group):
+        for subject in session.everything:
             longest = max(1, int(LONGEST_BLOCK_S / subject.iteration_s))
             subject.iterations = min(-(-options.iters // ROUNDS), longest)
+    else:
+        budget_s = bench.world.communicator.broadcast(0.85 * (session.deadline_s - time.monotonic()))
+        plan_blocks(bench, session.everything, budget_s, ROUNDS)
     active = list(session.subjects)
     for round_ in range(1 << 30):
         started_s = time.monotonic()
@@ -211,8 +214,7 @@ def shorten(session: Session, round_s: float, rounds_left: int) -> None:
     communicator = session.bench.world.communicator
     share = communicator.broadcast((session.deadline_s - time.monotonic()) / (rounds_left * round_s))
     if share < 1:
-        parts = [part for parts in session.links.values() for part in parts.values()]
-        for subject in (*session.subjects.values(), *parts):
+        for subject in session.everything:
             subject.iterations = max(fewest_iterations(subject), int(subject.iterations * share * 0.9))
 
 

@@ -46,7 +46,6 @@ class Subject:
     operation: Operation
     consume: Step
     check: Step
-    is_checked: bool = True
     calls: int = 0  # of a chain; 0: isolated
     scale: float = 1.0  # from what is timed of a link's part to the whole of it
     iteration_s: float = 0.0
@@ -124,7 +123,6 @@ def link_subjects(world: World, watch: Watch, buffers: Buffers, size_bytes: int)
             Operation(timed, device.caller(timed)),
             consume,
             nothing(world),
-            is_checked=False,
             scale=size_bytes / timed_bytes,
         )
 

@@ -2,23 +2,13 @@
 
 from functools import partial
 
-from collectives.operation import (
-    MOST_CHUNK_BYTES,
-    Algorithm,
-    Case,
-    Operation,
-    Traffic,
-    Unsupported,
-    World,
-    bind_kernel,
-    whole_packs,
-)
+from collectives.operation import Algorithm, Case, Operation, Traffic, Unsupported, World, bind_kernel, chunk_that_fits
 from collectives.peer_buffer import HALF_BYTES
 
 
 def _bind(entry: str, world: World, case: Case) -> Operation | Unsupported:
     writers = world.communicator.size if entry == "one_shot_push" else 1
-    chunk_bytes = whole_packs(min(MOST_CHUNK_BYTES, HALF_BYTES / (2 * writers)))
+    chunk_bytes = chunk_that_fits(HALF_BYTES / (2 * writers))
     return bind_kernel(world, case, "allreduce_one_shot", entry, chunk_bytes)
 
 

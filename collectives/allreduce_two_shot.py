@@ -1,23 +1,13 @@
 """Two-shot all-reduce: a direct reduce-scatter and a direct all-gather; see kernels/allreduce_two_shot.cu."""
 
-from collectives.operation import (
-    MOST_CHUNK_BYTES,
-    Algorithm,
-    Case,
-    Operation,
-    Traffic,
-    Unsupported,
-    World,
-    bind_kernel,
-    whole_packs,
-)
+from collectives.operation import Algorithm, Case, Operation, Traffic, Unsupported, World, bind_kernel, chunk_that_fits
 from collectives.peer_buffer import HALF_BYTES
 
 
 def _bind(world: World, case: Case) -> Operation | Unsupported:
     # A half holds two chunks and two segments of sums, each rounded up to whole packs.
     ranks = world.communicator.size
-    chunk_bytes = whole_packs(min(MOST_CHUNK_BYTES, (HALF_BYTES - 4096) / (2 + 2 / ranks)))
+    chunk_bytes = chunk_that_fits((HALF_BYTES - 4096) / (2 + 2 / ranks))
     return bind_kernel(world, case, "allreduce_two_shot", "two_shot", chunk_bytes)
 
 

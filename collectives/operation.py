@@ -26,8 +26,8 @@ __all__ = [
     "Watch",
     "World",
     "bind_kernel",
+    "chunk_that_fits",
     "plain_arguments",
-    "whole_packs",
 ]
 
 
@@ -130,6 +130,6 @@ def plain_arguments(rank: int, send: int, receive: int, count: int, watch: Watch
 MOST_CHUNK_BYTES = 512 << 10
 
 
-def whole_packs(size_bytes: float) -> int:
-    """The largest chunk of whole 64-byte packs that fits, at least one."""
-    return max(64, int(size_bytes) // 64 * 64)
+def chunk_that_fits(room_bytes: float) -> int:
+    """The bytes of a chunk, in whole 64-byte packs and at least one, for which an algorithm has so much room."""
+    return max(64, int(min(MOST_CHUNK_BYTES, room_bytes)) // 64 * 64)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from reports.case import LinkStates
 from reports.rows import MARGIN, Row
 from reports.schema import Case, Result
+from reports.stats import MIN_PRECISE_BLOCKS
 
 # One token of a 70B model: 70.6e9 weights (Llama 3 70B) of 4 bits, all read once; 80 layers with two all-reduces of
 # 8192 x 2 bytes each. The card is a Radeon AI PRO R9700, 640 GB/s by AMD's data sheet.
@@ -15,7 +16,6 @@ TOKEN_BYTES = 70.6e9 * 0.5
 TOKEN_CALLS = 160
 TOKEN_CALL_SIZE_BYTES = 16384
 CARD_GB_S = 640.0
-ENOUGH_BLOCKS = 10
 
 LIMITS = {"hop": "the flag hop", "copy_in": "copying to the peer", "peer_read": "reading the peer's data",
           "memory": "memory traffic"}
@@ -163,8 +163,8 @@ def _footnotes(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> l
         more = f" and {len(elsewhere) - 3} more" if len(elsewhere) > 3 else ""
         notes.append(f"measured in another state of the link than the rest: {', '.join(elsewhere[:3])}{more}")
     n_blocks = Counter(block.case for block in result.blocks)
-    if few := sum(n_blocks[case.case] < ENOUGH_BLOCKS for case in measured):
-        notes.append(f"time ran out: {few} of {len(measured)} cases have fewer than {ENOUGH_BLOCKS} blocks")
+    if few := sum(n_blocks[case.case] < MIN_PRECISE_BLOCKS for case in measured):
+        notes.append(f"time ran out: {few} of {len(measured)} cases have fewer than {MIN_PRECISE_BLOCKS} blocks")
     reasons: dict[str, list[Case]] = {}
     for case in result.cases:
         if case.status not in ("ok", "wrong"):

@@ -13,9 +13,10 @@ import sys
 from pathlib import Path
 
 from bench import verify
+from bench.subject import pattern_of
 from collectives.algorithm import ALGORITHMS
 from collectives.collective import DATATYPES
-from collectives.operation import Case, Operation, Pattern, Unsupported
+from collectives.operation import Case, Operation, Unsupported
 from kernels.device_cpu import FLAGS, CpuModule, find_compiler
 from kernels.module import compiled
 from tests.ranks import buffer_at, connect
@@ -46,16 +47,7 @@ def main(launches: int, seed: int, macros: dict[str, int], names: list[str]) -> 
             verify.repeated(verify.expected_table(datatype, redop, ranks, seed)),
         ]
         patterns = [
-            Pattern(
-                buffer.ctypes.data,
-                table.ctypes.data,
-                size,
-                verify.REPEATS * verify.PERIOD * datatype.size_bytes,
-                verify.PERIOD,
-                datatype.size_bytes,
-                0,
-                ctypes.addressof(watch),
-            )
+            pattern_of(datatype, buffer.ctypes.data, size, table, watch)
             for buffer, table in zip((first, receive), tables, strict=True)
         ]
         keep.append((send, receive, tables, patterns, operation))

@@ -8,7 +8,7 @@ ARGS ?=
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: setup allreduce test lock clean
+.PHONY: setup allreduce test test-gpu lock clean
 
 setup: $(VENV)/.installed-runtime
 
@@ -19,6 +19,15 @@ test: $(VENV)/.installed-dev
 	@$(VENV)/bin/python -m ruff check .
 	@$(VENV)/bin/python -m mypy
 	@$(VENV)/bin/python -m pytest
+
+# The correctness suite on the GPU that is here, without a wire, and a run over each kind of memory. The lock brings
+# CuPy for CUDA 13; for another driver `.venv/bin/pip install` its own in its place, as docs/dependencies.md names it.
+test-gpu: $(VENV)/.installed-dev
+	@$(VENV)/bin/python -m pytest -m gpu
+	@for memory in mapped host_staged; do \
+	  $(VENV)/bin/mpirun -n 2 $(VENV)/bin/python -m bench.allreduce --ranks-share-gpus --memory $$memory \
+	    --max-time 40 $(ARGS) || exit; \
+	done
 
 $(VENV)/bin/python:
 	@command -v "$(PYTHON)" >/dev/null || \

@@ -184,6 +184,14 @@ def parser_for(command: str, about: str) -> Parser:
         help="auto, cuda, hip or cpu (auto)",
     )
     how(
+        "--memory",
+        choices=("auto", "mapped", "host_staged"),
+        default="auto",
+        metavar="WAY",
+        help="how GPUs reach each other's memory: auto, mapped or host_staged (auto: what holds)",
+    )
+    how("--ranks-share-gpus", action="store_true", help="let ranks share a GPU: a test, not a measurement of a wire")
+    how(
         "--dispatch",
         choices=("native", "python"),
         default="native",
@@ -222,6 +230,8 @@ def parse(command: str, about: str, argv: Sequence[str] | None = None) -> argpar
     element_bytes = DATATYPES[options.datatype].size_bytes
     if 0 < options.minbytes < element_bytes:
         p.error(f"{options.minbytes} B hold no {options.datatype}, which has {element_bytes} B")
+    if options.cudagraph and options.dispatch == "python":
+        p.error("-G launches from a graph, and --dispatch python call by call: choose one")
     reason = reason_against(DATATYPES[options.datatype], options.op)
     if reason:
         p.error(reason)

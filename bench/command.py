@@ -19,6 +19,7 @@ from bench.cli import CANNOT, USAGE, WRONG
 from bench.flight import Flight, start_witness
 from bench.run import run
 from collectives.communicator import Communicator, Disagreement
+from collectives.operation import DeviceError
 from reports.result import ResultError
 
 START_S = 20.0  # for MPI to start all ranks
@@ -43,8 +44,8 @@ def main(command: str, about: str, argv: Sequence[str] | None = None) -> NoRetur
             say(communicator, f"bench.{command}: {refusal}")
             status = CANNOT
         except Exception as error:  # noqa: BLE001 - a fault of ours on one rank must end the others, whatever it is
-            # A full disk is no bug of ours, and its sentence says all.
-            details = "" if isinstance(error, (OSError, ResultError)) else traceback.format_exc()
+            # A full disk or a lost GPU is no bug of ours, and its sentence says all.
+            details = "" if isinstance(error, (OSError, ResultError, DeviceError)) else traceback.format_exc()
             sentence = f"rank {flight.rank} failed at {flight.where()}: {type(error).__name__}: {error}"
             flight.end(sentence, flight.rank, "failed", WRONG, details)
         close_flight(communicator, flight)

@@ -98,6 +98,7 @@ VARIABLES = (
             "MAX_NCHANNELS",
             "MIN_CTAS",
             "MIN_NCHANNELS",
+            "MULTI_RANK_GPU_ENABLE",
             "NTHREADS",
             "NVLS_ENABLE",
             "P2P_DISABLE",
@@ -352,6 +353,15 @@ def _cpu_quota(root: Path) -> Fact:
             if limit[0] not in ("max", "-1"):
                 granted.append(int(limit[0]) / int(limit[1]))
     return _fact(min(granted, default="none") if own else None, "control groups", "cpu.max of its control group")
+
+
+def gpu_facts(ranks: Sequence[Mapping[str, Any]]) -> Environment:
+    """The GPUs of a run, from what its ranks say of theirs; nothing where they run on CPUs."""
+    gpus = [rank for rank in ranks if "gpu" in rank]
+    if not gpus:
+        return {}
+    read = {"gpu.models": "gpu", "gpu.driver": "driver", "gpu.runtime": "runtime", "cupy.version": "cupy"}
+    return {name: _fact(sorted({str(gpu[key]) for gpu in gpus}), "CuPy", "") for name, key in read.items()}
 
 
 def numa_node(cpu: int, root: Path = Path("/")) -> int | None:

@@ -8,6 +8,7 @@ them to say anything, so one helper process a host waits for the ranks' ends and
 """
 
 import contextlib
+import ctypes
 import json
 import mmap
 import os
@@ -74,7 +75,7 @@ class Flight:
             with open(folder / f"rank-{rank}", "wb+") as file:
                 file.truncate(PAGE_BYTES)
                 self.page = mmap.mmap(file.fileno(), PAGE_BYTES)
-        self.watch = Watch.from_buffer(self.page, WATCH_OFFSET)
+        self.watch = self.kept_watch = Watch.from_buffer(self.page, WATCH_OFFSET)
         self.state: dict[str, Any] = {
             "turn": 0,
             "rank": rank,
@@ -89,8 +90,17 @@ class Flight:
         self.pids: dict[int, int] = {}
         self._write()
 
+    def watch_on(self, watch: Watch) -> None:
+        """Kernels that cannot write the record write this watch; it is copied into the record now and then."""
+        self.watch = watch
+
+    def _keep_watch(self) -> None:
+        if ctypes.addressof(self.watch) != ctypes.addressof(self.kept_watch):
+            ctypes.memmove(ctypes.addressof(self.kept_watch), ctypes.addressof(self.watch), ctypes.sizeof(Watch))
+
     def _write(self) -> None:
         # Whoever reads the page while it is written finds another turn at its end than at its beginning.
+        self._keep_watch()
         line = {**self.state, "time": time.time(), "noted_s": self.moved_s, "same_turn": self.state["turn"]}
         self.page[:WATCH_OFFSET] = json.dumps(line).encode().ljust(WATCH_OFFSET, b"\0")
 
@@ -178,6 +188,7 @@ class Flight:
                 os.read(self.signals, PAGE_BYTES)
                 self.interrupt()
             self._leave_with_others()
+            self._keep_watch()
             now = time.monotonic()
             if (here := (self.watch.iteration, self.watch.calls)) != progress:
                 progress, self.moved_s = here, now

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from bench.flight import Flight
+from bench.gpu_state import link_facts
 from bench.subject import Subject
 from collectives import library
-from collectives.operation import Plan, Step, Unsupported, World
+from collectives.operation import Memory, Plan, Step, Unsupported, World
 from reports.result import Block, LinkBlock
 from reports.stats import warmup_length
 
@@ -37,19 +38,19 @@ class Bench:
     clock_shared: bool
     meet: Step
     ping_pong: Step | None
-    trip_ns: np.ndarray[Any, np.dtype[np.uint64]]
+    trip_ns: Memory
     measuring_s: float = 0.0
 
 
 def make_bench(world: World, flight: Flight, checks: int, warmup: int | None, dispatch: str) -> Bench:
     """Binds the meeting and the flag probe: over mapped memory, or MPI's barrier where there is none."""
-    trip_ns = world.device.private(8).view(np.uint64)
+    trip_ns = world.device.private(8)
     if isinstance(world.peers, Unsupported):
         return Bench(world, flight, checks, warmup, dispatch, False, library.barrier(world), None, trip_ns)
     kernels = world.device.compile("link_probe", {"WORLD": str(world.communicator.size)})
     meet = Step(kernels.kernel("meet"), world.peers.arguments(0, 0, 0, 0))
-    ping_pong = Step(kernels.kernel("flag_ping_pong"), world.peers.arguments(0, trip_ns.ctypes.data, PING_PONGS, 0))
-    return Bench(world, flight, checks, warmup, dispatch, True, meet, ping_pong, trip_ns)
+    ping_pong = Step(kernels.kernel("flag_ping_pong"), world.peers.arguments(0, trip_ns.address, PING_PONGS, 0))
+    return Bench(world, flight, checks, warmup, dispatch, world.device.clock_shared, meet, ping_pong, trip_ns)
 
 
 def run(
@@ -66,6 +67,7 @@ def run(
         iterations,
         checks,
         subject.calls,
+        bench.world.graph,
     )
     start = time.perf_counter()
     if bench.dispatch == "python":
@@ -122,7 +124,7 @@ def round_trip_ns(bench: Bench) -> float | None:
     bench.world.device.caller(bench.ping_pong)()
     if bench.flight.watch.timed_out:
         bench.flight.timed_out()
-    return float(bench.trip_ns[0])
+    return float(bench.trip_ns.read().view(np.uint64)[0])
 
 
 def times_us(stamps: list[np.ndarray[Any, Any]], clock_shared: bool) -> dict[str, np.ndarray[Any, Any]]:
@@ -188,31 +190,35 @@ def measure_block(bench: Bench, subject: Subject, block: int) -> tuple[Block, np
     """
     bench.flight.note("timed loop", case=subject.number, block=block, text=subject.text)
     measured_before_s = bench.measuring_s
-    subject.check.argument.wrong = 0
+    assert subject.wrong is not None
+    subject.wrong.write(np.zeros(1, np.uint64))
     before = round_trip_ns(bench)
     stamps = run(bench, subject, subject.warmup, subject.iterations, bench.checks)
     after = round_trip_ns(bench)
-    wrong = subject.check.argument.wrong if bench.checks else None
+    wrong = int(subject.wrong.read().view(np.uint64)[0]) if bench.checks else None
     with bench.world.communicator.together(RuntimeError):
         if failure := subject.operation.failure():
             raise RuntimeError(failure)
+    bus_id = bench.world.device.facts.get("pci_bus_id")
+    gpu = {"pci_bus_id": bus_id, **link_facts(bus_id)} if bus_id else None
     bench.flight.note("gather")
-    gathered = bench.world.communicator.gather((stamps, wrong, before, after))
+    gathered = bench.world.communicator.gather((stamps, wrong, before, after, gpu))
     bench.flight.note("store")
     if gathered is None:
         return None
     return summary(subject, block, gathered, bench.clock_shared, bench.measuring_s - measured_before_s)
 
 
-# What a rank has to say of a block: its stamps, elements found wrong, and the flag's round trip before and after.
-RankBlock = tuple[np.ndarray[Any, Any], int | None, float | None, float | None]
+# What a rank has to say of a block: its stamps, elements found wrong, the flag's round trip before and after, and the
+# state of its GPU.
+RankBlock = tuple[np.ndarray[Any, Any], int | None, float | None, float | None, dict[str, Any] | None]
 
 
 def summary(
     subject: Subject, block: int, ranks: Sequence[RankBlock], clock_shared: bool, measure_s: float
 ) -> tuple[Block, np.ndarray[Any, Any]]:
     """A block's record and samples from what all ranks say of it."""
-    stamps, wrong, befores, afters = zip(*ranks, strict=True)
+    stamps, wrong, befores, afters, gpus = zip(*ranks, strict=True)
     t = times_us(list(stamps), clock_shared)
     chained = subject.calls > 0
     per = max(1, subject.calls)
@@ -233,6 +239,7 @@ def summary(
         link_rtt_ns=(max(befores), max(afters)) if trips else None,
         n_wrong=None if None in wrong else sum(wrong),
         measure_s=measure_s,
+        gpus=[gpu for gpu in gpus if gpu] or None,
     )
     n_ranks, n = t["each"].shape
     consume = np.full((n_ranks, n), np.nan) if chained else t["after_each"]
@@ -258,7 +265,7 @@ def measure_link(bench: Bench, parts: dict[str, Subject], size_bytes: int, round
         return None
     all_stamps, befores, afters = zip(*gathered, strict=True)
     medians: dict[str, Any] = {
-        name: float(np.median(times_us([s[name] for s in all_stamps], True)["time"])) * part.scale
+        name: float(np.median(times_us([s[name] for s in all_stamps], bench.clock_shared)["time"])) * part.scale
         for name, part in parts.items()
     }
     return LinkBlock(size_bytes=size_bytes, round=round_, link_rtt_ns=(max(befores), max(afters)), **medians)

@@ -7,14 +7,16 @@ import time
 from argparse import Namespace
 from collections import Counter
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench import VERSION, environment, sweep
+from bench import sweep
 from bench.cli import CANNOT, FINE, INTERRUPTED, WRONG
 from bench.flight import Flight
+from bench.head import crowding, describe, link_ceilings
 from bench.measure import (
     LONGEST_BLOCK_S,
     Bench,
@@ -27,14 +29,15 @@ from bench.measure import (
 )
 from bench.placement import pin
 from bench.subject import Buffers, Subject, link_subjects, subject_of
+from collectives import library
 from collectives.algorithm import ALGORITHMS
 from collectives.collective import DATATYPES
-from collectives.communicator import Communicator, Disagreement
+from collectives.communicator import Communicator
 from collectives.operation import Case, DeviceError, Traffic, Unsupported, World
-from collectives.world import open_world
+from collectives.world import open_device, open_world
 from reports.formats import as_json
 from reports.plot import plot
-from reports.result import Planned, Result, ResultError, Run, RunFile
+from reports.result import Planned, Result, ResultError, RunFile
 from reports.show import text
 from reports.stats import is_precise
 
@@ -71,6 +74,8 @@ def bound_parts(traffic: Traffic, in_place: bool) -> dict[str, Any]:
 def plan_cases(options: Namespace, bench: Bench, buffers: Buffers) -> tuple[list[Planned], dict[int, Subject]]:
     """Every case of the run, and the steps of those that can be measured here."""
     communicator, datatype = bench.world.communicator, DATATYPES[options.datatype]
+    kind = "mapped" if isinstance(bench.world.peers, Unsupported) else bench.world.peers.kind
+    name = library.library_name(bench.world)
     planned: list[Planned] = []
     subjects: dict[int, Subject] = {}
     for size in sweep.sizes(options.minbytes, options.maxbytes, options.stepfactor, datatype.size_bytes):
@@ -78,10 +83,11 @@ def plan_cases(options: Namespace, bench: Bench, buffers: Buffers) -> tuple[list
             if options.algorithm and algorithm.name not in options.algorithm:
                 continue
             bench.flight.note("compile", text=f"{algorithm.name} {size} B")
-            case = buffers.case(size, datatype, options.op, options.in_place)
-            operation = algorithm.bind(bench.world, case)
-            is_library = algorithm.name == "library"
-            for mode in sweep.modes(options.mode, size):
+            variants = algorithm.variants(bench.world)
+            for variant, mode in product(variants, sweep.modes(options.mode, size)):
+                case = buffers.case(size, datatype, options.op, options.in_place, variant)
+                operation = algorithm.bind(bench.world, case)
+                is_library = algorithm.name == "library"
                 reason = (
                     operation.reason if isinstance(operation, Unsupported) else sweep.reason_against(mode, options.op)
                 )
@@ -95,9 +101,9 @@ def plan_cases(options: Namespace, bench: Bench, buffers: Buffers) -> tuple[list
                         algorithm=algorithm.name,
                         mode=mode,
                         in_place=options.in_place,
-                        variant="plain" if is_library else "copied",
-                        memory="private" if is_library else "mapped",
-                        library=communicator.library if is_library else None,
+                        variant=variant,
+                        memory="private" if is_library else kind,
+                        library=name if is_library else None,
                         chosen=None if isinstance(operation, Unsupported) else operation.chosen,
                         calls=sweep.CHAIN_CALLS if mode == "chained" else 1,
                         status="unsupported" if reason else "ok",
@@ -118,14 +124,19 @@ def run(command: str, options: Namespace, communicator: Communicator, flight: Fl
     cannot."""
     crowded, cpus = pin(communicator)
     flight.note("open the device")
-    world = open_world(communicator, options.device, flight.watch, crowded, options.timeout)
+    device, notes = open_device(communicator, options.device, options.ranks_share_gpus)
+    with communicator.together(DeviceError):
+        flight.watch_on(device.watch(flight.watch))
+        if options.cudagraph and (reason := device.reason_against_graphs()):
+            raise DeviceError(f"-G: {reason}")
+    graph = options.cudagraph > 0
+    world = open_world(communicator, device, flight.watch, crowded, options.timeout, options.memory, graph)
     if options.list:
         list_algorithms(world, options)
         return FINE
-    if options.cudagraph:
-        raise Disagreement(f"-G: the {world.device.name} device has no graphs; they are a GPU's")
     with communicator.together(DeviceError, MemoryError):
-        buffers = Buffers(world.device.private(options.maxbytes), world.device.private(options.maxbytes), options.seed)
+        send, receive = (library.allocate(world, options.maxbytes) for _ in range(2))
+        buffers = Buffers(send, receive, options.seed)
         bench = make_bench(world, flight, options.check, options.warmup_iters, options.dispatch)
         planned, subjects = plan_cases(options, bench, buffers)
         sizes = sorted({planned[number].size_bytes for number in subjects if planned[number].size_bytes})
@@ -133,9 +144,9 @@ def run(command: str, options: Namespace, communicator: Communicator, flight: Fl
         links = {size: link_subjects(world, flight.watch, buffers, size) for size in sizes if mapped}
         flight.note("agree on the cases", text="")
     session = Session(options, bench, planned, subjects, links, started_s + options.max_time - CLOSING_S)
-    ceilings = link_ceilings(session)
+    ceilings = link_ceilings(bench, links)
     flight.note("describe the machine", text="")
-    head = describe(command, session, crowded, cpus, ceilings)
+    head = describe(command, options, bench, planned, ceilings, cpus, [*notes, *crowding(communicator, crowded, cpus)])
     if communicator.rank == 0:
         session.file = RunFile.create(Path(options.out), head)
     stop = measure_all(session)
@@ -264,76 +275,10 @@ def agreed_stop(session: Session) -> str | None:
     return "interrupted" if any(word[0] for word in said) else "time" if said[0][1] else None
 
 
-def link_ceilings(session: Session) -> dict[str, float]:
-    """What the link's parts reach at the largest size, for the head; on rank 0."""
-    if not session.links:
-        return {}
-    size = max(session.links)
-    found = measure_link(session.bench, session.links[size], size, -1)
-    if found is None or not found.copy_in_us or not found.peer_read_us or not found.memory_us:
-        return {}
-    a_us = {"copy_in": found.copy_in_us, "peer_read": found.peer_read_us, "memory": found.memory_us}
-    rates = {f"{part}_gb_s": size / time_us / 1e3 for part, time_us in a_us.items()}
-    return {"size_bytes": size, **rates, **({"round_trip_ns": max(found.link_rtt_ns)} if found.link_rtt_ns else {})}
-
-
-def describe(command: str, session: Session, crowded: bool, cpus: list[int], link: dict[str, float]) -> Run:
-    """The head of the run: the machine, the ranks, the planned cases, and what the preflight found."""
-    options, world = session.options, session.bench.world
-    communicator, device = world.communicator, world.device
-    facts = environment.describe(compiler=device.compiler, with_hostname=options.with_hostname)
-    facts["mpi.thread_level"] = {"value": communicator.thread_level, "source": "MPI_Query_thread", "status": "ok"}
-    ranks = communicator.all_gather(
-        {
-            "rank": communicator.rank,
-            "device": device.name,
-            "arch": device.arch,
-            "cpus": cpus,
-            "numa": environment.numa_node(cpus[0]),
-        }
-    )
-    cores = sorted({cpu for rank in ranks for cpu in rank["cpus"]})
-    if isinstance(world.peers, Unsupported):
-        notes = [f"Peer memory is not mapped: {world.peers.reason}."]
-    else:
-        notes = [
-            f"Peer memory is mapped ({device.memory_types['data']}) and was probed byte by byte in every direction."
-        ]
-    if crowded:
-        notes.append(
-            f"{communicator.size} ranks share {len(cores)} cores: they take turns, and times are the scheduler's."
-        )
-    library = communicator.library
-    return Run(
-        run_id=session.bench.flight.run_id,
-        benchmark=command,
-        version=VERSION,
-        argv=environment.scrub_argv(sys.argv[1:]),
-        seed=options.seed,
-        machine_id=environment.machine_id(facts),
-        software_id=environment.software_id(facts, library, device.compiler),
-        environment=facts,
-        memory=dict(device.memory_types),
-        link=link,
-        clock_shared=session.bench.clock_shared,
-        cases=session.planned,
-        notes=notes + environment.threats(facts),
-        world={
-            "size": communicator.size,
-            "hosts": communicator.hosts,
-            "ranks": ranks,
-            "mpi_library": library,
-            "mpi_thread_level": communicator.thread_level,
-            "dispatch": options.dispatch,
-            "device_asked": options.device,
-        },
-    )
-
-
 def list_algorithms(world: World, options: Namespace) -> None:
     """Every algorithm, and why one is not available here; on rank 0."""
     datatype = DATATYPES[options.datatype]
-    buffer = world.device.private(64).ctypes.data
+    buffer = world.device.private(64).address
     lines = []
     for algorithm in ALGORITHMS.values():
         bound = algorithm.bind(world, Case(datatype.size_bytes, datatype, options.op, buffer, buffer + 32))

@@ -4,14 +4,14 @@ import ctypes
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from bench import verify
 from bench.sweep import CHAIN_CALLS
 from collectives.collective import Array, Datatype
 from collectives.operation import (
-    MOST_CHUNK_BYTES,
     Case,
+    Device,
+    Gate,
+    Memory,
     Operation,
     Pattern,
     Step,
@@ -27,13 +27,13 @@ from reports.result import Planned
 class Buffers:
     """A send and a receive buffer of this rank, as large as the largest size, and the seed of what fills them."""
 
-    send: np.ndarray[Any, np.dtype[np.uint8]]
-    receive: np.ndarray[Any, np.dtype[np.uint8]]
+    send: Memory
+    receive: Memory
     seed: int
 
-    def case(self, size_bytes: int, datatype: Datatype, redop: str, in_place: bool) -> Case:
-        receive = self.receive.ctypes.data
-        return Case(size_bytes, datatype, redop, receive if in_place else self.send.ctypes.data, receive)
+    def case(self, size_bytes: int, datatype: Datatype, redop: str, in_place: bool, variant: str) -> Case:
+        send, receive = self.send.address, self.receive.address
+        return Case(size_bytes, datatype, redop, receive if in_place else send, receive, variant)
 
 
 @dataclass
@@ -46,6 +46,7 @@ class Subject:
     operation: Operation
     consume: Step
     check: Step
+    wrong: Memory | None = None  # where the check counts
     calls: int = 0  # of a chain; 0: isolated
     scale: float = 1.0  # from what is timed of a link's part to the whole of it
     iteration_s: float = 0.0
@@ -54,15 +55,27 @@ class Subject:
     keep: list[Any] = field(default_factory=list)  # what the steps point into
 
 
-def pattern_of(datatype: Datatype, address: int, size_bytes: int, table: Array, watch: Watch) -> Pattern:
-    """A buffer that holds a repeated table, shifted by the iteration. The caller keeps `table`."""
-    table_bytes = verify.REPEATS * verify.PERIOD * datatype.size_bytes
-    data, at = table.ctypes.data, ctypes.addressof(watch)
-    return Pattern(address, data, size_bytes, table_bytes, verify.PERIOD, datatype.size_bytes, 0, at)
+def on_device(device: Device, array: Array) -> Memory:
+    """The array's bytes in the device's memory."""
+    memory = device.private(array.nbytes)
+    memory.write(array)
+    return memory
 
 
-def nothing(world: World) -> Step:
-    return Step(world.device.host_kernel("nothing"), ctypes.c_long(0))
+def pattern_of(
+    datatype: Datatype, address: int, size_bytes: int, table: Memory, wrong: Memory, watch: Watch
+) -> Pattern:
+    """A buffer that holds a repeated table, shifted by the iteration; the caller keeps `table` and `wrong`."""
+    table_bytes, at = verify.REPEATS * verify.PERIOD * datatype.size_bytes, ctypes.addressof(watch)
+    return Pattern(
+        address, table.address, size_bytes, table_bytes, verify.PERIOD, datatype.size_bytes, wrong.address, at
+    )
+
+
+def nothing(world: World, watch: Watch) -> Step:
+    """A launch that does nothing."""
+    gate = Gate(watch=ctypes.addressof(watch))
+    return Step(world.device.compile("timed_loop", {}).kernel("nothing"), gate)
 
 
 def subject_of(
@@ -78,23 +91,30 @@ def subject_of(
     else:
         values = verify.rank_table(datatype, redop, rank, seed)
         result = verify.expected_table(datatype, redop, ranks, seed)
-    table, right = verify.repeated(datatype.encode(values)), verify.repeated(result)
+    table, right = (on_device(device, verify.repeated(t)) for t in (datatype.encode(values), result))
+    wrong = device.private(8)
     macros = {"WORLD": str(min(ranks, 8)), "ELEMENT": datatype.element, "REDOP": redop.capitalize()}
     after = device.compile("link_probe", macros).kernel("chain_link" if chained else "read_own")
-    count_wrong = Step(
-        device.host_kernel("count_wrong"), pattern_of(datatype, case.receive, case.size_bytes, right, watch)
-    )
-    write = pattern_of(datatype, case.send, case.size_bytes, table, watch)
+    loop, blocks = device.compile("timed_loop", {}), device.blocks_for(case.size_bytes)
+    sent = pattern_of(datatype, case.send, case.size_bytes, table, wrong, watch)
+    got = pattern_of(datatype, case.receive, case.size_bytes, right, wrong, watch)
     return Subject(
         number,
         f"{planned.algorithm} {planned.size_bytes} B {planned.mode}",
-        prepare=Step(device.host_kernel("write_pattern"), write),
+        prepare=Step(loop.kernel("write_pattern"), sent, blocks),
         operation=operation,
-        consume=Step(after, plain_arguments(rank, case.send, case.receive, case.count, watch)),
-        check=count_wrong,
+        consume=Step(after, plain_arguments(rank, case.send, case.receive, case.count, watch), blocks),
+        check=Step(loop.kernel("count_wrong"), got, blocks),
+        wrong=wrong,
         calls=CHAIN_CALLS if chained else 0,
         keep=[table, right],
     )
+
+
+def empty_subject(world: World, watch: Watch) -> Subject:
+    """An iteration whose collective does nothing: what every time contains of meeting, launching and stamping."""
+    idle = nothing(world, watch)
+    return Subject(-1, "nothing", idle, Operation(idle, world.device.caller(idle)), idle, idle)
 
 
 def link_subjects(world: World, watch: Watch, buffers: Buffers, size_bytes: int) -> dict[str, Subject]:
@@ -106,14 +126,17 @@ def link_subjects(world: World, watch: Watch, buffers: Buffers, size_bytes: int)
     """
     assert not isinstance(world.peers, Unsupported)
     device, whole = world.device, size_bytes // 4 * 4
+    chunk_bytes = device.most_chunk_bytes
     kernels = device.compile("link_probe", {"WORLD": str(world.communicator.size)})
-    send, receive = buffers.send.ctypes.data, buffers.receive.ctypes.data
-    through_slab = min(whole, 2 * MOST_CHUNK_BYTES)
-    slab = world.peers.arguments(send, receive, through_slab // 4, MOST_CHUNK_BYTES)
+    send, receive = buffers.send.address, buffers.receive.address
+    through_slab = min(whole, 2 * chunk_bytes)
+    slab = world.peers.arguments(send, receive, through_slab // 4, chunk_bytes)
+    blocks = device.blocks_for(chunk_bytes)
     copy_in, read_peer, buffers_used = (
-        Step(kernels.kernel(name), slab) for name in ("copy_in", "read_peer", "copy_local")
+        Step(kernels.kernel(name), slab, blocks) for name in ("copy_in", "read_peer", "copy_local")
     )
-    copy_local = Step(kernels.kernel("copy_local"), world.peers.arguments(send, receive, whole // 4, MOST_CHUNK_BYTES))
+    arguments = world.peers.arguments(send, receive, whole // 4, chunk_bytes)
+    copy_local, idle = Step(kernels.kernel("copy_local"), arguments, device.blocks_for(whole)), nothing(world, watch)
 
     def part(timed: Step, prepare: Step, consume: Step, timed_bytes: int) -> Subject:
         return Subject(
@@ -122,12 +145,12 @@ def link_subjects(world: World, watch: Watch, buffers: Buffers, size_bytes: int)
             prepare,
             Operation(timed, device.caller(timed)),
             consume,
-            nothing(world),
+            idle,
             scale=size_bytes / timed_bytes,
         )
 
     return {
         "copy_in_us": part(copy_in, read_peer, buffers_used, through_slab),
         "peer_read_us": part(read_peer, copy_in, buffers_used, through_slab),
-        "memory_us": part(copy_local, nothing(world), nothing(world), whole),
+        "memory_us": part(copy_local, idle, idle, whole),
     }

@@ -8,7 +8,7 @@ from collectives.peer_buffer import HALF_BYTES
 
 def _bind(entry: str, world: World, case: Case) -> Operation | Unsupported:
     writers = world.communicator.size if entry == "one_shot_push" else 1
-    chunk_bytes = chunk_that_fits(HALF_BYTES / (2 * writers))
+    chunk_bytes = chunk_that_fits(world, HALF_BYTES / (2 * writers))
     return bind_kernel(world, case, "allreduce_one_shot", entry, chunk_bytes)
 
 

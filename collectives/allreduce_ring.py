@@ -10,7 +10,7 @@ from collectives.peer_buffer import HALF_BYTES
 
 def _bind(world: World, case: Case) -> Operation | Unsupported:
     # A half holds 2(n-1) inboxes of two segments each, rounded up to whole packs: less than four chunks and a page.
-    chunk_bytes = chunk_that_fits((HALF_BYTES - 4096) / 4)
+    chunk_bytes = chunk_that_fits(world, (HALF_BYTES - 4096) / 4)
     return bind_kernel(world, case, "allreduce_ring", "ring", chunk_bytes)
 
 

@@ -15,7 +15,12 @@ LOCAL_SIZE_VARIABLES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_CO
 
 
 class Disagreement(Exception):
-    """Some rank could not go on; all ranks raise this together, with the first such rank's sentence."""
+    """Some rank could not go on; all ranks raise this together, with the first such rank's sentence. `types` are the
+    names of what the ranks raised."""
+
+    def __init__(self, sentence: str, types: frozenset[str] = frozenset()) -> None:
+        super().__init__(sentence)
+        self.types = types
 
 
 def launched_rank() -> int | None:
@@ -95,16 +100,18 @@ class Communicator:
 
         Inside, a rank must not wait for another: the one that raised is already outside.
         """
-        sentence = None
+        said = None
         try:
             yield
         except expected as error:
-            sentence = str(error)
-        sentences = self.all_gather(sentence)
-        failed = [rank for rank, said in enumerate(sentences) if said]
+            said = (str(error), type(error).__name__)
+        everyone = self.all_gather(said)
+        failed = [rank for rank, what in enumerate(everyone) if what]
         if failed:
-            everywhere = len(failed) == self.size and len(set(sentences)) == 1
-            raise Disagreement(sentences[failed[0]] if everywhere else f"rank {failed[0]}: {sentences[failed[0]]}")
+            sentence = everyone[failed[0]][0]
+            everywhere = len(failed) == self.size and len(set(everyone)) == 1
+            types = frozenset(what[1] for what in everyone if what)
+            raise Disagreement(sentence if everywhere else f"rank {failed[0]}: {sentence}", types)
 
     def function(self, name: str) -> int:
         """The address of an MPI function in the library that mpi4py has loaded."""

@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 from collectives.collective import Datatype
 from collectives.communicator import Communicator
 from collectives.peer_buffer import PeerBuffer
-from kernels.device import PHASES, Arguments, Device, DeviceError, Pattern, Plan, Step, Watch
+from kernels.device import PHASES, Arguments, Device, DeviceError, Gate, Memory, Pattern, Plan, Step, Watch
 
 __all__ = [
     "PHASES",
     "Algorithm",
     "Case",
+    "Device",
     "DeviceError",
+    "Gate",
+    "Memory",
     "Operation",
     "Pattern",
     "Plan",
@@ -40,13 +43,15 @@ class Unsupported:
 
 @dataclass(frozen=True)
 class Case:
-    """One all-reduce to perform: what, on which buffers (addresses; the same twice when in place)."""
+    """One all-reduce to perform: what, on which buffers (addresses; the same twice when in place), and in which of its
+    algorithm's variants."""
 
     size_bytes: int
     datatype: Datatype
     redop: str
     send: int
     receive: int
+    variant: str = "copied"
 
     @property
     def count(self) -> int:
@@ -60,12 +65,14 @@ class Case:
 @dataclass(frozen=True)
 class World:
     """What an algorithm may use: the ranks, the device, the peers' memory or why there is none, and how kernels are
-    built beyond world, type and operation (`STREAM_SLAB`, and the negative controls of platform.h)."""
+    built beyond world, type and operation (`STREAM_SLAB`, and the negative controls of platform.h). `graph`: operations
+    are launched from captured graphs, every one of them."""
 
     communicator: Communicator
     device: Device
     peers: PeerBuffer | Unsupported
     macros: Mapping[str, str] = field(default_factory=dict)
+    graph: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,12 +101,14 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """`bind(world, case)` gives an Operation or Unsupported; `traffic(ranks, size_bytes)` what it moves."""
+    """`bind(world, case)` gives an Operation or Unsupported; `traffic(ranks, size_bytes)` what it moves;
+    `variants(world)` the forms in which it is measured."""
 
     name: str
     about: str
     bind: Callable[[World, Case], "Operation | Unsupported"]
     traffic: Callable[[int, int], Traffic]
+    variants: Callable[[World], tuple[str, ...]] = field(default=lambda world: ("copied",))
 
 
 def bind_kernel(world: World, case: Case, stem: str, entry: str, chunk_bytes: int) -> Operation | Unsupported:
@@ -115,7 +124,8 @@ def bind_kernel(world: World, case: Case, stem: str, entry: str, chunk_bytes: in
             **world.macros,
         },
     )
-    step = Step(module.kernel(entry), world.peers.arguments(case.send, case.receive, case.count, chunk_bytes))
+    arguments = world.peers.arguments(case.send, case.receive, case.count, chunk_bytes)
+    step = Step(module.kernel(entry), arguments, world.device.blocks_for(min(case.size_bytes, chunk_bytes)))
     return Operation(step, world.device.caller(step))
 
 
@@ -124,12 +134,6 @@ def plain_arguments(rank: int, send: int, receive: int, count: int, watch: Watch
     return Arguments(rank=rank, send=send, receive=receive, count=count, watch=ctypes.addressof(watch))
 
 
-# How much of a message is handled at a time. On a two-core EPYC that shares a third-level cache, two-shot took 61 us
-# for 1 MiB at 512 KiB, 122 us at 256 KiB and 160 us at 128 KiB: a slot that is used again soon is still in the peer's
-# cache, and storing into such lines runs at a third of the speed.
-MOST_CHUNK_BYTES = 512 << 10
-
-
-def chunk_that_fits(room_bytes: float) -> int:
+def chunk_that_fits(world: World, room_bytes: float) -> int:
     """The bytes of a chunk, in whole 64-byte packs and at least one, for which an algorithm has so much room."""
-    return max(64, int(min(MOST_CHUNK_BYTES, room_bytes)) // 64 * 64)
+    return max(64, int(min(world.device.most_chunk_bytes, room_bytes)) // 64 * 64)

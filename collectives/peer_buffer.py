@@ -2,26 +2,32 @@
 
 Flags and data are separate allocations. A peer's memory counts as mapped after every byte of a probe has been seen
 through the kernels' own loads and stores, in each direction, sixteen times over the same addresses with new contents
-each time: a stale cache shows only at the second use.
+each time: a stale cache shows only at the second use. A way that fails on one rank is given up by all, and the next is
+tried.
 """
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from collectives.communicator import Communicator, Disagreement
-from kernels.device import MOST_RANKS, Arguments, Control, Device, DeviceError, Memory, Step, Watch
+from kernels.device import MOST_RANKS, Arguments, Bytes, Control, Device, DeviceError, Memory, Step, Watch
 
 HALF_BYTES = 4 << 20
 PROBE_BYTES = 4096
 PROBE_ROUNDS = 16
 
 
+class ProbeFailed(Disagreement):
+    """Peers' memory can be mapped, and what is read there is not what was written."""
+
+
 @dataclass
 class PeerBuffer:
-    """Every rank's slab and control block as mapped here, index = rank."""
+    """Every rank's slab and control block as mapped here, index = rank. `kind` is the tables' word for the way in which
+    they are mapped (`mapped`, `host_staged`, `same_device`); `refusals` say why better ways were not had."""
 
     slabs: list[Memory]
     controls: list[Memory]
@@ -30,6 +36,8 @@ class PeerBuffer:
     yields: bool
     timeout_s: float
     watch: Watch
+    kind: str
+    refusals: tuple[str, ...] = ()
 
     def arguments(self, send: int, receive: int, count: int, chunk_bytes: int) -> Arguments:
         """The kernels' argument for buffers at these addresses; `count` in elements."""
@@ -50,82 +58,134 @@ class PeerBuffer:
 
     def set_epoch(self, epoch: int) -> None:
         """Makes `epoch` that of the last launch. Every rank must call it, between two barriers."""
-        own = Control.from_address(self.controls[self.rank].address)
+        memory = self.controls[self.rank]
+        own = Control.from_buffer_copy(memory.read().tobytes())
         own.epoch.value = epoch
         for flags in own.flags:
             for flag in flags:
                 flag.value = epoch << 32
+        memory.write(np.frombuffer(bytes(own), np.uint8))
+
+    @property
+    def types(self) -> dict[str, str]:
+        """What the memory is made of, for the head of a run."""
+        return {"flags": self.controls[self.rank].type, "data": self.slabs[self.rank].type}
+
+    def close(self) -> None:
+        """Unmaps the peers' memory and frees the own."""
+        for memory in (*self.slabs, *self.controls):
+            memory.close()
 
 
-def _exchange(communicator: Communicator, device: Device, size_bytes: int, named: bool) -> list[Memory]:
+def _exchange(communicator: Communicator, device: Device, size_bytes: int, way: str) -> list[Memory]:
     """Every rank's new memory of this size, mapped here. Raises Disagreement if any rank cannot map any other's."""
     with communicator.together(OSError, DeviceError):
-        own = device.allocate(size_bytes, named)
+        own = device.allocate(size_bytes, way)
     handles = communicator.all_gather(own.handle)
+    opened: list[Memory] = []
     try:
         with communicator.together(OSError, DeviceError):
-            return [own if r == communicator.rank else device.open(handle) for r, handle in enumerate(handles)]
+            for rank, handle in enumerate(handles):
+                opened.append(own if rank == communicator.rank else device.open(handle))
+    except Disagreement:
+        for memory in {id(m): m for m in (own, *opened)}.values():
+            memory.close()
+        raise
     finally:
         device.forget_name(own)
+    return opened
 
 
-def connect(communicator: Communicator, device: Device, watch: Watch, yields: bool, timeout_s: float) -> PeerBuffer:
-    """Allocates, maps and probes. Raises Disagreement, on all ranks, naming what failed first."""
-    try:
-        controls = _exchange(communicator, device, ctypes.sizeof(Control), named=False)
-        named = False
-    except Disagreement:
-        controls = _exchange(communicator, device, ctypes.sizeof(Control), named=True)
-        named = True
-        device.memory_types = {"flags": "posix shared memory", "data": "posix shared memory"}
-    slabs = _exchange(communicator, device, 2 * HALF_BYTES, named)
-    peers = PeerBuffer(slabs, controls, HALF_BYTES, communicator.rank, yields, timeout_s, watch)
-    probe(communicator, device, peers)
-    return peers
+def connect(
+    communicator: Communicator, device: Device, watch: Watch, yields: bool, timeout_s: float, ways: Sequence[str]
+) -> PeerBuffer:
+    """Allocates, maps and probes in the first of these ways that holds.
+
+    Raises, on all ranks, Disagreement where there is no room, or no way, and ProbeFailed where memory was mapped and
+    did not hold; the sentence names for each way what failed first.
+    """
+    refusals: list[str] = []
+    wrong = False
+    for way in ways:
+        mapped: list[Memory] = []
+        try:
+            mapped += _exchange(communicator, device, ctypes.sizeof(Control), way)
+            mapped += _exchange(communicator, device, 2 * HALF_BYTES, way)
+            controls, slabs = mapped[: communicator.size], mapped[communicator.size :]
+            kind = way if way in ("host_staged", "same_device") else "mapped"
+            peers = PeerBuffer(
+                slabs, controls, HALF_BYTES, communicator.rank, yields, timeout_s, watch, kind, tuple(refusals)
+            )
+            probe(communicator, device, peers)
+        except Disagreement as refusal:
+            for memory in mapped:
+                memory.close()
+            if "OutOfMemory" in refusal.types:
+                raise
+            wrong |= isinstance(refusal, ProbeFailed)
+            watch.stop = watch.timed_out = 0
+            refusals.append(f"{way}: {refusal}")
+        else:
+            return peers
+    raise (ProbeFailed if wrong else Disagreement)("; ".join(refusals))
 
 
 def probe(communicator: Communicator, device: Device, peers: PeerBuffer) -> None:
-    """Pushes and pulls patterns between all pairs and bounces a flag. Raises Disagreement naming the pair and the first
-    wrong offset."""
+    """Pushes and pulls patterns between all pairs and bounces a flag. Raises ProbeFailed naming the pair and the first
+    wrong offset, Disagreement where a kernel cannot be had or run."""
     size, rank = communicator.size, communicator.rank
-    kernels = device.compile("link_probe", {"WORLD": str(size), "ELEMENT": "Int32"})
-    source, sink = device.private(PROBE_BYTES), device.private(PROBE_BYTES)
+    with communicator.together(DeviceError):
+        source, sink, result = device.private(PROBE_BYTES), device.private(PROBE_BYTES), device.private(8)
+        kernels = device.compile("link_probe", {"WORLD": str(size), "ELEMENT": "Int32"})
     count = PROBE_BYTES // 4
 
     def move(to: int, origin: int) -> None:
         device.caller(Step(kernels.kernel("copy_local"), peers.arguments(origin, to, count, PROBE_BYTES)))()
 
-    def pattern(turn: int, writer: int, reader: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def pattern(turn: int, writer: int, reader: int) -> Bytes:
         return np.random.default_rng([turn, writer, reader]).integers(0, 256, PROBE_BYTES, np.uint8)
 
     def place(owner: int, writer: int) -> int:
         return peers.slabs[owner].address + writer * PROBE_BYTES
 
+    def wrong_bytes(turn: int) -> str | None:
+        for peer in range(size):
+            for how, slab, slot, want in (
+                ("pushed", peers.slabs[rank], peer, pattern(turn, peer, rank)),
+                ("pulled", peers.slabs[peer], size, pattern(turn, peer, size)),
+            ):
+                move(sink.address, slab.address + slot * PROBE_BYTES)
+                wrong = np.flatnonzero(sink.read() != want)
+                if wrong.size:
+                    return (
+                        f"probing the memory {how} from rank {peer} to rank {rank} read wrong bytes from offset "
+                        f"{slot * PROBE_BYTES + wrong[0]} of the slab on, in turn {turn}"
+                    )
+        return None
+
     for turn in range(PROBE_ROUNDS):
         # Pushed: rank w writes into slot w of each peer's slab. Pulled: each writes into its own last slot, which all
         # read.
-        for reader in range(size):
-            source[:] = pattern(turn, rank, reader)
-            move(place(reader, rank), source.ctypes.data)
-        source[:] = pattern(turn, rank, size)
-        move(place(rank, size), source.ctypes.data)
-        communicator.barrier()
         with communicator.together(DeviceError):
-            for peer in range(size):
-                for how, address, want in (
-                    ("pushed", place(rank, peer), pattern(turn, peer, rank)),
-                    ("pulled", place(peer, size), pattern(turn, peer, size)),
-                ):
-                    move(sink.ctypes.data, address)
-                    wrong = np.flatnonzero(sink != want)
-                    if wrong.size:
-                        raise DeviceError(
-                            f"probing the memory {how} between ranks {rank} and {peer} read wrong bytes from offset "
-                            f"{wrong[0]} on, in turn {turn}"
-                        )
-    result = device.private(8)
+            for reader in range(size):
+                source.write(pattern(turn, rank, reader))
+                move(place(reader, rank), source.address)
+            source.write(pattern(turn, rank, size))
+            move(place(rank, size), source.address)
+        with communicator.together(DeviceError):
+            found = wrong_bytes(turn)
+        agree(communicator, found)
     with communicator.together(DeviceError):
-        bounce = peers.arguments(0, result.ctypes.data, 16, PROBE_BYTES)
+        bounce = peers.arguments(0, result.address, 16, PROBE_BYTES)
         device.caller(Step(kernels.kernel("flag_ping_pong"), bounce))()
-        if peers.watch.timed_out:
-            raise DeviceError(f"a flag from rank {peers.watch.peer} never arrived in the memory of rank {rank}")
+    never = f"a flag from rank {peers.watch.peer} never arrived in the memory of rank {rank}"
+    agree(communicator, never if peers.watch.timed_out else None)
+    for memory in (source, sink, result):
+        memory.close()
+
+
+def agree(communicator: Communicator, found: str | None) -> None:
+    """Raises ProbeFailed, on all ranks, where some rank has found something wrong."""
+    said = [sentence for sentence in communicator.all_gather(found) if sentence]
+    if said:
+        raise ProbeFailed(said[0])

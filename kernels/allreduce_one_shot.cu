@@ -33,12 +33,17 @@ template <Direction DIRECTION> DEVICE void one_shot(const Arguments& a) {
 
     // 3.
     Sources<WORLD> inputs;
-    for (int r = 0; r < WORLD; ++r) inputs.at[r] = r == a.rank ? own : slot(a.rank, r);
+    const int rank = afresh((int)a.rank);
+    for (int r = 0; r < WORLD; ++r) inputs.at[r] = r == rank ? own : slot(a.rank, r);
     reduce<COMPLETE, WORLD>(Output{a.receive + start * ELEMENT_BYTES}, inputs, n);
     start += most, ++step;
   } while (start < a.count);
   leave_launch(a, epoch);
 }
 
-extern "C" __global__ void one_shot_push(LAUNCHED_WITH(Arguments) a) { one_shot<PUSH>(a); }
-extern "C" __global__ void one_shot_pull(LAUNCHED_WITH(Arguments) a) { one_shot<PULL>(a); }
+extern "C" __global__ UP_TO_512_THREADS void one_shot_push(LAUNCHED_WITH(Arguments) a) {
+  one_shot<PUSH>(of_this_rank(a));
+}
+extern "C" __global__ UP_TO_512_THREADS void one_shot_pull(LAUNCHED_WITH(Arguments) a) {
+  one_shot<PULL>(of_this_rank(a));
+}

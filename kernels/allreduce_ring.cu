@@ -14,7 +14,8 @@
 constexpr int STAGES = 2 * WORLD - 1;
 constexpr int SLOTS = 2;  // of an inbox: what is written in beat b was read, two chunks ago, in beat b-1
 
-extern "C" __global__ void ring(LAUNCHED_WITH(Arguments) a) {
+extern "C" __global__ UP_TO_512_THREADS void ring(LAUNCHED_WITH(Arguments) launched) {
+  const Arguments& a = of_this_rank(launched);
   const unsigned epoch = enter_launch(a);
   const long left = (a.rank + WORLD - 1) % WORLD, right = (a.rank + 1) % WORLD;
   const unsigned neighbours = 1u << left | 1u << right;
@@ -24,7 +25,7 @@ extern "C" __global__ void ring(LAUNCHED_WITH(Arguments) a) {
     return half_of(a, rank, epoch) + (stage * SLOTS + chunk % SLOTS) * segment_bytes;
   };
 
-  if (WORLD == 1) copy(Output{a.receive}, a.send, a.count);
+  if (WORLD == 1) copy_message(a);
   for (long beat = 0; WORLD > 1 && beat < chunks + STAGES - 1; ++beat) {
     // Left has sent what this beat reads; right has read what this beat overwrites.
     if (beat > 0) wait(a, neighbours, stamp(epoch, beat));

@@ -10,7 +10,8 @@
 // by one rank, so every rank gets the same bits.
 #include "pack.h"
 
-extern "C" __global__ void two_shot(LAUNCHED_WITH(Arguments) a) {
+extern "C" __global__ UP_TO_512_THREADS void two_shot(LAUNCHED_WITH(Arguments) launched) {
+  const Arguments& a = of_this_rank(launched);
   const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
   const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
   const long segment_bytes = segment_of(most, 0).count * ELEMENT_BYTES;
@@ -26,7 +27,7 @@ extern "C" __global__ void two_shot(LAUNCHED_WITH(Arguments) a) {
     return Segment{chunk * most + s.start, s.count};
   };
 
-  if (WORLD == 1) copy(Output{a.receive}, a.send, a.count);
+  if (WORLD == 1) copy_message(a);
   for (long beat = 0; WORLD > 1 && beat < chunks + 2; ++beat) {
     if (beat > 0) wait(a, peers, stamp(epoch, beat));
 
@@ -40,8 +41,9 @@ extern "C" __global__ void two_shot(LAUNCHED_WITH(Arguments) a) {
       const long chunk = beat - 1;
       const Segment s = part(chunk, a.rank);
       Sources<WORLD> inputs;
+      const int rank = afresh((int)a.rank);
       for (int r = 0; r < WORLD; ++r)
-        inputs.at[r] = r == a.rank ? a.send + s.start * ELEMENT_BYTES : input(r, chunk, a.rank);
+        inputs.at[r] = r == rank ? a.send + s.start * ELEMENT_BYTES : input(r, chunk, a.rank);
       reduce<COMPLETE, WORLD>(Both<Output, Slab>{{a.receive + s.start * ELEMENT_BYTES}, {sums(a.rank, chunk)}}, inputs,
                               s.count);
     }

@@ -19,6 +19,10 @@ class DeviceError(Exception):
     """A device that was asked for is not there or refuses a call; the message is one sentence."""
 
 
+class OutOfMemory(DeviceError):
+    """A device has no room left; another way of sharing memory would not help."""
+
+
 class Watch(ctypes.Structure):
     """A rank's progress and its last words; `sync.h` says who writes what."""
 
@@ -61,11 +65,12 @@ class Arguments(ctypes.Structure):
         ("slab", ctypes.c_void_p * MOST_RANKS),
         ("control", ctypes.c_void_p * MOST_RANKS),
         ("watch", ctypes.c_void_p),
+        ("everyone", ctypes.c_void_p),
     ]
 
 
 class Pattern(ctypes.Structure):
-    """`Pattern` of timed_loop.cpp: a buffer that holds a table over and over, shifted by the iteration."""
+    """`Pattern` of timed_loop.cu: a buffer that holds a table over and over, shifted by the iteration."""
 
     _fields_ = [
         ("buffer", ctypes.c_void_p),
@@ -74,7 +79,18 @@ class Pattern(ctypes.Structure):
         ("table_bytes", ctypes.c_long),
         ("period", ctypes.c_long),
         ("element_bytes", ctypes.c_long),
-        ("wrong", ctypes.c_long),
+        ("wrong", ctypes.c_void_p),
+        ("watch", ctypes.c_void_p),
+    ]
+
+
+class Gate(ctypes.Structure):
+    """`Gate` of timed_loop.cu: what holds a GPU's stream back until all of a block is in it."""
+
+    _fields_ = [
+        ("opened", ctypes.c_void_p),
+        ("wanted", ctypes.c_uint64),
+        ("timeout_ns", ctypes.c_uint64),
         ("watch", ctypes.c_void_p),
     ]
 
@@ -102,10 +118,11 @@ class LibraryBarrier(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Kernel:
-    """An entry of a module: `address` is a C function that takes a pointer to its argument."""
+    """An entry of a module. `function` is, on the CPU, the address of a C function that takes a pointer to its
+    argument; on a GPU a Python function of (blocks, argument) that puts a launch into the device's stream."""
 
     name: str
-    address: int
+    function: Any
 
 
 class Module(Protocol):
@@ -115,21 +132,33 @@ class Module(Protocol):
 
 
 class Memory(Protocol):
-    """Device memory, as mapped here. `handle` lets a peer map it with `Device.open`."""
+    """Device memory, as mapped here. With `handle`, a peer maps it by `Device.open`; `type` says what it is made of."""
 
     address: int
     size_bytes: int
     handle: bytes
+    type: str
+
+    def read(self) -> "Bytes":
+        """A copy of what it holds."""
+        ...
+
+    def write(self, data: "np.ndarray[Any, Any]", offset: int = 0) -> None: ...
 
     def close(self) -> None: ...
 
 
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+
+
 @dataclass(frozen=True)
 class Step:
-    """One thing that a timed loop does: `kernel(argument)`. `argument` is kept alive here."""
+    """One thing that a timed loop does: `kernel(argument)`, on so many blocks of a GPU. `argument` is kept alive
+    here."""
 
     kernel: Kernel
     argument: Any
+    blocks: int = 1
 
 
 @dataclass(frozen=True)
@@ -138,7 +167,7 @@ class Plan:
 
     Each iteration prepares, meets, is stamped around `operation`, consumes, and in the first and last `checks` of them
     checks. With `calls` > 0 an iteration is `consume` so many times, then a new send buffer, a meeting, and a chain of
-    so many operations, each followed by `consume`.
+    so many operations, each followed by `consume`. With `graph`, what is stamped is launched from a captured graph.
     """
 
     prepare: Step
@@ -150,38 +179,52 @@ class Plan:
     iterations: int
     checks: int
     calls: int = 0
+    graph: bool = False
 
 
 class Device(Protocol):
-    """A processor with its compiler and its memory."""
+    """A processor with its compiler and its memory. `ways` are those in which peers can reach memory of it, best first;
+    `most_chunk_bytes` how much of a message is best handled at a time, at most; `facts` what a reader of results wants
+    to know of it."""
 
     name: str
     arch: str
     compiler: str
-    memory_types: dict[str, str]
+    ways: tuple[str, ...]
+    clock_shared: bool
+    most_chunk_bytes: int
+    facts: dict[str, Any]
 
     def compile(self, stem: str, macros: Mapping[str, str]) -> Module: ...
 
-    def allocate(self, size_bytes: int, named: bool = False) -> Memory:
-        """Memory that peers can map, zeroed; `named` where peers cannot be reached without a name."""
+    def allocate(self, size_bytes: int, way: str) -> Memory:
+        """Memory that peers can map in this way, zeroed."""
         ...
 
-    def forget_name(self, memory: Memory) -> None: ...
+    def forget_name(self, memory: Memory) -> None:
+        """Called when every peer has opened the memory, or has failed to."""
+        ...
 
     def open(self, handle: bytes) -> Memory: ...
 
-    def private(self, size_bytes: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Memory of this rank alone, as bytes."""
+    def private(self, size_bytes: int) -> Memory:
+        """Memory of this rank alone, zeroed."""
         ...
+
+    def watch(self, record: Watch) -> Watch:
+        """The watch that kernels write: `record` itself where they can, else one that the host has to copy there."""
+        ...
+
+    def blocks_for(self, size_bytes: int) -> int:
+        """How many blocks handle so much at a time; the same on every rank."""
+        ...
+
+    def reason_against_graphs(self) -> str | None: ...
 
     def run(self, plan: Plan, watch: Watch) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Runs a plan natively; returns stamps in ns, [iterations, 4]: arrived, left, began to consume, done."""
         ...
 
     def caller(self, step: Step) -> Callable[[], None]:
-        """A Python function that performs a step once."""
-        ...
-
-    def host_kernel(self, name: str) -> Kernel:
-        """A function of the loop itself: `write_pattern`, `count_wrong`, `call_library`, `nothing`, ..."""
+        """A Python function that performs a step once, to its end."""
         ...

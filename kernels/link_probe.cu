@@ -6,11 +6,12 @@
 #include "pack.h"
 
 // All ranks meet; stands before each timed iteration.
-extern "C" __global__ void meet(LAUNCHED_WITH(Arguments) a) {
+extern "C" __global__ UP_TO_512_THREADS void meet(LAUNCHED_WITH(Arguments) launched) {
+  const Arguments& a = of_this_rank(launched);
   block_barrier();
   const u64 meeting = a.control[a.rank]->meetings.value + 1;
   for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
-    if (p != a.rank) store_release_system(&a.control[p]->meet[a.rank].value, meeting);
+    if (p != a.rank) store_release_system(&of_thread(a.control, p)->meet[a.rank].value, meeting);
   for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
     if (p != a.rank) await_acquire_system(a, &a.control[a.rank]->meet[p].value, meeting, p);
   block_barrier();
@@ -19,7 +20,8 @@ extern "C" __global__ void meet(LAUNCHED_WITH(Arguments) a) {
 
 // Pairs (0,1), (2,3), ... bounce a flag `count` times; the mean round trip in ns goes into receive[0] as a 64-bit
 // integer, 0 for a rank without a partner.
-extern "C" __global__ void flag_ping_pong(LAUNCHED_WITH(Arguments) a) {
+extern "C" __global__ UP_TO_512_THREADS void flag_ping_pong(LAUNCHED_WITH(Arguments) launched) {
+  const Arguments& a = of_this_rank(launched);
   const unsigned epoch = enter_launch(a);
   signal(a, everyone_but(a.rank), stamp(epoch, 1));
   wait(a, everyone_but(a.rank), stamp(epoch, 1));
@@ -39,7 +41,8 @@ extern "C" __global__ void flag_ping_pong(LAUNCHED_WITH(Arguments) a) {
 
 // Stores `count` elements into one's own slab as an all-reduce does: chunk by chunk into two slots, in the half of its
 // epoch, so into lines that the peer has read two launches ago. Only between meetings: it waits for nobody.
-extern "C" __global__ void copy_in(LAUNCHED_WITH(Arguments) a) {
+extern "C" __global__ UP_TO_512_THREADS void copy_in(LAUNCHED_WITH(Arguments) launched) {
+  const Arguments& a = of_this_rank(launched);
   const unsigned epoch = enter_launch(a);
   const long most = a.chunk_bytes / ELEMENT_BYTES;
   long slot = 0;
@@ -52,8 +55,9 @@ extern "C" __global__ void copy_in(LAUNCHED_WITH(Arguments) a) {
 
 struct Nowhere {
   words* kept;
-  DEVICE void put(long, pack p) const { for (int k = 0; k < REGISTERS; ++k) *kept ^= p.r[k]; }
-  DEVICE void put_element(long i, pack p) const { put(i, p); }
+  DEVICE bool aligned() const { return true; }
+  DEVICE void put(unsigned, pack p) const { for (int k = 0; k < REGISTERS; ++k) *kept ^= p.r[k]; }
+  DEVICE void put_element(unsigned i, pack p) const { put(i, p); }
 };
 // Something must hang on what was read, or the compiler drops the reads; no pattern sums to this in practice.
 DEVICE void use(const Arguments& a, words kept) {
@@ -64,7 +68,8 @@ DEVICE void use(const Arguments& a, words kept) {
 }
 
 // Reads `count` elements that the next rank has stored with its last copy_in.
-extern "C" __global__ void read_peer(LAUNCHED_WITH(Arguments) a) {
+extern "C" __global__ UP_TO_512_THREADS void read_peer(LAUNCHED_WITH(Arguments) launched) {
+  const Arguments& a = of_this_rank(launched);
   const long most = a.chunk_bytes / ELEMENT_BYTES;
   const char* half = half_of(a, (a.rank + 1) % WORLD, (unsigned)a.control[a.rank]->epoch.value);
   words kept = {};
@@ -75,14 +80,15 @@ extern "C" __global__ void read_peer(LAUNCHED_WITH(Arguments) a) {
 }
 
 // Reads `count` elements of one's own result, as the next layer would.
-extern "C" __global__ void read_own(LAUNCHED_WITH(Arguments) a) {
+extern "C" __global__ UP_TO_512_THREADS void read_own(LAUNCHED_WITH(Arguments) launched) {
+  const Arguments& a = of_this_rank(launched);
   words kept = {};
-  copy(Nowhere{&kept}, a.receive, a.count);
+  in_parts(a.count, [&](long at, long count) { copy(Nowhere{&kept}, a.receive + at, count); });
   use(a, kept);
 }
 
 // Copies `count` elements from the send to the receive buffer: what no all-reduce that is not in place can do without.
-extern "C" __global__ void copy_local(LAUNCHED_WITH(Arguments) a) { copy(Output{a.receive}, a.send, a.count); }
+extern "C" __global__ UP_TO_512_THREADS void copy_local(LAUNCHED_WITH(Arguments) a) { copy_message(of_this_rank(a)); }
 
 // Makes the next send buffer of a chain from the last result, and keeps it from growing: a sum is divided by the ranks.
 // Rank 0 then adds one and the last takes one off: the sum stays, and one rank's data cannot stand for another's.
@@ -101,9 +107,13 @@ struct NextSend {
     for (unsigned k = 0; k < sizeof v.v / sizeof *v.v; ++k) v.v[k] = Chain<REDOP>::next(v.v[k], offset);
     return Element::narrow(v);
   }
-  DEVICE void put(long i, pack p) const { send.put(i, next(p)); }
-  DEVICE void put_element(long i, pack p) const { send.put_element(i, next(p)); }
+  DEVICE bool aligned() const { return send.aligned(); }
+  DEVICE void put(unsigned i, pack p) const { send.put(i, next(p)); }
+  DEVICE void put_element(unsigned i, pack p) const { send.put_element(i, next(p)); }
 };
-extern "C" __global__ void chain_link(LAUNCHED_WITH(Arguments) a) {
-  copy(NextSend{{const_cast<char*>(a.send)}, (a.rank == 0) - (a.rank == WORLD - 1)}, a.receive, a.count);
+extern "C" __global__ UP_TO_512_THREADS void chain_link(LAUNCHED_WITH(Arguments) launched) {
+  const Arguments& a = of_this_rank(launched);
+  in_parts(a.count, [&](long at, long count) {
+    copy(NextSend{{const_cast<char*>(a.send) + at}, (a.rank == 0) - (a.rank == WORLD - 1)}, a.receive + at, count);
+  });
 }

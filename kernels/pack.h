@@ -44,12 +44,9 @@ struct HalfPairs {
 struct Bfloat16Pairs {
   static DEVICE floats low(words w) { return reinterpret<floats>(w << 16); }
   static DEVICE floats high(words w) { return reinterpret<floats>(w & 0xffff0000u); }
-  // To the nearest, ties to even, in integers on every machine: the conversions in hardware differ on denormals.
-  static DEVICE words rounded(floats f) {
-    const words w = reinterpret<words>(f);
-    return f != f ? w | 0x00400000u : w + 0x7fffu + (w >> 16 & 1u);
+  static DEVICE words both(floats low, floats high) {
+    return rounded_to_bfloat16(low) >> 16 | (rounded_to_bfloat16(high) & 0xffff0000u);
   }
-  static DEVICE words both(floats low, floats high) { return rounded(low) >> 16 | (rounded(high) & 0xffff0000u); }
 };
 struct Float16 : Widened<HalfPairs> {};
 struct Bfloat16 : Widened<Bfloat16Pairs> {};
@@ -69,35 +66,41 @@ struct Avg : Sum {
 typedef ELEMENT Element;
 constexpr long ELEMENT_BYTES = sizeof(Element::bits);
 constexpr long PACK_ELEMENTS = sizeof(pack) / ELEMENT_BYTES;
+// Of one call of `reduce`. Offsets within it have 32 bits: a GPU adds them to a base as part of an access, where those
+// of 64 bits take half of all registers.
+constexpr long MOST_ELEMENTS = 1L << 28;
 
-DEVICE pack load_element(const char* buffer, long i) {
+DEVICE pack load_element(const char* buffer, unsigned i) {
   pack p = {};
-  Element::bits e = ((const volatile Element::bits*)buffer)[i];
+  Element::bits e = *(const volatile Element::bits*)(buffer + i * (unsigned)ELEMENT_BYTES);
   copy_bits(&p, &e, sizeof e);
   return p;
 }
-DEVICE void store_element(char* buffer, long i, pack p) {
+DEVICE void store_element(char* buffer, unsigned i, pack p) {
   Element::bits e;
   copy_bits(&e, &p, sizeof e);
-  ((volatile Element::bits*)buffer)[i] = e;
+  *(volatile Element::bits*)(buffer + i * (unsigned)ELEMENT_BYTES) = e;
 }
 
 // Where results go: a user's buffer, which may start anywhere; a slab, whose packs are aligned; or two places at once.
 struct Output {
   char* at;
-  DEVICE void put(long i, pack p) const { store_pack(at, i, p); }
-  DEVICE void put_element(long i, pack p) const { store_element(at, i, p); }
+  DEVICE bool aligned() const { return is_aligned(at); }
+  DEVICE void put(unsigned i, pack p) const { store_aligned_pack(at, i, p); }
+  DEVICE void put_element(unsigned i, pack p) const { store_element(at, i, p); }
 };
 struct Slab {
   char* at;
-  DEVICE void put(long i, pack p) const { STREAM_SLAB ? stream_pack(at, i, p) : store_pack(at, i, p); }
-  DEVICE void put_element(long i, pack p) const { store_element(at, i, p); }
+  DEVICE bool aligned() const { return true; }
+  DEVICE void put(unsigned i, pack p) const { STREAM_SLAB ? stream_pack(at, i, p) : store_aligned_pack(at, i, p); }
+  DEVICE void put_element(unsigned i, pack p) const { store_element(at, i, p); }
 };
 template <class A, class B> struct Both {
   A a;
   B b;
-  DEVICE void put(long i, pack p) const { a.put(i, p), b.put(i, p); }
-  DEVICE void put_element(long i, pack p) const { a.put_element(i, p), b.put_element(i, p); }
+  DEVICE bool aligned() const { return a.aligned() && b.aligned(); }
+  DEVICE void put(unsigned i, pack p) const { a.put(i, p), b.put(i, p); }
+  DEVICE void put_element(unsigned i, pack p) const { a.put_element(i, p), b.put_element(i, p); }
 };
 
 // Combines pack i of every source, in the order of the sources, and rounds once.
@@ -114,29 +117,52 @@ template <Finish FINISH, int SOURCES, class Load> DEVICE pack combined(Load load
   return Element::narrow(sum);
 }
 
-template <int SOURCES> struct Sources { const char* at[SOURCES]; };
+DEVICE long smaller(long a, long b) { return a < b ? a : b; }
+
+template <int SOURCES> struct Sources {
+  const char* at[SOURCES];
+  DEVICE bool aligned() const {
+    bool all = true;
+    for (int s = 0; s < SOURCES; ++s) all &= is_aligned(at[s]);
+    return all;
+  }
+};
 
 // Reduces `count` elements of each source into `to`; one source is copied. All loads of a batch come before its stores:
-// the compiler may not reorder them itself, since the buffers might overlap.
+// the compiler may not reorder them itself, since the buffers might overlap. Where an address is not that of a pack, as
+// a user's buffer may have it, all goes element by element: a GPU that asked at each access would not batch its loads.
+// An element stays with the thread that would have its pack: a peer whose buffer lies otherwise waits for that block.
 template <Finish FINISH, int SOURCES, class To> DEVICE void reduce(To to, Sources<SOURCES> from, long count) {
-  constexpr int BATCH = 4;
-  const long packs = count / PACK_ELEMENTS, step = threads();
-  long i = thread();
+  constexpr int BATCH = SOURCES * REGISTERS <= 16 ? 4 : 2;  // a GPU has 128 registers a thread
+  const unsigned packs = to.aligned() && from.aligned() ? (unsigned)(count / PACK_ELEMENTS) : 0;
+  const unsigned step = (unsigned)afresh((int)threads());
+  const auto reduced = [&](unsigned i) {
+    return combined<FINISH, SOURCES>([&](int s) { return load_aligned_pack(from.at[s], i); });
+  };
+  unsigned i = (unsigned)thread();
   for (; i + (BATCH - 1) * step < packs; i += BATCH * step) {
     pack batch[BATCH];
-    for (int k = 0; k < BATCH; ++k)
-      batch[k] = combined<FINISH, SOURCES>([&](int s) { return load_pack(from.at[s], i + k * step); });
+    for (int k = 0; k < BATCH; ++k) batch[k] = reduced(i + k * step);
+    loads_first<BATCH * SOURCES>();
     for (int k = 0; k < BATCH; ++k) to.put(i + k * step, batch[k]);
   }
-  for (; i < packs; i += step) to.put(i, combined<FINISH, SOURCES>([&](int s) { return load_pack(from.at[s], i); }));
-  for (long e = packs * PACK_ELEMENTS + thread(); e < count; e += step)
-    to.put_element(e, combined<FINISH, SOURCES>([&](int s) { return load_element(from.at[s], e); }));
+  for (; i < packs; i += step) to.put(i, reduced(i));
+  for (; i * PACK_ELEMENTS < count; i += step)
+    for (unsigned e = i * (unsigned)PACK_ELEMENTS; e < smaller(count, (i + 1) * PACK_ELEMENTS); ++e)
+      to.put_element(e, combined<FINISH, SOURCES>([&](int s) { return load_element(from.at[s], e); }));
 }
 template <class To> DEVICE void copy(To to, const char* from, long count) {
   reduce<PARTIAL, 1>(to, Sources<1>{{from}}, count);
 }
 
-DEVICE long smaller(long a, long b) { return a < b ? a : b; }
+// Calls each(offset in bytes, elements) for parts of a message that one `reduce` can take.
+template <class Each> DEVICE void in_parts(long count, Each each) {
+  for (long start = 0; start < count; start += MOST_ELEMENTS)
+    each(start * ELEMENT_BYTES, smaller(count - start, MOST_ELEMENTS));
+}
+DEVICE void copy_message(const Arguments& a) {
+  in_parts(a.count, [&](long at, long count) { copy(Output{a.receive + at}, a.send + at, count); });
+}
 
 // Cuts `count` elements into WORLD segments of whole packs; the last ones may be short or empty.
 struct Segment { long start, count; };

@@ -2,10 +2,16 @@
 // them.
 #pragma once
 
+// Of an entry: one such block may have all registers of a multiprocessor, 128 a thread. Left to itself the compiler
+// makes do with 40 for the sake of more blocks, which there are not, and has fewer loads under way.
+#define UP_TO_512_THREADS __launch_bounds__(512, 1)
 DEVICE int thread_in_block() { return threadIdx.x; }
 DEVICE int threads_in_block() { return blockDim.x; }
-DEVICE int block() { return blockIdx.x; }
-DEVICE int blocks() { return gridDim.x; }
+DEVICE int block_in_grid() { return blockIdx.x; }
+DEVICE int blocks_in_grid() { return gridDim.x; }
+DEVICE int afresh(int x) { return x; }
+template <int LOADS> DEVICE void loads_first() {}
+template <class T> DEVICE T* of_thread(T* const* of_ranks, int rank) { return of_ranks[rank]; }
 DEVICE void block_barrier() { __syncthreads(); }
 DEVICE void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
 DEVICE void store_release_system(u64* p, u64 v) {

@@ -1,18 +1,43 @@
 // HIP's words for threads, fences, flags and 16-byte accesses; part of platform.h, as the compiler's own built-ins.
 #pragma once
 
+// Of an entry: one such block, 2 or 4 waves a SIMD, may have all registers. Left to itself the compiler makes room for
+// more waves, which there are not, and has fewer loads under way, or spills.
+#define UP_TO_512_THREADS __attribute__((amdgpu_flat_work_group_size(1, 512), amdgpu_waves_per_eu(2, 4)))
 DEVICE int thread_in_block() { return __builtin_amdgcn_workitem_id_x(); }
 DEVICE int threads_in_block() { return __builtin_amdgcn_workgroup_size_x(); }
-DEVICE int block() { return __builtin_amdgcn_workgroup_id_x(); }
-DEVICE int blocks() { return __builtin_amdgcn_grid_size_x() / __builtin_amdgcn_workgroup_size_x(); }
+DEVICE int block_in_grid() { return __builtin_amdgcn_workgroup_id_x(); }
+DEVICE int blocks_in_grid() { return __builtin_amdgcn_grid_size_x() / __builtin_amdgcn_workgroup_size_x(); }
+// x, the same in all threads, hidden from the compiler: what hangs on it is computed where it is used. Computed ahead
+// of all loops, such values outgrow the 102 scalar registers of gfx9.
+DEVICE int afresh(int x) {
+  asm volatile("" : "+v"(x));
+  return __builtin_amdgcn_readfirstlane(x);
+}
+// Asks for so many loads before the first arithmetic: the scheduler would wait for the first two before it issues more.
+template <int LOADS> DEVICE void loads_first() {
+  __builtin_amdgcn_sched_group_barrier(0x20, LOADS, 0);  // loads from memory
+  __builtin_amdgcn_sched_group_barrier(0x2, 1, 0);       // vector arithmetic
+}
+// An array of the arguments, indexed by a thread's own number. Picked in registers: from where ROCm keeps arguments, in
+// host memory, each signal would fetch it across the wire.
+template <class T> DEVICE T* of_thread(T* const* of_ranks, int rank) {
+  T* picked = of_ranks[0];
+  for (int r = 1; r < WORLD; ++r) picked = r == rank ? of_ranks[r] : picked;
+  return picked;
+}
 DEVICE void block_barrier() {
   __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
   __builtin_amdgcn_s_barrier();
   __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
 }
-DEVICE void fence_system() { __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, ""); }
+DEVICE void fence_system() {
+  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "");
+  asm volatile(WAIT_FOR_WRITE_BACK ::: "memory");
+}
 DEVICE void store_release_system(u64* p, u64 v) {
-  __hip_atomic_store(p, v, __ATOMIC_RELEASE, __HIP_MEMORY_SCOPE_SYSTEM);
+  fence_system();
+  __hip_atomic_store(p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_SYSTEM);
 }
 DEVICE u64 load_acquire_system(const u64* p) {
   return __hip_atomic_load(p, __ATOMIC_ACQUIRE, __HIP_MEMORY_SCOPE_SYSTEM);
@@ -20,10 +45,14 @@ DEVICE u64 load_acquire_system(const u64* p) {
 DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) {
   return __hip_atomic_fetch_add(p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
 }
-DEVICE u64 clock_ns() { return __builtin_readsteadycounter() * 10; }  // s_memrealtime counts at 100 MHz
+// The counter that HIP's wall_clock64 reads: s_memrealtime up to gfx10, s_sendmsg_rtn(GET_REALTIME) since gfx11. It
+// counts at 100 MHz on gfx94x and gfx10 to gfx12 (LLVM's libc, src/time/gpu/time_utils.h), at 25 MHz on gfx90a.
+DEVICE u64 clock_ns() { return __builtin_readsteadycounter() * 10; }
+// Not volatile: the compiler then makes each access coherent with the whole system and waits for it before the next.
+// What orders these are the acquire before and the release after them.
 typedef unsigned four_words __attribute__((ext_vector_type(4)));
-DEVICE pack load_16_bytes(const void* p) { return reinterpret<pack>(*(const volatile four_words*)p); }
-DEVICE void store_16_bytes(void* p, pack x) { *(volatile four_words*)p = reinterpret<four_words>(x); }
+DEVICE pack load_16_bytes(const void* p) { return reinterpret<pack>(*(const four_words*)p); }
+DEVICE void store_16_bytes(void* p, pack x) { *(four_words*)p = reinterpret<four_words>(x); }
 DEVICE void stream_16_bytes(void* p, pack x) {
   __builtin_nontemporal_store(reinterpret<four_words>(x), (four_words*)p);
 }

@@ -43,7 +43,13 @@ struct Arguments {
   char* slab[MOST_RANKS];        // every rank's, as mapped here
   Control* control[MOST_RANKS];
   Watch* watch;
+  const Arguments* everyone;     // with RANKS_IN_ONE_LAUNCH: every rank's arguments
 };
+
+// What this block is to act on.
+DEVICE const Arguments& of_this_rank(const Arguments& a) {
+  return RANKS_IN_ONE_LAUNCH ? a.everyone[rank_in_grid()] : a;
+}
 
 DEVICE unsigned everyone_but(long rank) { return ((1u << WORLD) - 1) & ~(1u << rank); }
 DEVICE u64 stamp(unsigned epoch, long step) { return (u64)epoch << 32 | (u64)step; }
@@ -78,7 +84,7 @@ DEVICE void signal(const Arguments& a, unsigned peers, u64 reached_stamp) {
   if (!WITHOUT_FENCE_SYSTEM) fence_system();
   block_barrier();
   for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
-    if (peers >> p & 1) store_release_system(&a.control[p]->flags[block()][a.rank].value, reached_stamp);
+    if (peers >> p & 1) store_release_system(&of_thread(a.control, p)->flags[block()][a.rank].value, reached_stamp);
 }
 
 // Waits until each of `peers` has signalled at least `wanted`. One thread waits for one peer; without the block barrier
@@ -95,7 +101,7 @@ DEVICE unsigned enter_launch(const Arguments& a) { return (unsigned)a.control[a.
 // The half of a rank's slab that a launch may use. With one half only, a fast rank's next launch overwrites what a slow
 // peer has yet to read.
 DEVICE char* half_of(const Arguments& a, long rank, unsigned epoch) {
-  return a.slab[rank] + (WITHOUT_EPOCH_FLIP ? 0 : epoch & 1) * a.half_bytes;
+  return a.slab[afresh((int)rank)] + (WITHOUT_EPOCH_FLIP ? 0 : epoch & 1) * a.half_bytes;
 }
 
 // The last block out advances the epoch: any earlier, and a block still to come would enter the launch after.

@@ -2,8 +2,6 @@
 // calls an operation through a C pointer and stores time stamps, for ours and for MPI's alike.
 #include "sync.h"
 
-extern "C" int memcmp(const void*, const void*, unsigned long);
-
 struct Step { void (*run)(void*); void* argument; };
 
 struct Loop {
@@ -68,42 +66,6 @@ extern "C" void timed_loop(Loop* loop) {
   *(volatile u64*)&l.watch->phase = IDLE;
 }
 
-// A buffer that holds a pattern: element i of iteration t is element (i + t) mod `period` of a table, kept here often
-// enough to be copied in pieces. No two iterations within a period agree anywhere.
-struct Pattern {
-  char* buffer;
-  const char* table;
-  long bytes, table_bytes, period, element_bytes;
-  long wrong;
-  Watch* watch;
-};
-
-static const char* table_now(const Pattern& p) {
-  return p.table + (long)(p.watch->iteration % (u64)p.period) * p.element_bytes;
-}
-
-static unsigned long piece(const Pattern& p, long at) {
-  return (unsigned long)(p.bytes - at < p.table_bytes ? p.bytes - at : p.table_bytes);
-}
-
-extern "C" void write_pattern(Pattern* p) {
-  const char* table = table_now(*p);
-  for (long at = 0; at < p->bytes; at += p->table_bytes)
-    copy_bits(p->buffer + at, table, piece(*p, at));
-}
-
-extern "C" void count_wrong(Pattern* p) {
-  const char* table = table_now(*p);
-  for (long at = 0; at < p->bytes; at += p->table_bytes) {
-    const unsigned long n = piece(*p, at);
-    if (memcmp(p->buffer + at, table, n) == 0) continue;
-    for (unsigned long e = 0; e < n; e += p->element_bytes)
-      p->wrong += memcmp(p->buffer + at + e, table + e, (unsigned long)p->element_bytes) != 0;
-  }
-}
-
-extern "C" void nothing(void*) {}
-
 // A library's collective. Handles are 4 bytes in MPICH and 8 in Open MPI; as register arguments both are passed as 8.
 struct LibraryCall {
   int (*function)(const void*, void*, long, long, long, long);
@@ -122,5 +84,5 @@ struct LibraryBarrier { int (*function)(long); long communicator; };
 extern "C" void call_library_barrier(LibraryBarrier* b) { b->function(b->communicator); }
 
 // The host checks its own picture of these structures against the compiler's.
-extern "C" const long layout[] = {sizeof(Arguments), sizeof(Control), sizeof(Watch),
-                                  sizeof(Loop),      sizeof(Pattern), sizeof(LibraryCall)};
+extern "C" const long layout[] = {sizeof(Arguments), sizeof(Control), sizeof(Watch), sizeof(Loop),
+                                  sizeof(LibraryCall)};

@@ -26,12 +26,14 @@ Costs = dict[int, dict[int, float]]
 
 @dataclass
 class Row:
-    """One size. `ratio` is library over ours, above 1 where ours is faster; `better` another algorithm of ours that
-    beat `auto`, and how many times; `n_wrong` counts over every case of the size, None where nothing was checked."""
+    """One size; the library is the best of its variants. `ratio` is library over ours, above 1 where ours is faster;
+    `better` another algorithm of ours that beat `auto`, and how many times; `n_wrong` counts over every case of the
+    size, None where nothing was checked."""
 
     size_bytes: int
     library: Case | None
     ours: Case | None
+    library_us: float | None
     ours_us: float | None
     ratio: Interval | None
     better: tuple[str, float] | None
@@ -99,12 +101,13 @@ def default_rows(result: Result, mode: str, states: LinkStates) -> list[Row]:
             wrong.setdefault(case.size_bytes, []).append(case.n_wrong)
     rows = []
     for size, here in sorted(by_size.items()):
-        library = next((case for case in here if case.algorithm == "library"), None)
         ours, rounds = _ours(here, costs)
+        library, judged = _best_of([case for case in here if case.algorithm == "library"], costs)
+        rounds = 0 if 0 in (rounds, judged) else None
         others = [case for case in here if case.algorithm not in ("library", "auto", ours and ours.chosen)]
         better = _beaten(ours, others, costs) if ours and ours.algorithm == "auto" else None
-        rows.append(Row(size, library, ours, _median(ours, costs, rounds), _ratio(library, ours, costs, rounds), better,
-                        sum(wrong[size]) if size in wrong else None))
+        rows.append(Row(size, library, ours, _median(library, costs, rounds), _median(ours, costs, rounds),
+                        _ratio(library, ours, costs, rounds), better, sum(wrong[size]) if size in wrong else None))
     return rows
 
 
@@ -113,14 +116,18 @@ def _ours(cases: Sequence[Case], costs: Costs) -> tuple[Case | None, int | None]
     auto = next((case for case in cases if case.algorithm == "auto"), None)
     if auto:
         return auto, None
-    ours = [case for case in cases if case.algorithm != "library"]
-    if wrong := next((case for case in ours if case.status == "wrong"), None):
+    return _best_of([case for case in cases if case.algorithm != "library"], costs)
+
+
+def _best_of(cases: Sequence[Case], costs: Costs) -> tuple[Case | None, int | None]:
+    """The best of several, with the rounds that it is reported on."""
+    if wrong := next((case for case in cases if case.status == "wrong"), None):
         # A wrong result among the candidates is shown before any time is.
         return wrong, None
-    candidates = _candidates(ours)
+    candidates = _candidates(cases)
     if len(candidates) > 1:
         return _best(candidates, costs), 0
-    return next(iter(candidates or ours), None), None
+    return next(iter(candidates or cases), None), None
 
 
 def _candidates(cases: Sequence[Case]) -> list[Case]:

@@ -81,6 +81,8 @@ class Rank(msgspec.Struct):
     device: str = ""
     arch: str = ""
     cpus: list[int] | None = None
+    gpu: str | None = None
+    pci_bus_id: str | None = None
 
 
 class World(msgspec.Struct):
@@ -91,7 +93,8 @@ class World(msgspec.Struct):
 
 
 class Block(Record, kw_only=True, tag="block", tag_field="kind"):
-    """One block of one case: medians over its `n` iterations (of a chain: over its chains, per call)."""
+    """One block of one case: medians over its `n` iterations (of a chain: over its chains, per call). `gpus` has, by
+    rank, what the driver said of each GPU after it: clocks, link generation and width, what throttled it."""
 
     case: int
     block: int
@@ -106,6 +109,7 @@ class Block(Record, kw_only=True, tag="block", tag_field="kind"):
     link_rtt_ns: tuple[float, float] | None = None
     n_wrong: int | None = None
     measure_s: float | None = None
+    gpus: list[dict[str, Any]] | None = None
 
 
 class LinkBlock(Record, kw_only=True, tag="link_block", tag_field="kind"):

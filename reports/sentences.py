@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from reports.case import LinkStates
 from reports.rows import MARGIN, Row
@@ -79,12 +80,18 @@ def stopped_first(result: Result) -> str | None:
     return f"stopped first: {', '.join(said)}{why}"
 
 
+def _gpus(ranks: Sequence[dict[str, Any]]) -> str | None:
+    """`NVIDIA H200 (sm_90)`, each kind once."""
+    kinds = dict.fromkeys(f"{rank.get('gpu') or rank.get('device')} ({rank.get('arch')})" for rank in ranks)
+    return " and ".join(kinds) or None
+
+
 def head(result: Result, mode: str, states: LinkStates, rows: Sequence[Row]) -> list[str]:
     """What was run, on what, against what, and what the link did meanwhile."""
     run, size = result.run, result.run.world["size"]
     ranks = run.world.get("ranks", [])
     device = ranks[0].get("device", "") if ranks else ""
-    model = _fact(result, "cpu.model") if device == "cpu" else ranks[0].get("arch") if ranks else None
+    model = _fact(result, "cpu.model") if device == "cpu" else _gpus(ranks)
     cpus = [rank.get("cpus") or [] for rank in ranks]
     pinned = all(len(of_rank) == 1 for of_rank in cpus)
     cores = f", cores {' '.join(str(of_rank[0]) for of_rank in cpus)}" if pinned and cpus else ", not pinned"
@@ -93,7 +100,7 @@ def head(result: Result, mode: str, states: LinkStates, rows: Sequence[Row]) -> 
 
     first = next((case for row in rows for case in (row.ours, row.library) if case), None)
     library = _library(rows)
-    level = _fact(result, "mpi.thread_level")
+    level = _thread_level(result)
     against = f"against {library}" + (f", {level}" if level else "") if library else "without the library"
     if first:
         place = "in place" if first.in_place else "out of place"
@@ -104,6 +111,9 @@ def head(result: Result, mode: str, states: LinkStates, rows: Sequence[Row]) -> 
     lines.append(cost + "; busbw = collective alone" * (consumed and size > 1))
     if any(row.ratio for row in rows):
         lines.append("library/auto: median over pairs of blocks that stood close in time")
+    variants = list(dict.fromkeys(case.variant for case in result.cases if case.library))
+    if len(variants) > 1:
+        lines.append(f"library: the best of {' and '.join(variants)}, chosen on odd rounds, reported on even ones")
     lines += [f"note: {note}" for note in run.notes if not _is_preflight(note)]
     others = {case.datatype for case in result.cases} | {case.redop for case in result.cases}
     if first and others != {first.datatype, first.redop}:
@@ -134,6 +144,13 @@ def _fact(result: Result, name: str) -> str | None:
 
 def _library(rows: Sequence[Row]) -> str | None:
     return next((row.library.library or "the library" for row in rows if row.library), None)
+
+
+def _thread_level(result: Result) -> str | None:
+    """That of the MPI library, where it is what is measured."""
+    ranks = result.run.world.get("ranks", [])
+    on_gpus = bool(ranks) and bool(ranks[0].get("gpu"))
+    return None if on_gpus else _fact(result, "mpi.thread_level")
 
 
 def _is_preflight(note: str) -> bool:
@@ -202,7 +219,7 @@ def _where_ours_wins(result: Result, rows: Sequence[Row]) -> str | None:
         ratios = sorted(row.ratio[0] for row in members if row.ratio)
         times = f" ({ratios[0]:.2f}x" + (f" to {ratios[-1]:.2f}x)" if len(ratios) > 1 else ")")
         said.append(f"{name} at {where}{times if name in ('faster', 'slower') else ''}")
-    level = _fact(result, "mpi.thread_level")
+    level = _thread_level(result)
     against = f"{_library(rows)}" + (f" at thread level {level} (no other was measured)" if level else "")
     return f"Against {against}, in this one launch, {_ours_name(rows)} is {'; '.join(said)}."
 

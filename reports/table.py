@@ -87,7 +87,7 @@ def _default_table(rows: Sequence[Row], world_size: int) -> Table:
     for row in rows:
         cells: list[str | Text] = [size_text(row.size_bytes)]
         if with_library:
-            cells.append(_cost_cell(row.library, None))
+            cells.append(_cost_cell(row.library, row.library_us))
         cells.append(_cost_cell(row.ours, row.ours_us))
         cells.append(row.algorithm[: 13 if row.better else 14] + ("*" if row.better else ""))
         if with_library:

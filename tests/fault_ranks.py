@@ -58,7 +58,7 @@ def subject_with(call: int, strike):
     def subject_of(*arguments) -> Subject:
         subject = make(*arguments)
         native = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-        operation = native(subject.operation.step.kernel.address)
+        operation = native(subject.operation.step.kernel.function)
 
         def passage(argument) -> None:
             fault()

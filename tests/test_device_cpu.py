@@ -83,11 +83,11 @@ def test_the_compiler_that_was_named_must_be_there(monkeypatch):
     device_cpu.find_compiler.cache_clear()
 
 
-@pytest.mark.parametrize("named", [False, True], ids=["memfd", "posix shared memory"])
-def test_another_process_sees_what_is_stored_and_nothing_is_left(named):
+@pytest.mark.parametrize("way", device_cpu.CpuDevice.ways)
+def test_another_process_sees_what_is_stored_and_nothing_is_left(way):
     before = set(os.listdir("/dev/shm"))
     device = device_cpu.CpuDevice()
-    memory = device.allocate(8192, named)
+    memory = device.allocate(8192, way)
     peer = (
         "import sys, ctypes; from kernels.device_cpu import CpuDevice; m = CpuDevice().open(sys.argv[1].encode());"
         "ctypes.c_uint64.from_address(m.address + 4096).value += 1"
@@ -104,7 +104,7 @@ def test_another_process_sees_what_is_stored_and_nothing_is_left(named):
 
 def test_memory_of_another_size_than_announced_is_refused():
     device = device_cpu.CpuDevice()
-    memory = device.allocate(8192)
+    memory = device.allocate(8192, device.ways[0])
     with pytest.raises(DeviceError, match="not of the size"):
         device.open(memory.handle.replace(b"8192", b"4096"))
     memory.close()

@@ -1,99 +1,257 @@
-"""Every kernel file is real CUDA C++ and HIP C++: compiled here for GPUs that are not here."""
+"""Every kernel file is real CUDA C++ and HIP C++: compiled for GPUs that are not here, and looked into by kernel.
+
+What a check promises, a broken build beside it shows that it would notice.
+"""
 
 import re
-import shutil
-import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-KERNELS = Path(__file__).parent.parent / "kernels"
-FILES = sorted(KERNELS.glob("*.cu"))
-ELEMENTS = ("Float32", "Float16", "Bfloat16", "Float64", "Int32", "Int64")
-# One operation a type, so that every type and every operation is compiled.
-REDOPS = dict(zip(ELEMENTS, ("Sum", "Avg", "Avg", "Prod", "Min", "Max"), strict=True))
-HEADERS = sorted(KERNELS.glob("*.h"))
+from kernels import __main__ as table
+from kernels import resources
+from kernels.device import Arguments
+from kernels.module import SOURCES, CompileError
+from kernels.resources import ARCHITECTURES, Resources, compile_for
+from tests.kernel_code import HANDOVER, broken, family, innermost_loops, kernels_in, protocol
+
+FILES = sorted(path.stem for path in SOURCES.glob("*.cu"))
+ALLREDUCE = [stem for stem in FILES if stem.startswith("allreduce")]
+# The widest: most pointers, two elements a word, rounding.
+WIDE = (("ELEMENT", "Bfloat16"), ("REDOP", "Avg"), ("STREAM_SLAB", "1"), ("WORLD", "8"))
+TYPES = {"Float16": "Avg", "Float64": "Prod", "Int32": "Min", "Int64": "Max"}
+WITHOUT_MAIN_LOOP = {"meet", "flag_ping_pong"}
+SYNCHRONISED = {"one_shot_push", "one_shot_pull", "ring", "two_shot", "flag_ping_pong", "meet"}
 
 
-def nvrtc_ptx(source: Path, architecture: str, *macros: str) -> str:
-    """PTX by the NVRTC wheel, which needs no driver; fails with its log."""
-    nvrtc = pytest.importorskip("cuda.bindings.nvrtc")
-    headers = [(h.name.encode(), h.read_bytes()) for h in HEADERS]
-    error, program = nvrtc.nvrtcCreateProgram(
-        source.read_bytes(),
-        source.name.encode(),
-        len(headers),
-        [text for _, text in headers],
-        [name for name, _ in headers],
-    )
-    assert error == nvrtc.nvrtcResult.NVRTC_SUCCESS
-    options = [
-        f"--gpu-architecture={architecture}".replace("sm_", "compute_").encode(),
-        b"-std=c++17",
-        *(m.encode() for m in macros),
-    ]
-    (error,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
-    if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-        _, size = nvrtc.nvrtcGetProgramLogSize(program)
-        log = b" " * size
-        nvrtc.nvrtcGetProgramLog(program, log)
-        pytest.fail(f"{source.name} {architecture} {macros}: {log.decode()}")
-    _, size = nvrtc.nvrtcGetPTXSize(program)
-    ptx = b" " * size
-    nvrtc.nvrtcGetPTX(program, ptx)
-    return str(ptx.decode())
+@cache
+def built(stem: str, architecture: str, macros=(), folder: Path = SOURCES) -> tuple[str, list[Resources]]:
+    try:
+        return compile_for(folder / f"{stem}.cu", architecture, dict(macros))
+    except CompileError as error:
+        if "no clang" in str(error):
+            pytest.skip("system tool absent: clang-22")
+        if "no NVRTC" in str(error):
+            pytest.skip(str(error))
+        raise
 
 
-@pytest.mark.parametrize("source", FILES, ids=lambda f: f.stem)
-def test_compiles_for_cuda_with_an_entry_and_system_scope_flags(source):
-    ptx = nvrtc_ptx(source, "sm_90")
-    assert ".entry" in ptx
-    assert "st.release.sys" in ptx
-    assert "ld.acquire.sys" in ptx
-    assert "fence.acq_rel.sys" in ptx
-    assert "ld.global.nc" not in ptx, "a read through the non-coherent cache may miss what a peer has written"
+def changed(folder: Path, header: str, old: str, new: str) -> Path:
+    """A copy of the sources with one thing changed."""
+    for path in SOURCES.iterdir():
+        if path.suffix in (".h", ".cu"):
+            text = path.read_text()
+            if path.name == header:
+                assert old in text, f"{header} no longer says {old!r}"
+                text = text.replace(old, new)
+            (folder / path.name).write_text(text)
+    return folder
 
 
-@pytest.mark.parametrize("element", ELEMENTS)
-@pytest.mark.parametrize("source", FILES, ids=lambda f: f.stem)
-def test_compiles_for_cuda_in_every_type(source, element):
-    ptx = nvrtc_ptx(
-        source, "sm_90", f"-DELEMENT={element}", f"-DREDOP={REDOPS[element]}", "-DWORLD=8", "-DSTREAM_SLAB=1"
-    )
-    if source.stem.startswith("allreduce"):
-        assert re.search(r"ld\.global\.v4\.u32", ptx), "128-bit loads"
-        assert re.search(r"st\.global\.cs\.v4\.u32", ptx), "128-bit streaming stores"
+def flaws_of_loops(text: str, architecture: str) -> list[str]:
+    flaws = []
+    for kernel, lines in kernels_in(text, architecture).items():
+        loops = [loop for loop in innermost_loops(lines) if loop.is_main]
+        if not loops and kernel not in WITHOUT_MAIN_LOOP:
+            flaws.append(f"{kernel} has no loop with four 16-byte loads")
+        for loop in loops:
+            if not all(a.wide for a in loop.accesses):
+                flaws.append(f"{kernel} makes a narrow access in its main loop")
+            if not loop.loads_first:
+                flaws.append(f"{kernel} loads after a store in its main loop")
+            if loop.in_flight < 4:
+                flaws.append(f"{kernel} waits after {loop.in_flight} loads in its main loop")
+    return flaws
 
 
-@pytest.mark.parametrize("architecture", ["gfx942", "gfx1201"])
-@pytest.mark.parametrize("source", FILES, ids=lambda f: f.stem)
-def test_compiles_for_hip(source, architecture, tmp_path):
-    clang = shutil.which("clang-22")
-    if clang is None:
-        pytest.skip("system tool absent: clang-22")
-    out = tmp_path / "out.s"
-    done = subprocess.run(
-        [
-            clang,
-            "-x",
-            "hip",
-            "--cuda-device-only",
-            "--no-gpu-bundle-output",
-            f"--offload-arch={architecture}",
-            "-nogpulib",
-            "-nogpuinc",
-            "-O3",
-            "-S",
-            "-std=c++17",
-            f"-I{KERNELS}",
-            "-include",
-            str(Path(__file__).with_name("hip_prelude.h")),
-            str(source),
-            "-o",
-            str(out),
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert re.search("buffer_wbl2|global_wb", out.read_text()), "written back to where a peer reads it"
+def misfits(kernels: list[Resources]) -> list[Resources]:
+    """What does not fit into registers. The kernels share no memory; an array that clang finds in some it put there."""
+    return [r for r in kernels if r.stack_bytes or r.spills or r.shared_bytes]
+
+
+each_file = pytest.mark.parametrize("stem", FILES)
+each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
+
+
+@each_file
+@each_architecture
+def test_every_entry_is_there_and_uses_no_stack(stem, architecture):
+    text, kernels = built(stem, architecture)
+    source = (SOURCES / f"{stem}.cu").read_text()
+    entries = re.findall(r'^extern "C" __global__ .*?(\w+)\(LAUNCHED_WITH', source, re.MULTILINE)
+    assert entries
+    assert sorted(entries) == [r.kernel for r in kernels] == sorted(kernels_in(text, architecture))
+    assert not misfits(kernels)
+    assert "__local_depot" not in text
+    assert "ld.global.nc" not in text, "a read through the non-coherent cache may miss what a peer has written"
+    assert {r.wave for r in kernels} == {64 if architecture.startswith("gfx9") else 32}
+
+
+@each_file
+@each_architecture
+def test_main_loops_have_16_byte_loads_under_way_before_they_store(stem, architecture):
+    if stem != "timed_loop":
+        assert not flaws_of_loops(built(stem, architecture)[0], architecture)
+
+
+@pytest.mark.parametrize("stem", ALLREDUCE)
+@each_architecture
+def test_eight_ranks_in_bfloat16_fit_as_well(stem, architecture):
+    text, kernels = built(stem, architecture, WIDE)
+    assert not misfits(kernels)
+    assert not flaws_of_loops(text, architecture)
+    streaming = {"sm_": r"st\.global\.cs\.v4\.u32", "gfx9": r"_store_dwordx4.* nt$", "gfx1": r"_store_b128.* (slc|th:)"}
+    assert re.search(streaming[architecture[: 3 if architecture[0] == "s" else 4]], text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("element", TYPES)
+@pytest.mark.parametrize("architecture", ["sm_90", "gfx1201"])
+@pytest.mark.parametrize("stem", ["allreduce_two_shot", "link_probe"])
+def test_every_type_fits(stem, architecture, element):
+    text, kernels = built(stem, architecture, (("ELEMENT", element), ("REDOP", TYPES[element])))
+    assert not misfits(kernels)
+    assert not flaws_of_loops(text, architecture)
+
+
+@pytest.mark.parametrize("stem", [*ALLREDUCE, "link_probe"])
+@each_architecture
+def test_flags_are_released_and_acquired_in_the_order_of_the_memory_model(stem, architecture):
+    for kernel, lines in kernels_in(built(stem, architecture)[0], architecture).items():
+        if kernel in SYNCHRONISED:
+            word = protocol(lines, architecture)
+            assert not broken(word, architecture), kernel
+            assert kernel == "meet" or re.search(HANDOVER[family(architecture)], word), (kernel, word)
+
+
+@pytest.mark.parametrize("architecture", ["sm_90", "gfx942"])
+@pytest.mark.parametrize("stem", [*ALLREDUCE, "link_probe"])
+def test_all_ranks_in_one_launch_take_their_arguments_from_memory(stem, architecture):
+    offset = Arguments.everyone.offset
+    read = rf"_param_0\+{offset}\]" if architecture == "sm_90" else rf"s_load_dwordx2 .* {hex(offset)}$"
+    assert not re.search(read, built(stem, architecture)[0], re.MULTILINE)
+    text, kernels = built(stem, architecture, (("RANKS_IN_ONE_LAUNCH", "1"),))
+    for kernel, lines in kernels_in(text, architecture).items():
+        assert re.search(read, "\n".join(lines), re.MULTILINE), kernel
+    assert not misfits(kernels)
+
+
+HIP, CUDA, PACK = "platform_hip.h", "platform_cuda.h", "pack.h"
+LOAD = "__hip_atomic_load(p, __ATOMIC_ACQUIRE, __HIP_MEMORY_SCOPE_SYSTEM)"
+STORE = "  fence_system();\n  __hip_atomic_store("
+SYNCHRONISATION_BROKEN = {
+    "a relaxed store": (("sm_90",), CUDA, "st.release.sys", "st.relaxed.sys"),
+    "a store for the own GPU": (("sm_90",), CUDA, "st.release.sys", "st.release.gpu"),
+    "a relaxed load": (("sm_90",), CUDA, "ld.acquire.sys", "ld.relaxed.sys"),
+    "a load for the own GPU": (("sm_90",), CUDA, "ld.acquire.sys", "ld.acquire.gpu"),
+    "a store not released": (("gfx942", "gfx1201"), HIP, STORE, "  __hip_atomic_store("),
+    "accesses for the own GPU": (ARCHITECTURES[3:], HIP, "__HIP_MEMORY_SCOPE_SYSTEM", "__HIP_MEMORY_SCOPE_AGENT"),
+    "a load not acquired": (ARCHITECTURES[3:], HIP, LOAD, LOAD.replace("ACQUIRE", "RELAXED")),
+    "a barrier without acquire": (("gfx1100", "gfx1201"), HIP, '(__ATOMIC_ACQUIRE, "workgroup")', '(5, "wavefront")'),
+}
+
+
+@pytest.mark.parametrize("what", SYNCHRONISATION_BROKEN)
+def test_broken_synchronisation_is_noticed(what, tmp_path):
+    architectures, header, old, new = SYNCHRONISATION_BROKEN[what]
+    folder = changed(tmp_path, header, old, new)
+    for architecture in architectures:
+        if (what, architecture) == ("accesses for the own GPU", "gfx1100"):
+            continue  # has no scopes: its loads say glc for its own GPU too
+        text = built("allreduce_one_shot", architecture, folder=folder)[0]
+        for lines in kernels_in(text, architecture).values():
+            assert broken(protocol(lines, architecture), architecture), architecture
+
+
+@pytest.mark.parametrize("architecture", ["sm_90", "gfx942", "gfx1201"])
+def test_a_missing_fence_is_noticed(architecture):
+    text = built("allreduce_one_shot", architecture, (("WITHOUT_FENCE_SYSTEM", "1"),))[0]
+    for lines in kernels_in(text, architecture).values():
+        assert not re.search(HANDOVER[family(architecture)], protocol(lines, architecture))
+
+
+@pytest.mark.parametrize("architecture", ["sm_90", "gfx1201"])
+@pytest.mark.parametrize("control", ["WITHOUT_EPOCH_FLIP", "WITHOUT_WAIT"])
+def test_the_other_negative_controls_are_other_code(architecture, control):
+    text = built("allreduce_two_shot", architecture, ((control, "1"),))[0]
+    assert text != built("allreduce_two_shot", architecture)[0]
+    acquires = {"L" in protocol(lines, architecture) for lines in kernels_in(text, architecture).values()}
+    assert acquires == {control != "WITHOUT_WAIT"}
+
+
+def test_a_store_under_way_is_noticed_on_gfx1100(tmp_path):
+    """Where no instruction writes back, it takes three changes until nothing waits for the data."""
+    folder = changed(tmp_path, HIP, "__ATOMIC_RELEASE", "__ATOMIC_ACQUIRE")
+    text = built("allreduce_one_shot", "gfx1100", folder=folder)[0]
+    for lines in kernels_in(text, "gfx1100").values():
+        assert not re.search(HANDOVER["gfx1100"], protocol(lines, "gfx1100"))
+
+
+VOLATILE = ("*(const four_words*)p", "*(const volatile four_words*)p")
+AT_ONCE = ("batch[k] = reduced(i + k * step);", "to.put(i + k * step, batch[k] = reduced(i + k * step));")
+LOOPS_BROKEN = {
+    "volatile loads": (("gfx942", "gfx1201"), HIP, *VOLATILE),
+    "loads left to the scheduler": (("gfx1100", "gfx1201"), PACK, "loads_first<BATCH * SOURCES>();", ""),
+    "each store after its load": (("sm_90", "gfx942"), PACK, *AT_ONCE),
+    "narrow stores": (("sm_90",), CUDA, "st.global.v4.u32 [%0], {%1,%2,%3,%4};", "st.global.u32 [%0], %1;"),
+}
+
+
+@pytest.mark.parametrize("what", LOOPS_BROKEN)
+def test_a_main_loop_falling_apart_is_noticed(what, tmp_path):
+    architectures, header, old, new = LOOPS_BROKEN[what]
+    folder = changed(tmp_path, header, old, new)
+    for architecture in architectures:
+        assert flaws_of_loops(built("allreduce_two_shot", architecture, folder=folder)[0], architecture)
+
+
+INDEXED = (PACK, "load_aligned_pack(from.at[s], i)", "load_aligned_pack(from.at[(s + i) % SOURCES], i)")
+MISFITS = {
+    "few registers": ("sm_90", WIDE, CUDA, "__launch_bounds__(512, 1)", "__launch_bounds__(512, 4)"),
+    "few vector registers": ("gfx1201", WIDE, HIP, "amdgpu_waves_per_eu(2, 4)", "amdgpu_num_vgpr(32)"),
+    "a dynamic index in PTX": ("sm_90", WIDE, *INDEXED),
+    "a dynamic index in assembly": ("gfx942", WIDE, *INDEXED),
+}
+
+
+@pytest.mark.parametrize("what", MISFITS)
+def test_spills_and_dynamically_indexed_arrays_are_noticed(what, tmp_path):
+    architecture, macros, *change = MISFITS[what]
+    kernels = built("allreduce_two_shot", architecture, macros, changed(tmp_path, *change))[1]
+    assert misfits(kernels)
+    if what == "few registers":
+        assert (kernels[0].registers, kernels[0].blocks) == (32, 4)
+
+
+def test_the_documented_table_has_every_kernel_on_every_architecture():
+    text = (SOURCES.parent / "docs" / "kernels.md").read_text()
+    rows = [tuple(line.split()[:2]) for line in text.splitlines() if re.match(r"\w+ +(sm_|gfx)\d", line)]
+    assert table.HEAD in text
+    wanted = {(r.kernel, a) for stem in FILES for a in ARCHITECTURES for r in built(stem, a)[1]}
+    assert set(rows) == wanted, "make it anew: python -m kernels"
+    assert len(rows) == len(wanted)
+
+
+def test_the_table_is_for_the_ranks_and_the_type_asked_for(capsys):
+    built("allreduce_ring", "gfx1201")  # skips where there is no compiler
+    assert table.main(["--arch", "gfx1201", "--world", "3", "--datatype", "bfloat16"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == ["3 ranks, bfloat16", table.HEAD]
+    macros = (("ELEMENT", "Bfloat16"), ("WORLD", "3"))
+    assert table.row(built("allreduce_ring", "gfx1201", macros)[1][0]) in said
+
+
+def test_the_table_says_which_compiler_is_missing(monkeypatch, capsys):
+    monkeypatch.setattr(resources, "CLANGS", ("no-such-clang",))
+    resources.clang.cache_clear()
+    assert table.main(["--arch", "gfx942", "gfx1100"]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("gfx942, gfx1100: not shown, no clang for AMD GPUs was found")
+    assert said.count("\n") == 1
+
+
+def test_a_kernel_that_does_not_compile_is_one_sentence(tmp_path):
+    (tmp_path / "wrong.cu").write_text("int wrong(")
+    for architecture in ("sm_90", "gfx942"):
+        with pytest.raises(CompileError, match=r"wrong\.cu does not compile .*error"):
+            built.__wrapped__("wrong", architecture, (), tmp_path)

@@ -1,0 +1,118 @@
+"""The head of a run: the machine, the ranks, the planned cases, and what was found before anything was measured."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bench import VERSION, environment
+from bench.diagnosis import summary
+from bench.doctor import examine_world
+from bench.measure import Bench, measure_link, run, times_us
+from bench.subject import Subject, empty_subject
+from collectives import library_gpu
+from collectives.communicator import Communicator
+from collectives.library import library_name
+from collectives.operation import Unsupported, World
+from reports.result import Planned, Run
+
+
+def link_ceilings(bench: Bench, links: dict[int, dict[str, Subject]]) -> dict[str, float]:
+    """What the link's parts reach at the largest size, and what an empty collective takes; on rank 0."""
+    if not links:
+        return {}
+    bench.flight.note("empty launches", text="")
+    empty = run(bench, empty_subject(bench.world, bench.flight.watch), 20, 100, 0)
+    gathered = bench.world.communicator.gather(empty)
+    size = max(links)
+    found = measure_link(bench, links[size], size, -1)
+    if gathered is None or found is None or not found.copy_in_us or not found.peer_read_us or not found.memory_us:
+        return {}
+    a_us = {"copy_in": found.copy_in_us, "peer_read": found.peer_read_us, "memory": found.memory_us}
+    rates = {f"{part}_gb_s": size / time_us / 1e3 for part, time_us in a_us.items()}
+    overhead_us = float(np.median(times_us(gathered, bench.clock_shared)["time"]))
+    trip = {"round_trip_ns": max(found.link_rtt_ns)} if found.link_rtt_ns else {}
+    return {"size_bytes": size, "overhead_us": overhead_us, **rates, **trip}
+
+
+def crowding(communicator: Communicator, crowded: bool, cpus: list[int]) -> list[str]:
+    """A sentence where ranks outnumber cores."""
+    cores = {cpu for mine in communicator.all_gather(cpus) for cpu in mine}
+    sentence = f"{communicator.size} ranks share {len(cores)} cores: they take turns, and times are the scheduler's."
+    return [sentence] if crowded else []
+
+
+def describe(
+    command: str,
+    options: Namespace,
+    bench: Bench,
+    planned: list[Planned],
+    link: dict[str, float],
+    cpus: list[int],
+    notes: Sequence[str],
+) -> Run:
+    """The head of the run; `notes` are sentences that only the caller knows."""
+    world = bench.world
+    communicator, device = world.communicator, world.device
+    facts = environment.describe(compiler=device.compiler, with_hostname=options.with_hostname)
+    facts["mpi.thread_level"] = {"value": communicator.thread_level, "source": "MPI_Query_thread", "status": "ok"}
+    rank: dict[str, Any] = {"rank": communicator.rank, "device": device.name, "arch": device.arch, "cpus": cpus}
+    ranks = communicator.all_gather(rank | {"numa": environment.numa_node(cpus[0])} | device.facts)
+    facts |= environment.gpu_facts(ranks)
+    found = [preflight(world)]
+    if not device.clock_shared and "overhead_us" in link:
+        found.append(f"Each time has {link['overhead_us']:.2f} us in it that an empty launch takes.")
+    library = library_name(world)
+    world_facts = {
+        "size": communicator.size,
+        "hosts": communicator.hosts,
+        "ranks": ranks,
+        "mpi_library": communicator.library,
+        "mpi_thread_level": communicator.thread_level,
+        "dispatch": options.dispatch,
+        "device_asked": options.device,
+    }
+    if device.name != "cpu":
+        gpus = examine_world(world)
+        used = library_gpu.describe(world)
+        world_facts |= {"launch": "graph" if world.graph else "stream", "gpus": gpus, "library": used}
+        found += [*summary(gpus), *used["notes"], transport(used)]
+    return Run(
+        run_id=bench.flight.run_id,
+        benchmark=command,
+        version=VERSION,
+        argv=environment.scrub_argv(sys.argv[1:]),
+        seed=options.seed,
+        machine_id=environment.machine_id(facts),
+        software_id=environment.software_id(facts, library, device.compiler),
+        environment=facts,
+        memory={} if isinstance(world.peers, Unsupported) else world.peers.types,
+        link=link,
+        clock_shared=bench.clock_shared,
+        cases=planned,
+        notes=[*found, *notes, *environment.threats(facts)],
+        world=world_facts,
+    )
+
+
+def transport(used: dict[str, Any]) -> str:
+    """How the library really went, in a sentence."""
+    ways = sorted({way for pairs in used.get("transports", {}).values() for found in pairs.values() for way in found})
+    how = f"goes by {', '.join(ways)}" if ways else "did not say how it goes"
+    return f"{used['library']}, through {used['binding']}, {how}." if used["library"] else "There is no library here."
+
+
+def preflight(world: World) -> str:
+    """What became of the peers' memory, in a sentence."""
+    peers = world.peers
+    if isinstance(peers, Unsupported):
+        return f"Peer memory is not mapped: {peers.reason}."
+    how = {
+        "mapped": "mapped",
+        "host_staged": "host_staged, through the host",
+        "same_device": "same_device: ranks share a GPU, and no time here is that of a wire",
+    }[peers.kind]
+    why = f" Better was refused: {'; '.join(peers.refusals)}." if peers.refusals else ""
+    return f"Peer memory is {how} ({peers.types['data']}) and was probed byte by byte in every direction.{why}"

@@ -1,0 +1,50 @@
+"""`python -m kernels`: what each kernel takes of each GPU architecture. It needs the compilers, and no GPU."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from kernels.device import MOST_RANKS
+from kernels.module import SOURCES, CompileError
+from kernels.resources import ARCHITECTURES, Resources, compile_for
+
+DATATYPES = ("float32", "float16", "bfloat16", "float64", "int32", "int64")
+LAYOUT = "{:<16} {:<8} {:>9} {:>5} {:>6} {:>5} {:>6} {:>6} {:>4}"
+HEAD = LAYOUT.format("kernel", "arch", "registers", "sgprs", "shared", "stack", "spills", "blocks", "wave")
+
+
+def row(r: Resources) -> str:
+    scalars = "-" if r.scalars is None else r.scalars
+    return LAYOUT.format(
+        r.kernel, r.architecture, r.registers, scalars, r.shared_bytes, r.stack_bytes, r.spills, r.blocks, r.wave
+    )
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m kernels", description=__doc__)
+    parser.add_argument("--world", type=int, default=2, choices=range(1, MOST_RANKS + 1), metavar="RANKS")
+    parser.add_argument("--datatype", choices=DATATYPES, default="float32")
+    parser.add_argument("--arch", choices=ARCHITECTURES, nargs="+", default=ARCHITECTURES)
+    asked = parser.parse_args(words)
+    macros = {"WORLD": str(asked.world), "ELEMENT": asked.datatype.capitalize()}
+
+    found: list[Resources] = []
+    missing: dict[str, list[str]] = {}
+    for architecture in asked.arch:
+        try:
+            for source in sorted(SOURCES.glob("*.cu")):
+                found += compile_for(source, architecture, macros)[1]
+        except CompileError as error:
+            missing.setdefault(str(error), []).append(architecture)
+    for reason, architectures in missing.items():
+        print(f"{', '.join(architectures)}: not shown, {reason}", file=sys.stderr)
+    if not found:
+        return 3
+    print(f"{asked.world} ranks, {asked.datatype}", HEAD, sep="\n")
+    for resources in sorted(found, key=lambda r: (r.kernel, asked.arch.index(r.architecture))):
+        print(row(resources))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

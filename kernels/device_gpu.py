@@ -1,0 +1,390 @@
+"""A GPU as a device, CUDA's or HIP's, through CuPy.
+
+Kernels are compiled by NVRTC or hipRTC for the very architecture, and kept in our own cache, whose key covers the
+headers that CuPy's ignores. Peers reach memory in three ways: `mapped`, the driver's own allocation opened by IPC;
+`same_device`, the same between ranks that share one GPU; `host_staged`, host memory that processes share, registered
+with the driver and mapped into both GPUs, for cards whose driver refuses the first.
+"""
+
+import contextlib
+import ctypes
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from kernels import shared_memory
+from kernels.device import MOST_BLOCKS, Bytes, DeviceError, Gate, Kernel, Memory, OutOfMemory, Plan, Step, Watch
+from kernels.gpu_driver import bus_id, calling, driver_library, load_cupy, release
+from kernels.module import SOURCES, CompileError, compiled
+
+MOST_THREADS = 512  # of a block, as the kernels promise the compiler
+MOST_QUEUED = (
+    600  # launches: a stream takes about 1,000 before a launch waits for one to end, here behind a closed gate
+)
+ALLOCATION_BYTES = 2 << 20  # the driver's own unit: a peer that maps less maps what else lies in it
+HOLD_NS = 20_000_000_000
+PORTABLE, MAPPED = 1, 2  # of a host allocation: for all devices of the process, and in their address space
+HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
+HIP_COHERENT = 0x40000000  # else a kernel that runs may not see what the host writes
+LAZY_PEER_ACCESS = 1
+# Kinds of HIP device memory by the flag of hipExtMallocWithFlags, the surest for peers first.
+HIP_MEMORY = {"uncached": 0x3, "fine_grained": 0x1, "coarse_grained": 0x0}
+Words = TypeVar("Words", Gate, Watch)
+
+
+class GpuModule:
+    """A kernel file, loaded."""
+
+    def __init__(self, module: Any, device: "GpuDevice", stem: str) -> None:
+        self.module, self.device, self.stem = module, device, stem
+
+    def kernel(self, name: str) -> Kernel:
+        with self.device.calling(f"looking up {name}"):
+            function = self.module.get_function(name)
+
+        def enqueue(blocks: int, argument: Any) -> None:
+            # One array of size 1 is an argument by value.
+            value = np.frombuffer(argument, np.dtype((np.void, ctypes.sizeof(argument))))
+            function((blocks,), (self.device.threads,), (value,))
+
+        return Kernel(name, enqueue)
+
+
+class GpuMemory:
+    """Memory that this process's GPU reaches at `address`."""
+
+    def __init__(
+        self,
+        device: "GpuDevice",
+        address: int,
+        size_bytes: int,
+        type: str,
+        free: Callable[[], None],
+        handle: bytes = b"",
+    ) -> None:
+        self.device, self.address, self.size_bytes, self.type = device, address, size_bytes, type
+        self.free, self.handle = free, handle
+
+    def read(self) -> Bytes:
+        data = np.empty(self.size_bytes, np.uint8)
+        self.device.copy(data.ctypes.data, self.address, self.size_bytes, DEVICE_TO_HOST)
+        return data
+
+    def write(self, data: np.ndarray[Any, Any], offset: int = 0) -> None:
+        data = np.ascontiguousarray(data)
+        self.device.copy(self.address + offset, data.ctypes.data, data.nbytes, HOST_TO_DEVICE)
+
+    def close(self) -> None:
+        # A device that is gone takes its memory with it.
+        with contextlib.suppress(RuntimeError, DeviceError):
+            self.free()
+
+
+class GpuDevice:
+    """One GPU, by its PCI bus id, that `sharers` ranks use. Raises DeviceError where a call is refused."""
+
+    clock_shared = False
+    most_chunk_bytes = 2 << 20  # a pack for each of 64 blocks' threads four times, as many as `reduce` has under way
+
+    def __init__(self, pci_bus_id: str, sharers: int = 1) -> None:
+        self.cupy = load_cupy()
+        runtime = self.runtime = self.cupy.cuda.runtime
+        self.name = "hip" if runtime.is_hip else "cuda"
+        self.pci_bus_id = pci_bus_id
+        self.ways: tuple[str, ...] = ("mapped", "host_staged") if sharers == 1 else ("same_device", "host_staged")
+        with self.calling("opening the device"):
+            ordinals = {bus_id(runtime, i): i for i in range(runtime.getDeviceCount())}
+            runtime.setDevice(ordinals[pci_bus_id])
+            self.ordinal = ordinals[pci_bus_id]
+            found = runtime.getDeviceProperties(self.ordinal)
+            self.stream = self.cupy.cuda.Stream(non_blocking=True)
+            self.stream.use()
+        self.arch = (
+            found["gcnArchName"].decode().split(":")[0] if runtime.is_hip else f"sm_{found['major']}{found['minor']}"
+        )
+        version = ".".join(map(str, self.cupy.cuda.nvrtc.getVersion()))
+        # hipRTC's own version stands still, so that of the runtime is told beside it.
+        runtime_version = release(runtime.runtimeGetVersion())
+        self.compiler = f"{'hipRTC' if runtime.is_hip else 'NVRTC'} {version}, runtime {runtime_version}"
+        self.facts: dict[str, Any] = {
+            "gpu": found["name"].decode(),
+            "pci_bus_id": pci_bus_id,
+            "multiprocessors": found["multiProcessorCount"],
+            "memory_bytes": found["totalGlobalMem"],
+            "driver": release(runtime.driverGetVersion()),
+            "runtime": runtime_version,
+            "cupy": self.cupy.__version__,
+        }
+        # A block a multiprocessor is always resident, whatever its kernel takes; ranks that share a GPU share those.
+        self.most_blocks = max(1, min(MOST_BLOCKS, found["multiProcessorCount"] // sharers))
+        self.threads = min(MOST_THREADS, found["maxThreadsPerBlock"])
+        self.slab_types = list(HIP_MEMORY) if runtime.is_hip else ["plain"]
+        self.sharers = sharers
+        self.graphs: dict[tuple[int, int], tuple[Step, Any]] = {}
+        self.events: list[Any] = []
+        self.launched: dict[int, Step] = {}
+        self.gate, self.passes = self._host_words(Gate), 0
+        module = self.compile("timed_loop", {})
+        self.begin, self.hold, self.nothing = (module.kernel(n) for n in ("begin_iteration", "hold", "nothing"))
+
+    def calling(self, what: str) -> Any:
+        return calling(f"on GPU {self.pci_bus_id}, {what}")
+
+    def compile(self, stem: str, macros: Mapping[str, str]) -> GpuModule:
+        """Compiles `kernels/<stem>.cu` with -D for each macro; raises CompileError with the compiler's first
+        complaint."""
+        source, nvrtc = SOURCES / f"{stem}.cu", self.cupy.cuda.nvrtc
+        architecture = f"--offload-arch={self.arch}" if self.name == "hip" else f"--gpu-architecture={self.arch}"
+        defines = [f"-D{name}={value}" for name, value in sorted(macros.items())]
+        options = [architecture, "-std=c++17", *(["-O3"] if self.name == "hip" else []), *defines]
+
+        def compile_to(path: Path) -> None:
+            program = nvrtc.createProgram(source.read_text(), source.name, [], [])
+            try:
+                nvrtc.compileProgram(program, (*options, f"-I{SOURCES}"))
+                # On HIP the code object comes by the name of PTX. CuPy takes the last byte, a zero, for a string's end.
+                code = nvrtc.getPTX(program) if self.name == "hip" else nvrtc.getCUBIN(program)
+                path.write_bytes(code + b"\0")
+            except RuntimeError as error:
+                said = [line for line in nvrtc.getProgramLog(program).splitlines() if "error" in line]
+                raise CompileError(
+                    f"{self.compiler} cannot compile {source.name} for {self.arch}: {(said or [str(error)])[0][:200]}"
+                ) from error
+            finally:
+                nvrtc.destroyProgram(program)
+
+        path = compiled(source, options, self.compiler, ".hsaco" if self.name == "hip" else ".cubin", compile_to)
+        with self.calling(f"loading {stem}"):
+            return GpuModule(self.cupy.RawModule(path=str(path)), self, stem)
+
+    def copy(self, to: int, origin: int, size_bytes: int, direction: int) -> None:
+        with self.calling(f"copying {size_bytes} B"):
+            self.stream.synchronize()
+            self.runtime.memcpy(to, origin, size_bytes, direction)
+
+    def allocate_as(self, type: str, size_bytes: int) -> GpuMemory:
+        """Zeroed memory of one of `slab_types`, straight from the driver."""
+        if HIP_MEMORY.get(type):
+            label, pointer = f"hipExtMallocWithFlags {type}", ctypes.c_void_p()
+            self._driver("hipExtMallocWithFlags", ctypes.byref(pointer), ctypes.c_size_t(size_bytes), HIP_MEMORY[type])
+            address = pointer.value or 0
+        else:
+            label = f"{self.name}Malloc"
+            with self.calling(f"{label} of {size_bytes} B"):
+                address = self.runtime.malloc(size_bytes)
+        with self.calling(f"clearing {size_bytes} B"):
+            self.runtime.memset(address, 0, size_bytes)
+            self.runtime.deviceSynchronize()  # the stream of kernels does not wait for that of memset
+        return GpuMemory(self, address, size_bytes, label, lambda: self.runtime.free(address))
+
+    def allocate(self, size_bytes: int, way: str) -> Memory:
+        """Memory that peers can map in this way, zeroed. On HIP uncached where the driver has that, else fine-grained:
+        what a peer writes into cached memory may never be seen."""
+        if way == "host_staged":
+            return self._staged(shared_memory.allocate(size_bytes, shared_memory.MEMFD))
+        refusals = []
+        for type in self.slab_types[:2]:
+            try:
+                memory = self.allocate_as(type, -(-size_bytes // ALLOCATION_BYTES) * ALLOCATION_BYTES)
+                break
+            except OutOfMemory:
+                raise
+            except DeviceError as error:
+                refusals.append(str(error))
+        else:
+            raise DeviceError("; ".join(refusals))
+        base = self._base_of(memory.address)
+        with self.calling("ipcGetMemHandle"):
+            handle = self.runtime.ipcGetMemHandle(base)
+        where = {
+            "bus_id": self.pci_bus_id,
+            "ipc": handle.hex(),
+            "offset": memory.address - base,
+            "size_bytes": size_bytes,
+            "type": memory.type,
+        }
+        memory.size_bytes, memory.handle = size_bytes, json.dumps(where).encode()
+        return memory
+
+    def open(self, handle: bytes) -> Memory:
+        """A peer's memory, mapped here. Raises DeviceError where the driver refuses, with its word."""
+        where = json.loads(handle)
+        if "ipc" not in where:
+            return self._staged(shared_memory.open_shared(handle))
+        unseen = "" if self._sees_peer(where["bus_id"]) else ", which this process may not see,"
+        with self.calling(f"ipcOpenMemHandle of memory on GPU {where['bus_id']}{unseen}"):
+            base = self.runtime.ipcOpenMemHandle(bytes.fromhex(where["ipc"]), LAZY_PEER_ACCESS)
+        address, close = base + where["offset"], lambda: self.runtime.ipcCloseMemHandle(base)
+        return GpuMemory(self, address, where["size_bytes"], where["type"], close, handle)
+
+    def forget_name(self, memory: Memory) -> None:
+        """Nothing of a GPU's memory has a name."""
+
+    def private(self, size_bytes: int) -> Memory:
+        return self.allocate_as(self.slab_types[-1], max(size_bytes, 1))
+
+    def watch(self, record: Watch) -> Watch:
+        return self._host_words(Watch)
+
+    def _host_words(self, kind: type[Words]) -> Words:
+        """A structure in pinned host memory, which kernels and the host read and write at the same address."""
+        with self.calling("hostAlloc"):
+            coherent = HIP_COHERENT if self.name == "hip" else 0
+            address = self.runtime.hostAlloc(ctypes.sizeof(kind), PORTABLE | MAPPED | coherent)
+        ctypes.memset(address, 0, ctypes.sizeof(kind))
+        return kind.from_address(int(address))
+
+    def _staged(self, shared: shared_memory.SharedMemory) -> GpuMemory:
+        """Shared host memory, mapped into this GPU."""
+        host, size_bytes = shared.address, shared.size_bytes
+        if self.name == "hip":  # CuPy's own hostRegister is a stub there
+            self._driver("hipHostRegister", ctypes.c_void_p(host), ctypes.c_size_t(size_bytes), PORTABLE | MAPPED)
+            pointer = ctypes.c_void_p()
+            self._driver("hipHostGetDevicePointer", ctypes.byref(pointer), ctypes.c_void_p(host), 0)
+            address = pointer.value or 0
+        else:
+            with self.calling(f"cudaHostRegister of {size_bytes} B"):
+                self.runtime.hostRegister(host, size_bytes, PORTABLE | MAPPED)
+                address = self.runtime.pointerGetAttributes(host).devicePointer
+
+        def free() -> None:
+            if self.name == "hip":
+                self._driver("hipHostUnregister", ctypes.c_void_p(host))
+            else:
+                self.runtime.hostUnregister(host)
+            shared.close()
+
+        return GpuMemory(self, address, size_bytes, "registered host memory", free, shared.handle)
+
+    def _sees_peer(self, peer_bus_id: str) -> bool:
+        """Whether this process may see that GPU, and so ask about it. Raises DeviceError where the driver says that
+        this GPU cannot reach it."""
+        visible = {bus_id(self.runtime, i): i for i in range(self.runtime.getDeviceCount())}
+        peer = visible.get(peer_bus_id)
+        if peer not in (None, self.ordinal) and not self.runtime.deviceCanAccessPeer(self.ordinal, peer):
+            raise DeviceError(f"the driver refuses peer access from GPU {self.pci_bus_id} to GPU {peer_bus_id}")
+        return peer is not None
+
+    def _base_of(self, address: int) -> int:
+        """Where the allocation begins that an IPC handle stands for."""
+        base, size = ctypes.c_void_p(), ctypes.c_size_t()
+        name = "hipMemGetAddressRange" if self.name == "hip" else "cuMemGetAddressRange_v2"
+        self._driver(name, ctypes.byref(base), ctypes.byref(size), ctypes.c_void_p(address))
+        return base.value or 0
+
+    def _driver(self, name: str, *arguments: Any) -> None:
+        """Calls what CuPy has no word for in the driver's own library."""
+        status = getattr(driver_library(self.name), name)(*arguments)
+        if status:
+            known = {2: "out of memory"}.get(status, "")
+            raise (OutOfMemory if status == 2 else DeviceError)(
+                f"on GPU {self.pci_bus_id}, {name} fails with error {status} {known}".rstrip()
+            )
+
+    # Running
+
+    def blocks_for(self, size_bytes: int) -> int:
+        """A block for every pack of each of its threads, as far as blocks are resident together."""
+        return int(max(1, min(self.most_blocks, -(-size_bytes // (16 * self.threads)))))
+
+    def enqueue(self, step: Step) -> None:
+        step.kernel.function(step.blocks, step.argument)
+
+    def caller(self, step: Step) -> Callable[[], None]:
+        """A Python function that performs a step once and waits for its end."""
+
+        def call() -> None:
+            with self.calling(step.kernel.name):
+                self.enqueue(step)
+                self.stream.synchronize()
+
+        return call
+
+    def reason_against_graphs(self) -> str | None:
+        """Why operations cannot be launched from a captured graph here; None where they can."""
+        try:
+            self._captured(Step(self.nothing, Gate())).launch(self.stream)
+            self.stream.synchronize()
+        except RuntimeError as error:
+            return f"CuPy cannot capture a graph on GPU {self.pci_bus_id}: {error}"
+        return None
+
+    def _captured(self, step: Step, then: Step | None = None, calls: int = 1) -> Any:
+        self.stream.begin_capture()
+        for _ in range(calls):
+            self.enqueue(step)
+            if then:
+                self.enqueue(then)
+        return self.stream.end_capture()
+
+    def _launch(self, plan: Plan, step: Step, then: Step | None, calls: int) -> None:
+        """Puts a step, or a chain of it and another, into the stream: launch by launch, or as one captured graph."""
+        if not plan.graph:
+            for _ in range(calls):
+                self.enqueue(step)
+                if then:
+                    self.enqueue(then)
+            return
+        key = (id(step), calls)
+        if key not in self.graphs:
+            self.graphs[key] = (step, self._captured(step, then, calls))
+        self.graphs[key][1].launch(self.stream)
+
+    def run(self, plan: Plan, watch: Watch) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Runs a plan; stamps are by events in this GPU's stream, so only differences within an iteration count.
+
+        Iterations go into the stream in batches behind a closed gate, but for an operation's first: a library sets up
+        its connections then, and waits for the device. Fewer rows than asked come back when the watch said stop. Raises
+        DeviceError where the driver refuses a call or the device is lost.
+        """
+        total = plan.warmup + plan.iterations + plan.checks
+        launches = 6 + (1 if plan.graph else 3 * plan.calls)
+        batch = max(1, min(total, MOST_QUEUED // launches))
+        rows: list[list[int]] = []
+        with self.calling("the timed loop"):
+            for begun in range(0, total, batch):
+                if watch.stop:
+                    break
+                self.passes += 1
+                address = ctypes.addressof(self.gate)
+                gate = Gate(address, self.passes, HOLD_NS, ctypes.addressof(watch))
+                if id(plan.operation) in self.launched:
+                    self.enqueue(Step(self.hold, gate))
+                self.launched[id(plan.operation)] = plan.operation
+                marks = [self._iterate(plan, i, i - begun, gate) for i in range(begun, min(total, begun + batch))]
+                ctypes.c_uint64.from_address(address).value = self.passes
+                self.stream.synchronize()
+                timed = range(plan.warmup, plan.warmup + plan.iterations)
+                rows += [self._stamps_ns(m) for i, m in enumerate(marks, begun) if i in timed and not watch.stop]
+        return np.array(rows, np.int64).reshape(-1, 4)
+
+    def _iterate(self, plan: Plan, number: int, place: int, gate: Gate) -> list[Any]:
+        """Puts one iteration into the stream; returns its events: arrived, left, began to consume, done."""
+        while len(self.events) < 4 * (place + 1):
+            self.events.append(self.cupy.cuda.Event())
+        arrived, left, begun, done = marks = self.events[4 * place : 4 * place + 4]
+        self.enqueue(Step(self.begin, gate))
+        if plan.calls:
+            begun.record(self.stream)
+            self._launch(plan, plan.consume, None, plan.calls)
+            done.record(self.stream)
+        self.enqueue(plan.prepare)
+        self.enqueue(plan.meet)
+        arrived.record(self.stream)
+        self._launch(plan, plan.operation, plan.consume if plan.calls else None, max(1, plan.calls))
+        left.record(self.stream)
+        if not plan.calls:
+            begun.record(self.stream)
+            self.enqueue(plan.consume)
+            done.record(self.stream)
+        if number < plan.checks or number >= plan.warmup + plan.iterations:
+            self.enqueue(plan.check)
+        return marks
+
+    def _stamps_ns(self, marks: list[Any]) -> list[int]:
+        arrived, left, begun, done = marks
+        elapsed_ms = self.cupy.cuda.get_elapsed_time
+        return [0, round(1e6 * elapsed_ms(arrived, left)), 0, round(1e6 * elapsed_ms(begun, done))]

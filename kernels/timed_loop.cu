@@ -1,0 +1,78 @@
+// What stands around the timed call in an iteration: its number, writing the send buffer, checking the result; and the
+// gate that keeps a GPU's stream from running ahead of the host that fills it.
+#include "pack.h"
+
+// A buffer that holds a pattern: element i of iteration t is element (i + t) mod `period` of a table, kept here often
+// enough to be copied in pieces. No two iterations within a period agree anywhere.
+struct Pattern {
+  char* buffer;
+  const char* table;
+  long bytes, table_bytes, period, element_bytes;
+  unsigned* wrong;
+  const Watch* watch;
+};
+
+// Calls `each(piece of the buffer, the table as it now has to stand there, bytes)`; a block takes whole pieces.
+template <class Each> DEVICE void pieces(const Pattern& p, Each each) {
+  const char* table = p.table + (long)(*(volatile const u64*)&p.watch->iteration % (u64)p.period) * p.element_bytes;
+  for (long at = block() * p.table_bytes; at < p.bytes; at += blocks() * p.table_bytes)
+    each(p.buffer + at, table, smaller(p.bytes - at, p.table_bytes));
+}
+
+extern "C" __global__ UP_TO_512_THREADS void write_pattern(LAUNCHED_WITH(Pattern) p) {
+  pieces(p, [](char* to, const char* table, long bytes) {
+    const long packs = bytes / (long)sizeof(pack);
+    for (long i = thread_in_block(); i < packs; i += threads_in_block()) store_pack(to, i, load_pack(table, i));
+    for (long b = packs * (long)sizeof(pack) + thread_in_block(); b < bytes; b += threads_in_block()) to[b] = table[b];
+  });
+}
+
+DEVICE bool differ(pack x, pack y) {
+  u64 a[sizeof(pack) / 8], b[sizeof(pack) / 8], bits = 0;
+  copy_bits(a, &x, sizeof x), copy_bits(b, &y, sizeof y);
+  for (unsigned k = 0; k < sizeof(pack) / 8; ++k) bits |= a[k] ^ b[k];
+  return bits != 0;
+}
+
+DEVICE bool differ(const char* x, const char* y, long bytes) {
+  bool found = false;
+  for (long b = 0; b < bytes; ++b) found |= x[b] != y[b];
+  return found;
+}
+
+extern "C" __global__ UP_TO_512_THREADS void count_wrong(LAUNCHED_WITH(Pattern) p) {
+  pieces(p, [&](const char* got, const char* table, long bytes) {
+    const long packs = bytes / (long)sizeof(pack), size = p.element_bytes;
+    const auto count = [&](long begin, long end, long step) {
+      unsigned wrong = 0;
+      for (long b = begin; b < end; b += step) wrong += differ(got + b, table + b, size);
+      if (wrong) add_relaxed_device(p.wrong, wrong);
+    };
+    for (long i = thread_in_block(); i < packs; i += threads_in_block())
+      if (differ(load_pack(got, i), load_pack(table, i)))
+        count(i * (long)sizeof(pack), (i + 1) * (long)sizeof(pack), size);
+    count(packs * (long)sizeof(pack) + thread_in_block() * size, bytes, threads_in_block() * size);
+  });
+}
+
+struct Gate {
+  const u64* opened;  // host memory
+  u64 wanted, timeout_ns;
+  Watch* watch;
+};
+
+// Begins an iteration of a GPU's loop: the host, which is ahead, cannot count for it.
+extern "C" __global__ UP_TO_512_THREADS void begin_iteration(LAUNCHED_WITH(Gate) g) {
+  if (thread() == 0) *(volatile u64*)&g.watch->iteration += 1;
+}
+
+// Holds the stream until the host has put everything into it: else a launch that the host is late with is measured as
+// if the GPU had been slow.
+extern "C" __global__ UP_TO_512_THREADS void hold(LAUNCHED_WITH(Gate) g) {
+  const u64 start = clock_ns();
+  while (!reached(load_acquire_system(g.opened), g.wanted) && *(volatile u64*)&g.watch->stop == 0 &&
+         clock_ns() - start < g.timeout_ns)
+    breathe();
+}
+
+extern "C" __global__ UP_TO_512_THREADS void nothing(LAUNCHED_WITH(Gate) g) { (void)g; }

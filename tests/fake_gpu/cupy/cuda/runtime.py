@@ -1,0 +1,295 @@
+"""`cupy.cuda.runtime` of the software GPU."""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+from .._software import DEVICES, IS_HIP, RUNTIME_VERSION, UUIDS, library, setting, status_of
+
+is_hip = IS_HIP
+memcpyHostToHost, memcpyHostToDevice, memcpyDeviceToHost, memcpyDeviceToDevice, memcpyDefault = range(5)
+hostAllocDefault, hostAllocPortable, hostAllocMapped, hostAllocWriteCombined = 0, 1, 2, 4
+memoryTypeUnregistered, memoryTypeHost, memoryTypeDevice, memoryTypeManaged = range(4)
+streamDefault, streamNonBlocking = 0, 1
+streamCaptureModeGlobal, streamCaptureModeThreadLocal, streamCaptureModeRelaxed = range(3)
+eventDefault, eventBlockingSync, eventDisableTiming, eventInterprocess = 0, 1, 2, 4
+cudaIpcMemLazyEnablePeerAccess = 1
+cudaDevAttrMultiProcessorCount, cudaDevAttrMaxThreadsPerBlock, cudaDevAttrHostRegisterSupported = 16, 1, 99
+cudaDevAttrCanUseHostPointerForRegisteredMem = 91
+
+
+class CUDARuntimeError(RuntimeError):
+    def __init__(self, status: int) -> None:
+        self.status = status
+        super().__init__(f"{library.gpu_error_name(status).decode()}: {library.gpu_error_string(status).decode()}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.status,)
+
+
+class PointerAttributes:
+    def __init__(self, device: int, devicePointer: int, hostPointer: int, type: int = -1) -> None:
+        self.device, self.devicePointer, self.hostPointer, self.type = device, devicePointer, hostPointer, type
+
+
+def check_status(status: int) -> None:
+    if status:
+        raise CUDARuntimeError(status)
+
+
+def _entering(call: str, amount: int = 0) -> None:
+    """Raises what this call has to raise here: no driver, too old a driver, no device, a fault."""
+    if setting("DRIVER", RUNTIME_VERSION) < RUNTIME_VERSION // 1000 * 1000:
+        check_status(100 if is_hip else 35)
+    if not DEVICES:
+        check_status(100)
+    check_status(status_of("gpu_entering", call.encode(), amount))
+
+
+def _pointer(function: str, *arguments: Any) -> int:
+    """A call of the library whose first parameter is where an address goes."""
+    found = ctypes.c_void_p()
+    check_status(status_of(function, ctypes.byref(found), *arguments))
+    return found.value or 0
+
+
+# Devices
+
+
+def driverGetVersion() -> int:
+    return setting("DRIVER", RUNTIME_VERSION)
+
+
+def runtimeGetVersion() -> int:
+    return RUNTIME_VERSION
+
+
+def getDeviceCount() -> int:
+    _entering("getDeviceCount")
+    return len(DEVICES)
+
+
+_device = 0
+
+
+def _physical(device: int) -> int:
+    if not 0 <= device < len(DEVICES):
+        raise CUDARuntimeError(101)
+    return DEVICES[device]
+
+
+def getDevice() -> int:
+    _entering("getDevice")
+    return _device
+
+
+def setDevice(device: int) -> None:
+    global _device
+    _entering("setDevice")
+    library.gpu_set_device(_physical(device))
+    _device = device
+
+
+def getDeviceProperties(device: int) -> dict[str, Any]:
+    _entering("getDeviceProperties")
+    physical, threads = _physical(device), setting("THREADS", 4)
+    found = {
+        "name": b"software GPU",
+        "major": 12,
+        "minor": 0,
+        "multiProcessorCount": setting("SMS", 3),
+        "maxThreadsPerBlock": threads,
+        "maxThreadsPerMultiProcessor": 2 * threads,
+        "warpSize": 32,
+        "totalGlobalMem": setting("MEMORY", 4 << 30),
+        "l2CacheSize": 64 << 20,
+        "clockRate": 1_000_000,
+        "integrated": 0,
+        "canMapHostMemory": 1,
+        "concurrentKernels": 1,
+        "pciDomainID": 0,
+        "pciBusID": 0x41 + 0x20 * physical,
+        "pciDeviceID": 0,
+        "uuid": UUIDS[physical][4:].replace("-", "").encode()[:16],
+    }
+    return {**found, "gcnArchName": b"gfx1201", "isLargeBar": 1} if is_hip else found
+
+
+def deviceGetAttribute(attrib: int, device: int) -> int:
+    _entering("deviceGetAttribute")
+    _physical(device)
+    return {16: setting("SMS", 3), 1: setting("THREADS", 4), 99: 1, 91: 1}[attrib]
+
+
+def deviceGetPCIBusId(device: int) -> str:
+    _entering("deviceGetPCIBusId")
+    return f"0000:{0x41 + 0x20 * _physical(device):02X}:00.0"
+
+
+def deviceGetByPCIBusId(pci_bus_id: str) -> int:
+    _entering("deviceGetByPCIBusId")
+    ids = [deviceGetPCIBusId(device).lower() for device in range(len(DEVICES))]
+    if pci_bus_id.lower() not in ids:
+        raise CUDARuntimeError(101 if not is_hip else 1)
+    return ids.index(pci_bus_id.lower())
+
+
+def deviceCanAccessPeer(device: int, peerDevice: int) -> int:
+    _entering("deviceCanAccessPeer")
+    return int(_physical(device) != _physical(peerDevice) and setting("PEER", 1) != 0)
+
+
+_enabled: set[tuple[int, int]] = set()
+
+
+def deviceEnablePeerAccess(peerDevice: int) -> None:
+    _entering("deviceEnablePeerAccess")
+    if peerDevice == _device:
+        raise CUDARuntimeError(101)
+    if not deviceCanAccessPeer(_device, peerDevice):
+        raise CUDARuntimeError(217)
+    if (_device, peerDevice) in _enabled:
+        raise CUDARuntimeError(704)
+    _enabled.add((_device, peerDevice))
+
+
+def deviceSynchronize() -> None:
+    _entering("deviceSynchronize")
+    check_status(status_of("gpu_device_synchronize"))
+
+
+# Memory
+
+
+def memGetInfo() -> tuple[int, int]:
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    _entering("memGetInfo")
+    check_status(status_of("gpu_memory_info", ctypes.byref(free), ctypes.byref(total)))
+    return free.value, total.value
+
+
+def malloc(size: int) -> int:
+    return _pointer("gpu_malloc", size)
+
+
+def free(ptr: int) -> None:
+    check_status(status_of("gpu_free", ptr))
+
+
+def hostAlloc(size: int, flags: int) -> int:
+    return _pointer("gpu_host_alloc", size, flags)
+
+
+def freeHost(ptr: int) -> None:
+    check_status(status_of("gpu_free_host", ptr))
+
+
+def hostRegister(ptr: int, size: int, flags: int) -> None:
+    """On HIP CuPy has only a stub, which fails."""
+    check_status(999 if is_hip else status_of("gpu_host_register", ptr, size, flags))
+
+
+def hostUnregister(ptr: int) -> None:
+    check_status(999 if is_hip else status_of("gpu_host_unregister", ptr))
+
+
+def memset(ptr: int, value: int, size: int) -> None:
+    check_status(status_of("gpu_memset", ptr, value, size))
+
+
+def memcpy(dst: int, src: int, size: int, kind: int) -> None:
+    check_status(status_of("gpu_memcpy", dst, src, size, kind))
+
+
+def pointerGetAttributes(ptr: int) -> PointerAttributes:
+    kind, device = ctypes.c_int(), ctypes.c_int()
+    check_status(status_of("gpu_pointer_attributes", ptr, ctypes.byref(kind), ctypes.byref(device)))
+    if kind.value == memoryTypeUnregistered:
+        return PointerAttributes(-2, 0, ptr, memoryTypeUnregistered)
+    return PointerAttributes(
+        DEVICES.index(device.value) if device.value in DEVICES else -2,
+        ptr,
+        ptr if kind.value == memoryTypeHost else 0,
+        kind.value,
+    )
+
+
+def ipcGetMemHandle(devPtr: int) -> bytes:
+    handle = ctypes.create_string_buffer(64)
+    check_status(status_of("gpu_export", devPtr, handle))
+    return handle.raw
+
+
+def ipcOpenMemHandle(handle: bytes, flags: int = cudaIpcMemLazyEnablePeerAccess) -> int:
+    return _pointer("gpu_import", ctypes.create_string_buffer(handle, 64), flags)
+
+
+def ipcCloseMemHandle(devPtr: int) -> None:
+    check_status(status_of("gpu_close_import", devPtr))
+
+
+# Streams, events, graphs
+
+_HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_host_functions: list[Any] = []  # alive as long as a graph may call them
+
+
+def streamCreateWithPriority(flags: int, priority: int) -> int:
+    _entering("streamCreateWithPriority")
+    return _pointer("gpu_stream_create")
+
+
+def streamQuery(stream: int) -> int:
+    return status_of("gpu_stream_query", stream)
+
+
+def streamSynchronize(stream: int) -> None:
+    check_status(status_of("gpu_stream_synchronize", stream))
+
+
+def streamBeginCapture(stream: int, mode: int = streamCaptureModeRelaxed) -> None:
+    check_status(status_of("gpu_begin_capture", stream))
+
+
+def streamEndCapture(stream: int) -> int:
+    found = ctypes.c_void_p()
+    check_status(status_of("gpu_end_capture", stream, ctypes.byref(found)))
+    return found.value or 0
+
+
+def streamIsCapturing(stream: int) -> bool:
+    found = ctypes.c_int()
+    check_status(status_of("gpu_is_capturing", stream, ctypes.byref(found)))
+    return bool(found.value)
+
+
+def launchHostFunc(stream: int, callback: Callable[[Any], None], arg: int) -> None:
+    function = _HOST_FUNCTION(callback)
+    _host_functions.append(function)
+    check_status(status_of("gpu_host_function", stream, function, arg))
+
+
+def graphLaunch(graphExec: int, stream: int) -> None:
+    check_status(status_of("gpu_graph_launch", graphExec, stream))
+
+
+def eventCreateWithFlags(flags: int) -> int:
+    return _pointer("gpu_event_create")
+
+
+def eventRecord(event: int, stream: int) -> None:
+    check_status(status_of("gpu_event_record", event, stream))
+
+
+def eventQuery(event: int) -> int:
+    return status_of("gpu_event_query", event)
+
+
+def eventSynchronize(event: int) -> None:
+    check_status(status_of("gpu_event_synchronize", event))
+
+
+def eventElapsedTime(start: int, end: int) -> float:
+    ms = ctypes.c_float()
+    check_status(status_of("gpu_event_elapsed", ctypes.byref(ms), start, end))
+    return ms.value

@@ -1,0 +1,47 @@
+// Lets a host compiler take the kernels' HIP side: a thread of a GPU is a fibre of a host thread, and gives way at
+// barriers and whenever it looks at a flag. Included before the first line of a kernel.
+#pragma once
+#define __HIP__ 1
+#define __device__
+#define __host__
+#define __global__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+// What an entry asks of a GPU's compiler.
+#define amdgpu_flat_work_group_size(...) unused
+#define amdgpu_waves_per_eu(...) unused
+#undef __HIP_MEMORY_SCOPE_AGENT
+#undef __HIP_MEMORY_SCOPE_SYSTEM
+#define __HIP_MEMORY_SCOPE_AGENT 4
+#define __HIP_MEMORY_SCOPE_SYSTEM 5
+
+extern "C" {
+void* memcpy(void*, const void*, unsigned long);
+struct Lane { unsigned thread, threads, block, blocks; };
+__attribute__((const)) const Lane* gpu_lane();
+void gpu_barrier();
+void gpu_give_way();
+unsigned long long gpu_clock_ns();
+}
+
+#define __builtin_amdgcn_workitem_id_x() (gpu_lane()->thread)
+#define __builtin_amdgcn_workgroup_size_x() (gpu_lane()->threads)
+#define __builtin_amdgcn_workgroup_id_x() (gpu_lane()->block)
+#define __builtin_amdgcn_grid_size_x() (gpu_lane()->blocks * gpu_lane()->threads)
+#define __builtin_amdgcn_s_barrier() gpu_barrier()
+#define __builtin_amdgcn_sched_group_barrier(...) ((void)0)
+#define __builtin_amdgcn_sched_barrier(...) ((void)0)
+#define __builtin_amdgcn_readfirstlane(uniform) (uniform)
+#define __builtin_amdgcn_s_sleep(cycles) gpu_give_way()
+#define __builtin_amdgcn_fence(order, ...) __atomic_thread_fence(__ATOMIC_SEQ_CST)
+#define __hip_atomic_store(p, v, order, scope) __atomic_store_n(p, v, order)
+#define __hip_atomic_load(p, order, scope) (gpu_give_way(), __atomic_load_n(p, order))
+#define __hip_atomic_fetch_add(p, v, order, scope) __atomic_fetch_add(p, v, order)
+// Instructions that the kernels spell out; a host needs none of them.
+asm(".macro s_waitcnt all:vararg\n.endm\n"
+    ".macro s_waitcnt_vscnt all:vararg\n.endm\n"
+    ".macro s_wait_storecnt all:vararg\n.endm");
+// At 100 MHz, as on the hardware.
+#define __builtin_readsteadycounter() (gpu_clock_ns() / 10)
+#define __builtin_amdgcn_s_memrealtime() (gpu_clock_ns() / 10)
+#define __builtin_amdgcn_s_sendmsg_rtnl(message) (gpu_clock_ns() / 10)

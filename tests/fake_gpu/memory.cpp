@@ -1,0 +1,341 @@
+// Memory, handles, faults and errors of the software GPU, and the driver's own functions for them.
+//
+// Device memory is a memfd. Its handle names process, descriptor and size, so that another process maps the same pages
+// through /proc/PID/fd/N; nothing else of it can be reached from there.
+#include "device.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <string>
+
+struct Error { int status; const char *cuda, *driver, *hip, *text, *hip_text; };
+// The runtime's and the driver's names, and the runtime's words, where a test can meet them.
+static const Error ERRORS[] = {
+    {0, "cudaSuccess", "CUDA_SUCCESS", "hipSuccess", "no error", nullptr},
+    {1, "cudaErrorInvalidValue", "CUDA_ERROR_INVALID_VALUE", "hipErrorInvalidValue", "invalid argument", nullptr},
+    {2, "cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY", "hipErrorOutOfMemory", "out of memory", nullptr},
+    {3, "cudaErrorInitializationError", "CUDA_ERROR_NOT_INITIALIZED", "hipErrorNotInitialized", "initialization error",
+     nullptr},
+    {35, "cudaErrorInsufficientDriver", nullptr, "hipErrorInsufficientDriver",
+     "CUDA driver version is insufficient for CUDA runtime version",
+     "driver version is insufficient for runtime version"},
+    {46, "cudaErrorDevicesUnavailable", "CUDA_ERROR_DEVICE_UNAVAILABLE", nullptr,
+     "CUDA-capable device(s) is/are busy or unavailable", nullptr},
+    {100, "cudaErrorNoDevice", "CUDA_ERROR_NO_DEVICE", "hipErrorNoDevice", "no CUDA-capable device is detected",
+     "no ROCm-capable device is detected"},
+    {101, "cudaErrorInvalidDevice", "CUDA_ERROR_INVALID_DEVICE", "hipErrorInvalidDevice", "invalid device ordinal",
+     nullptr},
+    {200, "cudaErrorInvalidKernelImage", "CUDA_ERROR_INVALID_IMAGE", "hipErrorInvalidImage",
+     "device kernel image is invalid", nullptr},
+    {201, "cudaErrorDeviceUninitialized", "CUDA_ERROR_INVALID_CONTEXT", "hipErrorInvalidContext",
+     "invalid device context", nullptr},
+    {205, "cudaErrorMapBufferObjectFailed", "CUDA_ERROR_MAP_FAILED", "hipErrorMapFailed",
+     "mapping of buffer object failed", nullptr},
+    {217, "cudaErrorPeerAccessUnsupported", "CUDA_ERROR_PEER_ACCESS_UNSUPPORTED", "hipErrorPeerAccessUnsupported",
+     "peer access is not supported between these two devices", nullptr},
+    {301, "cudaErrorFileNotFound", "CUDA_ERROR_FILE_NOT_FOUND", "hipErrorFileNotFound", "file not found", nullptr},
+    {400, "cudaErrorInvalidResourceHandle", "CUDA_ERROR_INVALID_HANDLE", "hipErrorInvalidHandle",
+     "invalid resource handle", nullptr},
+    {500, "cudaErrorSymbolNotFound", "CUDA_ERROR_NOT_FOUND", "hipErrorNotFound", "named symbol not found", nullptr},
+    {600, "cudaErrorNotReady", "CUDA_ERROR_NOT_READY", "hipErrorNotReady", "device not ready", nullptr},
+    {700, "cudaErrorIllegalAddress", "CUDA_ERROR_ILLEGAL_ADDRESS", "hipErrorIllegalAddress",
+     "an illegal memory access was encountered", nullptr},
+    {704, "cudaErrorPeerAccessAlreadyEnabled", "CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED",
+     "hipErrorPeerAccessAlreadyEnabled", "peer access is already enabled", nullptr},
+    {712, "cudaErrorHostMemoryAlreadyRegistered", "CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED",
+     "hipErrorHostMemoryAlreadyRegistered", "part or all of the requested memory range is already mapped", nullptr},
+    {713, "cudaErrorHostMemoryNotRegistered", "CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED",
+     "hipErrorHostMemoryNotRegistered", "pointer does not correspond to a registered memory region", nullptr},
+    {719, "cudaErrorLaunchFailure", "CUDA_ERROR_LAUNCH_FAILED", "hipErrorLaunchFailure", "unspecified launch failure",
+     nullptr},
+    {801, "cudaErrorNotSupported", "CUDA_ERROR_NOT_SUPPORTED", "hipErrorNotSupported", "operation not supported",
+     nullptr},
+    {900, "cudaErrorStreamCaptureUnsupported", "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED",
+     "hipErrorStreamCaptureUnsupported", "operation not permitted when stream is capturing", nullptr},
+    {901, "cudaErrorStreamCaptureInvalidated", "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
+     "hipErrorStreamCaptureInvalidated", "operation failed due to a previous error during capture", nullptr},
+    {907, "cudaErrorCapturedEvent", "CUDA_ERROR_CAPTURED_EVENT", "hipErrorCapturedEvent",
+     "operation not permitted on an event last recorded in a capturing stream", nullptr},
+    {999, "cudaErrorUnknown", "CUDA_ERROR_UNKNOWN", "hipErrorUnknown", "unknown error", nullptr},
+};
+
+static const Error& error_of(int status) {
+  for (const Error& e : ERRORS)
+    if (e.status == status && (!is_hip() || e.hip)) return e;
+  return ERRORS[sizeof ERRORS / sizeof *ERRORS - 1];
+}
+
+extern "C" const char* gpu_error_name(int status) { return is_hip() ? error_of(status).hip : error_of(status).cuda; }
+extern "C" const char* gpu_driver_error_name(int status) {
+  return is_hip() ? error_of(status).hip : error_of(status).driver;
+}
+extern "C" const char* gpu_error_string(int status) {
+  const Error& e = error_of(status);
+  return is_hip() && e.hip_text ? e.hip_text : e.text;
+}
+extern "C" const char* hipGetErrorString(int status) { return gpu_error_string(status); }
+
+// ---------------------------------------------------------------------------------------------------- faults to order
+
+long setting(const char* name, long otherwise) {
+  const char* text = getenv(name);
+  return text && *text ? atol(text) : otherwise;
+}
+
+static std::mutex lock;
+static int broken = 0;
+static bool hip = false;
+static thread_local int device_in_use = -1;
+static int first_device = 0;
+
+bool is_hip() { return hip; }
+void break_device(int status) {
+  std::lock_guard<std::mutex> held(lock);
+  if (!broken) broken = status;
+}
+int device_status() {
+  std::lock_guard<std::mutex> held(lock);
+  return broken;
+}
+
+extern "C" void gpu_open(int vendor_is_hip, int first) { hip = vendor_is_hip, first_device = first; }
+extern "C" void gpu_set_device(int physical) { device_in_use = physical; }
+static int device_now() { return device_in_use < 0 ? first_device : device_in_use; }
+
+// FAKE_GPU_FAIL: call[:rankN][:error name][:>amount], ...
+static int fault(const char* call, size_t amount) {
+  const char* all = getenv("FAKE_GPU_FAIL");
+  for (std::string rest = all ? all : ""; !rest.empty();) {
+    std::string one = rest.substr(0, rest.find(','));
+    rest.erase(0, one.size() + 1);
+    int status = 999;
+    bool meant = true;
+    for (bool first = true; !one.empty(); first = false) {
+      const std::string part = one.substr(0, one.find(':'));
+      one.erase(0, part.size() + 1);
+      if (first) meant = part == call;
+      else if (part.rfind("rank", 0) == 0) meant = meant && setting("PMI_RANK", 0) == atol(part.c_str() + 4);
+      else if (part[0] == '>') meant = meant && amount > strtoul(part.c_str() + 1, nullptr, 10);
+      else
+        for (const Error& e : ERRORS)
+          if (part == e.cuda || (e.hip && part == e.hip)) status = e.status;
+    }
+    if (meant) return status;
+  }
+  return 0;
+}
+
+int entering(const char* call, size_t amount) {
+  const int status = device_status();
+  return status ? status : fault(call, amount);
+}
+extern "C" int gpu_entering(const char* call, size_t amount) { return entering(call, amount); }
+
+// --------------------------------------------------------------------------------------------------------- allocations
+
+enum Kind { DEVICE_MEMORY, PINNED, REGISTERED, PEER };
+struct Allocation { size_t bytes; int fd; Kind kind; int device, pid; long serial; int opened; };
+static auto& allocations = *new std::map<uintptr_t, Allocation>;  // never destroyed: a kernel may outlive main
+static long serials = 0;
+
+struct Handle { char magic[8]; int pid, fd, device; size_t bytes; long serial; char rest[24]; };
+static_assert(sizeof(Handle) == 64, "as CUDA's and HIP's");
+
+// The allocation that holds an address; call with the lock held.
+static std::map<uintptr_t, Allocation>::iterator holding(uintptr_t address) {
+  auto it = allocations.upper_bound(address);
+  if (it == allocations.begin()) return allocations.end();
+  --it;
+  return address <= it->first + it->second.bytes ? it : allocations.end();
+}
+
+bool reachable(uintptr_t address) {
+  std::lock_guard<std::mutex> held(lock);
+  return holding(address) != allocations.end();
+}
+
+// From the end of a wait to the next launch or copy the host may not touch what is a GPU's: it ends by SIGSEGV, as it
+// would with a GPU.
+static bool opened = false;
+void open_memory(bool open) {
+  std::lock_guard<std::mutex> held(lock);
+  if (opened == open) return;
+  opened = open;
+  for (const auto& a : allocations)
+    if (a.second.kind == DEVICE_MEMORY || a.second.kind == PEER)
+      mprotect((void*)a.first, a.second.bytes, open ? PROT_READ | PROT_WRITE : PROT_NONE);
+}
+
+static size_t in_use() {
+  size_t bytes = 0;
+  for (const auto& a : allocations) bytes += a.second.kind == DEVICE_MEMORY ? a.second.bytes : 0;
+  return bytes;
+}
+
+static int allocate(void** pointer, size_t bytes) {
+  std::lock_guard<std::mutex> held(lock);
+  const size_t total = (size_t)setting("FAKE_GPU_MEMORY", 4L << 30);
+  if (bytes == 0) return *pointer = nullptr, 0;
+  if (bytes > total || in_use() > total - bytes) return 2;
+  const int fd = memfd_create("software gpu", MFD_CLOEXEC);
+  if (fd < 0 || ftruncate(fd, (off_t)bytes)) return 2;
+  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (at == MAP_FAILED) return close(fd), 2;
+  memset(at, 0xcd, bytes);  // as a driver does, it promises nothing about the contents
+  allocations[(uintptr_t)at] = {bytes, fd, DEVICE_MEMORY, device_now(), getpid(), ++serials, 1};
+  if (!opened) mprotect(at, bytes, PROT_NONE);
+  return *pointer = at, 0;
+}
+
+static int release(void* pointer, Kind kind, int otherwise) {
+  std::lock_guard<std::mutex> held(lock);
+  auto it = allocations.find((uintptr_t)pointer);
+  if (it == allocations.end() || it->second.kind != kind) return otherwise;
+  if (--it->second.opened > 0) return 0;
+  if (kind != REGISTERED) munmap(pointer, it->second.bytes);
+  if (it->second.fd >= 0) close(it->second.fd);
+  allocations.erase(it);
+  return 0;
+}
+
+static int bounds(void** base, size_t* bytes, void* address) {
+  std::lock_guard<std::mutex> held(lock);
+  auto it = holding((uintptr_t)address);
+  if (it == allocations.end()) return 500;
+  if (base) *base = (void*)it->first;
+  if (bytes) *bytes = it->second.bytes;
+  return 0;
+}
+
+static int register_host(void* pointer, size_t bytes) {
+  std::lock_guard<std::mutex> held(lock);
+  if (!pointer || !bytes) return 1;
+  auto last = holding((uintptr_t)pointer + bytes - 1);
+  if (last != allocations.end() && last->first + last->second.bytes > (uintptr_t)pointer) return 712;
+  allocations[(uintptr_t)pointer] = {bytes, -1, REGISTERED, device_now(), getpid(), 0, 1};
+  return 0;
+}
+
+extern "C" {
+int gpu_malloc(void** pointer, size_t bytes) {
+  const int status = entering("malloc", bytes);
+  return status ? status : allocate(pointer, bytes);
+}
+int gpu_free(void* pointer) {
+  const int status = entering("free");
+  return status || !pointer ? status : release(pointer, DEVICE_MEMORY, 1);
+}
+int gpu_host_alloc(void** pointer, size_t bytes, unsigned) {
+  if (const int status = entering("hostAlloc", bytes)) return status;
+  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (at == MAP_FAILED) return 2;
+  std::lock_guard<std::mutex> held(lock);
+  allocations[(uintptr_t)at] = {bytes, -1, PINNED, device_now(), getpid(), 0, 1};
+  return *pointer = at, 0;
+}
+int gpu_free_host(void* pointer) {
+  const int status = entering("freeHost");
+  return status || !pointer ? status : release(pointer, PINNED, 1);
+}
+int gpu_host_register(void* pointer, size_t bytes, unsigned) {
+  const int status = entering("hostRegister", bytes);
+  return status ? status : register_host(pointer, bytes);
+}
+int gpu_host_unregister(void* pointer) {
+  const int status = entering("hostUnregister");
+  return status ? status : release(pointer, REGISTERED, 713);
+}
+int gpu_memory_info(size_t* free_bytes, size_t* total) {
+  if (const int status = entering("memGetInfo")) return status;
+  std::lock_guard<std::mutex> held(lock);
+  *total = (size_t)setting("FAKE_GPU_MEMORY", 4L << 30);
+  return *free_bytes = *total - in_use(), 0;
+}
+// CUDA's memory types: 0 unregistered, 1 host, 2 device.
+int gpu_pointer_attributes(void* pointer, int* type, int* device) {
+  if (const int status = entering("pointerGetAttributes")) return status;
+  std::lock_guard<std::mutex> held(lock);
+  auto it = holding((uintptr_t)pointer);
+  const bool known = it != allocations.end();
+  *device = known ? it->second.device : -2;
+  *type = !known ? 0 : it->second.kind == PINNED || it->second.kind == REGISTERED ? 1 : 2;
+  return !known && hip ? 1 : 0;
+}
+
+int gpu_export(void* pointer, Handle* handle) {
+  if (const int status = entering("ipcGetMemHandle")) return status;
+  std::lock_guard<std::mutex> held(lock);
+  auto it = holding((uintptr_t)pointer);
+  if (it == allocations.end() || it->second.kind != DEVICE_MEMORY) return 1;
+  *handle = {"sw-gpu", getpid(), it->second.fd, it->second.device, it->second.bytes, it->second.serial, {}};
+  return 0;
+}
+// FAKE_GPU_CORRUPT_IPC: from this offset on, rounded down to a page, a copy that never hears of the owner's writes.
+int gpu_import(void** pointer, const Handle* handle, unsigned flags) {
+  if (const int status = entering("ipcOpenMemHandle", handle->bytes)) return status;
+  if (flags != 1 || memcmp(handle->magic, "sw-gpu", 7)) return 1;
+  if (handle->pid == getpid()) return 201;
+  if (handle->device != device_now() && setting("FAKE_GPU_PEER", 1) == 0) return 217;
+  std::lock_guard<std::mutex> held(lock);
+  for (auto& a : allocations)
+    if (a.second.kind == PEER && a.second.pid == handle->pid && a.second.serial == handle->serial)
+      return ++a.second.opened, *pointer = (void*)a.first, 0;
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%d/fd/%d", handle->pid, handle->fd);
+  const int fd = open(path, O_RDWR | O_CLOEXEC);
+  if (fd < 0) return 205;
+  char* at = (char*)mmap(nullptr, handle->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  close(fd);
+  if (at == MAP_FAILED) return 205;
+  const long corrupt = setting("FAKE_GPU_CORRUPT_IPC", -1) & -4096L;
+  if (corrupt >= 0 && (size_t)corrupt < handle->bytes) {
+    const size_t rest = handle->bytes - (size_t)corrupt;
+    const std::string copy(at + corrupt, rest);
+    mmap(at + corrupt, rest, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    memcpy(at + corrupt, copy.data(), rest);
+  }
+  allocations[(uintptr_t)at] = {handle->bytes, -1, PEER, handle->device, handle->pid, handle->serial, 1};
+  if (!opened) mprotect(at, handle->bytes, PROT_NONE);
+  return *pointer = at, 0;
+}
+int gpu_close_import(void* pointer) {
+  if (const int status = entering("ipcCloseMemHandle")) return status;
+  return release(pointer, PEER, 1);
+}
+
+// ------------------------------------------------------------------------------------- what CuPy has no word for
+
+int cuMemGetAddressRange_v2(void** base, size_t* bytes, void* address) {
+  const int status = entering("cuMemGetAddressRange_v2");
+  return status ? status : bounds(base, bytes, address);
+}
+int hipMemGetAddressRange(void** base, size_t* bytes, void* address) {
+  const int status = entering("hipMemGetAddressRange");
+  return status ? status : bounds(base, bytes, address);
+}
+int hipExtMallocWithFlags(void** pointer, size_t bytes, unsigned flags) {
+  const int status = entering("hipExtMallocWithFlags", bytes);
+  const bool known = flags < 3 || (flags == 3 && setting("FAKE_GPU_UNCACHED", 1));  // as before ROCm 5.5
+  return status ? status : known ? allocate(pointer, bytes) : 1;
+}
+int hipFree(void* pointer) { return gpu_free(pointer); }
+int hipHostRegister(void* pointer, size_t bytes, unsigned) {
+  const int status = entering("hipHostRegister", bytes);
+  return status ? status : register_host(pointer, bytes);
+}
+int hipHostUnregister(void* pointer) {
+  const int status = entering("hipHostUnregister");
+  return status ? status : release(pointer, REGISTERED, 713);
+}
+int hipHostGetDevicePointer(void** device, void* host, unsigned) {
+  if (const int status = entering("hipHostGetDevicePointer")) return status;
+  return reachable((uintptr_t)host) ? (*device = host, 0) : 1;
+}
+}

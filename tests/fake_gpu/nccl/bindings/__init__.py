@@ -1,0 +1,1 @@
+"""Of nccl4py, what is asked for here."""

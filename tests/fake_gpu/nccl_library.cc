@@ -1,0 +1,281 @@
+// A library with NCCL's C interface over the software GPU: libnccl.so.2, or librccl.so.1.
+//
+// Its results are computed for real, from the buffers of all ranks, in the order of the stream. What the environment
+// may ask of it is what the real ones do somewhere: FAKE_NCCL_VERSION; FAKE_NCCL_FAIL=call[:rankN]; FAKE_NCCL_WAY, how it
+// says that ranks are connected; FAKE_NCCL_NO_LL=1, as RCCL has none on gfx12; FAKE_NCCL_NO_WINDOWS=1;
+// FAKE_NCCL_DELAYS_US=default:1000,LL:0, time that an all-reduce takes by protocol; FAKE_NCCL_LOST_AFTER=n all-reduces;
+// FAKE_NCCL_CACHES_PROTO=1, a variable that is read once a process.
+#include <fcntl.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdarg>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+// Of the software GPU.
+extern "C" int gpu_host_function(void* stream, void (*function)(void*), void* argument);
+extern "C" int gpu_malloc(void** pointer, size_t bytes);
+extern "C" int gpu_free(void* pointer);
+extern "C" int gpu_pointer_attributes(void* pointer, int* type, int* device);
+
+enum { UNHANDLED_CUDA_ERROR = 1, SYSTEM_ERROR = 2, INVALID_ARGUMENT = 4, INVALID_USAGE = 5, REMOTE_ERROR = 6 };
+static const char* const NAMES[] = {"no error", "unhandled cuda error (run with NCCL_DEBUG=INFO for details)",
+    "unhandled system error (run with NCCL_DEBUG=INFO for details)", "internal error - please report this issue to the NCCL developers",
+    "invalid argument (run with NCCL_DEBUG=WARN for details)", "invalid usage (run with NCCL_DEBUG=WARN for details)",
+    "remote process exited or there was a network error"};
+
+static std::string setting(const char* name) {
+  const char* text = getenv(name);
+  return text ? text : "";
+}
+
+// ---------------------------------------------------------------------------------------------------------------- words
+
+static std::string last_error;
+static FILE* log_file;
+static std::string level, subsystems;
+
+// Reads its variables at the first word, once a process.
+static void say(const char* subsystem, const char* format, ...) {
+  static const bool opened = [] {
+    level = setting("NCCL_DEBUG"), subsystems = setting("NCCL_DEBUG_SUBSYS");
+    if (subsystems.empty()) subsystems = "INIT,BOOTSTRAP,ENV";
+    const std::string path = setting("NCCL_DEBUG_FILE");
+    log_file = path.empty() ? stdout : fopen(path.c_str(), "w");
+    setlinebuf(log_file);
+    return true;
+  }();
+  if (!opened || level != "INFO" || subsystems.find(subsystem) == std::string::npos) return;
+  va_list arguments;
+  va_start(arguments, format);
+  fprintf(log_file, "host:%d:%d [0] NCCL INFO ", getpid(), getpid());
+  vfprintf(log_file, format, arguments);
+  fputc('\n', log_file);
+  va_end(arguments);
+}
+
+static int fail(int status, const std::string& words) {
+  last_error = words;
+  return status;
+}
+
+static bool told_to_fail(const char* call, int rank) {
+  const std::string asked = setting("FAKE_NCCL_FAIL");
+  return asked == call || asked == std::string(call) + ":rank" + std::to_string(rank);
+}
+
+// -------------------------------------------------------------------------------------------------------- communicators
+
+constexpr int MOST_RANKS = 8;
+constexpr size_t SLOT_BYTES = 4 << 20;
+struct UniqueId { char internal[128]; };
+struct alignas(128) Place { std::atomic<uint64_t> arrived; int device, window[2]; };
+struct Shared { Place places[MOST_RANKS]; alignas(4096) char slots[2][MOST_RANKS][SLOT_BYTES]; };
+struct Comm {
+  Shared* shared;
+  int ranks, rank, delay_us;
+  std::string protocol;
+  bool connected;
+  std::vector<std::pair<const char*, size_t>> windows;
+  std::atomic<uint64_t> met, reduced;
+  std::atomic<int> asynchronous;
+};
+
+static bool meet(Comm& c) {
+  const uint64_t turn = ++c.met;
+  c.shared->places[c.rank].arrived.store(turn, std::memory_order_release);
+  const time_t until = time(nullptr) + 60;
+  for (int r = 0; r < c.ranks; ++r)
+    while (c.shared->places[r].arrived.load(std::memory_order_acquire) < turn) {
+      if (time(nullptr) > until) return false;
+      sched_yield();
+    }
+  return true;
+}
+
+static int device_here() {
+  void* memory;
+  int type, device;
+  if (gpu_malloc(&memory, 4096)) return -1;
+  gpu_pointer_attributes(memory, &type, &device);
+  gpu_free(memory);
+  return device;
+}
+
+static int delay_of(const std::string& protocol) {
+  const std::string all = setting("FAKE_NCCL_DELAYS_US"), name = (protocol.empty() ? "default" : protocol) + ":";
+  const size_t at = all.find(name);
+  return at == std::string::npos ? 0 : atoi(all.c_str() + at + name.size());
+}
+
+// ------------------------------------------------------------------------------------------------------------ reduction
+
+struct Half {
+  uint16_t bits;
+  operator double() const { _Float16 h; memcpy(&h, &bits, 2); return (double)h; }
+  Half(double v) { const _Float16 h = (_Float16)v; memcpy(&bits, &h, 2); }
+};
+struct Bfloat {
+  uint16_t bits;
+  operator double() const { const uint32_t w = (uint32_t)bits << 16; float f; memcpy(&f, &w, 4); return f; }
+  Bfloat(double v) {
+    const float f = (float)v;
+    uint32_t w;
+    memcpy(&w, &f, 4);
+    bits = (uint16_t)((w + 0x7fff + (w >> 16 & 1)) >> 16);
+  }
+};
+
+template <class Element, class Sum>
+static void reduce(Comm& c, char (*slots)[SLOT_BYTES], void* to, size_t bytes, int op) {
+  for (size_t i = 0; i < bytes / sizeof(Element); ++i) {
+    Sum sum = (Sum)((const Element*)slots[0])[i];
+    for (int r = 1; r < c.ranks; ++r) {
+      const Sum value = (Sum)((const Element*)slots[r])[i];
+      if (op == 0 || op == 4) sum = sum + value;
+      else if (op == 1) sum = sum * value;
+      else sum = op == 2 ? std::max(sum, value) : std::min(sum, value);
+    }
+    ((Element*)to)[i] = (Element)(op == 4 ? sum / (Sum)c.ranks : sum);
+  }
+}
+
+struct Call { Comm* comm; const char* send; char* receive; size_t bytes; int type, op; };
+
+static void all_reduce(void* argument) {
+  const Call& call = *(const Call*)argument;
+  Comm& c = *call.comm;
+  usleep((unsigned)c.delay_us);
+  for (size_t at = 0; at < std::max<size_t>(call.bytes, 1); at += SLOT_BYTES) {
+    // The half that a rank writes next has been read by all who came to the meeting before this one.
+    const int half = c.met & 1;
+    auto slots = c.shared->slots[half];
+    const size_t bytes = std::min(SLOT_BYTES, call.bytes - at);
+    memcpy(slots[c.rank], call.send + at, bytes);
+    int& window = c.shared->places[c.rank].window[half] = 0;
+    for (auto [base, size] : c.windows) {
+      if (call.send >= base && call.send < base + size) break;
+      ++window;
+    }
+    if (!meet(c)) c.asynchronous = REMOTE_ERROR;
+    if (c.asynchronous) return;
+    // A symmetric kernel reads the peers' window of the same number, whatever they have in it.
+    for (int r = 0; r < c.ranks; ++r)
+      if (c.shared->places[r].window[half] != window) memset(slots[r], 0xee, bytes);
+    char* to = call.receive + at;
+    switch (call.type) {
+      case 2: reduce<int32_t, int64_t>(c, slots, to, bytes, call.op); break;
+      case 4: reduce<int64_t, int64_t>(c, slots, to, bytes, call.op); break;
+      case 6: reduce<Half, double>(c, slots, to, bytes, call.op); break;
+      case 7: reduce<float, double>(c, slots, to, bytes, call.op); break;
+      case 8: reduce<double, double>(c, slots, to, bytes, call.op); break;
+      case 9: reduce<Bfloat, double>(c, slots, to, bytes, call.op); break;
+    }
+  }
+  const std::string lost = setting("FAKE_NCCL_LOST_AFTER");
+  if (++c.reduced >= (uint64_t)(lost.empty() ? -1 : atol(lost.c_str()))) {
+    last_error = "NET/Socket : peer 10.0.0.7<4711> has closed the connection";
+    c.asynchronous = REMOTE_ERROR;
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------ interface
+
+static std::set<void*> own_memory;
+
+extern "C" {
+const char* ncclGetErrorString(int status) { return NAMES[status]; }
+const char* ncclGetLastError(Comm*) { return last_error.c_str(); }
+
+int ncclGetVersion(int* version) {
+  const std::string asked = setting("FAKE_NCCL_VERSION");
+  *version = asked.empty() ? 23203 : atoi(asked.c_str());
+  return 0;
+}
+
+int ncclGetUniqueId(UniqueId* id) {
+  static int number;
+  say("INIT", "Bootstrap: Using lo:127.0.0.1<0>");
+  if (told_to_fail("ncclGetUniqueId", 0)) return fail(SYSTEM_ERROR, "Bootstrap : no socket interface found");
+  memset(id, 0, sizeof *id);
+  snprintf(id->internal, sizeof id->internal, "/fake-nccl-%d-%d", getpid(), ++number);
+  return 0;
+}
+
+int ncclCommInitRank(Comm** comm, int ranks, UniqueId id, int rank) {
+  static const bool shares_gpu = setting("NCCL_MULTI_RANK_GPU_ENABLE") == "1";
+  static const std::string first_protocol = setting("NCCL_PROTO");
+  const bool caches = setting("FAKE_NCCL_CACHES_PROTO") == "1";
+  Comm* c = *comm = new Comm();
+  c->ranks = ranks, c->rank = rank, c->protocol = caches ? first_protocol : setting("NCCL_PROTO");
+  c->delay_us = delay_of(c->protocol);
+  if (!c->protocol.empty()) say("ENV", "NCCL_PROTO set by environment to %s", c->protocol.c_str());
+  const int file = shm_open(id.internal, O_RDWR | O_CREAT, 0600);
+  if (file < 0 || ftruncate(file, sizeof(Shared))) return fail(SYSTEM_ERROR, "no shared memory");
+  c->shared = (Shared*)mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  close(file);
+  c->shared->places[rank].device = told_to_fail("ncclCommInitRank", rank) ? -2 : device_here();
+  if (!meet(*c)) return fail(SYSTEM_ERROR, "a rank did not come");
+  shm_unlink(id.internal);
+  for (int r = 0; r < ranks; ++r) {
+    if (c->shared->places[r].device == -2)
+      return r == rank ? fail(SYSTEM_ERROR, "Error while creating shared memory segment /dev/shm/nccl-Ab12Cd (size 9637888)")
+                       : fail(REMOTE_ERROR, "socketProgress: Connection closed by remote peer 10.0.0.7<4711>");
+    for (int other = 0; other < r && !shares_gpu; ++other)
+      if (c->shared->places[r].device == c->shared->places[other].device)
+        return fail(INVALID_USAGE, "Multiple Ranks are using the same GPU/Partition. Set NCCL_MULTI_RANK_GPU_ENABLE=1 to "
+                                   "enable this configuration.");
+  }
+  say("INIT", "2 coll channels, 0 collnet channels, 0 nvls channels, 2 p2p channels, 2 p2p channels per peer");
+  return 0;
+}
+
+int ncclCommGetAsyncError(Comm* c, int* status) { return *status = c->asynchronous, 0; }
+
+int ncclAllReduce(const void* send, void* receive, size_t count, int type, int op, Comm* c, void* stream) {
+  static const size_t sizes[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};
+  if (type < 2 || type > 9 || op < 0 || op > 4) return fail(INVALID_ARGUMENT, "ncclAllReduce : invalid type or op");
+  if (told_to_fail("ncclAllReduce", c->rank)) return fail(UNHANDLED_CUDA_ERROR, "Cuda failure 'unspecified launch failure'");
+  if (c->protocol == "LL" && setting("FAKE_NCCL_NO_LL") == "1")
+    return fail(INVALID_USAGE, "Error : no algorithm/protocol available for function AllReduce with datatype ncclFloat32. "
+                               "NCCL_PROTO was set to LL.");
+  if (!c->connected) {
+    const std::string way = setting("FAKE_NCCL_WAY");
+    for (int channel = 0; channel < 2; ++channel)
+      say("INIT", "Channel %02d/0 : %d[%d] -> %d[%d] via %s", channel, c->rank, c->rank, (c->rank + 1) % c->ranks,
+          (c->rank + 1) % c->ranks, way.empty() ? "P2P/CUMEM" : way.c_str());
+    c->connected = true;
+  }
+  // Never freed: a captured graph may come back to it.
+  return gpu_host_function(stream, all_reduce, new Call{c, (const char*)send, (char*)receive, count * sizes[type], type, op})
+             ? fail(UNHANDLED_CUDA_ERROR, "Cuda failure") : 0;
+}
+
+int ncclMemAlloc(void** pointer, size_t bytes) {
+  if (gpu_malloc(pointer, bytes)) return fail(UNHANDLED_CUDA_ERROR, "Cuda failure 'out of memory'");
+  own_memory.insert(*pointer);
+  return 0;
+}
+int ncclMemFree(void* pointer) { return own_memory.erase(pointer), gpu_free(pointer); }
+
+int ncclCommWindowRegister(Comm* c, void* buffer, size_t bytes, void** window, int flags) {
+  *window = nullptr;
+  if (flags != 1 || !own_memory.count(buffer)) return fail(INVALID_ARGUMENT, "no symmetric memory");
+  if (!meet(*c)) return fail(SYSTEM_ERROR, "a rank did not come");
+  if (setting("FAKE_NCCL_NO_WINDOWS") != "1") *window = buffer, c->windows.emplace_back((char*)buffer, bytes);
+  return 0;
+}
+// For tests alone.
+int fake_nccl_windows(Comm* c) { return (int)c->windows.size(); }
+}

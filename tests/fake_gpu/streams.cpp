@@ -1,0 +1,374 @@
+// Streams, events, graphs and launches of the software GPU.
+//
+// A stream is a queue with a thread of its own. A launch takes a host thread a multiprocessor; each runs blocks, as
+// many at once as are resident, and a thread of a block is a fibre of it, which gives way at barriers and at looks at a
+// flag. Blocks beyond those that are resident wait until one has ended, as on a GPU: a grid that is too large and waits
+// for itself stands still.
+#include "device.h"
+
+#include <sched.h>
+#include <setjmp.h>
+#include <string.h>
+#include <time.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+// ------------------------------------------------------------------------------------------------ fibres of one launch
+
+constexpr size_t MOST_PARAMETERS = 4096, STACK_BYTES = 128 << 10;
+struct Parameters { char bytes[MOST_PARAMETERS]; };
+
+struct Block { unsigned threads, arrived, left; unsigned long generation; };
+struct Lane { unsigned thread, threads, block, blocks; };  // as in emulation.h
+struct Fibre { Lane lane; Block* of; std::unique_ptr<char[]> stack; jmp_buf at; bool begun, ended; };
+
+struct Launch {
+  void* function;
+  unsigned blocks, threads, resident;
+  size_t size;
+  Parameters parameters;
+  std::atomic<unsigned> next{0};
+};
+
+static thread_local Fibre* current;
+static thread_local jmp_buf home;
+static thread_local const Launch* launched;
+static thread_local std::vector<std::unique_ptr<char[]>> stacks;
+
+extern "C" const Lane* gpu_lane() { return &current->lane; }
+extern "C" void gpu_give_way() {
+  if (!_setjmp(current->at)) _longjmp(home, 1);
+}
+extern "C" void gpu_barrier() {
+  Block& b = *current->of;
+  const unsigned long generation = b.generation;
+  if (++b.arrived == b.threads) b.arrived = 0, ++b.generation;
+  while (b.generation == generation) gpu_give_way();
+}
+extern "C" unsigned long long gpu_clock_ns() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (unsigned long long)t.tv_sec * 1000000000u + (unsigned long long)t.tv_nsec;
+}
+
+// The one parameter goes by value: more than 16 bytes of it lie on the stack, of which a kernel takes what is its own.
+static void begin_fibre() {
+  const Launch& l = *launched;
+  if (l.size > 16) ((void (*)(Parameters))l.function)(l.parameters);
+  else {
+    unsigned long words[2] = {};
+    memcpy(words, l.parameters.bytes, l.size);
+    ((void (*)(unsigned long, unsigned long))l.function)(words[0], words[1]);
+  }
+  current->ended = true;
+  _longjmp(home, 1);
+}
+
+static void resume(Fibre& f) {
+  current = &f;
+  if (_setjmp(home)) return;
+  if (f.begun) _longjmp(f.at, 1);
+  f.begun = true;
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = f.stack.get(), context.uc_stack.ss_size = STACK_BYTES, context.uc_link = nullptr;
+  makecontext(&context, begin_fibre, 0);
+  setcontext(&context);
+}
+
+// One multiprocessor's part of a launch.
+static void run_blocks(Launch& l) {
+  launched = &l;
+  std::deque<Block> blocks;
+  std::vector<std::unique_ptr<Fibre>> fibres;
+  unsigned resident = 0;
+  for (bool more = true; more || !fibres.empty();) {
+    while (more && resident < l.resident) {
+      const unsigned b = l.next++;
+      if (!(more = b < l.blocks)) break;
+      ++resident;
+      blocks.push_back({l.threads, 0, l.threads, 0});
+      for (unsigned i = 0; i < l.threads; ++i) {
+        const unsigned t = b & 1 ? l.threads - 1 - i : i;  // not always the first first
+        auto f = std::make_unique<Fibre>();
+        f->lane = {t, l.threads, b, l.blocks}, f->of = &blocks.back();
+        if (stacks.empty()) f->stack.reset(new char[STACK_BYTES]);
+        else f->stack = std::move(stacks.back()), stacks.pop_back();
+        fibres.push_back(std::move(f));
+      }
+    }
+    bool ended = false;
+    for (size_t i = 0; i < fibres.size();) {
+      Fibre& f = *fibres[i];
+      resume(f);
+      if (!f.ended) { ++i; continue; }
+      if (--f.of->left == 0) --resident;
+      stacks.push_back(std::move(f.stack));
+      fibres.erase(fibres.begin() + (long)i);
+      ended = true;
+    }
+    if (!ended) sched_yield();
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------------ streams
+
+typedef std::function<void()> Task;
+struct Graph { std::vector<Task> tasks; };
+
+static std::mutex streams_lock;  // taken before that of a stream
+
+struct Stream {
+  std::mutex lock;
+  std::condition_variable changed;
+  std::deque<Task> queue;
+  bool busy = false, invalidated = false;
+  std::unique_ptr<Graph> capture;
+  Launch* launch = nullptr;  // that the multiprocessors are at
+  unsigned long launches = 0, working = 0;
+
+  explicit Stream(long multiprocessors) {
+    std::thread([this] { work(); }).detach();
+    for (long m = 1; m < multiprocessors; ++m) std::thread([this, m] { help(m); }).detach();
+  }
+  void put(Task task) {
+    std::scoped_lock held(streams_lock, lock);
+    if (capture) return capture->tasks.push_back(std::move(task));
+    open_memory(true);
+    queue.push_back(std::move(task)), changed.notify_all();
+  }
+  void work() {
+    for (std::unique_lock<std::mutex> held(lock);;) {
+      changed.wait(held, [this] { return !queue.empty(); });
+      Task task = std::move(queue.front());
+      queue.pop_front(), busy = true;
+      held.unlock();
+      task();
+      held.lock();
+      busy = false, changed.notify_all();
+    }
+  }
+  void help(long m) {
+    unsigned long seen = 0;
+    for (std::unique_lock<std::mutex> held(lock);;) {
+      changed.wait(held, [&] { return launches != seen; });
+      seen = launches;
+      if (!launch || m >= launch->blocks) continue;
+      Launch& l = *launch;
+      ++working;
+      held.unlock();
+      run_blocks(l);
+      held.lock();
+      --working, changed.notify_all();
+    }
+  }
+  void run(Launch& l) {
+    if (l.blocks > 1) {
+      std::lock_guard<std::mutex> held(lock);
+      launch = &l, ++launches;
+      changed.notify_all();
+    }
+    run_blocks(l);
+    std::unique_lock<std::mutex> held(lock);
+    launch = nullptr;  // who has not begun by now finds nothing left
+    changed.wait(held, [this] { return working == 0; });
+  }
+  bool idle() {
+    std::lock_guard<std::mutex> held(lock);
+    return queue.empty() && !busy;
+  }
+  int wait() {
+    std::unique_lock<std::mutex> held(lock);
+    if (capture) return invalidated = true, 900;
+    changed.wait(held, [this] { return queue.empty() && !busy; });
+    return 0;
+  }
+};
+
+static auto& streams = *new std::vector<Stream*>;  // never destroyed: a kernel may outlive main
+
+static Stream* new_stream() {
+  std::lock_guard<std::mutex> held(streams_lock);
+  streams.push_back(new Stream(setting("FAKE_GPU_SMS", 3)));
+  return streams.back();
+}
+// The default stream is number 0.
+static Stream& stream_of(void* stream) {
+  static Stream* legacy = new_stream();
+  return stream ? *(Stream*)stream : *legacy;
+}
+
+static void close_if_idle() {
+  std::lock_guard<std::mutex> held(streams_lock);
+  for (Stream* s : streams)
+    if (!s->idle()) return;
+  open_memory(false);
+}
+static int wait_for(Stream& s) {
+  const int status = s.wait();
+  if (status == 0) close_if_idle();
+  return status ? status : device_status();
+}
+
+struct Event {
+  std::mutex lock;
+  std::condition_variable changed;
+  enum { NEW, PENDING, DONE, CAPTURED } state = NEW;
+  unsigned long records = 0;
+  long long ns = 0;
+};
+
+// A kernel that is given an address which is nobody's would fault on a GPU; here it would read the host's memory.
+static bool wild_pointer(const Launch& l) {
+  for (size_t i = 0; i + 8 <= l.size; i += 8) {
+    uintptr_t word;
+    memcpy(&word, l.parameters.bytes + i, 8);
+    if (word >> 40 >= 0x55 && word >> 40 <= 0x7f && !reachable(word)) return true;
+  }
+  return false;
+}
+
+static std::atomic<long> launches_begun{0};
+
+extern "C" {
+int gpu_stream_create(void** stream) {
+  const int status = entering("streamCreateWithPriority");
+  return status ? status : (*stream = new_stream(), 0);
+}
+int gpu_launch(void* stream, void* function, unsigned blocks, unsigned threads, const void* parameters, size_t size) {
+  if (const int status = entering("launchKernel", blocks)) return status;
+  const unsigned most = (unsigned)setting("FAKE_GPU_THREADS", 4);
+  if (threads > most || size > MOST_PARAMETERS) return 1;
+  std::vector<char> copied((const char*)parameters, (const char*)parameters + size);
+  Stream& s = stream_of(stream);
+  s.put([=, &s] {
+    if (device_status()) return;
+    const long after = setting("FAKE_GPU_VANISH_AFTER", 0);
+    if (after && ++launches_begun >= after) return break_device(is_hip() ? 100 : 46);
+    Launch l;
+    l.function = function, l.blocks = blocks, l.threads = threads, l.size = size;
+    l.resident = 2 * most / threads;
+    memcpy(l.parameters.bytes, copied.data(), size);
+    if (wild_pointer(l)) return break_device(700);
+    s.run(l);
+  });
+  return 0;
+}
+int gpu_host_function(void* stream, void (*function)(void*), void* argument) {
+  if (const int status = entering("launchHostFunc")) return status;
+  stream_of(stream).put([=] { if (!device_status()) function(argument); });
+  return 0;
+}
+// Copies and fills go through the default stream, which non-blocking streams do not wait for. What CUDA does not
+// promise to have done on return is done late here.
+int gpu_memset(void* to, int value, size_t bytes) {
+  if (const int status = entering("memset", bytes)) return status;
+  if (!reachable((uintptr_t)to)) return 1;
+  stream_of(nullptr).put([=] { usleep(300), memset(to, value, bytes); });
+  return 0;
+}
+int gpu_memcpy(void* to, const void* from, size_t bytes, int kind) {
+  if (const int status = entering("memcpy", bytes)) return status;
+  const bool to_device = kind == 1 || kind == 3, from_device = kind == 2 || kind == 3;
+  if ((to_device && !reachable((uintptr_t)to)) || (from_device && !reachable((uintptr_t)from))) return 1;
+  if (kind == 3) {
+    stream_of(nullptr).put([=] { usleep(300), memcpy(to, from, bytes); });
+    return 0;
+  }
+  stream_of(nullptr).put([=] { memcpy(to, from, bytes); });
+  return wait_for(stream_of(nullptr));
+}
+int gpu_stream_query(void* stream) {
+  const int status = entering("streamQuery");
+  return status ? status : stream_of(stream).idle() ? 0 : 600;
+}
+int gpu_stream_synchronize(void* stream) {
+  if (const int status = entering("streamSynchronize")) return status;
+  return wait_for(stream_of(stream));
+}
+int gpu_device_synchronize() {
+  if (const int status = entering("deviceSynchronize")) return status;
+  std::unique_lock<std::mutex> held(streams_lock);
+  const std::vector<Stream*> all = streams;
+  held.unlock();
+  for (Stream* s : all)
+    if (const int status = wait_for(*s)) return status;
+  return device_status();
+}
+int gpu_begin_capture(void* stream) {
+  if (const int status = entering("streamBeginCapture")) return status;
+  Stream& s = stream_of(stream);
+  std::lock_guard<std::mutex> held(s.lock);
+  s.capture = std::make_unique<Graph>(), s.invalidated = false;
+  return 0;
+}
+int gpu_end_capture(void* stream, void** graph) {
+  if (const int status = entering("streamEndCapture")) return status;
+  Stream& s = stream_of(stream);
+  std::lock_guard<std::mutex> held(s.lock);
+  if (!s.capture) return 1;
+  std::unique_ptr<Graph> captured = std::move(s.capture);
+  if (s.invalidated) return 901;
+  return *graph = captured.release(), 0;
+}
+int gpu_is_capturing(void* stream, int* capturing) {
+  Stream& s = stream_of(stream);
+  std::lock_guard<std::mutex> held(s.lock);
+  return *capturing = !!s.capture, 0;
+}
+int gpu_graph_launch(void* graph, void* stream) {
+  if (const int status = entering("graphLaunch")) return status;
+  stream_of(stream).put([=] { for (const Task& task : ((Graph*)graph)->tasks) task(); });
+  return 0;
+}
+int gpu_event_create(void** event) {
+  const int status = entering("eventCreateWithFlags");
+  return status ? status : (*event = new Event, 0);
+}
+int gpu_event_record(Event* event, void* stream) {
+  if (const int status = entering("eventRecord")) return status;
+  int capturing;
+  gpu_is_capturing(stream, &capturing);
+  std::unique_lock<std::mutex> held(event->lock);
+  event->state = capturing ? Event::CAPTURED : Event::PENDING;
+  const unsigned long record = ++event->records;
+  held.unlock();
+  if (capturing) return 0;
+  stream_of(stream).put([=] {
+    std::lock_guard<std::mutex> inside(event->lock);
+    if (event->records == record) event->state = Event::DONE, event->ns = (long long)gpu_clock_ns();
+    event->changed.notify_all();
+  });
+  return 0;
+}
+int gpu_event_query(Event* event) {
+  if (const int status = entering("eventQuery")) return status;
+  std::lock_guard<std::mutex> held(event->lock);
+  return event->state == Event::CAPTURED ? 907 : event->state == Event::PENDING ? 600 : 0;
+}
+int gpu_event_synchronize(Event* event) {
+  if (const int status = entering("eventSynchronize")) return status;
+  std::unique_lock<std::mutex> held(event->lock);
+  if (event->state == Event::CAPTURED) return 907;
+  event->changed.wait(held, [=] { return event->state != Event::PENDING; });
+  return device_status();
+}
+int gpu_event_elapsed(float* ms, Event* start, Event* end) {
+  if (const int status = entering("eventElapsedTime")) return status;
+  for (Event* e : {start, end}) {
+    std::lock_guard<std::mutex> held(e->lock);
+    if (e->state == Event::NEW || e->state == Event::CAPTURED) return 400;
+    if (e->state == Event::PENDING) return 600;
+  }
+  return *ms = (float)((double)(end->ns - start->ns) / 1e6), 0;
+}
+}

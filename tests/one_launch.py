@@ -1,0 +1,63 @@
+"""Run by itself: all ranks in one launch on one GPU, over slabs that lie in its memory; no wire, and no second process.
+
+`one_launch.py EXAMPLES SEED RANKS [MACRO=VALUE ...]`.
+"""
+
+import ctypes
+import sys
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+
+from collectives.algorithm import ALGORITHMS
+from collectives.operation import Operation, Step, Unsupported, Watch, World
+from collectives.peer_buffer import HALF_BYTES, PeerBuffer
+from kernels.device import Arguments, Control
+from kernels.device_gpu import GpuDevice
+from kernels.gpu_driver import visible_gpus
+from tests.all_reduce_examples import ROOM_BYTES, Buffers, Example, check
+from tests.ranks import launch
+
+
+def main(examples: int, seed: int, ranks: int, *settings: str) -> None:
+    device = GpuDevice(visible_gpus()[1][0], sharers=ranks)
+    slabs = [device.private(2 * HALF_BYTES) for _ in range(ranks)]
+    controls = [device.private(ctypes.sizeof(Control)) for _ in range(ranks)]
+    watches = [device.watch(Watch()) for _ in range(ranks)]
+    buffers = [Buffers(r, device.private(ROOM_BYTES), device.private(ROOM_BYTES)) for r in range(ranks)]
+    everyone = device.private(ranks * ctypes.sizeof(Arguments))
+    macros = {"RANKS_IN_ONE_LAUNCH": "1", "STREAM_SLAB": str(seed % 2), **dict(s.split("=") for s in settings)}
+    worlds = []
+    for r in range(ranks):
+        peers = PeerBuffer(slabs, controls, HALF_BYTES, r, False, 20.0, watches[r], "same_device")
+        peers.set_epoch(2**32 - 1 - examples // 2)  # wraps on the way
+        worlds.append(World(cast(Any, SimpleNamespace(rank=r, size=ranks)), device, peers, macros))
+
+    def problem(example: Example, every: list[np.ndarray]) -> str | None:
+        if example.algorithm == "library":
+            return None
+        bind, steps = ALGORITHMS[example.algorithm].bind, []
+        for r in range(ranks):
+            operation = bind(worlds[r], buffers[r].case(example, every[r]))
+            if isinstance(operation, Unsupported):
+                return None
+            assert isinstance(operation, Operation)
+            steps.append(operation.step)
+        everyone.write(np.frombuffer(b"".join(bytes(step.argument) for step in steps), np.uint8))
+        step = Step(steps[0].kernel, Arguments(everyone=everyone.address), ranks * steps[0].blocks)
+        launch(device, step, 1 if example.in_place else example.launches)
+        for r in range(ranks):
+            if watches[r].timed_out:
+                return f"rank {r}: rank {watches[r].peer} never came"
+            if found := buffers[r].problem(example, every):
+                return f"rank {r}: {found}"
+        same = len({b.result(example).tobytes() for b in buffers}) == 1
+        return None if same else "ranks got different bits"
+
+    check(examples, seed, problem, ranks)
+    print(f"{examples} examples right on {ranks} ranks")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

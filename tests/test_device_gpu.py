@@ -1,0 +1,265 @@
+"""The GPU device as its users meet it: which GPU a rank takes, which way its memory is shared, what stops it.
+
+Where no GPU is, the driver and CuPy are a software GPU's (tests/fake_gpu); what is real of CuPy without one is tested
+on the real wheel: that it says what we turn into a sentence, and that it compiles for GPUs.
+"""
+
+import itertools
+import os
+import struct
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from collectives.world import choose_gpus
+from kernels import gpu_driver
+from kernels.device import DeviceError
+from kernels.device_gpu import GpuDevice
+from kernels.module import SOURCES, CompileError
+from reports.result import read
+from tests import fake_gpu
+from tests.fake_gpu import fake_nccl
+from tests.launch import MPIRUN, ROOT
+from tests.test_cli import assert_refused, launch
+
+ONE = ("--algorithm", "two_shot", "-b", "4K", "-e", "4K", "--mode", "isolated", "--max-time", "7")
+WITHOUT_LIBRARY = {"FAKE_NCCL_BINDING": "none"}
+
+
+def on(folder, *options, ranks=2, **faults):
+    """The command on a software GPU with these faults."""
+    environment = {**fake_gpu.environment(**faults), **WITHOUT_LIBRARY}
+    return launch(folder / "results", *ONE, *options, ranks=ranks, **environment)
+
+
+def run_of(folder):
+    (path,) = (folder / "results").glob("*.jsonl")
+    return read(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "faults", "sentence"),
+    [
+        ("--device cuda", {"driver": 0}, "no GPU driver is here"),
+        (
+            "--device cuda",
+            {"driver": 12040},
+            r"the driver offers 12\.4, CuPy wants 13\.2; update the driver, or install",
+        ),
+        ("--device cuda", {"count": 0}, "cudaErrorNoDevice"),
+        ("--device cuda", {"vendor": "hip"}, "there is no cuda device here: the installed CuPy is built for hip"),
+        ("--device auto", {"vendor": "cuda,hip"}, "rank 0 has a cuda device and rank 1 a hip one"),
+        ("--device cuda", {"count": 1}, "ranks 0, 1 of this host would share GPU 0000:41:00.0: start one rank a GPU"),
+        (
+            "--device cuda",
+            {"fail": "malloc:rank1:cudaErrorMemoryAllocation:>1000000"},
+            "rank 1: on GPU 0000:61:00.0, cudaMalloc of 2097152 B fails: cudaErrorMemoryAllocation: out of memory",
+        ),
+        (
+            "--device hip",
+            {"vendor": "hip", "fail": "hipExtMallocWithFlags:rank1:hipErrorOutOfMemory"},
+            "rank 1: on GPU 0000:61:00.0, hipExtMallocWithFlags fails with error 2 out of memory",
+        ),
+        (
+            "--device cuda",
+            {"fail": "ipcOpenMemHandle:rank1,hostRegister:rank0"},
+            "mapped: rank 1: on GPU 0000:61:00.0, ipcOpenMemHandle .*; host_staged: rank 0: .*cudaHostRegister of",
+        ),
+        (
+            "--device cuda --memory mapped",
+            {"corrupt_ipc": 4096},
+            "mapped: probing the memory pushed from rank 1 to rank 0 read wrong bytes from offset 4096 of the slab on, "
+            "in turn 0; "
+            "ranks without memory in common need the GPUs' library to meet: NCCL is not installed",
+        ),
+        ("--device cpu --memory host_staged", {}, "--memory host_staged: the cpu device has memfd"),
+    ],
+    ids=lambda value: str(value).replace("'", "") if not isinstance(value, str) else value[:30],
+)
+def test_what_cannot_run_is_refused_in_one_line_by_all_ranks_on_a_fake_gpu(tmp_path, options, faults, sentence):
+    assert_refused(on(tmp_path, *options.split(), **faults), 3, sentence, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "faults", "kind", "why"),
+    [
+        ("cuda", {}, "mapped", None),
+        ("hip", {}, "mapped", None),
+        ("cuda", {"peer": 0}, "host_staged", "the driver refuses peer access from GPU 0000:41:00.0 to GPU 0000:61"),
+        ("cuda", {"fail": "ipcOpenMemHandle:rank1:cudaErrorMapBufferObjectFailed"}, "host_staged", "rank 1: on GPU"),
+        ("hip", {"corrupt_ipc": 4096}, "host_staged", "from rank 1 to rank 0 read wrong bytes from offset 4096"),
+    ],
+)
+def test_peers_use_the_first_way_that_holds_and_the_run_says_why_on_a_fake_gpu(tmp_path, vendor, faults, kind, why):
+    done = on(tmp_path, "--device", vendor, vendor=vendor, **faults)
+    assert done.returncode == 0, done.stderr
+    result = run_of(tmp_path)
+    (case,) = result.cases
+    assert (case.memory, case.n_wrong, case.status) == (kind, 0, "ok")
+    said = " ".join(done.stdout.split())
+    assert f"Peer memory is {kind}" in said
+    assert (why in said) if why else ("Better was refused" not in said)
+    types = {"mapped": {"cuda": "cudaMalloc", "hip": "hipExtMallocWithFlags uncached"}[vendor]}
+    assert result.run.memory == dict.fromkeys(("flags", "data"), types.get(kind, "registered host memory"))
+    assert [rank["pci_bus_id"] for rank in result.run.world["ranks"]] == ["0000:41:00.0", "0000:61:00.0"]
+
+
+def test_a_driver_without_uncached_memory_gives_fine_grained_and_the_head_says_so_on_a_fake_gpu(tmp_path):
+    done = on(tmp_path, "--device", "hip", vendor="hip", uncached=0)
+    assert done.returncode == 0, done.stderr
+    assert run_of(tmp_path).run.memory["data"] == "hipExtMallocWithFlags fine_grained"
+
+
+def test_where_no_memory_is_shared_the_library_is_measured_alone_on_a_fake_gpu(tmp_path):
+    options = ("--device", "cuda", "--memory", "mapped", "--algorithm", "two_shot,library")
+    done = launch(tmp_path / "results", *ONE, *options, **fake_nccl.environment(gpu={"corrupt_ipc": 64}))
+    assert done.returncode == 0, done.stderr
+    status = {(case.algorithm, case.variant): case.status for case in run_of(tmp_path).cases}
+    assert status[("two_shot", "copied")] == "unsupported"
+    assert status[("library", "plain")] == "ok"
+
+
+def test_ranks_that_share_a_gpu_are_told_apart_from_a_wire_on_a_fake_gpu(tmp_path):
+    done = on(tmp_path, "--device", "cuda", "--ranks-share-gpus", count=1)
+    assert done.returncode == 0, done.stderr
+    assert run_of(tmp_path).cases[0].memory == "same_device"
+    assert "ranks share a GPU, and no time here is that of a wire" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("vendor", ["cuda", "hip"])
+def test_graphs_launch_both_ours_and_the_library_on_a_fake_gpu(tmp_path, vendor):
+    """Launched from a graph against launched from a stream would be no comparison."""
+    options = ("--device", vendor, "-G", "1", "--algorithm", "two_shot,library", "--mode", "both")
+    done = launch(tmp_path / "results", *ONE, *options, **fake_nccl.environment(vendor=vendor))
+    assert done.returncode == 0, done.stderr
+    result = run_of(tmp_path)
+    assert result.run.world["launch"] == "graph"
+    assert {case.variant for case in result.cases if case.library} >= {"graph"}
+    assert {case.n_wrong for case in result.cases if case.status == "ok"} == {0}
+
+
+def test_graphs_that_cannot_be_captured_are_refused_with_the_reason_on_a_fake_gpu(tmp_path):
+    done = on(tmp_path, "--device", "hip", "-G", "1", vendor="hip", fail="streamBeginCapture:hipErrorNotSupported")
+    assert_refused(done, 3, "-G: CuPy cannot capture a graph on GPU .*hipErrorNotSupported", tmp_path)
+    done = on(tmp_path, "--device", "cuda", "-G", "1", "--dispatch", "python")
+    assert_refused(done, 2, "-G launches from a graph, and --dispatch python call by call", tmp_path)
+
+
+@pytest.mark.parametrize("launches", [300, 2000])
+def test_a_gpu_that_vanishes_ends_all_ranks_with_its_name_on_a_fake_gpu(tmp_path, launches):
+    done = on(tmp_path, "--device", "cuda", vanish_after=launches)
+    assert done.returncode == 1
+    assert "wiretax: rank " in done.stderr
+    assert "on GPU 0000:" in done.stderr
+    assert "cudaErrorDevicesUnavailable" in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    for path in (tmp_path / "results").glob("*.jsonl"):
+        assert not read(path).complete
+
+
+def test_a_rank_takes_the_gpu_that_no_other_has():
+    both = ["0000:41:00.0", "0000:61:00.0"]
+    assert choose_gpus([both, both]) == both
+    assert choose_gpus([[both[1]], [both[0]]]) == [both[1], both[0]]
+    assert choose_gpus([both[:1], both]) == both
+    assert choose_gpus([both[:1], both[:1]]) == [both[0], both[0]]
+    for seen in itertools.product([both, both[::-1]], repeat=2):
+        assert sorted(choose_gpus(list(seen))) == both
+
+
+def test_ranks_that_see_one_gpu_each_use_both_on_a_fake_gpu(tmp_path):
+    """As Slurm shows them: each rank's own GPU is number 0, and nobody may ask about the other's."""
+    environment = {**fake_gpu.environment(), **WITHOUT_LIBRARY}
+    command = [sys.executable, "-m", "bench.allreduce", *ONE, "--device", "cuda", "--out", str(tmp_path / "results")]
+    one, other = (["-n", "1", "-env", "CUDA_VISIBLE_DEVICES", gpu, *command] for gpu in ("1", "0"))
+    launched = [str(MPIRUN), *one, ":", *other]
+    done = subprocess.run(
+        launched, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=90
+    )
+    assert done.returncode == 0, done.stderr
+    assert [rank["pci_bus_id"] for rank in run_of(tmp_path).run.world["ranks"]] == ["0000:61:00.0", "0000:41:00.0"]
+
+
+# What is real without a GPU.
+
+
+@pytest.fixture
+def real_cupy(monkeypatch):
+    if find_spec("cupy") is None:
+        pytest.skip("CuPy is not installed")
+    gpu_driver.load_cupy.cache_clear()
+    return gpu_driver.load_cupy()
+
+
+def test_the_real_cupy_without_a_driver_gives_a_sentence(real_cupy, monkeypatch):
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("there is a driver here")
+    with pytest.raises(DeviceError, match="no GPU driver is here"):
+        gpu_driver.visible_gpus()
+    monkeypatch.setattr(gpu_driver, "DEVICE_NODES", ("/dev/null",))
+    with pytest.raises(DeviceError, match=r"there is no cuda driver here \(cudaErrorInsufficientDriver\)"):
+        gpu_driver.visible_gpus()
+
+
+@pytest.fixture
+def compiling_only(real_cupy, tmp_path, monkeypatch):
+    """A GpuDevice that has been told its architecture, and can do what needs no GPU."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    device = GpuDevice.__new__(GpuDevice)
+    device.cupy, device.name, device.arch, device.pci_bus_id = real_cupy, "cuda", "sm_120", "0000:41:00.0"
+    device.compiler = "NVRTC"
+    return device
+
+
+@pytest.mark.parametrize("source", sorted(SOURCES.glob("*.cu")), ids=lambda path: path.stem)
+def test_the_real_cupy_compiles_a_whole_cubin(compiling_only, source):
+    """CuPy's own call leaves out the last byte, and a driver refuses a file that is short."""
+    path = Path(compiling_only.compile(source.stem, {"WORLD": "2"}).module.file_path)
+    code = path.read_bytes()
+    headers, size, count = struct.unpack_from("<Q", code, 0x20)[0], *struct.unpack_from("<HH", code, 0x36)
+    assert code[:4] == b"\x7fELF"
+    assert len(code) == headers + size * count
+    assert code[-1] == 0
+
+
+def test_the_real_cupy_says_what_does_not_compile(compiling_only):
+    with pytest.raises(CompileError, match=r"cannot compile allreduce_ring\.cu for sm_120: .*Nonsense"):
+        compiling_only.compile("allreduce_ring", {"ELEMENT": "Nonsense"})
+
+
+RECORDED_IMPORT_ERROR = """
+================================================================
+Failed to import CuPy.
+
+If you installed CuPy via wheels (cupy-cudaXXX or cupy-rocm-X-X), make sure that the package matches with the version of
+CUDA or ROCm installed.
+
+Original error:
+  ImportError: libamdhip64.so.7: cannot open shared object file: No such file or directory
+================================================================
+"""
+
+
+@pytest.mark.parametrize(
+    ("raised", "sentence"),
+    [
+        (
+            ImportError(RECORDED_IMPORT_ERROR),
+            r"wheel is for another CUDA or ROCm: ImportError: libamdhip64\.so\.7: cannot",
+        ),
+        (ModuleNotFoundError("No module named 'cupy'", name="cupy"), "CuPy is not installed: pip install"),
+        (ModuleNotFoundError("No module named 'numpy'", name="numpy"), "CuPy cannot be imported: No module named"),
+    ],
+)
+def test_a_cupy_that_cannot_be_imported_gives_a_sentence_of_a_recorded_complaint(monkeypatch, raised, sentence):
+    def import_module(name):
+        raise raised
+
+    gpu_driver.load_cupy.cache_clear()
+    monkeypatch.setattr(gpu_driver, "importlib", SimpleNamespace(import_module=import_module))
+    with pytest.raises(DeviceError, match=sentence):
+        gpu_driver.load_cupy()

@@ -1,0 +1,122 @@
+"""The correctness suite on one GPU, without a wire: all ranks in one launch, and two processes that share the GPU, over
+its own memory by IPC and over the host's. And over two GPUs, where there are two.
+
+`make test-gpu` runs it on the GPU that is here; `make test` runs the same, with fewer examples, on one in software.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from kernels.gpu_driver import visible_gpus
+from tests.fake_gpu import environment
+from tests.launch import ROOT, mpirun
+
+WITHOUT_LIBRARY = {"FAKE_NCCL_BINDING": "none"}  # which has its own tests
+
+
+def fake(vendor, **faults):
+    return {**environment(vendor=vendor, **faults), **WITHOUT_LIBRARY}
+
+
+def in_one_launch(ranks, examples, seed, *macros, **variables):
+    command = [sys.executable, "-m", "tests.one_launch", str(examples), str(seed), str(ranks), *macros]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+
+
+def by_processes(device, memory, examples, seed, *macros, **variables):
+    command = ("-m", "tests.collective_ranks", str(examples), str(seed), device, memory, *macros)
+    return mpirun(2, *command, timeout_s=300, **variables)
+
+
+def assert_right(done, examples, ranks):
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{examples} examples right on {ranks} ranks" in done.stdout
+
+
+def stress(device, launches, seed, *settings, **variables):
+    command = ("tests/stress_ranks.py", str(launches), str(seed), f"device={device}", *settings)
+    done = mpirun(2, *command, timeout_s=300, **variables)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def vendor_here():
+    return visible_gpus()[0]
+
+
+@pytest.mark.parametrize(("ranks", "vendor"), [(2, "cuda"), (3, "hip"), (8, "cuda")])
+def test_all_ranks_in_one_launch_are_right_on_a_fake_gpu(ranks, vendor):
+    assert_right(in_one_launch(ranks, 12, ranks, **fake(vendor, sms=12)), 12, ranks)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_all_ranks_in_one_launch_are_right(ranks):
+    assert_right(in_one_launch(ranks, 150, ranks), 150, ranks)
+
+
+@pytest.mark.parametrize(
+    ("memory", "vendor", "gpus"),
+    [("same_device", "cuda", 1), ("host_staged", "cuda", 2), ("host_staged", "hip", 1), ("mapped", "hip", 2)],
+)
+def test_two_processes_are_right_on_a_fake_gpu(memory, vendor, gpus):
+    assert_right(by_processes(vendor, memory, 25, gpus, **fake(vendor, count=gpus, sms=6)), 25, 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("memory", "seed"), [("same_device", 1), ("host_staged", 2)])
+def test_two_processes_that_share_a_gpu_are_right(memory, seed):
+    variable = {"cuda": "CUDA_VISIBLE_DEVICES", "hip": "HIP_VISIBLE_DEVICES"}[vendor_here()]
+    first = os.environ.get(variable, "0").split(",")[0]
+    assert_right(by_processes(vendor_here(), memory, 150, seed, **{variable: first}), 150, 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("memory", ["mapped", "host_staged"])
+def test_two_gpus_are_right(memory):
+    if len(visible_gpus()[1]) < 2:
+        pytest.skip("there is one GPU here")
+    done = by_processes(vendor_here(), memory, 150, 3)
+    if memory == "mapped" and "peer access" in done.stderr:
+        pytest.skip(f"the driver: {done.stderr.strip().splitlines()[-1]}")
+    assert_right(done, 150, 2)
+
+
+def test_back_to_back_launches_are_right_on_a_fake_gpu():
+    found = stress("cuda", 600, 1, **fake("cuda", sms=6))
+    assert found == {"launches": 600, "wrong_elements": 0, "timed_out": False}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("memory", ["auto", "host_staged"])
+def test_back_to_back_launches_are_right(memory):
+    found = stress(vendor_here(), 1000, 1, f"memory={memory}")
+    assert found == {"launches": 1000, "wrong_elements": 0, "timed_out": False}
+
+
+@pytest.mark.parametrize("control", ["WITHOUT_WAIT=1", "WITHOUT_EPOCH_FLIP=1"])
+def test_without_a_part_of_the_protocol_results_are_wrong_on_a_fake_gpu(control):
+    # Chance decides how soon.
+    assert any(stress("cuda", 1000, seed, control, **fake("cuda", sms=6))["wrong_elements"] for seed in range(1, 9))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("control", ["WITHOUT_WAIT=1", "WITHOUT_EPOCH_FLIP=1"])
+def test_without_a_part_of_the_protocol_results_are_wrong(control):
+    assert any(stress(vendor_here(), 1000, seed, control)["wrong_elements"] for seed in range(1, 9))
+
+
+@pytest.mark.gpu
+def test_a_run_is_left_that_says_what_it_ran_on():
+    arguments = ["-b", "16K", "-e", "1M", "-f", "4", "--max-time", "45", "--ranks-share-gpus"]
+    done = mpirun(2, "-m", "bench.allreduce", "--device", vendor_here(), *arguments)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = re.search(r"^run: (\S+)$", done.stdout, re.MULTILINE)
+    assert run, done.stdout
+    assert (ROOT / run[1]).exists()

@@ -1,0 +1,328 @@
+"""NCCL and RCCL as baselines: what their logs say, and how they are found, set up, tuned and given up.
+
+Logs are recorded from real machines. The rest runs real ranks on a GPU in software, over a library with NCCL's C
+interface that reduces for real and fails on request.
+"""
+
+import importlib.metadata
+import json
+import os
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from collectives import library_gpu, nccl
+from collectives.operation import DeviceError, World
+from tests.fake_gpu import fake_nccl
+from tests.launch import mpirun
+
+RECORDED = Path(__file__).parent / "recorded"
+ONE = ["float32 sum out"]
+
+
+def recorded(name: str) -> str:
+    return (RECORDED / f"nccl_debug_{name}.txt").read_text()
+
+
+def on_fake_gpus(device="cuda", ranks=2, cases=ONE, counts=(1000,), own=None, **faults) -> list[dict]:
+    """What each rank found; `own` are variables of the user's own."""
+    asked = {"device": device, "cases": cases, "counts": counts}
+    asked |= {
+        name: faults.pop(name) for name in ("variants", "graph", "share", "own_memory", "repeat") if name in faults
+    }
+    settings = fake_nccl.environment(device, **faults) | (own or {})
+    done = mpirun(ranks, "tests/library_ranks.py", json.dumps(asked), timeout_s=100, **settings)
+    assert done.returncode == 0, done.stderr
+    by_rank: dict = {}
+    for line in done.stdout.splitlines():
+        by_rank |= json.loads(line)  # so the library has printed nothing
+    found = [by_rank[str(rank)] for rank in range(ranks)]
+    found[0]["stderr"] = done.stderr
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "ways", "kinds"),
+    [
+        ("2019_socket", {"34 -> 33": ["NET/Socket/0"], "24 -> 28": ["NET/Socket/0"]}, {}),
+        (
+            "two_gpus_shm",
+            {"1 -> 0": ["SHM/direct/direct"], "0 -> 1": ["SHM/direct/direct"]},
+            {"coll": 2, "collnet": 0, "nvls": 0, "p2p": 2},
+        ),
+        (
+            "a100_mixed",
+            {"3 -> 0": ["SHM/direct/direct"], "1 -> 2": ["P2P/IPC/read"], "1 -> 0": ["SHM/direct/direct"]},
+            {"coll": 2, "collnet": 0, "nvls": 0, "p2p": 2},
+        ),
+        (
+            "h20_two_hosts",
+            {"1 -> 0": ["P2P/CUMEM"], "3 -> 1": ["NET/IB/2/GDRDMA"], "0 -> 2": ["NET/IB/3/GDRDMA"]},
+            {"coll": 8, "collnet": 0, "nvls": 0, "p2p": 8},
+        ),
+        (
+            "direct_pointer_and_ib",
+            {"5 -> 4": ["P2P/direct pointer/read"], "4 -> 12": ["NET/IB/0/GDRDMA"]},
+            {"coll": 2, "p2p": 2},
+        ),
+        ("one_process", {"1 -> 0": ["P2P/direct pointer"]}, {}),
+        ("nvls", {"47 -> 39": ["NET/IBext_v8/2"]}, {"coll": 16, "collnet": 0, "nvls": 16, "p2p": 16}),
+        ("rccl_mi250x", {"7 -> 5": ["P2P/IPC"], "1 -> 4": ["NET/Socket/1"], "3 -> 6": ["NET/Socket/2"]}, {}),
+        ("rccl_r9700", {"0 -> 1": ["NET/Socket/0"], "1 -> 0": ["NET/Socket/0"]}, {}),
+        ("no_driver", {}, {}),
+    ],
+)
+def test_the_transport_of_a_recorded_log(name, ways, kinds):
+    found = nccl.transports(recorded(name))
+    assert ways.items() <= found.items()
+    # Nothing else is taken for a way: trees, rings and the order of channels look alike.
+    lines = [line for line in recorded(name).splitlines() if " via " in line]
+    assert len(found) == len({tuple(re.findall(r"(\d+)(?:\[\w+\])? -> (\d+)", line)[0]) for line in lines})
+    assert nccl.channels(recorded(name)) == kinds
+
+
+def test_the_algorithm_of_a_recorded_log():
+    assert nccl.algorithms(recorded("tuning")) == ["805306368 Bytes -> Algo 1 proto 2"]
+    assert nccl.algorithms(recorded("nvls")) == []
+
+
+def test_two_ways_between_a_pair_are_both_told():
+    log = "Channel 00/0 : 0[0] -> 1[1] via P2P/CUMEM\nChannel 01/0 : 0[0] -> 1[1] via SHM/direct/direct\n"
+    assert nccl.transports(log) == {"0 -> 1": ["P2P/CUMEM", "SHM/direct/direct"]}
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(2804, "2.8.4"), (2708, "2.7.8"), (20908, "2.9.8"), (21005, "2.10.5"), (23203, "2.32.3")]
+)
+def test_versions_are_written_in_two_ways(number, name):
+    assert nccl.release(number) == name
+
+
+TYPES = ("float32", "float16", "bfloat16", "float64", "int32", "int64")
+CASES = [f"{kind} {op} out" for kind in TYPES for op in ("sum", "prod", "max", "min")]
+
+
+@pytest.mark.parametrize(("device", "graph"), [("cuda", False), ("cuda", True), ("hip", False)])
+def test_every_type_and_op_is_right_in_every_variant_on_a_fake_gpu(device, graph):
+    cases = [*CASES, "float16 avg out", "bfloat16 avg in", "float32 sum in", "int32 min in"][
+        :: 1 if device == "cuda" else 5
+    ]
+    for found in on_fake_gpus(device, cases=cases, counts=(1, 1031), graph=graph):
+        first = "graph" if graph else "plain"
+        assert found["variants"] == [first, "registered" if device == "cuda" else "tuned"]
+        assert len(found["results"]) == 4 * len(cases)
+        assert set(map(tuple, found["results"].values())) == {(0, 0)}
+        assert found["environment"]
+        others = {"registered"} if device == "cuda" else {"NCCL_PROTO=LL", "NCCL_PROTO=Simple"}
+        assert set(found["head"]["transports"]) == {"plain"} | others  # communicators of their own
+        assert found["windows"] == {"plain": 0} | dict.fromkeys(others, 2 if device == "cuda" else 0)
+
+
+def test_three_ranks_and_a_large_message_are_right_on_a_fake_gpu():
+    for found in on_fake_gpus(ranks=3, counts=(3_000_017,), gpu={"count": 3}):
+        assert set(map(tuple, found["results"].values())) == {(0, 0, 0)}
+        assert len(found["head"]["transports"]["plain"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("binding", "name"), [("nccl4py", "nccl4py 0.6.0"), ("cupy", "cupy.cuda.nccl"), ("none", None), ("cupy,none", None)]
+)
+def test_the_library_comes_with_what_is_installed_on_a_fake_gpu(binding, name):
+    for found in on_fake_gpus(binding=binding):
+        if name:
+            assert found["head"]["binding"] == name
+            assert found["name"] == found["head"]["library"] == "NCCL 2.32.3"
+            assert found["results"] == {"plain float32 sum out 1000": [0, 0], "registered float32 sum out 1000": [0, 0]}
+        else:
+            where = "on rank 1, " if "," in binding else ""
+            reason = f"{where}NCCL is not installed: pip install nccl4py nvidia-nccl-cu13 (or -cu12)"
+            assert set(found["results"].values()) == {reason}
+            assert found["name"] == "NCCL"
+            assert found["head"]["notes"] == [f"The GPUs' own library is not measured: {reason}."]
+
+
+def test_an_old_library_lacks_what_came_later_on_a_fake_gpu():
+    found = on_fake_gpus(cases=["bfloat16 sum out", "float32 avg out", *ONE], version=2804)[0]
+    assert found["results"] == {
+        **{f"{v} bfloat16 sum out 1000": "NCCL 2.8.4 has no bfloat16; 2.10 has" for v in ("plain", "registered")},
+        **{f"{v} float32 avg out 1000": "NCCL 2.8.4 has no avg; 2.10 has" for v in ("plain", "registered")},
+        "plain float32 sum out 1000": [0, 0],
+        "registered float32 sum out 1000": "NCCL 2.8.4 has no symmetric windows; 2.27 has",
+    }
+
+
+@pytest.mark.parametrize(
+    ("faults", "reason"),
+    [
+        ({"no_windows": 1}, "NCCL 2.32.3 makes no symmetric windows between these GPUs"),
+        ({"own_memory": False}, "its buffers are not from NCCL's allocator, and only those make symmetric windows"),
+    ],
+)
+def test_without_windows_the_plain_variant_still_runs_on_a_fake_gpu(faults, reason):
+    found = on_fake_gpus(**faults)[0]
+    assert found["results"] == {"plain float32 sum out 1000": [0, 0], "registered float32 sum out 1000": reason}
+    assert "registered" not in found["head"]["transports"]
+
+
+SLOW_DEFAULT = "default:3000,LL128:3000,LL:300,Simple:6000"
+
+
+def test_rccl_is_tuned_to_the_fastest_protocol_on_a_fake_gpu():
+    for found in on_fake_gpus("hip", delays_us=SLOW_DEFAULT, own={"NCCL_PROTO": "LL128", "NCCL_P2P_LEVEL": "SYS"}):
+        assert found["chosen"] == {"plain float32 sum out 1000": None, "tuned float32 sum out 1000": "NCCL_PROTO=LL"}
+        assert set(found["head"]["transports"]) == {"plain", "NCCL_PROTO=LL", "NCCL_PROTO=Simple"}
+        assert not any("NCCL_P2P_LEVEL" in note for note in found["head"]["notes"])
+        assert found["environment"]
+
+
+@pytest.mark.parametrize(
+    ("faults", "why"),
+    [
+        ({"no_ll": 1}, "no algorithm/protocol available"),
+        ({"caches_proto": 1}, "does not say that it has read it"),
+    ],
+)
+def test_a_setting_that_rccl_refuses_or_does_not_read_is_out_on_a_fake_gpu(faults, why):
+    for found in on_fake_gpus("hip", delays_us=SLOW_DEFAULT, **faults):
+        assert found["chosen"]["tuned float32 sum out 1000"] == "default"
+        notes = " ".join(found["head"]["notes"])
+        assert re.search(rf"NCCL_PROTO=LL is out: .*{why}", notes)
+        assert "NCCL_P2P_LEVEL=SYS was not tried: RCCL reads it once a process" in notes
+        assert "HSA_FORCE_FINE_GRAIN_PCIE=1 is not set" in notes
+        assert "NCCL_PROTO=LL" not in found["head"]["transports"]
+
+
+@pytest.mark.parametrize("way", ["SHM/direct/direct", "NET/Socket/0"])
+def test_a_library_that_went_through_the_host_is_no_baseline_on_a_fake_gpu(way):
+    head = on_fake_gpus(way=way)[1]["head"]
+    assert head["transports"]["plain"] == {"0 -> 1": [way], "1 -> 0": [way]}
+    assert head["notes"] == [
+        f"NCCL 2.32.3 went through host memory ({way}, ranks 0 -> 1): it is not a peer-to-peer baseline."
+    ]
+
+
+def test_what_the_user_asked_the_library_to_say_is_still_said_on_a_fake_gpu(tmp_path):
+    quiet = on_fake_gpus()[0]
+    assert "NCCL INFO" not in quiet["stderr"]
+    loud = on_fake_gpus(own={"NCCL_DEBUG": "INFO"})[0]
+    assert "via P2P/CUMEM" in loud["stderr"]
+    assert loud["head"]["transports"] == quiet["head"]["transports"]
+    own = {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_FILE": str(tmp_path / "said.%p")}
+    kept = on_fake_gpus(own=own)[0]
+    assert "via P2P/CUMEM" in (tmp_path / "said.%p").read_text()  # %p is the real library's
+    assert kept["head"]["notes"] == [
+        "The transport of NCCL 2.32.3 is unknown (plain, registered): NCCL_DEBUG_FILE is set, and only the program's "
+        "own is read."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("faults", "sentence"),
+    [
+        (
+            {"fail": "ncclCommInitRank:rank1"},
+            "rank 1: ncclCommInitRank of NCCL 2.32.3 fails: unhandled system error: Error while creating shared memory "
+            "segment <set> (size 9637888)",
+        ),
+        (
+            {"fail": "ncclAllReduce:rank1"},
+            "rank 1: ncclAllReduce of NCCL 2.32.3 fails: unhandled cuda error: Cuda failure 'unspecified launch "
+            "failure'",
+        ),
+        (
+            {"fail": "ncclGetUniqueId:rank0"},
+            "rank 0: ncclGetUniqueId of NCCL 2.32.3 fails: unhandled system error: Bootstrap : no socket interface "
+            "found",
+        ),
+    ],
+)
+def test_all_ranks_stop_with_the_call_that_failed_on_one_on_a_fake_gpu(faults, sentence):
+    for found in on_fake_gpus(**faults):
+        assert found["error"] == sentence
+
+
+def test_a_peer_that_is_lost_while_running_is_told_without_its_address_on_a_fake_gpu():
+    found = on_fake_gpus(variants=["plain"], repeat=5, lost_after=5)[0]
+    assert found["failure"] == (
+        "ncclAllReduce of NCCL 2.32.3 fails: remote process exited or there was a network error: NET/Socket : peer "
+        "<set> has closed the connection"
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "ranks", "version", "reason"),
+    [
+        ("cuda", 2, 23203, None),
+        ("cuda", 2, 22703, "NCCL 2.27.3 wants one GPU a rank, and 2 ranks share one"),
+        ("cuda", 3, 23203, "NCCL 2.32.3 wants one GPU a rank, and 3 ranks share one"),
+        ("hip", 2, 23203, "RCCL 2.32.3 wants one GPU a rank, and 2 ranks share one"),
+    ],
+)
+def test_ranks_that_share_a_gpu_on_a_fake_gpu(device, ranks, version, reason):
+    found = on_fake_gpus(device, ranks, share=True, version=version, gpu={"count": 1})[0]
+    if reason:
+        assert all(said.startswith(reason) for said in found["results"].values())
+    else:
+        assert set(map(tuple, found["results"].values())) == {(0, 0)}
+        assert found["head"]["notes"] == [
+            "Two ranks share a GPU, an experiment of NCCL 2.32.3: a smoke test, and no measurement."
+        ]
+    assert found["environment"]
+
+
+def header_of_nccl() -> str:
+    """nccl.h as NVIDIA ships it. Skips where it is not installed."""
+    for name in ("nvidia-nccl-cu13", "nvidia-nccl-cu12"):
+        try:
+            for file in importlib.metadata.files(name) or []:
+                if file.name == "nccl.h":
+                    return Path(str(file.locate())).read_text()
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    pytest.skip("NCCL is not installed: pip install nvidia-nccl-cu13")
+
+
+def test_calls_and_numbers_are_those_of_the_real_header():
+    header = header_of_nccl()
+    for call, types in nccl.PROTOTYPES.items():
+        declared = re.search(rf"\b{call}\(([^)]*)\)", header)
+        assert declared, call
+        parameters = [p.strip() for p in declared[1].split(",")]
+        assert len(parameters) == len(types), call
+        for text, kind in zip(parameters, types, strict=True):
+            by_address = "*" in text or re.match(r"nccl(Comm|Window)_t|cudaStream_t", text)
+            by_value = {"size_t": nccl._SIZE, "ncclUniqueId": nccl.UniqueId}.get(text.split()[0], nccl._INT)
+            assert kind is (nccl._POINTER if by_address else by_value), (call, text)
+    for name, number in library_gpu.TYPES.items():
+        assert re.search(rf"\bnccl{name.capitalize()}\s*=\s*{number}\b", header), name
+    for name, number in library_gpu.OPS.items():
+        assert re.search(rf"\bnccl{name.capitalize()}\s*=\s*{number}\b", header), name
+    assert re.search(rf"#define NCCL_WIN_COLL_SYMMETRIC 0x0?{library_gpu.SYMMETRIC}\b", header)
+    assert re.search(r"#define NCCL_UNIQUE_ID_BYTES 128", header)
+
+
+def test_the_fake_library_has_every_call_and_the_fake_packages_what_the_real_ones_have():
+    calls = fake_nccl.SOURCE.read_text()
+    assert all(re.search(rf"\b{call}\(", calls) for call in nccl.PROTOTYPES)
+    real = pytest.importorskip("nccl.bindings.nccl", reason="nccl4py is not installed")
+    assert callable(real.get_version)
+    cupy_nccl = pytest.importorskip("cupy.cuda.nccl", reason="CuPy is not installed")
+    assert cupy_nccl.available in (True, False)
+    assert callable(cupy_nccl.get_version)
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU here")
+def test_the_real_library_without_a_driver_ends_in_one_sentence():
+    header_of_nccl()
+    found = nccl.find_library("cuda")
+    assert isinstance(found, tuple)
+    library = nccl.Library(nccl.load(found[0]), "NCCL", 23203, found[1], False, {"NCCL_DEBUG": "WARN"})
+    alone = SimpleNamespace(rank=0, size=1, all_gather=lambda item: [item], broadcast=lambda item: item)
+    with pytest.raises(
+        DeviceError, match=r"^rank 0: ncclCommInitRank of NCCL 2.32.3 fails: unhandled cuda error: Cuda "
+    ):
+        nccl.connect(cast(World, SimpleNamespace(communicator=alone)), library, "plain")
+    assert "NCCL_DEBUG" not in os.environ

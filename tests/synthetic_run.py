@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +47,21 @@ def parts_of(algorithm: str, size: int, n: int) -> dict[str, Any]:
 
 
 def plan(sizes: Sequence[int], algorithms: Sequence[str], modes: Sequence[str], in_place: Sequence[bool],
-         unsupported: Sequence[str], datatype: str, world_size: int) -> list[Planned]:
+         unsupported: Sequence[str], datatype: str, world_size: int,
+         library_variants: Sequence[str] = ("plain",)) -> list[Planned]:
     cases = []
     for size in sizes:
         for mode in modes:
             if mode == "chained" and size > CHAINED_UP_TO:
                 continue
             for algorithm in algorithms:
-                for place in in_place:
+                variants = library_variants if algorithm == "library" else ("copied",)
+                for place, variant in product(in_place, variants):
                     missing = algorithm in unsupported
                     cases.append(Planned(
                         collective="all_reduce", size_bytes=size, count=size // 4, datatype=datatype, redop="sum",
                         algorithm=algorithm, mode=mode, in_place=place, calls=160 if mode == "chained" else 1,
-                        variant="plain" if algorithm == "library" else "copied",
+                        variant=variant,
                         library="MPICH 5.0.2" if algorithm == "library" else None,
                         chosen=chosen_for(size) if algorithm == "auto" else None,
                         status="unsupported" if missing else "ok",
@@ -71,14 +74,15 @@ def write_run(folder: Path, *, sizes: Sequence[int] = SIZES, algorithms: Sequenc
               modes: Sequence[str] = ("isolated", "chained"), in_place: Sequence[bool] = (False,),
               unsupported: Sequence[str] = (), world_size: int = 2, n_blocks: int = 10, n: int = 20,
               fast_rounds: Sequence[int] = (), datatype: str = "float32", change: Change = lambda block: block,
-              scale: float = 1.0, seed: int = 7, finish: bool = True, status: str = "complete",
+              library_variants: Sequence[str] = ("plain",), scale: float = 1.0, seed: int = 7, finish: bool = True,
+              status: str = "complete",
               run_id: str = "2026-11-20T06-15-00Z-allreduce-1a2b3c") -> Result:
     """Writes a run and returns it; without `finish` as it reads when it was cut off after its last block.
 
     The link is in its fast state in `fast_rounds`; `change` may replace a block or, with None, leave it out.
     """
     rng = np.random.default_rng(seed)
-    cases = plan(sizes, algorithms, modes, in_place, unsupported, datatype, world_size)
+    cases = plan(sizes, algorithms, modes, in_place, unsupported, datatype, world_size, library_variants)
     run = Run(run_id=run_id, benchmark="allreduce", version="0.1.0", argv=["--seed", str(seed)], seed=seed,
               machine_id="a1b2c3", software_id="d4e5f6",
               environment={"cpu.model": {"value": "AMD EPYC 9B45", "source": "/proc/cpuinfo", "status": "ok"},

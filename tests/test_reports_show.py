@@ -59,6 +59,27 @@ def test_the_default_table_answers_a_newcomer_in_80_columns(result):
         assert said in text
 
 
+def test_a_gpus_run_names_the_cards_and_the_best_variant_of_the_library(tmp_path):
+    """Against the worse of two variants ours would win too easily; a thread level of MPI says nothing of NCCL."""
+    def registered_is_faster(block):
+        number = block.case % 7  # plain, registered, and five of ours at each size
+        factor = {0: 1.0, 1: 0.5}.get(number, 1.0)
+        return msgspec.structs.replace(block, time_us=block.time_us * factor, total_us=block.total_us * factor)
+
+    result = write_run(tmp_path, modes=["isolated"], library_variants=("plain", "registered"),
+                       change=registered_is_faster)
+    for rank in result.run.world["ranks"]:
+        rank |= {"device": "hip", "arch": "gfx1201", "gpu": "AMD Radeon AI PRO R9700"}
+    text = " ".join(render(result).split())
+    cases = {case.variant: case for case in result.cases if case.library and case.size_bytes == 16384}
+    library = float(rows_of(render(result))["16 KiB"][0])
+    assert library == pytest.approx(cases["registered"].total_us.median, rel=0.05)
+    assert library < 0.6 * cases["plain"].total_us.median
+    assert "library: the best of plain and registered, chosen on odd rounds, reported on even ones" in text
+    assert "2 ranks on AMD Radeon AI PRO R9700 (gfx1201)" in text
+    assert "funneled" not in text
+
+
 def test_the_token_sentence_is_160_chained_calls(result):
     case = next(case for case in result.cases
                 if (case.algorithm, case.mode, case.size_bytes, case.in_place) == ("auto", "chained", 16384, False))

@@ -26,7 +26,7 @@ test-gpu: $(VENV)/.installed-dev
 	@$(VENV)/bin/python -m pytest -m gpu
 	@for memory in mapped host_staged; do \
 	  $(VENV)/bin/mpirun -n 2 $(VENV)/bin/python -m bench.allreduce --ranks-share-gpus --memory $$memory \
-	    --max-time 40 $(ARGS) || exit; \
+	    -b 64K -e 1M -f 16 --mode isolated $(ARGS) || exit; \
 	done
 
 $(VENV)/bin/python:

@@ -20,7 +20,10 @@ Environment = dict[str, Fact]
 
 # What makes two machines the same machine, and two installations the same installation.
 HARDWARE = ("cpu.model", "cpu.cores", "cpu.caches", "numa.nodes", "gpu.models", "gpu.links")
-SOFTWARE = ("os.kernel", "gpu.driver", "python.version", "numpy.version", "mpi4py.version")
+SOFTWARE = (
+    *("os.kernel", "gpu.driver", "gpu.runtime"),
+    *("cupy.version", "python.version", "numpy.version", "mpi4py.version"),
+)
 
 # Exact names only: a whole family, such as NCCL_*, has members that hold addresses and paths.
 VARIABLES = (
@@ -84,6 +87,7 @@ VARIABLES = (
     "CUDA_MODULE_LOADING",
     "CUDA_VISIBLE_DEVICES",
     "HIP_VISIBLE_DEVICES",
+    "HSA_ENABLE_IPC_MODE_LEGACY",
     "HSA_ENABLE_SDMA",
     "HSA_FORCE_FINE_GRAIN_PCIE",
     "ROCR_VISIBLE_DEVICES",

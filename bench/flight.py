@@ -34,7 +34,8 @@ LOOK_S = 0.1
 GRACE_S = 0.6  # a kernel's own wait knows whom it waited for, so it speaks first
 INTERRUPT_S = 1.4  # from Ctrl-C to the end, whatever a rank waits for
 LEAVE_S = 0.25  # from the sentence to the end of all ranks: time for each to look
-ALONE = ("compile", "results")  # steps in which a rank waits for nobody, so that being busy is getting on
+# Steps in which a rank waits for nobody, so that being busy is getting on.
+ALONE = ("open the device", "compile", "results")
 LONGEST_ALONE = 10  # time-outs
 
 

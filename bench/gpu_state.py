@@ -6,61 +6,57 @@ for what is not there or not answered: it is left out.
 
 import importlib
 import re
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench.topology import GENERATION, narrowest, text
+from bench.topology import GENERATION, attribute, links, narrowest, rates
 
-# NVML's word on peers, and nvidia-smi's letters for it in `topo -p2p`.
+# NVML's word on peers: nvidia-smi's letters for it in `topo -p2p`, and what it means.
 PEER_STATUS = {
-    "OK": "OK",
-    "CHIPSET_NOT_SUPPORTED": "CNS",
-    "GPU_NOT_SUPPORTED": "GNS",
-    "IOH_TOPOLOGY_NOT_SUPPORTED": "TNS",
-    "DISABLED_BY_REGKEY": "DR",
-    "NOT_SUPPORTED": "NS",
+    "OK": ("OK", "allowed"),
+    "CHIPSET_NOT_SUPPORTED": ("CNS", "NVIDIA's driver does not list this chipset or root complex as fit for peers"),
+    "GPU_NOT_SUPPORTED": ("GNS", "NVIDIA's driver gives none to this model, nor to most GeForce cards"),
+    "IOH_TOPOLOGY_NOT_SUPPORTED": ("TNS", "NVIDIA's driver refuses peers across this topology"),
+    "DISABLED_BY_REGKEY": ("DR", "a registry key disables it (RegistryDwords in /proc/driver/nvidia/params)"),
+    "NOT_SUPPORTED": ("NS", "the driver does not support it"),
 }
 READ, WRITE = 0, 1  # NVML_P2P_CAPS_INDEX_*; pynvml has a tuple for the first
 THROTTLES = ("SwPowerCap", "HwSlowdown", "SyncBoost", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
 
 
 @cache
-def library(name: str, start: str) -> tuple[Any, str]:
-    """`pynvml` or `amdsmi`, started, or None and why not."""
-    try:
+def library(name: str, start: str) -> Any:
+    """`pynvml` or `amdsmi`, started; None where it is not there or does not start."""
+    with suppress(Exception):  # a driver of another version fails in ways of its own, and it is a witness only
         module = importlib.import_module(name)
         getattr(module, start)()
-    except Exception as error:  # noqa: BLE001 - a driver of another version fails in ways of its own, and it is a witness only
-        return None, f"{name}: {error}"
-    return module, ""
+        return module
 
 
 def _ask(module: Any, function: str, *arguments: Any) -> Any:
     """The library's answer; None where it has no such function or refuses."""
-    try:
+    with suppress(Exception):
         return getattr(module, function)(*arguments)
-    except Exception:  # noqa: BLE001 - as above
-        return None
 
 
 @cache
 def _nvidia(bus_id: str) -> tuple[Any, Any]:
-    nvml, _ = library("pynvml", "nvmlInit")
+    nvml = library("pynvml", "nvmlInit")
     return nvml, _ask(nvml, "nvmlDeviceGetHandleByPciBusId", bus_id)
 
 
-def nvidia_bus_ids() -> list[str]:
-    """Every GPU that NVML shows this process; under WSL there is no other word of them."""
-    nvml, _ = library("pynvml", "nvmlInit")
-    gpus = [_ask(nvml, "nvmlDeviceGetHandleByIndex", i) for i in range(_ask(nvml, "nvmlDeviceGetCount") or 0)]
-    return [_bus_id(info.busId) for gpu in gpus if (info := _ask(nvml, "nvmlDeviceGetPciInfo", gpu))]
+def _bus_id(text: str | bytes) -> str:
+    """NVML's `00000000:C1:00.0` as Linux writes it."""
+    return (text.decode() if isinstance(text, bytes) else text).lower()[-12:]
 
 
 def link_facts(pci_bus_id: str, root: Path = Path("/")) -> dict[str, Any]:
     """Clocks in MHz, PCIe generation and width, and what throttles, as they are now; {} where unknown. Takes less than
     a millisecond once it has been called before."""
     nvml, gpu = _nvidia(pci_bus_id)
+    found: dict[str, Any]
     if gpu is not None:
         throttle = _ask(nvml, "nvmlDeviceGetCurrentClocksEventReasons", gpu) or 0
         found = {
@@ -70,15 +66,14 @@ def link_facts(pci_bus_id: str, root: Path = Path("/")) -> dict[str, Any]:
             "pcie_width": _ask(nvml, "nvmlDeviceGetCurrPcieLinkWidth", gpu),
             "throttle": [name for name in THROTTLES if throttle & getattr(nvml, f"nvmlClocksEventReason{name}", 0)],
         }
-        return {name: value for name, value in found.items() if value is not None}
-    found = {}
-    for name, file in (("sm_clock_mhz", "pp_dpm_sclk"), ("memory_clock_mhz", "pp_dpm_mclk")):
-        levels = text(root / "sys/bus/pci/devices" / pci_bus_id / file) or ""
-        if now := re.search(r"(\d+)\s*Mhz \*", levels):
-            found[name] = int(now[1])
-    if found and (link := narrowest(pci_bus_id, root, under_load=True)):
-        found |= {"pcie_generation": GENERATION.get(link.speed), "pcie_width": link.width}
-    return found
+    else:
+        files = {"sm_clock_mhz": "pp_dpm_sclk", "memory_clock_mhz": "pp_dpm_mclk"}
+        levels = {name: attribute(pci_bus_id, file, root) for name, file in files.items()}
+        found = {name: int(now[1]) for name, all in levels.items() if (now := re.search(r"(\d+)\s*Mhz \*", all))}
+        if found and (rate := rates(links(pci_bus_id, root), under_load=True)):
+            speed, width = rate[narrowest(rate)]
+            found |= {"pcie_generation": GENERATION.get(speed), "pcie_width": width}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def nvidia_gpu(bus_id: str) -> dict[str, Any]:
@@ -100,14 +95,9 @@ def nvidia_gpu(bus_id: str) -> dict[str, Any]:
     return {
         "name": _ask(nvml, "nvmlDeviceGetName", gpu),
         "memory_bytes": memory and memory.total,
-        "bar1_bytes": bar1 and bar1.bar1Total,
+        "bar_bytes": bar1 and bar1.bar1Total,
         "nvlinks": nvlinks,
     }
-
-
-def _bus_id(text: str | bytes) -> str:
-    """NVML's `00000000:C1:00.0` as Linux writes it."""
-    return (text.decode() if isinstance(text, bytes) else text).lower()[-12:]
 
 
 def driver_on_peers(reader: str, owner: str) -> str:
@@ -117,7 +107,7 @@ def driver_on_peers(reader: str, owner: str) -> str:
         names = {getattr(nvml, f"NVML_P2P_STATUS_{name}"): name for name in PEER_STATUS}
         said = [names.get(_ask(nvml, "nvmlDeviceGetP2PStatus", one, other, way), "UNKNOWN") for way in (READ, WRITE)]
         return next((status for status in said if status != "OK"), "OK")
-    amdsmi, _ = library("amdsmi", "amdsmi_init")
+    amdsmi = library("amdsmi", "amdsmi_init")
     handles = [_ask(amdsmi, "amdsmi_get_processor_handle_from_bdf", bus_id) for bus_id in (reader, owner)]
     can = None if None in handles else _ask(amdsmi, "amdsmi_is_P2P_accessible", *handles)
     return "UNKNOWN" if can is None else "OK" if can else "NOT_SUPPORTED"

@@ -26,13 +26,17 @@ def link_ceilings(bench: Bench, links: dict[int, dict[str, Subject]]) -> dict[st
     bench.flight.note("empty launches", text="")
     empty = run(bench, empty_subject(bench.world, bench.flight.watch), 20, 100, 0)
     gathered = bench.world.communicator.gather(empty)
+    if gathered is not None:
+        overhead_us = float(np.median(times_us(gathered, bench.clock_shared)["time"]))
+        bench.overhead_us = 0.0 if bench.clock_shared else overhead_us
     size = max(links)
+    for part in links[size].values():
+        part.iterations = 20
     found = measure_link(bench, links[size], size, -1)
-    if gathered is None or found is None or not found.copy_in_us or not found.peer_read_us or not found.memory_us:
+    if found is None:
         return {}
     a_us = {"copy_in": found.copy_in_us, "peer_read": found.peer_read_us, "memory": found.memory_us}
-    rates = {f"{part}_gb_s": size / time_us / 1e3 for part, time_us in a_us.items()}
-    overhead_us = float(np.median(times_us(gathered, bench.clock_shared)["time"]))
+    rates = {f"{part}_gb_s": size / time_us / 1e3 for part, time_us in a_us.items() if time_us}
     trip = {"round_trip_ns": max(found.link_rtt_ns)} if found.link_rtt_ns else {}
     return {"size_bytes": size, "overhead_us": overhead_us, **rates, **trip}
 
@@ -63,7 +67,11 @@ def describe(
     facts |= environment.gpu_facts(ranks)
     found = [preflight(world)]
     if not device.clock_shared and "overhead_us" in link:
-        found.append(f"Each time has {link['overhead_us']:.2f} us in it that an empty launch takes.")
+        steps_us = device.facts["event_resolution_us"]
+        found.append(
+            f"Each time has {link['overhead_us']:.2f} us in it that an empty launch takes; events are "
+            f"{'of unknown resolution' if steps_us is None else f'at least {steps_us:g} us apart'}."
+        )
     library = library_name(world)
     world_facts = {
         "size": communicator.size,
@@ -78,7 +86,7 @@ def describe(
         gpus = examine_world(world)
         used = library_gpu.describe(world)
         world_facts |= {"launch": "graph" if world.graph else "stream", "gpus": gpus, "library": used}
-        found += [*summary(gpus), *used["notes"], transport(used)]
+        found += [*summary(gpus), *used["notes"], *transport(used)]
     return Run(
         run_id=bench.flight.run_id,
         benchmark=command,
@@ -97,11 +105,13 @@ def describe(
     )
 
 
-def transport(used: dict[str, Any]) -> str:
-    """How the library really went, in a sentence."""
+def transport(used: dict[str, Any]) -> list[str]:
+    """How the library really went, in a sentence, where there is one."""
+    if not used["library"]:
+        return []
     ways = sorted({way for pairs in used.get("transports", {}).values() for found in pairs.values() for way in found})
     how = f"goes by {', '.join(ways)}" if ways else "did not say how it goes"
-    return f"{used['library']}, through {used['binding']}, {how}." if used["library"] else "There is no library here."
+    return [f"{used['library']}, through {used['binding']}, {how}."]
 
 
 def preflight(world: World) -> str:

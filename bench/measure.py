@@ -16,11 +16,12 @@ from bench.flight import Flight
 from bench.gpu_state import link_facts
 from bench.subject import Subject
 from collectives import library
-from collectives.operation import Memory, Plan, Step, Unsupported, World
+from collectives.operation import DeviceError, Memory, Plan, Step, Unsupported, World
 from reports.result import Block, LinkBlock
 from reports.stats import warmup_length
 
 PING_PONGS = 100
+SHARED_PING_PONGS = 4  # ranks that share a GPU take turns on it, milliseconds each
 PILOT_S = 0.02
 LONGEST_BLOCK_S = 0.1  # a stop is looked for between blocks
 MOST_WARMUP = 50
@@ -37,19 +38,24 @@ class Bench:
     dispatch: str
     clock_shared: bool
     meet: Step
-    ping_pong: Step | None
-    trip_ns: Memory
+    ping_pong: Step | None = None
+    trip_ns: Memory | None = None
+    overhead_us: float = 0.0  # of what is stamped: an empty collective's; on rank 0
     measuring_s: float = 0.0
 
 
 def make_bench(world: World, flight: Flight, checks: int, warmup: int | None, dispatch: str) -> Bench:
     """Binds the meeting and the flag probe: over mapped memory, or MPI's barrier where there is none."""
-    trip_ns = world.device.private(8)
     if isinstance(world.peers, Unsupported):
-        return Bench(world, flight, checks, warmup, dispatch, False, library.barrier(world), None, trip_ns)
-    kernels = world.device.compile("link_probe", {"WORLD": str(world.communicator.size)})
-    meet = Step(kernels.kernel("meet"), world.peers.arguments(0, 0, 0, 0))
-    ping_pong = Step(kernels.kernel("flag_ping_pong"), world.peers.arguments(0, trip_ns.address, PING_PONGS, 0))
+        with world.communicator.together(DeviceError):  # which it raises on all ranks or on none
+            barrier = library.barrier(world)
+        return Bench(world, flight, checks, warmup, dispatch, False, barrier)
+    with world.communicator.together(DeviceError):
+        trip_ns = world.device.private(8)
+        kernels = world.device.compile("link_probe", {"WORLD": str(world.communicator.size)})
+        meet = Step(kernels.kernel("meet"), world.peers.arguments(0, 0, 0, 0))
+        trips = SHARED_PING_PONGS if world.peers.kind == "same_device" else PING_PONGS
+        ping_pong = Step(kernels.kernel("flag_ping_pong"), world.peers.arguments(0, trip_ns.address, trips, 0))
     return Bench(world, flight, checks, warmup, dispatch, world.device.clock_shared, meet, ping_pong, trip_ns)
 
 
@@ -119,7 +125,7 @@ def run_from_python(bench: Bench, subject: Subject, plan: Plan) -> np.ndarray[An
 
 def round_trip_ns(bench: Bench) -> float | None:
     """The flag's mean round trip between pairs of ranks, as this rank saw it; 0 for a rank without a partner."""
-    if bench.ping_pong is None:
+    if bench.ping_pong is None or bench.trip_ns is None:
         return None
     bench.world.device.caller(bench.ping_pong)()
     if bench.flight.watch.timed_out:
@@ -264,8 +270,8 @@ def measure_link(bench: Bench, parts: dict[str, Subject], size_bytes: int, round
     if gathered is None:
         return None
     all_stamps, befores, afters = zip(*gathered, strict=True)
-    medians: dict[str, Any] = {
-        name: float(np.median(times_us([s[name] for s in all_stamps], bench.clock_shared)["time"])) * part.scale
-        for name, part in parts.items()
-    }
+    medians: dict[str, Any] = {}
+    for name, part in parts.items():
+        time_us = float(np.median(times_us([s[name] for s in all_stamps], bench.clock_shared)["time"]))
+        medians[name] = max(time_us - bench.overhead_us, 0.0) * part.scale
     return LinkBlock(size_bytes=size_bytes, round=round_, link_rtt_ns=(max(befores), max(afters)), **medians)

@@ -33,7 +33,7 @@ from collectives import library
 from collectives.algorithm import ALGORITHMS
 from collectives.collective import DATATYPES
 from collectives.communicator import Communicator
-from collectives.operation import Case, DeviceError, Traffic, Unsupported, World
+from collectives.operation import Algorithm, Case, DeviceError, Unsupported, World
 from collectives.world import open_device, open_world
 from reports.formats import as_json
 from reports.plot import plot
@@ -66,9 +66,13 @@ class Session:
         return [*self.subjects.values(), *(part for parts in self.links.values() for part in parts.values())]
 
 
-def bound_parts(traffic: Traffic, in_place: bool) -> dict[str, Any]:
-    """What the bound counts; in place nothing has to get from one buffer to another."""
-    return asdict(traffic) | ({"memory_bytes": 0} if in_place else {})
+def bound_parts(world: World, algorithm: Algorithm, size_bytes: int, in_place: bool) -> dict[str, Any] | None:
+    """What the bound counts; in place nothing has to get from one buffer to another. None for what stores across a wire
+    between GPUs: the link's parts store at home and read across it, which is slower."""
+    if algorithm.pushes and world.device.name != "cpu":
+        return None
+    traffic = asdict(algorithm.traffic(world.communicator.size, size_bytes))
+    return traffic | ({"memory_bytes": 0} if in_place else {})
 
 
 def plan_cases(options: Namespace, bench: Bench, buffers: Buffers) -> tuple[list[Planned], dict[int, Subject]]:
@@ -86,8 +90,12 @@ def plan_cases(options: Namespace, bench: Bench, buffers: Buffers) -> tuple[list
             variants = algorithm.variants(bench.world)
             for variant, mode in product(variants, sweep.modes(options.mode, size)):
                 case = buffers.case(size, datatype, options.op, options.in_place, variant)
-                operation = algorithm.bind(bench.world, case)
                 is_library = algorithm.name == "library"
+                if is_library:  # whose ranks talk to each other
+                    operation = algorithm.bind(bench.world, case)
+                else:
+                    with communicator.together(DeviceError):
+                        operation = algorithm.bind(bench.world, case)
                 reason = (
                     operation.reason if isinstance(operation, Unsupported) else sweep.reason_against(mode, options.op)
                 )
@@ -108,23 +116,26 @@ def plan_cases(options: Namespace, bench: Bench, buffers: Buffers) -> tuple[list
                         calls=sweep.CHAIN_CALLS if mode == "chained" else 1,
                         status="unsupported" if reason else "ok",
                         reason=reason,
-                        bound_parts=bound_parts(algorithm.traffic(communicator.size, size), options.in_place),
+                        bound_parts=bound_parts(bench.world, algorithm, size, options.in_place),
                     )
                 )
                 if not isinstance(operation, Unsupported) and not reason:
                     number = len(planned) - 1
-                    subjects[number] = subject_of(
-                        bench.world, bench.flight.watch, buffers, number, planned[number], case, operation
-                    )
+                    with communicator.together(DeviceError, MemoryError):
+                        subjects[number] = subject_of(
+                            bench.world, bench.flight.watch, buffers, number, planned[number], case, operation
+                        )
     return planned, subjects
 
 
 def run(command: str, options: Namespace, communicator: Communicator, flight: Flight, started_s: float) -> int:
     """Measures and reports; returns the exit status, the same on every rank. Raises Disagreement where this machine
     cannot."""
-    crowded, cpus = pin(communicator)
     flight.note("open the device")
     device, notes = open_device(communicator, options.device, options.ranks_share_gpus)
+    # A rank with a GPU only enqueues, and the library's threads would inherit its one core.
+    crowded, cpus = pin(communicator) if device.name == "cpu" else (False, sorted(os.sched_getaffinity(0)))
+    flight.note("map the peers")
     with communicator.together(DeviceError):
         flight.watch_on(device.watch(flight.watch))
         if options.cudagraph and (reason := device.reason_against_graphs()):
@@ -134,13 +145,15 @@ def run(command: str, options: Namespace, communicator: Communicator, flight: Fl
     if options.list:
         list_algorithms(world, options)
         return FINE
+    library.library_name(world)  # opens it, on all ranks at once
     with communicator.together(DeviceError, MemoryError):
         send, receive = (library.allocate(world, options.maxbytes) for _ in range(2))
-        buffers = Buffers(send, receive, options.seed)
-        bench = make_bench(world, flight, options.check, options.warmup_iters, options.dispatch)
-        planned, subjects = plan_cases(options, bench, buffers)
-        sizes = sorted({planned[number].size_bytes for number in subjects if planned[number].size_bytes})
-        mapped = not isinstance(world.peers, Unsupported)
+    buffers = Buffers(send, receive, options.seed)
+    bench = make_bench(world, flight, options.check, options.warmup_iters, options.dispatch)
+    planned, subjects = plan_cases(options, bench, buffers)
+    sizes = sorted({planned[number].size_bytes for number in subjects if planned[number].size_bytes})
+    mapped = not isinstance(world.peers, Unsupported)
+    with communicator.together(DeviceError):
         links = {size: link_subjects(world, flight.watch, buffers, size) for size in sizes if mapped}
         flight.note("agree on the cases", text="")
     session = Session(options, bench, planned, subjects, links, started_s + options.max_time - CLOSING_S)

@@ -22,6 +22,7 @@ PUSH = Algorithm(
     "each rank stores its input into every peer's slab and sums all",
     partial(_bind, "one_shot_push"),
     partial(_traffic, True),
+    pushes=True,
 )
 PULL = Algorithm(
     "one_shot_pull",

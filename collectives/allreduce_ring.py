@@ -26,4 +26,5 @@ RING = Algorithm(
     "segments go round, summed on the first lap, gathered on the second",
     _bind,
     _traffic,
+    pushes=True,
 )

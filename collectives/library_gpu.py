@@ -6,8 +6,8 @@ on RCCL `tuned`. What must not leak from one into another has a communicator of 
 
 import ctypes
 import os
+import time
 from functools import partial
-from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -38,6 +38,8 @@ SYMMETRIC = 1  # NCCL_WIN_COLL_SYMMETRIC
 # (ncclTopoUserP2pLevel): in RCCL 2.21's source, and in that of 2026.
 TUNINGS = ("NCCL_PROTO=LL", "NCCL_PROTO=Simple")
 TUNING_ROUNDS, TUNING_CALLS = 3, 20
+FIRST_CALL_S = 20.0
+LL_ON_GFX12 = "NCCL_PROTO=LL is out: RCCL's LL stands still on gfx12 (ROCm/rocm-systems issue 5480)."
 ONCE_A_PROCESS = (
     "NCCL_P2P_LEVEL=SYS was not tried: RCCL reads it once a process. On AMD CPUs it is the default; on others set it "
     "for the run, and all of RCCL's rows have it."
@@ -68,7 +70,7 @@ def allocate(world: World, size_bytes: int) -> GpuMemory | None:
 
 
 def bind(world: World, case: Case) -> Operation | Unsupported:
-    """Binds one of `variants`. Raises DeviceError, on all ranks, where the library cannot be set up."""
+    """Binds one of `variants`, or says what keeps the library from being set up. All ranks call it."""
     library = open_library(world)
     if isinstance(library, Unsupported):
         return library
@@ -82,10 +84,8 @@ def bind(world: World, case: Case) -> Operation | Unsupported:
             return _operation(world, library, case, "plain")
         reason = _register(world, library, case)
         return Unsupported(reason) if reason else _operation(world, library, case, "registered")
-    except DeviceError as error:
-        if library.shared:
-            return Unsupported(f"two ranks on one GPU are an experiment of NCCL's; {error}")
-        raise
+    except DeviceError as error:  # agreed on by all ranks
+        return Unsupported(f"{'two ranks on one GPU are an experiment of NCCL; ' if library.shared else ''}{error}")
 
 
 def barrier(world: World) -> Step:
@@ -100,7 +100,10 @@ def barrier(world: World) -> Step:
 
 
 def _operation(world: World, library: Library, case: Case, label: str, chosen: str | None = None) -> Operation:
-    """An all-reduce on the communicator of that label, performed once: only a first call makes all connections."""
+    """An all-reduce on the communicator of that label, performed once: only a first call makes all connections, and one
+    that would never end is found here. Raises DeviceError on all ranks."""
+    if label in library.refused:
+        raise DeviceError(library.refused[label])
     handle, device, all_reduce = connect(world, library, label), world.device, library.calls.ncclAllReduce
     assert isinstance(device, GpuDevice)
     stream = device.stream
@@ -122,11 +125,25 @@ def _operation(world: World, library: Library, case: Case, label: str, chosen: s
     except DeviceError as error:
         complaint = str(error)
     agree(world, complaint)  # before waiting for an end that may never come
+    in_time = ended(device, FIRST_CALL_S)
+    if not all(world.communicator.all_gather(in_time)):
+        library.calls.ncclCommAbort(handle)
+        library.refused[label] = f"{label}: ncclAllReduce of {library.name} did not end in {FIRST_CALL_S:g} s."
     with device.calling("ncclAllReduce"):
         stream.synchronize()
     listen(library, label)
-    agree(world, failure() or "")
+    agree(world, library.refused.get(label) or failure() or "")
     return Operation(step, device.caller(step), chosen, failure)
+
+
+def ended(device: GpuDevice, within_s: float) -> bool:
+    """Whether the stream came to its end; a library's kernels have no time-out of their own."""
+    latest_s = time.monotonic() + within_s
+    while not device.stream.done:
+        if time.monotonic() > latest_s:
+            return False
+        time.sleep(1e-3)
+    return True
 
 
 def _register(world: World, library: Library, case: Case) -> str | None:
@@ -151,39 +168,32 @@ def _register(world: World, library: Library, case: Case) -> str | None:
     return None
 
 
-def time_us(device: GpuDevice, step: Step, calls: int) -> float:
-    """The median time of a step in the device's stream, in microseconds, by events between so many calls."""
-    events = [device.cupy.cuda.Event() for _ in range(calls + 1)]
-    events[0].record(device.stream)
-    for event in events[1:]:
-        device.enqueue(step)
-        event.record(device.stream)
-    device.stream.synchronize()
-    return float(1e3 * median(device.cupy.cuda.get_elapsed_time(*pair) for pair in pairwise(events)))
-
-
 def _tuned(world: World, library: Library, case: Case) -> Operation:
     """The best of the defaults and TUNINGS for this case, by what the slowest rank takes, timed apart from what is
     reported. A setting counts only where the library's log says that it was read."""
     assert isinstance(world.device, GpuDevice)
     if "NCCL_P2P_LEVEL" not in os.environ:
         library.refused["NCCL_P2P_LEVEL=SYS"] = ONCE_A_PROCESS
-    found = {"plain": _operation(world, library, case, "plain", "default")}
-    for label in TUNINGS:
+    if world.device.arch.startswith("gfx12"):
+        library.refused["NCCL_PROTO=LL"] = LL_ON_GFX12
+    found: dict[str, Operation] = {}
+    for label in ("plain", *TUNINGS):
         if label in library.refused:
             continue
         try:
-            found[label] = _operation(world, library, case, label, label)
-            was_read = label.replace("=", " set by environment to ") in library.said[label]
+            found[label] = _operation(world, library, case, label, "default" if label == "plain" else label)
+            was_read = label == "plain" or label.replace("=", " set by environment to ") in library.said[label]
             agree(world, "" if was_read else f"{library.name} does not say that it has read it")
         except DeviceError as error:
             found.pop(label, None)
             library.said.pop(label, None)
             library.refused[label] = f"{label} is out: {str(error).rstrip('.')}."
+    if not found:
+        raise DeviceError(" ".join(library.refused.values()))
     times_us: dict[str, list[float]] = {label: [] for label in found}
     for _ in range(TUNING_ROUNDS):
         for label, operation in found.items():
-            times_us[label].append(time_us(world.device, operation.step, TUNING_CALLS))
+            times_us[label].append(world.device.time_us(operation.step, TUNING_CALLS))
     everyone = world.communicator.all_gather([median(times) for times in times_us.values()])
     slowest = [max(ranks) for ranks in zip(*everyone, strict=True)]
     return list(found.values())[slowest.index(min(slowest))]

@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -37,6 +38,7 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "ncclCommInitRank": (_POINTER, _INT, UniqueId, _INT),
     "ncclCommGetAsyncError": (_POINTER, _POINTER),
     "ncclAllReduce": (_POINTER, _POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER),
+    "ncclCommAbort": (_POINTER,),
     "ncclMemAlloc": (_POINTER, _SIZE),
     "ncclMemFree": (_POINTER,),
     "ncclCommWindowRegister": (_POINTER, _POINTER, _SIZE, _POINTER, _INT),
@@ -110,7 +112,10 @@ def find_library(vendor: str) -> tuple[str, str] | Unsupported:
         except (ImportError, RuntimeError) as error:
             if not (isinstance(error, ModuleNotFoundError) and str(error.name).startswith("nccl")):
                 reasons.append(f"nccl4py cannot load it: {str(error).splitlines()[0]}")
-    if importlib.import_module("cupy.cuda.nccl").available:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # five lines from each rank where there is none
+        nccl = importlib.import_module("cupy.cuda.nccl")
+    if nccl.available:
         return "libnccl.so.2" if vendor == "cuda" else "librccl.so.1", "; ".join(["cupy.cuda.nccl", *reasons])
     wanted = {
         "cuda": "NCCL is not installed: pip install nccl4py nvidia-nccl-cu13 (or -cu12)",

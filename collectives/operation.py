@@ -102,13 +102,14 @@ class Traffic:
 @dataclass(frozen=True)
 class Algorithm:
     """`bind(world, case)` gives an Operation or Unsupported; `traffic(ranks, size_bytes)` what it moves;
-    `variants(world)` the forms in which it is measured."""
+    `variants(world)` the forms in which it is measured; `pushes` that it stores into its peers' memory."""
 
     name: str
     about: str
     bind: Callable[[World, Case], "Operation | Unsupported"]
     traffic: Callable[[int, int], Traffic]
     variants: Callable[[World], tuple[str, ...]] = field(default=lambda world: ("copied",))
+    pushes: bool = False
 
 
 def bind_kernel(world: World, case: Case, stem: str, entry: str, chunk_bytes: int) -> Operation | Unsupported:

@@ -8,16 +8,17 @@ tried.
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from collectives.communicator import Communicator, Disagreement
-from kernels.device import MOST_RANKS, Arguments, Bytes, Control, Device, DeviceError, Memory, Step, Watch
+from kernels.device import MOST_RANKS, Arguments, Bytes, Control, Device, DeviceError, Memory, Own, Step, Watch
 
 HALF_BYTES = 4 << 20
 PROBE_BYTES = 4096
 PROBE_ROUNDS = 16
+PROBE_S = 5.0  # for a flag: less than anybody watching over the run would wait
 
 
 class ProbeFailed(Disagreement):
@@ -26,11 +27,15 @@ class ProbeFailed(Disagreement):
 
 @dataclass
 class PeerBuffer:
-    """Every rank's slab and control block as mapped here, index = rank. `kind` is the tables' word for the way in which
-    they are mapped (`mapped`, `host_staged`, `same_device`); `refusals` say why better ways were not had."""
+    """Every rank's slab and control block as mapped here, index = rank, and what this rank counts for itself.
+
+    `kind` is the tables' word for the way in which they are mapped (`mapped`, `host_staged`, `same_device`); `refusals`
+    say why better ways were not had.
+    """
 
     slabs: list[Memory]
     controls: list[Memory]
+    own: Memory
     half_bytes: int
     rank: int
     yields: bool
@@ -54,46 +59,51 @@ class PeerBuffer:
             at(*(m.address for m in self.slabs)),
             at(*(m.address for m in self.controls)),
             ctypes.addressof(self.watch),
+            self.own.address,
         )
 
     def set_epoch(self, epoch: int) -> None:
         """Makes `epoch` that of the last launch. Every rank must call it, between two barriers."""
-        memory = self.controls[self.rank]
-        own = Control.from_buffer_copy(memory.read().tobytes())
+        own, control = Own(), Control()
         own.epoch.value = epoch
-        for flags in own.flags:
-            for flag in flags:
-                flag.value = epoch << 32
-        memory.write(np.frombuffer(bytes(own), np.uint8))
+        for flag in (flag for flags in control.flags for flag in flags):
+            flag.value = epoch << 32
+        self.own.write(np.frombuffer(bytes(own), np.uint8))
+        self.controls[self.rank].write(np.frombuffer(bytes(control), np.uint8))
 
     @property
     def types(self) -> dict[str, str]:
         """What the memory is made of, for the head of a run."""
         return {"flags": self.controls[self.rank].type, "data": self.slabs[self.rank].type}
 
-    def close(self) -> None:
-        """Unmaps the peers' memory and frees the own."""
-        for memory in (*self.slabs, *self.controls):
-            memory.close()
 
+def _exchange(
+    communicator: Communicator, device: Device, size_bytes: int, way: str, own: list[Memory], opened: list[Memory]
+) -> list[Memory]:
+    """Every rank's new memory of this size, mapped here; adds what is this rank's to `own`, the others' to `opened`.
 
-def _exchange(communicator: Communicator, device: Device, size_bytes: int, way: str) -> list[Memory]:
-    """Every rank's new memory of this size, mapped here. Raises Disagreement if any rank cannot map any other's."""
+    Raises Disagreement if any rank cannot map any other's.
+    """
     with communicator.together(OSError, DeviceError):
-        own = device.allocate(size_bytes, way)
-    handles = communicator.all_gather(own.handle)
-    opened: list[Memory] = []
+        own.append(device.allocate(size_bytes, way))
+    handles = communicator.all_gather(own[-1].handle)
     try:
         with communicator.together(OSError, DeviceError):
-            for rank, handle in enumerate(handles):
-                opened.append(own if rank == communicator.rank else device.open(handle))
-    except Disagreement:
-        for memory in {id(m): m for m in (own, *opened)}.values():
-            memory.close()
-        raise
+            opened += [device.open(handle) for rank, handle in enumerate(handles) if rank != communicator.rank]
     finally:
-        device.forget_name(own)
-    return opened
+        device.forget_name(own[-1])
+    peers = opened[len(opened) - communicator.size + 1 :]
+    return [*peers[: communicator.rank], own[-1], *peers[communicator.rank :]]
+
+
+def _close(communicator: Communicator, own: list[Memory], opened: list[Memory]) -> None:
+    """Unmaps the peers' memory on all ranks, and only then frees what they had mapped: the driver leaves undefined what
+    becomes of memory that is freed under a peer."""
+    for memory in opened:
+        memory.close()
+    communicator.barrier()
+    for memory in own:
+        memory.close()
 
 
 def connect(
@@ -107,19 +117,19 @@ def connect(
     refusals: list[str] = []
     wrong = False
     for way in ways:
-        mapped: list[Memory] = []
+        own: list[Memory] = []
+        opened: list[Memory] = []
+        kind = way if way in ("host_staged", "same_device") else "mapped"
         try:
-            mapped += _exchange(communicator, device, ctypes.sizeof(Control), way)
-            mapped += _exchange(communicator, device, 2 * HALF_BYTES, way)
-            controls, slabs = mapped[: communicator.size], mapped[communicator.size :]
-            kind = way if way in ("host_staged", "same_device") else "mapped"
-            peers = PeerBuffer(
-                slabs, controls, HALF_BYTES, communicator.rank, yields, timeout_s, watch, kind, tuple(refusals)
-            )
+            controls = _exchange(communicator, device, ctypes.sizeof(Control), way, own, opened)
+            slabs = _exchange(communicator, device, 2 * HALF_BYTES, way, own, opened)
+            with communicator.together(DeviceError):
+                own.append(device.private(ctypes.sizeof(Own)))
+            arguments = (communicator.rank, yields, timeout_s, watch, kind, tuple(refusals))
+            peers = PeerBuffer(slabs, controls, own[-1], HALF_BYTES, *arguments)
             probe(communicator, device, peers)
         except Disagreement as refusal:
-            for memory in mapped:
-                memory.close()
+            _close(communicator, own, opened)
             if "OutOfMemory" in refusal.types:
                 raise
             wrong |= isinstance(refusal, ProbeFailed)
@@ -176,7 +186,7 @@ def probe(communicator: Communicator, device: Device, peers: PeerBuffer) -> None
             found = wrong_bytes(turn)
         agree(communicator, found)
     with communicator.together(DeviceError):
-        bounce = peers.arguments(0, result.address, 16, PROBE_BYTES)
+        bounce = replace(peers, timeout_s=min(peers.timeout_s, PROBE_S)).arguments(0, result.address, 16, PROBE_BYTES)
         device.caller(Step(kernels.kernel("flag_ping_pong"), bounce))()
     never = f"a flag from rank {peers.watch.peer} never arrived in the memory of rank {rank}"
     agree(communicator, never if peers.watch.timed_out else None)

@@ -38,13 +38,16 @@ class Line(ctypes.Structure):
     _fields_ = [("value", ctypes.c_uint64), ("rest", ctypes.c_char * 120)]
 
 
+class Own(ctypes.Structure):
+    """What a rank counts for itself: its launches and meetings."""
+
+    _fields_ = [("epoch", Line), ("ticket", Line), ("meetings", Line)]
+
+
 class Control(ctypes.Structure):
-    """A rank's control block: its epoch, and the flags that its peers write."""
+    """A rank's control block: the flags that its peers write."""
 
     _fields_ = [
-        ("epoch", Line),
-        ("ticket", Line),
-        ("meetings", Line),
         ("meet", Line * MOST_RANKS),
         ("flags", Line * MOST_RANKS * MOST_BLOCKS),
     ]
@@ -65,6 +68,7 @@ class Arguments(ctypes.Structure):
         ("slab", ctypes.c_void_p * MOST_RANKS),
         ("control", ctypes.c_void_p * MOST_RANKS),
         ("watch", ctypes.c_void_p),
+        ("own", ctypes.c_void_p),
         ("everyone", ctypes.c_void_p),
     ]
 

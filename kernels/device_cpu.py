@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from kernels import shared_memory
-from kernels.device import Arguments, Bytes, Control, Kernel, LibraryCall, Memory, Plan, Step, Watch
+from kernels.device import Arguments, Bytes, Control, Kernel, LibraryCall, Memory, Own, Plan, Step, Watch
 from kernels.module import SOURCES, CompileError, compiled
 from kernels.shared_memory import SharedMemory
 
@@ -141,8 +141,8 @@ class CpuDevice:
         self.arch = cpu_name().rsplit(" ", 1)[0]
         self.facts: dict[str, Any] = {}
         self.loop = self._load(SOURCES / "timed_loop.cpp", {})
-        layout = (ctypes.c_long * 5).in_dll(self.loop.library, "layout")
-        mine = [ctypes.sizeof(kind) for kind in (Arguments, Control, Watch, Loop, LibraryCall)]
+        layout = (ctypes.c_long * 6).in_dll(self.loop.library, "layout")
+        mine = [ctypes.sizeof(kind) for kind in (Arguments, Control, Own, Watch, Loop, LibraryCall)]
         assert list(layout) == mine, (
             f"the structures of sync.h and timed_loop.cpp {list(layout)} are not those here {mine}"
         )

@@ -10,22 +10,22 @@ import contextlib
 import ctypes
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
 
 from kernels import shared_memory
-from kernels.device import MOST_BLOCKS, Bytes, DeviceError, Gate, Kernel, Memory, OutOfMemory, Plan, Step, Watch
+from kernels.device import MOST_BLOCKS, Bytes, DeviceError, Gate, Memory, OutOfMemory, Plan, Step, Watch
 from kernels.gpu_driver import bus_id, calling, driver_library, load_cupy, release
-from kernels.module import SOURCES, CompileError, compiled
+from kernels.gpu_module import GpuModule, compile_kernel
 
 MOST_THREADS = 512  # of a block, as the kernels promise the compiler
-MOST_QUEUED = (
-    600  # launches: a stream takes about 1,000 before a launch waits for one to end, here behind a closed gate
-)
+# Entries of a stream: it takes about 1,000 before the next waits for one to end, here behind a closed gate. A library
+# adds some of its own to each call.
+MOST_QUEUED = 500
 ALLOCATION_BYTES = 2 << 20  # the driver's own unit: a peer that maps less maps what else lies in it
-HOLD_NS = 20_000_000_000
+HOLD_NS = 2_000_000_000  # filling a batch takes milliseconds; a card with a display ends a kernel after some seconds
 PORTABLE, MAPPED = 1, 2  # of a host allocation: for all devices of the process, and in their address space
 HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
 HIP_COHERENT = 0x40000000  # else a kernel that runs may not see what the host writes
@@ -33,24 +33,6 @@ LAZY_PEER_ACCESS = 1
 # Kinds of HIP device memory by the flag of hipExtMallocWithFlags, the surest for peers first.
 HIP_MEMORY = {"uncached": 0x3, "fine_grained": 0x1, "coarse_grained": 0x0}
 Words = TypeVar("Words", Gate, Watch)
-
-
-class GpuModule:
-    """A kernel file, loaded."""
-
-    def __init__(self, module: Any, device: "GpuDevice", stem: str) -> None:
-        self.module, self.device, self.stem = module, device, stem
-
-    def kernel(self, name: str) -> Kernel:
-        with self.device.calling(f"looking up {name}"):
-            function = self.module.get_function(name)
-
-        def enqueue(blocks: int, argument: Any) -> None:
-            # One array of size 1 is an argument by value.
-            value = np.frombuffer(argument, np.dtype((np.void, ctypes.sizeof(argument))))
-            function((blocks,), (self.device.threads,), (value,))
-
-        return Kernel(name, enqueue)
 
 
 class GpuMemory:
@@ -105,7 +87,8 @@ class GpuDevice:
         self.arch = (
             found["gcnArchName"].decode().split(":")[0] if runtime.is_hip else f"sm_{found['major']}{found['minor']}"
         )
-        version = ".".join(map(str, self.cupy.cuda.nvrtc.getVersion()))
+        with self.calling("loading the run-time compiler"):
+            version = ".".join(map(str, self.cupy.cuda.nvrtc.getVersion()))
         # hipRTC's own version stands still, so that of the runtime is told beside it.
         runtime_version = release(runtime.runtimeGetVersion())
         self.compiler = f"{'hipRTC' if runtime.is_hip else 'NVRTC'} {version}, runtime {runtime_version}"
@@ -126,9 +109,10 @@ class GpuDevice:
         self.graphs: dict[tuple[int, int], tuple[Step, Any]] = {}
         self.events: list[Any] = []
         self.launched: dict[int, Step] = {}
-        self.gate, self.passes = self._host_words(Gate), 0
+        self.gate, self.passes, self.words = self._host_words(Gate), 0, self._host_words(Watch)
         module = self.compile("timed_loop", {})
         self.begin, self.hold, self.nothing = (module.kernel(n) for n in ("begin_iteration", "hold", "nothing"))
+        self.facts["event_resolution_us"] = self._event_resolution_us()
 
     def calling(self, what: str) -> Any:
         return calling(f"on GPU {self.pci_bus_id}, {what}")
@@ -136,34 +120,15 @@ class GpuDevice:
     def compile(self, stem: str, macros: Mapping[str, str]) -> GpuModule:
         """Compiles `kernels/<stem>.cu` with -D for each macro; raises CompileError with the compiler's first
         complaint."""
-        source, nvrtc = SOURCES / f"{stem}.cu", self.cupy.cuda.nvrtc
-        architecture = f"--offload-arch={self.arch}" if self.name == "hip" else f"--gpu-architecture={self.arch}"
-        defines = [f"-D{name}={value}" for name, value in sorted(macros.items())]
-        options = [architecture, "-std=c++17", *(["-O3"] if self.name == "hip" else []), *defines]
-
-        def compile_to(path: Path) -> None:
-            program = nvrtc.createProgram(source.read_text(), source.name, [], [])
-            try:
-                nvrtc.compileProgram(program, (*options, f"-I{SOURCES}"))
-                # On HIP the code object comes by the name of PTX. CuPy takes the last byte, a zero, for a string's end.
-                code = nvrtc.getPTX(program) if self.name == "hip" else nvrtc.getCUBIN(program)
-                path.write_bytes(code + b"\0")
-            except RuntimeError as error:
-                said = [line for line in nvrtc.getProgramLog(program).splitlines() if "error" in line]
-                raise CompileError(
-                    f"{self.compiler} cannot compile {source.name} for {self.arch}: {(said or [str(error)])[0][:200]}"
-                ) from error
-            finally:
-                nvrtc.destroyProgram(program)
-
-        path = compiled(source, options, self.compiler, ".hsaco" if self.name == "hip" else ".cubin", compile_to)
+        path = compile_kernel(self.cupy, self.arch, self.compiler, stem, macros)
         with self.calling(f"loading {stem}"):
-            return GpuModule(self.cupy.RawModule(path=str(path)), self, stem)
+            return GpuModule(self.cupy.RawModule(path=str(path)), self.threads, self.calling)
 
     def copy(self, to: int, origin: int, size_bytes: int, direction: int) -> None:
         with self.calling(f"copying {size_bytes} B"):
+            # In the kernels' stream: a copy from pageable memory may return before its data are there.
+            self.runtime.memcpyAsync(to, origin, size_bytes, direction, self.stream.ptr)
             self.stream.synchronize()
-            self.runtime.memcpy(to, origin, size_bytes, direction)
 
     def allocate_as(self, type: str, size_bytes: int) -> GpuMemory:
         """Zeroed memory of one of `slab_types`, straight from the driver."""
@@ -214,7 +179,8 @@ class GpuDevice:
         where = json.loads(handle)
         if "ipc" not in where:
             return self._staged(shared_memory.open_shared(handle))
-        unseen = "" if self._sees_peer(where["bus_id"]) else ", which this process may not see,"
+        seen = self._sees_peer(where["bus_id"])
+        unseen = "" if seen else ", which this process may not see (Slurm shows it with --gpu-bind=none),"
         with self.calling(f"ipcOpenMemHandle of memory on GPU {where['bus_id']}{unseen}"):
             base = self.runtime.ipcOpenMemHandle(bytes.fromhex(where["ipc"]), LAZY_PEER_ACCESS)
         address, close = base + where["offset"], lambda: self.runtime.ipcCloseMemHandle(base)
@@ -227,7 +193,7 @@ class GpuDevice:
         return self.allocate_as(self.slab_types[-1], max(size_bytes, 1))
 
     def watch(self, record: Watch) -> Watch:
-        return self._host_words(Watch)
+        return self.words
 
     def _host_words(self, kind: type[Words]) -> Words:
         """A structure in pinned host memory, which kernels and the host read and write at the same address."""
@@ -290,6 +256,16 @@ class GpuDevice:
         """A block for every pack of each of its threads, as far as blocks are resident together."""
         return int(max(1, min(self.most_blocks, -(-size_bytes // (16 * self.threads)))))
 
+    def _event_resolution_us(self) -> float | None:
+        """The least that two events were apart, in microseconds; events of some cards are a microsecond coarse."""
+        events = [self.cupy.cuda.Event() for _ in range(100)]
+        with self.calling("recording events"):
+            for event in events:
+                event.record(self.stream)
+            self.stream.synchronize()
+            apart_ms = [self.cupy.cuda.get_elapsed_time(*pair) for pair in pairwise(events)]
+        return min((round(1e3 * ms, 3) for ms in apart_ms if ms > 0), default=None)
+
     def enqueue(self, step: Step) -> None:
         step.kernel.function(step.blocks, step.argument)
 
@@ -341,32 +317,55 @@ class GpuDevice:
         DeviceError where the driver refuses a call or the device is lost.
         """
         total = plan.warmup + plan.iterations + plan.checks
-        launches = 6 + (1 if plan.graph else 3 * plan.calls)
-        batch = max(1, min(total, MOST_QUEUED // launches))
+        timed = range(plan.warmup, plan.warmup + plan.iterations)
+        most = max(1, MOST_QUEUED // (12 + 3 * plan.calls))
         rows: list[list[int]] = []
+        begun = 0
         with self.calling("the timed loop"):
-            for begun in range(0, total, batch):
-                if watch.stop:
-                    break
-                self.passes += 1
-                address = ctypes.addressof(self.gate)
-                gate = Gate(address, self.passes, HOLD_NS, ctypes.addressof(watch))
-                if id(plan.operation) in self.launched:
-                    self.enqueue(Step(self.hold, gate))
+            while begun < total and not watch.stop:
+                is_first = id(plan.operation) not in self.launched
                 self.launched[id(plan.operation)] = plan.operation
-                marks = [self._iterate(plan, i, i - begun, gate) for i in range(begun, min(total, begun + batch))]
-                ctypes.c_uint64.from_address(address).value = self.passes
-                self.stream.synchronize()
-                timed = range(plan.warmup, plan.warmup + plan.iterations)
+                batch = range(begun, min(total, begun + (1 if is_first else most)))
+                gate = None if is_first else self._close_gate(watch)
+                marks = [self._iterate(plan, i, i - begun, watch) for i in batch]
+                self._open_gate(gate)
                 rows += [self._stamps_ns(m) for i, m in enumerate(marks, begun) if i in timed and not watch.stop]
+                begun = batch.stop
         return np.array(rows, np.int64).reshape(-1, 4)
 
-    def _iterate(self, plan: Plan, number: int, place: int, gate: Gate) -> list[Any]:
+    def _close_gate(self, watch: Watch) -> Gate:
+        """What is enqueued from now on waits for `_open_gate`."""
+        self.passes += 1
+        gate = Gate(ctypes.addressof(self.gate), self.passes, HOLD_NS, ctypes.addressof(watch))
+        self.enqueue(Step(self.hold, gate))
+        return gate
+
+    def _open_gate(self, gate: Gate | None) -> None:
+        """Lets the stream run, to its end. Raises DeviceError where the gate had given up: what ran then was timed as
+        the host enqueued it."""
+        ctypes.c_uint64.from_address(ctypes.addressof(self.gate)).value = self.passes
+        self.stream.synchronize()
+        if gate and self.gate.wanted == gate.wanted:  # written by `hold`
+            raise DeviceError(f"on GPU {self.pci_bus_id}, the stream was full before the host had filled it")
+
+    def time_us(self, step: Step, calls: int) -> float:
+        """The median time of a step in the stream, in microseconds, by events between so many calls behind a gate."""
+        events = [self.cupy.cuda.Event() for _ in range(calls + 1)]
+        with self.calling(step.kernel.name):
+            gate = self._close_gate(self.words)
+            events[0].record(self.stream)
+            for event in events[1:]:
+                self.enqueue(step)
+                event.record(self.stream)
+            self._open_gate(gate)
+            return float(1e3 * np.median([self.cupy.cuda.get_elapsed_time(*pair) for pair in pairwise(events)]))
+
+    def _iterate(self, plan: Plan, number: int, place: int, watch: Watch) -> list[Any]:
         """Puts one iteration into the stream; returns its events: arrived, left, began to consume, done."""
         while len(self.events) < 4 * (place + 1):
             self.events.append(self.cupy.cuda.Event())
         arrived, left, begun, done = marks = self.events[4 * place : 4 * place + 4]
-        self.enqueue(Step(self.begin, gate))
+        self.enqueue(Step(self.begin, Gate(watch=ctypes.addressof(watch))))
         if plan.calls:
             begun.record(self.stream)
             self._launch(plan, plan.consume, None, plan.calls)

@@ -19,14 +19,16 @@ DEVICE_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 @cache
 def load_cupy() -> Any:
     """CuPy. Raises DeviceError with what to install, or with what it says itself."""
-    # Loading a kernel at its first launch waits for the device, which waits for the host behind a closed gate.
-    os.environ["CUDA_MODULE_LOADING"] = "EAGER"
+    # ROCm's runtime has shared memory in two ways by turns, and the older fails on kernels without AMD's own driver
+    # module, which is the one that tells its version.
+    if not Path("/sys/module/amdgpu/version").exists():
+        os.environ.setdefault("HSA_ENABLE_IPC_MODE_LEGACY", "0")
     try:
         return importlib.import_module("cupy")
     except ModuleNotFoundError as error:
         if error.name == "cupy":
             raise DeviceError(
-                "CuPy is not installed: pip install 'wiretax[cuda13]' (or cuda12, or rocm), whichever the driver has"
+                "CuPy is not installed: pip install -e '.[cuda13]' (or cuda12, or rocm), whichever the driver has"
             ) from error
         raise DeviceError(f"CuPy cannot be imported: {error}") from error
     except Exception as error:

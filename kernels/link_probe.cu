@@ -9,13 +9,13 @@
 extern "C" __global__ UP_TO_512_THREADS void meet(LAUNCHED_WITH(Arguments) launched) {
   const Arguments& a = of_this_rank(launched);
   block_barrier();
-  const u64 meeting = a.control[a.rank]->meetings.value + 1;
+  const u64 meeting = a.own->meetings.value + 1;
   for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
     if (p != a.rank) store_release_system(&of_thread(a.control, p)->meet[a.rank].value, meeting);
   for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
     if (p != a.rank) await_acquire_system(a, &a.control[a.rank]->meet[p].value, meeting, p);
   block_barrier();
-  if (thread() == 0) a.control[a.rank]->meetings.value = meeting;
+  if (thread() == 0) a.own->meetings.value = meeting;
 }
 
 // Pairs (0,1), (2,3), ... bounce a flag `count` times; the mean round trip in ns goes into receive[0] as a 64-bit
@@ -71,7 +71,7 @@ DEVICE void use(const Arguments& a, words kept) {
 extern "C" __global__ UP_TO_512_THREADS void read_peer(LAUNCHED_WITH(Arguments) launched) {
   const Arguments& a = of_this_rank(launched);
   const long most = a.chunk_bytes / ELEMENT_BYTES;
-  const char* half = half_of(a, (a.rank + 1) % WORLD, (unsigned)a.control[a.rank]->epoch.value);
+  const char* half = half_of(a, (a.rank + 1) % WORLD, (unsigned)a.own->epoch.value);
   words kept = {};
   long slot = 0;
   for (long start = 0; start < a.count; start += most, slot ^= 1)

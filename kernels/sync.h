@@ -17,10 +17,15 @@ constexpr int POLLS_PER_LOOK = 50;  // a look at the clock costs 20 ns or more; 
 
 struct alignas(128) Line { u64 value; };  // 128 bytes: the CPU's prefetcher and the GPU fetch lines in pairs
 
-struct Control {
-  Line epoch;    // of this rank's last launch, in device memory so that a captured graph replays correctly
+// What a rank counts for itself. In its own device's memory, so that a captured graph replays correctly and no count
+// crosses the wire: where flags lie in the host's memory, an atomic there is more than every slot can carry.
+struct Own {
+  Line epoch;    // of this rank's last launch
   Line ticket;   // blocks that have left the launch
   Line meetings; // barriers of the timed loop, counted apart so that they do not turn the half over
+};
+
+struct Control {
   Line meet[MOST_RANKS];
   Line flags[MOST_BLOCKS][MOST_RANKS];
 };
@@ -43,6 +48,7 @@ struct Arguments {
   char* slab[MOST_RANKS];        // every rank's, as mapped here
   Control* control[MOST_RANKS];
   Watch* watch;
+  Own* own;
   const Arguments* everyone;     // with RANKS_IN_ONE_LAUNCH: every rank's arguments
 };
 
@@ -96,7 +102,7 @@ DEVICE void wait(const Arguments& a, unsigned peers, u64 wanted) {
 }
 
 // The epoch of this launch: one more than that of the last.
-DEVICE unsigned enter_launch(const Arguments& a) { return (unsigned)a.control[a.rank]->epoch.value + 1; }
+DEVICE unsigned enter_launch(const Arguments& a) { return (unsigned)a.own->epoch.value + 1; }
 
 // The half of a rank's slab that a launch may use. With one half only, a fast rank's next launch overwrites what a slow
 // peer has yet to read.
@@ -107,10 +113,9 @@ DEVICE char* half_of(const Arguments& a, long rank, unsigned epoch) {
 // The last block out advances the epoch: any earlier, and a block still to come would enter the launch after.
 DEVICE void leave_launch(const Arguments& a, unsigned epoch) {
   block_barrier();
-  Control* own = a.control[a.rank];
-  if (thread_in_block() == 0 && add_relaxed_device((unsigned*)&own->ticket.value, 1) + 1 == (unsigned)blocks()) {
-    own->ticket.value = 0;
-    own->epoch.value = epoch;
+  if (thread_in_block() == 0 && add_relaxed_device((unsigned*)&a.own->ticket.value, 1) + 1 == (unsigned)blocks()) {
+    a.own->ticket.value = 0;
+    a.own->epoch.value = epoch;
   }
 }
 

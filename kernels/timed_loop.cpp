@@ -84,5 +84,5 @@ struct LibraryBarrier { int (*function)(long); long communicator; };
 extern "C" void call_library_barrier(LibraryBarrier* b) { b->function(b->communicator); }
 
 // The host checks its own picture of these structures against the compiler's.
-extern "C" const long layout[] = {sizeof(Arguments), sizeof(Control), sizeof(Watch), sizeof(Loop),
+extern "C" const long layout[] = {sizeof(Arguments), sizeof(Control), sizeof(Own), sizeof(Watch), sizeof(Loop),
                                   sizeof(LibraryCall)};

@@ -146,7 +146,8 @@ def _build_case(number: int, planned: Planned, run: Run, seen: list[tuple[Block,
     case.alg_bw_gb_s = planned.size_bytes / case.time_us.median / 1e3 if case.time_us.median > 0 else None
     if case.alg_bw_gb_s is not None:
         case.bus_bw_gb_s = case.alg_bw_gb_s * bus_factor(planned.collective, run.world["size"])
-    _set_bound(case, planned, [link for link in link_blocks if link.size_bytes == planned.size_bytes], judged, states)
+    links = [link for link in link_blocks if link.size_bytes == planned.size_bytes]
+    _set_bound(case, run, planned, links, judged, states)
     return case
 
 
@@ -212,20 +213,25 @@ def _iterations(blocks: Sequence[Block], samples: NDArray[Any] | None) -> list[N
     return columns
 
 
-def _set_bound(case: Case, planned: Planned, links: list[LinkBlock], judged: int | None, states: LinkStates) -> None:
+def _set_bound(case: Case, run: Run, planned: Planned, links: list[LinkBlock], judged: int | None,
+               states: LinkStates) -> None:
     """What the machine's measured parts allow at this size: a flag hop is half a round trip; then the longer of moving
     the data between ranks and moving it through the memory system; a chain adds the chain without collectives."""
     same = [link for link in links if judged is not None and _link_state(link, states) == judged]
     terms = _bound_terms(planned, same or links)
     if terms is None or case.time_us is None:
         return
+    # The parts are without what stamping and launching take, which is in the time once, however many calls it has.
+    launch_us = 0.0 if run.clock_shared else run.link.get("overhead_us", 0.0) / case.calls
+    terms["launch"] = (launch_us, launch_us)
     if case.chain_only_us:
         alone = case.chain_only_us
         terms["chain_only"] = (alone.median, alone.median if alone.ci_low is None else alone.ci_low)
 
     def total(end: int) -> float:
         between_ranks = terms["copy_in"][end] + terms["peer_read"][end]
-        return terms["hop"][end] + max(between_ranks, terms["memory"][end]) + terms.get("chain_only", (0.0, 0.0))[end]
+        moving = max(between_ranks, terms["memory"][end])
+        return terms["hop"][end] + terms["launch"][end] + moving + terms.get("chain_only", (0.0, 0.0))[end]
 
     case.bound_us = total(0)
     case.bound_parts_us = {name: median for name, (median, _) in terms.items()}

@@ -19,7 +19,7 @@ TOKEN_CALL_SIZE_BYTES = 16384
 CARD_GB_S = 640.0
 
 LIMITS = {"hop": "the flag hop", "copy_in": "copying to the peer", "peer_read": "reading the peer's data",
-          "memory": "memory traffic"}
+          "memory": "memory traffic", "launch": "launching"}
 
 
 def size_text(size_bytes: int) -> str:
@@ -231,7 +231,7 @@ def _what_limits(rows: Sequence[Row]) -> str | None:
             return None
         between_ranks = parts.get("copy_in", 0.0) + parts.get("peer_read", 0.0)
         by_memory = parts.get("memory", 0.0) > between_ranks
-        counted = ["hop", "memory"] if by_memory else ["hop", "copy_in", "peer_read"]
+        counted = ["hop", "launch", *(["memory"] if by_memory else ["copy_in", "peer_read"])]
         return LIMITS[max(counted, key=lambda name: parts.get(name, 0.0))]
 
     groups = _grouped(rows, largest)

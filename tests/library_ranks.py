@@ -7,7 +7,7 @@ from ctypes import c_void_p
 
 import numpy as np
 
-from collectives import library
+from collectives import library, library_gpu
 from collectives.algorithm import ALGORITHMS
 from collectives.collective import DATATYPES, all_reduce_reference
 from collectives.communicator import Communicator, Disagreement
@@ -80,6 +80,7 @@ def main(asked: dict) -> dict:
 
 
 if __name__ == "__main__":
+    library_gpu.FIRST_CALL_S = float(os.environ.get("FIRST_CALL_S", library_gpu.FIRST_CALL_S))
     try:
         outcome = main(json.loads(sys.argv[1]))
     except (DeviceError, Disagreement) as error:

@@ -13,7 +13,7 @@ import numpy as np
 from collectives.algorithm import ALGORITHMS
 from collectives.operation import Operation, Step, Unsupported, Watch, World
 from collectives.peer_buffer import HALF_BYTES, PeerBuffer
-from kernels.device import Arguments, Control
+from kernels.device import Arguments, Control, Own
 from kernels.device_gpu import GpuDevice
 from kernels.gpu_driver import visible_gpus
 from tests.all_reduce_examples import ROOM_BYTES, Buffers, Example, check
@@ -30,7 +30,8 @@ def main(examples: int, seed: int, ranks: int, *settings: str) -> None:
     macros = {"RANKS_IN_ONE_LAUNCH": "1", "STREAM_SLAB": str(seed % 2), **dict(s.split("=") for s in settings)}
     worlds = []
     for r in range(ranks):
-        peers = PeerBuffer(slabs, controls, HALF_BYTES, r, False, 20.0, watches[r], "same_device")
+        own = device.private(ctypes.sizeof(Own))
+        peers = PeerBuffer(slabs, controls, own, HALF_BYTES, r, False, 20.0, watches[r], "same_device")
         peers.set_epoch(2**32 - 1 - examples // 2)  # wraps on the way
         worlds.append(World(cast(Any, SimpleNamespace(rank=r, size=ranks)), device, peers, macros))
 

@@ -18,7 +18,7 @@ import pytest
 from collectives.world import choose_gpus
 from kernels import gpu_driver
 from kernels.device import DeviceError
-from kernels.device_gpu import GpuDevice
+from kernels.gpu_module import compile_kernel
 from kernels.module import SOURCES, CompileError
 from reports.result import read
 from tests import fake_gpu
@@ -205,30 +205,21 @@ def test_the_real_cupy_without_a_driver_gives_a_sentence(real_cupy, monkeypatch)
         gpu_driver.visible_gpus()
 
 
-@pytest.fixture
-def compiling_only(real_cupy, tmp_path, monkeypatch):
-    """A GpuDevice that has been told its architecture, and can do what needs no GPU."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    device = GpuDevice.__new__(GpuDevice)
-    device.cupy, device.name, device.arch, device.pci_bus_id = real_cupy, "cuda", "sm_120", "0000:41:00.0"
-    device.compiler = "NVRTC"
-    return device
-
-
 @pytest.mark.parametrize("source", sorted(SOURCES.glob("*.cu")), ids=lambda path: path.stem)
-def test_the_real_cupy_compiles_a_whole_cubin(compiling_only, source):
+def test_the_real_cupy_compiles_a_whole_cubin(real_cupy, source, tmp_path, monkeypatch):
     """CuPy's own call leaves out the last byte, and a driver refuses a file that is short."""
-    path = Path(compiling_only.compile(source.stem, {"WORLD": "2"}).module.file_path)
-    code = path.read_bytes()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    code = compile_kernel(real_cupy, "sm_120", "NVRTC", source.stem, {"WORLD": "2"}).read_bytes()
     headers, size, count = struct.unpack_from("<Q", code, 0x20)[0], *struct.unpack_from("<HH", code, 0x36)
     assert code[:4] == b"\x7fELF"
     assert len(code) == headers + size * count
     assert code[-1] == 0
 
 
-def test_the_real_cupy_says_what_does_not_compile(compiling_only):
+def test_the_real_cupy_says_what_does_not_compile(real_cupy, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(CompileError, match=r"cannot compile allreduce_ring\.cu for sm_120: .*Nonsense"):
-        compiling_only.compile("allreduce_ring", {"ELEMENT": "Nonsense"})
+        compile_kernel(real_cupy, "sm_120", "NVRTC", "allreduce_ring", {"ELEMENT": "Nonsense"})
 
 
 RECORDED_IMPORT_ERROR = """

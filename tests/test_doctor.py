@@ -5,7 +5,6 @@ A user would miss a reason that is not named, a guess that is told as a fact, an
 """
 
 import json
-import os
 import re
 import sys
 import time
@@ -105,6 +104,7 @@ def nvml(monkeypatch):
 
 def one(sentences, *words):
     """The one sentence that has all these words."""
+    sentences = list(sentences)
     found = [sentence for sentence in sentences if all(word in sentence for word in words)]
     assert len(found) == 1, sentences
     return found[0]
@@ -116,7 +116,8 @@ def test_a_recorded_card_in_a_chipset_slot_costs_so_many_times_as_long(tmp_path)
         "GPU 0 (0000:05:00.0) runs PCIe 4 x4 through the chipset, and the card can do PCIe 4 x16: 32 MB takes about 4 "
         "times as long."
     )
-    assert "0000:0a:00.0" in one(unknowns(facts), "link of GPU 1", "as root")
+    assert one(unknowns(facts), "links of GPU 1: as root")
+    assert one(unknowns(facts), "slot of GPU 0, 1 can do: as root")
 
 
 def test_a_recorded_radeon_in_a_narrow_slot_is_told_from_its_inner_link(tmp_path):
@@ -151,10 +152,7 @@ def test_acs_that_only_root_may_read_is_unknown_with_what_to_run(tmp_path):
         path.write_bytes(path.read_bytes()[:64])
     facts = examine(["0000:0d:01.0", "0000:11:01.0"], root)
     assert not [sentence for sentence in findings(facts) if "ACS" in sentence]
-    assert [s for s in unknowns(facts) if "ACS" in s] == [
-        f"ACS at {port}: as root on the host itself, setpci -s {port} ECAP_ACS+6.w"
-        for port in ("0000:0b:00.0", "0000:0b:10.0")
-    ]
+    assert one(unknowns(facts), "ACS at 0000:0b:00.0, 0000:0b:10.0: as root on the host itself, lspci -vvv")
 
 
 @pytest.mark.parametrize(("status", "words"), [(1, "chipset"), (2, "GeForce"), (3, "topology"), (4, "RegistryDwords"),
@@ -167,12 +165,12 @@ def test_what_a_recorded_pair_s_driver_says_against_peers_is_told_on_a_fake_gpu(
     sentence = one(findings(facts), "No peer access from GPU 0 to 1, 1 to 0", words)
     assert f"topo -p2p r: {['OK', 'CNS', 'GNS', 'TNS', 'DR', 'NS'][status]}" in sentence
     facts |= {"peers": "host_staged", "refusals": ["mapped: rank 0: the driver refuses peer access"]}
-    assert summary(facts)[2:] == ["Peer memory is host_staged, probed byte by byte in every direction.", sentence]
-
-
-def test_gpus_that_nvml_alone_shows_are_found_on_a_fake_gpu(nvml):
-    nvml({"0000:c1:00.0": {}, "0000:e1:00.0": {}})
-    assert gpu_state.nvidia_bus_ids() == ["0000:c1:00.0", "0000:e1:00.0"]
+    assert summary(facts) == [
+        "Between the GPUs: PCIe, same root complex.",
+        "Their links can come up to PCIe 5 x8 of the card's PCIe 5 x16.",
+        sentence,
+        "python -m bench.doctor tells how to learn what is unknown.",
+    ]
 
 
 def test_peers_that_a_driver_allows_or_does_not_speak_of_are_no_finding(tmp_path, nvml):
@@ -184,7 +182,9 @@ def test_peers_that_a_driver_allows_or_does_not_speak_of_are_no_finding(tmp_path
     nvml({})
     facts = examine(["0000:01:00.0", "0000:03:00.0"], root)
     assert not [s for s in findings(facts) if "peer" in s]
-    assert one(unknowns(facts), "peers", "nvidia-smi topo -p2p r")
+    assert one(unknowns(facts), "peer access: as any user, mpirun -n 2", "nvidia-smi topo -p2p r")
+    assert one(unknowns(facts), "NVLink or xGMI from GPU 0, 1: as any user, nvidia-smi nvlink -s")
+    assert one(unknowns(facts), "resizable BAR of GPU 0, 1: as any user, nvidia-smi -q -d MEMORY")
 
 
 def test_a_link_down_names_its_recorded_pair_on_a_fake_gpu(tmp_path, nvml):
@@ -207,9 +207,9 @@ def test_a_link_down_names_its_recorded_pair_on_a_fake_gpu(tmp_path, nvml):
 def test_recorded_links_that_lead_nobody_knows_where_are_named_as_such(tmp_path, nvml):
     ups = recorded("nvlinks_of_a_v100")["nvlinks_up"]
     nvml({"0000:01:00.0": {"nvlinks": [(up, "0000:02:00.0" if up else None) for up in ups]}})
-    sentence = one(findings(examine(["0000:01:00.0"], tmp_path)), "NVLinks are down")
-    assert "3 of GPU 0, 5 of GPU 0" in sentence
-    assert "unknown" in sentence
+    found = list(findings(examine(["0000:01:00.0"], tmp_path)))
+    for link in (3, 5):
+        assert one(found, f"NVLink {link} between GPU 0 and an end that is unknown", "nvidia-smi nvlink -R", "is down")
     nvml({"0000:01:00.0": {"nvlinks": [(False, None)] * 4}})
     assert one(findings(examine(["0000:01:00.0"], tmp_path)), "has 4 NVLinks and none is up")
 
@@ -235,13 +235,13 @@ WITHOUT_P2P = {"proc/sys/kernel/osrelease": "6", "boot/config-6": "CONFIG_PCI_P2
           "sys/bus/pci/devices/0000:43:00.0/mem_info_vram_total": "17163091968",
           "sys/bus/pci/devices/0000:43:00.0/resource": "0x0000380400000000 0x000038040fffffff 0x000000000014220c"},
          "resizable BAR is off"),
-        ({}, "why is unknown; on the host itself, grep P2P /boot/config"),
+        ({}, "why is unknown; as any user on the host itself, grep P2P /boot/config"),
     ],
 )  # fmt: skip
 def test_why_a_recorded_pair_of_amd_s_are_no_peers(tmp_path, files, why):
     facts = examine(["0000:3f:00.0", "0000:43:00.0"], amd_pair(tmp_path, **files))
     assert why in one(findings(facts), "No peer access from GPU 0 to 1")
-    assert facts["pairs"][0]["path"] == "PCIe, the same switch"
+    assert facts["pairs"][0]["path"] == "PCIe, below the same switch"
 
 
 def test_amdsmi_is_asked_where_kfd_is_not_shown_on_a_fake_gpu(tmp_path, monkeypatch, nvml):
@@ -260,8 +260,7 @@ def test_amdsmi_is_asked_where_kfd_is_not_shown_on_a_fake_gpu(tmp_path, monkeypa
 def test_a_copy_much_slower_than_its_link_is_told(tmp_path):
     facts = examine(["0000:3f:00.0", "0000:43:00.0"], lay_out(tmp_path, "two_vega20_under_a_switch"))
     facts["peers"] = "mapped"
-    facts["pairs"][0] |= {"gb_s": 5.0, "link_gb_s": 15.8}
-    facts["pairs"][1] |= {"gb_s": 13.0, "link_gb_s": 15.8}
+    facts["pairs"][0]["gb_s"], facts["pairs"][1]["gb_s"] = 5.0, 13.0
     assert one(findings(facts), "reads GPU") == (
         "GPU 0 reads GPU 1 at 5.0 GB/s, less than half of the 15.8 GB/s that the link allows."
     )
@@ -289,18 +288,22 @@ def test_an_iommu_that_translates_between_two_is_told_with_how_to_stop_it(tmp_pa
     assert not [s for s in findings(examine(["0000:3f:00.0", "0000:43:00.0"], root)) if "IOMMU" in s]
 
 
-def test_a_recorded_container_without_its_devices_and_with_a_small_shm(tmp_path, monkeypatch):
-    root = amd_pair(tmp_path / "a", **{"dev/kfd": ""})
-    lay_out(root, "docker_shm")
-    found = findings(examine(["0000:3f:00.0", "0000:43:00.0"], root))
-    assert "/dev/dri/renderD* is missing" in one(found, "--device /dev/kfd")
-    assert "/dev/kfd is" not in one(found, "--device /dev/kfd")
-    assert one(found, "The /dev/shm holds 64 MiB", "--ipc=host")
-    (root / "proc/self/ns").mkdir()
-    (root / "proc/self/ns/ipc").symlink_to("ipc:[4026532633]")
-    assert one(findings(examine(["0000:3f:00.0"], root)), "This container's own /dev/shm holds 64 MiB")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # this may run as root
-    assert "/dev/kfd is closed to this user" in one(findings(examine(["0000:3f:00.0"], root)), "--device /dev/kfd")
+def test_the_small_shm_of_a_recorded_container_is_told(tmp_path):
+    root = lay_out(amd_pair(tmp_path), "docker_shm")
+    assert one(findings(examine(["0000:3f:00.0"], root)), "/dev/shm holds 64 MiB", "--ipc=host")
+
+
+def test_ranks_of_several_containers_are_told_what_keeps_them_apart(tmp_path):
+    facts = examine(["0000:3f:00.0"], amd_pair(tmp_path)) | {"apart": True}
+    assert one(findings(facts), "docker run --ipc=host --pid=host")
+
+
+def test_a_link_above_the_switch_that_a_pair_shares_does_not_count_on_its_path(tmp_path):
+    facts = examine(["0000:3f:00.0", "0000:43:00.0"], lay_out(tmp_path, "two_vega20_under_a_switch"))
+    for gpu in facts["gpus"]:
+        gpu["links"] = {"0000:3a:00.0": (16.0, 4)} | gpu["links"]
+    assert "15.8 GB/s" in page(facts)
+    assert "PCIe 4 x4" in page(facts)
 
 
 def test_the_page_fits_and_the_summary_is_short_for_every_recorded_machine(tmp_path):
@@ -312,33 +315,36 @@ def test_the_page_fits_and_the_summary_is_short_for_every_recorded_machine(tmp_p
         text = page(facts)
         assert max(map(len, text.splitlines())) <= 100, text
         assert 1 <= len(summary(facts)) <= 4
-        assert json.loads(json.dumps(facts)) == facts
+        json.dumps(facts)  # as the head of a run holds it
 
 
 def test_without_a_gpu_it_says_where_it_looked_and_ends_with_3():
     done = mpirun(1, "-m", "bench.doctor")
     assert done.returncode == 3
-    for place in ("/sys/bus/pci/devices", "pynvml", "amdsmi"):
+    for place in ("/sys/bus/pci/devices", "libcuda.so.1", "libamdhip64.so"):
         assert place in done.stdout
     assert not done.stderr
 
 
 def test_a_bad_option_is_one_sentence_and_2():
-    done = mpirun(2, "-m", "bench.doctor", "--format", "xml")
+    done = mpirun(2, "-m", "bench.doctor", "--format")
     assert done.returncode == 2
     assert done.stderr.count("bench.doctor:") == 1
 
 
 @pytest.mark.parametrize("vendor", ["cuda", "hip"])
 def test_every_directed_pair_is_copied_over_and_every_kind_of_memory_timed_on_a_fake_gpu(vendor):
-    done = mpirun(2, "-m", "bench.doctor", "--format", "json", timeout_s=120, **environment(vendor=vendor))
+    done = mpirun(2, "-m", "bench.doctor", timeout_s=120, **environment(vendor=vendor))
     assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout)
-    assert [(pair["reader"], pair["owner"]) for pair in facts["pairs"]] == [(0, 1), (1, 0)]
-    assert all(pair["gb_s"] > 0 for pair in facts["pairs"])
-    assert facts["peers"] == "mapped"
-    kinds = {"cuda": {"plain"}, "hip": {"uncached", "fine_grained", "coarse_grained"}}[vendor]
-    assert all(set(gpu["copies_gb_s"]) == kinds and min(gpu["copies_gb_s"].values()) > 0 for gpu in facts["gpus"])
+    reads = re.findall(r"^(\d reads \d) .* mapped +(\S+) GB/s", done.stdout, re.MULTILINE)
+    assert [pair for pair, _ in reads] == ["0 reads 1", "1 reads 0"]
+    kinds = {"cuda": ["plain"], "hip": ["uncached", "fine_grained", "coarse_grained"]}[vendor]
+    own = re.findall(r"^Own copies of GPU \d, both ways, GB/s: (.*)", done.stdout, re.MULTILINE)
+    copies = [copy.split() for line in own for copy in line.split(", ")]
+    assert [kind for kind, _ in copies] == kinds * 2
+    assert min(float(rate) for _, rate in reads + copies) > 0
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert "Links may idle now" not in done.stdout
 
 
 def test_refused_peers_are_said_with_the_driver_s_word_on_a_fake_gpu():

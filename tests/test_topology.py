@@ -9,7 +9,7 @@ import gzip
 import pytest
 
 from bench import topology
-from bench.topology import acs, card, chain, iommu, kfd, links, narrowest, path_between, slot_link, through_chipset
+from bench.topology import card, chain, iommu, kfd, links, narrowest, path_between, rates, redirects, through_chipset
 from tests.machines import lay_out, recorded, with_acs, write
 
 
@@ -19,26 +19,23 @@ def test_a_recorded_card_behind_the_chipset_is_found_there_with_the_links_above_
     assert through_chipset(chain("0000:05:00.0", root)[1:-1], root)
     assert not through_chipset(chain("0000:0a:00.0", root)[1:-1], root)
     uplink = links("0000:05:00.0", root)[0]
-    assert (uplink.at, uplink.speed, uplink.width, uplink.card_width) == ("0000:02:00.0", 16.0, 4, 8)
+    assert (uplink.at, uplink.now, uplink.card) == ("0000:02:00.0", (16.0, 4), (16.0, 8))
     assert path_between("0000:05:00.0", "0000:0a:00.0", root) == ("PCIe, same root complex", [])
 
 
 def test_the_link_of_a_recorded_radeon_is_that_of_its_slot_not_of_its_inner_switch(tmp_path):
     root = lay_out(tmp_path, "rdna4_in_x8_slot")
     assert card("0000:03:00.0", root) == "0000:01:00.0"
-    slot, narrow = slot_link("0000:03:00.0", root), narrowest("0000:03:00.0", root, under_load=True)
-    assert slot is not None
-    assert slot == narrow
-    assert (slot.speed, slot.width, slot.card_speed, slot.card_width) == (16.0, 8, 32.0, 16)
-    assert topology.gb_s(slot.card_speed, slot.card_width) / topology.gb_s(slot.speed, slot.width) == pytest.approx(4.0)
+    (slot,) = found = links("0000:03:00.0", root)
+    assert narrowest(rates(found, under_load=True)) == slot.at == "0000:01:00.0"
+    assert (slot.now, slot.card, slot.port) == ((16.0, 8), (32.0, 16), None)
+    assert topology.gb_s(slot.card) / topology.gb_s(slot.now) == pytest.approx(4.0)
 
 
 def test_an_inner_switch_of_a_recorded_card_is_told_from_a_switch_of_the_board(tmp_path):
     root = lay_out(tmp_path / "a", "two_mi210_across_sockets")
     assert card("0000:23:00.0", root) == "0000:21:00.0"
-    assert [link.card_speed for link in links("0000:23:00.0", root) if link == slot_link("0000:23:00.0", root)] == [
-        16.0
-    ]
+    assert links("0000:23:00.0", root)[-1].card == (16.0, 16)
     root = lay_out(tmp_path / "b", "two_vega20_under_a_switch")
     assert card("0000:3f:00.0", root) == "0000:3d:00.0"
     root = lay_out(tmp_path / "c", "x570_chipset")
@@ -49,18 +46,19 @@ def test_an_inner_switch_of_a_recorded_card_is_told_from_a_switch_of_the_board(t
 def test_a_recorded_idle_link_counts_by_what_it_comes_up_to(tmp_path):
     root = lay_out(tmp_path, "rtx2070_idle")
     (link,) = links("0000:07:00.0", root)
-    assert link == narrowest("0000:07:00.0", root) == narrowest("0000:07:00.0", root, under_load=True)
-    assert (link.full_speed, link.speed) == (8.0, 2.5)
-    assert topology.largest_bar_bytes("0000:07:00.0", root) == 256 << 20
+    assert (link.full, link.now) == ((8.0, 16), (2.5, 16))
+    assert rates([link]) == {"0000:07:00.0": (8.0, 16)}
+    assert rates([link], under_load=True) == {"0000:07:00.0": (2.5, 16)}
+    assert topology.memory_bytes("0000:07:00.0", root) == (None, 256 << 20)
 
 
 def test_recorded_cards_below_one_switch_are_told_from_those_across_sockets(tmp_path):
     root = lay_out(tmp_path / "one", "two_vega20_under_a_switch")
     path, turns = path_between("0000:3f:00.0", "0000:43:00.0", root)
-    assert (path, turns) == ("PCIe, the same switch", ["0000:3c:04.0", "0000:3c:0c.0"])
+    assert (path, turns) == ("PCIe, below the same switch", ["0000:3c:04.0", "0000:3c:0c.0"])
     root = lay_out(tmp_path / "two", "two_mi210_across_sockets")
     assert path_between("0000:23:00.0", "0000:83:00.0", root)[0] == "PCIe, across sockets"
-    assert path_between("0000:83:00.0", "0000:e4:00.0", root)[0] == "PCIe, two root complexes of one NUMA node"
+    assert path_between("0000:83:00.0", "0000:e4:00.0", root)[0] == "PCIe, two root complexes of one socket"
 
 
 def test_where_a_recorded_firmware_gives_no_numa_node_the_sockets_are_unknown(tmp_path):
@@ -74,19 +72,21 @@ def test_acs_is_read_from_the_recorded_bytes_of_a_port(tmp_path):
     device.mkdir(parents=True)
     recording = bytes.fromhex(recorded("acs_of_a_haswell_root_port")["config_from_100"])
     (device / "config").write_bytes(bytes(0x100) + recording + bytes(0x1000 - 0x100 - len(recording)))
-    assert acs("0000:00:02.0", tmp_path) == {"SrcValid", "TransBlk", "ReqRedir", "CmpltRedir", "UpstreamFwd"}
+    assert redirects("0000:00:02.0", tmp_path)
+    (device / "config").write_bytes(with_acs(0b0010011))  # all but the redirects of what was recorded
+    assert redirects("0000:00:02.0", tmp_path) is False
 
 
 def test_acs_is_unknown_where_the_kernel_shows_the_first_64_bytes_only_and_nothing_where_a_list_lacks_it(tmp_path):
     device = tmp_path / "sys/bus/pci/devices/0000:00:02.0"
     device.mkdir(parents=True)
     (device / "config").write_bytes(with_acs(0x1F)[:64])
-    assert acs("0000:00:02.0", tmp_path) is None
-    assert acs("0000:00:03.0", tmp_path) is None
+    assert redirects("0000:00:02.0", tmp_path) is None
+    assert redirects("0000:00:03.0", tmp_path) is None
     looped = bytearray(bytes(0x1000))
     looped[0x100:0x104] = (0x100 << 20 | 1 << 16 | 0x000B).to_bytes(4, "little")
     (device / "config").write_bytes(looped)
-    assert acs("0000:00:02.0", tmp_path) == set()
+    assert redirects("0000:00:02.0", tmp_path) is False
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ def test_acs_is_unknown_where_the_kernel_shows_the_first_64_bytes_only_and_nothi
         ("identity", "passthrough"),
         ("DMA", "translating"),
         ("DMA-FQ", "translating"),
-        ("unmanaged", "unknown"),
-        (None, "unknown"),
+        ("unmanaged", None),
+        (None, None),
     ],
 )
 def test_the_iommu_is_what_the_group_says(tmp_path, kind, word):
@@ -107,7 +107,7 @@ def test_the_iommu_is_what_the_group_says(tmp_path, kind, word):
     assert iommu("0000:01:00.0", tmp_path) == word
     group.parent.joinpath("iommu_group").rename(tmp_path / "elsewhere")
     assert iommu("0000:01:00.0", tmp_path) == "off"
-    assert iommu("0000:02:00.0", tmp_path) == "unknown"
+    assert iommu("0000:02:00.0", tmp_path) is None
 
 
 def kfd_node(number, bus, links, peers=True):
@@ -160,14 +160,9 @@ def test_the_kernel_s_options_are_read_where_they_are_and_else_unknown(tmp_path)
     assert topology.kernel_p2p(tmp_path)["HSA_AMD_P2P"] == "n"
 
 
-def test_a_recorded_docker_container_has_a_small_shm_and_namespaces_of_its_own(tmp_path):
-    root = lay_out(tmp_path, "docker_shm")
-    (root / "proc/self/ns").mkdir()
-    (root / "proc/self/ns/ipc").symlink_to("ipc:[4026532633]")
-    (root / "proc/self/ns/pid").symlink_to("pid:[4026531836]")
-    found = topology.container(root)
-    assert found == {"ipc": 4026532633, "pid": topology.FIRST_NAMESPACES["pid"], "shm_bytes": 64 << 20}
-    assert topology.container(tmp_path / "nothing") == {"ipc": None, "pid": None, "shm_bytes": None}
+def test_a_recorded_docker_container_has_a_small_shm(tmp_path):
+    assert topology.shm_bytes(lay_out(tmp_path, "docker_shm")) == 64 << 20
+    assert topology.shm_bytes(tmp_path / "nothing") is None
 
 
 def test_gpus_are_those_of_the_two_vendors_and_no_bridge_or_network_card(tmp_path):

@@ -4,6 +4,7 @@
 // may ask of it is what the real ones do somewhere: FAKE_NCCL_VERSION; FAKE_NCCL_FAIL=call[:rankN]; FAKE_NCCL_WAY, how it
 // says that ranks are connected; FAKE_NCCL_NO_LL=1, as RCCL has none on gfx12; FAKE_NCCL_NO_WINDOWS=1;
 // FAKE_NCCL_DELAYS_US=default:1000,LL:0, time that an all-reduce takes by protocol; FAKE_NCCL_LOST_AFTER=n all-reduces;
+// FAKE_NCCL_STANDS_STILL=default, a protocol whose all-reduce never ends by itself;
 // FAKE_NCCL_CACHES_PROTO=1, a variable that is read once a process.
 #include <fcntl.h>
 #include <sched.h>
@@ -90,6 +91,7 @@ struct Comm {
   std::vector<std::pair<const char*, size_t>> windows;
   std::atomic<uint64_t> met, reduced;
   std::atomic<int> asynchronous;
+  std::atomic<bool> aborted;
 };
 
 static bool meet(Comm& c) {
@@ -157,6 +159,9 @@ static void all_reduce(void* argument) {
   const Call& call = *(const Call*)argument;
   Comm& c = *call.comm;
   usleep((unsigned)c.delay_us);
+  if (setting("FAKE_NCCL_STANDS_STILL") == (c.protocol.empty() ? "default" : c.protocol))
+    while (!c.aborted) usleep(1000);
+  if (c.aborted) return;
   for (size_t at = 0; at < std::max<size_t>(call.bytes, 1); at += SLOT_BYTES) {
     // The half that a rank writes next has been read by all who came to the meeting before this one.
     const int half = c.met & 1;
@@ -261,6 +266,8 @@ int ncclAllReduce(const void* send, void* receive, size_t count, int type, int o
   return gpu_host_function(stream, all_reduce, new Call{c, (const char*)send, (char*)receive, count * sizes[type], type, op})
              ? fail(UNHANDLED_CUDA_ERROR, "Cuda failure") : 0;
 }
+
+int ncclCommAbort(Comm* c) { return c->aborted = true, 0; }
 
 int ncclMemAlloc(void** pointer, size_t bytes) {
   if (gpu_malloc(pointer, bytes)) return fail(UNHANDLED_CUDA_ERROR, "Cuda failure 'out of memory'");

@@ -276,16 +276,25 @@ int gpu_memset(void* to, int value, size_t bytes) {
   stream_of(nullptr).put([=] { usleep(300), memset(to, value, bytes); });
   return 0;
 }
-int gpu_memcpy(void* to, const void* from, size_t bytes, int kind) {
-  if (const int status = entering("memcpy", bytes)) return status;
+// From pageable memory a copy returns when that has been read, not when the device's has been written.
+static int copy(void* to, const void* from, size_t bytes, int kind, Stream& stream) {
   const bool to_device = kind == 1 || kind == 3, from_device = kind == 2 || kind == 3;
   if ((to_device && !reachable((uintptr_t)to)) || (from_device && !reachable((uintptr_t)from))) return 1;
-  if (kind == 3) {
-    stream_of(nullptr).put([=] { usleep(300), memcpy(to, from, bytes); });
+  if (kind == 1) {
+    const std::vector<char> staged((const char*)from, (const char*)from + bytes);
+    stream.put([=] { usleep(300), memcpy(to, staged.data(), bytes); });
     return 0;
   }
-  stream_of(nullptr).put([=] { memcpy(to, from, bytes); });
-  return wait_for(stream_of(nullptr));
+  stream.put([=] { if (kind == 3) usleep(300); memcpy(to, from, bytes); });
+  return kind == 3 ? 0 : wait_for(stream);
+}
+int gpu_memcpy(void* to, const void* from, size_t bytes, int kind) {
+  const int status = entering("memcpy", bytes);
+  return status ? status : copy(to, from, bytes, kind, stream_of(nullptr));
+}
+int gpu_memcpy_async(void* to, const void* from, size_t bytes, int kind, void* stream) {
+  const int status = entering("memcpyAsync", bytes);
+  return status ? status : copy(to, from, bytes, kind, stream_of(stream));
 }
 int gpu_stream_query(void* stream) {
   const int status = entering("streamQuery");

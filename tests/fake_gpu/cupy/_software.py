@@ -2,6 +2,7 @@
 
 FAKE_GPU_VENDOR       cuda or hip; a list is taken by rank
 FAKE_GPU_COUNT        devices, 0 to 8 (2)
+FAKE_GPU_ARCH         of HIP (gfx1201)
 FAKE_GPU_SMS          multiprocessors of each (3)
 FAKE_GPU_THREADS      of a block, at most; two such blocks are resident on a multiprocessor (4)
 FAKE_GPU_MEMORY       bytes of each

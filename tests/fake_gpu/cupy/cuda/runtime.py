@@ -1,6 +1,7 @@
 """`cupy.cuda.runtime` of the software GPU."""
 
 import ctypes
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -112,7 +113,8 @@ def getDeviceProperties(device: int) -> dict[str, Any]:
         "pciDeviceID": 0,
         "uuid": UUIDS[physical][4:].replace("-", "").encode()[:16],
     }
-    return {**found, "gcnArchName": b"gfx1201", "isLargeBar": 1} if is_hip else found
+    architecture = os.environ.get("FAKE_GPU_ARCH", "gfx1201").encode()
+    return {**found, "gcnArchName": architecture, "isLargeBar": 1} if is_hip else found
 
 
 def deviceGetAttribute(attrib: int, device: int) -> int:
@@ -199,6 +201,10 @@ def memset(ptr: int, value: int, size: int) -> None:
 
 def memcpy(dst: int, src: int, size: int, kind: int) -> None:
     check_status(status_of("gpu_memcpy", dst, src, size, kind))
+
+
+def memcpyAsync(dst: int, src: int, size: int, kind: int, stream: int) -> None:
+    check_status(status_of("gpu_memcpy_async", dst, src, size, kind, stream))
 
 
 def pointerGetAttributes(ptr: int) -> PointerAttributes:

@@ -106,12 +106,9 @@ def describe(
 
 
 def transport(used: dict[str, Any]) -> list[str]:
-    """How the library really went, in a sentence, where there is one."""
-    if not used["library"]:
-        return []
+    """How the library really went, in a sentence; where that is not known its notes say so."""
     ways = sorted({way for pairs in used.get("transports", {}).values() for found in pairs.values() for way in found})
-    how = f"goes by {', '.join(ways)}" if ways else "did not say how it goes"
-    return [f"{used['library']}, through {used['binding']}, {how}."]
+    return [f"{used['library']}, through {used['binding']}, goes by {', '.join(ways)}."] if ways else []
 
 
 def preflight(world: World) -> str:

@@ -192,7 +192,7 @@ def measure_block(bench: Bench, subject: Subject, block: int) -> tuple[Block, np
     """One block of a case, the `block`-th, in the round of that number. Rank 0 gets the block and its samples (block,
     rank, time, consume, arrival skew), the others None.
 
-    Raises RuntimeError, on all ranks, with the sentence of a library that refused.
+    Raises DeviceError, on all ranks, with the sentence of a library that failed.
     """
     bench.flight.note("timed loop", case=subject.number, block=block, text=subject.text)
     measured_before_s = bench.measuring_s
@@ -202,9 +202,10 @@ def measure_block(bench: Bench, subject: Subject, block: int) -> tuple[Block, np
     stamps = run(bench, subject, subject.warmup, subject.iterations, bench.checks)
     after = round_trip_ns(bench)
     wrong = int(subject.wrong.read().view(np.uint64)[0]) if bench.checks else None
-    with bench.world.communicator.together(RuntimeError):
-        if failure := subject.operation.failure():
-            raise RuntimeError(failure)
+    failures = bench.world.communicator.all_gather(subject.operation.failure())
+    for rank, failure in enumerate(failures):
+        if failure:
+            raise DeviceError(f"rank {rank}: {failure}")
     bus_id = bench.world.device.facts.get("pci_bus_id")
     gpu = {"pci_bus_id": bus_id, **link_facts(bus_id)} if bus_id else None
     bench.flight.note("gather")

@@ -162,7 +162,7 @@ def _opened(communicator: Communicator, device: GpuDevice) -> Library | Unsuppor
     if "NCCL_DEBUG_FILE" not in os.environ:
         # INIT tells of channels, ENV of variables that were read; TUNING would tell of each call, and be timed.
         asked, log = os.environ.get("NCCL_DEBUG", ""), os.memfd_create("log")
-        library.log = os.fdopen(log)
+        library.log = os.fdopen(log, encoding="utf-8", errors="replace")  # it quotes paths and variables
         library.environment |= {
             "NCCL_DEBUG": asked if asked.upper() in ("INFO", "TRACE") else "INFO",
             "NCCL_DEBUG_SUBSYS": os.environ.get("NCCL_DEBUG_SUBSYS", "INIT,ENV"),

@@ -10,13 +10,16 @@ from kernels.device_gpu import GpuDevice
 
 
 def choose_gpus(seen: list[list[str]]) -> list[str]:
-    """The PCI bus id that each rank of a host takes, from what each of them sees: one that no earlier rank has, and
-    where there is none left its turn's. Under Slurm a rank may see one only, under mpirun all see all."""
-    chosen: list[str] = []
-    for rank, ids in enumerate(seen):
-        free = [bus_id for bus_id in ids if bus_id not in chosen]
-        chosen.append(free[0] if free else ids[rank % len(ids)])
-    return chosen
+    """The PCI bus id that each rank of a host takes, from what each of them sees: one that no other has, and where
+    there is none left its turn's.
+
+    Under Slurm a rank may see one only, under mpirun all see all; who sees least goes first.
+    """
+    chosen: dict[int, str] = {}
+    for rank in sorted(range(len(seen)), key=lambda rank: len(seen[rank])):
+        free = [bus_id for bus_id in seen[rank] if bus_id not in chosen.values()]
+        chosen[rank] = free[0] if free else seen[rank][rank % len(seen[rank])]
+    return [chosen[rank] for rank in range(len(seen))]
 
 
 def open_device(communicator: Communicator, name: str, share_gpus: bool) -> tuple[Device, list[str]]:
@@ -53,7 +56,7 @@ def open_device(communicator: Communicator, name: str, share_gpus: bool) -> tupl
                 "or add --ranks-share-gpus for a test"
             )
         device = GpuDevice(mine, len(sharers))
-    kinds = communicator.all_gather((device.name, device.most_blocks, device.threads))
+    kinds = communicator.all_gather((device.name, device.most_blocks, device.threads, len(sharers)))
     with communicator.together(DeviceError):
         other = next((r for r, kind in enumerate(kinds) if kind[0] != kinds[0][0]), None)
         if other is not None:
@@ -61,6 +64,8 @@ def open_device(communicator: Communicator, name: str, share_gpus: bool) -> tupl
                 f"rank 0 has a {kinds[0][0]} device and rank {other} a {kinds[other][0]} one; a run is of one"
             )
     device.most_blocks, device.threads = min(k[1] for k in kinds), min(k[2] for k in kinds)
+    if max(k[3] for k in kinds) > 1:  # then no figure of this run is that of a wire
+        device.ways = ("same_device", "host_staged")
     return device, [f"--device auto chose {device.name}."] if name == "auto" else []
 
 

@@ -1,6 +1,7 @@
 """`python -m kernels`: what each kernel takes of each GPU architecture. It needs the compilers, and no GPU."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -21,7 +22,7 @@ def row(r: Resources) -> str:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m kernels", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m kernels", description=__doc__, allow_abbrev=False)
     parser.add_argument("--world", type=int, default=2, choices=range(1, MOST_RANKS + 1), metavar="RANKS")
     parser.add_argument("--datatype", choices=DATATYPES, default="float32")
     parser.add_argument("--arch", choices=ARCHITECTURES, nargs="+", default=ARCHITECTURES)
@@ -30,7 +31,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
     found: list[Resources] = []
     missing: dict[str, list[str]] = {}
-    for architecture in asked.arch:
+    for architecture in dict.fromkeys(asked.arch):
         try:
             for source in sorted(SOURCES.glob("*.cu")):
                 found += compile_for(source, architecture, macros)[1]
@@ -47,4 +48,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)

@@ -76,7 +76,7 @@ class GpuDevice:
         runtime = self.runtime = self.cupy.cuda.runtime
         self.name = "hip" if runtime.is_hip else "cuda"
         self.pci_bus_id = pci_bus_id
-        self.ways: tuple[str, ...] = ("mapped", "host_staged") if sharers == 1 else ("same_device", "host_staged")
+        self.ways: tuple[str, ...] = ("mapped", "host_staged")
         with self.calling("opening the device"):
             ordinals = {bus_id(runtime, i): i for i in range(runtime.getDeviceCount())}
             runtime.setDevice(ordinals[pci_bus_id])
@@ -181,8 +181,11 @@ class GpuDevice:
             return self._staged(shared_memory.open_shared(handle))
         seen = self._sees_peer(where["bus_id"])
         unseen = "" if seen else ", which this process may not see (Slurm shows it with --gpu-bind=none),"
-        with self.calling(f"ipcOpenMemHandle of memory on GPU {where['bus_id']}{unseen}"):
-            base = self.runtime.ipcOpenMemHandle(bytes.fromhex(where["ipc"]), LAZY_PEER_ACCESS)
+        try:
+            with self.calling(f"ipcOpenMemHandle of memory on GPU {where['bus_id']}{unseen}"):
+                base = self.runtime.ipcOpenMemHandle(bytes.fromhex(where["ipc"]), LAZY_PEER_ACCESS)
+        except OutOfMemory as error:  # room in the address space, of which the other way needs none
+            raise DeviceError(str(error)) from error
         address, close = base + where["offset"], lambda: self.runtime.ipcCloseMemHandle(base)
         return GpuMemory(self, address, where["size_bytes"], where["type"], close, handle)
 
@@ -205,32 +208,40 @@ class GpuDevice:
 
     def _staged(self, shared: shared_memory.SharedMemory) -> GpuMemory:
         """Shared host memory, mapped into this GPU."""
-        host, size_bytes = shared.address, shared.size_bytes
-        if self.name == "hip":  # CuPy's own hostRegister is a stub there
-            self._driver("hipHostRegister", ctypes.c_void_p(host), ctypes.c_size_t(size_bytes), PORTABLE | MAPPED)
-            pointer = ctypes.c_void_p()
-            self._driver("hipHostGetDevicePointer", ctypes.byref(pointer), ctypes.c_void_p(host), 0)
-            address = pointer.value or 0
-        else:
-            with self.calling(f"cudaHostRegister of {size_bytes} B"):
-                self.runtime.hostRegister(host, size_bytes, PORTABLE | MAPPED)
-                address = self.runtime.pointerGetAttributes(host).devicePointer
+        host, is_hip = shared.address, self.name == "hip"  # CuPy's own hostRegister is a stub there
 
         def free() -> None:
-            if self.name == "hip":
+            if is_hip:
                 self._driver("hipHostUnregister", ctypes.c_void_p(host))
             else:
                 self.runtime.hostUnregister(host)
             shared.close()
 
-        return GpuMemory(self, address, size_bytes, "registered host memory", free, shared.handle)
+        memory = GpuMemory(self, host, shared.size_bytes, "registered host memory", free, shared.handle)
+        try:
+            if is_hip:
+                size, pointer = ctypes.c_size_t(shared.size_bytes), ctypes.c_void_p()
+                self._driver("hipHostRegister", ctypes.c_void_p(host), size, PORTABLE | MAPPED)
+                self._driver("hipHostGetDevicePointer", ctypes.byref(pointer), ctypes.c_void_p(host), 0)
+                memory.address = pointer.value or 0
+            else:
+                with self.calling(f"cudaHostRegister of {shared.size_bytes} B"):
+                    self.runtime.hostRegister(host, shared.size_bytes, PORTABLE | MAPPED)
+                with self.calling("cudaPointerGetAttributes of registered memory"):
+                    memory.address = self.runtime.pointerGetAttributes(host).devicePointer
+        except DeviceError:
+            memory.close()
+            raise
+        return memory
 
     def _sees_peer(self, peer_bus_id: str) -> bool:
         """Whether this process may see that GPU, and so ask about it. Raises DeviceError where the driver says that
         this GPU cannot reach it."""
-        visible = {bus_id(self.runtime, i): i for i in range(self.runtime.getDeviceCount())}
-        peer = visible.get(peer_bus_id)
-        if peer not in (None, self.ordinal) and not self.runtime.deviceCanAccessPeer(self.ordinal, peer):
+        with self.calling(f"asking about GPU {peer_bus_id}"):
+            visible = {bus_id(self.runtime, i): i for i in range(self.runtime.getDeviceCount())}
+            peer = visible.get(peer_bus_id)
+            allowed = peer in (None, self.ordinal) or self.runtime.deviceCanAccessPeer(self.ordinal, peer)
+        if not allowed:
             raise DeviceError(f"the driver refuses peer access from GPU {self.pci_bus_id} to GPU {peer_bus_id}")
         return peer is not None
 

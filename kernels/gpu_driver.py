@@ -12,6 +12,7 @@ from typing import Any
 from kernels.device import DeviceError, OutOfMemory
 
 DRIVERS = {"cuda": ("libcuda.so.1",), "hip": ("libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so")}
+VISIBLE = {"cuda": ("CUDA_VISIBLE_DEVICES",), "hip": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")}
 # NVIDIA's, AMD's and WSL's: where one is there and the library is not, CuPy's own complaint says more.
 DEVICE_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
@@ -63,10 +64,11 @@ def visible_gpus() -> tuple[str, list[str]]:
         if not driver:
             raise DeviceError(f"there is no {vendor} driver here ({name_of(error)})") from error
         older = driver // 1000 < wanted // 1000
+        shown = "".join(f"; {name} is {os.environ[name]!r}" for name in VISIBLE[vendor] if name in os.environ)
         advice = "; update the driver, or install the CuPy that is built for it" if older else ""
         raise DeviceError(
             f"no {vendor} device can be used: {error}; the driver offers {release(driver)}, CuPy wants "
-            f"{release(wanted)}{advice}"
+            f"{release(wanted)}{advice}{shown}"
         ) from error
     if not ids:
         raise DeviceError(f"there is no {vendor} device that this process may see")

@@ -77,7 +77,8 @@ def _test_lines(result: Result, label: str, pairs: Sequence[Pair]) -> list[str]:
              "# iters: the most of any row; warm-up is not counted",
              "#", "# Using devices"]
     lines += [f"#  Rank {rank.get('rank', 0):2d} Group  0 Pid {0:6d} on {'host0':>10} device "
-              f"{(rank.get('cpus') or [0])[0]:2d} [0000:00:00] {rank.get('device', '')} {rank.get('arch', '')}"
+              f"{(rank.get('cpus') or [0])[0]:2d} [{(rank.get('pci_bus_id') or '0000:00:00')[:10]}] "
+              f"{rank.get('gpu') or rank.get('device', '')} {rank.get('arch', '')}"
               for rank in run.world.get("ranks", [])]
     spaces = f"# {'':>10}  {'':>12}  {'':>8}  {'':>6}  {'':>6}"
     half, units = _half("time", "algbw", "busbw", "#wrong"), _half("(us)", "(GB/s)", "(GB/s)", "")

@@ -2,7 +2,15 @@
 
 import pytest
 
+from kernels.device import DeviceError
+from kernels.gpu_driver import visible_gpus
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "gpu: needs a real GPU and the CuPy for it")
     config.option.markexpr = config.option.markexpr or "not gpu"
+    if config.option.markexpr == "gpu":
+        try:
+            visible_gpus()
+        except DeviceError as error:
+            pytest.exit(f"the tests of a GPU need one: {error}", 3)

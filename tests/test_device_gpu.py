@@ -5,6 +5,7 @@ on the real wheel: that it says what we turn into a sentence, and that it compil
 """
 
 import itertools
+import json
 import os
 import struct
 import subprocess
@@ -166,6 +167,7 @@ def test_a_rank_takes_the_gpu_that_no_other_has():
     assert choose_gpus([both, both]) == both
     assert choose_gpus([[both[1]], [both[0]]]) == [both[1], both[0]]
     assert choose_gpus([both[:1], both]) == both
+    assert choose_gpus([both, both[:1]]) == both[::-1]
     assert choose_gpus([both[:1], both[:1]]) == [both[0], both[0]]
     for seen in itertools.product([both, both[::-1]], repeat=2):
         assert sorted(choose_gpus(list(seen))) == both
@@ -182,6 +184,38 @@ def test_ranks_that_see_one_gpu_each_use_both_on_a_fake_gpu(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert [rank["pci_bus_id"] for rank in run_of(tmp_path).run.world["ranks"]] == ["0000:61:00.0", "0000:41:00.0"]
+
+
+def loop_on_a_fake_gpu(what):
+    environment = {**os.environ, **fake_gpu.environment(), **WITHOUT_LIBRARY}
+    command = [sys.executable, "-m", "tests.gpu_loop", what]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_what_the_host_takes_to_enqueue_is_in_no_time_on_a_fake_gpu():
+    """An operation whose host side takes 20 ms is timed as its kernel alone, but for the first of all."""
+    found = loop_on_a_fake_gpu("slow_host")
+    assert len(found["times_us"]) == 6
+    assert max(found["times_us"]) < 15_000
+
+
+def test_more_than_a_stream_holds_goes_in_batches_on_a_fake_gpu():
+    """A full stream makes the host wait for a gate that the host has yet to open."""
+    found = loop_on_a_fake_gpu("many_iterations")
+    assert len(found["times_us"]) == 600
+    assert found["elapsed_s"] < 20
+
+
+def test_a_graph_launches_a_librarys_call_as_it_does_ours_on_a_fake_gpu():
+    """Whatever a step enqueues is captured once, and is not enqueued again."""
+    found = loop_on_a_fake_gpu("graph")
+    assert found["enqueued"] == {"stream": 9, "graph": 1}
+
+
+def test_a_gate_that_gave_up_is_no_measurement_on_a_fake_gpu():
+    assert "the stream was full before the host had filled it" in loop_on_a_fake_gpu("late_host")["error"]
 
 
 # What is real without a GPU.
@@ -214,6 +248,12 @@ def test_the_real_cupy_compiles_a_whole_cubin(real_cupy, source, tmp_path, monke
     assert code[:4] == b"\x7fELF"
     assert len(code) == headers + size * count
     assert code[-1] == 0
+
+
+def test_each_architecture_has_a_binary_of_its_own(real_cupy, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ours = [compile_kernel(real_cupy, arch, "NVRTC", "allreduce_ring", {}) for arch in ("sm_90", "sm_120", "sm_90")]
+    assert ours[0] == ours[2] != ours[1]
 
 
 def test_the_real_cupy_says_what_does_not_compile(real_cupy, tmp_path, monkeypatch):

@@ -127,6 +127,8 @@ struct Graph { std::vector<Task> tasks; };
 
 static std::mutex streams_lock;  // taken before that of a stream
 
+constexpr size_t MOST_QUEUED = 1000;
+
 struct Stream {
   std::mutex lock;
   std::condition_variable changed;
@@ -140,11 +142,16 @@ struct Stream {
     std::thread([this] { work(); }).detach();
     for (long m = 1; m < multiprocessors; ++m) std::thread([this, m] { help(m); }).detach();
   }
+  // A full stream makes the host wait, as a GPU's does.
   void put(Task task) {
-    std::scoped_lock held(streams_lock, lock);
-    if (capture) return capture->tasks.push_back(std::move(task));
-    open_memory(true);
-    queue.push_back(std::move(task)), changed.notify_all();
+    for (;; usleep(1000)) {
+      std::scoped_lock held(streams_lock, lock);
+      if (capture) return capture->tasks.push_back(std::move(task));
+      if (queue.size() >= MOST_QUEUED) continue;
+      open_memory(true);
+      queue.push_back(std::move(task)), changed.notify_all();
+      return;
+    }
   }
   void work() {
     for (std::unique_lock<std::mutex> held(lock);;) {

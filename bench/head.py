@@ -12,6 +12,7 @@ from bench.diagnosis import summary
 from bench.doctor import examine_world
 from bench.measure import Bench, measure_link, run, times_us
 from bench.subject import Subject, empty_subject
+from bench.topology import said
 from collectives import library_gpu
 from collectives.communicator import Communicator
 from collectives.library import library_name
@@ -85,6 +86,9 @@ def describe(
     if device.name != "cpu":
         gpus = examine_world(world)
         used = library_gpu.describe(world)
+        links = {pair["path"] for pair in gpus["pairs"]} | {said(gpu["card"]) for gpu in gpus["gpus"]}
+        known = "unknown" if "unknown" in links else "ok"
+        facts["gpu.links"] = {"value": sorted(links), "source": "/sys/bus/pci/devices, NVML, KFD", "status": known}
         world_facts |= {"launch": "graph" if world.graph else "stream", "gpus": gpus, "library": used}
         found += [*summary(gpus), *used["notes"], *transport(used)]
     return Run(

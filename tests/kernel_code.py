@@ -68,7 +68,7 @@ def _loop(lines: list[str]) -> Loop:
     return Loop(accesses, not any(a.load for a in accesses[first_store:]), in_flight)
 
 
-FLAGS, MEETINGS = Control.flags.offset, Control.meet.offset
+FLAGS = Control.flags.offset
 # What an instruction is to the protocol: W write-back or fence to the system, w wait for stores, S a flag's store,
 # L a flag's load, l wait for loads, I invalidation for the system, i for the block, B block barrier, d other stores,
 # r other loads, | a label, where other ways join. The watch is written through a pointer that the compiler cannot
@@ -91,7 +91,7 @@ LETTERS = {
     "gfx1100": {
         "w": r"s_waitcnt_vscnt null, 0x0$",
         "l": r"s_waitcnt vmcnt\(0\)",
-        "S": rf"global_store_b64 .* offset:({FLAGS}|{MEETINGS})$",
+        "S": rf"global_store_b64 .* offset:{FLAGS}$",
         "L": r"global_load_b64 .* glc$",
         "I": r"buffer_gl1_inv$",
         "i": r"buffer_gl0_inv$",
@@ -129,6 +129,9 @@ def protocol(lines: list[str], architecture: str) -> str:
     word = ""
     for line in lines:
         letter = next((c for c, pattern in letters.items() if re.match(pattern, line)), "")
+        # A meeting's flag stands at no offset, and nothing on gfx1100 tells its store from another but the wait.
+        if architecture == "gfx1100" and word.endswith("w") and re.match("global_store_b64 (?!.*offset)", line):
+            letter = "S"
         found = access(line)
         word += letter or ("|" if line.endswith(":") else "" if found is None else "r" if found.load else "d")
     return word

@@ -27,7 +27,7 @@ from tests.fake_gpu import fake_nccl
 from tests.launch import MPIRUN, ROOT
 from tests.test_cli import assert_refused, launch
 
-ONE = ("--algorithm", "two_shot", "-b", "4K", "-e", "4K", "--mode", "isolated", "--max-time", "7")
+ONE = ("--algorithm", "two_shot", "-b", "4K", "-e", "4K", "--mode", "isolated", "-n", "24", "--max-time", "10")
 WITHOUT_LIBRARY = {"FAKE_NCCL_BINDING": "none"}
 
 

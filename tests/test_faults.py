@@ -151,7 +151,7 @@ def test_an_exception_in_the_links_probe_names_case_and_block(out):
 @pytest.mark.parametrize(
     ("rank", "where", "call", "ranks", "algorithm", "place"),
     [
-        (1, "plan", 1, 2, "two_shot", "step open the device"),
+        (1, "plan", 1, 2, "two_shot", "step (open the device|map the peers)"),
         (0, "between", 9, 2, "two_shot", "case 0|link .*"),
         (0, "store", 5, 2, "two_shot", r"case 0 \(.*\), block \d+, step store"),
         (1, "operation", 300, 2, "library", r"case 0 \(library 16384 B isolated\), .*step .*, the collective"),

@@ -12,7 +12,7 @@ import cupy
 import numpy as np
 import pytest
 
-from kernels.device import MOST_RANKS, Arguments, Control, Watch
+from kernels.device import MOST_RANKS, Arguments, Control, Own, Watch
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 runtime, nvrtc = cupy.cuda.runtime, cupy.cuda.nvrtc
@@ -63,6 +63,7 @@ def filled(data: np.ndarray) -> int:
     """Device memory that holds `data`."""
     address = runtime.malloc(data.nbytes)
     runtime.memcpy(address, data.ctypes.data, data.nbytes, runtime.memcpyHostToDevice)
+    runtime.deviceSynchronize()  # the copy may return before its data are there
     return int(address)
 
 
@@ -117,6 +118,7 @@ def one_shot() -> None:
         arguments = Arguments(
             send, receive, count, CHUNK_BYTES, HALF_BYTES, 4_000_000_000, rank, 0,
             at(*(slab for slab, _ in mapped)), at(*(control for _, control in mapped)), pinned_watch(),
+            filled(np.zeros(ctypes.sizeof(Own), np.uint8)),
         )  # fmt: skip
         for _ in range(5):
             kernel((3,), (4,), (by_value(arguments),))

@@ -155,16 +155,16 @@ def probe(communicator: Communicator, device: Device, peers: PeerBuffer) -> None
     def pattern(turn: int, writer: int, reader: int) -> Bytes:
         return np.random.default_rng([turn, writer, reader]).integers(0, 256, PROBE_BYTES, np.uint8)
 
-    def place(owner: int, writer: int) -> int:
-        return peers.slabs[owner].address + writer * PROBE_BYTES
+    def place(owner: int, slot: int) -> int:
+        return peers.slabs[owner].address + slot * PROBE_BYTES
 
     def wrong_bytes(turn: int) -> str | None:
         for peer in range(size):
-            for how, slab, slot, want in (
-                ("pushed", peers.slabs[rank], peer, pattern(turn, peer, rank)),
-                ("pulled", peers.slabs[peer], size, pattern(turn, peer, size)),
+            for how, owner, slot, want in (
+                ("pushed", rank, peer, pattern(turn, peer, rank)),
+                ("pulled", peer, size, pattern(turn, peer, size)),
             ):
-                move(sink.address, slab.address + slot * PROBE_BYTES)
+                move(sink.address, place(owner, slot))
                 wrong = np.flatnonzero(sink.read() != want)
                 if wrong.size:
                     return (

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from kernels import shared_memory
-from kernels.device import Arguments, Bytes, Control, Kernel, LibraryCall, Memory, Own, Plan, Step, Watch
+from kernels.device import Arguments, Control, Kernel, LibraryCall, Memory, Own, Plan, Step, Watch
 from kernels.module import SOURCES, CompileError, compiled
-from kernels.shared_memory import SharedMemory
+from kernels.shared_memory import HostMemory, SharedMemory
 
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fwrapv", "-fPIC", "-shared"]
 
@@ -81,29 +81,6 @@ class CpuModule:
 
     def kernel(self, name: str) -> Kernel:
         return Kernel(name, ctypes.cast(getattr(self.library, name), ctypes.c_void_p).value or 0)
-
-
-class PrivateMemory:
-    """Anonymous memory in huge pages where the system gives them, touched here."""
-
-    handle, type = b"", "private"
-
-    def __init__(self, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
-        memory = mmap.mmap(-1, max(size_bytes, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        memory.madvise(mmap.MADV_HUGEPAGE)
-        self.view = np.frombuffer(memory, np.uint8)
-        self.view[:] = 0
-        self.address = self.view.ctypes.data
-
-    def read(self) -> Bytes:
-        return self.view[: self.size_bytes].copy()
-
-    def write(self, data: np.ndarray[Any, Any], offset: int = 0) -> None:
-        self.view[offset : offset + data.nbytes] = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
-
-    def close(self) -> None:
-        del self.view
 
 
 class Loop(ctypes.Structure):
@@ -178,8 +155,13 @@ class CpuDevice:
     def open(self, handle: bytes) -> SharedMemory:
         return shared_memory.open_shared(handle)
 
-    def private(self, size_bytes: int) -> PrivateMemory:
-        return PrivateMemory(size_bytes)
+    def private(self, size_bytes: int) -> HostMemory:
+        """Anonymous memory in huge pages where the system gives them, touched here."""
+        pages = mmap.mmap(-1, max(size_bytes, mmap.PAGESIZE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        pages.madvise(mmap.MADV_HUGEPAGE)
+        memory = HostMemory(pages, size_bytes, b"", "private")
+        memory.view[:] = 0
+        return memory
 
     def watch(self, record: Watch) -> Watch:
         return record

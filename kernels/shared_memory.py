@@ -20,17 +20,16 @@ from kernels.device import Bytes, DeviceError
 MEMFD, NAMED = "memfd", "posix shared memory"
 
 
-class SharedMemory:
-    """A stretch of memory that other processes map as well."""
+class HostMemory:
+    """Memory of the host, mapped here; its pages may go beyond `size_bytes`."""
 
-    def __init__(self, fd: int, size_bytes: int, handle: bytes, type: str) -> None:
-        self.size_bytes, self.handle, self.type, self.fd = size_bytes, handle, type, fd
-        self.map = mmap.mmap(fd, size_bytes)
-        self.view = np.frombuffer(self.map, np.uint8)
+    def __init__(self, map: mmap.mmap, size_bytes: int, handle: bytes, type: str) -> None:
+        self.map, self.size_bytes, self.handle, self.type = map, size_bytes, handle, type
+        self.view = np.frombuffer(map, np.uint8)
         self.address = self.view.ctypes.data
 
     def read(self) -> Bytes:
-        return self.view.copy()
+        return self.view[: self.size_bytes].copy()
 
     def write(self, data: np.ndarray[Any, Any], offset: int = 0) -> None:
         self.view[offset : offset + data.nbytes] = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
@@ -38,6 +37,17 @@ class SharedMemory:
     def close(self) -> None:
         del self.view
         self.map.close()
+
+
+class SharedMemory(HostMemory):
+    """A stretch of memory that other processes map as well."""
+
+    def __init__(self, fd: int, size_bytes: int, handle: bytes, type: str) -> None:
+        super().__init__(mmap.mmap(fd, size_bytes), size_bytes, handle, type)
+        self.fd = fd
+
+    def close(self) -> None:
+        super().close()
         os.close(self.fd)
 
 

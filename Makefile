@@ -1,19 +1,36 @@
 # Two commands on a fresh machine: `make allreduce` and `make test`. Both make .venv first, from a lock.
 #   make allreduce RANKS=4 ARGS="-b 1M -e 4M -d half"
 #   make setup PYTHON=python3.12
+#   make gate BASE=origin/main BUDGET=10m      has HEAD become slower than BASE? See docs/verdicts.md
 
 PYTHON ?= python3
 RANKS ?= 2
 ARGS ?=
+BASE ?= origin/main
+BUDGET ?= 10m
+GATE_ARGS ?= -b 16K -e 8M -f 8 --algorithm auto,library --mode isolated
+GATE_OUT ?= gate
+REGRESS_ARGS ?=
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: setup allreduce test test-gpu lock clean
+.PHONY: setup allreduce gate test test-gpu lock clean
 
 setup: $(VENV)/.installed-runtime
 
 allreduce: setup
 	@$(VENV)/bin/mpirun -n $(RANKS) $(VENV)/bin/python -m bench.allreduce $(ARGS)
+
+# Both revisions in worktrees, launched in turn on this machine. make's own status is 2 whatever failed: what
+# `reports regress` said, 0 to 5, is in $(GATE_OUT)/status.
+gate: setup
+	@rm -f $(addprefix $(GATE_OUT)/,status summary.md junit.xml index.html)
+	@$(VENV)/bin/python -m bench.campaign --budget $(BUDGET) --out $(GATE_OUT) \
+	  --revision base=$(BASE) --variant base="mpirun -n $(RANKS) python -m bench.allreduce $(GATE_ARGS)" \
+	  --revision head=HEAD --variant head="mpirun -n $(RANKS) python -m bench.allreduce $(GATE_ARGS)" || [ $$? -eq 1 ]
+	@$(VENV)/bin/python -m reports regress --baseline $(GATE_OUT)/base --current $(GATE_OUT)/head \
+	  --markdown $(GATE_OUT)/summary.md --junit $(GATE_OUT)/junit.xml --html $(GATE_OUT)/index.html $(REGRESS_ARGS); \
+	  status=$$?; echo $$status > $(GATE_OUT)/status; exit $$status
 
 test: $(VENV)/.installed-dev
 	@$(VENV)/bin/python -m ruff check .

@@ -1,6 +1,5 @@
 """A command from its first line to its exit status: parse, start MPI, agree, run, end together."""
 
-import errno
 import os
 import secrets
 import signal
@@ -9,15 +8,18 @@ import tempfile
 import time
 import traceback
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NoReturn
 
-from bench import cli
+from bench import cli, routed
 from bench.cli import CANNOT, USAGE, WRONG
 from bench.flight import Flight, start_witness
+from bench.measure import Bench
+from bench.plan import Prepared, prepare_collective
 from bench.run import run
+from collectives.collective import COLLECTIVES
 from collectives.communicator import Communicator, Disagreement
 from collectives.operation import DeviceError
 from reports.result import ResultError
@@ -25,10 +27,16 @@ from reports.result import ResultError
 START_S = 20.0  # for MPI to start all ranks
 
 
-def main(command: str, about: str, argv: Sequence[str] | None = None) -> NoReturn:
-    """`python -m bench.<command>`: parses, runs and exits with the status that all ranks have agreed on."""
+def main(command: str, collective: str, about: str, argv: Sequence[str] | None = None) -> NoReturn:
+    """`python -m bench.<command>` of a collective."""
     started_s = time.monotonic()
-    options = cli.parse(command, about, argv)
+    options = cli.parse(command, COLLECTIVES[collective], about, argv)
+    start(command, options, routed.prepare if options.experts else prepare_collective, started_s)
+
+
+def start(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], Prepared],
+          started_s: float) -> NoReturn:
+    """Runs on all ranks and exits with the status that they have agreed on."""
     # Until there is a record, a signal just ends the process, and so does a clock where MPI waits for a rank that never
     # comes: it starts all or none, and lets no thread of Python run meanwhile.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -39,7 +47,7 @@ def main(command: str, about: str, argv: Sequence[str] | None = None) -> NoRetur
         flight = open_flight(communicator, command, options)
         signal.setitimer(signal.ITIMER_REAL, 0)
         try:
-            status = run(command, options, communicator, flight, started_s)
+            status = run(command, options, prepare, communicator, flight, started_s)
         except Disagreement as refusal:
             say(communicator, f"bench.{command}: {refusal}")
             status = CANNOT
@@ -48,7 +56,10 @@ def main(command: str, about: str, argv: Sequence[str] | None = None) -> NoRetur
             details = "" if isinstance(error, (OSError, ResultError, DeviceError)) else traceback.format_exc()
             sentence = f"rank {flight.rank} failed at {flight.where()}: {type(error).__name__}: {error}"
             flight.end(sentence, flight.rank, "failed", WRONG, details)
-        close_flight(communicator, flight)
+        # The normal end: the watchdogs see all ranks to it, then the records go.
+        flight.note("finished", case=None, block=None, text="")
+        communicator.barrier()
+        flight.close()
     sys.stdout.flush()
     sys.exit(status)
 
@@ -63,15 +74,14 @@ def unwritable(communicator: Communicator, command: str, options: Namespace) -> 
     """Whether the results cannot be kept where the command line wants them; says so."""
     complaint = None
     if communicator.rank == 0 and not options.list:
-        asked = options.out
+        asked = Path(options.out)
         try:
-            Path(asked).mkdir(parents=True, exist_ok=True)
+            asked.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=asked).close()
             if options.output_file:
-                asked = options.output_file
-                if Path(asked).is_dir():
-                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-                tempfile.TemporaryFile(dir=Path(asked).parent).close()
+                asked = Path(options.output_file)
+                with asked.open("ab") if asked.exists() else tempfile.TemporaryFile(dir=asked.parent):
+                    pass
         except OSError as error:
             complaint = f"bench.{command}: cannot write {asked}: {error.strerror}"
     complaint = communicator.broadcast(complaint)
@@ -93,10 +103,3 @@ def open_flight(communicator: Communicator, command: str, options: Namespace) ->
     flight = Flight(run_id, folder, communicator.rank, options.timeout)
     flight.start_watchdog(pids)
     return flight
-
-
-def close_flight(communicator: Communicator, flight: Flight) -> None:
-    """The normal end: the watchdogs see all ranks to it, then the records go."""
-    flight.note("finished", case=None, block=None, text="")
-    communicator.barrier()
-    flight.close()

@@ -91,9 +91,8 @@ def _why_not(facts: Facts, pair: Facts) -> str:
     if _bar_is_small(owner):
         return "resizable BAR is off, and amdgpu wants all of the memory visible"
     if "unknown" in kernel.values():
-        return (
-            "why is unknown; as any user on the host itself, grep P2P /boot/config-$(uname -r) tells if the kernel can"
-        )
+        return ("why is unknown; as any user on the host itself, grep P2P /boot/config-$(uname -r) tells if the kernel "
+                "can")
     return "why is unknown; as root, dmesg | grep -i p2p, for the kernel knows few root complexes that carry it"
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import closing, suppress
 from itertools import permutations
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from bench import environment, topology
 from bench.cli import CANNOT, FINE, Parser
@@ -33,40 +33,24 @@ def examine(bus_ids: Sequence[str], root: Path = Path("/")) -> Facts:
     """What is known of these GPUs, of each directed pair of them and of the host, without loading a link."""
     amd_peers = topology.kfd(root)
     gpus = [_gpu(bus_id, root) | ({"nvlinks": []} if bus_id in amd_peers else {}) for bus_id in bus_ids]
-    return {
-        "gpus": gpus,
-        "pairs": [
-            {"reader": reader, "owner": owner, "gb_s": None} | _pair(gpus[reader], gpus[owner], amd_peers, root)
-            for reader, owner in permutations(range(len(gpus)), 2)
-        ],
-        "kernel": topology.kernel_p2p(root),
-        "shm_bytes": topology.shm_bytes(root),
-        "virtualisation": environment.describe(root=root)["os.virtualisation"]["value"],
-        "peers": None,
-        "refusals": [],
-        "apart": False,
-    }
+    pairs = [{"reader": reader, "owner": owner, "gb_s": None} | _pair(gpus[reader], gpus[owner], amd_peers, root)
+             for reader, owner in permutations(range(len(gpus)), 2)]
+    return {"gpus": gpus, "pairs": pairs, "kernel": topology.kernel_p2p(root), "shm_bytes": topology.shm_bytes(root),
+            "virtualisation": environment.describe(root=root)["os.virtualisation"]["value"],
+            "peers": None, "refusals": [], "apart": False}
 
 
 def _gpu(bus_id: str, root: Path) -> Facts:
     """What is known of a GPU; None where unknown."""
     nvml, links = nvidia_gpu(bus_id), topology.links(bus_id, root)
     memory_bytes, bar_bytes = topology.memory_bytes(bus_id, root)
-    vendor = topology.attribute(bus_id, "vendor", root)
-    return {
-        "bus_id": bus_id,
-        "vendor": vendor,
-        "name": nvml.get("name") or {topology.NVIDIA: "NVIDIA GPU", topology.AMD: "AMD GPU"}.get(vendor, "unknown"),
-        "chipset": topology.through_chipset(topology.chain(bus_id, root)[1:-1], root),
-        "iommu": topology.iommu(bus_id, root),
-        "memory_bytes": nvml.get("memory_bytes") or memory_bytes,
-        "bar_bytes": nvml.get("bar_bytes") or bar_bytes,
-        "nvlinks": nvml.get("nvlinks"),
-        "links": topology.rates(links) or None,
-        "slot_at": links[-1].at if links else None,
-        "slot": links[-1].port if links else None,
-        "card": links[-1].card if links else None,
-    }
+    vendor, edge = topology.attribute(bus_id, "vendor", root), links[-1] if links else None
+    return {"bus_id": bus_id, "vendor": vendor, "nvlinks": nvml.get("nvlinks"), "iommu": topology.iommu(bus_id, root),
+            "name": nvml.get("name") or {topology.NVIDIA: "NVIDIA GPU", topology.AMD: "AMD GPU"}.get(vendor, "unknown"),
+            "chipset": topology.through_chipset(topology.chain(bus_id, root)[1:-1], root),
+            "memory_bytes": nvml.get("memory_bytes") or memory_bytes, "bar_bytes": nvml.get("bar_bytes") or bar_bytes,
+            "links": topology.rates(links) or None,
+            "slot_at": edge and edge.at, "slot": edge and edge.port, "card": edge and edge.card}
 
 
 def _pair(reader: Facts, owner: Facts, amd_peers: dict[str, dict[str, str]], root: Path) -> Facts:
@@ -83,11 +67,9 @@ def _pair(reader: Facts, owner: Facts, amd_peers: dict[str, dict[str, str]], roo
     elif amd_peers.get(one, {}).get(other) == "xGMI":
         path = "xGMI"
     known = one in amd_peers and other in amd_peers
-    return {
-        "path": path,
-        "status": ("OK" if other in amd_peers[one] else "NOT_SUPPORTED") if known else driver_on_peers(one, other),
-        "acs": {port: topology.redirects(port, root) for port in turns if path.startswith("PCIe")},
-    }
+    return {"path": path,
+            "status": ("OK" if other in amd_peers[one] else "NOT_SUPPORTED") if known else driver_on_peers(one, other),
+            "acs": {port: topology.redirects(port, root) for port in turns if path.startswith("PCIe")}}
 
 
 def examine_world(world: World, load: bool = False) -> Facts:
@@ -132,8 +114,7 @@ def _load_pairs(world: World, facts: Facts) -> None:
 def _copy(world: World, to: Memory, origin: int, seconds: float, watched: Sequence[str] = ()) -> tuple[float, Facts]:
     """GB/s over the later half of so many seconds of copying from there, and the links of the `watched` GPUs at the end
     of the earlier half, while copies are under way."""
-    device: Any = world.device
-    peers: Any = world.peers
+    device, peers = cast(Any, world.device), cast(Any, world.peers)
     kernels = device.compile("link_probe", {"WORLD": str(world.communicator.size), "ELEMENT": "Int32"})
     arguments = peers.arguments(origin, to.address, to.size_bytes // 4, to.size_bytes)
     step = Step(kernels.kernel("copy_local"), arguments, device.blocks_for(to.size_bytes))
@@ -159,11 +140,8 @@ def _local_copies_gb_s(world: World) -> dict[str, float]:
     device: Any = world.device
     found = {}
     for kind in device.slab_types:
-        with (
-            suppress(DeviceError),
-            closing(device.allocate_as(kind, COPY_BYTES)) as to,
-            closing(device.allocate_as(kind, COPY_BYTES)) as origin,
-        ):
+        with (suppress(DeviceError), closing(device.allocate_as(kind, COPY_BYTES)) as to,
+              closing(device.allocate_as(kind, COPY_BYTES)) as origin):
             found[kind] = 2 * _copy(world, to, origin.address, 0.2)[0]
     return found
 
@@ -188,12 +166,8 @@ def examine_ranks(communicator: Communicator) -> Facts:
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Prints the report and exits: 0 it was printed, 2 the command line, 3 there is no GPU here."""
-    Parser(
-        prog="bench.doctor",
-        usage="[mpirun -n RANKS] python -m bench.doctor",
-        description=__doc__,
-        epilog="exit status: 0 the report was printed; 2 the command line; 3 there is no GPU here",
-    ).parse_args(argv)
+    Parser(prog="bench.doctor", usage="[mpirun -n RANKS] python -m bench.doctor", description=__doc__,
+           epilog="exit status: 0 the report was printed; 2 the command line; 3 there is no GPU here").parse_args(argv)
     signal.setitimer(signal.ITIMER_REAL, LONGEST_S)  # a rank that is lost must not keep the others for good
     communicator = None if launched_rank() is None else Communicator()
     facts = examine_ranks(communicator) if communicator else examine(topology.gpus())

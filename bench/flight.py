@@ -56,10 +56,6 @@ def claim(folder: Path, rank: int, why: str, by: str, status: int) -> bool:
     return True
 
 
-def say(sentence: str) -> None:
-    print(f"wiretax: {sentence}", file=sys.stderr, flush=True)
-
-
 class Flight:
     """This rank's record, and its watchdog.
 
@@ -67,29 +63,21 @@ class Flight:
     """
 
     def __init__(self, run_id: str, folder: Path | None, rank: int, timeout_s: float) -> None:
-        self.run_id = run_id
-        self.folder, self.rank, self.timeout_s = folder, rank, timeout_s
+        self.run_id, self.folder, self.rank, self.timeout_s = run_id, folder, rank, timeout_s
         if folder is None:
             self.page = mmap.mmap(-1, PAGE_BYTES)
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            with open(folder / f"rank-{rank}", "wb+") as file:
-                file.truncate(PAGE_BYTES)
-                self.page = mmap.mmap(file.fileno(), PAGE_BYTES)
+            # Left open: that the kernel closes it is the first thing that the witness sees of a rank's end.
+            self.file = open(folder / f"rank-{rank}", "wb+")  # noqa: SIM115
+            self.file.truncate(PAGE_BYTES)
+            self.page = mmap.mmap(self.file.fileno(), PAGE_BYTES)
         self.watch = self.kept_watch = Watch.from_buffer(self.page, WATCH_OFFSET)
-        self.state: dict[str, Any] = {
-            "turn": 0,
-            "rank": rank,
-            "case": None,
-            "block": None,
-            "step": "set-up",
-            "text": "",
-        }
-        self.moved_s = time.monotonic()
+        self.state: dict[str, Any] = {"turn": 0, "rank": rank, "case": None, "block": None, "text": ""}
         self.interrupted_s: float | None = None
         self.closed = False
         self.pids: dict[int, int] = {}
-        self._write()
+        self.note("set-up")
 
     def watch_on(self, watch: Watch) -> None:
         """Kernels that cannot write the record write this watch; it is copied into the record now and then."""
@@ -99,18 +87,16 @@ class Flight:
         if ctypes.addressof(self.watch) != ctypes.addressof(self.kept_watch):
             ctypes.memmove(ctypes.addressof(self.kept_watch), ctypes.addressof(self.watch), ctypes.sizeof(Watch))
 
-    def _write(self) -> None:
-        # Whoever reads the page while it is written finds another turn at its end than at its beginning.
-        self._keep_watch()
-        line = {**self.state, "time": time.time(), "noted_s": self.moved_s, "same_turn": self.state["turn"]}
-        self.page[:WATCH_OFFSET] = json.dumps(line).encode().ljust(WATCH_OFFSET, b"\0")
 
     def note(self, step: str, **state: Any) -> None:
         """This rank now does `step` (with case=, block=, text= where they change). All ranks note the same steps in the
         same order, so that whose turn is lowest is behind."""
         self.state.update(state, step=step, turn=self.state["turn"] + 1)
         self.moved_s = time.monotonic()
-        self._write()
+        self._keep_watch()
+        # Whoever reads the page while it is written finds another turn at its end than at its beginning.
+        line = {**self.state, "time": time.time(), "noted_s": self.moved_s, "same_turn": self.state["turn"]}
+        self.page[:WATCH_OFFSET] = json.dumps(line).encode().ljust(WATCH_OFFSET, b"\0")
 
     def where(self) -> str:
         """This rank's case, block and step in words."""
@@ -118,8 +104,7 @@ class Flight:
 
     def interrupt(self) -> None:
         """Ctrl-C or SIGTERM: the run ends at the next block; if it does not, the watchdog ends it."""
-        if self.interrupted_s is None:
-            self.interrupted_s = time.monotonic()
+        self.interrupted_s = self.interrupted_s or time.monotonic()
 
     def end(self, sentence: str, culprit: int, why: str, status: int, details: str = "") -> None:
         """Says the sentence below its details, unless another rank was first, and ends this process with the others."""
@@ -128,8 +113,7 @@ class Flight:
         except OSError:  # nobody can be told but by the launcher, which ends the others when this one has left
             is_first = True
         if is_first:
-            sys.stderr.write(details)
-            say(sentence)
+            print(f"{details}wiretax: {sentence}", file=sys.stderr, flush=True)
         latest_s = time.monotonic() + 2 * LEAVE_S
         while self.folder is not None and time.monotonic() < latest_s:
             self._leave_with_others()
@@ -153,22 +137,15 @@ class Flight:
         w = self.watch
         # The peer may itself wait for another, as neighbours in a ring do.
         culprit, why = behind(self._records(), waited_for=int(w.peer)) or (int(w.peer), "did not answer")
-        self._give_up(
-            culprit,
-            why,
-            f", kernel block {w.block}: epoch {w.seen >> 32} step {w.seen & 0xFFFFFFFF} seen, "
-            f"epoch {w.wanted >> 32} step {w.wanted & 0xFFFFFFFF} wanted by rank {self.rank} from rank {w.peer}",
-        )
+        seen, wanted = (f"epoch {stamp >> 32} step {stamp & 0xFFFFFFFF}" for stamp in (w.seen, w.wanted))
+        waited = f"{seen} seen, {wanted} wanted by rank {self.rank} from rank {w.peer}"
+        self._give_up(culprit, why, f", kernel block {w.block}: {waited}")
 
     def _give_up(self, culprit: int, why: str, waited_for: str = "") -> None:
         record = self._record_of(culprit)
         at = place(record) if record else f"rank {self.rank} at {self.where()}"
-        self.end(
-            f"rank {culprit} {why} for {self.timeout_s:g} s and held the others up: {at}{waited_for}",
-            culprit,
-            why,
-            LOST,
-        )
+        sentence = f"rank {culprit} {why} for {self.timeout_s:g} s and held the others up: {at}{waited_for}"
+        self.end(sentence, culprit, why, LOST)
 
     def start_watchdog(self, pids: dict[int, int]) -> None:
         """Watches over this rank and those of its host, {rank: process id}; from now on signals interrupt the run."""
@@ -208,16 +185,14 @@ class Flight:
     def _last_move_s(self, records: Records, before: Records, now: float) -> float:
         """When a rank that the others wait for last got on: noted something, iterated, had a child (a compiler) that
         works, or was busy in a step of its own. Never, for one that is stopped."""
-        last = furthest_behind(records)
-        if any(records[rank]["state"] in "TtZX" for rank in last):
-            return 0.0
         moves = [0.0]
-        for rank in last:
+        for rank in furthest_behind(records):
             record, earlier = records[rank], before.get(rank, {})
+            if record["state"] in "TtZX":
+                return 0.0
             moves.append(record["noted_s"])
-            worked = record["child_s"] != earlier.get("child_s") or (
-                record["step"] in ALONE and record["state"] in "RD"
-            )
+            is_busy = record["step"] in ALONE and record["state"] in "RD"
+            worked = record["child_s"] != earlier.get("child_s") or is_busy
             patient = now - record["noted_s"] <= LONGEST_ALONE * self.timeout_s
             if record["iteration"] != earlier.get("iteration") or (worked and patient):
                 moves.append(now)
@@ -239,14 +214,8 @@ class Flight:
                 continue
             if record["turn"] == record["same_turn"]:
                 watch = Watch.from_buffer_copy(page, WATCH_OFFSET)
-                state, child_s = process(self.pids.get(rank, 0))
-                return {
-                    **record,
-                    "iteration": (watch.iteration, watch.calls),
-                    "phase": watch.phase,
-                    "state": state,
-                    "child_s": child_s,
-                }
+                seen = {"iteration": (watch.iteration, watch.calls), "phase": watch.phase}
+                return record | seen | process(self.pids.get(rank, 0))
         return None
 
     def close(self) -> None:
@@ -258,21 +227,21 @@ class Flight:
                 self.folder.rmdir()
 
 
-def process(pid: int) -> tuple[str, float]:
-    """The state of a process's main thread, a letter as in proc(5) (X: there is none), and the seconds of CPU that its
-    children, which are compilers, have used."""
+def process(pid: int) -> dict[str, Any]:
+    """The `state` of a process's main thread, a letter as in proc(5) (X: there is none), and `child_s`, the seconds of
+    CPU that its children, which are compilers, have used."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
         children = psutil.Process(pid).children(recursive=True)
     except (OSError, psutil.NoSuchProcess):
-        return "X", 0.0
+        return {"state": "X", "child_s": 0.0}
     used_s = 0.0
     for child in children:
         try:
             used_s += sum(child.cpu_times()[:2])
         except psutil.NoSuchProcess:
             used_s += 1.0  # it ended just now: a change
-    return state, used_s
+    return {"state": state, "child_s": used_s}
 
 
 def place(record: dict[str, Any]) -> str:
@@ -309,10 +278,6 @@ def behind(records: Records, waited_for: int | None = None) -> tuple[int, str] |
 def start_witness(folder: Path, pids: dict[int, int]) -> None:
     """Starts the helper of this host: a process in a session of its own that outlives the ranks, and ends with them."""
     arguments = [str(folder), *(f"{rank}:{pid}" for rank, pid in pids.items())]
-    subprocess.Popen(
-        [sys.executable, "-S", "-E", str(Path(__file__).with_name("witness.py")), *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    subprocess.Popen([sys.executable, "-S", "-E", str(Path(__file__).with_name("witness.py")), *arguments],
+                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                     start_new_session=True)

@@ -58,14 +58,14 @@ def link_facts(pci_bus_id: str, root: Path = Path("/")) -> dict[str, Any]:
     nvml, gpu = _nvidia(pci_bus_id)
     found: dict[str, Any]
     if gpu is not None:
-        throttle = _ask(nvml, "nvmlDeviceGetCurrentClocksEventReasons", gpu) or 0
         found = {
             "sm_clock_mhz": _ask(nvml, "nvmlDeviceGetClockInfo", gpu, nvml.NVML_CLOCK_SM),
             "memory_clock_mhz": _ask(nvml, "nvmlDeviceGetClockInfo", gpu, nvml.NVML_CLOCK_MEM),
             "pcie_generation": _ask(nvml, "nvmlDeviceGetCurrPcieLinkGeneration", gpu),
-            "pcie_width": _ask(nvml, "nvmlDeviceGetCurrPcieLinkWidth", gpu),
-            "throttle": [name for name in THROTTLES if throttle & getattr(nvml, f"nvmlClocksEventReason{name}", 0)],
-        }
+            "pcie_width": _ask(nvml, "nvmlDeviceGetCurrPcieLinkWidth", gpu)}
+        if (throttle := _ask(nvml, "nvmlDeviceGetCurrentClocksEventReasons", gpu)) is not None:
+            reasons = {name: getattr(nvml, f"nvmlClocksEventReason{name}", 0) for name in THROTTLES}
+            found["throttle"] = [name for name, bit in reasons.items() if throttle & bit]
     else:
         files = {"sm_clock_mhz": "pp_dpm_sclk", "memory_clock_mhz": "pp_dpm_mclk"}
         levels = {name: attribute(pci_bus_id, file, root) for name, file in files.items()}
@@ -92,12 +92,8 @@ def nvidia_gpu(bus_id: str) -> dict[str, Any]:
         switch = _ask(nvml, "nvmlDeviceGetNvLinkRemoteDeviceType", gpu, link) == nvml.NVML_NVLINK_DEVICE_TYPE_SWITCH
         to = "switch" if switch else _bus_id(remote.busId) if remote else None
         nvlinks.append({"up": up == nvml.NVML_FEATURE_ENABLED, "to": to})
-    return {
-        "name": _ask(nvml, "nvmlDeviceGetName", gpu),
-        "memory_bytes": memory and memory.total,
-        "bar_bytes": bar1 and bar1.bar1Total,
-        "nvlinks": nvlinks,
-    }
+    return {"name": _ask(nvml, "nvmlDeviceGetName", gpu), "memory_bytes": memory and memory.total,
+            "bar_bytes": bar1 and bar1.bar1Total, "nvlinks": nvlinks}
 
 
 def driver_on_peers(reader: str, owner: str) -> str:

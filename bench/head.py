@@ -10,11 +10,11 @@ import numpy as np
 from bench import VERSION, environment
 from bench.diagnosis import summary
 from bench.doctor import examine_world
+from bench.gpu_state import link_facts
 from bench.measure import Bench, measure_link, run, times_us
 from bench.subject import Subject, empty_subject
 from bench.topology import said
 from collectives import library_gpu
-from collectives.communicator import Communicator
 from collectives.library import library_name
 from collectives.operation import Unsupported, World
 from reports.result import Planned, Run
@@ -36,53 +36,40 @@ def link_ceilings(bench: Bench, links: dict[int, dict[str, Subject]]) -> dict[st
     found = measure_link(bench, links[size], size, -1)
     if found is None:
         return {}
-    a_us = {"copy_in": found.copy_in_us, "peer_read": found.peer_read_us, "memory": found.memory_us}
+    a_us = {"copy_in": found.copy_in_us, "push": found.push_us, "peer_read": found.peer_read_us,
+            "memory": found.memory_us}
     rates = {f"{part}_gb_s": size / time_us / 1e3 for part, time_us in a_us.items() if time_us}
     trip = {"round_trip_ns": max(found.link_rtt_ns)} if found.link_rtt_ns else {}
     return {"size_bytes": size, "overhead_us": overhead_us, **rates, **trip}
 
 
-def crowding(communicator: Communicator, crowded: bool, cpus: list[int]) -> list[str]:
-    """A sentence where ranks outnumber cores."""
-    cores = {cpu for mine in communicator.all_gather(cpus) for cpu in mine}
-    sentence = f"{communicator.size} ranks share {len(cores)} cores: they take turns, and times are the scheduler's."
-    return [sentence] if crowded else []
-
-
-def describe(
-    command: str,
-    options: Namespace,
-    bench: Bench,
-    planned: list[Planned],
-    link: dict[str, float],
-    cpus: list[int],
-    notes: Sequence[str],
-) -> Run:
+def describe(command: str, options: Namespace, bench: Bench, planned: list[Planned], link: dict[str, float],
+             cpus: list[int], notes: Sequence[str]) -> Run:
     """The head of the run; `notes` are sentences that only the caller knows."""
     world = bench.world
     communicator, device = world.communicator, world.device
     facts = environment.describe(compiler=device.compiler, with_hostname=options.with_hostname)
     facts["mpi.thread_level"] = {"value": communicator.thread_level, "source": "MPI_Query_thread", "status": "ok"}
     rank: dict[str, Any] = {"rank": communicator.rank, "device": device.name, "arch": device.arch, "cpus": cpus}
-    ranks = communicator.all_gather(rank | {"numa": environment.numa_node(cpus[0])} | device.facts)
+    bus_id = device.facts.get("pci_bus_id")
+    state = {"throttle": link_facts(bus_id).get("throttle")} if bus_id else {}
+    ranks = communicator.all_gather(rank | {"numa": environment.numa_node(cpus[0])} | device.facts | state)
     facts |= environment.gpu_facts(ranks)
+    here = communicator.node_gather((communicator.rank, cpus))
+    facts["cpu.smt_siblings"] = environment.siblings({cpu for _, of_rank in here for cpu in of_rank})
     found = [preflight(world)]
+    if options.slowed_percent:
+        found.insert(0, f"Slowed on purpose: our kernels take {options.slowed_percent:g} % longer than they need.")
     if not device.clock_shared and "overhead_us" in link:
         steps_us = device.facts["event_resolution_us"]
-        found.append(
-            f"Each time has {link['overhead_us']:.2f} us in it that an empty launch takes; events are "
-            f"{'of unknown resolution' if steps_us is None else f'at least {steps_us:g} us apart'}."
-        )
+        apart = "of unknown resolution" if steps_us is None else f"at least {steps_us:g} us apart"
+        empty = f"Each time has {link['overhead_us']:.2f} us in it that an empty launch takes"
+        found.append(f"{empty}; events are {apart}.")
     library = library_name(world)
     world_facts = {
-        "size": communicator.size,
-        "hosts": communicator.hosts,
-        "ranks": ranks,
-        "mpi_library": communicator.library,
-        "mpi_thread_level": communicator.thread_level,
-        "dispatch": options.dispatch,
-        "device_asked": options.device,
-    }
+        "size": communicator.size, "hosts": communicator.hosts, "ranks": ranks, "mpi_library": communicator.library,
+        "mpi_thread_level": communicator.thread_level, "dispatch": options.dispatch, "device_asked": options.device,
+        "slowed_percent": options.slowed_percent}
     if device.name != "cpu":
         gpus = examine_world(world)
         used = library_gpu.describe(world)
@@ -92,21 +79,12 @@ def describe(
         world_facts |= {"launch": "graph" if world.graph else "stream", "gpus": gpus, "library": used}
         found += [*summary(gpus), *used["notes"], *transport(used)]
     return Run(
-        run_id=bench.flight.run_id,
-        benchmark=command,
-        version=VERSION,
-        argv=environment.scrub_argv(sys.argv[1:]),
-        seed=options.seed,
-        machine_id=environment.machine_id(facts),
-        software_id=environment.software_id(facts, library, device.compiler),
-        environment=facts,
-        memory={} if isinstance(world.peers, Unsupported) else world.peers.types,
-        link=link,
-        clock_shared=bench.clock_shared,
-        cases=planned,
-        notes=[*found, *notes, *environment.threats(facts)],
-        world=world_facts,
-    )
+        run_id=bench.flight.run_id, benchmark=command, version=VERSION, argv=environment.scrub_argv(sys.argv[1:]),
+        seed=options.seed, machine_id=environment.machine_id(facts),
+        software_id=environment.software_id(facts, library, device.compiler), environment=facts,
+        memory={} if isinstance(world.peers, Unsupported) else world.peers.types, link=link,
+        clock_shared=bench.clock_shared, cases=planned, world=world_facts,
+        notes=[*found, *notes, *environment.threats(facts, here)])
 
 
 def transport(used: dict[str, Any]) -> list[str]:
@@ -120,10 +98,7 @@ def preflight(world: World) -> str:
     peers = world.peers
     if isinstance(peers, Unsupported):
         return f"Peer memory is not mapped: {peers.reason}."
-    how = {
-        "mapped": "mapped",
-        "host_staged": "host_staged, through the host",
-        "same_device": "same_device: ranks share a GPU, and no time here is that of a wire",
-    }[peers.kind]
+    how = {"mapped": "mapped", "host_staged": "host_staged, through the host",
+           "same_device": "same_device: ranks share a GPU, and no time here is that of a wire"}[peers.kind]
     why = f" Better was refused: {'; '.join(peers.refusals)}." if peers.refusals else ""
     return f"Peer memory is {how} ({peers.types['data']}) and was probed byte by byte in every direction.{why}"

@@ -25,6 +25,7 @@ SHARED_PING_PONGS = 4  # ranks that share a GPU take turns on it, milliseconds e
 PILOT_S = 0.02
 LONGEST_BLOCK_S = 0.1  # a stop is looked for between blocks
 MOST_WARMUP = 50
+Stamps = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass
@@ -49,34 +50,22 @@ def make_bench(world: World, flight: Flight, checks: int, warmup: int | None, di
     if isinstance(world.peers, Unsupported):
         with world.communicator.together(DeviceError):  # which it raises on all ranks or on none
             barrier = library.barrier(world)
-        return Bench(world, flight, checks, warmup, dispatch, False, barrier)
+        return Bench(world, flight, checks, warmup, dispatch, world.clock_shared, barrier)
     with world.communicator.together(DeviceError):
         trip_ns = world.device.private(8)
         kernels = world.device.compile("link_probe", {"WORLD": str(world.communicator.size)})
         meet = Step(kernels.kernel("meet"), world.peers.arguments(0, 0, 0, 0))
         trips = SHARED_PING_PONGS if world.peers.kind == "same_device" else PING_PONGS
         ping_pong = Step(kernels.kernel("flag_ping_pong"), world.peers.arguments(0, trip_ns.address, trips, 0))
-    return Bench(world, flight, checks, warmup, dispatch, world.device.clock_shared, meet, ping_pong, trip_ns)
+    return Bench(world, flight, checks, warmup, dispatch, world.clock_shared, meet, ping_pong, trip_ns)
 
 
-def run(
-    bench: Bench, subject: Subject, warmup: int, iterations: int, checks: int
-) -> np.ndarray[Any, np.dtype[np.int64]]:
+def run(bench: Bench, subject: Subject, warmup: int, iterations: int, checks: int) -> Stamps:
     """Runs iterations and returns their stamps in ns, [iterations, 4]: arrived, left, began to consume, done."""
-    plan = Plan(
-        subject.prepare,
-        bench.meet,
-        subject.operation.step,
-        subject.consume,
-        subject.check,
-        warmup + checks,
-        iterations,
-        checks,
-        subject.calls,
-        bench.world.graph,
-    )
+    plan = Plan(subject.prepare, bench.meet, subject.operation.step, subject.consume, subject.check, warmup + checks,
+                iterations, checks, subject.calls, bench.world.graph, subject.late)
     start = time.perf_counter()
-    if bench.dispatch == "python":
+    if subject.from_python or bench.dispatch == "python":
         stamps = run_from_python(bench, subject, plan)
     else:
         stamps = bench.world.device.run(plan, bench.flight.watch)
@@ -86,10 +75,11 @@ def run(
     return stamps
 
 
-def run_from_python(bench: Bench, subject: Subject, plan: Plan) -> np.ndarray[Any, np.dtype[np.int64]]:
+def run_from_python(bench: Bench, subject: Subject, plan: Plan) -> Stamps:
     """The timed loop as a Python caller pays for it: mpi4py's call for the library, a ctypes call for ours."""
     call = bench.world.device.caller
     prepare, meet, consume, check = map(call, (plan.prepare, plan.meet, plan.consume, plan.check))
+    come_late = call(plan.late) if plan.late else lambda: None
     stamps = np.zeros((plan.iterations, 4), np.int64)
     for i in range(plan.warmup + plan.iterations + plan.checks):
         if bench.flight.watch.stop:
@@ -111,6 +101,7 @@ def run_from_python(bench: Bench, subject: Subject, plan: Plan) -> np.ndarray[An
                 consume()
             t[1] = time.monotonic_ns()
         else:
+            come_late()
             t[0] = time.monotonic_ns()
             subject.operation.call()
             t[1] = t[2] = time.monotonic_ns()
@@ -133,21 +124,20 @@ def round_trip_ns(bench: Bench) -> float | None:
     return float(bench.trip_ns.read().view(np.uint64)[0])
 
 
-def times_us(stamps: list[np.ndarray[Any, Any]], clock_shared: bool) -> dict[str, np.ndarray[Any, Any]]:
+def times_us(stamps: list[np.ndarray[Any, Any]], clock_shared: bool,
+             subject: Subject | None = None) -> dict[str, np.ndarray[Any, Any]]:
     """From all ranks' stamps: the time of each iteration (last exit minus last arrival where the ranks share a clock,
-    else the slowest rank's own), of what follows, the arrival skew, and each rank's time, [rank, iteration]."""
-    all_ns = np.stack(stamps).astype(np.float64)
+    else the slowest rank's own), of what follows, the arrival skew, and each rank's time, [rank, iteration]. Of the
+    ranks of `subject` alone, and from the arrival of its movers on: one that has no part may come when all is done."""
+    ranks = subject.ranks if subject and subject.ranks else tuple(range(len(stamps)))
+    movers = subject.movers if subject and subject.movers else ranks
+    all_ns = np.stack([stamps[rank] for rank in ranks]).astype(np.float64)
     arrived, left, begun, done = np.moveaxis(all_ns, 2, 0)
-    start = arrived.max(axis=0) if clock_shared else arrived
+    start = arrived[[ranks.index(rank) for rank in movers]].max(axis=0) if clock_shared else arrived
     each = left - start
     skew = arrived.max(axis=0) - arrived.min(axis=0) if clock_shared else np.full(arrived.shape[1], np.nan)
-    return {
-        "time": each.max(axis=0) / 1e3,
-        "after": (done - begun).max(axis=0) / 1e3,
-        "skew": skew / 1e3,
-        "each": each / 1e3,
-        "after_each": (done - begun) / 1e3,
-    }
+    return {"time": each.max(axis=0) / 1e3, "after": (done - begun).max(axis=0) / 1e3, "skew": skew / 1e3,
+            "each": each / 1e3, "after_each": (done - begun) / 1e3}
 
 
 def pilot(bench: Bench, subject: Subject) -> None:
@@ -161,7 +151,7 @@ def pilot(bench: Bench, subject: Subject) -> None:
         elapsed_s = (time.perf_counter() - start) / (1 + count)
         found = None
         if (everyone := mpi.gather(stamps)) is not None:
-            warmup = warmup_length(times_us(everyone, bench.clock_shared)["time"])
+            warmup = warmup_length(times_us(everyone, bench.clock_shared, subject)["time"])
             more = int(min(100, PILOT_S / elapsed_s)) if count == 1 else 0
             found = (elapsed_s, warmup, more if more >= 3 else 0)
         subject.iteration_s, warmup, count = mpi.broadcast(found)
@@ -169,23 +159,28 @@ def pilot(bench: Bench, subject: Subject) -> None:
 
 
 def fewest_iterations(subject: Subject) -> int:
-    """Of a block: a median wants three, a chain is 160 calls by itself."""
-    return 1 if subject.calls else 3
+    """Of a block: a median wants three; a chain is 160 calls by itself, and some sizes take as long as a block may."""
+    return 1 if subject.calls or subject.iteration_s > LONGEST_BLOCK_S else 3
 
 
 def block_cost_s(bench: Bench, subject: Subject, block_s: float) -> float:
     """What a block of about `block_s` timed seconds takes in all."""
-    return 0.001 + subject.iteration_s * (
-        max(fewest_iterations(subject), block_s / subject.iteration_s) + subject.warmup + 2 * bench.checks
-    )
+    timed = max(fewest_iterations(subject), block_s / subject.iteration_s)
+    return 0.001 + subject.iteration_s * (timed + subject.warmup + 2 * bench.checks)
 
 
-def plan_blocks(bench: Bench, subjects: list[Subject], budget_s: float, rounds: int) -> None:
-    """Makes blocks as long as so many rounds over all subjects allow within the budget."""
+def plan_blocks(bench: Bench, subjects: list[Subject], budget_s: float, rounds: int, asked: int) -> None:
+    """Makes blocks as long as so many rounds over all subjects allow within the budget, or, where so many iterations
+    were asked for, as it takes to make them."""
     lengths = np.geomspace(LONGEST_BLOCK_S, 2e-4, 40)
-    fitting = [s for s in lengths if rounds * sum(block_cost_s(bench, subject, s) for subject in subjects) <= budget_s]
+
+    def costs_s(length_s: float) -> float:
+        return rounds * sum(block_cost_s(bench, subject, length_s) / subject.every for subject in subjects)
+
+    fitting = [s for s in lengths if costs_s(s) <= budget_s]
     for subject in subjects:
-        subject.iterations = max(fewest_iterations(subject), int((fitting or [lengths[-1]])[0] / subject.iteration_s))
+        fit, most = (int(s / subject.iteration_s) for s in ((fitting or [lengths[-1]])[0], LONGEST_BLOCK_S))
+        subject.iterations = min(-(-asked // rounds), max(1, most)) if asked else max(fewest_iterations(subject), fit)
 
 
 def measure_block(bench: Bench, subject: Subject, block: int) -> tuple[Block, np.ndarray[Any, Any]] | None:
@@ -196,12 +191,12 @@ def measure_block(bench: Bench, subject: Subject, block: int) -> tuple[Block, np
     """
     bench.flight.note("timed loop", case=subject.number, block=block, text=subject.text)
     measured_before_s = bench.measuring_s
-    assert subject.wrong is not None
-    subject.wrong.write(np.zeros(1, np.uint64))
+    if subject.wrong is not None:
+        subject.wrong.write(np.zeros(1, np.uint64))
     before = round_trip_ns(bench)
     stamps = run(bench, subject, subject.warmup, subject.iterations, bench.checks)
     after = round_trip_ns(bench)
-    wrong = int(subject.wrong.read().view(np.uint64)[0]) if bench.checks else None
+    wrong = int(subject.wrong.read().view(np.uint64)[0]) if bench.checks and subject.wrong is not None else None
     failures = bench.world.communicator.all_gather(subject.operation.failure())
     for rank, failure in enumerate(failures):
         if failure:
@@ -221,42 +216,29 @@ def measure_block(bench: Bench, subject: Subject, block: int) -> tuple[Block, np
 RankBlock = tuple[np.ndarray[Any, Any], int | None, float | None, float | None, dict[str, Any] | None]
 
 
-def summary(
-    subject: Subject, block: int, ranks: Sequence[RankBlock], clock_shared: bool, measure_s: float
-) -> tuple[Block, np.ndarray[Any, Any]]:
+def summary(subject: Subject, block: int, ranks: Sequence[RankBlock], clock_shared: bool,
+            measure_s: float) -> tuple[Block, np.ndarray[Any, Any]]:
     """A block's record and samples from what all ranks say of it."""
     stamps, wrong, befores, afters, gpus = zip(*ranks, strict=True)
-    t = times_us(list(stamps), clock_shared)
+    t = times_us(list(stamps), clock_shared, subject)
     chained = subject.calls > 0
-    per = max(1, subject.calls)
+    per = max(1, subject.calls) / subject.scale
     time_us, after_us = t["time"] / per, t["after"] / per
     total_us = time_us if chained else time_us + after_us
     trips = [trip for trip in (*befores, *afters) if trip]  # 0: a rank without a partner
     record = Block(
-        case=subject.number,
-        block=block,
-        round=block,
-        n=len(time_us),
-        time_us=float(np.median(time_us)),
-        mean_us=float(time_us.mean()),
+        case=subject.number, block=block, round=block, n=len(time_us), time_us=float(np.median(time_us)),
+        mean_us=float(time_us.mean()), total_us=float(np.median(total_us)),
         consume_us=None if chained else float(np.median(after_us)),
-        total_us=float(np.median(total_us)),
-        arrival_skew_us=float(np.median(t["skew"])) if clock_shared else None,
         chain_only_us=float(np.median(after_us)) if chained else None,
+        arrival_skew_us=float(np.median(t["skew"])) if clock_shared else None,
         link_rtt_ns=(max(befores), max(afters)) if trips else None,
-        n_wrong=None if None in wrong else sum(wrong),
-        measure_s=measure_s,
-        gpus=[gpu for gpu in gpus if gpu] or None,
-    )
+        n_wrong=None if None in wrong else sum(wrong), measure_s=measure_s, gpus=[gpu for gpu in gpus if gpu] or None)
     n_ranks, n = t["each"].shape
     consume = np.full((n_ranks, n), np.nan) if chained else t["after_each"]
-    columns = [
-        np.full(n_ranks * n, block),
-        np.repeat(np.arange(n_ranks), n),
-        t["each"].ravel() / per,
-        consume.ravel(),
-        np.tile(t["skew"], n_ranks),
-    ]
+    ranks_of_rows = np.repeat(subject.ranks or np.arange(n_ranks), n)
+    columns = [np.full(n_ranks * n, block), ranks_of_rows, t["each"].ravel() / per, consume.ravel(),
+               np.tile(t["skew"], n_ranks)]
     return record, np.stack(columns, axis=1).astype(np.float32)
 
 

@@ -6,21 +6,25 @@ from typing import Any
 
 from bench import verify
 from bench.sweep import CHAIN_CALLS
-from collectives.collective import Array, Datatype
+from collectives.collective import Array, Collective, Datatype, Shape
 from collectives.operation import (
+    Arguments,
     Case,
-    Device,
     Gate,
     Memory,
     Operation,
     Pattern,
     Step,
-    Unsupported,
     Watch,
     World,
     plain_arguments,
 )
+from collectives.peer_buffer import PeerBuffer
 from reports.result import Planned
+
+# By whether a rank's send buffer, and its receive buffer, holds a segment for each rank.
+CHAIN_LINKS = {(False, False): "chain_link", (False, True): "chain_link_gathered",
+               (True, False): "chain_link_scattered", (True, True): "chain_link_exchanged"}
 
 
 @dataclass
@@ -31,9 +35,14 @@ class Buffers:
     receive: Memory
     seed: int
 
-    def case(self, size_bytes: int, datatype: Datatype, redop: str, in_place: bool, variant: str) -> Case:
+    def case(self, collective: Collective, shape: Shape, count: int, datatype: Datatype, redop: str, in_place: bool,
+             variant: str, rank: int) -> Case:
+        """In place one buffer lies within the other, where the rank's own segment has its place."""
         send, receive = self.send.address, self.receive.address
-        return Case(size_bytes, datatype, redop, receive if in_place else send, receive, variant)
+        if in_place:
+            own = receive + (rank * count * datatype.size_bytes if collective.cut else 0)
+            send, receive = receive if collective.sends_all else own, receive if collective.receives_all else own
+        return Case(collective, count, datatype, redop, send, receive, in_place, variant, shape)
 
 
 @dataclass
@@ -47,29 +56,33 @@ class Subject:
     consume: Step
     check: Step
     wrong: Memory | None = None  # where the check counts
+    late: Step | None = None  # on the rank that comes late, before it is stamped
     calls: int = 0  # of a chain; 0: isolated
-    scale: float = 1.0  # from what is timed of a link's part to the whole of it
+    scale: float = 1.0  # from what is timed of a link's part to the whole of it, or to one of many
+    from_python: bool = False  # called and stamped by Python, whatever the run's others are
+    ranks: tuple[int, ...] = ()  # whose times count, and with whose arrival a time begins; none: everyone's
+    movers: tuple[int, ...] = ()
+    every: int = 1  # takes part in each so manieth round
     iteration_s: float = 0.0
     warmup: int = 1
     iterations: int = 1
     keep: list[Any] = field(default_factory=list)  # what the steps point into
 
 
-def on_device(device: Device, array: Array) -> Memory:
+def on_device(world: World, array: Array) -> Memory:
     """The array's bytes in the device's memory."""
-    memory = device.private(array.nbytes)
+    memory = world.device.private(array.nbytes)
     memory.write(array)
     return memory
 
 
-def pattern_of(
-    datatype: Datatype, address: int, size_bytes: int, table: Memory, wrong: Memory, watch: Watch
-) -> Pattern:
-    """A buffer that holds a repeated table, shifted by the iteration; the caller keeps `table` and `wrong`."""
-    table_bytes, at = verify.REPEATS * verify.PERIOD * datatype.size_bytes, ctypes.addressof(watch)
-    return Pattern(
-        address, table.address, size_bytes, table_bytes, verify.PERIOD, datatype.size_bytes, wrong.address, at
-    )
+def pattern_of(datatype: Datatype, address: int, segments: int, segment_bytes: int, tables: Memory, wrong: Memory,
+               watch: Watch, repeats: int = verify.REPEATS) -> Pattern:
+    """A buffer whose segments each hold a repeated table, shifted by the iteration; the caller keeps `tables` and
+    `wrong`."""
+    table_bytes, at = repeats * verify.PERIOD * datatype.size_bytes, ctypes.addressof(watch)
+    return Pattern(address, tables.address, segments, segment_bytes, table_bytes, verify.PERIOD, datatype.size_bytes,
+                   wrong.address, at)
 
 
 def nothing(world: World, watch: Watch) -> Step:
@@ -78,37 +91,68 @@ def nothing(world: World, watch: Watch) -> Step:
     return Step(world.device.compile("timed_loop", {}).kernel("nothing"), gate)
 
 
-def subject_of(
-    world: World, watch: Watch, buffers: Buffers, number: int, planned: Planned, case: Case, operation: Operation
-) -> Subject:
+def late_rank(collective: Collective, shape: Shape, ranks: int) -> int | None:
+    """The rank that a shape makes late: the last one that gets anything; None where none is."""
+    if not shape.get("arrival_skew_us"):
+        return None
+    return max(rank for rank in range(ranks) if collective.receives(shape, rank, ranks))
+
+
+def come_late(world: World, late_us: float) -> Step:
+    """A launch that lasts so long and does nothing."""
+    yields = isinstance(world.peers, PeerBuffer) and world.peers.yields
+    arguments = Arguments(timeout_ns=round(1e3 * late_us), yields=yields)
+    return Step(world.device.compile("timed_loop", {}).kernel("come_late"), arguments)
+
+
+def subject_of(world: World, watch: Watch, buffers: Buffers, number: int, planned: Planned, case: Case,
+               operation: Operation) -> Subject:
     """The steps of a case: write the send buffer, [the operation,] read the result or make the next send buffer."""
-    device, rank, ranks, seed = world.device, world.communicator.rank, world.communicator.size, buffers.seed
-    datatype, redop = case.datatype, case.redop
+    rank, ranks = world.communicator.rank, world.communicator.size
+    what, datatype, redop = case.collective, case.datatype, case.redop
     chained = planned.mode == "chained"
+    drawn = what, datatype, redop, ranks, buffers.seed
     if chained:
-        values = verify.chain_table(datatype, redop, rank, ranks, seed)
-        result = verify.chain_expected(datatype, redop, rank, ranks, seed, case.in_place)
+        values = verify.chain_sent(*drawn)
+        result = verify.chain_received(what, case.shape, *drawn[1:], case.in_place, CHAIN_CALLS)
     else:
-        values = verify.rank_table(datatype, redop, rank, seed)
-        result = verify.expected_table(datatype, redop, ranks, seed)
-    table, right = (on_device(device, verify.repeated(t)) for t in (datatype.encode(values), result))
+        values, result = verify.sent(*drawn), verify.received(what, case.shape, *drawn[1:])
+    receives = what.segments(ranks)[1] * what.receives(case.shape, rank, ranks)
+    tables = datatype.encode(values)[rank], result[rank][:receives]
+    read = case.count if chained else receives * case.count
+    consume = plain_arguments(rank, case.send, case.receive, read, watch)
+    link = CHAIN_LINKS[what.sends_all, what.receives_all] if chained else "read_own"
+    subject = subject_with(world, watch, number, planned, case, operation, tables, link, consume)
+    subject.keep.append(buffers)
+    return subject
+
+
+def subject_with(world: World, watch: Watch, number: int, planned: Planned, case: Case, operation: Operation,
+                 tables: tuple[Array, Array], link: str, consume: Arguments, repeats: int = verify.REPEATS) -> Subject:
+    """The steps of a case from one period of what each segment, or row, of the send and of the receive buffer has to
+    hold, (segments, 31) as stored; `link` is the entry of link_probe.cu that comes after it, with its argument."""
+    device, datatype = world.device, case.datatype
+    sent, right = (on_device(world, verify.repeated(table, repeats)) for table in tables)
     wrong = device.private(8)
-    macros = {"WORLD": str(min(ranks, 8)), "ELEMENT": datatype.element, "REDOP": redop.capitalize()}
-    after = device.compile("link_probe", macros).kernel("chain_link" if chained else "read_own")
-    loop, blocks = device.compile("timed_loop", {}), device.blocks_for(case.size_bytes)
-    sent = pattern_of(datatype, case.send, case.size_bytes, table, wrong, watch)
-    got = pattern_of(datatype, case.receive, case.size_bytes, right, wrong, watch)
+    # What is moved and not reduced, a chain passes on as it is; that is what it does with a maximum.
+    macros = {"WORLD": str(min(world.communicator.size, 8)), "ELEMENT": datatype.element,
+              "REDOP": case.redop.capitalize() if case.collective.reduces else "Max"}
+    if not planned.library:  # whose cases are never slowed
+        macros |= world.macros
+    after, loop = device.compile("link_probe", macros).kernel(link), device.compile("timed_loop", {})
+    blocks = device.blocks_for(max(map(len, tables)) * case.segment_bytes)
+    patterns = [pattern_of(datatype, address, len(table), case.segment_bytes, memory, wrong, watch, repeats)
+                for address, table, memory in zip((case.send, case.receive), tables, (sent, right), strict=True)]
+    late = late_rank(case.collective, case.shape, world.communicator.size)
+    is_late = world.communicator.rank == late
     return Subject(
-        number,
-        f"{planned.algorithm} {planned.size_bytes} B {planned.mode}",
-        prepare=Step(loop.kernel("write_pattern"), sent, blocks),
-        operation=operation,
-        consume=Step(after, plain_arguments(rank, case.send, case.receive, case.count, watch), blocks),
-        check=Step(loop.kernel("count_wrong"), got, blocks),
-        wrong=wrong,
-        calls=CHAIN_CALLS if chained else 0,
-        keep=[table, right],
-    )
+        number, f"{planned.algorithm} {planned.size_bytes} B {planned.mode}",
+        prepare=Step(loop.kernel("write_pattern"), patterns[0], blocks), operation=operation,
+        consume=Step(after, consume, blocks), check=Step(loop.kernel("count_wrong"), patterns[1], blocks),
+        wrong=wrong, late=come_late(world, case.shape["arrival_skew_us"]) if is_late else None,
+        calls=planned.calls if planned.mode == "chained" else 0,
+        # Of stamps that cannot be compared only those of the late rank are without the others' waiting.
+        ranks=() if late is None or world.clock_shared else (late,), keep=[sent, right])
 
 
 def empty_subject(world: World, watch: Watch) -> Subject:
@@ -118,13 +162,14 @@ def empty_subject(world: World, watch: Watch) -> Subject:
 
 
 def link_subjects(world: World, watch: Watch, buffers: Buffers, size_bytes: int) -> dict[str, Subject]:
-    """The parts of the link at one size: copy into peer memory, read what a peer just wrote, copy through memory.
+    """The parts of the link at one size: copy into a slab, read what a peer just wrote, copy through memory; between
+    GPUs also store into a peer's slab, which on a CPU is as near as one's own.
 
     As in an all-reduce, what is stored into has last been read by the peer, what is read has last been stored by it,
     and the caches also hold a send and a receive buffer. Beyond two chunks the slots would be stored into again before
     anybody has read them, so two chunks are timed and the rest is scaled.
     """
-    assert not isinstance(world.peers, Unsupported)
+    assert isinstance(world.peers, PeerBuffer)
     device, whole = world.device, size_bytes // 4 * 4
     chunk_bytes = device.most_chunk_bytes
     kernels = device.compile("link_probe", {"WORLD": str(world.communicator.size)})
@@ -132,25 +177,18 @@ def link_subjects(world: World, watch: Watch, buffers: Buffers, size_bytes: int)
     through_slab = min(whole, 2 * chunk_bytes)
     slab = world.peers.arguments(send, receive, through_slab // 4, chunk_bytes)
     blocks = device.blocks_for(chunk_bytes)
-    copy_in, read_peer, buffers_used = (
-        Step(kernels.kernel(name), slab, blocks) for name in ("copy_in", "read_peer", "copy_local")
-    )
+    copy_in, read_peer, buffers_used = (Step(kernels.kernel(name), slab, blocks)
+                                        for name in ("copy_in", "read_peer", "copy_local"))
     arguments = world.peers.arguments(send, receive, whole // 4, chunk_bytes)
     copy_local, idle = Step(kernels.kernel("copy_local"), arguments, device.blocks_for(whole)), nothing(world, watch)
 
     def part(timed: Step, prepare: Step, consume: Step, timed_bytes: int) -> Subject:
-        return Subject(
-            -1,
-            f"link {timed.kernel.name} {size_bytes} B",
-            prepare,
-            Operation(timed, device.caller(timed)),
-            consume,
-            idle,
-            scale=size_bytes / timed_bytes,
-        )
+        return Subject(-1, f"link {timed.kernel.name} {size_bytes} B", prepare, Operation(timed, device.caller(timed)),
+                       consume, idle, scale=size_bytes / timed_bytes, keep=[buffers])
 
-    return {
-        "copy_in_us": part(copy_in, read_peer, buffers_used, through_slab),
-        "peer_read_us": part(read_peer, copy_in, buffers_used, through_slab),
-        "memory_us": part(copy_local, idle, idle, whole),
-    }
+    parts = {"copy_in_us": part(copy_in, read_peer, buffers_used, through_slab),
+             "peer_read_us": part(read_peer, copy_in, buffers_used, through_slab),
+             "memory_us": part(copy_local, idle, idle, whole)}
+    if device.name != "cpu":
+        parts["push_us"] = part(Step(kernels.kernel("push_out"), slab, blocks), idle, buffers_used, through_slab)
+    return parts

@@ -1,23 +1,24 @@
 """The axes of a run: which sizes, algorithms and modes, and in which order."""
 
 import random
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
 CHAIN_CALLS = 160  # all-reduces of one token of a 70B model: 80 layers, two each
+CHAIN_ROUND_TRIPS = 58  # of one token of DeepSeek-V3: its layers with experts
 MOST_CHAINED_BYTES = 512 << 10
 
 
 def sizes(smallest: int, largest: int, factor: int, element_bytes: int) -> list[int]:
-    """From `smallest` to `largest` bytes, times `factor`; each cut down to whole elements."""
+    """From `smallest` to `largest` bytes, times `factor`; from 0 on to one element."""
     found = []
     size = smallest
     while size <= largest:
-        found.append(size // element_bytes * element_bytes)
+        found.append(size)
         size = size * factor or element_bytes
-    return list(dict.fromkeys(found))
+    return found
 
 
 def modes(mode: str | None, size_bytes: int) -> list[str]:
@@ -27,8 +28,19 @@ def modes(mode: str | None, size_bytes: int) -> list[str]:
     return ["isolated", "chained"] if mode == "both" or size_bytes <= MOST_CHAINED_BYTES else ["isolated"]
 
 
-def reason_against(mode: str, redop: str) -> str | None:
-    """Why a mode has no meaning for an operation; None where it has."""
+def with_late_ranks(shapes: Sequence[Mapping[str, Any]], skews_us: Sequence[float]) -> list[Mapping[str, Any]]:
+    """Each shape of a collective, and with a rank late by so much; 0 is the shape itself."""
+    return [{**shape, **({"arrival_skew_us": skew_us} if skew_us else {})} for shape in shapes for skew_us in skews_us]
+
+
+def reason_against(mode: str, redop: str, shape: Mapping[str, Any], ranks: int) -> str | None:
+    """Why a mode or a shape has no meaning for an operation or so many ranks; None where it has."""
+    if "arrival_skew_us" in shape and ranks == 1:
+        return "one rank waits for nobody"
+    if mode == "chained" and shape.get("way") in ("dispatch", "combine"):
+        return "a chain goes on from where it ends; round_trip does"
+    if mode == "chained" and shape.get("way") == "one_way":
+        return "one way nothing comes back that the next message could hang on; ping_pong is its chain"
     return "a chain of products leaves every type's range" if mode == "chained" and redop == "prod" else None
 
 

@@ -124,11 +124,8 @@ def narrowest(rates: dict[str, Rate]) -> str:
 
 def through_chipset(bus_ids: list[str], root: Path = Path("/")) -> bool:
     """Whether one of these ports belongs to the chipset, all of whose devices share one link to the CPU."""
-    return any(
-        (attribute(port, "vendor", root) == AMD_CPU and attribute(port, "device", root) in AMD_CHIPSETS)
-        or (attribute(port, "vendor", root) == INTEL and INTEL_CHIPSET_PORT.match(port))
-        for port in bus_ids
-    )
+    return any((attribute(port, "vendor", root) == AMD_CPU and attribute(port, "device", root) in AMD_CHIPSETS)
+               or (attribute(port, "vendor", root) == INTEL and INTEL_CHIPSET_PORT.match(port)) for port in bus_ids)
 
 
 def path_between(a: str, b: str, root: Path = Path("/")) -> tuple[str, list[str]]:
@@ -155,12 +152,10 @@ def _socket(node: str, root: Path) -> str:
 
 
 def redirects(bus_id: str, root: Path = Path("/")) -> bool | None:
-    """Whether ACS at a port sends peers' traffic up to the CPU; None where the kernel shows no more than 64 bytes of
-    its configuration, as it does to all but root."""
-    try:
+    """Whether ACS at a port sends peers' traffic up to the CPU; None where the kernel shows that to root alone."""
+    config = b""
+    with suppress(OSError):
         config = (_device(bus_id, root) / "config").read_bytes()
-    except OSError:
-        return None
     if len(config) < 0x104:
         return None
     at, seen = 0x100, set[int]()

@@ -1,72 +1,120 @@
 """Data that a wrong, doubled, missing or stale contribution cannot match, and the exact result that it must give.
 
-Element i of rank r's send buffer in iteration t is element (i + t) mod 31 of that rank's table, so that what is right
-in one iteration is wrong everywhere in the thirty before and after it. Values are small integers (for products, powers
-of two or small integers) that no type rounds, in any order of summation, for up to eight ranks: results are compared
-bit by bit.
+Element i of a segment of rank r's send buffer in iteration t is element (i + t) mod 31 of that segment's table, so that
+what is right in one iteration is wrong everywhere in the thirty before and after it. Values are small integers (for
+products, powers of two or small integers) that no type rounds, in any order of summation, for up to eight ranks:
+results are compared bit by bit.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
-from collectives.collective import Array, Datatype, all_reduce_reference
+from collectives.collective import Array, Collective, Datatype, Shape, combined
+from collectives.routing import Routes
 
 PERIOD = 31  # a prime that no chunk, segment or pack is a multiple of: data at a wrong offset does not match either
 REPEATS = 64
 
 
-def rank_table(datatype: Datatype, redop: str, rank: int, seed: int) -> Array:
-    """One period of a rank's values, decoded, shape (31,). No two neighbours agree, and none is neutral to the
-    operation."""
+def segment_table(datatype: Datatype, redop: str, rank: int, segment: int, seed: int) -> Array:
+    """One period of what a rank sends in a segment, decoded, shape (31,). No two neighbours agree, and none is neutral
+    to the operation."""
     if redop == "prod":
         choices = [2.0, -2.0, 0.5, -0.5] if datatype.is_float else [2, -2, 3, -3]
-        order = np.random.default_rng([seed, rank])
+        order = np.random.default_rng([seed, rank, segment])
         table = [choices[0], choices[1]]
         while len(table) < PERIOD:
             banned = {table[-1], table[-2]} | ({table[0], table[1]} if len(table) >= PERIOD - 2 else set())
             allowed = [c for c in choices if c not in banned] or [c for c in choices if c != table[-1]]
             table.append(allowed[int(order.integers(len(allowed)))])
     else:
-        table = [1 + ((rank + 1) * i + 7 * rank + seed) % PERIOD for i in range(PERIOD)]
+        table = [1 + ((rank + 1) * i + 7 * rank + 5 * segment + seed) % PERIOD for i in range(PERIOD)]
     return np.array(table, np.float64 if datatype.is_float else np.int64)
 
 
-def expected_table(datatype: Datatype, redop: str, ranks: int, seed: int) -> Array:
-    """One period of the result, stored as the type stores it. A mean is taken in fp32 (fp64) as the kernels do."""
-    inputs = [rank_table(datatype, redop, rank, seed) for rank in range(ranks)]
-    if redop != "avg":
-        return datatype.encode(all_reduce_reference(inputs, redop))
-    total: Array = all_reduce_reference(inputs, "sum")
-    if datatype.name == "float64":
-        return datatype.encode(total * (1.0 / ranks))
-    return datatype.encode(total.astype(np.float32) * (np.float32(1) / np.float32(ranks)))
+def sent(collective: Collective, datatype: Datatype, redop: str, ranks: int, seed: int) -> Array:
+    """One period of what all ranks send, decoded, (ranks, segments, 31)."""
+    return np.array([[segment_table(datatype, redop, rank, segment, seed)
+                      for segment in range(collective.segments(ranks)[0])] for rank in range(ranks)])
 
 
-def repeated(table: Array) -> Array:
-    """The table often enough to be copied from in pieces of REPEATS periods, starting anywhere in the first."""
-    return np.ascontiguousarray(np.tile(table, REPEATS + 1))
+def received(collective: Collective, shape: Shape, datatype: Datatype, redop: str, ranks: int, seed: int) -> Array:
+    """One period of what all ranks get, as the type stores it, (ranks, segments, 31)."""
+    return datatype.encode(_result(collective, shape, datatype, redop, sent(collective, datatype, redop, ranks, seed)))
 
 
-def chain_table(datatype: Datatype, redop: str, rank: int, ranks: int, seed: int) -> Array:
-    """One period of what a rank sends first in a chain: `rank_table`, but that the ranks divide every sum of theirs.
+def _result(collective: Collective, shape: Shape, datatype: Datatype, redop: str, inputs: Array) -> Array:
+    def combine(values: Array) -> Array:
+        """A mean is taken in fp32 (fp64) as the kernels do."""
+        if redop != "avg":
+            return combined(list(values), redop)
+        total = combined(list(values), "sum")
+        if datatype.name == "float64":
+            return total * (1.0 / len(values))
+        return total.astype(np.float32) * (np.float32(1) / np.float32(len(values)))
+
+    return collective.result(inputs, shape, combine)
+
+
+def repeated(table: Array, repeats: int = REPEATS) -> Array:
+    """Each table often enough to be copied from in pieces of so many periods, starting anywhere in the first."""
+    return np.ascontiguousarray(np.tile(table, repeats + 1))
+
+
+def chain_sent(collective: Collective, datatype: Datatype, redop: str, ranks: int, seed: int) -> Array:
+    """What all ranks send first in a chain: `sent`, but that the ranks divide every sum of theirs, and that all get the
+    same ones.
 
     Then the mean that each link of the chain makes is an integer too, and nothing rounds in any number of calls.
     """
-    table = rank_table(datatype, redop, rank, seed)
-    if rank == ranks - 1:
-        total = all_reduce_reference([rank_table(datatype, redop, other, seed) for other in range(ranks)], "sum")
-        table = table + -total % ranks
-    return table
+    tables = sent(collective, datatype, redop, ranks, seed)
+    if collective.reduces:
+        tables[:, 1:] = tables[:, :1]
+        tables[-1] += -tables.sum(axis=0) % ranks
+    return tables
 
 
-def chain_expected(datatype: Datatype, redop: str, rank: int, ranks: int, seed: int, in_place: bool) -> Array:
-    """One period of what a chain leaves in the receive buffer, stored: in every call the first one's result. In place,
-    the last link has made the next send buffer of it, as `chain_link` in link_probe.cu does."""
-    result = all_reduce_reference([chain_table(datatype, redop, r, ranks, seed) for r in range(ranks)], redop)
-    if redop == "sum" and in_place:
-        result = result / ranks + chain_offset(rank, ranks)
+def chain_received(collective: Collective, shape: Shape, datatype: Datatype, redop: str, ranks: int, seed: int,
+                   in_place: bool, calls: int) -> Array:
+    """What a chain of so many calls leaves in all receive buffers, stored. In place, the last link has made the next
+    send buffer of it, as `chain_link` in link_probe.cu does."""
+    tables = chain_sent(collective, datatype, redop, ranks, seed)
+    for _ in range(calls):
+        result = datatype.decode(datatype.encode(_result(collective, shape, datatype, redop, tables)))
+        tables = np.array([linked(collective, redop, got, rank, ranks) for rank, got in enumerate(result)])
+    if in_place and collective.sends_all == collective.receives_all:
+        result = tables
+    elif in_place:  # the segment that both buffers have
+        for rank in range(ranks):
+            result[rank, rank if collective.receives_all else 0] = tables[rank, rank if collective.sends_all else 0]
     return datatype.encode(result)
 
 
-def chain_offset(rank: int, ranks: int) -> int:
-    """What a rank's link adds to the mean, so that ranks go on sending different data; over the ranks it is nothing."""
-    return 0 if ranks == 1 else (rank == 0) - (rank == ranks - 1)
+def row_tables(datatype: Datatype, rows: int, seed: list[int]) -> Array:
+    """One period of what each row holds, decoded, (rows, 31): of many rows hardly two are alike."""
+    drawn = np.random.default_rng(seed).integers(1, PERIOD + 1, (rows, PERIOD))
+    return drawn.astype(np.float64)
+
+
+def combined_rows(routes: Routes, datatype: Datatype, rows: Sequence[Array]) -> Array:
+    """What every token's rows add up to, as stored, (tokens, 31), from those of each rank's experts: a rank's part of
+    a token is rounded to the type before it leaves."""
+    tokens = len(routes.chosen)
+    total = np.zeros((tokens, PERIOD))
+    for rank, given in enumerate(rows):
+        token, choice = routes.rows_of(rank)
+        part = np.zeros((tokens, PERIOD))
+        np.add.at(part, token, routes.weights[token, choice, None].astype(np.float64) * given)
+        total += np.where(routes.home[:, None] == rank, part, datatype.decode(datatype.encode(part)))
+    return datatype.encode(total)
+
+
+def linked(collective: Collective, redop: str, result: Array, rank: int, ranks: int) -> Array:
+    """The next send buffer that a rank makes of its result: segment s of segment s + rank + 1; of a sum the mean, plus
+    an offset, so that ranks go on sending different data; over the ranks it is nothing."""
+    sends, receives = collective.segments(ranks)
+    table = result[[(segment + rank + 1) % receives for segment in range(sends)]]
+    if redop == "sum" and collective.reduces:
+        table = table / ranks + (0 if ranks == 1 else (rank == 0) - (rank == ranks - 1))
+    return table

@@ -5,11 +5,13 @@ it starts in milliseconds, sleeps until a rank ends, and ends when all have. A r
 its record away.
 
 The launcher kills the survivors some two milliseconds after a rank was killed, and the witness may wake later than
-that. It need not be quick: epoll keeps ends in the order in which the kernel saw them, where poll and select would list
-them by number.
+that. It need not be quick: inotify keeps the order in which the ranks' records were closed. That order is the ranks'
+own: a dying process closes its files latest first, so its record before the socket by whose end the launcher knows,
+and before it counts as ended; on a busy machine a survivor has overtaken the victim by then.
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import re
@@ -17,14 +19,19 @@ import select
 import sys
 from pathlib import Path
 
+IN_CLOSE_WRITE = 8
+
 
 def main(folder: Path, pids: dict[int, int]) -> None:
     # A rank that the launcher has bound to a core hands its mask down; there the witness would wait for one that spins.
     with contextlib.suppress(OSError):
         os.sched_setaffinity(0, range(os.sysconf("SC_NPROCESSORS_CONF")))
+    folder.mkdir(parents=True, exist_ok=True)
+    libc = ctypes.CDLL(None)
+    closings = libc.inotify_init1(os.O_NONBLOCK)
+    libc.inotify_add_watch(closings, bytes(folder), IN_CLOSE_WRITE)
     ends = select.epoll()
-    rank_of = {}
-    segments: set[str] = set()
+    rank_of, segments = dict[int, int](), set[str]()
     for rank, pid in pids.items():
         try:
             fd = os.pidfd_open(pid)
@@ -37,24 +44,27 @@ def main(folder: Path, pids: dict[int, int]) -> None:
     while rank_of:
         for fd, _ in ends.poll():
             ends.unregister(fd)
-            claim(folder, rank_of.pop(fd))
+            for rank in [*closed(closings), rank_of.pop(fd)]:
+                claim(folder, rank)
         for rank in rank_of.values():
             with contextlib.suppress(OSError):  # it ends just now
                 segments |= shared_memory(pids[rank])
     clear_up(folder, pids, segments)
 
 
+def closed(closings: int) -> list[int]:
+    """The ranks whose records have been closed since the last call, in order; `closings` is inotify's descriptor."""
+    with contextlib.suppress(BlockingIOError):  # nothing was
+        return [int(rank) for rank in re.findall(rb"rank-(\d+)\0", os.read(closings, 1 << 16))]
+    return []
+
+
 def claim(folder: Path, rank: int) -> None:
     """Writes that this rank ended first, unless it finished or another was before it."""
-    if not (folder / f"rank-{rank}").exists():
-        return
-    try:
-        ended = os.open(folder / "ended", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    except OSError:
-        return
-    with os.fdopen(ended, "w") as file:
-        # Survivors that the launcher spares leave at once.
-        json.dump({"rank": rank, "why": "ended without a word", "by": "witness", "status": 1, "leave_s": 0}, file)
+    if (folder / f"rank-{rank}").exists():
+        with contextlib.suppress(OSError), open(folder / "ended", "x") as file:
+            # Survivors that the launcher spares leave at once.
+            json.dump({"rank": rank, "why": "ended without a word", "by": "witness", "status": 1, "leave_s": 0}, file)
 
 
 def shared_memory(pid: int) -> set[str]:

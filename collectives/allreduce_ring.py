@@ -14,17 +14,12 @@ def _bind(world: World, case: Case) -> Operation | Unsupported:
     return bind_kernel(world, case, "allreduce_ring", "ring", chunk_bytes)
 
 
-def _traffic(ranks: int, size_bytes: int) -> Traffic:
-    segment = size_bytes // ranks
+def _traffic(ranks: int, case: Case) -> Traffic:
+    segment = case.segment_bytes // ranks
     passed_on = [(segment, segment)] * (2 * ranks - 3)
     stages = ((segment, 0), *passed_on, (0, segment)) if ranks > 1 else ()
-    return Traffic(2 * (ranks - 1), stages, size_bytes)
+    return Traffic(2 * (ranks - 1), stages, case.segment_bytes)
 
 
-RING = Algorithm(
-    "ring",
-    "segments go round, summed on the first lap, gathered on the second",
-    _bind,
-    _traffic,
-    pushes=True,
-)
+RING = Algorithm("ring", "segments go round, summed on the first lap, gathered on the second", _bind, _traffic,
+                 pushes=True)

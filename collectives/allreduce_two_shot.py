@@ -1,6 +1,16 @@
 """Two-shot all-reduce: a direct reduce-scatter and a direct all-gather; see kernels/allreduce_two_shot.cu."""
 
-from collectives.operation import Algorithm, Case, Operation, Traffic, Unsupported, World, bind_kernel, chunk_that_fits
+from collectives.operation import (
+    Algorithm,
+    Case,
+    Operation,
+    Traffic,
+    Unsupported,
+    World,
+    bind_kernel,
+    chunk_that_fits,
+    copied_or_registered,
+)
 from collectives.peer_buffer import HALF_BYTES
 
 
@@ -11,15 +21,12 @@ def _bind(world: World, case: Case) -> Operation | Unsupported:
     return bind_kernel(world, case, "allreduce_two_shot", "two_shot", chunk_bytes)
 
 
-def _traffic(ranks: int, size_bytes: int) -> Traffic:
-    own = size_bytes // ranks
-    others = size_bytes - own
-    return Traffic(2, ((others, 0), (own, others), (0, others)) if ranks > 1 else (), size_bytes)
+def _traffic(ranks: int, case: Case) -> Traffic:
+    own = case.segment_bytes // ranks
+    others = case.segment_bytes - own
+    handed_over = () if case.variant == "registered" else ((others, 0),)
+    return Traffic(2, (*handed_over, (own, others), (0, others)) if ranks > 1 else (), case.segment_bytes)
 
 
-TWO_SHOT = Algorithm(
-    "two_shot",
-    "each rank sums one segment of all inputs, then reads the other segments' sums",
-    _bind,
-    _traffic,
-)
+TWO_SHOT = Algorithm("two_shot", "each rank sums one segment of all inputs, then reads the other segments' sums",
+                     _bind, _traffic, copied_or_registered)

@@ -3,20 +3,18 @@
 import ctypes
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 THREAD_LEVELS = ("single", "funneled", "serialized", "multiple")
 # What each launcher tells a process of its rank, looked at before MPI is up.
 RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "MV2_COMM_WORLD_RANK")
-
 LOCAL_SIZE_VARIABLES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
 
 
 class Disagreement(Exception):
-    """Some rank could not go on; all ranks raise this together, with the first such rank's sentence. `types` are the
-    names of what the ranks raised."""
+    """Some rank could not go on; all raise this together, with the first's sentence and the `types` that were met."""
 
     def __init__(self, sentence: str, types: frozenset[str] = frozenset()) -> None:
         super().__init__(sentence)
@@ -51,33 +49,28 @@ class Communicator:
         self.mpi = MPI
         self.world = MPI.COMM_WORLD
         self.rank, self.size = self.world.rank, self.world.size
-        node = self.world.Split_type(MPI.COMM_TYPE_SHARED)
-        self.local_rank = node.rank
-        self.node = node
-        self.hosts = self.world.allreduce(1 if node.rank == 0 else 0)
-        self.thread_level = THREAD_LEVELS[
-            [MPI.THREAD_SINGLE, MPI.THREAD_FUNNELED, MPI.THREAD_SERIALIZED, MPI.THREAD_MULTIPLE].index(
-                MPI.Query_thread()
-            )
-        ]
+        self.node = self.world.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank = self.node.rank
+        self.hosts = self.world.allreduce(int(self.local_rank == 0))
+        levels = {getattr(MPI, f"THREAD_{level.upper()}"): level for level in THREAD_LEVELS}
+        self.thread_level = levels[MPI.Query_thread()]
+        self._status = MPI.Status()
 
     @property
     def library(self) -> str:
         """The MPI library's name and version, e.g. `MPICH 5.0.2`."""
         text = self.mpi.Get_library_version()
         version = re.search(r"\d+\.\d+(\.\d+)?", text)
-        if "Open MPI" in text:
-            name = "Open MPI"
-        elif "Intel" in text:
-            name = "Intel MPI"
-        elif "CRAY" in text.upper():
-            name = "Cray MPICH"
-        else:
-            name = self.mpi.get_vendor()[0]
+        known = {"Open MPI": "Open MPI", "Intel": "Intel MPI", "CRAY": "Cray MPICH", "Cray": "Cray MPICH"}
+        name = next((name for word, name in known.items() if word in text), self.mpi.get_vendor()[0])
         return f"{name} {version.group() if version else 'of unknown version'}"
 
     def all_gather(self, item: Any) -> list[Any]:
         return self.world.allgather(item)
+
+    def first_word(self, word: str | None) -> str | None:
+        """The first rank's that has one, on every rank."""
+        return next(filter(None, self.all_gather(word)), None)
 
     def node_gather(self, item: Any) -> list[Any]:
         """All items of the ranks on this host, in the order of their local ranks."""
@@ -128,10 +121,7 @@ class Communicator:
         """The address that stands for MPI_IN_PLACE."""
         return int(self.mpi.IN_PLACE)
 
-    def all_reduce_caller(self, send: int, receive: int, size_bytes: int, datatype: str, op: str) -> Callable[[], None]:
-        """A Python function that calls mpi4py's Allreduce on memory at these addresses (the same twice: in place)."""
-        mpi = self.mpi
-        kind, reduction = getattr(mpi, datatype), getattr(mpi, op)
-        target = [mpi.memory.fromaddress(receive, size_bytes), kind]
-        source = mpi.IN_PLACE if send == receive else [mpi.memory.fromaddress(send, size_bytes), kind]
-        return lambda: self.world.Allreduce(source, target, reduction)
+    @property
+    def status(self) -> int:
+        """The address of a place for what MPI says of a message."""
+        return int(self.mpi._addressof(self._status))

@@ -33,24 +33,23 @@ class UniqueId(ctypes.Structure):
 
 _POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
 PROTOTYPES: dict[str, tuple[Any, ...]] = {
-    "ncclGetVersion": (_POINTER,),
-    "ncclGetUniqueId": (_POINTER,),
-    "ncclCommInitRank": (_POINTER, _INT, UniqueId, _INT),
-    "ncclCommGetAsyncError": (_POINTER, _POINTER),
-    "ncclAllReduce": (_POINTER, _POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER),
-    "ncclCommAbort": (_POINTER,),
-    "ncclMemAlloc": (_POINTER, _SIZE),
-    "ncclMemFree": (_POINTER,),
+    "ncclGetVersion": (_POINTER,), "ncclGetErrorString": (_INT,), "ncclGetLastError": (_POINTER,),
+    "ncclGetUniqueId": (_POINTER,), "ncclCommInitRank": (_POINTER, _INT, UniqueId, _INT),
+    "ncclCommGetAsyncError": (_POINTER, _POINTER), "ncclCommAbort": (_POINTER,),
+    "ncclMemAlloc": (_POINTER, _SIZE), "ncclMemFree": (_POINTER,),
     "ncclCommWindowRegister": (_POINTER, _POINTER, _SIZE, _POINTER, _INT),
-    "ncclGetErrorString": (_INT,),
-    "ncclGetLastError": (_POINTER,),
-}
+    "ncclAllReduce": (_POINTER, _POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER),
+    "ncclReduceScatter": (_POINTER, _POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER),
+    "ncclAllGather": (_POINTER, _POINTER, _SIZE, _INT, _POINTER, _POINTER),
+    "ncclAlltoAll": (_POINTER, _POINTER, _SIZE, _INT, _POINTER, _POINTER),
+    "ncclAllToAll": (_POINTER, _POINTER, _SIZE, _INT, _POINTER, _POINTER),  # RCCL's
+    "ncclSend": (_POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER),
+    "ncclRecv": (_POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER), "ncclGroupStart": (), "ncclGroupEnd": ()}
 
 
 @dataclass
 class Library:
-    """A loaded library. `said` is its log so far, by communicator; `refused` says which settings could not be tried;
-    `shared`: two ranks use one GPU."""
+    """`said`: the library's log so far, by communicator; `refused`: why settings are out; `shared`: two ranks a GPU."""
 
     calls: ctypes.CDLL
     kind: str
@@ -63,7 +62,7 @@ class Library:
     said: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     memories: list[GpuMemory] = field(default_factory=list)
-    windows: dict[int, bool] = field(default_factory=dict)
+    windows: dict[int, bool] = field(default_factory=dict)  # by the address of the memory, whether one could be had
 
     @property
     def name(self) -> str:
@@ -90,16 +89,14 @@ def release(version: int) -> str:
 @contextlib.contextmanager
 def environment(settings: Mapping[str, str]) -> Iterator[None]:
     """These variables while a library reads them, and then what was there before."""
-    before = {name: os.environ.get(name) for name in settings}
+    before = {name: os.environ[name] for name in settings if name in os.environ}
     os.environ.update(settings)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in settings.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def find_library(vendor: str) -> tuple[str, str] | Unsupported:
@@ -117,10 +114,8 @@ def find_library(vendor: str) -> tuple[str, str] | Unsupported:
         nccl = importlib.import_module("cupy.cuda.nccl")
     if nccl.available:
         return "libnccl.so.2" if vendor == "cuda" else "librccl.so.1", "; ".join(["cupy.cuda.nccl", *reasons])
-    wanted = {
-        "cuda": "NCCL is not installed: pip install nccl4py nvidia-nccl-cu13 (or -cu12)",
-        "hip": "RCCL is not installed: it comes with ROCm, as the package rccl",
-    }
+    wanted = {"cuda": "NCCL is not installed: pip install nccl4py nvidia-nccl-cu13 (or -cu12)",
+              "hip": "RCCL is not installed: it comes with ROCm, as the package rccl"}
     return Unsupported("; ".join([wanted[vendor], *reasons]))
 
 
@@ -152,10 +147,8 @@ def _opened(communicator: Communicator, device: GpuDevice) -> Library | Unsuppor
     assert not isinstance(found, Unsupported)
     sharers = max(sharing for _, _, sharing in everyone)
     if sharers > 2 or (sharers > 1 and (kind == "RCCL" or version.value < SHARING_SINCE)):
-        return Unsupported(
-            f"{kind} {release(version.value)} wants one GPU a rank, and {sharers} ranks share one; NCCL 2.30 with "
-            "NCCL_MULTI_RANK_GPU_ENABLE=1 can let two"
-        )
+        return Unsupported(f"{kind} {release(version.value)} wants one GPU a rank, and {sharers} ranks share one; NCCL "
+                           "2.30 with NCCL_MULTI_RANK_GPU_ENABLE=1 can let two")
     library = Library(calls, kind, version.value, found[1], sharers > 1)
     if library.shared:
         library.environment["NCCL_MULTI_RANK_GPU_ENABLE"] = "1"
@@ -163,11 +156,9 @@ def _opened(communicator: Communicator, device: GpuDevice) -> Library | Unsuppor
         # INIT tells of channels, ENV of variables that were read; TUNING would tell of each call, and be timed.
         asked, log = os.environ.get("NCCL_DEBUG", ""), os.memfd_create("log")
         library.log = os.fdopen(log, encoding="utf-8", errors="replace")  # it quotes paths and variables
-        library.environment |= {
-            "NCCL_DEBUG": asked if asked.upper() in ("INFO", "TRACE") else "INFO",
-            "NCCL_DEBUG_SUBSYS": os.environ.get("NCCL_DEBUG_SUBSYS", "INIT,ENV"),
-            "NCCL_DEBUG_FILE": f"/proc/self/fd/{log}",
-        }
+        library.environment |= {"NCCL_DEBUG": asked if asked.upper() in ("INFO", "TRACE") else "INFO",
+                                "NCCL_DEBUG_SUBSYS": os.environ.get("NCCL_DEBUG_SUBSYS", "INIT,ENV"),
+                                "NCCL_DEBUG_FILE": f"/proc/self/fd/{log}"}
     return library
 
 
@@ -216,15 +207,11 @@ def listen(library: Library, label: str) -> None:
 
 def transports(text: str) -> dict[str, list[str]]:
     """The ways between ranks that a log of NCCL or RCCL tells: {"0 -> 1": ["P2P/CUMEM"], ...}."""
-    line = re.compile(
-        r"(?:Channel|Ring) \d+(?:/\d+)? : (\d+)(?:\[\w+\])? -> (\d+)(?:\[\w+\])? (?:\[(?:send|receive)\] )?"
-        r"via (P2P/direct pointer\S*|direct shared memory|\S+)"
-    )
+    line = re.compile(r"(?:Channel|Ring) \d+(?:/\d+)? : (\d+)(?:\[\w+\])? -> (\d+)(?:\[\w+\])? "
+                      r"(?:\[(?:send|receive)\] )?via (P2P/direct pointer\S*|direct shared memory|\S+)")
     found: dict[str, list[str]] = {}
-    for source, target, way in line.findall(text):
-        ways = found.setdefault(f"{source} -> {target}", [])
-        if way not in ways:
-            ways.append(way)
+    for source, target, way in dict.fromkeys(line.findall(text)):
+        found.setdefault(f"{source} -> {target}", []).append(way)
     return found
 
 

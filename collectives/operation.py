@@ -6,32 +6,16 @@ Binding gives an Operation, or Unsupported with the reason: a value for the tabl
 import ctypes
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from collectives.collective import Datatype
+from collectives.collective import Collective, Datatype, Shape
 from collectives.communicator import Communicator
 from collectives.peer_buffer import PeerBuffer
-from kernels.device import PHASES, Arguments, Device, DeviceError, Gate, Memory, Pattern, Plan, Step, Watch
+from kernels.device import PHASES, Arguments, Device, DeviceError, Gate, Memory, Pattern, Plan, Step, Transfer, Watch
 
-__all__ = [
-    "PHASES",
-    "Algorithm",
-    "Case",
-    "Device",
-    "DeviceError",
-    "Gate",
-    "Memory",
-    "Operation",
-    "Pattern",
-    "Plan",
-    "Step",
-    "Traffic",
-    "Unsupported",
-    "Watch",
-    "World",
-    "bind_kernel",
-    "chunk_that_fits",
-    "plain_arguments",
-]
+__all__ = ["PHASES", "Algorithm", "Arguments", "Case", "Device", "DeviceError", "Gate", "Memory", "Operation",
+           "Pattern", "Plan", "Step", "Traffic", "Transfer", "Unsupported", "Watch", "World", "bind_kernel",
+           "chunk_that_fits", "plain_arguments"]
 
 
 @dataclass(frozen=True)
@@ -43,23 +27,22 @@ class Unsupported:
 
 @dataclass(frozen=True)
 class Case:
-    """One all-reduce to perform: what, on which buffers (addresses; the same twice when in place), and in which of its
-    algorithm's variants."""
+    """One collective to perform: which and in which shape, `count` elements in each of its segments, on which buffers
+    (addresses), and in which of its algorithm's variants."""
 
-    size_bytes: int
+    collective: Collective
+    count: int
     datatype: Datatype
     redop: str
     send: int
     receive: int
+    in_place: bool = False
     variant: str = "copied"
+    shape: Shape = field(default_factory=dict)
 
     @property
-    def count(self) -> int:
-        return self.size_bytes // self.datatype.size_bytes
-
-    @property
-    def in_place(self) -> bool:
-        return self.send == self.receive
+    def segment_bytes(self) -> int:
+        return self.count * self.datatype.size_bytes
 
 
 @dataclass(frozen=True)
@@ -74,6 +57,11 @@ class World:
     macros: Mapping[str, str] = field(default_factory=dict)
     graph: bool = False
 
+    @property
+    def clock_shared(self) -> bool:
+        """Whether the ranks' time stamps can be compared: they run on the CPUs of one host."""
+        return self.device.clock_shared and not isinstance(self.peers, Unsupported)
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -87,11 +75,12 @@ class Operation:
     call: Callable[[], None]
     chosen: str | None = None
     failure: Callable[[], str | None] = field(default=lambda: None)
+    keep: Any = None  # what the step points into
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one all-reduce of S bytes costs a rank at least: flags in a row; in each stage, which is one pass, the bytes
+    """What a collective costs a rank at least: flags in a row; in each stage, which is one pass, the bytes
     copied into peer memory and the bytes read from it; and bytes copied from the send to the receive buffer."""
 
     hops: int
@@ -99,16 +88,43 @@ class Traffic:
     memory_bytes: int
 
 
+def direct_traffic(ranks: int, case: Case, stored: int | None = None) -> Traffic:
+    """Of one step in which a rank gets a segment from each other one: it stores so many itself (one for each, unless
+    said), or none over registered buffers, where a second flag says that these are free again."""
+    segment, others = case.segment_bytes, ranks - 1
+    if case.variant == "registered":
+        return Traffic(2, ((0, others * segment),), segment)
+    copied = min(others if stored is None else stored, others) * segment
+    return Traffic(1, ((copied, 0), (0, others * segment)), segment)
+
+
+def ring_traffic(ranks: int, case: Case) -> Traffic:
+    """Of segments that go once around a ring."""
+    segment, hops = case.segment_bytes, ranks - 1
+    passed_on = [(segment, segment)] * (hops - 1)
+    return Traffic(hops, ((segment, 0), *passed_on, (0, segment)) if hops else (), segment)
+
+
+def only_copied(world: World) -> tuple[str, ...]:
+    """The variants of an algorithm that goes through slabs."""
+    return ("copied",)
+
+
+def copied_or_registered(world: World) -> tuple[str, ...]:
+    """The variants of an algorithm that also has a form over the users' own buffers."""
+    return "copied", "registered"
+
+
 @dataclass(frozen=True)
 class Algorithm:
-    """`bind(world, case)` gives an Operation or Unsupported; `traffic(ranks, size_bytes)` what it moves;
+    """`bind(world, case)` gives an Operation or Unsupported; `traffic(ranks, case)` what it moves;
     `variants(world)` the forms in which it is measured; `pushes` that it stores into its peers' memory."""
 
     name: str
     about: str
     bind: Callable[[World, Case], "Operation | Unsupported"]
-    traffic: Callable[[int, int], Traffic]
-    variants: Callable[[World], tuple[str, ...]] = field(default=lambda world: ("copied",))
+    traffic: Callable[[int, Case], Traffic]
+    variants: Callable[[World], tuple[str, ...]] = only_copied
     pushes: bool = False
 
 
@@ -116,17 +132,18 @@ def bind_kernel(world: World, case: Case, stem: str, entry: str, chunk_bytes: in
     """Compiles `kernels/<stem>.cu` for this case and binds its `entry`."""
     if isinstance(world.peers, Unsupported):
         return world.peers
-    module = world.device.compile(
-        stem,
-        {
-            "WORLD": str(world.communicator.size),
-            "ELEMENT": case.datatype.element,
-            "REDOP": case.redop.capitalize(),
-            **world.macros,
-        },
-    )
+    macros = {"WORLD": str(world.communicator.size), "ELEMENT": case.datatype.element}
+    if case.collective.reduces:
+        macros["REDOP"] = case.redop.capitalize()
     arguments = world.peers.arguments(case.send, case.receive, case.count, chunk_bytes)
-    step = Step(module.kernel(entry), arguments, world.device.blocks_for(min(case.size_bytes, chunk_bytes)))
+    if case.variant == "registered":
+        entry += "_registered"
+        for places, address in ((arguments.sends, case.send), (arguments.receives, case.receive)):
+            if (found := world.peers.everyones(world.communicator, address)) is None:
+                return Unsupported("its buffers are not mapped by the other ranks")
+            places[: len(found)] = found
+    module = world.device.compile(stem, macros | dict(world.macros))
+    step = Step(module.kernel(entry), arguments, world.device.blocks_for(min(case.segment_bytes, chunk_bytes)))
     return Operation(step, world.device.caller(step))
 
 

@@ -8,7 +8,7 @@ tried.
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -36,40 +36,31 @@ class PeerBuffer:
     slabs: list[Memory]
     controls: list[Memory]
     own: Memory
-    half_bytes: int
     rank: int
     yields: bool
     timeout_s: float
     watch: Watch
     kind: str
+    way: str
     refusals: tuple[str, ...] = ()
+    registered: list[list[Memory]] = field(default_factory=list)  # buffers that all ranks have mapped, index = rank
 
     def arguments(self, send: int, receive: int, count: int, chunk_bytes: int) -> Arguments:
         """The kernels' argument for buffers at these addresses; `count` in elements."""
         at = ctypes.c_void_p * MOST_RANKS
-        return Arguments(
-            send,
-            receive,
-            count,
-            chunk_bytes,
-            self.half_bytes,
-            int(self.timeout_s * 1e9),
-            self.rank,
-            self.yields,
-            at(*(m.address for m in self.slabs)),
-            at(*(m.address for m in self.controls)),
-            ctypes.addressof(self.watch),
-            self.own.address,
-        )
+        return Arguments(send, receive, count, chunk_bytes, HALF_BYTES, int(self.timeout_s * 1e9), self.rank,
+                         self.yields, at(*(m.address for m in self.slabs)), at(*(m.address for m in self.controls)),
+                         ctypes.addressof(self.watch), self.own.address)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Makes `epoch` that of the last launch. Every rank must call it, between two barriers."""
-        own, control = Own(), Control()
-        own.epoch.value = epoch
-        for flag in (flag for flags in control.flags for flag in flags):
-            flag.value = epoch << 32
-        self.own.write(np.frombuffer(bytes(own), np.uint8))
-        self.controls[self.rank].write(np.frombuffer(bytes(control), np.uint8))
+    def everyones(self, communicator: Communicator, address: int) -> list[int] | None:
+        """Where every rank's buffer at its `address` is mapped here; None where one is not registered. All ranks call
+        it."""
+        place = next(((number, address - of_ranks[self.rank].address) for number, of_ranks in enumerate(self.registered)
+                      if 0 <= address - of_ranks[self.rank].address < of_ranks[self.rank].size_bytes), None)
+        places = communicator.all_gather(place)
+        if None in places:
+            return None
+        return [self.registered[number][rank].address + offset for rank, (number, offset) in enumerate(places)]
 
     @property
     def types(self) -> dict[str, str]:
@@ -77,15 +68,14 @@ class PeerBuffer:
         return {"flags": self.controls[self.rank].type, "data": self.slabs[self.rank].type}
 
 
-def _exchange(
-    communicator: Communicator, device: Device, size_bytes: int, way: str, own: list[Memory], opened: list[Memory]
-) -> list[Memory]:
+def _exchange(communicator: Communicator, device: Device, size_bytes: int, way: str, own: list[Memory],
+              opened: list[Memory], ordinary: bool = False) -> list[Memory]:
     """Every rank's new memory of this size, mapped here; adds what is this rank's to `own`, the others' to `opened`.
 
     Raises Disagreement if any rank cannot map any other's.
     """
     with communicator.together(OSError, DeviceError):
-        own.append(device.allocate(size_bytes, way))
+        own.append(device.allocate(size_bytes, way, ordinary))
     handles = communicator.all_gather(own[-1].handle)
     try:
         with communicator.together(OSError, DeviceError):
@@ -96,48 +86,46 @@ def _exchange(
     return [*peers[: communicator.rank], own[-1], *peers[communicator.rank :]]
 
 
-def _close(communicator: Communicator, own: list[Memory], opened: list[Memory]) -> None:
-    """Unmaps the peers' memory on all ranks, and only then frees what they had mapped: the driver leaves undefined what
-    becomes of memory that is freed under a peer."""
-    for memory in opened:
-        memory.close()
-    communicator.barrier()
-    for memory in own:
-        memory.close()
-
-
-def connect(
-    communicator: Communicator, device: Device, watch: Watch, yields: bool, timeout_s: float, ways: Sequence[str]
-) -> PeerBuffer:
+def connect(communicator: Communicator, device: Device, watch: Watch, yields: bool, timeout_s: float,
+            ways: Sequence[str]) -> PeerBuffer:
     """Allocates, maps and probes in the first of these ways that holds.
 
     Raises, on all ranks, Disagreement where there is no room, or no way, and ProbeFailed where memory was mapped and
     did not hold; the sentence names for each way what failed first.
     """
-    refusals: list[str] = []
-    wrong = False
+    refusals, wrong = list[str](), False
     for way in ways:
-        own: list[Memory] = []
-        opened: list[Memory] = []
+        own, opened = list[Memory](), list[Memory]()
         kind = way if way in ("host_staged", "same_device") else "mapped"
         try:
             controls = _exchange(communicator, device, ctypes.sizeof(Control), way, own, opened)
             slabs = _exchange(communicator, device, 2 * HALF_BYTES, way, own, opened)
             with communicator.together(DeviceError):
                 own.append(device.private(ctypes.sizeof(Own)))
-            arguments = (communicator.rank, yields, timeout_s, watch, kind, tuple(refusals))
-            peers = PeerBuffer(slabs, controls, own[-1], HALF_BYTES, *arguments)
+            arguments = (communicator.rank, yields, timeout_s, watch, kind, way, tuple(refusals))
+            peers = PeerBuffer(slabs, controls, own[-1], *arguments)
             probe(communicator, device, peers)
+            return peers
         except Disagreement as refusal:
-            _close(communicator, own, opened)
+            for memory in opened:
+                memory.close()
+            # Only then: the driver leaves undefined what becomes of memory that is freed under a peer.
+            communicator.barrier()
+            for memory in own:
+                memory.close()
             if "OutOfMemory" in refusal.types:
                 raise
             wrong |= isinstance(refusal, ProbeFailed)
             watch.stop = watch.timed_out = 0
             refusals.append(f"{way}: {refusal}")
-        else:
-            return peers
     raise (ProbeFailed if wrong else Disagreement)("; ".join(refusals))
+
+
+def register(communicator: Communicator, device: Device, peers: PeerBuffer, size_bytes: int) -> Memory:
+    """A new buffer of this size on every rank, of memory as a user has it, mapped by all; this rank's. Raises
+    Disagreement."""
+    peers.registered.append(_exchange(communicator, device, max(1, size_bytes), peers.way, [], [], ordinary=True))
+    return peers.registered[-1][peers.rank]
 
 
 def probe(communicator: Communicator, device: Device, peers: PeerBuffer) -> None:
@@ -147,10 +135,9 @@ def probe(communicator: Communicator, device: Device, peers: PeerBuffer) -> None
     with communicator.together(DeviceError):
         source, sink, result = device.private(PROBE_BYTES), device.private(PROBE_BYTES), device.private(8)
         kernels = device.compile("link_probe", {"WORLD": str(size), "ELEMENT": "Int32"})
-    count = PROBE_BYTES // 4
 
     def move(to: int, origin: int) -> None:
-        device.caller(Step(kernels.kernel("copy_local"), peers.arguments(origin, to, count, PROBE_BYTES)))()
+        device.caller(Step(kernels.kernel("copy_local"), peers.arguments(origin, to, PROBE_BYTES // 4, PROBE_BYTES)))()
 
     def pattern(turn: int, writer: int, reader: int) -> Bytes:
         return np.random.default_rng([turn, writer, reader]).integers(0, 256, PROBE_BYTES, np.uint8)
@@ -160,22 +147,17 @@ def probe(communicator: Communicator, device: Device, peers: PeerBuffer) -> None
 
     def wrong_bytes(turn: int) -> str | None:
         for peer in range(size):
-            for how, owner, slot, want in (
-                ("pushed", rank, peer, pattern(turn, peer, rank)),
-                ("pulled", peer, size, pattern(turn, peer, size)),
-            ):
+            for how, owner, slot, want in (("pushed", rank, peer, pattern(turn, peer, rank)),
+                                           ("pulled", peer, size, pattern(turn, peer, size))):
                 move(sink.address, place(owner, slot))
                 wrong = np.flatnonzero(sink.read() != want)
                 if wrong.size:
-                    return (
-                        f"probing the memory {how} from rank {peer} to rank {rank} read wrong bytes from offset "
-                        f"{slot * PROBE_BYTES + wrong[0]} of the slab on, in turn {turn}"
-                    )
+                    return (f"probing the memory {how} from rank {peer} to rank {rank} read wrong bytes from offset "
+                            f"{slot * PROBE_BYTES + wrong[0]} of the slab on, in turn {turn}")
         return None
 
     for turn in range(PROBE_ROUNDS):
-        # Pushed: rank w writes into slot w of each peer's slab. Pulled: each writes into its own last slot, which all
-        # read.
+        # Pushed: rank w writes into slot w of each peer's slab. Pulled: into its own last slot, which all read.
         with communicator.together(DeviceError):
             for reader in range(size):
                 source.write(pattern(turn, rank, reader))
@@ -184,18 +166,13 @@ def probe(communicator: Communicator, device: Device, peers: PeerBuffer) -> None
             move(place(rank, size), source.address)
         with communicator.together(DeviceError):
             found = wrong_bytes(turn)
-        agree(communicator, found)
+        if said := communicator.first_word(found):
+            raise ProbeFailed(said)
     with communicator.together(DeviceError):
         bounce = replace(peers, timeout_s=min(peers.timeout_s, PROBE_S)).arguments(0, result.address, 16, PROBE_BYTES)
         device.caller(Step(kernels.kernel("flag_ping_pong"), bounce))()
     never = f"a flag from rank {peers.watch.peer} never arrived in the memory of rank {rank}"
-    agree(communicator, never if peers.watch.timed_out else None)
+    if said := communicator.first_word(never if peers.watch.timed_out else None):
+        raise ProbeFailed(said)
     for memory in (source, sink, result):
         memory.close()
-
-
-def agree(communicator: Communicator, found: str | None) -> None:
-    """Raises ProbeFailed, on all ranks, where some rank has found something wrong."""
-    said = [sentence for sentence in communicator.all_gather(found) if sentence]
-    if said:
-        raise ProbeFailed(said[0])

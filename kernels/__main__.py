@@ -1,24 +1,22 @@
 """`python -m kernels`: what each kernel takes of each GPU architecture. It needs the compilers, and no GPU."""
 
 import argparse
-import os
+import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import astuple
 
 from kernels.device import MOST_RANKS
 from kernels.module import SOURCES, CompileError
 from kernels.resources import ARCHITECTURES, Resources, compile_for
 
 DATATYPES = ("float32", "float16", "bfloat16", "float64", "int32", "int64")
-LAYOUT = "{:<16} {:<8} {:>9} {:>5} {:>6} {:>5} {:>6} {:>6} {:>4}"
+LAYOUT = "{:<30} {:<8} {:>9} {:>5} {:>6} {:>5} {:>6} {:>6} {:>4}"
 HEAD = LAYOUT.format("kernel", "arch", "registers", "sgprs", "shared", "stack", "spills", "blocks", "wave")
 
 
-def row(r: Resources) -> str:
-    scalars = "-" if r.scalars is None else r.scalars
-    return LAYOUT.format(
-        r.kernel, r.architecture, r.registers, scalars, r.shared_bytes, r.stack_bytes, r.spills, r.blocks, r.wave
-    )
+def row(resources: Resources) -> str:
+    return LAYOUT.format(*("-" if figure is None else figure for figure in astuple(resources)))
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -41,17 +39,11 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"{', '.join(architectures)}: not shown, {reason}", file=sys.stderr)
     if not found:
         return 3
-    print(f"{asked.world} ranks, {asked.datatype}", HEAD, sep="\n")
-    for resources in sorted(found, key=lambda r: (r.kernel, asked.arch.index(r.architecture))):
-        print(row(resources))
+    rows = sorted(found, key=lambda r: (r.kernel, asked.arch.index(r.architecture)))
+    print(f"{asked.world} ranks, {asked.datatype}", HEAD, *map(row, rows), sep="\n")
     return 0
 
 
 if __name__ == "__main__":
-    try:
-        status = main()
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
-    sys.exit(status)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads may have read enough
+    sys.exit(main())

@@ -15,6 +15,7 @@ constexpr int STAGES = 2 * WORLD - 1;
 constexpr int SLOTS = 2;  // of an inbox: what is written in beat b was read, two chunks ago, in beat b-1
 
 extern "C" __global__ UP_TO_512_THREADS void ring(LAUNCHED_WITH(Arguments) launched) {
+  Slowed<> slowed;
   const Arguments& a = of_this_rank(launched);
   const unsigned epoch = enter_launch(a);
   const long left = (a.rank + WORLD - 1) % WORLD, right = (a.rank + 1) % WORLD;

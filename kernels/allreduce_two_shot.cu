@@ -6,12 +6,13 @@
 //   B. of chunk b-1: sums its own segment of all ranks, in rank order and rounded once, into its output and its slab
 //   C. of chunk b-2: copies the sums of the other segments from their owners' slabs into its output
 // and signals the beat's end. Each part waits only for what its peers did in the beat before, so one flag a beat orders
-// all three; and what part A or B overwrites, two beats old, was read by the peers in the beat before. A sum is computed
-// by one rank, so every rank gets the same bits.
+// all three; and what part A or B overwrites, two beats old, was read by the peers in the beat before. One rank computes
+// a sum, so every rank gets the same bits. Over registered buffers owners read the others' input where it lies: part A
+// copies nothing, and its beat says only that a rank has come.
 #include "pack.h"
 
-extern "C" __global__ UP_TO_512_THREADS void two_shot(LAUNCHED_WITH(Arguments) launched) {
-  const Arguments& a = of_this_rank(launched);
+template <bool REGISTERED> DEVICE void two_shot(const Arguments& a) {
+  Slowed<> slowed;
   const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
   const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
   const long segment_bytes = segment_of(most, 0).count * ELEMENT_BYTES;
@@ -31,7 +32,7 @@ extern "C" __global__ UP_TO_512_THREADS void two_shot(LAUNCHED_WITH(Arguments) l
   for (long beat = 0; WORLD > 1 && beat < chunks + 2; ++beat) {
     if (beat > 0) wait(a, peers, stamp(epoch, beat));
 
-    if (beat < chunks)  // A
+    if (!REGISTERED && beat < chunks)  // A
       for (int d = 1; d < WORLD; ++d) {
         const long owner = (a.rank + d) % WORLD;
         const Segment s = part(beat, owner);
@@ -43,12 +44,13 @@ extern "C" __global__ UP_TO_512_THREADS void two_shot(LAUNCHED_WITH(Arguments) l
       Sources<WORLD> inputs;
       const int rank = afresh((int)a.rank);
       for (int r = 0; r < WORLD; ++r)
-        inputs.at[r] = r == rank ? a.send + s.start * ELEMENT_BYTES : input(r, chunk, a.rank);
+        if (REGISTERED) inputs.at[r] = (r == rank ? a.send : a.sends[r]) + s.start * ELEMENT_BYTES;
+        else inputs.at[r] = r == rank ? a.send + s.start * ELEMENT_BYTES : input(r, chunk, a.rank);
       reduce<COMPLETE, WORLD>(Both<Output, Slab>{{a.receive + s.start * ELEMENT_BYTES}, {sums(a.rank, chunk)}}, inputs,
                               s.count);
     }
     if (beat >= 2)  // C
-      for (int d = 1; d < WORLD; ++d) {
+      for (int d = 1; d < afresh(WORLD); ++d) {  // not unrolled: gfx9 has no scalar registers for that
         const long chunk = beat - 2, owner = (a.rank + d) % WORLD;
         const Segment s = part(chunk, owner);
         copy(Output{a.receive + s.start * ELEMENT_BYTES}, sums(owner, chunk), s.count);
@@ -57,4 +59,9 @@ extern "C" __global__ UP_TO_512_THREADS void two_shot(LAUNCHED_WITH(Arguments) l
     if (beat < chunks + 1) signal(a, peers, stamp(epoch, beat + 1));
   }
   leave_launch(a, epoch);
+}
+
+extern "C" __global__ UP_TO_512_THREADS void two_shot(LAUNCHED_WITH(Arguments) a) { two_shot<false>(of_this_rank(a)); }
+extern "C" __global__ UP_TO_512_THREADS void two_shot_registered(LAUNCHED_WITH(Arguments) a) {
+  two_shot<true>(of_this_rank(a));
 }

@@ -5,6 +5,7 @@ The structures here are those of `sync.h`, field for field.
 
 import ctypes
 from collections.abc import Callable, Mapping
+from ctypes import c_char, c_long, c_uint64, c_void_p
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ import numpy as np
 
 MOST_RANKS = 8
 MOST_BLOCKS = 128
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 PHASES = ("idle", "writing the send buffer", "barrier", "the collective", "reading the result", "check")
 
 
@@ -26,16 +28,14 @@ class OutOfMemory(DeviceError):
 class Watch(ctypes.Structure):
     """A rank's progress and its last words; `sync.h` says who writes what."""
 
-    _fields_ = [
-        (name, ctypes.c_uint64)
-        for name in ("stop", "timed_out", "peer", "block", "seen", "wanted", "iteration", "calls", "phase")
-    ]
+    _fields_ = [(name, c_uint64)
+                for name in ("stop", "timed_out", "peer", "block", "seen", "wanted", "iteration", "calls", "phase")]
 
 
 class Line(ctypes.Structure):
     """A value with 128 bytes to itself."""
 
-    _fields_ = [("value", ctypes.c_uint64), ("rest", ctypes.c_char * 120)]
+    _fields_ = [("value", c_uint64), ("rest", c_char * 120)]
 
 
 class Own(ctypes.Structure):
@@ -47,77 +47,62 @@ class Own(ctypes.Structure):
 class Control(ctypes.Structure):
     """A rank's control block: the flags that its peers write."""
 
-    _fields_ = [
-        ("meet", Line * MOST_RANKS),
-        ("flags", Line * MOST_RANKS * MOST_BLOCKS),
-    ]
+    _fields_ = [("meet", Line * MOST_RANKS), ("flags", Line * MOST_RANKS * MOST_BLOCKS)]
 
 
 class Arguments(ctypes.Structure):
     """The one argument of every kernel."""
 
     _fields_ = [
-        ("send", ctypes.c_void_p),
-        ("receive", ctypes.c_void_p),
-        ("count", ctypes.c_long),
-        ("chunk_bytes", ctypes.c_long),
-        ("half_bytes", ctypes.c_long),
-        ("timeout_ns", ctypes.c_uint64),
-        ("rank", ctypes.c_long),
-        ("yields", ctypes.c_long),
-        ("slab", ctypes.c_void_p * MOST_RANKS),
-        ("control", ctypes.c_void_p * MOST_RANKS),
-        ("watch", ctypes.c_void_p),
-        ("own", ctypes.c_void_p),
-        ("everyone", ctypes.c_void_p),
-    ]
+        ("send", c_void_p), ("receive", c_void_p), ("count", c_long), ("chunk_bytes", c_long), ("half_bytes", c_long),
+        ("timeout_ns", c_uint64), ("rank", c_long), ("yields", c_long), ("slab", c_void_p * MOST_RANKS),
+        ("control", c_void_p * MOST_RANKS), ("watch", c_void_p), ("own", c_void_p), ("sends", c_void_p * MOST_RANKS),
+        ("receives", c_void_p * MOST_RANKS), ("everyone", c_void_p), ("routing", c_void_p)]
+
+
+class Transfer(ctypes.Structure):
+    """`Transfer` of link.cu: a rank's part in moving buffers between ranks."""
+
+    _fields_ = [("ranks", Arguments), ("to", c_long), ("from_", c_long), ("beside", c_void_p), ("kept", c_void_p),
+                ("beside_bytes", c_long)]
+
+
+class Routing(ctypes.Structure):
+    """`Routing` of routing.h: which of a rank's tokens go where. `Choice` there is an int32, an int32 and a float32."""
+
+    _fields_ = [("ranks", Arguments),
+                *((name, c_long) for name in ("tokens", "most_tokens", "experts", "top_k", "most_rows",
+                                              "step_tokens")),
+                *((name, c_void_p) for name in ("owner", "tokens_of", "choices", "counting", "first", "came", "rows",
+                                                "out", "in_", "record", "arrived", "counts"))]
 
 
 class Pattern(ctypes.Structure):
-    """`Pattern` of timed_loop.cu: a buffer that holds a table over and over, shifted by the iteration."""
+    """`Pattern` of timed_loop.cu: a buffer whose segments each hold a table over and over, shifted by the iteration."""
 
-    _fields_ = [
-        ("buffer", ctypes.c_void_p),
-        ("table", ctypes.c_void_p),
-        ("bytes", ctypes.c_long),
-        ("table_bytes", ctypes.c_long),
-        ("period", ctypes.c_long),
-        ("element_bytes", ctypes.c_long),
-        ("wrong", ctypes.c_void_p),
-        ("watch", ctypes.c_void_p),
-    ]
+    _fields_ = [("buffer", c_void_p), ("tables", c_void_p), ("segments", c_long), ("segment_bytes", c_long),
+                ("table_bytes", c_long), ("period", c_long), ("element_bytes", c_long), ("wrong", c_void_p),
+                ("watch", c_void_p)]
 
 
 class Gate(ctypes.Structure):
     """`Gate` of timed_loop.cu: what holds a GPU's stream back until all of a block is in it."""
 
-    _fields_ = [
-        ("opened", ctypes.c_void_p),
-        ("wanted", ctypes.c_uint64),
-        ("timeout_ns", ctypes.c_uint64),
-        ("watch", ctypes.c_void_p),
-    ]
+    _fields_ = [("opened", c_void_p), ("wanted", c_uint64), ("timeout_ns", c_uint64), ("watch", c_void_p)]
 
 
 class LibraryCall(ctypes.Structure):
-    """`LibraryCall` of timed_loop.cpp: a collective of MPI with its arguments."""
+    """`LibraryCall` of timed_loop.cpp: a function of MPI with its arguments, a kernel with its own that is run before
+    it, and the call to be made after it."""
 
-    _fields_ = [
-        ("function", ctypes.c_void_p),
-        ("send", ctypes.c_void_p),
-        ("receive", ctypes.c_void_p),
-        ("count", ctypes.c_long),
-        ("type", ctypes.c_long),
-        ("op", ctypes.c_long),
-        ("communicator", ctypes.c_long),
-        ("failed", ctypes.c_long),
-    ]
+    _fields_ = [("function", c_void_p), ("arguments", c_long * 9), ("failed", c_long), ("after", c_void_p),
+                ("kernel", c_void_p), ("argument", c_void_p)]
 
 
 class LibraryBarrier(ctypes.Structure):
     """`LibraryBarrier` of timed_loop.cpp."""
 
-    _fields_ = [("function", ctypes.c_void_p), ("communicator", ctypes.c_long)]
+    _fields_ = [("function", c_void_p), ("communicator", c_long)]
 
 
 @dataclass(frozen=True)
@@ -143,22 +128,17 @@ class Memory(Protocol):
     handle: bytes
     type: str
 
-    def read(self) -> "Bytes":
+    def read(self) -> Bytes:
         """A copy of what it holds."""
-        ...
 
-    def write(self, data: "np.ndarray[Any, Any]", offset: int = 0) -> None: ...
+    def write(self, data: np.ndarray[Any, Any], offset: int = 0) -> None: ...
 
     def close(self) -> None: ...
 
 
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-
-
 @dataclass(frozen=True)
 class Step:
-    """One thing that a timed loop does: `kernel(argument)`, on so many blocks of a GPU. `argument` is kept alive
-    here."""
+    """One thing that a timed loop does: `kernel(argument)`, on so many blocks of a GPU. It keeps `argument` alive."""
 
     kernel: Kernel
     argument: Any
@@ -172,6 +152,7 @@ class Plan:
     Each iteration prepares, meets, is stamped around `operation`, consumes, and in the first and last `checks` of them
     checks. With `calls` > 0 an iteration is `consume` so many times, then a new send buffer, a meeting, and a chain of
     so many operations, each followed by `consume`. With `graph`, what is stamped is launched from a captured graph.
+    `late` is what this rank does between meeting and being stamped to come later than the others; a chain has none.
     """
 
     prepare: Step
@@ -184,6 +165,7 @@ class Plan:
     checks: int
     calls: int = 0
     graph: bool = False
+    late: Step | None = None
 
 
 class Device(Protocol):
@@ -201,34 +183,28 @@ class Device(Protocol):
 
     def compile(self, stem: str, macros: Mapping[str, str]) -> Module: ...
 
-    def allocate(self, size_bytes: int, way: str) -> Memory:
-        """Memory that peers can map in this way, zeroed."""
-        ...
+    def allocate(self, size_bytes: int, way: str, ordinary: bool = False) -> Memory:
+        """Memory that peers can map in this way, zeroed. `ordinary`: as users have it, where a peer's stores are seen
+        from the next launch on; else within one too."""
 
     def forget_name(self, memory: Memory) -> None:
         """Called when every peer has opened the memory, or has failed to."""
-        ...
 
     def open(self, handle: bytes) -> Memory: ...
 
     def private(self, size_bytes: int) -> Memory:
         """Memory of this rank alone, zeroed."""
-        ...
 
     def watch(self, record: Watch) -> Watch:
         """The watch that kernels write: `record` itself where they can, else one that the host has to copy there."""
-        ...
 
     def blocks_for(self, size_bytes: int) -> int:
         """How many blocks handle so much at a time; the same on every rank."""
-        ...
 
     def reason_against_graphs(self) -> str | None: ...
 
     def run(self, plan: Plan, watch: Watch) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Runs a plan natively; returns stamps in ns, [iterations, 4]: arrived, left, began to consume, done."""
-        ...
 
     def caller(self, step: Step) -> Callable[[], None]:
         """A Python function that performs a step once, to its end."""
-        ...

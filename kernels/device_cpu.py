@@ -47,9 +47,8 @@ def find_compiler() -> list[str]:
             return [name]
     if find_spec("ziglang"):
         return [sys.executable, "-m", "ziglang", "c++", "-nostdlib++"]
-    raise CompileError(
-        "no C++ compiler was found: looked for $CXX, c++, g++, clang++ and the ziglang wheel (pip install ziglang)"
-    )
+    raise CompileError("no C++ compiler was found: looked for $CXX, c++, g++, clang++ and the ziglang wheel "
+                       "(pip install ziglang)")
 
 
 @cache
@@ -87,19 +86,10 @@ class Loop(ctypes.Structure):
     """`Loop` of timed_loop.cpp; a step is a function and its argument."""
 
     _fields_ = [
-        *(
-            (f"{step}_{part}", ctypes.c_void_p)
-            for step in ("prepare", "meet", "operation", "consume", "check")
-            for part in ("run", "argument")
-        ),
-        ("warmup", ctypes.c_long),
-        ("iterations", ctypes.c_long),
-        ("checks", ctypes.c_long),
-        ("calls", ctypes.c_long),
-        ("stamps_ns", ctypes.c_void_p),
-        ("done", ctypes.c_long),
-        ("watch", ctypes.c_void_p),
-    ]
+        *((f"{step}_{part}", ctypes.c_void_p) for step in ("prepare", "meet", "late", "operation", "consume", "check")
+          for part in ("run", "argument")),
+        ("warmup", ctypes.c_long), ("iterations", ctypes.c_long), ("checks", ctypes.c_long), ("calls", ctypes.c_long),
+        ("stamps_ns", ctypes.c_void_p), ("done", ctypes.c_long), ("watch", ctypes.c_void_p)]
 
 
 class CpuDevice:
@@ -120,9 +110,7 @@ class CpuDevice:
         self.loop = self._load(SOURCES / "timed_loop.cpp", {})
         layout = (ctypes.c_long * 6).in_dll(self.loop.library, "layout")
         mine = [ctypes.sizeof(kind) for kind in (Arguments, Control, Own, Watch, Loop, LibraryCall)]
-        assert list(layout) == mine, (
-            f"the structures of sync.h and timed_loop.cpp {list(layout)} are not those here {mine}"
-        )
+        assert list(layout) == mine, f"sync.h and timed_loop.cpp have structures of {list(layout)} B, not of {mine}"
 
     def compile(self, stem: str, macros: Mapping[str, str]) -> CpuModule:
         """Compiles `kernels/<stem>.cu` with -D for each macro; raises CompileError with the compiler's first
@@ -146,7 +134,7 @@ class CpuDevice:
         toolchain = f"{' '.join(find_compiler())} {compiler_version()} {cpu_name()}"
         return CpuModule(compiled(source, flags, toolchain, ".so", compile_to))
 
-    def allocate(self, size_bytes: int, way: str) -> SharedMemory:
+    def allocate(self, size_bytes: int, way: str, ordinary: bool = False) -> SharedMemory:
         return shared_memory.allocate(size_bytes, way)
 
     def forget_name(self, memory: Memory) -> None:
@@ -179,18 +167,11 @@ class CpuDevice:
     def run(self, plan: Plan, watch: Watch) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Runs a plan in the native loop; fewer rows than asked come back when the watch said stop."""
         stamps = np.zeros((plan.iterations, 4), np.int64)
-        steps = (plan.prepare, plan.meet, plan.operation, plan.consume, plan.check)
-        pointers = [p for step in steps for p in (step.kernel.function, ctypes.addressof(step.argument))]
-        loop = Loop(
-            *pointers,
-            plan.warmup,
-            plan.iterations,
-            plan.checks,
-            plan.calls,
-            stamps.ctypes.data,
-            0,
-            ctypes.addressof(watch),
-        )
+        steps = (plan.prepare, plan.meet, plan.late, plan.operation, plan.consume, plan.check)
+        pointers = [p for step in steps
+                    for p in ((step.kernel.function, ctypes.addressof(step.argument)) if step else (None, None))]
+        loop = Loop(*pointers, plan.warmup, plan.iterations, plan.checks, plan.calls, stamps.ctypes.data, 0,
+                    ctypes.addressof(watch))
         self.loop.library.timed_loop(ctypes.byref(loop))
         return stamps[: loop.done]
 

@@ -9,7 +9,7 @@ with the driver and mapped into both GPUs, for cards whose driver refuses the fi
 import contextlib
 import ctypes
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -17,12 +17,11 @@ import numpy as np
 
 from kernels import shared_memory
 from kernels.device import MOST_BLOCKS, Bytes, DeviceError, Gate, Memory, OutOfMemory, Plan, Step, Watch
-from kernels.gpu_driver import bus_id, calling, driver_library, load_cupy, release
+from kernels.gpu_driver import calling, driver_library, load_cupy, ordinals, release
 from kernels.gpu_module import GpuModule, compile_kernel
 
 MOST_THREADS = 512  # of a block, as the kernels promise the compiler
-# Entries of a stream: it takes about 1,000 before the next waits for one to end, here behind a closed gate. A library
-# adds some of its own to each call.
+# Entries of a stream, and what a library adds of its own: beyond about 1,000 the next waits, here for a closed gate.
 MOST_QUEUED = 500
 ALLOCATION_BYTES = 2 << 20  # the driver's own unit: a peer that maps less maps what else lies in it
 HOLD_NS = 2_000_000_000  # filling a batch takes milliseconds; a card with a display ends a kernel after some seconds
@@ -38,15 +37,8 @@ Words = TypeVar("Words", Gate, Watch)
 class GpuMemory:
     """Memory that this process's GPU reaches at `address`."""
 
-    def __init__(
-        self,
-        device: "GpuDevice",
-        address: int,
-        size_bytes: int,
-        type: str,
-        free: Callable[[], None],
-        handle: bytes = b"",
-    ) -> None:
+    def __init__(self, device: "GpuDevice", address: int, size_bytes: int, type: str, free: Callable[[], None],
+                 handle: bytes = b"") -> None:
         self.device, self.address, self.size_bytes, self.type = device, address, size_bytes, type
         self.free, self.handle = free, handle
 
@@ -72,40 +64,31 @@ class GpuDevice:
     most_chunk_bytes = 2 << 20  # a pack for each of 64 blocks' threads four times, as many as `reduce` has under way
 
     def __init__(self, pci_bus_id: str, sharers: int = 1) -> None:
-        self.cupy = load_cupy()
+        self.cupy, self.pci_bus_id, self.sharers = load_cupy(), pci_bus_id, sharers
         runtime = self.runtime = self.cupy.cuda.runtime
         self.name = "hip" if runtime.is_hip else "cuda"
-        self.pci_bus_id = pci_bus_id
         self.ways: tuple[str, ...] = ("mapped", "host_staged")
         with self.calling("opening the device"):
-            ordinals = {bus_id(runtime, i): i for i in range(runtime.getDeviceCount())}
-            runtime.setDevice(ordinals[pci_bus_id])
-            self.ordinal = ordinals[pci_bus_id]
+            self.ordinal = ordinals(runtime)[pci_bus_id]
+            runtime.setDevice(self.ordinal)
             found = runtime.getDeviceProperties(self.ordinal)
             self.stream = self.cupy.cuda.Stream(non_blocking=True)
             self.stream.use()
-        self.arch = (
-            found["gcnArchName"].decode().split(":")[0] if runtime.is_hip else f"sm_{found['major']}{found['minor']}"
-        )
+        self.arch = (found["gcnArchName"].decode().split(":")[0] if runtime.is_hip
+                     else f"sm_{found['major']}{found['minor']}")
         with self.calling("loading the run-time compiler"):
             version = ".".join(map(str, self.cupy.cuda.nvrtc.getVersion()))
         # hipRTC's own version stands still, so that of the runtime is told beside it.
         runtime_version = release(runtime.runtimeGetVersion())
         self.compiler = f"{'hipRTC' if runtime.is_hip else 'NVRTC'} {version}, runtime {runtime_version}"
         self.facts: dict[str, Any] = {
-            "gpu": found["name"].decode(),
-            "pci_bus_id": pci_bus_id,
-            "multiprocessors": found["multiProcessorCount"],
-            "memory_bytes": found["totalGlobalMem"],
-            "driver": release(runtime.driverGetVersion()),
-            "runtime": runtime_version,
-            "cupy": self.cupy.__version__,
-        }
+            "gpu": found["name"].decode(), "pci_bus_id": pci_bus_id, "multiprocessors": found["multiProcessorCount"],
+            "memory_bytes": found["totalGlobalMem"], "driver": release(runtime.driverGetVersion()),
+            "runtime": runtime_version, "cupy": self.cupy.__version__}
         # A block a multiprocessor is always resident, whatever its kernel takes; ranks that share a GPU share those.
         self.most_blocks = max(1, min(MOST_BLOCKS, found["multiProcessorCount"] // sharers))
         self.threads = min(MOST_THREADS, found["maxThreadsPerBlock"])
         self.slab_types = list(HIP_MEMORY) if runtime.is_hip else ["plain"]
-        self.sharers = sharers
         self.graphs: dict[tuple[int, int], tuple[Step, Any]] = {}
         self.events: list[Any] = []
         self.launched: dict[int, Step] = {}
@@ -118,8 +101,7 @@ class GpuDevice:
         return calling(f"on GPU {self.pci_bus_id}, {what}")
 
     def compile(self, stem: str, macros: Mapping[str, str]) -> GpuModule:
-        """Compiles `kernels/<stem>.cu` with -D for each macro; raises CompileError with the compiler's first
-        complaint."""
+        """`kernels/<stem>.cu` with -D for each macro; raises CompileError with the compiler's first complaint."""
         path = compile_kernel(self.cupy, self.arch, self.compiler, stem, macros)
         with self.calling(f"loading {stem}"):
             return GpuModule(self.cupy.RawModule(path=str(path)), self.threads, self.calling)
@@ -145,13 +127,14 @@ class GpuDevice:
             self.runtime.deviceSynchronize()  # the stream of kernels does not wait for that of memset
         return GpuMemory(self, address, size_bytes, label, lambda: self.runtime.free(address))
 
-    def allocate(self, size_bytes: int, way: str) -> Memory:
+    def allocate(self, size_bytes: int, way: str, ordinary: bool = False) -> Memory:
         """Memory that peers can map in this way, zeroed. On HIP uncached where the driver has that, else fine-grained:
-        what a peer writes into cached memory may never be seen."""
+        what a peer writes into cached memory may not be seen while a kernel runs. A user's is cached, for RCCL's sake
+        as well."""
         if way == "host_staged":
             return self._staged(shared_memory.allocate(size_bytes, shared_memory.MEMFD))
         refusals = []
-        for type in self.slab_types[:2]:
+        for type in self.slab_types[-1:] if ordinary else self.slab_types[:2]:
             try:
                 memory = self.allocate_as(type, -(-size_bytes // ALLOCATION_BYTES) * ALLOCATION_BYTES)
                 break
@@ -161,16 +144,18 @@ class GpuDevice:
                 refusals.append(str(error))
         else:
             raise DeviceError("; ".join(refusals))
-        base = self._base_of(memory.address)
-        with self.calling("ipcGetMemHandle"):
-            handle = self.runtime.ipcGetMemHandle(base)
-        where = {
-            "bus_id": self.pci_bus_id,
-            "ipc": handle.hex(),
-            "offset": memory.address - base,
-            "size_bytes": size_bytes,
-            "type": memory.type,
-        }
+        base, base_bytes = ctypes.c_void_p(), ctypes.c_size_t()  # of the allocation that an IPC handle stands for
+        name = "hipMemGetAddressRange" if self.name == "hip" else "cuMemGetAddressRange_v2"
+        try:
+            self._driver(name, ctypes.byref(base), ctypes.byref(base_bytes), ctypes.c_void_p(memory.address))
+            begins_at = base.value or 0
+            with self.calling("ipcGetMemHandle"):
+                handle = self.runtime.ipcGetMemHandle(begins_at)
+        except DeviceError:
+            memory.close()
+            raise
+        where = {"bus_id": self.pci_bus_id, "ipc": handle.hex(), "offset": memory.address - begins_at,
+                 "size_bytes": size_bytes, "type": memory.type}
         memory.size_bytes, memory.handle = size_bytes, json.dumps(where).encode()
         return memory
 
@@ -179,15 +164,20 @@ class GpuDevice:
         where = json.loads(handle)
         if "ipc" not in where:
             return self._staged(shared_memory.open_shared(handle))
-        seen = self._sees_peer(where["bus_id"])
-        unseen = "" if seen else ", which this process may not see (Slurm shows it with --gpu-bind=none),"
+        owner = where["bus_id"]
+        with self.calling(f"asking about GPU {owner}"):
+            peer = ordinals(self.runtime).get(owner)
+            allowed = peer in (None, self.ordinal) or self.runtime.deviceCanAccessPeer(self.ordinal, peer)
+        if not allowed:
+            raise DeviceError(f"the driver refuses peer access from GPU {self.pci_bus_id} to GPU {owner}")
+        unseen = ", which this process may not see (Slurm shows it with --gpu-bind=none)," if peer is None else ""
         try:
-            with self.calling(f"ipcOpenMemHandle of memory on GPU {where['bus_id']}{unseen}"):
+            with self.calling(f"ipcOpenMemHandle of memory on GPU {owner}{unseen}"):
                 base = self.runtime.ipcOpenMemHandle(bytes.fromhex(where["ipc"]), LAZY_PEER_ACCESS)
         except OutOfMemory as error:  # room in the address space, of which the other way needs none
             raise DeviceError(str(error)) from error
-        address, close = base + where["offset"], lambda: self.runtime.ipcCloseMemHandle(base)
-        return GpuMemory(self, address, where["size_bytes"], where["type"], close, handle)
+        return GpuMemory(self, base + where["offset"], where["size_bytes"], where["type"],
+                         lambda: self.runtime.ipcCloseMemHandle(base), handle)
 
     def forget_name(self, memory: Memory) -> None:
         """Nothing of a GPU's memory has a name."""
@@ -211,10 +201,12 @@ class GpuDevice:
         host, is_hip = shared.address, self.name == "hip"  # CuPy's own hostRegister is a stub there
 
         def free() -> None:
-            if is_hip:
-                self._driver("hipHostUnregister", ctypes.c_void_p(host))
-            else:
-                self.runtime.hostUnregister(host)
+            # Where it could not be registered, that it is not; the host's pages go back all the same.
+            with contextlib.suppress(RuntimeError, DeviceError):
+                if is_hip:
+                    self._driver("hipHostUnregister", ctypes.c_void_p(host))
+                else:
+                    self.runtime.hostUnregister(host)
             shared.close()
 
         memory = GpuMemory(self, host, shared.size_bytes, "registered host memory", free, shared.handle)
@@ -234,32 +226,13 @@ class GpuDevice:
             raise
         return memory
 
-    def _sees_peer(self, peer_bus_id: str) -> bool:
-        """Whether this process may see that GPU, and so ask about it. Raises DeviceError where the driver says that
-        this GPU cannot reach it."""
-        with self.calling(f"asking about GPU {peer_bus_id}"):
-            visible = {bus_id(self.runtime, i): i for i in range(self.runtime.getDeviceCount())}
-            peer = visible.get(peer_bus_id)
-            allowed = peer in (None, self.ordinal) or self.runtime.deviceCanAccessPeer(self.ordinal, peer)
-        if not allowed:
-            raise DeviceError(f"the driver refuses peer access from GPU {self.pci_bus_id} to GPU {peer_bus_id}")
-        return peer is not None
-
-    def _base_of(self, address: int) -> int:
-        """Where the allocation begins that an IPC handle stands for."""
-        base, size = ctypes.c_void_p(), ctypes.c_size_t()
-        name = "hipMemGetAddressRange" if self.name == "hip" else "cuMemGetAddressRange_v2"
-        self._driver(name, ctypes.byref(base), ctypes.byref(size), ctypes.c_void_p(address))
-        return base.value or 0
-
     def _driver(self, name: str, *arguments: Any) -> None:
         """Calls what CuPy has no word for in the driver's own library."""
         status = getattr(driver_library(self.name), name)(*arguments)
+        if status == 2:
+            raise OutOfMemory(f"on GPU {self.pci_bus_id}, {name} fails with error 2 out of memory")
         if status:
-            known = {2: "out of memory"}.get(status, "")
-            raise (OutOfMemory if status == 2 else DeviceError)(
-                f"on GPU {self.pci_bus_id}, {name} fails with error {status} {known}".rstrip()
-            )
+            raise DeviceError(f"on GPU {self.pci_bus_id}, {name} fails with error {status}")
 
     # Running
 
@@ -293,31 +266,27 @@ class GpuDevice:
     def reason_against_graphs(self) -> str | None:
         """Why operations cannot be launched from a captured graph here; None where they can."""
         try:
-            self._captured(Step(self.nothing, Gate())).launch(self.stream)
+            self._captured([Step(self.nothing, Gate())]).launch(self.stream)
             self.stream.synchronize()
         except RuntimeError as error:
             return f"CuPy cannot capture a graph on GPU {self.pci_bus_id}: {error}"
         return None
 
-    def _captured(self, step: Step, then: Step | None = None, calls: int = 1) -> Any:
+    def _captured(self, steps: Sequence[Step]) -> Any:
         self.stream.begin_capture()
-        for _ in range(calls):
+        for step in steps:
             self.enqueue(step)
-            if then:
-                self.enqueue(then)
         return self.stream.end_capture()
 
-    def _launch(self, plan: Plan, step: Step, then: Step | None, calls: int) -> None:
-        """Puts a step, or a chain of it and another, into the stream: launch by launch, or as one captured graph."""
+    def _launch(self, plan: Plan, steps: Sequence[Step]) -> None:
+        """Puts a chain of steps into the stream: launch by launch, or as one captured graph."""
         if not plan.graph:
-            for _ in range(calls):
+            for step in steps:
                 self.enqueue(step)
-                if then:
-                    self.enqueue(then)
             return
-        key = (id(step), calls)
+        key = (id(steps[0]), len(steps))
         if key not in self.graphs:
-            self.graphs[key] = (step, self._captured(step, then, calls))
+            self.graphs[key] = (steps[0], self._captured(steps))
         self.graphs[key][1].launch(self.stream)
 
     def run(self, plan: Plan, watch: Watch) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -330,8 +299,7 @@ class GpuDevice:
         total = plan.warmup + plan.iterations + plan.checks
         timed = range(plan.warmup, plan.warmup + plan.iterations)
         most = max(1, MOST_QUEUED // (12 + 3 * plan.calls))
-        rows: list[list[int]] = []
-        begun = 0
+        rows, begun = list[list[int]](), 0
         with self.calling("the timed loop"):
             while begun < total and not watch.stop:
                 is_first = id(plan.operation) not in self.launched
@@ -352,8 +320,7 @@ class GpuDevice:
         return gate
 
     def _open_gate(self, gate: Gate | None) -> None:
-        """Lets the stream run, to its end. Raises DeviceError where the gate had given up: what ran then was timed as
-        the host enqueued it."""
+        """Lets the stream run, to its end. Raises DeviceError where the gate had given up: then the host was timed."""
         ctypes.c_uint64.from_address(ctypes.addressof(self.gate)).value = self.passes
         self.stream.synchronize()
         if gate and self.gate.wanted == gate.wanted:  # written by `hold`
@@ -379,12 +346,14 @@ class GpuDevice:
         self.enqueue(Step(self.begin, Gate(watch=ctypes.addressof(watch))))
         if plan.calls:
             begun.record(self.stream)
-            self._launch(plan, plan.consume, None, plan.calls)
+            self._launch(plan, [plan.consume] * plan.calls)
             done.record(self.stream)
         self.enqueue(plan.prepare)
         self.enqueue(plan.meet)
+        if plan.late:
+            self.enqueue(plan.late)
         arrived.record(self.stream)
-        self._launch(plan, plan.operation, plan.consume if plan.calls else None, max(1, plan.calls))
+        self._launch(plan, [plan.operation, plan.consume] * plan.calls or [plan.operation])
         left.record(self.stream)
         if not plan.calls:
             begun.record(self.stream)

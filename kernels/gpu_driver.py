@@ -20,68 +20,55 @@ DEVICE_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 @cache
 def load_cupy() -> Any:
     """CuPy. Raises DeviceError with what to install, or with what it says itself."""
-    # ROCm's runtime has shared memory in two ways by turns, and the older fails on kernels without AMD's own driver
-    # module, which is the one that tells its version.
+    # Of ROCm's two ways to share memory the older fails without AMD's own driver module, which alone tells its version.
     if not Path("/sys/module/amdgpu/version").exists():
         os.environ.setdefault("HSA_ENABLE_IPC_MODE_LEGACY", "0")
     try:
         return importlib.import_module("cupy")
     except ModuleNotFoundError as error:
         if error.name == "cupy":
-            raise DeviceError(
-                "CuPy is not installed: pip install -e '.[cuda13]' (or cuda12, or rocm), whichever the driver has"
-            ) from error
+            raise DeviceError("CuPy is not installed: pip install -e '.[cuda13]' (or cuda12, or rocm), whichever the "
+                              "driver has") from error
         raise DeviceError(f"CuPy cannot be imported: {error}") from error
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = next((line.strip() for line in lines if ".so" in line), lines[0])
-        raise DeviceError(
-            f"CuPy cannot be imported, often because its wheel is for another CUDA or ROCm: {reason}"
-        ) from error
+        raise DeviceError("CuPy cannot be imported, often because its wheel is for another CUDA or ROCm: "
+                          f"{reason}") from error
 
 
 def release(version: int) -> str:
     """CUDA writes 13020 for 13.2; HIP 60443483 for 6.4."""
-    return (
-        f"{version // 10_000_000}.{version // 100_000 % 100}"
-        if version > 1_000_000
-        else f"{version // 1000}.{version // 10 % 100}"
-    )
+    major, minor = (10_000_000, 100_000) if version > 1_000_000 else (1000, 10)
+    return f"{version // major}.{version // minor % 100}"
 
 
 def visible_gpus() -> tuple[str, list[str]]:
     """The vendor's word (`cuda`, `hip`), and the PCI bus ids of the GPUs that this process may use, as the variables
     for visible devices have it. Raises DeviceError where there is none, with why."""
-    libraries = [name for names in DRIVERS.values() for name in names]
-    if not any(Path(node).exists() for node in DEVICE_NODES) and not any(map(loadable, libraries)):
-        raise DeviceError("no GPU driver is here: neither libcuda.so.1 nor libamdhip64.so can be loaded")
+    if not any(Path(node).exists() for node in DEVICE_NODES):
+        driver_library(*DRIVERS)
     runtime = load_cupy().cuda.runtime
     vendor = "hip" if runtime.is_hip else "cuda"
     try:
-        ids = [bus_id(runtime, ordinal) for ordinal in range(runtime.getDeviceCount())]
+        ids = list(ordinals(runtime))
     except RuntimeError as error:
         driver, wanted = runtime.driverGetVersion(), runtime.runtimeGetVersion()
         if not driver:
-            raise DeviceError(f"there is no {vendor} driver here ({name_of(error)})") from error
+            raise DeviceError(f"there is no {vendor} driver here ({str(error).split(':')[0]})") from error
         older = driver // 1000 < wanted // 1000
         shown = "".join(f"; {name} is {os.environ[name]!r}" for name in VISIBLE[vendor] if name in os.environ)
         advice = "; update the driver, or install the CuPy that is built for it" if older else ""
-        raise DeviceError(
-            f"no {vendor} device can be used: {error}; the driver offers {release(driver)}, CuPy wants "
-            f"{release(wanted)}{advice}{shown}"
-        ) from error
+        raise DeviceError(f"no {vendor} device can be used: {error}; the driver offers {release(driver)}, CuPy wants "
+                          f"{release(wanted)}{advice}{shown}") from error
     if not ids:
         raise DeviceError(f"there is no {vendor} device that this process may see")
     return vendor, ids
 
 
-def name_of(error: Exception) -> str:
-    """`cudaErrorNoDevice` of "cudaErrorNoDevice: no CUDA-capable device is detected"."""
-    return str(error).split(":")[0]
-
-
-def bus_id(runtime: Any, ordinal: int) -> str:
-    return str(runtime.deviceGetPCIBusId(ordinal)).lower()
+def ordinals(runtime: Any) -> dict[str, int]:
+    """The number of each GPU that this process may see, by its PCI bus id."""
+    return {str(runtime.deviceGetPCIBusId(i)).lower(): i for i in range(runtime.getDeviceCount())}
 
 
 @contextlib.contextmanager
@@ -90,23 +77,15 @@ def calling(what: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise (OutOfMemory if "MemoryAllocation" in str(error) or "OutOfMemory" in str(error) else DeviceError)(
-            f"{what} fails: {error}"
-        ) from error
+        kind = OutOfMemory if "MemoryAllocation" in str(error) or "OutOfMemory" in str(error) else DeviceError
+        raise kind(f"{what} fails: {error}") from error
 
 
 @cache
-def driver_library(vendor: str) -> ctypes.CDLL:
-    """The driver's own library, which CuPy has loaded already. Raises DeviceError where it is not found."""
-    for name in DRIVERS[vendor]:
-        if loadable(name):
+def driver_library(*vendors: str) -> ctypes.CDLL:
+    """The first of these vendors' own libraries that can be loaded. Raises DeviceError where there is none."""
+    names = [name for vendor in vendors for name in DRIVERS[vendor]]
+    for name in names:
+        with contextlib.suppress(OSError):
             return ctypes.CDLL(name)
-    raise DeviceError(f"none of {', '.join(DRIVERS[vendor])} can be loaded")
-
-
-def loadable(library: str) -> bool:
-    try:
-        ctypes.CDLL(library)
-    except OSError:
-        return False
-    return True
+    raise DeviceError(f"no GPU driver is here: {', '.join(names)} cannot be loaded")

@@ -1,7 +1,7 @@
 """A kernel file on a GPU: compiled by NVRTC or hipRTC through CuPy for one architecture, kept in our cache, loaded."""
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +32,29 @@ class GpuModule:
 
 
 def compile_kernel(cupy: Any, arch: str, compiler: str, stem: str, macros: Mapping[str, str]) -> Path:
-    """The compiled form of `kernels/<stem>.cu` for `sm_90` or `gfx1201`, with -D for each macro. Raises CompileError
-    with the compiler's first complaint."""
-    source, nvrtc, is_hip = SOURCES / f"{stem}.cu", cupy.cuda.nvrtc, arch.startswith("gfx")
-    defines = [f"-D{name}={value}" for name, value in sorted(macros.items())]
+    """`kernels/<stem>.cu`, compiled for `sm_90` or `gfx1201` with -D for each macro. Raises CompileError as `build`."""
+    source, is_hip = SOURCES / f"{stem}.cu", arch.startswith("gfx")
     target = [f"--offload-arch={arch}", "-O3"] if is_hip else [f"--gpu-architecture={arch}"]
-    options = [*target, "-std=c++17", *defines]
+    options = [*target, "-std=c++17", *(f"-D{name}={value}" for name, value in sorted(macros.items()))]
+    refusal = f"{compiler} cannot compile {source.name} for {arch}"
 
     def compile_to(path: Path) -> None:
-        program = nvrtc.createProgram(source.read_text(), source.name, [], [])
-        try:
-            nvrtc.compileProgram(program, (*options, f"-I{SOURCES}"))
-            # On HIP the code object comes by the name of PTX. CuPy takes the last byte, a zero, for a string's end.
-            code = nvrtc.getPTX(program) if is_hip else nvrtc.getCUBIN(program)
-            path.write_bytes(code + b"\0")
-        except RuntimeError as error:
-            said = [line for line in nvrtc.getProgramLog(program).splitlines() if "error" in line]
-            raise CompileError(
-                f"{compiler} cannot compile {source.name} for {arch}: {(said or [str(error)])[0][:200]}"
-            ) from error
-        finally:
-            nvrtc.destroyProgram(program)
+        path.write_bytes(build(cupy.cuda.nvrtc, source, options, refusal)[1])
 
     return compiled(source, options, compiler, ".hsaco" if is_hip else ".cubin", compile_to)
+
+
+def build(nvrtc: Any, source: Path, options: Sequence[str], refusal: str) -> tuple[bytes, bytes, str]:
+    """The compiler's PTX, its binary, and its log. Raises CompileError, the refusal with the first complaint."""
+    program = nvrtc.createProgram(source.read_text(), source.name, [], [])
+    try:
+        nvrtc.compileProgram(program, (*options, f"-I{source.parent}"))
+        # On HIP the code object comes by the name of PTX. CuPy takes the last byte, a zero, for a string's end.
+        ptx = nvrtc.getPTX(program)
+        binary = ptx if options[0].startswith("--offload-arch") else nvrtc.getCUBIN(program)
+        return ptx, binary + b"\0", nvrtc.getProgramLog(program)
+    except RuntimeError as error:
+        said = [line for line in nvrtc.getProgramLog(program).splitlines() if "error" in line]
+        raise CompileError(f"{refusal}: {(said or [str(error)])[0][:200]}") from error
+    finally:
+        nvrtc.destroyProgram(program)

@@ -27,30 +27,31 @@ extern "C" __global__ UP_TO_512_THREADS void flag_ping_pong(LAUNCHED_WITH(Argume
   wait(a, everyone_but(a.rank), stamp(epoch, 1));
   const long partner = a.rank ^ 1;
   const u64 start = clock_ns();
-  if (partner < WORLD && thread() == 0)
-    for (long i = 0; i < a.count; ++i) {
-      u64* ping = &a.control[partner]->flags[0][a.rank].value;
-      const u64* pong = &a.control[a.rank]->flags[0][partner].value;
-      if (a.rank < partner) store_release_system(ping, stamp(epoch, i + 2));
-      await_acquire_system(a, pong, stamp(epoch, i + 2), (int)partner);
-      if (a.rank > partner) store_release_system(ping, stamp(epoch, i + 2));
-    }
+  if (partner < WORLD) bounce(a, (int)partner, epoch, 2, a.count);
   if (thread() == 0) *(volatile u64*)a.receive = partner < WORLD ? (clock_ns() - start) / (u64)a.count : 0;
   leave_launch(a, epoch);
 }
 
-// Stores `count` elements into one's own slab as an all-reduce does: chunk by chunk into two slots, in the half of its
-// epoch, so into lines that the peer has read two launches ago. Only between meetings: it waits for nobody.
-extern "C" __global__ UP_TO_512_THREADS void copy_in(LAUNCHED_WITH(Arguments) launched) {
-  const Arguments& a = of_this_rank(launched);
+// Stores `count` elements into a slab as an all-reduce does: chunk by chunk into two slots, in the half of its epoch,
+// so into lines that the peer has read two launches ago. Only between meetings: it waits for nobody.
+DEVICE void store_into(const Arguments& a, long rank) {
   const unsigned epoch = enter_launch(a);
   const long most = a.chunk_bytes / ELEMENT_BYTES;
   long slot = 0;
   for (long start = 0; start < a.count; start += most, slot ^= 1)
-    copy(Slab{half_of(a, a.rank, epoch) + slot * a.chunk_bytes}, a.send + start * ELEMENT_BYTES,
+    copy(Slab{half_of(a, rank, epoch) + slot * a.chunk_bytes}, a.send + start * ELEMENT_BYTES,
          smaller(most, a.count - start));
   fence_system();
   leave_launch(a, epoch);
+}
+
+extern "C" __global__ UP_TO_512_THREADS void copy_in(LAUNCHED_WITH(Arguments) launched) {
+  const Arguments& a = of_this_rank(launched);
+  store_into(a, a.rank);
+}
+extern "C" __global__ UP_TO_512_THREADS void push_out(LAUNCHED_WITH(Arguments) launched) {
+  const Arguments& a = of_this_rank(launched);
+  store_into(a, (a.rank + 1) % WORLD);
 }
 
 struct Nowhere {
@@ -81,6 +82,7 @@ extern "C" __global__ UP_TO_512_THREADS void read_peer(LAUNCHED_WITH(Arguments) 
 
 // Reads `count` elements of one's own result, as the next layer would.
 extern "C" __global__ UP_TO_512_THREADS void read_own(LAUNCHED_WITH(Arguments) launched) {
+  Slowed<> slowed;
   const Arguments& a = of_this_rank(launched);
   words kept = {};
   in_parts(a.count, [&](long at, long count) { copy(Nowhere{&kept}, a.receive + at, count); });
@@ -111,9 +113,27 @@ struct NextSend {
   DEVICE void put(unsigned i, pack p) const { send.put(i, next(p)); }
   DEVICE void put_element(unsigned i, pack p) const { send.put_element(i, next(p)); }
 };
-extern "C" __global__ UP_TO_512_THREADS void chain_link(LAUNCHED_WITH(Arguments) launched) {
-  const Arguments& a = of_this_rank(launched);
-  in_parts(a.count, [&](long at, long count) {
-    copy(NextSend{{const_cast<char*>(a.send) + at}, (a.rank == 0) - (a.rank == WORLD - 1)}, a.receive + at, count);
-  });
+// Over buffers of SENT and of RECEIVED segments; what is sent in one has come in another.
+template <int SENT, int RECEIVED> DEVICE void link_a_chain(const Arguments& a) {
+  Slowed<> slowed;
+  const long segment_bytes = a.count * ELEMENT_BYTES, own = a.rank % SENT;
+  for (long d = 1; d <= SENT; ++d) {  // one's own last: in place it is what the others are made from
+    const long segment = (own + d) % SENT, from = (segment + a.rank + 1) % RECEIVED;
+    in_parts(a.count, [&](long at, long count) {
+      copy(NextSend{{const_cast<char*>(a.send) + segment * segment_bytes + at}, (a.rank == 0) - (a.rank == WORLD - 1)},
+           a.receive + from * segment_bytes + at, count);
+    });
+  }
+}
+extern "C" __global__ UP_TO_512_THREADS void chain_link(LAUNCHED_WITH(Arguments) a) {
+  link_a_chain<1, 1>(of_this_rank(a));
+}
+extern "C" __global__ UP_TO_512_THREADS void chain_link_gathered(LAUNCHED_WITH(Arguments) a) {
+  link_a_chain<1, WORLD>(of_this_rank(a));
+}
+extern "C" __global__ UP_TO_512_THREADS void chain_link_scattered(LAUNCHED_WITH(Arguments) a) {
+  link_a_chain<WORLD, 1>(of_this_rank(a));
+}
+extern "C" __global__ UP_TO_512_THREADS void chain_link_exchanged(LAUNCHED_WITH(Arguments) a) {
+  link_a_chain<WORLD, WORLD>(of_this_rank(a));
 }

@@ -128,18 +128,24 @@ template <int SOURCES> struct Sources {
   }
 };
 
+// The threads that do something together: of the whole grid, or of this block alone.
+struct Team { unsigned thread, threads; };
+DEVICE Team whole_grid() { return {(unsigned)thread(), (unsigned)threads()}; }
+DEVICE Team this_block() { return {(unsigned)thread_in_block(), (unsigned)threads_in_block()}; }
+
 // Reduces `count` elements of each source into `to`; one source is copied. All loads of a batch come before its stores:
 // the compiler may not reorder them itself, since the buffers might overlap. Where an address is not that of a pack, as
 // a user's buffer may have it, all goes element by element: a GPU that asked at each access would not batch its loads.
 // An element stays with the thread that would have its pack: a peer whose buffer lies otherwise waits for that block.
-template <Finish FINISH, int SOURCES, class To> DEVICE void reduce(To to, Sources<SOURCES> from, long count) {
+template <Finish FINISH, int SOURCES, class To>
+DEVICE void reduce(To to, Sources<SOURCES> from, long count, Team team = whole_grid()) {
   constexpr int BATCH = SOURCES * REGISTERS <= 16 ? 4 : 2;  // a GPU has 128 registers a thread
   const unsigned packs = to.aligned() && from.aligned() ? (unsigned)(count / PACK_ELEMENTS) : 0;
-  const unsigned step = (unsigned)afresh((int)threads());
+  const unsigned step = (unsigned)afresh((int)team.threads);
   const auto reduced = [&](unsigned i) {
     return combined<FINISH, SOURCES>([&](int s) { return load_aligned_pack(from.at[s], i); });
   };
-  unsigned i = (unsigned)thread();
+  unsigned i = team.thread;
   for (; i + (BATCH - 1) * step < packs; i += BATCH * step) {
     pack batch[BATCH];
     for (int k = 0; k < BATCH; ++k) batch[k] = reduced(i + k * step);
@@ -151,8 +157,8 @@ template <Finish FINISH, int SOURCES, class To> DEVICE void reduce(To to, Source
     for (unsigned e = i * (unsigned)PACK_ELEMENTS; e < smaller(count, (i + 1) * PACK_ELEMENTS); ++e)
       to.put_element(e, combined<FINISH, SOURCES>([&](int s) { return load_element(from.at[s], e); }));
 }
-template <class To> DEVICE void copy(To to, const char* from, long count) {
-  reduce<PARTIAL, 1>(to, Sources<1>{{from}}, count);
+template <class To> DEVICE void copy(To to, const char* from, long count, Team team = whole_grid()) {
+  reduce<PARTIAL, 1>(to, Sources<1>{{from}}, count, team);
 }
 
 // Calls each(offset in bytes, elements) for parts of a message that one `reduce` can take.

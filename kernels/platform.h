@@ -20,6 +20,9 @@
 #ifndef RANKS_IN_ONE_LAUNCH  // 1: a GPU's launch runs all ranks, so its grid is ranks x blocks; no effect on a CPU
 #define RANKS_IN_ONE_LAUNCH 0
 #endif
+#ifndef SLOWED_PERCENT  // above 0: see Slowed in sync.h
+#define SLOWED_PERCENT 0
+#endif
 // Negative controls: builds that lack one part of the protocol, which tests show to fail.
 #ifndef WITHOUT_FENCE_SYSTEM
 #define WITHOUT_FENCE_SYSTEM 0
@@ -39,10 +42,7 @@ typedef unsigned long long u64;
 #define LAUNCHED_WITH(T) const T   // a kernel's one argument: by value
 constexpr int REGISTERS = 4;       // of a pack
 typedef unsigned words;
-typedef float floats;
-typedef double doubles;
-typedef int ints;
-typedef long long longs;
+typedef float floats; typedef double doubles; typedef int ints; typedef long long longs;
 
 struct alignas(16) pack { words r[REGISTERS]; };
 

@@ -15,9 +15,11 @@ DEVICE int afresh(int x) {
   return __builtin_amdgcn_readfirstlane(x);
 }
 // Asks for so many loads before the first arithmetic: the scheduler would wait for the first two before it issues more.
+// The last line is for loads that are none of these, which it would count among them.
 template <int LOADS> DEVICE void loads_first() {
   __builtin_amdgcn_sched_group_barrier(0x20, LOADS, 0);  // loads from memory
   __builtin_amdgcn_sched_group_barrier(0x2, 1, 0);       // vector arithmetic
+  __builtin_amdgcn_sched_barrier(0);
 }
 // An array of the arguments, indexed by a thread's own number. Picked in registers: from where ROCm keeps arguments, in
 // host memory, each signal would fetch it across the wire.
@@ -35,12 +37,16 @@ DEVICE void fence_system() {
   __builtin_amdgcn_fence(__ATOMIC_RELEASE, "");
   asm volatile(WAIT_FOR_WRITE_BACK ::: "memory");
 }
+// All memory is global. A pointer that was itself loaded does not show it, and gets slower accesses that wait for more.
+#define GLOBAL __attribute__((address_space(1)))
+typedef unsigned four_words __attribute__((ext_vector_type(4)));
+typedef GLOBAL four_words global_words;
 DEVICE void store_release_system(u64* p, u64 v) {
   fence_system();
-  __hip_atomic_store(p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_SYSTEM);
+  __hip_atomic_store((GLOBAL u64*)p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_SYSTEM);
 }
 DEVICE u64 load_acquire_system(const u64* p) {
-  return __hip_atomic_load(p, __ATOMIC_ACQUIRE, __HIP_MEMORY_SCOPE_SYSTEM);
+  return __hip_atomic_load((const GLOBAL u64*)p, __ATOMIC_ACQUIRE, __HIP_MEMORY_SCOPE_SYSTEM);
 }
 DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) {
   return __hip_atomic_fetch_add(p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
@@ -50,11 +56,10 @@ DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) {
 DEVICE u64 clock_ns() { return __builtin_readsteadycounter() * 10; }
 // Not volatile: the compiler then makes each access coherent with the whole system and waits for it before the next.
 // What orders these are the acquire before and the release after them.
-typedef unsigned four_words __attribute__((ext_vector_type(4)));
-DEVICE pack load_16_bytes(const void* p) { return reinterpret<pack>(*(const four_words*)p); }
-DEVICE void store_16_bytes(void* p, pack x) { *(four_words*)p = reinterpret<four_words>(x); }
+DEVICE pack load_16_bytes(const void* p) { return reinterpret<pack>(*(const global_words*)p); }
+DEVICE void store_16_bytes(void* p, pack x) { *(global_words*)p = reinterpret<four_words>(x); }
 DEVICE void stream_16_bytes(void* p, pack x) {
-  __builtin_nontemporal_store(reinterpret<four_words>(x), (four_words*)p);
+  __builtin_nontemporal_store(reinterpret<four_words>(x), (global_words*)p);
 }
 DEVICE float float_from_half(unsigned short h) { return (float)reinterpret<_Float16>(h); }
 DEVICE unsigned short half_from_float(float f) { return reinterpret<unsigned short>((_Float16)f); }

@@ -49,13 +49,19 @@ struct Arguments {
   Control* control[MOST_RANKS];
   Watch* watch;
   Own* own;
+  const char* sends[MOST_RANKS]; // every rank's send and receive buffer, as mapped here, where they are registered
+  char* receives[MOST_RANKS];
   const Arguments* everyone;     // with RANKS_IN_ONE_LAUNCH: every rank's arguments
+  const struct Routing* routing; // of a routed all-to-all: routing.h
 };
 
 // What this block is to act on.
 DEVICE const Arguments& of_this_rank(const Arguments& a) {
   return RANKS_IN_ONE_LAUNCH ? a.everyone[rank_in_grid()] : a;
 }
+
+DEVICE long thread() { return (long)block() * threads_in_block() + thread_in_block(); }
+DEVICE long threads() { return (long)blocks() * threads_in_block(); }
 
 DEVICE unsigned everyone_but(long rank) { return ((1u << WORLD) - 1) & ~(1u << rank); }
 DEVICE u64 stamp(unsigned epoch, long step) { return (u64)epoch << 32 | (u64)step; }
@@ -101,6 +107,18 @@ DEVICE void wait(const Arguments& a, unsigned peers, u64 wanted) {
   block_barrier();
 }
 
+// A flag goes to `partner` and comes back, `count` times, with stamps from `step` on; the lower rank begins.
+DEVICE void bounce(const Arguments& a, int partner, unsigned epoch, long step, long count) {
+  if (thread() != 0) return;
+  u64* ping = &of_thread(a.control, partner)->flags[0][a.rank].value;
+  const u64* pong = &a.control[a.rank]->flags[0][partner].value;
+  for (long i = step; i < step + count; ++i) {
+    if (a.rank < partner) store_release_system(ping, stamp(epoch, i));
+    await_acquire_system(a, pong, stamp(epoch, i), partner);
+    if (a.rank > partner) store_release_system(ping, stamp(epoch, i));
+  }
+}
+
 // The epoch of this launch: one more than that of the last.
 DEVICE unsigned enter_launch(const Arguments& a) { return (unsigned)a.own->epoch.value + 1; }
 
@@ -119,5 +137,20 @@ DEVICE void leave_launch(const Arguments& a, unsigned epoch) {
   }
 }
 
-DEVICE long thread() { return (long)block() * threads_in_block() + thread_in_block(); }
-DEVICE long threads() { return (long)blocks() * threads_in_block(); }
+// The first variable of a kernel that can be made to take SLOWED_PERCENT longer than it needs, which shows what a
+// comparison sees. The looks at the clock are a part of the delay: one on entry, two or more on leaving, the last of
+// which is half a look late on average. The least delay is three looks, 70 ns on a CPU; on a GPU a step of its clock.
+template <bool ON = (SLOWED_PERCENT > 0)> struct Slowed {
+  DEVICE ~Slowed() {}  // said, since compilers take a variable that does nothing for a mistake
+};
+template <> struct Slowed<true> {
+  const u64 start = clock_ns();
+  DEVICE ~Slowed() {
+    if (thread_in_block() != 0) return;
+    const u64 left = clock_ns(), until = left + (u64)((double)(left - start) * (SLOWED_PERCENT / 100.));
+    for (u64 now = left, look = 0; now + 5 * look / 2 < until;) {
+      const u64 before = now;
+      now = clock_ns(), look = now - before;
+    }
+  }
+};

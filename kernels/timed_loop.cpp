@@ -7,6 +7,7 @@ struct Step { void (*run)(void*); void* argument; };
 struct Loop {
   Step prepare;    // write the send buffer, as the layer before would
   Step meet;       // all ranks
+  Step late;       // what the rank that comes late does before it is stamped; of the others without a function
   Step operation;  // what is timed
   Step consume;    // read the result, as the layer after would; of a chain: make the next send buffer from the result
   Step check;
@@ -35,6 +36,7 @@ extern "C" void timed_loop(Loop* loop) {
     run(l, MEET, l.meet);
     long long t[4];
     if (l.calls == 0) {
+      if (l.late.run) l.late.run(l.late.argument);
       *(volatile u64*)&l.watch->phase = OPERATION;
       t[0] = clock_ns();
       l.operation.run(l.operation.argument);
@@ -66,18 +68,26 @@ extern "C" void timed_loop(Loop* loop) {
   *(volatile u64*)&l.watch->phase = IDLE;
 }
 
-// A library's collective. Handles are 4 bytes in MPICH and 8 in Open MPI; as register arguments both are passed as 8.
+// A library's functions, one after another, each after a kernel if it has one. Handles are 4 bytes in MPICH and 8 in Open
+// MPI, and no function takes more than nine arguments; whether in a register or on the stack, each has eight bytes, and
+// what is not taken is not seen.
 struct LibraryCall {
-  int (*function)(const void*, void*, long, long, long, long);
-  const void* send;
-  void* receive;
-  long count, type, op, communicator;
+  int (*function)(long, long, long, long, long, long, long, long, long);
+  long arguments[9];
   long failed;
+  LibraryCall* after;
+  void (*kernel)(void*);
+  void* argument;
 };
 
 extern "C" void call_library(LibraryCall* c) {
-  const int code = c->function(c->send, c->receive, c->count, c->type, c->op, c->communicator);
-  if (code != 0) c->failed = code;
+  for (; c; c = c->after) {
+    if (c->kernel) c->kernel(c->argument);
+    if (!c->function) continue;
+    const long* a = c->arguments;
+    const int code = c->function(a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]);
+    if (code != 0) c->failed = code;
+  }
 }
 
 struct LibraryBarrier { int (*function)(long); long communicator; };

@@ -2,21 +2,22 @@
 // gate that keeps a GPU's stream from running ahead of the host that fills it.
 #include "pack.h"
 
-// A buffer that holds a pattern: element i of iteration t is element (i + t) mod `period` of a table, kept here often
-// enough to be copied in pieces. No two iterations within a period agree anywhere.
+// A buffer whose segments hold a pattern each: element i of iteration t is element (i + t) mod `period` of a segment's
+// table, kept here often enough to be copied in pieces of `table_bytes`. No two iterations within a period agree.
 struct Pattern {
   char* buffer;
-  const char* table;
-  long bytes, table_bytes, period, element_bytes;
+  const char* tables;
+  long segments, segment_bytes, table_bytes, period, element_bytes;
   unsigned* wrong;
   const Watch* watch;
 };
 
 // Calls `each(piece of the buffer, the table as it now has to stand there, bytes)`; a block takes whole pieces.
 template <class Each> DEVICE void pieces(const Pattern& p, Each each) {
-  const char* table = p.table + (long)(*(volatile const u64*)&p.watch->iteration % (u64)p.period) * p.element_bytes;
-  for (long at = block() * p.table_bytes; at < p.bytes; at += blocks() * p.table_bytes)
-    each(p.buffer + at, table, smaller(p.bytes - at, p.table_bytes));
+  const char* table = p.tables + (long)(*(volatile const u64*)&p.watch->iteration % (u64)p.period) * p.element_bytes;
+  for (long s = 0; s < p.segments; ++s, table += p.table_bytes + p.period * p.element_bytes)
+    for (long at = block() * p.table_bytes; at < p.segment_bytes; at += blocks() * p.table_bytes)
+      each(p.buffer + s * p.segment_bytes + at, table, smaller(p.segment_bytes - at, p.table_bytes));
 }
 
 extern "C" __global__ UP_TO_512_THREADS void write_pattern(LAUNCHED_WITH(Pattern) p) {
@@ -34,24 +35,19 @@ DEVICE bool differ(pack x, pack y) {
   return bits != 0;
 }
 
-DEVICE bool differ(const char* x, const char* y, long bytes) {
-  bool found = false;
-  for (long b = 0; b < bytes; ++b) found |= x[b] != y[b];
-  return found;
-}
-
+// Counts wrong elements, of a power of two of bytes, where a pack is wrong.
 extern "C" __global__ UP_TO_512_THREADS void count_wrong(LAUNCHED_WITH(Pattern) p) {
   pieces(p, [&](const char* got, const char* table, long bytes) {
-    const long packs = bytes / (long)sizeof(pack), size = p.element_bytes;
-    const auto count = [&](long begin, long end, long step) {
-      unsigned wrong = 0;
-      for (long b = begin; b < end; b += step) wrong += differ(got + b, table + b, size);
+    const long packs = bytes / (long)sizeof(pack);
+    for (long i = thread_in_block(); i * (long)sizeof(pack) < bytes; i += threads_in_block()) {
+      if (i < packs && !differ(load_pack(got, i), load_pack(table, i))) continue;
+      unsigned wrong = 0, differs = 0;
+      for (long b = i * (long)sizeof(pack), end = smaller(bytes, b + (long)sizeof(pack)); b < end; ++b) {
+        differs |= got[b] != table[b];
+        if (((b + 1) & (p.element_bytes - 1)) == 0) wrong += differs, differs = 0;
+      }
       if (wrong) add_relaxed_device(p.wrong, wrong);
-    };
-    for (long i = thread_in_block(); i < packs; i += threads_in_block())
-      if (differ(load_pack(got, i), load_pack(table, i)))
-        count(i * (long)sizeof(pack), (i + 1) * (long)sizeof(pack), size);
-    count(packs * (long)sizeof(pack) + thread_in_block() * size, bytes, threads_in_block() * size);
+    }
   });
 }
 
@@ -75,6 +71,15 @@ extern "C" __global__ UP_TO_512_THREADS void hold(LAUNCHED_WITH(Gate) g) {
     if (clock_ns() - start < g.timeout_ns) continue;
     *(volatile u64*)(g.opened + 1) = g.wanted;
     return;
+  }
+}
+
+// Makes this rank come late, by `timeout_ns`. It looks at no stop, which on a GPU is a microsecond away.
+extern "C" __global__ UP_TO_512_THREADS void come_late(LAUNCHED_WITH(Arguments) a) {
+  const u64 start = clock_ns();
+  while (clock_ns() - start < a.timeout_ns) {
+    breathe();
+    if (a.yields) yield();
   }
 }
 

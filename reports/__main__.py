@@ -1,17 +1,36 @@
 """`python -m reports COMMAND`: what can be done with stored runs.
 
-Exit status: 0 fine, 2 for a command line or a file that cannot be used, with one sentence on standard error.
+Exit status: 0 fine, 2 for a command line or a file that cannot be used, 4 for runs that cannot be compared, with one
+sentence on standard error; `regress` has more.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import io
 import os
+import signal
 import sys
 from typing import NoReturn
 
-from reports import show
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing here is worth a traceback
+
+from reports.comparison import NOT_COMPARABLE, Incomparable
 from reports.result import ResultError
+
+# Of each command the module, its function, what it does, and an example.
+COMMANDS = {
+    "show": ("show", "show", "shows a stored run", "results/RUN.jsonl --plot run.svg"),
+    "compare": ("compare", "compare", "compares runs or campaigns: ratios, intervals, verdicts",
+                "results/campaign-1a2b3c4d --plot ratios.svg"),
+    "regress": ("regress", "regress", "tells whether the current is slower than the baseline: the gate",
+                "--baseline CAMPAIGN/main --current CAMPAIGN/new --junit junit.xml"),
+    "accept": ("accept", "accept", "makes the current runs the baseline that is kept",
+               '--baseline baselines --current CAMPAIGN/new --reason "fewer copies"'),
+    "selfcheck": ("selfcheck", "selfcheck", "checks the verdicts' error rates by simulation", "--seed 1"),
+}
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -21,29 +40,45 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
+def open_closed_streams() -> None:
+    """What a closed standard stream is told, nobody hears; Python has None there, which cannot be told anything."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - to the end of the process
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    open_closed_streams()
     parser = OneLineParser(prog="python -m reports", description="Reads stored runs.",
                            epilog="example: python -m reports show results/RUN.jsonl --plot run.svg")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    command = commands.add_parser("show", help="a run's table once more", description="Shows a stored run.",
-                                  epilog="example: python -m reports show results/RUN.jsonl --plot run.svg")
-    show.add_arguments(command)
-    command.set_defaults(run_command=show.show)
+    for name, (module, function, about, example) in COMMANDS.items():
+        command = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.",
+                                      epilog=f"example: python -m reports {name} {example}")
+        if argv[:1] == [name]:
+            # What the other commands import is not waited for.
+            imported = importlib.import_module(f"reports.{module}")
+            imported.add_arguments(command)
+            command.set_defaults(run_command=getattr(imported, function))
     arguments = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(write_through=False)  # else, unbuffered, a reader that leaves takes the status along
+    status: int = 0
     try:
-        status: int = arguments.run_command(arguments)
+        status = arguments.run_command(arguments)
         sys.stdout.flush()
         return status
     except ResultError as error:
         print(f"reports: {error}", file=sys.stderr)
-        return 2
+        return NOT_COMPARABLE if isinstance(error, Incomparable) else 2
     except BrokenPipeError:
         # The reader, a pager or `head`, has what it wanted; Python would complain once more while closing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return status
     except OSError as error:
-        print(f"reports: cannot write: {error.strerror}", file=sys.stderr)
+        print(f"reports: {error.filename or 'cannot write'}: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 2
 

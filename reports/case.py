@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reports.schema import Block, Case, LinkBlock, Planned, Range, Run, State, Summary
-from reports.stats import link_states, median_interval
+from reports.stats import autocorrelation, link_states, median_interval
+
+BETWEEN_RANKS = ("copy_in", "push", "peer_read")  # parts of a bound
 
 Samples = dict[int, NDArray[np.floating[Any]]]
 
@@ -44,10 +46,10 @@ class LinkStates:
         return self.of_block.count(state) / max(len(self.of_block), 1)
 
 
-def find_states(blocks: Sequence[Block]) -> LinkStates:
+def find_states(blocks: Sequence[Block], least_share: float = SETTLED_SHARE) -> LinkStates:
     """The states of the link from the round trips before and after each block, blind to the times.
 
-    Where no state held for a third of the blocks (ranks that share cores, say) there is none to speak of.
+    Where no state held for `least_share` of the blocks (ranks that share cores, say) there is none to speak of.
     """
     trips = [_round_trip_ns(block) for block in blocks]
     known = [trip for trip in trips if trip]
@@ -61,7 +63,7 @@ def find_states(blocks: Sequence[Block]) -> LinkStates:
               for state in found]
     counts = Counter(state for state in of_block if state is not None)
     longest = max(found, key=lambda state: counts[state])
-    if counts[longest] < SETTLED_SHARE * len(blocks):
+    if counts[longest] < least_share * len(blocks):
         return LinkStates([None] * len(blocks), [], None)
     return LinkStates(of_block, rtt_ns, longest)
 
@@ -76,12 +78,18 @@ def _round_trip_ns(block: Block | LinkBlock) -> float | None:
     return float(np.sqrt(before * after))
 
 
+def late_us(shape: Any) -> float:
+    """By how much one rank came late on purpose, in microseconds; 0 where none did."""
+    return float((shape or {}).get("arrival_skew_us", 0))
+
+
 BUS_FACTORS: dict[str, Callable[[int], float]] = {
     "all_reduce": lambda n: 2 * (n - 1) / n,
     "all_gather": lambda n: (n - 1) / n,
     "reduce_scatter": lambda n: (n - 1) / n,
     "alltoall": lambda n: (n - 1) / n,
     "sendrecv": lambda n: 1.0,
+    "link": lambda n: 1.0,
 }
 
 
@@ -91,6 +99,13 @@ def bus_factor(collective: str, world_size: int) -> float:
     if n == 1:
         return 0.0
     return BUS_FACTORS[collective](n)
+
+
+def case_bus_factor(case: Case, world_size: int) -> float:
+    """That of a case; of a routed one it is what leaves the rank that sends most, over the size."""
+    if case.routing is None:
+        return bus_factor(case.collective, world_size)
+    return float(max(case.routing["leaving_bytes"]) / case.size_bytes)
 
 
 def build_cases(run: Run, blocks: Sequence[Block], link_blocks: Sequence[LinkBlock], samples: Samples | None = None,
@@ -104,15 +119,19 @@ def build_cases(run: Run, blocks: Sequence[Block], link_blocks: Sequence[LinkBlo
     by_case: dict[int, list[tuple[Block, int | None]]] = {}
     for block, state in zip(blocks, states.of_block, strict=True):
         by_case.setdefault(block.case, []).append((block, state))
+    rho = autocorrelation([[block.time_us for block, state in seen if state == states.longest and block.time_us > 0]
+                           for seen in by_case.values()])
     return [_build_case(number, planned, run, by_case.get(number, []), states, link_blocks,
-                        None if samples is None else samples.get(number), unmeasured)
+                        None if samples is None else samples.get(number), unmeasured, rho)
             for number, planned in enumerate(run.cases)]
 
 
 def _build_case(number: int, planned: Planned, run: Run, seen: list[tuple[Block, int | None]], states: LinkStates,
-                link_blocks: Sequence[LinkBlock], samples: NDArray[Any] | None, unmeasured: str) -> Case:
+                link_blocks: Sequence[LinkBlock], samples: NDArray[Any] | None, unmeasured: str,
+                rho: float) -> Case:
     case = Case(case=number, **{name: getattr(planned, name) for name in CASE_KEY}, count=planned.count,
-                status=planned.status, reason=planned.reason, chosen=planned.chosen, calls=planned.calls)
+                status=planned.status, reason=planned.reason, chosen=planned.chosen, calls=planned.calls,
+                routing=planned.routing)
     if planned.status != "ok":
         return case
     if not seen:
@@ -127,13 +146,13 @@ def _build_case(number: int, planned: Planned, run: Run, seen: list[tuple[Block,
     groups = {state: [block for block, its in seen if its == state] for state in [judged, *sorted(counts)]}
     kept = groups[judged]
     case.blocks_mixed = sum(_round_trip_ns(block) is None for block, _ in seen)
-    case.time_us, case.consume_us, case.total_us, case.arrival_skew_us = _summaries(kept, samples)
+    case.time_us, case.consume_us, case.total_us, case.arrival_skew_us = _summaries(kept, samples, rho)
     case.link_rtt_ns = _rtt_range(kept)
     if all(block.chain_only_us is not None for block in kept):
-        case.chain_only_us = _summary([block.chain_only_us for block in kept if block.chain_only_us is not None])
+        case.chain_only_us = _summary([block.chain_only_us for block in kept if block.chain_only_us is not None], rho)
     for state, others in groups.items():
         if state != judged:
-            time_us, _, total_us, _ = _summaries(others, samples)
+            time_us, _, total_us, _ = _summaries(others, samples, rho)
             case.states.append(State(share=len(others) / len(seen), n_blocks=len(others),
                                      link_rtt_ns=_rtt_range(others), time_us=time_us, total_us=total_us))
 
@@ -143,9 +162,11 @@ def _build_case(number: int, planned: Planned, run: Run, seen: list[tuple[Block,
         case.status, case.reason = "wrong", f"{case.n_wrong} elements were wrong"
         return case
     assert case.time_us
+    if late_us(planned.shape):
+        return case  # its time begins when the others have moved their data: no bandwidth, and no bound
     case.alg_bw_gb_s = planned.size_bytes / case.time_us.median / 1e3 if case.time_us.median > 0 else None
     if case.alg_bw_gb_s is not None:
-        case.bus_bw_gb_s = case.alg_bw_gb_s * bus_factor(planned.collective, run.world["size"])
+        case.bus_bw_gb_s = case.alg_bw_gb_s * case_bus_factor(case, run.world["size"])
     links = [link for link in link_blocks if link.size_bytes == planned.size_bytes]
     _set_bound(case, run, planned, links, judged, states)
     return case
@@ -156,9 +177,9 @@ def _rtt_range(blocks: Sequence[Block]) -> Range | None:
     return Range(median=float(np.median(trips)), min=min(trips), max=max(trips)) if trips else None
 
 
-def _summary(block_medians: Sequence[float], iterations: NDArray[Any] | None = None, n: int | None = None,
+def _summary(block_medians: Sequence[float], rho: float, iterations: NDArray[Any] | None = None, n: int | None = None,
              mean: float | None = None) -> Summary:
-    median, low, high = median_interval(block_medians)
+    median, low, high = median_interval(block_medians, rho=rho)
     summary = Summary(median=median, ci_low=low, ci_high=high, n=n, n_blocks=len(block_medians), mean=mean)
     if iterations is not None and len(iterations):
         summary.p25, summary.p75 = (float(p) for p in np.percentile(iterations, [25, 75]))
@@ -171,8 +192,8 @@ def _summary(block_medians: Sequence[float], iterations: NDArray[Any] | None = N
     return summary
 
 
-def _summaries(blocks: Sequence[Block],
-               samples: NDArray[Any] | None) -> tuple[Summary, Summary | None, Summary, Summary | None]:
+def _summaries(blocks: Sequence[Block], samples: NDArray[Any] | None,
+               rho: float) -> tuple[Summary, Summary | None, Summary, Summary | None]:
     """time_us, consume_us, total_us and arrival_skew_us over these blocks, with percentiles where there are samples."""
     n = sum(block.n for block in blocks)
     time, consume, skew = _iterations(blocks, samples)
@@ -183,10 +204,10 @@ def _summaries(blocks: Sequence[Block],
     times = [block.time_us for block in blocks]
     totals = [block.time_us if block.total_us is None else block.total_us for block in blocks]
     skews = [block.arrival_skew_us for block in blocks if block.arrival_skew_us is not None]
-    return (_summary(times, time, n, mean),
-            _summary(consumes, consume, n) if consumes else None,
-            _summary(totals, total, n, None if consumes else mean),
-            _summary(skews, skew, n) if skews else None)
+    return (_summary(times, rho, time, n, mean),
+            _summary(consumes, rho, consume, n) if consumes else None,
+            _summary(totals, rho, total, n, None if consumes else mean),
+            _summary(skews, rho, skew, n) if skews else None)
 
 
 def _iterations(blocks: Sequence[Block], samples: NDArray[Any] | None) -> list[NDArray[Any] | None]:
@@ -229,7 +250,7 @@ def _set_bound(case: Case, run: Run, planned: Planned, links: list[LinkBlock], j
         terms["chain_only"] = (alone.median, alone.median if alone.ci_low is None else alone.ci_low)
 
     def total(end: int) -> float:
-        between_ranks = terms["copy_in"][end] + terms["peer_read"][end]
+        between_ranks = sum(terms[name][end] for name in BETWEEN_RANKS if name in terms)
         moving = max(between_ranks, terms["memory"][end])
         return terms["hop"][end] + terms["launch"][end] + moving + terms.get("chain_only", (0.0, 0.0))[end]
 
@@ -251,7 +272,10 @@ def _bound_terms(planned: Planned, links: Sequence[LinkBlock]) -> dict[str, tupl
         return None
     stages: list[tuple[float, float]] = [(copied, read) for copied, read in parts.get("stages", [])]
     hops, memory_bytes = parts.get("hops", 0), parts.get("memory_bytes", 0)
-    needed = {"copy_in": any(copied for copied, _ in stages), "peer_read": any(read for _, read in stages),
+    store = "push" if parts.get("pushes") else "copy_in"
+    if store == "push":
+        stages = [(pushed, 0) for pushed, _ in stages]
+    needed = {store: any(copied for copied, _ in stages), "peer_read": any(read for _, read in stages),
               "memory": bool(memory_bytes)}
     us_a_byte = {}
     for name, is_needed in needed.items():
@@ -264,12 +288,12 @@ def _bound_terms(planned: Planned, links: Sequence[LinkBlock]) -> dict[str, tupl
     if hops and not trips_us:
         return None
     trip, low, _ = median_interval(trips_us) if hops else (0.0, None, None)
-    terms = {"hop": [hops / 2 * trip, hops / 2 * (trip if low is None else low)], "copy_in": [0.0, 0.0],
+    terms = {"hop": [hops / 2 * trip, hops / 2 * (trip if low is None else low)], store: [0.0, 0.0],
              "peer_read": [0.0, 0.0], "memory": [memory_bytes * us for us in us_a_byte["memory"]]}
     for end in (0, 1):
         for copied, read in stages:
-            storing, reading = copied * us_a_byte["copy_in"][end], read * us_a_byte["peer_read"][end]
-            terms["copy_in" if storing >= reading else "peer_read"][end] += max(storing, reading)
+            storing, reading = copied * us_a_byte[store][end], read * us_a_byte["peer_read"][end]
+            terms[store if storing >= reading else "peer_read"][end] += max(storing, reading)
     return {name: (median, low) for name, (median, low) in terms.items()}
 
 

@@ -8,6 +8,7 @@ from its blocks. Whoever needs the records themselves finds them here too; `sche
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,26 +81,27 @@ class RunFile:
         else:
             self.link_blocks.append(record)
 
-    def finish(self, samples: Samples, status: str, reason: str | None, measuring_s: float,
-               elapsed_s: float) -> Result:
-        """Build the cases, write their samples, their lines and the end; the result as `read` would give it.
+    def finish(self, samples: Samples, status: str, reason: str | None, measuring_s: float, elapsed_s: float,
+               steal_share: float | None = None, keep_samples: bool = True) -> Result:
+        """Build the cases, write their samples unless `keep_samples` is off, their lines and the end; the result as
+        `read` would give it.
 
         `samples[case]` has shape (rows, 5): block, rank, time_us, consume_us, arrival_skew_us. `status` is `complete`
-        or `incomplete`; both times are in seconds.
+        or `incomplete`; both times are in seconds, `steal_share` from 0 to 1.
         """
         unmeasured = "time ran out" if status == "complete" else ENDED_EARLY
         cases = build_cases(self.run, self.blocks, self.link_blocks, samples, unmeasured)
         ranks, columns = self.run.world["size"], 5
         affordable = MAX_SAMPLES_BYTES // (max(len(cases), 1) * ranks * columns * np.dtype(np.float32).itemsize)
         for case in cases:
-            if case.case in samples:
+            if keep_samples and case.case in samples:
                 kept = whole_blocks(samples[case.case], min(MAX_SAMPLED_ITERATIONS, affordable))
                 if len(kept):
                     case.samples = self._save(f"case-{case.case:04d}.npy", kept)
             self._write(case)
         wrong = [case.n_wrong for case in cases if case.n_wrong is not None]
         end = End(status=status, reason=reason, n_wrong=sum(wrong) if wrong else None, elapsed_s=elapsed_s,
-                  measuring_s=measuring_s)
+                  measuring_s=measuring_s, steal_share=steal_share)
         self._write(end)
         self._file.close()
         return Result(self.path, self.run, cases, self.blocks, self.link_blocks, end)
@@ -133,58 +135,58 @@ def whole_blocks(samples: NDArray[Any], limit: int) -> NDArray[Any]:
 def read(path: Path | str) -> Result:
     """The run that is stored at `path`.
 
-    A last line that was cut off is dropped and the run counts as incomplete; lines of unknown kind are passed over.
-    Raises ResultError, with the file and the line, for what is not a run file, is damaged further up, or was written
-    by a newer schema.
+    A last line that was cut off is dropped and the run counts as incomplete. Raises ResultError, with the file and the
+    line, for what is not a run file, is damaged further up, or was written by a newer schema.
     """
     path = Path(path)
+    records: dict[type[Record], list[Any]] = {kind: [] for kind in KINDS.values()}
+    for where, record in read_lines(path, "run file", KINDS, SCHEMA):
+        records[type(record)].append(record)
+        if isinstance(record, Run):
+            try:
+                msgspec.convert(record.world, World)
+            except msgspec.ValidationError as error:
+                raise ResultError(f"{where}: not a world of ranks ({error})") from error
+            if unknown := {planned.collective for planned in record.cases} - BUS_FACTORS.keys():
+                raise ResultError(f"{where}: unknown collective {min(unknown)!r}")
+    return _assemble(path, records[Run][0], records)
+
+
+def read_lines(path: Path, what: str, kinds: Mapping[str, type[Record]], schema: int) -> Iterator[tuple[str, Record]]:
+    """The records of a file of JSON lines, each with where it stands. `kinds` are the known ones, the head's first;
+    lines of others are passed over, and so is a last line that was cut off. Raises ResultError for all else that is
+    not `what` as `schema` has it."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise ResultError(f"{path} cannot be read: {error.strerror}") from error
-    run: Run | None = None
-    records: dict[type[Record], list[Any]] = {Block: [], LinkBlock: [], Case: [], End: []}
+    head, is_first = next(iter(kinds)), True
     for number, line in enumerate(lines, 1):
+        where = f"{path}, line {number}"
         if not line:
             continue
         try:
             raw = msgspec.json.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            if number == len(lines) and run is not None:
+            if number == len(lines) and not is_first:
                 break
-            raise ResultError(f"{path}, line {number}: not a line of a run file ({error})") from error
-        record = _record(path, number, raw, run is None)
-        if isinstance(record, Run):
-            run = record
-        elif record is not None:
-            records[type(record)].append(record)
-    if run is None:
-        raise ResultError(f"{path} is empty, not a run file")
-    return _assemble(path, run, records)
-
-
-def _record(path: Path, number: int, raw: Any, is_first: bool) -> Record | None:
-    where = f"{path}, line {number}"
-    kind = raw.get("kind") if isinstance(raw, dict) else None
-    if (kind == "run") != is_first:
-        raise ResultError(f"{where}: a run file has one `run` line, its first")
-    if not isinstance(kind, str) or kind not in KINDS:
-        return None
-    schema = raw.get("schema")
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise ResultError(f"{path}: schema {schema} is newer than this program's {SCHEMA}; use a newer program")
-    try:
-        record = from_dict(raw, KINDS[kind])
-    except msgspec.ValidationError as error:
-        raise ResultError(f"{where}: not a `{kind}` line as schema {SCHEMA} has it ({error})") from error
-    if isinstance(record, Run):
+            raise ResultError(f"{where}: not a line of a {what} ({error})") from error
+        kind = raw.get("kind") if isinstance(raw, dict) else None
+        if (kind == head) != is_first:
+            raise ResultError(f"{where}: a {what} has one `{head}` line, its first")
+        is_first = False
+        if not isinstance(kind, str) or kind not in kinds:
+            continue
+        newer = raw.get("schema")
+        if isinstance(newer, int) and newer > schema:
+            raise ResultError(f"{where}: schema {newer} is newer than this program's {schema}; use a newer program")
         try:
-            msgspec.convert(record.world, World)
+            record = from_dict(raw, kinds[kind])
         except msgspec.ValidationError as error:
-            raise ResultError(f"{where}: not a world of ranks ({error})") from error
-        if unknown := {planned.collective for planned in record.cases} - BUS_FACTORS.keys():
-            raise ResultError(f"{where}: unknown collective {min(unknown)!r}")
-    return record
+            raise ResultError(f"{where}: not a `{kind}` line as schema {schema} has it ({error})") from error
+        yield where, record
+    if is_first:
+        raise ResultError(f"{path} is empty, not a {what}")
 
 
 def _assemble(path: Path, run: Run, records: dict[type[Record], list[Any]]) -> Result:

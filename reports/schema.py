@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 SCHEMA = 1
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0, lt=1e15)]
 
 
 class Record(msgspec.Struct, kw_only=True):
@@ -31,8 +31,10 @@ class Planned(Record, kw_only=True):
     """A case as the run plans it. Its position in `Run.cases` is its number.
 
     `bound_parts` counts what the algorithm cannot avoid: {"hops", "stages", "memory_bytes"}, a stage being [bytes
-    copied into peer memory, bytes read from it], in one pass.
-    `calls` is 1, or the number of dependent calls of a chain.
+    copied into peer memory, bytes read from it], in one pass. With "pushes" they are stored across the wire, and read
+    at home, which does not count.
+    `calls` is 1, or the number of dependent calls of a chain. `routing`, of a routed all-to-all, has what it loads:
+    {"leaving_bytes": [of each rank], "expert_max_over_mean", "expert_cv", "rank_max_over_mean", "rank_cv"}.
     """
 
     collective: str
@@ -52,6 +54,7 @@ class Planned(Record, kw_only=True):
     status: str = "ok"
     reason: str | None = None
     bound_parts: dict[str, Any] | None = None
+    routing: dict[str, Any] | None = None
 
 
 class Run(Record, kw_only=True, tag="run", tag_field="kind"):
@@ -113,12 +116,13 @@ class Block(Record, kw_only=True, tag="block", tag_field="kind"):
 
 
 class LinkBlock(Record, kw_only=True, tag="link_block", tag_field="kind"):
-    """The machine's own parts at one size, all ranks at once: times to copy `size_bytes` into a peer's memory, to read
-    what a peer has just written, and to copy through the memory system."""
+    """The machine's own parts at one size, all ranks at once: times to copy `size_bytes` into a slab, on GPUs also
+    into the next rank's, to read what a peer has just written, and to copy through the memory system."""
 
     size_bytes: int
     round: int
     copy_in_us: float | None = None
+    push_us: float | None = None
     peer_read_us: float | None = None
     memory_us: float | None = None
     link_rtt_ns: tuple[float, float] | None = None
@@ -200,16 +204,19 @@ class Case(Record, kw_only=True, tag="case", tag_field="kind"):
     n_wrong: int | None = None
     reason: str | None = None
     samples: str | None = None
+    routing: dict[str, Any] | None = None
 
 
 class End(Record, kw_only=True, tag="end", tag_field="kind"):
-    """The last line. Without one, the run was cut off."""
+    """The last line. Without one, the run was cut off. `steal_share` is what the hypervisor withheld of the ranks' CPUs
+    while they measured, from 0 to 1; None where that is not known."""
 
     status: str
     reason: str | None = None
     n_wrong: int | None = None
     elapsed_s: float | None = None
     measuring_s: float | None = None
+    steal_share: float | None = None
 
 
 @dataclass

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reports.case import LinkStates
-from reports.rows import MARGIN, Row
+from reports.case import BETWEEN_RANKS, LinkStates, late_us
+from reports.rows import MARGIN, Flip, Row, View
 from reports.schema import Case, Result
 from reports.stats import MIN_PRECISE_BLOCKS
 
@@ -18,8 +18,11 @@ TOKEN_CALLS = 160
 TOKEN_CALL_SIZE_BYTES = 16384
 CARD_GB_S = 640.0
 
-LIMITS = {"hop": "the flag hop", "copy_in": "copying to the peer", "peer_read": "reading the peer's data",
-          "memory": "memory traffic", "launch": "launching"}
+MOST_STEAL_SHARE = 0.01  # what a verdict's margin hides
+
+PREFLIGHT = "Peer memory"  # so begins the note of a run that says what the probes of it found
+LIMITS = {"hop": "the flag hop", "copy_in": "copying to the peer", "push": "storing into the peer's memory",
+          "peer_read": "reading the peer's data", "memory": "memory traffic", "launch": "launching"}
 
 
 def size_text(size_bytes: int) -> str:
@@ -28,6 +31,11 @@ def size_text(size_bytes: int) -> str:
         if size_bytes >= unit:
             return f"{size_bytes / unit:.{3 if size_bytes < 100 * unit else 4}g} {name}"
     return f"{size_bytes} B"
+
+
+def label(row: Row | Flip) -> str:
+    """What a row is about: its skew, else its size."""
+    return row.skew or size_text(row.size_bytes)
 
 
 def number(value: float | None) -> str:
@@ -58,7 +66,20 @@ def opening(result: Result) -> list[str]:
 def describe(case: Case) -> str:
     """`one_shot_push 64 KiB isolated`."""
     place = " in place" if case.in_place else ""
-    return f"{case.algorithm} {size_text(case.size_bytes)} {case.mode}{place}"
+    shape = f" {shape_text(case.shape)}" if case.shape else ""
+    return f"{case.algorithm} {size_text(case.size_bytes)} {case.mode}{shape}{place}"
+
+
+def shape_text(shape: Any) -> str:
+    """What else makes a case a case, to tell it from others: `one_way 5us late`; empty where there is nothing."""
+    return " ".join(f"{said:g}us late" if name == "arrival_skew_us" else str(said)
+                    for name, said in (shape or {}).items())
+
+
+def shape_words(shape: Any) -> list[str]:
+    """The same for somebody who sees it for the first time."""
+    return [f"one rank late by {said:g} us" if name == "arrival_skew_us" else WAYS.get(said, f"{name} {said}")
+            for name, said in (shape or {}).items()]
 
 
 def stopped_first(result: Result) -> str | None:
@@ -80,41 +101,56 @@ def stopped_first(result: Result) -> str | None:
     return f"stopped first: {', '.join(said)}{why}"
 
 
-def _gpus(ranks: Sequence[dict[str, Any]]) -> str | None:
-    """`NVIDIA H200 (sm_90)`, each kind once."""
-    kinds = dict.fromkeys(f"{rank.get('gpu') or rank.get('device')} ({rank.get('arch')})" for rank in ranks)
-    return " and ".join(kinds) or None
+WAYS = {"one_way": "one way", "ping_pong": "ping-pong, there and back", "dispatch": "dispatch, to the experts",
+        "combine": "combine, back from the experts", "round_trip": "round trip, dispatch and combine"}
 
 
-def head(result: Result, mode: str, states: LinkStates, rows: Sequence[Row]) -> list[str]:
-    """What was run, on what, against what, and what the link did meanwhile."""
+def machine(result: Result) -> str:
+    """What was run on how many ranks of what: `allreduce: 2 ranks on AMD EPYC, cores 0 1`."""
     run, size = result.run, result.run.world["size"]
     ranks = run.world.get("ranks", [])
     device = ranks[0].get("device", "") if ranks else ""
-    model = _fact(result, "cpu.model") if device == "cpu" else _gpus(ranks)
+    # Such as `NVIDIA H200 (sm_90)`, each kind once.
+    gpus = dict.fromkeys(f"{rank.get('gpu') or rank.get('device')} ({rank.get('arch')})" for rank in ranks)
+    model = _fact(result, "cpu.model") if device == "cpu" else " and ".join(gpus)
     cpus = [rank.get("cpus") or [] for rank in ranks]
     pinned = all(len(of_rank) == 1 for of_rank in cpus)
     cores = f", cores {' '.join(str(of_rank[0]) for of_rank in cpus)}" if pinned and cpus else ", not pinned"
     hosts = f" on {run.world['hosts']} hosts," if run.world.get("hosts", 1) != 1 else ""
-    lines = [f"{run.benchmark}: {size} {'rank' if size == 1 else 'ranks'}{hosts} on {model or device}{cores}"]
+    return f"{run.benchmark}: {size} {'rank' if size == 1 else 'ranks'}{hosts} on {model or device}{cores}"
+
+
+def head(result: Result, view: View, states: LinkStates, rows: Sequence[Row]) -> list[str]:
+    """What was run, on what, against what, and what the link did meanwhile."""
+    run, size = result.run, result.run.world["size"]
+    lines = [machine(result)]
 
     first = next((case for row in rows for case in (row.ours, row.library) if case), None)
     library = _library(rows)
     level = _thread_level(result)
     against = f"against {library}" + (f", {level}" if level else "") if library else "without the library"
     if first:
-        place = "in place" if first.in_place else "out of place"
-        lines.append(f"{first.datatype} {first.redop}, {mode}, {place}; {against}; seed {run.seed}")
-    lines += _link_lines(states)
+        what = first.datatype + f" {first.redop}" * (first.redop != "none")
+        how = [view[0], *shape_words(view[1])]
+        how += [] if first.collective == "sendrecv" else ["in place" if first.in_place else "out of place"]
+        lines.append(f"{what}, {', '.join(how)}; {against}; seed {run.seed}")
+    lines += link_lines(states)
     consumed = any(case.consume_us for row in rows for case in (row.ours, row.library) if case)
     cost = "us = collective + reading its result, slowest rank" if consumed else "us = one call, slowest rank"
-    lines.append(cost + "; busbw = collective alone" * (consumed and size > 1))
+    if late_us(view[1]) and not run.clock_shared:
+        cost = cost.replace("slowest rank", "the late rank alone")
+    elif late_us(view[1]):
+        cost += ", after the late one has come; waits = from the first arrival to the last"
+    elif consumed and size > 1:
+        cost += "; busbw = collective alone"
+    lines.append(cost)
     if any(row.ratio for row in rows):
         lines.append("library/auto: median over pairs of blocks that stood close in time")
-    variants = list(dict.fromkeys(case.variant for case in result.cases if case.library))
-    if len(variants) > 1:
-        lines.append(f"library: the best of {' and '.join(variants)}, chosen on odd rounds, reported on even ones")
-    lines += [f"note: {note}" for note in run.notes if not _is_preflight(note)]
+    for name in ("library", "auto"):
+        variants = list(dict.fromkeys(case.variant for case in result.cases if case.algorithm == name))
+        if len(variants) > 1:
+            lines.append(f"{name}: the best of {' and '.join(variants)}, chosen on odd rounds, reported on even ones")
+    lines += [f"note: {note}" for note in run.notes if not note.startswith(PREFLIGHT)]
     others = {case.datatype for case in result.cases} | {case.redop for case in result.cases}
     if first and others != {first.datatype, first.redop}:
         lines.append("note: other types and operations are in --long")
@@ -123,7 +159,8 @@ def head(result: Result, mode: str, states: LinkStates, rows: Sequence[Row]) -> 
     return lines
 
 
-def _link_lines(states: LinkStates) -> list[str]:
+def link_lines(states: LinkStates) -> list[str]:
+    """What the link did meanwhile."""
     held, mixed = states.longest, states.of_block.count(None)
     if held is None and mixed:
         return ["link: its flag round trip never settled; every block counts"]
@@ -148,26 +185,23 @@ def _library(rows: Sequence[Row]) -> str | None:
 
 def _thread_level(result: Result) -> str | None:
     """That of the MPI library, where it is what is measured."""
-    ranks = result.run.world.get("ranks", [])
-    on_gpus = bool(ranks) and bool(ranks[0].get("gpu"))
+    on_gpus = any(rank.get("gpu") for rank in result.run.world.get("ranks", []))
     return None if on_gpus else _fact(result, "mpi.thread_level")
-
-
-def _is_preflight(note: str) -> bool:
-    """Whether a run's note is the one that says what the probes of peer memory found."""
-    return note.lower().startswith("peer memory")
 
 
 def closing(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list[str]:
     """The footnotes that the rows call for, then at most four sentences."""
-    return _footnotes(result, rows, chained) + _sentences(result, rows, chained)
+    found = [_where_ours_wins(result, rows), _what_limits(rows), _preflight(result, rows),
+             _token(result, chained) if result.run.world["size"] > 1 else None]
+    return [*footnotes(result, rows, chained), *filter(None, found)]
 
 
-def _footnotes(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list[str]:
+def footnotes(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list[str]:
+    """What the rows call for, and what the run has not measured."""
     notes = []
     apart = [] if chained is rows else chained
     everything = [*rows, *apart]
-    better = [f"{row.better[0]} at {size_text(row.size_bytes)} ({row.better[1]:.2f}x{', chained' * (row in apart)})"
+    better = [f"{row.better[0]} at {label(row)} ({row.better[1]:.2f}x{', chained' * (row in apart)})"
               for row in everything if row.better]
     if better:
         more = f" and at {len(better) - 4} more" if len(better) > 4 else ""
@@ -182,6 +216,8 @@ def _footnotes(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> l
     n_blocks = Counter(block.case for block in result.blocks)
     if few := sum(n_blocks[case.case] < MIN_PRECISE_BLOCKS for case in measured):
         notes.append(f"time ran out: {few} of {len(measured)} cases have fewer than {MIN_PRECISE_BLOCKS} blocks")
+    if result.end and (stolen := result.end.steal_share or 0) > MOST_STEAL_SHARE:
+        notes.append(f"the hypervisor withheld {stolen:.1%} of the ranks' CPU time while they measured")
     reasons: dict[str, list[Case]] = {}
     for case in result.cases:
         if case.status not in ("ok", "wrong"):
@@ -190,12 +226,6 @@ def _footnotes(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> l
         names = sorted({case.algorithm for case in cases})
         notes.append(f"- {cases[0].status}: {', '.join(names)}: {reason}")
     return notes
-
-
-def _sentences(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list[str]:
-    found = [_where_ours_wins(result, rows), _what_limits(rows), _preflight(result, rows),
-             _token(result, chained) if result.run.world["size"] > 1 else None]
-    return [sentence for sentence in found if sentence]
 
 
 def _where_ours_wins(result: Result, rows: Sequence[Row]) -> str | None:
@@ -216,12 +246,14 @@ def _where_ours_wins(result: Result, rows: Sequence[Row]) -> str | None:
         return None
     said = []
     for name, (members, where) in sorted(groups.items(), key=lambda item: item[0] != "faster"):
-        ratios = sorted(row.ratio[0] for row in members if row.ratio)
-        times = f" ({ratios[0]:.2f}x" + (f" to {ratios[-1]:.2f}x)" if len(ratios) > 1 else ")")
+        ratios = [row.ratio[0] for row in members if row.ratio]
+        times = f" ({_span(f'{min(ratios):.2f}x', f'{max(ratios):.2f}x')})"
         said.append(f"{name} at {where}{times if name in ('faster', 'slower') else ''}")
     level = _thread_level(result)
     against = f"{_library(rows)}" + (f" at thread level {level} (no other was measured)" if level else "")
-    return f"Against {against}, in this one launch, {_ours_name(rows)} is {'; '.join(said)}."
+    late = next((late_us(row.ours.shape) for row in rows if row.ours), 0)
+    where = "in this one launch" + f", with a rank late by {late:g} us" * bool(late)
+    return f"Against {against}, {where}, {_ours_name(rows)} is {'; '.join(said)}."
 
 
 def _what_limits(rows: Sequence[Row]) -> str | None:
@@ -229,9 +261,9 @@ def _what_limits(rows: Sequence[Row]) -> str | None:
         parts = row.ours.bound_parts_us if row.ours else None
         if not parts or not any(parts.values()):
             return None
-        between_ranks = parts.get("copy_in", 0.0) + parts.get("peer_read", 0.0)
+        between_ranks = sum(parts.get(name, 0.0) for name in BETWEEN_RANKS)
         by_memory = parts.get("memory", 0.0) > between_ranks
-        counted = ["hop", "launch", *(["memory"] if by_memory else ["copy_in", "peer_read"])]
+        counted = ["hop", "launch", *(["memory"] if by_memory else BETWEEN_RANKS)]
         return LIMITS[max(counted, key=lambda name: parts.get(name, 0.0))]
 
     groups = _grouped(rows, largest)
@@ -239,16 +271,16 @@ def _what_limits(rows: Sequence[Row]) -> str | None:
     if not groups or not shares:
         return None
     limits = "; ".join(f"{name} at {where}" for name, (_, where) in groups.items())
-    return f"What the machine's own parts allow is set by {limits}; {_ours_name(rows)} reaches {_span(shares)} of it."
+    reached = _span(f"{min(shares):.0%}", f"{max(shares):.0%}")
+    return f"What the machine's own parts allow is set by {limits}; {_ours_name(rows)} reaches {reached} of it."
 
 
-def _span(shares: Sequence[float]) -> str:
-    low, high = f"{min(shares):.0%}", f"{max(shares):.0%}"
+def _span(low: str, high: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
 def _preflight(result: Result, rows: Sequence[Row]) -> str | None:
-    said = next((note for note in result.run.notes if _is_preflight(note)), None)
+    said = next((note for note in result.run.notes if note.startswith(PREFLIGHT)), None)
     kinds = sorted({row.ours.memory for row in rows if row.ours})
     return said or (f"Peer memory is {', '.join(kinds)}." if kinds else None)
 
@@ -258,11 +290,12 @@ def _token(result: Result, rows: Sequence[Row]) -> str | None:
     row = next((row for row in rows if row.size_bytes == TOKEN_CALL_SIZE_BYTES), None)
     if row is None or row.ours is None or row.ours_us is None:
         return None
+    if row.ours.collective != "all_reduce" or late_us(row.ours.shape):
+        return None
     n = result.run.world["size"]
     saved_us = TOKEN_BYTES / CARD_GB_S / 1e3 * (1 - 1 / n)
     total_ms, flips_us = TOKEN_CALLS * row.ours_us / 1e3, saved_us / TOKEN_CALLS
-    ranks = result.run.world.get("ranks", [])
-    on_cpu = bool(ranks) and ranks[0].get("device") == "cpu"
+    on_cpu = any(rank.get("device") == "cpu" for rank in result.run.world.get("ranks", []))
     caveat = "arithmetic about GPUs that were not measured here; " if on_cpu else ""
     return (f"A 70B 4-bit token at TP {n}: {TOKEN_CALLS} x {number(row.ours_us)} us ({row.ours.mode}, "
             f"{size_text(row.size_bytes)}) = {number(total_ms)} ms; flips at {number(flips_us)} us ({caveat}"
@@ -273,21 +306,17 @@ def _ours_name(rows: Sequence[Row]) -> str:
     return "auto" if all(row.ours is None or row.ours.algorithm == "auto" for row in rows) else "the best of ours"
 
 
-def _grouped(rows: Sequence[Row], label: Callable[[Row], str | None]) -> dict[str, tuple[list[Row], str]]:
-    """Rows by label with their sizes in words, neighbours joined: `16 KiB to 128 KiB, 4 MiB`."""
+def _grouped(rows: Sequence[Row], said_of: Callable[[Row], str | None]) -> dict[str, tuple[list[Row], str]]:
+    """Rows by what is said of them with their sizes in words, neighbours joined: `16 KiB to 128 KiB, 4 MiB`."""
     runs: dict[str, list[list[Row]]] = {}
     last = None
     for row in rows:
-        name = label(row)
+        name = said_of(row)
         if name is not None:
             if name != last:
                 runs.setdefault(name, []).append([])
             runs[name][-1].append(row)
         last = name
-    return {name: ([row for part in parts for row in part], ", ".join(_sizes(part) for part in parts))
+    return {name: ([row for part in parts for row in part],
+                   ", ".join(_span(label(part[0]), label(part[-1])) for part in parts))
             for name, parts in runs.items()}
-
-
-def _sizes(rows: Sequence[Row]) -> str:
-    first, last = size_text(rows[0].size_bytes), size_text(rows[-1].size_bytes)
-    return first if len(rows) == 1 else f"{first} to {last}"

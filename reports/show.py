@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from reports import link
 from reports.formats import as_csv, as_nccl_tests
 from reports.result import read
 from reports.schema import Result
@@ -35,4 +36,6 @@ def text(result: Result, format: str = "table", long: bool = False) -> str:
     """The run in `format`: `table`, `nccl-tests` or `csv`; `long` for the table alone."""
     if format == "csv":
         return as_csv(result)
-    return as_nccl_tests(result) if format == "nccl-tests" else render(result, long)
+    if format == "nccl-tests":
+        return as_nccl_tests(result)
+    return link.render(result) if link.is_of(result) and not long else render(result, long)

@@ -7,16 +7,27 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reports.case import LinkStates, find_states
-from reports.rows import Flip, Row, default_rows, flips, shown_cases
-from reports.schema import Case, Result, Summary
-from reports.sentences import closing, head, number, opening, size_text, stopped_first
+from reports.case import LinkStates, find_states, late_us
+from reports.rows import Flip, Row, View, cost_us, default_rows, flips, views
+from reports.schema import Case, Range, Result, Summary
+from reports.sentences import (
+    closing,
+    head,
+    label,
+    number,
+    opening,
+    shape_text,
+    shape_words,
+    size_text,
+    stopped_first,
+)
 
 WIDTH = 80
 LONG_WIDTH = 400
@@ -27,7 +38,8 @@ def render(result: Result, long: bool = False) -> str:
 
     Bold and colour only where standard output is a terminal and NO_COLOR is unset.
     """
-    console = Console(file=io.StringIO(), width=LONG_WIDTH if long else WIDTH, highlight=False, markup=False,
+    printed = io.StringIO()
+    console = Console(file=printed, width=LONG_WIDTH if long else WIDTH, highlight=False, markup=False,
                       emoji=False, force_terminal=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
     states = find_states(result.blocks)
     for line in opening(result):
@@ -41,23 +53,29 @@ def render(result: Result, long: bool = False) -> str:
     if result.end and result.end.elapsed_s and result.end.measuring_s is not None:
         outside = 1 - result.end.measuring_s / result.end.elapsed_s
         console.print(f"{result.end.elapsed_s:.0f} s before this table, {outside:.0%} of them outside measuring loops.")
-    assert isinstance(console.file, io.StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+    return "\n".join(line.rstrip() for line in printed.getvalue().splitlines()) + "\n"
 
 
 def _print_default(console: Console, result: Result, states: LinkStates) -> None:
-    mode = "isolated" if shown_cases(result, "isolated") else "chained"
-    rows = default_rows(result, mode, states)
-    chained = default_rows(result, "chained", states) if mode == "isolated" else []
-    for line in head(result, mode, states, rows):
+    first, *more = views(result) or [("isolated", None)]
+    rows, chained = default_rows(result, first, states), list[Row]()
+    for line in head(result, first, states, rows):
         console.print(line)
     console.print()
-    console.print(_default_table(rows, result.run.world["size"]))
-    if chained:
-        calls = max(row.ours.calls for row in chained if row.ours) if any(row.ours for row in chained) else 1
-        console.print(f"\nchained: {calls} dependent calls; us and busbw of a call and making the next send buffer")
-        console.print(_default_table(chained, result.run.world["size"]))
-    if found := flips(result, rows, states, mode):
+    console.print(_default_table(rows, first, result.run.world["size"]))
+    for view in more:
+        these = default_rows(result, view, states)
+        shape = (view[1] or {}).items()
+        words = shape_words({name: said for name, said in shape if said != (first[1] or {}).get(name)})
+        if late_us(view[1]):
+            words[-1] += ": us are after it has come"
+        if view[0] == "chained":
+            calls = max((row.ours.calls for row in these if row.ours), default=1)
+            words.append(f"chained: {calls} dependent calls; us and busbw of a call and making the next send buffer")
+            chained = chained or these
+        console.print(f"\n{', '.join(words)}")
+        console.print(_default_table(these, view, result.run.world["size"]))
+    if found := flips(result, rows, states, first):
         console.print("\nwhere the winner changes with the link")
         console.print(_flip_table(found, states))
     console.print()
@@ -65,39 +83,49 @@ def _print_default(console: Console, result: Result, states: LinkStates) -> None
         console.print(line)
 
 
-def _default_table(rows: Sequence[Row], world_size: int) -> Table:
+def _default_table(rows: Sequence[Row], view: View, world_size: int) -> Table:
     ours = "auto" if all(row.ours is None or row.ours.algorithm == "auto" for row in rows) else "best"
-    with_library = any(row.library for row in rows)
+    with_library, routed = any(row.library for row in rows), any(row.skew for row in rows)
+    late = late_us(view[1]) > 0
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-
-    def add_figures(name: str, width: int) -> None:
-        table.add_column(name, justify="right", no_wrap=True, min_width=width)
-
-    add_figures("size\n", 8)
-    if with_library:
-        add_figures("library\nus", 8)
-    add_figures(f"{ours}\nus", 8)
-    table.add_column("\nalgorithm", no_wrap=True, min_width=14, max_width=14, overflow="ellipsis")
-    if with_library:
-        add_figures(f"library/{ours}\n[95 %]", 16)
-    if world_size > 1:
-        add_figures("busbw\nGB/s", 6)
-    add_figures("of\nbound", 5)
-    add_figures("\n#wrong", 6)
+    moves = world_size > 1 and not routed
+    columns: list[tuple[bool, str, int, Callable[[Row], str | Text]]] = [
+        (not routed, "size\n", 8, label),
+        (routed, "\nskew", 8, lambda row: _skew(row) + "*" * bool(row.better)),
+        (routed, "experts\nmax/mean", 7, lambda row: number(_load(row, "expert_max_over_mean"))),
+        (routed, "\nCV", 4, lambda row: number(_load(row, "expert_cv"))),
+        (routed, "ranks\nmax/mean", 7, lambda row: number(_load(row, "rank_max_over_mean"))),
+        (routed and not late, "leaves\nMB", 6, lambda row: _megabytes(max(_load(row, "leaving_bytes")))),
+        (with_library, "library\nus", 7 if routed else 8, lambda row: _cost_cell(row.library, row.library_us)),
+        (True, f"{ours}\nus", 7 if routed else 8, lambda row: _cost_cell(row.ours, row.ours_us)),
+        (not routed, "\nalgorithm", 14, lambda row: row.algorithm[: 13 if row.better else 14] + "*" * bool(row.better)),
+        (with_library, f"library/{ours}\n[95 %]", 16, _ratio_cell),
+        (late, "waits\nus", 6, lambda row: number(_median(row.ours.arrival_skew_us if row.ours else None))),
+        (moves and not late, "busbw\nGB/s", 6, lambda row: number(row.ours.bus_bw_gb_s if row.ours else None)),
+        (not routed and not late, "of\nbound", 5, lambda row: _share_cell(row.ours)),
+        (True, "\n#wrong", 6, lambda row: Text(_count(row.n_wrong), style="bold red" if row.n_wrong else "")),
+    ]
+    shown = [column[1:] for column in columns if column[0]]
+    for name, width, _ in shown:
+        table.add_column(name, justify="left" if "algorithm" in name else "right", no_wrap=True, min_width=width)
     for row in rows:
-        cells: list[str | Text] = [size_text(row.size_bytes)]
-        if with_library:
-            cells.append(_cost_cell(row.library, row.library_us))
-        cells.append(_cost_cell(row.ours, row.ours_us))
-        cells.append(row.algorithm[: 13 if row.better else 14] + ("*" if row.better else ""))
-        if with_library:
-            cells.append(ratio_cell(row))
-        if world_size > 1:
-            cells.append(number(row.ours.bus_bw_gb_s if row.ours else None))
-        cells.append(_share_cell(row.ours))
-        cells.append(Text(_count(row.n_wrong), style="bold red" if row.n_wrong else ""))
-        table.add_row(*cells)
+        table.add_row(*(cell(row) for _, _, cell in shown))
     return table
+
+
+def _load(row: Row, name: str) -> Any:
+    case = row.ours or row.library
+    return case.routing[name] if case and case.routing else None
+
+
+def _skew(row: Row) -> str:
+    """Of a file four digits of its hash: with all eight `#wrong` has no room."""
+    return label(row)[:9] if label(row).startswith("file:") else label(row)
+
+
+def _megabytes(size_bytes: float) -> str:
+    """In at most six columns: a wider one would push `#wrong` out of the table."""
+    return number(size_bytes / 1e6) if size_bytes == 0 or size_bytes >= 1000 else f"{size_bytes / 1e6:.1g}"
 
 
 def _cost_cell(case: Case | None, cost: float | None) -> Text | str:
@@ -105,11 +133,10 @@ def _cost_cell(case: Case | None, cost: float | None) -> Text | str:
         return "-"
     if case.status == "wrong":
         return Text("WRONG", style="bold red")
-    summary = case.total_us or case.time_us
-    return number(cost if cost is not None else summary.median if summary else None)
+    return number(cost_us(case) if cost is None else cost)
 
 
-def ratio_cell(row: Row) -> str:
+def _ratio_cell(row: Row) -> str:
     """`1.53 [1.50 1.56]`, at most 16 columns, without brackets where there are too few pairs for an interval."""
     if row.ratio is None:
         return "-"
@@ -127,6 +154,10 @@ def _share_cell(case: Case | None) -> str:
     return f"{min(case.share_of_bound, 9.99):.0%}" + ("!" if case.suspect else "")
 
 
+def _median(summary: Summary | Range | None) -> float | None:
+    return summary.median if summary else None
+
+
 def _count(n_wrong: int | None) -> str:
     return "-" if n_wrong is None else str(n_wrong) if n_wrong < 1_000_000 else f"{n_wrong:.0e}"
 
@@ -137,19 +168,17 @@ def _flip_table(found: Sequence[Flip], states: LinkStates) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("winner", no_wrap=True, max_width=16, overflow="ellipsis")
     for flip in found:
-        table.add_row(size_text(flip.size_bytes), f"{states.rtt_ns[flip.state]:.0f} ns", number(flip.library_us),
+        table.add_row(label(flip), f"{states.rtt_ns[flip.state]:.0f} ns", number(flip.library_us),
                       number(flip.ours_us), number(flip.best_us), flip.winner)
     return table
 
 
 def _print_long(console: Console, result: Result) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("size", "algorithm", "variant", "mode", "place"):
-        table.add_column(name, no_wrap=True, justify="right" if name == "size" else "left")
-    for name in ("time us", "[95 %]", "consume us", "total us", "p95 us", "algbw GB/s", "busbw GB/s", "bound us",
-                 "of bound", "skew us", "rtt ns", "blocks (mixed)", "#wrong"):
-        table.add_column(name, no_wrap=True, justify="right")
-    table.add_column("status", no_wrap=True)
+    words = ("algorithm", "variant", "mode", "place", "status")
+    for name in ("size", *words[:-1], "time us", "[95 %]", "consume us", "total us", "p95 us", "algbw GB/s",
+                 "busbw GB/s", "bound us", "of bound", "skew us", "rtt ns", "blocks (mixed)", "#wrong", "status"):
+        table.add_column(name, no_wrap=True, justify="left" if name in words else "right")
     for case in sorted(result.cases, key=lambda case: (case.size_bytes, case.mode != "isolated", case.in_place)):
         table.add_row(*_long_cells(case))
     console.print(table)
@@ -157,21 +186,16 @@ def _print_long(console: Console, result: Result) -> None:
 
 def _long_cells(case: Case) -> list[str]:
     time = case.time_us
-    median_of = [None if summary is None else summary.median for summary in (case.consume_us, case.total_us)]
+    medians = [number(_median(summary)) for summary in (
+        time, case.consume_us, case.total_us, case.arrival_skew_us, case.link_rtt_ns)]
+    interval = "-" if time is None or time.ci_low is None else f"[{number(time.ci_low)} {number(time.ci_high)}]"
     label = f"auto: {case.chosen}" if case.chosen else case.library or case.algorithm
+    label += f" {shape_text(case.shape)}" if case.shape else ""
     blocks = f"{time.n_blocks} ({case.blocks_mixed})" if time else "-"
     status = case.status if case.reason is None else f"{case.status}: {case.reason}"
     if case.state != "run" and time:
         status += f" ({'the link never settled' if case.state == 'mixed' else 'another state of the link'})"
     return [size_text(case.size_bytes), label, case.variant, case.mode, "in" if case.in_place else "out",
-            number(time.median if time else None), _interval_cell(time), *map(number, median_of),
-            number(time.p95 if time else None), number(case.alg_bw_gb_s), number(case.bus_bw_gb_s),
-            number(case.bound_us), _share_cell(case),
-            number(case.arrival_skew_us.median if case.arrival_skew_us else None),
-            number(case.link_rtt_ns.median if case.link_rtt_ns else None), blocks, _count(case.n_wrong), status]
-
-
-def _interval_cell(summary: Summary | None) -> str:
-    if summary is None or summary.ci_low is None:
-        return "-"
-    return f"[{number(summary.ci_low)} {number(summary.ci_high)}]"
+            medians[0], interval, *medians[1:3], number(time.p95 if time else None), number(case.alg_bw_gb_s),
+            number(case.bus_bw_gb_s), number(case.bound_us), _share_cell(case), *medians[3:], blocks,
+            _count(case.n_wrong), status]

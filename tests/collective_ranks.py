@@ -1,7 +1,7 @@
-"""Run by mpirun: all-reduces, the same on every rank, on a device, over peers' memory of one kind.
+"""Run by mpirun: collectives, the same on every rank, on a device, over peers' memory of one kind.
 
-`collective_ranks.py EXAMPLES SEED [DEVICE [MEMORY [MACRO=VALUE ...]]]`. A rank that fails would draw other examples
-than its peers from then on, so all ranks fail together or not at all.
+`collective_ranks.py EXAMPLES SEED [DEVICE [MEMORY [MACRO=VALUE ...] [COLLECTIVE ...]]]`. A rank that fails
+would draw other examples than its peers from then on, so all ranks fail together or not at all.
 """
 
 import sys
@@ -10,18 +10,29 @@ import numpy as np
 
 from collectives.algorithm import ALGORITHMS
 from collectives.operation import Operation, Unsupported
-from tests.all_reduce_examples import ROOM_BYTES, Buffers, Example, check
-from tests.ranks import connect, launch
+from collectives.peer_buffer import register
+from tests.collective_examples import ROOM_BYTES, Buffers, Example, check
+from tests.ranks import connect, launch, set_epoch
 
 
-def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *macros: str) -> None:
-    settings = {name: int(value) for name, value in (macro.split("=") for macro in macros)}
+def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *words: str) -> None:
+    settings = {name: int(value) for name, value in (word.split("=") for word in words if "=" in word)}
     world, watch = connect(30.0, device, memory, **{"STREAM_SLAB": seed % 2, **settings})
     communicator, rank = world.communicator, world.communicator.rank
-    buffers = Buffers(rank, world.device.private(ROOM_BYTES), world.device.private(ROOM_BYTES))
+    peers = world.peers
+    send, receive = (
+        world.device.private(ROOM_BYTES)
+        if isinstance(peers, Unsupported)
+        else register(communicator, world.device, peers, ROOM_BYTES)
+        for _ in range(2)
+    )
+    buffers = Buffers(rank, communicator.size, send, receive)
 
-    def problem(example: Example, every: list[np.ndarray]) -> str | None:
-        operation = ALGORITHMS[example.algorithm].bind(world, buffers.case(example, every[rank]))
+    def problem(example: Example, every: np.ndarray) -> str | None:
+        algorithm = ALGORITHMS[example.collective.name][example.algorithm]
+        if example.algorithm != "library" and example.variant not in algorithm.variants(world):
+            return None
+        operation = algorithm.bind(world, buffers.case(example, every))
         if isinstance(operation, Unsupported):
             return None
         assert isinstance(operation, Operation)
@@ -30,14 +41,15 @@ def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *m
         if watch.timed_out:
             found = f"rank {watch.peer} never came"
         said, bits = zip(*communicator.all_gather((found, buffers.result(example).tobytes())), strict=True)
-        if len(set(bits)) > 1 and example.algorithm != "library" and not any(said):
+        alike = example.collective.name in ("all_reduce", "all_gather")
+        if alike and len(set(bits)) > 1 and example.algorithm != "library" and not any(said):
             return "ranks got different bits"
         return next((f"rank {r}: {sentence}" for r, sentence in enumerate(said) if sentence), None)
 
     if not isinstance(world.peers, Unsupported):
-        world.peers.set_epoch(2**32 - 1 - examples // 2)  # wraps on the way
+        set_epoch(world.peers, 2**32 - 1 - examples // 2)  # wraps on the way
         communicator.barrier()
-    check(examples, seed, problem, communicator.size)
+    check(examples, seed, problem, communicator.size, *(word for word in words if "=" not in word))
     if rank == 0:
         print(f"{examples} examples right on {communicator.size} ranks")
 

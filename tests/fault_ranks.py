@@ -77,7 +77,7 @@ def subject_with(call: int, strike):
 def main(rank: int, where: str, call: int, what: str, options: list[str]) -> None:
     fault = partial(strike, what)
     places = {
-        "plan": (bench.run, "plan_cases", fault),
+        "plan": (bench.plan, "plan_cases", fault),
         "block": (bench.run, "measure_block", lambda: setattr(bench.measure, "run", lambda *_: fault())),
         "probe": (bench.measure, "round_trip_ns", fault),
         "store": (RunFile, "append", fault),
@@ -88,8 +88,8 @@ def main(rank: int, where: str, call: int, what: str, options: list[str]) -> Non
         owner, name, at = places[where]
         setattr(owner, name, struck(getattr(owner, name), call, at))
     elif launched_rank() == rank:
-        bench.run.subject_of = subject_with(call, fault)  # type: ignore[attr-defined]
-    bench.command.main("allreduce", "All-reduce with a fault.", options)
+        bench.plan.subject_of = subject_with(call, fault)  # type: ignore[attr-defined]
+    bench.command.main("allreduce", "all_reduce", "All-reduce with a fault.", options)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,18 @@ def innermost_loops(lines: list[str]) -> list[Loop]:
     return [_loop(lines[begin : end + 1]) for begin, end in inner]
 
 
+def loads_at_once(lines: list[str]) -> int:
+    """The most loads of 16 bytes with neither a wait for them nor a store between."""
+    most = here = 0
+    for line in lines:
+        found = access(line)
+        if re.match(r"s_wait(cnt.*vmcnt|_loadcnt)", line) or (found and not found.load):
+            here = 0
+        here += bool(found and found.load and found.wide)
+        most = max(most, here)
+    return most
+
+
 def _loop(lines: list[str]) -> Loop:
     accesses = [a for a in map(access, lines) if a]
     first_store = next((i for i, a in enumerate(accesses) if not a.load), len(accesses))

@@ -4,41 +4,57 @@ import json
 import os
 import sys
 from ctypes import c_void_p
+from itertools import product
 
 import numpy as np
 
+from bench.subject import Buffers
 from collectives import library, library_gpu
 from collectives.algorithm import ALGORITHMS
-from collectives.collective import DATATYPES, all_reduce_reference
+from collectives.collective import COLLECTIVES, DATATYPES, combined
 from collectives.communicator import Communicator, Disagreement
-from collectives.library_gpu import allocate, describe
+from collectives.library_gpu import describe
 from collectives.nccl import Library, open_library
 from collectives.operation import Case, DeviceError, Plan, Unsupported, Watch
 from collectives.world import open_device, open_world
 from kernels.device import Kernel, Step
 
 
-def values(rank: int, count: int, redop: str) -> np.ndarray:
+def values(rank: int, redop: str, shape: tuple[int, int]) -> np.ndarray:
     """Small integers, or powers of two for products: no type rounds them."""
-    drawn = np.random.default_rng(rank).integers(-8, 9, count)
+    drawn = np.random.default_rng(rank).integers(-8, 9, shape)
     return 2.0 ** (drawn % 2) if redop == "prod" else drawn.astype(float)
 
 
-def wrong(world, case: Case, memories: dict, operation, watch: Watch) -> int:
-    """Wrong bytes in the result of an operation on fresh data, launched as the device launches it in a run."""
-    ranks, datatype = world.communicator, case.datatype
-    size = case.count * datatype.size_bytes
-    inputs = [values(rank, case.count, case.redop) for rank in range(ranks.size)]
-    memories[case.receive].write(np.full(memories[case.receive].size_bytes, 0xA5, np.uint8))
-    memories[case.send].write(datatype.encode(inputs[ranks.rank]).view(np.uint8))
-    ranks.barrier()
+def wrong(world, case: Case, memories: list, operation, watch: Watch) -> int:
+    """Wrong bytes, in the result of an operation on fresh data and around it, launched as the device launches it in a
+    run."""
+    what, datatype, rank, ranks = case.collective, case.datatype, world.communicator.rank, world.communicator.size
+    sends, receives = what.segments(ranks)
+    sent = np.stack([values(r, case.redop, (sends, case.count)) for r in range(ranks)])
+    result = what.result(sent, case.shape, lambda every: combined(list(every), case.redop))[rank]
+    right = {memory.address: np.full(memory.size_bytes, 0xA5, np.uint8) for memory in memories}
+
+    def put(address: int, decoded: np.ndarray) -> None:
+        (base,) = (m.address for m in memories if m.address <= address < m.address + m.size_bytes)
+        stored = datatype.encode(decoded.ravel()).view(np.uint8)
+        right[base][address - base : address - base + stored.size] = stored
+
+    put(case.send, sent[rank])
+    for memory in memories:
+        memory.write(right[memory.address])
+    world.communicator.barrier()
     nothing = Step(Kernel("nothing", lambda blocks, argument: None), None)
     world.device.run(Plan(nothing, nothing, operation.step, nothing, nothing, 0, 1, 0, 0, world.graph), watch)
-    right = datatype.encode(all_reduce_reference(inputs, case.redop)).view(np.uint8)
-    beyond = np.full(memories[case.receive].size_bytes - size, 0xA5, np.uint8)
-    sent = datatype.encode(inputs[ranks.rank]).view(np.uint8)
-    bad = int((memories[case.receive].read() != np.concatenate([right, beyond])).sum())
-    return bad if case.in_place else bad + int((memories[case.send].read()[:size] != sent).sum())
+    if what.receives(case.shape, rank, ranks):
+        put(case.receive, result[:receives])
+    differ = {memory.address: memory.read() != right[memory.address] for memory in memories}
+    if case.in_place and what.sends_all:  # what is left of the other segments is the library's
+        at = case.send - memories[1].address
+        own = slice(at + rank * case.segment_bytes, at + (rank + 1) * case.segment_bytes)
+        kept = differ[memories[1].address]
+        kept[at : own.start] = kept[own.stop : at + sends * case.segment_bytes] = False
+    return int(sum(found.sum() for found in differ.values()))
 
 
 def main(asked: dict) -> dict:
@@ -47,30 +63,34 @@ def main(asked: dict) -> dict:
     device, _ = open_device(communicator, asked["device"], asked.get("share", False))
     watch = device.watch(Watch())
     world = open_world(communicator, device, watch, yields=True, timeout_s=30, graph=asked.get("graph", False))
-    size = max(asked["counts"]) * 8 + 64
+    collective = COLLECTIVES[asked.get("collective", "all_reduce")]
+    widest = max(DATATYPES[text.split()[0]].size_bytes for text in asked["cases"])
+    size = max(asked["counts"]) * widest * (communicator.size if collective.cut else 1) + 64
     found: dict = {"name": library.library_name(world), "results": {}, "chosen": {}}
     own = asked.get("own_memory", True)
-    blocks = [(allocate(world, size) if own else None) or device.private(size) for _ in range(2)]
-    blocks = blocks[:: -1 if communicator.rank % 2 else 1]  # addresses are in another order elsewhere
-    memories = {block.address: block for block in blocks}
-    algorithm = ALGORITHMS["library"]
+    memories = [library.allocate(world, size) if own else device.private(size) for _ in range(2)]
+    found["memory"] = memories[0].type
+    memories = memories[:: -1 if communicator.rank % 2 else 1]  # addresses are in another order elsewhere
+    buffers = Buffers(memories[0], memories[1], 0)
+    algorithm = ALGORITHMS[collective.name]["library"]
     found["variants"] = algorithm.variants(world)
-    for variant in asked.get("variants") or found["variants"]:
-        for text in asked["cases"]:
-            type_name, redop, place = text.split()
-            for count in asked["counts"]:
-                datatype, send = DATATYPES[type_name], blocks[place == "in"].address
-                case = Case(count * datatype.size_bytes, datatype, redop, send, blocks[1].address, variant)
-                operation = algorithm.bind(world, case)
-                key = f"{variant} {text} {count}"
-                if isinstance(operation, Unsupported):
-                    found["results"][key] = operation.reason
-                    continue
-                found["results"][key] = communicator.all_gather(wrong(world, case, memories, operation, watch))
-                found["chosen"][key] = operation.chosen
-                for _ in range(asked.get("repeat", 0)):
-                    operation.call()
-                found["failure"] = operation.failure()
+    for variant, text, count, shape in product(
+        asked.get("variants") or found["variants"], asked["cases"], asked["counts"], collective.shapes
+    ):
+        type_name, redop, place = text.split()
+        what = collective, shape, count, DATATYPES[type_name], redop
+        case = buffers.case(*what, place == "in", variant, communicator.rank)
+        operation = algorithm.bind(world, case)
+        key = " ".join([variant, text, str(count), *shape.values()])
+        if isinstance(operation, Unsupported):
+            found["results"][key] = operation.reason
+            continue
+        found["results"][key] = communicator.all_gather(wrong(world, case, memories, operation, watch))
+        found["chosen"][key] = operation.chosen
+        found["calls"] = operation.step.kernel.name
+        for _ in range(asked.get("repeat", 0)):
+            operation.call()
+        found["failure"] = operation.failure()
     found["head"] = describe(world)
     if isinstance(used := open_library(world), Library):
         windows = used.calls.fake_nccl_windows

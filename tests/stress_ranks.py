@@ -11,17 +11,22 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bench import verify
 from bench.subject import on_device, pattern_of
 from collectives.algorithm import ALGORITHMS
-from collectives.collective import DATATYPES
+from collectives.alltoall_routed import ALGORITHMS as ROUTED
+from collectives.alltoall_routed import RoutedCase, make_tables, record_bytes
+from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Case, Gate, Operation, Step, Unsupported, Watch, World
+from collectives.peer_buffer import register
+from collectives.routing import draw as draw_routes
 from kernels.device_cpu import FLAGS, CpuModule, find_compiler
 from kernels.module import compiled
-from tests.ranks import connect
+from tests.ranks import connect, set_epoch
 
 COUNTS = (1, 3, 17, 17, 255, 1023, 4099, 20011, 70001, 300007)
 START_EPOCH = 2**32 - 5
@@ -34,29 +39,49 @@ def main(launches: int, seed: int, device: str, memory: str, macros: dict[str, i
     keep: list[Any] = []
     items: list[tuple[Step, Step, Step]] = []
     loop_kernels = world.device.compile("timed_loop", {})
+    for _ in range(0 if names else 6):
+        item, kept = routed_item(world, draw, seed, watch)
+        items.append(item)
+        keep.append(kept)
+    # One type and operation a collective, others by another seed: of the protocol nothing depends on them, and each
+    # pair is a kernel to be compiled.
+    datatypes = {name: draw.choice(list(DATATYPES.values())) for name in COLLECTIVES}
+    redops = {name: draw.choice(["sum", "avg" if kind.is_float else "max"]) for name, kind in datatypes.items()}
     for _ in range(24):
-        datatype = draw.choice(list(DATATYPES.values()))
-        redop = draw.choice(["sum", "max"] if not datatype.is_float else ["sum", "avg"])
+        what = COLLECTIVES[draw.choice(list(COLLECTIVES) if not names else ["all_reduce"])]
+        shape = draw.choice(what.shapes)
+        datatype, redop = datatypes[what.name], redops[what.name]
         count = draw.choice(COUNTS)
-        size = count * datatype.size_bytes
-        in_place = draw.random() < 0.3
+        sends, receives = what.segments(ranks)
+        size = max(sends, receives) * count * datatype.size_bytes
+        in_place = draw.random() < 0.3 and what.no_place is None
         shift = draw.choice([0, datatype.size_bytes, 3 * datatype.size_bytes])
-        buffers = [world.device.private(size + 64) for _ in range(2)]
+        algorithm = ALGORITHMS[what.name][draw.choice(names or [a for a in ALGORITHMS[what.name] if a != "library"])]
+        variant = draw.choice(algorithm.variants(world))
+        assert not isinstance(world.peers, Unsupported)
+        buffers = [register(world.communicator, world.device, world.peers, size + 64) for _ in range(2)]
         receive = buffers[1].address + draw.choice([0, datatype.size_bytes])
-        first = receive if in_place else buffers[0].address + shift
-        operation = ALGORITHMS[draw.choice(names)].bind(world, Case(size, datatype, redop, first, receive))
+        first = buffers[0].address + shift
+        if in_place:
+            own = receive + (rank * count * datatype.size_bytes if what.cut else 0)
+            first, receive = receive if what.sends_all else own, receive if what.receives_all else own
+        case = Case(what, count, datatype, redop, first, receive, in_place, variant, shape)
+        operation = algorithm.bind(world, case)
+        if isinstance(operation, Unsupported):  # in place and registered
+            operation = algorithm.bind(world, replace(case, variant="copied"))
         assert isinstance(operation, Operation)
+        receives *= what.receives(shape, rank, ranks)
         tables = [
-            on_device(world.device, verify.repeated(table))
+            on_device(world, verify.repeated(table))
             for table in (
-                datatype.encode(verify.rank_table(datatype, redop, rank, seed)),
-                verify.expected_table(datatype, redop, ranks, seed),
+                datatype.encode(verify.sent(what, datatype, redop, ranks, seed))[rank],
+                verify.received(what, shape, datatype, redop, ranks, seed)[rank],
             )
         ]
         wrong = world.device.private(8)
         patterns = [
-            pattern_of(datatype, address, size, table, wrong, watch)
-            for address, table in zip((first, receive), tables, strict=True)
+            pattern_of(datatype, address, segments, case.segment_bytes, table, wrong, watch)
+            for address, segments, table in zip((first, receive), (sends, receives), tables, strict=True)
         ]
         keep.append((wrong, buffers, tables))
         prepare, check = (
@@ -66,7 +91,7 @@ def main(launches: int, seed: int, device: str, memory: str, macros: dict[str, i
         items.append((prepare, operation.step, check))
 
     assert not isinstance(world.peers, Unsupported)
-    world.peers.set_epoch(START_EPOCH)
+    set_epoch(world.peers, START_EPOCH)
     world.communicator.barrier()
     run = run_natively if world.device.name == "cpu" else run_in_stream
     done = run(world, items, launches, seed, watch)
@@ -82,6 +107,51 @@ def main(launches: int, seed: int, device: str, memory: str, macros: dict[str, i
                 }
             )
         )
+
+
+def routed_item(world: World, draw: random.Random, seed: int, watch: Watch) -> tuple[Any, Any]:
+    """The steps of a round trip of tokens over experts that change nothing, and what they point into."""
+    rank, ranks = world.communicator.rank, world.communicator.size
+    datatype = DATATYPES[draw.choice(["float32", "bfloat16"])]
+    top_k, hidden = draw.choice([1, 2, 3]), draw.choice([31, 248, 1024])
+    tokens, skew = draw.choice([1, 5, 64, 500]), draw.choice(["uniform", "zipf:1.5", "hot:3"])
+    routes = draw_routes(skew, ranks, 8, tokens, top_k, draw.randrange(1 << 30))
+    row_bytes = hidden * datatype.size_bytes
+    assert not isinstance(world.peers, Unsupported)
+    sizes = (tokens * row_bytes, tokens * row_bytes, tokens * top_k * row_bytes)
+    buffers = [register(world.communicator, world.device, world.peers, size) for size in sizes]
+    made = make_tables(world, routes, buffers[2], record_bytes(row_bytes, top_k))
+    algorithm = draw.choice([a for a in ROUTED if a.name != "library"])
+    case = RoutedCase(
+        COLLECTIVES["alltoall"],
+        hidden,
+        datatype,
+        "none",
+        buffers[0].address,
+        buffers[1].address,
+        variant=draw.choice(algorithm.variants(world)),
+        shape={"way": "round_trip"},
+        tables=made,
+    )
+    operation = algorithm.bind(world, case)
+    assert isinstance(operation, Operation)
+    values = verify.row_tables(datatype, tokens, [seed])
+    given = [values[routes.rows_of(d)[0]] for d in range(ranks)]
+    sent, right = (
+        on_device(world, verify.repeated(table[routes.home == rank]))
+        for table in (datatype.encode(values), verify.combined_rows(routes, datatype, given))
+    )
+    wrong, rows = world.device.private(8), int(routes.tokens_of[rank])
+    kernels = world.device.compile("timed_loop", {})
+    prepare, check = (
+        Step(
+            kernels.kernel(name),
+            pattern_of(datatype, memory.address, rows, row_bytes, table, wrong, watch),
+            operation.step.blocks,
+        )
+        for name, memory, table in (("write_pattern", buffers[0], sent), ("count_wrong", buffers[1], right))
+    )
+    return (prepare, operation.step, check), (wrong, buffers, sent, right, operation, made)
 
 
 def run_natively(world: World, items: list[tuple[Step, Step, Step]], launches: int, seed: int, watch: Watch) -> int:
@@ -127,5 +197,5 @@ if __name__ == "__main__":
         int(sys.argv[2]),
         *where,
         {k: int(v) for k, v in settings.items()},
-        chosen or ["one_shot_push", "one_shot_pull", "two_shot", "ring"],
+        chosen,
     )

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kernels import device_cpu, module
-from kernels.device import DeviceError
+from kernels.device import DeviceError, Pattern, Step, Watch
 from kernels.module import CompileError, cache_folder, source_with_headers
 from tests.launch import ROOT, mpirun
 
@@ -108,3 +109,25 @@ def test_memory_of_another_size_than_announced_is_refused():
     with pytest.raises(DeviceError, match="not of the size"):
         device.open(memory.handle.replace(b"8192", b"4096"))
     memory.close()
+
+
+@pytest.mark.parametrize("size_bytes", [2, 4, 8])
+def test_each_wrong_element_counts_once_wherever_it_lies(size_bytes):
+    """A result said to be right, or wrong in more elements than it has, would make no table worth reading."""
+    device, watch, count, segments = device_cpu.CpuDevice(), Watch(), 1003, 3
+    table, draw = 64 * 31 * size_bytes, np.random.default_rng(size_bytes)
+    tables = draw.integers(0, 256, (segments, table + 31 * size_bytes), np.uint8)
+    right = np.array([np.resize(one[:table], count * size_bytes) for one in tables])
+    got, kept, wrong = (device.private(n) for n in (right.size, tables.size, 8))
+    kept.write(tables.ravel())
+    at = draw.choice(segments * count, 40, replace=False)
+    broken = right.reshape(-1, size_bytes).copy()
+    broken[at, draw.integers(0, size_bytes, 40)] ^= 1
+    pattern = Pattern(got.address, kept.address, segments, count * size_bytes, table, 31, size_bytes, wrong.address,
+                      ctypes.addressof(watch))
+    check = device.caller(Step(device.compile("timed_loop", {}).kernel("count_wrong"), pattern))
+    for data, n in ((right, 0), (broken, 40), (right ^ 255, segments * count)):
+        wrong.write(np.zeros(8, np.uint8))
+        got.write(data.ravel())
+        check()
+        assert wrong.read().view(np.uint32)[0] == n

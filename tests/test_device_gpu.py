@@ -28,14 +28,14 @@ from tests.fake_gpu import fake_nccl
 from tests.launch import MPIRUN, ROOT
 from tests.test_cli import assert_refused, launch
 
-ONE = ("--algorithm", "two_shot", "-b", "4K", "-e", "4K", "--mode", "isolated", "-n", "24", "--max-time", "10")
+ONE = ("--algorithm", "ring", "-b", "4K", "-e", "4K", "--mode", "isolated", "-n", "6", "--max-time", "10")
 WITHOUT_LIBRARY = {"FAKE_NCCL_BINDING": "none"}
 
 
 def on(folder, *options, ranks=2, **faults):
     """The command on a software GPU with these faults."""
     environment = {**fake_gpu.environment(**faults), **WITHOUT_LIBRARY}
-    return launch(folder / "results", *ONE, *options, ranks=ranks, **environment)
+    return launch(folder / "results", *ONE, "--lean", *options, ranks=ranks, **environment)
 
 
 def run_of(folder):
@@ -144,6 +144,64 @@ def test_graphs_launch_both_ours_and_the_library_on_a_fake_gpu(tmp_path, vendor)
     assert {case.n_wrong for case in result.cases if case.status == "ok"} == {0}
 
 
+@pytest.mark.parametrize("vendor", ["cuda", "hip"])
+@pytest.mark.parametrize("command", ["allgather", "reduce_scatter", "alltoall", "sendrecv"])
+def test_every_command_measures_ours_and_the_library_right_on_a_fake_gpu(tmp_path, command, vendor):
+    """Ours runs `registered` over IPC where buffers are not from NCCL's own allocator, which gives no handle."""
+    options = ("-b", "12K", "-e", "12K", "--mode", "isolated", "-n", "6", "--max-time", "30", "--lean",
+               "--device", vendor)
+    done = launch(tmp_path / "results", *options, command=command, **fake_nccl.environment(vendor=vendor))
+    assert done.returncode == 0, done.stderr
+    cases = run_of(tmp_path).cases
+    assert {case.n_wrong for case in cases if case.status == "ok"} == {0}
+    assert all(case.bound_us for case in cases if case.status == "ok"), "a push without a bound"
+    reasons = {(case.algorithm, case.variant): case.reason for case in cases if case.status != "ok"}
+    unmapped = "its buffers are not mapped by the other ranks"
+    assert reasons == (dict.fromkeys(((a, "registered") for a in ("direct_pull", "auto")), unmapped)
+                       if vendor == "cuda" else {})
+    second = "registered" if vendor == "cuda" else "tuned"
+    assert {case.variant for case in cases if case.library} == {"plain", second}
+
+
+@pytest.mark.parametrize(("vendor", "graph"), [("cuda", "0"), ("cuda", "1"), ("hip", "0")])
+def test_a_routed_all_to_all_is_right_beside_grouped_sends_on_a_fake_gpu(tmp_path, vendor, graph):
+    options = ("--experts", "5", "--tokens", "30", "--hidden", "70", "--skew", "zipf:1", "-d", "bfloat16", "--mode",
+               "both", "-n", "6", "--max-time", "60", "--lean", "--device", vendor, "-G", graph)
+    done = launch(tmp_path / "results", *options, command="alltoall", **fake_nccl.environment(vendor=vendor))
+    assert done.returncode == 0, done.stderr
+    cases = run_of(tmp_path).cases
+    assert {case.n_wrong for case in cases if case.status == "ok"} == {0}
+    right = {(case.algorithm, case.variant, case.mode) for case in cases
+             if case.status == "ok" and case.shape["way"] == "round_trip"}
+    variants = {"library": "graph" if graph == "1" else "plain", "direct_push": "copied", "direct_pull": "copied"}
+    assert right >= {(*form, mode) for form in variants.items() for mode in ("isolated", "chained")}
+    assert (("direct_pull", "registered", "isolated") in right) == (vendor == "hip")
+
+
+def test_registered_runs_over_ipc_with_an_nccl_that_has_no_allocator_and_graphs_on_a_fake_gpu(tmp_path):
+    options = ("-b", "12K", "-e", "12K", "--mode", "both", "-n", "6", "--max-time", "30", "--lean",
+               "--device", "cuda", "-G", "1", "--in-place", "--algorithm", "direct_pull,library")
+    for command in ("allgather", "reduce_scatter"):
+        out = tmp_path / command
+        done = launch(out / "results", *options, command=command, **fake_nccl.environment(version=21800))
+        assert done.returncode == 0, done.stderr
+        status = {(case.algorithm, case.variant, case.mode): (case.status, case.n_wrong) for case in run_of(out).cases}
+        modes = ("isolated", "chained")
+        assert [status["direct_pull", "registered", mode] for mode in modes] == [("ok", 0)] * 2
+        assert [status["library", "graph", mode] for mode in modes] == [("ok", 0)] * 2
+
+
+@pytest.mark.parametrize("memory", ["auto", "host_staged"])
+def test_buffers_are_not_moved_to_the_host_for_the_sake_of_ours_on_a_fake_gpu(tmp_path, memory):
+    """A library on buffers in the host's memory would be slow, and no baseline."""
+    options = ("--lean", "--device", "hip", "--memory", memory, "--algorithm", "direct_pull")
+    environment = {**fake_gpu.environment(vendor="hip"), **WITHOUT_LIBRARY}
+    done = launch(tmp_path / "results", *ONE[2:], *options, command="allgather", **environment)
+    assert done.returncode == 0, done.stderr
+    status = {case.variant: case.status for case in run_of(tmp_path).cases}
+    assert status == {"copied": "ok", "registered": "ok" if memory == "auto" else "unsupported"}
+
+
 def test_graphs_that_cannot_be_captured_are_refused_with_the_reason_on_a_fake_gpu(tmp_path):
     done = on(tmp_path, "--device", "hip", "-G", "1", vendor="hip", fail="streamBeginCapture:hipErrorNotSupported")
     assert_refused(done, 3, "-G: CuPy cannot capture a graph on GPU .*hipErrorNotSupported", tmp_path)
@@ -153,7 +211,7 @@ def test_graphs_that_cannot_be_captured_are_refused_with_the_reason_on_a_fake_gp
 
 @pytest.mark.parametrize("launches", [300, 2000])
 def test_a_gpu_that_vanishes_ends_all_ranks_with_its_name_on_a_fake_gpu(tmp_path, launches):
-    done = on(tmp_path, "--device", "cuda", vanish_after=launches)
+    done = on(tmp_path, "--device", "cuda", "-n", "24", vanish_after=launches)
     assert done.returncode == 1
     assert "wiretax: rank " in done.stderr
     assert "on GPU 0000:" in done.stderr
@@ -177,7 +235,8 @@ def test_a_rank_takes_the_gpu_that_no_other_has():
 def test_ranks_that_see_one_gpu_each_use_both_on_a_fake_gpu(tmp_path):
     """As Slurm shows them: each rank's own GPU is number 0, and nobody may ask about the other's."""
     environment = {**fake_gpu.environment(), **WITHOUT_LIBRARY}
-    command = [sys.executable, "-m", "bench.allreduce", *ONE, "--device", "cuda", "--out", str(tmp_path / "results")]
+    command = [sys.executable, "-m", "bench.allreduce", *ONE, "--lean", "--device", "cuda", "--out",
+               str(tmp_path / "results")]
     one, other = (["-n", "1", "-env", "CUDA_VISIBLE_DEVICES", gpu, *command] for gpu in ("1", "0"))
     launched = [str(MPIRUN), *one, ":", *other]
     done = subprocess.run(
@@ -185,6 +244,29 @@ def test_ranks_that_see_one_gpu_each_use_both_on_a_fake_gpu(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert [rank["pci_bus_id"] for rank in run_of(tmp_path).run.world["ranks"]] == ["0000:61:00.0", "0000:41:00.0"]
+
+
+@pytest.mark.parametrize(("vendor", "call"), [("cuda", "cuMemGetAddressRange_v2"), ("hip", "ipcGetMemHandle")])
+def test_memory_that_can_have_no_handle_is_given_back_on_a_fake_gpu(vendor, call):
+    """A run that goes on through the host would have that much less room."""
+    program = """
+from kernels.device_gpu import DeviceError, GpuDevice
+from kernels.gpu_driver import visible_gpus
+device = GpuDevice(visible_gpus()[1][0])
+free = device.runtime.memGetInfo()
+device.private(1 << 20)
+assert free != device.runtime.memGetInfo()
+free = device.runtime.memGetInfo()
+try:
+    device.allocate(1 << 20, "mapped")
+except DeviceError as error:
+    assert free == device.runtime.memGetInfo()
+    print(error)
+"""
+    environment = {**os.environ, **fake_gpu.environment(vendor=vendor, fail=call)}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert call in done.stdout
 
 
 def loop_on_a_fake_gpu(what):

@@ -11,7 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from bench.environment import describe, machine_id, scrub_argv, scrub_value, software_id, threats
+from bench.environment import (
+    cpu_ticks,
+    describe,
+    gpu_facts,
+    machine_id,
+    scrub_argv,
+    scrub_value,
+    siblings,
+    software_id,
+    steal_share,
+    threats,
+)
+from reports.table import render
+from tests.synthetic_run import write_run
 
 CPUINFO = "processor\t: 0\nmodel name\t: Some CPU @ 3GHz\nflags\t\t: fpu avx2 f16c{more}\n"
 
@@ -102,7 +115,8 @@ def test_recorded_tree_of_a_troubled_virtual_machine(tmp_path):
         "sys/class/dmi/id/sys_vendor": "QEMU",
         f"{cpu}/online": "0-2,8",
         f"{cpu}/smt/active": "1",
-        f"{cpu}/intel_pstate/no_turbo": "1",
+        f"{cpu}/intel_pstate/no_turbo": "0",
+        **{f"{cpu}/cpu{i}/thermal_throttle/core_throttle_count": str(i) for i in range(4)},
         **{f"{cpu}/cpu{i}/cpufreq/scaling_governor": "powersave" for i in range(4)},
         **{f"{cpu}/cpu{i}/topology/core_id": str(i // 2) for i in range(4)},
         **{f"{cpu}/cpu{i}/topology/physical_package_id": "0" for i in range(4)},
@@ -113,13 +127,14 @@ def test_recorded_tree_of_a_troubled_virtual_machine(tmp_path):
     values = {name: fact["value"] for name, fact in env.items()}
     expected = {
         "cpu.model": "Some CPU @ 3GHz", "cpu.cores": 2, "cpu.logical": 4, "cpu.caches": "L1d 32K x 2", "cpu.smt": True,
-        "cpu.governor": "powersave", "cpu.turbo": False, "cpu.flags.avx512": True, "os.virtualisation": "QEMU",
+        "cpu.governor": "powersave", "cpu.turbo": True, "cpu.throttled_since_boot": 6,
+        "cpu.flags.avx512": True, "os.virtualisation": "QEMU",
         "os.load_1min": 1.26, "os.steal_share_since_boot": 0.15, "os.cgroup_cpu_quota": 1.5,
         "memory.transparent_huge_pages": "madvise", "memory.total_bytes": "unknown", "numa.nodes": "unknown",
     }
     assert {name: values[name] for name in expected} == expected
     said = " ".join(threats(env))
-    for word in ("virtual machine (QEMU)", "powersave", "1.3", "SMT", "1.5 CPUs", "15%"):
+    for word in ("virtual machine (QEMU)", "powersave", "1.3", "SMT", "1.5 CPUs", "15%", "Turbo", "throttled"):
         assert word in said
 
 
@@ -132,11 +147,14 @@ def test_recorded_tree_of_a_quiet_bare_machine_raises_no_alarm(tmp_path):
         "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1",
         "sys/devices/system/cpu/online": "0-1",
         "sys/devices/system/cpu/smt/active": "0",
+        "sys/devices/system/cpu/cpufreq/boost": "0",
+        "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count": "0",
         "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance",
     }))
     assert env["os.virtualisation"]["value"] == "none"
     assert env["os.cgroup_cpu_quota"]["value"] == "none"
     assert env["cpu.flags.avx512"]["value"] is False
+    assert (env["cpu.turbo"]["value"], env["cpu.throttled_since_boot"]["value"]) == (False, 0)
     assert threats(env) == []
 
 
@@ -151,6 +169,63 @@ def test_recorded_tree_of_a_version_1_group_gives_its_quota(tmp_path):
 
 def test_empty_recorded_tree_leaves_facts_unknown_and_says_so(tmp_path):
     env = describe(root=tmp_path)
-    for name in ("cpu.model", "cpu.cores", "cpu.caches", "os.virtualisation", "os.cgroup_cpu_quota", "compiler"):
+    for name in ("cpu.model", "cpu.cores", "cpu.caches", "cpu.throttled_since_boot", "os.virtualisation",
+                 "os.cgroup_cpu_quota", "os.steal_share_since_boot", "compiler"):
         assert env[name]["status"] == "unknown"
     assert threats(env) == []
+
+
+@pytest.mark.parametrize(
+    ("ranks", "fact", "sentence"),
+    [
+        ([(0, [0]), (1, [4])], "0-4", "Ranks 0 and 1 share a physical core (CPUs 0-4)"),
+        ([(0, [0]), (1, [1])], "none", None),
+        ([(0, [0, 4]), (1, [1, 5])], "0-4 1-5", None),  # a core each, with both of its threads
+        ([(0, [0, 1, 4, 5]), (1, [0, 1, 4, 5])], "0-4 1-5", None),  # pinned nowhere: who knows
+        ([(0, [1]), (2, [0]), (4, [5])], "1-5", "Ranks 0 and 4 share a physical core (CPUs 1-5)"),
+        ([(0, [0]), (1, [7])], "unknown", None),
+    ],
+)
+def test_ranks_on_one_physical_core_are_told_from_a_recorded_tree(tmp_path, ranks, fact, sentence):
+    """Two ranks on one core take twice the time, and no table would say why."""
+    path = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    record(tmp_path, {path.format(cpu): f"{cpu % 4},{cpu % 4 + 4}" for cpu in (0, 1, 4, 5)})
+    found = siblings({cpu for _, cpus in ranks for cpu in cpus}, tmp_path)
+    said = threats({"cpu.smt_siblings": found}, ranks)
+    assert (found["value"], len(said)) == (fact, 1 if sentence else 0)
+    assert not sentence or sentence in said[0]
+
+
+def test_time_withheld_during_a_run_is_that_of_its_own_cpus_in_a_recorded_tree(tmp_path):
+    """On a machine of many CPUs, what two of them lost would vanish among the idle ones."""
+    stat = ("cpu  0 0 0 9000 0 0 0 {} 0 0\ncpu0 {} 0 0 0 0 0 0 10 0 0\n"
+            "cpu1 100 0 0 0 0 0 0 {} 7 0\ncpu10 {} 0 0 0 0 0 0 99 0 0")
+    before = cpu_ticks({0, 1}, record(tmp_path, {"proc/stat": stat.format(10, 100, 0, 5)}))
+    now = cpu_ticks({0, 1}, record(tmp_path, {"proc/stat": stat.format(50, 260, 40, 999)}))
+    assert steal_share(before, now) == 0.2
+    assert steal_share(before, cpu_ticks({0, 1}, tmp_path / "nothing")) is None
+    assert steal_share((0, 0), cpu_ticks()) == describe()["os.steal_share_since_boot"]["value"]
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.032, True), (0.01, False), (None, False)])
+def test_the_table_says_when_time_was_withheld(tmp_path, share, said):
+    result = write_run(tmp_path)
+    assert result.end
+    result.end.steal_share = share
+    assert ("the hypervisor withheld 3.2% of the ranks' CPU time" in render(result)) is said
+
+
+@pytest.mark.parametrize(
+    ("reasons", "value", "threat"),
+    [
+        ([["SwPowerCap"], ["SwPowerCap", "HwSlowdown"]], "HwSlowdown SwPowerCap", True),
+        ([[], []], "none", False),
+        ([[], None], "unknown", False),
+    ],
+)
+def test_what_holds_gpus_back_is_a_fact_and_a_threat(reasons, value, threat):
+    """A GPU at its power cap would be compared with one that is not."""
+    ranks = [{"gpu": "H200", "driver": "1", "runtime": "2", "cupy": "3", "throttle": of_gpu} for of_gpu in reasons]
+    facts = gpu_facts(ranks)
+    assert facts["gpu.throttle_reasons"]["value"] == value
+    assert any(value in sentence for sentence in threats(facts)) is threat

@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from reports.result import read
+from reports.show import text
 from tests.launch import MPIRUN, ROOT, mpirun
 
 TIMEOUT_S = 2
@@ -115,11 +117,9 @@ class Launch:
 
 
 def show(out):
+    """What `reports show` prints of the one run."""
     [run] = out.glob("*.jsonl")
-    done = subprocess.run(
-        [sys.executable, "-m", "reports", "show", str(run)], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return done.stdout
+    return text(read(run))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def show(out):
     ],
 )
 def test_an_exception_on_one_rank_ends_all_with_one_sentence(out, rank, where, call, ranks, place):
-    options = ["--algorithm", "one_shot_pull"]
+    options = ["--algorithm", "ring"]
     done, took_s = struck(out, rank, where, call, "raise", *options, ranks=ranks)
     assert re.search(rf"rank {rank} failed at {place}.*: ValueError: struck", sentence(done))
     assert done.stderr.count("Traceback") == 1
@@ -140,9 +140,9 @@ def test_an_exception_on_one_rank_ends_all_with_one_sentence(out, rank, where, c
 
 
 def test_an_exception_in_the_links_probe_names_case_and_block(out):
-    options = ["--mode", "chained", "--algorithm", "two_shot"]
+    options = ["--mode", "chained", "--algorithm", "ring"]
     done, _ = struck(out, 1, "probe", 3, "raise", *options)
-    where = r"case 0 \(two_shot 16384 B chained\), block \d+, step timed loop: ValueError"
+    where = r"case 0 \(ring 16384 B chained\), block \d+, step timed loop: ValueError"
     assert re.search(rf"rank 1 failed at {where}", sentence(done))
     assert "INCOMPLETE" in show(out)
     assert re.search(r"stopped first: rank 1, case 0 .*, block \d+, step timed loop \(failed\)", show(out))
@@ -151,9 +151,9 @@ def test_an_exception_in_the_links_probe_names_case_and_block(out):
 @pytest.mark.parametrize(
     ("rank", "where", "call", "ranks", "algorithm", "place"),
     [
-        (1, "plan", 1, 2, "two_shot", "step (open the device|map the peers)"),
-        (0, "between", 9, 2, "two_shot", "case 0|link .*"),
-        (0, "store", 5, 2, "two_shot", r"case 0 \(.*\), block \d+, step store"),
+        (1, "plan", 1, 2, "ring", "step (open the device|map the peers)"),
+        (0, "between", 9, 2, "ring", "case 0|link .*"),
+        (0, "store", 5, 2, "ring", r"case 0 \(.*\), block \d+, step store"),
         (1, "operation", 300, 2, "library", r"case 0 \(library 16384 B isolated\), .*step .*, the collective"),
     ],
 )  # fmt: skip
@@ -178,7 +178,7 @@ def test_a_rank_that_stalls_in_a_kernel_is_named_with_the_epochs_seen_and_wanted
 
 
 def test_a_rank_that_stalls_over_the_results_is_named_and_the_run_stays_readable(out):
-    done, took_s = struck(out, 0, "results", 1, "sleep", "--algorithm", "two_shot", "-n", "10")
+    done, took_s = struck(out, 0, "results", 1, "sleep", "--algorithm", "ring", "-n", "10")
     assert re.search(r"rank 0 did not go on for .*: step results", sentence(done))
     assert took_s < SOON_S
     assert "INCOMPLETE" in show(out)
@@ -281,7 +281,7 @@ def test_a_compiler_that_takes_longer_than_the_time_out_is_waited_for(out, tmp_p
     busy = f"{sys.executable} -c '{loop}'"
     compiler.write_text(f'#!/bin/sh\ncase "$*" in *timed_loop.cpp*) {busy};; esac\nexec c++ "$@"\n')
     compiler.chmod(0o755)
-    options = ["-n", "10", "--timeout", "1", "--algorithm", "two_shot", "--out", str(out)]
+    options = ["-n", "10", "--timeout", "1", "--algorithm", "ring", "--out", str(out)]
     cache = str(tmp_path / "cache")
     done = mpirun(
         2, "-m", "bench.allreduce", "-b", "16K", "-e", "16K", *options, CXX=str(compiler), XDG_CACHE_HOME=cache

@@ -29,8 +29,8 @@ def in_one_launch(ranks, examples, seed, *macros, **variables):
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
-def by_processes(device, memory, examples, seed, *macros, **variables):
-    command = ("-m", "tests.collective_ranks", str(examples), str(seed), device, memory, *macros)
+def by_processes(device, memory, examples, seed, *macros, program="collective", **variables):
+    command = ("-m", f"tests.{program}_ranks", str(examples), str(seed), device, memory, *macros)
     return mpirun(2, *command, timeout_s=300, **variables)
 
 
@@ -67,6 +67,17 @@ def test_all_ranks_in_one_launch_are_right(ranks):
 )
 def test_two_processes_are_right_on_a_fake_gpu(memory, vendor, gpus):
     assert_right(by_processes(vendor, memory, 25, gpus, **fake(vendor, count=gpus, sms=6)), 25, 2)
+
+
+@pytest.mark.parametrize("vendor", ["cuda", "hip"])
+def test_tokens_reach_their_experts_and_come_back_on_a_fake_gpu(vendor):
+    """Blocks of a launch do not wait for each other, and one that is ahead would spoil what another has yet to read."""
+    assert_right(by_processes(vendor, "auto", 15, 1, program="routed", **fake(vendor, sms=6)), 15, 2)
+
+
+@pytest.mark.gpu
+def test_tokens_reach_their_experts_and_come_back():
+    assert_right(by_processes(vendor_here(), "auto", 100, 1, program="routed"), 100, 2)
 
 
 @pytest.mark.gpu

@@ -6,7 +6,7 @@ import pytest
 from bench import verify
 from bench.measure import summary, times_us
 from bench.subject import Subject
-from collectives.collective import DATATYPES, REDOPS, all_reduce_reference, reason_against
+from collectives.collective import COLLECTIVES, DATATYPES, reason_against
 from collectives.operation import Operation, Step
 from kernels.device import Kernel
 
@@ -66,22 +66,26 @@ def test_each_ranks_time_starts_at_the_last_arrival():
     assert each.tolist() == [[1.7, 2.0], [1.6, 1.0]]
 
 
-@pytest.mark.parametrize("redop", ["sum", "avg", "min", "max"])
+@pytest.mark.parametrize("what", COLLECTIVES.values(), ids=COLLECTIVES)
 @pytest.mark.parametrize("datatype", DATATYPES.values(), ids=DATATYPES)
-@pytest.mark.parametrize("ranks", [1, 2, 3, 5, 7, 8])
-def test_a_chain_goes_on_exactly_and_its_ranks_send_different_data(datatype, redop, ranks):
-    assert redop in REDOPS
-    if reason_against(datatype, redop):
-        return
-    sent = [datatype.encode(verify.chain_table(datatype, redop, rank, ranks, seed=3)) for rank in range(ranks)]
-    for _ in range(5):
-        result = datatype.encode(all_reduce_reference([datatype.decode(x) for x in sent], redop))
-        sent = [result] * ranks
-        if redop == "sum":
-            means = datatype.decode(result) / ranks
-            sent = [datatype.encode(means + verify.chain_offset(rank, ranks)) for rank in range(ranks)]
-            assert ranks == 1 or np.all(datatype.decode(sent[0]) != datatype.decode(sent[-1]))
-    right = [verify.chain_expected(datatype, redop, rank, ranks, 3, in_place=False) for rank in range(ranks)]
-    assert all(np.array_equal(result, r) for r in right)
-    in_place = [verify.chain_expected(datatype, redop, rank, ranks, 3, in_place=True) for rank in range(ranks)]
-    assert all(np.array_equal(x, r) for x, r in zip(sent, in_place, strict=True))
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5, 8])
+def test_a_chain_goes_on_exactly_and_its_ranks_send_different_data(what, datatype, ranks):
+    for redop in ["sum", "avg", "min", "max"] if what.reduces else ["none"]:
+        if what.reduces and reason_against(datatype, redop):
+            continue
+        for shape in what.shapes:
+            sent = datatype.encode(verify.chain_sent(what, datatype, redop, ranks, seed=3))
+            for _ in range(5):
+                result = datatype.encode(verify._result(what, shape, datatype, redop, datatype.decode(sent)))
+                decoded = enumerate(datatype.decode(result))
+                sent = datatype.encode(np.array([verify.linked(what, redop, got, r, ranks) for r, got in decoded]))
+                if redop == "sum":
+                    assert ranks == 1 or np.all(datatype.decode(sent[0]) != datatype.decode(sent[-1]))
+            right = verify.chain_received(what, shape, datatype, redop, ranks, 3, in_place=False, calls=5)
+            assert np.array_equal(result, right)
+            if what.no_place is None:
+                in_place = verify.chain_received(what, shape, datatype, redop, ranks, 3, in_place=True, calls=5)
+                for rank in range(ranks):
+                    own = rank if what.cut else 0
+                    sent_own, got_own = own * what.sends_all, own * what.receives_all
+                    assert np.array_equal(in_place[rank, got_own], sent[rank, sent_own])

@@ -26,8 +26,10 @@ def words(text):
     return re.sub(r"(-\w) ([A-Z]+), (--\w+ \2)", r"\1, \3", text).split()
 
 
-def test_both_commands_have_a_help_block():
-    assert HELP == ["help: python -m bench.allreduce --help", "help: python -m reports show --help"]
+def test_commands_have_a_help_block():
+    of_reports = [f"reports {name}" for name in ("show", "compare", "regress", "accept")]
+    commands = ["bench.allreduce", "bench.campaign", *of_reports]
+    assert [f"help: python -m {command} --help" for command in commands] == HELP
 
 
 @pytest.mark.parametrize("name", HELP)

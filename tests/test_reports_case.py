@@ -48,6 +48,17 @@ def test_bandwidth_and_bound_are_those_of_a_hand_calculation():
     assert only(build_cases(run_of(PLANNED), blocks_of([20.0]), links)).bound_us == pytest.approx(0.5 + 9.0)
 
 
+def test_what_pushes_is_bound_by_storing_across_the_wire():
+    links = [LinkBlock(size_bytes=SIZE, round=0, copy_in_us=4.0, push_us=5.0, peer_read_us=60.0, memory_us=0.0,
+                       link_rtt_ns=(500.0, 500.0))]
+    pushing = msgspec.structs.replace(PLANNED, bound_parts={**(PLANNED.bound_parts or {}), "pushes": True})
+    case = only(build_cases(run_of(pushing), blocks_of([20.0]), links))
+    # Two hops, and half of a push of 5 us; what has come is read at home.
+    assert case.bound_us == pytest.approx(0.5 + 2.5)
+    links[0].push_us = None
+    assert only(build_cases(run_of(pushing), blocks_of([20.0]), links)).bound_us is None
+
+
 def test_a_chain_is_bound_by_the_chain_without_collectives_as_well():
     links = [LinkBlock(size_bytes=SIZE, round=0, copy_in_us=4.0, peer_read_us=6.0, memory_us=2.0,
                        link_rtt_ns=(500.0, 500.0))]
@@ -66,7 +77,7 @@ def test_a_time_beyond_the_bound_is_suspect_only_when_both_intervals_say_so():
     times = blocks_of([9.95 + 0.01 * turn for turn in range(12)])
     parts = msgspec.structs.replace(PLANNED, bound_parts={"hops": 0, "stages": [[0, SIZE]]})
     assert only(build_cases(run_of(parts), times, links(0.001))).suspect is False
-    times = blocks_of([9.5 + 0.01 * turn for turn in range(12)])
+    times = blocks_of([9.5 + 0.01 * (7 * turn % 12) for turn in range(12)])
     assert only(build_cases(run_of(parts), times, links(0.001))).suspect is True
     assert only(build_cases(run_of(parts), times, links(0.4))).suspect is False
 

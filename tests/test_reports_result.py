@@ -81,7 +81,7 @@ def test_damage_is_refused_with_a_sentence_or_shown_but_never_crashes(tmp_path_f
 def test_a_newer_schema_is_refused_by_name(tmp_path, stored):
     path = tmp_path / "newer.jsonl"
     path.write_bytes(stored.replace(b'"schema":1', b'"schema":2', 1))
-    with pytest.raises(ResultError, match=r"newer\.jsonl: schema 2 is newer than this program's 1"):
+    with pytest.raises(ResultError, match=r"newer\.jsonl, line 1: schema 2 is newer than this program's 1"):
         read(path)
 
 

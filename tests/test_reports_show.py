@@ -21,7 +21,7 @@ from PIL import Image
 from reports.formats import as_csv, as_json, as_nccl_tests
 from reports.plot import plot
 from reports.result import Block, ResultError, read
-from reports.table import render
+from reports.table import _megabytes, render
 from tests.synthetic_run import ALGORITHMS, CHAINED_UP_TO, SIZES, write_run
 
 
@@ -328,3 +328,8 @@ def test_a_terminal_gets_bold_unless_no_color_is_set(result, no_color, coloured)
     assert process.returncode == 0
     assert (b"\x1b[" in said) == coloured
     assert b"one_shot_push" in said
+
+
+@pytest.mark.parametrize("size_bytes", [0, 4, 64, 128, 999, 1000, 6900, 98765, 10**6, 7 * 10**9])
+def test_what_leaves_a_rank_does_not_push_the_count_of_wrong_results_out_of_the_table(size_bytes):
+    assert len(_megabytes(size_bytes)) <= 6

@@ -3,9 +3,10 @@
 // Its results are computed for real, from the buffers of all ranks, in the order of the stream. What the environment
 // may ask of it is what the real ones do somewhere: FAKE_NCCL_VERSION; FAKE_NCCL_FAIL=call[:rankN]; FAKE_NCCL_WAY, how it
 // says that ranks are connected; FAKE_NCCL_NO_LL=1, as RCCL has none on gfx12; FAKE_NCCL_NO_WINDOWS=1;
-// FAKE_NCCL_DELAYS_US=default:1000,LL:0, time that an all-reduce takes by protocol; FAKE_NCCL_LOST_AFTER=n all-reduces;
-// FAKE_NCCL_STANDS_STILL=default, a protocol whose all-reduce never ends by itself;
-// FAKE_NCCL_CACHES_PROTO=1, a variable that is read once a process.
+// FAKE_NCCL_DELAYS_US=default:1000,LL:0, time that a call takes by protocol; FAKE_NCCL_LOST_AFTER=n calls;
+// FAKE_NCCL_STANDS_STILL=default, a protocol whose calls never end by themselves;
+// FAKE_NCCL_CACHES_PROTO=1, a variable that is read once a process. ALL_TO_ALL is what it calls its all-to-all, as NCCL
+// since 2.28 and RCCL differ; without, it has none.
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/mman.h>
@@ -82,14 +83,20 @@ constexpr int MOST_RANKS = 8;
 constexpr size_t SLOT_BYTES = 4 << 20;
 struct UniqueId { char internal[128]; };
 struct alignas(128) Place { std::atomic<uint64_t> arrived; int device, window[2]; };
-struct Shared { Place places[MOST_RANKS]; alignas(4096) char slots[2][MOST_RANKS][SLOT_BYTES]; };
+constexpr size_t PART_BYTES = 64 << 10;  // of a message, on its way
+struct alignas(4096) Mailbox { std::atomic<uint64_t> sent, taken; char part[PART_BYTES]; };
+struct Shared {
+  Place places[MOST_RANKS];
+  alignas(4096) char slots[2][MOST_RANKS][SLOT_BYTES];
+  Mailbox mail[MOST_RANKS][MOST_RANKS];  // from, to
+};
 struct Comm {
   Shared* shared;
   int ranks, rank, delay_us;
   std::string protocol;
   bool connected;
   std::vector<std::pair<const char*, size_t>> windows;
-  std::atomic<uint64_t> met, reduced;
+  std::atomic<uint64_t> met, performed;
   std::atomic<int> asynchronous;
   std::atomic<bool> aborted;
 };
@@ -153,46 +160,89 @@ static void reduce(Comm& c, char (*slots)[SLOT_BYTES], void* to, size_t bytes, i
   }
 }
 
-struct Call { Comm* comm; const char* send; char* receive; size_t bytes; int type, op; };
+enum What { ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, EVERY_TO_EVERY, SEND, RECEIVE };
+struct Call { What what; Comm* comm; const char* send; char* receive; size_t bytes; int type, op, peer; };
 
-static void all_reduce(void* argument) {
-  const Call& call = *(const Call*)argument;
-  Comm& c = *call.comm;
+// Whether the stream may go on.
+static bool begin(Comm& c) {
   usleep((unsigned)c.delay_us);
   if (setting("FAKE_NCCL_STANDS_STILL") == (c.protocol.empty() ? "default" : c.protocol))
     while (!c.aborted) usleep(1000);
-  if (c.aborted) return;
-  for (size_t at = 0; at < std::max<size_t>(call.bytes, 1); at += SLOT_BYTES) {
-    // The half that a rank writes next has been read by all who came to the meeting before this one.
-    const int half = c.met & 1;
-    auto slots = c.shared->slots[half];
-    const size_t bytes = std::min(SLOT_BYTES, call.bytes - at);
-    memcpy(slots[c.rank], call.send + at, bytes);
-    int& window = c.shared->places[c.rank].window[half] = 0;
-    for (auto [base, size] : c.windows) {
-      if (call.send >= base && call.send < base + size) break;
-      ++window;
-    }
-    if (!meet(c)) c.asynchronous = REMOTE_ERROR;
-    if (c.asynchronous) return;
-    // A symmetric kernel reads the peers' window of the same number, whatever they have in it.
-    for (int r = 0; r < c.ranks; ++r)
-      if (c.shared->places[r].window[half] != window) memset(slots[r], 0xee, bytes);
-    char* to = call.receive + at;
-    switch (call.type) {
-      case 2: reduce<int32_t, int64_t>(c, slots, to, bytes, call.op); break;
-      case 4: reduce<int64_t, int64_t>(c, slots, to, bytes, call.op); break;
-      case 6: reduce<Half, double>(c, slots, to, bytes, call.op); break;
-      case 7: reduce<float, double>(c, slots, to, bytes, call.op); break;
-      case 8: reduce<double, double>(c, slots, to, bytes, call.op); break;
-      case 9: reduce<Bfloat, double>(c, slots, to, bytes, call.op); break;
-    }
-  }
+  return !c.aborted;
+}
+
+static void end(Comm& c) {
   const std::string lost = setting("FAKE_NCCL_LOST_AFTER");
-  if (++c.reduced >= (uint64_t)(lost.empty() ? -1 : atol(lost.c_str()))) {
+  if (++c.performed >= (uint64_t)(lost.empty() ? -1 : atol(lost.c_str()))) {
     last_error = "NET/Socket : peer 10.0.0.7<4711> has closed the connection";
     c.asynchronous = REMOTE_ERROR;
   }
+}
+
+// Segment by segment of the send buffer, each rank's goes into its slot, and who it is for takes all slots.
+static void collective(void* argument) {
+  const Call& call = *(const Call*)argument;
+  Comm& c = *call.comm;
+  if (!begin(c)) return;
+  const bool sends_all = call.what == REDUCE_SCATTER || call.what == EVERY_TO_EVERY;
+  for (int segment = 0; segment < (sends_all ? c.ranks : 1); ++segment)
+    for (size_t at = 0; at < std::max<size_t>(call.bytes, 1); at += SLOT_BYTES) {
+      // The half that a rank writes next has been read by all who came to the meeting before this one.
+      const int half = c.met & 1;
+      auto slots = c.shared->slots[half];
+      const size_t bytes = std::min(SLOT_BYTES, call.bytes - at);
+      memcpy(slots[c.rank], call.send + segment * call.bytes + at, bytes);
+      int& window = c.shared->places[c.rank].window[half] = 0;
+      for (auto [base, size] : c.windows) {
+        if (call.send >= base && call.send < base + size) break;
+        ++window;
+      }
+      if (!meet(c)) c.asynchronous = REMOTE_ERROR;
+      if (c.asynchronous) return;
+      // A symmetric kernel reads the peers' window of the same number, whatever they have in it.
+      for (int r = 0; r < c.ranks; ++r)
+        if (c.shared->places[r].window[half] != window) memset(slots[r], 0xee, bytes);
+      if (sends_all && segment != c.rank) continue;
+      char* to = call.receive + at;
+      if (call.what == ALL_GATHER || call.what == EVERY_TO_EVERY)
+        for (int r = 0; r < c.ranks; ++r) memcpy(to + r * call.bytes, slots[r], bytes);
+      else switch (call.type) {
+        case 2: reduce<int32_t, int64_t>(c, slots, to, bytes, call.op); break;
+        case 4: reduce<int64_t, int64_t>(c, slots, to, bytes, call.op); break;
+        case 6: reduce<Half, double>(c, slots, to, bytes, call.op); break;
+        case 7: reduce<float, double>(c, slots, to, bytes, call.op); break;
+        case 8: reduce<double, double>(c, slots, to, bytes, call.op); break;
+        case 9: reduce<Bfloat, double>(c, slots, to, bytes, call.op); break;
+      }
+    }
+  end(c);
+}
+
+// Messages that progress together; one ends when its last part has been taken. Without a group each waits for the one
+// before it, so that ranks which all send first stand still.
+typedef std::vector<Call> Group;
+static void messages(void* argument) {
+  const Group& group = *(const Group*)argument;
+  Comm& c = *group[0].comm;
+  if (!begin(c)) return;
+  std::vector<size_t> done(group.size());
+  const time_t until = time(nullptr) + 60;
+  for (size_t left = group.size(); left && !c.aborted; sched_yield()) {
+    left = 0;
+    for (size_t i = 0; i < group.size(); ++i) {
+      const Call& call = group[i];
+      const size_t bytes = std::min(PART_BYTES, call.bytes - done[i]);
+      const bool sends = call.what == SEND;
+      Mailbox& mail = c.shared->mail[sends ? c.rank : call.peer][sends ? call.peer : c.rank];
+      const bool holds = mail.sent.load(std::memory_order_acquire) > mail.taken.load(std::memory_order_acquire);
+      if (sends && bytes && !holds) memcpy(mail.part, call.send + done[i], bytes), done[i] += bytes, ++mail.sent;
+      if (!sends && bytes && holds) memcpy(call.receive + done[i], mail.part, bytes), done[i] += bytes, ++mail.taken;
+      left += done[i] < call.bytes || (sends && mail.sent > mail.taken);
+    }
+    if (time(nullptr) > until) c.asynchronous = REMOTE_ERROR;
+    if (c.asynchronous) return;
+  }
+  end(c);
 }
 
 // ------------------------------------------------------------------------------------------------------------ interface
@@ -248,10 +298,10 @@ int ncclCommInitRank(Comm** comm, int ranks, UniqueId id, int rank) {
 
 int ncclCommGetAsyncError(Comm* c, int* status) { return *status = c->asynchronous, 0; }
 
-int ncclAllReduce(const void* send, void* receive, size_t count, int type, int op, Comm* c, void* stream) {
-  static const size_t sizes[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};
-  if (type < 2 || type > 9 || op < 0 || op > 4) return fail(INVALID_ARGUMENT, "ncclAllReduce : invalid type or op");
-  if (told_to_fail("ncclAllReduce", c->rank)) return fail(UNHANDLED_CUDA_ERROR, "Cuda failure 'unspecified launch failure'");
+// What any call says before it is put into a stream.
+static int look_at(const char* name, Comm* c, int type, int op) {
+  if (type < 2 || type > 9 || op < 0 || op > 4) return fail(INVALID_ARGUMENT, std::string(name) + " : invalid type or op");
+  if (told_to_fail(name, c->rank)) return fail(UNHANDLED_CUDA_ERROR, "Cuda failure 'unspecified launch failure'");
   if (c->protocol == "LL" && setting("FAKE_NCCL_NO_LL") == "1")
     return fail(INVALID_USAGE, "Error : no algorithm/protocol available for function AllReduce with datatype ncclFloat32. "
                                "NCCL_PROTO was set to LL.");
@@ -262,9 +312,64 @@ int ncclAllReduce(const void* send, void* receive, size_t count, int type, int o
           (c->rank + 1) % c->ranks, way.empty() ? "P2P/CUMEM" : way.c_str());
     c->connected = true;
   }
+  return 0;
+}
+
+static const size_t SIZES[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};
+
+static int enqueue(const char* name, void* stream, Call call) {
+  if (int status = look_at(name, call.comm, call.type, call.op)) return status;
+  call.bytes *= SIZES[call.type];
   // Never freed: a captured graph may come back to it.
-  return gpu_host_function(stream, all_reduce, new Call{c, (const char*)send, (char*)receive, count * sizes[type], type, op})
-             ? fail(UNHANDLED_CUDA_ERROR, "Cuda failure") : 0;
+  return gpu_host_function(stream, collective, new Call(call)) ? fail(UNHANDLED_CUDA_ERROR, "Cuda failure") : 0;
+}
+
+static int depth, group_status;
+static Group group;
+static void* group_stream;
+
+int ncclGroupStart() { return ++depth, 0; }
+int ncclGroupEnd() {
+  if (depth < 1) return fail(INVALID_USAGE, "ncclGroupEnd: not in a group call.");
+  if (--depth) return 0;
+  Group* whole = new Group(std::move(group));
+  group.clear();
+  const int status = std::exchange(group_status, 0);
+  if (status || whole->empty()) return status;
+  return gpu_host_function(group_stream, messages, whole) ? fail(UNHANDLED_CUDA_ERROR, "Cuda failure") : 0;
+}
+
+static int message(const char* name, void* stream, Call call) {
+  ncclGroupStart();
+  int status = look_at(name, call.comm, call.type, 0);
+  if (!status && (call.peer < 0 || call.peer >= call.comm->ranks)) status = fail(INVALID_ARGUMENT, "invalid peer");
+  call.bytes *= SIZES[call.type], group.push_back(call), group_stream = stream;
+  if (status) group_status = status;
+  const int ended = ncclGroupEnd();
+  return status ? status : ended;
+}
+
+int ncclAllReduce(const void* send, void* receive, size_t count, int type, int op, Comm* c, void* stream) {
+  return enqueue("ncclAllReduce", stream, {ALL_REDUCE, c, (const char*)send, (char*)receive, count, type, op, 0});
+}
+int ncclReduceScatter(const void* send, void* receive, size_t count, int type, int op, Comm* c, void* stream) {
+  return enqueue("ncclReduceScatter", stream, {REDUCE_SCATTER, c, (const char*)send, (char*)receive, count, type, op, 0});
+}
+int ncclAllGather(const void* send, void* receive, size_t count, int type, Comm* c, void* stream) {
+  return enqueue("ncclAllGather", stream, {ALL_GATHER, c, (const char*)send, (char*)receive, count, type, 0, 0});
+}
+#ifdef ALL_TO_ALL
+#define NAMED(x) NAMED_(x)
+#define NAMED_(x) #x
+int ALL_TO_ALL(const void* send, void* receive, size_t count, int type, Comm* c, void* stream) {
+  return enqueue(NAMED(ALL_TO_ALL), stream, {EVERY_TO_EVERY, c, (const char*)send, (char*)receive, count, type, 0, 0});
+}
+#endif
+int ncclSend(const void* send, size_t count, int type, int peer, Comm* c, void* stream) {
+  return message("ncclSend", stream, {SEND, c, (const char*)send, nullptr, count, type, 0, peer});
+}
+int ncclRecv(void* receive, size_t count, int type, int peer, Comm* c, void* stream) {
+  return message("ncclRecv", stream, {RECEIVE, c, nullptr, (char*)receive, count, type, 0, peer});
 }
 
 int ncclCommAbort(Comm* c) { return c->aborted = true, 0; }

@@ -1,0 +1,36 @@
+"""Reduce-scatter: the sum of every rank's segment r to rank r, directly or around a ring; see
+kernels/reduce_scatter.cu.
+
+In the ring a sum is rounded to the type on the wire once a hop, so its error is at most (n-1) wire roundings where the
+direct forms have one.
+"""
+
+from functools import partial
+
+from collectives.operation import (
+    Algorithm,
+    Case,
+    Operation,
+    Unsupported,
+    World,
+    bind_kernel,
+    chunk_that_fits,
+    copied_or_registered,
+    direct_traffic,
+    ring_traffic,
+)
+from collectives.peer_buffer import HALF_BYTES
+
+
+def _bind(entry: str, world: World, case: Case) -> Operation | Unsupported:
+    ranks = world.communicator.size
+    places = max(1, ranks - 1) if entry == "reduce_scatter_ring" else ranks
+    return bind_kernel(world, case, "reduce_scatter", entry, chunk_that_fits(world, HALF_BYTES / (2 * places)))
+
+
+PUSH = Algorithm("direct_push", "each rank stores every segment into its owner's slab, which sums",
+                 partial(_bind, "reduce_scatter_push"), direct_traffic, pushes=True)
+PULL = Algorithm("direct_pull", "each rank stores all segments into its own slab; owners read and sum",
+                 partial(_bind, "reduce_scatter_pull"), direct_traffic, copied_or_registered)
+RING = Algorithm("ring", "sums grow around the ring", partial(_bind, "reduce_scatter_ring"), ring_traffic, pushes=True)
+ALGORITHMS = (PUSH, PULL, RING)

@@ -1,0 +1,39 @@
+"""Send and receive between pairs of ranks, one way or there and back; see kernels/sendrecv.cu."""
+
+from functools import partial
+
+from collectives.operation import (
+    Algorithm,
+    Case,
+    Operation,
+    Traffic,
+    Unsupported,
+    World,
+    bind_kernel,
+    chunk_that_fits,
+    copied_or_registered,
+)
+from collectives.peer_buffer import HALF_BYTES
+
+SLOTS = 8  # sendrecv.cu's
+MOST_CHUNK_BYTES = 64 << 10  # the shorter, the sooner the receiver begins
+
+
+def _bind(direction: str, world: World, case: Case) -> Operation | Unsupported:
+    chunk_bytes = min(MOST_CHUNK_BYTES, chunk_that_fits(world, HALF_BYTES / SLOTS))
+    return bind_kernel(world, case, "sendrecv", f"{case.shape['way']}_{direction}", chunk_bytes)
+
+
+def _traffic(ranks: int, case: Case) -> Traffic:
+    """One way; there and back takes twice that. A message is stored and read at once, by both ranks of a pair where
+    they share the work."""
+    registered = case.variant == "registered"
+    each = case.segment_bytes // 2 if registered else case.segment_bytes
+    return Traffic(2 if registered else 1, ((each, each),) if ranks > 1 else (), 0)
+
+
+PUSH = Algorithm("direct_push", "the sender stores into the receiver's slab", partial(_bind, "push"),
+                 _traffic, pushes=True)
+PULL = Algorithm("direct_pull", "the sender stores into its own slab, where the receiver reads", partial(_bind, "pull"),
+                 _traffic, copied_or_registered)
+ALGORITHMS = (PUSH, PULL)

@@ -1,0 +1,82 @@
+"""A figure, from its panels to its file, and the lines in it: an algorithm each, the library in black."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reports.result import ResultError
+from reports.schema import Case, Summary
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette, told apart by readers with any colour vision; black is the library's.
+COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F"]
+MARKERS = ["o", "^", "D", "v", "P", "X", "*"]
+DASHES: list[Any] = ["-", (0, (8, 1.5)), "-.", (0, (4, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (12, 2)), "-"]
+
+Style = dict[str, Any]
+
+
+@contextmanager
+def figure(target: Path | IO[str], rows: int, columns: int, size: tuple[float, float],
+           sharey: bool = False, **saving: Any) -> Iterator[tuple[Any, Any]]:
+    """A matplotlib figure of so many inches and its axes, (rows, columns), written to `target` at the end. Raises
+    ResultError where that cannot be."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    # Words stay words in an .svg: found by a search, read by a screen reader.
+    matplotlib.rcParams["svg.fonttype"] = "none"
+    from matplotlib import pyplot
+
+    made, axes = pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, sharey=sharey)
+    try:
+        yield made, axes
+        made.savefig(target, **{"dpi": 120} | saving)
+    except OSError as error:
+        raise ResultError(f"{target} cannot be written: {error.strerror}") from error
+    finally:
+        pyplot.close(made)
+
+
+def lines_of(cases: list[Case]) -> dict[str, list[Case]]:
+    """The cases by the name of their line, library and `auto` first, smallest size first."""
+    lines: dict[str, list[Case]] = {}
+    first = {"library": 0, "auto": 1}
+    variants = {(case.algorithm, case.variant) for case in cases}
+    for case in sorted(cases, key=lambda case: (first.get(case.algorithm, 2), case.size_bytes)):
+        several = sum(algorithm == case.algorithm for algorithm, _ in variants) > 1
+        name = case.library or case.algorithm
+        lines.setdefault(f"{name} {case.variant}" if several else name, []).append(case)
+    return lines
+
+
+def style_of(line: list[Case], others: Iterator[tuple[str, str, Any]]) -> Style:
+    if line[0].algorithm == "library":
+        return {"color": "black", "marker": "s", "linewidth": 2.2, "markersize": 5, "zorder": 4}
+    if line[0].algorithm == "auto":
+        # auto runs one of the others, so its line lies under theirs.
+        return {"color": "#F0C808", "linewidth": 7, "alpha": 0.55, "zorder": 1,
+                "marker": "s" if len(line) == 1 else None, "markersize": 11, "markeredgewidth": 0}
+    colour, marker, dashes = next(others)
+    return {"color": colour, "marker": marker, "linestyle": dashes, "linewidth": 1.6, "markersize": 5, "zorder": 3}
+
+
+def interval_us(summary: Summary | None) -> NDArray[np.float64]:
+    """The median and the ends of its interval, or itself for both, in microseconds."""
+    assert summary
+    return np.array([summary.median, summary.ci_low or summary.median, summary.ci_high or summary.median])
+
+
+def draw_line(axes: Axes, at: Sequence[float], intervals: list[NDArray[np.float64]], style: Style) -> None:
+    """Medians, and their intervals as a band."""
+    middle, one_end, other_end = np.transpose(intervals)
+    axes.plot(at, middle, **style)
+    axes.fill_between(at, one_end, other_end, color=style["color"], alpha=0.25, linewidth=0, zorder=2)

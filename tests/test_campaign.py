@@ -1,0 +1,442 @@
+"""Campaigns as their users meet them: real launches, what is kept of them, and what is left running.
+
+Launches are as short as they can be; what is judged is which were made, not what they measured.
+"""
+
+import fcntl
+import os
+import pty
+import re
+import secrets
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import msgspec
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench import campaign, launches, variants
+from reports import comparison
+from reports.manifest import MANIFEST, End, Launch, Stage, read_manifest
+from reports.result import read
+from tests.launch import ROOT
+from tests.synthetic_run import write_run
+from tests.test_campaign_command import BENCH, QUICK, named
+from tests.test_cli import carriers
+
+
+@contextmanager
+def started(folder, *options, tree=ROOT, stdin=subprocess.DEVNULL, **variables):
+    """A campaign that runs in `folder`; nothing of it may run on."""
+    mark = secrets.token_hex(8)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.campaign", "--out", str(folder), *options], cwd=tree, stdin=stdin, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "WIRETAX_TEST": mark, **variables},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for _ in range(30):
+            if not (running := carriers(mark)):
+                break
+            time.sleep(0.1)
+        assert not running, f"left running: {running}"
+
+
+def run(folder, *options, timeout_s=120, **more):
+    """Exit status, standard output and standard error of a campaign."""
+    with started(folder, *options, **more) as process:
+        out, err = process.communicate(timeout=timeout_s)
+    assert "Traceback" not in out + err, err
+    return process.returncode, out, err
+
+
+def made(folder, *stages, status="finished"):
+    """(stage, pair, variant) of the launches with this status, in order."""
+    return [(one.stage, one.pair, one.variant) for one in read_manifest(folder).launches
+            if one.status == status and one.stage in (stages or ("pilot", "first", "fresh"))]
+
+
+def until(condition, timeout_s=60):
+    for _ in range(timeout_s * 20):
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it did not come to that")
+
+
+def script(path, text):
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return shlex.quote(str(path))
+
+
+# -- the order
+
+@settings(deadline=None)
+@given(names=st.integers(2, 6), rounds=st.integers(1, 60), seed=st.integers(0, 1000))
+def test_a_machine_that_drifts_favours_no_variant(names, rounds, seed):
+    """A variant that always ran first would pay for the cold machine, and look slower."""
+    names = [f"v{number}" for number in range(names)]
+    drawn = campaign.orders(names, rounds, str(seed))
+    assert drawn == campaign.orders(names, rounds, str(seed))
+    assert [sorted(order) for order in drawn] == [names] * rounds
+    whole = drawn[: rounds // 2 * 2]
+    for name in names:
+        assert sum(order.index(name) for order in whole) * 2 == len(whole) * (len(names) - 1)  # the mean place
+        before = sum(order.index(names[0]) < order.index(name) for order in whole)
+        assert before * 2 == (len(whole) if name != names[0] else 0)
+
+
+def test_the_order_is_drawn_from_the_seed():
+    """Every campaign would have the same order, and what goes with it."""
+    assert len({str(campaign.orders(["a", "b", "c"], 10, str(seed))) for seed in range(20)}) > 10
+
+
+# -- a campaign
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+    status, out, err = run("/dev/null/c", *named(a=QUICK, b=QUICK))
+    assert (status, out, err) == (2, "", "bench.campaign: /dev/null/c: Not a directory\n")
+
+
+def test_a_launch_that_refuses_its_command_line_or_the_machine_ends_the_campaign(tmp_path):
+    """It would be launched three times, and its own sentence lost."""
+    status, out, err = run(tmp_path / "c", *named(a=f"{QUICK} -d int32 -o avg", b=QUICK))
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"bench\.campaign: variant a: bench\.allreduce: avg is not defined for int32[^\n]*\n", err)
+    status, out, err = run(tmp_path / "d", *named(a=f"{QUICK} --device hip", b=QUICK))
+    assert (status, out) == (3, "")
+    assert re.fullmatch(r"bench\.campaign: variant a: [^\n]+\n", err)
+    assert made(tmp_path / "d", status="died") == [("pilot", 0, "a")]
+
+
+def test_a_budget_that_no_launch_fits_is_refused(tmp_path):
+    status, _, err = run(tmp_path / "c", *named(a=QUICK, b=QUICK), "--budget", "60s")
+    assert status == 2
+    assert re.fullmatch(r"bench\.campaign: --budget: 59 launches need 4 min at least\n", err)
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_campaign_from_its_pilot_to_its_table(tmp_path):
+    """Pairs would not be pairs, a variable not reach the ranks, or a token stand in the manifest."""
+    folder = tmp_path / "c"
+    tree = f"MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM=recursive_doubling API_TOKEN=s3cret {QUICK}"
+    options = [*named(plain=f"mpirun -n 2 -genv PASSWORD hunter2 {BENCH}", tree=tree),
+               "--pairs", "1", "--fresh", "2", "--seed", "5"]
+    status, out, err = run(folder, *options)
+    assert status == 0, err
+    assert re.search(r"^1 pairs of everything, a launch of [\d.]+ s: \d+ (s|min); with 2 of what is in doubt", err)
+    assert "\n1 pairs of everything and 2 fresh ones are too few to call any difference.\n" in err
+    assert re.search(rf"^campaign: {re.escape(str(folder))} \([\d.]+ MB, 7 launches, \d+ s\)$", out, re.M)
+
+    manifest = read_manifest(folder)
+    assert manifest.foreign == []
+    assert manifest.end == End(status="complete")
+    assert [stage.stage for stage in manifest.stages] == ["first", "fresh"]
+    assert manifest.stages[0].visible_effect is None
+    assert made(folder, "pilot") == [("pilot", 0, name) for name in ("plain", "tree", "plain", "plain")]
+    assert sorted(made(folder, "first")) == [("first", 1, name) for name in ("control", "plain", "tree")]
+    for one in manifest.launches:
+        result = read(folder / str(one.run))
+        assert result.complete
+        assert result.run.seed == 5 + one.pair
+        assert all(case.samples is None for case in result.cases)
+        variable = result.run.environment.get("env.MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM", {}).get("value")
+        assert variable == ("recursive_doubling" if one.variant == "tree" else None)
+
+    text = (folder / MANIFEST).read_text()
+    for secret in ("s3cret", "hunter2", "API_TOKEN", "PASSWORD", str(tmp_path), os.uname().nodename + '"'):
+        assert secret not in text
+    assert manifest.campaign.variants[1].environment == {"MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM": "recursive_doubling"}
+
+    again, out_again, err_again = run(folder, *options)
+    assert (again, err_again) == (0, f"{folder} holds this campaign, finished\n")
+    assert out_again.splitlines()[:-1] == out.splitlines()[:-1]
+    status, _, err = run(folder, *options, "--pairs", "2")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "holds another campaign" in err
+    with (folder / MANIFEST).open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        status, _, err = run(folder, *options)
+    assert (status, err) == (2, f"bench.campaign: a campaign is running in {folder}\n")
+
+
+def test_a_killed_campaign_goes_on_where_it_was(tmp_path):
+    """Hours would be measured twice, ranks of a dead campaign disturb the next, or halves of a pair stand a day apart.
+
+    It is killed in the second launch of its second pair, and a line of its manifest is cut off.
+    """
+    folder = tmp_path / "c"
+    options = [*named(a=QUICK, b=QUICK), "--pairs", "2", "--no-control"]
+    with started(folder, *options) as process:
+        until(lambda: (folder / MANIFEST).exists() and len(made(folder)) == 7)
+        until(lambda: len(list(folder.glob("*/*.jsonl"))) == 8)
+        process.kill()
+        process.wait()
+    kept = made(folder)
+    with (folder / MANIFEST).open("ab") as manifest:
+        manifest.write(b'{"kind":"laun')
+
+    status, _, err = run(folder, *options)
+    assert status == 0, err
+    assert f"going on in {folder} after 7 launches" in err
+    manifest = read_manifest(folder)
+    assert manifest.foreign == []
+    assert made(folder)[:6] == kept[:6]
+    assert sorted(made(folder, "first")) == [("first", pair, name) for pair in (1, 2) for name in "ab"]
+    assert sorted(made(folder, status="orphaned")) == [("first", 2, "a"), ("first", 2, "b")]
+    assert len(manifest.launches) == 4 + 4 + 2
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_campaign_keeps_what_it_has(tmp_path, ending):
+    """Whoever needs the machine back would leave ranks running on it."""
+    folder = tmp_path / "c"
+    with started(folder, *named(a=QUICK.replace("-n 20", "-n 0"), b=QUICK)) as process:
+        until(lambda: list(folder.glob("a/*.jsonl")))
+        process.send_signal(ending)
+        process.send_signal(ending)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (
+        130, "bench.campaign: interrupted; what is finished is kept, and the same command goes on\n")
+    (one,) = read_manifest(folder).launches
+    assert (one.status, one.reason) == ("orphaned", "interrupted")
+    assert '"kind":"end","status":"incomplete","reason":"interrupted"' in (folder / str(one.run)).read_text()
+
+
+def test_a_launch_that_dies_is_kept_and_tried_again_and_then_its_pair_is_lost(tmp_path):
+    """One crash would end an hour's campaign, or be hidden in it. A variant with no pair left is not compared."""
+    dies = '1|3|4|5) echo "no luck" >&2; kill -9 $$'
+    calls = tmp_path / "calls"
+    flaky = script(tmp_path / "flaky", f'echo x >>{calls}\ncase $(wc -l <{calls}) in {dies};; esac\nexec "$@"')
+    folder = tmp_path / "c"
+    status, out, err = run(folder, *named(a=QUICK, b=f"{flaky} {QUICK}"), "--pairs", "1", "--no-control")
+    assert (status, out) == (1, "")
+    assert err.count("b, attempt 1: no luck\n") == 2
+    assert err.endswith("bench.campaign: variant b: none of its launches after the pilot finished\n")
+    died = [one for one in read_manifest(folder).launches if one.status == "died"]
+    assert [(one.stage, one.attempt, one.exit, one.reason, one.run) for one in died] == [
+        (stage, attempt, -9, "no luck", None) for stage, attempt in
+        (("pilot", 1), ("first", 1), ("first", 2), ("first", 3))]
+    assert made(folder, "pilot") == [("pilot", 0, name) for name in "abaa"]
+    assert made(folder, "first") == [("first", 1, "a")]
+
+
+def test_a_variant_that_always_dies_ends_the_campaign(tmp_path):
+    broken = script(tmp_path / "broken", 'echo "libmpi: not here" >&2; exit 9')
+    status, out, err = run(tmp_path / "c", *named(a=f"{broken} {QUICK}", b=QUICK))
+    assert (status, out) == (1, "")
+    assert err.endswith("bench.campaign: variant a cannot be run: it died 3 times, the last with: libmpi: not here\n")
+    assert made(tmp_path / "c", status="died") == [("pilot", 0, "a")] * 3
+
+
+@pytest.mark.parametrize(
+    ("ends", "outcome"),
+    [("wait; sleep 300", (-9, "stood for more than 0 s")), ("echo farewell >&2", (0, "farewell"))],
+)
+def test_a_launch_that_stands_still_is_ended_with_all_it_started(tmp_path, monkeypatch, ends, outcome):
+    """It would stand there until morning, or what it left hold the cores of all that follow."""
+    still = script(tmp_path / "still", f"trap '' INT TERM; sleep 300 & echo $! >{tmp_path}/pid; {ends}")
+    monkeypatch.setattr(launches, "ENDINGS", [(number, 0.2) for number, _ in launches.ENDINGS])
+    assert launches.run_to_end(shlex.split(still), None, os.environ, 0.5) == outcome
+    pid = int((tmp_path / "pid").read_text())
+    until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 5)
+
+
+def test_wrong_results_are_results_and_a_reason_names_no_place(tmp_path, monkeypatch):
+    """A variant that is wrong would be launched three times and its pairs lost, instead of being called wrong."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    path = write_run(tmp_path).path
+    assert launches.reason_against(0, "", path) is None
+    assert launches.reason_against(1, "", path) is None
+    assert launches.reason_against(9, "killed", path) == "killed"
+    assert launches.reason_against(0, "no run", None) == "no run"
+    said = f"bench.x: node {os.uname().nodename} at 10.0.0.7 lost /home/ann/x, ann@there said 3.5"
+    assert launches.reason_against(3, said, path) == "bench.x: node <set> at <set> lost <set> <set> said 3.5"
+    path.write_bytes(path.read_bytes()[: path.read_bytes().rindex(b'{"kind":"end"')])
+    assert launches.reason_against(0, "cut", path) == "cut"
+
+
+def test_looks_end_when_nothing_is_undecided_over_faked_launches(monkeypatch, tmp_path):
+    """Four times the time would be spent on what is clear, or a look be left out."""
+    rounds, ambiguous = [], {10: 3, 20: 0, 40: 0}
+    monkeypatch.setattr(campaign, "run_rounds", lambda session, stage, pairs, *_: rounds.append(pairs.stop - 1))
+    monkeypatch.setattr(comparison, "undecided", lambda folder: ambiguous[rounds[-1]])
+    options = variants.parse([*named(a=QUICK, b=QUICK), "--grow", "--out", str(tmp_path / "c")])
+    session = campaign.open_session(options)
+    campaign.stages(session)
+    assert rounds == [10, 20]
+    # One that was interrupted beyond the second look had found something undecided there.
+    session.record(Launch(stage="first", pair=21, place=0, variant="a", attempt=1, status="finished", elapsed_s=1.0))
+    rounds.clear()
+    campaign.stages(session)
+    assert rounds == [10, 20, 40]
+
+
+def test_what_is_confirmed_is_launched_afresh_over_faked_launches(monkeypatch, tmp_path):
+    """The first stage's pairs would decide what they raised, or everything be measured once more."""
+    rounds = []
+    monkeypatch.setattr(campaign, "run_rounds", lambda session, *what: rounds.append(what))
+    monkeypatch.setattr(comparison, "suspect_sizes", lambda folder: [16384, 65536])
+    lacking = iter([4, 7, 1, 0])
+    monkeypatch.setattr(comparison, "pairs_short", lambda folder, pairs: next(lacking))
+    session = campaign.open_session(variants.parse([*named(a=QUICK, b=QUICK, c=QUICK), "--out", str(tmp_path / "c")]))
+    session.record(Stage(stage="first"))
+    made = Launch(stage="first", pair=1, place=0, variant="", attempt=1, status="finished", elapsed_s=1.0)
+    for name in session.variants:
+        session.record(msgspec.structs.replace(made, variant=name))
+    campaign.stages(session)
+    everything = ["a", "b", "c", "control"]
+    # Launches that share no state of the link are made up for, at most once over.
+    assert rounds == [("first", range(1, 11), everything), ("first", range(11, 15), everything),
+                      ("first", range(15, 21), everything), ("fresh", range(21, 46), ["a", "b", "c"], [16384, 65536])]
+    monkeypatch.setattr(comparison, "suspect_sizes", None)  # what was suspected is in the manifest now
+    monkeypatch.setattr(comparison, "pairs_short", None)
+    campaign.stages(session)
+    assert rounds[4:] == [rounds[0], rounds[3]]
+
+
+def test_a_fresh_launch_measures_the_sizes_in_doubt_alone(tmp_path):
+    """Whatever the command itself says of sizes; its own seed stays."""
+    variant = variants.variant(f"a={QUICK} --seed 77")
+    command = launches.command_line(variant, tmp_path / "a", 3, 9.0, [32768, 131072])
+    assert command.index("9.0") < command.index("20")  # of the two that the launch is told, the later counts
+    assert launches.run_to_end(command, None, variant.variables()) == (0, "exit status 0 without a word")
+    (path,) = (tmp_path / "a").glob("*.jsonl")
+    result = read(path)
+    assert {case.size_bytes for case in result.cases} == {32768, 131072}
+    assert result.run.seed == 77
+
+
+def test_a_pause_before_each_change_of_variant(tmp_path):
+    """The old driver would be measured under the new one's name. Whoever has no more to say interrupts."""
+    seed = next(seed for seed in range(99) if campaign.orders(["a", "b"], 10, f"{seed} first 1")[0] == ["b", "a"])
+    options = [*named(a=QUICK, b=QUICK), "--pause", "--no-control", "--seed", str(seed)]
+    ours, theirs = pty.openpty()
+    os.write(ours, b"\n\n\n\x04")  # the end of the file at the fourth question
+    status, _, err = run(tmp_path / "c", *options, stdin=theirs)
+    assert status == 130
+    assert re.findall(r"next: (\w+); press Enter", err) == ["a", "b", "a", "b"]
+    assert made(tmp_path / "c") == [("pilot", 0, name) for name in "abaa"]
+    assert re.search(r"^In \d+ \w+ this machine can see [\d.]+% \(half of the sizes; the noisiest, 16 KiB: ", err, re.M)
+    assert (read_manifest(tmp_path / "c").stages[0].visible_effect or 0) > 0
+
+
+# -- revisions
+
+def git(folder, *words):
+    identity = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", "-C", str(folder), *identity, *words], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """Our code as a repository of one commit, whose version is 9.9.9, and 1.1.1 in what is not committed."""
+    tree = tmp_path / "tree"
+    for layer in ("bench", "collectives", "kernels", "reports"):
+        shutil.copytree(ROOT / layer, tree / layer, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "requirements.lock", tree)
+    version = tree / "bench" / "__init__.py"
+    for number in ("9.9.9", "1.1.1"):
+        version.write_text(re.sub(r'VERSION = ".*"', f'VERSION = "{number}"', version.read_text()))
+        assert number in version.read_text()
+        if number == "9.9.9":
+            git(tmp_path, "init", "-q", "tree")
+            git(tree, "add", ".")
+            git(tree, "commit", "-qm", "one")
+    return tree
+
+
+def test_a_revision_is_measured_as_it_was_committed(tmp_path, repository):
+    """A gate would compare a change with itself, or leave its worktrees behind."""
+    folder = tmp_path / "c"
+    options = [*named(base=QUICK, head=QUICK), "--revision", "base=HEAD", "--pairs", "1", "--no-control"]
+    status, out, err = run(folder, *options, tree=repository, PYTHONPATH="")
+    assert status == 0, err
+    assert "allowed to differ: version differs: 9.9.9 (base) and 1.1.1 (head)" in err
+    assert "allowed to differ: version differs: 9.9.9 (base) and 1.1.1 (head)" in out
+    manifest = read_manifest(folder)
+    assert [one.revision for one in manifest.campaign.variants] == [git(repository, "rev-parse", "HEAD"), None]
+    assert {(one.variant, read(folder / str(one.run)).run.version) for one in manifest.launches} == {
+        ("base", "9.9.9"), ("head", "1.1.1")}
+    assert not (folder / "worktrees").exists()
+    assert len(git(repository, "worktree", "list").splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_check_out_that_is_cut_short_leaves_nothing_in_the_way(tmp_path, repository, number):
+    """A worktree that is half made is locked, and git that ran on would fill it under the next campaign."""
+    git(repository, "config", "filter.slow.smudge", "sh -c 'sleep 0.1; cat'")
+    (repository / ".git" / "info" / "attributes").write_text("*.py filter=slow\n")
+    options = [*named(base=QUICK, head=QUICK), "--revision", "base=HEAD", "--pairs", "1", "--no-control"]
+    folder = tmp_path / "c"
+    with started(folder, *options, tree=repository, PYTHONPATH="") as process:
+        until(lambda: (folder / "worktrees" / "base" / "bench").is_dir())
+        process.send_signal(number)
+        process.wait(20)
+    if number == signal.SIGKILL:  # then the same command has to clear it away
+        git(repository, "config", "--unset", "filter.slow.smudge")
+        status, _, err = run(folder, *options, tree=repository, PYTHONPATH="")
+        assert status == 0, err
+    assert not (folder / "worktrees").exists()
+    assert len(git(repository, "worktree", "list").splitlines()) == 1
+
+
+def test_a_pilot_that_hangs_is_ended_when_the_budget_is_spent(tmp_path, monkeypatch):
+    """A pipeline would stand until its own time-out, and say nothing."""
+    limits = []
+
+    def stands_still(command, at, variables, limit_s=None):
+        limits.append(limit_s)
+        return -9, f"stood for more than {limit_s:.0f} s"
+
+    monkeypatch.setattr(campaign, "run_to_end", stands_still)
+    for budget, limit_s in (([], 3600), (["--budget", "5m"], 300)):
+        argv = ["--out", str(tmp_path / f"c{limit_s}"), *named(a=QUICK, b=QUICK), *budget]
+        with pytest.raises(launches.Stop, match=f"variant a cannot be run: .*stood for more than {limit_s} s"):
+            campaign.campaign(variants.parse(argv))
+    assert set(limits) == {3600, 300}
+
+
+def test_a_folder_with_a_file_that_is_no_manifest_is_left_alone(tmp_path):
+    (tmp_path / MANIFEST).write_text("mine")
+    status, _, err = run(tmp_path, *named(a=QUICK, b=QUICK))
+    assert (status, err) == (2, f"bench.campaign: {tmp_path / MANIFEST} is no campaign's\n")
+    assert (tmp_path / MANIFEST).read_text() == "mine"
+
+
+def test_a_revision_that_needs_other_packages_makes_its_own_environment(tmp_path, repository, monkeypatch):
+    """It would run with packages that it was not written for, or a build that failed be passed over."""
+    (repository / "requirements.lock").write_text("other==1\n")
+    (repository / "Makefile").write_text("setup:\n\tmkdir -p .venv/bin\n\techo 'no network' >&2\n\texit $(BROKEN)\n")
+    git(repository, "add", ".")
+    git(repository, "commit", "-qm", "two")
+    monkeypatch.chdir(repository)
+    options = variants.parse([*named(base=QUICK, head=QUICK), "--revision", "base=HEAD"])
+    base = options.variant[0]
+    monkeypatch.setenv("BROKEN", "0")
+    launches.check_out(base, tmp_path)
+    assert base.variables()["PATH"].startswith(f"{tmp_path}/worktrees/base/.venv/bin:")
+    assert base.variables()["PYTHONPATH"].startswith(f"{tmp_path}/worktrees/base")
+    monkeypatch.setenv("BROKEN", "1")
+    failed = r"variant base: `make setup` of its revision failed: make(\[\d\])?: \*\*\* "
+    with pytest.raises(launches.Stop, match=failed):
+        launches.check_out(base, tmp_path)  # again, over what an earlier one has left
+    git(repository, "rm", "-rq", "bench")
+    git(repository, "commit", "-qm", "three")
+    base.commit = git(repository, "rev-parse", "HEAD")
+    with pytest.raises(launches.Stop, match="variant base: its revision has no benchmarks"):
+        launches.check_out(base, tmp_path)
+    launches.remove_worktree(tmp_path / "worktrees" / "base")
+    assert not (tmp_path / "worktrees").exists()

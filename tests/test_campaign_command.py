@@ -1,0 +1,160 @@
+"""The command line of a campaign, and the file that says the same: what is refused, and with which words."""
+
+import io
+import os
+import re
+import sys
+
+import pytest
+
+from bench import variants
+from tests.launch import ROOT
+
+BENCH = "python -m bench.allreduce -b 16K -e 16K -n 20 --algorithm auto,library --mode isolated --max-time 20"
+QUICK = f"mpirun -n 2 {BENCH}"
+
+
+def named(**commands):
+    return [word for name, command in commands.items() for word in ("--variant", f"{name}={command}")]
+
+
+@pytest.fixture
+def refuse(monkeypatch, capsys):
+    """What a bad command line says, within this process."""
+    def leave(status):
+        raise SystemExit(status)
+
+    monkeypatch.setattr(os, "_exit", leave)
+
+    def sentence(*options):
+        with pytest.raises(SystemExit) as ended:
+            variants.parse(options)
+        said = capsys.readouterr()
+        assert (ended.value.code, said.out, said.err.count("\n")) == (2, "", 1), said
+        assert said.err.startswith("bench.campaign: ")
+        return said.err
+
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], "at least two variants"),
+        (named(a=QUICK), "at least two variants"),
+        (["--variant", "a"], "'a' is not NAME=VALUE"),
+        (["--variant", f"control={QUICK}"], "'control' cannot be a variant's name"),
+        (["--variant", f"../a={QUICK}"], "'../a' cannot be a variant's name"),
+        (["--variant", "a=mpirun -n 2 'python"], "variant a: No closing quotation"),
+        (["--variant", "a=rm -r results"], "variant a does not run `-m bench.SOMETHING`: rm -r results"),
+        (["--variant", "a=X=1 Y=2"], "does not run"),
+        (["--variant", "a=python -m bench.campaign"], "bench.campaign is not for a campaign's launches"),
+        (["--variant", f"a={QUICK} --out elsewhere"], "--out is not for a campaign's launches"),
+        (["--variant", f"a={QUICK} -Jx.json"], "-Jx.json is not for"),
+        (["--variant", f"a={QUICK} --list"], "--list is not for"),
+        ([*named(a=QUICK, b=QUICK), "--variant", f"a={QUICK} -w 3"], "two variants are named a"),
+        (named(a=QUICK, b=QUICK.replace("mpirun", "mpirunn")), "variant b: mpirunn was not found"),
+        ([*named(a=QUICK, b=QUICK), "--revision", "c=HEAD"], "no variant is named c"),
+        ([*named(a=QUICK, b=QUICK), "--revision", "b=no-such-branch"], "argument --revision: no-such-branch: "),
+        ([*named(a=QUICK, b=QUICK), "--revision", "b=--help"], "argument --revision: --help: "),
+        ([*named(a=QUICK, b=QUICK), "--budget", "10"], "'10' is not a time such as 90s, 10m or 2h"),
+        ([*named(a=QUICK, b=QUICK), "--budget", "0m"], "'0m' is not a time"),
+        ([*named(a=QUICK, b=QUICK), "--pairs", "0"], "'0' is not a whole number of at least 1"),
+        ([*named(a=QUICK, b=QUICK), "--margin", "none"], "'none' is not a percentage"),
+        ([*named(a=QUICK, b=QUICK), "--pause"], "--pause waits for Enter, and standard input is no terminal"),
+        ([*named(a=QUICK, b=QUICK), "--pears", "3"], "unrecognized arguments: --pears 3"),
+        (["--file", "nowhere.toml"], "nowhere.toml cannot be read: No such file"),
+    ],
+    ids=lambda value: " ".join(value)[-60:] if isinstance(value, list) else "",
+)
+def test_a_bad_command_line_is_refused_in_one_line(refuse, monkeypatch, options, sentence):
+    """An hour of launches of something that was not meant."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    assert sentence in refuse(*options)
+
+
+def test_a_campaign_under_mpirun_is_refused(refuse, monkeypatch):
+    """Each rank would run one, and its launches think that they are ranks of this one."""
+    monkeypatch.setenv("PMI_RANK", "0")
+    assert "starts mpirun itself" in refuse(*named(a=QUICK, b=QUICK))
+
+
+def test_no_git_repository_is_said(refuse, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "not a git repository" in refuse(*named(a=QUICK, b=QUICK), "--revision", "a=HEAD")
+
+
+FILE = """\
+budget = "10m"
+pairs = 3
+margin = 2.5
+no_control = true
+
+[[variant]]
+name = "plain"
+command = "{QUICK}"
+
+[[variant]]
+name = "tree"
+command = "{QUICK}"
+revision = "HEAD"
+environment = {{MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM = "tree"}}
+"""
+SAME = [
+    *("--budget", "10m", "--pairs", "3", "--margin", "2.5", "--no-control", "--revision", "tree=HEAD"),
+    *named(plain=QUICK, tree=f"MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM=tree {QUICK}"),
+]
+
+
+def test_a_file_says_the_same_as_options(tmp_path, monkeypatch):
+    """Its campaign would be another, and not be found again."""
+    monkeypatch.chdir(ROOT)
+    path = tmp_path / "campaign.toml"
+    path.write_text(FILE.format(QUICK=QUICK))
+    by_file, by_options = variants.parse(["--file", str(path)]), variants.parse(SAME)
+    assert by_file.variant == by_options.variant
+    assert by_file.plan == by_options.plan
+    changed = variants.parse(["--file", str(path), "--pairs", "4"])
+    assert (changed.pairs, changed.fresh) == (4, 25)
+    assert changed.plan != by_file.plan
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "line", "sentence"),
+    [
+        ('"10m"', '"10"', 1, "'10' is not a time"),
+        ("pairs = 3", "pairs = 2.5", 2, "'2.5' is not a whole number"),
+        ("pairs = 3", "pears = 3", 2, "unrecognized arguments: --pears=3"),
+        ("pairs = 3", "pairs = false", 2, "argument --pairs: expected one argument"),
+        ("no_control = true", 'no_control = "yes"', 4, "argument --no-control: ignored explicit argument 'yes'"),
+        ("no_control = true", "no_controls = false", 4, "unrecognized arguments: --no-controls"),
+        ('name = "tree"\n', "", None, "missing required field `name`"),
+        ('name = "tree"', 'name = "tree=x"', 11, "Expected `str` matching"),
+        ('revision = "HEAD"', "revision = 7", 11, "Expected `str | null`, got `int`"),
+        ('revision = "HEAD"', 'revision = "nowhere"', 11, "argument --revision: nowhere: "),
+        ('revision = "HEAD"', 'branch = "HEAD"', 11, "unknown field `branch`"),
+        (f'"tree"\ncommand = "{QUICK}"', '"tree"\ncommand = "mpirun -n 2 python"', 11, "does not run"),
+        ("{MPIR_CVAR", "{A = 1, MPIR_CVAR", 11, "Expected `str`, got `int`"),
+        ("pairs = 3", 'file = "other.toml"', 2, "file is no setting of a file"),
+        ("pairs = 3", "help = true", 2, "help is no setting of a file"),
+        ("{MPIR_CVAR", '{A = "\\u0000", MPIR_CVAR', 11, "variant has a NUL in it"),
+    ],
+)
+def test_a_bad_file_is_refused_by_its_line(tmp_path, refuse, was, becomes, line, sentence):
+    """Which of a dozen variants is meant would be guesswork."""
+    path = tmp_path / "campaign.toml"
+    good = FILE.format(QUICK=QUICK)
+    bad = good.replace(was, becomes, 1)
+    assert bad != good
+    path.write_text(bad)
+    said = refuse("--file", str(path))
+    assert said.startswith(f"bench.campaign: {path}, line {line}: " if line else f"bench.campaign: {path}: ")
+    assert sentence in said
+
+
+def test_a_file_that_is_no_toml_is_refused(tmp_path, refuse):
+    path = tmp_path / "campaign.toml"
+    path.write_text('budget = "10m"\npairs = = 3\n')
+    assert re.search(r"campaign\.toml: .*line 2", refuse("--file", str(path)))
+    path.write_text(f"a = {'[' * 20_000}")
+    assert "campaign.toml is nested too deeply" in refuse("--file", str(path))

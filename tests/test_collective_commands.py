@@ -1,0 +1,67 @@
+"""The commands of the collectives besides `bench.allreduce`, through real launches: what they measure, and what they
+refuse."""
+
+import re
+
+import pytest
+
+from collectives.collective import COLLECTIVES
+from reports.result import read
+from tests.launch import mpirun
+
+COMMANDS = {"allgather": "all_gather", "reduce_scatter": "reduce_scatter", "alltoall": "alltoall",
+            "sendrecv": "sendrecv"}
+
+
+@pytest.mark.parametrize(("command", "name"), COMMANDS.items())
+def test_every_form_is_measured_beside_the_library_and_right(tmp_path, command, name):
+    options = ["--sizes", "16K,100000", "-d", "half", "--max-time", "8", "-n", "12", "--lean"]
+    done = mpirun(2, "-m", f"bench.{command}", *options, "--out", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    (path,) = tmp_path.glob("*.jsonl")
+    cases = read(path).cases
+    what = COLLECTIVES[name]
+    assert {case.count * (2 if what.cut else 1) * 2 for case in cases} == {case.size_bytes for case in cases}
+    measured = [case for case in cases if case.status in ("ok", "wrong")]
+    assert {(case.collective, case.n_wrong) for case in measured} == {(name, 0)}
+    forms = {(case.algorithm, case.variant) for case in measured}
+    ours = {("direct_push", "copied"), ("direct_pull", "copied"), ("direct_pull", "registered"), ("auto", "registered")}
+    assert ours <= forms
+    # MPICH reduces half precision, and moves any type.
+    assert ("library", "plain") in forms
+    shapes = [dict(shape) or None for shape in what.shapes]
+    assert all(shape in [case.shape for case in measured] for shape in shapes)
+    unsupported = {(case.mode, str(case.shape)) for case in cases if case.status == "unsupported"}
+    assert not unsupported
+    assert re.search(r"^ *16 KiB .* (direct_pull|direct_push|ring)", done.stdout, re.MULTILINE)
+    assert ("ping-pong, there and back" in done.stdout) == (name == "sendrecv")
+
+
+@pytest.mark.parametrize(("command", "options", "sentence"), [
+    ("allgather", ["-o", "sum"], "unrecognized arguments: -o sum"),
+    ("alltoall", ["--in-place"], "--in-place: an all-to-all has no in-place form"),
+    ("sendrecv", ["--in-place"], "--in-place: a message cannot be received in place"),
+    ("reduce_scatter", ["-d", "int32", "-o", "avg"], "avg is not defined for int32: the mean of integers is no"),
+    ("allgather", ["--algorithm", "two_shot"], "unknown algorithm 'two_shot'"),
+])
+def test_what_has_no_meaning_is_refused_once(command, options, sentence):
+    done = mpirun(2, "-m", f"bench.{command}", *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert sentence in done.stderr
+
+
+def test_in_place_results_are_right_where_the_library_has_them_too(tmp_path):
+    for command in ("allgather", "reduce_scatter"):
+        folder = tmp_path / command
+        options = ["--sizes", "64K", "--in-place", "--max-time", "6", "-n", "12", "--lean", "--out", str(folder)]
+        done = mpirun(2, "-m", f"bench.{command}", *options)
+        assert (done.returncode, done.stderr) == (0, "")
+        (path,) = folder.glob("*.jsonl")
+        cases = read(path).cases
+        library = [case for case in cases if case.algorithm == "library"]
+        assert {case.n_wrong for case in cases if case not in library} == {0}
+        if command == "allgather":
+            assert {case.n_wrong for case in library} == {0}
+        else:
+            assert all("not in its own" in str(case.reason) for case in library)

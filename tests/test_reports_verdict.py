@@ -1,0 +1,217 @@
+"""The verdicts: a table would call what is not there, or stay silent about what is, if these did not hold. That the
+rates come out as promised is tested in test_calibration.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import nct, wilcoxon
+from scipy.stats import t as student_t
+
+from reports.verdict import (
+    LOOKS,
+    Evidence,
+    detectable,
+    evidence,
+    growing,
+    holm,
+    once,
+    pairs_needed,
+    spent,
+    two_stages,
+    visible_effect,
+)
+
+# Critical values of Wilcoxon's T, two-sided 0.05: of the smaller sum of ranks, as every textbook has them.
+CRITICAL = {6: 0, 7: 2, 8: 3, 9: 5, 10: 8, 12: 13, 15: 25, 20: 52, 25: 89}
+
+
+NO_PAIRS = np.zeros((5, 0))
+
+
+def pairs(*, at: float, n: int = 25, sd: float = 0.01) -> np.ndarray:
+    """Log ratios of one cell, (n,), evenly spread around `at`, none tied with another in size."""
+    return at + sd * student_t.ppf((np.arange(n) + 0.5) / n, 30) + 1e-6 * np.arange(n) ** 1.5
+
+
+def cells(*rows: np.ndarray) -> np.ndarray:
+    """Cells of different numbers of pairs, (cells, pairs), NaN where one has none."""
+    found = np.full((len(rows), max(map(len, rows))), np.nan)
+    for row, values in zip(found, rows, strict=True):
+        row[: len(values)] = values
+    return found
+
+
+@pytest.mark.parametrize("n", [6, 10, 17, 25, 40])
+def test_p_is_that_of_the_exact_signed_rank_test(n):
+    values = np.random.default_rng(n).normal(0.005, 0.02, (40, n))
+    found = evidence(values)
+    for row, p_slower, p_faster in zip(values, found.p_slower, found.p_faster, strict=True):
+        assert p_slower == pytest.approx(wilcoxon(row, alternative="greater", method="exact").pvalue)
+        assert p_faster == pytest.approx(wilcoxon(row, alternative="less", method="exact").pvalue)
+
+
+@pytest.mark.parametrize(("n", "critical"), CRITICAL.items())
+def test_the_interval_ends_at_the_tabled_walsh_means(n, critical):
+    values = np.random.default_rng(n).normal(0, 1, n)
+    walsh = sorted((a + b) / 2 for i, a in enumerate(values) for b in values[i:])
+    found = evidence(values[None])
+    assert (found.low[0], found.high[0]) == (walsh[critical], walsh[-critical - 1])
+    assert found.estimate[0] == pytest.approx(np.median(walsh))
+
+
+def test_the_interval_is_what_the_test_does_not_reject():
+    values = np.random.default_rng(3).normal(0, 1, (1, 12))
+    low, high = evidence(values).low[0], evidence(values).high[0]
+    for shift in np.linspace(low - 1, high + 1, 201):
+        found = evidence(values - shift)
+        assert (min(found.p_slower[0], found.p_faster[0]) > 0.025) == (low < shift < high), shift
+
+
+def test_the_other_way_round_is_the_mirror_image():
+    values = np.random.default_rng(4).normal(0.004, 0.02, (30, 11))
+    there, back = evidence(values), evidence(-values)
+    np.testing.assert_allclose(there.estimate, -back.estimate)
+    np.testing.assert_allclose(there.low, -back.high)
+    np.testing.assert_array_equal(there.p_slower, back.p_faster)
+    np.testing.assert_array_equal(there.is_same, back.is_same)
+
+
+def test_a_pair_that_a_cell_does_not_have_counts_for_nothing_whereever_it_lies():
+    values = np.random.default_rng(5).normal(0.01, 0.02, (1, 9))
+    with_gaps = np.insert(values, [0, 4, 4, 9], np.nan, axis=1)
+    for mine, theirs in zip(vars(evidence(with_gaps)).values(), vars(evidence(values)).values(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_fewer_than_six_pairs_say_nothing_but_their_estimate():
+    ratios = cells(np.full(5, 0.5), np.full(1, 0.5), np.zeros(0), pairs(at=0.5))
+    found = evidence(ratios)
+    assert found.pairs.tolist() == [5, 1, 0, 25]
+    assert found.estimate[:2].tolist() == [0.5, 0.5]
+    assert np.isinf(found.low[:3]).all()
+    assert np.isinf(found.high[:3]).all()
+    assert (found.p_slower[:3] == 1).all()
+    assert not found.is_same[:3].any()
+    assert once(ratios).verdicts.tolist() == ["AMBIGUOUS"] * 3 + ["SLOWER"]
+    assert once(np.full((1, 0), np.nan)).verdicts.tolist() == ["AMBIGUOUS"]
+
+
+def test_pairs_without_any_difference_are_the_same_and_no_evidence():
+    found = evidence(np.zeros((1, 10)))
+    assert (found.p_slower[0], found.p_faster[0], found.is_same[0]) == (1, 1, True)
+
+
+def test_same_needs_the_ninety_percent_interval_within_the_margin():
+    inside, tight, wide = pairs(at=0.0, sd=0.01), pairs(at=0.008, sd=0.004), pairs(at=0.008, sd=0.02)
+    assert evidence(np.array([inside, tight, wide])).is_same.tolist() == [True, True, False]
+    assert not evidence(tight[None], margin=0.005).is_same[0]
+    assert not evidence(inside[None], same_confidence=1 - 1e-7).is_same[0]
+
+
+def test_one_wild_launch_hardly_moves_a_cell():
+    calm = pairs(at=0.03, sd=0.01)
+    wild = calm.copy()
+    wild[3] = 2.0
+    before, after = evidence(np.array([calm, wild])).estimate
+    assert abs(after - before) < 0.002
+    assert once(wild[None]).verdicts.tolist() == ["SLOWER"]
+
+
+def test_suspects_lie_beyond_the_margin_and_differ_from_nothing():
+    rows = {"slower": pairs(at=0.03, n=10), "faster": pairs(at=-0.03, n=10), "within": pairs(at=0.008, n=10, sd=0.001),
+            "noise": pairs(at=0.03, n=10, sd=0.1), "few": np.full(5, 0.5)}
+    judged = two_stages(cells(*rows.values()), NO_PAIRS)
+    assert dict(zip(rows, judged.is_suspect.tolist(), strict=True)) == {
+        "slower": True, "faster": True, "within": False, "noise": False, "few": False}
+
+
+def test_only_fresh_pairs_decide_a_suspect_and_only_in_the_direction_suspected():
+    first = np.array([pairs(at=0.05, n=10)] * 5 + [pairs(at=0.0, n=10, sd=0.002)] * 2)
+    fresh = cells(pairs(at=0.05), pairs(at=0.0, sd=0.002), pairs(at=-0.05), pairs(at=0.008, sd=0.001),
+                  np.zeros(0), pairs(at=0.05), np.zeros(0))
+    judged = two_stages(first, fresh)
+    assert judged.verdicts.tolist() == ["SLOWER", "SAME", "AMBIGUOUS", "SAME", "AMBIGUOUS", "SAME", "SAME"]
+    assert judged.is_fresh.tolist() == [True, True, True, True, False, False, False]
+    assert judged.shown.pairs.tolist() == [25, 25, 25, 25, 10, 10, 10]
+    unfinished = two_stages(first, fresh, is_finished=False)
+    assert unfinished.verdicts.tolist() == ["AMBIGUOUS"] * 5 + ["SAME"] * 2
+
+
+def test_suspects_answer_for_one_another():
+    first = np.array([pairs(at=0.05, n=10)] * 40)
+    one = pairs(at=0.0125, sd=0.022)
+    p = evidence(one[None]).p_slower[0]
+    assert 0.025 / 40 < p < 0.025
+    assert two_stages(first[:1], cells(one)).verdicts.tolist() == ["SLOWER"]
+    assert two_stages(first, cells(one, *[pairs(at=0.0, sd=0.05)] * 39)).verdicts[0] == "AMBIGUOUS"
+
+
+def test_holm_steps_down_and_stops_at_the_first_that_stands():
+    # Worked example: 0.005 <= 0.05 / 4 and 0.01 <= 0.05 / 3, but 0.03 > 0.05 / 2, so that 0.04 stands as well.
+    assert holm(np.array([0.01, 0.04, 0.03, 0.005]), 0.05).tolist() == [True, False, False, True]
+    assert holm(np.array([0.012, 0.04, 0.024, 0.02]), 0.05).tolist() == [True, False, False, False]
+    assert holm(np.zeros(0), 0.05).tolist() == []
+
+
+def test_looks_spend_in_step_with_the_pairs_and_no_more_than_there_is():
+    parts = [spent(number, 0.05) for number in range(len(LOOKS))]
+    assert np.cumsum(parts) == pytest.approx([0.0125, 0.025, 0.05])
+
+
+def test_what_an_earlier_look_decided_stays():
+    early, late = pairs(at=0.05, n=20), pairs(at=-0.15, n=20)
+    both = np.concatenate([early, late])[None]
+    assert growing(both, [10, 20, 40]).verdicts.tolist() == growing(both, [10, 20]).verdicts.tolist() == ["SLOWER"]
+    assert once(both).verdicts.tolist() == ["FASTER"]
+    assert growing(both, []).verdicts.tolist() == ["AMBIGUOUS"]
+
+
+def test_no_ten_pairs_settle_a_table_of_84_cells_at_the_first_look():
+    ratios = np.array([pairs(at=0.5, n=20)] * 84)
+    assert set(growing(ratios[:, :10], [10]).verdicts) == {"AMBIGUOUS"}
+    assert set(growing(ratios, [10, 20]).verdicts) == {"SLOWER"}
+
+
+@pytest.mark.parametrize("n", [10, 25, 40])
+def test_the_detectable_effect_is_called_four_times_in_five(n):
+    error, alpha = 0.02, 0.025 / 5
+    effect = float(np.log1p(detectable(error, n, alpha)))
+    assert nct.sf(student_t.isf(alpha, n - 1), n - 1, effect / error) == pytest.approx(0.80, abs=0.03)
+    # Where the test could see less than the margin, the estimate has to get beyond that.
+    assert float(detectable(1e-4, n, alpha)) == pytest.approx(0.01, abs=2e-4)
+
+
+@pytest.mark.parametrize("spread", [0.01, 0.02])
+def test_two_stages_find_the_visible_effect_four_times_in_five(spread):
+    rng = np.random.default_rng(9)
+    effect = np.log1p(float(visible_effect(np.sqrt(2) * spread, 10, 25)))
+    first, fresh = (rng.normal(effect, np.sqrt(2) * spread, (1500, 1, n)) for n in (10, 25))
+    called = [two_stages(*one).verdicts[0] == "SLOWER" for one in zip(first, fresh, strict=True)]
+    assert 0.78 < np.mean(called) < 0.92
+
+
+def test_what_no_number_of_agreeing_pairs_can_show_is_not_detectable():
+    assert np.isinf(detectable(0.001, 6, 0.025 / 2 / 84))
+    found = evidence(np.full((1, 6), np.log(1.5)) + np.linspace(0, 0.001, 6))
+    assert pairs_needed(found, 0.025 / 2 / 84)[0] == 13
+
+
+def test_the_pairs_needed_would_settle_the_cell():
+    rng = np.random.default_rng(6)
+    for at, word in ((0.03, "SLOWER"), (-0.03, "FASTER"), (0.005, "SAME")):
+        found = evidence(pairs(at=at, n=10, sd=0.05 if abs(at) > 0.01 else 0.02)[None])
+        needed = int(pairs_needed(found, 0.025)[0])
+        assert needed > 15
+        one_pair = float(found.standard_error[0]) * np.sqrt(10)
+        again = evidence(rng.normal(found.estimate[0], one_pair, (400, needed)))
+        p, name = (again.p_faster, "FASTER") if at < 0 else (again.p_slower, "SLOWER")
+        called = (p < 0.025) & (np.abs(again.estimate) > np.log1p(0.01))
+        said = np.where(called, name, np.where(again.is_same, "SAME", "AMBIGUOUS"))
+        assert 0.70 < np.mean(said == word) < 0.95, (word, needed)
+
+
+def test_nothing_settles_a_cell_on_the_margin():
+    found = Evidence(np.array([10]), np.log1p([0.01]), np.zeros(1), np.array([0.02]), np.ones(1), np.ones(1),
+                     np.zeros(1, bool))
+    assert np.isinf(pairs_needed(found, 0.025)).all()

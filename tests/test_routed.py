@@ -1,0 +1,143 @@
+"""The routed all-to-all on real ranks: every token where its experts are and back, what the command says of it, and
+what it refuses."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from reports.plot import plot
+from reports.result import read
+from reports.show import text
+from tests.launch import mpirun
+
+FEW = ["--max-time", "40", "-n", "12", "--lean"]
+SMALL = ["--experts", "8", "--tokens", "40", "--hidden", "96"]
+
+
+@pytest.mark.parametrize(("ranks", "examples"), [(1, 20), (2, 90), (3, 60), (5, 20)])
+def test_tokens_reach_their_experts_and_come_back_bit_by_bit(ranks, examples):
+    done = mpirun(ranks, "tests/routed_ranks.py", str(examples), str(ranks))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{examples} examples right on {ranks} ranks" in done.stdout
+
+
+def test_without_its_wait_tokens_are_wrong():
+    done = mpirun(2, "tests/routed_ranks.py", "60", "5", "cpu", "auto", "WITHOUT_WAIT=1")
+    assert done.returncode != 0
+    assert "examples right" not in done.stdout
+
+
+def run(tmp_path, *options, ranks=2):
+    done = mpirun(ranks, "-m", "bench.alltoall", *options, *FEW, "--out", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    (path,) = tmp_path.glob("*.jsonl")
+    return read(path), done.stdout
+
+
+@pytest.fixture(scope="module")
+def skewed(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("skewed"), *SMALL, "-d", "half", "--mode", "both")
+
+
+def test_every_way_and_skew_is_measured_beside_the_library_and_right(skewed):
+    result, _ = skewed
+    measured = [case for case in result.cases if case.status != "unsupported"]
+    assert {(case.status, case.n_wrong) for case in measured} == {("ok", 0)}
+    seen = {(case.shape["way"], case.shape["skew"], case.mode) for case in measured}
+    skews = ("uniform", "zipf:1.2", "hot:2")
+    isolated = {(way, skew, "isolated") for way in ("dispatch", "combine", "round_trip") for skew in skews}
+    assert seen == isolated | {("round_trip", skew, "chained") for skew in skews}
+    forms = {(case.algorithm, case.variant) for case in measured if case.shape["way"] == "dispatch"}
+    assert forms == {("library", "plain"), ("direct_push", "copied"), ("direct_pull", "copied"),
+                     ("direct_pull", "registered"), ("auto", "copied"), ("auto", "registered")}
+    why = {case.reason for case in result.cases if case.status == "unsupported"}
+    assert why == {"a combine sums rows on their way: there is no copy to be spared",
+                   "a chain goes on from where it ends; round_trip does"}
+
+
+def test_imbalance_and_bytes_that_leave_stand_beside_the_time(skewed):
+    result, printed = skewed
+    assert "experts 8, top_k 2, tokens 40" in printed.replace("\n", " ")
+    (uniform,) = [line for line in printed.splitlines() if line.strip().startswith("uniform")][:1]
+    assert uniform.split()[1:4] == ["1.00", "0.00", "1.00"]
+    dispatch = next(case for case in result.cases if case.shape["skew"] == "hot:2")
+    assert dispatch.routing["leaving_bytes"] == [0, 20 * 96 * 2], "both experts of each token are rank 0's"
+    assert dispatch.bus_bw_gb_s == pytest.approx(20 * 96 * 2 / dispatch.time_us.median / 1e3)
+    assert max(len(line) for line in printed.splitlines() if not line.startswith("run: ")) <= 80
+
+
+def test_every_format_and_the_picture_tell_skews_apart(skewed, tmp_path):
+    result, printed = skewed
+    assert "round trip, dispatch and combine" in printed
+    rows = list(csv.DictReader(io.StringIO(text(result, "csv"))))
+    assert len({(row["shape"], row["algorithm"], row["variant"], row["mode"]) for row in rows}) == len(rows)
+    tests = [line for line in text(result, "nccl-tests").splitlines() if line.startswith("# algorithm: ")]
+    assert len(set(tests)) == len(tests)
+    long = text(result, long=True)
+    assert all(word in long for word in ("uniform", "zipf:1.2", "hot:2", "combine"))
+    plot(result, tmp_path / "routed.svg")
+    drawn = (tmp_path / "routed.svg").read_text()
+    assert all(word in drawn for word in ("zipf:1.2", "rows of the busiest rank / mean", "dispatch, to the experts"))
+
+
+def test_from_python_too(tmp_path):
+    result, _ = run(tmp_path, *SMALL, "--skew", "zipf:1", "--dispatch", "python")
+    assert {case.n_wrong for case in result.cases if case.status == "ok"} == {0}
+    assert {case.shape["way"] for case in result.cases if case.status == "ok"} == {"dispatch", "combine", "round_trip"}
+
+
+@pytest.mark.parametrize(
+    ("options", "ranks"),
+    [
+        (["--experts", "3", "--tokens", "2", "--skew", "hot:2"], 3),  # a rank without tokens, one that gets none
+        (["--experts", "2", "--tokens", "33", "--top-k", "1", "--skew", "hot:1"], 2),  # one gets everything
+        (["--experts", "5", "--tokens", "20", "--skew", "uniform"], 1),
+    ],
+)
+def test_ranks_without_tokens_and_one_that_gets_all(tmp_path, options, ranks):
+    result, _ = run(tmp_path, *options, "--hidden", "257", ranks=ranks)
+    assert {case.n_wrong for case in result.cases if case.status == "ok"} == {0}
+    assert any(case.status == "ok" for case in result.cases)
+
+
+def test_counts_from_a_file(tmp_path):
+    np.save(tmp_path / "counts.npy", np.array([40, 0, 25, 15]))
+    options = ["--experts", "4", "--tokens", "40", "--hidden", "64", "--skew", f"file:{tmp_path / 'counts.npy'}"]
+    result, _ = run(tmp_path, *options)
+    assert {case.n_wrong for case in result.cases if case.status == "ok"} == {0}
+    assert result.cases[0].routing["expert_max_over_mean"] == 2.0
+    assert str(tmp_path) not in result.path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--experts", "100000"], "100000 is above the most, 1024"),
+        (["--experts", "0"], "'0' is not a whole number of at least 1"),
+        (["--experts", "4", "--top-k", "5"], "--top-k 5: a token cannot choose so many of 4 experts"),
+        (["--experts", "4", "--tokens", "0"], "'0' is not a whole number of at least 1"),
+        (["--experts", "4", "--skew", "warm:1"], "'warm:1' is no skew such as uniform, zipf:1.2, hot:2"),
+        (["--experts", "4", "--skew", "hot:5"], "'hot:5': hot are 1 to all of the 4 experts"),
+        (["--experts", "4", "--skew", "file:nowhere.npy"], "nowhere.npy cannot be read as an .npy file: No such file"),
+        (["--experts", "4", "-d", "int32"], "the weights of experts are fractions, which int32 has not"),
+        (["--experts", "4", "--sizes", "1M"], "with --experts the size is that of --tokens times --hidden"),
+        (["--tokens", "64"], "--tokens is of a routed all-to-all: add --experts N"),
+        (["--skew", "uniform"], "--skew is of a routed all-to-all: add --experts N"),
+    ],
+)
+def test_what_cannot_be_routed_is_refused_once(options, sentence):
+    done = mpirun(2, "-m", "bench.alltoall", *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert sentence in done.stderr
+
+
+def test_rows_that_no_buffer_holds_are_refused_before_anything_is_timed(tmp_path):
+    options = ["--experts", "4", "--tokens", "65536", "--hidden", "8192", "--skew", "hot:2"]
+    done = mpirun(2, "-m", "bench.alltoall", *options, "--out", str(tmp_path))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.count("\n") == 1
+    assert "with hot:2 a rank gets 131072 rows of 32768 B, and a buffer has 1 GiB at most" in done.stderr
+    assert not list(tmp_path.glob("*.jsonl"))

@@ -1,0 +1,116 @@
+"""What a router is taken to choose: how often each expert, which ones a token, and what that loads on ranks."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from collectives.routing import MOST_CHOICES, SkewError, choose, draw, expert_counts
+
+HEADER = b"{'descr': '<i8', 'fortran_order': False, 'shape': (10000000000000,), }".ljust(117) + b"\n"
+HUGE = b"\x93NUMPY\x01\x00" + len(HEADER).to_bytes(2, "little") + HEADER  # says that it has 73 TiB
+
+
+@settings(deadline=None, max_examples=60, database=None, derandomize=True)
+@given(st.integers(1, 70), st.integers(1, MOST_CHOICES), st.integers(1, 90), st.data())
+def test_every_expert_has_its_count_and_no_token_an_expert_twice(experts, top_k, tokens, data):
+    top_k = min(top_k, experts)
+    hot = data.draw(st.integers(1, experts))
+    skew = data.draw(st.sampled_from(["uniform", "zipf:0", "zipf:1.2", "zipf:9.5", f"hot:{hot}"]))
+    counts = expert_counts(skew, experts, tokens, top_k)
+    assert counts.sum() == tokens * top_k
+    assert counts.min() >= 0
+    assert counts.max() <= tokens
+    chosen = choose(counts, tokens, top_k, seed=data.draw(st.integers(0, 99)))
+    assert np.array_equal(np.bincount(chosen.ravel(), minlength=experts), counts)
+    assert all(len(set(of_token)) == top_k for of_token in chosen.tolist())
+
+
+def test_skews_are_what_they_say():
+    assert expert_counts("uniform", 8, 1024, 2).tolist() == [256] * 8
+    assert expert_counts("hot:2", 8, 1024, 2).tolist() == [1024, 1024, 0, 0, 0, 0, 0, 0]
+    assert expert_counts("hot:1", 4, 30, 2).tolist() == [30, 10, 10, 10]
+    zipf = expert_counts("zipf:1", 4, 1000, 1)
+    assert zipf.tolist() == [480, 240, 160, 120]
+
+
+def test_a_file_says_how_often_each_expert_is_chosen(tmp_path):
+    path = tmp_path / "counts.npy"
+    np.save(path, np.array([5, 0, 3, 2]))
+    assert expert_counts(f"file:{path}", 4, 5, 2).tolist() == [5, 0, 3, 2]
+    routes = draw(f"file:{path}", 2, 4, 5, 2, seed=1)
+    assert np.bincount(routes.chosen.ravel(), minlength=4).tolist() == [5, 0, 3, 2]
+    assert str(tmp_path) not in routes.skew, "a path would be kept with the run"
+    np.save(path, np.array([5, 1, 2, 2]))
+    assert draw(f"file:{path}", 2, 4, 5, 2, seed=1).skew != routes.skew, "other counts would be taken for the same"
+
+
+@pytest.mark.parametrize(
+    ("saved", "sentence"),
+    [
+        (np.zeros((2, 4), int), r"has the shape \(2, 4\), not \(4,\)"),
+        (np.array([5, 3, 2]), r"has the shape \(3,\), not \(4,\)"),
+        (np.array([2.5, 2.5, 2.5, 2.5]), "has float64 values; counts are whole numbers"),
+        (np.array([6, -1, 3, 2]), "counts are whole numbers of at least 0"),
+        (np.array([5, 5, 5, 5]), "counts 20 choices, at most 5 of an expert; 5 tokens with 2 choices each make 10"),
+        (np.array([6, 2, 1, 1]), "counts 10 choices, at most 6 of an expert; .* at most 5 of an expert"),
+        (np.array([{}]), "cannot be read as an .npy file"),
+        (b"no array", "cannot be read as an .npy file"),
+        (b"", "cannot be read as an .npy file"),
+        (b"PK\x03\x04 no zip", "cannot be read as an .npy file"),
+        (HUGE, "cannot be read as an .npy file"),
+        (None, "cannot be read as an .npy file: No such file"),
+    ],
+)
+def test_counts_that_cannot_be_are_refused(tmp_path, saved, sentence):
+    path = tmp_path / "counts.npy"
+    if isinstance(saved, bytes):
+        path.write_bytes(saved)
+    elif saved is not None:
+        np.save(path, saved, allow_pickle=True)
+    with pytest.raises(SkewError, match=sentence):
+        expert_counts(f"file:{path}", 4, 5, 2)
+
+
+@pytest.mark.parametrize(
+    "skew",
+    ["", "zipf", "zipf:", "zipf:x", "zipf:-1", "zipf:nan", "zipf:inf", "hot:0", "hot:9", "hot:1.5", "uniform:2", "w"],
+)
+def test_a_skew_that_says_nothing_is_refused(skew):
+    with pytest.raises(SkewError):
+        expert_counts(skew, 8, 64, 2)
+
+
+def test_imbalance_and_what_leaves_a_rank_are_those_of_the_routes():
+    routes = draw("hot:2", 2, 8, 1024, 2, seed=0)
+    assert routes.imbalance() == pytest.approx(
+        {"expert_max_over_mean": 4.0, "expert_cv": 3**0.5, "rank_max_over_mean": 2.0, "rank_cv": 1.0}
+    )
+    # Both experts of each token are rank 0's, so each of rank 1's goes there, once.
+    assert routes.between.tolist() == [[0, 0], [512, 0]]
+    one_rank = draw("uniform", 1, 8, 64, 2, seed=0)
+    assert one_rank.between.tolist() == [[0]]
+
+
+def test_tokens_and_experts_are_split_in_order_and_some_ranks_may_have_none():
+    routes = draw("uniform", 4, 2, 3, 1, seed=0)
+    assert routes.tokens_of.tolist() == [0, 1, 1, 1]
+    assert routes.owner.tolist() == [0, 2]
+    assert [len(routes.rows_of(rank)[0]) for rank in range(4)] == [2, 0, 1, 0]
+
+
+def test_rows_stand_by_expert_then_by_rank_then_in_the_order_of_tokens():
+    routes = draw("zipf:1", 2, 4, 50, 2, seed=3)
+    for rank in range(2):
+        token, choice = routes.rows_of(rank)
+        columns = routes.chosen[token, choice], routes.home[token], token
+        keys = list(zip(*(column.tolist() for column in columns), strict=True))
+        assert keys == sorted(keys)
+        assert set(routes.owner[routes.chosen[token, choice]].tolist()) == {rank}
+
+
+def test_weights_add_up_to_one_and_differ():
+    weights = draw("uniform", 2, 8, 64, 3, seed=0).weights
+    assert (weights.sum(axis=1) == 1).all()
+    assert {tuple(sorted(of_token)) for of_token in weights.tolist()} == {(0.25, 0.25, 0.5)}
+    assert len({tuple(of_token) for of_token in weights.tolist()}) == 3

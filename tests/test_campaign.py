@@ -131,7 +131,7 @@ def test_a_campaign_from_its_pilot_to_its_table(tmp_path):
     """Pairs would not be pairs, a variable not reach the ranks, or a token stand in the manifest."""
     folder = tmp_path / "c"
     tree = f"MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM=recursive_doubling API_TOKEN=s3cret {QUICK}"
-    options = [*named(plain=f"mpirun -n 2 -genv PASSWORD hunter2 {BENCH}", tree=tree),
+    options = [*named(plain=f"mpirun -n 1 -genv PASSWORD hunter2 {BENCH}", tree=tree),
                "--pairs", "1", "--fresh", "2", "--seed", "5"]
     status, out, err = run(folder, *options)
     assert status == 0, err
@@ -202,7 +202,7 @@ def test_a_killed_campaign_goes_on_where_it_was(tmp_path):
 def test_an_interrupted_campaign_keeps_what_it_has(tmp_path, ending):
     """Whoever needs the machine back would leave ranks running on it."""
     folder = tmp_path / "c"
-    with started(folder, *named(a=QUICK.replace("-n 20", "-n 0"), b=QUICK)) as process:
+    with started(folder, *named(a=QUICK.replace("-n 20", "-n 0").replace("-n 1", "-n 2"), b=QUICK)) as process:
         until(lambda: list(folder.glob("a/*.jsonl")))
         process.send_signal(ending)
         process.send_signal(ending)

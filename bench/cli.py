@@ -9,14 +9,15 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from bench import sweep
-from collectives.algorithm import ALGORITHMS
+from collectives.algorithm import ALGORITHMS, named
 from collectives.collective import DATATYPE_ALIASES, DATATYPES, REDOPS, Collective, reason_against
 from collectives.communicator import THREAD_LEVELS, launched_rank
+from collectives.operation import Algorithm
 from collectives.routing import MOST_CHOICES, MOST_EXPERTS, SkewError, expert_counts
 
 if TYPE_CHECKING:
@@ -64,6 +65,16 @@ def one_of(kind: str, known: Sequence[str], text: str, aliases: dict[str, str] |
     near = difflib.get_close_matches(text.lower(), names, 1, 0.5)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
     raise argparse.ArgumentTypeError(f"unknown {kind} {text!r}: {hint}")
+
+
+def algorithm(known: Mapping[str, Algorithm], text: str) -> str:
+    """The name of an algorithm, or a complaint."""
+    base, plus, words = text.partition("+")
+    name = one_of("algorithm", list(known), base) + plus + words
+    try:
+        return named(known, name).name
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"algorithm {text!r}: {error}") from error
 
 
 def whole(least: int, text: str, most: int = 1 << 31) -> int:
@@ -187,7 +198,7 @@ def parser_for(command: str, collective: Collective, about: str) -> Parser:
     what, how, where = (p.add_argument_group(title).add_argument for title in ("what", "how", "output"))
     count, few, percent = partial(whole, 0), partial(whole, 0, most=MOST_BESIDE), partial(positive, "percent", 100)
     datatype = partial(one_of, "datatype", list(DATATYPES), aliases=DATATYPE_ALIASES)
-    algorithms = partial(comma_separated, partial(one_of, "algorithm", list(known)))
+    algorithms = partial(comma_separated, partial(algorithm, known))
 
     size_options(what, "32M", 2, "2")
     what("--sizes", type=partial(comma_separated, size_bytes), default=None, metavar="A,B",
@@ -220,6 +231,8 @@ def parser_for(command: str, collective: Collective, about: str) -> Parser:
         help="who calls the operation in the timed loop: native or python (native)")
     how("--mpi-thread-level", choices=THREAD_LEVELS, default=None, metavar="LEVEL",
         help="single, funneled, serialized or multiple (funneled; multiple where ranks outnumber cores)")
+    how("--tuned", default=None, metavar="FILE",
+        help="what auto goes by, a table of bench.tune; none: its defaults (this machine's, where there is one)")
     how("--slowed-percent", type=percent, default=None, help=argparse.SUPPRESS)  # docs/calibration.md
 
     where("--format", choices=("table", "nccl-tests", "csv"), default="table", metavar="FORMAT",
@@ -229,6 +242,13 @@ def parser_for(command: str, collective: Collective, about: str) -> Parser:
     output_options(where)
     where("--list", action="store_true", help="name every algorithm, and why one is not available")
     return p
+
+
+def sizes_of(options: argparse.Namespace) -> list[int]:
+    """The sizes that were asked for, of whole elements."""
+    element_bytes = DATATYPES[options.datatype].size_bytes
+    chosen = options.sizes or sweep.sizes(options.minbytes, options.maxbytes, options.stepfactor, element_bytes)
+    return sorted({size // element_bytes * element_bytes for size in chosen})
 
 
 def parse(command: str, collective: Collective, about: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -246,8 +266,7 @@ def parse(command: str, collective: Collective, about: str, argv: Sequence[str] 
     short = [size for size in options.sizes or [options.minbytes] if 0 < size < element_bytes]
     if short:
         p.error(f"{short[0]} B hold no {options.datatype}, which has {element_bytes} B")
-    chosen = options.sizes or sweep.sizes(options.minbytes, options.maxbytes, options.stepfactor, element_bytes)
-    options.sizes = sorted({size // element_bytes * element_bytes for size in chosen})
+    options.sizes = sizes_of(options)
     if options.arrival_skew and options.mode not in (None, "isolated"):
         p.error(f"--arrival-skew is of single calls: leave out --mode {options.mode}")
     options.mode = "isolated" if options.arrival_skew else options.mode

@@ -18,7 +18,7 @@ from bench.cli import CANNOT, USAGE, WRONG
 from bench.flight import Flight, start_witness
 from bench.measure import Bench
 from bench.plan import Prepared, prepare_collective
-from bench.run import run
+from bench.run import Manner, run
 from collectives.collective import COLLECTIVES
 from collectives.communicator import Communicator, Disagreement
 from collectives.operation import DeviceError
@@ -34,8 +34,8 @@ def main(command: str, collective: str, about: str, argv: Sequence[str] | None =
     start(command, options, routed.prepare if options.experts else prepare_collective, started_s)
 
 
-def start(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], Prepared],
-          started_s: float) -> NoReturn:
+def start(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], Prepared], started_s: float,
+          manner: Manner | None = None) -> NoReturn:
     """Runs on all ranks and exits with the status that they have agreed on."""
     # Until there is a record, a signal just ends the process, and so does a clock where MPI waits for a rank that never
     # comes: it starts all or none, and lets no thread of Python run meanwhile.
@@ -47,7 +47,7 @@ def start(command: str, options: Namespace, prepare: Callable[[Namespace, Bench]
         flight = open_flight(communicator, command, options)
         signal.setitimer(signal.ITIMER_REAL, 0)
         try:
-            status = run(command, options, prepare, communicator, flight, started_s)
+            status = run(command, options, prepare, communicator, flight, started_s, manner)
         except Disagreement as refusal:
             say(communicator, f"bench.{command}: {refusal}")
             status = CANNOT

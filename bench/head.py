@@ -3,7 +3,7 @@
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,10 +43,19 @@ def link_ceilings(bench: Bench, links: dict[int, dict[str, Subject]]) -> dict[st
     return {"size_bytes": size, "overhead_us": overhead_us, **rates, **trip}
 
 
-def describe(command: str, options: Namespace, bench: Bench, planned: list[Planned], link: dict[str, float],
-             cpus: list[int], notes: Sequence[str]) -> Run:
-    """The head of the run; `notes` are sentences that only the caller knows."""
-    world = bench.world
+class Machine(NamedTuple):
+    """What a run stands on: the host's facts, the ranks, their GPUs as the doctor sees them (None on CPUs), and what
+    hardware and software are called in short."""
+
+    facts: environment.Environment
+    ranks: list[dict[str, Any]]
+    gpus: dict[str, Any] | None
+    machine_id: str
+    software_id: str
+
+
+def examine(options: Namespace, world: World, cpus: list[int]) -> Machine:
+    """This machine, alike on all ranks; `cpus` are this rank's."""
     communicator, device = world.communicator, world.device
     facts = environment.describe(compiler=device.compiler, with_hostname=options.with_hostname)
     facts["mpi.thread_level"] = {"value": communicator.thread_level, "source": "MPI_Query_thread", "status": "ok"}
@@ -55,8 +64,23 @@ def describe(command: str, options: Namespace, bench: Bench, planned: list[Plann
     state = {"throttle": link_facts(bus_id).get("throttle")} if bus_id else {}
     ranks = communicator.all_gather(rank | {"numa": environment.numa_node(cpus[0])} | device.facts | state)
     facts |= environment.gpu_facts(ranks)
+    here = {cpu for of_rank in communicator.node_gather(cpus) for cpu in of_rank}
+    facts["cpu.smt_siblings"] = environment.siblings(here)
+    gpus = None if device.name == "cpu" else examine_world(world)
+    if gpus:
+        links = {pair["path"] for pair in gpus["pairs"]} | {said(gpu["card"]) for gpu in gpus["gpus"]}
+        known = "unknown" if "unknown" in links else "ok"
+        facts["gpu.links"] = {"value": sorted(links), "source": "/sys/bus/pci/devices, NVML, KFD", "status": known}
+    software = environment.software_id(facts, library_name(world), device.compiler)
+    return Machine(*communicator.broadcast((facts, ranks, gpus, environment.machine_id(facts), software)))
+
+
+def describe(command: str, options: Namespace, bench: Bench, machine: Machine, planned: list[Planned],
+             link: dict[str, float], cpus: list[int], notes: Sequence[str]) -> Run:
+    """The head of the run; `notes` are sentences that only the caller knows."""
+    world = bench.world
+    communicator, device = world.communicator, world.device
     here = communicator.node_gather((communicator.rank, cpus))
-    facts["cpu.smt_siblings"] = environment.siblings({cpu for _, of_rank in here for cpu in of_rank})
     found = [preflight(world)]
     if options.slowed_percent:
         found.insert(0, f"Slowed on purpose: our kernels take {options.slowed_percent:g} % longer than they need.")
@@ -65,26 +89,20 @@ def describe(command: str, options: Namespace, bench: Bench, planned: list[Plann
         apart = "of unknown resolution" if steps_us is None else f"at least {steps_us:g} us apart"
         empty = f"Each time has {link['overhead_us']:.2f} us in it that an empty launch takes"
         found.append(f"{empty}; events are {apart}.")
-    library = library_name(world)
     world_facts = {
-        "size": communicator.size, "hosts": communicator.hosts, "ranks": ranks, "mpi_library": communicator.library,
-        "mpi_thread_level": communicator.thread_level, "dispatch": options.dispatch, "device_asked": options.device,
-        "slowed_percent": options.slowed_percent}
-    if device.name != "cpu":
-        gpus = examine_world(world)
+        "size": communicator.size, "hosts": communicator.hosts, "ranks": machine.ranks,
+        "mpi_library": communicator.library, "mpi_thread_level": communicator.thread_level,
+        "dispatch": options.dispatch, "device_asked": options.device, "slowed_percent": options.slowed_percent}
+    if machine.gpus:
         used = library_gpu.describe(world)
-        links = {pair["path"] for pair in gpus["pairs"]} | {said(gpu["card"]) for gpu in gpus["gpus"]}
-        known = "unknown" if "unknown" in links else "ok"
-        facts["gpu.links"] = {"value": sorted(links), "source": "/sys/bus/pci/devices, NVML, KFD", "status": known}
-        world_facts |= {"launch": "graph" if world.graph else "stream", "gpus": gpus, "library": used}
-        found += [*summary(gpus), *used["notes"], *transport(used)]
+        world_facts |= {"launch": "graph" if world.graph else "stream", "gpus": machine.gpus, "library": used}
+        found += [*summary(machine.gpus), *used["notes"], *transport(used)]
     return Run(
         run_id=bench.flight.run_id, benchmark=command, version=VERSION, argv=environment.scrub_argv(sys.argv[1:]),
-        seed=options.seed, machine_id=environment.machine_id(facts),
-        software_id=environment.software_id(facts, library, device.compiler), environment=facts,
+        seed=options.seed, machine_id=machine.machine_id, software_id=machine.software_id, environment=machine.facts,
         memory={} if isinstance(world.peers, Unsupported) else world.peers.types, link=link,
         clock_shared=bench.clock_shared, cases=planned, world=world_facts,
-        notes=[*found, *notes, *environment.threats(facts, here)])
+        notes=[*found, *notes, *environment.threats(machine.facts, here)])
 
 
 def transport(used: dict[str, Any]) -> list[str]:

@@ -124,6 +124,12 @@ def round_trip_ns(bench: Bench) -> float | None:
     return float(bench.trip_ns.read().view(np.uint64)[0])
 
 
+def follow_link(bench: Bench, subject: Subject, trip_ns: float | None) -> None:
+    """Where a subject has something for each state of the link, takes, on all ranks, what rank 0's probe asks for."""
+    if subject.by_link and (seen_ns := bench.world.communicator.broadcast(trip_ns)):
+        subject.follow_link(seen_ns)
+
+
 def times_us(stamps: list[np.ndarray[Any, Any]], clock_shared: bool,
              subject: Subject | None = None) -> dict[str, np.ndarray[Any, Any]]:
     """From all ranks' stamps: the time of each iteration (last exit minus last arrival where the ranks share a clock,
@@ -144,6 +150,7 @@ def pilot(bench: Bench, subject: Subject) -> None:
     """Finds how long an iteration takes and how many of them warm up; all ranks take rank 0's word."""
     mpi = bench.world.communicator
     bench.flight.note("pilot", case=subject.number, block=None, text=subject.text)
+    follow_link(bench, subject, round_trip_ns(bench))
     count, warmup = 1, 0
     while count:
         start = time.perf_counter()
@@ -194,6 +201,7 @@ def measure_block(bench: Bench, subject: Subject, block: int) -> tuple[Block, np
     if subject.wrong is not None:
         subject.wrong.write(np.zeros(1, np.uint64))
     before = round_trip_ns(bench)
+    follow_link(bench, subject, before)
     stamps = run(bench, subject, subject.warmup, subject.iterations, bench.checks)
     after = round_trip_ns(bench)
     wrong = int(subject.wrong.read().view(np.uint64)[0]) if bench.checks and subject.wrong is not None else None
@@ -233,7 +241,8 @@ def summary(subject: Subject, block: int, ranks: Sequence[RankBlock], clock_shar
         chain_only_us=float(np.median(after_us)) if chained else None,
         arrival_skew_us=float(np.median(t["skew"])) if clock_shared else None,
         link_rtt_ns=(max(befores), max(afters)) if trips else None,
-        n_wrong=None if None in wrong else sum(wrong), measure_s=measure_s, gpus=[gpu for gpu in gpus if gpu] or None)
+        n_wrong=None if None in wrong else sum(wrong), measure_s=measure_s, gpus=[gpu for gpu in gpus if gpu] or None,
+        chosen=subject.operation.chosen if subject.by_link else None)
     n_ranks, n = t["each"].shape
     consume = np.full((n_ranks, n), np.nan) if chained else t["after_each"]
     ranks_of_rows = np.repeat(subject.ranks or np.arange(n_ranks), n)

@@ -12,7 +12,7 @@ from bench import sweep
 from bench.measure import Bench
 from bench.subject import Buffers, Subject, link_subjects, subject_of
 from collectives import library
-from collectives.algorithm import ALGORITHMS
+from collectives.algorithm import ALGORITHMS, asked_for
 from collectives.collective import DATATYPES, Shape
 from collectives.operation import Algorithm, Case, DeviceError, Operation, Unsupported, World
 from reports.result import Planned
@@ -52,9 +52,8 @@ def plan_cases(options: Namespace, bench: Bench, algorithms: Mapping[str, Algori
     planned: list[Planned] = []
     subjects: dict[int, Subject] = {}
     for work in works:
-        for algorithm in algorithms.values():
-            if options.algorithm and algorithm.name not in options.algorithm:
-                continue
+        names = options.algorithm[work.size_bytes] if isinstance(options.algorithm, dict) else options.algorithm
+        for algorithm in asked_for(algorithms, names):
             bench.flight.note("compile", text=f"{algorithm.name} {work.size_bytes} B")
             variants = algorithm.variants(bench.world)
             for variant, mode in product(variants, sweep.modes(options.mode, work.size_bytes)):
@@ -64,15 +63,17 @@ def plan_cases(options: Namespace, bench: Bench, algorithms: Mapping[str, Algori
                 case, is_library = work.case(variant), algorithm.name == "library"
                 with nullcontext() if is_library else communicator.together(DeviceError):  # a library's ranks talk here
                     operation = algorithm.bind(bench.world, case)
+                chosen = None if isinstance(operation, Unsupported) else operation.chosen
+                moves = algorithms[chosen.partition("+")[0]] if chosen and not is_library else algorithm
                 reason = operation.reason if isinstance(operation, Unsupported) else senseless
                 planned.append(Planned(
                     collective=case.collective.name, shape=dict(work.shape) or None, size_bytes=work.size_bytes,
                     count=work.count, datatype=case.datatype.name, redop=options.op, algorithm=algorithm.name,
                     mode=mode, in_place=case.in_place, variant=variant, memory="private" if is_library else kind,
                     library=name if is_library else None,
-                    chosen=None if isinstance(operation, Unsupported) else operation.chosen,
+                    chosen=chosen,
                     calls=work.chain_calls if mode == "chained" else 1, status="unsupported" if reason else "ok",
-                    reason=reason, bound_parts=bound_parts(bench.world, algorithm, case), routing=work.routing))
+                    reason=reason, bound_parts=bound_parts(bench.world, moves, case), routing=work.routing))
                 if not isinstance(operation, Unsupported) and not reason:
                     number = len(planned) - 1
                     with communicator.together(DeviceError, MemoryError):

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from bench import sweep
+from bench import picks, sweep
 from bench.cli import CANNOT, FINE, INTERRUPTED, WRONG
 from bench.environment import cpu_ticks, steal_share
 from bench.flight import Flight
-from bench.head import describe, link_ceilings
+from bench.head import Machine, describe, examine, link_ceilings
 from bench.measure import Bench, fewest_iterations, make_bench, measure_block, measure_link, pilot, plan_blocks
 from bench.placement import pin
 from bench.plan import Prepared
@@ -30,7 +30,7 @@ from collectives.operation import Case, DeviceError, Unsupported, World
 from collectives.world import open_device, open_world
 from reports.formats import as_json
 from reports.plot import plot
-from reports.result import Planned, Result, ResultError, RunFile
+from reports.result import Block, Planned, Result, ResultError, RunFile
 from reports.show import text
 from reports.stats import autocorrelation, is_precise
 
@@ -51,7 +51,7 @@ class Session:
     deadline_s: float
     file: RunFile | None = None  # on rank 0
     timed: Counter[int] = field(default_factory=Counter)  # iterations, by case
-    medians_us: dict[int, list[float]] = field(default_factory=dict)
+    blocks: list[Block] = field(default_factory=list)  # on rank 0, as they were measured
     samples: dict[int, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
 
     @property
@@ -61,9 +61,10 @@ class Session:
 
 
 def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], Prepared], communicator: Communicator,
-        flight: Flight, started_s: float) -> int:
+        flight: Flight, started_s: float, manner: "Manner | None" = None) -> int:
     """Measures what `prepare` plans, and reports; returns the exit status, the same on every rank. Raises Disagreement
     where this machine cannot."""
+    manner = manner or Manner()
     flight.note("open the device")
     device, notes = open_device(communicator, options.device, options.ranks_share_gpus)
     # A rank with a GPU only enqueues, and the library's threads would inherit its one core.
@@ -81,6 +82,9 @@ def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], 
         list_algorithms(world, options)
         return FINE
     library.library_name(world)  # opens it, on all ranks at once
+    flight.note("describe the machine", text="")
+    machine = examine(options, world, cpus)
+    world, tuned = with_picks(world, machine, options.tuned)
     bench = make_bench(world, flight, options.check, options.warmup_iters, options.dispatch)
     planned, subjects, links = prepare(options, bench)
     flight.note("agree on the cases", text="")
@@ -88,22 +92,21 @@ def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], 
     closing_s = LEAN_CLOSING_S if options.lean else CLOSING_S
     session = Session(options, bench, planned, subjects, links, started_s + options.max_time - closing_s)
     ceilings = link_ceilings(bench, links)
-    flight.note("describe the machine", text="")
     cores = {cpu for of_rank in communicator.all_gather(cpus) for cpu in of_rank}
     if crowded:
         notes.append(f"{communicator.size} ranks share {len(cores)} cores: they take turns, and times are the "
                      "scheduler's.")
-    head = describe(command, options, bench, planned, ceilings, cpus, notes)
+    head = describe(command, options, bench, machine, planned, ceilings, cpus, [*notes, *tuned])
     if communicator.rank == 0:
         session.file = RunFile.create(Path(options.out), head)
     ranks_cpus = {cpu for of_rank in communicator.node_gather(cpus) for cpu in of_rank}
     ticks_before = cpu_ticks(ranks_cpus)
-    stop = measure_all(session)
+    stop = measure_all(session, manner)
     flight.note("results", case=None, block=None, text="")
     if session.file is None:
         flight.note("wait for the results")
         return int(communicator.broadcast(None))
-    missing = len(subjects) - len(session.medians_us)
+    missing = len(subjects) - len({block.case for block in session.blocks})
     late = f"time ran out before {missing} of {len(subjects)} cases were measured" if missing else None
     reason = "interrupted" if stop == "interrupted" else late
     samples = {number: np.concatenate(rows) for number, rows in session.samples.items()}
@@ -120,10 +123,26 @@ def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], 
         status = CANNOT
     communicator.broadcast(status)
     print_result(result, options)
+    manner.conclude(result, machine, options)
     return status
 
 
-def measure_all(session: Session) -> str | None:
+def with_picks(world: World, machine: Machine, tuned: str | None) -> tuple[World, list[str]]:
+    """The world with what bench.tune found, in the file that was named or the one of this machine, and a sentence on
+    that. Raises Disagreement for a table that cannot be used here."""
+    def read() -> "picks.Table | None":
+        path = Path(tuned) if tuned else picks.default_path(machine)
+        return picks.load(path, machine) if tuned or path.exists() else None
+
+    with world.communicator.together(picks.NotOurs):
+        table = read() if world.communicator.rank == 0 and tuned != "none" else None
+    table = world.communicator.broadcast(table)
+    if table is None:
+        return world, []
+    return replace(world, picks=table.picks), [f"auto goes by what bench.tune found in {table.run_id}."]
+
+
+def measure_all(session: Session, manner: "Manner") -> str | None:
     """Pilots, then rounds of blocks in seeded random order until every case is precise, or until something stops them:
     returns `time` or `interrupted`, None where nothing did."""
     options, bench = session.options, session.bench
@@ -132,7 +151,7 @@ def measure_all(session: Session) -> str | None:
         if stop := agreed_stop(session):
             return stop
     budget_s = bench.world.communicator.broadcast(0.85 * (session.deadline_s - time.monotonic()))
-    plan_blocks(bench, session.everything, budget_s, ROUNDS if options.iters else FITTING_ROUNDS, options.iters)
+    plan_blocks(bench, session.everything, budget_s, ROUNDS if options.iters else manner.rounds, options.iters)
     active = list(session.subjects)
     for round_ in range(1 << 30):
         started_s = time.monotonic()
@@ -144,9 +163,9 @@ def measure_all(session: Session) -> str | None:
                 session.file.append(record)
             if stop := agreed_stop(session):
                 return stop
-        if round_ + 1 < ROUNDS and not options.iters:
-            shorten(session, time.monotonic() - started_s, ROUNDS - round_ - 1)
-        active = unfinished(session, active, round_ + 1)
+        if round_ + 1 < manner.least_rounds and not options.iters:
+            shorten(session, time.monotonic() - started_s, manner.least_rounds - round_ - 1)
+        active = manner.go_on(session, active, round_ + 1)
         if not active:
             break
     return None
@@ -189,7 +208,7 @@ def store_block(session: Session, number: int, round_: int) -> None:
         block, rows = found
         session.file.append(block)
         session.samples.setdefault(number, []).append(rows)
-        session.medians_us.setdefault(number, []).append(block.total_us or block.time_us)
+        session.blocks.append(block)
 
 
 def show_progress(session: Session, round_: int) -> None:
@@ -205,9 +224,23 @@ def unfinished(session: Session, active: list[int], rounds: int) -> list[int]:
         return [number for number in active if session.timed[number] < n]
     if rounds < ROUNDS:
         return active
-    rho = autocorrelation([medians for medians in session.medians_us.values() if min(medians) > 0])
-    imprecise = [number for number in active if not is_precise(session.medians_us.get(number, []), rho)]
+    medians_us: dict[int, list[float]] = {}
+    for block in session.blocks:
+        medians_us.setdefault(block.case, []).append(block.total_us or block.time_us)
+    rho = autocorrelation([medians for medians in medians_us.values() if min(medians) > 0])
+    imprecise = [number for number in active if not is_precise(medians_us.get(number, []), rho)]
     return list(session.bench.world.communicator.broadcast(imprecise))
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a command goes about it: so many rounds should fit into its time, and so many at least have to; after each,
+    `go_on(session, active, rounds)` says on all ranks which cases have another; `conclude` ends it on rank 0."""
+
+    rounds: int = FITTING_ROUNDS
+    least_rounds: int = ROUNDS
+    go_on: Callable[[Session, list[int], int], list[int]] = unfinished
+    conclude: Callable[[Result, Machine, Namespace], None] = lambda result, machine, options: None
 
 
 def agreed_stop(session: Session) -> str | None:

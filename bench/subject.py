@@ -1,6 +1,8 @@
 """What a block is made of: the steps of one iteration, for a case and for each part of the link."""
 
 import ctypes
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +69,12 @@ class Subject:
     warmup: int = 1
     iterations: int = 1
     keep: list[Any] = field(default_factory=list)  # what the steps point into
+    by_link: Mapping[float, Operation] = field(default_factory=dict)  # `operation` in each state of the link, if it has
+
+    def follow_link(self, round_trip_ns: float) -> None:
+        """Takes the operation for the state of the link in which a flag's round trip is nearest to this."""
+        nearest = min(self.by_link, key=lambda state_ns: abs(math.log(state_ns / round_trip_ns)))
+        self.operation = self.by_link[nearest]
 
 
 def on_device(world: World, array: Array) -> Memory:
@@ -152,7 +160,7 @@ def subject_with(world: World, watch: Watch, number: int, planned: Planned, case
         wrong=wrong, late=come_late(world, case.shape["arrival_skew_us"]) if is_late else None,
         calls=planned.calls if planned.mode == "chained" else 0,
         # Of stamps that cannot be compared only those of the late rank are without the others' waiting.
-        ranks=() if late is None or world.clock_shared else (late,), keep=[sent, right])
+        ranks=() if late is None or world.clock_shared else (late,), keep=[sent, right], by_link=operation.by_link)
 
 
 def empty_subject(world: World, watch: Watch) -> Subject:

@@ -22,9 +22,12 @@ def sizes(smallest: int, largest: int, factor: int, element_bytes: int) -> list[
 
 
 def modes(mode: str | None, size_bytes: int) -> list[str]:
-    """The modes in which a size is measured; None, the default, chains the sizes that decoding has."""
+    """The modes in which a size is measured; None, the default, chains the sizes that decoding has, and `as_used` has
+    these chained alone."""
     if mode in ("isolated", "chained"):
         return [mode]
+    if mode == "as_used":
+        return ["chained" if size_bytes <= MOST_CHAINED_BYTES else "isolated"]
     return ["isolated", "chained"] if mode == "both" or size_bytes <= MOST_CHAINED_BYTES else ["isolated"]
 
 

@@ -9,7 +9,6 @@ from collectives.operation import (
     Unsupported,
     World,
     bind_kernel,
-    chunk_that_fits,
     copied_or_registered,
     direct_traffic,
     ring_traffic,
@@ -21,7 +20,7 @@ def _bind(entry: str, world: World, case: Case) -> Operation | Unsupported:
     ranks = world.communicator.size
     # A half holds two chunks of each segment that is kept there: pushed, everyone's; in a ring, one a stage.
     places = {"all_gather_push": ranks, "all_gather_pull": 1, "all_gather_ring": max(1, ranks - 1)}[entry]
-    return bind_kernel(world, case, "allgather", entry, chunk_that_fits(world, HALF_BYTES / (2 * places)))
+    return bind_kernel(world, case, "allgather", entry, HALF_BYTES / (2 * places))
 
 
 PUSH = Algorithm("direct_push", "each rank stores its segment into every peer's slab",

@@ -9,7 +9,6 @@ from collectives.operation import (
     Unsupported,
     World,
     bind_kernel,
-    chunk_that_fits,
     copied_or_registered,
     direct_traffic,
 )
@@ -20,8 +19,7 @@ def _bind(entry: str, world: World, case: Case) -> Operation | Unsupported:
     if case.in_place and case.variant == "registered":
         return Unsupported("in place a result would overwrite what the others have yet to read")
     writers = world.communicator.size if entry == "one_shot_push" else 1
-    chunk_bytes = chunk_that_fits(world, HALF_BYTES / (2 * writers))
-    return bind_kernel(world, case, "allreduce_one_shot", entry, chunk_bytes)
+    return bind_kernel(world, case, "allreduce_one_shot", entry, HALF_BYTES / (2 * writers))
 
 
 PUSH = Algorithm("one_shot_push", "each rank stores its input into every peer's slab and sums all",

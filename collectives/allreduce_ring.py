@@ -4,14 +4,13 @@ A segment is summed in rotated order with one rounding to the type on the wire a
 roundings where the one- and two-shot forms have one.
 """
 
-from collectives.operation import Algorithm, Case, Operation, Traffic, Unsupported, World, bind_kernel, chunk_that_fits
+from collectives.operation import Algorithm, Case, Operation, Traffic, Unsupported, World, bind_kernel
 from collectives.peer_buffer import HALF_BYTES
 
 
 def _bind(world: World, case: Case) -> Operation | Unsupported:
     # A half holds 2(n-1) inboxes of two segments each, rounded up to whole packs: less than four chunks and a page.
-    chunk_bytes = chunk_that_fits(world, (HALF_BYTES - 4096) / 4)
-    return bind_kernel(world, case, "allreduce_ring", "ring", chunk_bytes)
+    return bind_kernel(world, case, "allreduce_ring", "ring", (HALF_BYTES - 4096) / 4)
 
 
 def _traffic(ranks: int, case: Case) -> Traffic:

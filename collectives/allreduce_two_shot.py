@@ -8,7 +8,6 @@ from collectives.operation import (
     Unsupported,
     World,
     bind_kernel,
-    chunk_that_fits,
     copied_or_registered,
 )
 from collectives.peer_buffer import HALF_BYTES
@@ -17,8 +16,7 @@ from collectives.peer_buffer import HALF_BYTES
 def _bind(world: World, case: Case) -> Operation | Unsupported:
     # A half holds two chunks and two segments of sums, each rounded up to whole packs.
     ranks = world.communicator.size
-    chunk_bytes = chunk_that_fits(world, (HALF_BYTES - 4096) / (2 + 2 / ranks))
-    return bind_kernel(world, case, "allreduce_two_shot", "two_shot", chunk_bytes)
+    return bind_kernel(world, case, "allreduce_two_shot", "two_shot", (HALF_BYTES - 4096) / (2 + 2 / ranks))
 
 
 def _traffic(ranks: int, case: Case) -> Traffic:

@@ -9,7 +9,6 @@ from collectives.operation import (
     Unsupported,
     World,
     bind_kernel,
-    chunk_that_fits,
     copied_or_registered,
     direct_traffic,
 )
@@ -17,8 +16,7 @@ from collectives.peer_buffer import HALF_BYTES
 
 
 def _bind(entry: str, world: World, case: Case) -> Operation | Unsupported:
-    chunk_bytes = chunk_that_fits(world, HALF_BYTES / (2 * world.communicator.size))
-    return bind_kernel(world, case, "alltoall", entry, chunk_bytes)
+    return bind_kernel(world, case, "alltoall", entry, HALF_BYTES / (2 * world.communicator.size))
 
 
 PUSH = Algorithm("direct_push", "each rank stores every segment into its reader's slab",

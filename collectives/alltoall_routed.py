@@ -134,7 +134,7 @@ def _bind(direction: str, world: World, case: Case) -> Operation | Unsupported:
     way, routes, registered = case.shape["way"], case.tables.routes, case.variant == "registered"
     if registered and way == "combine":
         return Unsupported("a combine sums rows on their way: there is no copy to be spared")
-    chunk_bytes = chunk_that_fits(world, HALF_BYTES / (2 * world.communicator.size))
+    chunk_bytes = chunk_that_fits(world, case, HALF_BYTES / (2 * world.communicator.size))
     token_bytes = row_stride(case.segment_bytes) + routes.chosen.shape[1] * CHOICE.itemsize
     step_tokens = (chunk_bytes - 4 * routes.experts) // token_bytes
     if step_tokens < 1:

@@ -4,8 +4,9 @@ Binding gives an Operation, or Unsupported with the reason: a value for the tabl
 """
 
 import ctypes
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from collectives.collective import Collective, Datatype, Shape
@@ -13,9 +14,13 @@ from collectives.communicator import Communicator
 from collectives.peer_buffer import PeerBuffer
 from kernels.device import PHASES, Arguments, Device, DeviceError, Gate, Memory, Pattern, Plan, Step, Transfer, Watch
 
-__all__ = ["PHASES", "Algorithm", "Arguments", "Case", "Device", "DeviceError", "Gate", "Memory", "Operation",
+__all__ = ["PHASES", "Algorithm", "Arguments", "Build", "Case", "Device", "DeviceError", "Gate", "Memory", "Operation",
            "Pattern", "Plan", "Step", "Traffic", "Transfer", "Unsupported", "Watch", "World", "bind_kernel",
            "chunk_that_fits", "plain_arguments"]
+
+
+PACK_BYTES = 64  # of the widest machine
+UNITS = {"K": 1 << 10, "M": 1 << 20}
 
 
 @dataclass(frozen=True)
@@ -26,9 +31,45 @@ class Unsupported:
 
 
 @dataclass(frozen=True)
+class Build:
+    """How a kernel is built and cut, besides which it is. In an algorithm's name each word stands for one of these:
+    `two_shot+nt+ntr+128K`, `one_shot_pull+16b+256t`.
+
+    `stream_slab` (nt) and `stream_receive` (ntr): stores there go around the caches. `chunk_bytes` (128K): so much of
+    the message at a time at most. `blocks` (16b) and `threads` (256t) of a GPU at most. None: as the device has it.
+    """
+
+    stream_slab: bool = False
+    stream_receive: bool = False
+    chunk_bytes: int | None = None
+    blocks: int | None = None
+    threads: int | None = None
+
+    @classmethod
+    def of(cls, words: str) -> "Build":
+        """From the words, with a plus between two; none: as the device has it. Raises ValueError for another."""
+        build = cls()
+        for word in words.split("+") if words else ():
+            found = re.fullmatch(r"nt|ntr|([1-9]\d{0,4})([KMbt])", word)
+            if not found:
+                raise ValueError(f"{word!r} is none of nt, ntr, 128K, 16b and 256t")
+            if word == "nt":
+                build = replace(build, stream_slab=True)
+            elif word == "ntr":
+                build = replace(build, stream_receive=True)
+            elif found[2] == "b":
+                build = replace(build, blocks=int(found[1]))
+            elif found[2] == "t":
+                build = replace(build, threads=int(found[1]))
+            else:
+                build = replace(build, chunk_bytes=int(found[1]) * UNITS[found[2]])
+        return build
+
+
+@dataclass(frozen=True)
 class Case:
     """One collective to perform: which and in which shape, `count` elements in each of its segments, on which buffers
-    (addresses), and in which of its algorithm's variants."""
+    (addresses), in which of its algorithm's variants, and built how."""
 
     collective: Collective
     count: int
@@ -39,6 +80,7 @@ class Case:
     in_place: bool = False
     variant: str = "copied"
     shape: Shape = field(default_factory=dict)
+    build: Build = Build()
 
     @property
     def segment_bytes(self) -> int:
@@ -46,16 +88,29 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Pick:
+    """The best found for messages of a size on so many ranks, in a variant and in a state of the link."""
+
+    collective: str
+    ranks: int
+    size_bytes: int
+    variant: str
+    link_rtt_ns: float
+    algorithm: str
+
+
+@dataclass(frozen=True)
 class World:
     """What an algorithm may use: the ranks, the device, the peers' memory or why there is none, and how kernels are
-    built beyond world, type and operation (`STREAM_SLAB`, and the negative controls of platform.h). `graph`: operations
-    are launched from captured graphs, every one of them."""
+    built beyond world, type, operation and build (the negative controls of platform.h). `graph`: operations are
+    launched from captured graphs, every one of them. `picks`: what was found best on this machine."""
 
     communicator: Communicator
     device: Device
     peers: PeerBuffer | Unsupported
     macros: Mapping[str, str] = field(default_factory=dict)
     graph: bool = False
+    picks: Sequence["Pick"] = ()
 
     @property
     def clock_shared(self) -> bool:
@@ -67,8 +122,8 @@ class World:
 class Operation:
     """An algorithm bound to a case: `step` performs it once, natively; `call` does, from Python.
 
-    `chosen` names the algorithm behind `auto`; `failure` gives a library's complaint about the last calls, if it had
-    one.
+    `chosen` names the algorithm behind `auto`, which has one for each state of the link that it was tuned in, `by_link`
+    (round trip in ns); `failure` gives a library's complaint about the last calls, if it had one.
     """
 
     step: Step
@@ -76,6 +131,7 @@ class Operation:
     chosen: str | None = None
     failure: Callable[[], str | None] = field(default=lambda: None)
     keep: Any = None  # what the step points into
+    by_link: Mapping[float, "Operation"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,13 +184,21 @@ class Algorithm:
     pushes: bool = False
 
 
-def bind_kernel(world: World, case: Case, stem: str, entry: str, chunk_bytes: int) -> Operation | Unsupported:
-    """Compiles `kernels/<stem>.cu` for this case and binds its `entry`."""
+def bind_kernel(world: World, case: Case, stem: str, entry: str, room_bytes: float) -> Operation | Unsupported:
+    """Compiles `kernels/<stem>.cu` for this case and binds its `entry`, which has room for a chunk of so many bytes."""
     if isinstance(world.peers, Unsupported):
         return world.peers
+    build, chunk_bytes = case.build, chunk_that_fits(world, case, room_bytes)
     macros = {"WORLD": str(world.communicator.size), "ELEMENT": case.datatype.element}
     if case.collective.reduces:
         macros["REDOP"] = case.redop.capitalize()
+    if build.stream_slab:
+        macros["STREAM_SLAB"] = "1"
+    if build.stream_receive:
+        macros["STREAM_RECEIVE"] = "1"
+        if case.receive % PACK_BYTES or case.segment_bytes % PACK_BYTES:
+            return Unsupported("around the caches go whole packs, which have to divide the receive buffer's address "
+                               "and a segment's size")
     arguments = world.peers.arguments(case.send, case.receive, case.count, chunk_bytes)
     if case.variant == "registered":
         entry += "_registered"
@@ -143,7 +207,8 @@ def bind_kernel(world: World, case: Case, stem: str, entry: str, chunk_bytes: in
                 return Unsupported("its buffers are not mapped by the other ranks")
             places[: len(found)] = found
     module = world.device.compile(stem, macros | dict(world.macros))
-    step = Step(module.kernel(entry), arguments, world.device.blocks_for(min(case.segment_bytes, chunk_bytes)))
+    blocks = world.device.blocks_for(min(case.segment_bytes, chunk_bytes))
+    step = Step(module.kernel(entry, build.threads), arguments, min(blocks, build.blocks or blocks))
     return Operation(step, world.device.caller(step))
 
 
@@ -152,6 +217,7 @@ def plain_arguments(rank: int, send: int, receive: int, count: int, watch: Watch
     return Arguments(rank=rank, send=send, receive=receive, count=count, watch=ctypes.addressof(watch))
 
 
-def chunk_that_fits(world: World, room_bytes: float) -> int:
-    """The bytes of a chunk, in whole 64-byte packs and at least one, for which an algorithm has so much room."""
-    return max(64, int(min(world.device.most_chunk_bytes, room_bytes)) // 64 * 64)
+def chunk_that_fits(world: World, case: Case, room_bytes: float) -> int:
+    """The bytes of a chunk, in whole packs and at least one, for which an algorithm has so much room."""
+    most = case.build.chunk_bytes or world.device.most_chunk_bytes
+    return max(PACK_BYTES, int(min(most, room_bytes)) // PACK_BYTES * PACK_BYTES)

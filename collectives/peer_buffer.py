@@ -16,6 +16,8 @@ from collectives.communicator import Communicator, Disagreement
 from kernels.device import MOST_RANKS, Arguments, Bytes, Control, Device, DeviceError, Memory, Own, Step, Watch
 
 HALF_BYTES = 4 << 20
+PACKET_BYTES = 66 << 10  # sync.h's; behind the two halves each writer has room for packets in either
+SLAB_BYTES = 2 * HALF_BYTES + 2 * MOST_RANKS * PACKET_BYTES
 PROBE_BYTES = 4096
 PROBE_ROUNDS = 16
 PROBE_S = 5.0  # for a flag: less than anybody watching over the run would wait
@@ -99,7 +101,7 @@ def connect(communicator: Communicator, device: Device, watch: Watch, yields: bo
         kind = way if way in ("host_staged", "same_device") else "mapped"
         try:
             controls = _exchange(communicator, device, ctypes.sizeof(Control), way, own, opened)
-            slabs = _exchange(communicator, device, 2 * HALF_BYTES, way, own, opened)
+            slabs = _exchange(communicator, device, SLAB_BYTES, way, own, opened)
             with communicator.together(DeviceError):
                 own.append(device.private(ctypes.sizeof(Own)))
             arguments = (communicator.rank, yields, timeout_s, watch, kind, way, tuple(refusals))

@@ -14,7 +14,6 @@ from collectives.operation import (
     Unsupported,
     World,
     bind_kernel,
-    chunk_that_fits,
     copied_or_registered,
     direct_traffic,
     ring_traffic,
@@ -25,7 +24,7 @@ from collectives.peer_buffer import HALF_BYTES
 def _bind(entry: str, world: World, case: Case) -> Operation | Unsupported:
     ranks = world.communicator.size
     places = max(1, ranks - 1) if entry == "reduce_scatter_ring" else ranks
-    return bind_kernel(world, case, "reduce_scatter", entry, chunk_that_fits(world, HALF_BYTES / (2 * places)))
+    return bind_kernel(world, case, "reduce_scatter", entry, HALF_BYTES / (2 * places))
 
 
 PUSH = Algorithm("direct_push", "each rank stores every segment into its owner's slab, which sums",

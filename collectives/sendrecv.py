@@ -10,7 +10,6 @@ from collectives.operation import (
     Unsupported,
     World,
     bind_kernel,
-    chunk_that_fits,
     copied_or_registered,
 )
 from collectives.peer_buffer import HALF_BYTES
@@ -20,8 +19,8 @@ MOST_CHUNK_BYTES = 64 << 10  # the shorter, the sooner the receiver begins
 
 
 def _bind(direction: str, world: World, case: Case) -> Operation | Unsupported:
-    chunk_bytes = min(MOST_CHUNK_BYTES, chunk_that_fits(world, HALF_BYTES / SLOTS))
-    return bind_kernel(world, case, "sendrecv", f"{case.shape['way']}_{direction}", chunk_bytes)
+    room_bytes = min(MOST_CHUNK_BYTES, HALF_BYTES / SLOTS)
+    return bind_kernel(world, case, "sendrecv", f"{case.shape['way']}_{direction}", room_bytes)
 
 
 def _traffic(ranks: int, case: Case) -> Traffic:

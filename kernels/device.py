@@ -117,7 +117,8 @@ class Kernel:
 class Module(Protocol):
     """A compiled kernel file."""
 
-    def kernel(self, name: str) -> Kernel: ...
+    def kernel(self, name: str, threads: int | None = None) -> Kernel:
+        """The entry of this name, launched with at most so many threads a block on a GPU."""
 
 
 class Memory(Protocol):

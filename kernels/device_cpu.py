@@ -78,7 +78,7 @@ class CpuModule:
     def __init__(self, path: Path) -> None:
         self.library = ctypes.CDLL(str(path))
 
-    def kernel(self, name: str) -> Kernel:
+    def kernel(self, name: str, threads: int | None = None) -> Kernel:
         return Kernel(name, ctypes.cast(getattr(self.library, name), ctypes.c_void_p).value or 0)
 
 

@@ -12,12 +12,13 @@ from kernels.module import SOURCES, CompileError, compiled
 
 
 class GpuModule:
-    """A kernel file, loaded; launches have so many threads a block."""
+    """A kernel file, loaded; launches have so many threads a block at most."""
 
     def __init__(self, module: Any, threads: int, calling: Callable[[str], Any]) -> None:
         self.module, self.threads, self.calling = module, threads, calling
 
-    def kernel(self, name: str) -> Kernel:
+    def kernel(self, name: str, threads: int | None = None) -> Kernel:
+        threads = min(threads or self.threads, self.threads)
         with self.calling(f"looking up {name}"):
             function = self.module.get_function(name)
             # To ask is to load: at its first launch it would wait for the device, behind a closed gate.
@@ -26,7 +27,7 @@ class GpuModule:
         def enqueue(blocks: int, argument: Any) -> None:
             # One array of size 1 is an argument by value.
             value = np.frombuffer(argument, np.dtype((np.void, ctypes.sizeof(argument))))
-            function((blocks,), (self.threads,), (value,))
+            function((blocks,), (threads,), (value,))
 
         return Kernel(name, enqueue)
 

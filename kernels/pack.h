@@ -85,8 +85,8 @@ DEVICE void store_element(char* buffer, unsigned i, pack p) {
 // Where results go: a user's buffer, which may start anywhere; a slab, whose packs are aligned; or two places at once.
 struct Output {
   char* at;
-  DEVICE bool aligned() const { return is_aligned(at); }
-  DEVICE void put(unsigned i, pack p) const { store_aligned_pack(at, i, p); }
+  DEVICE bool aligned() const { return STREAM_RECEIVE ? may_stream(at) : is_aligned(at); }
+  DEVICE void put(unsigned i, pack p) const { STREAM_RECEIVE ? stream_pack(at, i, p) : store_aligned_pack(at, i, p); }
   DEVICE void put_element(unsigned i, pack p) const { store_element(at, i, p); }
 };
 struct Slab {

@@ -14,8 +14,11 @@
 #ifndef REDOP      // Sum Prod Min Max Avg, as in pack.h
 #define REDOP Sum
 #endif
-#ifndef STREAM_SLAB  // 1: stores into the slab go around the caches
+#ifndef STREAM_SLAB     // 1: stores into the slab go around the caches
 #define STREAM_SLAB 0
+#endif
+#ifndef STREAM_RECEIVE  // 1: so do those into the receive buffer, which on a CPU has to start where a pack may
+#define STREAM_RECEIVE 0
 #endif
 #ifndef RANKS_IN_ONE_LAUNCH  // 1: a GPU's launch runs all ranks, so its grid is ranks x blocks; no effect on a CPU
 #define RANKS_IN_ONE_LAUNCH 0
@@ -94,13 +97,12 @@ constexpr int REGISTERS = 1;
 #define MOVNTDQ "movntdq"
 #endif
 // Not one template over the element: g++ 12 silently drops a vector_size that depends on a template parameter.
-typedef unsigned words __attribute__((vector_size(VECTOR_BYTES)));
-typedef float floats __attribute__((vector_size(VECTOR_BYTES)));
-typedef double doubles __attribute__((vector_size(VECTOR_BYTES)));
-typedef int ints __attribute__((vector_size(VECTOR_BYTES)));
-typedef long long longs __attribute__((vector_size(VECTOR_BYTES)));
-typedef unsigned any_words __attribute__((vector_size(VECTOR_BYTES), aligned(1), may_alias));
-typedef unsigned aligned_words __attribute__((vector_size(VECTOR_BYTES), may_alias));
+#define VECTOR vector_size(VECTOR_BYTES)
+typedef unsigned words __attribute__((VECTOR));
+typedef float floats __attribute__((VECTOR)); typedef double doubles __attribute__((VECTOR));
+typedef int ints __attribute__((VECTOR)); typedef long long longs __attribute__((VECTOR));
+typedef unsigned any_words __attribute__((VECTOR, aligned(1), may_alias));
+typedef unsigned aligned_words __attribute__((VECTOR, may_alias));
 
 struct pack { words r[REGISTERS]; };
 
@@ -112,38 +114,6 @@ template <class To, class From> DEVICE To reinterpret(From from) {
   return to;
 }
 
-DEVICE int thread_in_block() { return 0; }
-DEVICE int threads_in_block() { return 1; }
-DEVICE int block() { return 0; }
-DEVICE int blocks() { return 1; }
-DEVICE int rank_in_grid() { return 0; }
-DEVICE int afresh(int x) { return x; }
-template <int LOADS> DEVICE void loads_first() {}
-template <class T> DEVICE T* of_thread(T* const* of_ranks, int rank) { return of_ranks[rank]; }
-DEVICE void block_barrier() {}
-DEVICE void store_release_system(u64* p, u64 v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
-DEVICE u64 load_acquire_system(const u64* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
-
-extern "C" int sched_yield();
-extern "C" int clock_gettime(int, struct timespec*);
-DEVICE void yield() { sched_yield(); }
-DEVICE u64 clock_ns() {
-  long t[2];
-  clock_gettime(1, (struct timespec*)t);  // CLOCK_MONOTONIC
-  return (u64)t[0] * 1000000000u + (u64)t[1];
-}
-
-DEVICE bool is_aligned(const char*) { return true; }
-DEVICE pack load_pack(const char* buffer, long i) { return {{(words)((const any_words*)buffer)[i]}}; }
-DEVICE void store_pack(char* buffer, long i, pack x) { ((any_words*)buffer)[i] = (any_words)x.r[0]; }
-DEVICE pack load_aligned_pack(const char* buffer, unsigned i) { return load_pack(buffer, i); }
-DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x) { store_pack(buffer, i, x); }
-
-DEVICE words rounded_to_bfloat16(floats f) {  // in the upper half; as in platform_gpu.h
-  const words w = reinterpret<words>(f);
-  return f != f ? w | 0x00400000u : w + 0x7fffu + (w >> 16 & 1u);
-}
 #if defined(__x86_64__)
 DEVICE void breathe() { __builtin_ia32_pause(); }
 // A release store on x86 orders earlier ordinary stores, not non-temporal ones: those wait in write-combining buffers.
@@ -152,6 +122,7 @@ DEVICE void fence_system() { asm volatile("sfence" ::: "memory"); }
 DEVICE void breathe() {}
 DEVICE void fence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 #endif
+#include "platform_cpu.h"
 
 #if defined(__clang__)
 DEVICE void stream_pack(char* buffer, unsigned i, pack x) {

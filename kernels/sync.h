@@ -13,6 +13,7 @@
 
 constexpr int MOST_RANKS = 8;
 constexpr int MOST_BLOCKS = 128;
+constexpr long PACKET_BYTES = 66 << 10;  // a writer's room for packets, in each half: 32 KiB of data and a rest
 constexpr int POLLS_PER_LOOK = 50;  // a look at the clock costs 20 ns or more; 50 polls of a flag in cache, about 1 us
 
 struct alignas(128) Line { u64 value; };  // 128 bytes: the CPU's prefetcher and the GPU fetch lines in pairs
@@ -67,9 +68,15 @@ DEVICE unsigned everyone_but(long rank) { return ((1u << WORLD) - 1) & ~(1u << r
 DEVICE u64 stamp(unsigned epoch, long step) { return (u64)epoch << 32 | (u64)step; }
 DEVICE bool reached(u64 seen, u64 wanted) { return (long long)(seen - wanted) >= 0; }
 
-// Spins until `flag` has reached `wanted`. Gives up, so that nothing spins for ever, when the clock or the host says
-// so; the launch then runs on to its end over stale data, and the host, which finds the watch marked, throws its result
-// away.
+// Ends a wait for `peer`, and all others. The launch then runs on to its end over stale data, and the host, which finds
+// the watch marked, throws its result away.
+DEVICE void give_up(const Arguments& a, int peer, u64 seen, u64 wanted) {
+  volatile Watch* w = a.watch;
+  w->peer = peer, w->block = block(), w->seen = seen, w->wanted = wanted;
+  w->timed_out = 1, w->stop = 1;
+}
+
+// Spins until `flag` has reached `wanted`, or until the clock or the host says so: nothing spins for ever.
 DEVICE void await_acquire_system(const Arguments& a, const u64* flag, u64 wanted, int peer) {
   if (WITHOUT_WAIT || reached(load_acquire_system(flag), wanted)) return;
   const u64 start = clock_ns();
@@ -79,12 +86,7 @@ DEVICE void await_acquire_system(const Arguments& a, const u64* flag, u64 wanted
     breathe();
     if (polls % POLLS_PER_LOOK) continue;
     if (*(volatile u64*)&a.watch->stop) return;
-    if (clock_ns() - start > a.timeout_ns) {
-      volatile Watch* w = a.watch;
-      w->peer = peer, w->block = block(), w->seen = seen, w->wanted = wanted;
-      w->timed_out = 1, w->stop = 1;
-      return;
-    }
+    if (clock_ns() - start > a.timeout_ns) return give_up(a, peer, seen, wanted);
     if (a.yields) yield();
   }
 }
@@ -130,6 +132,7 @@ DEVICE char* half_of(const Arguments& a, long rank, unsigned epoch) {
 
 // The last block out advances the epoch: any earlier, and a block still to come would enter the launch after.
 DEVICE void leave_launch(const Arguments& a, unsigned epoch) {
+  if (STREAM_RECEIVE) fence_streams();
   block_barrier();
   if (thread_in_block() == 0 && add_relaxed_device((unsigned*)&a.own->ticket.value, 1) + 1 == (unsigned)blocks()) {
     a.own->ticket.value = 0;

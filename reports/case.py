@@ -148,6 +148,8 @@ def _build_case(number: int, planned: Planned, run: Run, seen: list[tuple[Block,
     case.blocks_mixed = sum(_round_trip_ns(block) is None for block, _ in seen)
     case.time_us, case.consume_us, case.total_us, case.arrival_skew_us = _summaries(kept, samples, rho)
     case.link_rtt_ns = _rtt_range(kept)
+    if ran := Counter(block.chosen for block in kept if block.chosen).most_common(1):
+        case.chosen = ran[0][0]
     if all(block.chain_only_us is not None for block in kept):
         case.chain_only_us = _summary([block.chain_only_us for block in kept if block.chain_only_us is not None], rho)
     for state, others in groups.items():

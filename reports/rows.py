@@ -43,8 +43,8 @@ class Row:
 
     @property
     def algorithm(self) -> str:
-        """The algorithm that ours ran."""
-        return (self.ours.chosen or self.ours.algorithm) if self.ours else "-"
+        """The algorithm that ours ran, without how it was built."""
+        return (self.ours.chosen or self.ours.algorithm).partition("+")[0] if self.ours else "-"
 
 
 @dataclass

@@ -97,7 +97,8 @@ class World(msgspec.Struct):
 
 class Block(Record, kw_only=True, tag="block", tag_field="kind"):
     """One block of one case: medians over its `n` iterations (of a chain: over its chains, per call). `gpus` has, by
-    rank, what the driver said of each GPU after it: clocks, link generation and width, what throttled it."""
+    rank, what the driver said of each GPU after it: clocks, link generation and width, what throttled it. `chosen`
+    names what `auto` ran in this block, where that hangs on the link."""
 
     case: int
     block: int
@@ -112,6 +113,7 @@ class Block(Record, kw_only=True, tag="block", tag_field="kind"):
     link_rtt_ns: tuple[float, float] | None = None
     n_wrong: int | None = None
     measure_s: float | None = None
+    chosen: str | None = None
     gpus: list[dict[str, Any]] | None = None
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from collectives.algorithm import ALGORITHMS
 from collectives.operation import Operation, Step, Unsupported, Watch, World
-from collectives.peer_buffer import HALF_BYTES, PeerBuffer
+from collectives.peer_buffer import SLAB_BYTES, PeerBuffer
 from kernels.device import Arguments, Control, Own
 from kernels.device_gpu import GpuDevice
 from kernels.gpu_driver import visible_gpus
@@ -22,12 +22,13 @@ from tests.ranks import launch, set_epoch
 
 def main(examples: int, seed: int, ranks: int, *settings: str) -> None:
     device = GpuDevice(visible_gpus()[1][0], sharers=ranks)
-    slabs = [device.private(2 * HALF_BYTES) for _ in range(ranks)]
+    slabs = [device.private(SLAB_BYTES) for _ in range(ranks)]
     controls = [device.private(ctypes.sizeof(Control)) for _ in range(ranks)]
     watches = [device.watch(Watch()) for _ in range(ranks)]
     buffers = [Buffers(r, ranks, device.private(ROOM_BYTES), device.private(ROOM_BYTES)) for r in range(ranks)]
     everyone = device.private(ranks * ctypes.sizeof(Arguments))
-    macros = {"RANKS_IN_ONE_LAUNCH": "1", "STREAM_SLAB": str(seed % 2), **dict(s.split("=") for s in settings)}
+    streams = {"STREAM_SLAB": str(seed % 2), "STREAM_RECEIVE": str(seed // 2 % 2)}
+    macros = {"RANKS_IN_ONE_LAUNCH": "1", **streams, **dict(s.split("=") for s in settings)}
     worlds = []
     for r in range(ranks):
         own = device.private(ctypes.sizeof(Own))

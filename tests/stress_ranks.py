@@ -18,6 +18,7 @@ from typing import Any
 from bench import verify
 from bench.subject import on_device, pattern_of
 from collectives.algorithm import ALGORITHMS
+from collectives.allreduce_one_shot_ll import MOST_BYTES as MOST_PACKET_BYTES
 from collectives.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.alltoall_routed import RoutedCase, make_tables, record_bytes
 from collectives.collective import COLLECTIVES, DATATYPES
@@ -33,7 +34,8 @@ START_EPOCH = 2**32 - 5
 
 
 def main(launches: int, seed: int, device: str, memory: str, macros: dict[str, int], names: list[str]) -> None:
-    world, watch = connect(30.0, device, memory, **macros)
+    # Without the flip a packet may be overwritten before it was read, and is then waited for in vain.
+    world, watch = connect(2.0 if "WITHOUT_EPOCH_FLIP" in macros else 30.0, device, memory, **macros)
     rank, ranks = world.communicator.rank, world.communicator.size
     draw = random.Random(seed)
     keep: list[Any] = []
@@ -67,8 +69,10 @@ def main(launches: int, seed: int, device: str, memory: str, macros: dict[str, i
             first, receive = receive if what.sends_all else own, receive if what.receives_all else own
         case = Case(what, count, datatype, redop, first, receive, in_place, variant, shape)
         operation = algorithm.bind(world, case)
-        if isinstance(operation, Unsupported):  # in place and registered
-            operation = algorithm.bind(world, replace(case, variant="copied"))
+        if isinstance(operation, Unsupported):  # in place and registered, or too long for packets
+            most = MOST_PACKET_BYTES // datatype.size_bytes
+            case = replace(case, variant="copied", count=min(count, most) if algorithm.name == "one_shot_ll" else count)
+            operation = algorithm.bind(world, case)
         assert isinstance(operation, Operation)
         receives *= what.receives(shape, rank, ranks)
         tables = [

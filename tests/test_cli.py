@@ -24,7 +24,7 @@ from reports.schema import Result
 from tests.launch import MPIRUN, ROOT
 
 LAYERS = ("bench", "collectives", "kernels", "reports")
-OURS = ("one_shot_push", "one_shot_pull", "two_shot", "ring", "auto")
+OURS = ("one_shot_ll", "one_shot_push", "one_shot_pull", "two_shot", "ring", "auto")
 QUICK = ("-e", "16K", "-n", "6", "--max-time", "8")
 
 

@@ -25,11 +25,11 @@ COLLECTIVES = [stem for stem in FILES if stem not in ("link", "link_probe", "tim
 WIDE = (("ELEMENT", "Bfloat16"), ("REDOP", "Avg"), ("STREAM_SLAB", "1"), ("WORLD", "8"))
 TYPES = [(("ELEMENT", element), ("REDOP", redop)) for element, redop in
          (("Float16", "Avg"), ("Float64", "Prod"), ("Int32", "Min"), ("Int64", "Max"))]
-WITHOUT_MAIN_LOOP = {"meet", "flag_ping_pong", "link_ping_pong"}
+WITHOUT_MAIN_LOOP = {"meet", "flag_ping_pong", "link_ping_pong", "one_shot_ll"}  # whose packets have 8 bytes
 # Their loops go over a token's rows, and look up where the next one lies.
 LOOKING_UP = re.compile(r"(combine|round_trip)_\w+|(un)?pack_parts")
 UNSYNCHRONISED = {"copy_in", "push_out", "read_peer", "copy_local", "read_own", "chain_link", "chain_link_gathered",
-                  "chain_link_scattered", "chain_link_exchanged"}
+                  "chain_link_scattered", "chain_link_exchanged", "one_shot_ll"}
 
 
 COMPILERS = ThreadPoolExecutor(2)  # as many at once
@@ -156,7 +156,8 @@ def test_eight_ranks_in_bfloat16_fit_as_well(stem, architecture, macros):
     assert not misfits(kernels)
     assert not flaws_of_loops(text, architecture)
     streaming = {"sm_": r"st\.global\.cs\.v4\.u32", "gfx9": r"_store_dwordx4.* nt$", "gfx1": r"_store_b128.* (slc|th:)"}
-    assert re.search(streaming[architecture[: 3 if architecture[0] == "s" else 4]], text, re.MULTILINE)
+    streams = re.search(streaming[architecture[: 3 if architecture[0] == "s" else 4]], text, re.MULTILINE)
+    assert streams or stem == "allreduce_one_shot_ll"
 
 
 @pytest.mark.parametrize("macros", TYPES, ids=str)
@@ -176,6 +177,33 @@ def test_flags_are_released_and_acquired_in_the_order_of_the_memory_model(stem, 
             word = protocol(lines, architecture)
             assert not broken(word, architecture), kernel
             assert kernel == "meet" or re.search(HANDOVER[family(architecture)], word), (kernel, word)
+
+
+# How 8 bytes are stored and loaded at once, past the GPU's own caches.
+PACKETS = {
+    "sm_": (r"st\.relaxed\.sys\.global\.u64", r"ld\.relaxed\.sys\.global\.u64"),
+    "gfx942": (r"global_store_dwordx2 .* sc0 sc1$", r"global_load_dwordx2 .* sc0 sc1$"),
+    "gfx1100": (r"global_store_b64 ", r"global_load_b64 .* glc$"),
+    "gfx1201": (r"global_store_b64 .* scope:SCOPE_SYS$", r"global_load_b64 .* scope:SCOPE_SYS$"),
+}
+
+
+def packets(text: str, architecture: str) -> list[bool]:
+    """Whether a thread stores, and loads, the four packets of a pack in one piece each."""
+    lines = kernels_in(text, architecture)["one_shot_ll"]
+    return [sum(bool(re.match(how, line)) for line in lines) >= 4 for how in PACKETS[family(architecture)]]
+
+
+@each_architecture
+def test_a_packets_data_and_epoch_travel_together(architecture, tmp_path):
+    """Whoever saw the epoch would take what was there before for the data."""
+    assert packets(built("allreduce_one_shot_ll", architecture)[0], architecture) == [True, True]
+    if architecture == "gfx1100":
+        return  # has no scopes
+    header, old, new = (CUDA, "relaxed.sys", "relaxed.gpu") if architecture[0] == "s" else (
+        HIP, "__HIP_MEMORY_SCOPE_SYSTEM", "__HIP_MEMORY_SCOPE_AGENT")
+    broken_text = built("allreduce_one_shot_ll", architecture, (), changed(tmp_path, header, old, new))[0]
+    assert packets(broken_text, architecture) == [False, False]
 
 
 @pytest.mark.parametrize("macros", [(("RANKS_IN_ONE_LAUNCH", "1"),)], ids=str)

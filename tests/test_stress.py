@@ -20,7 +20,7 @@ def stress(ranks, *settings, launches=LAUNCHES, seed=1):
 def test_back_to_back_launches_are_right_across_the_epochs_wrap(ranks, stores):
     launches = LAUNCHES if ranks < 4 else LAUNCHES // 5  # more ranks than cores take turns
     streaming = int(stores == "streaming")
-    found = stress(ranks, f"STREAM_SLAB={streaming}", launches=launches, seed=2 * ranks + streaming)
+    found = stress(ranks, f"STREAM_SLAB={streaming}", f"STREAM_RECEIVE={streaming}", launches=launches, seed=2 * ranks + streaming)
     assert found == {"launches": launches, "wrong_elements": 0, "timed_out": False}
 
 
@@ -30,6 +30,8 @@ def test_back_to_back_launches_are_right_across_the_epochs_wrap(ranks, stores):
         pytest.param(["STREAM_SLAB=1", "WITHOUT_FENCE_SYSTEM=1"], 4 * LAUNCHES, id="fence before the flag"),
         pytest.param(["WITHOUT_EPOCH_FLIP=1"], LAUNCHES, id="epoch flip"),
         pytest.param(["WITHOUT_WAIT=1"], LAUNCHES, id="wait for the flag"),
+        pytest.param(["WITHOUT_EPOCH_FLIP=1", "one_shot_ll"], LAUNCHES, id="epoch flip of packets"),
+        pytest.param(["WITHOUT_WAIT=1", "one_shot_ll"], LAUNCHES, id="epoch of packets"),
     ],
 )
 def test_without_a_part_of_the_protocol_results_are_wrong(settings, launches):

@@ -1,0 +1,59 @@
+"""What `bench.tune` found best on this machine, kept for `auto`: a JSON file that names the machine it is of.
+
+It is never applied to another machine, nor to other software: the best way there is another.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from bench.head import Machine
+from collectives.operation import Pick
+
+
+class NotOurs(Exception):
+    """A table that cannot be used; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """`run_id` is the run that it was found in."""
+
+    machine_id: str
+    software_id: str
+    run_id: str
+    picks: list[Pick]
+
+
+def default_path(machine: Machine) -> Path:
+    """Where this machine's table lies unless the user says otherwise."""
+    folder = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "wiretax"
+    return folder / f"tuned-{machine.machine_id}-{machine.software_id}.json"
+
+
+def load(path: Path, machine: Machine) -> Table:
+    """The table of this file. Raises NotOurs for one that cannot be read, or is of another machine or software."""
+    try:
+        table = msgspec.json.decode(path.read_bytes(), type=Table)
+    except OSError as error:
+        raise NotOurs(f"{path}: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise NotOurs(f"{path} is no table of bench.tune: {error}") from error
+    for what, theirs, ours in (("machine", table.machine_id, machine.machine_id),
+                               ("software", table.software_id, machine.software_id)):
+        if theirs != ours:
+            raise NotOurs(f"{path} was made on another {what} ({theirs}, and this is {ours}): run bench.tune here")
+    return table
+
+
+def save(path: Path, table: Table) -> None:
+    """Puts the table there, whole or not at all. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(table)))
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

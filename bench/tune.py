@@ -1,0 +1,129 @@
+"""Finds, on this machine, what `auto` should run: for each size and each state of the link the best algorithm, and how
+it is built and cut. `mpirun -n 2 python -m bench.tune`
+
+Successive halving (Jamieson and Talwalkar, AISTATS 2016): all that is worth trying is measured for a few rounds in
+random order, the better half of it goes on, and so on, so that most of the time goes to what is hard to tell apart. A
+candidate goes on if it is in the better half in any state of the link.
+"""
+
+import signal
+import time
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while imports go on there is nothing to keep, nor to say
+
+import argparse
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bench import cli, picks
+from bench.head import Machine
+from bench.measure import Bench
+from bench.plan import Prepared, prepare_collective
+from bench.run import Manner, Session
+from collectives.collective import COLLECTIVES, DATATYPES
+from collectives.communicator import launched_rank
+from collectives.operation import Pick
+from reports.case import find_states
+from reports.result import Result
+from reports.tune import FINALISTS, costs_of, winners
+
+ABOUT = "Finds what auto should run on this machine, size by size and for each state of the link, and keeps it."
+ROUNDS_A_HEAT = 3  # before the worse half goes
+LAST_ROUNDS = 12  # for those that are left
+CHUNKS = ("32K", "64K", "128K", "256K", "1M")  # and what the device has for itself
+STORES = ("", "nt", "ntr", "nt+ntr")
+
+
+def candidates(size_bytes: int, gpu: bool) -> Iterator[str]:
+    """What is worth trying at a size. Where a message is in cache, the reader of a result that went around the caches
+    pays more than its writer has saved; a chunk has to be shorter than the message."""
+    stores = STORES if size_bytes >= 1 << 20 else STORES[:2]
+    chunks = [chunk for chunk in CHUNKS if cli.size_bytes(chunk) < size_bytes]
+    grids = ("8b", "32b", "256t") if gpu else ()
+    if size_bytes <= 32 << 10:
+        yield "one_shot_ll"
+    for algorithm, most, cuts in (("one_shot_push", 2 << 20, []), ("one_shot_pull", 2 << 20, []),
+                                  ("two_shot", cli.MOST_BYTES, chunks), ("ring", cli.MOST_BYTES, chunks)):
+        if size_bytes <= most:
+            for words in stores:
+                for more in ("", *cuts, *grids):
+                    yield "+".join(word for word in (algorithm, words, more) if word)
+
+
+def parse(argv: Sequence[str] | None = None) -> Namespace:
+    """The options, or the end of the process with status 2 and one sentence."""
+    p = cli.Parser(
+        prog="bench.tune", usage="mpirun -n RANKS python -m bench.tune [OPTION ...]", description=ABOUT,
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=31),
+        epilog="example:\n  mpirun -n 2 python -m bench.tune --max-time 300\n\nexit status:\n  0 fine; 1 a result was "
+        "wrong or a rank was lost; 2 the command line;\n  3 this machine cannot run that; 130 interrupted, and nothing "
+        "is kept for auto")
+    what, how, where = (p.add_argument_group(title).add_argument for title in ("what", "how", "output"))
+    cli.size_options(what, "32M", 2, "2")
+    cli.run_options(how)
+    where("--table", default=None, metavar="FILE", help="keep what was found there (where auto looks for it)")
+    cli.output_options(where)
+    p.set_defaults(
+        cudagraph=0, slowed_percent=None, list=False, check=1, warmup_iters=None, dispatch="native", iters=0,
+        output_file=None, long=False, mpi_thread_level=None, tuned="none", format="table", max_time=180.0, lean=True,
+        collective=COLLECTIVES["all_reduce"], datatype="float32", op="sum", mode="as_used", in_place=False,
+        arrival_skew=[0.0], sizes=None)
+    options = p.parse_args(argv)
+    if not DATATYPES[options.datatype].size_bytes <= options.minbytes <= options.maxbytes:
+        p.error(f"there is no size of whole elements from {options.minbytes} B to {options.maxbytes} B")
+    if launched_rank() is None:
+        p.error("this is one process, and a collective needs ranks: mpirun -n 2 python -m bench.tune")
+    options.sizes = cli.sizes_of(options)
+    return options
+
+
+def prepare(options: Namespace, bench: Bench) -> Prepared:
+    """Every candidate at every size, without the link's parts: nothing here is held against a bound."""
+    is_gpu = bench.world.device.name != "cpu"
+    options.algorithm = {size: list(candidates(size, is_gpu)) for size in options.sizes}
+    planned, subjects, _ = prepare_collective(options, bench)
+    return planned, subjects, {}
+
+
+def go_on(session: Session, active: list[int], rounds: int) -> list[int]:
+    """The cases that have another round; on all ranks, by rank 0's figures."""
+    if rounds % ROUNDS_A_HEAT:
+        return active
+    kept: set[int] = set()
+    if session.file:
+        measured = Counter(block.case for block in session.blocks)
+        heats: dict[tuple[int, str], list[int]] = {}
+        for number in active:
+            case = session.planned[number]
+            heats.setdefault((case.size_bytes, case.variant), []).append(number)
+        by_state = costs_of(session.blocks, find_states(session.blocks))
+        for heat in heats.values():
+            if len(heat) <= FINALISTS:
+                kept |= {number for number in heat if measured[number] < LAST_ROUNDS}
+                continue
+            for costs_us in by_state.values():
+                ranked = sorted((number for number in heat if number in costs_us), key=costs_us.__getitem__)
+                kept |= set(ranked[: max(FINALISTS, len(heat) // 2)])
+    return list(session.bench.world.communicator.broadcast(sorted(kept)))
+
+
+def conclude(result: Result, machine: Machine, options: Namespace) -> None:
+    """Keeps what was found, where the run came to its end or ran out of time over what is hard to tell apart."""
+    if result.end is None or result.end.reason == "interrupted" or result.end.n_wrong:
+        return
+    found = [Pick("all_reduce", result.run.world["size"], w.size_bytes, w.variant, w.link_rtt_ns, w.name)
+             for w in winners(result)]
+    path = Path(options.table) if options.table else picks.default_path(machine)
+    picks.save(path, picks.Table(machine.machine_id, machine.software_id, result.run.run_id, found))
+    print(f"table: {path}", flush=True)
+
+
+if __name__ == "__main__":
+    started_s = time.monotonic()
+    from bench.command import start
+
+    start("tune", parse(), prepare, started_s, Manner(8, ROUNDS_A_HEAT, go_on, conclude))

@@ -1,0 +1,80 @@
+"""What a run of `bench.tune` has found: for each size and variant, in each state of the link, what is best."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from reports.case import LinkStates, find_states
+from reports.schema import Block, Result
+from reports.sentences import number, opening, size_text
+
+FINALISTS = 4
+LEAST_BLOCKS = 3  # of a finalist in a state of the link
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best, of so many that were tried, for a size and variant in the state of the link whose flag takes
+    `link_rtt_ns`, with its cost; and the next best with its own."""
+
+    size_bytes: int
+    variant: str
+    mode: str
+    link_rtt_ns: float
+    name: str
+    cost_us: float
+    tried: int
+    runner_up: tuple[str, float] | None
+
+
+def costs_of(blocks: Sequence[Block], states: LinkStates, least: int = 1) -> dict[int, dict[int, float]]:
+    """Median costs in microseconds by state of the link and case, of those with so many blocks in it. Of a link that
+    never settled all blocks count, as one state."""
+    found: dict[int, dict[int, list[float]]] = {}
+    for block, its in zip(blocks, states.of_block, strict=True):
+        state = 0 if states.longest is None else its
+        if state is not None:
+            found.setdefault(state, {}).setdefault(block.case, []).append(block.total_us or block.time_us)
+    return {state: {case: float(np.median(costs)) for case, costs in by_case.items() if len(costs) >= least}
+            for state, by_case in found.items()}
+
+
+def winners(result: Result) -> list[Winner]:
+    """By size, variant and state; none for a state in which nothing has enough blocks."""
+    states = find_states(result.blocks)
+    measured = Counter(block.case for block in result.blocks)
+    found = []
+    for state, costs_us in sorted(costs_of(result.blocks, states, LEAST_BLOCKS).items()):
+        heats: dict[tuple[int, str], list[int]] = {}
+        for case in result.cases:
+            if case.status == "ok" and case.case in measured:
+                heats.setdefault((case.size_bytes, case.variant), []).append(case.case)
+        for (size, variant), heat in heats.items():
+            # Who fell out early has few blocks, of which the best would be luck.
+            most = max(measured[case] for case in heat)
+            ranked = sorted((case for case in heat if case in costs_us and measured[case] >= most / 2),
+                            key=costs_us.__getitem__)
+            if ranked:
+                best, *others = ranked
+                names = [(result.cases[case].algorithm, costs_us[case]) for case in others[:1]]
+                rtt_ns = states.rtt_ns[state] if states.rtt_ns else 1.0
+                found.append(Winner(size, variant, result.cases[best].mode, rtt_ns, result.cases[best].algorithm,
+                                    costs_us[best], len(heat), names[0] if names else None))
+    return sorted(found, key=lambda w: (w.variant, w.size_bytes, w.link_rtt_ns))
+
+
+def render(result: Result) -> str:
+    """One line a size, variant and state of the link; ends with a newline."""
+    lines = [*opening(result), "the best in each state of the link (a flag's round trip), of so many tried; us of",
+             "a call: up to 512 KiB one of 160 dependent ones, beyond alone with the reading", "of its result", ""]
+    form = "{:>8} {:<10} {:>7} {:>8}  {:<22} {:>5}  {}"
+    lines.append(form.format("size", "variant", "link ns", "us", "best", "tried", "next"))
+    for w in winners(result):
+        after = f"{w.runner_up[0]} {w.runner_up[1] / w.cost_us:.2f}x" if w.runner_up else "-"
+        lines.append(form.format(size_text(w.size_bytes), w.variant, f"{w.link_rtt_ns:.0f}", number(w.cost_us), w.name,
+                                 w.tried, after).rstrip())
+    return "\n".join(lines) + "\n"

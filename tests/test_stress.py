@@ -20,7 +20,8 @@ def stress(ranks, *settings, launches=LAUNCHES, seed=1):
 def test_back_to_back_launches_are_right_across_the_epochs_wrap(ranks, stores):
     launches = LAUNCHES if ranks < 4 else LAUNCHES // 5  # more ranks than cores take turns
     streaming = int(stores == "streaming")
-    found = stress(ranks, f"STREAM_SLAB={streaming}", f"STREAM_RECEIVE={streaming}", launches=launches, seed=2 * ranks + streaming)
+    settings = f"STREAM_SLAB={streaming}", f"STREAM_RECEIVE={streaming}"
+    found = stress(ranks, *settings, launches=launches, seed=2 * ranks + streaming)
     assert found == {"launches": launches, "wrong_elements": 0, "timed_out": False}
 
 

@@ -1,0 +1,204 @@
+"""Builds by name, the search for the best of them, and `auto`, which goes by what was found on this machine alone."""
+
+import json
+import re
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from bench import tune
+from bench.subject import Subject
+from collectives.algorithm import ALGORITHMS, named
+from collectives.auto import picked
+from collectives.collective import COLLECTIVES, DATATYPES
+from collectives.operation import Build, Case, Pick
+from reports.result import Block, read
+from reports.tune import FINALISTS, winners
+from tests.launch import mpirun
+from tests.synthetic_run import write_run
+
+QUICK = ("-b", "16K", "-e", "16K", "--max-time", "8")
+KNOWN = ALGORITHMS["all_reduce"]
+
+
+def run(folder, *options, command="allreduce", ranks=2):
+    done = mpirun(ranks, "-m", f"bench.{command}", "--out", str(folder), "--lean", *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    (path,) = folder.glob("*.jsonl")
+    return done.stdout, read(path)
+
+
+# -- builds
+
+def test_a_name_says_how_a_kernel_is_built():
+    assert Build.of("") == Build()
+    assert Build.of("nt+ntr+128K") == Build(stream_slab=True, stream_receive=True, chunk_bytes=128 << 10)
+    assert Build.of("1M+16b+256t") == Build(chunk_bytes=1 << 20, blocks=16, threads=256)
+    assert named(KNOWN, "two_shot+nt").name == "two_shot+nt"
+
+
+@pytest.mark.parametrize("words", ["nt+", "NT", "128", "0K", "-1K", "128k", "b", "999999K"])
+def test_words_that_say_no_build_are_refused(words):
+    with pytest.raises(ValueError, match="is none of nt, ntr, 128K, 16b and 256t"):
+        named(KNOWN, f"two_shot+{words}")
+
+
+@pytest.mark.parametrize(("name", "sentence"), [
+    ("two_shot+fast", "algorithm 'two_shot+fast': 'fast' is none of nt, ntr, 128K, 16b and 256t"),
+    ("library+nt", "algorithm 'library+nt': library is not ours to build"),
+    ("two_sht+nt", "unknown algorithm 'two_sht': did you mean two_shot?"),
+])
+def test_a_build_that_there_is_not_is_refused_once(tmp_path, name, sentence):
+    done = mpirun(2, "-m", "bench.allreduce", "--algorithm", name, "--out", str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"bench\.allreduce: [^\n]*{re.escape(sentence)}[^\n]*\n", done.stderr)
+
+
+def test_builds_are_measured_by_name_and_right(tmp_path):
+    """In all of them a tail, and a receive buffer into which no whole packs go."""
+    names = "one_shot_ll,one_shot_push+nt,two_shot+nt+ntr+64K,ring+32K,ring+ntr"
+    options = ("--sizes", "16392,1M", "-d", "half", "--algorithm", names, "-n", "12", "--mode", "isolated")
+    _, result = run(tmp_path, *options)
+    assert {case.algorithm for case in result.cases} == set(names.split(","))
+    measured = [case for case in result.cases if case.status != "unsupported"]
+    assert {(case.status, case.n_wrong) for case in measured} == {("ok", 0)}
+    reasons = {(case.algorithm, case.size_bytes): case.reason for case in result.cases if case.reason}
+    assert set(reasons) == {("one_shot_ll", 1 << 20), ("two_shot+nt+ntr+64K", 16392), ("ring+ntr", 16392)}
+    assert reasons["one_shot_ll", 1 << 20] == "there is room for packets of 32 KiB"
+    assert reasons["ring+ntr", 16392].startswith("around the caches go whole packs")
+
+
+# -- the search
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_every_candidate_has_a_meaning_and_a_name_of_its_own(gpu):
+    for size in (1 << power for power in range(10, 27)):
+        names = list(tune.candidates(size, gpu))
+        assert len(set(names)) == len(names) >= 4
+        for name in names:
+            build = Build.of(named(KNOWN, name).name.partition("+")[2])
+            assert (build.chunk_bytes or 0) < size
+            assert gpu or build.blocks is build.threads is None
+
+
+def heat(costs_us, rounds, state_of_round=lambda turn: 0):
+    """A session of one size whose candidates cost so much in each state, after so many rounds."""
+    planned = [SimpleNamespace(size_bytes=1 << 20, variant="copied") for _ in costs_us[0]]
+    blocks = [Block(case=number, block=turn, round=turn, n=3, time_us=costs_us[state_of_round(turn)][number],
+                    link_rtt_ns=[(100.0, 101.0), (500.0, 505.0)][state_of_round(turn)])
+              for turn in range(rounds) for number in range(len(planned))]
+    communicator = SimpleNamespace(broadcast=lambda said: said)
+    bench = SimpleNamespace(world=SimpleNamespace(communicator=communicator))
+    return cast(Any, SimpleNamespace(planned=planned, blocks=blocks, bench=bench, file=True))
+
+
+def test_the_better_half_goes_on_and_the_last_ones_are_measured_to_the_end():
+    """Most of the time would go to what is clear after a glance."""
+    slower = [float(10 + number) for number in range(16)]
+    everyone = list(range(16))
+    assert tune.go_on(heat([slower], 2), everyone, 2) == everyone, "between two judgements nobody goes"
+    assert tune.go_on(heat([slower], 3), everyone, 3) == everyone[:8]
+    assert tune.go_on(heat([slower], 6), everyone[:8], 6) == everyone[:FINALISTS]
+    assert tune.go_on(heat([slower], 9), everyone[:FINALISTS], 9) == everyone[:FINALISTS]
+    assert tune.go_on(heat([slower], tune.LAST_ROUNDS), everyone[:FINALISTS], tune.LAST_ROUNDS) == []
+
+
+def test_what_is_best_in_a_rare_state_of_the_link_goes_on_too():
+    """`auto` would have nothing for a state in which everything else is slow."""
+    usual, rare = [float(10 + number) for number in range(16)], [float(40 - number) for number in range(16)]
+    kept = tune.go_on(heat([usual, rare], 3, lambda turn: int(turn == 2)), list(range(16)), 3)
+    assert kept == list(range(16)), "eight of either state"
+    found = heat([usual, rare], 12, lambda turn: int(turn % 4 == 3))
+    assert {0, 15} <= set(tune.go_on(found, [*range(4), *range(12, 16)], 12))
+
+
+def test_a_winner_is_named_for_each_state_and_no_early_loser_by_luck(tmp_path):
+    result = write_run(tmp_path, sizes=[16384], algorithms=["ring", "two_shot", "one_shot_pull"], modes=["isolated"],
+                       n_blocks=12)
+    cases = {case.algorithm: case.case for case in result.cases}
+    result.blocks = [
+        Block(case=cases[name], block=turn, round=turn, n=3, time_us=cost, link_rtt_ns=(rtt, rtt))
+        for turn in range(12) for rtt in [100.0 if turn % 2 else 500.0]
+        for name, cost in (("ring", 5.0 if turn % 2 else 9.0), ("two_shot", 6.0), ("one_shot_pull", 1.0))
+        if name != "one_shot_pull" or turn < 4]
+    found = {round(w.link_rtt_ns): (w.name, w.cost_us, w.tried) for w in winners(result)}
+    assert found == {100: ("ring", 5.0, 3), 500: ("two_shot", 6.0, 3)}
+
+
+def test_what_was_found_is_kept_and_auto_goes_by_it(tmp_path):
+    """The search would have been for nothing."""
+    table = tmp_path / "table.json"
+    printed, tuned = run(tmp_path / "tune", *QUICK, "--table", str(table), command="tune")
+    assert tuned.complete
+    assert {case.n_wrong for case in tuned.cases} == {0}
+    assert f"table: {table}\n" in printed
+    kept = json.loads(table.read_text())
+    assert (kept["machine_id"], kept["software_id"]) == (tuned.run.machine_id, tuned.run.software_id)
+    assert {pick["variant"] for pick in kept["picks"]} == {"copied", "registered"}
+    for pick in kept["picks"]:
+        assert pick["algorithm"] in printed
+    _, result = run(tmp_path / "auto", "--sizes", "16K", "--algorithm", "auto", "--tuned", str(table), "--mode",
+                    "isolated", "-n", "12")
+    assert f"auto goes by what bench.tune found in {kept['run_id']}." in result.run.notes
+    for case in result.cases:
+        assert (case.status, case.n_wrong) == ("ok", 0)
+        assert case.chosen in {pick["algorithm"] for pick in kept["picks"] if pick["variant"] == case.variant}
+
+
+# -- the table
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """The ids of this machine."""
+    _, result = run(tmp_path_factory.mktemp("here"), "--sizes", "16K", "--algorithm", "ring", "-n", "12", "--mode",
+                    "isolated")
+    return {"machine_id": result.run.machine_id, "software_id": result.run.software_id, "run_id": "2026-tune"}
+
+
+def test_auto_follows_the_link(tmp_path, here):
+    """In the state that it was not tuned for the choice of the other would cost up to three times as much."""
+    picks = [Pick("all_reduce", 2, 16384, "copied", rtt_ns, name)
+             for rtt_ns, name in ((1.0, "two_shot+nt"), (300.0, "ring"), (1e6, "two_shot"))]
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps(here | {"picks": [vars(pick) for pick in picks]}))
+    _, result = run(tmp_path / "out", "--sizes", "16K", "--algorithm", "auto", "--tuned", str(table), "--mode",
+                    "isolated", "-n", "12")
+    copied = next(case for case in result.cases if case.variant == "copied")
+    assert copied.chosen == "ring"
+    assert {block.chosen for block in result.blocks if block.case == copied.case} == {"ring"}
+    nothing = cast(Any, None)
+    subject = Subject(0, "", nothing, nothing, nothing, nothing, by_link=cast(Any, {100.0: "fast", 500.0: "slow"}))
+    for rtt_ns, expected in ((90.0, "fast"), (220.0, "fast"), (230.0, "slow"), (2000.0, "slow")):
+        subject.follow_link(rtt_ns)
+        assert cast(Any, subject.operation) == expected
+
+
+def test_the_nearest_size_of_as_many_ranks_decides():
+    picks = [Pick("all_reduce", ranks, size, "copied", 100.0, name) for ranks, size, name in
+             ((2, 16384, "a"), (2, 1 << 20, "b"), (4, 1 << 20, "c"))]
+
+    def found(count, ranks, collective="all_reduce"):
+        case = Case(COLLECTIVES[collective], count, DATATYPES["float32"], "sum", 0, 0)
+        return [pick.algorithm for pick in picked(picks, case, ranks)]
+
+    assert [found(count, 2) for count in (1, 4096, 32000, 33000, 1 << 24)] == [["a"], ["a"], ["a"], ["b"], ["b"]]
+    assert found(4096, 4) == ["c"]
+    assert found(4096, 3) == found(0, 2) == found(4096, 2, "all_gather") == []
+
+
+@pytest.mark.parametrize(("changed", "sentence"), [
+    ({"machine_id": "0" * 12}, "was made on another machine (000000000000, and this is "),
+    ({"software_id": "0" * 12}, "was made on another software (000000000000, and this is "),
+    ({"picks": [{"collective": "all_reduce"}]}, "is no table of bench.tune: "),
+    (None, "table.json: No such file or directory"),
+], ids=["machine", "software", "fields", "absent"])
+def test_a_table_that_is_not_this_machines_is_refused_once(tmp_path, here, changed, sentence):
+    """Another machine's best would be measured here, and called ours."""
+    table, out = tmp_path / "table.json", tmp_path / "out"
+    if changed is not None:
+        table.write_text(json.dumps(here | {"picks": []} | changed))
+    done = mpirun(2, "-m", "bench.allreduce", "--tuned", str(table), "--out", str(out), "--sizes", "16K")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+    assert sentence in done.stderr
+    assert list(out.iterdir()) == []

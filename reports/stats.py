@@ -38,7 +38,7 @@ def median_interval(values: ArrayLike, confidence: float = 0.95, rho: float = 0.
     n = len(ordered)
     if n == 0:
         raise ValueError("the median of no values")
-    median = float(np.median(ordered))
+    median = float(ordered[(n - 1) // 2 : n // 2 + 1].mean())
     if n < MIN_INTERVAL_VALUES:
         return median, None, None
     rho = round(rho, 2)

@@ -63,6 +63,8 @@ def plan_cases(options: Namespace, bench: Bench, algorithms: Mapping[str, Algori
                 case, is_library = work.case(variant), algorithm.name == "library"
                 with nullcontext() if is_library else communicator.together(DeviceError):  # a library's ranks talk here
                     operation = algorithm.bind(bench.world, case)
+                if isinstance(operation, Unsupported) and operation.of_size and not options.algorithm:
+                    continue
                 chosen = None if isinstance(operation, Unsupported) else operation.chosen
                 moves = algorithms[chosen.partition("+")[0]] if chosen and not is_library else algorithm
                 reason = operation.reason if isinstance(operation, Unsupported) else senseless

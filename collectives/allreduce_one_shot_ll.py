@@ -7,7 +7,7 @@ MOST_BYTES = 32 << 10
 
 def _bind(world: World, case: Case) -> Operation | Unsupported:
     if case.segment_bytes > MOST_BYTES:
-        return Unsupported(f"there is room for packets of {MOST_BYTES >> 10} KiB")
+        return Unsupported(f"there is room for packets of {MOST_BYTES >> 10} KiB", of_size=True)
     return bind_kernel(world, case, "allreduce_one_shot_ll", "one_shot_ll", MOST_BYTES)
 
 

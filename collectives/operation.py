@@ -25,9 +25,11 @@ UNITS = {"K": 1 << 10, "M": 1 << 20}
 
 @dataclass(frozen=True)
 class Unsupported:
-    """Why something cannot run here; one sentence for the table."""
+    """Why something cannot run here; one sentence for the table. `of_size`: other sizes can, so that a table of all
+    algorithms does without it."""
 
     reason: str
+    of_size: bool = False
 
 
 @dataclass(frozen=True)

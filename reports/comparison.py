@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from reports.manifest import CONTROL
 from reports.result import ResultError
@@ -97,7 +97,7 @@ class Comparison:
     def pair_sd(self) -> float | None:
         """The spread between launches, as a share: half of the cells have less (s.d. of the log of a launch's median,
         from that of the pairs' log ratios)."""
-        errors = [float(np.log(cell.high / cell.low)) / 2 / student_t.ppf(0.975, cell.pairs - 1)
+        errors = [float(np.log(cell.high / cell.low)) / 2 / stdtrit(cell.pairs - 1, 0.975)
                   * np.sqrt(cell.pairs / 2) for cell in self.cells if cell.low and cell.high]
         return float(np.median(errors)) if errors else None
 

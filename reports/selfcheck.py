@@ -21,7 +21,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import beta
+from scipy.special import betainccinv, betaincinv
 
 from reports import stats, synthetic, verdict
 from reports.result import ResultError
@@ -77,8 +77,8 @@ class Figure:
 def clopper_pearson(rate: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """The interval of a rate that was found in `n` independent tries."""
     hits, tail = rate * n, (1 - confidence) / 2
-    low = float(beta.ppf(tail, hits, n - hits + 1)) if hits > 0 else 0.0
-    return low, float(beta.isf(tail, hits + 1, n - hits)) if hits < n else 1.0
+    low = float(betaincinv(hits, n - hits + 1, tail)) if hits > 0 else 0.0
+    return low, float(betainccinv(hits + 1, n - hits, tail)) if hits < n else 1.0
 
 
 def _widened(limit: float, full: float, n: float) -> float:

@@ -1,5 +1,8 @@
 """Tests of a real GPU are asked for by name: `pytest -m gpu`, as `make test-gpu` does."""
 
+import os
+import tempfile
+
 import pytest
 
 from kernels.device import DeviceError
@@ -7,6 +10,10 @@ from kernels.gpu_driver import visible_gpus
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of launches would each compile all our modules anew
+    data = tempfile.TemporaryDirectory(prefix="wiretax-tests-")
+    config.add_cleanup(data.cleanup)
+    os.environ["XDG_DATA_HOME"] = data.name  # a table that was tuned on this machine decides nothing here
     config.addinivalue_line("markers", "gpu: needs a real GPU and the CuPy for it")
     config.option.markexpr = config.option.markexpr or "not gpu"
     if config.option.markexpr == "gpu":

@@ -26,7 +26,8 @@ from tests.fake_gpu import fake_nccl
 from tests.launch import ROOT, mpirun
 
 LATE_US = 20_000
-QUICK = ("--sizes", "16K", "-n", "12", "-w", "0", "--max-time", "30")
+N = 8  # timed iterations of a case, each of 20 ms
+QUICK = ("--sizes", "16K", "-n", str(N), "-w", "0", "--max-time", "60")
 
 
 def run(folder, command, *options, ranks=2, **environment):
@@ -77,7 +78,7 @@ def test_the_wait_is_as_long_as_asked_for_and_in_no_time(tmp_path, command, rank
 
 def test_a_late_case_is_taken_for_no_other_in_any_format(tmp_path):
     """Whoever compares runs, or parses one, would set a late rank's figures against ordinary ones."""
-    options = ("--algorithm", "direct_push,direct_pull,library", "--arrival-skew", "0,5us,20ms", "--lean")
+    options = ("--algorithm", "direct_push,direct_pull,library", "--arrival-skew", "0,5us,20ms", "-n", "2", "--lean")
     _, result = run(tmp_path, "sendrecv", *options)
     names = {f"{way}{late}" for way in ("one_way", "ping_pong") for late in ("", " 5us late", " 20000us late")}
     keys = {key_of(case) for case in result.cases}
@@ -100,7 +101,7 @@ def test_a_late_case_is_taken_for_no_other_in_any_format(tmp_path):
 
 def test_a_run_of_late_ranks_alone_says_so_wherever_it_speaks(tmp_path):
     """A sentence or a picture without that would be taken for one about the collective by itself."""
-    said, result = run(tmp_path, "allreduce", "--arrival-skew", "20ms", "--algorithm", "auto,library")
+    said, result = run(tmp_path, "allreduce", "--arrival-skew", "20ms", "--algorithm", "auto,library", "-n", "4")
     words = " ".join(said.split())
     assert "isolated, one rank late by 20000 us, out of place; against MPICH" in words
     assert "after the late one has come; waits = from the first arrival to the last" in words
@@ -165,7 +166,7 @@ def test_on_gpus_the_late_rank_alone_waits_after_the_meeting_on_a_fake_gpu(tmp_p
     first, last = (json.loads((tmp_path / rank).read_text()) for rank in "01")
     assert first == {}
     assert list(last) == ["meet"]
-    assert last["meet"] >= 12 * 3, "the checked iterations too"
+    assert last["meet"] >= N * 3, "the checked iterations too"
 
 
 @pytest.mark.parametrize(("vendor", "dispatch"), [("cuda", "native"), ("hip", "python")])

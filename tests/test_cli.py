@@ -25,7 +25,7 @@ from tests.launch import MPIRUN, ROOT
 
 LAYERS = ("bench", "collectives", "kernels", "reports")
 OURS = ("one_shot_ll", "one_shot_push", "one_shot_pull", "two_shot", "ring", "auto")
-QUICK = ("-e", "16K", "-n", "6", "--max-time", "8")
+QUICK = ("-e", "16K", "-n", "6", "--max-time", "30")  # the iterations end it, not the time
 
 
 def launch(folder, *options, ranks=2, tree=ROOT, command="allreduce", **variables):
@@ -55,12 +55,13 @@ def carriers(mark):
     return found
 
 
-def stored(folder) -> Result:
-    """The one run of a folder, whole: its table's sources, samples and picture, and no flight record any more."""
+def stored(folder, lean=False) -> Result:
+    """The one run of a folder, whole: its table's sources, samples and picture (none of these two where it is lean),
+    and no flight record any more."""
     runs = list(Path(folder).glob("*.jsonl"))
     assert len(runs) == 1
     kept = {path.name.removeprefix(runs[0].stem) for path in Path(folder).iterdir()}
-    assert kept == {".jsonl", ".samples", ".png"}
+    assert kept == ({".jsonl"} if lean else {".jsonl", ".samples", ".png"})
     result = read(runs[0])
     assert result.complete
     return result
@@ -167,7 +168,7 @@ def test_help_and_list_speak_once_for_all_ranks(tmp_path):
 def default_run(tmp_path_factory):
     """A run as a newcomer makes it, but short."""
     folder = tmp_path_factory.mktemp("default") / "results"
-    done = launch(folder, "-e", "64K", "--max-time", "7")
+    done = launch(folder, "-e", "32K", "--max-time", "7")
     assert (done.returncode, done.stderr) == (0, "")
     return done, stored(folder)
 
@@ -175,7 +176,7 @@ def default_run(tmp_path_factory):
 def test_every_algorithm_is_measured_and_right_at_every_size(default_run):
     _, result = default_run
     isolated = {(case.algorithm, case.size_bytes) for case in result.cases if case.mode == "isolated"}
-    assert isolated == {(name, size) for name in ("library", *OURS) for size in (16384, 32768, 65536)}
+    assert isolated == {(name, size) for name in ("library", *OURS) for size in (16384, 32768)}
     for case in result.cases:
         assert (case.status, case.n_wrong, case.in_place) == ("ok", 0, False)
         assert case.time_us.median > 0
@@ -191,7 +192,7 @@ def test_the_table_fits_a_terminal_and_comes_back_from_the_file(default_run, tmp
     assert run_line == f"run: {result.path}\n"
     assert picture_line == f"picture: {result.path.with_suffix('.png')}\n"
     assert max(map(len, table)) <= 81
-    for size in ("16 KiB", "32 KiB", "64 KiB"):
+    for size in ("16 KiB", "32 KiB"):
         rows = [line for line in table if re.match(rf" *{size} +\d", line)]
         assert len(rows) == 2  # isolated and chained
         assert all(row.endswith(" 0\n") for row in rows)
@@ -204,7 +205,7 @@ def test_nccl_tests_format_json_in_place_and_iterations(tmp_path):
     """Parsers written for nccl-tests would not read ours; -n would be taken for a hint."""
     report = tmp_path / "report.json"
     done = launch(tmp_path / "results", "--format", "nccl-tests", "-J", str(report), "--in-place", "-d", "half",
-                  "-b", "1000", "-e", "4000", "-n", "20", "--max-time", "8", "--algorithm", "library,two_shot")
+                  "-b", "1000", "-e", "4000", "-n", "20", "--max-time", "30", "--algorithm", "library,two_shot")
     assert done.returncode == 0
     result = stored(tmp_path / "results")
     assert done.stderr.splitlines() == [f"run: {result.path}", f"picture: {result.path.with_suffix('.png')}"]
@@ -228,7 +229,7 @@ def test_nccl_tests_format_json_in_place_and_iterations(tmp_path):
 def test_sizes_of_ones_own_choice_and_a_lean_run(tmp_path):
     """A campaign would measure again what it has decided, and fill a disk with single iterations."""
     options = ["--sizes", "64K,1030,64K", "-b", "1M", "-e", "16K", "--mode", "isolated", "--algorithm", "auto,library"]
-    done = launch(tmp_path, *options, "--lean", "-n", "240", "--max-time", "8")
+    done = launch(tmp_path, *options, "--lean", "-n", "240", "--max-time", "30")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("picture: none: --lean\n")
     (path,) = tmp_path.iterdir()
@@ -268,9 +269,9 @@ def test_csv_unchecked_and_what_a_library_lacks(tmp_path):
 )
 def test_types_and_operations_are_right(tmp_path, options):
     """Whoever reduces something else than floats would get figures of a wrong result."""
-    done = launch(tmp_path / "results", *options.split(), *QUICK)
+    done = launch(tmp_path / "results", *options.split(), *QUICK, "--lean")
     assert (done.returncode, done.stderr) == (0, "")
-    result = stored(tmp_path / "results")
+    result = stored(tmp_path / "results", lean=True)
     assert result.run.world["dispatch"] == ("python" if "python" in options else "native")
     for case in result.cases:
         lacking = case.algorithm == "library" and ("avg" in options or "bfloat16" in options)
@@ -307,8 +308,8 @@ def test_the_seed_decides_the_order(tmp_path):
     orders = []
     for number, seed in enumerate(("7", "7", "8")):
         folder = tmp_path / str(number)
-        assert launch(folder, "--seed", seed, "--mode", "isolated", *QUICK).returncode == 0
-        orders.append([block.case for block in stored(folder).blocks])
+        assert launch(folder, "--seed", seed, "--mode", "isolated", *QUICK, "--lean").returncode == 0
+        orders.append([block.case for block in stored(folder, lean=True).blocks])
     seen = min(map(len, orders))  # a busy machine may run out of time
     assert seen >= 8
     assert orders[0][:seen] == orders[1][:seen] != orders[2][:seen]
@@ -356,7 +357,8 @@ def test_a_full_disk_ends_the_run_with_a_sentence(tmp_path):
 
 
 def test_n_counts_the_timed_iterations_of_a_case(tmp_path):
-    assert launch(tmp_path / "results", *QUICK, "--mode", "isolated", "-n", "31").returncode == 0
-    assert {case.time_us.n for case in stored(tmp_path / "results").cases if case.time_us} <= set(range(1, 32))
-    blocks = stored(tmp_path / "results").blocks
+    assert launch(tmp_path / "results", *QUICK, "--mode", "isolated", "-n", "31", "--lean").returncode == 0
+    result = stored(tmp_path / "results", lean=True)
+    assert {case.time_us.n for case in result.cases if case.time_us} <= set(range(1, 32))
+    blocks = result.blocks
     assert {sum(b.n for b in blocks if b.case == number) for number in {b.case for b in blocks}} == {31}

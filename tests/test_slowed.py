@@ -79,7 +79,8 @@ def test_results_of_slowed_ranks_are_right_and_the_run_says_what_it_is(tmp_path,
 
 
 def test_what_other_programs_parse_comes_with_the_warning(tmp_path):
-    options = ["--sizes", "16K", "--algorithm", "ring", "-n", "12", "--slowed-percent", "3", "--out", str(tmp_path)]
+    options = ["--sizes", "16K", "--algorithm", "ring", "-n", "12", "--slowed-percent", "3", "--lean", "--out",
+               str(tmp_path)]
     done = mpirun(2, "-m", "bench.allreduce", *options, "--format", "csv", "-J", str(tmp_path / "report.json"))
     assert done.returncode == 0
     assert "Slowed on purpose: our kernels take 3 % longer" in done.stderr

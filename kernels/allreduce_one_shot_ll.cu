@@ -70,10 +70,7 @@ DEVICE void exchange_packets(const Arguments& a, unsigned epoch, long first_pack
     }));
 }
 
-extern "C" __global__ UP_TO_512_THREADS void one_shot_ll(LAUNCHED_WITH(Arguments) launched) {
-  Slowed<> slowed;
-  const Arguments& a = of_this_rank(launched);
-  const unsigned epoch = enter_launch(a);
+DEVICE void exchange_message(const Arguments& a, unsigned epoch) {
   const long packs = a.count / PACK_ELEMENTS, tail = packs * PACK_ELEMENTS;
   // Of no elements one is exchanged all the same: every launch waits for every peer.
   const long elements = a.count == 0 ? 1 : a.count - tail;
@@ -83,5 +80,13 @@ extern "C" __global__ UP_TO_512_THREADS void one_shot_ll(LAUNCHED_WITH(Arguments
       a, epoch, packs * PACK_WORDS, elements,
       [&](long i) { return a.count ? load_element(a.send, (unsigned)(tail + i)) : pack{}; },
       [&](long i, pack p) { if (a.count) store_element(a.receive, (unsigned)(tail + i), p); });
+}
+
+extern "C" __global__ UP_TO_512_THREADS void one_shot_ll(LAUNCHED_WITH(Arguments) launched) {
+  Slowed<> slowed;
+  const Arguments& a = of_this_rank(launched);
+  const unsigned epoch = enter_launch(a);
+  if (WORLD == 1) copy_message(a);
+  else exchange_message(a, epoch);
   leave_launch(a, epoch);
 }

@@ -135,7 +135,8 @@ def test_ranks_that_share_a_gpu_are_told_apart_from_a_wire_on_a_fake_gpu(tmp_pat
 @pytest.mark.parametrize("vendor", ["cuda", "hip"])
 def test_graphs_launch_both_ours_and_the_library_on_a_fake_gpu(tmp_path, vendor):
     """Launched from a graph against launched from a stream would be no comparison."""
-    options = ("--device", vendor, "-G", "1", "--algorithm", "two_shot,library", "--mode", "both")
+    options = ("--device", vendor, "-G", "1", "--algorithm", "two_shot,library", "--mode", "both", "-n", "3",
+               "--max-time", "30")
     done = launch(tmp_path / "results", *ONE, *options, "--lean", **fake_nccl.environment(vendor=vendor))
     assert done.returncode == 0, done.stderr
     result = run_of(tmp_path)
@@ -166,7 +167,7 @@ def test_every_command_measures_ours_and_the_library_right_on_a_fake_gpu(tmp_pat
 @pytest.mark.parametrize(("vendor", "graph"), [("cuda", "0"), ("cuda", "1"), ("hip", "0")])
 def test_a_routed_all_to_all_is_right_beside_grouped_sends_on_a_fake_gpu(tmp_path, vendor, graph):
     options = ("--experts", "5", "--tokens", "30", "--hidden", "70", "--skew", "zipf:1", "-d", "bfloat16", "--mode",
-               "both", "-n", "6", "--max-time", "60", "--lean", "--device", vendor, "-G", graph)
+               "both", "-n", "3", "--max-time", "60", "--lean", "--device", vendor, "-G", graph)
     done = launch(tmp_path / "results", *options, command="alltoall", **fake_nccl.environment(vendor=vendor))
     assert done.returncode == 0, done.stderr
     cases = run_of(tmp_path).cases
@@ -179,7 +180,7 @@ def test_a_routed_all_to_all_is_right_beside_grouped_sends_on_a_fake_gpu(tmp_pat
 
 
 def test_registered_runs_over_ipc_with_an_nccl_that_has_no_allocator_and_graphs_on_a_fake_gpu(tmp_path):
-    options = ("-b", "12K", "-e", "12K", "--mode", "both", "-n", "6", "--max-time", "30", "--lean",
+    options = ("-b", "12K", "-e", "12K", "--mode", "both", "-n", "3", "--max-time", "60", "--lean",
                "--device", "cuda", "-G", "1", "--in-place", "--algorithm", "direct_pull,library")
     for command in ("allgather", "reduce_scatter"):
         out = tmp_path / command

@@ -164,12 +164,12 @@ def check_routed(p: Parser, options: argparse.Namespace) -> None:
         p.error(f"--skew: {error}")
 
 
-def run_options(how: Add) -> None:
+def run_options(how: Add, max_time_s: float = 60.0) -> None:
     """How every benchmark runs."""
     how("-T", "--timeout", type=partial(positive, "seconds", MOST_S), default=30.0, metavar="S",
         help="seconds that a rank may stand still before the run is ended (30)")
-    how("--max-time", type=partial(positive, "seconds", MOST_S), default=60.0, metavar="S",
-        help="seconds for the whole command (60)")
+    how("--max-time", type=partial(positive, "seconds", MOST_S), default=max_time_s, metavar="S",
+        help=f"seconds for the whole command ({max_time_s:.0f})")
     how("--seed", type=partial(whole, 0), default=0, metavar="N", help="of data and order (0)")
     how("--device", choices=("auto", "cuda", "hip", "cpu"), default="auto", metavar="DEVICE",
         help="auto, cuda, hip or cpu (auto)")
@@ -178,10 +178,13 @@ def run_options(how: Add) -> None:
     how("--ranks-share-gpus", action="store_true", help="let ranks share a GPU: a test, not a measurement of a wire")
 
 
+def lean_option(where: Add) -> None:
+    where("--lean", action="store_true", help="keep no single iterations and draw no picture")
+
+
 def output_options(where: Add) -> None:
     """What every benchmark leaves."""
     where("--out", default="results", metavar="DIR", help="folder that keeps the run (results)")
-    where("--lean", action="store_true", help="keep no single iterations and draw no picture")
     where("--with-hostname", action="store_true", help="keep this host's name in the run")
 
 
@@ -239,6 +242,7 @@ def parser_for(command: str, collective: Collective, about: str) -> Parser:
           help="table, nccl-tests or csv (table)")
     where("--long", action="store_true", help="a table row for each algorithm and mode")
     where("-J", "--output_file", default=None, metavar="FILE", help="also write JSON as nccl-tests does")
+    lean_option(where)
     output_options(where)
     where("--list", action="store_true", help="name every algorithm, and why one is not available")
     return p

@@ -78,8 +78,8 @@ def unwritable(communicator: Communicator, command: str, options: Namespace) -> 
         try:
             asked.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=asked).close()
-            if options.output_file:
-                asked = Path(options.output_file)
+            for name in filter(None, (options.output_file, vars(options).get("table"))):
+                asked = Path(name)
                 with asked.open("ab") if asked.exists() else tempfile.TemporaryFile(dir=asked.parent):
                     pass
         except OSError as error:

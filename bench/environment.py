@@ -48,7 +48,7 @@ VARIABLES = (
 
 # Words and numbers as these variables take them. Dots outside a number, and anything long, could name a host or a card.
 _PLAIN = re.compile(r"(?!.{33})(?:[\w,^=+*-]*|\d+\.\d+)")
-_PATH_OPTIONS = ("--out", "--output_file", "-J")
+_PATH_OPTIONS = ("--out", "--output_file", "-J", "--table", "--tuned")
 _HYPERVISORS = ("KVM", "QEMU", "VMware", "VirtualBox", "Virtual Machine", "Xen", "HVM", "Google", "Amazon EC2")
 
 

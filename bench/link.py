@@ -44,6 +44,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     cli.size_options(what, "256M", None, f"4, and 128 with more than {FEW_RANKS} ranks")
     cli.run_options(how)
     where("--format", choices=("table", "csv"), default="table", metavar="FORMAT", help="table or csv (table)")
+    cli.lean_option(where)
     cli.output_options(where)
     p.set_defaults(cudagraph=0, slowed_percent=None, list=False, check=1, warmup_iters=None, dispatch="native", iters=0,
                    output_file=None, long=False, mpi_thread_level=None, tuned="none")

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from bench.head import Machine
+from collectives.algorithm import ALGORITHMS, named
 from collectives.operation import Pick
 
 
@@ -37,9 +38,15 @@ def load(path: Path, machine: Machine) -> Table:
     """The table of this file. Raises NotOurs for one that cannot be read, or is of another machine or software."""
     try:
         table = msgspec.json.decode(path.read_bytes(), type=Table)
+        for pick in table.picks:
+            named(ALGORITHMS[pick.collective], pick.algorithm)
+            if min(pick.size_bytes, pick.link_rtt_ns) <= 0:
+                raise ValueError(f"a size of {pick.size_bytes} B, a round trip of {pick.link_rtt_ns} ns")
     except OSError as error:
         raise NotOurs(f"{path}: {error.strerror}") from error
-    except msgspec.DecodeError as error:
+    except KeyError as error:
+        raise NotOurs(f"{path} is no table of bench.tune: there is no {error.args[0]}") from error
+    except (ValueError, msgspec.DecodeError) as error:
         raise NotOurs(f"{path} is no table of bench.tune: {error}") from error
     for what, theirs, ours in (("machine", table.machine_id, machine.machine_id),
                                ("software", table.software_id, machine.software_id)):

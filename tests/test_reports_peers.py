@@ -1,0 +1,89 @@
+"""`peers`: several libraries beside ours, over launches with made-up figures, through the real store."""
+
+import re
+
+import pytest
+
+from reports.__main__ import main
+from tests.synthetic_campaign import no_effect, write_campaign
+from tests.synthetic_run import SLOW_NS, cost_us
+
+IMB = """\
+#----------------------------------------------------------------
+# Benchmarking Allreduce
+# #processes = 2
+#----------------------------------------------------------------
+       #bytes #repetitions  t_min[usec]  t_max[usec]  t_avg[usec]
+            0         1000         0.08         0.10         0.09
+        16384         1000         6.01         {time_us:.2f}         6.08
+"""
+
+
+def as_long(factor):
+    return lambda case: factor if case.algorithm == "library" else 1.0
+
+
+@pytest.fixture
+def campaign(tmp_path):
+    """One library as fast as ours would have it, one twice as slow, in seven launches each."""
+    libraries = {"mpich": no_effect, "other": as_long(2.0)}
+    return write_campaign(tmp_path / "peers", libraries, pairs=7, control=True)
+
+
+def said(capsys, *words):
+    status = main(["peers", *map(str, words)])
+    return status, *capsys.readouterr()
+
+
+def test_every_library_stands_beside_ours_with_an_interval_over_launches(campaign, capsys):
+    status, out, err = said(capsys, campaign)
+    assert (status, err) == (0, "")
+    expected = cost_us("library", 16384, SLOW_NS, 2) / min(
+        cost_us(name, 16384, SLOW_NS, 2) for name in ("one_shot_push", "two_shot"))
+    row = next(line for line in out.splitlines() if line.startswith("  16 KiB"))
+    found = re.fullmatch(r"  16 KiB +(\S+) +(\S+) \[(\S+ \S+)\] +(\S+) +(\S+) \[.*\] *MPICH 5\.0\.2", row)
+    assert found, row
+    us, ratio, interval, twice_us, twice = found.groups()
+    assert float(ratio) == pytest.approx(expected, rel=0.02)
+    assert float(twice) == pytest.approx(2 * expected, rel=0.02)
+    assert float(twice_us) == pytest.approx(2 * float(us), rel=0.02)
+    low, high = map(float, interval.split())
+    assert low <= float(ratio) <= high < 1.02 * low
+    assert "control" not in out
+    assert re.search(r"^Ours has least over MPICH 5\.0\.2 at (16|64) KiB, isolated: \d\.\d\dx\.$", out, re.MULTILINE)
+
+
+def test_intels_own_benchmark_is_held_against_the_same_library_here(tmp_path, campaign, capsys):
+    """Our harness might slow the baseline, and nobody would know."""
+    for path in campaign.glob("other/*.jsonl"):
+        path.write_text(path.read_text().replace("MPICH 5.0.2", "Intel MPI 2021.18.1"))
+    here_us = 2 * cost_us("library", 16384, SLOW_NS, 2)
+    (tmp_path / "imb.txt").write_text(IMB.format(time_us=here_us / 1.5))
+    status, out, err = said(capsys, campaign, "--imb", tmp_path / "imb.txt")
+    assert (status, err) == (0, "")
+    assert "Intel MPI 2021.18.1" in out
+    *_, size, unit, imb, here, ratio = out.split()
+    assert (size, unit) == ("16", "KiB")
+    assert float(ratio.rstrip("x")) == pytest.approx(1.5, rel=0.02) == pytest.approx(float(here) / float(imb), rel=0.02)
+
+
+@pytest.mark.parametrize(("text", "sentence"), [
+    (IMB.format(time_us=6.0), "reports: --imb: no launch is of Intel MPI, whose benchmark that is\n"),
+    ("# Benchmarking Bcast", "imb.txt has no table of IMB-MPI1 Allreduce\n"),
+    (None, "imb.txt: No such file or directory\n"),
+])
+def test_a_benchmark_of_something_else_is_refused(tmp_path, campaign, capsys, text, sentence):
+    if text is not None:
+        (tmp_path / "imb.txt").write_text(text)
+    status, _, err = said(capsys, campaign, "--imb", tmp_path / "imb.txt")
+    assert (status, err.count("\n")) == (2, 1)
+    assert err.endswith(sentence)
+
+
+def test_a_folder_without_libraries_is_refused(tmp_path, capsys):
+    folder = write_campaign(tmp_path / "c", {"a": no_effect, "b": no_effect}, pairs=2, algorithms=["ring", "two_shot"])
+    status, out, err = said(capsys, folder)
+    assert (status, out) == (2, "")
+    assert err == "reports: in no launch a library was measured beside ours in one state of the link\n"
+    status, out, err = said(capsys, tmp_path / "nowhere")
+    assert (status, out, err.count("\n")) == (2, "", 1)

@@ -180,7 +180,8 @@ def link_subjects(world: World, watch: Watch, buffers: Buffers, size_bytes: int)
     assert isinstance(world.peers, PeerBuffer)
     device, whole = world.device, size_bytes // 4 * 4
     chunk_bytes = device.most_chunk_bytes
-    kernels = device.compile("link_probe", {"WORLD": str(world.communicator.size)})
+    pages = {"SEVERAL_PAGES": "1"} if whole >= device.far_bytes else {}
+    kernels = device.compile("link_probe", {"WORLD": str(world.communicator.size), **pages})
     send, receive = buffers.send.address, buffers.receive.address
     through_slab = min(whole, 2 * chunk_bytes)
     slab = world.peers.arguments(send, receive, through_slab // 4, chunk_bytes)

@@ -201,6 +201,8 @@ def bind_kernel(world: World, case: Case, stem: str, entry: str, room_bytes: flo
         if case.receive % PACK_BYTES or case.segment_bytes % PACK_BYTES:
             return Unsupported("around the caches go whole packs, which have to divide the receive buffer's address "
                                "and a segment's size")
+    if case.segment_bytes * max(case.collective.segments(world.communicator.size)) >= world.device.far_bytes:
+        macros["SEVERAL_PAGES"] = "1"
     arguments = world.peers.arguments(case.send, case.receive, case.count, chunk_bytes)
     if case.variant == "registered":
         entry += "_registered"

@@ -171,8 +171,9 @@ class Plan:
 
 class Device(Protocol):
     """A processor with its compiler and its memory. `ways` are those in which peers can reach memory of it, best first;
-    `most_chunk_bytes` how much of a message is best handled at a time, at most; `facts` what a reader of results wants
-    to know of it."""
+    `most_chunk_bytes` how much of a message is best handled at a time, at most; `far_bytes` from which size on it is
+    memory's, not a cache's, and best gone through several pages at once; `facts` what a reader of results wants to know
+    of it."""
 
     name: str
     arch: str
@@ -180,6 +181,7 @@ class Device(Protocol):
     ways: tuple[str, ...]
     clock_shared: bool
     most_chunk_bytes: int
+    far_bytes: float
     facts: dict[str, Any]
 
     def compile(self, stem: str, macros: Mapping[str, str]) -> Module: ...

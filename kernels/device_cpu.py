@@ -102,6 +102,7 @@ class CpuDevice:
     # and 160 us at 128 KiB: a slot that is used again soon is still in the peer's cache, and storing into such lines
     # runs at a third of the speed.
     most_chunk_bytes = 512 << 10
+    far_bytes: float = 2 << 20  # several pages at once: 1.0 to 1.1 times as fast at 2 MiB, 0.9 at 256 KiB
 
     def __init__(self) -> None:
         self.compiler = compiler_version()

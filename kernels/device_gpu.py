@@ -62,6 +62,7 @@ class GpuDevice:
 
     clock_shared = False
     most_chunk_bytes = 2 << 20  # a pack for each of 64 blocks' threads four times, as many as `reduce` has under way
+    far_bytes = float("inf")
 
     def __init__(self, pci_bus_id: str, sharers: int = 1) -> None:
         self.cupy, self.pci_bus_id, self.sharers = load_cupy(), pci_bus_id, sharers

@@ -20,6 +20,9 @@
 #ifndef STREAM_RECEIVE  // 1: so do those into the receive buffer, which on a CPU has to start where a pack may
 #define STREAM_RECEIVE 0
 #endif
+#ifndef SEVERAL_PAGES   // 1: a CPU goes through several pages at once; no effect on a GPU, whose threads do anyway
+#define SEVERAL_PAGES 0
+#endif
 #ifndef RANKS_IN_ONE_LAUNCH  // 1: a GPU's launch runs all ranks, so its grid is ranks x blocks; no effect on a CPU
 #define RANKS_IN_ONE_LAUNCH 0
 #endif

@@ -1,6 +1,7 @@
 // The host CPU's words for threads, flags, the clock and accesses; part of platform.h. A block is one thread.
 #pragma once
 
+constexpr unsigned PAGE_PACKS = 4096 / VECTOR_BYTES;
 DEVICE int thread_in_block() { return 0; }
 DEVICE int threads_in_block() { return 1; }
 DEVICE int block() { return 0; }

@@ -9,6 +9,7 @@ DEVICE void yield() {}
 
 DEVICE bool is_aligned(const char* p) { return ((u64)p & 15) == 0; }
 DEVICE bool may_stream(const char* p) { return is_aligned(p); }
+constexpr unsigned PAGE_PACKS = 0;
 DEVICE void fence_streams() {}  // the end of a kernel is one
 DEVICE pack load_aligned_pack(const char* buffer, unsigned i) { return load_16_bytes(buffer + i * 16); }
 DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x) { store_16_bytes(buffer + i * 16, x); }

@@ -17,7 +17,7 @@ from tests.ranks import connect, launch, set_epoch
 
 def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *words: str) -> None:
     settings = {name: int(value) for name, value in (word.split("=") for word in words if "=" in word)}
-    streams = {"STREAM_SLAB": seed % 2, "STREAM_RECEIVE": seed // 2 % 2}
+    streams = {"STREAM_SLAB": seed % 2, "STREAM_RECEIVE": seed // 2 % 2, "SEVERAL_PAGES": seed // 4 % 2}
     world, watch = connect(30.0, device, memory, **{**streams, **settings})
     communicator, rank = world.communicator, world.communicator.rank
     peers = world.peers

@@ -25,7 +25,8 @@ KNOWN = ALGORITHMS["all_reduce"]
 
 
 def run(folder, *options, command="allreduce", ranks=2):
-    done = mpirun(ranks, "-m", f"bench.{command}", "--out", str(folder), "--lean", *options)
+    lean = [] if command == "tune" else ["--lean"]
+    done = mpirun(ranks, "-m", f"bench.{command}", "--out", str(folder), *lean, *options)
     assert (done.returncode, done.stderr) == (0, "")
     (path,) = folder.glob("*.jsonl")
     return done.stdout, read(path)

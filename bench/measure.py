@@ -150,7 +150,8 @@ def pilot(bench: Bench, subject: Subject) -> None:
     """Finds how long an iteration takes and how many of them warm up; all ranks take rank 0's word."""
     mpi = bench.world.communicator
     bench.flight.note("pilot", case=subject.number, block=None, text=subject.text)
-    follow_link(bench, subject, round_trip_ns(bench))
+    if subject.by_link:
+        follow_link(bench, subject, round_trip_ns(bench))
     count, warmup = 1, 0
     while count:
         start = time.perf_counter()

@@ -86,6 +86,7 @@ def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], 
     machine = examine(options, world, cpus)
     world, tuned = with_picks(world, machine, options.tuned)
     bench = make_bench(world, flight, options.check, options.warmup_iters, options.dispatch)
+    flight.note("plan the cases")
     planned, subjects, links = prepare(options, bench)
     flight.note("agree on the cases", text="")
     communicator.barrier()

@@ -151,7 +151,7 @@ def test_an_exception_in_the_links_probe_names_case_and_block(out):
 @pytest.mark.parametrize(
     ("rank", "where", "call", "ranks", "algorithm", "place"),
     [
-        (1, "plan", 1, 2, "ring", "step (open the device|map the peers)"),
+        (1, "plan", 1, 2, "ring", "step plan the cases"),
         (0, "between", 9, 2, "ring", "case 0|link .*"),
         (0, "store", 5, 2, "ring", r"case 0 \(.*\), block \d+, step store"),
         (1, "operation", 300, 2, "library", r"case 0 \(library 16384 B isolated\), .*step .*, the collective"),

@@ -188,14 +188,20 @@ def output_options(where: Add) -> None:
     where("--with-hostname", action="store_true", help="keep this host's name in the run")
 
 
+def parser_of_ranks(command: str, about: str, epilog: str) -> Parser:
+    """A parser without options for `mpirun -n RANKS python -m bench.<command>`."""
+    return Parser(
+        prog=f"bench.{command}", usage=f"mpirun -n RANKS python -m bench.{command} [OPTION ...]", description=about,
+        allow_abbrev=False, epilog=epilog,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=31))
+
+
 def parser_for(command: str, collective: Collective, about: str) -> Parser:
     """The parser of `python -m bench.<command>`."""
     known = ALGORITHMS[collective.name]
-    p = Parser(
-        prog=f"bench.{command}", usage=f"mpirun -n RANKS python -m bench.{command} [OPTION ...]", description=about,
-        allow_abbrev=False,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=31),
-        epilog=f"example:\n  mpirun -n 2 python -m bench.{command} -e 1M -d half --algorithm {[*known][-2]},library\n\n"
+    p = parser_of_ranks(
+        command, about,
+        f"example:\n  mpirun -n 2 python -m bench.{command} -e 1M -d half --algorithm {[*known][-2]},library\n\n"
         "exit status:\n  0 fine; 1 a result was wrong or a rank was lost; 2 the command line;\n"
         "  3 this machine cannot run that; 130 interrupted, what was measured is kept")
     what, how, where = (p.add_argument_group(title).add_argument for title in ("what", "how", "output"))

@@ -9,7 +9,6 @@ import time
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while imports go on there is nothing to keep, nor to say
 
-import argparse
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
@@ -33,11 +32,9 @@ FLAGS = 5 * PING_PONGS  # round trips in a launch, so that launching and stampin
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """The options, or the end of the process with status 2 and one sentence."""
-    p = cli.Parser(
-        prog="bench.link", usage="mpirun -n RANKS python -m bench.link [OPTION ...]", description=ABOUT,
-        allow_abbrev=False,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=31),
-        epilog="example:\n  mpirun -n 2 python -m bench.link --max-time 30\n\nexit status:\n  0 fine; 1 data arrived "
+    p = cli.parser_of_ranks(
+        "link", ABOUT,
+        "example:\n  mpirun -n 2 python -m bench.link --max-time 30\n\nexit status:\n  0 fine; 1 data arrived "
         "wrong or a rank was lost; 2 the command line;\n  3 this machine cannot run that; 130 interrupted, what was "
         "measured is kept")
     what, how, where = (p.add_argument_group(title).add_argument for title in ("what", "how", "output"))

@@ -12,7 +12,6 @@ import time
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while imports go on there is nothing to keep, nor to say
 
-import argparse
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -55,11 +54,9 @@ def candidates(size_bytes: int, gpu: bool) -> Iterator[str]:
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """The options, or the end of the process with status 2 and one sentence."""
-    p = cli.Parser(
-        prog="bench.tune", usage="mpirun -n RANKS python -m bench.tune [OPTION ...]", description=ABOUT,
-        allow_abbrev=False,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=31),
-        epilog="example:\n  mpirun -n 2 python -m bench.tune --max-time 300\n\nexit status:\n  0 fine; 1 a result was "
+    p = cli.parser_of_ranks(
+        "tune", ABOUT,
+        "example:\n  mpirun -n 2 python -m bench.tune --max-time 300\n\nexit status:\n  0 fine; 1 a result was "
         "wrong or a rank was lost; 2 the command line;\n  3 this machine cannot run that; 130 interrupted: auto gets "
         "nothing of it")
     what, how, where = (p.add_argument_group(title).add_argument for title in ("what", "how", "output"))

@@ -4,7 +4,9 @@ It is never applied to another machine, nor to other software: the best way ther
 """
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -12,6 +14,9 @@ import msgspec
 from bench.head import Machine
 from collectives.algorithm import ALGORITHMS, named
 from collectives.operation import Pick
+
+
+SAME_STATE_RATIO = 1.5  # of two round trips, over launches; states were 2 to 5 times apart
 
 
 class NotOurs(Exception):
@@ -55,8 +60,13 @@ def load(path: Path, machine: Machine) -> Table:
     return table
 
 
-def save(path: Path, table: Table) -> None:
-    """Puts the table there, whole or not at all. Raises OSError."""
+def add(path: Path, machine: Machine, run_id: str, found: Sequence[Pick]) -> None:
+    """Puts what was found into the table there, whole or not at all; what it held of other sizes, and of states of the
+    link that this run has not seen, stays. A file that is no table of this machine is replaced. Raises OSError."""
+    table = Table(machine.machine_id, machine.software_id, run_id, list(found))
+    with suppress(NotOurs):
+        known = load(path, machine).picks
+        table = replace(table, picks=[*found, *(old for old in known if not any(same(old, new) for new in found))])
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
     try:
@@ -64,3 +74,10 @@ def save(path: Path, table: Table) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def same(one: Pick, other: Pick) -> bool:
+    """Whether both are of one size and variant in one state of the link."""
+    apart = max(one.link_rtt_ns, other.link_rtt_ns) / min(one.link_rtt_ns, other.link_rtt_ns)
+    sizes = [(pick.collective, pick.ranks, pick.size_bytes, pick.variant) for pick in (one, other)]
+    return sizes[0] == sizes[1] and apart <= SAME_STATE_RATIO

@@ -86,25 +86,30 @@ def prepare(options: Namespace, bench: Bench) -> Prepared:
     return planned, subjects, {}
 
 
+def heat_of(session: Session, number: int) -> tuple[int, str]:
+    """Size and variant, over which one is the best."""
+    case = session.planned[number]
+    return case.size_bytes, case.variant
+
+
 def go_on(session: Session, active: list[int], rounds: int) -> list[int]:
-    """The cases that have another round; on all ranks, by rank 0's figures."""
+    """The cases that have another round; on all ranks, by rank 0's figures. Places are given in each state of the link
+    apart, so that more may be left than there are places."""
     if rounds % ROUNDS_A_HEAT:
         return active
     kept: set[int] = set()
     if session.file:
         measured = Counter(block.case for block in session.blocks)
+        began: Counter[tuple[int, str]] = Counter(heat_of(session, number) for number in measured)
         heats: dict[tuple[int, str], list[int]] = {}
         for number in active:
-            case = session.planned[number]
-            heats.setdefault((case.size_bytes, case.variant), []).append(number)
+            heats.setdefault(heat_of(session, number), []).append(number)
         by_state = costs_of(session.blocks, find_states(session.blocks))
-        for heat in heats.values():
-            if len(heat) <= FINALISTS:
-                kept |= {number for number in heat if measured[number] < LAST_ROUNDS}
-                continue
-            for costs_us in by_state.values():
-                ranked = sorted((number for number in heat if number in costs_us), key=costs_us.__getitem__)
-                kept |= set(ranked[: max(FINALISTS, len(heat) // 2)])
+        for heat, numbers in heats.items():
+            places = max(FINALISTS, began[heat] >> (rounds // ROUNDS_A_HEAT))
+            best = {number for costs_us in by_state.values()
+                    for number in sorted((n for n in numbers if n in costs_us), key=costs_us.__getitem__)[:places]}
+            kept |= best if places > FINALISTS else {number for number in best if measured[number] < LAST_ROUNDS}
     return list(session.bench.world.communicator.broadcast(sorted(kept)))
 
 
@@ -117,7 +122,7 @@ def conclude(result: Result, machine: Machine, options: Namespace) -> str:
     if not found:
         return "table: none, nothing was measured often enough; it needs more time (--max-time)\n"
     path = Path(options.table) if options.table else picks.default_path(machine)
-    picks.save(path, picks.Table(machine.machine_id, machine.software_id, result.run.run_id, found))
+    picks.add(path, machine, result.run.run_id, found)
     return f"table: {path}\n"
 
 

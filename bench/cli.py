@@ -227,6 +227,9 @@ def parser_for(command: str, collective: Collective, about: str) -> Parser:
     what("--arrival-skew", type=partial(comma_separated, delay_us), default=None, metavar="A,B",
          help="by how much one rank comes late, such as 0,5us,1.5ms; isolated mode only (none does)")
 
+    what("--beside", choices=("gemm",), default=None, metavar="WHAT",
+         help="gemm: each case once more with a matmul beside it, in another stream or on a free core (none)")
+
     how("-n", "--iters", type=count, default=0, metavar="N",
         help="timed iterations a case, in 12 blocks; 0: until precise or out of time (0)")
     how("-w", "--warmup_iters", type=few, default=None, metavar="N",
@@ -281,6 +284,8 @@ def parse(command: str, collective: Collective, about: str, argv: Sequence[str] 
         p.error(f"--arrival-skew is of single calls: leave out --mode {options.mode}")
     options.mode = "isolated" if options.arrival_skew else options.mode
     options.arrival_skew = options.arrival_skew or [0.0]
+    if options.beside and options.dispatch == "python":
+        p.error("--beside is for the native loop: leave out --dispatch python")
     if options.cudagraph and options.dispatch == "python":
         p.error("-G launches from a graph, and --dispatch python call by call: choose one")
     reason = reason_against(DATATYPES[options.datatype], options.op) if collective.reduces else None

@@ -156,7 +156,7 @@ def examine_ranks(communicator: Communicator) -> Facts:
         device = opened
         with communicator.together(DeviceError):
             watch = device.watch(Watch())
-        return examine_world(open_world(communicator, device, watch, pin(communicator)[0], 30.0), load=True)
+        return examine_world(open_world(communicator, device, watch, pin(communicator).crowded, 30.0), load=True)
     except Disagreement as refusal:
         why = str(refusal).removesuffix(".")
         if device:

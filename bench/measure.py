@@ -7,7 +7,7 @@ Iterations of a block are not independent, so intervals and the stop are decided
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from bench.flight import Flight
 from bench.gpu_state import link_facts
 from bench.subject import Subject
 from collectives import library
-from collectives.operation import DeviceError, Memory, Plan, Step, Unsupported, World
+from collectives.operation import Beside, DeviceError, Memory, Plan, Step, Unsupported, World
 from reports.result import Block, LinkBlock
 from reports.stats import warmup_length
 
@@ -41,6 +41,7 @@ class Bench:
     meet: Step
     ping_pong: Step | None = None
     trip_ns: Memory | None = None
+    beside: Beside | None = None  # what goes on beside the cases that have something beside them
     overhead_us: float = 0.0  # of what is stamped: an empty collective's; on rank 0
     measuring_s: float = 0.0
 
@@ -61,9 +62,10 @@ def make_bench(world: World, flight: Flight, checks: int, warmup: int | None, di
 
 
 def run(bench: Bench, subject: Subject, warmup: int, iterations: int, checks: int) -> Stamps:
-    """Runs iterations and returns their stamps in ns, [iterations, 4]: arrived, left, began to consume, done."""
+    """Runs iterations and returns their stamps, as `Device.run` does."""
     plan = Plan(subject.prepare, bench.meet, subject.operation.step, subject.consume, subject.check, warmup + checks,
-                iterations, checks, subject.calls, bench.world.graph, subject.late)
+                iterations, checks, subject.calls, bench.world.graph, subject.late,
+                bench.beside if subject.waiting else None)
     start = time.perf_counter()
     if subject.from_python or bench.dispatch == "python":
         stamps = run_from_python(bench, subject, plan)
@@ -137,7 +139,7 @@ def times_us(stamps: list[np.ndarray[Any, Any]], clock_shared: bool,
     ranks of `subject` alone, and from the arrival of its movers on: one that has no part may come when all is done."""
     ranks = subject.ranks if subject and subject.ranks else tuple(range(len(stamps)))
     movers = subject.movers if subject and subject.movers else ranks
-    all_ns = np.stack([stamps[rank] for rank in ranks]).astype(np.float64)
+    all_ns = np.stack([stamps[rank][:, :4] for rank in ranks]).astype(np.float64)
     arrived, left, begun, done = np.moveaxis(all_ns, 2, 0)
     start = arrived[[ranks.index(rank) for rank in movers]].max(axis=0) if clock_shared else arrived
     each = left - start
@@ -174,7 +176,7 @@ def fewest_iterations(subject: Subject) -> int:
 def block_cost_s(bench: Bench, subject: Subject, block_s: float) -> float:
     """What a block of about `block_s` timed seconds takes in all."""
     timed = max(fewest_iterations(subject), block_s / subject.iteration_s)
-    return 0.001 + subject.iteration_s * (timed + subject.warmup + 2 * bench.checks)
+    return 0.001 + subject.iteration_s * (timed + subject.warmup + 2 * bench.checks) * (2 if subject.waiting else 1)
 
 
 def plan_blocks(bench: Bench, subjects: list[Subject], budget_s: float, rounds: int, asked: int) -> None:
@@ -210,25 +212,47 @@ def measure_block(bench: Bench, subject: Subject, block: int) -> tuple[Block, np
     for rank, failure in enumerate(failures):
         if failure:
             raise DeviceError(f"rank {rank}: {failure}")
+    matmul = matmul_gflop_s(bench, subject, stamps) if subject.waiting else None
     bus_id = bench.world.device.facts.get("pci_bus_id")
     gpu = {"pci_bus_id": bus_id, **link_facts(bus_id)} if bus_id else None
     bench.flight.note("gather")
-    gathered = bench.world.communicator.gather((stamps, wrong, before, after, gpu))
+    gathered = bench.world.communicator.gather((stamps, wrong, before, after, gpu, matmul))
     bench.flight.note("store")
     if gathered is None:
         return None
     return summary(subject, block, gathered, bench.clock_shared, bench.measuring_s - measured_before_s)
 
 
-# What a rank has to say of a block: its stamps, elements found wrong, the flag's round trip before and after, and the
-# state of its GPU.
-RankBlock = tuple[np.ndarray[Any, Any], int | None, float | None, float | None, dict[str, Any] | None]
+def matmul_gflop_s(bench: Bench, subject: Subject, stamps: Stamps) -> tuple[float, float] | None:
+    """How fast the matmul beside a block went, and goes beside one in which this rank only waits as long, all else
+    being the same; None where one of them did not last."""
+    assert subject.waiting
+    assert bench.beside
+    arrived, left, begun, done = stamps[:, :4].T
+    calls = max(1, subject.calls)
+    chain_only_ns = done - begun if subject.calls else 0
+    subject.waiting.step.argument.timeout_ns = max(0, int(np.median(left - arrived - chain_only_ns) / calls))
+    alone = run(bench, replace(subject, operation=subject.waiting), subject.warmup, subject.iterations, 0)
+    found = []
+    for each in (stamps, alone):
+        known = each[each[:, 4] >= 0]
+        if not (span_ns := int((known[:, 1] - known[:, 0]).sum())):
+            return None
+        found.append(bench.beside.flops * known[:, 4].sum() / 1e3 / span_ns)
+    return found[0], found[1]
+
+
+# What a rank has to say of a block: its stamps, elements found wrong, the flag's round trip before and after, the state
+# of its GPU, and how fast the matmul beside it was, and is alone.
+RankBlock = tuple[np.ndarray[Any, Any], int | None, float | None, float | None, dict[str, Any] | None,
+                  tuple[float, float] | None]
 
 
 def summary(subject: Subject, block: int, ranks: Sequence[RankBlock], clock_shared: bool,
             measure_s: float) -> tuple[Block, np.ndarray[Any, Any]]:
     """A block's record and samples from what all ranks say of it."""
-    stamps, wrong, befores, afters, gpus = zip(*ranks, strict=True)
+    stamps, wrong, befores, afters, gpus, matmuls = zip(*ranks, strict=True)
+    with_it, alone = np.mean(matmuls, axis=0).tolist() if None not in matmuls else (None, None)
     t = times_us(list(stamps), clock_shared, subject)
     chained = subject.calls > 0
     per = max(1, subject.calls) / subject.scale
@@ -243,7 +267,8 @@ def summary(subject: Subject, block: int, ranks: Sequence[RankBlock], clock_shar
         arrival_skew_us=float(np.median(t["skew"])) if clock_shared else None,
         link_rtt_ns=(max(befores), max(afters)) if trips else None,
         n_wrong=None if None in wrong else sum(wrong), measure_s=measure_s, gpus=[gpu for gpu in gpus if gpu] or None,
-        chosen=subject.operation.chosen if subject.by_link else None)
+        chosen=subject.operation.chosen if subject.by_link else None,
+        matmul_gflop_s=with_it, matmul_alone_gflop_s=alone)
     n_ranks, n = t["each"].shape
     consume = np.full((n_ranks, n), np.nan) if chained else t["after_each"]
     ranks_of_rows = np.repeat(subject.ranks or np.arange(n_ranks), n)

@@ -56,7 +56,7 @@ def plan_cases(options: Namespace, bench: Bench, algorithms: Mapping[str, Algori
         for algorithm in asked_for(algorithms, names):
             bench.flight.note("compile", text=f"{algorithm.name} {work.size_bytes} B")
             variants = algorithm.variants(bench.world)
-            for variant, mode in product(variants, sweep.modes(options.mode, work.size_bytes)):
+            for variant, mode in product(variants, sweep.modes(options.mode, work.size_bytes, "beside" in work.shape)):
                 senseless = sweep.reason_against(mode, options.op, work.shape, communicator.size)
                 if mode == "chained" and senseless and options.mode is None:
                     continue  # nobody has asked for it
@@ -74,6 +74,7 @@ def plan_cases(options: Namespace, bench: Bench, algorithms: Mapping[str, Algori
                     mode=mode, in_place=case.in_place, variant=variant, memory="private" if is_library else kind,
                     library=name if is_library else None,
                     chosen=chosen,
+                    blocks=None if is_library or isinstance(operation, Unsupported) else operation.step.blocks,
                     calls=work.chain_calls if mode == "chained" else 1, status="unsupported" if reason else "ok",
                     reason=reason, bound_parts=bound_parts(bench.world, moves, case), routing=work.routing))
                 if not isinstance(operation, Unsupported) and not reason:
@@ -99,9 +100,10 @@ def prepare_collective(options: Namespace, bench: Bench) -> Prepared:
         send, receive = (library.allocate(world, max(options.sizes)) for _ in range(2))
     buffers, datatype = Buffers(send, receive, options.seed), DATATYPES[options.datatype]
     segments = communicator.size if collective.cut else 1
+    shapes = sweep.disturbed(collective.shapes, options.arrival_skew, options.beside)
 
     def works() -> Iterable[Work]:
-        for asked, shape in product(options.sizes, sweep.with_late_ranks(collective.shapes, options.arrival_skew)):
+        for asked, shape in product(options.sizes, shapes):
             count = collective.count(asked, communicator.size, datatype)
 
             def case(variant: str, count: int = count, shape: Shape = shape) -> Case:

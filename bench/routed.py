@@ -48,7 +48,7 @@ def prepare(options: Namespace, bench: Bench) -> Prepared:
     def works() -> Iterable[Work]:
         shapes = [{"way": way, "experts": options.experts, "top_k": options.top_k, "tokens": options.tokens,
                    "hidden": options.hidden} for way in WAYS]
-        for at in sweep.with_late_ranks(shapes, options.arrival_skew):
+        for at in sweep.disturbed(shapes, options.arrival_skew, options.beside):
             for skew, routes in batches.items():
                 way, shape = at["way"], {**at, "skew": routes.skew}
                 source, target = {"dispatch": (send, rows), "combine": (rows, receive)}.get(way, (send, receive))

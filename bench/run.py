@@ -18,14 +18,24 @@ from bench.cli import CANNOT, FINE, INTERRUPTED, WRONG
 from bench.environment import cpu_ticks, steal_share
 from bench.flight import Flight
 from bench.head import Machine, describe, examine, link_ceilings
-from bench.measure import Bench, fewest_iterations, make_bench, measure_block, measure_link, pilot, plan_blocks
-from bench.placement import pin
+from bench.measure import (
+    Bench,
+    fewest_iterations,
+    make_bench,
+    measure_block,
+    measure_link,
+    pilot,
+    plan_blocks,
+    round_trip_ns,
+)
+from bench.placement import Place, pin
 from bench.plan import Prepared
 from bench.subject import Subject
 from collectives import library
 from collectives.algorithm import ALGORITHMS
 from collectives.collective import DATATYPES
 from collectives.communicator import Communicator
+from collectives.gemm import bind_gemm
 from collectives.operation import Case, DeviceError, Unsupported, World
 from collectives.world import open_device, open_world
 from reports.formats import as_json
@@ -68,10 +78,14 @@ def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], 
     flight.note("open the device")
     device, notes = open_device(communicator, options.device, options.ranks_share_gpus)
     # A rank with a GPU only enqueues, and the library's threads would inherit its one core.
-    crowded, cpus = pin(communicator) if device.name == "cpu" else (False, sorted(os.sched_getaffinity(0)))
+    own = sorted(os.sched_getaffinity(0))
+    crowded, cpus, core = pin(communicator) if device.name == "cpu" else Place(False, own, None)
     flight.note("map the peers")
     with communicator.together(DeviceError):
         flight.watch_on(device.watch(flight.watch))
+        if options.beside and device.name == "cpu" and core is None:
+            raise DeviceError(f"--beside {options.beside} takes a core of its own beside each rank, and of "
+                              f"{len(own)} cores {communicator.size} ranks leave too few")
         if options.cudagraph and (reason := device.reason_against_graphs()):
             raise DeviceError(f"-G: {reason}")
     graph = options.cudagraph > 0
@@ -86,6 +100,10 @@ def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], 
     machine = examine(options, world, cpus)
     world, tuned = with_picks(world, machine, options.tuned)
     bench = make_bench(world, flight, options.check, options.warmup_iters, options.dispatch)
+    tuned += unseen_state(bench)
+    if options.beside:
+        with communicator.together(DeviceError, MemoryError):
+            bench.beside = bind_gemm(world, core)
     flight.note("plan the cases")
     planned, subjects, links = prepare(options, bench)
     flight.note("agree on the cases", text="")
@@ -142,6 +160,17 @@ def with_picks(world: World, machine: Machine, tuned: str | None) -> tuple[World
     if table is None:
         return world, []
     return replace(world, picks=table.picks), [f"auto goes by what bench.tune found in {table.run_id}."]
+
+
+def unseen_state(bench: Bench) -> list[str]:
+    """A sentence where the link is in a state in which bench.tune has never seen it."""
+    trip_ns = bench.world.communicator.broadcast(round_trip_ns(bench))
+    known = sorted({round(pick.link_rtt_ns) for pick in bench.world.picks})
+    if not trip_ns or not known or any(picks.same_state(trip_ns, pick.link_rtt_ns) for pick in bench.world.picks):
+        return []
+    seen = f"{known[0]} to {known[-1]}" if known[1:] else f"{known[0]}"
+    return [f"The link's flag takes {trip_ns:.0f} ns now, and bench.tune has seen {seen} ns alone: "
+            "it finds better for this state if it runs in it."]
 
 
 def measure_all(session: Session, manner: "Manner") -> str | None:

@@ -70,6 +70,7 @@ class Subject:
     iterations: int = 1
     keep: list[Any] = field(default_factory=list)  # what the steps point into
     by_link: Mapping[float, Operation] = field(default_factory=dict)  # `operation` in each state of the link, if it has
+    waiting: Operation | None = None  # of a case with something beside it: as long, and nothing is done
 
     def follow_link(self, round_trip_ns: float) -> None:
         """Takes the operation for the state of the link in which a flag's round trip is nearest to this."""
@@ -153,6 +154,7 @@ def subject_with(world: World, watch: Watch, number: int, planned: Planned, case
                 for address, table, memory in zip((case.send, case.receive), tables, (sent, right), strict=True)]
     late = late_rank(case.collective, case.shape, world.communicator.size)
     is_late = world.communicator.rank == late
+    idle = come_late(world, 0.0) if case.shape.get("beside") else None
     return Subject(
         number, f"{planned.algorithm} {planned.size_bytes} B {planned.mode}",
         prepare=Step(loop.kernel("write_pattern"), patterns[0], blocks), operation=operation,
@@ -160,7 +162,8 @@ def subject_with(world: World, watch: Watch, number: int, planned: Planned, case
         wrong=wrong, late=come_late(world, case.shape["arrival_skew_us"]) if is_late else None,
         calls=planned.calls if planned.mode == "chained" else 0,
         # Of stamps that cannot be compared only those of the late rank are without the others' waiting.
-        ranks=() if late is None or world.clock_shared else (late,), keep=[sent, right], by_link=operation.by_link)
+        ranks=() if late is None or world.clock_shared else (late,), keep=[sent, right], by_link=operation.by_link,
+        waiting=Operation(idle, device.caller(idle)) if idle else None)
 
 
 def empty_subject(world: World, watch: Watch) -> Subject:

@@ -21,9 +21,10 @@ def sizes(smallest: int, largest: int, factor: int, element_bytes: int) -> list[
     return found
 
 
-def modes(mode: str | None, size_bytes: int) -> list[str]:
-    """The modes in which a size is measured; None, the default, chains the sizes that decoding has, and `as_used` has
-    these chained alone."""
+def modes(mode: str | None, size_bytes: int, beside: bool = False) -> list[str]:
+    """The modes in which a size is measured; None, the default, chains the sizes that decoding has, and `as_used`, the
+    default where something goes on beside that a single short call would hardly meet, has these chained alone."""
+    mode = mode or ("as_used" if beside else None)
     if mode in ("isolated", "chained"):
         return [mode]
     if mode == "as_used":
@@ -31,9 +32,11 @@ def modes(mode: str | None, size_bytes: int) -> list[str]:
     return ["isolated", "chained"] if mode == "both" or size_bytes <= MOST_CHAINED_BYTES else ["isolated"]
 
 
-def with_late_ranks(shapes: Sequence[Mapping[str, Any]], skews_us: Sequence[float]) -> list[Mapping[str, Any]]:
-    """Each shape of a collective, and with a rank late by so much; 0 is the shape itself."""
-    return [{**shape, **({"arrival_skew_us": skew_us} if skew_us else {})} for shape in shapes for skew_us in skews_us]
+def disturbed(shapes: Sequence[Mapping[str, Any]], skews_us: Sequence[float],
+              beside: str | None) -> list[Mapping[str, Any]]:
+    """Each shape of a collective, with a rank late by so much (0 is the shape itself), and with this beside it."""
+    late: list[dict[str, Any]] = [{"arrival_skew_us": skew_us} if skew_us else {} for skew_us in skews_us]
+    return [{**shape, **how} for shape in shapes for how in [*late, *([{"beside": beside}] if beside else [])]]
 
 
 def reason_against(mode: str, redop: str, shape: Mapping[str, Any], ranks: int) -> str | None:

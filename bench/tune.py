@@ -3,7 +3,7 @@ it is built and cut. `mpirun -n 2 python -m bench.tune`
 
 Successive halving (Jamieson and Talwalkar, AISTATS 2016): all that is worth trying is measured for a few rounds in
 random order, the better half of it goes on, and so on, so that most of the time goes to what is hard to tell apart. A
-candidate goes on if it is in the better half in any state of the link.
+state of the link that comes up later has a search of its own, from all candidates on.
 """
 
 import signal
@@ -31,7 +31,7 @@ from reports.tune import FINALISTS, costs_of, winners
 
 ABOUT = "Finds what auto should run on this machine, by size and state of the link."
 ROUNDS_A_HEAT = 3  # before the worse half goes
-LAST_ROUNDS = 12  # for those that are left
+LAST_ROUNDS = 24  # for those that are left
 CHUNKS = ("32K", "64K", "128K", "256K", "1M")  # and what the device has for itself
 STORES = ("", "nt", "ntr", "nt+ntr")
 
@@ -67,7 +67,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     p.set_defaults(
         cudagraph=0, slowed_percent=None, list=False, check=1, warmup_iters=None, dispatch="native", iters=0,
         output_file=None, long=False, mpi_thread_level=None, tuned="none", format="table", lean=True,
-        collective=COLLECTIVES["all_reduce"], datatype="float32", op="sum", mode="as_used", in_place=False,
+        beside=None, collective=COLLECTIVES["all_reduce"], datatype="float32", op="sum", mode="as_used", in_place=False,
         arrival_skew=[0.0], sizes=None)
     options = p.parse_args(argv)
     if not DATATYPES[options.datatype].size_bytes <= options.minbytes <= options.maxbytes:
@@ -86,30 +86,28 @@ def prepare(options: Namespace, bench: Bench) -> Prepared:
     return planned, subjects, {}
 
 
-def heat_of(session: Session, number: int) -> tuple[int, str]:
-    """Size and variant, over which one is the best."""
-    case = session.planned[number]
-    return case.size_bytes, case.variant
-
-
 def go_on(session: Session, active: list[int], rounds: int) -> list[int]:
-    """The cases that have another round; on all ranks, by rank 0's figures. Places are given in each state of the link
-    apart, so that more may be left than there are places."""
-    if rounds % ROUNDS_A_HEAT:
-        return active
+    """The cases that have another round, on all ranks by rank 0's figures. Each state of the link has a search of its
+    own, of which that of the state the last round was in goes on: what has not been seen in it thrice, and of each size
+    and variant the best, fewer of them the longer it has held."""
     kept: set[int] = set()
     if session.file:
-        measured = Counter(block.case for block in session.blocks)
-        began: Counter[tuple[int, str]] = Counter(heat_of(session, number) for number in measured)
+        states = find_states(session.blocks)
+        last = [its for block, its in zip(session.blocks, states.of_block, strict=True) if block.round == rounds - 1]
+        held = Counter(its for its in last if its is not None).most_common(1)
+        now = held[0][0] if held else 0
+        costs_us = costs_of(session.blocks, states).get(now, {})
+        seen = Counter(block.case for block, its in zip(session.blocks, states.of_block, strict=True)
+                       if its == now or states.longest is None)
         heats: dict[tuple[int, str], list[int]] = {}
-        for number in active:
-            heats.setdefault(heat_of(session, number), []).append(number)
-        by_state = costs_of(session.blocks, find_states(session.blocks))
-        for heat, numbers in heats.items():
-            places = max(FINALISTS, began[heat] >> (rounds // ROUNDS_A_HEAT))
-            best = {number for costs_us in by_state.values()
-                    for number in sorted((n for n in numbers if n in costs_us), key=costs_us.__getitem__)[:places]}
-            kept |= best if places > FINALISTS else {number for number in best if measured[number] < LAST_ROUNDS}
+        for number in session.subjects:
+            case = session.planned[number]
+            heats.setdefault((case.size_bytes, case.variant), []).append(number)
+        for heat in heats.values():
+            places = max(FINALISTS, len(heat) >> (max(seen[number] for number in heat) // ROUNDS_A_HEAT))
+            ranked = sorted((number for number in heat if number in costs_us), key=costs_us.__getitem__)
+            kept |= {number for number in heat if seen[number] < ROUNDS_A_HEAT}
+            kept |= {number for number in ranked[:places] if seen[number] < LAST_ROUNDS}
     return list(session.bench.world.communicator.broadcast(sorted(kept)))
 
 

@@ -12,11 +12,24 @@ from typing import Any
 from collectives.collective import Collective, Datatype, Shape
 from collectives.communicator import Communicator
 from collectives.peer_buffer import PeerBuffer
-from kernels.device import PHASES, Arguments, Device, DeviceError, Gate, Memory, Pattern, Plan, Step, Transfer, Watch
+from kernels.device import (
+    PHASES,
+    Arguments,
+    Beside,
+    Device,
+    DeviceError,
+    Gate,
+    Memory,
+    Pattern,
+    Plan,
+    Step,
+    Transfer,
+    Watch,
+)
 
-__all__ = ["PHASES", "Algorithm", "Arguments", "Build", "Case", "Device", "DeviceError", "Gate", "Memory", "Operation",
-           "Pattern", "Plan", "Step", "Traffic", "Transfer", "Unsupported", "Watch", "World", "bind_kernel",
-           "chunk_that_fits", "plain_arguments"]
+__all__ = ["PHASES", "Algorithm", "Arguments", "Beside", "Build", "Case", "Device", "DeviceError", "Gate", "Memory",
+           "Operation", "Pattern", "Plan", "Step", "Traffic", "Transfer", "Unsupported", "Watch", "World",
+           "bind_kernel", "chunk_that_fits", "plain_arguments"]
 
 
 PACK_BYTES = 64  # of the widest machine

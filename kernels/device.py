@@ -91,6 +91,13 @@ class Gate(ctypes.Structure):
     _fields_ = [("opened", c_void_p), ("wanted", c_uint64), ("timeout_ns", c_uint64), ("watch", c_void_p)]
 
 
+class Gemm(ctypes.Structure):
+    """`Gemm` of gemm.cu: a matmul, and which of its items a launch does."""
+
+    _fields_ = [*((name, c_void_p) for name in ("a", "b", "c")),
+                *((name, c_long) for name in ("columns", "inner", "first", "items"))]
+
+
 class LibraryCall(ctypes.Structure):
     """`LibraryCall` of timed_loop.cpp: a function of MPI with its arguments, a kernel with its own that is run before
     it, and the call to be made after it."""
@@ -147,6 +154,18 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What goes on beside a timed loop, launch after launch of `step`: on a CPU on a core of its own, `core`, each
+    launch an item, of which there are so many in all; on a GPU in a stream of its own. It keeps `buffers`."""
+
+    step: Step
+    flops: float  # of a launch
+    items: int = 1
+    core: int | None = None
+    buffers: tuple["Memory", ...] = ()
+
+
+@dataclass(frozen=True)
 class Plan:
     """A block of iterations: what is done in each, and how often.
 
@@ -154,6 +173,7 @@ class Plan:
     checks. With `calls` > 0 an iteration is `consume` so many times, then a new send buffer, a meeting, and a chain of
     so many operations, each followed by `consume`. With `graph`, what is stamped is launched from a captured graph.
     `late` is what this rank does between meeting and being stamped to come later than the others; a chain has none.
+    `beside` goes on all the while.
     """
 
     prepare: Step
@@ -167,6 +187,20 @@ class Plan:
     calls: int = 0
     graph: bool = False
     late: Step | None = None
+    beside: Beside | None = None
+
+
+Times = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def progress(spans_ns: Times, ends_ns: Times) -> Times:
+    """How much was done within each span (from, to), [n, 2], of launches that came one after another and ended then; in
+    thousandths of a launch, -1 for a span that they do not cover."""
+    if len(ends_ns) < 2:
+        return np.full(len(spans_ns), -1)
+    at = np.interp(spans_ns, ends_ns, 1e3 * np.arange(len(ends_ns)), left=np.nan, right=np.nan)
+    done: np.ndarray[Any, np.dtype[np.int64]] = np.nan_to_num(np.round(at[:, 1] - at[:, 0]), nan=-1.0).astype(np.int64)
+    return done
 
 
 class Device(Protocol):
@@ -207,7 +241,9 @@ class Device(Protocol):
     def reason_against_graphs(self) -> str | None: ...
 
     def run(self, plan: Plan, watch: Watch) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Runs a plan natively; returns stamps in ns, [iterations, 4]: arrived, left, began to consume, done."""
+        """Runs a plan natively; returns stamps in ns, [iterations, 4]: arrived, left, began to consume, done. With
+        something beside, a fifth column has how much of it was done between arrived and left, in thousandths of a
+        launch; -1 where that is not known."""
 
     def caller(self, step: Step) -> Callable[[], None]:
         """A Python function that performs a step once, to its end."""

@@ -13,6 +13,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -22,10 +24,25 @@ from typing import Any
 import numpy as np
 
 from kernels import shared_memory
-from kernels.device import Arguments, Control, Kernel, LibraryCall, Memory, Own, Plan, Step, Watch
+from kernels.device import (
+    Arguments,
+    Beside,
+    Control,
+    DeviceError,
+    Gemm,
+    Kernel,
+    LibraryCall,
+    Memory,
+    Own,
+    Plan,
+    Step,
+    Watch,
+    progress,
+)
 from kernels.module import SOURCES, CompileError, compiled
 from kernels.shared_memory import HostMemory, SharedMemory
 
+MOST_ITEMS = 1 << 20  # of a matmul beside a block: 3 to 5 us each, in a block of seconds at most
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fwrapv", "-fPIC", "-shared"]
 
 
@@ -92,6 +109,14 @@ class Loop(ctypes.Structure):
         ("stamps_ns", ctypes.c_void_p), ("done", ctypes.c_long), ("watch", ctypes.c_void_p)]
 
 
+class Work(ctypes.Structure):
+    """`Beside` of timed_loop.cpp."""
+
+    _fields_ = [("run", ctypes.c_void_p), ("argument", ctypes.c_void_p), ("turn", ctypes.c_void_p),
+                ("turns", ctypes.c_long), ("ends_ns", ctypes.c_void_p), ("most", ctypes.c_long),
+                ("done", ctypes.c_long), ("stop", ctypes.c_uint64)]
+
+
 class CpuDevice:
     """The Device of a host CPU."""
 
@@ -109,8 +134,8 @@ class CpuDevice:
         self.arch = cpu_name().rsplit(" ", 1)[0]
         self.facts: dict[str, Any] = {}
         self.loop = self._load(SOURCES / "timed_loop.cpp", {})
-        layout = (ctypes.c_long * 6).in_dll(self.loop.library, "layout")
-        mine = [ctypes.sizeof(kind) for kind in (Arguments, Control, Own, Watch, Loop, LibraryCall)]
+        layout = (ctypes.c_long * 7).in_dll(self.loop.library, "layout")
+        mine = [ctypes.sizeof(kind) for kind in (Arguments, Control, Own, Watch, Loop, LibraryCall, Work)]
         assert list(layout) == mine, f"sync.h and timed_loop.cpp have structures of {list(layout)} B, not of {mine}"
 
     def compile(self, stem: str, macros: Mapping[str, str]) -> CpuModule:
@@ -173,8 +198,46 @@ class CpuDevice:
                     for p in ((step.kernel.function, ctypes.addressof(step.argument)) if step else (None, None))]
         loop = Loop(*pointers, plan.warmup, plan.iterations, plan.checks, plan.calls, stamps.ctypes.data, 0,
                     ctypes.addressof(watch))
-        self.loop.library.timed_loop(ctypes.byref(loop))
-        return stamps[: loop.done]
+        if plan.beside is None:
+            self.loop.library.timed_loop(ctypes.byref(loop))
+            return stamps[: loop.done]
+        end = self._begin(plan.beside)
+        try:
+            self.loop.library.timed_loop(ctypes.byref(loop))
+        finally:
+            ends_ns = end()
+        done = stamps[: loop.done]
+        return np.column_stack([done, progress(done[:, :2], ends_ns)])
+
+    def _begin(self, beside: Beside) -> Callable[[], np.ndarray[Any, np.dtype[np.int64]]]:
+        """Lets this go on until what is returned is called, which says when each of its launches ended. Raises
+        DeviceError where its core cannot be had."""
+        ends_ns, argument = np.zeros(MOST_ITEMS, np.int64), ctypes.addressof(beside.step.argument)
+        work = Work(beside.step.kernel.function, argument, argument + Gemm.first.offset, beside.items,
+                    ends_ns.ctypes.data, MOST_ITEMS)
+        refusals = []
+
+        def on_its_core() -> None:
+            try:
+                os.sched_setaffinity(0, {beside.core or 0})
+            except OSError as error:
+                refusals.append(f"core {beside.core} cannot be had: {error.strerror}")
+            else:
+                self.loop.library.work_beside(ctypes.byref(work))
+
+        thread = threading.Thread(target=on_its_core, name="beside")
+        thread.start()
+
+        def end() -> np.ndarray[Any, np.dtype[np.int64]]:
+            work.stop = 1
+            thread.join()
+            return ends_ns[: work.done]
+
+        while not work.done and thread.is_alive():
+            time.sleep(1e-4)
+        if refusals:
+            raise DeviceError(refusals[0])
+        return end
 
     def caller(self, step: Step) -> Callable[[], None]:
         """A Python function that performs a step once."""

@@ -19,6 +19,7 @@ from kernels import shared_memory
 from kernels.device import MOST_BLOCKS, Bytes, DeviceError, Gate, Memory, OutOfMemory, Plan, Step, Watch
 from kernels.gpu_driver import calling, driver_library, load_cupy, ordinals, release
 from kernels.gpu_module import GpuModule, compile_kernel
+from kernels.gpu_side import SideStream
 
 MOST_THREADS = 512  # of a block, as the kernels promise the compiler
 # Entries of a stream, and what a library adds of its own: beyond about 1,000 the next waits, here for a closed gate.
@@ -75,6 +76,7 @@ class GpuDevice:
             found = runtime.getDeviceProperties(self.ordinal)
             self.stream = self.cupy.cuda.Stream(non_blocking=True)
             self.stream.use()
+            self.side = SideStream(self.cupy)
         self.arch = (found["gcnArchName"].decode().split(":")[0] if runtime.is_hip
                      else f"sm_{found['major']}{found['minor']}")
         with self.calling("loading the run-time compiler"):
@@ -299,7 +301,7 @@ class GpuDevice:
         """
         total = plan.warmup + plan.iterations + plan.checks
         timed = range(plan.warmup, plan.warmup + plan.iterations)
-        most = max(1, MOST_QUEUED // (12 + 3 * plan.calls))
+        most = 1 if plan.beside else max(1, MOST_QUEUED // (12 + 3 * plan.calls))
         rows, begun = list[list[int]](), 0
         with self.calling("the timed loop"):
             while begun < total and not watch.stop:
@@ -307,11 +309,13 @@ class GpuDevice:
                 self.launched[id(plan.operation)] = plan.operation
                 batch = range(begun, min(total, begun + (1 if is_first else most)))
                 gate = None if is_first else self._close_gate(watch)
+                ends = self.side.fill(plan) if plan.beside and gate else []
                 marks = [self._iterate(plan, i, i - begun, watch) for i in batch]
                 self._open_gate(gate)
-                rows += [self._stamps_ns(m) for i, m in enumerate(marks, begun) if i in timed and not watch.stop]
+                found = [self._stamps_ns(m) + ([self.side.done(plan, m, ends)] if plan.beside else []) for m in marks]
+                rows += [row for i, row in enumerate(found, begun) if i in timed and not watch.stop]
                 begun = batch.stop
-        return np.array(rows, np.int64).reshape(-1, 4)
+        return np.array(rows, np.int64).reshape(-1, 5 if plan.beside else 4)
 
     def _close_gate(self, watch: Watch) -> Gate:
         """What is enqueued from now on waits for `_open_gate`."""

@@ -68,6 +68,24 @@ extern "C" void timed_loop(Loop* loop) {
   *(volatile u64*)&l.watch->phase = IDLE;
 }
 
+// What goes on beside the loop, on a thread of its own: the next item of a matmul, and the next, until it is stopped or
+// has no room for the time of another's end.
+struct Beside {
+  Step item;
+  long* turn;  // in its argument
+  long turns;
+  long long* ends_ns;
+  long most, done;
+  u64 stop;
+};
+extern "C" void work_beside(Beside* b) {
+  for (; b->done < b->most && !*(volatile u64*)&b->stop; *(volatile long*)&b->done += 1) {
+    *b->turn = b->done % b->turns;
+    b->item.run(b->item.argument);
+    b->ends_ns[b->done] = clock_ns();
+  }
+}
+
 // A library's functions, one after another, each after a kernel if it has one. Handles are 4 bytes in MPICH and 8 in Open
 // MPI, and no function takes more than nine arguments; whether in a register or on the stack, each has eight bytes, and
 // what is not taken is not seen.
@@ -95,4 +113,4 @@ extern "C" void call_library_barrier(LibraryBarrier* b) { b->function(b->communi
 
 // The host checks its own picture of these structures against the compiler's.
 extern "C" const long layout[] = {sizeof(Arguments), sizeof(Control), sizeof(Own), sizeof(Watch), sizeof(Loop),
-                                  sizeof(LibraryCall)};
+                                  sizeof(LibraryCall), sizeof(Beside)};

@@ -83,6 +83,11 @@ def late_us(shape: Any) -> float:
     return float((shape or {}).get("arrival_skew_us", 0))
 
 
+def beside(shape: Any) -> str | None:
+    """What went on beside a case on purpose."""
+    return (shape or {}).get("beside")
+
+
 BUS_FACTORS: dict[str, Callable[[int], float]] = {
     "all_reduce": lambda n: 2 * (n - 1) / n,
     "all_gather": lambda n: (n - 1) / n,
@@ -169,6 +174,8 @@ def _build_case(number: int, planned: Planned, run: Run, seen: list[tuple[Block,
     case.alg_bw_gb_s = planned.size_bytes / case.time_us.median / 1e3 if case.time_us.median > 0 else None
     if case.alg_bw_gb_s is not None:
         case.bus_bw_gb_s = case.alg_bw_gb_s * case_bus_factor(case, run.world["size"])
+    if beside(planned.shape):
+        return case  # the machine's own parts are measured with nothing beside them
     links = [link for link in link_blocks if link.size_bytes == planned.size_bytes]
     _set_bound(case, run, planned, links, judged, states)
     return case

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from reports.case import LinkStates, late_us
+from reports.case import LinkStates, beside, late_us
 from reports.schema import Case, Result
 from reports.stats import Interval, autocorrelation, ratio_interval
 
@@ -77,12 +77,12 @@ def view_of(case: Case) -> View:
 
 
 def views(result: Result) -> list[View]:
-    """The views of a run, each once, the first case's first but for late ranks, which come last; those where nothing
-    can be measured left out, unless nothing can."""
+    """The views of a run, each once, the first case's first; late ranks come last, and behind them what has something
+    beside it. Those where nothing can be measured are left out, unless nothing can."""
     found = [view_of(case) for case in result.cases if case.status != "unsupported"]
     found = found or [view_of(case) for case in result.cases]
     once = [view for number, view in enumerate(found) if view not in found[:number]]
-    return sorted(once, key=lambda view: (view[0] != "isolated", late_us(view[1])))
+    return sorted(once, key=lambda view: (beside(view[1]) is not None, view[0] != "isolated", late_us(view[1])))
 
 
 def shown_cases(result: Result, view: View) -> list[Case]:

@@ -33,6 +33,7 @@ class Planned(Record, kw_only=True):
     `bound_parts` counts what the algorithm cannot avoid: {"hops", "stages", "memory_bytes"}, a stage being [bytes
     copied into peer memory, bytes read from it], in one pass. With "pushes" they are stored across the wire, and read
     at home, which does not count.
+    `blocks` are those of a launch of ours; on a CPU, where a rank is one, 1.
     `calls` is 1, or the number of dependent calls of a chain. `routing`, of a routed all-to-all, has what it loads:
     {"leaving_bytes": [of each rank], "expert_max_over_mean", "expert_cv", "rank_max_over_mean", "rank_cv"}.
     """
@@ -55,6 +56,7 @@ class Planned(Record, kw_only=True):
     reason: str | None = None
     bound_parts: dict[str, Any] | None = None
     routing: dict[str, Any] | None = None
+    blocks: int | None = None
 
 
 class Run(Record, kw_only=True, tag="run", tag_field="kind"):
@@ -98,7 +100,8 @@ class World(msgspec.Struct):
 class Block(Record, kw_only=True, tag="block", tag_field="kind"):
     """One block of one case: medians over its `n` iterations (of a chain: over its chains, per call). `gpus` has, by
     rank, what the driver said of each GPU after it: clocks, link generation and width, what throttled it. `chosen`
-    names what `auto` ran in this block, where that hangs on the link."""
+    names what `auto` ran in this block, where that hangs on the link. `matmul_gflop_s` is what the matmul beside it
+    reached, in the mean of the ranks, and `matmul_alone_gflop_s` what it does beside one that waits as long."""
 
     case: int
     block: int
@@ -115,6 +118,8 @@ class Block(Record, kw_only=True, tag="block", tag_field="kind"):
     measure_s: float | None = None
     chosen: str | None = None
     gpus: list[dict[str, Any]] | None = None
+    matmul_gflop_s: float | None = None
+    matmul_alone_gflop_s: float | None = None
 
 
 class LinkBlock(Record, kw_only=True, tag="link_block", tag_field="kind"):

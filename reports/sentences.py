@@ -72,13 +72,14 @@ def describe(case: Case) -> str:
 
 def shape_text(shape: Any) -> str:
     """What else makes a case a case, to tell it from others: `one_way 5us late`; empty where there is nothing."""
-    return " ".join(f"{said:g}us late" if name == "arrival_skew_us" else str(said)
-                    for name, said in (shape or {}).items())
+    return " ".join(f"{said:g}us late" if name == "arrival_skew_us" else f"beside {said}" if name == "beside"
+                    else str(said) for name, said in (shape or {}).items())
 
 
 def shape_words(shape: Any) -> list[str]:
     """The same for somebody who sees it for the first time."""
-    return [f"one rank late by {said:g} us" if name == "arrival_skew_us" else WAYS.get(said, f"{name} {said}")
+    known = WAYS | {"gemm": "beside a matmul"}
+    return [f"one rank late by {said:g} us" if name == "arrival_skew_us" else known.get(said, f"{name} {said}")
             for name, said in (shape or {}).items()]
 
 

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reports.case import LinkStates, find_states, late_us
+from reports.case import LinkStates, beside, find_states, late_us
+from reports.footprint import caption, footprint
 from reports.rows import Flip, Row, View, cost_us, default_rows, flips, views
 from reports.schema import Case, Range, Result, Summary
 from reports.sentences import (
@@ -69,6 +70,11 @@ def _print_default(console: Console, result: Result, states: LinkStates) -> None
         words = shape_words({name: said for name, said in shape if said != (first[1] or {}).get(name)})
         if late_us(view[1]):
             words[-1] += ": us are after it has come"
+        if beside(view[1]):
+            words = [shape_words(view[1])[-1], *(["chained, us of a call"] if view[0] == "chained" else [])]
+            console.print(f"\n{', '.join(words)}: {caption(result)}")
+            console.print(footprint(result, view, states))
+            continue
         if view[0] == "chained":
             calls = max((row.ours.calls for row in these if row.ours), default=1)
             words.append(f"chained: {calls} dependent calls; us and busbw of a call and making the next send buffer")

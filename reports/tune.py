@@ -46,17 +46,18 @@ def costs_of(blocks: Sequence[Block], states: LinkStates, least: int = 1) -> dic
 def winners(result: Result) -> list[Winner]:
     """By size, variant and state; none for a state in which nothing has enough blocks."""
     states = find_states(result.blocks)
-    measured = Counter(block.case for block in result.blocks)
     found = []
     for state, costs_us in sorted(costs_of(result.blocks, states, LEAST_BLOCKS).items()):
+        seen = Counter(block.case for block, its in zip(result.blocks, states.of_block, strict=True)
+                       if its == state or states.longest is None)
         heats: dict[tuple[int, str], list[int]] = {}
         for case in result.cases:
-            if case.status == "ok" and case.case in measured:
+            if case.status == "ok" and case.case in seen:
                 heats.setdefault((case.size_bytes, case.variant), []).append(case.case)
         for (size, variant), heat in heats.items():
             # Who fell out early has few blocks, of which the best would be luck.
-            most = max(measured[case] for case in heat)
-            ranked = sorted((case for case in heat if case in costs_us and measured[case] >= most / 2),
+            most = max(seen[case] for case in heat)
+            ranked = sorted((case for case in heat if case in costs_us and seen[case] >= most / 2),
                             key=costs_us.__getitem__)
             if ranked:
                 best, *others = ranked

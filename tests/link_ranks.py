@@ -43,7 +43,7 @@ def bare_loop():
 def main(pairs: int) -> None:
     communicator = Communicator()
     device, _ = open_device(communicator, "cpu", False)
-    crowded, _ = pin(communicator)
+    crowded = pin(communicator).crowded
     flight = Flight("test", None, communicator.rank, 30.0)
     world = open_world(communicator, device, flight.watch, crowded, 30.0)
     assert not isinstance(world.peers, Unsupported)

@@ -21,7 +21,7 @@ from kernels.resources import ARCHITECTURES, Resources, compile_for
 from tests.kernel_code import HANDOVER, broken, family, innermost_loops, kernels_in, loads_at_once, protocol
 
 FILES = sorted(path.stem for path in SOURCES.glob("*.cu"))
-COLLECTIVES = [stem for stem in FILES if stem not in ("link", "link_probe", "timed_loop", "routed_records")]
+COLLECTIVES = [stem for stem in FILES if stem not in ("gemm", "link", "link_probe", "timed_loop", "routed_records")]
 # The widest: most pointers, two elements a word, rounding.
 WIDE = (("ELEMENT", "Bfloat16"), ("REDOP", "Avg"), ("STREAM_SLAB", "1"), ("WORLD", "8"))
 TYPES = [(("ELEMENT", element), ("REDOP", redop)) for element, redop in
@@ -143,7 +143,7 @@ def test_every_entry_is_there_and_uses_no_stack(stem, architecture):
 @each_file
 @each_architecture
 def test_main_loops_have_16_byte_loads_under_way_before_they_store(stem, architecture):
-    if stem != "timed_loop":
+    if stem not in ("timed_loop", "gemm"):  # which move no messages
         assert not flaws_of_loops(built(stem, architecture)[0], architecture)
 
 

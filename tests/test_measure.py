@@ -25,7 +25,8 @@ STAMPS = [
 
 
 def block_of(clock_shared: bool = True, calls: int = 0, wrong=(0, 0)):
-    ranks = [(stamps, n, 100.0 + i, 110.0 + i, None) for i, (stamps, n) in enumerate(zip(STAMPS, wrong, strict=True))]
+    ranks = [(stamps, n, 100.0 + i, 110.0 + i, None, None)
+             for i, (stamps, n) in enumerate(zip(STAMPS, wrong, strict=True))]
     return summary(subject(calls), 3, ranks, clock_shared, 0.5)
 
 

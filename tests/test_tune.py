@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from bench import tune
+from bench import picks, tune
 from bench.subject import Subject
 from collectives.algorithm import ALGORITHMS, named
 from collectives.auto import picked
@@ -91,35 +91,63 @@ def test_every_candidate_has_a_meaning_and_a_name_of_its_own(gpu):
             assert gpu or build.blocks is build.threads is None
 
 
-def heat(costs_us, rounds, state_of_round=lambda turn: 0):
-    """A session of one size whose candidates cost so much in each state, after so many rounds."""
-    planned = [SimpleNamespace(size_bytes=1 << 20, variant="copied") for _ in costs_us[0]]
-    blocks = [Block(case=number, block=turn, round=turn, n=3, time_us=costs_us[state_of_round(turn)][number],
-                    link_rtt_ns=[(100.0, 101.0), (500.0, 505.0)][state_of_round(turn)])
-              for turn in range(rounds) for number in range(len(planned))]
+FAST, SLOW = (100.0, 101.0), (500.0, 505.0)  # round trips
+
+
+def go_on(costs_us, *rounds):
+    """Who goes on after rounds, each of a state and who took part, when candidates cost so much in each state."""
+    everyone = range(len(costs_us[FAST]))
+    planned = [SimpleNamespace(size_bytes=1 << 20, variant="copied") for _ in everyone]
+    blocks = [Block(case=number, block=turn, round=turn, n=3, time_us=costs_us[state][number], link_rtt_ns=state)
+              for turn, (state, numbers) in enumerate(rounds) for number in numbers]
     communicator = SimpleNamespace(broadcast=lambda said: said)
     bench = SimpleNamespace(world=SimpleNamespace(communicator=communicator))
-    return cast(Any, SimpleNamespace(planned=planned, blocks=blocks, bench=bench, file=True))
+    session = SimpleNamespace(planned=planned, subjects=list(everyone), blocks=blocks, bench=bench, file=True)
+    return tune.go_on(cast(Any, session), list(rounds[-1][1]), len(rounds))
 
 
 def test_the_better_half_goes_on_and_the_last_ones_are_measured_to_the_end():
     """Most of the time would go to what is clear after a glance."""
-    slower = [float(10 + number) for number in range(16)]
-    everyone = list(range(16))
-    assert tune.go_on(heat([slower], 2), everyone, 2) == everyone, "between two judgements nobody goes"
-    assert tune.go_on(heat([slower], 3), everyone, 3) == everyone[:8]
-    assert tune.go_on(heat([slower], 6), everyone[:8], 6) == everyone[:FINALISTS]
-    assert tune.go_on(heat([slower], 9), everyone[:FINALISTS], 9) == everyone[:FINALISTS]
-    assert tune.go_on(heat([slower], tune.LAST_ROUNDS), everyone[:FINALISTS], tune.LAST_ROUNDS) == []
+    costs = {FAST: [float(10 + number) for number in range(16)]}
+    everyone, half, last = (list(range(n)) for n in (16, 8, FINALISTS))
+    begun = [(FAST, everyone)] * 3
+    assert go_on(costs, *begun[:2]) == everyone, "nobody goes by two blocks"
+    assert go_on(costs, *begun) == half
+    assert go_on(costs, *begun, *[(FAST, half)] * 3) == last
+    assert go_on(costs, *begun, *[(FAST, half)] * 3, *[(FAST, last)] * 3) == last
+    to_the_end = tune.LAST_ROUNDS - 6
+    assert go_on(costs, *begun, *[(FAST, half)] * 3, *[(FAST, last)] * to_the_end) == []
 
 
-def test_what_is_best_in_a_rare_state_of_the_link_goes_on_too():
-    """`auto` would have nothing for a state in which everything else is slow."""
-    usual, rare = [float(10 + number) for number in range(16)], [float(40 - number) for number in range(16)]
-    kept = tune.go_on(heat([usual, rare], 3, lambda turn: int(turn == 2)), list(range(16)), 3)
-    assert kept == list(range(16)), "eight of either state"
-    found = heat([usual, rare], 12, lambda turn: int(turn % 4 == 3))
-    assert {0, 15} <= set(tune.go_on(found, [*range(4), *range(12, 16)], 12))
+def test_a_state_of_the_link_that_comes_up_later_has_a_search_of_its_own():
+    """What is best in it has fallen out in the first; and the search ends, though either has other finalists."""
+    costs = {FAST: [float(10 + number) for number in range(16)], SLOW: [float(40 - number) for number in range(16)]}
+    everyone, last = list(range(16)), list(range(FINALISTS))
+    fast = [*[(FAST, everyone)] * 3, *[(FAST, list(range(8)))] * 3, *[(FAST, last)] * 2]
+    assert go_on(costs, *fast, (SLOW, last)) == everyone
+    slow = [(SLOW, everyone)] * 3
+    assert go_on(costs, *fast, *slow) == list(range(8, 16))
+    assert go_on(costs, *fast, *slow, (FAST, last)) == last, "the search that goes on is that of the state that holds"
+    best = list(range(16 - FINALISTS, 16))
+    slow += [*[(SLOW, list(range(8, 16)))] * 3, *[(SLOW, best)] * (tune.LAST_ROUNDS - 6)]
+    assert go_on(costs, *fast, *slow) == []
+
+
+def test_a_table_keeps_what_it_knows_of_other_sizes_and_states(tmp_path):
+    """A link that changes once in minutes takes more than one search."""
+    machine = cast(Any, SimpleNamespace(machine_id="m", software_id="s"))
+    path = tmp_path / "tables" / "table.json"
+
+    def add(*found):
+        picks.add(path, machine, "run", [Pick("all_reduce", 2, size, "copied", ns, name) for size, ns, name in found])
+        return {(pick.size_bytes, pick.link_rtt_ns): pick.algorithm for pick in picks.load(path, machine).picks}
+
+    assert add((1024, 100.0, "ring")) == {(1024, 100.0): "ring"}
+    assert add((1024, 120.0, "two_shot"), (2048, 500.0, "ring+nt")) == {
+        (1024, 120.0): "two_shot", (2048, 500.0): "ring+nt"}
+    assert add((1024, 500.0, "ring")) == {(1024, 120.0): "two_shot", (2048, 500.0): "ring+nt", (1024, 500.0): "ring"}
+    path.write_text("spoiled")
+    assert add((1024, 100.0, "ring")) == {(1024, 100.0): "ring"}
 
 
 def test_a_winner_is_named_for_each_state_and_no_early_loser_by_luck(tmp_path):

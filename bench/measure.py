@@ -228,6 +228,8 @@ def matmul_gflop_s(bench: Bench, subject: Subject, stamps: Stamps) -> tuple[floa
     being the same; None where one of them did not last."""
     assert subject.waiting
     assert bench.beside
+    if not len(stamps):
+        return None  # stopped
     arrived, left, begun, done = stamps[:, :4].T
     calls = max(1, subject.calls)
     chain_only_ns = done - begun if subject.calls else 0

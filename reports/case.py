@@ -157,6 +157,9 @@ def _build_case(number: int, planned: Planned, run: Run, seen: list[tuple[Block,
         case.chosen = ran[0][0]
     if all(block.chain_only_us is not None for block in kept):
         case.chain_only_us = _summary([block.chain_only_us for block in kept if block.chain_only_us is not None], rho)
+    if with_it := [(block.matmul_gflop_s, block.matmul_alone_gflop_s) for block in kept
+                   if block.matmul_gflop_s is not None and block.matmul_alone_gflop_s is not None]:
+        case.matmul_gflop_s, case.matmul_alone_gflop_s = (_summary(rates, rho) for rates in zip(*with_it, strict=True))
     for state, others in groups.items():
         if state != judged:
             time_us, _, total_us, _ = _summaries(others, samples, rho)

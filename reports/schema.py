@@ -195,6 +195,8 @@ class Case(Record, kw_only=True, tag="case", tag_field="kind"):
     total_us: Summary | None = None
     arrival_skew_us: Summary | None = None
     chain_only_us: Summary | None = None
+    matmul_gflop_s: Summary | None = None
+    matmul_alone_gflop_s: Summary | None = None
     link_rtt_ns: Range | None = None
     blocks_mixed: int = 0
     state: str = "run"

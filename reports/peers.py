@@ -8,19 +8,21 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from reports.case import find_states
+from reports.case import LinkStates, find_states
 from reports.manifest import CONTROL
 from reports.result import ResultError
 from reports.rows import default_rows
 from reports.sentences import number, size_text
 from reports.sides import Side, sides
 from reports.verdict import evidence
+
+SAME_STATE_RATIO = 1.5  # of two launches' round trips; states were 2 to 5 times apart
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,28 @@ class Held:
         return f"{number(self.library_us):>6} {self.ratio:5.2f} {interval}"
 
 
-def held_against(side: Side) -> dict[tuple[str, int], Held]:
-    """What the launches of a variant say, by mode and size in bytes. A launch without both in one state of the link
-    counts for nothing at that size."""
+def states_of(found: Sequence[Side]) -> list[tuple[float, float]]:
+    """The states of the link that launches were in longest, as the least and the most that a flag's round trip took in
+    nanoseconds: where one takes half as long again as the next below, another state begins."""
+    launches = [launch.result.blocks for side in found for launch in side.launches]
+    trips = sorted(filter(None, (trip_ns(find_states(blocks)) for blocks in launches)))
+    begins = [i for i, trip in enumerate(trips) if i == 0 or trip > SAME_STATE_RATIO * trips[i - 1]]
+    return [(trips[begin], trips[end - 1]) for begin, end in zip(begins, [*begins[1:], len(trips)], strict=True)]
+
+
+def trip_ns(states: LinkStates) -> float:
+    """A flag's round trip in the state that a launch was in longest; 0 where it was in none."""
+    return 0.0 if states.longest is None or not states.rtt_ns else states.rtt_ns[states.longest]
+
+
+def held_against(side: Side, least_ns: float, most_ns: float) -> dict[tuple[str, int], Held]:
+    """What the launches of a variant say that were in this state of the link, by mode and size in bytes. A launch
+    without both in one state counts for nothing at that size."""
     found: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for launch in side.launches:
         states = find_states(launch.result.blocks)
+        if not least_ns <= trip_ns(states) <= most_ns:
+            continue
         for mode in ("isolated", "chained"):
             for row in default_rows(launch.result, (mode, None), states):
                 if row.ratio and row.library_us:
@@ -75,13 +93,15 @@ def peers(arguments: argparse.Namespace) -> int:
 
 
 def render(found: list[Side]) -> str:
-    """One table a mode: a row a size, a column a library, and which of them ours has least over; ends with a newline.
+    """One table a state of the link and mode: a row a size, a column a library, and which of them ours has least over;
+    ends with a newline.
 
     Raises ResultError where no launch has the library beside ours.
     """
-    held = {side.name: held_against(side) for side in found}
-    modes = [mode for mode in ("isolated", "chained") if any(key[0] == mode for by in held.values() for key in by)]
-    if not modes:
+    states = states_of(found) or [(0.0, 0.0)]
+    of_all = {state: {side.name: held_against(side, *state) for side in found} for state in states}
+    by_state = {state: held for state, held in of_all.items() if any(held.values())}
+    if not by_state:
         raise ResultError("in no launch a library was measured beside ours in one state of the link")
     names = {side.name: next((case.library for launch in side.launches for case in launch.result.cases if case.library),
                              side.name) or side.name for side in found}
@@ -89,16 +109,25 @@ def render(found: list[Side]) -> str:
     lines = [f"ours (auto) beside each library, inside each of {min(len(side.launches) for side in found)} launches or "
              "more;", "us = the library's time, then library/auto with its 95 % interval over launches;",
              f"thread level {', '.join(sorted(levels))}"]
-    for mode in modes:
-        lines += ["", mode, " " * 8 + "".join(f"  {names[name]:<28}" for name in held) + "closest to ours"]
-        for size in sorted({key[1] for by in held.values() for key in by if key[0] == mode}):
-            here = {name: by[mode, size] for name, by in held.items() if (mode, size) in by}
-            cells = "".join(f"  {here[name].text() if name in here else '-':<28}" for name in held)
-            closest = min(here, key=lambda name: here[name].ratio)
-            lines.append(f"{size_text(size):>8}{cells}{'' if len(here) < 2 else names[closest]}".rstrip())
-    worst = min((h.ratio, size, mode, name) for name, by in held.items() for (mode, size), h in by.items())
-    lines += ["", f"Ours has least over {names[worst[3]]} at {size_text(worst[1])}, {worst[2]}: {worst[0]:.2f}x."]
+    for (least_ns, most_ns), held in by_state.items():
+        trip = f", a flag's round trip {least_ns:.0f} to {most_ns:.0f} ns" if most_ns else ""
+        for mode in ("isolated", "chained"):
+            if rows := _rows(held, names, mode):
+                columns = "".join(f"  {names[name]:<28}" for name in held)
+                lines += ["", mode + trip, f"{'':8}{columns}closest to ours", *rows]
+        worst = min((h.ratio, size, mode, name) for name, by in held.items() for (mode, size), h in by.items())
+        lines += ["", f"Ours has least over {names[worst[3]]} at {size_text(worst[1])}, {worst[2]}: {worst[0]:.2f}x."]
     return "\n".join(lines) + "\n"
+
+
+def _rows(held: Mapping[str, Mapping[tuple[str, int], Held]], names: Mapping[str, str], mode: str) -> list[str]:
+    rows = []
+    for size in sorted({key[1] for by in held.values() for key in by if key[0] == mode}):
+        here = {name: by[mode, size] for name, by in held.items() if (mode, size) in by}
+        cells = "".join(f"  {here[name].text() if name in here else '-':<28}" for name in held)
+        closest = min(here, key=lambda name: here[name].ratio)
+        rows.append(f"{size_text(size):>8}{cells}{'' if len(here) < 2 else names[closest]}".rstrip())
+    return rows
 
 
 def imb_times(path: Path) -> dict[int, float]:

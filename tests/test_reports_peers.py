@@ -53,6 +53,22 @@ def test_every_library_stands_beside_ours_with_an_interval_over_launches(campaig
     assert re.search(r"^Ours has least over MPICH 5\.0\.2 at (16|64) KiB, isolated: \d\.\d\dx\.$", out, re.MULTILINE)
 
 
+def test_states_of_the_link_have_a_table_each(tmp_path, capsys):
+    """Who is ahead in one and behind in the other would be neither in the mean of both."""
+    options = {"fast": {"fast_rounds": range(40)}, "slow": {}}
+    folder = write_campaign(tmp_path / "peers", {"fast": no_effect, "slow": as_long(3.0)}, pairs=7, options=options)
+    status, out, err = said(capsys, folder)
+    assert (status, err) == (0, "")
+    fast, slow = out.split("isolated, a flag's round trip ")[1:]
+    assert re.match(r"10\d to 10\d ns\n", fast)
+    assert re.match(r"5\d\d to 5\d\d ns\n", slow)
+    for table, missing in ((fast, 1), (slow, 0)):
+        row = next(line for line in table.splitlines() if line.startswith("  16 KiB"))
+        cells = [row[10:38].strip(), row[40:68].strip()]
+        assert cells[missing] == "-"
+        assert re.fullmatch(r"\S+ +\S+ \[\S+ \S+\]", cells[1 - missing])
+
+
 def test_intels_own_benchmark_is_held_against_the_same_library_here(tmp_path, campaign, capsys):
     """Our harness might slow the baseline, and nobody would know."""
     for path in campaign.glob("other/*.jsonl"):

@@ -89,7 +89,8 @@ def prepare(options: Namespace, bench: Bench) -> Prepared:
 def go_on(session: Session, active: list[int], rounds: int) -> list[int]:
     """The cases that have another round, on all ranks by rank 0's figures. Each state of the link has a search of its
     own, of which that of the state the last round was in goes on: what has not been seen in it thrice, and of each size
-    and variant the best, fewer of them the longer it has held."""
+    and variant the best, fewer of them the longer it has held. The very best go on to the end of the time, on the watch
+    for another state."""
     kept: set[int] = set()
     if session.file:
         states = find_states(session.blocks)
@@ -107,7 +108,7 @@ def go_on(session: Session, active: list[int], rounds: int) -> list[int]:
             places = max(FINALISTS, len(heat) >> (max(seen[number] for number in heat) // ROUNDS_A_HEAT))
             ranked = sorted((number for number in heat if number in costs_us), key=costs_us.__getitem__)
             kept |= {number for number in heat if seen[number] < ROUNDS_A_HEAT}
-            kept |= {number for number in ranked[:places] if seen[number] < LAST_ROUNDS}
+            kept |= {number for number in ranked[:places] if seen[number] < LAST_ROUNDS} or {*ranked[:1]}
     return list(session.bench.world.communicator.broadcast(sorted(kept)))
 
 
@@ -128,4 +129,4 @@ if __name__ == "__main__":
     started_s = time.monotonic()
     from bench.command import start
 
-    start("tune", parse(), prepare, started_s, Manner(8, ROUNDS_A_HEAT, go_on, conclude))
+    start("tune", parse(), prepare, started_s, Manner(16, ROUNDS_A_HEAT, go_on, conclude))

@@ -14,6 +14,7 @@ from reports.sentences import number, opening, size_text
 
 FINALISTS = 4
 LEAST_BLOCKS = 3  # of a finalist in a state of the link
+ENOUGH_BLOCKS = 12  # of one who is no early loser, however long another has been measured
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def winners(result: Result) -> list[Winner]:
                 heats.setdefault((case.size_bytes, case.variant), []).append(case.case)
         for (size, variant), heat in heats.items():
             # Who fell out early has few blocks, of which the best would be luck.
-            most = max(seen[case] for case in heat)
-            ranked = sorted((case for case in heat if case in costs_us and seen[case] >= most / 2),
+            least = min(max(seen[case] for case in heat) / 2, ENOUGH_BLOCKS)
+            ranked = sorted((case for case in heat if case in costs_us and seen[case] >= least),
                             key=costs_us.__getitem__)
             if ranked:
                 best, *others = ranked

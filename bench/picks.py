@@ -13,9 +13,8 @@ import msgspec
 
 from bench.head import Machine
 from collectives.algorithm import ALGORITHMS, named
+from collectives.auto import same_state
 from collectives.operation import Pick
-
-SAME_STATE_RATIO = 1.5  # of two round trips, over launches; states were 2 to 5 times apart
 
 
 class NotOurs(Exception):
@@ -79,8 +78,3 @@ def same(one: Pick, other: Pick) -> bool:
     """Whether both are of one size and variant in one state of the link."""
     sizes = [(pick.collective, pick.ranks, pick.size_bytes, pick.variant) for pick in (one, other)]
     return sizes[0] == sizes[1] and same_state(one.link_rtt_ns, other.link_rtt_ns)
-
-
-def same_state(one_ns: float, other_ns: float) -> bool:
-    """Whether two round trips of a flag, perhaps of two launches, are of one state of the link."""
-    return max(one_ns, other_ns) <= SAME_STATE_RATIO * min(one_ns, other_ns)

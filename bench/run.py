@@ -33,6 +33,7 @@ from bench.plan import Prepared
 from bench.subject import Subject
 from collectives import library
 from collectives.algorithm import ALGORITHMS
+from collectives.auto import same_state
 from collectives.collective import DATATYPES
 from collectives.communicator import Communicator
 from collectives.gemm import bind_gemm
@@ -166,7 +167,7 @@ def unseen_state(bench: Bench) -> list[str]:
     """A sentence where the link is in a state in which bench.tune has never seen it."""
     trip_ns = bench.world.communicator.broadcast(round_trip_ns(bench))
     known = sorted({round(pick.link_rtt_ns) for pick in bench.world.picks})
-    if not trip_ns or not known or any(picks.same_state(trip_ns, pick.link_rtt_ns) for pick in bench.world.picks):
+    if not trip_ns or not known or any(same_state(trip_ns, pick.link_rtt_ns) for pick in bench.world.picks):
         return []
     seen = f"{known[0]} to {known[-1]}" if known[1:] else f"{known[0]}"
     return [f"The link's flag takes {trip_ns:.0f} ns now, and bench.tune has seen {seen} ns alone: "

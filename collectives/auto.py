@@ -10,6 +10,8 @@ from dataclasses import replace
 
 from collectives.operation import Algorithm, Build, Case, Operation, Pick, Traffic, Unsupported, World
 
+SAME_STATE_RATIO = 1.5  # of round trips, over launches; states were 2 to 5 times apart
+
 
 def choose(size_bytes: int, ranks: int) -> str:
     """Without a table measured on this machine: fewest steps while latency decides, fewest bytes where bandwidth
@@ -23,13 +25,21 @@ def choose_direct_pull(size_bytes: int, ranks: int) -> str:
 
 
 def picked(picks: Sequence[Pick], case: Case, ranks: int) -> list[Pick]:
-    """What was found best for the nearest size, in each state of the link; none where nothing was."""
+    """What was found best in each state of the link, at the size nearest of those that were searched in it; none where
+    nothing was."""
     asked = case.collective.name, ranks, case.variant
-    found = [pick for pick in picks if (pick.collective, pick.ranks, pick.variant) == asked]
-    if not found or not case.segment_bytes:
-        return []
-    nearest = min((pick.size_bytes for pick in found), key=lambda size: abs(math.log(size / case.segment_bytes)))
-    return [pick for pick in found if pick.size_bytes == nearest]
+    found = [pick for pick in picks if (pick.collective, pick.ranks, pick.variant) == asked and case.segment_bytes]
+    states: list[list[Pick]] = []
+    for pick in sorted(found, key=lambda pick: pick.link_rtt_ns):
+        if not states or not same_state(states[-1][0].link_rtt_ns, pick.link_rtt_ns):
+            states.append([])
+        states[-1].append(pick)
+    return [min(state, key=lambda pick: abs(math.log(pick.size_bytes / case.segment_bytes))) for state in states]
+
+
+def same_state(one_ns: float, other_ns: float) -> bool:
+    """Whether two round trips of a flag, perhaps of two launches, are of one state of the link."""
+    return max(one_ns, other_ns) <= SAME_STATE_RATIO * min(one_ns, other_ns)
 
 
 def built(algorithm: Algorithm, words: str) -> Algorithm:

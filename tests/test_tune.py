@@ -225,6 +225,14 @@ def test_the_nearest_size_of_as_many_ranks_decides():
     assert found(4096, 3) == found(0, 2) == found(4096, 2, "all_gather") == []
 
 
+def test_each_state_has_its_own_nearest_size():
+    """A state that a search has caught at one size only would go without at all others."""
+    picks = [Pick("all_reduce", 2, size, "copied", ns, name) for size, ns, name in
+             ((16384, 100.0, "a"), (1 << 20, 115.0, "b"), (65536, 500.0, "c"))]
+    case = Case(COLLECTIVES["all_reduce"], 1 << 18, DATATYPES["float32"], "sum", 0, 0)
+    assert [(pick.algorithm, pick.link_rtt_ns) for pick in picked(picks, case, 2)] == [("b", 115.0), ("c", 500.0)]
+
+
 @pytest.mark.parametrize(("changed", "sentence"), [
     ({"machine_id": "0" * 12}, "was made on another machine (000000000000, and this is "),
     ({"software_id": "0" * 12}, "was made on another software (000000000000, and this is "),

@@ -36,9 +36,12 @@ class Work:
     chain_calls: int = sweep.CHAIN_CALLS
 
 
-def bound_parts(world: World, algorithm: Algorithm, case: Case) -> dict[str, Any]:
+def bound_parts(world: World, algorithm: Algorithm, case: Case) -> dict[str, Any] | None:
     """What the bound counts; in place nothing has to get from one buffer to another. A CPU's memory is near to all."""
-    traffic = asdict(algorithm.traffic(world.communicator.size, case))
+    found = algorithm.traffic(world.communicator.size, case)
+    if found is None:
+        return None
+    traffic = asdict(found)
     pushes = algorithm.pushes and world.device.name != "cpu"
     return traffic | ({"memory_bytes": 0} if case.in_place else {}) | ({"pushes": True} if pushes else {})
 
@@ -60,7 +63,7 @@ def plan_cases(options: Namespace, bench: Bench, algorithms: Mapping[str, Algori
                 senseless = sweep.reason_against(mode, options.op, work.shape, communicator.size)
                 if mode == "chained" and senseless and options.mode is None:
                     continue  # nobody has asked for it
-                case, is_library = work.case(variant), algorithm.name == "library"
+                case, is_library = work.case(variant), algorithm.name.endswith("library")
                 with nullcontext() if is_library else communicator.together(DeviceError):  # a library's ranks talk here
                     operation = algorithm.bind(bench.world, case)
                 if isinstance(operation, Unsupported) and operation.of_size and not options.algorithm:

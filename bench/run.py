@@ -205,18 +205,19 @@ def measure_all(session: Session, manner: "Manner") -> str | None:
 
 def visits(session: Session, active: list[int], round_: int) -> list[tuple[int, int | None]]:
     """A round's order: sizes as drawn, and within a size its cases and its probe of the link (None) as drawn, so that
-    what is compared stands close in time."""
+    what is compared stands close in time; a size has several groups where subjects say so."""
     seed = session.options.seed
     found: list[tuple[int, int | None]] = []
-    by_size: dict[int, list[int | None]] = {}
+    groups: dict[tuple[int, str], list[int | None]] = {}
     due = [n for n in active if round_ == 0 or (n + round_) % session.subjects[n].every == 0]
     for number in due:
-        by_size.setdefault(session.planned[number].size_bytes, []).append(number)
+        group = session.planned[number].size_bytes, session.subjects[number].group
+        groups.setdefault(group, []).append(number)
     rare = {session.planned[n].size_bytes for n in due if session.subjects[n].every > 1}
     # What has its turn rarely, and takes long, comes last: if time runs out over it, all else has been measured.
-    for size in sorted(sweep.shuffled(list(by_size), f"{seed} {round_}"), key=lambda size: size in rare):
-        probe: list[int | None] = [None] if size in session.links else []
-        found += [(size, number) for number in sweep.shuffled(by_size[size] + probe, f"{seed} {round_} {size}")]
+    for group in sorted(sweep.shuffled(list(groups), f"{seed} {round_}"), key=lambda group: group[0] in rare):
+        size, probe = group[0], list[int | None]([None] if group[0] in session.links else [])
+        found += [(size, number) for number in sweep.shuffled(groups[group] + probe, f"{seed} {round_} {size}")]
     return found
 
 

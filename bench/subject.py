@@ -64,6 +64,7 @@ class Subject:
     from_python: bool = False  # called and stamped by Python, whatever the run's others are
     ranks: tuple[int, ...] = ()  # whose times count, and with whose arrival a time begins; none: everyone's
     movers: tuple[int, ...] = ()
+    group: str = ""  # what has its turns close to each other, of one size
     every: int = 1  # takes part in each so manieth round
     iteration_s: float = 0.0
     warmup: int = 1

@@ -25,6 +25,7 @@ from collectives.operation import (
     Traffic,
     Unsupported,
     World,
+    attached,
     bind_kernel,
     chunk_that_fits,
     copied_or_registered,
@@ -122,11 +123,9 @@ def record_bytes(row_bytes: int, top_k: int) -> int:
 def _with_routing(world: World, case: Case, arguments: Arguments, step_tokens: int = 0) -> list[object]:
     """Makes `arguments` point to the case's tables; what has to be kept."""
     assert isinstance(case, RoutedCase)
-    routing, memory = Routing.from_buffer_copy(case.tables.structure), world.device.private(ctypes.sizeof(Routing))
-    arguments.routing = memory.address
-    routing.ranks, routing.step_tokens = arguments, step_tokens
-    memory.write(np.frombuffer(bytes(routing), np.uint8))
-    return [memory, case.tables]
+    routing = Routing.from_buffer_copy(case.tables.structure)
+    routing.step_tokens = step_tokens
+    return [attached(world, arguments, routing), case.tables]
 
 
 def _bind(direction: str, world: World, case: Case) -> Operation | Unsupported:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from collectives.collective import Collective, Datatype, Shape
 from collectives.communicator import Communicator
 from collectives.peer_buffer import PeerBuffer
@@ -29,7 +31,7 @@ from kernels.device import (
 
 __all__ = ["PHASES", "Algorithm", "Arguments", "Beside", "Build", "Case", "Device", "DeviceError", "Gate", "Memory",
            "Operation", "Pattern", "Plan", "Step", "Traffic", "Transfer", "Unsupported", "Watch", "World",
-           "bind_kernel", "chunk_that_fits", "plain_arguments"]
+           "attached", "bind_kernel", "chunk_that_fits", "plain_arguments"]
 
 
 PACK_BYTES = 64  # of the widest machine
@@ -188,13 +190,14 @@ def copied_or_registered(world: World) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """`bind(world, case)` gives an Operation or Unsupported; `traffic(ranks, case)` what it moves;
+    """`bind(world, case)` gives an Operation or Unsupported; `traffic(ranks, case)` what it moves, None
+    where more is done than to move it;
     `variants(world)` the forms in which it is measured; `pushes` that it stores into its peers' memory."""
 
     name: str
     about: str
     bind: Callable[[World, Case], "Operation | Unsupported"]
-    traffic: Callable[[int, Case], Traffic]
+    traffic: Callable[[int, Case], Traffic | None]
     variants: Callable[[World], tuple[str, ...]] = only_copied
     pushes: bool = False
 
@@ -227,6 +230,15 @@ def bind_kernel(world: World, case: Case, stem: str, entry: str, room_bytes: flo
     blocks = world.device.blocks_for(min(case.segment_bytes, chunk_bytes))
     step = Step(module.kernel(entry, build.threads), arguments, min(blocks, build.blocks or blocks))
     return Operation(step, world.device.caller(step))
+
+
+def attached(world: World, arguments: Arguments, structure: Any) -> Memory:
+    """Puts a structure of a kernel's own, with `arguments` as its `ranks`, into the device's memory, which has to be
+    kept, and makes `arguments` point to it. Raises DeviceError."""
+    memory = world.device.private(ctypes.sizeof(structure))
+    arguments.more, structure.ranks = memory.address, arguments
+    memory.write(np.frombuffer(bytes(structure), np.uint8))
+    return memory
 
 
 def plain_arguments(rank: int, send: int, receive: int, count: int, watch: Watch) -> Arguments:

@@ -19,7 +19,7 @@ DEVICE Slot slot_at(const Arguments& a, const Routing& r, char* at) {
 
 // With REGISTERED, rows stay where they are and are read from there; else they go through the slab.
 template <Direction DIRECTION, bool REGISTERED> DEVICE long dispatch(const Arguments& a, unsigned epoch) {
-  const Routing& r = *a.routing;
+  const Routing& r = routing_of(a);
   const int* counting = number_choices(r);
   const auto give = [&](long reader, long start, long n, char* at) {
     const Slot slot = slot_at(a, r, at);
@@ -57,7 +57,7 @@ template <Direction DIRECTION, bool REGISTERED> DEVICE long dispatch(const Argum
 }
 
 template <Direction DIRECTION> DEVICE void combine(const Arguments& a, unsigned epoch, long step) {
-  const Routing& r = *a.routing;
+  const Routing& r = routing_of(a);
   const long stride = row_stride(a);
   const auto give = [&](long reader, long start, long n, char* slot) {
     tokens_of_block(start, n, r.tokens_of[reader], [&](long t) {
@@ -77,7 +77,7 @@ template <Direction DIRECTION> DEVICE void combine(const Arguments& a, unsigned 
 enum What { DISPATCH, COMBINE, ROUND_TRIP };
 template <What WHAT, Direction DIRECTION, bool REGISTERED> DEVICE void routed(const Arguments& launched) {
   Slowed<> slowed;
-  const Arguments& a = launched.routing->ranks;
+  const Arguments& a = routing_of(launched).ranks;
   const unsigned epoch = enter_launch(a);
   long step = 0;
   if (WHAT != COMBINE) step = dispatch<DIRECTION, REGISTERED>(a, epoch);

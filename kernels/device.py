@@ -5,7 +5,7 @@ The structures here are those of `sync.h`, field for field.
 
 import ctypes
 from collections.abc import Callable, Mapping
-from ctypes import c_char, c_long, c_uint64, c_void_p
+from ctypes import c_char, c_double, c_long, c_uint64, c_void_p
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -57,7 +57,7 @@ class Arguments(ctypes.Structure):
         ("send", c_void_p), ("receive", c_void_p), ("count", c_long), ("chunk_bytes", c_long), ("half_bytes", c_long),
         ("timeout_ns", c_uint64), ("rank", c_long), ("yields", c_long), ("slab", c_void_p * MOST_RANKS),
         ("control", c_void_p * MOST_RANKS), ("watch", c_void_p), ("own", c_void_p), ("sends", c_void_p * MOST_RANKS),
-        ("receives", c_void_p * MOST_RANKS), ("everyone", c_void_p), ("routing", c_void_p)]
+        ("receives", c_void_p * MOST_RANKS), ("everyone", c_void_p), ("more", c_void_p)]
 
 
 class Transfer(ctypes.Structure):
@@ -75,6 +75,20 @@ class Routing(ctypes.Structure):
                                               "step_tokens")),
                 *((name, c_void_p) for name in ("owner", "tokens_of", "choices", "counting", "first", "came", "rows",
                                                 "out", "in_", "record", "arrived", "counts"))]
+
+
+class Norm(ctypes.Structure):
+    """`Norm` of allreduce_rmsnorm.cu: what an all-reduce goes on to, and how many tokens go at a time."""
+
+    _fields_ = [("ranks", Arguments), *((name, c_void_p) for name in ("residual", "residual_out", "weight")),
+                *((name, c_long) for name in ("hidden", "tokens", "step_tokens")), ("epsilon", c_double)]
+
+
+class Gemv(ctypes.Structure):
+    """`Gemv` of gemv_allreduce.cu: a rank's part of a linear layer, and how many rows go at a time."""
+
+    _fields_ = [("ranks", Arguments), *((name, c_void_p) for name in ("weights", "activations", "row_scales")),
+                *((name, c_long) for name in ("hidden", "inner", "copies", "step_rows"))]
 
 
 class Pattern(ctypes.Structure):

@@ -14,6 +14,12 @@
 #ifndef REDOP      // Sum Prod Min Max Avg, as in pack.h
 #define REDOP Sum
 #endif
+#ifndef WEIGHT     // of a matrix: Float16Weights Bfloat16Weights Int8Weights, as in gemv_allreduce.cu
+#define WEIGHT Float16Weights
+#endif
+#ifndef TOKENS     // that a matrix is applied to at once, 1 to 8
+#define TOKENS 1
+#endif
 #ifndef STREAM_SLAB     // 1: stores into the slab go around the caches
 #define STREAM_SLAB 0
 #endif
@@ -45,6 +51,7 @@ typedef unsigned long long u64;
 #if defined(__CUDACC__) || defined(__HIP__)  // ------------------------------------------------------------- both GPUs
 
 #define DEVICE __device__ __forceinline__
+#define SEPARATE DEVICE            // not inlined where calls are cheap
 #define LAUNCHED_WITH(T) const T   // a kernel's one argument: by value
 constexpr int REGISTERS = 4;       // of a pack
 typedef unsigned words;
@@ -87,20 +94,27 @@ template <class To, class From> DEVICE To reinterpret(From from) {
 #define __global__
 #define UP_TO_512_THREADS
 #define DEVICE inline __attribute__((always_inline))
+#define SEPARATE static __attribute__((noinline))
 #define LAUNCHED_WITH(T) const T&  // by reference, so that every kernel is a `void (*)(void*)` for the timed loop
 constexpr int REGISTERS = 1;
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
 #define MOVNTDQ "vmovntdq"
 #define WORDS_IN_ORDER 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+#define EVEN_WORDS 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
+#define ODD_WORDS 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
 #elif defined(__AVX__)
 #define VECTOR_BYTES 32
 #define MOVNTDQ "vmovntdq"
 #define WORDS_IN_ORDER 0, 1, 2, 3, 4, 5, 6, 7
+#define EVEN_WORDS 0, 2, 4, 6, 8, 10, 12, 14
+#define ODD_WORDS 1, 3, 5, 7, 9, 11, 13, 15
 #else
 #define VECTOR_BYTES 16
 #define MOVNTDQ "movntdq"
 #define WORDS_IN_ORDER 0, 1, 2, 3
+#define EVEN_WORDS 0, 2, 4, 6
+#define ODD_WORDS 1, 3, 5, 7
 #endif
 // Not one template over the element: g++ 12 silently drops a vector_size that depends on a template parameter.
 #define VECTOR vector_size(VECTOR_BYTES)
@@ -109,6 +123,13 @@ typedef float floats __attribute__((VECTOR)); typedef double doubles __attribute
 typedef int ints __attribute__((VECTOR)); typedef long long longs __attribute__((VECTOR));
 typedef unsigned any_words __attribute__((VECTOR, aligned(1), may_alias));
 typedef unsigned aligned_words __attribute__((VECTOR, may_alias));
+
+typedef unsigned half_words __attribute__((vector_size(VECTOR_BYTES / 2)));
+typedef unsigned short shorts __attribute__((vector_size(VECTOR_BYTES / 2)));
+typedef signed char chars __attribute__((vector_size(VECTOR_BYTES / 4)));
+struct two_half_words { half_words low, high; };
+struct two_shorts { shorts low, high; };
+struct four_chars { chars of[4]; };
 
 struct pack { words r[REGISTERS]; };
 
@@ -128,6 +149,15 @@ DEVICE void fence_system() { asm volatile("sfence" ::: "memory"); }
 DEVICE void breathe() {}
 DEVICE void fence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 #endif
+#define CONVERT(to, from, constraint, instruction, operands) \
+  to out;                                                    \
+  asm(instruction operands : "=v"(out) : constraint(from));  \
+  return out;
+#if defined(__AVX2__)
+DEVICE ints ints_from_chars(chars c) { CONVERT(ints, c, "vm", "vpmovsxbd", " %1, %0") }  // g++ 12: byte by byte
+#else
+DEVICE ints ints_from_chars(chars c) { return __builtin_convertvector(c, ints); }
+#endif
 #include "platform_cpu.h"
 
 #if defined(__clang__)
@@ -144,14 +174,8 @@ DEVICE void stream_pack(char* buffer, unsigned i, pack x) { ((aligned_words*)buf
 
 #if defined(__F16C__)
 // By hand, because g++ 12 vectorises neither _Float16 nor its conversions; by integers it costs 2.6 to 4 times as much.
-typedef unsigned half_words __attribute__((vector_size(VECTOR_BYTES / 2)));
-struct two_half_words { half_words low, high; };
-#define CONVERT(to, from, instruction, operands) \
-  to out;                                        \
-  asm(instruction operands : "=v"(out) : "v"(from)); \
-  return out;
-DEVICE floats floats_from_halves(half_words h) { CONVERT(floats, h, "vcvtph2ps", " %1, %0") }
-DEVICE half_words halves_from_floats(floats f) { CONVERT(half_words, f, "vcvtps2ph", " $0, %1, %0") }
+DEVICE floats floats_from_halves(half_words h) { CONVERT(floats, h, "vm", "vcvtph2ps", " %1, %0") }
+DEVICE half_words halves_from_floats(floats f) { CONVERT(half_words, f, "v", "vcvtps2ph", " $0, %1, %0") }
 DEVICE floats low_halves(words w) { return floats_from_halves(reinterpret<two_half_words>(w).low); }
 DEVICE floats high_halves(words w) { return floats_from_halves(reinterpret<two_half_words>(w).high); }
 // Through memory it would be two stores and a load of both, which no store can be forwarded to: 1.2 to 1.5 times the time
@@ -160,20 +184,7 @@ DEVICE words halves(floats low, floats high) {
   return __builtin_shufflevector(halves_from_floats(low), halves_from_floats(high), WORDS_IN_ORDER);
 }
 #else
-// Lane by lane: slow, and right wherever the compiler knows the type.
-DEVICE floats low_halves(words w) {
-  floats f;
-  for (unsigned i = 0; i < sizeof w / 4; ++i) f[i] = (float)reinterpret<_Float16>((unsigned short)w[i]);
-  return f;
-}
-DEVICE floats high_halves(words w) { return low_halves(w >> 16); }
-DEVICE words halves(floats low, floats high) {
-  words w;
-  for (unsigned i = 0; i < sizeof w / 4; ++i)
-    w[i] = reinterpret<unsigned short>((_Float16)low[i]) |
-           (unsigned)reinterpret<unsigned short>((_Float16)high[i]) << 16;
-  return w;
-}
+#include "platform_without_f16c.h"
 #endif
 
 #endif

@@ -37,5 +37,56 @@ DEVICE words rounded_to_bfloat16(floats f) {  // in the upper half; as in platfo
   const words w = reinterpret<words>(f);
   return f != f ? w | 0x00400000u : w + 0x7fffu + (w >> 16 & 1u);
 }
+// Elements of a register in the order of memory.
+DEVICE void widen_bfloat16s(words w, floats* to) {
+  const two_shorts h = reinterpret<two_shorts>(w);
+  to[0] = reinterpret<floats>(__builtin_convertvector(h.low, words) << 16);
+  to[1] = reinterpret<floats>(__builtin_convertvector(h.high, words) << 16);
+}
+DEVICE void widen_chars(words w, floats* to) {
+  const four_chars q = reinterpret<four_chars>(w);
+  for (int i = 0; i < 4; ++i) to[i] = __builtin_convertvector(ints_from_chars(q.of[i]), floats);
+}
+DEVICE floats low_halves(words w);  // by what platform.h finds
+DEVICE floats high_halves(words w);
+DEVICE words halves(floats low, floats high);
+DEVICE void widen_halves(words w, floats* to) { to[0] = low_halves(w), to[1] = high_halves(w); }
+// A pack of fp32 as 16-bit elements: half a pack.
+DEVICE void store_halves(char* at, pack p) {
+  const floats f = reinterpret<floats>(p.r[0]);
+  const words w = halves(f, f);
+  copy_bits(at, &w, sizeof w / 2);
+}
+DEVICE void store_bfloat16s(char* at, pack p) {
+  const shorts h = __builtin_convertvector(rounded_to_bfloat16(reinterpret<floats>(p.r[0])) >> 16, shorts);
+  copy_bits(at, &h, sizeof h);
+}
+DEVICE void load_half_pack(const char* at, words* w) {
+  *w = words{};
+  copy_bits(w, at, sizeof *w / 2);
+}
+
+// A subgroup is what adds up across lanes without a barrier: here a vector.
+DEVICE int lane() { return 0; }
+DEVICE int lanes() { return 1; }
+DEVICE int subgroup() { return 0; }
+DEVICE int subgroups() { return 1; }
+// The sums of each row's lanes, as many rows as a pack has fp32: neighbours are added until one vector is left.
+DEVICE pack sums_over_lanes(floats (&rows)[VECTOR_BYTES / 4]) {
+  for (int n = VECTOR_BYTES / 8; n > 0; n /= 2)
+    for (int i = 0; i < n; ++i)
+      rows[i] = __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], EVEN_WORDS) +
+                __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], ODD_WORDS);
+  return {{reinterpret<words>(rows[0])}};
+}
+DEVICE float sum_over_block(floats f) {
+  floats rows[VECTOR_BYTES / 4] = {f};
+  return reinterpret<floats>(sums_over_lanes(rows).r[0])[0];
+}
+DEVICE float square_root(float x) { return __builtin_sqrtf(x); }
+DEVICE void prefetch(const char* p) { __builtin_prefetch(p); }
+// A release store orders all earlier stores but those that go around the caches. The fence would be in order too, and
+// let a launch that computes on stand until its last store has reached the peer: 0.1 to 0.5 us at each flag.
+DEVICE void fence_stores_system() { if (STREAM_SLAB || STREAM_RECEIVE) fence_system(); }
 // A stream of stores is in order for whoever made it, and for others only after this.
 DEVICE void fence_streams() { fence_system(); }

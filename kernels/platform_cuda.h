@@ -63,3 +63,8 @@ DEVICE unsigned short half_from_float(float f) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
   return h;
 }
+constexpr int MOST_SUBGROUPS = 16;
+DEVICE int wave() { return 32; }
+DEVICE float of_lane_xor(float x, int away) { return __shfl_xor_sync(~0u, x, away); }
+DEVICE float square_root(float x) { return sqrtf(x); }
+DEVICE void prefetch(const char*) {}

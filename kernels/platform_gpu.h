@@ -10,6 +10,7 @@ DEVICE void yield() {}
 DEVICE bool is_aligned(const char* p) { return ((u64)p & 15) == 0; }
 DEVICE bool may_stream(const char* p) { return is_aligned(p); }
 constexpr unsigned PAGE_PACKS = 0;
+DEVICE void fence_stores_system() { fence_system(); }
 DEVICE void fence_streams() {}  // the end of a kernel is one
 DEVICE pack load_aligned_pack(const char* buffer, unsigned i) { return load_16_bytes(buffer + i * 16); }
 DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x) { store_16_bytes(buffer + i * 16, x); }
@@ -48,3 +49,53 @@ DEVICE words rounded_to_bfloat16(floats f) {
 DEVICE floats low_halves(words w) { return float_from_half((unsigned short)w); }
 DEVICE floats high_halves(words w) { return float_from_half((unsigned short)(w >> 16)); }
 DEVICE words halves(floats low, floats high) { return half_from_float(low) | (unsigned)half_from_float(high) << 16; }
+// Elements of a register in the order of memory.
+DEVICE void widen_halves(words w, floats* to) { to[0] = low_halves(w), to[1] = high_halves(w); }
+DEVICE void widen_bfloat16s(words w, floats* to) {
+  to[0] = reinterpret<floats>(w << 16), to[1] = reinterpret<floats>(w & 0xffff0000u);
+}
+DEVICE void widen_chars(words w, floats* to) {
+  for (int i = 0; i < 4; ++i) to[i] = (float)(signed char)(w >> 8 * i);
+}
+// A pack of fp32 as 16-bit elements: half a pack.
+DEVICE void store_halves(char* at, pack p) {
+  for (int i = 0; i < 2; ++i)
+    ((volatile unsigned*)at)[i] = halves(reinterpret<floats>(p.r[2 * i]), reinterpret<floats>(p.r[2 * i + 1]));
+}
+DEVICE void store_bfloat16s(char* at, pack p) {
+  for (int i = 0; i < 2; ++i)
+    ((volatile unsigned*)at)[i] = rounded_to_bfloat16(reinterpret<floats>(p.r[2 * i])) >> 16 |
+                                  (rounded_to_bfloat16(reinterpret<floats>(p.r[2 * i + 1])) & 0xffff0000u);
+}
+DEVICE void load_half_pack(const char* at, words* w) {
+  for (int i = 0; i < 2; ++i) w[i] = ((const volatile unsigned*)at)[i];
+}
+
+// A subgroup is what adds up across lanes without a barrier: a warp, a wave, or a block that is smaller.
+DEVICE int lanes() { return threads_in_block() < wave() ? threads_in_block() : wave(); }
+DEVICE int lane() { return thread_in_block() % lanes(); }
+DEVICE int subgroup() { return thread_in_block() / lanes(); }
+DEVICE int subgroups() { return threads_in_block() / lanes(); }
+// The sums of each row's lanes, in all lanes; rows beside each other, since a lane's word takes its time.
+template <int N> DEVICE void add_over_lanes(floats (&rows)[N]) {
+  for (int away = lanes() / 2; away > 0; away /= 2)
+    for (int i = 0; i < N; ++i) rows[i] += of_lane_xor(rows[i], away);
+}
+DEVICE pack sums_over_lanes(floats (&rows)[REGISTERS]) {
+  add_over_lanes(rows);
+  pack p;
+  for (int i = 0; i < REGISTERS; ++i) p.r[i] = reinterpret<words>(rows[i]);
+  return p;
+}
+// The same in all threads, and in every rank's block of as many: subgroups are added in their order.
+DEVICE float sum_over_block(float of_thread) {
+  __shared__ float of_subgroups[MOST_SUBGROUPS];
+  float sum[1] = {of_thread};
+  add_over_lanes(sum);
+  block_barrier();  // what is there from the last sum has been read
+  if (lane() == 0) of_subgroups[subgroup()] = sum[0];
+  block_barrier();
+  float x = of_subgroups[0];
+  for (int i = 1; i < subgroups(); ++i) x += of_subgroups[i];
+  return x;
+}

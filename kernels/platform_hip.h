@@ -69,3 +69,11 @@ DEVICE void stream_16_bytes(void* p, pack x) {
 }
 DEVICE float float_from_half(unsigned short h) { return (float)reinterpret<_Float16>(h); }
 DEVICE unsigned short half_from_float(float f) { return reinterpret<unsigned short>((_Float16)f); }
+constexpr int MOST_SUBGROUPS = 16;
+DEVICE int wave() { return __builtin_amdgcn_wavefrontsize(); }
+DEVICE float of_lane_xor(float x, int away) {
+  const int from = (thread_in_block() % wave()) ^ away;
+  return reinterpret<float>(__builtin_amdgcn_ds_bpermute(from << 2, reinterpret<int>(x)));
+}
+DEVICE float square_root(float x) { return __builtin_sqrtf(x); }
+DEVICE void prefetch(const char*) {}

@@ -18,7 +18,7 @@ DEVICE void records(const Arguments& a, const Routing& r, char* all, const int* 
 
 extern "C" __global__ UP_TO_512_THREADS void pack_tokens(LAUNCHED_WITH(Arguments) launched) {
   const Arguments& a = of_this_rank(launched);
-  const Routing& r = *a.routing;
+  const Routing& r = routing_of(a);
   const int* counting = number_choices(r);
   int* counts = r.counts + a.rank * r.experts;
   for (long e = thread_in_block(); e < r.experts; e += threads_in_block()) counts[e] = counting[e];
@@ -32,7 +32,7 @@ extern "C" __global__ UP_TO_512_THREADS void pack_tokens(LAUNCHED_WITH(Arguments
 
 extern "C" __global__ UP_TO_512_THREADS void unpack_tokens(LAUNCHED_WITH(Arguments) launched) {
   const Arguments& a = of_this_rank(launched);
-  const Routing& r = *a.routing;
+  const Routing& r = routing_of(a);
   place_ranks(a, r, [&](long s) { return r.counts + s * r.experts; });
   tokens_of_block(0, r.tokens, r.tokens, [&](long t) {
     accept(a, r, a.rank, t, choices_of(r, r.choices, t), own_row(a, t));
@@ -45,7 +45,7 @@ extern "C" __global__ UP_TO_512_THREADS void unpack_tokens(LAUNCHED_WITH(Argumen
 // The parts of a sum go back in the records that the tokens came in.
 extern "C" __global__ UP_TO_512_THREADS void pack_parts(LAUNCHED_WITH(Arguments) launched) {
   const Arguments& a = of_this_rank(launched);
-  const Routing& r = *a.routing;
+  const Routing& r = routing_of(a);
   records(a, r, r.in, r.arrived, [&](long s, long t, char* record) {
     weigh(a, r, Output{record}, [&](auto term) { terms_here(a, r, s, t, term); });
   });
@@ -53,7 +53,7 @@ extern "C" __global__ UP_TO_512_THREADS void pack_parts(LAUNCHED_WITH(Arguments)
 
 extern "C" __global__ UP_TO_512_THREADS void unpack_parts(LAUNCHED_WITH(Arguments) launched) {
   const Arguments& a = of_this_rank(launched);
-  const Routing& r = *a.routing;
+  const Routing& r = routing_of(a);
   tokens_of_block(0, r.tokens, r.tokens, [&](long t) {
     const auto part_of = [&](long d) { return r.out + r.record[d * r.most_tokens + t] * record_bytes(a, r); };
     weigh(a, r, Output{a.receive + t * row_bytes(a)}, [&](auto term) { terms_of(a, r, t, part_of, term); });

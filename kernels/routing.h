@@ -24,6 +24,7 @@ struct Routing {
   int* counts;               // [WORLD][experts]: how many choices of a rank fell on an expert
 };
 
+DEVICE const Routing& routing_of(const Arguments& a) { return *(const Routing*)a.more; }
 DEVICE long row_bytes(const Arguments& a) { return a.count * ELEMENT_BYTES; }
 DEVICE long row_stride(const Arguments& a) { return (row_bytes(a) + 63) / 64 * 64; }
 DEVICE const char* own_row(const Arguments& a, long token) { return a.send + token * row_bytes(a); }

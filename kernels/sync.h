@@ -53,7 +53,7 @@ struct Arguments {
   const char* sends[MOST_RANKS]; // every rank's send and receive buffer, as mapped here, where they are registered
   char* receives[MOST_RANKS];
   const Arguments* everyone;     // with RANKS_IN_ONE_LAUNCH: every rank's arguments
-  const struct Routing* routing; // of a routed all-to-all: routing.h
+  const void* more;              // what a kernel takes besides: Routing, Norm, Gemv
 };
 
 // What this block is to act on.
@@ -95,7 +95,7 @@ DEVICE void await_acquire_system(const Arguments& a, const u64* flag, u64 wanted
 // overtake a store of its own that goes around the caches, or of another thread, and the peer sums what was there
 // before. Without the block barrier it can be set while another thread has yet to store.
 DEVICE void signal(const Arguments& a, unsigned peers, u64 reached_stamp) {
-  if (!WITHOUT_FENCE_SYSTEM) fence_system();
+  if (!WITHOUT_FENCE_SYSTEM) fence_stores_system();
   block_barrier();
   for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
     if (peers >> p & 1) store_release_system(&of_thread(a.control, p)->flags[block()][a.rank].value, reached_stamp);

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reports.exposed import costs_in, set_exposed
 from reports.schema import Block, Case, LinkBlock, Planned, Range, Run, State, Summary
 from reports.stats import autocorrelation, link_states, median_interval
 
@@ -126,9 +127,11 @@ def build_cases(run: Run, blocks: Sequence[Block], link_blocks: Sequence[LinkBlo
         by_case.setdefault(block.case, []).append((block, state))
     rho = autocorrelation([[block.time_us for block, state in seen if state == states.longest and block.time_us > 0]
                            for seen in by_case.values()])
-    return [_build_case(number, planned, run, by_case.get(number, []), states, link_blocks,
-                        None if samples is None else samples.get(number), unmeasured, rho)
-            for number, planned in enumerate(run.cases)]
+    cases = [_build_case(number, planned, run, by_case.get(number, []), states, link_blocks,
+                         None if samples is None else samples.get(number), unmeasured, rho)
+             for number, planned in enumerate(run.cases)]
+    set_exposed(cases, costs_in(blocks, states.of_block, states.longest))
+    return cases
 
 
 def _build_case(number: int, planned: Planned, run: Run, seen: list[tuple[Block, int | None]], states: LinkStates,
@@ -172,6 +175,8 @@ def _build_case(number: int, planned: Planned, run: Run, seen: list[tuple[Block,
         case.status, case.reason = "wrong", f"{case.n_wrong} elements were wrong"
         return case
     assert case.time_us
+    if planned.collective not in BUS_FACTORS:
+        return case  # more is done than to move data
     if late_us(planned.shape):
         return case  # its time begins when the others have moved their data: no bandwidth, and no bound
     case.alg_bw_gb_s = planned.size_bytes / case.time_us.median / 1e3 if case.time_us.median > 0 else None

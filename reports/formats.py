@@ -16,7 +16,8 @@ from reports.case import case_bus_factor
 from reports.schema import Case, Range, Record, Result, Summary, to_dict
 from reports.sentences import shape_text
 
-SUMMARIES = ("time_us", "consume_us", "total_us", "arrival_skew_us", "chain_only_us", "matmul_gflop_s",
+SUMMARIES = ("time_us", "consume_us", "total_us", "arrival_skew_us", "chain_only_us", "compute_us", "exposed_us",
+             "matmul_gflop_s",
              "matmul_alone_gflop_s")
 NCCL_TYPES = {"float16": "half", "bfloat16": "bfloat16", "float32": "float", "float64": "double"}
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from reports import exposed
 from reports.case import LinkStates, beside, late_us
 from reports.schema import Case, Result
 from reports.stats import Interval, autocorrelation, ratio_interval
@@ -99,12 +100,7 @@ def shown_cases(result: Result, view: View) -> list[Case]:
 
 def costs_in(result: Result, states: LinkStates, state: int | None) -> Costs:
     """The cost of every block that was in `state`; None stands for the mixed ones."""
-    costs: Costs = {}
-    for block, its in zip(result.blocks, states.of_block, strict=True):
-        if its == state:
-            total_us = block.time_us if block.total_us is None else block.total_us
-            costs.setdefault(block.case, {})[block.round] = total_us
-    return costs
+    return exposed.costs_in(result.blocks, states.of_block, state)
 
 
 Key = tuple[int, str | None]  # what makes a row: a size, and a skew where there is one

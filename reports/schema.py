@@ -174,7 +174,9 @@ class State(Record, kw_only=True):
 class Case(Record, kw_only=True, tag="case", tag_field="kind"):
     """What was found for a case. `state` says which blocks the figures are over: `run` (the state of the link that the
     run held longest), `own` (the case was never seen in that one: its own longest) or `mixed` (the link settled in none
-    of its blocks, or never over the run: all of them). `bound_parts_us` are the terms of `bound_us` by name."""
+    of its blocks, or never over the run: all of them). `bound_parts_us` are the terms of `bound_us` by name. Of compute
+    and communication together `compute_us` is the compute alone, and `exposed_us` what is left of `total_us` without
+    it, round by round."""
 
     case: int
     collective: str
@@ -195,6 +197,8 @@ class Case(Record, kw_only=True, tag="case", tag_field="kind"):
     total_us: Summary | None = None
     arrival_skew_us: Summary | None = None
     chain_only_us: Summary | None = None
+    compute_us: Summary | None = None
+    exposed_us: Summary | None = None
     matmul_gflop_s: Summary | None = None
     matmul_alone_gflop_s: Summary | None = None
     link_rtt_ns: Range | None = None

@@ -1,0 +1,280 @@
+"""What the fused benchmarks have in common: their command lines, their data, and their cases: the compute alone, the
+same and then a collective, and both in one launch."""
+
+import argparse
+import re
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from functools import partial
+
+import numpy as np
+
+from bench import cli, verify
+from bench.measure import Bench
+from bench.plan import Prepared, Work, plan_cases
+from bench.run import Manner, Session
+from bench.subject import Subject, nothing, on_device, pattern_of
+from collectives import library
+from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES, Array, Datatype
+from collectives.communicator import Disagreement, launched_rank
+from collectives.fused import COLLECTIVE, EPSILON, FUSED, WEIGHTS, GemvCase, NormCase
+from collectives.models import LAYERS, MODELS
+from collectives.operation import Case, DeviceError, Memory, Operation, Step, Unsupported, plain_arguments
+from reports.result import Planned
+
+CPU_SCALE = 1 / 64  # of a layer's columns, where a CPU has to do what a GPU would
+WEIGHT_BYTES = 256 << 20  # of copies of a matrix: more than any last-level cache keeps
+FITTING_ROUNDS, MOST_ROUNDS = 32, 40
+MOST_TOKENS = 4096
+MOST_BATCH = 8
+NORM_WEIGHT = 1.5
+SUMMED = 8.0  # what residuals and sums add up to, or its negative: then the mean of squares is the same everywhere
+
+
+def parser(command: str, about: str) -> cli.Parser:
+    """The parser of `python -m bench.<command>`, without what is the command's own."""
+    return cli.parser_of_ranks(
+        command, about,
+        f"example:\n  mpirun -n 2 python -m bench.{command} --model llama-3.1-8b\n\nexit status:\n  0 fine; 1 a result "
+        "was wrong or a rank was lost; 2 the command line;\n  3 this machine cannot run that; 130 interrupted, what was "
+        "measured is kept")
+
+
+def scale(text: str) -> Fraction:
+    """`1`, `1/64` or `0.25`."""
+    if not re.fullmatch(r"\d{1,9}(/[1-9]\d{0,8}|\.\d{1,9})?", text) or not 0 < Fraction(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a fraction such as 1/64, above 0 and at most 1")
+    return Fraction(text)
+
+
+def model_options(what: cli.Add, scaled: bool) -> None:
+    """Which model's layers."""
+    what("--model", type=partial(cli.one_of, "model", list(MODELS)), default="llama-3.1-70b", metavar="NAME",
+         help=f"{', '.join(list(MODELS)[:-1])} or {list(MODELS)[-1]} (llama-3.1-70b)")
+    if scaled:
+        what("--scale", type=scale, default=None, metavar="N",
+             help="shrinks the matrices' columns, and no message (1/64 on a CPU, 1 on a GPU)")
+
+
+def wire_option(what: cli.Add) -> None:
+    floats = [name for name, datatype in DATATYPES.items() if datatype.is_float and name != "float64"]
+    what("-d", "--datatype", type=partial(cli.one_of, "datatype", floats, aliases=DATATYPE_ALIASES), default="float32",
+         metavar="TYPE", help="on the wire: float, half or bfloat16 (float)")
+
+
+def weights_option(what: cli.Add) -> None:
+    what("--weights", type=partial(cli.one_of, "type of weights", list(WEIGHTS), aliases=DATATYPE_ALIASES),
+         default="float16", metavar="TYPE", help="half, bfloat16 or int8 with a scale a row (half)")
+
+
+def counts_option(what: cli.Add, most: int, default: str, text: str) -> None:
+    what("--tokens", type=partial(cli.comma_separated, partial(cli.whole, 1, most=most)), metavar="A,B",
+         default=[int(n) for n in default.split(",")], help=f"{text} ({default})")
+
+
+def algorithms_option(what: cli.Add, command: str) -> None:
+    forms = FUSED[command]
+    what("--algorithm", type=partial(cli.comma_separated, partial(cli.algorithm, forms)), default=None, metavar="A,B",
+         help="fused, then_library and then_ALGORITHM beside compute (all that suit the size)")
+
+
+def finish(p: cli.Parser, command: str, argv: Sequence[str] | None) -> Namespace:
+    """Adds how every benchmark runs, and parses; or ends the process with status 2 and one sentence."""
+    how, where = (p.add_argument_group(title).add_argument for title in ("how", "output"))
+    how("-G", "--cudagraph", type=partial(cli.whole, 0), default=0, metavar="N",
+        help="launch from a graph, GPUs only (0)")
+    cli.run_options(how)
+    where("--format", choices=("table", "csv"), default="table", metavar="FORMAT", help="table or csv (table)")
+    where("--long", action="store_true", help="a table row for each form and variant")
+    cli.lean_option(where)
+    cli.output_options(where)
+    p.set_defaults(beside=None, slowed_percent=None, list=False, check=1, warmup_iters=None, dispatch="native", iters=0,
+                   output_file=None, mpi_thread_level=None, tuned="none", op="sum", mode="isolated")
+    options = p.parse_args(argv)
+    if launched_rank() is None:
+        p.error(f"this is one process, and a collective needs ranks: mpirun -n 2 python -m bench.{command}")
+    return options
+
+
+def mapped(bench: Bench) -> None:
+    """Raises Disagreement where a fused kernel has no peers' memory to store into."""
+    if isinstance(bench.world.peers, Unsupported):
+        raise Disagreement(f"a fused kernel needs its peers' memory, and {bench.world.peers.reason}")
+
+
+def scale_of(options: Namespace, bench: Bench) -> Fraction:
+    """What was asked for, or what the device can do."""
+    return options.scale or (Fraction(CPU_SCALE) if bench.world.device.name == "cpu" else Fraction(1))
+
+
+def forms_for(command: str, options: Namespace, sizes: Iterable[int]) -> None:
+    """Makes `options.algorithm` say, for each size, which forms are measured: what was asked for, and the compute
+    alone; else all but those that nobody would take at that size."""
+    def wanted(size_bytes: int) -> list[str]:
+        long = ("ring", "two_shot") if size_bytes < 256 << 10 else ("one_shot_ll", "one_shot_push", "ring")
+        return ["compute", *(options.algorithm or [name for name in FUSED[command]
+                                                   if name.removeprefix("then_") not in long])]
+
+    options.algorithm = {size: list(dict.fromkeys(wanted(size))) for size in sizes}
+
+
+def tables_of_norm(datatype: Datatype, ranks: int, seed: int) -> tuple[Array, Array, Array]:
+    """One period, decoded, of each rank's part, (ranks, 31); of the residual; of what they add up to, which is a number
+    or its negative."""
+    parts = verify.sent(COLLECTIVES["all_reduce"], datatype, "sum", ranks, seed)[:, 0]
+    summed = SUMMED * np.random.default_rng(seed).choice([-1.0, 1.0], verify.PERIOD)
+    return parts, summed - parts.sum(axis=0), summed
+
+
+def normed(values: Array) -> Array:
+    """The RMS norm of a row of these values, all alike in size, as the kernel computes it in fp32."""
+    one = np.float32(1)
+    factor = one / np.sqrt(np.float32(SUMMED * SUMMED) + np.float32(EPSILON))
+    return np.asarray(values.astype(np.float32) * factor * np.float32(NORM_WEIGHT))
+
+
+def prepare_norm(options: Namespace, bench: Bench) -> Prepared:
+    """The cases of allreduce_rmsnorm."""
+    mapped(bench)
+    world, datatype, hidden = bench.world, DATATYPES[options.datatype], options.hidden
+    rank, ranks = world.communicator.rank, world.communicator.size
+    size = max(options.tokens) * hidden * datatype.size_bytes
+    with world.communicator.together(DeviceError, MemoryError):
+        send, receive, summed = (library.allocate(world, n * size) for n in (2, 2, 1))
+        weight = on_device(world, datatype.encode(np.full(hidden, NORM_WEIGHT)))
+    parts, residual, total = tables_of_norm(datatype, ranks, options.seed)
+    tables = [datatype.encode(np.stack(two)) for two in ((parts[rank], residual), (normed(total), total))]
+    keep = [send, receive, summed, weight]
+
+    def works() -> Iterable[Work]:
+        for tokens in options.tokens:
+            count = tokens * hidden
+            size = count * datatype.size_bytes
+            shape = {"model": options.model, "tokens": tokens, "hidden": hidden}
+            shape = {name: said for name, said in shape.items() if said}
+
+            def case(variant: str, count: int = count, size: int = size, shape: dict[str, object] = shape) -> Case:
+                return NormCase(COLLECTIVE["allreduce_rmsnorm"], count, datatype, "sum", send.address, receive.address,
+                                variant=variant, shape=shape, hidden=hidden, residual=send.address + size,
+                                residual_out=receive.address + size, weight=weight.address, summed=summed.address)
+
+            sides = (send.address, 2, size), (receive.address, 2, size)
+            yield Work(shape, size, count, case, partial(subject, bench, sides, tables, keep))
+
+    forms_for("allreduce_rmsnorm", options, [n * hidden * datatype.size_bytes for n in options.tokens])
+    return *plan_cases(options, bench, FUSED["allreduce_rmsnorm"], works()), {}
+
+
+def signs(inner: int) -> Array:
+    """By which each period of a row is multiplied, so that all that add up come to one period or two."""
+    periods = inner // verify.PERIOD
+    found = np.where(np.arange(periods) % 2, -1.0, 1.0)
+    if periods % 2 == 0:
+        found[-1] = 1.0
+    return found
+
+
+def matrix(hidden: int, inner: int, rank: int, seed: int) -> tuple[Array, Array]:
+    """A rank's weights, (hidden, inner), each row the one before shifted by one, with a period of 31 that is +1 and -1;
+    and that period. What no whole period fills is 0. Then what comes out is a row's number and the iteration's, added,
+    in a table with the same period."""
+    period = np.random.default_rng([seed, rank]).choice([-1.0, 1.0], verify.PERIOD)
+    shifted = np.stack([np.roll(period, shift) for shift in range(verify.PERIOD)])
+    row = np.zeros((verify.PERIOD, inner))
+    filled = len(signs(inner)) * verify.PERIOD
+    row[:, :filled] = np.tile(shifted, filled // verify.PERIOD) * np.repeat(signs(inner), verify.PERIOD)
+    return row[np.arange(hidden) % verify.PERIOD], period
+
+
+def products(period: Array, inner: int, activations: Array) -> Array:
+    """One period of what a rank's matrix makes of each token's activations, (tokens, 31)."""
+    shifts = (np.arange(verify.PERIOD)[:, None] + np.arange(verify.PERIOD)) % verify.PERIOD
+    return np.asarray(signs(inner).sum() * (activations[:, shifts] @ period))
+
+
+def encoded_weights(weights: Array, weight_type: str) -> Array:
+    """Weights as they are stored."""
+    return weights.astype(np.int8) if weight_type == "int8" else DATATYPES[weight_type].encode(weights)
+
+
+ROW_SCALE = 0.5  # of int8 weights: exact in every type
+
+
+def prepare_gemv(options: Namespace, bench: Bench) -> Prepared:
+    """The cases of gemv_allreduce."""
+    mapped(bench)
+    world, datatype, model = bench.world, DATATYPES[options.datatype], MODELS[options.model]
+    rank, ranks, factor = world.communicator.rank, world.communicator.size, scale_of(options, bench)
+    hidden, most = model.hidden, max(options.tokens) * model.hidden * datatype.size_bytes
+    inner = {layer: model.inner(layer, ranks, float(factor)) for layer in LAYERS}
+    row_scale = ROW_SCALE if options.weights == "int8" else 1.0
+    with world.communicator.together(DeviceError, MemoryError):
+        send, receive = (library.allocate(world, most) for _ in range(2))
+        scales = on_device(world, np.full(hidden, row_scale, np.float32))
+        activations = world.device.private(max(options.tokens) * max(inner.values()) * datatype.size_bytes)
+    keep: list[Memory] = [send, receive, scales, activations]
+
+    def works() -> Iterable[Work]:
+        for layer, columns in inner.items():
+            values, _ = matrix(hidden, columns, rank, options.seed)
+            stored = encoded_weights(values, options.weights)
+            copies = 1 if world.device.name == "cpu" else max(1, WEIGHT_BYTES // stored.nbytes)
+            with world.communicator.together(DeviceError, MemoryError):
+                weights = world.device.private(copies * stored.nbytes)
+                for copy in range(copies):
+                    weights.write(stored, copy * stored.nbytes)
+            for tokens in options.tokens:
+                count = tokens * hidden
+                drawn = np.random.default_rng([options.seed, tokens]).integers(1, 4, (ranks, tokens, verify.PERIOD))
+                each = [products(matrix(1, columns, r, options.seed)[1], columns, drawn[r].astype(float)) * row_scale
+                        for r in range(ranks)]
+                tables = [datatype.encode(drawn[rank].astype(float)), datatype.encode(np.sum(each, axis=0))]
+                shape = {"model": options.model, "layer": layer, "tokens": tokens, "hidden": hidden, "inner": columns,
+                         "weights": options.weights, "scale": str(factor)}
+
+                def case(variant: str, count: int = count, tokens: int = tokens, columns: int = columns,
+                         shape: dict[str, object] = shape, weights: Memory = weights, copies: int = copies) -> Case:
+                    return GemvCase(COLLECTIVE["gemv_allreduce"], count, datatype, "sum", send.address,
+                                    receive.address, variant=variant, shape=shape, hidden=hidden, inner=columns,
+                                    tokens=tokens, weight_type=options.weights, weights=weights.address,
+                                    row_scales=scales.address, activations=activations.address, copies=copies)
+
+                sides = ((activations.address, tokens, columns * datatype.size_bytes),
+                         (receive.address, tokens, hidden * datatype.size_bytes))
+                kept = [*keep, weights]
+                yield Work(shape, count * datatype.size_bytes, count, case, partial(subject, bench, sides, tables, kept))
+
+    forms_for("gemv_allreduce", options, [n * hidden * datatype.size_bytes for n in options.tokens])
+    return *plan_cases(options, bench, FUSED["gemv_allreduce"], works()), {}
+
+
+Side = tuple[int, int, int]  # of a buffer: its address, its segments, and the bytes of each
+
+
+def subject(bench: Bench, sides: tuple[Side, Side], tables: Sequence[Array], keep: Sequence[Memory], number: int,
+            planned: Planned, case: Case, operation: Operation) -> Subject:
+    """Writes what goes in, as the layer before would; then the operation; then what comes out is read, and checked. The
+    compute alone, which sums nothing, is not checked."""
+    world, watch, datatype = bench.world, bench.flight.watch, case.datatype
+    device, (sent, right) = world.device, (on_device(world, verify.repeated(table)) for table in tables)
+    wrong, loop = device.private(8), device.compile("timed_loop", {})
+    into, out = (pattern_of(datatype, *side, memory, wrong, watch)
+                 for side, memory in zip(sides, (sent, right), strict=True))
+    _, segments, segment_bytes = sides[1]
+    reading = plain_arguments(world.communicator.rank, case.send, case.receive,
+                              segments * segment_bytes // datatype.size_bytes, watch)
+    read = device.compile("link_probe", {"WORLD": str(world.communicator.size), "ELEMENT": datatype.element})
+    blocks, alone = device.blocks_for(segments * segment_bytes), planned.algorithm == "compute"
+    check = nothing(world, watch) if alone else Step(loop.kernel("count_wrong"), out, blocks)
+    return Subject(number, f"{planned.algorithm} {planned.size_bytes} B", Step(loop.kernel("write_pattern"), into, blocks),
+                   operation, Step(read.kernel("read_own"), reading, blocks), check, wrong=None if alone else wrong,
+                   group=str(planned.shape), keep=[sent, right, *keep])
+
+
+def go_on(session: Session, active: list[int], rounds: int) -> list[int]:
+    """All have as many rounds as fit: a difference of two needs more of them than either."""
+    return active if rounds < MOST_ROUNDS else []
+
+
+MANNER = Manner(FITTING_ROUNDS, 12, go_on)

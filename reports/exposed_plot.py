@@ -1,0 +1,51 @@
+"""A run of compute and communication together as a picture: what each form exposes, a panel for each shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reports.case import find_states
+from reports.exposed import COMPUTE, FUSED, LIBRARY, costs_in, difference, forms, interval_text, shapes
+from reports.exposed_table import title
+from reports.figure import figure
+from reports.result import ResultError
+from reports.schema import Result
+from reports.sentences import machine, number
+
+COLOURS = {LIBRARY: "black", FUSED: "#D55E00"}  # of Okabe and Ito's palette; ours one after the other is blue
+
+
+def draw(result: Result, path: Path) -> None:
+    """Exposed communication in microseconds with its intervals, into an .svg or .png file. Raises ResultError for a run
+    with nothing to draw, or a file that cannot be written."""
+    states = find_states(result.blocks)
+    costs = costs_in(result.blocks, states.of_block, states.longest)
+    panels = []
+    for cases in shapes(result):
+        found = forms(cases, costs)
+        alone = next((form for form in found if form.case.algorithm == COMPUTE), None)
+        if alone and len(found) > 1:
+            panels.append((cases[0], alone, [form for form in found if form is not alone]))
+    if not panels:
+        raise ResultError(f"{result.path} has no measured case to draw")
+    with figure(path, len(panels), 1, (9, 1.1 + 1.5 * len(panels))) as (made, axes):
+        for place, (case, alone, others) in zip(axes[:, 0], panels, strict=True):
+            for row, form in enumerate(others):
+                exposed = difference(form, alone)
+                assert exposed
+                middle, low, high = exposed
+                ends = [[middle - (middle if low is None else low)], [(middle if high is None else high) - middle]]
+                place.barh(row, middle, xerr=ends, color=COLOURS.get(form.case.algorithm, "#0072B2"), capsize=3,
+                           error_kw={"ecolor": "#777777"})
+                beyond = max(middle, high or middle, 0)
+                place.annotate(f" {interval_text(exposed)}", (beyond, row), va="center", fontsize=9, xytext=(4, 0),
+                               textcoords="offset points")
+            place.set_yticks(range(len(others)), [form.name for form in others])
+            place.invert_yaxis()
+            place.axvline(0, color="#444444", linewidth=0.8)
+            place.margins(x=0.28)
+            place.grid(True, axis="x", alpha=0.25)
+            took = number(sorted(alone.costs.values())[len(alone.costs) // 2])
+            place.set_title(f"{title(case)}; compute alone {took} us", fontsize=10, loc="left")
+        axes[-1, 0].set_xlabel("exposed communication, us: what a form takes longer than the compute alone")
+        made.suptitle(f"{machine(result)}{'' if result.complete else ' (INCOMPLETE)'}", fontsize=11)

@@ -14,6 +14,9 @@
 #ifndef REDOP      // Sum Prod Min Max Avg, as in pack.h
 #define REDOP Sum
 #endif
+#ifndef WIRE       // Int8Blocks Fp8Blocks Int4Blocks, as in quantize.h
+#define WIRE Int8Blocks
+#endif
 #ifndef STREAM_SLAB     // 1: stores into the slab go around the caches
 #define STREAM_SLAB 0
 #endif
@@ -45,6 +48,7 @@ typedef unsigned long long u64;
 #if defined(__CUDACC__) || defined(__HIP__)  // ------------------------------------------------------------- both GPUs
 
 #define DEVICE __device__ __forceinline__
+#define UNROLLED _Pragma("unroll")  // of loops over a thread's own registers, which have no addresses
 #define LAUNCHED_WITH(T) const T   // a kernel's one argument: by value
 constexpr int REGISTERS = 4;       // of a pack
 typedef unsigned words;
@@ -87,20 +91,21 @@ template <class To, class From> DEVICE To reinterpret(From from) {
 #define __global__
 #define UP_TO_512_THREADS
 #define DEVICE inline __attribute__((always_inline))
+#define UNROLLED _Pragma("GCC unroll 32")
 #define LAUNCHED_WITH(T) const T&  // by reference, so that every kernel is a `void (*)(void*)` for the timed loop
 constexpr int REGISTERS = 1;
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
 #define MOVNTDQ "vmovntdq"
-#define WORDS_IN_ORDER 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+#define WORD_NUMBERS(_) 0 _, 1 _, 2 _, 3 _, 4 _, 5 _, 6 _, 7 _, 8 _, 9 _, 10 _, 11 _, 12 _, 13 _, 14 _, 15 _
 #elif defined(__AVX__)
 #define VECTOR_BYTES 32
 #define MOVNTDQ "vmovntdq"
-#define WORDS_IN_ORDER 0, 1, 2, 3, 4, 5, 6, 7
+#define WORD_NUMBERS(_) 0 _, 1 _, 2 _, 3 _, 4 _, 5 _, 6 _, 7 _
 #else
 #define VECTOR_BYTES 16
 #define MOVNTDQ "movntdq"
-#define WORDS_IN_ORDER 0, 1, 2, 3
+#define WORD_NUMBERS(_) 0 _, 1 _, 2 _, 3 _
 #endif
 // Not one template over the element: g++ 12 silently drops a vector_size that depends on a template parameter.
 #define VECTOR vector_size(VECTOR_BYTES)
@@ -157,7 +162,7 @@ DEVICE floats high_halves(words w) { return floats_from_halves(reinterpret<two_h
 // Through memory it would be two stores and a load of both, which no store can be forwarded to: 1.2 to 1.5 times the time
 // of a whole two-shot in cache.
 DEVICE words halves(floats low, floats high) {
-  return __builtin_shufflevector(halves_from_floats(low), halves_from_floats(high), WORDS_IN_ORDER);
+  return __builtin_shufflevector(halves_from_floats(low), halves_from_floats(high), WORD_NUMBERS());
 }
 #else
 // Lane by lane: slow, and right wherever the compiler knows the type.

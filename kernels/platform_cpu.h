@@ -33,9 +33,22 @@ DEVICE void store_pack(char* buffer, long i, pack x) { ((any_words*)buffer)[i] =
 DEVICE pack load_aligned_pack(const char* buffer, unsigned i) { return load_pack(buffer, i); }
 DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x) { store_pack(buffer, i, x); }
 
+DEVICE unsigned load_2_bytes(const void* p) { return *(const volatile unsigned short*)p; }
+DEVICE void store_2_bytes(void* p, unsigned x) { *(volatile unsigned short*)p = (unsigned short)x; }
+
 DEVICE words rounded_to_bfloat16(floats f) {  // in the upper half; as in platform_gpu.h
   const words w = reinterpret<words>(f);
   return f != f ? w | 0x00400000u : w + 0x7fffu + (w >> 16 & 1u);
 }
+// The largest lane, in all lanes: each is compared with the one 1, 2, 4 and 8 places off, as far as there are so many.
+#define WITH_LANES(step) \
+  w = most_of(w, __builtin_shufflevector(w, w, WORD_NUMBERS(^ (step & (VECTOR_BYTES / 4 - 1)))));
+DEVICE words least_of(words a, words b) { return a < b ? a : b; }
+DEVICE words most_of(words a, words b) { return a > b ? a : b; }
+DEVICE words largest_of_lanes(words w) {
+  WITH_LANES(1) WITH_LANES(2) WITH_LANES(4) WITH_LANES(8)
+  return w;
+}
+
 // A stream of stores is in order for whoever made it, and for others only after this.
 DEVICE void fence_streams() { fence_system(); }

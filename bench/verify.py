@@ -50,7 +50,7 @@ def received(collective: Collective, shape: Shape, datatype: Datatype, redop: st
 
 
 def _result(collective: Collective, shape: Shape, datatype: Datatype, redop: str, inputs: Array,
-            summed: Summed | None) -> Array:
+            summed: Summed | None = None) -> Array:
     def combine(values: Array) -> Array:
         """A mean is taken in fp32 (fp64) as the kernels do."""
         if redop != "avg":

@@ -68,7 +68,7 @@ constexpr long UNIT_BYTES = CODE_PACKS * sizeof(pack) + 2 * BLOCKS;
 struct Wide { floats f[FLOATS]; };
 struct Quantized { pack codes[CODE_PACKS]; unsigned scales[BLOCKS]; };
 
-DEVICE floats scale_in_lanes(unsigned half) { return low_halves(words{} + half * 0x10001u); }
+DEVICE floats scale_in_lanes(unsigned half) { return low_halves(words{} + (half & 0xffffu) * 0x10001u); }
 
 DEVICE Quantized quantized(const Wide& x) {
   Quantized q = {};
@@ -76,11 +76,11 @@ DEVICE Quantized quantized(const Wide& x) {
     words largest = {};
     UNROLLED for (int k = b * BLOCK_FLOATS; k < (b + 1) * BLOCK_FLOATS; ++k) largest = most_of(largest, magnitude(x.f[k]));
     const floats exact = reinterpret<floats>(largest_of_lanes(largest)) * (1 / Wire::LARGEST);
-    const words nearest = halves(exact, exact), nan = words{} + 0x7fffu;
-    const words up = (low_halves(nearest) < exact ? nearest + 1u : nearest) & 0x7fffu;
-    const pack scale = {{up < 0x7c00u ? up : nan}};
+    const words nearest = halves(exact, exact), nan = words{} + 0x7fff7fffu;
+    const words up = (low_halves(nearest) < exact ? nearest + 0x10001u : nearest) & 0x7fff7fffu;
+    const words scale = up < 0x7c000000u ? up : nan;
     copy_bits(&q.scales[b], &scale, sizeof q.scales[b]);
-    const floats stored = scale_in_lanes(q.scales[b]), inverse = stored > floats{} ? 1.0f / stored : floats{};
+    const floats stored = low_halves(scale), inverse = stored > floats{} ? 1.0f / stored : floats{};
     UNROLLED for (int k = b * BLOCK_FLOATS; k < (b + 1) * BLOCK_FLOATS; ++k)
       q.codes[k / WORD_CODES / REGISTERS].r[k / WORD_CODES % REGISTERS] |=
           Wire::codes(x.f[k] * inverse) << k % WORD_CODES * Wire::BITS;

@@ -54,7 +54,7 @@ def problem(name, datatype, redop, sent, got, summed):
     return "a block with a NaN or an infinity came back as numbers" if plausible.any() else None
 
 
-def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", **macros: int) -> None:
+def main(examples: int, seed: int, device: str, memory: str, macros: dict[str, int]) -> None:
     world, watch = connect(30.0, device, memory, **macros)
     ranks, rank = world.communicator.size, world.communicator.rank
     draw = np.random.default_rng(seed)
@@ -65,9 +65,9 @@ def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", **
     world.communicator.barrier()
     for example in range(examples):
         name = NAMES[example % len(NAMES)]
-        datatype = DATATYPES[str(draw.choice(["float32", "float16", "bfloat16"]))]
-        redop, in_place = str(draw.choice(["sum", "sum", "avg"])), bool(draw.random() < 0.3)
-        count = int(draw.choice([0, 1, 2, 3, 5, 40, draw.integers(1, MOST // BLOCK)])) * BLOCK
+        datatype = DATATYPES[("float32", "float16", "bfloat16")[draw.integers(3)]]
+        redop, in_place = ("sum", "avg")[draw.integers(2)], bool(draw.random() < 0.3)
+        count = (0, 1, 2, 3, 5, 40, int(draw.integers(1, MOST // BLOCK)))[draw.integers(7)] * BLOCK
         shift = int(draw.integers(0, 4)) * datatype.size_bytes
         sent = drawn(draw, datatype, ranks, count)
         target = send if in_place else receive
@@ -83,7 +83,7 @@ def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", **
         launch(world.device, operation.step, 1 if in_place else 2)
         size = count * datatype.size_bytes
         whole = target.read()
-        got = whole[at : at + size].view(datatype.storage)
+        got: np.ndarray = whole[at : at + size].view(datatype.storage)
         around = np.concatenate([whole[:at], whole[at + size : room]])
         said = problem(name.removeprefix("two_shot_"), datatype, redop, sent, got, operation.summed) if count else None
         said = said or ("wrote around the receive buffer" if (around != 0xA5).any() else None)
@@ -99,4 +99,4 @@ def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", **
 if __name__ == "__main__":
     settings = dict(word.split("=") for word in sys.argv[3:])
     where = settings.pop("device", "cpu"), settings.pop("memory", "auto")
-    main(int(sys.argv[1]), int(sys.argv[2]), *where, **{name: int(value) for name, value in settings.items()})
+    main(int(sys.argv[1]), int(sys.argv[2]), *where, {name: int(value) for name, value in settings.items()})

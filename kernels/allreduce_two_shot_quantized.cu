@@ -15,29 +15,44 @@ template <bool ALIGNED> DEVICE void quantize(Codes to, const char* from, long co
   for (unsigned u = (unsigned)thread(); u < to.units; u += step) to.put(u, quantized(load_unit<ALIGNED>(from, u, packs)));
 }
 
-// Calls put(unit, sum of what all sources have there), after the loads of BATCH units at once.
+// Calls put(unit, sum of what all sources have there), after the loads of BATCH units at once; of more than four sources
+// those of four, since a thread has a whole block of sums in its registers.
 template <int BATCH, int SOURCES, class Put> DEVICE void add_up(const Codes (&from)[SOURCES], Put put) {
+  constexpr int AT_ONCE = SOURCES < 4 ? SOURCES : 4;
   const unsigned step = (unsigned)afresh((int)threads()), units = from[0].units;
-  const auto sum = [&](const Quantized (&q)[SOURCES]) {
+  const auto load = [&](Quantized (&q)[AT_ONCE], unsigned u, int first) {
+    UNROLLED for (int s = 0; s < AT_ONCE; ++s) if (first + s < SOURCES) q[s] = from[first + s].load(u);
+  };
+  const auto add = [&](Wide& total, const Quantized (&q)[AT_ONCE], int first) {
+    UNROLLED for (int s = first == 0; s < AT_ONCE; ++s)
+      if (first + s < SOURCES) {
+        const Wide next = dequantized(q[s]);
+        UNROLLED for (int k = 0; k < FLOATS; ++k) total.f[k] = REDOP::combine(total.f[k], next.f[k]);
+        UNROLLED for (int k = 0; k < FLOATS; ++k) summed_so_far(total.f[k]);
+      }
+  };
+  const auto finish = [&](unsigned u, const Quantized (&q)[AT_ONCE]) {
     Wide total = dequantized(q[0]);
-    UNROLLED for (int s = 1; s < SOURCES; ++s) {
-      const Wide next = dequantized(q[s]);
-      UNROLLED for (int k = 0; k < FLOATS; ++k) total.f[k] = REDOP::combine(total.f[k], next.f[k]);
+    add(total, q, 0);
+    UNROLLED for (int first = AT_ONCE; first < SOURCES; first += AT_ONCE) {
+      Quantized more[AT_ONCE];
+      load(more, u, first);
+      loads_first<AT_ONCE * (CODE_PACKS + BLOCKS)>();
+      add(total, more, first);
     }
-    return total;
+    put(u, total);
   };
   unsigned u = (unsigned)thread();
   for (; u + (BATCH - 1) * step < units; u += BATCH * step) {
-    Quantized batch[BATCH][SOURCES];
-    UNROLLED for (int k = 0; k < BATCH; ++k)
-      UNROLLED for (int s = 0; s < SOURCES; ++s) batch[k][s] = from[s].load(u + k * step);
-    loads_first<BATCH * SOURCES * (CODE_PACKS + BLOCKS)>();
-    UNROLLED for (int k = 0; k < BATCH; ++k) put(u + k * step, sum(batch[k]));
+    Quantized batch[BATCH][AT_ONCE];
+    UNROLLED for (int k = 0; k < BATCH; ++k) load(batch[k], u + k * step, 0);
+    loads_first<BATCH * AT_ONCE * (CODE_PACKS + BLOCKS)>();
+    UNROLLED for (int k = 0; k < BATCH; ++k) finish(u + k * step, batch[k]);
   }
   for (; BATCH > 1 && u < units; u += step) {
-    Quantized one[SOURCES];
-    UNROLLED for (int s = 0; s < SOURCES; ++s) one[s] = from[s].load(u);
-    put(u, sum(one));
+    Quantized one[AT_ONCE];
+    load(one, u, 0);
+    finish(u, one);
   }
 }
 DEVICE constexpr int batch_of(int packs) { return (3 + packs) / packs; }  // four packs or more are then under way

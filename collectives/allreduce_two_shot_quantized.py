@@ -79,8 +79,6 @@ def _traffic(wire: Wire, ranks: int, case: Case) -> Traffic:
     return Traffic(2, ((others, 0), (own, others), (0, others)) if ranks > 1 else (), case.segment_bytes)
 
 
-QUANTIZED = tuple(
-    Algorithm(f"two_shot_{wire.name}", f"two_shot over {about}, in blocks of {BLOCK} with a scale",
-              partial(_bind, wire), partial(_traffic, wire), lossy=True)
-    for wire, about in ((Wire("int8", "Int8Blocks", 8, 127), "int8"), (Wire("fp8", "Fp8Blocks", 8, 448), "fp8 (e4m3)"),
-                        (Wire("int4", "Int4Blocks", 4, 7), "int4")))
+WIRES = Wire("int8", "Int8Blocks", 8, 127), Wire("fp8", "Fp8Blocks", 8, 448), Wire("int4", "Int4Blocks", 4, 7)
+QUANTIZED = tuple(Algorithm(f"two_shot_{wire.name}", f"lossy: two_shot over a wire of {wire.name} in blocks of {BLOCK}",
+                            partial(_bind, wire), partial(_traffic, wire), lossy=True) for wire in WIRES)

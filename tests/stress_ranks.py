@@ -20,7 +20,7 @@ from bench.subject import on_device, pattern_of
 from collectives.algorithm import ALGORITHMS
 from collectives.allreduce_one_shot_ll import MOST_BYTES as MOST_PACKET_BYTES
 from collectives.allreduce_two_shot_quantized import BLOCK
-from collectives.allreduce_two_shot_quantized import DATATYPES as WIRES
+from collectives.allreduce_two_shot_quantized import DATATYPES as QUANTIZED
 from collectives.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.alltoall_routed import RoutedCase, make_tables, record_bytes
 from collectives.collective import COLLECTIVES, DATATYPES
@@ -56,8 +56,8 @@ def main(launches: int, seed: int, device: str, memory: str, macros: dict[str, i
         shape = draw.choice(what.shapes)
         datatype, redop = datatypes[what.name], redops[what.name]
         known = ALGORITHMS[what.name]
-        fitting = [name for name, its in known.items() if name != "library" and (datatype.name in WIRES or not its.lossy)]
-        algorithm = known[draw.choice(names or fitting)]
+        fits = [name for name, its in known.items() if datatype.name in QUANTIZED or not its.lossy]
+        algorithm = known[draw.choice(names or [name for name in fits if name != "library"])]
         count = draw.choice(COUNTS)
         if algorithm.lossy:
             count = -(-count // BLOCK) * BLOCK

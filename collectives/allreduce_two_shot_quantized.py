@@ -60,8 +60,6 @@ def _bind(wire: Wire, world: World, case: Case) -> Operation | Unsupported:
         return Unsupported(f"{case.datatype.name} is not quantised: {', '.join(DATATYPES)} are")
     if case.redop not in ("sum", "avg"):
         return Unsupported(f"only sums and averages are quantised, and {case.redop} is neither")
-    if world.communicator.size == 1:
-        return Unsupported("one rank has no wire to quantise for")
     if case.count % BLOCK:
         return Unsupported(f"quantised are whole blocks of {BLOCK} elements", of_size=True)
     # A half holds two chunks and two segments of sums as codes and scales, each rounded up by no more than 256 bytes.

@@ -25,7 +25,7 @@ LEAST_DB = {"two_shot_int8": 35, "two_shot_fp8": 25, "two_shot_int4": 15}  # on 
 E4M3 = np.array([(1 + m / 8) * 2.0 ** (e - 7) if e else m / 8 * 2.0**-6 for e in range(16) for m in range(8)][:127])
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("stores", ["STREAM_SLAB=0", "STREAM_SLAB=1"])
 def test_every_element_is_numpys_and_as_near_to_fp64_as_its_block_allows(ranks, stores):
     done = mpirun(ranks, "tests/quantized_ranks.py", "24", str(ranks), stores)
@@ -61,14 +61,13 @@ def test_a_block_that_cannot_be_said_comes_back_as_nan_and_zeros_as_zeros(wire):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("changed", "ranks", "sentence"), [
-    ({"datatype": DATATYPES["int32"]}, 2, "int32 is not quantised: float32, float16, bfloat16 are"),
-    ({"redop": "max"}, 2, "only sums and averages are quantised, and max is neither"),
-    ({"count": 33}, 2, "quantised are whole blocks of 32 elements"), ({}, 1, "one rank has no wire to quantise for"),
-], ids=["type", "operation", "count", "one rank"])
-def test_what_is_not_quantised_is_one_sentence(name, changed, ranks, sentence):
+@pytest.mark.parametrize(("changed", "sentence"), [
+    ({"datatype": DATATYPES["int32"]}, "int32 is not quantised: float32, float16, bfloat16 are"),
+    ({"redop": "max"}, "only sums and averages are quantised, and max is neither"),
+    ({"count": 33}, "quantised are whole blocks of 32 elements")], ids=["type", "operation", "count"])
+def test_what_is_not_quantised_is_one_sentence(name, changed, sentence):
     case = replace(Case(COLLECTIVES["all_reduce"], 64, DATATYPES["float32"], "sum", 0, 0), **changed)
-    found = KNOWN[name].bind(cast(Any, SimpleNamespace(communicator=SimpleNamespace(size=ranks))), case)
+    found = KNOWN[name].bind(cast(Any, None), case)
     assert found == Unsupported(sentence, of_size="count" in changed)
 
 

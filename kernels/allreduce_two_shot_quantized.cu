@@ -12,11 +12,12 @@
 // Quantises `count` elements.
 template <bool ALIGNED> DEVICE void quantize(Codes to, const char* from, long count) {
   const unsigned step = (unsigned)afresh((int)threads()), packs = (unsigned)(count / PACK_ELEMENTS);
-  for (unsigned u = (unsigned)thread(); u < to.units; u += step) to.put(u, quantized(load_unit<ALIGNED>(from, u, packs)));
+  for (unsigned u = (unsigned)thread(); u < to.units; u += step)
+    to.put(u, quantized(load_unit<ALIGNED>(from, u, packs)));
 }
 
-// Calls put(unit, sum of what all sources have there), after the loads of BATCH units at once; of more than four sources
-// those of four, since a thread has a whole block of sums in its registers.
+// Calls put(unit, sum of what all sources have there), after the loads of BATCH units at once. Of more than four sources
+// four are loaded at once: a thread already has a whole block of sums in its registers.
 template <int BATCH, int SOURCES, class Put> DEVICE void add_up(const Codes (&from)[SOURCES], Put put) {
   constexpr int AT_ONCE = SOURCES < 4 ? SOURCES : 4;
   const unsigned step = (unsigned)afresh((int)threads()), units = from[0].units;

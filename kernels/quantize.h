@@ -31,7 +31,8 @@ DEVICE words e4m3_codes(floats x) {
   return (normal + small - (0x46800000u + (120u << 3) + 8u)) | (reinterpret<words>(x) >> 24 & 0x80u);
 }
 
-// Of each: a code's bits, what the largest stands for, and what codes in the low bits stand for; higher bits are others'.
+// Of each: a code's bits, what the largest stands for, the codes, and what those in the low bits stand for; the higher
+// bits are others'.
 struct Int8Blocks {
   static constexpr int BITS = 8;
   static constexpr float LARGEST = 127;
@@ -74,7 +75,8 @@ DEVICE Quantized quantized(const Wide& x) {
   Quantized q = {};
   UNROLLED for (int b = 0; b < BLOCKS; ++b) {
     words largest = {};
-    UNROLLED for (int k = b * BLOCK_FLOATS; k < (b + 1) * BLOCK_FLOATS; ++k) largest = most_of(largest, magnitude(x.f[k]));
+    UNROLLED for (int k = b * BLOCK_FLOATS; k < (b + 1) * BLOCK_FLOATS; ++k)
+      largest = most_of(largest, magnitude(x.f[k]));
     const floats exact = reinterpret<floats>(largest_of_lanes(largest)) * (1 / Wire::LARGEST);
     const words nearest = halves(exact, exact), nan = words{} + 0x7fff7fffu;
     const words up = (low_halves(nearest) < exact ? nearest + 0x10001u : nearest) & 0x7fff7fffu;
@@ -153,7 +155,8 @@ template <bool ALIGNED> DEVICE void put_unit(Output to, unsigned u, unsigned pac
       to.put(i, Element::narrow(v));
     } else {
       const Elements narrow = reinterpret<Elements>(Element::narrow(v));
-      UNROLLED for (int e = 0; e < PACK_ELEMENTS; ++e) ((volatile Element::bits*)to.at)[i * PACK_ELEMENTS + e] = narrow.e[e];
+      UNROLLED for (int e = 0; e < PACK_ELEMENTS; ++e)
+        ((volatile Element::bits*)to.at)[i * PACK_ELEMENTS + e] = narrow.e[e];
     }
   }
 }

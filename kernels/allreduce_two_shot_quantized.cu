@@ -16,7 +16,7 @@ template <bool ALIGNED> DEVICE void quantize(Codes to, const char* from, long co
     to.put(u, quantized(load_unit<ALIGNED>(from, u, packs)));
 }
 
-// Calls put(unit, sum of what all sources have there), after the loads of BATCH units at once. Of more than four sources
+// Calls put(unit, sum of what all sources have there), after the loads of BATCH units at once. Of more than 4 sources
 // four are loaded at once: a thread already has a whole block of sums in its registers.
 template <int BATCH, int SOURCES, class Put> DEVICE void add_up(const Codes (&from)[SOURCES], Put put) {
   constexpr int AT_ONCE = SOURCES < 4 ? SOURCES : 4;

@@ -164,6 +164,12 @@ def check_routed(p: Parser, options: argparse.Namespace) -> None:
         p.error(f"--skew: {error}")
 
 
+def lossy_option(what: Add) -> None:
+    what("--lossy", type=partial(positive, "dB", 200), default=None, metavar="DB",
+         help="also algorithms that quantise; auto takes one, where a table of bench.tune --lossy says so, whose "
+         "signal-to-noise ratio is at least so many dB on its worst data (none)")
+
+
 def run_options(how: Add, max_time_s: float = 60.0) -> None:
     """How every benchmark runs."""
     how("-T", "--timeout", type=partial(positive, "seconds", MOST_S), default=30.0, metavar="S",
@@ -220,6 +226,8 @@ def parser_for(command: str, collective: Collective, about: str) -> Parser:
         what("-o", "--op", type=partial(one_of, "operation", REDOPS), default="sum", metavar="OP",
              help="sum, prod, min, max or avg (sum)")
     what("--algorithm", type=algorithms, default=None, metavar="A,B", help="these only; --list names them (all)")
+    if any(algorithm.lossy for algorithm in known.values()):
+        lossy_option(what)
     what("--in-place", action="store_true", help=argparse.SUPPRESS if collective.no_place else
          "the result overwrites the send buffer")
     what("--mode", choices=("isolated", "chained", "both"), default=None, metavar="MODE",
@@ -267,7 +275,7 @@ def sizes_of(options: argparse.Namespace) -> list[int]:
 def parse(command: str, collective: Collective, about: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options, or the end of the process with status 2 and one sentence."""
     p = parser_for(command, collective, about)
-    p.set_defaults(collective=collective, experts=None, **({} if collective.reduces else {"op": "none"}))
+    p.set_defaults(collective=collective, experts=None, lossy=None, **({} if collective.reduces else {"op": "none"}))
     options = p.parse_args(argv)
     if collective.name == "alltoall":
         check_routed(p, options)

@@ -37,8 +37,8 @@ def parser(command: str, about: str) -> cli.Parser:
     return cli.parser_of_ranks(
         command, about,
         f"example:\n  mpirun -n 2 python -m bench.{command} --model llama-3.1-8b\n\nexit status:\n  0 fine; 1 a result "
-        "was wrong or a rank was lost; 2 the command line;\n  3 this machine cannot run that; 130 interrupted, what was "
-        "measured is kept")
+        "was wrong or a rank was lost; 2 the command line;\n  3 this machine cannot run that; 130 interrupted, what "
+        "was measured is kept")
 
 
 def scale(text: str) -> Fraction:
@@ -238,12 +238,13 @@ def prepare_gemv(options: Namespace, bench: Bench) -> Prepared:
                     return GemvCase(COLLECTIVE["gemv_allreduce"], count, datatype, "sum", send.address,
                                     receive.address, variant=variant, shape=shape, hidden=hidden, inner=columns,
                                     tokens=tokens, weight_type=options.weights, weights=weights.address,
-                                    row_scales=scales.address, activations=activations.address, copies=copies)
+                                    row_scales=scales.address, activations=activations.address, stride=columns,
+                                    copies=copies)
 
                 sides = ((activations.address, tokens, columns * datatype.size_bytes),
                          (receive.address, tokens, hidden * datatype.size_bytes))
-                kept = [*keep, weights]
-                yield Work(shape, count * datatype.size_bytes, count, case, partial(subject, bench, sides, tables, kept))
+                measured = partial(subject, bench, sides, tables, [*keep, weights])
+                yield Work(shape, count * datatype.size_bytes, count, case, measured)
 
     forms_for("gemv_allreduce", options, [n * hidden * datatype.size_bytes for n in options.tokens])
     return *plan_cases(options, bench, FUSED["gemv_allreduce"], works()), {}
@@ -267,9 +268,9 @@ def subject(bench: Bench, sides: tuple[Side, Side], tables: Sequence[Array], kee
     read = device.compile("link_probe", {"WORLD": str(world.communicator.size), "ELEMENT": datatype.element})
     blocks, alone = device.blocks_for(segments * segment_bytes), planned.algorithm == "compute"
     check = nothing(world, watch) if alone else Step(loop.kernel("count_wrong"), out, blocks)
-    return Subject(number, f"{planned.algorithm} {planned.size_bytes} B", Step(loop.kernel("write_pattern"), into, blocks),
-                   operation, Step(read.kernel("read_own"), reading, blocks), check, wrong=None if alone else wrong,
-                   group=str(planned.shape), keep=[sent, right, *keep])
+    write, consume = Step(loop.kernel("write_pattern"), into, blocks), Step(read.kernel("read_own"), reading, blocks)
+    return Subject(number, f"{planned.algorithm} {planned.size_bytes} B", write, operation, consume, check,
+                   wrong=None if alone else wrong, group=str(planned.shape), keep=[sent, right, *keep])
 
 
 def go_on(session: Session, active: list[int], rounds: int) -> list[int]:

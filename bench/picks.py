@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from bench.head import Machine
-from collectives.algorithm import ALGORITHMS, named
+from collectives.algorithm import ALGORITHMS, is_lossy, named
 from collectives.auto import same_state
 from collectives.operation import Pick
 
@@ -58,13 +58,16 @@ def load(path: Path, machine: Machine) -> Table:
     return table
 
 
-def add(path: Path, machine: Machine, run_id: str, found: Sequence[Pick]) -> None:
+def add(path: Path, machine: Machine, run_id: str, found: Sequence[Pick],
+        lossy: bool = False) -> None:
     """Puts what was found into the table there, whole or not at all; what it held of other sizes, and of states of the
-    link that this run has not seen, stays. A file that is no table of this machine is replaced. Raises OSError."""
+    link that this run has not seen, stays, and without `lossy` what it held of lossy algorithms. A file that is no
+    table of this machine is replaced. Raises OSError."""
     table = Table(machine.machine_id, machine.software_id, run_id, list(found))
     with suppress(NotOurs):
         known = load(path, machine).picks
-        table = replace(table, picks=[*found, *(old for old in known if not any(same(old, new) for new in found))])
+        table = replace(table, picks=[*found, *(old for old in known if (is_lossy(old) and not lossy)
+                                                 or not any(same(old, new) for new in found))])
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}")
     try:

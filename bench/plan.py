@@ -3,13 +3,14 @@
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Any
 
 from bench import sweep
 from bench.measure import Bench
+from bench.signal_to_noise import measured
 from bench.subject import Buffers, Subject, link_subjects, subject_of
 from collectives import library
 from collectives.algorithm import ALGORITHMS, asked_for
@@ -52,11 +53,20 @@ def plan_cases(options: Namespace, bench: Bench, algorithms: Mapping[str, Algori
     communicator = bench.world.communicator
     kind = "mapped" if isinstance(bench.world.peers, Unsupported) else bench.world.peers.kind
     name = library.library_name(bench.world)
+    ratios_db: dict[tuple[str, int], dict[str, float]] = {}
+
+    def signal_to_noise(algorithm: Algorithm, case: Case) -> dict[str, float]:
+        """Measured once for a size, however the algorithm is built or timed: its results are the same."""
+        known = algorithm.name, case.count
+        if known not in ratios_db:
+            ratios_db[known] = measured(bench.world, algorithm, case, options.seed)
+        return ratios_db[known]
+
     planned: list[Planned] = []
     subjects: dict[int, Subject] = {}
     for work in works:
         names = options.algorithm[work.size_bytes] if isinstance(options.algorithm, dict) else options.algorithm
-        for algorithm in asked_for(algorithms, names):
+        for algorithm in asked_for(algorithms, names, options.lossy is not None):
             bench.flight.note("compile", text=f"{algorithm.name} {work.size_bytes} B")
             variants = algorithm.variants(bench.world)
             for variant, mode in product(variants, sweep.modes(options.mode, work.size_bytes, "beside" in work.shape)):
@@ -66,6 +76,14 @@ def plan_cases(options: Namespace, bench: Bench, algorithms: Mapping[str, Algori
                 case, is_library = work.case(variant), algorithm.name.endswith("library")
                 with nullcontext() if is_library else communicator.together(DeviceError):  # a library's ranks talk here
                     operation = algorithm.bind(bench.world, case)
+                snr_db = None
+                if isinstance(operation, Operation) and operation.summed:
+                    base = algorithms[(operation.chosen or algorithm.name).partition("+")[0]]
+                    snr_db = signal_to_noise(base, case)
+                    if algorithm.name == "auto" and min(snr_db.values()) < options.lossy:
+                        snr_db = None
+                        with communicator.together(DeviceError):
+                            operation = algorithm.bind(replace(bench.world, lossy=False), case)
                 if isinstance(operation, Unsupported) and operation.of_size and not options.algorithm:
                     continue
                 chosen = None if isinstance(operation, Unsupported) else operation.chosen
@@ -79,7 +97,8 @@ def plan_cases(options: Namespace, bench: Bench, algorithms: Mapping[str, Algori
                     chosen=chosen,
                     blocks=None if is_library or isinstance(operation, Unsupported) else operation.step.blocks,
                     calls=work.chain_calls if mode == "chained" else 1, status="unsupported" if reason else "ok",
-                    reason=reason, bound_parts=bound_parts(bench.world, moves, case), routing=work.routing))
+                    reason=reason, bound_parts=bound_parts(bench.world, moves, case), routing=work.routing,
+                    snr_db=snr_db))
                 if not isinstance(operation, Unsupported) and not reason:
                     number = len(planned) - 1
                     with communicator.together(DeviceError, MemoryError):

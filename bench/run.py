@@ -100,6 +100,7 @@ def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], 
     flight.note("describe the machine", text="")
     machine = examine(options, world, cpus)
     world, tuned = with_picks(world, machine, options.tuned)
+    world = replace(world, lossy=options.lossy is not None)
     bench = make_bench(world, flight, options.check, options.warmup_iters, options.dispatch)
     tuned += unseen_state(bench)
     if options.beside:
@@ -288,11 +289,12 @@ def agreed_stop(session: Session) -> str | None:
 def list_algorithms(world: World, options: Namespace) -> None:
     """Every algorithm, and why one is not available here; on rank 0."""
     datatype = DATATYPES[options.datatype]
-    room = 8 * world.communicator.size  # an element for each rank; a library performs it once
+    count = 32  # a block of what is quantised
+    room = 8 * count * world.communicator.size  # a segment for each rank; a library performs it once
     buffer = world.device.private(2 * room).address
     lines = []
     for algorithm in ALGORITHMS[options.collective.name].values():
-        bound = algorithm.bind(world, Case(options.collective, 1, datatype, options.op, buffer, buffer + room,
+        bound = algorithm.bind(world, Case(options.collective, count, datatype, options.op, buffer, buffer + room,
                                            shape=options.collective.shapes[0]))
         why = f" -- not here: {bound.reason}" if isinstance(bound, Unsupported) else ""
         lines.append(f"{algorithm.name:14} {algorithm.about}{why}")

@@ -124,9 +124,11 @@ def subject_of(world: World, watch: Watch, buffers: Buffers, number: int, planne
     drawn = what, datatype, redop, ranks, buffers.seed
     if chained:
         values = verify.chain_sent(*drawn)
-        result = verify.chain_received(what, case.shape, *drawn[1:], case.in_place, CHAIN_CALLS)
+        result = verify.chain_received(what, case.shape, *drawn[1:], case.in_place, CHAIN_CALLS,
+                                       operation.summed)
     else:
-        values, result = verify.sent(*drawn), verify.received(what, case.shape, *drawn[1:])
+        values = verify.sent(*drawn)
+        result = verify.received(what, case.shape, *drawn[1:], operation.summed)
     receives = what.segments(ranks)[1] * what.receives(case.shape, rank, ranks)
     tables = datatype.encode(values)[rank], result[rank][:receives]
     read = case.count if chained else receives * case.count

@@ -22,6 +22,7 @@ from bench.head import Machine
 from bench.measure import Bench
 from bench.plan import Prepared, prepare_collective
 from bench.run import Manner, Session
+from collectives.allreduce_two_shot_quantized import QUANTIZED
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.communicator import launched_rank
 from collectives.operation import Pick
@@ -36,7 +37,7 @@ CHUNKS = ("32K", "64K", "128K", "256K", "1M")  # and what the device has for its
 STORES = ("", "nt", "ntr", "nt+ntr")
 
 
-def candidates(size_bytes: int, gpu: bool) -> Iterator[str]:
+def candidates(size_bytes: int, gpu: bool, lossy: bool = False) -> Iterator[str]:
     """What is worth trying at a size. Where a message is in cache, the reader of a result that went around the caches
     pays more than its writer has saved; a chunk has to be shorter than the message."""
     stores = STORES if size_bytes >= 1 << 20 else STORES[:2]
@@ -45,7 +46,8 @@ def candidates(size_bytes: int, gpu: bool) -> Iterator[str]:
     if size_bytes <= 32 << 10:
         yield "one_shot_ll"
     for algorithm, most, cuts in (("one_shot_push", 2 << 20, []), ("one_shot_pull", 2 << 20, []),
-                                  ("two_shot", cli.MOST_BYTES, chunks), ("ring", cli.MOST_BYTES, chunks)):
+                                  ("two_shot", cli.MOST_BYTES, chunks), ("ring", cli.MOST_BYTES, chunks),
+                                  *((one.name, cli.MOST_BYTES, chunks) for one in QUANTIZED if lossy)):
         if size_bytes <= most:
             for words in stores:
                 for more in ("", *cuts, *grids):
@@ -61,6 +63,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
         "nothing of it")
     what, how, where = (p.add_argument_group(title).add_argument for title in ("what", "how", "output"))
     cli.size_options(what, "32M", 2, "2")
+    cli.lossy_option(what)
     cli.run_options(how, max_time_s=180.0)
     where("--table", default=None, metavar="FILE", help="keep what was found there (where auto looks for it)")
     cli.output_options(where)
@@ -81,8 +84,12 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 def prepare(options: Namespace, bench: Bench) -> Prepared:
     """Every candidate at every size, without the link's parts: nothing here is held against a bound."""
     is_gpu = bench.world.device.name != "cpu"
-    options.algorithm = {size: list(candidates(size, is_gpu)) for size in options.sizes}
+    options.algorithm = {size: list(candidates(size, is_gpu, options.lossy is not None)) for size in options.sizes}
     planned, subjects, _ = prepare_collective(options, bench)
+    for number, case in enumerate(planned):
+        if case.snr_db and (worst := min(case.snr_db.values())) < options.lossy:
+            case.status, case.reason = "unsupported", f"{worst} dB on its worst data, below --lossy {options.lossy:g}"
+            subjects.pop(number, None)
     return planned, subjects, {}
 
 
@@ -100,10 +107,10 @@ def go_on(session: Session, active: list[int], rounds: int) -> list[int]:
         costs_us = costs_of(session.blocks, states).get(now, {})
         seen = Counter(block.case for block, its in zip(session.blocks, states.of_block, strict=True)
                        if its == now or states.longest is None)
-        heats: dict[tuple[int, str], list[int]] = {}
+        heats: dict[tuple[int, str, bool], list[int]] = {}
         for number in session.subjects:
             case = session.planned[number]
-            heats.setdefault((case.size_bytes, case.variant), []).append(number)
+            heats.setdefault((case.size_bytes, case.variant, case.snr_db is not None), []).append(number)
         for heat in heats.values():
             places = max(FINALISTS, len(heat) >> (max(seen[number] for number in heat) // ROUNDS_A_HEAT))
             ranked = sorted((number for number in heat if number in costs_us), key=costs_us.__getitem__)
@@ -121,7 +128,7 @@ def conclude(result: Result, machine: Machine, options: Namespace) -> str:
     if not found:
         return "table: none, nothing was measured often enough; it needs more time (--max-time)\n"
     path = Path(options.table) if options.table else picks.default_path(machine)
-    picks.add(path, machine, result.run.run_id, found)
+    picks.add(path, machine, result.run.run_id, found, options.lossy is not None)
     return f"table: {path}\n"
 
 

@@ -6,7 +6,7 @@ products, powers of two or small integers) that no type rounds, in any order of 
 results are compared bit by bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from collectives.routing import Routes
 
 PERIOD = 31  # a prime that no chunk, segment or pack is a multiple of: data at a wrong offset does not match either
 REPEATS = 64
+Summed = Callable[[Array], Array]  # as an Operation has it
 
 
 def segment_table(datatype: Datatype, redop: str, rank: int, segment: int, seed: int) -> Array:
@@ -39,12 +40,17 @@ def sent(collective: Collective, datatype: Datatype, redop: str, ranks: int, see
                       for segment in range(collective.segments(ranks)[0])] for rank in range(ranks)])
 
 
-def received(collective: Collective, shape: Shape, datatype: Datatype, redop: str, ranks: int, seed: int) -> Array:
-    """One period of what all ranks get, as the type stores it, (ranks, segments, 31)."""
-    return datatype.encode(_result(collective, shape, datatype, redop, sent(collective, datatype, redop, ranks, seed)))
+def received(collective: Collective, shape: Shape, datatype: Datatype, redop: str, ranks: int, seed: int,
+             summed: Summed | None = None) -> Array:
+    """One period of what all ranks get, as the type stores it, (ranks, segments, 31). `summed`: of an algorithm that
+    loses more than a rounding, whose blocks have to be longer than a period: each then has all its values, and loses
+    alike."""
+    inputs = sent(collective, datatype, redop, ranks, seed)
+    return datatype.encode(_result(collective, shape, datatype, redop, inputs, summed))
 
 
-def _result(collective: Collective, shape: Shape, datatype: Datatype, redop: str, inputs: Array) -> Array:
+def _result(collective: Collective, shape: Shape, datatype: Datatype, redop: str, inputs: Array,
+            summed: Summed | None = None) -> Array:
     def combine(values: Array) -> Array:
         """A mean is taken in fp32 (fp64) as the kernels do."""
         if redop != "avg":
@@ -54,7 +60,7 @@ def _result(collective: Collective, shape: Shape, datatype: Datatype, redop: str
             return total * (1.0 / len(values))
         return total.astype(np.float32) * (np.float32(1) / np.float32(len(values)))
 
-    return collective.result(inputs, shape, combine)
+    return collective.result(inputs, shape, summed or combine)
 
 
 def repeated(table: Array, repeats: int = REPEATS) -> Array:
@@ -76,13 +82,16 @@ def chain_sent(collective: Collective, datatype: Datatype, redop: str, ranks: in
 
 
 def chain_received(collective: Collective, shape: Shape, datatype: Datatype, redop: str, ranks: int, seed: int,
-                   in_place: bool, calls: int) -> Array:
+                   in_place: bool, calls: int, summed: Summed | None = None) -> Array:
     """What a chain of so many calls leaves in all receive buffers, stored. In place, the last link has made the next
     send buffer of it, as `chain_link` in link_probe.cu does."""
     tables = chain_sent(collective, datatype, redop, ranks, seed)
     for _ in range(calls):
-        result = datatype.decode(datatype.encode(_result(collective, shape, datatype, redop, tables)))
-        tables = np.array([linked(collective, redop, got, rank, ranks) for rank, got in enumerate(result)])
+        result = datatype.decode(datatype.encode(_result(collective, shape, datatype, redop, tables, summed)))
+        if summed:  # then the links round too, in fp32 and to the type
+            result = result.astype(np.float32)
+        linked_up = np.array([linked(collective, redop, got, rank, ranks) for rank, got in enumerate(result)])
+        tables = datatype.decode(datatype.encode(linked_up))
     if in_place and collective.sends_all == collective.receives_all:
         result = tables
     elif in_place:  # the segment that both buffers have

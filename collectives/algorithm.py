@@ -7,10 +7,11 @@ from collectives.allreduce_one_shot import PULL, PUSH
 from collectives.allreduce_one_shot_ll import LL
 from collectives.allreduce_ring import RING
 from collectives.allreduce_two_shot import TWO_SHOT
+from collectives.allreduce_two_shot_quantized import QUANTIZED
 from collectives.library import LIBRARY
-from collectives.operation import Algorithm
+from collectives.operation import Algorithm, Pick
 
-OURS = {"all_reduce": ((LL, PUSH, PULL, TWO_SHOT, RING), auto.choose)} | {
+OURS = {"all_reduce": ((LL, PUSH, PULL, TWO_SHOT, *QUANTIZED, RING), auto.choose)} | {
     name: (module.ALGORITHMS, auto.choose_direct_pull) for name, module in (
         ("all_gather", allgather), ("reduce_scatter", reduce_scatter), ("alltoall", alltoall), ("sendrecv", sendrecv))}
 ALGORITHMS: dict[str, dict[str, Algorithm]] = {
@@ -27,7 +28,13 @@ def named(known: Mapping[str, Algorithm], name: str) -> Algorithm:
     return auto.built(known[base], words)
 
 
-def asked_for(known: Mapping[str, Algorithm], names: Sequence[str] | None) -> list[Algorithm]:
-    """Those of these names, or all, in the order of the table."""
+def is_lossy(pick: Pick) -> bool:
+    """Whether what was found best loses more than one rounding of a sum."""
+    return ALGORITHMS[pick.collective][pick.algorithm.partition("+")[0]].lossy
+
+
+def asked_for(known: Mapping[str, Algorithm], names: Sequence[str] | None, lossy: bool = False) -> list[Algorithm]:
+    """Those of these names, or all, lossy ones only where these are wanted too, in the order of the table."""
     places = list(known)
-    return [named(known, name) for name in sorted(names or known, key=lambda name: places.index(name.split("+")[0]))]
+    names = names or [name for name in known if lossy or not known[name].lossy]
+    return [named(known, name) for name in sorted(names, key=lambda name: places.index(name.split("+")[0]))]

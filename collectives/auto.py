@@ -5,7 +5,7 @@ everywhere.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from collectives.operation import Algorithm, Build, Case, Operation, Pick, Traffic, Unsupported, World
@@ -62,13 +62,27 @@ def choosing_among(algorithms: Sequence[Algorithm], choose: Callable[[int, int],
             return found if isinstance(found, Unsupported) else replace(found, chosen=name)
 
         ranks = world.communicator.size
-        picks = {pick.link_rtt_ns: bound(pick.algorithm) for pick in picked(world.picks, case, ranks)}
-        by_link = {rtt_ns: found for rtt_ns, found in picks.items() if isinstance(found, Operation)}
-        if not by_link:
-            return bound(choose(case.segment_bytes, ranks))
-        return replace(next(iter(by_link.values())), by_link=by_link)
+        for best in candidates(world, case, ranks):
+            picks = {pick.link_rtt_ns: bound(pick.algorithm) for pick in best}
+            by_link = {rtt_ns: found for rtt_ns, found in picks.items() if isinstance(found, Operation)}
+            if by_link:
+                return replace(next(iter(by_link.values())), by_link=by_link)
+        return bound(choose(case.segment_bytes, ranks))
 
-    def traffic(ranks: int, case: Case) -> Traffic:
+    def candidates(world: World, case: Case, ranks: int) -> Iterator[list[Pick]]:
+        """What was found best. Lossy algorithms only where one is it in every state of the link: what a result is must
+        not hang on that."""
+        def base(pick: Pick) -> Algorithm:
+            return by_name[pick.algorithm.partition("+")[0]]
+
+        known = [pick for pick in world.picks if pick.collective == case.collective.name]
+        if world.lossy:
+            best = picked(sorted(known, key=lambda pick: not base(pick).lossy), case, ranks)
+            if len({base(pick).name for pick in best}) == 1 and base(best[0]).lossy:
+                yield best
+        yield picked([pick for pick in known if not base(pick).lossy], case, ranks)
+
+    def traffic(ranks: int, case: Case) -> Traffic | None:
         return by_name[choose(case.segment_bytes, ranks)].traffic(ranks, case)
 
     def variants(world: World) -> tuple[str, ...]:

@@ -23,7 +23,6 @@ from collectives.operation import (
     attached,
     chunk_that_fits,
     copied_or_registered,
-    only_copied,
 )
 from collectives.peer_buffer import HALF_BYTES
 from kernels.device import Gemv, Kernel, LibraryCall, Norm
@@ -61,6 +60,7 @@ class GemvCase(Case):
     weights: int = field(kw_only=True)
     row_scales: int = field(kw_only=True)
     activations: int = field(kw_only=True)
+    stride: int = field(kw_only=True)  # elements from a token's activations to the next one's
     copies: int = field(kw_only=True)
 
 
@@ -101,11 +101,11 @@ def _arguments(world: World, case: Case, send: int, chunk_bytes: int = 0) -> Arg
 
 
 def _launch(world: World, case: Case, stem: str, entry: str, macros: dict[str, str], arguments: Arguments,
-            structure: Norm | Gemv, blocks: int) -> Operation:
+            structure: Norm | Gemv, blocks: int, threads: int | None = None) -> Operation:
     macros = {"WORLD": str(min(world.communicator.size, 8)), "ELEMENT": case.datatype.element, **macros}
     module = world.device.compile(stem, macros | dict(world.macros))
     memory = attached(world, arguments, structure)
-    step = Step(module.kernel(entry, case.build.threads), arguments, blocks)
+    step = Step(module.kernel(entry, threads), arguments, blocks)
     return Operation(step, world.device.caller(step), keep=memory)
 
 
@@ -136,7 +136,7 @@ def _bind_then_norm(collective: Algorithm, world: World, case: Case) -> Operatio
     assert isinstance(case, NormCase)
     reduce = collective.bind(world, _all_reduce(case, case.send, case.summed))
     norm = _norm(world, replace(case, variant="copied"), "add_rmsnorm", case.summed)
-    return reduce if isinstance(reduce, Unsupported) else _both(world, reduce, norm)
+    return _both(world, reduce, norm)
 
 
 def _bind_fused_norm(world: World, case: Case) -> Operation | Unsupported:
@@ -146,11 +146,13 @@ def _bind_fused_norm(world: World, case: Case) -> Operation | Unsupported:
     return _norm(world, case, "allreduce_rmsnorm_pull", case.send, chunk_that_fits(world, case, HALF_BYTES / 2))
 
 
-def _gemv(world: World, case: GemvCase, entry: str) -> Operation:
+def _gemv(world: World, case: GemvCase, entry: str) -> Operation | Unsupported:
+    """A launch of gemv_allreduce.cu."""
+    assert not isinstance(world.peers, Unsupported)
     blocks = world.device.blocks_for(1 << 30)
     rows = case.hidden if world.device.name == "cpu" else BLOCK_ROWS
     structure = Gemv(weights=case.weights, activations=case.activations, row_scales=case.row_scales,
-                     hidden=case.hidden, inner=case.inner, copies=case.copies, step_rows=rows)
+                     hidden=case.hidden, inner=case.inner, stride=case.stride, copies=case.copies, step_rows=rows)
     macros = {"TOKENS": str(case.tokens), "WEIGHT": WEIGHTS[case.weight_type]}
     arguments = _arguments(world, case, case.send)
     if entry == "gemv_allreduce" and case.variant == "registered":
@@ -158,7 +160,7 @@ def _gemv(world: World, case: GemvCase, entry: str) -> Operation:
             return Unsupported("its buffers are not mapped by the other ranks")
         arguments.receives[: len(receives)] = receives
         entry += "_registered"
-    return _launch(world, case, "gemv_allreduce", entry, macros, arguments, structure, blocks)
+    return _launch(world, case, "gemv_allreduce", entry, macros, arguments, structure, blocks, BLOCK_THREADS)
 
 
 def _bind_gemv_alone(world: World, case: Case) -> Operation | Unsupported:
@@ -169,7 +171,7 @@ def _bind_gemv_alone(world: World, case: Case) -> Operation | Unsupported:
 def _bind_then_reduce(collective: Algorithm, world: World, case: Case) -> Operation | Unsupported:
     assert isinstance(case, GemvCase)
     reduce = collective.bind(world, _all_reduce(case, case.send, case.receive))
-    return reduce if isinstance(reduce, Unsupported) else _both(world, _gemv(world, case, "gemv"), reduce)
+    return _both(world, _gemv(world, case, "gemv"), reduce)
 
 
 def _bind_fused_gemv(world: World, case: Case) -> Operation | Unsupported:
@@ -184,8 +186,11 @@ def _all_reduce(case: Case, send: int, receive: int) -> Case:
     return Case(COLLECTIVES["all_reduce"], case.count, case.datatype, "sum", send, receive, variant=case.variant)
 
 
-def _both(world: World, first: Operation, second: Operation | Unsupported) -> Operation | Unsupported:
-    return second if isinstance(second, Unsupported) else in_a_row(world, [first, second])
+def _both(world: World, first: Operation | Unsupported, second: Operation | Unsupported) -> Operation | Unsupported:
+    """One after the other, where both can be had."""
+    if isinstance(first, Unsupported) or isinstance(second, Unsupported):
+        return first if isinstance(first, Unsupported) else second
+    return in_a_row(world, [first, second])
 
 
 def _forms(alone: Callable[[World, Case], Operation | Unsupported],
@@ -196,8 +201,9 @@ def _forms(alone: Callable[[World, Case], Operation | Unsupported],
     def untold(ranks: int, case: Case) -> None:
         """No bound: compute takes what it takes."""
 
+    exact = [one for one in ALGORITHMS["all_reduce"].values() if one.name != "auto" and not one.lossy]
     after = [Algorithm(f"then_{one.name}", f"compute and {one.name}, one after the other", partial(then, one), untold,
-                       one.variants) for one in ALGORITHMS["all_reduce"].values() if one.name != "auto"]
+                       one.variants) for one in exact]
     forms = [Algorithm("compute", "the compute alone", alone, untold), *after,
              Algorithm("fused", "compute and all-reduce in one launch", fused, untold, variants)]
     return {form.name: form for form in forms}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from collectives.collective import Collective, Datatype, Shape
+from collectives.collective import Array, Collective, Datatype, Shape
 from collectives.communicator import Communicator
 from collectives.peer_buffer import PeerBuffer
 from kernels.device import (
@@ -120,7 +120,8 @@ class Pick:
 class World:
     """What an algorithm may use: the ranks, the device, the peers' memory or why there is none, and how kernels are
     built beyond world, type, operation and build (the negative controls of platform.h). `graph`: operations are
-    launched from captured graphs, every one of them. `picks`: what was found best on this machine."""
+    launched from captured graphs, every one of them. `picks`: what was found best on this machine. `lossy`: of
+    these `auto` may take a lossy algorithm."""
 
     communicator: Communicator
     device: Device
@@ -128,6 +129,7 @@ class World:
     macros: Mapping[str, str] = field(default_factory=dict)
     graph: bool = False
     picks: Sequence["Pick"] = ()
+    lossy: bool = False
 
     @property
     def clock_shared(self) -> bool:
@@ -140,7 +142,8 @@ class Operation:
     """An algorithm bound to a case: `step` performs it once, natively; `call` does, from Python.
 
     `chosen` names the algorithm behind `auto`, which has one for each state of the link that it was tuned in, `by_link`
-    (round trip in ns); `failure` gives a library's complaint about the last calls, if it had one.
+    (round trip in ns); `failure` gives a library's complaint about the last calls, if it had one. Of a lossy algorithm
+    `summed(inputs)` is what it makes of all ranks' blocks, decoded, (ranks, ..., block).
     """
 
     step: Step
@@ -149,6 +152,7 @@ class Operation:
     failure: Callable[[], str | None] = field(default=lambda: None)
     keep: Any = None  # what the step points into
     by_link: Mapping[float, "Operation"] = field(default_factory=dict)
+    summed: Callable[[Array], Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -190,9 +194,9 @@ def copied_or_registered(world: World) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """`bind(world, case)` gives an Operation or Unsupported; `traffic(ranks, case)` what it moves, None
-    where more is done than to move it;
-    `variants(world)` the forms in which it is measured; `pushes` that it stores into its peers' memory."""
+    """`bind(world, case)` gives an Operation or Unsupported; `traffic(ranks, case)` what it moves, None where more is
+    done than to move it; `variants(world)` the forms in which it is measured; `pushes` that it stores into its peers'
+    memory; `lossy` that it loses more than one rounding of a sum."""
 
     name: str
     about: str
@@ -200,6 +204,7 @@ class Algorithm:
     traffic: Callable[[int, Case], Traffic | None]
     variants: Callable[[World], tuple[str, ...]] = only_copied
     pushes: bool = False
+    lossy: bool = False
 
 
 def bind_kernel(world: World, case: Case, stem: str, entry: str, room_bytes: float) -> Operation | Unsupported:

@@ -88,7 +88,7 @@ class Gemv(ctypes.Structure):
     """`Gemv` of gemv_allreduce.cu: a rank's part of a linear layer, and how many rows go at a time."""
 
     _fields_ = [("ranks", Arguments), *((name, c_void_p) for name in ("weights", "activations", "row_scales")),
-                *((name, c_long) for name in ("hidden", "inner", "copies", "step_rows"))]
+                *((name, c_long) for name in ("hidden", "inner", "stride", "copies", "step_rows"))]
 
 
 class Pattern(ctypes.Structure):

@@ -96,7 +96,8 @@ extern "C" __global__ UP_TO_512_THREADS void copy_local(LAUNCHED_WITH(Arguments)
 // Rank 0 then adds one and the last takes one off: the sum stays, and one rank's data cannot stand for another's.
 template <class Op> struct Chain { template <class Lane> static DEVICE Lane next(Lane a, int) { return a; } };
 template <> struct Chain<Sum> {
-  static DEVICE floats next(floats a, int offset) { return Avg::finish(a) + (float)offset; }
+  // Divided: a product some compilers fuse with the sum, and others do not, which shows where values are no integers.
+  static DEVICE floats next(floats a, int offset) { return a / (float)WORLD + (float)offset; }
   static DEVICE doubles next(doubles a, int offset) { return Avg::finish(a) + (double)offset; }
   static DEVICE ints next(ints a, int offset) { return a / WORLD + offset; }
   static DEVICE longs next(longs a, int offset) { return a / WORLD + offset; }

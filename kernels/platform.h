@@ -20,6 +20,9 @@
 #ifndef TOKENS     // that a matrix is applied to at once, 1 to 8
 #define TOKENS 1
 #endif
+#ifndef WIRE       // Int8Blocks Fp8Blocks Int4Blocks, as in quantize.h
+#define WIRE Int8Blocks
+#endif
 #ifndef STREAM_SLAB     // 1: stores into the slab go around the caches
 #define STREAM_SLAB 0
 #endif
@@ -52,6 +55,7 @@ typedef unsigned long long u64;
 
 #define DEVICE __device__ __forceinline__
 #define SEPARATE DEVICE            // not inlined where calls are cheap
+#define UNROLLED _Pragma("unroll")  // of loops over a thread's own registers, which have no addresses
 #define LAUNCHED_WITH(T) const T   // a kernel's one argument: by value
 constexpr int REGISTERS = 4;       // of a pack
 typedef unsigned words;
@@ -95,26 +99,21 @@ template <class To, class From> DEVICE To reinterpret(From from) {
 #define UP_TO_512_THREADS
 #define DEVICE inline __attribute__((always_inline))
 #define SEPARATE static __attribute__((noinline))
+#define UNROLLED _Pragma("GCC unroll 32")
 #define LAUNCHED_WITH(T) const T&  // by reference, so that every kernel is a `void (*)(void*)` for the timed loop
 constexpr int REGISTERS = 1;
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
 #define MOVNTDQ "vmovntdq"
-#define WORDS_IN_ORDER 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
-#define EVEN_WORDS 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
-#define ODD_WORDS 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
+#define WORD_NUMBERS(_) 0 _, 1 _, 2 _, 3 _, 4 _, 5 _, 6 _, 7 _, 8 _, 9 _, 10 _, 11 _, 12 _, 13 _, 14 _, 15 _
 #elif defined(__AVX__)
 #define VECTOR_BYTES 32
 #define MOVNTDQ "vmovntdq"
-#define WORDS_IN_ORDER 0, 1, 2, 3, 4, 5, 6, 7
-#define EVEN_WORDS 0, 2, 4, 6, 8, 10, 12, 14
-#define ODD_WORDS 1, 3, 5, 7, 9, 11, 13, 15
+#define WORD_NUMBERS(_) 0 _, 1 _, 2 _, 3 _, 4 _, 5 _, 6 _, 7 _
 #else
 #define VECTOR_BYTES 16
 #define MOVNTDQ "movntdq"
-#define WORDS_IN_ORDER 0, 1, 2, 3
-#define EVEN_WORDS 0, 2, 4, 6
-#define ODD_WORDS 1, 3, 5, 7
+#define WORD_NUMBERS(_) 0 _, 1 _, 2 _, 3 _
 #endif
 // Not one template over the element: g++ 12 silently drops a vector_size that depends on a template parameter.
 #define VECTOR vector_size(VECTOR_BYTES)
@@ -181,7 +180,7 @@ DEVICE floats high_halves(words w) { return floats_from_halves(reinterpret<two_h
 // Through memory it would be two stores and a load of both, which no store can be forwarded to: 1.2 to 1.5 times the time
 // of a whole two-shot in cache.
 DEVICE words halves(floats low, floats high) {
-  return __builtin_shufflevector(halves_from_floats(low), halves_from_floats(high), WORDS_IN_ORDER);
+  return __builtin_shufflevector(halves_from_floats(low), halves_from_floats(high), WORD_NUMBERS());
 }
 #else
 #include "platform_without_f16c.h"

@@ -9,6 +9,7 @@ DEVICE int blocks() { return 1; }
 DEVICE int rank_in_grid() { return 0; }
 DEVICE int afresh(int x) { return x; }
 template <int LOADS> DEVICE void loads_first() {}
+DEVICE void summed_so_far(floats&) {}
 template <class T> DEVICE T* of_thread(T* const* of_ranks, int rank) { return of_ranks[rank]; }
 DEVICE void block_barrier() {}
 DEVICE void store_release_system(u64* p, u64 v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
@@ -32,6 +33,9 @@ DEVICE pack load_pack(const char* buffer, long i) { return {{(words)((const any_
 DEVICE void store_pack(char* buffer, long i, pack x) { ((any_words*)buffer)[i] = (any_words)x.r[0]; }
 DEVICE pack load_aligned_pack(const char* buffer, unsigned i) { return load_pack(buffer, i); }
 DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x) { store_pack(buffer, i, x); }
+
+DEVICE unsigned load_2_bytes(const void* p) { return *(const volatile unsigned short*)p; }
+DEVICE void store_2_bytes(void* p, unsigned x) { *(volatile unsigned short*)p = (unsigned short)x; }
 
 DEVICE words rounded_to_bfloat16(floats f) {  // in the upper half; as in platform_gpu.h
   const words w = reinterpret<words>(f);
@@ -75,8 +79,8 @@ DEVICE int subgroups() { return 1; }
 DEVICE pack sums_over_lanes(floats (&rows)[VECTOR_BYTES / 4]) {
   for (int n = VECTOR_BYTES / 8; n > 0; n /= 2)
     for (int i = 0; i < n; ++i)
-      rows[i] = __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], EVEN_WORDS) +
-                __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], ODD_WORDS);
+      rows[i] = __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], WORD_NUMBERS(* 2)) +
+                __builtin_shufflevector(rows[2 * i], rows[2 * i + 1], WORD_NUMBERS(* 2 + 1));
   return {{reinterpret<words>(rows[0])}};
 }
 DEVICE float sum_over_block(floats f) {
@@ -88,5 +92,15 @@ DEVICE void prefetch(const char* p) { __builtin_prefetch(p); }
 // A release store orders all earlier stores but those that go around the caches. The fence would be in order too, and
 // let a launch that computes on stand until its last store has reached the peer: 0.1 to 0.5 us at each flag.
 DEVICE void fence_stores_system() { if (STREAM_SLAB || STREAM_RECEIVE) fence_system(); }
+// The largest lane, in all lanes: each is compared with the one 1, 2, 4 and 8 places off, as far as there are so many.
+#define WITH_LANES(step) \
+  w = most_of(w, __builtin_shufflevector(w, w, WORD_NUMBERS(^ (step & (VECTOR_BYTES / 4 - 1)))));
+DEVICE words least_of(words a, words b) { return a < b ? a : b; }
+DEVICE words most_of(words a, words b) { return a > b ? a : b; }
+DEVICE words largest_of_lanes(words w) {
+  WITH_LANES(1) WITH_LANES(2) WITH_LANES(4) WITH_LANES(8)
+  return w;
+}
+
 // A stream of stores is in order for whoever made it, and for others only after this.
 DEVICE void fence_streams() { fence_system(); }

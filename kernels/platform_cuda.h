@@ -11,6 +11,7 @@ DEVICE int block_in_grid() { return blockIdx.x; }
 DEVICE int blocks_in_grid() { return gridDim.x; }
 DEVICE int afresh(int x) { return x; }
 template <int LOADS> DEVICE void loads_first() {}
+DEVICE void summed_so_far(floats& x) { asm volatile("" : "+f"(x)); }
 template <class T> DEVICE T* of_thread(T* const* of_ranks, int rank) { return of_ranks[rank]; }
 DEVICE void block_barrier() { __syncthreads(); }
 DEVICE void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
@@ -52,6 +53,14 @@ DEVICE void store_16_bytes(void* p, pack x) {
 DEVICE void stream_16_bytes(void* p, pack x) {
   asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3])
                : "memory");
+}
+DEVICE unsigned load_2_bytes(const void* p) {
+  unsigned short x;
+  asm volatile("ld.global.u16 %0, [%1];" : "=h"(x) : "l"(p) : "memory");
+  return x;
+}
+DEVICE void store_2_bytes(void* p, unsigned x) {
+  asm volatile("st.global.u16 [%0], %1;" ::"l"(p), "h"((unsigned short)x) : "memory");
 }
 DEVICE float float_from_half(unsigned short h) {
   float f;

@@ -46,6 +46,10 @@ DEVICE words rounded_to_bfloat16(floats f) {
   return sign | (size < 0x7fffffffu ? size : 0x7fffffffu);
 }
 
+DEVICE words least_of(words a, words b) { return a < b ? a : b; }
+DEVICE words most_of(words a, words b) { return a > b ? a : b; }
+DEVICE words largest_of_lanes(words w) { return w; }
+
 DEVICE floats low_halves(words w) { return float_from_half((unsigned short)w); }
 DEVICE floats high_halves(words w) { return float_from_half((unsigned short)(w >> 16)); }
 DEVICE words halves(floats low, floats high) { return half_from_float(low) | (unsigned)half_from_float(high) << 16; }

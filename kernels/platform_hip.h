@@ -21,6 +21,9 @@ template <int LOADS> DEVICE void loads_first() {
   __builtin_amdgcn_sched_group_barrier(0x2, 1, 0);       // vector arithmetic
   __builtin_amdgcn_sched_barrier(0);
 }
+// A sum so far, which has to be there before the next: else the compiler begins with the operands of all of them, and
+// runs out of registers.
+DEVICE void summed_so_far(floats& x) { asm volatile("" : "+v"(x)); }
 // An array of the arguments, indexed by a thread's own number. Picked in registers: from where ROCm keeps arguments, in
 // host memory, each signal would fetch it across the wire.
 template <class T> DEVICE T* of_thread(T* const* of_ranks, int rank) {
@@ -67,6 +70,8 @@ DEVICE void store_16_bytes(void* p, pack x) { *(global_words*)p = reinterpret<fo
 DEVICE void stream_16_bytes(void* p, pack x) {
   __builtin_nontemporal_store(reinterpret<four_words>(x), (global_words*)p);
 }
+DEVICE unsigned load_2_bytes(const void* p) { return *(const GLOBAL unsigned short*)p; }
+DEVICE void store_2_bytes(void* p, unsigned x) { *(GLOBAL unsigned short*)p = (unsigned short)x; }
 DEVICE float float_from_half(unsigned short h) { return (float)reinterpret<_Float16>(h); }
 DEVICE unsigned short half_from_float(float f) { return reinterpret<unsigned short>((_Float16)f); }
 constexpr int MOST_SUBGROUPS = 16;

@@ -139,7 +139,7 @@ def _build_case(number: int, planned: Planned, run: Run, seen: list[tuple[Block,
                 rho: float) -> Case:
     case = Case(case=number, **{name: getattr(planned, name) for name in CASE_KEY}, count=planned.count,
                 status=planned.status, reason=planned.reason, chosen=planned.chosen, calls=planned.calls,
-                routing=planned.routing)
+                routing=planned.routing, snr_db=planned.snr_db)
     if planned.status != "ok":
         return case
     if not seen:

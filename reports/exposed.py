@@ -7,11 +7,8 @@ slower one: by chance, which the interval tells, or because it leaves its result
 
 from __future__ import annotations
 
-import io
-import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -74,7 +71,7 @@ class Form:
 
 def forms(cases: Sequence[Case], costs: Costs) -> list[Form]:
     """Of one shape: the compute alone, the library's best, our best one after the other, the best fused."""
-    measured = [case for case in cases if case.status == "ok" and case.state == "run" and len(costs.get(case.case, {})) > 1]
+    measured = [case for case in cases if (case.status, case.state) == ("ok", "run") and len(costs.get(case.case, {})) > 1]
 
     def best(name: Callable[[Case], str], of: Callable[[str], bool]) -> Iterator[Form]:
         candidates = [case for case in measured if of(case.algorithm)]

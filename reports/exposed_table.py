@@ -7,6 +7,7 @@ import os
 import sys
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -20,8 +21,8 @@ from reports.exposed import (
     difference,
     forms,
     interval_text,
-    share,
     shapes,
+    share,
     surely,
 )
 from reports.schema import Case, Result
@@ -99,8 +100,6 @@ def _kind(form: Form) -> str:
 
 
 def _median(form: Form) -> float:
-    import numpy as np
-
     return float(np.median([form.costs[turn] for turn in form.rounds]))
 
 
@@ -116,7 +115,7 @@ def verdict(case: Case, found: list[Form]) -> str:
         words = f"fused exposes {interval_text(gain)} us less than {by['ours'].name}"
         words += f", {share(gain[0], ours[0])} of its communication" if gain and ours and ours[0] > 0 else ""
     elif surely(less):
-        words = f"fused does not win: it exposes {interval_text(less)} us more than {by['ours'].name}, which is the one to take"
+        words = f"fused does not win: it exposes {interval_text(less)} us more than {by['ours'].name}, the one to take"
     else:
         words = f"fused and {by['ours'].name} are not told apart ({interval_text(gain)} us)"
     negative = [by[name].name for name, exposed in (("ours", ours), ("fused", fused)) if exposed and exposed[0] < 0]

@@ -94,8 +94,10 @@ def shown_cases(result: Result, view: View) -> list[Case]:
     first = cases[0]
     cases = [case for case in cases if (case.datatype, case.redop, case.collective)
              == (first.datatype, first.redop, first.collective)]
-    out_of_place = [case for case in cases if not case.in_place]
-    return out_of_place or cases
+    cases = [case for case in cases if not case.in_place] or cases
+    # What is lossy is no rival of what is not: it stands for ours only where it is all there is, or auto took it.
+    lossless = [case for case in cases if case.snr_db is None or case.algorithm == "auto"]
+    return lossless if any(case.algorithm != "library" for case in lossless) else cases
 
 
 def costs_in(result: Result, states: LinkStates, state: int | None) -> Costs:

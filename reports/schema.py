@@ -34,6 +34,8 @@ class Planned(Record, kw_only=True):
     copied into peer memory, bytes read from it], in one pass. With "pushes" they are stored across the wire, and read
     at home, which does not count.
     `blocks` are those of a launch of ours; on a CPU, where a rank is one, 1.
+    `snr_db`, of a lossy algorithm, is its signal-to-noise ratio against fp64 by kind of data: {"normal",
+    "heavy-tailed", "outlier channels"}.
     `calls` is 1, or the number of dependent calls of a chain. `routing`, of a routed all-to-all, has what it loads:
     {"leaving_bytes": [of each rank], "expert_max_over_mean", "expert_cv", "rank_max_over_mean", "rank_cv"}.
     """
@@ -52,6 +54,7 @@ class Planned(Record, kw_only=True):
     library: str | None = None
     chosen: str | None = None
     calls: int = 1
+    snr_db: dict[str, float] | None = None
     status: str = "ok"
     reason: str | None = None
     bound_parts: dict[str, Any] | None = None
@@ -214,6 +217,7 @@ class Case(Record, kw_only=True, tag="case", tag_field="kind"):
     suspect: bool = False
     chosen: str | None = None
     calls: int = 1
+    snr_db: dict[str, float] | None = None
     n_wrong: int | None = None
     reason: str | None = None
     samples: str | None = None

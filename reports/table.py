@@ -16,7 +16,7 @@ from rich.text import Text
 
 from reports.case import LinkStates, beside, find_states, late_us
 from reports.footprint import caption, footprint
-from reports.rows import Flip, Row, View, cost_us, default_rows, flips, views
+from reports.rows import Flip, Row, View, cost_us, default_rows, flips, view_of, views
 from reports.schema import Case, Range, Result, Summary
 from reports.sentences import (
     closing,
@@ -64,6 +64,7 @@ def _print_default(console: Console, result: Result, states: LinkStates) -> None
         console.print(line)
     console.print()
     console.print(_default_table(rows, first, result.run.world["size"]))
+    _print_lossy(console, result, first, rows)
     for view in more:
         these = default_rows(result, view, states)
         shape = (view[1] or {}).items()
@@ -81,6 +82,7 @@ def _print_default(console: Console, result: Result, states: LinkStates) -> None
             chained = chained or these
         console.print(f"\n{', '.join(words)}")
         console.print(_default_table(these, view, result.run.world["size"]))
+        _print_lossy(console, result, view, these)
     if found := flips(result, rows, states, first):
         console.print("\nwhere the winner changes with the link")
         console.print(_flip_table(found, states))
@@ -117,6 +119,28 @@ def _default_table(rows: Sequence[Row], view: View, world_size: int) -> Table:
     for row in rows:
         table.add_row(*(cell(row) for _, _, cell in shown))
     return table
+
+
+def _print_lossy(console: Console, result: Result, view: View, rows: Sequence[Row]) -> None:
+    """What was quantised beside what was not, where anything was."""
+    cases = [case for case in result.cases if view_of(case) == view and case.snr_db and case.algorithm != "auto"]
+    if not cases:
+        return
+    of_size = {row.size_bytes: row for row in rows}
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    names = dict.fromkeys(kind for case in cases for kind in case.snr_db or ())
+    for name, width in (("size\n", 8), ("\nalgorithm", 14), ("\nus", 8), ("library\nus", 8), ("auto\nus", 8),
+                        *((f"{kind.replace(' ', chr(10))}" if " " in kind else f"\n{kind}", 0) for kind in names)):
+        table.add_column(name, justify="left" if "algorithm" in name else "right", no_wrap=True, min_width=width)
+    for case in sorted(cases, key=lambda case: case.size_bytes):
+        row = of_size.get(case.size_bytes)
+        auto = row.ours if row and row.ours and row.ours.algorithm == "auto" else None
+        table.add_row(size_text(case.size_bytes), case.algorithm[:22], _cost_cell(case, None),
+                      _cost_cell(row.library if row else None, row.library_us if row else None),
+                      _cost_cell(auto, row.ours_us if row else None),
+                      *(f"{(case.snr_db or {})[kind]:.1f}" for kind in names))
+    console.print("\nquantised: signal-to-noise ratio against fp64 on three kinds of data, in dB")
+    console.print(table)
 
 
 def _load(row: Row, name: str) -> Any:
@@ -183,7 +207,8 @@ def _print_long(console: Console, result: Result) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     words = ("algorithm", "variant", "mode", "place", "status")
     for name in ("size", *words[:-1], "time us", "[95 %]", "consume us", "total us", "p95 us", "algbw GB/s",
-                 "busbw GB/s", "bound us", "of bound", "skew us", "rtt ns", "blocks (mixed)", "#wrong", "status"):
+                 "busbw GB/s", "bound us", "of bound", "skew us", "rtt ns", "SNR dB", "blocks (mixed)", "#wrong",
+                 "status"):
         table.add_column(name, no_wrap=True, justify="left" if name in words else "right")
     for case in sorted(result.cases, key=lambda case: (case.size_bytes, case.mode != "isolated", case.in_place)):
         table.add_row(*_long_cells(case))
@@ -198,10 +223,11 @@ def _long_cells(case: Case) -> list[str]:
     label = f"auto: {case.chosen}" if case.chosen else case.library or case.algorithm
     label += f" {shape_text(case.shape)}" if case.shape else ""
     blocks = f"{time.n_blocks} ({case.blocks_mixed})" if time else "-"
+    snr = " ".join(f"{ratio:.1f}" for ratio in case.snr_db.values()) if case.snr_db else "-"
     status = case.status if case.reason is None else f"{case.status}: {case.reason}"
     if case.state != "run" and time:
         status += f" ({'the link never settled' if case.state == 'mixed' else 'another state of the link'})"
     return [size_text(case.size_bytes), label, case.variant, case.mode, "in" if case.in_place else "out",
             medians[0], interval, *medians[1:3], number(time.p95 if time else None), number(case.alg_bw_gb_s),
-            number(case.bus_bw_gb_s), number(case.bound_us), _share_cell(case), *medians[3:], blocks,
+            number(case.bus_bw_gb_s), number(case.bound_us), _share_cell(case), *medians[3:], snr, blocks,
             _count(case.n_wrong), status]

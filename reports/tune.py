@@ -45,21 +45,27 @@ def costs_of(blocks: Sequence[Block], states: LinkStates, least: int = 1) -> dic
 
 
 def winners(result: Result) -> list[Winner]:
-    """By size, variant and state; none for a state in which nothing has enough blocks."""
+    """By size, variant and state; none for a state in which nothing has enough blocks. What is lossy is judged apart,
+    and named beside the other where it is faster."""
     states = find_states(result.blocks)
     found = []
     for state, costs_us in sorted(costs_of(result.blocks, states, LEAST_BLOCKS).items()):
         seen = Counter(block.case for block, its in zip(result.blocks, states.of_block, strict=True)
                        if its == state or states.longest is None)
-        heats: dict[tuple[int, str], list[int]] = {}
+        heats: dict[tuple[int, str, bool], list[int]] = {}
         for case in result.cases:
             if case.status == "ok" and case.case in seen:
-                heats.setdefault((case.size_bytes, case.variant), []).append(case.case)
-        for (size, variant), heat in heats.items():
+                heats.setdefault((case.size_bytes, case.variant, case.snr_db is not None), []).append(case.case)
+        lossless_us: dict[tuple[int, str], float] = {}
+        for (size, variant, lossy), heat in sorted(heats.items()):
             # Who fell out early has few blocks, of which the best would be luck.
             least = min(max(seen[case] for case in heat) / 2, ENOUGH_BLOCKS)
             ranked = sorted((case for case in heat if case in costs_us and seen[case] >= least),
                             key=costs_us.__getitem__)
+            if lossy:  # worth its noise only where it is faster
+                ranked = [case for case in ranked if costs_us[case] < lossless_us.get((size, variant), 0.0)]
+            elif ranked:
+                lossless_us[size, variant] = costs_us[ranked[0]]
             if ranked:
                 best, *others = ranked
                 names = [(result.cases[case].algorithm, costs_us[case]) for case in others[:1]]

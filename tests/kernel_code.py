@@ -17,18 +17,19 @@ def kernels_in(text: str, architecture: str) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class Access:
-    """A global access of an instruction: `wide` if of 16 bytes."""
+    """A global access of an instruction: `wide` if of 16 bytes, `half` if of 2."""
 
     load: bool
     wide: bool
+    half: bool = False
 
 
 def access(line: str) -> Access | None:
     ptx = re.match(r"(?:@!?%p\d+ )?(ld|st)\.(?:volatile\.|weak\.|relaxed\.\w+\.)?(?:global|local)(\S*)", line)
     if ptx:
-        return Access(ptx[1] == "ld", ".v4.u32" in ptx[2])
+        return Access(ptx[1] == "ld", ".v4.u32" in ptx[2], ptx[2] == ".u16")
     amd = re.match(r"(?:global|flat|scratch|buffer)_(load|store)_(\S+)", line)
-    return Access(amd[1] == "load", amd[2] in ("dwordx4", "b128")) if amd else None
+    return Access(amd[1] == "load", amd[2] in ("dwordx4", "b128"), bool(re.search("short|16", amd[2]))) if amd else None
 
 
 @dataclass(frozen=True)

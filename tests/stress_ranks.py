@@ -19,6 +19,8 @@ from bench import verify
 from bench.subject import on_device, pattern_of
 from collectives.algorithm import ALGORITHMS
 from collectives.allreduce_one_shot_ll import MOST_BYTES as MOST_PACKET_BYTES
+from collectives.allreduce_two_shot_quantized import BLOCK
+from collectives.allreduce_two_shot_quantized import DATATYPES as QUANTIZED
 from collectives.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.alltoall_routed import RoutedCase, make_tables, record_bytes
 from collectives.collective import COLLECTIVES, DATATYPES
@@ -53,12 +55,16 @@ def main(launches: int, seed: int, device: str, memory: str, macros: dict[str, i
         what = COLLECTIVES[draw.choice(list(COLLECTIVES) if not names else ["all_reduce"])]
         shape = draw.choice(what.shapes)
         datatype, redop = datatypes[what.name], redops[what.name]
+        known = ALGORITHMS[what.name]
+        fits = [name for name, its in known.items() if datatype.name in QUANTIZED or not its.lossy]
+        algorithm = known[draw.choice(names or [name for name in fits if name != "library"])]
         count = draw.choice(COUNTS)
+        if algorithm.lossy:
+            count = -(-count // BLOCK) * BLOCK
         sends, receives = what.segments(ranks)
         size = max(sends, receives) * count * datatype.size_bytes
         in_place = draw.random() < 0.3 and what.no_place is None
         shift = draw.choice([0, datatype.size_bytes, 3 * datatype.size_bytes])
-        algorithm = ALGORITHMS[what.name][draw.choice(names or [a for a in ALGORITHMS[what.name] if a != "library"])]
         variant = draw.choice(algorithm.variants(world))
         assert not isinstance(world.peers, Unsupported)
         buffers = [register(world.communicator, world.device, world.peers, size + 64) for _ in range(2)]
@@ -79,7 +85,7 @@ def main(launches: int, seed: int, device: str, memory: str, macros: dict[str, i
             on_device(world, verify.repeated(table))
             for table in (
                 datatype.encode(verify.sent(what, datatype, redop, ranks, seed))[rank],
-                verify.received(what, shape, datatype, redop, ranks, seed)[rank],
+                verify.received(what, shape, datatype, redop, ranks, seed, operation.summed)[rank],
             )
         ]
         wrong = world.device.private(8)

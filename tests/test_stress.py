@@ -25,6 +25,12 @@ def test_back_to_back_launches_are_right_across_the_epochs_wrap(ranks, stores):
     assert found == {"launches": launches, "wrong_elements": 0, "timed_out": False}
 
 
+@pytest.mark.parametrize(("ranks", "seed"), [(2, 2), (3, 7)])  # of float32, and of bfloat16
+def test_quantised_launches_are_right_back_to_back(ranks, seed):
+    found = stress(ranks, "STREAM_SLAB=1", "two_shot_int8", "two_shot_fp8", "two_shot_int4", launches=1000, seed=seed)
+    assert found == {"launches": 1000, "wrong_elements": 0, "timed_out": False}
+
+
 @pytest.mark.parametrize(
     ("settings", "launches"),
     [

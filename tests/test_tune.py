@@ -97,7 +97,7 @@ FAST, SLOW = (100.0, 101.0), (500.0, 505.0)  # round trips
 def go_on(costs_us, *rounds):
     """Who goes on after rounds, each of a state and who took part, when candidates cost so much in each state."""
     everyone = range(len(costs_us[FAST]))
-    planned = [SimpleNamespace(size_bytes=1 << 20, variant="copied") for _ in everyone]
+    planned = [SimpleNamespace(size_bytes=1 << 20, variant="copied", snr_db=None) for _ in everyone]
     blocks = [Block(case=number, block=turn, round=turn, n=3, time_us=costs_us[state][number], link_rtt_ns=state)
               for turn, (state, numbers) in enumerate(rounds) for number in numbers]
     communicator = SimpleNamespace(broadcast=lambda said: said)

@@ -1,0 +1,120 @@
+// A matrix times a few tokens: tiles of rows, each by a subgroup, from weights and activations in the order of memory.
+//
+// Products add up in fp32. A matrix is of fp16, bf16, or int8 with a scale for each row.
+#pragma once
+#include "pack.h"
+
+struct Gemv {
+  Arguments ranks;          // `send`: this rank's parts, [TOKENS][hidden], which it writes; `receive`: the sums, likewise
+  const char* weights;      // [copies][hidden][inner]; a launch takes the copy of its iteration
+  const char* activations;  // [TOKENS], `stride` elements apart, of [inner], ELEMENT
+  const char* row_scales;   // [hidden] fp32, of int8 weights
+  long hidden, inner;       // which 64 divides
+  long stride, copies;
+  long step_rows;           // of a block in a step; tiles of the subgroups of a block divide it
+};
+
+// Weights, and elements on the wire, in the order of memory.
+struct Float16Weights {
+  static constexpr int BYTES = 2;
+  static DEVICE void widen(words w, floats* to) { widen_halves(w, to); }
+};
+struct Bfloat16Weights {
+  static constexpr int BYTES = 2;
+  static DEVICE void widen(words w, floats* to) { widen_bfloat16s(w, to); }
+};
+struct Int8Weights {
+  static constexpr int BYTES = 1;
+  static DEVICE void widen(words w, floats* to) { widen_chars(w, to); }
+};
+template <class E> struct Ordered;
+template <> struct Ordered<Float32> {
+  static DEVICE void widen(words w, floats* to) { *to = reinterpret<floats>(w); }
+  static DEVICE pack get(const char* at) { return load_aligned_pack(at, 0); }
+  static DEVICE void put(char* at, pack sums) { store_aligned_pack(at, 0, sums); }
+  static DEVICE floats rounded(floats f) { return f; }
+};
+// Of 16 bits: half a pack, as a pack of fp32.
+template <class Widening> struct Half : Widening {
+  static DEVICE pack get(const char* at) {
+    constexpr int HALF = (REGISTERS + 1) / 2;
+    words w[HALF];
+    floats f[2 * HALF];
+    load_half_pack(at, w);
+    pack p;
+    for (int i = 0; i < HALF; ++i) Widening::widen(w[i], f + 2 * i);
+    for (int i = 0; i < REGISTERS; ++i) p.r[i] = reinterpret<words>(f[i]);
+    return p;
+  }
+};
+template <> struct Ordered<Float16> : Half<Float16Weights> {
+  static DEVICE void put(char* at, pack sums) { store_halves(at, sums); }
+  static DEVICE floats rounded(floats f) { return low_halves(halves(f, f)); }
+};
+template <> struct Ordered<Bfloat16> : Half<Bfloat16Weights> {
+  static DEVICE void put(char* at, pack sums) { store_bfloat16s(at, sums); }
+  static DEVICE floats rounded(floats f) { return reinterpret<floats>(rounded_to_bfloat16(f) & 0xffff0000u); }
+};
+
+constexpr int ROWS = sizeof(pack) / 4;  // of a tile, whose sums are a pack of fp32
+constexpr int AT_ONCE = 16 / TOKENS < 2 ? 2 : 16 / TOKENS < ROWS ? 16 / TOKENS : ROWS;  // rows: 16 sums in registers
+constexpr int WIDE = 4 / WEIGHT::BYTES;                                 // registers of fp32 from one of weights
+constexpr int PACKS_OF_ACTIVATIONS = ELEMENT_BYTES / WEIGHT::BYTES;     // for one of weights
+
+// A tile's rows, by a subgroup: a pack of sums for each token. The same code for the fused kernel and for the compute
+// alone: inlined into both, a compiler made one of them 3 % slower.
+constexpr int AHEAD = 16;  // tiles whose parts a CPU begins to fetch: from a far core they take half a microsecond
+struct Sums { pack of[TOKENS]; };
+SEPARATE void compute_tile(const Gemv& g, const char* rows, unsigned tile, Sums& found) {
+  const long row_bytes = g.inner * WEIGHT::BYTES;
+  const unsigned packs = (unsigned)(row_bytes / (long)sizeof(pack));
+  const char* activations = g.activations;
+  const long activation_bytes = g.stride * ELEMENT_BYTES;
+  floats sums[TOKENS][ROWS];
+  for (int r = 0; r < ROWS; r += AT_ONCE) {
+    floats sum[TOKENS][AT_ONCE] = {};
+    for (unsigned i = lane(); i < packs; i += lanes()) {
+      pack w[AT_ONCE], x[TOKENS][PACKS_OF_ACTIVATIONS];
+      for (int k = 0; k < AT_ONCE; ++k) w[k] = load_aligned_pack(rows + (r + k) * row_bytes, i);
+      for (int t = 0; t < TOKENS; ++t)
+        for (int p = 0; p < PACKS_OF_ACTIVATIONS; ++p)
+          x[t][p] = load_aligned_pack(activations + t * activation_bytes, i * PACKS_OF_ACTIVATIONS + p);
+      loads_first<AT_ONCE + TOKENS * PACKS_OF_ACTIVATIONS>();
+      floats wide_x[TOKENS][REGISTERS * WIDE];
+      for (int t = 0; t < TOKENS; ++t)
+        for (int p = 0; p < PACKS_OF_ACTIVATIONS; ++p)
+          for (int j = 0; j < REGISTERS; ++j)
+            Ordered<Element>::widen(x[t][p].r[j], wide_x[t] + (p * REGISTERS + j) * WIDE / PACKS_OF_ACTIVATIONS);
+      for (int k = 0; k < AT_ONCE; ++k)
+        for (int j = 0; j < REGISTERS; ++j) {
+          floats wide_w[WIDE];
+          WEIGHT::widen(w[k].r[j], wide_w);
+          for (int t = 0; t < TOKENS; ++t)
+            for (int v = 0; v < WIDE; ++v) sum[t][k] += wide_w[v] * wide_x[t][j * WIDE + v];
+        }
+    }
+    for (int t = 0; t < TOKENS; ++t)
+      for (int k = 0; k < AT_ONCE; ++k) sums[t][r + k] = sum[t][k];
+  }
+  for (int t = 0; t < TOKENS; ++t) {
+    pack p = sums_over_lanes(sums[t]);
+    if (WEIGHT::BYTES == 1) {
+      const pack scales = load_aligned_pack(g.row_scales, tile);
+      for (int j = 0; j < REGISTERS; ++j)
+        p.r[j] = reinterpret<words>(reinterpret<floats>(p.r[j]) * reinterpret<floats>(scales.r[j]));
+    }
+    found.of[t] = p;
+  }
+}
+
+// Rows [first, end) of the matrix, by this block: each(bytes from the first, sums) for those of each token, by one lane.
+template <class Each> DEVICE void compute_rows(const Gemv& g, long first, long end, Each each) {
+  const long row_bytes = g.inner * WEIGHT::BYTES, hidden = g.hidden;
+  const u64 copy = *(volatile const u64*)&g.ranks.watch->iteration % (u64)g.copies;
+  const char* weights = g.weights + (long)copy * hidden * row_bytes;
+  for (long row = first + subgroup() * ROWS; row < end; row += subgroups() * ROWS) {
+    Sums sums;
+    compute_tile(g, weights + row * row_bytes, (unsigned)(row / ROWS), sums);
+    for (int t = 0; t < TOKENS && lane() == 0; ++t) each((t * hidden + row) * ELEMENT_BYTES, sums.of[t]);
+  }
+}

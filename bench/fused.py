@@ -90,7 +90,7 @@ def finish(p: cli.Parser, command: str, argv: Sequence[str] | None) -> Namespace
     cli.lean_option(where)
     cli.output_options(where)
     p.set_defaults(beside=None, slowed_percent=None, list=False, check=1, warmup_iters=None, dispatch="native", iters=0,
-                   output_file=None, mpi_thread_level=None, tuned="none", op="sum", mode="isolated")
+                   output_file=None, mpi_thread_level=None, tuned="none", op="sum", mode="isolated", lossy=None)
     options = p.parse_args(argv)
     if launched_rank() is None:
         p.error(f"this is one process, and a collective needs ranks: mpirun -n 2 python -m bench.{command}")

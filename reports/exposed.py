@@ -71,7 +71,8 @@ class Form:
 
 def forms(cases: Sequence[Case], costs: Costs) -> list[Form]:
     """Of one shape: the compute alone, the library's best, our best one after the other, the best fused."""
-    measured = [case for case in cases if (case.status, case.state) == ("ok", "run") and len(costs.get(case.case, {})) > 1]
+    measured = [case for case in cases
+                if (case.status, case.state) == ("ok", "run") and len(costs.get(case.case, {})) > 1]
 
     def best(name: Callable[[Case], str], of: Callable[[str], bool]) -> Iterator[Form]:
         candidates = [case for case in measured if of(case.algorithm)]

@@ -61,11 +61,9 @@ constexpr int AT_ONCE = 16 / TOKENS < 2 ? 2 : 16 / TOKENS < ROWS ? 16 / TOKENS :
 constexpr int WIDE = 4 / WEIGHT::BYTES;                                 // registers of fp32 from one of weights
 constexpr int PACKS_OF_ACTIVATIONS = ELEMENT_BYTES / WEIGHT::BYTES;     // for one of weights
 
-// A tile's rows, by a subgroup: a pack of sums for each token. The same code for the fused kernel and for the compute
-// alone: inlined into both, a compiler made one of them 3 % slower.
-constexpr int AHEAD = 16;  // tiles whose parts a CPU begins to fetch: from a far core they take half a microsecond
+// Of a tile, by a subgroup: a pack of sums for each token.
 struct Sums { pack of[TOKENS]; };
-SEPARATE void compute_tile(const Gemv& g, const char* rows, unsigned tile, Sums& found) {
+DEVICE void compute_tile(const Gemv& g, const char* rows, unsigned tile, Sums& found) {
   const long row_bytes = g.inner * WEIGHT::BYTES;
   const unsigned packs = (unsigned)(row_bytes / (long)sizeof(pack));
   const char* activations = g.activations;
@@ -107,14 +105,23 @@ SEPARATE void compute_tile(const Gemv& g, const char* rows, unsigned tile, Sums&
   }
 }
 
+// A group of tiles from `row` on. The same code for the fused kernel and for the compute alone: inlined into both, a
+// compiler made one of them 3 % slower. Called for each tile, it is 5 % slower.
+constexpr int GROUP = REGISTERS == 1 ? 4 : 1;
+SEPARATE void compute_group(const Gemv& g, const char* weights, long row, long end, Sums (&found)[GROUP]) {
+  for (int i = 0; i < GROUP && row < end; ++i, row += subgroups() * ROWS)
+    compute_tile(g, weights + row * g.inner * WEIGHT::BYTES, (unsigned)(row / ROWS), found[i]);
+}
+
 // Rows [first, end) of the matrix, by this block: each(bytes from the first, sums) for those of each token, by one lane.
 template <class Each> DEVICE void compute_rows(const Gemv& g, long first, long end, Each each) {
-  const long row_bytes = g.inner * WEIGHT::BYTES, hidden = g.hidden;
+  const long hidden = g.hidden;
   const u64 copy = *(volatile const u64*)&g.ranks.watch->iteration % (u64)g.copies;
-  const char* weights = g.weights + (long)copy * hidden * row_bytes;
-  for (long row = first + subgroup() * ROWS; row < end; row += subgroups() * ROWS) {
-    Sums sums;
-    compute_tile(g, weights + row * row_bytes, (unsigned)(row / ROWS), sums);
-    for (int t = 0; t < TOKENS && lane() == 0; ++t) each((t * hidden + row) * ELEMENT_BYTES, sums.of[t]);
+  const char* weights = g.weights + (long)copy * hidden * g.inner * WEIGHT::BYTES;
+  for (long row = first + subgroup() * ROWS; row < end;) {
+    Sums sums[GROUP];
+    compute_group(g, weights, row, end, sums);
+    for (int i = 0; i < GROUP && row < end; ++i, row += subgroups() * ROWS)
+      for (int t = 0; t < TOKENS && lane() == 0; ++t) each((t * hidden + row) * ELEMENT_BYTES, sums[i].of[t]);
   }
 }

@@ -12,6 +12,8 @@
 // A part is rounded to the wire's type, ELEMENT, before it leaves.
 #include "gemv.h"
 
+constexpr int AHEAD = 16;  // tiles whose parts a CPU begins to fetch: from a far core they take half a microsecond
+
 template <bool REGISTERED> DEVICE void gemv_allreduce(const Gemv& g) {
   Slowed<> slowed;
   const Arguments& a = g.ranks;

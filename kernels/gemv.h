@@ -5,7 +5,7 @@
 #include "pack.h"
 
 struct Gemv {
-  Arguments ranks;          // `send`: this rank's parts, [TOKENS][hidden], which it writes; `receive`: the sums, likewise
+  Arguments ranks;          // `send`: this rank's parts, [TOKENS][hidden], which `gemv` writes; `receive`: the sums
   const char* weights;      // [copies][hidden][inner]; a launch takes the copy of its iteration
   const char* activations;  // [TOKENS], `stride` elements apart, of [inner], ELEMENT
   const char* row_scales;   // [hidden] fp32, of int8 weights
@@ -113,7 +113,7 @@ SEPARATE void compute_group(const Gemv& g, const char* weights, long row, long e
     compute_tile(g, weights + row * g.inner * WEIGHT::BYTES, (unsigned)(row / ROWS), found[i]);
 }
 
-// Rows [first, end) of the matrix, by this block: each(bytes from the first, sums) for those of each token, by one lane.
+// Rows [first, end) of the matrix, by this block: each(bytes from the first, sums) for those of a token, by one lane.
 template <class Each> DEVICE void compute_rows(const Gemv& g, long first, long end, Each each) {
   const long hidden = g.hidden;
   const u64 copy = *(volatile const u64*)&g.ranks.watch->iteration % (u64)g.copies;

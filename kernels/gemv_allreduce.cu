@@ -93,7 +93,8 @@ extern "C" __global__ UP_TO_512_THREADS void gemv(LAUNCHED_WITH(Arguments) launc
   const Gemv& g = *(const Gemv*)of_this_rank(launched).more;
   const long share = (g.hidden / ROWS + blocks() - 1) / blocks() * ROWS;
   char* to = const_cast<char*>(g.ranks.send);
-  compute_rows(g, smaller(block() * share, g.hidden), smaller((block() + 1) * share, g.hidden), [&](long at, pack sums) {
+  const long first = smaller(block() * share, g.hidden);
+  compute_rows(g, first, smaller(first + share, g.hidden), [&](long at, pack sums) {
     Ordered<Element>::put(to + at, sums);
   });
 }

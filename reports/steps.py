@@ -153,8 +153,8 @@ def verdict(result: Result, steps: Mapping[str, Case], costs: Mapping[int, Costs
     n = calls(tensor)
     here_us, flips_us = (tensor_us - alone_us) / n, (pipe_us - alone_us) / n
     if flips_us <= 0:
-        said.append(f"TP's compute alone, {number(alone_us / 1e3)} ms, is no faster than the pipeline: no all-reduce is "
-                    "fast enough.")
+        said.append(f"TP's compute alone, {number(alone_us / 1e3)} ms, is no faster than the pipeline: no all-reduce "
+                    "is fast enough.")
     elif here_us <= 0:
         said.append(f"The answer flips where an all-reduce costs {number(flips_us)} us; here none is to be seen.")
     else:

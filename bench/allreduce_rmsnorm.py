@@ -14,6 +14,7 @@ from functools import partial
 from bench import cli, fused
 from bench.cli import MOST_BYTES
 from collectives.collective import DATATYPES
+from collectives.fused import FUSED
 from collectives.models import MODELS
 
 ABOUT = "Times all-reduce + residual + RMSNorm, fused and one after the other: how much communication is left to see."
@@ -28,7 +29,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
          help="elements of a token (the model's)")
     fused.counts_option(what, fused.MOST_TOKENS, "1,16,256,2048", "at once")
     fused.wire_option(what)
-    fused.algorithms_option(what, "allreduce_rmsnorm")
+    fused.algorithms_option(what, FUSED["allreduce_rmsnorm"])
     options = fused.finish(p, "allreduce_rmsnorm", argv)
     if options.hidden:
         options.model = None

@@ -193,21 +193,23 @@ def _both(world: World, first: Operation | Unsupported, second: Operation | Unsu
     return in_a_row(world, [first, second])
 
 
-def _forms(alone: Callable[[World, Case], Operation | Unsupported],
-           then: Callable[[Algorithm, World, Case], Operation | Unsupported],
-           fused: Callable[[World, Case], Operation | Unsupported],
-           variants: Callable[[World], tuple[str, ...]]) -> dict[str, Algorithm]:
-    """The compute alone; compute and each all-reduce, the library's first; fused."""
+def forms(collective: str, alone: Callable[[World, Case], Operation | Unsupported],
+          then: Callable[[Algorithm, World, Case], Operation | Unsupported],
+          fused: Callable[[World, Case], Operation | Unsupported], variants: Callable[[World], tuple[str, ...]],
+          about: str) -> dict[str, Algorithm]:
+    """The compute alone; compute and each algorithm of a collective, the library's first; fused."""
     def untold(ranks: int, case: Case) -> None:
         """No bound: compute takes what it takes."""
 
-    exact = [one for one in ALGORITHMS["all_reduce"].values() if one.name != "auto" and not one.lossy]
+    exact = [one for one in ALGORITHMS[collective].values() if one.name != "auto" and not one.lossy]
     after = [Algorithm(f"then_{one.name}", f"compute and {one.name}, one after the other", partial(then, one), untold,
                        one.variants) for one in exact]
-    forms = [Algorithm("compute", "the compute alone", alone, untold), *after,
-             Algorithm("fused", "compute and all-reduce in one launch", fused, untold, variants)]
-    return {form.name: form for form in forms}
+    found = [Algorithm("compute", "the compute alone", alone, untold), *after,
+             Algorithm("fused", f"compute and {collective} {about}", fused, untold, variants)]
+    return {form.name: form for form in found}
 
 
-FUSED = {"allreduce_rmsnorm": _forms(_bind_norm_alone, _bind_then_norm, _bind_fused_norm, copied_or_registered),
-         "gemv_allreduce": _forms(_bind_gemv_alone, _bind_then_reduce, _bind_fused_gemv, copied_or_registered)}
+FUSED = {"allreduce_rmsnorm": forms("all_reduce", _bind_norm_alone, _bind_then_norm, _bind_fused_norm,
+                                    copied_or_registered, "in one launch"),
+         "gemv_allreduce": forms("all_reduce", _bind_gemv_alone, _bind_then_reduce, _bind_fused_gemv,
+                                 copied_or_registered, "in one launch")}

@@ -97,7 +97,7 @@ def forms(cases: Sequence[Case], costs: Costs) -> list[Form]:
             *best(lambda case: f"then {case.library}{variant(case)}", lambda a: a == LIBRARY),
             *best(lambda case: f"then {case.algorithm.removeprefix('then_')}{variant(case)}",
                   lambda a: a.startswith("then_") and a != LIBRARY),
-            *best(lambda case: f"fused{variant(case)}", lambda a: a == FUSED)]
+            *best(lambda case: ", ".join(filter(None, [f"fused{variant(case)}", case.chosen])), lambda a: a == FUSED)]
 
 
 def difference(one: Form, other: Form) -> Interval | None:

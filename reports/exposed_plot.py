@@ -24,8 +24,9 @@ def draw(result: Result, path: Path) -> None:
     for cases in shapes(result):
         found = forms(cases, costs)
         alone = next((form for form in found if form.case.algorithm == COMPUTE), None)
-        if alone and len(found) > 1:
-            panels.append((cases[0], alone, [form for form in found if form is not alone]))
+        others = [form for form in found if alone and form is not alone and difference(form, alone)]
+        if alone and others:
+            panels.append((cases[0], alone, others))
     if not panels:
         raise ResultError(f"{result.path} has no measured case to draw")
     with figure(path, len(panels), 1, (9, 1.1 + 1.7 * len(panels))) as (made, axes):

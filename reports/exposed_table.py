@@ -29,7 +29,7 @@ from reports.schema import Case, Result
 from reports.sentences import footnotes, link_lines, machine, number, opening, size_text, stopped_first
 
 WIDTH = 80
-LAYERS = {"attention_output": "attention output", "mlp_down": "MLP down"}
+LAYERS = {"attention_output": "attention output", "mlp_down": "MLP down", "qkv": "QKV", "gate_up": "MLP gate and up"}
 
 
 def render(result: Result) -> str:
@@ -66,14 +66,21 @@ def head(result: Result, states: LinkStates) -> list[str]:
 
 
 def title(case: Case) -> str:
-    """`llama-3.1-70b, attention output: 8192 x 64 float16 (1/64 of the columns), 1 token; 32 KiB`."""
+    """`llama-3.1-70b, attention output: 8192 x 64 float16, 1/64 of the columns, 1 token; 32 KiB to be reduced`, or
+    `llama-3.1-70b, QKV: 256 tokens x 8192 x 128, 1/64 of the columns; 8 MiB to be gathered`."""
     shape: dict[str, Any] = case.shape or {}
     name = ", ".join(filter(None, [shape.get("model"), LAYERS.get(shape.get("layer", ""))]))
-    tokens = f"{shape.get('tokens')} token{'s' * (shape.get('tokens') != 1)}"
-    scaled = f", {shape['scale']} of the columns" if shape.get("scale", "1") != "1" else ""
-    what = f"{shape.get('hidden')} x {shape['inner']} {shape['weights']}{scaled}" if "inner" in shape else (
-        f"{shape.get('hidden')} elements")
-    return f"{name}{': ' if name else ''}{what}, {tokens}; {size_text(case.size_bytes)} to be reduced"
+    tokens, hidden = f"{shape.get('tokens')} token{'s' * (shape.get('tokens') != 1)}", shape.get("hidden")
+    cut = "inner" if case.collective == "gemm_reduce_scatter" else "columns"
+    scaled = f", {shape['scale']} of the {cut}" if shape.get("scale", "1") != "1" else ""
+    if case.collective == "gemm_reduce_scatter":
+        what, then = f"{tokens} x {shape.get('inner')} x {hidden}{scaled}", "reduced and scattered"
+    elif case.collective == "allgather_gemm":
+        what, then = f"{tokens} x {hidden} x {shape.get('columns')}{scaled}", "gathered"
+    else:
+        matrix = f"{hidden} x {shape['inner']} {shape['weights']}{scaled}" if "inner" in shape else f"{hidden} elements"
+        what, then = f"{matrix}, {tokens}", "reduced"
+    return f"{name}{': ' if name else ''}{what}; {size_text(case.size_bytes)} to be {then}"
 
 
 def _table(found: list[Form], cases: list[Case]) -> Table:

@@ -5,7 +5,7 @@
 #include "pack.h"
 
 struct Gemv {
-  Arguments ranks;          // `send`: this rank's parts, [TOKENS][hidden], which it writes; `receive`: the sums, likewise
+  Arguments ranks;          // `send`: this rank's parts, [TOKENS][hidden], which it writes; `receive`: the sums
   const char* weights;      // [copies][hidden][inner]; a launch takes the copy of its iteration
   const char* activations;  // [TOKENS], `stride` elements apart, of [inner], ELEMENT
   const char* row_scales;   // [hidden] fp32, of int8 weights
@@ -57,7 +57,9 @@ template <> struct Ordered<Bfloat16> : Half<Bfloat16Weights> {
 };
 
 constexpr int ROWS = sizeof(pack) / 4;  // of a tile, whose sums are a pack of fp32
-constexpr int AT_ONCE = 16 / TOKENS < 2 ? 2 : 16 / TOKENS < ROWS ? 16 / TOKENS : ROWS;  // rows: 16 sums in registers
+// Rows at once: as many, of those that divide a tile, as have 16 sums in registers.
+constexpr int WANTED_AT_ONCE = TOKENS > 4 ? 2 : TOKENS > 2 ? 4 : 16 / TOKENS;
+constexpr int AT_ONCE = WANTED_AT_ONCE < ROWS ? WANTED_AT_ONCE : ROWS;
 constexpr int WIDE = 4 / WEIGHT::BYTES;                                 // registers of fp32 from one of weights
 constexpr int PACKS_OF_ACTIVATIONS = ELEMENT_BYTES / WEIGHT::BYTES;     // for one of weights
 
@@ -107,7 +109,7 @@ SEPARATE void compute_tile(const Gemv& g, const char* rows, unsigned tile, Sums&
   }
 }
 
-// Rows [first, end) of the matrix, by this block: each(bytes from the first, sums) for those of each token, by one lane.
+// Rows [first, end) of the matrix, by this block: each(bytes from the first, sums) for each token's, by one lane.
 template <class Each> DEVICE void compute_rows(const Gemv& g, long first, long end, Each each) {
   const long row_bytes = g.inner * WEIGHT::BYTES, hidden = g.hidden;
   const u64 copy = *(volatile const u64*)&g.ranks.watch->iteration % (u64)g.copies;

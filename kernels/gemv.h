@@ -57,7 +57,9 @@ template <> struct Ordered<Bfloat16> : Half<Bfloat16Weights> {
 };
 
 constexpr int ROWS = sizeof(pack) / 4;  // of a tile, whose sums are a pack of fp32
-constexpr int AT_ONCE = 16 / TOKENS < 2 ? 2 : 16 / TOKENS < ROWS ? 16 / TOKENS : ROWS;  // rows: 16 sums in registers
+// Rows at once: as many, of those that divide a tile, as have 16 sums in registers.
+constexpr int WANTED_AT_ONCE = TOKENS > 4 ? 2 : TOKENS > 2 ? 4 : 16 / TOKENS;
+constexpr int AT_ONCE = WANTED_AT_ONCE < ROWS ? WANTED_AT_ONCE : ROWS;
 constexpr int WIDE = 4 / WEIGHT::BYTES;                                 // registers of fp32 from one of weights
 constexpr int PACKS_OF_ACTIVATIONS = ELEMENT_BYTES / WEIGHT::BYTES;     // for one of weights
 

@@ -9,7 +9,8 @@
 //   3. waits for the others' sums and, from the slab, copies them
 // So nothing is stored to be read again, and all but the last flag passes under the computing of what comes after it.
 // Two hops; each rank sends 2 (n-1)/n S bytes. One rank computes a sum, so every rank gets the same bits.
-// A part is rounded to the wire's type, ELEMENT, before it leaves.
+// A part is rounded to the wire's type, ELEMENT, before it is summed, the rank's own too: bit by bit what `gemv`, which is
+// the compute alone, and then the one-shot all-reduce give.
 #include "gemv.h"
 
 constexpr int AHEAD = 16;  // tiles whose parts a CPU begins to fetch: from a far core they take half a microsecond

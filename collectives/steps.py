@@ -107,15 +107,14 @@ class Chat:
     sums: int
 
 
-def open_chat(net: Net, tokens: int, residual: int | None = None) -> Chat:
-    """Room for a batch; its residual lies there, or in memory of its own. All ranks call it. Raises DeviceError."""
+def open_chat(net: Net, tokens: int) -> Chat:
+    """Room for a batch. All ranks call it. Raises DeviceError."""
     size = tokens * net.model.hidden * net.datatype.size_bytes
-    sums, parts = allocate(net.world, size), allocate(net.world, size)
-    own = allocate(net.world, size)
-    activations = np.full(tokens * net.model.hidden + net.width, PAD)
-    net.keep += [sums, parts, own]
-    return Chat(tokens, net.on_device(net.datatype.encode(activations)), residual or own.address, parts.address,
-                sums.address)
+    parts, sums, residual = (allocate(net.world, size) for _ in range(3))
+    activations = allocate(net.world, (tokens + 1) * net.width * net.datatype.size_bytes)
+    activations.write(net.datatype.encode(np.full((tokens + 1) * net.width, PAD)))
+    net.keep += [parts, sums, residual, activations]
+    return Chat(tokens, activations.address, residual.address, parts.address, sums.address)
 
 
 def _gemv_case(net: Net, chat: Chat, number: int, weights: int, inner: int, first: int, variant: str) -> GemvCase:
@@ -127,7 +126,7 @@ def _gemv_case(net: Net, chat: Chat, number: int, weights: int, inner: int, firs
                     activations=chat.activations + first * inner * net.datatype.size_bytes)
 
 
-def _norm_case(net: Net, chat: Chat, variant: str = "copied") -> NormCase:
+def norm_case(net: Net, chat: Chat, variant: str = "copied") -> NormCase:
     hidden = net.model.hidden
     weight = net.on_device(net.datatype.encode(np.ones(hidden)))
     return NormCase(COLLECTIVE["allreduce_rmsnorm"], chat.tokens * hidden, net.datatype, "sum", chat.parts,
@@ -139,12 +138,12 @@ def split_by_tensor(net: Net, chat: Chat, weights: dict[int, int], form: str, va
     """A step of which every rank has a share of each matrix. `form` is one of FUSED["gemv_allreduce"], followed by a
     norm; or `allreduce_rmsnorm`, after a GEMV. All ranks call it. Raises DeviceError."""
     world, rank = net.world, net.world.communicator.rank
-    norms = _norm_case(net, chat, variant)
+    norms = norm_case(net, chat, variant)
     if form == "allreduce_rmsnorm":
         first, after = FUSED["gemv_allreduce"]["compute"], FUSED["allreduce_rmsnorm"]["fused"].bind(world, norms)
     else:
         first = FUSED["gemv_allreduce"][form]
-        after = norm(world, _norm_case(net, chat), "add_rmsnorm", chat.parts if form == "compute" else chat.sums)
+        after = norm(world, norm_case(net, chat), "add_rmsnorm", chat.parts if form == "compute" else chat.sums)
     operations = list[Operation]()
     for number, address in weights.items():
         bound = first.bind(world, _gemv_case(net, chat, number, address, net.inner[net.layer(number)], rank, variant))
@@ -157,7 +156,7 @@ def split_by_tensor(net: Net, chat: Chat, weights: dict[int, int], form: str, va
 
 def stage(net: Net, chat: Chat, weights: dict[int, int]) -> list[Operation]:
     """Layers of which this rank has every column. Raises DeviceError."""
-    after = norm(net.world, _norm_case(net, chat), "add_rmsnorm", chat.parts)
+    after = norm(net.world, norm_case(net, chat), "add_rmsnorm", chat.parts)
     assert isinstance(after, Operation)
     operations = list[Operation]()
     for number, address in weights.items():
@@ -171,7 +170,7 @@ def stage(net: Net, chat: Chat, weights: dict[int, int]) -> list[Operation]:
 def begin(net: Net, chat: Chat, residual: int) -> Operation:
     """Takes a residual that lies there over, and norms it, as a stage does with what it is handed."""
     nothing = net.on_device(np.zeros(chat.tokens * net.model.hidden * net.datatype.size_bytes, np.uint8))
-    found = norm(net.world, replace(_norm_case(net, chat), residual=residual), "add_rmsnorm", nothing)
+    found = norm(net.world, replace(norm_case(net, chat), residual=residual), "add_rmsnorm", nothing)
     assert isinstance(found, Operation)
     return found
 

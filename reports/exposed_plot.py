@@ -29,7 +29,7 @@ def draw(result: Result, path: Path) -> None:
             panels.append((cases[0], alone, others))
     if not panels:
         raise ResultError(f"{result.path} has no measured case to draw")
-    with figure(path, len(panels), 1, (9, 1.1 + 1.5 * len(panels))) as (made, axes):
+    with figure(path, len(panels), 1, (9, 1.1 + 1.7 * len(panels))) as (made, axes):
         for place, (case, alone, others) in zip(axes[:, 0], panels, strict=True):
             for row, form in enumerate(others):
                 exposed = difference(form, alone)
@@ -47,6 +47,7 @@ def draw(result: Result, path: Path) -> None:
             place.margins(x=0.28)
             place.grid(True, axis="x", alpha=0.25)
             took = number(sorted(alone.costs.values())[len(alone.costs) // 2])
-            place.set_title(f"{title(case)}; compute alone {took} us", fontsize=10, loc="left")
+            named = title(case).replace("; ", "\n", 1)
+            place.set_title(f"{named}; compute alone {took} us", fontsize=10, loc="left")
         axes[-1, 0].set_xlabel("exposed communication, us: what a form takes longer than the compute alone")
         made.suptitle(f"{machine(result)}{'' if result.complete else ' (INCOMPLETE)'}", fontsize=11)

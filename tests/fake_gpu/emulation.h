@@ -5,6 +5,8 @@
 #define __device__
 #define __host__
 #define __global__
+// Of a host thread, which may have two blocks: what a kernel keeps here across a barrier wants a block of its own.
+#define __shared__ static thread_local
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 // What an entry asks of a GPU's compiler.
@@ -33,6 +35,9 @@ unsigned long long gpu_clock_ns();
 #define __builtin_amdgcn_sched_barrier(...) ((void)0)
 #define __builtin_amdgcn_readfirstlane(uniform) (uniform)
 #define __builtin_amdgcn_s_sleep(cycles) gpu_give_way()
+// Waves of one thread exchange nothing.
+#define __builtin_amdgcn_wavefrontsize() 1
+#define __builtin_amdgcn_ds_bpermute(lane, x) (x)
 #define __builtin_amdgcn_fence(order, ...) __atomic_thread_fence(__ATOMIC_SEQ_CST)
 #define __hip_atomic_store(p, v, order, scope) __atomic_store_n(p, v, order)
 #define __hip_atomic_load(p, order, scope) (gpu_give_way(), __atomic_load_n(p, order))

@@ -62,6 +62,7 @@ constexpr int WANTED_AT_ONCE = TOKENS > 4 ? 2 : TOKENS > 2 ? 4 : 16 / TOKENS;
 constexpr int AT_ONCE = WANTED_AT_ONCE < ROWS ? WANTED_AT_ONCE : ROWS;
 constexpr int WIDE = 4 / WEIGHT::BYTES;                                 // registers of fp32 from one of weights
 constexpr int PACKS_OF_ACTIVATIONS = ELEMENT_BYTES / WEIGHT::BYTES;     // for one of weights
+constexpr int TOGETHER = TOKENS < 8 / WIDE ? TOKENS : 8 / WIDE;  // in 32 registers of a GPU
 
 // Of a tile, by a subgroup: a pack of sums for each token.
 struct Sums { pack of[TOKENS]; };
@@ -71,27 +72,31 @@ DEVICE void compute_tile(const Gemv& g, const char* rows, unsigned tile, Sums& f
   const char* activations = g.activations;
   const long activation_bytes = g.stride * ELEMENT_BYTES;
   floats sums[TOKENS][ROWS];
-  for (int r = 0; r < ROWS; r += AT_ONCE) {
+  UNROLLED for (int r = 0; r < ROWS; r += AT_ONCE) {
     floats sum[TOKENS][AT_ONCE] = {};
-    for (unsigned i = lane(); i < packs; i += lanes()) {
-      pack w[AT_ONCE], x[TOKENS][PACKS_OF_ACTIVATIONS];
+    AS_WRITTEN for (unsigned i = lane(); i < packs; i += lanes()) {
+      pack w[AT_ONCE];
       for (int k = 0; k < AT_ONCE; ++k) w[k] = load_aligned_pack(rows + (r + k) * row_bytes, i);
-      for (int t = 0; t < TOKENS; ++t)
-        for (int p = 0; p < PACKS_OF_ACTIVATIONS; ++p)
-          x[t][p] = load_aligned_pack(activations + t * activation_bytes, i * PACKS_OF_ACTIVATIONS + p);
-      loads_first<AT_ONCE + TOKENS * PACKS_OF_ACTIVATIONS>();
-      floats wide_x[TOKENS][REGISTERS * WIDE];
-      for (int t = 0; t < TOKENS; ++t)
-        for (int p = 0; p < PACKS_OF_ACTIVATIONS; ++p)
-          for (int j = 0; j < REGISTERS; ++j)
-            Ordered<Element>::widen(x[t][p].r[j], wide_x[t] + (p * REGISTERS + j) * WIDE / PACKS_OF_ACTIVATIONS);
-      for (int k = 0; k < AT_ONCE; ++k)
-        for (int j = 0; j < REGISTERS; ++j) {
-          floats wide_w[WIDE];
-          WEIGHT::widen(w[k].r[j], wide_w);
-          for (int t = 0; t < TOKENS; ++t)
-            for (int v = 0; v < WIDE; ++v) sum[t][k] += wide_w[v] * wide_x[t][j * WIDE + v];
-        }
+      UNROLLED for (int first = 0; first < TOKENS; first += TOGETHER) {
+        const int n = TOKENS - first < TOGETHER ? TOKENS - first : TOGETHER;
+        pack x[TOGETHER][PACKS_OF_ACTIVATIONS];
+        UNROLLED for (int t = 0; t < n; ++t)
+          for (int p = 0; p < PACKS_OF_ACTIVATIONS; ++p)
+            x[t][p] = load_aligned_pack(activations + (first + t) * activation_bytes, i * PACKS_OF_ACTIVATIONS + p);
+        loads_first<AT_ONCE + TOGETHER * PACKS_OF_ACTIVATIONS>();
+        floats wide_x[TOGETHER][REGISTERS * WIDE];
+        UNROLLED for (int t = 0; t < n; ++t)
+          for (int p = 0; p < PACKS_OF_ACTIVATIONS; ++p)
+            for (int j = 0; j < REGISTERS; ++j)
+              Ordered<Element>::widen(x[t][p].r[j], wide_x[t] + (p * REGISTERS + j) * WIDE / PACKS_OF_ACTIVATIONS);
+        for (int k = 0; k < AT_ONCE; ++k)
+          for (int j = 0; j < REGISTERS; ++j) {
+            floats wide_w[WIDE];
+            WEIGHT::widen(w[k].r[j], wide_w);
+            UNROLLED for (int t = 0; t < n; ++t)
+              for (int v = 0; v < WIDE; ++v) sum[first + t][k] += wide_w[v] * wide_x[t][j * WIDE + v];
+          }
+      }
     }
     for (int t = 0; t < TOKENS; ++t)
       for (int k = 0; k < AT_ONCE; ++k) sums[t][r + k] = sum[t][k];
@@ -124,6 +129,7 @@ template <class Each> DEVICE void compute_rows(const Gemv& g, long first, long e
     Sums sums[GROUP];
     compute_group(g, weights, row, end, sums);
     for (int i = 0; i < GROUP && row < end; ++i, row += subgroups() * ROWS)
-      for (int t = 0; t < TOKENS && lane() == 0; ++t) each((t * hidden + row) * ELEMENT_BYTES, sums[i].of[t]);
+      if (lane() == 0)
+        UNROLLED for (int t = 0; t < TOKENS; ++t) each((t * hidden + row) * ELEMENT_BYTES, sums[i].of[t]);
   }
 }

@@ -42,7 +42,7 @@ def draw(result: Result, path: Path) -> None:
                      f"{case.algorithm} ({case.chosen})" if case.chosen else case.algorithm for case in cases]
             place.set_yticks(range(len(cases)), names)
             place.invert_yaxis()
-            place.margins(x=0.12)
+            place.margins(x=0.16)
             place.grid(True, axis="x", alpha=0.25)
             place.set_title(title(cases[0]), fontsize=10, loc="left")
         axes[-1, 0].set_xlabel("ms a step; hatched: communication left to see")

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -121,26 +121,18 @@ def _matmul(world: World, case: MatmulCase, rows: int, source: int, source_row: 
     return partial(library.matmul, left, right, out=out)
 
 
-class Lane(Protocol):
-    """Where communication goes on, one after another, each after all compute that was begun before it."""
-
-    def submit(self, run: Run) -> None: ...
-
-    def wait(self) -> None:
-        """The compute from now on comes after the first one that nobody has waited for."""
-
-
-class SameCore:
-    """The caller's own: what is submitted is done at once."""
+class Lane:
+    """Where communication goes on, one after another, each after all compute that was begun before it. This one is the
+    caller's own core: what is submitted is done at once."""
 
     def submit(self, run: Run) -> None:
         run()
 
     def wait(self) -> None:
-        pass
+        """The compute from now on comes after the first one that nobody has waited for."""
 
 
-class OtherCore:
+class OtherCore(Lane):
     """A thread on a core of its own, which ends with this object. Raises DeviceError where the core cannot be had."""
 
     def __init__(self, core: int) -> None:
@@ -171,7 +163,7 @@ def _perform(asked: "SimpleQueue[Run | None]", ended: "SimpleQueue[Exception | N
             ended.put(error)
 
 
-class OtherStream:
+class OtherStream(Lane):
     """A second stream of a GPU, which goes before the first where both have something to run. Events join the two, so
     that one capture takes in both."""
 
@@ -258,15 +250,13 @@ def _bind_then(algorithm: Algorithm, world: World, case: Case) -> Operation | Un
 def _bind_fused(algorithm: Algorithm, world: World, case: Case) -> Operation | Unsupported:
     assert isinstance(case, MatmulCase)
     by_chunks: dict[int, Operation] = {}
-    if isinstance(world.device, GpuDevice):
-        lane: Lane = OtherStream(world.device)
-    else:
-        lane = SameCore() if case.core is None else OtherCore(case.core)
+    lane = OtherStream(world.device) if isinstance(world.device, GpuDevice) else (
+        Lane() if case.core is None else OtherCore(case.core))
+    beside = _reducing if case.collective.reduces else _gathering
     for chunks in CHUNKS:
         operations = _collectives(world, case, algorithm, chunks)
         if isinstance(operations, Unsupported):
             return operations
-        beside = _reducing if case.collective.reduces else _gathering
         by_chunks[chunks] = _operation(world, beside(world, case, lane, _runs(world, operations)), operations)
     return Overlapped(by_chunks[1].step, by_chunks[1].call, by_chunks=by_chunks)
 

@@ -48,19 +48,19 @@ def scale(text: str) -> Fraction:
     return Fraction(text)
 
 
-def model_options(what: cli.Add, scaled: bool) -> None:
+def model_options(what: cli.Add, scaled: bool, default: str = "llama-3.1-70b") -> None:
     """Which model's layers."""
-    what("--model", type=partial(cli.one_of, "model", list(MODELS)), default="llama-3.1-70b", metavar="NAME",
-         help=f"{', '.join(list(MODELS)[:-1])} or {list(MODELS)[-1]} (llama-3.1-70b)")
+    what("--model", type=partial(cli.one_of, "model", list(MODELS)), default=default, metavar="NAME",
+         help=f"{', '.join(list(MODELS)[:-1])} or {list(MODELS)[-1]} ({default})")
     if scaled:
         what("--scale", type=scale, default=None, metavar="N",
              help="shrinks the matrices' columns, and no message (1/64 on a CPU, 1 on a GPU)")
 
 
-def wire_option(what: cli.Add) -> None:
+def wire_option(what: cli.Add, default: str = "float") -> None:
     floats = [name for name, datatype in DATATYPES.items() if datatype.is_float and name != "float64"]
-    what("-d", "--datatype", type=partial(cli.one_of, "datatype", floats, aliases=DATATYPE_ALIASES), default="float32",
-         metavar="TYPE", help="on the wire: float, half or bfloat16 (float)")
+    what("-d", "--datatype", type=partial(cli.one_of, "datatype", floats, aliases=DATATYPE_ALIASES),
+         default=DATATYPE_ALIASES[default], metavar="TYPE", help=f"on the wire: float, half or bfloat16 ({default})")
 
 
 def weights_option(what: cli.Add) -> None:
@@ -78,11 +78,12 @@ def algorithms_option(what: cli.Add, forms: Mapping[str, Algorithm]) -> None:
          help="fused, then_library and then_ALGORITHM beside compute (all that suit the size)")
 
 
-def finish(p: cli.Parser, command: str, argv: Sequence[str] | None, max_time_s: float = 60.0) -> Namespace:
+def finish(p: cli.Parser, command: str, argv: Sequence[str] | None, max_time_s: float = 60.0,
+           graph: int | None = 0) -> Namespace:
     """Adds how every benchmark runs, and parses; or ends the process with status 2 and one sentence."""
     how, where = (p.add_argument_group(title).add_argument for title in ("how", "output"))
-    how("-G", "--cudagraph", type=partial(cli.whole, 0), default=0, metavar="N",
-        help="launch from a graph, GPUs only (0)")
+    how("-G", "--cudagraph", type=partial(cli.whole, 0), default=graph, metavar="N",
+        help=f"launch from a graph, GPUs only ({'where there are any' if graph is None else graph})")
     cli.run_options(how, max_time_s)
     where("--format", choices=("table", "csv"), default="table", metavar="FORMAT", help="table or csv (table)")
     where("--long", action="store_true", help="a table row for each form and variant")

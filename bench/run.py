@@ -87,6 +87,8 @@ def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], 
         if options.beside and device.name == "cpu" and core is None:
             raise DeviceError(f"--beside {options.beside} takes a core of its own beside each rank, and of "
                               f"{len(own)} cores {communicator.size} ranks leave too few")
+        if options.cudagraph is None:  # where the device has them
+            options.cudagraph = int(device.reason_against_graphs() is None)
         if options.cudagraph and (reason := device.reason_against_graphs()):
             raise DeviceError(f"-G: {reason}")
     graph = options.cudagraph > 0

@@ -109,7 +109,7 @@ def _launch(world: World, case: Case, stem: str, entry: str, macros: dict[str, s
     return Operation(step, world.device.caller(step), keep=memory)
 
 
-def _norm(world: World, case: NormCase, entry: str, send: int, chunk_bytes: int = 0) -> Operation | Unsupported:
+def norm(world: World, case: NormCase, entry: str, send: int, chunk_bytes: int = 0) -> Operation | Unsupported:
     """A launch of allreduce_rmsnorm.cu, of which each block takes whole tokens."""
     tokens, row_bytes = case.count // case.hidden, case.hidden * case.datatype.size_bytes
     step_tokens = chunk_bytes // (-(-row_bytes // ROW_ALIGNMENT) * ROW_ALIGNMENT)
@@ -129,24 +129,24 @@ def _norm(world: World, case: NormCase, entry: str, send: int, chunk_bytes: int 
 
 def _bind_norm_alone(world: World, case: Case) -> Operation | Unsupported:
     assert isinstance(case, NormCase)
-    return _norm(world, replace(case, variant="copied"), "add_rmsnorm", case.send)
+    return norm(world, replace(case, variant="copied"), "add_rmsnorm", case.send)
 
 
 def _bind_then_norm(collective: Algorithm, world: World, case: Case) -> Operation | Unsupported:
     assert isinstance(case, NormCase)
-    reduce = collective.bind(world, _all_reduce(case, case.send, case.summed))
-    norm = _norm(world, replace(case, variant="copied"), "add_rmsnorm", case.summed)
-    return _both(world, reduce, norm)
+    reduce = collective.bind(world, all_reduce(case, case.send, case.summed))
+    after = norm(world, replace(case, variant="copied"), "add_rmsnorm", case.summed)
+    return _both(world, reduce, after)
 
 
 def _bind_fused_norm(world: World, case: Case) -> Operation | Unsupported:
     assert isinstance(case, NormCase)
     if case.variant == "registered":
-        return _norm(world, case, "allreduce_rmsnorm_pull_registered", case.send)
-    return _norm(world, case, "allreduce_rmsnorm_pull", case.send, chunk_that_fits(world, case, HALF_BYTES / 2))
+        return norm(world, case, "allreduce_rmsnorm_pull_registered", case.send)
+    return norm(world, case, "allreduce_rmsnorm_pull", case.send, chunk_that_fits(world, case, HALF_BYTES / 2))
 
 
-def _gemv(world: World, case: GemvCase, entry: str) -> Operation | Unsupported:
+def gemv(world: World, case: GemvCase, entry: str) -> Operation | Unsupported:
     """A launch of gemv_allreduce.cu."""
     assert not isinstance(world.peers, Unsupported)
     blocks = world.device.blocks_for(1 << 30)
@@ -165,13 +165,13 @@ def _gemv(world: World, case: GemvCase, entry: str) -> Operation | Unsupported:
 
 def _bind_gemv_alone(world: World, case: Case) -> Operation | Unsupported:
     assert isinstance(case, GemvCase)
-    return _gemv(world, case, "gemv")
+    return gemv(world, case, "gemv")
 
 
 def _bind_then_reduce(collective: Algorithm, world: World, case: Case) -> Operation | Unsupported:
     assert isinstance(case, GemvCase)
-    reduce = collective.bind(world, _all_reduce(case, case.send, case.receive))
-    return _both(world, _gemv(world, case, "gemv"), reduce)
+    reduce = collective.bind(world, all_reduce(case, case.send, case.receive))
+    return _both(world, gemv(world, case, "gemv"), reduce)
 
 
 def _bind_fused_gemv(world: World, case: Case) -> Operation | Unsupported:
@@ -179,10 +179,10 @@ def _bind_fused_gemv(world: World, case: Case) -> Operation | Unsupported:
     if (world.communicator.size + 1) * case.segment_bytes > HALF_BYTES:
         return Unsupported(f"{world.communicator.size} ranks' parts of {case.segment_bytes} B do not fit into a slab",
                            of_size=True)
-    return _gemv(world, case, "gemv_allreduce")
+    return gemv(world, case, "gemv_allreduce")
 
 
-def _all_reduce(case: Case, send: int, receive: int) -> Case:
+def all_reduce(case: Case, send: int, receive: int) -> Case:
     return Case(COLLECTIVES["all_reduce"], case.count, case.datatype, "sum", send, receive, variant=case.variant)
 
 

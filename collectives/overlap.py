@@ -15,6 +15,7 @@ in a second stream of a GPU, or in a thread on a core of a CPU that no rank has;
 """
 
 import ctypes
+import math
 import os
 import threading
 import weakref
@@ -29,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from collectives import allgather, reduce_scatter
-from collectives.collective import COLLECTIVES, Array, Collective
+from collectives.collective import COLLECTIVES, Array, Collective, Datatype
 from collectives.fused import forms
 from collectives.operation import (
     Algorithm,
@@ -99,24 +100,24 @@ def _element(name: str) -> Any:
     return np.dtype(import_module("ml_dtypes").bfloat16 if name == "bfloat16" else name)
 
 
-def _array(world: World, case: Case, address: int, rows: int, columns: int) -> Any:
-    """Device memory as an array [rows, columns], numpy's or CuPy's."""
-    device, element = world.device, _element(case.datatype.name)
-    size_bytes = rows * columns * element.itemsize
+def array_of(world: World, datatype: Datatype, address: int, *shape: int) -> Any:
+    """Device memory as an array of this shape, numpy's or CuPy's."""
+    device, element = world.device, _element(datatype.name)
+    size_bytes = math.prod(shape) * element.itemsize
     if isinstance(device, CpuDevice):
-        return np.frombuffer((ctypes.c_char * size_bytes).from_address(address), element).reshape(rows, columns)
+        return np.frombuffer((ctypes.c_char * size_bytes).from_address(address), element).reshape(shape)
     assert isinstance(device, GpuDevice)
     memory = device.cupy.cuda.UnownedMemory(address, size_bytes, None, device.ordinal)
-    return device.cupy.ndarray((rows, columns), element, device.cupy.cuda.MemoryPointer(memory, 0))
+    return device.cupy.ndarray(shape, element, device.cupy.cuda.MemoryPointer(memory, 0))
 
 
 def _matmul(world: World, case: MatmulCase, rows: int, source: int, source_row: int, target: int,
             target_row: int) -> Run:
     """Of so many rows from `source_row` on into those from `target_row` on."""
     size = case.datatype.size_bytes
-    left = _array(world, case, source + source_row * case.inner * size, rows, case.inner)
-    right = _array(world, case, case.weights, case.inner, case.columns)
-    out = _array(world, case, target + target_row * case.columns * size, rows, case.columns)
+    left = array_of(world, case.datatype, source + source_row * case.inner * size, rows, case.inner)
+    right = array_of(world, case.datatype, case.weights, case.inner, case.columns)
+    out = array_of(world, case.datatype, target + target_row * case.columns * size, rows, case.columns)
     library = np if isinstance(world.device, CpuDevice) else world.device.cupy  # type: ignore[attr-defined]
     return partial(library.matmul, left, right, out=out)
 
@@ -184,7 +185,7 @@ class OtherStream(Lane):
         self.device.stream.wait_event(self.ended.popleft())
 
 
-def _operation(world: World, run: Run, parts: Sequence[Operation]) -> Operation:
+def driven(world: World, run: Run, parts: Sequence[Operation]) -> Operation:
     """`run`, of which these are part. Python runs it on a CPU; on a GPU it can be in the device's stream, or graph."""
     def failure() -> str | None:
         return next(filter(None, (part.failure() for part in parts)), None)
@@ -230,7 +231,7 @@ def _alone(world: World, case: MatmulCase) -> Run:
 
 def _bind_alone(world: World, case: Case) -> Operation | Unsupported:
     assert isinstance(case, MatmulCase)
-    return _operation(world, _alone(world, case), [])
+    return driven(world, _alone(world, case), [])
 
 
 def _bind_then(algorithm: Algorithm, world: World, case: Case) -> Operation | Unsupported:
@@ -244,7 +245,7 @@ def _bind_then(algorithm: Algorithm, world: World, case: Case) -> Operation | Un
         for each in both:
             each()
 
-    return _operation(world, run, whole)
+    return driven(world, run, whole)
 
 
 def _bind_fused(algorithm: Algorithm, world: World, case: Case) -> Operation | Unsupported:
@@ -257,7 +258,7 @@ def _bind_fused(algorithm: Algorithm, world: World, case: Case) -> Operation | U
         operations = _collectives(world, case, algorithm, chunks)
         if isinstance(operations, Unsupported):
             return operations
-        by_chunks[chunks] = _operation(world, beside(world, case, lane, _runs(world, operations)), operations)
+        by_chunks[chunks] = driven(world, beside(world, case, lane, _runs(world, operations)), operations)
     return Overlapped(by_chunks[1].step, by_chunks[1].call, by_chunks=by_chunks)
 
 

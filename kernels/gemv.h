@@ -5,7 +5,7 @@
 #include "pack.h"
 
 struct Gemv {
-  Arguments ranks;          // `send`: this rank's parts, [TOKENS][hidden], which it writes; `receive`: the sums, likewise
+  Arguments ranks;          // `send`: this rank's parts, [TOKENS][hidden], which `gemv` writes; `receive`: the sums
   const char* weights;      // [copies][hidden][inner]; a launch takes the copy of its iteration
   const char* activations;  // [TOKENS], `stride` elements apart, of [inner], ELEMENT
   const char* row_scales;   // [hidden] fp32, of int8 weights
@@ -57,41 +57,46 @@ template <> struct Ordered<Bfloat16> : Half<Bfloat16Weights> {
 };
 
 constexpr int ROWS = sizeof(pack) / 4;  // of a tile, whose sums are a pack of fp32
-constexpr int AT_ONCE = 16 / TOKENS < 2 ? 2 : 16 / TOKENS < ROWS ? 16 / TOKENS : ROWS;  // rows: 16 sums in registers
+// Rows at once: as many, of those that divide a tile, as have 16 sums in registers.
+constexpr int WANTED_AT_ONCE = TOKENS > 4 ? 2 : TOKENS > 2 ? 4 : 16 / TOKENS;
+constexpr int AT_ONCE = WANTED_AT_ONCE < ROWS ? WANTED_AT_ONCE : ROWS;
 constexpr int WIDE = 4 / WEIGHT::BYTES;                                 // registers of fp32 from one of weights
 constexpr int PACKS_OF_ACTIVATIONS = ELEMENT_BYTES / WEIGHT::BYTES;     // for one of weights
+constexpr int TOGETHER = TOKENS < 8 / WIDE ? TOKENS : 8 / WIDE;  // in 32 registers of a GPU
 
-// A tile's rows, by a subgroup: a pack of sums for each token. The same code for the fused kernel and for the compute
-// alone: inlined into both, a compiler made one of them 3 % slower.
-constexpr int AHEAD = 16;  // tiles whose parts a CPU begins to fetch: from a far core they take half a microsecond
+// Of a tile, by a subgroup: a pack of sums for each token.
 struct Sums { pack of[TOKENS]; };
-SEPARATE void compute_tile(const Gemv& g, const char* rows, unsigned tile, Sums& found) {
+DEVICE void compute_tile(const Gemv& g, const char* rows, unsigned tile, Sums& found) {
   const long row_bytes = g.inner * WEIGHT::BYTES;
   const unsigned packs = (unsigned)(row_bytes / (long)sizeof(pack));
   const char* activations = g.activations;
   const long activation_bytes = g.stride * ELEMENT_BYTES;
   floats sums[TOKENS][ROWS];
-  for (int r = 0; r < ROWS; r += AT_ONCE) {
+  UNROLLED for (int r = 0; r < ROWS; r += AT_ONCE) {
     floats sum[TOKENS][AT_ONCE] = {};
-    for (unsigned i = lane(); i < packs; i += lanes()) {
-      pack w[AT_ONCE], x[TOKENS][PACKS_OF_ACTIVATIONS];
+    AS_WRITTEN for (unsigned i = lane(); i < packs; i += lanes()) {
+      pack w[AT_ONCE];
       for (int k = 0; k < AT_ONCE; ++k) w[k] = load_aligned_pack(rows + (r + k) * row_bytes, i);
-      for (int t = 0; t < TOKENS; ++t)
-        for (int p = 0; p < PACKS_OF_ACTIVATIONS; ++p)
-          x[t][p] = load_aligned_pack(activations + t * activation_bytes, i * PACKS_OF_ACTIVATIONS + p);
-      loads_first<AT_ONCE + TOKENS * PACKS_OF_ACTIVATIONS>();
-      floats wide_x[TOKENS][REGISTERS * WIDE];
-      for (int t = 0; t < TOKENS; ++t)
-        for (int p = 0; p < PACKS_OF_ACTIVATIONS; ++p)
-          for (int j = 0; j < REGISTERS; ++j)
-            Ordered<Element>::widen(x[t][p].r[j], wide_x[t] + (p * REGISTERS + j) * WIDE / PACKS_OF_ACTIVATIONS);
-      for (int k = 0; k < AT_ONCE; ++k)
-        for (int j = 0; j < REGISTERS; ++j) {
-          floats wide_w[WIDE];
-          WEIGHT::widen(w[k].r[j], wide_w);
-          for (int t = 0; t < TOKENS; ++t)
-            for (int v = 0; v < WIDE; ++v) sum[t][k] += wide_w[v] * wide_x[t][j * WIDE + v];
-        }
+      UNROLLED for (int first = 0; first < TOKENS; first += TOGETHER) {
+        const int n = TOKENS - first < TOGETHER ? TOKENS - first : TOGETHER;
+        pack x[TOGETHER][PACKS_OF_ACTIVATIONS];
+        UNROLLED for (int t = 0; t < n; ++t)
+          for (int p = 0; p < PACKS_OF_ACTIVATIONS; ++p)
+            x[t][p] = load_aligned_pack(activations + (first + t) * activation_bytes, i * PACKS_OF_ACTIVATIONS + p);
+        loads_first<AT_ONCE + TOGETHER * PACKS_OF_ACTIVATIONS>();
+        floats wide_x[TOGETHER][REGISTERS * WIDE];
+        UNROLLED for (int t = 0; t < n; ++t)
+          for (int p = 0; p < PACKS_OF_ACTIVATIONS; ++p)
+            for (int j = 0; j < REGISTERS; ++j)
+              Ordered<Element>::widen(x[t][p].r[j], wide_x[t] + (p * REGISTERS + j) * WIDE / PACKS_OF_ACTIVATIONS);
+        for (int k = 0; k < AT_ONCE; ++k)
+          for (int j = 0; j < REGISTERS; ++j) {
+            floats wide_w[WIDE];
+            WEIGHT::widen(w[k].r[j], wide_w);
+            UNROLLED for (int t = 0; t < n; ++t)
+              for (int v = 0; v < WIDE; ++v) sum[first + t][k] += wide_w[v] * wide_x[t][j * WIDE + v];
+          }
+      }
     }
     for (int t = 0; t < TOKENS; ++t)
       for (int k = 0; k < AT_ONCE; ++k) sums[t][r + k] = sum[t][k];
@@ -107,14 +112,24 @@ SEPARATE void compute_tile(const Gemv& g, const char* rows, unsigned tile, Sums&
   }
 }
 
-// Rows [first, end) of the matrix, by this block: each(bytes from the first, sums) for those of each token, by one lane.
+// A group of tiles from `row` on. The same code for the fused kernel and for the compute alone: inlined into both, a
+// compiler made one of them 3 % slower. Called for each tile, it is 5 % slower.
+constexpr int GROUP = REGISTERS == 1 ? 4 : 1;
+SEPARATE void compute_group(const Gemv& g, const char* weights, long row, long end, Sums (&found)[GROUP]) {
+  for (int i = 0; i < GROUP && row < end; ++i, row += subgroups() * ROWS)
+    compute_tile(g, weights + row * g.inner * WEIGHT::BYTES, (unsigned)(row / ROWS), found[i]);
+}
+
+// Rows [first, end) of the matrix, by this block: each(bytes from the first, sums) for those of a token, by one lane.
 template <class Each> DEVICE void compute_rows(const Gemv& g, long first, long end, Each each) {
-  const long row_bytes = g.inner * WEIGHT::BYTES, hidden = g.hidden;
+  const long hidden = g.hidden;
   const u64 copy = *(volatile const u64*)&g.ranks.watch->iteration % (u64)g.copies;
-  const char* weights = g.weights + (long)copy * hidden * row_bytes;
-  for (long row = first + subgroup() * ROWS; row < end; row += subgroups() * ROWS) {
-    Sums sums;
-    compute_tile(g, weights + row * row_bytes, (unsigned)(row / ROWS), sums);
-    for (int t = 0; t < TOKENS && lane() == 0; ++t) each((t * hidden + row) * ELEMENT_BYTES, sums.of[t]);
+  const char* weights = g.weights + (long)copy * hidden * g.inner * WEIGHT::BYTES;
+  for (long row = first + subgroup() * ROWS; row < end;) {
+    Sums sums[GROUP];
+    compute_group(g, weights, row, end, sums);
+    for (int i = 0; i < GROUP && row < end; ++i, row += subgroups() * ROWS)
+      if (lane() == 0)
+        UNROLLED for (int t = 0; t < TOKENS; ++t) each((t * hidden + row) * ELEMENT_BYTES, sums[i].of[t]);
   }
 }

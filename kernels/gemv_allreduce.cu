@@ -9,8 +9,11 @@
 //   3. waits for the others' sums and, from the slab, copies them
 // So nothing is stored to be read again, and all but the last flag passes under the computing of what comes after it.
 // Two hops; each rank sends 2 (n-1)/n S bytes. One rank computes a sum, so every rank gets the same bits.
-// A part is rounded to the wire's type, ELEMENT, before it leaves.
+// A part is rounded to the wire's type, ELEMENT, before it is summed, the rank's own too: bit by bit what `gemv`, which
+// is the compute alone, and then the one-shot all-reduce give.
 #include "gemv.h"
+
+constexpr int AHEAD = 16;  // tiles whose parts a CPU begins to fetch: from a far core they take half a microsecond
 
 template <bool REGISTERED> DEVICE void gemv_allreduce(const Gemv& g) {
   Slowed<> slowed;
@@ -50,7 +53,7 @@ template <bool REGISTERED> DEVICE void gemv_allreduce(const Gemv& g) {
     };
     for (long row = rows.start; row < rows.start + AHEAD * ROWS; row += ROWS) ahead(row * ELEMENT_BYTES);
     compute_rows(g, rows.start, rows.start + rows.count, [&](long at, pack own) {
-      floats sum[REGISTERS];
+      floats sum[REGISTERS] = {};
       ahead(at + AHEAD * ROWS * ELEMENT_BYTES);
       for (int r = 0; r < WORLD; ++r) {
         const pack theirs = Ordered<Element>::get(parts + r * bytes + at);
@@ -61,7 +64,10 @@ template <bool REGISTERED> DEVICE void gemv_allreduce(const Gemv& g) {
         }
       }
       pack p;
-      for (int j = 0; j < REGISTERS; ++j) p.r[j] = reinterpret<words>(sum[j]);
+      for (int j = 0; j < REGISTERS; ++j) {
+        summed_so_far(sum[j]);  // before the next token's
+        p.r[j] = reinterpret<words>(sum[j]);
+      }
       for (int r = 0; r < WORLD; ++r) Ordered<Element>::put(sums[r] + at, p);
     });
     signal(a, peers, stamp(epoch, ++done));
@@ -79,19 +85,20 @@ template <bool REGISTERED> DEVICE void gemv_allreduce(const Gemv& g) {
   leave_launch(a, epoch);
 }
 
-extern "C" __global__ UP_TO_512_THREADS void gemv_allreduce(LAUNCHED_WITH(Arguments) a) {
+extern "C" __global__ UP_TO_256_THREADS void gemv_allreduce(LAUNCHED_WITH(Arguments) a) {
   gemv_allreduce<false>(*(const Gemv*)of_this_rank(a).more);
 }
-extern "C" __global__ UP_TO_512_THREADS void gemv_allreduce_registered(LAUNCHED_WITH(Arguments) a) {
+extern "C" __global__ UP_TO_256_THREADS void gemv_allreduce_registered(LAUNCHED_WITH(Arguments) a) {
   gemv_allreduce<true>(*(const Gemv*)of_this_rank(a).more);
 }
 
 // The compute alone, into `send`.
-extern "C" __global__ UP_TO_512_THREADS void gemv(LAUNCHED_WITH(Arguments) launched) {
+extern "C" __global__ UP_TO_256_THREADS void gemv(LAUNCHED_WITH(Arguments) launched) {
   const Gemv& g = *(const Gemv*)of_this_rank(launched).more;
   const long share = (g.hidden / ROWS + blocks() - 1) / blocks() * ROWS;
   char* to = const_cast<char*>(g.ranks.send);
-  compute_rows(g, smaller(block() * share, g.hidden), smaller((block() + 1) * share, g.hidden), [&](long at, pack sums) {
+  const long first = smaller(block() * share, g.hidden), end = smaller(first + share, g.hidden);
+  compute_rows(g, first, end, [&](long at, pack sums) {
     Ordered<Element>::put(to + at, sums);
   });
 }

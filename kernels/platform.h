@@ -56,6 +56,7 @@ typedef unsigned long long u64;
 #define DEVICE __device__ __forceinline__
 #define SEPARATE DEVICE            // not inlined where calls are cheap
 #define UNROLLED _Pragma("unroll")  // of loops over a thread's own registers, which have no addresses
+#define AS_WRITTEN _Pragma("unroll 1")  // of a loop one turn of which takes all registers
 #define LAUNCHED_WITH(T) const T   // a kernel's one argument: by value
 constexpr int REGISTERS = 4;       // of a pack
 typedef unsigned words;
@@ -97,9 +98,11 @@ template <class To, class From> DEVICE To reinterpret(From from) {
 #define RANKS_IN_ONE_LAUNCH 0
 #define __global__
 #define UP_TO_512_THREADS
+#define UP_TO_256_THREADS
 #define DEVICE inline __attribute__((always_inline))
 #define SEPARATE static __attribute__((noinline))
 #define UNROLLED _Pragma("GCC unroll 32")
+#define AS_WRITTEN
 #define LAUNCHED_WITH(T) const T&  // by reference, so that every kernel is a `void (*)(void*)` for the timed loop
 constexpr int REGISTERS = 1;
 #if defined(__AVX512F__)

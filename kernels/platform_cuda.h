@@ -5,6 +5,7 @@
 // Of an entry: one such block may have all registers of a multiprocessor, 128 a thread. Left to itself the compiler
 // makes do with 40 for the sake of more blocks, which there are not, and has fewer loads under way.
 #define UP_TO_512_THREADS __launch_bounds__(512, 1)
+#define UP_TO_256_THREADS __launch_bounds__(256, 1)  // 255 a thread
 DEVICE int thread_in_block() { return threadIdx.x; }
 DEVICE int threads_in_block() { return blockDim.x; }
 DEVICE int block_in_grid() { return blockIdx.x; }

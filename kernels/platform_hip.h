@@ -4,6 +4,7 @@
 // Of an entry: one such block, 2 or 4 waves a SIMD, may have all registers. Left to itself the compiler makes room for
 // more waves, which there are not, and has fewer loads under way, or spills.
 #define UP_TO_512_THREADS __attribute__((amdgpu_flat_work_group_size(1, 512), amdgpu_waves_per_eu(2, 4)))
+#define UP_TO_256_THREADS __attribute__((amdgpu_flat_work_group_size(1, 256), amdgpu_waves_per_eu(1, 2)))
 DEVICE int thread_in_block() { return __builtin_amdgcn_workitem_id_x(); }
 DEVICE int threads_in_block() { return __builtin_amdgcn_workgroup_size_x(); }
 DEVICE int block_in_grid() { return __builtin_amdgcn_workgroup_id_x(); }

@@ -84,8 +84,8 @@ def title(case: Case) -> str:
 
 
 def _table(found: list[Form], cases: list[Case]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name, width in (("", 29), ("us", 7), ("exposed us [95 %]", 22), ("hidden", 6), ("#wrong", 6)):
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for name, width in (("", 31), ("us", 7), ("exposed us [95 %]", 21), ("hidden", 6), ("#wrong", 6)):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True, min_width=width)
     by = {_kind(form): form for form in found}
     library = difference(by["library"], by["compute"]) if "library" in by and "compute" in by else None

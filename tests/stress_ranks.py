@@ -1,8 +1,9 @@
 """Run by mpirun: the stress loop over mixed algorithms, types, operations, sizes and alignments, from an epoch near
 2^32.
 
-`stress_ranks.py LAUNCHES SEED [device=NAME] [memory=KIND] [MACRO=VALUE ...] [ALGORITHM ...]`; rank 0 prints a JSON line
-{"launches", "wrong_elements", ...}. With the macros of a negative control the same loop has to find something wrong.
+`stress_ranks.py LAUNCHES SEED [device=NAME] [memory=KIND] [MACRO=VALUE ...] [ALGORITHM|KERNEL ...]`, of all-reduces or
+fused kernels; rank 0 prints a JSON line {"launches", "wrong_elements", ...}. With the macros of a negative control the
+same loop has to find something wrong.
 """
 
 import ctypes
@@ -15,7 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench import verify
+import numpy as np
+
+from bench import fused, verify
 from bench.subject import on_device, pattern_of
 from collectives.algorithm import ALGORITHMS
 from collectives.allreduce_one_shot_ll import MOST_BYTES as MOST_PACKET_BYTES
@@ -24,6 +27,7 @@ from collectives.allreduce_two_shot_quantized import DATATYPES as QUANTIZED
 from collectives.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.alltoall_routed import RoutedCase, make_tables, record_bytes
 from collectives.collective import COLLECTIVES, DATATYPES
+from collectives.fused import COLLECTIVE, FUSED, GemvCase, NormCase
 from collectives.operation import Case, Gate, Operation, Step, Unsupported, Watch, World
 from collectives.peer_buffer import register
 from collectives.routing import draw as draw_routes
@@ -43,21 +47,23 @@ def main(launches: int, seed: int, device: str, memory: str, macros: dict[str, i
     keep: list[Any] = []
     items: list[tuple[Step, Step, Step]] = []
     loop_kernels = world.device.compile("timed_loop", {})
-    for _ in range(0 if names else 6):
-        item, kept = routed_item(world, draw, seed, watch)
+    for kind in ([routed_item] * 6 if not names else []) + [
+            make for name, make in FUSED_ITEMS.items() if name in names or not names] * 5:
+        item, kept = kind(world, draw, seed, watch)
         items.append(item)
         keep.append(kept)
+    plain = [name for name in names if name not in FUSED]
     # One type and operation a collective, others by another seed: of the protocol nothing depends on them, and each
     # pair is a kernel to be compiled.
     datatypes = {name: draw.choice(list(DATATYPES.values())) for name in COLLECTIVES}
     redops = {name: draw.choice(["sum", "avg" if kind.is_float else "max"]) for name, kind in datatypes.items()}
-    for _ in range(24):
+    for _ in range(24 if plain or not names else 0):
         what = COLLECTIVES[draw.choice(list(COLLECTIVES) if not names else ["all_reduce"])]
         shape = draw.choice(what.shapes)
         datatype, redop = datatypes[what.name], redops[what.name]
         known = ALGORITHMS[what.name]
         fits = [name for name, its in known.items() if datatype.name in QUANTIZED or not its.lossy]
-        algorithm = known[draw.choice(names or [name for name in fits if name != "library"])]
+        algorithm = known[draw.choice(plain or [name for name in fits if name != "library"])]
         count = draw.choice(COUNTS)
         if algorithm.lossy:
             count = -(-count // BLOCK) * BLOCK
@@ -162,6 +168,68 @@ def routed_item(world: World, draw: random.Random, seed: int, watch: Watch) -> t
         for name, memory, table in (("write_pattern", buffers[0], sent), ("count_wrong", buffers[1], right))
     )
     return (prepare, operation.step, check), (wrong, buffers, sent, right, operation, made)
+
+
+def fused_case(world: World, draw: random.Random, name: str, sizes: dict[str, int]) -> tuple[dict[str, Any], list[Any]]:
+    """What all cases of fused kernels have, and their registered buffers of so many bytes, which are kept."""
+    assert not isinstance(world.peers, Unsupported)
+    made = {key: register(world.communicator, world.device, world.peers, size) for key, size in sizes.items()}
+    variant = draw.choice(FUSED[name]["fused"].variants(world))
+    addresses = {key: memory.address for key, memory in made.items()}
+    return {"collective": COLLECTIVE[name], "redop": "sum", "variant": variant, **addresses}, list(made.values())
+
+
+def fused_item(world: World, case: Any, sides: tuple[fused.Side, fused.Side], tables: Any, keep: Any,
+               watch: Watch) -> tuple[Any, Any]:
+    """The steps of a fused kernel, and what they point into; `sides` and `tables` are those of bench.fused."""
+    operation = FUSED[case.collective.name]["fused"].bind(world, case)
+    assert isinstance(operation, Operation), operation
+    wrong, stored = world.device.private(8), [on_device(world, verify.repeated(table)) for table in tables]
+    kernels = world.device.compile("timed_loop", {})
+    prepare, check = (
+        Step(kernels.kernel(name), pattern_of(case.datatype, *side, memory, wrong, watch), operation.step.blocks)
+        for name, side, memory in zip(("write_pattern", "count_wrong"), sides, stored, strict=True)
+    )
+    return (prepare, operation.step, check), (wrong, stored, operation, keep)
+
+
+def norm_item(world: World, draw: random.Random, seed: int, watch: Watch) -> tuple[Any, Any]:
+    """All-reduce, residual and RMSNorm of rows that are alike in size."""
+    rank, ranks = world.communicator.rank, world.communicator.size
+    datatype = DATATYPES[("float32", "bfloat16", "float16")[seed % 3]]
+    hidden = draw.choice([1, 31, 248, 1024, 8192])
+    count = draw.choice([1, 3, 9, 40]) * hidden
+    size = count * datatype.size_bytes
+    parts, residual, total = fused.tables_of_norm(datatype, ranks, seed)
+    tables = [datatype.encode(np.stack(two)) for two in ((parts[rank], residual), (fused.normed(total), total))]
+    said, keep = fused_case(world, draw, "allreduce_rmsnorm", {"send": 2 * size, "receive": 2 * size})
+    weight = on_device(world, datatype.encode(np.full(hidden, fused.NORM_WEIGHT)))
+    case = NormCase(**said, count=count, datatype=datatype, hidden=hidden, residual=said["send"] + size,
+                    residual_out=said["receive"] + size, weight=weight.address, summed=0)
+    sides = (said["send"], 2, size), (said["receive"], 2, size)
+    return fused_item(world, case, sides, tables, (keep, weight), watch)
+
+
+def gemv_item(world: World, draw: random.Random, seed: int, watch: Watch) -> tuple[Any, Any]:
+    """A matrix of +1 and -1 times a few tokens, and the all-reduce."""
+    rank, ranks = world.communicator.rank, world.communicator.size
+    datatype = DATATYPES[("float32", "float16", "bfloat16")[seed % 3]]
+    tokens, hidden, inner = 1 + seed % 8, draw.choice([64, 320, 2048]), draw.choice([64, 128, 320])
+    stored = fused.encoded_weights(fused.matrix(hidden, inner, rank, seed)[0], "int8")
+    given = np.random.default_rng([seed, tokens]).integers(1, 4, (ranks, tokens, verify.PERIOD)).astype(float)
+    each = [fused.products(fused.matrix(1, inner, r, seed)[1], inner, given[r]) for r in range(ranks)]
+    tables = [datatype.encode(given[rank]), datatype.encode(np.sum(each, axis=0) * fused.ROW_SCALE)]
+    weights, scales = on_device(world, stored), on_device(world, np.full(hidden, fused.ROW_SCALE, np.float32))
+    row_bytes = inner * datatype.size_bytes, hidden * datatype.size_bytes
+    said, keep = fused_case(world, draw, "gemv_allreduce",
+                            {"send": 4, "receive": tokens * row_bytes[1], "activations": tokens * row_bytes[0]})
+    case = GemvCase(**said, count=tokens * hidden, datatype=datatype, hidden=hidden, inner=inner, tokens=tokens,
+                    weight_type="int8", weights=weights.address, row_scales=scales.address, stride=inner, copies=1)
+    sides = (said["activations"], tokens, row_bytes[0]), (said["receive"], tokens, row_bytes[1])
+    return fused_item(world, case, sides, tables, (keep, weights, scales), watch)
+
+
+FUSED_ITEMS = {"allreduce_rmsnorm": norm_item, "gemv_allreduce": gemv_item}
 
 
 def run_natively(world: World, items: list[tuple[Step, Step, Step]], launches: int, seed: int, watch: Watch) -> int:

@@ -31,6 +31,13 @@ def test_quantised_launches_are_right_back_to_back(ranks, seed):
     assert found == {"launches": 1000, "wrong_elements": 0, "timed_out": False}
 
 
+@pytest.mark.parametrize(("ranks", "seed"), [(2, 3), (2, 4), (3, 5), (4, 6)])  # of each type
+def test_fused_launches_among_others_are_right_back_to_back(ranks, seed):
+    settings = f"STREAM_SLAB={seed % 2}", "allreduce_rmsnorm", "gemv_allreduce", "one_shot_pull", "two_shot"
+    found = stress(ranks, *settings, launches=1500, seed=seed)
+    assert found == {"launches": 1500, "wrong_elements": 0, "timed_out": False}
+
+
 @pytest.mark.parametrize(
     ("settings", "launches"),
     [
@@ -39,6 +46,13 @@ def test_quantised_launches_are_right_back_to_back(ranks, seed):
         pytest.param(["WITHOUT_WAIT=1"], LAUNCHES, id="wait for the flag"),
         pytest.param(["WITHOUT_EPOCH_FLIP=1", "one_shot_ll"], LAUNCHES, id="epoch flip of packets"),
         pytest.param(["WITHOUT_WAIT=1", "one_shot_ll"], LAUNCHES, id="epoch of packets"),
+        pytest.param(["WITHOUT_WAIT=1", "allreduce_rmsnorm"], LAUNCHES, id="wait before a norm"),
+        pytest.param(["WITHOUT_WAIT=1", "gemv_allreduce"], LAUNCHES, id="wait for parts of a product"),
+        pytest.param(["WITHOUT_EPOCH_FLIP=1", "allreduce_rmsnorm"], LAUNCHES, id="epoch flip of a norm"),
+        pytest.param(["WITHOUT_EPOCH_FLIP=1", "gemv_allreduce"], LAUNCHES, id="epoch flip of parts of a product"),
+        # A product's stores go through the caches, where x86 keeps them in order: there it needs no fence.
+        pytest.param(["STREAM_SLAB=1", "WITHOUT_FENCE_SYSTEM=1", "allreduce_rmsnorm"], 4 * LAUNCHES,
+                     id="fence before a norm"),
     ],
 )
 def test_without_a_part_of_the_protocol_results_are_wrong(settings, launches):

@@ -1,0 +1,68 @@
+"""The fused kernels: right, the same on all ranks, and to the bit what compute and then a collective give."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from collectives.collective import DATATYPES
+from collectives.fused import COLLECTIVE, EPSILON, FUSED, GemvCase, NormCase
+from collectives.operation import Build, Unsupported
+from tests.fused_ranks import TYPES, drawn, wrong_of_gemv, wrong_of_norm
+from tests.launch import mpirun
+
+
+@pytest.mark.parametrize(("ranks", "examples"), [(1, 40), (2, 120), (3, 80)])
+def test_every_element_is_right_and_has_the_bits_of_two_launches(ranks, examples):
+    done = mpirun(ranks, "tests/fused_ranks.py", str(examples), str(ranks))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{examples} examples right on {ranks} ranks" in done.stdout
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_the_bounds_let_nothing_pass_that_a_wrong_norm_would_give(name):
+    datatype, draw = DATATYPES[name], np.random.default_rng(1)
+    values = datatype.decode(drawn(draw, datatype, (3, 4, 200), "plain"))
+    weight = datatype.decode(datatype.encode(draw.normal(size=200)))
+
+    def stored(x):
+        return datatype.decode(datatype.encode(x))
+
+    def found(kept, squares):
+        return wrong_of_norm(datatype, values[:2], values[2], weight, kept,
+                             stored(kept / np.sqrt(squares / 200 + EPSILON) * weight))
+
+    kept = stored(stored(values[0] + values[1]) + values[2])
+    squares = (kept * kept).sum(-1, keepdims=True)
+    assert found(kept, squares) is None
+    assert "residual_out" in (found(stored(values[0] + values[2]), squares) or ""), "a rank's part left out"
+    assert "normed" in (found(kept, (kept[:, :-16] ** 2).sum(-1, keepdims=True)) or ""), "16 elements not added"
+
+
+def test_the_bounds_let_nothing_pass_that_a_wrong_product_would_give():
+    datatype, draw = DATATYPES["bfloat16"], np.random.default_rng(1)
+    weights, given = draw.integers(-127, 128, (2, 64, 64)).astype(float), draw.integers(1, 4, (2, 3, 64)).astype(float)
+    scales = np.full((2, 64), 0.5)
+    exact = np.sum([x @ w.T * 0.5 for w, x in zip(weights, given, strict=True)], axis=0)
+    assert wrong_of_gemv(datatype, weights, scales, given, datatype.decode(datatype.encode(exact))) is None
+    assert wrong_of_gemv(datatype, weights, scales, given, given[0] @ weights[0].T * 0.5)
+    assert wrong_of_gemv(datatype, weights, scales, given, exact * 2)
+
+
+def test_what_does_not_fit_is_one_sentence():
+    world = cast(Any, SimpleNamespace(communicator=SimpleNamespace(size=2),
+                                      device=SimpleNamespace(most_chunk_bytes=1 << 30)))
+    common: dict[str, Any] = {"datatype": DATATYPES["float32"], "redop": "sum", "send": 0, "receive": 0}
+    norm = NormCase(COLLECTIVE["allreduce_rmsnorm"], count=1 << 20, hidden=1 << 20, residual=0, residual_out=0,
+                    weight=0, summed=0, **common)
+    assert FUSED["allreduce_rmsnorm"]["fused"].bind(world, norm) == Unsupported(
+        "a token's 4194304 B are more than a slot of 2097152 B", of_size=True)
+    small = replace(norm, count=64, hidden=64, build=Build(chunk_bytes=128))
+    assert FUSED["allreduce_rmsnorm"]["fused"].bind(world, small) == Unsupported(
+        "a token's 256 B are more than a slot of 128 B", of_size=True)
+    gemv = GemvCase(COLLECTIVE["gemv_allreduce"], count=1 << 20, hidden=1 << 20, inner=64, tokens=1, weights=0,
+                    weight_type="int8", row_scales=0, activations=0, stride=64, copies=1, **common)
+    assert FUSED["gemv_allreduce"]["fused"].bind(world, gemv) == Unsupported(
+        "2 ranks' parts of 4194304 B do not fit into a slab", of_size=True)

@@ -48,10 +48,10 @@ def scale(text: str) -> Fraction:
     return Fraction(text)
 
 
-def model_options(what: cli.Add, scaled: bool) -> None:
+def model_options(what: cli.Add, scaled: bool, default: str = "llama-3.1-70b") -> None:
     """Which model's layers."""
-    what("--model", type=partial(cli.one_of, "model", list(MODELS)), default="llama-3.1-70b", metavar="NAME",
-         help=f"{', '.join(list(MODELS)[:-1])} or {list(MODELS)[-1]} (llama-3.1-70b)")
+    what("--model", type=partial(cli.one_of, "model", list(MODELS)), default=default, metavar="NAME",
+         help=f"{', '.join(list(MODELS)[:-1])} or {list(MODELS)[-1]} ({default})")
     if scaled:
         what("--scale", type=scale, default=None, metavar="N",
              help="shrinks the matrices' columns, and no message (1/64 on a CPU, 1 on a GPU)")

@@ -18,7 +18,7 @@ from collectives.operation import Case, DeviceError, Memory, Operation
 from collectives.overlap import CHUNKS, COLLECTIVE, OVERLAPPED, MatmulCase, Overlapped, own_tokens, reason_against
 from reports.result import Planned
 
-MAX_TIME_S = 240.0  # on a CPU an iteration of 4,096 tokens takes 0.2 s, and a difference wants a dozen blocks of each
+MAX_TIME_S = 240.0  # on a CPU an iteration of 4,096 tokens takes 0.1 s, and a difference wants a dozen blocks of each
 TRIES = 3  # of each number of chunks, after one that warms up
 REPEATS = 8  # of a table, one a token: 4,096 tokens' have 4.6 MB
 NO_CORE = ("No core is free beside each rank: fused communicates a chunk between two matmuls, where it hides nothing; "
@@ -29,7 +29,7 @@ def parse(command: str, about: str, argv: Sequence[str] | None = None) -> Namesp
     """The options, or the end of the process with status 2 and one sentence."""
     p = fused.parser(command, about)
     what = p.add_argument_group("what").add_argument
-    fused.model_options(what, scaled=True)
+    fused.model_options(what, scaled=True, default="llama-3.1-8b")
     fused.counts_option(what, 1 << 16, "256,1024,4096", "of a prefill, whole multiples of 8 chunks times the ranks")
     fused.wire_option(what)
     fused.algorithms_option(what, OVERLAPPED[command])

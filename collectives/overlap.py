@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +47,7 @@ from kernels.device_cpu import CpuDevice
 from kernels.device_gpu import GpuDevice
 
 CHUNKS = (1, 2, 4, 8)
-ENTRIES = 8  # of a GPU's stream for a chunk, at most: of the library's matmul, of the collective, of the events between
+ENTRIES = 16  # of a GPU's stream for a chunk, at most: matmuls with seven peers' rows, in two launches each, and events
 Run = Callable[[], object]  # does something on a CPU; puts it into the current stream of a GPU
 
 
@@ -118,30 +118,22 @@ def _matmul(world: World, case: MatmulCase, rows: int, source: int, source_row: 
     left = array_of(world, case.datatype, source + source_row * case.inner * size, rows, case.inner)
     right = array_of(world, case.datatype, case.weights, case.inner, case.columns)
     out = array_of(world, case.datatype, target + target_row * case.columns * size, rows, case.columns)
-    library = np if isinstance(world.device, CpuDevice) else world.device.cupy  # type: ignore[attr-defined]
+    library = world.device.cupy if isinstance(world.device, GpuDevice) else np
     return partial(library.matmul, left, right, out=out)
 
 
-class Lane(Protocol):
-    """Where communication goes on, one after another, each after all compute that was begun before it."""
-
-    def submit(self, run: Run) -> None: ...
-
-    def wait(self) -> None:
-        """The compute from now on comes after the first one that nobody has waited for."""
-
-
-class SameCore:
-    """The caller's own: what is submitted is done at once."""
+class Lane:
+    """Where communication goes on, one after another, each after all compute that was begun before it. This one is the
+    caller's own core: what is submitted is done at once."""
 
     def submit(self, run: Run) -> None:
         run()
 
     def wait(self) -> None:
-        pass
+        """The compute from now on comes after the first one that nobody has waited for."""
 
 
-class OtherCore:
+class OtherCore(Lane):
     """A thread on a core of its own, which ends with this object. Raises DeviceError where the core cannot be had."""
 
     def __init__(self, core: int) -> None:
@@ -172,7 +164,7 @@ def _perform(asked: "SimpleQueue[Run | None]", ended: "SimpleQueue[Exception | N
             ended.put(error)
 
 
-class OtherStream:
+class OtherStream(Lane):
     """A second stream of a GPU, which goes before the first where both have something to run. Events join the two, so
     that one capture takes in both."""
 
@@ -201,10 +193,8 @@ def driven(world: World, run: Run, parts: Sequence[Operation]) -> Operation:
     def call() -> None:
         run()
 
-    def enqueue(blocks: int, argument: Any) -> None:
-        run()
-
-    step = Step(Kernel("matmul and collective", enqueue), None, entries=ENTRIES * max(1, len(parts)))
+    enqueued = Kernel("matmul and collective", lambda blocks, argument: run())
+    step = Step(enqueued, None, entries=ENTRIES * max(1, len(parts)))
     is_cpu = isinstance(world.device, CpuDevice)
     return Operation(step, call if is_cpu else world.device.caller(step), failure=failure, keep=parts)
 
@@ -258,17 +248,18 @@ def _bind_then(algorithm: Algorithm, world: World, case: Case) -> Operation | Un
 
 def _bind_fused(algorithm: Algorithm, world: World, case: Case) -> Operation | Unsupported:
     assert isinstance(case, MatmulCase)
-    by_chunks: dict[int, Operation] = {}
-    if isinstance(world.device, GpuDevice):
-        lane: Lane = OtherStream(world.device)
-    else:
-        lane = SameCore() if case.core is None else OtherCore(case.core)
+    collectives = dict[int, list[Operation]]()
     for chunks in CHUNKS:
-        operations = _collectives(world, case, algorithm, chunks)
-        if isinstance(operations, Unsupported):
-            return operations
-        beside = _reducing if case.collective.reduces else _gathering
-        by_chunks[chunks] = driven(world, beside(world, case, lane, _runs(world, operations)), operations)
+        found = _collectives(world, case, algorithm, chunks)
+        if isinstance(found, Unsupported):
+            return found
+        collectives[chunks] = found
+    # After the exchanges above: a rank that cannot have its core would leave the others waiting in them.
+    lane = OtherStream(world.device) if isinstance(world.device, GpuDevice) else (
+        Lane() if case.core is None else OtherCore(case.core))
+    beside = _reducing if case.collective.reduces else _gathering
+    by_chunks = {chunks: driven(world, beside(world, case, lane, _runs(world, operations)), operations)
+                 for chunks, operations in collectives.items()}
     return Overlapped(by_chunks[1].step, by_chunks[1].call, by_chunks=by_chunks)
 
 

@@ -91,10 +91,13 @@ DEVICE pack sums_over_lanes(floats (&rows)[REGISTERS]) {
   for (int i = 0; i < REGISTERS; ++i) p.r[i] = reinterpret<words>(rows[i]);
   return p;
 }
+DEVICE float* shared_by_block() {
+  __shared__ float of_subgroups[MOST_SUBGROUPS];
+  return of_subgroups;
+}
 // The same in all threads, and in every rank's block of as many: subgroups are added in their order.
 DEVICE float sum_over_block(float of_thread) {
-  __shared__ float of_subgroups[MOST_SUBGROUPS];
-  float sum[1] = {of_thread};
+  float *of_subgroups = shared_by_block(), sum[1] = {of_thread};
   add_over_lanes(sum);
   block_barrier();  // what is there from the last sum has been read
   if (lane() == 0) of_subgroups[subgroup()] = sum[0];

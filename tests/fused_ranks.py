@@ -164,7 +164,7 @@ def norm_example(bed: Bed, draw: np.random.Generator, datatype: Datatype, varian
         case = NormCase(COLLECTIVE["allreduce_rmsnorm"], tokens * hidden, datatype, "sum", of_send, at["receive"],
                         variant=variant, build=build if name == "fused" else Build(), hidden=hidden,
                         residual=at["residual"], residual_out=at[out], weight=of_weight,
-                        summed=bed.rooms["summed"].address)
+                        summed=bed.rooms["summed"].address + shifts[0])
         reason = bed.perform("allreduce_rmsnorm", name, case, times)
         places = (("receive", 3), (out, 1 if in_place else 2))
         results = [bed.read(room, datatype, shifts[i], (tokens, hidden)) for room, i in places]

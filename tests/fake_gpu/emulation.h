@@ -7,6 +7,8 @@
 #define __global__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+// A function that begins with such an array returns it; here what the block has, since blocks take turns in a thread.
+#define __shared__ return (float*)gpu_shared(); static
 // What an entry asks of a GPU's compiler.
 #define amdgpu_flat_work_group_size(...) unused
 #define amdgpu_waves_per_eu(...) unused
@@ -21,6 +23,8 @@ struct Lane { unsigned thread, threads, block, blocks; };
 __attribute__((const)) const Lane* gpu_lane();
 void gpu_barrier();
 void gpu_give_way();
+void* gpu_shared();
+int gpu_of_lane(int at, int value);
 unsigned long long gpu_clock_ns();
 }
 
@@ -29,6 +33,8 @@ unsigned long long gpu_clock_ns();
 #define __builtin_amdgcn_workgroup_id_x() (gpu_lane()->block)
 #define __builtin_amdgcn_grid_size_x() (gpu_lane()->blocks * gpu_lane()->threads)
 #define __builtin_amdgcn_s_barrier() gpu_barrier()
+#define __builtin_amdgcn_wavefrontsize() 32
+#define __builtin_amdgcn_ds_bpermute(at, value) gpu_of_lane(at, value)
 #define __builtin_amdgcn_sched_group_barrier(...) ((void)0)
 #define __builtin_amdgcn_sched_barrier(...) ((void)0)
 #define __builtin_amdgcn_readfirstlane(uniform) (uniform)

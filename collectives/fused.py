@@ -71,6 +71,7 @@ class GemvCase(Case):
 TITLES = {"allreduce_rmsnorm": "All-reduce + residual + RMSNorm", "gemv_allreduce": "GEMV + all-reduce"}
 COLLECTIVE = {name: Collective(name, title, lambda sent, _, combine: np.stack([combine(sent)] * len(sent)), cut=False,
                                reduces=True) for name, title in TITLES.items()}
+CODES_AT_ONCE = 64  # two of the widest packs
 OUTPUTS = {"int8": "Int8Output", "fp8": "E4m3Output"}
 WEIGHTS = {"float16": "Float16Weights", "bfloat16": "Bfloat16Weights", "int8": "Int8Weights"}
 
@@ -120,8 +121,9 @@ def _norm(world: World, case: NormCase, entry: str, send: int, chunk_bytes: int 
     step_tokens = chunk_bytes // (-(-row_bytes // ROW_ALIGNMENT) * ROW_ALIGNMENT)
     if chunk_bytes and not step_tokens:
         return Unsupported(f"a token's {row_bytes} B are more than a slot of {chunk_bytes} B", of_size=True)
-    if case.quantized and case.hidden % 64:
-        return Unsupported(f"a token is quantised 64 elements at a time, which do not divide {case.hidden}")
+    if case.quantized and case.hidden % CODES_AT_ONCE:
+        return Unsupported(f"a token is quantised {CODES_AT_ONCE} elements at a time, which do not divide "
+                           f"{case.hidden}")
     arguments = _arguments(world, case, send, chunk_bytes)
     if case.variant == "registered":
         assert not isinstance(world.peers, Unsupported)

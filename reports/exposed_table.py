@@ -72,7 +72,7 @@ def title(case: Case) -> str:
     tokens = f"{shape.get('tokens')} token{'s' * (shape.get('tokens') != 1)}"
     scaled = f", {shape['scale']} of the columns" if shape.get("scale", "1") != "1" else ""
     what = f"{shape.get('hidden')} x {shape['inner']} {shape['weights']}{scaled}" if "inner" in shape else (
-        f"{shape.get('hidden')} elements")
+        f"{shape.get('hidden')} elements{', ' + shape['output'] + ' output' if 'output' in shape else ''}")
     return f"{name}{': ' if name else ''}{what}, {tokens}; {size_text(case.size_bytes)} to be reduced"
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from bench import cli, fused
 from bench.cli import MOST_BYTES
 from collectives.collective import DATATYPES
-from collectives.fused import CODES_AT_ONCE, OUTPUTS
+from collectives.fused import CODES_AT_ONCE, FUSED, OUTPUTS
 from collectives.models import MODELS
 
 ABOUT = "Times all-reduce + residual + RMSNorm, fused and one after the other: how much communication is left to see."
@@ -31,7 +31,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     fused.wire_option(what)
     what("--output", type=partial(cli.one_of, "output", list(OUTPUTS)), default=None, metavar="TYPE",
          help="writes what is normed as int8 or fp8 codes too, with a scale a token (neither)")
-    fused.algorithms_option(what, "allreduce_rmsnorm")
+    fused.algorithms_option(what, FUSED["allreduce_rmsnorm"])
     options = fused.finish(p, "allreduce_rmsnorm", argv)
     if options.hidden:
         options.model = None

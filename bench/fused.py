@@ -4,7 +4,7 @@ same and then a collective, and both in one launch."""
 import argparse
 import re
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
 
@@ -20,7 +20,7 @@ from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES, Arr
 from collectives.communicator import Disagreement, launched_rank
 from collectives.fused import COLLECTIVE, EPSILON, FUSED, WEIGHTS, GemvCase, NormCase
 from collectives.models import LAYERS, MODELS
-from collectives.operation import Case, DeviceError, Memory, Operation, Step, Unsupported, plain_arguments
+from collectives.operation import Algorithm, Case, DeviceError, Memory, Operation, Step, Unsupported, plain_arguments
 from reports.result import Planned
 
 CPU_SCALE = 1 / 64  # of a layer's columns, where a CPU has to do what a GPU would
@@ -57,10 +57,10 @@ def model_options(what: cli.Add, scaled: bool) -> None:
              help="shrinks the matrices' columns, and no message (1/64 on a CPU, 1 on a GPU)")
 
 
-def wire_option(what: cli.Add) -> None:
+def wire_option(what: cli.Add, default: str = "float") -> None:
     floats = [name for name, datatype in DATATYPES.items() if datatype.is_float and name != "float64"]
-    what("-d", "--datatype", type=partial(cli.one_of, "datatype", floats, aliases=DATATYPE_ALIASES), default="float32",
-         metavar="TYPE", help="on the wire: float, half or bfloat16 (float)")
+    what("-d", "--datatype", type=partial(cli.one_of, "datatype", floats, aliases=DATATYPE_ALIASES),
+         default=DATATYPE_ALIASES[default], metavar="TYPE", help=f"on the wire: float, half or bfloat16 ({default})")
 
 
 def weights_option(what: cli.Add) -> None:
@@ -73,18 +73,18 @@ def counts_option(what: cli.Add, most: int, default: str, text: str) -> None:
          default=[int(n) for n in default.split(",")], help=f"{text} ({default})")
 
 
-def algorithms_option(what: cli.Add, command: str) -> None:
-    forms = FUSED[command]
+def algorithms_option(what: cli.Add, forms: Mapping[str, Algorithm]) -> None:
     what("--algorithm", type=partial(cli.comma_separated, partial(cli.algorithm, forms)), default=None, metavar="A,B",
          help="fused, then_library and then_ALGORITHM beside compute (all that suit the size)")
 
 
-def finish(p: cli.Parser, command: str, argv: Sequence[str] | None) -> Namespace:
+def finish(p: cli.Parser, command: str, argv: Sequence[str] | None, max_time_s: float = 60.0,
+           graph: int | None = 0) -> Namespace:
     """Adds how every benchmark runs, and parses; or ends the process with status 2 and one sentence."""
     how, where = (p.add_argument_group(title).add_argument for title in ("how", "output"))
-    how("-G", "--cudagraph", type=partial(cli.whole, 0), default=0, metavar="N",
-        help="launch from a graph, GPUs only (0)")
-    cli.run_options(how)
+    how("-G", "--cudagraph", type=partial(cli.whole, 0), default=graph, metavar="N",
+        help=f"launch from a graph, GPUs only ({'where there are any' if graph is None else graph})")
+    cli.run_options(how, max_time_s)
     where("--format", choices=("table", "csv"), default="table", metavar="FORMAT", help="table or csv (table)")
     where("--long", action="store_true", help="a table row for each form and variant")
     cli.lean_option(where)
@@ -108,12 +108,12 @@ def scale_of(options: Namespace, bench: Bench) -> Fraction:
     return options.scale or (Fraction(CPU_SCALE) if bench.world.device.name == "cpu" else Fraction(1))
 
 
-def forms_for(command: str, options: Namespace, sizes: Iterable[int]) -> None:
+def forms_for(forms: Mapping[str, Algorithm], options: Namespace, sizes: Iterable[int]) -> None:
     """Makes `options.algorithm` say, for each size, which forms are measured: what was asked for, and the compute
     alone; else all but those that nobody would take at that size."""
     def wanted(size_bytes: int) -> list[str]:
         long = ("ring", "two_shot") if size_bytes < 256 << 10 else ("one_shot_ll", "one_shot_push", "ring")
-        return ["compute", *(options.algorithm or [name for name in FUSED[command]
+        return ["compute", *(options.algorithm or [name for name in forms
                                                    if name.removeprefix("then_") not in long])]
 
     options.algorithm = {size: list(dict.fromkeys(wanted(size))) for size in sizes}
@@ -164,7 +164,7 @@ def prepare_norm(options: Namespace, bench: Bench) -> Prepared:
             sides = (send.address, 2, size), (receive.address, 2, size)
             yield Work(shape, size, count, case, partial(subject, bench, sides, tables, keep))
 
-    forms_for("allreduce_rmsnorm", options, [n * hidden * datatype.size_bytes for n in options.tokens])
+    forms_for(FUSED["allreduce_rmsnorm"], options, [n * hidden * datatype.size_bytes for n in options.tokens])
     return *plan_cases(options, bench, FUSED["allreduce_rmsnorm"], works()), {}
 
 
@@ -248,7 +248,7 @@ def prepare_gemv(options: Namespace, bench: Bench) -> Prepared:
                 measured = partial(subject, bench, sides, tables, [*keep, weights])
                 yield Work(shape, count * datatype.size_bytes, count, case, measured)
 
-    forms_for("gemv_allreduce", options, [n * hidden * datatype.size_bytes for n in options.tokens])
+    forms_for(FUSED["gemv_allreduce"], options, [n * hidden * datatype.size_bytes for n in options.tokens])
     return *plan_cases(options, bench, FUSED["gemv_allreduce"], works()), {}
 
 
@@ -256,13 +256,14 @@ Side = tuple[int, int, int]  # of a buffer: its address, its segments, and the b
 
 
 def subject(bench: Bench, sides: tuple[Side, Side], tables: Sequence[Array], keep: Sequence[Memory], number: int,
-            planned: Planned, case: Case, operation: Operation) -> Subject:
+            planned: Planned, case: Case, operation: Operation, repeats: int = verify.REPEATS,
+            from_python: bool = False) -> Subject:
     """Writes what goes in, as the layer before would; then the operation; then what comes out is read, and checked. The
     compute alone, which sums nothing, is not checked."""
     world, watch, datatype = bench.world, bench.flight.watch, case.datatype
-    device, (sent, right) = world.device, (on_device(world, verify.repeated(table)) for table in tables)
+    device, (sent, right) = world.device, (on_device(world, verify.repeated(table, repeats)) for table in tables)
     wrong, loop = device.private(8), device.compile("timed_loop", {})
-    into, out = (pattern_of(datatype, *side, memory, wrong, watch)
+    into, out = (pattern_of(datatype, *side, memory, wrong, watch, repeats)
                  for side, memory in zip(sides, (sent, right), strict=True))
     _, segments, segment_bytes = sides[1]
     reading = plain_arguments(world.communicator.rank, case.send, case.receive,
@@ -272,7 +273,8 @@ def subject(bench: Bench, sides: tuple[Side, Side], tables: Sequence[Array], kee
     check = nothing(world, watch) if alone else Step(loop.kernel("count_wrong"), out, blocks)
     write, consume = Step(loop.kernel("write_pattern"), into, blocks), Step(read.kernel("read_own"), reading, blocks)
     return Subject(number, f"{planned.algorithm} {planned.size_bytes} B", write, operation, consume, check,
-                   wrong=None if alone else wrong, group=str(planned.shape), keep=[sent, right, *keep])
+                   wrong=None if alone else wrong, group=str(planned.shape), keep=[sent, right, *keep],
+                   from_python=from_python)
 
 
 def go_on(session: Session, active: list[int], rounds: int) -> list[int]:

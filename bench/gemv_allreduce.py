@@ -11,6 +11,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from bench import fused
+from collectives.fused import FUSED
 
 ABOUT = "Times GEMV + all-reduce, fused and one after the other: how much communication is left to see."
 
@@ -23,7 +24,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     fused.counts_option(what, fused.MOST_BATCH, "1", "chats at once, a token each")
     fused.wire_option(what)
     fused.weights_option(what)
-    fused.algorithms_option(what, "gemv_allreduce")
+    fused.algorithms_option(what, FUSED["gemv_allreduce"])
     return fused.finish(p, "gemv_allreduce", argv)
 
 

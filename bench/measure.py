@@ -7,7 +7,7 @@ Iterations of a block are not independent, so intervals and the stop are decided
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,8 @@ class Bench:
     ping_pong: Step | None = None
     trip_ns: Memory | None = None
     beside: Beside | None = None  # what goes on beside the cases that have something beside them
+    free_core: int | None = None  # of a CPU, which no rank has
+    notes: list[str] = field(default_factory=list)  # on how cases are measured, for the head of the run
     overhead_us: float = 0.0  # of what is stamped: an empty collective's; on rank 0
     measuring_s: float = 0.0
 

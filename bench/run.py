@@ -87,6 +87,8 @@ def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], 
         if options.beside and device.name == "cpu" and core is None:
             raise DeviceError(f"--beside {options.beside} takes a core of its own beside each rank, and of "
                               f"{len(own)} cores {communicator.size} ranks leave too few")
+        if options.cudagraph is None:  # where the device has them
+            options.cudagraph = int(device.reason_against_graphs() is None)
         if options.cudagraph and (reason := device.reason_against_graphs()):
             raise DeviceError(f"-G: {reason}")
     graph = options.cudagraph > 0
@@ -102,6 +104,7 @@ def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], 
     world, tuned = with_picks(world, machine, options.tuned)
     world = replace(world, lossy=options.lossy is not None)
     bench = make_bench(world, flight, options.check, options.warmup_iters, options.dispatch)
+    bench.free_core = core
     tuned += unseen_state(bench)
     if options.beside:
         with communicator.together(DeviceError, MemoryError):
@@ -117,7 +120,7 @@ def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], 
     if crowded:
         notes.append(f"{communicator.size} ranks share {len(cores)} cores: they take turns, and times are the "
                      "scheduler's.")
-    head = describe(command, options, bench, machine, planned, ceilings, cpus, [*notes, *tuned])
+    head = describe(command, options, bench, machine, planned, ceilings, cpus, [*notes, *tuned, *bench.notes])
     if communicator.rank == 0:
         session.file = RunFile.create(Path(options.out), head)
     ranks_cpus = {cpu for of_rank in communicator.node_gather(cpus) for cpu in of_rank}

@@ -10,6 +10,7 @@ from typing import Any
 THREAD_LEVELS = ("single", "funneled", "serialized", "multiple")
 # What each launcher tells a process of its rank, looked at before MPI is up.
 RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "MV2_COMM_WORLD_RANK")
+SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS", "MV2_COMM_WORLD_SIZE")
 LOCAL_SIZE_VARIABLES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
 
 
@@ -24,6 +25,11 @@ class Disagreement(Exception):
 def launched_rank() -> int | None:
     """This process's rank by its launcher's word; None where no launcher started it."""
     return next((int(os.environ[name]) for name in RANK_VARIABLES if os.environ.get(name, "").isdigit()), None)
+
+
+def launched_ranks() -> int | None:
+    """How many ranks there are by the launcher's word; None where it has none."""
+    return next((int(os.environ[name]) for name in SIZE_VARIABLES if os.environ.get(name, "").isdigit()), None)
 
 
 def best_thread_level() -> str:

@@ -115,7 +115,7 @@ def _launch(world: World, case: Case, stem: str, entry: str, macros: dict[str, s
     return Operation(step, world.device.caller(step), keep=memory)
 
 
-def _norm(world: World, case: NormCase, entry: str, send: int, chunk_bytes: int = 0) -> Operation | Unsupported:
+def norm(world: World, case: NormCase, entry: str, send: int, chunk_bytes: int = 0) -> Operation | Unsupported:
     """A launch of allreduce_rmsnorm.cu, of which each block takes whole tokens."""
     tokens, row_bytes = case.count // case.hidden, case.hidden * case.datatype.size_bytes
     step_tokens = chunk_bytes // (-(-row_bytes // ROW_ALIGNMENT) * ROW_ALIGNMENT)
@@ -139,24 +139,24 @@ def _norm(world: World, case: NormCase, entry: str, send: int, chunk_bytes: int 
 
 def _bind_norm_alone(world: World, case: Case) -> Operation | Unsupported:
     assert isinstance(case, NormCase)
-    return _norm(world, replace(case, variant="copied"), "add_rmsnorm", case.send)
+    return norm(world, replace(case, variant="copied"), "add_rmsnorm", case.send)
 
 
 def _bind_then_norm(collective: Algorithm, world: World, case: Case) -> Operation | Unsupported:
     assert isinstance(case, NormCase)
-    reduce = collective.bind(world, _all_reduce(case, case.send, case.summed))
-    norm = _norm(world, replace(case, variant="copied"), "add_rmsnorm", case.summed)
-    return _both(world, reduce, norm)
+    reduce = collective.bind(world, all_reduce(case, case.send, case.summed))
+    after = norm(world, replace(case, variant="copied"), "add_rmsnorm", case.summed)
+    return _both(world, reduce, after)
 
 
 def _bind_fused_norm(world: World, case: Case) -> Operation | Unsupported:
     assert isinstance(case, NormCase)
     if case.variant == "registered":
-        return _norm(world, case, "allreduce_rmsnorm_pull_registered", case.send)
-    return _norm(world, case, "allreduce_rmsnorm_pull", case.send, chunk_that_fits(world, case, HALF_BYTES / 2))
+        return norm(world, case, "allreduce_rmsnorm_pull_registered", case.send)
+    return norm(world, case, "allreduce_rmsnorm_pull", case.send, chunk_that_fits(world, case, HALF_BYTES / 2))
 
 
-def _gemv(world: World, case: GemvCase, entry: str) -> Operation | Unsupported:
+def gemv(world: World, case: GemvCase, entry: str) -> Operation | Unsupported:
     """A launch of gemv_allreduce.cu."""
     assert not isinstance(world.peers, Unsupported)
     blocks = world.device.blocks_for(1 << 30)
@@ -175,13 +175,13 @@ def _gemv(world: World, case: GemvCase, entry: str) -> Operation | Unsupported:
 
 def _bind_gemv_alone(world: World, case: Case) -> Operation | Unsupported:
     assert isinstance(case, GemvCase)
-    return _gemv(world, case, "gemv")
+    return gemv(world, case, "gemv")
 
 
 def _bind_then_reduce(collective: Algorithm, world: World, case: Case) -> Operation | Unsupported:
     assert isinstance(case, GemvCase)
-    reduce = collective.bind(world, _all_reduce(case, case.send, case.receive))
-    return _both(world, _gemv(world, case, "gemv"), reduce)
+    reduce = collective.bind(world, all_reduce(case, case.send, case.receive))
+    return _both(world, gemv(world, case, "gemv"), reduce)
 
 
 def _bind_fused_gemv(world: World, case: Case) -> Operation | Unsupported:
@@ -189,10 +189,10 @@ def _bind_fused_gemv(world: World, case: Case) -> Operation | Unsupported:
     if (world.communicator.size + 1) * case.segment_bytes > HALF_BYTES:
         return Unsupported(f"{world.communicator.size} ranks' parts of {case.segment_bytes} B do not fit into a slab",
                            of_size=True)
-    return _gemv(world, case, "gemv_allreduce")
+    return gemv(world, case, "gemv_allreduce")
 
 
-def _all_reduce(case: Case, send: int, receive: int) -> Case:
+def all_reduce(case: Case, send: int, receive: int) -> Case:
     return Case(COLLECTIVES["all_reduce"], case.count, case.datatype, "sum", send, receive, variant=case.variant)
 
 
@@ -203,21 +203,23 @@ def _both(world: World, first: Operation | Unsupported, second: Operation | Unsu
     return in_a_row(world, [first, second])
 
 
-def _forms(alone: Callable[[World, Case], Operation | Unsupported],
-           then: Callable[[Algorithm, World, Case], Operation | Unsupported],
-           fused: Callable[[World, Case], Operation | Unsupported],
-           variants: Callable[[World], tuple[str, ...]]) -> dict[str, Algorithm]:
-    """The compute alone; compute and each all-reduce, the library's first; fused."""
+def forms(collective: str, alone: Callable[[World, Case], Operation | Unsupported],
+          then: Callable[[Algorithm, World, Case], Operation | Unsupported],
+          fused: Callable[[World, Case], Operation | Unsupported], variants: Callable[[World], tuple[str, ...]],
+          about: str) -> dict[str, Algorithm]:
+    """The compute alone; compute and each algorithm of a collective, the library's first; fused."""
     def untold(ranks: int, case: Case) -> None:
         """No bound: compute takes what it takes."""
 
-    exact = [one for one in ALGORITHMS["all_reduce"].values() if one.name != "auto" and not one.lossy]
+    exact = [one for one in ALGORITHMS[collective].values() if one.name != "auto" and not one.lossy]
     after = [Algorithm(f"then_{one.name}", f"compute and {one.name}, one after the other", partial(then, one), untold,
                        one.variants) for one in exact]
-    forms = [Algorithm("compute", "the compute alone", alone, untold), *after,
-             Algorithm("fused", "compute and all-reduce in one launch", fused, untold, variants)]
-    return {form.name: form for form in forms}
+    found = [Algorithm("compute", "the compute alone", alone, untold), *after,
+             Algorithm("fused", f"compute and {collective} {about}", fused, untold, variants)]
+    return {form.name: form for form in found}
 
 
-FUSED = {"allreduce_rmsnorm": _forms(_bind_norm_alone, _bind_then_norm, _bind_fused_norm, copied_or_registered),
-         "gemv_allreduce": _forms(_bind_gemv_alone, _bind_then_reduce, _bind_fused_gemv, copied_or_registered)}
+FUSED = {"allreduce_rmsnorm": forms("all_reduce", _bind_norm_alone, _bind_then_norm, _bind_fused_norm,
+                                    copied_or_registered, "in one launch"),
+         "gemv_allreduce": forms("all_reduce", _bind_gemv_alone, _bind_then_reduce, _bind_fused_gemv,
+                                 copied_or_registered, "in one launch")}

@@ -161,11 +161,13 @@ class Memory(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that a timed loop does: `kernel(argument)`, on so many blocks of a GPU. It keeps `argument` alive."""
+    """One thing that a timed loop does: `kernel(argument)`, on so many blocks of a GPU, whose stream gets so many
+    entries at most. It keeps `argument` alive."""
 
     kernel: Kernel
     argument: Any
     blocks: int = 1
+    entries: int = 1
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,7 @@ class CpuDevice:
         self.compiler = compiler_version()
         self.arch = cpu_name().rsplit(" ", 1)[0]
         self.facts: dict[str, Any] = {}
+        self.loaded: dict[tuple[Path, tuple[str, ...]], CpuModule] = {}  # asked for 160 times by a model
         self.loop = self._load(SOURCES / "timed_loop.cpp", {})
         layout = (ctypes.c_long * 7).in_dll(self.loop.library, "layout")
         mine = [ctypes.sizeof(kind) for kind in (Arguments, Control, Own, Watch, Loop, LibraryCall, Work)]
@@ -145,6 +146,8 @@ class CpuDevice:
 
     def _load(self, source: Path, macros: Mapping[str, str]) -> CpuModule:
         flags = FLAGS + [f"-D{name}={value}" for name, value in sorted(macros.items())]
+        if found := self.loaded.get((source, tuple(flags))):
+            return found
 
         def compile_to(path: Path) -> None:
             command = [*find_compiler(), "-x", "c++", *flags, str(source), "-o", str(path)]
@@ -158,7 +161,9 @@ class CpuDevice:
                 raise CompileError(f"{find_compiler()[0]} cannot compile {source.name}: {complaint[:200]}")
 
         toolchain = f"{' '.join(find_compiler())} {compiler_version()} {cpu_name()}"
-        return CpuModule(compiled(source, flags, toolchain, ".so", compile_to))
+        module = CpuModule(compiled(source, flags, toolchain, ".so", compile_to))
+        self.loaded[source, tuple(flags)] = module
+        return module
 
     def allocate(self, size_bytes: int, way: str, ordinary: bool = False) -> SharedMemory:
         return shared_memory.allocate(size_bytes, way)

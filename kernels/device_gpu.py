@@ -301,7 +301,7 @@ class GpuDevice:
         """
         total = plan.warmup + plan.iterations + plan.checks
         timed = range(plan.warmup, plan.warmup + plan.iterations)
-        most = 1 if plan.beside else max(1, MOST_QUEUED // (12 + 3 * plan.calls))
+        most = 1 if plan.beside else max(1, MOST_QUEUED // (11 + plan.operation.entries + 3 * plan.calls))
         rows, begun = list[list[int]](), 0
         with self.calling("the timed loop"):
             while begun < total and not watch.stop:

@@ -5,7 +5,7 @@
 #include "pack.h"
 
 struct Gemv {
-  Arguments ranks;          // `send`: this rank's parts, [TOKENS][hidden], which it writes; `receive`: the sums
+  Arguments ranks;          // `send`: this rank's parts, [TOKENS][hidden], which `gemv` writes; `receive`: the sums
   const char* weights;      // [copies][hidden][inner]; a launch takes the copy of its iteration
   const char* activations;  // [TOKENS], `stride` elements apart, of [inner], ELEMENT
   const char* row_scales;   // [hidden] fp32, of int8 weights
@@ -64,11 +64,9 @@ constexpr int WIDE = 4 / WEIGHT::BYTES;                                 // regis
 constexpr int PACKS_OF_ACTIVATIONS = ELEMENT_BYTES / WEIGHT::BYTES;     // for one of weights
 constexpr int TOGETHER = TOKENS < 8 / WIDE ? TOKENS : 8 / WIDE;  // in 32 registers of a GPU
 
-// A tile's rows, by a subgroup: a pack of sums for each token. The same code for the fused kernel and for the compute
-// alone: inlined into both, a compiler made one of them 3 % slower.
-constexpr int AHEAD = 16;  // tiles whose parts a CPU begins to fetch: from a far core they take half a microsecond
+// Of a tile, by a subgroup: a pack of sums for each token.
 struct Sums { pack of[TOKENS]; };
-SEPARATE void compute_tile(const Gemv& g, const char* rows, unsigned tile, Sums& found) {
+DEVICE void compute_tile(const Gemv& g, const char* rows, unsigned tile, Sums& found) {
   const long row_bytes = g.inner * WEIGHT::BYTES;
   const unsigned packs = (unsigned)(row_bytes / (long)sizeof(pack));
   const char* activations = g.activations;
@@ -114,15 +112,24 @@ SEPARATE void compute_tile(const Gemv& g, const char* rows, unsigned tile, Sums&
   }
 }
 
-// Rows [first, end) of the matrix, by this block: each(bytes from the first, sums) for each token's, by one lane.
+// A group of tiles from `row` on. The same code for the fused kernel and for the compute alone: inlined into both, a
+// compiler made one of them 3 % slower. Called for each tile, it is 5 % slower.
+constexpr int GROUP = REGISTERS == 1 ? 4 : 1;
+SEPARATE void compute_group(const Gemv& g, const char* weights, long row, long end, Sums (&found)[GROUP]) {
+  for (int i = 0; i < GROUP && row < end; ++i, row += subgroups() * ROWS)
+    compute_tile(g, weights + row * g.inner * WEIGHT::BYTES, (unsigned)(row / ROWS), found[i]);
+}
+
+// Rows [first, end) of the matrix, by this block: each(bytes from the first, sums) for those of a token, by one lane.
 template <class Each> DEVICE void compute_rows(const Gemv& g, long first, long end, Each each) {
-  const long row_bytes = g.inner * WEIGHT::BYTES, hidden = g.hidden;
+  const long hidden = g.hidden;
   const u64 copy = *(volatile const u64*)&g.ranks.watch->iteration % (u64)g.copies;
-  const char* weights = g.weights + (long)copy * hidden * row_bytes;
-  for (long row = first + subgroup() * ROWS; row < end; row += subgroups() * ROWS) {
-    Sums sums;
-    compute_tile(g, weights + row * row_bytes, (unsigned)(row / ROWS), sums);
-    if (lane() == 0)
-      UNROLLED for (int t = 0; t < TOKENS; ++t) each((t * hidden + row) * ELEMENT_BYTES, sums.of[t]);
+  const char* weights = g.weights + (long)copy * hidden * g.inner * WEIGHT::BYTES;
+  for (long row = first + subgroup() * ROWS; row < end;) {
+    Sums sums[GROUP];
+    compute_group(g, weights, row, end, sums);
+    for (int i = 0; i < GROUP && row < end; ++i, row += subgroups() * ROWS)
+      if (lane() == 0)
+        UNROLLED for (int t = 0; t < TOKENS; ++t) each((t * hidden + row) * ELEMENT_BYTES, sums[i].of[t]);
   }
 }

@@ -13,6 +13,8 @@
 // is the compute alone, and then the one-shot all-reduce give.
 #include "gemv.h"
 
+constexpr int AHEAD = 16;  // tiles whose parts a CPU begins to fetch: from a far core they take half a microsecond
+
 template <bool REGISTERED> DEVICE void gemv_allreduce(const Gemv& g) {
   Slowed<> slowed;
   const Arguments& a = g.ranks;

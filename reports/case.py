@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.exposed import costs_in, set_exposed
+from reports.exposed import TOGETHER, costs_in, set_exposed
 from reports.schema import Block, Case, LinkBlock, Planned, Range, Run, State, Summary
 from reports.stats import autocorrelation, link_states, median_interval
 
@@ -175,7 +175,7 @@ def _build_case(number: int, planned: Planned, run: Run, seen: list[tuple[Block,
         case.status, case.reason = "wrong", f"{case.n_wrong} elements were wrong"
         return case
     assert case.time_us
-    if planned.collective not in BUS_FACTORS:
+    if planned.collective in TOGETHER:
         return case  # more is done than to move data
     if late_us(planned.shape):
         return case  # its time begins when the others have moved their data: no bandwidth, and no bound

@@ -16,7 +16,9 @@ from reports.schema import Block, Case, Result, Summary
 from reports.stats import Interval, median_interval
 
 BENCHMARKS = ("allreduce_rmsnorm", "gemv_allreduce", "gemm_reduce_scatter", "allgather_gemm")
+TOGETHER = (*BENCHMARKS, "decode", "prefill")  # what is more than to move data, and has no bandwidth
 COMPUTE, FUSED, LIBRARY = "compute", "fused", "then_library"
+COMMUNICATES = (FUSED, "then_", "tensor_parallel", "sequence_parallel")  # and does the compute besides
 
 Costs = Mapping[int, Mapping[int, float]]  # of each case by round, in microseconds
 
@@ -46,7 +48,7 @@ def set_exposed(cases: Sequence[Case], costs: Costs) -> None:
     alone = {work_of(case): case for case in cases if case.algorithm == COMPUTE and case.status == "ok"}
     for case in cases:
         compute = alone.get(work_of(case))
-        if case.status != "ok" or case.state != "run" or compute is None or compute is case:
+        if case.status != "ok" or case.state != "run" or compute is None or not case.algorithm.startswith(COMMUNICATES):
             continue
         if rounds := sorted(costs.get(case.case, {}).keys() & costs.get(compute.case, {}).keys()):
             case.compute_us = _summary([costs[compute.case][r] for r in rounds])
@@ -95,7 +97,7 @@ def forms(cases: Sequence[Case], costs: Costs) -> list[Form]:
             *best(lambda case: f"then {case.library}{variant(case)}", lambda a: a == LIBRARY),
             *best(lambda case: f"then {case.algorithm.removeprefix('then_')}{variant(case)}",
                   lambda a: a.startswith("then_") and a != LIBRARY),
-            *best(lambda case: f"fused{variant(case)}", lambda a: a == FUSED)]
+            *best(lambda case: ", ".join(filter(None, [f"fused{variant(case)}", case.chosen])), lambda a: a == FUSED)]
 
 
 def difference(one: Form, other: Form) -> Interval | None:
@@ -114,8 +116,8 @@ def interval_text(interval: Interval | None) -> str:
     if interval is None:
         return "-"
     middle, low, high = interval
-    known = [middle, *(end for end in (low, high) if end is not None)]
-    digits = 2 if max(map(abs, known)) < 100 else 0
+    known = max(abs(end) for end in interval if end is not None)
+    digits = 2 if known < 10 else 1 if known < 100 else 0
     ends = f" [{low:.{digits}f} {high:.{digits}f}]" if low is not None and high is not None else ""
     return f"{middle:.{digits}f}{ends}"
 

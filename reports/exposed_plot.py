@@ -24,11 +24,12 @@ def draw(result: Result, path: Path) -> None:
     for cases in shapes(result):
         found = forms(cases, costs)
         alone = next((form for form in found if form.case.algorithm == COMPUTE), None)
-        if alone and len(found) > 1:
-            panels.append((cases[0], alone, [form for form in found if form is not alone]))
+        others = [form for form in found if alone and form is not alone and difference(form, alone)]
+        if alone and others:
+            panels.append((cases[0], alone, others))
     if not panels:
         raise ResultError(f"{result.path} has no measured case to draw")
-    with figure(path, len(panels), 1, (9, 1.1 + 1.5 * len(panels))) as (made, axes):
+    with figure(path, len(panels), 1, (9, 1.1 + 1.7 * len(panels))) as (made, axes):
         for place, (case, alone, others) in zip(axes[:, 0], panels, strict=True):
             for row, form in enumerate(others):
                 exposed = difference(form, alone)
@@ -46,6 +47,7 @@ def draw(result: Result, path: Path) -> None:
             place.margins(x=0.28)
             place.grid(True, axis="x", alpha=0.25)
             took = number(sorted(alone.costs.values())[len(alone.costs) // 2])
-            place.set_title(f"{title(case)}; compute alone {took} us", fontsize=10, loc="left")
+            named = title(case).replace("; ", "\n", 1)
+            place.set_title(f"{named}; compute alone {took} us", fontsize=10, loc="left")
         axes[-1, 0].set_xlabel("exposed communication, us: what a form takes longer than the compute alone")
         made.suptitle(f"{machine(result)}{'' if result.complete else ' (INCOMPLETE)'}", fontsize=11)

@@ -29,7 +29,7 @@ from reports.schema import Case, Result
 from reports.sentences import footnotes, link_lines, machine, number, opening, size_text, stopped_first
 
 WIDTH = 80
-LAYERS = {"attention_output": "attention output", "mlp_down": "MLP down"}
+LAYERS = {"attention_output": "attention output", "mlp_down": "MLP down", "qkv": "QKV", "gate_up": "MLP gate and up"}
 
 
 def render(result: Result) -> str:
@@ -66,19 +66,27 @@ def head(result: Result, states: LinkStates) -> list[str]:
 
 
 def title(case: Case) -> str:
-    """`llama-3.1-70b, attention output: 8192 x 64 float16 (1/64 of the columns), 1 token; 32 KiB`."""
+    """`llama-3.1-70b, attention output: 8192 x 64 float16, 1/64 of the columns, 1 token; 32 KiB to be reduced`, or
+    `llama-3.1-70b, QKV: 256 tokens x 8192 x 128, 1/64 of the columns; 8 MiB to be gathered`."""
     shape: dict[str, Any] = case.shape or {}
     name = ", ".join(filter(None, [shape.get("model"), LAYERS.get(shape.get("layer", ""))]))
-    tokens = f"{shape.get('tokens')} token{'s' * (shape.get('tokens') != 1)}"
-    scaled = f", {shape['scale']} of the columns" if shape.get("scale", "1") != "1" else ""
-    what = f"{shape.get('hidden')} x {shape['inner']} {shape['weights']}{scaled}" if "inner" in shape else (
-        f"{shape.get('hidden')} elements{', ' + shape['output'] + ' output' if 'output' in shape else ''}")
-    return f"{name}{': ' if name else ''}{what}, {tokens}; {size_text(case.size_bytes)} to be reduced"
+    tokens, hidden = f"{shape.get('tokens')} token{'s' * (shape.get('tokens') != 1)}", shape.get("hidden")
+    cut = "inner" if case.collective == "gemm_reduce_scatter" else "columns"
+    scaled = f", {shape['scale']} of the {cut}" if shape.get("scale", "1") != "1" else ""
+    if case.collective == "gemm_reduce_scatter":
+        what, then = f"{tokens} x {shape.get('inner')} x {hidden}{scaled}", "reduced and scattered"
+    elif case.collective == "allgather_gemm":
+        what, then = f"{tokens} x {hidden} x {shape.get('columns')}{scaled}", "gathered"
+    else:
+        matrix = f"{hidden} x {shape['inner']} {shape['weights']}{scaled}" if "inner" in shape else f"{hidden} elements"
+        output = f", {shape['output']} output" if "output" in shape else ""
+        what, then = f"{matrix}{output}, {tokens}", "reduced"
+    return f"{name}{': ' if name else ''}{what}; {size_text(case.size_bytes)} to be {then}"
 
 
 def _table(found: list[Form], cases: list[Case]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name, width in (("", 34), ("us", 7), ("exposed us [95 %]", 22), ("hidden", 6), ("#wrong", 6)):
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for name, width in (("", 31), ("us", 7), ("exposed us [95 %]", 21), ("hidden", 6), ("#wrong", 6)):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True, min_width=width)
     by = {_kind(form): form for form in found}
     library = difference(by["library"], by["compute"]) if "library" in by and "compute" in by else None

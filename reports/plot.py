@@ -7,7 +7,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reports import exposed, link
+from reports import exposed, link, steps
 from reports.case import bus_factor, late_us
 from reports.figure import COLOURS, DASHES, MARKERS, Style, draw_line, figure, interval_us, lines_of, style_of
 from reports.result import ResultError
@@ -36,6 +36,10 @@ def plot(result: Result, path: Path) -> None:
         from reports.exposed_plot import draw as draw_exposed
 
         return draw_exposed(result, path)
+    if steps.is_of(result):
+        from reports.steps_plot import draw as draw_steps
+
+        return draw_steps(result, path)
     if any(case.routing for case in result.cases):
         from reports.routed_plot import draw as draw_routed
 

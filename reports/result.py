@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reports.case import BUS_FACTORS, Samples, build_cases
+from reports.exposed import TOGETHER
 from reports.schema import (
     KINDS,
     SCHEMA,
@@ -147,7 +148,7 @@ def read(path: Path | str) -> Result:
                 msgspec.convert(record.world, World)
             except msgspec.ValidationError as error:
                 raise ResultError(f"{where}: not a world of ranks ({error})") from error
-            if unknown := {planned.collective for planned in record.cases} - BUS_FACTORS.keys():
+            if unknown := {planned.collective for planned in record.cases} - BUS_FACTORS.keys() - set(TOGETHER):
                 raise ResultError(f"{where}: unknown collective {min(unknown)!r}")
     return _assemble(path, records[Run][0], records)
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from reports import exposed, exposed_table, link, tune
+from reports import exposed, exposed_table, link, steps, tune
 from reports.formats import as_csv, as_nccl_tests
 from reports.result import read
 from reports.schema import Result
@@ -42,4 +42,6 @@ def text(result: Result, format: str = "table", long: bool = False) -> str:
         return tune.render(result)
     if exposed.is_of(result) and not long:
         return exposed_table.render(result)
+    if steps.is_of(result) and not long:
+        return steps.render(result)
     return link.render(result) if link.is_of(result) and not long else render(result, long)

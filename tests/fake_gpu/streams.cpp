@@ -253,7 +253,7 @@ struct Event {
   std::mutex lock;
   std::condition_variable changed;
   enum { NEW, PENDING, DONE, CAPTURED } state = NEW;
-  unsigned long records = 0;
+  unsigned long records = 0, finished = 0;
   long long ns = 0;
 };
 
@@ -384,8 +384,21 @@ int gpu_event_record(Event* event, void* stream) {
   if (capturing) return 0;
   stream_of(stream).put([=] {
     std::lock_guard<std::mutex> inside(event->lock);
+    event->finished = record;
     if (event->records == record) event->state = Event::DONE, event->ns = (long long)gpu_clock_ns();
     event->changed.notify_all();
+  });
+  return 0;
+}
+// Waits for what had been recorded when it was called, whatever is recorded later.
+int gpu_stream_wait_event(void* stream, Event* event) {
+  if (const int status = entering("streamWaitEvent")) return status;
+  std::unique_lock<std::mutex> held(event->lock);
+  const unsigned long record = event->records;
+  held.unlock();
+  stream_of(stream).put([=] {
+    std::unique_lock<std::mutex> inside(event->lock);
+    event->changed.wait(inside, [=] { return event->finished >= record; });
   });
   return 0;
 }

@@ -253,6 +253,10 @@ def streamSynchronize(stream: int) -> None:
     check_status(status_of("gpu_stream_synchronize", stream))
 
 
+def streamWaitEvent(stream: int, event: int, flags: int = 0) -> None:
+    check_status(status_of("gpu_stream_wait_event", stream, event))
+
+
 def streamBeginCapture(stream: int, mode: int = streamCaptureModeRelaxed) -> None:
     check_status(status_of("gpu_begin_capture", stream))
 

@@ -61,6 +61,9 @@ class Stream:
         event.record(self)
         return event
 
+    def wait_event(self, event: Event) -> None:
+        runtime.streamWaitEvent(self.ptr, event.ptr)
+
     def launch_host_func(self, callback: Callable[[Any], None], arg: Any) -> None:
         if self.is_capturing() and runtime.is_hip:
             raise RuntimeError("This feature is not supported on HIP")

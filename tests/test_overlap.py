@@ -1,0 +1,109 @@
+"""A matmul and a collective that overlap: results, the lane on another core, and the commands."""
+
+import gc
+import os
+import threading
+import time
+from functools import partial
+
+import pytest
+
+from collectives.models import MODELS
+from collectives.operation import DeviceError
+from collectives.overlap import OtherCore
+from tests.fake_gpu import fake_nccl
+from tests.launch import mpirun
+
+COMMANDS = ("gemm_reduce_scatter", "allgather_gemm")
+CORES = sorted(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("core", ["none", str(CORES[-1])])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_form_and_number_of_chunks_is_exact(command, ranks, core):
+    done = mpirun(ranks, "-m", "tests.overlap_ranks", command, "cpu", "float32", core)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(" right") == ranks
+
+
+@pytest.mark.parametrize(("vendor", "datatype"), [("cuda", "float16"), ("hip", "float32")])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_two_streams_of_a_fake_gpu_give_the_same(command, vendor, datatype):
+    ranks = ["tests.overlap_ranks", command, vendor, datatype, "none"]
+    done = mpirun(2, "-m", *ranks, timeout_s=120, **fake_nccl.environment(vendor=vendor))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_lane_runs_in_turn_on_its_core_hands_errors_over_and_ends():
+    done = list[tuple[int, set[int]]]()
+    lane = OtherCore(CORES[-1])
+    for number in range(3):
+        lane.submit(partial(lambda number: done.append((number, os.sched_getaffinity(0))), number))
+    for _ in range(3):
+        lane.wait()
+    assert done == [(number, {CORES[-1]}) for number in range(3)]
+    assert os.sched_getaffinity(0) == set(CORES)
+    lane.submit(lambda: 1 // 0)
+    lane.submit(lambda: None)
+    with pytest.raises(ZeroDivisionError):
+        lane.wait()
+    lane.wait()
+    del lane
+    gc.collect()  # an error holds the frame that raised it
+    latest_s = time.monotonic() + 5
+    while any(thread.name == "lane" for thread in threading.enumerate()):
+        assert time.monotonic() < latest_s, "its thread is still there"
+        time.sleep(0.01)
+    with pytest.raises(DeviceError, match="core 100000 cannot be had"):
+        OtherCore(100_000)
+
+
+@pytest.fixture
+def one_core():
+    os.sched_setaffinity(0, CORES[:1])
+    yield
+    os.sched_setaffinity(0, CORES)
+
+
+def measured(tmp_path, command, ranks=1):
+    return mpirun(ranks, "-m", f"bench.{command}", "--model", "llama-3.1-8b", "--tokens", "48", "--max-time", "12",
+                  "--algorithm", "then_library,then_direct_pull,fused", "--lean", "--out", str(tmp_path))
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="one core")
+@pytest.mark.parametrize(("command", "words"), [("gemm_reduce_scatter", "48 tokens x 64 x 4096, 1/64 of the inner"),
+                                                ("allgather_gemm", "48 tokens x 4096 x 128, 1/64 of the columns")])
+def test_a_run_says_what_it_multiplied_and_in_how_many_chunks(tmp_path, command, words):
+    done = measured(tmp_path, command)
+    assert done.returncode == 0, done.stderr
+    assert words in done.stdout
+    assert "compute alone" in done.stdout
+    assert any(line.startswith("fused") and " chunk" in line for line in done.stdout.splitlines())
+    assert "No core is free" not in done.stdout
+
+
+@pytest.mark.usefixtures("one_core")
+def test_a_run_says_where_no_core_is_free(tmp_path):
+    done = measured(tmp_path, "gemm_reduce_scatter")
+    assert done.returncode == 0, done.stderr
+    assert "No core is free beside each rank" in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("options", "status", "words"), [
+    (["--tokens", "256,100"], 2, "--tokens 100: not a whole multiple of 16, which 8 chunks for 2 ranks take"),
+    (["--model", "llama-3.1-8"], 2, "did you mean llama-3.1-8b?"),
+    (["-d", "int32"], 2, "unknown datatype 'int32'"),
+    (["--algorithm", "then_two_shot"], 2, "unknown algorithm"),
+    (["-d", "half"], 3, "a CPU's matmul is of float32 alone, not of float16"),
+])
+def test_what_cannot_be_is_one_sentence(tmp_path, command, options, status, words):
+    done = mpirun(2, "-m", f"bench.{command}", *options, "--device", "cpu", "--out", str(tmp_path))
+    assert (done.returncode, len(done.stderr.splitlines())) == (status, 1), done.stderr
+    assert words in done.stderr
+
+
+def test_layers_cut_by_columns_of_a_model():
+    assert MODELS["llama-3.1-8b"].outputs("qkv") == 6144
+    assert MODELS["mixtral-8x7b"].outputs("gate_up", ranks=2) == 2 * 14336

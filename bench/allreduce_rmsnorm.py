@@ -14,7 +14,7 @@ from functools import partial
 from bench import cli, fused
 from bench.cli import MOST_BYTES
 from collectives.collective import DATATYPES
-from collectives.fused import FUSED
+from collectives.fused import CODES_AT_ONCE, FUSED, OUTPUTS
 from collectives.models import MODELS
 
 ABOUT = "Times all-reduce + residual + RMSNorm, fused and one after the other: how much communication is left to see."
@@ -29,11 +29,15 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
          help="elements of a token (the model's)")
     fused.counts_option(what, fused.MOST_TOKENS, "1,16,256,2048", "at once")
     fused.wire_option(what)
+    what("--output", type=partial(cli.one_of, "output", list(OUTPUTS)), default=None, metavar="TYPE",
+         help="writes what is normed as int8 or fp8 codes too, with a scale a token (neither)")
     fused.algorithms_option(what, FUSED["allreduce_rmsnorm"])
     options = fused.finish(p, "allreduce_rmsnorm", argv)
     if options.hidden:
         options.model = None
     options.hidden = options.hidden or MODELS[options.model].hidden
+    if options.output and options.hidden % CODES_AT_ONCE:
+        p.error(f"--output is of {CODES_AT_ONCE} elements at a time, which do not divide {options.hidden}")
     size = max(options.tokens) * options.hidden * DATATYPES[options.datatype].size_bytes
     if size > MOST_BYTES // 2:
         p.error(f"{max(options.tokens)} tokens of {options.hidden} elements are {size} B, above {MOST_BYTES >> 21}M")

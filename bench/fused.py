@@ -143,21 +143,23 @@ def prepare_norm(options: Namespace, bench: Bench) -> Prepared:
     with world.communicator.together(DeviceError, MemoryError):
         send, receive, summed = (library.allocate(world, n * size) for n in (2, 2, 1))
         weight = on_device(world, datatype.encode(np.full(hidden, NORM_WEIGHT)))
+        codes, scales = (world.device.private(max(options.tokens) * row) for row in (hidden, 4))
     parts, residual, total = tables_of_norm(datatype, ranks, options.seed)
     tables = [datatype.encode(np.stack(two)) for two in ((parts[rank], residual), (normed(total), total))]
-    keep = [send, receive, summed, weight]
+    keep = [send, receive, summed, weight, codes, scales]
 
     def works() -> Iterable[Work]:
         for tokens in options.tokens:
             count = tokens * hidden
             size = count * datatype.size_bytes
-            shape = {"model": options.model, "tokens": tokens, "hidden": hidden}
+            shape = {"model": options.model, "tokens": tokens, "hidden": hidden, "output": options.output}
             shape = {name: said for name, said in shape.items() if said}
 
             def case(variant: str, count: int = count, size: int = size, shape: dict[str, object] = shape) -> Case:
                 return NormCase(COLLECTIVE["allreduce_rmsnorm"], count, datatype, "sum", send.address, receive.address,
                                 variant=variant, shape=shape, hidden=hidden, residual=send.address + size,
-                                residual_out=receive.address + size, weight=weight.address, summed=summed.address)
+                                residual_out=receive.address + size, weight=weight.address, summed=summed.address,
+                                quantized=options.output, codes=codes.address, scales=scales.address)
 
             sides = (send.address, 2, size), (receive.address, 2, size)
             yield Work(shape, size, count, case, partial(subject, bench, sides, tables, keep))

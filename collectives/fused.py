@@ -38,13 +38,17 @@ EPSILON = 1e-5
 @dataclass(frozen=True)
 class NormCase(Case):
     """All tokens' rows of `hidden` elements: `send` has this rank's parts; `receive` gets what is normed. Addresses; in
-    `summed` the sums lie between a collective and the norm."""
+    `summed` the sums lie between a collective and the norm. `quantized` (of OUTPUTS): what is normed is also written to
+    `codes`, a byte each, at an address that 64 divides, with a float32 a token in `scales`."""
 
     hidden: int = field(kw_only=True)
     residual: int = field(kw_only=True)
     residual_out: int = field(kw_only=True)
     weight: int = field(kw_only=True)
     summed: int = field(kw_only=True)
+    quantized: str | None = None
+    codes: int = 0
+    scales: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class GemvCase(Case):
 TITLES = {"allreduce_rmsnorm": "All-reduce + residual + RMSNorm", "gemv_allreduce": "GEMV + all-reduce"}
 COLLECTIVE = {name: Collective(name, title, lambda sent, _, combine: np.stack([combine(sent)] * len(sent)), cut=False,
                                reduces=True) for name, title in TITLES.items()}
+CODES_AT_ONCE = 64  # two of the widest packs
+OUTPUTS = {"int8": "Int8Output", "fp8": "E4m3Output"}
 WEIGHTS = {"float16": "Float16Weights", "bfloat16": "Bfloat16Weights", "int8": "Int8Weights"}
 
 
@@ -115,6 +121,9 @@ def norm(world: World, case: NormCase, entry: str, send: int, chunk_bytes: int =
     step_tokens = chunk_bytes // (-(-row_bytes // ROW_ALIGNMENT) * ROW_ALIGNMENT)
     if chunk_bytes and not step_tokens:
         return Unsupported(f"a token's {row_bytes} B are more than a slot of {chunk_bytes} B", of_size=True)
+    if case.quantized and case.hidden % CODES_AT_ONCE:
+        return Unsupported(f"a token is quantised {CODES_AT_ONCE} elements at a time, which do not divide "
+                           f"{case.hidden}")
     arguments = _arguments(world, case, send, chunk_bytes)
     if case.variant == "registered":
         assert not isinstance(world.peers, Unsupported)
@@ -122,9 +131,10 @@ def norm(world: World, case: NormCase, entry: str, send: int, chunk_bytes: int =
             return Unsupported("its buffers are not mapped by the other ranks")
         arguments.sends[: len(sends)] = sends
     blocks = min(tokens, world.device.blocks_for(1 << 30))
-    structure = Norm(residual=case.residual, residual_out=case.residual_out, weight=case.weight, hidden=case.hidden,
-                     tokens=tokens, step_tokens=step_tokens, epsilon=EPSILON)
-    return _launch(world, case, "allreduce_rmsnorm", entry, {}, arguments, structure, blocks)
+    structure = Norm(residual=case.residual, residual_out=case.residual_out, weight=case.weight, codes=case.codes,
+                     scales=case.scales, hidden=case.hidden, tokens=tokens, step_tokens=step_tokens, epsilon=EPSILON)
+    macros = {"OUTPUT": OUTPUTS[case.quantized]} if case.quantized else {}
+    return _launch(world, case, "allreduce_rmsnorm", entry, macros, arguments, structure, blocks)
 
 
 def _bind_norm_alone(world: World, case: Case) -> Operation | Unsupported:

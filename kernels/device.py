@@ -78,14 +78,15 @@ class Routing(ctypes.Structure):
 
 
 class Norm(ctypes.Structure):
-    """`Norm` of allreduce_rmsnorm.cu: what an all-reduce goes on to, and how many tokens go at a time."""
+    """`Norm` of norm.h: what an all-reduce goes on to, and how many tokens go at a time."""
 
-    _fields_ = [("ranks", Arguments), *((name, c_void_p) for name in ("residual", "residual_out", "weight")),
+    _fields_ = [("ranks", Arguments),
+                *((name, c_void_p) for name in ("residual", "residual_out", "weight", "codes", "scales")),
                 *((name, c_long) for name in ("hidden", "tokens", "step_tokens")), ("epsilon", c_double)]
 
 
 class Gemv(ctypes.Structure):
-    """`Gemv` of gemv_allreduce.cu: a rank's part of a linear layer, and how many rows go at a time."""
+    """`Gemv` of gemv.h: a rank's part of a linear layer, and how many rows go at a time."""
 
     _fields_ = [("ranks", Arguments), *((name, c_void_p) for name in ("weights", "activations", "row_scales")),
                 *((name, c_long) for name in ("hidden", "inner", "stride", "copies", "step_rows"))]

@@ -23,6 +23,9 @@
 #ifndef WIRE       // Int8Blocks Fp8Blocks Int4Blocks, as in quantize.h
 #define WIRE Int8Blocks
 #endif
+#ifndef OUTPUT     // of a norm, besides the norm: Unquantized Int8Output E4m3Output, as in norm.h
+#define OUTPUT Unquantized
+#endif
 #ifndef STREAM_SLAB     // 1: stores into the slab go around the caches
 #define STREAM_SLAB 0
 #endif

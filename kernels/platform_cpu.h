@@ -65,6 +65,12 @@ DEVICE void store_bfloat16s(char* at, pack p) {
   const shorts h = __builtin_convertvector(rounded_to_bfloat16(reinterpret<floats>(p.r[0])) >> 16, shorts);
   copy_bits(at, &h, sizeof h);
 }
+template <int N> DEVICE void store_low_bytes(char* at, const words (&w)[N]) {  // of each lane
+  for (int i = 0; i < N; ++i) {
+    const chars c = __builtin_convertvector(reinterpret<ints>(w[i]), chars);
+    copy_bits(at + i * sizeof c, &c, sizeof c);
+  }
+}
 DEVICE void load_half_pack(const char* at, words* w) {
   *w = words{};
   copy_bits(w, at, sizeof *w / 2);
@@ -100,6 +106,12 @@ DEVICE words most_of(words a, words b) { return a > b ? a : b; }
 DEVICE words largest_of_lanes(words w) {
   WITH_LANES(1) WITH_LANES(2) WITH_LANES(4) WITH_LANES(8)
   return w;
+}
+DEVICE unsigned largest_over_block(words w) {
+  const words largest = largest_of_lanes(w);
+  unsigned one;
+  copy_bits(&one, &largest, sizeof one);
+  return one;
 }
 
 // A stream of stores is in order for whoever made it, and for others only after this.

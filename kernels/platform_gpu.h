@@ -71,6 +71,10 @@ DEVICE void store_bfloat16s(char* at, pack p) {
     ((volatile unsigned*)at)[i] = rounded_to_bfloat16(reinterpret<floats>(p.r[2 * i])) >> 16 |
                                   (rounded_to_bfloat16(reinterpret<floats>(p.r[2 * i + 1])) & 0xffff0000u);
 }
+template <int N> DEVICE void store_low_bytes(char* at, const words (&w)[N]) {
+  for (int i = 0; i < N; i += 4)
+    *(volatile unsigned*)(at + i) = (w[i] & 0xffu) | (w[i + 1] & 0xffu) << 8 | (w[i + 2] & 0xffu) << 16 | w[i + 3] << 24;
+}
 DEVICE void load_half_pack(const char* at, words* w) {
   for (int i = 0; i < 2; ++i) w[i] = ((const volatile unsigned*)at)[i];
 }
@@ -91,10 +95,13 @@ DEVICE pack sums_over_lanes(floats (&rows)[REGISTERS]) {
   for (int i = 0; i < REGISTERS; ++i) p.r[i] = reinterpret<words>(rows[i]);
   return p;
 }
+DEVICE float* shared_by_block() {
+  __shared__ float of_subgroups[MOST_SUBGROUPS];
+  return of_subgroups;
+}
 // The same in all threads, and in every rank's block of as many: subgroups are added in their order.
 DEVICE float sum_over_block(float of_thread) {
-  __shared__ float of_subgroups[MOST_SUBGROUPS];
-  float sum[1] = {of_thread};
+  float *of_subgroups = shared_by_block(), sum[1] = {of_thread};
   add_over_lanes(sum);
   block_barrier();  // what is there from the last sum has been read
   if (lane() == 0) of_subgroups[subgroup()] = sum[0];
@@ -102,4 +109,14 @@ DEVICE float sum_over_block(float of_thread) {
   float x = of_subgroups[0];
   for (int i = 1; i < subgroups(); ++i) x += of_subgroups[i];
   return x;
+}
+DEVICE unsigned largest_over_block(words of_thread) {
+  float* of_subgroups = shared_by_block();
+  for (int away = lanes() / 2; away > 0; away /= 2)
+    of_thread = most_of(of_thread, reinterpret<words>(of_lane_xor(reinterpret<float>(of_thread), away)));
+  block_barrier();
+  if (lane() == 0) of_subgroups[subgroup()] = reinterpret<float>(of_thread);
+  block_barrier();
+  for (int i = 0; i < subgroups(); ++i) of_thread = most_of(of_thread, reinterpret<words>(of_subgroups[i]));
+  return of_thread;
 }

@@ -79,7 +79,8 @@ def title(case: Case) -> str:
         what, then = f"{tokens} x {hidden} x {shape.get('columns')}{scaled}", "gathered"
     else:
         matrix = f"{hidden} x {shape['inner']} {shape['weights']}{scaled}" if "inner" in shape else f"{hidden} elements"
-        what, then = f"{matrix}, {tokens}", "reduced"
+        output = f", {shape['output']} output" if "output" in shape else ""
+        what, then = f"{matrix}{output}, {tokens}", "reduced"
     return f"{name}{': ' if name else ''}{what}; {size_text(case.size_bytes)} to be {then}"
 
 

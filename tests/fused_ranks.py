@@ -33,7 +33,9 @@ TYPES = ("float32", "float16", "bfloat16")
 MATRICES = ("float16", "bfloat16", "int8")
 SMALLEST = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149}
 LARGEST = {"float16": 65504.0, "bfloat16": 3.38e38, "float32": 3.40e38}
+BYTES = Datatype("codes", "", 1, np.uint8, False)
 SPITEFUL = (0.0, -0.0, 1e-45, -1e-40, 6e-8, 2.0**-14, 1.0, -448.0, 6e4, -3e6, 1e19, 3e38)
+E4M3 = np.array([(1 + m / 8) * 2.0 ** (e - 7) if e else m / 8 * 2.0**-6 for e in range(16) for m in range(8)][:127])
 KINDS = ("plain", "cancelling", "zeros", "outlier", "spiteful", "all")
 
 
@@ -93,6 +95,27 @@ def wrong_of_norm(datatype: Datatype, parts: Array, residual: Array, weight: Arr
     return "a row of zeros did not stay one" if normed[empty].any() else None
 
 
+def quantized(values: Array, kind: str) -> tuple[Array, Array]:
+    """Codes and scales of decoded rows, as norm.h has them: of fp32 throughout, to the nearest code, ties to even."""
+    rows, most = values.astype(np.float32), np.float32({"int8": 127, "fp8": 448}[kind])
+    largest = np.abs(rows).max(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scales = np.where(np.isfinite(largest), largest / most, np.float32(np.nan))
+        scales = np.where(scales < np.float32(2.0**-126), np.float32(0), scales)
+        inverse = np.where(scales > 0, np.float32(1) / scales, np.float32(0))
+        scaled = rows * inverse[:, None]
+        sizes = np.minimum(np.nan_to_num(np.abs(scaled)), most)
+    if kind == "int8":
+        codes = np.copysign(np.rint(sizes), scaled).astype(np.int8).view(np.uint8)
+    else:
+        between = (E4M3[1:].astype(np.float64) + E4M3[:-1]) / 2
+        code = np.searchsorted(between, sizes)
+        code += (code % 2 == 1) & (sizes == np.append(between, np.inf)[code])
+        codes = (code | np.signbit(scaled) << 7).astype(np.uint8)
+    codes[~np.isfinite(scales)] = 0
+    return codes, scales
+
+
 def wrong_of_gemv(datatype: Datatype, weights: Array, scales: Array, given: Array, found: Array) -> str | None:
     """`weights` (ranks, hidden, inner), row `scales` (ranks, hidden), `given` (ranks, tokens, inner), decoded."""
     n, inner = len(weights), weights.shape[-1]
@@ -150,38 +173,49 @@ def norm_example(bed: Bed, draw: np.random.Generator, datatype: Datatype, varian
     hidden = int(draw.choice([1, 17, 64, 1000, 4096, 8191, 8192, int(draw.integers(1, 9000))]))
     tokens = min(int(draw.choice([1, 2, 5, 37, 300])), MOST // hidden)
     kind, in_place, times = KINDS[draw.integers(6)], bool(draw.random() < 0.4), int(draw.integers(1, 4))
-    said = f"allreduce_rmsnorm {variant} {datatype.name} {tokens} x {hidden} {kind} in place {in_place} x {times}"
+    output = (None, "int8", "fp8")[draw.integers(3)] if hidden % 64 == 0 else None
+    said = (f"allreduce_rmsnorm {variant} {datatype.name} {tokens} x {hidden} {kind} in place {in_place} x {times} "
+            f"output {output}")
     values = drawn(draw, datatype, (ranks + 1, tokens, hidden), kind)
     weight = datatype.encode(draw.normal(size=hidden))
-    shifts = [int(s) * size for s in draw.choice([0, 0, 16 // size, 1, 3], 5)]
+    shifts = [int(shift) * size for shift in np.roll(draw.choice([0, 0, 16 // size, 1, 3], 5), rank)]  # each its own
     build = Build(chunk_bytes=[None, None, 64 << 10][draw.integers(3)])
     of_weight, of_send = bed.fill("weight", weight, shifts[4]), bed.fill("send", values[rank], shifts[0])
 
-    def form(name: str, times: int) -> tuple[str | None, list[Array], bool]:
+    def form(name: str, times: int) -> tuple[str | None, list[Array], bool, list[Array]]:
         out = "residual" if in_place else "residual_out"
         at = {room: bed.clear(room, shifts[i]) for i, room in ((1, "residual"), (2, "residual_out"), (3, "receive"))}
         bed.fill("residual", values[-1], shifts[1])
         case = NormCase(COLLECTIVE["allreduce_rmsnorm"], tokens * hidden, datatype, "sum", of_send, at["receive"],
                         variant=variant, build=build if name == "fused" else Build(), hidden=hidden,
                         residual=at["residual"], residual_out=at[out], weight=of_weight,
-                        summed=bed.rooms["summed"].address)
+                        summed=bed.rooms["summed"].address + shifts[4], quantized=output,
+                        codes=bed.clear("codes"), scales=bed.clear("scales"))
         reason = bed.perform("allreduce_rmsnorm", name, case, times)
         places = (("receive", 3), (out, 1 if in_place else 2))
         results = [bed.read(room, datatype, shifts[i], (tokens, hidden)) for room, i in places]
-        return reason, [stored for stored, _ in results], all(kept for _, kept in results)
+        codes = [bed.read(*what) for what in (("codes", BYTES, 0, (tokens if output else 0, hidden)),
+                                              ("scales", DATATYPES["float32"], 0, (tokens if output else 0,)))]
+        return (reason, [stored for stored, _ in results], all(kept for _, kept in results + codes),
+                [stored for stored, _ in codes])
 
-    reason, found, untouched = form("fused", 1 if in_place else times)
+    reason, found, untouched, codes = form("fused", 1 if in_place else times)
     if reason:
         return said, reason, None
     decoded = datatype.decode(values)
     wrong = None if untouched else "wrote around a buffer"
     wrong = wrong or wrong_of_norm(datatype, decoded[:-1], decoded[-1], datatype.decode(weight),
                                    *(datatype.decode(stored) for stored in reversed(found)))
+    if output and not wrong:
+        exact = [np.array_equal(a, b, equal_nan=a.dtype == np.float32) for a, b in zip(
+            codes, quantized(datatype.decode(found[0]), output), strict=True)]
+        wrong = None if all(exact) else f"numpy has other codes or scales: alike are {exact}"
     for name in ("then_one_shot_pull", "then_two_shot"):
-        reason, parted, _ = form(name, 1)
-        same = all(alike(*two, datatype) for two in zip(found, parted, strict=True))
+        reason, parted, _, parted_codes = form(name, 1)
+        same = all(alike(*two, datatype) for two in zip(found, parted, strict=True)) and all(
+            a.tobytes() == b.tobytes() for a, b in zip(codes, parted_codes, strict=True))
         wrong = wrong or (reason if reason else None if same else f"other bits than {name}")
-    return said, wrong, [stored.tobytes() for stored in found]
+    return said, wrong, [stored.tobytes() for stored in found + codes]
 
 
 def gemv_example(bed: Bed, draw: np.random.Generator, turn: int, variant: str) -> tuple[str, str | None, Any]:
@@ -221,7 +255,7 @@ def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *w
     world, watch = connect(30.0, device, memory, **{"STREAM_SLAB": seed % 2, **settings})
     communicator, peers = world.communicator, world.peers
     assert not isinstance(peers, Unsupported)
-    names = ("send", "receive", "residual", "residual_out", "summed", "weight")
+    names = ("send", "receive", "residual", "residual_out", "summed", "weight", "codes", "scales")
     bed = Bed(world, {name: register(communicator, world.device, peers, ROOM_BYTES) for name in names})
     set_epoch(peers, 2**32 - 1 - examples // 2)  # wraps on the way
     communicator.barrier()

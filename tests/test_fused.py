@@ -10,6 +10,7 @@ import pytest
 from collectives.collective import DATATYPES
 from collectives.fused import COLLECTIVE, EPSILON, FUSED, GemvCase, NormCase
 from collectives.operation import Build, Unsupported
+from reports.result import read
 from tests.fused_ranks import TYPES, drawn, wrong_of_gemv, wrong_of_norm
 from tests.launch import mpirun
 
@@ -62,7 +63,31 @@ def test_what_does_not_fit_is_one_sentence():
     small = replace(norm, count=64, hidden=64, build=Build(chunk_bytes=128))
     assert FUSED["allreduce_rmsnorm"]["fused"].bind(world, small) == Unsupported(
         "a token's 256 B are more than a slot of 128 B", of_size=True)
+    odd = replace(norm, count=100, hidden=100, quantized="fp8")
+    assert FUSED["allreduce_rmsnorm"]["fused"].bind(world, odd) == Unsupported(
+        "a token is quantised 64 elements at a time, which do not divide 100")
     gemv = GemvCase(COLLECTIVE["gemv_allreduce"], count=1 << 20, hidden=1 << 20, inner=64, tokens=1, weights=0,
                     weight_type="int8", row_scales=0, activations=0, stride=64, copies=1, **common)
     assert FUSED["gemv_allreduce"]["fused"].bind(world, gemv) == Unsupported(
         "2 ranks' parts of 4194304 B do not fit into a slab", of_size=True)
+
+
+@pytest.mark.parametrize("output", ["int8", "fp8"])
+def test_every_form_is_measured_with_codes_written_too(tmp_path, output):
+    done = mpirun(2, "-m", "bench.allreduce_rmsnorm", "--hidden", "256", "--tokens", "4", "--output", output,
+                  "--max-time", "6", "--lean", "--out", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"256 elements, {output} output, 4 tokens" in done.stdout
+    (path,) = tmp_path.glob("*.jsonl")
+    cases = read(path).cases
+    assert {"compute", "fused", "then_one_shot_pull"} <= {case.algorithm for case in cases}
+    for case in cases:
+        assert case.shape == {"tokens": 4, "hidden": 256, "output": output}
+        if case.algorithm != "then_library":
+            assert case.status == "ok", case.reason
+
+
+def test_codes_are_asked_for_of_whole_packs_alone():
+    done = mpirun(2, "-m", "bench.allreduce_rmsnorm", "--hidden", "100", "--output", "int8")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        2, "", "bench.allreduce_rmsnorm: --output is of 64 elements at a time, which do not divide 100\n")

@@ -80,6 +80,21 @@ def test_tokens_reach_their_experts_and_come_back():
     assert_right(by_processes(vendor_here(), "auto", 100, 1, program="routed"), 100, 2)
 
 
+@pytest.mark.parametrize(("vendor", "threads", "kernel"), [
+    ("cuda", 4, "allreduce_rmsnorm"), ("hip", 64, "allreduce_rmsnorm"), ("hip", 4, "gemv_allreduce"),
+    ("cuda", 64, "gemv_allreduce")])
+def test_fused_kernels_are_right_on_a_fake_gpu(vendor, threads, kernel):
+    """Blocks of a part of a wave, and of two waves, each with a sum of its own."""
+    found = by_processes(vendor, "auto", 12, threads, kernel, program="fused", **fake(vendor, sms=4, threads=threads))
+    assert_right(found, 12, 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("memory", "seed"), [("same_device", 1), ("host_staged", 2)])
+def test_fused_kernels_are_right(memory, seed):
+    assert_right(by_processes(vendor_here(), memory, 60, seed, program="fused"), 60, 2)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize(("memory", "seed"), [("same_device", 1), ("host_staged", 2)])
 def test_two_processes_that_share_a_gpu_are_right(memory, seed):

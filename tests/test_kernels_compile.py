@@ -28,8 +28,8 @@ TYPES = [(("ELEMENT", element), ("REDOP", redop)) for element, redop in
          (("Float16", "Avg"), ("Float64", "Prod"), ("Int32", "Min"), ("Int64", "Max"))]
 WITHOUT_MAIN_LOOP = {"meet", "flag_ping_pong", "link_ping_pong", "one_shot_ll"}  # whose packets have 8 bytes
 # Their loops go over a token's rows, and look up where the next one lies; or over those of a matrix, whose addresses
-# they compute, and AMD's compiler loads for the next turn before it ends one.
-LOOKING_UP = re.compile(r"(combine|round_trip)_\w+|(un)?pack_parts|gemv\w*")
+# they compute, and AMD's compiler loads for the next turn before it ends one; or over tokens in all ranks' buffers.
+LOOKING_UP = re.compile(r"(combine|round_trip)_\w+|(un)?pack_parts|gemv\w*|allreduce_rmsnorm_pull_registered")
 BLOCK_SUMS = re.compile(r"allreduce_rmsnorm_\w+|add_rmsnorm")  # each of 16 subgroups leaves a float there
 # A block of 32 codes has a scale of its own, and whoever has the block moves it: neighbours' lie side by side, so that
 # a wave's make one access of 64 or 128 bytes. In whole packs, a thread would have eight blocks, and most threads none.
@@ -220,6 +220,14 @@ def test_every_matrix_times_several_tokens_fits(architecture, macros):
     text, kernels = built("gemv_allreduce", architecture, macros)
     assert not misfits(kernels)
     assert not flaws_of_loops(text, architecture)
+
+
+@pytest.mark.parametrize("macros", [(("OUTPUT", "Int8Output"),), (("OUTPUT", "E4m3Output"), *WIDE)], ids=str)
+@each_architecture
+def test_every_output_of_a_norm_fits(architecture, macros):
+    """A code is a byte, so a thread writes four of those of a register together, or eight in two."""
+    kernels = built("allreduce_rmsnorm", architecture, macros)[1]
+    assert not misfits(kernels)
 
 
 @pytest.mark.parametrize("macros", TYPES, ids=str)

@@ -5,10 +5,10 @@
 #define __device__
 #define __host__
 #define __global__
-// Of a host thread, which may have two blocks: what a kernel keeps here across a barrier wants a block of its own.
-#define __shared__ static thread_local
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+// A function that begins with such an array returns it; here what the block has, since blocks take turns in a thread.
+#define __shared__ return (float*)gpu_shared(); static
 // What an entry asks of a GPU's compiler.
 #define amdgpu_flat_work_group_size(...) unused
 #define amdgpu_waves_per_eu(...) unused
@@ -23,6 +23,8 @@ struct Lane { unsigned thread, threads, block, blocks; };
 __attribute__((const)) const Lane* gpu_lane();
 void gpu_barrier();
 void gpu_give_way();
+void* gpu_shared();
+int gpu_of_lane(int at, int value);
 unsigned long long gpu_clock_ns();
 }
 
@@ -31,13 +33,12 @@ unsigned long long gpu_clock_ns();
 #define __builtin_amdgcn_workgroup_id_x() (gpu_lane()->block)
 #define __builtin_amdgcn_grid_size_x() (gpu_lane()->blocks * gpu_lane()->threads)
 #define __builtin_amdgcn_s_barrier() gpu_barrier()
+#define __builtin_amdgcn_wavefrontsize() 32
+#define __builtin_amdgcn_ds_bpermute(at, value) gpu_of_lane(at, value)
 #define __builtin_amdgcn_sched_group_barrier(...) ((void)0)
 #define __builtin_amdgcn_sched_barrier(...) ((void)0)
 #define __builtin_amdgcn_readfirstlane(uniform) (uniform)
 #define __builtin_amdgcn_s_sleep(cycles) gpu_give_way()
-// Waves of one thread exchange nothing.
-#define __builtin_amdgcn_wavefrontsize() 1
-#define __builtin_amdgcn_ds_bpermute(lane, x) (x)
 #define __builtin_amdgcn_fence(order, ...) __atomic_thread_fence(__ATOMIC_SEQ_CST)
 #define __hip_atomic_store(p, v, order, scope) __atomic_store_n(p, v, order)
 #define __hip_atomic_load(p, order, scope) (gpu_give_way(), __atomic_load_n(p, order))

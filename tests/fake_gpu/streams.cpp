@@ -13,6 +13,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -27,7 +28,19 @@
 constexpr size_t MOST_PARAMETERS = 4096, STACK_BYTES = 128 << 10;
 struct Parameters { char bytes[MOST_PARAMETERS]; };
 
-struct Block { unsigned threads, arrived, left; unsigned long generation; };
+constexpr unsigned WAVE_THREADS = 32, SHARED_BYTES = 64;  // as emulation.h has them
+struct Meeting { unsigned threads, arrived; unsigned long generation; };
+struct Block {
+  unsigned left;
+  Meeting all;
+  std::vector<Meeting> waves;
+  std::vector<int> values[2];  // that its threads show each other, in this meeting of a wave and in the next
+  alignas(16) char shared[SHARED_BYTES];
+  explicit Block(unsigned threads) : left(threads), all{threads, 0, 0} {
+    for (unsigned t = 0; t < threads; t += WAVE_THREADS) waves.push_back({std::min(threads - t, WAVE_THREADS), 0, 0});
+    for (auto& of_threads : values) of_threads.resize(threads);
+  }
+};
 struct Lane { unsigned thread, threads, block, blocks; };  // as in emulation.h
 struct Fibre { Lane lane; Block* of; std::unique_ptr<char[]> stack; jmp_buf at; bool begun, ended; };
 
@@ -48,11 +61,21 @@ extern "C" const Lane* gpu_lane() { return &current->lane; }
 extern "C" void gpu_give_way() {
   if (!_setjmp(current->at)) _longjmp(home, 1);
 }
-extern "C" void gpu_barrier() {
-  Block& b = *current->of;
-  const unsigned long generation = b.generation;
-  if (++b.arrived == b.threads) b.arrived = 0, ++b.generation;
-  while (b.generation == generation) gpu_give_way();
+static void meet(Meeting& m) {
+  const unsigned long generation = m.generation;
+  if (++m.arrived == m.threads) m.arrived = 0, ++m.generation;
+  while (m.generation == generation) gpu_give_way();
+}
+extern "C" void gpu_barrier() { meet(current->of->all); }
+extern "C" void* gpu_shared() { return current->of->shared; }
+// The value of the lane of this wave that stands at a byte's address, once all lanes have come.
+extern "C" int gpu_of_lane(int at, int value) {
+  const unsigned t = current->lane.thread;
+  Meeting& wave = current->of->waves[t / WAVE_THREADS];
+  std::vector<int>& values = current->of->values[wave.generation & 1];
+  values[t] = value;
+  meet(wave);
+  return values[t / WAVE_THREADS * WAVE_THREADS + (unsigned)at / 4 % WAVE_THREADS];
 }
 extern "C" unsigned long long gpu_clock_ns() {
   timespec t;
@@ -96,7 +119,7 @@ static void run_blocks(Launch& l) {
       const unsigned b = l.next++;
       if (!(more = b < l.blocks)) break;
       ++resident;
-      blocks.push_back({l.threads, 0, l.threads, 0});
+      blocks.emplace_back(l.threads);
       for (unsigned i = 0; i < l.threads; ++i) {
         const unsigned t = b & 1 ? l.threads - 1 - i : i;  // not always the first first
         auto f = std::make_unique<Fibre>();

@@ -131,6 +131,24 @@ def test_what_this_machine_cannot_do_is_said_once_for_all_ranks(tmp_path, ranks,
     assert not list(tmp_path.iterdir())
 
 
+STRICT = """import sys, time
+import bench.steps
+from bench import decode
+from bench.command import start
+bench.steps.TOLERANCE["float16"] = 1e-9
+start("decode", decode.parse(sys.argv[1:]), decode.prepare, time.monotonic())
+"""
+
+
+def test_a_step_that_is_off_is_a_wrong_result_and_is_not_timed(tmp_path):
+    """No rounding of 16 bits is within this bound."""
+    done = mpirun(2, "-c", STRICT, *SMALL, "--slots", "1", "--out", str(tmp_path), timeout_s=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    off = r"tensor_parallel 1 slots is off by [\d.e-]+ of its result's root mean square: no step to be timed"
+    assert re.fullmatch(rf"bench\.decode: {off}\n", done.stderr), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 SMALL = ["--model", "llama-3.1-8b", "--scale", "1/64"]
 RUNS = {
     "allreduce_rmsnorm": ["--hidden", "1000", "--tokens", "1,3", "--max-time", "5"],

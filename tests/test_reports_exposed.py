@@ -213,6 +213,17 @@ def test_a_slow_all_reduce_makes_the_pipeline_the_one_to_take(tmp_path):
     assert "share one memory" not in said
 
 
+def test_the_flip_point_is_of_differences_within_rounds(tmp_path):
+    """Three medians, each over its own rounds, would say something else than the table's exposed time."""
+    def drifting(ms, rounds):
+        return lambda turn: 1e3 * (ms + turn) if turn in rounds else None
+
+    made = Made(tmp_path, benchmark="decode", shape=STEP)
+    result = made.run({COMPUTE: drifting(10.0, range(12)), "tensor_parallel": drifting(12.0, range(6, 12)),
+                       "pipeline_parallel": drifting(20.0, range(9))})
+    assert "flips where an all-reduce costs 156 us; here it costs 31.2 us, 5.0 times below that." in words(result)
+
+
 @pytest.mark.parametrize(("times", "sentence"), [
     ((10.0, 12.0, 9.0), "TP's compute alone, 10.0 ms, is no faster than the pipeline: no all-reduce is fast enough."),
     ((10.0, 9.5, 20.0), "The answer flips where an all-reduce costs 156 us; here none is to be seen."),

@@ -61,7 +61,7 @@ def one_of(kind: str, known: Sequence[str], text: str, aliases: dict[str, str] |
     name = (aliases or {}).get(text.lower(), text.lower())
     if name in known:
         return name
-    names = [*known, *(aliases or {})]
+    names = [*known, *(alias for alias, meant in (aliases or {}).items() if meant in known)]
     near = difflib.get_close_matches(text.lower(), names, 1, 0.5)
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
     raise argparse.ArgumentTypeError(f"unknown {kind} {text!r}: {hint}")

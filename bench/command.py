@@ -19,6 +19,7 @@ from bench.flight import Flight, start_witness
 from bench.measure import Bench
 from bench.plan import Prepared, prepare_collective
 from bench.run import Manner, run
+from bench.verify import WrongResult
 from collectives.collective import COLLECTIVES
 from collectives.communicator import Communicator, Disagreement
 from collectives.operation import DeviceError
@@ -50,7 +51,7 @@ def start(command: str, options: Namespace, prepare: Callable[[Namespace, Bench]
             status = run(command, options, prepare, communicator, flight, started_s, manner)
         except Disagreement as refusal:
             say(communicator, f"bench.{command}: {refusal}")
-            status = CANNOT
+            status = WRONG if isinstance(refusal, WrongResult) else CANNOT
         except Exception as error:  # noqa: BLE001 - a fault of ours on one rank must end the others, whatever it is
             # A full disk or a lost GPU is no bug of ours, and its sentence says all.
             details = "" if isinstance(error, (OSError, ResultError, DeviceError)) else traceback.format_exc()

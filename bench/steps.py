@@ -11,8 +11,8 @@ import psutil
 
 from bench.measure import Bench
 from bench.subject import Subject, nothing, on_device
+from bench.verify import WrongResult
 from collectives.collective import Array
-from collectives.communicator import Disagreement
 from collectives.fused import in_a_row
 from collectives.operation import Operation, Pattern, Step, Unsupported, plain_arguments
 from collectives.steps import Net
@@ -88,7 +88,7 @@ def subject(bench: Bench, net: Net, number: int, text: str, operation: Operation
             right: Array, scale: float = 1.0, from_python: bool = False, once: Operation | None = None) -> Subject:
     """Writes what a step begins with; then the step; then its result is read. That is checked once against float64, of
     `once` where that is another operation, and bit by bit against the first one from then on. `scale` makes a whole
-    step of what is timed. All ranks call it. Raises Disagreement where the first result is wrong."""
+    step of what is timed. All ranks call it. Raises WrongResult where the first one is wrong."""
     world, watch, datatype, device = bench.world, bench.flight.watch, net.datatype, bench.world.device
     prepare, none, wrong = prepared(bench, net, image), nothing(world, watch), device.private(8)
     size = right.size * datatype.size_bytes
@@ -113,7 +113,7 @@ def subject(bench: Bench, net: Net, number: int, text: str, operation: Operation
         consume = Step(kernels.kernel("read_own"), plain_arguments(0, result, result, right.size, watch))
         net.keep.append(first)
     if complaint := world.communicator.first_word(said):
-        raise Disagreement(complaint)
+        raise WrongResult(complaint)
     checked = any(world.communicator.all_gather(result is not None and once is None))
     return Subject(number, text, prepare.step, operation, consume, check, wrong=wrong if checked else None,
                    scale=scale, from_python=from_python, keep=[net, prepare])

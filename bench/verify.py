@@ -11,11 +11,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from collectives.collective import Array, Collective, Datatype, Shape, combined
+from collectives.communicator import Disagreement
 from collectives.routing import Routes
 
 PERIOD = 31  # a prime that no chunk, segment or pack is a multiple of: data at a wrong offset does not match either
 REPEATS = 64
 Summed = Callable[[Array], Array]  # as an Operation has it
+
+
+class WrongResult(Disagreement):
+    """What was to be timed gives a wrong result; all ranks raise this together."""
 
 
 def segment_table(datatype: Datatype, redop: str, rank: int, segment: int, seed: int) -> Array:

@@ -112,14 +112,14 @@ def surely(interval: Interval | None) -> bool:
 
 
 def interval_text(interval: Interval | None) -> str:
-    """`5.73 [5.51 5.92]`, all with the digits of the widest."""
+    """`5.73 [5.51 5.92]`, all with the digits of the widest; from a million on `1.2e+06 [1.1e+06 1.3e+06]`."""
     if interval is None:
         return "-"
     middle, low, high = interval
     known = max(abs(end) for end in interval if end is not None)
-    digits = 2 if known < 10 else 1 if known < 100 else 0
-    ends = f" [{low:.{digits}f} {high:.{digits}f}]" if low is not None and high is not None else ""
-    return f"{middle:.{digits}f}{ends}"
+    digits = ".2f" if known < 9.995 else ".1f" if known < 99.95 else ".0f" if known < 999_999.5 else ".1e"
+    ends = f" [{low:{digits}} {high:{digits}}]" if low is not None and high is not None else ""
+    return f"{middle:{digits}}{ends}"
 
 
 def share(part: float, whole: float) -> str:

@@ -151,7 +151,10 @@ def verdict(result: Result, steps: Mapping[str, Case], costs: Mapping[int, Costs
     said = [f"{where}: a TP step takes {number(tensor_us / 1e3)} ms{how}, a PP step {number(pipe_us / 1e3)} ms "
             f"(PP/TP {ratio[0]:.2f}{ends}): {faster}."]
     n = calls(tensor)
-    here_us, flips_us = (tensor_us - alone_us) / n, (pipe_us - alone_us) / n
+    here, flips = (_exposed(steps, costs, case) for case in (tensor, pipe))
+    if here is None or flips is None:
+        return [*said, "The compute alone has no round in common with both: no word on where the answer flips."]
+    here_us, flips_us = here[0] / n, flips[0] / n
     if flips_us <= 0:
         said.append(f"TP's compute alone, {number(alone_us / 1e3)} ms, is no faster than the pipeline: no all-reduce "
                     "is fast enough.")

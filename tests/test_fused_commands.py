@@ -1,0 +1,243 @@
+"""The commands of compute and communication together, as their users meet them: what they refuse, and how; and a small
+real run of each, whose results are right, and whose table comes back from its file."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from importlib import import_module
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from bench import cli, overlap
+from reports.case import find_states
+from reports.exposed import COMPUTE, costs_in, work_of
+from reports.result import read
+from reports.show import text
+from tests.launch import MPIRUN, ROOT, mpirun
+
+FUSED = ("allreduce_rmsnorm", "gemv_allreduce", "gemm_reduce_scatter", "allgather_gemm")
+COMMANDS = (*FUSED, "decode", "prefill")
+SCALED = tuple(name for name in COMMANDS if name != "allreduce_rmsnorm")
+COUNTED = tuple(name for name in COMMANDS if name != "decode")
+MODEL = r"argument --model: unknown model 'llama-3\.1-71b': did you mean llama-3\.1-70b\?"
+SCALE = "is not a fraction such as 1/64, above 0 and at most 1"
+
+# Which commands, what is wrong, and what is said of it.
+BAD = [
+    (COMMANDS, "--model llama-3.1-71b", MODEL),
+    (COMMANDS, "-d int32", "unknown datatype 'int32': did you mean float32"),
+    (COMMANDS, "-d double", "unknown datatype 'double': known are float32, float16, bfloat16"),
+    (COMMANDS, "--max-time 0", "'0' is not a number of seconds above 0"),
+    (COMMANDS, "--format nccl-tests", "invalid choice: 'nccl-tests'"),
+    (COMMANDS, "--bogus", "unrecognized arguments: --bogus"),
+    (COUNTED, "--tokens 0", "'0' is not a whole number of at least 1"),
+    (COUNTED, "--tokens 1.5", "'1.5' is not a whole number"),
+    (("allreduce_rmsnorm", "prefill"), "--tokens 4097", "4097 is above the most, 4096"),
+    (("gemv_allreduce",), "--tokens 1,9", "9 is above the most, 8"),
+    (("gemm_reduce_scatter", "allgather_gemm"), "--tokens 65537", "65537 is above the most, 65536"),
+    (("gemm_reduce_scatter", "allgather_gemm"), "--tokens 256,100",
+     "--tokens 100: not a whole multiple of 16, which 8 chunks for 2 ranks take"),
+    (("allreduce_rmsnorm",), "--hidden 0", "'0' is not a whole number of at least 1"),
+    (("allreduce_rmsnorm",), "--hidden 1048577", "1048577 is above the most, 1048576"),
+    (("allreduce_rmsnorm",), "--hidden 1048576", "2048 tokens of 1048576 elements are 8589934592 B, above 512M"),
+    (("gemv_allreduce", "decode"), "--weights int4", r"unknown type of weights 'int4': did you mean int8\?"),
+    (("gemv_allreduce", "decode"), "--weights float", r"unknown type of weights 'float': did you mean float16\?"),
+    (SCALED, "--scale 0", f"'0' {SCALE}"),
+    (SCALED, "--scale 2", f"'2' {SCALE}"),
+    (SCALED, "--scale x", f"'x' {SCALE}"),
+    (SCALED, "--scale 1/0", f"'1/0' {SCALE}"),
+    (FUSED, "--algorithm fussed", r"unknown algorithm 'fussed': did you mean fused\?"),
+    (FUSED, "--algorithm fused,one", "unknown algorithm 'one': "),
+    (("decode",), "--slots 0", "'0' is not a whole number of at least 1"),
+    (("decode",), "--slots 1,9", "9 is above the most, 8"),
+    (("prefill",), "--layers 0", "'0' is not a whole number of at least 1"),
+    (("prefill",), "--layers 3", r"--layers 3: the 80 of llama-3\.1-70b are no whole multiple of that"),
+]
+
+
+def parser_of(command):
+    module = import_module(f"bench.{command}")
+    return module.parse if hasattr(module, "parse") else partial(overlap.parse, command, module.ABOUT)
+
+
+class Ended(BaseException):
+    """In the place of a process that would have ended."""
+
+
+@pytest.fixture
+def ended(monkeypatch):
+    """The statuses with which the process would have ended, as one of two ranks."""
+    found = []
+
+    def end(status):
+        found.append(status)
+        raise Ended
+
+    monkeypatch.setattr(cli, "os", SimpleNamespace(**{**vars(os), "_exit": end}))
+    monkeypatch.setenv("PMI_SIZE", "2")
+    return found
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_bad_input_is_one_sentence_of_one_rank(command, ended, monkeypatch, capfd):
+    """A typing error would end in a traceback, in as many sentences as there are ranks, or in a run nobody meant."""
+    its = [(options, sentence) for commands, options, sentence in BAD if command in commands]
+    assert len(its) > 7
+    for rank in "01":
+        monkeypatch.setenv("PMI_RANK", rank)
+        for options, sentence in its:
+            with pytest.raises(Ended):
+                parser_of(command)(options.split())
+            said = capfd.readouterr()
+            assert said.out == ""
+            wanted = rf"bench\.{command}: [^\n]*{sentence}[^\n]*\n" if rank == "0" else ""
+            assert re.fullmatch(wanted, said.err), said.err
+    assert set(ended) == {2}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_started_alone_it_names_mpirun_at_once_and_leaves_nothing(command, tmp_path):
+    """The newcomer's first try."""
+    environment = {name: value for name, value in os.environ.items() if "PMI" not in name}
+    begun_s = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", f"bench.{command}", "--out", str(tmp_path / "results")], cwd=ROOT,
+                          capture_output=True, text=True, timeout=30, env=environment)
+    assert time.monotonic() - begun_s < 5  # half a second on a machine of its own
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"bench\.{command}: [^\n]*mpirun -n 2 python -m bench\.{command}\n", done.stderr)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("ranks", "command", "status", "sentence"), [
+    (2, "decode --slots 1,9", 2, "argument --slots: 9 is above the most, 8"),
+    (3, "decode --model llama-3.1-8b", 3, "32 layers make no 3 stages of as many each"),
+    (3, "prefill --model llama-3.1-8b", 3, "--layers 4: not a whole multiple of 3 ranks"),
+    (2, "prefill -d half", 3, "a CPU's matmul is of float32 alone, not of float16"),
+    (2, "allgather_gemm -d bfloat16", 3, "a CPU's matmul is of float32 alone, not of bfloat16"),
+    (2, "gemv_allreduce -G 1", 3, "-G: the cpu device has no graphs"),
+])
+def test_what_this_machine_cannot_do_is_said_once_for_all_ranks(tmp_path, ranks, command, status, sentence):
+    done = mpirun(ranks, "-m", *f"bench.{command}".split(), "--out", str(tmp_path), timeout_s=60)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1), done.stderr
+    assert done.stderr.startswith(f"bench.{command.split()[0]}: ")
+    assert sentence in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+STRICT = """import sys, time
+import bench.steps
+from bench import decode
+from bench.command import start
+bench.steps.TOLERANCE["float16"] = 1e-9
+start("decode", decode.parse(sys.argv[1:]), decode.prepare, time.monotonic())
+"""
+
+
+def test_a_step_that_is_off_is_a_wrong_result_and_is_not_timed(tmp_path):
+    """No rounding of 16 bits is within this bound."""
+    done = mpirun(2, "-c", STRICT, *SMALL, "--slots", "1", "--out", str(tmp_path), timeout_s=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    off = r"tensor_parallel 1 slots is off by [\d.e-]+ of its result's root mean square: no step to be timed"
+    assert re.fullmatch(rf"bench\.decode: {off}\n", done.stderr), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+SMALL = ["--model", "llama-3.1-8b", "--scale", "1/64"]
+RUNS = {
+    "allreduce_rmsnorm": ["--hidden", "1000", "--tokens", "1,3", "--max-time", "5"],
+    "gemv_allreduce": [*SMALL, "--weights", "int8", "-d", "bf16", "--max-time", "6"],
+    "gemm_reduce_scatter": [*SMALL, "--tokens", "16", "--max-time", "8"],
+    "allgather_gemm": [*SMALL, "--tokens", "16", "--max-time", "8"],
+    "decode": [*SMALL, "--slots", "2", "--max-time", "12"],
+    "prefill": [*SMALL, "--tokens", "16", "--layers", "2", "--max-time", "12"],
+}
+AFTER = {"one_shot_ll", "one_shot_pull", "one_shot_push", "library"}  # of a small message
+FORMS = {
+    "allreduce_rmsnorm": {"fused", *(f"then_{name}" for name in AFTER)},
+    "gemv_allreduce": {"fused", *(f"then_{name}" for name in AFTER - {"library"})},  # MPICH has no bfloat16
+    "gemm_reduce_scatter": {"fused", "then_direct_pull", "then_direct_push", "then_library"},
+    "allgather_gemm": {"fused", "then_direct_pull", "then_direct_push", "then_library"},
+    "decode": {"tensor_parallel", "tensor_parallel_library"},
+    "prefill": {"tensor_parallel", "tensor_parallel_library", "sequence_parallel"},
+}
+APART = {"decode": {"pipeline_parallel", "one_rank"}, "prefill": {"pipeline_parallel", "one_rank"}}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_small_run_is_right_and_its_exposed_times_are_those_of_its_blocks(command, tmp_path):
+    """Who reads `exposed` would read another difference than was measured."""
+    as_csv = command == "allreduce_rmsnorm"
+    done = mpirun(2, "-m", f"bench.{command}", *RUNS[command], "--lean", "--out", str(tmp_path),
+                  *(["--format", "csv"] if as_csv else []), timeout_s=90)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = tmp_path.glob("*.jsonl")
+    result = read(path)
+    measured = [case for case in result.cases if case.status == "ok"]
+    assert {case.status for case in result.cases} <= {"ok", "unsupported"}
+    assert {case.algorithm for case in measured} == {COMPUTE} | FORMS[command] | APART.get(command, set())
+    assert all(case.collective == command for case in measured)
+    assert all(case.bus_bw_gb_s is None and case.bound_us is None for case in measured)
+
+    states = find_states(result.blocks)
+    costs, held = costs_in(result.blocks, states.of_block, states.longest), 0
+    alone = {work_of(case): case for case in measured if case.algorithm == COMPUTE}
+    # Nothing is summed by the compute alone; prefill's pipeline hands less on than all, and was checked before.
+    unchecked = {COMPUTE, "pipeline_parallel"} if command == "prefill" else {COMPUTE}
+    for case in measured:
+        assert case.n_wrong == (None if case.algorithm in unchecked else 0), case.algorithm
+        compute = alone[work_of(case)]
+        rounds = sorted(costs.get(case.case, {}).keys() & costs.get(compute.case, {}).keys())
+        if case.algorithm not in FORMS[command] or case.state != "run" or not rounds:
+            assert (case.compute_us, case.exposed_us) == (None, None)
+            continue
+        held += 1
+        assert case.exposed_us is not None
+        assert case.compute_us is not None
+        difference = [costs[case.case][turn] - costs[compute.case][turn] for turn in rounds]
+        assert case.exposed_us.median == pytest.approx(np.median(difference))
+        assert case.exposed_us.n_blocks == case.compute_us.n_blocks == len(rounds)
+        assert case.compute_us.median == pytest.approx(np.median([costs[compute.case][turn] for turn in rounds]))
+    assert held
+
+    table = text(result)
+    assert max(map(len, table.splitlines())) <= 80
+    printed, run_line = (done.stderr, "") if as_csv else (done.stdout, f"run: {path}\n")
+    if as_csv:
+        rows = list(csv.DictReader(done.stdout.splitlines()))
+        assert [row["algorithm"] for row in rows] == [case.algorithm for case in result.cases]
+        assert all(row["n_wrong"] == "0" for row in rows if row["algorithm"] == "fused")
+        assert f"run: {path}" in printed
+    else:
+        assert printed == f"{table}{run_line}picture: none: --lean\n"
+        shown = subprocess.run([sys.executable, "-m", "reports", "show", str(path)], cwd=ROOT, capture_output=True,
+                               text=True, timeout=60)
+        assert (shown.returncode, shown.stdout) == (0, table)
+
+
+def test_a_run_that_was_killed_in_the_middle_can_be_read(tmp_path):
+    command = [str(MPIRUN), "-n", "2", sys.executable, "-m", "bench.gemv_allreduce", *SMALL, "--algorithm",
+               "fused", "--max-time", "60", "--lean", "--out", str(tmp_path)]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                           start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        for _ in range(400):
+            if sum(path.read_bytes().count(b'"kind":"block"') for path in tmp_path.glob("*.jsonl")) > 12:
+                break
+            time.sleep(0.1)
+    finally:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait(10)
+    (path,) = tmp_path.glob("*.jsonl")
+    shown = subprocess.run([sys.executable, "-m", "reports", "show", str(path)], cwd=ROOT, capture_output=True,
+                           text=True, timeout=60)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "INCOMPLETE: the run was cut off." in shown.stdout
+    assert re.search(r"^compute alone +[\d.]+", shown.stdout, re.MULTILINE)
+    assert max(map(len, shown.stdout.splitlines())) <= 80

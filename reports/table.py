@@ -220,7 +220,8 @@ def _long_cells(case: Case) -> list[str]:
     medians = [number(_median(summary)) for summary in (
         time, case.consume_us, case.total_us, case.arrival_skew_us, case.link_rtt_ns)]
     interval = "-" if time is None or time.ci_low is None else f"[{number(time.ci_low)} {number(time.ci_high)}]"
-    label = f"auto: {case.chosen}" if case.chosen else case.library or case.algorithm
+    name = case.library or case.algorithm
+    label = f"{name}: {case.chosen}" if case.chosen else name
     label += f" {shape_text(case.shape)}" if case.shape else ""
     blocks = f"{time.n_blocks} ({case.blocks_mixed})" if time else "-"
     snr = " ".join(f"{ratio:.1f}" for ratio in case.snr_db.values()) if case.snr_db else "-"

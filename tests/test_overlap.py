@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 import threading
 import time
 from functools import partial
@@ -11,6 +12,8 @@ import pytest
 from collectives.models import MODELS
 from collectives.operation import DeviceError
 from collectives.overlap import OtherCore
+from reports.result import read
+from reports.show import text
 from tests.fake_gpu import fake_nccl
 from tests.launch import mpirun
 
@@ -81,6 +84,8 @@ def test_a_run_says_what_it_multiplied_and_in_how_many_chunks(tmp_path, command,
     assert "compute alone" in done.stdout
     assert any(line.startswith("fused") and " chunk" in line for line in done.stdout.splitlines())
     assert "No core is free" not in done.stdout
+    [path] = tmp_path.glob("*.jsonl")
+    assert re.search(r"fused: [1248] chunks? llama-3.1-8b", text(read(path), "table", True))
 
 
 @pytest.mark.usefixtures("one_core")

@@ -5,8 +5,9 @@
 //   residual_out = sum + residual, rounded
 //   normed = residual_out / sqrt(mean(residual_out^2) + epsilon) * weight, in fp32, rounded
 //   with OUTPUT, codes of a byte and a scale for the row: normed, rounded once more
-// Bit by bit what the one- or two-shot all-reduce and then `add_rmsnorm` give, which is the compute alone; what is saved
-// is a launch, and a sum that is stored and read again. One step; each rank sends (n-1) S bytes, whole tokens at a time:
+// Bit by bit what the one- or two-shot all-reduce and then `add_rmsnorm` give, which is the compute alone; what is
+// saved is a launch, and a sum that is stored and read again. One step; each rank sends (n-1) S bytes, whole tokens at a
+// time:
 //   1. hand over: store the rows into every peer's slab (push), or once into one's own (pull), or leave them where they
 //      are (registered)
 //   2. signal every peer, wait for every peer

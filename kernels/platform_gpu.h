@@ -73,7 +73,8 @@ DEVICE void store_bfloat16s(char* at, pack p) {
 }
 template <int N> DEVICE void store_low_bytes(char* at, const words (&w)[N]) {
   for (int i = 0; i < N; i += 4)
-    *(volatile unsigned*)(at + i) = (w[i] & 0xffu) | (w[i + 1] & 0xffu) << 8 | (w[i + 2] & 0xffu) << 16 | w[i + 3] << 24;
+    *(volatile unsigned*)(at + i) =
+        (w[i] & 0xffu) | (w[i + 1] & 0xffu) << 8 | (w[i + 2] & 0xffu) << 16 | w[i + 3] << 24;
 }
 DEVICE void load_half_pack(const char* at, words* w) {
   for (int i = 0; i < 2; ++i) w[i] = ((const volatile unsigned*)at)[i];

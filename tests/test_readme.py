@@ -12,9 +12,12 @@ import sys
 
 import pytest
 
+from reports.exposed import COMPUTE
+from reports.show import text
 from reports.table import render
 from tests.launch import ROOT
 from tests.synthetic_run import write_run
+from tests.synthetic_together import FUSED, THEN, Made, always, steps
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = dict(re.findall(r"<!-- ([^\n]*?) -->\n\n?```\n(.*?)```\n<!-- end -->", README, re.DOTALL))
@@ -51,6 +54,17 @@ def test_the_table_has_the_columns_of_today(tmp_path):
     here = next(number for number, line in enumerate(run) if line.split()[:1] == ["size"])
     assert [line.split() for line in run[here : here + 2]] == [line.split() for line in of_today[names : names + 2]]
     assert max(map(len, run)) <= 80
+
+
+def test_the_tables_of_compute_and_communication_have_the_columns_of_today(tmp_path):
+    layer = Made(tmp_path / "layer").run({COMPUTE: always(10.0), FUSED: always(11.0), THEN: always(15.0)})
+    step = steps(tmp_path / "step", 10.0, 12.0, 20.0)
+    here = [line.split() for line in README.splitlines()]
+    for result, lines in ((layer, 1), (step, 2)):
+        of_today = text(result).splitlines()
+        first = next(at for at, line in enumerate(of_today) if re.search(r"[um]s +exposed [um]s", line))
+        names = [line.split() for line in of_today[first : first + lines]]
+        assert any(here[at : at + len(names)] == names for at in range(len(here))), names
 
 
 def test_files_and_targets_that_it_names_are_there():

@@ -1,7 +1,7 @@
 """The column-parallel layers of a prefill, the all-gather of a rank's tokens and the matmul with all of them, one after
 the other and chunk by chunk beside each other. `mpirun -n 2 python -m bench.allgather_gemm`
 
-docs/fused.md says what runs where.
+docs/overlap.md says what runs where.
 """
 
 import signal

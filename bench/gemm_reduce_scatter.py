@@ -1,7 +1,7 @@
 """The row-parallel layers of a prefill, a matmul and the reduce-scatter of its result over the tokens, one after the
 other and chunk by chunk beside each other. `mpirun -n 2 python -m bench.gemm_reduce_scatter`
 
-docs/fused.md says what runs where.
+docs/overlap.md says what runs where.
 """
 
 import signal

@@ -44,7 +44,8 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     cli.lean_option(where)
     cli.output_options(where)
     p.set_defaults(beside=None, cudagraph=0, slowed_percent=None, list=False, check=1, warmup_iters=None,
-                   dispatch="native", iters=0, output_file=None, long=False, mpi_thread_level=None, tuned="none")
+                   dispatch="native", iters=0, output_file=None, long=False, mpi_thread_level=None, tuned="none",
+                   lossy=None)
     options = p.parse_args(argv)
     if options.minbytes < DATATYPE.size_bytes:
         p.error(f"{options.minbytes} B hold no {DATATYPE.name}, which has {DATATYPE.size_bytes} B")

@@ -40,6 +40,13 @@ def parse(command: str, about: str, argv: Sequence[str] | None = None) -> Namesp
     return options
 
 
+def no_matmul(options: Namespace, bench: Bench) -> str | None:
+    """Why the vendor's matmuls cannot be launched as asked for; None where they can."""
+    if options.cudagraph and bench.world.device.name == "cuda":
+        return "-G: CuPy lets no call of cuBLAS into a graph"
+    return reason_against(bench.world, options.datatype)
+
+
 def uncuttable(counts: Sequence[int], ranks: int) -> str | None:
     """A sentence on the first number of tokens that is not whole in each rank's part of each chunk."""
     unit = max(CHUNKS) * ranks
@@ -53,9 +60,7 @@ def prepare(command: str, options: Namespace, bench: Bench) -> Prepared:
     world, datatype, model = bench.world, DATATYPES[options.datatype], MODELS[options.model]
     collective, on_cpu = COLLECTIVE[command], world.device.name == "cpu"
     rank, ranks, factor = world.communicator.rank, world.communicator.size, fused.scale_of(options, bench)
-    if options.cudagraph and world.device.name == "cuda":
-        raise Disagreement("-G: CuPy lets no call of cuBLAS into a graph")
-    if reason := reason_against(world, datatype.name) or uncuttable(options.tokens, ranks):
+    if reason := no_matmul(options, bench) or uncuttable(options.tokens, ranks):
         raise Disagreement(reason)
     if on_cpu and bench.free_core is None:
         bench.notes.append(NO_CORE)

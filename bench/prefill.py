@@ -20,6 +20,7 @@ import numpy as np
 
 from bench import cli, fused
 from bench.measure import Bench
+from bench.overlap import no_matmul
 from bench.plan import Prepared
 from bench.steps import Image, fastest, idle, plan, subject
 from bench.subject import Subject
@@ -28,7 +29,6 @@ from collectives.collective import DATATYPES, Array
 from collectives.communicator import Disagreement
 from collectives.models import LAYERS, MODELS
 from collectives.operation import DeviceError, Operation, Unsupported
-from collectives.overlap import reason_against
 from collectives.peer_buffer import register
 from reports.result import Planned
 
@@ -63,7 +63,7 @@ def prepare(options: Namespace, bench: Bench) -> Prepared:
     world, model, tokens = bench.world, MODELS[options.model], options.tokens
     communicator, rank, ranks = world.communicator, world.communicator.rank, world.communicator.size
     factor, datatype = fused.scale_of(options, bench), DATATYPES[options.datatype]
-    if reason := reason_against(world, datatype.name):
+    if reason := no_matmul(options, bench):
         raise Disagreement(reason)
     for what, count in (("--layers", options.layers), ("--tokens", tokens)):
         if count % ranks:

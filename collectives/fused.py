@@ -89,7 +89,7 @@ def in_a_row(world: World, operations: Sequence[Operation]) -> Operation:
             for step in steps:
                 step.kernel.function(step.blocks, step.argument)
 
-        whole = Step(Kernel("operations in a row", enqueue), None)
+        whole = Step(Kernel("operations in a row", enqueue), None, entries=sum(step.entries for step in steps))
 
     def call() -> None:
         for operation in operations:

@@ -13,7 +13,7 @@ import numpy as np
 from bench import cli, verify
 from bench.measure import Bench
 from bench.plan import Prepared, Work, plan_cases
-from bench.run import Manner, Session
+from bench.run import Manner, Session, unfinished
 from bench.subject import Subject, nothing, on_device, pattern_of
 from collectives import library
 from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES, Array, Datatype
@@ -82,6 +82,8 @@ def finish(p: cli.Parser, command: str, argv: Sequence[str] | None, max_time_s: 
            graph: int | None = 0) -> Namespace:
     """Adds how every benchmark runs, and parses; or ends the process with status 2 and one sentence."""
     how, where = (p.add_argument_group(title).add_argument for title in ("how", "output"))
+    how("-n", "--iters", type=partial(cli.whole, 0), default=0, metavar="N",
+        help="timed iterations a case, in 12 blocks; 0: as many as fit the time (0)")
     how("-G", "--cudagraph", type=partial(cli.whole, 0), default=graph, metavar="N",
         help=f"launch from a graph, GPUs only ({'where there are any' if graph is None else graph})")
     cli.run_options(how, max_time_s)
@@ -89,7 +91,7 @@ def finish(p: cli.Parser, command: str, argv: Sequence[str] | None, max_time_s: 
     where("--long", action="store_true", help="a table row for each form and variant")
     cli.lean_option(where)
     cli.output_options(where)
-    p.set_defaults(beside=None, slowed_percent=None, list=False, check=1, warmup_iters=None, dispatch="native", iters=0,
+    p.set_defaults(beside=None, slowed_percent=None, list=False, check=1, warmup_iters=None, dispatch="native",
                    output_file=None, mpi_thread_level=None, tuned="none", op="sum", mode="isolated", lossy=None)
     options = p.parse_args(argv)
     if launched_rank() is None:
@@ -278,7 +280,10 @@ def subject(bench: Bench, sides: tuple[Side, Side], tables: Sequence[Array], kee
 
 
 def go_on(session: Session, active: list[int], rounds: int) -> list[int]:
-    """All have as many rounds as fit: a difference of two needs more of them than either."""
+    """All have as many rounds as fit, unless so many iterations were asked for: a difference of two needs more of them
+    than either."""
+    if session.options.iters:
+        return unfinished(session, active, rounds)
     return active if rounds < MOST_ROUNDS else []
 
 

@@ -151,12 +151,12 @@ def test_a_step_that_is_off_is_a_wrong_result_and_is_not_timed(tmp_path):
 
 SMALL = ["--model", "llama-3.1-8b", "--scale", "1/64"]
 RUNS = {
-    "allreduce_rmsnorm": ["--hidden", "1000", "--tokens", "1,3", "--max-time", "5"],
-    "gemv_allreduce": [*SMALL, "--weights", "int8", "-d", "bf16", "--max-time", "6"],
-    "gemm_reduce_scatter": [*SMALL, "--tokens", "16", "--max-time", "8"],
-    "allgather_gemm": [*SMALL, "--tokens", "16", "--max-time", "8"],
-    "decode": [*SMALL, "--slots", "2", "--max-time", "12"],
-    "prefill": [*SMALL, "--tokens", "16", "--layers", "2", "--max-time", "12"],
+    "allreduce_rmsnorm": ["--hidden", "1000", "--tokens", "1,3", "-n", "12", "--max-time", "100"],
+    "gemv_allreduce": [*SMALL, "--weights", "int8", "-d", "bf16", "-n", "12", "--max-time", "100"],
+    "gemm_reduce_scatter": [*SMALL, "--tokens", "16", "-n", "12", "--max-time", "100"],
+    "allgather_gemm": [*SMALL, "--tokens", "16", "-n", "12", "--max-time", "100"],
+    "decode": [*SMALL, "--slots", "2", "-n", "12", "--max-time", "100"],
+    "prefill": [*SMALL, "--tokens", "16", "--layers", "2", "-n", "12", "--max-time", "100"],
 }
 AFTER = {"one_shot_ll", "one_shot_pull", "one_shot_push", "library"}  # of a small message
 FORMS = {

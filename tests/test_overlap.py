@@ -71,7 +71,8 @@ def one_core():
 
 def measured(tmp_path, command, ranks=1):
     return mpirun(ranks, "-m", f"bench.{command}", "--model", "llama-3.1-8b", "--tokens", "48", "-n", "12",
-                  "--max-time", "100", "--algorithm", "then_library,then_direct_pull,fused", "--lean", "--out", str(tmp_path))
+                  "--max-time", "100", "--algorithm", "then_library,then_direct_pull,fused", "--lean", "--out",
+                  str(tmp_path))
 
 
 @pytest.mark.skipif(len(CORES) < 2, reason="one core")

@@ -122,7 +122,7 @@ def prepare(command: str, options: Namespace, bench: Bench) -> Prepared:
 
                 yield Work(shape, tokens * row_bytes, tokens * hidden, case, subject)
 
-    fused.forms_for(OVERLAPPED[command], options, [tokens * row_bytes for tokens in options.tokens])
+    fused.forms_for(OVERLAPPED[command], options, [tokens * row_bytes for tokens in options.tokens], bench)
     planned, subjects = plan_cases(options, bench, OVERLAPPED[command], works())
     for number, by_chunks in tried.items():
         bench.flight.note("try numbers of chunks", case=number, text=subjects[number].text)

@@ -23,6 +23,7 @@ from collectives.operation import (
     attached,
     chunk_that_fits,
     copied_or_registered,
+    first_failure,
 )
 from collectives.peer_buffer import HALF_BYTES
 from kernels.device import Gemv, Kernel, LibraryCall, Norm
@@ -95,10 +96,7 @@ def in_a_row(world: World, operations: Sequence[Operation]) -> Operation:
         for operation in operations:
             operation.call()
 
-    def failure() -> str | None:
-        return next(filter(None, (operation.failure() for operation in operations)), None)
-
-    return Operation(whole, call, failure=failure, keep=[chain, operations])
+    return Operation(whole, call, failure=partial(first_failure, operations), keep=[chain, operations])
 
 
 def _arguments(world: World, case: Case, send: int, chunk_bytes: int = 0) -> Arguments:

@@ -31,7 +31,8 @@ from kernels.device import (
 
 __all__ = ["PHASES", "Algorithm", "Arguments", "Beside", "Build", "Case", "Device", "DeviceError", "Gate", "Memory",
            "Operation", "Pattern", "Plan", "Step", "Traffic", "Transfer", "Unsupported", "Watch", "World",
-           "attached", "bind_kernel", "chunk_that_fits", "plain_arguments"]
+           "attached", "bind_kernel", "chunk_that_fits", "first_failure",
+           "plain_arguments"]
 
 
 PACK_BYTES = 64  # of the widest machine
@@ -235,6 +236,11 @@ def bind_kernel(world: World, case: Case, stem: str, entry: str, room_bytes: flo
     blocks = world.device.blocks_for(min(case.segment_bytes, chunk_bytes))
     step = Step(module.kernel(entry, build.threads), arguments, min(blocks, build.blocks or blocks))
     return Operation(step, world.device.caller(step))
+
+
+def first_failure(operations: Sequence[Operation]) -> str | None:
+    """The complaint of the first of these whose library has one."""
+    return next(filter(None, (operation.failure() for operation in operations)), None)
 
 
 def attached(world: World, arguments: Arguments, structure: Any) -> Memory:

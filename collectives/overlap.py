@@ -41,6 +41,7 @@ from collectives.operation import (
     Unsupported,
     World,
     copied_or_registered,
+    first_failure,
 )
 from kernels.device import Kernel
 from kernels.device_cpu import CpuDevice
@@ -118,6 +119,11 @@ def _matmul(world: World, case: MatmulCase, rows: int, source: int, source_row: 
     left = array_of(world, case.datatype, source + source_row * case.inner * size, rows, case.inner)
     right = array_of(world, case.datatype, case.weights, case.inner, case.columns)
     out = array_of(world, case.datatype, target + target_row * case.columns * size, rows, case.columns)
+    return product(world, left, right, out)
+
+
+def product(world: World, left: Any, right: Any, out: Any) -> Run:
+    """The vendor's matmul of two arrays into a third."""
     library = world.device.cupy if isinstance(world.device, GpuDevice) else np
     return partial(library.matmul, left, right, out=out)
 
@@ -187,16 +193,14 @@ class OtherStream(Lane):
 
 def driven(world: World, run: Run, parts: Sequence[Operation]) -> Operation:
     """`run`, of which these are part. Python runs it on a CPU; on a GPU it can be in the device's stream, or graph."""
-    def failure() -> str | None:
-        return next(filter(None, (part.failure() for part in parts)), None)
-
     def call() -> None:
         run()
 
     enqueued = Kernel("matmul and collective", lambda blocks, argument: run())
     step = Step(enqueued, None, entries=ENTRIES * max(1, len(parts)))
     is_cpu = isinstance(world.device, CpuDevice)
-    return Operation(step, call if is_cpu else world.device.caller(step), failure=failure, keep=parts)
+    return Operation(step, call if is_cpu else world.device.caller(step), failure=partial(first_failure, parts),
+                     keep=parts)
 
 
 def _runs(world: World, operations: Sequence[Operation]) -> list[Run]:

@@ -16,7 +16,7 @@ from collectives.collective import COLLECTIVES, Array
 from collectives.fused import FUSED, all_reduce, in_a_row, norm
 from collectives.models import LAYERS
 from collectives.operation import Case, Memory, Operation, Unsupported
-from collectives.overlap import array_of, driven
+from collectives.overlap import array_of, driven, product
 from collectives.steps import PAD, Chat, Net, begin, decoded, hand_on, norm_case, normed
 
 
@@ -36,8 +36,7 @@ def matmul(net: Net, chat: Chat, number: int, weights: int, first: int, columns:
     left = columns_of(flat, tokens, hidden, every)[:, first : first + columns]
     right = array_of(world, net.datatype, weights, hidden, columns).T
     out = array_of(world, net.datatype, chat.parts, tokens, hidden)
-    library = np if world.device.name == "cpu" else world.device.cupy  # type: ignore[attr-defined]
-    return driven(world, lambda: library.matmul(left, right, out=out), [])
+    return driven(world, product(world, left, right, out), [])
 
 
 def in_turn(net: Net, operations: Sequence[Operation]) -> Operation:
@@ -53,10 +52,23 @@ def in_turn(net: Net, operations: Sequence[Operation]) -> Operation:
     return driven(net.world, run, operations)
 
 
+def shares_in_turn(net: Net, chat: Chat, weights: dict[int, int],
+                   after: Sequence[Operation | Unsupported]) -> Operation | Unsupported:
+    """This rank's share of each matrix, and these after each."""
+    rank, operations = net.world.communicator.rank, list[Operation]()
+    for number, address in weights.items():
+        inner = net.inner[net.layer(number)]
+        for one in (matmul(net, chat, number, address, rank * inner, inner), *after):
+            if isinstance(one, Unsupported):
+                return one
+            operations.append(one)
+    return in_turn(net, operations)
+
+
 def split_by_tensor(net: Net, chat: Chat, weights: dict[int, int], form: str, variant: str) -> Operation | Unsupported:
     """Every rank has a share of each matrix. `form` is an all-reduce, followed by a norm; `allreduce_rmsnorm`, both in
     one; or `compute`, neither summed nor fused. All ranks call it. Raises DeviceError."""
-    world, rank, norms = net.world, net.world.communicator.rank, norm_case(net, chat, variant)
+    world, norms = net.world, norm_case(net, chat, variant)
     after: list[Operation | Unsupported] = []
     if form == "allreduce_rmsnorm":
         after = [FUSED["allreduce_rmsnorm"]["fused"].bind(world, norms)]
@@ -65,14 +77,7 @@ def split_by_tensor(net: Net, chat: Chat, weights: dict[int, int], form: str, va
     else:
         reduce = ALGORITHMS["all_reduce"][form].bind(world, all_reduce(norms, chat.parts, chat.sums))
         after = [reduce, norm(world, norm_case(net, chat), "add_rmsnorm", chat.sums)]
-    if refused := next((one for one in after if isinstance(one, Unsupported)), None):
-        return refused
-    operations = list[Operation]()
-    for number, address in weights.items():
-        inner = net.inner[net.layer(number)]
-        operations.append(matmul(net, chat, number, address, rank * inner, inner))
-        operations += [one for one in after if isinstance(one, Operation)]
-    return in_turn(net, operations)
+    return shares_in_turn(net, chat, weights, after)
 
 
 def split_by_sequence(net: Net, chat: Chat, weights: dict[int, int], own: Memory,
@@ -92,14 +97,7 @@ def split_by_sequence(net: Net, chat: Chat, weights: dict[int, int], own: Memory
         COLLECTIVES["all_gather"], share, net.datatype, "none", own.address + share_bytes, chat.activations,
         variant=variant))
     after = [scatter, norm(world, case, "add_rmsnorm", own.address), gather]
-    if refused := next((one for one in after if isinstance(one, Unsupported)), None):
-        return refused
-    operations = list[Operation]()
-    for number, address in weights.items():
-        inner = net.inner[net.layer(number)]
-        operations.append(matmul(net, chat, number, address, rank * inner, inner))
-        operations += [one for one in after if isinstance(one, Operation)]
-    return in_turn(net, operations)
+    return shares_in_turn(net, chat, weights, after)
 
 
 def stage(net: Net, chat: Chat, weights: dict[int, int]) -> list[Operation]:

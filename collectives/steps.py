@@ -8,17 +8,16 @@ is here: they need no collective, and cost every split alike.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
-from collectives.collective import DATATYPES, Array, Collective, Datatype
-from collectives.fused import COLLECTIVE, FUSED, GemvCase, NormCase, gemv, in_a_row, norm
+from collectives.collective import DATATYPES, Array, Datatype
+from collectives.fused import COLLECTIVE, EPSILON, FUSED, GemvCase, NormCase, gemv, in_a_row, norm
 from collectives.library import allocate
 from collectives.models import LAYERS, Model
 from collectives.operation import Memory, Operation, Step, Transfer, Unsupported, World
 
-DECODE = Collective("decode", "Decode step", lambda sent, _, combine: sent, cut=False)
-EPSILON = 1e-5
 PAD = 0.01  # activations beyond `hidden`
 SHIFT_ROWS = 37  # from a layer's matrix to that of the next layer, which has the same rows in another order
 
@@ -56,6 +55,17 @@ class Net:
         memory.write(array)
         self.keep.append(memory)
         return memory.address
+
+    @cached_property
+    def row_scales(self) -> int:
+        """Where every row's scale lies, of int8 weights; 0 for others."""
+        scales = np.full(self.model.hidden, self.row_scale, np.float32)
+        return self.on_device(scales) if self.weight_type == "int8" else 0
+
+    @cached_property
+    def norm_weight(self) -> int:
+        """Where what norms are multiplied by lies: ones."""
+        return self.on_device(self.datatype.encode(np.ones(self.model.hidden)))
 
 
 def net_of(world: World, model: Model, scale: float, held: int, datatype: Datatype, weight_type: str,
@@ -119,19 +129,17 @@ def open_chat(net: Net, tokens: int) -> Chat:
 
 def _gemv_case(net: Net, chat: Chat, number: int, weights: int, inner: int, first: int, variant: str) -> GemvCase:
     hidden = net.model.hidden
-    scales = net.on_device(np.full(hidden, net.row_scale, np.float32)) if net.weight_type == "int8" else 0
     return GemvCase(COLLECTIVE["gemv_allreduce"], chat.tokens * hidden, net.datatype, "sum", chat.parts, chat.sums,
                     variant=variant, hidden=hidden, inner=inner, tokens=chat.tokens, weight_type=net.weight_type,
-                    weights=weights, row_scales=scales, stride=hidden, copies=1,
+                    weights=weights, row_scales=net.row_scales, stride=hidden, copies=1,
                     activations=chat.activations + first * inner * net.datatype.size_bytes)
 
 
 def norm_case(net: Net, chat: Chat, variant: str = "copied") -> NormCase:
     hidden = net.model.hidden
-    weight = net.on_device(net.datatype.encode(np.ones(hidden)))
     return NormCase(COLLECTIVE["allreduce_rmsnorm"], chat.tokens * hidden, net.datatype, "sum", chat.parts,
                     chat.activations, variant=variant, hidden=hidden, residual=chat.residual,
-                    residual_out=chat.residual, weight=weight, summed=chat.sums)
+                    residual_out=chat.residual, weight=net.norm_weight, summed=chat.sums)
 
 
 def split_by_tensor(net: Net, chat: Chat, weights: dict[int, int], form: str, variant: str) -> Operation | Unsupported:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import os
-import sys
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from reports.case import LinkStates, find_states
+from reports.console import plain_console, printed
 from reports.exposed import (
     COMPUTE,
     FUSED,
@@ -34,9 +31,7 @@ LAYERS = {"attention_output": "attention output", "mlp_down": "MLP down", "qkv":
 
 def render(result: Result) -> str:
     """A table for each shape, at most 80 columns, and sentences; ends with a newline."""
-    printed = io.StringIO()
-    console = Console(file=printed, width=WIDTH, highlight=False, markup=False, emoji=False,
-                      force_terminal=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+    console = plain_console(WIDTH)
     states = find_states(result.blocks)
     costs = costs_in(result.blocks, states.of_block, states.longest)
     for line in [*opening(result), *filter(None, [stopped_first(result)]), *head(result, states)]:
@@ -50,7 +45,7 @@ def render(result: Result) -> str:
     console.print()
     for line in [*footnotes(result, [], []), *said]:
         console.print(line)
-    return "\n".join(line.rstrip() for line in printed.getvalue().splitlines()) + "\n"
+    return printed(console)
 
 
 def head(result: Result, states: LinkStates) -> list[str]:

@@ -3,25 +3,22 @@ communication left to see, and at which all-reduce time the answer would be anot
 
 from __future__ import annotations
 
-import io
-import os
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from reports.case import LinkStates, find_states
+from reports.console import plain_console, printed
 from reports.exposed import COMPUTE, costs_in, interval_text, shapes, share
 from reports.schema import Case, Result
 from reports.sentences import footnotes, link_lines, machine, number, opening, size_text, stopped_first
 from reports.stats import Interval, median_interval, ratio_interval
 
 BENCHMARKS = ("decode", "prefill")
-TENSOR, LIBRARY, PIPELINE, SEQUENCE, ONE = (
-    "tensor_parallel", "tensor_parallel_library", "pipeline_parallel", "sequence_parallel", "one_rank")
+TENSOR, LIBRARY, PIPELINE, SEQUENCE = (
+    "tensor_parallel", "tensor_parallel_library", "pipeline_parallel", "sequence_parallel")
 WIDTH = 80
 MARGIN = 1.01
 
@@ -35,9 +32,7 @@ def is_of(result: Result) -> bool:
 
 def render(result: Result) -> str:
     """A table for each number of chats, at most 80 columns, and a verdict; ends with a newline."""
-    printed = io.StringIO()
-    console = Console(file=printed, width=WIDTH, highlight=False, markup=False, emoji=False,
-                      force_terminal=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+    console = plain_console(WIDTH)
     states = find_states(result.blocks)
     costs = costs_in(result.blocks, states.of_block, states.longest)
     for line in [*opening(result), *filter(None, [stopped_first(result)]), *head(result, states)]:
@@ -51,7 +46,7 @@ def render(result: Result) -> str:
     console.print()
     for line in [*footnotes(result, [], []), *verdicts]:
         console.print(line)
-    return "\n".join(line.rstrip() for line in printed.getvalue().splitlines()) + "\n"
+    return printed(console)
 
 
 def head(result: Result, states: LinkStates) -> list[str]:

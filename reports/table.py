@@ -4,9 +4,6 @@ case. Both are text: colour only underlines what words and marks already say.
 
 from __future__ import annotations
 
-import io
-import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.case import LinkStates, beside, find_states, late_us
+from reports.console import plain_console, printed
 from reports.footprint import caption, footprint
 from reports.rows import Flip, Row, View, cost_us, default_rows, flips, view_of, views
 from reports.schema import Case, Range, Result, Summary
@@ -39,9 +37,7 @@ def render(result: Result, long: bool = False) -> str:
 
     Bold and colour only where standard output is a terminal and NO_COLOR is unset.
     """
-    printed = io.StringIO()
-    console = Console(file=printed, width=LONG_WIDTH if long else WIDTH, highlight=False, markup=False,
-                      emoji=False, force_terminal=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+    console = plain_console(LONG_WIDTH if long else WIDTH)
     states = find_states(result.blocks)
     for line in opening(result):
         console.print(Text(line, style="bold"))
@@ -54,7 +50,7 @@ def render(result: Result, long: bool = False) -> str:
     if result.end and result.end.elapsed_s and result.end.measuring_s is not None:
         outside = 1 - result.end.measuring_s / result.end.elapsed_s
         console.print(f"{result.end.elapsed_s:.0f} s before this table, {outside:.0%} of them outside measuring loops.")
-    return "\n".join(line.rstrip() for line in printed.getvalue().splitlines()) + "\n"
+    return printed(console)
 
 
 def _print_default(console: Console, result: Result, states: LinkStates) -> None:

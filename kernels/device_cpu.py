@@ -149,13 +149,13 @@ class CpuDevice:
         if found := self.loaded.get((source, tuple(flags))):
             return found
 
-        def compile_to(path: Path) -> None:
-            command = [*find_compiler(), "-x", "c++", *flags, str(source), "-o", str(path)]
-            # The compiler outlives this process if that is killed; then nobody would take away what it makes.
-            orphaned = f'"$@"; status=$?; [ -e /proc/{os.getpid()}/exe ] || rm -f "$0"; exit $status'
-            shell = ["sh", "-c", orphaned, str(path), *command]
+        def compile_to(unfinished: Path, target: Path) -> None:
+            command = [*find_compiler(), "-x", "c++", *flags, str(source), "-o", str(unfinished)]
+            # The compiler outlives this process if that is killed; then nobody else would rename what it makes.
+            whole = 'target=$1; shift; "$@" && [ -e "$0" ] && mv -f "$0" "$target" || { rm -f "$0"; exit 1; }'
+            shell = ["sh", "-c", whole, str(unfinished), str(target), *command]
             done = subprocess.run(shell, capture_output=True, text=True, start_new_session=True)
-            if done.returncode or not path.exists():
+            if done.returncode:
                 said = done.stderr.splitlines() or ["it says nothing, and made nothing"]
                 complaint = next((line for line in said if "error" in line), said[0])
                 raise CompileError(f"{find_compiler()[0]} cannot compile {source.name}: {complaint[:200]}")

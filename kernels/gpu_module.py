@@ -39,8 +39,9 @@ def compile_kernel(cupy: Any, arch: str, compiler: str, stem: str, macros: Mappi
     options = [*target, "-std=c++17", *(f"-D{name}={value}" for name, value in sorted(macros.items()))]
     refusal = f"{compiler} cannot compile {source.name} for {arch}"
 
-    def compile_to(path: Path) -> None:
-        path.write_bytes(build(cupy.cuda.nvrtc, source, options, refusal)[1])
+    def compile_to(unfinished: Path, target: Path) -> None:
+        unfinished.write_bytes(build(cupy.cuda.nvrtc, source, options, refusal)[1])
+        unfinished.replace(target)
 
     return compiled(source, options, compiler, ".hsaco" if is_hip else ".cubin", compile_to)
 

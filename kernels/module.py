@@ -2,7 +2,7 @@
 
 The cache's key covers the source, every header that it includes, the flags, and the compiler's version, so that a stale
 binary is never loaded. Ranks that start together on an empty cache are safe: whoever holds the folder's lock compiles,
-into a file of another name, and renames it when it is whole; the others wait and find it.
+into a file of another name, which is renamed when it is whole; the others wait and find it.
 """
 
 import contextlib
@@ -50,9 +50,9 @@ def cache_folder() -> Path:
     return folder
 
 
-def compiled(source: Path, flags: list[str], toolchain: str, suffix: str, compile_to: Callable[[Path], None]) -> Path:
-    """The compiled form of `source`, from the cache or by `compile_to(path)`; `toolchain` names compiler and
-    machine."""
+def compiled(source: Path, flags: list[str], toolchain: str, suffix: str, compile_to: Callable[[Path, Path], None]) -> Path:
+    """The compiled form of `source`, from the cache or by `compile_to(unfinished, target)`, which makes the one and
+    renames it when it is whole; `toolchain` names compiler and machine."""
     key = hashlib.sha256("\0".join([toolchain, *flags]).encode())
     for path in source_with_headers(source):
         key.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -69,8 +69,7 @@ def compiled(source: Path, flags: list[str], toolchain: str, suffix: str, compil
         if not target.exists():
             unfinished = target.with_name(f"{target.name}.{os.getpid()}")
             try:
-                compile_to(unfinished)
-                os.replace(unfinished, target)
+                compile_to(unfinished, target)
             finally:
                 unfinished.unlink(missing_ok=True)
     finally:

@@ -30,8 +30,9 @@ def bare_loop():
     """The function of ping_pong.cpp, compiled as kernels are."""
     source = ROOT / "tests/ping_pong.cpp"
 
-    def compile_to(path: Path) -> None:
-        subprocess.run([*find_compiler(), *COMPILED_WITH, str(source), "-o", str(path)], check=True)
+    def compile_to(unfinished: Path, target: Path) -> None:
+        subprocess.run([*find_compiler(), *COMPILED_WITH, str(source), "-o", str(unfinished)], check=True)
+        unfinished.rename(target)
 
     path = compiled(source, COMPILED_WITH, " ".join(find_compiler()), ".so", compile_to)
     function = ctypes.CDLL(str(path)).bare_ping_pong

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +236,7 @@ FUSED_ITEMS = {"allreduce_rmsnorm": norm_item, "gemv_allreduce": gemv_item}
 def run_natively(world: World, items: list[tuple[Step, Step, Step]], launches: int, seed: int, watch: Watch) -> int:
     pointers = [p for item in items for s in item for p in (s.kernel.function, ctypes.addressof(s.argument))]
     source = Path(__file__).with_name("stress_loop.cpp")
-    loop = CpuModule(compiled(source, FLAGS, "tests", ".so", lambda path: build(source, path))).library.stress_loop
+    loop = CpuModule(compiled(source, FLAGS, "tests", ".so", partial(build, source))).library.stress_loop
     return int(
         loop(
             (ctypes.c_void_p * len(pointers))(*pointers),
@@ -262,8 +263,9 @@ def run_in_stream(world: World, items: list[tuple[Step, Step, Step]], launches: 
     return int(watch.iteration)
 
 
-def build(source: Path, path: Path) -> None:
-    subprocess.run([*find_compiler(), "-x", "c++", *FLAGS, str(source), "-o", str(path)], check=True)
+def build(source: Path, unfinished: Path, target: Path) -> None:
+    subprocess.run([*find_compiler(), "-x", "c++", *FLAGS, str(source), "-o", str(unfinished)], check=True)
+    unfinished.rename(target)
 
 
 if __name__ == "__main__":

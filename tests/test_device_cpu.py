@@ -47,8 +47,9 @@ def test_a_changed_header_flag_or_compiler_is_another_binary(tmp_path, monkeypat
     header.write_text("// one")
     source.write_text('#include "part.h"\n')
 
-    def compile_to(path):
-        path.write_text("binary")
+    def compile_to(unfinished, target):
+        unfinished.write_text("binary")
+        unfinished.rename(target)
 
     def build(flags=("-O3",), toolchain="c++ 1"):
         return module.compiled(source, list(flags), toolchain, ".so", compile_to)

@@ -107,6 +107,8 @@ def _arguments(world: World, case: Case, send: int, chunk_bytes: int = 0) -> Arg
 def _launch(world: World, case: Case, stem: str, entry: str, macros: dict[str, str], arguments: Arguments,
             structure: Norm | Gemv, blocks: int, threads: int | None = None) -> Operation:
     macros = {"WORLD": str(min(world.communicator.size, 8)), "ELEMENT": case.datatype.element, **macros}
+    if case.build.stream_slab:
+        macros["STREAM_SLAB"] = "1"
     module = world.device.compile(stem, macros | dict(world.macros))
     memory = attached(world, arguments, structure)
     step = Step(module.kernel(entry, threads), arguments, blocks)
@@ -191,7 +193,8 @@ def _bind_fused_gemv(world: World, case: Case) -> Operation | Unsupported:
 
 
 def all_reduce(case: Case, send: int, receive: int) -> Case:
-    return Case(COLLECTIVES["all_reduce"], case.count, case.datatype, "sum", send, receive, variant=case.variant)
+    return Case(COLLECTIVES["all_reduce"], case.count, case.datatype, "sum", send, receive, variant=case.variant,
+                build=case.build)
 
 
 def _both(world: World, first: Operation | Unsupported, second: Operation | Unsupported) -> Operation | Unsupported:

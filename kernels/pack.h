@@ -91,7 +91,7 @@ struct Output {
 };
 struct Slab {
   char* at;
-  DEVICE bool aligned() const { return true; }
+  DEVICE bool aligned() const { return !STREAM_SLAB || may_stream(at); }
   DEVICE void put(unsigned i, pack p) const { STREAM_SLAB ? stream_pack(at, i, p) : store_aligned_pack(at, i, p); }
   DEVICE void put_element(unsigned i, pack p) const { store_element(at, i, p); }
 };

@@ -5,6 +5,7 @@ import argparse
 import re
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 
@@ -20,7 +21,18 @@ from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES, Arr
 from collectives.communicator import Disagreement, launched_rank
 from collectives.fused import COLLECTIVE, EPSILON, FUSED, WEIGHTS, GemvCase, NormCase
 from collectives.models import LAYERS, MODELS
-from collectives.operation import Algorithm, Case, DeviceError, Memory, Operation, Step, Unsupported, plain_arguments
+from collectives.operation import (
+    Algorithm,
+    Build,
+    Case,
+    DeviceError,
+    Memory,
+    Operation,
+    Step,
+    Unsupported,
+    World,
+    plain_arguments,
+)
 from reports.result import Planned
 
 CPU_SCALE = 1 / 64  # of a layer's columns, where a CPU has to do what a GPU would
@@ -29,6 +41,9 @@ ROUNDS = 128  # short blocks close together: what a neighbour of the machine doe
 MOST_TOKENS = 4096
 MOST_BATCH = 8
 NORM_WEIGHT = 1.5
+# Round trips of a flag in the two states of an EPYC's link. In the first plain stores were the faster ones, in the
+# second such around the caches: of 32 KiB after a GEMV, 3 us were exposed in place of 10.
+PLAIN_NS, STREAMS_NS = 100.0, 500.0
 SUMMED = 8.0  # what residuals and sums add up to, or its negative: then the mean of squares is the same everywhere
 
 
@@ -124,6 +139,25 @@ def forms_for(forms: Mapping[str, Algorithm], options: Namespace, sizes: Iterabl
     options.algorithm = {size: list(dict.fromkeys(wanted(size))) for size in sizes}
 
 
+def following_link(form: Algorithm) -> Algorithm:
+    """The form, which on a CPU takes plain or streaming stores as the state of the link wants it, unless a build is
+    asked for."""
+    def bind(world: World, case: Case) -> Operation | Unsupported:
+        plain = form.bind(world, case)
+        if world.device.name != "cpu" or case.build != Build() or isinstance(plain, Unsupported):
+            return plain
+        streams = form.bind(world, replace(case, build=Build(stream_slab=True)))
+        if isinstance(streams, Unsupported):
+            return plain
+        plain, streams = replace(plain, chosen=form.name), replace(streams, chosen=f"{form.name}+nt")
+        return replace(plain, by_link={PLAIN_NS: plain, STREAMS_NS: streams})
+
+    return form if form.name in ("compute", "then_library") else replace(form, bind=bind)
+
+
+FORMS = {kernel: {form.name: following_link(form) for form in forms.values()} for kernel, forms in FUSED.items()}
+
+
 def tables_of_norm(datatype: Datatype, ranks: int, seed: int) -> tuple[Array, Array, Array]:
     """One period, decoded, of each rank's part, (ranks, 31); of the residual; of what they add up to, which is a number
     or its negative."""
@@ -170,7 +204,7 @@ def prepare_norm(options: Namespace, bench: Bench) -> Prepared:
             yield Work(shape, size, count, case, partial(subject, bench, sides, tables, keep))
 
     forms_for(FUSED["allreduce_rmsnorm"], options, [n * hidden * datatype.size_bytes for n in options.tokens], bench)
-    return *plan_cases(options, bench, FUSED["allreduce_rmsnorm"], works()), {}
+    return *plan_cases(options, bench, FORMS["allreduce_rmsnorm"], works()), {}
 
 
 def signs(inner: int) -> Array:
@@ -254,7 +288,7 @@ def prepare_gemv(options: Namespace, bench: Bench) -> Prepared:
                 yield Work(shape, count * datatype.size_bytes, count, case, measured)
 
     forms_for(FUSED["gemv_allreduce"], options, [n * hidden * datatype.size_bytes for n in options.tokens], bench)
-    return *plan_cases(options, bench, FUSED["gemv_allreduce"], works()), {}
+    return *plan_cases(options, bench, FORMS["gemv_allreduce"], works()), {}
 
 
 Side = tuple[int, int, int]  # of a buffer: its address, its segments, and the bytes of each
@@ -279,7 +313,7 @@ def subject(bench: Bench, sides: tuple[Side, Side], tables: Sequence[Array], kee
     write, consume = Step(loop.kernel("write_pattern"), into, blocks), Step(read.kernel("read_own"), reading, blocks)
     return Subject(number, f"{planned.algorithm} {planned.size_bytes} B", write, operation, consume, check,
                    wrong=None if alone else wrong, group=str(planned.shape), keep=[sent, right, *keep],
-                   from_python=from_python)
+                   from_python=from_python, by_link=operation.by_link)
 
 
 def go_on(session: Session, active: list[int], rounds: int) -> list[int]:

@@ -30,30 +30,17 @@ struct Int8Weights {
 template <class E> struct Ordered;
 template <> struct Ordered<Float32> {
   static DEVICE void widen(words w, floats* to) { *to = reinterpret<floats>(w); }
-  static DEVICE pack get(const char* at) { return load_aligned_pack(at, 0); }
   static DEVICE void put(char* at, pack sums) { store_aligned_pack(at, 0, sums); }
-  static DEVICE floats rounded(floats f) { return f; }
+  static DEVICE void push(char* at, pack sums) { Slab{at}.put(0, sums); }
 };
-// Of 16 bits: half a pack, as a pack of fp32.
-template <class Widening> struct Half : Widening {
-  static DEVICE pack get(const char* at) {
-    constexpr int HALF = (REGISTERS + 1) / 2;
-    words w[HALF];
-    floats f[2 * HALF];
-    load_half_pack(at, w);
-    pack p;
-    for (int i = 0; i < HALF; ++i) Widening::widen(w[i], f + 2 * i);
-    for (int i = 0; i < REGISTERS; ++i) p.r[i] = reinterpret<words>(f[i]);
-    return p;
-  }
-};
-template <> struct Ordered<Float16> : Half<Float16Weights> {
+// Of 16 bits: half a pack, which cannot go around the caches.
+template <> struct Ordered<Float16> : Float16Weights {
   static DEVICE void put(char* at, pack sums) { store_halves(at, sums); }
-  static DEVICE floats rounded(floats f) { return low_halves(halves(f, f)); }
+  static DEVICE void push(char* at, pack sums) { put(at, sums); }
 };
-template <> struct Ordered<Bfloat16> : Half<Bfloat16Weights> {
+template <> struct Ordered<Bfloat16> : Bfloat16Weights {
   static DEVICE void put(char* at, pack sums) { store_bfloat16s(at, sums); }
-  static DEVICE floats rounded(floats f) { return reinterpret<floats>(rounded_to_bfloat16(f) & 0xffff0000u); }
+  static DEVICE void push(char* at, pack sums) { put(at, sums); }
 };
 
 constexpr int ROWS = sizeof(pack) / 4;  // of a tile, whose sums are a pack of fp32

@@ -50,7 +50,8 @@ def cache_folder() -> Path:
     return folder
 
 
-def compiled(source: Path, flags: list[str], toolchain: str, suffix: str, compile_to: Callable[[Path, Path], None]) -> Path:
+def compiled(source: Path, flags: list[str], toolchain: str, suffix: str,
+             compile_to: Callable[[Path, Path], None]) -> Path:
     """The compiled form of `source`, from the cache or by `compile_to(unfinished, target)`, which makes the one and
     renames it when it is whole; `toolchain` names compiler and machine."""
     key = hashlib.sha256("\0".join([toolchain, *flags]).encode())

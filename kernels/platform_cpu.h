@@ -71,10 +71,6 @@ template <int N> DEVICE void store_low_bytes(char* at, const words (&w)[N]) {  /
     copy_bits(at + i * sizeof c, &c, sizeof c);
   }
 }
-DEVICE void load_half_pack(const char* at, words* w) {
-  *w = words{};
-  copy_bits(w, at, sizeof *w / 2);
-}
 
 // A subgroup is what adds up across lanes without a barrier: here a vector.
 DEVICE int lane() { return 0; }
@@ -94,7 +90,6 @@ DEVICE float sum_over_block(floats f) {
   return reinterpret<floats>(sums_over_lanes(rows).r[0])[0];
 }
 DEVICE float square_root(float x) { return __builtin_sqrtf(x); }
-DEVICE void prefetch(const char* p) { __builtin_prefetch(p); }
 // A release store orders all earlier stores but those that go around the caches. The fence would be in order too, and
 // let a launch that computes on stand until its last store has reached the peer: 0.1 to 0.5 us at each flag.
 DEVICE void fence_stores_system() { if (STREAM_SLAB || STREAM_RECEIVE) fence_system(); }

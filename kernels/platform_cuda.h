@@ -77,4 +77,3 @@ constexpr int MOST_SUBGROUPS = 16;
 DEVICE int wave() { return 32; }
 DEVICE float of_lane_xor(float x, int away) { return __shfl_xor_sync(~0u, x, away); }
 DEVICE float square_root(float x) { return sqrtf(x); }
-DEVICE void prefetch(const char*) {}

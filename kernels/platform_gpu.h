@@ -76,9 +76,6 @@ template <int N> DEVICE void store_low_bytes(char* at, const words (&w)[N]) {
     *(volatile unsigned*)(at + i) =
         (w[i] & 0xffu) | (w[i + 1] & 0xffu) << 8 | (w[i + 2] & 0xffu) << 16 | w[i + 3] << 24;
 }
-DEVICE void load_half_pack(const char* at, words* w) {
-  for (int i = 0; i < 2; ++i) w[i] = ((const volatile unsigned*)at)[i];
-}
 
 // A subgroup is what adds up across lanes without a barrier: a warp, a wave, or a block that is smaller.
 DEVICE int lanes() { return threads_in_block() < wave() ? threads_in_block() : wave(); }

@@ -82,4 +82,3 @@ DEVICE float of_lane_xor(float x, int away) {
   return reinterpret<float>(__builtin_amdgcn_ds_bpermute(from << 2, reinterpret<int>(x)));
 }
 DEVICE float square_root(float x) { return __builtin_sqrtf(x); }
-DEVICE void prefetch(const char*) {}

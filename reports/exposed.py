@@ -93,11 +93,16 @@ def forms(cases: Sequence[Case], costs: Costs) -> list[Form]:
     def variant(case: Case) -> str:
         return f" {case.variant}" if len({c.variant for c in measured if c.algorithm == case.algorithm}) > 1 else ""
 
+    def built(case: Case) -> str:
+        """Its build, if it followed the link, or its number of chunks."""
+        name, _, words = (case.chosen or "").partition("+")
+        return ", ".join(filter(None, [variant(case), words if name == case.algorithm else name]))
+
     return [*best(lambda case: "compute alone", lambda a: a == COMPUTE),
             *best(lambda case: f"then {case.library}{variant(case)}", lambda a: a == LIBRARY),
-            *best(lambda case: f"then {case.algorithm.removeprefix('then_')}{variant(case)}",
+            *best(lambda case: f"then {case.algorithm.removeprefix('then_')}{built(case)}",
                   lambda a: a.startswith("then_") and a != LIBRARY),
-            *best(lambda case: ", ".join(filter(None, [f"fused{variant(case)}", case.chosen])), lambda a: a == FUSED)]
+            *best(lambda case: f"fused{built(case)}", lambda a: a.partition("+")[0] == FUSED)]
 
 
 def difference(one: Form, other: Form) -> Interval | None:

@@ -37,7 +37,7 @@ from reports.result import Planned
 
 CPU_SCALE = 1 / 64  # of a layer's columns, where a CPU has to do what a GPU would
 WEIGHT_BYTES = 256 << 20  # of copies of a matrix: more than any last-level cache keeps
-ROUNDS = 128  # short blocks close together: what a neighbour of the machine does goes into both sides of a difference
+ROUNDS = 256  # short blocks close together: what a neighbour of the machine does goes into both sides of a difference
 MOST_TOKENS = 4096
 MOST_BATCH = 8
 NORM_WEIGHT = 1.5

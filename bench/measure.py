@@ -25,6 +25,7 @@ SHARED_PING_PONGS = 4  # ranks that share a GPU take turns on it, milliseconds e
 PILOT_S = 0.02
 LONGEST_BLOCK_S = 0.1  # a stop is looked for between blocks
 MOST_WARMUP = 50
+LEAST_TURNS = 16  # of a group that takes long: six even rounds give an interval, in the state of the link that held
 Stamps = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -179,6 +180,28 @@ def block_cost_s(bench: Bench, subject: Subject, block_s: float) -> float:
     """What a block of about `block_s` timed seconds takes in all."""
     timed = max(fewest_iterations(subject), block_s / subject.iteration_s)
     return 0.001 + subject.iteration_s * (timed + subject.warmup + 2 * bench.checks) * (2 if subject.waiting else 1)
+
+
+def take_turns(bench: Bench, subjects: list[Subject], budget_s: float, rounds: int) -> int:
+    """Where the shortest blocks of all groups do not fit into the budget so often, has groups that take long in each
+    third, fifth ... round alone, so that they keep LEAST_TURNS and the others have more. Gives the rounds that fit."""
+    cost_s: dict[str, float] = {}
+    for subject in subjects:
+        if subject.group:
+            cost_s[subject.group] = cost_s.get(subject.group, 0.0) + block_cost_s(bench, subject, 0.0)
+    every = dict.fromkeys(cost_s, 1)
+    while sum(cost_s[group] / every[group] for group in every) * rounds > budget_s:
+        # By an odd number, so that a group has odd and even rounds.
+        longer = [group for group in every if rounds / (every[group] + 2) >= LEAST_TURNS]
+        if longer:
+            every[max(longer, key=lambda group: cost_s[group] / every[group])] += 2
+        elif rounds > LEAST_TURNS:
+            rounds, every = max(LEAST_TURNS, rounds * 3 // 4), dict.fromkeys(cost_s, 1)
+        else:
+            break
+    for subject in subjects:
+        subject.every = every.get(subject.group, subject.every)
+    return rounds
 
 
 def plan_blocks(bench: Bench, subjects: list[Subject], budget_s: float, rounds: int, asked: int) -> None:

@@ -27,6 +27,7 @@ from bench.measure import (
     pilot,
     plan_blocks,
     round_trip_ns,
+    take_turns,
 )
 from bench.placement import Place, pin
 from bench.plan import Prepared
@@ -187,7 +188,8 @@ def measure_all(session: Session, manner: "Manner") -> str | None:
         if stop := agreed_stop(session):
             return stop
     budget_s = bench.world.communicator.broadcast(0.85 * (session.deadline_s - time.monotonic()))
-    plan_blocks(bench, session.everything, budget_s, ROUNDS if options.iters else manner.rounds, options.iters)
+    rounds = ROUNDS if options.iters else take_turns(bench, session.everything, budget_s, manner.rounds)
+    plan_blocks(bench, session.everything, budget_s, rounds, options.iters)
     active = list(session.subjects)
     for round_ in range(1 << 30):
         started_s = time.monotonic()
@@ -213,7 +215,12 @@ def visits(session: Session, active: list[int], round_: int) -> list[tuple[int, 
     seed = session.options.seed
     found: list[tuple[int, int | None]] = []
     groups: dict[tuple[int, str], list[int | None]] = {}
-    due = [n for n in active if round_ == 0 or (n + round_) % session.subjects[n].every == 0]
+
+    def is_due(n: int) -> bool:  # all of a group together
+        subject = session.subjects[n]
+        return (round_ if subject.group else n + round_) % subject.every == 0
+
+    due = [n for n in active if round_ == 0 or is_due(n)]
     for number in due:
         group = session.planned[number].size_bytes, session.subjects[number].group
         groups.setdefault(group, []).append(number)

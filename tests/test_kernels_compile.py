@@ -36,7 +36,7 @@ BLOCK_SUMS = re.compile(r"allreduce_rmsnorm_\w+|add_rmsnorm")  # each of 16 subg
 WITH_SCALES = {"two_shot_quantized"}
 UNSYNCHRONISED = {"copy_in", "push_out", "read_peer", "copy_local", "read_own", "chain_link", "chain_link_gathered",
                   "chain_link_scattered", "chain_link_exchanged", "one_shot_ll", "gemv", "add_rmsnorm"}
-STREAMLESS = {"allreduce_one_shot_ll", "gemv_allreduce"}  # packets, and halves of packs
+STREAMLESS = {"allreduce_one_shot_ll"}  # packets
 
 
 COMPILERS = ThreadPoolExecutor(2)  # as many at once

@@ -96,7 +96,8 @@ def forms(cases: Sequence[Case], costs: Costs) -> list[Form]:
     def built(case: Case) -> str:
         """Its build, if it followed the link, or its number of chunks."""
         name, _, words = (case.chosen or "").partition("+")
-        return ", ".join(filter(None, [variant(case), words if name == case.algorithm else name]))
+        said = words if name == case.algorithm else name
+        return variant(case) + (f", {said}" if said else "")
 
     return [*best(lambda case: "compute alone", lambda a: a == COMPUTE),
             *best(lambda case: f"then {case.library}{variant(case)}", lambda a: a == LIBRARY),

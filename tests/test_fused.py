@@ -7,9 +7,10 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from bench.fused import following_link
 from collectives.collective import DATATYPES
 from collectives.fused import COLLECTIVE, EPSILON, FUSED, GemvCase, NormCase
-from collectives.operation import Build, Unsupported
+from collectives.operation import Algorithm, Build, Case, Operation, Unsupported
 from reports.result import read
 from tests.fused_ranks import TYPES, drawn, wrong_of_gemv, wrong_of_norm
 from tests.launch import mpirun
@@ -91,3 +92,22 @@ def test_codes_are_asked_for_of_whole_packs_alone():
     done = mpirun(2, "-m", "bench.allreduce_rmsnorm", "--hidden", "100", "--output", "int8")
     assert (done.returncode, done.stdout, done.stderr) == (
         2, "", "bench.allreduce_rmsnorm: --output is of 64 elements at a time, which do not divide 100\n")
+
+
+@pytest.mark.parametrize(("device", "build", "takes"), [
+    ("cpu", Build(), {100.0: ("fused", False), 500.0: ("fused+nt", True)}),
+    ("cpu", Build(stream_slab=True), {}),  # asked for
+    ("cuda", Build(), {}),
+])
+def test_on_a_cpu_a_form_follows_the_link_unless_a_build_is_asked_for(device, build, takes):
+    """While the link was slow a form of plain stores would be held against others that go around the caches."""
+    def bind(world: Any, case: Case) -> Operation:
+        return Operation(cast(Any, case.build), lambda: None)
+
+    form = following_link(Algorithm("fused", "", cast(Any, bind), lambda ranks, case: None))
+    world = SimpleNamespace(device=SimpleNamespace(name=device))
+    case = Case(COLLECTIVE["gemv_allreduce"], 64, DATATYPES["float32"], "sum", 0, 0, build=build)
+    found = form.bind(cast(Any, world), case)
+    assert isinstance(found, Operation)
+    assert {ns: (one.chosen, cast(Any, one.step).stream_slab) for ns, one in found.by_link.items()} == takes
+    assert found.step == build

@@ -1,10 +1,13 @@
 """What becomes of time stamps: which moment a time starts at, what is added to it, and whose word counts."""
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
 from bench import verify
-from bench.measure import summary, times_us
+from bench.measure import LEAST_TURNS, block_cost_s, summary, take_turns, times_us
 from bench.subject import Subject
 from collectives.collective import COLLECTIVES, DATATYPES, reason_against
 from collectives.operation import Operation, Step
@@ -90,3 +93,25 @@ def test_a_chain_goes_on_exactly_and_its_ranks_send_different_data(what, datatyp
                     own = rank if what.cut else 0
                     sent_own, got_own = own * what.sends_all, own * what.receives_all
                     assert np.array_equal(in_place[rank, got_own], sent[rank, sent_own])
+
+
+@pytest.mark.parametrize(("budget_s", "turns"), [
+    (1000.0, {"short": 256, "middle": 256, "long": 256}),  # all fit
+    (60.0, {"short": 256, "middle": 85, "long": 23}),
+    (20.0, {"short": 16, "middle": 16, "long": 16}),  # not even the least
+])
+def test_what_takes_long_has_fewer_turns_and_leaves_rounds_to_the_others(budget_s, turns):
+    """With as many turns for 64 MiB as for 32 KiB, no difference at 32 KiB had an interval."""
+    bench = cast(Any, SimpleNamespace(checks=1))
+    subjects = []
+    for group, iteration_s in (("short", 2e-5), ("middle", 0.015), ("long", 0.2), ("", 1e-6)):
+        for _ in range(2):
+            subjects.append(subject())
+            subjects[-1].group, subjects[-1].iteration_s = group, iteration_s
+    rounds = take_turns(bench, subjects, budget_s, 256)
+    every = {s.group: s.every for s in subjects}
+    assert all(s.every == every[s.group] and s.every % 2 for s in subjects)
+    assert every.pop("") == 1
+    assert {group: rounds // n for group, n in every.items()} == turns
+    cost_s = sum(rounds / s.every * block_cost_s(bench, s, 0.0) for s in subjects if s.group)
+    assert cost_s <= budget_s or rounds == LEAST_TURNS

@@ -78,6 +78,20 @@ def test_the_best_is_chosen_on_odd_rounds_and_reported_on_even_ones(tmp_path):
     assert found["compute alone"].rounds == list(range(12))
 
 
+def test_a_row_names_the_build_that_ran_or_the_chunks(tmp_path):
+    """A figure of streaming stores would be taken for one of plain ones."""
+    chosen = {"fused registered": "fused+nt", THEN: THEN, "fused copied": "fused"}
+    result = Made(tmp_path, chosen=chosen).run({
+        COMPUTE: always(10.0), "fused registered": always(11.0), "fused copied": always(13.0), THEN: always(14.0)})
+    states = find_states(result.blocks)
+    found = forms(shapes(result)[0], costs_in(result.blocks, states.of_block, states.longest))
+    assert [form.name for form in found] == ["compute alone", "then one_shot_pull", "fused registered, nt"]
+    chunks = Made(tmp_path / "chunks", chosen={FUSED: "4 chunks"}).run({COMPUTE: always(10.0), FUSED: always(11.0)})
+    states = find_states(chunks.blocks)
+    found = forms(shapes(chunks)[0], costs_in(chunks.blocks, states.of_block, states.longest))
+    assert found[1].name == "fused, 4 chunks"
+
+
 VERDICTS = {
     "wins": (11.0, 15.0, "fused exposes 4.00 [4.00 4.00] us less than then one_shot_pull, 80% of its communication."),
     "loses": (18.0, 15.0, "fused does not win: it exposes 3.00 [3.00 3.00] us more than then one_shot_pull, the one to "

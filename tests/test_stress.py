@@ -50,9 +50,10 @@ def test_fused_launches_among_others_are_right_back_to_back(ranks, seed):
         pytest.param(["WITHOUT_WAIT=1", "gemv_allreduce"], LAUNCHES, id="wait for parts of a product"),
         pytest.param(["WITHOUT_EPOCH_FLIP=1", "allreduce_rmsnorm"], LAUNCHES, id="epoch flip of a norm"),
         pytest.param(["WITHOUT_EPOCH_FLIP=1", "gemv_allreduce"], 4 * LAUNCHES, id="epoch flip of parts of a product"),
-        # A product's stores go through the caches, where x86 keeps them in order: there it needs no fence.
         pytest.param(["STREAM_SLAB=1", "WITHOUT_FENCE_SYSTEM=1", "allreduce_rmsnorm"], 4 * LAUNCHES,
                      id="fence before a norm"),
+        pytest.param(["STREAM_SLAB=1", "WITHOUT_FENCE_SYSTEM=1", "gemv_allreduce"], 4 * LAUNCHES,
+                     id="fence before the flag of a product"),
     ],
 )
 def test_without_a_part_of_the_protocol_results_are_wrong(settings, launches):

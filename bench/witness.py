@@ -1,5 +1,7 @@
 """Waits for the ranks of one host to end, notes who ended first without having finished, and clears up behind them.
 
+A rank that is still there some time after the others have left is killed: no run hangs for one that was stopped.
+
 Run as a script by `flight.start_witness`: `witness.py FOLDER RANK:PID ...`. It imports nothing of the project, so that
 it starts in milliseconds, sleeps until a rank ends, and ends when all have. A rank that came to its own end has taken
 its record away.
@@ -16,10 +18,12 @@ import json
 import os
 import re
 import select
+import signal
 import sys
 from pathlib import Path
 
 IN_CLOSE_WRITE = 8
+LEFT_BEHIND_S = 2.0  # a stopped rank was, once in some hundred runs, and mpirun waited for it
 
 
 def main(folder: Path, pids: dict[int, int]) -> None:
@@ -42,7 +46,14 @@ def main(folder: Path, pids: dict[int, int]) -> None:
         rank_of[fd] = rank
         ends.register(fd, select.EPOLLIN)
     while rank_of:
-        for fd, _ in ends.poll():
+        # Once the run has ended all leave at one moment, and the launcher kills who does not: mostly.
+        is_over = (folder / "ended").exists()
+        found = ends.poll(LEFT_BEHIND_S if is_over else None)
+        if is_over and not found:
+            for fd in rank_of:
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+        for fd, _ in found:
             ends.unregister(fd)
             for rank in [*closed(closings), rank_of.pop(fd)]:
                 claim(folder, rank)

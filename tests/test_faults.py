@@ -197,6 +197,24 @@ def test_a_rank_that_is_stopped_is_named_at_any_moment(out, victim, ranks):
     wait_for(lambda: not run.ranks(), 1.0)
 
 
+def test_a_stopped_rank_that_the_launcher_leaves_behind_is_killed(tmp_path):
+    """mpirun would wait for it for ever."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "ended").write_text("{}")
+    sleeping = [sys.executable, "-c", "import time; time.sleep(100)"]
+    with subprocess.Popen(sleeping) as left, subprocess.Popen(sleeping) as stopped:
+        try:
+            stopped.send_signal(signal.SIGSTOP)
+            ranks = f"0:{left.pid}", f"1:{stopped.pid}"
+            witness = subprocess.Popen([sys.executable, str(ROOT / "bench/witness.py"), str(folder), *ranks])
+            left.kill()
+            assert (witness.wait(20), stopped.wait(20)) == (0, -signal.SIGKILL)
+        finally:
+            left.kill()
+            stopped.kill()
+
+
 @pytest.mark.parametrize("ranks", [2, 2, 3])  # noqa: PT014 - the moment and the victim are drawn
 def test_a_killed_rank_leaves_a_readable_run_that_names_it(out, ranks):
     run = Launch(out, ranks=ranks)

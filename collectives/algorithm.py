@@ -23,7 +23,7 @@ def named(known: Mapping[str, Algorithm], name: str) -> Algorithm:
     """The algorithm of this name, in the build that words after a plus say: `two_shot+nt+128K`. Raises ValueError for
     words that say none, KeyError for a name that is not known."""
     base, _, words = name.partition("+")
-    if words and base in ("library", "auto"):
+    if words and base in ("library", "auto", "then_library", "compute"):
         raise ValueError(f"{base} is not ours to build")
     return auto.built(known[base], words)
 

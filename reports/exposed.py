@@ -48,7 +48,7 @@ def set_exposed(cases: Sequence[Case], costs: Costs) -> None:
     alone = {work_of(case): case for case in cases if case.algorithm == COMPUTE and case.status == "ok"}
     for case in cases:
         compute = alone.get(work_of(case))
-        if case.status != "ok" or case.state != "run" or compute is None or not case.algorithm.startswith(COMMUNICATES):
+        if case.status != "ok" or compute is None or not case.algorithm.startswith(COMMUNICATES):
             continue
         if rounds := sorted(costs.get(case.case, {}).keys() & costs.get(compute.case, {}).keys()):
             case.compute_us = _summary([costs[compute.case][r] for r in rounds])
@@ -73,8 +73,7 @@ class Form:
 
 def forms(cases: Sequence[Case], costs: Costs) -> list[Form]:
     """Of one shape: the compute alone, the library's best, our best one after the other, the best fused."""
-    measured = [case for case in cases
-                if (case.status, case.state) == ("ok", "run") and len(costs.get(case.case, {})) > 1]
+    measured = [case for case in cases if case.status == "ok" and len(costs.get(case.case, {})) > 1]
 
     def best(name: Callable[[Case], str], of: Callable[[str], bool]) -> Iterator[Form]:
         candidates = [case for case in measured if of(case.algorithm)]
@@ -103,7 +102,7 @@ def forms(cases: Sequence[Case], costs: Costs) -> list[Form]:
             *best(lambda case: f"then {case.library}{variant(case)}", lambda a: a == LIBRARY),
             *best(lambda case: f"then {case.algorithm.removeprefix('then_')}{built(case)}",
                   lambda a: a.startswith("then_") and a != LIBRARY),
-            *best(lambda case: f"fused{built(case)}", lambda a: a.partition("+")[0] == FUSED)]
+            *best(lambda case: f"{case.algorithm}{built(case)}", lambda a: a.partition("+")[0] == FUSED)]
 
 
 def difference(one: Form, other: Form) -> Interval | None:

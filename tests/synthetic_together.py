@@ -1,6 +1,7 @@
 """Writes runs of compute and communication together, and of whole steps, through the real store, in which every figure
 is known."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,7 @@ class Made:
     shape: dict = field(default_factory=lambda: LAYER)
     rounds: int = 12
     slow: tuple = ()
+    trips: Callable[[int], tuple[float, float]] | None = None
     devices: list = field(default_factory=lambda: CPUS)
     chosen: dict = field(default_factory=dict)
     wrong: dict = field(default_factory=dict)
@@ -42,7 +44,7 @@ class Made:
                 total_us = cost(turn)
                 if total_us is None:
                     continue
-                trip = SLOW_NS if turn in self.slow else FAST_NS
+                trip = self.trips(turn) if self.trips else SLOW_NS if turn in self.slow else FAST_NS
                 n_wrong = None if name == COMPUTE else self.wrong.get(name, 0)
                 file.append(Block(case=number, block=turn, round=turn, n=20, time_us=total_us, total_us=total_us,
                                   link_rtt_ns=trip, n_wrong=n_wrong))

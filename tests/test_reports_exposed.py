@@ -55,6 +55,16 @@ def test_what_was_never_seen_in_that_state_has_no_exposed_time(tmp_path):
     assert "not all forms were measured" in words(result)
 
 
+def test_where_the_link_never_settled_every_block_counts(tmp_path):
+    """Three ranks on two cores had a table without a row."""
+    result = Made(tmp_path, trips=lambda turn: (100.0 + 400 * (turn % 2), 500.0 - 400 * (turn % 2))).run({
+        COMPUTE: always(10.0), FUSED: always(12.0), THEN: always(15.0)})
+    exposed = by_name(result)["fused copied"].exposed_us
+    assert (exposed.median, exposed.n_blocks) == (2.0, 12)
+    assert "never settled; every block counts" in words(result)
+    assert "fused exposes 3.00 [3.00 3.00] us less than then one_shot_pull" in words(result)
+
+
 def test_below_zero_is_kept(tmp_path):
     result = Made(tmp_path).run({COMPUTE: always(10.0), FUSED: always(9.0), THEN: always(12.0)})
     assert by_name(result)["fused copied"].exposed_us.median == -1.0

@@ -36,8 +36,8 @@ def draw(result: Result, path: Path) -> None:
                 assert exposed
                 middle, low, high = exposed
                 ends = [[middle - (middle if low is None else low)], [(middle if high is None else high) - middle]]
-                place.barh(row, middle, xerr=ends, color=COLOURS.get(form.case.algorithm, "#0072B2"), capsize=3,
-                           error_kw={"ecolor": "#777777"})
+                colour = COLOURS.get(form.case.algorithm.partition("+")[0], "#0072B2")
+                place.barh(row, middle, xerr=ends, color=colour, capsize=3, error_kw={"ecolor": "#777777"})
                 beyond = max(middle, high or middle, 0)
                 place.annotate(f" {interval_text(exposed)}", (beyond, row), va="center", fontsize=9, xytext=(4, 0),
                                textcoords="offset points")

@@ -99,7 +99,7 @@ def _table(found: list[Form], cases: list[Case]) -> Table:
 
 def _kind(form: Form) -> str:
     named = {COMPUTE: "compute", LIBRARY: "library", FUSED: "fused"}
-    return named.get(form.case.algorithm, "ours")
+    return named.get(form.case.algorithm.partition("+")[0], "ours")
 
 
 def _median(form: Form) -> float:

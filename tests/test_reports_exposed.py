@@ -55,6 +55,12 @@ def test_what_was_never_seen_in_that_state_has_no_exposed_time(tmp_path):
     assert "not all forms were measured" in words(result)
 
 
+def test_a_build_that_was_asked_for_is_named_and_judged(tmp_path):
+    result = Made(tmp_path).run({COMPUTE: always(10.0), "fused+nt": always(11.0), f"{THEN}+nt": always(15.0)})
+    assert "fused+nt 11.0 1.00" in words(result)
+    assert "fused exposes 4.00 [4.00 4.00] us less than then one_shot_pull+nt, 80% of its" in words(result)
+
+
 def test_where_the_link_never_settled_every_block_counts(tmp_path):
     """Three ranks on two cores had a table without a row."""
     result = Made(tmp_path, trips=lambda turn: (100.0 + 400 * (turn % 2), 500.0 - 400 * (turn % 2))).run({

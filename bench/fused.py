@@ -17,6 +17,7 @@ from bench.plan import Prepared, Work, plan_cases
 from bench.run import Manner, Session, unfinished
 from bench.subject import Subject, nothing, on_device, pattern_of
 from collectives import library
+from collectives.auto import built
 from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES, Array, Datatype
 from collectives.communicator import Disagreement, launched_rank
 from collectives.fused import COLLECTIVE, EPSILON, FUSED, WEIGHTS, GemvCase, NormCase
@@ -146,10 +147,11 @@ def following_link(form: Algorithm) -> Algorithm:
         plain = form.bind(world, case)
         if world.device.name != "cpu" or case.build != Build() or isinstance(plain, Unsupported):
             return plain
-        streams = form.bind(world, replace(case, build=Build(stream_slab=True)))
+        streaming = built(form, "nt")
+        streams = streaming.bind(world, case)
         if isinstance(streams, Unsupported):
             return plain
-        plain, streams = replace(plain, chosen=form.name), replace(streams, chosen=f"{form.name}+nt")
+        plain, streams = replace(plain, chosen=form.name), replace(streams, chosen=streaming.name)
         return replace(plain, by_link={PLAIN_NS: plain, STREAMS_NS: streams})
 
     return form if form.name in ("compute", "then_library") else replace(form, bind=bind)

@@ -236,7 +236,7 @@ def test_a_killed_rank_leaves_a_readable_run_that_names_it(out, ranks):
     ("whom", "number"),
     [("mpirun", signal.SIGINT), ("group", signal.SIGINT), ("mpirun", signal.SIGTERM), ("rank 1", signal.SIGTERM)],
 )
-def test_an_interrupted_run_ends_soon_and_keeps_what_was_measured(out, whom, number):
+def test_an_interrupted_run_ends_within_two_seconds_and_keeps_what_was_measured(out, whom, number):
     run = Launch(out)
     wait_for(lambda: run.blocks() > 5)
     blocks, alive = run.blocks(), run.ranks()
@@ -244,7 +244,7 @@ def test_an_interrupted_run_ends_soon_and_keeps_what_was_measured(out, whom, num
     run.signal(target, number)
     done = run.end()
     assert done.returncode == 130
-    assert run.took_s < SOON_S
+    assert run.took_s < 2
     assert "Traceback" not in done.stderr
     assert "INCOMPLETE: " in show(out)
     assert run.blocks() >= blocks
@@ -261,7 +261,7 @@ def test_an_interrupt_ends_ranks_that_wait_inside_the_mpi_library(out):
     run.signal(run.process.pid, signal.SIGINT)
     done = run.end()
     assert done.returncode == 130
-    assert run.took_s < SOON_S
+    assert run.took_s < 2
     assert done.stderr.count("wiretax: interrupted") == 1
     assert "INCOMPLETE" in show(out)
 
@@ -275,7 +275,7 @@ def test_an_end_while_compiling_leaves_nothing_behind(out, tmp_path, number):
     run.signal(pid, number)
     done = run.end()
     assert done.returncode != 0
-    assert run.took_s < SOON_S
+    assert run.took_s < 2
     assert "Traceback" not in done.stderr
     wait_for(lambda: not processes(tmp_path), 5.0)
     assert not list(out.glob("*.flight")) or list(out.glob("*.jsonl"))
@@ -289,7 +289,7 @@ def test_an_interrupt_before_anything_was_measured_says_nothing_of_python(out):
         run.signal(run.process.pid, signal.SIGINT)
         done = run.end()
         assert done.returncode != 0
-        assert run.took_s < SOON_S
+        assert run.took_s < 2
         assert "Traceback" not in done.stderr
 
 

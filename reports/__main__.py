@@ -31,6 +31,7 @@ COMMANDS = {
     "accept": ("accept", "accept", "makes the current runs the baseline that is kept",
                '--baseline baselines --current CAMPAIGN/new --reason "fewer copies"'),
     "peers": ("peers", "peers", "shows ours beside several MPI libraries", "peers"),
+    "dashboard": ("dashboard", "dashboard", "makes static pages of a folder of runs", "results/ -o site/"),
     "selfcheck": ("selfcheck", "selfcheck", "checks the verdicts' error rates by simulation", "--seed 1"),
 }
 

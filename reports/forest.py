@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MARKS = {Verdict.SLOWER: (">", "#D55E00", True), Verdict.FASTER: ("<", "#0072B2", True),
          Verdict.SAME: ("s", "#009E73", False), Verdict.AMBIGUOUS: ("D", "#6F6F6F", False),
          Verdict.UNREPLICATED: ("o", "#6F6F6F", False)}
+CUT = (4, 5)  # matplotlib's caretleft and caretright: an interval that goes on beyond the axis
 ROW_INCHES, PANEL_INCHES, FRAME_INCHES = 0.21, 5.6, 1.9
 NARROWEST, WIDEST = np.log(1.03), np.log(64)  # how far the axis reaches from 1
 STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
@@ -85,9 +86,9 @@ def _draw(axes: Axes, cell: Cell, row: int, limits: tuple[float, float]) -> None
     shape, colour, is_filled = MARKS[cell.verdict]
     if cell.low and cell.high:
         axes.plot(np.clip([cell.low, cell.high], *limits), [row, row], color=colour, linewidth=1.4, zorder=2)
-        for end, is_cut, arrow in zip(limits, (cell.low < limits[0], cell.high > limits[1]), "<>", strict=True):
+        for end, is_cut, arrow in zip(limits, (cell.low < limits[0], cell.high > limits[1]), CUT, strict=True):
             if is_cut:
-                axes.plot(end, row, marker=f"${arrow}$", color=colour, markersize=6, clip_on=False, zorder=3)
+                axes.plot(end, row, marker=arrow, color=colour, markersize=6, clip_on=False, zorder=3)
     if cell.ratio is not None:
         axes.plot(np.clip(cell.ratio, *limits), row, marker=shape, color=colour, markersize=5.5, zorder=4,
                   markerfacecolor=colour if is_filled else "white", clip_on=False)

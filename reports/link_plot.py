@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +21,7 @@ LINES = {"push": ("#D55E00", "o"), "pull": ("#0072B2", "^"), "both_directions": 
 COLUMNS = 3
 
 
-def draw(result: Result, path: Path) -> None:
+def draw(result: Result, path: Path | IO[str]) -> None:
     """Draws the run into `path`. Raises ResultError for a run with nothing to draw, or a file that cannot be
     written."""
     maps = panels(result)
@@ -52,7 +52,8 @@ def _heat_map(axes: Axes, title: str, unit: str, values: Matrix) -> None:
         for column in ranks:
             value = values[row, column]
             share = (wire[row, column] - worst) / (best - worst)
-            colour = "white" if np.isfinite(wire[row, column]) and share < 0.5 else "black"
+            # On the scale's colours, white or nearly black; on the page's, what the page writes in.
+            colour = "black" if np.isnan(wire[row, column]) else "white" if share < 0.5 else "#111111"
             text = "" if np.isnan(value) else number(float(value))
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=13 if len(values) < 5 else 9)
     axes.set_xticks(ranks)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from reports import exposed, link, steps
 from reports.case import bus_factor, late_us
@@ -21,6 +22,27 @@ if TYPE_CHECKING:
 REGIMES = [(16384, "left", "latency-bound:\ndecode, 16 KB"), (33554432, "right", "bandwidth-bound:\nprefill, 32 MB")]
 
 
+def own_picture(result: Result) -> Callable[[Result, Path | IO[str]], None] | None:
+    """What draws a run that is no sweep over sizes; None for one that is."""
+    if link.is_of(result):
+        from reports.link_plot import draw as draw_link
+
+        return draw_link
+    if exposed.is_of(result):
+        from reports.exposed_plot import draw as draw_exposed
+
+        return draw_exposed
+    if steps.is_of(result):
+        from reports.steps_plot import draw as draw_steps
+
+        return draw_steps
+    if any(case.routing for case in result.cases):
+        from reports.routed_plot import draw as draw_routed
+
+        return draw_routed
+    return None
+
+
 def plot(result: Result, path: Path) -> None:
     """Draw the run into `path`, an .svg or .png file: time in microseconds and busbw in GB/s.
 
@@ -28,22 +50,8 @@ def plot(result: Result, path: Path) -> None:
     """
     if path.suffix not in (".svg", ".png"):
         raise ResultError(f"{path} cannot be drawn: a picture ends in .svg or .png")
-    if link.is_of(result):
-        from reports.link_plot import draw
-
+    if draw := own_picture(result):
         return draw(result, path)
-    if exposed.is_of(result):
-        from reports.exposed_plot import draw as draw_exposed
-
-        return draw_exposed(result, path)
-    if steps.is_of(result):
-        from reports.steps_plot import draw as draw_steps
-
-        return draw_steps(result, path)
-    if any(case.routing for case in result.cases):
-        from reports.routed_plot import draw as draw_routed
-
-        return draw_routed(result, path)
     (mode, shape), *_ = views(result) or [("isolated", None)]
     cases = [case for case in shown_cases(result, (mode, shape)) if cost_us(case) is not None and case.size_bytes > 0]
     if not cases:
@@ -68,7 +76,7 @@ def plot(result: Result, path: Path) -> None:
             bandwidths.text(0.5, 0.5, f"busbw means nothing with {alone}", ha="center", transform=bandwidths.transAxes,
                             bbox={"facecolor": "white", "edgecolor": "none"})
         for axes in (times, bandwidths):
-            _dress(axes, sorted({case.size_bytes for case in cases}))
+            dress(axes, sorted({case.size_bytes for case in cases}))
         made.suptitle(_title(result, cases, ", ".join([mode, *shape_words(shape)])))
         handles, labels = times.get_legend_handles_labels()
         made.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 7), frameon=False)
@@ -85,20 +93,24 @@ def _draw_bound(times: Axes, bandwidths: Axes, cases: list[Case], factor: float)
             bandwidths.plot(list(bounds), [size * factor / us / 1e3 for size, us in bounds.items()], **style)
 
 
-def _dress(axes: Axes, sizes: list[int]) -> None:
+def dress(axes: Axes, sizes: list[int], scale: str = "log") -> None:
+    """The axes of a quantity against size in bytes, from the least to the most; `scale` is the vertical one's."""
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
+    axes.set_yscale(scale)
     shown = sizes[:: 1 + (len(sizes) - 1) // 13]
     axes.set_xticks(shown, [re.sub(" |i?B", "", size_text(size)) for size in shown])  # as 16K: there is little room
     axes.minorticks_off()
     axes.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
     low, high = axes.get_ylim()
-    high *= (high / low) ** 0.14
-    axes.set_ylim(low, high)
-    # Round values, closer together where the axis spans less.
-    steps = (1, 1.5, 2, 3, 4, 5, 6, 8) if high / low < 20 else (1, 2, 5) if high / low < 1e3 else (1,)
-    ticks = [tick for power in range(-6, 13) for step in steps if low <= (tick := step * 10.0**power) <= high]
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    if scale == "log":
+        high *= (high / low) ** 0.14
+        axes.set_ylim(low, high)
+        # Round values, closer together where the axis spans less.
+        steps = (1, 1.5, 2, 3, 4, 5, 6, 8) if high / low < 20 else (1, 2, 5) if high / low < 1e3 else (1,)
+        ticks = [tick for power in range(-6, 13) for step in steps if low <= (tick := step * 10.0**power) <= high]
+        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    else:
+        axes.set_ylim(0, high * 1.14)
     axes.grid(True, alpha=0.25)
     axes.set_xlabel("size, bytes")
     for size, side, name in REGIMES:

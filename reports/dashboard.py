@@ -1,0 +1,261 @@
+"""`dashboard`: a folder of runs and campaigns as a site of static pages, which open from a file with no network.
+
+The folder is searched without following a link; what cannot be read is named and left out. Every page is written whole
+beside its name and then takes it; pages of an earlier build that have no successor leave.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import os
+import re
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import msgspec
+from markupsafe import Markup
+
+from reports import foreign
+from reports.dashboard_pages import Cell, Page, Section, Table, made_by, of_campaign, of_run, status, when
+from reports.manifest import BESIDE_A_RUN, MANIFEST, WORKTREES
+from reports.result import ResultError, read
+from reports.schema import Result
+
+MARKER = ".wiretax-site"  # what a folder of ours has: the names of its pages
+MOST_RUNS = 20  # pages of runs for a machine and benchmark, the newest
+LONGEST_WORDS = 4000  # of a foreign string, what a page has room for
+VERDICTS = {"worse": ("SLOWER", "WORSE", "WRONG"), "better": ("FASTER", "BETTER"),
+            "unknown": ("AMBIGUOUS", "UNREPLICATED", "UNKNOWN", "INCOMPLETE")}
+
+
+@dataclass
+class Store:
+    """What a folder holds: runs, oldest first, folders of campaigns, and sentences on what is left out."""
+
+    results: list[Result] = field(default_factory=list)
+    campaigns: list[Path] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Done:
+    """A page as it will stand in its file, None where it could not be made; `counts` are its cells by verdict."""
+
+    file: str
+    html: str | None
+    counts: Counter[str] = field(default_factory=Counter)
+    complaint: str | None = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `dashboard` takes."""
+    parser.add_argument("results", metavar="RESULTS", type=Path, help="a folder of runs and campaigns")
+    parser.add_argument("-o", "--out", metavar="SITE", type=Path, default=Path("site"),
+                        help="the folder of the pages (site); one of this command's own, or a new one")
+
+
+def dashboard(arguments: argparse.Namespace) -> int:
+    """Writes the pages; the exit status, 0. Raises ResultError for a folder that is not one of results, or one to write
+    into that is somebody else's."""
+    earlier = claim(arguments.out)
+    store = find(arguments.results)
+    said = f"python -m reports dashboard {shlex.join(map(_without_place, (arguments.results, '-o', arguments.out)))}"
+    pages = build(store, said)
+    write(arguments.out, {done.file: done.html for done in pages if done.html is not None}, earlier)
+    for sentence in store.left_out:
+        print(f"reports: {foreign.printable(sentence)}", file=sys.stderr)
+    print(f"{arguments.out / 'index.html'}: {sum(done.html is not None for done in pages)} pages")
+    return 0
+
+
+def _without_place(argument: Path | str) -> str:
+    """An argument as a page may tell it: of a path from the root its last part alone."""
+    return f"<path>/{Path(argument).name}" if Path(argument).is_absolute() else str(argument)
+
+
+def find(folder: Path) -> Store:
+    """The runs and campaigns below `folder`. Raises ResultError for one that is none."""
+    if not folder.is_dir():
+        raise ResultError(f"{folder} is not a folder of results")
+    store = Store()
+    seen: dict[str, Path] = {}
+    for here, folders, files in os.walk(folder):
+        links = {name for name in [*folders, *files] if os.path.islink(os.path.join(here, name))}
+        store.left_out += [f"{Path(here, name)} is a link, which is not followed" for name in sorted(links)]
+        folders[:] = sorted(name for name in folders if name not in links and name != WORKTREES
+                            and Path(name).suffix not in BESIDE_A_RUN and not Path(here, name, MARKER).exists())
+        if MANIFEST in files and MANIFEST not in links:
+            store.campaigns.append(Path(here))
+            folders.clear()
+            continue
+        for path in [Path(here, name) for name in sorted(files) if name.endswith(".jsonl") and name not in links]:
+            try:
+                result = read(path)
+            except ResultError as error:
+                store.left_out.append(str(error))
+                continue
+            if (other := seen.setdefault(result.run.run_id, path)) != path:
+                store.left_out.append(f"{path} is the run of {other} once more")
+            else:
+                store.results.append(result)
+    store.results.sort(key=lambda result: result.run.run_id)
+    return store
+
+
+def build(store: Store, command: str) -> list[Done]:
+    """Every page, the overview last. What cannot be shown of a run is added to `store.left_out`."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in store.results:
+        groups.setdefault((result.run.machine_id, result.run.benchmark), []).append(result)
+    shown = [result for group in groups.values() for result in group[-MOST_RUNS:]]
+    file_of = {result.run.run_id: file_name("run", result.run.run_id) for result in shown}
+    jobs: list[Job] = [(of_run, result.path, file_of[result.run.run_id], result.run.run_id) for result in shown]
+    jobs += [(of_campaign, path, file_name("compare", str(path)), path.name) for path in store.campaigns]
+    links = [("Overview", "index.html")]
+    workers = min(os.cpu_count() or 1, len(jobs))
+    if workers > 1:
+        with ProcessPoolExecutor(workers) as pool:
+            done = list(pool.map(_made, jobs, [links] * len(jobs), [command] * len(jobs)))
+    else:
+        done = [_made(job, links, command) for job in jobs]
+    store.left_out += [page.complaint for page in done if page.complaint]
+    made = {page.file: page for page in done if page.html is not None}
+    overview = Page("index.html", "Overview", "Wiretax: what the runs say", reproduce=made_by(store.results))
+    overview.cards, overview.sections = _cards(store, made), [_groups(groups, file_of, made)]
+    if store.campaigns:
+        overview.sections.append(_campaigns(store, made))
+    if store.left_out:
+        overview.sections.append(Section("Left out", store.left_out))
+    if len(shown) > len(groups):
+        rows: list[list[Cell]] = [[_linked(when(result.run), file_of[result.run.run_id], made), result.run.benchmark,
+                                   result.run.machine_id, status(result), result.run.run_id]
+                                  for result in reversed(shown)]
+        overview.sections.append(Section("Runs", table=Table(
+            "runs", f"The newest {MOST_RUNS} of each machine and benchmark",
+            ["when", "benchmark", "machine", "status", "run id"], rows, filters=["benchmark", "machine"])))
+    return [*done, Done("index.html", render(overview, links, command))]
+
+
+Job = tuple[Callable[..., Page], Path, str, str]
+
+
+def _made(job: Job, links: Sequence[tuple[str, str]], command: str) -> Done:
+    """A page, or why there is none."""
+    of, path, file, name = job
+    try:
+        page = of(path if of is of_campaign else read(path), file, name)
+    except ResultError as error:
+        return Done(file, None, complaint=str(error))
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # A file may keep to the schema and still say what no benchmark of ours says.
+        return Done(file, None, complaint=f"{path} holds what cannot be shown ({type(error).__name__}: {error})")
+    return Done(file, render(page, links, command), Counter(page.counts))
+
+
+def _linked(text: str, file: str | None, made: dict[str, Done]) -> Cell:
+    return (text, file) if file in made else text
+
+
+def _cards(store: Store, made: dict[str, Done]) -> list[tuple[str, str, str]]:
+    counts = sum((page.counts for page in made.values()), Counter[str]())
+    cards = []
+    for word, verdicts in VERDICTS.items():
+        count = sum(counts[verdict] for verdict in counts if verdict.upper() in verdicts)
+        cards.append((f"{count} {word}", word, f"of the cells of {len(store.campaigns)} campaigns"))
+    newest = store.results[-1].run if store.results else None
+    return [*cards, ("last run", "", f"{when(newest)}: {newest.benchmark} on {newest.machine_id}" if newest else
+                     "no run was found")]
+
+
+def _groups(groups: dict[tuple[str, str], list[Result]], file_of: dict[str, str], made: dict[str, Done]) -> Section:
+    rows: list[list[Cell]] = [
+        [_linked(f"{machine} {benchmark}", file_of[results[-1].run.run_id], made), when(results[-1].run),
+         str(len(results)), status(results[-1]), str(results[-1].run.world["size"])]
+        for (machine, benchmark), results in sorted(groups.items(), key=lambda item: item[1][-1].run.run_id,
+                                                    reverse=True)]
+    return Section("Machines and benchmarks", table=Table(
+        "machines", "Each leads to its newest run", ["machine and benchmark", "last run", "runs", "newest", "ranks"],
+        rows))
+
+
+def _campaigns(store: Store, made: dict[str, Done]) -> Section:
+    rows: list[list[Cell]] = []
+    for path in reversed(store.campaigns):
+        file = file_name("compare", str(path))
+        counts = made[file].counts if file in made else Counter()
+        rows.append([_linked(path.name, file, made), ", ".join(f"{word} {n}" for word, n in counts.items()) or "-"])
+    return Section("Campaigns", table=Table("campaigns", "Each leads to its comparison", ["campaign", "cells"], rows))
+
+
+def file_name(kind: str, foreign_name: str) -> str:
+    """A plain name for a page about something that somebody else has named."""
+    plain = re.sub(r"[^A-Za-z0-9-]+", "-", Path(foreign_name).name)[:60].strip("-")
+    return f"{kind}-{plain}-{hashlib.sha256(foreign_name.encode()).hexdigest()[:8]}.html"
+
+
+@cache
+def _template() -> jinja2.Template:
+    """The page's template, which has the style, the script and the script's hash."""
+    here = Path(__file__).parent
+    script = (here / "dashboard.js").read_text()
+    pages = jinja2.Environment(loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True,
+                               lstrip_blocks=True, finalize=_clipped)
+    pages.tests["number_like"] = lambda text: bool(re.fullmatch(r"[<>]?\d.*|-", text)) and len(text) < 24
+    pages.filters["verdict"] = lambda text: next((word for word, said in VERDICTS.items() if re.split(
+        r"[^A-Z]", text.upper(), maxsplit=1)[0] in (*said, word.upper())), "")
+    pages.globals.update(script=Markup(script), style=Markup((here / "dashboard.css").read_text()),
+                         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode())
+    return pages.get_template("dashboard.html")
+
+
+def _clipped(value: Any) -> Any:
+    """A foreign string that would fill a page by itself is cut."""
+    is_long = isinstance(value, str) and not isinstance(value, Markup) and len(value) > LONGEST_WORDS
+    return f"{value[:LONGEST_WORDS]} ..." if is_long else value
+
+
+def render(page: Page, links: Sequence[tuple[str, str]], command: str) -> str:
+    """The page as HTML, which needs nothing beside it."""
+    return _template().render(page=page, links=links, made_by=command)
+
+
+def claim(site: Path) -> list[str]:
+    """Makes `site` a folder of ours; the names of the pages that an earlier build left there. Raises ResultError for
+    one that holds something else."""
+    marker = site / MARKER
+    try:
+        names = msgspec.json.decode(foreign.read_bytes(marker, follow=False), type=list[str])
+    except FileNotFoundError:
+        if site.is_dir() and any(site.iterdir()):
+            raise ResultError(f"{site} holds something else: the pages need a folder of their own") from None
+        if site.exists() and not site.is_dir():
+            raise ResultError(f"{site} is not a folder") from None
+        site.mkdir(parents=True, exist_ok=True)
+        marker.write_text("[]")
+        return []
+    except (OSError, msgspec.DecodeError) as error:
+        raise ResultError(f"{marker} is not the mark of a folder of pages ({error})") from error
+    return [name for name in names if re.fullmatch(r"[A-Za-z0-9-]+\.html", name)]
+
+
+def write(site: Path, pages: dict[str, str], earlier: Sequence[str]) -> None:
+    """Puts the pages into `site`, each whole or not at all, and takes those of an earlier build out that are gone."""
+    marker = msgspec.json.encode(sorted({*pages, *earlier})).decode()
+    for name, content in {MARKER: marker, **pages}.items():
+        part = site / f"{name}.part"
+        part.unlink(missing_ok=True)
+        with part.open("x", encoding="utf-8", errors="replace") as file:  # never through a link
+            file.write(content)
+        part.replace(site / name)
+    for name in {*earlier} - {*pages}:
+        (site / name).unlink(missing_ok=True)

@@ -26,7 +26,18 @@ import msgspec
 from markupsafe import Markup
 
 from reports import foreign
-from reports.dashboard_pages import Cell, Page, Section, Table, made_by, of_campaign, of_run, status, when
+from reports.dashboard_pages import (
+    Cell,
+    Page,
+    Section,
+    Table,
+    made_by,
+    of_campaign,
+    of_run,
+    status,
+    when,
+    without_place,
+)
 from reports.manifest import BESIDE_A_RUN, MANIFEST, WORKTREES
 from reports.result import ResultError, read
 from reports.schema import Result
@@ -42,6 +53,7 @@ VERDICTS = {"worse": ("SLOWER", "WORSE", "WRONG"), "better": ("FASTER", "BETTER"
 class Store:
     """What a folder holds: runs, oldest first, folders of campaigns, and sentences on what is left out."""
 
+    folder: Path
     results: list[Result] = field(default_factory=list)
     campaigns: list[Path] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
@@ -67,8 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def dashboard(arguments: argparse.Namespace) -> int:
     """Writes the pages; the exit status, 0. Raises ResultError for a folder that is not one of results, or one to write
     into that is somebody else's."""
-    earlier = claim(arguments.out)
     store = find(arguments.results)
+    earlier = claim(arguments.out)
     said = f"python -m reports dashboard {shlex.join(map(_without_place, (arguments.results, '-o', arguments.out)))}"
     pages = build(store, said)
     write(arguments.out, {done.file: done.html for done in pages if done.html is not None}, earlier)
@@ -87,7 +99,7 @@ def find(folder: Path) -> Store:
     """The runs and campaigns below `folder`. Raises ResultError for one that is none."""
     if not folder.is_dir():
         raise ResultError(f"{folder} is not a folder of results")
-    store = Store()
+    store = Store(folder)
     seen: dict[str, Path] = {}
     for here, folders, files in os.walk(folder):
         links = {name for name in [*folders, *files] if os.path.islink(os.path.join(here, name))}
@@ -135,7 +147,7 @@ def build(store: Store, command: str) -> list[Done]:
     if store.campaigns:
         overview.sections.append(_campaigns(store, made))
     if store.left_out:
-        overview.sections.append(Section("Left out", store.left_out))
+        overview.sections.append(Section("Left out", [without_place(said, store.folder) for said in store.left_out]))
     if len(shown) > len(groups):
         rows: list[list[Cell]] = [[_linked(when(result.run), file_of[result.run.run_id], made), result.run.benchmark,
                                    result.run.machine_id, status(result), result.run.run_id]

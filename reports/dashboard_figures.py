@@ -28,7 +28,7 @@ from reports.sentences import number, shape_words, size_text
 
 SHAPES = [*MARKERS, "<", ">", "p", "h", "8"]  # more than colours: two lines that share a colour differ in shape
 OF_AUTO = ["d", "H", "1", "2"]
-NAME_LENGTH = 60  # of a foreign name, what a picture has room for
+NAME_LENGTH = 36  # of a foreign name, what a picture has room for
 MOST_VIEWS = 4
 PANEL_INCHES = (5.6, 4.1)
 SCALES = {"log": "logarithmic", "linear": "linear"}
@@ -129,7 +129,7 @@ def lines_in(result: Result) -> Lines:
             styles[-1] |= {"linewidth": 4, "alpha": 1, "marker": next(golden), "markersize": 8, "markeredgewidth": 1}
     line_of = {case.case: line for line, cases in enumerate(found.values()) for case in cases}
     return Lines([(view, cases) for view, cases in by_view if cases], line_of,
-                 [name[:NAME_LENGTH] for name in found], styles)
+                 [name if len(name) <= NAME_LENGTH else f"{name[:NAME_LENGTH]}..." for name in found], styles)
 
 
 def against_size(result: Result, lines: Lines) -> list[Picture]:
@@ -274,7 +274,8 @@ def _ecdf(size_bytes: int, times_us: Mapping[int, NDArray[Any]], lines: Lines, p
             axes.set_ylabel("part of the iterations")
             axes.tick_params(labelsize=8)
             handles, labels = axes.get_legend_handles_labels()
-            made.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+            made.legend(handles, labels, loc="outside lower center", ncols=3 if max(map(len, labels)) < 26 else 1,
+                        frameon=False, fontsize=8)
 
     return picture(draw, f"ecdf{place}", f"Iterations at {size_text(size_bytes)}: the part that took no longer",
                    f"{len(times_us)} lines, each from its fastest iteration to its slowest; the further left, the "

@@ -71,9 +71,10 @@ class Page:
 
 
 def when(run: Run) -> str:
-    """`2026-11-20 06:15 UTC`, as the run's name has it; `unknown` where it has none."""
+    """`2026-11-20 06:15 UTC`, as the run's name has it; `an unknown time` where it
+    has none."""
     found = re.match(r"(\d{4}-\d\d-\d\d)T(\d\d)-(\d\d)-\d\dZ", run.run_id)
-    return f"{found[1]} {found[2]}:{found[3]} UTC" if found else "unknown"
+    return f"{found[1]} {found[2]}:{found[3]} UTC" if found else "an unknown time"
 
 
 def command(run: Run) -> str:
@@ -81,6 +82,11 @@ def command(run: Run) -> str:
     argv = shlex.join(run.argv)
     size = run.world["size"]
     return f"mpirun -n {size} python -m bench.{run.benchmark}{' ' * bool(argv)}{argv}"
+
+
+def without_place(sentence: str, folder: Path) -> str:
+    """`sentence` without where `folder` lies: a page may go to people who need not know."""
+    return sentence.replace(f"{folder}/", "")
 
 
 def made_by(results: Sequence[Result]) -> list[tuple[str, str]]:
@@ -93,7 +99,8 @@ def made_by(results: Sequence[Result]) -> list[tuple[str, str]]:
 
     return [each("command", [command(run) for run in runs]), each("version", [run.version for run in runs]),
             each("run ids", [run.run_id for run in runs], 40, ", "),
-            each("machine_id", [run.machine_id for run in runs]), each("software_id", [run.software_id for run in runs])]
+            each("machine_id", [run.machine_id for run in runs]),
+            each("software_id", [run.software_id for run in runs])]
 
 
 def status(result: Result) -> str:
@@ -121,7 +128,7 @@ def of_run(result: Result, file: str, name: str) -> Page:
             page.sections.append(Section("Time and bandwidth", ["The run has no measured case."] * (not pictures),
                                          pictures, dashboard_figures.legend(pictures, lines)))
     except ResultError as error:
-        page.sections.append(Section("Nothing to draw", [str(error)]))
+        page.sections.append(Section("Nothing to draw", [without_place(str(error), result.path.parent)]))
     page.sections.append(Section("As the run printed it", text=text(result)[:LONGEST_TEXT], folded=not own))
     if not own:
         page.sections.append(_iterations(result, lines))
@@ -139,7 +146,7 @@ def _iterations(result: Result, lines: Lines) -> Section:
     try:
         pictures, rows, said = dashboard_figures.of_iterations(result, lines)
     except ResultError as error:
-        return Section(heading, [f"The iterations cannot be shown: {error}"])
+        return Section(heading, [f"The iterations cannot be shown: {without_place(str(error), result.path.parent)}"])
     if not rows:
         return Section(heading, ["The run kept no single iterations."])
     columns = ["size", "algorithm", "iterations", "5 %, us", "median, us", "95 %, us", "longest, us",
@@ -153,8 +160,8 @@ def _link(result: Result) -> list[Section]:
     states = find_states(result.blocks)
     rows = [[f"{rtt_ns:.0f}", str(states.of_block.count(state)), f"{states.share(state):.0%}",
              "judged" if state == states.longest else "shown beside"] for state, rtt_ns in enumerate(states.rtt_ns)]
-    rows += [["changing", str(states.of_block.count(None)), f"{states.of_block.count(None) / len(states.of_block):.0%}",
-              "left out"]] * (None in states.of_block)
+    if changing := states.of_block.count(None):
+        rows.append(["changing", str(changing), f"{changing / len(states.of_block):.0%}", "left out"])
     return [Section("States of the link", table=Table("link", "A flag's way there and back, before and after each "
                     "block", ["round trip, ns", "blocks", "share", "figures"], rows))] if rows else []
 
@@ -228,7 +235,7 @@ def of_campaign(folder: Path, file: str, name: str) -> Page:
               for word in dict.fromkeys(cell.verdict.value for cell in judged)}
     page = Page(file, name, f"{name}: {', '.join(label(side) for side in found[1:])} against {label(found[0])}",
                 [f"{', '.join(f'{word} {count}' for word, count in counts.items())}; of {len(judged)} cells.",
-                 *(note.replace(f"{folder}/", "") for note in notes)], counts=counts)
+                 *(without_place(note, folder) for note in notes)], counts=counts)
     words = "Each row's verdict and ratio stand beside it in words, and in the table below."
     page.sections = [Section("Ratios", pictures=[dashboard_figures.picture(
         lambda target: forest.plot(comparisons, target), "forest", "Ratio of each cell, variant over baseline, with "

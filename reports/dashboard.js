@@ -36,7 +36,7 @@ function addFilters(table) {
     const made = document.createElement("label");
     made.append(`${name} `, control);
     tools.append(made);
-    control.addEventListener("input", apply);
+    for (const event of ["input", "change"]) control.addEventListener(event, apply);
     return control;
   };
   const text = label("Rows with", Object.assign(document.createElement("input"), { type: "search", size: 12 }));

@@ -1,0 +1,218 @@
+"""The dashboard's pages in a real browser, opened from a file: what a reader sees, reaches and is asked of."""
+
+import json
+import re
+import shutil
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
+
+from tests.synthetic_site import make_site, write_store
+
+# The colours of all text that is seen, against what lies behind it, as WCAG 2.2 computes a contrast.
+CONTRASTS = """
+const parsed = (colour) => colour.match(/[\\d.]+/g).map(Number);
+const light = ([r, g, b]) => {
+  const [x, y, z] = [r, g, b].map((c) => c / 255).map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+};
+const behind = (element) => {
+  for (let at = element; at; at = at.parentElement) {
+    const colour = parsed(getComputedStyle(at).backgroundColor);
+    if (colour.length < 4 || colour[3] > 0) return colour;
+  }
+  return [255, 255, 255];
+};
+const found = [];
+for (const element of document.querySelectorAll("body *")) {
+  const words = [...element.childNodes].filter((node) => node.nodeType === 3 && node.data.trim());
+  const style = getComputedStyle(element);
+  if (!words.length || !element.getClientRects().length || element.closest("script, title, desc")) continue;
+  const colour = parsed(element.closest("svg") ? style.fill : style.color);
+  const [low, high] = [light(colour), light(behind(element))].sort((a, b) => a - b);
+  const ratio = (high + 0.05) / (low + 0.05);
+  found.push([ratio, words[0].data.slice(0, 40)]);
+}
+return found;
+"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium, driver_of_it = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver_of_it:
+        pytest.skip("system tool absent: chromium")
+    options = webdriver.ChromeOptions()
+    for name in ("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars"):
+        options.add_argument(f"--{name}")
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver_of_it))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("browsed")
+    return sorted(make_site(write_store(folder / "results"), folder / "site").glob("*.html"))
+
+
+def opened(browser, pages, part, width=1280, scheme="light", at=""):
+    (page,) = [page for page in pages if re.search(part, page.name)]
+    view = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", view)
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    browser.get("about:blank")
+    browser.get(page.as_uri() + at)
+    return browser
+
+
+def seen(browser, selector):
+    return [element for element in browser.find_elements(By.CSS_SELECTOR, selector) if element.is_displayed()]
+
+
+SWEEP = "run-.*allreduce-000"
+
+
+def test_pages_open_without_a_complaint_and_ask_nobody_for_anything(browser, pages):
+    """A page would be broken for whoever opens it without a network, or tell a server that somebody reads it."""
+    browser.get_log("performance")
+    for page in pages:
+        browser.get(page.as_uri())
+        assert browser.get_log("browser") == [], page
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert len(asked) >= len(pages)
+    assert [url for url in asked if not url.startswith(("file://", "data:"))] == []
+
+
+def test_strings_of_strangers_do_not_run(browser, pages):
+    """A run sent by somebody would act with its reader's rights."""
+    for page in pages:
+        browser.get(page.as_uri())
+        assert browser.execute_script("return window.harmed") is None, page
+    opened(browser, pages, "run-script", at="#case-1")
+    ActionChains(browser).move_to_element(seen(browser, "[data-case]")[0]).perform()
+    assert "<script>" in browser.find_element(By.ID, "value").text
+    assert browser.execute_script("return window.harmed") is None
+
+
+def test_no_page_scrolls_sideways_on_a_phone(browser, pages):
+    """A reader on a phone would lose the line; wide tables and figures scroll in a box of their own."""
+    for page in pages:
+        opened(browser, pages, re.escape(page.name), 360)
+        wide = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+        assert wide[0] <= wide[1] == 360, page
+
+
+def test_the_first_screen_says_what_is_worse_better_and_unknown(browser, pages):
+    """Who watches for regressions would have to scroll for the answer."""
+    opened(browser, pages, "index")
+    cards = [card.text.split("\n")[0] for card in seen(browser, ".cards li")]
+    assert [re.sub(r"\d+ ", "", card) for card in cards] == ["worse", "better", "unknown", "last run"]
+    assert cards[0].startswith("1 ")  # the case that the campaign made slower
+    last = seen(browser, "#machines tbody tr")[-1]
+    assert last.rect["y"] + last.rect["height"] < 800
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_the_contrast_that_the_guideline_asks_for(browser, pages, scheme):
+    """Words would be too faint to read: WCAG 2.2, 1.4.3, asks for 4.5 to 1."""
+    for page in pages:
+        opened(browser, pages, re.escape(page.name), scheme=scheme)
+        browser.execute_script("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        found = browser.execute_script(CONTRASTS)
+        assert len(found) > 30
+        assert [(round(ratio, 2), words) for ratio, words in found if ratio < 4.5] == [], page
+        dark = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert (dark == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+def test_a_line_is_hidden_in_every_picture_by_keyboard_alone(browser, pages):
+    """Who uses no mouse could not tell overlapping lines apart."""
+    opened(browser, pages, SWEEP)
+    parts = len(seen(browser, '[data-line="1"]'))
+    assert parts >= 6
+    for _ in range(60):
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+        at = browser.switch_to.active_element
+        if at.get_attribute("data-toggle") == "1":
+            break
+    outline = browser.execute_script("return getComputedStyle(arguments[0]).outlineStyle", at)
+    assert (at.get_attribute("data-toggle"), outline) == ("1", "solid")
+    at.send_keys(Keys.SPACE)
+    assert len(seen(browser, '[data-line="1"]')) == 0
+    assert len(seen(browser, '[data-line="0"]')) >= 6
+    at.send_keys(Keys.SPACE)
+    assert len(seen(browser, '[data-line="1"]')) == parts
+
+
+def test_the_other_axis_is_another_drawing(browser, pages):
+    """A switch that stretched the picture would leave the ticks of the axis that was."""
+    opened(browser, pages, SWEEP)
+    logarithmic = {figure.id for figure in seen(browser, "figure[data-scale]")}
+    seen(browser, "input[value=linear]")[0].click()
+    linear = seen(browser, "figure[data-scale]")
+    assert len(linear) == len(logarithmic) == 4
+    assert not logarithmic & {figure.id for figure in linear}
+    assert all(figure.get_attribute("data-scale") == "linear" for figure in linear)
+    assert "0" in [text.text for text in linear[1].find_elements(By.CSS_SELECTOR, "text")]  # no logarithm has it
+
+
+def test_rows_are_chosen_by_text_and_by_column(browser, pages):
+    """Hundreds of cells would have to be read for the one that matters."""
+    opened(browser, pages, SWEEP)
+    every = len(seen(browser, "#cells tbody tr"))
+    algorithm, mode = (Select(select) for select in seen(browser, ".tools select"))
+    algorithm.select_by_visible_text("two_shot")
+    mode.select_by_visible_text("chained")
+    rows = [row.text for row in seen(browser, "#cells tbody tr")]
+    assert 0 < len(rows) < every
+    assert all("two_shot" in row and "chained" in row for row in rows)
+    seen(browser, "input[type=search]")[0].send_keys("64 KiB")
+    assert len(seen(browser, "#cells tbody tr")) == 1
+    browser.execute_script("location.hash = '#case-0'")
+    assert len(seen(browser, "#cells tbody tr")) == every  # what a link leads to is there
+
+
+def test_a_mark_says_its_value_to_pointer_finger_and_keys_and_leads_to_its_row(browser, pages):
+    """A figure would have to be guessed from an axis."""
+    opened(browser, pages, SWEEP)
+    mark = seen(browser, "[data-case]")[3]
+    ActionChains(browser).move_to_element(mark).perform()
+    value = browser.find_element(By.ID, "value")
+    case = value.text.split("\n")[0].removeprefix("cell: ")
+    row = browser.find_element(By.ID, f"case-{case}")
+    assert row.find_elements(By.CSS_SELECTOR, "td")[0].text in value.text
+    ActionChains(browser).click().perform()
+    assert browser.current_url.endswith(f"#case-{case}")
+    assert {one.get_attribute("data-case") for one in browser.find_elements(By.CSS_SELECTOR, ".here")} == {case}
+
+    opened(browser, pages, SWEEP, 390)
+    box = seen(browser, "figure .box")[0]
+    browser.execute_script("arguments[0].focus()", box)
+    box.send_keys(Keys.ARROW_RIGHT)
+    first = browser.find_element(By.ID, "value").text
+    box.send_keys(Keys.ARROW_RIGHT)
+    assert first != browser.find_element(By.ID, "value").text != ""
+    box.send_keys(Keys.ESCAPE)
+    assert not browser.find_element(By.ID, "value").is_displayed()
+
+
+def test_without_scripts_everything_is_shown(browser, pages):
+    """Where scripts are switched off half of the figures would be hidden, or a control do nothing."""
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        opened(browser, pages, SWEEP)
+        count = len(browser.find_elements(By.CSS_SELECTOR, "figure"))
+        figures = [one for one in browser.find_elements(By.CSS_SELECTOR, "figure") if one.rect["height"] > 100]
+        assert len(figures) == count == 10
+        assert all(one.rect["height"] == 0 for one in browser.find_elements(By.CSS_SELECTOR, "input"))
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})

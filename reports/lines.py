@@ -1,9 +1,9 @@
-"""The statistics of a fit: lines through times, time = alpha + size / beta, one for each launch; where one line does not
-do; and what the launches together say of a figure.
+"""The statistics of a fit: lines through times, time = alpha + size / beta, one for each launch; where one line does
+not do; and what the launches together say of a figure.
 
-Shapes: `times_us` is (..., launches, sizes), `sizes` (sizes,) in bytes, ascending. Launches may be replaced by anything
-that repeats the whole curve, such as groups of a launch's blocks. Nothing here assumes how launches scatter, but for the
-test of a break.
+Shapes: `times_us` is (..., launches, sizes), `sizes` (sizes,) in bytes, ascending. What stands for a launch may be
+anything that repeats the whole curve, such as a group of its blocks. Nothing here assumes how launches scatter, but for
+the test of a break.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def breaks(sizes: Floats, times_us: Floats, least_misfit: float = LEAST_MISFIT) 
             rows = np.flatnonzero(best == way)
             ends = [0, *ways[way], n]
             asked = np.all([_asked_for(sizes[i:k], times_us[rows, :, i:k], j - i, n, least_misfit)
-                            for i, j, k in zip(ends, ends[1:], ends[2:])], axis=0)
+                            for i, j, k in zip(ends, ends[1:], ends[2:], strict=False)], axis=0)
             for row in rows[asked].tolist():
                 found[row] = ways[way]
     return found
@@ -107,7 +107,7 @@ def walsh_means(values: Any) -> Floats:
 def interval(walsh: Floats, launches: int) -> tuple[Floats, Floats, Floats]:
     """(estimate, low, high) from `walsh_means`, or ratios of those of two quantities, along the last axis: Hodges and
     Lehmann's estimate and its exact 95 % interval, as in `verdict.evidence`; infinite below five launches. Five have
-    93.75 % between the least and the greatest; a twentieth of that on either side makes it 95 % where they are normal."""
+    93.75 % between the least and the greatest; a twentieth more on either side makes it 95 % where they are normal."""
     ordered = np.sort(walsh, axis=-1)
     middle = ordered.shape[-1] // 2
     estimate = (ordered[..., middle] + ordered[..., ~middle]) / 2

@@ -155,7 +155,8 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
                 heads.setdefault(key, case)
         for block in result.blocks:
             case, state = result.cases[block.case], next(labels)
-            if case.status == "ok" and keys[block.case] in costs and state is not None:
+            if case.status == "ok" and keys[block.case] in costs and state is not None and block.time_us:
+                total_us = None if case.mode == "chained" else block.total_us
                 total_us = None if case.mode == "chained" else block.total_us
                 costs[keys[block.case]].setdefault(state, {}).setdefault(case.size_bytes, {}).setdefault(
                     launch, []).append(block.time_us if total_us is None else total_us)

@@ -18,6 +18,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing here is worth a traceback
 
 from reports.comparison import NOT_COMPARABLE, Incomparable
+from reports.foreign import printable
 from reports.result import ResultError
 
 # Of each command the module, its function, what it does, and an example.
@@ -74,14 +75,14 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except ResultError as error:
-        print(f"reports: {error}", file=sys.stderr)
+        print(f"reports: {printable(str(error))}", file=sys.stderr)
         return NOT_COMPARABLE if isinstance(error, Incomparable) else 2
     except BrokenPipeError:
         # The reader, a pager or `head`, has what it wanted; Python would complain once more while closing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return status
     except OSError as error:
-        print(f"reports: {error.filename or 'cannot write'}: {error.strerror}", file=sys.stderr)
+        print(f"reports: {printable(str(error.filename or 'cannot write'))}: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 2
 

@@ -36,6 +36,7 @@ def figure(target: Path | IO[str], rows: int, columns: int, size: tuple[float, f
     matplotlib.use("Agg")
     # Words stay words in an .svg: found by a search, read by a screen reader.
     matplotlib.rcParams["svg.fonttype"] = "none"
+    matplotlib.rcParams["text.parse_math"] = False  # a name with a dollar in it is no formula
     from matplotlib import pyplot
 
     made, axes = pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, sharey=sharey)

@@ -32,6 +32,8 @@ COMMANDS = {
                '--baseline baselines --current CAMPAIGN/new --reason "fewer copies"'),
     "peers": ("peers", "peers", "shows ours beside several MPI libraries", "peers"),
     "dashboard": ("dashboard", "dashboard", "makes static pages of a folder of runs", "results/ -o site/"),
+    "fit": ("fit_command", "fit", "fits time = alpha + size / beta to runs, and says who overtakes whom",
+            "results/campaign-1a2b3c4d/main --plot fit.svg"),
     "selfcheck": ("selfcheck", "selfcheck", "checks the verdicts' error rates by simulation", "--seed 1"),
 }
 

@@ -94,7 +94,7 @@ def _draw_bound(times: Axes, bandwidths: Axes, cases: list[Case], factor: float)
 
 
 def dress(axes: Axes, sizes: list[int], scale: str = "log") -> None:
-    """The axes of a quantity against size in bytes, from the least to the most; `scale` is the vertical one's."""
+    """Round values, room above, and the two ends of the range named; `scale` is the vertical axis's."""
     axes.set_xscale("log", base=2)
     axes.set_yscale(scale)
     shown = sizes[:: 1 + (len(sizes) - 1) // 13]

@@ -31,6 +31,8 @@ COMMANDS = {
     "accept": ("accept", "accept", "makes the current runs the baseline that is kept",
                '--baseline baselines --current CAMPAIGN/new --reason "fewer copies"'),
     "peers": ("peers", "peers", "shows ours beside several MPI libraries", "peers"),
+    "procure": ("procure", "procure", "holds candidate machines against each other and what is required",
+                "SPEC.toml --html procure.html"),
     "selfcheck": ("selfcheck", "selfcheck", "checks the verdicts' error rates by simulation", "--seed 1"),
 }
 

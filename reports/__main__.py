@@ -33,6 +33,7 @@ COMMANDS = {
     "peers": ("peers", "peers", "shows ours beside several MPI libraries", "peers"),
     "procure": ("procure", "procure", "holds candidate machines against each other and what is required",
                 "SPEC.toml --html procure.html"),
+    "card": ("card", "card", "draws one picture of a run to be shared", "results/RUN.jsonl card.png"),
     "selfcheck": ("selfcheck", "selfcheck", "checks the verdicts' error rates by simulation", "--seed 1"),
 }
 

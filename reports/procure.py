@@ -55,7 +55,7 @@ def procure(arguments: argparse.Namespace) -> int:
 def _command(arguments: argparse.Namespace) -> str:
     """The command line, its paths without their folders."""
     words = [arguments.spec.name]
-    words += [f"{name}{equals}{Path(run).name}" for name, equals, run in (run.rpartition("=") for run in arguments.runs)]
+    words += ["".join([*run.rpartition("=")[:2], Path(run.rpartition("=")[2]).name]) for run in arguments.runs]
     words += ["--candidate", arguments.candidate] if arguments.candidate else []
     words += [word for name in ("html", "csv") if (path := getattr(arguments, name))
               for word in (f"--{name}", path.name)]

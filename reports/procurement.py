@@ -238,7 +238,8 @@ def _measure(launches: Sequence[Result], candidate: Candidate, spec: Spec, found
                 for speed in (_tokens_per_s(spec.models[name], candidate, curve) for curve in curves):
                     if speed is not None:
                         found.add(("tok/s", name), speed, how)
-    if spec.models and any(rank.get("device") == "cpu" for launch in launches for rank in launch.run.world.get("ranks", [])):
+    ranks = [rank for launch in launches for rank in launch.run.world.get("ranks", [])]
+    if spec.models and any(rank.get("device") == "cpu" for rank in ranks):
         found.notes.append(f"tok/s are arithmetic about {candidate.gpu}: its all-reduces were measured on CPU cores")
     if trips_ns and max(trips_ns) > STATE_RATIO * min(trips_ns):
         found.notes.append(f"the link was not in one state in all launches (flag round trip {min(trips_ns):.0f} to "
@@ -357,8 +358,8 @@ def _method(spec: Spec, verdicts: int, confidence: float) -> list[str]:
         said.append(f"Money: price over {spec.lifetime_years:g} years of {spec.hours_per_year:g} h, and "
                     f"{spec.electricity.price_per_kwh:g} {spec.electricity.currency} a kWh for what the GPUs draw; the "
                     "host's power is left out.")
-        said += [f"{name}: {model.model}, {model.weights}, one stream with {model.context} tokens cached, split by tensor "
-                 "over all GPUs: the advisor's arithmetic from data sheets and the measured all-reduce."
+        said += [f"{name}: {model.model}, {model.weights}, one stream with {model.context} tokens cached, split by "
+                 "tensor over all GPUs: the advisor's arithmetic from data sheets and the measured all-reduce."
                  for name, model in spec.models.items()]
     return said
 

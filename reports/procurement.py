@@ -19,8 +19,9 @@ from scipy.special import stdtrit
 
 from reports import serving, specs
 from reports.case import find_states
+from reports.imported import Imported, read_imported
 from reports.procure_spec import Candidate, Key, Model, Requirement, Spec, read_spec
-from reports.result import ResultError, read
+from reports.result import ResultError, is_imported, read
 from reports.rows import default_rows
 from reports.schema import Result
 from reports.sentences import number, size_text
@@ -173,17 +174,21 @@ def evaluate(path: Path, runs: Sequence[str] = (), only: str | None = None) -> P
 
 def _find(name: str, candidate: Candidate, given: Sequence[str], spec: Spec) -> Found:
     """Reads the runs of a candidate. Raises ResultError where there is none, or one is of another kind of machine."""
-    found, results = Found(), dict[str, Result]()
+    found, results, imports = Found(), dict[str, Result](), dict[str, Imported]()
     for where in given:
         whole = Path(where)
         files = sorted(map(str, whole.glob("*.jsonl"))) if whole.is_dir() else sorted(glob.glob(where))
         if not files:
             raise ResultError(f"candidate {name}: no run at {where}")
         for file in files:
+            if is_imported(file):
+                imported = read_imported(file)
+                imports[imported.run.run_id] = imported
+                continue
             result = read(file)
             if results.setdefault(result.run.run_id, result) is not result:
                 found.notes.append(f"{Path(file).name} is the run {result.run.run_id} once more: left out")
-    if not results:
+    if not results and not imports:
         raise ResultError(f"candidate {name} has no run: name some in `runs`, or as {name}=RUN")
     launches = []
     for result in results.values():
@@ -202,9 +207,36 @@ def _find(name: str, candidate: Candidate, given: Sequence[str], spec: Spec) -> 
             if of == "machine_id":
                 raise ResultError(f"candidate {name}: {said}; a candidate is one kind of machine")
             found.notes.append(said)
-    found.launches, found.run_ids = len(launches), [launch.run.run_id for launch in launches]
+    found.run_ids = [launch.run.run_id for launch in launches] + [*imports]
+    found.launches, found.imports = len(launches), len(imports)
     _measure(launches, candidate, spec, found)
+    if launches and imports:
+        found.notes.append(f"{len(imports)} imported logs stand beside its own launches and count for nothing")
+    elif imports:
+        _take_over(list(imports.values()), candidate, spec, found)
     return found
+
+
+def _take_over(imports: Sequence[Imported], candidate: Candidate, spec: Spec, found: Found) -> None:
+    """Fills in what imported logs print: of each the first all-reduce of a size, out of place where it has that."""
+    for imported in imports:
+        size = imported.run.world.get("size")
+        if size not in (None, candidate.gpus):
+            raise ResultError(f"a candidate with {candidate.gpus} GPUs has the imported log {imported.run.run_id} of "
+                              f"{size} ranks")
+        cases = [case for case in imported.cases if case.collective == "all_reduce" and case.size_bytes]
+        times_us: dict[int, float] = {}
+        for case in sorted(cases, key=lambda case: case.in_place):
+            if case.size_bytes and case.status == "ok" and not case.suspect and case.time_us and case.time_us.mean:
+                if times_us.setdefault(case.size_bytes, case.time_us.mean) is case.time_us.mean and case.bus_bw_gb_s:
+                    found.add(("GB/s", case.size_bytes), case.bus_bw_gb_s, "imported")
+        for size_bytes, us in times_us.items():
+            found.add(("us", size_bytes), us, "imported")
+        for name, model in spec.models.items():
+            if (speed := _tokens_per_s(model, candidate, times_us)) is not None:
+                found.add(("tok/s", name), speed, "imported")
+        if any(case.status == "wrong" for case in imported.cases):
+            found.notes.append(f"the imported log {imported.run.run_id} has wrong results")
 
 
 def _measure(launches: Sequence[Result], candidate: Candidate, spec: Spec, found: Found) -> None:

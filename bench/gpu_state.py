@@ -53,8 +53,8 @@ def _bus_id(text: str | bytes) -> str:
 
 
 def link_facts(pci_bus_id: str, root: Path = Path("/")) -> dict[str, Any]:
-    """Clocks in MHz, PCIe generation and width, and what throttles, as they are now; {} where unknown. Takes less than
-    a millisecond once it has been called before."""
+    """Clocks in MHz, PCIe generation and width, what it draws in W, and what throttles, as they are now; {} where
+    unknown. Takes less than a millisecond once it has been called before."""
     nvml, gpu = _nvidia(pci_bus_id)
     found: dict[str, Any]
     if gpu is not None:
@@ -63,6 +63,8 @@ def link_facts(pci_bus_id: str, root: Path = Path("/")) -> dict[str, Any]:
             "memory_clock_mhz": _ask(nvml, "nvmlDeviceGetClockInfo", gpu, nvml.NVML_CLOCK_MEM),
             "pcie_generation": _ask(nvml, "nvmlDeviceGetCurrPcieLinkGeneration", gpu),
             "pcie_width": _ask(nvml, "nvmlDeviceGetCurrPcieLinkWidth", gpu)}
+        if (draw_mw := _ask(nvml, "nvmlDeviceGetPowerUsage", gpu)) is not None:
+            found["power_w"] = draw_mw / 1e3
         if (throttle := _ask(nvml, "nvmlDeviceGetCurrentClocksEventReasons", gpu)) is not None:
             reasons = {name: getattr(nvml, f"nvmlClocksEventReason{name}", 0) for name in THROTTLES}
             found["throttle"] = [name for name, bit in reasons.items() if throttle & bit]

@@ -24,6 +24,8 @@ from reports.result import ResultError
 # Of each command the module, its function, what it does, and an example.
 COMMANDS = {
     "show": ("show", "show", "shows a stored run", "results/RUN.jsonl --plot run.svg"),
+    "import": ("import_logs", "import_logs", "imports logs of nccl-tests, rccl-tests, mscclpp-test, OSU and IMB",
+               "slurm-1234.out"),
     "compare": ("compare", "compare", "compares runs or campaigns: ratios, intervals, verdicts",
                 "results/campaign-1a2b3c4d --plot ratios.svg"),
     "regress": ("regress", "regress", "tells whether the current is slower than the baseline: the gate",
@@ -31,6 +33,9 @@ COMMANDS = {
     "accept": ("accept", "accept", "makes the current runs the baseline that is kept",
                '--baseline baselines --current CAMPAIGN/new --reason "fewer copies"'),
     "peers": ("peers", "peers", "shows ours beside several MPI libraries", "peers"),
+    "procure": ("procure", "procure", "holds candidate machines against each other and what is required",
+                "SPEC.toml --html procure.html"),
+    "card": ("card", "card", "draws one picture of a run to be shared", "results/RUN.jsonl card.png"),
     "dashboard": ("dashboard", "dashboard", "makes static pages of a folder of runs", "results/ -o site/"),
     "fit": ("fit_command", "fit", "fits time = alpha + size / beta to runs, and says who overtakes whom",
             "results/campaign-1a2b3c4d/main --plot fit.svg"),
@@ -78,6 +83,8 @@ def main(argv: list[str] | None = None) -> int:
     except ResultError as error:
         print(f"reports: {printable(str(error))}", file=sys.stderr)
         return NOT_COMPARABLE if isinstance(error, Incomparable) else 2
+        print(f"reports: {error}", file=sys.stderr)
+        return error.exit_status
     except BrokenPipeError:
         # The reader, a pager or `head`, has what it wanted; Python would complain once more while closing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

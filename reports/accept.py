@@ -84,8 +84,8 @@ def accept(arguments: argparse.Namespace) -> int:
     try:
         kept.mkdir(parents=True, exist_ok=True)
         for run_id, path in runs.items():
-            _write(kept / f"{run_id}.jsonl", path.read_bytes())
-        _write(log, (log.read_bytes() if log.exists() else b"") + msgspec.json.encode(entry) + b"\n")
+            write(kept / f"{run_id}.jsonl", path.read_bytes())
+        write(log, (log.read_bytes() if log.exists() else b"") + msgspec.json.encode(entry) + b"\n")
         for former in {*kept.glob("*.jsonl*")} - {kept / f"{run_id}.jsonl" for run_id in runs}:
             former.unlink()
     except OSError as error:
@@ -94,7 +94,7 @@ def accept(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
     """Whoever looks finds the former content or all of the new."""
     unfinished = path.with_name(f"{path.name}.part")
     with unfinished.open("wb") as file:

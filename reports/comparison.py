@@ -43,6 +43,8 @@ MAY_DIFFER = ("algorithm", "variant", "memory", "in_place")
 class Incomparable(ResultError):
     """Sides that measured different things; the message names the key."""
 
+    exit_status = NOT_COMPARABLE
+
 
 class NothingInCommon(ResultError):
     """Sides that could be compared if they had a case in common."""

@@ -40,16 +40,45 @@ from reports.schema import (
     to_line,
 )
 
-__all__ = ["SCHEMA", "Block", "Case", "End", "Flight", "LinkBlock", "Planned", "Range", "Record", "Result",
-           "ResultError", "Run", "RunFile", "State", "Summary", "build_cases", "read", "read_flight", "to_dict"]
+__all__ = [
+    "SCHEMA",
+    "Block",
+    "Case",
+    "End",
+    "Flight",
+    "ImportedRunError",
+    "LinkBlock",
+    "Planned",
+    "Range",
+    "Record",
+    "Result",
+    "ResultError",
+    "Run",
+    "RunFile",
+    "State",
+    "Summary",
+    "build_cases",
+    "is_imported",
+    "read",
+    "read_flight",
+    "to_dict",
+]
 
 MAX_SAMPLED_ITERATIONS = 20_000
 MAX_SAMPLES_BYTES = 40_000_000
+MAX_HEAD_BYTES = 50_000_000
 ENDED_EARLY = "the run ended first"
 
 
 class ResultError(Exception):
-    """A run file that cannot be read or written; the message is one sentence that names it."""
+    """A run file that cannot be read or written; the message is one sentence that names it. `exit_status` is what a
+    command that ends with it leaves."""
+
+    exit_status = 2
+
+
+class ImportedRunError(ResultError):
+    """A run that was imported from a log, where a measured one is needed."""
 
 
 class RunFile:
@@ -138,9 +167,12 @@ def read(path: Path | str) -> Result:
     """The run that is stored at `path`.
 
     A last line that was cut off is dropped and the run counts as incomplete. Raises ResultError, with the file and the
-    line, for what is not a run file, is damaged further up, or was written by a newer schema.
+    line, for what is not a run file, is damaged further up, or was written by a newer schema; ImportedRunError for a
+    run that was imported from a log.
     """
     path = Path(path)
+    if is_imported(path):
+        raise ImportedRunError(f"{path} was imported from a log: `reports show` shows it, nothing judges it")
     records: dict[type[Record], list[Any]] = {kind: [] for kind in KINDS.values()}
     for where, record in read_lines(path, "run file", KINDS, SCHEMA):
         records[type(record)].append(record)
@@ -152,6 +184,17 @@ def read(path: Path | str) -> Result:
             if unknown := {planned.collective for planned in record.cases} - BUS_FACTORS.keys() - set(TOGETHER):
                 raise ResultError(f"{where}: unknown collective {min(unknown)!r}")
     return _assemble(path, records[Run][0], records)
+
+
+def is_imported(path: Path | str) -> bool:
+    """Whether the file is a run that was imported from a log, by its first line alone."""
+    try:
+        with Path(path).open("rb") as file:
+            line = file.readline(MAX_HEAD_BYTES)
+        head = msgspec.json.decode(line) if b'"imported_from"' in line else None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return isinstance(head, dict) and head.get("kind") == "run" and "imported_from" in head
 
 
 def read_lines(path: Path, what: str, kinds: Mapping[str, type[Record]], schema: int) -> Iterator[tuple[str, Record]]:

@@ -193,7 +193,7 @@ def _thread_level(result: Result) -> str | None:
 def closing(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list[str]:
     """The footnotes that the rows call for, then at most four sentences."""
     found = [_where_ours_wins(result, rows), _what_limits(rows), _preflight(result, rows),
-             _token(result, chained) if result.run.world["size"] > 1 else None]
+             token(result, chained) if result.run.world["size"] > 1 else None]
     return [*footnotes(result, rows, chained), *filter(None, found)]
 
 
@@ -286,7 +286,7 @@ def _preflight(result: Result, rows: Sequence[Row]) -> str | None:
     return said or (f"Peer memory is {', '.join(kinds)}." if kinds else None)
 
 
-def _token(result: Result, rows: Sequence[Row]) -> str | None:
+def token(result: Result, rows: Sequence[Row]) -> str | None:
     """What the sums of one token cost against what splitting its weights saves."""
     row = next((row for row in rows if row.size_bytes == TOKEN_CALL_SIZE_BYTES), None)
     if row is None or row.ours is None or row.ours_us is None:

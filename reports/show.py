@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from reports import exposed, exposed_table, link, steps, tune
+from reports import exposed, exposed_table, imported, link, steps, tune
 from reports.formats import as_csv, as_nccl_tests
-from reports.result import read
+from reports.result import ImportedRunError, is_imported, read
 from reports.schema import Result
 from reports.table import render
 
@@ -23,6 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def show(arguments: argparse.Namespace) -> int:
     """Prints the run; the exit status, 0. Raises ResultError for a file that cannot be read or drawn."""
+    if is_imported(arguments.run):
+        if arguments.plot or arguments.format != "table":
+            raise ImportedRunError(f"{arguments.run} was imported from a log: it is shown as a table alone")
+        sys.stdout.write(imported.render(imported.read_imported(arguments.run)))
+        return 0
     result = read(arguments.run)
     if arguments.plot:
         from reports.plot import plot

@@ -87,6 +87,7 @@ def nvml(monkeypatch):
             nvmlDeviceGetClockInfo=lambda gpu, kind: {1: 2520, 2: 14001}[kind],
             nvmlDeviceGetCurrPcieLinkGeneration=lambda gpu: 5,
             nvmlDeviceGetCurrPcieLinkWidth=lambda gpu: 8,
+            nvmlDeviceGetPowerUsage=lambda gpu: 281_500,
             nvmlDeviceGetCurrentClocksEventReasons=lambda gpu: 4 | 1,
         )
         monkeypatch.setitem(sys.modules, "pynvml", fake)
@@ -365,7 +366,7 @@ def test_where_no_way_to_peers_is_left_the_gpus_are_still_told_of_on_a_fake_gpu(
 def test_clocks_link_and_throttling_now_on_a_fake_gpu_and_from_amdgpu_s_files(tmp_path, nvml):
     nvml({"0000:01:00.0": {}})
     assert link_facts("0000:01:00.0") == {"sm_clock_mhz": 2520, "memory_clock_mhz": 14001, "pcie_generation": 5,
-                                          "pcie_width": 8, "throttle": ["SwPowerCap"]}  # fmt: skip
+                                          "pcie_width": 8, "power_w": 281.5, "throttle": ["SwPowerCap"]}  # fmt: skip
     assert link_facts("0000:02:00.0") == {}
     root = write(lay_out(tmp_path, "rdna4_in_x8_slot"), {
         "sys/bus/pci/devices/0000:03:00.0/pp_dpm_sclk": "0: 500Mhz\n1: 2350Mhz *",

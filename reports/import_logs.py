@@ -1,0 +1,134 @@
+"""`import`: logs of other benchmarks into the store, a run file for each test.
+
+Exit status: 0 when every file's tests are in the store, also where lines that look like data could not be read (each is
+reported with its number); 2 when a file could not be read or is of no known format, the other files being imported all
+the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import stat
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from reports.import_json import parse_json
+from reports.import_mpi import parse_imb, parse_osu
+from reports.import_nccl import parse_nccl
+from reports.imported import ImportedFrom, ImportedRun, plain, write_imported
+from reports.logged import LoggedTest, cleaned
+from reports.result import ResultError
+from reports.schema import End
+
+FORMATS = "nccl-tests and rccl-tests (text or JSON), NCCL 1.x, mscclpp-test, OSU, IMB"
+MOST_BYTES = 200_000_000
+MOST_REPORTED = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `import` takes."""
+    parser.add_argument("files", metavar="FILE", nargs="+", type=Path,
+                        help=f"a log, at most {MOST_BYTES // 10**6} MB: {FORMATS}".replace("%", "%%"))
+    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("results"),
+                        help="folder of the run files (results/)")
+
+
+def import_logs(arguments: argparse.Namespace) -> int:
+    """Writes the run files and prints a line for each; the exit status. Raises ResultError where DIR is not writable."""
+    status = 0
+    for path in arguments.files:
+        try:
+            content = read_log(path)
+            tests = find_tests(path, content)
+            if not tests:
+                raise ResultError(f"{path} is not a known format; known are {FORMATS}")
+        except ResultError as error:
+            print(f"reports: {plain(str(error), 1000)}", file=sys.stderr)
+            status = 2
+            continue
+        for line in store(path, content, tests, arguments.out):
+            print(line)
+        unread = sorted(at for test in tests for at in test.unread)
+        for at in unread[:MOST_REPORTED]:
+            print(f"reports: {plain(str(path), 1000)}, line {at}: looks like data and could not be read", file=sys.stderr)
+        if unread:
+            more = f", {len(unread) - MOST_REPORTED} of them not listed" if len(unread) > MOST_REPORTED else ""
+            print(f"reports: {plain(str(path), 1000)}: {len(unread)} lines that look like data could not be read{more}",
+                  file=sys.stderr)
+    return status
+
+
+def read_log(path: Path) -> bytes:
+    """The file's bytes. Raises ResultError for what cannot be a log, before it is read."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe would wait for its writer
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise ResultError(f"{path} is a {'folder' if stat.S_ISDIR(found.st_mode) else 'device'}, not a log")
+            if found.st_size > MOST_BYTES:
+                raise ResultError(f"{path} has {found.st_size / 1e6:.0f} MB; a log may have {MOST_BYTES / 1e6:.0f} MB: "
+                                  "leave out NCCL's INFO lines")
+            content = file.read(MOST_BYTES)
+    except IsADirectoryError as error:
+        raise ResultError(f"{path} is a folder, not a log") from error
+    except OSError as error:
+        raise ResultError(f"{path} cannot be read: {error.strerror}") from error
+    if not content.strip():
+        raise ResultError(f"{path} is empty")
+    return content
+
+
+def find_tests(path: Path, content: bytes) -> list[LoggedTest]:
+    """The tests in the log, in order; none for an unknown format. Raises ResultError for what is not text, or is JSON
+    that is cut off or not of nccl-tests."""
+    text = decoded(path, content)
+    lines = text.split("\n")
+    if text.lstrip()[:1] == "{":
+        try:
+            test = parse_json(text.strip(), len(lines))
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ResultError(f"{path} is JSON that is cut off or damaged ({error})") from error
+        if test is None:
+            raise ResultError(f"{path} is JSON, but not what nccl-tests writes for -J")
+        return [test]
+    clean = [cleaned(line) for line in lines]
+    tests = sorted([*parse_nccl(clean, lines), *parse_osu(clean), *parse_imb(clean)], key=lambda test: test.first_line)
+    for test, after in zip(tests, tests[1:], strict=False):
+        test.unread = [at for at in test.unread if at < after.first_line]
+    return tests
+
+
+def decoded(path: Path, content: bytes) -> str:
+    """The text, in UTF-8, UTF-16 with its mark, else Latin-1. Raises ResultError for what is no text."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16", errors="replace")
+    if b"\0" in content:
+        raise ResultError(f"{path} is binary, not a log")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def store(path: Path, content: bytes, tests: Iterable[LoggedTest], folder: Path) -> Iterable[str]:
+    """Writes the run files; of each the line to print."""
+    digest = hashlib.sha256(content).hexdigest()[:12]
+    for position, test in enumerate(tests, 1):
+        origin = ImportedFrom(file=plain(path.name, 200), format=test.format, first_line=test.first_line,
+                              last_line=test.last_line)
+        ranks = [{"rank": rank, "gpu": gpu} for rank, gpu in sorted(test.gpus.items())]
+        run = ImportedRun(run_id=f"import-{digest}-{position}", benchmark=test.benchmark, imported_from=origin,
+                          statistic=test.statistic, world={"size": test.world_size, "ranks": ranks},
+                          footer_avg_bus_bw=test.footer_avg_bus_bw, out_of_bounds=test.out_of_bounds)
+        wrong = [case.n_wrong for case in test.cases if case.n_wrong is not None]
+        end = End(status=test.status, reason=test.reason, n_wrong=sum(wrong) if wrong else None)
+        written, is_new = write_imported(folder, run, test.cases, end)
+        size = "unknown ranks" if test.world_size is None else f"{test.world_size} rank{'s' * (test.world_size != 1)}"
+        rows = max(sum(case.in_place == place for case in test.cases) for place in (False, True))
+        yield (f"{test.format} {test.collective or 'unknown'}, {size}, {rows} row{'s' * (rows != 1)}, {test.status}: "
+               f"{written}{'' if is_new else ' (is there already)'}")

@@ -1,0 +1,280 @@
+"""What it takes to serve a model on one or several GPUs: bytes, microseconds and tokens a second, by each way to split
+it. Arithmetic alone: nothing is read or printed, and units stand in names.
+
+The model of a step is the roofline's (Williams, Waterman and Patterson, CACM 52:4, 2009) with communication added, none
+of it hidden: all weights that a step needs and its keys and values are read once at the memory's bandwidth, or its
+multiplications are done at the peak rate, whichever takes longer. Data sheets give peaks, so that times are floors;
+ratios between splits of one machine suffer less. What an all-reduce takes comes from outside, with its interval, which
+is carried to whatever is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil, comb, inf
+from typing import NamedTuple
+
+from reports.specs import Link, Model
+
+WIRE_BYTES = 2  # of an element of activations: fp16 or bf16
+HEADROOM = 0.1  # of a GPU's memory, left to the driver, graphs and fragments: vLLM's gpu_memory_utilization is 0.9
+CHUNK_TOKENS = 2048  # of a prompt that go through the model at once
+TENSOR, PIPELINE, REPLICAS, EXPERTS, ONE, OFFLOAD = "TP", "PP", "replicas", "EP", "one GPU", "CPU offload"
+
+
+class Span(NamedTuple):
+    """A figure and the ends of its interval, which are the figure itself where no interval is known."""
+
+    value: float
+    low: float
+    high: float
+
+    def times(self, factor: float, plus: float = 0.0) -> Span:
+        """This, times `factor` (at least 0), plus a figure that is sure."""
+        return Span(*(plus + factor * end for end in self))
+
+    def rate(self, tokens: float) -> Span:
+        """Tokens a second, where this is what so many take, in microseconds."""
+        return Span(*(1e6 * tokens / end if end else inf for end in (self.value, self.high, self.low)))
+
+
+def sure(value: float) -> Span:
+    """A figure without an interval."""
+    return Span(value, value, value)
+
+
+AllReduce = Callable[[float], Span]  # microseconds that an all-reduce of so many bytes takes
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What is served, and on which kind of GPU: GB/s of its memory, dense TFLOP/s, bytes of its memory, GB/s one way
+    through its slot; `context` tokens of each stream stand in the cache; `skew` is what the busiest rank of an expert
+    split gets, over the mean."""
+
+    model: Model
+    weights_bytes: float
+    bandwidth_gb_s: float
+    tflops: float = inf
+    memory_bytes: float = inf
+    slot_gb_s: float = inf
+    context: int = 0
+    skew: float = 1.0
+
+
+def weights_bytes(model: Model, bits: float) -> float:
+    """Bytes of all weights: parameters x bits / 8."""
+    return model.parameters * bits / 8
+
+
+def kv_bytes_per_token(model: Model, element_bytes: float = WIRE_BYTES) -> float:
+    """Bytes of keys and values that a token leaves: 2 x layers x KV heads x head's elements x bytes of an element
+    (grouped queries: Ainslie et al., EMNLP 2023)."""
+    return 2 * (model.kv_layers or model.layers) * model.kv_heads * model.head_dim * element_bytes
+
+
+def activation_bytes(model: Model, tokens: int, gpus: int = 1) -> float:
+    """Bytes of a GPU's activations while `tokens` go through a layer split over `gpus`: the residual and its norm, and
+    each GPU's part of queries, keys, values, gate and up."""
+    split = (model.heads + 2 * model.kv_heads) * model.head_dim + 2 * model.top_k * model.intermediate
+    return tokens * WIRE_BYTES * (2 * model.hidden + split / gpus)
+
+
+def all_reduces(model: Model) -> int:
+    """Of a step split by tensor: one after attention and one after the MLP of each layer (Shoeybi et al., Megatron-LM,
+    2019, section 3)."""
+    return 2 * model.layers
+
+
+def all_reduce_bytes(model: Model, tokens: float) -> float:
+    """Bytes of the message of each: tokens x hidden x 2."""
+    return tokens * model.hidden * WIRE_BYTES
+
+
+def wire_factor(gpus: int) -> float:
+    """What a GPU sends of a message's bytes, and gets: 2 (n-1) / n, the least for any all-reduce (Patarasuk and Yuan,
+    JPDC 69:2, 2009; nccl-tests, doc/PERFORMANCE.md)."""
+    return 2 * (gpus - 1) / gpus
+
+
+def link_all_reduce_us(link: Link, base_us: float, gpus: int, size_bytes: float) -> float:
+    """What an all-reduce takes by a link's figures alone: base + 2 (n-1) steps + 2 (n-1)/n bytes over the bandwidth one
+    way, as NCCL's cost model has it for a ring."""
+    gb_s = link.gb_s * (gpus - 1 if link.mesh else 1)
+    return base_us + 2 * (gpus - 1) * link.step_us + wire_factor(gpus) * size_bytes / gb_s / 1e3
+
+
+def expert_share(model: Model) -> float:
+    """The part of all parameters that are experts; 0 of a dense model."""
+    return model.expert_parameters / model.parameters if model.experts > 1 else 0.0
+
+
+def active_share(model: Model) -> float:
+    """The part of all parameters that one token is multiplied with."""
+    return 1 - expert_share(model) * (1 - model.top_k / model.experts)
+
+
+def touched_experts(model: Model, tokens: float) -> float:
+    """Experts of a layer that at least one of `tokens` uses, where each is as likely: E (1 - (1 - k/E)^tokens)."""
+    return model.experts * (1 - float((1 - model.top_k / model.experts) ** tokens))
+
+
+def read_bytes(serving: Serving, tokens: float) -> float:
+    """Bytes of weights that a step of so many tokens reads: all, of a mixture the experts that are used."""
+    share = expert_share(serving.model)
+    used = touched_experts(serving.model, tokens) / serving.model.experts
+    return serving.weights_bytes * (1 - share + share * used)
+
+
+def work_us(serving: Serving, bytes_read: float, tokens: float) -> float:
+    """What one GPU takes to read so many bytes, or to multiply so many tokens with the weights that they use (2
+    operations a weight), whichever is more."""
+    flop = 2 * serving.model.parameters * active_share(serving.model) * tokens
+    return max(bytes_read / serving.bandwidth_gb_s / 1e3, flop / serving.tflops / 1e6)
+
+
+def _kv_bytes(serving: Serving, streams: float) -> float:
+    return streams * serving.context * kv_bytes_per_token(serving.model)
+
+
+def alone_step_us(serving: Serving, streams: float) -> float:
+    """A token of each stream on one GPU: weights and the streams' keys and values, read once."""
+    return work_us(serving, read_bytes(serving, streams) + _kv_bytes(serving, streams), streams)
+
+
+def tensor_step_us(serving: Serving, gpus: int, streams: int, all_reduce: AllReduce) -> Span:
+    """A token of each stream split by tensor: one GPU's work / n + 2 x layers all-reduces."""
+    each = all_reduce(all_reduce_bytes(serving.model, streams))
+    return each.times(all_reduces(serving.model), plus=alone_step_us(serving, streams) / gpus)
+
+
+def pipeline_step_us(serving: Serving, gpus: int, streams: int, all_reduce: AllReduce) -> Span:
+    """A token of each stream in a pipeline. Streams go in min(n, streams) groups; a group's step passes n stages of 1/n
+    of the layers each and n hand-offs, and all groups are on their way at once. A hand-off is counted as an all-reduce
+    of its bytes, which is more than it is."""
+    group = ceil(streams / min(gpus, streams))
+    return all_reduce(all_reduce_bytes(serving.model, group)).times(gpus, plus=alone_step_us(serving, group))
+
+
+def replicas_step_us(serving: Serving, gpus: int, streams: int) -> Span:
+    """A token of each stream, where every GPU has all weights and its part of the streams."""
+    return sure(alone_step_us(serving, ceil(streams / min(gpus, streams))))
+
+
+def copies_leaving(model: Model, gpus: int, shared: bool = False) -> float:
+    """Copies of a token that leave its rank for experts elsewhere, in the mean over equally likely experts: top_k x
+    (n-1)/n; or with `shared` one copy for all experts of a rank: (n-1) x (1 - C(E - E/n, k) / C(E, k))."""
+    if not shared:
+        return model.top_k * (gpus - 1) / gpus
+    here = model.experts // gpus
+    missed = comb(model.experts - here, model.top_k) / comb(model.experts, model.top_k)
+    return (gpus - 1) * (1 - missed)
+
+
+def dispatch_bytes(model: Model, gpus: int, tokens: float, shared: bool = False) -> float:
+    """Bytes that leave a rank of `tokens` for experts elsewhere, without skew; as many come back to be combined."""
+    return tokens * copies_leaving(model, gpus, shared) * model.hidden * WIRE_BYTES
+
+
+def _exchange_us(serving: Serving, gpus: int, tokens: float, all_reduce: AllReduce) -> Span:
+    """An all-to-all of a rank's `tokens`: as long as an all-reduce of as many bytes on the wire."""
+    leaving = serving.skew * dispatch_bytes(serving.model, gpus, tokens)
+    return all_reduce(leaving / wire_factor(gpus))
+
+
+def experts_step_us(serving: Serving, gpus: int, streams: int, all_reduce: AllReduce) -> Span:
+    """A token of each stream split by experts: streams are parted for attention, whose weights every GPU has, and the
+    busiest GPU reads skew x 1/n of the experts that are used, one at least; a dispatch and a combine in each layer."""
+    model, group = serving.model, ceil(streams / min(gpus, streams))
+    share = expert_share(model)
+    busiest = max(1.0, serving.skew * touched_experts(model, streams) / gpus) / model.experts
+    read = serving.weights_bytes * (1 - share + share * busiest) + _kv_bytes(serving, group)
+    work = max(read / serving.bandwidth_gb_s / 1e3, work_us(serving, 0, serving.skew * streams / gpus))
+    return _exchange_us(serving, gpus, group, all_reduce).times(2 * model.layers, plus=work)
+
+
+def offload_step_us(serving: Serving, streams: int) -> Span:
+    """A token of each stream on one GPU, where the weights that do not fit beside the cache stay in the host's memory
+    and come through the slot in each step."""
+    beside = _kv_bytes(serving, streams) + activation_bytes(serving.model, CHUNK_TOKENS)
+    room = usable_bytes(serving.memory_bytes) - beside
+    outside = 1 - min(1.0, max(0.0, room) / serving.weights_bytes)
+    read = read_bytes(serving, streams)
+    here = work_us(serving, read * (1 - outside) + _kv_bytes(serving, streams), streams)
+    return sure(here + read * outside / serving.slot_gb_s / 1e3)
+
+
+def decode_tokens_per_s(model: Model, weights_bytes: float, bandwidth_gb_s: float, gpus: int, all_reduce_us: Span,
+                        streams: int = 1, context: int = 0, tflops: float = inf) -> Span:
+    """Tokens a second of a machine of `gpus` split by tensor, or of one GPU alone, with its interval. `all_reduce_us`
+    is one all-reduce of `all_reduce_bytes(model, streams)` over all of them; of one GPU it is not looked at. Bandwidth
+    is each GPU's, in GB/s. Nothing is said of whether it fits."""
+    serving = Serving(model, weights_bytes, bandwidth_gb_s, tflops, context=context)
+    step = tensor_step_us(serving, gpus, streams, lambda _: all_reduce_us) if gpus > 1 else sure(
+        alone_step_us(serving, streams))
+    return step.rate(streams)
+
+
+def flip_us(other_us: float, work_us: float, calls: int) -> float:
+    """What an all-reduce may cost until a step split by tensor takes as long as `other_us`: (other - work) / calls;
+    negative where no all-reduce is fast enough."""
+    return (other_us - work_us) / calls
+
+
+def prompt_us(serving: Serving, prompt: int) -> float:
+    """What one GPU takes to read a prompt in: its multiplications with weights, and of queries, keys and values with
+    one another, 2 x prompt^2 x heads x head's elements in each layer (half of the pairs)."""
+    model = serving.model
+    pairs = 2 * prompt**2 * model.heads * model.head_dim * (model.kv_layers or model.layers)
+    return work_us(serving, read_bytes(serving, prompt), prompt) + pairs / serving.tflops / 1e6
+
+
+def chunks(prompt: int) -> int:
+    """In how many chunks a prompt goes through the model."""
+    return ceil(prompt / CHUNK_TOKENS)
+
+
+def tensor_prompt_us(serving: Serving, gpus: int, prompt: int, all_reduce: AllReduce) -> Span:
+    """A prompt split by tensor: one GPU's work / n + 2 x layers all-reduces of each chunk's activations."""
+    each = all_reduce(all_reduce_bytes(serving.model, prompt / chunks(prompt)))
+    return each.times(chunks(prompt) * all_reduces(serving.model), plus=prompt_us(serving, prompt) / gpus)
+
+
+def pipeline_period_us(stage_us: float, handoff_us: float, in_flight: int) -> float:
+    """How often a stage ends a chunk: after its work and the hand-off, but once two chunks are in flight one is handed
+    on while the next is at work, and only the longer of both counts (GPipe: Huang et al., NeurIPS 2019)."""
+    return stage_us + handoff_us if in_flight < 2 else max(stage_us, handoff_us)
+
+
+def pipeline_prompt_us(serving: Serving, gpus: int, prompt: int, all_reduce: AllReduce) -> Span:
+    """A prompt in a pipeline, alone: its first chunk passes n stages and n-1 hand-offs, and the others follow a period
+    apart."""
+    count = chunks(prompt)
+    stage = prompt_us(serving, prompt) / gpus / count
+    handoffs = all_reduce(all_reduce_bytes(serving.model, prompt / count))
+    return Span(*(gpus * stage + (gpus - 1) * end + (count - 1) * pipeline_period_us(stage, end, count)
+                  for end in handoffs))
+
+
+def experts_prompt_us(serving: Serving, gpus: int, prompt: int, all_reduce: AllReduce) -> Span:
+    """A prompt whose tokens are parted over the ranks of an expert split, the busiest one's work counting."""
+    count = chunks(prompt)
+    each = _exchange_us(serving, gpus, prompt / count / gpus, all_reduce)
+    return each.times(2 * serving.model.layers * count, plus=serving.skew * prompt_us(serving, prompt) / gpus)
+
+
+def memory_bytes(serving: Serving, kind: str, gpus: int, streams: int, chunk: int) -> dict[str, float]:
+    """What a GPU holds, in bytes: {"weights", "KV cache", "activations"}, for so many streams and a chunk of tokens. KV
+    heads that are fewer than the GPUs are held more than once by a tensor split."""
+    model, share = serving.model, expert_share(serving.model)
+    parts = {TENSOR: 1 / gpus, PIPELINE: 1 / gpus, EXPERTS: 1 - share + share / gpus}
+    cache = {TENSOR: streams * ceil(model.kv_heads / gpus) / model.kv_heads, PIPELINE: streams / gpus, ONE: streams}
+    return {"weights": serving.weights_bytes * parts.get(kind, 1.0),
+            "KV cache": _kv_bytes(serving, cache.get(kind, ceil(streams / gpus))),
+            "activations": activation_bytes(model, max(chunk, streams), gpus if kind == TENSOR else 1)}
+
+
+def usable_bytes(memory_bytes: float) -> float:
+    """Bytes of a GPU's memory that weights, cache and activations may take."""
+    return (1 - HEADROOM) * memory_bytes

@@ -1,0 +1,221 @@
+"""What serving takes, figure by figure against cases worked by hand. Each figure here was computed from the published
+fields alone, not with the program."""
+
+import json
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+
+from reports import serving, specs
+from reports.result import ResultError
+from reports.serving import Serving, Span, sure
+
+GB = 1e9
+LLAMA = specs.model("llama-3.1-70b")
+R9700 = Serving(LLAMA, 40 * GB, 640, 191, 32 * GB, 63)
+MIXTRAL = specs.model("mixtral-8x7b")
+
+
+def always(us):
+    return lambda size_bytes: sure(us)
+
+
+def by_bytes(gb_s, gpus):
+    return lambda size_bytes: sure(serving.wire_factor(gpus) * size_bytes / gb_s / 1e3)
+
+
+def test_parameters_are_those_that_are_published():
+    """Every figure of a model would be off: weights, speed, what fits."""
+    published = {"llama-3.1-8b": 8.03, "llama-3.1-70b": 70.6, "llama-3.1-405b": 405.9, "qwen2.5-72b": 72.7,
+                 "qwen3-32b": 32.8, "qwen3-30b-a3b": 30.5, "mixtral-8x7b": 46.7, "mixtral-8x22b": 140.6}
+    assert {name: specs.model(name).parameters / GB for name in published} == pytest.approx(published, rel=2e-3)
+    assert serving.active_share(MIXTRAL) * MIXTRAL.parameters == pytest.approx(12.9e9, rel=3e-3)
+
+
+def test_every_spec_is_whole_and_says_both_ways_and_one_way():
+    """A figure for both directions taken for one direction doubles what a link seems to do."""
+    for name in specs.tables()["links"]:
+        link = specs.link(name)
+        assert (link.both_ways_gb_s, bool(link.source)) == (2 * link.gb_s, True)
+    for gpu in specs.gpus():
+        assert gpu.source
+        assert specs.link(gpu.slot).name == gpu.slot
+        assert gpu.peer is None or specs.link(gpu.peer)
+        assert gpu.fp8_tflops is None or gpu.fp8_tflops == pytest.approx(2 * gpu.fp16_tflops, rel=0.02)
+
+
+def test_two_r9700_decode_a_70b_model():
+    """The first question that the advisor is for; whoever buys two cards relies on these figures."""
+    held = [serving.memory_bytes(R9700, kind, gpus, 1, 1)["weights"] for kind, gpus in (("one GPU", 1), ("TP", 2))]
+    assert [weights <= serving.usable_bytes(32 * GB) for weights in held] == [False, True]
+    calls, size = serving.all_reduces(LLAMA), serving.all_reduce_bytes(LLAMA, 1)
+    assert (calls, size, calls * size) == (160, 16384, 2_621_440)
+    assert calls * by_bytes(63, 2)(size).value == pytest.approx(41.6, abs=0.05)
+    assert calls * 33 / 1e3 == 5.28
+    pipe = serving.alone_step_us(R9700, 1)
+    assert pipe == 62_500
+    assert serving.tensor_step_us(R9700, 2, 1, always(0)).value == 31_250
+    assert serving.flip_us(pipe, 31_250, calls) == pytest.approx(195.3, abs=0.05)
+    for us, tokens_per_s, times in ((8, 30.7, 1.92), (33, 27.4, 1.71), (47.3, 25.8, 1.61)):
+        step = serving.tensor_step_us(R9700, 2, 1, always(us))
+        assert round(step.rate(1).value, 1) == tokens_per_s
+        assert round(pipe / step.value, 2) == times
+        assert serving.decode_tokens_per_s(LLAMA, 40 * GB, 640, 2, sure(us)) == step.rate(1)
+    handed_on = serving.pipeline_step_us(R9700, 2, 1, always(33)).value
+    assert handed_on == 62_500 + 2 * 33
+
+
+def test_the_prompt_of_2048_tokens_moves_5_gb():
+    """Decode and prefill have different answers; one for both would mislead."""
+    size = serving.all_reduce_bytes(LLAMA, 2048)
+    assert size == 33_554_432
+    assert 160 * size == pytest.approx(5.37 * GB, rel=1e-3)
+    wire_us = 160 * by_bytes(63, 2)(size).value
+    assert wire_us == pytest.approx(85_200, rel=1e-3)
+    # 2 x 70.55e9 x 2048 operations with weights, 2 x 2048^2 x 8192 x 80 of attention.
+    compute_us = (2 * 70.552387584e9 * 2048 + 2 * 2048**2 * 8192 * 80) / 191e6
+    assert serving.prompt_us(R9700, 2048) == pytest.approx(compute_us)
+    tensor = serving.tensor_prompt_us(R9700, 2, 2048, by_bytes(63, 2)).value
+    assert tensor == pytest.approx(compute_us / 2 + wire_us)
+    one_chunk = serving.pipeline_prompt_us(R9700, 2, 2048, by_bytes(63, 2)).value
+    assert one_chunk == pytest.approx(compute_us + 33_554_432 / 63e3)
+
+
+def test_a_pipeline_hides_its_handoff_once_two_chunks_are_in_flight():
+    """A pipeline would look slower than it is for every prompt but the first."""
+    assert [serving.pipeline_period_us(700, 500, count) for count in (1, 2, 8)] == [1200, 700, 700]
+    assert serving.pipeline_period_us(300, 500, 2) == 500
+    stage = serving.prompt_us(R9700, 8192) / 8
+    handed_on = serving.pipeline_prompt_us(R9700, 2, 8192, always(500)).value
+    assert handed_on == pytest.approx(5 * stage + 500)  # four chunks, and one more stage to pass
+
+
+def test_the_cache_of_a_token_has_layers_and_grouped_heads():
+    """Ten times too much or too little context would seem to fit."""
+    assert serving.kv_bytes_per_token(LLAMA) == 327_680
+    assert int(24 * GB // serving.kv_bytes_per_token(LLAMA)) == 73_242
+    assert 1024 * serving.kv_bytes_per_token(LLAMA) == pytest.approx(335.5e6, rel=1e-3)
+    held = serving.memory_bytes(replace(R9700, weights_bytes=140 * GB, context=4096), "TP", 4, 64, 1)
+    assert held["KV cache"] == pytest.approx(21.5 * GB, rel=2e-3)
+    assert held["weights"] == 35 * GB
+    assert held["KV cache"] + held["weights"] > 40 * GB
+    many = serving.memory_bytes(replace(R9700, context=4096), "TP", 16, 1, 1)
+    assert many["KV cache"] == 4096 * 327_680 / 8  # eight KV heads on sixteen GPUs: each is held twice
+
+
+def test_a_27b_model_on_a_94_gb_card():
+    """Two cards would be bought, or bridged, for a model that one serves as well."""
+    model, gpu = specs.model("qwen3.5-27b"), specs.gpu("h100-nvl")
+    one = Serving(model, 27 * GB, gpu.bandwidth_gb_s, memory_bytes=gpu.memory_gb * GB)
+    assert (gpu.memory_gb, gpu.bandwidth_gb_s, serving.all_reduces(model)) == (94, 3900, 128)
+    alone = serving.alone_step_us(one, 1)
+    assert alone == pytest.approx(6923, abs=1)
+    assert serving.flip_us(alone, alone / 2, 128) == pytest.approx(27.0, abs=0.05)
+    assert serving.tensor_step_us(one, 2, 1, always(10)).value < alone < serving.tensor_step_us(
+        one, 2, 1, always(40)).value
+
+
+def test_mixtral_sends_tokens_to_their_experts():
+    """An expert split would look as dear as an all-reduce, or free."""
+    tokens = 1024 // 4
+    assert tokens * 2 * 8192 == 4_194_304
+    assert serving.dispatch_bytes(MIXTRAL, 4, tokens) == pytest.approx(3.15e6, rel=2e-3)
+    # Of all 28 pairs of experts, how many other ranks they lie on; a rank has two, and the token is on rank 0.
+    others = [len({expert // 2 for expert in pair} - {0}) for pair in combinations(range(8), 2)]
+    shared = tokens * 8192 * sum(others) / len(others)
+    assert serving.dispatch_bytes(MIXTRAL, 4, tokens, shared=True) == pytest.approx(shared)
+    assert shared == pytest.approx(2.92e6, rel=1e-3)
+    assert serving.all_reduce_bytes(MIXTRAL, 1024) == pytest.approx(8.39e6, rel=1e-3)
+    # Dispatch and combine of 32 layers, each the all-reduce whose 2 (n-1)/n bytes are the 3.15 MB times the skew.
+    skewed = Serving(MIXTRAL, 0, 1000, skew=1.5)
+    step = serving.experts_step_us(skewed, 4, 1024, by_bytes(63, 4))
+    assert step.value == pytest.approx(64 * 1.5 * serving.dispatch_bytes(MIXTRAL, 4, tokens) / 63e3)
+
+
+def test_a_mixture_reads_the_experts_that_are_used():
+    """One chat on Mixtral would look four times slower than it is."""
+    whole = Serving(MIXTRAL, 46.7 * GB, 1000)
+    assert serving.alone_step_us(whole, 1) == pytest.approx(12.9e3, rel=3e-3)
+    assert serving.alone_step_us(whole, 64) == pytest.approx(46.7e3, rel=1e-3)
+    assert serving.touched_experts(MIXTRAL, 2) == 3.5  # 8 x (1 - 0.75^2)
+
+
+def test_links_give_all_reduces():
+    """Eight GPUs would be told apart by a rule of thumb and not by their links."""
+    pcie = specs.link("pcie5x16")
+    assert serving.link_all_reduce_us(pcie, 3.6, 2, 16384) == pytest.approx(3.6 + 2 + 16384 / 63e3)
+    assert serving.link_all_reduce_us(pcie, 3.6, 8, 16384) == pytest.approx(3.6 + 14 + 1.75 * 16384 / 63e3)
+    mesh = specs.link("xgmi-mi300x")
+    assert serving.link_all_reduce_us(mesh, 0, 8, 1e9) == pytest.approx(14 * 0.47 + 1.75 * 1e9 / (7 * 64e3))
+
+
+def test_an_interval_is_carried_to_tokens_a_second():
+    """A figure from a noisy link would look as sure as one from a quiet link."""
+    step = serving.tensor_step_us(R9700, 2, 1, lambda size: Span(33, 30, 40))
+    assert step == Span(31_250 + 160 * 33, 31_250 + 160 * 30, 31_250 + 160 * 40)
+    rate = step.rate(1)
+    assert rate.low < rate.value < rate.high
+    assert rate.low == pytest.approx(1e6 / step.high)
+
+
+def test_many_streams_are_parted_as_each_split_does():
+    """Throughput and latency would be mixed up."""
+    eight = replace(R9700, context=4096)
+    cache_us = 4096 * 327_680 / 640e3
+    assert serving.alone_step_us(eight, 8) == pytest.approx(62_500 + 8 * cache_us)
+    assert serving.pipeline_step_us(eight, 2, 8, always(0)).value == pytest.approx(62_500 + 4 * cache_us)
+    assert serving.replicas_step_us(eight, 2, 8).value == pytest.approx(62_500 + 4 * cache_us)
+    assert serving.tensor_step_us(eight, 2, 8, always(0)).value == pytest.approx((62_500 + 8 * cache_us) / 2)
+
+
+def test_what_does_not_fit_comes_through_the_slot():
+    """One card with offload would look as fast as two."""
+    room = 0.9 * 32 * GB - serving.activation_bytes(LLAMA, 2048)
+    wanted = room / 640e3 + (40 * GB - room) / 63e3
+    assert serving.offload_step_us(R9700, 1).value == pytest.approx(wanted)
+
+
+CONFIG = {"num_hidden_layers": 80, "hidden_size": 8192, "num_attention_heads": 64, "num_key_value_heads": 8,
+          "intermediate_size": 28672, "vocab_size": 128256}
+
+
+def test_a_config_on_disk_is_the_model(tmp_path):
+    """A model that the table lacks could not be asked about."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(CONFIG))
+    assert specs.model_of(path).parameters == LLAMA.parameters
+    path.write_text(json.dumps({"text_config": CONFIG | {"num_local_experts": 8, "num_experts_per_tok": 2}}))
+    assert specs.model_of(path).top_k == 2
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    ("", "is not JSON"), ("[1]", "holds no object"), ("{" * 5000, "is not JSON"), (b"\xff\xfe\x00", "is not JSON"),
+    ("x" * ((1 << 20) + 1), "is larger than"),
+    (json.dumps({"model_type": "llama"}), "lacks num_hidden_layers, hidden_size, num_attention_heads, "
+                                          "moe_intermediate_size or intermediate_size, vocab_size"),
+    (json.dumps(CONFIG | {"hidden_size": "8192"}), "hidden_size is not a whole number"),
+    (json.dumps(CONFIG | {"hidden_size": -1}), "hidden_size is not a whole number"),
+    (json.dumps(CONFIG | {"hidden_size": True}), "hidden_size is not a whole number"),
+    (json.dumps(CONFIG | {"num_experts": 8}), "lacks num_experts_per_tok"),
+    (json.dumps(CONFIG | {"num_experts": 2, "num_experts_per_tok": 3}), "more experts than there are"),
+    (json.dumps(CONFIG | {"kv_lora_rank": 512}), "kv_lora_rank"),
+])
+def test_what_is_no_config_is_refused(tmp_path, content, said):
+    """Figures of a model that nobody has would be printed."""
+    path = tmp_path / "config.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ResultError, match=said) as refused:
+        specs.model_of(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_unknown_names_are_refused_with_those_near():
+    """A typing error would end in a search through the documentation."""
+    for find, name, near in ((specs.gpu, "R9070", "r9700"), (specs.model, "llama3-70b", "llama-3-70b"),
+                             (specs.link, "pcie5-x16", "pcie5x16"), (specs.bits, "fp15", "fp16")):
+        with pytest.raises(ResultError, match=near):
+            find(name)
+    with pytest.raises(ResultError) as refused:
+        specs.gpu("\x1b[31m" * 50)
+    assert "\x1b" not in str(refused.value)

@@ -16,7 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,13 @@ import msgspec
 from markupsafe import Markup
 
 from reports import foreign
+from reports.dashboard_across import of_imported, of_procurement
 from reports.dashboard_pages import (
     Cell,
     Page,
     Section,
     Table,
+    command_but_seed,
     made_by,
     of_campaign,
     of_run,
@@ -39,11 +41,14 @@ from reports.dashboard_pages import (
     without_place,
 )
 from reports.manifest import BESIDE_A_RUN, MANIFEST, WORKTREES
-from reports.result import ResultError, read
+from reports.result import ImportedRunError, ResultError, read
 from reports.schema import Result
 
 MARKER = ".wiretax-site"  # what a folder of ours has: the names of its pages
+MOST_LAUNCHES = 8  # behind a run's fit, the newest up to it
 MOST_RUNS = 20  # pages of runs for a machine and benchmark, the newest
+MOST_BYTES = 1_000_000  # of a page
+SHORTENED = "All of it would not fit on one page: drawings and rows are left out."
 LONGEST_WORDS = 4000  # of a foreign string, what a page has room for
 VERDICTS = {"worse": ("SLOWER", "WORSE", "WRONG"), "better": ("FASTER", "BETTER"),
             "unknown": ("AMBIGUOUS", "UNREPLICATED", "UNKNOWN", "INCOMPLETE")}
@@ -51,11 +56,14 @@ VERDICTS = {"worse": ("SLOWER", "WORSE", "WRONG"), "better": ("FASTER", "BETTER"
 
 @dataclass
 class Store:
-    """What a folder holds: runs, oldest first, folders of campaigns, and sentences on what is left out."""
+    """What a folder holds: runs, oldest first, folders of campaigns, runs that were imported, what is to be bought, and
+    sentences on what is left out."""
 
     folder: Path
     results: list[Result] = field(default_factory=list)
     campaigns: list[Path] = field(default_factory=list)
+    imported: list[Path] = field(default_factory=list)
+    specs: list[Path] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
 
@@ -74,14 +82,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", metavar="RESULTS", type=Path, help="a folder of runs and campaigns")
     parser.add_argument("-o", "--out", metavar="SITE", type=Path, default=Path("site"),
                         help="the folder of the pages (site); one of this command's own, or a new one")
+    parser.add_argument("--spec", metavar="SPEC.toml", type=Path, action="append", default=[], help="what `procure` "
+                        "takes, for a page of its own; may be repeated (every .toml of RESULTS)")
 
 
 def dashboard(arguments: argparse.Namespace) -> int:
     """Writes the pages; the exit status, 0. Raises ResultError for a folder that is not one of results, or one to write
     into that is somebody else's."""
     store = find(arguments.results)
+    store.specs = arguments.spec or sorted(path for path in arguments.results.glob("*.toml") if not path.is_symlink())
     earlier = claim(arguments.out)
-    said = f"python -m reports dashboard {shlex.join(map(_without_place, (arguments.results, '-o', arguments.out)))}"
+    words = [arguments.results, "-o", arguments.out, *(word for spec in arguments.spec for word in ("--spec", spec))]
+    said = f"python -m reports dashboard {shlex.join(map(_without_place, words))}"
     pages = build(store, said)
     write(arguments.out, {done.file: done.html for done in pages if done.html is not None}, earlier)
     for sentence in store.left_out:
@@ -113,6 +125,9 @@ def find(folder: Path) -> Store:
         for path in [Path(here, name) for name in sorted(files) if name.endswith(".jsonl") and name not in links]:
             try:
                 result = read(path)
+            except ImportedRunError:
+                store.imported.append(path)
+                continue
             except ResultError as error:
                 store.left_out.append(str(error))
                 continue
@@ -124,57 +139,97 @@ def find(folder: Path) -> Store:
     return store
 
 
+@dataclass
+class Job:
+    """A page to be made: `of` what, from which file or folder, and what else it takes."""
+
+    of: Callable[..., Page]
+    where: Any
+    file: str
+    name: str
+    more: tuple[Any, ...] = ()
+
+
+def jobs_of(store: Store, shown: Sequence[Result]) -> list[Job]:
+    """A page for each shown run and each campaign, and one for what was imported and each procurement."""
+    alike: dict[tuple[Any, ...], list[Path]] = {}
+    jobs = []
+    for result in store.results:
+        run = result.run
+        launches = alike.setdefault((run.machine_id, run.software_id, run.version, command_but_seed(run)), [])
+        launches.append(result.path)
+        if result in shown:
+            jobs.append(Job(of_run, result.path, file_name("run", run.run_id), run.run_id,
+                            (launches[-MOST_LAUNCHES:],)))
+    jobs += [Job(of_campaign, path, file_name("compare", str(path)), path.name) for path in store.campaigns]
+    jobs += [Job(of_imported, store.imported, "imported.html", "Imported logs")] * bool(store.imported)
+    return jobs + [Job(of_procurement, path, file_name("procure", str(path)), f"Procurement {path.name}"
+                       if len(store.specs) > 1 else "Procurement") for path in store.specs]
+
+
 def build(store: Store, command: str) -> list[Done]:
     """Every page, the overview last. What cannot be shown of a run is added to `store.left_out`."""
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in store.results:
         groups.setdefault((result.run.machine_id, result.run.benchmark), []).append(result)
     shown = [result for group in groups.values() for result in group[-MOST_RUNS:]]
-    file_of = {result.run.run_id: file_name("run", result.run.run_id) for result in shown}
-    jobs: list[Job] = [(of_run, result.path, file_of[result.run.run_id], result.run.run_id) for result in shown]
-    jobs += [(of_campaign, path, file_name("compare", str(path)), path.name) for path in store.campaigns]
-    links = [("Overview", "index.html")]
-    workers = min(os.cpu_count() or 1, len(jobs))
-    if workers > 1:
-        with ProcessPoolExecutor(workers) as pool:
-            done = list(pool.map(_made, jobs, [links] * len(jobs), [command] * len(jobs)))
-    else:
-        done = [_made(job, links, command) for job in jobs]
+    jobs = jobs_of(store, shown)
+    links = [("Overview", "index.html"), *((job.name, job.file) for job in jobs if job.of not in (of_run, of_campaign))]
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, max(len(jobs), 1))) as pool:
+        done = list(pool.map(_made, jobs, [links] * len(jobs), [command] * len(jobs)))
     store.left_out += [page.complaint for page in done if page.complaint]
     made = {page.file: page for page in done if page.html is not None}
     overview = Page("index.html", "Overview", "Wiretax: what the runs say", reproduce=made_by(store.results))
-    overview.cards, overview.sections = _cards(store, made), [_groups(groups, file_of, made)]
+    overview.cards, overview.sections = _cards(store, made), [_groups(groups, made)]
     if store.campaigns:
         overview.sections.append(_campaigns(store, made))
     if store.left_out:
         overview.sections.append(Section("Left out", [without_place(said, store.folder) for said in store.left_out]))
     if len(shown) > len(groups):
-        rows: list[list[Cell]] = [[_linked(when(result.run), file_of[result.run.run_id], made), result.run.benchmark,
+        rows: list[list[Cell]] = [[_linked(when(result.run), result.run.run_id, made), result.run.benchmark,
                                    result.run.machine_id, status(result), result.run.run_id]
                                   for result in reversed(shown)]
         overview.sections.append(Section("Runs", table=Table(
             "runs", f"The newest {MOST_RUNS} of each machine and benchmark",
             ["when", "benchmark", "machine", "status", "run id"], rows, filters=["benchmark", "machine"])))
-    return [*done, Done("index.html", render(overview, links, command))]
-
-
-Job = tuple[Callable[..., Page], Path, str, str]
+    return [*done, Done("index.html", fitting(overview, links, command))]
 
 
 def _made(job: Job, links: Sequence[tuple[str, str]], command: str) -> Done:
     """A page, or why there is none."""
-    of, path, file, name = job
     try:
-        page = of(path if of is of_campaign else read(path), file, name)
+        page = job.of(job.where, job.file, job.name, *job.more)
     except ResultError as error:
-        return Done(file, None, complaint=str(error))
+        return Done(job.file, None, complaint=str(error))
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         # A file may keep to the schema and still say what no benchmark of ours says.
-        return Done(file, None, complaint=f"{path} holds what cannot be shown ({type(error).__name__}: {error})")
-    return Done(file, render(page, links, command), Counter(page.counts))
+        return Done(job.file, None, complaint=f"{job.where} holds what cannot be shown "
+                                              f"({type(error).__name__}: {error})")
+    return Done(job.file, fitting(page, links, command), Counter(page.counts))
 
 
-def _linked(text: str, file: str | None, made: dict[str, Done]) -> Cell:
+def fitting(page: Page, links: Sequence[tuple[str, str]], command: str) -> str:
+    """The page as HTML of at most `MOST_BYTES`: where it is longer, with one drawing of each picture, then with half of
+    each table's rows, and half again."""
+    html, before = render(page, links, command), ""
+    while len(html.encode()) > MOST_BYTES and len(html) != len(before):
+        for section in page.sections:
+            section.text = section.text[: len(section.text) // 2]
+            section.said = section.said[: len(section.said) // 2 + 1]
+            if any(picture.scale for picture in section.pictures):
+                section.pictures = [replace(picture, scale="") for picture in section.pictures
+                                    if picture.scale in ("", "log")]
+            elif section.table and len(section.table.rows) > 1:
+                section.table.rows = section.table.rows[: len(section.table.rows) // 2]
+        if SHORTENED not in page.said:
+            page.said = [*page.said, SHORTENED]
+        html, before = render(page, links, command), html
+    return html
+
+
+def _linked(text: str, run_id: str, made: dict[str, Done]) -> Cell:
+    """`text`, leading to the run's page where it has one."""
+    file = file_name("run", run_id)
     return (text, file) if file in made else text
 
 
@@ -189,9 +244,9 @@ def _cards(store: Store, made: dict[str, Done]) -> list[tuple[str, str, str]]:
                      "no run was found")]
 
 
-def _groups(groups: dict[tuple[str, str], list[Result]], file_of: dict[str, str], made: dict[str, Done]) -> Section:
+def _groups(groups: dict[tuple[str, str], list[Result]], made: dict[str, Done]) -> Section:
     rows: list[list[Cell]] = [
-        [_linked(f"{machine} {benchmark}", file_of[results[-1].run.run_id], made), when(results[-1].run),
+        [_linked(f"{machine} {benchmark}", results[-1].run.run_id, made), when(results[-1].run),
          str(len(results)), status(results[-1]), str(results[-1].run.world["size"])]
         for (machine, benchmark), results in sorted(groups.items(), key=lambda item: item[1][-1].run.run_id,
                                                     reverse=True)]
@@ -205,7 +260,8 @@ def _campaigns(store: Store, made: dict[str, Done]) -> Section:
     for path in reversed(store.campaigns):
         file = file_name("compare", str(path))
         counts = made[file].counts if file in made else Counter()
-        rows.append([_linked(path.name, file, made), ", ".join(f"{word} {n}" for word, n in counts.items()) or "-"])
+        said = ", ".join(f"{word} {count}" for word, count in counts.items())
+        rows.append([(path.name, file) if file in made else path.name, said or "-"])
     return Section("Campaigns", table=Table("campaigns", "Each leads to its comparison", ["campaign", "cells"], rows))
 
 

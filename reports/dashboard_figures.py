@@ -77,6 +77,9 @@ def picture(draw: Draw, name: str, title: str, description: str, values: str, sc
     body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
     # Words are escaped, so that only a tag has a `<`: they stay as they are.
     body = re.sub(r"<[^>]*>", lambda tag: _tag(tag[0], name), body)
+    body = re.sub(r">\s+<", "><", body)
+    body = re.sub(r'<g( clip-path="[^"]*")?>(<use [^>]* style="([^"]*)"/>(?:<use [^>]* style="\3"/>)*)</g>',
+                  _styled_once, body)
     for line, cases in (marks or {}).items():
         body = _with_cases(body, f'id="{name}-line{line}"', cases)
     body = re.sub(rf'id="{name}-(?:line|band)(\d+)"', r'\g<0> data-line="\1"', body)
@@ -92,8 +95,15 @@ def _tag(tag: str, name: str) -> str:
     """A tag with the picture's own ids, the page's colours, and a tenth of a point as the finest place."""
     tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", tag)
     tag = re.sub(r"#[0-9a-f]{6}\b", lambda colour: VARIABLES.get(colour[0], colour[0]), tag)
+    tag = re.sub(r"font-family: 'DejaVu Sans',[^;\"]*;? ?", "", tag)  # the page's own
     tag = re.sub(r'(?<=[ "(-])(\d+\.\d)\d+(?=[ "),\n])', r"\1", tag) if "opacity" not in tag or " d=" in tag else tag
     return tag.replace("\n", " ")
+
+
+def _styled_once(group: re.Match[str]) -> str:
+    """Marks that all look the same, with their style on what holds them."""
+    style = f' style="{group[3]}"'
+    return f"<g{group[1] or ''}{style}>{group[2].replace(style, '')}</g>"
 
 
 def _with_cases(body: str, group: str, cases: Sequence[int]) -> str:
@@ -198,7 +208,7 @@ def legend(pictures: Sequence[Picture], lines: Lines) -> list[Toggle]:
         own = re.compile(rf'-line{line}" data-line="\d+">.*?</g>\s*</g>', re.DOTALL)
         group, svg = next(filter(None, (own.search(drawn.svg) for drawn in pictures)), None), ""
         if group and (stroke := re.search(r'<path d="[^"]*" clip-path="[^"]*" style="([^"]*)"', group[0])):
-            mark, use = re.search(r'<path id="([^"]*)"', group[0]), re.search(r'<use [^>]*style="([^"]*)"', group[0])
+            mark, use = re.search(r'<path id="([^"]*)"', group[0]), re.search(r'<g[^>]* style="([^"]*)"><use', group[0])
             at = f'<use href="#{mark[1]}" x="22" y="8" style="{use[1]}"/>' if mark and use else ""
             svg = (f'<svg class="swatch" viewBox="0 0 44 16" aria-hidden="true"><path d="M 0 8 L 44 8" '
                    f'style="{stroke[1]}"/>{at}</svg>')

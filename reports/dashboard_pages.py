@@ -15,8 +15,13 @@ from reports import dashboard_figures, forest
 from reports.case import find_states
 from reports.comparison import COMPARABLE, compare
 from reports.dashboard_figures import Lines, Picture, Toggle
+from reports.fit import crossovers, fits_of
+from reports.fit_command import by_view, cells, crossover_sentences, title
+from reports.fit_plot import plot as draw_fits
+from reports.lines import MIN_LAUNCHES
 from reports.plot import own_picture
-from reports.result import ResultError
+from reports.procurement import Procurement
+from reports.result import ResultError, read
 from reports.schema import Case, Result, Run
 from reports.sentences import link_lines, machine, number, opening, shape_text, size_text, stopped_first
 from reports.show import text
@@ -68,6 +73,7 @@ class Page:
     sections: list[Section] = field(default_factory=list)
     reproduce: list[tuple[str, str]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
+    procurement: Procurement | None = None
 
 
 def when(run: Run) -> str:
@@ -82,6 +88,11 @@ def command(run: Run) -> str:
     argv = shlex.join(run.argv)
     size = run.world["size"]
     return f"mpirun -n {size} python -m bench.{run.benchmark}{' ' * bool(argv)}{argv}"
+
+
+def command_but_seed(run: Run) -> str:
+    """The same for every launch of one thing."""
+    return re.sub(r" --seed \S+", "", command(run))
 
 
 def without_place(sentence: str, folder: Path) -> str:
@@ -109,8 +120,10 @@ def status(result: Result) -> str:
     return f"WRONG: {wrong} cases" if wrong else "complete" if result.complete else "incomplete"
 
 
-def of_run(result: Result, file: str, name: str) -> Page:
-    """A run: what it found, drawn and in figures. Raises ResultError for what cannot be shown of it."""
+def of_run(path: Path, file: str, name: str, launches: Sequence[Path]) -> Page:
+    """A run: what it found, drawn and in figures; `launches` are those of the same thing, for its fit. Raises
+    ResultError for what cannot be read or shown of it."""
+    result = read(path)
     run = result.run
     states = find_states(result.blocks)
     said = [*opening(result), *filter(None, [stopped_first(result)]), *link_lines(states), *run.notes]
@@ -131,10 +144,36 @@ def of_run(result: Result, file: str, name: str) -> Page:
         page.sections.append(Section("Nothing to draw", [without_place(str(error), result.path.parent)]))
     page.sections.append(Section("As the run printed it", text=text(result)[:LONGEST_TEXT], folded=not own))
     if not own:
-        page.sections.append(_iterations(result, lines))
+        page.sections += [*_fits([read(launch) for launch in launches]), _iterations(result, lines)]
     page.sections += [*_link(result), _cells(result), _environment(run)]
     page.reproduce = made_by([result])
     return page
+
+
+def _fits(launches: Sequence[Result]) -> list[Section]:
+    """Start-up and bandwidth of each algorithm, and which overtakes which."""
+    heading = "Regimes and crossovers"
+    try:
+        fits = fits_of(launches)
+    except ResultError as error:
+        return [Section(heading, [f"There is no fit: {without_place(str(error), launches[0].path.parent)}"])]
+    fitted = [fit for fit in fits if fit.regimes]
+    if not fitted:
+        return [Section(heading, ["There is no fit: no algorithm has five blocks at three sizes."])]
+    said = [f"time = alpha + size / beta, over {len(launches)} launches of this command on this machine and software."]
+    said += ["Fewer than five launches have no certain order: none overtakes another."] * (len(launches) < MIN_LAUNCHES)
+    rows = [[fit.name, fit.mode, *cells(regime), f"{fit.worst_residual or 0:.1%}"]
+            for fit in fitted for regime in fit.regimes]
+    drawn = dashboard_figures.picture(
+        lambda target: draw_fits(fitted, target), "fits", "Fits: time against size, a line for each regime",
+        f"{len(fitted)} fits with {len(rows)} regimes; a bar where one gives way to another. Logarithmic axes.", "fits")
+    found = crossovers(fits)
+    for view, of_view in by_view(fits):
+        said += [f"{of_view[0].mode}: {sentence}" for sentence in
+                 crossover_sentences([one for one in found if title(one) == view])]
+    return [Section(heading, said, [drawn], table=Table(
+        "fits", "Fits over these launches, with 95 % intervals",
+        ["algorithm", "mode", "sizes", "alpha, us", "beta, GB/s", "n 1/2", "worst miss"], rows))]
 
 
 def _sentence(line: str) -> str:
@@ -262,7 +301,7 @@ def _differences(found: Sequence[Side]) -> Section:
             run = launch.result.run
             known = {name: _value(fact) for name, fact in run.environment.items()}
             known |= {"machine_id": run.machine_id, "software_id": run.software_id, "version": run.version,
-                      "command": re.sub(r" --seed \d+", "", command(run))}
+                      "command": command_but_seed(run)}
             for name, value in known.items():
                 facts.setdefault(name, [set() for _ in found])[at].add(value[:DEVICE_FACTS])
     rows = [[name, *(", ".join(sorted(of_side)[:3]) + f" and {len(of_side) - 3} more" * (len(of_side) > 3) or "-"

@@ -69,7 +69,7 @@ def text(fits: Sequence[Fit], found: Sequence[Crossover]) -> str:
         if any(fit.interval is None for fit in of_view):
             lines.append("Fewer than five launches have no intervals, and no order of theirs is certain.")
         else:
-            lines += _sentences([one for one in found if title(one) == view])
+            lines += crossover_sentences([one for one in found if title(one) == view])
         for line in ["", *map(plain, lines), ""]:
             console.print(line)
     return printed(console)
@@ -119,7 +119,7 @@ def _ends(estimate: Estimate, said: Any) -> str:
     return f"{said(estimate.value)} [{said(estimate.low)} {said(estimate.high)}]"
 
 
-def _sentences(found: Sequence[Crossover]) -> list[str]:
+def crossover_sentences(found: Sequence[Crossover]) -> list[str]:
     """Each crossover; then who is faster throughout, and where that is not certain."""
     lines, ahead, unsure = [], dict[str, list[str]](), []
     for one in found:

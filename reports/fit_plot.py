@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import cycle, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def plot(fits: Sequence[Fit], path: Path) -> None:
-    """Draws into an .svg or .png file: time in us against size. Raises ResultError for another suffix, nothing to draw,
-    or a file that cannot be written."""
-    if path.suffix not in (".svg", ".png"):
+def plot(fits: Sequence[Fit], path: Path | IO[str]) -> None:
+    """Draws time in us against size into an .svg or .png file, or a stream. Raises ResultError for another suffix,
+    nothing to draw, or a file that cannot be written."""
+    if isinstance(path, Path) and path.suffix not in (".svg", ".png"):
         raise ResultError(f"{path} cannot be drawn: a picture ends in .svg or .png")
     views = by_view([fit for fit in fits if fit.regimes])
     if not views:

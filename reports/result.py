@@ -188,6 +188,8 @@ def read(path: Path | str) -> Result:
 
 def is_imported(path: Path | str) -> bool:
     """Whether the file is a run that was imported from a log, by its first line alone."""
+    if not Path(path).is_file():
+        return False  # to open a pipe would wait for somebody to write into it
     try:
         with Path(path).open("rb") as file:
             line = file.readline(MAX_HEAD_BYTES)

@@ -11,7 +11,7 @@ import numpy as np
 
 from reports.figure import COLOURS, DASHES, MARKERS, Style, figure, style_of
 from reports.fit import Fit, curves_us
-from reports.fit_command import by_view, plain
+from reports.fit_command import by_view
 from reports.lines import interval, walsh_means
 from reports.plot import dress
 from reports.result import ResultError
@@ -52,8 +52,7 @@ def _draw(place: Axes, fit: Fit, style: Style) -> None:
     times_us = np.array(fit.times_us)
     middle, low, high = interval(walsh_means(times_us.T), len(times_us) * bool(fit.interval))
     bars = [np.maximum(middle - low, 0), high - middle] if fit.interval else None
-    label = plain(fit.name).replace("$", r"\$")
-    place.errorbar(fit.sizes_bytes, middle, yerr=bars, linestyle="none", elinewidth=1, label=label, **mark)
+    place.errorbar(fit.sizes_bytes, middle, yerr=bars, linestyle="none", elinewidth=1, label=fit.name, **mark)
     for regime in fit.regimes:
         at = np.geomspace(regime.from_bytes, regime.to_bytes, 64)
         place.plot(at, np.median(curves_us(fit, at), axis=0), color=style["color"], linewidth=1.5 if is_plain else 0.9,

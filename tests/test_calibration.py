@@ -19,12 +19,11 @@ from scipy.stats import binom
 
 from reports import comparison, selfcheck, stats, synthetic, verdict
 from reports.case import find_states
+from reports.rate import Figure, clopper_pearson
 from reports.selfcheck import (
     FLIPPING,
     GROWING,
     TWO_STAGES,
-    Figure,
-    clopper_pearson,
     false_alarms,
     launch_coverage,
     power,

@@ -18,6 +18,7 @@ from reports.sentences import number, shape_words, size_text
 from reports.sides import side_of
 
 WIDTH = 80
+FAR = 0.2  # a miss that makes a line a poor description
 UP_TO, STEEPER, FLAT = "up to", "steeper", "flat"
 MEANINGS = {
     UP_TO: "alpha up to so much: no start-up cost can be told from none.",
@@ -64,6 +65,8 @@ def text(fits: Sequence[Fit], found: Sequence[Crossover]) -> str:
         words = " ".join(word for fit in of_view for regime in fit.regimes for word in cells(regime))
         lines = [meaning for word, meaning in MEANINGS.items() if word in words]
         lines += [f"{fit.name} has no line: {fit.reason}." for fit in of_view if fit.reason]
+        if missed := [fit.name for fit in of_view if any(one.worst_residual > FAR for one in fit.regimes)]:
+            lines.append(f"No line goes through all sizes of {', '.join(missed)}: more sizes would show a break.")
         if any(fit.interval == "this launch" for fit in of_view):
             lines.append("Intervals are of this launch alone: another may lie outside.")
         if any(fit.interval is None for fit in of_view):

@@ -31,14 +31,17 @@ def plot(fits: Sequence[Fit], path: Path) -> None:
     styles = cycle(zip(COLOURS, MARKERS, DASHES, strict=True))
     names = list(dict.fromkeys(fit.algorithm for _, of_view in views for fit in of_view))
     of = {name: style_of([next(fit for fit in fits if fit.algorithm == name)], styles) for name in names}
-    with figure(path, 1, len(views), (7.5 * len(views), 6.5)) as (made, axes):
-        for place, (view, of_view) in zip(axes[0], views, strict=True):
+    columns, rows = min(2, len(views)), -(-len(views) // 2)
+    with figure(path, rows, columns, (7.5 * columns, 1 + 5.5 * rows)) as (made, axes):
+        for unused in axes.flat[len(views):]:
+            unused.set_axis_off()
+        for place, (view, of_view) in zip(axes.flat, views, strict=False):
             for fit in of_view:
                 _draw(place, fit, of[fit.algorithm])
             place.set_title(view.replace("; ", "\n"), fontsize=10, loc="left")
             place.set_ylabel("time, us")
             dress(place, sorted({size for fit in of_view for size in fit.sizes_bytes}))
-        handles = {name: handle for place in axes[0] for handle, name in zip(*place.get_legend_handles_labels(),
+        handles = {name: handle for place in axes.flat for handle, name in zip(*place.get_legend_handles_labels(),
                                                                              strict=True)}
         made.legend(handles.values(), handles, loc="outside lower center", ncols=5, frameon=False)
         made.suptitle("Medians with 95 % intervals; lines alpha + size / beta, a bar where one gives way to another")

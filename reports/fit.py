@@ -39,10 +39,8 @@ FITS_SCHEMA = 1
 LAUNCH_MISFIT = 0.10  # what a line may miss by where too few launches tell what is one launch's whim
 MOST_GROUPS, GROUP_BLOCKS = 10, 3
 NO_TIME_US = 1e-6  # what a line says at least: it may meet 0 outside its sizes
-STEPS_AN_OCTAVE = 8  # at which two algorithms are held against each other
+STEPS_AN_OCTAVE, FINE_STEPS = 8, 64  # at which two algorithms are held against each other; within a crossover
 SAME = ("machine", "clock", "world", "version")  # of COMPARABLE, what launches of a fit have in common
-OF_CROSSOVER = ("collective", "shape", "datatype", "redop", "mode", "in_place", "world_size", "machine_id",
-                "software_id", "link_rtt_ns")
 
 Costs = dict[int, dict[int, list[float]]]  # of a case's sizes, by launch, in us
 
@@ -85,15 +83,15 @@ class Found(Record, kw_only=True):
     mode: str
     in_place: bool
     link_rtt_ns: float | None
+    run_ids: list[str]
+    interval: str | None
 
 
 class Fit(Found, kw_only=True, tag="fit", tag_field="kind"):
     """One algorithm in one state of the link. `cost` names the quantity that is fitted. `times_us` has a column for
     each of `sizes_bytes` and a row for each of `run_ids`: the medians of a launch's blocks or, where `interval` is not
-    `launches`, of one of its groups of blocks. Without regimes `reason` says why."""
+    `launches`, of one of its groups of blocks (the id is repeated). Without regimes `reason` says why."""
 
-    run_ids: list[str]
-    interval: str | None
     variant: str
     memory: str
     algorithm: str
@@ -120,8 +118,6 @@ class Crossover(Found, kw_only=True, tag="crossover", tag_field="kind"):
     over. Without `size_bytes` nowhere, for certain: `faster_below` is surely faster at the smallest size, and
     `faster_above` at the largest, None where neither is."""
 
-    run_ids: list[str]
-    interval: str | None
     first: str
     second: str
     from_bytes: int
@@ -148,18 +144,18 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
     heads: dict[Any, Case] = {}
     costs: dict[Any, dict[int, Costs]] = {}
     for launch, result in enumerate(results):
-        keys = [key_of(case, ("size_bytes",)) for case in result.cases]
-        for case, key in zip(result.cases, keys, strict=True):
-            if case.status == "ok" and case.size_bytes and case.collective not in TOGETHER:
-                costs.setdefault(key, {})
-                heads.setdefault(key, case)
+        cases = {case.case: (case, key_of(case, ("size_bytes",))) for case in result.cases
+                 if case.status == "ok" and case.size_bytes and case.collective not in TOGETHER}
+        for case, key in cases.values():
+            heads.setdefault(key, case)
+            costs.setdefault(key, {})
         for block in result.blocks:
-            case, state = result.cases[block.case], next(labels)
-            if case.status == "ok" and keys[block.case] in costs and state is not None and block.time_us:
+            state = next(labels)
+            if block.case in cases and state is not None and block.time_us:
+                case, key = cases[block.case]
                 total_us = None if case.mode == "chained" else block.total_us
-                total_us = None if case.mode == "chained" else block.total_us
-                costs[keys[block.case]].setdefault(state, {}).setdefault(case.size_bytes, {}).setdefault(
-                    launch, []).append(block.time_us if total_us is None else total_us)
+                costs[key].setdefault(state, {}).setdefault(case.size_bytes, {}).setdefault(launch, []).append(
+                    block.time_us if total_us is None else total_us)
     rtt_ns = dict(enumerate(states.rtt_ns))
     fits = [_fit(results, heads[key], rtt_ns.get(state), found) for key, of_state in costs.items()
             for state, found in sorted(of_state.items())]
@@ -273,7 +269,8 @@ def crossovers(fits: Sequence[Fit]) -> list[Crossover]:
     one overtakes the other in the same launches, or that none does."""
     found: list[Crossover] = []
     for one, other in combinations([fit for fit in fits if fit.regimes], 2):
-        alike = all(getattr(one, name) == getattr(other, name) for name in Found.__struct_fields__)
+        alike = all(getattr(one, name) == getattr(other, name) for name in Found.__struct_fields__
+                    if name not in ("run_ids", "interval"))
         of_library = (one.library is not None) + (other.library is not None)
         rivals = of_library == 1 or (of_library == 0 and "auto" not in (one.algorithm, other.algorithm)
                                      and (one.variant, one.memory) == (other.variant, other.memory))
@@ -300,7 +297,7 @@ def _crossovers(one: Fit, other: Fit) -> list[Crossover]:
         return ends, (ends[1] > 0).astype(float) - (ends[2] < 0)
 
     grid = np.geomspace(low, high, 2 + round(STEPS_AN_OCTAVE * math.log2(high / low)))
-    ends, sign = differences(curves_us(one, grid), curves_us(other, grid))
+    _, sign = differences(curves_us(one, grid), curves_us(other, grid))
     if common := sorted({*one.sizes_bytes} & {*other.sizes_bytes}):
         measured = differences(*(np.array(fit.times_us)[:, [fit.sizes_bytes.index(size) for size in common]]
                                  for fit in (one, other)))[1]
@@ -313,18 +310,22 @@ def _crossovers(one: Fit, other: Fit) -> list[Crossover]:
     said = {name: getattr(one, name) for name in Found.__struct_fields__ if name != "extra"} | {
         "run_ids": list(dict.fromkeys(both)), "interval": one.interval if has_interval else None, "first": one.name,
         "second": other.name, "from_bytes": low, "to_bytes": high}
-    found = [Crossover(**said, faster_below=names[sign[i]], faster_above=names[sign[j]],
-                       size_bytes=_where(grid, ends * sign[i] if sign[i] > 0 else -ends[[0, 2, 1]], i, j))
-             for i, j in pairwise(np.flatnonzero(sign).tolist()) if sign[i] != sign[j]]
+    found = []
+    for i, j in pairwise(np.flatnonzero(sign).tolist()):
+        if sign[i] != sign[j]:
+            between = np.geomspace(grid[i], grid[j], FINE_STEPS)
+            ends, _ = differences(curves_us(one, between), curves_us(other, between))
+            found.append(Crossover(**said, faster_below=names[sign[i]], faster_above=names[sign[j]],
+                                   size_bytes=_where(between, ends if sign[i] > 0 else -ends[[0, 2, 1]])))
     return found or [Crossover(**said, faster_below=names[sign[0]], faster_above=names[sign[-1]])]
 
 
-def _where(grid: Floats, ends: Floats, i: int, j: int) -> Estimate:
-    """Where the estimate, the lower and the upper end, above 0 at `i` and below it at `j`, pass 0."""
+def _where(sizes: Floats, ends: Floats) -> Estimate:
+    """Where the estimate, the lower and the upper end, above 0 at the first size and below it at the last, pass 0."""
     def passes(values: Floats) -> float:
-        at = i + int(np.argmax(values[i + 1 : j + 1] <= 0))
+        at = int(np.argmax(values[1:] <= 0))
         part = values[at] / (values[at] - values[at + 1]) if values[at] > 0 >= values[at + 1] else 0.0
-        return float(grid[at] * (grid[at + 1] / grid[at]) ** part)
+        return float(sizes[at] * (sizes[at + 1] / sizes[at]) ** part)
 
     return Estimate(value=passes(ends[0]), low=passes(ends[1]), high=passes(ends[2]))
 

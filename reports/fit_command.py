@@ -61,7 +61,8 @@ def text(fits: Sequence[Fit], found: Sequence[Crossover]) -> str:
     console = plain_console(WIDTH)
     for view, of_view in by_view(fits):
         console.print(f"{view}\n")
-        console.print(_table([fit for fit in of_view if fit.regimes]))
+        if any(fit.regimes for fit in of_view):
+            console.print(_table(of_view))
         words = " ".join(word for fit in of_view for regime in fit.regimes for word in cells(regime))
         lines = [meaning for word, meaning in MEANINGS.items() if word in words]
         lines += [f"{fit.name} has no line: {fit.reason}." for fit in of_view if fit.reason]
@@ -71,8 +72,7 @@ def text(fits: Sequence[Fit], found: Sequence[Crossover]) -> str:
             lines.append("Intervals are of this launch alone: another may lie outside.")
         if any(fit.interval is None for fit in of_view):
             lines.append("Fewer than five launches have no intervals, and no order of theirs is certain.")
-        else:
-            lines += _sentences([one for one in found if title(one) == view])
+        lines += _sentences([one for one in found if title(one) == view and one.interval])
         for line in ["", *lines, ""]:
             console.print(line)
     return printed(console)
@@ -88,8 +88,8 @@ def by_view(fits: Sequence[Fit]) -> list[tuple[str, list[Fit]]]:
 def title(one: Found) -> str:
     """What was run and in which state of the link: `all_reduce, float32 sum, isolated, 2 ranks; round trip 113 ns`."""
     link = f"; flag round trip {one.link_rtt_ns:.0f} ns" if one.link_rtt_ns else ""
-    return (", ".join([one.collective, f"{one.datatype} {one.redop}", one.mode, *shape_words(one.shape),
-                            *["in place"] * one.in_place, f"{one.world_size} ranks"]) + link)
+    return ", ".join([one.collective, f"{one.datatype} {one.redop}", one.mode, *shape_words(one.shape),
+                      *["in place"] * one.in_place, f"{one.world_size} ranks"]) + link
 
 
 def _table(fits: Sequence[Fit]) -> Table:

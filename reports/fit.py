@@ -38,10 +38,9 @@ from reports.sides import key_of
 FITS_SCHEMA = 1
 LAUNCH_MISFIT = 0.10  # what a line may miss by where too few launches tell what is one launch's whim
 MOST_GROUPS, GROUP_BLOCKS = 10, 3
-STEPS_AN_OCTAVE = 16  # at which two algorithms are held against each other
+NO_TIME_US = 1e-6  # what a line says at least: it may meet 0 outside its sizes
+STEPS_AN_OCTAVE, FINE_STEPS = 8, 64  # at which two algorithms are held against each other; within a crossover
 SAME = ("machine", "clock", "world", "version")  # of COMPARABLE, what launches of a fit have in common
-OF_CROSSOVER = ("collective", "shape", "datatype", "redop", "mode", "in_place", "world_size", "machine_id",
-                "software_id", "link_rtt_ns")
 
 Costs = dict[int, dict[int, list[float]]]  # of a case's sizes, by launch, in us
 
@@ -57,7 +56,7 @@ class Estimate(Record, kw_only=True):
 class Regime(Record, kw_only=True):
     """The measured sizes that one line goes through. `alpha_us` is as fitted, so it may lie below 0; `half_size_bytes`
     is n_1/2 = alpha x beta, where half of beta is reached. `lines` has [alpha in us, us a byte] of each row of the
-    fit's times."""
+    fit's times. `worst_residual` is the furthest that the median of the rows lies from its own line, as a share."""
 
     from_bytes: int
     to_bytes: int
@@ -65,6 +64,7 @@ class Regime(Record, kw_only=True):
     beta_gb_s: Estimate
     half_size_bytes: Estimate
     lines: list[list[float]]
+    worst_residual: float
 
 
 class Found(Record, kw_only=True):
@@ -83,16 +83,15 @@ class Found(Record, kw_only=True):
     mode: str
     in_place: bool
     link_rtt_ns: float | None
+    run_ids: list[str]
+    interval: str | None
 
 
 class Fit(Found, kw_only=True, tag="fit", tag_field="kind"):
     """One algorithm in one state of the link. `cost` names the quantity that is fitted. `times_us` has a column for
     each of `sizes_bytes` and a row for each of `run_ids`: the medians of a launch's blocks or, where `interval` is not
-    `launches`, of one of its groups of blocks. `worst_residual` is the furthest that the rows' median lies from its
-    line, as a share. Without regimes `reason` says why."""
+    `launches`, of one of its groups of blocks (the id is repeated). Without regimes `reason` says why."""
 
-    run_ids: list[str]
-    interval: str | None
     variant: str
     memory: str
     algorithm: str
@@ -101,7 +100,6 @@ class Fit(Found, kw_only=True, tag="fit", tag_field="kind"):
     sizes_bytes: list[int]
     times_us: list[list[float]]
     regimes: list[Regime] = []  # noqa: RUF012 - a struct copies it
-    worst_residual: float | None = None
     reason: str | None = None
 
     @property
@@ -120,8 +118,6 @@ class Crossover(Found, kw_only=True, tag="crossover", tag_field="kind"):
     over. Without `size_bytes` nowhere, for certain: `faster_below` is surely faster at the smallest size, and
     `faster_above` at the largest, None where neither is."""
 
-    run_ids: list[str]
-    interval: str | None
     first: str
     second: str
     from_bytes: int
@@ -148,18 +144,18 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
     heads: dict[Any, Case] = {}
     costs: dict[Any, dict[int, Costs]] = {}
     for launch, result in enumerate(results):
-        keys = [key_of(case, ("size_bytes",)) for case in result.cases]
-        for case, key in zip(result.cases, keys, strict=True):
-            if case.status == "ok" and case.size_bytes and case.collective not in TOGETHER:
-                costs.setdefault(key, {})
-                heads.setdefault(key, case)
+        cases = {case.case: (case, key_of(case, ("size_bytes",))) for case in result.cases
+                 if case.status == "ok" and case.size_bytes and case.collective not in TOGETHER}
+        for case, key in cases.values():
+            heads.setdefault(key, case)
+            costs.setdefault(key, {})
         for block in result.blocks:
-            case, state = result.cases[block.case], next(labels)
-            if case.status == "ok" and keys[block.case] in costs and state is not None and block.time_us:
+            state = next(labels)
+            if block.case in cases and state is not None and block.time_us:
+                case, key = cases[block.case]
                 total_us = None if case.mode == "chained" else block.total_us
-                total_us = None if case.mode == "chained" else block.total_us
-                costs[keys[block.case]].setdefault(state, {}).setdefault(case.size_bytes, {}).setdefault(
-                    launch, []).append(block.time_us if total_us is None else total_us)
+                costs[key].setdefault(state, {}).setdefault(case.size_bytes, {}).setdefault(launch, []).append(
+                    block.time_us if total_us is None else total_us)
     rtt_ns = dict(enumerate(states.rtt_ns))
     fits = [_fit(results, heads[key], rtt_ns.get(state), found) for key, of_state in costs.items()
             for state, found in sorted(of_state.items())]
@@ -184,7 +180,7 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None, costs: Cos
     rows, columns = _whole(np.array([[launch in costs[size] for size in sizes] for launch in launches]))
     sizes, launches = [sizes[column] for column in columns], [launches[row] for row in rows]
     is_replicated = len(launches) >= MIN_LAUNCHES
-    groups = {launch: _groups([costs[size][launch] for size in sizes], is_replicated) for launch in launches}
+    groups = {launch: groups_of([costs[size][launch] for size in sizes], is_replicated) for launch in launches}
     times_us = np.concatenate([*groups.values()])
     of_one = "this launch" if len(launches) == 1 and len(times_us) >= MIN_LAUNCHES else None
     run = results[0].run
@@ -196,12 +192,9 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None, costs: Cos
     if len(sizes) < MIN_SIZES:
         fit.reason = f"{len(sizes)} size{'s' * (len(sizes) > 1)} with {MIN_STATE_BLOCKS} blocks, and a line takes three"
         return fit
-    at = np.array(sizes, dtype=float)
-    where = breaks(at, times_us[None], LEAST_MISFIT if is_replicated else LAUNCH_MISFIT)[0]
-    for i, j in pieces(where, len(sizes)):
-        fit.regimes.append(_regime(sizes[i:j], times_us[:, i:j], fit.interval is not None))
-        misses = float(np.max(np.abs(residuals(at[i:j], times_us[:, i:j]))))
-        fit.worst_residual = max(fit.worst_residual or 0.0, misses)
+    where = breaks(np.array(sizes, dtype=float), times_us[None], LEAST_MISFIT if is_replicated else LAUNCH_MISFIT)[0]
+    fit.regimes = [regime_of(sizes[i:j], times_us[:, i:j], fit.interval is not None)
+                   for i, j in pieces(where, len(sizes))]
     return fit
 
 
@@ -217,7 +210,7 @@ def _whole(has: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]
     return rows, columns
 
 
-def _groups(by_size: Sequence[Sequence[float]], is_one: bool) -> Floats:
+def groups_of(by_size: Sequence[Sequence[float]], is_one: bool) -> Floats:
     """Medians of a launch's blocks, (groups, sizes): all are one group, or neighbours are, five to ten, for blocks hang
     together and groups hardly do (Schmeiser, Operations Research 30, 1982)."""
     n = min(map(len, by_size))
@@ -225,11 +218,14 @@ def _groups(by_size: Sequence[Sequence[float]], is_one: bool) -> Floats:
     return np.array([[np.median(group) for group in np.array_split(blocks, count)] for blocks in by_size]).T
 
 
-def _regime(sizes: Sequence[int], times_us: Floats, has_interval: bool) -> Regime:
-    alpha, slope = lines(np.array(sizes, dtype=float), times_us)
+def regime_of(sizes: Sequence[int], times_us: Floats, has_interval: bool) -> Regime:
+    """The line through these times, (rows, sizes)."""
+    at = np.array(sizes, dtype=float)
+    alpha, slope = lines(at, times_us)
     alphas, slopes, n = walsh_means(alpha), walsh_means(slope), len(times_us) * has_interval
     regime = Regime(from_bytes=sizes[0], to_bytes=sizes[-1], alpha_us=_estimate(interval(alphas, n)),
-                    beta_gb_s=Estimate(), half_size_bytes=Estimate(), lines=np.stack([alpha, slope], axis=-1).tolist())
+                    beta_gb_s=Estimate(), half_size_bytes=Estimate(), lines=np.stack([alpha, slope], axis=-1).tolist(),
+                    worst_residual=float(np.max(np.abs(residuals(at, times_us)))))
     if np.all(slopes > 0):
         # Of size x slope those are below alpha whose size is below their ratio: so its interval is exact as well.
         regime.beta_gb_s, half = _estimate(interval(1e-3 / slopes, n)), _estimate(interval(alphas / slopes, n))
@@ -245,14 +241,18 @@ def _estimate(ends: Sequence[Any]) -> Estimate:
 
 
 def curves_us(fit: Fit, sizes: Any) -> Floats:
-    """What each launch's lines say for `sizes` in bytes, (launches, sizes). Between two regimes one line gives way to
-    the other, evenly over the logarithm of the size; beyond the measured sizes the outer lines go on."""
+    """What each row's lines say for `sizes` in bytes, (rows, sizes). Between two regimes the time goes from the end of
+    one line to the start of the other, straight in logarithms; beyond the measured sizes the outer lines go on."""
     at = np.asarray(sizes, dtype=float)
-    found, *others = (np.array(regime.lines) @ np.stack([np.ones_like(at), at]) for regime in fit.regimes)
-    for (before, after), line in zip(pairwise(fit.regimes), others, strict=True):
-        share = np.clip(np.log(at / before.to_bytes) / np.log(after.from_bytes / before.to_bytes), 0, 1)
-        found = (1 - share) * found + share * line
-    return np.asarray(np.maximum(found, 0.0))
+    starts = [0.0, *(float(regime.from_bytes) for regime in fit.regimes[1:])]
+    ends = [*(float(regime.to_bytes) for regime in fit.regimes[:-1]), np.inf]
+    each = [np.maximum(np.array(regime.lines) @ np.stack([np.ones_like(at), np.clip(at, start, end)]), NO_TIME_US)
+            for regime, start, end in zip(fit.regimes, starts, ends, strict=True)]
+    found: Floats = each[0]
+    for before, after, line_us in zip(ends, starts[1:], each[1:], strict=False):
+        share = np.clip(np.log(at / before) / np.log(after / before), 0, 1)
+        found = found ** (1 - share) * line_us**share
+    return found
 
 
 def predict_us(fit: Fit, size_bytes: float) -> tuple[float, float | None, float | None]:
@@ -269,7 +269,8 @@ def crossovers(fits: Sequence[Fit]) -> list[Crossover]:
     one overtakes the other in the same launches, or that none does."""
     found: list[Crossover] = []
     for one, other in combinations([fit for fit in fits if fit.regimes], 2):
-        alike = all(getattr(one, name) == getattr(other, name) for name in Found.__struct_fields__)
+        alike = all(getattr(one, name) == getattr(other, name) for name in Found.__struct_fields__
+                    if name not in ("run_ids", "interval"))
         of_library = (one.library is not None) + (other.library is not None)
         rivals = of_library == 1 or (of_library == 0 and "auto" not in (one.algorithm, other.algorithm)
                                      and (one.variant, one.memory) == (other.variant, other.memory))
@@ -296,28 +297,35 @@ def _crossovers(one: Fit, other: Fit) -> list[Crossover]:
         return ends, (ends[1] > 0).astype(float) - (ends[2] < 0)
 
     grid = np.geomspace(low, high, 2 + round(STEPS_AN_OCTAVE * math.log2(high / low)))
-    ends, sign = differences(curves_us(one, grid), curves_us(other, grid))
+    _, sign = differences(curves_us(one, grid), curves_us(other, grid))
     if common := sorted({*one.sizes_bytes} & {*other.sizes_bytes}):
-        _, measured = differences(*(np.array(fit.times_us)[:, [fit.sizes_bytes.index(size) for size in common]]
-                                    for fit in (one, other)))
+        measured = differences(*(np.array(fit.times_us)[:, [fit.sizes_bytes.index(size) for size in common]]
+                                 for fit in (one, other)))[1]
         nearest = np.argmin(np.abs(np.log(grid[:, None] / np.array(common))), axis=1)
-        sign[sign * measured[nearest] < 0] = 0  # what the lines say and the sizes themselves deny
+        certain = np.flatnonzero(sign)
+        for stretch in np.split(certain, np.flatnonzero(np.diff(sign[certain])) + 1):
+            if not np.any(measured[nearest[stretch]] == sign[stretch]):
+                sign[stretch] = 0  # the lines say so, and no size itself
     names = {1: other.name, -1: one.name, 0: None}
     said = {name: getattr(one, name) for name in Found.__struct_fields__ if name != "extra"} | {
         "run_ids": list(dict.fromkeys(both)), "interval": one.interval if has_interval else None, "first": one.name,
         "second": other.name, "from_bytes": low, "to_bytes": high}
-    found = [Crossover(**said, faster_below=names[sign[i]], faster_above=names[sign[j]],
-                       size_bytes=_where(grid, ends * sign[i] if sign[i] > 0 else -ends[[0, 2, 1]], i, j))
-             for i, j in pairwise(np.flatnonzero(sign).tolist()) if sign[i] != sign[j]]
+    found = []
+    for i, j in pairwise(np.flatnonzero(sign).tolist()):
+        if sign[i] != sign[j]:
+            between = np.geomspace(grid[i], grid[j], FINE_STEPS)
+            ends, _ = differences(curves_us(one, between), curves_us(other, between))
+            found.append(Crossover(**said, faster_below=names[sign[i]], faster_above=names[sign[j]],
+                                   size_bytes=_where(between, ends if sign[i] > 0 else -ends[[0, 2, 1]])))
     return found or [Crossover(**said, faster_below=names[sign[0]], faster_above=names[sign[-1]])]
 
 
-def _where(grid: Floats, ends: Floats, i: int, j: int) -> Estimate:
-    """Where the estimate, the lower and the upper end, above 0 at `i` and below it at `j`, pass 0."""
+def _where(sizes: Floats, ends: Floats) -> Estimate:
+    """Where the estimate, the lower and the upper end, above 0 at the first size and below it at the last, pass 0."""
     def passes(values: Floats) -> float:
-        at = i + int(np.argmax(values[i + 1 : j + 1] <= 0))
+        at = int(np.argmax(values[1:] <= 0))
         part = values[at] / (values[at] - values[at + 1]) if values[at] > 0 >= values[at + 1] else 0.0
-        return float(grid[at] * (grid[at + 1] / grid[at]) ** part)
+        return float(sizes[at] * (sizes[at + 1] / sizes[at]) ** part)
 
     return Estimate(value=passes(ends[0]), low=passes(ends[1]), high=passes(ends[2]))
 

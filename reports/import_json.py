@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -27,10 +28,11 @@ def _test(raw: dict[str, Any], n_lines: int) -> LoggedTest:
     test = LoggedTest("nccl-tests JSON", 1, n_lines, f"nccl-tests {name}" if name else "nccl-tests", MEAN, name)
     if (code := whole(str(raw.get("nccl_version")))) is not None:
         test.library = nccl_version(code)
-    test.gpus = {int(device["rank"]): plain(device.get("device_info") or "") for device in config.get("devices") or []}
+    devices = config.get("devices") or []
+    test.gpus = {_index(device["rank"]): plain(device.get("device_info") or "") for device in devices}
     # Of each process nccl-tests lists the first GPU alone; other writers list every rank.
-    ranks, per_process = list(test.gpus), int(config.get("nthreads", 1)) * int(config.get("ngpus", 1))
-    one_group = len({device.get("group", 0) for device in config.get("devices") or []}) == 1
+    ranks, per_process = list(test.gpus), _index(config.get("nthreads", 1)) * _index(config.get("ngpus", 1))
+    one_group = len({device.get("group", 0) for device in devices}) == 1
     steps = [step for step in (per_process, 1) if one_group and ranks == [step * at for at in range(len(ranks))]]
     test.world_size = len(ranks) * steps[0] if steps else None
     for row in rows:
@@ -40,7 +42,7 @@ def _test(raw: dict[str, Any], n_lines: int) -> LoggedTest:
                 test.add(_case(test, row, in_place, {name: number(str(figure)) for name, figure in half.items()}))
     bounds, average = raw.get("out_of_bounds") or {}, raw.get("average_bus_bandwidth")
     if bounds:
-        test.out_of_bounds = f"{int(bounds['count'])} {'OK' if bounds.get('okay') in ('true', True) else 'FAILED'}"
+        test.out_of_bounds = f"{_index(bounds['count'])} {'OK' if bounds.get('okay') in ('true', True) else 'FAILED'}"
     said = average if isinstance(average, dict) else {}
     test.footer_avg_bus_bw = number(str(said.get("bandwidth")))
     if "FAILED" in (test.out_of_bounds or "") or said.get("okay") in ("false", False) or raw.get("errors"):
@@ -50,6 +52,13 @@ def _test(raw: dict[str, Any], n_lines: int) -> LoggedTest:
     return test
 
 
+def _index(said: Any) -> int:
+    """A small whole number, which may stand there as text. Raises ValueError for anything else."""
+    if not re.fullmatch(r" *-?\d{1,9}", str(said)):
+        raise ValueError(said)
+    return int(said)
+
+
 def _case(test: LoggedTest, row: dict[str, Any], in_place: bool, half: dict[str, float | None]) -> ImportedCase:
     time, wrong = half.get("cpu_time", half.get("time")), half.get("nwrong")
     kind, redop = row.get("type"), row.get("redop")
@@ -57,7 +66,7 @@ def _case(test: LoggedTest, row: dict[str, Any], in_place: bool, half: dict[str,
                         count=whole(str(row.get("count"))), alg_bw_gb_s=half.get("alg_bw"),
                         bus_bw_gb_s=half.get("bus_bw"))
     case.datatype, case.redop = TYPES.get(kind, plain(kind)) if kind else None, plain(redop) if redop else None
-    case.root = None if row.get("root") is None else int(row["root"])
+    case.root = None if row.get("root") is None else _index(row["root"])
     case.n_wrong = None if wrong is None else int(wrong)
     if time is not None:
         case.time_us = ImportedSummary(mean=time, n=whole(str(row.get("actual_iterations"))))

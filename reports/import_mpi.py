@@ -181,8 +181,9 @@ def _imb_row(test: ImbTest, words: list[str], at: int, datatype: str | None, red
     mean = next((figures[name] for name in ("t_avg[usec]", "t[usec]", "t_ovrl[usec]") if name in figures), None)
     low, high = figures.get("t_min[usec]"), figures.get("t_max[usec]")
     shape = test.shape | ({"group": words[0]} if "group" in figures else {})
-    case = ImportedCase(case=0, collective=test.collective, line=at, datatype=datatype, redop=redop,
-                        shape=shape or None, size_bytes=int(figures["bytes"]) if "bytes" in figures else None)
+    case = ImportedCase(case=0, collective=test.collective, line=at, size_bytes=None, shape=shape or None)
+    if "bytes" in figures:
+        case.size_bytes, case.datatype, case.redop = int(figures["bytes"]), datatype, redop
     if mean is not None:
         case.time_us = ImportedSummary(mean=mean, n=int(figures["repetitions"]))
     if low is not None and high is not None:

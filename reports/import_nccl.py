@@ -31,14 +31,14 @@ PROGRAM = re.compile(r"(?:^|[\s/'\"`])(all_?reduce|all_?gather|reduce_?scatter|a
 ALONE = re.compile(r"(?:^|[$#>%] |Running: ?)\s*(?:\w+=\S* )*[\w./-]*$")  # what stands before a program that is started
 STARTING = re.compile(r"Collective test (starting|concluded): (\w+?)(?:_test)?(?:_perf)?(?:_mpi)?$")
 PARAMETERS = re.compile(r"(?:nThread \d+ nGpus \d+ )?minBytes \d+ maxBytes \d+ ")
-RANK = re.compile(r"Rank +(\d+)(?: +Group +(\d+))?(?: +Pid +\d+)? +on +\S+ +device +\d+ +\[[^\]]*\] *(.*)|"
-                  r"Device +(\d+) +-> +\d+ +\[[^\]]*\] *(.*)")
-BOUNDS = re.compile(r"Out of bounds values *: *(\d+ (?:OK|FAILED))")
+RANK = re.compile(r"Rank +(\d{1,7})(?: +Group +(\d+))?(?: +Pid +\d+)? +on +\S+ +device +\d+ +\[[^\]]*\] *(.*)|"
+                  r"Device +(\d{1,7}) +-> +\d+ +\[[^\]]*\] *(.*)")
+BOUNDS = re.compile(r"Out of bounds values *: *(\d{1,18} (?:OK|FAILED))")
 AVERAGE = re.compile(r"Avg bus bandwidth *: *([\d.e+-]+)( *FAILED)?")
 FAILURE = re.compile(r"\bTest (?:NCCL|CUDA|HIP|MPI) failure|\bTest timeout \(\d+s\)|"
                      r"\b(?:NCCL|Cuda|CUDA|HIP|Test) failure \S+\.\w+:\d+")
 VERSION = re.compile(r"\b([NR]CCL) version *:? *(\d+\.\d+\.\d+)")
-FIGURES = re.compile(r"(?: (?:[\d.]+(?:e[+-]?\d+)?\*?|N/A|-?nan|inf))*")
+FIGURES = re.compile(r"(?: (?:\d+(?:\.\d*)?(?:e[+-]?\d+)?\*?|N/A|-?nan|inf))*")
 OLD_ALGBW = ("all_gather", "reduce_scatter")
 BANNER, STARTED, SIZES, DEVICES, RANKS, TABLE, ROWS, FOOTER = range(8)
 
@@ -341,7 +341,7 @@ def _started(command: str, program: re.Match[str]) -> int | None:
     before, after = command[: program.start(1)], f"{command[program.end():]} "
     per_process = 1
     for flag in (r"-g|--ngpus", r"-t|--nthreads"):
-        said = re.findall(rf"\s(?:{flag})(?:=|\s*)(\d+)(?=\s)", after)
+        said = re.findall(rf"\s(?:{flag})(?:=|\s*)(\d{{1,7}})(?=\s)", after)
         per_process *= int(said[-1]) if said else 1
     processes = 1 if ALONE.search(before) else ranks_of(before)
     return processes and processes * per_process

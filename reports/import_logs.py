@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import stat
 import sys
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -20,7 +20,7 @@ import msgspec
 from reports.import_json import parse_json
 from reports.import_mpi import parse_imb, parse_osu
 from reports.import_nccl import parse_nccl
-from reports.imported import ImportedFrom, ImportedRun, plain, write_imported
+from reports.imported import ImportedFrom, ImportedRank, ImportedRun, plain, write_imported
 from reports.logged import LoggedTest, cleaned
 from reports.result import ResultError
 from reports.schema import End
@@ -39,43 +39,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def import_logs(arguments: argparse.Namespace) -> int:
-    """Writes the run files and prints a line for each; the exit status. Raises ResultError where DIR is not writable."""
+    """Writes the run files, a line printed for each; the exit status. Raises ResultError for a DIR not to write in."""
     status = 0
     for path in arguments.files:
+        name = plain(str(path))
         try:
             content = read_log(path)
             tests = find_tests(path, content)
             if not tests:
                 raise ResultError(f"{path} is not a known format; known are {FORMATS}")
         except ResultError as error:
-            print(f"reports: {plain(str(error), 1000)}", file=sys.stderr)
+            print(f"reports: {plain(str(error))}", file=sys.stderr)
             status = 2
             continue
         for line in store(path, content, tests, arguments.out):
             print(line)
         unread = sorted(at for test in tests for at in test.unread)
         for at in unread[:MOST_REPORTED]:
-            print(f"reports: {plain(str(path), 1000)}, line {at}: looks like data and could not be read", file=sys.stderr)
+            print(f"reports: {name}, line {at}: looks like data and could not be read", file=sys.stderr)
         if unread:
             more = f", {len(unread) - MOST_REPORTED} of them not listed" if len(unread) > MOST_REPORTED else ""
-            print(f"reports: {plain(str(path), 1000)}: {len(unread)} lines that look like data could not be read{more}",
-                  file=sys.stderr)
+            print(f"reports: {name}: {len(unread)} lines look like data and could not be read{more}", file=sys.stderr)
     return status
 
 
 def read_log(path: Path) -> bytes:
     """The file's bytes. Raises ResultError for what cannot be a log, before it is read."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe would wait for its writer
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise ResultError(f"{path} is a {'folder' if stat.S_ISDIR(found.st_mode) else 'device'}, not a log")
-            if found.st_size > MOST_BYTES:
-                raise ResultError(f"{path} has {found.st_size / 1e6:.0f} MB; a log may have {MOST_BYTES / 1e6:.0f} MB: "
-                                  "leave out NCCL's INFO lines")
-            content = file.read(MOST_BYTES)
-    except IsADirectoryError as error:
-        raise ResultError(f"{path} is a folder, not a log") from error
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise ResultError(f"{path} is a {'folder' if stat.S_ISDIR(found.st_mode) else 'device'}, not a log")
+        if found.st_size > MOST_BYTES:
+            raise ResultError(f"{path} has {found.st_size / 1e6:.0f} MB; a log may have {MOST_BYTES / 1e6:.0f} MB: "
+                              "leave out NCCL's INFO lines")
+        content = path.read_bytes()
     except OSError as error:
         raise ResultError(f"{path} cannot be read: {error.strerror}") from error
     if not content.strip():
@@ -90,7 +87,7 @@ def find_tests(path: Path, content: bytes) -> list[LoggedTest]:
     lines = text.split("\n")
     if text.lstrip()[:1] == "{":
         try:
-            test = parse_json(text.strip(), len(lines))
+            test = parse_json(text.strip())
         except (msgspec.DecodeError, RecursionError) as error:
             raise ResultError(f"{path} is JSON that is cut off or damaged ({error})") from error
         if test is None:
@@ -98,7 +95,7 @@ def find_tests(path: Path, content: bytes) -> list[LoggedTest]:
         return [test]
     clean = [cleaned(line) for line in lines]
     tests = sorted([*parse_nccl(clean, lines), *parse_osu(clean), *parse_imb(clean)], key=lambda test: test.first_line)
-    for test, after in zip(tests, tests[1:], strict=False):
+    for test, after in pairwise(tests):
         test.unread = [at for at in test.unread if at < after.first_line]
     return tests
 
@@ -119,9 +116,9 @@ def store(path: Path, content: bytes, tests: Iterable[LoggedTest], folder: Path)
     """Writes the run files; of each the line to print."""
     digest = hashlib.sha256(content).hexdigest()[:12]
     for position, test in enumerate(tests, 1):
-        origin = ImportedFrom(file=plain(path.name, 200), format=test.format, first_line=test.first_line,
+        origin = ImportedFrom(file=plain(path.name), format=test.format, first_line=test.first_line,
                               last_line=test.last_line)
-        ranks = [{"rank": rank, "gpu": gpu} for rank, gpu in sorted(test.gpus.items())]
+        ranks: list[ImportedRank] = [{"rank": rank, "gpu": gpu} for rank, gpu in sorted(test.gpus.items())]
         run = ImportedRun(run_id=f"import-{digest}-{position}", benchmark=test.benchmark, imported_from=origin,
                           statistic=test.statistic, world={"size": test.world_size, "ranks": ranks},
                           footer_avg_bus_bw=test.footer_avg_bus_bw, out_of_bounds=test.out_of_bounds)

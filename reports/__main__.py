@@ -18,6 +18,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing here is worth a traceback
 
 from reports.comparison import NOT_COMPARABLE, Incomparable
+from reports.foreign import printable
 from reports.result import ResultError
 
 # Of each command the module, its function, what it does, and an example.
@@ -32,6 +33,8 @@ COMMANDS = {
     "advise": ("advise", "advise", "advises how to split a model over GPUs, from a run's all-reduces",
                "--model llama-3.1-70b --weights q4 --gpu r9700 --gpus 2 --run results/RUN.jsonl"),
     "peers": ("peers", "peers", "shows ours beside several MPI libraries", "peers"),
+    "fit": ("fit_command", "fit", "fits time = alpha + size / beta to runs, and says who overtakes whom",
+            "results/campaign-1a2b3c4d/main --plot fit.svg"),
     "selfcheck": ("selfcheck", "selfcheck", "checks the verdicts' error rates by simulation", "--seed 1"),
 }
 
@@ -74,14 +77,14 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except ResultError as error:
-        print(f"reports: {error}", file=sys.stderr)
+        print(f"reports: {printable(str(error))}", file=sys.stderr)
         return NOT_COMPARABLE if isinstance(error, Incomparable) else 2
     except BrokenPipeError:
         # The reader, a pager or `head`, has what it wanted; Python would complain once more while closing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return status
     except OSError as error:
-        print(f"reports: {error.filename or 'cannot write'}: {error.strerror}", file=sys.stderr)
+        print(f"reports: {printable(str(error.filename or 'cannot write'))}: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 2
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from reports.case import case_bus_factor
+from reports.foreign import spreadsheet_cell
 from reports.schema import Case, Range, Record, Result, Summary, to_dict
 from reports.sentences import shape_text
 
@@ -32,7 +33,7 @@ def as_csv(result: Result) -> str:
     if rows:
         writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: spreadsheet_cell(value) for name, value in row.items()} for row in rows)
     return out.getvalue()
 
 

@@ -122,6 +122,8 @@ def read_manifest(folder: Path | str) -> Manifest:
             continue
         assert manifest
         if isinstance(record, Launch) and record.run is not None:
+            if Path(record.run).is_absolute() or ".." in Path(record.run).parts:
+                raise ResultError(f"{where}: the run file {record.run} lies outside the campaign")
             if not (folder / record.run).is_file():
                 raise ResultError(f"{where}: the run file {record.run} is not there")
             if record.status == "finished" and record.run in {made.run for made in manifest.launches}:

@@ -10,18 +10,20 @@ from xml.etree import ElementTree
 import jinja2
 from markupsafe import Markup
 
+from reports.foreign import markdown_text
 from reports.forest import plot
 from reports.gate import Outcome, findings, headline
-from reports.verdict_table import COLUMNS, as_markdown, closing, escaped, figures, grouped, head, warnings
+from reports.verdict_table import COLUMNS, as_markdown, closing, figures, grouped, head, warnings
 
 MOST_ROWS_BYTES = 50_000  # GitHub refuses a comment above 65,536 characters
 
 
 def markdown(outcome: Outcome) -> str:
     """The outcome, and the whole table folded away."""
-    found = "".join(f"- {escaped(line)}\n" for line in findings(outcome))
+    found = "".join(f"- {markdown_text(line)}\n" for line in findings(outcome))
     table = as_markdown([outcome.comparison], MOST_ROWS_BYTES)
-    return f"## {escaped(headline(outcome))}\n\n{found}\n<details><summary>all cells</summary>\n\n{table}\n</details>\n"
+    return (f"## {markdown_text(headline(outcome))}\n\n{found}\n"
+            f"<details><summary>all cells</summary>\n\n{table}\n</details>\n")
 
 
 def junit(outcome: Outcome) -> str:
@@ -64,7 +66,7 @@ def _xml(suites: ElementTree.Element) -> str:
 def refusal(kind: str, sentence: str) -> str:
     """Of each kind, a file with nothing but the sentence that there was nothing to judge."""
     if kind == "markdown":
-        return f"## {escaped(sentence)}\n"
+        return f"## {markdown_text(sentence)}\n"
     if kind == "html":
         return _template().render(headline=sentence, findings=[], picture="", columns=COLUMNS, head=[], rows=[])
     suites = ElementTree.Element("testsuites")

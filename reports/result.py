@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from reports import foreign
 from reports.case import BUS_FACTORS, Samples, build_cases
 from reports.exposed import TOGETHER
 from reports.schema import (
@@ -158,7 +159,7 @@ def read_lines(path: Path, what: str, kinds: Mapping[str, type[Record]], schema:
     lines of others are passed over, and so is a last line that was cut off. Raises ResultError for all else that is
     not `what` as `schema` has it."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = foreign.read_bytes(path).split(b"\n")
     except OSError as error:
         raise ResultError(f"{path} cannot be read: {error.strerror}") from error
     head, is_first = next(iter(kinds)), True
@@ -167,7 +168,7 @@ def read_lines(path: Path, what: str, kinds: Mapping[str, type[Record]], schema:
         if not line:
             continue
         try:
-            raw = msgspec.json.decode(line)
+            raw = foreign.printable_in(msgspec.json.decode(line))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if number == len(lines) and not is_first:
                 break
@@ -203,13 +204,14 @@ def _assemble(path: Path, run: Run, records: dict[type[Record], list[Any]]) -> R
 def read_flight(folder: Path) -> Flight | None:
     """What the ranks of a run left in `folder`, None where there is nothing. A page that was torn in the middle of an
     update says nothing of use, so that rank is left out."""
-    if not folder.is_dir():
+    if not folder.is_dir() or folder.is_symlink():
         return None
     pages: dict[str, dict[str, Any]] = {}
     for page in sorted(folder.iterdir()):
         try:
-            content = msgspec.json.decode(page.read_bytes().split(b"\0", 1)[0])
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            page_bytes = foreign.read_bytes(page, follow=False)
+            content = foreign.printable_in(msgspec.json.decode(page_bytes.split(b"\0", 1)[0]))
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
         if isinstance(content, dict):
             pages[page.name] = content

@@ -4,7 +4,6 @@ which colour only underlines; what was allowed to differ and what threatened the
 
 from __future__ import annotations
 
-import html
 import os
 import re
 import sys
@@ -18,6 +17,7 @@ import numpy as np
 
 from reports.case import CASE_KEY
 from reports.comparison import Cell, Comparison
+from reports.foreign import markdown_text, spreadsheet_cell
 from reports.schema import Planned
 from reports.sentences import MOST_STEAL_SHARE, number, shape_text, size_text
 from reports.sides import Side
@@ -199,19 +199,14 @@ def as_markdown(comparisons: Sequence[Comparison], most_bytes: int = 1 << 30) ->
     parts = []
     for comparison, control in shown(comparisons):
         title, *more = head(comparison, control)
-        rows = ["| " + " | ".join(map(escaped, [name, *figures(cell)])) + " |"
+        rows = ["| " + " | ".join(map(markdown_text, [name, *figures(cell)])) + " |"
                 for name, cells in grouped(comparison).items() for cell in cells]
         cut = int(np.sum(np.cumsum([len(row.encode()) + 1 for row in rows]) > most_bytes))
         more += [*warnings(comparison), *closing(comparison), *[f"{cut} more rows do not fit here"] * (cut > 0)]
-        parts += [f"### {escaped(title)}", "", *(f"- {escaped(line)}" for line in more), "",
+        parts += [f"### {markdown_text(title)}", "", *(f"- {markdown_text(line)}" for line in more), "",
                   "| " + " | ".join(["algorithm", *COLUMNS]) + " |", "|---|" + "---:|" * 4 + "---|" + "---:|" * 2,
                   *rows[:len(rows) - cut], ""]
     return "\n".join(parts)
-
-
-def escaped(text: str) -> str:
-    """`text` as itself in a cell of a Markdown table."""
-    return re.sub(r"([\\|*`])", r"\\\1", html.escape(text, quote=False)).replace("\n", " ")
 
 
 def _frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
@@ -227,5 +222,6 @@ def _frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
 
 
 FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {
-    "text": as_text, "markdown": as_markdown, "csv": lambda comparisons: _frame(comparisons).to_csv(index=False),
+    "text": as_text, "markdown": as_markdown,
+    "csv": lambda comparisons: _frame(comparisons).map(spreadsheet_cell).to_csv(index=False),
     "json": lambda comparisons: f"{_frame(comparisons).to_json(orient='records', indent=1)}\n"}

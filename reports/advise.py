@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reports import serving, specs
+from reports.foreign import printable
 from reports.reduce_times import Times, assumed, doubts, measured
 from reports.result import ResultError, read
 from reports.schema import Result
@@ -66,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--gpu", metavar="NAME", help="such as r9700, rtx4090, h100-nvl")
     add("--gpus", metavar="N", type=whole(64), default=2, help="how many (%(default)s)")
     add("--run", metavar="RUN", type=Path, action="append", default=[], help="a run of bench.allreduce over that many "
-        "ranks, or an imported log; may be repeated, each a launch of one machine")
+        "ranks; may be repeated, each a launch of one machine")
     add("--link", metavar="NAME", help="what to assume where there is no run (the GPU's own); such as pcie5x16")
     add("--context", metavar="TOKENS", type=whole(10**8, 0), default=4096, help="in each stream's cache (%(default)s)")
     add("--prompt", metavar="TOKENS", type=whole(10**7), default=2048, help="to be read in (%(default)s)")
@@ -83,7 +84,7 @@ def whole(most: int, least: int = 1) -> Callable[[str], int]:
     """Reads a whole number between these."""
     def read_it(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{specs.printable(text)!r} is not a whole number from {least} to {most}")
+            raise argparse.ArgumentTypeError(f"{printable(text)!r} is not a whole number from {least} to {most}")
         return int(text)
 
     return read_it
@@ -92,7 +93,7 @@ def whole(most: int, least: int = 1) -> Callable[[str], int]:
 def skew(text: str) -> float:
     """Reads a skew."""
     if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?", text) or float(text) < 1:
-        raise argparse.ArgumentTypeError(f"{specs.printable(text)!r} is not a skew: busiest over mean, 1 or more")
+        raise argparse.ArgumentTypeError(f"{printable(text)!r} is not a skew: busiest over mean, 1 or more")
     return float(text)
 
 
@@ -128,7 +129,7 @@ def question(arguments: argparse.Namespace) -> Question:
     eight_bits = arguments.weights.lower() == "fp8" and gpu.fp8_tflops
     what = Serving(model, weights_bytes, gpu.bandwidth_gb_s, eight_bits or gpu.fp16_tflops, gpu.memory_gb * GB,
                    specs.link(gpu.slot).gb_s, arguments.context, arguments.skew)
-    return Question(what, gpu, arguments.gpus, specs.printable(arguments.weights), arguments.prompt, arguments.batch,
+    return Question(what, gpu, arguments.gpus, printable(arguments.weights), arguments.prompt, arguments.batch,
                     arguments.slots)
 
 
@@ -165,8 +166,12 @@ def why_not(asked: Question, kind: str, n: int) -> str | None:
 
 def memory(asked: Question, kind: str, n: int) -> dict[str, float]:
     """What a GPU holds, for the most streams and the longest chunk that are asked for."""
-    streams, chunk = max(asked.batch, asked.slots), min(asked.prompt, serving.CHUNK_TOKENS)
-    return serving.memory_bytes(asked.serving, kind, n, streams, chunk)
+    return serving.memory_bytes(asked.serving, kind, n, max(asked.batch, asked.slots), prompt_chunk(asked))
+
+
+def prompt_chunk(asked: Question) -> int:
+    """Tokens of the longest chunk of a prompt."""
+    return min(asked.prompt, serving.CHUNK_TOKENS)
 
 
 def larger_card(asked: Question) -> Split | None:
@@ -239,12 +244,20 @@ def collectives(asked: Question, times: Times) -> list[str]:
     n, model = asked.gpus, asked.serving.model
     if n == 1:
         return ["One GPU: nothing to reduce."]
-    size, calls = serving.all_reduce_bytes(model, asked.batch), serving.all_reduces(model)
+    size, calls = int(serving.all_reduce_bytes(model, asked.batch)), serving.all_reduces(model)
     each, factor, gb_s = times(size), serving.wire_factor(n), times.link.gb_s * (n - 1 if times.link.mesh else 1)
-    moved = calls * size
+    moved, how = calls * size, " by the fit" if times.at and size not in times.at else ""
+    chunk, routed = prompt_chunk(asked), list[str]()
+    if model.experts > 1 and not model.experts % n:
+        leaving, shared = (serving.dispatch_bytes(model, n, chunk / n, once) / 1e6 for once in (False, True))
+        routed = [f"Split by experts a chunk of {chunk} tokens sends {number(leaving)} MB a rank to experts elsewhere, "
+                  f"{number(shared)} where one copy serves all of a rank's, times the skew of {asked.serving.skew:g}, "
+                  "in each layer, and as many back; with replicated activations there is no all-to-all but an all-reduce "
+                  f"of {number(serving.all_reduce_bytes(model, chunk) / 1e6)} MB."]
     return [f"A step at TP {n} has {calls} all-reduces (2 a layer) of {size:,.0f} B: {number(moved / 1e6)} MB, each "
             f"GPU sending 2(n-1)/n = {factor:g} of it: {number(factor * moved / gb_s / 1e3)} us by bytes alone at "
-            f"{number(gb_s)} GB/s; {calls} x {us_text(each)} = {number(calls * each.value / 1e3)} ms."]
+            f"{number(gb_s)} GB/s; {calls} x {us_text(each)}{how} = {number(calls * each.value / 1e3)} ms.",
+            *routed]
 
 
 def us_text(span: Span) -> str:

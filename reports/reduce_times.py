@@ -2,7 +2,7 @@
 
 Up to 512 KiB the mean of a chain of dependent calls counts, which is what a decode step pays; above, the collective and
 the reading of its result (`total_us`). Of a run that has it `auto` counts, else the library, each in its faster
-variant. Sizes between those measured are read off a straight line between them, in logarithms.
+variant. Sizes that were not measured are read off the alpha-beta fit (`fit`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from reports import specs
+from reports.fit import Fit, fits_of, predict_us
+from reports.foreign import printable
 from reports.result import ResultError
 from reports.rows import cost_us
 from reports.schema import Case, Result, Summary
@@ -27,21 +29,30 @@ DOWN = 0.5  # of a link's bandwidth: less than that, and the link is called out
 
 @dataclass
 class Times:
-    """All-reduces over `gpus` ranks: `at` their measured times in microseconds by size in bytes; where that is empty,
-    they come from `link`. `words` say in a line where they are from, `notes` what to know of them."""
+    """All-reduces over `gpus` ranks: `at` their measured times in microseconds by size in bytes, `fits` for sizes in
+    between and beyond; where that is empty, they come from `link`. `words` say in a line where they are from, `notes`
+    what to know of them."""
 
     gpus: int
     words: str
     link: Link
     at: dict[int, Span] = field(default_factory=dict)
+    fits: list[Fit] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def __call__(self, size_bytes: float) -> Span:
-        """Microseconds of an all-reduce of so many bytes, with its interval. Beyond the largest size that was measured
-        time grows as bytes do; below the smallest it is that of the smallest."""
+        """Microseconds of an all-reduce of so many bytes, with its interval. Without a fit they lie on a line between
+        sizes, in logarithms; beyond the largest they grow as bytes do, below the smallest they are the smallest's."""
         if not self.at:
             base_us = float(specs.tables()["latency"]["all_reduce_us"])
             return sure(link_all_reduce_us(self.link, base_us, self.gpus, size_bytes))
+        if size_bytes in self.at:
+            return self.at[int(size_bytes)]
+        mode = "chained" if size_bytes <= CHAINED_UP_TO else "isolated"
+        by_fit = [predict_us(fit, size_bytes) for fit in self.fits if fit.mode == mode]
+        if by_fit := [found for found in by_fit if found[0] > 0]:
+            value, low, high = min(by_fit, key=lambda found: found[0])
+            return Span(value, value if low is None else low, value if high is None else high)
         sizes = sorted(self.at)
         if size_bytes >= sizes[-1]:
             return self.at[sizes[-1]].times(size_bytes / sizes[-1])
@@ -73,21 +84,26 @@ def measured(results: Sequence[Result], gpus: int, link: Link) -> Times:
     algorithm = next((name for name in ("auto", "library") if all(name in kind for kind in kinds)), None)
     if algorithm is None:
         raise ResultError(f"{results[0].path} has no all-reduce of auto or of a library that was measured")
-    at, notes = dict[int, Span](), []
+    at, notes, trips_ns = dict[int, Span](), [], []
     for size in sorted({case.size_bytes for of_run in cases for case in of_run if case.algorithm == algorithm}):
         found = [summaries for of_run in cases if (summaries := _at(of_run, algorithm, size))]
         variants = set.intersection(*(set(summaries) for summaries in found))
         if len(found) == len(cases) and variants:
             best = min(variants, key=lambda name: np.median([of_run[name][0].median for of_run in found]))
             at[size] = _span([of_run[best][0] for of_run in found])
+            trips_ns += [of_run[best][2] for of_run in found]
             if size <= CHAINED_UP_TO and not all(of_run[best][1] for of_run in found):
                 notes.append(size)
     launches = f"{len(results)} launches" if len(results) > 1 else f"run {results[0].run.run_id}, this launch"
     library = next((case.library for of_run in cases for case in of_run if case.algorithm == "library"), None)
-    name = algorithm if algorithm == "auto" else specs.printable(library or "the library")
+    name = algorithm if algorithm == "auto" else printable(library or "the library")
     said = [f"No chain of dependent calls was measured at {' and '.join(map(size_text, notes[:2]))}: single calls "
             "stand for it, which are faster than what a decode step pays."] * bool(notes)
-    return Times(gpus, f"measured: {name}, {launches}; {machine(results[0])}", link, at, said)
+    fits = [fit for fit in fits_of(results) if fit.regimes and fit.algorithm == algorithm and not fit.shape
+            and not fit.in_place and fit.collective == "all_reduce"]
+    away = [abs(np.log((fit.link_rtt_ns or 1.0) / np.median(trips_ns))) for fit in fits]  # from the state of `at`
+    near = [fit for fit, distance in zip(fits, away, strict=True) if distance == min(away)]
+    return Times(gpus, f"measured: {name}, {launches}; {machine(results[0])}", link, at, near, said)
 
 
 def check(result: Result, gpus: int) -> None:
@@ -108,12 +124,13 @@ def counts(case: Case) -> bool:
             and case.redop == "sum" and (case.snr_db is None or case.algorithm == "auto"))
 
 
-def _at(cases: Sequence[Case], algorithm: str, size_bytes: int) -> dict[str, tuple[Summary, bool]]:
-    """Of each variant what it costs at this size, and whether that is of a chain, which counts up to 512 KiB."""
-    found: dict[str, tuple[Summary, bool]] = {}
+def _at(cases: Sequence[Case], algorithm: str, size_bytes: int) -> dict[str, tuple[Summary, bool, float]]:
+    """Of each variant what it costs at this size, whether that is of a chain, which counts up to 512 KiB, and the
+    link's round trip in nanoseconds."""
+    found: dict[str, tuple[Summary, bool, float]] = {}
     for case in sorted(cases, key=lambda case: (case.mode == "chained") == (size_bytes <= CHAINED_UP_TO)):
         if case.algorithm == algorithm and case.size_bytes == size_bytes and (cost := case.total_us or case.time_us):
-            found[case.variant] = cost, case.mode == "chained"
+            found[case.variant] = cost, case.mode == "chained", case.link_rtt_ns.median if case.link_rtt_ns else 1.0
     return found
 
 
@@ -136,7 +153,7 @@ def doubts(times: Times, results: Sequence[Result], gpu: Gpu) -> list[str]:
         said.append("The times are of ranks on CPU cores: all of this is arithmetic about GPUs over a link that was "
                     "measured elsewhere.")
     elif named and gpu.name.partition("-")[0] not in "".join(filter(str.isalnum, str(named[0]).lower())):
-        said.append(f"The times are of {specs.printable(str(named[0]))}, not of {gpu.name}.")
+        said.append(f"The times are of {printable(str(named[0]))}, not of {gpu.name}.")
     peer = specs.link(gpu.peer) if gpu.peer else None
     if peer and not results and times.link.gb_s < peer.gb_s:
         said.append(f"The GPUs' own link, {peer.name} ({number(peer.gb_s)} GB/s one way), is taken to be DOWN or not "

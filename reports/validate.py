@@ -37,14 +37,14 @@ def render(decode: Result, results: Sequence[Result]) -> str:
         raise ResultError(f"{other.path} is of another machine than {decode.path}")
     if not reduces or not links:
         raise ResultError("--validate needs a --run of bench.allreduce and one of bench.link, of the same machine")
-    gb_s, out, worst = memory_gb_s(links), io.StringIO(), list[float]()
-    for line in [*opening(decode), machine(decode), f"memory, all ranks at once: {number(gb_s)} GB/s each "
-                 "(bench.link: a copy, what it reads and what it writes)"]:
+    memory, out, worst = memory_gb_s(links), io.StringIO(), list[float]()
+    for line in [*opening(decode), machine(decode), f"memory, by copies of bench.link: {number(memory[0])} GB/s a rank "
+                 f"read and written where all do, {number(memory[1])} where one does"]:
         print(textwrap.fill(line, 80), file=out)
     for cases in exposed.shapes(decode):
         print(f"\n{steps.title(cases[0])}\n{'':<25}{'measured':>9}{'from the link':>15}{'error':>8}"
               f"{'from compute':>14}{'error':>8}", file=out)
-        for name, measured_us, *predicted in rows(cases, reduces, gb_s):
+        for name, measured_us, *predicted in rows(cases, reduces, memory):
             cells = [f"{number(us / 1e3):>{width}}{us / measured_us - 1:>+8.1%}" if us else f"{'-':>{width}}{'-':>8}"
                      for us, width in zip(predicted, (15, 14), strict=True)]
             print(f"{name:<25}{number(measured_us / 1e3):>9}{''.join(cells)}", file=out)
@@ -55,24 +55,28 @@ def render(decode: Result, results: Sequence[Result]) -> str:
     return out.getvalue()
 
 
-def memory_gb_s(links: Sequence[Result]) -> float:
-    """What each rank reads and writes, all at once, by the copies of the largest size."""
+def memory_gb_s(links: Sequence[Result]) -> tuple[float, float]:
+    """What a rank reads and writes in GB/s while all do, and alone, by copies of the largest size."""
     blocks = [block for result in links for block in result.link_blocks if block.memory_us]
     if not blocks:
         raise ResultError(f"{links[0].path} has not measured its memory")
     size = max(block.size_bytes for block in blocks)
-    return float(np.median([2 * size / block.memory_us / 1e3 for block in blocks
-                            if block.size_bytes == size and block.memory_us]))
+    at_once = [2 * size / block.memory_us / 1e3 for block in blocks if block.size_bytes == size and block.memory_us]
+    copies = [case for result in links for case in result.cases if case.algorithm == "local_copy" and case.alg_bw_gb_s]
+    largest = max((case.size_bytes for case in copies), default=0)
+    alone = [2 * case.alg_bw_gb_s for case in copies if case.size_bytes == largest and case.alg_bw_gb_s]
+    return float(np.median(at_once)), float(np.median(alone or at_once))
 
 
 def rows(cases: Sequence[Case], reduces: Sequence[Result],
-         gb_s: float) -> list[tuple[str, float, float | None, float | None]]:
+         memory: tuple[float, float]) -> list[tuple[str, float, float | None, float | None]]:
     """Of the compute and of each split: its name, what was measured, and what is predicted from the memory's bandwidth
-    and from the compute that was measured, in microseconds."""
+    and from the compute that was measured, in microseconds. Of a pipeline with one chat one stage is at work at a
+    time."""
     found = {case.algorithm: case for case in cases if cost_us(case)}
     shape, ranks = cases[0].shape, reduces[0].run.world["size"]
     weights = sum(shape["inner"]) * shape["hidden"] * ELEMENT_BYTES[shape["weights"]] * shape["layers"]
-    by_memory = weights / gb_s / 1e3
+    by_memory, by_one = (weights / gb_s / 1e3 for gb_s in memory)
     alone = cost_us(found[exposed.COMPUTE]) if exposed.COMPUTE in found else None
     lines: list[tuple[str, float, float | None, float | None]] = []
     for algorithm, case in found.items():
@@ -80,9 +84,11 @@ def rows(cases: Sequence[Case], reduces: Sequence[Result],
         if algorithm == exposed.COMPUTE:
             lines.append(("compute", took, by_memory, None))
         elif algorithm in SPLITS and (each := chained_us(reduces, SPLITS[algorithm], case)):
-            times, waits = (ranks, ranks) if algorithm == steps.PIPELINE else (1, steps.calls(case))
-            lines.append((f"{algorithm.replace('_parallel', '').replace('_', ', ')}", took,
-                          times * by_memory + waits * each, times * alone + waits * each if alone else None))
+            is_pipe = algorithm == steps.PIPELINE
+            times, waits = (ranks, ranks) if is_pipe else (1, steps.calls(case))
+            read_us = by_one if is_pipe and shape["slots"] == 1 else by_memory
+            lines.append((algorithm.replace("_parallel", "").replace("_", ", "), took, times * read_us + waits * each,
+                          times * alone + waits * each if alone else None))
     return lines
 
 

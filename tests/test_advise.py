@@ -168,6 +168,10 @@ def test_a_mixture_is_split_by_experts_too():
     rates = [float(line.split()[-3]) for skew in ("1", "2") for line in said(*asked, "--skew", skew)[0].splitlines()
              if line.startswith(" EP 4")]
     assert rates[0] > 1.3 * rates[1]
+    _, words = said(*asked, "--prompt", "1024", "--skew", "1.5")
+    assert "1024 tokens sends 3.15 MB a rank to experts elsewhere, 2.92 where one copy serves" in words
+    assert "times the skew of 1.5" in words
+    assert "no all-to-all but an all-reduce of 8.39 MB" in words
 
 
 def test_explained(tmp_path):
@@ -186,12 +190,14 @@ def test_explained(tmp_path):
 
 def link_run(folder, gb_s, **words):
     """A run of bench.link whose memory copies at so many GB/s, what is read and what is written together."""
-    case = Planned(collective="link", size_bytes=16 << 20, count=1, datatype="float32", redop="none", algorithm="push",
-                   shape={"src": 0, "dst": 1})
+    case = Planned(collective="link", size_bytes=16 << 20, count=1, datatype="float32", redop="none",
+                   algorithm="local_copy", shape={"src": 0, "dst": 0})
     file = RunFile.create(folder, Run(
         run_id="2026-11-20T06-15-00Z-link-1a2b3c", benchmark="link", version="0.1.0", argv=[], seed=1, software_id="b",
         environment={}, world={"size": 2, "ranks": CPUS}, cases=[case], **{"machine_id": "a"} | words))
-    file.append(LinkBlock(size_bytes=16 << 20, round=0, memory_us=2 * (16 << 20) / gb_s / 1e3, link_rtt_ns=SLOW_NS))
+    us = 2 * (16 << 20) / gb_s / 1e3
+    file.append(LinkBlock(size_bytes=16 << 20, round=0, memory_us=us, link_rtt_ns=SLOW_NS))
+    file.append(Block(case=0, block=0, round=0, n=5, time_us=us / 2, link_rtt_ns=SLOW_NS))  # alone twice as fast
     return file.finish({}, "complete", None, measuring_s=1.0, elapsed_s=2.0).path
 
 
@@ -209,6 +215,10 @@ def test_validation_holds_a_step_against_its_parts(tmp_path):
     assert re.search(r"tensor, library +5\.00 +5\.08 +\+1\.5% +5\.16 +\+3\.2%", text)
     assert re.search(r"pipeline +5\.30 +5\.07 +-4\.3% +5\.24 +-1\.1%", text)
     assert "The worst error from the link is 5.1%: misses the aim of 5%" in words
+    one_chat = Made(tmp_path / "c", benchmark="decode", shape=STEP | {"slots": 1})
+    step_of_one = one_chat.run({"compute": always(2600.0), "pipeline_parallel": always(2600.0)}).path
+    text, _ = said("--validate", step_of_one, *asked[2:])
+    assert re.search(r"pipeline +2\.60 +2\.56 +-1\.7% +5\.24", text)  # one stage at work has the memory to itself
     assert "and one of bench.link" in refusal("--validate", step, "--run", reduces)
     assert "not of decode" in refusal("--validate", reduces, "--run", reduces)
     elsewhere = link_run(tmp_path / "b", 20, machine_id="z")

@@ -191,7 +191,7 @@ def test_a_config_on_disk_is_the_model(tmp_path):
 
 @pytest.mark.parametrize(("content", "said"), [
     ("", "is not JSON"), ("[1]", "holds no object"), ("{" * 5000, "is not JSON"), (b"\xff\xfe\x00", "is not JSON"),
-    ("x" * ((1 << 20) + 1), "is larger than"),
+    ("x" * 1_000_001, "more than the 1 MB"),
     (json.dumps({"model_type": "llama"}), "lacks num_hidden_layers, hidden_size, num_attention_heads, "
                                           "moe_intermediate_size or intermediate_size, vocab_size"),
     (json.dumps(CONFIG | {"hidden_size": "8192"}), "hidden_size is not a whole number"),

@@ -156,6 +156,8 @@ def why_not(asked: Question, kind: str, n: int) -> str | None:
     what, model = asked.serving, asked.serving.model
     if kind == TENSOR and model.heads % n:
         return f"{model.heads} heads do not go into {n}"
+    if kind == PIPELINE and model.layers < n:
+        return f"{model.layers} layers make no {n} stages"
     if kind == EXPERTS and model.experts % n:
         return f"{model.experts} experts do not go into {n}"
     held = memory(asked, kind, n)
@@ -252,8 +254,8 @@ def collectives(asked: Question, times: Times) -> list[str]:
         leaving, shared = (serving.dispatch_bytes(model, n, chunk / n, once) / 1e6 for once in (False, True))
         routed = [f"Split by experts a chunk of {chunk} tokens sends {number(leaving)} MB a rank to experts elsewhere, "
                   f"{number(shared)} where one copy serves all of a rank's, times the skew of {asked.serving.skew:g}, "
-                  "in each layer, and as many back; with replicated activations there is no all-to-all but an all-reduce "
-                  f"of {number(serving.all_reduce_bytes(model, chunk) / 1e6)} MB."]
+                  "in each layer, and as many back; with replicated activations there is no all-to-all but an "
+                  f"all-reduce of {number(serving.all_reduce_bytes(model, chunk) / 1e6)} MB."]
     return [f"A step at TP {n} has {calls} all-reduces (2 a layer) of {size:,.0f} B: {number(moved / 1e6)} MB, each "
             f"GPU sending 2(n-1)/n = {factor:g} of it: {number(factor * moved / gb_s / 1e3)} us by bytes alone at "
             f"{number(gb_s)} GB/s; {calls} x {us_text(each)}{how} = {number(calls * each.value / 1e3)} ms.",
@@ -305,19 +307,21 @@ def best(can: Sequence[Split], figure: str) -> str:
     sign = 1 if figure.endswith("rate") else -1
     ordered = sorted(can, key=lambda row: getattr(row, figure).value ** sign, reverse=True)
 
-    def over(row: Split) -> Span:
-        ratios = [(one / other) ** sign for one, other in
-                  zip(getattr(ordered[0], figure), getattr(row, figure), strict=True)]
+    def over(first: Split, row: Split) -> Span:
+        ends_of_both = zip(getattr(first, figure), getattr(row, figure), strict=True)
+        ratios = [(one / other) ** sign for one, other in ends_of_both]
         return Span(ratios[0], min(ratios), max(ratios))
 
-    close = [row for row in ordered if over(row).low < MARGIN]
+    close = [row for row in ordered if over(ordered[0], row).low < MARGIN]
     first = next((row for row in close if row.kind == REPLICAS), ordered[0])
     value = getattr(first, figure).value
     said = f"{first.name}, {number(value)} tokens/s" if sign > 0 else f"{first.name}, {number(value / 1e3)} ms"
     if also := " and ".join(row.name for row in close if row is not first):
         said += f" ({also} as good, within what this leaves out)"
-    after = ordered[len(close)] if len(close) < len(ordered) else None
-    return f"{said}, {over(after).value:.2f}x{ends(over(after))} {after.name}." if after else f"{said}."
+    if len(close) == len(ordered):
+        return f"{said}."
+    after = next(row for row in ordered if row not in close)
+    return f"{said}, {over(first, after).value:.2f}x{ends(over(first, after))} {after.name}."
 
 
 def flips(asked: Question, can: Sequence[Split], times: Times) -> str:

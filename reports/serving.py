@@ -194,13 +194,15 @@ def experts_step_us(serving: Serving, gpus: int, streams: int, all_reduce: AllRe
     return _exchange_us(serving, gpus, group, all_reduce).times(2 * model.layers, plus=work)
 
 
-def one_gpu_step_us(serving: Serving, _: int, streams: int, __: AllReduce | None = None) -> Span:
-    """A token of each stream on one GPU. Weights that do not fit beside the cache stay in the host's memory and come
-    through the slot in each step."""
+def outside_share(serving: Serving, streams: int) -> float:
+    """The part of the weights that does not fit on one GPU beside its streams' cache and stays in the host's memory."""
     beside = _kv_bytes(serving, streams) + activation_bytes(serving.model, CHUNK_TOKENS)
-    room = usable_bytes(serving.memory_bytes) - beside
-    outside = 1 - min(1.0, max(0.0, room) / serving.weights_bytes)
-    read = read_bytes(serving, streams)
+    return 1 - min(1.0, max(0.0, usable_bytes(serving.memory_bytes) - beside) / serving.weights_bytes)
+
+
+def one_gpu_step_us(serving: Serving, _: int, streams: int, __: AllReduce | None = None) -> Span:
+    """A token of each stream on one GPU; weights that are outside come through the slot in each step."""
+    outside, read = outside_share(serving, streams), read_bytes(serving, streams)
     here = work_us(serving, read * (1 - outside) + _kv_bytes(serving, streams), streams)
     return sure(here + read * outside / serving.slot_gb_s / 1e3)
 
@@ -263,8 +265,9 @@ def pipeline_prompt_us(serving: Serving, gpus: int, prompt: int, all_reduce: All
 
 
 def replicas_prompt_us(serving: Serving, _: int, prompt: int, __: AllReduce | None = None) -> Span:
-    """A prompt on one GPU; weights that do not fit come through the slot once."""
-    return sure(max(prompt_us(serving, prompt), one_gpu_step_us(serving, 1, 1).value))
+    """A prompt on one GPU; weights that are outside come through the slot once, behind the work."""
+    through_us = read_bytes(serving, prompt) * outside_share(serving, 1) / serving.slot_gb_s / 1e3
+    return sure(max(prompt_us(serving, prompt), through_us))
 
 
 def experts_prompt_us(serving: Serving, gpus: int, prompt: int, all_reduce: AllReduce) -> Span:

@@ -79,7 +79,9 @@ def measured(results: Sequence[Result], gpus: int, link: Link) -> Times:
         check(result, gpus)
     if len({result.run.machine_id for result in results}) > 1:
         raise ResultError(f"{results[0].path} and the other runs are of several machines")
-    cases = [[case for case in result.cases if counts(case)] for result in results]
+    types = dict.fromkeys(case.datatype for result in results for case in result.cases if counts(case))
+    datatype = min(types, key=lambda name: name not in ("float16", "bfloat16"), default="")  # as activations are
+    cases = [[case for case in result.cases if counts(case) and case.datatype == datatype] for result in results]
     kinds = [{case.algorithm for case in of_run} for of_run in cases]
     algorithm = next((name for name in ("auto", "library") if all(name in kind for kind in kinds)), None)
     if algorithm is None:
@@ -100,10 +102,10 @@ def measured(results: Sequence[Result], gpus: int, link: Link) -> Times:
     said = [f"No chain of dependent calls was measured at {' and '.join(map(size_text, notes[:2]))}: single calls "
             "stand for it, which are faster than what a decode step pays."] * bool(notes)
     fits = [fit for fit in fits_of(results) if fit.regimes and fit.algorithm == algorithm and not fit.shape
-            and not fit.in_place and fit.collective == "all_reduce"]
+            and not fit.in_place and fit.collective == "all_reduce" and fit.datatype == datatype]
     away = [abs(np.log((fit.link_rtt_ns or 1.0) / np.median(trips_ns))) for fit in fits]  # from the state of `at`
     near = [fit for fit, distance in zip(fits, away, strict=True) if distance == min(away)]
-    return Times(gpus, f"measured: {name}, {launches}; {machine(results[0])}", link, at, near, said)
+    return Times(gpus, f"measured: {name}, {datatype}, {launches}; {machine(results[0])}", link, at, near, said)
 
 
 def check(result: Result, gpus: int) -> None:

@@ -44,9 +44,10 @@ def refusal(*arguments):
     return complaint
 
 
-def write(folder, us_by_size, ranks=GPUS, spread=0.0, name="made", collective="all_reduce", chained=True, **words):
+def write(folder, us_by_size, ranks=GPUS, spread=0.0, name="made", collective="all_reduce", chained=True,
+          datatype="float16", **words):
     """A run of `auto` and of a library twice as slow; blocks differ by `spread`."""
-    cases = [Planned(collective=collective, size_bytes=size, count=size // 2, datatype="float16", redop="sum",
+    cases = [Planned(collective=collective, size_bytes=size, count=size // 2, datatype=datatype, redop="sum",
                      algorithm=algorithm, mode="chained" if size <= 512 << 10 and chained else "isolated",
                      library="NCCL 2.28" if algorithm == "library" else None)
              for size in us_by_size for algorithm in ("auto", "library")]
@@ -204,7 +205,7 @@ def link_run(folder, gb_s, **words):
 def test_validation_holds_a_step_against_its_parts(tmp_path):
     """The advisor's error would be a matter of belief."""
     # 192 columns x 4096 x 2 B in 32 layers are 50.3 MB; at 20 GB/s 2.517 ms, and 64 all-reduces of 20 us.
-    reduces = write(tmp_path / "a", {32768: 20}, ranks=CPUS)
+    reduces = write(tmp_path / "a", {32768: 20}, ranks=CPUS, datatype="float32")
     step = Made(tmp_path, benchmark="decode", shape=STEP).run({
         "compute": always(2600.0), "tensor_parallel": always(4000.0), "tensor_parallel_library": always(5000.0),
         "pipeline_parallel": always(5300.0)}).path
@@ -221,6 +222,9 @@ def test_validation_holds_a_step_against_its_parts(tmp_path):
     assert re.search(r"pipeline +2\.60 +2\.56 +-1\.7% +5\.24", text)  # one stage at work has the memory to itself
     assert "and one of bench.link" in refusal("--validate", step, "--run", reduces)
     assert "not of decode" in refusal("--validate", reduces, "--run", reduces)
+    halves = write(tmp_path / "d", {32768: 20}, ranks=CPUS)
+    assert "no chained all-reduce of 32768 B in float32" in refusal(
+        "--validate", step, "--run", halves, *asked[4:])
     elsewhere = link_run(tmp_path / "b", 20, machine_id="z")
     assert "of another machine" in refusal("--validate", step, "--run", reduces, "--run", elsewhere)
 
@@ -269,7 +273,7 @@ def test_several_launches_are_one_figure(tmp_path):
     """One unlucky launch would decide."""
     runs = [write(tmp_path, {16384: us, LARGE: 600}, name=f"n{us}") for us in (30, 31, 33, 36, 60)]
     _, words = said("--model", "llama-3.1-70b", *R9700, *(word for run in runs for word in ("--run", run)))
-    assert "measured: auto, 5 launches" in words
+    assert "measured: auto, float16, 5 launches" in words
     assert "160 x 33.0 us [30.0 60.0]" in words
     assert read(runs[0]).complete
 

@@ -20,6 +20,7 @@ from reports.schema import Case, Result
 from reports.sentences import machine, number, opening
 
 AIM = 0.05
+Row = tuple[str, float, float | None, float | None]
 ELEMENT_BYTES = {"int8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
 SPLITS = {steps.TENSOR: "auto", steps.LIBRARY: "library", steps.PIPELINE: "auto"}  # and whose all-reduces it takes
 
@@ -67,8 +68,7 @@ def memory_gb_s(links: Sequence[Result]) -> tuple[float, float]:
     return float(np.median(at_once)), float(np.median(alone or at_once))
 
 
-def rows(cases: Sequence[Case], reduces: Sequence[Result],
-         memory: tuple[float, float]) -> list[tuple[str, float, float | None, float | None]]:
+def rows(cases: Sequence[Case], reduces: Sequence[Result], memory: tuple[float, float]) -> list[Row]:
     """Of the compute and of each split: its name, what was measured, and what is predicted from the memory's bandwidth
     and from the compute that was measured, in microseconds. Of a pipeline with one chat one stage is at work at a
     time."""
@@ -78,8 +78,9 @@ def rows(cases: Sequence[Case], reduces: Sequence[Result],
     by_memory, by_one = (weights / gb_s / 1e3 for gb_s in memory)
     alone = cost_us(found[exposed.COMPUTE]) if exposed.COMPUTE in found else None
     if not any(chained_us(reduces, name, cases[0]) for name in SPLITS.values()):
-        raise ResultError(f"{reduces[0].path} has no chained all-reduce of {cases[0].size_bytes} B in {cases[0].datatype}")
-    lines: list[tuple[str, float, float | None, float | None]] = []
+        size, datatype = cases[0].size_bytes, cases[0].datatype
+        raise ResultError(f"{reduces[0].path} has no chained all-reduce of {size} B in {datatype}")
+    lines: list[Row] = []
     for algorithm, case in found.items():
         took = cost_us(case) or 0.0
         if algorithm == exposed.COMPUTE:

@@ -283,3 +283,24 @@ def test_without_a_chain_single_calls_are_named(tmp_path):
     run = write(tmp_path, {16384: 33, LARGE: 600}, chained=False)
     _, words = said("--model", "llama-3.1-70b", *R9700, "--run", run)
     assert "No chain of dependent calls was measured at 16 KiB" in words
+
+
+def test_a_size_that_was_not_measured_is_read_off_the_fit(tmp_path):
+    """Three chats at once would have no figure, or that of one."""
+    run = write(tmp_path, {size: 5 + size / 10e3 for size in (16384, 32768, 65536, 131072, 262144, 1 << 20, LARGE)})
+    _, words = said("--model", "llama-3.1-70b", *R9700, "--batch", "3", "--run", run)
+    found = re.search(r"160 x ([\d.]+) us.*? by the fit", words)
+    assert found
+    assert float(found[1]) == pytest.approx(5 + 49152 / 10e3, rel=0.01)
+
+
+def test_a_model_on_disk_gets_the_advice_of_its_fields(tmp_path):
+    """A model of one's own could not be asked about."""
+    path = tmp_path / "mine" / "config.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"num_hidden_layers": 80, "hidden_size": 8192, "num_attention_heads": 64,
+                                "num_key_value_heads": 8, "intermediate_size": 28672, "vocab_size": 128256}))
+    known, _ = said("--model", "llama-3.1-70b", "--gpu", "r9700")
+    assert said("--config", path, "--gpu", "r9700")[0] == known.replace("llama-3.1-70b", "mine")
+    path.write_text('{"hidden_size": 8192}')
+    assert "lacks num_hidden_layers" in refusal("--config", path, "--gpu", "r9700")

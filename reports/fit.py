@@ -38,7 +38,8 @@ from reports.sides import key_of
 FITS_SCHEMA = 1
 LAUNCH_MISFIT = 0.10  # what a line may miss by where too few launches tell what is one launch's whim
 MOST_GROUPS, GROUP_BLOCKS = 10, 3
-STEPS_AN_OCTAVE = 16  # at which two algorithms are held against each other
+NO_TIME_US = 1e-6  # what a line says at least: it may meet 0 outside its sizes
+STEPS_AN_OCTAVE = 8  # at which two algorithms are held against each other
 SAME = ("machine", "clock", "world", "version")  # of COMPARABLE, what launches of a fit have in common
 OF_CROSSOVER = ("collective", "shape", "datatype", "redop", "mode", "in_place", "world_size", "machine_id",
                 "software_id", "link_rtt_ns")
@@ -57,7 +58,7 @@ class Estimate(Record, kw_only=True):
 class Regime(Record, kw_only=True):
     """The measured sizes that one line goes through. `alpha_us` is as fitted, so it may lie below 0; `half_size_bytes`
     is n_1/2 = alpha x beta, where half of beta is reached. `lines` has [alpha in us, us a byte] of each row of the
-    fit's times."""
+    fit's times. `worst_residual` is the furthest that the median of the rows lies from its own line, as a share."""
 
     from_bytes: int
     to_bytes: int
@@ -65,6 +66,7 @@ class Regime(Record, kw_only=True):
     beta_gb_s: Estimate
     half_size_bytes: Estimate
     lines: list[list[float]]
+    worst_residual: float
 
 
 class Found(Record, kw_only=True):
@@ -88,8 +90,7 @@ class Found(Record, kw_only=True):
 class Fit(Found, kw_only=True, tag="fit", tag_field="kind"):
     """One algorithm in one state of the link. `cost` names the quantity that is fitted. `times_us` has a column for
     each of `sizes_bytes` and a row for each of `run_ids`: the medians of a launch's blocks or, where `interval` is not
-    `launches`, of one of its groups of blocks. `worst_residual` is the furthest that the rows' median lies from its
-    line, as a share. Without regimes `reason` says why."""
+    `launches`, of one of its groups of blocks. Without regimes `reason` says why."""
 
     run_ids: list[str]
     interval: str | None
@@ -101,7 +102,6 @@ class Fit(Found, kw_only=True, tag="fit", tag_field="kind"):
     sizes_bytes: list[int]
     times_us: list[list[float]]
     regimes: list[Regime] = []  # noqa: RUF012 - a struct copies it
-    worst_residual: float | None = None
     reason: str | None = None
 
     @property
@@ -184,7 +184,7 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None, costs: Cos
     rows, columns = _whole(np.array([[launch in costs[size] for size in sizes] for launch in launches]))
     sizes, launches = [sizes[column] for column in columns], [launches[row] for row in rows]
     is_replicated = len(launches) >= MIN_LAUNCHES
-    groups = {launch: _groups([costs[size][launch] for size in sizes], is_replicated) for launch in launches}
+    groups = {launch: groups_of([costs[size][launch] for size in sizes], is_replicated) for launch in launches}
     times_us = np.concatenate([*groups.values()])
     of_one = "this launch" if len(launches) == 1 and len(times_us) >= MIN_LAUNCHES else None
     run = results[0].run
@@ -196,12 +196,9 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None, costs: Cos
     if len(sizes) < MIN_SIZES:
         fit.reason = f"{len(sizes)} size{'s' * (len(sizes) > 1)} with {MIN_STATE_BLOCKS} blocks, and a line takes three"
         return fit
-    at = np.array(sizes, dtype=float)
-    where = breaks(at, times_us[None], LEAST_MISFIT if is_replicated else LAUNCH_MISFIT)[0]
-    for i, j in pieces(where, len(sizes)):
-        fit.regimes.append(_regime(sizes[i:j], times_us[:, i:j], fit.interval is not None))
-        misses = float(np.max(np.abs(residuals(at[i:j], times_us[:, i:j]))))
-        fit.worst_residual = max(fit.worst_residual or 0.0, misses)
+    where = breaks(np.array(sizes, dtype=float), times_us[None], LEAST_MISFIT if is_replicated else LAUNCH_MISFIT)[0]
+    fit.regimes = [regime_of(sizes[i:j], times_us[:, i:j], fit.interval is not None)
+                   for i, j in pieces(where, len(sizes))]
     return fit
 
 
@@ -217,7 +214,7 @@ def _whole(has: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]
     return rows, columns
 
 
-def _groups(by_size: Sequence[Sequence[float]], is_one: bool) -> Floats:
+def groups_of(by_size: Sequence[Sequence[float]], is_one: bool) -> Floats:
     """Medians of a launch's blocks, (groups, sizes): all are one group, or neighbours are, five to ten, for blocks hang
     together and groups hardly do (Schmeiser, Operations Research 30, 1982)."""
     n = min(map(len, by_size))
@@ -225,11 +222,14 @@ def _groups(by_size: Sequence[Sequence[float]], is_one: bool) -> Floats:
     return np.array([[np.median(group) for group in np.array_split(blocks, count)] for blocks in by_size]).T
 
 
-def _regime(sizes: Sequence[int], times_us: Floats, has_interval: bool) -> Regime:
-    alpha, slope = lines(np.array(sizes, dtype=float), times_us)
+def regime_of(sizes: Sequence[int], times_us: Floats, has_interval: bool) -> Regime:
+    """The line through these times, (rows, sizes)."""
+    at = np.array(sizes, dtype=float)
+    alpha, slope = lines(at, times_us)
     alphas, slopes, n = walsh_means(alpha), walsh_means(slope), len(times_us) * has_interval
     regime = Regime(from_bytes=sizes[0], to_bytes=sizes[-1], alpha_us=_estimate(interval(alphas, n)),
-                    beta_gb_s=Estimate(), half_size_bytes=Estimate(), lines=np.stack([alpha, slope], axis=-1).tolist())
+                    beta_gb_s=Estimate(), half_size_bytes=Estimate(), lines=np.stack([alpha, slope], axis=-1).tolist(),
+                    worst_residual=float(np.max(np.abs(residuals(at, times_us)))))
     if np.all(slopes > 0):
         # Of size x slope those are below alpha whose size is below their ratio: so its interval is exact as well.
         regime.beta_gb_s, half = _estimate(interval(1e-3 / slopes, n)), _estimate(interval(alphas / slopes, n))
@@ -245,14 +245,18 @@ def _estimate(ends: Sequence[Any]) -> Estimate:
 
 
 def curves_us(fit: Fit, sizes: Any) -> Floats:
-    """What each launch's lines say for `sizes` in bytes, (launches, sizes). Between two regimes one line gives way to
-    the other, evenly over the logarithm of the size; beyond the measured sizes the outer lines go on."""
+    """What each row's lines say for `sizes` in bytes, (rows, sizes). Between two regimes the time goes from the end of
+    one line to the start of the other, straight in logarithms; beyond the measured sizes the outer lines go on."""
     at = np.asarray(sizes, dtype=float)
-    found, *others = (np.array(regime.lines) @ np.stack([np.ones_like(at), at]) for regime in fit.regimes)
-    for (before, after), line in zip(pairwise(fit.regimes), others, strict=True):
-        share = np.clip(np.log(at / before.to_bytes) / np.log(after.from_bytes / before.to_bytes), 0, 1)
-        found = (1 - share) * found + share * line
-    return np.asarray(np.maximum(found, 0.0))
+    starts = [0.0, *(float(regime.from_bytes) for regime in fit.regimes[1:])]
+    ends = [*(float(regime.to_bytes) for regime in fit.regimes[:-1]), np.inf]
+    each = [np.maximum(np.array(regime.lines) @ np.stack([np.ones_like(at), np.clip(at, start, end)]), NO_TIME_US)
+            for regime, start, end in zip(fit.regimes, starts, ends, strict=True)]
+    found: Floats = each[0]
+    for before, after, line_us in zip(ends, starts[1:], each[1:], strict=False):
+        share = np.clip(np.log(at / before) / np.log(after / before), 0, 1)
+        found = found ** (1 - share) * line_us**share
+    return found
 
 
 def predict_us(fit: Fit, size_bytes: float) -> tuple[float, float | None, float | None]:
@@ -298,10 +302,13 @@ def _crossovers(one: Fit, other: Fit) -> list[Crossover]:
     grid = np.geomspace(low, high, 2 + round(STEPS_AN_OCTAVE * math.log2(high / low)))
     ends, sign = differences(curves_us(one, grid), curves_us(other, grid))
     if common := sorted({*one.sizes_bytes} & {*other.sizes_bytes}):
-        _, measured = differences(*(np.array(fit.times_us)[:, [fit.sizes_bytes.index(size) for size in common]]
-                                    for fit in (one, other)))
+        measured = differences(*(np.array(fit.times_us)[:, [fit.sizes_bytes.index(size) for size in common]]
+                                 for fit in (one, other)))[1]
         nearest = np.argmin(np.abs(np.log(grid[:, None] / np.array(common))), axis=1)
-        sign[sign * measured[nearest] < 0] = 0  # what the lines say and the sizes themselves deny
+        certain = np.flatnonzero(sign)
+        for stretch in np.split(certain, np.flatnonzero(np.diff(sign[certain])) + 1):
+            if not np.any(measured[nearest[stretch]] == sign[stretch]):
+                sign[stretch] = 0  # the lines say so, and no size itself
     names = {1: other.name, -1: one.name, 0: None}
     said = {name: getattr(one, name) for name in Found.__struct_fields__ if name != "extra"} | {
         "run_ids": list(dict.fromkeys(both)), "interval": one.interval if has_interval else None, "first": one.name,

@@ -18,6 +18,7 @@ from reports.sentences import number, shape_words, size_text
 from reports.sides import side_of
 
 WIDTH = 80
+FAR = 0.2  # a miss that makes a line a poor description
 UP_TO, STEEPER, FLAT = "up to", "steeper", "flat"
 MEANINGS = {
     UP_TO: "alpha up to so much: no start-up cost can be told from none.",
@@ -40,7 +41,7 @@ def fit(arguments: argparse.Namespace) -> int:
     notes: list[str] = []
     results = [launch.result for argument in arguments.runs for launch in side_of(argument, notes).launches]
     for note in dict.fromkeys(notes):
-        print(f"reports: {plain(note)}", file=sys.stderr)
+        print(f"reports: {note}", file=sys.stderr)
     fits = fits_of(results)
     if not fits:
         raise ResultError("nothing to fit: no case has five blocks in one state of the link")
@@ -64,13 +65,15 @@ def text(fits: Sequence[Fit], found: Sequence[Crossover]) -> str:
         words = " ".join(word for fit in of_view for regime in fit.regimes for word in cells(regime))
         lines = [meaning for word, meaning in MEANINGS.items() if word in words]
         lines += [f"{fit.name} has no line: {fit.reason}." for fit in of_view if fit.reason]
+        if missed := [fit.name for fit in of_view if any(one.worst_residual > FAR for one in fit.regimes)]:
+            lines.append(f"No line goes through all sizes of {', '.join(missed)}: more sizes would show a break.")
         if any(fit.interval == "this launch" for fit in of_view):
             lines.append("Intervals are of this launch alone: another may lie outside.")
         if any(fit.interval is None for fit in of_view):
             lines.append("Fewer than five launches have no intervals, and no order of theirs is certain.")
         else:
             lines += _sentences([one for one in found if title(one) == view])
-        for line in ["", *map(plain, lines), ""]:
+        for line in ["", *lines, ""]:
             console.print(line)
     return printed(console)
 
@@ -85,7 +88,7 @@ def by_view(fits: Sequence[Fit]) -> list[tuple[str, list[Fit]]]:
 def title(one: Found) -> str:
     """What was run and in which state of the link: `all_reduce, float32 sum, isolated, 2 ranks; round trip 113 ns`."""
     link = f"; flag round trip {one.link_rtt_ns:.0f} ns" if one.link_rtt_ns else ""
-    return plain(", ".join([one.collective, f"{one.datatype} {one.redop}", one.mode, *shape_words(one.shape),
+    return (", ".join([one.collective, f"{one.datatype} {one.redop}", one.mode, *shape_words(one.shape),
                             *["in place"] * one.in_place, f"{one.world_size} ranks"]) + link)
 
 
@@ -96,8 +99,8 @@ def _table(fits: Sequence[Fit]) -> Table:
     for fit in fits:
         for regime in fit.regimes:
             is_first = regime is fit.regimes[0]
-            table.add_row(f"{plain(fit.name)}, {fit.launches}" if is_first else "", *cells(regime),
-                          f"{fit.worst_residual or 0:.1%}" if is_first else "")
+            table.add_row(f"{fit.name}, {fit.launches}" if is_first else "", *cells(regime),
+                          f"{regime.worst_residual:.1%}")
     return table
 
 
@@ -121,25 +124,20 @@ def _ends(estimate: Estimate, said: Any) -> str:
 
 def _sentences(found: Sequence[Crossover]) -> list[str]:
     """Each crossover; then who is faster throughout, and where that is not certain."""
-    lines, ahead, unsure = [], dict[str, list[str]](), []
+    lines, behind, unsure = [], dict[str, list[str]](), []
     for one in found:
         if one.size_bytes:
             lines.append(f"{one.faster_above} overtakes {one.faster_below} at {_ends(one.size_bytes, short)}.")
         elif one.faster_below and one.faster_below == one.faster_above:
-            ahead.setdefault(one.faster_below, []).append(one.second if one.faster_below == one.first else one.first)
+            behind.setdefault(one.second if one.faster_below == one.first else one.first, []).append(one.faster_below)
         else:
             surely = {"smallest": one.faster_below, "largest": one.faster_above}
             known = [f" ({name} is at the {end} size)" for end, name in surely.items() if name]
             unsure.append(f"{one.first} or {one.second}{''.join(known)}")
-    lines += [f"{name} is faster than {', '.join(others)} over all measured sizes." for name, others in ahead.items()]
+    lines += [f"Faster than {name} over all measured sizes: {', '.join(ahead)}." for name, ahead in behind.items()]
     return lines + [f"Not certain which is faster: {'; '.join(unsure)}."] * bool(unsure)
 
 
 def short(size_bytes: float | None) -> str:
     """`16K`, `1.5M`: there is little room."""
     return size_text(round(size_bytes or 0)).removesuffix("B").replace("i", "").replace(" ", "")
-
-
-def plain(text: str) -> str:
-    """Without what could steer a terminal: names come from files."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

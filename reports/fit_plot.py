@@ -11,7 +11,7 @@ import numpy as np
 
 from reports.figure import COLOURS, DASHES, MARKERS, Style, figure, style_of
 from reports.fit import Fit, curves_us
-from reports.fit_command import by_view, plain
+from reports.fit_command import by_view
 from reports.lines import interval, walsh_means
 from reports.plot import dress
 from reports.result import ResultError
@@ -31,14 +31,17 @@ def plot(fits: Sequence[Fit], path: Path) -> None:
     styles = cycle(zip(COLOURS, MARKERS, DASHES, strict=True))
     names = list(dict.fromkeys(fit.algorithm for _, of_view in views for fit in of_view))
     of = {name: style_of([next(fit for fit in fits if fit.algorithm == name)], styles) for name in names}
-    with figure(path, 1, len(views), (7.5 * len(views), 6.5)) as (made, axes):
-        for place, (view, of_view) in zip(axes[0], views, strict=True):
+    columns, rows = min(2, len(views)), -(-len(views) // 2)
+    with figure(path, rows, columns, (7.5 * columns, 1 + 5.5 * rows)) as (made, axes):
+        for unused in axes.flat[len(views):]:
+            unused.set_axis_off()
+        for place, (view, of_view) in zip(axes.flat, views, strict=False):
             for fit in of_view:
                 _draw(place, fit, of[fit.algorithm])
             place.set_title(view.replace("; ", "\n"), fontsize=10, loc="left")
             place.set_ylabel("time, us")
             dress(place, sorted({size for fit in of_view for size in fit.sizes_bytes}))
-        handles = {name: handle for place in axes[0] for handle, name in zip(*place.get_legend_handles_labels(),
+        handles = {name: handle for place in axes.flat for handle, name in zip(*place.get_legend_handles_labels(),
                                                                              strict=True)}
         made.legend(handles.values(), handles, loc="outside lower center", ncols=5, frameon=False)
         made.suptitle("Medians with 95 % intervals; lines alpha + size / beta, a bar where one gives way to another")
@@ -52,8 +55,7 @@ def _draw(place: Axes, fit: Fit, style: Style) -> None:
     times_us = np.array(fit.times_us)
     middle, low, high = interval(walsh_means(times_us.T), len(times_us) * bool(fit.interval))
     bars = [np.maximum(middle - low, 0), high - middle] if fit.interval else None
-    label = plain(fit.name).replace("$", r"\$")
-    place.errorbar(fit.sizes_bytes, middle, yerr=bars, linestyle="none", elinewidth=1, label=label, **mark)
+    place.errorbar(fit.sizes_bytes, middle, yerr=bars, linestyle="none", elinewidth=1, label=fit.name, **mark)
     for regime in fit.regimes:
         at = np.geomspace(regime.from_bytes, regime.to_bytes, 64)
         place.plot(at, np.median(curves_us(fit, at), axis=0), color=style["color"], linewidth=1.5 if is_plain else 0.9,

@@ -212,7 +212,7 @@ def head(asked: Question, times: Times, results: Sequence[Result]) -> list[str]:
             f"{number(what.tflops)} TFLOP/s each ({gpu.source}): peaks, so all times are floors",
             f"context {asked.serving.context} tokens a stream, prompt {asked.prompt}; latency of {asked.batch} "
             f"stream{'s' * (asked.batch > 1)}, throughput of {asked.slots}",
-            f"all-reduce: {times.words}", *doubts(times, results, gpu)]
+            *[f"all-reduce: {times.words}", *doubts(times, results, gpu)] * (asked.gpus > 1)]
 
 
 def fits(asked: Question) -> list[str]:

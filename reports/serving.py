@@ -297,7 +297,8 @@ def memory_bytes(serving: Serving, kind: str, gpus: int, streams: int, chunk: in
     heads that are fewer than the GPUs are held more than once by a tensor split."""
     model, share = serving.model, expert_share(serving.model)
     parts = {TENSOR: 1 / gpus, PIPELINE: 1 / gpus, EXPERTS: 1 - share + share / gpus}
-    cache = {TENSOR: streams * ceil(model.kv_heads / gpus) / model.kv_heads, PIPELINE: streams / gpus, ONE: streams}
+    cache = {TENSOR: streams * ceil(model.kv_heads / gpus) / model.kv_heads, PIPELINE: streams / gpus, ONE: streams,
+             OFFLOAD: streams}
     return {"weights": serving.weights_bytes * parts.get(kind, 1.0),
             "KV cache": _kv_bytes(serving, cache.get(kind, ceil(streams / gpus))),
             "activations": activation_bytes(model, max(chunk, streams), gpus if kind == TENSOR else 1)}

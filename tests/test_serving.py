@@ -100,6 +100,8 @@ def test_the_cache_of_a_token_has_layers_and_grouped_heads():
     assert held["KV cache"] == pytest.approx(21.5 * GB, rel=2e-3)
     assert held["weights"] == 35 * GB
     assert held["KV cache"] + held["weights"] > 40 * GB
+    assert serving.memory_bytes(replace(R9700, context=4096), "CPU offload", 4, 64, 1)["KV cache"] == pytest.approx(
+        64 * 4096 * 327_680)  # the one GPU that works has all streams
     many = serving.memory_bytes(replace(R9700, context=4096), "TP", 16, 1, 1)
     assert many["KV cache"] == 4096 * 327_680 / 8  # eight KV heads on sixteen GPUs: each is held twice
 

@@ -18,7 +18,7 @@ from reports.foreign import printable
 from reports.result import ResultError
 from reports.rows import cost_us
 from reports.schema import Case, Result, Summary
-from reports.sentences import machine, number, size_text
+from reports.sentences import machine, number, opening, size_text
 from reports.serving import Span, link_all_reduce_us, sure, wire_factor
 from reports.specs import Gpu, Link
 from reports.stats import median_interval
@@ -101,6 +101,7 @@ def measured(results: Sequence[Result], gpus: int, link: Link) -> Times:
     name = algorithm if algorithm == "auto" else printable(library or "the library")
     said = [f"No chain of dependent calls was measured at {' and '.join(map(size_text, notes[:2]))}: single calls "
             "stand for it, which are faster than what a decode step pays."] * bool(notes)
+    said += [line for result in results for line in opening(result)]
     fits = [fit for fit in fits_of(results) if fit.regimes and fit.algorithm == algorithm and not fit.shape
             and not fit.in_place and fit.collective == "all_reduce" and fit.datatype == datatype]
     away = [abs(np.log((fit.link_rtt_ns or 1.0) / np.median(trips_ns))) for fit in fits]  # from the state of `at`

@@ -118,8 +118,7 @@ def draw(path: Path, faults: Sequence[str], sentences: Sequence[str], unit: str,
         made.set_layout_engine("none")
 
         def put(text: Sequence[str] | str, width: int, most: int, y: float, size: float, **style: str) -> float:
-            lines = [line for one in ([text] if isinstance(text, str) else text)
-                     for line in textwrap.wrap(one, width)]
+            lines = [line for one in ([text] if isinstance(text, str) else text) for line in textwrap.wrap(one, width)]
             lines = [*lines[: most - 1], f"{lines[most - 1]} ..."] if len(lines) > most else lines
             for line in lines:
                 made.text(0.035, y, line, fontsize=size, va="top", **style)

@@ -49,7 +49,11 @@ def find(name: str, candidate: Candidate, given: Sequence[str], spec: Spec) -> F
         for file in files:
             if is_imported(file):
                 imported = read_imported(file)
-                imports[imported.run.run_id] = imported
+                size = imported.run.world.get("size")
+                if size not in (None, candidate.gpus):
+                    found.notes.append(f"{imported.run.run_id}, imported, has {size} ranks and not {candidate.gpus}")
+                elif any(case.collective == "all_reduce" for case in imported.cases):
+                    imports[imported.run.run_id] = imported
                 continue
             result = read(file)
             if results.setdefault(result.run.run_id, result) is not result:
@@ -57,12 +61,12 @@ def find(name: str, candidate: Candidate, given: Sequence[str], spec: Spec) -> F
     if not results and not imports:
         raise ResultError(f"candidate {name} has no run: name some in `runs`, or as {name}=RUN")
     launches = _launches(name, results.values(), found)
-    both: list[Result | Imported] = [*launches, *imports.values()]
-    for one in both:
-        if (size := one.run.world.get("size")) not in (None, candidate.gpus):
-            raise ResultError(f"candidate {name} has {candidate.gpus} GPUs and its run {one.run.run_id} {size} ranks")
+    for launch in launches:
+        if launch.run.world["size"] != candidate.gpus:
+            raise ResultError(f"candidate {name} has {candidate.gpus} GPUs and its run {launch.run.run_id} "
+                              f"{launch.run.world['size']} ranks")
     found.launches, found.imports = len(launches), len(imports)
-    found.run_ids = [one.run.run_id for one in both]
+    found.run_ids = [*(launch.run.run_id for launch in launches), *imports]
     if launches:
         states = [find_states(launch.blocks) for launch in launches]
         each = [_of_run(launch, its) for launch, its in zip(launches, states, strict=True)]

@@ -221,7 +221,7 @@ def _judge(requirement: Requirement, figure: Figure, found: Found, confidence: f
 
 def _launches_needed(values: Sequence[float], limit: float, confidence: float) -> int | None:
     """The least number of launches whose interval leaves out `limit` four times in five, if they go on like these."""
-    logs, n = np.log(values), np.arange(len(values) + 1, MOST_LAUNCHES)
+    logs, n = np.log(values), np.unique(np.geomspace(len(values) + 1, MOST_LAUNCHES, 300).astype(int))
     reach = (stdtrit(n - 1, (1 + confidence) / 2) + stdtrit(n - 1, POWER)) * np.std(logs, ddof=1) / np.sqrt(n)
     enough = n[reach <= abs(np.mean(logs) - np.log(limit))]
     return int(enough[0]) if len(enough) else None

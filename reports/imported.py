@@ -50,12 +50,11 @@ class ImportedRun(Record, kw_only=True, tag="run", tag_field="kind"):
     footer_avg_bus_bw: float | None = None
     out_of_bounds: str | None = None
     version: str | None = None
-    argv: list[str] = []
+    argv: list[str] | None = None
     seed: int | None = None
     machine_id: str | None = None
     software_id: str | None = None
-    environment: dict[str, Any] = {}
-    cases: list[Any] = []
+    environment: dict[str, Any] | None = None
 
 
 class ImportedSummary(Record, kw_only=True):

@@ -32,10 +32,14 @@ COMMANDS = {
                 "--baseline CAMPAIGN/main --current CAMPAIGN/new --junit junit.xml"),
     "accept": ("accept", "accept", "makes the current runs the baseline that is kept",
                '--baseline baselines --current CAMPAIGN/new --reason "fewer copies"'),
+    "advise": ("advise", "advise", "advises how to split a model over GPUs, from a run's all-reduces",
+               "--model llama-3.1-70b --weights q4 --gpu r9700 --gpus 2 --run results/RUN.jsonl"),
     "peers": ("peers", "peers", "shows ours beside several MPI libraries", "peers"),
     "procure": ("procure", "procure", "holds candidate machines against each other and what is required",
                 "SPEC.toml --html procure.html"),
     "card": ("card", "card", "draws one picture of a run to be shared", "results/RUN.jsonl card.png"),
+    "fit": ("fit_command", "fit", "fits time = alpha + size / beta to runs, and says who overtakes whom",
+            "results/campaign-1a2b3c4d/main --plot fit.svg"),
     "selfcheck": ("selfcheck", "selfcheck", "checks the verdicts' error rates by simulation", "--seed 1"),
 }
 

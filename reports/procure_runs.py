@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from reports import serving, specs
 from reports.case import LinkStates, find_states
 from reports.imported import Imported, read_imported
 from reports.procure_spec import Candidate, Key, Model, Spec
+from reports.reduce_times import Times, doubts, measured
 from reports.result import ResultError, is_imported, read
 from reports.rows import default_rows
 from reports.schema import Result
@@ -37,6 +39,11 @@ class Found:
     wrong: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     run_ids: list[str] = field(default_factory=list)
+
+    def add(self, key: Key, value: float, how: str) -> None:
+        """One more launch's value of a figure."""
+        self.values[key].append(value)
+        self.how[key] = how
 
 
 def find(name: str, candidate: Candidate, given: Sequence[str], spec: Spec) -> Found:
@@ -67,26 +74,25 @@ def find(name: str, candidate: Candidate, given: Sequence[str], spec: Spec) -> F
                               f"{launch.run.world['size']} ranks")
     found.launches, found.imports = len(launches), len(imports)
     found.run_ids = [*(launch.run.run_id for launch in launches), *imports]
+    each: Sequence[tuple[Values, Times | None]]
     if launches:
         states = [find_states(launch.blocks) for launch in launches]
-        each = [_of_run(launch, its) for launch, its in zip(launches, states, strict=True)]
-        _notes_of(launches, states, candidate, spec, found)
+        each = [(_of_run(launch, its), _times(launch, candidate)) for launch, its in zip(launches, states, strict=True)]
+        _notes_of(launches, states, [times for _, times in each], candidate, spec, found)
         if imports:
             found.notes.append(f"imported logs, {len(imports)}, beside its own launches: not counted")
     else:
-        each = [_of_import(imported) for imported in imports.values()]
+        each = [_of_import(imported, candidate) for imported in imports.values()]
         found.notes += [f"wrong results in {imported.run.run_id}, which was imported" for imported in imports.values()
                         if any(case.status == "wrong" for case in imported.cases)]
     for how in HOWS:
         known = set(found.how)
-        for values in each:
-            here = values.get(how, {})
-            times_us = {what: us for (unit, what), us in here.items() if unit == "us" and isinstance(what, int)}
-            speeds: dict[Key, float] = {("tok/s", of): speed for of, model in spec.models.items()
-                                        if (speed := _tokens_per_s(model, candidate, times_us)) is not None}
-            for key in (here | speeds).keys() - known:
-                found.values[key].append((here | speeds)[key])
-                found.how[key] = how
+        for values, _ in each:
+            for key in values.get(how, {}).keys() - known:
+                found.add(key, values[how][key], how)
+    for (name_of, model), (_, times) in product(spec.models.items(), each):
+        if times and times.at:
+            found.add(("tok/s", name_of), _tokens_per_s(model, candidate, times), "arithmetic")
     return found
 
 
@@ -107,22 +113,22 @@ def _launches(name: str, results: Iterable[Result], found: Found) -> list[Result
     return launches
 
 
-def _notes_of(launches: Sequence[Result], states: Sequence[LinkStates], candidate: Candidate, spec: Spec,
-              found: Found) -> None:
-    """Adds what their GPUs drew, and sentences on what differs between launches."""
+def _notes_of(launches: Sequence[Result], states: Sequence[LinkStates], times: Sequence[Times | None],
+              candidate: Candidate, spec: Spec, found: Found) -> None:
+    """Adds what their GPUs drew, and sentences on what differs between launches and on what the advisor doubts."""
     for launch in launches:
         draws = [sum(gpu["power_w"] for gpu in block.gpus) for block in launch.blocks
                  if block.gpus and all(isinstance(gpu.get("power_w"), float) for gpu in block.gpus)]
         found.power_w += [float(np.median(draws))] if draws else []
     if len(software := sorted({launch.run.software_id for launch in launches})) > 1:
         found.notes.append(f"its runs are of {len(software)} kinds of software (software_id {', '.join(software)})")
-    ranks = [rank for launch in launches for rank in launch.run.world.get("ranks", [])]
-    if spec.models and any(rank.get("device") == "cpu" for rank in ranks):
-        found.notes.append(f"tok/s are arithmetic about {candidate.gpu}: its all-reduces were measured on CPU cores")
     trips_ns = [its.rtt_ns[its.longest] for its in states if its.longest is not None and its.rtt_ns]
     if trips_ns and max(trips_ns) > STATE_RATIO * min(trips_ns):
         found.notes.append(f"the link was not in one state in all launches (flag round trip {min(trips_ns):.0f} to "
                            f"{max(trips_ns):.0f} ns), which widens the intervals")
+    said = [doubt.rstrip(".") for launch, its in zip(launches, times, strict=True) if its and spec.models
+            for doubt in doubts(its, [launch], specs.gpu(candidate.gpu))]
+    found.notes += dict.fromkeys(said)
 
 
 def _of_run(result: Result, states: LinkStates) -> Values:
@@ -137,28 +143,32 @@ def _of_run(result: Result, states: LinkStates) -> Values:
     return found
 
 
-def _of_import(imported: Imported) -> Values:
+def _times(launch: Result, candidate: Candidate) -> Times | None:
+    """The advisor's reading of a launch, None where there is nothing in it for the advisor."""
+    try:
+        return measured([launch], candidate.gpus, specs.link(specs.gpu(candidate.gpu).slot))
+    except ResultError:
+        return None
+
+
+def _of_import(imported: Imported, candidate: Candidate) -> tuple[Values, Times]:
     """What is printed: of a size the first case, out of place where there is one."""
     found: dict[Key, float] = {}
+    times = Times(candidate.gpus, "imported", specs.link(specs.gpu(candidate.gpu).slot))
     for case in sorted(imported.cases, key=lambda case: case.in_place):
         us = case.time_us.mean if case.time_us else None
         if case.collective == "all_reduce" and case.status == "ok" and not case.suspect and case.size_bytes and us:
-            found.setdefault(("us", case.size_bytes), us)
+            times.at.setdefault(case.size_bytes, serving.sure(found.setdefault(("us", case.size_bytes), us)))
             if case.bus_bw_gb_s:
                 found.setdefault(("GB/s", case.size_bytes), case.bus_bw_gb_s)
-    return {"imported": found}
+    return {"imported": found}, times
 
 
-def _tokens_per_s(of: Model, candidate: Candidate, times_us: Mapping[int, float]) -> float | None:
-    """One stream's, by the advisor's arithmetic from a launch's times by size: between two sizes on the straight line
-    of their logarithms, below the smallest as long as that. None beyond the largest."""
+def _tokens_per_s(of: Model, candidate: Candidate, times: Times) -> float:
+    """One stream's, split by tensor over all GPUs, by the advisor's arithmetic."""
     model, gpu = specs.model(of.model), specs.gpu(candidate.gpu)
-    size, sizes = serving.all_reduce_bytes(model, 1), sorted(times_us)
-    if not sizes or size > sizes[-1]:
-        return None
-    call_us = float(np.exp(np.interp(np.log(size), np.log(sizes), np.log([times_us[one] for one in sizes]))))
-    weights = serving.weights_bytes(model, specs.bits(of.weights))
-    return serving.decode_tokens_per_s(model, weights, gpu.bandwidth_gb_s, candidate.gpus, serving.sure(call_us),
+    weights, call_us = serving.weights_bytes(model, specs.bits(of.weights)), times(serving.all_reduce_bytes(model, 1))
+    return serving.decode_tokens_per_s(model, weights, gpu.bandwidth_gb_s, candidate.gpus, call_us,
                                        context=of.context).value
 
 

@@ -4,6 +4,7 @@ name, and the command. It says what the table says and nothing more."""
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import shlex
 import textwrap
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reports import exposed, exposed_table, link, steps
+from reports.accept import write
 from reports.case import find_states
 from reports.exposed import costs_in, shapes
 from reports.figure import COLOURS, DASHES, MARKERS, figure
@@ -71,7 +73,7 @@ def _draw_imported(imported: Imported, picture: Path) -> None:
     lines = {run.benchmark: [(size, us) for size, (us, _) in sorted(timed.items())]} if timed else {}
     on = " and ".join(dict.fromkeys(str(gpu) for gpu in gpus if gpu)) or "machines that the log does not name"
     draw(picture, faults, [*said, "Imported: shown, never judged."], f"us, {run.statistic}", lines,
-         f"{run.benchmark}: {run.world.get('size') or 'unknown'} ranks on {on}", " ".join(run.argv) or
+         f"{run.benchmark}: {run.world.get('size') or 'unknown'} ranks on {on}", " ".join(run.argv or []) or
          "the log does not say its command", f"imported from a log of {run.imported_from.format}; no interval")
 
 
@@ -134,10 +136,10 @@ def _link_points(result: Result) -> Points:
 def draw(path: Path, faults: Sequence[str], sentences: Sequence[str], unit: str, points: Points, machine: str,
          command: str, about: str) -> None:
     """The card, whole or not at all. Raises ResultError where it cannot be written."""
-    unfinished = path.with_name(f"{path.name}.part")
+    drawn = io.BytesIO()
     answer, *more = [*faults, *sentences] or ["Nothing was measured."]
     about_it = {"Description": "\n".join([machine, answer, *more, command, about])}  # for who cannot see the picture
-    with warnings.catch_warnings(), figure(unfinished, 1, 1, (12, 6.3), dpi=100, format="png",
+    with warnings.catch_warnings(), figure(drawn, 1, 1, (12, 6.3), dpi=100, format="png",
                                            metadata=about_it) as (made, ((axes,),)):
         warnings.simplefilter("ignore")  # a letter that the font lacks is an empty box
         made.set_layout_engine("none")
@@ -162,7 +164,10 @@ def draw(path: Path, faults: Sequence[str], sentences: Sequence[str], unit: str,
         put(about, 110, 1, 0.055, 15, color="#444444")
         axes.set_position((0.62, 0.27, 0.35, y - 0.36))
         _plot(axes, unit, points)
-    unfinished.replace(path)
+    try:
+        write(path, drawn.getvalue())
+    except OSError as error:
+        raise ResultError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _plot(axes: Axes, unit: str, points: Points) -> None:

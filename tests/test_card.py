@@ -101,9 +101,10 @@ def test_strange_words_are_drawn_as_they_are_and_stay_inside(tmp_path):
 def test_what_is_no_run_or_no_png_is_refused_in_one_sentence(tmp_path, capsys):
     path = write_run(tmp_path, n_blocks=2).path
     (tmp_path / "log.txt").write_text("hello\n")
+    (tmp_path / "b.png").mkdir()
     for run, picture in ((tmp_path / "log.txt", "a.png"), (tmp_path, "a.png"), (tmp_path / "gone", "a.png"),
-                         (path, "a.svg"), (path, "no/folder/a.png")):  # fmt: skip
+                         (path, "a.svg"), (path, "no/folder/a.png"), (path, "b.png")):  # fmt: skip
         assert main(["card", str(run), str(tmp_path / picture)]) == 2
         said = capsys.readouterr()
         assert (said.out, said.err.count("\n")) == ("", 1)
-    assert not list(tmp_path.glob("a.*"))
+    assert not [*tmp_path.glob("a.*"), *tmp_path.glob("*.part")]

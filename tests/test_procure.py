@@ -246,7 +246,7 @@ def test_what_is_no_spec_or_no_run_is_refused_in_one_sentence(launches, capsys, 
     path, two = spec(launches), spec(tmp_path, text=BOX.format(name="a") + BOX.format(name="b"))
     asked = [(tmp_path / "gone",), (tmp_path,), (tmp_path / "binary",), (tmp_path / "huge",), (two, "x.jsonl"),
              (path, launches / "no_run.jsonl"), (path, "box=gone"), (path, "--candidate", "bx"),
-             (path, "--html", tmp_path / "no/such/folder.html")]  # fmt: skip
+             (path, "--html", tmp_path / "no/such/folder.html"), (path, "--csv", tmp_path)]  # fmt: skip
     for arguments in asked:
         status, out, error = ask(capsys, *arguments)
         assert (status, out, error.count("\n")) == (2, "", 1), arguments

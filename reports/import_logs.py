@@ -60,7 +60,7 @@ def import_logs(arguments: argparse.Namespace) -> int:
             print(f"reports: {name}, line {at}: looks like data and could not be read", file=sys.stderr)
         if unread:
             more = f", {len(unread) - MOST_REPORTED} of them not listed" if len(unread) > MOST_REPORTED else ""
-            print(f"reports: {name}: {len(unread)} lines that look like data could not be read{more}", file=sys.stderr)
+            print(f"reports: {name}: {len(unread)} lines look like data and could not be read{more}", file=sys.stderr)
     return status
 
 

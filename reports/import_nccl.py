@@ -38,7 +38,7 @@ AVERAGE = re.compile(r"Avg bus bandwidth *: *([\d.e+-]+)( *FAILED)?")
 FAILURE = re.compile(r"\bTest (?:NCCL|CUDA|HIP|MPI) failure|\bTest timeout \(\d+s\)|"
                      r"\b(?:NCCL|Cuda|CUDA|HIP|Test) failure \S+\.\w+:\d+")
 VERSION = re.compile(r"\b([NR]CCL) version *:? *(\d+\.\d+\.\d+)")
-UNCOUNTED = ("N/A", "nan", "-nan", "inf")
+FIGURES = re.compile(r"(?: (?:[\d.]+(?:e[+-]?\d+)?\*?|N/A|-?nan|inf))*")
 OLD_ALGBW = ("all_gather", "reduce_scatter")
 BANNER, STARTED, SIZES, DEVICES, RANKS, TABLE, ROWS, FOOTER = range(8)
 
@@ -221,7 +221,7 @@ def read_row(layout: Layout, words: list[tuple[str, int]], at: int) -> tuple[Row
         if not (re.fullmatch(r"[a-z]\w{1,15}", name) if layout.known else name in TYPES):
             return row, False
         row.about["datatype"], first = TYPES.get(name, name), 3
-        if len(texts) > 3 and re.fullmatch(r"[A-Za-z]\w{1,15}", texts[3]) and texts[3] not in UNCOUNTED:
+        if len(texts) > 3 and re.fullmatch(r"[A-Za-z]\w{1,15}", texts[3]) and texts[3] not in ("nan", "inf"):
             row.about["redop"], first = texts[3].lower(), 4
     if len(texts) > first + 2 and re.fullmatch(r"\d{4}-\d\d-\d\d", texts[-2]):
         texts = texts[:-2]  # a timestamp
@@ -230,7 +230,7 @@ def read_row(layout: Layout, words: list[tuple[str, int]], at: int) -> tuple[Row
         row.about["root"], first = int(texts[first]), first + 1
     figures = [text.rstrip("*") for text in texts[first:]]
     halves = [figures[start : start + width] for start in range(0, len(figures), width)]
-    if len(figures) % width or len(halves) > len(layout.places) or not all(map(_is_figure, figures)):
+    if len(figures) % width or len(halves) > len(layout.places) or not _are_figures(texts[first:]):
         return row, False
     places = [place for place, _ in layout.places]
     if len(halves) == 1:
@@ -240,8 +240,8 @@ def read_row(layout: Layout, words: list[tuple[str, int]], at: int) -> tuple[Row
     return row, True
 
 
-def _is_figure(text: str) -> bool:
-    return text in UNCOUNTED or number(text) is not None
+def _are_figures(texts: Sequence[str]) -> bool:
+    return FIGURES.fullmatch("".join(f" {text}" for text in texts)) is not None
 
 
 def continued(test: Draft, texts: list[str]) -> bool:
@@ -249,7 +249,7 @@ def continued(test: Draft, texts: list[str]) -> bool:
     row, width = test.pending, len(test.layout.names)
     assert row is not None
     missing = [place for place, _ in test.layout.places if place not in dict(row.halves)]
-    if not all(map(_is_figure, texts)) or len(texts) not in (width, width * len(missing)):
+    if not _are_figures(texts) or len(texts) not in (width, width * len(missing)):
         return False
     for start, place in zip(range(0, len(texts), width), missing, strict=False):
         row.halves.append((place, texts[start : start + width]))
@@ -285,22 +285,24 @@ def _unmixed(tests: list[Draft]) -> list[Draft]:
         torn = place + 1 < len(tests) and tests[place + 1].follows and (test.headless or _repeats(test))
         if torn:
             test.mixed = tests[place + 1].mixed = True
-        before = kept[-1] if kept else None
-        if before and not before.rows and before.stage <= TABLE and before.status != "failed" and (
-                torn or (test.headers > 1 and not before.headers)):
-            kept.pop()
+        while kept and (torn or test.headers > 1) and _only_a_head(kept[-1], headers=int(torn)):
+            before = kept.pop()
             test.first_line, test.mixed = before.first_line, True
-            test.collective = test.collective or before.collective
-            test.command = test.command or before.command
+            test.collective, test.command = test.collective or before.collective, test.command or before.command
         kept.append(test)
     return kept
+
+
+def _only_a_head(test: Draft, headers: int) -> bool:
+    return not test.rows and test.headers <= headers and test.stage <= TABLE and test.status != "failed"
 
 
 def _repeats(test: Draft) -> bool:
     """Whether sizes do not only grow within a type, an operation and a root, as one run's would."""
     kinds = [[row.about.get(name) for name in ("datatype", "redop", "root")] for row in test.rows]
     sizes = [int(row.about["size_bytes"]) for row in test.rows]
-    return any(a == b and 0 < later <= size for (a, b), (size, later) in zip(pairwise(kinds), pairwise(sizes), strict=True))
+    pairs = zip(pairwise(kinds), pairwise(sizes), strict=True)
+    return any(kind == same and 0 < later <= size for (kind, same), (size, later) in pairs)
 
 
 def _finished(test: Draft) -> LoggedTest:

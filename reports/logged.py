@@ -12,15 +12,15 @@ LONGEST_LINE, LEAST_SEPARATORS = 2000, 5
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 # What people, launchers, pods and schedulers put before each line, with at most one blank of what follows.
 LABELS = re.compile(
-    r"\s*(?:>|&gt;) ?"
-    r"|\s*\[[^\[\]\s]*\d+, ?\d+\](?:\[[^\]]*\])?<std(?:out|err|diag)>: ?"  # mpirun --tag-output
-    r"|\s*\d{1,6}: |\[\d{1,6}(?:@[^\]\s]+)?\]:? (?!NCCL|RCCL)"  # srun -l, mpiexec -l
+    r"\s*(?:(?:>|&gt;) ?"
+    r"|\[[^\[\]\s]*\d+, ?\d+\](?:\[[^\]]*\])?<std(?:out|err|diag)>: ?"  # mpirun --tag-output
+    r"|\d{1,6}: |\[\d{1,6}(?:@[^\]\s]+)?\]:? (?!NCCL|RCCL)"  # srun -l, mpiexec -l
     r"|\[(?:pod/[^\]]*|(?:default|rank)\d+)\]:? ?|\([\w.-]+ pid=\d+[^)]*\) "  # kubectl, torchrun, ray
     r"|[A-Za-z][\w.-]*[_-]\d+ +\| "  # docker compose
     r"|\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?(?:\]:? ?|[ \t:]|(?=\[\d+,))"
     r"|\[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]?[ \t]"
     r"|\[?[A-Z][a-z]{2} [A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d(?: [A-Z]+)? \d{4}\]?(?: |(?=\[\d+,))"
-    r"|[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d \S+ [^\s:\[]+(?:\[\d+\])?: ")  # journalctl
+    r"|[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d \S+ [^\s:\[]+(?:\[\d+\])?: )")  # journalctl
 # host:pid:thread [device] NCCL INFO ...: other ranks may write it into the middle of a line.
 MESSAGE = re.compile(r"(?:\[[^\]]{1,40}\] )?[A-Za-z_][\w.-]{0,80}:\d{1,9}:\d{1,9} \[-?\d{1,4}\] |"
                      r"\bNCCL (?:INFO|WARN|version) ")
@@ -69,7 +69,8 @@ def cleaned(text: str) -> str:
         text = "".join(letter if letter.isprintable() else " " * letter.isspace() for letter in text)
     while (label := LABELS.match(text)) is not None:
         text = text[label.end():]
-    message = MESSAGE.search(text) if "NCCL " in text else None
+    said = text.find("NCCL ")
+    message = MESSAGE.search(text, max(0, said - 200)) if said >= 0 else None
     return text[: message.start()] if message else text
 
 

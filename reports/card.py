@@ -112,8 +112,12 @@ def _answers(rows: Sequence[Row]) -> list[str]:
     first = next((row for row in timed if row.size_bytes == 16384), timed[0])
     if first.ratio and first.library:
         ratio, low, high = first.ratio
-        ends = f" [{low:.2f} {high:.2f}]" if low is not None and high is not None else " (too few blocks)"
-        said = [f"ours {ratio:.2f}x as fast as {first.library.library} at {label(first)}{ends}"]
+        if low is not None and high is not None and not low <= 1 <= high:
+            said = [f"ours {ratio:.2f}x as fast as {first.library.library} at {label(first)} [{low:.2f} {high:.2f}]"]
+        else:
+            few = " (too few blocks)" if low is None else ""
+            said = [f"ours {number(first.ours_us)}, {first.library.library} {number(first.library_us)} us at "
+                    f"{label(first)}: not told apart{few}"]
     else:
         us, who = (first.ours_us, "ours") if first.ours_us is not None else (first.library_us, "library")
         said = [f"{who} {number(us)} us at {label(first)}"]

@@ -17,7 +17,6 @@ from typing import NoReturn
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing here is worth a traceback
 
-from reports.comparison import NOT_COMPARABLE, Incomparable
 from reports.foreign import printable
 from reports.result import ResultError
 
@@ -84,8 +83,6 @@ def main(argv: list[str] | None = None) -> int:
         return status
     except ResultError as error:
         print(f"reports: {printable(str(error))}", file=sys.stderr)
-        return NOT_COMPARABLE if isinstance(error, Incomparable) else 2
-        print(f"reports: {error}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
         # The reader, a pager or `head`, has what it wanted; Python would complain once more while closing.

@@ -17,7 +17,6 @@ from typing import NoReturn
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing here is worth a traceback
 
-from reports.comparison import NOT_COMPARABLE, Incomparable
 from reports.foreign import printable
 from reports.result import ResultError
 
@@ -32,6 +31,8 @@ COMMANDS = {
                 "--baseline CAMPAIGN/main --current CAMPAIGN/new --junit junit.xml"),
     "accept": ("accept", "accept", "makes the current runs the baseline that is kept",
                '--baseline baselines --current CAMPAIGN/new --reason "fewer copies"'),
+    "advise": ("advise", "advise", "advises how to split a model over GPUs, from a run's all-reduces",
+               "--model llama-3.1-70b --weights q4 --gpu r9700 --gpus 2 --run results/RUN.jsonl"),
     "peers": ("peers", "peers", "shows ours beside several MPI libraries", "peers"),
     "procure": ("procure", "procure", "holds candidate machines against each other and what is required",
                 "SPEC.toml --html procure.html"),
@@ -82,8 +83,6 @@ def main(argv: list[str] | None = None) -> int:
         return status
     except ResultError as error:
         print(f"reports: {printable(str(error))}", file=sys.stderr)
-        return NOT_COMPARABLE if isinstance(error, Incomparable) else 2
-        print(f"reports: {error}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
         # The reader, a pager or `head`, has what it wanted; Python would complain once more while closing.

@@ -95,13 +95,16 @@ def accept(arguments: argparse.Namespace) -> int:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Whoever looks finds the former content or all of the new."""
+    """Whoever looks finds the former content or all of the new. Raises OSError where it cannot be written."""
     unfinished = path.with_name(f"{path.name}.part")
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def baseline_side(argument: str, current: Side, notes: list[str]) -> Side:

@@ -4,6 +4,7 @@ name, and the command. It says what the table says and nothing more."""
 from __future__ import annotations
 
 import argparse
+import io
 import re
 import shlex
 import textwrap
@@ -15,10 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reports import exposed, exposed_table, link, steps
+from reports.accept import write
 from reports.case import find_states
 from reports.exposed import costs_in, shapes
 from reports.figure import COLOURS, DASHES, MARKERS, figure
-from reports.result import ResultError, read
+from reports.imported import Imported, read_imported
+from reports.result import ResultError, is_imported, read
 from reports.rows import Row, default_rows, views
 from reports.schema import Result
 from reports.sentences import label, machine, number, opening, size_text, stopped_first, token
@@ -42,6 +45,9 @@ def card(arguments: argparse.Namespace) -> int:
     """Draws the card; the exit status, 0. Raises ResultError for what is no run and what cannot be written."""
     if arguments.picture.suffix != ".png":
         raise ResultError(f"{arguments.picture} cannot be drawn: a card ends in .png")
+    if is_imported(arguments.run):
+        _draw_imported(read_imported(arguments.run), arguments.picture)
+        return 0
     result = read(arguments.run)
     run, date = result.run, re.match(r"\d{4}-\d\d-\d\d", result.run.run_id)
     faults = [*opening(result), *filter(None, [stopped_first(result)])]
@@ -50,6 +56,25 @@ def card(arguments: argparse.Namespace) -> int:
          f"mpirun -n {run.world['size']} python -m bench.{run.benchmark} {words}",
          f"Wiretax {run.version}, {date[0] if date else 'no date'}; [ ]: 95 % interval, this launch")
     return 0
+
+
+def _draw_imported(imported: Imported, picture: Path) -> None:
+    run, gpus = imported.run, [rank.get("gpu") for rank in imported.run.world.get("ranks", [])]
+    faults = [] if imported.end.status == "complete" else [f"{imported.end.status.upper()}: {imported.end.reason}."]
+    faults += ["WRONG RESULTS."] if any(case.status == "wrong" for case in imported.cases) else []
+    timed = {case.size_bytes: (case.time_us.mean, case.bus_bw_gb_s)
+             for case in sorted(imported.cases, key=lambda case: not case.in_place)
+             if case.size_bytes and case.status == "ok" and not case.suspect and case.time_us and case.time_us.mean}
+    said = []
+    if timed:
+        first, last = 16384 if 16384 in timed else min(timed), max(timed)
+        said = [f"{run.benchmark}: {number(timed[first][0])} us at {size_text(first)}"]
+        said += [f"busbw {number(timed[last][1])} GB/s at {size_text(last)}."] if timed[last][1] is not None else []
+    lines = {run.benchmark: [(size, us) for size, (us, _) in sorted(timed.items())]} if timed else {}
+    on = " and ".join(dict.fromkeys(str(gpu) for gpu in gpus if gpu)) or "machines that the log does not name"
+    draw(picture, faults, [*said, "Imported: shown, never judged."], f"us, {run.statistic}", lines,
+         f"{run.benchmark}: {run.world.get('size') or 'unknown'} ranks on {on}", " ".join(run.argv or []) or
+         "the log does not say its command", f"imported from a log of {run.imported_from.format}; no interval")
 
 
 def _said(result: Result) -> Said:
@@ -111,30 +136,38 @@ def _link_points(result: Result) -> Points:
 def draw(path: Path, faults: Sequence[str], sentences: Sequence[str], unit: str, points: Points, machine: str,
          command: str, about: str) -> None:
     """The card, whole or not at all. Raises ResultError where it cannot be written."""
-    unfinished = path.with_name(f"{path.name}.part")
+    drawn = io.BytesIO()
     answer, *more = [*faults, *sentences] or ["Nothing was measured."]
-    with warnings.catch_warnings(), figure(unfinished, 1, 1, (12, 6.3), dpi=100, format="png") as (made, ((axes,),)):
+    about_it = {"Description": "\n".join([machine, answer, *more, command, about])}  # for who cannot see the picture
+    with warnings.catch_warnings(), figure(drawn, 1, 1, (12, 6.3), dpi=100, format="png",
+                                           metadata=about_it) as (made, ((axes,),)):
         warnings.simplefilter("ignore")  # a letter that the font lacks is an empty box
         made.set_layout_engine("none")
 
-        def put(text: Sequence[str] | str, width: int, most: int, y: float, size: float, **style: str) -> float:
-            lines = [line for one in ([text] if isinstance(text, str) else text)
-                     for line in textwrap.wrap(one, width)]
+        def put(text: Sequence[str] | str, width: int, most: int, y: float, size: float, room: int = 1130,
+                **style: str) -> float:
+            """At most so many lines of so many letters and pixels; where the next line goes."""
+            lines = [line for one in ([text] if isinstance(text, str) else text) for line in textwrap.wrap(one, width)]
             lines = [*lines[: most - 1], f"{lines[most - 1]} ..."] if len(lines) > most else lines
             for line in lines:
-                made.text(0.035, y, line, fontsize=size, va="top", **style)
+                said = made.text(0.035, y, line, fontsize=size, va="top", **style)
+                while said.get_window_extent().width > room:  # capitals, say
+                    said.set_fontsize(said.get_fontsize() - 1)
                 y -= size * 1.85 / 630
             return y
 
         put(machine, 92, 1, 0.965, 16, color="#444444")
         size, width = (25, 56) if len(answer) < 150 else (19, 74)
         y = put(answer, width, 4, 0.9, size, weight="bold", color="#B3261E" if faults else "black")
-        put(more, 50, 10, y - 0.02, 16)
+        put(more, 50, 10, y - 0.02, 16, room=590)
         put(command, 100, 2, 0.14, 15, family="monospace")
         put(about, 110, 1, 0.055, 15, color="#444444")
         axes.set_position((0.62, 0.27, 0.35, y - 0.36))
         _plot(axes, unit, points)
-    unfinished.replace(path)
+    try:
+        write(path, drawn.getvalue())
+    except OSError as error:
+        raise ResultError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def _plot(axes: Axes, unit: str, points: Points) -> None:
@@ -148,15 +181,15 @@ def _plot(axes: Axes, unit: str, points: Points) -> None:
     elif not any(size for line in points.values() for size, _ in line):
         for row, (name, ((_, value),)) in enumerate(list(points.items())[:BARS]):
             axes.barh(row, value, color=COLOURS[row], alpha=0.4)
-            axes.annotate(f" {name}: {number(value)}", (0, row), va="center", fontsize=14)
+            axes.annotate(f" {name[:24]}: {number(value)}", (0, row), va="center", fontsize=14)
         axes.set_yticks([])
         axes.invert_yaxis()
     else:
         library = next(iter(points)) if OURS in points and len(points) > 1 else None
         for name, line, *style in zip(points, points.values(), COLOURS, MARKERS, DASHES, strict=False):
             colour, marker, dashes = style if name != library else ("black", "s", "-")
-            axes.plot(*zip(*line, strict=True), label=name, linewidth=2.6, markersize=7, color=colour, marker=marker,
-                      linestyle=dashes)
+            axes.plot(*zip(*line, strict=True), label=name[:20], linewidth=2.6, markersize=7, color=colour,
+                      marker=marker, linestyle=dashes)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         low, high = axes.get_ylim()

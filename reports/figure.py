@@ -27,7 +27,7 @@ Style = dict[str, Any]
 
 
 @contextmanager
-def figure(target: Path | IO[str], rows: int, columns: int, size: tuple[float, float],
+def figure(target: Path | IO[Any], rows: int, columns: int, size: tuple[float, float],
            sharey: bool = False, **saving: Any) -> Iterator[tuple[Any, Any]]:
     """A matplotlib figure of so many inches and its axes, (rows, columns), written to `target` at the end. Raises
     ResultError where that cannot be."""

@@ -1,4 +1,4 @@
-"""The report that nccl-tests writes for `-J`: one JSON object, up to its version 3; rccl-tests' has the same fields."""
+"""The report that nccl-tests writes for `-J`, up to its version 3: one JSON object."""
 
 from __future__ import annotations
 
@@ -6,124 +6,59 @@ from typing import Any
 
 import msgspec
 
-from reports.import_nccl import TYPES
-from reports.imported import ImportedCase, ImportedSummary
-from reports.logged import LoggedTest, collective_of, gpu_name
+from reports.import_nccl import CPU_TIME, MEAN, TYPES, nccl_version
+from reports.imported import ImportedCase, ImportedSummary, plain
+from reports.logged import LoggedTest, collective_of, number, whole
 
 
-class Half(msgspec.Struct):
-    """A half of a row; JSON has no word for a figure that is not finite, which stands there as text."""
-
-    time: float | str | None = None
-    cpu_time: float | str | None = None
-    alg_bw: float | str | None = None
-    bus_bw: float | str | None = None
-    nwrong: float | str | None = None
-
-
-class Result(msgspec.Struct):
-    """A row."""
-
-    size: int
-    count: int | None = None
-    type: str | None = None
-    redop: str | None = None
-    root: str | int | None = None
-    actual_iterations: int | None = None
-    out_of_place: Half | None = None
-    in_place: Half | None = None
-
-
-class Device(msgspec.Struct):
-    """A line of the list of devices."""
-
-    rank: int | None = None
-    group: int = 0
-    device_info: str = ""
-
-
-class Config(msgspec.Struct):
-    """What was asked for."""
-
-    nthreads: int = 1
-    ngpus: int = 1
-    devices: list[Device] = []
-
-
-class Report(msgspec.Struct):
-    """The file."""
-
-    version: int
-    config: Config
-    results: list[Result] = []
-    args: list[str] = []
-    nccl_version: int | None = None
-    out_of_bounds: dict[str, Any] | None = None
-    average_bus_bandwidth: Any = None
-    errors: list[Any] = []
-
-
-def parse_json(content: bytes | str, n_lines: int) -> LoggedTest | None:
+def parse_json(text: str) -> LoggedTest | None:
     """The test in the report; None where it is none. Raises msgspec.DecodeError for what is no JSON."""
-    raw = msgspec.json.decode(content)
-    if not isinstance(raw, dict) or not {"version", "config", "results"} <= raw.keys():
-        return None
+    raw = msgspec.json.decode(text)
     try:
-        report = msgspec.convert(raw, Report)
-    except msgspec.ValidationError:
+        return _test(raw, text.count("\n") + 1)
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
-    test = LoggedTest("nccl-tests JSON", 1, n_lines, "nccl-tests", "mean over iterations")
-    name = report.args[0].rpartition("/")[2] if report.args else ""
-    base, found, _ = name.partition("_perf")
-    test.collective = collective_of(base.removesuffix("_test")) if found else None
-    test.benchmark += f" {test.collective}" if test.collective else ""
-    if (code := report.nccl_version) is not None:
-        test.library = f"NCCL {code // 10000}.{code % 10000 // 100}.{code % 100}"
-    test.gpus = {device.rank: gpu_name(device.device_info) for device in report.config.devices
-                 if device.rank is not None and 0 <= device.rank < 10**7}
-    test.world_size = _world_size(report.config)
-    for row in report.results:
-        for in_place, half in ((False, row.out_of_place), (True, row.in_place)):
+
+
+def _test(raw: dict[str, Any], n_lines: int) -> LoggedTest:
+    config, rows, program = raw["config"], raw["results"], (raw.get("args") or [""])[0].rpartition("/")[2]
+    base, found, _ = program.partition("_perf")
+    name = collective_of(base.removesuffix("_test")) if found else None
+    test = LoggedTest("nccl-tests JSON", 1, n_lines, f"nccl-tests {name}" if name else "nccl-tests", MEAN, name)
+    if (code := whole(str(raw.get("nccl_version")))) is not None:
+        test.library = nccl_version(code)
+    test.gpus = {int(device["rank"]): plain(device.get("device_info") or "") for device in config.get("devices") or []}
+    # Of each process nccl-tests lists the first GPU alone; other writers list every rank.
+    ranks, per_process = list(test.gpus), int(config.get("nthreads", 1)) * int(config.get("ngpus", 1))
+    one_group = len({device.get("group", 0) for device in config.get("devices") or []}) == 1
+    steps = [step for step in (per_process, 1) if one_group and ranks == [step * at for at in range(len(ranks))]]
+    test.world_size = len(ranks) * steps[0] if steps else None
+    for row in rows:
+        for in_place, half in ((False, row.get("out_of_place")), (True, row.get("in_place"))):
             if half is not None:
-                test.add(_case(test, row, in_place, half))
-                test.statistic = "CPU time, mean over iterations" if half.cpu_time is not None else test.statistic
-    bounds, average = report.out_of_bounds or {}, report.average_bus_bandwidth
-    if isinstance(count := bounds.get("count"), int):
-        test.out_of_bounds = f"{count} {'OK' if bounds.get('okay') in ('true', True) else 'FAILED'}"
-    okay = average.get("okay") if isinstance(average, dict) else None
-    if isinstance(average, dict):
-        test.footer_avg_bus_bw = _finite(average.get("bandwidth"))
-    if "FAILED" in (test.out_of_bounds or "") or okay in ("false", False) or report.errors:
-        test.status, test.reason = "failed", "the run found wrong results" if test.out_of_bounds else "the run failed"
+                test.statistic = CPU_TIME if "cpu_time" in half else MEAN
+                test.add(_case(test, row, in_place, {name: number(str(figure)) for name, figure in half.items()}))
+    bounds, average = raw.get("out_of_bounds") or {}, raw.get("average_bus_bandwidth")
+    if bounds:
+        test.out_of_bounds = f"{int(bounds['count'])} {'OK' if bounds.get('okay') in ('true', True) else 'FAILED'}"
+    said = average if isinstance(average, dict) else {}
+    test.footer_avg_bus_bw = number(str(said.get("bandwidth")))
+    if "FAILED" in (test.out_of_bounds or "") or said.get("okay") in ("false", False) or raw.get("errors"):
+        test.status, test.reason = "failed", "the run itself says so"
     elif average is None:
         test.status, test.reason = "incomplete", "the report ends before the test does"
     return test
 
 
-def _world_size(config: Config) -> int | None:
-    """Of each process the list has one line, its first GPU's; ours has each rank's."""
-    ranks, per_process = [device.rank for device in config.devices], config.nthreads * config.ngpus
-    if not ranks or len({device.group for device in config.devices}) > 1 or not 1 <= per_process <= 10**4:
-        return None
-    for step in (per_process, 1):
-        if ranks == list(range(0, len(ranks) * step, step)):
-            return len(ranks) * step
-    return None
-
-
-def _case(test: LoggedTest, row: Result, in_place: bool, half: Half) -> ImportedCase:
-    time = _finite(half.time if half.cpu_time is None else half.cpu_time)
-    wrong = _finite(half.nwrong)
-    root = int(row.root) if str(row.root).strip().lstrip("-").isdecimal() and row.root is not None else None
-    case = ImportedCase(case=0, collective=test.collective, size_bytes=row.size, count=row.count, in_place=in_place,
-                        alg_bw_gb_s=_finite(half.alg_bw), bus_bw_gb_s=_finite(half.bus_bw), root=root)
-    case.datatype = TYPES.get(row.type, gpu_name(row.type)) if row.type else None
-    case.redop = gpu_name(row.redop) if row.redop else None
+def _case(test: LoggedTest, row: dict[str, Any], in_place: bool, half: dict[str, float | None]) -> ImportedCase:
+    time, wrong = half.get("cpu_time", half.get("time")), half.get("nwrong")
+    kind, redop = row.get("type"), row.get("redop")
+    case = ImportedCase(case=0, collective=test.collective, in_place=in_place, size_bytes=whole(str(row["size"])),
+                        count=whole(str(row.get("count"))), alg_bw_gb_s=half.get("alg_bw"),
+                        bus_bw_gb_s=half.get("bus_bw"))
+    case.datatype, case.redop = TYPES.get(kind, plain(kind)) if kind else None, plain(redop) if redop else None
+    case.root = None if row.get("root") is None else int(row["root"])
     case.n_wrong = None if wrong is None else int(wrong)
     if time is not None:
-        case.time_us = ImportedSummary(mean=time, n=row.actual_iterations)
+        case.time_us = ImportedSummary(mean=time, n=whole(str(row.get("actual_iterations"))))
     return case
-
-
-def _finite(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and 0 <= value < 1e15 else None

@@ -13,6 +13,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -39,9 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def import_logs(arguments: argparse.Namespace) -> int:
-    """Writes the run files and prints a line for each; the exit status. Raises ResultError where DIR is not writable."""
+    """Writes the run files, a line printed for each; the exit status. Raises ResultError for a DIR not to write in."""
     status = 0
     for path in arguments.files:
+        name = plain(str(path), 1000)
         try:
             content = read_log(path)
             tests = find_tests(path, content)
@@ -55,11 +57,10 @@ def import_logs(arguments: argparse.Namespace) -> int:
             print(line)
         unread = sorted(at for test in tests for at in test.unread)
         for at in unread[:MOST_REPORTED]:
-            print(f"reports: {plain(str(path), 1000)}, line {at}: looks like data and could not be read", file=sys.stderr)
+            print(f"reports: {name}, line {at}: looks like data and could not be read", file=sys.stderr)
         if unread:
             more = f", {len(unread) - MOST_REPORTED} of them not listed" if len(unread) > MOST_REPORTED else ""
-            print(f"reports: {plain(str(path), 1000)}: {len(unread)} lines that look like data could not be read{more}",
-                  file=sys.stderr)
+            print(f"reports: {name}: {len(unread)} lines look like data and could not be read{more}", file=sys.stderr)
     return status
 
 
@@ -90,7 +91,7 @@ def find_tests(path: Path, content: bytes) -> list[LoggedTest]:
     lines = text.split("\n")
     if text.lstrip()[:1] == "{":
         try:
-            test = parse_json(text.strip(), len(lines))
+            test = parse_json(text.strip())
         except (msgspec.DecodeError, RecursionError) as error:
             raise ResultError(f"{path} is JSON that is cut off or damaged ({error})") from error
         if test is None:
@@ -98,7 +99,7 @@ def find_tests(path: Path, content: bytes) -> list[LoggedTest]:
         return [test]
     clean = [cleaned(line) for line in lines]
     tests = sorted([*parse_nccl(clean, lines), *parse_osu(clean), *parse_imb(clean)], key=lambda test: test.first_line)
-    for test, after in zip(tests, tests[1:], strict=False):
+    for test, after in pairwise(tests):
         test.unread = [at for at in test.unread if at < after.first_line]
     return tests
 

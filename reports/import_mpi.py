@@ -86,7 +86,8 @@ def _osu_name(words: str) -> str:
     if name.startswith("non_blocking_"):
         return f"osu_i{name.removeprefix('non_blocking_')}"
     # Blocking collectives are one word; what else there is keeps its program's name.
-    return (collective_of(name) or "osu") if " " not in base and base != "Init" else f"osu_{re.sub('[^a-z_]', '', name)}"
+    one_word = " " not in base and base != "Init"
+    return collective_of(name if one_word else f"osu_{re.sub('[^a-z_]', '', name)}") or "osu"
 
 
 def _osu_row(test: LoggedTest, columns: list[str], datatype: str | None, words: list[str], at: int) -> None:
@@ -107,7 +108,7 @@ def _osu_row(test: LoggedTest, columns: list[str], datatype: str | None, words: 
     count = values.get("iterations")
     case = ImportedCase(case=0, collective=test.collective, size_bytes=size, datatype=datatype, line=at)
     if mean is not None:
-        case.time_us = ImportedSummary(mean=mean, p99=values.get("p99taillat(us)"), n=None if count is None else int(count))
+        case.time_us = ImportedSummary(mean=mean, p99=values.get("p99taillat(us)"), n=int(count) if count else None)
     if low is not None and high is not None:
         case.over_ranks_us = OverRanks(min=low, avg=mean, max=high)
     if bandwidth is not None:
@@ -180,8 +181,8 @@ def _imb_row(test: ImbTest, words: list[str], at: int, datatype: str | None, red
     mean = next((figures[name] for name in ("t_avg[usec]", "t[usec]", "t_ovrl[usec]") if name in figures), None)
     low, high = figures.get("t_min[usec]"), figures.get("t_max[usec]")
     shape = test.shape | ({"group": words[0]} if "group" in figures else {})
-    case = ImportedCase(case=0, collective=test.collective, line=at, datatype=datatype, redop=redop, shape=shape or None,
-                        size_bytes=int(figures["bytes"]) if "bytes" in figures else None)
+    case = ImportedCase(case=0, collective=test.collective, line=at, datatype=datatype, redop=redop,
+                        shape=shape or None, size_bytes=int(figures["bytes"]) if "bytes" in figures else None)
     if mean is not None:
         case.time_us = ImportedSummary(mean=mean, n=int(figures["repetitions"]))
     if low is not None and high is not None:
@@ -198,13 +199,11 @@ def _imb_finished(test: ImbTest) -> LoggedTest:
     """Its bandwidths in GB/s. The megabyte of IMB was 2^20 bytes and is 10^6 since 2018: the row with the most of them
     tells, for the bandwidth is one, two or four times size over time."""
     mega = 2.0**20
-    case, most, time_us = max(test.megabytes, key=lambda row: row[1], default=(None, 0.0, 0.0))
-    if case is not None and case.size_bytes and most > 0 and time_us > 0:
-        def off(mega: float) -> float:
-            times = log2(most * mega / 1e6 * time_us / (case.size_bytes or 1))
-            return abs(times - round(times))
-
-        mega = min(2.0**20, 1e6, key=off)
+    sized = [(megabytes * time_us / case.size_bytes, megabytes) for case, megabytes, time_us in test.megabytes
+             if case.size_bytes and megabytes * time_us > 0]
+    if sized:
+        most = max(sized, key=lambda row: row[1])[0]
+        mega = min(2.0**20, 1e6, key=lambda mega: abs((times := log2(most * mega / 1e6)) - round(times)))
     for case, megabytes, _ in test.megabytes:
         case.alg_bw_gb_s = megabytes * mega / 1e9
     if any(case.status == "wrong" for case in test.cases):

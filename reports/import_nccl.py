@@ -1,8 +1,8 @@
 """Logs of nccl-tests and rccl-tests of every era, of NCCL 1.x's own tests and of mscclpp-test.
 
 A test is a head (a version, `nThread ...`, the devices), a header, rows and a footer, each of which may be missing. A
-row is size, count, type, redop, root and one or two halves of time, algbw, busbw and errors: header and words tell which
-of them are there, and where a half is blank the columns tell which. NCCL's messages may split a row.
+row is size, count, type, redop, root and one or two halves of time, algbw, busbw and errors: header and words tell
+which of them are there, and where a half is blank the columns tell which. NCCL's messages may split a row.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
-from reports.imported import ImportedCase, ImportedSummary
-from reports.logged import INTEGER, LoggedTest, cells, collective_of, gpu_name, number, ranks_of, whole
+from reports.imported import ImportedCase, ImportedSummary, plain
+from reports.logged import LoggedTest, cells, collective_of, number, ranks_of, whole
+
+MEAN, CPU_TIME = "mean over iterations", "CPU time, mean over iterations"
 
 # The store's names of the types; `char` is NCCL 1.x's, the `fp8_` ones RCCL's.
 TYPES = {"half": "float16", "float": "float32", "double": "float64", "bfloat16": "bfloat16", "char": "int8",
@@ -22,7 +25,7 @@ TYPES = {"half": "float16", "float": "float32", "double": "float64", "bfloat16":
          "fp8_e5m2": "float8_e5m2"} | {name: name for name in ("int8", "uint8", "int32", "uint32", "int64", "uint64")}
 HALF = r"(?: (?:cpu)?time algbw busbw(?: (?:wrong|error|res))?(?: i_\S+)*)"
 HEADER = re.compile(rf"(?:size|bytes) (?:count|n)( type)?(?: redop| op)?( root)?({HALF})({HALF})?( timestamp)?")
-PLACES = re.compile(r"(?:(out-of|in)-place(?: \(\+ per-iteration\))?)(?:\s+(out-of|in)-place(?: \(\+ per-iteration\))?)?")
+PLACES = re.compile(r"(?:(?:out-of|in)-place(?: \(\+ per-iteration\))?\s*)+")
 PROGRAM = re.compile(r"(?:^|[\s/'\"`])(all_?reduce|all_?gather|reduce_?scatter|all_?to_?allv?|sendrecv|broadcast|bcast|"
                      r"reduce|scatter|gather|hypercube)(_test_perf|_perf|_test)(?:_mpi)?(?=$|[\s'\"`;|&)])")
 ALONE = re.compile(r"(?:^|[$#>%] |Running: ?)\s*(?:\w+=\S* )*[\w./-]*$")  # what stands before a program that is started
@@ -32,10 +35,10 @@ RANK = re.compile(r"Rank +(\d+)(?: +Group +(\d+))?(?: +Pid +\d+)? +on +\S+ +devi
                   r"Device +(\d+) +-> +\d+ +\[[^\]]*\] *(.*)")
 BOUNDS = re.compile(r"Out of bounds values *: *(\d+ (?:OK|FAILED))")
 AVERAGE = re.compile(r"Avg bus bandwidth *: *([\d.e+-]+)( *FAILED)?")
-FAILURE = re.compile(r"\bTest (NCCL|CUDA|HIP|MPI) failure|\b(NCCL|Cuda|CUDA|HIP) failure \S+\.\w+:\d+|"
-                     r"\bTest (timeout) \(\d+s\)|\bTest failure (\S+)\.\w+:\d+")
+FAILURE = re.compile(r"\bTest (?:NCCL|CUDA|HIP|MPI) failure|\bTest timeout \(\d+s\)|"
+                     r"\b(?:NCCL|Cuda|CUDA|HIP|Test) failure \S+\.\w+:\d+")
 VERSION = re.compile(r"\b([NR]CCL) version *:? *(\d+\.\d+\.\d+)")
-UNCOUNTED = ("N/A", "nan", "-nan", "inf")
+FIGURES = re.compile(r"(?: (?:[\d.]+(?:e[+-]?\d+)?\*?|N/A|-?nan|inf))*")
 OLD_ALGBW = ("all_gather", "reduce_scatter")
 BANNER, STARTED, SIZES, DEVICES, RANKS, TABLE, ROWS, FOOTER = range(8)
 
@@ -65,15 +68,17 @@ class Row:
 
 @dataclass
 class Draft(LoggedTest):
-    """A test while it is read. `stage` is its last part that was seen, `mixed` two runs in one output."""
+    """A test while it is read. `stage` is its last part that was seen; `headless` has no head, and `follows` a footer;
+    `mixed` are two runs in one output."""
 
     stage: int = BANNER
     layout: Layout = field(default_factory=Layout)
     rows: list[Row] = field(default_factory=list)
     pending: Row | None = None
     headers: int = 0
-    mixed: bool = False
     headless: bool = False
+    follows: bool = False
+    mixed: bool = False
     sized: bool = False
     groups: list[str] = field(default_factory=list)
     nranks: set[int] = field(default_factory=set)
@@ -93,7 +98,7 @@ class Reader:
         """The test that this part belongs to: the last one, or, where that has been through it, a new one."""
         test = self.tests[-1] if self.tests else None
         if test is None or test.stage > stage or (test.stage == stage and stage not in (RANKS, TABLE)):
-            test = Draft("nccl-tests", at, at, "nccl-tests", "mean over iterations", library=self.library)
+            test = Draft("nccl-tests", at, at, "nccl-tests", MEAN, library=self.library)
             test.command, self.command = self.command, ""
             self.tests.append(test)
         test.stage = stage
@@ -128,8 +133,7 @@ class Reader:
                 self.tests[-1].unread.append(at)
             return in_table
         if test is None or test.stage == FOOTER:
-            mixed = test is not None
-            test = Draft("nccl-tests", at, at, "nccl-tests", "mean over iterations", headless=True, mixed=mixed)
+            test = Draft("nccl-tests", at, at, "nccl-tests", MEAN, headless=True, follows=test is not None)
             self.tests.append(test)
         flush(test)
         test.pending, test.stage = row, ROWS
@@ -150,8 +154,7 @@ class Reader:
         elif text.startswith("nccl-tests version "):
             test = self.begin(BANNER, at)
             if coded := re.search(r"nccl-library=(\d{5,6})\b", text):
-                code = int(coded[1])
-                test.library = self.library = f"NCCL {code // 10000}.{code % 10000 // 100}.{code % 100}"
+                test.library = self.library = nccl_version(int(coded[1]))
         elif text.startswith("rccl-tests: Version ") and test is not None:
             test.format = "rccl-tests"
         elif text.startswith("Initializing MSCCL++"):
@@ -161,10 +164,10 @@ class Reader:
             self.begin(DEVICES, at)
         elif (rank := RANK.match(text)) is not None:
             test = self.begin(RANKS, at)
-            test.gpus[int(rank[1] or rank[4])] = gpu_name(rank[3] or rank[5] or "")
+            test.gpus[int(rank[1] or rank[4])] = plain(rank[3] or rank[5] or "")
             test.groups.append(rank[2] or "0")
-        elif (order := PLACES.fullmatch(text)) is not None:
-            self.places = [place == "in" for place in order.groups() if place]
+        elif PLACES.fullmatch(text) is not None:
+            self.places = [place == "in" for place in re.findall(r"\b(out-of|in)-place", text)]
         elif (header := HEADER.fullmatch(names)) is not None:
             self.table(self.begin(TABLE, at), header, words)
         elif test is not None and test.stage == TABLE and re.search(r"\((?:us|ms)\)", text):
@@ -175,9 +178,9 @@ class Reader:
         elif test is not None and (average := AVERAGE.match(text)) is not None:
             test.footer_avg_bus_bw, test.stage = number(average[1]), FOOTER
             test.status = "failed" if average[2] else test.status
-        elif (failure := FAILURE.search(text)) is not None:
+        elif FAILURE.search(text) is not None:
             test = self.begin(DEVICES, at) if test is None or (self.command and test.stage == FOOTER) else test
-            test.status, test.reason = "failed", f"the run says: Test {next(filter(None, failure.groups()))[:20]} failure"
+            test.status = "failed"
         else:
             if len({found[1] for found in PROGRAM.finditer(text)}) == 1 and not text.startswith("Linking"):
                 self.command = text
@@ -194,11 +197,16 @@ class Reader:
             said = [False]
         self.places = []
         if names[0] == "cputime":
-            test.statistic = "CPU time, mean over iterations"
+            test.statistic = CPU_TIME
         if not header[1]:
             test.format = "mscclpp-test"
         test.layout = Layout(True, bool(header[1]), bool(header[2]), ("time", *names[1:]),
                              tuple(zip(said, times, strict=True)), words[0][1], names[-1] == "res")
+
+
+def nccl_version(code: int) -> str:
+    """`NCCL 2.29.2` for 22902."""
+    return f"NCCL {code // 10000}.{code % 10000 // 100}.{code % 100}"
 
 
 def read_row(layout: Layout, words: list[tuple[str, int]], at: int) -> tuple[Row | None, bool]:
@@ -213,16 +221,16 @@ def read_row(layout: Layout, words: list[tuple[str, int]], at: int) -> tuple[Row
         if not (re.fullmatch(r"[a-z]\w{1,15}", name) if layout.known else name in TYPES):
             return row, False
         row.about["datatype"], first = TYPES.get(name, name), 3
-        if len(texts) > 3 and re.fullmatch(r"[A-Za-z]\w{1,15}", texts[3]) and texts[3] not in UNCOUNTED:
+        if len(texts) > 3 and re.fullmatch(r"[A-Za-z]\w{1,15}", texts[3]) and texts[3] not in ("nan", "inf"):
             row.about["redop"], first = texts[3].lower(), 4
     if len(texts) > first + 2 and re.fullmatch(r"\d{4}-\d\d-\d\d", texts[-2]):
         texts = texts[:-2]  # a timestamp
     width = len(layout.names)
-    if layout.rooted and (len(texts) - first) % width == 1 and INTEGER.fullmatch(texts[first]):
+    if layout.rooted and (len(texts) - first) % width == 1 and re.fullmatch(r"-?\d{1,9}", texts[first]):
         row.about["root"], first = int(texts[first]), first + 1
     figures = [text.rstrip("*") for text in texts[first:]]
     halves = [figures[start : start + width] for start in range(0, len(figures), width)]
-    if len(figures) % width or len(halves) > len(layout.places) or not all(map(_is_figure, figures)):
+    if len(figures) % width or len(halves) > len(layout.places) or not _are_figures(texts[first:]):
         return row, False
     places = [place for place, _ in layout.places]
     if len(halves) == 1:
@@ -232,8 +240,8 @@ def read_row(layout: Layout, words: list[tuple[str, int]], at: int) -> tuple[Row
     return row, True
 
 
-def _is_figure(text: str) -> bool:
-    return text in UNCOUNTED or number(text) is not None
+def _are_figures(texts: Sequence[str]) -> bool:
+    return FIGURES.fullmatch("".join(f" {text}" for text in texts)) is not None
 
 
 def continued(test: Draft, texts: list[str]) -> bool:
@@ -241,7 +249,7 @@ def continued(test: Draft, texts: list[str]) -> bool:
     row, width = test.pending, len(test.layout.names)
     assert row is not None
     missing = [place for place, _ in test.layout.places if place not in dict(row.halves)]
-    if not all(map(_is_figure, texts)) or len(texts) not in (width, width * len(missing)):
+    if not _are_figures(texts) or len(texts) not in (width, width * len(missing)):
         return False
     for start, place in zip(range(0, len(texts), width), missing, strict=False):
         row.halves.append((place, texts[start : start + width]))
@@ -274,17 +282,27 @@ def _unmixed(tests: list[Draft]) -> list[Draft]:
     kept: list[Draft] = []
     for place, test in enumerate(tests):
         flush(test)
-        torn = place + 1 < len(tests) and tests[place + 1].mixed
-        test.mixed |= torn
-        before = kept[-1] if kept else None
-        if before and not before.rows and before.stage <= TABLE and before.status != "failed" and (
-                torn or (test.headers > 1 and not before.headers)):
-            kept.pop()
+        torn = place + 1 < len(tests) and tests[place + 1].follows and (test.headless or _repeats(test))
+        if torn:
+            test.mixed = tests[place + 1].mixed = True
+        while kept and (torn or test.headers > 1) and _only_a_head(kept[-1], headers=int(torn)):
+            before = kept.pop()
             test.first_line, test.mixed = before.first_line, True
-            test.collective = test.collective or before.collective
-            test.command = test.command or before.command
+            test.collective, test.command = test.collective or before.collective, test.command or before.command
         kept.append(test)
     return kept
+
+
+def _only_a_head(test: Draft, headers: int) -> bool:
+    return not test.rows and test.headers <= headers and test.stage <= TABLE and test.status != "failed"
+
+
+def _repeats(test: Draft) -> bool:
+    """Whether sizes do not only grow within a type, an operation and a root, as one run's would."""
+    kinds = [[row.about.get(name) for name in ("datatype", "redop", "root")] for row in test.rows]
+    sizes = [int(row.about["size_bytes"]) for row in test.rows]
+    pairs = zip(pairwise(kinds), pairwise(sizes), strict=True)
+    return any(kind == same and 0 < later <= size for (kind, same), (size, later) in pairs)
 
 
 def _finished(test: Draft) -> LoggedTest:
@@ -308,7 +326,7 @@ def _finished(test: Draft) -> LoggedTest:
                 test.add(_case(test, row, in_place, dict(zip(test.layout.names, figures, strict=True))))
     has_footer = test.format not in ("NCCL 1.x", "mscclpp-test")
     if "FAILED" in (test.out_of_bounds or "") or test.status == "failed":
-        test.status, test.reason = "failed", test.reason or "the run found wrong results"
+        test.status, test.reason = "failed", "the run itself says so"
     elif test.mixed:
         test.status, test.reason = "incomplete", "two runs wrote into each other's lines"
     elif test.headless:

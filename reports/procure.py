@@ -72,11 +72,11 @@ def as_text(found: Procurement) -> str:
         for machine in machines:
             table.add_column(machine.name, justify="right", overflow="fold", max_width=14)
         table.add_row("launches", *(machine.runs_text for machine in machines))
+        for judged in zip(*(machine.judged for machine in machines), strict=True):
+            table.add_row(judged[0].requirement, *(one.verdict for one in judged))
         for figures in zip(*(machine.figures for machine in machines), strict=True):
             table.add_row(figures[0].label, *("\n".join(filter(None, [one.text, one.interval, one.note]))
                                               for one in figures))
-        for judged in zip(*(machine.judged for machine in machines), strict=True):
-            table.add_row(judged[0].requirement, *(one.verdict for one in judged))
         console.print(table)
     reasons = [f"{machine.name}, {one.requirement}: {one.verdict}, {one.reason}"
                for machine in found.machines for one in machine.judged]

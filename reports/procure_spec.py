@@ -28,6 +28,7 @@ FORMS = [(r"(\d{1,9})([KMG]?) *<= *(\d{1,12}(?:\.\d+)?) *us", "us"),
          (r"(\S+)() *>= *(\d{1,12}(?:\.\d+)?) *tok/s", "tok/s")]
 
 Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e15)]
+Currency = Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")]  # ISO 4217
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
 Key = tuple[str, int | str]  # what a figure is of: ("us", bytes), ("GB/s", bytes) or ("tok/s", a model's name)
 
@@ -40,14 +41,14 @@ class Electricity(Table, kw_only=True):
     """What a kilowatt hour costs."""
 
     price_per_kwh: Positive
-    currency: Name
+    currency: Currency
 
 
 class Price(Table, kw_only=True):
     """What a candidate costs, and when that was the price."""
 
     amount: Positive
-    currency: Name
+    currency: Currency
     date: datetime.date
 
 
@@ -134,7 +135,7 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 def _requirement(text: str, spec: Spec, path: Path) -> Requirement:
     for form, unit in FORMS:
-        if found := re.fullmatch(form, text.strip()):
+        if (found := re.fullmatch(form, text.strip())) and float(found[3]) > 0:
             what, scale, limit = found.groups()
             if unit != "tok/s":
                 return Requirement(text, (unit, int(what) * UNITS[scale]), float(limit))

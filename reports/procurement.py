@@ -7,33 +7,26 @@ of its interval is, so the chance that any of them is, however they hang togethe
 
 from __future__ import annotations
 
-import glob
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 from scipy.special import stdtrit
 
-from reports import serving, specs
-from reports.case import find_states
-from reports.imported import Imported, read_imported
-from reports.procure_spec import Candidate, Key, Model, Requirement, Spec, read_spec
-from reports.result import ResultError, is_imported, read
-from reports.rows import default_rows
-from reports.schema import Result
+from reports import specs
+from reports.procure_runs import Found, find, fits
+from reports.procure_spec import Candidate, Key, Requirement, Spec, read_spec
+from reports.result import ResultError
 from reports.sentences import number, size_text
-from reports.stats import STATE_RATIO
 from reports.verdict import FAMILY_P, POWER
 
 LEAST_LAUNCHES = 5
 MOST_LAUNCHES = 10_000  # beyond, no number of launches is named
 PER_MILLION = "per million tokens, "
 DOES_NOT_FIT = "does not fit"
-BY = ("ours", "the library")  # whose all-reduce, the first that was run
-MODES = ("chained", "isolated")
 SHOWN: list[Key] = [("us", 16384), ("GB/s", 33554432)]  # a token of a 70B model, a chunk of 2,048 tokens
 
 
@@ -95,7 +88,7 @@ class Machine:
     @property
     def runs_text(self) -> str:
         """`6`, `2 imported`."""
-        return str(self.launches) if self.launches else f"{self.imports} imported"
+        return f"{self.imports} imported" if self.imports and not self.launches else str(self.launches)
 
 
 @dataclass
@@ -122,26 +115,8 @@ class Procurement:
     def headline(self) -> str:
         """How many verdicts of each kind."""
         counts = ", ".join(f"{self.verdicts[word]} {word}" for word in ("PASS", "FAIL", "UNDECIDED"))
-        return f"{len(self.machines)} candidates: {counts if self.verdicts else 'nothing is required'}"
-
-
-@dataclass
-class Found:
-    """What the runs of a candidate say: of each figure the launches' values, and how they were measured."""
-
-    launches: int = 0
-    imports: int = 0
-    values: dict[Key, list[float]] = field(default_factory=lambda: defaultdict(list))
-    how: dict[Key, str] = field(default_factory=dict)
-    power_w: list[float] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    run_ids: list[str] = field(default_factory=list)
-
-    def add(self, key: Key, value: float, how: str) -> None:
-        """One more launch's value of a figure."""
-        self.values[key].append(value)
-        self.how[key] = how
+        who = self.machines[0].name if len(self.machines) == 1 else f"{len(self.machines)} candidates"
+        return f"{who}: {counts if self.verdicts else 'nothing is required'}"
 
 
 def evaluate(path: Path, runs: Sequence[str] = (), only: str | None = None) -> Procurement:
@@ -165,138 +140,11 @@ def evaluate(path: Path, runs: Sequence[str] = (), only: str | None = None) -> P
     confidence = 1 - 2 * FAMILY_P / max(verdicts, 1)
     machines, sentences = [], []
     for name, candidate in candidates.items():
-        found = _find(name, candidate, given[name], spec)
+        found = find(name, candidate, given[name], spec)
         machines.append(_machine(name, candidate, found, spec, keys, requirements, confidence))
         sentences += [f"{name}: {note}." for note in found.notes]
     return Procurement(path.name, machines, confidence, [
         *_method(spec, verdicts, confidence), *_ranked(spec, machines), *sentences])
-
-
-def _find(name: str, candidate: Candidate, given: Sequence[str], spec: Spec) -> Found:
-    """Reads the runs of a candidate. Raises ResultError where there is none, or one is of another kind of machine."""
-    found, results, imports = Found(), dict[str, Result](), dict[str, Imported]()
-    for where in given:
-        whole = Path(where)
-        files = sorted(map(str, whole.glob("*.jsonl"))) if whole.is_dir() else sorted(glob.glob(where))
-        if not files:
-            raise ResultError(f"candidate {name}: no run at {where}")
-        for file in files:
-            if is_imported(file):
-                imported = read_imported(file)
-                imports[imported.run.run_id] = imported
-                continue
-            result = read(file)
-            if results.setdefault(result.run.run_id, result) is not result:
-                found.notes.append(f"{Path(file).name} is the run {result.run.run_id} once more: left out")
-    if not results and not imports:
-        raise ResultError(f"candidate {name} has no run: name some in `runs`, or as {name}=RUN")
-    launches = []
-    for result in results.values():
-        run = result.run
-        found.wrong += [f"wrong results in {run.run_id}"] if any(case.n_wrong for case in result.cases) else []
-        if not result.complete or run.world.get("slowed_percent"):
-            found.notes.append(f"{run.run_id} is {'slowed on purpose' if result.complete else 'incomplete'}: left out")
-        elif run.benchmark == "allreduce":
-            if run.world["size"] != candidate.gpus:
-                raise ResultError(f"candidate {name} has {candidate.gpus} GPUs and its run {run.run_id} "
-                                        f"{run.world['size']} ranks")
-            launches.append(result)
-    for what, of in (("machines (machine_id)", "machine_id"), ("kinds of software (software_id)", "software_id")):
-        if len(several := sorted({str(getattr(launch.run, of)) for launch in launches})) > 1:
-            said = f"its runs are of {len(several)} {what}: {', '.join(several)}"
-            if of == "machine_id":
-                raise ResultError(f"candidate {name}: {said}; a candidate is one kind of machine")
-            found.notes.append(said)
-    found.run_ids = [launch.run.run_id for launch in launches] + [*imports]
-    found.launches, found.imports = len(launches), len(imports)
-    _measure(launches, candidate, spec, found)
-    if launches and imports:
-        found.notes.append(f"{len(imports)} imported logs stand beside its own launches and count for nothing")
-    elif imports:
-        _take_over(list(imports.values()), candidate, spec, found)
-    return found
-
-
-def _take_over(imports: Sequence[Imported], candidate: Candidate, spec: Spec, found: Found) -> None:
-    """Fills in what imported logs print: of each the first all-reduce of a size, out of place where it has that."""
-    for imported in imports:
-        size = imported.run.world.get("size")
-        if size not in (None, candidate.gpus):
-            raise ResultError(f"a candidate with {candidate.gpus} GPUs has the imported log {imported.run.run_id} of "
-                              f"{size} ranks")
-        cases = [case for case in imported.cases if case.collective == "all_reduce" and case.size_bytes]
-        times_us: dict[int, float] = {}
-        for case in sorted(cases, key=lambda case: case.in_place):
-            if case.size_bytes and case.status == "ok" and not case.suspect and case.time_us and case.time_us.mean:
-                if times_us.setdefault(case.size_bytes, case.time_us.mean) is case.time_us.mean and case.bus_bw_gb_s:
-                    found.add(("GB/s", case.size_bytes), case.bus_bw_gb_s, "imported")
-        for size_bytes, us in times_us.items():
-            found.add(("us", size_bytes), us, "imported")
-        for name, model in spec.models.items():
-            if (speed := _tokens_per_s(model, candidate, times_us)) is not None:
-                found.add(("tok/s", name), speed, "imported")
-        if any(case.status == "wrong" for case in imported.cases):
-            found.notes.append(f"the imported log {imported.run.run_id} has wrong results")
-
-
-def _measure(launches: Sequence[Result], candidate: Candidate, spec: Spec, found: Found) -> None:
-    """Fills in the launches' values. A token waits for dependent calls, so times are those of chains where a run has
-    them, per call; bandwidth is that of the collective alone."""
-    trips_ns = []
-    times_us: dict[str, list[dict[int, float]]] = {f"{by}, {mode}": [] for by, mode in product(BY, MODES)}
-    for launch in launches:
-        states = find_states(launch.blocks)
-        trips_ns += [] if states.longest is None or not states.rtt_ns else [states.rtt_ns[states.longest]]
-        for mode in MODES:
-            of_launch: dict[str, dict[int, float]] = {by: {} for by in BY}
-            for row in default_rows(launch, (mode, None), states):
-                case, us, by = (row.ours, row.ours_us, BY[0]) if row.ours else (row.library, row.library_us, BY[1])
-                if case is not None and us is not None and case.collective == "all_reduce":
-                    of_launch[by][row.size_bytes] = us
-                    if mode == "isolated" and case.bus_bw_gb_s is not None:
-                        found.add(("GB/s", row.size_bytes), case.bus_bw_gb_s, by)
-            for by in BY:
-                times_us[f"{by}, {mode}"].append(of_launch[by])
-        draws = [sum(gpu["power_w"] for gpu in block.gpus) for block in launch.blocks
-                 if block.gpus and all("power_w" in gpu for gpu in block.gpus)]
-        found.power_w += [float(np.median(draws))] if draws else []
-    for how, curves in times_us.items():
-        for size in {size for curve in curves for size in curve if ("us", size) not in found.how}:
-            for curve in curves:
-                if size in curve:
-                    found.add(("us", size), curve[size], how)
-        for name in spec.models:
-            if ("tok/s", name) not in found.how:
-                for speed in (_tokens_per_s(spec.models[name], candidate, curve) for curve in curves):
-                    if speed is not None:
-                        found.add(("tok/s", name), speed, how)
-    ranks = [rank for launch in launches for rank in launch.run.world.get("ranks", [])]
-    if spec.models and any(rank.get("device") == "cpu" for rank in ranks):
-        found.notes.append(f"tok/s are arithmetic about {candidate.gpu}: its all-reduces were measured on CPU cores")
-    if trips_ns and max(trips_ns) > STATE_RATIO * min(trips_ns):
-        found.notes.append(f"the link was not in one state in all launches (flag round trip {min(trips_ns):.0f} to "
-                           f"{max(trips_ns):.0f} ns), which widens the intervals")
-
-
-def _tokens_per_s(of: Model, candidate: Candidate, times_us: Mapping[int, float]) -> float | None:
-    """One stream's, by the advisor's arithmetic from a launch's times by size: between two sizes on the straight line
-    of their logarithms, below the smallest as long as that. None beyond the largest."""
-    model, gpu = specs.model(of.model), specs.gpu(candidate.gpu)
-    size, sizes = serving.all_reduce_bytes(model, 1), sorted(times_us)
-    if not sizes or size > sizes[-1]:
-        return None
-    call_us = float(np.exp(np.interp(np.log(size), np.log(sizes), np.log([times_us[one] for one in sizes]))))
-    weights = serving.weights_bytes(model, specs.bits(of.weights))
-    return serving.decode_tokens_per_s(model, weights, gpu.bandwidth_gb_s, candidate.gpus, serving.sure(call_us),
-                                       context=of.context).value
-
-
-def _fits(of: Model, candidate: Candidate) -> bool:
-    model, gpu = specs.model(of.model), specs.gpu(candidate.gpu)
-    held = serving.Serving(model, serving.weights_bytes(model, specs.bits(of.weights)), gpu.bandwidth_gb_s,
-                           context=of.context)
-    parts = serving.memory_bytes(held, serving.TENSOR, candidate.gpus, 1, serving.CHUNK_TOKENS)
-    return sum(parts.values()) <= serving.usable_bytes(gpu.memory_gb * 1e9)
 
 
 def _machine(name: str, candidate: Candidate, found: Found, spec: Spec, keys: Sequence[Key],
@@ -304,7 +152,7 @@ def _machine(name: str, candidate: Candidate, found: Found, spec: Spec, keys: Se
     figures = {key: _figure(key, found, confidence) for key in keys}
     price, hours = candidate.price, spec.hours_per_year * spec.lifetime_years
     for model in spec.models:
-        if not _fits(spec.models[model], candidate):
+        if not fits(spec.models[model], candidate):
             figures["tok/s", model] = Figure(model, "tok/s", note=DOES_NOT_FIT)
     by_data_sheet_w = candidate.power_w or candidate.gpus * specs.gpu(candidate.gpu).tdp_w
     power_w = float(np.median(found.power_w)) if found.power_w else by_data_sheet_w
@@ -337,7 +185,7 @@ def _figure(key: Key, found: Found, confidence: float) -> Figure:
     values = found.values.get(key, [])
     if not values:
         return Figure(name, unit, note="not in its runs")
-    logs, n = np.log(values), 0 if found.imports else len(values)
+    logs, n = np.log(values), len(values) if found.launches else 0
     middle = float(np.mean(logs))
     if n < LEAST_LAUNCHES:
         return Figure(name, unit, float(np.exp(middle)), n=n, note=found.how.get(key, ""))
@@ -348,13 +196,13 @@ def _figure(key: Key, found: Found, confidence: float) -> Figure:
 
 def _judge(requirement: Requirement, figure: Figure, found: Found, confidence: float) -> Judged:
     """PASS where the whole interval meets the requirement, FAIL where all of it misses it, or a result was wrong."""
-    if found.wrong and not found.imports:
+    if found.wrong:
         return Judged(requirement.text, "FAIL", "; ".join(found.wrong))
     if figure.value is None and figure.note == DOES_NOT_FIT:
         return Judged(requirement.text, "FAIL", "the model does not fit into the GPUs' memory")
     if figure.value is None:
         return Judged(requirement.text, "UNDECIDED", figure.note)
-    if found.imports:
+    if not found.launches:
         return Judged(requirement.text, "UNDECIDED", "imported, never judged")
     if figure.low is None or figure.high is None:
         launches = f"{figure.n} launch{'es' * (figure.n != 1)}"
@@ -362,6 +210,8 @@ def _judge(requirement: Requirement, figure: Figure, found: Found, confidence: f
     at_most, limit = requirement.key[0] == "us", requirement.limit
     met = [end <= limit if at_most else end >= limit for end in (figure.low, figure.high)]
     spans = f"{number(figure.low)} to {number(figure.high)} {figure.unit} over {figure.n} launches"
+    if met[0] and requirement.key[0] == "tok/s":
+        spans += ", a ceiling by data sheets"
     if met[0] == met[1]:
         return Judged(requirement.text, "PASS" if met[0] else "FAIL", spans)
     needed = _launches_needed(found.values[requirement.key], limit, confidence)
@@ -371,7 +221,7 @@ def _judge(requirement: Requirement, figure: Figure, found: Found, confidence: f
 
 def _launches_needed(values: Sequence[float], limit: float, confidence: float) -> int | None:
     """The least number of launches whose interval leaves out `limit` four times in five, if they go on like these."""
-    logs, n = np.log(values), np.arange(len(values) + 1, MOST_LAUNCHES)
+    logs, n = np.log(values), np.unique(np.geomspace(len(values) + 1, MOST_LAUNCHES, 300).astype(int))
     reach = (stdtrit(n - 1, (1 + confidence) / 2) + stdtrit(n - 1, POWER)) * np.std(logs, ddof=1) / np.sqrt(n)
     enough = n[reach <= abs(np.mean(logs) - np.log(limit))]
     return int(enough[0]) if len(enough) else None

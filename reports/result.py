@@ -40,29 +40,9 @@ from reports.schema import (
     to_line,
 )
 
-__all__ = [
-    "SCHEMA",
-    "Block",
-    "Case",
-    "End",
-    "Flight",
-    "ImportedRunError",
-    "LinkBlock",
-    "Planned",
-    "Range",
-    "Record",
-    "Result",
-    "ResultError",
-    "Run",
-    "RunFile",
-    "State",
-    "Summary",
-    "build_cases",
-    "is_imported",
-    "read",
-    "read_flight",
-    "to_dict",
-]
+__all__ = ["SCHEMA", "Block", "Case", "End", "Flight", "ImportedRunError", "LinkBlock", "Planned", "Range", "Record",
+           "Result", "ResultError", "Run", "RunFile", "State", "Summary", "build_cases", "is_imported", "read",
+           "read_flight", "to_dict"]
 
 MAX_SAMPLED_ITERATIONS = 20_000
 MAX_SAMPLES_BYTES = 40_000_000

@@ -138,7 +138,7 @@ def _kv_bytes(serving: Serving, streams: float) -> float:
     return streams * serving.context * kv_bytes_per_token(serving.model)
 
 
-def alone_step_us(serving: Serving, streams: float) -> float:
+def alone_us(serving: Serving, streams: float) -> float:
     """A token of each stream on one GPU: weights and the streams' keys and values, read once."""
     return work_us(serving, read_bytes(serving, streams) + _kv_bytes(serving, streams), streams)
 
@@ -146,7 +146,7 @@ def alone_step_us(serving: Serving, streams: float) -> float:
 def tensor_step_us(serving: Serving, gpus: int, streams: int, all_reduce: AllReduce) -> Span:
     """A token of each stream split by tensor: one GPU's work / n + 2 x layers all-reduces."""
     each = all_reduce(all_reduce_bytes(serving.model, streams))
-    return each.times(all_reduces(serving.model), plus=alone_step_us(serving, streams) / gpus)
+    return each.times(all_reduces(serving.model), plus=alone_us(serving, streams) / gpus)
 
 
 def pipeline_step_us(serving: Serving, gpus: int, streams: int, all_reduce: AllReduce) -> Span:
@@ -154,12 +154,12 @@ def pipeline_step_us(serving: Serving, gpus: int, streams: int, all_reduce: AllR
     of the layers each and n hand-offs, and all groups are on their way at once. A hand-off is counted as an all-reduce
     of its bytes, which is more than it is."""
     group = ceil(streams / min(gpus, streams))
-    return all_reduce(all_reduce_bytes(serving.model, group)).times(gpus, plus=alone_step_us(serving, group))
+    return all_reduce(all_reduce_bytes(serving.model, group)).times(gpus, plus=alone_us(serving, group))
 
 
-def replicas_step_us(serving: Serving, gpus: int, streams: int) -> Span:
+def replicas_step_us(serving: Serving, gpus: int, streams: int, _: AllReduce | None = None) -> Span:
     """A token of each stream, where every GPU has all weights and its part of the streams."""
-    return sure(alone_step_us(serving, ceil(streams / min(gpus, streams))))
+    return sure(alone_us(serving, ceil(streams / min(gpus, streams))))
 
 
 def copies_leaving(model: Model, gpus: int, shared: bool = False) -> float:
@@ -194,13 +194,15 @@ def experts_step_us(serving: Serving, gpus: int, streams: int, all_reduce: AllRe
     return _exchange_us(serving, gpus, group, all_reduce).times(2 * model.layers, plus=work)
 
 
-def offload_step_us(serving: Serving, streams: int) -> Span:
-    """A token of each stream on one GPU, where the weights that do not fit beside the cache stay in the host's memory
-    and come through the slot in each step."""
+def outside_share(serving: Serving, streams: int) -> float:
+    """The part of the weights that does not fit on one GPU beside its streams' cache and stays in the host's memory."""
     beside = _kv_bytes(serving, streams) + activation_bytes(serving.model, CHUNK_TOKENS)
-    room = usable_bytes(serving.memory_bytes) - beside
-    outside = 1 - min(1.0, max(0.0, room) / serving.weights_bytes)
-    read = read_bytes(serving, streams)
+    return 1 - min(1.0, max(0.0, usable_bytes(serving.memory_bytes) - beside) / serving.weights_bytes)
+
+
+def one_gpu_step_us(serving: Serving, _: int, streams: int, __: AllReduce | None = None) -> Span:
+    """A token of each stream on one GPU; weights that are outside come through the slot in each step."""
+    outside, read = outside_share(serving, streams), read_bytes(serving, streams)
     here = work_us(serving, read * (1 - outside) + _kv_bytes(serving, streams), streams)
     return sure(here + read * outside / serving.slot_gb_s / 1e3)
 
@@ -212,8 +214,13 @@ def decode_tokens_per_s(model: Model, weights_bytes: float, bandwidth_gb_s: floa
     is each GPU's, in GB/s. Nothing is said of whether it fits."""
     serving = Serving(model, weights_bytes, bandwidth_gb_s, tflops, context=context)
     step = tensor_step_us(serving, gpus, streams, lambda _: all_reduce_us) if gpus > 1 else sure(
-        alone_step_us(serving, streams))
+        alone_us(serving, streams))
     return step.rate(streams)
+
+
+STEP_US: dict[str, Callable[[Serving, int, int, AllReduce], Span]] = {
+    TENSOR: tensor_step_us, PIPELINE: pipeline_step_us, REPLICAS: replicas_step_us, EXPERTS: experts_step_us,
+    ONE: one_gpu_step_us, OFFLOAD: one_gpu_step_us}
 
 
 def flip_us(other_us: float, work_us: float, calls: int) -> float:
@@ -257,11 +264,32 @@ def pipeline_prompt_us(serving: Serving, gpus: int, prompt: int, all_reduce: All
                   for end in handoffs))
 
 
+def replicas_prompt_us(serving: Serving, _: int, prompt: int, __: AllReduce | None = None) -> Span:
+    """A prompt on one GPU; weights that are outside come through the slot once, behind the work."""
+    through_us = read_bytes(serving, prompt) * outside_share(serving, 1) / serving.slot_gb_s / 1e3
+    return sure(max(prompt_us(serving, prompt), through_us))
+
+
 def experts_prompt_us(serving: Serving, gpus: int, prompt: int, all_reduce: AllReduce) -> Span:
     """A prompt whose tokens are parted over the ranks of an expert split, the busiest one's work counting."""
     count = chunks(prompt)
     each = _exchange_us(serving, gpus, prompt / count / gpus, all_reduce)
     return each.times(2 * serving.model.layers * count, plus=serving.skew * prompt_us(serving, prompt) / gpus)
+
+
+PROMPT_US: dict[str, Callable[[Serving, int, int, AllReduce], Span]] = {
+    TENSOR: tensor_prompt_us, PIPELINE: pipeline_prompt_us, EXPERTS: experts_prompt_us, REPLICAS: replicas_prompt_us,
+    ONE: replicas_prompt_us, OFFLOAD: replicas_prompt_us}
+
+
+def prompts_rate(serving: Serving, kind: str, gpus: int, prompt: int, all_reduce: AllReduce) -> Span:
+    """Tokens a second of many prompts, one behind another: in a pipeline a chunk each period, replicas all at once."""
+    if kind == PIPELINE:
+        each = prompt / chunks(prompt)
+        stage_us = prompt_us(serving, prompt) / chunks(prompt) / gpus
+        handoffs = all_reduce(all_reduce_bytes(serving.model, each))
+        return Span(*(pipeline_period_us(stage_us, end, 2) for end in handoffs)).rate(each)
+    return PROMPT_US[kind](serving, gpus, prompt, all_reduce).rate(prompt * (gpus if kind == REPLICAS else 1))
 
 
 def memory_bytes(serving: Serving, kind: str, gpus: int, streams: int, chunk: int) -> dict[str, float]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from reports.foreign import printable, read_bytes
 from reports.result import ResultError
 
 if sys.version_info >= (3, 11):
@@ -20,7 +21,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-MOST_CONFIG_BYTES = 1 << 20
+MOST_CONFIG_BYTES = 1_000_000
 MOST = 10**9  # of any whole number in a model's config
 OPTIONAL = {"kv_heads", "head_dim", "experts", "top_k"}
 # Where a config.json has the fields of a Model; names of several families.
@@ -114,12 +115,7 @@ def near(what: str, name: str, known: Any) -> str:
         return name.lower()
     close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
     said = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(sorted(known))}"
-    raise ResultError(f"unknown {what} {printable(name)!r}; {said}")
-
-
-def printable(text: str) -> str:
-    """Somebody else's words as one short line without control characters."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text)[:80]
+    raise ResultError(f"unknown {what} {printable(name[:80])!r}; {said}")
 
 
 def _found(kind: type[Spec], what: str, name: str) -> Spec:
@@ -154,14 +150,9 @@ def gpus() -> list[Gpu]:
 def model_of(path: Path) -> Model:
     """The model whose `config.json` this is. Raises ResultError where that is not one, or lacks what is needed."""
     try:
-        with path.open("rb") as file:
-            text = file.read(MOST_CONFIG_BYTES + 1)
+        raw = msgspec.json.decode(read_bytes(path, most_bytes=MOST_CONFIG_BYTES))
     except OSError as error:
         raise ResultError(f"{path} cannot be read: {error.strerror}") from error
-    if len(text) > MOST_CONFIG_BYTES:
-        raise ResultError(f"{path} is larger than {MOST_CONFIG_BYTES} B, so not a model's config.json")
-    try:
-        raw = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ResultError(f"{path} is not JSON ({error})") from error
     if not isinstance(raw, dict):

@@ -1,0 +1,180 @@
+"""What the runs and the imported logs of a candidate say: of each figure a value a launch."""
+
+from __future__ import annotations
+
+import glob
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from reports import serving, specs
+from reports.case import LinkStates, find_states
+from reports.imported import Imported, read_imported
+from reports.procure_spec import Candidate, Key, Model, Spec
+from reports.reduce_times import Times, doubts, measured
+from reports.result import ResultError, is_imported, read
+from reports.rows import default_rows
+from reports.schema import Result
+from reports.stats import STATE_RATIO
+
+# How a figure was measured; the first that any launch has counts. A token waits for dependent calls: a chain's.
+HOWS = ("ours, chained", "ours, isolated", "library, chained", "library, isolated", "imported")
+Values = dict[str, dict[Key, float]]  # of one launch: how, which figure, its value
+
+
+@dataclass
+class Found:
+    """What the runs of a candidate say: of each figure the launches' values, and how they were measured; what its GPUs
+    drew; the runs with wrong results; and sentences."""
+
+    launches: int = 0
+    imports: int = 0
+    values: dict[Key, list[float]] = field(default_factory=lambda: defaultdict(list))
+    how: dict[Key, str] = field(default_factory=dict)
+    power_w: list[float] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    run_ids: list[str] = field(default_factory=list)
+
+    def add(self, key: Key, value: float, how: str) -> None:
+        """One more launch's value of a figure."""
+        self.values[key].append(value)
+        self.how[key] = how
+
+
+def find(name: str, candidate: Candidate, given: Sequence[str], spec: Spec) -> Found:
+    """Reads the runs of a candidate. Raises ResultError where there is none, or one is of another kind of machine."""
+    found, results, imports = Found(), dict[str, Result](), dict[str, Imported]()
+    for where in given:
+        files = sorted(Path(where).glob("*.jsonl")) if Path(where).is_dir() else sorted(map(Path, glob.glob(where)))
+        if not files:
+            raise ResultError(f"candidate {name}: no run at {where}")
+        for file in files:
+            if is_imported(file):
+                imported = read_imported(file)
+                size = imported.run.world.get("size")
+                if size not in (None, candidate.gpus):
+                    found.notes.append(f"{imported.run.run_id}, imported, has {size} ranks and not {candidate.gpus}")
+                elif any(case.collective == "all_reduce" for case in imported.cases):
+                    imports[imported.run.run_id] = imported
+                continue
+            result = read(file)
+            if results.setdefault(result.run.run_id, result) is not result:
+                found.notes.append(f"{file.name} is the run {result.run.run_id} once more: left out")
+    if not results and not imports:
+        raise ResultError(f"candidate {name} has no run: name some in `runs`, or as {name}=RUN")
+    launches = _launches(name, results.values(), found)
+    for launch in launches:
+        if launch.run.world["size"] != candidate.gpus:
+            raise ResultError(f"candidate {name} has {candidate.gpus} GPUs and its run {launch.run.run_id} "
+                              f"{launch.run.world['size']} ranks")
+    found.launches, found.imports = len(launches), len(imports)
+    found.run_ids = [*(launch.run.run_id for launch in launches), *imports]
+    each: Sequence[tuple[Values, Times | None]]
+    if launches:
+        states = [find_states(launch.blocks) for launch in launches]
+        each = [(_of_run(launch, its), _times(launch, candidate)) for launch, its in zip(launches, states, strict=True)]
+        _notes_of(launches, states, [times for _, times in each], candidate, spec, found)
+        if imports:
+            found.notes.append(f"imported logs, {len(imports)}, beside its own launches: not counted")
+    else:
+        each = [_of_import(imported, candidate) for imported in imports.values()]
+        found.notes += [f"wrong results in {imported.run.run_id}, which was imported" for imported in imports.values()
+                        if any(case.status == "wrong" for case in imported.cases)]
+    for how in HOWS:
+        known = set(found.how)
+        for values, _ in each:
+            for key in values.get(how, {}).keys() - known:
+                found.add(key, values[how][key], how)
+    for (name_of, model), (_, times) in product(spec.models.items(), each):
+        if times and times.at:
+            found.add(("tok/s", name_of), _tokens_per_s(model, candidate, times), "arithmetic")
+    return found
+
+
+def _launches(name: str, results: Iterable[Result], found: Found) -> list[Result]:
+    """The runs that count, of one kind of machine."""
+    launches = []
+    for result in results:
+        run = result.run
+        if any(case.n_wrong for case in result.cases):
+            found.wrong.append(f"wrong results in {run.run_id}")
+        if not result.complete or run.world.get("slowed_percent"):
+            found.notes.append(f"{run.run_id} is {'slowed on purpose' if result.complete else 'incomplete'}: left out")
+        elif run.benchmark == "allreduce":
+            launches.append(result)
+    if len(machines := sorted({launch.run.machine_id for launch in launches})) > 1:
+        raise ResultError(f"candidate {name} is one kind of machine, and its runs are of {len(machines)} (machine_id "
+                          f"{', '.join(machines)})")
+    return launches
+
+
+def _notes_of(launches: Sequence[Result], states: Sequence[LinkStates], times: Sequence[Times | None],
+              candidate: Candidate, spec: Spec, found: Found) -> None:
+    """Adds what their GPUs drew, and sentences on what differs between launches and on what the advisor doubts."""
+    for launch in launches:
+        draws = [sum(gpu["power_w"] for gpu in block.gpus) for block in launch.blocks
+                 if block.gpus and all(isinstance(gpu.get("power_w"), float) for gpu in block.gpus)]
+        found.power_w += [float(np.median(draws))] if draws else []
+    if len(software := sorted({launch.run.software_id for launch in launches})) > 1:
+        found.notes.append(f"its runs are of {len(software)} kinds of software (software_id {', '.join(software)})")
+    trips_ns = [its.rtt_ns[its.longest] for its in states if its.longest is not None and its.rtt_ns]
+    if trips_ns and max(trips_ns) > STATE_RATIO * min(trips_ns):
+        found.notes.append(f"the link was not in one state in all launches (flag round trip {min(trips_ns):.0f} to "
+                           f"{max(trips_ns):.0f} ns), which widens the intervals")
+    said = [doubt.rstrip(".") for launch, its in zip(launches, times, strict=True) if its and spec.models
+            for doubt in doubts(its, [launch], specs.gpu(candidate.gpu))]
+    found.notes += dict.fromkeys(said)
+
+
+def _of_run(result: Result, states: LinkStates) -> Values:
+    found: Values = defaultdict(dict)
+    for mode in ("chained", "isolated"):
+        for row in default_rows(result, (mode, None), states):
+            case, us, by = (row.ours, row.ours_us, "ours") if row.ours else (row.library, row.library_us, "library")
+            if case and us and case.collective == "all_reduce":
+                found[f"{by}, {mode}"]["us", row.size_bytes] = us
+                if mode == "isolated" and case.bus_bw_gb_s:
+                    found[f"{by}, {mode}"]["GB/s", row.size_bytes] = case.bus_bw_gb_s
+    return found
+
+
+def _times(launch: Result, candidate: Candidate) -> Times | None:
+    """The advisor's reading of a launch, None where there is nothing in it for the advisor."""
+    try:
+        return measured([launch], candidate.gpus, specs.link(specs.gpu(candidate.gpu).slot))
+    except ResultError:
+        return None
+
+
+def _of_import(imported: Imported, candidate: Candidate) -> tuple[Values, Times]:
+    """What is printed: of a size the first case, out of place where there is one."""
+    found: dict[Key, float] = {}
+    times = Times(candidate.gpus, "imported", specs.link(specs.gpu(candidate.gpu).slot))
+    for case in sorted(imported.cases, key=lambda case: case.in_place):
+        us = case.time_us.mean if case.time_us else None
+        if case.collective == "all_reduce" and case.status == "ok" and not case.suspect and case.size_bytes and us:
+            times.at.setdefault(case.size_bytes, serving.sure(found.setdefault(("us", case.size_bytes), us)))
+            if case.bus_bw_gb_s:
+                found.setdefault(("GB/s", case.size_bytes), case.bus_bw_gb_s)
+    return {"imported": found}, times
+
+
+def _tokens_per_s(of: Model, candidate: Candidate, times: Times) -> float:
+    """One stream's, split by tensor over all GPUs, by the advisor's arithmetic."""
+    model, gpu = specs.model(of.model), specs.gpu(candidate.gpu)
+    weights, call_us = serving.weights_bytes(model, specs.bits(of.weights)), times(serving.all_reduce_bytes(model, 1))
+    return serving.decode_tokens_per_s(model, weights, gpu.bandwidth_gb_s, candidate.gpus, call_us,
+                                       context=of.context).value
+
+
+def fits(of: Model, candidate: Candidate) -> bool:
+    model, gpu = specs.model(of.model), specs.gpu(candidate.gpu)
+    held = serving.Serving(model, serving.weights_bytes(model, specs.bits(of.weights)), gpu.bandwidth_gb_s,
+                           context=of.context)
+    parts = serving.memory_bytes(held, serving.TENSOR, candidate.gpus, 1, serving.CHUNK_TOKENS)
+    return sum(parts.values()) <= serving.usable_bytes(gpu.memory_gb * 1e9)

@@ -1,0 +1,166 @@
+"""What an all-reduce takes, by its size: from runs of `bench.allreduce`, or where there is none from a link's figures.
+
+Up to 512 KiB the mean of a chain of dependent calls counts, which is what a decode step pays; above, the collective and
+the reading of its result (`total_us`). Of a run that has it `auto` counts, else the library, each in its faster
+variant. Sizes that were not measured are read off the alpha-beta fit (`fit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from reports import specs
+from reports.fit import Fit, fits_of, predict_us
+from reports.foreign import printable
+from reports.result import ResultError
+from reports.rows import cost_us
+from reports.schema import Case, Result, Summary
+from reports.sentences import machine, number, size_text
+from reports.serving import Span, link_all_reduce_us, sure, wire_factor
+from reports.specs import Gpu, Link
+from reports.stats import median_interval
+
+CHAINED_UP_TO = 512 << 10
+DOWN = 0.5  # of a link's bandwidth: less than that, and the link is called out
+
+
+@dataclass
+class Times:
+    """All-reduces over `gpus` ranks: `at` their measured times in microseconds by size in bytes, `fits` for sizes in
+    between and beyond; where that is empty, they come from `link`. `words` say in a line where they are from, `notes`
+    what to know of them."""
+
+    gpus: int
+    words: str
+    link: Link
+    at: dict[int, Span] = field(default_factory=dict)
+    fits: list[Fit] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __call__(self, size_bytes: float) -> Span:
+        """Microseconds of an all-reduce of so many bytes, with its interval. Without a fit they lie on a line between
+        sizes, in logarithms; beyond the largest they grow as bytes do, below the smallest they are the smallest's."""
+        if not self.at:
+            base_us = float(specs.tables()["latency"]["all_reduce_us"])
+            return sure(link_all_reduce_us(self.link, base_us, self.gpus, size_bytes))
+        if size_bytes in self.at:
+            return self.at[int(size_bytes)]
+        mode = "chained" if size_bytes <= CHAINED_UP_TO else "isolated"
+        by_fit = [predict_us(fit, size_bytes) for fit in self.fits if fit.mode == mode]
+        if by_fit := [found for found in by_fit if found[0] > 0]:
+            value, low, high = min(by_fit, key=lambda found: found[0])
+            return Span(value, value if low is None else low, value if high is None else high)
+        sizes = sorted(self.at)
+        if size_bytes >= sizes[-1]:
+            return self.at[sizes[-1]].times(size_bytes / sizes[-1])
+        size = max(size_bytes, sizes[0])
+        return Span(*(float(np.exp(np.interp(np.log(size), np.log(sizes), np.log([self.at[s][end] for s in sizes]))))
+                      for end in range(3)))
+
+    def bus_gb_s(self) -> tuple[int, float] | None:
+        """The largest size that was measured, where it is 1 MiB or more, and its bus bandwidth in GB/s."""
+        size = max(self.at, default=0)
+        return (size, wire_factor(self.gpus) * size / self.at[size].value / 1e3) if size >= 1 << 20 else None
+
+
+def assumed(link: Link, gpus: int) -> Times:
+    """Times by a link's figures, marked as what they are."""
+    return Times(gpus, f"ASSUMED, not measured: {link.name}, {number(link.gb_s)} GB/s one way "
+                       f"({number(link.both_ways_gb_s)} both ways; {link.source})", link)
+
+
+def measured(results: Sequence[Result], gpus: int, link: Link) -> Times:
+    """Times by runs of `bench.allreduce` on one machine. Raises ResultError for runs of another collective, another
+    number of ranks or several machines, and for such as have wrong results or none."""
+    for result in results:
+        check(result, gpus)
+    if len({result.run.machine_id for result in results}) > 1:
+        raise ResultError(f"{results[0].path} and the other runs are of several machines")
+    cases = [[case for case in result.cases if counts(case)] for result in results]
+    kinds = [{case.algorithm for case in of_run} for of_run in cases]
+    algorithm = next((name for name in ("auto", "library") if all(name in kind for kind in kinds)), None)
+    if algorithm is None:
+        raise ResultError(f"{results[0].path} has no all-reduce of auto or of a library that was measured")
+    at, notes, trips_ns = dict[int, Span](), [], []
+    for size in sorted({case.size_bytes for of_run in cases for case in of_run if case.algorithm == algorithm}):
+        found = [summaries for of_run in cases if (summaries := _at(of_run, algorithm, size))]
+        variants = set.intersection(*(set(summaries) for summaries in found))
+        if len(found) == len(cases) and variants:
+            best = min(variants, key=lambda name: np.median([of_run[name][0].median for of_run in found]))
+            at[size] = _span([of_run[best][0] for of_run in found])
+            trips_ns += [of_run[best][2] for of_run in found]
+            if size <= CHAINED_UP_TO and not all(of_run[best][1] for of_run in found):
+                notes.append(size)
+    launches = f"{len(results)} launches" if len(results) > 1 else f"run {results[0].run.run_id}, this launch"
+    library = next((case.library for of_run in cases for case in of_run if case.algorithm == "library"), None)
+    name = algorithm if algorithm == "auto" else printable(library or "the library")
+    said = [f"No chain of dependent calls was measured at {' and '.join(map(size_text, notes[:2]))}: single calls "
+            "stand for it, which are faster than what a decode step pays."] * bool(notes)
+    fits = [fit for fit in fits_of(results) if fit.regimes and fit.algorithm == algorithm and not fit.shape
+            and not fit.in_place and fit.collective == "all_reduce"]
+    away = [abs(np.log((fit.link_rtt_ns or 1.0) / np.median(trips_ns))) for fit in fits]  # from the state of `at`
+    near = [fit for fit, distance in zip(fits, away, strict=True) if distance == min(away)]
+    return Times(gpus, f"measured: {name}, {launches}; {machine(results[0])}", link, at, near, said)
+
+
+def check(result: Result, gpus: int) -> None:
+    """Raises ResultError for a run that is not of all-reduces over so many ranks."""
+    if not any(case.collective == "all_reduce" for case in result.cases):
+        what = result.cases[0].collective if result.cases else "nothing"
+        raise ResultError(f"{result.path} is a run of {what}, not of all_reduce")
+    ranks = result.run.world["size"]
+    if ranks != gpus:
+        raise ResultError(f"{result.path} is a run of {ranks} ranks, not of {gpus} (--gpus)")
+    if wrong := [case for case in result.cases if case.status == "wrong"]:
+        raise ResultError(f"{result.path} has wrong results ({wrong[0].algorithm}): its times say nothing")
+
+
+def counts(case: Case) -> bool:
+    """Whether a case is a plain all-reduce, lossless and out of place, that was measured."""
+    return (case.collective == "all_reduce" and cost_us(case) is not None and not case.shape and not case.in_place
+            and case.redop == "sum" and (case.snr_db is None or case.algorithm == "auto"))
+
+
+def _at(cases: Sequence[Case], algorithm: str, size_bytes: int) -> dict[str, tuple[Summary, bool, float]]:
+    """Of each variant what it costs at this size, whether that is of a chain, which counts up to 512 KiB, and the
+    link's round trip in nanoseconds."""
+    found: dict[str, tuple[Summary, bool, float]] = {}
+    for case in sorted(cases, key=lambda case: (case.mode == "chained") == (size_bytes <= CHAINED_UP_TO)):
+        if case.algorithm == algorithm and case.size_bytes == size_bytes and (cost := case.total_us or case.time_us):
+            found[case.variant] = cost, case.mode == "chained", case.link_rtt_ns.median if case.link_rtt_ns else 1.0
+    return found
+
+
+def _span(costs: Sequence[Summary]) -> Span:
+    """Over launches their median, with its interval from six on and the range of fewer; of one its own interval."""
+    if len(costs) == 1:
+        one = costs[0]
+        return Span(one.median, one.ci_low or one.median, one.ci_high or one.median)
+    medians = [cost.median for cost in costs]
+    middle, low, high = median_interval(medians)
+    return Span(middle, min(medians) if low is None else low, max(medians) if high is None else high)
+
+
+def doubts(times: Times, results: Sequence[Result], gpu: Gpu) -> list[str]:
+    """What speaks against taking these times for those of this GPU's link."""
+    said = list(times.notes)
+    ranks = [rank for result in results for rank in result.run.world.get("ranks", [])]
+    named = [rank["gpu"] for rank in ranks if rank.get("gpu")]
+    if any(rank.get("device") == "cpu" for rank in ranks):
+        said.append("The times are of ranks on CPU cores: all of this is arithmetic about GPUs over a link that was "
+                    "measured elsewhere.")
+    elif named and gpu.name.partition("-")[0] not in "".join(filter(str.isalnum, str(named[0]).lower())):
+        said.append(f"The times are of {printable(str(named[0]))}, not of {gpu.name}.")
+    peer = specs.link(gpu.peer) if gpu.peer else None
+    if peer and not results and times.link.gb_s < peer.gb_s:
+        said.append(f"The GPUs' own link, {peer.name} ({number(peer.gb_s)} GB/s one way), is taken to be DOWN or not "
+                    f"there, as --link {times.link.name} says.")
+    if (bus := times.bus_gb_s()) and named:
+        expected = peer or times.link
+        if bus[1] < DOWN * expected.gb_s:
+            said.append(f"{expected.name} has {number(expected.gb_s)} GB/s one way, and {size_text(bus[0])} reached "
+                        f"{number(bus[1])}: the link is DOWN, not bridged, or not used; look at bench.doctor.")
+    return said

@@ -1,0 +1,281 @@
+"""`python -m reports advise`: the advice in words over runs whose all-reduces take what the test says, and what is
+refused."""
+
+import json
+import re
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from reports.__main__ import main
+from reports.result import RunFile, read
+from reports.schema import Block, LinkBlock, Planned, Run
+from tests.synthetic_together import CPUS, SLOW_NS, STEP, Made, always
+
+R9700 = ("--weights", "40GB", "--gpu", "r9700", "--gpus", "2", "--context", "0")
+GPUS = [{"rank": rank, "device": "hip", "arch": "gfx1201", "gpu": "AMD Radeon AI PRO R9700"} for rank in range(2)]
+NVL = [{"rank": rank, "device": "cuda", "arch": "sm_90", "gpu": "NVIDIA H100 NVL"} for rank in range(2)]
+LARGE = 32 << 20
+
+
+def advise(*arguments):
+    """Its exit status, standard output and standard error."""
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
+        try:
+            status = main(["advise", *map(str, arguments)])
+        except SystemExit as left:
+            status = int(left.code or 0)
+    return status, out.getvalue(), errors.getvalue()
+
+
+def said(*arguments):
+    status, text, complaint = advise(*arguments)
+    assert (status, complaint) == (0, "")
+    assert max(map(len, text.splitlines())) <= 80
+    return text, re.sub(r"\s+", " ", text)
+
+
+def refusal(*arguments):
+    """The one sentence with which this is refused."""
+    status, text, complaint = advise(*arguments)
+    assert (status, text, complaint.count("\n")) == (2, "", 1)
+    return complaint
+
+
+def write(folder, us_by_size, ranks=GPUS, spread=0.0, name="made", collective="all_reduce", chained=True, **words):
+    """A run of `auto` and of a library twice as slow; blocks differ by `spread`."""
+    cases = [Planned(collective=collective, size_bytes=size, count=size // 2, datatype="float16", redop="sum",
+                     algorithm=algorithm, mode="chained" if size <= 512 << 10 and chained else "isolated",
+                     library="NCCL 2.28" if algorithm == "library" else None)
+             for size in us_by_size for algorithm in ("auto", "library")]
+    file = RunFile.create(folder, Run(
+        run_id=f"2026-11-20T06-15-00Z-allreduce-{name}", benchmark="allreduce", version="0.1.0", argv=[], seed=1,
+        software_id="b", environment={}, world={"size": len(ranks), "ranks": ranks}, cases=cases,
+        **{"machine_id": "a"} | words))
+    for turn in range(12):
+        for number, case in enumerate(cases):
+            us = us_by_size[case.size_bytes] * (2 if case.library else 1) * (1 + spread * (turn - 5.5) / 5.5)
+            file.append(Block(case=number, block=turn, round=turn, n=5, time_us=us, total_us=us, link_rtt_ns=SLOW_NS,
+                              n_wrong=0))
+    return file.finish({}, "complete", None, measuring_s=1.0, elapsed_s=2.0).path
+
+
+@pytest.mark.parametrize(("us", "tokens_per_s", "times"), [(8, "30.7", "1.92"), (33, "27.4", "1.71"),
+                                                          (47.3, "25.8", "1.61")])
+def test_two_r9700_for_one_chat(tmp_path, us, tokens_per_s, times):
+    """The engineer with two cards gets a wrong answer, or one without the point at which it flips."""
+    run = write(tmp_path, {16384: us, 131072: 2 * us, LARGE: 600})
+    text, words = said("--model", "llama-3.1-70b", *R9700, "--run", run)
+    assert re.search(rf"TP 2 +[\d.]+ +{tokens_per_s}", text)
+    assert re.search(r"PP 2 +62\.[56]", text)
+    assert re.search(rf"Decode, latency of 1 stream: TP 2, 3\d\.\d ms, {times}x PP 2\.", words)
+    assert "an all-reduce of 16 KiB takes 195 us" in words or "takes 196 us" in words
+    assert "160 all-reduces (2 a layer) of 16,384 B: 2.62 MB" in words
+    assert "41.6 us by bytes alone at 63.0 GB/s" in words
+    assert f"160 x {us:.1f} us" in words or f"160 x {us:.2f} us" in words
+    assert "2 replicas does not fit" in words
+    assert "Prefill, throughput of many: PP 2" in words
+    assert "ASSUMED" not in words
+    assert "CPU cores" not in words
+
+
+def test_the_recommendation_turns_at_the_flip(tmp_path):
+    """TP would be advised over a link on which it loses."""
+    for us, wins in ((190, "TP 2"), (205, "PP 2")):
+        run = write(tmp_path / wins, {16384: us, 131072: us, LARGE: 5000})
+        _, words = said("--model", "llama-3.1-70b", *R9700, "--run", run)
+        close = "as good" in words.partition("Decode, latency")[2].partition("Decode, throughput")[0]
+        assert f"Decode, latency of 1 stream: {wins}, " in words
+        assert close
+        assert ("below that" in words) == (wins == "TP 2")
+
+
+def test_the_interval_reaches_tokens_and_margin(tmp_path):
+    """A noisy run would be quoted as sharply as a quiet one."""
+    text, words = said("--model", "llama-3.1-70b", *R9700, "--run",
+                       write(tmp_path, {16384: 33, LARGE: 600}, spread=0.2))
+    found = re.search(r"TP 2 +[\d.]+ +27\.4 \[([\d.]+) ([\d.]+)\]", text)
+    assert found
+    assert float(found[1]) < 27.4 < float(found[2])
+    assert re.search(r"1\.71x \[1\.\d\d 1\.\d\d\] PP 2", words)
+    assert re.search(r"here it takes 33\.0 us \[\d\d\.\d \d\d\.\d\]", words)
+
+
+def test_a_27b_model_fits_on_one_card(tmp_path):
+    """Cards would be bridged that serve better apart, or kept apart that should be bridged."""
+    asked = ("--model", "qwen3.5-27b", "--weights", "27GB", "--gpu", "h100-nvl", "--context", "0")
+    for us, wins in ((10, "TP 2"), (40, "2 replicas")):
+        run = write(tmp_path / wins, {10240: us, 131072: us, LARGE: LARGE / 250e3}, ranks=NVL)
+        text, words = said(*asked, "--run", run)
+        assert re.search(r"2 replicas +6\.92 ", text)
+        assert f"Decode, latency of 1 stream: {wins}" in words
+        assert "takes 27.0 us" in words
+        assert "DOWN" not in words
+    _, words = said(*asked[:-1], "512", "--run", run)
+    assert "as many streams as fit: 2 replicas with" in words
+
+
+def test_an_nvlink_that_is_down_is_called_out(tmp_path):
+    """A bridge that was never seated would be paid for and not noticed."""
+    asked = ("--model", "qwen3.5-27b", "--weights", "fp8", "--gpu", "h100-nvl")
+    _, words = said(*asked, "--run", write(tmp_path, {16384: 12, LARGE: LARGE / 21e3}, ranks=NVL))
+    assert "nvlink4-bridge has 300 GB/s one way, and 32 MiB reached 21.0: the link is DOWN" in words
+    _, words = said(*asked, "--link", "pcie5x16")
+    assert "nvlink4-bridge (300 GB/s one way), is taken to be DOWN" in words
+    assert "ASSUMED, not measured: pcie5x16, 63.0 GB/s one way (126 both ways" in words
+
+
+def test_times_of_other_hardware_are_named(tmp_path):
+    """Figures of CPU cores, or of another card, would pass for this card's."""
+    run = write(tmp_path / "cpu", {16384: 2, LARGE: 600}, ranks=CPUS)
+    assert "ranks on CPU cores: all of this is arithmetic about GPUs" in said(
+        "--model", "llama-3.1-70b", *R9700, "--run", run)[1]
+    run = write(tmp_path / "nvl", {16384: 2, LARGE: 600}, ranks=NVL)
+    assert "of NVIDIA H100 NVL, not of r9700" in said("--model", "llama-3.1-70b", *R9700, "--run", run)[1]
+
+
+def test_what_does_not_fit_is_said():
+    """Memory would run out at the first long conversation."""
+    text, words = said("--model", "llama-3-70b", "--weights", "140GB", "--gpu", "a100-40gb", "--gpus", "4",
+                       "--batch", "64", "--context", "4096")
+    assert re.search(r"weights +140 +70\.0 +35\.0 +17\.5", text)
+    assert re.search(r"KV cache, 64 x 4096 tokens +85\.9 +42\.9 +21\.5 +10\.7", text)
+    assert "nothing fits on 4 x a100-40gb" in words
+    text, _ = said("--model", "llama-3.1-70b", "--gpu", "r9700")
+    assert re.search(r"1 x h100 +\d", text)
+    assert re.search(r"CPU offload +\d", text)
+
+
+def test_eight_gpus_are_judged_by_their_links():
+    """A rule of thumb would decide what arithmetic can."""
+    text, _ = said("--model", "llama-3.1-70b", "--weights", "fp16", "--gpu", "h100", "--gpus", "8")
+    rows = {match[1]: match[2].split() for match in re.finditer(r"^ (.*?), ms +(.*)$", text, re.MULTILINE)}
+    # 141.1 GB over 8 x 3350 GB/s and 160 x (3.6 + 14 x 0.47 + 1.75 x 16384 / 450e3) us, 80 x 4096 x 1,024 B of cache.
+    decode = (141.105 / 26.8 + 4096 * 327680 / 26.8e9 + 0.160 * (3.6 + 14 * 0.47 + 1.75 * 16384 / 450e3))
+    assert float(rows["GPUs' own link, decode"][3]) == pytest.approx(decode, rel=2e-3)
+    assert [row[-1] for row in rows.values()] == ["8", "8", "4", "4", "2", "2"]
+    assert rows["GPUs' own link, prompt"][-2:] == ["8", "8"]
+    prompt = (2 * 70.5524e9 * 2048 + 2 * 2048**2 * 8192 * 80) / 989e9 / 2 + 0.160 * (3.6 + 2 + 33_554_432 / 24e3)
+    assert float(rows["PCIe, across sockets, prompt"][1]) == pytest.approx(prompt, rel=2e-3)
+    assert rows["PCIe, across sockets, prompt"][-2:] == ["2", "2"]
+
+
+def test_a_mixture_is_split_by_experts_too():
+    """Expert parallelism would not be looked at, or its skew left out."""
+    asked = ("--model", "mixtral-8x7b", "--weights", "fp16", "--gpu", "a100-80gb", "--gpus", "4", "--slots", "64")
+    rates = [float(line.split()[-3]) for skew in ("1", "2") for line in said(*asked, "--skew", skew)[0].splitlines()
+             if line.startswith(" EP 4")]
+    assert rates[0] > 1.3 * rates[1]
+    _, words = said(*asked, "--prompt", "1024", "--skew", "1.5")
+    assert "1024 tokens sends 3.15 MB a rank to experts elsewhere, 2.92 where one copy serves" in words
+    assert "times the skew of 1.5" in words
+    assert "no all-to-all but an all-reduce of 8.39 MB" in words
+
+
+def test_explained(tmp_path):
+    """A formula from a blog would be trusted, for want of the figure by which it errs."""
+    run = write(tmp_path, {16384: 33, LARGE: 600})
+    _, words = said("--model", "llama-3.1-70b", *R9700, "--run", run, "--explain")
+    for claim in ("33.6 MB for 1024 tokens, where 335.5 MB is right", "10.0 times too little",
+                  "560 a token and 18.5 ms", "160 and 5.28 ms, 3.5 times too much",
+                  "2(n-1)/n = 1 at TP 2 (1.75 at TP 8)",
+                  "decode 0.26 us, where it takes 33.0 us (126.9 times too little)",
+                  "pcie5x16 126 GB/s both ways is 63.0 one way", "nvlink4 900 GB/s both ways is 450 one way",
+                  "1.6-1.8x over PCIe", "48.8 to 21.7 us", "1.85-1.9x over NVLink", "15.8 to 10.3 us",
+                  "predicted here 1.71x at 33.0 us"):
+        assert claim in words
+
+
+def link_run(folder, gb_s, **words):
+    """A run of bench.link whose memory copies at so many GB/s, what is read and what is written together."""
+    case = Planned(collective="link", size_bytes=16 << 20, count=1, datatype="float32", redop="none",
+                   algorithm="local_copy", shape={"src": 0, "dst": 0})
+    file = RunFile.create(folder, Run(
+        run_id="2026-11-20T06-15-00Z-link-1a2b3c", benchmark="link", version="0.1.0", argv=[], seed=1, software_id="b",
+        environment={}, world={"size": 2, "ranks": CPUS}, cases=[case], **{"machine_id": "a"} | words))
+    us = 2 * (16 << 20) / gb_s / 1e3
+    file.append(LinkBlock(size_bytes=16 << 20, round=0, memory_us=us, link_rtt_ns=SLOW_NS))
+    file.append(Block(case=0, block=0, round=0, n=5, time_us=us / 2, link_rtt_ns=SLOW_NS))  # alone twice as fast
+    return file.finish({}, "complete", None, measuring_s=1.0, elapsed_s=2.0).path
+
+
+def test_validation_holds_a_step_against_its_parts(tmp_path):
+    """The advisor's error would be a matter of belief."""
+    # 192 columns x 4096 x 2 B in 32 layers are 50.3 MB; at 20 GB/s 2.517 ms, and 64 all-reduces of 20 us.
+    reduces = write(tmp_path / "a", {32768: 20}, ranks=CPUS)
+    step = Made(tmp_path, benchmark="decode", shape=STEP).run({
+        "compute": always(2600.0), "tensor_parallel": always(4000.0), "tensor_parallel_library": always(5000.0),
+        "pipeline_parallel": always(5300.0)}).path
+    asked = ("--validate", step, "--run", reduces, "--run", link_run(tmp_path, 20))
+    text, words = said(*asked)
+    assert re.search(r"compute +2\.60 +2\.52 +-3\.2% +- +-", text)
+    assert re.search(r"tensor +4\.00 +3\.80 +-5\.1% +3\.88 +-3\.0%", text)
+    assert re.search(r"tensor, library +5\.00 +5\.08 +\+1\.5% +5\.16 +\+3\.2%", text)
+    assert re.search(r"pipeline +5\.30 +5\.07 +-4\.3% +5\.24 +-1\.1%", text)
+    assert "The worst error from the link is 5.1%: misses the aim of 5%" in words
+    one_chat = Made(tmp_path / "c", benchmark="decode", shape=STEP | {"slots": 1})
+    step_of_one = one_chat.run({"compute": always(2600.0), "pipeline_parallel": always(2600.0)}).path
+    text, _ = said("--validate", step_of_one, *asked[2:])
+    assert re.search(r"pipeline +2\.60 +2\.56 +-1\.7% +5\.24", text)  # one stage at work has the memory to itself
+    assert "and one of bench.link" in refusal("--validate", step, "--run", reduces)
+    assert "not of decode" in refusal("--validate", reduces, "--run", reduces)
+    elsewhere = link_run(tmp_path / "b", 20, machine_id="z")
+    assert "of another machine" in refusal("--validate", step, "--run", reduces, "--run", elsewhere)
+
+
+@pytest.mark.parametrize(("arguments", "refused"), [
+    ((), "needs --gpu, and either --model or --config"),
+    (("--model", "llama-3.1-70b"), "needs --gpu"),
+    (("--model", "llama-3.1-70b", "--config", "x", "--gpu", "r9700"), "either --model or --config"),
+    (("--model", "llama-70b", "--gpu", "r9700"), "unknown model 'llama-70b'; did you mean llama-3"),
+    (("--model", "llama-3.1-70b", "--gpu", "r9900"), "unknown GPU 'r9900'; did you mean r9700"),
+    (("--model", "llama-3.1-70b", "--gpu", "r9700", "--link", "pci5x16"), "unknown link 'pci5x16'; did you mean pcie"),
+    (("--model", "llama-3.1-70b", "--gpu", "r9700", "--weights", "q5"), "unknown weights 'q5'"),
+    (("--model", "llama-3.1-70b", "--gpu", "r9700", "--weights", "0GB"), "has no weights"),
+    (("--model", "llama-3.1-70b", "--gpu", "r9700", "--context", "-1"), "--context: '-1' is not a whole number"),
+    (("--model", "llama-3.1-70b", "--gpu", "r9700", "--context", "4k"), "--context: '4k' is not a whole number"),
+    (("--model", "llama-3.1-70b", "--gpu", "r9700", "--prompt", "0"), "--prompt: '0' is not a whole number"),
+    (("--model", "llama-3.1-70b", "--gpu", "r9700", "--gpus", "65"), "--gpus: '65' is not a whole number from 1 to 64"),
+    (("--model", "llama-3.1-70b", "--gpu", "r9700", "--skew", "nan"), "--skew: 'nan' is not a skew"),
+    (("--model", "llama-3.1-70b", "--gpu", "r9700", "--run", "missing.jsonl"), "missing.jsonl cannot be read"),
+    (("--config", "missing.json", "--gpu", "r9700"), "missing.json cannot be read"),
+])
+def test_what_cannot_be_asked_is_refused_in_a_sentence(arguments, refused):
+    """A typing error would end in a traceback, or in figures of something else."""
+    assert refused in refusal(*arguments)
+
+
+def test_runs_of_something_else_are_refused(tmp_path):
+    """Advice would rest on a run of another collective, other ranks, other machines, or wrong sums."""
+    asked = ("--model", "llama-3.1-70b", "--gpu", "r9700")
+    good = write(tmp_path / "a", {16384: 33})
+    cases = [((write(tmp_path / "b", {16384: 33}, collective="all_gather"),), "of all_gather, not of all_reduce"),
+             ((good, write(tmp_path / "c", {16384: 33}, machine_id="z")), "of several machines"),
+             ((link_run(tmp_path / "d", 20),), "is a run of link, not of all_reduce")]
+    for runs, refused in cases:
+        assert refused in refusal(*asked, *(word for run in runs for word in ("--run", run)))
+    assert "a run of 2 ranks, not of 4 (--gpus)" in refusal(*asked, "--gpus", "4", "--run", good)
+    lines = [json.loads(line) for line in Path(good).read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "case":
+            line |= {"status": "wrong", "n_wrong": 3}
+    Path(good).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "has wrong results" in refusal(*asked, "--run", good)
+
+
+def test_several_launches_are_one_figure(tmp_path):
+    """One unlucky launch would decide."""
+    runs = [write(tmp_path, {16384: us, LARGE: 600}, name=f"n{us}") for us in (30, 31, 33, 36, 60)]
+    _, words = said("--model", "llama-3.1-70b", *R9700, *(word for run in runs for word in ("--run", run)))
+    assert "measured: auto, 5 launches" in words
+    assert "160 x 33.0 us [30.0 60.0]" in words
+    assert read(runs[0]).complete
+
+
+def test_without_a_chain_single_calls_are_named(tmp_path):
+    """An imported log's single calls would pass for what a decode step pays."""
+    run = write(tmp_path, {16384: 33, LARGE: 600}, chained=False)
+    _, words = said("--model", "llama-3.1-70b", *R9700, "--run", run)
+    assert "No chain of dependent calls was measured at 16 KiB" in words

@@ -1,0 +1,110 @@
+"""`reports card`: a picture to be shared. What it says stands in its description, where a screen reader finds it."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reports.__main__ import main
+from reports.case import find_states
+from reports.exposed import COMPUTE
+from reports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
+from reports.rows import default_rows
+from reports.schema import End
+from tests.synthetic_run import write_run
+from tests.synthetic_together import FUSED, THEN, Made, always, steps
+
+
+def drawn(folder, path):
+    """The words of the card, which is of the size that is shared, and whose words end before its edges."""
+    assert main(["card", str(path), str(folder / "card.png")]) == 0
+    with Image.open(folder / "card.png") as picture:
+        assert picture.size == (1200, 630)
+        pixels = np.asarray(picture.convert("L"))
+        edges = [pixels[:12], pixels[-12:], pixels[:, :12], pixels[:, -12:]]
+        assert min(edge.min() for edge in edges) > 250, "something is cut off"
+        assert pixels.min() < 50
+        return picture.info["Description"]
+
+
+def test_the_answer_is_the_table_s_and_so_is_the_command(tmp_path):
+    """A picture that goes round would claim what nobody measured."""
+    result = write_run(tmp_path, n_blocks=14)
+    words = drawn(tmp_path, result.path).splitlines()
+    row = default_rows(result, ("isolated", None), find_states(result.blocks))[0]
+    assert row.ratio
+    ratio, low, high = row.ratio
+    assert words[:2] == ["allreduce: 2 ranks on AMD EPYC 9B45, cores 0 1",
+                         f"ours {ratio:.2f}x as fast as MPICH 5.0.2 at 16 KiB [{low:.2f} {high:.2f}]"]  # fmt: skip
+    assert re.fullmatch(r"busbw 7\.\d\d GB/s at 32 MiB, \d\d% of the bound\.", words[2])
+    assert re.match(r"A 70B 4-bit token at TP 2: 160 x .* flips at 172 us", words[3])
+    assert words[4:] == ["mpirun -n 2 python -m bench.allreduce --seed 7",
+                         "Wiretax 0.1.0, 2026-11-20; [ ]: 95 % interval, this launch"]  # fmt: skip
+    assert sorted(path.suffix for path in tmp_path.glob("card*")) == [".png"]
+
+
+def test_a_run_that_is_cut_off_or_wrong_says_so_first(tmp_path):
+    """The fastest card would be that of a run that adds up wrongly."""
+
+    def wrong(block):
+        block.n_wrong = 3 if block.case == 1 else 0
+        return block
+
+    cut_off = write_run(tmp_path / "cut", n_blocks=4, finish=False)
+    assert drawn(tmp_path, cut_off.path).splitlines()[1] == "INCOMPLETE: the run was cut off."
+    said = drawn(tmp_path, write_run(tmp_path / "wrong", change=wrong).path).splitlines()
+    assert said[1].startswith("WRONG RESULTS: auto 16 KiB isolated")
+    assert "as fast as" not in "".join(said)
+
+
+@pytest.mark.parametrize("algorithms", [("library",), ("auto",), ()])
+def test_what_was_not_measured_is_not_said(tmp_path, algorithms):
+    said = drawn(tmp_path, write_run(tmp_path, sizes=[4096], algorithms=algorithms, modes=["isolated"]).path)
+    assert re.search({("library",): "library .* us at 4 KiB", ("auto",): "ours .* us at 4 KiB"}.get(
+        algorithms, "Nothing was measured"), said)  # fmt: skip
+    assert "as fast as" not in said
+
+
+def test_steps_and_fused_products_have_their_verdicts(tmp_path):
+    assert "PP/TP" in drawn(tmp_path, steps(tmp_path / "step", 10.0, 12.0, 20.0).path)
+    layer = Made(tmp_path / "layer").run({COMPUTE: always(10.0), FUSED: always(11.0), THEN: always(15.0)})
+    assert "fused exposes 4.00" in drawn(tmp_path, layer.path)
+
+
+def test_an_imported_log_is_marked_as_one(tmp_path):
+    """A vendor's figure would look measured."""
+    run = ImportedRun(run_id="import-abc-1", benchmark="nccl-tests all_reduce", statistic="mean over iterations",
+                      world={"size": 2, "ranks": [{"rank": 0, "gpu": "NVIDIA H200"}]},
+                      imported_from=ImportedFrom(file="log", format="nccl-tests", first_line=1, last_line=9),
+                      )  # fmt: skip
+    case = ImportedCase(case=0, collective="all_reduce", size_bytes=16384, time_us=ImportedSummary(mean=33.0))
+    path, _ = write_imported(tmp_path, run, [case], End(status="failed", reason="it hung"))
+    said = drawn(tmp_path, path)
+    assert said.splitlines()[1] == "FAILED: it hung."
+    assert "33.0 us at 16 KiB" in said
+    assert "Imported: shown, never judged." in said
+    assert "NVIDIA H200" in said
+
+
+def test_strange_words_are_drawn_as_they_are_and_stay_inside(tmp_path):
+    """A name with dollars would be a formula, and a long one push the answer off the picture."""
+    path = write_run(tmp_path, n_blocks=2).path
+    strange = r"$\\frac{1}{0}$ <script> \u001b[31m " + "x" * 400
+    path.write_text(path.read_text().replace("AMD EPYC 9B45", strange).replace("MPICH 5.0.2", strange)
+                    .replace('["--seed","7"]', f'["{strange}"]'))  # fmt: skip
+    said = drawn(tmp_path, path)
+    assert "<script> ?[31m" in said
+    assert r"$\frac{1}{0}$" in said
+
+
+def test_what_is_no_run_or_no_png_is_refused_in_one_sentence(tmp_path, capsys):
+    path = write_run(tmp_path, n_blocks=2).path
+    (tmp_path / "log.txt").write_text("hello\n")
+    (tmp_path / "b.png").mkdir()
+    for run, picture in ((tmp_path / "log.txt", "a.png"), (tmp_path, "a.png"), (tmp_path / "gone", "a.png"),
+                         (path, "a.svg"), (path, "no/folder/a.png"), (path, "b.png")):  # fmt: skip
+        assert main(["card", str(run), str(tmp_path / picture)]) == 2
+        said = capsys.readouterr()
+        assert (said.out, said.err.count("\n")) == ("", 1)
+    assert not [*tmp_path.glob("a.*"), *tmp_path.glob("*.part")]

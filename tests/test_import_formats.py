@@ -1,0 +1,264 @@
+# ruff: noqa: E501 - rows stand as they are printed
+"""Logs of every format and era, as programs print and people keep them, and what must be read from each."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from reports.import_logs import find_tests
+
+HEAD = """# nccl-tests version 2.17.8 nccl-headers=22902 nccl-library=22902
+# Collective test starting: all_reduce_perf
+# nThread 1 nGpus 1 minBytes 8 maxBytes 16 step: 2(factor) warmup iters: 5 iters: 20 agg iters: 1 validation: 1 graph: 0
+#
+# Using devices
+#  Rank  0 Group  0 Pid 204199 on  nid005471 device  0 [0009:01:00] NVIDIA GH200 120GB
+#  Rank  1 Group  0 Pid 204200 on  nid005471 device  1 [0019:01:00] NVIDIA GH200 120GB
+#
+"""
+PLACES = "#                                                              out-of-place                       in-place\n"
+NAMES = "#       size         count      type   redop    root     time   algbw   busbw #wrong     time   algbw   busbw #wrong\n"
+UNITS = "#        (B)    (elements)                               (us)  (GB/s)  (GB/s)            (us)  (GB/s)  (GB/s)\n"
+ROW_8 = "           8             2     float     sum      -1    17.93    0.10    0.20      0    17.72    0.30    0.40      0\n"
+ROW_16 = "          16             4     float     sum      -1    17.65    0.50    0.60      0    17.63    0.70    0.80      0\n"
+FOOTER = "# Out of bounds values : 0 OK\n# Avg bus bandwidth    : 0.5\n#\n"
+TABLE = PLACES + NAMES + UNITS
+WHOLE = HEAD + TABLE + ROW_8 + ROW_16 + FOOTER
+
+
+def found(text):
+    return find_tests(Path("log"), text.encode())
+
+
+def only(text):
+    (test,) = found(text)
+    return test
+
+
+def halves(test):
+    """Size, place, time and busbw of each half."""
+    return [(case.size_bytes, case.in_place, case.time_us.mean, case.bus_bw_gb_s) for case in test.cases]
+
+
+BOTH = [(8, False, 17.93, 0.2), (8, True, 17.72, 0.4), (16, False, 17.65, 0.6), (16, True, 17.63, 0.8)]
+
+
+def test_a_whole_log():
+    test = only(WHOLE)
+    assert halves(test) == BOTH
+    assert (test.collective, test.world_size, test.status) == ("all_reduce", 2, "complete")
+    assert test.library == "NCCL 2.29.2"
+    assert test.gpus == {0: "NVIDIA GH200 120GB", 1: "NVIDIA GH200 120GB"}
+    assert {(case.datatype, case.redop, case.root, case.n_wrong) for case in test.cases} == {("float32", "sum", -1, 0)}
+
+
+@pytest.mark.parametrize("label", [
+    "[1,0]<stdout>:", "[1,0]<stdout>: ", "[1,0]<stderr>:", "[prterun-host0-77@1,0]<stdout>: ", " 0: ", "   0: ", "[0] ",
+    "    ", "> ", "&gt; ", "> > ", "\t", "2025-02-07T14:12:36.123456789Z ", "[2025-02-07 14:12:36,123] ",
+    "Tue Mar  3 12:00:00 2026[1,0]<stdout>:", "Feb 07 14:12:36 nid005471 bash[4711]: ", "worker-1  | ",
+    "[pod/nccl-launcher-x7/main] ", "14:12:36 ", "\x1b[32m", "(launcher pid=123, ip=10.0.0.1) ", "[rank0]: ", "\xa0\xa0",
+])
+def test_what_stands_before_each_line_changes_nothing(label):
+    """Whoever kept a log through a launcher, a scheduler, a pod or a chat would find no test in it, or another."""
+    assert halves(only("".join(label + line + "\n" for line in WHOLE.splitlines()))) == BOTH
+
+
+@pytest.mark.parametrize("separator", [",", ";", "|"])
+def test_a_table_with_other_separators(separator):
+    """Results that were turned into a spreadsheet or a page would be lost, and a blank redop shift every column."""
+    def turned(line):
+        words = line.strip("#\n").replace("sum", "_").split()
+        outer = separator * (separator == "|")
+        return outer + separator.join(word.strip("_") for word in words) + outer + "\n"
+    assert halves(only("".join(map(turned, (NAMES, ROW_8, ROW_16))))) == BOTH
+
+
+def test_a_message_in_the_middle_of_a_row():
+    """With NCCL_DEBUG=INFO the first row of nearly every log would be lost, or its halves be taken for each other's."""
+    info = "nid005471:204199:204305 [0] NCCL INFO Connected all rings\n"
+    warn = "\n[2025-02-07 14:12:36] nid005471:204199:204305 [0] misc/ibvwrap.cc:63 NCCL WARN Call to ibv failed\n"
+    torn = ROW_8[:52] + info + info + ROW_8[52:84] + warn + ROW_8[84:]
+    assert halves(only(HEAD + TABLE + info + torn + info + ROW_16 + FOOTER)) == BOTH
+
+
+def test_blank_halves_are_told_by_their_columns():
+    """In-place figures would be shown as out-of-place ones."""
+    in_place = ROW_8[:52] + " " * 32 + ROW_8[84:]
+    out_of_place = ROW_16[:84] + "\n"
+    assert halves(only(HEAD + TABLE + in_place + out_of_place)) == [BOTH[1], BOTH[2]]
+    moved = "".join(line[9:] + "\n" for line in (PLACES + NAMES + in_place).splitlines())
+    assert halves(only(moved)) == [BOTH[1]]
+
+
+def test_in_place_alone():
+    names = NAMES.split("#wrong")[0] + "#wrong\n"
+    assert halves(only(PLACES.replace("out-of-place", "in-place").rpartition("  in")[0] + "\n" + names + ROW_8[:84])) == [
+        (8, True, 17.93, 0.2)]
+
+
+def test_the_columns_of_older_programs():
+    """Logs of 2019 to 2021 have no root, a blank redop or none, and a tolerance that is no count of wrong elements."""
+    names = NAMES.replace("    root", "").replace("#wrong", " error")
+    blank = "           8             2   float           17.93    0.10    0.20  1e-07    17.72    0.30    0.40    N/A\n"
+    test = only(names + UNITS + blank + FOOTER)
+    assert halves(test) == BOTH[:2]
+    assert [(case.redop, case.n_wrong, case.max_error) for case in test.cases] == [(None, None, 1e-7), (None, None, None)]
+
+
+def test_algbw_that_had_the_factor_of_busbw_in_it_is_recomputed():
+    """All-gathers of 2019 would look slower than the same machine's of today."""
+    row = " 8589934560   178956970   float   106773   73.75   73.75  1e+00    70089  122.56  112.34  1e+00\n"
+    names = NAMES.replace("    root", "").replace("   redop", "").replace("#wrong", " error")
+    old, new = only(f"$ ./build/all_gather_perf -g 12\n{names}{UNITS}{row}{FOOTER}").cases
+    assert (round(old.alg_bw_gb_s, 2), old.reported_alg_bw_gb_s, old.bus_bw_gb_s) == (80.45, 73.75, 73.75)
+    assert (new.alg_bw_gb_s, new.reported_alg_bw_gb_s) == (122.56, None)
+
+
+def test_milliseconds():
+    """NCCL 1.x and nccl-tests of 2017 would look a thousand times faster than they were."""
+    names = "#      bytes             N    type      op     time  algbw  busbw      res     time  algbw  busbw      res\n"
+    row = "    10000000       2500000   float     sum    1.618   6.18   9.27    5e-07    1.622   6.17   9.25    5e-07\n"
+    alone = only("$ ./build/test/single/all_reduce_test 10000000\n#   Device  0 ->  0 [0x0a] GeForce GTX TITAN X\n" + names + row)
+    assert [case.time_us.mean for case in alone.cases] == [1618, 1622]
+    assert (alone.format, alone.status, alone.collective, alone.world_size) == ("NCCL 1.x", "complete", "all_reduce", 1)
+    head = "nThread 1 nGpus 8 minBytes 8 maxBytes 8 step: 2(factor) warmup iters: 5 iters: 20 validation: 1\n"
+    early = only(head + names + row + "NCCL failure all_reduce.cu:95 'unhandled cuda error'\n")
+    assert (early.format, early.status) == ("nccl-tests", "failed")
+
+
+def test_large_small_and_missing_figures():
+    """Counts such as 1.04858e+06 and times such as 1.7e+07 would end the import, or vanish."""
+    row = " 17179869184    2147483648    double     sum      -1  1.7e+07    1.04    1.04 1.04858e+06  1.6e+07    nan    inf    N/A\n"
+    wrong, other = only(HEAD + TABLE + row + "# Out of bounds values : 1 FAILED\n# Avg bus bandwidth    : 1\n").cases
+    assert (wrong.status, wrong.n_wrong, wrong.reported_bus_bw_gb_s, wrong.bus_bw_gb_s) == ("wrong", 1048580, 1.04, None)
+    assert wrong.time_us.mean == 1.7e7
+    assert (other.status, other.alg_bw_gb_s, other.bus_bw_gb_s) == ("ok", None, None)
+
+
+def test_columns_of_each_iteration_a_timestamp_and_asterisks():
+    half = "time  algbw  busbw  #wrong  i_min  i_max  i_p99  i_cv%  "
+    figures = "17.93  0.10  0.20  0*  16.0  21.0  20.0  3.0  "
+    names = f"#  size  count  type  redop  root  {half}{half} timestamp\n"
+    first, _ = only(f"{HEAD}{names}  8  2  float  sum  -1  {figures}{figures} 2026-07-09 16:03:21\n").cases
+    assert (first.time_us.min, first.time_us.max, first.time_us.p99, first.n_wrong) == (16, 21, 20, 0)
+
+
+def test_types_and_operations_of_one_test():
+    other = [ROW_8.replace("float", " half").replace("sum", "max"), ROW_16.replace("float", "uint8").replace("sum", "avg")]
+    test = only(HEAD + TABLE + ROW_8 + ROW_16 + "".join(other) + FOOTER)
+    assert [(case.datatype, case.redop) for case in test.cases[4::2]] == [("float16", "max"), ("uint8", "avg")]
+    assert test.status == "complete"
+
+
+@pytest.mark.parametrize(("text", "status", "rows"), [
+    (HEAD, "incomplete", 0),
+    (HEAD + TABLE, "incomplete", 0),
+    (HEAD + TABLE + ROW_8, "incomplete", 1),
+    (HEAD + TABLE + "host0: Test NCCL failure common.cu:401 'unhandled system error'\n", "failed", 0),
+    ("$ ./all_reduce_perf -g 4\nhost0: Test CUDA failure common.cu:894 'invalid device ordinal'\n", "failed", 0),
+    (WHOLE.replace("0 OK", "2 FAILED"), "failed", 2),
+    (WHOLE.replace(": 0.5", ": 0.5  FAILED"), "failed", 2),
+    (ROW_8 + ROW_16 + FOOTER, "incomplete", 2),
+    (TABLE + ROW_8 + FOOTER, "complete", 1),
+])
+def test_how_a_test_ended(text, status, rows):
+    """A run that hung or was killed would pass for one that measured little."""
+    test = only(text)
+    assert (test.status, len(test.cases)) == (status, 2 * rows)
+
+
+def test_several_tests_and_what_lies_between():
+    """Figures of one collective would be shown as another's."""
+    bad = "# Collective test starting: sendrecv_perf\n" + HEAD.partition("all_reduce_perf\n")[2]
+    tests = found(WHOLE + " 12 34 56\n+ NCCL_ALGO=Ring mpirun -np 2 ./alltoall_perf_mpi -g 1\n" + bad + TABLE + WHOLE)
+    assert [(test.collective, test.status, len(test.cases)) for test in tests] == [
+        ("all_reduce", "complete", 4), ("sendrecv", "incomplete", 0), ("all_reduce", "complete", 4)]
+
+
+def test_two_runs_in_one_output():
+    """Two processes without MPI each run the whole test: their rows would be taken for one run's."""
+    both = "".join(line + "\n" + line + "\n" for line in (HEAD + TABLE + ROW_8 + ROW_16).splitlines())
+    tests = found(both + FOOTER + ROW_16 + FOOTER)
+    assert [(test.status, len(test.cases)) for test in tests] == [("incomplete", 8), ("incomplete", 2)]
+    two_excerpts = found(WHOLE + "more:\n" + ROW_16 + FOOTER)
+    assert [test.status for test in two_excerpts] == ["complete", "incomplete"]
+
+
+def test_the_world_is_what_the_log_says_for_certain():
+    ranks = {"mpirun -np 4 ./build/all_reduce_perf -b 8 -g 2": 8, "srun --ntasks=16 all_reduce_perf -n 20": 16,
+             "user@host:~$ X=1 ./all_reduce_perf -t 2 -g 4": 8, "srun -N2 --ntasks-per-node=4 all_reduce_perf": None,
+             "docker run image ./all_reduce_perf -g 8": None, "mpirun -np 1 a : -np 1 all_reduce_perf": None}
+    assert {line: only(f"{line}\n{TABLE}{ROW_8}").world_size for line in ranks} == ranks
+    info = "h:1:2 [0] NCCL INFO comm 0x1 rank 3 nranks 32 cudaDev 7 - Init COMPLETE\n"
+    assert only(TABLE + info + ROW_8).world_size == 32
+    assert all(case.suspect for case in only(HEAD.replace("#  Rank  1", "#") + TABLE + ROW_8).cases)
+
+
+def test_mscclpp_has_in_place_first():
+    names = ("#                                    in-place                       out-of-place\n"
+             "#       size         count     time   algbw   busbw  #wrong     time   algbw   busbw  #wrong\n"
+             "#        (B)    (elements)     (us)  (GB/s)  (GB/s)            (us)  (GB/s)  (GB/s)\n")
+    first = "     6291456       1572864    76.21   82.55  144.46      0\n"
+    second = "  1073741824      33554432                                    7186.2  149.42  130.74      0\n"
+    end = "\n# Out of bounds values : 0 OK\n#\n"
+    one, two = found("# Initializing MSCCL++\n#\n" + names + first + end + "# Initializing MSCCL++\n" + names + second + end)
+    assert halves(one) == [(6291456, True, 76.21, 144.46)]
+    assert halves(two) == [(1073741824, False, 7186.2, 130.74)]
+    assert (one.format, one.status) == ("mscclpp-test", "complete")
+
+
+def test_osu():
+    """Bandwidth would be shown as a time, a barrier's time as a size, or the fastest rank's time as the mean."""
+    full = "# OSU MPI Allreduce Latency Test v7.1\n# Datatype: MPI_INT.\n# Size  Avg Latency(us)  Min Latency(us)  " \
+           "Max Latency(us)  Iterations\n4   34.31   33.27   35.07   1000\n"
+    (case,) = only("I am 0 of 4: 0 on host0\n" + full).cases
+    assert (case.time_us.mean, case.time_us.n, case.over_ranks_us.max, case.datatype) == (34.31, 1000, 35.07, "int32")
+    tests = found("mpirun -np 16 osu_barrier\n# OSU MPI Barrier Latency Test v5.9\n# Avg Latency(us)\n      12.5\n"
+                  "# OSU MPI-CUDA Bi-Directional Bandwidth Test v5.9\n# Send Buffer on DEVICE (D) and Receive Buffer on "
+                  "DEVICE (D)\n# Size      Bandwidth (MB/s)\n131072    14848.95\n"
+                  "# OSU MPI Bandwidth Test (Version 2.1)\n# Size\t\tBandwidth (MB/s)\n1\t\t0.5\n2 oops\n4 1 2\n"
+                  "# OSU MPI Hello World Test v5.6.2\nThis is a test with 3 processes\n"
+                  "# OSU MPI All-to-All Personalized Exchange Latency Test v7.5\n"
+                  "# OSU MPI Non-blocking Allreduce Latency Test v7.5\n# Size Overall(us) Compute(us) Pure Comm.(us) "
+                  "Overlap(%)\n4 10.5 5.0 6.0 90.1\n")
+    assert [(test.collective, test.world_size, test.status, len(test.cases)) for test in tests] == [
+        ("barrier", 16, "complete", 1), ("osu_bibw", 2, "complete", 1), ("osu_bw", 2, "complete", 1),
+        ("osu_hello", 3, "complete", 0), ("alltoall", None, "incomplete", 0), ("osu_iallreduce", None, "complete", 1)]
+    assert (tests[0].cases[0].size_bytes, tests[0].cases[0].time_us.mean) == (None, 12.5)
+    assert (tests[1].cases[0].time_us, tests[1].cases[0].alg_bw_gb_s) == (None, 14.84895)
+    assert len(tests[2].unread) == 1
+
+
+def test_imb():
+    """IMB's megabytes are 2^20 bytes, and 10^6 in newer versions: figures of the two would not compare."""
+    head = "# Intel(R) MPI Benchmarks {}, MPI-1 part\n# MPI_Datatype : MPI_BYTE\n# MPI_Datatype for reductions : " \
+           "MPI_FLOAT\n# MPI_Op : MPI_SUM\n# Benchmarking {}\n# #processes = 4\n"
+    ping = "#---\n  #bytes #repetitions  t[usec]  Mbytes/sec\n  0  1000  179.73  0.00\n  4194304  10  36914.00  {}\n"
+    old = only(head.format("4.1", "PingPong") + ping.format("108.36") + "# All processes entering MPI_Finalize\n")
+    new = only(head.format("2021.10", "PingPong") + ping.format("113.62"))
+    assert round(old.cases[1].alg_bw_gb_s, 4) == round(new.cases[1].alg_bw_gb_s, 4) == 0.1136
+    assert (old.status, new.status, old.world_size) == ("complete", "incomplete", 4)
+    multi = "#  ( 2 groups of 2 processes each running simultaneous )\n Group #bytes #repetitions t_min[usec] t_max[usec] " \
+            "t_avg[usec]\n 0 8 1000 1.0 3.0 2.0\n 1 8 1000 1.5 3.5 2.5\n 16 out-of-mem.; needed X= 1.0 GB\n"
+    test = only(head.format("4.1", "Allreduce") + multi)
+    assert [(case.shape, case.time_us.mean, case.over_ranks_us.min, case.datatype) for case in test.cases] == [
+        ({"group": "0"}, 2.0, 1.0, "float32"), ({"group": "1"}, 2.5, 1.5, "float32")]
+    assert len(test.unread) == 1
+
+
+def test_the_report_of_nccl_tests():
+    half = {"time": 17.93, "alg_bw": 0.1, "bus_bw": 0.2, "nwrong": 0}
+    report = {"version": 3, "args": ["/home/x/all_reduce_perf", "-g", "4"], "env": ["HOSTNAME=host0"], "nccl_version": 22902,
+              "config": {"nthreads": 1, "ngpus": 4, "devices": [
+                  {"rank": 0, "group": 0, "pid": 4711, "hostname": "host0", "device_info": "NVIDIA H200"},
+                  {"rank": 4, "group": 0, "pid": 4712, "hostname": "host1", "device_info": "NVIDIA H200"}]},
+              "results": [{"size": 8, "count": 2, "type": "float", "redop": "sum", "root": "-1", "out_of_place": None,
+                           "in_place": half}, {"size": 16, "count": 4, "type": "float", "redop": "sum", "root": "-1",
+                           "out_of_place": half | {"bus_bw": "nan"}, "in_place": half | {"nwrong": None}}],
+              "out_of_bounds": {"count": 0, "okay": "true"}, "average_bus_bandwidth": {"bandwidth": 0.2, "okay": "unchecked"}}
+    test = only(json.dumps(report))
+    assert (test.collective, test.world_size, test.status, test.out_of_bounds) == ("all_reduce", 8, "complete", "0 OK")
+    assert halves(test) == [(8, True, 17.93, 0.2), (16, False, 17.93, None), (16, True, 17.93, 0.2)]
+    assert only(json.dumps(report | {"out_of_bounds": {"count": 2, "okay": "false"}})).status == "failed"
+    assert only(json.dumps(report | {"average_bus_bandwidth": None})).status == "incomplete"

@@ -1,0 +1,300 @@
+"""`reports procure`: candidate machines held against requirements, from runs in which every figure is known."""
+
+import csv
+import io
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from reports import specs
+from reports.__main__ import main
+from reports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
+from reports.procure_runs import Found
+from reports.procure_spec import Requirement
+from reports.procurement import _figure, _judge, evaluate
+from reports.schema import End
+from tests.launch import ROOT
+from tests.synthetic_run import write_run
+
+SIZES = (16384, 33554432)
+HEAD = """hours_per_year = 6000
+lifetime_years = 4
+electricity = {price_per_kwh = 0.30, currency = "EUR"}
+"""
+MODELS = '[models]\n70b-q4 = {model = "llama-3.1-70b", weights = "q4", context = 0}\n'
+BOX = """[candidates.{name}]
+runs = ["{name}/*.jsonl"]
+gpu = "r9700"
+gpus = 2
+price = {{amount = 5200, currency = "EUR", date = 2026-11-01}}
+"""
+
+
+def write_launches(folder, n, scale=1.0, first=0, **changes):
+    """Launches that differ by 1 %, half of them above and half below."""
+    for number in range(first, first + n):
+        run_id = f"2026-11-20T06-15-{number:02}Z-allreduce-1a2b3c"
+        write_run(folder, sizes=SIZES, algorithms=("library", "auto"), n_blocks=6, n=4, seed=number, run_id=run_id,
+                  scale=scale * math.exp(0.01 * (-1) ** number), **changes)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def launches(tmp_path_factory):
+    """Six launches: 16 KiB in about 3.1 us chained, 32 MiB at about 7 GB/s."""
+    write_launches(folder := tmp_path_factory.mktemp("procure") / "box", 6)
+    return folder.parent
+
+
+ONE_BOX = MODELS + BOX.format(name="box")
+
+
+def spec(folder, requirements=(), text=ONE_BOX):
+    path = folder / "SPEC.toml"
+    path.write_text(f"{HEAD}requirements = {list(requirements)}\n{text}")
+    return path
+
+
+def ask(capsys, *arguments):
+    status = main(["procure", *map(str, arguments)])
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def verdicts(found):
+    return {judged.requirement: judged.verdict for judged in found.machines[0].judged}
+
+
+def figure(found, name, machine=0):
+    return next(one for one in found.machines[machine].figures if one.name == name)
+
+
+@pytest.mark.parametrize(("requirements", "expected", "status"), [
+    (["16K <= 8 us", "32M >= 5 GB/s", "70b-q4 >= 25 tok/s"], "PASS", 0), (["16K <= 1 us"], "FAIL", 1),
+    (["32M >= 50 GB/s"], "FAIL", 1), (["70b-q4 >= 33 tok/s"], "FAIL", 1),
+    (["64K <= 8 us"], "UNDECIDED", 3), ([], None, 0),
+])  # fmt: skip
+def test_the_verdict_and_the_exit_status_are_those_of_the_interval(launches, capsys, requirements, expected, status):
+    """A box that misses what was ordered would be accepted, or one that meets it sent back."""
+    path = spec(launches, requirements)
+    assert set(verdicts(evaluate(path)).values()) <= {expected}
+    assert ask(capsys, path)[0] == status
+
+
+def test_on_the_limit_it_is_undecided_and_says_how_many_launches_would_settle_it(launches):
+    """Chance would decide over an order."""
+    us = figure(evaluate(spec(launches)), "16 KiB")
+    assert us.low < us.value < us.high
+    assert (us.n, us.note) == (6, "ours, chained")
+    found = evaluate(spec(launches, [f"16K <= {us.value * 1.004:.4f} us"]))
+    (judged,) = found.machines[0].judged
+    assert judged.verdict == "UNDECIDED"
+    assert 6 < int(re.findall(r"about (\d+) would settle it", judged.reason)[0]) < 1000
+
+
+def test_few_launches_copies_and_imports_are_shown_and_never_judged(tmp_path, launches, capsys):
+    """One lucky run, copied five times, or a vendor's own log, would pass as a delivery test."""
+    write_launches(tmp_path / "box", 2)
+    for number in range(5):
+        (tmp_path / f"box/copy{number}.jsonl").write_bytes(next((tmp_path / "box").glob("2026*.jsonl")).read_bytes())
+    path = spec(tmp_path, ["16K <= 8 us"])
+    (judged,) = evaluate(path).machines[0].judged
+    assert (judged.verdict, judged.reason) == ("UNDECIDED", "2 launches; 5 are needed")
+    assert figure(evaluate(path), "16 KiB").high is None
+    assert "once more: left out" in " ".join(ask(capsys, path)[1].split())
+    write_imported(tmp_path / "log", *imported(47.3, 10.0))
+    found = evaluate(spec(tmp_path, ["16K <= 80 us"], MODELS + BOX.format(name="log")))
+    (judged,) = found.machines[0].judged
+    assert (judged.verdict, judged.reason, found.status) == ("UNDECIDED", "imported, never judged", 3)
+    assert figure(found, "16 KiB").value == pytest.approx(47.3)
+
+
+def imported(us, gb_s, size=16384, world=2):
+    run = ImportedRun(run_id="import-abc-1", benchmark="allreduce", statistic="mean", world={"size": world},
+                      imported_from=ImportedFrom(file="log", format="nccl-tests", first_line=1, last_line=9),
+                      )  # fmt: skip
+    case = ImportedCase(case=0, collective="all_reduce", size_bytes=size, time_us=ImportedSummary(mean=us),
+                        bus_bw_gb_s=gb_s)  # fmt: skip
+    return run, [case], End(status="complete")
+
+
+def test_a_wrong_result_fails_and_what_was_cut_off_does_not_count(tmp_path, launches):
+    """A box that adds up wrongly would be bought for its speed."""
+    path = spec(tmp_path, ["16K <= 8 us"])
+    write_launches(tmp_path / "box", 5)
+    write_launches(tmp_path / "box", 1, first=5, finish=False)
+    found = evaluate(path)
+    assert (found.status, found.machines[0].launches) == (0, 5)
+    assert any("is incomplete: left out" in said for said in found.sentences)
+
+    def one_wrong(block):
+        block.n_wrong = 3 if block.case == 1 else 0
+        return block
+
+    write_launches(tmp_path / "box", 1, first=6, change=one_wrong)
+    (judged,) = evaluate(path).machines[0].judged
+    assert (judged.verdict, judged.reason[:16]) == ("FAIL", "wrong results in")
+
+
+def test_verdicts_on_the_limit_err_no_more_often_than_they_say():
+    """A page with ten requirements would pass or fail one by chance every other time."""
+    rng, times, m = np.random.default_rng(1), 3000, 10
+    requirement = Requirement("16K <= 8 us", ("us", 16384), 8.0)
+    wrong = 0
+    for values in 8.0 * np.exp(0.02 * rng.normal(size=(times, 6))):
+        found = Found(launches=6, values={requirement.key: values.tolist()}, how={requirement.key: "ours"})
+        one = _figure(requirement.key, found, 1 - 0.05 / m)
+        wrong += _judge(requirement, one, found, 1 - 0.05 / m).verdict == "PASS"
+    assert wrong / times < 0.025 / m + 3 * math.sqrt(0.025 / m / times)
+
+
+def test_tokens_a_second_and_their_cost_are_the_advisor_s_arithmetic(launches):
+    """A buyer would pay for tokens that the box does not make."""
+    found = evaluate(spec(launches))
+    us, speed = figure(found, "16 KiB"), figure(found, "70b-q4")
+    step_us = specs.model("llama-3.1-70b").parameters * 4.5 / 8 / 2 / 640e3 + 160 * us.value
+    assert speed.value == pytest.approx(1e6 / step_us, rel=1e-4)
+    per = figure(found, "per tok/s, 70b-q4")
+    assert (per.value, per.low, per.high) == pytest.approx((5200 / speed.value, 5200 / speed.high, 5200 / speed.low))
+    hourly = 5200 / 24000 + 0.6 * 0.30  # two R9700s, 300 W each by their data sheet
+    million = figure(found, "per million tokens, 70b-q4")
+    assert million.value == pytest.approx(hourly / speed.value / 3600 * 1e6)
+    assert figure(found, "power of the GPUs").note == "data sheet"
+
+
+def test_power_that_a_run_has_measured_counts_before_the_data_sheet_s(tmp_path):
+    """The electricity bill would be that of a card that never runs at its limit, or always does."""
+
+    def drawing(block):
+        block.gpus = [{"power_w": 210.0}, {"power_w": 230.5}]
+        return block
+
+    write_launches(tmp_path / "box", 1, change=drawing)
+    power = figure(evaluate(spec(tmp_path)), "power of the GPUs")
+    assert (power.value, power.note) == (440.5, "measured")
+
+
+def test_a_model_that_does_not_fit_fails(launches):
+    """A box would be bought for a model that it cannot load."""
+    found = evaluate(spec(launches, ["big >= 1 tok/s"], '[models]\nbig = {model = "llama-3.1-405b", weights = "fp16"}\n'
+                          + BOX.format(name="box")))  # fmt: skip
+    assert (found.machines[0].judged[0].verdict, figure(found, "big").note) == ("FAIL", "does not fit")
+
+
+def test_currencies_are_neither_converted_nor_ranked_against_each_other(launches, tmp_path):
+    """5,000 dollars would look cheaper than 5,100 euros."""
+    boxes = [BOX.format(name=name).replace("EUR", money).replace(f"{name}/", f"{launches}/box/")
+             .replace("5200", price) for name, money, price in (("a", "EUR", "5200"), ("b", "USD", "10"),
+                                                                ("c", "EUR", "9000"))]  # fmt: skip
+    found = evaluate(spec(tmp_path, text=MODELS + "".join(boxes)))
+    assert any("nothing is converted" in said for said in found.sentences)
+    assert [said for said in found.sentences if "Cheapest" in said] == [
+        "Cheapest first, per million tokens, 70b-q4 in EUR: a, then c."]  # fmt: skip
+    assert figure(found, "per million tokens, 70b-q4", 1).value is None
+
+
+def test_software_and_machines_that_differ_are_said_or_refused(tmp_path, capsys):
+    """Launches before and after an upgrade, or of two kinds of box, would pass for one."""
+    write_launches(tmp_path / "box", 2)
+    path = next((tmp_path / "box").glob("*.jsonl"))
+    path.write_text(path.read_text().replace('"software_id":"d4e5f6"', '"software_id":"other"'))
+    assert "2 kinds of software (software_id d4e5f6, other)" in " ".join(ask(capsys, spec(tmp_path))[1].split())
+    path.write_text(path.read_text().replace('"machine_id":"a1b2c3"', '"machine_id":"another"'))
+    status, _, error = ask(capsys, spec(tmp_path))
+    assert (status, "one kind of machine" in error) == (2, True)
+
+
+BAD = {
+    "price = {amount = 5200, currency = 'EUR', date = 2026-11-01}": {
+        "": "candidate box: lacks `price`", "price = {amount = 0, currency = 'EUR', date = 2026-11-01}": "> 0.0",
+        "price = {amount = -3, currency = 'EUR', date = 2026-11-01}": "price.amount",
+        "price = {amount = nan, currency = 'EUR', date = 2026-11-01}": "> 0.0",
+        "price = {amount = 1, currency = 'EUR', date = '1 May'}": "date",
+        "price = {amount = 1, currency = '=cmd()', date = 2026-11-01}": "currency",
+        "prize = {amount = 1, currency = 'EUR', date = 2026-11-01}": "has no `prize`; did you mean price"},
+    "gpu = 'r9700'": {"gpu = 'r9800'": "unknown GPU 'r9800'; did you mean r9700"},
+    "gpus = 2": {"gpus = 4": "has 4 GPUs and its run", "gpus = 1": ">= 2"},
+    "model = 'llama-3.1-70b'": {"model = 'llama-3.1-71b'": "did you mean llama-3.1-70b"},
+    "weights = 'q4'": {"weights = 'q5'": "unknown weights 'q5'"},
+    "runs = ['box/*.jsonl']": {"": "candidate box has no run", "runs = ['gone.jsonl']": "no run at"},
+    "requirements = []": {"requirements = ['16K < 8 us']": "16K <= 8 us, 32M >= 50 GB/s (busbw), MODEL >= 25 tok/s",
+                          "requirements = ['16K <= 0 us']": "none of the three forms",
+                          "requirements = ['70b-q8 >= 1 tok/s']": "did you mean 70b-q4"},
+    "lifetime_years = 4": {"lifetime_years": "is not TOML", "life_time_years = 4": "did you mean lifetime_years"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("good", "bad"), [(good, bad) for good, all_bad in BAD.items() for bad in all_bad])
+def test_a_bad_spec_is_refused_in_one_sentence(launches, capsys, good, bad):
+    """A typing error would become a wrong price, or a traceback."""
+    path = spec(launches)
+    text = path.read_text().replace('"', "'")
+    assert good in text
+    path.write_text(text.replace(good, bad))
+    status, out, error = ask(capsys, path, "--html", launches / "never.html")
+    assert (status, out, error.count("\n")) == (2, "", 1), error
+    assert BAD[good][bad] in error
+    assert not list(launches.glob("never*"))
+
+
+def test_what_is_no_spec_or_no_run_is_refused_in_one_sentence(launches, capsys, tmp_path):
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "huge").write_bytes(b"#" * (2 << 20))
+    (launches / "no_run.jsonl").write_text("hello\n")
+    path, two = spec(launches), spec(tmp_path, text=BOX.format(name="a") + BOX.format(name="b"))
+    asked = [(tmp_path / "gone",), (tmp_path,), (tmp_path / "binary",), (tmp_path / "huge",), (two, "x.jsonl"),
+             (path, launches / "no_run.jsonl"), (path, "box=gone"), (path, "--candidate", "bx"),
+             (path, "--html", tmp_path / "no/such/folder.html"), (path, "--csv", tmp_path)]  # fmt: skip
+    for arguments in asked:
+        status, out, error = ask(capsys, *arguments)
+        assert (status, out, error.count("\n")) == (2, "", 1), arguments
+
+
+class Page(HTMLParser):
+    tags: frozenset[str] = frozenset()
+    text = ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags |= {tag}
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_hostile_names_stay_text_in_page_spreadsheet_and_terminal(launches, tmp_path, capsys):
+    """A vendor's spec would run code in the browser, the spreadsheet or the terminal of who opens it."""
+    names = ["=cmd()", "<script>alert(1)</script>", "\\u001b[31mred\\u202e", "${7*7}{{7*7}}", "a" * 60]
+    boxes = [BOX.format(name=f'"{name}"').replace(f'runs = [""{name}"/*.jsonl"]', f'runs = ["{launches}/box/*.jsonl"]')
+             for name in names]  # fmt: skip
+    path = spec(tmp_path, ["16K <= 8 us"], MODELS + "".join(boxes))
+    status, out, error = ask(capsys, path, "--html", tmp_path / "o.html", "--csv", tmp_path / "o.csv")
+    assert (status, error) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    assert set(re.sub(r"[\n -~]", "", out)) == set()
+    page = Page()
+    page.feed((tmp_path / "o.html").read_text())
+    assert {"table", "th", "style"} <= page.tags
+    assert not page.tags & {"script", "img", "link", "iframe"}
+    assert all(name in page.text for name in ("<script>alert(1)</script>", "${7*7}{{7*7}}", "?[31mred?"))
+    assert "python -m reports procure SPEC.toml --html o.html --csv o.csv" in page.text
+    assert str(tmp_path) not in page.text
+    head, *rows = csv.reader(io.StringIO((tmp_path / "o.csv").read_text()))
+    assert [row[0] for row in rows] == ["'=cmd()", names[1], "?[31mred?", *names[3:]]
+    assert float(rows[0][head.index("16 KiB us")]) > 0
+    assert rows[0][head.index("16K <= 8 us")] == "PASS"
+    assert not [cell for row in rows for cell in row if cell.startswith(("=", "+", "-", "@"))]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["SPEC.toml", "o.csv", "o.html"]
+
+
+def test_the_example_in_the_documentation_runs(tmp_path, capsys):
+    """Who copies it would meet an error in the first minute."""
+    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/procure.md").read_text(), re.DOTALL)
+    (tmp_path / "SPEC.toml").write_text(text)
+    for name in ("two-r9700", "two-5090"):
+        write_launches(tmp_path / name, 6)
+    status, out, error = ask(capsys, tmp_path / "SPEC.toml")
+    assert (status, error) == (0, ""), out
+    delivered = f"two-r9700={tmp_path}/two-r9700/*.jsonl"
+    assert ask(capsys, tmp_path / "SPEC.toml", delivered, "--candidate", "two-r9700")[0] == 0

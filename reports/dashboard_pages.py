@@ -16,9 +16,8 @@ from reports.case import find_states
 from reports.comparison import COMPARABLE, compare
 from reports.dashboard_figures import Lines, Picture, Toggle
 from reports.fit import crossovers, fits_of
-from reports.fit_command import by_view, cells, crossover_sentences, title
+from reports.fit_command import by_view, cells, sentences, title
 from reports.fit_plot import plot as draw_fits
-from reports.lines import MIN_LAUNCHES
 from reports.plot import own_picture
 from reports.procurement import Procurement
 from reports.result import ResultError, read
@@ -161,16 +160,15 @@ def _fits(launches: Sequence[Result]) -> list[Section]:
     if not fitted:
         return [Section(heading, ["There is no fit: no algorithm has five blocks at three sizes."])]
     said = [f"time = alpha + size / beta, over {len(launches)} launches of this command on this machine and software."]
-    said += ["Fewer than five launches have no certain order: none overtakes another."] * (len(launches) < MIN_LAUNCHES)
-    rows = [[fit.name, fit.mode, *cells(regime), f"{fit.worst_residual or 0:.1%}"]
+    rows = [[fit.name, fit.mode, *cells(regime), f"{regime.worst_residual:.1%}"]
             for fit in fitted for regime in fit.regimes]
     drawn = dashboard_figures.picture(
         lambda target: draw_fits(fitted, target), "fits", "Fits: time against size, a line for each regime",
         f"{len(fitted)} fits with {len(rows)} regimes; a bar where one gives way to another. Logarithmic axes.", "fits")
     found = crossovers(fits)
     for view, of_view in by_view(fits):
-        said += [f"{of_view[0].mode}: {sentence}" for sentence in
-                 crossover_sentences([one for one in found if title(one) == view])]
+        in_view = [one for one in found if title(one) == view]
+        said += [f"{of_view[0].mode}: {line}" for line in sentences(of_view, in_view)]
     return [Section(heading, said, [drawn], table=Table(
         "fits", "Fits over these launches, with 95 % intervals",
         ["algorithm", "mode", "sizes", "alpha, us", "beta, GB/s", "n 1/2", "worst miss"], rows))]

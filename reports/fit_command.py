@@ -63,19 +63,23 @@ def text(fits: Sequence[Fit], found: Sequence[Crossover]) -> str:
         console.print(f"{view}\n")
         if any(fit.regimes for fit in of_view):
             console.print(_table(of_view))
-        words = " ".join(word for fit in of_view for regime in fit.regimes for word in cells(regime))
-        lines = [meaning for word, meaning in MEANINGS.items() if word in words]
-        lines += [f"{fit.name} has no line: {fit.reason}." for fit in of_view if fit.reason]
-        if missed := [fit.name for fit in of_view if any(one.worst_residual > FAR for one in fit.regimes)]:
-            lines.append(f"No line goes through all sizes of {', '.join(missed)}: more sizes would show a break.")
-        if any(fit.interval == "this launch" for fit in of_view):
-            lines.append("Intervals are of this launch alone: another may lie outside.")
-        if any(fit.interval is None for fit in of_view):
-            lines.append("Fewer than five launches have no intervals, and no order of theirs is certain.")
-        lines += crossover_sentences([one for one in found if title(one) == view and one.interval])
-        for line in ["", *lines, ""]:
+        for line in ["", *sentences(of_view, [one for one in found if title(one) == view]), ""]:
             console.print(line)
     return printed(console)
+
+
+def sentences(fits: Sequence[Fit], found: Sequence[Crossover]) -> list[str]:
+    """What there is to know of a view's table, and who overtakes whom there."""
+    words = " ".join(word for fit in fits for regime in fit.regimes for word in cells(regime))
+    lines = [meaning for word, meaning in MEANINGS.items() if word in words]
+    lines += [f"{fit.name} has no line: {fit.reason}." for fit in fits if fit.reason]
+    if missed := [fit.name for fit in fits if any(one.worst_residual > FAR for one in fit.regimes)]:
+        lines.append(f"No line goes through all sizes of {', '.join(missed)}: more sizes would show a break.")
+    if any(fit.interval == "this launch" for fit in fits):
+        lines.append("Intervals are of this launch alone: another may lie outside.")
+    if any(fit.interval is None for fit in fits):
+        lines.append("Fewer than five launches have no intervals, and no order of theirs is certain.")
+    return lines + _crossovers([one for one in found if one.interval])
 
 
 def by_view(fits: Sequence[Fit]) -> list[tuple[str, list[Fit]]]:
@@ -122,7 +126,7 @@ def _ends(estimate: Estimate, said: Any) -> str:
     return f"{said(estimate.value)} [{said(estimate.low)} {said(estimate.high)}]"
 
 
-def crossover_sentences(found: Sequence[Crossover]) -> list[str]:
+def _crossovers(found: Sequence[Crossover]) -> list[str]:
     """Each crossover; then who is faster throughout, and where that is not certain."""
     lines, behind, unsure = [], dict[str, list[str]](), []
     for one in found:

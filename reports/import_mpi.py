@@ -22,6 +22,7 @@ PROGRAMS = {"Latency": "osu_latency", "Bandwidth": "osu_bw", "Bi-Directional Ban
             "Multiple Bandwidth / Message Rate": "osu_mbw_mr", "Multi Latency": "osu_multi_lat",
             "Multi-threaded Latency": "osu_latency_mt", "Multi-process Latency": "osu_latency_mp",
             "Hello World": "osu_hello"}
+COLLECTIVE = re.compile(r"all(?:reduce|gatherv?|toall[vw]?)|reduce(?:_scatter)?|broadcast|barrier|(?:gather|scatter)v?")
 TWO_RANKS = ("osu_latency", "osu_bw", "osu_bibw")
 COLUMN = re.compile(r"(?:Message )?Size|(?:[A-Z]\w*\.? ?){1,4}\([^)]*\)|MB/s|Messages/s|Iterations|Validation")
 PREAMBLE = re.compile(r"I am \d+ of (\d{1,8})\b")
@@ -81,13 +82,12 @@ def _osu_name(words: str) -> str:
     """The operation in the store's names, else the program's own name."""
     if words in PROGRAMS:
         return PROGRAMS[words]
-    base = re.sub(r"All-to-All(v|w)?(?: Personalized Exchange)?", r"Alltoall\1", words).removesuffix(" Latency")
+    base = re.sub(r"All-to-All(v|w)?(?: Personalized Exchange)?", r"Alltoall\1", words)
+    base = base.removesuffix(" Latency") if "Put" not in base and "Get" not in base else base
     name = base.lower().removeprefix("mpi_").replace(" ", "_").replace("-", "_")
     if name.startswith("non_blocking_"):
         return f"osu_i{name.removeprefix('non_blocking_')}"
-    # Blocking collectives are one word; what else there is keeps its program's name.
-    one_word = " " not in base and base != "Init"
-    return collective_of(name if one_word else f"osu_{re.sub('[^a-z_]', '', name)}") or "osu"
+    return collective_of(name if COLLECTIVE.fullmatch(name) else f"osu_{re.sub('[^a-z_]', '', name)}") or "osu"
 
 
 def _osu_row(test: LoggedTest, columns: list[str], datatype: str | None, words: list[str], at: int) -> None:

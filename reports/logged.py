@@ -16,7 +16,7 @@ LABELS = re.compile(
     r"|\[[^\[\]\s]*\d+, ?\d+\](?:\[[^\]]*\])?<std(?:out|err|diag)>: ?"  # mpirun --tag-output
     r"|\d{1,6}: |\[\d{1,6}(?:@[^\]\s]+)?\]:? (?!NCCL|RCCL)"  # srun -l, mpiexec -l
     r"|\[(?:pod/[^\]]*|(?:default|rank)\d+)\]:? ?|\([\w.-]+ pid=\d+[^)]*\) "  # kubectl, torchrun, ray
-    r"|[A-Za-z][\w.-]*[_-]\d+ +\| "  # docker compose
+    r"|[A-Za-z][\w.-]*[_-]\d+ +\| |[A-Za-z][\w.-]*\d[\w.-]*: (?=[# \d])"  # docker compose, pdsh
     r"|\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?(?:\]:? ?|[ \t:]|(?=\[\d+,))"
     r"|\[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]?[ \t]"
     r"|\[?[A-Z][a-z]{2} [A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d(?: [A-Z]+)? \d{4}\]?(?: |(?=\[\d+,))"
@@ -78,7 +78,7 @@ def cells(text: str) -> list[tuple[str, int]]:
     """The words of a line, each with where it ends; of one with commas, semicolons or bars, with its column instead."""
     separator = next((mark for mark in ",;|" if text.count(mark) >= LEAST_SEPARATORS), None)
     if separator:
-        parts = [part.strip(" #") for part in text.strip().strip("|").split(separator)]
+        parts = [part.strip(' #"') for part in text.strip().strip("|").split(separator)]
         return [(part, column) for column, part in enumerate(parts) if part]
     return [(found.group(), found.end()) for found in re.finditer(r"[^\s#]\S*", text.replace("#", " ", 1))]
 

@@ -57,7 +57,7 @@ def test_a_whole_log():
     "[1,0]<stdout>:", "[1,0]<stdout>: ", "[1,0]<stderr>:", "[prterun-host0-77@1,0]<stdout>: ", " 0: ", "   0: ", "[0] ",
     "    ", "> ", "&gt; ", "> > ", "\t", "2025-02-07T14:12:36.123456789Z ", "[2025-02-07 14:12:36,123] ",
     "Tue Mar  3 12:00:00 2026[1,0]<stdout>:", "Feb 07 14:12:36 nid005471 bash[4711]: ", "worker-1  | ",
-    "[pod/nccl-launcher-x7/main] ", "14:12:36 ", "\x1b[32m", "(launcher pid=123, ip=10.0.0.1) ", "[rank0]: ", "\xa0\xa0",
+    "[pod/nccl-launcher-x7/main] ", "14:12:36 ", "\x1b[32m", "(launcher pid=123, ip=10.0.0.1) ", "[rank0]: ", "\xa0\xa0", "node-07: ",
 ])
 def test_what_stands_before_each_line_changes_nothing(label):
     """Whoever kept a log through a launcher, a scheduler, a pod or a chat would find no test in it, or another."""

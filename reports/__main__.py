@@ -48,7 +48,7 @@ class OneLineParser(argparse.ArgumentParser):
     """Refuses a command line in one sentence, without the usage above it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {printable(message)}\n")
 
 
 def open_closed_streams() -> None:

@@ -112,7 +112,7 @@ def test_few_launches_copies_and_imports_are_shown_and_never_judged(tmp_path, la
 
 
 def imported(us, gb_s, size=16384, world=2):
-    run = ImportedRun(run_id="import-abc-1", benchmark="allreduce", statistic="mean", world={"size": world},
+    run = ImportedRun(run_id="import-abc-1", benchmark="allreduce", statistic="mean", world={"size": world, "ranks": []},
                       imported_from=ImportedFrom(file="log", format="nccl-tests", first_line=1, last_line=9),
                       )  # fmt: skip
     case = ImportedCase(case=0, collective="all_reduce", size_bytes=size, time_us=ImportedSummary(mean=us),

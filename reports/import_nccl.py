@@ -38,7 +38,7 @@ AVERAGE = re.compile(r"Avg bus bandwidth *: *([\d.e+-]+)( *FAILED)?")
 FAILURE = re.compile(r"\bTest (?:NCCL|CUDA|HIP|MPI) failure|\bTest timeout \(\d+s\)|"
                      r"\b(?:NCCL|Cuda|CUDA|HIP|Test) failure \S+\.\w+:\d+")
 VERSION = re.compile(r"\b([NR]CCL) version *:? *(\d+\.\d+\.\d+)")
-FIGURES = re.compile(r"(?: (?:\d+(?:\.\d*)?(?:e[+-]?\d+)?\*?|N/A|-?nan|inf))*")
+FIGURES = re.compile(r"(?:(?:\d+(?:\.\d*)?(?:e[+-]?\d+)?\*?|N/A|-?nan|inf)(?: |$))*")
 OLD_ALGBW = ("all_gather", "reduce_scatter")
 BANNER, STARTED, SIZES, DEVICES, RANKS, TABLE, ROWS, FOOTER = range(8)
 
@@ -241,7 +241,7 @@ def read_row(layout: Layout, words: list[tuple[str, int]], at: int) -> tuple[Row
 
 
 def _are_figures(texts: Sequence[str]) -> bool:
-    return FIGURES.fullmatch("".join(f" {text}" for text in texts)) is not None
+    return FIGURES.fullmatch(" ".join(texts)) is not None
 
 
 def continued(test: Draft, texts: list[str]) -> bool:
@@ -322,8 +322,9 @@ def _finished(test: Draft) -> LoggedTest:
         test.library = "MSCCL++"
     for row in test.rows:
         for in_place, figures in row.halves:
-            if any(number(figure) is not None for figure in figures[:3]):
-                test.add(_case(test, row, in_place, dict(zip(test.layout.names, figures, strict=True))))
+            case = _case(test, row, in_place, dict(zip(test.layout.names, figures, strict=True)))
+            if case.time_us or case.alg_bw_gb_s is not None:
+                test.add(case)
     has_footer = test.format not in ("NCCL 1.x", "mscclpp-test")
     if "FAILED" in (test.out_of_bounds or "") or test.status == "failed":
         test.status, test.reason = "failed", "the run itself says so"
@@ -348,13 +349,15 @@ def _started(command: str, program: re.Match[str]) -> int | None:
 
 
 def _case(test: LoggedTest, row: Row, in_place: bool, figures: dict[str, str]) -> ImportedCase:
-    time, alg_bw, bus_bw = (number(figures[name]) for name in ("time", "algbw", "busbw"))
+    time, alg_bw, bus_bw = number(figures["time"]), number(figures["algbw"]), number(figures["busbw"])
     scale = 1e3 if isinstance(test, Draft) and test.layout.milliseconds else 1.0
-    low, high, p99 = (number(figures.get(name, "")) for name in ("i_min", "i_max", "i_p99"))
     case = ImportedCase(case=0, collective=test.collective, in_place=in_place, line=row.line, alg_bw_gb_s=alg_bw,
                         bus_bw_gb_s=bus_bw, **row.about)
     if time is not None:
-        case.time_us = ImportedSummary(mean=round(time * scale, 9), min=low, max=high, p99=p99)
+        case.time_us = ImportedSummary(mean=round(time * scale, 9))
+        if "i_p99" in figures:
+            case.time_us.min, case.time_us.max, case.time_us.p99 = (
+                number(figures[name]) for name in ("i_min", "i_max", "i_p99"))
     if "wrong" in figures:
         count = number(figures["wrong"])
         case.n_wrong = None if count is None else int(count)

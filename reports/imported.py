@@ -1,4 +1,4 @@
-"""Runs that were imported from other benchmarks' logs: their records, how they are written, read and shown.
+"""Runs that were imported from other benchmarks' logs: their records, how they are written and read.
 
 Such a run is a file of the store like any other (a `run` line, its cases, an `end`), but what its log does not say is
 null, and nothing in it was measured by the rules of ours. So its records are types of their own: imports are shown,
@@ -14,16 +14,10 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import msgspec
-from rich.table import Table
-from rich.text import Text
 
-from reports.console import plain_console, printed
 from reports.result import ResultError, read_lines
 from reports.result import is_imported as is_imported
 from reports.schema import SCHEMA, End, NotNegative, Record
-from reports.sentences import number, size_text
-
-WIDTH = 80
 
 
 class ImportedRank(TypedDict):
@@ -183,44 +177,3 @@ def _line(record: Record) -> bytes:
 def plain(text: str) -> str:
     """The text without what a terminal would obey: control, formatting and private characters."""
     return "".join(letter for letter in text[:400] if letter.isprintable())
-
-
-def render(imported: Imported) -> str:
-    """The run as a table of at most 80 columns with its head; ends with a newline."""
-    run, console = imported.run, plain_console(WIDTH)
-    origin = run.imported_from
-    size, gpus = run.world["size"], dict.fromkeys(rank["gpu"] for rank in run.world["ranks"])
-    for line in (f"{run.benchmark}: {size or 'an unknown number of'} {'rank' if size == 1 else 'ranks'}"
-                 f"{' on ' * bool(gpus)}{' and '.join(gpus)}",
-                 f"imported from {origin.file}, lines {origin.first_line} to {origin.last_line}, by {origin.format}: "
-                 "shown, never judged",
-                 f"{imported.end.status}{': ' * bool(imported.end.reason)}{imported.end.reason or ''}",
-                 f"us = {run.statistic}"):
-        console.print(Text(plain(line)))
-    console.print()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    checked = any(case.n_wrong is not None for case in imported.cases)
-    for name in ("size", "collective", "type", "redop", "place", "us", "algbw\nGB/s", "busbw\nGB/s",
-                 "#wrong" if checked else "max\nerror"):
-        table.add_column(name, no_wrap=True, overflow="ellipsis", vertical="bottom",
-                         justify="left" if name in ("collective", "type", "redop", "place") else "right")
-    for case in imported.cases:
-        table.add_row(*(Text(plain(cell)) for cell in _cells(case, checked)))
-    console.print(table)
-    marks = [("! suspect: one rank alone, or a busbw that no machine has", any(c.suspect for c in imported.cases)),
-             ("WRONG: its bandwidth counts for nothing", any(c.status == "wrong" for c in imported.cases)),
-             (f"as printed: average busbw {run.footer_avg_bus_bw} GB/s", run.footer_avg_bus_bw is not None),
-             (f"as printed: out of bounds values {run.out_of_bounds}", run.out_of_bounds is not None)]
-    for line in [text for text, holds in marks if holds]:
-        console.print(Text(plain(line)))
-    return printed(console)
-
-
-def _cells(case: ImportedCase, checked: bool) -> list[str]:
-    wrong = case.status == "wrong"
-    errors = case.n_wrong if checked else case.max_error
-    return ["-" if case.size_bytes is None else size_text(case.size_bytes), case.collective or "-",
-            case.datatype or "-", case.redop or "-", "in" if case.in_place else "out",
-            number(case.time_us.mean if case.time_us else None), number(case.alg_bw_gb_s),
-            "WRONG" if wrong else number(case.bus_bw_gb_s) + "!" * case.suspect,
-            "-" if errors is None else f"{errors:g}"]

@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from reports import exposed, exposed_table, imported, link, steps, tune
+from reports import exposed, exposed_table, imported_table, link, steps, tune
 from reports.formats import as_csv, as_nccl_tests
+from reports.imported import read_imported
 from reports.result import ImportedRunError, is_imported, read
 from reports.schema import Result
 from reports.table import render
@@ -26,7 +27,7 @@ def show(arguments: argparse.Namespace) -> int:
     if is_imported(arguments.run):
         if arguments.plot or arguments.format != "table":
             raise ImportedRunError(f"{arguments.run} was imported from a log: it is shown as a table alone")
-        sys.stdout.write(imported.render(imported.read_imported(arguments.run)))
+        sys.stdout.write(imported_table.render(read_imported(arguments.run)))
         return 0
     result = read(arguments.run)
     if arguments.plot:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from reports import serving, specs
 from reports.foreign import printable
-from reports.reduce_times import Times, assumed, doubts, measured
-from reports.result import ResultError, read
+from reports.imported import Imported, read_imported
+from reports.reduce_times import Times, assumed, doubts, measured, printed
+from reports.result import ResultError, is_imported, read
 from reports.schema import Result
 from reports.sentences import number, size_text
 from reports.serving import EXPERTS, OFFLOAD, ONE, PIPELINE, REPLICAS, TENSOR, Serving, Span
@@ -66,8 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "such as 42.5GB; %(default)s")
     add("--gpu", metavar="NAME", help="such as r9700, rtx4090, h100-nvl")
     add("--gpus", metavar="N", type=whole(64), default=2, help="how many (%(default)s)")
-    add("--run", metavar="RUN", type=Path, action="append", default=[], help="a run of bench.allreduce over that many "
-        "ranks; may be repeated, each a launch of one machine")
+    add("--run", metavar="RUN", type=Path, nargs="+", action="extend", default=[], help="runs of bench.allreduce over "
+        "that many ranks, each a launch of one machine; or one imported log")
     add("--link", metavar="NAME", help="what to assume where there is no run (the GPU's own); such as pcie5x16")
     add("--context", metavar="TOKENS", type=whole(10**8, 0), default=4096, help="in each stream's cache (%(default)s)")
     add("--prompt", metavar="TOKENS", type=whole(10**7), default=2048, help="to be read in (%(default)s)")
@@ -99,7 +100,10 @@ def skew(text: str) -> float:
 
 def advise(arguments: argparse.Namespace) -> int:
     """Prints the advice; the exit status, 0. Raises ResultError for what is not known or cannot be read."""
-    results = [read(path) for path in arguments.run]
+    logs = [read_imported(path) for path in arguments.run if is_imported(path)]
+    results = [read(path) for path in arguments.run if not logs]
+    if len(logs) > 1 or len(logs) < len(arguments.run) * bool(logs):
+        raise ResultError("an imported log is one launch of another program: name it alone")
     if arguments.validate:
         from reports import validate
 
@@ -107,8 +111,9 @@ def advise(arguments: argparse.Namespace) -> int:
         return 0
     asked = question(arguments)
     link = specs.link(arguments.link or asked.gpu.peer or asked.gpu.slot)
-    times = measured(results, asked.gpus, link) if results else assumed(link, asked.gpus)
-    text = render(asked, times, results)
+    times = (printed(logs[0], asked.gpus, link) if logs else measured(results, asked.gpus, link) if results
+             else assumed(link, asked.gpus))
+    text = render(asked, times, [*logs, *results])
     if arguments.explain:
         from reports import explain
 
@@ -189,7 +194,7 @@ def larger_card(asked: Question) -> Split | None:
     return None
 
 
-def render(asked: Question, times: Times, results: Sequence[Result]) -> str:
+def render(asked: Question, times: Times, results: Sequence[Result | Imported]) -> str:
     """The advice, at most 80 columns; ends with what to check before trusting it."""
     found = splits(asked, times)
     larger = larger_card(asked) if found[-1].kind == OFFLOAD else None
@@ -201,7 +206,7 @@ def render(asked: Question, times: Times, results: Sequence[Result]) -> str:
                      or [""]) + "\n"
 
 
-def head(asked: Question, times: Times, results: Sequence[Result]) -> list[str]:
+def head(asked: Question, times: Times, results: Sequence[Result | Imported]) -> list[str]:
     """What was asked, with all defaults."""
     what, gpu, model = asked.serving, asked.gpu, asked.serving.model
     mixture = f", {model.top_k} of {model.experts} experts (skew {what.skew:g})" if model.experts > 1 else ""

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reports.dashboard_pages import Page, Section, Table
-from reports.imported import Imported, read_imported, render
+from reports.imported import Imported, read_imported
+from reports.imported_table import render
 from reports.procurement import evaluate
 from reports.sentences import number, size_text
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import stat
 import sys
 from collections.abc import Iterable
 from itertools import pairwise
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from reports import foreign
 from reports.import_json import parse_json
 from reports.import_mpi import parse_imb, parse_osu
 from reports.import_nccl import parse_nccl
@@ -26,14 +26,13 @@ from reports.result import ResultError
 from reports.schema import End
 
 FORMATS = "nccl-tests and rccl-tests (text or JSON), NCCL 1.x, mscclpp-test, OSU, IMB"
-MOST_BYTES = 200_000_000
 MOST_REPORTED = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `import` takes."""
     parser.add_argument("files", metavar="FILE", nargs="+", type=Path,
-                        help=f"a log, at most {MOST_BYTES // 10**6} MB: {FORMATS}".replace("%", "%%"))
+                        help=f"a log, at most {foreign.MOST_BYTES // 10**6} MB: {FORMATS}".replace("%", "%%"))
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("results"),
                         help="folder of the run files (results/)")
 
@@ -66,13 +65,7 @@ def import_logs(arguments: argparse.Namespace) -> int:
 def read_log(path: Path) -> bytes:
     """The file's bytes. Raises ResultError for what cannot be a log, before it is read."""
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise ResultError(f"{path} is a {'folder' if stat.S_ISDIR(found.st_mode) else 'device'}, not a log")
-        if found.st_size > MOST_BYTES:
-            raise ResultError(f"{path} has {found.st_size / 1e6:.0f} MB; a log may have {MOST_BYTES / 1e6:.0f} MB: "
-                              "leave out NCCL's INFO lines")
-        content = path.read_bytes()
+        content = foreign.read_bytes(path)
     except OSError as error:
         raise ResultError(f"{path} cannot be read: {error.strerror}") from error
     if not content.strip():

@@ -57,7 +57,9 @@ def differ(sizes: Floats, times_us: Floats, at: int) -> Floats:
         lines(sizes[:at], times_us[..., :at]), lines(sizes[at:], times_us[..., at:]), strict=True)])
     (a, b), means = apart - apart.mean(axis=-1, keepdims=True), apart.mean(axis=-1)
     aa, ab, bb = np.sum(a * a, -1), np.sum(a * b, -1), np.sum(b * b, -1)
-    squared = (means[0] ** 2 * bb - 2 * means[0] * means[1] * ab + means[1] ** 2 * aa) / (aa * bb - ab**2)
+    spread = aa * bb - ab**2
+    squared = np.divide(means[0] ** 2 * bb - 2 * means[0] * means[1] * ab + means[1] ** 2 * aa, spread,
+                        out=np.where(np.any(means != 0, axis=0), np.inf, 0.0), where=spread > 0)
     return np.asarray(fdtrc(2, launches - 2, (launches - 2) / 2 * launches * squared))
 
 

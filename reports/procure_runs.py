@@ -15,7 +15,7 @@ from reports import serving, specs
 from reports.case import LinkStates, find_states
 from reports.imported import Imported, read_imported
 from reports.procure_spec import Candidate, Key, Model, Spec
-from reports.reduce_times import Times, doubts, measured
+from reports.reduce_times import Times, doubts, measured, printed
 from reports.result import ResultError, is_imported, read
 from reports.rows import default_rows
 from reports.schema import Result
@@ -153,14 +153,11 @@ def _times(launch: Result, candidate: Candidate) -> Times | None:
 
 def _of_import(imported: Imported, candidate: Candidate) -> tuple[Values, Times]:
     """What is printed: of a size the first case, out of place where there is one."""
-    found: dict[Key, float] = {}
-    times = Times(candidate.gpus, "imported", specs.link(specs.gpu(candidate.gpu).slot))
+    times = printed(imported, candidate.gpus, specs.link(specs.gpu(candidate.gpu).slot))
+    found: dict[Key, float] = {("us", size): us.value for size, us in times.at.items()}
     for case in sorted(imported.cases, key=lambda case: case.in_place):
-        us = case.time_us.mean if case.time_us else None
-        if case.collective == "all_reduce" and case.status == "ok" and not case.suspect and case.size_bytes and us:
-            times.at.setdefault(case.size_bytes, serving.sure(found.setdefault(("us", case.size_bytes), us)))
-            if case.bus_bw_gb_s:
-                found.setdefault(("GB/s", case.size_bytes), case.bus_bw_gb_s)
+        if case.size_bytes in times.at and case.bus_bw_gb_s and not case.suspect:
+            found.setdefault(("GB/s", case.size_bytes), case.bus_bw_gb_s)
     return {"imported": found}, times
 
 

@@ -7,14 +7,16 @@ variant. Sizes that were not measured are read off the alpha-beta fit (`fit`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from reports import specs
 from reports.fit import Fit, fits_of, predict_us
 from reports.foreign import printable
+from reports.imported import Imported
 from reports.result import ResultError
 from reports.rows import cost_us
 from reports.schema import Case, Result, Summary
@@ -109,6 +111,24 @@ def measured(results: Sequence[Result], gpus: int, link: Link) -> Times:
     return Times(gpus, f"measured: {name}, {datatype}, {launches}; {machine(results[0])}", link, at, near, said)
 
 
+def printed(imported: Imported, gpus: int, link: Link) -> Times:
+    """Times as an imported log prints them: means of single calls, without an interval, out of place where there is
+    one. Raises ResultError for a log of another collective or number of ranks."""
+    times = Times(gpus, f"imported from {imported.run.imported_from.file}, one launch", link)
+    for case in sorted(imported.cases, key=lambda case: case.in_place):
+        mean_us = case.time_us.mean if case.time_us else None
+        if case.collective == "all_reduce" and case.status == "ok" and not case.suspect and case.size_bytes and mean_us:
+            times.at.setdefault(case.size_bytes, sure(mean_us))
+    if not times.at:
+        raise ResultError(f"{imported.path} has no all-reduce that can be used")
+    if (size := imported.run.world["size"]) not in (None, gpus):
+        raise ResultError(f"{imported.path} is a run of {size} ranks, not of {gpus} (--gpus)")
+    times.notes += ["The log does not say how many ranks it is of."] * (size is None)
+    times.notes.append("The log prints means of single calls, not of dependent ones, which a decode step waits for; "
+                       "imported, it is shown and never judged.")
+    return times
+
+
 def check(result: Result, gpus: int) -> None:
     """Raises ResultError for a run that is not of all-reduces over so many ranks."""
     if not any(case.collective == "all_reduce" for case in result.cases):
@@ -147,10 +167,10 @@ def _span(costs: Sequence[Summary]) -> Span:
     return Span(middle, min(medians) if low is None else low, max(medians) if high is None else high)
 
 
-def doubts(times: Times, results: Sequence[Result], gpu: Gpu) -> list[str]:
+def doubts(times: Times, results: Sequence[Result | Imported], gpu: Gpu) -> list[str]:
     """What speaks against taking these times for those of this GPU's link."""
     said = list(times.notes)
-    ranks = [rank for result in results for rank in result.run.world.get("ranks", [])]
+    ranks: list[Mapping[str, Any]] = [rank for result in results for rank in result.run.world.get("ranks", [])]
     named = [rank["gpu"] for rank in ranks if rank.get("gpu")]
     if any(rank.get("device") == "cpu" for rank in ranks):
         said.append("The times are of ranks on CPU cores: all of this is arithmetic about GPUs over a link that was "

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from reports.__main__ import main
+from reports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
 from reports.result import RunFile
-from reports.schema import Block, LinkBlock, Planned, Run
+from reports.schema import Block, End, LinkBlock, Planned, Run
 from tests.synthetic_together import CPUS, SLOW_NS, STEP, Made, always
 
 R9700 = ("--weights", "40GB", "--gpu", "r9700", "--gpus", "2", "--context", "0")
@@ -306,3 +307,19 @@ def test_a_model_on_disk_gets_the_advice_of_its_fields(tmp_path):
     assert said("--config", path, "--gpu", "r9700")[0] == known.replace("llama-3.1-70b", "mine")
     path.write_text('{"hidden_size": 8192}')
     assert "lacks num_hidden_layers" in refusal("--config", path, "--gpu", "r9700")
+
+
+def test_a_log_of_somebody_else_answers_too_and_is_marked(tmp_path):
+    """Who has RDMA between two hosts has no run of ours, but a log of rccl-tests: the 47.3 us are two R9700s' own."""
+    run = ImportedRun(run_id="import-abc-1", benchmark="rccl-tests all_reduce", statistic="mean over iterations",
+                      world={"size": 2, "ranks": []},
+                      imported_from=ImportedFrom(file="two-hosts.log", format="rccl-tests", first_line=1, last_line=9))
+    case = ImportedCase(case=0, collective="all_reduce", size_bytes=16384, time_us=ImportedSummary(mean=47.3))
+    path, _ = write_imported(tmp_path, run, [case], End(status="complete"))
+    _, words = said("--model", "llama-3.1-70b", *R9700, "--run", path)
+    assert "38.8 25.8" in words
+    assert "1.61x PP 2" in words
+    assert "imported from two-hosts.log" in words
+    assert "never judged" in words
+    assert "name it alone" in refusal("--model", "llama-3.1-70b", *R9700, "--run", path, write(tmp_path, {16384: 8.0}))
+    assert "2 ranks, not of 4" in refusal("--model", "llama-3.1-70b", "--gpu", "r9700", "--gpus", 4, "--run", path)

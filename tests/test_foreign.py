@@ -167,7 +167,7 @@ def half_a_gigabyte(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("make", "why"), [
-    (Path.mkdir, "directory"), (os.mkfifo, "ordinary file"), (half_a_gigabyte, "500 MB is more")])
+    (Path.mkdir, "directory"), (os.mkfifo, "ordinary file"), (half_a_gigabyte, "500 MB are more")])
 def test_what_is_no_ordinary_file_is_refused_before_it_is_read(tmp_path, make, why):
     path = tmp_path / "run.jsonl"
     make(path)

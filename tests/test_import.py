@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reports.__main__ import main
-from reports.import_logs import MOST_BYTES, find_tests
+from reports.import_logs import find_tests
 from reports.imported import is_imported, read_imported
 from reports.result import ImportedRunError, ResultError, read
 from tests.launch import ROOT
@@ -171,9 +171,9 @@ def test_what_is_no_file_is_refused_in_a_sentence(tmp_path, capsys):
     """A log of hundreds of megabytes would fill the memory, a pipe wait for ever."""
     os.mkfifo(tmp_path / "pipe")
     with (tmp_path / "large").open("wb") as file:
-        file.truncate(MOST_BYTES + 1)
-    for path, sentence in ((tmp_path, "is a folder"), (tmp_path / "no", "No such file"), (tmp_path / "pipe", "is a device"),
-                           (tmp_path / "large", "has 200 MB; a log may have 200 MB")):
+        file.truncate(500_000_000)
+    for path, sentence in ((tmp_path, "Is a directory"), (tmp_path / "no", "No such file"),
+                           (tmp_path / "pipe", "not an ordinary file"), (tmp_path / "large", "its 500 MB are more than")):
         assert sentence in refused(tmp_path, capsys, path)
     assert imported(tmp_path / "out", tmp_path / "no", put(tmp_path / "a.log", WHOLE), status=2)
     assert main(["import", str(tmp_path / "a.log"), "--out", str(tmp_path / "a.log")]) == 2

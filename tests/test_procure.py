@@ -112,9 +112,9 @@ def test_few_launches_copies_and_imports_are_shown_and_never_judged(tmp_path, la
 
 
 def imported(us, gb_s, size=16384, world=2):
-    run = ImportedRun(run_id="import-abc-1", benchmark="allreduce", statistic="mean", world={"size": world, "ranks": []},
-                      imported_from=ImportedFrom(file="log", format="nccl-tests", first_line=1, last_line=9),
-                      )  # fmt: skip
+    run = ImportedRun(run_id="import-abc-1", benchmark="allreduce", statistic="mean",
+                      world={"size": world, "ranks": []},
+                      imported_from=ImportedFrom(file="log", format="nccl-tests", first_line=1, last_line=9))
     case = ImportedCase(case=0, collective="all_reduce", size_bytes=size, time_us=ImportedSummary(mean=us),
                         bus_bw_gb_s=gb_s)  # fmt: skip
     return run, [case], End(status="complete")

@@ -30,6 +30,8 @@ COMMANDS = {
                 "--baseline CAMPAIGN/main --current CAMPAIGN/new --junit junit.xml"),
     "accept": ("accept", "accept", "makes the current runs the baseline that is kept",
                '--baseline baselines --current CAMPAIGN/new --reason "fewer copies"'),
+    "history": ("history", "history", "tells which cases changed over a folder of runs, since which run",
+                "results/ --plot history.svg"),
     "peers": ("peers", "peers", "shows ours beside several MPI libraries", "peers"),
     "selfcheck": ("selfcheck", "selfcheck", "checks the verdicts' error rates by simulation", "--seed 1"),
 }

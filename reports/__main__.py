@@ -33,6 +33,8 @@ COMMANDS = {
     "history": ("history", "history", "tells which cases changed over a folder of runs, since which run",
                 "results/ --plot history.svg"),
     "peers": ("peers", "peers", "shows ours beside several MPI libraries", "peers"),
+    "fit": ("fit_command", "fit", "fits time = alpha + size / beta to runs, and says who overtakes whom",
+            "results/campaign-1a2b3c4d/main --plot fit.svg"),
     "selfcheck": ("selfcheck", "selfcheck", "checks the verdicts' error rates by simulation", "--seed 1"),
 }
 

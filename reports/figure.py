@@ -16,6 +16,8 @@ from reports.schema import Case, Summary
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from reports.fit import Fit
+
 # Okabe and Ito's palette, told apart by readers with any colour vision; black is the library's.
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F"]
 MARKERS = ["o", "^", "D", "v", "P", "X", "*"]
@@ -59,7 +61,7 @@ def lines_of(cases: list[Case]) -> dict[str, list[Case]]:
     return lines
 
 
-def style_of(line: list[Case], others: Iterator[tuple[str, str, Any]]) -> Style:
+def style_of(line: Sequence[Case | Fit], others: Iterator[tuple[str, str, Any]]) -> Style:
     if line[0].algorithm == "library":
         return {"color": "black", "marker": "s", "linewidth": 2.2, "markersize": 5, "zorder": 4}
     if line[0].algorithm == "auto":

@@ -68,7 +68,7 @@ def plot(result: Result, path: Path) -> None:
             bandwidths.text(0.5, 0.5, f"busbw means nothing with {alone}", ha="center", transform=bandwidths.transAxes,
                             bbox={"facecolor": "white", "edgecolor": "none"})
         for axes in (times, bandwidths):
-            _dress(axes, sorted({case.size_bytes for case in cases}))
+            dress(axes, sorted({case.size_bytes for case in cases}))
         made.suptitle(_title(result, cases, ", ".join([mode, *shape_words(shape)])))
         handles, labels = times.get_legend_handles_labels()
         made.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 7), frameon=False)
@@ -85,7 +85,8 @@ def _draw_bound(times: Axes, bandwidths: Axes, cases: list[Case], factor: float)
             bandwidths.plot(list(bounds), [size * factor / us / 1e3 for size, us in bounds.items()], **style)
 
 
-def _dress(axes: Axes, sizes: list[int]) -> None:
+def dress(axes: Axes, sizes: list[int]) -> None:
+    """Both axes logarithmic, with round values, room above, and the two ends of the range named."""
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     shown = sizes[:: 1 + (len(sizes) - 1) // 13]

@@ -1,9 +1,7 @@
 """`selfcheck`: the calibration of the verdicts. Launches whose truth is known go through the statistics that judge real
 ones, and each rate that this program promises is measured and held against its limit.
 
-A rate is over independent replications (tables, runs) and has its 95 % interval after Clopper and Pearson (Biometrika
-26, 1934); where a replication has many cells, which hang together, the interval is that of as many independent cells as
-would vary like this (Korn and Graubard, Survey Methodology 24, 1998). It passes when its whole interval does.
+`rate` tells how a rate is judged.
 """
 
 from __future__ import annotations
@@ -15,15 +13,13 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import betainccinv, betaincinv
 
-from reports import stats, synthetic, verdict
+from reports import calibrated_fit, stats, synthetic, verdict
+from reports.rate import Figure
 from reports.result import ResultError
 from reports.synthetic import ROUNDS, Scenario, blocks, campaigns, log_ratios
 from reports.verdict import LOOKS, MARGIN, Verdict
@@ -39,7 +35,6 @@ MOST_ROUNDS = 60
 JUDGED_CASES = 12  # of a run
 AT_A_TIME = 100  # tables
 TWO_STAGES, GROWING = "two stages", "growing to 40 pairs"
-CHANCE = 1e-5  # that one figure fails with fewer replications though it would just pass with all
 
 PLAIN = Scenario("spread 1.5 %")
 DRIFT = Scenario("rho 0.9 and drift", rho=0.9, drift=0.004)
@@ -47,48 +42,6 @@ FLIPPING = Scenario("two states at 3x", rho=0.6, states=2)
 OUTLIERS = Scenario("outliers", outliers=True)
 NULLS = [Scenario("spread 0.5 %", spread=0.005), PLAIN, Scenario("spread 3 %", spread=0.03), DRIFT, FLIPPING, OUTLIERS,
          Scenario("cases hang together", shared=0.7), Scenario("recorded launches", recorded=True)]
-
-
-@dataclass
-class Figure:
-    """A rate, and between what its interval has to lie; `values` has one for each replication, from 0 to 1."""
-
-    claim: str
-    name: str
-    values: Values
-    least: float = 0.0
-    most: float = 1.0
-
-    @property
-    def weight(self) -> float:
-        """So many independent answers of yes or no vary as these replications do."""
-        rate, variance = np.mean(self.values), np.var(self.values) / len(self.values)
-        return float(rate * (1 - rate) / variance) if variance > 0 else len(self.values)
-
-    def judge(self, scale: float = 1.0) -> tuple[bool, tuple[float, float], tuple[float, float]]:
-        """Whether it passes, its interval and its limits; these are widened where `scale` of the replications, below 1,
-        were made."""
-        n = self.weight
-        low, high = clopper_pearson(float(np.mean(self.values)), n)
-        least, most = (_widened(limit, n / min(scale, 1.0), n) for limit in (1 - self.least, self.most))
-        return low >= 1 - least and high <= most, (low, high), (1 - least, most)
-
-
-def clopper_pearson(rate: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
-    """The interval of a rate that was found in `n` independent tries."""
-    hits, tail = rate * n, (1 - confidence) / 2
-    low = float(betaincinv(hits, n - hits + 1, tail)) if hits > 0 else 0.0
-    return low, float(betainccinv(hits + 1, n - hits, tail)) if hits < n else 1.0
-
-
-def _widened(limit: float, full: float, n: float) -> float:
-    """What an upper bound over `n` tries may be for a limit that is meant for `full`. Take the highest rate that passes
-    in full: the highest that is then found in `n`, but for a chance of 1 in 100,000, has this bound."""
-    if n >= full or limit >= 1 or clopper_pearson(0.0, full)[1] >= limit:
-        return limit
-    passes = brentq(lambda rate: clopper_pearson(rate, full)[1] - limit, 0.0, limit)
-    found = brentq(lambda rate: clopper_pearson(rate, n, 1 - 2 * CHANCE)[0] - passes, passes, 1.0)
-    return clopper_pearson(float(found), n)[1]
 
 
 def tables(design: str, scenario: Scenario, rng: np.random.Generator, n: int,
@@ -197,6 +150,7 @@ CLAIMS: list[Callable[[np.random.Generator, int], list[Figure]]] = [
     *(partial(launch_coverage, f"rho {rho}, until precise", Scenario("", spread=0.02, rho=rho), 24, True)
       for rho in RHOS),
     *(partial(cries_of_wolf, spread) for spread in (0.005, 0.015, 0.03)),
+    *calibrated_fit.CLAIMS,
 ]
 
 

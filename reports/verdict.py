@@ -83,7 +83,7 @@ def evidence(log_ratios: Floats, margin: float = MARGIN, same_confidence: float 
         middle = walsh.shape[1] // 2
         found.estimate[rows] = (walsh[:, middle] + walsh[:, ~middle]) / 2
         if n >= MIN_PAIRS:
-            cdf = _signed_rank_cdf(n)
+            cdf = signed_rank_cdf(n)
             found.p_slower[rows], found.p_faster[rows] = cdf[np.sum(walsh <= 0, -1)], cdf[np.sum(walsh >= 0, -1)]
             found.low[rows], found.high[rows] = _between_walsh(walsh, cdf, 0.95)
             low, high = _between_walsh(walsh, cdf, same_confidence)
@@ -97,7 +97,7 @@ def _between_walsh(walsh: Floats, cdf: Floats, confidence: float) -> tuple[Float
 
 
 @cache
-def _signed_rank_cdf(n: int) -> Floats:
+def signed_rank_cdf(n: int) -> Floats:
     """P(T <= t) of Wilcoxon's T for t = 0 ... n (n + 1) / 2: each rank is in the sum or not, half the time each."""
     counts = np.ones(1)
     for rank in range(1, n + 1):

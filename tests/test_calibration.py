@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from reports import comparison, selfcheck, stats, synthetic, verdict
+from reports import calibrated_fit, comparison, lines, selfcheck, stats, synthetic, verdict
+from reports.calibrated_fit import Scatter, one_line
 from reports.case import find_states
+from reports.rate import Figure, clopper_pearson
 from reports.selfcheck import (
     FLIPPING,
     GROWING,
     TWO_STAGES,
-    Figure,
-    clopper_pearson,
     false_alarms,
     launch_coverage,
     power,
@@ -43,7 +43,7 @@ def test_a_new_seed_passes_at_a_tenth():
                           text=True, check=False)
     *rows, outcome = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.fullmatch(r"pass: \d\d figures meet their limits \(seed \d+, \d+ s\)", outcome)
+    assert re.fullmatch(r"pass: \d+ figures meet their limits \(seed \d+, \d+ s\)", outcome)
     assert not done.stderr
     assert max(map(len, rows)) <= 80
 
@@ -82,7 +82,22 @@ def no_word_of_what_could_hide(monkeypatch):
         found.standard_error / 2, found.pairs, alpha))
 
 
+def any_break_that_looks_good(monkeypatch):
+    monkeypatch.setattr(lines, "BREAK_P", 0.5)
+
+
+def few_launches_taken_for_many(monkeypatch):
+    def normal(walsh: Any, launches: int) -> tuple[Any, Any, Any]:
+        own = walsh[..., np.cumsum([0, *range(launches, 1, -1)])]
+        half = 1.96 * own.std(axis=-1, ddof=1) / np.sqrt(launches)
+        return own.mean(axis=-1), own.mean(axis=-1) - half, own.mean(axis=-1) + half
+
+    monkeypatch.setattr(calibrated_fit, "interval", normal)
+
+
 BROKEN = [
+    (any_break_that_looks_good, partial(one_line, Scatter(10, 0.1))),
+    (few_launches_taken_for_many, partial(one_line, Scatter(5, 0.03))),
     (suspects_judged_on_their_own_data, partial(false_alarms, TWO_STAGES, WIDE)),
     (no_correction_for_many_cells, partial(false_alarms, TWO_STAGES, WIDE)),
     (no_correction_for_many_cells, partial(false_alarms, GROWING, WIDE)),

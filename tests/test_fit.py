@@ -1,0 +1,191 @@
+"""Fits: that known lines come back from runs, that what is not certain is not said, and that records are kept."""
+
+import json
+import re
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from reports.__main__ import main
+from reports.comparison import Incomparable
+from reports.fit import crossovers, fits_of, predict_us, read_fits, write_fits
+from reports.fit_command import text
+from reports.result import ResultError, read
+from tests.synthetic_run import FAST_NS, SLOW_NS, plan, write_run
+
+SIZES = [16384 << step for step in range(8)]
+STEP_BYTES = 512 << 10
+
+
+def line_us(algorithm, size, rtt_ns):
+    """2 us and 10 GB/s for two_shot, twice the start-up where the link is slow; the ring overtakes it at 400,000 bytes;
+    the library jumps by half at 512 KiB."""
+    if algorithm == "two_shot":
+        return (4 if rtt_ns > 200 else 2) + size / 10e3
+    if algorithm == "ring":
+        return 22 + size / 20e3
+    return (30 + size / 5e3) * (1.5 if size >= STEP_BYTES else 1)
+
+
+def launches(folder, count, algorithms=("two_shot", "ring", "library"), us=line_us, spread=0.01, **options):
+    """So many launches around `us(algorithm, size, rtt_ns)`; blocks scatter by 0.5 % besides."""
+    made = {"sizes": SIZES, "algorithms": algorithms, "modes": ["isolated"], "n_blocks": 5, "n": 2} | options
+    planned = plan(made["sizes"], algorithms, made["modes"], [False], (), "float32", 2)
+
+    def launch(number):
+        rng, own = np.random.default_rng(100 + number), dict[Any, float]()
+
+        def change(block):
+            case, rtt_ns = planned[block.case], FAST_NS if block.link_rtt_ns[0] < 300 else SLOW_NS
+            its = own.setdefault((block.case, rtt_ns), np.exp(spread * rng.standard_normal()))
+            took_us = us(case.algorithm, case.size_bytes, rtt_ns) * its * np.exp(0.005 * rng.standard_normal())
+            return msgspec.structs.replace(block, time_us=took_us * 0.8, total_us=took_us)
+
+        return write_run(folder, change=change, run_id=f"run-{number}", seed=number, **made)
+
+    return [launch(number) for number in range(count)]
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory):
+    return launches(tmp_path_factory.mktemp("six"), 6, fast_rounds=[0, 1, 2, 3, 4], n_blocks=10)
+
+
+def named(fits, name, rtt_ns=FAST_NS):
+    return next(fit for fit in fits if fit.name == name and abs(fit.link_rtt_ns - rtt_ns) < 50)
+
+
+def has(estimate, truth):
+    assert estimate.value == pytest.approx(truth, rel=0.05)
+    return estimate.low <= truth <= estimate.high
+
+
+def test_a_known_line_comes_back_in_each_state_of_the_link(six):
+    """Alpha of one state would be mixed with that of another, or an interval be beside the truth."""
+    fits = fits_of(six)
+    assert len(fits) == 6
+    for rtt_ns, alpha_us in ((FAST_NS, 2), (SLOW_NS, 4)):
+        fit = named(fits, "two_shot", rtt_ns)
+        (regime,) = fit.regimes
+        assert (fit.launches, fit.interval, fit.cost) == (6, "launches", "total_us")
+        assert has(regime.alpha_us, alpha_us)
+        assert has(regime.beta_gb_s, 10)
+        assert has(regime.half_size_bytes, alpha_us * 10e3)
+        assert regime.beta_gb_s.value == pytest.approx(10, rel=0.01)
+        assert regime.worst_residual < 0.02
+        value, low, high = predict_us(fit, 100_000)
+        assert low
+        assert high
+        assert low <= alpha_us + 10 <= high
+        assert value == pytest.approx(alpha_us + 10, rel=0.02)
+
+
+def test_a_jump_makes_two_regimes_and_nothing_else_does(six):
+    """A protocol's switch would be smoothed over by one line, and predictions beside it be far off."""
+    fits = fits_of(six)
+    first, second = named(fits, "MPICH 5.0.2").regimes
+    assert (first.to_bytes, second.from_bytes) == (STEP_BYTES // 2, STEP_BYTES)
+    assert has(first.beta_gb_s, 5)
+    assert has(second.beta_gb_s, 5 / 1.5)
+    assert [len(fit.regimes) for fit in fits if fit.name != "MPICH 5.0.2"] == [1] * 4
+    times_us = [predict_us(named(fits, "MPICH 5.0.2"), size)[0] for size in np.geomspace(8192, 4 << 20, 60)]
+    assert np.all(np.diff(times_us) > 0)  # nor does it dip between the two
+
+
+def test_who_overtakes_whom_and_where(six):
+    """The size from which another algorithm should be chosen would be wrong, or a library's win be invented."""
+    found = [one for one in crossovers(fits_of(six)) if round(one.link_rtt_ns or 0, -2) == 100]
+    (over,) = [one for one in found if one.size_bytes]
+    assert (over.faster_below, over.faster_above) == ("two_shot", "ring")
+    assert has(over.size_bytes, 400_000)
+    assert {(one.faster_below, one.faster_above) for one in found if one.first == "MPICH 5.0.2"} == {
+        ("two_shot", "two_shot"), ("ring", "ring")}
+
+
+def test_two_that_are_the_same_have_no_winner(tmp_path):
+    """Noise would be read as a reason to switch."""
+    (one,) = crossovers(fits_of(launches(tmp_path, 6, ["ring", "two_shot"], lambda name, size, rtt: 5 + size / 10e3)))
+    assert (one.faster_below, one.faster_above, one.size_bytes) == (None, None, None)
+
+
+@pytest.mark.parametrize(("count", "over", "says"), [
+    (1, "this launch", "Intervals are of this launch alone"), (3, None, "Fewer than five launches have no intervals")])
+def test_few_launches_claim_no_more_than_they_know(count, over, says, tmp_path):
+    """An interval from within one launch would be taken for one over launches."""
+    fits = fits_of(launches(tmp_path, count))
+    said = text(fits, crossovers(fits))
+    assert {fit.interval for fit in fits} == {over}
+    assert says in said
+    assert (fits[0].regimes[0].alpha_us.low is None) == (over is None)
+    assert not any(one.faster_below or one.faster_above for one in crossovers(fits)) or over
+
+
+def test_what_cannot_be_is_said_in_words(tmp_path):
+    """A start-up below zero, an infinite bandwidth or a line through two points would be printed as figures."""
+    curves = {"two_shot": lambda size: size / 10e3 - 0.8, "ring": lambda size: 50, "one_shot_pull": lambda size: size}
+    fits = fits_of(launches(tmp_path, 5, list(curves), lambda name, size, rtt: curves[name](size)))
+    said = text(fits, crossovers(fits))
+    assert [row.split()[3] for row in said.splitlines() if row.startswith("two_shot,")] == ["steeper"]
+    assert [row.split()[-3] for row in said.splitlines() if row.startswith("ring,")] == ["flat"]
+    assert named(fits, "two_shot", SLOW_NS).regimes[0].half_size_bytes.value is None
+    assert named(fits, "ring", SLOW_NS).regimes[0].beta_gb_s.value is None
+    assert max(map(len, said.splitlines())) <= 80
+    assert "nan" not in said
+    assert "inf" not in said
+    short = fits_of(launches(tmp_path / "short", 5, ["ring"], sizes=SIZES[:2]))
+    assert [fit.reason for fit in short] == ["2 sizes with 5 blocks, and a line takes three"]
+    with pytest.raises(ValueError, match="2 sizes"):
+        predict_us(short[0], 16384)
+
+
+def test_records_come_back_and_newer_ones_are_refused(six, tmp_path):
+    """Stored fits would be lost to the next version, or be misread."""
+    fits, path = fits_of(six), tmp_path / "fits.jsonl"
+    write_fits(path, fits, crossovers(fits))
+    assert read_fits(path) == (fits, crossovers(fits))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {line["kind"] for line in lines} == {"fits", "fit", "crossover"}
+    assert {line["schema"] for line in lines} == {1}
+    assert lines[1]["run_ids"] == [f"run-{number}" for number in range(6)]
+    path.write_text("".join(json.dumps(line | {"schema": 2}) + "\n" for line in lines))
+    with pytest.raises(ResultError, match="schema 2 is newer"):
+        read_fits(path)
+    with pytest.raises(ResultError, match="cannot be written"):
+        write_fits(tmp_path / "no" / "fits.jsonl", fits, [])
+
+
+def test_launches_of_different_things_are_refused(six, tmp_path, capsys):
+    """Two machines would make one fit that is of neither."""
+    for field in ("machine_id", "software_id"):
+        one = tmp_path / f"{field}.jsonl"
+        one.write_bytes(six[0].path.read_bytes().replace(b'"run-0"', b'"other"').replace(
+            getattr(six[0].run, field).encode(), b"another", 1))
+        with pytest.raises(Incomparable, match=field.removesuffix("_id")):
+            fits_of([six[1], read(one)])
+        assert main(["fit", str(six[1].path), str(one)]) == 4
+    assert main(["fit", str(six[1].path), str(six[1].path)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "reports: run-1 is given twice"
+
+
+def test_the_command_prints_stores_and_draws(six, tmp_path, capsys):
+    """The one command that a person runs would say something else than it stores."""
+    folder, out, picture = six[0].path.parent, tmp_path / "fits.jsonl", tmp_path / "fit.svg"
+    assert main(["fit", str(folder), "--out", str(out), "--plot", str(picture)]) == 0
+    said = capsys.readouterr().out
+    assert said == text(*read_fits(out))
+    assert max(map(len, said.splitlines())) <= 80
+    assert re.search(r"\nring overtakes two_shot at 3[89]\d(\.\d)?K \[3", said)
+    assert "two_shot" in picture.read_text()
+    assert main(["fit", str(folder), "--plot", "fit.gif"]) == 2
+    assert main(["fit", str(tmp_path / "none.jsonl")]) == 2
+
+
+def test_a_hostile_name_steers_nothing(tmp_path, capsys):
+    """A run from a stranger would move the cursor, or break the picture."""
+    (made,) = launches(tmp_path, 1, ["ring"])
+    made.path.write_bytes(made.path.read_bytes().replace(b'"ring"', rb'"\u001b[2J$\\frac{<b>"'))
+    assert main(["fit", str(made.path), "--plot", str(tmp_path / "fit.svg")]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    assert "<b>" not in (tmp_path / "fit.svg").read_text()

@@ -33,6 +33,8 @@ COMMANDS = {
                '--baseline baselines --current CAMPAIGN/new --reason "fewer copies"'),
     "advise": ("advise", "advise", "advises how to split a model over GPUs, from a run's all-reduces",
                "--model llama-3.1-70b --weights q4 --gpu r9700 --gpus 2 --run results/RUN.jsonl"),
+    "history": ("history", "history", "tells which cases changed over a folder of runs, since which run",
+                "results/ --plot history.svg"),
     "peers": ("peers", "peers", "shows ours beside several MPI libraries", "peers"),
     "procure": ("procure", "procure", "holds candidate machines against each other and what is required",
                 "SPEC.toml --html procure.html"),

@@ -46,7 +46,7 @@ from reports.schema import Result
 
 MARKER = ".wiretax-site"  # what a folder of ours has: the names of its pages
 MOST_LAUNCHES = 8  # behind a run's fit, the newest up to it
-MOST_RUNS = 20  # pages of runs for a machine and benchmark, the newest
+MOST_RUNS = 12  # pages of runs for a machine and benchmark, the newest
 MOST_BYTES = 1_000_000  # of a page
 SHORTENED = "All of it would not fit on one page: drawings and rows are left out."
 LONGEST_WORDS = 4000  # of a foreign string, what a page has room for

@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +120,14 @@ def status(result: Result) -> str:
     return f"WRONG: {wrong} cases" if wrong else "complete" if result.complete else "incomplete"
 
 
+# The next run's page has mostly the same launches in its fit.
+read_lately = lru_cache(12)(read)
+
+
 def of_run(path: Path, file: str, name: str, launches: Sequence[Path]) -> Page:
     """A run: what it found, drawn and in figures; `launches` are those of the same thing, for its fit. Raises
     ResultError for what cannot be read or shown of it."""
-    result = read(path)
+    result = read_lately(path)
     run = result.run
     states = find_states(result.blocks)
     said = [*opening(result), *filter(None, [stopped_first(result)]), *link_lines(states), *run.notes]
@@ -143,7 +148,7 @@ def of_run(path: Path, file: str, name: str, launches: Sequence[Path]) -> Page:
         page.sections.append(Section("Nothing to draw", [without_place(str(error), result.path.parent)]))
     page.sections.append(Section("As the run printed it", text=text(result)[:LONGEST_TEXT], folded=not own))
     if not own:
-        page.sections += [*_fits([read(launch) for launch in launches]), _iterations(result, lines)]
+        page.sections += [*_fits([read_lately(launch) for launch in launches]), _iterations(result, lines)]
     page.sections += [*_link(result), _cells(result), _environment(run)]
     page.reproduce = made_by([result])
     return page

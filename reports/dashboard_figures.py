@@ -180,7 +180,7 @@ def _lines(lines: Mapping[int, list[Case]], styles: Sequence[Style], factor: flo
                 shown = [size * factor / us / 1e3 if factor else us for size, us in bounds.items()]
                 axes.plot(list(bounds), shown, color="#444444", linestyle="--", linewidth=1.2,
                           marker="_" if len(bounds) == 1 else None, gid="bound")
-                axes.annotate("bound", (max(bounds), shown[0]), xytext=(3, 0), textcoords="offset points", fontsize=8,
+                axes.annotate("bound", (max(bounds), shown[0]), xytext=(6, 0), textcoords="offset points", fontsize=8,
                               color="#444444", va="center", annotation_clip=False)
             axes.set_ylabel(what)
             dress(axes, sorted({case.size_bytes for case in every}), scale)

@@ -31,6 +31,8 @@ COMMANDS = {
                 "--baseline CAMPAIGN/main --current CAMPAIGN/new --junit junit.xml"),
     "accept": ("accept", "accept", "makes the current runs the baseline that is kept",
                '--baseline baselines --current CAMPAIGN/new --reason "fewer copies"'),
+    "history": ("history", "history", "tells which cases changed over a folder of runs, since which run",
+                "results/ --plot history.svg"),
     "advise": ("advise", "advise", "advises how to split a model over GPUs, from a run's all-reduces",
                "--model llama-3.1-70b --weights q4 --gpu r9700 --gpus 2 --run results/RUN.jsonl"),
     "peers": ("peers", "peers", "shows ours beside several MPI libraries", "peers"),

@@ -1,0 +1,298 @@
+"""`history`: the runs of a folder as series, one for each case, machine and state of the link, and where they change.
+
+What stands side by side in a series was measured alike: same machine, benchmark, ranks, dispatch. The launches of one
+side of a campaign stood close together in time, so they are one point, their median. `changes` has the method.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from msgspec import json
+
+from reports.changes import MIN_RUNS, find
+from reports.comparison import COMPARABLE
+from reports.foreign import printable
+from reports.manifest import MANIFEST
+from reports.result import ResultError, read
+from reports.schema import Case, Planned, Result, Run
+from reports.sentences import number, size_text
+from reports.sides import Key, Launch, find_costs, key_of
+from reports.verdict_table import case_names, some, wrapped
+
+ALIKE = ("machine", "world", "statistic")  # the keys of a comparison in which the runs of a series may not differ
+MOST_LISTED = 8  # series of an event
+LONGEST_VALUE = 48
+MEDIAN_RUNS = 8
+NEAR = 2  # runs: steps of several series this close are one event
+
+
+@dataclass
+class Series:
+    """One case over runs, in order of time. `values` are its costs in microseconds (`rows.cost_us`, in one state of
+    the link), `state` the flag's round trip in that state in ns, None where there is one state alone; `key` is that of
+    the case, without the library's version; of a campaign `variant` is the side."""
+
+    label: str
+    key: Key
+    size_bytes: int
+    machine_id: str
+    benchmark: str
+    variant: str
+    state: float | None
+    run_ids: list[str]
+    times: list[datetime]
+    values: list[float]
+
+
+@dataclass
+class History:
+    """The series of a folder, the heads of the runs behind them by run id, in order of time, and sentences on what was
+    left out."""
+
+    series: list[Series]
+    runs: dict[str, Run]
+    skipped: list[str]
+
+
+@dataclass
+class Change:
+    """A series' step: before which of its runs (`first`, an index), between which it lies with 95 % confidence, and the
+    ratio of the cost after to the cost before with its 95 % interval."""
+
+    series: Series
+    first: int
+    low: int
+    high: int
+    ratio: tuple[float, float, float]
+
+    @property
+    def word(self) -> str:
+        """`worse` where the cost rose, else `better`."""
+        return "worse" if self.ratio[0] > 1 else "better"
+
+
+@dataclass
+class Event:
+    """Steps of series of one machine and benchmark at one run, the largest first. `before` is the last run before it
+    and `run` the first after; it lies between `low` and `high` with 95 % confidence. `recorded` says what else changed
+    there, in sentences; empty where nothing that was recorded did."""
+
+    machine_id: str
+    benchmark: str
+    before: str
+    run: str
+    low: str
+    high: str
+    changes: list[Change]
+    recorded: list[str] = field(default_factory=list)
+
+
+def load(folder: Path | str) -> History:
+    """The runs below `folder` as series. What is no usable run is left out and named; links are not followed. Raises
+    ResultError where `folder` is none or nothing is left."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ResultError(f"{folder} is {'a file, not' if folder.exists() else 'not'} a folder of runs")
+    left_out: dict[str, list[str]] = defaultdict(list)
+    points: dict[tuple[str, ...], list[list[Launch]]] = defaultdict(list)
+    seen: dict[str, Result] = {}
+    of_side: dict[Path, list[Launch]] = {}
+    for path, result in sorted(_usable(folder, left_out), key=lambda one: one[1].run.run_id):
+        run = result.run
+        if seen.setdefault(run.run_id, result) is not result:
+            left_out["a run once more"].append(path.name)
+            continue
+        is_campaign = (path.parent.parent / MANIFEST).is_file()
+        alike = run.benchmark, path.parent.name * is_campaign, *(str(COMPARABLE[name](result)) for name in ALIKE)
+        point = of_side.setdefault(path.parent, []) if is_campaign else []
+        if not point:
+            points[alike].append(point)
+        point.append(Launch(result, "first", 0))
+    skipped = [f"left out, {why}: {len(names)} ({some(names)})" for why, names in left_out.items()]
+    if not seen:
+        raise ResultError(f"{folder} has no run to tell a history from" + "".join(f"; {one}" for one in skipped))
+    series = [one for its in points.values() for one in _series_of(its)]
+    return History(series, {run_id: seen[run_id].run for run_id in sorted(seen)}, skipped)
+
+
+def _usable(folder: Path, left_out: dict[str, list[str]]) -> Iterator[tuple[Path, Result]]:
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.endswith((".samples", ".flight"))]
+        for name in sorted([*names, *(name for name in folders if (Path(place) / name).is_symlink())]):
+            path, shown = Path(place) / name, printable(name)
+            if path.is_symlink():
+                left_out["a link, which is not followed"].append(shown)
+            elif name.endswith(".jsonl") and name != MANIFEST:
+                try:
+                    result = read(path)
+                except ResultError as error:
+                    is_newer = "is newer than" in str(error)
+                    left_out["of a newer schema" if is_newer else "not a run that can be read"].append(shown)
+                    continue
+                if why := _unfit(result):
+                    left_out[why].append(shown)
+                else:
+                    yield path, result
+
+
+def _unfit(result: Result) -> str | None:
+    if "imported_from" in result.run.extra:
+        return "imported from a log"
+    if any(case.status == "wrong" for case in result.cases):
+        return "with wrong results"
+    if not result.complete:
+        return "incomplete"
+    return None if _time(result.run.run_id) else "without a time in its run_id"
+
+
+def _time(run_id: str) -> datetime | None:
+    try:
+        return datetime.strptime(run_id[:20], "%Y-%m-%dT%H-%M-%SZ")
+    except ValueError:
+        return None
+
+
+def _lasting(case: Case | Planned) -> Key:
+    """The key of a case, of its library the name alone: a new version of it is a change within the series."""
+    return (*key_of(case, ("library",)), re.split(r"\s*\d", case.library or "")[0])
+
+
+def _series_of(points: Sequence[Sequence[Launch]]) -> list[Series]:
+    launches = [launch for point in points for launch in point]
+    rtt_ns = find_costs(launches, ())
+    planned = {_lasting(case): case for launch in launches for case in launch.result.run.cases}
+    lasting = {key_of(case): _lasting(case) for launch in launches for case in launch.result.run.cases}
+    values: dict[tuple[Key, int], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for at, point in enumerate(points):
+        for launch in point:
+            for key, costs in launch.costs.items():
+                for state, cost_us in costs.items():
+                    values[lasting[key], state][at].append(cost_us)
+    names = dict(zip(planned, case_names(list(planned.values())), strict=True))
+    heads = [point[0].result.run for point in points]
+    side = launches[0].result.path.parent
+    variant = side.name if (side.parent / MANIFEST).is_file() else ""
+    found = []
+    for (key, state), costs_us in sorted(values.items(), key=lambda item: (item[0][0][2], str(item[0]))):
+        round_trip = rtt_ns[state] if len(rtt_ns) > 1 else None
+        link = f"link {round_trip:.0f} ns" if round_trip else ""
+        said = [size_text(planned[key].size_bytes), names[key], link, variant]
+        runs = [heads[at] for at in costs_us]
+        times = [time for run in runs if (time := _time(run.run_id))]
+        found.append(Series(" ".join(filter(None, said)), key, planned[key].size_bytes, runs[0].machine_id,
+                            runs[0].benchmark, variant, round_trip, [run.run_id for run in runs], times,
+                            [float(np.median(costs)) for costs in costs_us.values()]))
+    return found
+
+
+def changes(history: History) -> list[Event]:
+    """The alarms: steps that stand out from the noise, where 5 % of histories without any step have one. Those at the
+    same run of the same machine and benchmark are one event; the largest event, by its largest step, first."""
+    panels: dict[tuple[str, ...], list[Series]] = defaultdict(list)
+    for series in history.series:
+        if len(series.run_ids) >= MIN_RUNS:
+            panels[(series.machine_id, series.benchmark, *series.run_ids)].append(series)
+    tested = sum(map(len, panels.values()))
+    events: list[Event] = []
+    for (machine_id, benchmark, *run_ids), panel in panels.items():
+        steps = find(np.log([series.values for series in panel]), tested)
+        common = Counter(step.first for step in steps)
+        at: dict[int, list[Change]] = defaultdict(list)
+        for step in steps:
+            place = max((place for place in common if abs(place - step.first) <= NEAR),
+                        key=lambda place: (common[place], place == step.first))
+            at[place].append(Change(panel[step.series], step.first, step.low, step.high,
+                                    (np.exp(step.size[0]), np.exp(step.size[1]), np.exp(step.size[2]))))
+        for place, its in at.items():
+            its.sort(key=lambda change: -abs(np.log(change.ratio[0])))
+            low, high = (int(np.median([getattr(change, end) for change in its])) for end in ("low", "high"))
+            recorded = _recorded(history.runs, run_ids, place, min(low, place), max(high, place))
+            events.append(Event(machine_id, benchmark, run_ids[place - 1], run_ids[place], run_ids[low - 1],
+                                run_ids[high], its, recorded))
+    return sorted(events, key=lambda event: -abs(np.log(event.changes[0].ratio[0])))
+
+
+def _recorded(runs: dict[str, Run], run_ids: Sequence[str], place: int, low: int, high: int) -> list[str]:
+    """What is recorded as changed at one of these runs, and seldom changes else (a load does all the time)."""
+    facts = [_facts(runs[run_id]) for run_id in run_ids]
+    found = []
+    for at in sorted(range(low, high + 1), key=lambda at: abs(at - place)):
+        where = "" if at == place else f" (at {run_ids[at]})"
+        for name in sorted(facts[at - 1].keys() | facts[at].keys(), key=lambda name: (name != "software_id", name)):
+            told = [fact.get(name, "nothing") for fact in facts]
+            if told[at - 1] != told[at] and sum(map(str.__ne__, told, told[1:])) <= 1 + len(told) // 10:
+                found.append(f"{name}: {told[at - 1]} -> {told[at]}{where}")
+    return found
+
+
+def _facts(run: Run) -> dict[str, str]:
+    told = {name: fact.get("value") if isinstance(fact, dict) else fact for name, fact in run.environment.items()}
+    told |= {"software_id": run.software_id, "version": run.version, "argv": " ".join(run.argv),
+             "slowed_percent": run.world.get("slowed_percent")}
+    texts = {name: value if isinstance(value, str) else json.encode(value).decode() for name, value in told.items()}
+    return {name: text[: LONGEST_VALUE - 3] + "..." if len(text) > LONGEST_VALUE else text
+            for name, text in texts.items()}
+
+
+def word_of(series: Series, events: Sequence[Event]) -> str:
+    """`worse` or `better` by the series' last change, `no change`, or `too few runs`."""
+    its = [change for event in events for change in event.changes if change.series is series]
+    if its:
+        return max(its, key=lambda change: change.first).word
+    return "no change" if len(series.run_ids) >= MIN_RUNS else "too few runs"
+
+
+def text(history: History, events: Sequence[Event]) -> str:
+    """The alarms and how many series have which word, in at most 80 columns."""
+    machines = len({run.machine_id for run in history.runs.values()})
+    lines = wrapped([f"{len(history.runs)} runs of {machines} machine{'s' * (machines > 1)}, {len(history.series)} "
+                     f"series; when last run: {list(history.runs)[-1]}", *history.skipped])
+    for event in events:
+        words = Counter(change.word for change in event.changes)
+        counted = ", ".join(f"{count} series {word}" for word, count in words.most_common())
+        recorded = [f"changed there: {said}" for said in event.recorded] or ["nothing recorded changed there"]
+        lines += ["", *wrapped([f"{counted}: machine {event.machine_id}, {event.benchmark}, first at {event.run}",
+                                f"between {event.low} and {event.high} (95 %)", *recorded])]
+        lines.append(f"  {'before us':>10} {'after us':>10} {'change [95 %]':>24}  {'word':<7}case")
+        lines += [_row(change) for change in event.changes[:MOST_LISTED]]
+        lines += [f"  and {len(event.changes) - MOST_LISTED} more series"] * (len(event.changes) > MOST_LISTED)
+    counts = Counter(word_of(series, events) for series in history.series)
+    few = f" (less than {MIN_RUNS})" * (counts["too few runs"] > 0)
+    counted = ", ".join(f"{word} {counts[word]}" for word in ("worse", "better", "no change", "too few runs"))
+    lines += ["", *wrapped([f"{counted}{few}; where nothing changes, 5 % of such histories have an alarm"])]
+    return "\n".join(lines) + "\n"
+
+
+def _row(change: Change) -> str:
+    values = change.series.values
+    parts = values[: change.first][-MEDIAN_RUNS:], values[change.first :][:MEDIAN_RUNS]
+    before, after = (number(float(np.median(part))) for part in parts)
+    size = "{:+.1%} [{:+.1%} {:+.1%}]".format(*(ratio - 1 for ratio in change.ratio))
+    return f"  {before:>10} {after:>10} {size:>24}  {change.word:<7}{change.series.label}"[:80]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `history` takes."""
+    parser.add_argument("folder", metavar="DIR", type=Path, help="a folder of runs, with those below it")
+    parser.add_argument("--plot", metavar="OUT", type=Path, help="draw the series that changed; .svg or .png")
+
+
+def history(arguments: argparse.Namespace) -> int:
+    """Prints the alarms; the exit status, 0. Raises ResultError for a folder without runs, or what cannot be drawn."""
+    found = load(arguments.folder)
+    events = changes(found)
+    if arguments.plot:
+        from reports.history_plot import plot
+
+        plot(events, arguments.plot)
+    print(text(found, events), end="")
+    return 0

@@ -26,14 +26,14 @@ import msgspec
 from markupsafe import Markup
 
 from reports import foreign
-from reports.dashboard_across import of_imported, of_procurement
+from reports.dashboard_across import of_history, of_imported, of_procurement
 from reports.dashboard_pages import (
     Cell,
     Page,
     Section,
     Table,
     command_but_seed,
-    made_by,
+    how_made,
     of_campaign,
     of_run,
     status,
@@ -44,14 +44,15 @@ from reports.manifest import BESIDE_A_RUN, MANIFEST, WORKTREES
 from reports.result import ImportedRunError, ResultError, read
 from reports.schema import Result
 
+HISTORY = "history.html"
 MARKER = ".wiretax-site"  # what a folder of ours has: the names of its pages
 MOST_LAUNCHES = 8  # behind a run's fit, the newest up to it
-MOST_RUNS = 20  # pages of runs for a machine and benchmark, the newest
+MOST_RUNS = 12  # pages of runs for a machine and benchmark, the newest
 MOST_BYTES = 1_000_000  # of a page
 SHORTENED = "All of it would not fit on one page: drawings and rows are left out."
 LONGEST_WORDS = 4000  # of a foreign string, what a page has room for
 VERDICTS = {"worse": ("SLOWER", "WORSE", "WRONG"), "better": ("FASTER", "BETTER"),
-            "unknown": ("AMBIGUOUS", "UNREPLICATED", "UNKNOWN", "INCOMPLETE")}
+            "unknown": ("AMBIGUOUS", "UNREPLICATED", "TOO FEW RUNS", "INCOMPLETE")}
 
 
 @dataclass
@@ -69,11 +70,13 @@ class Store:
 
 @dataclass
 class Done:
-    """A page as it will stand in its file, None where it could not be made; `counts` are its cells by verdict."""
+    """A page as it will stand in its file, None where it could not be made; `counts` and `groups` are
+    the page's."""
 
     file: str
     html: str | None
     counts: Counter[str] = field(default_factory=Counter)
+    groups: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
     complaint: str | None = None
 
 
@@ -162,6 +165,9 @@ def jobs_of(store: Store, shown: Sequence[Result]) -> list[Job]:
             jobs.append(Job(of_run, result.path, file_name("run", run.run_id), run.run_id,
                             (launches[-MOST_LAUNCHES:],)))
     jobs += [Job(of_campaign, path, file_name("compare", str(path)), path.name) for path in store.campaigns]
+    if store.results or store.campaigns:
+        jobs.append(Job(of_history, store.folder, HISTORY, "History",
+                        ({result.run.run_id: file_name("run", result.run.run_id) for result in shown},)))
     jobs += [Job(of_imported, store.imported, "imported.html", "Imported logs")] * bool(store.imported)
     return jobs + [Job(of_procurement, path, file_name("procure", str(path)), f"Procurement {path.name}"
                        if len(store.specs) > 1 else "Procurement") for path in store.specs]
@@ -176,10 +182,11 @@ def build(store: Store, command: str) -> list[Done]:
     jobs = jobs_of(store, shown)
     links = [("Overview", "index.html"), *((job.name, job.file) for job in jobs if job.of not in (of_run, of_campaign))]
     with ProcessPoolExecutor(min(os.cpu_count() or 1, max(len(jobs), 1))) as pool:
-        done = list(pool.map(_made, jobs, [links] * len(jobs), [command] * len(jobs)))
+        done = list(pool.map(_made, jobs, *([one] * len(jobs) for one in (store.folder, links, command))))
     store.left_out += [page.complaint for page in done if page.complaint]
     made = {page.file: page for page in done if page.html is not None}
-    overview = Page("index.html", "Overview", "Wiretax: what the runs say", reproduce=made_by(store.results))
+    overview = Page("index.html", "Overview", "Wiretax: what the runs say",
+                    reproduce=how_made([result.run for result in store.results]))
     overview.cards, overview.sections = _cards(store, made), [_groups(groups, made)]
     if store.campaigns:
         overview.sections.append(_campaigns(store, made))
@@ -195,17 +202,21 @@ def build(store: Store, command: str) -> list[Done]:
     return [*done, Done("index.html", fitting(overview, links, command))]
 
 
-def _made(job: Job, links: Sequence[tuple[str, str]], command: str) -> Done:
-    """A page, or why there is none."""
+def _made(job: Job, place: Path, links: Sequence[tuple[str, str]], command: str) -> Done:
+    """A page, or why there is none; a page that others lead to says so itself."""
+    complaint = None
     try:
         page = job.of(job.where, job.file, job.name, *job.more)
     except ResultError as error:
-        return Done(job.file, None, complaint=str(error))
+        complaint = str(error)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         # A file may keep to the schema and still say what no benchmark of ours says.
-        return Done(job.file, None, complaint=f"{job.where} holds what cannot be shown "
-                                              f"({type(error).__name__}: {error})")
-    return Done(job.file, fitting(page, links, command), Counter(page.counts))
+        complaint = f"{job.where} holds what cannot be shown ({type(error).__name__}: {error})"
+    if complaint and job.of in (of_run, of_campaign):
+        return Done(job.file, None, complaint=complaint)
+    if complaint:
+        page = Page(job.file, job.name, job.name, [f"There is nothing to show: {without_place(complaint, place)}"])
+    return Done(job.file, fitting(page, links, command), Counter(page.counts), page.groups, complaint)
 
 
 def fitting(page: Page, links: Sequence[tuple[str, str]], command: str) -> str:
@@ -234,25 +245,30 @@ def _linked(text: str, run_id: str, made: dict[str, Done]) -> Cell:
 
 
 def _cards(store: Store, made: dict[str, Done]) -> list[tuple[str, str, str]]:
-    counts = sum((page.counts for page in made.values()), Counter[str]())
+    """What is worse, better and unknown: series of the history by their last change, and cells of the campaigns."""
+    series = made[HISTORY].counts if HISTORY in made else Counter[str]()
+    cells = sum((page.counts for file, page in made.items() if file != HISTORY), Counter[str]())
     cards = []
     for word, verdicts in VERDICTS.items():
-        count = sum(counts[verdict] for verdict in counts if verdict.upper() in verdicts)
-        cards.append((f"{count} {word}", word, f"of the cells of {len(store.campaigns)} campaigns"))
+        ours, theirs = (sum(counts[said] for said in counts if said.upper() in verdicts) for counts in (series, cells))
+        cards.append((f"{ours + theirs} {word}", word, f"{ours} of {series.total()} series over runs, {theirs} of "
+                                                       f"{cells.total()} cells of campaigns"))
     newest = store.results[-1].run if store.results else None
     return [*cards, ("last run", "", f"{when(newest)}: {newest.benchmark} on {newest.machine_id}" if newest else
                      "no run was found")]
 
 
 def _groups(groups: dict[tuple[str, str], list[Result]], made: dict[str, Done]) -> Section:
+    over_runs = made[HISTORY].groups if HISTORY in made else {}
     rows: list[list[Cell]] = [
         [_linked(f"{machine} {benchmark}", results[-1].run.run_id, made), when(results[-1].run),
-         str(len(results)), status(results[-1]), str(results[-1].run.world["size"])]
+         str(len(results)), status(results[-1]), str(results[-1].run.world["size"]),
+         ", ".join(f"{word} {count}" for word, count in over_runs.get((machine, benchmark), {}).items()) or "-"]
         for (machine, benchmark), results in sorted(groups.items(), key=lambda item: item[1][-1].run.run_id,
                                                     reverse=True)]
     return Section("Machines and benchmarks", table=Table(
-        "machines", "Each leads to its newest run", ["machine and benchmark", "last run", "runs", "newest", "ranks"],
-        rows))
+        "machines", "Each leads to its newest run", ["machine and benchmark", "last run", "runs", "newest",
+                                                      "ranks", "series over runs"], rows))
 
 
 def _campaigns(store: Store, made: dict[str, Done]) -> Section:
@@ -279,8 +295,8 @@ def _template() -> jinja2.Template:
     pages = jinja2.Environment(loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True,
                                lstrip_blocks=True, finalize=_clipped)
     pages.tests["number_like"] = lambda text: bool(re.fullmatch(r"[<>]?\d.*|-", text)) and len(text) < 24
-    pages.filters["verdict"] = lambda text: next((word for word, said in VERDICTS.items() if re.split(
-        r"[^A-Z]", text.upper(), maxsplit=1)[0] in (*said, word.upper())), "")
+    pages.filters["verdict"] = lambda text: next((word for word, said in VERDICTS.items()
+                                                  if text.upper().partition(":")[0].rstrip("*") in said), "")
     pages.globals.update(script=Markup(script), style=Markup((here / "dashboard.css").read_text()),
                          script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode())
     return pages.get_template("dashboard.html")

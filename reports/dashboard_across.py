@@ -1,17 +1,62 @@
-"""The dashboard's pages that are about many runs at once: what was imported, and what is to be bought."""
+"""The dashboard's pages about many runs at once: their history, what was imported, and what is to be bought."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from reports.dashboard_pages import Page, Section, Table
+from reports import dashboard_figures, history, history_plot
+from reports.dashboard_pages import MOST_ROWS, Cell, Page, Section, Table, how_made, without_place
 from reports.imported import Imported, read_imported
 from reports.imported_table import render
 from reports.procurement import evaluate
 from reports.sentences import number, size_text
 
+WORST_FIRST = ("worse", "better", "too few runs", "no change")
 MOST_IMPORTED_TEXT = 600_000  # characters of all logs together, so that the page stays below 1 MB
+
+
+def of_history(folder: Path, file: str, name: str, page_of: Mapping[str, str]) -> Page:
+    """The runs below `folder` as series, and where they change; `page_of` has the pages of runs. Raises ResultError
+    where nothing can be told."""
+    found = history.load(folder)
+    events = history.changes(found)
+    words = [history.word_of(series, events) for series in found.series]
+    page = Page(file, name, "History", [f"{len(found.runs)} runs, {len(found.series)} series: "
+                                        f"{', '.join(f'{word} {n}' for word, n in Counter(words).items())}.",
+                                        "Where nothing changes, 5 % of such histories have an alarm.",
+                                        *(f"{without_place(line, folder)}." for line in found.skipped)],
+                counts=Counter(words))
+    for series, word in zip(found.series, words, strict=True):
+        page.groups.setdefault((series.machine_id, series.benchmark), Counter())[word] += 1
+    if events:
+        page.sections.append(Section("Series that changed", pictures=[dashboard_figures.picture(
+            lambda target: history_plot.plot(events, target), "history", "Series that changed, a panel each",
+            "A mark a run, the level of each stretch, and at each change a line and the word worse or better.",
+            "series")]))
+    else:
+        page.sections.append(Section("Series that changed", ["No series changed."]))
+    for place, event in enumerate(events, 1):
+        its: list[list[Cell]] = [[change.series.label, change.word, "{:+.1%} [{:+.1%} {:+.1%}]".format(
+            *(ratio - 1 for ratio in change.ratio))] for change in event.changes]
+        page.sections.append(Section(
+            f"Change {place}: {event.benchmark} on {event.machine_id}, first at {event.run}",
+            [f"It lies between {event.low} and {event.high}, at 95 %.",
+             *(f"Changed there: {line}" for line in event.recorded or ["nothing that was recorded"])],
+            table=Table(f"event-{place}", "The series of this change, the largest first",
+                        ["case", "verdict", "change [95 %]"], its[:MOST_ROWS])))
+    rows: list[list[Cell]] = [
+        [series.label, series.benchmark, series.machine_id, str(len(series.run_ids)), number(series.values[-1]),
+         word, (series.run_ids[-1], page_of[series.run_ids[-1]]) if series.run_ids[-1] in page_of
+         else series.run_ids[-1]]
+        for word, series in sorted(zip(words, found.series, strict=True), key=lambda one: WORST_FIRST.index(one[0]))]
+    page.sections.append(Section("Every series", [f"{len(rows) - MOST_ROWS} more series do not fit here."]
+                                 * (len(rows) > MOST_ROWS), table=Table(
+        "series", "Every case over its runs", ["case", "benchmark", "machine", "runs", "last, us", "verdict",
+                                               "last run"], rows[:MOST_ROWS], filters=["benchmark", "verdict"])))
+    page.reproduce = how_made(list(found.runs.values()))
+    return page
 
 
 def of_imported(paths: Sequence[Path], file: str, name: str) -> Page:

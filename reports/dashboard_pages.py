@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,7 @@ class Section:
 @dataclass
 class Page:
     """`cards` are (what is said, its class, a sentence), for the first screen; `reproduce` are (what, how); `counts`
-    the cells by verdict."""
+    the cells or series by verdict, `groups` the same for each machine and benchmark."""
 
     file: str
     name: str
@@ -71,7 +73,8 @@ class Page:
     cards: Sequence[tuple[str, str, str]] = ()
     sections: list[Section] = field(default_factory=list)
     reproduce: list[tuple[str, str]] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    groups: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
     procurement: Procurement | None = None
 
 
@@ -99,10 +102,8 @@ def without_place(sentence: str, folder: Path) -> str:
     return sentence.replace(f"{folder}/", "")
 
 
-def made_by(results: Sequence[Result]) -> list[tuple[str, str]]:
+def how_made(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """How the runs behind a page were made: each command, version and machine once."""
-    runs = [result.run for result in results]
-
     def each(what: str, values: Sequence[str], most: int = 8, between: str = "\n") -> tuple[str, str]:
         once = list(dict.fromkeys(values))
         return what, between.join([*once[:most], *[f"and {len(once) - most} more"] * (len(once) > most)])
@@ -119,10 +120,14 @@ def status(result: Result) -> str:
     return f"WRONG: {wrong} cases" if wrong else "complete" if result.complete else "incomplete"
 
 
+# The next run's page has mostly the same launches in its fit.
+read_lately = lru_cache(12)(read)
+
+
 def of_run(path: Path, file: str, name: str, launches: Sequence[Path]) -> Page:
     """A run: what it found, drawn and in figures; `launches` are those of the same thing, for its fit. Raises
     ResultError for what cannot be read or shown of it."""
-    result = read(path)
+    result = read_lately(path)
     run = result.run
     states = find_states(result.blocks)
     said = [*opening(result), *filter(None, [stopped_first(result)]), *link_lines(states), *run.notes]
@@ -143,9 +148,9 @@ def of_run(path: Path, file: str, name: str, launches: Sequence[Path]) -> Page:
         page.sections.append(Section("Nothing to draw", [without_place(str(error), result.path.parent)]))
     page.sections.append(Section("As the run printed it", text=text(result)[:LONGEST_TEXT], folded=not own))
     if not own:
-        page.sections += [*_fits([read(launch) for launch in launches]), _iterations(result, lines)]
+        page.sections += [*_fits([read_lately(launch) for launch in launches]), _iterations(result, lines)]
     page.sections += [*_link(result), _cells(result), _environment(run)]
-    page.reproduce = made_by([result])
+    page.reproduce = how_made([run])
     return page
 
 
@@ -287,7 +292,7 @@ def of_campaign(folder: Path, file: str, name: str) -> Page:
             table=Table(f"cells-{place}", f"Every cell: {heading}", ["algorithm", *COLUMNS], rows[:MOST_ROWS],
                         filters=["algorithm", "verdict"])))
     page.sections.append(_differences(found))
-    page.reproduce = made_by([launch.result for side in found for launch in side.launches])
+    page.reproduce = how_made([launch.result.run for side in found for launch in side.launches])
     return page
 
 

@@ -28,9 +28,11 @@ Style = dict[str, Any]
 
 @contextmanager
 def figure(target: Path | IO[Any], rows: int, columns: int, size: tuple[float, float],
-           sharey: bool = False, **saving: Any) -> Iterator[tuple[Any, Any]]:
-    """A matplotlib figure of so many inches and its axes, (rows, columns), written to `target` at the end. Raises
-    ResultError where that cannot be."""
+           sharey: bool = False, margins: tuple[float, float, float, float] | None = None,
+           **saving: Any) -> Iterator[tuple[Any, Any]]:
+    """A matplotlib figure of so many inches and its axes, (rows, columns), written to `target` at the end; with
+    `margins` (left, bottom, right, top, as shares) where these are not to be found. Raises ResultError where that
+    cannot be."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -39,7 +41,10 @@ def figure(target: Path | IO[Any], rows: int, columns: int, size: tuple[float, f
     matplotlib.rcParams["text.parse_math"] = False  # a name with a dollar in it is no formula
     from matplotlib import pyplot
 
-    made, axes = pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, sharey=sharey)
+    made, axes = pyplot.subplots(rows, columns, figsize=size, layout="none" if margins else "constrained",
+                                 squeeze=False, sharey=sharey)
+    if margins:
+        made.subplots_adjust(*margins)
     try:
         yield made, axes
         made.savefig(target, **{"dpi": 120} | saving)

@@ -1,5 +1,5 @@
-"""A folder of runs as a team has it, and its pages, for the tests of the dashboard: sweeps, whole steps, a campaign,
-and a run of somebody who wishes its readers ill."""
+"""A folder of runs as a team has it, and its pages, for the tests of the dashboard: sweeps, whole steps, a campaign, an
+imported log, boxes to be bought, and a run of somebody who wishes its readers ill."""
 
 from pathlib import Path
 
@@ -10,11 +10,34 @@ from tests.synthetic_campaign import no_effect, slower, write_campaign
 from tests.synthetic_run import write_run
 from tests.synthetic_together import FUSED, THEN, Made, always, steps
 
+LOG = """# nThread 1 nGpus 2 minBytes 8 maxBytes 16 step: 2(factor) warmup iters: 5 iters: 20 validation: 1
+#       size         count      type   redop    root     time   algbw   busbw #wrong     time   algbw   busbw #wrong
+#        (B)    (elements)                               (us)  (GB/s)  (GB/s)            (us)  (GB/s)  (GB/s)
+       16384          4096     float     sum      -1    10.00    1.64    1.64      0    11.00    1.49    1.49      0
+    33554432       8388608     float     sum      -1   900.00   37.28   37.28      0   910.00   36.87   36.87      0
+# Out of bounds values : 0 OK
+# Avg bus bandwidth    : 19.32
+"""
+SPEC = """hours_per_year = 6000
+lifetime_years = 4
+electricity = {price_per_kwh = 0.30, currency = "EUR"}
+requirements = ["16K <= 8 us"]
+[candidates.two-r9700]
+runs = ["2026-*.jsonl"]
+gpu = "r9700"
+gpus = 2
+price = {amount = 5200, currency = "EUR", date = 2026-11-01}
+[candidates."<script>window.harmed=1</script>"]
+runs = ["2026-*.jsonl"]
+gpu = "rtx5090"
+gpus = 2
+price = {amount = 8900, currency = "EUR", date = 2026-11-03}
+"""
 HOSTILE = "<script>window.harmed=1</script>\"'><img src=x onerror=window.harmed=1>$\\frac$ \x1b[31m\u202e&amp;"
 
 
 def write_store(folder: Path) -> Path:
-    """The folder, which has seven sources of pages."""
+    """The folder, which has nine pages in it."""
     sizes = [16384 << step for step in range(0, 12, 2)]
     for number in range(2):
         write_run(folder, sizes=sizes, n_blocks=12, n=10, fast_rounds=[3], seed=number,
@@ -24,6 +47,10 @@ def write_store(folder: Path) -> Path:
     layer.write_bytes(layer.read_bytes().replace(b"made-1a2b3c", b"made-layer"))
     write_campaign(folder / "campaign-1a2b3c4d", {"main": no_effect, "new": slower(5)}, fresh=6, fresh_sizes=[16384])
     write_hostile(folder / "foreign")
+    log = folder / "<img src=x onerror=window.harmed=1>.log"
+    log.write_text(LOG)
+    assert main(["import", "--out", str(folder / "imports"), str(log)]) == 0
+    (folder / "boxes.toml").write_text(SPEC)
     return folder
 
 

@@ -52,7 +52,7 @@ def page_of(site, part):
 def test_every_page_stands_alone_and_can_be_read_aloud(site):
     """A page would ask the network for something, or a screen reader meet a picture or a table without a name."""
     pages = sorted(site.glob("*.html"))
-    assert len(pages) == 7
+    assert len(pages) == 10
     for path in pages:
         page = Read(path)
         ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
@@ -78,6 +78,17 @@ def test_every_page_stands_alone_and_can_be_read_aloud(site):
         assert "How to reproduce this page" in page.text
         assert f"python -m reports dashboard '<path>/results' -o '<path>/{site.name}'" in page.text
         assert str(site.parent) not in path.read_text()
+
+
+def test_what_was_imported_is_shown_and_never_judged_and_boxes_stand_side_by_side(site):
+    """A log of another benchmark would pass for a measurement of ours, or a purchase have no page."""
+    imported, boxes = Read(page_of(site, "imported")), Read(page_of(site, "boxes"))
+    for words in ("Imported, never judged", "nccl-tests", "37.3"):
+        assert words in imported.text
+    for words in ("16K <= 8 us", "UNDECIDED", "5200 EUR", "python -m reports procure boxes.toml"):
+        assert words in boxes.text
+    links = [attrs.get("href") for attrs in Read(site / "index.html").all("a")]
+    assert {page_of(site, "imported").name, page_of(site, "boxes").name} <= set(links)
 
 
 def test_strings_of_strangers_end_as_text(site):
@@ -197,6 +208,6 @@ def test_a_page_of_a_big_run_stays_small_and_of_many_runs_the_newest_have_one(tm
     write_hostile(tmp_path / "results" / "foreign")
     site = make_site(tmp_path / "results", tmp_path / "site")
     sizes = {path.name: path.stat().st_size for path in site.glob("*.html")}
-    assert len(sizes) == MOST_RUNS + 2
+    assert len(sizes) == MOST_RUNS + 3
     assert max(sizes.values()) < MOST_BYTES
     assert f"#case-{len(read(big.path).cases) - 1}" in page_of(site, "big").read_text()

@@ -212,7 +212,7 @@ def test_without_scripts_everything_is_shown(browser, pages):
         opened(browser, pages, SWEEP)
         count = len(browser.find_elements(By.CSS_SELECTOR, "figure"))
         figures = [one for one in browser.find_elements(By.CSS_SELECTOR, "figure") if one.rect["height"] > 100]
-        assert len(figures) == count == 10
+        assert len(figures) == count >= 10
         assert all(one.rect["height"] == 0 for one in browser.find_elements(By.CSS_SELECTOR, "input"))
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})

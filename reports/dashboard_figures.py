@@ -38,10 +38,10 @@ SMALL_BYTES = 16384  # decode's size; the other of a picture of iterations is th
 SLOW_RANK = 1.05  # a rank whose median is this many times the others' is named
 
 # What a picture is drawn in, and the page's variable for it; both schemes' values stand in dashboard.css.
-VARIABLES = {"#000000": "currentColor", "#ffffff": "var(--page)", "#f0c808": "var(--gold)", "#444444": "var(--muted)",
-             "#333333": "var(--muted)", "#6f6f6f": "var(--muted)", "#888888": "var(--muted)", "#777777": "var(--muted)",
-             "#b0b0b0": "var(--muted)", "#dddddd": "var(--band)", "#bbbbbb": "var(--band)",
-             "#cccccc": "var(--muted)", "#808080": "var(--muted)"}
+VARIABLES = {"#000000": "currentColor", "#ffffff": "var(--page)", "#f0c808": "var(--gold)"}
+VARIABLES |= {f"#{grey}": "var(--muted)" for grey in ("333333", "444444", "555555", "6f6f6f", "777777", "808080",
+                                                      "888888", "b0b0b0", "cccccc")}
+VARIABLES |= {f"#{grey}": "var(--band)" for grey in ("bbbbbb", "dddddd")}
 VARIABLES |= {colour.lower(): f"var(--line{number})" for number, colour in enumerate(COLOURS)}
 
 Draw = Callable[[IO[str]], None]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from reports.__main__ import main
-from reports.dashboard import MARKER, MOST_RUNS
+from reports.dashboard import MARKER, MOST_RUNS, render
+from reports.dashboard_across import of_history
 from reports.result import read
 from tests.synthetic_run import write_run
 from tests.synthetic_site import HOSTILE, make_site, write_hostile, write_store
@@ -89,6 +90,21 @@ def test_what_was_imported_is_shown_and_never_judged_and_boxes_stand_side_by_sid
         assert words in boxes.text
     links = [attrs.get("href") for attrs in Read(site / "index.html").all("a")]
     assert {page_of(site, "imported").name, page_of(site, "boxes").name} <= set(links)
+
+
+def test_a_step_over_runs_is_on_the_page_of_the_history_and_counted(tmp_path):
+    """Who watches for regressions would look at a page that says nothing of the one that is there."""
+    for number in range(24):
+        write_run(tmp_path / "results", run_id=f"2026-11-{number + 1:02d}T06-15-00Z-allreduce-{number}", seed=number,
+                  scale=1.0 if number < 14 else 1.2, **SMALL | {"algorithms": ["library", "two_shot"]})
+    page = of_history(tmp_path / "results", "history.html", "History", {})
+    assert page.counts["worse"] == sum(page.counts.values()) == 4
+    assert page.groups == {("a1b2c3", "allreduce"): page.counts}
+    (tmp_path / "history.html").write_text(render(page, [], "python"))
+    said = Read(tmp_path / "history.html")
+    assert "first at 2026-11-15T06-15-00Z-allreduce-14" in said.text
+    assert len(said.all("figure")) == 1
+    assert {"worse"} <= {attrs.get("class") for attrs in said.all("strong")}
 
 
 def test_strings_of_strangers_end_as_text(site):

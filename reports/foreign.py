@@ -12,7 +12,7 @@ import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MOST_BYTES = 200_000_000  # a run stays under 50 MB, a log of a job with all that NCCL says under 100
 # The control characters of ASCII and Latin-1, those that separate lines, and those that turn the direction of writing.
@@ -23,17 +23,22 @@ class ForeignFile(OSError):
     """A file that is not read; `strerror` says why, as of any other OSError."""
 
 
-def read_bytes(path: Path, follow: bool = True, most_bytes: int = MOST_BYTES) -> bytes:
-    """The content of an ordinary file. Raises OSError where it cannot be read, ForeignFile where it is something else,
-    too big, or, unless `follow`, a link."""
+def open_file(path: Path, follow: bool = True, most_bytes: int = MOST_BYTES) -> BinaryIO:
+    """An ordinary file, open to be read. Raises OSError where it cannot be opened, ForeignFile where it is something
+    else, too big, or, unless `follow`, a link."""
     flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
-    with open(os.open(path, flags), "rb") as file:
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
-            raise ForeignFile(0, "it is not an ordinary file", str(path))
-        if about.st_size > most_bytes:
-            raise ForeignFile(0, f"its {about.st_size / 1e6:.0f} MB are more than the {most_bytes / 1e6:.0f} MB "
-                              "that are read", str(path))
+    file = open(os.open(path, flags), "rb")  # noqa: SIM115 - the caller's
+    about = os.fstat(file.fileno())
+    if stat.S_ISREG(about.st_mode) and about.st_size <= most_bytes:
+        return file
+    file.close()
+    raise ForeignFile(0, f"its {about.st_size / 1e6:.0f} MB are more than the {most_bytes / 1e6:.0f} MB that are read"
+                      if stat.S_ISREG(about.st_mode) else "it is not an ordinary file", str(path))
+
+
+def read_bytes(path: Path, follow: bool = True, most_bytes: int = MOST_BYTES) -> bytes:
+    """The content of such a file. Raises OSError likewise."""
+    with open_file(path, follow, most_bytes) as file:
         return file.read()
 
 

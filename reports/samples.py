@@ -6,8 +6,10 @@ ordinary file that lies in the run's own folder, and what its head promises has 
 
 from __future__ import annotations
 
-import io
-from typing import Any
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,34 +21,53 @@ from reports.schema import Case, Result
 COLUMNS = 5
 
 
+class SamplesGone(ResultError):
+    """They were deleted, to save space: the run's figures stand in its file."""
+
+
 def read_samples(result: Result, case: Case) -> NDArray[Any] | None:
     """Shape (rows, 5): block, rank, time_us, consume_us, arrival_skew_us; NaN where there is none. None where the case
-    has no samples, or their file is gone. Raises ResultError for a file that is not what it should be."""
+    has no samples, or they are gone. Raises ResultError for a file that is not what it should be."""
     if case.samples is None:
         return None
-    folder = result.path.with_suffix(".samples")
+    try:
+        with _opened(result, case) as (file, shape):
+            return np.fromfile(file, np.float32).reshape(shape)
+    except SamplesGone:
+        return None
+
+
+def check_samples(result: Result, case: Case) -> None:
+    """Raises ResultError likewise, and where the samples are gone; reads the file's head alone."""
+    if case.samples is not None:
+        with _opened(result, case):
+            pass
+
+
+@contextmanager
+def _opened(result: Result, case: Case) -> Iterator[tuple[BinaryIO, tuple[int, int]]]:
+    """The file, where its numbers begin, and their shape."""
+    folder, name = result.path.with_suffix(".samples"), case.samples or ""
     where = f"{result.path}, case {case.case}"
-    if case.samples in ("", ".", "..") or "/" in case.samples or "\0" in case.samples:
-        raise ResultError(f"{where}: {case.samples!r} is not the plain name of a file of samples")
+    if name in ("", ".", "..") or "/" in name:
+        raise ResultError(f"{where}: {name!r} is not the plain name of a file of samples")
     if folder.is_symlink():
         raise ResultError(f"{where}: {folder.name} is a link, which is not followed")
     try:
-        content = foreign.read_bytes(folder / case.samples, follow=False, most_bytes=2 * MAX_SAMPLES_BYTES)
-    except FileNotFoundError:
-        return None
+        file = foreign.open_file(folder / name, follow=False, most_bytes=2 * MAX_SAMPLES_BYTES)
     except OSError as error:
-        raise ResultError(f"{where}: the samples {case.samples} cannot be read: {error.strerror}") from error
-    try:
-        file = io.BytesIO(content)
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError("another version of the format")
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        if dtype != np.float32 or fortran or len(shape) != 2 or shape[1] != COLUMNS:
-            raise ValueError(f"{dtype} of shape {shape}")
-        if (expected := file.tell() + dtype.itemsize * shape[0] * COLUMNS) != len(content):
-            raise ValueError(f"{len(content)} bytes where its head promises {expected}")
-        file.seek(0)
-        rows: NDArray[Any] = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ResultError(f"{where}: {case.samples} is not an array of samples ({error})") from error
-    return rows
+        kind = SamplesGone if isinstance(error, FileNotFoundError) else ResultError
+        raise kind(f"{where}: the samples {name} cannot be read: {error.strerror}") from error
+    with file:
+        try:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError("another version of the format")
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+            if dtype != np.float32 or fortran or len(shape) != 2 or shape[1] != COLUMNS:
+                raise ValueError(f"{dtype} of shape {shape}")
+            promised, found = file.tell() + dtype.itemsize * shape[0] * COLUMNS, os.fstat(file.fileno()).st_size
+            if promised != found:
+                raise ValueError(f"{found} bytes where its head promises {promised}")
+        except (ValueError, EOFError) as error:
+            raise ResultError(f"{where}: {name} is not an array of samples ({error})") from error
+        yield file, (shape[0], COLUMNS)

@@ -17,6 +17,7 @@ from reports.case import CASE_KEY, find_states
 from reports.manifest import CONTROL, MANIFEST, Manifest, read_manifest
 from reports.result import ResultError, read
 from reports.rows import MIN_STATE_BLOCKS
+from reports.samples import check_samples
 from reports.schema import Case, Planned, Result
 
 Key = tuple[Any, ...]
@@ -131,21 +132,12 @@ def _read(path: Path, notes: list[str]) -> Result:
     if not result.complete:
         reason = result.end.reason if result.end and result.end.reason else "it was cut off"
         notes.append(f"{path} is incomplete: {reason}; what is whole of it counts")
-    folder = path.with_suffix(".samples")
-    for case in result.cases:
-        if case.samples is not None and (complaint := _wrong_samples(folder / case.samples)):
-            notes.append(f"{complaint}; verdicts do not use single iterations")
-            break
-    return result
-
-
-def _wrong_samples(path: Path) -> str | None:
     try:
-        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
-    except (OSError, ValueError) as error:
-        return f"{path} cannot be read ({error.strerror if isinstance(error, OSError) else 'not whole'})"
-    is_whole = len(shape) == 2 and shape[1] == 5 and shape[0] > 0
-    return None if is_whole else f"{path} has the shape {shape}, not (rows, 5)"
+        for case in result.cases:
+            check_samples(result, case)
+    except ResultError as error:
+        notes.append(f"{error}; verdicts do not use single iterations")
+    return result
 
 
 def find_costs(launches: Sequence[Launch], without: Sequence[str]) -> list[float]:

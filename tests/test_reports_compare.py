@@ -255,7 +255,8 @@ def test_samples_that_are_gone_or_cut_are_said_and_foreign_files_left_out(campai
                 (samples / "case-0000.npy").write_bytes(damaged)
             assert main(["compare", str(campaign)]) == 0
             err = capsys.readouterr().err
-            assert f"{samples / 'case-0000.npy'} cannot be read" in err
+            assert f"{run}, case 0: " in err
+            assert "case-0000.npy" in err
             assert "notes.txt is not of this campaign: left out" in err
             assert err.count("\n") == 2
     finally:

@@ -8,7 +8,6 @@ and before the former ones are removed, so that whoever is interrupted leaves on
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from datetime import datetime, timezone
@@ -19,7 +18,7 @@ import msgspec
 
 from reports.compare import add_allow
 from reports.comparison import Incomparable, compare, differing
-from reports.result import ResultError, read
+from reports.result import ResultError, read, write_whole
 from reports.sentences import describe
 from reports.sides import Side, side_of
 from reports.verdict import MIN_PAIRS
@@ -84,27 +83,14 @@ def accept(arguments: argparse.Namespace) -> int:
     try:
         kept.mkdir(parents=True, exist_ok=True)
         for run_id, path in runs.items():
-            write(kept / f"{run_id}.jsonl", path.read_bytes())
-        write(log, (log.read_bytes() if log.exists() else b"") + msgspec.json.encode(entry) + b"\n")
+            write_whole(kept / f"{run_id}.jsonl", path.read_bytes())
+        write_whole(log, (log.read_bytes() if log.exists() else b"") + msgspec.json.encode(entry) + b"\n")
         for former in {*kept.glob("*.jsonl*")} - {kept / f"{run_id}.jsonl" for run_id in runs}:
             former.unlink()
     except OSError as error:
         raise ResultError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
     print(f"{len(runs)} launches of {current.name} are now the baseline of machine {machine_id} in {folder}")
     return 0
-
-
-def write(path: Path, content: bytes) -> None:
-    """Whoever looks finds the former content or all of the new. Raises OSError where it cannot be written."""
-    unfinished = path.with_name(f"{path.name}.part")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def baseline_side(argument: str, current: Side, notes: list[str]) -> Side:

@@ -131,11 +131,15 @@ def question(arguments: argparse.Namespace) -> Question:
     weights_bytes = float(size[1]) * GB if size else serving.weights_bytes(model, specs.bits(arguments.weights))
     if not weights_bytes:
         raise ResultError("a model of 0 GB has no weights")
-    eight_bits = arguments.weights.lower() == "fp8" and gpu.fp8_tflops
-    what = Serving(model, weights_bytes, gpu.bandwidth_gb_s, eight_bits or gpu.fp16_tflops, gpu.memory_gb * GB,
-                   specs.link(gpu.slot).gb_s, arguments.context, arguments.skew)
-    return Question(what, gpu, arguments.gpus, printable(arguments.weights), arguments.prompt, arguments.batch,
-                    arguments.slots)
+    what = Serving(model, weights_bytes, gpu.bandwidth_gb_s, context=arguments.context, skew=arguments.skew)
+    return Question(on(gpu, what, arguments.weights.lower() == "fp8"), gpu, arguments.gpus,
+                    printable(arguments.weights), arguments.prompt, arguments.batch, arguments.slots)
+
+
+def on(gpu: Gpu, what: Serving, in_fp8: bool) -> Serving:
+    """The same on such a GPU, multiplied in fp8 where it can."""
+    return replace(what, bandwidth_gb_s=gpu.bandwidth_gb_s, tflops=(in_fp8 and gpu.fp8_tflops) or gpu.fp16_tflops,
+                   memory_bytes=gpu.memory_gb * GB, slot_gb_s=specs.link(gpu.slot).gb_s)
 
 
 def splits(asked: Question, times: Times) -> list[Split]:
@@ -173,21 +177,15 @@ def why_not(asked: Question, kind: str, n: int) -> str | None:
 
 def memory(asked: Question, kind: str, n: int) -> dict[str, float]:
     """What a GPU holds, for the most streams and the longest chunk that are asked for."""
-    return serving.memory_bytes(asked.serving, kind, n, max(asked.batch, asked.slots), prompt_chunk(asked))
-
-
-def prompt_chunk(asked: Question) -> int:
-    """Tokens of the longest chunk of a prompt."""
-    return min(asked.prompt, serving.CHUNK_TOKENS)
+    return serving.memory_bytes(asked.serving, kind, n, max(asked.batch, asked.slots),
+                                min(asked.prompt, serving.CHUNK_TOKENS))
 
 
 def larger_card(asked: Question) -> Split | None:
     """The smallest GPU that alone holds what the one that is asked about does not, None where there is none."""
     for gpu in sorted(specs.gpus(), key=lambda gpu: (gpu.memory_gb, -gpu.bandwidth_gb_s)):
         if gpu.memory_gb > asked.gpu.memory_gb:
-            rate = asked.serving.tflops == asked.gpu.fp8_tflops and gpu.fp8_tflops
-            there = replace(asked.serving, bandwidth_gb_s=gpu.bandwidth_gb_s, memory_bytes=gpu.memory_gb * GB,
-                            tflops=rate or gpu.fp16_tflops, slot_gb_s=specs.link(gpu.slot).gb_s)
+            there = on(gpu, asked.serving, asked.serving.tflops == asked.gpu.fp8_tflops)
             one = split(replace(asked, serving=there, gpu=gpu, gpus=1), assumed(specs.link(gpu.slot), 1), ONE, 1)
             if one.why_not is None:
                 return replace(one, name=f"1 x {gpu.name}")
@@ -226,18 +224,19 @@ def fits(asked: Question) -> list[str]:
     usable = serving.usable_bytes(what.memory_bytes)
     by_world = {n: memory(asked, TENSOR if n > 1 else ONE, n) for n in WORLDS}
     streams = max(asked.batch, asked.slots)
-    lines = [f" {'GB a GPU, split by tensor over':<37}" + "".join(f"{n:>10}" for n in WORLDS)]
+    spare = [usable - sum(held.values()) for held in by_world.values()]
+    rows: dict[str, Sequence[object]] = {"GB a GPU, split by tensor over": WORLDS}
     for part in ("weights", "KV cache", "activations"):
         name = f"KV cache, {streams} x {what.context} tokens" if part == "KV cache" else part
-        lines.append(f" {name:<37}" + "".join(f"{number(held[part] / GB):>10}" for held in by_world.values()))
-    spare = [usable - sum(held.values()) for held in by_world.values()]
-    said = "".join(f"{'fits' if room >= 0 else 'NO':>10}" for room in spare)
-    lines += [f" {f'fits {number(usable / GB)} GB (90 % of {number(asked.gpu.memory_gb)})':<37}" + said,
-              f" {'GB to spare (- short)':<37}" + "".join(f"{signed(room / GB):>10}" for room in spare)]
-    token = serving.kv_bytes_per_token(model)
-    n = asked.gpus
-    room = n * (usable - sum(memory(asked, TENSOR, n).values()) + memory(asked, TENSOR, n)["KV cache"])
-    return [*lines, f"A token's keys and values are {token:,.0f} B in fp16 ({model.kv_layers or model.layers} layers); "
+        rows[name] = [number(held[part] / GB) for held in by_world.values()]
+    rows[f"fits {number(usable / GB)} GB (90 % of {number(asked.gpu.memory_gb)})"] = [
+        "fits" if room >= 0 else "NO" for room in spare]
+    rows["GB to spare (- short)"] = [signed(room / GB) for room in spare]
+    token, n = serving.kv_bytes_per_token(model), asked.gpus
+    held = memory(asked, TENSOR, n)
+    room = n * (usable - sum(held.values()) + held["KV cache"])
+    return [*(f" {name:<37}" + "".join(f"{cell:>10}" for cell in row) for name, row in rows.items()),
+            f"A token's keys and values are {token:,.0f} B in fp16 ({model.kv_layers or model.layers} layers); "
             f"beside the rest there is room for {max(0, int(room // token)):,} tokens at TP {n}."]
 
 
@@ -254,7 +253,7 @@ def collectives(asked: Question, times: Times) -> list[str]:
     size, calls = int(serving.all_reduce_bytes(model, asked.batch)), serving.all_reduces(model)
     each, factor, gb_s = times(size), serving.wire_factor(n), times.link.gb_s * (n - 1 if times.link.mesh else 1)
     moved, how = calls * size, " by the fit" if times.at and size not in times.at else ""
-    chunk, routed = prompt_chunk(asked), list[str]()
+    chunk, routed = min(asked.prompt, serving.CHUNK_TOKENS), list[str]()
     if model.experts > 1 and not model.experts % n:
         leaving, shared = (serving.dispatch_bytes(model, n, chunk / n, once) / 1e6 for once in (False, True))
         routed = [f"Split by experts a chunk of {chunk} tokens sends {number(leaving)} MB a rank to experts elsewhere, "

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reports import exposed, exposed_table, link, steps
-from reports.accept import write
 from reports.case import find_states
 from reports.exposed import costs_in, shapes
 from reports.figure import COLOURS, DASHES, MARKERS, figure
 from reports.imported import Imported, read_imported
-from reports.result import ResultError, is_imported, read
+from reports.result import ResultError, is_imported, read, write_whole
 from reports.rows import Row, default_rows, views
 from reports.schema import Result
 from reports.sentences import label, machine, number, opening, size_text, stopped_first, token
@@ -59,7 +58,7 @@ def card(arguments: argparse.Namespace) -> int:
 
 
 def _draw_imported(imported: Imported, picture: Path) -> None:
-    run, gpus = imported.run, [rank.get("gpu") for rank in imported.run.world.get("ranks", [])]
+    run, world = imported.run, imported.run.world
     faults = [] if imported.end.status == "complete" else [f"{imported.end.status.upper()}: {imported.end.reason}."]
     faults += ["WRONG RESULTS."] if any(case.status == "wrong" for case in imported.cases) else []
     timed = {case.size_bytes: (case.time_us.mean, case.bus_bw_gb_s)
@@ -71,9 +70,9 @@ def _draw_imported(imported: Imported, picture: Path) -> None:
         said = [f"{run.benchmark}: {number(timed[first][0])} us at {size_text(first)}"]
         said += [f"busbw {number(timed[last][1])} GB/s at {size_text(last)}."] if timed[last][1] is not None else []
     lines = {run.benchmark: [(size, us) for size, (us, _) in sorted(timed.items())]} if timed else {}
-    on = " and ".join(dict.fromkeys(str(gpu) for gpu in gpus if gpu)) or "machines that the log does not name"
+    on = " and ".join(filter(None, dict.fromkeys(rank["gpu"] for rank in world["ranks"])))
     draw(picture, faults, [*said, "Imported: shown, never judged."], f"us, {run.statistic}", lines,
-         f"{run.benchmark}: {run.world.get('size') or 'unknown'} ranks on {on}", " ".join(run.argv or []) or
+         f"{run.benchmark}: {world['size'] or 'unknown'} ranks on {on or 'machines that the log does not name'}",
          "the log does not say its command", f"imported from a log of {run.imported_from.format}; no interval")
 
 
@@ -168,10 +167,7 @@ def draw(path: Path, faults: Sequence[str], sentences: Sequence[str], unit: str,
         put(about, 110, 1, 0.055, 15, color="#444444")
         axes.set_position((0.62, 0.27, 0.35, y - 0.36))
         _plot(axes, unit, points)
-    try:
-        write(path, drawn.getvalue())
-    except OSError as error:
-        raise ResultError(f"{path} cannot be written: {error.strerror}") from error
+    write_whole(path, drawn.getvalue())
 
 
 def _plot(axes: Axes, unit: str, points: Points) -> None:

@@ -19,20 +19,16 @@ MOST_BYTES = 200_000_000  # a run stays under 50 MB, a log of a job with all tha
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
 
-class ForeignFile(OSError):
-    """A file that is not read; `strerror` says why, as of any other OSError."""
-
-
 def open_file(path: Path, follow: bool = True, most_bytes: int = MOST_BYTES) -> BinaryIO:
-    """An ordinary file, open to be read. Raises OSError where it cannot be opened, ForeignFile where it is something
-    else, too big, or, unless `follow`, a link."""
+    """An ordinary file, open to be read. Raises OSError where it cannot be opened, is something else, too big,
+    or, unless `follow`, a link."""
     flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     file = open(os.open(path, flags), "rb")  # noqa: SIM115 - the caller's
     about = os.fstat(file.fileno())
     if stat.S_ISREG(about.st_mode) and about.st_size <= most_bytes:
         return file
     file.close()
-    raise ForeignFile(0, f"its {about.st_size / 1e6:.0f} MB are more than the {most_bytes / 1e6:.0f} MB that are read"
+    raise OSError(0, f"its {about.st_size / 1e6:.0f} MB are more than the {most_bytes / 1e6:.0f} MB that are read"
                       if stat.S_ISREG(about.st_mode) else "it is not an ordinary file", str(path))
 
 

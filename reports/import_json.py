@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
+from reports.foreign import printable
 from reports.import_nccl import CPU_TIME, MEAN, TYPES, nccl_version
-from reports.imported import ImportedCase, ImportedSummary, plain
+from reports.imported import ImportedCase, ImportedSummary
 from reports.logged import LoggedTest, collective_of, number, whole
 
 
@@ -29,7 +30,7 @@ def _test(raw: dict[str, Any], n_lines: int) -> LoggedTest:
     if (code := whole(str(raw.get("nccl_version")))) is not None:
         test.library = nccl_version(code)
     devices = config.get("devices") or []
-    test.gpus = {_index(device["rank"]): plain(device.get("device_info") or "") for device in devices}
+    test.gpus = {_index(device["rank"]): printable(device.get("device_info") or "") for device in devices}
     # Of each process nccl-tests lists the first GPU alone; other writers list every rank.
     ranks, per_process = list(test.gpus), _index(config.get("nthreads", 1)) * _index(config.get("ngpus", 1))
     one_group = len({device.get("group", 0) for device in devices}) == 1
@@ -65,7 +66,7 @@ def _case(test: LoggedTest, row: dict[str, Any], in_place: bool, half: dict[str,
     case = ImportedCase(case=0, collective=test.collective, in_place=in_place, size_bytes=whole(str(row["size"])),
                         count=whole(str(row.get("count"))), alg_bw_gb_s=half.get("alg_bw"),
                         bus_bw_gb_s=half.get("bus_bw"))
-    case.datatype, case.redop = TYPES.get(kind, plain(kind)) if kind else None, plain(redop) if redop else None
+    case.datatype, case.redop = TYPES.get(kind, printable(kind)) if kind else None, printable(redop) if redop else None
     case.root = None if row.get("root") is None else _index(row["root"])
     case.n_wrong = None if wrong is None else int(wrong)
     if time is not None:

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import msgspec
 
-from reports import foreign
+from reports.foreign import MOST_BYTES, printable
 from reports.import_json import parse_json
 from reports.import_mpi import parse_imb, parse_osu
 from reports.import_nccl import parse_nccl
-from reports.imported import ImportedFrom, ImportedRank, ImportedRun, plain, write_imported
+from reports.imported import ImportedFrom, ImportedRank, ImportedRun, write_imported
 from reports.logged import LoggedTest, cleaned
-from reports.result import ResultError
+from reports.result import ResultError, content_of
 from reports.schema import End
 
 FORMATS = "nccl-tests and rccl-tests (text or JSON), NCCL 1.x, mscclpp-test, OSU, IMB"
@@ -32,7 +32,7 @@ MOST_REPORTED = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `import` takes."""
     parser.add_argument("files", metavar="FILE", nargs="+", type=Path,
-                        help=f"a log, at most {foreign.MOST_BYTES // 10**6} MB: {FORMATS}".replace("%", "%%"))
+                        help=f"a log, at most {MOST_BYTES // 10**6} MB: {FORMATS}".replace("%", "%%"))
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("results"),
                         help="folder of the run files (results/)")
 
@@ -41,14 +41,14 @@ def import_logs(arguments: argparse.Namespace) -> int:
     """Writes the run files, a line printed for each; the exit status. Raises ResultError for a DIR not to write in."""
     status = 0
     for path in arguments.files:
-        name = plain(str(path))
+        name = printable(str(path))
         try:
-            content = read_log(path)
+            content = content_of(path)
             tests = find_tests(path, content)
             if not tests:
                 raise ResultError(f"{path} is not a known format; known are {FORMATS}")
         except ResultError as error:
-            print(f"reports: {plain(str(error))}", file=sys.stderr)
+            print(f"reports: {printable(str(error))}", file=sys.stderr)
             status = 2
             continue
         for line in store(path, content, tests, arguments.out):
@@ -62,20 +62,11 @@ def import_logs(arguments: argparse.Namespace) -> int:
     return status
 
 
-def read_log(path: Path) -> bytes:
-    """The file's bytes. Raises ResultError for what cannot be a log, before it is read."""
-    try:
-        content = foreign.read_bytes(path)
-    except OSError as error:
-        raise ResultError(f"{path} cannot be read: {error.strerror}") from error
+def find_tests(path: Path, content: bytes) -> list[LoggedTest]:
+    """The tests in the log, in order; none for an unknown format. Raises ResultError for what is empty or not text, or
+    is JSON that is cut off or not of nccl-tests."""
     if not content.strip():
         raise ResultError(f"{path} is empty")
-    return content
-
-
-def find_tests(path: Path, content: bytes) -> list[LoggedTest]:
-    """The tests in the log, in order; none for an unknown format. Raises ResultError for what is not text, or is JSON
-    that is cut off or not of nccl-tests."""
     text = decoded(path, content)
     lines = text.split("\n")
     if text.lstrip()[:1] == "{":
@@ -109,7 +100,7 @@ def store(path: Path, content: bytes, tests: Iterable[LoggedTest], folder: Path)
     """Writes the run files; of each the line to print."""
     digest = hashlib.sha256(content).hexdigest()[:12]
     for position, test in enumerate(tests, 1):
-        origin = ImportedFrom(file=plain(path.name), format=test.format, first_line=test.first_line,
+        origin = ImportedFrom(file=printable(path.name), format=test.format, first_line=test.first_line,
                               last_line=test.last_line)
         ranks: list[ImportedRank] = [{"rank": rank, "gpu": gpu} for rank, gpu in sorted(test.gpus.items())]
         run = ImportedRun(run_id=f"import-{digest}-{position}", benchmark=test.benchmark, imported_from=origin,

@@ -14,7 +14,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
-from reports.imported import ImportedCase, ImportedSummary, plain
+from reports.imported import ImportedCase, ImportedSummary
 from reports.logged import LoggedTest, cells, collective_of, number, ranks_of, whole
 
 MEAN, CPU_TIME = "mean over iterations", "CPU time, mean over iterations"
@@ -123,12 +123,12 @@ class Reader:
     def row(self, at: int, words: list[tuple[str, int]]) -> bool:
         """Whether the line is a row, a part of one, or looks like one."""
         test = self.tests[-1] if self.tests else None
-        layout = test.layout if test is not None and test.stage in (TABLE, ROWS) else Layout()
+        in_table = test is not None and test.stage in (TABLE, ROWS)
+        layout = self.tests[-1].layout if in_table else Layout()
         row, readable = read_row(layout, words, at)
         if row is None:
             return test is not None and test.pending is not None and continued(test, [word for word, _ in words])
         if not readable or not (row.halves or layout.known):
-            in_table = test is not None and test.stage in (TABLE, ROWS)
             if in_table:
                 self.tests[-1].unread.append(at)
             return in_table
@@ -164,7 +164,7 @@ class Reader:
             self.begin(DEVICES, at)
         elif (rank := RANK.match(text)) is not None:
             test = self.begin(RANKS, at)
-            test.gpus[int(rank[1] or rank[4])] = plain(rank[3] or rank[5] or "")
+            test.gpus[int(rank[1] or rank[4])] = rank[3] or rank[5] or ""
             test.groups.append(rank[2] or "0")
         elif PLACES.fullmatch(text) is not None:
             self.places = [place == "in" for place in re.findall(r"\b(out-of|in)-place", text)]
@@ -348,9 +348,9 @@ def _started(command: str, program: re.Match[str]) -> int | None:
     return processes and processes * per_process
 
 
-def _case(test: LoggedTest, row: Row, in_place: bool, figures: dict[str, str]) -> ImportedCase:
+def _case(test: Draft, row: Row, in_place: bool, figures: dict[str, str]) -> ImportedCase:
     time, alg_bw, bus_bw = number(figures["time"]), number(figures["algbw"]), number(figures["busbw"])
-    scale = 1e3 if isinstance(test, Draft) and test.layout.milliseconds else 1.0
+    scale = 1e3 if test.layout.milliseconds else 1.0
     case = ImportedCase(case=0, collective=test.collective, in_place=in_place, line=row.line, alg_bw_gb_s=alg_bw,
                         bus_bw_gb_s=bus_bw, **row.about)
     if time is not None:

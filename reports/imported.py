@@ -7,7 +7,6 @@ never judged. `result.read` refuses them, and with it everything that compares.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,7 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from reports.result import ResultError, read_lines
-from reports.result import is_imported as is_imported
+from reports.result import ResultError, read_lines, write_whole
 from reports.schema import SCHEMA, End, NotNegative, Record
 
 
@@ -136,17 +134,12 @@ KINDS: dict[str, type[Record]] = {"run": ImportedRun, "case": ImportedCase, "end
 def read_imported(path: Path | str) -> Imported:
     """The imported run at `path`. Raises ResultError, in one sentence, for everything else, measured runs included."""
     path = Path(path)
-    run, cases, end = None, [], None
-    for _, record in read_lines(path, "run imported from a log", KINDS, SCHEMA):
-        if isinstance(record, ImportedRun):
-            run = record
-        elif isinstance(record, ImportedCase):
-            cases.append(record)
-        elif isinstance(record, End):
-            end = record
-    if run is None or end is None:
+    run, *records = (record for _, record in read_lines(path, "run imported from a log", KINDS, SCHEMA))
+    ends = [record for record in records if isinstance(record, End)]
+    if not ends:
         raise ResultError(f"{path} was cut off: import its log again")
-    return Imported(path, run, cases, end)
+    assert isinstance(run, ImportedRun)
+    return Imported(path, run, [record for record in records if isinstance(record, ImportedCase)], ends[-1])
 
 
 def write_imported(folder: Path, run: ImportedRun, cases: Sequence[ImportedCase], end: End) -> tuple[Path, bool]:
@@ -155,16 +148,11 @@ def write_imported(folder: Path, run: ImportedRun, cases: Sequence[ImportedCase]
     path = folder / f"{run.run_id}.jsonl"
     if path.exists():
         return path, False
-    unfinished = path.with_name(f"{path.name}.part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as file:
-            file.write(b"".join(map(_line, (run, *cases, end))))
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
     except OSError as error:
         raise ResultError(f"{path} cannot be written: {error.strerror}") from error
+    write_whole(path, b"".join(map(_line, (run, *cases, end))))
     return path, True
 
 
@@ -172,8 +160,3 @@ def _line(record: Record) -> bytes:
     fields = msgspec.to_builtins(record)  # twenty thousand cases are written faster so than by schema.to_line
     del fields["extra"]
     return msgspec.json.encode(fields) + b"\n"
-
-
-def plain(text: str) -> str:
-    """The text without what a terminal would obey: control, formatting and private characters."""
-    return "".join(letter for letter in text[:400] if letter.isprintable())

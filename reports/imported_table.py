@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.console import plain_console, printed
-from reports.imported import Imported, ImportedCase, plain
+from reports.imported import Imported, ImportedCase
 from reports.sentences import number, size_text
 from reports.table import WIDTH
 
@@ -22,7 +22,7 @@ def render(imported: Imported) -> str:
                  "shown, never judged",
                  f"{imported.end.status}{': ' * bool(imported.end.reason)}{imported.end.reason or ''}",
                  f"us = {run.statistic}"):
-        console.print(Text(plain(line)))
+        console.print(Text(line))
     console.print()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     checked = any(case.n_wrong is not None for case in imported.cases)
@@ -31,14 +31,14 @@ def render(imported: Imported) -> str:
         table.add_column(name, no_wrap=True, overflow="ellipsis", vertical="bottom",
                          justify="left" if name in ("collective", "type", "redop", "place") else "right")
     for case in imported.cases:
-        table.add_row(*(Text(plain(cell)) for cell in _cells(case, checked)))
+        table.add_row(*(Text(cell) for cell in _cells(case, checked)))
     console.print(table)
     marks = [("! suspect: one rank alone, or a busbw that no machine has", any(c.suspect for c in imported.cases)),
              ("WRONG: its bandwidth counts for nothing", any(c.status == "wrong" for c in imported.cases)),
              (f"as printed: average busbw {run.footer_avg_bus_bw} GB/s", run.footer_avg_bus_bw is not None),
              (f"as printed: out of bounds values {run.out_of_bounds}", run.out_of_bounds is not None)]
     for line in [text for text, holds in marks if holds]:
-        console.print(Text(plain(line)))
+        console.print(Text(line))
     return printed(console)
 
 

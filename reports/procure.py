@@ -15,11 +15,10 @@ from pathlib import Path
 import jinja2
 from rich.table import Table
 
-from reports.accept import write
 from reports.console import plain_console, printed
 from reports.foreign import printable, spreadsheet_cell
 from reports.procurement import Procurement, evaluate
-from reports.result import ResultError
+from reports.result import write_whole
 from reports.verdict_table import WIDTH, wrapped
 
 MOST_COLUMNS = 4  # candidates that fit beside each other
@@ -43,11 +42,8 @@ def procure(arguments: argparse.Namespace) -> int:
     cannot be written."""
     found = evaluate(arguments.spec, arguments.runs, arguments.candidate)
     for path, content in ((arguments.html, partial(as_html, command=_command(arguments))), (arguments.csv, as_csv)):
-        try:
-            if path:
-                write(path, content(found).encode())
-        except OSError as error:
-            raise ResultError(f"{path} cannot be written: {error.strerror}") from error
+        if path:
+            write_whole(path, content(found).encode())
     sys.stdout.write(as_text(found))
     return found.status
 

@@ -6,7 +6,6 @@ import glob
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +27,8 @@ Values = dict[str, dict[Key, float]]  # of one launch: how, which figure, its va
 
 @dataclass
 class Found:
-    """What the runs of a candidate say: of each figure the launches' values, and how they were measured; what its GPUs
-    drew; the runs with wrong results; and sentences."""
+    """Of each figure the launches' values, and how they were measured; what the GPUs drew; the runs with wrong results;
+    and sentences."""
 
     launches: int = 0
     imports: int = 0
@@ -39,11 +38,6 @@ class Found:
     wrong: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     run_ids: list[str] = field(default_factory=list)
-
-    def add(self, key: Key, value: float, how: str) -> None:
-        """One more launch's value of a figure."""
-        self.values[key].append(value)
-        self.how[key] = how
 
 
 def find(name: str, candidate: Candidate, given: Sequence[str], spec: Spec) -> Found:
@@ -67,7 +61,7 @@ def find(name: str, candidate: Candidate, given: Sequence[str], spec: Spec) -> F
                 found.notes.append(f"{file.name} is the run {result.run.run_id} once more: left out")
     if not results and not imports:
         raise ResultError(f"candidate {name} has no run: name some in `runs`, or as {name}=RUN")
-    launches = _launches(name, results.values(), found)
+    launches, gpu = _launches(name, results.values(), found), specs.gpu(candidate.gpu)
     for launch in launches:
         if launch.run.world["size"] != candidate.gpus:
             raise ResultError(f"candidate {name} has {candidate.gpus} GPUs and its run {launch.run.run_id} "
@@ -77,22 +71,22 @@ def find(name: str, candidate: Candidate, given: Sequence[str], spec: Spec) -> F
     each: Sequence[tuple[Values, Times | None]]
     if launches:
         states = [find_states(launch.blocks) for launch in launches]
-        each = [(_of_run(launch, its), _times(launch, candidate)) for launch, its in zip(launches, states, strict=True)]
-        _notes_of(launches, states, [times for _, times in each], candidate, spec, found)
+        each = [(_of_run(launch, its), _times(launch, gpu)) for launch, its in zip(launches, states, strict=True)]
+        _notes_of(launches, states, [times for _, times in each if spec.models], gpu, found)
         if imports:
             found.notes.append(f"imported logs, {len(imports)}, beside its own launches: not counted")
     else:
-        each = [_of_import(imported, candidate) for imported in imports.values()]
+        each = [_of_import(imported, candidate.gpus, gpu) for imported in imports.values()]
         found.notes += [f"wrong results in {imported.run.run_id}, which was imported" for imported in imports.values()
                         if any(case.status == "wrong" for case in imported.cases)]
     for how in HOWS:
-        known = set(found.how)
-        for values, _ in each:
-            for key in values.get(how, {}).keys() - known:
-                found.add(key, values[how][key], how)
-    for (name_of, model), (_, times) in product(spec.models.items(), each):
-        if times and times.at:
-            found.add(("tok/s", name_of), _tokens_per_s(model, candidate, times), "arithmetic")
+        of_launches = [values.get(how, {}) for values, _ in each]
+        for key in {key for values in of_launches for key in values} - found.how.keys():
+            found.values[key], found.how[key] = [values[key] for values in of_launches if key in values], how
+    for model, of in spec.models.items():
+        steps = [serving.tensor_step_us(_served(of, gpu), candidate.gpus, 1, times) for _, times in each
+                 if times and times.at]
+        found.values["tok/s", model], found.how["tok/s", model] = [step.rate(1).value for step in steps], "arithmetic"
     return found
 
 
@@ -114,11 +108,11 @@ def _launches(name: str, results: Iterable[Result], found: Found) -> list[Result
 
 
 def _notes_of(launches: Sequence[Result], states: Sequence[LinkStates], times: Sequence[Times | None],
-              candidate: Candidate, spec: Spec, found: Found) -> None:
+              gpu: specs.Gpu, found: Found) -> None:
     """Adds what their GPUs drew, and sentences on what differs between launches and on what the advisor doubts."""
     for launch in launches:
-        draws = [sum(gpu["power_w"] for gpu in block.gpus) for block in launch.blocks
-                 if block.gpus and all(isinstance(gpu.get("power_w"), float) for gpu in block.gpus)]
+        draws = [sum(one["power_w"] for one in block.gpus) for block in launch.blocks
+                 if block.gpus and all(isinstance(one.get("power_w"), float) for one in block.gpus)]
         found.power_w += [float(np.median(draws))] if draws else []
     if len(software := sorted({launch.run.software_id for launch in launches})) > 1:
         found.notes.append(f"its runs are of {len(software)} kinds of software (software_id {', '.join(software)})")
@@ -126,8 +120,8 @@ def _notes_of(launches: Sequence[Result], states: Sequence[LinkStates], times: S
     if trips_ns and max(trips_ns) > STATE_RATIO * min(trips_ns):
         found.notes.append(f"the link was not in one state in all launches (flag round trip {min(trips_ns):.0f} to "
                            f"{max(trips_ns):.0f} ns), which widens the intervals")
-    said = [doubt.rstrip(".") for launch, its in zip(launches, times, strict=True) if its and spec.models
-            for doubt in doubts(its, [launch], specs.gpu(candidate.gpu))]
+    said = [doubt.rstrip(".") for launch, its in zip(launches, times, strict=False) if its
+            for doubt in doubts(its, [launch], gpu)]
     found.notes += dict.fromkeys(said)
 
 
@@ -143,17 +137,17 @@ def _of_run(result: Result, states: LinkStates) -> Values:
     return found
 
 
-def _times(launch: Result, candidate: Candidate) -> Times | None:
+def _times(launch: Result, gpu: specs.Gpu) -> Times | None:
     """The advisor's reading of a launch, None where there is nothing in it for the advisor."""
     try:
-        return measured([launch], candidate.gpus, specs.link(specs.gpu(candidate.gpu).slot))
+        return measured([launch], launch.run.world["size"], specs.link(gpu.slot))
     except ResultError:
         return None
 
 
-def _of_import(imported: Imported, candidate: Candidate) -> tuple[Values, Times]:
+def _of_import(imported: Imported, gpus: int, gpu: specs.Gpu) -> tuple[Values, Times]:
     """What is printed: of a size the first case, out of place where there is one."""
-    times = printed(imported, candidate.gpus, specs.link(specs.gpu(candidate.gpu).slot))
+    times = printed(imported, gpus, specs.link(gpu.slot))
     found: dict[Key, float] = {("us", size): us.value for size, us in times.at.items()}
     for case in sorted(imported.cases, key=lambda case: case.in_place):
         if case.size_bytes in times.at and case.bus_bw_gb_s and not case.suspect:
@@ -161,17 +155,14 @@ def _of_import(imported: Imported, candidate: Candidate) -> tuple[Values, Times]
     return {"imported": found}, times
 
 
-def _tokens_per_s(of: Model, candidate: Candidate, times: Times) -> float:
-    """One stream's, split by tensor over all GPUs, by the advisor's arithmetic."""
-    model, gpu = specs.model(of.model), specs.gpu(candidate.gpu)
-    weights, call_us = serving.weights_bytes(model, specs.bits(of.weights)), times(serving.all_reduce_bytes(model, 1))
-    return serving.decode_tokens_per_s(model, weights, gpu.bandwidth_gb_s, candidate.gpus, call_us,
-                                       context=of.context).value
+def _served(of: Model, gpu: specs.Gpu) -> serving.Serving:
+    model = specs.model(of.model)
+    weights_bytes = serving.weights_bytes(model, specs.bits(of.weights))
+    return serving.Serving(model, weights_bytes, gpu.bandwidth_gb_s, context=of.context)
 
 
 def fits(of: Model, candidate: Candidate) -> bool:
-    model, gpu = specs.model(of.model), specs.gpu(candidate.gpu)
-    held = serving.Serving(model, serving.weights_bytes(model, specs.bits(of.weights)), gpu.bandwidth_gb_s,
-                           context=of.context)
-    parts = serving.memory_bytes(held, serving.TENSOR, candidate.gpus, 1, serving.CHUNK_TOKENS)
-    return sum(parts.values()) <= serving.usable_bytes(gpu.memory_gb * 1e9)
+    """Whether the GPUs hold the model, split by tensor over all of them, with one stream."""
+    gpu = specs.gpu(candidate.gpu)
+    held = serving.memory_bytes(_served(of, gpu), serving.TENSOR, candidate.gpus, 1, serving.CHUNK_TOKENS)
+    return sum(held.values()) <= serving.usable_bytes(gpu.memory_gb * 1e9)

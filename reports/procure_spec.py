@@ -13,8 +13,9 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from reports import foreign, specs
-from reports.result import ResultError
+from reports import specs
+from reports.foreign import printable_in
+from reports.result import ResultError, content_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -101,12 +102,10 @@ AnyTable = TypeVar("AnyTable", bound=Table)
 def read_spec(path: Path) -> tuple[Spec, dict[str, Candidate], list[Requirement]]:
     """The spec, its candidates by name, and its requirements. Raises ResultError for what is no such spec."""
     try:
-        raw = tomllib.loads(foreign.read_bytes(path, most_bytes=MOST_SPEC_BYTES).decode())
-    except OSError as error:
-        raise ResultError(f"{path} cannot be read: {error.strerror}") from error
+        raw = tomllib.loads(content_of(path, MOST_SPEC_BYTES).decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ResultError(f"{path} is not TOML ({error})") from error
-    spec = _table(foreign.printable_in(raw), Spec, str(path))
+    spec = _table(printable_in(raw), Spec, str(path))
     candidates = {name: _table(table, Candidate, f"{path}, candidate {name}")
                   for name, table in spec.candidates.items()}
     for known, names in ((specs.model, [model.model for model in spec.models.values()]),

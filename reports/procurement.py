@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -187,36 +188,36 @@ def _figure(key: Key, found: Found, confidence: float) -> Figure:
         return Figure(name, unit, note="not in its runs")
     logs, n = np.log(values), len(values) if found.launches else 0
     middle = float(np.mean(logs))
-    if n < LEAST_LAUNCHES:
-        return Figure(name, unit, float(np.exp(middle)), n=n, note=found.how.get(key, ""))
-    half = float(stdtrit(n - 1, (1 + confidence) / 2) * np.std(logs, ddof=1) / np.sqrt(n))
-    value, low, high = (float(np.exp(middle + by)) for by in (0.0, -half, half))
-    return Figure(name, unit, value, low, high, n, found.how.get(key, ""))
+    figure = Figure(name, unit, float(np.exp(middle)), n=n, note=found.how.get(key, ""))
+    if n >= LEAST_LAUNCHES:
+        half = float(stdtrit(n - 1, (1 + confidence) / 2) * np.std(logs, ddof=1) / np.sqrt(n))
+        figure.low, figure.high = float(np.exp(middle - half)), float(np.exp(middle + half))
+    return figure
 
 
 def _judge(requirement: Requirement, figure: Figure, found: Found, confidence: float) -> Judged:
     """PASS where the whole interval meets the requirement, FAIL where all of it misses it, or a result was wrong."""
+    judged = partial(Judged, requirement.text)
     if found.wrong:
-        return Judged(requirement.text, "FAIL", "; ".join(found.wrong))
+        return judged("FAIL", "; ".join(found.wrong))
     if figure.value is None and figure.note == DOES_NOT_FIT:
-        return Judged(requirement.text, "FAIL", "the model does not fit into the GPUs' memory")
+        return judged("FAIL", "the model does not fit into the GPUs' memory")
     if figure.value is None:
-        return Judged(requirement.text, "UNDECIDED", figure.note)
+        return judged("UNDECIDED", figure.note)
     if not found.launches:
-        return Judged(requirement.text, "UNDECIDED", "imported, never judged")
+        return judged("UNDECIDED", "imported, never judged")
     if figure.low is None or figure.high is None:
-        launches = f"{figure.n} launch{'es' * (figure.n != 1)}"
-        return Judged(requirement.text, "UNDECIDED", f"{launches}; {LEAST_LAUNCHES} are needed")
+        return judged("UNDECIDED", f"{figure.n} launch{'es' * (figure.n != 1)}; {LEAST_LAUNCHES} are needed")
     at_most, limit = requirement.key[0] == "us", requirement.limit
     met = [end <= limit if at_most else end >= limit for end in (figure.low, figure.high)]
     spans = f"{number(figure.low)} to {number(figure.high)} {figure.unit} over {figure.n} launches"
     if met[0] and requirement.key[0] == "tok/s":
         spans += ", a ceiling by data sheets"
     if met[0] == met[1]:
-        return Judged(requirement.text, "PASS" if met[0] else "FAIL", spans)
+        return judged("PASS" if met[0] else "FAIL", spans)
     needed = _launches_needed(found.values[requirement.key], limit, confidence)
     settles = f"about {needed} would settle it" if needed else "no number of launches in reach would settle it"
-    return Judged(requirement.text, "UNDECIDED", f"{spans}; {settles}")
+    return judged("UNDECIDED", f"{spans}; {settles}")
 
 
 def _launches_needed(values: Sequence[float], limit: float, confidence: float) -> int | None:

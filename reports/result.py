@@ -41,8 +41,8 @@ from reports.schema import (
 )
 
 __all__ = ["SCHEMA", "Block", "Case", "End", "Flight", "ImportedRunError", "LinkBlock", "Planned", "Range", "Record",
-           "Result", "ResultError", "Run", "RunFile", "State", "Summary", "build_cases", "is_imported", "read",
-           "read_flight", "to_dict"]
+           "Result", "ResultError", "Run", "RunFile", "State", "Summary", "build_cases", "content_of", "is_imported",
+           "read", "read_flight", "to_dict", "write_whole"]
 
 MAX_SAMPLED_ITERATIONS = 20_000
 MAX_SAMPLES_BYTES = 40_000_000
@@ -59,6 +59,30 @@ class ResultError(Exception):
 
 class ImportedRunError(ResultError):
     """A run that was imported from a log, where a measured one is needed."""
+
+
+def content_of(path: Path, most_bytes: int = foreign.MOST_BYTES) -> bytes:
+    """What an ordinary file holds. Raises ResultError where it cannot be read."""
+    try:
+        return foreign.read_bytes(path, most_bytes=most_bytes)
+    except OSError as error:
+        raise ResultError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Whoever looks finds the former content or all of the new. Raises ResultError where it cannot be written."""
+    unfinished = path.with_name(f"{path.name}.part")
+    try:
+        try:
+            with unfinished.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise ResultError(f"{path} cannot be written: {error.strerror}") from error
 
 
 class RunFile:
@@ -183,10 +207,7 @@ def read_lines(path: Path, what: str, kinds: Mapping[str, type[Record]], schema:
     """The records of a file of JSON lines, each with where it stands. `kinds` are the known ones, the head's first;
     lines of others are passed over, and so is a last line that was cut off. Raises ResultError for all else that is
     not `what` as `schema` has it."""
-    try:
-        lines = foreign.read_bytes(path).split(b"\n")
-    except OSError as error:
-        raise ResultError(f"{path} cannot be read: {error.strerror}") from error
+    lines = content_of(path).split(b"\n")
     head, is_first = next(iter(kinds)), True
     for number, line in enumerate(lines, 1):
         where = f"{path}, line {number}"

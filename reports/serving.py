@@ -162,25 +162,20 @@ def replicas_step_us(serving: Serving, gpus: int, streams: int, _: AllReduce | N
     return sure(alone_us(serving, ceil(streams / min(gpus, streams))))
 
 
-def copies_leaving(model: Model, gpus: int, shared: bool = False) -> float:
-    """Copies of a token that leave its rank for experts elsewhere, in the mean over equally likely experts: top_k x
-    (n-1)/n; or with `shared` one copy for all experts of a rank: (n-1) x (1 - C(E - E/n, k) / C(E, k))."""
-    if not shared:
-        return model.top_k * (gpus - 1) / gpus
-    here = model.experts // gpus
-    missed = comb(model.experts - here, model.top_k) / comb(model.experts, model.top_k)
-    return (gpus - 1) * (1 - missed)
-
-
 def dispatch_bytes(model: Model, gpus: int, tokens: float, shared: bool = False) -> float:
-    """Bytes that leave a rank of `tokens` for experts elsewhere, without skew; as many come back to be combined."""
-    return tokens * copies_leaving(model, gpus, shared) * model.hidden * WIRE_BYTES
+    """Bytes that leave a rank of `tokens` for experts elsewhere, equally likely and without skew; as many come back to
+    be combined. Of a token top_k x (n-1)/n copies leave; or with `shared` one for all experts of a rank: (n-1) x (1 -
+    C(E - E/n, k) / C(E, k))."""
+    copies = model.top_k * (gpus - 1) / gpus
+    if shared:
+        others = model.experts - model.experts // gpus
+        copies = (gpus - 1) * (1 - comb(others, model.top_k) / comb(model.experts, model.top_k))
+    return tokens * copies * model.hidden * WIRE_BYTES
 
 
 def _exchange_us(serving: Serving, gpus: int, tokens: float, all_reduce: AllReduce) -> Span:
     """An all-to-all of a rank's `tokens`: as long as an all-reduce of as many bytes on the wire."""
-    leaving = serving.skew * dispatch_bytes(serving.model, gpus, tokens)
-    return all_reduce(leaving / wire_factor(gpus))
+    return all_reduce(serving.skew * dispatch_bytes(serving.model, gpus, tokens) / wire_factor(gpus))
 
 
 def experts_step_us(serving: Serving, gpus: int, streams: int, all_reduce: AllReduce) -> Span:
@@ -207,17 +202,6 @@ def one_gpu_step_us(serving: Serving, _: int, streams: int, __: AllReduce | None
     return sure(here + read * outside / serving.slot_gb_s / 1e3)
 
 
-def decode_tokens_per_s(model: Model, weights_bytes: float, bandwidth_gb_s: float, gpus: int, all_reduce_us: Span,
-                        streams: int = 1, context: int = 0, tflops: float = inf) -> Span:
-    """Tokens a second of a machine of `gpus` split by tensor, or of one GPU alone, with its interval. `all_reduce_us`
-    is one all-reduce of `all_reduce_bytes(model, streams)` over all of them; of one GPU it is not looked at. Bandwidth
-    is each GPU's, in GB/s. Nothing is said of whether it fits."""
-    serving = Serving(model, weights_bytes, bandwidth_gb_s, tflops, context=context)
-    step = tensor_step_us(serving, gpus, streams, lambda _: all_reduce_us) if gpus > 1 else sure(
-        alone_us(serving, streams))
-    return step.rate(streams)
-
-
 STEP_US: dict[str, Callable[[Serving, int, int, AllReduce], Span]] = {
     TENSOR: tensor_step_us, PIPELINE: pipeline_step_us, REPLICAS: replicas_step_us, EXPERTS: experts_step_us,
     ONE: one_gpu_step_us, OFFLOAD: one_gpu_step_us}
@@ -237,15 +221,11 @@ def prompt_us(serving: Serving, prompt: int) -> float:
     return work_us(serving, read_bytes(serving, prompt), prompt) + pairs / serving.tflops / 1e6
 
 
-def chunks(prompt: int) -> int:
-    """In how many chunks a prompt goes through the model."""
-    return ceil(prompt / CHUNK_TOKENS)
-
-
 def tensor_prompt_us(serving: Serving, gpus: int, prompt: int, all_reduce: AllReduce) -> Span:
     """A prompt split by tensor: one GPU's work / n + 2 x layers all-reduces of each chunk's activations."""
-    each = all_reduce(all_reduce_bytes(serving.model, prompt / chunks(prompt)))
-    return each.times(chunks(prompt) * all_reduces(serving.model), plus=prompt_us(serving, prompt) / gpus)
+    chunks = ceil(prompt / CHUNK_TOKENS)
+    each = all_reduce(all_reduce_bytes(serving.model, prompt / chunks))
+    return each.times(chunks * all_reduces(serving.model), plus=prompt_us(serving, prompt) / gpus)
 
 
 def pipeline_period_us(stage_us: float, handoff_us: float, in_flight: int) -> float:
@@ -257,7 +237,7 @@ def pipeline_period_us(stage_us: float, handoff_us: float, in_flight: int) -> fl
 def pipeline_prompt_us(serving: Serving, gpus: int, prompt: int, all_reduce: AllReduce) -> Span:
     """A prompt in a pipeline, alone: its first chunk passes n stages and n-1 hand-offs, and the others follow a period
     apart."""
-    count = chunks(prompt)
+    count = ceil(prompt / CHUNK_TOKENS)
     stage = prompt_us(serving, prompt) / gpus / count
     handoffs = all_reduce(all_reduce_bytes(serving.model, prompt / count))
     return Span(*(gpus * stage + (gpus - 1) * end + (count - 1) * pipeline_period_us(stage, end, count)
@@ -272,7 +252,7 @@ def replicas_prompt_us(serving: Serving, _: int, prompt: int, __: AllReduce | No
 
 def experts_prompt_us(serving: Serving, gpus: int, prompt: int, all_reduce: AllReduce) -> Span:
     """A prompt whose tokens are parted over the ranks of an expert split, the busiest one's work counting."""
-    count = chunks(prompt)
+    count = ceil(prompt / CHUNK_TOKENS)
     each = _exchange_us(serving, gpus, prompt / count / gpus, all_reduce)
     return each.times(2 * serving.model.layers * count, plus=serving.skew * prompt_us(serving, prompt) / gpus)
 
@@ -285,8 +265,8 @@ PROMPT_US: dict[str, Callable[[Serving, int, int, AllReduce], Span]] = {
 def prompts_rate(serving: Serving, kind: str, gpus: int, prompt: int, all_reduce: AllReduce) -> Span:
     """Tokens a second of many prompts, one behind another: in a pipeline a chunk each period, replicas all at once."""
     if kind == PIPELINE:
-        each = prompt / chunks(prompt)
-        stage_us = prompt_us(serving, prompt) / chunks(prompt) / gpus
+        chunks = ceil(prompt / CHUNK_TOKENS)
+        each, stage_us = prompt / chunks, prompt_us(serving, prompt) / chunks / gpus
         handoffs = all_reduce(all_reduce_bytes(serving.model, each))
         return Span(*(pipeline_period_us(stage_us, end, 2) for end in handoffs)).rate(each)
     return PROMPT_US[kind](serving, gpus, prompt, all_reduce).rate(prompt * (gpus if kind == REPLICAS else 1))

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from reports.foreign import printable, read_bytes
-from reports.result import ResultError
+from reports.foreign import printable
+from reports.result import ResultError, content_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -126,10 +126,7 @@ def _found(kind: type[Spec], what: str, name: str) -> Spec:
 
 def model(name: str) -> Model:
     """A model of `specs.toml`. Raises ResultError for an unknown one."""
-    known = tables()["models"]
-    name = near("model", name, known)
-    fields = dict(known[name])
-    return Model(name=name, stated=fields.pop("parameters", None), **fields)
+    return _found(Model, "model", name)
 
 
 def gpu(name: str) -> Gpu:
@@ -150,9 +147,7 @@ def gpus() -> list[Gpu]:
 def model_of(path: Path) -> Model:
     """The model whose `config.json` this is. Raises ResultError where that is not one, or lacks what is needed."""
     try:
-        raw = msgspec.json.decode(read_bytes(path, most_bytes=MOST_CONFIG_BYTES))
-    except OSError as error:
-        raise ResultError(f"{path} cannot be read: {error.strerror}") from error
+        raw = msgspec.json.decode(content_of(path, MOST_CONFIG_BYTES))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ResultError(f"{path} is not JSON ({error})") from error
     if not isinstance(raw, dict):

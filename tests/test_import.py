@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from reports.__main__ import main
 from reports.import_logs import find_tests
-from reports.imported import is_imported, read_imported
-from reports.result import ImportedRunError, ResultError, read
+from reports.imported import read_imported
+from reports.result import ImportedRunError, ResultError, is_imported, read
 from tests.launch import ROOT
 from tests.synthetic_run import write_run
 from tests.test_import_formats import FOOTER, HEAD, ROW_8, ROW_16, TABLE, WHOLE

@@ -10,6 +10,7 @@ import pytest
 
 import reports.accept
 from reports.__main__ import main
+from reports.result import write_whole
 from tests.synthetic_campaign import no_effect, rewrite_head, slower, write_campaign, write_launches
 from tests.test_reports_regress import gate
 
@@ -105,14 +106,13 @@ def test_an_interrupted_move_leaves_the_former_baseline(alike, tmp_path, capsys,
     """Killed when the new runs are there and the line is not: the former one is still what the gate compares with."""
     kept = tmp_path / "baselines"
     accept(capsys, kept, alike / "main")
-    write = reports.accept.write
 
     def killed(path, content):
         if path.name == "accepted.jsonl":
             raise KeyboardInterrupt
-        write(path, content)
+        write_whole(path, content)
 
-    monkeypatch.setattr(reports.accept, "write", killed)
+    monkeypatch.setattr(reports.accept, "write_whole", killed)
     with pytest.raises(KeyboardInterrupt):
         accept(capsys, kept, write_launches(tmp_path / "b", 8, seed=2, effect=lambda case: 3.0))
     status, said = gate(capsys, kept, alike / "new")

@@ -61,7 +61,6 @@ def test_two_r9700_decode_a_70b_model():
         step = serving.tensor_step_us(R9700, 2, 1, always(us))
         assert round(step.rate(1).value, 1) == tokens_per_s
         assert round(pipe / step.value, 2) == times
-        assert serving.decode_tokens_per_s(LLAMA, 40 * GB, 640, 2, sure(us)) == step.rate(1)
     handed_on = serving.pipeline_step_us(R9700, 2, 1, always(33)).value
     assert handed_on == 62_500 + 2 * 33
 

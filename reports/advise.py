@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reports import serving, specs
+from reports import explain, serving, specs
 from reports.foreign import printable
 from reports.imported import Imported, read_imported
 from reports.reduce_times import Times, assumed, doubts, measured, printed
@@ -115,8 +115,6 @@ def advise(arguments: argparse.Namespace) -> int:
              else assumed(link, asked.gpus))
     text = render(asked, times, [*logs, *results])
     if arguments.explain:
-        from reports import explain
-
         text += explain.render(asked, times)
     sys.stdout.write(text)
     return 0

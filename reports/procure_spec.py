@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import difflib
 import re
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,6 @@ import msgspec
 from reports import specs
 from reports.foreign import printable_in
 from reports.result import ResultError, content_of
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 MOST_SPEC_BYTES = 1 << 20
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -102,8 +96,8 @@ AnyTable = TypeVar("AnyTable", bound=Table)
 def read_spec(path: Path) -> tuple[Spec, dict[str, Candidate], list[Requirement]]:
     """The spec, its candidates by name, and its requirements. Raises ResultError for what is no such spec."""
     try:
-        raw = tomllib.loads(content_of(path, MOST_SPEC_BYTES).decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raw = specs.from_toml(content_of(path, MOST_SPEC_BYTES))
+    except (ValueError, RecursionError) as error:
         raise ResultError(f"{path} is not TOML ({error})") from error
     spec = _table(printable_in(raw), Spec, str(path))
     candidates = {name: _table(table, Candidate, f"{path}, candidate {name}")

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from reports import specs
+from reports.figure import interval_us
 from reports.fit import Fit, fits_of, predict_us
 from reports.foreign import printable
 from reports.imported import Imported
 from reports.result import ResultError
 from reports.rows import cost_us
-from reports.schema import Case, Result, Summary
+from reports.schema import Case, Result
 from reports.sentences import machine, number, opening, size_text
 from reports.serving import Span, link_all_reduce_us, sure, wire_factor
 from reports.specs import Gpu, Link
@@ -88,21 +89,21 @@ def measured(results: Sequence[Result], gpus: int, link: Link) -> Times:
     algorithm = next((name for name in ("auto", "library") if all(name in kind for kind in kinds)), None)
     if algorithm is None:
         raise ResultError(f"{results[0].path} has no all-reduce of auto or of a library that was measured")
-    at, notes, trips_ns = dict[int, Span](), [], []
+    at, single, trips_ns = dict[int, Span](), list[int](), list[float]()
     for size in sorted({case.size_bytes for of_run in cases for case in of_run if case.algorithm == algorithm}):
-        found = [summaries for of_run in cases if (summaries := _at(of_run, algorithm, size))]
-        variants = set.intersection(*(set(summaries) for summaries in found))
-        if len(found) == len(cases) and variants:
-            best = min(variants, key=lambda name: np.median([of_run[name][0].median for of_run in found]))
-            at[size] = _span([of_run[best][0] for of_run in found])
-            trips_ns += [of_run[best][2] for of_run in found]
-            if size <= CHAINED_UP_TO and not all(of_run[best][1] for of_run in found):
-                notes.append(size)
+        found = [_at(of_run, algorithm, size) for of_run in cases]
+        if variants := set.intersection(*(set(by_variant) for by_variant in found)):
+            best = min(([of_run[name] for of_run in found] for name in variants),
+                       key=lambda chosen: np.median([*map(_cost_us, chosen)]))
+            at[size] = _span(best)
+            trips_ns += [case.link_rtt_ns.median if case.link_rtt_ns else 1.0 for case in best]
+            if size <= CHAINED_UP_TO and any(case.mode != "chained" for case in best):
+                single.append(size)
     launches = f"{len(results)} launches" if len(results) > 1 else f"run {results[0].run.run_id}, this launch"
     library = next((case.library for of_run in cases for case in of_run if case.algorithm == "library"), None)
     name = algorithm if algorithm == "auto" else printable(library or "the library")
-    said = [f"No chain of dependent calls was measured at {' and '.join(map(size_text, notes[:2]))}: single calls "
-            "stand for it, which are faster than what a decode step pays."] * bool(notes)
+    said = [f"No chain of dependent calls was measured at {' and '.join(map(size_text, single[:2]))}: single calls "
+            "stand for it, which are faster than what a decode step pays."] * bool(single)
     said += [line for result in results for line in opening(result)]
     fits = [fit for fit in fits_of(results) if fit.regimes and fit.algorithm == algorithm and not fit.shape
             and not fit.in_place and fit.collective == "all_reduce" and fit.datatype == datatype]
@@ -147,22 +148,22 @@ def counts(case: Case) -> bool:
             and case.redop == "sum" and (case.snr_db is None or case.algorithm == "auto"))
 
 
-def _at(cases: Sequence[Case], algorithm: str, size_bytes: int) -> dict[str, tuple[Summary, bool, float]]:
-    """Of each variant what it costs at this size, whether that is of a chain, which counts up to 512 KiB, and the
-    link's round trip in nanoseconds."""
-    found: dict[str, tuple[Summary, bool, float]] = {}
-    for case in sorted(cases, key=lambda case: (case.mode == "chained") == (size_bytes <= CHAINED_UP_TO)):
-        if case.algorithm == algorithm and case.size_bytes == size_bytes and (cost := case.total_us or case.time_us):
-            found[case.variant] = cost, case.mode == "chained", case.link_rtt_ns.median if case.link_rtt_ns else 1.0
-    return found
+def _at(cases: Sequence[Case], algorithm: str, size_bytes: int) -> dict[str, Case]:
+    """The case of each variant at this size: up to 512 KiB that of a chain, above it that of single calls, where there
+    is one, else the other."""
+    found = sorted(cases, key=lambda case: (case.mode == "chained") == (size_bytes <= CHAINED_UP_TO))
+    return {case.variant: case for case in found if (case.algorithm, case.size_bytes) == (algorithm, size_bytes)}
 
 
-def _span(costs: Sequence[Summary]) -> Span:
+def _cost_us(case: Case) -> float:
+    return cost_us(case) or 0.0  # `counts` has seen that there is one
+
+
+def _span(cases: Sequence[Case]) -> Span:
     """Over launches their median, with its interval from six on and the range of fewer; of one its own interval."""
-    if len(costs) == 1:
-        one = costs[0]
-        return Span(one.median, one.ci_low or one.median, one.ci_high or one.median)
-    medians = [cost.median for cost in costs]
+    if len(cases) == 1:
+        return Span(*interval_us(cases[0].total_us or cases[0].time_us).tolist())
+    medians = [*map(_cost_us, cases)]
     middle, low, high = median_interval(medians)
     return Span(middle, min(medians) if low is None else low, max(medians) if high is None else high)
 

@@ -98,10 +98,15 @@ class Link:
 Spec = TypeVar("Spec", Model, Gpu, Link)
 
 
+def from_toml(content: bytes) -> dict[str, Any]:
+    """A file of TOML. Raises ValueError for what is none."""
+    return tomllib.loads(content.decode())
+
+
 @cache
 def tables() -> dict[str, Any]:
     """`specs.toml` as it stands."""
-    return tomllib.loads((Path(__file__).parent / "specs.toml").read_text())
+    return from_toml((Path(__file__).parent / "specs.toml").read_bytes())
 
 
 def bits(weights: str) -> float:

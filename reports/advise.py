@@ -11,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 
 from reports import explain, serving, specs
@@ -25,10 +26,10 @@ from reports.specs import Gpu
 
 WIDTH = 80
 GB = 1e9
-MOST_STREAMS = 1024
+MOST_STREAMS = 1 << 16
 MARGIN = 1.1  # two splits closer than that are as good as each other, by arithmetic that leaves this much out
 WORLDS = (1, 2, 4, 8)
-RULE_OF_THUMB = {"GPUs' own link": 8, "PCIe, one socket": 4, "PCIe, across sockets": 2}
+RULE_OF_THUMB = {"NVLink or the like": 8, "PCIe, one socket": 4, "PCIe, across sockets": 2}
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def advise(arguments: argparse.Namespace) -> int:
         sys.stdout.write(validate.render(read(arguments.validate), results))
         return 0
     asked = question(arguments)
-    link = specs.link(arguments.link or asked.gpu.peer or asked.gpu.slot)
+    link = specs.link(arguments.link or peer_of(asked.gpu, asked.gpus) or asked.gpu.slot)
     times = (printed(logs[0], asked.gpus, link) if logs else measured(results, asked.gpus, link) if results
              else assumed(link, asked.gpus))
     text = render(asked, times, [*logs, *results])
@@ -127,6 +128,9 @@ def question(arguments: argparse.Namespace) -> Question:
     model = specs.model(arguments.model) if arguments.model else specs.model_of(arguments.config)
     gpu, size = specs.gpu(arguments.gpu), re.fullmatch(r"([0-9]{1,5}(?:\.[0-9]{1,3})?) ?GB", arguments.weights, re.I)
     weights_bytes = float(size[1]) * GB if size else serving.weights_bytes(model, specs.bits(arguments.weights))
+    if arguments.skew > arguments.gpus:
+        raise ResultError(f"a skew of {arguments.skew:g} over {arguments.gpus} GPUs: the busiest gets at most all, "
+                          f"{arguments.gpus} times the mean")
     if not weights_bytes:
         raise ResultError("a model of 0 GB has no weights")
     what = Serving(model, weights_bytes, gpu.bandwidth_gb_s, context=arguments.context, skew=arguments.skew)
@@ -138,6 +142,11 @@ def on(gpu: Gpu, what: Serving, in_fp8: bool) -> Serving:
     """The same on such a GPU, multiplied in fp8 where it can."""
     return replace(what, bandwidth_gb_s=gpu.bandwidth_gb_s, tflops=(in_fp8 and gpu.fp8_tflops) or gpu.fp16_tflops,
                    memory_bytes=gpu.memory_gb * GB, slot_gb_s=specs.link(gpu.slot).gb_s)
+
+
+def peer_of(gpu: Gpu, gpus: int) -> str | None:
+    """The link of its own by which so many of a GPU reach each other, None where they have only their slots."""
+    return gpu.peer if gpu.peer and gpus <= specs.link(gpu.peer).most_gpus else None
 
 
 def splits(asked: Question, times: Times) -> list[Split]:
@@ -228,14 +237,14 @@ def fits(asked: Question) -> list[str]:
         name = f"KV cache, {streams} x {what.context} tokens" if part == "KV cache" else part
         rows[name] = [number(held[part] / GB) for held in by_world.values()]
     rows[f"fits {number(usable / GB)} GB (90 % of {number(asked.gpu.memory_gb)})"] = [
-        "fits" if room >= 0 else "NO" for room in spare]
+        "no split" if model.heads % n else "fits" if room >= 0 else "NO" for n, room in zip(WORLDS, spare, strict=True)]
     rows["GB to spare (- short)"] = [signed(room / GB) for room in spare]
     token, n = serving.kv_bytes_per_token(model), asked.gpus
     held = memory(asked, TENSOR, n)
-    room = n * (usable - sum(held.values()) + held["KV cache"])
+    room = serving.room_tokens(model, n, usable - sum(held.values()) + held["KV cache"])
     return [*(f" {name:<37}" + "".join(f"{cell:>10}" for cell in row) for name, row in rows.items()),
             f"A token's keys and values are {token:,.0f} B in fp16 ({model.kv_layers or model.layers} layers); "
-            f"beside the rest there is room for {max(0, int(room // token)):,} tokens at TP {n}."]
+            f"beside the rest there is room for {room:,} tokens at TP {n}."]
 
 
 def signed(value: float) -> str:
@@ -250,7 +259,7 @@ def collectives(asked: Question, times: Times) -> list[str]:
         return ["One GPU: nothing to reduce."]
     size, calls = int(serving.all_reduce_bytes(model, asked.batch)), serving.all_reduces(model)
     each, factor, gb_s = times(size), serving.wire_factor(n), times.link.gb_s * (n - 1 if times.link.mesh else 1)
-    moved, how = calls * size, " by the fit" if times.at and size not in times.at else ""
+    moved, how = calls * size, times.how(size)
     chunk, routed = min(asked.prompt, serving.CHUNK_TOKENS), list[str]()
     if model.experts > 1 and not model.experts % n:
         leaving, shared = (serving.dispatch_bytes(model, n, chunk / n, once) / 1e6 for once in (False, True))
@@ -359,25 +368,31 @@ def saturated(asked: Question, can: Sequence[Split], times: Times) -> str:
 
 def links(asked: Question) -> list[str]:
     """TP 1 to 8 by links' figures alone, beside the rule of thumb."""
-    own = asked.gpu.peer or "nvlink4"
-    by_link = dict(zip(RULE_OF_THUMB, (own, asked.gpu.slot, "sockets"), strict=True))
+    own = peer_of(asked.gpu, max(WORLDS))
+    only_shown = "" if own else f" {max(WORLDS)} {asked.gpu.name} have no NVLink; its rows are there to compare with."
+    by_link = dict(zip(RULE_OF_THUMB, (own or "nvlink4", asked.gpu.slot, "sockets"), strict=True))
     lines = [f" {'by link figures alone, TP':<33}" + "".join(f"{n:>9}" for n in WORLDS) + f"{'best':>5}{'rule':>5}"]
     for name, link in by_link.items():
         for what in ("decode", "prompt"):
-            ms = []
+            ms = list[float]()
             for n in WORLDS:
+                if asked.serving.model.heads % n:
+                    ms.append(inf)
+                    continue
                 done = split(asked, assumed(specs.link(link), n), TENSOR if n > 1 else ONE, n)
                 ms.append((done.step_us if what == "decode" else done.prompt_us).value / 1e3)
-            lines.append(f" {f'{name}, {what}, ms':<33}" + "".join(f"{number(value):>9}" for value in ms)
-                         + f"{WORLDS[ms.index(min(ms))]:>5}{RULE_OF_THUMB[name]:>5}")
-    return [*lines, f"Links: {', '.join(by_link.values())}; latencies are of NCCL's model; what fits is above.", ""]
+            cells = "".join(f"{number(value) if value < inf else '-':>9}" for value in ms)
+            lines.append(f" {f'{name}, {what}, ms':<33}{cells}"
+                         f"{WORLDS[ms.index(min(ms))]:>5}{RULE_OF_THUMB[name]:>5}")
+    return [*lines, f"Links: {', '.join(by_link.values())}; latencies are of NCCL's model; what fits is above."
+                    f"{only_shown}", ""]
 
 
 def checks(asked: Question) -> list[str]:
     """What to look at before trusting the advice."""
     what, n = asked.serving, asked.gpus
     room = serving.usable_bytes(what.memory_bytes) - sum(memory(asked, TENSOR, n).values())
-    more = f", {int(n * room // serving.kv_bytes_per_token(what.model))} tokens more"
+    more = f", {serving.room_tokens(what.model, n, room)} tokens more"
     return [f"Before trusting it, check: the cache (TP {n} leaves {signed(room / GB)} GB a GPU{more * (room > 0)}, "
             "beside 10 % headroom); the topology (bench.doctor: the path between the GPUs, lanes, peer access); the "
             "latency (chained all-reduces of the engine's own library, captured as the engine does)."]

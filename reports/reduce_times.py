@@ -27,13 +27,14 @@ from reports.specs import Gpu, Link
 from reports.stats import median_interval
 
 CHAINED_UP_TO = 512 << 10
+LARGE = 1 << 20  # from here on a time tells a bandwidth
 DOWN = 0.5  # of a link's bandwidth: less than that, and the link is called out
 
 
 @dataclass
 class Times:
     """All-reduces over `gpus` ranks: `at` their measured times in microseconds by size in bytes, `fits` for sizes in
-    between and beyond; where that is empty, they come from `link`. `words` say in a line where they are from, `notes`
+    between and beyond; where `at` is empty, they come from `link`. `words` say in a line where they are from, `notes`
     what to know of them."""
 
     gpus: int
@@ -45,28 +46,42 @@ class Times:
 
     def __call__(self, size_bytes: float) -> Span:
         """Microseconds of an all-reduce of so many bytes, with its interval. Without a fit they lie on a line between
-        sizes, in logarithms; beyond the largest they grow as bytes do, below the smallest they are the smallest's."""
+        sizes, in logarithms; below the smallest they are the smallest's. Beyond the largest they grow as bytes do, or,
+        where that is too small to tell a bandwidth, by what the link's figures say of the bytes that are more."""
         if not self.at:
             base_us = float(specs.tables()["latency"]["all_reduce_us"])
             return sure(link_all_reduce_us(self.link, base_us, self.gpus, size_bytes))
         if size_bytes in self.at:
             return self.at[int(size_bytes)]
-        mode = "chained" if size_bytes <= CHAINED_UP_TO else "isolated"
-        by_fit = [predict_us(fit, size_bytes) for fit in self.fits if fit.mode == mode]
-        if by_fit := [found for found in by_fit if found[0] > 0]:
+        sizes = sorted(self.at)
+        if sizes[-1] < min(size_bytes, LARGE):
+            more_us = wire_factor(self.gpus) * (size_bytes - sizes[-1]) / self.link.gb_s / 1e3
+            return self.at[sizes[-1]].times(1, plus=more_us)
+        if by_fit := self._by_fit(size_bytes):
             value, low, high = min(by_fit, key=lambda found: found[0])
             return Span(value, value if low is None else low, value if high is None else high)
-        sizes = sorted(self.at)
         if size_bytes >= sizes[-1]:
             return self.at[sizes[-1]].times(size_bytes / sizes[-1])
         size = max(size_bytes, sizes[0])
         return Span(*(float(np.exp(np.interp(np.log(size), np.log(sizes), np.log([self.at[s][end] for s in sizes]))))
                       for end in range(3)))
 
+    def _by_fit(self, size_bytes: float) -> list[tuple[float, float | None, float | None]]:
+        mode = "chained" if size_bytes <= CHAINED_UP_TO else "isolated"
+        return [found for fit in self.fits if fit.mode == mode and (found := predict_us(fit, size_bytes))[0] > 0]
+
+    def how(self, size_bytes: int) -> str:
+        """Whence a size that was not measured has its time, as words behind it."""
+        if not self.at or size_bytes in self.at:
+            return ""
+        if max(self.at) < min(size_bytes, LARGE):
+            return f", ASSUMED from {size_text(max(self.at))} on"
+        return " by the fit" if self._by_fit(size_bytes) else " between sizes that were measured"
+
     def bus_gb_s(self) -> tuple[int, float] | None:
         """The largest size that was measured, where it is 1 MiB or more, and its bus bandwidth in GB/s."""
         size = max(self.at, default=0)
-        return (size, wire_factor(self.gpus) * size / self.at[size].value / 1e3) if size >= 1 << 20 else None
+        return (size, wire_factor(self.gpus) * size / self.at[size].value / 1e3) if size >= LARGE else None
 
 
 def assumed(link: Link, gpus: int) -> Times:
@@ -104,7 +119,7 @@ def measured(results: Sequence[Result], gpus: int, link: Link) -> Times:
     name = algorithm if algorithm == "auto" else printable(library or "the library")
     said = [f"No chain of dependent calls was measured at {' and '.join(map(size_text, single[:2]))}: single calls "
             "stand for it, which are faster than what a decode step pays."] * bool(single)
-    said += [line for result in results for line in opening(result)]
+    said += [*small(at, link), *(line for result in results for line in opening(result))]
     fits = [fit for fit in fits_of(results) if fit.regimes and fit.algorithm == algorithm and not fit.shape
             and not fit.in_place and fit.collective == "all_reduce" and fit.datatype == datatype]
     away = [abs(np.log((fit.link_rtt_ns or 1.0) / np.median(trips_ns))) for fit in fits]  # from the state of `at`
@@ -112,18 +127,34 @@ def measured(results: Sequence[Result], gpus: int, link: Link) -> Times:
     return Times(gpus, f"measured: {name}, {datatype}, {launches}; {machine(results[0])}", link, at, near, said)
 
 
+def small(at: Mapping[int, Span], link: Link) -> list[str]:
+    """What to know where nothing was measured that tells a bandwidth."""
+    largest = max(at, default=0)
+    return [f"Nothing above {size_text(largest)} was measured: what larger all-reduces take, as those of prefill, is "
+            f"ASSUMED by the bandwidth of {link.name}."] * (largest < LARGE)
+
+
 def printed(imported: Imported, gpus: int, link: Link) -> Times:
-    """Times as an imported log prints them: means of single calls, without an interval, out of place where there is
-    one. Raises ResultError for a log of another collective or number of ranks."""
+    """Times as an imported log prints them: means of single calls, without an interval, of sums of 16 bits where there
+    are such, out of place where there is one. Raises ResultError for a log of another collective or number of ranks,
+    and for one with wrong results."""
     times = Times(gpus, f"imported from {imported.run.imported_from.file}, one launch", link)
-    for case in sorted(imported.cases, key=lambda case: case.in_place):
-        mean_us = case.time_us.mean if case.time_us else None
-        if case.collective == "all_reduce" and case.status == "ok" and not case.suspect and case.size_bytes and mean_us:
-            times.at.setdefault(case.size_bytes, sure(mean_us))
+    cases = [case for case in imported.cases if case.collective == "all_reduce" and case.redop in (None, "sum")]
+    if imported.end.status == "failed" or any(case.status == "wrong" for case in cases):
+        raise ResultError(f"{imported.path} is of a run that failed or had wrong results: its times say nothing")
+    known = [case for case in cases if case.time_us and case.time_us.mean and case.size_bytes and not case.suspect]
+    datatype = min((case.datatype for case in known), key=lambda name: name not in ("float16", "bfloat16"), default="")
+    for case in sorted(known, key=lambda case: case.in_place):
+        if case.datatype == datatype and case.size_bytes and case.time_us and case.time_us.mean:
+            times.at.setdefault(case.size_bytes, sure(case.time_us.mean))
     if not times.at:
         raise ResultError(f"{imported.path} has no all-reduce that can be used")
     if (size := imported.run.world["size"]) not in (None, gpus):
         raise ResultError(f"{imported.path} is a run of {size} ranks, not of {gpus} (--gpus)")
+    if imported.end.status != "complete":
+        times.notes.append(f"INCOMPLETE: {imported.end.reason}.")
+    times.words += f", {datatype or 'of unknown type'}"
+    times.notes += small(times.at, link)
     times.notes += ["The log does not say how many ranks it is of."] * (size is None)
     times.notes.append("The log prints means of single calls, not of dependent ones, which a decode step waits for; "
                        "imported, it is shown and never judged.")
@@ -144,7 +175,8 @@ def check(result: Result, gpus: int) -> None:
 
 def counts(case: Case) -> bool:
     """Whether a case is a plain all-reduce, lossless and out of place, that was measured."""
-    return (case.collective == "all_reduce" and cost_us(case) is not None and not case.shape and not case.in_place
+    return (case.collective == "all_reduce" and (cost_us(case) or 0) > 0 and case.size_bytes > 0 and not case.shape
+            and not case.in_place
             and case.redop == "sum" and (case.snr_db is None or case.algorithm == "auto"))
 
 

@@ -180,10 +180,11 @@ def _exchange_us(serving: Serving, gpus: int, tokens: float, all_reduce: AllRedu
 
 def experts_step_us(serving: Serving, gpus: int, streams: int, all_reduce: AllReduce) -> Span:
     """A token of each stream split by experts: streams are parted for attention, whose weights every GPU has, and the
-    busiest GPU reads skew x 1/n of the experts that are used, one at least; a dispatch and a combine in each layer."""
+    busiest GPU reads skew x 1/n of the experts that are used, one at least and all of its own at most; a dispatch
+    and a combine in each layer."""
     model, group = serving.model, ceil(streams / min(gpus, streams))
     share = expert_share(model)
-    busiest = max(1.0, serving.skew * touched_experts(model, streams) / gpus) / model.experts
+    busiest = min(model.experts / gpus, max(1.0, serving.skew * touched_experts(model, streams) / gpus)) / model.experts
     read = serving.weights_bytes * (1 - share + share * busiest) + _kv_bytes(serving, group)
     work = max(read / serving.bandwidth_gb_s / 1e3, work_us(serving, 0, serving.skew * streams / gpus))
     return _exchange_us(serving, gpus, group, all_reduce).times(2 * model.layers, plus=work)
@@ -213,17 +214,23 @@ def flip_us(other_us: float, work_us: float, calls: int) -> float:
     return (other_us - work_us) / calls
 
 
+def chunks_of(prompt: int) -> int:
+    """In how many parts a prompt goes through the model."""
+    return ceil(prompt / CHUNK_TOKENS)
+
+
 def prompt_us(serving: Serving, prompt: int) -> float:
-    """What one GPU takes to read a prompt in: its multiplications with weights, and of queries, keys and values with
-    one another, 2 x prompt^2 x heads x head's elements in each layer (half of the pairs)."""
-    model = serving.model
+    """What one GPU takes to read a prompt in: of each chunk its multiplications with weights, and of queries, keys and
+    values with one another, 2 x prompt^2 x heads x head's elements in each layer (half of the pairs)."""
+    model, chunks = serving.model, chunks_of(prompt)
     pairs = 2 * prompt**2 * model.heads * model.head_dim * (model.kv_layers or model.layers)
-    return work_us(serving, read_bytes(serving, prompt), prompt) + pairs / serving.tflops / 1e6
+    each = prompt / chunks
+    return chunks * work_us(serving, read_bytes(serving, each), each) + pairs / serving.tflops / 1e6
 
 
 def tensor_prompt_us(serving: Serving, gpus: int, prompt: int, all_reduce: AllReduce) -> Span:
     """A prompt split by tensor: one GPU's work / n + 2 x layers all-reduces of each chunk's activations."""
-    chunks = ceil(prompt / CHUNK_TOKENS)
+    chunks = chunks_of(prompt)
     each = all_reduce(all_reduce_bytes(serving.model, prompt / chunks))
     return each.times(chunks * all_reduces(serving.model), plus=prompt_us(serving, prompt) / gpus)
 
@@ -237,7 +244,7 @@ def pipeline_period_us(stage_us: float, handoff_us: float, in_flight: int) -> fl
 def pipeline_prompt_us(serving: Serving, gpus: int, prompt: int, all_reduce: AllReduce) -> Span:
     """A prompt in a pipeline, alone: its first chunk passes n stages and n-1 hand-offs, and the others follow a period
     apart."""
-    count = ceil(prompt / CHUNK_TOKENS)
+    count = chunks_of(prompt)
     stage = prompt_us(serving, prompt) / gpus / count
     handoffs = all_reduce(all_reduce_bytes(serving.model, prompt / count))
     return Span(*(gpus * stage + (gpus - 1) * end + (count - 1) * pipeline_period_us(stage, end, count)
@@ -245,14 +252,15 @@ def pipeline_prompt_us(serving: Serving, gpus: int, prompt: int, all_reduce: All
 
 
 def replicas_prompt_us(serving: Serving, _: int, prompt: int, __: AllReduce | None = None) -> Span:
-    """A prompt on one GPU; weights that are outside come through the slot once, behind the work."""
-    through_us = read_bytes(serving, prompt) * outside_share(serving, 1) / serving.slot_gb_s / 1e3
+    """A prompt on one GPU; weights that are outside come through the slot for each chunk, behind the work."""
+    chunks = chunks_of(prompt)
+    through_us = chunks * read_bytes(serving, prompt / chunks) * outside_share(serving, 1) / serving.slot_gb_s / 1e3
     return sure(max(prompt_us(serving, prompt), through_us))
 
 
 def experts_prompt_us(serving: Serving, gpus: int, prompt: int, all_reduce: AllReduce) -> Span:
     """A prompt whose tokens are parted over the ranks of an expert split, the busiest one's work counting."""
-    count = ceil(prompt / CHUNK_TOKENS)
+    count = chunks_of(prompt)
     each = _exchange_us(serving, gpus, prompt / count / gpus, all_reduce)
     return each.times(2 * serving.model.layers * count, plus=serving.skew * prompt_us(serving, prompt) / gpus)
 
@@ -265,7 +273,7 @@ PROMPT_US: dict[str, Callable[[Serving, int, int, AllReduce], Span]] = {
 def prompts_rate(serving: Serving, kind: str, gpus: int, prompt: int, all_reduce: AllReduce) -> Span:
     """Tokens a second of many prompts, one behind another: in a pipeline a chunk each period, replicas all at once."""
     if kind == PIPELINE:
-        chunks = ceil(prompt / CHUNK_TOKENS)
+        chunks = chunks_of(prompt)
         each, stage_us = prompt / chunks, prompt_us(serving, prompt) / chunks / gpus
         handoffs = all_reduce(all_reduce_bytes(serving.model, each))
         return Span(*(pipeline_period_us(stage_us, end, 2) for end in handoffs)).rate(each)
@@ -282,6 +290,12 @@ def memory_bytes(serving: Serving, kind: str, gpus: int, streams: int, chunk: in
     return {"weights": serving.weights_bytes * parts.get(kind, 1.0),
             "KV cache": _kv_bytes(serving, cache.get(kind, ceil(streams / gpus))),
             "activations": activation_bytes(model, max(chunk, streams), gpus if kind == TENSOR else 1)}
+
+
+def room_tokens(model: Model, gpus: int, bytes_of_a_gpu: float) -> int:
+    """Tokens whose keys and values find room in so many bytes of each GPU of a tensor split."""
+    part = ceil(model.kv_heads / gpus) / model.kv_heads
+    return max(0, int(bytes_of_a_gpu // (part * kv_bytes_per_token(model))))
 
 
 def usable_bytes(memory_bytes: float) -> float:

@@ -30,7 +30,8 @@ FIELDS = {"layers": ("num_hidden_layers",), "hidden": ("hidden_size",), "heads":
           "intermediate": ("moe_intermediate_size", "intermediate_size"), "vocab": ("vocab_size",),
           "experts": ("num_local_experts", "num_experts"), "top_k": ("num_experts_per_tok",)}
 # What makes a cache, or layers, of another kind than these formulas are about.
-OTHER_KINDS = ("kv_lora_rank", "n_routed_experts", "state_size", "ssm_cfg", "linear_num_value_heads")
+OTHER_KINDS = ("kv_lora_rank", "n_routed_experts", "state_size", "ssm_cfg", "linear_num_value_heads",
+               "shared_expert_intermediate_size", "n_shared_experts", "interleave_moe_layer_step")
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Link:
-    """GB/s one way between two GPUs, and as advertised, both ways; `step_us` is the latency of a step of a ring."""
+    """GB/s one way between two GPUs, and as advertised, both ways; `step_us` is the latency of a step of a ring. A
+    bridge joins two GPUs and no more."""
 
     name: str
     gb_s: float
@@ -93,6 +95,7 @@ class Link:
     step_us: float
     source: str
     mesh: bool = False
+    most_gpus: int = 64
 
 
 Spec = TypeVar("Spec", Model, Gpu, Link)
@@ -168,6 +171,8 @@ def model_of(path: Path) -> Model:
         raise ResultError(f"{path} has experts and lacks {FIELDS['top_k'][0]}")
     found.setdefault("kv_heads", found["heads"])
     found.setdefault("head_dim", max(1, found["hidden"] // found["heads"]))
+    if found["heads"] % found["kv_heads"]:
+        raise ResultError(f"{path}: {found['heads']} heads are no multiple of {found['kv_heads']} KV heads")
     if found.get("experts", 1) < found.get("top_k", 1):
         raise ResultError(f"{path}: a token uses more experts than there are")
     return Model(name=printable(path.parent.name or path.name), source="its config.json",

@@ -220,3 +220,25 @@ def test_unknown_names_are_refused_with_those_near():
     with pytest.raises(ResultError) as refused:
         specs.gpu("\x1b[31m" * 50)
     assert "\x1b" not in str(refused.value)
+
+
+def test_keys_and_values_that_are_held_twice_take_their_room_twice():
+    """Eight GPUs and four KV heads: each head lies on two of them."""
+    model = specs.model("qwen3.5-27b")
+    token = serving.kv_bytes_per_token(model)
+    assert model.kv_heads == 4
+    assert serving.room_tokens(model, 4, 1e9) == int(1e9 // (token / 4))
+    assert serving.room_tokens(model, 8, 1e9) == serving.room_tokens(model, 4, 1e9)
+
+
+def test_weights_outside_come_through_the_slot_for_each_chunk():
+    """Ten chunks of a prompt need the weights ten times; once would make an offload look six times as fast."""
+    of = Serving(specs.model("mixtral-8x7b"), 93e9, 1008.0, 165.0, 24e9, 31.5)
+    one, ten = (serving.replicas_prompt_us(of, 1, prompt).value for prompt in (2048, 20480))
+    assert ten == pytest.approx(10 * one)
+
+
+def test_nobody_reads_more_experts_than_it_has():
+    of = Serving(specs.model("mixtral-8x7b"), 93e9, 1008.0, skew=4.0)
+    all_of_its_own = 93e9 * (1 - serving.expert_share(of.model) * 3 / 4) / 1008 / 1e3
+    assert serving.experts_step_us(of, 4, 64, lambda size: serving.sure(0.0)).value == pytest.approx(all_of_its_own)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from reports import synthetic
 from reports.fit import LAUNCH_MISFIT, Crossover, Fit, crossovers, groups_of, regime_of
-from reports.lines import Floats, breaks, interval, lines, walsh_means
+from reports.lines import breaks, interval, lines, walsh_means
 from reports.rate import Figure
+from reports.verdict import Floats
 
 SIZES = np.array([16384.0 * 2**step for step in range(12)])
 US_A_BYTE = 1e-4  # 10 GB/s

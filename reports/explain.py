@@ -32,9 +32,9 @@ def cache(asked: Question) -> str:
     model = asked.serving.model
     right = TOKENS * serving.kv_bytes_per_token(model)
     wrong = TOKENS * 2 * model.hidden * serving.WIRE_BYTES
-    return (f"Cache as 2 x tokens x hidden x 2 B, without layers and grouped heads: {mb(wrong)} for {TOKENS} tokens, "
-            f"where {mb(right)} is right ({model.kv_layers or model.layers} layers, {model.kv_heads} KV heads of "
-            f"{model.head_dim}): {ratio(wrong, right)}.")
+    return (f"Cache as 2 x tokens x hidden x 2 B, without layers and grouped heads: {wrong / 1e6:.1f} MB for "
+            f"{TOKENS} tokens, where {right / 1e6:.1f} MB is right ({model.kv_layers or model.layers} layers, "
+            f"{model.kv_heads} KV heads of {model.head_dim}): {ratio(wrong, right)}.")
 
 
 def calls(asked: Question, times: Times) -> str:
@@ -88,11 +88,6 @@ def scaling(asked: Question, times: Times) -> str:
 def at(times: Times, gpus: int, size_bytes: float) -> float:
     """Microseconds of an all-reduce of two or more GPUs."""
     return (times if times.gpus == gpus else Times(gpus, "", times.link))(size_bytes).value
-
-
-def mb(size_bytes: float) -> str:
-    """`33.6 MB`."""
-    return f"{size_bytes / 1e6:.1f} MB"
 
 
 def ratio(said: float, right: float) -> str:

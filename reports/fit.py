@@ -22,7 +22,6 @@ from reports.lines import (
     LEAST_MISFIT,
     MIN_LAUNCHES,
     MIN_SIZES,
-    Floats,
     breaks,
     interval,
     lines,
@@ -34,6 +33,7 @@ from reports.result import ResultError, read_lines, write_whole
 from reports.rows import MIN_STATE_BLOCKS
 from reports.schema import Case, Record, Result, to_line
 from reports.sides import key_of
+from reports.verdict import Floats
 
 FITS_SCHEMA = 1
 LAUNCH_MISFIT = 0.10  # what a line may miss by where too few launches tell what is one launch's whim

@@ -230,7 +230,7 @@ def read_row(layout: Layout, words: list[tuple[str, int]], at: int) -> tuple[Row
         row.about["root"], first = int(texts[first]), first + 1
     figures = [text.rstrip("*") for text in texts[first:]]
     halves = [figures[start : start + width] for start in range(0, len(figures), width)]
-    if len(figures) % width or len(halves) > len(layout.places) or not _are_figures(texts[first:]):
+    if len(figures) % width or len(halves) > len(layout.places) or not FIGURES.fullmatch(" ".join(texts[first:])):
         return row, False
     places = [place for place, _ in layout.places]
     if len(halves) == 1:
@@ -240,16 +240,12 @@ def read_row(layout: Layout, words: list[tuple[str, int]], at: int) -> tuple[Row
     return row, True
 
 
-def _are_figures(texts: Sequence[str]) -> bool:
-    return FIGURES.fullmatch(" ".join(texts)) is not None
-
-
 def continued(test: Draft, texts: list[str]) -> bool:
     """Whether the words are what is left of the row that a message split; then they are taken into it."""
     row, width = test.pending, len(test.layout.names)
     assert row is not None
     missing = [place for place, _ in test.layout.places if place not in dict(row.halves)]
-    if not _are_figures(texts) or len(texts) not in (width, width * len(missing)):
+    if not FIGURES.fullmatch(" ".join(texts)) or len(texts) not in (width, width * len(missing)):
         return False
     for start, place in zip(range(0, len(texts), width), missing, strict=False):
         row.halves.append((place, texts[start : start + width]))

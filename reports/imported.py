@@ -152,11 +152,8 @@ def write_imported(folder: Path, run: ImportedRun, cases: Sequence[ImportedCase]
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResultError(f"{path} cannot be written: {error.strerror}") from error
-    write_whole(path, b"".join(map(_line, (run, *cases, end))))
+    lines = [msgspec.to_builtins(record) for record in (run, *cases, end)]
+    for fields in lines:  # twenty thousand cases are written faster so than by schema.to_line
+        del fields["extra"]
+    write_whole(path, msgspec.json.Encoder().encode_lines(lines))
     return path, True
-
-
-def _line(record: Record) -> bytes:
-    fields = msgspec.to_builtins(record)  # twenty thousand cases are written faster so than by schema.to_line
-    del fields["extra"]
-    return msgspec.json.encode(fields) + b"\n"

@@ -16,9 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import fdtrc
 
-from reports.verdict import signed_rank_cdf
-
-Floats = NDArray[np.float64]
+from reports.verdict import Floats, signed_rank_cdf
 
 MIN_SIZES = 3  # of a line
 MIN_LAUNCHES = 5  # for an interval

@@ -94,12 +94,10 @@ class Machine:
 
 @dataclass
 class Procurement:
-    """All that a page says; its strings are printable, and otherwise as foreign as they were. `confidence` (0.95: 95 %)
-    is that of each interval."""
+    """All that a page says; its strings are printable, and otherwise as foreign as they were."""
 
     title: str
     machines: list[Machine]
-    confidence: float
     sentences: list[str]
 
     @property
@@ -144,8 +142,8 @@ def evaluate(path: Path, runs: Sequence[str] = (), only: str | None = None) -> P
         found = find(name, candidate, given[name], spec)
         machines.append(_machine(name, candidate, found, spec, keys, requirements, confidence))
         sentences += [f"{name}: {note}." for note in found.notes]
-    return Procurement(path.name, machines, confidence, [
-        *_method(spec, verdicts, confidence), *_ranked(spec, machines), *sentences])
+    return Procurement(path.name, machines, [*_method(spec, verdicts, confidence), *_ranked(spec, machines),
+                                             *sentences])
 
 
 def _machine(name: str, candidate: Candidate, found: Found, spec: Spec, keys: Sequence[Key],

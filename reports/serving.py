@@ -68,10 +68,10 @@ def weights_bytes(model: Model, bits: float) -> float:
     return model.parameters * bits / 8
 
 
-def kv_bytes_per_token(model: Model, element_bytes: float = WIRE_BYTES) -> float:
-    """Bytes of keys and values that a token leaves: 2 x layers x KV heads x head's elements x bytes of an element
-    (grouped queries: Ainslie et al., EMNLP 2023)."""
-    return 2 * (model.kv_layers or model.layers) * model.kv_heads * model.head_dim * element_bytes
+def kv_bytes_per_token(model: Model) -> float:
+    """Bytes of keys and values that a token leaves: 2 x layers x KV heads x head's elements x 2 B (grouped queries:
+    Ainslie et al., EMNLP 2023)."""
+    return 2 * (model.kv_layers or model.layers) * model.kv_heads * model.head_dim * WIRE_BYTES
 
 
 def activation_bytes(model: Model, tokens: int, gpus: int = 1) -> float:

@@ -32,6 +32,7 @@ from reports.schema import (
     Record,
     Result,
     Run,
+    Shape,
     State,
     Summary,
     World,
@@ -180,11 +181,14 @@ def read(path: Path | str) -> Result:
     records: dict[type[Record], list[Any]] = {kind: [] for kind in KINDS.values()}
     for where, record in read_lines(path, "run file", KINDS, SCHEMA):
         records[type(record)].append(record)
-        if isinstance(record, Run):
-            try:
+        try:
+            for case in record.cases if isinstance(record, Run) else [record] if isinstance(record, Case) else []:
+                msgspec.convert(case.shape, Shape | None)
+            if isinstance(record, Run):
                 msgspec.convert(record.world, World)
-            except msgspec.ValidationError as error:
-                raise ResultError(f"{where}: not a world of ranks ({error})") from error
+        except msgspec.ValidationError as error:
+            raise ResultError(f"{where}: not a shape of a case, or a world of ranks ({error})") from error
+        if isinstance(record, Run):
             if unknown := {planned.collective for planned in record.cases} - BUS_FACTORS.keys() - set(TOGETHER):
                 raise ResultError(f"{where}: unknown collective {min(unknown)!r}")
     return _assemble(path, records[Run][0], records)

@@ -41,7 +41,7 @@ class Planned(Record, kw_only=True):
     """
 
     collective: str
-    size_bytes: int
+    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
     count: int
     datatype: str
     redop: str
@@ -100,6 +100,26 @@ class World(msgspec.Struct):
     ranks: list[Rank] = []
 
 
+class Shape(msgspec.Struct):
+    """What is relied on of the `shape` of a case, if it has one and as far as it is there; more may stand there."""
+
+    src: int = 0
+    dst: int = 0
+    pairs: list[tuple[int, int]] = []
+    model: str = ""
+    layer: str = ""
+    layers: Annotated[int, msgspec.Meta(ge=1)] = 1
+    tokens: Annotated[int, msgspec.Meta(ge=1)] = 1
+    slots: Annotated[int, msgspec.Meta(ge=1)] = 1
+    hidden: int = 0
+    inner: int | list[int] = 0
+    weights: str = ""
+    scale: str = "1"
+    skew: str = ""
+    beside: str = ""
+    arrival_skew_us: float = 0.0
+
+
 class Block(Record, kw_only=True, tag="block", tag_field="kind"):
     """One block of one case: medians over its `n` iterations (of a chain: over its chains, per call). `gpus` has, by
     rank, what the driver said of each GPU after it: clocks, link generation and width, what throttled it. `chosen`
@@ -129,7 +149,7 @@ class LinkBlock(Record, kw_only=True, tag="link_block", tag_field="kind"):
     """The machine's own parts at one size, all ranks at once: times to copy `size_bytes` into a slab, on GPUs also
     into the next rank's, to read what a peer has just written, and to copy through the memory system."""
 
-    size_bytes: int
+    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
     round: int
     copy_in_us: float | None = None
     push_us: float | None = None
@@ -187,7 +207,7 @@ class Case(Record, kw_only=True, tag="case", tag_field="kind"):
     library: str | None
     variant: str
     memory: str
-    size_bytes: int
+    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
     count: int
     datatype: str
     redop: str

@@ -79,7 +79,7 @@ def shape_text(shape: Any) -> str:
 def shape_words(shape: Any) -> list[str]:
     """The same for somebody who sees it for the first time."""
     known = WAYS | {"gemm": "beside a matmul"}
-    return [f"one rank late by {said:g} us" if name == "arrival_skew_us" else known.get(said, f"{name} {said}")
+    return [f"one rank late by {said:g} us" if name == "arrival_skew_us" else known.get(str(said), f"{name} {said}")
             for name, said in (shape or {}).items()]
 
 

@@ -134,6 +134,15 @@ def test_samples_are_read_from_the_run_s_own_folder_as_numbers_or_not_at_all(tmp
         read_samples(result, result.cases[0])
 
 
+@pytest.mark.parametrize("shape", [5, "x", [1], {"arrival_skew_us": "soon"}, {"skew": 3}, {"beside": [1]},
+                                   {"slots": 0}, {"pairs": [[0, 1, 2]]}])
+def test_a_shape_that_is_none_is_refused_in_a_sentence(tmp_path, shape):
+    done = reports("show", hostile_run(tmp_path, shape=shape))
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
 def test_samples_come_back_as_they_were_written_and_none_where_they_are_gone(tmp_path):
     path = hostile_run(tmp_path)
     result = read(path)

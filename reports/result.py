@@ -182,15 +182,15 @@ def read(path: Path | str) -> Result:
     for where, record in read_lines(path, "run file", KINDS, SCHEMA):
         records[type(record)].append(record)
         try:
-            for case in record.cases if isinstance(record, Run) else [record] if isinstance(record, Case) else []:
+            for case in [record] if isinstance(record, Case) else record.cases if isinstance(record, Run) else []:
                 msgspec.convert(case.shape, Shape | None)
             if isinstance(record, Run):
                 msgspec.convert(record.world, World)
         except msgspec.ValidationError as error:
             raise ResultError(f"{where}: not a shape of a case, or a world of ranks ({error})") from error
-        if isinstance(record, Run):
-            if unknown := {planned.collective for planned in record.cases} - BUS_FACTORS.keys() - set(TOGETHER):
-                raise ResultError(f"{where}: unknown collective {min(unknown)!r}")
+        planned = record.cases if isinstance(record, Run) else []
+        if unknown := {case.collective for case in planned} - BUS_FACTORS.keys() - set(TOGETHER):
+            raise ResultError(f"{where}: unknown collective {min(unknown)!r}")
     return _assemble(path, records[Run][0], records)
 
 

@@ -25,11 +25,11 @@ LATEST_ALPHA, EARLIER_ALPHA, PASSING_ALPHA, SHARED_ALPHA = 0.02, 0.006, 0.005, 0
 LATEST = 4
 EDGE, SHARED_EDGE = 7, 3  # the fewest runs on either side of a step
 PASSING = (8, 16, 32)  # runs that are looked at on either side of a step that was taken back
-AROUND = 9  # runs whose median an outlier is drawn towards
+NEXT, NEARBY = 9, 17  # runs around one: those an outlier is drawn towards, those its correlation is told by
 FAR_AWAY, MOST_AWAY = 5.0, 3.5  # how far an outlier stays from it: robust standard deviations of values, innovations
-STRETCH = 25  # runs whose correlation is taken at a time, so that a step bends only that of one stretch
-CLEAR_T = 5.0
-CHANCE = 1.2  # over the runs: how much the correlations of series vary that are all the same
+# By simulation, normal or not: the correlation of neighbours' deviations from the median nearby where they are
+# independent, how much of a small correlation is seen in it, and the variance of what is told of a series, times runs.
+OF_NONE, OF_MORE, CHANCE = -0.035, 0.87, 1.4
 POSITION_DROP = 6.0  # of twice the log likelihood: places within it are as good; so that 95 % of intervals are right
 INFORMED = 2 / 3  # of a run: what its difference from the one before tells of the variance
 
@@ -96,12 +96,16 @@ def split(best: Callable[[int, int], tuple[float, int]], start: int, stop: int) 
     return [*split(best, start, start + place), start + place, *split(best, start + place, stop)] if score > 1 else []
 
 
+def around(values: Floats, width: int) -> Floats:
+    """The median of so many runs around each, (..., runs); it steps where the values do."""
+    n, half = values.shape[-1], width // 2
+    medians = np.partition(np.lib.stride_tricks.sliding_window_view(values, width, axis=-1), half, axis=-1)[..., half]
+    return np.asarray(medians[..., np.clip(np.arange(n) - half, 0, n - width)])
+
+
 def tamed(values: Floats, away: float) -> Floats:
-    """The values, (..., runs), with outliers drawn in. A step stays: the median around steps as well."""
-    n = values.shape[-1]
-    windows = np.lib.stride_tricks.sliding_window_view(values, AROUND, axis=-1)
-    medians = np.partition(windows, AROUND // 2, axis=-1)[..., AROUND // 2]
-    medians = medians[..., np.clip(np.arange(n) - AROUND // 2, 0, n - AROUND)]
+    """The values, (..., runs), with outliers drawn in towards the runs around them."""
+    medians = around(values, NEXT)
     most = away * 1.4826 * np.median(np.abs(values - medians), axis=-1, keepdims=True)
     return np.asarray(medians + np.clip(values - medians, -most, most))
 
@@ -115,24 +119,18 @@ def correlations(calm: Floats) -> Floats:
     """Correlation of neighbouring runs, from 0 to 0.9, of each series, (series, 1): what all have in common, as far as
     the series do not differ by more than chance makes them (an empirical Bayes estimate).
 
-    How much more differences over two runs vary than those over one gives a first estimate for all, which few steps do
-    not bend; what is left of the correlation in the innovations is added, the median over stretches of runs."""
+    How much more differences over two runs vary than those over one gives a first estimate for all. What is left in
+    the innovations is seen in how these deviate from the runs around, which no step bends."""
     one, two = (np.mean(_squares(calm, lag)) for lag in (1, 2))
     first = float(np.clip(two / one - 1, 0, 0.9)) if one > 0 else 0.0
     new = innovations(calm, first)
-    t, size, _ = steps(new, first, EDGE)
-    best = np.argmax(np.abs(t), axis=-1)[:, None]
-    t, size = (np.take_along_axis(its, best, axis=-1) for its in (t, size))
-    run, place, n = np.arange(1, calm.shape[1]), best + EDGE, calm.shape[1] - 1
-    new -= np.where(np.abs(t) > CLEAR_T, size, 0) * ((run == place) + (1 - first) * (run > place))
-    stretches = max(1, n // STRETCH)
-    cut = new[:, : n // stretches * stretches].reshape(len(new), stretches, -1)
-    cut = cut - cut.mean(axis=-1, keepdims=True)
-    squares, lagged = np.mean(np.square(cut), axis=(1, 2)), np.mean(cut[..., 1:] * cut[..., :-1], axis=-1)
-    left = np.divide(lagged, squares[:, None], out=np.zeros_like(lagged), where=squares[:, None] > 0)
-    own, common = np.median(left, axis=1), np.median(left.mean(axis=0)) + 1 / (cut.shape[-1] - 1)
+    away = new - around(new, NEARBY)
+    squares, lagged = np.mean(np.square(away), axis=-1), np.mean(away[:, 1:] * away[:, :-1], axis=-1)
+    lag_1 = np.divide(lagged, squares, out=np.full_like(lagged, OF_NONE), where=squares > 0)
+    own, n = (lag_1 - OF_NONE) / OF_MORE, new.shape[-1]
     beyond = max(0.0, float(np.var(own)) - CHANCE / n)
-    return np.asarray(np.clip(first + common + beyond / (beyond + 1 / n) * (own - own.mean()), 0, 0.9))[:, None]
+    apart = beyond / (beyond + CHANCE / n) * (own - own.mean())
+    return np.asarray(np.clip(first + own.mean() + apart, 0, 0.9))[:, None]
 
 
 def _squares(values: Floats, lag: int) -> Floats:

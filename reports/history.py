@@ -196,7 +196,7 @@ def _series_of(points: Sequence[Sequence[Launch]]) -> list[Series]:
 
 def changes(history: History) -> list[Event]:
     """The alarms: steps that stand out from the noise, where 5 % of histories without any step have one. Those at the
-    same run of the same machine and benchmark are one event; the largest event, by its largest step, first."""
+    same run of the same machine and benchmark are one event; that with the most change in all comes first."""
     panels: dict[tuple[str, ...], list[Series]] = defaultdict(list)
     for series in history.series:
         if len(series.run_ids) >= MIN_RUNS:
@@ -218,7 +218,7 @@ def changes(history: History) -> list[Event]:
             recorded = _recorded(history.runs, run_ids, place, min(low, place), max(high, place))
             events.append(Event(machine_id, benchmark, run_ids[place - 1], run_ids[place], run_ids[low - 1],
                                 run_ids[high], its, recorded))
-    return sorted(events, key=lambda event: -abs(np.log(event.changes[0].ratio[0])))
+    return sorted(events, key=lambda event: -sum(abs(np.log(change.ratio[0])) for change in event.changes))
 
 
 def _recorded(runs: dict[str, Run], run_ids: Sequence[str], place: int, low: int, high: int) -> list[str]:

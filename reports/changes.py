@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chdtrc, ndtri, stdtr, stdtrit
+from scipy.special import chdtrc, ndtri, stdtrit
 
 Floats = NDArray[np.floating[Any]]
 
 MIN_RUNS = 20
 # The chance, nominally, that anything is called in a history where nothing changed, by what is looked for: a step in
 # the latest places that can be told, elsewhere, one that was taken back, one that many series share.
-LATEST_ALPHA, EARLIER_ALPHA, PASSING_ALPHA, SHARED_ALPHA = 0.02, 0.006, 0.005, 0.004
+LATEST_ALPHA, EARLIER_ALPHA, PASSING_ALPHA, SHARED_ALPHA = 0.017, 0.006, 0.005, 0.004
 LATEST = 4
 EDGE, SHARED_EDGE = 7, 3  # the fewest runs on either side of a step
 PASSING = (8, 16, 32)  # runs that are looked at on either side of a step that was taken back
@@ -29,7 +29,8 @@ NEXT, NEARBY = 9, 17  # runs around one: those an outlier is drawn towards, thos
 FAR_AWAY, MOST_AWAY = 5.0, 3.5  # how far an outlier stays from it: robust standard deviations of values, innovations
 # By simulation, normal or not: the correlation of neighbours' deviations from the median nearby where they are
 # independent, how much of a small correlation is seen in it, and the variance of what is told of a series, times runs.
-OF_NONE, OF_MORE, CHANCE = -0.035, 0.87, 1.4
+OF_NONE, OF_MORE, CHANCE = -0.035, 0.87, 1.3
+MEMBER = 3.0  # standard deviations that a series steps by where many do, to be one of them
 POSITION_DROP = 6.0  # of twice the log likelihood: places within it are as good; so that 95 % of intervals are right
 INFORMED = 2 / 3  # of a run: what its difference from the one before tells of the variance
 
@@ -80,8 +81,7 @@ def find(values: Floats, series: int) -> list[Step]:
     shared = split(of_all, 0, runs) if len(values) > 1 else []
     for start, place, stop in zip([0, *shared], shared, [*shared[1:], runs], strict=False):
         t = steps(new[:, start : stop - 1], rho, SHARED_EDGE, known)[0][:, place - start - SHARED_EDGE]
-        p = 2 * stdtr(stop - start - 3 + known.runs, -np.abs(t))
-        for one in np.flatnonzero(p <= false_discoveries(p)).tolist():
+        for one in np.flatnonzero(np.abs(normal(t, stop - start - 3 + known.runs)) > MEMBER).tolist():
             found[one] = sorted([place, *(other for other in found.get(one, []) if abs(other - place) >= EDGE)])
     return [_located(one, new[one, start : stop - 1], float(rho[one, 0]), start, place, place in shared)
             for one, places in sorted(found.items())
@@ -129,7 +129,7 @@ def correlations(calm: Floats) -> Floats:
     lag_1 = np.divide(lagged, squares, out=np.full_like(lagged, OF_NONE), where=squares > 0)
     own, n = (lag_1 - OF_NONE) / OF_MORE, new.shape[-1]
     beyond = max(0.0, float(np.var(own)) - CHANCE / n)
-    apart = beyond / (beyond + CHANCE / n) * (own - own.mean())
+    apart = beyond / (beyond + CHANCE / n / 2) * (own - own.mean())
     return np.asarray(np.clip(first + own.mean() + apart, 0, 0.9))[:, None]
 
 
@@ -239,14 +239,6 @@ def shared_step(new: Floats, rho: Floats, heavy: float, known: Known) -> tuple[f
     best = int(np.argmax(sums))
     p = chdtrc(freedom, sums[best] * freedom / max(series, np.median(sums)))
     return float(-ndtri(max(p, 1e-300)) / -ndtri(SHARED_ALPHA / len(sums))), SHARED_EDGE + best
-
-
-def false_discoveries(p: Floats) -> float:
-    """The largest p of which, with all smaller ones, 5 % are expected to be chance (Benjamini and Hochberg, Journal of
-    the Royal Statistical Society B 57, 1995); the smallest at least."""
-    ordered = np.sort(p)
-    counted = np.flatnonzero(ordered <= 0.05 * np.arange(1, len(p) + 1) / len(p))
-    return float(ordered[counted[-1] if len(counted) else 0])
 
 
 def _located(one: int, new: Floats, rho: float, start: int, place: int, is_shared: bool) -> Step:

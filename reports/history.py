@@ -31,6 +31,9 @@ from reports.verdict_table import case_names, some, wrapped
 ALIKE = ("machine", "world", "statistic")  # the keys of a comparison in which the runs of a series may not differ
 MOST_LISTED = 8  # series of an event
 LONGEST_VALUE = 48
+# What `read` says of a file that is a run and yet none for a series.
+REFUSED = {"is newer than": "of a newer schema", "imported from a log": "imported from a log"}
+UNREADABLE = "not a run that can be read"
 MEDIAN_RUNS = 8
 NEAR = 2  # runs: steps of several series this close are one event
 
@@ -135,11 +138,11 @@ def _usable(folder: Path, left_out: dict[str, list[str]]) -> Iterator[tuple[Path
                 try:
                     result = read(path)
                 except ResultError as error:
-                    is_newer = "is newer than" in str(error)
-                    left_out["of a newer schema" if is_newer else "not a run that can be read"].append(shown)
-                    continue
-                if why := _unfit(result):
+                    why = next((why for sign, why in REFUSED.items() if sign in str(error)), UNREADABLE)
                     left_out[why].append(shown)
+                    continue
+                if unfit := _unfit(result):
+                    left_out[unfit].append(shown)
                 else:
                     yield path, result
 
@@ -254,7 +257,8 @@ def word_of(series: Series, events: Sequence[Event]) -> str:
 def text(history: History, events: Sequence[Event]) -> str:
     """The alarms and how many series have which word, in at most 80 columns."""
     machines = len({run.machine_id for run in history.runs.values()})
-    lines = wrapped([f"{len(history.runs)} runs of {machines} machine{'s' * (machines > 1)}, {len(history.series)} "
+    runs = len(history.runs)
+    lines = wrapped([f"{runs} run{'s' * (runs > 1)} of {machines} machine{'s' * (machines > 1)}, {len(history.series)} "
                      f"series; when last run: {list(history.runs)[-1]}", *history.skipped])
     for event in events:
         words = Counter(change.word for change in event.changes)

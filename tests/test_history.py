@@ -150,7 +150,7 @@ def test_what_is_no_usable_run_is_left_out_and_named(tmp_path, capsys):
     (tmp_path / "link.jsonl").symlink_to(good)
     write(tmp_path, 6, head={"run_id": "yesterday"})
     found = " ".join(said(tmp_path, capsys).split())
-    assert "1 runs of 1 machine" in found
+    assert "1 run of 1 machine" in found
     for why in ("incomplete: 1", "imported from a log: 1", "of a newer schema: 1", "with wrong results: 1",
                 "not a run that can be read: 1 (torn?[2J.jsonl)", "a run once more: 1", "not followed: 1 (link.jsonl)",
                 "without a time in its run_id: 1"):

@@ -30,7 +30,7 @@ def words(text):
 
 
 def test_commands_have_a_help_block():
-    of_reports = [f"reports {name}" for name in ("show", "compare", "regress", "accept", "fit")]
+    of_reports = [f"reports {name}" for name in ("show", "compare", "regress", "accept", "fit", "history")]
     commands = ["bench.allreduce", "bench.tune", "bench.campaign", *of_reports]
     assert [f"help: python -m {command} --help" for command in commands] == HELP
 

@@ -31,6 +31,9 @@ from reports.verdict_table import case_names, some, wrapped
 ALIKE = ("machine", "world", "statistic")  # the keys of a comparison in which the runs of a series may not differ
 MOST_LISTED = 8  # series of an event
 LONGEST_VALUE = 48
+# What `read` says of a file that is a run and yet none for a series.
+REFUSED = {"is newer than": "of a newer schema", "imported from a log": "imported from a log"}
+UNREADABLE = "not a run that can be read"
 MEDIAN_RUNS = 8
 NEAR = 2  # runs: steps of several series this close are one event
 
@@ -135,11 +138,11 @@ def _usable(folder: Path, left_out: dict[str, list[str]]) -> Iterator[tuple[Path
                 try:
                     result = read(path)
                 except ResultError as error:
-                    is_newer = "is newer than" in str(error)
-                    left_out["of a newer schema" if is_newer else "not a run that can be read"].append(shown)
-                    continue
-                if why := _unfit(result):
+                    why = next((why for sign, why in REFUSED.items() if sign in str(error)), UNREADABLE)
                     left_out[why].append(shown)
+                    continue
+                if unfit := _unfit(result):
+                    left_out[unfit].append(shown)
                 else:
                     yield path, result
 
@@ -196,7 +199,7 @@ def _series_of(points: Sequence[Sequence[Launch]]) -> list[Series]:
 
 def changes(history: History) -> list[Event]:
     """The alarms: steps that stand out from the noise, where 5 % of histories without any step have one. Those at the
-    same run of the same machine and benchmark are one event; the largest event, by its largest step, first."""
+    same run of the same machine and benchmark are one event; that with the most change in all comes first."""
     panels: dict[tuple[str, ...], list[Series]] = defaultdict(list)
     for series in history.series:
         if len(series.run_ids) >= MIN_RUNS:
@@ -218,7 +221,7 @@ def changes(history: History) -> list[Event]:
             recorded = _recorded(history.runs, run_ids, place, min(low, place), max(high, place))
             events.append(Event(machine_id, benchmark, run_ids[place - 1], run_ids[place], run_ids[low - 1],
                                 run_ids[high], its, recorded))
-    return sorted(events, key=lambda event: -abs(np.log(event.changes[0].ratio[0])))
+    return sorted(events, key=lambda event: -sum(abs(np.log(change.ratio[0])) for change in event.changes))
 
 
 def _recorded(runs: dict[str, Run], run_ids: Sequence[str], place: int, low: int, high: int) -> list[str]:
@@ -254,7 +257,8 @@ def word_of(series: Series, events: Sequence[Event]) -> str:
 def text(history: History, events: Sequence[Event]) -> str:
     """The alarms and how many series have which word, in at most 80 columns."""
     machines = len({run.machine_id for run in history.runs.values()})
-    lines = wrapped([f"{len(history.runs)} runs of {machines} machine{'s' * (machines > 1)}, {len(history.series)} "
+    runs = len(history.runs)
+    lines = wrapped([f"{runs} run{'s' * (runs > 1)} of {machines} machine{'s' * (machines > 1)}, {len(history.series)} "
                      f"series; when last run: {list(history.runs)[-1]}", *history.skipped])
     for event in events:
         words = Counter(change.word for change in event.changes)

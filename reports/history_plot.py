@@ -1,4 +1,4 @@
-"""The series that changed, a panel each: a mark a run, the level of each stretch, and at each change a line and a word."""
+"""The series that changed, a panel each: a mark a run, the level of each stretch, a line and a word at each change."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def plot(events: Sequence[Event], target: Path | IO[str]) -> None:
     shown = chosen[:MOST_PANELS]
     columns = min(len(shown), COLUMNS)
     rows = -(-len(shown) // columns)
-    with figure(target, rows, columns, (4.6 * columns, 0.6 + 2.7 * rows), format=kind, metadata={"Date": None} if kind == "svg" else None) as (made, axes):
+    said = dict.fromkeys(("Date", "Creator", "Format", "Type")) if kind == "svg" else None
+    with figure(target, rows, columns, (4.6 * columns, 0.6 + 2.7 * rows), format=kind, metadata=said) as (made, axes):
         for place, panel in enumerate(axes.flat):
             panel.set_visible(place < len(shown))
             if place < len(shown):
@@ -55,17 +56,19 @@ def draw(axes: Axes, series: Series, changes: Sequence[Change]) -> None:
         axes.plot([start - 0.5, stop - 0.5], [np.median(values[start:stop])] * 2, color="black", linewidth=1.5)
     low, high = np.percentile(values, [1, 99])
     axes.set_ylim(low - 0.15 * (high - low), high + 0.35 * (high - low))
-    for change in changes:
+    for number, change in enumerate(changes):
         colour, late = COLOURS[change.word], change.first > 0.6 * len(values)
-        axes.axvspan(change.low - 0.5, change.high - 0.5 + (change.low == change.high) * 0.05, color=colour, alpha=0.15, linewidth=0)
+        axes.axvspan(change.low - 0.5, change.high - 0.5, color=colour, alpha=0.15, linewidth=0)
         axes.axvline(change.first - 0.5, color=colour, linewidth=1.2, linestyle="-" if change.word == "worse" else "--")
-        axes.annotate(f"{change.word} {change.ratio[0] - 1:+.1%}", (change.first - 0.5, 0.97), xytext=(-4 if late else 4, 0),
-                      xycoords=axes.get_xaxis_transform(), textcoords="offset points", va="top",
-                      ha="right" if late else "left", fontsize=8, color=colour)
+        axes.annotate(f"{change.word} {change.ratio[0] - 1:+.1%}", (change.first - 0.5, 0.99 - 0.08 * (number % 2)),
+                      xytext=(-4 if late else 4, 0), xycoords=axes.get_xaxis_transform(), va="top", fontsize=8,
+                      textcoords="offset points", ha="right" if late else "left", color=colour)
     ticks = sorted({0, *(change.first for change in changes), len(values) - 1})
     ticks = [tick for number, tick in enumerate(ticks) if number in (0, len(ticks) - 1)
              or min(tick - ticks[number - 1], ticks[-1] - tick) > len(values) / 5]
     axes.set_xticks(ticks, [f"{series.times[tick]:%Y-%m-%d}" for tick in ticks], fontsize=8)
     axes.tick_params(axis="y", labelsize=8)
-    axes.set_title(series.label if len(series.label) <= LONGEST_LABEL else f"{series.label[:LONGEST_LABEL - 3]}...", fontsize=9)
+    label = series.label
+    axes.set_title(label if len(label) <= LONGEST_LABEL else f"{label[:LONGEST_LABEL - 3]}...", fontsize=9,
+                   parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)

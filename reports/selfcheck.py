@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from reports import calibrated_fit, stats, synthetic, verdict
+from reports import calibrated_fit, calibrated_history, stats, synthetic, verdict
 from reports.rate import Figure
 from reports.result import ResultError
 from reports.synthetic import ROUNDS, Scenario, blocks, campaigns, log_ratios
@@ -151,6 +151,7 @@ CLAIMS: list[Callable[[np.random.Generator, int], list[Figure]]] = [
       for rho in RHOS),
     *(partial(cries_of_wolf, spread) for spread in (0.005, 0.015, 0.03)),
     *calibrated_fit.CLAIMS,
+    *calibrated_history.CLAIMS,
 ]
 
 

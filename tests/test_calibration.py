@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from reports import calibrated_fit, comparison, lines, selfcheck, stats, synthetic, verdict
+from reports import calibrated_fit, calibrated_history, changes, comparison, lines, selfcheck, stats, synthetic, verdict
 from reports.calibrated_fit import Scatter, one_line
 from reports.case import find_states
 from reports.rate import Figure, clopper_pearson
@@ -95,7 +95,28 @@ def few_launches_taken_for_many(monkeypatch):
     monkeypatch.setattr(calibrated_fit, "interval", normal)
 
 
+def runs_taken_for_independent(monkeypatch):
+    monkeypatch.setattr(changes, "correlations", lambda calm: np.zeros((len(calm), 1)))
+
+
+def outliers_left_where_they_are(monkeypatch):
+    monkeypatch.setattr(changes, "tamed", lambda values, away: values)
+
+
+def a_bar_for_one_series_alone(monkeypatch):
+    bar = changes.bar
+    monkeypatch.setattr(changes, "bar", lambda alpha, tests, *more: bar(alpha, max(tests // 84, 1), *more))
+
+
+def bars_too_high_to_see_over(monkeypatch):
+    monkeypatch.setattr(changes, "LATEST_ALPHA", 1e-5)
+
+
 BROKEN = [
+    (runs_taken_for_independent, partial(calibrated_history.false_alarms, calibrated_history.NORMAL[2])),
+    (outliers_left_where_they_are, partial(calibrated_history.one_step, calibrated_history.ASTRAY, 0.90, 8)),
+    (a_bar_for_one_series_alone, partial(calibrated_history.false_alarms, calibrated_history.NORMAL[0])),
+    (bars_too_high_to_see_over, partial(calibrated_history.one_step, calibrated_history.NORMAL[2], 0.90, 8)),
     (any_break_that_looks_good, partial(one_line, Scatter(10, 0.1))),
     (few_launches_taken_for_many, partial(one_line, Scatter(5, 0.03))),
     (suspects_judged_on_their_own_data, partial(false_alarms, TWO_STAGES, WIDE)),

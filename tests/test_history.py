@@ -1,0 +1,173 @@
+"""A folder of runs as its user looks at it after some weeks: real files, the real command."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from reports.__main__ import main
+from reports.history import changes, load, word_of
+from tests.synthetic_run import write_run
+
+RUNS, STEP = 44, 30
+SLOWED = 1.25
+
+
+def run_id(number: int) -> str:
+    return f"2026-{1 + number // 28:02d}-{1 + number % 28:02d}T03-00-00Z-allreduce-{number:06d}"
+
+
+def write(folder: Path, number: int, scale: Callable[[Any], float] = lambda block: 1.0,
+          head: dict[str, Any] | None = None, **options: Any) -> Path:
+    """One night's run of four cases; `scale` is by how much a block's times are longer, `head` what stands otherwise in
+    its first line."""
+    noise = float(np.exp(np.random.default_rng(number).normal(0, 0.015)))
+
+    def change(block: Any) -> Any:
+        factor = scale(block)
+        return msgspec.structs.replace(block, time_us=block.time_us * factor, total_us=block.total_us * factor)
+
+    made = write_run(folder, sizes=[16384, 65536], algorithms=["library", "two_shot"], modes=["isolated"], n_blocks=6,
+                     n=4, scale=noise, seed=number, run_id=run_id(number), change=change, **options).path
+    shutil.rmtree(made.with_suffix(".samples"))
+    if head:
+        first, rest = made.read_text().split("\n", 1)
+        made.write_text(json.dumps(json.loads(first) | head) + "\n" + rest)
+    return made
+
+
+def facts(**values: Any) -> dict[str, Any]:
+    return {name.replace("_", "."): {"value": value, "source": "", "status": "ok"} for name, value in values.items()}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Nights in which both sizes of two_shot get slower with a new kernel, while the load changes every night; in the
+    weeks before the smaller library case was faster for ten nights."""
+    folder = tmp_path_factory.mktemp("store")
+    for number in range(RUNS):
+        later = number >= STEP
+
+        def scale(block, later=later, number=number):
+            slowed = SLOWED if later and block.case % 2 else 1.0
+            return slowed * (0.8 if block.case == 0 and 10 <= number < 20 else 1.0)
+
+        write(folder / ("nightly" if number % 2 else ""), number, scale, {
+            "software_id": "new\x1b[2J" if later else "old", "environment": facts(
+                os_kernel="6.18\u202e|<script>" if later else "6.12", os_load=number / 10, cpu_model="EPYC")})
+    return folder
+
+
+def said(folder: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    assert main(["history", str(folder), *more]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert max(map(len, captured.out.splitlines())) <= 80
+    return captured.out
+
+
+def test_a_regression_is_one_alarm_that_names_its_cases_and_what_else_changed(store, capsys):
+    """Who watches would get an alarm a case, or search for the commit among all nights."""
+    found = " ".join(said(store, capsys).split())
+    first = f"2 series worse: machine a1b2c3, allreduce, first at {run_id(STEP)}"
+    assert found.index(first) < found.index("1 series worse") < found.index("1 series better")
+    assert "changed there: software_id: old -> new?[2J" in found
+    assert "os.kernel: 6.12 -> 6.18?|<script>" in found
+    assert "os.load" not in found
+    assert re.search(r"\+2\d\.\d% \[\+\d+\.\d% \+\d+\.\d%\] worse 16 KiB two_shot", found)
+    assert f"when last run: {run_id(RUNS - 1)}" in found
+    assert "worse 3, better 0, no change 1, too few runs 0" in found
+
+
+def test_a_change_that_was_taken_back_is_two_alarms(store):
+    """A slow week in the middle would be averaged away."""
+    history = load(store)
+    events = changes(history)
+    small = next(series for series in history.series if series.label == "16 KiB library")
+    its = sorted((change.first, change.word) for event in events for change in event.changes if change.series is small)
+    assert its == [(10, "better"), (20, "worse")]
+    assert [event.recorded for event in events if event.run == run_id(10)] == [[]]
+    assert sorted(word_of(series, events) for series in history.series) == ["no change", *["worse"] * 3]
+    step = next(event for event in events if event.run == run_id(STEP))
+    assert all(change.ratio[1] <= SLOWED <= change.ratio[2] for change in step.changes)
+    assert all(change.low <= STEP <= change.high for change in step.changes)
+
+
+def test_the_picture_says_worse_and_better_in_words(store, tmp_path, capsys):
+    """Who cannot tell the colours apart would not know which way it went."""
+    said(store, capsys, "--plot", str(tmp_path / "history.svg"))
+    drawn = (tmp_path / "history.svg").read_text()
+    assert {"worse", "better"} <= set(re.findall(r">(worse|better) [+-]\d+\.\d%<", drawn))
+    assert main(["history", str(store), "--plot", str(tmp_path / "history.gif")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_another_state_of_the_link_another_machine_and_more_ranks_are_other_series(tmp_path, capsys):
+    """A launch with its cores further apart, or on another box, would look like a regression."""
+    for number in range(60):
+        write(tmp_path, number, fast_rounds=range(6) if number < 24 else (),
+              head={"machine_id": "b" * 6} if number >= 48 else None)
+    history = load(tmp_path)
+    assert changes(history) == []
+    groups = {(series.machine_id, series.state and round(series.state, -2), len(series.run_ids))
+              for series in history.series}
+    assert groups == {("a1b2c3", 100.0, 24), ("a1b2c3", 500.0, 24), ("bbbbbb", None, 12)}
+    assert "worse 0, better 0, no change 8, too few runs 4 (less than 20)" in " ".join(said(tmp_path, capsys).split())
+    write(tmp_path, 99, world_size=4, fast_rounds=range(6))
+    assert len(load(tmp_path).series) == len(history.series) + 4
+
+
+def test_the_launches_of_a_campaign_are_one_point(tmp_path):
+    """Ten launches within minutes agree by more than ten nights do, and would drown them."""
+    for number in range(6):
+        write(tmp_path / "campaign-1" / "main", number)
+    (tmp_path / "campaign-1" / "campaign.jsonl").write_text("{}")
+    write(tmp_path, 7)
+    history = load(tmp_path)
+    assert {(series.variant, len(series.values)) for series in history.series} == {("main", 1), ("", 1)}
+
+
+def test_what_is_no_usable_run_is_left_out_and_named(tmp_path, capsys):
+    """One bad file would hide all others, or a wrong run's times count."""
+    good = write(tmp_path, 1)
+    write(tmp_path, 2, status="incomplete")
+    write(tmp_path, 3, head={"imported_from": {"file": "log.txt"}})
+    write(tmp_path, 4, head={"schema": 99})
+    wrong = write(tmp_path, 5)
+    wrong.write_text(wrong.read_text().replace('"n_wrong":0,"reason":null', '"n_wrong":3,"reason":"3 wrong"')
+                     .replace('"status":"ok","time_us"', '"status":"wrong","time_us"'))
+    (tmp_path / "torn\x1b[2J.jsonl").write_bytes(b"\x00\xff{")
+    (tmp_path / "again").mkdir()
+    shutil.copy(good, tmp_path / "again")
+    (tmp_path / "link.jsonl").symlink_to(good)
+    write(tmp_path, 6, head={"run_id": "yesterday"})
+    found = " ".join(said(tmp_path, capsys).split())
+    assert "1 run of 1 machine" in found
+    for why in ("incomplete: 1", "imported from a log: 1", "of a newer schema: 1", "with wrong results: 1",
+                "not a run that can be read: 1 (torn?[2J.jsonl)", "a run once more: 1", "not followed: 1 (link.jsonl)",
+                "without a time in its run_id: 1"):
+        assert why in found, why
+
+
+@pytest.mark.parametrize("make", ["nothing", "file", "empty", "only torn"])
+def test_a_folder_without_runs_is_refused_in_one_sentence(make, tmp_path, capsys):
+    """A typing error would look like a quiet history."""
+    folder = tmp_path / "results"
+    if make == "file":
+        folder.write_text("")
+    elif make != "nothing":
+        folder.mkdir()
+    if make == "only torn":
+        (folder / "run.jsonl").write_text("{")
+    assert main(["history", str(folder)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(r"reports: [^\n]*results[^\n]*\n", captured.err)

@@ -148,8 +148,6 @@ def _usable(folder: Path, left_out: dict[str, list[str]]) -> Iterator[tuple[Path
 
 
 def _unfit(result: Result) -> str | None:
-    if "imported_from" in result.run.extra:
-        return "imported from a log"
     if any(case.status == "wrong" for case in result.cases):
         return "with wrong results"
     if not result.complete:

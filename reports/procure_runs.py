@@ -14,7 +14,7 @@ from reports import serving, specs
 from reports.case import LinkStates, find_states
 from reports.imported import Imported, read_imported
 from reports.procure_spec import Candidate, Key, Model, Spec
-from reports.reduce_times import Times, doubts, measured, printed
+from reports.reduce_times import Times, doubts, gpus_of, measured, other_hardware, printed
 from reports.result import ResultError, is_imported, read
 from reports.rows import default_rows
 from reports.schema import Result
@@ -36,6 +36,7 @@ class Found:
     how: dict[Key, str] = field(default_factory=dict)
     power_w: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    other: str | None = None
     notes: list[str] = field(default_factory=list)
     run_ids: list[str] = field(default_factory=list)
 
@@ -67,6 +68,7 @@ def find(name: str, candidate: Candidate, given: Sequence[str], spec: Spec) -> F
             raise ResultError(f"candidate {name} has {candidate.gpus} GPUs and its run {launch.run.run_id} "
                               f"{launch.run.world['size']} ranks")
     found.launches, found.imports = len(launches), len(imports)
+    found.other = other_hardware(launches, gpu)
     found.run_ids = [*(launch.run.run_id for launch in launches), *imports]
     each: Sequence[tuple[Values, Times | None]]
     if launches:
@@ -76,9 +78,9 @@ def find(name: str, candidate: Candidate, given: Sequence[str], spec: Spec) -> F
         if imports:
             found.notes.append(f"imported logs, {len(imports)}, beside its own launches: not counted")
     else:
-        each = [_of_import(imported, candidate.gpus, gpu) for imported in imports.values()]
-        found.notes += [f"wrong results in {imported.run.run_id}, which was imported" for imported in imports.values()
-                        if any(case.status == "wrong" for case in imported.cases)]
+        if len(kinds := sorted({", ".join(set(gpus_of([imported]))) for imported in imports.values()} - {""})) > 1:
+            raise ResultError(f"candidate {name} is one kind of machine, and its logs are of {' and of '.join(kinds)}")
+        each = [said for log in imports.values() if (said := _of_import(log, candidate.gpus, gpu, found.notes))]
     for how in HOWS:
         of_launches = [values.get(how, {}) for values, _ in each]
         for key in {key for values in of_launches for key in values} - found.how.keys():
@@ -122,7 +124,7 @@ def _notes_of(launches: Sequence[Result], states: Sequence[LinkStates], times: S
                            f"{max(trips_ns):.0f} ns), which widens the intervals")
     said = [doubt.rstrip(".") for launch, its in zip(launches, times, strict=False) if its
             for doubt in doubts(its, [launch], gpu)]
-    found.notes += dict.fromkeys(said)
+    found.notes += {doubt.partition(", and ")[0]: doubt for doubt in said}.values()  # the figures of one launch will do
 
 
 def _of_run(result: Result, states: LinkStates) -> Values:
@@ -145,9 +147,15 @@ def _times(launch: Result, gpu: specs.Gpu) -> Times | None:
         return None
 
 
-def _of_import(imported: Imported, gpus: int, gpu: specs.Gpu) -> tuple[Values, Times]:
-    """What is printed: of a size the first case, out of place where there is one."""
-    times = printed(imported, gpus, specs.link(gpu.slot))
+def _of_import(imported: Imported, gpus: int, gpu: specs.Gpu, notes: list[str]) -> tuple[Values, Times] | None:
+    """What is printed: of a size the first case, out of place where there is one. Adds to `notes`; None for a log whose
+    times say nothing."""
+    try:
+        times = printed(imported, gpus, specs.link(gpu.slot))
+    except ResultError:
+        notes.append(f"{imported.run.run_id}, imported, failed, had wrong results or none: left out")
+        return None
+    notes += [f"{imported.run.run_id}, imported: {doubt.rstrip('.')}" for doubt in doubts(times, [imported], gpu)]
     found: dict[Key, float] = {("us", size): us.value for size, us in times.at.items()}
     for case in sorted(imported.cases, key=lambda case: case.in_place):
         if case.size_bytes in times.at and case.bus_bw_gb_s and not case.suspect:

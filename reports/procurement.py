@@ -204,6 +204,8 @@ def _judge(requirement: Requirement, figure: Figure, found: Found, confidence: f
         return judged("UNDECIDED", figure.note)
     if not found.launches:
         return judged("UNDECIDED", "imported, never judged")
+    if found.other:
+        return judged("UNDECIDED", found.other.partition(":")[0].rstrip("."))
     if figure.low is None or figure.high is None:
         return judged("UNDECIDED", f"{figure.n} launch{'es' * (figure.n != 1)}; {LEAST_LAUNCHES} are needed")
     at_most, limit = requirement.key[0] == "us", requirement.limit

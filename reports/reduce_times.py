@@ -200,16 +200,26 @@ def _span(cases: Sequence[Case]) -> Span:
     return Span(middle, min(medians) if low is None else low, max(medians) if high is None else high)
 
 
+def gpus_of(results: Sequence[Result | Imported]) -> list[str]:
+    """The names of the ranks' GPUs, as far as they are known."""
+    ranks: list[Mapping[str, Any]] = [rank for result in results for rank in result.run.world.get("ranks", [])]
+    return [printable(str(rank["gpu"])) for rank in ranks if rank.get("gpu")]
+
+
+def other_hardware(results: Sequence[Result | Imported], gpu: Gpu) -> str | None:
+    """That the ranks were not on this GPU, in a sentence; None where they were, or it is not known."""
+    if any(rank.get("device") == "cpu" for result in results for rank in result.run.world.get("ranks", [])):
+        return ("The times are of ranks on CPU cores: all of this is arithmetic about GPUs over a link that was "
+                "measured elsewhere.")
+    kind = gpu.name.partition("-")[0]
+    others = [name for name in gpus_of(results) if kind not in "".join(filter(str.isalnum, name.lower()))]
+    return f"The times are of {others[0]}, not of {gpu.name}." if others else None
+
+
 def doubts(times: Times, results: Sequence[Result | Imported], gpu: Gpu) -> list[str]:
     """What speaks against taking these times for those of this GPU's link."""
-    said = list(times.notes)
-    ranks: list[Mapping[str, Any]] = [rank for result in results for rank in result.run.world.get("ranks", [])]
-    named = [rank["gpu"] for rank in ranks if rank.get("gpu")]
-    if any(rank.get("device") == "cpu" for rank in ranks):
-        said.append("The times are of ranks on CPU cores: all of this is arithmetic about GPUs over a link that was "
-                    "measured elsewhere.")
-    elif named and gpu.name.partition("-")[0] not in "".join(filter(str.isalnum, str(named[0]).lower())):
-        said.append(f"The times are of {printable(str(named[0]))}, not of {gpu.name}.")
+    other, named = other_hardware(results, gpu), bool(gpus_of(results))
+    said = [*times.notes, *([other] if other else [])]
     peer = specs.link(gpu.peer) if gpu.peer else None
     if peer and not results and times.link.gb_s < peer.gb_s:
         said.append(f"The GPUs' own link, {peer.name} ({number(peer.gb_s)} GB/s one way), is taken to be DOWN or not "

@@ -17,6 +17,7 @@ from reports.procure_spec import Requirement
 from reports.procurement import _figure, _judge, evaluate
 from reports.schema import End
 from tests.launch import ROOT
+from tests.synthetic_campaign import rewrite_head
 from tests.synthetic_run import write_run
 
 SIZES = (16384, 33554432)
@@ -33,12 +34,14 @@ price = {{amount = 5200, currency = "EUR", date = 2026-11-01}}
 """
 
 
-def write_launches(folder, n, scale=1.0, first=0, **changes):
+def write_launches(folder, n, scale=1.0, first=0, gpu="AMD Radeon AI PRO R9700", **changes):
     """Launches that differ by 1 %, half of them above and half below."""
     for number in range(first, first + n):
         run_id = f"2026-11-20T06-15-{number:02}Z-allreduce-1a2b3c"
-        write_run(folder, sizes=SIZES, algorithms=("library", "auto"), n_blocks=6, n=4, seed=number, run_id=run_id,
-                  scale=scale * math.exp(0.01 * (-1) ** number), **changes)  # fmt: skip
+        made = write_run(folder, sizes=SIZES, algorithms=("library", "auto"), n_blocks=6, n=4, seed=number,
+                         run_id=run_id, scale=scale * math.exp(0.01 * (-1) ** number), **changes)  # fmt: skip
+        if gpu:
+            rewrite_head(made.path, world__ranks=[{"rank": rank, "device": "hip", "gpu": gpu} for rank in range(2)])
 
 
 @pytest.fixture(scope="module")
@@ -292,9 +295,29 @@ def test_the_example_in_the_documentation_runs(tmp_path, capsys):
     """Who copies it would meet an error in the first minute."""
     (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/procure.md").read_text(), re.DOTALL)
     (tmp_path / "SPEC.toml").write_text(text)
-    for name in ("two-r9700", "two-5090"):
-        write_launches(tmp_path / name, 6)
+    for name, gpu in {"two-r9700": "AMD Radeon AI PRO R9700", "two-5090": "NVIDIA GeForce RTX 5090"}.items():
+        write_launches(tmp_path / name, 6, gpu=gpu)
     status, out, error = ask(capsys, tmp_path / "SPEC.toml")
     assert (status, error) == (0, ""), out
     delivered = f"two-r9700={tmp_path}/two-r9700/*.jsonl"
     assert ask(capsys, tmp_path / "SPEC.toml", delivered, "--candidate", "two-r9700")[0] == 0
+
+
+@pytest.mark.parametrize("gpu", [None, "NVIDIA GeForce RTX 3090"])
+def test_a_box_with_other_hardware_is_never_passed(tmp_path, capsys, gpu):
+    """Runs on CPU cores, or of a card that was not ordered, would let a delivery pass."""
+    write_launches(tmp_path / "box", 6, gpu=gpu)
+    status, out, _ = ask(capsys, spec(tmp_path, ["16K <= 8 us"]))
+    assert status == 3
+    assert ("CPU cores" if gpu is None else "RTX 3090, not of r9700") in " ".join(out.split())
+
+
+def test_logs_of_several_machines_are_no_one_candidate(tmp_path, capsys):
+    """47 us of one box and 90 us of another would become 65 us of a box that nobody has."""
+    for name, us in {"AMD Radeon AI PRO R9700": 47.3, "NVIDIA H100": 90.0}.items():
+        run, cases, end = imported(us, 10.0)
+        run.run_id, run.world["ranks"] = f"import-{name[:3]}-1", [{"rank": 0, "gpu": name}]
+        write_imported(tmp_path / "log", run, cases, end)
+    status, _, error = ask(capsys, spec(tmp_path, [], MODELS + BOX.format(name="log")))
+    assert (status, error.count("\n")) == (2, 1)
+    assert "its logs are of AMD Radeon AI PRO R9700 and of NVIDIA H100" in error

@@ -144,7 +144,7 @@ def verdict(result: Result, steps: Mapping[str, Case], costs: Mapping[int, Costs
     ends = f" [{low:.2f} {high:.2f}]" if ratio[1] is not None else ""
     how = f" ({tensor.chosen})" if tensor.chosen else ""
     said = [f"{where}: a TP step takes {number(tensor_us / 1e3)} ms{how}, a PP step {number(pipe_us / 1e3)} ms "
-            f"(PP/TP {ratio[0]:.2f}{ends}): {faster}."]
+            f"(paired PP/TP {ratio[0]:.2f}{ends}): {faster}."]
     n = calls(tensor)
     here, flips = (_exposed(steps, costs, case) for case in (tensor, pipe))
     if here is None or flips is None:

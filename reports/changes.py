@@ -129,7 +129,9 @@ def correlations(calm: Floats) -> Floats:
     lag_1 = np.divide(lagged, squares, out=np.full_like(lagged, OF_NONE), where=squares > 0)
     own, n = (lag_1 - OF_NONE) / OF_MORE, new.shape[-1]
     beyond = max(0.0, float(np.var(own)) - CHANCE / n)
-    apart = beyond / (beyond + CHANCE / n / 2) * (own - own.mean())
+    weight = beyond / (beyond + CHANCE / n)
+    # What is left open of it costs false alarms where it is too low, and next to nothing where it is too high.
+    apart = weight * (own - own.mean()) + np.sqrt(weight * CHANCE / n) / 4
     return np.asarray(np.clip(first + own.mean() + apart, 0, 0.9))[:, None]
 
 

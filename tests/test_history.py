@@ -149,11 +149,12 @@ def test_what_is_no_usable_run_is_left_out_and_named(tmp_path, capsys):
     shutil.copy(good, tmp_path / "again")
     (tmp_path / "link.jsonl").symlink_to(good)
     write(tmp_path, 6, head={"run_id": "yesterday"})
+    write(tmp_path, 7, fast_rounds=range(2, 6))  # of two rounds in the slow state nothing can be told
     found = " ".join(said(tmp_path, capsys).split())
-    assert "1 run of 1 machine" in found
+    assert "2 runs of 1 machine" in found
     for why in ("incomplete: 1", "imported from a log: 1", "of a newer schema: 1", "with wrong results: 1",
                 "not a run that can be read: 1 (torn?[2J.jsonl)", "a run once more: 1", "not followed: 1 (link.jsonl)",
-                "without a time in its run_id: 1"):
+                "without a time in its run_id: 1", "with fewer than 5 blocks in one state of the link: 4 of 8 results"):
         assert why in found, why
 
 

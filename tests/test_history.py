@@ -125,6 +125,16 @@ def test_another_state_of_the_link_another_machine_and_more_ranks_are_other_seri
     assert len(load(tmp_path).series) == len(history.series) + 4
 
 
+def test_runs_that_agree_to_the_last_digit_have_no_alarm(tmp_path):
+    """The rounding of a sum would be taken for a change where there is no noise at all."""
+    made = write(tmp_path, 0).read_text()
+    for number in range(1, 30):
+        (tmp_path / f"{number}.jsonl").write_text(made.replace(run_id(0), run_id(number), 1))
+    history = load(tmp_path)
+    assert [len(series.values) for series in history.series] == [30] * 4
+    assert changes(history) == []
+
+
 def test_the_launches_of_a_campaign_are_one_point(tmp_path):
     """Ten launches within minutes agree by more than ten nights do, and would drown them."""
     for number in range(6):

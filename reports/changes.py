@@ -30,7 +30,8 @@ FAR_AWAY, MOST_AWAY = 5.0, 3.5  # how far an outlier stays from it: robust stand
 # By simulation, normal or not: the correlation of neighbours' deviations from the median nearby where they are
 # independent, how much of a small correlation is seen in it, and the variance of what is told of a series, times runs.
 OF_NONE, OF_MORE, CHANCE = -0.035, 0.87, 1.3
-MEMBER = 3.0  # standard deviations that a series steps by where many do, to be one of them
+MEMBER = 2.5  # standard deviations that a series steps by where many do, to be one of them
+STILL = 1e-8  # no variance of a logarithm is taken for less: a spread of 0.01 %
 POSITION_DROP = 6.0  # of twice the log likelihood: places within it are as good; so that 95 % of intervals are right
 INFORMED = 2 / 3  # of a run: what its difference from the one before tells of the variance
 
@@ -129,7 +130,9 @@ def correlations(calm: Floats) -> Floats:
     lag_1 = np.divide(lagged, squares, out=np.full_like(lagged, OF_NONE), where=squares > 0)
     own, n = (lag_1 - OF_NONE) / OF_MORE, new.shape[-1]
     beyond = max(0.0, float(np.var(own)) - CHANCE / n)
-    apart = beyond / (beyond + CHANCE / n / 2) * (own - own.mean())
+    weight = beyond / (beyond + CHANCE / n)
+    # What is left open of it costs false alarms where it is too low, and next to nothing where it is too high.
+    apart = weight * (own - own.mean()) + np.sqrt(weight * CHANCE / n) / 4
     return np.asarray(np.clip(first + own.mean() + apart, 0, 0.9))[:, None]
 
 
@@ -142,7 +145,7 @@ def _squares(values: Floats, lag: int) -> Floats:
 def spread_of_all(new: Floats) -> Known:
     """What the series say of each other's spread: the more, the more alike they are (Smyth, Statistical Applications in
     Genetics and Molecular Biology 3, 2004, with the logarithm's variance as 2 / degrees of freedom)."""
-    logs, own = np.log(np.maximum(_squares(new, 1).mean(axis=-1) / 2, 1e-30)), new.shape[-1] * INFORMED
+    logs, own = np.log(np.maximum(_squares(new, 1).mean(axis=-1) / 2, STILL)), new.shape[-1] * INFORMED
     runs = float(min(2 / max(float(np.var(logs)) - 2 / own, 1e-9), 2 * own)) if len(new) > 1 else 0.0
     return Known(float(np.exp(np.mean(logs))), runs)
 
@@ -160,7 +163,7 @@ def steps(new: Floats, rho: Floats | float, edge: int, known: Known = NOTHING) -
     weight = 1 + share**2 * after - of_step**2 / (n - 1)
     size = (new[..., first - 1] + share * later - of_step * mean) / weight
     left = np.sum(np.square(new - mean), axis=-1, keepdims=True) - size**2 * weight
-    error = np.sqrt((np.maximum(left, 1e-30) + known.variance * known.runs) / (n - 3 + known.runs) / weight)
+    error = np.sqrt((np.maximum(left, STILL * (n - 3)) + known.variance * known.runs) / (n - 3 + known.runs) / weight)
     return size / error, size, error
 
 
@@ -210,7 +213,7 @@ def best_steps(new: Floats, rho: Floats, series: int, heavy: float, known: Known
         bars[-LATEST:] = bar(LATEST_ALPHA, series * LATEST, heavy, mean, shorter[-LATEST:])
     scores, places = [np.abs(normal(steps(new, rho, EDGE, known)[0], n - 3 + known.runs)) / bars], [firsts]
     own, squares = n * INFORMED, _squares(new, 1).mean(axis=-1, keepdims=True) / 2
-    noise = np.sqrt((np.maximum(squares, 1e-30) * own + known.variance * known.runs) / (own + known.runs))
+    noise = np.sqrt((np.maximum(squares, STILL) * own + known.variance * known.runs) / (own + known.runs))
     widths = [width for width in PASSING if 2 * width < n]
     for width in widths:
         places.append(np.arange(width, n - width + 1))

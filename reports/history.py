@@ -23,6 +23,7 @@ from reports.comparison import COMPARABLE
 from reports.foreign import printable
 from reports.manifest import MANIFEST
 from reports.result import ResultError, read
+from reports.rows import MIN_STATE_BLOCKS
 from reports.schema import Case, Planned, Result, Run
 from reports.sentences import number, size_text
 from reports.sides import Key, Launch, find_costs, key_of
@@ -124,6 +125,11 @@ def load(folder: Path | str) -> History:
     if not seen:
         raise ResultError(f"{folder} has no run to tell a history from" + "".join(f"; {one}" for one in skipped))
     series = [one for its in points.values() for one in _series_of(its)]
+    launches = (launch for its in points.values() for point in its for launch in point)
+    thin = [not costs for launch in launches for costs in launch.costs.values()]
+    if any(thin):
+        skipped.append(f"left out, with fewer than {MIN_STATE_BLOCKS} blocks in one state of the link: {sum(thin)} of "
+                       f"{len(thin)} results")
     return History(series, {run_id: seen[run_id].run for run_id in sorted(seen)}, skipped)
 
 

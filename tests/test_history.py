@@ -125,6 +125,16 @@ def test_another_state_of_the_link_another_machine_and_more_ranks_are_other_seri
     assert len(load(tmp_path).series) == len(history.series) + 4
 
 
+def test_runs_that_agree_to_the_last_digit_have_no_alarm(tmp_path):
+    """The rounding of a sum would be taken for a change where there is no noise at all."""
+    made = write(tmp_path, 0).read_text()
+    for number in range(1, 30):
+        (tmp_path / f"{number}.jsonl").write_text(made.replace(run_id(0), run_id(number), 1))
+    history = load(tmp_path)
+    assert [len(series.values) for series in history.series] == [30] * 4
+    assert changes(history) == []
+
+
 def test_the_launches_of_a_campaign_are_one_point(tmp_path):
     """Ten launches within minutes agree by more than ten nights do, and would drown them."""
     for number in range(6):
@@ -149,11 +159,12 @@ def test_what_is_no_usable_run_is_left_out_and_named(tmp_path, capsys):
     shutil.copy(good, tmp_path / "again")
     (tmp_path / "link.jsonl").symlink_to(good)
     write(tmp_path, 6, head={"run_id": "yesterday"})
+    write(tmp_path, 7, fast_rounds=range(2, 6))  # of two rounds in the slow state nothing can be told
     found = " ".join(said(tmp_path, capsys).split())
-    assert "1 run of 1 machine" in found
+    assert "2 runs of 1 machine" in found
     for why in ("incomplete: 1", "imported from a log: 1", "of a newer schema: 1", "with wrong results: 1",
                 "not a run that can be read: 1 (torn?[2J.jsonl)", "a run once more: 1", "not followed: 1 (link.jsonl)",
-                "without a time in its run_id: 1"):
+                "without a time in its run_id: 1", "with fewer than 5 blocks in one state of the link: 4 of 8 results"):
         assert why in found, why
 
 

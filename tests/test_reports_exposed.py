@@ -168,8 +168,8 @@ def test_where_the_answer_flips_follows_from_three_times(tmp_path):
     """64 all-reduces: (12 - 10) ms are 31.2 us each, and (20 - 10) ms would be 156 us each."""
     said = words(steps(tmp_path, 10.0, 12.0, 20.0))
     assert "2 chats at once: a TP step takes 12.0 ms (gemv_allreduce), a PP step 20.0 ms " in said
-    assert ("(paired PP/TP 1.67 [1.67 1.67]): TP is faster. The answer flips where an all-reduce costs 156 us; here it costs "
-            "31.2 us, 5.0 times below that.") in said
+    assert ("(paired PP/TP 1.67 [1.67 1.67]): TP is faster. The answer flips where an all-reduce costs 156 us; here "
+            "it costs 31.2 us, 5.0 times below that.") in said
     assert "tensor_parallel 12.0 167 2.00 [2.00 2.00] 17% 0" in said  # 2 chats / 12 ms
     assert "tensor_parallel, MPICH 5.0.2 24.0 83.3 14.0 [14.0 14.0] 58% 0" in said
     assert "pipeline_parallel 20.0 100 - - 0" in said
@@ -197,8 +197,8 @@ def test_the_flip_point_is_of_differences_within_rounds(tmp_path):
 @pytest.mark.parametrize(("times", "sentence"), [
     ((10.0, 12.0, 9.0), "TP's compute alone, 10.0 ms, is no faster than the pipeline: no all-reduce is fast enough."),
     ((10.0, 9.5, 20.0), "The answer flips where an all-reduce costs 156 us; here none is to be seen."),
-    ((10.0, 16.0, 16.1), "(paired PP/TP 1.01 [1.01 1.01]): they are not told apart. The answer flips where an all-reduce "
-                         "costs 95.3 us; here it costs 93.8 us, 1.0 times below that."),
+    ((10.0, 16.0, 16.1), "(paired PP/TP 1.01 [1.01 1.01]): they are not told apart. The answer flips where an "
+                         "all-reduce costs 95.3 us; here it costs 93.8 us, 1.0 times below that."),
 ])
 def test_what_else_a_step_can_say(tmp_path, times, sentence):
     assert sentence in words(steps(tmp_path, *times))

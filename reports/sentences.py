@@ -11,8 +11,8 @@ from reports.rows import MARGIN, Flip, Row, View
 from reports.schema import Case, Result
 from reports.stats import MIN_PRECISE_BLOCKS
 
-# One token of a 70B model: 70.6e9 weights (Llama 3 70B) of 4.5 bits (a scale to every 32 of
-# 4), all read once; 80 layers with two all-reduces of 8192 x 2 bytes each. The card is a Radeon AI PRO R9700, 640 GB/s by AMD's data sheet.
+# One token of a 70B model: 70.6e9 weights (Llama 3 70B) of 4.5 bits (a scale to every 32 of 4), all read once; 80
+# layers with two all-reduces of 8192 x 2 bytes each. The card is a Radeon AI PRO R9700, 640 GB/s by AMD's data sheet.
 TOKEN_BYTES = 70.6e9 * 4.5 / 8
 TOKEN_CALLS = 160
 TOKEN_CALL_SIZE_BYTES = 16384

@@ -65,7 +65,7 @@ def import_logs(arguments: argparse.Namespace) -> int:
 def find_tests(path: Path, content: bytes) -> list[LoggedTest]:
     """The tests in the log, in order; none for an unknown format. Raises ResultError for what is empty or not text, or
     is JSON that is cut off or not of nccl-tests."""
-    if not content.strip():
+    if not content.strip(b"\0 \t\r\n"):
         raise ResultError(f"{path} is empty")
     text = decoded(path, content)
     lines = text.split("\n")
@@ -85,9 +85,15 @@ def find_tests(path: Path, content: bytes) -> list[LoggedTest]:
 
 
 def decoded(path: Path, content: bytes) -> str:
-    """The text, in UTF-8, UTF-16 with its mark, else Latin-1. Raises ResultError for what is no text."""
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return content.decode("utf-16", errors="replace")
+    """The text, in UTF-8, UTF-16 (by its mark, or every other byte of the first kilobyte being NUL), else Latin-1,
+    without the NULs that a crash leaves at a file's end. Raises ResultError for what is no text."""
+    head = content[:1024]
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16", errors="replace").rstrip("\0")
+    for encoding, first in (("utf-16-le", 0), ("utf-16-be", 1)):
+        if all(head[first::2]) and head[1 - first :: 2] and not any(head[1 - first :: 2]):
+            return content.decode(encoding, errors="replace").rstrip("\0")
+    content = content.rstrip(b"\0")
     if b"\0" in content:
         raise ResultError(f"{path} is binary, not a log")
     try:

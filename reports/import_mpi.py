@@ -24,7 +24,7 @@ PROGRAMS = {"Latency": "osu_latency", "Bandwidth": "osu_bw", "Bi-Directional Ban
             "Hello World": "osu_hello"}
 COLLECTIVE = re.compile(r"all(?:reduce|gatherv?|toall[vw]?)|reduce(?:_scatter)?|broadcast|barrier|(?:gather|scatter)v?")
 TWO_RANKS = ("osu_latency", "osu_bw", "osu_bibw")
-COLUMN = re.compile(r"(?:Message )?Size|(?:[A-Z]\w*\.? ?){1,4}\([^)]*\)|MB/s|Messages/s|Iterations|Validation")
+COLUMN = re.compile(r"(?:Message )?Size|(?<!\w)[A-Z]\w*\.?(?: [A-Z]\w*\.?){0,3} ?\([^()]*\)|MB/s|Messages/s|Iterations|Validation")
 PREAMBLE = re.compile(r"I am \d+ of (\d{1,8})\b")
 SENTENCE = re.compile(r"This is a test with (\d{1,8}) processes|nprocs: (\d{1,8}), min:")
 CUT = re.compile(r"BAD TERMINATION|exited on signal|MPI_ABORT was invoked|CANCELLED AT|DUE TO TIME LIMIT")
@@ -149,7 +149,7 @@ def parse_imb(lines: Sequence[str]) -> list[LoggedTest]:
             name = collective_of(benchmark[1])
             tests.append(ImbTest(version, at, at, f"IMB {name}", "mean over iterations and ranks", name,
                                  status="incomplete", reason="the log ends before the test does"))
-        elif text.startswith("MPI_") and (said := re.fullmatch(r"(MPI_[\w ]+?) *: *(MPI_\w+)", text)) is not None:
+        elif text.startswith("MPI_") and (said := re.fullmatch(r"(MPI_\w+(?: \w+)*) *: *(MPI_\w+)", text)) is not None:
             types[said[1]] = MPI_TYPES.get(said[2], "")
             redop = "sum" if said[2] == "MPI_SUM" else redop
         elif test is None:

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from reports.imported import ImportedCase, ImportedSummary
-from reports.logged import LoggedTest, cells, collective_of, number, ranks_of, whole
+from reports.logged import LONGEST_LINE, LoggedTest, cells, collective_of, number, ranks_of, whole
 
 MEAN, CPU_TIME = "mean over iterations", "CPU time, mean over iterations"
 
@@ -37,7 +37,7 @@ BOUNDS = re.compile(r"Out of bounds values *: *(\d{1,18} (?:OK|FAILED))")
 AVERAGE = re.compile(r"Avg bus bandwidth *: *([\d.e+-]+)( *FAILED)?")
 FAILURE = re.compile(r"\bTest (?:NCCL|CUDA|HIP|MPI) failure|\bTest timeout \(\d+s\)|"
                      r"\b(?:NCCL|Cuda|CUDA|HIP|Test) failure \S+\.\w+:\d+")
-VERSION = re.compile(r"\b([NR]CCL) version *:? *(\d+\.\d+\.\d+)")
+VERSION = re.compile(r"\b([NR]CCL) version {0,4}:? {0,4}(\d{1,4}\.\d{1,4}\.\d{1,4})")
 FIGURES = re.compile(r"(?:(?:\d+(?:\.\d*)?(?:e[+-]?\d+)?\*?|N/A|-?nan|inf)(?: |$))*")
 OLD_ALGBW = ("all_gather", "reduce_scatter")
 BANNER, STARTED, SIZES, DEVICES, RANKS, TABLE, ROWS, FOOTER = range(8)
@@ -272,7 +272,7 @@ def parse_nccl(lines: Sequence[str], raw: Sequence[str]) -> list[LoggedTest]:
     reader = Reader()
     for at, (line, message) in enumerate(zip(lines, raw, strict=True), 1):
         if line or "CCL" in message:
-            reader.feed(at, line, message)
+            reader.feed(at, line, message[:LONGEST_LINE])
     return [_finished(test) for test in _unmixed(reader.tests)]
 
 

@@ -10,19 +10,20 @@ from reports.imported import ImportedCase
 MOST_GB_S = 10_000  # of bus bandwidth: several times that of any link between GPUs, so no machine has it
 LONGEST_LINE, LEAST_SEPARATORS = 2000, 5
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
-# What people, launchers, pods and schedulers put before each line, with at most one blank of what follows.
+# What people, launchers, pods and schedulers put before each line, with at most one blank of what follows. Repetitions
+# that overlap are bounded: a hostile line would take time with its square.
 LABELS = re.compile(
     r"\s*(?:(?:>|&gt;) ?"
-    r"|\[[^\[\]\s]*\d+, ?\d+\](?:\[[^\]]*\])?<std(?:out|err|diag)>: ?"  # mpirun --tag-output
+    r"|\[[^\[\]\s]{0,200}\d, ?\d+\](?:\[[^\]]*\])?<std(?:out|err|diag)>: ?"  # mpirun --tag-output
     r"|\d{1,6}: |\[\d{1,6}(?:@[^\]\s]+)?\]:? (?!NCCL|RCCL)"  # srun -l, mpiexec -l
     r"|\[(?:pod/[^\]]*|(?:default|rank)\d+)\]:? ?|\([\w.-]+ pid=\d+[^)]*\) "  # kubectl, torchrun, ray
-    r"|[A-Za-z][\w.-]*[_-]\d+ +\| |[A-Za-z][\w.-]*\d[\w.-]*: (?=[# \d])"  # docker compose, pdsh
+    r"|[A-Za-z][\w.-]{0,200}[_-]\d{1,6} +\| |[A-Za-z](?=[\w.-]{0,200}\d)[\w.-]{1,200}: (?=[# \d])"  # docker compose, pdsh
     r"|\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?(?:\]:? ?|[ \t:]|(?=\[\d+,))"
     r"|\[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]?[ \t]"
     r"|\[?[A-Z][a-z]{2} [A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d(?: [A-Z]+)? \d{4}\]?(?: |(?=\[\d+,))"
     r"|[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d \S+ [^\s:\[]+(?:\[\d+\])?: )")  # journalctl
 # host:pid:thread [device] NCCL INFO ...: other ranks may write it into the middle of a line.
-MESSAGE = re.compile(r"(?:\[[^\]]{1,40}\] )?[A-Za-z_][\w.-]{0,80}:\d{1,9}:\d{1,9} \[-?\d{1,4}\] |"
+MESSAGE = re.compile(r"(?:\[[^\]]{1,40}\] )?(?<![A-Za-z_])[A-Za-z_][\w.-]{0,80}:\d{1,9}:\d{1,9} \[-?\d{1,4}\] |"
                      r"\bNCCL (?:INFO|WARN|version) ")
 NUMBER = re.compile(r"\+?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 LAUNCHER = re.compile(r"\b(?:mpirun|mpiexec(?:\.hydra)?|srun|orterun|prun)\b")
@@ -67,8 +68,10 @@ def cleaned(text: str) -> str:
     text = ESCAPES.sub("", text[:LONGEST_LINE]).rstrip("\r").rpartition("\r")[2].expandtabs()
     if not text.isprintable():
         text = "".join(letter if letter.isprintable() else " " * letter.isspace() for letter in text)
-    while (label := LABELS.match(text)) is not None:
-        text = text[label.end():]
+    start = 0
+    while (label := LABELS.match(text, start)) is not None:
+        start = label.end()
+    text = text[start:]
     said = text.find("NCCL ")
     message = MESSAGE.search(text, max(0, said - 200)) if said >= 0 else None
     return text[: message.start()] if message else text

@@ -114,8 +114,8 @@ def store(path: Path, content: bytes, tests: Iterable[LoggedTest], folder: Path)
                           footer_avg_bus_bw=test.footer_avg_bus_bw, out_of_bounds=test.out_of_bounds)
         wrong = [case.n_wrong for case in test.cases if case.n_wrong is not None]
         end = End(status=test.status, reason=test.reason, n_wrong=sum(wrong) if wrong else None)
-        written, is_new = write_imported(folder, run, test.cases, end)
+        written, how = write_imported(folder, run, test.cases, end)
         size = "unknown ranks" if test.world_size is None else f"{test.world_size} rank{'s' * (test.world_size != 1)}"
         rows = max(sum(case.in_place == place for case in test.cases) for place in (False, True))
         yield (f"{test.format} {test.collective or 'unknown'}, {size}, {rows} row{'s' * (rows != 1)}, {test.status}: "
-               f"{written}{'' if is_new else ' (is there already)'}")
+               f"{written}{'' if how == 'new' else f' ({how})'}")

@@ -24,7 +24,8 @@ PROGRAMS = {"Latency": "osu_latency", "Bandwidth": "osu_bw", "Bi-Directional Ban
             "Hello World": "osu_hello"}
 COLLECTIVE = re.compile(r"all(?:reduce|gatherv?|toall[vw]?)|reduce(?:_scatter)?|broadcast|barrier|(?:gather|scatter)v?")
 TWO_RANKS = ("osu_latency", "osu_bw", "osu_bibw")
-COLUMN = re.compile(r"(?:Message )?Size|(?<!\w)[A-Z]\w*\.?(?: [A-Z]\w*\.?){0,3} ?\([^()]*\)|MB/s|Messages/s|Iterations|Validation")
+COLUMN = re.compile(r"(?:Message )?Size|(?<!\w)[A-Z]\w*\.?(?: [A-Z]\w*\.?){0,3} ?\([^()]*\)|"
+                    r"MB/s|Messages/s|Iterations|Validation")
 PREAMBLE = re.compile(r"I am \d+ of (\d{1,8})\b")
 SENTENCE = re.compile(r"This is a test with (\d{1,8}) processes|nprocs: (\d{1,8}), min:")
 CUT = re.compile(r"BAD TERMINATION|exited on signal|MPI_ABORT was invoked|CANCELLED AT|DUE TO TIME LIMIT")
@@ -36,7 +37,7 @@ IMB_HEAD = re.compile(r"Intel ?\(R\) MPI Benchmark(?:s| Suite) V?([\d.]+)")
 BENCHMARK = re.compile(r"Benchmarking ((?:Multi-)?\w{1,40})")
 PROCESSES = re.compile(r"processes = (\d{1,8})|\( \d+ groups of (\d{1,8}) processes")
 IMB_COLUMNS = re.compile(r"(?:group )?(?:bytes )?repetitions .+")
-REDUCTIONS = ("all_reduce", "reduce", "reduce_scatter", "reduce_scatter_block", "reduce_local")
+REDUCTIONS = re.compile("reduce|accumulate")  # whatever is before and after it: `multi-allreduce`, `ireduce_scatter`
 
 
 def parse_osu(lines: Sequence[str]) -> list[LoggedTest]:
@@ -165,7 +166,7 @@ def parse_imb(lines: Sequence[str]) -> list[LoggedTest]:
         elif set(text) == {"-"}:
             test.columns = []
         elif test.columns and text[:1].isdigit():
-            reduces = test.collective in REDUCTIONS
+            reduces = REDUCTIONS.search(test.collective or "") is not None
             datatype = types["MPI_Datatype for reductions" if reduces else "MPI_Datatype"] or None
             _imb_row(test, text.split(), at, datatype, redop if reduces else None)
     return [_imb_finished(test) for test in tests if test.cases or test.columns or test.world_size]

@@ -17,7 +17,8 @@ LABELS = re.compile(
     r"|\[[^\[\]\s]{0,200}\d, ?\d+\](?:\[[^\]]*\])?<std(?:out|err|diag)>: ?"  # mpirun --tag-output
     r"|\d{1,6}: |\[\d{1,6}(?:@[^\]\s]+)?\]:? (?!NCCL|RCCL)"  # srun -l, mpiexec -l
     r"|\[(?:pod/[^\]]*|(?:default|rank)\d+)\]:? ?|\([\w.-]+ pid=\d+[^)]*\) "  # kubectl, torchrun, ray
-    r"|[A-Za-z][\w.-]{0,200}[_-]\d{1,6} +\| |[A-Za-z](?=[\w.-]{0,200}\d)[\w.-]{1,200}: (?=[# \d])"  # docker compose, pdsh
+    r"|[A-Za-z][\w.-]{0,200}[_-]\d{1,6} +\| "  # docker compose
+    r"|[A-Za-z](?=[\w.-]{0,200}\d)[\w.-]{1,200}: (?=[# \d])"  # pdsh
     r"|\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?(?:\]:? ?|[ \t:]|(?=\[\d+,))"
     r"|\[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]?[ \t]"
     r"|\[?[A-Z][a-z]{2} [A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d(?: [A-Z]+)? \d{4}\]?(?: |(?=\[\d+,))"

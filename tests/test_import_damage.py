@@ -7,7 +7,8 @@ import pytest
 from reports import import_mpi, logged
 from reports.import_logs import find_tests
 from reports.result import ResultError
-from tests.test_import_formats import BOTH, WHOLE, halves
+from tests.test_import import imported, put
+from tests.test_import_formats import BOTH, WHOLE, halves, only
 
 
 @pytest.mark.parametrize("line", ["A-1", "[1", "A", "_", "1,", "[1,0][", "A1.", " ", "\x1b[", "> ", "a_1 |"])
@@ -32,5 +33,31 @@ def test_what_a_crash_and_another_system_leave(kept):
 
 @pytest.mark.parametrize("content", [bytes(5000), b"# a\0b\n" * 9, WHOLE.encode() + b"\0\0x"])
 def test_what_is_binary_stays_refused(content):
-    with pytest.raises(ResultError, match="is binary, not a log|is empty"):
+    with pytest.raises(ResultError, match=r"is binary, not a log|is empty"):
         find_tests(Path("log"), content)
+
+
+def test_a_damaged_import_is_repaired(tmp_path, capsys):
+    """Who imports again after a full disk or a bad edit would keep the damaged figures."""
+    log = put(tmp_path / "a.log", WHOLE)
+    (path,) = imported(tmp_path / "out", log)
+    whole = path.read_bytes()
+    for damaged in (whole[:-40], b"", whole.replace(b"17.93", b"11.93"), whole.replace(b"a.log", b"a\\u001b[2J"),
+                    whole + b"x"):
+        path.write_bytes(damaged)
+        capsys.readouterr()
+        assert imported(tmp_path / "out", log) == [path]
+        assert capsys.readouterr().out.endswith(f"{path} (written anew)\n")
+        assert (path.read_bytes(), list(path.parent.iterdir())) == (whole, [path])
+
+
+@pytest.mark.parametrize(("name", "datatype", "redop"), [
+    ("Multi-Allreduce", "float32", "sum"), ("Iallreduce", "float32", "sum"), ("Ireduce_scatter_pure", "float32", "sum"),
+    ("Accumulate", "float32", "sum"), ("Multi-Bcast", "uint8", None), ("Ibcast", "uint8", None)])
+def test_what_imb_reduces(name, datatype, redop):
+    """A reduction of floats would be shown as one of bytes."""
+    (case,) = only("# Intel(R) MPI Benchmarks 2021.3, MPI-1 part\n# MPI_Datatype : MPI_BYTE\n"
+                   "# MPI_Datatype for reductions : MPI_FLOAT\n# MPI_Op : MPI_SUM\n"
+                   f"# Benchmarking {name}\n# #processes = 4\n"
+                   "#bytes #repetitions t_ovrl[usec] t_pure[usec]\n4 1000 3.5 1.5\n").cases
+    assert (case.datatype, case.redop) == (datatype, redop)

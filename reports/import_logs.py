@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -53,12 +53,13 @@ def import_logs(arguments: argparse.Namespace) -> int:
             continue
         for line in store(path, content, tests, arguments.out):
             print(line)
-        unread = sorted(at for test in tests for at in test.unread)
+        unread = sorted({at for test in tests for at in test.unread})
+        kind = "result" if tests[0].format.endswith("JSON") else "line"
         for at in unread[:MOST_REPORTED]:
-            print(f"reports: {name}, line {at}: looks like data and could not be read", file=sys.stderr)
+            print(f"reports: {name}, {kind} {at}: looks like data and could not be read", file=sys.stderr)
         if unread:
             more = f", {len(unread) - MOST_REPORTED} of them not listed" if len(unread) > MOST_REPORTED else ""
-            print(f"reports: {name}: {len(unread)} lines look like data and could not be read{more}", file=sys.stderr)
+            print(f"reports: {name}: {len(unread)} {kind}s look like data and could not be read{more}", file=sys.stderr)
     return status
 
 
@@ -81,7 +82,22 @@ def find_tests(path: Path, content: bytes) -> list[LoggedTest]:
     tests = sorted([*parse_nccl(clean, lines), *parse_osu(clean), *parse_imb(clean)], key=lambda test: test.first_line)
     for test, after in pairwise(tests):
         test.unread = [at for at in test.unread if at < after.first_line]
+    if tests:
+        drop_a_cut_row(tests[-1], clean)
     return tests
+
+
+def drop_a_cut_row(test: LoggedTest, lines: Sequence[str]) -> None:
+    """Where the log's last line has no end, and is a row whose last figure has fewer decimals than the row above it,
+    that figure was cut off: the row counts as unread. A whole number that was cut off is not seen."""
+    whole = [case for case in test.cases if case.line != len(lines)]
+    if whole and len(whole) < len(test.cases):
+        last, above = (lines[at - 1].split()[-1].partition(".")[2] for at in (len(lines), whole[-1].line or 0))
+        if len(last) < len(above):
+            test.cases = whole
+            test.unread.append(len(lines))
+    if len(lines) in test.unread and test.status == "complete":
+        test.status, test.reason = "incomplete", "the log ends within a row"
 
 
 def decoded(path: Path, content: bytes) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from reports.imported import ImportedCase
 
 MOST_GB_S = 10_000  # of bus bandwidth: several times that of any link between GPUs, so no machine has it
+NO_ROWS = "it has no rows"
 LONGEST_LINE, LEAST_SEPARATORS = 2000, 5
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 # What people, launchers, pods and schedulers put before each line, with at most one blank of what follows. Repetitions
@@ -27,8 +28,10 @@ LABELS = re.compile(
 MESSAGE = re.compile(r"(?:\[[^\]]{1,40}\] )?(?<![A-Za-z_])[A-Za-z_][\w.-]{0,80}:\d{1,9}:\d{1,9} \[-?\d{1,4}\] |"
                      r"\bNCCL (?:INFO|WARN|version) ")
 NUMBER = re.compile(r"\+?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+LIKE_A_FIGURE = re.compile(r"[+-]?(?:\.?\d[\w.,+-]*|nan|inf)")  # also what is negative, cut off or European
 LAUNCHER = re.compile(r"\b(?:mpirun|mpiexec(?:\.hydra)?|srun|orterun|prun)\b")
 RANKS_FLAG = re.compile(r"\s(?:-np|-n|--n|--np|--ntasks)(?:=|\s*)(\d{1,8})(?=\s)")
+ALONE = re.compile(r"(?:^|[$#>%] |Running: ?)\s*(?:\w+=\S* )*[\w./-]*$")  # what stands before a program that is started
 COLLECTIVES = {"allreduce": "all_reduce", "allgather": "all_gather", "reducescatter": "reduce_scatter",
                "alltoall": "alltoall", "bcast": "broadcast"}
 
@@ -81,6 +84,8 @@ def cleaned(text: str) -> str:
 def cells(text: str) -> list[tuple[str, int]]:
     """The words of a line, each with where it ends; of one with commas, semicolons or bars, with its column instead."""
     separator = next((mark for mark in ",;|" if text.count(mark) >= LEAST_SEPARATORS), None)
+    if separator and " " in text.strip(' #|').partition(separator)[0].strip():
+        separator = None  # commas within the figures
     if separator:
         parts = [part.strip(' #"') for part in text.strip().strip("|").split(separator)]
         return [(part, column) for column, part in enumerate(parts) if part]
@@ -95,7 +100,12 @@ def number(text: str) -> float | None:
 
 def whole(text: str) -> int | None:
     """A size or a count, also as `1.04858e+06`; None for anything else, `0.00` too."""
-    value = number(text) if text.isdecimal() or "e" in text else None
+    return count_of(text) if text.isdecimal() or "e" in text else None
+
+
+def count_of(text: str) -> int | None:
+    """A figure without a fraction, also as `0.00`; None for anything else."""
+    value = number(text)
     return int(value) if value is not None and value == int(value) else None
 
 
@@ -104,6 +114,17 @@ def ranks_of(command: str) -> int | None:
     launched = LAUNCHER.split(command + " ", maxsplit=1)
     said = RANKS_FLAG.findall(launched[-1]) if len(launched) > 1 else []
     return int(said[0]) if len(said) == 1 else None
+
+
+def ranks_started(before: str, after: str) -> int | None:
+    """How many ranks a command starts, by what stands before and after a program of nccl-tests, where it says so for
+    certain."""
+    per_process = 1
+    for flag in (r"-g|--ngpus", r"-t|--nthreads"):
+        said = re.findall(rf"\s(?:{flag})(?:=|\s*)(\d{{1,7}})(?=\s)", f"{after} ")
+        per_process *= int(said[-1]) if said else 1
+    processes = 1 if ALONE.search(before) else ranks_of(before)
+    return processes and processes * per_process
 
 
 def collective_of(name: str) -> str | None:

@@ -10,7 +10,9 @@ import msgspec
 from reports.foreign import printable
 from reports.import_nccl import CPU_TIME, MEAN, TYPES, nccl_version
 from reports.imported import ImportedCase, ImportedSummary
-from reports.logged import LoggedTest, collective_of, number, whole
+from reports.logged import NO_ROWS, LoggedTest, collective_of, count_of, number, whole
+
+NO_FIGURE = ("None", "N/A", "nan", "-nan", "inf", "-inf")
 
 
 def parse_json(text: str) -> LoggedTest | None:
@@ -36,11 +38,14 @@ def _test(raw: dict[str, Any], n_lines: int) -> LoggedTest:
     one_group = len({device.get("group", 0) for device in devices}) == 1
     steps = [step for step in (per_process, 1) if one_group and ranks == [step * at for at in range(len(ranks))]]
     test.world_size = len(ranks) * steps[0] if steps else None
-    for row in rows:
+    for at, row in enumerate(rows, 1):
         for in_place, half in ((False, row.get("out_of_place")), (True, row.get("in_place"))):
             if half is not None:
                 test.statistic = CPU_TIME if "cpu_time" in half else MEAN
-                test.add(_case(test, row, in_place, {name: number(str(figure)) for name, figure in half.items()}))
+                if (case := _case(test, row, in_place, half)) is not None:
+                    test.add(case)
+                else:
+                    test.unread.append(at)
     bounds, average = raw.get("out_of_bounds") or {}, raw.get("average_bus_bandwidth")
     if bounds:
         test.out_of_bounds = f"{_index(bounds['count'])} {'OK' if bounds.get('okay') in ('true', True) else 'FAILED'}"
@@ -50,6 +55,8 @@ def _test(raw: dict[str, Any], n_lines: int) -> LoggedTest:
         test.status, test.reason = "failed", "the run itself says so"
     elif average is None:
         test.status, test.reason = "incomplete", "the report ends before the test does"
+    elif not test.cases:
+        test.status, test.reason = "incomplete", NO_ROWS
     return test
 
 
@@ -60,15 +67,20 @@ def _index(said: Any) -> int:
     return int(said)
 
 
-def _case(test: LoggedTest, row: dict[str, Any], in_place: bool, half: dict[str, float | None]) -> ImportedCase:
-    time, wrong = half.get("cpu_time", half.get("time")), half.get("nwrong")
+def _case(test: LoggedTest, row: dict[str, Any], in_place: bool, half: dict[str, Any]) -> ImportedCase | None:
+    """The half of a result; None where its time, or what else it says, cannot be."""
+    said = {"time": half.get("cpu_time", half.get("time"))} | {name: half.get(name) for name in ("alg_bw", "bus_bw")}
+    figures = {name: number(str(value)) for name, value in said.items()}
+    size, count, wrong = (count_of(str(value)) for value in (row["size"], row.get("count"), half.get("nwrong")))
+    unread = [value for name, value in said.items() if figures[name] is None and str(value) not in NO_FIGURE]
+    unread += [value for value, read in ((row.get("count"), count), (half.get("nwrong"), wrong))
+               if read is None and value not in (None, "N/A")]
+    if figures["time"] is None or size is None or unread:
+        return None
     kind, redop = row.get("type"), row.get("redop")
-    case = ImportedCase(case=0, collective=test.collective, in_place=in_place, size_bytes=whole(str(row["size"])),
-                        count=whole(str(row.get("count"))), alg_bw_gb_s=half.get("alg_bw"),
-                        bus_bw_gb_s=half.get("bus_bw"))
+    case = ImportedCase(case=0, collective=test.collective, in_place=in_place, size_bytes=size, count=count,
+                        n_wrong=wrong, alg_bw_gb_s=figures["alg_bw"], bus_bw_gb_s=figures["bus_bw"])
     case.datatype, case.redop = TYPES.get(kind, printable(kind)) if kind else None, printable(redop) if redop else None
     case.root = None if row.get("root") is None else _index(row["root"])
-    case.n_wrong = None if wrong is None else int(wrong)
-    if time is not None:
-        case.time_us = ImportedSummary(mean=time, n=whole(str(row.get("actual_iterations"))))
+    case.time_us = ImportedSummary(mean=figures["time"], n=whole(str(row.get("actual_iterations"))))
     return case

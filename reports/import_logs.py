@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -53,19 +53,20 @@ def import_logs(arguments: argparse.Namespace) -> int:
             continue
         for line in store(path, content, tests, arguments.out):
             print(line)
-        unread = sorted(at for test in tests for at in test.unread)
+        unread = sorted({at for test in tests for at in test.unread})
+        kind = "result" if tests[0].format.endswith("JSON") else "line"
         for at in unread[:MOST_REPORTED]:
-            print(f"reports: {name}, line {at}: looks like data and could not be read", file=sys.stderr)
+            print(f"reports: {name}, {kind} {at}: looks like data and could not be read", file=sys.stderr)
         if unread:
             more = f", {len(unread) - MOST_REPORTED} of them not listed" if len(unread) > MOST_REPORTED else ""
-            print(f"reports: {name}: {len(unread)} lines look like data and could not be read{more}", file=sys.stderr)
+            print(f"reports: {name}: {len(unread)} {kind}s look like data and could not be read{more}", file=sys.stderr)
     return status
 
 
 def find_tests(path: Path, content: bytes) -> list[LoggedTest]:
     """The tests in the log, in order; none for an unknown format. Raises ResultError for what is empty or not text, or
     is JSON that is cut off or not of nccl-tests."""
-    if not content.strip():
+    if not content.strip(b"\0 \t\r\n"):
         raise ResultError(f"{path} is empty")
     text = decoded(path, content)
     lines = text.split("\n")
@@ -81,13 +82,34 @@ def find_tests(path: Path, content: bytes) -> list[LoggedTest]:
     tests = sorted([*parse_nccl(clean, lines), *parse_osu(clean), *parse_imb(clean)], key=lambda test: test.first_line)
     for test, after in pairwise(tests):
         test.unread = [at for at in test.unread if at < after.first_line]
+    if tests:
+        drop_a_cut_row(tests[-1], clean)
     return tests
 
 
+def drop_a_cut_row(test: LoggedTest, lines: Sequence[str]) -> None:
+    """Where the log's last line has no end, and is a row whose last figure has fewer decimals than the row above it,
+    that figure was cut off: the row counts as unread. A whole number that was cut off is not seen."""
+    whole = [case for case in test.cases if case.line != len(lines)]
+    if whole and len(whole) < len(test.cases):
+        last, above = (lines[at - 1].split()[-1].partition(".")[2] for at in (len(lines), whole[-1].line or 0))
+        if len(last) < len(above):
+            test.cases = whole
+            test.unread.append(len(lines))
+    if len(lines) in test.unread and test.status == "complete":
+        test.status, test.reason = "incomplete", "the log ends within a row"
+
+
 def decoded(path: Path, content: bytes) -> str:
-    """The text, in UTF-8, UTF-16 with its mark, else Latin-1. Raises ResultError for what is no text."""
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return content.decode("utf-16", errors="replace")
+    """The text, in UTF-8, UTF-16 (by its mark, or every other byte of the first kilobyte being NUL), else Latin-1,
+    without the NULs that a crash leaves at a file's end. Raises ResultError for what is no text."""
+    head = content[:1024]
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16", errors="replace").rstrip("\0")
+    for encoding, first in (("utf-16-le", 0), ("utf-16-be", 1)):
+        if all(head[first::2]) and head[1 - first :: 2] and not any(head[1 - first :: 2]):
+            return content.decode(encoding, errors="replace").rstrip("\0")
+    content = content.rstrip(b"\0")
     if b"\0" in content:
         raise ResultError(f"{path} is binary, not a log")
     try:
@@ -108,8 +130,8 @@ def store(path: Path, content: bytes, tests: Iterable[LoggedTest], folder: Path)
                           footer_avg_bus_bw=test.footer_avg_bus_bw, out_of_bounds=test.out_of_bounds)
         wrong = [case.n_wrong for case in test.cases if case.n_wrong is not None]
         end = End(status=test.status, reason=test.reason, n_wrong=sum(wrong) if wrong else None)
-        written, is_new = write_imported(folder, run, test.cases, end)
+        written, how = write_imported(folder, run, test.cases, end)
         size = "unknown ranks" if test.world_size is None else f"{test.world_size} rank{'s' * (test.world_size != 1)}"
         rows = max(sum(case.in_place == place for case in test.cases) for place in (False, True))
         yield (f"{test.format} {test.collective or 'unknown'}, {size}, {rows} row{'s' * (rows != 1)}, {test.status}: "
-               f"{written}{'' if is_new else ' (is there already)'}")
+               f"{written}{'' if how == 'new' else f' ({how})'}")

@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 from math import log2
 
 from reports.imported import ImportedCase, ImportedSummary, OverRanks
-from reports.logged import LoggedTest, collective_of, number, ranks_of, whole
+from reports.logged import (
+    LIKE_A_FIGURE,
+    NO_ROWS,
+    LoggedTest,
+    collective_of,
+    count_of,
+    number,
+    ranks_of,
+    whole,
+)
 
 TITLE = re.compile(r"OSU (?:(?:MPI|[NRX]CCL|UPC|UPC\+\+|UPCXX|OpenSHMEM)(?:-\w+)? )?([\w/ -]{1,60}) Test "
                    r"\(?(?:v|Version )([\w.]{1,12})\)?")
@@ -24,19 +33,19 @@ PROGRAMS = {"Latency": "osu_latency", "Bandwidth": "osu_bw", "Bi-Directional Ban
             "Hello World": "osu_hello"}
 COLLECTIVE = re.compile(r"all(?:reduce|gatherv?|toall[vw]?)|reduce(?:_scatter)?|broadcast|barrier|(?:gather|scatter)v?")
 TWO_RANKS = ("osu_latency", "osu_bw", "osu_bibw")
-COLUMN = re.compile(r"(?:Message )?Size|(?:[A-Z]\w*\.? ?){1,4}\([^)]*\)|MB/s|Messages/s|Iterations|Validation")
+COLUMN = re.compile(r"(?:Message )?Size|(?<!\w)[A-Z]\w*\.?(?: [A-Z]\w*\.?){0,3} ?\([^()]*\)|"
+                    r"MB/s|Messages/s|Iterations|Validation")
 PREAMBLE = re.compile(r"I am \d+ of (\d{1,8})\b")
 SENTENCE = re.compile(r"This is a test with (\d{1,8}) processes|nprocs: (\d{1,8}), min:")
 CUT = re.compile(r"BAD TERMINATION|exited on signal|MPI_ABORT was invoked|CANCELLED AT|DUE TO TIME LIMIT")
 MPI_TYPES = {"MPI_CHAR": "int8", "MPI_BYTE": "uint8", "MPI_INT": "int32", "MPI_FLOAT": "float32",
              "MPI_DOUBLE": "float64"}
-NO_ROWS = "it has no rows"
 
 IMB_HEAD = re.compile(r"Intel ?\(R\) MPI Benchmark(?:s| Suite) V?([\d.]+)")
 BENCHMARK = re.compile(r"Benchmarking ((?:Multi-)?\w{1,40})")
 PROCESSES = re.compile(r"processes = (\d{1,8})|\( \d+ groups of (\d{1,8}) processes")
 IMB_COLUMNS = re.compile(r"(?:group )?(?:bytes )?repetitions .+")
-REDUCTIONS = ("all_reduce", "reduce", "reduce_scatter", "reduce_scatter_block", "reduce_local")
+REDUCTIONS = re.compile("reduce|accumulate")  # whatever is before and after it: `multi-allreduce`, `ireduce_scatter`
 
 
 def parse_osu(lines: Sequence[str]) -> list[LoggedTest]:
@@ -94,21 +103,20 @@ def _osu_row(test: LoggedTest, columns: list[str], datatype: str | None, words: 
     """Takes the row into the test, or its number, where it looks like one and is none."""
     sized = columns[0] in ("size", "messagesize")
     figures = dict(zip(columns, words, strict=False))
-    size = whole(words[0]) if words and sized else None
+    size, count = whole(words[0]) if words and sized else None, count_of(figures.get("iterations", ""))
     values = {name: number(word) for name, word in figures.items()}
-    if not words or (sized and size is None) or (not sized and number(words[0]) is None):
+    if not words or not all(word in ("Pass", "Fail") or LIKE_A_FIGURE.fullmatch(word) for word in words[:2]):
         return
-    if len(words) != len(columns) or any(value is None for name, value in values.items() if name != "validation"):
-        if len(words) > 1 and number(words[1]) is not None:
-            test.unread.append(at)
+    if (len(words) != len(columns) or (sized and size is None) or (count is None and "iterations" in columns)
+            or any(value is None for name, value in values.items() if name != "validation")):
+        test.unread.append(at)
         return
     low, high = values.get("minlatency(us)"), values.get("maxlatency(us)")
     mean = next((value for name, value in values.items() if name.endswith("(us)")), None)
     bandwidth = next((value for name, value in values.items() if name.endswith(("mb/s", "(mb/s)"))), None)
-    count = values.get("iterations")
     case = ImportedCase(case=0, collective=test.collective, size_bytes=size, datatype=datatype, line=at)
     if mean is not None:
-        case.time_us = ImportedSummary(mean=mean, p99=values.get("p99taillat(us)"), n=int(count) if count else None)
+        case.time_us = ImportedSummary(mean=mean, p99=values.get("p99taillat(us)"), n=count or None)
     if low is not None and high is not None:
         case.over_ranks_us = OverRanks(min=low, avg=mean, max=high)
     if bandwidth is not None:
@@ -149,7 +157,7 @@ def parse_imb(lines: Sequence[str]) -> list[LoggedTest]:
             name = collective_of(benchmark[1])
             tests.append(ImbTest(version, at, at, f"IMB {name}", "mean over iterations and ranks", name,
                                  status="incomplete", reason="the log ends before the test does"))
-        elif text.startswith("MPI_") and (said := re.fullmatch(r"(MPI_[\w ]+?) *: *(MPI_\w+)", text)) is not None:
+        elif text.startswith("MPI_") and (said := re.fullmatch(r"(MPI_\w+(?: \w+)*) *: *(MPI_\w+)", text)) is not None:
             types[said[1]] = MPI_TYPES.get(said[2], "")
             redop = "sum" if said[2] == "MPI_SUM" else redop
         elif test is None:
@@ -164,8 +172,8 @@ def parse_imb(lines: Sequence[str]) -> list[LoggedTest]:
             test.status, test.reason = ("complete", None) if test.cases else ("incomplete", NO_ROWS)
         elif set(text) == {"-"}:
             test.columns = []
-        elif test.columns and text[:1].isdigit():
-            reduces = test.collective in REDUCTIONS
+        elif test.columns and LIKE_A_FIGURE.fullmatch(text.partition(" ")[0]) is not None:
+            reduces = REDUCTIONS.search(test.collective or "") is not None
             datatype = types["MPI_Datatype for reductions" if reduces else "MPI_Datatype"] or None
             _imb_row(test, text.split(), at, datatype, redop if reduces else None)
     return [_imb_finished(test) for test in tests if test.cases or test.columns or test.world_size]
@@ -174,7 +182,9 @@ def parse_imb(lines: Sequence[str]) -> list[LoggedTest]:
 def _imb_row(test: ImbTest, words: list[str], at: int, datatype: str | None, redop: str | None) -> None:
     """Takes the row into the test, or its number, where it looks like one and is none."""
     values = [number(word) for word in words]
-    if len(words) != len(test.columns) or None in values:
+    counts = {name: count_of(word) for name, word in zip(test.columns, words, strict=False)
+              if name in ("bytes", "repetitions")}
+    if len(words) != len(test.columns) or None in values or None in counts.values():
         test.unread.append(at)
         return
     figures = {name: value for name, value in zip(test.columns, values, strict=True) if value is not None}
@@ -183,9 +193,9 @@ def _imb_row(test: ImbTest, words: list[str], at: int, datatype: str | None, red
     shape = test.shape | ({"group": words[0]} if "group" in figures else {})
     case = ImportedCase(case=0, collective=test.collective, line=at, size_bytes=None, shape=shape or None)
     if "bytes" in figures:
-        case.size_bytes, case.datatype, case.redop = int(figures["bytes"]), datatype, redop
+        case.size_bytes, case.datatype, case.redop = counts["bytes"], datatype, redop
     if mean is not None:
-        case.time_us = ImportedSummary(mean=mean, n=int(figures["repetitions"]))
+        case.time_us = ImportedSummary(mean=mean, n=counts["repetitions"])
     if low is not None and high is not None:
         case.over_ranks_us = OverRanks(min=low, avg=mean, max=high)
     if "mbytes/sec" in figures:

@@ -15,7 +15,18 @@ from itertools import pairwise
 from typing import Any
 
 from reports.imported import ImportedCase, ImportedSummary
-from reports.logged import LoggedTest, cells, collective_of, number, ranks_of, whole
+from reports.logged import (
+    LIKE_A_FIGURE,
+    LONGEST_LINE,
+    NO_ROWS,
+    LoggedTest,
+    cells,
+    collective_of,
+    count_of,
+    number,
+    ranks_started,
+    whole,
+)
 
 MEAN, CPU_TIME = "mean over iterations", "CPU time, mean over iterations"
 
@@ -28,7 +39,6 @@ HEADER = re.compile(rf"(?:size|bytes) (?:count|n)( type)?(?: redop| op)?( root)?
 PLACES = re.compile(r"(?:(?:out-of|in)-place(?: \(\+ per-iteration\))?\s*)+")
 PROGRAM = re.compile(r"(?:^|[\s/'\"`])(all_?reduce|all_?gather|reduce_?scatter|all_?to_?allv?|sendrecv|broadcast|bcast|"
                      r"reduce|scatter|gather|hypercube)(_test_perf|_perf|_test)(?:_mpi)?(?=$|[\s'\"`;|&)])")
-ALONE = re.compile(r"(?:^|[$#>%] |Running: ?)\s*(?:\w+=\S* )*[\w./-]*$")  # what stands before a program that is started
 STARTING = re.compile(r"Collective test (starting|concluded): (\w+?)(?:_test)?(?:_perf)?(?:_mpi)?$")
 PARAMETERS = re.compile(r"(?:nThread \d+ nGpus \d+ )?minBytes \d+ maxBytes \d+ ")
 RANK = re.compile(r"Rank +(\d{1,7})(?: +Group +(\d+))?(?: +Pid +\d+)? +on +\S+ +device +\d+ +\[[^\]]*\] *(.*)|"
@@ -37,7 +47,7 @@ BOUNDS = re.compile(r"Out of bounds values *: *(\d{1,18} (?:OK|FAILED))")
 AVERAGE = re.compile(r"Avg bus bandwidth *: *([\d.e+-]+)( *FAILED)?")
 FAILURE = re.compile(r"\bTest (?:NCCL|CUDA|HIP|MPI) failure|\bTest timeout \(\d+s\)|"
                      r"\b(?:NCCL|Cuda|CUDA|HIP|Test) failure \S+\.\w+:\d+")
-VERSION = re.compile(r"\b([NR]CCL) version *:? *(\d+\.\d+\.\d+)")
+VERSION = re.compile(r"\b([NR]CCL) version {0,4}:? {0,4}(\d{1,4}\.\d{1,4}\.\d{1,4})")
 FIGURES = re.compile(r"(?:(?:\d+(?:\.\d*)?(?:e[+-]?\d+)?\*?|N/A|-?nan|inf)(?: |$))*")
 OLD_ALGBW = ("all_gather", "reduce_scatter")
 BANNER, STARTED, SIZES, DEVICES, RANKS, TABLE, ROWS, FOOTER = range(8)
@@ -126,8 +136,11 @@ class Reader:
         in_table = test is not None and test.stage in (TABLE, ROWS)
         layout = self.tests[-1].layout if in_table else Layout()
         row, readable = read_row(layout, words, at)
+        if ((row is None or not row.about) and test is not None and test.pending is not None
+                and continued(test, [word for word, _ in words])):
+            return True
         if row is None:
-            return test is not None and test.pending is not None and continued(test, [word for word, _ in words])
+            return False
         if not readable or not (row.halves or layout.known):
             if in_table:
                 self.tests[-1].unread.append(at)
@@ -210,11 +223,13 @@ def nccl_version(code: int) -> str:
 
 
 def read_row(layout: Layout, words: list[tuple[str, int]], at: int) -> tuple[Row | None, bool]:
-    """The row and whether all of it could be read; None for what is none."""
+    """The row and whether all of it could be read, with nothing in `about` where its size could not; None for what is
+    none."""
     texts = [word for word, _ in words]
     size, count = whole(texts[0]), whole(texts[1]) if len(texts) > 1 else None
     if size is None or count is None:
-        return None, False
+        looks = len(texts) >= 2 + len(layout.names) and all(map(LIKE_A_FIGURE.fullmatch, texts[:2]))
+        return Row(at, {}) if looks else None, False
     row, first = Row(at, {"size_bytes": size, "count": count}), 2
     if layout.typed:
         name = texts[2].lower() if len(texts) > 2 else ""
@@ -268,7 +283,7 @@ def parse_nccl(lines: Sequence[str], raw: Sequence[str]) -> list[LoggedTest]:
     reader = Reader()
     for at, (line, message) in enumerate(zip(lines, raw, strict=True), 1):
         if line or "CCL" in message:
-            reader.feed(at, line, message)
+            reader.feed(at, line, message[:LONGEST_LINE])
     return [_finished(test) for test in _unmixed(reader.tests)]
 
 
@@ -305,7 +320,7 @@ def _finished(test: Draft) -> LoggedTest:
     if program := PROGRAM.search(test.command):
         test.collective = test.collective or collective_of(program[1])
         test.format = "mscclpp-test" if program[2] == "_test_perf" else test.format
-        test.world_size = _started(test.command, program)
+        test.world_size = ranks_started(test.command[: program.start(1)], test.command[program.end():])
     if test.gpus:
         one_group = len(set(test.groups)) == 1
         test.world_size = max(test.gpus) + 1 if one_group else None
@@ -319,8 +334,10 @@ def _finished(test: Draft) -> LoggedTest:
     for row in test.rows:
         for in_place, figures in row.halves:
             case = _case(test, row, in_place, dict(zip(test.layout.names, figures, strict=True)))
-            if case.time_us or case.alg_bw_gb_s is not None:
+            if case is not None:
                 test.add(case)
+            elif set(figures) != {"N/A"}:
+                test.unread.append(row.line)
     has_footer = test.format not in ("NCCL 1.x", "mscclpp-test")
     if "FAILED" in (test.out_of_bounds or "") or test.status == "failed":
         test.status, test.reason = "failed", "the run itself says so"
@@ -328,36 +345,27 @@ def _finished(test: Draft) -> LoggedTest:
         test.status, test.reason = "incomplete", "two runs wrote into each other's lines"
     elif test.headless:
         test.status, test.reason = "incomplete", "the log begins in the middle of the test"
-    elif test.stage < FOOTER and (has_footer or not test.rows):
-        test.status, test.reason = "incomplete", "the log ends before the test does" if test.rows else "it has no rows"
+    elif not test.cases:
+        test.status, test.reason = "incomplete", NO_ROWS
+    elif test.stage < FOOTER and has_footer:
+        test.status, test.reason = "incomplete", "the log ends before the test does"
     return test
 
 
-def _started(command: str, program: re.Match[str]) -> int | None:
-    """How many ranks a command starts, where it says so for certain."""
-    before, after = command[: program.start(1)], f"{command[program.end():]} "
-    per_process = 1
-    for flag in (r"-g|--ngpus", r"-t|--nthreads"):
-        said = re.findall(rf"\s(?:{flag})(?:=|\s*)(\d{{1,7}})(?=\s)", after)
-        per_process *= int(said[-1]) if said else 1
-    processes = 1 if ALONE.search(before) else ranks_of(before)
-    return processes and processes * per_process
-
-
-def _case(test: Draft, row: Row, in_place: bool, figures: dict[str, str]) -> ImportedCase:
+def _case(test: Draft, row: Row, in_place: bool, figures: dict[str, str]) -> ImportedCase | None:
+    """The half; None where it has no time, or a count of wrong elements that is none."""
     time, alg_bw, bus_bw = number(figures["time"]), number(figures["algbw"]), number(figures["busbw"])
+    n_wrong, checked = count_of(figures.get("wrong", "")), figures.get("wrong", "N/A") != "N/A"
+    if time is None or (checked and n_wrong is None):
+        return None
     scale = 1e3 if test.layout.milliseconds else 1.0
     case = ImportedCase(case=0, collective=test.collective, in_place=in_place, line=row.line, alg_bw_gb_s=alg_bw,
                         bus_bw_gb_s=bus_bw, **row.about)
-    if time is not None:
-        case.time_us = ImportedSummary(mean=round(time * scale, 9))
-        if "i_p99" in figures:
-            case.time_us.min, case.time_us.max, case.time_us.p99 = (
-                number(figures[name]) for name in ("i_min", "i_max", "i_p99"))
-    if "wrong" in figures:
-        count = number(figures["wrong"])
-        case.n_wrong = None if count is None else int(count)
-    else:
+    case.time_us, case.n_wrong = ImportedSummary(mean=round(time * scale, 9)), n_wrong
+    if "i_p99" in figures:
+        case.time_us.min, case.time_us.max, case.time_us.p99 = (
+            number(figures[name]) for name in ("i_min", "i_max", "i_p99"))
+    if "wrong" not in figures:
         case.max_error = number(figures.get("error", figures.get("res", "")))
     if test.collective in OLD_ALGBW and time and alg_bw is not None and alg_bw == bus_bw:
         # In 2019 and 2020 this algbw had the factor (n-1)/n of busbw in it already.

@@ -7,6 +7,7 @@ never judged. `result.read` refuses them, and with it everything that compares.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from reports.result import ResultError, read_lines, write_whole
+from reports.result import ResultError, content_of, read_lines, write_whole
 from reports.schema import SCHEMA, End, NotNegative, Record
 
 
@@ -128,6 +129,7 @@ class Imported:
     end: End
 
 
+NAME = re.compile(rb'\A([^\n]{0,1000}"imported_from":\{"file":)"(?:[^"\\\x00-\x1f]|\\["\\])*"')
 KINDS: dict[str, type[Record]] = {"run": ImportedRun, "case": ImportedCase, "end": End}
 
 
@@ -142,18 +144,34 @@ def read_imported(path: Path | str) -> Imported:
     return Imported(path, run, [record for record in records if isinstance(record, ImportedCase)], ends[-1])
 
 
-def write_imported(folder: Path, run: ImportedRun, cases: Sequence[ImportedCase], end: End) -> tuple[Path, bool]:
-    """The file of the run in `folder` (made where missing), and whether it is new: one that is there already, of the
-    same log, stays as it is. Whole or not at all. Raises ResultError where it cannot be written."""
-    path = folder / f"{run.run_id}.jsonl"
-    if path.exists():
-        return path, False
+def write_imported(folder: Path, run: ImportedRun, cases: Sequence[ImportedCase], end: End) -> tuple[Path, str]:
+    """The file of the run in `folder` (made where missing), and `new`, `is there already` or `written anew`: one that
+    is there stays only where it differs from what would be written at most in the name that the log had. Whole or not
+    at all. Raises ResultError where it cannot be written."""
+    path, content = folder / f"{run.run_id}.jsonl", b"".join(map(_line, (run, *cases, end)))
+    is_there = path.exists()
+    if is_there and _without_name(_content(path)) == _without_name(content):
+        return path, "is there already"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResultError(f"{path} cannot be written: {error.strerror}") from error
-    lines = [msgspec.to_builtins(record) for record in (run, *cases, end)]
-    for fields in lines:  # twenty thousand cases are written faster so than by schema.to_line
-        del fields["extra"]
-    write_whole(path, msgspec.json.Encoder().encode_lines(lines))
-    return path, True
+    write_whole(path, content)
+    return path, "written anew" if is_there else "new"
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return content_of(path)
+    except ResultError:
+        return b""
+
+
+def _without_name(content: bytes) -> bytes:
+    return NAME.sub(rb"\1", content, count=1)
+
+
+def _line(record: Record) -> bytes:
+    fields = msgspec.to_builtins(record)  # twenty thousand cases are written faster so than by schema.to_line
+    del fields["extra"]
+    return msgspec.json.encode(fields) + b"\n"

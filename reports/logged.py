@@ -8,25 +8,30 @@ from dataclasses import dataclass, field
 from reports.imported import ImportedCase
 
 MOST_GB_S = 10_000  # of bus bandwidth: several times that of any link between GPUs, so no machine has it
+NO_ROWS = "it has no rows"
 LONGEST_LINE, LEAST_SEPARATORS = 2000, 5
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
-# What people, launchers, pods and schedulers put before each line, with at most one blank of what follows.
+# What people, launchers, pods and schedulers put before each line, with at most one blank of what follows. Repetitions
+# that overlap are bounded: a hostile line would take time with its square.
 LABELS = re.compile(
     r"\s*(?:(?:>|&gt;) ?"
-    r"|\[[^\[\]\s]*\d+, ?\d+\](?:\[[^\]]*\])?<std(?:out|err|diag)>: ?"  # mpirun --tag-output
+    r"|\[[^\[\]\s]{0,200}\d, ?\d+\](?:\[[^\]]*\])?<std(?:out|err|diag)>: ?"  # mpirun --tag-output
     r"|\d{1,6}: |\[\d{1,6}(?:@[^\]\s]+)?\]:? (?!NCCL|RCCL)"  # srun -l, mpiexec -l
     r"|\[(?:pod/[^\]]*|(?:default|rank)\d+)\]:? ?|\([\w.-]+ pid=\d+[^)]*\) "  # kubectl, torchrun, ray
-    r"|[A-Za-z][\w.-]*[_-]\d+ +\| |[A-Za-z][\w.-]*\d[\w.-]*: (?=[# \d])"  # docker compose, pdsh
+    r"|[A-Za-z][\w.-]{0,200}[_-]\d{1,6} +\| "  # docker compose
+    r"|[A-Za-z](?=[\w.-]{0,200}\d)[\w.-]{1,200}: (?=[# \d])"  # pdsh
     r"|\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?(?:\]:? ?|[ \t:]|(?=\[\d+,))"
     r"|\[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]?[ \t]"
     r"|\[?[A-Z][a-z]{2} [A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d(?: [A-Z]+)? \d{4}\]?(?: |(?=\[\d+,))"
     r"|[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d \S+ [^\s:\[]+(?:\[\d+\])?: )")  # journalctl
 # host:pid:thread [device] NCCL INFO ...: other ranks may write it into the middle of a line.
-MESSAGE = re.compile(r"(?:\[[^\]]{1,40}\] )?[A-Za-z_][\w.-]{0,80}:\d{1,9}:\d{1,9} \[-?\d{1,4}\] |"
+MESSAGE = re.compile(r"(?:\[[^\]]{1,40}\] )?(?<![A-Za-z_])[A-Za-z_][\w.-]{0,80}:\d{1,9}:\d{1,9} \[-?\d{1,4}\] |"
                      r"\bNCCL (?:INFO|WARN|version) ")
 NUMBER = re.compile(r"\+?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+LIKE_A_FIGURE = re.compile(r"[+-]?(?:\.?\d[\w.,+-]*|nan|inf)")  # also what is negative, cut off or European
 LAUNCHER = re.compile(r"\b(?:mpirun|mpiexec(?:\.hydra)?|srun|orterun|prun)\b")
 RANKS_FLAG = re.compile(r"\s(?:-np|-n|--n|--np|--ntasks)(?:=|\s*)(\d{1,8})(?=\s)")
+ALONE = re.compile(r"(?:^|[$#>%] |Running: ?)\s*(?:\w+=\S* )*[\w./-]*$")  # what stands before a program that is started
 COLLECTIVES = {"allreduce": "all_reduce", "allgather": "all_gather", "reducescatter": "reduce_scatter",
                "alltoall": "alltoall", "bcast": "broadcast"}
 
@@ -67,8 +72,10 @@ def cleaned(text: str) -> str:
     text = ESCAPES.sub("", text[:LONGEST_LINE]).rstrip("\r").rpartition("\r")[2].expandtabs()
     if not text.isprintable():
         text = "".join(letter if letter.isprintable() else " " * letter.isspace() for letter in text)
-    while (label := LABELS.match(text)) is not None:
-        text = text[label.end():]
+    start = 0
+    while (label := LABELS.match(text, start)) is not None:
+        start = label.end()
+    text = text[start:]
     said = text.find("NCCL ")
     message = MESSAGE.search(text, max(0, said - 200)) if said >= 0 else None
     return text[: message.start()] if message else text
@@ -77,6 +84,8 @@ def cleaned(text: str) -> str:
 def cells(text: str) -> list[tuple[str, int]]:
     """The words of a line, each with where it ends; of one with commas, semicolons or bars, with its column instead."""
     separator = next((mark for mark in ",;|" if text.count(mark) >= LEAST_SEPARATORS), None)
+    if separator and " " in text.strip(' #|').partition(separator)[0].strip():
+        separator = None  # commas within the figures
     if separator:
         parts = [part.strip(' #"') for part in text.strip().strip("|").split(separator)]
         return [(part, column) for column, part in enumerate(parts) if part]
@@ -91,7 +100,12 @@ def number(text: str) -> float | None:
 
 def whole(text: str) -> int | None:
     """A size or a count, also as `1.04858e+06`; None for anything else, `0.00` too."""
-    value = number(text) if text.isdecimal() or "e" in text else None
+    return count_of(text) if text.isdecimal() or "e" in text else None
+
+
+def count_of(text: str) -> int | None:
+    """A figure without a fraction, also as `0.00`; None for anything else."""
+    value = number(text)
     return int(value) if value is not None and value == int(value) else None
 
 
@@ -100,6 +114,17 @@ def ranks_of(command: str) -> int | None:
     launched = LAUNCHER.split(command + " ", maxsplit=1)
     said = RANKS_FLAG.findall(launched[-1]) if len(launched) > 1 else []
     return int(said[0]) if len(said) == 1 else None
+
+
+def ranks_started(before: str, after: str) -> int | None:
+    """How many ranks a command starts, by what stands before and after a program of nccl-tests, where it says so for
+    certain."""
+    per_process = 1
+    for flag in (r"-g|--ngpus", r"-t|--nthreads"):
+        said = re.findall(rf"\s(?:{flag})(?:=|\s*)(\d{{1,7}})(?=\s)", f"{after} ")
+        per_process *= int(said[-1]) if said else 1
+    processes = 1 if ALONE.search(before) else ranks_of(before)
+    return processes and processes * per_process
 
 
 def collective_of(name: str) -> str | None:

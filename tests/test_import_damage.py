@@ -1,0 +1,132 @@
+"""The command `import` on logs that are damaged, cut off, hostile or say what cannot be."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from reports import import_mpi, logged
+from reports.import_logs import find_tests
+from reports.imported import read_imported
+from reports.result import ResultError
+from tests.test_import import imported, put
+from tests.test_import_formats import BOTH, FOOTER, HEAD, ROW_8, ROW_16, TABLE, WHOLE, halves, only
+
+
+@pytest.mark.parametrize("line", ["A-1", "[1", "A", "_", "1,", "[1,0][", "A1.", " ", "\x1b[", "> ", "a_1 |"])
+def test_a_long_line_takes_time_with_its_length_alone(line):
+    """A hostile log of a few megabytes would keep the importer busy for hours: this test would not come to its end."""
+    text = line * 60_000
+    logged.LABELS.match(text)
+    logged.MESSAGE.search(text)
+    import_mpi.COLUMN.findall(f"Size {text}")
+    noise = f"# OSU MPI Latency Test v7.1\nSize {text}\nNCCL version{text}\nMPI_{text}:\n"
+    assert halves(find_tests(Path("log"), (WHOLE + noise).encode())[0]) == BOTH
+
+
+@pytest.mark.parametrize("kept", [
+    lambda text: text.encode() + bytes(4000), lambda text: text.encode("utf-16") + bytes(4000),
+    lambda text: text.encode("utf-16-le"), lambda text: text.encode("utf-16-be") + bytes(4000)])
+def test_what_a_crash_and_another_system_leave(kept):
+    """The log of a machine that went down, or one written by Windows, would be refused whole."""
+    (test,) = find_tests(Path("log"), kept(WHOLE))
+    assert (halves(test), test.unread) == (BOTH, [])
+
+
+@pytest.mark.parametrize("content", [bytes(5000), b"# a\0b\n" * 9, WHOLE.encode() + b"\0\0x"])
+def test_what_is_binary_stays_refused(content):
+    with pytest.raises(ResultError, match=r"is binary, not a log|is empty"):
+        find_tests(Path("log"), content)
+
+
+def test_a_damaged_import_is_repaired(tmp_path, capsys):
+    """Who imports again after a full disk or a bad edit would keep the damaged figures."""
+    log = put(tmp_path / "a.log", WHOLE)
+    (path,) = imported(tmp_path / "out", log)
+    whole = path.read_bytes()
+    for damaged in (whole[:-40], b"", whole.replace(b"17.93", b"11.93"), whole.replace(b"a.log", b"a\\u001b[2J"),
+                    whole + b"x"):
+        path.write_bytes(damaged)
+        capsys.readouterr()
+        assert imported(tmp_path / "out", log) == [path]
+        assert capsys.readouterr().out.endswith(f"{path} (written anew)\n")
+        assert (path.read_bytes(), list(path.parent.iterdir())) == (whole, [path])
+
+
+@pytest.mark.parametrize(("name", "datatype", "redop"), [
+    ("Multi-Allreduce", "float32", "sum"), ("Iallreduce", "float32", "sum"), ("Ireduce_scatter_pure", "float32", "sum"),
+    ("Accumulate", "float32", "sum"), ("Multi-Bcast", "uint8", None), ("Ibcast", "uint8", None)])
+def test_what_imb_reduces(name, datatype, redop):
+    """A reduction of floats would be shown as one of bytes."""
+    (case,) = only("# Intel(R) MPI Benchmarks 2021.3, MPI-1 part\n# MPI_Datatype : MPI_BYTE\n"
+                   "# MPI_Datatype for reductions : MPI_FLOAT\n# MPI_Op : MPI_SUM\n"
+                   f"# Benchmarking {name}\n# #processes = 4\n"
+                   "#bytes #repetitions t_ovrl[usec] t_pure[usec]\n4 1000 3.5 1.5\n").cases
+    assert (case.datatype, case.redop) == (datatype, redop)
+
+
+def test_a_name_on_another_copy_changes_nothing(tmp_path, capsys):
+    """Of two copies of a log each import would undo the other's."""
+    (path,) = imported(tmp_path / "out", put(tmp_path / "a.log", WHOLE))
+    whole = path.read_bytes()
+    imported(tmp_path / "out", put(tmp_path / 'b "1".log', WHOLE))
+    assert capsys.readouterr().out.endswith("(is there already)\n")
+    assert path.read_bytes() == whole
+
+
+OSU = "# OSU MPI Allreduce Latency Test v5.9\n# Size       Avg Latency(us)\n"
+IMB = "# Intel(R) MPI Benchmarks 2021.3\n# Benchmarking Bcast\n# #processes = 4\n#bytes #repetitions t[usec]\n"
+
+
+@pytest.mark.parametrize(("text", "unread", "read"), [
+    (OSU + "4 -20.0\n8 nan\n16 1e400\n32 0.00\n-8 1.0\n9223372036854775807 1.0\n8 1,5\n8\n", [3, 4, 5, 7, 8, 9, 10], 1),
+    (OSU + "8 |*\n10 +---+\n4 of 8 ranks\n", [], 0),
+    (OSU + "4 20.05\n8\n16 20.1", [4, 5], 1),
+    (OSU + "4 20.05\n8 9.02", [], 2),
+    (OSU + "4 20.05\n8 9.0\n", [], 2),
+    ("# OSU MPI Barrier Latency Test v7.1\n# Avg Latency(us)  Validation\n-1.5 Pass\n1.5 Pass\n", [3], 1),
+    (IMB + "-4 1000 1.5\n4.5 1000 1.5\n4 1000 nan\n4 0.5 1.5\nnone of it\n8 1000 1.5\n", [5, 6, 7, 8], 1),
+    (HEAD + TABLE + ROW_8.replace("    8 ", "   -8 ", 1) + ROW_16 + FOOTER, [12], 2),
+    (HEAD + TABLE + ROW_8.replace("          8 ", "9223372036854775807 ", 1) + ROW_16 + FOOTER, [12], 2),
+    (HEAD + TABLE + ROW_8.replace(" 2 ", " 2.5 ") + ROW_8.replace(" 8 ", " 1e20 ") + ROW_16 + FOOTER, [12, 13], 2),
+    (HEAD + TABLE + ROW_8.replace("17.93    0.10    0.20", "  nan     nan     nan") + ROW_16 + FOOTER, [12], 3),
+    (HEAD + TABLE + ROW_8.replace("17.93    0.10    0.20", "  inf     inf     inf") + ROW_16 + FOOTER, [12], 3),
+    (HEAD + TABLE + ROW_8.replace("  0\n", "0.5\n") + ROW_16.replace("  0\n", " -1\n") + FOOTER, [12, 13], 1),
+    (HEAD + TABLE + ROW_8.replace(".", ",") + ROW_16.replace(".6", ",6") + FOOTER, [12, 13], 0),
+    (HEAD + TABLE + ROW_8 + "2025/02/07 14:12:36 1 2 3 4\n8 of 16 1 2 3 4\n" + ROW_16 + FOOTER, [], 4),
+])
+def test_what_looks_like_data_and_is_none_is_counted(text, unread, read):
+    """Figures that are impossible, too large or cut off would be missing, or be taken for others, without a word."""
+    test = only(text)
+    assert (sorted(set(test.unread)), len(test.cases)) == (unread, read)
+    if not read:
+        assert (test.status, test.reason) == ("incomplete", "it has no rows")
+    assert (test.reason == "the log ends within a row") == text.endswith("20.1")
+
+
+def test_a_table_without_rows():
+    """A run whose table came out empty would pass for one that measured."""
+    test = only(HEAD + TABLE + FOOTER)
+    assert (test.status, test.reason) == ("incomplete", "it has no rows")
+
+
+HALF = {"time": 10.0, "alg_bw": 1.0, "bus_bw": 1.0, "nwrong": 0}
+REPORT = {"version": 3, "args": ["all_reduce_perf"], "config": {}, "average_bus_bandwidth": {"bandwidth": 1.0}}
+
+
+@pytest.mark.parametrize(("row", "half"), [
+    ({}, {"time": -10}), ({}, {"time": None}), ({}, {"time": 1e308}), ({}, {"nwrong": 0.5}), ({}, {"nwrong": -5}),
+    ({}, {"nwrong": True}), ({}, {"bus_bw": -1}), ({}, {"alg_bw": "x"}), ({"size": "abc"}, {}), ({"size": -8}, {}),
+    ({"size": True}, {}), ({"size": 2**63}, {}), ({"size": None}, {}), ({"count": 0.5}, {})])
+def test_what_a_report_says_that_cannot_be(row, half, tmp_path, capsys):
+    """A wrong count of 0.5 would become 0, and a size that is none a blank."""
+    good = {"size": 8, "count": 2, "out_of_place": HALF | {"nwrong": "N/A", "bus_bw": "nan"}, "in_place": None}
+    log = put(tmp_path / "a.log", json.dumps(REPORT | {"results": [good, good | row | {"out_of_place": HALF | half}]}))
+    (path,) = imported(tmp_path / "out", log)
+    assert [case.size_bytes for case in read_imported(path).cases] == [8]
+    assert capsys.readouterr().err.startswith(f"reports: {log}, result 2: looks like data and could not be read\n")
+
+
+def test_a_report_without_results():
+    test = only(json.dumps(REPORT | {"results": []}))
+    assert (test.status, test.reason) == ("incomplete", "it has no rows")

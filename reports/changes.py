@@ -7,9 +7,10 @@ them; what is looked for is the t statistic of a step after generalised least sq
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from scipy.special import chdtrc, ndtri, stdtrit
 Floats = NDArray[np.floating[Any]]
 
 MIN_RUNS = 20
+PASSES = 3
 # The chance, nominally, that anything is called in a history where nothing changed, by what is looked for: a step in
 # the latest places that can be told, elsewhere, one that was taken back, one that many series share.
 LATEST_ALPHA, EARLIER_ALPHA, PASSING_ALPHA, SHARED_ALPHA = 0.017, 0.006, 0.005, 0.004
@@ -61,13 +63,34 @@ class Step:
 def find(values: Floats, series: int) -> list[Step]:
     """The steps of all series, (series, runs), as alarms whose rate over a whole history is held to 5 %; `series` are
     as many as are tested in all, of which these are some. None below `MIN_RUNS` runs."""
+    runs, levels, found = values.shape[1], np.zeros_like(values), list[Step]()
+    for _ in range(PASSES if runs >= MIN_RUNS else 0):
+        before, found = found, _find(values, levels, series)
+        if [(step.series, step.first) for step in found] == [(step.series, step.first) for step in before]:
+            break
+        levels = levels_of(values, found)
+    return found
+
+
+def levels_of(values: Floats, found: Sequence[Step]) -> Floats:
+    """The median of each stretch between steps, (series, runs)."""
+    levels = np.zeros_like(values)
+    for one in {step.series for step in found}:
+        ends = [0, *(step.first for step in found if step.series == one), values.shape[1]]
+        for start, stop in pairwise(ends):
+            levels[one, start:stop] = np.median(values[one, start:stop])
+    return levels
+
+
+def _find(values: Floats, levels: Floats, series: int) -> list[Step]:
+    """The steps, where `levels` are known so far: what they explain is taken for neither correlation nor outliers, as
+    it is where a level holds for ten runs or fewer between two others. No alarm comes of it that was not there."""
     runs = values.shape[1]
-    if runs < MIN_RUNS:
-        return []
-    calm = tamed(values, FAR_AWAY)
+    calm = tamed(values - levels, FAR_AWAY)
     rho = correlations(calm)
-    new = innovations(calm, rho)
-    heavy, known = kurtosis(new), spread_of_all(new)
+    quiet = innovations(calm, rho)
+    heavy, known = kurtosis(quiet), spread_of_all(quiet)
+    new = quiet + levels[:, 1:] - rho * levels[:, :-1]
 
     def of_one(one: int, start: int, stop: int) -> tuple[float, int]:
         its = new[one : one + 1, start : stop - 1], rho[one : one + 1]

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from reports.foreign import printable
-from reports.import_nccl import CPU_TIME, MEAN, TYPES, nccl_version
+from reports.import_nccl import CPU_TIME, MEAN, TYPES
 from reports.imported import ImportedCase, ImportedSummary
-from reports.logged import NO_ROWS, LoggedTest, collective_of, count_of, number, whole
+from reports.logged import NO_ROWS, LoggedTest, collective_of, count_of, nccl_version, number, whole
 
 NO_FIGURE = ("None", "N/A", "nan", "-nan", "inf", "-inf")
 

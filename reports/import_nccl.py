@@ -8,9 +8,9 @@ which of them are there, and where a half is blank the columns tell which. NCCL'
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
@@ -23,7 +23,10 @@ from reports.logged import (
     cells,
     collective_of,
     count_of,
+    half_digit,
+    nccl_version,
     number,
+    only,
     ranks_started,
     whole,
 )
@@ -79,7 +82,8 @@ class Row:
 @dataclass
 class Draft(LoggedTest):
     """A test while it is read. `stage` is its last part that was seen; `headless` has no head, and `follows` a footer;
-    `mixed` are two runs in one output."""
+    `mixed` are two runs in one output. `names` are the collectives that its lines name, `listed` its ranks with group
+    and GPU, `commands` what may have started it, the last one most likely."""
 
     stage: int = BANNER
     layout: Layout = field(default_factory=Layout)
@@ -90,9 +94,10 @@ class Draft(LoggedTest):
     follows: bool = False
     mixed: bool = False
     sized: bool = False
-    groups: list[str] = field(default_factory=list)
+    names: set[str | None] = field(default_factory=set)
+    listed: list[tuple[int, str, str]] = field(default_factory=list)
     nranks: set[int] = field(default_factory=set)
-    command: str = ""
+    commands: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -100,7 +105,7 @@ class Reader:
     """The tests so far, and what was said before the test that it is about."""
 
     tests: list[Draft] = field(default_factory=list)
-    command: str = ""
+    commands: list[str] = field(default_factory=list)
     library: str | None = None
     places: list[bool] = field(default_factory=list)
 
@@ -109,7 +114,7 @@ class Reader:
         test = self.tests[-1] if self.tests else None
         if test is None or test.stage > stage or (test.stage == stage and stage not in (RANKS, TABLE)):
             test = Draft("nccl-tests", at, at, "nccl-tests", MEAN, library=self.library)
-            test.command, self.command = self.command, ""
+            test.commands, self.commands = self.commands, []
             self.tests.append(test)
         test.stage = stage
         return test
@@ -163,7 +168,7 @@ class Reader:
             test.format, test.sized = "nccl-tests" if text[0] == "n" else "mscclpp-test", True
         elif (said := STARTING.match(text)) is not None:
             test = self.begin(STARTED, at) if said[1] == "starting" or test is None else test
-            test.collective = collective_of(said[2]) or test.collective
+            test.names |= {collective_of(said[2])} - {None}
         elif text.startswith("nccl-tests version "):
             test = self.begin(BANNER, at)
             if coded := re.search(r"nccl-library=(\d{5,6})\b", text):
@@ -177,8 +182,7 @@ class Reader:
             self.begin(DEVICES, at)
         elif (rank := RANK.match(text)) is not None:
             test = self.begin(RANKS, at)
-            test.gpus[int(rank[1] or rank[4])] = rank[3] or rank[5] or ""
-            test.groups.append(rank[2] or "0")
+            test.listed.append((int(rank[1] or rank[4]), rank[2] or "0", rank[3] or rank[5] or ""))
         elif PLACES.fullmatch(text) is not None:
             self.places = [place == "in" for place in re.findall(r"\b(out-of|in)-place", text)]
         elif (header := HEADER.fullmatch(names)) is not None:
@@ -192,11 +196,11 @@ class Reader:
             test.footer_avg_bus_bw, test.stage = number(average[1]), FOOTER
             test.status = "failed" if average[2] else test.status
         elif FAILURE.search(text) is not None:
-            test = self.begin(DEVICES, at) if test is None or (self.command and test.stage == FOOTER) else test
+            test = self.begin(DEVICES, at) if test is None or (self.commands and test.stage == FOOTER) else test
             test.status = "failed"
         else:
             if len({found[1] for found in PROGRAM.finditer(text)}) == 1 and not text.startswith("Linking"):
-                self.command = text
+                self.commands.append(text)
             return False
         return True
 
@@ -215,11 +219,6 @@ class Reader:
             test.format = "mscclpp-test"
         test.layout = Layout(True, bool(header[1]), bool(header[2]), ("time", *names[1:]),
                              tuple(zip(said, times, strict=True)), words[0][1], names[-1] == "res")
-
-
-def nccl_version(code: int) -> str:
-    """`NCCL 2.29.2` for 22902."""
-    return f"NCCL {code // 10000}.{code % 10000 // 100}.{code % 100}"
 
 
 def read_row(layout: Layout, words: list[tuple[str, int]], at: int) -> tuple[Row | None, bool]:
@@ -299,9 +298,18 @@ def _unmixed(tests: list[Draft]) -> list[Draft]:
         while kept and (torn or test.headers > 1) and _only_a_head(kept[-1], headers=int(torn)):
             before = kept.pop()
             test.first_line, test.mixed = before.first_line, True
-            test.collective, test.command = test.collective or before.collective, test.command or before.command
+            _take_head(test, before)
+        if test.mixed and kept and _only_a_head(kept[-1], headers=1):
+            _take_head(test, kept[-1])
         kept.append(test)
     return kept
+
+
+def _take_head(test: Draft, before: Draft) -> None:
+    """What the head of `before` says holds for the test too: where the two differ, neither counts."""
+    test.names |= before.names
+    test.nranks |= before.nranks
+    test.listed, test.commands = before.listed + test.listed, before.commands + test.commands
 
 
 def _only_a_head(test: Draft, headers: int) -> bool:
@@ -317,15 +325,20 @@ def _repeats(test: Draft) -> bool:
 
 
 def _finished(test: Draft) -> LoggedTest:
-    if program := PROGRAM.search(test.command):
-        test.collective = test.collective or collective_of(program[1])
-        test.format = "mscclpp-test" if program[2] == "_test_perf" else test.format
-        test.world_size = ranks_started(test.command[: program.start(1)], test.command[program.end():])
-    if test.gpus:
-        one_group = len(set(test.groups)) == 1
-        test.world_size = max(test.gpus) + 1 if one_group else None
-    elif len(test.nranks) == 1:
-        test.world_size = test.nranks.pop()
+    commands = test.commands if test.mixed else test.commands[-1:]
+    programs = [program for command in commands if (program := PROGRAM.search(command))]
+    test.collective = only(test.names or {collective_of(program[1]) for program in programs})
+    test.world_size = only({ranks_started(said.string[: said.start(1)], said.string[said.end():]) for said in programs})
+    if any(program[2] == "_test_perf" for program in programs):
+        test.format = "mscclpp-test"
+    if test.listed:
+        times, models = Counter(rank for rank, _, _ in test.listed), {(rank, gpu) for rank, _, gpu in test.listed}
+        is_one = len({group for _, group, _ in test.listed}) == len(set(times.values())) == 1
+        test.world_size = max(times) + 1 if is_one else None
+        said_of = Counter(rank for rank, _ in models)
+        test.gpus = {rank: gpu for rank, gpu in models if said_of[rank] == 1}
+    elif test.nranks:
+        test.world_size = only(test.nranks)
     if test.layout.names[-1] == "res" and not test.sized:
         test.format = "NCCL 1.x"
     test.benchmark = test.format if test.collective is None else f"{test.format} {test.collective}"
@@ -370,13 +383,7 @@ def _case(test: Draft, row: Row, in_place: bool, figures: dict[str, str]) -> Imp
     if test.collective in OLD_ALGBW and time and alg_bw is not None and alg_bw == bus_bw:
         # In 2019 and 2020 this algbw had the factor (n-1)/n of busbw in it already.
         computed = row.about["size_bytes"] / (time * scale) / 1e3
-        rounding = computed * _half_digit(figures["time"]) / time + _half_digit(figures["algbw"])
+        rounding = computed * half_digit(figures["time"]) / time + half_digit(figures["algbw"])
         if computed - alg_bw > 1.01 * rounding:
             case.reported_alg_bw_gb_s, case.alg_bw_gb_s = alg_bw, computed
     return case
-
-
-def _half_digit(text: str) -> float:
-    """Half of the last digit of a printed figure."""
-    exponent = Decimal(text).as_tuple().exponent
-    return 0.5 * 10.0 ** (exponent if isinstance(exponent, int) else 0)

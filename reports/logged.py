@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TypeVar
 
 from reports.imported import ImportedCase
 
 MOST_GB_S = 10_000  # of bus bandwidth: several times that of any link between GPUs, so no machine has it
+Said = TypeVar("Said")
 NO_ROWS = "it has no rows"
 LONGEST_LINE, LEAST_SEPARATORS = 2000, 5
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
@@ -109,6 +112,17 @@ def count_of(text: str) -> int | None:
     return int(value) if value is not None and value == int(value) else None
 
 
+def half_digit(text: str) -> float:
+    """Half of the last digit of a printed figure."""
+    exponent = Decimal(text).as_tuple().exponent
+    return 0.5 * 10.0 ** (exponent if isinstance(exponent, int) else 0)
+
+
+def only(said: set[Said]) -> Said | None:
+    """What is said, where all that say it agree."""
+    return next(iter(said)) if len(said) == 1 else None
+
+
 def ranks_of(command: str) -> int | None:
     """How many processes a launcher's command line starts, where it says so for certain."""
     launched = LAUNCHER.split(command + " ", maxsplit=1)
@@ -125,6 +139,11 @@ def ranks_started(before: str, after: str) -> int | None:
         per_process *= int(said[-1]) if said else 1
     processes = 1 if ALONE.search(before) else ranks_of(before)
     return processes and processes * per_process
+
+
+def nccl_version(code: int) -> str:
+    """`NCCL 2.29.2` for 22902."""
+    return f"NCCL {code // 10000}.{code % 10000 // 100}.{code % 100}"
 
 
 def collective_of(name: str) -> str | None:

@@ -130,3 +130,35 @@ def test_what_a_report_says_that_cannot_be(row, half, tmp_path, capsys):
 def test_a_report_without_results():
     test = only(json.dumps(REPORT | {"results": []}))
     assert (test.status, test.reason) == ("incomplete", "it has no rows")
+
+
+def interleaved(one, other):
+    return "".join(line + "\n" for pair in zip(one.splitlines(), other.splitlines(), strict=True) for line in pair)
+
+
+GATHER = WHOLE.replace("all_reduce", "all_gather")
+TWICE = interleaved(ROW_8 + FOOTER, ROW_8 + FOOTER)
+TABLES = interleaved(TABLE + ROW_8 + FOOTER, TABLE + ROW_8 + FOOTER)
+END = "# Collective test concluded: {}_perf\n"
+
+
+@pytest.mark.parametrize(("text", "collective", "world_size", "gpus"), [
+    (interleaved(WHOLE + END.format("all_reduce"), GATHER + END.format("all_gather")), None, 2, 2),
+    (interleaved(GATHER, WHOLE), None, 2, 2),
+    (interleaved(WHOLE, WHOLE), "all_reduce", 2, 2),
+    (interleaved(WHOLE, WHOLE.replace("#  Rank  1", "#  None  1")), "all_reduce", None, 2),
+    (interleaved(WHOLE, WHOLE.replace("[0019:01:00] NVIDIA GH200", "[0019:01:00] NVIDIA H100")),
+     "all_reduce", 2, 1),
+    (HEAD + TABLE + HEAD.replace("all_reduce", "all_gather") + TABLE + TWICE, None, 2, 2),
+    (HEAD + HEAD.replace("all_reduce", "all_gather") + TABLE + TWICE, None, 2, 2),
+    ("$ ./all_reduce_perf -g 2 &\n$ ./all_gather_perf -g 4 &\n" + TABLES,
+     None, None, 0),
+    ("$ ./all_reduce_perf -g 4 &\n$ ./all_reduce_perf -g 4 &\n" + TABLES,
+     "all_reduce", 4, 0),
+])
+def test_two_interleaved_runs_are_labelled_with_what_both_heads_say(text, collective, world_size, gpus):
+    """Rows of an all-gather would be shown as an all-reduce's, or of two GPUs as of four."""
+    test = find_tests(Path("log"), text.encode())[-1]
+    assert {case.collective for case in test.cases} == {test.collective}
+    assert (test.collective, test.world_size, len(test.gpus)) == (collective, world_size, gpus)
+    assert (test.status, len(test.cases) > 2) == ("incomplete", True)

@@ -66,7 +66,7 @@ def _coverage(times_us: Floats, found: Sequence[tuple[int, ...]], alpha: Floats,
         last_slopes = walsh_means(lines(SIZES[lasts], times_us[rows][..., lasts])[1])
         for name, walsh, truth in (("alpha", alphas, alpha[rows]), ("beta", last_slopes, last_slope[rows]),
                                    ("n 1/2", alphas / slopes, (alpha / slope)[rows])):
-            _, low, high = interval(walsh, times_us.shape[-2])
+            _, low, high = interval(walsh, times_us.shape[-2], way != ())
             covered[name][rows] = (low <= truth) & (truth <= high)
     return covered
 

@@ -66,6 +66,8 @@ def find(values: Floats, series: int) -> list[Step]:
     runs, levels, found = values.shape[1], np.zeros_like(values), list[Step]()
     for _ in range(PASSES if runs >= MIN_RUNS else 0):
         before, found = found, _find(values, levels, series)
+        still = {step.series for step in found}  # an alarm is not taken back: its chance has been counted
+        found = sorted([*found, *(step for step in before if step.series not in still)], key=lambda step: step.series)
         if [(step.series, step.first) for step in found] == [(step.series, step.first) for step in before]:
             break
         levels = levels_of(values, found)

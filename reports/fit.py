@@ -193,7 +193,7 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None, costs: Cos
         fit.reason = f"{len(sizes)} size{'s' * (len(sizes) > 1)} with {MIN_STATE_BLOCKS} blocks, and a line takes three"
         return fit
     where = breaks(np.array(sizes, dtype=float), times_us[None], LEAST_MISFIT if is_replicated else LAUNCH_MISFIT)[0]
-    fit.regimes = [regime_of(sizes[i:j], times_us[:, i:j], fit.interval is not None)
+    fit.regimes = [regime_of(sizes[i:j], times_us[:, i:j], fit.interval is not None, where != ())
                    for i, j in pieces(where, len(sizes))]
     return fit
 
@@ -218,17 +218,18 @@ def groups_of(by_size: Sequence[Sequence[float]], is_one: bool) -> Floats:
     return np.array([[np.median(group) for group in np.array_split(blocks, count)] for blocks in by_size]).T
 
 
-def regime_of(sizes: Sequence[int], times_us: Floats, has_interval: bool) -> Regime:
-    """The line through these times, (rows, sizes)."""
+def regime_of(sizes: Sequence[int], times_us: Floats, has_interval: bool, is_piece: bool = False) -> Regime:
+    """The line through these times, (rows, sizes), which may be one of several pieces."""
     at = np.array(sizes, dtype=float)
     alpha, slope = lines(at, times_us)
     alphas, slopes, n = walsh_means(alpha), walsh_means(slope), len(times_us) * has_interval
-    regime = Regime(from_bytes=sizes[0], to_bytes=sizes[-1], alpha_us=_estimate(interval(alphas, n)),
+    regime = Regime(from_bytes=sizes[0], to_bytes=sizes[-1], alpha_us=_estimate(interval(alphas, n, is_piece)),
                     beta_gb_s=Estimate(), half_size_bytes=Estimate(), lines=np.stack([alpha, slope], axis=-1).tolist(),
                     worst_residual=float(np.max(np.abs(residuals(at, times_us)))))
     if np.all(slopes > 0):
         # Of size x slope those are below alpha whose size is below their ratio: so its interval is exact as well.
-        regime.beta_gb_s, half = _estimate(interval(1e-3 / slopes, n)), _estimate(interval(alphas / slopes, n))
+        regime.beta_gb_s = _estimate(interval(1e-3 / slopes, n, is_piece))
+        half = _estimate(interval(alphas / slopes, n, is_piece))
         if half.value and half.value > 0:
             regime.half_size_bytes = half
             half.low = None if half.low is None else max(half.low, 0.0)

@@ -111,6 +111,6 @@ CLAIMS: list[Callable[[np.random.Generator, int], list[Figure]]] = [
         Noise("rho from 0 to 0.4", (0.0, 0.4)))),
     partial(looks, NORMAL[1]),
     *(partial(one_step, *case) for case in ((NORMAL[0], 0.90, 8), (NORMAL[1], 0.90, 8), (NORMAL[2], 0.90, 4),
-                                            (HEAVY[2], 0.90, 8), (TOGETHER[1], 0.0, 8))),
+                                            (HEAVY[2], 0.90, 4), (TOGETHER[1], 0.0, 8))),
     *(partial(shared_step, noise) for noise in (NORMAL[0], NORMAL[2], *TOGETHER)),
 ]

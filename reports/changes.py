@@ -20,7 +20,7 @@ from scipy.special import chdtrc, ndtri, stdtrit
 Floats = NDArray[np.floating[Any]]
 
 MIN_RUNS = 20
-PASSES = 3
+PASSES, FAR_ABOVE = 3, 9.0  # median deviations: six spreads
 # The chance, nominally, that anything is called in a history where nothing changed, by what is looked for: a step in
 # the latest places that can be told, elsewhere, one that was taken back, one that many series share.
 LATEST_ALPHA, EARLIER_ALPHA, PASSING_ALPHA, SHARED_ALPHA = 0.017, 0.006, 0.005, 0.004
@@ -75,12 +75,15 @@ def find(values: Floats, series: int) -> list[Step]:
 
 
 def levels_of(values: Floats, found: Sequence[Step]) -> Floats:
-    """The median of each stretch between steps, (series, runs)."""
+    """The median of each stretch between steps, (series, runs), of series with a step that is far above the scatter;
+    of the others 0: there the first pass has told all that can be."""
     levels = np.zeros_like(values)
     for one in {step.series for step in found}:
-        ends = [0, *(step.first for step in found if step.series == one), values.shape[1]]
-        for start, stop in pairwise(ends):
-            levels[one, start:stop] = np.median(values[one, start:stop])
+        its = [step for step in found if step.series == one]
+        level = np.concatenate([np.full(stop - start, np.median(values[one, start:stop])) for start, stop in pairwise(
+            [0, *(step.first for step in its), values.shape[1]])])
+        if max(abs(step.size[0]) for step in its) > FAR_ABOVE * np.median(np.abs(values[one] - level)):
+            levels[one] = level
     return levels
 
 

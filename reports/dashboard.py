@@ -28,6 +28,7 @@ from markupsafe import Markup
 from reports import foreign
 from reports.dashboard_across import of_history, of_imported, of_procurement
 from reports.dashboard_pages import (
+    MOST_ROWS,
     Cell,
     Page,
     Section,
@@ -40,32 +41,23 @@ from reports.dashboard_pages import (
     when,
     without_place,
 )
-from reports.manifest import BESIDE_A_RUN, MANIFEST, WORKTREES
-from reports.result import ImportedRunError, ResultError, read
+from reports.dashboard_store import MARKER, Store, find
+from reports.result import ResultError
 from reports.schema import Result
+from reports.sentences import size_text
+from reports.sides import key_of
+from reports.verdict_table import some
 
 HISTORY = "history.html"
-MARKER = ".wiretax-site"  # what a folder of ours has: the names of its pages
 MOST_LAUNCHES = 8  # behind a run's fit, the newest up to it
 MOST_RUNS = 12  # pages of runs for a machine and benchmark, the newest
 MOST_BYTES = 1_000_000  # of a page
 SHORTENED = "All of it would not fit on one page: drawings and rows are left out."
 LONGEST_WORDS = 4000  # of a foreign string, what a page has room for
+NO_HISTORY = "in no run that a history can use"
 VERDICTS = {"worse": ("SLOWER", "WORSE", "WRONG"), "better": ("FASTER", "BETTER"),
-            "unknown": ("AMBIGUOUS", "UNREPLICATED", "TOO FEW RUNS", "INCOMPLETE")}
-
-
-@dataclass
-class Store:
-    """What a folder holds: runs, oldest first, folders of campaigns, runs that were imported, what is to be bought, and
-    sentences on what is left out."""
-
-    folder: Path
-    results: list[Result] = field(default_factory=list)
-    campaigns: list[Path] = field(default_factory=list)
-    imported: list[Path] = field(default_factory=list)
-    specs: list[Path] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+            "unknown": ("AMBIGUOUS", "UNREPLICATED", "TOO FEW RUNS", "TOO FEW BLOCKS", "INCOMPLETE",
+                        NO_HISTORY.upper())}
 
 
 @dataclass
@@ -110,38 +102,6 @@ def _without_place(argument: Path | str) -> str:
     return f"<path>/{Path(argument).name}" if Path(argument).is_absolute() else str(argument)
 
 
-def find(folder: Path) -> Store:
-    """The runs and campaigns below `folder`. Raises ResultError for one that is none."""
-    if not folder.is_dir():
-        raise ResultError(f"{folder} is not a folder of results")
-    store = Store(folder)
-    seen: dict[str, Path] = {}
-    for here, folders, files in os.walk(folder):
-        links = {name for name in [*folders, *files] if os.path.islink(os.path.join(here, name))}
-        store.left_out += [f"{Path(here, name)} is a link, which is not followed" for name in sorted(links)]
-        folders[:] = sorted(name for name in folders if name not in links and name != WORKTREES
-                            and Path(name).suffix not in BESIDE_A_RUN and not Path(here, name, MARKER).exists())
-        if MANIFEST in files and MANIFEST not in links:
-            store.campaigns.append(Path(here))
-            folders.clear()
-            continue
-        for path in [Path(here, name) for name in sorted(files) if name.endswith(".jsonl") and name not in links]:
-            try:
-                result = read(path)
-            except ImportedRunError:
-                store.imported.append(path)
-                continue
-            except ResultError as error:
-                store.left_out.append(str(error))
-                continue
-            if (other := seen.setdefault(result.run.run_id, path)) != path:
-                store.left_out.append(f"{path} is the run of {other} once more")
-            else:
-                store.results.append(result)
-    store.results.sort(key=lambda result: result.run.run_id)
-    return store
-
-
 @dataclass
 class Job:
     """A page to be made: `of` what, from which file or folder, and what else it takes."""
@@ -175,7 +135,7 @@ def jobs_of(store: Store, shown: Sequence[Result]) -> list[Job]:
 
 def build(store: Store, command: str) -> list[Done]:
     """Every page, the overview last. What cannot be shown of a run is added to `store.left_out`."""
-    groups: dict[tuple[str, str], list[Result]] = {}
+    groups: Groups = {}
     for result in store.results:
         groups.setdefault((result.run.machine_id, result.run.benchmark), []).append(result)
     shown = [result for group in groups.values() for result in group[-MOST_RUNS:]]
@@ -187,7 +147,9 @@ def build(store: Store, command: str) -> list[Done]:
     made = {page.file: page for page in done if page.html is not None}
     overview = Page("index.html", "Overview", "Wiretax: what the runs say",
                     reproduce=how_made([result.run for result in store.results]))
-    overview.cards, overview.sections = _cards(store, made), [_groups(groups, made)]
+    wrong = wrong_now(groups)
+    overview.cards = _cards(store, groups, wrong, made)
+    overview.sections = [*_wrong(wrong, made), _groups(groups, made)]
     if store.campaigns:
         overview.sections.append(_campaigns(store, made))
     if store.left_out:
@@ -244,21 +206,56 @@ def _linked(text: str, run_id: str, made: dict[str, Done]) -> Cell:
     return (text, file) if file in made else text
 
 
-def _cards(store: Store, made: dict[str, Done]) -> list[tuple[str, str, str]]:
-    """What is worse, better and unknown: series of the history by their last change, and cells of the campaigns."""
-    series = made[HISTORY].counts if HISTORY in made else Counter[str]()
+Groups = dict[tuple[str, str], list[Result]]  # by machine and benchmark, oldest first
+
+
+def wrong_now(groups: Groups) -> list[Result]:
+    """The runs with wrong results that no right run of the same machine and benchmark has followed, newest first."""
+    found = []
+    for results in groups.values():
+        for result in reversed(results):
+            if any(case.status == "wrong" for case in result.cases):
+                found.append(result)
+            elif result.complete:
+                break
+    return found
+
+
+def _wrong(wrong: Sequence[Result], made: dict[str, Done]) -> list[Section]:
+    rows: list[list[Cell]] = [
+        [_linked(when(result.run), result.run.run_id, made), status(result), result.run.benchmark,
+         result.run.machine_id, some([f"{size_text(case.size_bytes)} {case.algorithm} {case.mode}"
+                                      for case in result.cases if case.status == "wrong"])] for result in wrong]
+    return [Section("Wrong results", table=Table("wrong", "No right run has followed these; each leads to its run", [
+        "run", "status", "benchmark", "machine", "cases"], rows[:MOST_ROWS]))] if rows else []
+
+
+def _cards(store: Store, groups: Groups, wrong: Sequence[Result],
+           made: dict[str, Done]) -> list[tuple[str, str, str]]:
+    """What is worse, better and unknown: cases over runs by the last change of their series, by wrong results now, or
+    by why they have no series, and cells of the campaigns."""
+    history = made.get(HISTORY, Done(HISTORY, None))
+    over_runs = Counter(history.counts)
+    over_runs["WRONG"] = len({(result.run.machine_id, result.run.benchmark, key_of(case)) for result in wrong
+                              for case in result.cases if case.status == "wrong"})
+    over_runs[NO_HISTORY] = sum(case.status not in ("wrong", "unsupported") for group, results in groups.items()
+                                if group not in history.groups for case in results[-1].cases)
     cells = sum((page.counts for file, page in made.items() if file != HISTORY), Counter[str]())
     cards = []
     for word, verdicts in VERDICTS.items():
-        ours, theirs = (sum(counts[said] for said in counts if said.upper() in verdicts) for counts in (series, cells))
-        cards.append((f"{ours + theirs} {word}", word, f"{ours} of {series.total()} series over runs, {theirs} of "
-                                                       f"{cells.total()} cells of campaigns"))
+        total, sentences = 0, []
+        for counts, what in ((over_runs, "cases over runs"), (cells, "cells of campaigns")):
+            its = {said: n for said, n in counts.items() if n and said.upper() in verdicts}
+            total += sum(its.values())
+            why = f" ({', '.join(f'{n} {said}' for said, n in its.items())})" if {*its} - {word} else ""
+            sentences += [f"{sum(its.values())} of {counts.total()} {what}{why}"] * (counts.total() > 0)
+        cards.append((f"{total} {word}", word, ", ".join(sentences) or "nothing here has a verdict"))
     newest = store.results[-1].run if store.results else None
     return [*cards, ("last run", "", f"{when(newest)}: {newest.benchmark} on {newest.machine_id}" if newest else
                      "no run was found")]
 
 
-def _groups(groups: dict[tuple[str, str], list[Result]], made: dict[str, Done]) -> Section:
+def _groups(groups: Groups, made: dict[str, Done]) -> Section:
     over_runs = made[HISTORY].groups if HISTORY in made else {}
     rows: list[list[Cell]] = [
         [_linked(f"{machine} {benchmark}", results[-1].run.run_id, made), when(results[-1].run),

@@ -23,13 +23,16 @@ def of_history(folder: Path, file: str, name: str, page_of: Mapping[str, str]) -
     found = history.load(folder)
     events = history.changes(found)
     words = [history.word_of(series, events) for series in found.series]
+    counts = Counter(words) + Counter({"too few blocks": found.unjudged.total()})
     page = Page(file, name, "History", [f"{len(found.runs)} runs, {len(found.series)} series: "
-                                        f"{', '.join(f'{word} {n}' for word, n in Counter(words).items())}.",
+                                        f"{', '.join(f'{word} {n}' for word, n in counts.items())}.",
                                         "Where nothing changes, 5 % of such histories have an alarm.",
                                         *(f"{without_place(line, folder)}." for line in found.skipped)],
-                counts=Counter(words))
+                counts=counts)
     for series, word in zip(found.series, words, strict=True):
         page.groups.setdefault((series.machine_id, series.benchmark), Counter())[word] += 1
+    for group, n in found.unjudged.items():
+        page.groups.setdefault(group, Counter())["too few blocks"] += n
     if events:
         page.sections.append(Section("Series that changed", pictures=[dashboard_figures.picture(
             lambda target: history_plot.plot(events, target), "history", "Series that changed, a panel each",

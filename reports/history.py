@@ -60,11 +60,13 @@ class Series:
 @dataclass
 class History:
     """The series of a folder, the heads of the runs behind them by run id, in order of time, and sentences on what was
-    left out."""
+    left out; `unjudged` counts the cases without a series by machine and benchmark: none of their runs has enough
+    blocks."""
 
     series: list[Series]
     runs: dict[str, Run]
     skipped: list[str]
+    unjudged: Counter[tuple[str, str]]
 
 
 @dataclass
@@ -130,7 +132,16 @@ def load(folder: Path | str) -> History:
     if any(thin):
         skipped.append(f"left out, with fewer than {MIN_STATE_BLOCKS} blocks in one state of the link: {sum(thin)} of "
                        f"{len(thin)} results")
-    return History(series, {run_id: seen[run_id].run for run_id in sorted(seen)}, skipped)
+    unjudged: Counter[tuple[str, str]] = Counter()
+    for its in points.values():
+        has_costs: dict[Key, bool] = {}
+        for launch in (launch for point in its for launch in point):
+            lasting = {key_of(case): _lasting(case) for case in launch.result.run.cases}
+            for key, costs in launch.costs.items():
+                has_costs[lasting[key]] = has_costs.get(lasting[key], False) or bool(costs)
+        head = its[0][0].result.run
+        unjudged[head.machine_id, head.benchmark] += sum(not any_costs for any_costs in has_costs.values())
+    return History(series, {run_id: seen[run_id].run for run_id in sorted(seen)}, skipped, +unjudged)
 
 
 def _usable(folder: Path, left_out: dict[str, list[str]]) -> Iterator[tuple[Path, Result]]:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from reports.__main__ import main
-from reports.dashboard import MARKER, MOST_RUNS, render
+from reports.dashboard import MOST_RUNS, render
 from reports.dashboard_across import of_history
+from reports.dashboard_store import MARKER
 from reports.result import read
 from tests.synthetic_run import write_run
 from tests.synthetic_site import HOSTILE, make_site, write_hostile, write_store

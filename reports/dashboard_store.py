@@ -1,0 +1,58 @@
+"""What a folder of the dashboard holds. It is searched without following a link; what cannot be read is named."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reports.manifest import BESIDE_A_RUN, MANIFEST, WORKTREES
+from reports.result import ImportedRunError, ResultError, read
+from reports.schema import Result
+
+MARKER = ".wiretax-site"  # what a folder of ours has: the names of its pages
+
+
+@dataclass
+class Store:
+    """What a folder holds: runs, oldest first, folders of campaigns, runs that were imported, what is to be bought, and
+    sentences on what is left out."""
+
+    folder: Path
+    results: list[Result] = field(default_factory=list)
+    campaigns: list[Path] = field(default_factory=list)
+    imported: list[Path] = field(default_factory=list)
+    specs: list[Path] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def find(folder: Path) -> Store:
+    """The runs and campaigns below `folder`. Raises ResultError for one that is none."""
+    if not folder.is_dir():
+        raise ResultError(f"{folder} is not a folder of results")
+    store = Store(folder)
+    seen: dict[str, Path] = {}
+    for here, folders, files in os.walk(folder):
+        links = {name for name in [*folders, *files] if os.path.islink(os.path.join(here, name))}
+        store.left_out += [f"{Path(here, name)} is a link, which is not followed" for name in sorted(links)]
+        folders[:] = sorted(name for name in folders if name not in links and name != WORKTREES
+                            and Path(name).suffix not in BESIDE_A_RUN and not Path(here, name, MARKER).exists())
+        if MANIFEST in files and MANIFEST not in links:
+            store.campaigns.append(Path(here))
+            folders.clear()
+            continue
+        for path in [Path(here, name) for name in sorted(files) if name.endswith(".jsonl") and name not in links]:
+            try:
+                result = read(path)
+            except ImportedRunError:
+                store.imported.append(path)
+                continue
+            except ResultError as error:
+                store.left_out.append(str(error))
+                continue
+            if (other := seen.setdefault(result.run.run_id, path)) != path:
+                store.left_out.append(f"{path} is the run of {other} once more")
+            else:
+                store.results.append(result)
+    store.results.sort(key=lambda result: result.run.run_id)
+    return store

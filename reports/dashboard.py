@@ -42,6 +42,7 @@ from reports.dashboard_pages import (
     without_place,
 )
 from reports.dashboard_store import MARKER, Store, find
+from reports.history import by_time
 from reports.result import ResultError
 from reports.schema import Result
 from reports.sentences import size_text
@@ -82,10 +83,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def dashboard(arguments: argparse.Namespace) -> int:
-    """Writes the pages; the exit status, 0. Raises ResultError for a folder that is not one of results, or one to write
-    into that is somebody else's."""
+    """Writes the pages; the exit status, 0, or 2 where a spec that was named cannot be used. Raises ResultError for a
+    folder that is not one of results, or one to write into that is somebody else's."""
     store = find(arguments.results)
-    store.specs = arguments.spec or sorted(path for path in arguments.results.glob("*.toml") if not path.is_symlink())
+    store.specs = arguments.spec or sorted(path for path in arguments.results.glob("*.toml")
+                                           if not os.path.islink(path))
     earlier = claim(arguments.out)
     words = [arguments.results, "-o", arguments.out, *(word for spec in arguments.spec for word in ("--spec", spec))]
     said = f"python -m reports dashboard {shlex.join(map(_without_place, words))}"
@@ -93,13 +95,15 @@ def dashboard(arguments: argparse.Namespace) -> int:
     write(arguments.out, {done.file: done.html for done in pages if done.html is not None}, earlier)
     for sentence in store.left_out:
         print(f"reports: {foreign.printable(sentence)}", file=sys.stderr)
-    print(f"{arguments.out / 'index.html'}: {sum(done.html is not None for done in pages)} pages")
-    return 0
+    made = sum(done.html is not None for done in pages)
+    print(f"{foreign.printable(str(arguments.out / 'index.html'))}: {made} pages")
+    named = {file_name("procure", str(spec)) for spec in arguments.spec}
+    return 2 if any(done.complaint for done in pages if done.file in named) else 0
 
 
 def _without_place(argument: Path | str) -> str:
-    """An argument as a page may tell it: of a path from the root its last part alone."""
-    return f"<path>/{Path(argument).name}" if Path(argument).is_absolute() else str(argument)
+    """An argument as a page may tell it: of a path its last part alone."""
+    return f"<path>/{Path(argument).name}" if "/" in str(argument) else str(argument)
 
 
 @dataclass
@@ -142,7 +146,7 @@ def build(store: Store, command: str) -> list[Done]:
     jobs = jobs_of(store, shown)
     links = [("Overview", "index.html"), *((job.name, job.file) for job in jobs if job.of not in (of_run, of_campaign))]
     with ProcessPoolExecutor(min(os.cpu_count() or 1, max(len(jobs), 1))) as pool:
-        done = list(pool.map(_made, jobs, *([one] * len(jobs) for one in (store.folder, links, command))))
+        done = list(pool.map(_made, jobs, *([one] * len(jobs) for one in (store.places, links, command))))
     store.left_out += [page.complaint for page in done if page.complaint]
     made = {page.file: page for page in done if page.html is not None}
     overview = Page("index.html", "Overview", "Wiretax: what the runs say",
@@ -153,7 +157,7 @@ def build(store: Store, command: str) -> list[Done]:
     if store.campaigns:
         overview.sections.append(_campaigns(store, made))
     if store.left_out:
-        overview.sections.append(Section("Left out", [without_place(said, store.folder) for said in store.left_out]))
+        overview.sections.append(Section("Left out", [without_place(said, *store.places) for said in store.left_out]))
     if len(shown) > len(groups):
         rows: list[list[Cell]] = [[_linked(when(result.run), result.run.run_id, made), result.run.benchmark,
                                    result.run.machine_id, status(result), result.run.run_id]
@@ -164,20 +168,22 @@ def build(store: Store, command: str) -> list[Done]:
     return [*done, Done("index.html", fitting(overview, links, command))]
 
 
-def _made(job: Job, place: Path, links: Sequence[tuple[str, str]], command: str) -> Done:
+def _made(job: Job, places: Sequence[Path], links: Sequence[tuple[str, str]], command: str) -> Done:
     """A page, or why there is none; a page that others lead to says so itself."""
     complaint = None
     try:
         page = job.of(job.where, job.file, job.name, *job.more)
     except ResultError as error:
         complaint = str(error)
+    except OSError as error:
+        complaint = f"{error.filename or job.where} cannot be read: {error.strerror}"
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         # A file may keep to the schema and still say what no benchmark of ours says.
         complaint = f"{job.where} holds what cannot be shown ({type(error).__name__}: {error})"
     if complaint and job.of in (of_run, of_campaign):
         return Done(job.file, None, complaint=complaint)
     if complaint:
-        page = Page(job.file, job.name, job.name, [f"There is nothing to show: {without_place(complaint, place)}"])
+        page = Page(job.file, job.name, job.name, [f"There is nothing to show: {without_place(complaint, *places)}"])
     return Done(job.file, fitting(page, links, command), Counter(page.counts), page.groups, complaint)
 
 
@@ -261,7 +267,7 @@ def _groups(groups: Groups, made: dict[str, Done]) -> Section:
         [_linked(f"{machine} {benchmark}", results[-1].run.run_id, made), when(results[-1].run),
          str(len(results)), status(results[-1]), str(results[-1].run.world["size"]),
          ", ".join(f"{word} {count}" for word, count in over_runs.get((machine, benchmark), {}).items()) or "-"]
-        for (machine, benchmark), results in sorted(groups.items(), key=lambda item: item[1][-1].run.run_id,
+        for (machine, benchmark), results in sorted(groups.items(), key=lambda item: by_time(item[1][-1].run),
                                                     reverse=True)]
     return Section("Machines and benchmarks", table=Table(
         "machines", "Each leads to its newest run", ["machine and benchmark", "last run", "runs", "newest",
@@ -281,7 +287,7 @@ def _campaigns(store: Store, made: dict[str, Done]) -> Section:
 def file_name(kind: str, foreign_name: str) -> str:
     """A plain name for a page about something that somebody else has named."""
     plain = re.sub(r"[^A-Za-z0-9-]+", "-", Path(foreign_name).name)[:60].strip("-")
-    return f"{kind}-{plain}-{hashlib.sha256(foreign_name.encode()).hexdigest()[:8]}.html"
+    return f"{kind}-{plain}-{hashlib.sha256(foreign_name.encode(errors='surrogatepass')).hexdigest()[:8]}.html"
 
 
 @cache
@@ -300,9 +306,11 @@ def _template() -> jinja2.Template:
 
 
 def _clipped(value: Any) -> Any:
-    """A foreign string that would fill a page by itself is cut."""
-    is_long = isinstance(value, str) and not isinstance(value, Markup) and len(value) > LONGEST_WORDS
-    return f"{value[:LONGEST_WORDS]} ..." if is_long else value
+    """A foreign string that would fill a page by itself is cut; the name of a file may have any character in it."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    text = "\n".join(map(foreign.printable, value.split("\n")))
+    return f"{text[:LONGEST_WORDS]} ..." if len(text) > LONGEST_WORDS else text
 
 
 def render(page: Page, links: Sequence[tuple[str, str]], command: str) -> str:

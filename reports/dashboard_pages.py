@@ -20,6 +20,7 @@ from reports.dashboard_figures import Lines, Picture, Toggle
 from reports.fit import crossovers, fits_of
 from reports.fit_command import by_view, cells, sentences, title
 from reports.fit_plot import plot as draw_fits
+from reports.history import time_of
 from reports.plot import own_picture
 from reports.procurement import Procurement
 from reports.result import ResultError, read
@@ -81,8 +82,8 @@ class Page:
 def when(run: Run) -> str:
     """`2026-11-20 06:15 UTC`, as the run's name has it; `an unknown time` where it
     has none."""
-    found = re.match(r"(\d{4}-\d\d-\d\d)T(\d\d)-(\d\d)-\d\dZ", run.run_id)
-    return f"{found[1]} {found[2]}:{found[3]} UTC" if found else "an unknown time"
+    time = time_of(run.run_id)
+    return f"{time:%Y-%m-%d %H:%M} UTC" if time else "an unknown time"
 
 
 def command(run: Run) -> str:
@@ -97,9 +98,13 @@ def command_but_seed(run: Run) -> str:
     return re.sub(r" --seed \S+", "", command(run))
 
 
-def without_place(sentence: str, folder: Path) -> str:
-    """`sentence` without where `folder` lies: a page may go to people who need not know."""
-    return sentence.replace(f"{folder}/", "")
+def without_place(sentence: str, *folders: Path) -> str:
+    """`sentence` without where the folders and what else it names lie: a page may go to people who need not know."""
+    for folder in folders:
+        sentence = sentence.replace(f"{folder}/", "")
+        if folder.name != str(folder) and folder.name:
+            sentence = sentence.replace(str(folder), folder.name)
+    return re.sub(r"(?<![\w/:>.])(\.\.)?/([^\s/]+/)+", "<path>/", sentence)
 
 
 def how_made(runs: Sequence[Run]) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reports.history import by_time
 from reports.manifest import BESIDE_A_RUN, MANIFEST, WORKTREES
 from reports.result import ImportedRunError, ResultError, read
 from reports.schema import Result
@@ -25,18 +26,27 @@ class Store:
     specs: list[Path] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
+    @property
+    def places(self) -> list[Path]:
+        """The folders that a page is not to name."""
+        return [self.folder, *(spec.parent for spec in self.specs)]
+
 
 def find(folder: Path) -> Store:
     """The runs and campaigns below `folder`. Raises ResultError for one that is none."""
     if not folder.is_dir():
         raise ResultError(f"{folder} is not a folder of results")
     store = Store(folder)
-    seen: dict[str, Path] = {}
-    for here, folders, files in os.walk(folder):
+    seen: dict[str, Result] = {}
+    def closed(error: OSError) -> None:
+        store.left_out.append(f"{error.filename} cannot be read: {error.strerror}")
+
+    for here, folders, files in os.walk(folder, onerror=closed):
         links = {name for name in [*folders, *files] if os.path.islink(os.path.join(here, name))}
         store.left_out += [f"{Path(here, name)} is a link, which is not followed" for name in sorted(links)]
         folders[:] = sorted(name for name in folders if name not in links and name != WORKTREES
-                            and Path(name).suffix not in BESIDE_A_RUN and not Path(here, name, MARKER).exists())
+                            and Path(name).suffix not in BESIDE_A_RUN
+                            and not os.path.lexists(os.path.join(here, name, MARKER)))
         if MANIFEST in files and MANIFEST not in links:
             store.campaigns.append(Path(here))
             folders.clear()
@@ -50,9 +60,15 @@ def find(folder: Path) -> Store:
             except ResultError as error:
                 store.left_out.append(str(error))
                 continue
-            if (other := seen.setdefault(result.run.run_id, path)) != path:
-                store.left_out.append(f"{path} is the run of {other} once more")
-            else:
-                store.results.append(result)
-    store.results.sort(key=lambda result: result.run.run_id)
+            other = seen.setdefault(result.run.run_id, result)
+            if other is not result:
+                more, less = sorted((other, result), key=_whole, reverse=True)  # of two alike the first
+                seen[result.run.run_id] = more
+                store.left_out.append(f"{less.path} is the run of {more.path} once more")
+    store.results = sorted(seen.values(), key=lambda result: by_time(result.run))
     return store
+
+
+def _whole(result: Result) -> tuple[bool, int]:
+    """How much of its run a file has: a copy may have been cut off."""
+    return result.complete, len(result.blocks)

@@ -115,7 +115,7 @@ def load(folder: Path | str) -> History:
     for path, result in sorted(_usable(folder, left_out), key=lambda one: one[1].run.run_id):
         run = result.run
         if seen.setdefault(run.run_id, result) is not result:
-            left_out["a run once more"].append(path.name)
+            left_out["a run once more"].append(printable(path.name))
             continue
         is_campaign = (path.parent.parent / MANIFEST).is_file()
         alike = run.benchmark, path.parent.name * is_campaign, *(str(COMPARABLE[name](result)) for name in ALIKE)
@@ -145,11 +145,14 @@ def load(folder: Path | str) -> History:
 
 
 def _usable(folder: Path, left_out: dict[str, list[str]]) -> Iterator[tuple[Path, Result]]:
-    for place, folders, names in os.walk(folder):
+    def closed(error: OSError) -> None:
+        left_out["a folder that cannot be read"].append(printable(Path(error.filename).name))
+
+    for place, folders, names in os.walk(folder, onerror=closed):
         folders[:] = [name for name in folders if not name.endswith((".samples", ".flight"))]
-        for name in sorted([*names, *(name for name in folders if (Path(place) / name).is_symlink())]):
+        for name in sorted([*names, *(name for name in folders if os.path.islink(os.path.join(place, name)))]):
             path, shown = Path(place) / name, printable(name)
-            if path.is_symlink():
+            if os.path.islink(path):
                 left_out["a link, which is not followed"].append(shown)
             elif name.endswith(".jsonl") and name != MANIFEST:
                 try:
@@ -169,14 +172,20 @@ def _unfit(result: Result) -> str | None:
         return "with wrong results"
     if not result.complete:
         return "incomplete"
-    return None if _time(result.run.run_id) else "without a time in its run_id"
+    return None if time_of(result.run.run_id) else "without a time in its run_id"
 
 
-def _time(run_id: str) -> datetime | None:
+def time_of(run_id: str) -> datetime | None:
+    """When a run began, UTC, as its name has it; None where it has none."""
     try:
         return datetime.strptime(run_id[:20], "%Y-%m-%dT%H-%M-%SZ")
     except ValueError:
         return None
+
+
+def by_time(run: Run) -> tuple[bool, str]:
+    """Sorts runs, oldest first. One without a time is before all others: it must not pass for the newest."""
+    return time_of(run.run_id) is not None, run.run_id
 
 
 def _lasting(case: Case | Planned) -> Key:
@@ -198,14 +207,14 @@ def _series_of(points: Sequence[Sequence[Launch]]) -> list[Series]:
     names = dict(zip(planned, case_names(list(planned.values())), strict=True))
     heads = [point[0].result.run for point in points]
     side = launches[0].result.path.parent
-    variant = side.name if (side.parent / MANIFEST).is_file() else ""
+    variant = printable(side.name) if (side.parent / MANIFEST).is_file() else ""
     found = []
     for (key, state), costs_us in sorted(values.items(), key=lambda item: (item[0][0][2], str(item[0]))):
         round_trip = rtt_ns[state] if len(rtt_ns) > 1 else None
         link = f"link {round_trip:.0f} ns" if round_trip else ""
         said = [size_text(planned[key].size_bytes), names[key], link, variant]
         runs = [heads[at] for at in costs_us]
-        times = [time for run in runs if (time := _time(run.run_id))]
+        times = [time for run in runs if (time := time_of(run.run_id))]
         found.append(Series(" ".join(filter(None, said)), key, planned[key].size_bytes, runs[0].machine_id,
                             runs[0].benchmark, variant, round_trip, [run.run_id for run in runs], times,
                             [float(np.median(costs)) for costs in costs_us.values()]))

@@ -1,14 +1,19 @@
 """What the dashboard says of stores that are not as they should be: wrong results, too few blocks, closed folders,
 names of other encodings, copies, and campaigns or imports alone."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from reports.__main__ import main
+from tests.synthetic_campaign import no_effect, slower, write_campaign
 from tests.synthetic_run import write_run
-from tests.synthetic_site import make_site
+from tests.synthetic_site import SPEC, make_site
 from tests.test_dashboard import SMALL, Read, page_of
 
 SMALLEST: dict[str, Any] = SMALL | {"sizes": [16384], "algorithms": ["library", "two_shot"]}
@@ -59,3 +64,77 @@ def test_what_nothing_can_be_told_of_is_unknown_and_why(tmp_path, options, why):
     assert better.startswith("0 better 0 of 2")
     assert unknown.startswith("2 unknown 2 of 2")
     assert why in unknown
+
+
+def test_a_file_may_have_any_name(tmp_path, capsys):
+    """One name in another encoding would take all pages with it, or turn the direction of the words that follow it."""
+    results = tmp_path / "results"
+    write_run(results, **SMALLEST)
+    for name in (b"\xff\xfe.jsonl", b"\xff.toml", b"\xfe.toml", "a\x1b[31m\u202eb.jsonl".encode()):
+        Path(os.fsdecode(os.path.join(os.fsencode(results), name))).touch()
+    site = make_site(results, tmp_path / "site")
+    assert "??.jsonl is empty" in capsys.readouterr().err
+    assert "??.jsonl is empty" in Read(site / "index.html").text
+    assert "a?[31m?b.jsonl is empty" in Read(site / "index.html").text
+    assert len(list(site.glob("procure-*.html"))) == 2
+    assert not any(re.search("[\x00-\x09\x0b-\x1f\x7f\u202e\ud800-\udfff]", page.read_text())
+                   for page in site.glob("*.html"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not look")
+def test_a_closed_folder_is_named_and_the_rest_is_shown(tmp_path):
+    """One colleague's closed folder would end the command, or its runs be missed unnoticed."""
+    results = tmp_path / "results"
+    write_run(results, **SMALLEST)
+    write_campaign(results / "campaign-1", {"main": no_effect, "new": slower(5)}, fresh=0)
+    (results / "campaign-1" / "new").chmod(0)
+    (results / "closed").mkdir(mode=0)
+    (results / "listed").mkdir()
+    (results / "listed" / "run.jsonl").touch()
+    (results / "listed").chmod(0o744)
+    script = ("import os, sys; from reports import dashboard, history, forest, dashboard_figures\n"
+              "from reports.__main__ import main; from matplotlib.backends import backend_svg; dashboard._template()\n"
+              "os.chdir(sys.argv[1]); os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+              "assert main(['dashboard', 'results', '-o', 'site']) == 0; assert main(['history', 'results']) == 0")
+    tmp_path.chmod(0o777)
+    for folder in list(tmp_path.parents)[:2]:  # pytest's own, which are root's alone
+        folder.chmod(0o755)
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    said = Read(tmp_path / "site" / "index.html").text
+    for words in ("closed cannot be read: Permission denied", "listed/run.jsonl cannot be read", "campaign-1"):
+        assert words in said
+    assert "a folder that cannot be read: 2 (" in done.stdout
+
+
+def test_no_page_says_where_the_folder_lies(tmp_path):
+    """Who shows the pages to others would show a home folder and its owner's name."""
+    home = tmp_path / "home-alice"
+    write_run(home / "out", status="incomplete", **SMALLEST)
+    (home / "elsewhere").mkdir()
+    (home / "elsewhere" / "my.toml").write_text(SPEC.replace("2026-*", "../../home-alice/missing/*"))
+    (home / "elsewhere" / "torn.toml").write_text("=")
+    words = ["dashboard", str(home / "out"), "-o", str(tmp_path / "site")]
+    for spec in ("my.toml", "torn.toml"):
+        words += ["--spec", str(home / "elsewhere" / spec)]
+    assert main(words) == 2  # a spec that was named is of no use
+    pages = list((tmp_path / "site").glob("*.html"))
+    assert len(pages) == 5
+    for page in pages:
+        assert "alice" not in page.read_text(), page
+
+
+def test_of_two_copies_the_whole_one_counts_and_a_run_without_a_time_is_not_the_last(tmp_path):
+    """A copy that was cut off would stand for the run, or a stranger's run for last night's."""
+    results = tmp_path / "results"
+    whole = write_run(results / "b", **SMALLEST).path.read_text()
+    for place in ("a", "c"):
+        (results / place).mkdir()
+        (results / place / "cut.jsonl").write_text(whole[: len(whole) // 2])
+    write_run(results, **SMALLEST | {"run_id": "zzz"})
+    site = make_site(results, tmp_path / "site")
+    assert cards_of(site)[3] == "last run 2026-11-20 06:15 UTC: allreduce on a1b2c3"
+    said = Read(site / "index.html").text
+    assert len(re.findall(r"[ac]/cut.jsonl is the run of b/2026", said)) == 2
+    assert "Run of 2026-11-20 06:15 UTC: complete" in Read(page_of(site, "run-2026")).text

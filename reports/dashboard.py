@@ -44,14 +44,17 @@ from reports.dashboard_pages import (
 from reports.dashboard_store import MARKER, Store, find
 from reports.history import by_time
 from reports.result import ResultError
-from reports.schema import Result
+from reports.schema import Result, Run
 from reports.sentences import size_text
 from reports.sides import key_of
 from reports.verdict_table import some
+from reports.workers import end_with_parent
 
 HISTORY = "history.html"
 MOST_LAUNCHES = 8  # behind a run's fit, the newest up to it
 MOST_RUNS = 12  # pages of runs for a machine and benchmark, the newest
+MOST_NAMES = 40
+NUMBER = re.compile(r"[<>+-]?\d[\d.]*(e[+-]?\d+)?!?( ?[A-Za-z%/]{1,4})?( \[[^]]*\])?|-")
 MOST_BYTES = 1_000_000  # of a page
 SHORTENED = "All of it would not fit on one page: drawings and rows are left out."
 LONGEST_WORDS = 4000  # of a foreign string, what a page has room for
@@ -63,14 +66,15 @@ VERDICTS = {"worse": ("SLOWER", "WORSE", "WRONG"), "better": ("FASTER", "BETTER"
 
 @dataclass
 class Done:
-    """A page as it will stand in its file, None where it could not be made; `counts` and `groups` are
-    the page's."""
+    """A page as it will stand in its file, None where it could not be made; `counts`, `groups` and `runs`, of a
+    campaign, are the page's."""
 
     file: str
     html: str | None
     counts: Counter[str] = field(default_factory=Counter)
     groups: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
     complaint: str | None = None
+    runs: Sequence[Run] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -145,14 +149,19 @@ def build(store: Store, command: str) -> list[Done]:
     shown = [result for group in groups.values() for result in group[-MOST_RUNS:]]
     jobs = jobs_of(store, shown)
     links = [("Overview", "index.html"), *((job.name, job.file) for job in jobs if job.of not in (of_run, of_campaign))]
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, max(len(jobs), 1))) as pool:
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, max(len(jobs), 1)), initializer=end_with_parent) as pool:
         done = list(pool.map(_made, jobs, *([one] * len(jobs) for one in (store.places, links, command))))
     store.left_out += [page.complaint for page in done if page.complaint]
     made = {page.file: page for page in done if page.html is not None}
-    overview = Page("index.html", "Overview", "Wiretax: what the runs say",
-                    reproduce=how_made([result.run for result in store.results]))
+    runs = sorted([*(result.run for result in store.results), *(run for page in done for run in page.runs)],
+                  key=by_time)
+    overview = Page("index.html", "Overview", "Wiretax: what the runs say", reproduce=[
+        *how_made(runs), ("campaigns", "\n".join(path.name for path in store.campaigns[:MOST_NAMES])),
+        ("imported logs", "\n".join(path.name for path in store.imported[:MOST_NAMES]))])
     wrong = wrong_now(groups)
-    overview.cards = _cards(store, groups, wrong, made)
+    overview.cards = _cards(groups, wrong, made)
+    overview.cards.append(("last run", "", f"{when(runs[-1])}: {runs[-1].benchmark} on {runs[-1].machine_id}" if runs
+                           else "none here was measured"))
     overview.sections = [*_wrong(wrong, made), _groups(groups, made)]
     if store.campaigns:
         overview.sections.append(_campaigns(store, made))
@@ -184,7 +193,7 @@ def _made(job: Job, places: Sequence[Path], links: Sequence[tuple[str, str]], co
         return Done(job.file, None, complaint=complaint)
     if complaint:
         page = Page(job.file, job.name, job.name, [f"There is nothing to show: {without_place(complaint, *places)}"])
-    return Done(job.file, fitting(page, links, command), Counter(page.counts), page.groups, complaint)
+    return Done(job.file, fitting(page, links, command), Counter(page.counts), page.groups, complaint, page.runs)
 
 
 def fitting(page: Page, links: Sequence[tuple[str, str]], command: str) -> str:
@@ -236,8 +245,7 @@ def _wrong(wrong: Sequence[Result], made: dict[str, Done]) -> list[Section]:
         "run", "status", "benchmark", "machine", "cases"], rows[:MOST_ROWS]))] if rows else []
 
 
-def _cards(store: Store, groups: Groups, wrong: Sequence[Result],
-           made: dict[str, Done]) -> list[tuple[str, str, str]]:
+def _cards(groups: Groups, wrong: Sequence[Result], made: dict[str, Done]) -> list[tuple[str, str, str]]:
     """What is worse, better and unknown: cases over runs by the last change of their series, by wrong results now, or
     by why they have no series, and cells of the campaigns."""
     history = made.get(HISTORY, Done(HISTORY, None))
@@ -256,9 +264,7 @@ def _cards(store: Store, groups: Groups, wrong: Sequence[Result],
             why = f" ({', '.join(f'{n} {said}' for said, n in its.items())})" if {*its} - {word} else ""
             sentences += [f"{sum(its.values())} of {counts.total()} {what}{why}"] * (counts.total() > 0)
         cards.append((f"{total} {word}", word, ", ".join(sentences) or "nothing here has a verdict"))
-    newest = store.results[-1].run if store.results else None
-    return [*cards, ("last run", "", f"{when(newest)}: {newest.benchmark} on {newest.machine_id}" if newest else
-                     "no run was found")]
+    return cards
 
 
 def _groups(groups: Groups, made: dict[str, Done]) -> Section:
@@ -297,12 +303,20 @@ def _template() -> jinja2.Template:
     script = (here / "dashboard.js").read_text()
     pages = jinja2.Environment(loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True,
                                lstrip_blocks=True, finalize=_clipped)
-    pages.tests["number_like"] = lambda text: bool(re.fullmatch(r"[<>]?\d.*|-", text)) and len(text) < 24
+    pages.filters["columns_of_numbers"] = _columns_of_numbers
     pages.filters["verdict"] = lambda text: next((word for word, said in VERDICTS.items()
                                                   if text.upper().partition(":")[0].rstrip("*") in said), "")
     pages.globals.update(script=Markup(script), style=Markup((here / "dashboard.css").read_text()),
                          script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode())
     return pages.get_template("dashboard.html")
+
+
+def _columns_of_numbers(table: Table) -> set[int]:
+    """The columns, by their place, in which every cell is a number, with its unit or interval, or a dash: of hashes
+    some look like numbers."""
+    columns = list(zip(*table.rows, strict=True))
+    return {place for place, cells in enumerate(columns) if {*cells} - {"-"}
+            and all(isinstance(cell, str) and NUMBER.fullmatch(cell) for cell in cells)}
 
 
 def _clipped(value: Any) -> Any:

@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from reports import dashboard_figures, forest
 from reports.case import find_states
 from reports.comparison import COMPARABLE, compare
@@ -65,18 +67,20 @@ class Section:
 @dataclass
 class Page:
     """`cards` are (what is said, its class, a sentence), for the first screen; `reproduce` are (what, how); `counts`
-    the cells or series by verdict, `groups` the same for each machine and benchmark."""
+    the cells or series by verdict, `groups` the same for each machine and benchmark; `runs` the heads of a campaign's,
+    without their cases and environment. What is empty is left out."""
 
     file: str
     name: str
     title: str
     said: Sequence[str] = ()
-    cards: Sequence[tuple[str, str, str]] = ()
+    cards: list[tuple[str, str, str]] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
     reproduce: list[tuple[str, str]] = field(default_factory=list)
     counts: Mapping[str, int] = field(default_factory=dict)
     groups: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
     procurement: Procurement | None = None
+    runs: Sequence[Run] = ()
 
 
 def when(run: Run) -> str:
@@ -297,7 +301,9 @@ def of_campaign(folder: Path, file: str, name: str) -> Page:
             table=Table(f"cells-{place}", f"Every cell: {heading}", ["algorithm", *COLUMNS], rows[:MOST_ROWS],
                         filters=["algorithm", "verdict"])))
     page.sections.append(_differences(found))
-    page.reproduce = how_made([launch.result.run for side in found for launch in side.launches])
+    runs = [launch.result.run for side in found for launch in side.launches]
+    page.reproduce = how_made(runs)
+    page.runs = [msgspec.structs.replace(run, cases=[], environment={}, notes=[]) for run in runs]
     return page
 
 

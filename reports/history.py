@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from reports.rows import MIN_STATE_BLOCKS
 from reports.schema import Case, Planned, Result, Run
 from reports.sentences import number, size_text
 from reports.sides import Key, Launch, find_costs, key_of
-from reports.verdict_table import case_names, some, wrapped
+from reports.verdict_table import WIDTH, case_names, some, wrapped
 
 ALIKE = ("machine", "world", "statistic")  # the keys of a comparison in which the runs of a series may not differ
 MOST_LISTED = 8  # series of an event
@@ -84,6 +85,14 @@ class Change:
     def word(self) -> str:
         """`worse` where the cost rose, else `better`."""
         return "worse" if self.ratio[0] > 1 else "better"
+
+    @property
+    def figures(self) -> tuple[str, str, str]:
+        """The median cost, us, of up to eight runs before and after, and the change with its interval."""
+        values = self.series.values
+        parts = values[: self.first][-MEDIAN_RUNS:], values[self.first :][:MEDIAN_RUNS]
+        before, after = (number(float(np.median(part))) for part in parts)
+        return before, after, "{:+.1%} [{:+.1%} {:+.1%}]".format(*(ratio - 1 for ratio in self.ratio))
 
 
 @dataclass
@@ -291,7 +300,7 @@ def text(history: History, events: Sequence[Event]) -> str:
         lines += ["", *wrapped([f"{counted}: machine {event.machine_id}, {event.benchmark}, first at {event.run}",
                                 f"between {event.low} and {event.high} (95 %)", *recorded])]
         lines.append(f"  {'before us':>10} {'after us':>10} {'change [95 %]':>24}  {'word':<7}case")
-        lines += [_row(change) for change in event.changes[:MOST_LISTED]]
+        lines += [line for change in event.changes[:MOST_LISTED] for line in _row(change)]
         lines += [f"  and {len(event.changes) - MOST_LISTED} more series"] * (len(event.changes) > MOST_LISTED)
     counts = Counter(word_of(series, events) for series in history.series)
     few = f" (less than {MIN_RUNS})" * (counts["too few runs"] > 0)
@@ -300,12 +309,13 @@ def text(history: History, events: Sequence[Event]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(change: Change) -> str:
-    values = change.series.values
-    parts = values[: change.first][-MEDIAN_RUNS:], values[change.first :][:MEDIAN_RUNS]
-    before, after = (number(float(np.median(part))) for part in parts)
-    size = "{:+.1%} [{:+.1%} {:+.1%}]".format(*(ratio - 1 for ratio in change.ratio))
-    return f"  {before:>10} {after:>10} {size:>24}  {change.word:<7}{change.series.label}"[:80]
+def _row(change: Change) -> list[str]:
+    """Figures and case; a name that has no room beside them stands whole below."""
+    before, after, size = change.figures
+    line, label = f"  {before:>10} {after:>10} {size:>24}  {change.word:<7}", change.series.label
+    if len(line + label) <= WIDTH:
+        return [line + label]
+    return [line.rstrip(), *textwrap.wrap(label, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -156,8 +156,7 @@ def build(store: Store, command: str) -> list[Done]:
     runs = sorted([*(result.run for result in store.results), *(run for page in done for run in page.runs)],
                   key=by_time)
     overview = Page("index.html", "Overview", "Wiretax: what the runs say", reproduce=[
-        *how_made(runs), ("campaigns", "\n".join(path.name for path in store.campaigns[:MOST_NAMES])),
-        ("imported logs", "\n".join(path.name for path in store.imported[:MOST_NAMES]))])
+        *how_made(runs), ("campaigns", _names(store.campaigns)), ("imported logs", _names(store.imported))])
     wrong = wrong_now(groups)
     overview.cards = _cards(groups, wrong, made)
     overview.cards.append(("last run", "", f"{when(runs[-1])}: {runs[-1].benchmark} on {runs[-1].machine_id}" if runs
@@ -166,7 +165,8 @@ def build(store: Store, command: str) -> list[Done]:
     if store.campaigns:
         overview.sections.append(_campaigns(store, made))
     if store.left_out:
-        overview.sections.append(Section("Left out", [without_place(said, *store.places) for said in store.left_out]))
+        overview.sections.append(Section("Left out", [foreign.printable(without_place(said, *store.places))
+                                                      for said in store.left_out]))
     if len(shown) > len(groups):
         rows: list[list[Cell]] = [[_linked(when(result.run), result.run.run_id, made), result.run.benchmark,
                                    result.run.machine_id, status(result), result.run.run_id]
@@ -175,6 +175,10 @@ def build(store: Store, command: str) -> list[Done]:
             "runs", f"The newest {MOST_RUNS} of each machine and benchmark",
             ["when", "benchmark", "machine", "status", "run id"], rows, filters=["benchmark", "machine"])))
     return [*done, Done("index.html", fitting(overview, links, command))]
+
+
+def _names(paths: Sequence[Path]) -> str:
+    return "\n".join(foreign.printable(path.name) for path in paths[:MOST_NAMES])
 
 
 def _made(job: Job, places: Sequence[Path], links: Sequence[tuple[str, str]], command: str) -> Done:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MOST_PANELS, COLUMNS = 12, 3
 LONGEST_LABEL = 44
-LABEL_WIDTH = 0.3  # of a change's label, as a share of the panel's
+LABEL_WIDTH = 0.25  # of a change's label, as a share of the panel's
 COLOURS = {"worse": "#D55E00", "better": "#0072B2"}  # of Okabe and Ito's palette; the word says it too
 
 

@@ -73,12 +73,12 @@ def test_a_file_may_have_any_name(tmp_path, capsys):
     """One name in another encoding would take all pages with it, or turn the direction of the words that follow it."""
     results = tmp_path / "results"
     write_run(results, **SMALLEST)
-    for name in (b"\xff\xfe.jsonl", b"\xff.toml", b"\xfe.toml", "a\x1b[31m\u202eb.jsonl".encode()):
+    for name in (b"\xff\xfe.jsonl", b"\xff.toml", b"\xfe.toml", "a\x1b[31m\n\u202eb.jsonl".encode()):
         Path(os.fsdecode(os.path.join(os.fsencode(results), name))).touch()
     site = make_site(results, tmp_path / "site")
     assert "??.jsonl is empty" in capsys.readouterr().err
     assert "??.jsonl is empty" in Read(site / "index.html").text
-    assert "a?[31m?b.jsonl is empty" in Read(site / "index.html").text
+    assert "a?[31m??b.jsonl is empty" in Read(site / "index.html").text
     assert len(list(site.glob("procure-*.html"))) == 2
     assert not any(re.search("[\x00-\x09\x0b-\x1f\x7f\u202e\ud800-\udfff]", page.read_text())
                    for page in site.glob("*.html"))

@@ -134,7 +134,10 @@ def test_labels_of_changes_that_lie_close_do_not_overlap(tmp_path):
 def test_names_that_differ_at_their_ends_are_not_cut(tmp_path, capsys):
     """Two cases would look like one, one of them worse and the other better."""
     for number in range(24):
-        made = write(tmp_path, number, lambda block, later=number >= 14: 1.3 if later and block.case % 2 else 1.0)
+        def scale(block, later=number >= 14):
+            return 1.3 if later and block.case % 2 else 1.0
+
+        made = write(tmp_path, number, scale)
         made.write_text(made.read_text().replace('"variant":"copied"', '"variant":"copied by two threads at once"')
                         .replace('"algorithm":"two_shot"', '"algorithm":"two_shot_of_all_the_ranks_of_a_host"'))
     found = said(tmp_path, capsys)

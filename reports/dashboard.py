@@ -28,6 +28,7 @@ from markupsafe import Markup
 from reports import foreign
 from reports.dashboard_across import of_history, of_imported, of_procurement
 from reports.dashboard_pages import (
+    MOST_ROWS,
     Cell,
     Page,
     Section,
@@ -40,44 +41,40 @@ from reports.dashboard_pages import (
     when,
     without_place,
 )
-from reports.manifest import BESIDE_A_RUN, MANIFEST, WORKTREES
-from reports.result import ImportedRunError, ResultError, read
-from reports.schema import Result
+from reports.dashboard_store import MARKER, Store, find
+from reports.history import by_time
+from reports.result import ResultError
+from reports.schema import Result, Run
+from reports.sentences import size_text
+from reports.sides import key_of
+from reports.verdict_table import some
+from reports.workers import end_with_parent
 
 HISTORY = "history.html"
-MARKER = ".wiretax-site"  # what a folder of ours has: the names of its pages
 MOST_LAUNCHES = 8  # behind a run's fit, the newest up to it
 MOST_RUNS = 12  # pages of runs for a machine and benchmark, the newest
+MOST_NAMES = 40
+NUMBER = re.compile(r"[<>+-]?\d[\d.]*(e[+-]?\d+)?!?( ?[A-Za-z%/]{1,4})?( \[[^]]*\])?|-")
 MOST_BYTES = 1_000_000  # of a page
 SHORTENED = "All of it would not fit on one page: drawings and rows are left out."
 LONGEST_WORDS = 4000  # of a foreign string, what a page has room for
+NO_HISTORY = "in no run that a history can use"
 VERDICTS = {"worse": ("SLOWER", "WORSE", "WRONG"), "better": ("FASTER", "BETTER"),
-            "unknown": ("AMBIGUOUS", "UNREPLICATED", "TOO FEW RUNS", "INCOMPLETE")}
-
-
-@dataclass
-class Store:
-    """What a folder holds: runs, oldest first, folders of campaigns, runs that were imported, what is to be bought, and
-    sentences on what is left out."""
-
-    folder: Path
-    results: list[Result] = field(default_factory=list)
-    campaigns: list[Path] = field(default_factory=list)
-    imported: list[Path] = field(default_factory=list)
-    specs: list[Path] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+            "unknown": ("AMBIGUOUS", "UNREPLICATED", "TOO FEW RUNS", "TOO FEW BLOCKS", "INCOMPLETE",
+                        NO_HISTORY.upper())}
 
 
 @dataclass
 class Done:
-    """A page as it will stand in its file, None where it could not be made; `counts` and `groups` are
-    the page's."""
+    """A page as it will stand in its file, None where it could not be made; `counts`, `groups` and `runs`, of a
+    campaign, are the page's."""
 
     file: str
     html: str | None
     counts: Counter[str] = field(default_factory=Counter)
     groups: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
     complaint: str | None = None
+    runs: Sequence[Run] = ()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,10 +87,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def dashboard(arguments: argparse.Namespace) -> int:
-    """Writes the pages; the exit status, 0. Raises ResultError for a folder that is not one of results, or one to write
-    into that is somebody else's."""
+    """Writes the pages; the exit status, 0, or 2 where a spec that was named cannot be used. Raises ResultError for a
+    folder that is not one of results, or one to write into that is somebody else's."""
     store = find(arguments.results)
-    store.specs = arguments.spec or sorted(path for path in arguments.results.glob("*.toml") if not path.is_symlink())
+    store.specs = arguments.spec or sorted(path for path in arguments.results.glob("*.toml")
+                                           if not os.path.islink(path))
     earlier = claim(arguments.out)
     words = [arguments.results, "-o", arguments.out, *(word for spec in arguments.spec for word in ("--spec", spec))]
     said = f"python -m reports dashboard {shlex.join(map(_without_place, words))}"
@@ -101,45 +99,15 @@ def dashboard(arguments: argparse.Namespace) -> int:
     write(arguments.out, {done.file: done.html for done in pages if done.html is not None}, earlier)
     for sentence in store.left_out:
         print(f"reports: {foreign.printable(sentence)}", file=sys.stderr)
-    print(f"{arguments.out / 'index.html'}: {sum(done.html is not None for done in pages)} pages")
-    return 0
+    made = sum(done.html is not None for done in pages)
+    print(f"{foreign.printable(str(arguments.out / 'index.html'))}: {made} pages")
+    named = {file_name("procure", str(spec)) for spec in arguments.spec}
+    return 2 if any(done.complaint for done in pages if done.file in named) else 0
 
 
 def _without_place(argument: Path | str) -> str:
-    """An argument as a page may tell it: of a path from the root its last part alone."""
-    return f"<path>/{Path(argument).name}" if Path(argument).is_absolute() else str(argument)
-
-
-def find(folder: Path) -> Store:
-    """The runs and campaigns below `folder`. Raises ResultError for one that is none."""
-    if not folder.is_dir():
-        raise ResultError(f"{folder} is not a folder of results")
-    store = Store(folder)
-    seen: dict[str, Path] = {}
-    for here, folders, files in os.walk(folder):
-        links = {name for name in [*folders, *files] if os.path.islink(os.path.join(here, name))}
-        store.left_out += [f"{Path(here, name)} is a link, which is not followed" for name in sorted(links)]
-        folders[:] = sorted(name for name in folders if name not in links and name != WORKTREES
-                            and Path(name).suffix not in BESIDE_A_RUN and not Path(here, name, MARKER).exists())
-        if MANIFEST in files and MANIFEST not in links:
-            store.campaigns.append(Path(here))
-            folders.clear()
-            continue
-        for path in [Path(here, name) for name in sorted(files) if name.endswith(".jsonl") and name not in links]:
-            try:
-                result = read(path)
-            except ImportedRunError:
-                store.imported.append(path)
-                continue
-            except ResultError as error:
-                store.left_out.append(str(error))
-                continue
-            if (other := seen.setdefault(result.run.run_id, path)) != path:
-                store.left_out.append(f"{path} is the run of {other} once more")
-            else:
-                store.results.append(result)
-    store.results.sort(key=lambda result: result.run.run_id)
-    return store
+    """An argument as a page may tell it: of a path its last part alone."""
+    return f"<path>/{Path(argument).name}" if "/" in str(argument) else str(argument)
 
 
 @dataclass
@@ -175,23 +143,30 @@ def jobs_of(store: Store, shown: Sequence[Result]) -> list[Job]:
 
 def build(store: Store, command: str) -> list[Done]:
     """Every page, the overview last. What cannot be shown of a run is added to `store.left_out`."""
-    groups: dict[tuple[str, str], list[Result]] = {}
+    groups: Groups = {}
     for result in store.results:
         groups.setdefault((result.run.machine_id, result.run.benchmark), []).append(result)
     shown = [result for group in groups.values() for result in group[-MOST_RUNS:]]
     jobs = jobs_of(store, shown)
     links = [("Overview", "index.html"), *((job.name, job.file) for job in jobs if job.of not in (of_run, of_campaign))]
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, max(len(jobs), 1))) as pool:
-        done = list(pool.map(_made, jobs, *([one] * len(jobs) for one in (store.folder, links, command))))
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, max(len(jobs), 1)), initializer=end_with_parent) as pool:
+        done = list(pool.map(_made, jobs, *([one] * len(jobs) for one in (store.places, links, command))))
     store.left_out += [page.complaint for page in done if page.complaint]
     made = {page.file: page for page in done if page.html is not None}
-    overview = Page("index.html", "Overview", "Wiretax: what the runs say",
-                    reproduce=how_made([result.run for result in store.results]))
-    overview.cards, overview.sections = _cards(store, made), [_groups(groups, made)]
+    runs = sorted([*(result.run for result in store.results), *(run for page in done for run in page.runs)],
+                  key=by_time)
+    overview = Page("index.html", "Overview", "Wiretax: what the runs say", reproduce=[
+        *how_made(runs), ("campaigns", _names(store.campaigns)), ("imported logs", _names(store.imported))])
+    wrong = wrong_now(groups)
+    overview.cards = _cards(groups, wrong, made)
+    overview.cards.append(("last run", "", f"{when(runs[-1])}: {runs[-1].benchmark} on {runs[-1].machine_id}" if runs
+                           else "none here was measured"))
+    overview.sections = [*_wrong(wrong, made), _groups(groups, made)]
     if store.campaigns:
         overview.sections.append(_campaigns(store, made))
     if store.left_out:
-        overview.sections.append(Section("Left out", [without_place(said, store.folder) for said in store.left_out]))
+        overview.sections.append(Section("Left out", [foreign.printable(without_place(said, *store.places))
+                                                      for said in store.left_out]))
     if len(shown) > len(groups):
         rows: list[list[Cell]] = [[_linked(when(result.run), result.run.run_id, made), result.run.benchmark,
                                    result.run.machine_id, status(result), result.run.run_id]
@@ -202,21 +177,27 @@ def build(store: Store, command: str) -> list[Done]:
     return [*done, Done("index.html", fitting(overview, links, command))]
 
 
-def _made(job: Job, place: Path, links: Sequence[tuple[str, str]], command: str) -> Done:
+def _names(paths: Sequence[Path]) -> str:
+    return "\n".join(foreign.printable(path.name) for path in paths[:MOST_NAMES])
+
+
+def _made(job: Job, places: Sequence[Path], links: Sequence[tuple[str, str]], command: str) -> Done:
     """A page, or why there is none; a page that others lead to says so itself."""
     complaint = None
     try:
         page = job.of(job.where, job.file, job.name, *job.more)
     except ResultError as error:
         complaint = str(error)
+    except OSError as error:
+        complaint = f"{error.filename or job.where} cannot be read: {error.strerror}"
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         # A file may keep to the schema and still say what no benchmark of ours says.
         complaint = f"{job.where} holds what cannot be shown ({type(error).__name__}: {error})"
     if complaint and job.of in (of_run, of_campaign):
         return Done(job.file, None, complaint=complaint)
     if complaint:
-        page = Page(job.file, job.name, job.name, [f"There is nothing to show: {without_place(complaint, place)}"])
-    return Done(job.file, fitting(page, links, command), Counter(page.counts), page.groups, complaint)
+        page = Page(job.file, job.name, job.name, [f"There is nothing to show: {without_place(complaint, *places)}"])
+    return Done(job.file, fitting(page, links, command), Counter(page.counts), page.groups, complaint, page.runs)
 
 
 def fitting(page: Page, links: Sequence[tuple[str, str]], command: str) -> str:
@@ -244,27 +225,59 @@ def _linked(text: str, run_id: str, made: dict[str, Done]) -> Cell:
     return (text, file) if file in made else text
 
 
-def _cards(store: Store, made: dict[str, Done]) -> list[tuple[str, str, str]]:
-    """What is worse, better and unknown: series of the history by their last change, and cells of the campaigns."""
-    series = made[HISTORY].counts if HISTORY in made else Counter[str]()
+Groups = dict[tuple[str, str], list[Result]]  # by machine and benchmark, oldest first
+
+
+def wrong_now(groups: Groups) -> list[Result]:
+    """The runs with wrong results that no right run of the same machine and benchmark has followed, newest first."""
+    found = []
+    for results in groups.values():
+        for result in reversed(results):
+            if any(case.status == "wrong" for case in result.cases):
+                found.append(result)
+            elif result.complete:
+                break
+    return found
+
+
+def _wrong(wrong: Sequence[Result], made: dict[str, Done]) -> list[Section]:
+    rows: list[list[Cell]] = [
+        [_linked(when(result.run), result.run.run_id, made), status(result), result.run.benchmark,
+         result.run.machine_id, some([f"{size_text(case.size_bytes)} {case.algorithm} {case.mode}"
+                                      for case in result.cases if case.status == "wrong"])] for result in wrong]
+    return [Section("Wrong results", table=Table("wrong", "No right run has followed these; each leads to its run", [
+        "run", "status", "benchmark", "machine", "cases"], rows[:MOST_ROWS]))] if rows else []
+
+
+def _cards(groups: Groups, wrong: Sequence[Result], made: dict[str, Done]) -> list[tuple[str, str, str]]:
+    """What is worse, better and unknown: cases over runs by the last change of their series, by wrong results now, or
+    by why they have no series, and cells of the campaigns."""
+    history = made.get(HISTORY, Done(HISTORY, None))
+    over_runs = Counter(history.counts)
+    over_runs["WRONG"] = len({(result.run.machine_id, result.run.benchmark, key_of(case)) for result in wrong
+                              for case in result.cases if case.status == "wrong"})
+    over_runs[NO_HISTORY] = sum(case.status not in ("wrong", "unsupported") for group, results in groups.items()
+                                if group not in history.groups for case in results[-1].cases)
     cells = sum((page.counts for file, page in made.items() if file != HISTORY), Counter[str]())
     cards = []
     for word, verdicts in VERDICTS.items():
-        ours, theirs = (sum(counts[said] for said in counts if said.upper() in verdicts) for counts in (series, cells))
-        cards.append((f"{ours + theirs} {word}", word, f"{ours} of {series.total()} series over runs, {theirs} of "
-                                                       f"{cells.total()} cells of campaigns"))
-    newest = store.results[-1].run if store.results else None
-    return [*cards, ("last run", "", f"{when(newest)}: {newest.benchmark} on {newest.machine_id}" if newest else
-                     "no run was found")]
+        total, sentences = 0, []
+        for counts, what in ((over_runs, "cases over runs"), (cells, "cells of campaigns")):
+            its = {said: n for said, n in counts.items() if n and said.upper() in verdicts}
+            total += sum(its.values())
+            why = f" ({', '.join(f'{n} {said}' for said, n in its.items())})" if {*its} - {word} else ""
+            sentences += [f"{sum(its.values())} of {counts.total()} {what}{why}"] * (counts.total() > 0)
+        cards.append((f"{total} {word}", word, ", ".join(sentences) or "nothing here has a verdict"))
+    return cards
 
 
-def _groups(groups: dict[tuple[str, str], list[Result]], made: dict[str, Done]) -> Section:
+def _groups(groups: Groups, made: dict[str, Done]) -> Section:
     over_runs = made[HISTORY].groups if HISTORY in made else {}
     rows: list[list[Cell]] = [
         [_linked(f"{machine} {benchmark}", results[-1].run.run_id, made), when(results[-1].run),
          str(len(results)), status(results[-1]), str(results[-1].run.world["size"]),
          ", ".join(f"{word} {count}" for word, count in over_runs.get((machine, benchmark), {}).items()) or "-"]
-        for (machine, benchmark), results in sorted(groups.items(), key=lambda item: item[1][-1].run.run_id,
+        for (machine, benchmark), results in sorted(groups.items(), key=lambda item: by_time(item[1][-1].run),
                                                     reverse=True)]
     return Section("Machines and benchmarks", table=Table(
         "machines", "Each leads to its newest run", ["machine and benchmark", "last run", "runs", "newest",
@@ -284,7 +297,7 @@ def _campaigns(store: Store, made: dict[str, Done]) -> Section:
 def file_name(kind: str, foreign_name: str) -> str:
     """A plain name for a page about something that somebody else has named."""
     plain = re.sub(r"[^A-Za-z0-9-]+", "-", Path(foreign_name).name)[:60].strip("-")
-    return f"{kind}-{plain}-{hashlib.sha256(foreign_name.encode()).hexdigest()[:8]}.html"
+    return f"{kind}-{plain}-{hashlib.sha256(foreign_name.encode(errors='surrogatepass')).hexdigest()[:8]}.html"
 
 
 @cache
@@ -294,7 +307,7 @@ def _template() -> jinja2.Template:
     script = (here / "dashboard.js").read_text()
     pages = jinja2.Environment(loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True,
                                lstrip_blocks=True, finalize=_clipped)
-    pages.tests["number_like"] = lambda text: bool(re.fullmatch(r"[<>]?\d.*|-", text)) and len(text) < 24
+    pages.filters["columns_of_numbers"] = _columns_of_numbers
     pages.filters["verdict"] = lambda text: next((word for word, said in VERDICTS.items()
                                                   if text.upper().partition(":")[0].rstrip("*") in said), "")
     pages.globals.update(script=Markup(script), style=Markup((here / "dashboard.css").read_text()),
@@ -302,10 +315,20 @@ def _template() -> jinja2.Template:
     return pages.get_template("dashboard.html")
 
 
+def _columns_of_numbers(table: Table) -> set[int]:
+    """The columns, by their place, in which every cell is a number, with its unit or interval, or a dash: of hashes
+    some look like numbers."""
+    columns = list(zip(*table.rows, strict=True))
+    return {place for place, cells in enumerate(columns) if {*cells} - {"-"}
+            and all(isinstance(cell, str) and NUMBER.fullmatch(cell) for cell in cells)}
+
+
 def _clipped(value: Any) -> Any:
-    """A foreign string that would fill a page by itself is cut."""
-    is_long = isinstance(value, str) and not isinstance(value, Markup) and len(value) > LONGEST_WORDS
-    return f"{value[:LONGEST_WORDS]} ..." if is_long else value
+    """A foreign string that would fill a page by itself is cut; the name of a file may have any character in it."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    text = "\n".join(map(foreign.printable, value.split("\n")))
+    return f"{text[:LONGEST_WORDS]} ..." if len(text) > LONGEST_WORDS else text
 
 
 def render(page: Page, links: Sequence[tuple[str, str]], command: str) -> str:

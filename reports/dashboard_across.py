@@ -23,13 +23,16 @@ def of_history(folder: Path, file: str, name: str, page_of: Mapping[str, str]) -
     found = history.load(folder)
     events = history.changes(found)
     words = [history.word_of(series, events) for series in found.series]
+    counts = Counter(words) + Counter({"too few blocks": found.unjudged.total()})
     page = Page(file, name, "History", [f"{len(found.runs)} runs, {len(found.series)} series: "
-                                        f"{', '.join(f'{word} {n}' for word, n in Counter(words).items())}.",
+                                        f"{', '.join(f'{word} {n}' for word, n in counts.items())}.",
                                         "Where nothing changes, 5 % of such histories have an alarm.",
                                         *(f"{without_place(line, folder)}." for line in found.skipped)],
-                counts=Counter(words))
+                counts=counts)
     for series, word in zip(found.series, words, strict=True):
         page.groups.setdefault((series.machine_id, series.benchmark), Counter())[word] += 1
+    for group, n in found.unjudged.items():
+        page.groups.setdefault(group, Counter())["too few blocks"] += n
     if events:
         page.sections.append(Section("Series that changed", pictures=[dashboard_figures.picture(
             lambda target: history_plot.plot(events, target), "history", "Series that changed, a panel each",
@@ -38,14 +41,15 @@ def of_history(folder: Path, file: str, name: str, page_of: Mapping[str, str]) -
     else:
         page.sections.append(Section("Series that changed", ["No series changed."]))
     for place, event in enumerate(events, 1):
-        its: list[list[Cell]] = [[change.series.label, change.word, "{:+.1%} [{:+.1%} {:+.1%}]".format(
-            *(ratio - 1 for ratio in change.ratio))] for change in event.changes]
+        its: list[list[Cell]] = [[change.series.label, change.word, *change.figures,
+                                  f"{change.series.times[change.first]:%Y-%m-%d}"] for change in event.changes]
         page.sections.append(Section(
             f"Change {place}: {event.benchmark} on {event.machine_id}, first at {event.run}",
             [f"It lies between {event.low} and {event.high}, at 95 %.",
              *(f"Changed there: {line}" for line in event.recorded or ["nothing that was recorded"])],
             table=Table(f"event-{place}", "The series of this change, the largest first",
-                        ["case", "verdict", "change [95 %]"], its[:MOST_ROWS])))
+                        ["case", "verdict", "before, us", "after, us", "change [95 %]", "first run after"],
+                        its[:MOST_ROWS])))
     rows: list[list[Cell]] = [
         [series.label, series.benchmark, series.machine_id, str(len(series.run_ids)), number(series.values[-1]),
          word, (series.run_ids[-1], page_of[series.run_ids[-1]]) if series.run_ids[-1] in page_of

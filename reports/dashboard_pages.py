@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from reports import dashboard_figures, forest
 from reports.case import find_states
 from reports.comparison import COMPARABLE, compare
@@ -20,6 +22,7 @@ from reports.dashboard_figures import Lines, Picture, Toggle
 from reports.fit import crossovers, fits_of
 from reports.fit_command import by_view, cells, sentences, title
 from reports.fit_plot import plot as draw_fits
+from reports.history import time_of
 from reports.plot import own_picture
 from reports.procurement import Procurement
 from reports.result import ResultError, read
@@ -64,25 +67,27 @@ class Section:
 @dataclass
 class Page:
     """`cards` are (what is said, its class, a sentence), for the first screen; `reproduce` are (what, how); `counts`
-    the cells or series by verdict, `groups` the same for each machine and benchmark."""
+    the cells or series by verdict, `groups` the same for each machine and benchmark; `runs` the heads of a campaign's,
+    without their cases and environment. What is empty is left out."""
 
     file: str
     name: str
     title: str
     said: Sequence[str] = ()
-    cards: Sequence[tuple[str, str, str]] = ()
+    cards: list[tuple[str, str, str]] = field(default_factory=list)
     sections: list[Section] = field(default_factory=list)
     reproduce: list[tuple[str, str]] = field(default_factory=list)
     counts: Mapping[str, int] = field(default_factory=dict)
     groups: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
     procurement: Procurement | None = None
+    runs: Sequence[Run] = ()
 
 
 def when(run: Run) -> str:
     """`2026-11-20 06:15 UTC`, as the run's name has it; `an unknown time` where it
     has none."""
-    found = re.match(r"(\d{4}-\d\d-\d\d)T(\d\d)-(\d\d)-\d\dZ", run.run_id)
-    return f"{found[1]} {found[2]}:{found[3]} UTC" if found else "an unknown time"
+    time = time_of(run.run_id)
+    return f"{time:%Y-%m-%d %H:%M} UTC" if time else "an unknown time"
 
 
 def command(run: Run) -> str:
@@ -97,9 +102,13 @@ def command_but_seed(run: Run) -> str:
     return re.sub(r" --seed \S+", "", command(run))
 
 
-def without_place(sentence: str, folder: Path) -> str:
-    """`sentence` without where `folder` lies: a page may go to people who need not know."""
-    return sentence.replace(f"{folder}/", "")
+def without_place(sentence: str, *folders: Path) -> str:
+    """`sentence` without where the folders and what else it names lie: a page may go to people who need not know."""
+    for folder in folders:
+        sentence = sentence.replace(f"{folder}/", "")
+        if folder.name != str(folder) and folder.name:
+            sentence = sentence.replace(str(folder), folder.name)
+    return re.sub(r"(?<![\w/:>.])(\.\.)?/([^\s/]+/)+", "<path>/", sentence)
 
 
 def how_made(runs: Sequence[Run]) -> list[tuple[str, str]]:
@@ -292,7 +301,9 @@ def of_campaign(folder: Path, file: str, name: str) -> Page:
             table=Table(f"cells-{place}", f"Every cell: {heading}", ["algorithm", *COLUMNS], rows[:MOST_ROWS],
                         filters=["algorithm", "verdict"])))
     page.sections.append(_differences(found))
-    page.reproduce = how_made([launch.result.run for side in found for launch in side.launches])
+    runs = [launch.result.run for side in found for launch in side.launches]
+    page.reproduce = how_made(runs)
+    page.runs = [msgspec.structs.replace(run, cases=[], environment={}, notes=[]) for run in runs]
     return page
 
 

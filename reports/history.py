@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from reports.rows import MIN_STATE_BLOCKS
 from reports.schema import Case, Planned, Result, Run
 from reports.sentences import number, size_text
 from reports.sides import Key, Launch, find_costs, key_of
-from reports.verdict_table import case_names, some, wrapped
+from reports.verdict_table import WIDTH, case_names, some, wrapped
 
 ALIKE = ("machine", "world", "statistic")  # the keys of a comparison in which the runs of a series may not differ
 MOST_LISTED = 8  # series of an event
@@ -60,11 +61,13 @@ class Series:
 @dataclass
 class History:
     """The series of a folder, the heads of the runs behind them by run id, in order of time, and sentences on what was
-    left out."""
+    left out; `unjudged` counts the cases without a series by machine and benchmark: none of their runs has enough
+    blocks."""
 
     series: list[Series]
     runs: dict[str, Run]
     skipped: list[str]
+    unjudged: Counter[tuple[str, str]]
 
 
 @dataclass
@@ -82,6 +85,14 @@ class Change:
     def word(self) -> str:
         """`worse` where the cost rose, else `better`."""
         return "worse" if self.ratio[0] > 1 else "better"
+
+    @property
+    def figures(self) -> tuple[str, str, str]:
+        """The median cost, us, of up to eight runs before and after, and the change with its interval."""
+        values = self.series.values
+        parts = values[: self.first][-MEDIAN_RUNS:], values[self.first :][:MEDIAN_RUNS]
+        before, after = (number(float(np.median(part))) for part in parts)
+        return before, after, "{:+.1%} [{:+.1%} {:+.1%}]".format(*(ratio - 1 for ratio in self.ratio))
 
 
 @dataclass
@@ -113,7 +124,7 @@ def load(folder: Path | str) -> History:
     for path, result in sorted(_usable(folder, left_out), key=lambda one: one[1].run.run_id):
         run = result.run
         if seen.setdefault(run.run_id, result) is not result:
-            left_out["a run once more"].append(path.name)
+            left_out["a run once more"].append(printable(path.name))
             continue
         is_campaign = (path.parent.parent / MANIFEST).is_file()
         alike = run.benchmark, path.parent.name * is_campaign, *(str(COMPARABLE[name](result)) for name in ALIKE)
@@ -130,15 +141,27 @@ def load(folder: Path | str) -> History:
     if any(thin):
         skipped.append(f"left out, with fewer than {MIN_STATE_BLOCKS} blocks in one state of the link: {sum(thin)} of "
                        f"{len(thin)} results")
-    return History(series, {run_id: seen[run_id].run for run_id in sorted(seen)}, skipped)
+    unjudged: Counter[tuple[str, str]] = Counter()
+    for its in points.values():
+        has_costs: dict[Key, bool] = {}
+        for launch in (launch for point in its for launch in point):
+            lasting = {key_of(case): _lasting(case) for case in launch.result.run.cases}
+            for key, costs in launch.costs.items():
+                has_costs[lasting[key]] = has_costs.get(lasting[key], False) or bool(costs)
+        head = its[0][0].result.run
+        unjudged[head.machine_id, head.benchmark] += sum(not any_costs for any_costs in has_costs.values())
+    return History(series, {run_id: seen[run_id].run for run_id in sorted(seen)}, skipped, +unjudged)
 
 
 def _usable(folder: Path, left_out: dict[str, list[str]]) -> Iterator[tuple[Path, Result]]:
-    for place, folders, names in os.walk(folder):
+    def closed(error: OSError) -> None:
+        left_out["a folder that cannot be read"].append(printable(Path(error.filename).name))
+
+    for place, folders, names in os.walk(folder, onerror=closed):
         folders[:] = [name for name in folders if not name.endswith((".samples", ".flight"))]
-        for name in sorted([*names, *(name for name in folders if (Path(place) / name).is_symlink())]):
+        for name in sorted([*names, *(name for name in folders if os.path.islink(os.path.join(place, name)))]):
             path, shown = Path(place) / name, printable(name)
-            if path.is_symlink():
+            if os.path.islink(path):
                 left_out["a link, which is not followed"].append(shown)
             elif name.endswith(".jsonl") and name != MANIFEST:
                 try:
@@ -158,14 +181,20 @@ def _unfit(result: Result) -> str | None:
         return "with wrong results"
     if not result.complete:
         return "incomplete"
-    return None if _time(result.run.run_id) else "without a time in its run_id"
+    return None if time_of(result.run.run_id) else "without a time in its run_id"
 
 
-def _time(run_id: str) -> datetime | None:
+def time_of(run_id: str) -> datetime | None:
+    """When a run began, UTC, as its name has it; None where it has none."""
     try:
         return datetime.strptime(run_id[:20], "%Y-%m-%dT%H-%M-%SZ")
     except ValueError:
         return None
+
+
+def by_time(run: Run) -> tuple[bool, str]:
+    """Sorts runs, oldest first. One without a time is before all others: it must not pass for the newest."""
+    return time_of(run.run_id) is not None, run.run_id
 
 
 def _lasting(case: Case | Planned) -> Key:
@@ -187,14 +216,14 @@ def _series_of(points: Sequence[Sequence[Launch]]) -> list[Series]:
     names = dict(zip(planned, case_names(list(planned.values())), strict=True))
     heads = [point[0].result.run for point in points]
     side = launches[0].result.path.parent
-    variant = side.name if (side.parent / MANIFEST).is_file() else ""
+    variant = printable(side.name) if (side.parent / MANIFEST).is_file() else ""
     found = []
     for (key, state), costs_us in sorted(values.items(), key=lambda item: (item[0][0][2], str(item[0]))):
         round_trip = rtt_ns[state] if len(rtt_ns) > 1 else None
         link = f"link {round_trip:.0f} ns" if round_trip else ""
         said = [size_text(planned[key].size_bytes), names[key], link, variant]
         runs = [heads[at] for at in costs_us]
-        times = [time for run in runs if (time := _time(run.run_id))]
+        times = [time for run in runs if (time := time_of(run.run_id))]
         found.append(Series(" ".join(filter(None, said)), key, planned[key].size_bytes, runs[0].machine_id,
                             runs[0].benchmark, variant, round_trip, [run.run_id for run in runs], times,
                             [float(np.median(costs)) for costs in costs_us.values()]))
@@ -271,7 +300,7 @@ def text(history: History, events: Sequence[Event]) -> str:
         lines += ["", *wrapped([f"{counted}: machine {event.machine_id}, {event.benchmark}, first at {event.run}",
                                 f"between {event.low} and {event.high} (95 %)", *recorded])]
         lines.append(f"  {'before us':>10} {'after us':>10} {'change [95 %]':>24}  {'word':<7}case")
-        lines += [_row(change) for change in event.changes[:MOST_LISTED]]
+        lines += [line for change in event.changes[:MOST_LISTED] for line in _row(change)]
         lines += [f"  and {len(event.changes) - MOST_LISTED} more series"] * (len(event.changes) > MOST_LISTED)
     counts = Counter(word_of(series, events) for series in history.series)
     few = f" (less than {MIN_RUNS})" * (counts["too few runs"] > 0)
@@ -280,12 +309,13 @@ def text(history: History, events: Sequence[Event]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(change: Change) -> str:
-    values = change.series.values
-    parts = values[: change.first][-MEDIAN_RUNS:], values[change.first :][:MEDIAN_RUNS]
-    before, after = (number(float(np.median(part))) for part in parts)
-    size = "{:+.1%} [{:+.1%} {:+.1%}]".format(*(ratio - 1 for ratio in change.ratio))
-    return f"  {before:>10} {after:>10} {size:>24}  {change.word:<7}{change.series.label}"[:80]
+def _row(change: Change) -> list[str]:
+    """Figures and case; a name that has no room beside them stands whole below."""
+    before, after, size = change.figures
+    line, label = f"  {before:>10} {after:>10} {size:>24}  {change.word:<7}", change.series.label
+    if len(line + label) <= WIDTH:
+        return [line + label]
+    return [line.rstrip(), *textwrap.wrap(label, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MOST_PANELS, COLUMNS = 12, 3
 LONGEST_LABEL = 44
+LABEL_WIDTH = 0.25  # of a change's label, as a share of the panel's
 COLOURS = {"worse": "#D55E00", "better": "#0072B2"}  # of Okabe and Ito's palette; the word says it too
 
 
@@ -56,11 +57,15 @@ def draw(axes: Axes, series: Series, changes: Sequence[Change]) -> None:
         axes.plot([start - 0.5, stop - 0.5], [np.median(values[start:stop])] * 2, color="black", linewidth=1.5)
     low, high = np.percentile(values, [1, 99])
     axes.set_ylim(low - 0.15 * (high - low), high + 0.35 * (high - low))
-    for number, change in enumerate(changes):
+    taken: list[float] = []  # of each line of labels, the right end of its last
+    for change in changes:
         colour, late = COLOURS[change.word], change.first > 0.6 * len(values)
+        left = change.first / len(values) - LABEL_WIDTH * late
+        line = next((line for line, end in enumerate(taken) if end <= left), len(taken))
+        taken[line:line + 1] = [left + LABEL_WIDTH]
         axes.axvspan(change.low - 0.5, change.high - 0.5, color=colour, alpha=0.15, linewidth=0)
         axes.axvline(change.first - 0.5, color=colour, linewidth=1.2, linestyle="-" if change.word == "worse" else "--")
-        axes.annotate(f"{change.word} {change.ratio[0] - 1:+.1%}", (change.first - 0.5, 0.99 - 0.08 * (number % 2)),
+        axes.annotate(f"{change.word} {change.ratio[0] - 1:+.1%}", (change.first - 0.5, 0.99 - 0.08 * line),
                       xytext=(-4 if late else 4, 0), xycoords=axes.get_xaxis_transform(), va="top", fontsize=8,
                       textcoords="offset points", ha="right" if late else "left", color=colour)
     ticks = sorted({0, *(change.first for change in changes), len(values) - 1})

@@ -196,7 +196,7 @@ def read(path: Path | str) -> Result:
 
 def is_imported(path: Path | str) -> bool:
     """Whether the file is a run that was imported from a log, by its first line alone."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         return False  # to open a pipe would wait for somebody to write into it
     try:
         with Path(path).open("rb") as file:
@@ -254,7 +254,7 @@ def _assemble(path: Path, run: Run, records: dict[type[Record], list[Any]]) -> R
 def read_flight(folder: Path) -> Flight | None:
     """What the ranks of a run left in `folder`, None where there is nothing. A page that was torn in the middle of an
     update says nothing of use, so that rank is left out."""
-    if not folder.is_dir() or folder.is_symlink():
+    if not os.path.isdir(folder) or os.path.islink(folder) or not os.access(folder, os.R_OK | os.X_OK):
         return None
     pages: dict[str, dict[str, Any]] = {}
     for page in sorted(folder.iterdir()):

@@ -30,7 +30,7 @@ Costs = dict[int, dict[int, float]]
 class Row:
     """One size, or one skew of a routed all-to-all; the library is the best of its variants. `ratio` is library over
     ours, above 1 where ours is faster; `better` another algorithm of ours that beat `auto`, and how many times;
-    `n_wrong` counts over every case of the row, None where nothing was checked."""
+    `n_wrong` counts over every case of its view, None where nothing was checked."""
 
     size_bytes: int
     skew: str | None
@@ -126,7 +126,7 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[Row]:
         by_size.setdefault(_key(case), []).append(case)
     wrong: dict[Key, list[int]] = {}
     for case in result.cases:
-        if case.n_wrong is not None:
+        if case.n_wrong is not None and view_of(case) == view:
             wrong.setdefault(_key(case), []).append(case.n_wrong)
     compared: dict[Key, tuple[Case | None, Case | None, int | None]] = {}
     for size, here in by_size.items():

@@ -7,9 +7,7 @@ ones, and each rate that this program promises is measured and held against its 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
-import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,10 +21,10 @@ from reports.rate import Figure
 from reports.result import ResultError
 from reports.synthetic import ROUNDS, Scenario, blocks, campaigns, log_ratios
 from reports.verdict import LOOKS, MARGIN, Verdict
+from reports.workers import end_with_parent
 
 Values = NDArray[np.float64]
 
-PR_SET_PDEATHSIG = 1
 REPLICATIONS = 4000
 CELLS = 84
 FIRST, FRESH, GROWN = 10, 25, 40  # pairs
@@ -174,8 +172,6 @@ def selfcheck(arguments: argparse.Namespace) -> int:
     scale = n / REPLICATIONS
     print(f"{f'seed {seed}, {n} replications':<38}    rate   95 % interval  limit, %")
     claim, failed, limited = "", [], 0
-    # A worker whose parent is killed would wait for more for ever.
-    end_with_parent = partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGKILL)
     with ProcessPoolExecutor(os.cpu_count(), initializer=end_with_parent) as executor:
         for figures in executor.map(_figures, range(len(CLAIMS)), [seed] * len(CLAIMS), [n] * len(CLAIMS)):
             for figure in figures:

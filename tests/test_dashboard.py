@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from reports.__main__ import main
-from reports.dashboard import MARKER, MOST_RUNS, render
+from reports.dashboard import MOST_RUNS, render
 from reports.dashboard_across import of_history
+from reports.dashboard_store import MARKER
 from reports.result import read
 from tests.synthetic_run import write_run
 from tests.synthetic_site import HOSTILE, make_site, write_hostile, write_store
@@ -105,6 +106,8 @@ def test_a_step_over_runs_is_on_the_page_of_the_history_and_counted(tmp_path):
     assert "first at 2026-11-15T06-15-00Z-allreduce-14" in said.text
     assert len(said.all("figure")) == 1
     assert {"worse"} <= {attrs.get("class") for attrs in said.all("strong")}
+    for words in ("before, us", "after, us", "2026-11-15"):
+        assert words in said.text
 
 
 def test_strings_of_strangers_end_as_text(site):

@@ -6,15 +6,19 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from datetime import datetime, timedelta
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
 from reports.__main__ import main
-from reports.history import changes, load, word_of
+from reports.history import Change, Series, changes, load, word_of
+from reports.history_plot import draw
 from tests.synthetic_run import write_run
 
 RUNS, STEP = 44, 30
@@ -108,6 +112,37 @@ def test_the_picture_says_worse_and_better_in_words(store, tmp_path, capsys):
     assert {"worse", "better"} <= set(re.findall(r">(worse|better) [+-]\d+\.\d%<", drawn))
     assert main(["history", str(store), "--plot", str(tmp_path / "history.gif")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_labels_of_changes_that_lie_close_do_not_overlap(tmp_path):
+    """Who looks at a week with three changes would read none of them."""
+    times = [datetime(2026, 1, 1) + timedelta(days=day) for day in range(60)]
+    series = Series("16 KiB ring", ("ring",), 16384, "a1b2c3", "allreduce", "", None, list(map(str, times)), times,
+                    [1.0, 1.2] * 30)
+    changes = [Change(series, first, first, first + 1, (1.2 if first % 2 else 0.8, 0.7, 1.3))
+               for first in (10, 13, 16, 30, 41, 44, 46, 50)]
+    made, panel = pyplot.subplots(figsize=(4.6, 2.7), layout="constrained")
+    draw(panel, series, changes)
+    made.canvas.draw()
+    boxes = [text.get_window_extent() for text in panel.texts]
+    made.savefig(tmp_path / "close.png", dpi=120)
+    pyplot.close(made)
+    assert len(boxes) == 8
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+def test_names_that_differ_at_their_ends_are_not_cut(tmp_path, capsys):
+    """Two cases would look like one, one of them worse and the other better."""
+    for number in range(24):
+        def scale(block, later=number >= 14):
+            return 1.3 if later and block.case % 2 else 1.0
+
+        made = write(tmp_path, number, scale)
+        made.write_text(made.read_text().replace('"variant":"copied"', '"variant":"copied by two threads at once"')
+                        .replace('"algorithm":"two_shot"', '"algorithm":"two_shot_of_all_the_ranks_of_a_host"'))
+    found = said(tmp_path, capsys)
+    for size in ("16 KiB", "64 KiB"):
+        assert f"\n      {size} two_shot_of_all_the_ranks_of_a_host\n" in found
 
 
 def test_another_state_of_the_link_another_machine_and_more_ranks_are_other_series(tmp_path, capsys):

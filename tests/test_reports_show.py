@@ -122,6 +122,9 @@ def test_a_wrong_result_says_wrong_and_has_no_bandwidth(tmp_path):
     assert (row["out_of_place"]["bus_bw"], row["out_of_place"]["nwrong"]) == (None, 2)
     assert "Out of bounds values : 1 FAILED" in as_nccl_tests(result)
     assert "wrong: 2 elements were wrong" in render(result, long=True)
+    both = render(write_run(tmp_path / "both", sizes=SIZES[:2], change=wrong))  # and chained, where all is right
+    rows = [line.split() for line in both.splitlines() if line.startswith("  16 KiB")]
+    assert [row[-1] for row in rows] == ["2", "0"]
 
 
 def test_a_library_that_lacks_the_type_is_a_dash_and_one_reason(tmp_path):

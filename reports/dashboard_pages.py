@@ -126,7 +126,7 @@ def how_made(runs: Sequence[Run]) -> list[tuple[str, str]]:
 def status(result: Result) -> str:
     """How a run ended, in words."""
     wrong = sum(case.status == "wrong" for case in result.cases)
-    return f"WRONG: {wrong} cases" if wrong else "complete" if result.complete else "incomplete"
+    return f"WRONG: {wrong} case{'s' * (wrong > 1)}" if wrong else "complete" if result.complete else "incomplete"
 
 
 # The next run's page has mostly the same launches in its fit.

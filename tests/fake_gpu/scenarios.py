@@ -204,7 +204,8 @@ def crowds() -> None:
 
 
 def wild_pointers() -> None:
-    stream, data = cupy.cuda.Stream(non_blocking=True), np.zeros(64, np.uint8)
+    # A large array lies where pointers do; a small one, of a Python at a fixed address, among what could be numbers.
+    stream, data = cupy.cuda.Stream(non_blocking=True), np.zeros(1 << 20, np.uint8)
     copy = kernel_file("link_probe").get_function("copy_local")
     target = filled(data)
     with stream:

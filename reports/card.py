@@ -23,7 +23,7 @@ from reports.imported import Imported, read_imported
 from reports.result import ResultError, is_imported, read, write_whole
 from reports.rows import Row, default_rows, views
 from reports.schema import Result
-from reports.sentences import label, machine, number, opening, size_text, stopped_first, token
+from reports.sentences import label, machine, number, opening, size_text, stopped_first, tick_text, token
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -198,7 +198,7 @@ def _plot(axes: Axes, unit: str, points: Points) -> None:
         axes.set_yticks(values, [f"{value:g}" for value in values])
         ticks = sorted({size for line in points.values() for size, _ in line})
         shown = ticks[:: max(1, -(-len(ticks) // 4))]
-        axes.set_xticks(shown, [re.sub(" |i?B", "", size_text(int(size))) for size in shown])
+        axes.set_xticks(shown, [tick_text(int(size)) for size in shown])
         axes.minorticks_off()
         axes.grid(True, alpha=0.25)
         axes.legend(fontsize=14, frameon=False)

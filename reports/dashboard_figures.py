@@ -19,7 +19,7 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from reports.case import bus_factor, late_us
-from reports.figure import COLOURS, DASHES, MARKERS, Style, figure, interval_us, lines_of, style_of
+from reports.figure import COLOURS, DASHES, MARKERS, Style, draw_line, figure, interval_us, lines_of, style_of
 from reports.plot import dress
 from reports.rows import View, cost_us, shown_cases, views
 from reports.samples import read_samples
@@ -171,11 +171,8 @@ def _lines(lines: Mapping[int, list[Case]], styles: Sequence[Style], factor: flo
     def draw(target: IO[str]) -> None:
         with figure(target, 1, 1, PANEL_INCHES, margins=PANEL_MARGINS) as (_, ((axes,),)):
             for line, cases in lines.items():
-                sizes, figures = [case.size_bytes for case in cases], [_figures(case, factor) for case in cases]
-                middle, low, high = np.transpose(figures)
-                axes.plot(sizes, middle, **styles[line], gid=f"line{line}")
-                axes.fill_between(sizes, low, high, color=styles[line]["color"], alpha=0.25, linewidth=0, zorder=2,
-                                  gid=f"band{line}")
+                draw_line(axes, [case.size_bytes for case in cases], [_figures(case, factor) for case in cases],
+                          styles[line], line)
             if bounds:
                 shown = [size * factor / us / 1e3 if factor else us for size, us in bounds.items()]
                 axes.plot(list(bounds), shown, color="#444444", linestyle="--", linewidth=1.2,

@@ -54,6 +54,14 @@ def figure(target: Path | IO[Any], rows: int, columns: int, size: tuple[float, f
         pyplot.close(made)
 
 
+def kind_of(target: Path | IO[Any]) -> str:
+    """`svg` or `png`, by the name; a stream takes an svg. Raises ResultError for another suffix."""
+    kind = target.suffix[1:] if isinstance(target, Path) else "svg"
+    if kind not in ("svg", "png"):
+        raise ResultError(f"{target} cannot be drawn: a picture ends in .svg or .png")
+    return kind
+
+
 def lines_of(cases: list[Case]) -> dict[str, list[Case]]:
     """The cases by the name of their line, library and `auto` first, smallest size first."""
     lines: dict[str, list[Case]] = {}
@@ -83,8 +91,11 @@ def interval_us(summary: Summary | None) -> NDArray[np.float64]:
     return np.array([summary.median, summary.ci_low or summary.median, summary.ci_high or summary.median])
 
 
-def draw_line(axes: Axes, at: Sequence[float], intervals: list[NDArray[np.float64]], style: Style) -> None:
-    """Medians, and their intervals as a band."""
+def draw_line(axes: Axes, at: Sequence[float], intervals: list[NDArray[np.float64]], style: Style,
+              line: int | None = None) -> None:
+    """Medians, and their intervals as a band; in an svg both are named by the number of their `line`, if it has one."""
     middle, one_end, other_end = np.transpose(intervals)
-    axes.plot(at, middle, **style)
-    axes.fill_between(at, one_end, other_end, color=style["color"], alpha=0.25, linewidth=0, zorder=2)
+    names = (None, None) if line is None else (f"line{line}", f"band{line}")
+    axes.plot(at, middle, **style, gid=names[0])
+    axes.fill_between(at, one_end, other_end, color=style["color"], alpha=0.25, linewidth=0, zorder=2,
+                      gid=names[1])

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from reports.figure import COLOURS, DASHES, MARKERS, Style, figure, style_of
+from reports.figure import COLOURS, DASHES, MARKERS, Style, figure, kind_of, style_of
 from reports.fit import Fit, curves_us
 from reports.fit_command import by_view
 from reports.lines import interval, walsh_means
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 def plot(fits: Sequence[Fit], path: Path | IO[str]) -> None:
     """Draws time in us against size into an .svg or .png file, or a stream. Raises ResultError for another suffix,
     nothing to draw, or a file that cannot be written."""
-    if isinstance(path, Path) and path.suffix not in (".svg", ".png"):
-        raise ResultError(f"{path} cannot be drawn: a picture ends in .svg or .png")
+    kind_of(path)
     views = by_view([fit for fit in fits if fit.regimes])
     if not views:
         raise ResultError("nothing to draw: no case has the three sizes that a line takes")

@@ -11,8 +11,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from reports.comparison import Cell, Comparison
-from reports.figure import figure
-from reports.result import ResultError
+from reports.figure import figure, kind_of
 from reports.sentences import size_text
 from reports.verdict import Verdict
 from reports.verdict_table import figures, grouped, label, shown
@@ -33,9 +32,7 @@ STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 def plot(comparisons: Sequence[Comparison], target: Path | IO[str]) -> None:
     """Draws into an .svg or .png file, or as SVG into a stream. Raises ResultError for another suffix or a file that
     cannot be written."""
-    kind = target.suffix[1:] if isinstance(target, Path) else "svg"
-    if kind not in ("svg", "png"):
-        raise ResultError(f"{target} cannot be drawn: a picture ends in .svg or .png")
+    kind = kind_of(target)
     panels = [(comparison, grouped(comparison)) for comparison, _ in shown(comparisons)]
     names = list(dict.fromkeys(name for _, groups in panels for name in groups))
     rows: list[tuple[str, int]] = []  # a group's name stands above its sizes, as if it were size -1

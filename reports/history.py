@@ -23,7 +23,7 @@ from reports.changes import MIN_RUNS, find
 from reports.comparison import COMPARABLE
 from reports.foreign import printable
 from reports.manifest import MANIFEST
-from reports.result import ResultError, read
+from reports.result import ImportedRunError, NewerSchemaError, ResultError, read
 from reports.rows import MIN_STATE_BLOCKS
 from reports.schema import Case, Planned, Result, Run
 from reports.sentences import number, size_text
@@ -34,8 +34,8 @@ ALIKE = ("machine", "world", "statistic")  # the keys of a comparison in which t
 MOST_LISTED = 8  # series of an event
 LONGEST_VALUE = 48
 # What `read` says of a file that is a run and yet none for a series.
-REFUSED = {"is newer than": "of a newer schema", "imported from a log": "imported from a log"}
-UNREADABLE = "not a run that can be read"
+REFUSED = {ImportedRunError: "imported from a log", NewerSchemaError: "of a newer schema",
+           ResultError: "not a run that can be read"}
 MEDIAN_RUNS = 8
 NEAR = 2  # runs: steps of several series this close are one event
 
@@ -135,21 +135,18 @@ def load(folder: Path | str) -> History:
     skipped = [f"left out, {why}: {len(names)} ({some(names)})" for why, names in left_out.items()]
     if not seen:
         raise ResultError(f"{folder} has no run to tell a history from" + "".join(f"; {one}" for one in skipped))
-    series = [one for its in points.values() for one in _series_of(its)]
+    series: list[Series] = []
+    unjudged: Counter[tuple[str, str]] = Counter()
+    for its in points.values():
+        found, unjudged_cases = _series_of(its)
+        head = its[0][0].result.run
+        series += found
+        unjudged[head.machine_id, head.benchmark] += unjudged_cases
     launches = (launch for its in points.values() for point in its for launch in point)
     thin = [not costs for launch in launches for costs in launch.costs.values()]
     if any(thin):
         skipped.append(f"left out, with fewer than {MIN_STATE_BLOCKS} blocks in one state of the link: {sum(thin)} of "
                        f"{len(thin)} results")
-    unjudged: Counter[tuple[str, str]] = Counter()
-    for its in points.values():
-        has_costs: dict[Key, bool] = {}
-        for launch in (launch for point in its for launch in point):
-            lasting = {key_of(case): _lasting(case) for case in launch.result.run.cases}
-            for key, costs in launch.costs.items():
-                has_costs[lasting[key]] = has_costs.get(lasting[key], False) or bool(costs)
-        head = its[0][0].result.run
-        unjudged[head.machine_id, head.benchmark] += sum(not any_costs for any_costs in has_costs.values())
     return History(series, {run_id: seen[run_id].run for run_id in sorted(seen)}, skipped, +unjudged)
 
 
@@ -167,8 +164,7 @@ def _usable(folder: Path, left_out: dict[str, list[str]]) -> Iterator[tuple[Path
                 try:
                     result = read(path)
                 except ResultError as error:
-                    why = next((why for sign, why in REFUSED.items() if sign in str(error)), UNREADABLE)
-                    left_out[why].append(shown)
+                    left_out[REFUSED.get(type(error), REFUSED[ResultError])].append(shown)
                     continue
                 if unfit := _unfit(result):
                     left_out[unfit].append(shown)
@@ -202,7 +198,8 @@ def _lasting(case: Case | Planned) -> Key:
     return (*key_of(case, ("library",)), re.split(r"\s*\d", case.library or "")[0])
 
 
-def _series_of(points: Sequence[Sequence[Launch]]) -> list[Series]:
+def _series_of(points: Sequence[Sequence[Launch]]) -> tuple[list[Series], int]:
+    """The series of runs that were measured alike, and how many cases have none: too few blocks in each run."""
     launches = [launch for point in points for launch in point]
     rtt_ns = find_costs(launches, ())
     planned = {_lasting(case): case for launch in launches for case in launch.result.run.cases}
@@ -227,7 +224,8 @@ def _series_of(points: Sequence[Sequence[Launch]]) -> list[Series]:
         found.append(Series(" ".join(filter(None, said)), key, planned[key].size_bytes, runs[0].machine_id,
                             runs[0].benchmark, variant, round_trip, [run.run_id for run in runs], times,
                             [float(np.median(costs)) for costs in costs_us.values()]))
-    return found
+    measured = {lasting[key] for launch in launches for key in launch.costs}
+    return found, len(measured - {key for key, _ in values})
 
 
 def changes(history: History) -> list[Event]:

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from reports.figure import figure
+from reports.figure import figure, kind_of
 from reports.history import Change, Event, Series
 from reports.result import ResultError
 
@@ -25,9 +25,7 @@ COLOURS = {"worse": "#D55E00", "better": "#0072B2"}  # of Okabe and Ito's palett
 def plot(events: Sequence[Event], target: Path | IO[str]) -> None:
     """Draws the first twelve series of the events, the largest of each event in turn, into an .svg or .png file, or as
     SVG into a stream. Raises ResultError for another suffix, nothing to draw, or a file that cannot be written."""
-    kind = target.suffix[1:] if isinstance(target, Path) else "svg"
-    if kind not in ("svg", "png"):
-        raise ResultError(f"{target} cannot be drawn: a picture ends in .svg or .png")
+    kind = kind_of(target)
     most = max((len(event.changes) for event in events), default=0)
     in_turn = [event.changes[place].series for place in range(most) for event in events if place < len(event.changes)]
     chosen = [one for number, one in enumerate(in_turn) if all(one is not other for other in in_turn[:number])]

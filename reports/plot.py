@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import IO, TYPE_CHECKING
 
 from reports import exposed, link, steps
 from reports.case import bus_factor, late_us
-from reports.figure import COLOURS, DASHES, MARKERS, Style, draw_line, figure, interval_us, lines_of, style_of
+from reports.figure import COLOURS, DASHES, MARKERS, Style, draw_line, figure, interval_us, kind_of, lines_of, style_of
 from reports.result import ResultError
 from reports.rows import cost_us, shown_cases, views
 from reports.schema import Case, Result
-from reports.sentences import shape_words, size_text
+from reports.sentences import shape_words, tick_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,8 +47,7 @@ def plot(result: Result, path: Path) -> None:
 
     Raises ResultError for another suffix, a run with nothing to draw, or a file that cannot be written.
     """
-    if path.suffix not in (".svg", ".png"):
-        raise ResultError(f"{path} cannot be drawn: a picture ends in .svg or .png")
+    kind_of(path)
     if draw := own_picture(result):
         return draw(result, path)
     (mode, shape), *_ = views(result) or [("isolated", None)]
@@ -98,7 +96,7 @@ def dress(axes: Axes, sizes: list[int], scale: str = "log") -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale(scale)
     shown = sizes[:: 1 + (len(sizes) - 1) // 13]
-    axes.set_xticks(shown, [re.sub(" |i?B", "", size_text(size)) for size in shown])  # as 16K: there is little room
+    axes.set_xticks(shown, [tick_text(size) for size in shown])
     axes.minorticks_off()
     axes.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
     low, high = axes.get_ylim()

@@ -41,9 +41,9 @@ from reports.schema import (
     to_line,
 )
 
-__all__ = ["SCHEMA", "Block", "Case", "End", "Flight", "ImportedRunError", "LinkBlock", "Planned", "Range", "Record",
-           "Result", "ResultError", "Run", "RunFile", "State", "Summary", "build_cases", "content_of", "is_imported",
-           "read", "read_flight", "to_dict", "write_whole"]
+__all__ = ["SCHEMA", "Block", "Case", "End", "Flight", "ImportedRunError", "LinkBlock", "NewerSchemaError", "Planned",
+           "Range", "Record", "Result", "ResultError", "Run", "RunFile", "State", "Summary", "build_cases",
+           "content_of", "is_imported", "read", "read_flight", "to_dict", "write_whole"]
 
 MAX_SAMPLED_ITERATIONS = 20_000
 MAX_SAMPLES_BYTES = 40_000_000
@@ -60,6 +60,10 @@ class ResultError(Exception):
 
 class ImportedRunError(ResultError):
     """A run that was imported from a log, where a measured one is needed."""
+
+
+class NewerSchemaError(ResultError):
+    """A file that a later version of this program wrote."""
 
 
 def content_of(path: Path, most_bytes: int = foreign.MOST_BYTES) -> bytes:
@@ -196,10 +200,8 @@ def read(path: Path | str) -> Result:
 
 def is_imported(path: Path | str) -> bool:
     """Whether the file is a run that was imported from a log, by its first line alone."""
-    if not os.path.isfile(path):
-        return False  # to open a pipe would wait for somebody to write into it
     try:
-        with Path(path).open("rb") as file:
+        with foreign.open_file(Path(path)) as file:
             line = file.readline(MAX_HEAD_BYTES)
         head = msgspec.json.decode(line) if b'"imported_from"' in line else None
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -231,7 +233,8 @@ def read_lines(path: Path, what: str, kinds: Mapping[str, type[Record]], schema:
             continue
         newer = raw.get("schema")
         if isinstance(newer, int) and newer > schema:
-            raise ResultError(f"{where}: schema {newer} is newer than this program's {schema}; use a newer program")
+            raise NewerSchemaError(f"{where}: schema {newer} is newer than this program's {schema}; use a newer "
+                                   "program")
         try:
             record = from_dict(raw, kinds[kind])
         except msgspec.ValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -31,6 +32,11 @@ def size_text(size_bytes: int) -> str:
         if size_bytes >= unit:
             return f"{size_bytes / unit:.{3 if size_bytes < 100 * unit else 4}g} {name}"
     return f"{size_bytes} B"
+
+
+def tick_text(size_bytes: int) -> str:
+    """`16K`: there is little room along an axis."""
+    return re.sub(" |i?B", "", size_text(size_bytes))
 
 
 def label(row: Row | Flip) -> str:

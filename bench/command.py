@@ -60,6 +60,7 @@ def start(command: str, options: Namespace, prepare: Callable[[Namespace, Bench]
         # The normal end: the watchdogs see all ranks to it, then the records go.
         flight.note("finished", case=None, block=None, text="")
         communicator.barrier()
+        communicator.finish()
         flight.close()
     sys.stdout.flush()
     sys.exit(status)

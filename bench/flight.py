@@ -24,12 +24,14 @@ from typing import Any
 import psutil
 
 from bench.cli import INTERRUPTED, LOST
+from bench.witness import state_of
 from collectives.operation import PHASES, Watch
 
 Records = dict[int, dict[str, Any]]  # by rank
 
 PAGE_BYTES = 4096
 WATCH_OFFSET = 2048
+COUNTERS = [field[0] for field in Watch._fields_]  # a page says what its numbers are
 LOOK_S = 0.1
 GRACE_S = 0.6  # a kernel's own wait knows whom it waited for, so it speaks first
 INTERRUPT_S = 1.4  # from Ctrl-C to the end, whatever a rank waits for
@@ -95,12 +97,13 @@ class Flight:
         self.moved_s = time.monotonic()
         self._keep_watch()
         # Whoever reads the page while it is written finds another turn at its end than at its beginning.
-        line = {**self.state, "time": time.time(), "noted_s": self.moved_s, "same_turn": self.state["turn"]}
+        line = {**self.state, "time": time.time(), "noted_s": self.moved_s, "counters": COUNTERS,
+                "same_turn": self.state["turn"]}
         self.page[:WATCH_OFFSET] = json.dumps(line).encode().ljust(WATCH_OFFSET, b"\0")
 
     def where(self) -> str:
-        """This rank's case, block and step in words."""
-        return place({**self.state, "phase": self.watch.phase})
+        """This rank's case, block, step and last epoch in words."""
+        return place(self.state | seen(self.watch))
 
     def interrupt(self) -> None:
         """Ctrl-C or SIGTERM: the run ends at the next block; if it does not, the watchdog ends it."""
@@ -113,7 +116,8 @@ class Flight:
         except OSError:  # nobody can be told but by the launcher, which ends the others when this one has left
             is_first = True
         if is_first:
-            print(f"{details}wiretax: {sentence}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # nobody reads any more: the launcher has gone
+                print(f"{details}wiretax: {sentence}", file=sys.stderr, flush=True)
         latest_s = time.monotonic() + 2 * LEAVE_S
         while self.folder is not None and time.monotonic() < latest_s:
             self._leave_with_others()
@@ -128,6 +132,11 @@ class Flight:
             ended = json.loads((self.folder / "ended").read_bytes())
         except (FileNotFoundError, ValueError):  # nobody has, or it is being written
             return
+        if ended["by"] == "witness":  # then nobody has said it: MPICH's launcher leaves no time to, but others do
+            with contextlib.suppress(OSError):
+                os.link(self.folder / "ended", self.folder / "told")  # by the first survivor alone
+                print(f"wiretax: rank {ended['rank']} {ended['why']}: {self._place_of(ended['rank'])}",
+                      file=sys.stderr, flush=True)
         # Clocks of other hosts stand elsewhere.
         time.sleep(min(max(0.0, ended["leave_s"] - time.monotonic()), LEAVE_S))
         os._exit(ended["status"])
@@ -142,10 +151,12 @@ class Flight:
         self._give_up(culprit, why, f", kernel block {w.block}: {waited}")
 
     def _give_up(self, culprit: int, why: str, waited_for: str = "") -> None:
-        record = self._record_of(culprit)
-        at = place(record) if record else f"rank {self.rank} at {self.where()}"
-        sentence = f"rank {culprit} {why} for {self.timeout_s:g} s and held the others up: {at}{waited_for}"
-        self.end(sentence, culprit, why, LOST)
+        held_up = f"for {self.timeout_s:g} s and held the others up: {self._place_of(culprit)}{waited_for}"
+        self.end(f"rank {culprit} {why} {held_up}", culprit, why, LOST)
+
+    def _place_of(self, rank: int) -> str:
+        record = self._record_of(rank)
+        return place(record) if record else f"rank {self.rank} at {self.where()}"
 
     def start_watchdog(self, pids: dict[int, int]) -> None:
         """Watches over this rank and those of its host, {rank: process id}; from now on signals interrupt the run."""
@@ -214,8 +225,7 @@ class Flight:
                 continue
             if record["turn"] == record["same_turn"]:
                 watch = Watch.from_buffer_copy(page, WATCH_OFFSET)
-                seen = {"iteration": (watch.iteration, watch.calls), "phase": watch.phase}
-                return record | seen | process(self.pids.get(rank, 0))
+                return record | seen(watch) | process(self.pids.get(rank, 0))
         return None
 
     def close(self) -> None:
@@ -231,7 +241,7 @@ def process(pid: int) -> dict[str, Any]:
     """The `state` of a process's main thread, a letter as in proc(5) (X: there is none), and `child_s`, the seconds of
     CPU that its children, which are compilers, have used."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        state = state_of(pid)
         children = psutil.Process(pid).children(recursive=True)
     except (OSError, psutil.NoSuchProcess):
         return {"state": "X", "child_s": 0.0}
@@ -244,13 +254,19 @@ def process(pid: int) -> dict[str, Any]:
     return {"state": state, "child_s": used_s}
 
 
+def seen(watch: Watch) -> dict[str, Any]:
+    """What kernels and the timed loop have last written of where they are."""
+    return {"iteration": (watch.iteration, watch.calls), "phase": watch.phase, "epoch": watch.epoch}
+
+
 def place(record: dict[str, Any]) -> str:
-    """Case, block and step of a record in words."""
+    """Case, block, step and last epoch of a record in words."""
     is_case = record["case"] is not None and record["case"] >= 0
     what = f"case {record['case']} ({record['text']}), " if is_case else f"{record['text']}, " if record["text"] else ""
     block = f"block {record['block']}, " if record["block"] is not None else ""
     phase = f", {PHASES[record['phase']]}" if 0 < record["phase"] < len(PHASES) else ""
-    return f"{what}{block}step {record['step']}{phase}"
+    call = f", call {record['iteration'][1]} of a chain" if record["phase"] and record["iteration"][1] else ""
+    return f"{what}{block}step {record['step']}{phase}, epoch {record['epoch']}{call}"
 
 
 def furthest_behind(records: Records) -> list[int]:

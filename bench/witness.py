@@ -46,13 +46,15 @@ def main(folder: Path, pids: dict[int, int]) -> None:
         rank_of[fd] = rank
         ends.register(fd, select.EPOLLIN)
     while rank_of:
-        # Once the run has ended all leave at one moment, and the launcher kills who does not: mostly.
-        is_over = (folder / "ended").exists()
-        found = ends.poll(LEFT_BEHIND_S if is_over else None)
-        if is_over and not found:
-            for fd in rank_of:
-                with contextlib.suppress(OSError):
-                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+        # Once the run has ended all leave at one moment, and the launcher kills who does not: mostly. For a rank that
+        # is stopped on its way out of a normal end it waits for ever.
+        is_over, has_left = (folder / "ended").exists(), len(rank_of) < len(pids)
+        found = ends.poll(LEFT_BEHIND_S if is_over or has_left else None)
+        if not found:
+            for fd, rank in rank_of.items():
+                with contextlib.suppress(OSError):  # it ends just now
+                    if is_over or state_of(pids[rank]) in "Tt":
+                        signal.pidfd_send_signal(fd, signal.SIGKILL)
         for fd, _ in found:
             ends.unregister(fd)
             for rank in [*closed(closings), rank_of.pop(fd)]:
@@ -78,6 +80,11 @@ def claim(folder: Path, rank: int) -> None:
             json.dump({"rank": rank, "why": "ended without a word", "by": "witness", "status": 1, "leave_s": 0}, file)
 
 
+def state_of(pid: int) -> str:
+    """The state of a process, a letter as in proc(5)."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
 def shared_memory(pid: int) -> set[str]:
     """The files in /dev/shm that a process maps: the MPI library's own, which it leaves behind when it is killed."""
     return set(re.findall(r" (/dev/shm/mpich_\w+)$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE))
@@ -90,7 +97,7 @@ def clear_up(folder: Path, pids: dict[int, int], segments: set[str]) -> None:
     run = folder.with_suffix(".jsonl")
     if run.exists() and b'"kind":"end"' not in run.read_bytes().splitlines()[-1]:
         return
-    for name in (*(f"rank-{rank}" for rank in pids), *(f"ended-{pid}" for pid in pids.values()), "ended"):
+    for name in (*(f"rank-{rank}" for rank in pids), *(f"ended-{pid}" for pid in pids.values()), "ended", "told"):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # gone already, or still in use by another host's ranks
         folder.rmdir()

@@ -93,6 +93,10 @@ class Communicator:
     def barrier(self) -> None:
         self.world.Barrier()
 
+    def finish(self) -> None:
+        """Ends MPI, which waits for all ranks. Not by mpi4py, which lets no thread of Python see that one is lost."""
+        ctypes.CDLL(self.mpi.__file__).MPI_Finalize()
+
     @contextmanager
     def together(self, *expected: type[Exception]) -> Iterator[None]:
         """Whatever of `expected` a rank raises inside, all ranks raise as one Disagreement that names that rank.

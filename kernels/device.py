@@ -29,7 +29,8 @@ class Watch(ctypes.Structure):
     """A rank's progress and its last words; `sync.h` says who writes what."""
 
     _fields_ = [(name, c_uint64)
-                for name in ("stop", "timed_out", "peer", "block", "seen", "wanted", "iteration", "calls", "phase")]
+                for name in ("stop", "timed_out", "peer", "block", "seen", "wanted", "iteration", "calls", "phase",
+                             "epoch")]
 
 
 class Line(ctypes.Structure):

@@ -35,7 +35,8 @@ struct Control {
 struct Watch {
   u64 stop;                                      // anything but 0 ends every wait
   u64 timed_out, peer, block, seen, wanted;      // written once, by the wait that ran into the time-out
-  u64 iteration, calls, phase;                   // of the timed loop; calls: within a chain
+  u64 iteration, calls, phase;                   // of the timed loop; calls: within the iteration's chain
+  u64 epoch;                                     // of the last launch before the last meeting
 };
 
 struct Arguments {

@@ -31,6 +31,7 @@ extern "C" void timed_loop(Loop* loop) {
   const long total = l.warmup + l.iterations + l.checks;
   l.done = 0;
   for (long i = 0; i < total && !*(volatile u64*)&l.watch->stop; ++i) {
+    *(volatile u64*)&l.watch->calls = 0;
     *(volatile u64*)&l.watch->iteration += 1;
     run(l, PREPARE, l.prepare);
     run(l, MEET, l.meet);

@@ -8,6 +8,7 @@ from its blocks. Whoever needs the records themselves finds them here too; `sche
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ __all__ = ["SCHEMA", "Block", "Case", "End", "Flight", "ImportedRunError", "Link
 MAX_SAMPLED_ITERATIONS = 20_000
 MAX_SAMPLES_BYTES = 40_000_000
 MAX_HEAD_BYTES = 50_000_000
+PAGE_BYTES, COUNTERS_OFFSET = 4096, 2048  # of a flight record
 ENDED_EARLY = "the run ended first"
 
 
@@ -262,11 +264,15 @@ def read_flight(folder: Path) -> Flight | None:
     pages: dict[str, dict[str, Any]] = {}
     for page in sorted(folder.iterdir()):
         try:
-            page_bytes = foreign.read_bytes(page, follow=False)
+            page_bytes = foreign.read_bytes(page, follow=False, most_bytes=PAGE_BYTES)
             content = foreign.printable_in(msgspec.json.decode(page_bytes.split(b"\0", 1)[0]))
         except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
         if isinstance(content, dict):
+            names = content.pop("counters", None)
+            if isinstance(names, list) and len(page_bytes) >= COUNTERS_OFFSET + 8 * len(names):
+                counted = struct.unpack_from(f"<{len(names)}Q", page_bytes, COUNTERS_OFFSET)
+                content["counters"] = dict(zip(map(str, names), counted, strict=True))
             pages[page.name] = content
-    ranks = {int(name[5:]): page for name, page in pages.items() if name.startswith("rank-") and name[5:].isdigit()}
+    ranks = {int(name[5:]): page for name, page in pages.items() if name.startswith("rank-") and name[5:].isdecimal()}
     return Flight(ranks=ranks, ended=pages.get("ended"))

@@ -92,7 +92,7 @@ def shape_words(shape: Any) -> list[str]:
 def stopped_first(result: Result) -> str | None:
     """Which rank ended a run that was cut off and where it was then, as far as its flight record tells."""
     flight = result.flight
-    if result.complete or flight is None or flight.ended is None or "rank" not in flight.ended:
+    if result.complete or flight is None or flight.ended is None or not isinstance(flight.ended.get("rank"), int):
         return None
     rank = flight.ended["rank"]
     page = flight.ranks.get(rank, {})
@@ -104,6 +104,8 @@ def stopped_first(result: Result) -> str | None:
         said.append(f"block {page['block']}")
     if page.get("step"):
         said.append(f"step {page['step']}")
+    if "epoch" in page.get("counters", {}):
+        said.append(f"epoch {page['counters']['epoch']}")
     why = f" ({flight.ended['why']})" if flight.ended.get("why") else ""
     return f"stopped first: {', '.join(said)}{why}"
 

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from bench.cli import INTERRUPTED, LOST
-from bench.witness import state_of
+from bench.witness import shared_memory, state_of
 from collectives.operation import PHASES, Watch
 
 Records = dict[int, dict[str, Any]]  # by rank
@@ -293,7 +293,8 @@ def behind(records: Records, waited_for: int | None = None) -> tuple[int, str] |
 
 def start_witness(folder: Path, pids: dict[int, int]) -> None:
     """Starts the helper of this host: a process in a session of its own that outlives the ranks, and ends with them."""
-    arguments = [str(folder), *(f"{rank}:{pid}" for rank, pid in pids.items())]
+    # The MPI library's segments are told: should all ranks be killed now, the witness will come too late to see them.
+    arguments = [str(folder), ",".join(shared_memory(os.getpid())), *(f"{rank}:{pid}" for rank, pid in pids.items())]
     subprocess.Popen([sys.executable, "-S", "-E", str(Path(__file__).with_name("witness.py")), *arguments],
                      stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                      start_new_session=True)

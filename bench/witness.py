@@ -2,9 +2,9 @@
 
 A rank that is still there some time after the others have left is killed: no run hangs for one that was stopped.
 
-Run as a script by `flight.start_witness`: `witness.py FOLDER RANK:PID ...`. It imports nothing of the project, so that
-it starts in milliseconds, sleeps until a rank ends, and ends when all have. A rank that came to its own end has taken
-its record away.
+Run as a script by `flight.start_witness`: `witness.py FOLDER SEGMENT,... RANK:PID ...`. It imports nothing of the
+project, so that it starts in milliseconds, sleeps until a rank ends, and ends when all have. A rank that came to its
+own end has taken its record away.
 
 The launcher kills the survivors some two milliseconds after a rank was killed, and the witness may wake later than
 that. It need not be quick: inotify keeps the order in which the ranks' records were closed. That order is the ranks'
@@ -26,7 +26,7 @@ IN_CLOSE_WRITE = 8
 LEFT_BEHIND_S = 2.0  # a stopped rank was, once in some hundred runs, and mpirun waited for it
 
 
-def main(folder: Path, pids: dict[int, int]) -> None:
+def main(folder: Path, segments: set[str], pids: dict[int, int]) -> None:
     # A rank that the launcher has bound to a core hands its mask down; there the witness would wait for one that spins.
     with contextlib.suppress(OSError):
         os.sched_setaffinity(0, range(os.sysconf("SC_NPROCESSORS_CONF")))
@@ -35,7 +35,7 @@ def main(folder: Path, pids: dict[int, int]) -> None:
     closings = libc.inotify_init1(os.O_NONBLOCK)
     libc.inotify_add_watch(closings, bytes(folder), IN_CLOSE_WRITE)
     ends = select.epoll()
-    rank_of, segments = dict[int, int](), set[str]()
+    rank_of = dict[int, int]()
     for rank, pid in pids.items():
         try:
             fd = os.pidfd_open(pid)
@@ -92,8 +92,9 @@ def shared_memory(pid: int) -> set[str]:
 
 def clear_up(folder: Path, pids: dict[int, int], segments: set[str]) -> None:
     """Removes what nobody can use now that all have ended: shared memory, and records that no unfinished run needs."""
-    for segment in segments:
-        Path(segment).unlink(missing_ok=True)
+    for job in {segment.rpartition("_")[0] for segment in segments}:  # there may be more of them than were seen
+        for segment in Path(job).parent.glob(f"{Path(job).name}_*"):
+            segment.unlink(missing_ok=True)
     run = folder.with_suffix(".jsonl")
     if run.exists() and b'"kind":"end"' not in run.read_bytes().splitlines()[-1]:
         return
@@ -104,4 +105,5 @@ def clear_up(folder: Path, pids: dict[int, int], segments: set[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), {int(rank): int(pid) for rank, pid in (item.split(":") for item in sys.argv[2:])})
+    ranks = (item.split(":") for item in sys.argv[3:])
+    main(Path(sys.argv[1]), set(filter(None, sys.argv[2].split(","))), {int(rank): int(pid) for rank, pid in ranks})

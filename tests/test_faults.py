@@ -112,10 +112,10 @@ STORING = r"case 0 \(ring 16384 B isolated\), block \d+, step store, epoch \d+"
 @pytest.mark.parametrize(
     ("rank", "where", "call", "victim", "ranks", "algorithm", "place"),
     [
-        (1, "plan", 1, 0, 2, "ring", "step .*, epoch 2"),  # in a collective of MPI, after the launches of the probe
+        (1, "plan", 1, 0, 2, "ring", r".*step .*, epoch \d+"),  # inside a collective of MPI
         (2, "operation", 40, 2, 3, "ring", SPINNING),
-        (1, "operation", 400, 0, 2, "ring", SPINNING),
-        (1, "operation", 400, 0, 2, "library", REDUCING),
+        (1, "operation", 40, 0, 2, "ring", SPINNING),
+        (1, "operation", 40, 0, 2, "library", REDUCING),
         (0, "store", 5, 0, 2, "ring", STORING),
         (0, "finish", 1, 0, 2, "ring", r"step finished, epoch \d+"),
     ],
@@ -151,7 +151,7 @@ def test_a_stopped_rank_that_the_launcher_leaves_behind_is_killed(tmp_path):
         try:
             stopped.send_signal(signal.SIGSTOP)
             ranks = f"0:{left.pid}", f"1:{stopped.pid}"
-            witness = subprocess.Popen([sys.executable, str(ROOT / "bench/witness.py"), str(folder), *ranks])
+            witness = subprocess.Popen([sys.executable, str(ROOT / "bench/witness.py"), str(folder), "", *ranks])
             left.kill()
             assert (witness.wait(20), stopped.wait(20)) == (0, -signal.SIGKILL)
         finally:
@@ -162,8 +162,8 @@ def test_a_stopped_rank_that_the_launcher_leaves_behind_is_killed(tmp_path):
 KILLED = [
     (1, "map", 1, 1, 2, "ring", "step map the peers, epoch 0"),
     (1, "operation", 40, 1, 3, "ring", SPINNING),
-    (1, "operation", 400, 0, 2, "ring", SPINNING),
-    (1, "operation", 400, 0, 2, "library", REDUCING),
+    (1, "operation", 40, 0, 2, "ring", SPINNING),
+    (1, "operation", 40, 0, 2, "library", REDUCING),
     (1, "check", 6, 1, 2, "ring", CHECKING),
     (0, "store", 5, 0, 2, "ring", STORING),
 ]

@@ -1,6 +1,7 @@
 """What a user meets when a rank fails, stalls, is stopped or killed, or when he interrupts: the others end soon, one
 sentence says who and where, what was measured is kept, and nothing is left behind."""
 
+import random
 import re
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from tests.faulty_runs import (
     struck,
     wait_for,
 )
+from tests.inject_faults import inject
 from tests.launch import ROOT, mpirun
 
 
@@ -81,16 +83,23 @@ def test_a_rank_that_stalls_is_named_by_those_that_wait_for_it(out, rank, where,
     assert took_s < SOON_S
 
 
-@pytest.mark.parametrize(("rank", "ranks", "algorithm"), [(0, 2, "one_shot_push"), (1, 3, "ring")])
-def test_a_rank_that_stalls_in_a_kernel_is_named_with_the_epochs_seen_and_wanted(out, rank, ranks, algorithm):
+@pytest.mark.parametrize(
+    ("rank", "ranks", "algorithm", "mode"),
+    [(0, 2, "one_shot_push", "isolated"), (1, 3, "ring", "isolated"), (1, 2, "ring", "chained")],
+)
+def test_a_rank_that_stalls_in_a_kernel_is_named_with_the_epochs_seen_and_wanted(out, rank, ranks, algorithm, mode):
     # Around a ring each rank waits for its neighbour; still the one that sleeps is named.
-    done, took_s = struck(out, rank, "operation", 40, "sleep", "--algorithm", algorithm, ranks=ranks)
+    options = ["--algorithm", algorithm, "--mode", mode]
+    done, took_s = struck(out, rank, "operation", 40, "sleep", *options, ranks=ranks)
     said = sentence(done)
-    assert re.search(rf"rank {rank} did not (go on|answer) .*: case 0 \({algorithm} 16384 B isolated\), ", said)
+    assert re.search(rf"rank {rank} did not (go on|answer) .*: case 0 \({algorithm} 16384 B {mode}\), ", said)
     found = re.search(r"epoch (\d+) step (\d+) seen, epoch (\d+) step (\d+) wanted by rank \d from rank \d", said)
     assert found, said
     seen, wanted = (int(found[1]), int(found[2])), (int(found[3]), int(found[4]))
     assert seen < wanted
+    last = re.search(r", the collective, epoch (\d+)(?:, call (\d+) of a chain)?, kernel block", said)
+    assert last, said
+    assert int(last[1]) + int(last[2] or 1) == wanted[0]
     assert took_s < SOON_S
 
 
@@ -104,7 +113,7 @@ def test_a_rank_that_stalls_over_the_results_is_named_and_the_run_stays_readable
 # Where a rank is struck: by which rank, at what, which is the victim, and what is then said of its place. `stop:0` and
 # `kill:0` meet rank 0 inside its wait for the rank that strikes, which comes late.
 SPINNING = r"case 0 \(ring 16384 B isolated\), .*step (pilot|timed loop), the collective, epoch \d+"
-REDUCING = r"case 0 \(library 16384 B isolated\), .*step (pilot|timed loop), the collective, epoch \d+"
+REDUCING = r"case 0 \(library 16384 B isolated\), .*step (pilot|timed loop), the collective, epoch [1-9]\d*"
 CHECKING = r"case 0 \(ring 16384 B isolated\), .*step (pilot|timed loop), check, epoch \d+"
 STORING = r"case 0 \(ring 16384 B isolated\), block \d+, step store, epoch \d+"
 
@@ -231,6 +240,12 @@ def test_ranks_that_are_stopped_and_continued(out, victims, pause_s):
         assert "INCOMPLETE" not in show(out)
     else:
         assert re.search(r"rank \d .* held the others up: .*, epoch \d+", sentence(done))
+
+
+@pytest.mark.parametrize("seed", random.sample(range(1 << 30), 5))
+def test_a_fault_at_a_random_moment(seed):
+    found = inject(seed)
+    assert not found.broken, found
 
 
 def test_ranks_do_not_outlive_their_launcher(out):

@@ -33,6 +33,7 @@ PAGE_BYTES = 4096
 WATCH_OFFSET = 2048
 COUNTERS = [field[0] for field in Watch._fields_]  # a page says what its numbers are
 LOOK_S = 0.1
+IDLE_LOOKS = 4  # in a row: who works sleeps at a look now and then, over a file or a lock
 GRACE_S = 0.6  # a kernel's own wait knows whom it waited for, so it speaks first
 INTERRUPT_S = 1.4  # from Ctrl-C to the end, whatever a rank waits for
 LEAVE_S = 0.25  # from the sentence to the end of all ranks: time for each to look
@@ -170,7 +171,7 @@ class Flight:
         threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
 
     def _watch(self) -> None:
-        progress = (0, 0)
+        progress, idle = (0, 0), 0
         before: Records = {}
         while not self.closed:
             if select.select([self.signals], [], [], LOOK_S)[0]:
@@ -184,12 +185,13 @@ class Flight:
             if self.interrupted_s is not None and now - self.interrupted_s > INTERRUPT_S:
                 self.end("interrupted; what was under way is lost", self.rank, "was interrupted", INTERRUPTED)
             if now - self.moved_s <= self.timeout_s + GRACE_S:
-                before = {}
+                before, idle = {}, 0
                 continue
             records = self._records()
             if before:
                 self.moved_s = max(self.moved_s, self._last_move_s(records, before, now))
-                if now - self.moved_s > self.timeout_s + GRACE_S and (found := behind(records)):
+                idle += 1
+                if idle >= IDLE_LOOKS and now - self.moved_s > self.timeout_s + GRACE_S and (found := behind(records)):
                     self._give_up(*found)
             before = records
 

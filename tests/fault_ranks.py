@@ -27,6 +27,7 @@ from bench.subject import Subject
 from collectives.communicator import Communicator, launched_rank
 from kernels.device import Kernel, Step
 from reports.result import RunFile
+from tests.launch import shared_by
 
 STALL_S = 60.0
 LATE_S = 0.3  # for the others to begin to wait
@@ -36,7 +37,7 @@ def strike(what: str) -> None:
     kind, _, victim = what.partition(":")
     if victim:
         time.sleep(LATE_S)
-    print(f"struck at {time.time()}", file=sys.stderr, flush=True)
+    print(f"struck at {time.time()} over {' '.join(map(str, shared_by(os.getpid())))}", file=sys.stderr, flush=True)
     if kind == "raise":
         raise ValueError("struck")
     if kind == "sleep":

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.command import START_S
-from tests.faulty_runs import SOON_S, SPARING, Launch, orphans, processes, said_in, show, wait_for
+from tests.faulty_runs import SOON_S, SPARING, Launch, processes, said_in, show, wait_for
+from tests.launch import shared_by
 
 LONGEST_S = 6.0  # from the launch to a fault from outside; most runs are over by then
 # From within: of so many calls one is drawn, few more often than many. Native code raises no exceptions.
@@ -39,6 +40,7 @@ class Injection:
     text: str = ""
     when: str = "run"
     took_s: float = 0.0
+    shared: set[Path] = field(default_factory=set)  # files in shared memory that were mapped then
     broken: list[str] = field(default_factory=list)
 
 
@@ -50,7 +52,6 @@ def inject(seed: int) -> Injection:
     victim = draw.randrange(ranks)
     options = ["--max-time", "8", "--algorithm", draw.choice(["ring", "library", "one_shot_ll,two_shot", "auto"])]
     launcher = SPARING if found.kind == "SIGKILL" and draw.random() < 0.5 else ()
-    shared = orphans()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "results"
         if found.kind in SIGNALS:
@@ -77,17 +78,19 @@ def inject(seed: int) -> Injection:
             return found
         found.took_s = time.monotonic() - run.moment_s
         if found.kind not in SIGNALS:
-            struck = re.search(r"struck at ([\d.]+)", done.stderr)
+            struck = re.search(r"struck at ([\d.]+) over (.*)", done.stderr)
             found.when = "run" if struck else "never"
             found.took_s = time.time() - float(struck[1]) if struck else 0.0
+            found.shared = {Path(name) for name in struck[2].split()} if struck else set()
         if any(b'"kind":"end"' in path.read_bytes() for path in out.glob("*.jsonl")) and found.when != "never":
             found.when = "kept"
         try:
             wait_for(lambda: not processes(out), 5)
-            # What MPI leaves behind until there is a witness is its own; and other programs start and end meanwhile.
-            wait_for(lambda: found.when == "early" or not orphans() - shared, 5)
         except AssertionError:
-            found.broken.append(f"it leaves {processes(out) or orphans() - shared}")
+            found.broken.append(f"it leaves {processes(out)}")
+        # What MPI leaves behind until there is a witness is its own.
+        if left := [str(path) for path in found.shared if path.exists() and found.when != "early"]:
+            found.broken.append(f"it leaves {left}")
         judge(found, victim, done, out)
     return found
 
@@ -99,10 +102,11 @@ def strike(run: Launch, victim: int, found: Injection) -> None:
     run.moment_s = time.monotonic()
     try:
         if run.process.poll() is None:
+            found.shared = shared_by(pid)
             run.signal(pid, SIGNALS[found.kind])
         else:
             found.when = "never"
-    except ProcessLookupError:
+    except (ProcessLookupError, FileNotFoundError):
         found.when = "never"
 
 

@@ -84,13 +84,13 @@ def test_a_rank_that_stalls_is_named_by_those_that_wait_for_it(out, rank, where,
 
 
 @pytest.mark.parametrize(
-    ("rank", "ranks", "algorithm", "mode"),
-    [(0, 2, "one_shot_push", "isolated"), (1, 3, "ring", "isolated"), (1, 2, "ring", "chained")],
+    ("rank", "call", "ranks", "algorithm", "mode"),
+    [(0, 40, 2, "one_shot_push", "isolated"), (1, 40, 3, "ring", "isolated"), (1, 200, 2, "ring", "chained")],
 )
-def test_a_rank_that_stalls_in_a_kernel_is_named_with_the_epochs_seen_and_wanted(out, rank, ranks, algorithm, mode):
+def test_a_rank_that_stalls_in_a_kernel_is_named_with_its_epochs(out, rank, call, ranks, algorithm, mode):
     # Around a ring each rank waits for its neighbour; still the one that sleeps is named.
     options = ["--algorithm", algorithm, "--mode", mode]
-    done, took_s = struck(out, rank, "operation", 40, "sleep", *options, ranks=ranks)
+    done, took_s = struck(out, rank, "operation", call, "sleep", *options, ranks=ranks)
     said = sentence(done)
     assert re.search(rf"rank {rank} did not (go on|answer) .*: case 0 \({algorithm} 16384 B {mode}\), ", said)
     found = re.search(r"epoch (\d+) step (\d+) seen, epoch (\d+) step (\d+) wanted by rank \d from rank \d", said)

@@ -41,8 +41,9 @@ from collectives.gemm import bind_gemm
 from collectives.operation import Case, DeviceError, Unsupported, World
 from collectives.world import open_device, open_world
 from reports.formats import as_json
+from reports.order import latest
 from reports.plot import plot
-from reports.result import Block, Planned, Result, ResultError, RunFile
+from reports.result import Block, Planned, Result, ResultError, RunFile, write_whole
 from reports.show import text
 from reports.stats import autocorrelation, is_precise
 
@@ -123,6 +124,7 @@ def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], 
                      "scheduler's.")
     head = describe(command, options, bench, machine, planned, ceilings, cpus, [*notes, *tuned, *bench.notes])
     if communicator.rank == 0:
+        head.after = latest(Path(options.out))
         session.file = RunFile.create(Path(options.out), head)
     ranks_cpus = {cpu for of_rank in communicator.node_gather(cpus) for cpu in of_rank}
     ticks_before = cpu_ticks(ranks_cpus)
@@ -325,7 +327,7 @@ def print_result(result: Result, options: Namespace) -> None:
         except ResultError as nothing_to_draw:
             drawn = f"none: {nothing_to_draw}"
     if options.output_file:
-        Path(options.output_file).write_text(json.dumps(as_json(result), indent=1))
+        write_whole(Path(options.output_file), json.dumps(as_json(result), indent=1).encode())
     try:
         print(text(result, options.format, options.long), end="", flush=True)
         # What other programs parse stays theirs alone.

@@ -84,10 +84,11 @@ def shared_memory(pid: int) -> set[str]:
 
 
 def clear_up(folder: Path, pids: dict[int, int], segments: set[str]) -> None:
-    """Removes what nobody can use now that all have ended: shared memory, and records that no unfinished run needs."""
-    for segment in segments:
-        Path(segment).unlink(missing_ok=True)
-    run = folder.with_suffix(".jsonl")
+    """Removes what nobody can use now that all have ended: shared memory, what of the run is half written, and records
+    that no unfinished run needs."""
+    run, samples = folder.with_suffix(".jsonl"), folder.with_suffix(".samples")
+    for left in (*map(Path, segments), *folder.parent.glob(f"{folder.stem}.*.part"), *samples.glob("*.part")):
+        left.unlink(missing_ok=True)
     if run.exists() and b'"kind":"end"' not in run.read_bytes().splitlines()[-1]:
         return
     for name in (*(f"rank-{rank}" for rank in pids), *(f"ended-{pid}" for pid in pids.values()), "ended"):

@@ -15,6 +15,7 @@ import numpy as np
 
 from reports.case import CASE_KEY, find_states
 from reports.manifest import CONTROL, MANIFEST, Manifest, read_manifest
+from reports.order import places
 from reports.result import ResultError, read
 from reports.rows import MIN_STATE_BLOCKS
 from reports.samples import check_samples
@@ -107,7 +108,8 @@ def side_of(argument: str, notes: list[str]) -> Side:
         result = _read(file, notes)
         if results.setdefault(result.run.run_id, result) is not result:
             notes.append(f"{file} is the run {result.run.run_id} once more: left out")
-    return Side(argument, [Launch(results[run_id], "first", number) for number, run_id in enumerate(sorted(results))])
+    order = places(result.run for result in results.values())
+    return Side(argument, [Launch(results[run_id], "first", place) for run_id, place in order.items()])
 
 
 def _of_campaign(manifest: Manifest, variant: str, notes: list[str], name: str | None = None) -> Side:

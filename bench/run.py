@@ -315,7 +315,7 @@ def list_algorithms(world: World, options: Namespace) -> None:
 
 
 def print_result(result: Result, options: Namespace) -> None:
-    """The table, and where the run and its picture are; on rank 0."""
+    """The table, where the run and its picture are, and the JSON that was asked for; on rank 0."""
     drawn = str(picture := result.path.with_suffix(".png"))
     if result.end and result.end.reason == "interrupted":  # and whoever did that waits for the prompt
         drawn = "none: the run was interrupted"
@@ -326,8 +326,6 @@ def print_result(result: Result, options: Namespace) -> None:
             plot(result, picture)
         except ResultError as nothing_to_draw:
             drawn = f"none: {nothing_to_draw}"
-    if options.output_file:
-        write_whole(Path(options.output_file), json.dumps(as_json(result), indent=1).encode())
     try:
         print(text(result, options.format, options.long), end="", flush=True)
         # What other programs parse stays theirs alone.
@@ -337,3 +335,5 @@ def print_result(result: Result, options: Namespace) -> None:
         print(f"run: {result.path}\npicture: {drawn}", file=out, flush=True)
     except BrokenPipeError:  # whoever read has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if options.output_file:
+        write_whole(Path(options.output_file), json.dumps(as_json(result), indent=1).encode())

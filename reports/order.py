@@ -6,12 +6,10 @@ them. Where the clocks are right that is the order of the times, wherever runs a
 
 from __future__ import annotations
 
-import heapq
 import re
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from reports import foreign
@@ -36,21 +34,18 @@ def _by_clock(run_id: str) -> tuple[bool, str]:
 
 def places(runs: Iterable[Run]) -> dict[str, int]:
     """Where each run stands among these, by run_id, in order, the oldest at 0: behind those that it came after, else by
-    time."""
+    time. Of runs that came after each other, as no clock makes them, one is the first."""
     after = {run.run_id: run.after for run in runs}
-    sorter = TopologicalSorter({run_id: after.keys() & {*former} for run_id, former in after.items()})
-    try:
-        sorter.prepare()
-    except CycleError:  # no clock does that: somebody has altered them
-        return {run_id: place for place, run_id in enumerate(sorted(after, key=_by_clock))}
-    found: dict[str, int] = {}
-    ready: list[tuple[bool, str]] = []
-    while sorter.is_active():
-        for run_id in sorter.get_ready():
-            heapq.heappush(ready, _by_clock(run_id))
-        _, run_id = heapq.heappop(ready)
-        found[run_id] = len(found)
-        sorter.done(run_id)
+    found, seen = dict[str, int](), set[str]()
+    for last in sorted(after, key=_by_clock):
+        due = [last] * (last not in seen)
+        while due:
+            seen.add(run_id := due[-1])
+            former = next((name for name in after[run_id] if name in after and name not in seen), None)
+            if former is None:
+                found[due.pop()] = len(found)
+            else:
+                due.append(former)
     return found
 
 

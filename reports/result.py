@@ -7,7 +7,6 @@ from its blocks. Whoever needs the records themselves finds them here too; `sche
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 from collections.abc import Iterator, Mapping
@@ -101,15 +100,6 @@ def write_whole(path: Path, content: bytes) -> None:
         raise ResultError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Puts the names in `folder` on disk: else a power cut may take a file whose content is there."""
-    listing = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(listing)
-    finally:
-        os.close(listing)
-
-
 class RunFile:
     """A run being written to `file`. Every line is on disk when `append` returns."""
 
@@ -133,11 +123,13 @@ class RunFile:
                 file._write(run)
                 # Whoever else has this name has `.part` as long as he has not `.jsonl`: of two one is refused.
                 if path.exists():
-                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+                    raise ResultError(f"{path} cannot be written: File exists")
                 unfinished.rename(path)
             finally:
                 unfinished.unlink(missing_ok=True)
-            sync_folder(path.parent)
+            listing = os.open(path.parent, os.O_RDONLY)
+            os.fsync(listing)  # else a power cut may take the name of a file whose content is there
+            os.close(listing)
         except OSError as error:
             raise ResultError(f"{path} cannot be written: {error.strerror}") from error
         return file
@@ -187,10 +179,7 @@ class RunFile:
     def _save(self, name: str, rows: NDArray[Any]) -> str:
         path, content = self.path.with_suffix(".samples") / name, io.BytesIO()
         np.save(content, rows.astype(np.float32))
-        try:
-            path.parent.mkdir(exist_ok=True)
-        except OSError as error:
-            raise ResultError(f"{path} cannot be written: {error.strerror}") from error
+        path.parent.mkdir(exist_ok=True)
         write_whole(path, content.getvalue())
         return name
 

@@ -94,7 +94,9 @@ def side_of(argument: str, notes: list[str]) -> Side:
     if (path.parent / MANIFEST).is_file() and path.is_dir():
         return _of_campaign(read_manifest(path.parent), path.name, notes)
     if path.is_dir():
-        files = sorted(path.glob("*.jsonl"))
+        found = sorted(path.glob("*.jsonl"))
+        files = [file for file in found if not file.is_file() or file.stat().st_size]
+        notes += [f"{file} is empty: left out" for file in found if file not in files]
         notes += [f"{other} is no run file: left out" for other in sorted(path.iterdir())
                   if other.is_file() and other.suffix in (".json", ".log", ".txt", ".csv")]
     elif path.is_file():

@@ -13,6 +13,7 @@ import contextlib
 import io
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +30,9 @@ from tests.launch import MPIRUN, ROOT
 
 SMALL = ("-b", "16K", "-e", "16K", "--mode", "isolated", "--algorithm", "ring,library", "--max-time", "20", "-n", "240")
 VICTIMS = ("rank 0", "rank 0", "all ranks", "the launcher's group")
-AT_THE_END = 0.3  # of the kills: it lasts a fraction of a second, which few moments drawn from the whole life hit
+BLOCKS = 24  # of a whole run
+# Moments are drawn from each part of a life: case lines and samples last some hundredths of a second.
+PARTS = ("start", "blocks", "blocks", "end")
 
 
 def launch(out):
@@ -107,27 +110,38 @@ def faults_in(out, seen, whole):
     return found
 
 
-def strike(folder, whole, life_s, rng):
-    """One run, killed: how far it had come, and what is wrong with what it left."""
+def wait_for_blocks(process, out, count):
+    """Until the run's file has a line, and so many blocks; False where the run ends before that."""
+    while (there := content(out)) is None or there.count(b'"kind":"block"') < count:
+        if process.poll() is not None:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+def strike(folder, whole, first_line_s, closing_s, rng):
+    """One run, killed: how far it had come, whether its last line is torn, and what is wrong with what it left. None
+    where it ended before the kill."""
     out = folder / "killed"
-    victim, at_the_end = rng.choice(VICTIMS), rng.random() < AT_THE_END
-    delay_s = rng.uniform(0, life_s)
+    victim, part = rng.choice(VICTIMS), rng.choice(PARTS)
+    blocks, moment = rng.randrange(BLOCKS), rng.random()
     process = launch(out)
     started_s = time.monotonic()
-    if at_the_end:
-        while process.poll() is None and b'"case":0,"block":11' not in (content(out) or b""):
-            time.sleep(0.001)
-        delay_s = rng.uniform(0, 0.5) ** 2 * 4
-    time.sleep(delay_s)
+    if part == "start":
+        time.sleep(moment * first_line_s)
+    elif wait_for_blocks(process, out, BLOCKS if part == "end" else blocks):
+        time.sleep(moment**3 * closing_s if part == "end" else 0.01 * moment)
     seen = content(out)
+    if process.poll() is not None:
+        return None
     kill(out, victim, process)
     process.wait(60)
     late_s = time.monotonic() + 10
     while (left := processes(out)) and time.monotonic() < late_s:
         time.sleep(0.02)
     after = content(out) or b""
-    stage = ("after its end" if b'"kind":"end"' in after else "in its case lines" if b'"kind":"case"' in after
-             else "while samples were written" if list(out.glob("*.samples")) else "in its blocks" if b'"block"' in after
+    stage = ("after its last line" if b'"kind":"end"' in after else "in its case lines" if b'"kind":"case"' in after
+             else "at its samples" if list(out.glob("*.samples")) else "in its blocks" if b'"kind":"block"' in after
              else "before its first block" if after else "before its first line")
     faults = faults_in(out, seen, whole) + ([f"processes are left: {left}"] if left else [])
     torn = bool(after) and not after.endswith(b"\n")
@@ -136,20 +150,27 @@ def strike(folder, whole, life_s, rng):
 
 def campaign(count, seed, say=print):
     """So many runs, killed; the violations. The leftovers of all stand in one folder at the end, for the dashboard."""
-    rng, stages, torn, found = random.Random(seed), Counter(), 0, []
+    rng, stages, torn, found = random.Random(seed), Counter[str](), 0, list[str]()
     with tempfile.TemporaryDirectory(prefix="wiretax-kill-") as name:
         folder = Path(name)
-        begun_s = time.monotonic()
-        if status := launch(folder / "first" / "whole").wait(120):
-            return [f"a run that nobody killed left with {status}"]
-        life_s = time.monotonic() - begun_s
-        [whole] = (folder / "first" / "whole").glob("*.jsonl")
+        for number in range(2):  # the first compiles
+            process, out, times_s = launch(folder / f"whole{number}"), folder / f"whole{number}", [time.monotonic()]
+            for blocks in (0, BLOCKS):
+                wait_for_blocks(process, out, blocks)
+                times_s.append(time.monotonic())
+            if process.wait(120):
+                return ["a run that nobody killed failed"]
+            times_s.append(time.monotonic())
+        [whole] = out.glob("*.jsonl")
+        first_line_s, closing_s = times_s[1] - times_s[0], times_s[3] - times_s[2]
         (folder / "all").mkdir()
         for number in range(count):
             trial = folder / str(number)
             trial.mkdir()
             os.link(whole, trial / whole.name)
-            stage, is_torn, faults = strike(trial, whole, life_s, rng)
+            while not (struck := strike(trial, whole, first_line_s, closing_s, rng)):
+                shutil.rmtree(trial / "killed")
+            stage, is_torn, faults = struck
             stages[stage] += 1
             torn += is_torn
             found += faults
@@ -162,7 +183,7 @@ def campaign(count, seed, say=print):
         if status != 0 or "cannot be" in text:
             found.append(f"reports dashboard: status {status}, {text!r}")
             say(found[-1])
-    say(f"{count} runs killed within {life_s:.1f} s: "
+    say(f"{count} runs killed: "
         + ", ".join(f"{stages[stage]} {stage}" for stage in sorted(stages, key=lambda stage: -stages[stage])))
     say(f"torn last lines: {torn}; violations: {len(found)}; seed {seed}")
     return found

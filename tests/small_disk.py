@@ -1,6 +1,7 @@
-"""A small disk, real, for a test that fills it: a tmpfs of its own that only this process and its children see.
+"""A small disk, real, for a test that fills it: a tmpfs of its own that no other program meets.
 
-It is mounted in a name space of its own, where that needs no privilege; what is there is reached through /proc/PID/root.
+It is mounted in a name space of its own, which needs no privilege where the kernel gives one to any user. What is there
+is reached through /proc/PID/root.
 """
 
 import subprocess

@@ -1,5 +1,6 @@
 """A command from its first line to its exit status: parse, start MPI, agree, run, end together."""
 
+import contextlib
 import os
 import secrets
 import signal
@@ -23,9 +24,10 @@ from bench.verify import WrongResult
 from collectives.collective import COLLECTIVES
 from collectives.communicator import Communicator, Disagreement
 from collectives.operation import DeviceError
-from reports.result import ResultError
+from reports.result import ResultError, is_stream
 
 START_S = 20.0  # for MPI to start all ranks
+LEAST_FREE_BYTES = 1 << 20  # the head, the flight records, and blocks enough to say something
 
 
 def main(command: str, collective: str, about: str, argv: Sequence[str] | None = None) -> NoReturn:
@@ -44,8 +46,7 @@ def start(command: str, options: Namespace, prepare: Callable[[Namespace, Bench]
     signal.setitimer(signal.ITIMER_REAL, max(options.timeout, START_S))
     communicator = Communicator(options.mpi_thread_level)
     status = USAGE
-    if not unwritable(communicator, command, options):
-        flight = open_flight(communicator, command, options)
+    if flight := open_flight(communicator, command, options):
         signal.setitimer(signal.ITIMER_REAL, 0)
         try:
             status = run(command, options, prepare, communicator, flight, started_s, manner)
@@ -72,36 +73,50 @@ def say(communicator: Communicator, sentence: str) -> None:
         print(sentence, file=sys.stderr, flush=True)
 
 
-def unwritable(communicator: Communicator, command: str, options: Namespace) -> bool:
-    """Whether the results cannot be kept where the command line wants them; says so."""
-    complaint = None
-    if communicator.rank == 0 and not options.list:
-        asked = Path(options.out)
-        try:
+def open_flight(communicator: Communicator, command: str, options: Namespace) -> Flight | None:
+    """Names the run, opens each rank's flight record, and starts the host's witness; None where the results cannot be
+    kept where the command line wants them, and says so."""
+    if options.list:
+        return Flight("", None, communicator.rank, options.timeout)
+    asked, run_id, complaint, flight = Path(options.out), "", None, None
+    try:
+        if communicator.rank == 0:
             asked.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=asked).close()
+            with tempfile.TemporaryFile(dir=asked) as room:
+                room.write(bytes(LEAST_FREE_BYTES))
             for name in filter(None, (options.output_file, vars(options).get("table"))):
                 asked = Path(name)
-                with asked.open("ab") if asked.exists() else tempfile.TemporaryFile(dir=asked.parent):
+                with asked.open("ab") if is_stream(asked) else tempfile.TemporaryFile(dir=asked.parent):
                     pass
+            asked = Path(options.out)
+            run_id = name_run(command, asked)
+    except OSError as error:
+        complaint = f"bench.{command}: cannot write {asked}: {error.strerror}"
+    complaint = communicator.first_word(complaint)
+    if not complaint:
+        folder = asked / f"{communicator.broadcast(run_id)}.flight"
+        pids = dict(communicator.node_gather((communicator.rank, os.getpid())))
+        if communicator.local_rank == 0:
+            start_witness(folder, pids)
+        try:
+            flight = Flight(folder.stem, folder, communicator.rank, options.timeout)
         except OSError as error:
-            complaint = f"bench.{command}: cannot write {asked}: {error.strerror}"
-    complaint = communicator.broadcast(complaint)
-    if complaint:
-        say(communicator, complaint)
-    return complaint is not None
-
-
-def open_flight(communicator: Communicator, command: str, options: Namespace) -> Flight:
-    """Names the run, opens each rank's flight record, and starts the host's witness."""
-    stamp = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H-%M-%SZ")
-    run_id = communicator.broadcast(f"{stamp}-{command}-{secrets.token_hex(3)}")
-    pids = dict(communicator.node_gather((communicator.rank, os.getpid())))
-    if options.list:
-        return Flight(run_id, None, communicator.rank, options.timeout)
-    folder = Path(options.out) / f"{run_id}.flight"
-    if communicator.local_rank == 0:
-        start_witness(folder, pids)
-    flight = Flight(run_id, folder, communicator.rank, options.timeout)
+            complaint = f"bench.{command}: cannot write {folder}: {error.strerror}"
+        complaint = communicator.first_word(complaint)
+    if complaint or flight is None:
+        say(communicator, str(complaint))
+        return None
     flight.start_watchdog(pids)
     return flight
+
+
+def name_run(command: str, folder: Path) -> str:
+    """A name that no other run in `folder` has, not one that starts in the same second either: whoever makes the folder
+    of its flight records has it. Raises OSError."""
+    while True:
+        run_id = f"{datetime.now(timezone.utc):%Y-%m-%dT%H-%M-%SZ}-{command}-{secrets.token_hex(3)}"
+        with contextlib.suppress(FileExistsError):
+            (folder / f"{run_id}.flight").mkdir()
+            if not (folder / f"{run_id}.jsonl").exists():
+                return run_id
+            (folder / f"{run_id}.flight").rmdir()

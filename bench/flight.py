@@ -73,7 +73,8 @@ class Flight:
             folder.mkdir(parents=True, exist_ok=True)
             # Left open: that the kernel closes it is the first thing that the witness sees of a rank's end.
             self.file = open(folder / f"rank-{rank}", "wb+")  # noqa: SIM115
-            self.file.truncate(PAGE_BYTES)
+            self.file.write(bytes(PAGE_BYTES))  # a hole could not be filled on a full disk, which ends a rank by SIGBUS
+            self.file.flush()
             self.page = mmap.mmap(self.file.fileno(), PAGE_BYTES)
         self.watch = self.kept_watch = Watch.from_buffer(self.page, WATCH_OFFSET)
         self.state: dict[str, Any] = {"turn": 0, "rank": rank, "case": None, "block": None, "text": ""}

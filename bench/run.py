@@ -41,8 +41,9 @@ from collectives.gemm import bind_gemm
 from collectives.operation import Case, DeviceError, Unsupported, World
 from collectives.world import open_device, open_world
 from reports.formats import as_json
+from reports.order import latest
 from reports.plot import plot
-from reports.result import Block, Planned, Result, ResultError, RunFile
+from reports.result import Block, Planned, Result, ResultError, RunFile, write_whole
 from reports.show import text
 from reports.stats import autocorrelation, is_precise
 
@@ -123,6 +124,7 @@ def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], 
                      "scheduler's.")
     head = describe(command, options, bench, machine, planned, ceilings, cpus, [*notes, *tuned, *bench.notes])
     if communicator.rank == 0:
+        head.after = latest(Path(options.out))
         session.file = RunFile.create(Path(options.out), head)
     ranks_cpus = {cpu for of_rank in communicator.node_gather(cpus) for cpu in of_rank}
     ticks_before = cpu_ticks(ranks_cpus)
@@ -313,7 +315,7 @@ def list_algorithms(world: World, options: Namespace) -> None:
 
 
 def print_result(result: Result, options: Namespace) -> None:
-    """The table, and where the run and its picture are; on rank 0."""
+    """The table, where the run and its picture are, and the JSON that was asked for; on rank 0."""
     drawn = str(picture := result.path.with_suffix(".png"))
     if result.end and result.end.reason == "interrupted":  # and whoever did that waits for the prompt
         drawn = "none: the run was interrupted"
@@ -324,8 +326,6 @@ def print_result(result: Result, options: Namespace) -> None:
             plot(result, picture)
         except ResultError as nothing_to_draw:
             drawn = f"none: {nothing_to_draw}"
-    if options.output_file:
-        Path(options.output_file).write_text(json.dumps(as_json(result), indent=1))
     try:
         print(text(result, options.format, options.long), end="", flush=True)
         # What other programs parse stays theirs alone.
@@ -335,3 +335,5 @@ def print_result(result: Result, options: Namespace) -> None:
         print(f"run: {result.path}\npicture: {drawn}", file=out, flush=True)
     except BrokenPipeError:  # whoever read has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if options.output_file:
+        write_whole(Path(options.output_file), json.dumps(as_json(result), indent=1).encode())

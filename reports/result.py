@@ -7,11 +7,12 @@ from its blocks. Whoever needs the records themselves finds them here too; `sche
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -44,7 +45,7 @@ from reports.schema import (
 
 __all__ = ["SCHEMA", "Block", "Case", "End", "Flight", "ImportedRunError", "LinkBlock", "NewerSchemaError", "Planned",
            "Range", "Record", "Result", "ResultError", "Run", "RunFile", "State", "Summary", "build_cases",
-           "content_of", "is_imported", "read", "read_flight", "to_dict", "write_whole"]
+           "content_of", "is_imported", "is_stream", "read", "read_flight", "to_dict", "write_whole"]
 
 MAX_SAMPLED_ITERATIONS = 20_000
 MAX_SAMPLES_BYTES = 40_000_000
@@ -76,12 +77,21 @@ def content_of(path: Path, most_bytes: int = foreign.MOST_BYTES) -> bytes:
         raise ResultError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def is_stream(path: Path) -> bool:
+    """Whether what is written to `path` goes somewhere else, as to /dev/stdout: nothing can take its place."""
+    return path.parent == Path("/dev") or (path.exists() and not path.is_file())
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Whoever looks finds the former content or all of the new. Raises ResultError where it cannot be written."""
-    unfinished = path.with_name(f"{path.name}.part")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        if is_stream(path):
+            path.write_bytes(content)
+            return
         try:
-            with unfinished.open("wb") as file:
+            unfinished.unlink(missing_ok=True)
+            with unfinished.open("xb") as file:  # never through a link
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -93,30 +103,41 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 class RunFile:
-    """A run being written. Every line is on disk when `append` returns."""
+    """A run being written to `file`. Every line is on disk when `append` returns."""
 
-    def __init__(self, path: Path, run: Run) -> None:
+    def __init__(self, path: Path, run: Run, file: BinaryIO) -> None:
         self.path = path
         self.run = run
         self.blocks: list[Block] = []
         self.link_blocks: list[LinkBlock] = []
-        self._file = path.open("xb")
+        self._file = file
 
     @classmethod
     def create(cls, folder: Path, run: Run) -> RunFile:
-        """Start `<run_id>.jsonl` in `folder` (made where missing) with its head. Raises ResultError when it cannot be
-        written or is there already."""
+        """Start `<run_id>.jsonl` in `folder` (made where missing), where it appears when its head is whole. Raises
+        ResultError when it cannot be written or is there already."""
         path = Path(folder) / f"{run.run_id}.jsonl"
+        unfinished = path.with_name(f"{path.name}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = cls(path, run)
-            file._write(run)
+            file = cls(path, run, unfinished.open("xb"))
+            try:
+                file._write(run)
+                # Whoever else has this name has `.part` as long as he has not `.jsonl`: of two one is refused.
+                if path.exists():
+                    raise ResultError(f"{path} cannot be written: File exists")
+                unfinished.rename(path)
+            finally:
+                unfinished.unlink(missing_ok=True)
+            listing = os.open(path.parent, os.O_RDONLY)
+            os.fsync(listing)  # else a power cut may take the name of a file whose content is there
+            os.close(listing)
         except OSError as error:
             raise ResultError(f"{path} cannot be written: {error.strerror}") from error
         return file
 
     def append(self, record: Block | LinkBlock) -> None:
-        """Add a block's line. Raises ValueError for a figure that is not finite, OSError when the disk is full."""
+        """Add a block's line. Raises ValueError for a figure that is not finite, ResultError when the disk is full."""
         self._write(record)
         if isinstance(record, Block):
             self.blocks.append(record)
@@ -149,17 +170,19 @@ class RunFile:
         return Result(self.path, self.run, cases, self.blocks, self.link_blocks, end)
 
     def _write(self, record: Record) -> None:
-        self._file.write(to_line(record))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        line = to_line(record)
+        try:
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise ResultError(f"{self.path} cannot be written: {error.strerror}") from error
 
     def _save(self, name: str, rows: NDArray[Any]) -> str:
-        folder = self.path.with_suffix(".samples")
-        folder.mkdir(exist_ok=True)
-        unfinished = folder / f"{name}.part"
-        with unfinished.open("wb") as file:
-            np.save(file, rows.astype(np.float32))
-        unfinished.replace(folder / name)
+        path, content = self.path.with_suffix(".samples") / name, io.BytesIO()
+        np.save(content, rows.astype(np.float32))
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, content.getvalue())
         return name
 
 

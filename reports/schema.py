@@ -63,10 +63,12 @@ class Planned(Record, kw_only=True):
 
 
 class Run(Record, kw_only=True, tag="run", tag_field="kind"):
-    """The head of a run. `world` has at least {"size", "ranks": [{"rank", "device", "cpus", ...}]}."""
+    """The head of a run. `after` names runs that were there when it began. `world` has at least {"size", "ranks":
+    [{"rank", "device", "cpus", ...}]}."""
 
     schema: int = SCHEMA
     run_id: str
+    after: list[str] = []
     benchmark: str
     version: str
     argv: list[str]

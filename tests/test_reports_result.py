@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from typing import Any
 
 import msgspec
@@ -189,16 +190,22 @@ def test_the_last_epoch_is_told_of_a_whole_page_alone(tmp_path):
 
 
 def test_a_block_is_on_disk_before_the_next_is_measured(tmp_path, monkeypatch):
-    synced = []
+    synced, folders = [], []
     sync = os.fsync
 
     def counted(fd):
         sync(fd)
-        synced.append(os.fstat(fd).st_size)
+        about = os.fstat(fd)
+        if stat.S_ISDIR(about.st_mode):
+            folders.append((about.st_ino, [path.name for path in tmp_path.glob("*.jsonl*")]))
+        else:
+            synced.append(about.st_size)
 
     model = write_run(tmp_path / "model", **SMALL, n_blocks=1)
     monkeypatch.setattr(os, "fsync", counted)
     file = RunFile.create(tmp_path, model.run)
     assert synced == [file.path.stat().st_size]
+    # A power cut after this takes neither the content nor the name.
+    assert folders == [(tmp_path.stat().st_ino, [file.path.name])]
     file.append(model.blocks[0])
     assert synced[1:] == [file.path.stat().st_size] > [synced[0]]

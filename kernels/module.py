@@ -73,7 +73,7 @@ def kept(folder: Path, name: str, suffix: str) -> Path | None:
         with contextlib.suppress(OSError), open(path, "rb", opener=_open_unfollowed) as file:
             about = os.fstat(file.fileno())
             is_ours = stat.S_ISREG(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o022
-            if is_ours and path.stem == f"{name}-{hashlib.sha256(file.read()).hexdigest()}":
+            if is_ours and path.name == f"{name}-{hashlib.sha256(file.read()).hexdigest()}{suffix}":
                 return path
     return None
 

@@ -289,6 +289,7 @@ class Tally:
     tried: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     found: dict[str, str] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)  # what was found, whatever the numbers in it
     peak_mb: float = 0.0
     slowest: tuple[float, str] = (0.0, "")
 
@@ -377,7 +378,8 @@ def attempt(tally: Tally, target: Target, changed: dict[str, bytes]) -> None:
     if used.ru_maxrss * 1024 > MOST_BYTES:
         status, said = -signal.SIGKILL, said + f"{used.ru_maxrss / 1e6:.1f} GB"
     wrong = complaint(target, status, said)
-    if wrong and wrong not in tally.found:
+    if wrong and (what := re.sub(r"\d+", "N", wrong)) not in tally.seen:
+        tally.seen.add(what)
         at = tally.kept / f"{len(tally.found)}"
         shutil.copytree(place, at, dirs_exist_ok=True)
         (at / "argv").write_text(target.argv)

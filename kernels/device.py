@@ -238,14 +238,16 @@ class Device(Protocol):
 
     def compile(self, stem: str, macros: Mapping[str, str]) -> Module: ...
 
-    def allocate(self, size_bytes: int, way: str, ordinary: bool = False) -> Memory:
+    def allocate(self, size_bytes: int, way: str, ordinary: bool = False, label: str = "") -> Memory:
         """Memory that peers can map in this way, zeroed. `ordinary`: as users have it, where a peer's stores are seen
-        from the next launch on; else within one too."""
+        from the next launch on; else within one too. `label` tells it from all other memory that is shared."""
 
     def forget_name(self, memory: Memory) -> None:
         """Called when every peer has opened the memory, or has failed to."""
 
-    def open(self, handle: bytes) -> Memory: ...
+    def open(self, handle: bytes, size_bytes: int, way: str, label: str = "") -> Memory:
+        """A peer's memory, which was allocated there with this size, way and label. Raises DeviceError where it cannot
+        be had or is another's."""
 
     def private(self, size_bytes: int) -> Memory:
         """Memory of this rank alone, zeroed."""

@@ -151,8 +151,9 @@ class CpuDevice:
 
         def compile_to(unfinished: Path, target: Path) -> None:
             command = [*find_compiler(), "-x", "c++", *flags, str(source), "-o", str(unfinished)]
-            # The compiler outlives this process if that is killed; then nobody else would rename what it makes.
-            whole = 'target=$1; shift; "$@" && [ -e "$0" ] && mv -f "$0" "$target" || { rm -f "$0"; exit 1; }'
+            # The compiler outlives this process if that is killed; then nobody else would clear away what it makes.
+            whole = ('target=$1; shift; "$@" && [ -e "$0" ] && kill -0 $PPID 2>&- && mv -f "$0" "$target" '
+                     '|| { rm -f "$0"; exit 1; }')
             shell = ["sh", "-c", whole, str(unfinished), str(target), *command]
             done = subprocess.run(shell, capture_output=True, text=True, start_new_session=True)
             if done.returncode:
@@ -165,14 +166,14 @@ class CpuDevice:
         self.loaded[source, tuple(flags)] = module
         return module
 
-    def allocate(self, size_bytes: int, way: str, ordinary: bool = False) -> SharedMemory:
-        return shared_memory.allocate(size_bytes, way)
+    def allocate(self, size_bytes: int, way: str, ordinary: bool = False, label: str = "") -> SharedMemory:
+        return shared_memory.allocate(size_bytes, way, label)
 
     def forget_name(self, memory: Memory) -> None:
         shared_memory.forget_name(memory.handle)
 
-    def open(self, handle: bytes) -> SharedMemory:
-        return shared_memory.open_shared(handle)
+    def open(self, handle: bytes, size_bytes: int, way: str, label: str = "") -> SharedMemory:
+        return shared_memory.open_shared(handle, size_bytes, way, label)
 
     def private(self, size_bytes: int) -> HostMemory:
         """Anonymous memory in huge pages where the system gives them, touched here."""

@@ -8,7 +8,7 @@ with the driver and mapped into both GPUs, for cards whose driver refuses the fi
 
 import contextlib
 import ctypes
-import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -32,6 +32,10 @@ HIP_COHERENT = 0x40000000  # else a kernel that runs may not see what the host w
 LAZY_PEER_ACCESS = 1
 # Kinds of HIP device memory by the flag of hipExtMallocWithFlags, the surest for peers first.
 HIP_MEMORY = {"uncached": 0x3, "fine_grained": 0x1, "coarse_grained": 0x0}
+# A handle in words: bus id, the driver's 64 bytes, where in the allocation the memory begins and ends, the
+# allocation's size, all in bytes, and what it is made of.
+HANDLE = re.compile(rb"([0-9a-f]{4,8}(?::[0-9a-f]{2}){2}\.[0-7]) ([0-9a-f]{128}) (\d{1,15}) (\d{1,15}) (\d{1,15}) "
+                    rb"((?:cuda|hip)Malloc|hipExtMallocWithFlags [a-z_]{1,20})")
 Words = TypeVar("Words", Gate, Watch)
 
 
@@ -130,12 +134,12 @@ class GpuDevice:
             self.runtime.deviceSynchronize()  # the stream of kernels does not wait for that of memset
         return GpuMemory(self, address, size_bytes, label, lambda: self.runtime.free(address))
 
-    def allocate(self, size_bytes: int, way: str, ordinary: bool = False) -> Memory:
+    def allocate(self, size_bytes: int, way: str, ordinary: bool = False, label: str = "") -> Memory:
         """Memory that peers can map in this way, zeroed. On HIP uncached where the driver has that, else fine-grained:
         what a peer writes into cached memory may not be seen while a kernel runs. A user's is cached, for RCCL's sake
         as well."""
         if way == "host_staged":
-            return self._staged(shared_memory.allocate(size_bytes, shared_memory.MEMFD))
+            return self._staged(shared_memory.allocate(size_bytes, shared_memory.MEMFD, label))
         refusals = []
         for type in self.slab_types[-1:] if ordinary else self.slab_types[:2]:
             try:
@@ -157,17 +161,21 @@ class GpuDevice:
         except DeviceError:
             memory.close()
             raise
-        where = {"bus_id": self.pci_bus_id, "ipc": handle.hex(), "offset": memory.address - begins_at,
-                 "size_bytes": size_bytes, "type": memory.type}
-        memory.size_bytes, memory.handle = size_bytes, json.dumps(where).encode()
+        offset = memory.address - begins_at
+        words = (self.pci_bus_id, handle.hex(), offset, offset + size_bytes, base_bytes.value, memory.type)
+        memory.size_bytes, memory.handle = size_bytes, " ".join(map(str, words)).encode()
         return memory
 
-    def open(self, handle: bytes) -> Memory:
-        """A peer's memory, mapped here. Raises DeviceError where the driver refuses, with its word."""
-        where = json.loads(handle)
-        if "ipc" not in where:
-            return self._staged(shared_memory.open_shared(handle))
-        owner = where["bus_id"]
+    def open(self, handle: bytes, size_bytes: int, way: str, label: str = "") -> Memory:
+        """A peer's memory, mapped here. Raises DeviceError where the driver refuses, with its word, or the handle is
+        none of such memory. A label is in the host's memory alone: the driver's handle is of one allocation."""
+        if way == "host_staged":
+            return self._staged(shared_memory.open_shared(handle, size_bytes, shared_memory.MEMFD, label))
+        if not (where := HANDLE.fullmatch(handle)):
+            raise DeviceError(f"{handle[:60]!r} is no handle of a GPU's memory")
+        owner, type, (begin, end, whole) = where[1].decode(), where[6].decode(), map(int, where.group(3, 4, 5))
+        if end - begin != size_bytes or end > whole:
+            raise DeviceError(f"the memory shared by GPU {owner} is not of the size that was asked for")
         with self.calling(f"asking about GPU {owner}"):
             peer = ordinals(self.runtime).get(owner)
             allowed = peer in (None, self.ordinal) or self.runtime.deviceCanAccessPeer(self.ordinal, peer)
@@ -176,11 +184,10 @@ class GpuDevice:
         unseen = ", which this process may not see (Slurm shows it with --gpu-bind=none)," if peer is None else ""
         try:
             with self.calling(f"ipcOpenMemHandle of memory on GPU {owner}{unseen}"):
-                base = self.runtime.ipcOpenMemHandle(bytes.fromhex(where["ipc"]), LAZY_PEER_ACCESS)
+                base = self.runtime.ipcOpenMemHandle(bytes.fromhex(where[2].decode()), LAZY_PEER_ACCESS)
         except OutOfMemory as error:  # room in the address space, of which the other way needs none
             raise DeviceError(str(error)) from error
-        return GpuMemory(self, base + where["offset"], where["size_bytes"], where["type"],
-                         lambda: self.runtime.ipcCloseMemHandle(base), handle)
+        return GpuMemory(self, base + begin, size_bytes, type, lambda: self.runtime.ipcCloseMemHandle(base), handle)
 
     def forget_name(self, memory: Memory) -> None:
         """Nothing of a GPU's memory has a name."""

@@ -111,7 +111,7 @@ def case_bus_factor(case: Case, world_size: int) -> float:
     """That of a case; of a routed one it is what leaves the rank that sends most, over the size."""
     if case.routing is None:
         return bus_factor(case.collective, world_size)
-    return float(max(case.routing["leaving_bytes"]) / case.size_bytes)
+    return float(max(case.routing["leaving_bytes"]) / max(case.size_bytes, 1))
 
 
 def build_cases(run: Run, blocks: Sequence[Block], link_blocks: Sequence[LinkBlock], samples: Samples | None = None,

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reports import foreign
-from reports.case import BUS_FACTORS, Samples, build_cases
+from reports.case import BUS_FACTORS, CASE_KEY, Samples, build_cases
 from reports.exposed import TOGETHER
 from reports.schema import (
     KINDS,
@@ -28,11 +28,14 @@ from reports.schema import (
     Case,
     End,
     Flight,
+    Link,
     LinkBlock,
+    Parts,
     Planned,
     Range,
     Record,
     Result,
+    Routing,
     Run,
     Shape,
     State,
@@ -213,8 +216,11 @@ def read(path: Path | str) -> Result:
         try:
             for case in [record] if isinstance(record, Case) else record.cases if isinstance(record, Run) else []:
                 msgspec.convert(case.shape, Shape | None)
+                msgspec.convert(case.routing, Routing | None)
+                msgspec.convert(case.bound_parts if isinstance(case, Planned) else None, Parts | None)
             if isinstance(record, Run):
                 msgspec.convert(record.world, World)
+                msgspec.convert(record.link, Link)
         except msgspec.ValidationError as error:
             raise ResultError(f"{where}: not a shape of a case, or a world of ranks ({error})") from error
         planned = record.cases if isinstance(record, Run) else []
@@ -276,7 +282,13 @@ def _assemble(path: Path, run: Run, records: dict[type[Record], list[Any]]) -> R
         raise ResultError(f"{path}: a block belongs to a case that was not planned")
     if end is None:
         cases = build_cases(run, blocks, records[LinkBlock], unmeasured=ENDED_EARLY)
+    elif [_identity(case) for case in cases] != [_identity(case) for case in run.cases]:
+        raise ResultError(f"{path}: its cases are not those that were planned")
     return Result(path, run, cases, blocks, records[LinkBlock], end, read_flight(path.with_suffix(".flight")))
+
+
+def _identity(case: Case | Planned) -> list[Any]:
+    return [getattr(case, name) for name in CASE_KEY]
 
 
 def read_flight(folder: Path) -> Flight | None:

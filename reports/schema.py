@@ -19,6 +19,7 @@ import msgspec
 
 SCHEMA = 1
 NotNegative = Annotated[float, msgspec.Meta(ge=0, lt=1e15)]
+Count = Annotated[int, msgspec.Meta(ge=0, lt=10**15)]
 
 
 class Record(msgspec.Struct, kw_only=True):
@@ -41,7 +42,7 @@ class Planned(Record, kw_only=True):
     """
 
     collective: str
-    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    size_bytes: Count
     count: int
     datatype: str
     redop: str
@@ -53,7 +54,7 @@ class Planned(Record, kw_only=True):
     shape: Any = None
     library: str | None = None
     chosen: str | None = None
-    calls: int = 1
+    calls: Annotated[int, msgspec.Meta(ge=1, lt=10**9)] = 1
     snr_db: dict[str, float] | None = None
     status: str = "ok"
     reason: str | None = None
@@ -122,6 +123,27 @@ class Shape(msgspec.Struct):
     arrival_skew_us: float = 0.0
 
 
+class Parts(msgspec.Struct):
+    """What is relied on of the `bound_parts` of a case."""
+
+    hops: NotNegative = 0
+    stages: list[tuple[NotNegative, NotNegative]] = []
+    memory_bytes: NotNegative = 0
+
+
+class Routing(msgspec.Struct):
+    """What is relied on of the `routing` of a case."""
+
+    leaving_bytes: Annotated[list[NotNegative], msgspec.Meta(min_length=1)]
+    rank_max_over_mean: NotNegative
+
+
+class Link(msgspec.Struct):
+    """What is relied on of `Run.link`."""
+
+    overhead_us: NotNegative = 0
+
+
 class Block(Record, kw_only=True, tag="block", tag_field="kind"):
     """One block of one case: medians over its `n` iterations (of a chain: over its chains, per call). `gpus` has, by
     rank, what the driver said of each GPU after it: clocks, link generation and width, what throttled it. `chosen`
@@ -151,7 +173,7 @@ class LinkBlock(Record, kw_only=True, tag="link_block", tag_field="kind"):
     """The machine's own parts at one size, all ranks at once: times to copy `size_bytes` into a slab, on GPUs also
     into the next rank's, to read what a peer has just written, and to copy through the memory system."""
 
-    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    size_bytes: Count
     round: int
     copy_in_us: float | None = None
     push_us: float | None = None
@@ -209,7 +231,7 @@ class Case(Record, kw_only=True, tag="case", tag_field="kind"):
     library: str | None
     variant: str
     memory: str
-    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    size_bytes: Count
     count: int
     datatype: str
     redop: str
@@ -238,7 +260,7 @@ class Case(Record, kw_only=True, tag="case", tag_field="kind"):
     share_of_bound: float | None = None
     suspect: bool = False
     chosen: str | None = None
-    calls: int = 1
+    calls: Annotated[int, msgspec.Meta(ge=1, lt=10**9)] = 1
     snr_db: dict[str, float] | None = None
     n_wrong: int | None = None
     reason: str | None = None

@@ -2,8 +2,8 @@
 built with that sanitizer.
 
 `sanitized_ranks.py RANKS SEED [MACRO=VALUE ...] [short|misaligned] [ITEM ...]`; no item named: every entry of every
-kernel file that waits for a peer. $CXX names the compiler with the sanitizer's flags. A JSON line says how many launches
-there were and where results were wrong; what the sanitizer has to say it says itself, on standard error.
+kernel file that waits for a peer. $CXX names the compiler with the sanitizer's flags. A JSON line says how many
+launches there were and where results were wrong; what the sanitizer has to say it says itself, on standard error.
 
 Every buffer is of its exact size, from malloc, so that the first byte beyond it is the sanitizer's. Between launches
 there is nothing that orders one rank after another: all of a rank's are one native chain, in one order for all ranks,
@@ -39,7 +39,7 @@ from collectives.fused import COLLECTIVE, FUSED, GemvCase, NormCase
 from collectives.operation import Build, Case, Gate, Operation, Step, Unsupported, Watch, World
 from collectives.peer_buffer import SLAB_BYTES, PeerBuffer
 from collectives.routing import draw as draw_routes
-from kernels.device import Arguments, Bytes, Control, LibraryCall, Own, Transfer
+from kernels.device import Bytes, Control, LibraryCall, Own, Transfer
 from kernels.device_cpu import FLAGS, CpuDevice
 from tests.ranks import set_epoch
 
@@ -57,7 +57,8 @@ class ExactMemory:
 
     def __init__(self, size_bytes: int, shift: int = 0) -> None:
         at, self.size_bytes = ctypes.c_void_p(), size_bytes
-        assert LIBC.posix_memalign(ctypes.byref(at), ctypes.c_size_t(LINE_BYTES), ctypes.c_size_t(size_bytes + shift)) == 0
+        size = ctypes.c_size_t(size_bytes + shift)
+        assert LIBC.posix_memalign(ctypes.byref(at), ctypes.c_size_t(LINE_BYTES), size) == 0
         self.address = (at.value or 0) + shift
         ctypes.memset(self.address, 0, size_bytes)
 
@@ -129,7 +130,8 @@ class Bed:
         if isinstance(operations[0], Unsupported):
             return False
         self.items[name] = []
-        for world, watch, case, operation, two in zip(self.worlds, self.watches, cases, operations, tables, strict=True):
+        for world, watch, case, operation, two in zip(self.worlds, self.watches, cases, operations, tables,
+                                                      strict=True):
             assert isinstance(operation, Operation)
             loop, wrong = world.device.compile("timed_loop", {}), world.device.private(64)
             stored = [on_device(world, verify.repeated(table)) for table in two]
@@ -205,7 +207,8 @@ def routed_item(bed: Bed, name: str, algorithm: Any, way: str, variant: str, dat
     tokens, top_k = bed.draw.choice([ranks, 7, 64]), bed.draw.choice([1, 2, 3])
     routes = draw_routes(bed.draw.choice(["uniform", "zipf:1.5", "hot:3"]), ranks, 8, tokens, top_k, bed.seed)
     row_bytes = hidden * datatype.size_bytes
-    of_ranks, given = [np.flatnonzero(routes.home == r) for r in range(ranks)], [routes.rows_of(r)[0] for r in range(ranks)]
+    of_ranks = [np.flatnonzero(routes.home == r) for r in range(ranks)]
+    given = [routes.rows_of(r)[0] for r in range(ranks)]
     values = verify.row_tables(datatype, tokens, [bed.seed])
     experts = [values[rows] for rows in given]
     if way == "combine":
@@ -301,12 +304,14 @@ def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
 
 
 def chain_of(bed: Bed, rank: int, order: list[str]) -> list[LibraryCall]:
-    """All launches of a rank as one list for `call_library`, each with the next iteration's data."""
-    loop = bed.worlds[rank].device.compile("timed_loop", {})
-    begin = Step(loop.kernel("begin_iteration"), Gate(watch=ctypes.addressof(bed.watches[rank])))
-    bed.keep.append(begin)
+    """All launches of a rank as one list for `call_library`, each with the next iteration's data. First all meet: a
+    rank that came when another had gone would have Python's locks between them."""
+    device, peers = bed.worlds[rank].device, cast(PeerBuffer, bed.worlds[rank].peers)
+    begin = Step(device.compile("timed_loop", {}).kernel("begin_iteration"), Gate(watch=ctypes.addressof(peers.watch)))
+    meet = Step(device.compile("link_probe", {"WORLD": str(bed.ranks)}).kernel("meet"), peers.arguments(0, 0, 0, 0))
+    bed.keep.append((begin, meet))
     calls = [LibraryCall(kernel=step.kernel.function, argument=ctypes.addressof(step.argument))
-             for name in order for step in (begin, *bed.items[name][rank][0])]
+             for step in (meet, *(step for name in order for step in (begin, *bed.items[name][rank][0])))]
     for one, after in pairwise(calls):
         one.after = ctypes.addressof(after)
     return calls

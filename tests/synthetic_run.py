@@ -26,7 +26,7 @@ CHAINED_UP_TO = 512 << 10
 Change = Callable[[Block], Block | None]
 
 # What is made up has not to outlive a crash, and putting every block on the disk is nine tenths of the time.
-without_fsync = mock.patch("os.fsync", lambda file: None)
+without_fsync = mock.patch("os.fsync", lambda file: None)  # noqa: PT008
 
 
 def chosen_for(size_bytes: int) -> str:

@@ -14,14 +14,18 @@ from tests.launch import mpirun
 ONE = ["float32 sum out"]
 
 
+ASKED = ("collective", "variants", "graph", "share", "own_memory", "repeat")
+
+
 def on_fake_gpus(device="cuda", ranks=2, cases=ONE, counts=(1000,), own=None, **faults) -> list[dict]:
     """What each rank found; `own` are variables of the user's own."""
     asked = {"device": device, "cases": cases, "counts": counts}
-    asked |= {
-        name: faults.pop(name)
-        for name in ("collective", "variants", "graph", "share", "own_memory", "repeat")
-        if name in faults
-    }
+    asked |= {name: faults.pop(name) for name in ASKED if name in faults}
+    return [found for (found,) in each_on_fake_gpus(device, ranks, [asked], own, **faults)]
+
+
+def each_on_fake_gpus(device, ranks, asked, own=None, **faults) -> list[list[dict]]:
+    """What each rank found of each that is asked for, one after the other in one launch."""
     settings = fake_nccl.environment(device, **faults) | (own or {})
     done = mpirun(ranks, "tests/library_ranks.py", json.dumps(asked), timeout_s=100, **settings)
     assert done.returncode == 0, done.stderr
@@ -29,7 +33,7 @@ def on_fake_gpus(device="cuda", ranks=2, cases=ONE, counts=(1000,), own=None, **
     for line in done.stdout.splitlines():
         by_rank |= json.loads(line)  # so the library has printed nothing
     found = [by_rank[str(rank)] for rank in range(ranks)]
-    found[0]["stderr"] = done.stderr
+    found[0][0]["stderr"] = done.stderr
     return found
 
 
@@ -62,24 +66,24 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("device", "graph", "ranks"), [("cuda", True, 3), ("hip", False, 2)]
-)
-@pytest.mark.parametrize("collective", PLACES)
-def test_every_collective_is_right_in_every_variant_on_a_fake_gpu(collective, device, graph, ranks):
+@pytest.mark.parametrize(("device", "graph", "ranks"), [("cuda", True, 3), ("hip", False, 2)])
+def test_every_collective_is_right_in_every_variant_on_a_fake_gpu(device, graph, ranks):
     """A baseline that moves less, or elsewhere, than ours would be beaten for nothing."""
-    cases = PLACES[collective][:: 1 if device == "cuda" else 3]
-    shapes = 2 if collective == "sendrecv" else 1
-    for found in on_fake_gpus(
-        device, ranks, cases, (0, 1, 1031), collective=collective, graph=graph, gpu={"count": ranks}
-    ):
-        assert len(found["results"]) == 2 * 3 * shapes * len(cases)
-        assert set(map(tuple, found["results"].values())) == {(0,) * ranks}
-        assert found["environment"]
-        if device == "cuda":
-            assert found["windows"] == {"plain": 0, "registered": 2}
-        # Uncached, as slabs are on HIP, RCCL would be slow in them.
-        assert found["memory"] == ("ncclMemAlloc" if device == "cuda" else "hipMalloc")
+    cases = {name: every[:: 1 if device == "cuda" else 3] for name, every in PLACES.items()}
+    asked = [{"device": device, "graph": graph, "collective": name, "cases": cases[name], "counts": (0, 1, 1031)}
+             for name in PLACES]
+    for each in each_on_fake_gpus(device, ranks, asked, gpu={"count": ranks}):
+        for number, (collective, found) in enumerate(zip(PLACES, each, strict=True)):
+            shapes = 2 if collective == "sendrecv" else 1
+            assert len(found["results"]) == 2 * 3 * shapes * len(cases[collective])
+            assert set(map(tuple, found["results"].values())) == {(0,) * ranks}
+            assert found["environment"]
+            if device == "cuda":
+                assert found["windows"] == {"plain": 0, "registered": 2 * (number + 1)}
+            # Uncached, as slabs are on HIP, RCCL would be slow in them.
+            assert found["memory"] == ("ncclMemAlloc" if device == "cuda" else "hipMalloc")
+            if collective == "alltoall":
+                assert found["calls"] == {"cuda": "ncclAlltoAll", "hip": "ncclAllToAll"}[device]
 
 
 CALLS = {
@@ -107,17 +111,20 @@ def test_a_library_without_an_all_to_all_sends_to_all_in_one_group_on_a_fake_gpu
     ):  # fmt: skip
         assert set(map(tuple, found["results"].values())) == {(0, 0, 0)}
         assert found["calls"] == "ncclSend and ncclRecv"
-    assert on_fake_gpus("hip", cases=["float32 none out"], collective="alltoall")[0]["calls"] == "ncclAllToAll"
 
 
 def test_a_library_that_cannot_send_says_so_and_what_bits_mean_does_not_matter_on_a_fake_gpu():
-    old = {"cases": ["bfloat16 none out"], "variants": ["plain"], "has_alltoall": False}
-    for collective, ways in (("sendrecv", (" one_way", " ping_pong")), ("alltoall", ("",))):
-        found = on_fake_gpus(collective=collective, version=2604, **old)[0]
+    one = {"device": "cuda", "cases": ["bfloat16 none out"], "counts": (1000,), "variants": ["plain"]}
+    asked = [one | {"collective": collective} for collective in ("sendrecv", "alltoall")]
+    (older, *_), (newer, *_) = (
+        each_on_fake_gpus("cuda", 2, asked, has_alltoall=False, version=version) for version in (2604, 2708)
+    )
+    lacking = (("sendrecv", (" one_way", " ping_pong")), ("alltoall", ("",)))
+    for found, (collective, ways) in zip(older, lacking, strict=True):
         assert found["results"] == {
             f"plain bfloat16 none out 1000{way}": f"NCCL 2.6.4 has no {collective}; 2.7 has" for way in ways
         }
-        found = on_fake_gpus(collective=collective, version=2708, **old)[0]
+    for found in newer:
         assert set(map(tuple, found["results"].values())) == {(0, 0)}
 
 

@@ -135,6 +135,9 @@ class Flight:
     def timed_out(self) -> None:
         """Ends the run after a kernel's wait ran into the time-out."""
         w = self.watch
+        if self.folder is not None and not w.wanted >> 32:  # in a meeting: who waits in the collective knows its epoch
+            time.sleep(LEAVE_S)
+            self._leave_with_others()
         # The peer may itself wait for another, as neighbours in a ring do.
         culprit, why = behind(self._records(), waited_for=int(w.peer)) or (int(w.peer), "did not answer")
         seen, wanted = (f"epoch {stamp >> 32} step {stamp & 0xFFFFFFFF}" for stamp in (w.seen, w.wanted))

@@ -40,6 +40,7 @@ from collectives.communicator import Communicator
 from collectives.gemm import bind_gemm
 from collectives.operation import Case, DeviceError, Unsupported, World
 from collectives.world import open_device, open_world
+from reports.case import where_wrong
 from reports.formats import as_json
 from reports.plot import plot
 from reports.result import Block, Planned, Result, ResultError, RunFile
@@ -144,6 +145,8 @@ def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], 
         status = INTERRUPTED
     elif any(case.status == "wrong" for case in result.cases):
         status = WRONG
+        if found := where_wrong(session.blocks):
+            print(f"wiretax: case {found[0]} ({subjects[found[0]].text}), {found[1]}", file=sys.stderr, flush=True)
     elif subjects and not samples:
         status = CANNOT
     last_word = manner.conclude(result, machine, options)
@@ -247,7 +250,7 @@ def store_block(session: Session, number: int, round_: int) -> None:
     if session.options.iters:
         subject.iterations = min(subject.iterations, session.options.iters - session.timed[number])
     session.timed[number] += subject.iterations
-    found = measure_block(session.bench, subject, round_)
+    found = measure_block(session.bench, subject, round_, DATATYPES[session.planned[number].datatype])
     if found is not None and session.file:
         block, rows = found
         session.file.append(block)

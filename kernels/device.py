@@ -100,6 +100,15 @@ class Pattern(ctypes.Structure):
                 ("watch", c_void_p)]
 
 
+class Wrong(ctypes.Structure):
+    """`Wrong` of timed_loop.cu: how many elements a check has found wrong, and of the first where and which bits."""
+
+    _fields_ = [(name, c_uint64) for name in ("elements", "iteration", "offset", "expected", "got")]
+
+
+WRONG_BYTES = ctypes.sizeof(Wrong)
+
+
 class Gate(ctypes.Structure):
     """`Gate` of timed_loop.cu: what holds a GPU's stream back until all of a block is in it."""
 

@@ -9,7 +9,7 @@ longest.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,6 +77,15 @@ def _round_trip_ns(block: Block | LinkBlock) -> float | None:
     if min(before, after) <= 0 or max(before, after) > MIXED_RATIO * min(before, after):
         return None
     return float(np.sqrt(before * after))
+
+
+def where_wrong(blocks: Iterable[Block]) -> tuple[int, str] | None:
+    """The case of the first of these blocks that says where it was wrong, and in words where; None where none does."""
+    for block in blocks:
+        if first := block.first_wrong:
+            return block.case, (f"block {block.block}: rank {first.rank} got {first.got} at offset "
+                                f"{first.offset_bytes}, element {first.element}; {first.expected} expected")
+    return None
 
 
 def late_us(shape: Any) -> float:
@@ -173,6 +182,8 @@ def _build_case(number: int, planned: Planned, run: Run, seen: list[tuple[Block,
     case.n_wrong = sum(checked) if checked else None
     if case.n_wrong:
         case.status, case.reason = "wrong", f"{case.n_wrong} elements were wrong"
+        if found := where_wrong(block for block, _ in seen):
+            case.reason += f", first in {found[1]}"
         return case
     assert case.time_us
     if planned.collective in TOGETHER:

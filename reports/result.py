@@ -25,6 +25,7 @@ from reports.schema import (
     Block,
     Case,
     End,
+    FirstWrong,
     Flight,
     LinkBlock,
     Planned,
@@ -41,7 +42,8 @@ from reports.schema import (
     to_line,
 )
 
-__all__ = ["SCHEMA", "Block", "Case", "End", "Flight", "ImportedRunError", "LinkBlock", "NewerSchemaError", "Planned",
+__all__ = ["SCHEMA", "Block", "Case", "End", "FirstWrong", "Flight", "ImportedRunError", "LinkBlock",
+           "NewerSchemaError", "Planned",
            "Range", "Record", "Result", "ResultError", "Run", "RunFile", "State", "Summary", "build_cases",
            "content_of", "is_imported", "read", "read_flight", "to_dict", "write_whole"]
 

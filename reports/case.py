@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reports.exposed import TOGETHER, costs_in, set_exposed
-from reports.schema import Block, Case, LinkBlock, Planned, Range, Run, State, Summary
+from reports.schema import Block, Case, FirstWrong, LinkBlock, Planned, Range, Run, State, Summary
 from reports.stats import autocorrelation, link_states, median_interval
 
 BETWEEN_RANKS = ("copy_in", "push", "peer_read")  # parts of a bound
@@ -79,12 +79,17 @@ def _round_trip_ns(block: Block | LinkBlock) -> float | None:
     return float(np.sqrt(before * after))
 
 
+def words_of(first: FirstWrong) -> str:
+    """`rank 1 got 13.0 (0x41500000) at offset 1184, element 296; 12.0 (0x41400000) expected`."""
+    return (f"rank {first.rank} got {first.got} at offset {first.offset_bytes}, element {first.element}; "
+            f"{first.expected} expected")
+
+
 def where_wrong(blocks: Iterable[Block]) -> tuple[int, str] | None:
     """The case of the first of these blocks that says where it was wrong, and in words where; None where none does."""
     for block in blocks:
         if first := block.first_wrong:
-            return block.case, (f"block {block.block}: rank {first.rank} got {first.got} at offset "
-                                f"{first.offset_bytes}, element {first.element}; {first.expected} expected")
+            return block.case, f"block {block.block}: {words_of(first)}"
     return None
 
 

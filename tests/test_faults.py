@@ -90,9 +90,9 @@ def sentence(done):
 class Launch:
     """A run in the background. `act` sends a signal; `end` waits for the end."""
 
-    def __init__(self, out, *options, ranks=2, program=("-m", "bench.allreduce"), **environment):
+    def __init__(self, out, *options, ranks=2, program=("-m", "bench.allreduce"), small=SMALL, **environment):
         self.out = out
-        command = [MPIRUN, "-n", str(ranks), sys.executable, *program, *SMALL, "--out", str(out), *options]
+        command = [MPIRUN, "-n", str(ranks), sys.executable, *program, *small, "--out", str(out), *options]
         self.process = subprocess.Popen(
             [str(word) for word in command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT), **environment},

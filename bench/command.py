@@ -20,6 +20,7 @@ from bench.flight import Flight, start_witness
 from bench.measure import Bench
 from bench.plan import Prepared, prepare_collective
 from bench.run import Manner, run
+from bench.soak import soak
 from bench.verify import WrongResult
 from collectives.collective import COLLECTIVES
 from collectives.communicator import Communicator, Disagreement
@@ -34,12 +35,14 @@ def main(command: str, collective: str, about: str, argv: Sequence[str] | None =
     """`python -m bench.<command>` of a collective."""
     started_s = time.monotonic()
     options = cli.parse(command, COLLECTIVES[collective], about, argv)
-    start(command, options, routed.prepare if options.experts else prepare_collective, started_s)
+    prepare = routed.prepare if options.experts else prepare_collective
+    start(command, options, prepare, started_s, instead=soak if options.soak else None)
 
 
 def start(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], Prepared], started_s: float,
-          manner: Manner | None = None) -> NoReturn:
-    """Runs on all ranks and exits with the status that they have agreed on."""
+          manner: Manner | None = None,
+          instead: Callable[[Namespace, Communicator, Flight], int] | None = None) -> NoReturn:
+    """Runs on all ranks, a run or `instead` of one, and exits with the status that they have agreed on."""
     # Until there is a record, a signal just ends the process, and so does a clock where MPI waits for a rank that never
     # comes: it starts all or none, and lets no thread of Python run meanwhile.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -49,7 +52,8 @@ def start(command: str, options: Namespace, prepare: Callable[[Namespace, Bench]
     if flight := open_flight(communicator, command, options):
         signal.setitimer(signal.ITIMER_REAL, 0)
         try:
-            status = run(command, options, prepare, communicator, flight, started_s, manner)
+            status = (instead(options, communicator, flight) if instead else
+                      run(command, options, prepare, communicator, flight, started_s, manner))
         except Disagreement as refusal:
             say(communicator, f"bench.{command}: {refusal}")
             status = WRONG if isinstance(refusal, WrongResult) else CANNOT

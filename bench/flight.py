@@ -143,14 +143,17 @@ class Flight:
         time.sleep(min(max(0.0, ended["leave_s"] - time.monotonic()), LEAVE_S))
         os._exit(ended["status"])
 
-    def timed_out(self) -> None:
-        """Ends the run after a kernel's wait ran into the time-out."""
+    def timed_out(self, during: str = "") -> None:
+        """Ends the run after a kernel's wait ran into the time-out, while this rank launched that."""
         w = self.watch
+        if self.folder is not None and not w.wanted >> 32:  # in a meeting: who waits in the collective knows its epoch
+            time.sleep(LEAVE_S)
+            self._leave_with_others()
         # The peer may itself wait for another, as neighbours in a ring do.
         culprit, why = behind(self._records(), waited_for=int(w.peer)) or (int(w.peer), "did not answer")
         seen, wanted = (f"epoch {stamp >> 32} step {stamp & 0xFFFFFFFF}" for stamp in (w.seen, w.wanted))
         waited = f"{seen} seen, {wanted} wanted by rank {self.rank} from rank {w.peer}"
-        self._give_up(culprit, why, f", kernel block {w.block}: {waited}")
+        self._give_up(culprit, why, f"{', ' * bool(during)}{during}, kernel block {w.block}: {waited}")
 
     def _give_up(self, culprit: int, why: str, waited_for: str = "") -> None:
         held_up = f"for {self.timeout_s:g} s and held the others up: {self._place_of(culprit)}{waited_for}"

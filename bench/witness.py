@@ -93,11 +93,10 @@ def shared_memory(pid: int) -> set[str]:
 def clear_up(folder: Path, pids: dict[int, int], segments: set[str]) -> None:
     """Removes what nobody can use now that all have ended: shared memory, what of the run is half written, and records
     that no unfinished run needs."""
-    for job in {segment.rpartition("_")[0] for segment in segments}:  # there may be more of them than were seen
-        for segment in Path(job).parent.glob(f"{Path(job).name}_*"):
-            segment.unlink(missing_ok=True)
+    jobs = {job for segment in segments if (job := segment.rpartition("_")[0]).startswith("/dev/shm/mpich_shm_")}
+    seen = (*map(Path, segments), *(more for job in jobs for more in Path("/dev/shm").glob(f"{job[9:]}_*")))
     run, samples = folder.with_suffix(".jsonl"), folder.with_suffix(".samples")
-    for left in (*folder.parent.glob(f"{folder.stem}.*.part"), *samples.glob("*.part")):
+    for left in (*seen, *folder.parent.glob(f"{folder.stem}.*.part"), *samples.glob("*.part")):
         left.unlink(missing_ok=True)
     if run.exists() and b'"kind":"end"' not in run.read_bytes().splitlines()[-1]:
         return

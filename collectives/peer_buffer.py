@@ -135,6 +135,16 @@ def register(communicator: Communicator, device: Device, peers: PeerBuffer, size
     return peers.registered[-1][peers.rank]
 
 
+def set_epoch(peers: PeerBuffer, epoch: int) -> None:
+    """Makes `epoch` that of the last launch. Every rank must call it, between two barriers."""
+    own, control = Own(), Control()
+    own.epoch.value = epoch
+    for flag in (flag for flags in control.flags for flag in flags):
+        flag.value = epoch << 32
+    peers.own.write(np.frombuffer(bytes(own), np.uint8))
+    peers.controls[peers.rank].write(np.frombuffer(bytes(control), np.uint8))
+
+
 def probe(communicator: Communicator, device: Device, peers: PeerBuffer) -> None:
     """Pushes and pulls patterns between all pairs and bounces a flag. Raises ProbeFailed naming the pair and the first
     wrong offset, Disagreement where a kernel cannot be had or run."""

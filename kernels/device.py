@@ -4,7 +4,7 @@ The structures here are those of `sync.h`, field for field.
 """
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from ctypes import c_char, c_double, c_long, c_uint64, c_void_p
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -101,6 +101,15 @@ class Pattern(ctypes.Structure):
                 ("watch", c_void_p)]
 
 
+class Wrong(ctypes.Structure):
+    """`Wrong` of timed_loop.cu: how many elements a check has found wrong, and of the first where and which bits."""
+
+    _fields_ = [(name, c_uint64) for name in ("elements", "iteration", "offset", "expected", "got")]
+
+
+WRONG_BYTES = ctypes.sizeof(Wrong)
+
+
 class Gate(ctypes.Structure):
     """`Gate` of timed_loop.cu: what holds a GPU's stream back until all of a block is in it."""
 
@@ -169,6 +178,19 @@ class Step:
     argument: Any
     blocks: int = 1
     entries: int = 1
+
+
+@dataclass(kw_only=True)
+class Item:
+    """What a mixed loop may launch, and has so often: the send buffer is written, then operation, then check."""
+
+    prepare: Step
+    operation: Step
+    check: Step
+    launches: int = 0
+
+
+Draws = ctypes.Array[c_uint64]  # the state of what is drawn: alike on all ranks, and each rank's own
 
 
 @dataclass(frozen=True)
@@ -264,6 +286,13 @@ class Device(Protocol):
         """Runs a plan natively; returns stamps in ns, [iterations, 4]: arrived, left, began to consume, done. With
         something beside, a fifth column has how much of it was done between arrived and left, in thousandths of a
         launch; -1 where that is not known."""
+
+    def mix(self, items: Sequence[Item], launches: int, draws: Draws, watch: Watch) -> None:
+        """Launches one item after another, as drawn, each rank at its own pace, so often or until the watch says stop.
+        `watch.calls` is the number of the item under way."""
+
+    def replayed(self, step: Step) -> Step:
+        """The step as a replay of a captured graph, where the device has them."""
 
     def caller(self, step: Step) -> Callable[[], None]:
         """A Python function that performs a step once, to its end."""

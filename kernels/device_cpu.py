@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +29,9 @@ from kernels.device import (
     Beside,
     Control,
     DeviceError,
+    Draws,
     Gemm,
+    Item,
     Kernel,
     LibraryCall,
     Memory,
@@ -214,6 +216,19 @@ class CpuDevice:
             ends_ns = end()
         done = stamps[: loop.done]
         return np.column_stack([done, progress(done[:, :2], ends_ns)])
+
+    def mix(self, items: Sequence[Item], launches: int, draws: Draws, watch: Watch) -> None:
+        pointers = [pointer for item in items for pointer in (
+            *(p for step in (item.prepare, item.operation, item.check)
+              for p in (step.kernel.function, ctypes.addressof(step.argument))), 0)]
+        table = (ctypes.c_void_p * len(pointers))(*pointers)
+        self.loop.library.mixed_loop(table, ctypes.c_long(len(items)), ctypes.c_long(launches), draws,
+                                     ctypes.byref(watch))
+        for number, item in enumerate(items):
+            item.launches += table[7 * number + 6] or 0
+
+    def replayed(self, step: Step) -> Step:
+        return step
 
     def _begin(self, beside: Beside) -> Callable[[], np.ndarray[Any, np.dtype[np.int64]]]:
         """Lets this go on until what is returned is called, which says when each of its launches ended. Raises

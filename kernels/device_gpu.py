@@ -8,7 +8,9 @@ with the driver and mapped into both GPUs, for cards whose driver refuses the fi
 
 import contextlib
 import ctypes
+import random
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -16,7 +18,20 @@ from typing import Any, TypeVar
 import numpy as np
 
 from kernels import shared_memory
-from kernels.device import MOST_BLOCKS, Bytes, DeviceError, Gate, Memory, OutOfMemory, Plan, Step, Watch
+from kernels.device import (
+    MOST_BLOCKS,
+    Bytes,
+    DeviceError,
+    Draws,
+    Gate,
+    Item,
+    Kernel,
+    Memory,
+    OutOfMemory,
+    Plan,
+    Step,
+    Watch,
+)
 from kernels.gpu_driver import calling, driver_library, load_cupy, ordinals, release
 from kernels.gpu_module import GpuModule, compile_kernel
 from kernels.gpu_side import SideStream
@@ -323,6 +338,28 @@ class GpuDevice:
                 rows += [row for i, row in enumerate(found, begun) if i in timed and not watch.stop]
                 begun = batch.stop
         return np.array(rows, np.int64).reshape(-1, 5 if plan.beside else 4)
+
+    def mix(self, items: Sequence[Item], launches: int, draws: Draws, watch: Watch) -> None:
+        order, delays = (random.Random(draw) for draw in draws)
+        begin = Step(self.begin, Gate(watch=ctypes.addressof(watch)))
+        with self.calling("the mixed loop"):
+            for _ in range(launches):
+                item = order.choice(items)
+                for step in (begin, item.prepare, item.operation, item.check):
+                    self.enqueue(step)
+                item.launches += 1
+                if delays.random() < 0.05:
+                    time.sleep(delays.random() * 0.002)
+                if watch.stop:
+                    break
+            self.stream.synchronize()
+        draws[0], draws[1] = order.getrandbits(64), delays.getrandbits(64)
+
+    def replayed(self, step: Step) -> Step:
+        if self.reason_against_graphs():
+            return step
+        graph = self._captured([step])
+        return Step(Kernel(step.kernel.name, lambda blocks, argument: graph.launch(self.stream)), step, step.blocks)
 
     def _close_gate(self, watch: Watch) -> Gate:
         """What is enqueued from now on waits for `_open_gate`."""

@@ -9,7 +9,7 @@ longest.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reports.exposed import TOGETHER, costs_in, set_exposed
-from reports.schema import Block, Case, LinkBlock, Planned, Range, Run, State, Summary
+from reports.schema import Block, Case, FirstWrong, LinkBlock, Planned, Range, Run, State, Summary
 from reports.stats import autocorrelation, link_states, median_interval
 
 BETWEEN_RANKS = ("copy_in", "push", "peer_read")  # parts of a bound
@@ -77,6 +77,20 @@ def _round_trip_ns(block: Block | LinkBlock) -> float | None:
     if min(before, after) <= 0 or max(before, after) > MIXED_RATIO * min(before, after):
         return None
     return float(np.sqrt(before * after))
+
+
+def words_of(first: FirstWrong) -> str:
+    """`rank 1 got 13.0 (0x41500000) at offset 1184, element 296; 12.0 (0x41400000) expected`."""
+    return (f"rank {first.rank} got {first.got} at offset {first.offset_bytes}, element {first.element}; "
+            f"{first.expected} expected")
+
+
+def where_wrong(blocks: Iterable[Block]) -> tuple[int, str] | None:
+    """The case of the first of these blocks that says where it was wrong, and in words where; None where none does."""
+    for block in blocks:
+        if first := block.first_wrong:
+            return block.case, f"block {block.block}: {words_of(first)}"
+    return None
 
 
 def late_us(shape: Any) -> float:
@@ -173,6 +187,8 @@ def _build_case(number: int, planned: Planned, run: Run, seen: list[tuple[Block,
     case.n_wrong = sum(checked) if checked else None
     if case.n_wrong:
         case.status, case.reason = "wrong", f"{case.n_wrong} elements were wrong"
+        if found := where_wrong(block for block, _ in seen):
+            case.reason += f", first in {found[1]}"
         return case
     assert case.time_us
     if planned.collective in TOGETHER:

@@ -27,6 +27,7 @@ from reports.schema import (
     Block,
     Case,
     End,
+    FirstWrong,
     Flight,
     Link,
     LinkBlock,
@@ -46,7 +47,8 @@ from reports.schema import (
     to_line,
 )
 
-__all__ = ["SCHEMA", "Block", "Case", "End", "Flight", "ImportedRunError", "LinkBlock", "NewerSchemaError", "Planned",
+__all__ = ["SCHEMA", "Block", "Case", "End", "FirstWrong", "Flight", "ImportedRunError", "LinkBlock",
+           "NewerSchemaError", "Planned",
            "Range", "Record", "Result", "ResultError", "Run", "RunFile", "State", "Summary", "build_cases",
            "content_of", "is_imported", "is_stream", "read", "read_flight", "to_dict", "write_whole"]
 

@@ -144,6 +144,18 @@ class Link(msgspec.Struct):
     overhead_us: NotNegative = 0
 
 
+class FirstWrong(Record, kw_only=True):
+    """The first element that a check found wrong: on which rank, in which iteration of the run, and where in its
+    receive buffer; what was expected and got, as `13.0 (0x41500000)`, the value and its bits."""
+
+    rank: int
+    iteration: int
+    offset_bytes: int
+    element: int
+    expected: str
+    got: str
+
+
 class Block(Record, kw_only=True, tag="block", tag_field="kind"):
     """One block of one case: medians over its `n` iterations (of a chain: over its chains, per call). `gpus` has, by
     rank, what the driver said of each GPU after it: clocks, link generation and width, what throttled it. `chosen`
@@ -162,6 +174,7 @@ class Block(Record, kw_only=True, tag="block", tag_field="kind"):
     chain_only_us: float | None = None
     link_rtt_ns: tuple[float, float] | None = None
     n_wrong: int | None = None
+    first_wrong: FirstWrong | None = None
     measure_s: float | None = None
     chosen: str | None = None
     gpus: list[dict[str, Any]] | None = None

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reports.case import BETWEEN_RANKS, LinkStates, late_us
+from reports.case import BETWEEN_RANKS, LinkStates, late_us, where_wrong
 from reports.rows import MARGIN, Flip, Row, View
 from reports.schema import Case, Result
 from reports.stats import MIN_PRECISE_BLOCKS
@@ -66,6 +66,8 @@ def opening(result: Result) -> list[str]:
         more = f" and {len(wrong) - 3} more cases" if len(wrong) > 3 else ""
         named = ", ".join(f"{describe(case)} ({case.n_wrong} elements)" for case in wrong[:3])
         lines.append(f"WRONG RESULTS: {named}{more}.")
+        if found := where_wrong(result.blocks):
+            lines.append(f"First in case {found[0]}, {found[1]}.")
     return lines
 
 

@@ -64,10 +64,10 @@ class Launch:
     """A run in the background. `signal` sends one; `end` waits for the end."""
 
     def __init__(self, out, *options, ranks=2, program=("-m", "bench.allreduce"), launcher=(), apart=False,
-                 **environment):
+                 small=SMALL, **environment):
         self.out = out
         python = [*(APART if apart else ()), sys.executable]
-        command = [MPIRUN, *launcher, "-n", str(ranks), *python, *program, *SMALL, "--out", str(out), *options]
+        command = [MPIRUN, *launcher, "-n", str(ranks), *python, *program, *small, "--out", str(out), *options]
         self.process = subprocess.Popen(
             [str(word) for word in command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT), **environment},

@@ -80,7 +80,8 @@ def claim(folder: Path, rank: int) -> None:
 
 def shared_memory(pid: int) -> set[str]:
     """The files in /dev/shm that a process maps: the MPI library's own, which it leaves behind when it is killed."""
-    return set(re.findall(r" (/dev/shm/mpich_\w+)$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE))
+    names = r" (/dev/shm/(?:mpich_|sm_segment\.)[\w.-]+)$"  # MPICH's, Open MPI's
+    return set(re.findall(names, Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE))
 
 
 def clear_up(folder: Path, pids: dict[int, int], segments: set[str]) -> None:

@@ -204,6 +204,8 @@ def output_options(where: Add) -> None:
 
 def parser_of_ranks(command: str, about: str, epilog: str) -> Parser:
     """A parser without options for `mpirun -n RANKS python -m bench.<command>`."""
+    if launched_rank() is not None:  # Open MPI gives each rank a terminal, wherever what it prints may go
+        os.environ.setdefault("NO_COLOR", "1")
     return Parser(
         prog=f"bench.{command}", usage=f"mpirun -n RANKS python -m bench.{command} [OPTION ...]", description=about,
         allow_abbrev=False, epilog=epilog,

@@ -23,7 +23,7 @@ from bench.run import Manner, run
 from bench.soak import soak
 from bench.verify import WrongResult
 from collectives.collective import COLLECTIVES
-from collectives.communicator import Communicator, Disagreement
+from collectives.communicator import Communicator, Disagreement, launched_rank, launched_ranks, scant_memory
 from collectives.operation import DeviceError
 from reports.result import ResultError, is_stream
 
@@ -47,9 +47,13 @@ def start(command: str, options: Namespace, prepare: Callable[[Namespace, Bench]
     # comes: it starts all or none, and lets no thread of Python run meanwhile.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, max(options.timeout, START_S))
+    if not launched_rank() and (warning := scant_memory()):
+        print(f"bench.{command}: {warning}", file=sys.stderr, flush=True)
     communicator = Communicator(options.mpi_thread_level)
     status = USAGE
-    if flight := open_flight(communicator, command, options):
+    if mistake := mislaunched(communicator, command):
+        say(communicator, f"bench.{command}: {mistake}")
+    elif flight := open_flight(communicator, command, options):
         signal.setitimer(signal.ITIMER_REAL, 0)
         try:
             status = (instead(options, communicator, flight) if instead else
@@ -72,9 +76,19 @@ def start(command: str, options: Namespace, prepare: Callable[[Namespace, Bench]
 
 
 def say(communicator: Communicator, sentence: str) -> None:
-    """Once for all ranks, on standard error."""
-    if communicator.rank == 0:
+    """Once for all ranks, on standard error; also where MPI took each for a world of its own."""
+    if communicator.rank == 0 and (communicator.size > 1 or not launched_rank()):
         print(sentence, file=sys.stderr, flush=True)
+
+
+def mislaunched(communicator: Communicator, command: str) -> str | None:
+    """Why these ranks are not those of one run; None where they are."""
+    if communicator.size == 1 and (launched := launched_ranks() or 1) > 1:
+        return (f"{launched} ranks are announced, and {communicator.library} sees this one alone: start them with the "
+                "mpirun that came with it, or in a job of Slurm with srun --mpi=pmi2 (for Open MPI --mpi=pmix)")
+    lines = communicator.all_gather([command, *sys.argv[1:]])
+    other = next((rank for rank, line in enumerate(lines) if line != lines[0]), None)
+    return f"rank {other} was started with other options than rank 0, and a run has one command line" if other else None
 
 
 def open_flight(communicator: Communicator, command: str, options: Namespace) -> Flight | None:

@@ -39,10 +39,10 @@ def main(folder: Path, segments: set[str], pids: dict[int, int]) -> None:
     for rank, pid in pids.items():
         try:
             fd = os.pidfd_open(pid)
-            segments |= shared_memory(pid)
         except OSError:
             claim(folder, rank)
             continue
+        segments |= shared_memory(pid)
         rank_of[fd] = rank
         ends.register(fd, select.EPOLLIN)
     while rank_of:
@@ -60,8 +60,7 @@ def main(folder: Path, segments: set[str], pids: dict[int, int]) -> None:
             for rank in [*closed(closings), rank_of.pop(fd)]:
                 claim(folder, rank)
         for rank in rank_of.values():
-            with contextlib.suppress(OSError):  # it ends just now
-                segments |= shared_memory(pids[rank])
+            segments |= shared_memory(pids[rank])
     clear_up(folder, pids, segments)
 
 
@@ -87,7 +86,10 @@ def state_of(pid: int) -> str:
 
 def shared_memory(pid: int) -> set[str]:
     """The files in /dev/shm that a process maps: the MPI library's own, which it leaves behind when it is killed."""
-    return set(re.findall(r" (/dev/shm/mpich_\w+)$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE))
+    names = r" (/dev/shm/(?:mpich_|sm_segment\.)[\w.-]+)$"  # MPICH's, Open MPI's
+    with contextlib.suppress(OSError):  # it ends just now, or shows nobody what it maps
+        return set(re.findall(names, Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE))
+    return set()
 
 
 def clear_up(folder: Path, pids: dict[int, int], segments: set[str]) -> None:

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from tests.launch import mpirun
 from tests.faulty_runs import Launch, sentence, wait_for
+from tests.launch import mpirun
 
 COUNTED = re.compile(r"soak: (\d+) launches in \d+ s, [\d.]+ GB of messages, (\d+) wrong elements; \d+ hands, and the "
                      r"epoch went( past 2\^32)? to (\d+)")

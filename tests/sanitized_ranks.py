@@ -37,11 +37,10 @@ from collectives.alltoall_routed import WAYS, RoutedCase, make_tables, record_by
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Array, Collective, Datatype, reason_against
 from collectives.fused import COLLECTIVE, FUSED, GemvCase, NormCase
 from collectives.operation import Build, Case, Gate, Operation, Step, Unsupported, Watch, World
-from collectives.peer_buffer import SLAB_BYTES, PeerBuffer
+from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, set_epoch
 from collectives.routing import draw as draw_routes
 from kernels.device import Bytes, Control, LibraryCall, Own, Transfer
 from kernels.device_cpu import FLAGS, CpuDevice
-from tests.ranks import set_epoch
 
 LAUNCHES = 6  # of each item
 START_EPOCH = 2**32 - 20

@@ -39,7 +39,7 @@ two_stages, evidence = verdict.two_stages, verdict.evidence
 
 
 def test_a_new_seed_passes_at_a_tenth():
-    done = subprocess.run([sys.executable, "-m", "reports", "selfcheck", "--scale", "0.1"], capture_output=True,
+    done = subprocess.run([sys.executable, "-m", "reports", "selfcheck", "--scale", "0.05"], capture_output=True,
                           text=True, check=False)
     *rows, outcome = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout + done.stderr

@@ -28,7 +28,7 @@ from reports.__main__ import main as reports
 from reports.result import read
 from tests.launch import MPIRUN, ROOT
 
-SMALL = ("-b", "16K", "-e", "16K", "--mode", "isolated", "--algorithm", "ring,library", "--max-time", "20", "-n", "240")
+SMALL = ("-b", "16K", "-e", "16K", "--mode", "isolated", "--algorithm", "ring,library", "-n", "2400")
 VICTIMS = ("rank 0", "rank 0", "all ranks", "the launcher's group")
 BLOCKS = 24  # of a whole run
 # Moments are drawn from each part of a life: case lines and samples last some hundredths of a second.
@@ -57,8 +57,8 @@ def content(out):
     return next((path.read_bytes() for path in out.glob("*.jsonl")), None)
 
 
-def kill(out, victim, process):
-    ranks = {rank: pid for pid, rank in processes(out).items() if rank is not None}
+def kill(there, victim, process):
+    ranks = {rank: pid for pid, rank in there.items() if rank is not None}
     with contextlib.suppress(ProcessLookupError):
         if victim == "the launcher's group":
             os.killpg(process.pid, signal.SIGKILL)
@@ -129,12 +129,15 @@ def strike(folder, whole, first_line_s, closing_s, rng):
     started_s = time.monotonic()
     if part == "start":
         time.sleep(moment * first_line_s)
-    elif wait_for_blocks(process, out, BLOCKS if part == "end" else blocks):
+        there = processes(out)
+    else:  # the looking for processes takes longer than a block
+        there = processes(out) if wait_for_blocks(process, out, 0) else {}
+        wait_for_blocks(process, out, BLOCKS if part == "end" else blocks)
         time.sleep(moment**3 * closing_s if part == "end" else 0.01 * moment)
     seen = content(out)
     if process.poll() is not None:
         return None
-    kill(out, victim, process)
+    kill(there, victim, process)
     process.wait(60)
     late_s = time.monotonic() + 10
     while (left := processes(out)) and time.monotonic() < late_s:

@@ -106,9 +106,8 @@ def _stays_after(later: Op, earlier: Op) -> bool:
 
 def _ready(ops: Sequence[Op], done: int) -> list[int]:
     waiting = [i for i in range(len(ops)) if not done >> i & 1]
-    barrier = next((n for n, i in enumerate(waiting) if ops[i].kind == "block_barrier"), len(waiting))
-    near = waiting[:barrier + 1]
-    return [i for n, i in enumerate(near) if not any(_stays_after(ops[i], ops[j]) for j in near[:n])]
+    end = next((n for n, i in enumerate(waiting) if ops[i].kind == "block_barrier"), len(waiting)) + 1
+    return [i for n, i in enumerate(waiting[:end]) if not any(_stays_after(ops[i], ops[j]) for j in waiting[:n])]
 
 
 def _steps(threads: Sequence[Thread], state: State) -> list[tuple[str, State | None]]:

@@ -120,8 +120,11 @@ def packets(launches: int, flips: bool = True, torn: bool = False, any_epoch: bo
         for launch in range(launches):
             half, mark = launch & 1 if flips else 0, launch + 1
             ops += [store(("data", peer, half), mark)] if torn else []
-            # The fence is for the reader: a poll sees what has come meanwhile, and need not see each value on its way.
-            ops += [store(("packet", peer, half), mark), FENCE_SYSTEM]
+            ops.append(store(("packet", peer, half), mark))
+            # Rank 0 looks for its first packet only when rank 1 has sent its second: else the search, which never makes
+            # a reader look later than it has to, would find the first in its view for ever.
+            ops += [store_release("sent twice", 1)] if (rank, launch) == (1, 1) else []
+            ops += [await_acquire("sent twice", until=bool)] if (rank, launch) == (0, 0) and launches > 1 else []
             ops.append(await_relaxed(("packet", rank, half), until=bool if any_epoch else mark.__eq__))
             if torn or any_epoch:  # else what has been waited for is what is summed: one access, which cannot be wrong
                 ops.append(load(("data" if torn else "packet", rank, half), mark))

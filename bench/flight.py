@@ -175,11 +175,13 @@ class Flight:
         threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
 
     def _watch(self) -> None:
-        progress, idle = (0, 0), 0
+        progress, idle, launcher = (0, 0), 0, os.getppid()
         before: Records = {}
         while not self.closed:
             if select.select([self.signals], [], [], LOOK_S)[0]:
                 os.read(self.signals, PAGE_BYTES)
+                self.interrupt()
+            if os.getppid() != launcher:  # it was killed: Open MPI's ranks would run on, and nobody end them
                 self.interrupt()
             self._leave_with_others()
             self._keep_watch()

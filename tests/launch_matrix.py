@@ -1,4 +1,4 @@
-"""`python -m tests.launch_matrix`: each launcher with 1, 2, 4 and 8 ranks in each situation that a machine may have.
+"""`python -m tests.launch_matrix [RANKS ...]`: each launcher with 1, 2, 4 and 8 ranks in each situation there may be.
 
 Each cell is a real run of `bench.allreduce`; the table says `ok`, or how it ended. test_launchers.py shares the parts.
 What takes a namespace is made with unshare(1), and needs root or user namespaces; another user needs root.
@@ -25,6 +25,7 @@ NOBODY = 65534
 SMALL = ("--sizes", "16K", "--algorithm", "ring,library", "--mode", "isolated", "-n", "12", "--lean",
          "--max-time", "60")  # the iterations end it, not the time
 LARGE = (*SMALL, "--sizes", "16K,32M", "--max-time", "20")
+ALONE = {"OMPI_MCA_btl": "self"}  # else a lone rank of Open MPI leaves 16 MiB in /dev/shm behind
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 UNSHARE = ["unshare"] if os.geteuid() == 0 else ["unshare", "-r"]
 OWN_PIDS = [*UNSHARE, "-p", "-f", "--mount-proc"]
@@ -132,8 +133,7 @@ def started_by_slurm(line: Sequence[str], ranks: int, pmi: bool) -> "list[subpro
         variables = {"SLURM_JOB_ID": "7", "SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NTASKS": ranks,
                      "SLURM_STEP_TASKS_PER_NODE": ranks, "SLURM_TASKS_PER_NODE": ranks}
         keep = [pipes[rank][1].fileno()] if pmi else []
-        if pmi:
-            variables |= {"PMI_FD": keep[0], "PMI_RANK": rank, "PMI_SIZE": ranks}
+        variables |= {"PMI_FD": keep[0], "PMI_RANK": rank, "PMI_SIZE": ranks} if pmi else ALONE
         processes.append(subprocess.Popen(
             line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pass_fds=keep,
             env={**os.environ, "PYTHONPATH": str(ROOT), **AS_ROOT, **{k: str(v) for k, v in variables.items()}}))
@@ -181,7 +181,7 @@ def answer_pmi(connection: socket.socket, ranks: int, keys: dict[str, str], meet
             stream.flush()
 
 
-def main() -> None:
+def main(counts: Sequence[int]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plain: dict[str, list[str]] = {"as it is": []}
@@ -190,14 +190,14 @@ def main() -> None:
                       "/dev/shm read-only": with_shm("ro"), "process ids of its own": OWN_PIDS}
         cells: list[tuple[str, int, str, list[str], tuple[str, ...]]]
         cells = [(launcher, ranks, situation, prefix, ()) for situation, prefix in plain.items()
-                 for launcher in LAUNCHERS for ranks in RANKS]
-        cells += [(launcher, ranks, f"bound to {to}", [], words) for launcher in LAUNCHERS for ranks in RANKS[:2]
+                 for launcher in LAUNCHERS for ranks in counts]
+        cells += [(launcher, ranks, f"bound to {to}", [], words) for launcher in LAUNCHERS for ranks in counts[:2]
                   for to, words in LAUNCHERS[launcher].binding.items()]
         tree = ROOT
         if os.geteuid() == 0 and has_namespaces():
             tree = tree_for_anybody(folder)
             cells += [(launcher, ranks, "another user", as_another_user(tree), ()) for launcher in LAUNCHERS
-                      for ranks in RANKS]
+                      for ranks in counts]
         for number, (launcher, ranks, situation, prefix, words) in enumerate(cells):
             own = situation == "another user"
             out = (tree / "home" if own else folder) / f"out-{number}"
@@ -208,4 +208,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main([int(word) for word in sys.argv[1:]] or RANKS)

@@ -34,6 +34,7 @@ from collectives.operation import (
     Algorithm,
     Case,
     DeviceError,
+    Item,
     Memory,
     Step,
     Unsupported,
@@ -42,7 +43,6 @@ from collectives.operation import (
     Wrong,
 )
 from collectives.peer_buffer import register, set_epoch
-from kernels.device import Item
 from reports.case import words_of
 
 COUNTS = (1, 3, 17, 17, 255, 1023, 4099, 20011, 70001, 300007)

@@ -22,6 +22,7 @@ from kernels.device import (
     Device,
     DeviceError,
     Gate,
+    Item,
     Memory,
     Pattern,
     Plan,
@@ -32,8 +33,8 @@ from kernels.device import (
 )
 
 __all__ = ["PHASES", "WRONG_BYTES", "Algorithm", "Arguments", "Beside", "Build", "Case", "Device", "DeviceError",
-           "Gate", "Memory", "Operation", "Pattern", "Plan", "Step", "Traffic", "Transfer", "Unsupported", "Watch",
-           "World", "Wrong", "attached", "bind_kernel", "chunk_that_fits", "first_failure", "plain_arguments"]
+           "Gate", "Item", "Memory", "Operation", "Pattern", "Plan", "Step", "Traffic", "Transfer", "Unsupported",
+           "Watch", "World", "Wrong", "attached", "bind_kernel", "chunk_that_fits", "first_failure", "plain_arguments"]
 
 
 PACK_BYTES = 64  # of the widest machine

@@ -8,9 +8,7 @@ with the driver and mapped into both GPUs, for cards whose driver refuses the fi
 
 import contextlib
 import ctypes
-import random
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -34,7 +32,7 @@ from kernels.device import (
 )
 from kernels.gpu_driver import calling, driver_library, load_cupy, ordinals, release
 from kernels.gpu_module import GpuModule, compile_kernel
-from kernels.gpu_side import SideStream
+from kernels.gpu_side import SideStream, enqueue_mixed
 
 MOST_THREADS = 512  # of a block, as the kernels promise the compiler
 # Entries of a stream, and what a library adds of its own: beyond about 1,000 the next waits, here for a closed gate.
@@ -340,20 +338,10 @@ class GpuDevice:
         return np.array(rows, np.int64).reshape(-1, 5 if plan.beside else 4)
 
     def mix(self, items: Sequence[Item], launches: int, draws: Draws, watch: Watch) -> None:
-        order, delays = (random.Random(draw) for draw in draws)
         begin = Step(self.begin, Gate(watch=ctypes.addressof(watch)))
         with self.calling("the mixed loop"):
-            for _ in range(launches):
-                item = order.choice(items)
-                for step in (begin, item.prepare, item.operation, item.check):
-                    self.enqueue(step)
-                item.launches += 1
-                if delays.random() < 0.05:
-                    time.sleep(delays.random() * 0.002)
-                if watch.stop:
-                    break
+            enqueue_mixed(self.enqueue, begin, items, launches, draws, watch)
             self.stream.synchronize()
-        draws[0], draws[1] = order.getrandbits(64), delays.getrandbits(64)
 
     def replayed(self, step: Step) -> Step:
         if self.reason_against_graphs():

@@ -333,7 +333,7 @@ def test_a_kernel_that_adds_wrongly_is_found_out(tmp_path):
     assert done.returncode == 1
     assert said, done.stderr
     assert float(said[1]) != float(said[2])
-    assert re.search(rf"WRONG RESULTS: .*\nFirst in case \d+, {where}\.\n", done.stdout)
+    assert re.search(rf"WRONG RESULTS: .*\. First in case \d+, {where}\. ", " ".join(done.stdout.split()))
     row = next(line for line in done.stdout.splitlines() if re.match(r" *16 KiB ", line))
     assert re.fullmatch(r" *16 KiB +[\d.]+ +WRONG +\w+ +- +- +- +[1-9]\d*", row)
     for case in stored(tmp_path / "results").cases:

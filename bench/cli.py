@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
@@ -42,6 +43,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if launched_rank() in (None, 0):
             print(f"{self.prog}: {message}", file=sys.stderr, flush=True)
+        elif "PMIX_RANK" in os.environ:  # Open MPI ends all when one leaves: not before rank 0 has spoken
+            time.sleep(1)
         os._exit(2)  # not through MPI, which is not up yet
 
 

@@ -103,8 +103,7 @@ def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], 
     ceilings = link_ceilings(bench, links)
     cores = {cpu for of_rank in communicator.all_gather(cpus) for cpu in of_rank}
     if crowded:
-        plural = "s" * (len(cores) > 1)
-        notes.append(f"{communicator.size} ranks share {len(cores)} core{plural}: they take turns, and times are the "
+        notes.append(f"{communicator.size} ranks share {len(cores)} cores: they take turns, and times are the "
                      "scheduler's.")
     head = describe(command, options, bench, machine, planned, ceilings, cpus, [*notes, *tuned, *bench.notes])
     if communicator.rank == 0:

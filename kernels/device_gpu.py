@@ -8,7 +8,6 @@ with the driver and mapped into both GPUs, for cards whose driver refuses the fi
 
 import contextlib
 import ctypes
-import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -30,7 +29,7 @@ from kernels.device import (
     Step,
     Watch,
 )
-from kernels.gpu_driver import calling, driver_library, load_cupy, ordinals, release
+from kernels.gpu_driver import calling, driver_library, ipc_parts, load_cupy, ordinals, release
 from kernels.gpu_module import GpuModule, compile_kernel
 from kernels.gpu_side import SideStream, enqueue_mixed
 
@@ -45,10 +44,6 @@ HIP_COHERENT = 0x40000000  # else a kernel that runs may not see what the host w
 LAZY_PEER_ACCESS = 1
 # Kinds of HIP device memory by the flag of hipExtMallocWithFlags, the surest for peers first.
 HIP_MEMORY = {"uncached": 0x3, "fine_grained": 0x1, "coarse_grained": 0x0}
-# A handle in words: bus id, the driver's 64 bytes, where in the allocation the memory begins and ends, the
-# allocation's size, all in bytes, and what it is made of.
-HANDLE = re.compile(rb"([0-9a-f]{4,8}(?::[0-9a-f]{2}){2}\.[0-7]) ([0-9a-f]{128}) (\d{1,15}) (\d{1,15}) (\d{1,15}) "
-                    rb"((?:cuda|hip)Malloc|hipExtMallocWithFlags [a-z_]{1,20})")
 Words = TypeVar("Words", Gate, Watch)
 
 
@@ -184,11 +179,7 @@ class GpuDevice:
         none of such memory. A label is in the host's memory alone: the driver's handle is of one allocation."""
         if way == "host_staged":
             return self._staged(shared_memory.open_shared(handle, size_bytes, shared_memory.MEMFD, label))
-        if not (where := HANDLE.fullmatch(handle)):
-            raise DeviceError(f"{handle[:60]!r} is no handle of a GPU's memory")
-        owner, type, (begin, end, whole) = where[1].decode(), where[6].decode(), map(int, where.group(3, 4, 5))
-        if end - begin != size_bytes or end > whole:
-            raise DeviceError(f"the memory shared by GPU {owner} is not of the size that was asked for")
+        owner, ipc, begin, type = ipc_parts(handle, size_bytes)
         with self.calling(f"asking about GPU {owner}"):
             peer = ordinals(self.runtime).get(owner)
             allowed = peer in (None, self.ordinal) or self.runtime.deviceCanAccessPeer(self.ordinal, peer)
@@ -197,7 +188,7 @@ class GpuDevice:
         unseen = ", which this process may not see (Slurm shows it with --gpu-bind=none)," if peer is None else ""
         try:
             with self.calling(f"ipcOpenMemHandle of memory on GPU {owner}{unseen}"):
-                base = self.runtime.ipcOpenMemHandle(bytes.fromhex(where[2].decode()), LAZY_PEER_ACCESS)
+                base = self.runtime.ipcOpenMemHandle(ipc, LAZY_PEER_ACCESS)
         except OutOfMemory as error:  # room in the address space, of which the other way needs none
             raise DeviceError(str(error)) from error
         return GpuMemory(self, base + begin, size_bytes, type, lambda: self.runtime.ipcCloseMemHandle(base), handle)

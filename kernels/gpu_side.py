@@ -12,7 +12,6 @@ from kernels.device import Draws, Item, Plan, Step, Watch, progress
 FEWEST, MOST = 4, 250  # launches beside an iteration, each with an event: a stream has room for about 1,000
 
 
-
 def enqueue_mixed(enqueue: Callable[[Step], None], begin: Step, items: Sequence[Item], launches: int, draws: Draws,
                   watch: Watch) -> None:
     """Puts launches of items into a stream as `Device.mix` says, each begun with `begin`, now and then late."""

@@ -136,12 +136,6 @@ class Routing(msgspec.Struct):
     rank_max_over_mean: NotNegative
 
 
-class Link(msgspec.Struct):
-    """What is relied on of `Run.link`."""
-
-    overhead_us: NotNegative = 0
-
-
 class Block(Record, kw_only=True, tag="block", tag_field="kind"):
     """One block of one case: medians over its `n` iterations (of a chain: over its chains, per call). `gpus` has, by
     rank, what the driver said of each GPU after it: clocks, link generation and width, what throttled it. `chosen`

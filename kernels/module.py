@@ -52,7 +52,7 @@ def cache_folder() -> Path:
             if parent.stat().st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
                 raise CompileError(f"the compile cache {folder} lies in {parent}, where anybody can put another in its "
                                    "place")
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        if status.st_uid != os.getuid() or status.st_mode & 0o022:  # a link is of mode 0777
             raise CompileError(f"the compile cache {folder} is a link or can be written by others; it must be yours "
                                "alone")
         if status.st_mode & 0o077:

@@ -50,11 +50,9 @@ def cache_folder() -> Path:
         status = folder.lstat()
         for parent in folder.resolve().parents:
             if parent.stat().st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
-                raise CompileError(f"the compile cache {folder} lies in {parent}, where anybody can put another in its "
-                                   "place")
+                raise CompileError(f"the compile cache {folder} lies in {parent}, where anybody can replace it")
         if status.st_uid != os.getuid() or status.st_mode & 0o022:  # a link is of mode 0777
-            raise CompileError(f"the compile cache {folder} is a link or can be written by others; it must be yours "
-                               "alone")
+            raise CompileError(f"the cache {folder} is a link or can be written by others; it must be yours alone")
         if status.st_mode & 0o077:
             folder.chmod(0o700)
     except OSError as error:

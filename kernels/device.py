@@ -268,8 +268,7 @@ class Device(Protocol):
         """Called when every peer has opened the memory, or has failed to."""
 
     def open(self, handle: bytes, size_bytes: int, way: str, label: str = "") -> Memory:
-        """A peer's memory, which was allocated there with this size, way and label. Raises DeviceError where it cannot
-        be had or is another's."""
+        """A peer's memory, allocated there with this size, way and label. Raises DeviceError where it is not that."""
 
     def private(self, size_bytes: int) -> Memory:
         """Memory of this rank alone, zeroed."""

@@ -29,8 +29,8 @@ from reports.schema import (
     End,
     FirstWrong,
     Flight,
-    Link,
     LinkBlock,
+    NotNegative,
     Parts,
     Planned,
     Range,
@@ -222,7 +222,7 @@ def read(path: Path | str) -> Result:
                 msgspec.convert(case.bound_parts if isinstance(case, Planned) else None, Parts | None)
             if isinstance(record, Run):
                 msgspec.convert(record.world, World)
-                msgspec.convert(record.link, Link)
+                msgspec.convert(record.link.get("overhead_us", 0), NotNegative)
         except msgspec.ValidationError as error:
             raise ResultError(f"{where}: not a shape of a case, or a world of ranks ({error})") from error
         planned = record.cases if isinstance(record, Run) else []
@@ -284,13 +284,11 @@ def _assemble(path: Path, run: Run, records: dict[type[Record], list[Any]]) -> R
         raise ResultError(f"{path}: a block belongs to a case that was not planned")
     if end is None:
         cases = build_cases(run, blocks, records[LinkBlock], unmeasured=ENDED_EARLY)
-    elif [_identity(case) for case in cases] != [_identity(case) for case in run.cases]:
+    elif len(cases) != len(run.cases) or any(
+            case.case != at or getattr(case, name) != getattr(run.cases[at], name)
+            for at, case in enumerate(cases) for name in CASE_KEY):
         raise ResultError(f"{path}: its cases are not those that were planned")
     return Result(path, run, cases, blocks, records[LinkBlock], end, read_flight(path.with_suffix(".flight")))
-
-
-def _identity(case: Case | Planned) -> list[Any]:
-    return [getattr(case, name) for name in CASE_KEY]
 
 
 def read_flight(folder: Path) -> Flight | None:

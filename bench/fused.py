@@ -23,6 +23,7 @@ from collectives.communicator import Disagreement, launched_rank
 from collectives.fused import COLLECTIVE, EPSILON, FUSED, WEIGHTS, GemvCase, NormCase
 from collectives.models import LAYERS, MODELS
 from collectives.operation import (
+    WRONG_BYTES,
     Algorithm,
     Build,
     Case,
@@ -303,7 +304,7 @@ def subject(bench: Bench, sides: tuple[Side, Side], tables: Sequence[Array], kee
     compute alone, which sums nothing, is not checked."""
     world, watch, datatype = bench.world, bench.flight.watch, case.datatype
     device, (sent, right) = world.device, (on_device(world, verify.repeated(table, repeats)) for table in tables)
-    wrong, loop = device.private(8), device.compile("timed_loop", {})
+    wrong, loop = device.private(WRONG_BYTES), device.compile("timed_loop", {})
     into, out = (pattern_of(datatype, *side, memory, wrong, watch, repeats)
                  for side, memory in zip(sides, (sent, right), strict=True))
     _, segments, segment_bytes = sides[1]

@@ -19,7 +19,7 @@ from bench.subject import Buffers, Subject, link_subjects, nothing, on_device, p
 from collectives.collective import DATATYPES
 from collectives.communicator import launched_rank
 from collectives.link import LINK, Part, Wire, bind, open_wire, parts
-from collectives.operation import DeviceError, Operation, Step, plain_arguments
+from collectives.operation import WRONG_BYTES, DeviceError, Operation, Step, plain_arguments
 from reports.result import Planned
 
 ABOUT = "Times the wire between every two ranks: push, pull, both ways at once, flags, launches, and what runs beside."
@@ -106,7 +106,7 @@ def subject_of_part(wire: Wire, bench: Bench, seed: int, number: int, part: Part
     values = verify.sent(LINK, DATATYPE, "none", world.communicator.size, seed)
     right = verify.received(LINK, {"pairs": part.pairs}, DATATYPE, "none", world.communicator.size, seed)
     tables, wanted = (on_device(world, verify.repeated(t[rank])) for t in (DATATYPE.encode(values), right))
-    wrong, blocks = device.private(8), device.blocks_for(size_bytes)
+    wrong, blocks = device.private(WRONG_BYTES), device.blocks_for(size_bytes)
     loop, probe = device.compile("timed_loop", {}), device.compile("link_probe", {"WORLD": str(len(wire.sends))})
     sent = pattern_of(DATATYPE, wire.send.address, 1, size_bytes, tables, wrong, watch)
     got = pattern_of(DATATYPE, wire.receive.address, 1, size_bytes, wanted, wrong, watch)

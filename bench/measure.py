@@ -15,8 +15,10 @@ import numpy as np
 from bench.flight import Flight
 from bench.gpu_state import link_facts
 from bench.subject import Subject
+from bench.verify import first_wrong
 from collectives import library
-from collectives.operation import Beside, DeviceError, Memory, Plan, Step, Unsupported, World
+from collectives.collective import Datatype
+from collectives.operation import WRONG_BYTES, Beside, DeviceError, Memory, Plan, Step, Unsupported, World, Wrong
 from reports.result import Block, LinkBlock
 from reports.stats import warmup_length
 
@@ -218,21 +220,22 @@ def plan_blocks(bench: Bench, subjects: list[Subject], budget_s: float, rounds: 
         subject.iterations = min(-(-asked // rounds), max(1, most)) if asked else max(fewest_iterations(subject), fit)
 
 
-def measure_block(bench: Bench, subject: Subject, block: int) -> tuple[Block, np.ndarray[Any, Any]] | None:
-    """One block of a case, the `block`-th, in the round of that number. Rank 0 gets the block and its samples (block,
-    rank, time, consume, arrival skew), the others None.
+def measure_block(bench: Bench, subject: Subject, block: int,
+                  datatype: Datatype) -> tuple[Block, np.ndarray[Any, Any]] | None:
+    """One block of a case of this type, the `block`-th, in the round of that number. Rank 0 gets the block and its
+    samples (block, rank, time, consume, arrival skew), the others None.
 
     Raises DeviceError, on all ranks, with the sentence of a library that failed.
     """
     bench.flight.note("timed loop", case=subject.number, block=block, text=subject.text)
     measured_before_s = bench.measuring_s
     if subject.wrong is not None:
-        subject.wrong.write(np.zeros(1, np.uint64))
+        subject.wrong.write(np.zeros(WRONG_BYTES, np.uint8))
     before = round_trip_ns(bench)
     follow_link(bench, subject, before)
     stamps = run(bench, subject, subject.warmup, subject.iterations, bench.checks)
     after = round_trip_ns(bench)
-    wrong = int(subject.wrong.read().view(np.uint64)[0]) if bench.checks and subject.wrong is not None else None
+    wrong = Wrong.from_buffer_copy(bytes(subject.wrong.read())) if bench.checks and subject.wrong is not None else None
     failures = bench.world.communicator.all_gather(subject.operation.failure())
     for rank, failure in enumerate(failures):
         if failure:
@@ -245,7 +248,7 @@ def measure_block(bench: Bench, subject: Subject, block: int) -> tuple[Block, np
     bench.flight.note("store")
     if gathered is None:
         return None
-    return summary(subject, block, gathered, bench.clock_shared, bench.measuring_s - measured_before_s)
+    return summary(subject, block, gathered, bench.clock_shared, bench.measuring_s - measured_before_s, datatype)
 
 
 def matmul_gflop_s(bench: Bench, subject: Subject, stamps: Stamps) -> tuple[float, float] | None:
@@ -269,14 +272,14 @@ def matmul_gflop_s(bench: Bench, subject: Subject, stamps: Stamps) -> tuple[floa
     return found[0], found[1]
 
 
-# What a rank has to say of a block: its stamps, elements found wrong, the flag's round trip before and after, the state
+# What a rank has to say of a block: its stamps, what it found wrong, the flag's round trip before and after, the state
 # of its GPU, and how fast the matmul beside it was, and is alone.
-RankBlock = tuple[np.ndarray[Any, Any], int | None, float | None, float | None, dict[str, Any] | None,
+RankBlock = tuple[np.ndarray[Any, Any], Wrong | None, float | None, float | None, dict[str, Any] | None,
                   tuple[float, float] | None]
 
 
 def summary(subject: Subject, block: int, ranks: Sequence[RankBlock], clock_shared: bool,
-            measure_s: float) -> tuple[Block, np.ndarray[Any, Any]]:
+            measure_s: float, datatype: Datatype) -> tuple[Block, np.ndarray[Any, Any]]:
     """A block's record and samples from what all ranks say of it."""
     stamps, wrong, befores, afters, gpus, matmuls = zip(*ranks, strict=True)
     with_it, alone = np.mean(matmuls, axis=0).tolist() if None not in matmuls else (None, None)
@@ -293,7 +296,9 @@ def summary(subject: Subject, block: int, ranks: Sequence[RankBlock], clock_shar
         chain_only_us=float(np.median(after_us)) if chained else None,
         arrival_skew_us=float(np.median(t["skew"])) if clock_shared else None,
         link_rtt_ns=(max(befores), max(afters)) if trips else None,
-        n_wrong=None if None in wrong else sum(wrong), measure_s=measure_s, gpus=[gpu for gpu in gpus if gpu] or None,
+        n_wrong=None if None in wrong else sum(its.elements for its in wrong),
+        first_wrong=None if None in wrong else first_wrong(wrong, datatype), measure_s=measure_s,
+        gpus=[gpu for gpu in gpus if gpu] or None,
         chosen=subject.operation.chosen if subject.by_link else None,
         matmul_gflop_s=with_it, matmul_alone_gflop_s=alone)
     n_ranks, n = t["each"].shape

@@ -15,6 +15,7 @@ from bench.head import Machine
 from collectives.algorithm import ALGORITHMS, is_lossy, named
 from collectives.auto import same_state
 from collectives.operation import Pick
+from reports.result import write_whole
 
 
 class NotOurs(Exception):
@@ -62,19 +63,14 @@ def add(path: Path, machine: Machine, run_id: str, found: Sequence[Pick],
         lossy: bool = False) -> None:
     """Puts what was found into the table there, whole or not at all; what it held of other sizes, and of states of the
     link that this run has not seen, stays, and without `lossy` what it held of lossy algorithms. A file that is no
-    table of this machine is replaced. Raises OSError."""
+    table of this machine is replaced. Raises OSError, ResultError."""
     table = Table(machine.machine_id, machine.software_id, run_id, list(found))
     with suppress(NotOurs):
         known = load(path, machine).picks
         table = replace(table, picks=[*found, *(old for old in known if (is_lossy(old) and not lossy)
                                                  or not any(same(old, new) for new in found))])
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(table)))
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(path, msgspec.json.format(msgspec.json.encode(table)))
 
 
 def same(one: Pick, other: Pick) -> bool:

@@ -40,9 +40,11 @@ from collectives.communicator import Communicator
 from collectives.gemm import bind_gemm
 from collectives.operation import Case, DeviceError, Unsupported, World
 from collectives.world import open_device, open_world
+from reports.case import where_wrong
 from reports.formats import as_json
+from reports.order import latest
 from reports.plot import plot
-from reports.result import Block, Planned, Result, ResultError, RunFile
+from reports.result import Block, Planned, Result, ResultError, RunFile, write_whole
 from reports.show import text
 from reports.stats import autocorrelation, is_precise
 
@@ -77,25 +79,7 @@ def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], 
     """Measures what `prepare` plans, and reports; returns the exit status, the same on every rank. Raises Disagreement
     where this machine cannot."""
     manner = manner or Manner()
-    flight.note("open the device")
-    device, notes = open_device(communicator, options.device, options.ranks_share_gpus)
-    # A rank with a GPU only enqueues, and the library's threads would inherit its one core.
-    own = sorted(os.sched_getaffinity(0))
-    crowded, cpus, core = pin(communicator) if device.name == "cpu" else Place(False, own, None)
-    flight.note("map the peers")
-    with communicator.together(DeviceError):
-        flight.watch_on(device.watch(flight.watch))
-        if options.beside and device.name == "cpu" and core is None:
-            raise DeviceError(f"--beside {options.beside} takes a core of its own beside each rank, and of "
-                              f"{len(own)} cores {communicator.size} ranks leave too few")
-        if options.cudagraph is None:  # where the device has them
-            options.cudagraph = int(device.reason_against_graphs() is None)
-        if options.cudagraph and (reason := device.reason_against_graphs()):
-            raise DeviceError(f"-G: {reason}")
-    graph = options.cudagraph > 0
-    world = open_world(communicator, device, flight.watch, crowded, options.timeout, options.memory, graph)
-    if options.slowed_percent:
-        world = replace(world, macros={"SLOWED_PERCENT": str(options.slowed_percent)})
+    world, (crowded, cpus, core), notes = opened(options, communicator, flight)
     if options.list:
         list_algorithms(world, options)
         return FINE
@@ -123,6 +107,7 @@ def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], 
                      "scheduler's.")
     head = describe(command, options, bench, machine, planned, ceilings, cpus, [*notes, *tuned, *bench.notes])
     if communicator.rank == 0:
+        head.after = latest(Path(options.out))
         session.file = RunFile.create(Path(options.out), head)
     ranks_cpus = {cpu for of_rank in communicator.node_gather(cpus) for cpu in of_rank}
     ticks_before = cpu_ticks(ranks_cpus)
@@ -144,6 +129,8 @@ def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], 
         status = INTERRUPTED
     elif any(case.status == "wrong" for case in result.cases):
         status = WRONG
+        if found := where_wrong(session.blocks):
+            print(f"wiretax: case {found[0]} ({subjects[found[0]].text}), {found[1]}", file=sys.stderr, flush=True)
     elif subjects and not samples:
         status = CANNOT
     last_word = manner.conclude(result, machine, options)
@@ -151,6 +138,30 @@ def run(command: str, options: Namespace, prepare: Callable[[Namespace, Bench], 
     print_result(result, options)
     print(last_word, end="", flush=True)
     return status
+
+
+def opened(options: Namespace, communicator: Communicator, flight: Flight) -> tuple[World, Place, list[str]]:
+    """What a run stands on: its world, where this rank is placed, and notes for readers. Raises Disagreement."""
+    flight.note("open the device")
+    device, notes = open_device(communicator, options.device, options.ranks_share_gpus)
+    # A rank with a GPU only enqueues, and the library's threads would inherit its one core.
+    own = sorted(os.sched_getaffinity(0))
+    place = pin(communicator) if device.name == "cpu" else Place(False, own, None)
+    flight.note("map the peers")
+    with communicator.together(DeviceError):
+        flight.watch_on(device.watch(flight.watch))
+        if options.beside and device.name == "cpu" and place.beside is None:
+            raise DeviceError(f"--beside {options.beside} takes a core of its own beside each rank, and of "
+                              f"{len(own)} cores {communicator.size} ranks leave too few")
+        if options.cudagraph is None:  # where the device has them
+            options.cudagraph = int(device.reason_against_graphs() is None)
+        if options.cudagraph and (reason := device.reason_against_graphs()):
+            raise DeviceError(f"-G: {reason}")
+    graph = options.cudagraph > 0
+    world = open_world(communicator, device, flight.watch, place.crowded, options.timeout, options.memory, graph)
+    if options.slowed_percent:
+        world = replace(world, macros={"SLOWED_PERCENT": str(options.slowed_percent)})
+    return world, place, notes
 
 
 def with_picks(world: World, machine: Machine, tuned: str | None) -> tuple[World, list[str]]:
@@ -247,7 +258,7 @@ def store_block(session: Session, number: int, round_: int) -> None:
     if session.options.iters:
         subject.iterations = min(subject.iterations, session.options.iters - session.timed[number])
     session.timed[number] += subject.iterations
-    found = measure_block(session.bench, subject, round_)
+    found = measure_block(session.bench, subject, round_, DATATYPES[session.planned[number].datatype])
     if found is not None and session.file:
         block, rows = found
         session.file.append(block)
@@ -313,7 +324,7 @@ def list_algorithms(world: World, options: Namespace) -> None:
 
 
 def print_result(result: Result, options: Namespace) -> None:
-    """The table, and where the run and its picture are; on rank 0."""
+    """The table, where the run and its picture are, and the JSON that was asked for; on rank 0."""
     drawn = str(picture := result.path.with_suffix(".png"))
     if result.end and result.end.reason == "interrupted":  # and whoever did that waits for the prompt
         drawn = "none: the run was interrupted"
@@ -324,8 +335,6 @@ def print_result(result: Result, options: Namespace) -> None:
             plot(result, picture)
         except ResultError as nothing_to_draw:
             drawn = f"none: {nothing_to_draw}"
-    if options.output_file:
-        Path(options.output_file).write_text(json.dumps(as_json(result), indent=1))
     try:
         print(text(result, options.format, options.long), end="", flush=True)
         # What other programs parse stays theirs alone.
@@ -335,3 +344,5 @@ def print_result(result: Result, options: Namespace) -> None:
         print(f"run: {result.path}\npicture: {drawn}", file=out, flush=True)
     except BrokenPipeError:  # whoever read has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if options.output_file:
+        write_whole(Path(options.output_file), json.dumps(as_json(result), indent=1).encode())

@@ -14,7 +14,7 @@ from bench.subject import Subject, nothing, on_device
 from bench.verify import WrongResult
 from collectives.collective import Array
 from collectives.fused import in_a_row
-from collectives.operation import Operation, Pattern, Step, Unsupported, plain_arguments
+from collectives.operation import WRONG_BYTES, Operation, Pattern, Step, Unsupported, plain_arguments
 from collectives.steps import Net
 from reports.result import Planned
 
@@ -90,7 +90,7 @@ def subject(bench: Bench, net: Net, number: int, text: str, operation: Operation
     `once` where that is another operation, and bit by bit against the first one from then on. `scale` makes a whole
     step of what is timed. All ranks call it. Raises WrongResult where the first one is wrong."""
     world, watch, datatype, device = bench.world, bench.flight.watch, net.datatype, bench.world.device
-    prepare, none, wrong = prepared(bench, net, image), nothing(world, watch), device.private(8)
+    prepare, none, wrong = prepared(bench, net, image), nothing(world, watch), device.private(WRONG_BYTES)
     size = right.size * datatype.size_bytes
     prepare.call()
     world.communicator.barrier()

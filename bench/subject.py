@@ -10,6 +10,7 @@ from bench import verify
 from bench.sweep import CHAIN_CALLS
 from collectives.collective import Array, Collective, Datatype, Shape
 from collectives.operation import (
+    WRONG_BYTES,
     Arguments,
     Case,
     Gate,
@@ -145,7 +146,7 @@ def subject_with(world: World, watch: Watch, number: int, planned: Planned, case
     hold, (segments, 31) as stored; `link` is the entry of link_probe.cu that comes after it, with its argument."""
     device, datatype = world.device, case.datatype
     sent, right = (on_device(world, verify.repeated(table, repeats)) for table in tables)
-    wrong = device.private(8)
+    wrong = device.private(WRONG_BYTES)
     # What is moved and not reduced, a chain passes on as it is; that is what it does with a maximum.
     macros = {"WORLD": str(min(world.communicator.size, 8)), "ELEMENT": datatype.element,
               "REDOP": case.redop.capitalize() if case.collective.reduces else "Max"}

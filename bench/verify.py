@@ -12,7 +12,9 @@ import numpy as np
 
 from collectives.collective import Array, Collective, Datatype, Shape, combined
 from collectives.communicator import Disagreement
+from collectives.operation import Wrong
 from collectives.routing import Routes
+from reports.result import FirstWrong
 
 PERIOD = 31  # a prime that no chunk, segment or pack is a multiple of: data at a wrong offset does not match either
 REPEATS = 64
@@ -21,6 +23,21 @@ Summed = Callable[[Array], Array]  # as an Operation has it
 
 class WrongResult(Disagreement):
     """What was to be timed gives a wrong result; all ranks raise this together."""
+
+
+def first_wrong(found: Sequence[Wrong], datatype: Datatype) -> FirstWrong | None:
+    """What the lowest of all ranks that found anything wrong found first; None where none did."""
+    rank = next((rank for rank, its in enumerate(found) if its.elements), None)
+    if rank is None:
+        return None
+    its, size = found[rank], datatype.size_bytes
+
+    def said(bits: int) -> str:
+        stored: Array = np.frombuffer(bits.to_bytes(8, "little")[:size], datatype.storage)
+        return f"{datatype.decode(stored)[0]} (0x{bits:0{2 * size}x})"
+
+    return FirstWrong(rank=rank, iteration=its.iteration, offset_bytes=its.offset, element=its.offset // size,
+                      expected=said(its.expected), got=said(its.got))
 
 
 def segment_table(datatype: Datatype, redop: str, rank: int, segment: int, seed: int) -> Array:

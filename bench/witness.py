@@ -2,9 +2,9 @@
 
 A rank that is still there some time after the others have left is killed: no run hangs for one that was stopped.
 
-Run as a script by `flight.start_witness`: `witness.py FOLDER RANK:PID ...`. It imports nothing of the project, so that
-it starts in milliseconds, sleeps until a rank ends, and ends when all have. A rank that came to its own end has taken
-its record away.
+Run as a script by `flight.start_witness`: `witness.py FOLDER SEGMENT,... RANK:PID ...`. It imports nothing of the
+project, so that it starts in milliseconds, sleeps until a rank ends, and ends when all have. A rank that came to its
+own end has taken its record away.
 
 The launcher kills the survivors some two milliseconds after a rank was killed, and the witness may wake later than
 that. It need not be quick: inotify keeps the order in which the ranks' records were closed. That order is the ranks'
@@ -26,7 +26,7 @@ IN_CLOSE_WRITE = 8
 LEFT_BEHIND_S = 2.0  # a stopped rank was, once in some hundred runs, and mpirun waited for it
 
 
-def main(folder: Path, pids: dict[int, int]) -> None:
+def main(folder: Path, segments: set[str], pids: dict[int, int]) -> None:
     # A rank that the launcher has bound to a core hands its mask down; there the witness would wait for one that spins.
     with contextlib.suppress(OSError):
         os.sched_setaffinity(0, range(os.sysconf("SC_NPROCESSORS_CONF")))
@@ -35,31 +35,32 @@ def main(folder: Path, pids: dict[int, int]) -> None:
     closings = libc.inotify_init1(os.O_NONBLOCK)
     libc.inotify_add_watch(closings, bytes(folder), IN_CLOSE_WRITE)
     ends = select.epoll()
-    rank_of, segments = dict[int, int](), set[str]()
+    rank_of = dict[int, int]()
     for rank, pid in pids.items():
         try:
             fd = os.pidfd_open(pid)
-            segments |= shared_memory(pid)
         except OSError:
             claim(folder, rank)
             continue
+        segments |= shared_memory(pid)
         rank_of[fd] = rank
         ends.register(fd, select.EPOLLIN)
     while rank_of:
-        # Once the run has ended all leave at one moment, and the launcher kills who does not: mostly.
-        is_over = (folder / "ended").exists()
-        found = ends.poll(LEFT_BEHIND_S if is_over else None)
-        if is_over and not found:
-            for fd in rank_of:
-                with contextlib.suppress(OSError):
-                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+        # Once the run has ended all leave at one moment, and the launcher kills who does not: mostly. For a rank that
+        # is stopped on its way out of a normal end it waits for ever.
+        is_over, has_left = (folder / "ended").exists(), len(rank_of) < len(pids)
+        found = ends.poll(LEFT_BEHIND_S if is_over or has_left else None)
+        if not found:
+            for fd, rank in rank_of.items():
+                with contextlib.suppress(OSError):  # it ends just now
+                    if is_over or state_of(pids[rank]) in "Tt":
+                        signal.pidfd_send_signal(fd, signal.SIGKILL)
         for fd, _ in found:
             ends.unregister(fd)
             for rank in [*closed(closings), rank_of.pop(fd)]:
                 claim(folder, rank)
         for rank in rank_of.values():
-            with contextlib.suppress(OSError):  # it ends just now
-                segments |= shared_memory(pids[rank])
+            segments |= shared_memory(pids[rank])
     clear_up(folder, pids, segments)
 
 
@@ -78,23 +79,35 @@ def claim(folder: Path, rank: int) -> None:
             json.dump({"rank": rank, "why": "ended without a word", "by": "witness", "status": 1, "leave_s": 0}, file)
 
 
+def state_of(pid: int) -> str:
+    """The state of a process, a letter as in proc(5)."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
 def shared_memory(pid: int) -> set[str]:
     """The files in /dev/shm that a process maps: the MPI library's own, which it leaves behind when it is killed."""
-    return set(re.findall(r" (/dev/shm/mpich_\w+)$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE))
+    names = r" (/dev/shm/(?:mpich_|sm_segment\.)[\w.-]+)$"  # MPICH's, Open MPI's
+    with contextlib.suppress(OSError):  # it ends just now, or shows nobody what it maps
+        return set(re.findall(names, Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE))
+    return set()
 
 
 def clear_up(folder: Path, pids: dict[int, int], segments: set[str]) -> None:
-    """Removes what nobody can use now that all have ended: shared memory, and records that no unfinished run needs."""
-    for segment in segments:
-        Path(segment).unlink(missing_ok=True)
-    run = folder.with_suffix(".jsonl")
+    """Removes what nobody can use now that all have ended: shared memory, what of the run is half written, and records
+    that no unfinished run needs."""
+    jobs = {job for segment in segments if (job := segment.rpartition("_")[0]).startswith("/dev/shm/mpich_shm_")}
+    seen = (*map(Path, segments), *(more for job in jobs for more in Path("/dev/shm").glob(f"{job[9:]}_*")))
+    run, samples = folder.with_suffix(".jsonl"), folder.with_suffix(".samples")
+    for left in (*seen, *folder.parent.glob(f"{folder.stem}.*.part"), *samples.glob("*.part")):
+        left.unlink(missing_ok=True)
     if run.exists() and b'"kind":"end"' not in run.read_bytes().splitlines()[-1]:
         return
-    for name in (*(f"rank-{rank}" for rank in pids), *(f"ended-{pid}" for pid in pids.values()), "ended"):
+    for name in (*(f"rank-{rank}" for rank in pids), *(f"ended-{pid}" for pid in pids.values()), "ended", "told"):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # gone already, or still in use by another host's ranks
         folder.rmdir()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), {int(rank): int(pid) for rank, pid in (item.split(":") for item in sys.argv[2:])})
+    ranks = (item.split(":") for item in sys.argv[3:])
+    main(Path(sys.argv[1]), set(filter(None, sys.argv[2].split(","))), {int(rank): int(pid) for rank, pid in ranks})

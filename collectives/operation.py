@@ -16,23 +16,25 @@ from collectives.communicator import Communicator
 from collectives.peer_buffer import PeerBuffer
 from kernels.device import (
     PHASES,
+    WRONG_BYTES,
     Arguments,
     Beside,
     Device,
     DeviceError,
     Gate,
+    Item,
     Memory,
     Pattern,
     Plan,
     Step,
     Transfer,
     Watch,
+    Wrong,
 )
 
-__all__ = ["PHASES", "Algorithm", "Arguments", "Beside", "Build", "Case", "Device", "DeviceError", "Gate", "Memory",
-           "Operation", "Pattern", "Plan", "Step", "Traffic", "Transfer", "Unsupported", "Watch", "World",
-           "attached", "bind_kernel", "chunk_that_fits", "first_failure",
-           "plain_arguments"]
+__all__ = ["PHASES", "WRONG_BYTES", "Algorithm", "Arguments", "Beside", "Build", "Case", "Device", "DeviceError",
+           "Gate", "Item", "Memory", "Operation", "Pattern", "Plan", "Step", "Traffic", "Transfer", "Unsupported",
+           "Watch", "World", "Wrong", "attached", "bind_kernel", "chunk_that_fits", "first_failure", "plain_arguments"]
 
 
 PACK_BYTES = 64  # of the widest machine

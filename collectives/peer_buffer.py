@@ -7,6 +7,7 @@ tried.
 """
 
 import ctypes
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -76,12 +77,16 @@ def _exchange(communicator: Communicator, device: Device, size_bytes: int, way: 
 
     Raises Disagreement if any rank cannot map any other's.
     """
+    # Of this exchange alone: what another run, rank or allocation shares has another label.
+    token = communicator.broadcast(secrets.token_hex(16))
     with communicator.together(OSError, DeviceError):
-        own.append(device.allocate(size_bytes, way, ordinary))
+        own.append(device.allocate(size_bytes, way, ordinary, f"{token} of rank {communicator.rank}"))
     handles = communicator.all_gather(own[-1].handle)
     try:
         with communicator.together(OSError, DeviceError):
-            opened += [device.open(handle) for rank, handle in enumerate(handles) if rank != communicator.rank]
+            for rank, handle in enumerate(handles):
+                if rank != communicator.rank:
+                    opened.append(device.open(handle, size_bytes, way, f"{token} of rank {rank}"))
     finally:
         device.forget_name(own[-1])
     peers = opened[len(opened) - communicator.size + 1 :]
@@ -128,6 +133,16 @@ def register(communicator: Communicator, device: Device, peers: PeerBuffer, size
     Disagreement."""
     peers.registered.append(_exchange(communicator, device, max(1, size_bytes), peers.way, [], [], ordinary=True))
     return peers.registered[-1][peers.rank]
+
+
+def set_epoch(peers: PeerBuffer, epoch: int) -> None:
+    """Makes `epoch` that of the last launch. Every rank must call it, between two barriers."""
+    own, control = Own(), Control()
+    own.epoch.value = epoch
+    for flag in (flag for flags in control.flags for flag in flags):
+        flag.value = epoch << 32
+    peers.own.write(np.frombuffer(bytes(own), np.uint8))
+    peers.controls[peers.rank].write(np.frombuffer(bytes(control), np.uint8))
 
 
 def probe(communicator: Communicator, device: Device, peers: PeerBuffer) -> None:

@@ -4,9 +4,12 @@
 //   1. store one's input, packet by packet, into every peer's slab
 //   2. look at each peer's packets until they carry this launch's epoch, sum in rank order, and round once
 // A packet is one store of 8 bytes, which none of the machines tears: whoever sees the epoch has the data, so there is
-// nothing to fence. Packets are compared for equality, so they have a place of their own, where nothing else is ever
-// stored: two halves that take turns, with room for every writer. An epoch comes back after 2^31 launches; a packet
-// that none of these has overwritten, all of them being shorter, would then be taken for a new one.
+// nothing to fence within a launch. A peer that has a rank's packets may, in the launch after, overwrite what that rank
+// read of a slab in the launch before, by another algorithm. On a GPU the end of a launch keeps that order; on a CPU,
+// where a launch is but a call, packets release and acquire, which is what x86 does anyway. Packets are compared for
+// equality, so they have a place of their own, where nothing else is ever stored: two halves that take turns, with room
+// for every writer. An epoch comes back after 2^31 launches; a packet that none of these has overwritten, all of them
+// being shorter, would then be taken for a new one.
 #include "pack.h"
 
 constexpr int PACK_WORDS = sizeof(pack) / 4, ELEMENT_WORDS = ELEMENT_BYTES == 8 ? 2 : 1;
@@ -19,10 +22,11 @@ DEVICE u64* packets_of(const Arguments& a, long reader, long writer, unsigned ep
 // Never that of memory that has only been zeroed.
 DEVICE unsigned mark_of(unsigned epoch) { return epoch << 1 | 1; }
 
-template <int WORDS> DEVICE void send(u64* to, pack p, unsigned mark) {
+// `spoilt` are the bits that a fault changes in the first packet.
+template <int WORDS> DEVICE void send(u64* to, pack p, unsigned mark, u64 spoilt) {
   unsigned data[WORDS];
   copy_bits(data, &p, sizeof data);
-  for (int k = 0; k < WORDS; ++k) store_relaxed_system(to + k, (u64)mark << 32 | data[k]);
+  for (int k = 0; k < WORDS; ++k) store_packet_system(to + k, ((u64)mark << 32 | data[k]) ^ (k ? 0 : spoilt));
 }
 // All of a pack's packets are asked for at once, again and again: one after another they would take a round trip each.
 template <int WORDS> DEVICE pack receive(const Arguments& a, const u64* from, unsigned mark, int peer) {
@@ -32,7 +36,7 @@ template <int WORDS> DEVICE pack receive(const Arguments& a, const u64* from, un
   for (int polls = 1;; ++polls) {
     u64 seen = wanted;
     for (int k = 0; k < WORDS; ++k) {
-      const u64 packet = load_relaxed_system(from + k);
+      const u64 packet = load_packet_system(from + k);
       data[k] = (unsigned)packet;
       if (packet >> 32 != mark) seen = packet;
     }
@@ -43,7 +47,7 @@ template <int WORDS> DEVICE pack receive(const Arguments& a, const u64* from, un
     const u64 now = clock_ns();
     if (start == 0) start = now;
     if (now - start > a.timeout_ns) {
-      give_up(a, peer, seen, wanted);
+      give_up(a, peer, seen >> 33 << 32, wanted >> 33 << 32);  // as stamps: of marks, the epochs
       break;
     }
     if (a.yields) yield();
@@ -61,7 +65,11 @@ DEVICE void exchange_packets(const Arguments& a, unsigned epoch, long first_pack
   for (long i = thread(); i < units; i += threads())
     for (int d = 1; d < WORLD; ++d) {
       const long reader = (a.rank + d) % WORLD;
-      send<WORDS>(packets_of(a, reader, a.rank, epoch) + first_packet + i * WORDS, load(i), mark);
+      const u64 step = stamp(epoch, 1);
+      if (strikes(SKIP_PUSH, a.rank, step) || (i == 0 && strikes(DROP_FLAG, a.rank, step, (int)reader))) continue;
+      const u64 spoilt = i ? 0 : strikes(FLIP_BIT, a.rank, step) ? 1ull << drawn(step) % 32
+                       : strikes(STALE_EPOCH, a.rank, step) ? (u64)(mark ^ mark_of(epoch - 1)) << 32 : 0;
+      send<WORDS>(packets_of(a, reader, a.rank, epoch) + first_packet + i * WORDS, load(i), mark, spoilt);
     }
   for (long i = thread(); i < units; i += threads())
     store(i, combined<COMPLETE, WORLD>([&](int r) {

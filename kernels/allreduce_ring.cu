@@ -41,7 +41,7 @@ extern "C" __global__ UP_TO_512_THREADS void ring(LAUNCHED_WITH(Arguments) launc
       const Slab sent{inbox(right, stage, chunk)};
       const char* came = stage > 0 ? inbox(a.rank, stage - 1, chunk) : nullptr;
 
-      if (stage == 0) copy(sent, own, s.count);
+      if (stage == 0) hand_over(a, epoch, chunk * most, sent.at, own, s.count);
       else if (stage < WORLD - 1) reduce<PARTIAL, 2>(sent, Sources<2>{{came, own}}, s.count);
       else if (stage == WORLD - 1)
         reduce<COMPLETE, 2>(Both<Output, Slab>{kept, sent}, Sources<2>{{came, own}}, s.count);

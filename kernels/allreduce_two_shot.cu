@@ -36,7 +36,7 @@ template <bool REGISTERED> DEVICE void two_shot(const Arguments& a) {
       for (int d = 1; d < WORLD; ++d) {
         const long owner = (a.rank + d) % WORLD;
         const Segment s = part(beat, owner);
-        copy(Slab{input(a.rank, beat, owner)}, a.send + s.start * ELEMENT_BYTES, s.count);
+        hand_over(a, epoch, s.start, input(a.rank, beat, owner), a.send + s.start * ELEMENT_BYTES, s.count);
       }
     if (beat >= 1 && beat <= chunks) {  // B
       const long chunk = beat - 1;

@@ -4,7 +4,7 @@ The structures here are those of `sync.h`, field for field.
 """
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from ctypes import c_char, c_double, c_long, c_uint64, c_void_p
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -29,7 +29,8 @@ class Watch(ctypes.Structure):
     """A rank's progress and its last words; `sync.h` says who writes what."""
 
     _fields_ = [(name, c_uint64)
-                for name in ("stop", "timed_out", "peer", "block", "seen", "wanted", "iteration", "calls", "phase")]
+                for name in ("stop", "timed_out", "peer", "block", "seen", "wanted", "iteration", "calls", "phase",
+                             "epoch")]
 
 
 class Line(ctypes.Structure):
@@ -98,6 +99,15 @@ class Pattern(ctypes.Structure):
     _fields_ = [("buffer", c_void_p), ("tables", c_void_p), ("segments", c_long), ("segment_bytes", c_long),
                 ("table_bytes", c_long), ("period", c_long), ("element_bytes", c_long), ("wrong", c_void_p),
                 ("watch", c_void_p)]
+
+
+class Wrong(ctypes.Structure):
+    """`Wrong` of timed_loop.cu: how many elements a check has found wrong, and of the first where and which bits."""
+
+    _fields_ = [(name, c_uint64) for name in ("elements", "iteration", "offset", "expected", "got")]
+
+
+WRONG_BYTES = ctypes.sizeof(Wrong)
 
 
 class Gate(ctypes.Structure):
@@ -170,6 +180,19 @@ class Step:
     entries: int = 1
 
 
+@dataclass(kw_only=True)
+class Item:
+    """What a mixed loop may launch, and has so often: the send buffer is written, then operation, then check."""
+
+    prepare: Step
+    operation: Step
+    check: Step
+    launches: int = 0
+
+
+Draws = ctypes.Array[c_uint64]  # the state of what is drawn: alike on all ranks, and each rank's own
+
+
 @dataclass(frozen=True)
 class Beside:
     """What goes on beside a timed loop, launch after launch of `step`: on a CPU on a core of its own, `core`, each
@@ -237,14 +260,15 @@ class Device(Protocol):
 
     def compile(self, stem: str, macros: Mapping[str, str]) -> Module: ...
 
-    def allocate(self, size_bytes: int, way: str, ordinary: bool = False) -> Memory:
+    def allocate(self, size_bytes: int, way: str, ordinary: bool = False, label: str = "") -> Memory:
         """Memory that peers can map in this way, zeroed. `ordinary`: as users have it, where a peer's stores are seen
-        from the next launch on; else within one too."""
+        from the next launch on; else within one too. `label` tells it from all other memory that is shared."""
 
     def forget_name(self, memory: Memory) -> None:
         """Called when every peer has opened the memory, or has failed to."""
 
-    def open(self, handle: bytes) -> Memory: ...
+    def open(self, handle: bytes, size_bytes: int, way: str, label: str = "") -> Memory:
+        """A peer's memory, allocated there with this size, way and label. Raises DeviceError where it is not that."""
 
     def private(self, size_bytes: int) -> Memory:
         """Memory of this rank alone, zeroed."""
@@ -261,6 +285,13 @@ class Device(Protocol):
         """Runs a plan natively; returns stamps in ns, [iterations, 4]: arrived, left, began to consume, done. With
         something beside, a fifth column has how much of it was done between arrived and left, in thousandths of a
         launch; -1 where that is not known."""
+
+    def mix(self, items: Sequence[Item], launches: int, draws: Draws, watch: Watch) -> None:
+        """Launches one item after another, as drawn, each rank at its own pace, so often or until the watch says stop.
+        `watch.calls` is the number of the item under way."""
+
+    def replayed(self, step: Step) -> Step:
+        """The step as a replay of a captured graph, where the device has them."""
 
     def caller(self, step: Step) -> Callable[[], None]:
         """A Python function that performs a step once, to its end."""

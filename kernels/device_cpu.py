@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +29,9 @@ from kernels.device import (
     Beside,
     Control,
     DeviceError,
+    Draws,
     Gemm,
+    Item,
     Kernel,
     LibraryCall,
     Memory,
@@ -151,8 +153,9 @@ class CpuDevice:
 
         def compile_to(unfinished: Path, target: Path) -> None:
             command = [*find_compiler(), "-x", "c++", *flags, str(source), "-o", str(unfinished)]
-            # The compiler outlives this process if that is killed; then nobody else would rename what it makes.
-            whole = 'target=$1; shift; "$@" && [ -e "$0" ] && mv -f "$0" "$target" || { rm -f "$0"; exit 1; }'
+            # The compiler outlives this process if that is killed; then nobody else would clear away what it makes.
+            whole = ('target=$1; shift; "$@" && [ -e "$0" ] && kill -0 $PPID 2>&- && mv -f "$0" "$target" '
+                     '|| { rm -f "$0"; exit 1; }')
             shell = ["sh", "-c", whole, str(unfinished), str(target), *command]
             done = subprocess.run(shell, capture_output=True, text=True, start_new_session=True)
             if done.returncode:
@@ -165,14 +168,14 @@ class CpuDevice:
         self.loaded[source, tuple(flags)] = module
         return module
 
-    def allocate(self, size_bytes: int, way: str, ordinary: bool = False) -> SharedMemory:
-        return shared_memory.allocate(size_bytes, way)
+    def allocate(self, size_bytes: int, way: str, ordinary: bool = False, label: str = "") -> SharedMemory:
+        return shared_memory.allocate(size_bytes, way, label)
 
     def forget_name(self, memory: Memory) -> None:
         shared_memory.forget_name(memory.handle)
 
-    def open(self, handle: bytes) -> SharedMemory:
-        return shared_memory.open_shared(handle)
+    def open(self, handle: bytes, size_bytes: int, way: str, label: str = "") -> SharedMemory:
+        return shared_memory.open_shared(handle, size_bytes, way, label)
 
     def private(self, size_bytes: int) -> HostMemory:
         """Anonymous memory in huge pages where the system gives them, touched here."""
@@ -213,6 +216,19 @@ class CpuDevice:
             ends_ns = end()
         done = stamps[: loop.done]
         return np.column_stack([done, progress(done[:, :2], ends_ns)])
+
+    def mix(self, items: Sequence[Item], launches: int, draws: Draws, watch: Watch) -> None:
+        pointers = [pointer for item in items for pointer in (
+            *(p for step in (item.prepare, item.operation, item.check)
+              for p in (step.kernel.function, ctypes.addressof(step.argument))), 0)]
+        table = (ctypes.c_void_p * len(pointers))(*pointers)
+        self.loop.library.mixed_loop(table, ctypes.c_long(len(items)), ctypes.c_long(launches), draws,
+                                     ctypes.byref(watch))
+        for number, item in enumerate(items):
+            item.launches += table[7 * number + 6] or 0
+
+    def replayed(self, step: Step) -> Step:
+        return step
 
     def _begin(self, beside: Beside) -> Callable[[], np.ndarray[Any, np.dtype[np.int64]]]:
         """Lets this go on until what is returned is called, which says when each of its launches ended. Raises

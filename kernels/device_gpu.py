@@ -8,7 +8,6 @@ with the driver and mapped into both GPUs, for cards whose driver refuses the fi
 
 import contextlib
 import ctypes
-import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -16,10 +15,23 @@ from typing import Any, TypeVar
 import numpy as np
 
 from kernels import shared_memory
-from kernels.device import MOST_BLOCKS, Bytes, DeviceError, Gate, Memory, OutOfMemory, Plan, Step, Watch
-from kernels.gpu_driver import calling, driver_library, load_cupy, ordinals, release
+from kernels.device import (
+    MOST_BLOCKS,
+    Bytes,
+    DeviceError,
+    Draws,
+    Gate,
+    Item,
+    Kernel,
+    Memory,
+    OutOfMemory,
+    Plan,
+    Step,
+    Watch,
+)
+from kernels.gpu_driver import calling, driver_library, ipc_parts, load_cupy, ordinals, release
 from kernels.gpu_module import GpuModule, compile_kernel
-from kernels.gpu_side import SideStream
+from kernels.gpu_side import SideStream, enqueue_mixed
 
 MOST_THREADS = 512  # of a block, as the kernels promise the compiler
 # Entries of a stream, and what a library adds of its own: beyond about 1,000 the next waits, here for a closed gate.
@@ -130,12 +142,12 @@ class GpuDevice:
             self.runtime.deviceSynchronize()  # the stream of kernels does not wait for that of memset
         return GpuMemory(self, address, size_bytes, label, lambda: self.runtime.free(address))
 
-    def allocate(self, size_bytes: int, way: str, ordinary: bool = False) -> Memory:
+    def allocate(self, size_bytes: int, way: str, ordinary: bool = False, label: str = "") -> Memory:
         """Memory that peers can map in this way, zeroed. On HIP uncached where the driver has that, else fine-grained:
         what a peer writes into cached memory may not be seen while a kernel runs. A user's is cached, for RCCL's sake
         as well."""
         if way == "host_staged":
-            return self._staged(shared_memory.allocate(size_bytes, shared_memory.MEMFD))
+            return self._staged(shared_memory.allocate(size_bytes, shared_memory.MEMFD, label))
         refusals = []
         for type in self.slab_types[-1:] if ordinary else self.slab_types[:2]:
             try:
@@ -157,17 +169,17 @@ class GpuDevice:
         except DeviceError:
             memory.close()
             raise
-        where = {"bus_id": self.pci_bus_id, "ipc": handle.hex(), "offset": memory.address - begins_at,
-                 "size_bytes": size_bytes, "type": memory.type}
-        memory.size_bytes, memory.handle = size_bytes, json.dumps(where).encode()
+        offset = memory.address - begins_at
+        words = (self.pci_bus_id, handle.hex(), offset, offset + size_bytes, base_bytes.value, memory.type)
+        memory.size_bytes, memory.handle = size_bytes, " ".join(map(str, words)).encode()
         return memory
 
-    def open(self, handle: bytes) -> Memory:
-        """A peer's memory, mapped here. Raises DeviceError where the driver refuses, with its word."""
-        where = json.loads(handle)
-        if "ipc" not in where:
-            return self._staged(shared_memory.open_shared(handle))
-        owner = where["bus_id"]
+    def open(self, handle: bytes, size_bytes: int, way: str, label: str = "") -> Memory:
+        """A peer's memory, mapped here. Raises DeviceError where the driver refuses, with its word, or the handle is
+        none of such memory. A label is in the host's memory alone: the driver's handle is of one allocation."""
+        if way == "host_staged":
+            return self._staged(shared_memory.open_shared(handle, size_bytes, shared_memory.MEMFD, label))
+        owner, ipc, begin, type = ipc_parts(handle, size_bytes)
         with self.calling(f"asking about GPU {owner}"):
             peer = ordinals(self.runtime).get(owner)
             allowed = peer in (None, self.ordinal) or self.runtime.deviceCanAccessPeer(self.ordinal, peer)
@@ -176,11 +188,10 @@ class GpuDevice:
         unseen = ", which this process may not see (Slurm shows it with --gpu-bind=none)," if peer is None else ""
         try:
             with self.calling(f"ipcOpenMemHandle of memory on GPU {owner}{unseen}"):
-                base = self.runtime.ipcOpenMemHandle(bytes.fromhex(where["ipc"]), LAZY_PEER_ACCESS)
+                base = self.runtime.ipcOpenMemHandle(ipc, LAZY_PEER_ACCESS)
         except OutOfMemory as error:  # room in the address space, of which the other way needs none
             raise DeviceError(str(error)) from error
-        return GpuMemory(self, base + where["offset"], where["size_bytes"], where["type"],
-                         lambda: self.runtime.ipcCloseMemHandle(base), handle)
+        return GpuMemory(self, base + begin, size_bytes, type, lambda: self.runtime.ipcCloseMemHandle(base), handle)
 
     def forget_name(self, memory: Memory) -> None:
         """Nothing of a GPU's memory has a name."""
@@ -316,6 +327,18 @@ class GpuDevice:
                 rows += [row for i, row in enumerate(found, begun) if i in timed and not watch.stop]
                 begun = batch.stop
         return np.array(rows, np.int64).reshape(-1, 5 if plan.beside else 4)
+
+    def mix(self, items: Sequence[Item], launches: int, draws: Draws, watch: Watch) -> None:
+        begin = Step(self.begin, Gate(watch=ctypes.addressof(watch)))
+        with self.calling("the mixed loop"):
+            enqueue_mixed(self.enqueue, begin, items, launches, draws, watch)
+            self.stream.synchronize()
+
+    def replayed(self, step: Step) -> Step:
+        if self.reason_against_graphs():
+            return step
+        graph = self._captured([step])
+        return Step(Kernel(step.kernel.name, lambda blocks, argument: graph.launch(self.stream)), step, step.blocks)
 
     def _close_gate(self, watch: Watch) -> Gate:
         """What is enqueued from now on waits for `_open_gate`."""

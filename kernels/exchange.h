@@ -30,7 +30,8 @@ DEVICE long exchange_from(const Arguments& a, unsigned epoch, long step, long co
     // Each starts with the next rank, so that not all store into rank 0 first.
     for (int d = 1; d < (DIRECTION == PULL && READER == ALL ? smaller(2, WORLD) : WORLD); ++d) {
       const long reader = (a.rank + d) % WORLD;
-      give(reader, start, n, slot(reader, a.rank));
+      if (!strikes(SKIP_PUSH, a.rank, stamp(epoch, step + 1))) give(reader, start, n, slot(reader, a.rank));
+      if (FAULT == FLIP_BIT) flip_bit(a.rank, stamp(epoch, step + 1), slot(reader, a.rank), n * ELEMENT_BYTES);
     }
     signal(a, peers, stamp(epoch, step + 1));
     meanwhile(start, n);

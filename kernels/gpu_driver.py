@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import importlib
 import os
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,10 @@ DRIVERS = {"cuda": ("libcuda.so.1",), "hip": ("libamdhip64.so.7", "libamdhip64.s
 VISIBLE = {"cuda": ("CUDA_VISIBLE_DEVICES",), "hip": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")}
 # NVIDIA's, AMD's and WSL's: where one is there and the library is not, CuPy's own complaint says more.
 DEVICE_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+# A handle of memory in words: bus id, the driver's 64 bytes, where in the allocation the memory begins and ends, the
+# allocation's size, all in bytes, and what it is made of.
+IPC_HANDLE = re.compile(rb"([0-9a-f]{4,8}(?::[0-9a-f]{2}){2}\.[0-7]) ([0-9a-f]{128}) (\d{1,15}) (\d{1,15}) (\d{1,15}) "
+                        rb"((?:cuda|hip)Malloc|hipExtMallocWithFlags [a-z_]{1,20})")
 
 
 @cache
@@ -89,3 +94,14 @@ def driver_library(*vendors: str) -> ctypes.CDLL:
         with contextlib.suppress(OSError):
             return ctypes.CDLL(name)
     raise DeviceError(f"no GPU driver is here: {', '.join(names)} cannot be loaded")
+
+
+def ipc_parts(handle: bytes, size_bytes: int) -> tuple[str, bytes, int, str]:
+    """The owner's bus id, the driver's handle, where the memory of this size begins in it, and what that is made of.
+    Raises DeviceError for what is no such handle."""
+    if not (where := IPC_HANDLE.fullmatch(handle)):
+        raise DeviceError(f"{handle[:60]!r} is no handle of a GPU's memory")
+    begin, end, whole = map(int, where.group(3, 4, 5))
+    if end - begin != size_bytes or end > whole:
+        raise DeviceError(f"the memory shared by GPU {where[1].decode()} is not of the size that was asked for")
+    return where[1].decode(), bytes.fromhex(where[2].decode()), begin, where[6].decode()

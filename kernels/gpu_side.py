@@ -1,12 +1,31 @@
-"""What goes on beside a GPU's timed loop, in a stream of its own."""
+"""What goes on beside a GPU's timed loop, in a stream of its own; and launches mixed without a clock, in its own."""
 
+import random
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from kernels.device import Plan, progress
+from kernels.device import Draws, Item, Plan, Step, Watch, progress
 
 FEWEST, MOST = 4, 250  # launches beside an iteration, each with an event: a stream has room for about 1,000
+
+
+def enqueue_mixed(enqueue: Callable[[Step], None], begin: Step, items: Sequence[Item], launches: int, draws: Draws,
+                  watch: Watch) -> None:
+    """Puts launches of items into a stream as `Device.mix` says, each begun with `begin`, now and then late."""
+    order, delays = (random.Random(draw) for draw in draws)
+    for _ in range(launches):
+        watch.calls = number = order.randrange(len(items))
+        for step in (begin, items[number].prepare, items[number].operation, items[number].check):
+            enqueue(step)
+        items[number].launches += 1
+        if delays.random() < 0.05:
+            time.sleep(delays.random() * 0.002)
+        if watch.stop:
+            break
+    draws[0], draws[1] = order.getrandbits(64), delays.getrandbits(64)
 
 
 class SideStream:

@@ -5,11 +5,17 @@
 // None of them signals through the epoch's flags but the ping-pong, which lets every rank wait for every other first.
 #include "pack.h"
 
-// All ranks meet; stands before each timed iteration.
+DEVICE void note_epoch(const Arguments& a, unsigned epoch) {
+  if (thread() == 0) *(volatile u64*)&a.watch->epoch = epoch;
+}
+
+// All ranks meet; stands before each timed iteration. It also notes the epoch: here nothing is stamped, and while the
+// others are waited for the store costs nothing.
 extern "C" __global__ UP_TO_512_THREADS void meet(LAUNCHED_WITH(Arguments) launched) {
   const Arguments& a = of_this_rank(launched);
   block_barrier();
   const u64 meeting = a.own->meetings.value + 1;
+  note_epoch(a, (unsigned)a.own->epoch.value);
   for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
     if (p != a.rank) store_release_system(&of_thread(a.control, p)->meet[a.rank].value, meeting);
   for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
@@ -23,12 +29,14 @@ extern "C" __global__ UP_TO_512_THREADS void meet(LAUNCHED_WITH(Arguments) launc
 extern "C" __global__ UP_TO_512_THREADS void flag_ping_pong(LAUNCHED_WITH(Arguments) launched) {
   const Arguments& a = of_this_rank(launched);
   const unsigned epoch = enter_launch(a);
+  note_epoch(a, epoch - 1);
   signal(a, everyone_but(a.rank), stamp(epoch, 1));
   wait(a, everyone_but(a.rank), stamp(epoch, 1));
   const long partner = a.rank ^ 1;
   const u64 start = clock_ns();
   if (partner < WORLD) bounce(a, (int)partner, epoch, 2, a.count);
   if (thread() == 0) *(volatile u64*)a.receive = partner < WORLD ? (clock_ns() - start) / (u64)a.count : 0;
+  note_epoch(a, epoch);
   leave_launch(a, epoch);
 }
 

@@ -170,6 +170,13 @@ template <class To> DEVICE void copy(To to, const char* from, long count, Team t
   reduce<PARTIAL, 1>(to, Sources<1>{{from}}, count, team);
 }
 
+// Stores elements of one's own, from the start-th of the message on, where peers will read them.
+DEVICE void hand_over(const Arguments& a, unsigned epoch, long start, char* to, const char* from, long count) {
+  const u64 step = FAULT == NO_FAULT ? 0 : stamp(epoch, start * ELEMENT_BYTES / a.chunk_bytes + 1);
+  if (!strikes(SKIP_PUSH, a.rank, step)) copy(Slab{to}, from, count);
+  flip_bit(a.rank, step, to, count * ELEMENT_BYTES);
+}
+
 // Calls each(offset in bytes, elements) for parts of a message that one `reduce` can take.
 template <class Each> DEVICE void in_parts(long count, Each each) {
   for (long start = 0; start < count; start += MOST_ELEMENTS)

@@ -51,6 +51,9 @@
 #ifndef WITHOUT_WAIT
 #define WITHOUT_WAIT 0
 #endif
+#ifndef FAULT      // of faults.h, for tests
+#define FAULT NO_FAULT
+#endif
 
 typedef unsigned long long u64;
 

@@ -14,8 +14,8 @@ template <class T> DEVICE T* of_thread(T* const* of_ranks, int rank) { return of
 DEVICE void block_barrier() {}
 DEVICE void store_release_system(u64* p, u64 v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 DEVICE u64 load_acquire_system(const u64* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-DEVICE void store_relaxed_system(u64* p, u64 v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
-DEVICE u64 load_relaxed_system(const u64* p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+DEVICE void store_packet_system(u64* p, u64 v) { store_release_system(p, v); }  // as allreduce_one_shot_ll.cu says
+DEVICE u64 load_packet_system(const u64* p) { return load_acquire_system(p); }
 DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
 
 extern "C" int sched_yield();

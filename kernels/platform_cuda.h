@@ -24,10 +24,10 @@ DEVICE u64 load_acquire_system(const u64* p) {
   asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
   return v;
 }
-DEVICE void store_relaxed_system(u64* p, u64 v) {
+DEVICE void store_packet_system(u64* p, u64 v) {
   asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
 }
-DEVICE u64 load_relaxed_system(const u64* p) {
+DEVICE u64 load_packet_system(const u64* p) {
   u64 v;
   asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
   return v;

@@ -52,10 +52,10 @@ DEVICE void store_release_system(u64* p, u64 v) {
 DEVICE u64 load_acquire_system(const u64* p) {
   return __hip_atomic_load((const GLOBAL u64*)p, __ATOMIC_ACQUIRE, __HIP_MEMORY_SCOPE_SYSTEM);
 }
-DEVICE void store_relaxed_system(u64* p, u64 v) {
+DEVICE void store_packet_system(u64* p, u64 v) {
   __hip_atomic_store((GLOBAL u64*)p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_SYSTEM);
 }
-DEVICE u64 load_relaxed_system(const u64* p) {
+DEVICE u64 load_packet_system(const u64* p) {
   return __hip_atomic_load((const GLOBAL u64*)p, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_SYSTEM);
 }
 DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) {

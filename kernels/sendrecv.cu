@@ -21,7 +21,7 @@ template <Direction DIRECTION, int LEGS> DEVICE void handed_on(const Arguments& 
       const auto slot = [&](long owner) { return half_of(a, owner, epoch) + (chunk % SLOTS) * a.chunk_bytes; };
       if (sends) {
         if (chunk >= SLOTS) wait(a, 1u << partner, stamp(epoch, done - SLOTS));
-        copy(Slab{slot(DIRECTION == PUSH ? partner : a.rank)}, a.send + start * ELEMENT_BYTES, n);
+        hand_over(a, epoch, start, slot(DIRECTION == PUSH ? partner : a.rank), a.send + start * ELEMENT_BYTES, n);
       } else {
         wait(a, 1u << partner, stamp(epoch, done));
         copy(Output{a.receive + start * ELEMENT_BYTES}, slot(DIRECTION == PUSH ? a.rank : partner), n);

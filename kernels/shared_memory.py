@@ -3,14 +3,20 @@
 It is a memfd, which a peer opens through `/proc/PID/fd/N`: it has no name to guess, leaves nothing behind even after
 SIGKILL, and does not depend on the size of /dev/shm. Where that path is closed, a POSIX shared-memory object serves,
 which is unlinked as soon as every peer has it.
+
+Both are their owner's alone. Behind the data lies a page with a stamp: a magic, the size, and a digest of the label
+that both sides were told, so that whoever attaches knows the memory from a stale one, another run's, another rank's.
 """
 
+import contextlib
 import ctypes
-import json
+import fcntl
+import hashlib
 import mmap
 import os
+import re
 import secrets
-from pathlib import Path
+import stat
 from typing import Any
 
 import numpy as np
@@ -18,6 +24,8 @@ import numpy as np
 from kernels.device import Bytes, DeviceError
 
 MEMFD, NAMED = "memfd", "posix shared memory"
+HANDLES = {MEMFD: rb"/proc/[1-9][0-9]{0,9}/fd/[0-9]{1,9}", NAMED: rb"/dev/shm/wiretax-[0-9a-f]{32}"}
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL  # whoever touches what was cut off dies of SIGBUS
 
 
 class HostMemory:
@@ -40,10 +48,10 @@ class HostMemory:
 
 
 class SharedMemory(HostMemory):
-    """A stretch of memory that other processes map as well."""
+    """A stretch of memory that other processes map as well, whole pages and that of the stamp."""
 
     def __init__(self, fd: int, size_bytes: int, handle: bytes, type: str) -> None:
-        super().__init__(mmap.mmap(fd, size_bytes), size_bytes, handle, type)
+        super().__init__(mmap.mmap(fd, stamp_offset(size_bytes) + mmap.PAGESIZE), size_bytes, handle, type)
         self.fd = fd
 
     def close(self) -> None:
@@ -51,36 +59,75 @@ class SharedMemory(HostMemory):
         os.close(self.fd)
 
 
-def allocate(size_bytes: int, type: str) -> SharedMemory:
-    """Shared memory of that type, zeroed and touched here, so that it lies near this process's core."""
+def stamp_offset(size_bytes: int) -> int:
+    return -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def stamp(size_bytes: int, label: str) -> bytes:
+    """What stands behind memory of this size and label."""
+    return b"wiretax\0" + size_bytes.to_bytes(8, "little") + hashlib.sha256(label.encode()).digest()
+
+
+def allocate(size_bytes: int, type: str, label: str = "") -> SharedMemory:
+    """Shared memory of that type, zeroed and touched here, so that it lies near this process's core. Its handle is the
+    path to it. Raises OSError, where there is no room too."""
     if type == NAMED:
         path = f"/dev/shm/wiretax-{secrets.token_hex(16)}"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     else:
-        fd = os.memfd_create("wiretax", os.MFD_CLOEXEC)
+        fd = os.memfd_create("wiretax", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         path = f"/proc/{os.getpid()}/fd/{fd}"
-    os.ftruncate(fd, size_bytes)
-    where = {"pid": os.getpid(), "path": path, "size_bytes": size_bytes, "type": type}
-    memory = SharedMemory(fd, size_bytes, json.dumps(where).encode(), type)
+    try:
+        os.fchmod(fd, 0o600)  # a memfd is everybody's by birth
+        os.posix_fallocate(fd, 0, stamp_offset(size_bytes) + mmap.PAGESIZE)  # a full /dev/shm is said here
+        if type == MEMFD:
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+        memory = SharedMemory(fd, size_bytes, path.encode(), type)
+    except OSError:
+        os.close(fd)
+        forget_name(path.encode())
+        raise
     ctypes.memset(memory.address, 0, size_bytes)
+    memory.write(np.frombuffer(stamp(size_bytes, label), np.uint8), stamp_offset(size_bytes))
     return memory
 
 
 def forget_name(handle: bytes) -> None:
     """Removes the name of memory that was allocated with one."""
-    path = Path(json.loads(handle)["path"])
-    if path.parent == Path("/dev/shm"):
-        path.unlink(missing_ok=True)
+    if re.fullmatch(HANDLES[NAMED], handle):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(handle)
 
 
-def open_shared(handle: bytes) -> SharedMemory:
-    """A peer's memory, mapped here. Raises DeviceError if it cannot be had or has another size."""
-    where = json.loads(handle)
-    try:
-        fd = os.open(where["path"], os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        raise DeviceError(f"the memory of process {where['pid']} cannot be opened: {error.strerror}") from error
-    if os.fstat(fd).st_size != where["size_bytes"]:
-        os.close(fd)
-        raise DeviceError(f"the memory of process {where['pid']} is not of the size that it announced")
-    return SharedMemory(fd, where["size_bytes"], handle, where["type"])
+def open_shared(handle: bytes, size_bytes: int, type: str, label: str = "") -> SharedMemory:
+    """A peer's memory, mapped here. Raises DeviceError if it cannot be had, or is not what was asked for: memory of
+    this user alone, of this size, that keeps its size, with this label."""
+    if not re.fullmatch(HANDLES[type], handle):
+        raise DeviceError(f"{handle[:60]!r} is no handle of {type}")
+    path, follow = handle.decode(), 0 if type == MEMFD else os.O_NOFOLLOW  # the kernel's links are to be followed
+    with contextlib.ExitStack() as undo:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | follow)
+            undo.callback(os.close, fd)
+            if wrong := _wrong(fd, size_bytes, type, label):
+                raise DeviceError(f"the memory {path} is refused: {wrong}")
+            memory = SharedMemory(fd, size_bytes, handle, type)
+        except OSError as error:
+            raise DeviceError(f"the memory {path} cannot be opened: {error.strerror}") from error
+        undo.pop_all()
+    return memory
+
+
+def _wrong(fd: int, size_bytes: int, type: str, label: str) -> str | None:
+    """What is wrong with a peer's memory, found before it is mapped."""
+    about = os.fstat(fd)
+    if not stat.S_ISREG(about.st_mode) or about.st_uid != os.geteuid() or about.st_mode & 0o077:
+        return "it is not this user's alone"
+    if about.st_size != stamp_offset(size_bytes) + mmap.PAGESIZE:
+        return "it is not of the size that was asked for"
+    if type == MEMFD and fcntl.fcntl(fd, fcntl.F_GET_SEALS) & SEALS != SEALS:
+        return "it could be cut short"
+    expected = stamp(size_bytes, label)
+    if os.pread(fd, len(expected), stamp_offset(size_bytes)) != expected:
+        return "it is of another run, rank or allocation"
+    return None

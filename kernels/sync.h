@@ -9,7 +9,7 @@
 // reach launch e+2, which writes into the half of e again, a rank has finished e+1, for which every peer had to enter
 // e+1, so had left e. This needs every launch to wait, at least through others, for every peer.
 #pragma once
-#include "platform.h"
+#include "faults.h"
 
 constexpr int MOST_RANKS = 8;
 constexpr int MOST_BLOCKS = 128;
@@ -35,7 +35,8 @@ struct Control {
 struct Watch {
   u64 stop;                                      // anything but 0 ends every wait
   u64 timed_out, peer, block, seen, wanted;      // written once, by the wait that ran into the time-out
-  u64 iteration, calls, phase;                   // of the timed loop; calls: within a chain
+  u64 iteration, calls, phase;                   // of the timed loop; calls: within the iteration's chain
+  u64 epoch;                                     // of the last launch before the last meeting
 };
 
 struct Arguments {
@@ -98,7 +99,12 @@ DEVICE void signal(const Arguments& a, unsigned peers, u64 reached_stamp) {
   if (!WITHOUT_FENCE_SYSTEM) fence_stores_system();
   block_barrier();
   for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
-    if (peers >> p & 1) store_release_system(&of_thread(a.control, p)->flags[block()][a.rank].value, reached_stamp);
+    if (peers >> p & 1) {
+      u64 value = reached_stamp;
+      if constexpr (FAULT == DROP_FLAG) { if (strikes(DROP_FLAG, a.rank, value, p)) continue; }
+      if constexpr (FAULT == STALE_EPOCH) { if (strikes(STALE_EPOCH, a.rank, value, p)) value -= 1ull << 32; }
+      store_release_system(&of_thread(a.control, p)->flags[block()][a.rank].value, value);
+    }
 }
 
 // Waits until each of `peers` has signalled at least `wanted`. One thread waits for one peer; without the block barrier

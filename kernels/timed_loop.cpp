@@ -31,6 +31,7 @@ extern "C" void timed_loop(Loop* loop) {
   const long total = l.warmup + l.iterations + l.checks;
   l.done = 0;
   for (long i = 0; i < total && !*(volatile u64*)&l.watch->stop; ++i) {
+    *(volatile u64*)&l.watch->calls = 0;
     *(volatile u64*)&l.watch->iteration += 1;
     run(l, PREPARE, l.prepare);
     run(l, MEET, l.meet);
@@ -66,6 +67,34 @@ extern "C" void timed_loop(Loop* loop) {
     if (i < l.checks || i >= l.warmup + l.iterations) run(l, CHECK, l.check);
   }
   *(volatile u64*)&l.watch->phase = IDLE;
+}
+
+// Launches back to back with nothing between them but each rank's own delays, which finds errors of a protocol that the
+// meeting before each timed iteration hides.
+struct Item {
+  Step prepare, operation, check;
+  long launches;
+};
+
+static u64 next_random(u64* state) {  // xorshift64 (Marsaglia 2003)
+  *state ^= *state << 13, *state ^= *state >> 7, *state ^= *state << 17;
+  return *state;
+}
+
+// draws[0] is alike on all ranks, so that all take the same items; draws[1], for delays, is each rank's own.
+extern "C" void mixed_loop(Item* items, long n_items, long launches, u64* draws, Watch* watch) {
+  for (long i = 0; i < launches && !*(volatile u64*)&watch->stop; ++i) {
+    const u64 number = next_random(&draws[0]) % (u64)n_items;
+    Item& item = items[number];
+    *(volatile u64*)&watch->calls = number;
+    *(volatile u64*)&watch->iteration += 1;
+    item.prepare.run(item.prepare.argument);
+    const u64 draw = next_random(&draws[1]), delay_ns = draw % 4 ? draw / 4 % 300 : draw / 4 % 5000;
+    for (const u64 start = clock_ns(); clock_ns() - start < delay_ns;) breathe();
+    item.operation.run(item.operation.argument);
+    item.check.run(item.check.argument);
+    ++item.launches;
+  }
 }
 
 // What goes on beside the loop, on a thread of its own: the next item of a matmul, and the next, until it is stopped or

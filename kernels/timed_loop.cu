@@ -2,13 +2,17 @@
 // gate that keeps a GPU's stream from running ahead of the host that fills it.
 #include "pack.h"
 
+// What a check finds: how many elements are wrong, and of the one that was counted first where it was, in bytes from
+// the buffer's start, and its bits.
+struct Wrong { u64 elements, iteration, offset, expected, got; };
+
 // A buffer whose segments hold a pattern each: element i of iteration t is element (i + t) mod `period` of a segment's
 // table, kept here often enough to be copied in pieces of `table_bytes`. No two iterations within a period agree.
 struct Pattern {
   char* buffer;
   const char* tables;
   long segments, segment_bytes, table_bytes, period, element_bytes;
-  unsigned* wrong;
+  Wrong* wrong;
   const Watch* watch;
 };
 
@@ -35,18 +39,29 @@ DEVICE bool differ(pack x, pack y) {
   return bits != 0;
 }
 
-// Counts wrong elements, of a power of two of bytes, where a pack is wrong.
+DEVICE u64 bits_of(const char* element, long bytes) {
+  u64 bits = 0;
+  for (long b = 0; b < bytes; ++b) bits |= (u64)(unsigned char)element[b] << 8 * b;
+  return bits;
+}
+
+// Counts wrong elements, of a power of two of bytes, where a pack is wrong. Who finds the count at 0 says where.
 extern "C" __global__ UP_TO_512_THREADS void count_wrong(LAUNCHED_WITH(Pattern) p) {
   pieces(p, [&](const char* got, const char* table, long bytes) {
     const long packs = bytes / (long)sizeof(pack);
     for (long i = thread_in_block(); i * (long)sizeof(pack) < bytes; i += threads_in_block()) {
       if (i < packs && !differ(load_pack(got, i), load_pack(table, i))) continue;
       unsigned wrong = 0, differs = 0;
+      long first = 0;
       for (long b = i * (long)sizeof(pack), end = smaller(bytes, b + (long)sizeof(pack)); b < end; ++b) {
         differs |= got[b] != table[b];
-        if (((b + 1) & (p.element_bytes - 1)) == 0) wrong += differs, differs = 0;
+        if ((b + 1) & (p.element_bytes - 1)) continue;
+        if (differs && wrong++ == 0) first = b + 1 - p.element_bytes;
+        differs = 0;
       }
-      if (wrong) add_relaxed_device(p.wrong, wrong);
+      if (!wrong || add_relaxed_device((unsigned*)&p.wrong->elements, wrong)) continue;
+      p.wrong->iteration = *(volatile const u64*)&p.watch->iteration, p.wrong->offset = (u64)(got + first - p.buffer);
+      p.wrong->expected = bits_of(table + first, p.element_bytes), p.wrong->got = bits_of(got + first, p.element_bytes);
     }
   });
 }

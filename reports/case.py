@@ -9,7 +9,7 @@ longest.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reports.exposed import TOGETHER, costs_in, set_exposed
-from reports.schema import Block, Case, LinkBlock, Planned, Range, Run, State, Summary
+from reports.schema import Block, Case, FirstWrong, LinkBlock, Planned, Range, Run, State, Summary
 from reports.stats import autocorrelation, link_states, median_interval
 
 BETWEEN_RANKS = ("copy_in", "push", "peer_read")  # parts of a bound
@@ -79,6 +79,20 @@ def _round_trip_ns(block: Block | LinkBlock) -> float | None:
     return float(np.sqrt(before * after))
 
 
+def words_of(first: FirstWrong) -> str:
+    """`rank 1 got 13.0 (0x41500000) at offset 1184, element 296; 12.0 (0x41400000) expected`."""
+    return (f"rank {first.rank} got {first.got} at offset {first.offset_bytes}, element {first.element}; "
+            f"{first.expected} expected")
+
+
+def where_wrong(blocks: Iterable[Block]) -> tuple[int, str] | None:
+    """The case of the first of these blocks that says where it was wrong, and in words where; None where none does."""
+    for block in blocks:
+        if first := block.first_wrong:
+            return block.case, f"block {block.block}: {words_of(first)}"
+    return None
+
+
 def late_us(shape: Any) -> float:
     """By how much one rank came late on purpose, in microseconds; 0 where none did."""
     return float((shape or {}).get("arrival_skew_us", 0))
@@ -111,7 +125,7 @@ def case_bus_factor(case: Case, world_size: int) -> float:
     """That of a case; of a routed one it is what leaves the rank that sends most, over the size."""
     if case.routing is None:
         return bus_factor(case.collective, world_size)
-    return float(max(case.routing["leaving_bytes"]) / case.size_bytes)
+    return float(max(case.routing["leaving_bytes"]) / max(case.size_bytes, 1))
 
 
 def build_cases(run: Run, blocks: Sequence[Block], link_blocks: Sequence[LinkBlock], samples: Samples | None = None,
@@ -173,6 +187,8 @@ def _build_case(number: int, planned: Planned, run: Run, seen: list[tuple[Block,
     case.n_wrong = sum(checked) if checked else None
     if case.n_wrong:
         case.status, case.reason = "wrong", f"{case.n_wrong} elements were wrong"
+        if found := where_wrong(block for block, _ in seen):
+            case.reason += f", first in {found[1]}"
         return case
     assert case.time_us
     if planned.collective in TOGETHER:

@@ -42,8 +42,8 @@ from reports.dashboard_pages import (
     without_place,
 )
 from reports.dashboard_store import MARKER, Store, find
-from reports.history import by_time
-from reports.result import ResultError
+from reports.order import places
+from reports.result import ResultError, write_whole
 from reports.schema import Result, Run
 from reports.sentences import size_text
 from reports.sides import key_of
@@ -145,7 +145,9 @@ def build(store: Store, command: str) -> list[Done]:
     """Every page, the overview last. What cannot be shown of a run is added to `store.left_out`."""
     groups: Groups = {}
     for result in store.results:
-        groups.setdefault((result.run.machine_id, result.run.benchmark), []).append(result)
+        group = result.run.machine_id, result.run.benchmark
+        groups[group] = groups.pop(group, [])
+        groups[group].append(result)
     shown = [result for group in groups.values() for result in group[-MOST_RUNS:]]
     jobs = jobs_of(store, shown)
     links = [("Overview", "index.html"), *((job.name, job.file) for job in jobs if job.of not in (of_run, of_campaign))]
@@ -153,8 +155,9 @@ def build(store: Store, command: str) -> list[Done]:
         done = list(pool.map(_made, jobs, *([one] * len(jobs) for one in (store.places, links, command))))
     store.left_out += [page.complaint for page in done if page.complaint]
     made = {page.file: page for page in done if page.html is not None}
-    runs = sorted([*(result.run for result in store.results), *(run for page in done for run in page.runs)],
-                  key=by_time)
+    runs = [*(result.run for result in store.results), *(run for page in done for run in page.runs)]
+    place = places(runs)
+    runs.sort(key=lambda run: place[run.run_id])
     overview = Page("index.html", "Overview", "Wiretax: what the runs say", reproduce=[
         *how_made(runs), ("campaigns", _names(store.campaigns)), ("imported logs", _names(store.imported))])
     wrong = wrong_now(groups)
@@ -225,7 +228,7 @@ def _linked(text: str, run_id: str, made: dict[str, Done]) -> Cell:
     return (text, file) if file in made else text
 
 
-Groups = dict[tuple[str, str], list[Result]]  # by machine and benchmark, oldest first
+Groups = dict[tuple[str, str], list[Result]]  # by machine and benchmark, oldest first, that with the newest run last
 
 
 def wrong_now(groups: Groups) -> list[Result]:
@@ -277,8 +280,7 @@ def _groups(groups: Groups, made: dict[str, Done]) -> Section:
         [_linked(f"{machine} {benchmark}", results[-1].run.run_id, made), when(results[-1].run),
          str(len(results)), status(results[-1]), str(results[-1].run.world["size"]),
          ", ".join(f"{word} {count}" for word, count in over_runs.get((machine, benchmark), {}).items()) or "-"]
-        for (machine, benchmark), results in sorted(groups.items(), key=lambda item: by_time(item[1][-1].run),
-                                                    reverse=True)]
+        for (machine, benchmark), results in reversed(groups.items())]
     return Section("Machines and benchmarks", table=Table(
         "machines", "Each leads to its newest run", ["machine and benchmark", "last run", "runs", "newest",
                                                       "ranks", "series over runs"], rows))
@@ -348,7 +350,7 @@ def claim(site: Path) -> list[str]:
         if site.exists() and not site.is_dir():
             raise ResultError(f"{site} is not a folder") from None
         site.mkdir(parents=True, exist_ok=True)
-        marker.write_text("[]")
+        write_whole(marker, b"[]")
         return []
     except (OSError, msgspec.DecodeError) as error:
         raise ResultError(f"{marker} is not the mark of a folder of pages ({error})") from error
@@ -358,11 +360,9 @@ def claim(site: Path) -> list[str]:
 def write(site: Path, pages: dict[str, str], earlier: Sequence[str]) -> None:
     """Puts the pages into `site`, each whole or not at all, and takes those of an earlier build out that are gone."""
     marker = msgspec.json.encode(sorted({*pages, *earlier})).decode()
+    for left in site.glob("*.html*.part"):  # of a build that was killed
+        left.unlink()
     for name, content in {MARKER: marker, **pages}.items():
-        part = site / f"{name}.part"
-        part.unlink(missing_ok=True)
-        with part.open("x", encoding="utf-8", errors="replace") as file:  # never through a link
-            file.write(content)
-        part.replace(site / name)
+        write_whole(site / name, content.encode(errors="replace"))
     for name in {*earlier} - {*pages}:
         (site / name).unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from reports.dashboard_figures import Lines, Picture, Toggle
 from reports.fit import crossovers, fits_of
 from reports.fit_command import by_view, cells, sentences, title
 from reports.fit_plot import plot as draw_fits
-from reports.history import time_of
+from reports.order import time_of
 from reports.plot import own_picture
 from reports.procurement import Procurement
 from reports.result import ResultError, read

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reports.history import by_time
 from reports.manifest import BESIDE_A_RUN, MANIFEST, WORKTREES
+from reports.order import places
 from reports.result import ImportedRunError, ResultError, read
 from reports.schema import Result
 
@@ -65,7 +65,7 @@ def find(folder: Path) -> Store:
                 more, less = sorted((other, result), key=_whole, reverse=True)  # of two alike the first
                 seen[result.run.run_id] = more
                 store.left_out.append(f"{less.path} is the run of {more.path} once more")
-    store.results = sorted(seen.values(), key=lambda result: by_time(result.run))
+    store.results = [seen[run_id] for run_id in places(result.run for result in seen.values())]
     return store
 
 

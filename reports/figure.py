@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.result import ResultError
+from reports.result import ResultError, write_whole
 from reports.schema import Case, Summary
 
 if TYPE_CHECKING:
@@ -47,9 +48,10 @@ def figure(target: Path | IO[Any], rows: int, columns: int, size: tuple[float, f
         made.subplots_adjust(*margins)
     try:
         yield made, axes
-        made.savefig(target, **{"dpi": 120} | saving)
-    except OSError as error:
-        raise ResultError(f"{target} cannot be written: {error.strerror}") from error
+        drawn: Any = io.BytesIO() if isinstance(target, Path) else target
+        made.savefig(drawn, **dict[str, Any](dpi=120, format=kind_of(target)) | saving)
+        if isinstance(target, Path):
+            write_whole(target, drawn.getvalue())
     finally:
         pyplot.close(made)
 

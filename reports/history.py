@@ -23,6 +23,7 @@ from reports.changes import MIN_RUNS, find
 from reports.comparison import COMPARABLE
 from reports.foreign import printable
 from reports.manifest import MANIFEST
+from reports.order import places, time_of
 from reports.result import ImportedRunError, NewerSchemaError, ResultError, read
 from reports.rows import MIN_STATE_BLOCKS
 from reports.schema import Case, Planned, Result, Run
@@ -121,8 +122,13 @@ def load(folder: Path | str) -> History:
     points: dict[tuple[str, ...], list[list[Launch]]] = defaultdict(list)
     seen: dict[str, Result] = {}
     of_side: dict[Path, list[Launch]] = {}
-    for path, result in sorted(_usable(folder, left_out), key=lambda one: one[1].run.run_id):
+    readable = list(_readable(folder, left_out))
+    place = places(result.run for _, result in readable)
+    for path, result in sorted(readable, key=lambda one: place[one[1].run.run_id]):
         run = result.run
+        if unfit := _unfit(result):
+            left_out[unfit].append(printable(path.name))
+            continue
         if seen.setdefault(run.run_id, result) is not result:
             left_out["a run once more"].append(printable(path.name))
             continue
@@ -147,10 +153,10 @@ def load(folder: Path | str) -> History:
     if any(thin):
         skipped.append(f"left out, with fewer than {MIN_STATE_BLOCKS} blocks in one state of the link: {sum(thin)} of "
                        f"{len(thin)} results")
-    return History(series, {run_id: seen[run_id].run for run_id in sorted(seen)}, skipped, +unjudged)
+    return History(series, {run_id: result.run for run_id, result in seen.items()}, skipped, +unjudged)
 
 
-def _usable(folder: Path, left_out: dict[str, list[str]]) -> Iterator[tuple[Path, Result]]:
+def _readable(folder: Path, left_out: dict[str, list[str]]) -> Iterator[tuple[Path, Result]]:
     def closed(error: OSError) -> None:
         left_out["a folder that cannot be read"].append(printable(Path(error.filename).name))
 
@@ -162,14 +168,9 @@ def _usable(folder: Path, left_out: dict[str, list[str]]) -> Iterator[tuple[Path
                 left_out["a link, which is not followed"].append(shown)
             elif name.endswith(".jsonl") and name != MANIFEST:
                 try:
-                    result = read(path)
+                    yield path, read(path)
                 except ResultError as error:
                     left_out[REFUSED.get(type(error), REFUSED[ResultError])].append(shown)
-                    continue
-                if unfit := _unfit(result):
-                    left_out[unfit].append(shown)
-                else:
-                    yield path, result
 
 
 def _unfit(result: Result) -> str | None:
@@ -178,19 +179,6 @@ def _unfit(result: Result) -> str | None:
     if not result.complete:
         return "incomplete"
     return None if time_of(result.run.run_id) else "without a time in its run_id"
-
-
-def time_of(run_id: str) -> datetime | None:
-    """When a run began, UTC, as its name has it; None where it has none."""
-    try:
-        return datetime.strptime(run_id[:20], "%Y-%m-%dT%H-%M-%SZ")
-    except ValueError:
-        return None
-
-
-def by_time(run: Run) -> tuple[bool, str]:
-    """Sorts runs, oldest first. One without a time is before all others: it must not pass for the newest."""
-    return time_of(run.run_id) is not None, run.run_id
 
 
 def _lasting(case: Case | Planned) -> Key:

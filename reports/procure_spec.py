@@ -96,10 +96,10 @@ AnyTable = TypeVar("AnyTable", bound=Table)
 def read_spec(path: Path) -> tuple[Spec, dict[str, Candidate], list[Requirement]]:
     """The spec, its candidates by name, and its requirements. Raises ResultError for what is no such spec."""
     try:
-        raw = specs.from_toml(content_of(path, MOST_SPEC_BYTES))
+        raw = printable_in(specs.from_toml(content_of(path, MOST_SPEC_BYTES)))
     except (ValueError, RecursionError) as error:
         raise ResultError(f"{path} is not TOML ({error})") from error
-    spec = _table(printable_in(raw), Spec, str(path))
+    spec = _table(raw, Spec, str(path))
     candidates = {name: _table(table, Candidate, f"{path}, candidate {name}")
                   for name, table in spec.candidates.items()}
     for known, names in ((specs.model, [model.model for model in spec.models.values()]),

@@ -57,5 +57,7 @@ def _widened(limit: float, full: float, n: float) -> float:
     if n >= full or limit >= 1 or clopper_pearson(0.0, full)[1] >= limit:
         return limit
     passes = brentq(lambda rate: clopper_pearson(rate, full)[1] - limit, 0.0, limit)
+    if clopper_pearson(1.0, n, 1 - 2 * CHANCE)[0] <= passes:  # so few tries that any rate may be found
+        return 1.0
     found = brentq(lambda rate: clopper_pearson(rate, n, 1 - 2 * CHANCE)[0] - passes, passes, 1.0)
     return clopper_pearson(float(found), n)[1]

@@ -7,17 +7,19 @@ from its blocks. Whoever needs the records themselves finds them here too; `sche
 
 from __future__ import annotations
 
+import io
 import os
+import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from reports import foreign
-from reports.case import BUS_FACTORS, Samples, build_cases
+from reports.case import BUS_FACTORS, CASE_KEY, Samples, build_cases
 from reports.exposed import TOGETHER
 from reports.schema import (
     KINDS,
@@ -25,12 +27,16 @@ from reports.schema import (
     Block,
     Case,
     End,
+    FirstWrong,
     Flight,
     LinkBlock,
+    NotNegative,
+    Parts,
     Planned,
     Range,
     Record,
     Result,
+    Routing,
     Run,
     Shape,
     State,
@@ -41,13 +47,15 @@ from reports.schema import (
     to_line,
 )
 
-__all__ = ["SCHEMA", "Block", "Case", "End", "Flight", "ImportedRunError", "LinkBlock", "NewerSchemaError", "Planned",
+__all__ = ["SCHEMA", "Block", "Case", "End", "FirstWrong", "Flight", "ImportedRunError", "LinkBlock",
+           "NewerSchemaError", "Planned",
            "Range", "Record", "Result", "ResultError", "Run", "RunFile", "State", "Summary", "build_cases",
-           "content_of", "is_imported", "read", "read_flight", "to_dict", "write_whole"]
+           "content_of", "is_imported", "is_stream", "read", "read_flight", "to_dict", "write_whole"]
 
 MAX_SAMPLED_ITERATIONS = 20_000
 MAX_SAMPLES_BYTES = 40_000_000
 MAX_HEAD_BYTES = 50_000_000
+PAGE_BYTES, COUNTERS_OFFSET = 4096, 2048  # of a flight record
 ENDED_EARLY = "the run ended first"
 
 
@@ -74,12 +82,21 @@ def content_of(path: Path, most_bytes: int = foreign.MOST_BYTES) -> bytes:
         raise ResultError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def is_stream(path: Path) -> bool:
+    """Whether what is written to `path` goes somewhere else, as to /dev/stdout: nothing can take its place."""
+    return path.parent == Path("/dev") or (path.exists() and not path.is_file())
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Whoever looks finds the former content or all of the new. Raises ResultError where it cannot be written."""
-    unfinished = path.with_name(f"{path.name}.part")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        if is_stream(path):
+            path.write_bytes(content)
+            return
         try:
-            with unfinished.open("wb") as file:
+            unfinished.unlink(missing_ok=True)
+            with unfinished.open("xb") as file:  # never through a link
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -91,30 +108,41 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 class RunFile:
-    """A run being written. Every line is on disk when `append` returns."""
+    """A run being written to `file`. Every line is on disk when `append` returns."""
 
-    def __init__(self, path: Path, run: Run) -> None:
+    def __init__(self, path: Path, run: Run, file: BinaryIO) -> None:
         self.path = path
         self.run = run
         self.blocks: list[Block] = []
         self.link_blocks: list[LinkBlock] = []
-        self._file = path.open("xb")
+        self._file = file
 
     @classmethod
     def create(cls, folder: Path, run: Run) -> RunFile:
-        """Start `<run_id>.jsonl` in `folder` (made where missing) with its head. Raises ResultError when it cannot be
-        written or is there already."""
+        """Start `<run_id>.jsonl` in `folder` (made where missing), where it appears when its head is whole. Raises
+        ResultError when it cannot be written or is there already."""
         path = Path(folder) / f"{run.run_id}.jsonl"
+        unfinished = path.with_name(f"{path.name}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = cls(path, run)
-            file._write(run)
+            file = cls(path, run, unfinished.open("xb"))
+            try:
+                file._write(run)
+                # Whoever else has this name has `.part` as long as he has not `.jsonl`: of two one is refused.
+                if path.exists():
+                    raise ResultError(f"{path} cannot be written: File exists")
+                unfinished.rename(path)
+            finally:
+                unfinished.unlink(missing_ok=True)
+            listing = os.open(path.parent, os.O_RDONLY)
+            os.fsync(listing)  # else a power cut may take the name of a file whose content is there
+            os.close(listing)
         except OSError as error:
             raise ResultError(f"{path} cannot be written: {error.strerror}") from error
         return file
 
     def append(self, record: Block | LinkBlock) -> None:
-        """Add a block's line. Raises ValueError for a figure that is not finite, OSError when the disk is full."""
+        """Add a block's line. Raises ValueError for a figure that is not finite, ResultError when the disk is full."""
         self._write(record)
         if isinstance(record, Block):
             self.blocks.append(record)
@@ -147,17 +175,19 @@ class RunFile:
         return Result(self.path, self.run, cases, self.blocks, self.link_blocks, end)
 
     def _write(self, record: Record) -> None:
-        self._file.write(to_line(record))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        line = to_line(record)
+        try:
+            self._file.write(line)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise ResultError(f"{self.path} cannot be written: {error.strerror}") from error
 
     def _save(self, name: str, rows: NDArray[Any]) -> str:
-        folder = self.path.with_suffix(".samples")
-        folder.mkdir(exist_ok=True)
-        unfinished = folder / f"{name}.part"
-        with unfinished.open("wb") as file:
-            np.save(file, rows.astype(np.float32))
-        unfinished.replace(folder / name)
+        path, content = self.path.with_suffix(".samples") / name, io.BytesIO()
+        np.save(content, rows.astype(np.float32))
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, content.getvalue())
         return name
 
 
@@ -188,8 +218,11 @@ def read(path: Path | str) -> Result:
         try:
             for case in [record] if isinstance(record, Case) else record.cases if isinstance(record, Run) else []:
                 msgspec.convert(case.shape, Shape | None)
+                msgspec.convert(case.routing, Routing | None)
+                msgspec.convert(case.bound_parts if isinstance(case, Planned) else None, Parts | None)
             if isinstance(record, Run):
                 msgspec.convert(record.world, World)
+                msgspec.convert(record.link.get("overhead_us", 0), NotNegative)
         except msgspec.ValidationError as error:
             raise ResultError(f"{where}: not a shape of a case, or a world of ranks ({error})") from error
         planned = record.cases if isinstance(record, Run) else []
@@ -251,6 +284,10 @@ def _assemble(path: Path, run: Run, records: dict[type[Record], list[Any]]) -> R
         raise ResultError(f"{path}: a block belongs to a case that was not planned")
     if end is None:
         cases = build_cases(run, blocks, records[LinkBlock], unmeasured=ENDED_EARLY)
+    elif len(cases) != len(run.cases) or any(
+            case.case != at or getattr(case, name) != getattr(run.cases[at], name)
+            for at, case in enumerate(cases) for name in CASE_KEY):
+        raise ResultError(f"{path}: its cases are not those that were planned")
     return Result(path, run, cases, blocks, records[LinkBlock], end, read_flight(path.with_suffix(".flight")))
 
 
@@ -262,11 +299,15 @@ def read_flight(folder: Path) -> Flight | None:
     pages: dict[str, dict[str, Any]] = {}
     for page in sorted(folder.iterdir()):
         try:
-            page_bytes = foreign.read_bytes(page, follow=False)
+            page_bytes = foreign.read_bytes(page, follow=False, most_bytes=PAGE_BYTES)
             content = foreign.printable_in(msgspec.json.decode(page_bytes.split(b"\0", 1)[0]))
         except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
         if isinstance(content, dict):
+            names = content.pop("counters", None)
+            if isinstance(names, list) and len(page_bytes) >= COUNTERS_OFFSET + 8 * len(names):
+                counted = struct.unpack_from(f"<{len(names)}Q", page_bytes, COUNTERS_OFFSET)
+                content["counters"] = dict(zip(map(str, names), counted, strict=True))
             pages[page.name] = content
-    ranks = {int(name[5:]): page for name, page in pages.items() if name.startswith("rank-") and name[5:].isdigit()}
+    ranks = {int(name[5:]): page for name, page in pages.items() if name.startswith("rank-") and name[5:].isdecimal()}
     return Flight(ranks=ranks, ended=pages.get("ended"))

@@ -19,6 +19,7 @@ import msgspec
 
 SCHEMA = 1
 NotNegative = Annotated[float, msgspec.Meta(ge=0, lt=1e15)]
+Count = Annotated[int, msgspec.Meta(ge=0, lt=10**15)]
 
 
 class Record(msgspec.Struct, kw_only=True):
@@ -41,7 +42,7 @@ class Planned(Record, kw_only=True):
     """
 
     collective: str
-    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    size_bytes: Count
     count: int
     datatype: str
     redop: str
@@ -53,7 +54,7 @@ class Planned(Record, kw_only=True):
     shape: Any = None
     library: str | None = None
     chosen: str | None = None
-    calls: int = 1
+    calls: Annotated[int, msgspec.Meta(ge=1, lt=10**9)] = 1
     snr_db: dict[str, float] | None = None
     status: str = "ok"
     reason: str | None = None
@@ -63,10 +64,12 @@ class Planned(Record, kw_only=True):
 
 
 class Run(Record, kw_only=True, tag="run", tag_field="kind"):
-    """The head of a run. `world` has at least {"size", "ranks": [{"rank", "device", "cpus", ...}]}."""
+    """The head of a run. `after` names runs that were there when it began. `world` has at least {"size", "ranks":
+    [{"rank", "device", "cpus", ...}]}."""
 
     schema: int = SCHEMA
     run_id: str
+    after: list[str] = []
     benchmark: str
     version: str
     argv: list[str]
@@ -120,6 +123,33 @@ class Shape(msgspec.Struct):
     arrival_skew_us: float = 0.0
 
 
+class Parts(msgspec.Struct):
+    """What is relied on of the `bound_parts` of a case."""
+
+    hops: NotNegative = 0
+    stages: list[tuple[NotNegative, NotNegative]] = []
+    memory_bytes: NotNegative = 0
+
+
+class Routing(msgspec.Struct):
+    """What is relied on of the `routing` of a case."""
+
+    leaving_bytes: Annotated[list[NotNegative], msgspec.Meta(min_length=1)]
+    rank_max_over_mean: NotNegative
+
+
+class FirstWrong(Record, kw_only=True):
+    """The first element that a check found wrong: on which rank, in which iteration of the run, and where in its
+    receive buffer; what was expected and got, as `13.0 (0x41500000)`, the value and its bits."""
+
+    rank: int
+    iteration: int
+    offset_bytes: int
+    element: int
+    expected: str
+    got: str
+
+
 class Block(Record, kw_only=True, tag="block", tag_field="kind"):
     """One block of one case: medians over its `n` iterations (of a chain: over its chains, per call). `gpus` has, by
     rank, what the driver said of each GPU after it: clocks, link generation and width, what throttled it. `chosen`
@@ -138,6 +168,7 @@ class Block(Record, kw_only=True, tag="block", tag_field="kind"):
     chain_only_us: float | None = None
     link_rtt_ns: tuple[float, float] | None = None
     n_wrong: int | None = None
+    first_wrong: FirstWrong | None = None
     measure_s: float | None = None
     chosen: str | None = None
     gpus: list[dict[str, Any]] | None = None
@@ -149,7 +180,7 @@ class LinkBlock(Record, kw_only=True, tag="link_block", tag_field="kind"):
     """The machine's own parts at one size, all ranks at once: times to copy `size_bytes` into a slab, on GPUs also
     into the next rank's, to read what a peer has just written, and to copy through the memory system."""
 
-    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    size_bytes: Count
     round: int
     copy_in_us: float | None = None
     push_us: float | None = None
@@ -207,7 +238,7 @@ class Case(Record, kw_only=True, tag="case", tag_field="kind"):
     library: str | None
     variant: str
     memory: str
-    size_bytes: Annotated[int, msgspec.Meta(ge=0)]
+    size_bytes: Count
     count: int
     datatype: str
     redop: str
@@ -236,7 +267,7 @@ class Case(Record, kw_only=True, tag="case", tag_field="kind"):
     share_of_bound: float | None = None
     suspect: bool = False
     chosen: str | None = None
-    calls: int = 1
+    calls: Annotated[int, msgspec.Meta(ge=1, lt=10**9)] = 1
     snr_db: dict[str, float] | None = None
     n_wrong: int | None = None
     reason: str | None = None

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reports.case import BETWEEN_RANKS, LinkStates, late_us
+from reports.case import BETWEEN_RANKS, LinkStates, late_us, where_wrong
 from reports.rows import MARGIN, Flip, Row, View
 from reports.schema import Case, Result
 from reports.stats import MIN_PRECISE_BLOCKS
@@ -66,6 +66,8 @@ def opening(result: Result) -> list[str]:
         more = f" and {len(wrong) - 3} more cases" if len(wrong) > 3 else ""
         named = ", ".join(f"{describe(case)} ({case.n_wrong} elements)" for case in wrong[:3])
         lines.append(f"WRONG RESULTS: {named}{more}.")
+        if found := where_wrong(result.blocks):
+            lines.append(f"First in case {found[0]}, {found[1]}.")
     return lines
 
 
@@ -92,7 +94,7 @@ def shape_words(shape: Any) -> list[str]:
 def stopped_first(result: Result) -> str | None:
     """Which rank ended a run that was cut off and where it was then, as far as its flight record tells."""
     flight = result.flight
-    if result.complete or flight is None or flight.ended is None or "rank" not in flight.ended:
+    if result.complete or flight is None or flight.ended is None or not isinstance(flight.ended.get("rank"), int):
         return None
     rank = flight.ended["rank"]
     page = flight.ranks.get(rank, {})
@@ -104,6 +106,8 @@ def stopped_first(result: Result) -> str | None:
         said.append(f"block {page['block']}")
     if page.get("step"):
         said.append(f"step {page['step']}")
+    if "epoch" in page.get("counters", {}):
+        said.append(f"epoch {page['counters']['epoch']}")
     why = f" ({flight.ended['why']})" if flight.ended.get("why") else ""
     return f"stopped first: {', '.join(said)}{why}"
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from reports.case import CASE_KEY, find_states
 from reports.manifest import CONTROL, MANIFEST, Manifest, read_manifest
+from reports.order import places
 from reports.result import ResultError, read
 from reports.rows import MIN_STATE_BLOCKS
 from reports.samples import check_samples
@@ -93,7 +94,9 @@ def side_of(argument: str, notes: list[str]) -> Side:
     if (path.parent / MANIFEST).is_file() and path.is_dir():
         return _of_campaign(read_manifest(path.parent), path.name, notes)
     if path.is_dir():
-        files = sorted(path.glob("*.jsonl"))
+        found = sorted(path.glob("*.jsonl"))
+        files = [file for file in found if not file.is_file() or file.stat().st_size]
+        notes += [f"{file} is empty: left out" for file in found if file not in files]
         notes += [f"{other} is no run file: left out" for other in sorted(path.iterdir())
                   if other.is_file() and other.suffix in (".json", ".log", ".txt", ".csv")]
     elif path.is_file():
@@ -107,7 +110,8 @@ def side_of(argument: str, notes: list[str]) -> Side:
         result = _read(file, notes)
         if results.setdefault(result.run.run_id, result) is not result:
             notes.append(f"{file} is the run {result.run.run_id} once more: left out")
-    return Side(argument, [Launch(results[run_id], "first", number) for number, run_id in enumerate(sorted(results))])
+    order = places(result.run for result in results.values())
+    return Side(argument, [Launch(results[run_id], "first", place) for run_id, place in order.items()])
 
 
 def _of_campaign(manifest: Manifest, variant: str, notes: list[str], name: str | None = None) -> Side:

@@ -10,9 +10,9 @@ import numpy as np
 
 from collectives.algorithm import ALGORITHMS
 from collectives.operation import Operation, Unsupported
-from collectives.peer_buffer import register
+from collectives.peer_buffer import register, set_epoch
 from tests.collective_examples import ROOM_BYTES, Buffers, Example, check
-from tests.ranks import connect, launch, set_epoch
+from tests.ranks import connect, launch
 
 
 def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *words: str) -> None:

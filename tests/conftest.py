@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -21,3 +22,12 @@ def pytest_configure(config: pytest.Config) -> None:
             visible_gpus()
         except DeviceError as error:
             pytest.exit(f"the tests of a GPU need one: {error}", 3)
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages of a whole store, made once for all the tests that only look at them."""
+    from tests.synthetic_site import make_site, write_store
+
+    folder = tmp_path_factory.mktemp("site")
+    return make_site(write_store(folder / "results"), folder / "site")

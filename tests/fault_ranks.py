@@ -1,9 +1,11 @@
 """Run by mpirun: `bench.allreduce` with a fault on one rank.
 
 `fault_ranks.py RANK WHERE CALL WHAT ...options of bench.allreduce`: on that rank the CALL-th passage (from 1) through
-WHERE raises an exception (WHAT is `raise`), kills or stops the process, or sleeps for a minute. WHERE is `plan` (in
-set-up), `block`, `probe` (of the link, twice a block), `store`, `between` (blocks), `operation` (in the native loop,
-before the collective's first instruction) or `results` (on rank 0).
+WHERE raises an exception (WHAT is `raise`), kills or stops the process, or sleeps for a minute. `kill:0` or `stop:0`
+strikes rank 0 instead, which this rank lets wait first: so rank 0 is struck inside the wait that WHERE leads into.
+WHERE is `device`, `map` or `plan` (in set-up), `block`, `probe` (of the link, twice a block), `store`, `between`
+(blocks), `operation` or `check` (in the native loop, before its first instruction), `results` (on rank 0), `finish` (of
+MPI) or `close` (of the flight record, after that).
 """
 
 import ctypes
@@ -14,26 +16,41 @@ import sys
 import time
 from functools import partial
 
+import psutil
+
 import bench.command
 import bench.measure
 import bench.run
 import bench.subject
+from bench.flight import Flight
 from bench.subject import Subject
-from collectives.communicator import launched_rank
+from collectives.communicator import Communicator, launched_rank
 from kernels.device import Kernel, Step
 from reports.result import RunFile
+from tests.launch import shared_by
 
 STALL_S = 60.0
+LATE_S = 0.3  # for the others to begin to wait
 
 
 def strike(what: str) -> None:
-    print(f"struck at {time.time()}", file=sys.stderr, flush=True)
-    if what == "raise":
+    kind, _, victim = what.partition(":")
+    if victim:
+        time.sleep(LATE_S)
+    print(f"struck at {time.time()} over {' '.join(map(str, shared_by(os.getpid())))}", file=sys.stderr, flush=True)
+    if kind == "raise":
         raise ValueError("struck")
-    if what == "sleep":
+    if kind == "sleep":
         time.sleep(STALL_S)
     else:
-        os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[what])
+        os.kill(process_of(victim) if victim else os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[kind])
+
+
+def process_of(rank: str) -> int:
+    """The process of another rank of this launch."""
+    mine = psutil.Process().cmdline()
+    ranks = (process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"] == mine)
+    return next(process.pid for process in ranks if process.environ().get("PMI_RANK") == rank)
 
 
 def struck(function, call: int, fault):
@@ -50,25 +67,28 @@ def struck(function, call: int, fault):
     return wrapper
 
 
-def subject_with(call: int, strike):
-    """`subject_of`, whose subjects all count passages through their operation together."""
+def subject_with(where: str, call: int, strike):
+    """`subject_of`, whose subjects all count passages through their operation, or their check, together."""
     make = bench.subject.subject_of
     fault = struck(lambda: None, call, strike)
 
     def subject_of(*arguments) -> Subject:
         subject = make(*arguments)
         native = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-        operation = native(subject.operation.step.kernel.function)
+        whole = subject.check if where == "check" else subject.operation.step
+        function = native(whole.kernel.function)
 
         def passage(argument) -> None:
             fault()
-            operation(argument)
+            function(argument)
 
         entry = native(passage)
         subject.keep.append(entry)
-        kernel = Kernel("struck", ctypes.cast(entry, ctypes.c_void_p).value or 0)
-        step = Step(kernel, subject.operation.step.argument)
-        subject.operation = dataclasses.replace(subject.operation, step=step)
+        step = Step(Kernel("struck", ctypes.cast(entry, ctypes.c_void_p).value or 0), whole.argument)
+        if where == "check":
+            subject.check = step
+        else:
+            subject.operation = dataclasses.replace(subject.operation, step=step)
         return subject
 
     return subject_of
@@ -77,18 +97,22 @@ def subject_with(call: int, strike):
 def main(rank: int, where: str, call: int, what: str, options: list[str]) -> None:
     fault = partial(strike, what)
     places = {
+        "device": (bench.run, "open_device", fault),
+        "map": (bench.run, "open_world", fault),
         "plan": (bench.plan, "plan_cases", fault),
         "block": (bench.run, "measure_block", lambda: setattr(bench.measure, "run", lambda *_: fault())),
         "probe": (bench.measure, "round_trip_ns", fault),
         "store": (RunFile, "append", fault),
         "between": (bench.run, "agreed_stop", fault),
         "results": (RunFile, "finish", fault),
+        "finish": (Communicator, "finish", fault),
+        "close": (Flight, "close", fault),
     }
     if launched_rank() == rank and where in places:
         owner, name, at = places[where]
         setattr(owner, name, struck(getattr(owner, name), call, at))
     elif launched_rank() == rank:
-        bench.plan.subject_of = subject_with(call, fault)  # type: ignore[attr-defined]
+        bench.plan.subject_of = subject_with(where, call, fault)  # type: ignore[attr-defined]
     bench.command.main("allreduce", "all_reduce", "All-reduce with a fault.", options)
 
 

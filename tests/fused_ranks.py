@@ -22,8 +22,8 @@ import numpy as np
 from collectives.collective import DATATYPES, Array, Datatype
 from collectives.fused import COLLECTIVE, EPSILON, FUSED, GemvCase, NormCase
 from collectives.operation import Build, Case, Memory, Operation, Unsupported, World
-from collectives.peer_buffer import register
-from tests.ranks import connect, launch, set_epoch
+from collectives.peer_buffer import register, set_epoch
+from tests.ranks import connect, launch
 
 MOST = 300_000  # elements of a buffer
 ROOM_BYTES = 4 * MOST + 64

@@ -1,4 +1,5 @@
-"""Ranks that bind and run a GPU's library as a run does, check every result against numpy, and print what came."""
+"""Ranks that bind and run a GPU's library as a run does, check every result against numpy, and print what came of each
+thing that was asked for."""
 
 import json
 import os
@@ -57,12 +58,19 @@ def wrong(world, case: Case, memories: list, operation, watch: Watch) -> int:
     return int(sum(found.sum() for found in differ.values()))
 
 
-def main(asked: dict) -> dict:
-    """What came of each case that was asked for, and what the head of a run would say."""
+def main(everything: list[dict]) -> list[dict]:
+    """What came of each thing that was asked for, on the device of the first."""
     communicator, before = Communicator(), {n: v for n, v in os.environ.items() if n[:4] == "NCCL"}
+    asked = everything[0]
     device, _ = open_device(communicator, asked["device"], asked.get("share", False))
     watch = device.watch(Watch())
     world = open_world(communicator, device, watch, yields=True, timeout_s=30, graph=asked.get("graph", False))
+    return [result_of(asked, world, watch, before) for asked in everything]
+
+
+def result_of(asked: dict, world, watch: Watch, before: dict[str, str]) -> dict:
+    """What came of each case that was asked for, and what the head of a run would say."""
+    communicator, device = world.communicator, world.device
     collective = COLLECTIVES[asked.get("collective", "all_reduce")]
     widest = max(DATATYPES[text.split()[0]].size_bytes for text in asked["cases"])
     size = max(asked["counts"]) * widest * (communicator.size if collective.cut else 1) + 64
@@ -104,6 +112,6 @@ if __name__ == "__main__":
     try:
         outcome = main(json.loads(sys.argv[1]))
     except (DeviceError, Disagreement) as error:
-        outcome = {"error": str(error)}
+        outcome = [{"error": str(error)}]
     rank = os.environ.get("PMI_RANK", "0")
     os.write(1, f"{json.dumps({rank: outcome})}\n".encode())  # at once: ranks share a line otherwise

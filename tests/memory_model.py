@@ -14,6 +14,8 @@ The memory is multi-copy atomic: a location is one list of the values it has hel
   fenced before a block barrier between them. Unfenced ones it does not carry: more cautious than PTX, whose release
   does, because a device that keeps one buffer a thread (as non-temporal stores on x86 do) would not.
 - A block barrier waits for all threads of the block and orders their accesses among themselves, for nobody else.
+
+Not covered: stores that reach some readers before others, scopes narrower than the system, a GPU's proxies, compilers.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,13 +23,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 Location = Any  # hashable, such as ("flag", rank)
-READS = ("load", "await_acquire", "await_relaxed")
-STORES = ("store", "store_release")
+READS, STORES = ("load", "await_acquire", "await_relaxed"), ("store", "store_release")
 
 
 class Op(NamedTuple):
     """One operation of a thread. There is a short form for each kind, such as `store(location, value)`."""
-
     kind: str
     location: Location = None
     value: int = 0  # what a store writes, or the only value that a load may return
@@ -41,7 +41,6 @@ class Thread(NamedTuple):
 
 class Pending(NamedTuple):
     """A store that has not drained. `after` names those that must drain first, by (thread, index of the op)."""
-
     name: tuple[int, int]
     location: Location
     value: int
@@ -51,7 +50,6 @@ class Pending(NamedTuple):
 
 class Cell(NamedTuple):
     """The values of one location that somebody may still read, oldest first, and each reader's view: an index."""
-
     values: tuple[int, ...]
     views: tuple[tuple[int, int], ...]  # (thread, index), for the threads of the blocks that read it
 
@@ -82,46 +80,34 @@ def check(threads: Sequence[Thread], initial: Mapping[Location, int] | None = No
         views = tuple((t, 0) for t, thread in enumerate(threads) if thread.block in reading)
         memory[location] = Cell(((initial or {}).get(location, 0),), views)
     start = State((0,) * len(threads), (), tuple(memory.items()))
-    finished = tuple((1 << len(thread.ops)) - 1 for thread in threads)
     came_from: dict[State, tuple[State, str] | None] = {start: None}
-    stack = [start]
-    while stack:
+    stack, error, trace = [start], None, list[str]()
+    while stack and not error:
         state = stack.pop()
         steps = _steps(threads, state)
-        if not steps and state.done != finished:
-            return Outcome("deadlock", _trace(came_from, state), len(came_from))
+        error = None if steps or state.done == tuple((1 << len(thread.ops)) - 1 for thread in threads) else "deadlock"
         for label, following in steps:
             if following is None:
-                return Outcome(f"wrong value: {label}", [*_trace(came_from, state), label], len(came_from))
-            if following not in came_from:
+                error, trace = f"wrong value: {label}", [label]
+            elif following not in came_from:
                 came_from[following] = (state, label)
                 stack.append(following)
-    return Outcome(None, [], len(came_from))
-
-
-def _trace(came_from: Mapping[State, tuple[State, str] | None], state: State) -> list[str]:
-    labels = []
-    while (step := came_from[state]) is not None:
-        state, label = step
-        labels.append(label)
-    return labels[::-1]
+    while error and (step := came_from[state]) is not None:
+        state, trace = step[0], [step[1], *trace]
+    return Outcome(error, trace, len(came_from))
 
 
 def _stays_after(later: Op, earlier: Op) -> bool:
     """Whether `later` must wait for `earlier` of the same thread. Stores stay behind any await: none is guessed."""
-    return (
-        later.kind in ("fence_system", "block_barrier", "store_release")
-        or earlier.kind in ("fence_system", "block_barrier", "await_acquire")
-        or later.location == earlier.location
-        or (earlier.kind == "await_relaxed" and later.kind == "store")
-    )
+    return (later.kind in ("fence_system", "block_barrier", "store_release")
+            or earlier.kind in ("fence_system", "block_barrier", "await_acquire")
+            or later.location == earlier.location or (earlier.kind == "await_relaxed" and later.kind == "store"))
 
 
 def _ready(ops: Sequence[Op], done: int) -> list[int]:
-    first = next((i for i in range(len(ops)) if not done >> i & 1), len(ops))
-    ends = next((i for i in range(first, len(ops)) if ops[i].kind == "block_barrier"), len(ops) - 1)
-    waiting = [i for i in range(first, ends + 1) if not done >> i & 1]
-    return [i for n, i in enumerate(waiting) if not any(_stays_after(ops[i], ops[j]) for j in waiting[:n])]
+    waiting = [i for i in range(len(ops)) if not done >> i & 1]
+    end = next((n for n, i in enumerate(waiting) if ops[i].kind == "block_barrier"), len(waiting)) + 1
+    return [i for n, i in enumerate(waiting[:end]) if not any(_stays_after(ops[i], ops[j]) for j in waiting[:n])]
 
 
 def _steps(threads: Sequence[Thread], state: State) -> list[tuple[str, State | None]]:
@@ -140,37 +126,32 @@ def _steps(threads: Sequence[Thread], state: State) -> list[tuple[str, State | N
     for t, i in [(t, i) for t, indices in enumerate(ready) for i in indices]:
         op = threads[t].ops[i]
         label = f"block {threads[t].block}, thread {t}, op {i}: {op.kind}"
-        readable = _readable(threads, state, t, op.location) if op.kind in READS else ()
+        mates = [u for u, thread in enumerate(threads) if thread.block == threads[t].block]
+        readable: tuple[int, ...] = ()
+        if op.kind in READS:
+            own = [entry.value for entry in state.buffer if entry.location == op.location and entry.name[0] in mates]
+            cell = dict(state.memory)[op.location]
+            readable = (own[-1],) if own else cell.values[dict(cell.views)[t]:]
         wrong = [value for value in readable if value != op.value] if op.kind == "load" else []
         if wrong:
             return [(f"{label} {op.location} returns {wrong[0]}, not {op.value}", None)]
         if op.kind == "block_barrier" or (op.until and not any(map(op.until, readable))):
             continue
         step = f"{label} {op.location or ''} {op.value if op.kind in STORES else ''}", _run(threads, state, t, i)
-        if _unseen(threads, t, op.location) if op.kind in STORES else op.kind != "load" and i == ready[t][0]:
+        # Unseen is a store to where nobody in the block reads, and nobody else in it writes.
+        unseen = not any(other.location == op.location and (u != t or other.kind in READS)
+                         for u in mates for other in threads[u].ops)
+        if unseen if op.kind in STORES else op.kind != "load" and i == ready[t][0]:
             return [step]
         steps.append(step)
     return steps + [(f"drained: {entry.location} = {entry.value}", _drain(threads, state, entry))
                     for entry in state.buffer if not entry.after]
 
 
-def _unseen(threads: Sequence[Thread], t: int, location: Location) -> bool:
-    """Whether nobody in the thread's block reads the location, and nobody else in it writes there."""
-    return not any(op.location == location and (u != t or op.kind in READS) for u, thread in enumerate(threads)
-                   if thread.block == threads[t].block for op in thread.ops)
-
-
-def _readable(threads: Sequence[Thread], state: State, t: int, location: Location) -> tuple[int, ...]:
-    own = [entry.value for entry in state.buffer
-           if entry.location == location and threads[entry.name[0]].block == threads[t].block]
-    cell = dict(state.memory)[location]
-    return (own[-1],) if own else cell.values[dict(cell.views)[t]:]
-
-
 def _run(threads: Sequence[Thread], state: State, t: int, i: int) -> State:
     op, buffer, memory = threads[t].ops[i], state.buffer, dict(state.memory)
-    release = op.kind == "store_release"
     if op.kind in STORES:
+        release = op.kind == "store_release"
         earlier = [entry for entry in buffer if threads[entry.name[0]].block == threads[t].block]
         after = frozenset(
             entry.name for entry in earlier if entry.location == op.location
@@ -178,9 +159,7 @@ def _run(threads: Sequence[Thread], state: State, t: int, i: int) -> State:
             or (release and entry.carried_by == "block"))
         buffer = (*buffer, Pending((t, i), op.location, op.value, after, "nobody"))
     if op.until:
-        # The thread has read a value, so that it can no longer read an older one.
-        cell = memory[op.location]
-        view = dict(cell.views)[t]
+        cell, view = memory[op.location], dict(memory[op.location].views)[t]  # from now on it reads nothing older
         read = next((k for k in range(view, len(cell.values)) if op.until(cell.values[k])), view)
         memory[op.location] = _seen(cell, [t], read)
     if op.kind == "fence_system":
@@ -188,16 +167,18 @@ def _run(threads: Sequence[Thread], state: State, t: int, i: int) -> State:
                        else entry for entry in buffer)
     if op.kind in ("fence_system", "await_acquire"):
         memory = {location: _seen(cell, [t], len(cell.values) - 1) for location, cell in memory.items()}
-    return State(_done(state, {t: i}), buffer, tuple(memory.items()))
+    done = tuple(bits | 1 << i if u == t else bits for u, bits in enumerate(state.done))
+    return State(done, buffer, tuple(memory.items()))
 
 
 def _barrier(state: State, at: Mapping[int, int]) -> State:
     """`at` gives for each thread of the block the index of its barrier."""
     buffer = tuple(entry._replace(carried_by="block") if entry.name[0] in at and entry.carried_by == "thread"
                    else entry for entry in state.buffer)
-    memory = tuple((location, _seen(cell, at, max((view for t, view in cell.views if t in at), default=0)))
-                   for location, cell in state.memory)
-    return State(_done(state, at), buffer, memory)
+    newest = {location: max((view for t, view in cell.views if t in at), default=0) for location, cell in state.memory}
+    memory = tuple((location, _seen(cell, at, newest[location])) for location, cell in state.memory)
+    done = tuple(bits | 1 << at[t] if t in at else bits for t, bits in enumerate(state.done))
+    return State(done, buffer, memory)
 
 
 def _drain(threads: Sequence[Thread], state: State, drained: Pending) -> State:
@@ -208,10 +189,6 @@ def _drain(threads: Sequence[Thread], state: State, drained: Pending) -> State:
     values, views = memory[drained.location]
     memory[drained.location] = _seen(Cell((*values, drained.value), views), members, len(values))
     return State(state.done, buffer, tuple(memory.items()))
-
-
-def _done(state: State, at: Mapping[int, int]) -> tuple[int, ...]:
-    return tuple(done | 1 << at[t] if t in at else done for t, done in enumerate(state.done))
 
 
 def _seen(cell: Cell, movers: Collection[int], view: int) -> Cell:

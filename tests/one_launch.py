@@ -12,12 +12,12 @@ import numpy as np
 
 from collectives.algorithm import ALGORITHMS
 from collectives.operation import Operation, Step, Unsupported, Watch, World
-from collectives.peer_buffer import SLAB_BYTES, PeerBuffer
+from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, set_epoch
 from kernels.device import Arguments, Control, Own
 from kernels.device_gpu import GpuDevice
 from kernels.gpu_driver import visible_gpus
 from tests.collective_examples import ROOM_BYTES, Buffers, Example, check
-from tests.ranks import launch, set_epoch
+from tests.ranks import launch
 
 
 def main(examples: int, seed: int, ranks: int, *settings: str) -> None:

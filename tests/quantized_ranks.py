@@ -11,7 +11,8 @@ from collectives.algorithm import ALGORITHMS
 from collectives.allreduce_two_shot_quantized import BLOCK, QUANTIZED
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Build, Case, Operation, Unsupported
-from tests.ranks import connect, launch, set_epoch
+from collectives.peer_buffer import set_epoch
+from tests.ranks import connect, launch
 
 SPITEFUL = np.array([0.0, -0.0, 1e-45, -1e-40, 6e-8, 2.0**-6, 1e-3, 1.0, -448.0, 65504.0, 3e6, 1e30, np.inf, np.nan])
 ERROR = {"int8": 0.5 / 127, "fp8": 2.0**-4, "int4": 0.5 / 7}  # of a code, against the largest of its block

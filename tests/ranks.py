@@ -1,12 +1,8 @@
 """What the test programs that run as ranks share: a world, and launches."""
 
-import numpy as np
-
 from collectives.communicator import Communicator
 from collectives.operation import Device, Step, Watch, World
-from collectives.peer_buffer import PeerBuffer
 from collectives.world import open_device, open_world
-from kernels.device import Control, Own
 
 
 def connect(timeout_s: float = 30.0, device: str = "cpu", memory: str = "auto", **macros: int) -> tuple[World, Watch]:
@@ -17,16 +13,6 @@ def connect(timeout_s: float = 30.0, device: str = "cpu", memory: str = "auto", 
     world = open_world(communicator, opened, watch, yields=True, timeout_s=timeout_s, memory=memory)
     settings = {name: str(value) for name, value in macros.items()}
     return World(communicator, world.device, world.peers, settings), watch
-
-
-def set_epoch(peers: PeerBuffer, epoch: int) -> None:
-    """Makes `epoch` that of the last launch. Every rank must call it, between two barriers."""
-    own, control = Own(), Control()
-    own.epoch.value = epoch
-    for flag in (flag for flags in control.flags for flag in flags):
-        flag.value = epoch << 32
-    peers.own.write(np.frombuffer(bytes(own), np.uint8))
-    peers.controls[peers.rank].write(np.frombuffer(bytes(control), np.uint8))
 
 
 def launch(device: Device, step: Step, times: int) -> None:

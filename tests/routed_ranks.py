@@ -14,10 +14,10 @@ from bench import verify
 from collectives.alltoall_routed import ALGORITHMS, CHOICE, RoutedCase, Tables, make_tables, record_bytes
 from collectives.collective import COLLECTIVES, DATATYPES, Datatype
 from collectives.operation import Memory, Operation, Unsupported, World
-from collectives.peer_buffer import register
+from collectives.peer_buffer import register, set_epoch
 from collectives.routing import Routes, draw
 from tests.collective_examples import SPECIAL, UNTOUCHED
-from tests.ranks import connect, launch, set_epoch
+from tests.ranks import connect, launch
 
 BY_NAME = {algorithm.name: algorithm for algorithm in ALGORITHMS}
 SKEWS = ("uniform", "zipf:1.2", "zipf:0.5", "hot:1", "hot:2")

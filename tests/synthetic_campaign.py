@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import msgspec
 import numpy as np
@@ -51,11 +50,10 @@ def write_launch(folder: Path, number: int, *, effect: Effect = no_effect, sprea
         time_us = cost * float(np.exp(rng.normal(0, spread / 5)))
         return change(msgspec.structs.replace(block, time_us=time_us, total_us=1.25 * time_us))
 
-    with mock.patch("os.fsync"):  # nothing here has to outlive a crash, and it is nine tenths of the time
-        return write_run(folder, sizes=sizes, algorithms=algorithms, modes=["isolated"], n=4, n_blocks=n_blocks,
-                         fast_rounds=fast_rounds, change=made_up, seed=number,
-                         run_id=f"2026-11-20T06-{number // 60:02d}-{number % 60:02d}Z-allreduce-{seed:03d}{number:03d}",
-                         **options)
+    return write_run(folder, sizes=sizes, algorithms=algorithms, modes=["isolated"], n=4, n_blocks=n_blocks,
+                     fast_rounds=fast_rounds, change=made_up, seed=number,
+                     run_id=f"2026-11-20T06-{number // 60:02d}-{number % 60:02d}Z-allreduce-{seed:03d}{number:03d}",
+                     **options)
 
 
 def rewrite_head(run: Path, **changes: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from reports.exposed import COMPUTE
 from reports.result import RunFile, read
 from reports.schema import Block, Planned, Run
+from tests.synthetic_run import without_fsync
 
 FAST_NS, SLOW_NS = (105.0, 105.0), (540.0, 540.0)
 CPUS = [{"rank": rank, "device": "cpu", "arch": "znver5", "numa": 0, "cpus": [rank]} for rank in range(2)]
@@ -33,6 +34,7 @@ class Made:
     chosen: dict = field(default_factory=dict)
     wrong: dict = field(default_factory=dict)
 
+    @without_fsync
     def run(self, costs, finish=True):
         planned = [self.planned(name) for name in costs]
         head = Run(run_id="2026-11-20T06-15-00Z-made-1a2b3c", benchmark=self.benchmark, version="0.1.0", argv=[],

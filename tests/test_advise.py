@@ -13,6 +13,7 @@ from reports.__main__ import main
 from reports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
 from reports.result import RunFile
 from reports.schema import Block, End, LinkBlock, Planned, Run
+from tests.synthetic_run import without_fsync
 from tests.synthetic_together import CPUS, SLOW_NS, STEP, Made, always
 
 R9700 = ("--weights", "40GB", "--gpu", "r9700", "--gpus", "2", "--context", "0")
@@ -45,6 +46,7 @@ def refusal(*arguments):
     return complaint
 
 
+@without_fsync
 def write(folder, us_by_size, ranks=GPUS, spread=0.0, name="made", collective="all_reduce", chained=True,
           datatype="float16", **words):
     """A run of `auto` and of a library twice as slow; blocks differ by `spread`."""

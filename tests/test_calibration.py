@@ -39,7 +39,7 @@ two_stages, evidence = verdict.two_stages, verdict.evidence
 
 
 def test_a_new_seed_passes_at_a_tenth():
-    done = subprocess.run([sys.executable, "-m", "reports", "selfcheck", "--scale", "0.1"], capture_output=True,
+    done = subprocess.run([sys.executable, "-m", "reports", "selfcheck", "--scale", "0.05"], capture_output=True,
                           text=True, check=False)
     *rows, outcome = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -130,10 +130,15 @@ BROKEN = [
 ]
 
 
+# As few replications as show it; the limits are widened for so few.
+REPLICATIONS = {runs_taken_for_independent: 200, few_launches_taken_for_many: 1000}
+
+
 @pytest.mark.parametrize(("breaks", "claim"), BROKEN, ids=[breaks.__name__ for breaks, _ in BROKEN])
 def test_a_broken_statistic_is_caught(breaks, claim, monkeypatch):
     breaks(monkeypatch)
-    assert not all(figure.judge(0.25)[0] for figure in claim(np.random.default_rng(1), 1000))
+    n = REPLICATIONS.get(breaks, 400)
+    assert not all(figure.judge(n / selfcheck.REPLICATIONS)[0] for figure in claim(np.random.default_rng(1), n))
 
 
 def test_the_command_says_which_figure_failed_and_exits_with_1(monkeypatch, capsys):

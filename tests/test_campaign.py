@@ -9,7 +9,6 @@ import pty
 import re
 import secrets
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -332,67 +331,6 @@ def test_a_pause_before_each_change_of_variant(tmp_path):
     assert (read_manifest(tmp_path / "c").stages[0].visible_effect or 0) > 0
 
 
-# -- revisions
-
-def git(folder, *words):
-    identity = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(["git", "-C", str(folder), *identity, *words], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
-
-
-@pytest.fixture
-def repository(tmp_path):
-    """Our code as a repository of one commit, whose version is 9.9.9, and 1.1.1 in what is not committed."""
-    tree = tmp_path / "tree"
-    for layer in ("bench", "collectives", "kernels", "reports"):
-        shutil.copytree(ROOT / layer, tree / layer, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "requirements.lock", tree)
-    version = tree / "bench" / "__init__.py"
-    for number in ("9.9.9", "1.1.1"):
-        version.write_text(re.sub(r'VERSION = ".*"', f'VERSION = "{number}"', version.read_text()))
-        assert number in version.read_text()
-        if number == "9.9.9":
-            git(tmp_path, "init", "-q", "tree")
-            git(tree, "add", ".")
-            git(tree, "commit", "-qm", "one")
-    return tree
-
-
-def test_a_revision_is_measured_as_it_was_committed(tmp_path, repository):
-    """A gate would compare a change with itself, or leave its worktrees behind."""
-    folder = tmp_path / "c"
-    options = [*named(base=QUICK, head=QUICK), "--revision", "base=HEAD", "--pairs", "1", "--no-control"]
-    status, out, err = run(folder, *options, tree=repository, PYTHONPATH="")
-    assert status == 0, err
-    assert "allowed to differ: version differs: 9.9.9 (base) and 1.1.1 (head)" in err
-    assert "allowed to differ: version differs: 9.9.9 (base) and 1.1.1 (head)" in out
-    manifest = read_manifest(folder)
-    assert [one.revision for one in manifest.campaign.variants] == [git(repository, "rev-parse", "HEAD"), None]
-    assert {(one.variant, read(folder / str(one.run)).run.version) for one in manifest.launches} == {
-        ("base", "9.9.9"), ("head", "1.1.1")}
-    assert not (folder / "worktrees").exists()
-    assert len(git(repository, "worktree", "list").splitlines()) == 1
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_a_check_out_that_is_cut_short_leaves_nothing_in_the_way(tmp_path, repository, number):
-    """A worktree that is half made is locked, and git that ran on would fill it under the next campaign."""
-    git(repository, "config", "filter.slow.smudge", "sh -c 'sleep 0.1; cat'")
-    (repository / ".git" / "info" / "attributes").write_text("*.py filter=slow\n")
-    options = [*named(base=QUICK, head=QUICK), "--revision", "base=HEAD", "--pairs", "1", "--no-control"]
-    folder = tmp_path / "c"
-    with started(folder, *options, tree=repository, PYTHONPATH="") as process:
-        until(lambda: (folder / "worktrees" / "base" / "bench").is_dir())
-        process.send_signal(number)
-        process.wait(20)
-    if number == signal.SIGKILL:  # then the same command has to clear it away
-        git(repository, "config", "--unset", "filter.slow.smudge")
-        status, _, err = run(folder, *options, tree=repository, PYTHONPATH="")
-        assert status == 0, err
-    assert not (folder / "worktrees").exists()
-    assert len(git(repository, "worktree", "list").splitlines()) == 1
-
-
 def test_a_pilot_that_hangs_is_ended_when_the_budget_is_spent(tmp_path, monkeypatch):
     """A pipeline would stand until its own time-out, and say nothing."""
     limits = []
@@ -414,29 +352,3 @@ def test_a_folder_with_a_file_that_is_no_manifest_is_left_alone(tmp_path):
     status, _, err = run(tmp_path, *named(a=QUICK, b=QUICK))
     assert (status, err) == (2, f"bench.campaign: {tmp_path / MANIFEST} is no campaign's\n")
     assert (tmp_path / MANIFEST).read_text() == "mine"
-
-
-def test_a_revision_that_needs_other_packages_makes_its_own_environment(tmp_path, repository, monkeypatch):
-    """It would run with packages that it was not written for, or a build that failed be passed over."""
-    (repository / "requirements.lock").write_text("other==1\n")
-    (repository / "Makefile").write_text("setup:\n\tmkdir -p .venv/bin\n\techo 'no network' >&2\n\texit $(BROKEN)\n")
-    git(repository, "add", ".")
-    git(repository, "commit", "-qm", "two")
-    monkeypatch.chdir(repository)
-    options = variants.parse([*named(base=QUICK, head=QUICK), "--revision", "base=HEAD"])
-    base = options.variant[0]
-    monkeypatch.setenv("BROKEN", "0")
-    launches.check_out(base, tmp_path)
-    assert base.variables()["PATH"].startswith(f"{tmp_path}/worktrees/base/.venv/bin:")
-    assert base.variables()["PYTHONPATH"].startswith(f"{tmp_path}/worktrees/base")
-    monkeypatch.setenv("BROKEN", "1")
-    failed = r"variant base: `make setup` of its revision failed: make(\[\d\])?: \*\*\* "
-    with pytest.raises(launches.Stop, match=failed):
-        launches.check_out(base, tmp_path)  # again, over what an earlier one has left
-    git(repository, "rm", "-rq", "bench")
-    git(repository, "commit", "-qm", "three")
-    base.commit = git(repository, "rev-parse", "HEAD")
-    with pytest.raises(launches.Stop, match="variant base: its revision has no benchmarks"):
-        launches.check_out(base, tmp_path)
-    launches.remove_worktree(tmp_path / "worktrees" / "base")
-    assert not (tmp_path / "worktrees").exists()

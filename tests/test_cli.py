@@ -328,8 +328,12 @@ def test_a_kernel_that_adds_wrongly_is_found_out(tmp_path):
     assert mutated == 1
 
     done = launch(tmp_path / "results", *QUICK, "--mode", "isolated", tree=tmp_path)
-    assert (done.returncode, done.stderr) == (1, "")
-    assert "WRONG RESULTS: " in done.stdout
+    where = r"block 0: rank 0 got (.+) \(0x[0-9a-f]{8}\) at offset 0, element 0; (.+) \(0x[0-9a-f]{8}\) expected"
+    said = re.fullmatch(rf"wiretax: case \d+ \(\w+ 16384 B isolated\), {where}\n", done.stderr)
+    assert done.returncode == 1
+    assert said, done.stderr
+    assert float(said[1]) != float(said[2])
+    assert re.search(rf"WRONG RESULTS: .*\. First in case \d+, {where}\. ", " ".join(done.stdout.split()))
     row = next(line for line in done.stdout.splitlines() if re.match(r" *16 KiB ", line))
     assert re.fullmatch(r" *16 KiB +[\d.]+ +WRONG +\w+ +- +- +- +[1-9]\d*", row)
     for case in stored(tmp_path / "results").cases:

@@ -15,7 +15,7 @@ from reports.dashboard_across import of_history
 from reports.dashboard_store import MARKER
 from reports.result import read
 from tests.synthetic_run import write_run
-from tests.synthetic_site import HOSTILE, make_site, write_hostile, write_store
+from tests.synthetic_site import HOSTILE, make_site, write_hostile
 
 MOST_BYTES = 1_000_000
 SMALL: dict[str, Any] = {"sizes": [16384, 65536], "algorithms": ["library", "auto", "two_shot"], "modes": ["isolated"],
@@ -38,12 +38,6 @@ class Read(HTMLParser):
 
     def all(self, name):
         return [attrs for tag, attrs in self.tags if tag == name]
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dashboard")
-    return make_site(write_store(folder / "results"), folder / "site")
 
 
 def page_of(site, part):

@@ -11,8 +11,6 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from tests.synthetic_site import make_site, write_store
-
 # The colours of all text that is seen, against what lies behind it, as WCAG 2.2 computes a contrast.
 CONTRASTS = """
 const parsed = (colour) => colour.match(/[\\d.]+/g).map(Number);
@@ -57,9 +55,8 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("browsed")
-    return sorted(make_site(write_store(folder / "results"), folder / "site").glob("*.html"))
+def pages(site):
+    return sorted(site.glob("*.html"))
 
 
 def opened(browser, pages, part, width=1280, scheme="light", at=""):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kernels import device_cpu, module
-from kernels.device import DeviceError, Pattern, Step, Watch
+from kernels.device import WRONG_BYTES, DeviceError, Pattern, Step, Watch, Wrong
 from kernels.module import CompileError, cache_folder, source_with_headers
 from tests.launch import ROOT, mpirun
 
@@ -91,25 +91,18 @@ def test_another_process_sees_what_is_stored_and_nothing_is_left(way):
     device = device_cpu.CpuDevice()
     memory = device.allocate(8192, way)
     peer = (
-        "import sys, ctypes; from kernels.device_cpu import CpuDevice; m = CpuDevice().open(sys.argv[1].encode());"
+        "import sys, ctypes; from kernels.device_cpu import CpuDevice;"
+        "m = CpuDevice().open(sys.argv[1].encode(), 8192, sys.argv[2]);"
         "ctypes.c_uint64.from_address(m.address + 4096).value += 1"
     )
     ctypes.c_uint64.from_address(memory.address + 4096).value = 41
-    subprocess.run([sys.executable, "-c", peer, memory.handle.decode()], check=True, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", peer, memory.handle.decode(), way], check=True, cwd=ROOT)
     assert ctypes.c_uint64.from_address(memory.address + 4096).value == 42
     device.forget_name(memory)
     memory.close()
     assert set(os.listdir("/dev/shm")) == before
     with pytest.raises(DeviceError, match="cannot be opened"):
-        device.open(memory.handle)
-
-
-def test_memory_of_another_size_than_announced_is_refused():
-    device = device_cpu.CpuDevice()
-    memory = device.allocate(8192, device.ways[0])
-    with pytest.raises(DeviceError, match="not of the size"):
-        device.open(memory.handle.replace(b"8192", b"4096"))
-    memory.close()
+        device.open(memory.handle, 8192, way)
 
 
 @pytest.mark.parametrize("size_bytes", [2, 4, 8])
@@ -119,7 +112,7 @@ def test_each_wrong_element_counts_once_wherever_it_lies(size_bytes):
     table, draw = 64 * 31 * size_bytes, np.random.default_rng(size_bytes)
     tables = draw.integers(0, 256, (segments, table + 31 * size_bytes), np.uint8)
     right = np.array([np.resize(one[:table], count * size_bytes) for one in tables])
-    got, kept, wrong = (device.private(n) for n in (right.size, tables.size, 8))
+    got, kept, wrong = (device.private(n) for n in (right.size, tables.size, WRONG_BYTES))
     kept.write(tables.ravel())
     at = draw.choice(segments * count, 40, replace=False)
     broken = right.reshape(-1, size_bytes).copy()
@@ -127,8 +120,13 @@ def test_each_wrong_element_counts_once_wherever_it_lies(size_bytes):
     pattern = Pattern(got.address, kept.address, segments, count * size_bytes, table, 31, size_bytes, wrong.address,
                       ctypes.addressof(watch))
     check = device.caller(Step(device.compile("timed_loop", {}).kernel("count_wrong"), pattern))
-    for data, n in ((right, 0), (broken, 40), (right ^ 255, segments * count)):
-        wrong.write(np.zeros(8, np.uint8))
+    for data, n, first in ((right, 0, 0), (broken, 40, min(at)), (right ^ 255, segments * count, 0)):
+        wrong.write(np.zeros(WRONG_BYTES, np.uint8))
+        watch.iteration = 31 * n
         got.write(data.ravel())
         check()
-        assert wrong.read().view(np.uint32)[0] == n
+        found = Wrong.from_buffer_copy(bytes(wrong.read()))
+        assert (found.elements, found.iteration, found.offset) == (n, 31 * n, first * size_bytes)
+        for bits, its in ((found.expected, right), (found.got, data)):
+            stored = its.reshape(-1, size_bytes)[first].tobytes()
+            assert bits == (int.from_bytes(stored, "little") if n else 0)

@@ -1,62 +1,30 @@
 """What a user meets when a rank fails, stalls, is stopped or killed, or when he interrupts: the others end soon, one
 sentence says who and where, what was measured is kept, and nothing is left behind."""
 
-import os
 import random
 import re
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
-from reports.result import read
-from reports.show import text
-from tests.launch import MPIRUN, ROOT, mpirun
-
-TIMEOUT_S = 2
-SOON_S = TIMEOUT_S + 3  # 2 is what is promised, 1 more for a machine that has other work
-SMALL = ["-b", "16K", "-e", "16K", "--mode", "isolated", "--max-time", "20", "--timeout", str(TIMEOUT_S)]
-
-
-def wait_for(condition, patience_s=20.0):
-    """What the condition gives once it is true."""
-    late_s = time.monotonic() + patience_s
-    while not (found := condition()):
-        assert time.monotonic() < late_s, "it never came to pass"
-        time.sleep(0.005)
-    return found
-
-
-def processes(out):
-    """The living processes that have to do with the runs in `out`: {process id: its rank, or None}."""
-    found = {}
-    for process in psutil.process_iter():
-        try:
-            if any(str(out) in word for word in process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
-                is_rank = "witness.py" not in " ".join(process.cmdline())
-                found[process.pid] = process.environ().get("PMI_RANK") if is_rank else None
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
-def orphans():
-    """Files in shared memory that no process maps; not those that the MPI library has just made and not yet opened."""
-    mapped = ""
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        try:
-            mapped += maps.read_text()
-        except OSError:
-            continue
-    return {
-        path.name
-        for path in Path("/dev/shm").iterdir()
-        if str(path) not in mapped and not path.name.startswith("mpich_shar_tmp")
-    }
+from tests.faulty_runs import (
+    SOON_S,
+    TIMEOUT_S,
+    Launch,
+    orphans,
+    processes,
+    said_in,
+    sentence,
+    show,
+    struck,
+    wait_for,
+)
+from tests.inject_faults import inject
+from tests.launch import ROOT, mpirun
 
 
 @pytest.fixture
@@ -68,73 +36,21 @@ def out(tmp_path):
     wait_for(lambda: not orphans() - before, 2.0)  # other programs start and end meanwhile
 
 
-def struck(out, rank, where, call, what, *options, ranks=2):
-    """A run with this fault: its output, and how long after the fault it ended, in seconds."""
-    done = mpirun(
-        ranks, "tests/fault_ranks.py", str(rank), where, str(call), what, *SMALL, "--out", str(out), *options,
-        timeout_s=40,
-    )  # fmt: skip
-    moment = re.search(r"struck at ([\d.]+)", done.stderr)
-    assert moment, done.stderr
-    return done, time.time() - float(moment[1])
-
-
-def sentence(done):
-    """The one sentence of a run that a fault has ended."""
-    said = [line for line in done.stderr.splitlines() if line.startswith("wiretax:")]
-    assert len(said) == 1, done.stderr
-    assert done.returncode == 1, done.stderr
-    return said[0]
-
-
-class Launch:
-    """A run in the background. `act` sends a signal; `end` waits for the end."""
-
-    def __init__(self, out, *options, ranks=2, program=("-m", "bench.allreduce"), **environment):
-        self.out = out
-        command = [MPIRUN, "-n", str(ranks), sys.executable, *program, *SMALL, "--out", str(out), *options]
-        self.process = subprocess.Popen(
-            [str(word) for word in command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        )  # fmt: skip
-
-    def ranks(self):
-        """{rank: process id}"""
-        found = processes(self.out)
-        return {int(rank): pid for pid, rank in found.items() if rank is not None}
-
-    def blocks(self):
-        return sum(path.read_bytes().count(b'"kind":"block"') for path in self.out.glob("*.jsonl"))
-
-    def signal(self, pid, number):
-        self.moment_s = time.monotonic()
-        os.kill(pid, number)
-
-    def end(self, patience_s=20):
-        stdout, stderr = self.process.communicate(timeout=patience_s)
-        self.took_s = time.monotonic() - self.moment_s
-        return subprocess.CompletedProcess(self.process.args, self.process.returncode, stdout, stderr)
-
-
-def show(out):
-    """What `reports show` prints of the one run."""
-    [run] = out.glob("*.jsonl")
-    return text(read(run))
-
-
 @pytest.mark.parametrize(
     ("rank", "where", "call", "ranks", "place"),
     [
-        (1, "plan", 1, 2, "step "),
+        (1, "device", 1, 2, "step open the device"),
+        (0, "map", 1, 2, "step map the peers"),
+        (1, "plan", 1, 2, "step plan the cases"),
         (1, "block", 4, 2, r"case 0 \(.*\), block 3, step timed loop"),
-        (2, "between", 9, 3, ".*step "),
+        (2, "between", 9, 3, ".*step [a-z ]+"),
         (0, "store", 3, 2, r"case \d+ \(.*\), block \d+, step store"),
     ],
 )
 def test_an_exception_on_one_rank_ends_all_with_one_sentence(out, rank, where, call, ranks, place):
     options = ["--algorithm", "ring"]
     done, took_s = struck(out, rank, where, call, "raise", *options, ranks=ranks)
-    assert re.search(rf"rank {rank} failed at {place}.*: ValueError: struck", sentence(done))
+    assert re.search(rf"rank {rank} failed at {place}, epoch \d+: ValueError: struck", sentence(done))
     assert done.stderr.count("Traceback") == 1
     assert took_s < SOON_S
 
@@ -142,17 +58,19 @@ def test_an_exception_on_one_rank_ends_all_with_one_sentence(out, rank, where, c
 def test_an_exception_in_the_links_probe_names_case_and_block(out):
     options = ["--mode", "chained", "--algorithm", "ring"]
     done, _ = struck(out, 1, "probe", 3, "raise", *options)
-    where = r"case 0 \(ring 16384 B chained\), block \d+, step timed loop: ValueError"
+    where = r"case 0 \(ring 16384 B chained\), block \d+, step timed loop, epoch \d+: ValueError"
     assert re.search(rf"rank 1 failed at {where}", sentence(done))
     assert "INCOMPLETE" in show(out)
-    assert re.search(r"stopped first: rank 1, case 0 .*, block \d+, step timed loop \(failed\)", show(out))
+    assert re.search(r"stopped first: rank 1, case 0 .*, block \d+, step timed loop, epoch \d+ \(failed\)", show(out))
 
 
 @pytest.mark.parametrize(
     ("rank", "where", "call", "ranks", "algorithm", "place"),
     [
+        (1, "map", 1, 2, "ring", "step map the peers"),
         (1, "plan", 1, 2, "ring", "step plan the cases"),
         (0, "between", 9, 2, "ring", "case 0|link .*"),
+        (1, "check", 6, 2, "ring", r"case 0 \(.*\), .*step .*, check"),
         (0, "store", 5, 2, "ring", r"case 0 \(.*\), block \d+, step store"),
         (1, "operation", 300, 2, "library", r"case 0 \(library 16384 B isolated\), .*step .*, the collective"),
     ],
@@ -160,20 +78,28 @@ def test_an_exception_in_the_links_probe_names_case_and_block(out):
 def test_a_rank_that_stalls_is_named_by_those_that_wait_for_it(out, rank, where, call, ranks, algorithm, place):
     done, took_s = struck(out, rank, where, call, "sleep", "--algorithm", algorithm, ranks=ranks)
     said = sentence(done)
-    assert re.search(rf"rank {rank} did not (go on|answer) for {TIMEOUT_S} s and held the others up: {place}", said)
+    held_up = f"for {TIMEOUT_S} s and held the others up: ({place})"
+    assert re.search(rf"rank {rank} did not (go on|answer) {held_up}.*, epoch \d+", said)
     assert took_s < SOON_S
 
 
-@pytest.mark.parametrize(("rank", "ranks", "algorithm"), [(0, 2, "one_shot_push"), (1, 3, "ring")])
-def test_a_rank_that_stalls_in_a_kernel_is_named_with_the_epochs_seen_and_wanted(out, rank, ranks, algorithm):
+@pytest.mark.parametrize(
+    ("rank", "call", "ranks", "algorithm", "mode"),
+    [(0, 40, 2, "one_shot_push", "isolated"), (1, 40, 3, "ring", "isolated"), (1, 200, 2, "ring", "chained")],
+)
+def test_a_rank_that_stalls_in_a_kernel_is_named_with_its_epochs(out, rank, call, ranks, algorithm, mode):
     # Around a ring each rank waits for its neighbour; still the one that sleeps is named.
-    done, took_s = struck(out, rank, "operation", 40, "sleep", "--algorithm", algorithm, ranks=ranks)
+    options = ["--algorithm", algorithm, "--mode", mode]
+    done, took_s = struck(out, rank, "operation", call, "sleep", *options, ranks=ranks)
     said = sentence(done)
-    assert re.search(rf"rank {rank} did not (go on|answer) .*: case 0 \({algorithm} 16384 B isolated\), ", said)
+    assert re.search(rf"rank {rank} did not (go on|answer) .*: case 0 \({algorithm} 16384 B {mode}\), ", said)
     found = re.search(r"epoch (\d+) step (\d+) seen, epoch (\d+) step (\d+) wanted by rank \d from rank \d", said)
     assert found, said
     seen, wanted = (int(found[1]), int(found[2])), (int(found[3]), int(found[4]))
     assert seen < wanted
+    last = re.search(r", the collective, epoch (\d+)(?:, call (\d+) of a chain)?, kernel block", said)
+    assert last, said
+    assert int(last[1]) + int(last[2] or 1) == wanted[0]
     assert took_s < SOON_S
 
 
@@ -184,17 +110,44 @@ def test_a_rank_that_stalls_over_the_results_is_named_and_the_run_stays_readable
     assert "INCOMPLETE" in show(out)
 
 
-@pytest.mark.parametrize(("victim", "ranks"), [(0, 2), (1, 2), (2, 3)])
-def test_a_rank_that_is_stopped_is_named_at_any_moment(out, victim, ranks):
-    run = Launch(out, ranks=ranks)
-    wait_for(lambda: list(out.glob("*.jsonl")))
-    time.sleep(random.uniform(0, 1.5))
-    run.signal(run.ranks()[victim], signal.SIGSTOP)
-    done = run.end()
-    assert f"wiretax: rank {victim} was stopped for {TIMEOUT_S} s and held the others up: " in sentence(done)
-    assert run.took_s < SOON_S
-    assert f"stopped first: rank {victim}, " in show(out)
-    wait_for(lambda: not run.ranks(), 1.0)
+# Where a rank is struck: by which rank, at what, which is the victim, and what is then said of its place. `stop:0` and
+# `kill:0` meet rank 0 inside its wait for the rank that strikes, which comes late.
+SPINNING = r"case 0 \(ring 16384 B isolated\), .*step (pilot|timed loop), the collective, epoch \d+"
+REDUCING = r"case 0 \(library 16384 B isolated\), .*step (pilot|timed loop), the collective, epoch [1-9]\d*"
+CHECKING = r"case 0 \(ring 16384 B isolated\), .*step (pilot|timed loop), check, epoch \d+"
+STORING = r"case 0 \(ring 16384 B isolated\), block \d+, step store, epoch \d+"
+
+
+@pytest.mark.parametrize(
+    ("rank", "where", "call", "victim", "ranks", "algorithm", "place"),
+    [
+        (1, "plan", 1, 0, 2, "ring", r".*step .*, epoch \d+"),  # inside a collective of MPI
+        (2, "operation", 40, 2, 3, "ring", SPINNING),
+        (1, "operation", 40, 0, 2, "ring", SPINNING),
+        (1, "operation", 40, 0, 2, "library", REDUCING),
+        (0, "store", 5, 0, 2, "ring", STORING),
+        (0, "finish", 1, 0, 2, "ring", r"step finished, epoch \d+"),
+    ],
+)
+def test_a_stopped_rank_is_named_with_its_last_epoch(out, rank, where, call, victim, ranks, algorithm, place):
+    what = "stop" if rank == victim else f"stop:{victim}"
+    options = ["-n", "10"] if where == "finish" else []
+    done, took_s = struck(out, rank, where, call, what, "--algorithm", algorithm, *options, ranks=ranks)
+    said = f"wiretax: rank {victim} was stopped for {TIMEOUT_S} s and held the others up: {place}"
+    assert re.match(said, sentence(done)), done.stderr
+    assert took_s < SOON_S
+    if where == "finish":
+        assert "INCOMPLETE" not in show(out)
+    elif where != "plan":
+        assert re.search(rf"stopped first: rank {victim}, case 0 .*, epoch \d+ \(was stopped\)", show(out))
+
+
+def test_a_rank_that_is_stopped_on_its_way_out_is_killed(out):
+    """mpirun would wait for it for ever, and no rank is left to say so."""
+    done, took_s = struck(out, 0, "close", 1, "stop", "--algorithm", "ring", "-n", "10")
+    assert done.returncode != 0
+    assert took_s < SOON_S
+    assert "INCOMPLETE" not in show(out)
 
 
 def test_a_stopped_rank_that_the_launcher_leaves_behind_is_killed(tmp_path):
@@ -207,7 +160,7 @@ def test_a_stopped_rank_that_the_launcher_leaves_behind_is_killed(tmp_path):
         try:
             stopped.send_signal(signal.SIGSTOP)
             ranks = f"0:{left.pid}", f"1:{stopped.pid}"
-            witness = subprocess.Popen([sys.executable, str(ROOT / "bench/witness.py"), str(folder), *ranks])
+            witness = subprocess.Popen([sys.executable, str(ROOT / "bench/witness.py"), str(folder), "", *ranks])
             left.kill()
             assert (witness.wait(20), stopped.wait(20)) == (0, -signal.SIGKILL)
         finally:
@@ -215,21 +168,93 @@ def test_a_stopped_rank_that_the_launcher_leaves_behind_is_killed(tmp_path):
             stopped.kill()
 
 
-@pytest.mark.parametrize("ranks", [2, 2, 3])  # noqa: PT014 - the moment and the victim are drawn
-def test_a_killed_rank_leaves_a_readable_run_that_names_it(out, ranks):
-    run = Launch(out, ranks=ranks)
-    wait_for(lambda: run.blocks() > 5)
-    time.sleep(random.uniform(0, 0.3))
-    alive = run.ranks()
-    victim = random.choice(sorted(alive))
-    run.signal(alive[victim], signal.SIGKILL)
-    done = run.end()
+KILLED = [
+    (1, "map", 1, 1, 2, "ring", "step map the peers, epoch 0"),
+    (1, "operation", 40, 1, 3, "ring", SPINNING),
+    (1, "operation", 40, 0, 2, "ring", SPINNING),
+    (1, "operation", 40, 0, 2, "library", REDUCING),
+    (1, "check", 6, 1, 2, "ring", CHECKING),
+    (0, "store", 5, 0, 2, "ring", STORING),
+]
+PLACES = ("rank", "where", "call", "victim", "ranks", "algorithm", "place")
+
+
+@pytest.mark.parametrize(PLACES, KILLED)
+def test_a_killed_rank_leaves_a_readable_run_that_names_it(out, rank, where, call, victim, ranks, algorithm, place):
+    what = "kill" if rank == victim else f"kill:{victim}"
+    done, took_s = struck(out, rank, where, call, what, "--algorithm", algorithm, ranks=ranks)
     assert done.returncode != 0
-    assert run.took_s < SOON_S
+    assert took_s < SOON_S
     wait_for(lambda: not processes(out), 2.0)
-    shown = show(out)
-    assert "INCOMPLETE: the run was cut off." in shown
-    assert re.search(rf"stopped first: rank {victim}, .*step .* \(ended without a word\)", shown), shown
+    if where == "map":  # nothing was measured yet
+        assert not list(out.iterdir())
+        return
+    assert "INCOMPLETE: the run was cut off." in show(out)
+    # What a table calls 16 KiB a sentence calls 16384 B; the phase is in sentences alone.
+    step = place.replace("16384 B", "16 KiB").replace(", the collective", "").replace(", check", "")
+    assert re.search(rf"stopped first: rank {victim}, {step} \(ended without a word\)", show(out)), show(out)
+
+
+@pytest.mark.parametrize(PLACES, [KILLED[0], KILLED[2], KILLED[3]])
+def test_survivors_that_the_launcher_spares_say_who_was_killed(out, rank, where, call, victim, ranks, algorithm, place):
+    what = "kill" if rank == victim else f"kill:{victim}"
+    done, took_s = struck(out, rank, where, call, what, "--algorithm", algorithm, ranks=ranks, spared=True)
+    [said] = said_in(done)
+    assert re.fullmatch(rf"wiretax: rank {victim} ended without a word: {place}", said)
+    assert done.returncode != 0
+    assert took_s < SOON_S
+
+
+def test_a_run_does_without_its_witness(out):
+    run = Launch(out, "--algorithm", "ring", "-n", "10")
+    wait_for(lambda: list(out.glob("*.flight/rank-1")))
+    [witness] = wait_for(lambda: [pid for pid in processes(out) if "witness.py" in " ".join(cmdline(pid))])
+    run.signal(witness, signal.SIGKILL)
+    done = run.end()
+    assert done.returncode == 0, done.stderr
+    assert not list(out.glob("*.flight"))
+
+
+def cmdline(pid):
+    try:
+        return psutil.Process(pid).cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
+@pytest.mark.parametrize(("victims", "pause_s"), [([1], TIMEOUT_S / 2), ([0, 1], TIMEOUT_S + 1)])
+def test_ranks_that_are_stopped_and_continued(out, victims, pause_s):
+    """One, before its time is up: the run goes on and is right. All, as when a job is suspended, for longer: they have
+    waited for nobody, so it goes on or ends with a sentence, and does not hang."""
+    run = Launch(out, "--algorithm", "ring", "-n", "2000")
+    wait_for(lambda: run.blocks() > 2)
+    ranks = run.ranks()
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for victim in victims:
+            run.signal(ranks[victim], number)
+        time.sleep(pause_s if number == signal.SIGSTOP else 0)
+    done = run.end()
+    assert run.took_s < 20
+    if len(victims) == 1 or done.returncode == 0:
+        assert done.returncode == 0, done.stderr
+        assert "INCOMPLETE" not in show(out)
+    else:
+        assert re.search(r"rank \d .* held the others up: .*, epoch \d+", sentence(done))
+
+
+@pytest.mark.parametrize("seed", random.sample(range(1 << 30), 5))
+def test_a_fault_at_a_random_moment(seed):
+    found = inject(seed)
+    assert not found.broken, found
+
+
+def test_ranks_do_not_outlive_their_launcher(out):
+    run = Launch(out)
+    wait_for(lambda: run.blocks() > 2)
+    run.signal(run.process.pid, signal.SIGKILL)
+    wait_for(lambda: not processes(out), SOON_S)
+    run.end()
+    assert "INCOMPLETE: the run was cut off." in show(out)
 
 
 @pytest.mark.parametrize(

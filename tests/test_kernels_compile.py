@@ -1,6 +1,6 @@
 """Every kernel file is real CUDA C++ and HIP C++: compiled for GPUs that are not here, and looked into by kernel.
 
-What a check promises, a broken build beside it shows that it would notice.
+What a check promises, a broken build shows that it would notice: in test_kernels_broken.
 """
 
 import re
@@ -15,25 +15,28 @@ import pytest
 from kernels import __main__ as table
 from kernels import resources
 from kernels.device import Arguments
-from kernels.gpu_module import build
 from kernels.module import SOURCES, CompileError
-from kernels.resources import ARCHITECTURES, Resources, compile_for
-from tests.kernel_code import HANDOVER, broken, family, innermost_loops, kernels_in, loads_at_once, protocol
+from kernels.resources import ARCHITECTURES, Resources
+from tests.gpu_builds import (
+    CUDA,
+    HIP,
+    WIDE,
+    Built,
+    changed,
+    compiled,
+    flaws_of_loops,
+    forget_what_is_old,
+    kept,
+    misfits,
+    sources,
+    version,
+)
+from tests.kernel_code import HANDOVER, broken, family, kernels_in, protocol
 
 FILES = sorted(path.stem for path in SOURCES.glob("*.cu"))
 COLLECTIVES = [stem for stem in FILES if stem not in ("gemm", "link", "link_probe", "timed_loop", "routed_records")]
-# The widest: most pointers, two elements a word, rounding.
-WIDE = (("ELEMENT", "Bfloat16"), ("REDOP", "Avg"), ("STREAM_SLAB", "1"), ("WORLD", "8"))
 TYPES = [(("ELEMENT", element), ("REDOP", redop)) for element, redop in
          (("Float16", "Avg"), ("Float64", "Prod"), ("Int32", "Min"), ("Int64", "Max"))]
-WITHOUT_MAIN_LOOP = {"meet", "flag_ping_pong", "link_ping_pong", "one_shot_ll"}  # whose packets have 8 bytes
-# Their loops go over a token's rows, and look up where the next one lies; or over those of a matrix, whose addresses
-# they compute, and AMD's compiler loads for the next turn before it ends one; or over tokens in all ranks' buffers.
-LOOKING_UP = re.compile(r"(combine|round_trip)_\w+|(un)?pack_parts|gemv\w*|allreduce_rmsnorm_pull_registered")
-BLOCK_SUMS = re.compile(r"allreduce_rmsnorm_\w+|add_rmsnorm")  # each of 16 subgroups leaves a float there
-# A block of 32 codes has a scale of its own, and whoever has the block moves it: neighbours' lie side by side, so that
-# a wave's make one access of 64 or 128 bytes. In whole packs, a thread would have eight blocks, and most threads none.
-WITH_SCALES = {"two_shot_quantized"}
 UNSYNCHRONISED = {"copy_in", "push_out", "read_peer", "copy_local", "read_own", "chain_link", "chain_link_gathered",
                   "chain_link_scattered", "chain_link_exchanged", "one_shot_ll", "gemv", "add_rmsnorm"}
 STREAMLESS = {"allreduce_one_shot_ll"}  # packets
@@ -45,8 +48,7 @@ COMPILERS = ThreadPoolExecutor(2)  # as many at once
 @pytest.fixture(scope="module", autouse=True)
 def compiled_ahead(request):
     """What the chosen tests will ask for is begun before the first of them."""
-    patch = pytest.MonkeyPatch()
-    patch.setattr(resources, "build", kept)
+    forget_what_is_old()
     for item in request.session.items:
         asked = getattr(item, "callspec", None)
         if item.module is request.module and asked and "stem" in asked.params:
@@ -54,80 +56,16 @@ def compiled_ahead(request):
             begun(asked.params["stem"], architecture, asked.params.get("macros", ()), SOURCES)
     yield
     COMPILERS.shutdown(cancel_futures=True)
-    patch.undo()
-
-
-BUILDS: dict[tuple[Path, tuple[str, ...]], tuple[bytes, str]] = {}  # NVRTC's binaries and logs, by source and options
-
-
-def kept(nvrtc, source, options, refusal):
-    found = build(nvrtc, source, options, refusal)
-    BUILDS[source, tuple(options)] = found[1:]
-    return found
-
-
-def binary_and_log(stem: str, architecture: str, macros=()) -> tuple[bytes, str]:
-    built(stem, architecture, macros)
-    options = [f"--gpu-architecture={architecture}", "--ptxas-options=-v", "-std=c++17"]
-    return BUILDS[SOURCES / f"{stem}.cu", (*options, *(f"-D{name}={value}" for name, value in macros))]
 
 
 @cache
-def begun(*what) -> "Future[tuple[str, list[Resources]]]":
+def begun(*what) -> "Future[Built]":
     return COMPILERS.submit(compiled, *what)
 
 
 def built(stem: str, architecture: str, macros=(), folder: Path = SOURCES) -> tuple[str, list[Resources]]:
-    return begun(stem, architecture, macros, folder).result()
-
-
-def compiled(stem: str, architecture: str, macros, folder: Path) -> tuple[str, list[Resources]]:
-    try:
-        return compile_for(folder / f"{stem}.cu", architecture, dict(macros))
-    except CompileError as error:
-        if "no clang" in str(error):
-            pytest.skip("system tool absent: clang-22")
-        if "no NVRTC" in str(error):
-            pytest.skip(str(error))
-        raise
-
-
-def changed(folder: Path, header: str, old: str, new: str) -> Path:
-    """A copy of the sources with one thing changed."""
-    for path in SOURCES.iterdir():
-        if path.suffix in (".h", ".cu"):
-            text = path.read_text()
-            if path.name == header:
-                assert old in text, f"{header} no longer says {old!r}"
-                text = text.replace(old, new)
-            (folder / path.name).write_text(text)
-    return folder
-
-
-def flaws_of_loops(text: str, architecture: str) -> list[str]:
-    flaws = []
-    for kernel, lines in kernels_in(text, architecture).items():
-        if LOOKING_UP.fullmatch(kernel):
-            flaws += [f"{kernel} has less than four 16-byte loads at once"] if loads_at_once(lines) < 4 else []
-            continue
-        loops = [loop for loop in innermost_loops(lines) if loop.is_main]
-        if not loops and kernel not in WITHOUT_MAIN_LOOP:
-            flaws.append(f"{kernel} has no loop with four 16-byte loads")
-        for loop in loops:
-            if not all(a.wide or (a.half and kernel in WITH_SCALES) for a in loop.accesses):
-                flaws.append(f"{kernel} makes a narrow access in its main loop")
-            if not loop.loads_first:
-                flaws.append(f"{kernel} loads after a store in its main loop")
-            if loop.in_flight < 4:
-                flaws.append(f"{kernel} waits after {loop.in_flight} loads in its main loop")
-    return flaws
-
-
-def misfits(kernels: list[Resources]) -> list[Resources]:
-    """What does not fit into registers. But for sums of a block, an array that clang finds in shared memory it put
-    there."""
-    return [r for r in kernels if r.stack_bytes or r.spills
-            or r.shared_bytes != (64 if BLOCK_SUMS.fullmatch(r.kernel) else 0)]
+    found = begun(stem, architecture, macros, folder).result()
+    return found.text, found.kernels
 
 
 each_file = pytest.mark.parametrize("stem", FILES)
@@ -158,7 +96,7 @@ def test_main_loops_have_16_byte_loads_under_way_before_they_store(stem, archite
 @each_file
 def test_a_cubin_is_whole(stem):
     """CuPy's own call leaves out the last byte, and a driver refuses a file that is short."""
-    code = binary_and_log(stem, "sm_120")[0]
+    code = begun(stem, "sm_120", (), SOURCES).result().binary
     headers, size, count = struct.unpack_from("<Q", code, 0x20)[0], *struct.unpack_from("<HH", code, 0x36)
     assert code[:4] == b"\x7fELF"
     assert len(code) == headers + size * count
@@ -174,7 +112,7 @@ FIGURES = re.compile(r"ptxas info +: (\d+ bytes gmem|Compiling entry function|Fu
 @pytest.mark.parametrize("macros", [WIDE, (("WORLD", "1"), ("SLOWED_PERCENT", "5"))], ids=str)
 def test_no_compiler_has_a_warning(stem, macros):
     """A user who looks at a log for what is wrong should not have to learn what may be ignored."""
-    log = binary_and_log(stem, "sm_90", macros)[1]  # skips where there is no compiler
+    log = begun(stem, "sm_90", macros, SOURCES).result().log  # skips where there is no compiler
     assert "Used " in log
     assert [line for line in log.rstrip("\0").splitlines() if not FIGURES.fullmatch(line)] == []
     options = ["-std=c++17", *(f"-D{name}={value}" for name, value in macros)]
@@ -184,8 +122,11 @@ def test_no_compiler_has_a_warning(stem, macros):
            "-include", str(SOURCES / "hip_prelude.h")]
     strict = [*options, "-O1", "-Wall", "-Wextra", "-S", "-o", "/dev/null", str(source)]
 
-    def said(compiler_for_target: list[str]) -> str:
-        return subprocess.run([*compiler_for_target, *strict], capture_output=True, text=True, check=True).stderr
+    def said(target: list[str]) -> str:
+        def make() -> str:
+            return subprocess.run([*target, *strict], capture_output=True, text=True, check=True).stderr
+
+        return kept(str, make, target, strict, version(target[0]), sources(stem))
 
     for warnings in COMPILERS.map(said, (["g++", *host], [resources.clang(), *host], [resources.clang(), *hip])):
         assert not warnings
@@ -287,93 +228,6 @@ def test_all_ranks_in_one_launch_take_their_arguments_from_memory(stem, architec
     for kernel, lines in kernels_in(text, architecture).items():
         assert re.search(read, "\n".join(lines), re.MULTILINE), kernel
     assert not misfits(kernels)
-
-
-HIP, CUDA, PACK = "platform_hip.h", "platform_cuda.h", "pack.h"
-LOAD = "__hip_atomic_load((const GLOBAL u64*)p, __ATOMIC_ACQUIRE, __HIP_MEMORY_SCOPE_SYSTEM)"
-STORE = "  fence_system();\n  __hip_atomic_store("
-SYNCHRONISATION_BROKEN = {
-    "a relaxed store": (("sm_90",), CUDA, "st.release.sys", "st.relaxed.sys"),
-    "a store for the own GPU": (("sm_90",), CUDA, "st.release.sys", "st.release.gpu"),
-    "a relaxed load": (("sm_90",), CUDA, "ld.acquire.sys", "ld.relaxed.sys"),
-    "a load for the own GPU": (("sm_90",), CUDA, "ld.acquire.sys", "ld.acquire.gpu"),
-    "a store not released": (("gfx942", "gfx1201"), HIP, STORE, "  __hip_atomic_store("),
-    "accesses for the own GPU": (ARCHITECTURES[3:], HIP, "__HIP_MEMORY_SCOPE_SYSTEM", "__HIP_MEMORY_SCOPE_AGENT"),
-    "a load not acquired": (ARCHITECTURES[3:], HIP, LOAD, LOAD.replace("ACQUIRE", "RELAXED")),
-    "a barrier without acquire": (("gfx1100", "gfx1201"), HIP, '(__ATOMIC_ACQUIRE, "workgroup")', '(5, "wavefront")'),
-}
-
-
-@pytest.mark.parametrize("what", SYNCHRONISATION_BROKEN)
-def test_broken_synchronisation_is_noticed(what, tmp_path):
-    architectures, header, old, new = SYNCHRONISATION_BROKEN[what]
-    folder = changed(tmp_path, header, old, new)
-    for architecture in architectures:
-        if (what, architecture) == ("accesses for the own GPU", "gfx1100"):
-            continue  # has no scopes: its loads say glc for its own GPU too
-        text = built("allreduce_one_shot", architecture, folder=folder)[0]
-        for lines in kernels_in(text, architecture).values():
-            assert broken(protocol(lines, architecture), architecture), architecture
-
-
-@pytest.mark.parametrize("architecture", ["sm_90", "gfx942", "gfx1201"])
-def test_a_missing_fence_is_noticed(architecture):
-    text = built("allreduce_one_shot", architecture, (("WITHOUT_FENCE_SYSTEM", "1"),))[0]
-    for lines in kernels_in(text, architecture).values():
-        assert not re.search(HANDOVER[family(architecture)], protocol(lines, architecture))
-
-
-@pytest.mark.parametrize("architecture", ["sm_90", "gfx1201"])
-@pytest.mark.parametrize("control", ["WITHOUT_EPOCH_FLIP", "WITHOUT_WAIT"])
-def test_the_other_negative_controls_are_other_code(architecture, control):
-    text = built("allreduce_two_shot", architecture, ((control, "1"),))[0]
-    assert text != built("allreduce_two_shot", architecture)[0]
-    acquires = {"L" in protocol(lines, architecture) for lines in kernels_in(text, architecture).values()}
-    assert acquires == {control != "WITHOUT_WAIT"}
-
-
-def test_a_store_under_way_is_noticed_on_gfx1100(tmp_path):
-    """Where no instruction writes back, it takes three changes until nothing waits for the data."""
-    folder = changed(tmp_path, HIP, "__ATOMIC_RELEASE", "__ATOMIC_ACQUIRE")
-    text = built("allreduce_one_shot", "gfx1100", folder=folder)[0]
-    for lines in kernels_in(text, "gfx1100").values():
-        assert not re.search(HANDOVER["gfx1100"], protocol(lines, "gfx1100"))
-
-
-VOLATILE = ("*(const global_words*)p", "*(const volatile global_words*)p")
-AT_ONCE = ("batch[k] = reduced(i + k * step);", "to.put(i + k * step, batch[k] = reduced(i + k * step));")
-LOOPS_BROKEN = {
-    "volatile loads": (("gfx942", "gfx1201"), HIP, *VOLATILE),
-    "loads left to the scheduler": (("gfx1100", "gfx1201"), PACK, "loads_first<BATCH * SOURCES>();", ""),
-    "each store after its load": (("sm_90", "gfx942"), PACK, *AT_ONCE),
-    "narrow stores": (("sm_90",), CUDA, "st.global.v4.u32 [%0], {%1,%2,%3,%4};", "st.global.u32 [%0], %1;"),
-}
-
-
-@pytest.mark.parametrize("what", LOOPS_BROKEN)
-def test_a_main_loop_falling_apart_is_noticed(what, tmp_path):
-    architectures, header, old, new = LOOPS_BROKEN[what]
-    folder = changed(tmp_path, header, old, new)
-    for architecture in architectures:
-        assert flaws_of_loops(built("allreduce_two_shot", architecture, folder=folder)[0], architecture)
-
-
-INDEXED = (PACK, "load_aligned_pack(from.at[s], i)", "load_aligned_pack(from.at[(s + i) % SOURCES], i)")
-MISFITS = {
-    "few registers": ("sm_90", WIDE, CUDA, "__launch_bounds__(512, 1)", "__launch_bounds__(512, 4)"),
-    "few vector registers": ("gfx1201", WIDE, HIP, "amdgpu_waves_per_eu(2, 4)", "amdgpu_num_vgpr(32)"),
-    "a dynamic index in PTX": ("sm_90", WIDE, *INDEXED),
-    "a dynamic index in assembly": ("gfx942", WIDE, *INDEXED),
-}
-
-
-@pytest.mark.parametrize("what", MISFITS)
-def test_spills_and_dynamically_indexed_arrays_are_noticed(what, tmp_path):
-    architecture, macros, *change = MISFITS[what]
-    kernels = built("allreduce_two_shot", architecture, macros, changed(tmp_path, *change))[1]
-    assert misfits(kernels)
-    if what == "few registers":
-        assert (kernels[0].registers, kernels[0].blocks) == (32, 4)
 
 
 def test_the_documented_table_has_every_kernel_on_every_architecture():

@@ -18,6 +18,7 @@ from reports.result import Block, Planned, Run, RunFile, read
 from reports.show import text
 from tests import fake_gpu
 from tests.launch import ROOT, mpirun
+from tests.synthetic_run import without_fsync
 
 QUICK = ("-e", "256K", "-f", "16", "--max-time", "9")
 # The command, but so many iterations end it and not the time: it is as long as it takes, on a slow machine too.
@@ -112,6 +113,7 @@ def test_disjoint_pairs_are_disjoint_and_all_are_there(ranks):
     assert {pair for pairs in found for pair in pairs} == (set(combinations(range(ranks), 2)) if ranks > 3 else set())
 
 
+@without_fsync
 def made_up(folder, ranks, gb_s, blocks=12, one_way_us=2.0):
     """A run on GPUs whose pair (src, dst) pushes and pulls at `gb_s(src, dst)`, through the real store."""
     shapes = [("push", pair.shape) for pair in parts(ranks)["push"]] + [("pull", pair.shape) for pair in

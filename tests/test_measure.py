@@ -10,8 +10,10 @@ from bench import verify
 from bench.measure import LEAST_TURNS, block_cost_s, summary, take_turns, times_us
 from bench.subject import Subject
 from collectives.collective import COLLECTIVES, DATATYPES, reason_against
-from collectives.operation import Operation, Step
+from collectives.operation import Operation, Step, Wrong
 from kernels.device import Kernel
+from reports.case import where_wrong
+from reports.result import to_dict
 
 NOTHING = Step(Kernel("nothing", 0), None)
 
@@ -28,9 +30,10 @@ STAMPS = [
 
 
 def block_of(clock_shared: bool = True, calls: int = 0, wrong=(0, 0)):
-    ranks = [(stamps, n, 100.0 + i, 110.0 + i, None, None)
-             for i, (stamps, n) in enumerate(zip(STAMPS, wrong, strict=True))]
-    return summary(subject(calls), 3, ranks, clock_shared, 0.5)
+    found = [None if n is None else Wrong(n, 40, 1184, 0x41400000, 0x41500000) for n in wrong]
+    ranks = [(stamps, its, 100.0 + i, 110.0 + i, None, None)
+             for i, (stamps, its) in enumerate(zip(STAMPS, found, strict=True))]
+    return summary(subject(calls), 3, ranks, clock_shared, 0.5, DATATYPES["float32"])
 
 
 def test_a_time_is_last_exit_minus_last_arrival_and_the_total_adds_the_slowest_reading():
@@ -63,6 +66,18 @@ def test_what_any_rank_finds_wrong_counts_and_unchecked_is_not_right():
     assert block_of(wrong=(0, 4))[0].n_wrong == 4
     assert block_of(wrong=(3, 4))[0].n_wrong == 7
     assert block_of(wrong=(None, None))[0].n_wrong is None
+
+
+def test_a_wrong_block_says_where_on_the_lowest_rank_that_found_anything():
+    assert block_of()[0].first_wrong is None
+    block = block_of(wrong=(0, 4))[0]
+    assert where_wrong([block]) == (
+        7, "block 3: rank 1 got 13.0 (0x41500000) at offset 1184, element 296; 12.0 (0x41400000) expected")
+    assert to_dict(block)["first_wrong"]["iteration"] == 40
+    for name, bits, said in [("bfloat16", 0x7FC0, "nan (0x7fc0)"), ("int64", 2**64 - 3, "-3 (0xfffffffffffffffd)")]:
+        found = verify.first_wrong([Wrong(), Wrong(1, 0, 8, bits, bits)], DATATYPES[name])
+        assert found is not None
+        assert (found.rank, found.got) == (1, said)
 
 
 def test_each_ranks_time_starts_at_the_last_arrival():

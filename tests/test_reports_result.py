@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from typing import Any
 
 import msgspec
@@ -166,17 +167,45 @@ def test_the_flight_record_tells_who_stopped_first_as_far_as_it_can(tmp_path):
         assert f"stopped first: {said}\n" in render(read(path))
 
 
+def test_the_last_epoch_is_told_of_a_whole_page_alone(tmp_path):
+    path = write_run(tmp_path, **SMALL, finish=False).path
+    flight = path.with_suffix(".flight")
+    flight.mkdir()
+    (flight / "ended").write_text(json.dumps({"rank": 1, "why": "was killed", "by": "witness"}))
+    line = {"rank": 1, "case": 1, "block": 3, "step": "store", "counters": ["phase", "epoch"]}
+    numbers = (2).to_bytes(8, "little") + (2**32 - 1).to_bytes(8, "little")
+    page = json.dumps(line).encode().ljust(2048, b"\0") + numbers.ljust(2048, b"\0")
+    wrong = json.dumps({**line, "counters": {"epoch": 7}}).encode().ljust(4096, b"\0")
+    for content, said in (
+        (page, "block 3, step store, epoch 4294967295 (was killed)"),
+        (page[:2056], "block 3, step store (was killed)"),  # cut in the middle of its numbers
+        (wrong, "block 3, step store (was killed)"),
+        (page + b"\0", "rank 1 (was killed)"),  # no page of ours
+    ):
+        (flight / "rank-1").write_bytes(content)
+        assert said in render(read(path))
+    (flight / "rank-\u00b2").write_bytes(page)  # a digit to Python, and no number
+    (flight / "ended").write_text('{"rank": [1], "why": "was killed"}')
+    assert "stopped first" not in render(read(path))
+
+
 def test_a_block_is_on_disk_before_the_next_is_measured(tmp_path, monkeypatch):
-    synced = []
+    synced, folders = [], []
     sync = os.fsync
 
     def counted(fd):
         sync(fd)
-        synced.append(os.fstat(fd).st_size)
+        about = os.fstat(fd)
+        if stat.S_ISDIR(about.st_mode):
+            folders.append((about.st_ino, [path.name for path in tmp_path.glob("*.jsonl*")]))
+        else:
+            synced.append(about.st_size)
 
     model = write_run(tmp_path / "model", **SMALL, n_blocks=1)
     monkeypatch.setattr(os, "fsync", counted)
     file = RunFile.create(tmp_path, model.run)
     assert synced == [file.path.stat().st_size]
+    # A power cut after this takes neither the content nor the name.
+    assert folders == [(tmp_path.stat().st_ino, [file.path.name])]
     file.append(model.blocks[0])
     assert synced[1:] == [file.path.stat().st_size] > [synced[0]]

@@ -1,0 +1,22 @@
+"""A command under a clock that is wrong: `mpirun -n N python tests/clock_ranks.py 2026-11-20T06:15:00 OPTIONS`."""
+
+import sys
+from datetime import datetime, timezone
+from typing import Any
+from unittest import mock
+
+from bench import command
+
+
+class Wrong(datetime):
+    """The clock of a machine that takes it to be `SAYS`."""
+
+    @classmethod
+    def now(cls, tz: Any = None) -> "Wrong":
+        return cls.fromisoformat(SAYS).replace(tzinfo=timezone.utc)
+
+
+if __name__ == "__main__":
+    SAYS, sys.argv[1:] = sys.argv[1], sys.argv[2:]
+    with mock.patch("bench.command.datetime", Wrong):
+        command.main("allreduce", "all_reduce", "Under a wrong clock.")

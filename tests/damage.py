@@ -1,0 +1,119 @@
+"""What the fuzzer does to a file: to its bytes, its words, or the values in its JSON, as Hypothesis draws it."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from hypothesis import strategies as st
+
+NUMBERS = [0, -1, 1, 2, 10**9, 2**31, 2**53 + 1, 2**63 - 1, 2**63, 2**64, 10**30, -(10**9), -(2**63), 0.5, -0.0, 1e308,
+           -1e308, 5e-324, 1e15, 1e-300]
+WORDS = ["", "x", "\x1b[2J", "\u202e", "../../etc/passwd", "/etc/passwd", "..", "nan", "inf", "1e9", "=1+1", "rank-1",
+         "library", "auto", "ring", "isolated", "chained", "all_reduce", "ok", "wrong", "unsupported", "float32", "<b>",
+         "$\\frac{", "9" * 400, "x" * 100_000, "\n", "\0", "2026-11-20T06-15-00Z", "compute", "fused", "decode", "link",
+         "tune", "reduce_scatter", "sendrecv", "complete", "one_way"]
+# What no JSON writer of Python's makes.
+RAW = ["NaN", "Infinity", "-Infinity", "1e400", "-1e400", '"\\ud800"', "[" * 5000 + "]" * 5000, '{"a":' * 900 + "1" +
+       "}" * 900, '{"a":1,"a":2}', "9" * 5000, '"\\u0000"', "01", "0x10", "-"]
+values = st.one_of(
+    st.sampled_from(NUMBERS), st.sampled_from(WORDS), st.sampled_from([None, True, False]),
+    st.sampled_from([[], {}, [[]], [None], {"": 0}]),
+    st.lists(st.sampled_from([*NUMBERS, *WORDS[:6], None]), max_size=4), st.builds(lambda n: [0] * n, st.just(5000)),
+    st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=8),
+    st.sampled_from(RAW).map(lambda raw: f"@raw {raw}"))
+
+
+def dumped(value: Any) -> bytes:
+    """JSON, in which a string `@raw ...` is what follows, as it stands."""
+    text = json.dumps(value, separators=(",", ":"))
+    text = re.sub(r'"@raw ((?:[^"\\]|\\.)*)"', lambda found: str(json.loads(f'"{found[1]}"')), text)
+    return text.encode("utf-8", "replace")
+
+
+def change_json(draw: st.DrawFn, line: bytes) -> bytes:
+    """The line with one value, at any depth, gone, another, another's, or there twice."""
+    try:
+        document = json.loads(line)
+    except ValueError:
+        return line
+    inner: Any = document
+    while True:
+        keys = list(inner) if isinstance(inner, dict) else list(range(len(inner))) if isinstance(inner, list) else []
+        if not keys:
+            return dumped(draw(values))
+        key = draw(st.sampled_from(keys))
+        if isinstance(inner[key], (dict, list)) and inner[key] and draw(st.integers(0, 5)):
+            inner = inner[key]
+            continue
+        how = draw(st.integers(0, 9))
+        if how == 0:
+            del inner[key]
+        elif how == 1:
+            inner[key] = inner[draw(st.sampled_from(keys))]
+        elif how == 2 and isinstance(inner, list):
+            inner.extend(inner[:20])
+        elif how == 3 and isinstance(inner, dict):
+            once = dumped(document)
+            name = json.dumps(key).encode() + b":"
+            return once.replace(name, name + dumped(draw(values)) + b"," + name, 1)
+        else:
+            inner[key] = draw(values)
+        return dumped(document)
+
+
+def change_lines(draw: st.DrawFn, content: bytes) -> bytes:
+    """JSON lines, or one JSON text: one line changed, left out, doubled or exchanged with another."""
+    lines = content.split(b"\n")
+    count = len(lines)
+    # Heads, plans and ends say most: half of what is changed is near either end.
+    at = draw(st.one_of(st.integers(0, count - 1), st.sampled_from([0, 0, max(0, count - 2), min(count - 1, 1)])))
+    how = draw(st.integers(0, 9))
+    if how == 0:
+        del lines[at]
+    elif how == 1:
+        lines.insert(at, lines[draw(st.integers(0, count - 1))])
+    elif how == 2:
+        other = draw(st.integers(0, count - 1))
+        lines[at], lines[other] = lines[other], lines[at]
+    else:
+        lines[at] = change_json(draw, lines[at])
+    return b"\n".join(lines)
+
+
+def change_text(draw: st.DrawFn, content: bytes) -> bytes:
+    """One word or number of a text is another, or is there many times."""
+    words = list(re.finditer(rb"[^\s,=\[\]{}\"]+|[,=\[\]{}\"\n]", content))
+    if not words:
+        return content
+    word = words[draw(st.integers(0, len(words) - 1))]
+    new = draw(st.one_of(st.sampled_from([*map(str, NUMBERS), *WORDS, "1.5.5", "١٢", "1_000", "{}", "[[", "%s"]),
+                         st.text(max_size=6))).encode("utf-8", "replace")
+    if draw(st.booleans()):
+        new = (word[0] + draw(st.sampled_from([b"", b" ", b"\n"]))) * draw(st.sampled_from([0, 2, 50, 20_000]))
+    return content[: word.start()] + new + content[word.end() :]
+
+
+def change_bytes(draw: st.DrawFn, content: bytes) -> bytes:
+    """Bytes flipped, cut off, cut out, put in or repeated."""
+    at = draw(st.integers(0, max(0, len(content) - 1)))
+    how = draw(st.integers(0, 4))
+    if how == 0:
+        return content[:at]
+    if how == 1:
+        return content[:at] + content[at + draw(st.integers(1, 200)) :]
+    if how == 2:
+        return content[:at] + draw(st.binary(min_size=1, max_size=20)) + content[at:]
+    if how == 3:
+        return content[:at] + content[at : at + 200] * draw(st.sampled_from([2, 3, 500])) + content[at:]
+    flipped = bytearray(content)
+    for place in draw(st.lists(st.integers(0, max(0, len(content) - 1)), min_size=1, max_size=8)) if content else ():
+        flipped[place] ^= 1 << draw(st.integers(0, 7))
+    return bytes(flipped)
+
+
+def changed(draw: st.DrawFn, content: bytes) -> bytes:
+    """The content, damaged once: mostly as JSON where it is that."""
+    ways = [change_lines] * 6 if content[:1] == b"{" else [change_text] * 2
+    return draw(st.sampled_from([*ways, change_bytes]))(draw, content)

@@ -1,0 +1,124 @@
+"""Real runs into which a fault is put from outside or from within (`fault_ranks.py`), and what must hold afterwards."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from reports.result import read
+from reports.show import text
+from tests.launch import MPIRUN, ROOT
+
+TIMEOUT_S = 2
+PROMISED_S = TIMEOUT_S + 2
+SOON_S = PROMISED_S + 1  # for a machine that has other work
+SMALL = ["-b", "16K", "-e", "16K", "--mode", "isolated", "--max-time", "20", "--timeout", str(TIMEOUT_S)]
+# The launcher lets the survivors of a killed rank live: so it says; MPICH 5.0.2 does in one case of four. A session of
+# their own, and what they say in a file, makes it sure.
+SPARING = ("-disable-auto-cleanup",)
+APART = ("sh", "-c", 'exec setsid --wait "$@" 2>>"$SAID"', "sh")
+
+
+def wait_for(condition, patience_s=20.0):
+    """What the condition gives once it is true."""
+    late_s = time.monotonic() + patience_s
+    while not (found := condition()):
+        assert time.monotonic() < late_s, "it never came to pass"
+        time.sleep(0.005)
+    return found
+
+
+def processes(out):
+    """The living processes that have to do with the runs in `out`: {process id: its rank, or None}."""
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            if any(str(out) in word for word in process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                is_rank = "witness.py" not in " ".join(process.cmdline())
+                found[process.pid] = process.environ().get("PMI_RANK") if is_rank else None
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def orphans():
+    """Files in shared memory that no process maps; not those that the MPI library has just made and not yet opened."""
+    mapped = ""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            mapped += maps.read_text()
+        except OSError:
+            continue
+    return {
+        path.name
+        for path in Path("/dev/shm").iterdir()
+        if str(path) not in mapped and not path.name.startswith("mpich_shar_tmp")
+    }
+
+
+class Launch:
+    """A run in the background. `signal` sends one; `end` waits for the end."""
+
+    def __init__(self, out, *options, ranks=2, program=("-m", "bench.allreduce"), launcher=(), apart=False,
+                 small=SMALL, **environment):
+        self.out = out
+        python = [*(APART if apart else ()), sys.executable]
+        command = [MPIRUN, *launcher, "-n", str(ranks), *python, *program, *small, "--out", str(out), *options]
+        self.process = subprocess.Popen(
+            [str(word) for word in command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        )  # fmt: skip
+
+    def ranks(self):
+        """{rank: process id}"""
+        found = processes(self.out)
+        return {int(rank): pid for pid, rank in found.items() if rank is not None}
+
+    def blocks(self):
+        return sum(path.read_bytes().count(b'"kind":"block"') for path in self.out.glob("*.jsonl"))
+
+    def signal(self, pid, number):
+        self.moment_s = time.monotonic()
+        os.kill(pid, number)
+
+    def end(self, patience_s=20):
+        stdout, stderr = self.process.communicate(timeout=patience_s)
+        self.took_s = time.monotonic() - self.moment_s
+        return subprocess.CompletedProcess(self.process.args, self.process.returncode, stdout, stderr)
+
+
+def struck(out, rank, where, call, what, *options, ranks=2, spared=False):
+    """A run with this fault from within: its output, and how long after the fault the last rank ended, in seconds."""
+    program, said = ["tests/fault_ranks.py", rank, where, call, what], out.with_suffix(".said")
+    run = Launch(out, *options, ranks=ranks, program=program, launcher=SPARING if spared else (), apart=spared,
+                 SAID=str(said))  # fmt: skip
+    run.moment_s = time.monotonic()
+    done = run.end(40)
+    if spared:
+        wait_for(lambda: not run.ranks())
+        done.stderr += said.read_text()
+    moment = re.search(r"struck at ([\d.]+)", done.stderr)
+    assert moment, done.stderr
+    return done, time.time() - float(moment[1])
+
+
+def said_in(done):
+    """What the ranks have said of their end."""
+    return [line for line in done.stderr.splitlines() if line.startswith("wiretax:")]
+
+
+def sentence(done):
+    """The one sentence of a run that a fault has ended."""
+    assert len(said_in(done)) == 1, done.stderr
+    assert done.returncode == 1, done.stderr
+    return said_in(done)[0]
+
+
+def show(out):
+    """What `reports show` prints of the one run."""
+    [run] = out.glob("*.jsonl")
+    return text(read(run))

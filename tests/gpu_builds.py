@@ -1,0 +1,159 @@
+"""Builds kernel files for GPUs that are not here, and looks into them for flaws.
+
+What the compilers gave is kept in the owner's compile cache, by all that it depends on: a second session builds only
+what has changed since.
+"""
+
+import hashlib
+import re
+import subprocess
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TypeVar
+from unittest import mock
+
+import msgspec
+import pytest
+
+from kernels import gpu_module, resources
+from kernels.module import SOURCES, CompileError, cache_folder
+from kernels.resources import Resources, compile_for
+from tests.kernel_code import innermost_loops, kernels_in, loads_at_once
+
+# The widest: most pointers, two elements a word, rounding.
+WIDE = (("ELEMENT", "Bfloat16"), ("REDOP", "Avg"), ("STREAM_SLAB", "1"), ("WORLD", "8"))
+WITHOUT_MAIN_LOOP = {"meet", "flag_ping_pong", "link_ping_pong", "one_shot_ll"}  # whose packets have 8 bytes
+# Their loops go over a token's rows, and look up where the next one lies; or over those of a matrix, whose addresses
+# they compute, and AMD's compiler loads for the next turn before it ends one; or over tokens in all ranks' buffers.
+LOOKING_UP = re.compile(r"(combine|round_trip)_\w+|(un)?pack_parts|gemv\w*|allreduce_rmsnorm_pull_registered")
+BLOCK_SUMS = re.compile(r"allreduce_rmsnorm_\w+|add_rmsnorm")  # each of 16 subgroups leaves a float there
+# A block of 32 codes has a scale of its own, and whoever has the block moves it: neighbours' lie side by side, so that
+# a wave's make one access of 64 or 128 bytes. In whole packs, a thread would have eight blocks, and most threads none.
+WITH_SCALES = {"two_shot_quantized"}
+KEPT_FOR_S = 30 * 24 * 3600
+HIP, CUDA, PACK = "platform_hip.h", "platform_cuda.h", "pack.h"
+
+T = TypeVar("T")
+
+
+class Built(msgspec.Struct):
+    """What came of a kernel file: PTX or assembly, what each kernel takes, and NVRTC's binary and log."""
+
+    text: str
+    kernels: list[Resources]
+    binary: bytes
+    log: str
+
+
+def kept(what: type[T], make: Callable[[], T], *depends: object) -> T:
+    """What `make` gives, or gave when all that it depends on was the same; what raises is not kept."""
+    key = hashlib.sha256(repr(depends).encode()).hexdigest()[:24]
+    path = cache_folder() / f"tested-{key}"
+    if path.exists():
+        path.touch()
+        return msgspec.msgpack.decode(zlib.decompress(path.read_bytes()), type=what)
+    made = make()
+    unfinished = path.with_name(f"{path.name}.{threading.get_ident()}")
+    unfinished.write_bytes(zlib.compress(msgspec.msgpack.encode(made), 1))
+    unfinished.replace(path)
+    return made
+
+
+def forget_what_is_old() -> None:
+    for path in cache_folder().glob("tested-*"):
+        if path.stat().st_mtime < time.time() - KEPT_FOR_S:
+            path.unlink(missing_ok=True)
+
+
+def sources(stem: str, folder: Path = SOURCES) -> list[tuple[str, bytes]]:
+    """All that a kernel file may include, and itself."""
+    paths = [*folder.glob("*.h"), *SOURCES.glob("hip_prelude.h"), folder / f"{stem}.cu"]
+    return [(path.name, path.read_bytes()) for path in sorted(paths)]
+
+
+@cache
+def version(compiler: str) -> str:
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+
+
+@cache
+def toolchain(is_cuda: bool) -> tuple[object, ...]:
+    """The compiler, and how we call it and read what it says. Raises CompileError where there is none."""
+    ours = [Path(str(module.__file__)).read_bytes() for module in (resources, gpu_module)]
+    if not is_cuda:
+        return (*ours, version(resources.clang()))
+    wheels = sorted(f"{one.name} {one.version}" for one in metadata.distributions()
+                    if one.name and one.name.startswith(("cupy", "nvidia-cuda-nvrtc")))
+    return (*ours, resources.nvrtc().getVersion(), *wheels)
+
+
+LAST = threading.local()  # a thread's last binary and log of NVRTC's, which only its PTX comes out of
+
+
+def build(*what):
+    found = gpu_module.build(*what)
+    LAST.binary_and_log = found[1:]
+    return found
+
+
+@cache
+def compiled(stem: str, architecture: str, macros: tuple[tuple[str, str], ...] = (), folder: Path = SOURCES) -> Built:
+    def make() -> Built:
+        LAST.binary_and_log = b"", ""
+        text, kernels = compile_for(folder / f"{stem}.cu", architecture, dict(macros))
+        return Built(text, kernels, *LAST.binary_and_log)
+
+    try:
+        return kept(Built, make, architecture, macros, toolchain(architecture.startswith("sm_")), sources(stem, folder))
+    except CompileError as error:
+        if "no clang" in str(error):
+            pytest.skip("system tool absent: clang-22")
+        if "no NVRTC" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+mock.patch.object(resources, "build", build).start()  # for good: it hands on what it is given
+
+
+def changed(folder: Path, header: str, old: str, new: str) -> Path:
+    """A copy of the sources with one thing changed."""
+    for path in SOURCES.iterdir():
+        if path.suffix in (".h", ".cu"):
+            text = path.read_text()
+            if path.name == header:
+                assert old in text, f"{header} no longer says {old!r}"
+                text = text.replace(old, new)
+            (folder / path.name).write_text(text)
+    return folder
+
+
+def flaws_of_loops(text: str, architecture: str) -> list[str]:
+    flaws = []
+    for kernel, lines in kernels_in(text, architecture).items():
+        if LOOKING_UP.fullmatch(kernel):
+            flaws += [f"{kernel} has less than four 16-byte loads at once"] if loads_at_once(lines) < 4 else []
+            continue
+        loops = [loop for loop in innermost_loops(lines) if loop.is_main]
+        if not loops and kernel not in WITHOUT_MAIN_LOOP:
+            flaws.append(f"{kernel} has no loop with four 16-byte loads")
+        for loop in loops:
+            if not all(a.wide or (a.half and kernel in WITH_SCALES) for a in loop.accesses):
+                flaws.append(f"{kernel} makes a narrow access in its main loop")
+            if not loop.loads_first:
+                flaws.append(f"{kernel} loads after a store in its main loop")
+            if loop.in_flight < 4:
+                flaws.append(f"{kernel} waits after {loop.in_flight} loads in its main loop")
+    return flaws
+
+
+def misfits(kernels: list[Resources]) -> list[Resources]:
+    """What does not fit into registers. But for sums of a block, an array that clang finds in shared memory it put
+    there."""
+    return [r for r in kernels if r.stack_bytes or r.spills
+            or r.shared_bytes != (64 if BLOCK_SUMS.fullmatch(r.kernel) else 0)]

@@ -1,0 +1,65 @@
+"""A small disk, real, for a test that fills it: a tmpfs of its own that no other program meets.
+
+It is mounted in a name space of its own, which needs no privilege where the kernel gives one to any user. What is there
+is reached through /proc/PID/root.
+"""
+
+import subprocess
+from pathlib import Path
+
+from tests.launch import ROOT
+
+
+class Disk:
+    """A tmpfs of so many bytes; `at` is its folder. Raises OSError where this machine allows no such mount."""
+
+    def __init__(self, folder: Path, size_bytes: int) -> None:
+        folder.mkdir(parents=True)
+        self.mounted = folder
+        self.shell = subprocess.Popen(
+            ["unshare", "--map-root-user", "--mount", "sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True)
+        self.at = Path(f"/proc/{self.shell.pid}/root") / folder.relative_to("/")
+        try:
+            self._do(f"mount -t tmpfs -o size={size_bytes},mode=700 none '{folder}'")
+        except OSError:
+            self.close()
+            raise
+
+    def _do(self, command: str) -> None:
+        assert self.shell.stdin
+        assert self.shell.stdout
+        try:
+            self.shell.stdin.write(f"{command} && echo done || echo failed\n")
+            self.shell.stdin.flush()
+        except BrokenPipeError:  # unshare was refused, and said why
+            pass
+        said = ""
+        for line in self.shell.stdout:
+            if line == "done\n":
+                return
+            said += line
+            if line == "failed\n":
+                break
+        raise OSError(f"no disk of its own: {' '.join(said.split())}")
+
+    def fill(self) -> None:
+        """Nothing more can be written, but for what fits into pages that are in use."""
+        try:
+            with (self.at / "filler").open("ab", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+        except OSError:
+            pass
+
+    def make_read_only(self) -> None:
+        self._do(f"mount -o remount,ro '{self.mounted}'")
+
+    def inside(self, *command: object) -> list[str]:
+        """The command as one that sees the disk at `mounted`: for a program that resolves its paths."""
+        enter = ["nsenter", "--target", str(self.shell.pid), "--user", "--mount", "--preserve-credentials"]
+        return [*enter, "sh", "-c", 'cd "$0" && exec "$@"', str(ROOT), *map(str, command)]
+
+    def close(self) -> None:
+        """Ends it; what was on it is gone."""
+        self.shell.communicate()

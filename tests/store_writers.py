@@ -1,0 +1,77 @@
+"""Many processes that write runs into one folder at once: `python -m tests.store_writers FOLDER PROCESSES [unclaimed]`.
+
+Their clock stands still and their names are drawn from a few, so that many meet in one name. With `unclaimed` nobody
+claims a name before he writes. Prints how many runs were lost.
+"""
+
+import multiprocessing
+import os
+import random
+import sys
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from bench import command
+from reports.order import latest
+from reports.result import Block, ResultError, RunFile
+from reports.schema import Run
+from tests.synthetic_run import plan
+
+NAMES = 128
+BLOCKS = 10
+CASES = 2
+
+
+class Stopped(datetime):
+    """A clock that stands."""
+
+    @classmethod
+    def now(cls, tz: Any = None) -> "Stopped":
+        return cls(2026, 11, 20, 6, 15, tzinfo=tz)
+
+
+def write(folder: Path, seed: int, together: Any, claimed: bool) -> None:
+    """One run, as a command writes it."""
+    random.seed(seed)
+    together.wait()
+    run_id = command.name_run("allreduce", folder) if claimed else f"2026-11-20T06-15-00Z-allreduce-{token():0>6}"
+    cases = plan([16384], ["library", "auto"], ["isolated"], [False], (), "float32", 2)
+    try:
+        file = RunFile.create(folder, Run(
+            run_id=run_id, after=latest(folder), benchmark="allreduce", version="0", argv=[], seed=seed,
+            machine_id="a1b2c3", software_id="d4e5f6", environment={}, world={"size": 2}, cases=cases))
+    except ResultError:
+        os._exit(1)
+    for turn in range(BLOCKS):
+        for case in range(CASES):
+            file.append(Block(case=case, block=turn, round=turn, n=5, time_us=1.0 + seed, link_rtt_ns=(100.0, 100.0)))
+    file.finish({case: np.ones((10, 5)) for case in range(CASES)}, "complete", None, 1.0, 1.0)
+    if claimed:
+        (folder / f"{run_id}.flight").rmdir()
+
+
+def token(_: int = 3) -> str:
+    return f"{random.randrange(NAMES):06x}"
+
+
+def main(folder: Path, processes: int, claimed: bool) -> int:
+    """How many of so many processes could not write their run."""
+    folder.mkdir(parents=True, exist_ok=True)
+    forked = multiprocessing.get_context("fork")
+    together = forked.Barrier(processes)
+    writers = [forked.Process(target=write, args=(folder, seed, together, claimed)) for seed in range(processes)]
+    with mock.patch.multiple("bench.command", datetime=Stopped, secrets=SimpleNamespace(token_hex=token)):
+        for writer in writers:
+            writer.start()
+    for writer in writers:
+        writer.join()
+    return sum(writer.exitcode != 0 for writer in writers)
+
+
+if __name__ == "__main__":
+    print(main(Path(sys.argv[1]), int(sys.argv[2]), "unclaimed" not in sys.argv))

@@ -1,0 +1,28 @@
+"""Run by mpirun: `bench.allreduce` where rank 1 shares what the others must not take for its memory.
+
+`tampered_ranks.py WHAT ...options of bench.allreduce`. WHAT is `none`, `stale` (memory of an earlier run), `swapped`
+(rank 0's, by its label), or `no handle`.
+"""
+
+import sys
+
+import bench.command
+from collectives.communicator import launched_rank
+from kernels import shared_memory
+
+allocate = shared_memory.allocate
+
+
+def tampered(what: str, size_bytes: int, type: str, label: str) -> shared_memory.SharedMemory:
+    told = {"stale": "an earlier run's of rank 1", "swapped": label.replace("rank 1", "rank 0")}
+    memory = allocate(size_bytes, type, told.get(what, label))
+    if what == "no handle":
+        shared_memory.forget_name(memory.handle)
+        memory.handle = b'{"path": "/etc/passwd"}'
+    return memory
+
+
+if __name__ == "__main__":
+    if launched_rank() == 1:
+        shared_memory.allocate = lambda *asked: tampered(sys.argv[1], *asked)
+    bench.command.main("allreduce", "all_reduce", "All-reduce over memory that is another's.", sys.argv[2:])

@@ -1,0 +1,64 @@
+"""A stranger's file is at worst refused: some seconds of the fuzzer, and that it sees what it looks for."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import fuzz_reports
+from tests.fuzz_reports import TARGETS, complaint, run_forked
+from tests.launch import ROOT
+
+SECONDS, SEED = 15, 8
+
+
+def test_damaged_files_are_refused_in_a_sentence():
+    command = [sys.executable, "-m", "tests.fuzz_reports", str(SECONDS), str(SEED)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ", 0 found; peak " in done.stdout
+
+
+def fail(argv):
+    raise ValueError("x")
+
+
+def hang(argv):
+    while True:
+        pass
+
+
+def sleep(argv):
+    time.sleep(60)
+
+
+def swell(argv):
+    print(len(bytearray(fuzz_reports.MOST_BYTES)))
+
+
+def warn(argv):
+    print("RuntimeWarning: overflow", file=sys.stderr)
+    return 0
+
+
+def mumble(argv):
+    return 2
+
+
+def refuse(argv):
+    print("reports: it is damaged", file=sys.stderr)
+    return 2
+
+
+@pytest.mark.parametrize(("does", "seen"), [
+    (fail, "ValueError: x"), (hang, "out of time"), (sleep, "out of time"), (swell, "MemoryError"), (warn, "says"),
+    (mumble, "says 0 sentences"), (lambda argv: 7, "status 7"), (refuse, None), (lambda argv: 0, None)])
+def test_the_fuzzer_sees_what_it_looks_for(tmp_path: Path, monkeypatch, does, seen):
+    monkeypatch.setattr("reports.__main__.main", does)
+    monkeypatch.setattr(fuzz_reports, "MOST_CPU_S", 1)
+    monkeypatch.setattr(fuzz_reports, "MOST_WALL_S", 1 if does is sleep else 30)
+    status, _, _ = run_forked([], tmp_path)
+    found = complaint(TARGETS[0], status, (tmp_path / ".2").read_text())
+    assert found is None if seen is None else found is not None and seen in found

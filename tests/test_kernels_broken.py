@@ -1,0 +1,94 @@
+"""What a check of the compiled kernels promises, a broken build shows that it would notice."""
+
+import re
+
+import pytest
+
+from kernels.resources import ARCHITECTURES
+from tests.gpu_builds import CUDA, HIP, PACK, WIDE, changed, compiled, flaws_of_loops, misfits
+from tests.kernel_code import HANDOVER, broken, family, kernels_in, protocol
+
+LOAD = "__hip_atomic_load((const GLOBAL u64*)p, __ATOMIC_ACQUIRE, __HIP_MEMORY_SCOPE_SYSTEM)"
+STORE = "  fence_system();\n  __hip_atomic_store("
+SYNCHRONISATION_BROKEN = {
+    "a relaxed store": (("sm_90",), CUDA, "st.release.sys", "st.relaxed.sys"),
+    "a store for the own GPU": (("sm_90",), CUDA, "st.release.sys", "st.release.gpu"),
+    "a relaxed load": (("sm_90",), CUDA, "ld.acquire.sys", "ld.relaxed.sys"),
+    "a load for the own GPU": (("sm_90",), CUDA, "ld.acquire.sys", "ld.acquire.gpu"),
+    "a store not released": (("gfx942", "gfx1201"), HIP, STORE, "  __hip_atomic_store("),
+    "accesses for the own GPU": (ARCHITECTURES[3:], HIP, "__HIP_MEMORY_SCOPE_SYSTEM", "__HIP_MEMORY_SCOPE_AGENT"),
+    "a load not acquired": (ARCHITECTURES[3:], HIP, LOAD, LOAD.replace("ACQUIRE", "RELAXED")),
+    "a barrier without acquire": (("gfx1100", "gfx1201"), HIP, '(__ATOMIC_ACQUIRE, "workgroup")', '(5, "wavefront")'),
+}
+
+
+@pytest.mark.parametrize("what", SYNCHRONISATION_BROKEN)
+def test_broken_synchronisation_is_noticed(what, tmp_path):
+    architectures, header, old, new = SYNCHRONISATION_BROKEN[what]
+    folder = changed(tmp_path, header, old, new)
+    for architecture in architectures:
+        if (what, architecture) == ("accesses for the own GPU", "gfx1100"):
+            continue  # has no scopes: its loads say glc for its own GPU too
+        text = compiled("allreduce_one_shot", architecture, folder=folder).text
+        for lines in kernels_in(text, architecture).values():
+            assert broken(protocol(lines, architecture), architecture), architecture
+
+
+@pytest.mark.parametrize("architecture", ["sm_90", "gfx942", "gfx1201"])
+def test_a_missing_fence_is_noticed(architecture):
+    text = compiled("allreduce_one_shot", architecture, (("WITHOUT_FENCE_SYSTEM", "1"),)).text
+    for lines in kernels_in(text, architecture).values():
+        assert not re.search(HANDOVER[family(architecture)], protocol(lines, architecture))
+
+
+@pytest.mark.parametrize("architecture", ["sm_90", "gfx1201"])
+@pytest.mark.parametrize("control", ["WITHOUT_EPOCH_FLIP", "WITHOUT_WAIT"])
+def test_the_other_negative_controls_are_other_code(architecture, control):
+    text = compiled("allreduce_two_shot", architecture, ((control, "1"),)).text
+    assert text != compiled("allreduce_two_shot", architecture).text
+    acquires = {"L" in protocol(lines, architecture) for lines in kernels_in(text, architecture).values()}
+    assert acquires == {control != "WITHOUT_WAIT"}
+
+
+def test_a_store_under_way_is_noticed_on_gfx1100(tmp_path):
+    """Where no instruction writes back, it takes three changes until nothing waits for the data."""
+    folder = changed(tmp_path, HIP, "__ATOMIC_RELEASE", "__ATOMIC_ACQUIRE")
+    text = compiled("allreduce_one_shot", "gfx1100", folder=folder).text
+    for lines in kernels_in(text, "gfx1100").values():
+        assert not re.search(HANDOVER["gfx1100"], protocol(lines, "gfx1100"))
+
+
+VOLATILE = ("*(const global_words*)p", "*(const volatile global_words*)p")
+AT_ONCE = ("batch[k] = reduced(i + k * step);", "to.put(i + k * step, batch[k] = reduced(i + k * step));")
+LOOPS_BROKEN = {
+    "volatile loads": (("gfx942", "gfx1201"), HIP, *VOLATILE),
+    "loads left to the scheduler": (("gfx1100", "gfx1201"), PACK, "loads_first<BATCH * SOURCES>();", ""),
+    "each store after its load": (("sm_90", "gfx942"), PACK, *AT_ONCE),
+    "narrow stores": (("sm_90",), CUDA, "st.global.v4.u32 [%0], {%1,%2,%3,%4};", "st.global.u32 [%0], %1;"),
+}
+
+
+@pytest.mark.parametrize("what", LOOPS_BROKEN)
+def test_a_main_loop_falling_apart_is_noticed(what, tmp_path):
+    architectures, header, old, new = LOOPS_BROKEN[what]
+    folder = changed(tmp_path, header, old, new)
+    for architecture in architectures:
+        assert flaws_of_loops(compiled("allreduce_two_shot", architecture, folder=folder).text, architecture)
+
+
+INDEXED = (PACK, "load_aligned_pack(from.at[s], i)", "load_aligned_pack(from.at[(s + i) % SOURCES], i)")
+MISFITS = {
+    "few registers": ("sm_90", WIDE, CUDA, "__launch_bounds__(512, 1)", "__launch_bounds__(512, 4)"),
+    "few vector registers": ("gfx1201", WIDE, HIP, "amdgpu_waves_per_eu(2, 4)", "amdgpu_num_vgpr(32)"),
+    "a dynamic index in PTX": ("sm_90", WIDE, *INDEXED),
+    "a dynamic index in assembly": ("gfx942", WIDE, *INDEXED),
+}
+
+
+@pytest.mark.parametrize("what", MISFITS)
+def test_spills_and_dynamically_indexed_arrays_are_noticed(what, tmp_path):
+    architecture, macros, *change = MISFITS[what]
+    kernels = compiled("allreduce_two_shot", architecture, macros, changed(tmp_path, *change)).kernels
+    assert misfits(kernels)
+    if what == "few registers":
+        assert (kernels[0].registers, kernels[0].blocks) == (32, 4)

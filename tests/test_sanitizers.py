@@ -52,8 +52,11 @@ def test_every_kernel_that_waits_for_a_peer_is_clean(clean_runs, kind, run):
 def test_a_sanitizer_finds_what_is_planted(kind, word, complaint):
     if not runtime("g++", kind):
         pytest.skip(f"system tool absent: {RUNTIMES['g++'][kind]} of g++")
-    process = start(kind, 2, 1, word, "all_reduce one_shot_push copied")
-    _, complaints = process.communicate()
+    for seed in range(1, 9):  # chance decides whether ranks drift so far apart that a race is seen
+        process = start(kind, 2, seed, word, "all_reduce one_shot_push copied")
+        _, complaints = process.communicate()
+        if process.returncode:
+            break
     assert process.returncode != 0
     assert complaint in complaints
     assert "one_shot" in complaints

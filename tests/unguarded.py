@@ -29,7 +29,11 @@ GUARDS = {
          "      t[0] = clock_ns();\n      for"),
         ("        *(volatile u64*)&l.watch->calls += 1;\n", "", ""),
     ],
-    "bench/command.py": [("    if options.list:\n        return Flight(", "", "    if True:\n        return Flight(")],
+    "bench/command.py": [
+        ("start_witness(folder, pids)\n", "", "folder.rmdir()\n"),
+        ("Flight(folder.stem, folder,", "", "Flight(folder.stem, None,"),
+        ("    flight.start_watchdog(pids)\n", "", ""),
+    ],
 }  # fmt: skip
 
 
@@ -57,7 +61,7 @@ def commit() -> str:
         try:
             for path in GUARDS:
                 (at / path).write_text(without_guards(path))
-            git("commit", "--quiet", "--all", "--message", "Without guards", at=at)
+            git("commit", "--quiet", "--no-verify", "--no-gpg-sign", "--all", "--message", "Without guards", at=at)
             return git("rev-parse", "HEAD", at=at).strip()
         finally:
             git("worktree", "remove", "--force", str(at))

@@ -28,7 +28,7 @@ def failing(communicator: Communicator, name: str) -> int:
 kept: list[object] = []
 if __name__ == "__main__":
     if launched_rank() == 1 and sys.argv[1] == "clock":
-        bench.soak.time = SimpleNamespace(monotonic=lambda: time.monotonic() + APART_S)  # type: ignore[assignment]
+        bench.soak.time = SimpleNamespace(monotonic=lambda: time.monotonic() + APART_S)  # type: ignore[assignment,attr-defined]
     elif launched_rank() == 1:
         Communicator.function = failing  # type: ignore[assignment]
     bench.command.main("allreduce", "all_reduce", "All-reduce in a soak.", sys.argv[2:])

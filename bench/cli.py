@@ -282,16 +282,21 @@ def parser_for(command: str, collective: Collective, about: str) -> Parser:
 
 
 UNTIMED = {"iters": "-n", "mode": "--mode", "sizes": "--sizes", "arrival_skew": "--arrival-skew", "beside": "--beside",
-           "experts": "--experts", "output_file": "-J", "list": "--list"}
+           "experts": "--experts", "output_file": "-J", "list": "--list", "in_place": "--in-place", "check": "-c",
+           "max_time": "--max-time", "format": "--format", "long": "--long", "cudagraph": "-G", "warmup_iters": "-w",
+           "stepfactor": "-f", "dispatch": "--dispatch", "tuned": "--tuned"}
 
 
 def soak_options(p: Parser, options: argparse.Namespace, argv: Sequence[str] | None) -> argparse.Namespace:
     """The options of a soak, in which None stands for all types, operations or sizes, or the end with a sentence."""
-    if given := next((flag for name, flag in UNTIMED.items() if vars(options).get(name) != p.get_default(name)), None):
-        p.error(f"--soak times nothing and draws what it launches: leave out {given}")
     all_of = ["minbytes", "maxbytes", "datatype", *(["op"] if options.collective.reduces else [])]
-    p.set_defaults(**dict.fromkeys(all_of))
-    options = p.parse_args(argv)
+    p.set_defaults(**dict.fromkeys([*UNTIMED, *all_of]))
+    asked = vars(p.parse_args(argv))
+    if given := next((flag for name, flag in UNTIMED.items() if asked[name] is not None), None):
+        p.error(f"--soak times nothing and draws what it launches: leave out {given}")
+    vars(options).update({name: asked[name] for name in all_of})
+    if options.maxbytes == 0:
+        p.error("-e 0: a soak checks elements, and 0 B hold none")
     if options.minbytes and options.maxbytes and options.maxbytes < options.minbytes:
         p.error(f"the sizes begin at {options.minbytes} B, above their end at {options.maxbytes} B")
     if options.datatype and options.op and (reason := reason_against(DATATYPES[options.datatype], options.op)):

@@ -36,11 +36,13 @@ from collectives.operation import (
     DeviceError,
     Item,
     Memory,
+    Operation,
     Step,
     Unsupported,
     Watch,
     World,
     Wrong,
+    first_failure,
 )
 from collectives.peer_buffer import register, set_epoch
 from reports.case import words_of
@@ -56,8 +58,9 @@ LAUNCHES_A_MEETING = 8
 
 @dataclass(kw_only=True)
 class Drawn(Item):
-    """A launch that may be made: what it is in words, and what it points into."""
+    """A launch that may be made: what it is in words, and what it points into. `keep` is closed with its hand."""
 
+    bound: Operation
     text: str
     datatype: Datatype
     size_bytes: int
@@ -65,17 +68,17 @@ class Drawn(Item):
     keep: list[Any]
 
 
-def checked(world: World, watch: Watch, operation: Step, sides: Sequence[tuple[int, int, int]], tables: Sequence[Any],
-            datatype: Datatype, text: str = "", size_bytes: int = 0) -> Drawn:
+def checked(world: World, watch: Watch, operation: Operation, sides: Sequence[tuple[int, int, int]],
+            tables: Sequence[Any], datatype: Datatype, text: str = "", size_bytes: int = 0) -> Drawn:
     """An operation between the writing of what it reads and the check of what it leaves. `sides` are the two buffers:
     address, segments and the bytes of each; `tables` one period of what each segment holds, as stored."""
     wrong = world.device.private(WRONG_BYTES)
     held = [on_device(world, verify.repeated(table)) for table in tables]
     kernels = world.device.compile("timed_loop", {})
     prepare, check = (
-        Step(kernels.kernel(name), pattern_of(datatype, *side, memory, wrong, watch), operation.blocks)
+        Step(kernels.kernel(name), pattern_of(datatype, *side, memory, wrong, watch), operation.step.blocks)
         for name, side, memory in zip(("write_pattern", "count_wrong"), sides, held, strict=True))
-    return Drawn(prepare=prepare, operation=operation, check=check, text=text, datatype=datatype,
+    return Drawn(prepare=prepare, operation=operation.step, check=check, bound=operation, text=text, datatype=datatype,
                  size_bytes=size_bytes, wrong=wrong, keep=[*held, wrong])
 
 
@@ -108,11 +111,12 @@ def draw_launch(world: World, watch: Watch, draw: random.Random, buffers: Sequen
         gets = receives * what.receives(shape, rank, ranks)
         size_bytes = case.segment_bytes * (ranks if what.cut else 1)
         replay = world.graph and draw.random() < 0.5
-        step = world.device.replayed(operation.step) if replay else operation.step
+        operation = replace(operation, step=world.device.replayed(operation.step)) if replay else operation
         text = " ".join([what.name, algorithm.name, case.variant, *map(str, shape.values()), datatype.name, redop,
                          f"{size_bytes} B", *["in place"] * in_place, *["in a graph"] * replay])
-        return checked(world, watch, step, ((send, sends, case.segment_bytes), (receive, gets, case.segment_bytes)),
-                       (datatype.encode(values)[rank], result[rank]), datatype, text, size_bytes)
+        sides = (send, sends, case.segment_bytes), (receive, gets, case.segment_bytes)
+        tables = datatype.encode(values)[rank], result[rank]
+        return checked(world, watch, operation, sides, tables, datatype, text, size_bytes)
 
 
 def draw_count(draw: random.Random, least: int, most: int) -> int:
@@ -177,7 +181,8 @@ def soak(options: Namespace, communicator: Communicator, flight: Flight) -> int:
 
 
 def play(options: Namespace, world: World, flight: Flight, hand: list[Drawn], deal: Callable[[], list[Drawn]]) -> int:
-    """Launches hand after hand, until the time is up, an element is wrong, or somebody interrupts."""
+    """Launches hand after hand, until the time is up, an element is wrong, or somebody interrupts. Raises
+    DeviceError, on all ranks, with the sentence of a library that failed."""
     communicator, device, watch, peers = world.communicator, world.device, flight.watch, world.peers
     assert not isinstance(peers, Unsupported)
     idle = nothing(world, watch)
@@ -187,7 +192,7 @@ def play(options: Namespace, world: World, flight: Flight, hand: list[Drawn], de
     set_epoch(peers, START_EPOCH)
     communicator.barrier()
     draws = (ctypes.c_uint64 * 2)(options.seed * 2 + 1, options.seed * 1000 + communicator.rank + 1)
-    begun_s = dealt_s = time.monotonic()
+    begun_s = dealt_s = communicator.broadcast(time.monotonic())  # one clock decides for all ranks
     launches, moved_bytes, wrong_elements, share, hands = 0, 0, 0, 16, 1
     while True:
         meetings = [Item(prepare=idle, operation=meet, check=idle) for _ in range(1 + len(hand) // LAUNCHES_A_MEETING)]
@@ -206,6 +211,9 @@ def play(options: Namespace, world: World, flight: Flight, hand: list[Drawn], de
         said = communicator.all_gather((flight.interrupted_s is not None, slice_s, time.monotonic(),
                                         [(its.iteration, n, its) for n, its in found if its.elements]))
         _, slice_s, now_s, _ = said[0]
+        failures = communicator.all_gather(first_failure([item.bound for item in hand]))
+        if failed := next((f"rank {rank}: {failure}" for rank, failure in enumerate(failures) if failure), None):
+            raise DeviceError(failed)
         wrong = sorted((at, rank, n) for rank, (_, _, _, its) in enumerate(said) for at, n, _ in its)
         is_over = now_s - begun_s >= options.soak
         if wrong or is_over or any(word[0] for word in said):

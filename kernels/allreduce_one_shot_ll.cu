@@ -32,7 +32,7 @@ template <int WORDS> DEVICE void send(u64* to, pack p, unsigned mark, u64 spoilt
 template <int WORDS> DEVICE pack receive(const Arguments& a, const u64* from, unsigned mark, int peer) {
   unsigned data[WORDS];
   const u64 wanted = (u64)mark << 32;
-  u64 start = 0;  // the first look at the clock, which most packs never need
+  Waited waited;
   for (int polls = 1;; ++polls) {
     u64 seen = wanted;
     for (int k = 0; k < WORDS; ++k) {
@@ -44,9 +44,7 @@ template <int WORDS> DEVICE pack receive(const Arguments& a, const u64* from, un
     breathe();
     if (polls % POLLS_PER_LOOK) continue;
     if (*(volatile u64*)&a.watch->stop) break;
-    const u64 now = clock_ns();
-    if (start == 0) start = now;
-    if (now - start > a.timeout_ns) {
+    if (waited.longer_than(a.timeout_ns)) {
       give_up(a, peer, seen >> 33 << 32, wanted >> 33 << 32);  // as stamps: of marks, the epochs
       break;
     }

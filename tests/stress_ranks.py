@@ -106,7 +106,7 @@ def routed_item(world: World, draw: random.Random, seed: int, watch: Watch) -> D
     values = verify.row_tables(datatype, tokens, [seed])
     given = [values[routes.rows_of(d)[0]] for d in range(ranks)]
     sides = (buffers[0].address, rows := int(routes.tokens_of[rank]), row_bytes), (buffers[1].address, rows, row_bytes)
-    item = checked(world, watch, operation.step, sides, [table[routes.home == rank] for table in (
+    item = checked(world, watch, operation, sides, [table[routes.home == rank] for table in (
         datatype.encode(values), verify.combined_rows(routes, datatype, given))], datatype)
     item.keep = [*item.keep, *buffers, operation, made]
     return item
@@ -126,7 +126,7 @@ def fused_item(world: World, case: Any, sides: tuple[fused.Side, fused.Side], ta
     """A launch of a fused kernel; `sides` and `tables` are those of bench.fused."""
     operation = FUSED[case.collective.name]["fused"].bind(world, case)
     assert isinstance(operation, Operation), operation
-    item = checked(world, watch, operation.step, sides, tables, case.datatype)
+    item = checked(world, watch, operation, sides, tables, case.datatype)
     item.keep = [*item.keep, operation, keep]
     return item
 

@@ -153,7 +153,8 @@ OPTIONS = ("-b", "16K", "-e", "16K", "-n", "3", "--algorithm", "two_shot", "--mo
 
 
 @pytest.mark.parametrize(("what", "why"), [
-    ("none", None), ("stale", "another run, rank or allocation"), ("no handle", "no handle of memfd")])
+    ("none", None), ("stale", "another run, rank or allocation"),
+    ("swapped", "another run, rank or allocation"), ("no handle", "no handle of memfd")])
 def test_memory_that_is_anothers_ends_all_ranks_with_one_sentence(tmp_path, what, why):
     before = names()
     done = mpirun(3, "tests/tampered_ranks.py", what, *OPTIONS, "--out", str(tmp_path))

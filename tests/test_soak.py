@@ -1,12 +1,16 @@
 """The soak: clean across the epoch's wrap; it finds and locates what is wrong, names a rank that stops, and ends within
 two seconds of Ctrl-C with what it has counted."""
 
+import os
 import re
 import signal
+import sys
 import time
 
 import pytest
 
+from bench import cli
+from collectives.collective import COLLECTIVES
 from tests.faulty_runs import Launch, sentence, wait_for
 from tests.launch import mpirun
 
@@ -67,10 +71,38 @@ def test_an_interrupted_soak_ends_within_two_seconds_with_what_it_has_counted(tm
     assert not list(tmp_path.iterdir())
 
 
+def test_ranks_whose_clocks_differ_deal_and_end_together(tmp_path):
+    options = ["--soak", "3s", *SMALL, "--algorithm", "ring", "--timeout", "5", "--out", str(tmp_path)]
+    done = mpirun(2, "tests/soaked_ranks.py", "clock", *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ", 0 wrong elements; 2 hands" in done.stdout
+
+
+@pytest.mark.parametrize("collective", ["sendrecv", "alltoall"])
+def test_the_library_is_soaked_too(tmp_path, collective):
+    """A round trip of sendrecv is two calls of MPI, one after another."""
+    done = mpirun(2, "-m", f"bench.{collective}", "--soak", "1s", *SMALL[:4], "--algorithm", "library", "--out",
+                  str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    counted = COUNTED.search(done.stdout)
+    assert counted
+    assert int(counted[1]) > 1000
+    assert counted[2] == "0"
+
+
+def test_a_library_that_fails_in_a_soak_ends_it_with_its_complaint(tmp_path):
+    options = ["--soak", "10s", *SMALL, "--algorithm", "library", "--out", str(tmp_path)]
+    done = mpirun(2, "tests/soaked_ranks.py", "failure", *options)
+    assert done.returncode == 1
+    assert re.fullmatch(r"wiretax: rank [01] failed at .*step soak.*: DeviceError: rank 1: \S+ of \S+ \S+ returned "
+                        r"error \d+\n", done.stderr), done.stderr
+
+
 @pytest.mark.parametrize(("options", "said"), [
     (["--soak", "10"], "argument --soak: '10' is not a time such as 90s, 10m or 2h"),
     (["--soak", "1s", "-n", "5"], "--soak times nothing and draws what it launches: leave out -n"),
     (["--soak", "1s", "-d", "int32", "-o", "avg"], "avg is not defined for int32"),
+    (["--soak", "1s", "-e", "0"], "-e 0: a soak checks elements, and 0 B hold none"),
     (["--soak", "1s", "-b", "8", "-e", "4"], "the sizes begin at 8 B, above their end at 4 B"),
     (["--soak", "1s", "--algorithm", "two_shot_int8", "-d", "int32"], "none of these algorithms can do that here"),
 ])
@@ -79,3 +111,14 @@ def test_what_means_nothing_with_a_soak_is_refused_with_a_sentence(tmp_path, opt
     assert done.returncode in (2, 3)
     assert done.stderr.count("\n") == 1
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("words", [
+    "--in-place", "-c 1", "--max-time 60", "--format table", "--long", "-G 0", "-w 0", "-f 2", "--dispatch native",
+    "--tuned none", "--mode both", "--sizes 4K", "--beside gemm", "--arrival-skew 0", "-J a.json", "--list"])
+def test_an_option_that_a_soak_does_not_heed_is_refused_also_at_its_default(monkeypatch, capsys, words):
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit, match="2"):
+        cli.parse("allreduce", COLLECTIVES["all_reduce"], "", ["--soak", "1s", *words.split()])
+    said = f"--soak times nothing and draws what it launches: leave out {words.split()[0]}"
+    assert capsys.readouterr().err == f"bench.allreduce: {said}\n"

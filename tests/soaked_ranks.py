@@ -1,0 +1,34 @@
+"""Run by mpirun: `bench.allreduce --soak` where something is not as it should be with rank 1.
+
+`soaked_ranks.py WHAT ...options of bench.allreduce`. WHAT is `clock` (its own stands a second and more elsewhere, as
+another host's does) or `failure` (the MPI library returns an error from each call, though it does what it should).
+"""
+
+import ctypes
+import sys
+import time
+from types import SimpleNamespace
+
+import bench.command
+import bench.soak
+from collectives.communicator import Communicator, launched_rank
+
+APART_S = 1.3
+MPI = ctypes.CFUNCTYPE(ctypes.c_int, *[ctypes.c_long] * 9)
+function = Communicator.function
+
+
+def failing(communicator: Communicator, name: str) -> int:
+    works = MPI(function(communicator, name))
+    fails = MPI(lambda *asked: works(*asked) or 15)
+    kept.append(fails)
+    return ctypes.cast(fails, ctypes.c_void_p).value or 0
+
+
+kept: list[object] = []
+if __name__ == "__main__":
+    if launched_rank() == 1 and sys.argv[1] == "clock":
+        bench.soak.time = SimpleNamespace(monotonic=lambda: time.monotonic() + APART_S)  # type: ignore[assignment,attr-defined]
+    elif launched_rank() == 1:
+        Communicator.function = failing  # type: ignore[assignment]
+    bench.command.main("allreduce", "all_reduce", "All-reduce in a soak.", sys.argv[2:])

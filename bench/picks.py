@@ -32,10 +32,17 @@ class Table:
     picks: list[Pick]
 
 
+def default_folder() -> Path:
+    """Where tables lie unless the user says otherwise. Raises NotOurs where he has no home."""
+    try:
+        return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "wiretax"
+    except RuntimeError as error:  # neither HOME nor an entry for this user
+        raise NotOurs("there is no home folder for what bench.tune finds: set HOME, or XDG_DATA_HOME") from error
+
+
 def default_path(machine: Machine) -> Path:
-    """Where this machine's table lies unless the user says otherwise."""
-    folder = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "wiretax"
-    return folder / f"tuned-{machine.machine_id}-{machine.software_id}.json"
+    """This machine's table there. Raises NotOurs likewise."""
+    return default_folder() / f"tuned-{machine.machine_id}-{machine.software_id}.json"
 
 
 def load(path: Path, machine: Machine) -> Table:

@@ -15,7 +15,7 @@ from bench.head import Machine
 from collectives.algorithm import ALGORITHMS, is_lossy, named
 from collectives.auto import same_state
 from collectives.operation import Pick
-from reports.result import write_whole
+from reports.result import write_named
 
 
 class NotOurs(Exception):
@@ -77,7 +77,7 @@ def add(path: Path, machine: Machine, run_id: str, found: Sequence[Pick],
         table = replace(table, picks=[*found, *(old for old in known if (is_lossy(old) and not lossy)
                                                  or not any(same(old, new) for new in found))])
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, msgspec.json.format(msgspec.json.encode(table)))
+    write_named(path, msgspec.json.format(msgspec.json.encode(table)))
 
 
 def same(one: Pick, other: Pick) -> bool:

@@ -104,7 +104,8 @@ def open_flight(communicator: Communicator, command: str, options: Namespace) ->
                 room.write(bytes(LEAST_FREE_BYTES))
             for name in filter(None, (options.output_file, vars(options).get("table"))):
                 asked = Path(name)
-                with asked.open("ab") if is_stream(asked) else tempfile.TemporaryFile(dir=asked.parent):
+                folder = Path(os.path.realpath(asked)).parent
+                with asked.open("ab") if is_stream(asked) or asked.exists() else tempfile.TemporaryFile(dir=folder):
                     pass
             asked = Path(options.out)
             run_id = name_run(command, asked)

@@ -15,7 +15,7 @@ from bench.head import Machine
 from collectives.algorithm import ALGORITHMS, is_lossy, named
 from collectives.auto import same_state
 from collectives.operation import Pick
-from reports.result import write_whole
+from reports.result import write_named
 
 
 class NotOurs(Exception):
@@ -32,10 +32,17 @@ class Table:
     picks: list[Pick]
 
 
+def default_folder() -> Path:
+    """Where tables lie unless the user says otherwise. Raises NotOurs where he has no home."""
+    try:
+        return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "wiretax"
+    except RuntimeError as error:  # neither HOME nor an entry for this user
+        raise NotOurs("there is no home folder for what bench.tune finds: set HOME, or XDG_DATA_HOME") from error
+
+
 def default_path(machine: Machine) -> Path:
-    """Where this machine's table lies unless the user says otherwise."""
-    folder = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "wiretax"
-    return folder / f"tuned-{machine.machine_id}-{machine.software_id}.json"
+    """This machine's table there. Raises NotOurs likewise."""
+    return default_folder() / f"tuned-{machine.machine_id}-{machine.software_id}.json"
 
 
 def load(path: Path, machine: Machine) -> Table:
@@ -70,7 +77,7 @@ def add(path: Path, machine: Machine, run_id: str, found: Sequence[Pick],
         table = replace(table, picks=[*found, *(old for old in known if (is_lossy(old) and not lossy)
                                                  or not any(same(old, new) for new in found))])
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, msgspec.json.format(msgspec.json.encode(table)))
+    write_named(path, msgspec.json.format(msgspec.json.encode(table)))
 
 
 def same(one: Pick, other: Pick) -> bool:

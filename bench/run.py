@@ -1,5 +1,6 @@
 """A run: the device, the cases, rounds of blocks until each is precise, the file, the table."""
 
+import io
 import json
 import os
 import sys
@@ -44,7 +45,7 @@ from reports.case import where_wrong
 from reports.formats import as_json
 from reports.order import latest
 from reports.plot import plot
-from reports.result import Block, Planned, Result, ResultError, RunFile, write_whole
+from reports.result import Block, Planned, Result, ResultError, RunFile, write_named, write_whole
 from reports.show import text
 from reports.stats import autocorrelation, is_precise
 
@@ -332,7 +333,8 @@ def print_result(result: Result, options: Namespace) -> None:
         drawn = "none: --lean"
     else:
         try:
-            plot(result, picture)
+            plot(result, shown := io.BytesIO())
+            write_whole(picture, shown.getvalue())
         except ResultError as nothing_to_draw:
             drawn = f"none: {nothing_to_draw}"
     try:
@@ -345,4 +347,4 @@ def print_result(result: Result, options: Namespace) -> None:
     except BrokenPipeError:  # whoever read has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if options.output_file:
-        write_whole(Path(options.output_file), json.dumps(as_json(result), indent=1).encode())
+        write_named(Path(options.output_file), json.dumps(as_json(result), indent=1).encode())

@@ -83,6 +83,9 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 
 def prepare(options: Namespace, bench: Bench) -> Prepared:
     """Every candidate at every size, without the link's parts: nothing here is held against a bound."""
+    with bench.world.communicator.together(picks.NotOurs):  # not after all that was measured
+        if not options.table:
+            picks.default_folder()
     is_gpu = bench.world.device.name != "cpu"
     options.algorithm = {size: list(candidates(size, is_gpu, options.lossy is not None)) for size in options.sizes}
     planned, subjects, _ = prepare_collective(options, bench)

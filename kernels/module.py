@@ -11,8 +11,10 @@ else comes in: the folder is its owner's alone.
 
 import contextlib
 import fcntl
+import grp
 import hashlib
 import os
+import pwd
 import re
 import stat
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from pathlib import Path
 from kernels.device import DeviceError
 
 SOURCES = Path(__file__).parent
+ANOTHER = "set XDG_CACHE_HOME to a folder of your own"
 UNFOLLOWED = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -39,24 +42,56 @@ def source_with_headers(source: Path) -> list[Path]:
     return found
 
 
+def is_private(group: int) -> bool:
+    """Whether nobody but this user is in the group: his own, of his name, as Debian and Fedora give each user one.
+    With it goes a umask of 002, so that his folders can be written by it."""
+    try:
+        name, entry = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(group)
+    except KeyError:
+        return False
+    return entry.gr_name == name and {*entry.gr_mem} <= {name}
+
+
+def can_be_replaced(folder: Path) -> bool:
+    """Whether somebody else than root can put something of his in the place of what lies in this folder."""
+    about = folder.stat()
+    # In a user namespace, as a container's, the machine's root has the number of all who have none.
+    roots = {0, os.stat("/proc/sys").st_uid}
+    if about.st_uid not in {*roots, os.getuid()}:
+        return True
+    if about.st_mode & stat.S_ISVTX:
+        return False
+    by_group = about.st_mode & stat.S_IWGRP and about.st_uid not in roots and not is_private(about.st_gid)
+    return bool(by_group or about.st_mode & stat.S_IWOTH)
+
+
 def cache_folder() -> Path:
-    """The owner's compile cache (`$XDG_CACHE_HOME/wiretax`), closed to others.
+    """The owner's compile cache (`$XDG_CACHE_HOME/wiretax`), closed to others, by a way that nobody else can turn.
 
     Raises CompileError where it cannot be made or belongs to someone else: a library in it is loaded and run.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wiretax"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.lstat()
-        for parent in folder.resolve().parents:
-            if parent.stat().st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
-                raise CompileError(f"the compile cache {folder} lies in {parent}, where anybody can replace it")
-        if status.st_uid != os.getuid() or status.st_mode & 0o022:  # a link is of mode 0777
-            raise CompileError(f"the cache {folder} is a link or can be written by others; it must be yours alone")
-        if status.st_mode & 0o077:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wiretax"
+    except RuntimeError as error:  # neither HOME nor an entry for this user
+        raise CompileError(f"there is no home folder for the compile cache: set HOME, or {ANOTHER}") from error
+    try:
+        # Path.mkdir gives the mode to the last folder only.
+        for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+            missing.mkdir(mode=0o700, exist_ok=True)
+        folder = folder.parent.resolve() / folder.name
+        about = folder.lstat()
+        for parent in folder.parents:
+            if can_be_replaced(parent):
+                raise CompileError(f"the compile cache {folder} lies in {parent}, where others can replace it: "
+                                   f"{ANOTHER}")
+        if about.st_uid != os.getuid():
+            raise CompileError(f"the compile cache {folder} belongs to another user: {ANOTHER}")
+        if about.st_mode & 0o022:  # a link is of mode 0777
+            raise CompileError(f"the compile cache {folder} is a link or can be written by others: {ANOTHER}")
+        if about.st_mode & 0o077:
             folder.chmod(0o700)
     except OSError as error:
-        raise CompileError(f"the compile cache {folder} cannot be made: {error.strerror}") from error
+        raise CompileError(f"the compile cache {folder} cannot be made: {error.strerror}; {ANOTHER}") from error
     return folder
 
 

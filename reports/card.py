@@ -20,7 +20,7 @@ from reports.case import find_states
 from reports.exposed import costs_in, shapes
 from reports.figure import COLOURS, DASHES, MARKERS, figure
 from reports.imported import Imported, read_imported
-from reports.result import ResultError, is_imported, read, write_whole
+from reports.result import ResultError, is_imported, read, write_named
 from reports.rows import Row, default_rows, views
 from reports.schema import Result
 from reports.sentences import label, machine, number, opening, size_text, stopped_first, tick_text, token
@@ -167,7 +167,7 @@ def draw(path: Path, faults: Sequence[str], sentences: Sequence[str], unit: str,
         put(about, 110, 1, 0.055, 15, color="#444444")
         axes.set_position((0.62, 0.27, 0.35, y - 0.36))
         _plot(axes, unit, points)
-    write_whole(path, drawn.getvalue())
+    write_named(path, drawn.getvalue())
 
 
 def _plot(axes: Axes, unit: str, points: Points) -> None:

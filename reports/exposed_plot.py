@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from reports.case import find_states
 from reports.exposed import COMPUTE, FUSED, LIBRARY, costs_in, difference, forms, interval_text, shapes
@@ -16,7 +16,7 @@ from reports.sentences import machine, number
 COLOURS = {LIBRARY: "black", FUSED: "#D55E00"}  # of Okabe and Ito's palette; ours one after the other is blue
 
 
-def draw(result: Result, path: Path | IO[str]) -> None:
+def draw(result: Result, path: Path | IO[Any]) -> None:
     """Exposed communication in microseconds with its intervals, into an .svg or .png file. Raises ResultError for a run
     with nothing to draw, or a file that cannot be written."""
     states = find_states(result.blocks)

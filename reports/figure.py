@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.result import ResultError, write_whole
+from reports.result import ResultError, write_named
 from reports.schema import Case, Summary
 
 if TYPE_CHECKING:
@@ -51,14 +51,15 @@ def figure(target: Path | IO[Any], rows: int, columns: int, size: tuple[float, f
         drawn: Any = io.BytesIO() if isinstance(target, Path) else target
         made.savefig(drawn, **dict[str, Any](dpi=120, format=kind_of(target)) | saving)
         if isinstance(target, Path):
-            write_whole(target, drawn.getvalue())
+            write_named(target, drawn.getvalue())
     finally:
         pyplot.close(made)
 
 
 def kind_of(target: Path | IO[Any]) -> str:
-    """`svg` or `png`, by the name; a stream takes an svg. Raises ResultError for another suffix."""
-    kind = target.suffix[1:] if isinstance(target, Path) else "svg"
+    """`svg` or `png`, by the name; a stream of text takes an svg, one of bytes a png. Raises ResultError for another
+    suffix."""
+    kind = target.suffix[1:] if isinstance(target, Path) else "png" if isinstance(target, io.BytesIO) else "svg"
     if kind not in ("svg", "png"):
         raise ResultError(f"{target} cannot be drawn: a picture ends in .svg or .png")
     return kind

@@ -29,7 +29,7 @@ from reports.lines import (
     residuals,
     walsh_means,
 )
-from reports.result import ResultError, read_lines, write_whole
+from reports.result import ResultError, read_lines, write_named
 from reports.rows import MIN_STATE_BLOCKS
 from reports.schema import Case, Record, Result, to_line
 from reports.sides import key_of
@@ -334,7 +334,7 @@ def _where(sizes: Floats, ends: Floats) -> Estimate:
 def write_fits(path: Path, fits: Sequence[Fit], found: Sequence[Crossover]) -> None:
     """Writes all into `path`, whole or not at all. Raises ResultError where that cannot be."""
     head = Fits(run_ids=list(dict.fromkeys(run_id for fit in fits for run_id in fit.run_ids)))
-    write_whole(path, b"".join(map(to_line, (head, *fits, *found))))
+    write_named(path, b"".join(map(to_line, (head, *fits, *found))))
 
 
 def read_fits(path: Path | str) -> tuple[list[Fit], list[Crossover]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ LINES = {"push": ("#D55E00", "o"), "pull": ("#0072B2", "^"), "both_directions": 
 COLUMNS = 3
 
 
-def draw(result: Result, path: Path | IO[str]) -> None:
+def draw(result: Result, path: Path | IO[Any]) -> None:
     """Draws the run into `path`. Raises ResultError for a run with nothing to draw, or a file that cannot be
     written."""
     maps = panels(result)

@@ -52,10 +52,11 @@ def places(runs: Iterable[Run]) -> dict[str, int]:
 def latest(folder: Path) -> list[str]:
     """The runs in `folder` that none of the others came after: one, or those that went on at the same time. Of runs
     that do not say what they came after, the last by time."""
-    heads: dict[str, bytes] = {}
+    said, silent, named = set[str](), set[str](), set[str]()  # names only: of 10,000 runs the heads are 160 MB
     for path in folder.glob("[0-9]*.jsonl"):
         with suppress(OSError), foreign.open_file(path) as file:
-            heads[path.stem] = file.read(HEAD_BYTES)
-    said = {run_id: found[1] for run_id, head in heads.items() if (found := re.search(rb'"after":\[(.*?)\]', head))}
-    named = {name.decode(errors="replace") for names in said.values() for name in re.findall(rb'"([^"]*)"', names)}
-    return sorted(said.keys() - named)[-MOST_NAMED:] if said else sorted(heads)[-1:]
+            found = re.search(rb'"after":\[(.*?)\]', file.read(HEAD_BYTES))
+            (said if found else silent).add(path.stem)
+            names = re.findall(rb'"([^"]*)"', found[1]) if found else []
+            named.update(name.decode(errors="replace") for name in names)
+    return sorted(said - named)[-MOST_NAMED:] if said else sorted(silent)[-1:]

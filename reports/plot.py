@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from reports import exposed, link, steps
 from reports.case import bus_factor, late_us
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 REGIMES = [(16384, "left", "latency-bound:\ndecode, 16 KB"), (33554432, "right", "bandwidth-bound:\nprefill, 32 MB")]
 
 
-def own_picture(result: Result) -> Callable[[Result, Path | IO[str]], None] | None:
+def own_picture(result: Result) -> Callable[[Result, Path | IO[Any]], None] | None:
     """What draws a run that is no sweep over sizes; None for one that is."""
     if link.is_of(result):
         from reports.link_plot import draw as draw_link
@@ -42,8 +42,8 @@ def own_picture(result: Result) -> Callable[[Result, Path | IO[str]], None] | No
     return None
 
 
-def plot(result: Result, path: Path) -> None:
-    """Draw the run into `path`, an .svg or .png file: time in microseconds and busbw in GB/s.
+def plot(result: Result, path: Path | IO[Any]) -> None:
+    """Draw the run into `path`, an .svg or .png file or a stream: time in microseconds and busbw in GB/s.
 
     Raises ResultError for another suffix, a run with nothing to draw, or a file that cannot be written.
     """

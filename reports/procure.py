@@ -18,7 +18,7 @@ from rich.table import Table
 from reports.console import plain_console, printed
 from reports.foreign import printable, spreadsheet_cell
 from reports.procurement import Procurement, evaluate
-from reports.result import write_whole
+from reports.result import write_named
 from reports.verdict_table import WIDTH, wrapped
 
 MOST_COLUMNS = 4  # candidates that fit beside each other
@@ -43,7 +43,7 @@ def procure(arguments: argparse.Namespace) -> int:
     found = evaluate(arguments.spec, arguments.runs, arguments.candidate)
     for path, content in ((arguments.html, partial(as_html, command=_command(arguments))), (arguments.csv, as_csv)):
         if path:
-            write_whole(path, content(found).encode())
+            write_named(path, content(found).encode())
     sys.stdout.write(as_text(found))
     return found.status
 

@@ -12,7 +12,7 @@ from reports.accept import UNUSABLE, baseline_side, faults_of
 from reports.compare import add_allow, percent
 from reports.comparison import NothingInCommon, compare
 from reports.gate import findings, headline, judge
-from reports.result import ResultError, write_whole
+from reports.result import ResultError, write_named
 from reports.sides import side_of
 from reports.verdict_table import head, warnings, wrapped
 
@@ -80,4 +80,4 @@ def regress(arguments: argparse.Namespace) -> int:
 def _write(arguments: argparse.Namespace, content: Callable[[str], str]) -> None:
     for name in FILES:
         if path := getattr(arguments, name):
-            write_whole(path, content(name).encode())
+            write_named(path, content(name).encode())

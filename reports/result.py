@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import stat
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -51,7 +52,7 @@ from reports.schema import (
 __all__ = ["SCHEMA", "Block", "Case", "End", "FirstWrong", "Flight", "ImportedRunError", "LinkBlock",
            "NewerSchemaError", "Planned",
            "Range", "Record", "Result", "ResultError", "Run", "RunFile", "State", "Summary", "build_cases",
-           "content_of", "is_imported", "is_stream", "read", "read_flight", "to_dict", "write_whole"]
+           "content_of", "is_imported", "is_stream", "read", "read_flight", "to_dict", "write_named", "write_whole"]
 
 MAX_SAMPLED_ITERATIONS = 20_000
 MAX_SAMPLES_BYTES = 40_000_000
@@ -88,16 +89,38 @@ def is_stream(path: Path) -> bool:
     return path.parent == Path("/dev") or (path.exists() and not path.is_file())
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Whoever looks finds the former content or all of the new. Raises ResultError where it cannot be written."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+def write_named(path: Path, content: bytes) -> None:
+    """Writes what the user has named: through his link, into a pipe or a device, else whole as `write_whole` does it;
+    but where only the file may be written and not its folder, the file itself, and then not whole. Raises ResultError
+    where it cannot be written."""
     try:
         if is_stream(path):
             path.write_bytes(content)
             return
+        target = Path(os.path.realpath(path))
+        try:
+            write_whole(target, content)
+        except ResultError as error:
+            if not (isinstance(error.__cause__, PermissionError) and target.is_file()):
+                raise
+            target.write_bytes(content)
+    except OSError as error:
+        raise ResultError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Whoever looks finds the former content or all of the new, with the mode of a file of ours that it replaces. A
+    link or a pipe there, which a stranger may have put into a folder that he shares, is replaced likewise. Raises
+    ResultError where it cannot be written."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
         try:
             unfinished.unlink(missing_ok=True)
             with unfinished.open("xb") as file:  # never through a link
+                with contextlib.suppress(FileNotFoundError):
+                    former = path.lstat()
+                    if stat.S_ISREG(former.st_mode) and former.st_uid == os.getuid():
+                        os.fchmod(file.fileno(), former.st_mode & 0o777)
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -135,10 +158,13 @@ class RunFile:
                 unfinished.rename(path)
             finally:
                 unfinished.unlink(missing_ok=True)
-            listing = os.open(path.parent, os.O_RDONLY)
-            with contextlib.suppress(OSError):  # some file systems over a network refuse it for a folder
-                os.fsync(listing)  # else a power cut may take the name of a file whose content is there
-            os.close(listing)
+            # Not for a folder that may not be read, and some file systems over a network refuse it for any.
+            with contextlib.suppress(OSError):
+                listing = os.open(path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(listing)  # else a power cut may take the name of a file whose content is there
+                finally:
+                    os.close(listing)
         except OSError as error:
             raise ResultError(f"{path} cannot be written: {error.strerror}") from error
         return file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import cycle
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from reports.figure import COLOURS, DASHES, MARKERS, draw_line, figure, interval_us, lines_of, style_of
 from reports.result import ResultError
@@ -13,7 +13,7 @@ from reports.schema import Case, Result
 from reports.sentences import WAYS, machine
 
 
-def draw(result: Result, path: Path | IO[str]) -> None:
+def draw(result: Result, path: Path | IO[Any]) -> None:
     """Time in microseconds against the load of the busiest rank, into an .svg or .png file. Raises ResultError for a
     run with nothing to draw, or a file that cannot be written."""
     panels: dict[str, list[Case]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from reports.steps import LIBRARY, PIPELINE, SEQUENCE, TENSOR, best, title
 COLOURS = {TENSOR: "#D55E00", LIBRARY: "#444444", PIPELINE: "#0072B2", SEQUENCE: "#009E73", COMPUTE: "#BBBBBB"}
 
 
-def draw(result: Result, path: Path | IO[str]) -> None:
+def draw(result: Result, path: Path | IO[Any]) -> None:
     """Milliseconds a step, into an .svg or .png file. Raises ResultError for a run with nothing to draw, or a file that
     cannot be written."""
     states = find_states(result.blocks)

@@ -1,14 +1,18 @@
 """What lies in the compile cache and is not what we compiled is compiled anew, and never runs."""
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from bench import picks
 from kernels.module import CompileError, cache_folder, kept
+from tests.another_user import as_root, said_as
 from tests.launch import ROOT
 
 LOAD = """
@@ -25,7 +29,7 @@ ATTACK = """
 __attribute__((constructor)) static void strike() { creat("%s", 0600); }
 extern "C" int answer() { return 13; }
 """
-as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
+STRANGER, NAMELESS = 65534, 54321
 
 
 class Cache:
@@ -129,7 +133,6 @@ def test_the_control_of_the_attack(cache):
 
 def test_what_was_compiled_is_ours_alone_whatever_the_umask(tmp_path):
     cache = Cache(tmp_path)
-    cache.home.mkdir()
     before = os.umask(0)
     try:
         cache.load()
@@ -137,7 +140,8 @@ def test_what_was_compiled_is_ours_alone_whatever_the_umask(tmp_path):
     finally:
         os.umask(before)
     assert cache.compiled() == 1
-    assert [p.stat().st_mode & 0o777 for p in (cache.home / "wiretax", cache.library())] == [0o700, 0o600]
+    made = (cache.home, cache.home / "wiretax", cache.library())
+    assert [path.stat().st_mode & 0o777 for path in made] == [0o700, 0o700, 0o600]
 
 
 def test_the_folder_is_ours_alone(tmp_path, monkeypatch):
@@ -145,14 +149,14 @@ def test_the_folder_is_ours_alone(tmp_path, monkeypatch):
     cache_folder().chmod(0o755)
     assert cache_folder().stat().st_mode & 0o777 == 0o700
     cache_folder().parent.chmod(0o777)
-    with pytest.raises(CompileError, match="anybody can replace it"):
+    with pytest.raises(CompileError, match="others can replace it: set XDG_CACHE_HOME"):
         cache_folder()
     cache_folder_of = tmp_path / "home" / "wiretax"
     cache_folder_of.parent.chmod(0o1777)  # as /tmp
     assert cache_folder() == cache_folder_of
     cache_folder_of.rename(tmp_path / "elsewhere")
     cache_folder_of.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(CompileError, match="is a link"):
+    with pytest.raises(CompileError, match="is a link or can be written by others: set XDG_CACHE_HOME"):
         cache_folder()
 
 
@@ -166,5 +170,50 @@ def test_another_user_s_folder_is_refused_and_ours_is_closed_to_them(cache, tmp_
     assert str(cache.library().parent) in done.stderr
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     os.chown(cache_folder(), 65534, 65534)
-    with pytest.raises(CompileError, match="yours alone"):
+    with pytest.raises(CompileError, match="belongs to another user: set XDG_CACHE_HOME"):
         cache_folder()
+
+
+@as_root
+@pytest.mark.parametrize(("owner", "group", "mode", "is_safe"), [
+    ("own", "own", 0o700, True),
+    ("own", "own", 0o775, True),  # a umask of 002, and nobody else in the group
+    ("own", STRANGER, 0o775, False),
+    ("own", STRANGER, 0o1775, True),
+    ("own", "own", 0o777, False),
+    (0, STRANGER, 0o775, True),  # /home on Debian
+    (0, 0, 0o777, False),
+    (0, 0, 0o1777, True),
+    (STRANGER, STRANGER, 0o755, False),
+    (STRANGER, STRANGER, 0o1777, False),  # who owns it may rename what lies in it
+])
+def test_no_folder_above_is_one_where_another_user_can_replace_the_cache(owner, group, mode, is_safe):
+    user = pwd.getpwnam("daemon")
+    with tempfile.TemporaryDirectory() as name:
+        top, parent, home = Path(name), Path(name) / "parent", Path(name) / "parent" / "home"
+        home.mkdir(parents=True)
+        for path, uid, gid, its in ((top, 0, 0, 0o755), (home, user.pw_uid, user.pw_gid, 0o700),
+                                    (parent, user.pw_uid if owner == "own" else owner,
+                                     user.pw_gid if group == "own" else group, mode)):
+            os.chown(path, uid, gid)
+            path.chmod(its)
+        said = said_as(user.pw_uid, user.pw_gid, cache_folder, XDG_CACHE_HOME=str(home))
+        refused = f"the compile cache {home}/wiretax lies in {parent}, where others can replace it: set XDG_CACHE_HOME"
+        assert said == str(home / "wiretax") if is_safe else said.startswith(refused)
+
+
+def test_a_link_above_the_folder_is_followed_once(tmp_path, monkeypatch):
+    """It could lead elsewhere by the time that a library is loaded."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "link"))
+    assert cache_folder() == tmp_path / "home" / "wiretax"
+
+
+@as_root
+def test_without_a_home_the_way_out_is_named():
+    nowhere = {"HOME": None, "XDG_CACHE_HOME": None, "XDG_DATA_HOME": None}
+    assert said_as(NAMELESS, NAMELESS, cache_folder, **nowhere) == (
+        "there is no home folder for the compile cache: set HOME, or set XDG_CACHE_HOME to a folder of your own")
+    assert said_as(NAMELESS, NAMELESS, picks.default_folder, **nowhere) == (
+        "there is no home folder for what bench.tune finds: set HOME, or XDG_DATA_HOME")

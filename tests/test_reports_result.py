@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import stat
+import tempfile
+from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,9 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.run import print_result
 from reports.formats import as_csv, as_json, as_nccl_tests
-from reports.result import Block, ResultError, RunFile, read
+from reports.result import Block, ResultError, RunFile, read, write_named
 from reports.table import render
+from tests.another_user import as_root, said_as
 from tests.synthetic_run import write_run
 
 SMALL: dict[str, Any] = {"sizes": [16384], "algorithms": ["library", "auto"], "modes": ["isolated"], "n": 5}
@@ -209,3 +214,52 @@ def test_a_block_is_on_disk_before_the_next_is_measured(tmp_path, monkeypatch):
     assert folders == [(tmp_path.stat().st_ino, [file.path.name])]
     file.append(model.blocks[0])
     assert synced[1:] == [file.path.stat().st_size] > [synced[0]]
+
+
+def test_what_the_user_named_is_written_through_his_link_and_keeps_its_mode(tmp_path):
+    path, link = tmp_path / "kept" / "a.json", tmp_path / "latest.json"
+    path.parent.mkdir()
+    link.symlink_to(path)
+    write_named(link, b"first")  # the link led nowhere yet
+    path.chmod(0o640)
+    write_named(link, b"second")
+    assert link.is_symlink()
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"second", 0o640)
+    assert sorted(tmp_path.rglob("*")) == [path.parent, path, link]
+
+
+@pytest.mark.parametrize("planted", ["link", "pipe"])
+def test_a_run_s_own_files_are_written_through_nothing_that_was_planted(tmp_path, capsys, planted):
+    """In a folder that is shared, the picture's name is known as soon as the run has begun."""
+    result = write_run(tmp_path, **SMALL)
+    picture, victim = result.path.with_suffix(".png"), tmp_path / "victim"
+    victim.write_text("kept")
+    picture.symlink_to(victim) if planted == "link" else os.mkfifo(picture)
+    print_result(result, Namespace(lean=False, format="table", long=False, slowed_percent=None, output_file=None))
+    assert f"picture: {picture}\n" in capsys.readouterr().out
+    assert not picture.is_symlink()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert victim.read_text() == "kept"
+
+
+@as_root
+def test_a_file_that_may_be_written_in_a_folder_that_may_not_is_written():
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        path = Path(name, "a.json")
+        path.write_text("former, and longer")
+        path.chmod(0o666)
+        assert said_as(65534, 65534, write_named, path, b"new") == "None"
+        assert path.read_text() == "new"
+        assert said_as(65534, 65534, write_named, Path(name, "b.json"), b"new") == (
+            f"{name}/b.json cannot be written: Permission denied")
+
+
+@as_root
+def test_a_run_begins_in_a_folder_that_may_be_written_and_not_read(tmp_path):
+    run = write_run(tmp_path, **SMALL).run
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o733)
+        said_as(65534, 65534, RunFile.create, Path(name), run)
+        assert [path.name for path in Path(name).iterdir()] == [f"{run.run_id}.jsonl"]
+        assert said_as(65534, 65534, RunFile.create, Path(name), run).endswith(": File exists")

@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from reports import dashboard_store, history
 from reports.__main__ import main
-from reports.order import latest, places
+from reports.order import HEAD_BYTES, latest, places
 from reports.result import read
 from reports.schema import Run
 from reports.sides import side_of
@@ -133,3 +134,14 @@ def test_a_run_names_all_that_went_on_at_the_same_time_before_it(tmp_path):
     assert latest(tmp_path) == [at(1), at(2)]
     put(at(0), [at(1), at(2)])
     assert latest(tmp_path) == [at(0)]
+
+
+def test_of_many_runs_only_the_names_are_held(tmp_path):
+    for number in range(100):
+        (tmp_path / f"{at(number)}.jsonl").write_bytes(b'{"after":[]}'.ljust(HEAD_BYTES))
+    tracemalloc.start()
+    try:
+        assert len(latest(tmp_path)) == 64
+        assert tracemalloc.get_traced_memory()[1] < 20 * HEAD_BYTES
+    finally:
+        tracemalloc.stop()

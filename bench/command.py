@@ -51,7 +51,7 @@ def start(command: str, options: Namespace, prepare: Callable[[Namespace, Bench]
         print(f"bench.{command}: {warning}", file=sys.stderr, flush=True)
     communicator = Communicator(options.mpi_thread_level)
     status = USAGE
-    if mistake := mislaunched(communicator, command):
+    if mistake := mislaunched(communicator, command, alone=options.list):
         say(communicator, f"bench.{command}: {mistake}")
     elif flight := open_flight(communicator, command, options):
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -81,9 +81,9 @@ def say(communicator: Communicator, sentence: str) -> None:
         print(sentence, file=sys.stderr, flush=True)
 
 
-def mislaunched(communicator: Communicator, command: str) -> str | None:
-    """Why these ranks are not those of one run; None where they are."""
-    if communicator.size == 1 and (launched := launched_ranks() or 1) > 1:
+def mislaunched(communicator: Communicator, command: str, alone: bool) -> str | None:
+    """Why these ranks are not those of one run; None where they are. `alone`: a rank needs no others."""
+    if not alone and communicator.size == 1 and (launched := launched_ranks() or 1) > 1:
         return (f"{launched} ranks are announced, and {communicator.library} sees this one alone: start them with the "
                 "mpirun that came with it, or in a job of Slurm with srun --mpi=pmi2 (for Open MPI --mpi=pmix)")
     lines = communicator.all_gather([command, *sys.argv[1:]])
@@ -115,17 +115,25 @@ def open_flight(communicator: Communicator, command: str, options: Namespace) ->
     if not complaint:
         folder = asked / f"{communicator.broadcast(run_id)}.flight"
         pids = dict(communicator.node_gather((communicator.rank, os.getpid())))
-        if communicator.local_rank == 0:
-            start_witness(folder, pids)
+        what = "start what watches over the ranks"
         try:
+            if communicator.local_rank == 0:
+                start_witness(folder, pids)
+            what = f"write {folder}"
             flight = Flight(folder.stem, folder, communicator.rank, options.timeout)
-        except OSError as error:
-            complaint = f"bench.{command}: cannot write {folder}: {error.strerror}"
+            what = "start what watches over this rank"
+            flight.start_watchdog(pids)
+        except (OSError, RuntimeError) as error:  # that no thread can be started is a RuntimeError
+            complaint = f"bench.{command}: cannot {what}: {getattr(error, 'strerror', error)}"
         complaint = communicator.first_word(complaint)
-    if complaint or flight is None:
-        say(communicator, str(complaint))
+        if complaint and flight:
+            flight.close()
+        elif complaint:
+            with contextlib.suppress(OSError):  # the witness clears up, or whoever is last
+                folder.rmdir()
+    if complaint:
+        say(communicator, complaint)
         return None
-    flight.start_watchdog(pids)
     return flight
 
 
@@ -135,7 +143,7 @@ def name_run(command: str, folder: Path) -> str:
     while True:
         run_id = f"{datetime.now(timezone.utc):%Y-%m-%dT%H-%M-%SZ}-{command}-{secrets.token_hex(3)}"
         with contextlib.suppress(FileExistsError):
-            (folder / f"{run_id}.flight").mkdir()
+            (folder / f"{run_id}.flight").mkdir(mode=0o755)
             if not (folder / f"{run_id}.jsonl").exists():
                 return run_id
             (folder / f"{run_id}.flight").rmdir()

@@ -12,6 +12,7 @@ import ctypes
 import json
 import mmap
 import os
+import re
 import select
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from typing import Any
 import psutil
 
 from bench.cli import INTERRUPTED, LOST
-from bench.witness import shared_memory, state_of
+from bench.witness import ENDED_BYTES, claim, shared_memory, state_of
 from collectives.operation import PHASES, Watch
 
 Records = dict[int, dict[str, Any]]  # by rank
@@ -42,23 +43,6 @@ ALONE = ("open the device", "compile", "results")
 LONGEST_ALONE = 10  # time-outs
 
 
-def claim(folder: Path, rank: int, why: str, by: str, status: int) -> bool:
-    """Writes down who ended first, whole or not at all. False when somebody else has: then that was the first.
-
-    Raises OSError where nothing can be written, as on a full disk.
-    """
-    leave_s = time.monotonic() + LEAVE_S
-    own = folder / f"ended-{os.getpid()}"
-    try:
-        own.write_text(json.dumps({"rank": rank, "why": why, "by": by, "status": status, "leave_s": leave_s}))
-        os.link(own, folder / "ended")
-    except FileExistsError:
-        return False
-    finally:
-        own.unlink(missing_ok=True)
-    return True
-
-
 class Flight:
     """This rank's record, and its watchdog.
 
@@ -70,9 +54,11 @@ class Flight:
         if folder is None:
             self.page = mmap.mmap(-1, PAGE_BYTES)
         else:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            with (folder / f"ended-by-{rank}").open("xb") as room:  # a full disk must not keep it from a claim
+                room.write(bytes(ENDED_BYTES))
             # Left open: that the kernel closes it is the first thing that the witness sees of a rank's end.
-            self.file = open(folder / f"rank-{rank}", "wb+")  # noqa: SIM115
+            self.file = open(folder / f"rank-{rank}", "xb+")  # noqa: SIM115
             self.file.write(bytes(PAGE_BYTES))  # a hole could not be filled on a full disk, which ends a rank by SIGBUS
             self.file.flush()
             self.page = mmap.mmap(self.file.fileno(), PAGE_BYTES)
@@ -80,6 +66,7 @@ class Flight:
         self.state: dict[str, Any] = {"turn": 0, "rank": rank, "case": None, "block": None, "text": ""}
         self.interrupted_s: float | None = None
         self.closed = False
+        self.ending = threading.Lock()  # the watchdog and the main thread may both have a reason
         self.pids: dict[int, int] = {}
         self.note("set-up")
 
@@ -90,7 +77,6 @@ class Flight:
     def _keep_watch(self) -> None:
         if ctypes.addressof(self.watch) != ctypes.addressof(self.kept_watch):
             ctypes.memmove(ctypes.addressof(self.kept_watch), ctypes.addressof(self.watch), ctypes.sizeof(Watch))
-
 
     def note(self, step: str, **state: Any) -> None:
         """This rank now does `step` (with case=, block=, text= where they change). All ranks note the same steps in the
@@ -113,8 +99,10 @@ class Flight:
 
     def end(self, sentence: str, culprit: int, why: str, status: int, details: str = "") -> None:
         """Says the sentence below its details, unless another rank was first, and ends this process with the others."""
+        by, leave_s = f"rank {self.rank}", time.monotonic() + LEAVE_S
         try:
-            is_first = self.folder is None or claim(self.folder, culprit, why, f"rank {self.rank}", status)
+            is_first = self.ending.acquire(blocking=False) and (
+                self.folder is None or claim(self.folder / f"ended-by-{self.rank}", culprit, why, by, status, leave_s))
         except OSError:  # nobody can be told but by the launcher, which ends the others when this one has left
             is_first = True
         if is_first:
@@ -132,16 +120,18 @@ class Flight:
         assert self.folder is not None
         try:
             ended = json.loads((self.folder / "ended").read_bytes())
-        except (FileNotFoundError, ValueError):  # nobody has, or it is being written
+            rank, why, status = int(ended["rank"]), str(ended["why"]), int(ended["status"])
+            leave_s = float(ended["leave_s"])
+        except (OSError, ValueError, TypeError, KeyError, OverflowError):  # nobody has, or none of ours
             return
-        if ended["by"] == "witness":  # then nobody has said it: MPICH's launcher leaves no time to, but others do
+        # Nobody has said what the witness noted: MPICH's launcher leaves no time to, but others do.
+        if ended.get("by") == "witness" and why.isprintable():
             with contextlib.suppress(OSError):
                 os.link(self.folder / "ended", self.folder / "told")  # by the first survivor alone
-                print(f"wiretax: rank {ended['rank']} {ended['why']}: {self._place_of(ended['rank'])}",
-                      file=sys.stderr, flush=True)
+                print(f"wiretax: rank {rank} {why}: {self._place_of(rank)}", file=sys.stderr, flush=True)
         # Clocks of other hosts stand elsewhere.
-        time.sleep(min(max(0.0, ended["leave_s"] - time.monotonic()), LEAVE_S))
-        os._exit(ended["status"])
+        time.sleep(min(max(0.0, leave_s - time.monotonic()), LEAVE_S))
+        os._exit(status if status in range(1, 256) else LOST)
 
     def timed_out(self, during: str = "") -> None:
         """Ends the run after a kernel's wait ran into the time-out, while this rank launched that."""
@@ -203,7 +193,7 @@ class Flight:
 
     def _last_move_s(self, records: Records, before: Records, now: float) -> float:
         """When a rank that the others wait for last got on: noted something, iterated, had a child (a compiler) that
-        works, or was busy in a step of its own. Never, for one that is stopped."""
+        works, was busy in a step of its own, or waited for another run's compiler. Never, for one that is stopped."""
         moves = [0.0]
         for rank in furthest_behind(records):
             record, earlier = records[rank], before.get(rank, {})
@@ -211,7 +201,7 @@ class Flight:
                 return 0.0
             moves.append(record["noted_s"])
             is_busy = record["step"] in ALONE and record["state"] in "RD"
-            worked = record["child_s"] != earlier.get("child_s") or is_busy
+            worked = record["child_s"] != earlier.get("child_s") or is_busy or waits_for_another_run(rank, self.pids)
             patient = now - record["noted_s"] <= LONGEST_ALONE * self.timeout_s
             if record["iteration"] != earlier.get("iteration") or (worked and patient):
                 moves.append(now)
@@ -240,7 +230,8 @@ class Flight:
         """The normal end of all ranks: nothing is watched any more, the record goes, and with the last the folder."""
         self.closed = True
         if self.folder is not None:
-            (self.folder / f"rank-{self.rank}").unlink()
+            for own in (f"rank-{self.rank}", f"ended-by-{self.rank}"):
+                (self.folder / own).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # others are still on their way out
                 self.folder.rmdir()
 
@@ -260,6 +251,15 @@ def process(pid: int) -> dict[str, Any]:
         except psutil.NoSuchProcess:
             used_s += 1.0  # it ended just now: a change
     return {"state": state, "child_s": used_s}
+
+
+def waits_for_another_run(rank: int, pids: dict[int, int]) -> bool:
+    """Whether this rank's process waits for a lock, as that of the compile cache, that none of these ranks holds."""
+    waits = rf"^(\d+): FLOCK +\w+ +\w+ (\d+) .*\n(?:\1: +->.*\n)*?\1: +-> FLOCK +\w+ +\w+ {pids[rank]} "
+    with contextlib.suppress(OSError):
+        found = re.search(waits, Path("/proc/locks").read_text(), re.MULTILINE)
+        return found is not None and int(found[2]) not in pids.values()
+    return False
 
 
 def seen(watch: Watch) -> dict[str, Any]:

@@ -23,14 +23,16 @@ import sys
 from pathlib import Path
 
 IN_CLOSE_WRITE = 8
+ENDED_BYTES = 512
 LEFT_BEHIND_S = 2.0  # a stopped rank was, once in some hundred runs, and mpirun waited for it
 
 
 def main(folder: Path, segments: set[str], pids: dict[int, int]) -> None:
+    os.close(os.pidfd_open(os.getpid()))  # where there are none it ends here: it could not tell who lives
     # A rank that the launcher has bound to a core hands its mask down; there the witness would wait for one that spins.
     with contextlib.suppress(OSError):
         os.sched_setaffinity(0, range(os.sysconf("SC_NPROCESSORS_CONF")))
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     libc = ctypes.CDLL(None)
     closings = libc.inotify_init1(os.O_NONBLOCK)
     libc.inotify_add_watch(closings, bytes(folder), IN_CLOSE_WRITE)
@@ -39,8 +41,8 @@ def main(folder: Path, segments: set[str], pids: dict[int, int]) -> None:
     for rank, pid in pids.items():
         try:
             fd = os.pidfd_open(pid)
-        except OSError:
-            claim(folder, rank)
+        except ProcessLookupError:
+            claim_for(folder, rank)
             continue
         segments |= shared_memory(pid)
         rank_of[fd] = rank
@@ -58,7 +60,7 @@ def main(folder: Path, segments: set[str], pids: dict[int, int]) -> None:
         for fd, _ in found:
             ends.unregister(fd)
             for rank in [*closed(closings), rank_of.pop(fd)]:
-                claim(folder, rank)
+                claim_for(folder, rank)
         for rank in rank_of.values():
             segments |= shared_memory(pids[rank])
     clear_up(folder, pids, segments)
@@ -66,17 +68,34 @@ def main(folder: Path, segments: set[str], pids: dict[int, int]) -> None:
 
 def closed(closings: int) -> list[int]:
     """The ranks whose records have been closed since the last call, in order; `closings` is inotify's descriptor."""
-    with contextlib.suppress(BlockingIOError):  # nothing was
+    with contextlib.suppress(OSError):  # nothing was, or this user has no inotify left: then the ends' order has to do
         return [int(rank) for rank in re.findall(rb"rank-(\d+)\0", os.read(closings, 1 << 16))]
     return []
 
 
-def claim(folder: Path, rank: int) -> None:
+def claim(own: Path, rank: int, why: str, by: str, status: int, leave_s: float) -> bool:
+    """Writes down who ended first, whole or not at all. False when somebody else has: then that was the first. `own` is
+    a file of the caller's: what is there already, of `ENDED_BYTES`, can be written on a full disk too.
+
+    Raises OSError where nothing can be written.
+    """
+    ended = json.dumps({"rank": rank, "why": why, "by": by, "status": status, "leave_s": leave_s})
+    try:
+        with open(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644), "wb") as file:
+            file.write(ended.encode().ljust(ENDED_BYTES))
+        os.link(own, own.with_name("ended"))
+    except FileExistsError:
+        return False
+    finally:
+        own.unlink(missing_ok=True)
+    return True
+
+
+def claim_for(folder: Path, rank: int) -> None:
     """Writes that this rank ended first, unless it finished or another was before it."""
     if (folder / f"rank-{rank}").exists():
-        with contextlib.suppress(OSError), open(folder / "ended", "x") as file:
-            # Survivors that the launcher spares leave at once.
-            json.dump({"rank": rank, "why": "ended without a word", "by": "witness", "status": 1, "leave_s": 0}, file)
+        with contextlib.suppress(OSError):  # survivors that the launcher spares leave at once
+            claim(folder / f"ended-of-{rank}", rank, "ended without a word", "witness", 1, leave_s=0)
 
 
 def state_of(pid: int) -> str:
@@ -97,12 +116,20 @@ def clear_up(folder: Path, pids: dict[int, int], segments: set[str]) -> None:
     that no unfinished run needs."""
     jobs = {job for segment in segments if (job := segment.rpartition("_")[0]).startswith("/dev/shm/mpich_shm_")}
     seen = (*map(Path, segments), *(more for job in jobs for more in Path("/dev/shm").glob(f"{job[9:]}_*")))
-    run, samples = folder.with_suffix(".jsonl"), folder.with_suffix(".samples")
-    for left in (*seen, *folder.parent.glob(f"{folder.stem}.*.part"), *samples.glob("*.part")):
-        left.unlink(missing_ok=True)
+    space, run = os.stat("/proc/self/ns/pid").st_ino, folder.with_suffix(".jsonl")
+    named = (more for pid in pids.values() for more in Path("/dev/shm").glob(f"wiretax-{space}-{pid}-*"))
+    claims = (folder / f"ended-{by}-{rank}" for rank in pids for by in ("by", "of"))
+    for left in (*seen, *named, *claims, *folder.parent.glob(f"{folder.stem}.*.part")):
+        with contextlib.suppress(OSError):  # gone, or another user's of such a name
+            left.unlink()
+    with contextlib.suppress(OSError):  # there are none, or a stranger has put a link there
+        samples = os.open(folder.with_suffix(".samples"), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        for name in os.listdir(samples):
+            if name.endswith(".part"):
+                os.unlink(name, dir_fd=samples)
     if run.exists() and b'"kind":"end"' not in run.read_bytes().splitlines()[-1]:
         return
-    for name in (*(f"rank-{rank}" for rank in pids), *(f"ended-{pid}" for pid in pids.values()), "ended", "told"):
+    for name in (*(f"rank-{rank}" for rank in pids), "ended", "told"):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # gone already, or still in use by another host's ranks
         folder.rmdir()

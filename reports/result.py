@@ -193,6 +193,8 @@ class RunFile:
             if keep_samples and case.case in samples:
                 kept = whole_blocks(samples[case.case], min(MAX_SAMPLED_ITERATIONS, affordable))
                 if len(kept):
+                    if not any(other.samples for other in cases):
+                        self._make_samples()
                     case.samples = self._save(f"case-{case.case:04d}.npy", kept)
             self._write(case)
         wrong = [case.n_wrong for case in cases if case.n_wrong is not None]
@@ -211,10 +213,17 @@ class RunFile:
         except OSError as error:
             raise ResultError(f"{self.path} cannot be written: {error.strerror}") from error
 
+    def _make_samples(self) -> None:
+        """The folder of this run's samples, new: what another user has put there, as a link, is not written into."""
+        folder = self.path.with_suffix(".samples")
+        try:
+            folder.mkdir()
+        except OSError as error:
+            raise ResultError(f"{folder} cannot be made: {error.strerror}") from error
+
     def _save(self, name: str, rows: NDArray[Any]) -> str:
         path, content = self.path.with_suffix(".samples") / name, io.BytesIO()
         np.save(content, rows.astype(np.float32))
-        path.parent.mkdir(exist_ok=True)
         write_whole(path, content.getvalue())
         return name
 

@@ -1,9 +1,11 @@
 """Run by mpirun: `bench.allreduce` where rank 1 shares what the others must not take for its memory.
 
 `tampered_ranks.py WHAT ...options of bench.allreduce`. WHAT is `none`, `stale` (memory of an earlier run), `swapped`
-(rank 0's, by its label), or `no handle`.
+(rank 0's, by its label), `no handle`, or `killed` (while its memory has a name, which it says).
 """
 
+import os
+import signal
 import sys
 
 import bench.command
@@ -15,6 +17,10 @@ allocate = shared_memory.allocate
 
 def tampered(what: str, size_bytes: int, type: str, label: str) -> shared_memory.SharedMemory:
     told = {"stale": "an earlier run's of rank 1", "swapped": label.replace("rank 1", "rank 0")}
+    if what == "killed":
+        handle = allocate(size_bytes, shared_memory.NAMED, label).handle
+        print(f"holds {handle.decode()}", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
     memory = allocate(size_bytes, type, told.get(what, label))
     if what == "no handle":
         shared_memory.forget_name(memory.handle)

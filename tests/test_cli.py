@@ -161,6 +161,8 @@ def test_help_and_list_speak_once_for_all_ranks(tmp_path):
     assert {name for name in about if "not here: " in about[name]} == {"library"}
     assert "does not reduce bfloat16" in about["library"]
     assert launch(tmp_path / "results", "--list", "-d", "bfloat16", ranks=None).stdout == listed.stdout
+    slurm = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}  # a batch script's own, outside srun
+    assert launch(tmp_path / "results", "--list", "-d", "bfloat16", ranks=None, **slurm).stdout == listed.stdout
     assert not list(tmp_path.iterdir())
 
 

@@ -42,6 +42,15 @@ def test_what_is_written_is_what_is_read(tmp_path):
     assert kinds[-3:] == ["case", "case", "end"]
 
 
+def test_samples_are_not_written_where_another_has_put_a_link(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    run = write_run(tmp_path / "first", **SMALL).run
+    (tmp_path / f"{run.run_id}.samples").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ResultError, match=r"samples cannot be made: File exists"):
+        write_run(tmp_path, **SMALL)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_a_run_cut_anywhere_in_its_last_lines_reads_as_incomplete_with_its_cases(tmp_path, stored):
     path = tmp_path / "cut.jsonl"
     *_, last_block, case, other_case, end = stored.splitlines(keepends=True)

@@ -131,7 +131,7 @@ def test_no_room_leaves_no_name():
     assert names() == before
 
 
-GOOD = [b"/proc/%d/fd/0" % os.getpid(), b"/dev/shm/wiretax-" + b"0" * 32]
+GOOD = [b"/proc/%d/fd/0" % os.getpid(), b"/dev/shm/wiretax-4026531836-%d-" % os.getpid() + b"0" * 32]
 PIECES = [b"/proc/self/fd/0", b"/etc/passwd", b"/dev/zero", b"/dev/shm/wiretax-../../etc/passwd", b"\n", b"\0", b"-1",
           b"9" * 40, "٣".encode(), b"{}", b'{"path": 3}', b"[" * 2000, b"/proc/1/fd/0", b"/proc/0/fd/0"]
 damaged = st.one_of(

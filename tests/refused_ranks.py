@@ -1,0 +1,46 @@
+"""Run by mpirun: `bench.allreduce` of ranks, with all that they start, to whom the kernel refuses something.
+
+`refused_ranks.py WHAT ...options of bench.allreduce`: WHAT is `pidfd` (as a kernel before 5.3 does), `inotify` (as it
+does where the user has used up his instances), `processes` (at `ulimit -u`), or `nothing`.
+"""
+
+import ctypes
+import errno
+import struct
+import sys
+
+import bench.command
+
+PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
+LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
+ALLOW, REFUSE = 0x7FFF0000, 0x50000
+# Numbers of system calls on x86-64, and what each is refused with.
+REFUSED = {"nothing": ([], 0), "pidfd": ([434], errno.ENOSYS), "inotify": ([294], errno.EMFILE),
+           "processes": ([56, 57, 58, 435], errno.EAGAIN)}
+
+
+class Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+def refuse(calls: list[int], number: int) -> None:
+    """From now on these system calls fail with this error, for this process and all that it starts."""
+    lines = [(LOAD, 0, 0, 0)]
+    for call in calls:
+        lines += [(JUMP_IF_EQUAL, 0, 1, call), (RETURN, 0, 0, REFUSE | number)]
+    code = b"".join(struct.pack("HBBI", *line) for line in [*lines, (RETURN, 0, 0, ALLOW)])
+    libc = ctypes.CDLL(None)
+    assert libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+    program = Program(len(code) // 8, code)
+    assert libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) == 0
+
+
+if __name__ == "__main__":
+    open_flight = bench.command.open_flight
+
+    def refused(*arguments):
+        refuse(*REFUSED[sys.argv[1]])
+        return open_flight(*arguments)
+
+    bench.command.open_flight = refused
+    bench.command.main("allreduce", "all_reduce", "All-reduce of ranks that are refused something.", sys.argv[2:])

@@ -1,0 +1,158 @@
+"""Where flight records and the witness are put into a shared folder, an old kernel or a full disk: a run that goes well
+ends well, one that does not says so once, and nobody else's files are touched."""
+
+import fcntl
+import json
+import os
+import platform
+import signal
+import stat
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.flight import Flight
+from bench.witness import clear_up
+from tests.faulty_runs import PROMISED_S, Launch, processes, said_in, show, wait_for
+from tests.launch import mpirun
+from tests.small_disk import Disk
+
+SHORT = ("--algorithm", "ring", "-n", "10")
+on_x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of system calls are x86-64's")
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "results"
+
+
+def refused(out, what, *options):
+    """A run to whose ranks, and all that they start, the kernel refuses something."""
+    run = Launch(out, *options, program=["tests/refused_ranks.py", what])
+    run.moment_s = time.monotonic()
+    return run
+
+
+@on_x86_64
+@pytest.mark.parametrize("what", ["pidfd", "inotify"])
+def test_a_kernel_that_shows_the_witness_less_costs_a_good_run_nothing(out, what):
+    done = refused(out, what, *SHORT).end(60)
+    assert (done.returncode, done.stderr) == (0, "")
+    wait_for(lambda: not processes(out), 2)
+    assert {path.suffix for path in out.iterdir()} == {".jsonl", ".png", ".samples"}
+
+
+@on_x86_64
+def test_a_killed_rank_is_named_where_no_inotify_is_to_be_had(out):
+    run = refused(out, "inotify", "--algorithm", "ring")
+    wait_for(lambda: run.blocks() > 2)
+    run.signal(run.ranks()[1], signal.SIGKILL)
+    run.end()
+    wait_for(lambda: not processes(out), 5)
+    assert "stopped first: rank " in show(out)  # which, is by the order in which the witness sees their ends
+
+
+@on_x86_64
+def test_ranks_that_can_start_nothing_are_refused_with_one_sentence(out):
+    done = refused(out, "processes").end(60)
+    assert done.returncode == 2
+    assert done.stderr == ("bench.allreduce: cannot start what watches over the ranks: "
+                           "Resource temporarily unavailable\n")
+    assert not list(out.iterdir())
+
+
+def test_what_a_link_in_a_shared_folder_leads_to_is_left_alone(tmp_path):
+    film, planted, own = (tmp_path / name for name in ("downloads", "run.samples", "own.samples"))
+    for folder in (film, own):
+        folder.mkdir()
+        (folder / "film.mkv.part").write_text("not ours")
+    planted.symlink_to(film)
+    for name in ("run", "own"):
+        clear_up(tmp_path / f"{name}.flight", {}, set())
+    assert list(film.iterdir())
+    assert not list(own.iterdir())
+
+
+def test_no_other_user_can_put_anything_among_the_records(out):
+    former = os.umask(0o002)
+    try:
+        run = Launch(out, *SHORT)
+    finally:
+        os.umask(former)
+    [flight] = wait_for(lambda: list(out.glob("*.flight")))
+    assert stat.S_IMODE(flight.stat().st_mode) == 0o755
+    run.moment_s = time.monotonic()
+    assert run.end(60).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["rank-0", "ended-by-0"])
+def test_a_record_is_never_written_through_a_link(tmp_path, name):
+    mine, flight = tmp_path / "bashrc", tmp_path / "run.flight"
+    mine.write_text("mine")
+    flight.mkdir()
+    (flight / name).symlink_to(mine)
+    with pytest.raises(FileExistsError):
+        Flight("run", flight, 0, 2)
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize(("planted", "status"), [
+    ([], 0), ({"rank": [1], "why": "x", "by": "witness", "status": 1, "leave_s": 0}, 0),
+    ({"rank": 1, "why": "\33[2J", "by": "witness", "status": 0, "leave_s": 0}, 1)])
+def test_a_word_of_the_end_that_is_none_of_ours_is_neither_printed_nor_a_status(out, planted, status):
+    run = Launch(out, *SHORT)
+    wait_for(lambda: len(list(out.glob("*.flight/rank-*"))) == 2)
+    [flight] = out.glob("*.flight")
+    (flight / "ended").write_text(json.dumps(planted))
+    run.moment_s = time.monotonic()
+    done = run.end(60)
+    assert done.returncode == status
+    assert "\33" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_survivors_of_a_late_rank_speak_once_on_a_full_disk(tmp_path):
+    try:
+        disk = Disk(tmp_path / "disk", 2 << 20)
+    except OSError as error:
+        pytest.skip(str(error))
+    out = disk.at / "results"
+    try:
+        run = Launch(out, *SHORT, program=["tests/fault_ranks.py", 1, "plan", 1, "sleep"], ranks=3)
+        wait_for(lambda: [path.stat().st_size for path in out.glob("*.flight/rank-*")] == [4096] * 3)
+        disk.fill()
+        run.moment_s = time.monotonic()
+        done = run.end(30)
+        assert len(said_in(done)) == 1, done.stderr
+        assert done.returncode == 1
+    finally:
+        disk.close()
+
+
+def test_memory_that_still_had_its_name_goes_with_a_rank_that_is_killed(out):
+    others = Path(f"/dev/shm/wiretax-1-{os.getpid()}-{'0' * 32}")
+    others.touch()
+    try:
+        done = mpirun(2, "tests/tampered_ranks.py", "killed", "-b", "16K", "-e", "16K", *SHORT, "--out", str(out))
+        assert done.returncode != 0
+        named = done.stderr.split("holds ")[1].split()[0]
+        wait_for(lambda: not processes(out), 5)
+        assert not Path(named).exists()
+        assert others.exists()
+    finally:
+        others.unlink()
+
+
+def test_another_run_that_compiles_for_longer_than_the_time_out_is_waited_for(out, tmp_path):
+    cache = tmp_path / "cache" / "wiretax"
+    cache.mkdir(mode=0o700, parents=True)
+    lock = os.open(cache, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    run = Launch(out, *SHORT, "--timeout", "1", "--lean", XDG_CACHE_HOME=str(cache.parent))
+    wait_for(lambda: len(list(out.glob("*.flight/rank-*"))) == 2)
+    threading.Timer(PROMISED_S, os.close, [lock]).start()
+    run.moment_s = time.monotonic()
+    done = run.end(60)
+    assert (done.returncode, done.stderr) == (0, "")

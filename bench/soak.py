@@ -23,7 +23,7 @@ from bench import verify
 from bench.cli import FINE, INTERRUPTED, WRONG
 from bench.flight import Flight
 from bench.run import opened
-from bench.subject import nothing, on_device, pattern_of
+from bench.subject import in_one_place, nothing, on_device, pattern_of
 from collectives.algorithm import ALGORITHMS, asked_for
 from collectives.allreduce_one_shot_ll import MOST_BYTES as MOST_PACKET_BYTES
 from collectives.allreduce_two_shot_quantized import BLOCK
@@ -94,8 +94,7 @@ def draw_launch(world: World, watch: Watch, draw: random.Random, buffers: Sequen
     if algorithm.lossy:
         count = -(-count // BLOCK) * BLOCK
     if in_place:
-        own = receive + (rank * count * datatype.size_bytes if what.cut else 0)
-        send, receive = receive if what.sends_all else own, receive if what.receives_all else own
+        send, receive = in_one_place(what, receive, count * datatype.size_bytes, rank)
     case = Case(what, count, datatype, redop, send, receive, in_place, variant, shape)
     with world.communicator.together(DeviceError):
         operation = algorithm.bind(world, case)

@@ -30,6 +30,13 @@ CHAIN_LINKS = {(False, False): "chain_link", (False, True): "chain_link_gathered
                (True, False): "chain_link_scattered", (True, True): "chain_link_exchanged"}
 
 
+def in_one_place(collective: Collective, buffer: int, segment_bytes: int, rank: int) -> tuple[int, int]:
+    """A rank's send and receive buffer in place: one lies within the other, where the rank's own segment has its
+    place. Addresses."""
+    own = buffer + (rank * segment_bytes if collective.cut else 0)
+    return buffer if collective.sends_all else own, buffer if collective.receives_all else own
+
+
 @dataclass
 class Buffers:
     """A send and a receive buffer of this rank, as large as the largest size, and the seed of what fills them."""
@@ -40,11 +47,9 @@ class Buffers:
 
     def case(self, collective: Collective, shape: Shape, count: int, datatype: Datatype, redop: str, in_place: bool,
              variant: str, rank: int) -> Case:
-        """In place one buffer lies within the other, where the rank's own segment has its place."""
         send, receive = self.send.address, self.receive.address
         if in_place:
-            own = receive + (rank * count * datatype.size_bytes if collective.cut else 0)
-            send, receive = receive if collective.sends_all else own, receive if collective.receives_all else own
+            send, receive = in_one_place(collective, receive, count * datatype.size_bytes, rank)
         return Case(collective, count, datatype, redop, send, receive, in_place, variant, shape)
 
 

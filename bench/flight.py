@@ -132,12 +132,17 @@ class Flight:
         time.sleep(min(max(0.0, leave_s - time.monotonic()), LEAVE_S))
         os._exit(status if status in range(1, 256) else LOST)
 
+    def give_way(self) -> None:
+        """Lets others speak first, who may know more than this rank: ends this process if they do."""
+        if self.folder is not None:
+            time.sleep(LEAVE_S)
+            self._leave_with_others()
+
     def timed_out(self, during: str = "") -> None:
         """Ends the run after a kernel's wait ran into the time-out, while this rank launched that."""
         w = self.watch
-        if self.folder is not None and not w.wanted >> 32:  # in a meeting: who waits in the collective knows its epoch
-            time.sleep(LEAVE_S)
-            self._leave_with_others()
+        if not w.wanted >> 32:  # in a meeting: who waits in the collective knows its epoch
+            self.give_way()
         # The peer may itself wait for another, as neighbours in a ring do.
         culprit, why = behind(self._records(), waited_for=int(w.peer)) or (int(w.peer), "did not answer")
         seen, wanted = (f"epoch {stamp >> 32} step {stamp & 0xFFFFFFFF}" for stamp in (w.seen, w.wanted))

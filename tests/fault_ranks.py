@@ -3,6 +3,7 @@
 `fault_ranks.py RANK WHERE CALL WHAT ...options of bench.allreduce`: on that rank the CALL-th passage (from 1) through
 WHERE raises an exception (WHAT is `raise`), kills or stops the process, or sleeps for a minute. `kill:0` or `stop:0`
 strikes rank 0 instead, which this rank lets wait first: so rank 0 is struck inside the wait that WHERE leads into.
+`lose:0` kills rank 0 and at once raises what MPI may raise where a rank is lost.
 WHERE is `device`, `map` or `plan` (in set-up), `block`, `probe` (of the link, twice a block), `store`, `between`
 (blocks), `operation` or `check` (in the native loop, before its first instruction), `results` (on rank 0), `finish` (of
 MPI) or `close` (of the flight record, after that).
@@ -43,7 +44,11 @@ def strike(what: str) -> None:
     if kind == "sleep":
         time.sleep(STALL_S)
     else:
-        os.kill(process_of(victim) if victim else os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[kind])
+        os.kill(process_of(victim) if victim else os.getpid(), signal.SIGSTOP if kind == "stop" else signal.SIGKILL)
+    if kind == "lose":
+        from mpi4py import MPI
+
+        raise MPI.Exception(MPI.ERR_IN_STATUS)
 
 
 def process_of(rank: str) -> int:

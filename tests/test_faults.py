@@ -206,6 +206,16 @@ def test_survivors_that_the_launcher_spares_say_who_was_killed(out, rank, where,
     assert took_s < SOON_S
 
 
+def test_an_error_of_mpi_s_because_a_rank_was_killed_is_not_taken_for_the_reason(out):
+    """MPI may tell a survivor before the witness has noted whose end came first."""
+    done, took_s = struck(out, 0, "between", 9, "lose:1", "--algorithm", "ring", spared=True)
+    [said] = said_in(done)
+    assert re.match("wiretax: rank 1 ended without a word: ", said), done.stderr
+    assert "Traceback" not in done.stderr
+    assert took_s < SOON_S
+    assert re.search(r"stopped first: rank 1, .* \(ended without a word\)", show(out))
+
+
 def test_a_run_does_without_its_witness(out):
     run = Launch(out, "--algorithm", "ring", "-n", "10")
     wait_for(lambda: list(out.glob("*.flight/rank-1")))

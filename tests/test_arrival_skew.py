@@ -23,7 +23,7 @@ from reports.table import render
 from reports.verdict_table import case_names
 from tests import fake_gpu
 from tests.fake_gpu import fake_nccl
-from tests.launch import ROOT, mpirun
+from tests.launch import ROOT, few, mpirun
 
 LATE_US = 20_000
 N = 8  # timed iterations of a case, each of 20 ms
@@ -46,13 +46,13 @@ def waited(case):
     return case.arrival_skew_us.median > 0.9 * LATE_US
 
 
-@pytest.mark.parametrize(("command", "ranks", "algorithms", "dispatch"), [
+@pytest.mark.parametrize(("command", "ranks", "algorithms", "dispatch"), few([
     ("allreduce", 2, "two_shot,ring,library", "native"),
     ("allgather", 2, "direct_pull,library", "python"),
+    ("sendrecv", 3, "direct_pull,library", "native"),
     ("alltoall", 3, "direct_push,library", "native"),
     ("sendrecv", 2, "direct_push,library", "native"),
-    ("sendrecv", 3, "direct_pull,library", "native"),
-])
+], 3))
 def test_the_wait_is_as_long_as_asked_for_and_in_no_time(tmp_path, command, ranks, algorithms, dispatch):
     """An early rank's wait would pass for a slow collective, or a delay that is none for a fast one. The ordinary cases
     of the same run show that neither figure is so by itself."""

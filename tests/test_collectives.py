@@ -8,13 +8,14 @@ from bench import verify
 from collectives.auto import choose
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined, reason_against
 from collectives.library import types_of
-from tests.launch import mpirun
+from tests.launch import count, mpirun
 
 ALL_REDUCE = COLLECTIVES["all_reduce"]
 
 
 @pytest.mark.parametrize(("ranks", "examples"), [(1, 60), (2, 250), (3, 200), (4, 80), (5, 80), (8, 40)])
 def test_every_collective_is_right_and_where_results_are_alike_so_are_their_bits(ranks, examples):
+    examples = count(examples)
     done = mpirun(ranks, "tests/collective_ranks.py", str(examples), str(ranks))
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"{examples} examples right on {ranks} ranks" in done.stdout

@@ -24,7 +24,7 @@ from tests.faulty_runs import (
     wait_for,
 )
 from tests.inject_faults import inject
-from tests.launch import ROOT, mpirun
+from tests.launch import ROOT, count, few, mpirun
 
 
 @pytest.fixture
@@ -38,14 +38,14 @@ def out(tmp_path):
 
 @pytest.mark.parametrize(
     ("rank", "where", "call", "ranks", "place"),
-    [
+    few([
         (1, "device", 1, 2, "step open the device"),
-        (0, "map", 1, 2, "step map the peers"),
-        (1, "plan", 1, 2, "step plan the cases"),
         (1, "block", 4, 2, r"case 0 \(.*\), block 3, step timed loop"),
         (2, "between", 9, 3, ".*step [a-z ]+"),
         (0, "store", 3, 2, r"case \d+ \(.*\), block \d+, step store"),
-    ],
+        (0, "map", 1, 2, "step map the peers"),
+        (1, "plan", 1, 2, "step plan the cases"),
+    ], 4),
 )
 def test_an_exception_on_one_rank_ends_all_with_one_sentence(out, rank, where, call, ranks, place):
     options = ["--algorithm", "ring"]
@@ -66,15 +66,15 @@ def test_an_exception_in_the_links_probe_names_case_and_block(out):
 
 @pytest.mark.parametrize(
     ("rank", "where", "call", "ranks", "algorithm", "place"),
-    [
+    few([
         (1, "device", 1, 2, "ring", "step open the device"),
-        (1, "map", 1, 2, "ring", "step map the peers"),
-        (1, "plan", 1, 2, "ring", "step plan the cases"),
-        (0, "between", 9, 2, "ring", "case 0|link .*"),
         (1, "check", 6, 2, "ring", r"case 0 \(.*\), .*step .*, check"),
         (0, "store", 5, 2, "ring", r"case 0 \(.*\), block \d+, step store"),
         (1, "operation", 300, 2, "library", r"case 0 \(library 16384 B isolated\), .*step .*, the collective"),
-    ],
+        (1, "map", 1, 2, "ring", "step map the peers"),
+        (1, "plan", 1, 2, "ring", "step plan the cases"),
+        (0, "between", 9, 2, "ring", "case 0|link .*"),
+    ], 4),
 )  # fmt: skip
 def test_a_rank_that_stalls_is_named_by_those_that_wait_for_it(out, rank, where, call, ranks, algorithm, place):
     done, took_s = struck(out, rank, where, call, "sleep", "--algorithm", algorithm, ranks=ranks)
@@ -86,7 +86,7 @@ def test_a_rank_that_stalls_is_named_by_those_that_wait_for_it(out, rank, where,
 
 @pytest.mark.parametrize(
     ("rank", "call", "ranks", "algorithm", "mode"),
-    [(0, 40, 2, "one_shot_push", "isolated"), (1, 40, 3, "ring", "isolated"), (1, 200, 2, "ring", "chained")],
+    few([(1, 40, 3, "ring", "isolated"), (1, 200, 2, "ring", "chained"), (0, 40, 2, "one_shot_push", "isolated")], 2),
 )
 def test_a_rank_that_stalls_in_a_kernel_is_named_with_its_epochs(out, rank, call, ranks, algorithm, mode):
     # Around a ring each rank waits for its neighbour; still the one that sleeps is named.
@@ -121,14 +121,14 @@ STORING = r"case 0 \(ring 16384 B isolated\), block \d+, step store, epoch \d+"
 
 @pytest.mark.parametrize(
     ("rank", "where", "call", "victim", "ranks", "algorithm", "place"),
-    [
-        (1, "plan", 1, 0, 2, "ring", r".*step .*, epoch \d+"),  # inside a collective of MPI
+    few([
         (2, "operation", 40, 2, 3, "ring", SPINNING),
-        (1, "operation", 40, 0, 2, "ring", SPINNING),
         (1, "operation", 40, 0, 2, "library", REDUCING),
         (0, "store", 5, 0, 2, "ring", STORING),
         (0, "finish", 1, 0, 2, "ring", r"step finished, epoch \d+"),
-    ],
+        (1, "plan", 1, 0, 2, "ring", r".*step .*, epoch \d+"),  # inside a collective of MPI
+        (1, "operation", 40, 0, 2, "ring", SPINNING),
+    ], 4),
 )
 def test_a_stopped_rank_is_named_with_its_last_epoch(out, rank, where, call, victim, ranks, algorithm, place):
     what = "stop" if rank == victim else f"stop:{victim}"
@@ -255,7 +255,7 @@ def test_ranks_that_are_stopped_and_continued(out, victims, pause_s, algorithm):
     assert "INCOMPLETE" not in show(out)
 
 
-@pytest.mark.parametrize("seed", random.sample(range(1 << 30), 5))
+@pytest.mark.parametrize("seed", random.sample(range(1 << 30), count(9)))
 def test_a_fault_at_a_random_moment(seed):
     found = inject(seed)
     assert not found.broken, found

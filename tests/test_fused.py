@@ -13,12 +13,13 @@ from collectives.fused import COLLECTIVE, EPSILON, FUSED, GemvCase, NormCase
 from collectives.operation import Algorithm, Build, Case, Operation, Unsupported
 from reports.result import read
 from tests.fused_ranks import TYPES, drawn, wrong_of_gemv, wrong_of_norm
-from tests.launch import mpirun
+from tests.launch import count, mpirun
 
 
 @pytest.mark.beside
 @pytest.mark.parametrize(("ranks", "examples"), [(1, 20), (2, 60), (3, 30)])
 def test_every_element_is_right_and_has_the_bits_of_two_launches(ranks, examples):
+    examples = count(examples)
     done = mpirun(ranks, "tests/fused_ranks.py", str(examples), str(ranks))
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"{examples} examples right on {ranks} ranks" in done.stdout

@@ -14,7 +14,7 @@ import pytest
 
 from kernels.gpu_driver import visible_gpus
 from tests.fake_gpu import environment
-from tests.launch import ROOT, mpirun
+from tests.launch import ROOT, count, mpirun
 
 WITHOUT_LIBRARY = {"FAKE_NCCL_BINDING": "none"}  # which has its own tests
 
@@ -52,7 +52,8 @@ def vendor_here():
 
 @pytest.mark.parametrize(("ranks", "vendor"), [(2, "cuda"), (3, "hip"), (8, "cuda")])
 def test_all_ranks_in_one_launch_are_right_on_a_fake_gpu(ranks, vendor):
-    assert_right(in_one_launch(ranks, 12, ranks, **fake(vendor, sms=12)), 12, ranks)
+    examples = count(24)
+    assert_right(in_one_launch(ranks, examples, ranks, **fake(vendor, sms=12)), examples, ranks)
 
 
 @pytest.mark.gpu
@@ -66,13 +67,15 @@ def test_all_ranks_in_one_launch_are_right(ranks):
     [("same_device", "cuda", 1), ("host_staged", "cuda", 2), ("host_staged", "hip", 1), ("mapped", "hip", 2)],
 )
 def test_two_processes_are_right_on_a_fake_gpu(memory, vendor, gpus):
-    assert_right(by_processes(vendor, memory, 25, gpus, **fake(vendor, count=gpus, sms=6)), 25, 2)
+    examples = count(45)
+    assert_right(by_processes(vendor, memory, examples, gpus, **fake(vendor, count=gpus, sms=6)), examples, 2)
 
 
 @pytest.mark.parametrize("vendor", ["cuda", "hip"])
 def test_tokens_reach_their_experts_and_come_back_on_a_fake_gpu(vendor):
     """Blocks of a launch do not wait for each other, and one that is ahead would spoil what another has yet to read."""
-    assert_right(by_processes(vendor, "auto", 15, 1, program="routed", **fake(vendor, sms=6)), 15, 2)
+    examples = count(18)
+    assert_right(by_processes(vendor, "auto", examples, 1, program="routed", **fake(vendor, sms=6)), examples, 2)
 
 
 @pytest.mark.gpu
@@ -85,8 +88,9 @@ def test_tokens_reach_their_experts_and_come_back():
     ("cuda", 64, "gemv_allreduce")])
 def test_fused_kernels_are_right_on_a_fake_gpu(vendor, threads, kernel):
     """Blocks of a part of a wave, and of two waves, each with a sum of its own."""
-    found = by_processes(vendor, "auto", 12, threads, kernel, program="fused", **fake(vendor, sms=4, threads=threads))
-    assert_right(found, 12, 2)
+    gpu, examples = fake(vendor, sms=4, threads=threads), count(18)
+    found = by_processes(vendor, "auto", examples, threads, kernel, program="fused", **gpu)
+    assert_right(found, examples, 2)
 
 
 @pytest.mark.gpu
@@ -115,8 +119,9 @@ def test_two_gpus_are_right(memory):
 
 
 def test_back_to_back_launches_are_right_on_a_fake_gpu():
-    found = stress("cuda", 600, 1, **fake("cuda", sms=6))
-    assert found == {"launches": 600, "wrong_elements": 0, "timed_out": False}
+    launches = count(900)
+    found = stress("cuda", launches, 1, **fake("cuda", sms=6))
+    assert found == {"launches": launches, "wrong_elements": 0, "timed_out": False}
 
 
 @pytest.mark.gpu

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.launch import ROOT
+from tests.launch import ROOT, few
 from tests.launch_matrix import (
     ALONE,
     AS_ROOT,
@@ -80,7 +80,7 @@ def test_ranks_that_the_launcher_bound_keep_their_cores_and_the_library_its_best
 
 
 @namespaces
-@BOTH
+@pytest.mark.parametrize("launcher", few(LAUNCHERS, 1))
 def test_eight_ranks_with_large_messages_fit_a_container_s_shared_memory(out, launcher):
     done = launched([*with_shm("size=64m"), *command(launcher, 8, *allreduce(out, *LARGE))])
     assert done.returncode == 0, done.stderr

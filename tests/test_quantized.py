@@ -17,7 +17,7 @@ from collectives.operation import Case, Pick, Unsupported
 from reports.result import Block, Planned, read
 from reports.table import render
 from reports.tune import winners
-from tests.launch import mpirun
+from tests.launch import count, mpirun
 from tests.synthetic_run import write_run
 
 NAMES = [algorithm.name for algorithm in QUANTIZED]
@@ -30,9 +30,10 @@ E4M3 = np.array([(1 + m / 8) * 2.0 ** (e - 7) if e else m / 8 * 2.0**-6 for e in
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("stores", ["STREAM_SLAB=0", "STREAM_SLAB=1"])
 def test_every_element_is_numpys_and_as_near_to_fp64_as_its_block_allows(ranks, stores):
-    done = mpirun(ranks, "tests/quantized_ranks.py", "24", str(ranks), stores)
+    examples = count(24)
+    done = mpirun(ranks, "tests/quantized_ranks.py", str(examples), str(ranks), stores)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert f"24 examples right on {ranks} ranks" in done.stdout
+    assert f"{examples} examples right on {ranks} ranks" in done.stdout
 
 
 def test_fp8_is_the_nearest_of_all_codes_and_integers_are_to_the_nearest():

@@ -10,7 +10,7 @@ import pytest
 from reports.plot import plot
 from reports.result import read
 from reports.show import text
-from tests.launch import mpirun
+from tests.launch import count, mpirun
 
 FEW = ["--max-time", "40", "-n", "12", "--lean"]
 SMALL = ["--experts", "8", "--tokens", "40", "--hidden", "96"]
@@ -19,6 +19,7 @@ SMALL = ["--experts", "8", "--tokens", "40", "--hidden", "96"]
 @pytest.mark.beside
 @pytest.mark.parametrize(("ranks", "examples"), [(1, 20), (2, 90), (3, 60), (5, 20)])
 def test_tokens_reach_their_experts_and_come_back_bit_by_bit(ranks, examples):
+    examples = count(examples)
     done = mpirun(ranks, "tests/routed_ranks.py", str(examples), str(ranks))
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"{examples} examples right on {ranks} ranks" in done.stdout

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.launch import mpirun
+from tests.launch import count, mpirun
 
 LAUNCHES = 5000
 
@@ -19,7 +19,7 @@ def stress(ranks, *settings, launches=LAUNCHES, seed=1):
 @pytest.mark.parametrize("ranks", [2, 3, 5])
 @pytest.mark.parametrize("stores", ["plain", "streaming"])
 def test_back_to_back_launches_are_right_across_the_epochs_wrap(ranks, stores):
-    launches = LAUNCHES if ranks < 4 else LAUNCHES // 5  # more ranks than cores take turns
+    launches = count(LAUNCHES if ranks < 4 else LAUNCHES // 5)  # more ranks than cores take turns
     streaming = int(stores == "streaming")
     settings = f"STREAM_SLAB={streaming}", f"STREAM_RECEIVE={streaming}"
     found = stress(ranks, *settings, launches=launches, seed=2 * ranks + streaming)

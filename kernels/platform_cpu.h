@@ -30,7 +30,7 @@ DEVICE u64 clock_ns() {
 // How long a wait has lasted, from its first look at the clock on, which most never need. A process that is stopped, as
 // all of a suspended job are, looks late when it is continued: it must not then find that its peers are.
 constexpr u64 PAUSE_NS = 1000000000;  // between two looks: nobody was waiting then
-struct Waited {
+struct FlagWait {
   u64 start = 0, looked = 0;
   DEVICE bool longer_than(u64 ns) {
     const u64 now = clock_ns();
@@ -39,6 +39,7 @@ struct Waited {
     return now - start > ns;
   }
 };
+using PacketWait = FlagWait;
 
 DEVICE bool is_aligned(const char*) { return true; }
 DEVICE bool may_stream(const char* p) { return (u64)p % VECTOR_BYTES == 0; }  // other packs would fault

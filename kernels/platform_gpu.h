@@ -7,9 +7,19 @@ DEVICE int rank_in_grid() { return block_in_grid() / blocks(); }
 DEVICE void breathe() {}
 DEVICE void yield() {}
 // How long a wait has lasted. A kernel that has begun is not stopped with its process, so there are no pauses in it.
-struct Waited {
+// That for a packet is from the first look at the clock on, which most never need; that for a flag is not, since a start
+// that is set within the loop takes scalar registers that a large kernel has not on gfx942.
+struct FlagWait {
   const u64 start = clock_ns();
   DEVICE bool longer_than(u64 ns) const { return clock_ns() - start > ns; }
+};
+struct PacketWait {
+  u64 start = 0;
+  DEVICE bool longer_than(u64 ns) {
+    const u64 now = clock_ns();
+    if (!start) start = now;
+    return now - start > ns;
+  }
 };
 
 DEVICE bool is_aligned(const char* p) { return ((u64)p & 15) == 0; }

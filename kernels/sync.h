@@ -80,7 +80,7 @@ DEVICE void give_up(const Arguments& a, int peer, u64 seen, u64 wanted) {
 // Spins until `flag` has reached `wanted`, or until the clock or the host says so: nothing spins for ever.
 DEVICE void await_acquire_system(const Arguments& a, const u64* flag, u64 wanted, int peer) {
   if (WITHOUT_WAIT || reached(load_acquire_system(flag), wanted)) return;
-  Waited waited;
+  FlagWait waited;
   for (int polls = 1;; ++polls) {
     const u64 seen = load_acquire_system(flag);
     if (reached(seen, wanted)) return;

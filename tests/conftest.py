@@ -1,5 +1,5 @@
 """Tests of a real GPU are asked for by name: `pytest -m gpu`, as `make test-gpu` does. What may run beside other tests
-is told from what must not, for `make test` to have the first on all cores: `-m beside`, then `-m "not beside"`.
+is told from what must not, for `make test` to have the first two at once: `-m beside`, then `-m "not beside"`.
 """
 
 import os
@@ -11,14 +11,14 @@ import pytest
 from kernels.device import DeviceError
 from kernels.gpu_driver import visible_gpus
 
-# They judge no time, start nothing that counts on a core of its own, and look for nothing that others may have left.
+# They judge no time, but for tests that are marked `alone`, and look for nothing that others may have left.
 BESIDE = {
     "advise", "calibration", "campaign_manifest", "card", "collectives", "dashboard", "dashboard_browser",
-    "dashboard_store", "device_gpu", "environment", "fake_gpu", "fit", "foreign", "fuzz_reports", "gpu", "history",
-    "import", "import_damage", "import_formats", "kernels_broken", "kernels_compile", "layers", "library_gpu",
-    "measure", "memory_model", "nccl", "procure", "readme", "reports_accept", "reports_case", "reports_compare",
-    "reports_exposed", "reports_forest", "reports_page", "reports_peers", "reports_regress", "reports_result",
-    "reports_show", "reports_stats", "reports_verdict", "routing", "sanitizers", "serving", "topology", "unguarded",
+    "dashboard_store", "device_gpu", "environment", "fit", "foreign", "gpu", "history", "import", "import_damage",
+    "import_formats", "kernels_broken", "kernels_compile", "layers", "library_gpu", "measure", "memory_model",
+    "nccl", "procure", "readme", "reports_accept", "reports_case", "reports_compare", "reports_exposed",
+    "reports_forest", "reports_page", "reports_peers", "reports_regress", "reports_result", "reports_show",
+    "reports_stats", "reports_verdict", "routing", "sanitizers", "serving", "topology", "unguarded",
 }
 
 
@@ -29,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["XDG_DATA_HOME"] = data.name  # a table that was tuned on this machine decides nothing here
     config.addinivalue_line("markers", "gpu: needs a real GPU and the CuPy for it")
     config.addinivalue_line("markers", "beside: may run beside others; said here of whole files")
+    config.addinivalue_line("markers", "alone: what is said of its file is not true of this test")
     if "gpu" not in config.option.markexpr:
         config.option.markexpr = f"not gpu and ({config.option.markexpr or 'not gpu'})"
     if config.option.markexpr == "gpu":
@@ -40,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.stem.removeprefix("test_") in BESIDE:
+        if item.path.stem.removeprefix("test_") in BESIDE and not item.get_closest_marker("alone"):
             item.add_marker("beside")
 
 

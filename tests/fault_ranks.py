@@ -44,7 +44,8 @@ def strike(what: str) -> None:
     if kind == "sleep":
         time.sleep(STALL_S)
     else:
-        os.kill(process_of(victim) if victim else os.getpid(), signal.SIGSTOP if kind == "stop" else signal.SIGKILL)
+        signals = {"kill": signal.SIGKILL, "lose": signal.SIGKILL, "stop": signal.SIGSTOP}
+        os.kill(process_of(victim) if victim else os.getpid(), signals[kind])
     if kind == "lose":
         from mpi4py import MPI
 

@@ -278,6 +278,7 @@ def loop_on_a_fake_gpu(what):
     return json.loads(done.stdout)
 
 
+@pytest.mark.alone
 def test_what_the_host_takes_to_enqueue_is_in_no_time_on_a_fake_gpu():
     """An operation whose host side takes 20 ms is timed as its kernel alone, but for the first of all."""
     found = loop_on_a_fake_gpu("slow_host")
@@ -285,6 +286,7 @@ def test_what_the_host_takes_to_enqueue_is_in_no_time_on_a_fake_gpu():
     assert statistics.median(found["times_us"]) < 15_000
 
 
+@pytest.mark.alone
 def test_more_than_a_stream_holds_goes_in_batches_on_a_fake_gpu():
     """A full stream makes the host wait for a gate that the host has yet to open."""
     found = loop_on_a_fake_gpu("many_iterations")

@@ -88,7 +88,7 @@ def test_tokens_reach_their_experts_and_come_back():
     ("cuda", 64, "gemv_allreduce")])
 def test_fused_kernels_are_right_on_a_fake_gpu(vendor, threads, kernel):
     """Blocks of a part of a wave, and of two waves, each with a sum of its own."""
-    gpu, examples = fake(vendor, sms=4, threads=threads), count(18)
+    gpu, examples = fake(vendor, sms=4, threads=threads), count(36)
     found = by_processes(vendor, "auto", examples, threads, kernel, program="fused", **gpu)
     assert_right(found, examples, 2)
 

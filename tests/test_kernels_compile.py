@@ -71,9 +71,9 @@ def built(stem: str, architecture: str, macros=(), folder: Path = SOURCES) -> tu
 
 each_file = pytest.mark.parametrize("stem", FILES)
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
-ONE_OF_A_KIND = ("sm_90", "gfx942", "gfx1201")
+ONE_OF_A_KIND = ("sm_90", "gfx942", "gfx1100", "gfx1201")
 some_architectures = pytest.mark.parametrize(
-    "architecture", few(sorted(ARCHITECTURES, key=lambda name: name not in ONE_OF_A_KIND), 3))
+    "architecture", few(sorted(ARCHITECTURES, key=lambda name: name not in ONE_OF_A_KIND), 4))
 
 
 @each_file

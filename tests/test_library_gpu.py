@@ -148,6 +148,7 @@ def test_the_function_that_failed_is_named_on_a_fake_gpu(collective, fails, name
         assert set(found["results"].values()) == {sentence}
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("collective", ["all_gather", "sendrecv"])
 def test_any_collective_that_stands_still_is_given_up_on_a_fake_gpu(collective):
     faults = {"stands_still": "default", "own": {"FIRST_CALL_S": "1"}, "variants": ["plain"]}
@@ -205,6 +206,7 @@ def test_without_windows_the_plain_variant_still_runs_on_a_fake_gpu(faults, reas
 SLOW_DEFAULT = "default:3000,LL128:3000,LL:300,Simple:6000"
 
 
+@pytest.mark.alone
 def test_rccl_is_tuned_to_the_fastest_protocol_on_a_fake_gpu():
     own = {"NCCL_PROTO": "LL128", "NCCL_P2P_LEVEL": "SYS"}
     for found in on_fake_gpus("hip", delays_us=SLOW_DEFAULT, own=own, gpu={"arch": "gfx942"}):
@@ -281,6 +283,7 @@ def test_a_library_that_one_rank_cannot_set_up_is_unsupported_on_all_on_a_fake_g
         assert found["results"] == {"plain float32 sum out 1000": sentence}
 
 
+@pytest.mark.alone
 def test_a_library_that_stands_still_is_aborted_and_unsupported_on_a_fake_gpu():
     """RCCL's default does on two R9700s, and NCCL's where peers are claimed and do not carry."""
     for found in on_fake_gpus("hip", stands_still="default", own={"FIRST_CALL_S": "1"}):

@@ -13,12 +13,12 @@ ROOT = Path(__file__).parent.parent
 # By file: from here, up to here, and what stands there instead.
 GUARDS = {
     "kernels/sync.h": [
-        ("  Waited waited;\n  for (int polls = 1;; ++polls) {\n    const u64 seen",
+        ("  FlagWait waited;\n",
          "    if (a.yields) yield();\n  }\n", "  while (!reached(load_acquire_system(flag), wanted)) breathe();\n"),
     ],
     "kernels/allreduce_one_shot_ll.cu": [
         ("    if (polls % POLLS_PER_LOOK) continue;\n", "    if (a.yields) yield();\n", ""),
-        ("  Waited waited;", "\n", ""),
+        ("  PacketWait waited;", "\n", ""),
         ("  for (int polls = 1;; ++polls) {\n", "", "  for (;;) {\n"),
     ],
     "kernels/timed_loop.cpp": [

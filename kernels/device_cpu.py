@@ -153,8 +153,10 @@ class CpuDevice:
 
         def compile_to(unfinished: Path, target: Path) -> None:
             command = [*find_compiler(), "-x", "c++", *flags, str(source), "-o", str(unfinished)]
-            # The compiler outlives this process if that is killed; then nobody else would clear away what it makes.
-            whole = ('target=$1; shift; "$@" && [ -e "$0" ] && kill -0 $PPID 2>&- && mv -f "$0" "$target" '
+            # The compiler outlives this process if that is killed; then nobody else would clear away what it makes, or
+            # give it its last name.
+            whole = ('target=$1; shift; "$@" && [ -e "$0" ] && kill -0 $PPID 2>&- && chmod 600 "$0" '
+                     '&& sum=$(sha256sum <"$0") && mv -f "$0" "${target%.so.*}-${sum%% *}.so" '
                      '|| { rm -f "$0"; exit 1; }')
             shell = ["sh", "-c", whole, str(unfinished), str(target), *command]
             done = subprocess.run(shell, capture_output=True, text=True, start_new_session=True)

@@ -110,7 +110,7 @@ def kept(folder: Path, name: str, suffix: str) -> Path | None:
 def compiled(source: Path, flags: list[str], toolchain: str, suffix: str,
              compile_to: Callable[[Path, Path], None]) -> Path:
     """The compiled form of `source`, from the cache or by `compile_to(unfinished, target)`, which makes the one and
-    renames it when it is whole; `toolchain` names compiler and machine."""
+    renames it when it is whole, to the other or to its last name; `toolchain` names compiler and machine."""
     key = hashlib.sha256("\0".join([toolchain, *flags]).encode())
     for path in source_with_headers(source):
         key.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -129,6 +129,8 @@ def compiled(source: Path, flags: list[str], toolchain: str, suffix: str,
             for useless in (*folder.glob(f"{name}-*{suffix}"), *folder.glob(f"*{suffix}.*")):
                 useless.unlink(missing_ok=True)
         compile_to(unfinished, target)
+        if found := kept(folder, name, suffix):
+            return found
         target.chmod(0o600)  # whatever the umask: what others can write is not loaded
         digest = hashlib.sha256(target.read_bytes()).hexdigest()
         return target.replace(folder / f"{name}-{digest}{suffix}")

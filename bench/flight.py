@@ -108,6 +108,8 @@ class Flight:
         if is_first:
             with contextlib.suppress(OSError):  # nobody reads any more: the launcher has gone
                 print(f"{details}wiretax: {sentence}", file=sys.stderr, flush=True)
+            if self.folder is not None:
+                self._continue_stopped()
         latest_s = time.monotonic() + 2 * LEAVE_S
         while self.folder is not None and time.monotonic() < latest_s:
             self._leave_with_others()
@@ -133,6 +135,19 @@ class Flight:
         # Clocks of other hosts stand elsewhere.
         time.sleep(min(max(0.0, leave_s - time.monotonic()), LEAVE_S))
         os._exit(status if status in range(1, 256) else LOST)
+
+    def _continue_stopped(self) -> None:
+        """Lets the stopped ranks of this host go on, so that they leave with the others: if MPICH's launcher kills one
+        while another's output is still open, it takes the signal for the exit status. Their records stay as they are:
+        what such a rank writes from now on goes into a file without a name."""
+        assert self.folder is not None
+        for rank, pid in self.pids.items():
+            with contextlib.suppress(OSError):  # it has ended, or the disk is full: then the launcher kills it
+                if state_of(pid) == "T":
+                    record, copy = self.folder / f"rank-{rank}", self.folder / f"ended-at-{rank}"
+                    copy.write_bytes(record.read_bytes())
+                    copy.replace(record)
+                    os.kill(pid, signal.SIGCONT)
 
     def give_way(self) -> None:
         """Lets others speak first, who may know more than this rank: ends this process if they do."""
@@ -239,12 +254,15 @@ class Flight:
 
     def close(self) -> None:
         """The normal end of all ranks: nothing is watched any more, the record goes, and with the last the folder."""
+        if self.folder is None:
+            return
+        self._leave_with_others()  # a rank that was stopped may come here only now, and the run has failed
+        self.leaving.acquire()  # for good: the watchdog has it where it has seen that, and ends this process
         self.closed = True
-        if self.folder is not None:
-            for own in (f"rank-{self.rank}", f"ended-by-{self.rank}"):
-                (self.folder / own).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # others are still on their way out
-                self.folder.rmdir()
+        for own in (f"rank-{self.rank}", f"ended-by-{self.rank}"):
+            (self.folder / own).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # others are still on their way out
+            self.folder.rmdir()
 
 
 def process(pid: int) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def clear_up(folder: Path, pids: dict[int, int], segments: set[str]) -> None:
     seen = (*map(Path, segments), *(more for job in jobs for more in Path("/dev/shm").glob(f"{job[9:]}_*")))
     space, run = os.stat("/proc/self/ns/pid").st_ino, folder.with_suffix(".jsonl")
     named = (more for pid in pids.values() for more in Path("/dev/shm").glob(f"wiretax-{space}-{pid}-*"))
-    claims = (folder / f"ended-{by}-{rank}" for rank in pids for by in ("by", "of"))
+    claims = (folder / f"ended-{by}-{rank}" for rank in pids for by in ("by", "of", "at"))
     for left in (*seen, *named, *claims, *folder.parent.glob(f"{folder.stem}.*.part")):
         with contextlib.suppress(OSError):  # gone, or another user's of such a name
             left.unlink()

@@ -195,7 +195,7 @@ def test_the_table_fits_a_terminal_and_comes_back_from_the_file(default_run, tmp
     assert picture_line == f"picture: {result.path.with_suffix('.png')}\n"
     assert max(map(len, table)) <= 81
     for size in ("16 KiB", "32 KiB"):
-        rows = [line for line in table if re.match(rf" *{size} +\d", line)]
+        rows = [line for line in table if re.match(rf"{size:>8} +\d", line)]
         assert len(rows) == 2  # isolated and chained
         assert all(row.endswith(" 0\n") for row in rows)
     assert show(result, "--plot", str(tmp_path / "run.svg")) == "".join(table)
@@ -336,7 +336,7 @@ def test_a_kernel_that_adds_wrongly_is_found_out(tmp_path):
     assert said, done.stderr
     assert float(said[1]) != float(said[2])
     assert re.search(rf"WRONG RESULTS: .*\. First in case \d+, {where}\. ", " ".join(done.stdout.split()))
-    row = next(line for line in done.stdout.splitlines() if re.match(r" *16 KiB ", line))
+    row = next(line for line in done.stdout.splitlines() if line.startswith("  16 KiB "))
     assert re.fullmatch(r" *16 KiB +[\d.]+ +WRONG +\w+ +- +- +- +[1-9]\d*", row)
     for case in stored(tmp_path / "results").cases:
         if case.algorithm == "library":

@@ -80,7 +80,10 @@ class Flight:
 
     def note(self, step: str, **state: Any) -> None:
         """This rank now does `step` (with case=, block=, text= where they change). All ranks note the same steps in the
-        same order, so that whose turn is lowest is behind."""
+        same order, so that whose turn is lowest is behind. When the run has ended this rank goes no further: who was
+        stopped is continued to leave, and what is measured until then holds the stop."""
+        if self.folder is not None:
+            self._leave_with_others()
         self.state.update(state, step=step, turn=self.state["turn"] + 1)
         self.moved_s = time.monotonic()
         self._keep_watch()
@@ -99,22 +102,23 @@ class Flight:
 
     def end(self, sentence: str, culprit: int, why: str, status: int, details: str = "") -> None:
         """Says the sentence below its details, unless another rank was first, and ends this process with the others."""
-        by, leave_s = f"rank {self.rank}", time.monotonic() + LEAVE_S
+        by, leave_s, is_known = f"rank {self.rank}", time.monotonic() + LEAVE_S, self.folder is not None
         try:
             is_first = self.ending.acquire(blocking=False) and (
                 self.folder is None or claim(self.folder / f"ended-by-{self.rank}", culprit, why, by, status, leave_s))
         except OSError:  # nobody can be told but by the launcher, which ends the others when this one has left
-            is_first = True
+            is_first, is_known = True, False
         if is_first:
             with contextlib.suppress(OSError):  # nobody reads any more: the launcher has gone
                 print(f"{details}wiretax: {sentence}", file=sys.stderr, flush=True)
-            if self.folder is not None:
+            if is_known:
                 self._continue_stopped()
         latest_s = time.monotonic() + 2 * LEAVE_S
         while self.folder is not None and time.monotonic() < latest_s:
             self._leave_with_others()
             time.sleep(0.01)
-        os._exit(status)
+        if not self.closed:
+            os._exit(status)
 
     def _leave_with_others(self) -> None:
         """Ends this process if some rank has ended the run, all at one moment: whomever the launcher finds alive after
@@ -145,7 +149,8 @@ class Flight:
             with contextlib.suppress(OSError):  # it has ended, or the disk is full: then the launcher kills it
                 if state_of(pid) == "T":
                     record, copy = self.folder / f"rank-{rank}", self.folder / f"ended-at-{rank}"
-                    copy.write_bytes(record.read_bytes())
+                    with copy.open("xb") as file:
+                        file.write(record.read_bytes())
                     copy.replace(record)
                     os.kill(pid, signal.SIGCONT)
 
@@ -256,8 +261,10 @@ class Flight:
         """The normal end of all ranks: nothing is watched any more, the record goes, and with the last the folder."""
         if self.folder is None:
             return
+        # For good: where the watchdog has one of them it ends this process.
+        self.ending.acquire()
         self._leave_with_others()  # a rank that was stopped may come here only now, and the run has failed
-        self.leaving.acquire()  # for good: the watchdog has it where it has seen that, and ends this process
+        self.leaving.acquire()
         self.closed = True
         for own in (f"rank-{self.rank}", f"ended-by-{self.rank}"):
             (self.folder / own).unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """What a user meets when a rank fails, stalls, is stopped or killed, or when he interrupts: the others end soon, one
 sentence says who and where, what was measured is kept, and nothing is left behind."""
 
+import json
 import random
 import re
 import signal
@@ -147,9 +148,23 @@ def test_a_stopped_rank_is_named_with_its_last_epoch(out, rank, where, call, vic
 def test_a_stopped_rank_leaves_with_the_others_though_nobody_kills_it(out):
     """MPICH's launcher took the signal with which it ends such a rank for the exit status, once in some thirty runs."""
     done, took_s = struck(out, 1, "operation", 40, "stop:0", "--algorithm", "ring", ranks=3, spared=True)
-    assert re.match(f"wiretax: rank 0 was stopped for {TIMEOUT_S} s", "".join(said_in(done))), done.stderr
+    [said] = said_in(done)
+    assert said.startswith(f"wiretax: rank 0 was stopped for {TIMEOUT_S} s"), said
     assert took_s < TIMEOUT_S + LEFT_BEHIND_S  # sooner than the witness would kill it
-    assert re.search(r"stopped first: rank 0, case 0 .*, epoch \d+ \(was stopped\)", show(out))
+    # The rank went on to leave, and yet its record says where it was stopped.
+    [epoch] = re.findall(r"the collective, epoch (\d+)", said)
+    assert re.search(rf"stopped first: rank 0, case 0 .*, epoch {epoch} \(was stopped\)", show(out))
+
+
+def test_a_block_in_which_a_rank_was_stopped_is_not_kept(out):
+    """The others wait in MPI, without a time-out of their own, and all go on together when the rank is continued."""
+    options = "-n", "12000", "--max-time", "100", "--algorithm", "library"
+    done, _ = struck(out, 1, "operation", 4500, "stop:0", *options)
+    assert "rank 0 was stopped" in sentence(done)
+    [run] = out.glob("*.jsonl")
+    means_us = [block["mean_us"] for block in map(json.loads, run.read_text().splitlines()) if block["kind"] == "block"]
+    assert means_us
+    assert max(means_us) < 50 * min(means_us)  # with the stop in it, some 300 times
 
 
 def test_a_rank_that_is_stopped_on_its_way_out_is_killed(out):

@@ -11,7 +11,7 @@ from typing import Any
 from bench import sweep
 from bench.measure import Bench
 from bench.signal_to_noise import measured
-from bench.subject import Buffers, Subject, link_subjects, subject_of
+from bench.subject import LINK_WORD_BYTES, Buffers, Subject, link_subjects, subject_of
 from collectives import library
 from collectives.algorithm import ALGORITHMS, asked_for
 from collectives.collective import DATATYPES, Shape
@@ -108,8 +108,9 @@ def plan_cases(options: Namespace, bench: Bench, algorithms: Mapping[str, Algori
 
 def link_parts(bench: Bench, buffers: Buffers, planned: list[Planned],
                subjects: Mapping[int, Subject]) -> dict[int, dict[str, Subject]]:
-    """The link's parts at each size that is measured, where memory is mapped. Raises Disagreement."""
-    sizes = sorted({planned[number].size_bytes for number in subjects if planned[number].size_bytes})
+    """The link's parts at each size that is measured and holds one of their words, where memory is mapped. Raises
+    Disagreement."""
+    sizes = sorted({size for number in subjects if (size := planned[number].size_bytes) >= LINK_WORD_BYTES})
     mapped = not isinstance(bench.world.peers, Unsupported)
     with bench.world.communicator.together(DeviceError):
         return {size: link_subjects(bench.world, bench.flight.watch, buffers, size) for size in sizes if mapped}

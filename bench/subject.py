@@ -25,6 +25,7 @@ from collectives.operation import (
 from collectives.peer_buffer import PeerBuffer
 from reports.result import Planned
 
+LINK_WORD_BYTES = 4  # an element of link_probe.cu
 # By whether a rank's send buffer, and its receive buffer, holds a segment for each rank.
 CHAIN_LINKS = {(False, False): "chain_link", (False, True): "chain_link_gathered",
                (True, False): "chain_link_scattered", (True, True): "chain_link_exchanged"}
@@ -190,17 +191,17 @@ def link_subjects(world: World, watch: Watch, buffers: Buffers, size_bytes: int)
     anybody has read them, so two chunks are timed and the rest is scaled.
     """
     assert isinstance(world.peers, PeerBuffer)
-    device, whole = world.device, size_bytes // 4 * 4
+    device, whole = world.device, size_bytes // LINK_WORD_BYTES * LINK_WORD_BYTES
     chunk_bytes = device.most_chunk_bytes
     pages = {"SEVERAL_PAGES": "1"} if whole >= device.far_bytes else {}
     kernels = device.compile("link_probe", {"WORLD": str(world.communicator.size), **pages})
     send, receive = buffers.send.address, buffers.receive.address
     through_slab = min(whole, 2 * chunk_bytes)
-    slab = world.peers.arguments(send, receive, through_slab // 4, chunk_bytes)
+    slab = world.peers.arguments(send, receive, through_slab // LINK_WORD_BYTES, chunk_bytes)
     blocks = device.blocks_for(chunk_bytes)
     copy_in, read_peer, buffers_used = (Step(kernels.kernel(name), slab, blocks)
                                         for name in ("copy_in", "read_peer", "copy_local"))
-    arguments = world.peers.arguments(send, receive, whole // 4, chunk_bytes)
+    arguments = world.peers.arguments(send, receive, whole // LINK_WORD_BYTES, chunk_bytes)
     copy_local, idle = Step(kernels.kernel("copy_local"), arguments, device.blocks_for(whole)), nothing(world, watch)
 
     def part(timed: Step, prepare: Step, consume: Step, timed_bytes: int) -> Subject:

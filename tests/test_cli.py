@@ -203,6 +203,14 @@ def test_the_table_fits_a_terminal_and_comes_back_from_the_file(default_run, tmp
     assert len(show(result, "--long").splitlines()) > len(result.cases)
 
 
+def test_sizes_below_a_word_of_the_links_probe_are_measured(tmp_path):
+    """The link's own parts cannot be timed at 2 B of half; the all-reduce can."""
+    done = launch(tmp_path / "results", "-d", "half", "-b", "2", "-e", "4", "-n", "12", "--max-time", "100")
+    assert (done.returncode, done.stderr) == (0, "")
+    bounds = {(case.size_bytes, case.bound_us is not None) for case in stored(tmp_path / "results").cases}
+    assert bounds == {(2, False), (4, True)}
+
+
 def test_nccl_tests_format_json_in_place_and_iterations(tmp_path):
     """Parsers written for nccl-tests would not read ours; -n would be taken for a hint."""
     report = tmp_path / "report.json"

@@ -4,6 +4,6 @@ import signal
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while imports go on there is nothing to keep, nor to say
-    from bench.command import main
+    from bench.harness.session import main
 
     main("allgather", "all_gather", "Times all-gather, checked, size by size: ours beside the library's.")

@@ -12,13 +12,13 @@ if __name__ == "__main__":
 
 from functools import partial
 
-from bench import fused, overlap
+from bench.layers import fused, overlap
 
 ABOUT = "Times all-gather + matmul, overlapped and one after the other: how much communication is left to see."
 
 if __name__ == "__main__":
     started_s = time.monotonic()
-    from bench.command import start
+    from bench.harness.session import start
 
     options = overlap.parse("allgather_gemm", ABOUT)
     start("allgather_gemm", options, partial(overlap.prepare, "allgather_gemm"), started_s, fused.MANNER)

@@ -11,11 +11,12 @@ from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 
-from bench import cli, fused
-from bench.cli import MOST_BYTES
+from bench.harness import options as cli
+from bench.harness.options import MOST_BYTES
+from bench.layers import fused
 from collectives.collective import DATATYPES
-from collectives.fused import CODES_AT_ONCE, FUSED, OUTPUTS
-from collectives.models import MODELS
+from collectives.layers.fused import CODES_AT_ONCE, FUSED, OUTPUTS
+from collectives.layers.models import MODELS
 
 ABOUT = "Times all-reduce + residual + RMSNorm, fused and one after the other: how much communication is left to see."
 
@@ -46,6 +47,6 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 
 if __name__ == "__main__":
     started_s = time.monotonic()
-    from bench.command import start
+    from bench.harness.session import start
 
     start("allreduce_rmsnorm", parse(), fused.prepare_norm, started_s, fused.MANNER)

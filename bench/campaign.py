@@ -25,11 +25,12 @@ if __name__ == "__main__":
 import numpy as np
 from msgspec.structs import replace
 
-from bench import VERSION, variants
-from bench.cli import CANNOT, FINE, INTERRUPTED, USAGE, WRONG
-from bench.launches import Stop, check_out, command_line, reason_against, remove_worktree, run_to_end
-from bench.sweep import shuffled
-from bench.variants import Variant
+from bench import VERSION
+from bench.campaigns import variants
+from bench.campaigns.launches import Stop, check_out, command_line, reason_against, remove_worktree, run_to_end
+from bench.campaigns.variants import Variant
+from bench.harness.options import CANNOT, FINE, INTERRUPTED, USAGE, WRONG
+from bench.harness.sweep import shuffled
 from reports import comparison, sides
 from reports.__main__ import main as reports
 from reports.__main__ import open_closed_streams

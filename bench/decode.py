@@ -14,19 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from bench import cli, fused
-from bench.measure import Bench
-from bench.plan import Prepared
-from bench.steps import Image, fastest, idle, plan, room_bytes, subject
-from bench.subject import Subject
-from collectives import library, steps
+from bench.harness import options as cli
+from bench.harness.iteration import Subject
+from bench.harness.plan import Prepared
+from bench.harness.timing import Bench
+from bench.layers import fused
+from bench.layers.steps import Image, fastest, idle, plan, room_bytes, subject
 from collectives.collective import DATATYPES, Array
 from collectives.communicator import Disagreement
-from collectives.fused import in_a_row
-from collectives.models import LAYERS, MODELS
+from collectives.layers import steps
+from collectives.layers.fused import in_a_row
+from collectives.layers.models import LAYERS, MODELS
+from collectives.layers.steps import Chat, Net
+from collectives.library import mpi as library
 from collectives.operation import DeviceError, Operation, Unsupported
 from collectives.peer_buffer import register
-from collectives.steps import Chat, Net
 from reports.result import Planned
 
 ABOUT = "Times a whole decode step: split by tensor, ours and the library's; in a pipeline; and on one rank."
@@ -141,6 +143,6 @@ def pipeline(bench: Bench, net: Net, slots: int, weights: dict[int, int], start:
 
 if __name__ == "__main__":
     started_s = time.monotonic()
-    from bench.command import start
+    from bench.harness.session import start
 
     start("decode", parse(), prepare, started_s)

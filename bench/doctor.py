@@ -14,11 +14,12 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-from bench import environment, topology
-from bench.cli import CANNOT, FINE, Parser
-from bench.diagnosis import Facts, page
-from bench.gpu_state import driver_on_peers, nvidia_gpu
-from bench.placement import pin
+from bench.harness.options import CANNOT, FINE, Parser
+from bench.machine import environment
+from bench.machine import pci as topology
+from bench.machine.diagnosis import Facts, page
+from bench.machine.gpu_state import driver_on_peers, nvidia_gpu
+from bench.machine.placement import pin
 from collectives.communicator import Communicator, Disagreement, launched_rank
 from collectives.operation import DeviceError, Memory, Step, Unsupported, Watch, World
 from collectives.world import open_device, open_world

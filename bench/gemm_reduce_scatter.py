@@ -12,13 +12,13 @@ if __name__ == "__main__":
 
 from functools import partial
 
-from bench import fused, overlap
+from bench.layers import fused, overlap
 
 ABOUT = "Times matmul + reduce-scatter, overlapped and one after the other: how much communication is left to see."
 
 if __name__ == "__main__":
     started_s = time.monotonic()
-    from bench.command import start
+    from bench.harness.session import start
 
     options = overlap.parse("gemm_reduce_scatter", ABOUT)
     start("gemm_reduce_scatter", options, partial(overlap.prepare, "gemm_reduce_scatter"), started_s, fused.MANNER)

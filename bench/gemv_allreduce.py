@@ -10,8 +10,8 @@ if __name__ == "__main__":
 from argparse import Namespace
 from collections.abc import Sequence
 
-from bench import fused
-from collectives.fused import FUSED
+from bench.layers import fused
+from collectives.layers.fused import FUSED
 
 ABOUT = "Times GEMV + all-reduce, fused and one after the other: how much communication is left to see."
 
@@ -30,6 +30,6 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 
 if __name__ == "__main__":
     started_s = time.monotonic()
-    from bench.command import start
+    from bench.harness.session import start
 
     start("gemv_allreduce", parse(), fused.prepare_gemv, started_s, fused.MANNER)

@@ -12,10 +12,11 @@ if __name__ == "__main__":
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
-from bench import cli, sweep, verify
-from bench.measure import PING_PONGS, SHARED_PING_PONGS, Bench
-from bench.plan import Prepared
-from bench.subject import Buffers, Subject, link_subjects, nothing, on_device, pattern_of
+from bench.harness import options as cli
+from bench.harness import sweep, verify
+from bench.harness.iteration import Buffers, Subject, link_subjects, nothing, on_device, pattern_of
+from bench.harness.plan import Prepared
+from bench.harness.timing import PING_PONGS, SHARED_PING_PONGS, Bench
 from collectives.collective import DATATYPES
 from collectives.communicator import launched_rank
 from collectives.link import LINK, Part, Wire, bind, open_wire, parts
@@ -107,7 +108,7 @@ def subject_of_part(wire: Wire, bench: Bench, seed: int, number: int, part: Part
     right = verify.received(LINK, {"pairs": part.pairs}, DATATYPE, "none", world.communicator.size, seed)
     tables, wanted = (on_device(world, verify.repeated(t[rank])) for t in (DATATYPE.encode(values), right))
     wrong, blocks = device.private(WRONG_BYTES), device.blocks_for(size_bytes)
-    loop, probe = device.compile("timed_loop", {}), device.compile("link_probe", {"WORLD": str(len(wire.sends))})
+    loop, probe = device.compile("iteration", {}), device.compile("link_probe", {"WORLD": str(len(wire.sends))})
     sent = pattern_of(DATATYPE, wire.send.address, 1, size_bytes, tables, wrong, watch)
     got = pattern_of(DATATYPE, wire.receive.address, 1, size_bytes, wanted, wrong, watch)
     reading = plain_arguments(rank, wire.send.address, wire.receive.address, count, watch)
@@ -124,6 +125,6 @@ def subject_of_part(wire: Wire, bench: Bench, seed: int, number: int, part: Part
 
 if __name__ == "__main__":
     started_s = time.monotonic()
-    from bench.command import start
+    from bench.harness.session import start
 
     start("link", parse(), prepare, started_s)

@@ -18,16 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from bench import cli, fused
-from bench.measure import Bench
-from bench.overlap import no_matmul
-from bench.plan import Prepared
-from bench.steps import Image, fastest, idle, plan, subject
-from bench.subject import Subject
-from collectives import library, prefill, steps
+from bench.harness import options as cli
+from bench.harness.iteration import Subject
+from bench.harness.plan import Prepared
+from bench.harness.timing import Bench
+from bench.layers import fused
+from bench.layers.overlap import no_matmul
+from bench.layers.steps import Image, fastest, idle, plan, subject
 from collectives.collective import DATATYPES, Array
 from collectives.communicator import Disagreement
-from collectives.models import LAYERS, MODELS
+from collectives.layers import prefill, steps
+from collectives.layers.models import LAYERS, MODELS
+from collectives.library import mpi as library
 from collectives.operation import DeviceError, Operation, Unsupported
 from collectives.peer_buffer import register
 from reports.result import Planned
@@ -125,6 +127,6 @@ def prepare(options: Namespace, bench: Bench) -> Prepared:
 
 if __name__ == "__main__":
     started_s = time.monotonic()
-    from bench.command import start
+    from bench.harness.session import start
 
     start("prefill", parse(), prepare, started_s)

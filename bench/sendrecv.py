@@ -4,7 +4,7 @@ import signal
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while imports go on there is nothing to keep, nor to say
-    from bench.command import main
+    from bench.harness.session import main
 
     main("sendrecv", "sendrecv",
          "Times a message from a rank to the next, one way and there and back: ours beside the library's.")

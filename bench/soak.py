@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from bench import verify
-from bench.cli import FINE, INTERRUPTED, WRONG
-from bench.flight import Flight
-from bench.run import opened
-from bench.subject import in_one_place, nothing, on_device, pattern_of
+from bench.harness import verify
+from bench.harness.iteration import in_one_place, nothing, on_device, pattern_of
+from bench.harness.options import FINE, INTERRUPTED, WRONG
+from bench.harness.run import opened
+from bench.harness.watchdog import Flight
 from collectives.algorithm import ALGORITHMS, asked_for
 from collectives.allreduce_one_shot_ll import MOST_BYTES as MOST_PACKET_BYTES
 from collectives.allreduce_two_shot_quantized import BLOCK
@@ -74,7 +74,7 @@ def checked(world: World, watch: Watch, operation: Operation, sides: Sequence[tu
     address, segments and the bytes of each; `tables` one period of what each segment holds, as stored."""
     wrong = world.device.private(WRONG_BYTES)
     held = [on_device(world, verify.repeated(table)) for table in tables]
-    kernels = world.device.compile("timed_loop", {})
+    kernels = world.device.compile("iteration", {})
     prepare, check = (
         Step(kernels.kernel(name), pattern_of(datatype, *side, memory, wrong, watch), operation.step.blocks)
         for name, side, memory in zip(("write_pattern", "count_wrong"), sides, held, strict=True))

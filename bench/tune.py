@@ -17,11 +17,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench import cli, picks
-from bench.head import Machine
-from bench.measure import Bench
-from bench.plan import Prepared, prepare_collective
-from bench.run import Manner, Session
+from bench.harness import options as cli
+from bench.harness import picks
+from bench.harness.head import Machine
+from bench.harness.plan import Prepared, prepare_collective
+from bench.harness.run import Manner, Session
+from bench.harness.timing import Bench
 from collectives.allreduce_two_shot_quantized import QUANTIZED
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.communicator import launched_rank
@@ -137,6 +138,6 @@ def conclude(result: Result, machine: Machine, options: Namespace) -> str:
 
 if __name__ == "__main__":
     started_s = time.monotonic()
-    from bench.command import start
+    from bench.harness.session import start
 
     start("tune", parse(), prepare, started_s, Manner(16, ROUNDS_A_HEAT, go_on, conclude))

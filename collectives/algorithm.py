@@ -8,7 +8,7 @@ from collectives.allreduce_one_shot_ll import LL
 from collectives.allreduce_ring import RING
 from collectives.allreduce_two_shot import TWO_SHOT
 from collectives.allreduce_two_shot_quantized import QUANTIZED
-from collectives.library import LIBRARY
+from collectives.library.mpi import LIBRARY
 from collectives.operation import Algorithm, Pick
 
 OURS = {"all_reduce": ((LL, PUSH, PULL, TWO_SHOT, *QUANTIZED, RING), auto.choose)} | {

@@ -14,7 +14,7 @@ import numpy as np
 from collectives.collective import Array, Collective, Datatype, Shape
 from collectives.communicator import Communicator
 from collectives.peer_buffer import PeerBuffer
-from kernels.device import (
+from kernels.devices.device import (
     PHASES,
     WRONG_BYTES,
     Arguments,

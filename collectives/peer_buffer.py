@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from collectives.communicator import Communicator, Disagreement
-from kernels.device import MOST_RANKS, Arguments, Bytes, Control, Device, DeviceError, Memory, Own, Step, Watch
+from kernels.devices.device import MOST_RANKS, Arguments, Bytes, Control, Device, DeviceError, Memory, Own, Step, Watch
 
 HALF_BYTES = 4 << 20
 PACKET_BYTES = 66 << 10  # sync.h's; behind the two halves each writer has room for packets in either

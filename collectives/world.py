@@ -3,10 +3,10 @@
 from collectives.communicator import Communicator, Disagreement
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import PeerBuffer, ProbeFailed, connect
-from kernels import gpu_driver
-from kernels.device import MOST_RANKS, Device, DeviceError, Watch
-from kernels.device_cpu import CpuDevice
-from kernels.device_gpu import GpuDevice
+from kernels.devices import gpu_driver
+from kernels.devices.cpu import CpuDevice
+from kernels.devices.device import MOST_RANKS, Device, DeviceError, Watch
+from kernels.devices.gpu import GpuDevice
 
 
 def choose_gpus(seen: list[list[str]]) -> list[str]:

@@ -2,7 +2,7 @@
 //
 // Direct: one step, in which a rank hands its segment to all (push, pull: exchange.h).
 // Ring: n-1 steps; each rank passes segments on to its right, chunk by chunk, several chunks on their way at once.
-#include "exchange.h"
+#include "include/exchange.h"
 
 template <Direction DIRECTION> DEVICE void all_gather(const Arguments& a) {
   Slowed<> slowed;

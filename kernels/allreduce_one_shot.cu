@@ -4,7 +4,7 @@
 //   1. hand over: store the input into every peer's slab (push), or once into one's own (pull)
 //   2. signal every peer, wait for every peer
 //   3. sum all inputs in rank order, in fp32 for 16-bit types, and round once: every rank computes the same bits
-#include "exchange.h"
+#include "include/exchange.h"
 
 // Sums n elements, from the start-th on, of one's own input and of the peers', from_peer(rank).
 template <class Peer> DEVICE void sum_all(const Arguments& a, long start, long n, Peer from_peer) {

@@ -10,7 +10,7 @@
 // equality, so they have a place of their own, where nothing else is ever stored: two halves that take turns, with room
 // for every writer. An epoch comes back after 2^31 launches; a packet that none of these has overwritten, all of them
 // being shorter, would then be taken for a new one.
-#include "pack.h"
+#include "include/pack.h"
 
 constexpr int PACK_WORDS = sizeof(pack) / 4, ELEMENT_WORDS = ELEMENT_BYTES == 8 ? 2 : 1;
 constexpr long PACKETS = PACKET_BYTES / 8;

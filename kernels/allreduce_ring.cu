@@ -9,7 +9,7 @@
 //   stages n .. 2n-2      keep the complete segment that came from the left and, but for the last stage, send it on
 // What stage s sends lands in inbox s of the right neighbour, which reads it in its stage s+1, one beat later.
 // Each segment is summed in rotated order, with one rounding to the wire type a hop, by one rank: all get its bits.
-#include "pack.h"
+#include "include/pack.h"
 
 constexpr int STAGES = 2 * WORLD - 1;
 constexpr int SLOTS = 2;  // of an inbox: what is written in beat b was read, two chunks ago, in beat b-1

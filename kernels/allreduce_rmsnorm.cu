@@ -12,8 +12,8 @@
 //      are (registered)
 //   2. signal every peer, wait for every peer
 //   3. a block takes a token: sums its row, adds, and keeps it; then reads what it has kept, and scales it
-#include "exchange.h"
-#include "norm.h"
+#include "include/exchange.h"
+#include "include/norm.h"
 
 // Calls each(token) for those of [start, start + n) that this block has. A place in a slot is the same block's in every
 // step and on every rank, since blocks wait for each other's likes alone.

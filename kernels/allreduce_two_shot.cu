@@ -9,7 +9,7 @@
 // all three; and what part A or B overwrites, two beats old, was read by the peers in the beat before. One rank computes
 // a sum, so every rank gets the same bits. Over registered buffers owners read the others' input where it lies: part A
 // copies nothing, and its beat says only that a rank has come.
-#include "pack.h"
+#include "include/pack.h"
 
 template <bool REGISTERED> DEVICE void two_shot(const Arguments& a) {
   Slowed<> slowed;

@@ -7,7 +7,7 @@
 //   C. of chunk b-2: puts what the sums' codes stand for, its own too, from their owners' slabs into its output
 // One rank quantises a sum, so every rank gets the same bits. An owner's own input is quantised like the others': so an
 // element's result is the same wherever it lies and however a message is cut, and a build is no other rounding.
-#include "quantize.h"
+#include "include/quantize.h"
 
 // Quantises `count` elements.
 template <bool ALIGNED> DEVICE void quantize(Codes to, const char* from, long count) {

@@ -1,5 +1,5 @@
 // All-to-all: every rank has a segment for each rank; (n-1) segments leave each and as many come, in one step.
-#include "exchange.h"
+#include "include/exchange.h"
 
 template <Direction DIRECTION> DEVICE void all_to_all(const Arguments& a) {
   Slowed<> slowed;

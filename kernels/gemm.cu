@@ -2,7 +2,7 @@
 //
 // An item is eight rows of a times sixteen columns of b. A thread takes a pack of these columns: eight sums, which stay
 // in registers while `inner` goes by. On a CPU an item is a launch, and the times of their ends tell how fast it goes.
-#include "pack.h"
+#include "include/pack.h"
 
 struct Gemm {
   const char* a;  // [rows][inner]

@@ -12,7 +12,7 @@
 // Two hops; each rank sends 2 (n-1)/n S bytes. One rank computes a sum, so every rank gets the same bits.
 // A part is rounded to the wire's type, ELEMENT, before it is summed, the rank's own too: bit by bit what `gemv`, which
 // is the compute alone, and then the one-shot all-reduce give.
-#include "gemv.h"
+#include "include/gemv.h"
 
 template <bool REGISTERED> DEVICE void gemv_allreduce(const Gemv& g) {
   Slowed<> slowed;

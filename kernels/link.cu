@@ -2,7 +2,7 @@
 //
 // Buffers are registered, so nothing is copied on the way. Every rank launches, those without a part too: a launch
 // turns everyone's epoch. All ranks have met before each launch, so a buffer is free when it begins.
-#include "exchange.h"
+#include "include/exchange.h"
 
 struct Transfer {
   Arguments ranks;

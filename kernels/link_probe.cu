@@ -3,7 +3,7 @@
 // and the bound.
 //
 // None of them signals through the epoch's flags but the ping-pong, which lets every rank wait for every other first.
-#include "pack.h"
+#include "include/pack.h"
 
 DEVICE void note_epoch(const Arguments& a, unsigned epoch) {
   if (thread() == 0) *(volatile u64*)&a.watch->epoch = epoch;

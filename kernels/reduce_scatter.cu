@@ -3,7 +3,7 @@
 // Direct: one step, in which a rank hands each other its segment (push, pull: exchange.h), and sums its own of all in
 // rank order, rounded once. Ring: n-1 steps; a segment's sum grows on its way, with one rounding to the wire's type a
 // hop.
-#include "exchange.h"
+#include "include/exchange.h"
 
 template <Direction DIRECTION> DEVICE void reduce_scatter(const Arguments& a) {
   Slowed<> slowed;

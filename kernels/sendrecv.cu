@@ -3,7 +3,7 @@
 // One way, the even rank's message goes to the odd one; ping-pong, the odd rank's then goes back. A message goes chunk
 // by chunk through slots that take turns, so that it is stored and read at once: the sender signals each chunk, and
 // stores into a slot again when the receiver has signalled that it has read it.
-#include "exchange.h"
+#include "include/exchange.h"
 
 constexpr int SLOTS = 8;
 

@@ -7,19 +7,19 @@ negative control of platform.h.
 import sys
 from dataclasses import replace
 
-import bench.command
-import bench.run
+import bench.harness.run
+import bench.harness.session
 from collectives.operation import World
 
 
 def main(macros: dict[str, str], options: list[str]) -> None:
-    opened = bench.run.open_world  # type: ignore[attr-defined]
+    opened = bench.harness.run.open_world  # type: ignore[attr-defined]
 
     def open_world(*arguments, **named) -> World:
         return replace(opened(*arguments, **named), macros=macros)
 
-    bench.run.open_world = open_world  # type: ignore[attr-defined]
-    bench.command.main("allreduce", "all_reduce", "All-reduce of a special build.", options)
+    bench.harness.run.open_world = open_world  # type: ignore[attr-defined]
+    bench.harness.session.main("allreduce", "all_reduce", "All-reduce of a special build.", options)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from datetime import datetime, timezone
 from typing import Any
 from unittest import mock
 
-from bench import command
+from bench.harness import session as command
 
 
 class Wrong(datetime):
@@ -18,5 +18,5 @@ class Wrong(datetime):
 
 if __name__ == "__main__":
     SAYS, sys.argv[1:] = sys.argv[1], sys.argv[2:]
-    with mock.patch("bench.command.datetime", Wrong):
+    with mock.patch("bench.harness.session.datetime", Wrong):
         command.main("allreduce", "all_reduce", "Under a wrong clock.")

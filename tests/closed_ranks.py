@@ -3,10 +3,10 @@
 import ctypes
 import sys
 
-import bench.command
+import bench.harness.session
 
 PR_SET_DUMPABLE = 4
 
 if __name__ == "__main__":
     assert ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0
-    bench.command.main("allreduce", "all_reduce", "All-reduce between ranks that are closed.", sys.argv[1:])
+    bench.harness.session.main("allreduce", "all_reduce", "All-reduce between ranks that are closed.", sys.argv[1:])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kernels.device import DeviceError
-from kernels.gpu_driver import visible_gpus
+from kernels.devices.device import DeviceError
+from kernels.devices.gpu_driver import visible_gpus
 
 # They judge no time, but for tests that are marked `alone`, and look for nothing that others may have left.
 BESIDE = {

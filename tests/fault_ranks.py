@@ -19,14 +19,14 @@ from functools import partial
 
 import psutil
 
-import bench.command
-import bench.measure
-import bench.run
-import bench.subject
-from bench.flight import Flight
-from bench.subject import Subject
+import bench.harness.iteration
+import bench.harness.run
+import bench.harness.session
+import bench.harness.timing
+from bench.harness.iteration import Subject
+from bench.harness.watchdog import Flight
 from collectives.communicator import Communicator, launched_rank
-from kernels.device import Kernel, Step
+from kernels.devices.device import Kernel, Step
 from reports.result import RunFile
 from tests.launch import shared_by
 
@@ -75,7 +75,7 @@ def struck(function, call: int, fault):
 
 def subject_with(where: str, call: int, strike):
     """`subject_of`, whose subjects all count passages through their operation, or their check, together."""
-    make = bench.subject.subject_of
+    make = bench.harness.iteration.subject_of
     fault = struck(lambda: None, call, strike)
 
     def subject_of(*arguments) -> Subject:
@@ -103,13 +103,13 @@ def subject_with(where: str, call: int, strike):
 def main(rank: int, where: str, call: int, what: str, options: list[str]) -> None:
     fault = partial(strike, what)
     places = {
-        "device": (bench.run, "open_device", fault),
-        "map": (bench.run, "open_world", fault),
-        "plan": (bench.plan, "plan_cases", fault),
-        "block": (bench.run, "measure_block", lambda: setattr(bench.measure, "run", lambda *_: fault())),
-        "probe": (bench.measure, "round_trip_ns", fault),
+        "device": (bench.harness.run, "open_device", fault),
+        "map": (bench.harness.run, "open_world", fault),
+        "plan": (bench.harness.plan, "plan_cases", fault),
+        "block": (bench.harness.run, "measure_block", lambda: setattr(bench.harness.timing, "run", lambda *_: fault())),
+        "probe": (bench.harness.timing, "round_trip_ns", fault),
         "store": (RunFile, "append", fault),
-        "between": (bench.run, "agreed_stop", fault),
+        "between": (bench.harness.run, "agreed_stop", fault),
         "results": (RunFile, "finish", fault),
         "finish": (Communicator, "finish", fault),
         "close": (Flight, "close", fault),
@@ -118,8 +118,8 @@ def main(rank: int, where: str, call: int, what: str, options: list[str]) -> Non
         owner, name, at = places[where]
         setattr(owner, name, struck(getattr(owner, name), call, at))
     elif launched_rank() == rank:
-        bench.plan.subject_of = subject_with(where, call, fault)  # type: ignore[attr-defined]
-    bench.command.main("allreduce", "all_reduce", "All-reduce with a fault.", options)
+        bench.harness.plan.subject_of = subject_with(where, call, fault)  # type: ignore[attr-defined]
+    bench.harness.session.main("allreduce", "all_reduce", "All-reduce with a fault.", options)
 
 
 if __name__ == "__main__":

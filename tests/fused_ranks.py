@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from collectives.collective import DATATYPES, Array, Datatype
-from collectives.fused import COLLECTIVE, EPSILON, FUSED, GemvCase, NormCase
+from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, GemvCase, NormCase
 from collectives.operation import Build, Case, Memory, Operation, Unsupported, World
 from collectives.peer_buffer import register, set_epoch
 from tests.ranks import connect, launch

@@ -6,6 +6,7 @@ what has changed since.
 
 import hashlib
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -20,10 +21,11 @@ from unittest import mock
 import msgspec
 import pytest
 
-from kernels import gpu_module, resources
-from kernels.module import SOURCES, CompileError, cache_folder
-from kernels.resources import Resources, compile_for
+from kernels.devices import gpu_module
+from kernels.devices.compile_cache import SOURCES, CompileError, cache_folder
+from tests import kernel_resources as resources
 from tests.kernel_code import innermost_loops, kernels_in, loads_at_once
+from tests.kernel_resources import Resources, compile_for
 
 # The widest: most pointers, two elements a word, rounding.
 WIDE = (("ELEMENT", "Bfloat16"), ("REDOP", "Avg"), ("STREAM_SLAB", "1"), ("WORLD", "8"))
@@ -72,7 +74,7 @@ def forget_what_is_old() -> None:
 
 def sources(stem: str, folder: Path = SOURCES) -> list[tuple[str, bytes]]:
     """All that a kernel file may include, and itself."""
-    paths = [*folder.glob("*.h"), *SOURCES.glob("hip_prelude.h"), folder / f"{stem}.cu"]
+    paths = [*folder.rglob("*.h"), resources.PRELUDE, folder / f"{stem}.cu"]
     return [(path.name, path.read_bytes()) for path in sorted(paths)]
 
 
@@ -123,13 +125,11 @@ mock.patch.object(resources, "build", build).start()  # for good: it hands on wh
 
 def changed(folder: Path, header: str, old: str, new: str) -> Path:
     """A copy of the sources with one thing changed."""
-    for path in SOURCES.iterdir():
-        if path.suffix in (".h", ".cu"):
-            text = path.read_text()
-            if path.name == header:
-                assert old in text, f"{header} no longer says {old!r}"
-                text = text.replace(old, new)
-            (folder / path.name).write_text(text)
+    shutil.copytree(SOURCES, folder, ignore=shutil.ignore_patterns("__pycache__", "*.py"), dirs_exist_ok=True)
+    path = folder / "include" / header
+    text = path.read_text()
+    assert old in text, f"{header} no longer says {old!r}"
+    path.write_text(text.replace(old, new))
     return folder
 
 

@@ -5,10 +5,10 @@ import json
 import sys
 import time
 
-from kernels import device_gpu
-from kernels.device import DeviceError, Gate, Kernel, Plan, Step, Watch
-from kernels.device_gpu import GpuDevice
-from kernels.gpu_driver import visible_gpus
+from kernels.devices import gpu as device_gpu
+from kernels.devices.device import DeviceError, Gate, Kernel, Plan, Step, Watch
+from kernels.devices.gpu import GpuDevice
+from kernels.devices.gpu_driver import visible_gpus
 
 
 def main(what: str) -> dict[str, object]:

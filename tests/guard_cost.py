@@ -19,18 +19,18 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.flight import Flight
-from bench.measure import Bench, make_bench, run, times_us
-from bench.placement import pin
-from bench.subject import Buffers, Subject, subject_of
-from bench.sweep import CHAIN_CALLS
+from bench.harness.iteration import Buffers, Subject, subject_of
+from bench.harness.sweep import CHAIN_CALLS
+from bench.harness.timing import Bench, make_bench, run, times_us
+from bench.harness.watchdog import Flight
+from bench.machine.placement import pin
 from collectives.algorithm import ALGORITHMS
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.communicator import Communicator
 from collectives.operation import Operation, World
 from collectives.world import open_device, open_world
-from kernels import device_cpu
-from kernels.module import SOURCES
+from kernels.devices import cpu as device_cpu
+from kernels.devices.compile_cache import SOURCES
 from reports.result import Planned
 from reports.verdict import MARGIN, once
 from tests.launch import MPIRUN, ROOT
@@ -57,7 +57,7 @@ def unguarded_sources(folder: Path) -> Path:
     shutil.copytree(SOURCES, folder, ignore=shutil.ignore_patterns("__pycache__", "*.py"), dirs_exist_ok=True)
     for path in GUARDS:
         if path.startswith("kernels/"):
-            (folder / Path(path).name).write_text(without_guards(path))
+            (folder / Path(path).relative_to("kernels")).write_text(without_guards(path))
     return folder
 
 

@@ -18,7 +18,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.command import START_S
+from bench.harness.session import START_S
 from tests.faulty_runs import PROMISED_S, SOON_S, SPARING, Launch, processes, said_in, show, wait_for
 from tests.launch import shared_by
 

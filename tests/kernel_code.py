@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from kernels.device import Control
+from kernels.devices.device import Control
 
 
 def kernels_in(text: str, architecture: str) -> dict[str, list[str]]:

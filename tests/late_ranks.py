@@ -6,10 +6,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from bench.command import main
+from bench.harness.session import main
 from collectives.communicator import launched_rank
-from kernels.device import Step
-from kernels.device_gpu import GpuDevice
+from kernels.devices.device import Step
+from kernels.devices.gpu import GpuDevice
 
 enqueue = GpuDevice.enqueue
 launched, before = [""], Counter[str]()

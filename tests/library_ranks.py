@@ -9,16 +9,17 @@ from itertools import product
 
 import numpy as np
 
-from bench.subject import Buffers
-from collectives import library, library_gpu
+from bench.harness.iteration import Buffers
 from collectives.algorithm import ALGORITHMS
 from collectives.collective import COLLECTIVES, DATATYPES, combined
 from collectives.communicator import Communicator, Disagreement
-from collectives.library_gpu import describe
-from collectives.nccl import Library, open_library
+from collectives.library import gpu as library_gpu
+from collectives.library import mpi as library
+from collectives.library.gpu import describe
+from collectives.library.nccl import Library, open_library
 from collectives.operation import Case, DeviceError, Plan, Unsupported, Watch
 from collectives.world import open_device, open_world
-from kernels.device import Kernel, Step
+from kernels.devices.device import Kernel, Step
 
 
 def values(rank: int, redop: str, shape: tuple[int, int]) -> np.ndarray:

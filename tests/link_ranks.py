@@ -12,17 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.flight import Flight
+from bench.harness.timing import make_bench, run, times_us
+from bench.harness.watchdog import Flight
 from bench.link import FLAGS, subject_of_part
-from bench.measure import make_bench, run, times_us
-from bench.placement import pin
+from bench.machine.placement import pin
 from collectives.communicator import Communicator
 from collectives.link import open_wire, parts
 from collectives.operation import Unsupported
 from collectives.world import open_device, open_world
-from kernels.device_cpu import FLAGS as COMPILED_WITH
-from kernels.device_cpu import find_compiler
-from kernels.module import compiled
+from kernels.devices.compile_cache import compiled
+from kernels.devices.cpu import FLAGS as COMPILED_WITH
+from kernels.devices.cpu import find_compiler
 from tests.launch import ROOT
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from collectives.algorithm import ALGORITHMS
 from collectives.operation import Operation, Step, Unsupported, Watch, World
 from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, set_epoch
-from kernels.device import Arguments, Control, Own
-from kernels.device_gpu import GpuDevice
-from kernels.gpu_driver import visible_gpus
+from kernels.devices.device import Arguments, Control, Own
+from kernels.devices.gpu import GpuDevice
+from kernels.devices.gpu_driver import visible_gpus
 from tests.collective_examples import ROOM_BYTES, Buffers, Example, check
 from tests.ranks import launch
 

@@ -7,10 +7,10 @@ import sys
 
 import numpy as np
 
-from collectives import library
 from collectives.collective import DATATYPES
+from collectives.layers.overlap import CHUNKS, COLLECTIVE, OVERLAPPED, MatmulCase, Overlapped
+from collectives.library import mpi as library
 from collectives.operation import Unsupported
-from collectives.overlap import CHUNKS, COLLECTIVE, OVERLAPPED, MatmulCase, Overlapped
 from tests.ranks import connect
 
 TOKENS, INNER, COLUMNS, CALLS = 48, 37, 29, 3  # so that chunks begin anywhere

@@ -9,7 +9,7 @@ import errno
 import struct
 import sys
 
-import bench.command
+import bench.harness.session
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
@@ -36,11 +36,12 @@ def refuse(calls: list[int], number: int) -> None:
 
 
 if __name__ == "__main__":
-    open_flight = bench.command.open_flight
+    open_flight = bench.harness.session.open_flight
 
     def refused(*arguments):
         refuse(*REFUSED[sys.argv[1]])
         return open_flight(*arguments)
 
-    bench.command.open_flight = refused
-    bench.command.main("allreduce", "all_reduce", "All-reduce of ranks that are refused something.", sys.argv[2:])
+    bench.harness.session.open_flight = refused
+    about = "All-reduce of ranks that are refused something."
+    bench.harness.session.main("allreduce", "all_reduce", about, sys.argv[2:])

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bench import verify
-from collectives.alltoall_routed import ALGORITHMS, CHOICE, RoutedCase, Tables, make_tables, record_bytes
+from bench.harness import verify
 from collectives.collective import COLLECTIVES, DATATYPES, Datatype
+from collectives.experts.alltoall_routed import ALGORITHMS, CHOICE, RoutedCase, Tables, make_tables, record_bytes
+from collectives.experts.routing import Routes, draw
 from collectives.operation import Memory, Operation, Unsupported, World
 from collectives.peer_buffer import register, set_epoch
-from collectives.routing import Routes, draw
 from tests.collective_examples import SPECIAL, UNTOUCHED
 from tests.ranks import connect, launch
 

@@ -27,20 +27,21 @@ from typing import Any, cast
 
 import numpy as np
 
-from bench import fused, verify
-from bench.subject import on_device, pattern_of
+from bench.harness import verify
+from bench.harness.iteration import on_device, pattern_of
+from bench.layers import fused
 from collectives.algorithm import ALGORITHMS
 from collectives.allreduce_two_shot_quantized import BLOCK
 from collectives.allreduce_two_shot_quantized import DATATYPES as QUANTIZED
-from collectives.alltoall_routed import ALGORITHMS as ROUTED
-from collectives.alltoall_routed import WAYS, RoutedCase, make_tables, record_bytes
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Array, Collective, Datatype, reason_against
-from collectives.fused import COLLECTIVE, FUSED, GemvCase, NormCase
+from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
+from collectives.experts.alltoall_routed import WAYS, RoutedCase, make_tables, record_bytes
+from collectives.experts.routing import draw as draw_routes
+from collectives.layers.fused import COLLECTIVE, FUSED, GemvCase, NormCase
 from collectives.operation import Build, Case, Gate, Operation, Step, Unsupported, Watch, World
 from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, set_epoch
-from collectives.routing import draw as draw_routes
-from kernels.device import Bytes, Control, LibraryCall, Own, Transfer
-from kernels.device_cpu import FLAGS, CpuDevice
+from kernels.devices.cpu import FLAGS, CpuDevice
+from kernels.devices.device import Bytes, Control, LibraryCall, Own, Transfer
 
 LAUNCHES = 6  # of each item
 START_EPOCH = 2**32 - 20
@@ -132,7 +133,7 @@ class Bed:
         for world, watch, case, operation, two in zip(self.worlds, self.watches, cases, operations, tables,
                                                       strict=True):
             assert isinstance(operation, Operation)
-            loop, wrong = world.device.compile("timed_loop", {}), world.device.private(64)
+            loop, wrong = world.device.compile("iteration", {}), world.device.private(64)
             stored = [on_device(world, verify.repeated(table)) for table in two]
             write, check = (Step(loop.kernel(entry), pattern_of(case.datatype, *side, memory, wrong, watch))
                             for entry, side, memory in zip(("write_pattern", "count_wrong"), sides(case), stored,
@@ -306,7 +307,7 @@ def chain_of(bed: Bed, rank: int, order: list[str]) -> list[LibraryCall]:
     """All launches of a rank as one list for `call_library`, each with the next iteration's data. First all meet: a
     rank that came when another had gone would have Python's locks between them."""
     device, peers = bed.worlds[rank].device, cast(PeerBuffer, bed.worlds[rank].peers)
-    begin = Step(device.compile("timed_loop", {}).kernel("begin_iteration"), Gate(watch=ctypes.addressof(peers.watch)))
+    begin = Step(device.compile("iteration", {}).kernel("begin_iteration"), Gate(watch=ctypes.addressof(peers.watch)))
     meet = Step(device.compile("link_probe", {"WORLD": str(bed.ranks)}).kernel("meet"), peers.arguments(0, 0, 0, 0))
     bed.keep.append((begin, meet))
     calls = [LibraryCall(kernel=step.kernel.function, argument=ctypes.addressof(step.argument))

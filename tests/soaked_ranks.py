@@ -9,7 +9,7 @@ import sys
 import time
 from types import SimpleNamespace
 
-import bench.command
+import bench.harness.session
 import bench.soak
 from collectives.communicator import Communicator, launched_rank
 
@@ -31,4 +31,4 @@ if __name__ == "__main__":
         bench.soak.time = SimpleNamespace(monotonic=lambda: time.monotonic() + APART_S)  # type: ignore[assignment,attr-defined]
     elif launched_rank() == 1:
         Communicator.function = failing  # type: ignore[assignment]
-    bench.command.main("allreduce", "all_reduce", "All-reduce in a soak.", sys.argv[2:])
+    bench.harness.session.main("allreduce", "all_reduce", "All-reduce in a soak.", sys.argv[2:])

@@ -16,7 +16,7 @@ from unittest import mock
 
 import numpy as np
 
-from bench import command
+from bench.harness import session as command
 from reports.order import latest
 from reports.result import Block, ResultError, RunFile
 from reports.schema import Run
@@ -65,7 +65,7 @@ def main(folder: Path, processes: int, claimed: bool) -> int:
     forked = multiprocessing.get_context("fork")
     together = forked.Barrier(processes)
     writers = [forked.Process(target=write, args=(folder, seed, together, claimed)) for seed in range(processes)]
-    with mock.patch.multiple("bench.command", datetime=Stopped, secrets=SimpleNamespace(token_hex=token)):
+    with mock.patch.multiple("bench.harness.session", datetime=Stopped, secrets=SimpleNamespace(token_hex=token)):
         for writer in writers:
             writer.start()
     for writer in writers:

@@ -14,18 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from bench import fused, verify
+from bench.harness import verify
+from bench.harness.iteration import on_device
+from bench.layers import fused
 from bench.soak import COUNTS, ROOM_BYTES, Drawn, checked, draw_launch
-from bench.subject import on_device
 from collectives.algorithm import ALGORITHMS
 from collectives.allreduce_two_shot_quantized import DATATYPES as QUANTIZED
-from collectives.alltoall_routed import ALGORITHMS as ROUTED
-from collectives.alltoall_routed import RoutedCase, make_tables, record_bytes
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.fused import COLLECTIVE, FUSED, GemvCase, NormCase
+from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
+from collectives.experts.alltoall_routed import RoutedCase, make_tables, record_bytes
+from collectives.experts.routing import draw as draw_routes
+from collectives.layers.fused import COLLECTIVE, FUSED, GemvCase, NormCase
 from collectives.operation import Operation, Unsupported, Watch, World, Wrong
 from collectives.peer_buffer import register, set_epoch
-from collectives.routing import draw as draw_routes
 from tests.ranks import connect
 
 START_EPOCH = 2**32 - 5
@@ -123,7 +124,7 @@ def fused_case(world: World, draw: random.Random, name: str, sizes: dict[str, in
 
 def fused_item(world: World, case: Any, sides: tuple[fused.Side, fused.Side], tables: Any, keep: Any,
                watch: Watch) -> Drawn:
-    """A launch of a fused kernel; `sides` and `tables` are those of bench.fused."""
+    """A launch of a fused kernel; `sides` and `tables` are those of bench.layers.fused."""
     operation = FUSED[case.collective.name]["fused"].bind(world, case)
     assert isinstance(operation, Operation), operation
     item = checked(world, watch, operation, sides, tables, case.datatype)

@@ -8,9 +8,9 @@ import os
 import signal
 import sys
 
-import bench.command
+import bench.harness.session
 from collectives.communicator import launched_rank
-from kernels import shared_memory
+from kernels.devices import shared_memory
 
 allocate = shared_memory.allocate
 
@@ -31,4 +31,4 @@ def tampered(what: str, size_bytes: int, type: str, label: str) -> shared_memory
 if __name__ == "__main__":
     if launched_rank() == 1:
         shared_memory.allocate = lambda *asked: tampered(sys.argv[1], *asked)
-    bench.command.main("allreduce", "all_reduce", "All-reduce over memory that is another's.", sys.argv[2:])
+    bench.harness.session.main("allreduce", "all_reduce", "All-reduce over memory that is another's.", sys.argv[2:])

@@ -21,7 +21,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import campaign, launches, variants
+from bench import campaign
+from bench.campaigns import launches, variants
 from reports import comparison
 from reports.manifest import MANIFEST, End, Launch, Stage, read_manifest
 from reports.result import read

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bench import variants
+from bench.campaigns import variants
 from tests.launch import ROOT
 
 BENCH = "python -m bench.allreduce -b 16K -e 16K -n 20 --algorithm auto,library --mode isolated --max-time 20"

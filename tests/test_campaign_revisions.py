@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from bench import launches, variants
+from bench.campaigns import launches, variants
 from reports.manifest import read_manifest
 from reports.result import read
 from tests.launch import ROOT

@@ -4,10 +4,10 @@ ranks."""
 import numpy as np
 import pytest
 
-from bench import verify
+from bench.harness import verify
 from collectives.auto import choose
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined, reason_against
-from collectives.library import types_of
+from collectives.library.mpi import types_of
 from tests.launch import count, mpirun
 
 ALL_REDUCE = COLLECTIVES["all_reduce"]

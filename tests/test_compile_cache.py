@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from bench import picks
-from kernels.module import CompileError, cache_folder, kept
+from bench.harness import picks
+from kernels.devices.compile_cache import CompileError, cache_folder, kept
 from tests.another_user import as_root, said_as
 from tests.launch import ROOT
 
 LOAD = """
 import os, sys
 from pathlib import Path
-from kernels.device_cpu import CpuDevice
+from kernels.devices.cpu import CpuDevice
 device = CpuDevice()
 os.environ["XDG_CACHE_HOME"] = sys.argv[2]
 print(device._load(Path(sys.argv[1]), {}).library.answer())

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernels import device_cpu, module
-from kernels.device import WRONG_BYTES, DeviceError, Pattern, Step, Watch, Wrong
-from kernels.module import CompileError, cache_folder, source_with_headers
+from kernels.devices import compile_cache as module
+from kernels.devices import cpu as device_cpu
+from kernels.devices.compile_cache import CompileError, cache_folder, source_with_headers
+from kernels.devices.device import WRONG_BYTES, DeviceError, Pattern, Step, Watch, Wrong
 from tests.launch import ROOT, mpirun
 
 
@@ -91,7 +92,7 @@ def test_another_process_sees_what_is_stored_and_nothing_is_left(way):
     device = device_cpu.CpuDevice()
     memory = device.allocate(8192, way)
     peer = (
-        "import sys, ctypes; from kernels.device_cpu import CpuDevice;"
+        "import sys, ctypes; from kernels.devices.cpu import CpuDevice;"
         "m = CpuDevice().open(sys.argv[1].encode(), 8192, sys.argv[2]);"
         "ctypes.c_uint64.from_address(m.address + 4096).value += 1"
     )
@@ -119,7 +120,7 @@ def test_each_wrong_element_counts_once_wherever_it_lies(size_bytes):
     broken[at, draw.integers(0, size_bytes, 40)] ^= 1
     pattern = Pattern(got.address, kept.address, segments, count * size_bytes, table, 31, size_bytes, wrong.address,
                       ctypes.addressof(watch))
-    check = device.caller(Step(device.compile("timed_loop", {}).kernel("count_wrong"), pattern))
+    check = device.caller(Step(device.compile("iteration", {}).kernel("count_wrong"), pattern))
     for data, n, first in ((right, 0, 0), (broken, 40, min(at)), (right ^ 255, segments * count, 0)):
         wrong.write(np.zeros(WRONG_BYTES, np.uint8))
         watch.iteration = 31 * n

@@ -18,10 +18,10 @@ from types import SimpleNamespace
 import pytest
 
 from collectives.world import choose_gpus
-from kernels import gpu_driver
-from kernels.device import DeviceError
-from kernels.gpu_module import compile_kernel
-from kernels.module import CompileError
+from kernels.devices import gpu_driver
+from kernels.devices.compile_cache import CompileError
+from kernels.devices.device import DeviceError
+from kernels.devices.gpu_module import compile_kernel
 from reports.result import read
 from tests import fake_gpu
 from tests.fake_gpu import fake_nccl
@@ -251,8 +251,8 @@ def test_ranks_that_see_one_gpu_each_use_both_on_a_fake_gpu(tmp_path):
 def test_memory_that_can_have_no_handle_is_given_back_on_a_fake_gpu(vendor, call):
     """A run that goes on through the host would have that much less room."""
     program = """
-from kernels.device_gpu import DeviceError, GpuDevice
-from kernels.gpu_driver import visible_gpus
+from kernels.devices.gpu import DeviceError, GpuDevice
+from kernels.devices.gpu_driver import visible_gpus
 device = GpuDevice(visible_gpus()[1][0])
 free = device.runtime.memGetInfo()
 device.private(1 << 20)

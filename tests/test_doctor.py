@@ -13,10 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench import gpu_state
-from bench.diagnosis import findings, page, summary, unknowns
 from bench.doctor import examine
-from bench.gpu_state import link_facts
+from bench.machine import gpu_state
+from bench.machine.diagnosis import findings, page, summary, unknowns
+from bench.machine.gpu_state import link_facts
 from tests.fake_gpu import environment
 from tests.launch import mpirun
 from tests.machines import lay_out, recorded, with_acs, write

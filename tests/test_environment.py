@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.environment import (
+from bench.machine.environment import (
     cpu_ticks,
     describe,
     gpu_facts,

@@ -12,7 +12,7 @@ import time
 import psutil
 import pytest
 
-from bench.witness import LEFT_BEHIND_S
+from bench.harness.witness import LEFT_BEHIND_S
 from tests.faulty_runs import (
     SOON_S,
     TIMEOUT_S,
@@ -185,7 +185,8 @@ def test_a_stopped_rank_that_the_launcher_leaves_behind_is_killed(tmp_path):
         try:
             stopped.send_signal(signal.SIGSTOP)
             ranks = f"0:{left.pid}", f"1:{stopped.pid}"
-            witness = subprocess.Popen([sys.executable, str(ROOT / "bench/witness.py"), str(folder), "", *ranks])
+            script = str(ROOT / "bench/harness/witness.py")
+            witness = subprocess.Popen([sys.executable, script, str(folder), "", *ranks])
             left.kill()
             assert (witness.wait(20), stopped.wait(20)) == (0, -signal.SIGKILL)
         finally:
@@ -360,7 +361,7 @@ def test_a_compiler_that_takes_longer_than_the_time_out_is_waited_for(out, tmp_p
     compiler = tmp_path / "compiler"
     loop = "import time\nwhile time.process_time() < 3: pass"
     busy = f"{sys.executable} -c '{loop}'"
-    compiler.write_text(f'#!/bin/sh\ncase "$*" in *timed_loop.cpp*) {busy};; esac\nexec c++ "$@"\n')
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in *loop_cpu.cpp*) {busy};; esac\nexec c++ "$@"\n')
     compiler.chmod(0o755)
     options = ["-n", "10", "--timeout", "1", "--algorithm", "ring", "--lean", "--out", str(out)]
     cache = str(tmp_path / "cache")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.flight import Flight
-from bench.witness import clear_up
+from bench.harness.watchdog import Flight
+from bench.harness.witness import clear_up
 from tests.faulty_runs import PROMISED_S, Launch, processes, said_in, show, wait_for
 from tests.launch import mpirun
 from tests.small_disk import Disk

@@ -11,11 +11,11 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from bench import placement
-from bench.sweep import modes
-from collectives.gemm import COLUMNS, INNER, bind_gemm
-from kernels.device import Arguments, Gate, Plan, Step, Watch, progress
-from kernels.device_cpu import CpuDevice
+from bench.harness.sweep import modes
+from bench.machine import placement
+from collectives.layers.gemm import COLUMNS, INNER, bind_gemm
+from kernels.devices.cpu import CpuDevice
+from kernels.devices.device import Arguments, Gate, Plan, Step, Watch, progress
 from reports.case import beside, find_states
 from reports.footprint import footprint
 from reports.result import Block, read
@@ -28,8 +28,8 @@ from tests.synthetic_run import write_run
 PRODUCT = """
 import numpy as np
 from types import SimpleNamespace
-from kernels.gpu_driver import visible_gpus
-from kernels.device_gpu import GpuDevice
+from kernels.devices.gpu_driver import visible_gpus
+from kernels.devices.gpu import GpuDevice
 from tests.test_footprint import product_is_right, some_is_done_beside
 device = GpuDevice(visible_gpus()[1][0])
 product_is_right(device)
@@ -53,7 +53,7 @@ def product_is_right(device: Any) -> None:
 def some_is_done_beside(device: Any) -> None:
     """While a stream waits 40 ms, the one beside it does something; where it began too late, or did not last so long,
     nothing is known, and the next iteration has enough of it."""
-    nothing, wait = (Step(device.compile("timed_loop", {}).kernel(name), argument)
+    nothing, wait = (Step(device.compile("iteration", {}).kernel(name), argument)
                      for name, argument in (("nothing", Gate()), ("come_late", Arguments(timeout_ns=40_000_000))))
     work = bind_gemm(cast(Any, SimpleNamespace(device=device)), None)
     done = device.run(Plan(nothing, nothing, wait, nothing, nothing, 4, 12, 0, beside=work), device.watch(Watch()))
@@ -88,8 +88,8 @@ def test_its_rate_is_that_of_a_whole_core_or_of_a_shared_one():
     if len(cpus) < 2:
         pytest.skip("one core")
     device, watch = CpuDevice(), Watch()
-    gate = Step(device.compile("timed_loop", {}).kernel("nothing"), Gate())
-    wait = Step(device.compile("timed_loop", {}).kernel("come_late"), Arguments(timeout_ns=20_000_000))
+    gate = Step(device.compile("iteration", {}).kernel("nothing"), Gate())
+    wait = Step(device.compile("iteration", {}).kernel("come_late"), Arguments(timeout_ns=20_000_000))
     done = {}
     try:
         os.sched_setaffinity(0, {cpus[0]})

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from bench import picks
-from bench.head import Machine
+from bench.harness import picks
+from bench.harness.head import Machine
 from collectives.operation import Pick
 from reports.__main__ import main
 from reports.manifest import MANIFEST, read_manifest

@@ -7,9 +7,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from bench.fused import following_link
+from bench.layers.fused import following_link
 from collectives.collective import DATATYPES
-from collectives.fused import COLLECTIVE, EPSILON, FUSED, GemvCase, NormCase
+from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, GemvCase, NormCase
 from collectives.operation import Algorithm, Build, Case, Operation, Unsupported
 from reports.result import read
 from tests.fused_ranks import TYPES, drawn, wrong_of_gemv, wrong_of_norm

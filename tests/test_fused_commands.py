@@ -15,7 +15,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bench import cli, overlap
+from bench.harness import options as cli
+from bench.layers import overlap
 from reports.case import find_states
 from reports.exposed import COMPUTE, costs_in, work_of
 from reports.result import read
@@ -132,10 +133,10 @@ def test_what_this_machine_cannot_do_is_said_once_for_all_ranks(tmp_path, ranks,
 
 
 STRICT = """import sys, time
-import bench.steps
+import bench.layers.steps
 from bench import decode
-from bench.command import start
-bench.steps.TOLERANCE["float16"] = 1e-9
+from bench.harness.session import start
+bench.layers.steps.TOLERANCE["float16"] = 1e-9
 start("decode", decode.parse(sys.argv[1:]), decode.prepare, time.monotonic())
 """
 

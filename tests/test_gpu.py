@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from kernels.gpu_driver import visible_gpus
+from kernels.devices.gpu_driver import visible_gpus
 from tests.fake_gpu import environment
 from tests.launch import ROOT, count, mpirun
 

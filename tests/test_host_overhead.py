@@ -6,11 +6,11 @@ import itertools
 import numpy as np
 import pytest
 
-from bench import verify
+from bench.harness import verify
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Step, plain_arguments
-from kernels.device import Watch
-from kernels.device_cpu import CpuDevice
+from kernels.devices.cpu import CpuDevice
+from kernels.devices.device import Watch
 from reports.result import Block, RunFile, read
 from tests.synthetic_run import write_run
 

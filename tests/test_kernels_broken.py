@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from kernels.resources import ARCHITECTURES
 from tests.gpu_builds import CUDA, HIP, PACK, WIDE, changed, compiled, flaws_of_loops, misfits
 from tests.kernel_code import HANDOVER, broken, family, kernels_in, protocol
+from tests.kernel_resources import ARCHITECTURES
 
 LOAD = "__hip_atomic_load((const GLOBAL u64*)p, __ATOMIC_ACQUIRE, __HIP_MEMORY_SCOPE_SYSTEM)"
 STORE = "  fence_system();\n  __hip_atomic_store("

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from kernels import __main__ as table
-from kernels import resources
-from kernels.device import Arguments
-from kernels.module import SOURCES, CompileError
-from kernels.resources import ARCHITECTURES, Resources
+from kernels.devices.compile_cache import SOURCES, CompileError
+from kernels.devices.device import Arguments
+from tests import kernel_resources as resources
+from tests import kernel_table as table
 from tests.gpu_builds import (
     CUDA,
     HIP,
@@ -32,10 +31,12 @@ from tests.gpu_builds import (
     version,
 )
 from tests.kernel_code import HANDOVER, broken, family, kernels_in, protocol
+from tests.kernel_resources import ARCHITECTURES, Resources
 from tests.launch import few
 
-FILES = sorted(path.stem for path in SOURCES.glob("*.cu"))
-COLLECTIVES = [stem for stem in FILES if stem not in ("gemm", "link", "link_probe", "timed_loop", "routed_records")]
+FILES = sorted(str(path.relative_to(SOURCES).with_suffix("")) for path in SOURCES.rglob("*.cu"))
+NO_COLLECTIVES = "gemm", "link", "link_probe", "iteration", "experts/routed_records"
+COLLECTIVES = [stem for stem in FILES if stem not in NO_COLLECTIVES]
 TYPES = [(("ELEMENT", element), ("REDOP", redop)) for element, redop in
          (("Float16", "Avg"), ("Float64", "Prod"), ("Int32", "Min"), ("Int64", "Max"))]
 UNSYNCHRONISED = {"copy_in", "push_out", "read_peer", "copy_local", "read_own", "chain_link", "chain_link_gathered",
@@ -93,7 +94,7 @@ def test_every_entry_is_there_and_uses_no_stack(stem, architecture):
 @each_file
 @each_architecture
 def test_main_loops_have_16_byte_loads_under_way_before_they_store(stem, architecture):
-    if stem not in ("timed_loop", "gemm"):  # which move no messages
+    if stem not in ("iteration", "gemm"):  # which move no messages
         assert not flaws_of_loops(built(stem, architecture)[0], architecture)
 
 
@@ -123,7 +124,7 @@ def test_no_compiler_has_a_warning(stem, macros):
     source = SOURCES / f"{stem}.cu"
     host = ["-x", "c++", "-march=native"]
     hip = ["-x", "hip", "--cuda-device-only", "-nogpulib", "-nogpuinc", "--offload-arch=gfx942",
-           "-include", str(SOURCES / "hip_prelude.h")]
+           "-include", str(resources.PRELUDE)]
     strict = [*options, "-O1", "-Wall", "-Wextra", "-S", "-o", "/dev/null", str(source)]
 
     def said(target: list[str]) -> str:
@@ -240,14 +241,16 @@ def test_the_documented_table_has_every_kernel_on_every_architecture():
     rows = [tuple(line.split()[:2]) for line in text.splitlines() if re.match(r"\w+ +(sm_|gfx)\d", line)]
     assert table.HEAD in text
     wanted = {(r.kernel, a) for stem in FILES for a in ARCHITECTURES for r in built(stem, a)[1]}
-    assert set(rows) == wanted, "make it anew: python -m kernels"
+    assert set(rows) == wanted, "make it anew: python -m tests.kernel_table"
     assert len(rows) == len(wanted)
 
 
 def test_the_table_is_for_the_ranks_and_the_type_asked_for(capsys, monkeypatch, tmp_path):
     built("allreduce_ring", "gfx1201")  # skips where there is no compiler
-    for path in [*SOURCES.glob("*.h"), *(SOURCES / f"{stem}.cu" for stem in ("allreduce_ring", "link"))]:
-        (tmp_path / path.name).write_text(path.read_text())
+    for path in [*SOURCES.glob("include/*.h"), *(SOURCES / f"{stem}.cu" for stem in ("allreduce_ring", "link"))]:
+        target = tmp_path / path.relative_to(SOURCES)
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(path.read_text())
     monkeypatch.setattr(table, "SOURCES", tmp_path)
     assert table.main(["--arch", "gfx1201", "--world", "3", "--datatype", "bfloat16"]) == 0
     said = capsys.readouterr().out.splitlines()
@@ -261,8 +264,10 @@ def test_the_table_is_for_the_ranks_and_the_type_asked_for(capsys, monkeypatch, 
 @pytest.mark.parametrize("datatype", ["float64", "int32", "float16"])
 def test_the_table_leaves_out_what_has_no_such_type(capsys, monkeypatch, tmp_path, datatype):
     built("gemv_allreduce", "gfx1201")  # skips where there is no compiler
-    for path in [*SOURCES.glob("*.h"), *(SOURCES / f"{stem}.cu" for stem in ("link", "gemv_allreduce"))]:
-        (tmp_path / path.name).write_text(path.read_text())
+    for path in [*SOURCES.glob("include/*.h"), *(SOURCES / f"{stem}.cu" for stem in ("link", "gemv_allreduce"))]:
+        target = tmp_path / path.relative_to(SOURCES)
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(path.read_text())
     monkeypatch.setattr(table, "SOURCES", tmp_path)
     assert table.main(["--arch", "gfx1201", "--datatype", datatype]) == 0
     shown = {line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]}

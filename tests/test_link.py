@@ -24,7 +24,7 @@ QUICK = ("-e", "256K", "-f", "16", "--max-time", "9")
 # The command, but so many iterations end it and not the time: it is as long as it takes, on a slow machine too.
 COUNTED = """
 import time, bench.link as link, collectives.link as wire
-from bench.command import start
+from bench.harness.session import start
 bind, options = wire.bind, link.parse()
 options.iters = 6
 {}

@@ -6,12 +6,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from bench import verify
-from bench.measure import LEAST_TURNS, block_cost_s, summary, take_turns, times_us
-from bench.subject import Subject
+from bench.harness import verify
+from bench.harness.iteration import Subject
+from bench.harness.timing import LEAST_TURNS, block_cost_s, summary, take_turns, times_us
 from collectives.collective import COLLECTIVES, DATATYPES, reason_against
 from collectives.operation import Operation, Step, Wrong
-from kernels.device import Kernel
+from kernels.devices.device import Kernel
 from reports.case import where_wrong
 from reports.result import to_dict
 

@@ -9,7 +9,8 @@ from typing import cast
 
 import pytest
 
-from collectives import library_gpu, nccl
+from collectives.library import gpu as library_gpu
+from collectives.library import nccl
 from collectives.operation import DeviceError, World
 from tests.fake_gpu import fake_nccl
 

@@ -9,9 +9,9 @@ from functools import partial
 
 import pytest
 
-from collectives.models import MODELS
+from collectives.layers.models import MODELS
+from collectives.layers.overlap import OtherCore
 from collectives.operation import DeviceError
-from collectives.overlap import OtherCore
 from reports.result import read
 from reports.show import text
 from tests.fake_gpu import fake_nccl

@@ -9,7 +9,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from bench import picks, tune
+from bench import tune
+from bench.harness import picks
 from collectives.algorithm import ALGORITHMS, asked_for
 from collectives.allreduce_two_shot_quantized import QUANTIZED, WIRES
 from collectives.collective import COLLECTIVES, DATATYPES

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.run import print_result
+from bench.harness.run import print_result
 from reports.formats import as_csv, as_json, as_nccl_tests
 from reports.result import Block, ResultError, RunFile, read, write_named
 from reports.table import render

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from collectives.routing import MOST_CHOICES, SkewError, choose, draw, expert_counts
+from collectives.experts.routing import MOST_CHOICES, SkewError, choose, draw, expert_counts
 
 HEADER = b"{'descr': '<i8', 'fortran_order': False, 'shape': (10000000000000,), }".ljust(117) + b"\n"
 HUGE = b"\x93NUMPY\x01\x00" + len(HEADER).to_bytes(2, "little") + HEADER  # says that it has 73 TiB

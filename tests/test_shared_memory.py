@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels.device import DeviceError
-from kernels.shared_memory import MEMFD, NAMED, SEALS, SharedMemory, allocate, forget_name, open_shared, stamp
+from kernels.devices.device import DeviceError
+from kernels.devices.shared_memory import MEMFD, NAMED, SEALS, SharedMemory, allocate, forget_name, open_shared, stamp
 from tests.faulty_runs import wait_for
 from tests.launch import mpirun
 
@@ -179,7 +179,7 @@ def test_the_kernels_see_the_data_alone():
 
 def test_the_handle_of_a_gpus_memory_has_a_grammar():
     """Whatever else comes is refused before the driver is asked; `tests/test_device_gpu.py` opens good ones."""
-    from kernels.gpu_driver import IPC_HANDLE
+    from kernels.devices.gpu_driver import IPC_HANDLE
 
     good = b"0000:41:00.0 " + b"ab" * 64 + b" 0 4096 2097152 cudaMalloc"
     assert IPC_HANDLE.fullmatch(good)

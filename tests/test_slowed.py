@@ -9,7 +9,7 @@ from statistics import median
 
 import pytest
 
-from bench.cli import parser_for
+from bench.harness.options import parser_for
 from collectives.collective import COLLECTIVES
 from reports.result import read
 from tests.launch import mpirun

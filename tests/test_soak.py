@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from bench import cli
+from bench.harness import options as cli
 from collectives.collective import COLLECTIVES
 from tests.faulty_runs import Launch, sentence, wait_for
 from tests.launch import mpirun

@@ -8,8 +8,8 @@ import gzip
 
 import pytest
 
-from bench import topology
-from bench.topology import card, chain, iommu, kfd, links, narrowest, path_between, rates, redirects, through_chipset
+from bench.machine import pci as topology
+from bench.machine.pci import card, chain, iommu, kfd, links, narrowest, path_between, rates, redirects, through_chipset
 from tests.machines import lay_out, recorded, with_acs, write
 
 

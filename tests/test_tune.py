@@ -7,8 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from bench import picks, tune
-from bench.subject import Subject
+from bench import tune
+from bench.harness import picks
+from bench.harness.iteration import Subject
 from collectives.algorithm import ALGORITHMS, named
 from collectives.auto import picked
 from collectives.collective import COLLECTIVES, DATATYPES

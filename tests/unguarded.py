@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 # By file: from here, up to here, and what stands there instead.
 GUARDS = {
-    "kernels/sync.h": [
+    "kernels/include/sync.h": [
         ("  FlagWait waited;\n",
          "    if (a.yields) yield();\n  }\n", "  while (!reached(load_acquire_system(flag), wanted)) breathe();\n"),
     ],
@@ -21,7 +21,7 @@ GUARDS = {
         ("  PacketWait waited;", "\n", ""),
         ("  for (int polls = 1;; ++polls) {\n", "", "  for (;;) {\n"),
     ],
-    "kernels/timed_loop.cpp": [
+    "kernels/devices/loop_cpu.cpp": [
         ("  *(volatile u64*)&l.watch->phase = phase;\n", "", "  (void)l, (void)phase;\n"),
         ("      *(volatile u64*)&l.watch->phase = OPERATION;\n      t[0] = clock_ns();\n      l.op", "",
          "      t[0] = clock_ns();\n      l.op"),
@@ -29,7 +29,7 @@ GUARDS = {
          "      t[0] = clock_ns();\n      for"),
         ("        *(volatile u64*)&l.watch->calls += 1;\n", "", ""),
     ],
-    "bench/command.py": [
+    "bench/harness/session.py": [
         ("start_witness(folder, pids)\n", "", "folder.rmdir()\n"),
         ("Flight(folder.stem, folder,", "", "Flight(folder.stem, None,"),
         ("    flight.start_watchdog(pids)\n", "", ""),

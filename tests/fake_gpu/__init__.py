@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels.module import cache_folder
+from kernels.devices.compile_cache import cache_folder
 
 HERE = Path(__file__).parent
 DRIVERS = {"cuda": "libcuda.so.1", "hip": "libamdhip64.so.7"}

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 from functools import cache
 
-from kernels.module import cache_folder
+from kernels.devices.compile_cache import cache_folder
 from tests import fake_gpu
 
 SOURCE = fake_gpu.HERE / "nccl_library.cc"

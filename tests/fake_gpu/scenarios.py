@@ -12,7 +12,7 @@ import cupy
 import numpy as np
 import pytest
 
-from kernels.device import MOST_RANKS, Arguments, Control, Own, Watch
+from kernels.devices.device import MOST_RANKS, Arguments, Control, Own, Watch
 
 KERNELS = Path(__file__).parents[2] / "kernels"
 runtime, nvrtc = cupy.cuda.runtime, cupy.cuda.nvrtc

@@ -1,0 +1,1 @@
+"""Interleaved launches of several variants, pair by pair. Imported by `bench.campaign` alone."""

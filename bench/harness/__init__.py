@@ -1,0 +1,1 @@
+"""What every benchmark shares: options, session, run, iterations, timing, checks, head, watchdog."""

@@ -1,0 +1,1 @@
+"""The benchmarks of fused and overlapped compute, of whole steps and of experts."""

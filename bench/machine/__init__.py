@@ -1,0 +1,1 @@
+"""What this host is and what runs on it. Imported by the harness and by `bench.doctor`."""

@@ -1,0 +1,1 @@
+"""Compute and communication together: fused kernels, overlapped matmuls, whole model steps."""

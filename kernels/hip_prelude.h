@@ -1,7 +1,0 @@
-// What hipRTC declares before the first line of a kernel, for a clang that has no ROCm beside it.
-#pragma once
-#define __global__ __attribute__((global))
-#define __device__ __attribute__((device))
-#define __host__ __attribute__((host))
-#define __shared__ __attribute__((shared))
-#define __forceinline__ inline __attribute__((always_inline))

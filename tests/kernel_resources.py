@@ -1,0 +1,112 @@
+"""What the kernels take of a GPU, as their compilers tell: none of it needs a GPU or a driver.
+
+NVIDIA's figures are what NVRTC's log says of the cubin, AMD's stand in the assembly that clang makes.
+"""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from kernels.devices.compile_cache import CompileError
+from kernels.devices.device import DeviceError
+from kernels.devices.gpu_driver import load_cupy
+from kernels.devices.gpu_module import build
+
+PRELUDE = Path(__file__).with_name("hip_prelude.h")
+ARCHITECTURES = ("sm_80", "sm_90", "sm_120", "gfx942", "gfx1100", "gfx1201")
+BLOCK_THREADS = 512  # the most that the kernels promise the compiler
+# Threads that a multiprocessor holds at most: CUDA C++ Programming Guide, "Technical Specifications per
+# Compute Capability". It has 65,536 registers in all three, given to warps by 256, a quarter to each of its four parts.
+SM_THREADS = {"sm_80": 2048, "sm_90": 2048, "sm_120": 1536}
+AMD_FIGURES = ("vgpr_count", "sgpr_count", "group_segment_fixed_size", "private_segment_fixed_size",
+               "vgpr_spill_count", "sgpr_spill_count")
+CLANGS = ("clang-22", "amdclang++", "/opt/rocm/llvm/bin/clang++")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Of one kernel on one architecture. `registers` are a thread's (AMD: VGPRs), `scalars` a wave's SGPRs, `spills`
+    registers that did not fit (NVIDIA: counted in `stack_bytes`), `blocks` those of 512 threads that a multiprocessor
+    holds at once: an SM, a CU on gfx9, a WGP on RDNA."""
+
+    kernel: str
+    architecture: str
+    registers: int
+    scalars: int | None
+    shared_bytes: int
+    stack_bytes: int
+    spills: int
+    blocks: int
+    wave: int
+
+
+@cache
+def nvrtc() -> Any:
+    """NVRTC, as CuPy has it. Raises CompileError where there is none."""
+    try:
+        cupy = load_cupy()
+        cupy.cuda.nvrtc.getVersion()  # which loads it
+    except (DeviceError, RuntimeError) as error:
+        raise CompileError(f"no NVRTC was found: {error}") from error
+    if cupy.cuda.runtime.is_hip:
+        raise CompileError("no NVRTC was found: the installed CuPy is built for ROCm")
+    return cupy.cuda.nvrtc
+
+
+@cache
+def clang() -> str:
+    """A clang that compiles for AMD's GPUs. Raises CompileError where there is none."""
+    for name in CLANGS:
+        if found := shutil.which(name):
+            return found
+    raise CompileError(f"no clang for AMD GPUs was found: looked for {', '.join(CLANGS)}")
+
+
+def compile_for(source: Path, architecture: str, macros: Mapping[str, str]) -> tuple[str, list[Resources]]:
+    """PTX or assembly of a kernel file, and what each kernel in it takes. Raises CompileError, without compiler too."""
+    options = ["-std=c++17", *(f"-D{name}={value}" for name, value in macros.items())]
+    refusal = f"{source.name} does not compile for {architecture}"
+    if architecture.startswith("sm_"):
+        target = [f"--gpu-architecture={architecture}", "--ptxas-options=-v"]
+        ptx, _, log = build(nvrtc(), source, [*target, *options], refusal)
+        return ptx.decode(), cuda_resources(log, architecture)
+    # The prelude stands for what hipRTC declares before the first line.
+    hip = ["-x", "hip", "--cuda-device-only", "--no-gpu-bundle-output", "-nogpulib", "-nogpuinc", "-S", "-o", "-",
+           f"--offload-arch={architecture}", "-O3", "-include", str(PRELUDE)]
+    done = subprocess.run([clang(), *hip, *options, str(source)], capture_output=True, text=True)
+    if done.returncode:
+        complaint = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr)
+        raise CompileError(f"{refusal}: {complaint[:200]}")
+    return done.stdout, amd_resources(done.stdout, architecture)
+
+
+def cuda_resources(log: str, architecture: str) -> list[Resources]:
+    """Of each kernel in a log of NVRTC: what ptxas says with -v."""
+    kernels = []
+    for part in log.split("Compiling entry function '")[1:]:
+        name = part.partition("'")[0]
+        found = [re.search(rf"(\d+) {what}", part) for what in ("registers", "bytes smem", "bytes stack frame")]
+        registers, shared, stack = (int(match[1]) if match else 0 for match in found)
+        warps = 4 * (65536 // 4 // (-(-registers * 32 // 256) * 256))
+        blocks = min(warps * 32, SM_THREADS[architecture]) // BLOCK_THREADS
+        kernels.append(Resources(name, architecture, registers, None, shared, stack, 0, blocks, 32))
+    return sorted(kernels, key=lambda r: r.kernel)
+
+
+def amd_resources(assembly: str, architecture: str) -> list[Resources]:
+    """Of each kernel in an assembly file: its metadata, and LLVM's own figure of the waves that a SIMD holds."""
+    kernels = []
+    for part in re.findall(r"\.group_segment_fixed_size:.*?\.wavefront_size: +\d+", assembly, re.DOTALL):
+        stated = dict(re.findall(r"\.(\w+): +(\S+)", part))
+        name, wave = stated["name"], int(stated["wavefront_size"])
+        occupancy = re.search(rf"^{name}:.*?^; Occupancy: (\d+)", assembly, re.MULTILINE | re.DOTALL)
+        assert occupancy, f"no occupancy of {name} in the assembly for {architecture}"
+        blocks = 4 * int(occupancy[1]) * wave // BLOCK_THREADS  # four SIMDs, of a CU or of a WGP
+        registers, scalars, shared, stack, *spills = (int(stated[what]) for what in AMD_FIGURES)
+        kernels.append(Resources(name, architecture, registers, scalars, shared, stack, sum(spills), blocks, wave))
+    return sorted(kernels, key=lambda r: r.kernel)

@@ -1,9 +1,9 @@
-"""What is timed, and how: `python -m bench.<collective>`, one module a command."""
+"""The benchmarks, one module per command: `mpirun -n RANKS python -m bench.<collective>`."""
 
 import os
 
 VERSION = "0.1.0"
 
-# Read when numpy is imported, which is after this: a rank has one core, and a thread of BLAS's more would spin on its
-# peer's.
+# numpy reads this when it is imported, which is later. A rank has one core: a second thread of
+# BLAS would spin on the core of the rank's peer.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"

@@ -1,52 +1,53 @@
-"""All-reduce, residual and RMSNorm in one launch, beside the same one after the other.
+"""All-reduce, residual and RMSNorm in one launch, and one after the other.
 `mpirun -n 2 python -m bench.allreduce_rmsnorm`"""
 
 import signal
 import time
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while imports go on there is nothing to keep, nor to say
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while modules load, Ctrl-C has nothing to keep
 
-from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
-from bench.harness import options as cli
-from bench.harness.options import MOST_BYTES
-from bench.layers import fused
+from bench.harness.options import MOST_BYTES, RunOptions, name_among, whole_number
+from bench.layers import command
+from bench.layers.command import LayerOptions
+from bench.layers.fused import prepare_norm
 from collectives.collective import DATATYPES
-from collectives.layers.fused import CODES_AT_ONCE, FUSED, OUTPUTS
+from collectives.layers.fused import FUSED, OUTPUTS, UNIT_CODES
 from collectives.layers.models import MODELS
 
-ABOUT = "Times all-reduce + residual + RMSNorm, fused and one after the other: how much communication is left to see."
+ABOUT = ("Times all-reduce + residual + RMSNorm, fused and one after the other: how much of the "
+         "communication the compute does not hide.")
 
 
-def parse(argv: Sequence[str] | None = None) -> Namespace:
+def parse(argv: Sequence[str] | None = None) -> tuple[RunOptions, LayerOptions]:
     """The options, or the end of the process with status 2 and one sentence."""
-    p = fused.parser("allreduce_rmsnorm", ABOUT)
-    what = p.add_argument_group("what").add_argument
-    fused.model_options(what, scaled=False)
-    what("--hidden", type=partial(cli.whole, 1, most=1 << 20), default=None, metavar="N",
-         help="elements of a token (the model's)")
-    fused.counts_option(what, fused.MOST_TOKENS, "1,16,256,2048", "at once")
-    fused.wire_option(what)
-    what("--output", type=partial(cli.one_of, "output", list(OUTPUTS)), default=None, metavar="TYPE",
-         help="writes what is normed as int8 or fp8 codes too, with a scale a token (neither)")
-    fused.algorithms_option(what, FUSED["allreduce_rmsnorm"])
-    options = fused.finish(p, "allreduce_rmsnorm", argv)
-    if options.hidden:
-        options.model = None
-    options.hidden = options.hidden or MODELS[options.model].hidden
-    if options.output and options.hidden % CODES_AT_ONCE:
-        p.error(f"--output is of {CODES_AT_ONCE} elements at a time, which do not divide {options.hidden}")
-    size = max(options.tokens) * options.hidden * DATATYPES[options.datatype].size_bytes
+    parser, add = command.parser_for("allreduce_rmsnorm", ABOUT)
+    command.add_model(add, scaled=False)
+    add("--hidden", type=partial(whole_number, 1, most=1 << 20), default=None, metavar="N",
+        help="elements of a token (the model's)")
+    command.add_counts(add, "--tokens", command.MOST_TOKENS, "1,16,256,2048", "at once")
+    command.add_wire(add)
+    add("--output", type=partial(name_among, "output", list(OUTPUTS)), default=None,
+        metavar="TYPE", help="also write the norm as int8 or fp8 codes, with a scale a token "
+        "(neither)")
+    command.add_algorithms(add, FUSED["allreduce_rmsnorm"])
+    run_options, norm = command.finish(parser, argv)
+    norm = (replace(norm, model="") if norm.hidden
+            else replace(norm, hidden=MODELS[norm.model].hidden))
+    if norm.output and norm.hidden % UNIT_CODES:
+        parser.error(f"--output quantises {UNIT_CODES} elements at a time, which do not divide "
+                     f"{norm.hidden}")
+    size = max(norm.tokens) * norm.hidden * DATATYPES[norm.datatype].size_bytes
     if size > MOST_BYTES // 2:
-        p.error(f"{max(options.tokens)} tokens of {options.hidden} elements are {size} B, above {MOST_BYTES >> 21}M")
-    return options
+        parser.error(f"{max(norm.tokens)} tokens of {norm.hidden} elements are {size} B, above "
+                     f"{MOST_BYTES >> 21}M")
+    return run_options, norm
 
 
 if __name__ == "__main__":
     started_s = time.monotonic()
-    from bench.harness.session import start
-
-    start("allreduce_rmsnorm", parse(), fused.prepare_norm, started_s, fused.MANNER)
+    command.run(parse(), started_s, prepare_norm)

@@ -1,143 +1,168 @@
-"""Finds, on this machine, what `auto` should run: for each size and each state of the link the best algorithm, and how
-it is built and cut. `mpirun -n 2 python -m bench.tune`
+"""Finds the best all-reduce for `auto` on this machine: `mpirun -n 2 python -m bench.tune`
 
-Successive halving (Jamieson and Talwalkar, AISTATS 2016): all that is worth trying is measured for a few rounds in
-random order, the better half of it goes on, and so on, so that most of the time goes to what is hard to tell apart. A
-state of the link that comes up later has a search of its own, from all candidates on.
+For each size and each state of the link it finds the algorithm, and how to compile and cut it, by
+successive halving (Jamieson and Talwalkar, AISTATS 2016): all candidates are measured for a few
+rounds in random order, the better half goes on, and so on, so that most time goes to candidates
+that are hard to distinguish. A state of the link that appears later gets its own search.
 """
 
 import signal
 import time
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while imports go on there is nothing to keep, nor to say
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while modules load, Ctrl-C has nothing to keep
 
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from bench.harness import options as cli
-from bench.harness import picks
+from bench.harness import options, tuned
 from bench.harness.head import Machine
-from bench.harness.plan import Prepared, prepare_collective
-from bench.harness.run import Manner, Session
-from bench.harness.timing import Bench
-from collectives.allreduce_two_shot_quantized import QUANTIZED
-from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.communicator import launched_rank
-from collectives.operation import Pick
+from bench.harness.options import RunOptions
+from bench.harness.run import Run, RunPolicy, measure
+from bench.harness.session import Session, start
+from bench.harness.suite import Axes, Suite
+from bench.harness.sweep import prepare_with
+from bench.harness.sweep_options import SweepOptions, requested_sizes
+from collectives.algorithm import ALGORITHMS
+from collectives.collective import COLLECTIVES
+from collectives.operation import TunedChoice
 from reports.case import find_states
 from reports.result import Result
 from reports.tune import FINALISTS, costs_of, winners
 
 ABOUT = "Finds what auto should run on this machine, by size and state of the link."
-ROUNDS_A_HEAT = 3  # before the worse half goes
-LAST_ROUNDS = 24  # for those that are left
-CHUNKS = ("32K", "64K", "128K", "256K", "1M")  # and what the device has for itself
+ROUNDS_A_HEAT = 3  # before the worse half leaves
+LAST_ROUNDS = 24  # for the finalists
+CHUNKS = ("32K", "64K", "128K", "256K", "1M")  # besides the device's own
 STORES = ("", "nt", "ntr", "nt+ntr")
 
 
-def candidates(size_bytes: int, gpu: bool, lossy: bool = False) -> Iterator[str]:
-    """What is worth trying at a size. Where a message is in cache, the reader of a result that went around the caches
-    pays more than its writer has saved; a chunk has to be shorter than the message."""
+@dataclass(frozen=True)
+class TuneOptions:
+    """The sizes to search, and the file for the table (None: the one that `auto` looks for)."""
+
+    sizes: tuple[int, ...]
+    table: str | None
+
+
+def candidates(size_bytes: int, far_peers: bool) -> Iterator[str]:
+    """The builds that are worth a trial at a size.
+
+    Small results stay in cache: a reader of stores around the caches loses more than the writer
+    gains. A chunk must be shorter than the message.
+    """
     stores = STORES if size_bytes >= 1 << 20 else STORES[:2]
-    chunks = [chunk for chunk in CHUNKS if cli.size_bytes(chunk) < size_bytes]
-    grids = ("8b", "32b", "256t") if gpu else ()
+    chunks = [chunk for chunk in CHUNKS if options.size_bytes(chunk) < size_bytes]
+    grids = ["8b", "32b", "256t"] if far_peers else []
     if size_bytes <= 32 << 10:
         yield "one_shot_ll"
-    for algorithm, most, cuts in (("one_shot_push", 2 << 20, []), ("one_shot_pull", 2 << 20, []),
-                                  ("two_shot", cli.MOST_BYTES, chunks), ("ring", cli.MOST_BYTES, chunks),
-                                  *((one.name, cli.MOST_BYTES, chunks) for one in QUANTIZED if lossy)):
-        if size_bytes <= most:
-            for words in stores:
-                for more in ("", *cuts, *grids):
-                    yield "+".join(word for word in (algorithm, words, more) if word)
+    searched = [("two_shot", chunks), ("ring", chunks)]
+    if size_bytes <= 2 << 20:
+        searched = [("one_shot_push", []), ("one_shot_pull", []), *searched]
+    for algorithm, cuts in searched:
+        for store in stores:
+            for cut in ("", *cuts, *grids):
+                yield "+".join(word for word in (algorithm, store, cut) if word)
 
 
-def parse(argv: Sequence[str] | None = None) -> Namespace:
+def parse(argv: Sequence[str] | None = None) -> tuple[RunOptions, TuneOptions]:
     """The options, or the end of the process with status 2 and one sentence."""
-    p = cli.parser_of_ranks(
-        "tune", ABOUT,
-        "example:\n  mpirun -n 2 python -m bench.tune --max-time 300\n\nexit status:\n  0 fine; 1 a result was "
-        "wrong or a rank was lost; 2 the command line;\n  3 this machine cannot run that; 130 interrupted: auto gets "
-        "nothing of it")
-    what, how, where = (p.add_argument_group(title).add_argument for title in ("what", "how", "output"))
-    cli.size_options(what, "32M", 2, "2")
-    cli.lossy_option(what)
-    cli.run_options(how, max_time_s=180.0)
-    where("--table", default=None, metavar="FILE", help="keep what was found there (where auto looks for it)")
-    cli.output_options(where)
-    p.set_defaults(
-        cudagraph=0, slowed_percent=None, list=False, check=1, warmup_iters=None, dispatch="native", iters=0,
-        output_file=None, long=False, mpi_thread_level=None, tuned="none", format="table", lean=True,
-        beside=None, collective=COLLECTIVES["all_reduce"], datatype="float32", op="sum", mode="as_used", in_place=False,
-        arrival_skew=[0.0], sizes=None)
-    options = p.parse_args(argv)
-    if not DATATYPES[options.datatype].size_bytes <= options.minbytes <= options.maxbytes:
-        p.error(f"there is no size of whole elements from {options.minbytes} B to {options.maxbytes} B")
-    if launched_rank() is None:
-        p.error("this is one process, and a collective needs ranks: mpirun -n 2 python -m bench.tune")
-    options.sizes = cli.sizes_of(options)
-    return options
+    parser = options.rank_parser("tune", ABOUT, "mpirun -n 2 python -m bench.tune --max-time 300",
+                                 "auto gets no table")
+    groups = [parser.add_argument_group(title).add_argument for title in ("what", "how", "output")]
+    options.add_sizes(groups[0], "32M", 2, "2")
+    options.add_run_options(groups[1], max_time_s=180.0)
+    groups[2]("--table", default=None, metavar="FILE",
+              help="file for the table (where auto looks for it)")
+    options.add_output(groups[2])
+    parser.set_defaults(sizes=None, datatype="float32")
+    namespace = parser.parse_args(argv)
+    if not 4 <= namespace.minbytes <= namespace.maxbytes:
+        parser.error("there is no size of whole elements from "
+                     f"{namespace.minbytes} B to {namespace.maxbytes} B")
+    parser.require_ranks()
+    files = (namespace.table,) if namespace.table else ()
+    run = options.run_options("tune", namespace, lean=True, output_files=files)
+    return run, TuneOptions(requested_sizes(parser, namespace), namespace.table)
 
 
-def prepare(options: Namespace, bench: Bench) -> Prepared:
-    """Every candidate at every size, without the link's parts: nothing here is held against a bound."""
-    with bench.world.communicator.together(picks.NotOurs):  # not after all that was measured
-        if not options.table:
-            picks.default_folder()
-    is_gpu = bench.world.device.name != "cpu"
-    options.algorithm = {size: list(candidates(size, is_gpu, options.lossy is not None)) for size in options.sizes}
-    planned, subjects, _ = prepare_collective(options, bench)
-    for number, case in enumerate(planned):
-        if case.snr_db and (worst := min(case.snr_db.values())) < options.lossy:
-            case.status, case.reason = "unsupported", f"{worst} dB on its worst data, below --lossy {options.lossy:g}"
-            subjects.pop(number, None)
-    return planned, subjects, {}
+def prepare(tune: TuneOptions, session: Session) -> Suite:
+    """Every candidate at every size, without the link's parts: nothing is held against a bound.
+    Raises Disagreement."""
+    with session.communicator.together(tuned.UnusableTable):  # before anything is measured
+        if not tune.table:
+            tuned.default_folder()
+    far_peers = not session.world.device.near_peers
+    sweep = SweepOptions(COLLECTIVES["all_reduce"], "float32", "sum", tune.sizes)
+    axes = Axes(ALGORITHMS["all_reduce"], lambda size: list(candidates(size, far_peers)),
+                mode="as_used")
+    suite = prepare_with(sweep, axes, session)
+    suite.link_parts.clear()
+    return suite
 
 
-def go_on(session: Session, active: list[int], rounds: int) -> list[int]:
-    """The cases that have another round, on all ranks by rank 0's figures. Each state of the link has a search of its
-    own, of which that of the state the last round was in goes on: what has not been seen in it thrice, and of each size
-    and variant the best, fewer of them the longer it has held. The very best go on to the end of the time, on the watch
-    for another state."""
-    kept: set[int] = set()
-    if session.file:
-        states = find_states(session.blocks)
-        last = [its for block, its in zip(session.blocks, states.of_block, strict=True) if block.round == rounds - 1]
-        held = Counter(its for its in last if its is not None).most_common(1)
-        now = held[0][0] if held else 0
-        costs_us = costs_of(session.blocks, states).get(now, {})
-        seen = Counter(block.case for block, its in zip(session.blocks, states.of_block, strict=True)
-                       if its == now or states.longest is None)
-        heats: dict[tuple[int, str, bool], list[int]] = {}
-        for number in session.subjects:
-            case = session.planned[number]
-            heats.setdefault((case.size_bytes, case.variant, case.snr_db is not None), []).append(number)
-        for heat in heats.values():
-            places = max(FINALISTS, len(heat) >> (max(seen[number] for number in heat) // ROUNDS_A_HEAT))
-            ranked = sorted((number for number in heat if number in costs_us), key=costs_us.__getitem__)
-            kept |= {number for number in heat if seen[number] < ROUNDS_A_HEAT}
-            kept |= {number for number in ranked[:places] if seen[number] < LAST_ROUNDS} or {*ranked[:1]}
-    return list(session.bench.world.communicator.broadcast(sorted(kept)))
+def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
+    """The cases that have another round, by rank 0's figures.
+
+    Each state of the link has its own search, and the state of the last round continues its own:
+    cases with fewer than three blocks in it, and of each size and variant the best, fewer the
+    longer the state has lasted. The finalists stay until the end, in case another state appears.
+    """
+    chosen: set[int] = set()
+    if run.file:
+        states = find_states(run.blocks)
+        last_states = Counter(
+            state for block, state in zip(run.blocks, states.of_block, strict=True)
+            if block.round == rounds - 1 and state is not None)
+        current = last_states.most_common(1)[0][0] if last_states else 0
+        costs_us = costs_of(run.blocks, states).get(current, {})
+        seen = Counter(block.case for block, state in zip(run.blocks, states.of_block, strict=True)
+                       if state == current or states.longest is None)
+        for heat in heats(run.suite):
+            chosen |= survivors(heat, costs_us, seen)
+    return list(run.session.communicator.broadcast(sorted(chosen)))
 
 
-def conclude(result: Result, machine: Machine, options: Namespace) -> str:
-    """Keeps what was found, also where time ran out over what is hard to tell apart. Raises OSError."""
+def heats(suite: Suite) -> list[list[int]]:
+    """The cases that compete with each other: all of one size and variant."""
+    groups: dict[tuple[int, str], list[int]] = {}
+    for number in suite.iterations:
+        header = suite.headers[number]
+        groups.setdefault((header.size_bytes, header.variant), []).append(number)
+    return list(groups.values())
+
+
+def survivors(heat: list[int], costs_us: dict[int, float], seen: Counter[int]) -> set[int]:
+    """The cases of a heat that have another round."""
+    halvings = max(seen[number] for number in heat) // ROUNDS_A_HEAT
+    places = max(FINALISTS, len(heat) >> halvings)
+    ranked = sorted((number for number in heat if number in costs_us), key=costs_us.__getitem__)
+    newcomers = {number for number in heat if seen[number] < ROUNDS_A_HEAT}
+    unsettled = {number for number in ranked[:places] if seen[number] < LAST_ROUNDS}
+    return newcomers | (unsettled or set(ranked[:1]))
+
+
+def conclude(table: str | None, result: Result, machine: Machine, run: RunOptions) -> str:
+    """Stores the winners, even if time ran out among the finalists; the last line of the output.
+    Raises OSError."""
     if result.end is None or result.end.reason == "interrupted" or result.end.n_wrong:
         return "table: none\n"
-    found = [Pick("all_reduce", result.run.world["size"], w.size_bytes, w.variant, w.link_rtt_ns, w.name)
-             for w in winners(result)]
-    if not found:
-        return "table: none, nothing was measured often enough; it needs more time (--max-time)\n"
-    path = Path(options.table) if options.table else picks.default_path(machine)
-    picks.add(path, machine, result.run.run_id, found, options.lossy is not None)
+    ranks = result.run.world["size"]
+    choices = [TunedChoice("all_reduce", ranks, winner.size_bytes, winner.variant,
+                           winner.link_rtt_ns, winner.name) for winner in winners(result)]
+    if not choices:
+        return "table: none, no case was measured often enough; allow more time (--max-time)\n"
+    path = Path(table) if table else tuned.default_path(machine)
+    tuned.add(path, machine, result.run.run_id, choices)
     return f"table: {path}\n"
 
 
 if __name__ == "__main__":
     started_s = time.monotonic()
-    from bench.harness.session import start
-
-    start("tune", parse(), prepare, started_s, Manner(16, ROUNDS_A_HEAT, go_on, conclude))
+    run_options, tune_options = parse()
+    policy = RunPolicy(16, ROUNDS_A_HEAT, go_on, partial(conclude, tune_options.table))
+    start(run_options, started_s, lambda session: measure(
+        session, partial(prepare, tune_options), policy))

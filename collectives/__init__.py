@@ -1,1 +1,4 @@
-"""One collective on many ranks: who maps whose memory, which kernel, which library."""
+"""A collective on many ranks: its meaning, its algorithms, the peers' memory, the baseline.
+
+`bench` imports it; it imports `kernels` and nothing above it.
+"""

@@ -1,24 +1,34 @@
-"""Ring all-reduce: every rank passes segments to its right; see kernels/allreduce_ring.cu.
+"""Ring all-reduce: every rank passes segments to its right. See kernels/allreduce_ring.cu.
 
-A segment is summed in rotated order with one rounding to the type on the wire a hop, so its error is at most (n-1) wire
-roundings where the one- and two-shot forms have one.
+The ring sums a segment in rotated order and rounds it to the datatype once a hop, so its error is
+at most n-1 roundings; the one- and two-shot forms round once.
 """
 
-from collectives.operation import Algorithm, Case, Operation, Traffic, Unsupported, World, bind_kernel
+from collectives.operation import (
+    Algorithm,
+    Case,
+    Operation,
+    Traffic,
+    Unsupported,
+    World,
+    bind_kernel,
+)
 from collectives.peer_buffer import HALF_BYTES
 
 
 def _bind(world: World, case: Case) -> Operation | Unsupported:
-    # A half holds 2(n-1) inboxes of two segments each, rounded up to whole packs: less than four chunks and a page.
+    # A half holds 2(n-1) inboxes of two segments each, rounded up to whole packs: less than four
+    # chunks and a page.
     return bind_kernel(world, case, "allreduce_ring", "ring", (HALF_BYTES - 4096) / 4)
 
 
 def _traffic(ranks: int, case: Case) -> Traffic:
     segment = case.segment_bytes // ranks
-    passed_on = [(segment, segment)] * (2 * ranks - 3)
-    stages = ((segment, 0), *passed_on, (0, segment)) if ranks > 1 else ()
+    forwarded = [(segment, segment)] * (2 * ranks - 3)
+    stages = ((segment, 0), *forwarded, (0, segment)) if ranks > 1 else ()
     return Traffic(2 * (ranks - 1), stages, case.segment_bytes)
 
 
-RING = Algorithm("ring", "segments go round, summed on the first lap, gathered on the second", _bind, _traffic,
-                 pushes=True)
+RING = Algorithm(
+    "ring", "segments go round twice: the first lap sums them, the second gathers the sums", _bind,
+    _traffic, pushes=True)

@@ -1,4 +1,4 @@
-"""The ranks of a run and how they talk outside the timed path: the only file that imports mpi4py."""
+"""The ranks of a run and their untimed communication: the only file that imports mpi4py."""
 
 import ctypes
 import os
@@ -8,66 +8,76 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 THREAD_LEVELS = ("single", "funneled", "serialized", "multiple")
-# What each launcher tells a process of its rank, looked at before MPI is up.
-RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "MV2_COMM_WORLD_RANK")
+# The launchers' variables, which a process can read before MPI is up.
+RANK_VARIABLES = ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID",
+                  "MV2_COMM_WORLD_RANK")
 SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS", "MV2_COMM_WORLD_SIZE")
-LOCAL_SIZE_VARIABLES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE",
-                        "SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE")
+LOCAL_SIZE_VARIABLES = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE",
+                        "MV2_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE",
+                        "SLURM_TASKS_PER_NODE")
+VENDORS = {"Open MPI": "Open MPI", "Intel": "Intel MPI", "CRAY": "Cray MPICH",
+           "Cray": "Cray MPICH"}
 
 
 class Disagreement(Exception):
-    """Some rank could not go on; all raise this together, with the first's sentence and the `types` that were met."""
+    """Some rank cannot continue. All ranks raise it together, with the first rank's sentence and
+    the names of all exception types."""
 
     def __init__(self, sentence: str, types: frozenset[str] = frozenset()) -> None:
         super().__init__(sentence)
         self.types = types
 
 
-def _told(names: Iterable[str]) -> int | None:
-    """The first of these variables that is a number, or begins with one as Slurm's `4(x2)`, 4 on each of 2 hosts."""
-    return next((int(found[0]) for name in names if (found := re.match(r"\d+", os.environ.get(name, "")))), None)
+def _number_in(variables: Iterable[str]) -> int | None:
+    """The number that the first of these variables starts with, such as 4 in Slurm's `4(x2)`."""
+    for variable in variables:
+        if match := re.match(r"\d+", os.environ.get(variable, "")):
+            return int(match[0])
+    return None
 
 
 def launched_rank() -> int | None:
-    """This process's rank by its launcher's word; None where no launcher started it."""
-    return _told(RANK_VARIABLES)
+    """This process's rank according to its launcher; None without a launcher."""
+    return _number_in(RANK_VARIABLES)
 
 
 def launched_ranks() -> int | None:
-    """How many ranks there are by the launcher's word; None where it has none."""
-    return _told(SIZE_VARIABLES)
+    """The number of ranks according to the launcher; None if it does not say."""
+    return _number_in(SIZE_VARIABLES)
 
 
 def best_thread_level() -> str:
-    """The level at which MPI is fastest here, decided before MPI is up.
+    """The thread level at which MPI is fastest, decided before MPI is up.
 
-    MULTIPLE, mpi4py's own choice, makes MPICH four to six times slower at 4 to 16 KB. But where ranks outnumber cores
-    MPICH 5.0.2 gives the core away at no other level: four ranks on two cores took 1.5 s for 1 MB at FUNNELED, whatever
-    its polling variables, and 1.5 ms at MULTIPLE.
+    MULTIPLE, the default of mpi4py, makes MPICH four to six times slower at 4 to 16 KB. But when
+    ranks outnumber cores, MPICH 5.0.2 yields the core at no other level: four ranks on two cores
+    took 1.5 s for 1 MB at FUNNELED, with any polling variables, and 1.5 ms at MULTIPLE.
     """
-    # A rank that was bound sees its own core alone; its launcher, whose child it is, all that the ranks have together.
+    # A bound rank sees only its own core; its launcher, the parent process, sees all of them.
     cores = max(len(os.sched_getaffinity(process)) for process in (0, os.getppid()))
-    return "multiple" if (_told(LOCAL_SIZE_VARIABLES) or 1) > cores else "funneled"
+    return "multiple" if (_number_in(LOCAL_SIZE_VARIABLES) or 1) > cores else "funneled"
 
 
 def scant_memory() -> str | None:
-    """A sentence where /dev/shm may not hold what an MPI library keeps there for the ranks of this host: one that runs
-    out of it is ended by a bus error or a segmentation fault, and says nothing.
+    """A warning if /dev/shm may be too small for MPI, which then dies of a bus error or a
+    segmentation fault without a message.
 
-    MPICH 5.0.2 took 6 MiB for a rank and 42 for eight. It died in some tmpfs of less than 18 MiB, with eight ranks in
-    some of up to 48, and in none that had the room asked for here.
+    MPICH 5.0.2 took 6 MiB for one rank and 42 MiB for eight. It died in some tmpfs below 18 MiB,
+    with eight ranks in some of up to 48 MiB, and never with the room that this function asks for.
     """
-    ranks = _told(LOCAL_SIZE_VARIABLES) or 1
+    ranks = _number_in(LOCAL_SIZE_VARIABLES) or 1
+    needed_mib = 16 + 5 * ranks
     with suppress(OSError):
-        room = os.statvfs("/dev/shm")  # its size: what is free changes while the other ranks start
-        if (has := room.f_blocks * room.f_frsize >> 20) < (wanted := 16 + 5 * ranks):
-            return (f"/dev/shm has {has} MiB, and MPI may die where {ranks} ranks have less than {wanted} there: "
-                    "give a container more, docker run --shm-size=1g")
+        room = os.statvfs("/dev/shm")  # its size, because other ranks use it while they start
+        size_mib = room.f_blocks * room.f_frsize >> 20
+        if size_mib < needed_mib:
+            return (f"/dev/shm has {size_mib} MiB, and MPI may die if {ranks} ranks have less than "
+                    f"{needed_mib} there: give a container more, docker run --shm-size=1g")
     return None
 
 
 class Communicator:
-    """All ranks, by MPI. `thread_level` None: the best for this many ranks on these cores."""
+    """All ranks, through MPI. `thread_level` None: the fastest for these ranks and cores."""
 
     def __init__(self, thread_level: str | None = None) -> None:
         import mpi4py
@@ -87,22 +97,22 @@ class Communicator:
 
     @property
     def library(self) -> str:
-        """The MPI library's name and version, e.g. `MPICH 5.0.2`."""
+        """The MPI library's name and version, such as `MPICH 5.0.2`."""
         text = self.mpi.Get_library_version()
         version = re.search(r"\d+\.\d+(\.\d+)?", text)
-        known = {"Open MPI": "Open MPI", "Intel": "Intel MPI", "CRAY": "Cray MPICH", "Cray": "Cray MPICH"}
-        name = next((name for word, name in known.items() if word in text), self.mpi.get_vendor()[0])
+        names = [name for word, name in VENDORS.items() if word in text]
+        name = names[0] if names else self.mpi.get_vendor()[0]
         return f"{name} {version.group() if version else 'of unknown version'}"
 
     def all_gather(self, item: Any) -> list[Any]:
         return self.world.allgather(item)
 
     def first_word(self, word: str | None) -> str | None:
-        """The first rank's that has one, on every rank."""
+        """The word of the first rank that has one, on every rank."""
         return next(filter(None, self.all_gather(word)), None)
 
     def node_gather(self, item: Any) -> list[Any]:
-        """All items of the ranks on this host, in the order of their local ranks."""
+        """The items of this host's ranks, in the order of their local ranks."""
         return self.node.allgather(item)
 
     def gather(self, item: Any) -> list[Any] | None:
@@ -117,44 +127,48 @@ class Communicator:
         self.world.Barrier()
 
     def finish(self) -> None:
-        """Ends MPI, which waits for all ranks. Not by mpi4py, which lets no thread of Python see that one is lost."""
+        """Ends MPI, which waits for all ranks. It bypasses mpi4py, which holds the interpreter's
+        lock: then no watchdog thread could notice a lost rank."""
         ctypes.CDLL(self.mpi.__file__).MPI_Finalize()
 
     @contextmanager
     def together(self, *expected: type[Exception]) -> Iterator[None]:
-        """Whatever of `expected` a rank raises inside, all ranks raise as one Disagreement that names that rank.
+        """If one rank raises an `expected` exception inside, all ranks raise one Disagreement that
+        names that rank.
 
-        Inside, a rank must not wait for another: the one that raised is already outside.
+        Inside, a rank must not wait for another: the rank that raised has already left.
         """
-        said = None
+        failure = None
         try:
             yield
         except expected as error:
-            said = (str(error), type(error).__name__)
-        everyone = self.all_gather(said)
-        failed = [rank for rank, what in enumerate(everyone) if what]
+            failure = (str(error), type(error).__name__)
+        failures = self.all_gather(failure)
+        failed = [rank for rank, failure in enumerate(failures) if failure]
         if failed:
-            sentence = everyone[failed[0]][0]
-            everywhere = len(failed) == self.size and len(set(everyone)) == 1
-            types = frozenset(what[1] for what in everyone if what)
-            raise Disagreement(sentence if everywhere else f"rank {failed[0]}: {sentence}", types)
+            sentence = failures[failed[0]][0]
+            is_everywhere = len(failed) == self.size and len(set(failures)) == 1
+            types = frozenset(failures[rank][1] for rank in failed)
+            raise Disagreement(sentence if is_everywhere else f"rank {failed[0]}: {sentence}",
+                               types)
 
     def function(self, name: str) -> int:
-        """The address of an MPI function in the library that mpi4py has loaded."""
-        loaded = ctypes.CDLL(self.mpi.__file__)
-        return ctypes.cast(getattr(loaded, name), ctypes.c_void_p).value or 0
+        """The address of an MPI function in the library that mpi4py loaded."""
+        library = ctypes.CDLL(self.mpi.__file__)
+        return ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
 
     def handle(self, name: str) -> int:
-        """The C handle of a predefined object (`FLOAT`, `SUM`, `COMM_WORLD`): 4 bytes in MPICH, 8 in Open MPI."""
+        """The C handle of `FLOAT`, `SUM`, `COMM_WORLD`, ...: 4 bytes in MPICH, 8 in Open MPI."""
         thing = getattr(self.mpi, name)
-        return int.from_bytes(ctypes.string_at(self.mpi._addressof(thing), self.mpi._sizeof(thing)), "little")
+        handle = ctypes.string_at(self.mpi._addressof(thing), self.mpi._sizeof(thing))
+        return int.from_bytes(handle, "little")
 
     @property
     def in_place(self) -> int:
-        """The address that stands for MPI_IN_PLACE."""
+        """The value of MPI_IN_PLACE."""
         return int(self.mpi.IN_PLACE)
 
     @property
     def status(self) -> int:
-        """The address of a place for what MPI says of a message."""
+        """The address of an MPI_Status that calls may overwrite."""
         return int(self.mpi._addressof(self._status))

@@ -1,26 +1,55 @@
-"""The wire alone: which buffers move between which ranks, and the kernels that move them; see kernels/link.cu.
+"""The wire alone: which buffers move between which ranks, and the kernels that move them.
 
-A case's figures are one pair's, or those of several pairs at once; nothing is summed.
+See kernels/link.cu. A case's figures belong to one pair, or to several pairs at once; nothing is
+summed. Only `bench.link` and whole pipeline steps use it.
 """
 
+import ctypes
+from ctypes import c_long, c_void_p
 from dataclasses import dataclass
 from itertools import combinations, permutations
 
-from collectives.collective import Collective, Shape
+from collectives.collective import Array, Collective, Shape
 from collectives.communicator import Disagreement
-from collectives.operation import DeviceError, Memory, Operation, Step, Transfer, Unsupported, World
+from collectives.operation import Operation, Unsupported, World
 from collectives.peer_buffer import register
+from kernels.devices.device import PEER_STRUCTURES, Arguments, DeviceError, Memory, Step
 
-BESIDE_BYTES = 16 << 20  # of the host copy beside: more than a core's own caches hold, in whole pieces of link.cu's
-ENTRIES = {"push": "link_push", "pull": "link_pull", "both_directions": "link_push", "disjoint_pairs": "link_push",
-           "host_copy_beside": "link_push_beside_host_copy", "ping_pong": "link_ping_pong"}
-Pairs = tuple[tuple[int, int], ...]  # from whom, to whom
+# Of the host copy in the background: whole pieces of link.cu, more than a core's caches hold.
+BACKGROUND_BYTES = 16 << 20
+ENTRIES = {"push": "link_push", "pull": "link_pull", "both_directions": "link_push",
+           "disjoint_pairs": "link_push", "host_copy_beside": "link_push_beside_host_copy",
+           "ping_pong": "link_ping_pong"}
+Pairs = tuple[tuple[int, int], ...]  # (source, destination)
+
+
+class Transfer(ctypes.Structure):
+    """`Transfer` of link.cu: a rank's part in moving buffers between ranks."""
+
+    _fields_ = [("ranks", Arguments), ("to", c_long), ("from_", c_long), ("beside", c_void_p),
+                ("kept", c_void_p), ("beside_bytes", c_long)]
+
+
+STRUCTURES = (*PEER_STRUCTURES, Transfer)
+
+
+def _from_sources(sent: Array, shape: Shape, _: object) -> Array:
+    sources = {destination: source for source, destination in shape["pairs"]}
+    return sent[[sources.get(rank, rank) for rank in range(len(sent))]]
+
+
+def _receives(shape: Shape, rank: int, ranks: int) -> bool:
+    return any(destination == rank for _, destination in shape["pairs"])
+
+
+LINK = Collective("link", "Link", _from_sources, cut=False, no_place="nothing moves in place",
+                  receives=_receives)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One thing that is measured of the wire. `pairs` says what moves in one launch; `moves_data` is off where it is
-    only a flag, or nothing."""
+    """One measurement of the wire. `pairs` move in one launch; `moves_data` is False where only a
+    flag moves, or nothing."""
 
     algorithm: str
     pairs: Pairs
@@ -28,49 +57,46 @@ class Part:
     moves_data: bool = True
 
 
-LINK = Collective("link", "Link", lambda sent, shape, _: sent[[
-    next((src for src, dst in shape["pairs"] if dst == rank), rank) for rank in range(len(sent))]], cut=False,
-    no_place="nothing moves in place", receives=lambda shape, rank, ranks: rank in [dst for _, dst in shape["pairs"]])
-
-
 def matchings(ranks: int) -> list[Pairs]:
-    """All ranks in disjoint pairs, at least two, so that each pair stands in one of these (the circle method of
-    round-robin tournaments); with an odd number one rank is left out each time."""
+    """Sets of at least two disjoint pairs in which every pair occurs once: the circle method of
+    round-robin tournaments. With an odd number of ranks one rank rests in each set."""
     places = ranks + ranks % 2
-    found = []
+    sets = []
     for turn in range(places - 1):
         circle = [places - 1, *((turn + k) % (places - 1) for k in range(places - 1))]
         pairs = [sorted((circle[k], circle[places - 1 - k])) for k in range(places // 2)]
-        found.append(tuple((low, high) for low, high in sorted(pairs) if high < ranks))
-    return [pairs for pairs in found if len(pairs) > 1]
+        sets.append(tuple((low, high) for low, high in sorted(pairs) if high < ranks))
+    return [pairs for pairs in sets if len(pairs) > 1]
+
+
+def _part(algorithm: str, pair: tuple[int, int], pairs: Pairs, moves_data: bool = True) -> Part:
+    return Part(algorithm, pairs, {"src": pair[0], "dst": pair[1]}, moves_data)
 
 
 def parts(ranks: int) -> dict[str, list[Part]]:
-    """What there is to measure between so many ranks, by algorithm: data for which there is a bandwidth, then the
-    contention, then the latencies."""
-    def one(algorithm: str, src: int, dst: int, pairs: Pairs, moves_data: bool = True) -> Part:
-        return Part(algorithm, pairs, {"src": src, "dst": dst}, moves_data)
-
-    directed, each = list(permutations(range(ranks), 2)), list(combinations(range(ranks), 2))
+    """All measurements between this many ranks, by algorithm: bandwidths, contention, latencies."""
+    directed, undirected = list(permutations(range(ranks), 2)), list(combinations(range(ranks), 2))
     return {
-        "push": [one("push", *pair, (pair,)) for pair in directed],
-        "pull": [one("pull", *pair, (pair,)) for pair in directed],
-        "both_directions": [one("both_directions", *pair, (pair, pair[::-1])) for pair in each],
-        "local_copy": [one("local_copy", rank, rank, ((rank, rank),)) for rank in range(ranks)],
-        "disjoint_pairs": [Part("disjoint_pairs", pairs, {"pairs": [list(pair) for pair in pairs]})
+        "push": [_part("push", pair, (pair,)) for pair in directed],
+        "pull": [_part("pull", pair, (pair,)) for pair in directed],
+        "both_directions": [_part("both_directions", pair, (pair, pair[::-1]))
+                            for pair in undirected],
+        "local_copy": [_part("local_copy", (rank, rank), ((rank, rank),))
+                       for rank in range(ranks)],
+        "disjoint_pairs": [Part("disjoint_pairs", pairs, {"pairs": [list(p) for p in pairs]})
                            for pairs in matchings(ranks)],
-        "host_copy_beside": [one("host_copy_beside", *pair, (pair,)) for pair in directed],
-        "ping_pong": [one("ping_pong", *pair, (pair, pair[::-1]), False) for pair in each],
-        "launch": [one("launch", rank, rank, (), False) for rank in range(ranks)]}
+        "host_copy_beside": [_part("host_copy_beside", pair, (pair,)) for pair in directed],
+        "ping_pong": [_part("ping_pong", pair, (pair, pair[::-1]), False) for pair in undirected],
+        "launch": [_part("launch", (rank, rank), (), False) for rank in range(ranks)]}
 
 
 @dataclass(frozen=True)
 class Wire:
-    """What a part is bound to: this rank's registered buffers, where every rank's are mapped here, and what a host copy
-    beside reads, host memory, and fills, the device's."""
+    """Registered buffers of this rank, the addresses of every rank's as mapped here, and the two
+    buffers of a host copy in the background: in host memory, and on the device."""
 
     world: World
-    kind: str  # of the peers' memory, as in every table
+    kind: str  # of the peers' memory
     send: Memory
     receive: Memory
     sends: list[int]
@@ -80,30 +106,40 @@ class Wire:
 
 
 def open_wire(world: World, size_bytes: int) -> Wire:
-    """Buffers of this size on all ranks, which all call it. Raises Disagreement where there is no way between them."""
+    """Buffers of this size on all ranks, which all call it. Raises Disagreement if no memory is
+    mapped."""
     device, communicator, peers = world.device, world.communicator, world.peers
     if isinstance(peers, Unsupported):
         raise Disagreement(f"there is no wire to measure: {peers.reason}")
     with communicator.together(DeviceError, MemoryError):
-        on_host = device.private(BESIDE_BYTES) if device.name == "cpu" else device.allocate(BESIDE_BYTES, "host_staged")
-        on_device = device.private(BESIDE_BYTES)
+        on_host = (device.private(BACKGROUND_BYTES) if device.near_peers
+                   else device.allocate(BACKGROUND_BYTES, "host_staged"))
+        on_device = device.private(BACKGROUND_BYTES)
     send, receive = (register(communicator, device, peers, size_bytes) for _ in range(2))
-    sends, receives = ([memory.address for memory in of_ranks] for of_ranks in peers.registered[-2:])
+    sends, receives = ([memory.address for memory in memories]
+                       for memories in peers.registered[-2:])
     return Wire(world, peers.kind, send, receive, sends, receives, on_host, on_device)
 
 
 def bind(wire: Wire, part: Part, count: int) -> Operation:
-    """This rank's launch in a part that has one on every rank; `count` is float32 elements, or of a ping-pong its round
-    trips. Raises DeviceError."""
+    """This rank's launch of a part that every rank launches; `count` float32 elements, or the round
+    trips of a ping-pong. Raises DeviceError."""
     world, device, rank = wire.world, wire.world.device, wire.world.communicator.rank
     assert not isinstance(world.peers, Unsupported)
-    mine = world.peers.arguments(wire.send.address, wire.receive.address, count, device.most_chunk_bytes)
-    mine.sends[: len(wire.sends)], mine.receives[: len(wire.receives)] = wire.sends, wire.receives
-    macros, blocks = {"WORLD": str(world.communicator.size)}, device.blocks_for(4 * count) if part.moves_data else 1
+    arguments = world.peers.arguments(wire.send.address, wire.receive.address, count,
+                                      device.most_chunk_bytes)
+    arguments.sends[: len(wire.sends)] = wire.sends
+    arguments.receives[: len(wire.receives)] = wire.receives
+    macros = {"WORLD": str(world.communicator.size)}
+    blocks = device.blocks_for(4 * count) if part.moves_data else 1
     if part.algorithm == "local_copy":
-        step = Step(device.compile("link_probe", macros).kernel("copy_local"), mine, blocks)
+        kernels = device.compile("link_probe", macros, PEER_STRUCTURES)
+        step = Step(kernels.kernel("copy_local"), arguments, blocks)
     else:
-        to, origin = dict(part.pairs).get(rank, -1), next((src for src, dst in part.pairs if dst == rank), -1)
-        transfer = Transfer(mine, to, origin, wire.on_host.address, wire.on_device.address, BESIDE_BYTES)
-        step = Step(device.compile("link", macros).kernel(ENTRIES[part.algorithm]), transfer, blocks)
+        destination = dict(part.pairs).get(rank, -1)
+        sources = [source for source, target in part.pairs if target == rank]
+        transfer = Transfer(arguments, destination, sources[0] if sources else -1,
+                            wire.on_host.address, wire.on_device.address, BACKGROUND_BYTES)
+        kernels = device.compile("link", macros, STRUCTURES)
+        step = Step(kernels.kernel(ENTRIES[part.algorithm]), transfer, blocks)
     return Operation(step, device.caller(step), keep=wire)

@@ -1,62 +1,44 @@
-"""What an algorithm is: a name, what it moves, and how to bind it to buffers.
+"""The nouns of a collective: a Case to perform, an Algorithm that can, the Operation it binds.
 
-Binding gives an Operation, or Unsupported with the reason: a value for the table, not a crash.
+Binding returns an Operation, or Unsupported with the reason: a value for the table, not a crash.
 """
 
 import ctypes
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from collectives.collective import Array, Collective, Datatype, Shape
 from collectives.communicator import Communicator
-from collectives.peer_buffer import PeerBuffer
-from kernels.devices.device import (
-    PHASES,
-    WRONG_BYTES,
-    Arguments,
-    Beside,
-    Device,
-    DeviceError,
-    Gate,
-    Item,
-    Memory,
-    Pattern,
-    Plan,
-    Step,
-    Transfer,
-    Watch,
-    Wrong,
-)
+from collectives.peer_buffer import PeerBuffer, register
+from kernels.devices.device import PEER_STRUCTURES, Arguments, Device, Memory, Step, Watch
 
-__all__ = ["PHASES", "WRONG_BYTES", "Algorithm", "Arguments", "Beside", "Build", "Case", "Device", "DeviceError",
-           "Gate", "Item", "Memory", "Operation", "Pattern", "Plan", "Step", "Traffic", "Transfer", "Unsupported",
-           "Watch", "World", "Wrong", "attached", "bind_kernel", "chunk_that_fits", "first_failure", "plain_arguments"]
-
-
-PACK_BYTES = 64  # of the widest machine
+PACK_BYTES = 64  # of the widest CPU
 UNITS = {"K": 1 << 10, "M": 1 << 20}
 
 
 @dataclass(frozen=True)
 class Unsupported:
-    """Why something cannot run here; one sentence for the table. `of_size`: other sizes can, so that a table of all
-    algorithms does without it."""
+    """Why something cannot run on this machine, in one sentence. `depends_on_size`: the algorithm
+    supports other sizes, so a table of all algorithms omits it silently."""
 
     reason: str
-    of_size: bool = False
+    depends_on_size: bool = False
 
 
 @dataclass(frozen=True)
 class Build:
-    """How a kernel is built and cut, besides which it is. In an algorithm's name each word stands for one of these:
-    `two_shot+nt+ntr+128K`, `one_shot_pull+16b+256t`.
+    """How a kernel is compiled and launched. An algorithm's name spells it, as in
+    `two_shot+nt+ntr+128K` or `one_shot_pull+16b+256t`.
 
-    `stream_slab` (nt) and `stream_receive` (ntr): stores there go around the caches. `chunk_bytes` (128K): so much of
-    the message at a time at most. `blocks` (16b) and `threads` (256t) of a GPU at most. None: as the device has it.
+    `stream_slab` (nt) and `stream_receive` (ntr) store around the caches, into the slab and into
+    the receive buffer. `chunk_bytes` (128K), `blocks` (16b) and `threads` (256t) are upper limits;
+    None leaves the choice to the device.
     """
 
     stream_slab: bool = False
@@ -66,30 +48,32 @@ class Build:
     threads: int | None = None
 
     @classmethod
-    def of(cls, words: str) -> "Build":
-        """From the words, with a plus between two; none: as the device has it. Raises ValueError for another."""
+    def parse(cls, words: str) -> "Build":
+        """The build of words joined by "+"; "" is the default. Raises ValueError."""
         build = cls()
         for word in words.split("+") if words else ():
-            found = re.fullmatch(r"nt|ntr|([1-9]\d{0,4})([KMbt])", word)
-            if not found:
-                raise ValueError(f"{word!r} is none of nt, ntr, 128K, 16b and 256t")
+            match = re.fullmatch(r"nt|ntr|([1-9]\d{0,4})([KMbt])", word)
+            if not match:
+                raise ValueError(f"{word!r} is not one of nt, ntr, 128K, 16b and 256t")
+            number, unit = match.groups()
             if word == "nt":
                 build = replace(build, stream_slab=True)
             elif word == "ntr":
                 build = replace(build, stream_receive=True)
-            elif found[2] == "b":
-                build = replace(build, blocks=int(found[1]))
-            elif found[2] == "t":
-                build = replace(build, threads=int(found[1]))
+            elif unit == "b":
+                build = replace(build, blocks=int(number))
+            elif unit == "t":
+                build = replace(build, threads=int(number))
             else:
-                build = replace(build, chunk_bytes=int(found[1]) * UNITS[found[2]])
+                build = replace(build, chunk_bytes=int(number) * UNITS[unit])
         return build
 
 
 @dataclass(frozen=True)
 class Case:
-    """One collective to perform: which and in which shape, `count` elements in each of its segments, on which buffers
-    (addresses), in which of its algorithm's variants, and built how."""
+    """One collective to perform: `count` elements in each segment of the buffers at `send` and
+    `receive` (addresses), in one of its algorithm's variants. `size_bytes` is the size that
+    nccl-tests would print."""
 
     collective: Collective
     count: int
@@ -101,6 +85,7 @@ class Case:
     variant: str = "copied"
     shape: Shape = field(default_factory=dict)
     build: Build = Build()
+    size_bytes: int = 0
 
     @property
     def segment_bytes(self) -> int:
@@ -108,8 +93,9 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Pick:
-    """The best found for messages of a size on so many ranks, in a variant and in a state of the link."""
+class TunedChoice:
+    """The best algorithm that bench.tune measured for one size, number of ranks, variant and state
+    of the link, which the flag's round trip identifies."""
 
     collective: str
     ranks: int
@@ -121,68 +107,133 @@ class Pick:
 
 @dataclass(frozen=True)
 class World:
-    """What an algorithm may use: the ranks, the device, the peers' memory or why there is none, and how kernels are
-    built beyond world, type, operation and build (the negative controls of platform.h). `graph`: operations are
-    launched from captured graphs, every one of them. `picks`: what was found best on this machine. `lossy`: of
-    these `auto` may take a lossy algorithm."""
+    """An algorithm's surroundings: the ranks, the device, the peers' memory or why it is missing,
+    and the baseline library. With `graph` every operation is launched from a captured graph.
+    `choices` is bench.tune's table for this machine."""
 
     communicator: Communicator
     device: Device
     peers: PeerBuffer | Unsupported
-    macros: Mapping[str, str] = field(default_factory=dict)
+    library: "Library"
     graph: bool = False
-    picks: Sequence["Pick"] = ()
-    lossy: bool = False
+    choices: Sequence[TunedChoice] = ()
 
     @property
     def clock_shared(self) -> bool:
-        """Whether the ranks' time stamps can be compared: they run on the CPUs of one host."""
+        """Whether time stamps of different ranks can be compared: CPU ranks of one host."""
         return self.device.clock_shared and not isinstance(self.peers, Unsupported)
 
 
 @dataclass(frozen=True)
-class Operation:
-    """An algorithm bound to a case: `step` performs it once, natively; `call` does, from Python.
+class Exchange:
+    """A variable all-to-all of bytes, in multiples of 8. `send_bytes` and `receive_bytes`,
+    (ranks,), lie back to back from the addresses `send` and `receive`, in rank order.
 
-    `chosen` names the algorithm behind `auto`, which has one for each state of the link that it was tuned in, `by_link`
-    (round trip in ns); `failure` gives a library's complaint about the last calls, if it had one. Of a lossy algorithm
-    `summed(inputs)` is what it makes of all ranks' blocks, decoded, (ranks, ..., block).
+    `counts` is the address of an int32 table (ranks, row_length); this rank has filled its own row.
+    A library that the host calls gathers the table first, as a program does that must learn the
+    sizes. NCCL and RCCL do not: such a program would have to wait for its GPU.
+    """
+
+    send: int
+    send_bytes: Array
+    receive: int
+    receive_bytes: Array
+    counts: int | None = None
+    row_length: int = 0
+
+
+class Library(ABC):
+    """A baseline library, opened by all ranks of a world. All ranks call each method together.
+
+    `name` has the version: `MPICH 5.0.2`, `NCCL 2.32.3`; plain `NCCL` if it cannot be loaded.
+    """
+
+    name: str
+
+    @abstractmethod
+    def variants(self, world: World) -> tuple[str, ...]:
+        """The variants in which the library is measured; the first is its plain use."""
+
+    @abstractmethod
+    def bind(self, world: World, case: Case) -> "Operation | Unsupported":
+        """Binds a case in one of `variants`."""
+
+    @abstractmethod
+    def bind_exchange(self, world: World, exchange: Exchange) -> "Operation | Unsupported":
+        """Binds a variable all-to-all."""
+
+    @abstractmethod
+    def barrier(self, world: World) -> Step:
+        """A barrier for ranks that cannot map each other's memory. Raises DeviceError."""
+
+    def allocate(self, world: World, size_bytes: int) -> Memory:
+        """A buffer that suits every variant of ours and of the library: peers map it if they can.
+        Raises DeviceError and Disagreement."""
+        # A library would be slow in host_staged memory.
+        if isinstance(world.peers, Unsupported) or world.peers.kind == "host_staged":
+            return world.device.private(size_bytes)
+        return register(world.communicator, world.device, world.peers, size_bytes)
+
+    def describe(self, world: World) -> dict[str, Any]:
+        """Facts about the library for the head of a run, after all cases are bound; `notes` are
+        sentences for readers. Empty if the head says everything elsewhere."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Lossy:
+    """Only a quantised operation has this: `expected_sum(inputs)` is its exact result from all
+    ranks' decoded blocks, (ranks, ..., block); `signal_to_noise_db(seed)` measures its loss, by
+    kind of data, on all ranks together."""
+
+    expected_sum: Callable[[Array], Array]
+    signal_to_noise_db: Callable[[int], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An algorithm bound to a case: `step` performs it natively, `call` from Python.
+
+    `chosen` names the algorithm behind `auto`, which binds one operation for each state of the link
+    that it was tuned in (`by_link`, by the round trip in ns). `failure` returns a library's error
+    about earlier calls.
     """
 
     step: Step
     call: Callable[[], None]
     chosen: str | None = None
     failure: Callable[[], str | None] = field(default=lambda: None)
-    keep: Any = None  # what the step points into
+    keep: Any = None  # objects that the step points into
     by_link: Mapping[float, "Operation"] = field(default_factory=dict)
-    summed: Callable[[Array], Array] | None = None
+    lossy: Lossy | None = None
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What a collective costs a rank at least: flags in a row; in each stage, which is one pass, the bytes
-    copied into peer memory and the bytes read from it; and bytes copied from the send to the receive buffer."""
+    """The least that a collective costs a rank: flags in a row; in each stage (one pass) the bytes
+    copied into peer memory and the bytes read from it; bytes copied from send to receive buffer."""
 
     hops: int
     stages: tuple[tuple[int, int], ...]
     memory_bytes: int
 
 
-def direct_traffic(ranks: int, case: Case, stored: int | None = None) -> Traffic:
-    """Of one step in which a rank gets a segment from each other one: it stores so many itself (one for each, unless
-    said), or none over registered buffers, where a second flag says that these are free again."""
+def direct_traffic(ranks: int, case: Case, copies: int | None = None) -> Traffic:
+    """One step in which a rank gets a segment from every other rank. Each rank stores `copies`
+    segments (default: one for each peer). Over registered buffers it stores nothing, and a second
+    flag tells that the buffers are free again."""
     segment, others = case.segment_bytes, ranks - 1
     if case.variant == "registered":
         return Traffic(2, ((0, others * segment),), segment)
-    copied = min(others if stored is None else stored, others) * segment
+    copied = min(others if copies is None else copies, others) * segment
     return Traffic(1, ((copied, 0), (0, others * segment)), segment)
 
 
 def ring_traffic(ranks: int, case: Case) -> Traffic:
-    """Of segments that go once around a ring."""
+    """Segments that go once around a ring."""
     segment, hops = case.segment_bytes, ranks - 1
-    passed_on = [(segment, segment)] * (hops - 1)
-    return Traffic(hops, ((segment, 0), *passed_on, (0, segment)) if hops else (), segment)
+    forwarded = [(segment, segment)] * (hops - 1)
+    return Traffic(hops, ((segment, 0), *forwarded, (0, segment)) if hops else (), segment)
 
 
 def only_copied(world: World) -> tuple[str, ...]:
@@ -191,15 +242,15 @@ def only_copied(world: World) -> tuple[str, ...]:
 
 
 def copied_or_registered(world: World) -> tuple[str, ...]:
-    """The variants of an algorithm that also has a form over the users' own buffers."""
+    """The variants of an algorithm that can also work on the users' own buffers."""
     return "copied", "registered"
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """`bind(world, case)` gives an Operation or Unsupported; `traffic(ranks, case)` what it moves, None where more is
-    done than to move it; `variants(world)` the forms in which it is measured; `pushes` that it stores into its peers'
-    memory; `lossy` that it loses more than one rounding of a sum."""
+    """A way to perform a collective. `bind(world, case)` returns an Operation or Unsupported;
+    `traffic(ranks, case)` the bytes it must move, None if it does more than move them;
+    `variants(world)` the forms in which it is measured; `pushes`: it stores into peers' memory."""
 
     name: str
     about: str
@@ -207,47 +258,70 @@ class Algorithm:
     traffic: Callable[[int, Case], Traffic | None]
     variants: Callable[[World], tuple[str, ...]] = only_copied
     pushes: bool = False
-    lossy: bool = False
 
 
-def bind_kernel(world: World, case: Case, stem: str, entry: str, room_bytes: float) -> Operation | Unsupported:
-    """Compiles `kernels/<stem>.cu` for this case and binds its `entry`, which has room for a chunk of so many bytes."""
+def bind_kernel(world: World, case: Case, stem: str, entry: str, room_bytes: float,
+                macros: Mapping[str, str] | None = None) -> Operation | Unsupported:
+    """Compiles `kernels/<stem>.cu` for this case and binds its `entry`; a chunk may take up to
+    `room_bytes`. All ranks call it for a registered variant. Raises DeviceError."""
     if isinstance(world.peers, Unsupported):
         return world.peers
     build, chunk_bytes = case.build, chunk_that_fits(world, case, room_bytes)
-    macros = {"WORLD": str(world.communicator.size), "ELEMENT": case.datatype.element}
-    if case.collective.reduces:
-        macros["REDOP"] = case.redop.capitalize()
-    if build.stream_slab:
-        macros["STREAM_SLAB"] = "1"
-    if build.stream_receive:
-        macros["STREAM_RECEIVE"] = "1"
-        if case.receive % PACK_BYTES or case.segment_bytes % PACK_BYTES:
-            return Unsupported("around the caches go whole packs, which have to divide the receive buffer's address "
-                               "and a segment's size")
-    if case.segment_bytes * max(case.collective.segments(world.communicator.size)) >= world.device.far_bytes:
-        macros["SEVERAL_PAGES"] = "1"
+    if build.stream_receive and (case.receive % PACK_BYTES or case.segment_bytes % PACK_BYTES):
+        return Unsupported("stores around the caches take whole packs, which must divide the "
+                           "receive buffer's address and a segment's size")
     arguments = world.peers.arguments(case.send, case.receive, case.count, chunk_bytes)
     if case.variant == "registered":
         entry += "_registered"
         for places, address in ((arguments.sends, case.send), (arguments.receives, case.receive)):
-            if (found := world.peers.everyones(world.communicator, address)) is None:
+            addresses = world.peers.everyones(world.communicator, address)
+            if addresses is None:
                 return Unsupported("its buffers are not mapped by the other ranks")
-            places[: len(found)] = found
-    module = world.device.compile(stem, macros | dict(world.macros))
+            places[: len(addresses)] = addresses
+    macros = build_macros(world, case) | dict(macros or {})
+    module = world.device.compile(stem, macros, PEER_STRUCTURES)
     blocks = world.device.blocks_for(min(case.segment_bytes, chunk_bytes))
     step = Step(module.kernel(entry, build.threads), arguments, min(blocks, build.blocks or blocks))
     return Operation(step, world.device.caller(step))
 
 
+def build_macros(world: World, case: Case) -> dict[str, str]:
+    """The macros of platform.h for a case."""
+    ranks = world.communicator.size
+    macros = {"WORLD": str(ranks), "ELEMENT": case.datatype.element}
+    if case.collective.reduces:
+        macros["REDOP"] = case.redop.capitalize()
+    if case.build.stream_slab:
+        macros["STREAM_SLAB"] = "1"
+    if case.build.stream_receive:
+        macros["STREAM_RECEIVE"] = "1"
+    buffer_bytes = case.segment_bytes * max(case.collective.segments(ranks))
+    if buffer_bytes >= world.device.far_bytes:
+        macros["SEVERAL_PAGES"] = "1"
+    return macros
+
+
 def first_failure(operations: Sequence[Operation]) -> str | None:
-    """The complaint of the first of these whose library has one."""
+    """The first error that a library reports about one of these."""
     return next(filter(None, (operation.failure() for operation in operations)), None)
 
 
+def in_a_row(world: World, operations: Sequence[Operation]) -> Operation:
+    """The operations one after another as one operation; a single one is returned unchanged."""
+    if len(operations) == 1:
+        return operations[0]
+
+    def call() -> None:
+        for operation in operations:
+            operation.call()
+
+    step = world.device.sequence([operation.step for operation in operations])
+    return Operation(step, call, failure=partial(first_failure, operations), keep=operations)
+
+
 def attached(world: World, arguments: Arguments, structure: Any) -> Memory:
-    """Puts a structure of a kernel's own, with `arguments` as its `ranks`, into the device's memory, which has to be
-    kept, and makes `arguments` point to it. Raises DeviceError."""
+    """Writes a kernel's own structure, with `arguments` as its `ranks`, into device memory, and
+    makes `arguments` point to it. The caller keeps the memory. Raises DeviceError."""
     memory = world.device.private(ctypes.sizeof(structure))
     arguments.more, structure.ranks = memory.address, arguments
     memory.write(np.frombuffer(bytes(structure), np.uint8))
@@ -255,11 +329,12 @@ def attached(world: World, arguments: Arguments, structure: Any) -> Memory:
 
 
 def plain_arguments(rank: int, send: int, receive: int, count: int, watch: Watch) -> Arguments:
-    """A kernel's argument for a step that touches no peer."""
-    return Arguments(rank=rank, send=send, receive=receive, count=count, watch=ctypes.addressof(watch))
+    """The argument of a step that touches no peer."""
+    return Arguments(rank=rank, send=send, receive=receive, count=count,
+                     watch=ctypes.addressof(watch))
 
 
 def chunk_that_fits(world: World, case: Case, room_bytes: float) -> int:
-    """The bytes of a chunk, in whole packs and at least one, for which an algorithm has so much room."""
+    """The bytes of a chunk: whole packs, at least one, within `room_bytes`."""
     most = case.build.chunk_bytes or world.device.most_chunk_bytes
     return max(PACK_BYTES, int(min(most, room_bytes)) // PACK_BYTES * PACK_BYTES)

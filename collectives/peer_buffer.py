@@ -1,9 +1,9 @@
-"""One slab a rank, mapped by all: allocate, exchange handles, map, and believe only what was probed.
+"""One slab for each rank, mapped by all ranks: allocate, exchange handles, map, probe.
 
-Flags and data are separate allocations. A peer's memory counts as mapped after every byte of a probe has been seen
-through the kernels' own loads and stores, in each direction, sixteen times over the same addresses with new contents
-each time: a stale cache shows only at the second use. A way that fails on one rank is given up by all, and the next is
-tried.
+Flags and data are separate allocations. A peer's memory counts as mapped only after every byte of a
+probe was seen through the kernels' own loads and stores, in each direction, sixteen times over the
+same addresses with new contents: a stale cache shows only at the second use. If one rank cannot use
+a sharing mode, all ranks give it up and try the next.
 """
 
 import ctypes
@@ -14,182 +14,265 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from collectives.communicator import Communicator, Disagreement
-from kernels.devices.device import MOST_RANKS, Arguments, Bytes, Control, Device, DeviceError, Memory, Own, Step, Watch
+from kernels.devices.device import (
+    MOST_RANKS,
+    PEER_STRUCTURES,
+    Arguments,
+    Bytes,
+    Control,
+    Device,
+    DeviceError,
+    Memory,
+    Own,
+    Step,
+    Watch,
+)
 
 HALF_BYTES = 4 << 20
-PACKET_BYTES = 66 << 10  # sync.h's; behind the two halves each writer has room for packets in either
+PACKET_BYTES = 66 << 10  # as in sync.h: behind the halves, each writer's room for packets in each
 SLAB_BYTES = 2 * HALF_BYTES + 2 * MOST_RANKS * PACKET_BYTES
 PROBE_BYTES = 4096
 PROBE_ROUNDS = 16
-PROBE_S = 5.0  # for a flag: less than anybody watching over the run would wait
+PROBE_S = 5.0  # for a flag: less than any watchdog waits
 
 
 class ProbeFailed(Disagreement):
-    """Peers' memory can be mapped, and what is read there is not what was written."""
+    """Peers' memory can be mapped, but a read returns other bytes than were written."""
+
+
+@dataclass(frozen=True)
+class WaitPolicy:
+    """How kernels wait for peers: they give up after `timeout_s` or when `watch` says stop, and
+    yield the core meanwhile if ranks outnumber cores."""
+
+    watch: Watch
+    yields: bool = False
+    timeout_s: float = 30.0
 
 
 @dataclass
 class PeerBuffer:
-    """Every rank's slab and control block as mapped here, index = rank, and what this rank counts for itself.
+    """Every rank's slab and control block as mapped in this process, by rank, and this rank's own
+    counters.
 
-    `kind` is the tables' word for the way in which they are mapped (`mapped`, `host_staged`, `same_device`); `refusals`
-    say why better ways were not had.
+    `kind` names the sharing mode in tables (`mapped`, `host_staged`, `same_device`); `refusals` say
+    why better modes failed. `registered` holds buffers that all ranks have mapped, by rank.
     """
 
     slabs: list[Memory]
     controls: list[Memory]
     own: Memory
     rank: int
-    yields: bool
-    timeout_s: float
-    watch: Watch
+    waits: WaitPolicy
     kind: str
-    way: str
+    sharing: str
     refusals: tuple[str, ...] = ()
-    registered: list[list[Memory]] = field(default_factory=list)  # buffers that all ranks have mapped, index = rank
+    registered: list[list[Memory]] = field(default_factory=list)
+
+    @property
+    def watch(self) -> Watch:
+        return self.waits.watch
+
+    @property
+    def yields(self) -> bool:
+        return self.waits.yields
 
     def arguments(self, send: int, receive: int, count: int, chunk_bytes: int) -> Arguments:
         """The kernels' argument for buffers at these addresses; `count` in elements."""
-        at = ctypes.c_void_p * MOST_RANKS
-        return Arguments(send, receive, count, chunk_bytes, HALF_BYTES, int(self.timeout_s * 1e9), self.rank,
-                         self.yields, at(*(m.address for m in self.slabs)), at(*(m.address for m in self.controls)),
-                         ctypes.addressof(self.watch), self.own.address)
+        pointers = ctypes.c_void_p * MOST_RANKS
+        return Arguments(
+            send=send, receive=receive, count=count, chunk_bytes=chunk_bytes,
+            half_bytes=HALF_BYTES, timeout_ns=int(self.waits.timeout_s * 1e9), rank=self.rank,
+            yields=self.yields, slab=pointers(*(slab.address for slab in self.slabs)),
+            control=pointers(*(control.address for control in self.controls)),
+            watch=ctypes.addressof(self.watch), own=self.own.address)
 
     def everyones(self, communicator: Communicator, address: int) -> list[int] | None:
-        """Where every rank's buffer at its `address` is mapped here; None where one is not registered. All ranks call
-        it."""
-        place = next(((number, address - of_ranks[self.rank].address) for number, of_ranks in enumerate(self.registered)
-                      if 0 <= address - of_ranks[self.rank].address < of_ranks[self.rank].size_bytes), None)
-        places = communicator.all_gather(place)
+        """The addresses, as mapped in this process, of every rank's buffer at its own `address`;
+        None if one is not registered. All ranks call it."""
+        places = communicator.all_gather(self._place_of(address))
         if None in places:
             return None
-        return [self.registered[number][rank].address + offset for rank, (number, offset) in enumerate(places)]
+        return [self.registered[number][rank].address + offset
+                for rank, (number, offset) in enumerate(places)]
+
+    def _place_of(self, address: int) -> tuple[int, int] | None:
+        """The number of the registered buffer that holds the address, and the offset in it."""
+        for number, memories in enumerate(self.registered):
+            offset = address - memories[self.rank].address
+            if 0 <= offset < memories[self.rank].size_bytes:
+                return number, offset
+        return None
 
     @property
     def types(self) -> dict[str, str]:
-        """What the memory is made of, for the head of a run."""
+        """The allocators of flags and data, for the head of a run."""
         return {"flags": self.controls[self.rank].type, "data": self.slabs[self.rank].type}
 
 
-def _exchange(communicator: Communicator, device: Device, size_bytes: int, way: str, own: list[Memory],
-              opened: list[Memory], ordinary: bool = False) -> list[Memory]:
-    """Every rank's new memory of this size, mapped here; adds what is this rank's to `own`, the others' to `opened`.
+@dataclass
+class Exchange:
+    """Memory that a sharing mode has produced so far on this rank: its own, and its peers'."""
 
-    Raises Disagreement if any rank cannot map any other's.
-    """
-    # Of this exchange alone: what another run, rank or allocation shares has another label.
-    token = communicator.broadcast(secrets.token_hex(16))
-    with communicator.together(OSError, DeviceError):
-        own.append(device.allocate(size_bytes, way, ordinary, f"{token} of rank {communicator.rank}"))
-    handles = communicator.all_gather(own[-1].handle)
-    try:
+    communicator: Communicator
+    device: Device
+    sharing: str
+    own: list[Memory] = field(default_factory=list)
+    opened: list[Memory] = field(default_factory=list)
+
+    def memories(self, size_bytes: int, ordinary: bool = False) -> list[Memory]:
+        """New memory of every rank, mapped in this process, by rank. Raises Disagreement if any
+        rank cannot map another's."""
+        communicator, device, sharing = self.communicator, self.device, self.sharing
+        # Other runs, ranks and allocations have other labels.
+        token = communicator.broadcast(secrets.token_hex(16))
         with communicator.together(OSError, DeviceError):
-            for rank, handle in enumerate(handles):
-                if rank != communicator.rank:
-                    opened.append(device.open(handle, size_bytes, way, f"{token} of rank {rank}"))
-    finally:
-        device.forget_name(own[-1])
-    peers = opened[len(opened) - communicator.size + 1 :]
-    return [*peers[: communicator.rank], own[-1], *peers[communicator.rank :]]
-
-
-def connect(communicator: Communicator, device: Device, watch: Watch, yields: bool, timeout_s: float,
-            ways: Sequence[str]) -> PeerBuffer:
-    """Allocates, maps and probes in the first of these ways that holds.
-
-    Raises, on all ranks, Disagreement where there is no room, or no way, and ProbeFailed where memory was mapped and
-    did not hold; the sentence names for each way what failed first.
-    """
-    refusals, wrong = list[str](), False
-    for way in ways:
-        own, opened = list[Memory](), list[Memory]()
-        kind = way if way in ("host_staged", "same_device") else "mapped"
+            label = f"{token} of rank {communicator.rank}"
+            own = device.allocate(size_bytes, sharing, ordinary, label)
+            self.own.append(own)
+        handles = communicator.all_gather(own.handle)
+        memories: list[Memory] = []
         try:
-            controls = _exchange(communicator, device, ctypes.sizeof(Control), way, own, opened)
-            slabs = _exchange(communicator, device, SLAB_BYTES, way, own, opened)
+            with communicator.together(OSError, DeviceError):
+                for rank, handle in enumerate(handles):
+                    if rank == communicator.rank:
+                        memories.append(own)
+                        continue
+                    label = f"{token} of rank {rank}"
+                    memories.append(device.open(handle, size_bytes, sharing, label))
+                    self.opened.append(memories[-1])
+        finally:
+            device.forget_name(own)
+        return memories
+
+    def undo(self) -> None:
+        """Unmaps everything. All ranks call it."""
+        for memory in self.opened:
+            memory.close()
+        # The driver leaves undefined what happens to memory that is freed while a peer maps it.
+        self.communicator.barrier()
+        for memory in self.own:
+            memory.close()
+
+
+def connect(communicator: Communicator, device: Device, waits: WaitPolicy,
+            modes: Sequence[str]) -> PeerBuffer:
+    """Allocates, maps and probes in the first sharing mode that works.
+
+    Raises, on all ranks, Disagreement if memory is short or no mode works, and ProbeFailed if
+    mapped memory failed a probe; the sentence names the first failure of each mode.
+    """
+    refusals, probe_failed = list[str](), False
+    for sharing in modes:
+        exchange = Exchange(communicator, device, sharing)
+        kind = sharing if sharing in ("host_staged", "same_device") else "mapped"
+        try:
+            controls = exchange.memories(ctypes.sizeof(Control))
+            slabs = exchange.memories(SLAB_BYTES)
             with communicator.together(DeviceError):
-                own.append(device.private(ctypes.sizeof(Own)))
-            arguments = (communicator.rank, yields, timeout_s, watch, kind, way, tuple(refusals))
-            peers = PeerBuffer(slabs, controls, own[-1], *arguments)
+                own = device.private(ctypes.sizeof(Own))
+                exchange.own.append(own)
+            peers = PeerBuffer(slabs, controls, own, communicator.rank, waits, kind, sharing,
+                               tuple(refusals))
             probe(communicator, device, peers)
             return peers
         except Disagreement as refusal:
-            for memory in opened:
-                memory.close()
-            # Only then: the driver leaves undefined what becomes of memory that is freed under a peer.
-            communicator.barrier()
-            for memory in own:
-                memory.close()
+            exchange.undo()
             if "OutOfMemory" in refusal.types:
                 raise
-            wrong |= isinstance(refusal, ProbeFailed)
-            watch.stop = watch.timed_out = 0
-            refusals.append(f"{way}: {refusal}")
-    raise (ProbeFailed if wrong else Disagreement)("; ".join(refusals))
+            probe_failed |= isinstance(refusal, ProbeFailed)
+            waits.watch.stop = waits.watch.timed_out = 0
+            refusals.append(f"{sharing}: {refusal}")
+    raise (ProbeFailed if probe_failed else Disagreement)("; ".join(refusals))
 
 
-def register(communicator: Communicator, device: Device, peers: PeerBuffer, size_bytes: int) -> Memory:
-    """A new buffer of this size on every rank, of memory as a user has it, mapped by all; this rank's. Raises
-    Disagreement."""
-    peers.registered.append(_exchange(communicator, device, max(1, size_bytes), peers.way, [], [], ordinary=True))
+def register(communicator: Communicator, device: Device, peers: PeerBuffer,
+             size_bytes: int) -> Memory:
+    """A new buffer on every rank, of memory as users have it, mapped by all ranks; returns this
+    rank's. Raises Disagreement."""
+    exchange = Exchange(communicator, device, peers.sharing)
+    peers.registered.append(exchange.memories(max(1, size_bytes), ordinary=True))
     return peers.registered[-1][peers.rank]
 
 
 def set_epoch(peers: PeerBuffer, epoch: int) -> None:
-    """Makes `epoch` that of the last launch. Every rank must call it, between two barriers."""
+    """Makes `epoch` the epoch of the last launch. All ranks call it, between two barriers."""
     own, control = Own(), Control()
     own.epoch.value = epoch
-    for flag in (flag for flags in control.flags for flag in flags):
-        flag.value = epoch << 32
+    for flags in control.flags:
+        for flag in flags:
+            flag.value = epoch << 32
     peers.own.write(np.frombuffer(bytes(own), np.uint8))
     peers.controls[peers.rank].write(np.frombuffer(bytes(control), np.uint8))
 
 
+def _pattern(turn: int, writer: int, reader: int) -> Bytes:
+    draw = np.random.default_rng([turn, writer, reader])
+    return draw.integers(0, 256, PROBE_BYTES, np.uint8)
+
+
 def probe(communicator: Communicator, device: Device, peers: PeerBuffer) -> None:
-    """Pushes and pulls patterns between all pairs and bounces a flag. Raises ProbeFailed naming the pair and the first
-    wrong offset, Disagreement where a kernel cannot be had or run."""
+    """Pushes and pulls patterns between all pairs, and bounces a flag. Raises ProbeFailed, which
+    names the pair and the first wrong offset, and Disagreement if a kernel cannot run.
+
+    Rank w pushes into slot w of each peer's slab, and writes into its own last slot, which all
+    peers pull.
+    """
     size, rank = communicator.size, communicator.rank
     with communicator.together(DeviceError):
-        source, sink, result = device.private(PROBE_BYTES), device.private(PROBE_BYTES), device.private(8)
-        kernels = device.compile("link_probe", {"WORLD": str(size), "ELEMENT": "Int32"})
+        source, sink, result = (device.private(n) for n in (PROBE_BYTES, PROBE_BYTES, 8))
+        macros = {"WORLD": str(size), "ELEMENT": "Int32"}
+        kernels = device.compile("link_probe", macros, PEER_STRUCTURES)
 
-    def move(to: int, origin: int) -> None:
-        device.caller(Step(kernels.kernel("copy_local"), peers.arguments(origin, to, PROBE_BYTES // 4, PROBE_BYTES)))()
+    def move(target: int, origin: int) -> None:
+        arguments = peers.arguments(origin, target, PROBE_BYTES // 4, PROBE_BYTES)
+        device.caller(Step(kernels.kernel("copy_local"), arguments))()
 
-    def pattern(turn: int, writer: int, reader: int) -> Bytes:
-        return np.random.default_rng([turn, writer, reader]).integers(0, 256, PROBE_BYTES, np.uint8)
+    def slot(owner: int, number: int) -> int:
+        return peers.slabs[owner].address + number * PROBE_BYTES
 
-    def place(owner: int, slot: int) -> int:
-        return peers.slabs[owner].address + slot * PROBE_BYTES
+    def write(target: int, pattern: Bytes) -> None:
+        source.write(pattern)
+        move(target, source.address)
 
-    def wrong_bytes(turn: int) -> str | None:
+    def complaint(turn: int) -> str | None:
         for peer in range(size):
-            for how, owner, slot, want in (("pushed", rank, peer, pattern(turn, peer, rank)),
-                                           ("pulled", peer, size, pattern(turn, peer, size))):
-                move(sink.address, place(owner, slot))
-                wrong = np.flatnonzero(sink.read() != want)
+            for verb, owner, number, writer, reader in (("pushed", rank, peer, peer, rank),
+                                                        ("pulled", peer, size, peer, size)):
+                move(sink.address, slot(owner, number))
+                wrong = np.flatnonzero(sink.read() != _pattern(turn, writer, reader))
                 if wrong.size:
-                    return (f"probing the memory {how} from rank {peer} to rank {rank} read wrong bytes from offset "
-                            f"{slot * PROBE_BYTES + wrong[0]} of the slab on, in turn {turn}")
+                    return (f"the memory that rank {peer} {verb} to rank {rank} has wrong bytes "
+                            f"from offset {number * PROBE_BYTES + wrong[0]} of the slab on, in "
+                            f"turn {turn} of the probe")
         return None
 
     for turn in range(PROBE_ROUNDS):
-        # Pushed: rank w writes into slot w of each peer's slab. Pulled: into its own last slot, which all read.
         with communicator.together(DeviceError):
             for reader in range(size):
-                source.write(pattern(turn, rank, reader))
-                move(place(reader, rank), source.address)
-            source.write(pattern(turn, rank, size))
-            move(place(rank, size), source.address)
+                write(slot(reader, rank), _pattern(turn, rank, reader))
+            write(slot(rank, size), _pattern(turn, rank, size))
         with communicator.together(DeviceError):
-            found = wrong_bytes(turn)
-        if said := communicator.first_word(found):
-            raise ProbeFailed(said)
-    with communicator.together(DeviceError):
-        bounce = replace(peers, timeout_s=min(peers.timeout_s, PROBE_S)).arguments(0, result.address, 16, PROBE_BYTES)
-        device.caller(Step(kernels.kernel("flag_ping_pong"), bounce))()
-    never = f"a flag from rank {peers.watch.peer} never arrived in the memory of rank {rank}"
-    if said := communicator.first_word(never if peers.watch.timed_out else None):
-        raise ProbeFailed(said)
+            sentence = complaint(turn)
+        if sentence := communicator.first_word(sentence):
+            raise ProbeFailed(sentence)
+    _probe_flag(communicator, device, peers, result)
     for memory in (source, sink, result):
         memory.close()
+
+
+def _probe_flag(communicator: Communicator, device: Device, peers: PeerBuffer,
+                result: Memory) -> None:
+    """Bounces a flag between pairs. Raises ProbeFailed if one never arrives."""
+    timeout_s = min(peers.waits.timeout_s, PROBE_S)
+    hasty = replace(peers, waits=replace(peers.waits, timeout_s=timeout_s))
+    with communicator.together(DeviceError):
+        kernels = device.compile("link_probe", {"WORLD": str(communicator.size)}, PEER_STRUCTURES)
+        arguments = hasty.arguments(0, result.address, 16, PROBE_BYTES)
+        device.caller(Step(kernels.kernel("flag_ping_pong"), arguments))()
+    sentence = None
+    if peers.watch.timed_out:
+        sentence = (f"a flag from rank {peers.watch.peer} never arrived in the memory of rank "
+                    f"{peers.rank}")
+    if sentence := communicator.first_word(sentence):
+        raise ProbeFailed(sentence)

@@ -1,4 +1,4 @@
-"""Send and receive between pairs of ranks, one way or there and back; see kernels/sendrecv.cu."""
+"""Send and receive between pairs of ranks, one way or there and back. See kernels/sendrecv.cu."""
 
 from functools import partial
 
@@ -14,8 +14,8 @@ from collectives.operation import (
 )
 from collectives.peer_buffer import HALF_BYTES
 
-SLOTS = 8  # sendrecv.cu's
-MOST_CHUNK_BYTES = 64 << 10  # the shorter, the sooner the receiver begins
+SLOTS = 8  # as in sendrecv.cu
+MOST_CHUNK_BYTES = 64 << 10  # the receiver starts after the first chunk
 
 
 def _bind(direction: str, world: World, case: Case) -> Operation | Unsupported:
@@ -24,15 +24,17 @@ def _bind(direction: str, world: World, case: Case) -> Operation | Unsupported:
 
 
 def _traffic(ranks: int, case: Case) -> Traffic:
-    """One way; there and back takes twice that. A message is stored and read at once, by both ranks of a pair where
-    they share the work."""
+    """One way; there and back costs twice as much. Over registered buffers both ranks of a pair
+    move half of the message."""
     registered = case.variant == "registered"
-    each = case.segment_bytes // 2 if registered else case.segment_bytes
-    return Traffic(2 if registered else 1, ((each, each),) if ranks > 1 else (), 0)
+    moved = case.segment_bytes // 2 if registered else case.segment_bytes
+    return Traffic(2 if registered else 1, ((moved, moved),) if ranks > 1 else (), 0)
 
 
-PUSH = Algorithm("direct_push", "the sender stores into the receiver's slab", partial(_bind, "push"),
-                 _traffic, pushes=True)
-PULL = Algorithm("direct_pull", "the sender stores into its own slab, where the receiver reads", partial(_bind, "pull"),
-                 _traffic, copied_or_registered)
+PUSH = Algorithm(
+    "direct_push", "the sender stores into the receiver's slab", partial(_bind, "push"), _traffic,
+    pushes=True)
+PULL = Algorithm(
+    "direct_pull", "the sender stores into its own slab; the receiver reads it",
+    partial(_bind, "pull"), _traffic, copied_or_registered)
 ALGORITHMS = (PUSH, PULL)

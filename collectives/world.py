@@ -1,83 +1,111 @@
-"""Opens what a run stands on: the device that was asked for, and the peers' memory on it."""
+"""Opens the foundation of a run: the requested device, and the peers' memory on it."""
 
 from collectives.communicator import Communicator, Disagreement
+from collectives.library import open_library
 from collectives.operation import Unsupported, World
-from collectives.peer_buffer import PeerBuffer, ProbeFailed, connect
-from kernels.devices import gpu_driver
+from collectives.peer_buffer import PeerBuffer, ProbeFailed, WaitPolicy, connect
 from kernels.devices.cpu import CpuDevice
-from kernels.devices.device import MOST_RANKS, Device, DeviceError, Watch
-from kernels.devices.gpu import GpuDevice
+from kernels.devices.device import MOST_RANKS, Device, DeviceError
 
 
-def choose_gpus(seen: list[list[str]]) -> list[str]:
-    """The PCI bus id that each rank of a host takes, from what each of them sees: one that no other has, and where
-    there is none left its turn's.
+def choose_gpus(visible: list[list[str]]) -> list[str]:
+    """The PCI bus id for each rank of a host, from the GPUs that each rank sees: a free GPU, or
+    the GPU with the number of the rank if none is free.
 
-    Under Slurm a rank may see one only, under mpirun all see all; who sees least goes first.
+    Under Slurm a rank may see one GPU, under mpirun every rank sees all; the rank that sees fewest
+    chooses first.
     """
     chosen: dict[int, str] = {}
-    for rank in sorted(range(len(seen)), key=lambda rank: len(seen[rank])):
-        free = (bus_id for bus_id in seen[rank] if bus_id not in chosen.values())
-        chosen[rank] = next(free, seen[rank][rank % len(seen[rank])])
-    return [chosen[rank] for rank in range(len(seen))]
+    for rank in sorted(range(len(visible)), key=lambda rank: len(visible[rank])):
+        free = (bus_id for bus_id in visible[rank] if bus_id not in chosen.values())
+        chosen[rank] = next(free, visible[rank][rank % len(visible[rank])])
+    return [chosen[rank] for rank in range(len(visible))]
 
 
-def open_device(communicator: Communicator, name: str, share_gpus: bool) -> tuple[Device, list[str]]:
-    """The device of that name on every rank, and, for readers of results, why `auto` chose it. Raises Disagreement."""
+def open_device(communicator: Communicator, name: str,
+                share_gpus: bool) -> tuple[Device, list[str]]:
+    """The device with this name on every rank, and a note on what `auto` chose. Raises
+    Disagreement."""
     if name == "cpu":
         with communicator.together(DeviceError, OSError):
             return CpuDevice(), []
-    refusal, seen = None, list[str]()
-    try:
-        vendor, seen = gpu_driver.visible_gpus()
-        if name not in ("auto", vendor):
-            raise DeviceError(f"there is no {name} device here: the installed CuPy is built for {vendor}")
-    except DeviceError as error:
-        refusal = str(error)
-    everyone = communicator.node_gather(seen)
-    chosen = choose_gpus(everyone) if all(everyone) else []
+    chosen, refusal = _visible_gpus(communicator, name)
     if name == "auto":
         if len(set(chosen)) < len(chosen) and not share_gpus:
-            refusal = f"{len(chosen)} ranks see {len({i for ids in everyone for i in ids})} GPU between them"
+            refusal = f"{len(chosen)} ranks see {len(set(chosen))} GPU between them"
         if refusal := communicator.first_word(refusal):
-            return open_device(communicator, "cpu", share_gpus)[0], [f"--device auto chose the CPU: {refusal}."]
+            device, _ = open_device(communicator, "cpu", share_gpus)
+            return device, [f"--device auto chose the CPU: {refusal}."]
     with communicator.together(DeviceError):
         if refusal:
             raise DeviceError(refusal)
-    mine = chosen[communicator.local_rank]
-    sharers = [rank for rank, bus_id in enumerate(chosen) if bus_id == mine]
-    with communicator.together(DeviceError):
-        if len(sharers) > 1 and not share_gpus:
-            raise DeviceError(f"ranks {', '.join(map(str, sharers))} of this host would share GPU {mine}: start one "
-                              "rank a GPU, or add --ranks-share-gpus for a test")
-        device = GpuDevice(mine, len(sharers))
-    kinds = communicator.all_gather((device.name, device.most_blocks, device.threads, len(sharers)))
-    if other := next((rank for rank, kind in enumerate(kinds) if kind[0] != kinds[0][0]), 0):
-        both = f"rank 0 has a {kinds[0][0]} device and rank {other} a {kinds[other][0]} one"
-        raise Disagreement(f"{both}; a run is of one")
-    device.most_blocks, device.threads = min(k[1] for k in kinds), min(k[2] for k in kinds)
-    if max(k[3] for k in kinds) > 1:  # then no figure of this run is that of a wire
-        device.ways = ("same_device", "host_staged")
+    device = _open_gpu(communicator, chosen, share_gpus)
     return device, [f"--device auto chose {device.name}."] if name == "auto" else []
 
 
-def open_world(communicator: Communicator, device: Device, watch: Watch, yields: bool, timeout_s: float,
-               memory: str = "auto", graph: bool = False) -> World:
-    """Maps the peers' memory, or says in `peers` why there is none. `memory` is `auto`, `mapped` or `host_staged`.
+def _visible_gpus(communicator: Communicator, name: str) -> tuple[list[str], str | None]:
+    """The GPUs for the ranks of this host, or a sentence that says why they have no GPU."""
+    # Not at the top: a CPU run loads nothing that belongs to GPUs.
+    from kernels.devices import gpu_driver
+
+    refusal, visible = None, list[str]()
+    try:
+        vendor, visible = gpu_driver.visible_gpus()
+        if name not in ("auto", vendor):
+            raise DeviceError(f"there is no {name} device here: the installed CuPy is built for "
+                              f"{vendor}")
+    except DeviceError as error:
+        refusal = str(error)
+    visible_by_rank = communicator.node_gather(visible)
+    return choose_gpus(visible_by_rank) if all(visible_by_rank) else [], refusal
+
+
+def _open_gpu(communicator: Communicator, chosen: list[str], share_gpus: bool) -> Device:
+    """This rank's GPU. Ranks of one run use one kind of GPU with one grid. Raises Disagreement."""
+    from kernels.devices.gpu import GpuDevice
+
+    bus_id = chosen[communicator.local_rank]
+    sharers = [rank for rank, other in enumerate(chosen) if other == bus_id]
+    with communicator.together(DeviceError):
+        if len(sharers) > 1 and not share_gpus:
+            raise DeviceError(f"ranks {', '.join(map(str, sharers))} of this host would share GPU "
+                              f"{bus_id}: start one rank a GPU, or add --ranks-share-gpus for a "
+                              "test")
+        device = GpuDevice(bus_id, len(sharers))
+    own = device.name, device.most_blocks, device.threads, len(sharers)
+    names, blocks, threads, sharing = zip(*communicator.all_gather(own), strict=True)
+    for rank, name in enumerate(names):
+        if name != names[0]:
+            raise Disagreement(f"rank 0 has a {names[0]} device and rank {rank} a {name} device; "
+                               "a run uses one kind")
+    device.most_blocks, device.threads = min(blocks), min(threads)
+    if max(sharing) > 1:  # then no figure of this run measures a wire
+        device.sharing = ("same_device", "host_staged")
+    return device
+
+
+def open_world(communicator: Communicator, device: Device, waits: WaitPolicy, memory: str = "auto",
+               graph: bool = False) -> World:
+    """Maps the peers' memory, or says in `peers` why that failed. `memory` is `auto`, `mapped` or
+    `host_staged`.
 
     Raises Disagreement, on all ranks, where memory cannot be shared.
     """
-    ways = [way for way in device.ways if memory == "auto" or (memory == "host_staged") == (way == "host_staged")]
+    modes = [mode for mode in device.sharing
+             if memory == "auto" or (memory == "host_staged") == (mode == "host_staged")]
     peers: PeerBuffer | Unsupported
     if communicator.hosts > 1:
-        peers = Unsupported(f"its ranks are on {communicator.hosts} hosts, and memory is mapped within one")
+        peers = Unsupported(f"its ranks are on {communicator.hosts} hosts, and memory is mapped "
+                            "within one")
     elif communicator.size > MOST_RANKS:
         peers = Unsupported(f"{communicator.size} ranks, and a slab serves {MOST_RANKS} at most")
-    elif not ways:
-        raise Disagreement(f"--memory {memory}: the {device.name} device has {', '.join(device.ways)}")
+    elif not modes:
+        raise Disagreement(f"--memory {memory}: the {device.name} device has "
+                           f"{', '.join(device.sharing)}")
     else:
         try:
-            peers = connect(communicator, device, watch, yields, timeout_s, ways)
+            peers = connect(communicator, device, waits, modes)
         except ProbeFailed as failure:
             peers = Unsupported(str(failure))
-    return World(communicator, device, peers, graph=graph)
+    library = open_library(communicator, device)
+    return World(communicator, device, peers, library, graph)

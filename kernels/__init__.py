@@ -1,1 +1,5 @@
-"""Device code, and the devices that compile and run it. Knows nothing of ranks beyond numbers."""
+"""GPU and CPU kernels (`*.cu`, `include/`, `experts/`), and the devices that compile and run them.
+
+Nothing here imports `bench` or `collectives`: a kernel knows its peers only as rank numbers and
+addresses.
+"""

@@ -1,22 +1,23 @@
-// Two-shot all-reduce: a reduce-scatter, then an all-gather, both direct.
+// Two-shot all-reduce: a reduce-scatter followed by an all-gather, both direct.
 //
-// Two steps; each rank sends and reads 2 (n-1)/n S bytes. A chunk of the message has one segment a rank, and a rank
-// works in beats. In beat b it does
-//   A. of chunk b:   copies the segments that others own into its own slab, where their owners will read them
-//   B. of chunk b-1: sums its own segment of all ranks, in rank order and rounded once, into its output and its slab
-//   C. of chunk b-2: copies the sums of the other segments from their owners' slabs into its output
-// and signals the beat's end. Each part waits only for what its peers did in the beat before, so one flag a beat orders
-// all three; and what part A or B overwrites, two beats old, was read by the peers in the beat before. One rank computes
-// a sum, so every rank gets the same bits. Over registered buffers owners read the others' input where it lies: part A
-// copies nothing, and its beat says only that a rank has come.
+// Two steps; each rank sends and reads 2 (n-1)/n S bytes. A chunk of the message has one segment
+// per rank, its owner. A rank works in beats. Beat b does
+//   A. for chunk b:   copies the other owners' segments of the input into its own slab
+//   B. for chunk b-1: sums its own segment over all ranks, in rank order and rounded once, into its
+//                     output and its slab
+//   C. for chunk b-2: copies the sums of the other segments from their owners' slabs to its output
+// and then signals. Each part needs only the peers' previous beat, so one flag per beat orders all
+// three parts; the peers read the data that A and B overwrite, two beats old, in the previous beat.
+// One rank computes each sum, so every rank gets the same bits. Over registered buffers an owner
+// reads the inputs in their users' buffers: A copies nothing, and its beat only signals that the
+// rank has entered.
 #include "include/pack.h"
 
 template <bool REGISTERED> DEVICE void two_shot(const Arguments& a) {
-  Slowed<> slowed;
   const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
   const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
   const long segment_bytes = segment_of(most, 0).count * ELEMENT_BYTES;
-  // A slab's half: two chunks of input, then two segments of sums.
+  // A half of a slab: two chunks of input, then two segments of sums.
   const auto input = [&](long rank, long chunk, long segment) {
     return half_of(a, rank, epoch) + ((chunk & 1) * WORLD + segment) * segment_bytes;
   };
@@ -36,21 +37,23 @@ template <bool REGISTERED> DEVICE void two_shot(const Arguments& a) {
       for (int d = 1; d < WORLD; ++d) {
         const long owner = (a.rank + d) % WORLD;
         const Segment s = part(beat, owner);
-        hand_over(a, epoch, s.start, input(a.rank, beat, owner), a.send + s.start * ELEMENT_BYTES, s.count);
+        copy(Slab{input(a.rank, beat, owner)}, a.send + s.start * ELEMENT_BYTES, s.count);
       }
     if (beat >= 1 && beat <= chunks) {  // B
       const long chunk = beat - 1;
       const Segment s = part(chunk, a.rank);
-      Sources<WORLD> inputs;
+      const long at = s.start * ELEMENT_BYTES;
+      Sources<WORLD> inputs;  // by hand: with inputs_of_all gfx942 spills, registered and 8 ranks
       const int rank = afresh((int)a.rank);
       for (int r = 0; r < WORLD; ++r)
-        if (REGISTERED) inputs.at[r] = (r == rank ? a.send : a.sends[r]) + s.start * ELEMENT_BYTES;
-        else inputs.at[r] = r == rank ? a.send + s.start * ELEMENT_BYTES : input(r, chunk, a.rank);
-      reduce<COMPLETE, WORLD>(Both<Output, Slab>{{a.receive + s.start * ELEMENT_BYTES}, {sums(a.rank, chunk)}}, inputs,
-                              s.count);
+        if (REGISTERED) inputs.at[r] = (r == rank ? a.send : a.sends[r]) + at;
+        else inputs.at[r] = r == rank ? a.send + at : input(r, chunk, a.rank);
+      const OutputAndSlab to{{a.receive + at}, {sums(a.rank, chunk)}};
+      reduce<COMPLETE, WORLD>(to, inputs, s.count);
     }
     if (beat >= 2)  // C
-      for (int d = 1; d < afresh(WORLD); ++d) {  // not unrolled: gfx9 has no scalar registers for that
+      // afresh: not unrolled, since gfx9 has too few scalar registers.
+      for (int d = 1; d < afresh(WORLD); ++d) {
         const long chunk = beat - 2, owner = (a.rank + d) % WORLD;
         const Segment s = part(chunk, owner);
         copy(Output{a.receive + s.start * ELEMENT_BYTES}, sums(owner, chunk), s.count);
@@ -61,7 +64,5 @@ template <bool REGISTERED> DEVICE void two_shot(const Arguments& a) {
   leave_launch(a, epoch);
 }
 
-extern "C" __global__ UP_TO_512_THREADS void two_shot(LAUNCHED_WITH(Arguments) a) { two_shot<false>(of_this_rank(a)); }
-extern "C" __global__ UP_TO_512_THREADS void two_shot_registered(LAUNCHED_WITH(Arguments) a) {
-  two_shot<true>(of_this_rank(a));
-}
+RANK_KERNEL(two_shot) { two_shot<false>(a); }
+RANK_KERNEL(two_shot_registered) { two_shot<true>(a); }

@@ -1,7 +1,6 @@
-// A matmul to stand beside a collective: c = a b in fp32, without tensor cores, for what each loses to the other.
-//
-// An item is eight rows of a times sixteen columns of b. A thread takes a pack of these columns: eight sums, which stay
-// in registers while `inner` goes by. On a CPU an item is a launch, and the times of their ends tell how fast it goes.
+// A matmul to run beside a collective, for how much each slows the other: c = a b, in fp32, without
+// tensor cores. An item is 8 rows of `a` times 16 columns of `b`: 24 x inner elements to read. A
+// thread computes a pack of the columns; its sums stay in registers over all of `inner`.
 #include "include/pack.h"
 
 struct Gemm {
@@ -9,26 +8,50 @@ struct Gemm {
   const char* b;  // [inner][columns]
   char* c;        // [rows][columns]
   long columns, inner;
-  long first, items;  // of those to be done in this launch: all columns of eight rows, then of the next eight
+  long first, items;  // a launch computes items [first, first + items), numbered row by row
+};
+struct Background {
+  Gemm gemm;
+  long items;          // after the last of them the first is next
+  long long* ends_ns;  // [most]: the time at which each multiplication ended
+  long most;
+  long done;           // multiplications so far; the host reads it meanwhile
+  u64 stop;            // the host sets it
 };
 constexpr int ROWS = 8;
 constexpr long PACKS = 64 / sizeof(pack);  // of an item's columns
 
-extern "C" __global__ UP_TO_512_THREADS void gemm(LAUNCHED_WITH(Gemm) g) {
+DEVICE void multiply(const Gemm& g, long first, long items) {
   const unsigned packs = (unsigned)(g.columns / 16 * PACKS);
-  for (long i = g.first * PACKS + thread(); i < (g.first + g.items) * PACKS; i += threads()) {
+  for (long i = first * PACKS + thread(); i < (first + items) * PACKS; i += threads()) {
     const unsigned row = (unsigned)(i / packs) * ROWS, column = (unsigned)(i % packs);
     const float* a = (const float*)g.a + row * g.inner;
     floats sums[ROWS][REGISTERS] = {};
     for (long k = 0; k < g.inner; ++k) {
       const pack b = load_aligned_pack(g.b, (unsigned)k * packs + column);
       for (int r = 0; r < ROWS; ++r)
-        for (int j = 0; j < REGISTERS; ++j) sums[r][j] += a[r * g.inner + k] * reinterpret<floats>(b.r[j]);
+        for (int j = 0; j < REGISTERS; ++j)
+          sums[r][j] += a[r * g.inner + k] * reinterpret<floats>(b.r[j]);
     }
     for (int r = 0; r < ROWS; ++r) {
       pack c;
       for (int j = 0; j < REGISTERS; ++j) c.r[j] = reinterpret<words>(sums[r][j]);
       store_aligned_pack(g.c, (row + (unsigned)r) * packs + column, c);
     }
+  }
+}
+
+KERNEL gemm(LAUNCHED_WITH(Gemm) g) { multiply(g, g.first, g.items); }
+
+// A CPU's matmul: item after item, until the host stops it or `ends_ns` is full. A CPU's launch has
+// a reference to the host's Background, which is not const: the host sees `done`, and this `stop`.
+// A GPU's launch has a copy and runs to `most`; the address of a copy would need a stack.
+constexpr bool SHARED_WITH_HOST = REGISTERS == 1;  // a CPU
+KERNEL multiply_until_stopped(LAUNCHED_WITH(Background) b) {
+  for (long done = b.done; done < b.most; ++done) {
+    if (SHARED_WITH_HOST && *(const volatile u64*)&b.stop) return;
+    multiply(b.gemm, done % b.items, 1);
+    if (thread() == 0) b.ends_ns[done] = (long long)clock_ns();
+    if (SHARED_WITH_HOST) *(volatile long*)const_cast<long*>(&b.done) = done + 1;
   }
 }

@@ -1,28 +1,28 @@
-// The wire alone: one rank's buffer moved into another's, and a flag back and forth.
-//
-// Buffers are registered, so nothing is copied on the way. Every rank launches, those without a part too: a launch
-// turns everyone's epoch. All ranks have met before each launch, so a buffer is free when it begins.
+// The link alone: moves one rank's buffer into another's, or bounces a flag between two ranks.
+// Buffers are registered, so a transfer moves its `count` elements once; the rank that moves them
+// (push: the sender, pull: the receiver) then signals the other, which waits for it. Every rank
+// launches, even without a part, because a launch advances every rank's epoch. All ranks meet
+// before each launch, so every buffer is free when it begins.
 #include "include/exchange.h"
 
 struct Transfer {
   Arguments ranks;
-  long to, from;         // whom this rank's data are for, and whose it gets; -1: nobody
-  const char* beside;    // what the rank that waits reads meanwhile, over and over, and where it puts that
+  long to, from;       // the rank that this rank sends to, and receives from; -1: no rank
+  const char* beside;  // the waiting rank copies this again and again meanwhile, into `kept`
   char* kept;
   long beside_bytes;
 };
-constexpr long PIECE_BYTES = 64 << 10;  // of what is copied beside: between looks at the flag
+constexpr long PIECE_BYTES = 64 << 10;  // copied between two looks at the flag
 
-// Push: the rank with the data stores them; pull: the rank that gets them reads them. It then tells the other, which
-// does `meanwhile` until then: neither leaves, nor touches its buffer, before all is moved.
-template <Direction DIRECTION, class Meanwhile> DEVICE void move(const Transfer& t, Meanwhile meanwhile) {
+// A rank that waits calls meanwhile(flag, stamp). No rank leaves before everything has moved.
+template <Path PATH, class Meanwhile> DEVICE void move(const Transfer& t, Meanwhile meanwhile) {
   const Arguments& a = t.ranks;
-  Slowed<> slowed;
   const unsigned epoch = enter_launch(a);
-  const int other = (int)(DIRECTION == PUSH ? t.to : t.from), awaited = (int)(DIRECTION == PUSH ? t.from : t.to);
+  const int other = (int)(PATH == PUSH ? t.to : t.from);
+  const int awaited = (int)(PATH == PUSH ? t.from : t.to);
   if (other >= 0) {
-    const char* from = DIRECTION == PUSH ? a.send : of_thread(a.sends, other);
-    char* to = const_cast<char*>(DIRECTION == PUSH ? of_thread(a.receives, other) : a.receive);
+    const char* from = PATH == PUSH ? a.send : of_thread(a.sends, other);
+    char* to = const_cast<char*>(PATH == PUSH ? of_thread(a.receives, other) : a.receive);
     in_parts(a.count, [&](long at, long n) { copy(Output{to + at}, from + at, n); });
     signal(a, 1u << other, stamp(epoch, 1));
   }
@@ -33,15 +33,11 @@ template <Direction DIRECTION, class Meanwhile> DEVICE void move(const Transfer&
   leave_launch(a, epoch);
 }
 
-extern "C" __global__ UP_TO_512_THREADS void link_push(LAUNCHED_WITH(Transfer) t) {
-  move<PUSH>(t, [](const u64*, u64) {});
-}
-extern "C" __global__ UP_TO_512_THREADS void link_pull(LAUNCHED_WITH(Transfer) t) {
-  move<PULL>(t, [](const u64*, u64) {});
-}
+KERNEL link_push(LAUNCHED_WITH(Transfer) t) { move<PUSH>(t, [](const u64*, u64) {}); }
+KERNEL link_pull(LAUNCHED_WITH(Transfer) t) { move<PULL>(t, [](const u64*, u64) {}); }
 
-// On a GPU `beside` lies in the host's memory, and this is the traffic of a host copy that comes in beside the peer's.
-extern "C" __global__ UP_TO_512_THREADS void link_push_beside_host_copy(LAUNCHED_WITH(Transfer) t) {
+// On a GPU `beside` is in host memory: a copy from the host during the peer's transfer.
+KERNEL link_push_beside_host_copy(LAUNCHED_WITH(Transfer) t) {
   move<PUSH>(t, [&](const u64* flag, u64 wanted) {
     const u64 start = clock_ns();
     long at = 0;
@@ -52,8 +48,8 @@ extern "C" __global__ UP_TO_512_THREADS void link_push_beside_host_copy(LAUNCHED
   });
 }
 
-// `to` and `from` are the partner; `count` round trips, of which the lower rank begins each.
-extern "C" __global__ UP_TO_512_THREADS void link_ping_pong(LAUNCHED_WITH(Transfer) t) {
+// `to` and `from` are the partner. `count` round trips; the lower rank begins each.
+KERNEL link_ping_pong(LAUNCHED_WITH(Transfer) t) {
   const Arguments& a = t.ranks;
   const unsigned epoch = enter_launch(a);
   if (t.to >= 0) bounce(a, (int)t.to, epoch, 1, a.count);

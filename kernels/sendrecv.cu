@@ -1,60 +1,56 @@
-// Send and receive: ranks 0 and 1, 2 and 3, ... as the stages of a pipeline hand on what they have computed.
-//
-// One way, the even rank's message goes to the odd one; ping-pong, the odd rank's then goes back. A message goes chunk
-// by chunk through slots that take turns, so that it is stored and read at once: the sender signals each chunk, and
-// stores into a slot again when the receiver has signalled that it has read it.
+// Send and receive between the ranks of a pair (0 and 1, 2 and 3, ...), as between stages of a
+// pipeline. One way: the even rank's message of S bytes goes to the odd rank. Ping-pong: the odd
+// rank's then goes back. Chunks pass through slots in turn, so that both ranks work at once: the
+// receiver signals each chunk that it has read, which frees the slot.
 #include "include/exchange.h"
 
 constexpr int SLOTS = 8;
 
-template <Direction DIRECTION, int LEGS> DEVICE void handed_on(const Arguments& a) {
-  Slowed<> slowed;
-  const unsigned epoch = enter_launch(a), everyone = everyone_but(a.rank);
-  const long partner = a.rank ^ 1, most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
-  // The first stamp says that one has come. All wait for that: a rank that ran ahead of another pair would store into
-  // what these still read in a launch of another collective.
-  signal(a, everyone, stamp(epoch, 1));
+template <Path PATH, int LEGS> DEVICE void send_receive(const Arguments& a) {
+  const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
+  const long partner = a.rank ^ 1;
+  const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
+  // The first stamp says that this rank has entered. All ranks wait for it: a rank ahead of another
+  // pair would overwrite data that this pair still reads in a launch of another collective.
+  signal(a, peers, stamp(epoch, 1));
   for (long leg = 0; leg < LEGS && partner < WORLD; ++leg) {
     const bool sends = (a.rank & 1) == leg;
     for (long chunk = 0; chunk < chunks; ++chunk) {
-      const long start = chunk * most, n = smaller(most, a.count - start), done = 2 + leg * chunks + chunk;
-      const auto slot = [&](long owner) { return half_of(a, owner, epoch) + (chunk % SLOTS) * a.chunk_bytes; };
+      const long start = chunk * most, n = smaller(most, a.count - start);
+      const long done = 2 + leg * chunks + chunk;  // the step that ends this chunk
+      const auto slot = [&](long owner) {
+        return half_of(a, owner, epoch) + (chunk % SLOTS) * a.chunk_bytes;
+      };
       if (sends) {
         if (chunk >= SLOTS) wait(a, 1u << partner, stamp(epoch, done - SLOTS));
-        hand_over(a, epoch, start, slot(DIRECTION == PUSH ? partner : a.rank), a.send + start * ELEMENT_BYTES, n);
+        const Slab slab{slot(PATH == PUSH ? partner : a.rank)};
+        copy(slab, a.send + start * ELEMENT_BYTES, n);
       } else {
         wait(a, 1u << partner, stamp(epoch, done));
-        copy(Output{a.receive + start * ELEMENT_BYTES}, slot(DIRECTION == PUSH ? a.rank : partner), n);
+        const char* slab = slot(PATH == PUSH ? a.rank : partner);
+        copy(Output{a.receive + start * ELEMENT_BYTES}, slab, n);
       }
       signal(a, 1u << partner, stamp(epoch, done));
     }
   }
-  wait(a, everyone, stamp(epoch, 1));
+  wait(a, peers, stamp(epoch, 1));
   leave_launch(a, epoch);
 }
 
-extern "C" __global__ UP_TO_512_THREADS void one_way_push(LAUNCHED_WITH(Arguments) a) {
-  handed_on<PUSH, 1>(of_this_rank(a));
-}
-extern "C" __global__ UP_TO_512_THREADS void one_way_pull(LAUNCHED_WITH(Arguments) a) {
-  handed_on<PULL, 1>(of_this_rank(a));
-}
-extern "C" __global__ UP_TO_512_THREADS void ping_pong_push(LAUNCHED_WITH(Arguments) a) {
-  handed_on<PUSH, 2>(of_this_rank(a));
-}
-extern "C" __global__ UP_TO_512_THREADS void ping_pong_pull(LAUNCHED_WITH(Arguments) a) {
-  handed_on<PULL, 2>(of_this_rank(a));
-}
+RANK_KERNEL(one_way_push) { send_receive<PUSH, 1>(a); }
+RANK_KERNEL(one_way_pull) { send_receive<PULL, 1>(a); }
+RANK_KERNEL(ping_pong_push) { send_receive<PUSH, 2>(a); }
+RANK_KERNEL(ping_pong_pull) { send_receive<PULL, 2>(a); }
 
-// Over the users' own buffers both ranks of a pair work on a message at once: the receiver reads the first half of it
-// out of the sender's buffer, and the sender stores the second into the receiver's.
-template <int LEGS> DEVICE void handed_on_registered(const Arguments& a) {
-  Slowed<> slowed;
-  const unsigned epoch = enter_launch(a), everyone = everyone_but(a.rank);
-  const long partner = a.rank ^ 1, half = (a.count / 2 + PACK_ELEMENTS - 1) / PACK_ELEMENTS * PACK_ELEMENTS;
+// Over registered buffers both ranks move the message at once: the receiver reads its first half
+// from the sender's buffer, the sender stores the second half into the receiver's buffer.
+template <int LEGS> DEVICE void send_receive_registered(const Arguments& a) {
+  const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
+  const long partner = a.rank ^ 1;
+  const long half = (a.count / 2 + PACK_ELEMENTS - 1) / PACK_ELEMENTS * PACK_ELEMENTS;
   const long first = smaller(half, a.count);
-  signal(a, everyone, stamp(epoch, 1));
-  wait(a, everyone, stamp(epoch, 1));
+  signal(a, peers, stamp(epoch, 1));
+  wait(a, peers, stamp(epoch, 1));
   for (long leg = 0; leg < LEGS && partner < WORLD; ++leg) {
     const bool sends = (a.rank & 1) == leg;
     const char* from = sends ? a.send : of_thread(a.sends, (int)partner);
@@ -69,9 +65,5 @@ template <int LEGS> DEVICE void handed_on_registered(const Arguments& a) {
   leave_launch(a, epoch);
 }
 
-extern "C" __global__ UP_TO_512_THREADS void one_way_pull_registered(LAUNCHED_WITH(Arguments) a) {
-  handed_on_registered<1>(of_this_rank(a));
-}
-extern "C" __global__ UP_TO_512_THREADS void ping_pong_pull_registered(LAUNCHED_WITH(Arguments) a) {
-  handed_on_registered<2>(of_this_rank(a));
-}
+RANK_KERNEL(one_way_pull_registered) { send_receive_registered<1>(a); }
+RANK_KERNEL(ping_pong_pull_registered) { send_receive_registered<2>(a); }

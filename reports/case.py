@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reports.exposed import TOGETHER, costs_in, set_exposed
-from reports.schema import Block, Case, FirstWrong, LinkBlock, Planned, Range, Run, State, Summary
+from reports.schema import Block, Case, CaseHeader, FirstWrong, LinkBlock, Range, Run, State, Summary
 from reports.stats import autocorrelation, link_states, median_interval
 
 BETWEEN_RANKS = ("copy_in", "push", "peer_read")  # parts of a bound
@@ -148,7 +148,7 @@ def build_cases(run: Run, blocks: Sequence[Block], link_blocks: Sequence[LinkBlo
     return cases
 
 
-def _build_case(number: int, planned: Planned, run: Run, seen: list[tuple[Block, int | None]], states: LinkStates,
+def _build_case(number: int, planned: CaseHeader, run: Run, seen: list[tuple[Block, int | None]], states: LinkStates,
                 link_blocks: Sequence[LinkBlock], samples: NDArray[Any] | None, unmeasured: str,
                 rho: float) -> Case:
     case = Case(case=number, **{name: getattr(planned, name) for name in CASE_KEY}, count=planned.count,
@@ -267,7 +267,7 @@ def _iterations(blocks: Sequence[Block], samples: NDArray[Any] | None) -> list[N
     return columns
 
 
-def _set_bound(case: Case, run: Run, planned: Planned, links: list[LinkBlock], judged: int | None,
+def _set_bound(case: Case, run: Run, planned: CaseHeader, links: list[LinkBlock], judged: int | None,
                states: LinkStates) -> None:
     """What the machine's measured parts allow at this size: a flag hop is half a round trip; then the longer of moving
     the data between ranks and moving it through the memory system; a chain adds the chain without collectives."""
@@ -294,7 +294,7 @@ def _set_bound(case: Case, run: Run, planned: Planned, links: list[LinkBlock], j
     case.suspect = case.time_us.ci_high is not None and total(1) > case.time_us.ci_high
 
 
-def _bound_terms(planned: Planned, links: Sequence[LinkBlock]) -> dict[str, tuple[float, float]] | None:
+def _bound_terms(planned: CaseHeader, links: Sequence[LinkBlock]) -> dict[str, tuple[float, float]] | None:
     """The terms of the bound by name, each its median and the lower end of its interval, in microseconds; None where
     the algorithm needs a part that was not measured.
 

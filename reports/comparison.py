@@ -18,7 +18,7 @@ from scipy.special import stdtrit
 
 from reports.manifest import CONTROL
 from reports.result import ResultError
-from reports.schema import Planned, Result
+from reports.schema import CaseHeader, Result
 from reports.sides import Key, Launch, Side, find_costs, key_of, sides
 from reports.verdict import (
     LOOKS,
@@ -59,7 +59,7 @@ class Cell:
     the link, (round trip in ns, pairs), the most first; both times are over the pairs in the first of these.
     """
 
-    case: Planned
+    case: CaseHeader
     verdict: Verdict
     pairs: int
     ratio: float | None = None
@@ -85,7 +85,7 @@ class Comparison:
     design: str
     margin: float
     cells: list[Cell]
-    lacking: list[Planned]
+    lacking: list[CaseHeader]
     about: list[str]
     allowed: list[str]
     notes: list[str] = field(default_factory=list)
@@ -248,7 +248,8 @@ def _judge(comparison: Comparison, pairs: Sequence[tuple[Launch, Launch]], ratio
     return growing(ratios, [int(np.sum(numbers <= last)) for last in lasts if made >= last], comparison.margin)
 
 
-def _cells(comparison: Comparison, keys: Sequence[Key], cases: Sequence[Planned], without: Sequence[str]) -> list[Cell]:
+def _cells(comparison: Comparison, keys: Sequence[Key], cases: Sequence[CaseHeader],
+           without: Sequence[str]) -> list[Cell]:
     wrong = _wrong(comparison, without)
     stages = []
     for stage in ("first", "fresh"):

@@ -102,8 +102,9 @@ def _kind(form: Form) -> str:
     return named.get(form.case.algorithm.partition("+")[0], "ours")
 
 
-def _median(form: Form) -> float:
-    return float(np.median([form.costs[turn] for turn in form.rounds]))
+def _median(form: Form) -> float | None:
+    costs = [form.costs[turn] for turn in form.rounds]
+    return float(np.median(costs)) if costs else None  # the run was interrupted before
 
 
 def verdict(case: Case, found: list[Form]) -> str:

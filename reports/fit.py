@@ -18,17 +18,7 @@ from numpy.typing import NDArray
 from reports.case import CASE_KEY, find_states
 from reports.comparison import COMPARABLE, Incomparable
 from reports.exposed import TOGETHER
-from reports.lines import (
-    LEAST_MISFIT,
-    MIN_LAUNCHES,
-    MIN_SIZES,
-    breaks,
-    interval,
-    lines,
-    pieces,
-    residuals,
-    walsh_means,
-)
+from reports.lines import LEAST_MISFIT, MIN_LAUNCHES, MIN_SIZES, breaks, interval, lines, pieces, residuals, walsh_means
 from reports.result import ResultError, read_lines, write_named
 from reports.rows import MIN_STATE_BLOCKS
 from reports.schema import Case, Record, Result, to_line

@@ -26,7 +26,7 @@ from reports.manifest import MANIFEST
 from reports.order import places, time_of
 from reports.result import ImportedRunError, NewerSchemaError, ResultError, read
 from reports.rows import MIN_STATE_BLOCKS
-from reports.schema import Case, Planned, Result, Run
+from reports.schema import Case, CaseHeader, Result, Run
 from reports.sentences import number, size_text
 from reports.sides import Key, Launch, find_costs, key_of
 from reports.verdict_table import WIDTH, case_names, some, wrapped
@@ -181,7 +181,7 @@ def _unfit(result: Result) -> str | None:
     return None if time_of(result.run.run_id) else "without a time in its run_id"
 
 
-def _lasting(case: Case | Planned) -> Key:
+def _lasting(case: Case | CaseHeader) -> Key:
     """The key of a case, of its library the name alone: a new version of it is a change within the series."""
     return (*key_of(case, ("library",)), re.split(r"\s*\d", case.library or "")[0])
 

@@ -14,16 +14,7 @@ from dataclasses import dataclass, field
 from math import log2
 
 from reports.imported import ImportedCase, ImportedSummary, OverRanks
-from reports.logged import (
-    LIKE_A_FIGURE,
-    NO_ROWS,
-    LoggedTest,
-    collective_of,
-    count_of,
-    number,
-    ranks_of,
-    whole,
-)
+from reports.logged import LIKE_A_FIGURE, NO_ROWS, LoggedTest, collective_of, count_of, number, ranks_of, whole
 
 TITLE = re.compile(r"OSU (?:(?:MPI|[NRX]CCL|UPC|UPC\+\+|UPCXX|OpenSHMEM)(?:-\w+)? )?([\w/ -]{1,60}) Test "
                    r"\(?(?:v|Version )([\w.]{1,12})\)?")

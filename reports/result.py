@@ -28,13 +28,13 @@ from reports.schema import (
     SCHEMA,
     Block,
     Case,
+    CaseHeader,
     End,
     FirstWrong,
     Flight,
     LinkBlock,
     NotNegative,
     Parts,
-    Planned,
     Range,
     Record,
     Result,
@@ -49,10 +49,36 @@ from reports.schema import (
     to_line,
 )
 
-__all__ = ["SCHEMA", "Block", "Case", "End", "FirstWrong", "Flight", "ImportedRunError", "LinkBlock",
-           "NewerSchemaError", "Planned", "Range", "Record", "Result", "ResultError", "Run", "RunFile", "State",
-           "Summary", "build_cases", "content_of", "followed", "is_imported", "is_stream", "read", "read_flight",
-           "to_dict", "write_named", "write_whole"]
+__all__ = [
+    "SCHEMA",
+    "Block",
+    "Case",
+    "CaseHeader",
+    "End",
+    "FirstWrong",
+    "Flight",
+    "ImportedRunError",
+    "LinkBlock",
+    "NewerSchemaError",
+    "Range",
+    "Record",
+    "Result",
+    "ResultError",
+    "Run",
+    "RunFile",
+    "State",
+    "Summary",
+    "build_cases",
+    "content_of",
+    "followed",
+    "is_imported",
+    "is_stream",
+    "read",
+    "read_flight",
+    "to_dict",
+    "write_named",
+    "write_whole",
+]
 
 MAX_SAMPLED_ITERATIONS = 20_000
 MAX_SAMPLES_BYTES = 40_000_000
@@ -266,7 +292,7 @@ def read(path: Path | str) -> Result:
             for case in [record] if isinstance(record, Case) else record.cases if isinstance(record, Run) else []:
                 msgspec.convert(case.shape, Shape | None)
                 msgspec.convert(case.routing, Routing | None)
-                msgspec.convert(case.bound_parts if isinstance(case, Planned) else None, Parts | None)
+                msgspec.convert(case.bound_parts if isinstance(case, CaseHeader) else None, Parts | None)
             if isinstance(record, Run):
                 msgspec.convert(record.world, World)
                 msgspec.convert(record.link.get("overhead_us", 0), NotNegative)

@@ -28,7 +28,7 @@ class Record(msgspec.Struct, kw_only=True):
     extra: dict[str, Any] = {}
 
 
-class Planned(Record, kw_only=True):
+class CaseHeader(Record, kw_only=True):
     """A case as the run plans it. Its position in `Run.cases` is its number.
 
     `bound_parts` counts what the algorithm cannot avoid: {"hops", "stages", "memory_bytes"}, a stage being [bytes
@@ -78,7 +78,7 @@ class Run(Record, kw_only=True, tag="run", tag_field="kind"):
     software_id: str
     environment: dict[str, Any]
     world: dict[str, Any]
-    cases: list[Planned]
+    cases: list[CaseHeader]
     memory: dict[str, Any] = {}
     notes: list[str] = []
     link: dict[str, Any] = {}

@@ -19,7 +19,7 @@ from reports.order import places
 from reports.result import ResultError, read
 from reports.rows import MIN_STATE_BLOCKS
 from reports.samples import check_samples
-from reports.schema import Case, Planned, Result
+from reports.schema import Case, CaseHeader, Result
 
 Key = tuple[Any, ...]
 # The median cost in microseconds of a launch's case in each state of the link that it has enough blocks in.
@@ -48,13 +48,13 @@ class Side:
     variant: str | None = None
 
     @property
-    def cases(self) -> list[Planned]:
+    def cases(self) -> list[CaseHeader]:
         """The cases that any of its launches planned, each once."""
         planned = {key_of(case): case for launch in self.launches for case in launch.result.run.cases}
         return list(planned.values())
 
 
-def key_of(case: Case | Planned, without: Sequence[str] = ()) -> Key:
+def key_of(case: Case | CaseHeader, without: Sequence[str] = ()) -> Key:
     """What makes a case a case, apart from the fields in `without`."""
     values = (getattr(case, name) for name in CASE_KEY if name not in without)
     return tuple(msgspec.json.encode(value).decode() if isinstance(value, dict | list) else value for value in values)

@@ -16,17 +16,7 @@ from reports.console import plain_console, printed
 from reports.footprint import caption, footprint
 from reports.rows import Flip, Row, View, cost_us, default_rows, flips, view_of, views
 from reports.schema import Case, Range, Result, Summary
-from reports.sentences import (
-    closing,
-    head,
-    label,
-    number,
-    opening,
-    shape_text,
-    shape_words,
-    size_text,
-    stopped_first,
-)
+from reports.sentences import closing, head, label, number, opening, shape_text, shape_words, size_text, stopped_first
 
 WIDTH = 80
 LONG_WIDTH = 400

@@ -18,7 +18,7 @@ import numpy as np
 from reports.case import CASE_KEY
 from reports.comparison import Cell, Comparison
 from reports.foreign import markdown_text, spreadsheet_cell
-from reports.schema import Planned
+from reports.schema import CaseHeader
 from reports.sentences import MOST_STEAL_SHARE, number, shape_text, size_text
 from reports.sides import Side
 from reports.stats import STATE_RATIO
@@ -135,7 +135,7 @@ def named(comparison: Comparison) -> list[tuple[str, Cell]]:
             for name, cells in grouped(comparison).items() for cell in cells]
 
 
-def case_names(cases: Sequence[Planned]) -> list[str]:
+def case_names(cases: Sequence[CaseHeader]) -> list[str]:
     """Of each case the algorithm, and what that has several of among these: mode, variant, type ..."""
     values = defaultdict(set)
     for case in cases:
@@ -145,7 +145,7 @@ def case_names(cases: Sequence[Planned]) -> list[str]:
                                                     if len(values[case.algorithm, field]) > 1)])) for case in cases]
 
 
-def _said(case: Planned, field: str) -> str:
+def _said(case: CaseHeader, field: str) -> str:
     value = getattr(case, field)
     if field == "shape":
         return shape_text(value)

@@ -5,7 +5,8 @@ from datetime import datetime, timezone
 from typing import Any
 from unittest import mock
 
-from bench.harness import session as command
+from bench.features import FEATURES
+from bench.harness.command import main
 
 
 class Wrong(datetime):
@@ -19,4 +20,4 @@ class Wrong(datetime):
 if __name__ == "__main__":
     SAYS, sys.argv[1:] = sys.argv[1], sys.argv[2:]
     with mock.patch("bench.harness.session.datetime", Wrong):
-        command.main("allreduce", "all_reduce", "Under a wrong clock.")
+        main("allreduce", "all_reduce", "Under a wrong clock.", FEATURES)

@@ -12,9 +12,10 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from collectives.algorithm import ALGORITHMS
+from collectives.algorithm import default_names
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Collective, Datatype, Shape, combined, reason_against
-from collectives.operation import Case, Memory
+from collectives.operation import Case
+from kernels.devices.device import Memory
 
 MOST_BYTES = 3 << 20  # several chunks of every algorithm
 ROOM_BYTES = MOST_BYTES + 4096
@@ -52,7 +53,7 @@ def examples_of(collective: Collective, ranks: int) -> st.SearchStrategy[Example
         Example,
         st.just(collective),
         st.sampled_from(collective.shapes),
-        st.sampled_from([name for name, known in ALGORITHMS[collective.name].items() if not known.lossy]),
+        st.sampled_from(default_names(collective.name)),
         st.sampled_from(["copied", "copied", "registered"]),
         st.sampled_from(list(DATATYPES.values())),
         st.sampled_from(REDOPS) if collective.reduces else st.just("none"),

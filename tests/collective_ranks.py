@@ -1,6 +1,6 @@
 """Run by mpirun: collectives, the same on every rank, on a device, over peers' memory of one kind.
 
-`collective_ranks.py EXAMPLES SEED [DEVICE [MEMORY [MACRO=VALUE ...] [COLLECTIVE ...]]]`. A rank that fails
+`collective_ranks.py EXAMPLES SEED [DEVICE [MEMORY [COLLECTIVE ...]]]`. A rank that fails
 would draw other examples than its peers from then on, so all ranks fail together or not at all.
 """
 
@@ -15,10 +15,9 @@ from tests.collective_examples import ROOM_BYTES, Buffers, Example, check
 from tests.ranks import connect, launch
 
 
-def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *words: str) -> None:
-    settings = {name: int(value) for name, value in (word.split("=") for word in words if "=" in word)}
+def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *collectives: str) -> None:
     streams = {"STREAM_SLAB": seed % 2, "STREAM_RECEIVE": seed // 2 % 2, "SEVERAL_PAGES": seed // 4 % 2}
-    world, watch = connect(30.0, device, memory, **{**streams, **settings})
+    world, watch = connect(30.0, device, memory, **streams)
     communicator, rank = world.communicator, world.communicator.rank
     peers = world.peers
     send, receive = (
@@ -50,7 +49,7 @@ def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *w
     if not isinstance(world.peers, Unsupported):
         set_epoch(world.peers, 2**32 - 1 - examples // 2)  # wraps on the way
         communicator.barrier()
-    check(examples, seed, problem, communicator.size, *(word for word in words if "=" not in word))
+    check(examples, seed, problem, communicator.size, *collectives)
     if rank == 0:
         print(f"{examples} examples right on {communicator.size} ranks")
 

@@ -14,11 +14,11 @@ from kernels.devices.gpu_driver import visible_gpus
 # They judge no time, but for tests that are marked `alone`, and look for nothing that others may have left.
 BESIDE = {
     "advise", "calibration", "campaign_manifest", "card", "collectives", "dashboard", "dashboard_browser",
-    "dashboard_store", "device_gpu", "environment", "fit", "foreign", "gpu", "history", "import", "import_damage",
-    "import_formats", "kernels_broken", "kernels_compile", "layers", "library_gpu", "measure", "memory_model",
-    "nccl", "procure", "readme", "reports_accept", "reports_case", "reports_compare", "reports_exposed",
-    "reports_forest", "reports_page", "reports_peers", "reports_regress", "reports_result", "reports_show",
-    "reports_stats", "reports_verdict", "routing", "sanitizers", "serving", "topology", "unguarded",
+    "dashboard_store", "device_gpu", "environment", "fit", "foreign", "gpu", "history", "house", "import",
+    "import_damage", "import_formats", "kernels_broken", "kernels_compile", "library_gpu", "measure",
+    "memory_model", "nccl", "procure", "readme", "reports_accept", "reports_case", "reports_compare",
+    "reports_exposed", "reports_forest", "reports_page", "reports_peers", "reports_regress", "reports_result",
+    "reports_show", "reports_stats", "reports_verdict", "routing", "sanitizers", "serving", "topology", "unguarded",
 }
 
 

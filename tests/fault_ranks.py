@@ -19,12 +19,14 @@ from functools import partial
 
 import psutil
 
-import bench.harness.iteration
+import bench.harness.command
 import bench.harness.run
 import bench.harness.session
+import bench.harness.sweep
 import bench.harness.timing
-from bench.harness.iteration import Subject
-from bench.harness.watchdog import Flight
+from bench.features import FEATURES
+from bench.harness.iteration import Iteration
+from bench.harness.watchdog import FlightRecord
 from collectives.communicator import Communicator, launched_rank
 from kernels.devices.device import Kernel, Step
 from reports.result import RunFile
@@ -53,14 +55,14 @@ def strike(what: str) -> None:
 
 
 def process_of(rank: str) -> int:
-    """The process of another rank of this launch."""
+    """Return the process id of another rank of this launch."""
     mine = psutil.Process().cmdline()
     ranks = (process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"] == mine)
     return next(process.pid for process in ranks if process.environ().get("PMI_RANK") == rank)
 
 
 def struck(function, call: int, fault):
-    """The function, with the fault before its `call`-th call."""
+    """Return the function, with the fault before its `call`-th call."""
     calls = 0
 
     def wrapper(*arguments, **named):
@@ -73,15 +75,15 @@ def struck(function, call: int, fault):
     return wrapper
 
 
-def subject_with(where: str, call: int, strike):
-    """`subject_of`, whose subjects all count passages through their operation, or their check, together."""
-    make = bench.harness.iteration.subject_of
-    fault = struck(lambda: None, call, strike)
+def iteration_with(where: str, call: int, fault):
+    """Return a `case_iteration` that counts calls of all operations, or of all checks, and strikes at the `call`-th."""
+    make = bench.harness.sweep.case_iteration  # type: ignore[attr-defined]
+    fault = struck(lambda: None, call, fault)
 
-    def subject_of(*arguments) -> Subject:
-        subject = make(*arguments)
+    def case_iteration(*arguments) -> Iteration:
+        iteration: Iteration = make(*arguments)
         native = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-        whole = subject.check if where == "check" else subject.operation.step
+        whole = iteration.check if where == "check" else iteration.operation.step
         function = native(whole.kernel.function)
 
         def passage(argument) -> None:
@@ -89,38 +91,41 @@ def subject_with(where: str, call: int, strike):
             function(argument)
 
         entry = native(passage)
-        subject.keep.append(entry)
+        iteration.keep.append(entry)
         step = Step(Kernel("struck", ctypes.cast(entry, ctypes.c_void_p).value or 0), whole.argument)
         if where == "check":
-            subject.check = step
+            iteration.check = step
         else:
-            subject.operation = dataclasses.replace(subject.operation, step=step)
-        return subject
+            iteration.operation = dataclasses.replace(iteration.operation, step=step)
+        return iteration
 
-    return subject_of
+    return case_iteration
 
 
-def main(rank: int, where: str, call: int, what: str, options: list[str]) -> None:
+def main(rank: int, where: str, call: int, what: str) -> None:
     fault = partial(strike, what)
     places = {
-        "device": (bench.harness.run, "open_device", fault),
-        "map": (bench.harness.run, "open_world", fault),
-        "plan": (bench.harness.plan, "plan_cases", fault),
-        "block": (bench.harness.run, "measure_block", lambda: setattr(bench.harness.timing, "run", lambda *_: fault())),
+        "device": (bench.harness.session, "open_device", fault),
+        "map": (bench.harness.session, "open_world", fault),
+        "plan": (bench.harness.sweep, "prepare", fault),
+        "block": (bench.harness.run, "measure_block",
+                  lambda: setattr(bench.harness.timing, "perform", lambda *_: fault())),
         "probe": (bench.harness.timing, "round_trip_ns", fault),
         "store": (RunFile, "append", fault),
         "between": (bench.harness.run, "agreed_stop", fault),
         "results": (RunFile, "finish", fault),
         "finish": (Communicator, "finish", fault),
-        "close": (Flight, "close", fault),
+        "close": (FlightRecord, "close", fault),
     }
     if launched_rank() == rank and where in places:
         owner, name, at = places[where]
         setattr(owner, name, struck(getattr(owner, name), call, at))
     elif launched_rank() == rank:
-        bench.harness.plan.subject_of = subject_with(where, call, fault)  # type: ignore[attr-defined]
-    bench.harness.session.main("allreduce", "all_reduce", "All-reduce with a fault.", options)
+        bench.harness.sweep.case_iteration = iteration_with(where, call, fault)  # type: ignore[attr-defined]
+    bench.harness.command.main("allreduce", "all_reduce", "All-reduce with a fault.", FEATURES)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4], sys.argv[5:])
+    words = sys.argv[1:5]
+    sys.argv[1:] = sys.argv[5:]
+    main(int(words[0]), words[1], int(words[2]), words[3])

@@ -1,4 +1,4 @@
-"""Real runs into which a fault is put from outside or from within (`fault_ranks.py`), and what must hold afterwards."""
+"""Starts real runs with a fault, from outside or from within (`fault_ranks.py`), and reads their ends."""
 
 import os
 import re
@@ -17,14 +17,14 @@ TIMEOUT_S = 2
 PROMISED_S = TIMEOUT_S + 2
 SOON_S = PROMISED_S + 1  # for a machine that has other work
 SMALL = ["-b", "16K", "-e", "16K", "--mode", "isolated", "--max-time", "20", "--timeout", str(TIMEOUT_S)]
-# The launcher lets the survivors of a killed rank live: so it says; MPICH 5.0.2 does in one case of four. A session of
-# their own, and what they say in a file, makes it sure.
+# With this option MPICH's launcher should spare the survivors of a killed rank; MPICH 5.0.2 does in one case of four.
+# Ranks in their own session that write standard error to a file (APART) always survive.
 SPARING = ("-disable-auto-cleanup",)
 APART = ("sh", "-c", 'exec setsid --wait "$@" 2>>"$SAID"', "sh")
 
 
 def wait_for(condition, patience_s=20.0):
-    """What the condition gives once it is true."""
+    """Return the condition's value once it is true."""
     late_s = time.monotonic() + patience_s
     while not (found := condition()):
         assert time.monotonic() < late_s, "it never came to pass"
@@ -33,7 +33,7 @@ def wait_for(condition, patience_s=20.0):
 
 
 def processes(out):
-    """The living processes that have to do with the runs in `out`: {process id: its rank, or None}."""
+    """Return the living processes of the runs in `out`: {process id: rank, or None}."""
     found = {}
     for process in psutil.process_iter():
         try:
@@ -46,22 +46,19 @@ def processes(out):
 
 
 def orphans():
-    """Files in shared memory that no process maps; not those that the MPI library has just made and not yet opened."""
+    """Return the names of our files in shared memory that no process maps."""
     mapped = ""
     for maps in Path("/proc").glob("[0-9]*/maps"):
         try:
             mapped += maps.read_text()
         except OSError:
             continue
-    return {
-        path.name
-        for path in Path("/dev/shm").iterdir()
-        if str(path) not in mapped and not path.name.startswith("mpich_shar_tmp")
-    }
+    ours = Path("/dev/shm").glob("wiretax-*")
+    return {path.name for path in ours if str(path) not in mapped}
 
 
 class Launch:
-    """A run in the background. `signal` sends one; `end` waits for the end."""
+    """A run in the background: `signal` sends a signal, `end` waits for the end."""
 
     def __init__(self, out, *options, ranks=2, program=("-m", "bench.allreduce"), launcher=(), apart=False,
                  small=SMALL, **environment):
@@ -92,7 +89,7 @@ class Launch:
 
 
 def struck(out, rank, where, call, what, *options, ranks=2, spared=False):
-    """A run with this fault from within: its output, and how long after the fault the last rank ended, in seconds."""
+    """Run with this fault from within; return the output and the seconds from the fault to the end of all ranks."""
     program, said = ["tests/fault_ranks.py", rank, where, call, what], out.with_suffix(".said")
     run = Launch(out, *options, ranks=ranks, program=program, launcher=SPARING if spared else (), apart=spared,
                  SAID=str(said))  # fmt: skip
@@ -107,18 +104,18 @@ def struck(out, rank, where, call, what, *options, ranks=2, spared=False):
 
 
 def said_in(done):
-    """What the ranks have said of their end."""
+    """Return the ranks' sentences about their end."""
     return [line for line in done.stderr.splitlines() if line.startswith("wiretax:")]
 
 
 def sentence(done):
-    """The one sentence of a run that a fault has ended."""
+    """Return the only sentence of a run that a fault has ended."""
     assert len(said_in(done)) == 1, done.stderr
     assert done.returncode == 1, done.stderr
     return said_in(done)[0]
 
 
 def show(out):
-    """What `reports show` prints of the one run."""
+    """Return the output of `reports show` for the only run."""
     [run] = out.glob("*.jsonl")
     return text(read(run))

@@ -1,7 +1,7 @@
 """Run by mpirun: the fused kernels on random and on spiteful data, each against fp64, and to the bit against compute
 and collective one after the other.
 
-`fused_ranks.py EXAMPLES SEED [DEVICE [MEMORY [MACRO=VALUE ...] [KERNEL ...]]]`; no kernel named: both in turn.
+`fused_ranks.py EXAMPLES SEED [DEVICE [MEMORY [KERNEL ...]]]`; no kernel named: both in turn.
 
 What may be lost, of a type whose rounding errs by at most `u` of a number, with fp32's 2^-24 as `f`:
 - a sum of n terms in fp32, in whatever order, (k + 1) f of the terms' magnitudes, where no term goes through more than
@@ -21,8 +21,9 @@ import numpy as np
 
 from collectives.collective import DATATYPES, Array, Datatype
 from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, GemvCase, NormCase
-from collectives.operation import Build, Case, Memory, Operation, Unsupported, World
+from collectives.operation import Build, Case, Operation, Unsupported, World
 from collectives.peer_buffer import register, set_epoch
+from kernels.devices.device import Memory
 from tests.ranks import connect, launch
 
 MOST = 300_000  # elements of a buffer
@@ -249,10 +250,9 @@ def gemv_example(bed: Bed, draw: np.random.Generator, turn: int, variant: str) -
         found.tobytes()]
 
 
-def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *words: str) -> None:
-    settings = {name: int(value) for name, value in (word.split("=") for word in words if "=" in word)}
-    kernels = [word for word in words if "=" not in word] or list(FUSED)
-    world, watch = connect(30.0, device, memory, **{"STREAM_SLAB": seed % 2, **settings})
+def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *chosen: str) -> None:
+    kernels = chosen or list(FUSED)
+    world, watch = connect(30.0, device, memory, STREAM_SLAB=seed % 2)
     communicator, peers = world.communicator, world.peers
     assert not isinstance(peers, Unsupported)
     names = ("send", "receive", "residual", "residual_out", "summed", "weight", "codes", "scales")

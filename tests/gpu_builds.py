@@ -6,7 +6,6 @@ what has changed since.
 
 import hashlib
 import re
-import shutil
 import subprocess
 import threading
 import time
@@ -38,7 +37,6 @@ BLOCK_SUMS = re.compile(r"allreduce_rmsnorm_\w+|add_rmsnorm")  # each of 16 subg
 # a wave's make one access of 64 or 128 bytes. In whole packs, a thread would have eight blocks, and most threads none.
 WITH_SCALES = {"two_shot_quantized"}
 KEPT_FOR_S = 30 * 24 * 3600
-HIP, CUDA, PACK = "platform_hip.h", "platform_cuda.h", "pack.h"
 
 T = TypeVar("T")
 
@@ -121,16 +119,6 @@ def compiled(stem: str, architecture: str, macros: tuple[tuple[str, str], ...] =
 
 
 mock.patch.object(resources, "build", build).start()  # for good: it hands on what it is given
-
-
-def changed(folder: Path, header: str, old: str, new: str) -> Path:
-    """A copy of the sources with one thing changed."""
-    shutil.copytree(SOURCES, folder, ignore=shutil.ignore_patterns("__pycache__", "*.py"), dirs_exist_ok=True)
-    path = folder / "include" / header
-    text = path.read_text()
-    assert old in text, f"{header} no longer says {old!r}"
-    path.write_text(text.replace(old, new))
-    return folder
 
 
 def flaws_of_loops(text: str, architecture: str) -> list[str]:

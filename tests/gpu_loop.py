@@ -1,51 +1,146 @@
-"""Run by itself: the GPU's timed loop with a host that does something while it enqueues. Prints what came as JSON."""
+"""Run alone: the executor of a GPU, with a host that does something while it enqueues. Prints its
+result as JSON."""
 
 import ctypes
 import json
 import sys
 import time
+from typing import Any
 
-from kernels.devices import gpu as device_gpu
-from kernels.devices.device import DeviceError, Gate, Kernel, Plan, Step, Watch
+from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration
+from collectives.operation import Operation
+from kernels.devices import gpu_stream
+from kernels.devices.device import Action, Arguments, Counts, DeviceError, Gate, Kernel, Step, Watch
 from kernels.devices.gpu import GpuDevice
 from kernels.devices.gpu_driver import visible_gpus
 
 
-def main(what: str) -> dict[str, object]:
-    device = GpuDevice(visible_gpus()[1][0])
-    watch = device.watch(Watch())
-    idle = Step(device.nothing, Gate(watch=ctypes.addressof(watch)))
-    enqueued = 0
+class Loop:
+    """A GPU, and steps that note on the host that they were enqueued, after `host_s` seconds."""
+
+    def __init__(self, host_s: float = 0.0) -> None:
+        self.device, self.host_s = GpuDevice(visible_gpus()[1][0]), host_s
+        self.watch = self.device.watch(Watch())
+        idle = Gate(watch=ctypes.addressof(self.watch))
+        self.idle = Step(self.device.compile("iteration", {}).kernel("nothing"), idle)
+        self.enqueued: list[str] = []
+        self.operation = self.noted("operation", self.host_s)
+
+    def noted(self, name: str, host_s: float = 0.0, step: Step | None = None) -> Step:
+        """A step, such as a call of a library, that notes its name; without a `step` it is idle."""
+        def enqueue(blocks: int, argument: object) -> None:
+            self.enqueued.append(name)
+            time.sleep(host_s)
+            self.device.queue.enqueue(step or self.idle)
+
+        return Step(Kernel(name, enqueue), None)
+
+    def iteration(self, chain_calls: int = 0) -> Iteration:
+        consume, check = self.noted("consume"), self.noted("check")
+        return Iteration(-1, "", self.noted("prepare"), Operation(self.operation, lambda: None),
+                         consume, check, chain_calls=chain_calls)
+
+    def run(self, count: int, graph: bool = False) -> list[float]:
+        """The times in us of the operation in `count` iterations."""
+        idle = self.idle
+        actions = Iteration(-1, "", idle, Operation(self.operation, lambda: None), idle,
+                            idle).actions(idle)
+        stamps = self.device.run(actions, idle, Counts(0, count), self.watch, graph)
+        return [float(ns) / 1e3 for ns in stamps[:, LEFT] - stamps[:, ARRIVED]]
+
+
+def slow_host() -> object:
+    loop = Loop(0.02)
+    loop.run(1)
+    return {"times_us": loop.run(6)}
+
+
+def late_host() -> object:
+    loop = Loop(0.2)
+    loop.run(1)
+    gpu_stream.HOLD_NS = 100_000_000
+    try:
+        loop.run(3)
+    except DeviceError as error:
+        return {"error": str(error)}
+    return {"error": "none"}
+
+
+def many_iterations() -> object:
+    loop = Loop()
+    loop.run(1)
+    begun_s = time.monotonic()
+    return {"times_us": loop.run(600), "elapsed_s": time.monotonic() - begun_s}
+
+
+def graph() -> object:
+    loop = Loop()
+    loop.run(9)
+    by_stream = len(loop.enqueued)
+    loop.enqueued.clear()
+    loop.run(8, graph=True)
+    return {"enqueued": {"stream": by_stream, "graph": len(loop.enqueued)}}
+
+
+def actions() -> object:
+    """The order of the steps of one checked iteration, isolated and chained, by stream and graph,
+    and how the stamps of each compare."""
+    report: dict[str, Any] = {}
+    for mode, chain_calls in (("isolated", 0), ("chained", 2)):
+        for launch, is_graph in (("stream", False), ("graph", True)):
+            loop = Loop()
+            meet = loop.noted("meet")
+            iteration = loop.iteration(chain_calls)
+            listed = iteration.actions(meet)
+            loop.device.run(listed, iteration.check, Counts(0, 1), loop.watch, is_graph)
+            loop.enqueued.clear()
+            stamps = loop.device.run(listed, iteration.check, Counts(1, 2, 1), loop.watch, is_graph)
+            ordered = [int(stamps[1][column]) for column in
+                       ([BEGUN, DONE, ARRIVED, LEFT] if chain_calls else [ARRIVED, LEFT, DONE])]
+            report[f"{mode} {launch}"] = {
+                "steps": loop.enqueued, "rows": len(stamps), "first": ordered[0],
+                "rises": ordered == sorted(ordered), "iterations": loop.watch.iteration}
+    return report
+
+
+def stopped() -> object:
+    """The rows of a block whose second batch ends in a stop."""
+    loop = Loop()
+
+    def stop(blocks: int, argument: object) -> None:
+        loop.enqueued.append("stop")
+        loop.watch.stop = len(loop.enqueued) >= 4
+
+    loop.operation = Step(Kernel("stop", stop), None)
+    return {"rows": len(loop.run(600)), "enqueued": len(loop.enqueued)}
+
+
+def stopping_launch() -> object:
+    """The watch's call and iteration after a program whose second launch stopped the rank."""
+    loop = Loop()
 
     def enqueue(blocks: int, argument: object) -> None:
-        nonlocal enqueued
-        enqueued += 1
-        if what in ("slow_host", "late_host"):
-            time.sleep(0.02 if what == "slow_host" else 0.2)
-        device.enqueue(idle)
+        loop.device.queue.enqueue(loop.idle)
+        loop.device.queue.stream.synchronize()
+        loop.watch.stop = 1
 
-    operation = Step(Kernel("a library's call", enqueue), None)
+    steps = [loop.idle, Step(Kernel("stop", enqueue), None), loop.idle]
+    program = [action for number, step in enumerate(steps, 1) for action in (Action(call=number), Action(step))]
+    loop.device.run(program, loop.idle, Counts(1, 0), loop.watch)
+    return {"calls": loop.watch.calls, "iterations": loop.watch.iteration}
 
-    def run(iterations: int, graph: bool = False) -> list[float]:
-        stamps = device.run(Plan(idle, idle, operation, idle, idle, 0, iterations, 0, 0, graph), watch)
-        return [float(t) for t in (stamps[:, 1] - stamps[:, 0]) / 1e3]
 
-    run(1)
-    if what == "graph":
-        run(8)
-        by_stream, enqueued = enqueued, 0
-        run(8, graph=True)
-        return {"enqueued": {"stream": by_stream, "graph": enqueued}}
-    if what == "late_host":
-        device_gpu.HOLD_NS = 100_000_000
-        try:
-            run(3)
-        except DeviceError as error:
-            return {"error": str(error)}
-        return {"error": "none"}
-    began_s = time.monotonic()
-    return {"times_us": run(6 if what == "slow_host" else 600), "elapsed_s": time.monotonic() - began_s}
+def long_program() -> object:
+    """A block without timed iterations may hold more than a stream does, and each launch notes its
+    number."""
+    loop = Loop()
+    wait = Step(loop.device.compile("iteration", {}).kernel("come_late"), Arguments(timeout_ns=10))
+    program = [action for number in range(1, 701) for action in (Action(call=number), Action(wait))]
+    begun_s = time.monotonic()
+    loop.device.run(program, loop.idle, Counts(3, 0), loop.watch)
+    return {"calls": loop.watch.calls, "iterations": loop.watch.iteration,
+            "elapsed_s": time.monotonic() - begun_s}
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1])))
+    print(json.dumps(globals()[sys.argv[1]]()))

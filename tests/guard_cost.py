@@ -2,10 +2,10 @@
 
     python -m tests.guard_cost [LAUNCHES]
 
-Kernels and the timed loop are built twice, as they are and as `tests/unguarded.py` leaves them, and one launch times
-both over the same buffers, in blocks of 10 ms that take turns (AB, BA, ...): whatever the link does, neighbours see the
-same. A launch gives the median of its pairs' ratios; the verdict, as of `reports compare`, is over launches. Prints a
-line a case; the exit status is 1 where one is SLOWER.
+Kernels and the timed loop are built twice, with and without the guards that `tests/unguarded.py` removes. One launch
+times both over the same buffers, in blocks of 10 ms that take turns (AB, BA, ...): whatever the link does, neighbours
+see the same. A launch gives the median of its pairs' ratios; the verdict, as of `reports compare`, is over launches.
+Prints a line a case; the exit status is 1 where one is SLOWER.
 """
 
 import json
@@ -16,25 +16,29 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
-from bench.harness.iteration import Buffers, Subject, subject_of
-from bench.harness.sweep import CHAIN_CALLS
-from bench.harness.timing import Bench, make_bench, run, times_us
-from bench.harness.watchdog import Flight
+from bench.harness.iteration import CHAIN_CALLS, Buffers, Iteration, case_iteration
+from bench.harness.options import RunOptions
+from bench.harness.session import Session
+from bench.harness.timing import perform, times_us
+from bench.harness.watchdog import FlightRecord
 from bench.machine.placement import pin
 from collectives.algorithm import ALGORITHMS
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.communicator import Communicator
-from collectives.operation import Operation, World
+from collectives.operation import Case, Operation
+from collectives.peer_buffer import WaitPolicy
 from collectives.world import open_device, open_world
 from kernels.devices import cpu as device_cpu
 from kernels.devices.compile_cache import SOURCES
-from reports.result import Planned
+from kernels.devices.device import Counts
 from reports.verdict import MARGIN, once
+from tests.broken_kernels import copy_kernels
 from tests.launch import MPIRUN, ROOT
-from tests.unguarded import GUARDS, without_guards
+from tests.unguarded import KERNEL_GUARDS
 
 PAIRS = 30
 BLOCK_S = 0.01
@@ -45,69 +49,63 @@ CASES = [*(("auto", "isolated", size) for size in SIZES), *(("auto", "chained", 
 
 @contextmanager
 def sources(folder: Path):
-    """Kernels are compiled from there."""
-    setattr(device_cpu, "SOURCES", folder)  # noqa: B010
-    try:
+    """The CPU device compiles kernels and its loop, which lies beside its module, from this folder."""
+    places = {"SOURCES": folder, "__file__": str(folder / "devices/cpu.py")}
+    with mock.patch.dict(vars(device_cpu), places):
         yield
-    finally:
-        setattr(device_cpu, "SOURCES", SOURCES)  # noqa: B010
 
 
-def unguarded_sources(folder: Path) -> Path:
-    shutil.copytree(SOURCES, folder, ignore=shutil.ignore_patterns("__pycache__", "*.py"), dirs_exist_ok=True)
-    for path in GUARDS:
-        if path.startswith("kernels/"):
-            (folder / Path(path).relative_to("kernels")).write_text(without_guards(path))
-    return folder
-
-
-def subjects(world: World, bench: Bench, buffers: Buffers) -> list[Subject]:
-    what, datatype, found = COLLECTIVES["all_reduce"], DATATYPES["float32"], []
-    for number, (name, mode, size_bytes) in enumerate(CASES):
-        count = size_bytes // datatype.size_bytes
-        case = buffers.case(what, what.shapes[0], count, datatype, "sum", False, "copied", world.communicator.rank)
+def iterations_of(session: Session, buffers: Buffers) -> list[Iteration]:
+    """An iteration of each case, compiled from the sources of the moment."""
+    world, collective, datatype = session.world, COLLECTIVES["all_reduce"], DATATYPES["float32"]
+    iterations = []
+    for name, mode, size_bytes in CASES:
+        send, receive = buffers.addresses(collective, size_bytes, world.communicator.rank, False)
+        case = Case(collective, size_bytes // datatype.size_bytes, datatype, "sum", send, receive,
+                    shape=collective.shapes[0], size_bytes=size_bytes)
         operation = ALGORITHMS["all_reduce"][name].bind(world, case)
         assert isinstance(operation, Operation), operation
-        planned = Planned(collective="all_reduce", size_bytes=size_bytes, count=count, datatype="float32", redop="sum",
-                          algorithm=name, mode=mode, calls=CHAIN_CALLS if mode == "chained" else 1)
-        found.append(subject_of(world, bench.flight.watch, buffers, number, planned, case, operation))
-    return found
+        chain_calls = CHAIN_CALLS if mode == "chained" else 0
+        iterations.append(case_iteration(world, session.flight.watch, buffers, case, operation, chain_calls))
+    return iterations
 
 
 def launch() -> None:
     """On each rank; rank 0 prints the logarithm of guarded over unguarded, for each case."""
     communicator = Communicator()
-    flight = Flight("", None, communicator.rank, 30.0)
+    flight = FlightRecord("", None, communicator.rank, 30.0)
     device, _ = open_device(communicator, "cpu", False)
     place = pin(communicator)
-    world = open_world(communicator, device, flight.watch, place.crowded, 30.0)
+    world = open_world(communicator, device, WaitPolicy(flight.watch, place.crowded))
     buffers = Buffers(device.private(SIZES[-1]), device.private(SIZES[-1]), 0)
-    sides: list[tuple[Bench, list[Subject]]] = []
+    sides: list[tuple[Session, list[Iteration]]] = []
+    options = RunOptions("allreduce", device="cpu", keeps_run=False)
     # A folder of the same name on all ranks, or each would compile for itself.
     folder = Path(communicator.broadcast(tempfile.mkdtemp()))
     if communicator.rank == 0:
-        unguarded_sources(folder)
+        copy_kernels(folder, KERNEL_GUARDS)
     communicator.barrier()
-    for at in (folder, SOURCES):
+    for at in (folder / "kernels", SOURCES):
         with sources(at):
-            its_own = replace(world, device=device_cpu.CpuDevice())
-            bench = make_bench(its_own, flight, 0, 0, "native")
-            sides.append((bench, subjects(its_own, bench, buffers)))
+            own_world = replace(world, device=device_cpu.CpuDevice())
+            session = Session(options, own_world, flight, place, 0.0)
+            assert session.meet  # compiled here, from these sources
+            sides.append((session, iterations_of(session, buffers)))
     communicator.barrier()
     if communicator.rank == 0:
         shutil.rmtree(folder)
     ratios = []
     for number in range(len(CASES)):
-        pair = [(bench, made[number]) for bench, made in sides]
-        stamps = run(*pair[1], 2, 3, 0)
-        took_s = float((stamps[:, 3] - stamps[:, 0]).mean()) / 1e9
-        iterations = communicator.broadcast(int(np.clip(BLOCK_S / took_s, 3, 2000)))
+        pair = [(session, iterations[number]) for session, iterations in sides]
+        stamps = perform(*pair[1], Counts(2, 3))
+        took_s = float((stamps.max(axis=1) - stamps.min(axis=1)).mean()) / 1e9
+        counts = communicator.broadcast(Counts(2, int(np.clip(BLOCK_S / took_s, 3, 2000))))
         medians_us = np.zeros((2, PAIRS))
         for turn in range(PAIRS):
             for side in (0, 1) if turn % 2 else (1, 0):
-                every = communicator.all_gather(run(*pair[side], 2, iterations, 0))
-                times = times_us(list(every), True, pair[side][1])
-                medians_us[side, turn] = np.median(times["time"] + (0 if pair[side][1].calls else times["after"]))
+                times = times_us(communicator.all_gather(perform(*pair[side], counts)), True)
+                is_chained = pair[side][1].chain_calls > 0
+                medians_us[side, turn] = np.median(times.time + (0 if is_chained else times.after))
         ratios.append(float(np.median(np.log(medians_us[1] / medians_us[0]))))
     if communicator.rank == 0:
         print(json.dumps(ratios))

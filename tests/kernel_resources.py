@@ -1,19 +1,23 @@
 """What the kernels take of a GPU, as their compilers tell: none of it needs a GPU or a driver.
 
+`python -m tests.kernel_resources [--world N] [--datatype T] [--arch A ...]` prints the table of docs/kernels.md.
 NVIDIA's figures are what NVRTC's log says of the cubin, AMD's stand in the assembly that clang makes.
 """
 
+import argparse
 import re
 import shutil
+import signal
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from kernels.devices.compile_cache import CompileError
-from kernels.devices.device import DeviceError
+from kernels.devices.compile_cache import SOURCES, CompileError
+from kernels.devices.device import MOST_RANKS, DeviceError
 from kernels.devices.gpu_driver import load_cupy
 from kernels.devices.gpu_module import build
 
@@ -25,6 +29,11 @@ BLOCK_THREADS = 512  # the most that the kernels promise the compiler
 SM_THREADS = {"sm_80": 2048, "sm_90": 2048, "sm_120": 1536}
 AMD_FIGURES = ("vgpr_count", "sgpr_count", "group_segment_fixed_size", "private_segment_fixed_size",
                "vgpr_spill_count", "sgpr_spill_count")
+DATATYPES = ("float32", "float16", "bfloat16", "float64", "int32", "int64")
+# Kernels that know the first three types only.
+COMPUTED_IN_FP32 = {"allreduce_rmsnorm", "allreduce_two_shot_quantized", "gemv_allreduce"}
+LAYOUT = "{:<30} {:<8} {:>9} {:>5} {:>6} {:>5} {:>6} {:>6} {:>4}"
+HEAD = LAYOUT.format("kernel", "arch", "registers", "sgprs", "shared", "stack", "spills", "blocks", "wave")
 CLANGS = ("clang-22", "amdclang++", "/opt/rocm/llvm/bin/clang++")
 
 
@@ -110,3 +119,41 @@ def amd_resources(assembly: str, architecture: str) -> list[Resources]:
         registers, scalars, shared, stack, *spills = (int(stated[what]) for what in AMD_FIGURES)
         kernels.append(Resources(name, architecture, registers, scalars, shared, stack, sum(spills), blocks, wave))
     return sorted(kernels, key=lambda r: r.kernel)
+
+
+def row(resources: Resources) -> str:
+    return LAYOUT.format(*("-" if figure is None else figure for figure in astuple(resources)))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.kernel_resources",
+                                     description="Prints what each kernel takes of each GPU architecture.",
+                                     allow_abbrev=False)
+    worlds = range(1, MOST_RANKS + 1)
+    parser.add_argument("--world", type=int, default=2, choices=worlds, metavar="RANKS")
+    parser.add_argument("--datatype", choices=DATATYPES, default="float32")
+    parser.add_argument("--arch", choices=ARCHITECTURES, nargs="+", default=ARCHITECTURES)
+    options = parser.parse_args(words)
+    macros = {"WORLD": str(options.world), "ELEMENT": options.datatype.capitalize()}
+
+    found: list[Resources] = []
+    missing: dict[str, list[str]] = {}
+    for architecture in dict.fromkeys(options.arch):
+        try:
+            for source in sorted(SOURCES.rglob("*.cu")):
+                if source.stem not in COMPUTED_IN_FP32 or options.datatype in DATATYPES[:3]:
+                    found += compile_for(source, architecture, macros)[1]
+        except CompileError as error:
+            missing.setdefault(str(error), []).append(architecture)
+    for reason, architectures in missing.items():
+        print(f"{', '.join(architectures)}: not shown, {reason}", file=sys.stderr)
+    if not found:
+        return 3
+    rows = sorted(found, key=lambda r: (r.kernel, options.arch.index(r.architecture)))
+    print(f"{options.world} ranks, {options.datatype}", HEAD, *map(row, rows), sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `head` may close the pipe early
+    sys.exit(main())

@@ -1,29 +1,33 @@
-"""Run by itself: `late_ranks.py FOLDER OPTION ...` is `bench.allreduce` on GPUs; each rank leaves in `FOLDER/RANK` its
-launches of `come_late`, counted by what was put into the stream just before, as JSON."""
+"""Run by mpirun: `late_ranks.py FOLDER OPTION ...` is `bench.allreduce` on GPUs that counts launches of `come_late`.
+
+Each rank writes its counts to `FOLDER/RANK` as JSON: {the kernel launched just before: number of launches}.
+"""
 
 import json
 import sys
 from collections import Counter
 from pathlib import Path
 
-from bench.harness.session import main
+from bench.features import FEATURES
+from bench.harness.command import main
 from collectives.communicator import launched_rank
 from kernels.devices.device import Step
-from kernels.devices.gpu import GpuDevice
+from kernels.devices.gpu_stream import GpuStream
 
-enqueue = GpuDevice.enqueue
+enqueue = GpuStream.enqueue
 launched, before = [""], Counter[str]()
 
 
-def enqueue_and_count(device: GpuDevice, step: Step) -> None:
+def enqueue_and_count(stream: GpuStream, step: Step) -> None:
     if step.kernel.name == "come_late":
         before[launched[-1]] += 1
     launched.append(step.kernel.name)
-    enqueue(device, step)
+    enqueue(stream, step)
 
 
-GpuDevice.enqueue = enqueue_and_count  # type: ignore[assignment, method-assign]
+GpuStream.enqueue = enqueue_and_count  # type: ignore[assignment, method-assign]
+folder, sys.argv[1:] = sys.argv[1], sys.argv[2:]
 try:
-    main("allreduce", "all_reduce", "", sys.argv[2:])
+    main("allreduce", "all_reduce", "", FEATURES)
 finally:
-    (Path(sys.argv[1]) / str(launched_rank())).write_text(json.dumps(before))
+    (Path(folder) / str(launched_rank())).write_text(json.dumps(before))

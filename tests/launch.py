@@ -26,17 +26,20 @@ def few(cases: Iterable[T], most: int) -> list[T]:
 
 
 def shared_by(pid: int | str) -> set[Path]:
-    """The files in shared memory that a process maps by name."""
-    return {Path(name) for name in re.findall(r" (/dev/shm/\S+)$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE)}
+    """Return our files in shared memory that a process maps by name."""
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    return {Path(name) for name in re.findall(r" (/dev/shm/wiretax-\S+)$", maps, re.MULTILINE)}
 
 
-def mpirun(ranks: int, *command: str, timeout_s: float = 240, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """`mpirun -n RANKS python COMMAND` from the project's root, with its output as text."""
+def mpirun(ranks: int, *command: str, timeout_s: float = 240, tree: Path | str = ROOT,
+           **environment: str) -> "subprocess.CompletedProcess[str]":
+    """`mpirun -n RANKS python COMMAND` from the root of the project, or of a tree with other kernels, with its output
+    as text."""
     return subprocess.run(
         [str(MPIRUN), "-n", str(ranks), sys.executable, *command],
-        cwd=ROOT,
+        cwd=tree,
         capture_output=True,
         text=True,
         timeout=timeout_s,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, "PYTHONPATH": str(tree), **environment},
     )

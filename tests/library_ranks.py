@@ -1,5 +1,5 @@
-"""Ranks that bind and run a GPU's library as a run does, check every result against numpy, and print what came of each
-thing that was asked for."""
+"""Ranks that bind and run a GPU's library as a run does, check every result against numpy, and
+print a report for each request."""
 
 import json
 import os
@@ -9,17 +9,16 @@ from itertools import product
 
 import numpy as np
 
-from bench.harness.iteration import Buffers
+from bench.harness.iteration import Buffers, Iteration
 from collectives.algorithm import ALGORITHMS
 from collectives.collective import COLLECTIVES, DATATYPES, combined
 from collectives.communicator import Communicator, Disagreement
 from collectives.library import gpu as library_gpu
-from collectives.library import mpi as library
-from collectives.library.gpu import describe
-from collectives.library.nccl import Library, open_library
-from collectives.operation import Case, DeviceError, Plan, Unsupported, Watch
+from collectives.library.nccl import Nccl
+from collectives.operation import Case, Unsupported
+from collectives.peer_buffer import WaitPolicy
 from collectives.world import open_device, open_world
-from kernels.devices.device import Kernel, Step
+from kernels.devices.device import Counts, DeviceError, Kernel, Step, Watch
 
 
 def values(rank: int, redop: str, shape: tuple[int, int]) -> np.ndarray:
@@ -29,12 +28,12 @@ def values(rank: int, redop: str, shape: tuple[int, int]) -> np.ndarray:
 
 
 def wrong(world, case: Case, memories: list, operation, watch: Watch) -> int:
-    """Wrong bytes, in the result of an operation on fresh data and around it, launched as the device launches it in a
-    run."""
-    what, datatype, rank, ranks = case.collective, case.datatype, world.communicator.rank, world.communicator.size
-    sends, receives = what.segments(ranks)
+    """The number of wrong bytes in and around the result of an operation on fresh data, launched
+    as in a run."""
+    collective, datatype, rank, ranks = case.collective, case.datatype, world.communicator.rank, world.communicator.size
+    sends, receives = collective.segments(ranks)
     sent = np.stack([values(r, case.redop, (sends, case.count)) for r in range(ranks)])
-    result = what.result(sent, case.shape, lambda every: combined(list(every), case.redop))[rank]
+    result = collective.result(sent, case.shape, lambda every: combined(list(every), case.redop))[rank]
     right = {memory.address: np.full(memory.size_bytes, 0xA5, np.uint8) for memory in memories}
 
     def put(address: int, decoded: np.ndarray) -> None:
@@ -47,65 +46,67 @@ def wrong(world, case: Case, memories: list, operation, watch: Watch) -> int:
         memory.write(right[memory.address])
     world.communicator.barrier()
     nothing = Step(Kernel("nothing", lambda blocks, argument: None), None)
-    world.device.run(Plan(nothing, nothing, operation.step, nothing, nothing, 0, 1, 0, 0, world.graph), watch)
-    if what.receives(case.shape, rank, ranks):
+    actions = Iteration(-1, "", nothing, operation, nothing, nothing).actions(nothing)
+    world.device.run(actions, nothing, Counts(0, 1), watch, world.graph)
+    if collective.receives(case.shape, rank, ranks):
         put(case.receive, result[:receives])
     differ = {memory.address: memory.read() != right[memory.address] for memory in memories}
-    if case.in_place and what.sends_all:  # what is left of the other segments is the library's
+    if case.in_place and collective.sends_all:  # the library may overwrite the other segments
         at = case.send - memories[1].address
         own = slice(at + rank * case.segment_bytes, at + (rank + 1) * case.segment_bytes)
         kept = differ[memories[1].address]
         kept[at : own.start] = kept[own.stop : at + sends * case.segment_bytes] = False
-    return int(sum(found.sum() for found in differ.values()))
+    return int(sum(bytes_.sum() for bytes_ in differ.values()))
 
 
-def main(everything: list[dict]) -> list[dict]:
-    """What came of each thing that was asked for, on the device of the first."""
+def main(requests: list[dict]) -> list[dict]:
+    """A report for each request, on the device of the first."""
     communicator, before = Communicator(), {n: v for n, v in os.environ.items() if n[:4] == "NCCL"}
-    asked = everything[0]
-    device, _ = open_device(communicator, asked["device"], asked.get("share", False))
+    request = requests[0]
+    device, _ = open_device(communicator, request["device"], request.get("share", False))
     watch = device.watch(Watch())
-    world = open_world(communicator, device, watch, yields=True, timeout_s=30, graph=asked.get("graph", False))
-    return [result_of(asked, world, watch, before) for asked in everything]
+    world = open_world(communicator, device, WaitPolicy(watch, yields=True), graph=request.get("graph", False))
+    return [result_of(request, world, watch, before) for request in requests]
 
 
-def result_of(asked: dict, world, watch: Watch, before: dict[str, str]) -> dict:
-    """What came of each case that was asked for, and what the head of a run would say."""
+def result_of(request: dict, world, watch: Watch, before: dict[str, str]) -> dict:
+    """The result of each requested case, and the facts for the head of a run."""
     communicator, device = world.communicator, world.device
-    collective = COLLECTIVES[asked.get("collective", "all_reduce")]
-    widest = max(DATATYPES[text.split()[0]].size_bytes for text in asked["cases"])
-    size = max(asked["counts"]) * widest * (communicator.size if collective.cut else 1) + 64
-    found: dict = {"name": library.library_name(world), "results": {}, "chosen": {}}
-    own = asked.get("own_memory", True)
-    memories = [library.allocate(world, size) if own else device.private(size) for _ in range(2)]
-    found["memory"] = memories[0].type
-    memories = memories[:: -1 if communicator.rank % 2 else 1]  # addresses are in another order elsewhere
+    collective = COLLECTIVES[request.get("collective", "all_reduce")]
+    widest = max(DATATYPES[text.split()[0]].size_bytes for text in request["cases"])
+    size = max(request["counts"]) * widest * (communicator.size if collective.cut else 1) + 64
+    report: dict = {"name": world.library.name, "results": {}, "chosen": {}}
+    own = request.get("own_memory", True)
+    memories = [world.library.allocate(world, size) if own else device.private(size) for _ in range(2)]
+    report["memory"] = memories[0].type
+    memories = memories[:: -1 if communicator.rank % 2 else 1]  # odd ranks have the addresses in reverse order
     buffers = Buffers(memories[0], memories[1], 0)
     algorithm = ALGORITHMS[collective.name]["library"]
-    found["variants"] = algorithm.variants(world)
+    report["variants"] = algorithm.variants(world)
     for variant, text, count, shape in product(
-        asked.get("variants") or found["variants"], asked["cases"], asked["counts"], collective.shapes
+        request.get("variants") or report["variants"], request["cases"], request["counts"], collective.shapes
     ):
         type_name, redop, place = text.split()
-        what = collective, shape, count, DATATYPES[type_name], redop
-        case = buffers.case(*what, place == "in", variant, communicator.rank)
+        datatype, in_place = DATATYPES[type_name], place == "in"
+        send, receive = buffers.addresses(collective, count * datatype.size_bytes, communicator.rank, in_place)
+        case = Case(collective, count, datatype, redop, send, receive, in_place, variant, shape)
         operation = algorithm.bind(world, case)
         key = " ".join([variant, text, str(count), *shape.values()])
         if isinstance(operation, Unsupported):
-            found["results"][key] = operation.reason
+            report["results"][key] = operation.reason
             continue
-        found["results"][key] = communicator.all_gather(wrong(world, case, memories, operation, watch))
-        found["chosen"][key] = operation.chosen
-        found["calls"] = operation.step.kernel.name
-        for _ in range(asked.get("repeat", 0)):
+        report["results"][key] = communicator.all_gather(wrong(world, case, memories, operation, watch))
+        report["chosen"][key] = operation.chosen
+        report["calls"] = operation.step.kernel.name
+        for _ in range(request.get("repeat", 0)):
             operation.call()
-        found["failure"] = operation.failure()
-    found["head"] = describe(world)
-    if isinstance(used := open_library(world), Library):
+        report["failure"] = operation.failure()
+    report["head"] = world.library.describe(world)
+    if isinstance(used := world.library.nccl, Nccl):
         windows = used.calls.fake_nccl_windows
-        found["windows"] = {label: windows(c_void_p(handle)) for label, handle in used.communicators.items()}
-    found["environment"] = {n: v for n, v in os.environ.items() if n[:4] == "NCCL"} == before
-    return found
+        report["windows"] = {label: windows(c_void_p(handle)) for label, handle in used.communicators.items()}
+    report["environment"] = {n: v for n, v in os.environ.items() if n[:4] == "NCCL"} == before
+    return report
 
 
 if __name__ == "__main__":
@@ -115,4 +116,4 @@ if __name__ == "__main__":
     except (DeviceError, Disagreement) as error:
         outcome = [{"error": str(error)}]
     rank = os.environ.get("PMI_RANK", "0")
-    os.write(1, f"{json.dumps({rank: outcome})}\n".encode())  # at once: ranks share a line otherwise
+    os.write(1, f"{json.dumps({rank: outcome})}\n".encode())  # in one write: otherwise two ranks share a line

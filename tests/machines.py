@@ -1,8 +1,9 @@
-"""Lays out /sys and /proc as the recorded machines have them."""
+"""Lays out /sys and /proc as on the recorded machines, and fakes NVML for the doctor's tests."""
 
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 RECORDED = Path(__file__).parent / "recorded" / "machines"
@@ -22,7 +23,8 @@ def write(root: Path, files: dict[str, str]) -> Path:
 
 def with_acs(control: int) -> bytes:
     """A configuration of 4 KiB whose first extended capability is ACS with this control word."""
-    return bytes(0x100) + bytes.fromhex("0d0001001f00") + control.to_bytes(2, "little") + bytes(0xEF8)
+    capability = bytes.fromhex("0d0001001f00") + control.to_bytes(2, "little")
+    return bytes(0x100) + capability + bytes(0xEF8)
 
 
 def lay_out(root: Path, name: str) -> Path:
@@ -38,3 +40,66 @@ def lay_out(root: Path, name: str) -> Path:
             (device / "config").write_bytes(with_acs(int(files["acs"], 16)))
         write(device, {file: text for file, text in files.items() if file != "acs"})
     return write(root, machine.get("files", {}))
+
+
+NVML = {
+    "NVML_CLOCK_SM": 1,
+    "NVML_CLOCK_MEM": 2,
+    "NVML_FEATURE_ENABLED": 1,
+    "NVML_NVLINK_MAX_LINKS": 36,
+    "NVML_NVLINK_DEVICE_TYPE_SWITCH": 2,
+    "nvmlClocksEventReasonSwPowerCap": 4,
+    "nvmlClocksEventReasonHwSlowdown": 8,
+}
+
+
+def fake_nvml(gpus: dict[str, dict[str, Any]], status: int) -> Any:
+    """A pynvml of `gpus`, {bus id: {name, memory, bar1, nvlinks: [(up, bus id of the end)]}}, with
+    one peer status for all pairs. A bus id is its own handle."""
+
+    class NVMLError(Exception):
+        pass
+
+    def lookup(table: Any, key: Any) -> Any:
+        try:
+            return table[key]
+        except (LookupError, TypeError):
+            raise NVMLError("Not Supported") from None
+
+    def handle(bus_id: str) -> str:
+        lookup(gpus, bus_id)
+        return bus_id
+
+    def nvlink(gpu: str, number: int) -> tuple[bool, str | None]:
+        up, end = lookup(gpus[gpu].get("nvlinks", []), number)
+        return up, end
+
+    def remote(gpu: str, number: int) -> SimpleNamespace:
+        end = nvlink(gpu, number)[1]
+        if end is None:
+            raise NVMLError("Not Supported")
+        domain, bus, device = (int(part, 16) for part in end.partition(".")[0].split(":"))
+        return SimpleNamespace(domain=domain, bus=bus, device=device)
+
+    def total(gpu: str, key: str, name: str) -> SimpleNamespace:
+        return SimpleNamespace(**{name: lookup(gpus[gpu], key)})
+
+    return SimpleNamespace(
+        **NVML,
+        NVMLError=NVMLError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByPciBusId=handle,
+        nvmlDeviceGetName=lambda gpu: lookup(gpus[gpu], "name"),
+        nvmlDeviceGetMemoryInfo=lambda gpu: total(gpu, "memory", "total"),
+        nvmlDeviceGetBAR1MemoryInfo=lambda gpu: total(gpu, "bar1", "bar1Total"),
+        nvmlDeviceGetNvLinkState=lambda gpu, number: int(nvlink(gpu, number)[0]),
+        nvmlDeviceGetNvLinkRemotePciInfo=remote,
+        nvmlDeviceGetNvLinkRemoteDeviceType=lambda gpu, number: 0,
+        nvmlDeviceGetP2PStatus=lambda reader, owner, index: lookup(
+            dict.fromkeys(gpus, status), reader),
+        nvmlDeviceGetClockInfo=lambda gpu, kind: {1: 2520, 2: 14001}[kind],
+        nvmlDeviceGetCurrPcieLinkGeneration=lambda gpu: 5,
+        nvmlDeviceGetCurrPcieLinkWidth=lambda gpu: 8,
+        nvmlDeviceGetPowerUsage=lambda gpu: 281_500,
+        nvmlDeviceGetCurrentClocksEventReasons=lambda gpu: 4 | 1,
+    )

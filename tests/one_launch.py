@@ -1,6 +1,6 @@
 """Run by itself: all ranks in one launch on one GPU, over slabs that lie in its memory; no wire, and no second process.
 
-`one_launch.py EXAMPLES SEED RANKS [MACRO=VALUE ...]`.
+`one_launch.py EXAMPLES SEED RANKS`.
 """
 
 import ctypes
@@ -11,31 +11,32 @@ from typing import Any, cast
 import numpy as np
 
 from collectives.algorithm import ALGORITHMS
-from collectives.operation import Operation, Step, Unsupported, Watch, World
-from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, set_epoch
-from kernels.devices.device import Arguments, Control, Own
+from collectives.operation import Library, Operation, Unsupported, World
+from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, set_epoch
+from kernels.devices.device import Arguments, Control, Own, Step, Watch
 from kernels.devices.gpu import GpuDevice
 from kernels.devices.gpu_driver import visible_gpus
 from tests.collective_examples import ROOM_BYTES, Buffers, Example, check
-from tests.ranks import launch
+from tests.ranks import compile_with, launch
 
 
-def main(examples: int, seed: int, ranks: int, *settings: str) -> None:
+def main(examples: int, seed: int, ranks: int) -> None:
     device = GpuDevice(visible_gpus()[1][0], sharers=ranks)
     slabs = [device.private(SLAB_BYTES) for _ in range(ranks)]
     controls = [device.private(ctypes.sizeof(Control)) for _ in range(ranks)]
     watches = [device.watch(Watch()) for _ in range(ranks)]
     buffers = [Buffers(r, ranks, device.private(ROOM_BYTES), device.private(ROOM_BYTES)) for r in range(ranks)]
     everyone = device.private(ranks * ctypes.sizeof(Arguments))
-    streams = {"STREAM_SLAB": str(seed % 2), "STREAM_RECEIVE": str(seed // 2 % 2)}
-    macros = {"RANKS_IN_ONE_LAUNCH": "1", **streams, **dict(s.split("=") for s in settings)}
+    streams = {"STREAM_SLAB": seed % 2, "STREAM_RECEIVE": seed // 2 % 2}
+    compile_with(device, {"RANKS_IN_ONE_LAUNCH": 1, **streams})
     worlds = []
     for r in range(ranks):
         own = device.private(ctypes.sizeof(Own))
-        peers = PeerBuffer(slabs, controls, own, r, False, 20.0, watches[r], "same_device", "same_device")
+        waits = WaitPolicy(watches[r], timeout_s=20.0)
+        peers = PeerBuffer(slabs, controls, own, r, waits, "same_device", "same_device")
         set_epoch(peers, 2**32 - 1 - examples // 2)  # wraps on the way
         communicator = SimpleNamespace(rank=r, size=ranks, all_gather=lambda place: [place])
-        worlds.append(World(cast(Any, communicator), device, peers, macros))
+        worlds.append(World(cast(Any, communicator), device, peers, cast(Library, None)))
 
     def problem(example: Example, every: np.ndarray) -> str | None:
         if example.algorithm == "library":
@@ -64,4 +65,4 @@ def main(examples: int, seed: int, ranks: int, *settings: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -9,7 +9,6 @@ import numpy as np
 
 from collectives.collective import DATATYPES
 from collectives.layers.overlap import CHUNKS, COLLECTIVE, OVERLAPPED, MatmulCase, Overlapped
-from collectives.library import mpi as library
 from collectives.operation import Unsupported
 from tests.ranks import connect
 
@@ -25,7 +24,7 @@ def main(command: str, device: str, type_name: str, core: str) -> None:
     rank, ranks, datatype = world.communicator.rank, world.communicator.size, DATATYPES[type_name]
     reduces, hidden = command == "gemm_reduce_scatter", COLUMNS if command == "gemm_reduce_scatter" else INNER
     size = TOKENS * max(INNER, COLUMNS) * datatype.size_bytes
-    send, between, receive = (library.allocate(world, size) for _ in range(3))
+    send, between, receive = (world.library.allocate(world, size) for _ in range(3))
     weights = world.device.private(INNER * COLUMNS * datatype.size_bytes)
     of_rank = [integers(7, r, rows=INNER, columns=COLUMNS) for r in range(ranks)]
     weights.write(datatype.encode(of_rank[rank]))

@@ -1,6 +1,7 @@
 """Run by mpirun: quantised all-reduces of random and of spiteful data, each against numpy's account of it and fp64.
 
-`quantized_ranks.py EXAMPLES SEED [device=NAME] [memory=KIND] [MACRO=VALUE ...]`.
+`quantized_ranks.py EXAMPLES SEED [device=NAME] [memory=KIND] [nt]`. With `nt`, stores into the slab go
+around the caches.
 """
 
 import sys
@@ -8,10 +9,11 @@ import sys
 import numpy as np
 
 from collectives.algorithm import ALGORITHMS
-from collectives.allreduce_two_shot_quantized import BLOCK, QUANTIZED
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Build, Case, Operation, Unsupported
 from collectives.peer_buffer import set_epoch
+from collectives.quantized import ALGORITHMS as QUANTIZED
+from collectives.quantized.two_shot import BLOCK
 from tests.ranks import connect, launch
 
 SPITEFUL = np.array([0.0, -0.0, 1e-45, -1e-40, 6e-8, 2.0**-6, 1e-3, 1.0, -448.0, 65504.0, 3e6, 1e30, np.inf, np.nan])
@@ -33,10 +35,10 @@ def drawn(draw, datatype, ranks, count):
         return datatype.encode(values.reshape(ranks, count))
 
 
-def problem(name, datatype, redop, sent, got, summed):
+def problem(name, datatype, redop, sent, got, expected_sum):
     blocks = datatype.decode(sent).reshape(len(sent), -1, BLOCK)
     with np.errstate(all="ignore"):
-        want = datatype.encode(summed(blocks)).reshape(-1)
+        want = datatype.encode(expected_sum(blocks)).reshape(-1)
     alike = (got == want) | (np.isnan(datatype.decode(got)) & np.isnan(datatype.decode(want)))
     if not alike.all():
         at = int(np.argmin(alike))
@@ -55,8 +57,8 @@ def problem(name, datatype, redop, sent, got, summed):
     return "a block with a NaN or an infinity came back as numbers" if plausible.any() else None
 
 
-def main(examples: int, seed: int, device: str, memory: str, macros: dict[str, int]) -> None:
-    world, watch = connect(30.0, device, memory, **macros)
+def main(examples: int, seed: int, device: str, memory: str, stream_slab: bool) -> None:
+    world, watch = connect(30.0, device, memory)
     ranks, rank = world.communicator.size, world.communicator.rank
     draw = np.random.default_rng(seed)
     room = 4 * MOST + 64
@@ -77,16 +79,18 @@ def main(examples: int, seed: int, device: str, memory: str, macros: dict[str, i
         send.write(np.ascontiguousarray(sent[rank]).view(np.uint8), shift)
         at = shift if in_place else int(draw.integers(0, 4)) * datatype.size_bytes
         case = Case(COLLECTIVES["all_reduce"], count, datatype, redop, send.address + shift, target.address + at,
-                    in_place, build=Build(chunk_bytes=[None, 1 << 10, 64 << 10][example % 3]))
+                    in_place, build=Build(stream_slab, chunk_bytes=[None, 1 << 10, 64 << 10][example % 3]))
         operation = ALGORITHMS["all_reduce"][name].bind(world, case)
         assert isinstance(operation, Operation), operation
-        assert operation.summed
+        assert operation.lossy
+        expected_sum = operation.lossy.expected_sum
         launch(world.device, operation.step, 1 if in_place else 2)
         size = count * datatype.size_bytes
         whole = target.read()
         got: np.ndarray = whole[at : at + size].view(datatype.storage)
         around = np.concatenate([whole[:at], whole[at + size : room]])
-        said = problem(name.removeprefix("two_shot_"), datatype, redop, sent, got, operation.summed) if count else None
+        wire = name.removeprefix("two_shot_")
+        said = problem(wire, datatype, redop, sent, got, expected_sum) if count else None
         said = said or ("wrote around the receive buffer" if (around != 0xA5).any() else None)
         said = said or (f"rank {watch.peer} never came" if watch.timed_out else None)
         everyone = world.communicator.all_gather((said, got.tobytes()))
@@ -98,6 +102,6 @@ def main(examples: int, seed: int, device: str, memory: str, macros: dict[str, i
 
 
 if __name__ == "__main__":
-    settings = dict(word.split("=") for word in sys.argv[3:])
-    where = settings.pop("device", "cpu"), settings.pop("memory", "auto")
-    main(int(sys.argv[1]), int(sys.argv[2]), *where, {name: int(value) for name, value in settings.items()})
+    settings = dict(word.split("=") for word in sys.argv[3:] if "=" in word)
+    where = settings.get("device", "cpu"), settings.get("memory", "auto")
+    main(int(sys.argv[1]), int(sys.argv[2]), *where, "nt" in sys.argv[3:])

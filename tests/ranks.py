@@ -1,22 +1,48 @@
 """What the test programs that run as ranks share: a world, and launches."""
 
+import ctypes
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from collectives.communicator import Communicator
-from collectives.operation import Device, Step, Watch, World
+from collectives.operation import World
+from collectives.peer_buffer import WaitPolicy
 from collectives.world import open_device, open_world
+from kernels.devices.device import Device, Step, Watch
+
+WITHOUT_MACROS = ("iteration", "link_probe")  # they measure, and are not under test
 
 
-def connect(timeout_s: float = 30.0, device: str = "cpu", memory: str = "auto", **macros: int) -> tuple[World, Watch]:
-    """All ranks of this launch over a device, which they may share; kernels are built with these macros."""
+def connect(timeout_s: float = 30.0, device: str = "cpu", memory: str = "auto",
+            **macros: int) -> tuple[World, Watch]:
+    """All ranks of this launch over a device, which they may share. `macros` of platform.h, such as
+    STREAM_SLAB=1, apply to the collectives."""
     communicator = Communicator()
     opened, _ = open_device(communicator, device, share_gpus=True)
     watch = opened.watch(Watch())
-    world = open_world(communicator, opened, watch, yields=True, timeout_s=timeout_s, memory=memory)
-    settings = {name: str(value) for name, value in macros.items()}
-    return World(communicator, world.device, world.peers, settings), watch
+    world = open_world(communicator, opened, WaitPolicy(watch, True, timeout_s), memory)
+    compile_with(world.device, macros)
+    return world, watch
+
+
+def compile_with(device: Device, macros: Mapping[str, int]) -> None:
+    """Adds these macros to every later build of a kernel that is under test."""
+    compile_plain = device.compile
+    settings = {name: str(value) for name, value in macros.items() if value}  # 0 is the default
+
+    def compile_kernels(stem: str, given: Mapping[str, str],
+                        structures: Sequence[type[ctypes.Structure]] = ()) -> Any:
+        more = {} if stem in WITHOUT_MACROS else settings
+        return compile_plain(stem, {**given, **more}, structures)
+
+    device.compile = compile_kernels  # type: ignore
 
 
 def launch(device: Device, step: Step, times: int) -> None:
-    """Performs a step so often, with nothing in between, and waits for its end."""
+    """Performs a step `times` times, with nothing in between, and waits for its end."""
     for _ in range(times - 1):
-        device.caller(step)() if device.name == "cpu" else step.kernel.function(step.blocks, step.argument)
+        if device.near_peers:
+            device.caller(step)()
+        else:
+            step.kernel.function(step.blocks, step.argument)
     device.caller(step)()

@@ -1,4 +1,4 @@
-"""Run by mpirun: `bench.allreduce` of ranks, with all that they start, to whom the kernel refuses something.
+"""Run by mpirun: `bench.allreduce` while the kernel refuses something to the ranks and to their child processes.
 
 `refused_ranks.py WHAT ...options of bench.allreduce`: WHAT is `pidfd` (as a kernel before 5.3 does), `inotify` (as it
 does where the user has used up his instances), `processes` (at `ulimit -u`), or `nothing`.
@@ -10,6 +10,8 @@ import struct
 import sys
 
 import bench.harness.session
+from bench.features import FEATURES
+from bench.harness.command import main
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
@@ -36,12 +38,12 @@ def refuse(calls: list[int], number: int) -> None:
 
 
 if __name__ == "__main__":
-    open_flight = bench.harness.session.open_flight
+    open_flight, kind = bench.harness.session.open_flight, sys.argv[1]
 
     def refused(*arguments):
-        refuse(*REFUSED[sys.argv[1]])
+        refuse(*REFUSED[kind])
         return open_flight(*arguments)
 
     bench.harness.session.open_flight = refused
-    about = "All-reduce of ranks that are refused something."
-    bench.harness.session.main("allreduce", "all_reduce", about, sys.argv[2:])
+    sys.argv[1:] = sys.argv[2:]
+    main("allreduce", "all_reduce", "All-reduce of ranks that are refused something.", FEATURES)

@@ -1,7 +1,7 @@
 """Run by mpirun: routed all-to-alls drawn by chance, the same on every rank, compared bit by bit with numpy.
 
-`routed_ranks.py EXAMPLES SEED [DEVICE [MEMORY [MACRO=VALUE ...]]]`. What a dispatch leaves for a combine is made
-unusable before each launch that has to make it, and every way goes several times with nothing in between.
+`routed_ranks.py EXAMPLES SEED [DEVICE [MEMORY]]`. Everything that a dispatch computes for a combine
+is spoiled first, and each example runs several times without a pause.
 """
 
 import random
@@ -11,11 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bench.harness import verify
+from bench.layers.experts import source_and_target
 from collectives.collective import COLLECTIVES, DATATYPES, Datatype
-from collectives.experts.alltoall_routed import ALGORITHMS, CHOICE, RoutedCase, Tables, make_tables, record_bytes
+from collectives.experts.alltoall_routed import ALGORITHMS, CHOICE, RoutedCase, Tables, make_tables
 from collectives.experts.routing import Routes, draw
-from collectives.operation import Memory, Operation, Unsupported, World
+from collectives.operation import Operation, Unsupported, World
 from collectives.peer_buffer import register, set_epoch
+from kernels.devices.device import Memory
 from tests.collective_examples import SPECIAL, UNTOUCHED
 from tests.ranks import connect, launch
 
@@ -74,7 +76,7 @@ def routes_of(example: Example, ranks: int) -> Routes:
 
 
 def wanted(example: Example, routes: Routes, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """What a rank's send buffer holds and its receive buffer has to hold, (rows, hidden) as stored."""
+    """The contents of a rank's source, and the expected target, (rows, hidden) as stored."""
     chance, datatype = np.random.default_rng(example.seed + 1), example.datatype
     if example.one_hot:
         values = chance.normal(size=(example.tokens, example.hidden)) * 10
@@ -87,22 +89,15 @@ def wanted(example: Example, routes: Routes, rank: int) -> tuple[np.ndarray, np.
     def rows(table: np.ndarray) -> np.ndarray:
         return np.tile(table, periods)[:, : example.hidden]
 
-    tokens = verify.row_tables(datatype, example.tokens, [example.seed])
-    mine = routes.home == rank
-    given = [tokens[routes.rows_of(d)[0]] for d in range(routes.ranks)]
-    if example.way == "dispatch":
-        return rows(datatype.encode(tokens[mine])), rows(datatype.encode(given[rank]))
-    if example.way == "combine":
-        given = [verify.row_tables(datatype, len(of_rank), [example.seed, d]) for d, of_rank in enumerate(given)]
-        return rows(datatype.encode(given[rank])), rows(verify.combined_rows(routes, datatype, given)[mine])
-    return rows(datatype.encode(tokens[mine])), rows(verify.combined_rows(routes, datatype, given)[mine])
+    sent, expected = source_and_target(routes, datatype, example.way, 1, example.seed)
+    return rows(datatype.encode(sent[rank])), rows(datatype.encode(expected[rank]))
 
 
-def spoil(tables: Tables) -> None:
-    """Makes what a dispatch has to find out wrong."""
+def spoil(tables: Tables, told: bool) -> None:
+    """Spoils everything that a dispatch must compute. `told`: NCCL gets the counts of all ranks from the host."""
     structure = tables.structure
     for memory in tables.memories:
-        if memory.address in (structure.first, structure.counts, structure.counting):
+        if memory.address in (structure.first, structure.counting) or (memory.address == structure.counts and not told):
             memory.write(np.full(memory.size_bytes // 4, 1 << 20, np.int32))
         if memory.address in (structure.came, structure.choices):
             entries = memory.read()[: memory.size_bytes // CHOICE.itemsize * CHOICE.itemsize].view(CHOICE).copy()
@@ -111,11 +106,11 @@ def spoil(tables: Tables) -> None:
 
 
 def problem(world: World, buffers: list[Memory], example: Example) -> str | None:
-    """What is wrong with this rank's result, or with what lies behind it."""
+    """The first error in this rank's result, or behind it."""
     rank, ranks = world.communicator.rank, world.communicator.size
     routes, row_bytes = routes_of(example, ranks), example.hidden * example.datatype.size_bytes
     send, receive, rows = buffers
-    tables = make_tables(world, routes, rows, record_bytes(row_bytes, example.top_k))
+    tables = make_tables(world, routes, rows, row_bytes)
     source = rows if example.way == "combine" else send
     target = rows if example.way == "dispatch" else receive
     case = RoutedCase(
@@ -136,16 +131,16 @@ def problem(world: World, buffers: list[Memory], example: Example) -> str | None
         expected = example.way == "combine" and case.variant == "registered"
         return None if expected or "not installed" in operation.reason else operation.reason
     assert isinstance(operation, Operation)
-    given, want = wanted(example, routes, rank)
+    sent, want = wanted(example, routes, rank)
     for memory in buffers:
         memory.write(np.full(memory.size_bytes, UNTOUCHED, np.uint8))
-    source.write(np.ascontiguousarray(given).view(np.uint8).ravel())
+    source.write(np.ascontiguousarray(sent).view(np.uint8).ravel())
     if example.way != "combine":
-        spoil(tables)
+        spoil(tables, told=example.algorithm == "library" and world.device.name != "cpu")
     world.communicator.barrier()
     launch(world.device, operation.step, example.launches)
-    if said := operation.failure():
-        return said
+    if complaint := operation.failure():
+        return complaint
     after = target.read()
     got: np.ndarray = after[: want.nbytes].view(example.datatype.storage).reshape(want.shape)
     bits = np.ascontiguousarray(want).view(np.uint8)
@@ -159,9 +154,8 @@ def problem(world: World, buffers: list[Memory], example: Example) -> str | None
     return None
 
 
-def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *words: str) -> None:
-    settings = {name: int(value) for name, value in (word.split("=") for word in words)}
-    world, watch = connect(30.0, device, memory, **{"STREAM_SLAB": seed % 2, **settings})
+def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto") -> None:
+    world, watch = connect(30.0, device, memory, STREAM_SLAB=seed % 2)
     communicator, peers, chance = world.communicator, world.peers, random.Random(seed)
     assert not isinstance(peers, Unsupported)
     room = 300 * 4 * 4096 * 8 + 4096
@@ -172,10 +166,10 @@ def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *w
         example = drawn(chance, communicator.size)
         while example.tokens * example.top_k * example.hidden * example.datatype.size_bytes > 8 << 20:
             example = drawn(chance, communicator.size)
-        found = f"rank {watch.peer} never came" if watch.timed_out else problem(world, buffers, example)
-        said = communicator.first_word(found)
-        if said:
-            raise SystemExit(f"{example}: {said}")
+        complaint = f"rank {watch.peer} never came" if watch.timed_out else problem(world, buffers, example)
+        complaint = communicator.first_word(complaint)
+        if complaint:
+            raise SystemExit(f"{example}: {complaint}")
     if communicator.rank == 0:
         print(f"{examples} examples right on {communicator.size} ranks")
 

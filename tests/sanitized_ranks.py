@@ -1,14 +1,14 @@
 """Run by itself, in a Python that a sanitizer's run-time was loaded into: ranks as threads of one process, over kernels
 built with that sanitizer.
 
-`sanitized_ranks.py RANKS SEED [MACRO=VALUE ...] [short|misaligned] [ITEM ...]`; no item named: every entry of every
+`sanitized_ranks.py RANKS SEED [short|misaligned] [ITEM ...]`; no item named: every entry of every
 kernel file that waits for a peer. $CXX names the compiler with the sanitizer's flags. A JSON line says how many
 launches there were and where results were wrong; what the sanitizer has to say it says itself, on standard error.
 
 Every buffer is of its exact size, from malloc, so that the first byte beyond it is the sanitizer's. Between launches
-there is nothing that orders one rank after another: all of a rank's are one native chain, in one order for all ranks,
-each with its own input and a check of every element. A lock of Python's between them would hide what ThreadSanitizer
-is to find.
+there is nothing that orders one rank after another: all of a rank's launches are the actions of one native loop, in
+one order for all ranks, each with its own input and a check of every element. A lock of Python's between them would
+hide what ThreadSanitizer is to find.
 """
 
 import ctypes
@@ -21,28 +21,32 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 
 from bench.harness import verify
-from bench.harness.iteration import on_device, pattern_of
+from bench.harness.iteration import Segments, loop_kernels, nothing, on_device, pattern_of, probe_kernels
 from bench.layers import fused
+from bench.layers.experts import combined_rows, row_tables
+from collectives import link
 from collectives.algorithm import ALGORITHMS
-from collectives.allreduce_two_shot_quantized import BLOCK
-from collectives.allreduce_two_shot_quantized import DATATYPES as QUANTIZED
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Array, Collective, Datatype, reason_against
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
-from collectives.experts.alltoall_routed import WAYS, RoutedCase, make_tables, record_bytes
+from collectives.experts.alltoall_routed import WAYS, RoutedCase, make_tables
 from collectives.experts.routing import draw as draw_routes
 from collectives.layers.fused import COLLECTIVE, FUSED, GemvCase, NormCase
-from collectives.operation import Build, Case, Gate, Operation, Step, Unsupported, Watch, World
-from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, set_epoch
-from kernels.devices.cpu import FLAGS, CpuDevice
-from kernels.devices.device import Bytes, Control, LibraryCall, Own, Transfer
+from collectives.operation import Algorithm, Build, Case, Library, Operation, Unsupported, World
+from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, set_epoch
+from collectives.quantized import ALGORITHMS as QUANTIZED
+from collectives.quantized.two_shot import BLOCK
+from collectives.quantized.two_shot import DATATYPES as QUANTIZED_DATATYPES
+from kernels.devices.cpu import CpuDevice
+from kernels.devices.cpu_module import FLAGS
+from kernels.devices.device import NEXT_ITERATION, Action, Bytes, Control, Counts, Own, Step, Watch
 
+LOSSY = {algorithm.name for algorithm in QUANTIZED}
 LAUNCHES = 6  # of each item
 START_EPOCH = 2**32 - 20
 LINE_BYTES = 128  # what flags and packs in a slab are aligned to
@@ -122,24 +126,28 @@ class Bed:
             cast(PeerBuffer, world.peers).registered.append(cast(Any, made))
         return [memory.address for memory in made]
 
-    def add(self, name: str, cases: list[Any], bind: Callable[[World, Case], Any], tables: list[list[Array]],
-            sides: Callable[[Any], list[fused.Side]]) -> bool:
-        """Binds a case on every rank, between writing and checking; `tables` for each rank what the two sides hold."""
+    def add(self, name: str, cases: list[Any], bind: Callable[[World, Case], Any],
+            contents: Callable[[int, Operation], tuple[Segments, Segments]]) -> bool:
+        """Binds a case on every rank, between writing and checking; `contents(rank, operation)` are its input and its
+        result."""
         with ThreadPoolExecutor(self.ranks) as ranks:  # at once, since they tell each other where their buffers lie
             operations = list(ranks.map(bind, self.worlds, cases))
         if isinstance(operations[0], Unsupported):
             return False
         self.items[name] = []
-        for world, watch, case, operation, two in zip(self.worlds, self.watches, cases, operations, tables,
-                                                      strict=True):
-            assert isinstance(operation, Operation)
-            loop, wrong = world.device.compile("iteration", {}), world.device.private(64)
-            stored = [on_device(world, verify.repeated(table)) for table in two]
-            write, check = (Step(loop.kernel(entry), pattern_of(case.datatype, *side, memory, wrong, watch))
-                            for entry, side, memory in zip(("write_pattern", "count_wrong"), sides(case), stored,
-                                                           strict=True))
+        for rank, (world, watch, case, operation) in enumerate(
+                zip(self.worlds, self.watches, cases, operations, strict=True)):
+            assert isinstance(operation, Operation), operation
+            wrong = world.device.private(64)
+            steps: list[Step] = []
+            for entry, segments in zip(("write_pattern", "count_wrong"), contents(rank, operation), strict=True):
+                tables = on_device(world, verify.repeated(segments.tables))
+                pattern = pattern_of(case.datatype, segments, tables, wrong, watch)
+                steps.append(Step(loop_kernels(world).kernel(entry), pattern))
+                self.keep.append(tables)
+            write, check = steps
             self.items[name].append(([write, operation.step, check], cast(ExactMemory, wrong)))
-            self.keep.append((case, operation, stored))
+            self.keep.append((case, operation))
         return True
 
 
@@ -154,9 +162,10 @@ def plain_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
             turn = bed.seed + turns.setdefault(stem, len(turns))
             if algorithm.name in ("library", "auto"):
                 continue
-            known = QUANTIZED if algorithm.lossy else list(DATATYPES)
-            datatype = DATATYPES[known[turn % len(known)]]
-            redop = "sum" if algorithm.lossy else REDOPS[turn % len(REDOPS)]
+            is_lossy = algorithm.name in LOSSY
+            fitting = QUANTIZED_DATATYPES if is_lossy else list(DATATYPES)
+            datatype = DATATYPES[fitting[turn % len(fitting)]]
+            redop = "sum" if is_lossy else REDOPS[turn % len(REDOPS)]
             redop = "sum" if reason_against(datatype, redop) else redop
             for shape in what.shapes:
                 for variant in algorithm.variants(bed.worlds[0]):
@@ -166,11 +175,11 @@ def plain_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
                             plain_item(bed, name, what, algorithm, datatype, redop, variant, shape, bool(place))
 
 
-def plain_item(bed: Bed, name: str, what: Collective, algorithm: Any, datatype: Datatype, redop: str, variant: str,
-               shape: Any, in_place: bool) -> None:
+def plain_item(bed: Bed, name: str, what: Collective, algorithm: Algorithm, datatype: Datatype, redop: str,
+               variant: str, shape: Any, in_place: bool) -> None:
     ranks, size = bed.ranks, datatype.size_bytes
     count = bed.draw.choice(COUNTS)
-    count += -count % BLOCK if algorithm.lossy else 0
+    count += -count % BLOCK if algorithm.name in LOSSY else 0
     sends, receives = what.segments(ranks)
     first = bed.buffers(sends * count * size, size)
     into = bed.buffers(receives * count * size, size)
@@ -182,14 +191,17 @@ def plain_item(bed: Bed, name: str, what: Collective, algorithm: Any, datatype: 
     too_many = int(bed.plant == "short")  # elements, for the buffers that there are
     cases = [Case(what, count + too_many, datatype, redop, *at, in_place, variant, shape, build)
              for at in zip(first, into, strict=True)]
-    sent = datatype.encode(verify.sent(what, datatype, redop, ranks, bed.seed))
-    summed = None
-    if algorithm.lossy:
-        summed = algorithm.bind(bed.worlds[0], cases[0]).summed
-    right = verify.received(what, shape, datatype, redop, ranks, bed.seed, summed)
-    gets = [receives * what.receives(shape, rank, ranks) for rank in range(ranks)]
-    bed.add(name, cases, algorithm.bind, [[sent[r], right[r][: gets[r]]] for r in range(ranks)],
-            lambda case: [(case.send, sends, count * size), (case.receive, gets[first.index(case.send)], count * size)])
+    data = verify.Data(what, datatype, redop, ranks, bed.seed)
+
+    def contents(rank: int, operation: Operation) -> tuple[Segments, Segments]:
+        lossy, case = operation.lossy, cases[rank]
+        assert (lossy is not None) == (algorithm.name in LOSSY)
+        result = data.received(shape, lossy.expected_sum if lossy else None)[rank]
+        gets = receives * what.receives(shape, rank, ranks)
+        return (Segments(case.send, count * size, datatype.encode(data.sent())[rank]),
+                Segments(case.receive, count * size, result[:gets]))
+
+    bed.add(name, cases, algorithm.bind, contents)
 
 
 def routed_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
@@ -209,30 +221,29 @@ def routed_item(bed: Bed, name: str, algorithm: Any, way: str, variant: str, dat
     row_bytes = hidden * datatype.size_bytes
     of_ranks = [np.flatnonzero(routes.home == r) for r in range(ranks)]
     given = [routes.rows_of(r)[0] for r in range(ranks)]
-    values = verify.row_tables(datatype, tokens, [bed.seed])
+    values = row_tables(tokens, [bed.seed])
     experts = [values[rows] for rows in given]
     if way == "combine":
-        experts = [verify.row_tables(datatype, len(rows), [bed.seed, r]) for r, rows in enumerate(given)]
-    back = verify.combined_rows(routes, datatype, experts)
+        experts = [row_tables(len(rows), [bed.seed, r]) for r, rows in enumerate(given)]
+    back = combined_rows(routes, datatype, experts)
     sends = bed.buffers(max(map(len, of_ranks)) * row_bytes, datatype.size_bytes)
     receives = bed.buffers(max(map(len, of_ranks)) * row_bytes, datatype.size_bytes)
     rows = [ExactMemory(len(mine) * row_bytes) for mine in given]
-    cases, tables, sides = [], [], {}
+    cases, both = [], []
     for r, world in enumerate(bed.worlds):
-        made = make_tables(world, routes, cast(Any, rows[r]), record_bytes(row_bytes, top_k))
+        tables = make_tables(world, routes, cast(Any, rows[r]), row_bytes)
         cases.append(RoutedCase(COLLECTIVES["alltoall"], hidden, datatype, "none", sends[r], receives[r],
-                                variant=variant, shape={"way": way}, build=Build(chunk_bytes=4 << 10), tables=made))
-        at_home, at_experts = (sends[r], len(of_ranks[r]), row_bytes), (rows[r].address, len(given[r]), row_bytes)
-        summed = (receives[r], len(of_ranks[r]), row_bytes)
-        sides[sends[r]] = [at_experts if way == "combine" else at_home, at_experts if way == "dispatch" else summed]
-        tables.append([datatype.encode(experts[r] if way == "combine" else values[of_ranks[r]]),
-                       datatype.encode(experts[r]) if way == "dispatch" else back[of_ranks[r]]])
-    bed.add(name, cases, algorithm.bind, tables, lambda case: sides[case.send])
+                                variant=variant, shape={"way": way}, build=Build(chunk_bytes=4 << 10), tables=tables))
+        at_experts = Segments(rows[r].address, row_bytes, datatype.encode(experts[r]))
+        at_home = Segments(sends[r], row_bytes, datatype.encode(values[of_ranks[r]]))
+        summed = Segments(receives[r], row_bytes, back[of_ranks[r]])
+        both.append((at_experts if way == "combine" else at_home, at_experts if way == "dispatch" else summed))
+    bed.add(name, cases, algorithm.bind, lambda rank, _: both[rank])
 
 
 def fused_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
     """All-reduce and norm of rows that are alike in size; a matrix of +1 and -1 times tokens, and the all-reduce."""
-    datatype = DATATYPES[QUANTIZED[bed.seed % len(QUANTIZED)]]
+    datatype = DATATYPES[QUANTIZED_DATATYPES[bed.seed % len(QUANTIZED_DATATYPES)]]
     for variant in ("copied", "registered"):
         if wanted(name := f"allreduce_rmsnorm {variant}"):
             norm_item(bed, name, variant, datatype)
@@ -252,28 +263,28 @@ def norm_item(bed: Bed, name: str, variant: str, datatype: Datatype) -> None:
                       residual_out=receive + size, weight=weight.address, summed=0)
              for send, receive in zip(sends, receives, strict=True)]
     bed.keep.append(weight)
-    bed.add(name, cases, FUSED["allreduce_rmsnorm"]["fused"].bind,
-            [[datatype.encode(np.stack([part, residual])), datatype.encode(np.stack([fused.normed(total), total]))]
-             for part in parts], lambda case: [(case.send, 2, size), (case.receive, 2, size)])
+    bed.add(name, cases, FUSED["allreduce_rmsnorm"]["fused"].bind, lambda rank, _: (
+        Segments(sends[rank], size, datatype.encode(np.stack([parts[rank], residual]))),
+        Segments(receives[rank], size, datatype.encode(np.stack([fused.normed(total), total])))))
 
 
 def gemv_item(bed: Bed, name: str, variant: str, datatype: Datatype) -> None:
     ranks, tokens, hidden, inner = bed.ranks, 1 + bed.seed % 8, bed.draw.choice([64, 320]), bed.draw.choice([64, 320])
-    given = np.random.default_rng([bed.seed, tokens]).integers(1, 4, (ranks, tokens, verify.PERIOD)).astype(float)
-    each = [fused.products(fused.matrix(1, inner, r, bed.seed)[1], inner, given[r]) for r in range(ranks)]
+    inputs = fused.drawn_activations(ranks, tokens, bed.seed)
     row_bytes = inner * datatype.size_bytes, hidden * datatype.size_bytes
     activations, receives = (bed.buffers(tokens * row) for row in row_bytes)
     scales = on_device(bed.worlds[0], np.full(hidden, fused.ROW_SCALE, np.float32))
-    weights = [on_device(bed.worlds[r], fused.encoded_weights(fused.matrix(hidden, inner, r, bed.seed)[0], "int8"))
+    weights = [on_device(bed.worlds[r], fused.encoded_weights(fused.matrix(hidden, inner, r, bed.seed), "int8"))
                for r in range(ranks)]
     bed.keep.append((scales, weights))
     cases = [GemvCase(COLLECTIVE["gemv_allreduce"], tokens * hidden, datatype, "sum", 0, receives[r], variant=variant,
                       hidden=hidden, inner=inner, tokens=tokens, weight_type="int8", weights=weights[r].address,
                       row_scales=scales.address, activations=activations[r], stride=inner, copies=1)
              for r in range(ranks)]
-    right = datatype.encode(np.sum(each, axis=0) * fused.ROW_SCALE)
-    bed.add(name, cases, FUSED["gemv_allreduce"]["fused"].bind, [[datatype.encode(one), right] for one in given],
-            lambda case: [(case.activations, tokens, row_bytes[0]), (case.receive, tokens, row_bytes[1])])
+    right = datatype.encode(fused.summed_products(inner, inputs, bed.seed) * fused.ROW_SCALE)
+    bed.add(name, cases, FUSED["gemv_allreduce"]["fused"].bind, lambda rank, _: (
+        Segments(activations[rank], row_bytes[0], datatype.encode(inputs[rank])),
+        Segments(receives[rank], row_bytes[1], right)))
 
 
 def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
@@ -282,11 +293,11 @@ def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
     sends, receives = bed.buffers(4 * count), bed.buffers(4 * count)
     beside, kept = (bed.worlds[0].device.private(2 << 16) for _ in range(2))
     bed.keep.append((beside, kept))
-    for name, stem, entries in (
-            ("meet", "link_probe", ["meet", "meet"]), ("ping-pong", "link_probe", ["flag_ping_pong"]),
-            ("slabs", "link_probe", ["meet", "copy_in", "meet", "read_peer", "meet", "push_out", "meet"]),
-            *((entry, "link", ["meet", entry, "meet"]) for entry in ("link_push", "link_pull", "link_ping_pong",
-                                                                     "link_push_beside_host_copy"))):
+    for name, entries in (
+            ("meet", ["meet", "meet"]), ("ping-pong", ["flag_ping_pong"]),
+            ("slabs", ["meet", "copy_in", "meet", "read_peer", "meet", "push_out", "meet"]),
+            *((entry, ["meet", entry, "meet"]) for entry in ("link_push", "link_pull", "link_ping_pong",
+                                                             "link_push_beside_host_copy"))):
         if not wanted(name := f"link {name}"):
             continue
         of_ranks: list[tuple[list[Step], ExactMemory | None]] = []
@@ -294,48 +305,45 @@ def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
             arguments = cast(PeerBuffer, world.peers).arguments(sends[r], receives[r], count, 1 << 11)
             arguments.sends[:ranks], arguments.receives[:ranks] = sends, receives
             partner = -1 if (r ^ 1) >= ranks else r ^ 1
-            transfer = Transfer(arguments, partner, partner, beside.address + (r << 16) % (2 << 16),
+            transfer = link.Transfer(arguments, partner, partner, beside.address + (r << 16) % (2 << 16),
                                 kept.address + (r << 16) % (2 << 16), 1 << 16)
-            modules = {module: world.device.compile(module, {"WORLD": str(ranks), **world.macros})
-                       for module in {stem, "link_probe"}}
-            of_ranks.append(([Step(modules[stem].kernel(entry), transfer) if entry.startswith("link") else
-                                Step(modules["link_probe"].kernel(entry), arguments) for entry in entries], None))
+            macros = {"WORLD": str(ranks)}
+            probes, transfers = probe_kernels(world, macros), world.device.compile("link", macros, link.STRUCTURES)
+            of_ranks.append(([Step(transfers.kernel(entry), transfer) if entry.startswith("link") else
+                              Step(probes.kernel(entry), arguments) for entry in entries], None))
         bed.items[name] = of_ranks
 
 
-def chain_of(bed: Bed, rank: int, order: list[str]) -> list[LibraryCall]:
-    """All launches of a rank as one list for `call_library`, each with the next iteration's data. First all meet: a
-    rank that came when another had gone would have Python's locks between them."""
-    device, peers = bed.worlds[rank].device, cast(PeerBuffer, bed.worlds[rank].peers)
-    begin = Step(device.compile("iteration", {}).kernel("begin_iteration"), Gate(watch=ctypes.addressof(peers.watch)))
-    meet = Step(device.compile("link_probe", {"WORLD": str(bed.ranks)}).kernel("meet"), peers.arguments(0, 0, 0, 0))
-    bed.keep.append((begin, meet))
-    calls = [LibraryCall(kernel=step.kernel.function, argument=ctypes.addressof(step.argument))
-             for step in (meet, *(step for name in order for step in (begin, *bed.items[name][rank][0])))]
-    for one, after in pairwise(calls):
-        one.after = ctypes.addressof(after)
-    return calls
+def actions_of(bed: Bed, rank: int, order: list[str]) -> list[Action]:
+    """All launches of a rank, each with the next iteration's data. First all meet: a rank that came when another had
+    gone would have Python's locks between them."""
+    peers = cast(PeerBuffer, bed.worlds[rank].peers)
+    meet = Step(probe_kernels(bed.worlds[rank], {"WORLD": str(bed.ranks)}).kernel("meet"), peers.arguments(0, 0, 0, 0))
+    actions = [Action(meet)]
+    for name in order:
+        actions += [NEXT_ITERATION, *(Action(step) for step in bed.items[name][rank][0])]
+    return actions
 
 
-def main(ranks: int, seed: int, macros: dict[str, str], plant: str, names: list[str]) -> None:
+def main(ranks: int, seed: int, plant: str, names: list[str]) -> None:
     FLAGS[FLAGS.index("-O3")] = "-Og"  # a sixth of the time to compile, and the lines that a report names are right
     device = ExactDevice()
     slabs = [ExactMemory(SLAB_BYTES) for _ in range(ranks)]
     controls = [ExactMemory(ctypes.sizeof(Control)) for _ in range(ranks)]
     watches, worlds, gathering = [Watch() for _ in range(ranks)], list[World](), Gathering(ranks)
     for r in range(ranks):
-        peers = PeerBuffer(cast(Any, slabs), cast(Any, controls), cast(Any, ExactMemory(ctypes.sizeof(Own))), r, True,
-                           30.0, watches[r], "mapped", "threads")
+        peers = PeerBuffer(cast(Any, slabs), cast(Any, controls), cast(Any, ExactMemory(ctypes.sizeof(Own))), r,
+                           WaitPolicy(watches[r], True, 30.0), "mapped", "threads")
         set_epoch(peers, START_EPOCH)
         communicator = SimpleNamespace(rank=r, size=ranks, all_gather=partial(gathering.all_gather, r))
-        worlds.append(World(cast(Any, communicator), device, peers, macros))
+        worlds.append(World(cast(Any, communicator), device, peers, cast(Library, None)))
     bed = Bed(worlds, watches, random.Random(seed), seed, plant)
     for make in (plain_items, routed_items, fused_items, link_items):
         make(bed, lambda name: not names or any(name.startswith(said) for said in names))
     order = bed.draw.sample([name for name in bed.items for _ in range(LAUNCHES)], LAUNCHES * len(bed.items))
-    chains = [chain_of(bed, rank, order) for rank in range(ranks)]
-    threads = [threading.Thread(target=device.loop.library.call_library, args=(ctypes.byref(chain[0]),))
-               for chain in chains]
+    threads = [threading.Thread(target=device.run, args=(actions_of(bed, rank, order), nothing(worlds[rank], watch),
+                                                         Counts(1, 0), watch))
+               for rank, watch in enumerate(watches)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -349,6 +357,5 @@ def main(ranks: int, seed: int, macros: dict[str, str], plant: str, names: list[
 if __name__ == "__main__":
     os.environ.pop("LD_PRELOAD", None)  # what is started from here, the compiler, is not to be looked at
     said = sys.argv[3:]
-    main(int(sys.argv[1]), int(sys.argv[2]), dict(word.split("=") for word in said if "=" in word),
-         next((word for word in said if word in ("short", "misaligned")), ""),
-         [word for word in said if "=" not in word and word not in ("short", "misaligned")])
+    main(int(sys.argv[1]), int(sys.argv[2]), next((word for word in said if word in ("short", "misaligned")), ""),
+         [word for word in said if word not in ("short", "misaligned")])

@@ -33,17 +33,19 @@ def runtime(compiler: str, kind: str) -> Path | None:
     return path if path.is_absolute() and path.exists() else None
 
 
-def start(kind: str, ranks: int, seed: int, *words: str, compiler: str = "g++") -> "subprocess.Popen[str]":
-    """Starts `sanitized_ranks.py RANKS SEED WORDS` under a sanitizer, which has to be installed."""
+def start(kind: str, ranks: int, seed: int, *words: str, compiler: str = "g++",
+          tree: Path = ROOT) -> "subprocess.Popen[str]":
+    """Starts `sanitized_ranks.py RANKS SEED WORDS` under a sanitizer, which has to be installed, over the kernels of
+    this tree."""
     # A kernel takes a reference and is called with a pointer, so that all are alike to the timed loop.
     shared = "" if compiler == "g++" else " -shared-libsan -fno-sanitize=function"
     environment = {"CXX": f"{compiler} -g {FLAGS[kind]}{shared}", "LD_PRELOAD": str(runtime(compiler, kind)),
                    "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1",
-                   "PYTHONPATH": str(ROOT)}
+                   "PYTHONPATH": str(tree)}
     command = [sys.executable, "tests/sanitized_ranks.py", str(ranks), str(seed), *words]
     if kind == "thread" and int(Path("/proc/sys/vm/mmap_rnd_bits").read_text()) > MOST_RANDOM_BITS:
         command = ["setarch", "-R", *command]
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environment}, text=True,
+    return subprocess.Popen(command, cwd=tree, env={**os.environ, **environment}, text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

@@ -9,8 +9,9 @@ import sys
 import time
 from types import SimpleNamespace
 
-import bench.harness.session
-import bench.soak
+import bench.features.soak
+from bench.features import FEATURES
+from bench.harness.command import main
 from collectives.communicator import Communicator, launched_rank
 
 APART_S = 1.3
@@ -27,8 +28,9 @@ def failing(communicator: Communicator, name: str) -> int:
 
 kept: list[object] = []
 if __name__ == "__main__":
-    if launched_rank() == 1 and sys.argv[1] == "clock":
-        bench.soak.time = SimpleNamespace(monotonic=lambda: time.monotonic() + APART_S)  # type: ignore[assignment,attr-defined]
+    fault, sys.argv[1:] = sys.argv[1], sys.argv[2:]
+    if launched_rank() == 1 and fault == "clock":
+        bench.features.soak.time = SimpleNamespace(monotonic=lambda: time.monotonic() + APART_S)  # type: ignore[assignment,attr-defined]
     elif launched_rank() == 1:
         Communicator.function = failing  # type: ignore[assignment]
-    bench.harness.session.main("allreduce", "all_reduce", "All-reduce in a soak.", sys.argv[2:])
+    main("allreduce", "all_reduce", "All-reduce in a soak.", FEATURES)

@@ -17,6 +17,7 @@ from unittest import mock
 import numpy as np
 
 from bench.harness import session as command
+from bench.harness.options import RunOptions
 from reports.order import latest
 from reports.result import Block, ResultError, RunFile
 from reports.schema import Run
@@ -39,7 +40,9 @@ def write(folder: Path, seed: int, together: Any, claimed: bool) -> None:
     """One run, as a command writes it."""
     random.seed(seed)
     together.wait()
-    run_id = command.name_run("allreduce", folder) if claimed else f"2026-11-20T06-15-00Z-allreduce-{token():0>6}"
+    run_id = f"2026-11-20T06-15-00Z-allreduce-{token():0>6}"
+    if claimed:
+        run_id = command.reserve_run(RunOptions("allreduce", out=str(folder)))
     cases = plan([16384], ["library", "auto"], ["isolated"], [False], (), "float32", 2)
     try:
         file = RunFile.create(folder, Run(

@@ -1,184 +1,214 @@
-"""Run by mpirun: the stress loop over mixed algorithms, types, operations, sizes and alignments, from an epoch near
+"""Run by mpirun: back-to-back launches of mixed algorithms, types, operations, sizes and alignments, from an epoch near
 2^32.
 
-`stress_ranks.py LAUNCHES SEED [device=NAME] [memory=KIND] [MACRO=VALUE ...] [ALGORITHM|KERNEL ...]`, of all-reduces or
-fused kernels; rank 0 prints a JSON line {"launches", "wrong_elements", ...}. With the macros of a negative control the
-same loop has to find something wrong.
+`stress_ranks.py LAUNCHES SEED [device=NAME] [memory=KIND] [timeout_s=N] [nt] [ntr] [ALGORITHM|KERNEL ...]`, of
+all-reduces or fused kernels; rank 0 prints a JSON line {"launches", "wrong_elements", ...}. With `nt` stores into the
+slab go around the caches, with `ntr` stores into the receive buffer do. Over the kernels of a negative control
+(tests/broken_kernels.py) the same loop has to find wrong elements.
+
+The soak deals the launches of plain collectives. Ranks make the same launches in the same random order, each with fresh
+data and each rank with its own random delays. They never meet between two launches.
 """
 
-import ctypes
 import json
 import random
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from bench.harness import verify
-from bench.harness.iteration import on_device
+from bench.features.soak import COUNTS, MARGIN_BYTES, Dealer, Launch, SoakOptions, delay_steps
+from bench.harness.iteration import Segments, nothing, on_device, pattern_steps
+from bench.harness.options import RunOptions
+from bench.harness.session import Session
+from bench.harness.watchdog import FlightRecord
 from bench.layers import fused
-from bench.soak import COUNTS, ROOM_BYTES, Drawn, checked, draw_launch
+from bench.layers.experts import combined_rows, row_tables
+from bench.machine.placement import Place
 from collectives.algorithm import ALGORITHMS
-from collectives.allreduce_two_shot_quantized import DATATYPES as QUANTIZED
-from collectives.collective import COLLECTIVES, DATATYPES
+from collectives.collective import COLLECTIVES, DATATYPES, Collective, Datatype
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
-from collectives.experts.alltoall_routed import RoutedCase, make_tables, record_bytes
+from collectives.experts.alltoall_routed import RoutedCase, make_tables
 from collectives.experts.routing import draw as draw_routes
 from collectives.layers.fused import COLLECTIVE, FUSED, GemvCase, NormCase
-from collectives.operation import Operation, Unsupported, Watch, World, Wrong
-from collectives.peer_buffer import register, set_epoch
+from collectives.operation import Algorithm, Case, Operation
+from collectives.peer_buffer import PeerBuffer, register, set_epoch
+from collectives.quantized import ALGORITHMS as QUANTIZED
+from collectives.quantized.two_shot import DATATYPES as QUANTIZED_DATATYPES
+from kernels.devices.device import Action, Counts, Memory
 from tests.ranks import connect
 
 START_EPOCH = 2**32 - 5
+PLAIN_LAUNCHES = 24
+STREAMS = {"nt": "STREAM_SLAB", "ntr": "STREAM_RECEIVE"}
+Make = Callable[[Session, random.Random], Launch]
 
 
-def main(launches: int, seed: int, device: str, memory: str, macros: dict[str, int], names: list[str]) -> None:
-    # Without the flip a packet may be overwritten before it was read, and is then waited for in vain.
-    world, watch = connect(2.0 if "WITHOUT_EPOCH_FLIP" in macros else 30.0, device, memory, **macros)
-    rank, ranks = world.communicator.rank, world.communicator.size
+def main(launches: int, seed: int, settings: dict[str, str], names: list[str]) -> None:
+    session = open_session(seed, settings, {macro: int(word in names) for word, macro in STREAMS.items()})
+    names = [name for name in names if name not in STREAMS]
+    world, communicator, watch = session.world, session.communicator, session.flight.watch
     draw = random.Random(seed)
-    items: list[Drawn] = []
-    for kind in ([routed_item] * 6 if not names else []) + [
-            make for name, make in FUSED_ITEMS.items() if name in names or not names] * 5:
-        items.append(kind(world, draw, seed, watch))
+    made: list[Make] = [routed_launch] * 6 if not names else []
+    made += [make for name, make in FUSED_LAUNCHES.items() if name in names or not names] * 5
+    hand = [make(session, draw) for make in made]
     plain = [name for name in names if name not in FUSED]
-    # One type and operation a collective, others by another seed: of the protocol nothing depends on them, and each
-    # pair is a kernel to be compiled.
-    datatypes = {name: draw.choice(list(DATATYPES.values())) for name in COLLECTIVES}
-    redops = {name: draw.choice(["sum", "avg" if kind.is_float else "max"]) for name, kind in datatypes.items()}
-    assert not isinstance(world.peers, Unsupported)
-    room = ranks * 8 * max(COUNTS) + ROOM_BYTES
-    buffers = [register(world.communicator, world.device, world.peers, room) for _ in range(2)]
-    for _ in range(24 if plain or not names else 0):
-        what = COLLECTIVES[draw.choice(list(COLLECTIVES) if not names else ["all_reduce"])]
-        datatype, redop = datatypes[what.name], redops[what.name]
-        known = ALGORITHMS[what.name]
-        fits = [name for name, its in known.items() if datatype.name in QUANTIZED or not its.lossy]
-        algorithm = known[draw.choice(plain or [name for name in fits if name != "library"])]
-        drawn = draw_launch(world, watch, draw, buffers, what, algorithm, datatype, redop, draw.choice(COUNTS), seed)
-        assert drawn
-        items.append(drawn)
+    if plain or not names:
+        hand += plain_launches(session, draw, plain)
 
+    assert isinstance(world.peers, PeerBuffer)
     set_epoch(world.peers, START_EPOCH)
-    world.communicator.barrier()
-    draws = (ctypes.c_uint64 * 2)(seed * 2 + 1, seed * 1000 + rank + 1)
-    world.device.mix(items, launches, draws, watch)
-    wrong_elements = sum(Wrong.from_buffer_copy(bytes(item.wrong.read())).elements for item in items)
-    done = sum(item.launches for item in items)
-    everyone = world.communicator.all_gather((done, wrong_elements, bool(watch.timed_out)))
-    if rank == 0:
-        print(
-            json.dumps(
-                {
-                    "launches": min(d for d, _, _ in everyone),
-                    "wrong_elements": sum(w for _, w, _ in everyone),
-                    "timed_out": any(t for _, _, t in everyone),
-                }
-            )
-        )
+    communicator.barrier()
+    actions, idle = program(session, hand, launches), nothing(world, watch)
+    middle = len(actions) // launches * (launches // 2)
+    for part in (actions[:middle], actions[middle:]):  # in the first, all steps are new to a GPU's stream
+        world.device.run(part, idle, Counts(1, 0), watch)
+    wrong_elements = sum(launch.wrong().elements for launch in hand)
+    everyone = communicator.all_gather((watch.iteration, wrong_elements, bool(watch.timed_out)))
+    if communicator.rank == 0:
+        by_rank = list(zip(*everyone, strict=True))
+        print(json.dumps({"launches": min(by_rank[0]), "wrong_elements": sum(by_rank[1]),
+                          "timed_out": any(by_rank[2])}))
 
 
-def routed_item(world: World, draw: random.Random, seed: int, watch: Watch) -> Drawn:
+def open_session(seed: int, settings: dict[str, str], macros: dict[str, int]) -> Session:
+    """The session of a command that keeps no run, over every sharing mode and with shared GPUs."""
+    timeout_s, device = float(settings.get("timeout_s", 30)), settings.get("device", "cpu")
+    world, watch = connect(timeout_s, device, settings.get("memory", "auto"), **macros)
+    flight = FlightRecord("", None, world.communicator.rank, timeout_s)
+    flight.watch_on(watch)
+    options = RunOptions("stress", timeout_s, seed=seed, device=device, keeps_run=False)
+    return Session(options, world, flight, Place(False, [], None), 0.0)
+
+
+def program(session: Session, hand: Sequence[Launch], launches: int) -> list[Action]:
+    """This many launches of the hand in one random order for all ranks, each rank with its own delays."""
+    seed, rank = session.options.seed, session.communicator.rank
+    order, delays = random.Random(seed * 2 + 1), random.Random(seed * 1000 + rank + 1)
+    late = delay_steps(session.world, delays)
+    return [action for launch in order.choices(hand, k=launches)
+            for action in launch.actions(delays.choice(late))]
+
+
+def plain_launches(session: Session, draw: random.Random, names: list[str]) -> list[Launch]:
+    """Launches of the named all-reduces, or of every algorithm of every collective."""
+    world = session.world
+    assert isinstance(world.peers, PeerBuffer)
+    room = world.communicator.size * 8 * max(COUNTS) + MARGIN_BYTES
+    buffers = [register(world.communicator, world.device, world.peers, room) for _ in range(2)]
+    # One type and operation a collective, others by another seed: the protocol does not depend on them, and each pair
+    # compiles a kernel.
+    datatypes = {name: draw.choice(list(DATATYPES.values())) for name in COLLECTIVES}
+    redops = {name: draw.choice(["sum", "avg" if datatype.is_float else "max"]) for name, datatype in datatypes.items()}
+    lossy = {algorithm.name for algorithm in QUANTIZED}
+    hand = []
+    for _ in range(PLAIN_LAUNCHES):
+        collective = COLLECTIVES[draw.choice(list(COLLECTIVES) if not names else ["all_reduce"])]
+        datatype, algorithms = datatypes[collective.name], ALGORITHMS[collective.name]
+        fitting = [name for name in algorithms
+                   if name != "library" and (datatype.name in QUANTIZED_DATATYPES or name not in lossy)]
+        launch = dealt(session, draw, buffers, algorithms[draw.choice(names or fitting)], collective, datatype,
+                       redops[collective.name])
+        hand.append(launch)
+    return hand
+
+
+def dealt(session: Session, draw: random.Random, buffers: Sequence[Memory], algorithm: Algorithm,
+          collective: Collective, datatype: Datatype, redop: str) -> Launch:
+    dealer = Dealer(session, SoakOptions(collective, 0.0), draw, buffers, (1, 1), [algorithm])
+    launch = dealer.launch(algorithm, datatype, redop, draw.choice(COUNTS))
+    assert launch, f"{algorithm.name} {datatype.name} {redop}"
+    return launch
+
+
+def layer_launch(session: Session, algorithm: Algorithm, case: Case, contents: tuple[Segments, Segments],
+                 keep: Any) -> Launch:
+    """A launch between the writing of its inputs and the check of its outputs, which are `contents`."""
+    operation = algorithm.bind(session.world, case)
+    assert isinstance(operation, Operation), operation
+    steps = pattern_steps(session.world, session.flight.watch, case.datatype, *contents)
+    kept.append((operation, keep))
+    return Launch(operation, steps, algorithm.name, case.datatype, case.segment_bytes)
+
+
+kept: list[Any] = []  # memory that the launches' steps point into
+
+
+def registered(session: Session, sizes: dict[str, int]) -> dict[str, Any]:
+    """The addresses of new buffers of these sizes in bytes, which all ranks map."""
+    world = session.world
+    assert isinstance(world.peers, PeerBuffer)
+    memories = {name: register(world.communicator, world.device, world.peers, size) for name, size in sizes.items()}
+    return {name: memory.address for name, memory in memories.items()}
+
+
+def routed_launch(session: Session, draw: random.Random) -> Launch:
     """A round trip of tokens over experts that change nothing."""
+    world, seed = session.world, session.options.seed
     rank, ranks = world.communicator.rank, world.communicator.size
     datatype = DATATYPES[draw.choice(["float32", "bfloat16"])]
     top_k, hidden = draw.choice([1, 2, 3]), draw.choice([31, 248, 1024])
     tokens, skew = draw.choice([1, 5, 64, 500]), draw.choice(["uniform", "zipf:1.5", "hot:3"])
     routes = draw_routes(skew, ranks, 8, tokens, top_k, draw.randrange(1 << 30))
     row_bytes = hidden * datatype.size_bytes
-    assert not isinstance(world.peers, Unsupported)
+    assert isinstance(world.peers, PeerBuffer)
     sizes = (tokens * row_bytes, tokens * row_bytes, tokens * top_k * row_bytes)
-    buffers = [register(world.communicator, world.device, world.peers, size) for size in sizes]
-    made = make_tables(world, routes, buffers[2], record_bytes(row_bytes, top_k))
-    algorithm = draw.choice([a for a in ROUTED if a.name != "library"])
-    case = RoutedCase(
-        COLLECTIVES["alltoall"],
-        hidden,
-        datatype,
-        "none",
-        buffers[0].address,
-        buffers[1].address,
-        variant=draw.choice(algorithm.variants(world)),
-        shape={"way": "round_trip"},
-        tables=made,
-    )
-    operation = algorithm.bind(world, case)
-    assert isinstance(operation, Operation)
-    values = verify.row_tables(datatype, tokens, [seed])
-    given = [values[routes.rows_of(d)[0]] for d in range(ranks)]
-    sides = (buffers[0].address, rows := int(routes.tokens_of[rank]), row_bytes), (buffers[1].address, rows, row_bytes)
-    item = checked(world, watch, operation, sides, [table[routes.home == rank] for table in (
-        datatype.encode(values), verify.combined_rows(routes, datatype, given))], datatype)
-    item.keep = [*item.keep, *buffers, operation, made]
-    return item
+    send, receive, rows = (register(world.communicator, world.device, world.peers, size) for size in sizes)
+    tables = make_tables(world, routes, rows, row_bytes)
+    algorithm = draw.choice([algorithm for algorithm in ROUTED if algorithm.name != "library"])
+    case = RoutedCase(COLLECTIVES["alltoall"], hidden, datatype, "none", send.address, receive.address,
+                      variant=draw.choice(algorithm.variants(world)), shape={"way": "round_trip"}, tables=tables)
+    values = row_tables(tokens, [seed])
+    at_experts = [values[routes.rows_of(expert_rank)[0]] for expert_rank in range(ranks)]
+    is_home = routes.home == rank
+    contents = (Segments(send.address, row_bytes, datatype.encode(values)[is_home]),
+                Segments(receive.address, row_bytes, combined_rows(routes, datatype, at_experts)[is_home]))
+    return layer_launch(session, algorithm, case, contents, (send, receive, tables))
 
 
-def fused_case(world: World, draw: random.Random, name: str, sizes: dict[str, int]) -> tuple[dict[str, Any], list[Any]]:
-    """What all cases of fused kernels have, and their registered buffers of so many bytes, which are kept."""
-    assert not isinstance(world.peers, Unsupported)
-    made = {key: register(world.communicator, world.device, world.peers, size) for key, size in sizes.items()}
-    variant = draw.choice(FUSED[name]["fused"].variants(world))
-    addresses = {key: memory.address for key, memory in made.items()}
-    return {"collective": COLLECTIVE[name], "redop": "sum", "variant": variant, **addresses}, list(made.values())
-
-
-def fused_item(world: World, case: Any, sides: tuple[fused.Side, fused.Side], tables: Any, keep: Any,
-               watch: Watch) -> Drawn:
-    """A launch of a fused kernel; `sides` and `tables` are those of bench.layers.fused."""
-    operation = FUSED[case.collective.name]["fused"].bind(world, case)
-    assert isinstance(operation, Operation), operation
-    item = checked(world, watch, operation, sides, tables, case.datatype)
-    item.keep = [*item.keep, operation, keep]
-    return item
-
-
-def norm_item(world: World, draw: random.Random, seed: int, watch: Watch) -> Drawn:
-    """All-reduce, residual and RMSNorm of rows that are alike in size."""
+def norm_launch(session: Session, draw: random.Random) -> Launch:
+    """All-reduce, residual and RMSNorm of rows with one mean of squares."""
+    world, seed, form = session.world, session.options.seed, FUSED["allreduce_rmsnorm"]["fused"]
     rank, ranks = world.communicator.rank, world.communicator.size
     datatype = DATATYPES[("float32", "bfloat16", "float16")[seed % 3]]
     hidden = draw.choice([1, 31, 248, 1024, 8192])
     count = draw.choice([1, 3, 9, 40]) * hidden
     size = count * datatype.size_bytes
     parts, residual, total = fused.tables_of_norm(datatype, ranks, seed)
-    tables = [datatype.encode(np.stack(two)) for two in ((parts[rank], residual), (fused.normed(total), total))]
-    said, keep = fused_case(world, draw, "allreduce_rmsnorm", {"send": 2 * size, "receive": 2 * size})
+    buffers = registered(session, {"send": 2 * size, "receive": 2 * size})
     weight = on_device(world, datatype.encode(np.full(hidden, fused.NORM_WEIGHT)))
-    case = NormCase(**said, count=count, datatype=datatype, hidden=hidden, residual=said["send"] + size,
-                    residual_out=said["receive"] + size, weight=weight.address, summed=0)
-    sides = (said["send"], 2, size), (said["receive"], 2, size)
-    return fused_item(world, case, sides, tables, (keep, weight), watch)
+    case = NormCase(COLLECTIVE["allreduce_rmsnorm"], count, datatype, "sum", **buffers,
+                    variant=draw.choice(form.variants(world)), hidden=hidden, residual=buffers["send"] + size,
+                    residual_out=buffers["receive"] + size, weight=weight.address, summed=0)
+    contents = (Segments(case.send, size, datatype.encode(np.stack([parts[rank], residual]))),
+                Segments(case.receive, size, datatype.encode(np.stack([fused.normed(total), total]))))
+    return layer_launch(session, form, case, contents, weight)
 
 
-def gemv_item(world: World, draw: random.Random, seed: int, watch: Watch) -> Drawn:
+def gemv_launch(session: Session, draw: random.Random) -> Launch:
     """A matrix of +1 and -1 times a few tokens, and the all-reduce."""
+    world, seed, form = session.world, session.options.seed, FUSED["gemv_allreduce"]["fused"]
     rank, ranks = world.communicator.rank, world.communicator.size
     datatype = DATATYPES[("float32", "float16", "bfloat16")[seed % 3]]
     tokens, hidden, inner = 1 + seed % 8, draw.choice([64, 320, 2048]), draw.choice([64, 128, 320])
-    stored = fused.encoded_weights(fused.matrix(hidden, inner, rank, seed)[0], "int8")
-    given = np.random.default_rng([seed, tokens]).integers(1, 4, (ranks, tokens, verify.PERIOD)).astype(float)
-    each = [fused.products(fused.matrix(1, inner, r, seed)[1], inner, given[r]) for r in range(ranks)]
-    tables = [datatype.encode(given[rank]), datatype.encode(np.sum(each, axis=0) * fused.ROW_SCALE)]
-    weights, scales = on_device(world, stored), on_device(world, np.full(hidden, fused.ROW_SCALE, np.float32))
+    inputs = fused.drawn_activations(ranks, tokens, seed)
+    outputs = fused.summed_products(inner, inputs, seed) * fused.ROW_SCALE
+    weights = on_device(world, fused.encoded_weights(fused.matrix(hidden, inner, rank, seed), "int8"))
+    scales = on_device(world, np.full(hidden, fused.ROW_SCALE, np.float32))
     row_bytes = inner * datatype.size_bytes, hidden * datatype.size_bytes
-    said, keep = fused_case(world, draw, "gemv_allreduce",
-                            {"send": 4, "receive": tokens * row_bytes[1], "activations": tokens * row_bytes[0]})
-    case = GemvCase(**said, count=tokens * hidden, datatype=datatype, hidden=hidden, inner=inner, tokens=tokens,
+    buffers = registered(session, {"send": 4, "receive": tokens * row_bytes[1], "activations": tokens * row_bytes[0]})
+    case = GemvCase(COLLECTIVE["gemv_allreduce"], tokens * hidden, datatype, "sum", **buffers,
+                    variant=draw.choice(form.variants(world)), hidden=hidden, inner=inner, tokens=tokens,
                     weight_type="int8", weights=weights.address, row_scales=scales.address, stride=inner, copies=1)
-    sides = (said["activations"], tokens, row_bytes[0]), (said["receive"], tokens, row_bytes[1])
-    return fused_item(world, case, sides, tables, (keep, weights, scales), watch)
+    contents = (Segments(case.activations, row_bytes[0], datatype.encode(inputs[rank])),
+                Segments(case.receive, row_bytes[1], datatype.encode(outputs)))
+    return layer_launch(session, form, case, contents, (weights, scales))
 
 
-FUSED_ITEMS = {"allreduce_rmsnorm": norm_item, "gemv_allreduce": gemv_item}
+FUSED_LAUNCHES: dict[str, Make] = {"allreduce_rmsnorm": norm_launch, "gemv_allreduce": gemv_launch}
 
 
 if __name__ == "__main__":
-    settings = dict(item.split("=") for item in sys.argv[3:] if "=" in item)
-    where = settings.pop("device", "cpu"), settings.pop("memory", "auto")
-    chosen = [item for item in sys.argv[3:] if "=" not in item]
-    main(
-        int(sys.argv[1]),
-        int(sys.argv[2]),
-        *where,
-        {k: int(v) for k, v in settings.items()},
-        chosen,
-    )
+    pairs = dict(word.split("=") for word in sys.argv[3:] if "=" in word)
+    main(int(sys.argv[1]), int(sys.argv[2]), pairs, [word for word in sys.argv[3:] if "=" not in word])

@@ -15,17 +15,17 @@ import msgspec
 import numpy as np
 
 from reports.manifest import CONTROL, MANIFEST, Campaign, End, Launch, Stage, Variant
-from reports.result import Block, Planned, Result
+from reports.result import Block, CaseHeader, Result
 from reports.schema import to_line
 from tests.synthetic_run import FAST_NS, SLOW_NS, Change, cost_us, plan, write_run
 
 SIZES = [16384, 65536]
 ALGORITHMS = ["library", "one_shot_push", "two_shot"]
 # How many times longer a case takes than it would.
-Effect = Callable[[Planned], float]
+Effect = Callable[[CaseHeader], float]
 
 
-def no_effect(case: Planned) -> float:
+def no_effect(case: CaseHeader) -> float:
     return 1.0
 
 

@@ -15,7 +15,7 @@ from unittest import mock
 
 import numpy as np
 
-from reports.result import Block, LinkBlock, Planned, Result, Run, RunFile, read
+from reports.result import Block, CaseHeader, LinkBlock, Result, Run, RunFile, read
 
 SIZES = [16384 << step for step in range(12)]
 OURS = ["one_shot_push", "one_shot_pull", "two_shot", "ring"]
@@ -52,7 +52,7 @@ def parts_of(algorithm: str, size: int, n: int) -> dict[str, Any]:
 
 def plan(sizes: Sequence[int], algorithms: Sequence[str], modes: Sequence[str], in_place: Sequence[bool],
          unsupported: Sequence[str], datatype: str, world_size: int,
-         library_variants: Sequence[str] = ("plain",)) -> list[Planned]:
+         library_variants: Sequence[str] = ("plain",)) -> list[CaseHeader]:
     cases = []
     for size in sizes:
         for mode in modes:
@@ -62,7 +62,7 @@ def plan(sizes: Sequence[int], algorithms: Sequence[str], modes: Sequence[str], 
                 variants = library_variants if algorithm == "library" else ("copied",)
                 for place, variant in product(in_place, variants):
                     missing = algorithm in unsupported
-                    cases.append(Planned(
+                    cases.append(CaseHeader(
                         collective="all_reduce", size_bytes=size, count=size // 4, datatype=datatype, redop="sum",
                         algorithm=algorithm, mode=mode, in_place=place, calls=160 if mode == "chained" else 1,
                         variant=variant,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reports.exposed import COMPUTE
 from reports.result import RunFile, read
-from reports.schema import Block, Planned, Run
+from reports.schema import Block, CaseHeader, Run
 from tests.synthetic_run import without_fsync
 
 FAST_NS, SLOW_NS = (105.0, 105.0), (540.0, 540.0)
@@ -54,7 +54,7 @@ class Made:
 
     def planned(self, name):
         algorithm, _, variant = name.partition(" ")
-        return Planned(collective=self.benchmark, shape=self.shape, size_bytes=32768, count=8192, datatype="float32",
+        return CaseHeader(collective=self.benchmark, shape=self.shape, size_bytes=32768, count=8192, datatype="float32",
                        redop="sum", algorithm=algorithm, variant=variant or "copied", chosen=self.chosen.get(name),
                        library="MPICH 5.0.2" if "library" in name else None)
 

@@ -8,14 +8,15 @@ import os
 import signal
 import sys
 
-import bench.harness.session
+from bench.features import FEATURES
+from bench.harness.command import main
 from collectives.communicator import launched_rank
 from kernels.devices import shared_memory
 
 allocate = shared_memory.allocate
 
 
-def tampered(what: str, size_bytes: int, type: str, label: str) -> shared_memory.SharedMemory:
+def tampered(what: str, size_bytes: int, type: str, label: str) -> shared_memory.HostMemory:
     told = {"stale": "an earlier run's of rank 1", "swapped": label.replace("rank 1", "rank 0")}
     if what == "killed":
         handle = allocate(size_bytes, shared_memory.NAMED, label).handle
@@ -30,5 +31,7 @@ def tampered(what: str, size_bytes: int, type: str, label: str) -> shared_memory
 
 if __name__ == "__main__":
     if launched_rank() == 1:
-        shared_memory.allocate = lambda *asked: tampered(sys.argv[1], *asked)
-    bench.harness.session.main("allreduce", "all_reduce", "All-reduce over memory that is another's.", sys.argv[2:])
+        kind = sys.argv[1]
+        shared_memory.allocate = lambda *arguments: tampered(kind, *arguments)
+    sys.argv[1:] = sys.argv[2:]
+    main("allreduce", "all_reduce", "All-reduce over memory that is another's.", FEATURES)

@@ -12,7 +12,7 @@ import pytest
 from reports.__main__ import main
 from reports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
 from reports.result import RunFile
-from reports.schema import Block, End, LinkBlock, Planned, Run
+from reports.schema import Block, CaseHeader, End, LinkBlock, Run
 from tests.synthetic_run import without_fsync
 from tests.synthetic_together import CPUS, SLOW_NS, STEP, Made, always
 
@@ -50,7 +50,7 @@ def refusal(*arguments):
 def write(folder, us_by_size, ranks=GPUS, spread=0.0, name="made", collective="all_reduce", chained=True,
           datatype="float16", **words):
     """A run of `auto` and of a library twice as slow; blocks differ by `spread`."""
-    cases = [Planned(collective=collective, size_bytes=size, count=size // 2, datatype=datatype, redop="sum",
+    cases = [CaseHeader(collective=collective, size_bytes=size, count=size // 2, datatype=datatype, redop="sum",
                      algorithm=algorithm, mode="chained" if size <= 512 << 10 and chained else "isolated",
                      library="NCCL 2.28" if algorithm == "library" else None)
              for size in us_by_size for algorithm in ("auto", "library")]
@@ -195,7 +195,7 @@ def test_explained(tmp_path):
 
 def link_run(folder, gb_s, **words):
     """A run of bench.link whose memory copies at so many GB/s, what is read and what is written together."""
-    case = Planned(collective="link", size_bytes=16 << 20, count=1, datatype="float32", redop="none",
+    case = CaseHeader(collective="link", size_bytes=16 << 20, count=1, datatype="float32", redop="none",
                    algorithm="local_copy", shape={"src": 0, "dst": 0})
     file = RunFile.create(folder, Run(
         run_id="2026-11-20T06-15-00Z-link-1a2b3c", benchmark="link", version="0.1.0", argv=[], seed=1, software_id="b",

@@ -137,8 +137,8 @@ def test_one_rank_waits_for_nobody(tmp_path):
     ("--arrival-skew 0,", "'' is not a time such as 0, 5us or 1.5ms"),
     ("--arrival-skew nan", "'nan' is not a time such as 0, 5us or 1.5ms"),
     ("--arrival-skew 100.1ms", "100.1ms is above the longest, 100ms"),
-    ("--arrival-skew 5 --mode both", "--arrival-skew is of single calls: leave out --mode both"),
-    ("--mode chained --arrival-skew 5", "--arrival-skew is of single calls: leave out --mode chained"),
+    ("--arrival-skew 5 --mode both", "--arrival-skew delays single calls: leave out --mode both"),
+    ("--mode chained --arrival-skew 5", "--arrival-skew delays single calls: leave out --mode chained"),
 ])
 def test_what_is_no_delay_is_refused_once(options, sentence):
     done = mpirun(2, "-m", "bench.alltoall", *options.split())
@@ -148,14 +148,14 @@ def test_what_is_no_delay_is_refused_once(options, sentence):
 
 def test_the_late_rank_is_one_that_the_others_have_to_do_with():
     """A message's time would begin with a rank that has no part in it."""
-    late = {"arrival_skew_us": 5.0}
     for ranks in (2, 3, 8):
-        for name, what in COLLECTIVES.items():
-            for shape in what.shapes:
+        for name, collective in COLLECTIVES.items():
+            for shape in collective.shapes:
                 with_a_partner = ranks - ranks % 2 - 1
                 expected = with_a_partner if name == "sendrecv" else ranks - 1
-                assert late_rank(what, {**shape, **late}, ranks) == expected
-                assert late_rank(what, shape, ranks) is None
+                late = {**shape, "arrival_skew_us": 5.0}
+                assert late_rank(collective, shape, ranks) == expected
+                assert late_rank(collective, late, ranks) == expected
 
 
 def test_on_gpus_the_late_rank_alone_waits_after_the_meeting_on_a_fake_gpu(tmp_path):

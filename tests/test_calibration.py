@@ -21,14 +21,7 @@ from reports import calibrated_fit, calibrated_history, changes, comparison, lin
 from reports.calibrated_fit import Scatter, one_line
 from reports.case import find_states
 from reports.rate import Figure, clopper_pearson
-from reports.selfcheck import (
-    FLIPPING,
-    GROWING,
-    TWO_STAGES,
-    false_alarms,
-    launch_coverage,
-    power,
-)
+from reports.selfcheck import FLIPPING, GROWING, TWO_STAGES, false_alarms, launch_coverage, power
 from reports.sides import Launch, find_costs, key_of
 from reports.synthetic import Scenario, blocks, campaigns, launch_medians, launches_of, link_sequences, log_ratios
 from tests.record_launches import record

@@ -21,8 +21,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import campaign
-from bench.campaigns import launches, variants
+from bench.campaign import run_campaign
+from bench.campaigns import launches, processes, stages
+from bench.campaigns.launches import open_campaign
+from bench.campaigns.options import parse
+from bench.campaigns.variants import parse_variant
 from reports import comparison
 from reports.manifest import MANIFEST, End, Launch, Stage, read_manifest
 from reports.result import read
@@ -87,8 +90,8 @@ def script(path, text):
 def test_a_machine_that_drifts_favours_no_variant(names, rounds, seed):
     """A variant that always ran first would pay for the cold machine, and look slower."""
     names = [f"v{number}" for number in range(names)]
-    drawn = campaign.orders(names, rounds, str(seed))
-    assert drawn == campaign.orders(names, rounds, str(seed))
+    drawn = stages.orders(names, rounds, str(seed))
+    assert drawn == stages.orders(names, rounds, str(seed))
     assert [sorted(order) for order in drawn] == [names] * rounds
     whole = drawn[: rounds // 2 * 2]
     for name in names:
@@ -99,7 +102,7 @@ def test_a_machine_that_drifts_favours_no_variant(names, rounds, seed):
 
 def test_the_order_is_drawn_from_the_seed():
     """Every campaign would have the same order, and what goes with it."""
-    assert len({str(campaign.orders(["a", "b", "c"], 10, str(seed))) for seed in range(20)}) > 10
+    assert len({str(stages.orders(["a", "b", "c"], 10, str(seed))) for seed in range(20)}) > 10
 
 
 # -- a campaign
@@ -123,7 +126,7 @@ def test_a_launch_that_refuses_its_command_line_or_the_machine_ends_the_campaign
 def test_a_budget_that_no_launch_fits_is_refused(tmp_path):
     status, _, err = run(tmp_path / "c", *named(a=QUICK, b=QUICK), "--budget", "60s")
     assert status == 2
-    assert re.fullmatch(r"bench\.campaign: --budget: 59 launches need 4 min at least\n", err)
+    assert re.fullmatch(r"bench\.campaign: --budget: 59 launches need at least 4 min\n", err)
     assert not (tmp_path / "c").exists()
 
 
@@ -135,9 +138,10 @@ def test_a_campaign_from_its_pilot_to_its_table(tmp_path):
                "--pairs", "1", "--fresh", "2", "--seed", "5"]
     status, out, err = run(folder, *options)
     assert status == 0, err
-    assert re.search(r"^1 pairs of everything, a launch of [\d.]+ s: \d+ (s|min); with 2 of what is in doubt", err)
-    assert "\n1 pairs of everything and 2 fresh ones are too few to call any difference.\n" in err
-    assert re.search(rf"^campaign: {re.escape(str(folder))} \([\d.]+ MB, 7 launches, \d+ s\)$", out, re.M)
+    assert re.search(r"^1 pairs of all sizes, [\d.]+ s per launch: \d+ (s|min); with 2 fresh pairs of the sizes in "
+                     r"doubt at most \d+ (s|min)\n", err)
+    assert "\n1 pairs of all sizes and 2 fresh pairs are too few to see any difference.\n" in err
+    assert f"\ncampaign: {folder} (7 launches)\n" in out
 
     manifest = read_manifest(folder)
     assert manifest.foreign == []
@@ -189,7 +193,7 @@ def test_a_killed_campaign_goes_on_where_it_was(tmp_path):
 
     status, _, err = run(folder, *options)
     assert status == 0, err
-    assert f"going on in {folder} after 7 launches" in err
+    assert f"continuing in {folder} after 7 launches" in err
     manifest = read_manifest(folder)
     assert manifest.foreign == []
     assert made(folder)[:6] == kept[:6]
@@ -208,7 +212,7 @@ def test_an_interrupted_campaign_keeps_what_it_has(tmp_path, ending):
         process.send_signal(ending)
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (
-        130, "bench.campaign: interrupted; what is finished is kept, and the same command goes on\n")
+        130, "bench.campaign: interrupted; finished launches are kept, and the same command continues\n")
     (one,) = read_manifest(folder).launches
     assert (one.status, one.reason) == ("orphaned", "interrupted")
     assert '"kind":"end","status":"incomplete","reason":"interrupted"' in (folder / str(one.run)).read_text()
@@ -236,19 +240,19 @@ def test_a_variant_that_always_dies_ends_the_campaign(tmp_path):
     broken = script(tmp_path / "broken", 'echo "libmpi: not here" >&2; exit 9')
     status, out, err = run(tmp_path / "c", *named(a=f"{broken} {QUICK}", b=QUICK))
     assert (status, out) == (1, "")
-    assert err.endswith("bench.campaign: variant a cannot be run: it died 3 times, the last with: libmpi: not here\n")
+    assert err.endswith("bench.campaign: variant a cannot run: it died 3 times, the last time with: libmpi: not here\n")
     assert made(tmp_path / "c", status="died") == [("pilot", 0, "a")] * 3
 
 
 @pytest.mark.parametrize(
     ("ends", "outcome"),
-    [("wait; sleep 300", (-9, "stood for more than 0 s")), ("echo farewell >&2", (0, "farewell"))],
+    [("wait; sleep 300", (-9, "took longer than 0 s")), ("echo farewell >&2", (0, "farewell"))],
 )
 def test_a_launch_that_stands_still_is_ended_with_all_it_started(tmp_path, monkeypatch, ends, outcome):
     """It would stand there until morning, or what it left hold the cores of all that follow."""
     still = script(tmp_path / "still", f"trap '' INT TERM; sleep 300 & echo $! >{tmp_path}/pid; {ends}")
-    monkeypatch.setattr(launches, "ENDINGS", [(number, 0.2) for number, _ in launches.ENDINGS])
-    assert launches.run_to_end(shlex.split(still), None, os.environ, 0.5) == outcome
+    monkeypatch.setattr(processes, "ENDINGS", [(number, 0.2) for number, _ in processes.ENDINGS])
+    assert processes.run_to_end(shlex.split(still), None, os.environ, 0.5) == outcome
     pid = int((tmp_path / "pid").read_text())
     until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 5)
 
@@ -270,48 +274,48 @@ def test_wrong_results_are_results_and_a_reason_names_no_place(tmp_path, monkeyp
 def test_looks_end_when_nothing_is_undecided_over_faked_launches(monkeypatch, tmp_path):
     """Four times the time would be spent on what is clear, or a look be left out."""
     rounds, ambiguous = [], {10: 3, 20: 0, 40: 0}
-    monkeypatch.setattr(campaign, "run_rounds", lambda session, stage, pairs, *_: rounds.append(pairs.stop - 1))
+    monkeypatch.setattr(stages, "run_rounds", lambda campaign, stage, pairs, *_: rounds.append(pairs.stop - 1))
     monkeypatch.setattr(comparison, "undecided", lambda folder: ambiguous[rounds[-1]])
-    options = variants.parse([*named(a=QUICK, b=QUICK), "--grow", "--out", str(tmp_path / "c")])
-    session = campaign.open_session(options)
-    campaign.stages(session)
+    options = parse([*named(a=QUICK, b=QUICK), "--grow", "--out", str(tmp_path / "c")])
+    campaign = open_campaign(options)
+    stages.run_stages(campaign)
     assert rounds == [10, 20]
     # One that was interrupted beyond the second look had found something undecided there.
-    session.record(Launch(stage="first", pair=21, place=0, variant="a", attempt=1, status="finished", elapsed_s=1.0))
+    campaign.record(Launch(stage="first", pair=21, place=0, variant="a", attempt=1, status="finished", elapsed_s=1.0))
     rounds.clear()
-    campaign.stages(session)
+    stages.run_stages(campaign)
     assert rounds == [10, 20, 40]
 
 
 def test_what_is_confirmed_is_launched_afresh_over_faked_launches(monkeypatch, tmp_path):
     """The first stage's pairs would decide what they raised, or everything be measured once more."""
     rounds = []
-    monkeypatch.setattr(campaign, "run_rounds", lambda session, *what: rounds.append(what))
+    monkeypatch.setattr(stages, "run_rounds", lambda campaign, *what: rounds.append(what))
     monkeypatch.setattr(comparison, "suspect_sizes", lambda folder: [16384, 65536])
     lacking = iter([4, 7, 1, 0])
     monkeypatch.setattr(comparison, "pairs_short", lambda folder, pairs: next(lacking))
-    session = campaign.open_session(variants.parse([*named(a=QUICK, b=QUICK, c=QUICK), "--out", str(tmp_path / "c")]))
-    session.record(Stage(stage="first"))
+    campaign = open_campaign(parse([*named(a=QUICK, b=QUICK, c=QUICK), "--out", str(tmp_path / "c")]))
+    campaign.record(Stage(stage="first"))
     made = Launch(stage="first", pair=1, place=0, variant="", attempt=1, status="finished", elapsed_s=1.0)
-    for name in session.variants:
-        session.record(msgspec.structs.replace(made, variant=name))
-    campaign.stages(session)
+    for name in campaign.options.by_name:
+        campaign.record(msgspec.structs.replace(made, variant=name))
+    stages.run_stages(campaign)
     everything = ["a", "b", "c", "control"]
     # Launches that share no state of the link are made up for, at most once over.
     assert rounds == [("first", range(1, 11), everything), ("first", range(11, 15), everything),
                       ("first", range(15, 21), everything), ("fresh", range(21, 46), ["a", "b", "c"], [16384, 65536])]
     monkeypatch.setattr(comparison, "suspect_sizes", None)  # what was suspected is in the manifest now
     monkeypatch.setattr(comparison, "pairs_short", None)
-    campaign.stages(session)
+    stages.run_stages(campaign)
     assert rounds[4:] == [rounds[0], rounds[3]]
 
 
 def test_a_fresh_launch_measures_the_sizes_in_doubt_alone(tmp_path):
     """Whatever the command itself says of sizes; its own seed stays."""
-    variant = variants.variant(f"a={QUICK} --seed 77")
+    variant = parse_variant(f"a={QUICK} --seed 77")
     command = launches.command_line(variant, tmp_path / "a", 3, 9.0, [32768, 131072])
     assert command.index("9.0") < command.index("20")  # of the two that the launch is told, the later counts
-    assert launches.run_to_end(command, None, variant.variables()) == (0, "exit status 0 without a word")
+    assert processes.run_to_end(command, None, variant.environment(None)) == (0, "exit status 0 without a message")
     (path,) = (tmp_path / "a").glob("*.jsonl")
     result = read(path)
     assert {case.size_bytes for case in result.cases} == {32768, 131072}
@@ -320,7 +324,7 @@ def test_a_fresh_launch_measures_the_sizes_in_doubt_alone(tmp_path):
 
 def test_a_pause_before_each_change_of_variant(tmp_path):
     """The old driver would be measured under the new one's name. Whoever has no more to say interrupts."""
-    seed = next(seed for seed in range(99) if campaign.orders(["a", "b"], 10, f"{seed} first 1")[0] == ["b", "a"])
+    seed = next(seed for seed in range(99) if stages.orders(["a", "b"], 10, f"{seed} first 1")[0] == ["b", "a"])
     options = [*named(a=QUICK, b=QUICK), "--pause", "--no-control", "--seed", str(seed)]
     ours, theirs = pty.openpty()
     os.write(ours, b"\n\n\n\x04")  # the end of the file at the fourth question
@@ -328,7 +332,8 @@ def test_a_pause_before_each_change_of_variant(tmp_path):
     assert status == 130
     assert re.findall(r"next: (\w+); press Enter", err) == ["a", "b", "a", "b"]
     assert made(tmp_path / "c") == [("pilot", 0, name) for name in "abaa"]
-    assert re.search(r"^In \d+ \w+ this machine can see [\d.]+% \(half of the sizes; the noisiest, 16 KiB: ", err, re.M)
+    assert re.search(r"^In \d+ \w+ this machine can see a difference of [\d.]+% \(half of the sizes; the noisiest, "
+                     r"16 KiB: [\d.]+%\)", err, re.M)
     assert (read_manifest(tmp_path / "c").stages[0].visible_effect or 0) > 0
 
 
@@ -338,18 +343,18 @@ def test_a_pilot_that_hangs_is_ended_when_the_budget_is_spent(tmp_path, monkeypa
 
     def stands_still(command, at, variables, limit_s=None):
         limits.append(limit_s)
-        return -9, f"stood for more than {limit_s:.0f} s"
+        return -9, f"took longer than {limit_s:.0f} s"
 
-    monkeypatch.setattr(campaign, "run_to_end", stands_still)
+    monkeypatch.setattr(launches, "run_to_end", stands_still)
     for budget, limit_s in (([], 3600), (["--budget", "5m"], 300)):
         argv = ["--out", str(tmp_path / f"c{limit_s}"), *named(a=QUICK, b=QUICK), *budget]
-        with pytest.raises(launches.Stop, match=f"variant a cannot be run: .*stood for more than {limit_s} s"):
-            campaign.campaign(variants.parse(argv))
+        with pytest.raises(processes.Stop, match=f"variant a cannot run: .*took longer than {limit_s} s"):
+            run_campaign(parse(argv))
     assert set(limits) == {3600, 300}
 
 
 def test_a_folder_with_a_file_that_is_no_manifest_is_left_alone(tmp_path):
     (tmp_path / MANIFEST).write_text("mine")
     status, _, err = run(tmp_path, *named(a=QUICK, b=QUICK))
-    assert (status, err) == (2, f"bench.campaign: {tmp_path / MANIFEST} is no campaign's\n")
+    assert (status, err) == (2, f"bench.campaign: {tmp_path / MANIFEST} is not the manifest of a campaign\n")
     assert (tmp_path / MANIFEST).read_text() == "mine"

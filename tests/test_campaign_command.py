@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bench.campaigns import variants
+from bench.campaigns.options import parse
 from tests.launch import ROOT
 
 BENCH = "python -m bench.allreduce -b 16K -e 16K -n 20 --algorithm auto,library --mode isolated --max-time 20"
@@ -29,7 +29,7 @@ def refuse(monkeypatch, capsys):
 
     def sentence(*options):
         with pytest.raises(SystemExit) as ended:
-            variants.parse(options)
+            parse(options)
         said = capsys.readouterr()
         assert (ended.value.code, said.out, said.err.count("\n")) == (2, "", 1), said
         assert said.err.startswith("bench.campaign: ")
@@ -49,10 +49,10 @@ def refuse(monkeypatch, capsys):
         (["--variant", "a=mpirun -n 2 'python"], "variant a: No closing quotation"),
         (["--variant", "a=rm -r results"], "variant a does not run `-m bench.SOMETHING`: rm -r results"),
         (["--variant", "a=X=1 Y=2"], "does not run"),
-        (["--variant", "a=python -m bench.campaign"], "bench.campaign is not for a campaign's launches"),
-        (["--variant", f"a={QUICK} --out elsewhere"], "--out is not for a campaign's launches"),
-        (["--variant", f"a={QUICK} -Jx.json"], "-Jx.json is not for"),
-        (["--variant", f"a={QUICK} --list"], "--list is not for"),
+        (["--variant", "a=python -m bench.campaign"], "variant a: a campaign cannot launch bench.campaign"),
+        (["--variant", f"a={QUICK} --out elsewhere"], "variant a: a campaign cannot launch --out"),
+        (["--variant", f"a={QUICK} -Jx.json"], "cannot launch -Jx.json"),
+        (["--variant", f"a={QUICK} --list"], "cannot launch --list"),
         ([*named(a=QUICK, b=QUICK), "--variant", f"a={QUICK} -w 3"], "two variants are named a"),
         (named(a=QUICK, b=QUICK.replace("mpirun", "mpirunn")), "variant b: mpirunn was not found"),
         ([*named(a=QUICK, b=QUICK), "--revision", "c=HEAD"], "no variant is named c"),
@@ -62,7 +62,7 @@ def refuse(monkeypatch, capsys):
         ([*named(a=QUICK, b=QUICK), "--budget", "0m"], "'0m' is not a time"),
         ([*named(a=QUICK, b=QUICK), "--pairs", "0"], "'0' is not a whole number of at least 1"),
         ([*named(a=QUICK, b=QUICK), "--margin", "none"], "'none' is not a percentage"),
-        ([*named(a=QUICK, b=QUICK), "--pause"], "--pause waits for Enter, and standard input is no terminal"),
+        ([*named(a=QUICK, b=QUICK), "--pause"], "--pause waits for Enter, but standard input is not a terminal"),
         ([*named(a=QUICK, b=QUICK), "--pears", "3"], "unrecognized arguments: --pears 3"),
         (["--file", "nowhere.toml"], "nowhere.toml cannot be read: No such file"),
     ],
@@ -112,36 +112,37 @@ def test_a_file_says_the_same_as_options(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     path = tmp_path / "campaign.toml"
     path.write_text(FILE.format(QUICK=QUICK))
-    by_file, by_options = variants.parse(["--file", str(path)]), variants.parse(SAME)
-    assert by_file.variant == by_options.variant
+    by_file, by_options = parse(["--file", str(path)]), parse(SAME)
+    assert by_file.variants == by_options.variants
     assert by_file.plan == by_options.plan
-    changed = variants.parse(["--file", str(path), "--pairs", "4"])
+    changed = parse(["--file", str(path), "--pairs", "4"])
     assert (changed.pairs, changed.fresh) == (4, 25)
     assert changed.plan != by_file.plan
 
 
 @pytest.mark.parametrize(
-    ("was", "becomes", "line", "sentence"),
+    ("was", "becomes", "setting", "sentence"),
     [
-        ('"10m"', '"10"', 1, "'10' is not a time"),
-        ("pairs = 3", "pairs = 2.5", 2, "'2.5' is not a whole number"),
-        ("pairs = 3", "pears = 3", 2, "unrecognized arguments: --pears=3"),
-        ("pairs = 3", "pairs = false", 2, "argument --pairs: expected one argument"),
-        ("no_control = true", 'no_control = "yes"', 4, "argument --no-control: ignored explicit argument 'yes'"),
-        ("no_control = true", "no_controls = false", 4, "unrecognized arguments: --no-controls"),
-        ('name = "tree"\n', "", None, "missing required field `name`"),
-        ('name = "tree"', 'name = "tree=x"', 11, "Expected `str` matching"),
-        ('revision = "HEAD"', "revision = 7", 11, "Expected `str | null`, got `int`"),
-        ('revision = "HEAD"', 'revision = "nowhere"', 11, "argument --revision: nowhere: "),
-        ('revision = "HEAD"', 'branch = "HEAD"', 11, "unknown field `branch`"),
-        (f'"tree"\ncommand = "{QUICK}"', '"tree"\ncommand = "mpirun -n 1 python"', 11, "does not run"),
-        ("{MPIR_CVAR", "{A = 1, MPIR_CVAR", 11, "Expected `str`, got `int`"),
-        ("pairs = 3", 'file = "other.toml"', 2, "file is no setting of a file"),
-        ("pairs = 3", "help = true", 2, "help is no setting of a file"),
-        ("{MPIR_CVAR", '{A = "\\u0000", MPIR_CVAR', 11, "variant has a NUL in it"),
+        ('"10m"', '"10"', "budget", "'10' is not a time"),
+        ("pairs = 3", "pairs = 2.5", "pairs", "'2.5' is not a whole number"),
+        ("pairs = 3", "pears = 3", "pears", "unrecognized arguments: --pears=3"),
+        ("pairs = 3", "pairs = false", "pairs", "argument --pairs: expected one argument"),
+        ("no_control = true", 'no_control = "yes"', "no_control", "ignored explicit argument 'yes'"),
+        ("no_control = true", "no_controls = false", "no_controls", "unrecognized arguments"),
+        ('name = "tree"\n', "", "variant None", "missing required field `name`"),
+        ('name = "tree"', 'name = "tree=x"', "variant tree=x", "Expected `str` matching"),
+        ('revision = "HEAD"', "revision = 7", "variant tree", "Expected `str | null`, got `int`"),
+        ('revision = "HEAD"', 'revision = "nowhere"', "variant tree", "argument --revision: nowhere: "),
+        ('revision = "HEAD"', 'branch = "HEAD"', "variant tree", "unknown field `branch`"),
+        (f'"tree"\ncommand = "{QUICK}"', '"tree"\ncommand = "mpirun -n 1 python"', "variant tree",
+         "does not run"),
+        ("{MPIR_CVAR", "{A = 1, MPIR_CVAR", "variant tree", "Expected `str`, got `int`"),
+        ("pairs = 3", 'file = "other.toml"', "file", "this option cannot stand in a file"),
+        ("pairs = 3", "help = true", "help", "this option cannot stand in a file"),
+        ("{MPIR_CVAR", '{A = "\\u0000", MPIR_CVAR', "variant tree", "a NUL character is not allowed"),
     ],
 )
-def test_a_bad_file_is_refused_by_its_line(tmp_path, refuse, was, becomes, line, sentence):
+def test_a_bad_file_is_refused_by_its_setting(tmp_path, refuse, was, becomes, setting, sentence):
     """Which of a dozen variants is meant would be guesswork."""
     path = tmp_path / "campaign.toml"
     good = FILE.format(QUICK=QUICK)
@@ -149,7 +150,7 @@ def test_a_bad_file_is_refused_by_its_line(tmp_path, refuse, was, becomes, line,
     assert bad != good
     path.write_text(bad)
     said = refuse("--file", str(path))
-    assert said.startswith(f"bench.campaign: {path}, line {line}: " if line else f"bench.campaign: {path}: ")
+    assert said.startswith(f"bench.campaign: {path}, {setting}: ")
     assert sentence in said
 
 

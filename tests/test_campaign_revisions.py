@@ -4,10 +4,13 @@ import re
 import shutil
 import signal
 import subprocess
+from dataclasses import replace
 
 import pytest
 
-from bench.campaigns import launches, variants
+from bench.campaigns import variants
+from bench.campaigns.options import parse
+from bench.campaigns.processes import Stop
 from reports.manifest import read_manifest
 from reports.result import read
 from tests.launch import ROOT
@@ -81,20 +84,20 @@ def test_a_revision_that_needs_other_packages_makes_its_own_environment(tmp_path
     git(repository, "add", ".")
     git(repository, "commit", "-qm", "two")
     monkeypatch.chdir(repository)
-    options = variants.parse([*named(base=QUICK, head=QUICK), "--revision", "base=HEAD"])
-    base = options.variant[0]
+    base, _ = parse([*named(base=QUICK, head=QUICK), "--revision", "base=HEAD"]).variants
+    worktree = tmp_path / "worktrees" / "base"
     monkeypatch.setenv("BROKEN", "0")
-    launches.check_out(base, tmp_path)
-    assert base.variables()["PATH"].startswith(f"{tmp_path}/worktrees/base/.venv/bin:")
-    assert base.variables()["PYTHONPATH"].startswith(f"{tmp_path}/worktrees/base")
+    variants.check_out(base, worktree)
+    assert base.environment(worktree)["PATH"].startswith(f"{worktree}/.venv/bin:")
+    assert base.environment(worktree)["PYTHONPATH"].startswith(str(worktree))
     monkeypatch.setenv("BROKEN", "1")
     failed = r"variant base: `make setup` of its revision failed: make(\[\d\])?: \*\*\* "
-    with pytest.raises(launches.Stop, match=failed):
-        launches.check_out(base, tmp_path)  # again, over what an earlier one has left
+    with pytest.raises(Stop, match=failed):
+        variants.check_out(base, worktree)  # again, over what an earlier one has left
     git(repository, "rm", "-rq", "bench")
     git(repository, "commit", "-qm", "three")
-    base.commit = git(repository, "rev-parse", "HEAD")
-    with pytest.raises(launches.Stop, match="variant base: its revision has no benchmarks"):
-        launches.check_out(base, tmp_path)
-    launches.remove_worktree(tmp_path / "worktrees" / "base")
+    base = replace(base, commit=git(repository, "rev-parse", "HEAD"))
+    with pytest.raises(Stop, match="variant base: its revision has no benchmarks"):
+        variants.check_out(base, worktree)
+    variants.remove_worktree(worktree)
     assert not (tmp_path / "worktrees").exists()

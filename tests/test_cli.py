@@ -166,6 +166,20 @@ def test_help_and_list_speak_once_for_all_ranks(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_soak_has_its_own_sizes(tmp_path):
+    """The least size of a sweep, 16 KiB, is no limit for a soak of small messages."""
+    options = ["--soak", "1s", "-e", "1K", "-d", "float", "-o", "sum",
+               "--algorithm", "one_shot_push"]
+    done = launch(tmp_path / "results", *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "; 1 to 1024 B; " in done.stdout
+    assert "0 wrong elements" in done.stdout
+    for timing in ("-c 1", "--max-time 5"):
+        done = launch(tmp_path / "results", *options, *timing.split())
+        assert_refused(done, 2, f"unrecognized arguments: {timing}", tmp_path)
+    assert not list((tmp_path / "results").iterdir())
+
+
 @pytest.fixture(scope="module")
 def default_run(tmp_path_factory):
     """A run as a newcomer makes it, but short."""

@@ -29,7 +29,8 @@ def test_the_timed_datas_result_is_exact_and_no_mistake_matches_it(datatype, red
         return
     tables = [verify.segment_table(datatype, redop, rank, 0, seed=5) for rank in range(ranks)]
     exact = combined(tables, redop)
-    expected = datatype.decode(verify.received(ALL_REDUCE, {}, datatype, redop, ranks, seed=5)[0, 0])
+    data = verify.Data(ALL_REDUCE, datatype, redop, ranks, seed=5)
+    expected = datatype.decode(data.received({})[0, 0])
     tolerance = 2 * np.abs(exact) * (datatype.rounding + 2.0**-24) if redop == "avg" else 0
     assert np.all(np.abs(expected - exact) <= tolerance)
     stale = [np.roll(tables[0], -1), *tables[1:]]

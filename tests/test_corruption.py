@@ -6,6 +6,7 @@ import re
 import pytest
 
 from reports.result import read
+from tests.broken_kernels import tree
 from tests.launch import mpirun
 
 ALGORITHMS = ["one_shot_push", "one_shot_pull", "two_shot", "ring", "one_shot_ll"]
@@ -13,11 +14,10 @@ BITS = r"\(0x[0-9a-f]{8}\)"
 WHERE = rf"block \d+: rank [01] got \S+ {BITS} at offset (\d+), element (\d+); \S+ {BITS} expected"
 
 
-def run(out, fault, *options, algorithms=ALGORITHMS):
-    """A checked run over kernels with this fault, and what its cases came to."""
-    macros = f"FAULT={fault}" if fault else ""
-    done = mpirun(2, "tests/built_ranks.py", macros, "-c", "1", "-w", "0", "--lean", "--timeout", "1",
-                  "--algorithm", ",".join(algorithms), "--out", str(out), *options)
+def run(out, *options, algorithms=ALGORITHMS, **tree):
+    """A checked run, and what its cases came to."""
+    done = mpirun(2, "-m", "bench.allreduce", "-c", "1", "-w", "0", "--lean", "--timeout", "1",
+                  "--algorithm", ",".join(algorithms), "--out", str(out), *options, **tree)
     assert "Traceback" not in done.stderr
     return done, {run: read(run) for run in out.glob("*.jsonl")}
 
@@ -38,27 +38,29 @@ def located(done, results):
 def test_a_bit_that_flips_under_way_is_found_and_located_in_every_algorithm(tmp_path):
     """In a chain a wrong element stays wrong, so that the check after it has seen all 160 launches."""
     options = "--sizes", "4K,8204,16K", "--mode", "chained", "-n", "12"
-    found = located(*run(tmp_path / "flipped", "FLIP_BIT", *options))
+    found = located(*run(tmp_path / "flipped", *options, tree=tree(tmp_path / "tree", "flip_bit")))
     assert found == set(ALGORITHMS)
-    done, _ = run(tmp_path / "right", None, *options)
+    done, _ = run(tmp_path / "right", *options)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_push_that_is_left_out_is_found_and_located(tmp_path):
     """Two launches of three are checked here, and what was there before is of another iteration."""
     sizes = ",".join(str(4 * count) for count in range(64, 1024, 40))
+    broken = tree(tmp_path / "tree", "skip_push")
     for attempt in range(8):  # the struck launch of a thousand may be one that is not checked
-        done, results = run(tmp_path / str(attempt), "SKIP_PUSH", "--sizes", sizes, "--mode", "isolated", "-n", "12",
-                            algorithms=ALGORITHMS[:4])
+        done, results = run(tmp_path / str(attempt), "--sizes", sizes, "--mode", "isolated", "-n", "12",
+                            algorithms=ALGORITHMS[:4], tree=broken)
         if done.returncode:
             break
     assert located(done, results)
 
 
-@pytest.mark.parametrize("fault", ["DROP_FLAG", "STALE_EPOCH"])
+@pytest.mark.parametrize("fault", ["drop_flag", "stale_epoch"])
 @pytest.mark.parametrize("algorithms", [ALGORITHMS[:4], ALGORITHMS[4:]], ids=["flags", "packets"])
 def test_a_flag_that_is_lost_or_stale_ends_the_run_and_names_the_epochs(tmp_path, fault, algorithms):
-    done, _ = run(tmp_path, fault, "-b", "1K", "-e", "16K", "--mode", "isolated", "-n", "6000", algorithms=algorithms)
+    done, _ = run(tmp_path / "out", "-b", "1K", "-e", "16K", "--mode", "isolated", "-n", "6000", algorithms=algorithms,
+                  tree=tree(tmp_path / "tree", fault))
     assert done.returncode == 1
     said = re.fullmatch(r"wiretax: rank [01] did not (?:go on|answer) for 1 s and held the others up: .*block 0: "
                         r"epoch (\d+) step (\d+) seen, epoch (\d+) step (\d+) wanted by rank ([01]) from rank ([01])\n",

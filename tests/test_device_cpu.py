@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernels.devices import compile_cache as module
+from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration
+from collectives.operation import Operation
 from kernels.devices import cpu as device_cpu
-from kernels.devices.compile_cache import CompileError, cache_folder, source_with_headers
-from kernels.devices.device import WRONG_BYTES, DeviceError, Pattern, Step, Watch, Wrong
+from kernels.devices import cpu_module
+from kernels.devices.compile_cache import CompileError, cache_folder, compile_once, source_with_headers
+from kernels.devices.device import PHASES, WRONG_BYTES, Counts, DeviceError, Gate, Kernel, Pattern, Step, Watch, Wrong
 from tests.launch import ROOT, mpirun
 
 
@@ -48,17 +50,13 @@ def test_a_changed_header_flag_or_compiler_is_another_binary(tmp_path, monkeypat
     header.write_text("// one")
     source.write_text('#include "part.h"\n')
 
-    def compile_to(unfinished, target):
-        unfinished.write_text("binary")
-        unfinished.rename(target)
-
-    def build(flags=("-O3",), toolchain="c++ 1"):
-        return module.compiled(source, list(flags), toolchain, ".so", compile_to)
+    def build(flags="-O3", compiler="c++ 1"):
+        return compile_once(source, [compiler, flags], ".so", lambda path: path.write_text("binary"))
 
     first = build()
     assert build() == first
     header.write_text("// two")
-    assert len({first, build(), build(["-O2"]), build(toolchain="c++ 2")}) == 4
+    assert len({first, build(), build("-O2"), build(compiler="c++ 2")}) == 4
     assert [p.name for p in source_with_headers(source)] == ["k.cu", "part.h"]
 
 
@@ -78,15 +76,15 @@ def test_a_cache_that_others_can_write_is_refused(tmp_path, monkeypatch):
 
 
 def test_the_compiler_that_was_named_must_be_there(monkeypatch):
-    device_cpu.find_compiler.cache_clear()
+    cpu_module.find_compiler.cache_clear()
     monkeypatch.setenv("CXX", "no-such-compiler -O1")
     with pytest.raises(CompileError, match="no-such-compiler"):
-        device_cpu.find_compiler()
+        cpu_module.find_compiler()
     monkeypatch.undo()
-    device_cpu.find_compiler.cache_clear()
+    cpu_module.find_compiler.cache_clear()
 
 
-@pytest.mark.parametrize("way", device_cpu.CpuDevice.ways)
+@pytest.mark.parametrize("way", device_cpu.CpuDevice.sharing)
 def test_another_process_sees_what_is_stored_and_nothing_is_left(way):
     before = set(os.listdir("/dev/shm"))
     device = device_cpu.CpuDevice()
@@ -131,3 +129,59 @@ def test_each_wrong_element_counts_once_wherever_it_lies(size_bytes):
         for bits, its in ((found.expected, right), (found.got, data)):
             stored = its.reshape(-1, size_bytes)[first].tobytes()
             assert bits == (int.from_bytes(stored, "little") if n else 0)
+
+
+class Noted:
+    """Steps that note the watch when they run: the iteration, the phase and the call."""
+
+    def __init__(self, stop_at: int = 0) -> None:
+        self.watch, self.notes, self.stop_at = Watch(), list[tuple[str, int, str, int]](), stop_at
+        self.callbacks: list[object] = []
+
+    def step(self, name: str) -> Step:
+        def note(_: int) -> None:
+            self.notes.append((name, self.watch.iteration, PHASES[self.watch.phase], self.watch.calls))
+            self.watch.stop = len(self.notes) == self.stop_at
+
+        callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(note)
+        self.callbacks.append(callback)
+        address = ctypes.cast(callback, ctypes.c_void_p).value
+        return Step(Kernel(name, address), Gate())
+
+    def run(self, counts: Counts, chain_calls: int = 0, late: bool = False) -> np.ndarray:
+        steps = {name: self.step(name) for name in ("prepare", "operation", "consume", "check", "meet", "late")}
+        iteration = Iteration(-1, "", steps["prepare"], Operation(steps["operation"], lambda: None), steps["consume"],
+                              steps["check"], late=steps["late"] if late else None, chain_calls=chain_calls)
+        return device_cpu.CpuDevice().run(iteration.actions(steps["meet"]), iteration.check, counts, self.watch)
+
+
+def test_the_watch_tells_the_step_of_an_isolated_iteration():
+    """A rank that hangs is described by these words."""
+    noted = Noted()
+    stamps = noted.run(Counts(1, 1, 1), late=True)
+    iteration = [("prepare", "writing the send buffer"), ("meet", "barrier"), ("late", "barrier"),
+                 ("operation", "the collective"), ("consume", "reading the result")]
+    check = [("check", "check")]
+    expected = [(name, number, phase, 0) for number, steps in
+                enumerate(([*iteration, *check], iteration, [*iteration, *check]), 1) for name, phase in steps]
+    assert noted.notes == expected
+    assert noted.watch.phase == 0
+    assert stamps.shape == (1, 4)
+    assert 0 < stamps[0][ARRIVED] < stamps[0][LEFT] < stamps[0][DONE]
+
+
+def test_the_watch_keeps_the_last_call_of_a_chain():
+    """Otherwise a rank that has finished its chain would look further behind than one that hangs in it."""
+    noted = Noted()
+    stamps = noted.run(Counts(0, 1, 0), chain_calls=2)
+    assert [(name, call) for name, _, _, call in noted.notes] == [
+        ("prepare", 0), ("meet", 0), ("consume", 0), ("consume", 0), ("prepare", 0), ("meet", 0), ("operation", 1),
+        ("consume", 1), ("operation", 2), ("consume", 2)]
+    assert noted.watch.calls == 2
+    assert list(stamps[0][[BEGUN, DONE, ARRIVED, LEFT]]) == sorted(stamps[0])
+
+
+def test_a_stopped_iteration_is_no_row_and_runs_no_further():
+    noted = Noted(stop_at=7)  # the second iteration's operation
+    assert len(noted.run(Counts(0, 5))) == 1
+    assert [name for name, *_ in noted.notes[4:]] == ["prepare", "meet", "operation"]

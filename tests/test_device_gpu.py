@@ -29,12 +29,11 @@ from tests.launch import MPIRUN, ROOT
 from tests.test_cli import assert_refused, launch
 
 ONE = ("--algorithm", "ring", "-b", "4K", "-e", "4K", "--mode", "isolated", "-n", "6", "--max-time", "10")
-WITHOUT_LIBRARY = {"FAKE_NCCL_BINDING": "none"}
 
 
 def on(folder, *options, ranks=2, **faults):
     """The command on a software GPU with these faults."""
-    environment = {**fake_gpu.environment(**faults), **WITHOUT_LIBRARY}
+    environment = fake_gpu.environment(**faults)
     return launch(folder / "results", *ONE, "--lean", *options, ranks=ranks, **environment)
 
 
@@ -54,7 +53,7 @@ def run_of(folder):
         ),
         ("--device cuda", {"count": 0}, "cudaErrorNoDevice"),
         ("--device cuda", {"vendor": "hip"}, "there is no cuda device here: the installed CuPy is built for hip"),
-        ("--device auto", {"vendor": "cuda,hip"}, "rank 0 has a cuda device and rank 1 a hip one"),
+        ("--device auto", {"vendor": "cuda,hip"}, "rank 0 has a cuda device and rank 1 a hip device"),
         ("--device cuda", {"count": 1}, "ranks 0, 1 of this host would share GPU 0000:41:00.0: start one rank a GPU"),
         (
             "--device cuda",
@@ -74,8 +73,8 @@ def run_of(folder):
         (
             "--device cuda --memory mapped",
             {"corrupt_ipc": 4096},
-            "mapped: probing the memory pushed from rank 1 to rank 0 read wrong bytes from offset 4096 of the slab on, "
-            "in turn 0; "
+            "mapped: the memory that rank 1 pushed to rank 0 has wrong bytes from offset 4096 of the slab on, in turn "
+            "0 of the probe; "
             "ranks without memory in common need the GPUs' library to meet: NCCL is not installed",
         ),
         ("--device cpu --memory host_staged", {}, "--memory host_staged: the cpu device has memfd"),
@@ -93,7 +92,7 @@ def test_what_cannot_run_is_refused_in_one_line_by_all_ranks_on_a_fake_gpu(tmp_p
         ("hip", {}, "mapped", None),
         ("cuda", {"peer": 0}, "host_staged", "the driver refuses peer access from GPU 0000:41:00.0 to GPU 0000:61"),
         ("cuda", {"fail": "ipcOpenMemHandle:rank1:cudaErrorMapBufferObjectFailed"}, "host_staged", "rank 1: on GPU"),
-        ("hip", {"corrupt_ipc": 4096}, "host_staged", "from rank 1 to rank 0 read wrong bytes from offset 4096"),
+        ("hip", {"corrupt_ipc": 4096}, "host_staged", "rank 1 pushed to rank 0 has wrong bytes from offset 4096"),
     ],
 )
 def test_peers_use_the_first_way_that_holds_and_the_run_says_why_on_a_fake_gpu(tmp_path, vendor, faults, kind, why):
@@ -129,7 +128,7 @@ def test_ranks_that_share_a_gpu_are_told_apart_from_a_wire_on_a_fake_gpu(tmp_pat
     done = on(tmp_path, "--device", "cuda", "--ranks-share-gpus", count=1)
     assert done.returncode == 0, done.stderr
     assert run_of(tmp_path).cases[0].memory == "same_device"
-    assert "ranks share a GPU, and no time here is that of a wire" in " ".join(done.stdout.split())
+    assert "ranks share a GPU, so no time here measures a wire" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize("vendor", ["cuda", "hip"])
@@ -196,7 +195,7 @@ def test_registered_runs_over_ipc_with_an_nccl_that_has_no_allocator_and_graphs_
 def test_buffers_are_not_moved_to_the_host_for_the_sake_of_ours_on_a_fake_gpu(tmp_path, memory):
     """A library on buffers in the host's memory would be slow, and no baseline."""
     options = ("--lean", "--device", "hip", "--memory", memory, "--algorithm", "direct_pull")
-    environment = {**fake_gpu.environment(vendor="hip"), **WITHOUT_LIBRARY}
+    environment = fake_gpu.environment(vendor="hip")
     done = launch(tmp_path / "results", *ONE[2:], *options, command="allgather", **environment)
     assert done.returncode == 0, done.stderr
     status = {case.variant: case.status for case in run_of(tmp_path).cases}
@@ -235,7 +234,7 @@ def test_a_rank_takes_the_gpu_that_no_other_has():
 
 def test_ranks_that_see_one_gpu_each_use_both_on_a_fake_gpu(tmp_path):
     """As Slurm shows them: each rank's own GPU is number 0, and nobody may ask about the other's."""
-    environment = {**fake_gpu.environment(), **WITHOUT_LIBRARY}
+    environment = fake_gpu.environment()
     command = [sys.executable, "-m", "bench.allreduce", *ONE, "--lean", "--device", "cuda", "--out",
                str(tmp_path / "results")]
     one, other = (["-n", "1", "-env", "CUDA_VISIBLE_DEVICES", gpu, *command] for gpu in ("1", "0"))
@@ -270,38 +269,72 @@ except DeviceError as error:
     assert call in done.stdout
 
 
-def loop_on_a_fake_gpu(what):
-    environment = {**os.environ, **fake_gpu.environment(), **WITHOUT_LIBRARY}
-    command = [sys.executable, "-m", "tests.gpu_loop", what]
+def loop_on_a_fake_gpu(name):
+    environment = {**os.environ, **fake_gpu.environment()}
+    command = [sys.executable, "-m", "tests.gpu_loop", name]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 @pytest.mark.alone
-def test_what_the_host_takes_to_enqueue_is_in_no_time_on_a_fake_gpu():
-    """An operation whose host side takes 20 ms is timed as its kernel alone, but for the first of all."""
-    found = loop_on_a_fake_gpu("slow_host")
-    assert len(found["times_us"]) == 6
-    assert statistics.median(found["times_us"]) < 15_000
+def test_the_host_time_of_enqueuing_is_in_no_time_on_a_fake_gpu():
+    """An operation whose host side takes 20 ms is timed as its kernel alone, except in its first iteration."""
+    report = loop_on_a_fake_gpu("slow_host")
+    assert len(report["times_us"]) == 6
+    assert statistics.median(report["times_us"]) < 15_000
 
 
 @pytest.mark.alone
 def test_more_than_a_stream_holds_goes_in_batches_on_a_fake_gpu():
     """A full stream makes the host wait for a gate that the host has yet to open."""
-    found = loop_on_a_fake_gpu("many_iterations")
-    assert len(found["times_us"]) == 600
-    assert found["elapsed_s"] < 20
+    report = loop_on_a_fake_gpu("many_iterations")
+    assert len(report["times_us"]) == 600
+    assert report["elapsed_s"] < 20
+
+
+@pytest.mark.alone
+def test_a_program_longer_than_a_stream_needs_no_gate_on_a_fake_gpu():
+    """The soak's programs are: behind a gate the second would fill the stream. Its last launch is the watch's call."""
+    report = loop_on_a_fake_gpu("long_program")
+    assert (report["calls"], report["iterations"]) == (700, 2100)
+    assert report["elapsed_s"] < 20
 
 
 def test_a_graph_launches_a_librarys_call_as_it_does_ours_on_a_fake_gpu():
     """Whatever a step enqueues is captured once, and is not enqueued again."""
-    found = loop_on_a_fake_gpu("graph")
-    assert found["enqueued"] == {"stream": 9, "graph": 1}
+    report = loop_on_a_fake_gpu("graph")
+    assert report["enqueued"] == {"stream": 9, "graph": 1}
 
 
 def test_a_gate_that_gave_up_is_no_measurement_on_a_fake_gpu():
-    assert "the stream was full before the host had filled it" in loop_on_a_fake_gpu("late_host")["error"]
+    sentence = "on GPU 0000:41:00.0, the timed loop fails: the stream was full before the host had filled it"
+    assert loop_on_a_fake_gpu("late_host")["error"] == sentence
+
+
+def test_an_iteration_does_its_steps_in_order_and_stamps_them_on_a_fake_gpu():
+    """Isolated and chained; in a graph only the launches between two stamps are captured, and that once."""
+    report = loop_on_a_fake_gpu("actions")
+    begin, alone, chain = ["prepare", "meet"], ["consume"] * 2, ["operation", "consume"] * 2
+    isolated = [*begin, "operation", "consume"]
+    chained = [*begin, *alone, *begin, *chain]
+    captured = [*begin, "consume"], [*begin, *begin]
+    expected = {"isolated stream": isolated, "chained stream": chained, "isolated graph": captured[0],
+                "chained graph": captured[1]}
+    for form, steps in expected.items():
+        result = report[form]
+        # One checked iteration in the warm-up, two timed ones, one checked.
+        assert result["steps"] == [*steps, "check", *steps * 2, *steps, "check"], form
+        assert (result["rows"], result["first"], result["rises"], result["iterations"]) == (2, 0, True, 5), form
+
+
+def test_what_runs_after_a_stop_is_no_measurement_on_a_fake_gpu():
+    assert loop_on_a_fake_gpu("stopped") == {"rows": 1, "enqueued": 42}
+
+
+def test_the_watch_stays_at_the_launch_that_stopped_on_a_fake_gpu():
+    """Launches that the host has already enqueued run on, and would be blamed."""
+    assert loop_on_a_fake_gpu("stopping_launch") == {"calls": 2, "iterations": 2}
 
 
 # What is real without a GPU.
@@ -365,7 +398,7 @@ Original error:
     [
         (
             ImportError(RECORDED_IMPORT_ERROR),
-            r"wheel is for another CUDA or ROCm: ImportError: libamdhip64\.so\.7: cannot",
+            r"CuPy cannot be imported: ImportError: libamdhip64\.so\.7: cannot",
         ),
         (ModuleNotFoundError("No module named 'cupy'", name="cupy"), "CuPy is not installed: pip install"),
         (ModuleNotFoundError("No module named 'numpy'", name="numpy"), "CuPy cannot be imported: No module named"),

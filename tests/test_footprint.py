@@ -1,4 +1,4 @@
-"""`--beside gemm`: a matmul beside the collective, and what each loses to the other."""
+"""`bench.footprint`: a matmul beside the collective, and what each loses to the other."""
 
 import os
 import re
@@ -6,16 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.harness.sweep import modes
+from bench.features import background
+from bench.features.background import COLUMNS, INNER, LANES, ROWS, STRUCTURES, CoreMatmul, StreamMatmul, launches_within
+from bench.features.footprint import Footprint
+from bench.harness.iteration import ARRIVED, LEFT, stamp
+from bench.harness.suite import Axes
 from bench.machine import placement
-from collectives.layers.gemm import COLUMNS, INNER, bind_gemm
 from kernels.devices.cpu import CpuDevice
-from kernels.devices.device import Arguments, Gate, Plan, Step, Watch, progress
+from kernels.devices.device import ITERATION_STRUCTURES, NEXT_ITERATION, Action, Arguments, Counts, Gate, Step, Watch
 from reports.case import beside, find_states
 from reports.footprint import footprint
 from reports.result import Block, read
@@ -37,28 +40,42 @@ some_is_done_beside(device)
 """
 
 
+def world_of(device: Any) -> Any:
+    return SimpleNamespace(device=device)
+
+
 def product_is_right(device: Any) -> None:
     """All items, each once, are the matmul that numpy knows."""
-    work = bind_gemm(cast(Any, SimpleNamespace(device=device)), None)
-    call = device.caller(work.step)
-    for item in range(work.items):
-        work.step.argument.first = item
+    width = device.facts.get("multiprocessors", background.CPU_WIDTH)
+    memories, gemm, items = background._operands(world_of(device), width)
+    gemm.items = 1
+    call = device.caller(Step(device.compile("gemm", {}, STRUCTURES).kernel("gemm"), gemm))
+    for item in range(items):
+        gemm.first = item
         call()
-    a, b, c = (memory.read().view(np.float32) for memory in work.buffers)
+    a, b, c = (memory.read().view(np.float32) for memory in memories)
     expected = a.reshape(-1, INNER).astype(np.float64) @ b.reshape(INNER, COLUMNS)
     assert np.abs(c.reshape(-1, COLUMNS) - expected).max() < 1e-2
-    assert work.flops * work.items == 2.0 * expected.size * INNER
+    assert 2.0 * ROWS * LANES * INNER * items == 2.0 * expected.size * INNER
+
+
+def waits(device: Any, timeout_ns: int) -> Any:
+    """Runs iterations of nothing but a wait of this length, on one rank."""
+    kernels = device.compile("iteration", {}, ITERATION_STRUCTURES)
+    idle = Step(kernels.kernel("nothing"), Gate())
+    wait = Step(kernels.kernel("come_late"), Arguments(timeout_ns=timeout_ns))
+    actions = [NEXT_ITERATION, Action(idle), stamp(ARRIVED), Action(wait), stamp(LEFT)]
+    watch = device.watch(Watch())
+    return lambda counts: device.run(actions, idle, counts, watch)
 
 
 def some_is_done_beside(device: Any) -> None:
-    """While a stream waits 40 ms, the one beside it does something; where it began too late, or did not last so long,
-    nothing is known, and the next iteration has enough of it."""
-    nothing, wait = (Step(device.compile("iteration", {}).kernel(name), argument)
-                     for name, argument in (("nothing", Gate()), ("come_late", Arguments(timeout_ns=40_000_000))))
-    work = bind_gemm(cast(Any, SimpleNamespace(device=device)), None)
-    done = device.run(Plan(nothing, nothing, wait, nothing, nothing, 4, 12, 0, beside=work), device.watch(Watch()))
-    assert done.shape == (12, 5)
-    assert done[:, 4].max() > 0
+    """While a stream waits 40 ms, the matmul in the other one does something. Where it began too
+    late or did not last, its progress is nan, and the next iteration gets enough of it."""
+    matmul = StreamMatmul(world_of(device))
+    stamps, progress = matmul.during(waits(device, 40_000_000), Counts(4, 12))
+    assert (stamps.shape, progress.shape) == ((12, 4), (12,))
+    assert np.nanmax(progress) > 0
 
 
 def test_it_is_a_matmul_on_a_cpu():
@@ -74,45 +91,46 @@ def test_it_is_the_same_matmul_on_a_gpu_in_software_in_a_stream_of_its_own(vendo
 
 
 def test_progress_is_what_was_done_within_a_span():
-    """From launch to launch it goes on evenly; of what they do not cover nothing is known."""
+    """From launch to launch it goes on evenly; spans that the launches do not cover are nan."""
     ends = np.array([1000, 2000, 4000])
     spans = np.array([[1000, 2000], [1500, 3000], [2000, 2200], [900, 1500], [3000, 4001]])
-    assert progress(spans, ends).tolist() == [1000, 1000, 100, -1, -1]
-    assert progress(spans[:1], ends[:1]).tolist() == [-1]
+    progress = launches_within(spans, ends)
+    assert progress[:3] == pytest.approx([1.0, 1.0, 0.1])
+    assert np.isnan(progress[3:]).all()
+    assert np.isnan(launches_within(spans[:1], ends[:1])).all()
 
 
 def test_its_rate_is_that_of_a_whole_core_or_of_a_shared_one():
-    """Else what it loses would say nothing: on the core of whoever waits it gets about half. The warm-up is as long as
-    numpy's threads, of another test's matmul, may go on spinning."""
+    """Else what it loses would say nothing: on the core of a waiting rank it gets about half. The
+    warm-up is as long as numpy's threads, of another test's matmul, may go on spinning."""
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
         pytest.skip("one core")
-    device, watch = CpuDevice(), Watch()
-    gate = Step(device.compile("iteration", {}).kernel("nothing"), Gate())
-    wait = Step(device.compile("iteration", {}).kernel("come_late"), Arguments(timeout_ns=20_000_000))
-    done = {}
+    device = CpuDevice()
+    rates = {}
     try:
         os.sched_setaffinity(0, {cpus[0]})
         for core in cpus[:2]:
-            work = bind_gemm(cast(Any, SimpleNamespace(device=device)), core)
-            stamps = device.run(Plan(gate, gate, wait, gate, gate, 20, 20, 0, beside=work), watch)
-            assert stamps.shape == (20, 5)
-            done[core] = stamps[:, 4].sum() / (stamps[:, 1] - stamps[:, 0]).sum()
+            matmul = CoreMatmul(world_of(device), core)
+            stamps, progress = matmul.during(waits(device, 20_000_000), Counts(20, 20))
+            assert (stamps.shape, progress.shape) == ((20, 4), (20,))
+            rates[core] = np.nansum(progress) / (stamps[:, LEFT] - stamps[:, ARRIVED]).sum()
     finally:
         os.sched_setaffinity(0, set(cpus))
-    assert 0.2 < done[cpus[0]] / done[cpus[1]] < 0.8
+    assert 0.2 < rates[cpus[0]] / rates[cpus[1]] < 0.8
 
 
 def test_a_short_call_is_measured_in_a_chain_beside_it():
     """A call of a microsecond would hardly meet an item of the matmul."""
-    assert modes(None, 16 << 10, beside=True) == ["chained"]
-    assert modes(None, 1 << 20, beside=True) == ["isolated"]
-    assert modes("both", 16 << 10, beside=True) == ["isolated", "chained"]
+    axes = Axes({}, lambda size: [], mode=Footprint.mode)
+    assert axes.modes(16 << 10) == ["chained"]
+    assert axes.modes(1 << 20) == ["isolated"]
+    assert Axes({}, lambda size: [], mode="both").modes(16 << 10) == ["isolated", "chained"]
 
 
 def test_a_rank_with_a_core_to_spare_has_it_beside_it(tmp_path):
-    options = ("--sizes", "16K,2M", "--algorithm", "auto,library", "-n", "24", "--beside", "gemm", "--out", tmp_path)
-    done = mpirun(1, "-m", "bench.allreduce", *map(str, options))
+    options = ("--sizes", "16K,2M", "--algorithm", "auto,library", "-n", "24", "--out", tmp_path)
+    done = mpirun(1, "-m", "bench.footprint", *map(str, options))
     if len(os.sched_getaffinity(0)) < 2:
         assert done.returncode == 3
         return
@@ -134,26 +152,52 @@ def test_without_a_core_to_spare_it_is_refused_once(tmp_path):
     cpus = sorted(os.sched_getaffinity(0))
     try:
         os.sched_setaffinity(0, set(cpus[:2]))
-        done = mpirun(2, "-m", "bench.allreduce", "--beside", "gemm", "--out", str(tmp_path))
+        done = mpirun(2, "-m", "bench.footprint", "--out", str(tmp_path))
     finally:
         os.sched_setaffinity(0, set(cpus))
     assert (done.returncode, done.stdout) == (3, "")
-    said = r"bench\.allreduce: --beside gemm takes a core of its own beside each rank, [^\n]+\n"
-    assert re.fullmatch(said, done.stderr)
+    assert done.stderr == ("bench.footprint: the matmul takes one core for each rank besides the "
+                           "ranks' own, and 2 ranks leave too few\n")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_python_cannot_loop_beside_it(tmp_path):
-    done = mpirun(1, "-m", "bench.allreduce", "--beside", "gemm", "--dispatch", "python", "--out", str(tmp_path))
+    done = mpirun(1, "-m", "bench.footprint", "--dispatch", "python", "--out", str(tmp_path))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "--beside is for the native loop" in done.stderr
+    assert "measured in the native loop: leave out --dispatch python" in done.stderr
+
+
+@pytest.mark.parametrize(("command", "options", "sentence"), [
+    ("allreduce", ["--beside", "gemm"], "unrecognized arguments: --beside gemm"),
+    ("footprint", ["--collective", "allreduce"], "invalid choice: 'allreduce'"),
+    ("footprint", ["--collective", "alltoall", "--in-place"], "an all-to-all has no in-place form"),
+    ("footprint", ["--collective", "alltoall", "-o", "sum"], "unrecognized arguments: -o sum"),
+    ("footprint", ["--arrival-skew", "5us"], "unrecognized arguments: --arrival-skew 5us"),
+])
+def test_a_bad_command_line_is_refused_once(tmp_path, command, options, sentence):
+    done = mpirun(2, "-m", f"bench.{command}", *options, "--out", str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert sentence in done.stderr
+
+
+def test_another_collective_is_measured_beside_it(tmp_path):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core")
+    options = ("--collective", "all_gather", "--sizes", "2M", "-n", "12", "--lean")
+    done = mpirun(1, "-m", "bench.footprint", *options, "--out", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    (path,) = tmp_path.glob("*.jsonl")
+    result = read(path)
+    assert result.run.benchmark == "footprint"
+    assert {case.collective for case in result.cases} == {"all_gather"}
+    assert {bool(beside(case.shape)) for case in result.cases} == {False, True}
 
 
 @pytest.mark.parametrize("vendor", ["cuda", "hip"])
 def test_the_command_on_gpus_in_software(tmp_path, vendor):
     environment: dict[str, Any] = fake_gpu.environment(vendor=vendor, sms=2) | {"FAKE_NCCL_BINDING": "none"}
     options = ("--sizes", "64K", "--mode", "isolated", "--algorithm", "two_shot+1b", "-n", "4", "-w", "0", "--lean")
-    done = mpirun(2, "-m", "bench.allreduce", *options, "--beside", "gemm", "--out", str(tmp_path), **environment)
+    done = mpirun(2, "-m", "bench.footprint", *options, "--out", str(tmp_path), **environment)
     assert (done.returncode, done.stderr) == (0, "")
     (path,) = tmp_path.glob("*.jsonl")
     result = read(path)
@@ -192,4 +236,4 @@ def test_a_free_core_is_one_of_which_no_rank_has_any_part(monkeypatch):
     monkeypatch.setattr(Path, "exists", lambda path: True)
     monkeypatch.setattr(Path, "read_text", lambda path: siblings[int(re.findall(r"cpu(\d+)/", str(path))[0])])
     assert placement.cores([0, 1, 2, 4, 5]) == [[0, 4], [1, 5], [2]]
-    assert placement.one_a_core([0, 1, 2, 4, 5]) == [0, 1, 2, 4, 5]
+    assert placement.one_per_core([0, 1, 2, 4, 5]) == [0, 1, 2, 4, 5]

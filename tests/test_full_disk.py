@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from bench.harness import picks
+from bench.harness import tuned
 from bench.harness.head import Machine
-from collectives.operation import Pick
+from collectives.operation import TunedChoice
 from reports.__main__ import main
 from reports.manifest import MANIFEST, read_manifest
 from reports.result import ResultError, read
@@ -154,14 +154,14 @@ def test_a_disk_that_is_full_at_the_very_end_costs_the_picture_and_the_json_alon
 def test_a_table_of_the_tuner_that_does_not_fit_stays_as_it_was(disk_of):
     disk = disk_of(8192)
     table, here = disk.at / "table.json", Machine({}, [], None, "a1b2c3", "d4e5f6")
-    picks.add(table, here, "first", [])
+    tuned.add(table, here, "first", [])
     disk.fill()
     before = files(disk.at)
-    found = [Pick("all_reduce", 2, 16384 << step, "copied", 100.0, "ring") for step in range(200)]
+    found = [TunedChoice("all_reduce", 2, 16384 << step, "copied", 100.0, "ring") for step in range(200)]
     with pytest.raises(ResultError, match=f"table.json cannot be written: {FULL}"):
-        picks.add(table, here, "second", found)
+        tuned.add(table, here, "second", found)
     assert files(disk.at) == before
-    assert picks.load(table, here).run_id == "first"
+    assert tuned.load(table, here).run_id == "first"
 
 
 def test_a_campaign_says_once_that_there_is_no_room_and_keeps_its_launches(disk_of):

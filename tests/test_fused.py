@@ -62,17 +62,17 @@ def test_what_does_not_fit_is_one_sentence():
     norm = NormCase(COLLECTIVE["allreduce_rmsnorm"], count=1 << 20, hidden=1 << 20, residual=0, residual_out=0,
                     weight=0, summed=0, **common)
     assert FUSED["allreduce_rmsnorm"]["fused"].bind(world, norm) == Unsupported(
-        "a token's 4194304 B are more than a slot of 2097152 B", of_size=True)
+        "a token's 4194304 B are more than a slot of 2097152 B", depends_on_size=True)
     small = replace(norm, count=64, hidden=64, build=Build(chunk_bytes=128))
     assert FUSED["allreduce_rmsnorm"]["fused"].bind(world, small) == Unsupported(
-        "a token's 256 B are more than a slot of 128 B", of_size=True)
+        "a token's 256 B are more than a slot of 128 B", depends_on_size=True)
     odd = replace(norm, count=100, hidden=100, quantized="fp8")
     assert FUSED["allreduce_rmsnorm"]["fused"].bind(world, odd) == Unsupported(
         "a token is quantised 64 elements at a time, which do not divide 100")
     gemv = GemvCase(COLLECTIVE["gemv_allreduce"], count=1 << 20, hidden=1 << 20, inner=64, tokens=1, weights=0,
                     weight_type="int8", row_scales=0, activations=0, stride=64, copies=1, **common)
     assert FUSED["gemv_allreduce"]["fused"].bind(world, gemv) == Unsupported(
-        "2 ranks' parts of 4194304 B do not fit into a slab", of_size=True)
+        "2 ranks' parts of 4194304 B do not fit into a slab", depends_on_size=True)
 
 
 @pytest.mark.parametrize("output", ["int8", "fp8"])
@@ -93,21 +93,21 @@ def test_every_form_is_measured_with_codes_written_too(tmp_path, output):
 def test_codes_are_asked_for_of_whole_packs_alone():
     done = mpirun(2, "-m", "bench.allreduce_rmsnorm", "--hidden", "100", "--output", "int8")
     assert (done.returncode, done.stdout, done.stderr) == (
-        2, "", "bench.allreduce_rmsnorm: --output is of 64 elements at a time, which do not divide 100\n")
+        2, "", "bench.allreduce_rmsnorm: --output quantises 64 elements at a time, which do not divide 100\n")
 
 
-@pytest.mark.parametrize(("device", "build", "takes"), [
-    ("cpu", Build(), {100.0: ("fused", False), 500.0: ("fused+nt", True)}),
-    ("cpu", Build(stream_slab=True), {}),  # asked for
-    ("cuda", Build(), {}),
+@pytest.mark.parametrize(("near_peers", "build", "takes"), [
+    (True, Build(), {100.0: ("fused", False), 500.0: ("fused+nt", True)}),
+    (True, Build(stream_slab=True), {}),  # asked for
+    (False, Build(), {}),
 ])
-def test_on_a_cpu_a_form_follows_the_link_unless_a_build_is_asked_for(device, build, takes):
+def test_on_a_cpu_a_form_follows_the_link_unless_a_build_is_asked_for(near_peers, build, takes):
     """While the link was slow a form of plain stores would be held against others that go around the caches."""
     def bind(world: Any, case: Case) -> Operation:
         return Operation(cast(Any, case.build), lambda: None)
 
     form = following_link(Algorithm("fused", "", cast(Any, bind), lambda ranks, case: None))
-    world = SimpleNamespace(device=SimpleNamespace(name=device))
+    world = SimpleNamespace(device=SimpleNamespace(near_peers=near_peers))
     case = Case(COLLECTIVE["gemv_allreduce"], 64, DATATYPES["float32"], "sum", 0, 0, build=build)
     found = form.bind(cast(Any, world), case)
     assert isinstance(found, Operation)

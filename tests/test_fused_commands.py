@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bench.harness import options as cli
+from bench.harness import options as harness_options
 from bench.layers import overlap
 from reports.case import find_states
 from reports.exposed import COMPUTE, costs_in, work_of
@@ -34,7 +34,7 @@ SCALE = "is not a fraction such as 1/64, above 0 and at most 1"
 BAD = [
     (COMMANDS, "--model llama-3.1-71b", MODEL),
     (COMMANDS, "-d int32", "unknown datatype 'int32': did you mean float32"),
-    (COMMANDS, "-d double", "unknown datatype 'double': known are float32, float16, bfloat16"),
+    (COMMANDS, "-d double", "unknown datatype 'double': choose from float32, float16, bfloat16"),
     (COMMANDS, "--max-time 0", "'0' is not a number of seconds above 0"),
     (COMMANDS, "--format nccl-tests", "invalid choice: 'nccl-tests'"),
     (COMMANDS, "--bogus", "unrecognized arguments: --bogus"),
@@ -44,7 +44,7 @@ BAD = [
     (("gemv_allreduce",), "--tokens 1,9", "9 is above the most, 8"),
     (("gemm_reduce_scatter", "allgather_gemm"), "--tokens 65537", "65537 is above the most, 65536"),
     (("gemm_reduce_scatter", "allgather_gemm"), "--tokens 256,100",
-     "--tokens 100: not a whole multiple of 16, which 8 chunks for 2 ranks take"),
+     "--tokens 100: not a multiple of 16, which 8 chunks for 2 ranks need"),
     (("allreduce_rmsnorm",), "--hidden 0", "'0' is not a whole number of at least 1"),
     (("allreduce_rmsnorm",), "--hidden 1048577", "1048577 is above the most, 1048576"),
     (("allreduce_rmsnorm",), "--hidden 1048576", "2048 tokens of 1048576 elements are 8589934592 B, above 512M"),
@@ -59,7 +59,7 @@ BAD = [
     (("decode",), "--slots 0", "'0' is not a whole number of at least 1"),
     (("decode",), "--slots 1,9", "9 is above the most, 8"),
     (("prefill",), "--layers 0", "'0' is not a whole number of at least 1"),
-    (("prefill",), "--layers 3", r"--layers 3: the 80 of llama-3\.1-70b are no whole multiple of that"),
+    (("prefill",), "--layers 3", r"--layers 3: the 80 layers of llama-3\.1-70b are not a multiple of it"),
 ]
 
 
@@ -81,7 +81,7 @@ def ended(monkeypatch):
         found.append(status)
         raise Ended
 
-    monkeypatch.setattr(cli, "os", SimpleNamespace(**{**vars(os), "_exit": end}))
+    monkeypatch.setattr(harness_options, "os", SimpleNamespace(**{**vars(os), "_exit": end}))
     monkeypatch.setenv("PMI_SIZE", "2")
     return found
 
@@ -118,10 +118,10 @@ def test_started_alone_it_names_mpirun_at_once_and_leaves_nothing(command, tmp_p
 
 @pytest.mark.parametrize(("ranks", "command", "status", "sentence"), [
     (2, "decode --slots 1,9", 2, "argument --slots: 9 is above the most, 8"),
-    (3, "decode --model llama-3.1-8b", 3, "32 layers make no 3 stages of as many each"),
-    (3, "prefill --model llama-3.1-8b", 3, "--layers 4: not a whole multiple of 3 ranks"),
-    (2, "prefill -d half", 3, "a CPU's matmul is of float32 alone, not of float16"),
-    (2, "allgather_gemm -d bfloat16", 3, "a CPU's matmul is of float32 alone, not of bfloat16"),
+    (3, "decode --model llama-3.1-8b", 3, "32 layers do not divide into 3 equal stages"),
+    (3, "prefill --model llama-3.1-8b", 3, "--layers 4: not a multiple of 3 ranks"),
+    (2, "prefill -d half", 3, "a CPU multiplies float32 only, not float16"),
+    (2, "allgather_gemm -d bfloat16", 3, "a CPU multiplies float32 only, not bfloat16"),
     (2, "gemv_allreduce -G 1", 3, "-G: the cpu device has no graphs"),
 ])
 def test_what_this_machine_cannot_do_is_said_once_for_all_ranks(tmp_path, ranks, command, status, sentence):
@@ -133,11 +133,14 @@ def test_what_this_machine_cannot_do_is_said_once_for_all_ranks(tmp_path, ranks,
 
 
 STRICT = """import sys, time
+from functools import partial
 import bench.layers.steps
-from bench import decode
+from bench.decode import parse, prepare
+from bench.harness.run import measure
 from bench.harness.session import start
 bench.layers.steps.TOLERANCE["float16"] = 1e-9
-start("decode", decode.parse(sys.argv[1:]), decode.prepare, time.monotonic())
+run_options, decode = parse(sys.argv[1:])
+start(run_options, time.monotonic(), lambda session: measure(session, partial(prepare, decode)))
 """
 
 
@@ -145,7 +148,8 @@ def test_a_step_that_is_off_is_a_wrong_result_and_is_not_timed(tmp_path):
     """No rounding of 16 bits is within this bound."""
     done = mpirun(2, "-c", STRICT, *SMALL, "--slots", "1", "--out", str(tmp_path), timeout_s=60)
     assert (done.returncode, done.stdout) == (1, "")
-    off = r"tensor_parallel 1 slots is off by [\d.e-]+ of its result's root mean square: no step to be timed"
+    off = (r"tensor_parallel 8192 B is off by [\d.e-]+ of its result's root mean square, so it is "
+           r"not timed")
     assert re.fullmatch(rf"bench\.decode: {off}\n", done.stderr), done.stderr
     assert not list(tmp_path.iterdir())
 

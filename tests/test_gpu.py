@@ -13,6 +13,7 @@ import sys
 import pytest
 
 from kernels.devices.gpu_driver import visible_gpus
+from tests.broken_kernels import tree
 from tests.fake_gpu import environment
 from tests.launch import ROOT, count, mpirun
 
@@ -23,14 +24,14 @@ def fake(vendor, **faults):
     return {**environment(vendor=vendor, **faults), **WITHOUT_LIBRARY}
 
 
-def in_one_launch(ranks, examples, seed, *macros, **variables):
-    command = [sys.executable, "-m", "tests.one_launch", str(examples), str(seed), str(ranks), *macros]
+def in_one_launch(ranks, examples, seed, **variables):
+    command = [sys.executable, "-m", "tests.one_launch", str(examples), str(seed), str(ranks)]
     env = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
 
 
-def by_processes(device, memory, examples, seed, *macros, program="collective", **variables):
-    command = ("-m", f"tests.{program}_ranks", str(examples), str(seed), device, memory, *macros)
+def by_processes(device, memory, examples, seed, *words, program="collective", **variables):
+    command = ("-m", f"tests.{program}_ranks", str(examples), str(seed), device, memory, *words)
     return mpirun(2, *command, timeout_s=300, **variables)
 
 
@@ -39,9 +40,10 @@ def assert_right(done, examples, ranks):
     assert f"{examples} examples right on {ranks} ranks" in done.stdout
 
 
-def stress(device, launches, seed, *settings, **variables):
-    command = ("tests/stress_ranks.py", str(launches), str(seed), f"device={device}", *settings)
-    done = mpirun(2, *command, timeout_s=300, **variables)
+def stress(device, launches, seed, *settings, tree=ROOT, **variables):
+    # -m: a fake GPU sets PYTHONPATH to the project, and a broken tree has to come before it.
+    command = ("-m", "tests.stress_ranks", str(launches), str(seed), f"device={device}", *settings)
+    done = mpirun(2, *command, timeout_s=300, tree=tree, **variables)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
@@ -131,16 +133,25 @@ def test_back_to_back_launches_are_right(memory):
     assert found == {"launches": 1000, "wrong_elements": 0, "timed_out": False}
 
 
-@pytest.mark.parametrize("control", ["WITHOUT_WAIT=1", "WITHOUT_EPOCH_FLIP=1"])
-def test_without_a_part_of_the_protocol_results_are_wrong_on_a_fake_gpu(control):
-    # Chance decides how soon.
-    assert any(stress("cuda", 1000, seed, control, **fake("cuda", sms=6))["wrong_elements"] for seed in range(1, 9))
+CONTROLS = pytest.mark.parametrize("patch", ["without the wait", "without the epoch flip"])
+
+
+def finds_wrong_elements(device, broken, **variables):
+    """Whether a stress run over these kernels finds something wrong; chance decides how soon."""
+    settings = "timeout_s=2", "one_shot_push", "two_shot"
+    return any(stress(device, 1000, seed, *settings, tree=broken, **variables)["wrong_elements"]
+               for seed in range(1, 9))
+
+
+@CONTROLS
+def test_without_a_part_of_the_protocol_results_are_wrong_on_a_fake_gpu(patch, tmp_path):
+    assert finds_wrong_elements("cuda", tree(tmp_path / "tree", patch), **fake("cuda", sms=6))
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("control", ["WITHOUT_WAIT=1", "WITHOUT_EPOCH_FLIP=1"])
-def test_without_a_part_of_the_protocol_results_are_wrong(control):
-    assert any(stress(vendor_here(), 1000, seed, control)["wrong_elements"] for seed in range(1, 9))
+@CONTROLS
+def test_without_a_part_of_the_protocol_results_are_wrong(patch, tmp_path):
+    assert finds_wrong_elements(vendor_here(), tree(tmp_path / "tree", patch))
 
 
 @pytest.mark.gpu

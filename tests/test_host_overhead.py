@@ -8,9 +8,9 @@ import pytest
 
 from bench.harness import verify
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Step, plain_arguments
+from collectives.operation import plain_arguments
 from kernels.devices.cpu import CpuDevice
-from kernels.devices.device import Watch
+from kernels.devices.device import Step, Watch
 from reports.result import Block, RunFile, read
 from tests.synthetic_run import write_run
 
@@ -49,5 +49,6 @@ def test_read_a_run(benchmark, tmp_path):
 
 @pytest.mark.benchmark(group="host path")
 def test_make_the_checked_data(benchmark):
-    table = benchmark(verify.received, COLLECTIVES["all_reduce"], {}, DATATYPES["float32"], "sum", 8, 0)
+    data = verify.Data(COLLECTIVES["all_reduce"], DATATYPES["float32"], "sum", 8, 0)
+    table = benchmark(data.received, {})
     assert table.shape == (8, 1, verify.PERIOD)

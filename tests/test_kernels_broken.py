@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from tests.gpu_builds import CUDA, HIP, PACK, WIDE, changed, compiled, flaws_of_loops, misfits
+from tests.broken_kernels import CUDA, HIP, PACK, PATCHES, Patch, copy_kernels
+from tests.gpu_builds import WIDE, compiled, flaws_of_loops, misfits
 from tests.kernel_code import HANDOVER, broken, family, kernels_in, protocol
 from tests.kernel_resources import ARCHITECTURES
 
@@ -22,10 +23,15 @@ SYNCHRONISATION_BROKEN = {
 }
 
 
+def changed(folder, path, old, new):
+    """A copy of the kernels in which every `old` in this file is `new`."""
+    return copy_kernels(folder, [Patch(path, old, new, times=None)])
+
+
 @pytest.mark.parametrize("what", SYNCHRONISATION_BROKEN)
 def test_broken_synchronisation_is_noticed(what, tmp_path):
-    architectures, header, old, new = SYNCHRONISATION_BROKEN[what]
-    folder = changed(tmp_path, header, old, new)
+    architectures, *change = SYNCHRONISATION_BROKEN[what]
+    folder = changed(tmp_path, *change)
     for architecture in architectures:
         if (what, architecture) == ("accesses for the own GPU", "gfx1100"):
             continue  # has no scopes: its loads say glc for its own GPU too
@@ -35,19 +41,21 @@ def test_broken_synchronisation_is_noticed(what, tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ["sm_90", "gfx942", "gfx1201"])
-def test_a_missing_fence_is_noticed(architecture):
-    text = compiled("allreduce_one_shot", architecture, (("WITHOUT_FENCE_SYSTEM", "1"),)).text
+def test_a_missing_fence_is_noticed(architecture, tmp_path):
+    folder = copy_kernels(tmp_path, PATCHES["without the fence before the flag"])
+    text = compiled("allreduce_one_shot", architecture, folder=folder).text
     for lines in kernels_in(text, architecture).values():
         assert not re.search(HANDOVER[family(architecture)], protocol(lines, architecture))
 
 
 @pytest.mark.parametrize("architecture", ["sm_90", "gfx1201"])
-@pytest.mark.parametrize("control", ["WITHOUT_EPOCH_FLIP", "WITHOUT_WAIT"])
-def test_the_other_negative_controls_are_other_code(architecture, control):
-    text = compiled("allreduce_two_shot", architecture, ((control, "1"),)).text
+@pytest.mark.parametrize("patch", ["without the epoch flip", "without the wait"])
+def test_the_other_negative_controls_are_other_code(architecture, patch, tmp_path):
+    folder = copy_kernels(tmp_path, PATCHES[patch])
+    text = compiled("allreduce_two_shot", architecture, folder=folder).text
     assert text != compiled("allreduce_two_shot", architecture).text
     acquires = {"L" in protocol(lines, architecture) for lines in kernels_in(text, architecture).values()}
-    assert acquires == {control != "WITHOUT_WAIT"}
+    assert acquires == {patch != "without the wait"}
 
 
 def test_a_store_under_way_is_noticed_on_gfx1100(tmp_path):
@@ -59,10 +67,11 @@ def test_a_store_under_way_is_noticed_on_gfx1100(tmp_path):
 
 
 VOLATILE = ("*(const global_words*)p", "*(const volatile global_words*)p")
-AT_ONCE = ("batch[k] = reduced(i + k * step);", "to.put(i + k * step, batch[k] = reduced(i + k * step));")
+REDUCED = "combined<FINISH, SOURCES>([&](int s) { return place.load(from.at[s], k); })"
+AT_ONCE = (f"batch[k] = {REDUCED};", f"place.put(to, k, batch[k] = {REDUCED});")
 LOOPS_BROKEN = {
     "volatile loads": (("gfx942", "gfx1201"), HIP, *VOLATILE),
-    "loads left to the scheduler": (("gfx1100", "gfx1201"), PACK, "loads_first<BATCH * SOURCES>();", ""),
+    "loads left to the scheduler": (("gfx1100", "gfx1201"), PACK, "if (N > 1) loads_first<N * SOURCES>();", ""),
     "each store after its load": (("sm_90", "gfx942"), PACK, *AT_ONCE),
     "narrow stores": (("sm_90",), CUDA, "st.global.v4.u32 [%0], {%1,%2,%3,%4};", "st.global.u32 [%0], %1;"),
 }
@@ -70,13 +79,13 @@ LOOPS_BROKEN = {
 
 @pytest.mark.parametrize("what", LOOPS_BROKEN)
 def test_a_main_loop_falling_apart_is_noticed(what, tmp_path):
-    architectures, header, old, new = LOOPS_BROKEN[what]
-    folder = changed(tmp_path, header, old, new)
+    architectures, *change = LOOPS_BROKEN[what]
+    folder = changed(tmp_path, *change)
     for architecture in architectures:
         assert flaws_of_loops(compiled("allreduce_two_shot", architecture, folder=folder).text, architecture)
 
 
-INDEXED = (PACK, "load_aligned_pack(from.at[s], i)", "load_aligned_pack(from.at[(s + i) % SOURCES], i)")
+INDEXED = (PACK, "place.load(from.at[s], k)", "place.load(from.at[(s + team.thread) % SOURCES], k)")
 MISFITS = {
     "few registers": ("sm_90", WIDE, CUDA, "__launch_bounds__(512, 1)", "__launch_bounds__(512, 4)"),
     "few vector registers": ("gfx1201", WIDE, HIP, "amdgpu_waves_per_eu(2, 4)", "amdgpu_num_vgpr(32)"),

@@ -14,21 +14,25 @@ import pytest
 
 from collectives.link import matchings, parts
 from reports.plot import plot
-from reports.result import Block, Planned, Run, RunFile, read
+from reports.result import Block, CaseHeader, Run, RunFile, read
 from reports.show import text
 from tests import fake_gpu
 from tests.launch import ROOT, mpirun
 from tests.synthetic_run import without_fsync
 
 QUICK = ("-e", "256K", "-f", "16", "--max-time", "9")
-# The command, but so many iterations end it and not the time: it is as long as it takes, on a slow machine too.
+# The command, but 6 iterations of each case end it and not the time, on a slow machine too.
 COUNTED = """
-import time, bench.link as link, collectives.link as wire
+import time
+from dataclasses import replace
+from functools import partial
+import bench.link as link
+from bench.harness.run import measure
 from bench.harness.session import start
-bind, options = wire.bind, link.parse()
-options.iters = 6
+bind, (options, sizes) = link.bind, link.parse()
 {}
-start("link", options, link.prepare, time.monotonic())
+start(replace(options, iterations=6), time.monotonic(),
+      lambda session: measure(session, partial(link.prepare, sizes)))
 """
 
 
@@ -119,9 +123,9 @@ def made_up(folder, ranks, gb_s, blocks=12, one_way_us=2.0):
     shapes = [("push", pair.shape) for pair in parts(ranks)["push"]] + [("pull", pair.shape) for pair in
                                                                         parts(ranks)["pull"]]
     size = 64 << 20
-    cases = [Planned(collective="link", algorithm=name, shape=shape, size_bytes=size, count=size // 4,
+    cases = [CaseHeader(collective="link", algorithm=name, shape=shape, size_bytes=size, count=size // 4,
                      datatype="float32", redop="none") for name, shape in shapes]
-    cases += [Planned(collective="link", algorithm="ping_pong", shape=part.shape, size_bytes=0, count=0,
+    cases += [CaseHeader(collective="link", algorithm="ping_pong", shape=part.shape, size_bytes=0, count=0,
                       datatype="float32", redop="none") for part in parts(ranks)["ping_pong"]]
     run = Run(run_id=f"2026-11-20T06-15-00Z-link-{ranks}", benchmark="link", version="0.1.0", argv=[], seed=0,
               machine_id="a", software_id="b", environment={}, clock_shared=False, cases=cases,

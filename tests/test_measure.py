@@ -6,20 +6,22 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from bench.harness import verify
-from bench.harness.iteration import Subject
-from bench.harness.timing import LEAST_TURNS, block_cost_s, summary, take_turns, times_us
+from bench.harness import timing, verify
+from bench.harness.iteration import Iteration
+from bench.harness.schedule import LEAST_TURNS, block_cost_s, take_turns
+from bench.harness.timing import RankBlock, summary, times_us
 from collectives.collective import COLLECTIVES, DATATYPES, reason_against
-from collectives.operation import Operation, Step, Wrong
-from kernels.devices.device import Kernel
+from collectives.operation import Operation
+from kernels.devices.device import WRONG_BYTES, Kernel, Step, Wrong
 from reports.case import where_wrong
 from reports.result import to_dict
 
 NOTHING = Step(Kernel("nothing", 0), None)
 
 
-def subject(calls: int = 0) -> Subject:
-    return Subject(7, "", NOTHING, Operation(NOTHING, lambda: None), NOTHING, NOTHING, calls=calls)
+def iteration_of(chain_calls: int = 0) -> Iteration:
+    return Iteration(7, "", NOTHING, Operation(NOTHING, lambda: None), NOTHING, NOTHING,
+                     chain_calls=chain_calls)
 
 
 # Two iterations on two ranks, in ns: arrived, left, began to consume, done. Rank 1 comes 300 ns late to the first.
@@ -29,16 +31,20 @@ STAMPS = [
 ]
 
 
-def block_of(clock_shared: bool = True, calls: int = 0, wrong=(0, 0)):
-    found = [None if n is None else Wrong(n, 40, 1184, 0x41400000, 0x41500000) for n in wrong]
-    ranks = [(stamps, its, 100.0 + i, 110.0 + i, None, None)
-             for i, (stamps, its) in enumerate(zip(STAMPS, found, strict=True))]
-    return summary(subject(calls), 3, ranks, clock_shared, 0.5, DATATYPES["float32"])
+def block_of(clock_shared: bool = True, chain_calls: int = 0, facts=(None, None)):
+    parts = [RankBlock(stamps, None, (100.0 + rank, 110.0 + rank), None, facts[rank])
+             for rank, stamps in enumerate(STAMPS)]
+    return summary(iteration_of(chain_calls), 3, parts, clock_shared)
+
+
+def first_wrong(*elements: int):
+    wrongs = [Wrong(n, 40, 1184, 0x41400000, 0x41500000) for n in elements]
+    return verify.first_wrong(wrongs, DATATYPES["float32"])
 
 
 def test_a_time_is_last_exit_minus_last_arrival_and_the_total_adds_the_slowest_reading():
     record, rows = block_of()
-    assert (record.case, record.block, record.round, record.n, record.measure_s) == (7, 3, 3, 2, 0.5)
+    assert (record.case, record.block, record.round, record.n) == (7, 3, 3, 2)
     assert record.time_us == np.median([3.0 - 1.3, 12.0 - 10.0])
     assert record.consume_us == np.median([1.2, 0.4])
     assert record.total_us == pytest.approx(np.median([1.7 + 1.2, 2.0 + 0.4]))
@@ -55,22 +61,49 @@ def test_without_a_shared_clock_a_time_is_the_slowest_ranks_own():
 
 
 def test_a_chain_is_per_call_and_has_no_reading():
-    record, _ = block_of(calls=10)
+    record, _ = block_of(chain_calls=10)
     assert record.time_us == pytest.approx(np.median([1.7, 2.0]) / 10)
     assert record.total_us == record.time_us
     assert record.consume_us is None
     assert record.chain_only_us == pytest.approx(np.median([1.2, 0.4]) / 10)
 
 
-def test_what_any_rank_finds_wrong_counts_and_unchecked_is_not_right():
-    assert block_of(wrong=(0, 4))[0].n_wrong == 4
-    assert block_of(wrong=(3, 4))[0].n_wrong == 7
-    assert block_of(wrong=(None, None))[0].n_wrong is None
+@pytest.mark.parametrize(("elements", "n_wrong"),
+                         [((0, 4), 4), ((3, 4), 7), ((0, 0), 0), (None, None)])
+def test_what_any_rank_finds_wrong_counts_and_unchecked_is_not_right(
+        monkeypatch, elements, n_wrong):
+    """Each rank's count reaches the record; a run with `-c 0` has no count."""
+    iteration = iteration_of()
+    counts = elements or (0, 0)
+    gathered = [
+        RankBlock(stamps, Wrong(n, 40, 1184) if elements else None, (None, None), None, None)
+        for stamps, n in zip(STAMPS, counts, strict=True)]
+    zeros = np.zeros(WRONG_BYTES, np.uint8)
+    iteration.wrong = cast(Any, SimpleNamespace(write=lambda _: None, read=lambda: zeros))
+    session = SimpleNamespace(
+        options=SimpleNamespace(checks=1 if elements else 0), measuring_s=0.5,
+        flight=SimpleNamespace(note=lambda *_, **__: None),
+        communicator=SimpleNamespace(all_gather=lambda word: [word], gather=lambda part: gathered),
+        world=SimpleNamespace(clock_shared=True, device=SimpleNamespace(facts={})))
+    monkeypatch.setattr(timing, "round_trip_ns", lambda session: None)
+    monkeypatch.setattr(timing, "perform", lambda session, iteration, counts: STAMPS[0])
+    measured = timing.measure_block(cast(Any, session), iteration, 3, DATATYPES["float32"])
+    assert measured is not None
+    assert (measured[0].n_wrong, measured[0].measure_s) == (n_wrong, 0.0)
+    assert (measured[0].first_wrong is not None) == bool(n_wrong)
+
+
+def test_a_features_facts_are_the_mean_of_all_ranks_or_absent():
+    rates = [{"matmul_gflop_s": rate, "matmul_alone_gflop_s": 20.0} for rate in (10.0, 14.0)]
+    record = block_of(facts=rates)[0]
+    assert (record.matmul_gflop_s, record.matmul_alone_gflop_s) == (12.0, 20.0)
+    assert block_of(facts=(rates[0], None))[0].matmul_gflop_s is None
 
 
 def test_a_wrong_block_says_where_on_the_lowest_rank_that_found_anything():
-    assert block_of()[0].first_wrong is None
-    block = block_of(wrong=(0, 4))[0]
+    assert first_wrong(0, 0) is None
+    block = block_of()[0]
+    block.first_wrong = first_wrong(0, 4)
     assert where_wrong([block]) == (
         7, "block 3: rank 1 got 13.0 (0x41500000) at offset 1184, element 296; 12.0 (0x41400000) expected")
     assert to_dict(block)["first_wrong"]["iteration"] == 40
@@ -81,33 +114,39 @@ def test_a_wrong_block_says_where_on_the_lowest_rank_that_found_anything():
 
 
 def test_each_ranks_time_starts_at_the_last_arrival():
-    each = times_us(STAMPS, clock_shared=True)["each"]
-    assert each.tolist() == [[1.7, 2.0], [1.6, 1.0]]
+    times = times_us(STAMPS, clock_shared=True)
+    assert times.time_by_rank.tolist() == [[1.7, 2.0], [1.6, 1.0]]
 
 
-@pytest.mark.parametrize("what", COLLECTIVES.values(), ids=COLLECTIVES)
+@pytest.mark.parametrize("collective", COLLECTIVES.values(), ids=COLLECTIVES)
 @pytest.mark.parametrize("datatype", DATATYPES.values(), ids=DATATYPES)
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5, 8])
-def test_a_chain_goes_on_exactly_and_its_ranks_send_different_data(what, datatype, ranks):
-    for redop in ["sum", "avg", "min", "max"] if what.reduces else ["none"]:
-        if what.reduces and reason_against(datatype, redop):
+def test_a_chain_goes_on_exactly_and_its_ranks_send_different_data(collective, datatype, ranks):
+    for redop in ["sum", "avg", "min", "max"] if collective.reduces else ["none"]:
+        if collective.reduces and reason_against(datatype, redop):
             continue
-        for shape in what.shapes:
-            sent = datatype.encode(verify.chain_sent(what, datatype, redop, ranks, seed=3))
-            for _ in range(5):
-                result = datatype.encode(verify._result(what, shape, datatype, redop, datatype.decode(sent)))
-                decoded = enumerate(datatype.decode(result))
-                sent = datatype.encode(np.array([verify.linked(what, redop, got, r, ranks) for r, got in decoded]))
-                if redop == "sum":
-                    assert ranks == 1 or np.all(datatype.decode(sent[0]) != datatype.decode(sent[-1]))
-            right = verify.chain_received(what, shape, datatype, redop, ranks, 3, in_place=False, calls=5)
-            assert np.array_equal(result, right)
-            if what.no_place is None:
-                in_place = verify.chain_received(what, shape, datatype, redop, ranks, 3, in_place=True, calls=5)
-                for rank in range(ranks):
-                    own = rank if what.cut else 0
-                    sent_own, got_own = own * what.sends_all, own * what.receives_all
-                    assert np.array_equal(in_place[rank, got_own], sent[rank, sent_own])
+        data = verify.Data(collective, datatype, redop, ranks, seed=3)
+        for shape in collective.shapes:
+            check_chain(data, shape)
+
+
+def check_chain(data: verify.Data, shape: Any) -> None:
+    """Five calls, one after another as the kernels make them, give what `chain_received` says."""
+    collective, datatype, ranks = data.collective, data.datatype, data.ranks
+    sent = datatype.encode(data.chain_sent())
+    for _ in range(5):
+        result = datatype.encode(data._result(shape, datatype.decode(sent), None))
+        links = [data._linked(table, rank) for rank, table in enumerate(datatype.decode(result))]
+        sent = datatype.encode(np.array(links))
+        if data.redop == "sum":
+            assert ranks == 1 or np.all(datatype.decode(sent[0]) != datatype.decode(sent[-1]))
+    assert np.array_equal(result, data.chain_received(shape, in_place=False, calls=5))
+    if collective.no_place is None:
+        in_place = data.chain_received(shape, in_place=True, calls=5)
+        for rank in range(ranks):
+            own = rank if collective.cut else 0
+            sent_own, received_own = own * collective.sends_all, own * collective.receives_all
+            assert np.array_equal(in_place[rank, received_own], sent[rank, sent_own])
 
 
 @pytest.mark.parametrize(("budget_s", "turns"), [
@@ -117,16 +156,18 @@ def test_a_chain_goes_on_exactly_and_its_ranks_send_different_data(what, datatyp
 ])
 def test_what_takes_long_has_fewer_turns_and_leaves_rounds_to_the_others(budget_s, turns):
     """With as many turns for 64 MiB as for 32 KiB, no difference at 32 KiB had an interval."""
-    bench = cast(Any, SimpleNamespace(checks=1))
-    subjects = []
+    iterations = []
     for group, iteration_s in (("short", 2e-5), ("middle", 0.015), ("long", 0.2), ("", 1e-6)):
         for _ in range(2):
-            subjects.append(subject())
-            subjects[-1].group, subjects[-1].iteration_s = group, iteration_s
-    rounds = take_turns(bench, subjects, budget_s, 256)
-    every = {s.group: s.every for s in subjects}
-    assert all(s.every == every[s.group] and s.every % 2 for s in subjects)
+            iterations.append(iteration_of())
+            iterations[-1].group, iterations[-1].iteration_s = group, iteration_s
+    rounds = take_turns(iterations, 1, budget_s, 256)
+    every = {iteration.group: iteration.every for iteration in iterations}
+    for iteration in iterations:
+        assert iteration.every == every[iteration.group]
+        assert iteration.every % 2
     assert every.pop("") == 1
     assert {group: rounds // n for group, n in every.items()} == turns
-    cost_s = sum(rounds / s.every * block_cost_s(bench, s, 0.0) for s in subjects if s.group)
+    cost_s = sum(rounds / iteration.every * block_cost_s(iteration, 1, 0.0)
+                 for iteration in iterations if iteration.group)
     assert cost_s <= budget_s or rounds == LEAST_TURNS

@@ -1,4 +1,4 @@
-"""What logs of NCCL and RCCL say, as recorded from real machines, and what the real header and library have."""
+"""Reading the logs of NCCL and RCCL, recorded on real machines; the real header and library."""
 
 import importlib.metadata
 import os
@@ -9,9 +9,10 @@ from typing import cast
 
 import pytest
 
+from collectives.communicator import Communicator
 from collectives.library import gpu as library_gpu
 from collectives.library import nccl
-from collectives.operation import DeviceError, World
+from kernels.devices.device import DeviceError
 from tests.fake_gpu import fake_nccl
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -53,11 +54,11 @@ def recorded(name: str) -> str:
     ],
 )
 def test_the_transport_of_a_recorded_log(name, ways, kinds):
-    found = nccl.transports(recorded(name))
-    assert ways.items() <= found.items()
-    # Nothing else is taken for a way: trees, rings and the order of channels look alike.
+    result = nccl.transports(recorded(name))
+    assert ways.items() <= result.items()
+    # Trees, rings and the order of channels look similar, and are no transports.
     lines = [line for line in recorded(name).splitlines() if " via " in line]
-    assert len(found) == len({tuple(re.findall(r"(\d+)(?:\[\w+\])? -> (\d+)", line)[0]) for line in lines})
+    assert len(result) == len({tuple(re.findall(r"(\d+)(?:\[\w+\])? -> (\d+)", line)[0]) for line in lines})
     assert nccl.channels(recorded(name)) == kinds
 
 
@@ -79,7 +80,7 @@ def test_versions_are_written_in_two_ways(number, name):
 
 
 def header_of_nccl() -> str:
-    """nccl.h as NVIDIA ships it. Skips where it is not installed."""
+    """nccl.h as NVIDIA ships it. Skips if it is not installed."""
     for name in ("nvidia-nccl-cu13", "nvidia-nccl-cu12"):
         try:
             for file in importlib.metadata.files(name) or []:
@@ -127,12 +128,13 @@ def test_the_fake_library_has_every_call_and_the_fake_packages_what_the_real_one
 @pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU here")
 def test_the_real_library_without_a_driver_ends_in_one_sentence():
     header_of_nccl()
-    found = nccl.find_library("cuda")
-    assert isinstance(found, tuple)
-    library = nccl.Library(nccl.load(found[0]), "NCCL", 23203, found[1], False, {"NCCL_DEBUG": "WARN"})
+    result = nccl.find_library("cuda")
+    assert isinstance(result, tuple)
     alone = SimpleNamespace(rank=0, size=1, all_gather=lambda item: [item], broadcast=lambda item: item)
+    ranks, settings = cast(Communicator, alone), {"NCCL_DEBUG": "WARN"}
+    library = nccl.Nccl(ranks, nccl.load(result[0]), "NCCL", 23203, result[1], False, settings)
     with pytest.raises(
         DeviceError, match=r"^rank 0: ncclCommInitRank of NCCL 2.32.3 fails: unhandled cuda error: Cuda "
     ):
-        nccl.connect(cast(World, SimpleNamespace(communicator=alone)), library, "plain")
+        library.connect("plain")
     assert "NCCL_DEBUG" not in os.environ

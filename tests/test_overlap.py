@@ -11,7 +11,7 @@ import pytest
 
 from collectives.layers.models import MODELS
 from collectives.layers.overlap import OtherCore
-from collectives.operation import DeviceError
+from kernels.devices.device import DeviceError
 from reports.result import read
 from reports.show import text
 from tests.fake_gpu import fake_nccl
@@ -58,7 +58,7 @@ def test_a_lane_runs_in_turn_on_its_core_hands_errors_over_and_ends():
     while any(thread.name == "lane" for thread in threading.enumerate()):
         assert time.monotonic() < latest_s, "its thread is still there"
         time.sleep(0.01)
-    with pytest.raises(DeviceError, match="core 100000 cannot be had"):
+    with pytest.raises(DeviceError, match="core 100000 cannot be used"):
         OtherCore(100_000)
 
 
@@ -93,16 +93,16 @@ def test_a_run_says_what_it_multiplied_and_in_how_many_chunks(tmp_path, command,
 def test_a_run_says_where_no_core_is_free(tmp_path):
     done = measured(tmp_path, "gemm_reduce_scatter")
     assert done.returncode == 0, done.stderr
-    assert "No core is free beside each rank" in done.stdout
+    assert "No core is free for each rank's communication" in done.stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize(("options", "status", "words"), [
-    (["--tokens", "256,100"], 2, "--tokens 100: not a whole multiple of 16, which 8 chunks for 2 ranks take"),
+    (["--tokens", "256,100"], 2, "--tokens 100: not a multiple of 16, which 8 chunks for 2 ranks need"),
     (["--model", "llama-3.1-8"], 2, "did you mean llama-3.1-8b?"),
     (["-d", "int32"], 2, "unknown datatype 'int32'"),
     (["--algorithm", "then_two_shot"], 2, "unknown algorithm"),
-    (["-d", "half"], 3, "a CPU's matmul is of float32 alone, not of float16"),
+    (["-d", "half"], 3, "a CPU multiplies float32 only, not float16"),
 ])
 def test_what_cannot_be_is_one_sentence(tmp_path, command, options, status, words):
     done = mpirun(2, "-m", f"bench.{command}", *options, "--device", "cpu", "--out", str(tmp_path))
@@ -111,5 +111,5 @@ def test_what_cannot_be_is_one_sentence(tmp_path, command, options, status, word
 
 
 def test_layers_cut_by_columns_of_a_model():
-    assert MODELS["llama-3.1-8b"].outputs("qkv") == 6144
-    assert MODELS["mixtral-8x7b"].outputs("gate_up", ranks=2) == 2 * 14336
+    assert MODELS["llama-3.1-8b"].columns("qkv") == 6144
+    assert MODELS["mixtral-8x7b"].columns("gate_up", ranks=2) == 2 * 14336

@@ -1,21 +1,19 @@
-"""The quantised wire: its results to the bit, what it loses, and that nobody gets it unasked."""
+"""The quantised wire: its results to the bit, its loss, and that it runs only where it is named."""
 
 import json
-from contextlib import nullcontext
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from bench import tune
-from bench.harness import picks
-from collectives.algorithm import ALGORITHMS, asked_for
-from collectives.allreduce_two_shot_quantized import QUANTIZED, WIRES
+from collectives.algorithm import ALGORITHMS, default_names, selected
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Case, Pick, Unsupported
-from reports.result import Block, Planned, read
+from collectives.operation import Case, TunedChoice, Unsupported
+from collectives.quantized import ALGORITHMS as QUANTIZED
+from collectives.quantized.two_shot import WIRES
+from reports.result import Block, read
 from reports.table import render
 from reports.tune import winners
 from tests.launch import count, mpirun
@@ -29,10 +27,10 @@ E4M3 = np.array([(1 + m / 8) * 2.0 ** (e - 7) if e else m / 8 * 2.0**-6 for e in
 
 @pytest.mark.beside
 @pytest.mark.parametrize("ranks", [1, 2, 3])
-@pytest.mark.parametrize("stores", ["STREAM_SLAB=0", "STREAM_SLAB=1"])
+@pytest.mark.parametrize("stores", [(), ("nt",)], ids=["plain", "around the caches"])
 def test_every_element_is_numpys_and_as_near_to_fp64_as_its_block_allows(ranks, stores):
     examples = count(24)
-    done = mpirun(ranks, "tests/quantized_ranks.py", str(examples), str(ranks), stores)
+    done = mpirun(ranks, "tests/quantized_ranks.py", str(examples), str(ranks), *stores)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"{examples} examples right on {ranks} ranks" in done.stdout
 
@@ -66,22 +64,26 @@ def test_a_block_that_cannot_be_said_comes_back_as_nan_and_zeros_as_zeros(wire):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("changed", "sentence"), [
-    ({"datatype": DATATYPES["int32"]}, "int32 is not quantised: float32, float16, bfloat16 are"),
-    ({"redop": "max"}, "only sums and averages are quantised, and max is neither"),
-    ({"count": 33}, "quantised are whole blocks of 32 elements")], ids=["type", "operation", "count"])
+    ({"datatype": DATATYPES["int32"]},
+     "only float32, float16, bfloat16 can be quantised, not int32"),
+    ({"redop": "max"}, "only sum and avg can be quantised, not max"),
+    ({"count": 33}, "only whole blocks of 32 elements can be quantised"),
+], ids=["type", "operation", "count"])
 def test_what_is_not_quantised_is_one_sentence(name, changed, sentence):
     case = replace(Case(COLLECTIVES["all_reduce"], 64, DATATYPES["float32"], "sum", 0, 0), **changed)
-    found = KNOWN[name].bind(cast(Any, None), case)
-    assert found == Unsupported(sentence, of_size="count" in changed)
+    refusal = KNOWN[name].bind(cast(Any, None), case)
+    assert refusal == Unsupported(sentence, depends_on_size="count" in changed)
 
 
-def test_it_is_measured_where_it_is_named_or_asked_for():
-    assert not {one.name for one in asked_for(KNOWN, None)} & set(NAMES)
-    assert {one.name for one in asked_for(KNOWN, None, lossy=True)} == set(KNOWN)
-    assert [one.name for one in asked_for(KNOWN, ["two_shot_fp8+64K"])] == ["two_shot_fp8+64K"]
-    for lossy in (False, True):
-        tried = {name.partition("+")[0] for name in tune.candidates(1 << 20, False, lossy)}
-        assert tried >= set(NAMES) if lossy else not tried & set(NAMES)
+def test_it_is_measured_only_where_it_is_named():
+    """Neither a run without --algorithm nor bench.tune takes it."""
+    assert not set(default_names("all_reduce")) & set(NAMES)
+    assert set(KNOWN) == {*default_names("all_reduce"), *NAMES}
+    (algorithm,) = selected(KNOWN, ["two_shot_fp8+64K"])
+    assert algorithm.name == "two_shot_fp8+64K"
+    for far_peers in (False, True):
+        bases = {name.partition("+")[0] for name in tune.candidates(1 << 20, far_peers)}
+        assert not bases & set(NAMES)
 
 
 def run(folder, *options):
@@ -92,90 +94,70 @@ def run(folder, *options):
 
 
 def test_its_ratio_stands_beside_its_time(tmp_path):
-    printed, result = run(tmp_path, "--sizes", "16K,16388", "--lossy", "30")
+    algorithms = ",".join(["library", "two_shot", "auto", *NAMES])
+    printed, result = run(tmp_path, "--sizes", "16K", "--algorithm", algorithms)
     cases = [case for case in result.cases if case.algorithm in NAMES]
-    assert {(case.algorithm, case.mode, case.size_bytes) for case in cases} == {
-        (name, mode, 16384) for name in NAMES for mode in ("isolated", "chained")}
+    assert {(case.algorithm, case.mode) for case in cases} == {
+        (name, mode) for name in NAMES for mode in ("isolated", "chained")}
+    headers = {header.algorithm: header.snr_db for header in result.run.cases}
     for case in cases:
         assert (case.status, case.n_wrong) == ("ok", 0)
         assert case.snr_db
+        assert case.snr_db == headers[case.algorithm]
         assert list(case.snr_db) == ["normal", "heavy-tailed", "outlier channels"]
         assert case.snr_db["normal"] > LEAST_DB[case.algorithm]
         assert all(0 < ratio < 60 for ratio in case.snr_db.values())
         ratios = [f"{ratio:.1f}" for ratio in case.snr_db.values()]
-        assert any(line.split()[2] == case.algorithm and line.split()[-3:] == ratios for line in printed.splitlines()
-                   if line.startswith("  16 KiB two_shot_"))
+        rows = [line.split() for line in printed.splitlines()
+                if line.startswith("  16 KiB two_shot_")]
+        assert any(row[2] == case.algorithm and row[-3:] == ratios for row in rows)
         assert " ".join(ratios) in render(result, long=True)
     assert max(map(len, printed.splitlines()[:-2])) <= 80
-    assert not any(case.chosen in NAMES for case in result.cases), "no table of bench.tune names it"
+    assert not any(case.chosen in NAMES for case in result.cases), "auto never takes it"
 
 
-@pytest.mark.parametrize("given", ["0", "-3", "much", "nan", "1000"])
-def test_a_ratio_that_is_none_is_refused_once(given):
-    for command in ("allreduce", "tune"):
-        done = mpirun(2, "-m", f"bench.{command}", f"--lossy={given}")
-        sentence = f"argument --lossy: {given!r} is not a number of dB above 0, and at most 200"
-        assert (done.returncode, done.stdout, done.stderr) == (2, "", f"bench.{command}: {sentence}\n")
+def test_a_size_without_whole_blocks_is_listed_where_the_command_line_names_it(tmp_path):
+    _, result = run(tmp_path, "--sizes", "16388", "--algorithm", "ring,two_shot_int8",
+                    "--mode", "isolated")
+    assert {(case.algorithm, case.status, case.reason) for case in result.cases} == {
+        ("ring", "ok", None),
+        ("two_shot_int8", "unsupported", "only whole blocks of 32 elements can be quantised")}
 
 
-# -- auto
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    """A table of this machine that has two_shot_int8 as the fastest in each state."""
-    folder = tmp_path_factory.mktemp("here")
-    _, result = run(folder, "--sizes", "16K", "--algorithm", "ring", "--mode", "isolated")
-    found = [vars(Pick("all_reduce", 2, 16384, "copied", rtt_ns, name))
-             for rtt_ns in (1.0, 300.0, 1e6) for name in ("ring", "two_shot_int8+64K")]
-    path = folder / "table.json"
-    path.write_text(json.dumps({"machine_id": result.run.machine_id, "software_id": result.run.software_id,
-                                "run_id": "2026-tune", "picks": found}))
-    return path
-
-
-@pytest.mark.parametrize(("asked", "chosen"), [
-    ([], "ring"), (["--lossy", "30"], "two_shot_int8+64K"), (["--lossy", "60"], "ring"),
-    (["--lossy", "30", "-o", "max"], "ring")], ids=["not asked for", "good enough", "too lossy", "not quantised"])
-def test_auto_loses_only_what_it_is_allowed_to(tmp_path, table, asked, chosen):
-    """Nobody should find out by a wrong answer that sums were quantised."""
-    _, result = run(tmp_path, "--sizes", "16K", "--algorithm", "auto", "--tuned", str(table), *asked)
-    copied = [case for case in result.cases if case.variant == "copied"]
-    assert [(case.chosen, case.status, case.n_wrong, case.snr_db is not None) for case in copied] == [
-        (chosen, "ok", 0, "int8" in chosen)] * 2
-    assert {block.chosen for block in result.blocks if block.case in [case.case for case in copied]} == {chosen}
-
-
-def test_what_is_lossy_displaces_nothing_that_is_not(tmp_path):
-    machine = cast(Any, SimpleNamespace(machine_id="m", software_id="s"))
-
-    def add(lossy, *names):
-        found = [Pick("all_reduce", 2, 1024, "copied", 100.0, name) for name in names]
-        picks.add(tmp_path / "table.json", machine, "run", found, lossy)
-        return [pick.algorithm for pick in picks.load(tmp_path / "table.json", machine).picks]
-
-    assert add(True, "ring", "two_shot_int8") == ["ring", "two_shot_int8"]
-    assert add(False, "two_shot") == ["two_shot", "two_shot_int8"]
-    assert add(True, "two_shot") == ["two_shot"], "nothing lossy was faster any more"
-
-
-@pytest.mark.parametrize(("lossy_us", "named"), [(4.0, ["ring", "two_shot"]), (6.0, ["two_shot"])])
-def test_it_is_kept_beside_the_best_where_it_is_faster(tmp_path, lossy_us, named):
+@pytest.mark.parametrize(("lossy_us", "names"), [(4.0, ["ring", "two_shot"]), (6.0, ["two_shot"])])
+def test_in_a_stored_search_it_stands_beside_the_best_where_it_is_faster(tmp_path, lossy_us, names):
+    """bench.tune measured it once, and those runs can still be shown."""
     result = write_run(tmp_path, sizes=[16384], algorithms=["ring", "two_shot"], modes=["isolated"])
     cases = {case.algorithm: case for case in result.cases}
     cases["ring"].snr_db = {"normal": 40.0}
-    result.blocks = [Block(case=cases[name].case, block=turn, round=turn, n=3, time_us=cost, link_rtt_ns=(100.0, 100.0))
-                     for turn in range(12) for name, cost in (("ring", lossy_us), ("two_shot", 5.0))]
-    assert sorted(w.name for w in winners(result)) == named
+    result.blocks = [
+        Block(case=cases[name].case, block=turn, round=turn, n=3, time_us=cost,
+              link_rtt_ns=(100.0, 100.0))
+        for turn in range(12) for name, cost in (("ring", lossy_us), ("two_shot", 5.0))]
+    assert sorted(winner.name for winner in winners(result)) == names
 
 
-def test_too_lossy_candidates_are_not_searched(monkeypatch):
-    planned = [Planned(collective="all_reduce", size_bytes=1, count=1, datatype="float32", redop="sum", algorithm=name,
-                       snr_db=snr) for name, snr in (("ring", None), ("a", {"x": 40.0, "y": 31.0}), ("b", {"x": 29.0}))]
-    subjects = {0: "ring", 1: "a", 2: "b"}
-    monkeypatch.setattr(tune, "prepare_collective", lambda *_: (planned, subjects, {}))
-    world = SimpleNamespace(device=SimpleNamespace(name="cpu"),
-                            communicator=SimpleNamespace(together=lambda *_: nullcontext()))
-    bench = SimpleNamespace(world=world)
-    tune.prepare(cast(Any, SimpleNamespace(sizes=[1024], lossy=30.0, table="a.json")), cast(Any, bench))
-    assert list(subjects) == [0, 1]
-    assert (planned[2].status, planned[2].reason) == ("unsupported", "29.0 dB on its worst data, below --lossy 30")
+@pytest.mark.parametrize("command", ["allreduce", "tune"])
+def test_the_former_option_is_unknown(command):
+    done = mpirun(2, "-m", f"bench.{command}", "--lossy=30")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"bench.{command}: unrecognized arguments: --lossy=30\n"
+
+
+def test_auto_ignores_it_in_a_table_of_an_older_version(tmp_path):
+    """Nobody should find out by a wrong answer that sums were quantised."""
+    options = ("--sizes", "16K", "--mode", "isolated")
+    _, first = run(tmp_path / "here", *options, "--algorithm", "ring")
+    choices = [vars(TunedChoice("all_reduce", 2, 16384, "copied", rtt_ns, name))
+               for rtt_ns in (1.0, 300.0, 1e6) for name in ("two_shot_int8+64K", "ring")]
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps({
+        "machine_id": first.run.machine_id, "software_id": first.run.software_id,
+        "run_id": "2026-tune", "picks": choices}))
+    _, result = run(tmp_path / "out", *options, "--algorithm", "auto", "--tuned", str(table))
+    assert "auto uses the table that bench.tune made in 2026-tune." in result.run.notes
+    copied = [case for case in result.cases if case.variant == "copied"]
+    assert [(case.chosen, case.status, case.n_wrong, case.snr_db) for case in copied] == [
+        ("ring", "ok", 0, None)]
+    numbers = [case.case for case in copied]
+    assert {block.chosen for block in result.blocks if block.case in numbers} == {"ring"}

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from reports.case import build_cases, find_states
-from reports.result import Block, Case, LinkBlock, Planned, Run
+from reports.result import Block, Case, CaseHeader, LinkBlock, Run
 from tests.synthetic_run import write_run
 
 SIZE = 65536
-PLANNED = Planned(collective="all_reduce", size_bytes=SIZE, count=SIZE // 4, datatype="float32", redop="sum",
+PLANNED = CaseHeader(collective="all_reduce", size_bytes=SIZE, count=SIZE // 4, datatype="float32", redop="sum",
                   algorithm="two_shot",
                   bound_parts={"hops": 2, "stages": [[SIZE / 2, 0], [0, SIZE]], "memory_bytes": 3 * SIZE})
 
 
-def run_of(*planned: Planned, size: int = 2) -> Run:
+def run_of(*planned: CaseHeader, size: int = 2) -> Run:
     return Run(run_id="r", benchmark="allreduce", version="0", argv=[], seed=1, machine_id="m", software_id="s",
                environment={}, world={"size": size}, cases=list(planned))
 

@@ -14,7 +14,7 @@ from reports.__main__ import main
 from reports.comparison import Cell, Comparison
 from reports.forest import plot
 from reports.result import ResultError
-from reports.schema import Planned
+from reports.schema import CaseHeader
 from reports.sides import Side
 from reports.verdict import Verdict
 from tests.synthetic_campaign import no_effect, slower, write_campaign
@@ -26,7 +26,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 def cell(algorithm: str, size_bytes: int, verdict: Verdict = Verdict.SAME, ratio: float | None = 1.0,
          half_width: float | None = 0.01) -> Cell:
     """A cell with an interval of ratio / (1 + half_width) to ratio x (1 + half_width)."""
-    case = Planned(collective="all_reduce", size_bytes=size_bytes, count=1, datatype="float32", redop="sum",
+    case = CaseHeader(collective="all_reduce", size_bytes=size_bytes, count=1, datatype="float32", redop="sum",
                    algorithm=algorithm)
     made = Cell(case, verdict, 10, ratio)
     if ratio and half_width:

@@ -6,7 +6,6 @@ import json
 import os
 import stat
 import tempfile
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.harness.options import RunOptions
 from bench.harness.run import print_result
 from reports.formats import as_csv, as_json, as_nccl_tests
 from reports.result import Block, ResultError, RunFile, read, write_named
@@ -244,7 +244,7 @@ def test_a_run_s_own_files_are_written_through_nothing_that_was_planted(tmp_path
     picture, victim = result.path.with_suffix(".png"), tmp_path / "victim"
     victim.write_text("kept")
     picture.symlink_to(victim) if planted == "link" else os.mkfifo(picture)
-    print_result(result, Namespace(lean=False, format="table", long=False, slowed_percent=None, output_file=None))
+    print_result(result, RunOptions("allreduce"))
     assert f"picture: {picture}\n" in capsys.readouterr().out
     assert not picture.is_symlink()
     assert picture.read_bytes().startswith(b"\x89PNG")

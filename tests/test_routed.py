@@ -1,5 +1,4 @@
-"""The routed all-to-all on real ranks: every token where its experts are and back, what the command says of it, and
-what it refuses."""
+"""The routed all-to-all on real ranks: its results, the command's output and its refusals."""
 
 import csv
 import io
@@ -10,6 +9,8 @@ import pytest
 from reports.plot import plot
 from reports.result import read
 from reports.show import text
+from tests.broken_kernels import tree
+from tests.fake_gpu import fake_nccl
 from tests.launch import count, mpirun
 
 FEW = ["--max-time", "40", "-n", "12", "--lean"]
@@ -25,9 +26,17 @@ def test_tokens_reach_their_experts_and_come_back_bit_by_bit(ranks, examples):
     assert f"{examples} examples right on {ranks} ranks" in done.stdout
 
 
+def test_a_gpus_library_brings_tokens_to_their_experts_and_back_on_a_fake_gpu():
+    """NCCL sends records in one group, and is told the counts that MPI exchanges."""
+    settings = fake_nccl.environment("cuda", gpu={"count": 2})
+    done = mpirun(2, "tests/routed_ranks.py", str(count(30)), "1", "cuda", timeout_s=400, **settings)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "examples right on 2 ranks" in done.stdout
+
+
 @pytest.mark.beside
-def test_without_its_wait_tokens_are_wrong():
-    done = mpirun(2, "tests/routed_ranks.py", "60", "5", "cpu", "auto", "WITHOUT_WAIT=1")
+def test_without_its_wait_tokens_are_wrong(tmp_path):
+    done = mpirun(2, "tests/routed_ranks.py", "60", "5", tree=tree(tmp_path / "tree", "without the wait"))
     assert done.returncode != 0
     assert "examples right" not in done.stdout
 
@@ -56,8 +65,8 @@ def test_every_way_and_skew_is_measured_beside_the_library_and_right(skewed):
     assert forms == {("library", "plain"), ("direct_push", "copied"), ("direct_pull", "copied"),
                      ("direct_pull", "registered"), ("auto", "copied"), ("auto", "registered")}
     why = {case.reason for case in result.cases if case.status == "unsupported"}
-    assert why == {"a combine sums rows on their way: there is no copy to be spared",
-                   "a chain goes on from where it ends; round_trip does"}
+    assert why == {"a combine sums rows before it sends them: it has no copy to save",
+                   "a chain must return its data to their senders; use round_trip"}
 
 
 def test_imbalance_and_bytes_that_leave_stand_beside_the_time(skewed):
@@ -119,15 +128,15 @@ def test_counts_from_a_file(tmp_path):
     [
         (["--experts", "100000"], "100000 is above the most, 1024"),
         (["--experts", "0"], "'0' is not a whole number of at least 1"),
-        (["--experts", "4", "--top-k", "5"], "--top-k 5: a token cannot choose so many of 4 experts"),
+        (["--experts", "4", "--top-k", "5"], "--top-k 5 is more than the 4 experts"),
         (["--experts", "4", "--tokens", "0"], "'0' is not a whole number of at least 1"),
-        (["--experts", "4", "--skew", "warm:1"], "'warm:1' is no skew such as uniform, zipf:1.2, hot:2"),
-        (["--experts", "4", "--skew", "hot:5"], "'hot:5': hot are 1 to all of the 4 experts"),
+        (["--experts", "4", "--skew", "warm:1"], "'warm:1' is not a skew such as uniform, zipf:1.2, hot:2"),
+        (["--experts", "4", "--skew", "hot:5"], "'hot:5': 1 to all of the 4 experts can be hot"),
         (["--experts", "4", "--skew", "file:nowhere.npy"], "nowhere.npy cannot be read as an .npy file: No such file"),
-        (["--experts", "4", "-d", "int32"], "the weights of experts are fractions, which int32 has not"),
-        (["--experts", "4", "--sizes", "1M"], "with --experts the size is that of --tokens times --hidden"),
-        (["--tokens", "64"], "--tokens is of a routed all-to-all: add --experts N"),
-        (["--skew", "uniform"], "--skew is of a routed all-to-all: add --experts N"),
+        (["--experts", "4", "-d", "int32"], "the weights of experts are fractions, and int32 has none"),
+        (["--experts", "4", "--sizes", "1M"], "with --experts the size is --tokens times --hidden"),
+        (["--tokens", "64"], "--tokens is for a routed all-to-all: add --experts N"),
+        (["--skew", "uniform"], "--skew is for a routed all-to-all: add --experts N"),
     ],
 )
 def test_what_cannot_be_routed_is_refused_once(options, sentence):

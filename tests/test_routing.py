@@ -1,4 +1,4 @@
-"""What a router is taken to choose: how often each expert, which ones a token, and what that loads on ranks."""
+"""The experts that tokens choose, and the load of experts and ranks."""
 
 import numpy as np
 import pytest
@@ -50,8 +50,8 @@ def test_a_file_says_how_often_each_expert_is_chosen(tmp_path):
     [
         (np.zeros((2, 4), int), r"has the shape \(2, 4\), not \(4,\)"),
         (np.array([5, 3, 2]), r"has the shape \(3,\), not \(4,\)"),
-        (np.array([2.5, 2.5, 2.5, 2.5]), "has float64 values; counts are whole numbers"),
-        (np.array([6, -1, 3, 2]), "counts are whole numbers of at least 0"),
+        (np.array([2.5, 2.5, 2.5, 2.5]), "has float64 values; counts are integers"),
+        (np.array([6, -1, 3, 2]), "counts are integers of at least 0"),
         (np.array([5, 5, 5, 5]), "counts 20 choices, at most 5 of an expert; 5 tokens with 2 choices each make 10"),
         (np.array([6, 2, 1, 1]), "counts 10 choices, at most 6 of an expert; .* at most 5 of an expert"),
         (np.array([{}]), "cannot be read as an .npy file"),
@@ -86,7 +86,7 @@ def test_imbalance_and_what_leaves_a_rank_are_those_of_the_routes():
     assert routes.imbalance() == pytest.approx(
         {"expert_max_over_mean": 4.0, "expert_cv": 3**0.5, "rank_max_over_mean": 2.0, "rank_cv": 1.0}
     )
-    # Both experts of each token are rank 0's, so each of rank 1's goes there, once.
+    # Rank 0 has both experts of each token, so each token of rank 1 goes there, once.
     assert routes.between.tolist() == [[0, 0], [512, 0]]
     one_rank = draw("uniform", 1, 8, 64, 2, seed=0)
     assert one_rank.between.tolist() == [[0]]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernels.devices.device import DeviceError
-from kernels.devices.shared_memory import MEMFD, NAMED, SEALS, SharedMemory, allocate, forget_name, open_shared, stamp
+from kernels.devices.shared_memory import MEMFD, NAMED, SEALS, HostMemory, allocate, forget_name, open_shared, stamp
 from tests.faulty_runs import wait_for
 from tests.launch import mpirun
 
@@ -38,7 +38,7 @@ def memory(request):
     memory.close()
 
 
-def opened(memory: SharedMemory, size_bytes: int = SIZE, label: str = "run 1 of rank 0") -> None:
+def opened(memory: HostMemory, size_bytes: int = SIZE, label: str = "run 1 of rank 0") -> None:
     open_shared(memory.handle, size_bytes, memory.type, label).close()
 
 
@@ -61,7 +61,7 @@ def test_a_peer_can_neither_shorten_nor_lengthen_a_memfd():
     memory.close()
 
 
-def other_inode(memory: SharedMemory, chown: bool = False, mode: int = 0o600, seals: int = SEALS,
+def other_inode(memory: HostMemory, chown: bool = False, mode: int = 0o600, seals: int = SEALS,
                 size_bytes: int = 2 * 4096 + 4096, label: str = "run 1 of rank 0") -> None:
     """Puts another memfd where the memory's descriptor was, as a process does whose number is used again."""
     fd = os.memfd_create("other", os.MFD_ALLOW_SEALING)
@@ -71,12 +71,14 @@ def other_inode(memory: SharedMemory, chown: bool = False, mode: int = 0o600, se
     if chown:
         os.fchown(fd, NOBODY, NOBODY)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    assert memory.fd is not None
     os.dup2(fd, memory.fd)
     os.close(fd)
 
 
-def pipe(memory: SharedMemory) -> None:
+def pipe(memory: HostMemory) -> None:
     reads, writes = os.pipe()
+    assert memory.fd is not None
     os.dup2(reads, memory.fd)
     os.close(reads)
     os.close(writes)

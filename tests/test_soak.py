@@ -9,8 +9,9 @@ import time
 
 import pytest
 
-from bench.harness import options as cli
-from collectives.collective import COLLECTIVES
+from bench.features import FEATURES
+from bench.harness import command
+from tests.broken_kernels import tree
 from tests.faulty_runs import Launch, sentence, wait_for
 from tests.launch import mpirun
 
@@ -22,14 +23,14 @@ LOCATED = (r"wiretax: all_reduce \w+ \w+ float32 sum \d+ B.*, launch \d+: rank [
 TIMED_OUT = r"wiretax: rank [01] .* held the others up: .*epoch \d+ step \d+ seen, epoch \d+ step \d+ wanted by .*\n"
 
 
-def soaked(seconds, macros, out, *options, ranks=2):
-    done = mpirun(ranks, "tests/built_ranks.py", macros, "--soak", f"{seconds}s", "--out", str(out), *options)
+def soaked(seconds, out, *options, **tree):
+    done = mpirun(2, "-m", "bench.allreduce", "--soak", f"{seconds}s", "--out", str(out), *options, **tree)
     wait_for(lambda: not list(out.iterdir()), 2.0)  # where a fault ended it, the witness clears up
     return done, COUNTED.search(done.stdout)
 
 
 def test_a_soak_is_clean_across_the_epochs_wrap_and_leaves_nothing(tmp_path):
-    done, counted = soaked(5, "", tmp_path, *SMALL, "--seed", "3")
+    done, counted = soaked(5, tmp_path, *SMALL, "--seed", "3")
     assert (done.returncode, done.stderr) == (0, "")
     drawn_from = r"seed 3, from epoch 4294966296 on: one_shot_ll, .* 32768 B"
     assert re.match(rf"soak of all_reduce for 5 s on 2 ranks .*{drawn_from}", done.stdout)
@@ -39,11 +40,12 @@ def test_a_soak_is_clean_across_the_epochs_wrap_and_leaves_nothing(tmp_path):
     assert counted[3]
 
 
-@pytest.mark.parametrize(("macros", "algorithm"), [
-    ("FAULT=FLIP_BIT", "ring"), ("FAULT=SKIP_PUSH", "one_shot_push"), ("FAULT=STALE_EPOCH", "one_shot_ll"),
-    ("FAULT=DROP_FLAG", "one_shot_pull"), ("WITHOUT_EPOCH_FLIP=1", "one_shot_push"), ("WITHOUT_WAIT=1", "two_shot")])
-def test_a_soak_ends_at_what_is_wrong_and_says_where(tmp_path, macros, algorithm):
-    done, counted = soaked(60, macros, tmp_path, *SMALL, "--algorithm", algorithm, "--timeout", "2")
+@pytest.mark.parametrize(("patch", "algorithm"), [
+    ("flip_bit", "ring"), ("skip_push", "one_shot_push"), ("stale_epoch", "one_shot_ll"),
+    ("drop_flag", "one_shot_pull"), ("without the epoch flip", "one_shot_push"), ("without the wait", "two_shot")])
+def test_a_soak_ends_at_what_is_wrong_and_says_where(tmp_path, patch, algorithm):
+    options = *SMALL, "--algorithm", algorithm, "--timeout", "2"
+    done, counted = soaked(60, tmp_path / "out", *options, tree=tree(tmp_path / "tree", patch))
     assert done.returncode == 1
     assert re.fullmatch(f"{LOCATED}|{TIMED_OUT}", done.stderr), done.stderr
     assert counted is None or int(counted[2]) > 0
@@ -102,7 +104,7 @@ def test_a_library_that_fails_in_a_soak_ends_it_with_its_complaint(tmp_path):
     (["--soak", "10"], "argument --soak: '10' is not a time such as 90s, 10m or 2h"),
     (["--soak", "1s", "-n", "5"], "--soak times nothing and draws what it launches: leave out -n"),
     (["--soak", "1s", "-d", "int32", "-o", "avg"], "avg is not defined for int32"),
-    (["--soak", "1s", "-e", "0"], "-e 0: a soak checks elements, and 0 B hold none"),
+    (["--soak", "1s", "-e", "0"], "-e 0: a soak checks elements, and 0 B hold no element"),
     (["--soak", "1s", "-b", "8", "-e", "4"], "the sizes begin at 8 B, above their end at 4 B"),
     (["--soak", "1s", "--algorithm", "two_shot_int8", "-d", "int32"], "none of these algorithms can do that here"),
 ])
@@ -115,10 +117,12 @@ def test_what_means_nothing_with_a_soak_is_refused_with_a_sentence(tmp_path, opt
 
 @pytest.mark.parametrize("words", [
     "--in-place", "-c 1", "--max-time 60", "--format table", "--long", "-G 0", "-w 0", "-f 2", "--dispatch native",
-    "--tuned none", "--mode both", "--sizes 4K", "--beside gemm", "--arrival-skew 0", "-J a.json", "--list"])
+    "--tuned none", "--mode both", "--sizes 4K", "--arrival-skew 0", "-J a.json", "--list"])
 def test_an_option_that_a_soak_does_not_heed_is_refused_also_at_its_default(monkeypatch, capsys, words):
     monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["bench.allreduce", "--soak", "1s", *words.split()])
     with pytest.raises(SystemExit, match="2"):
-        cli.parse("allreduce", COLLECTIVES["all_reduce"], "", ["--soak", "1s", *words.split()])
+        command.main("allreduce", "all_reduce", "", FEATURES)
     said = f"--soak times nothing and draws what it launches: leave out {words.split()[0]}"
     assert capsys.readouterr().err == f"bench.allreduce: {said}\n"

@@ -1,4 +1,4 @@
-"""Builds by name, the search for the best of them, and `auto`, which goes by what was found on this machine alone."""
+"""Builds by name, the search for the best of them, and `auto`, which uses this machine's table."""
 
 import json
 import re
@@ -8,12 +8,12 @@ from typing import Any, cast
 import pytest
 
 from bench import tune
-from bench.harness import picks
-from bench.harness.iteration import Subject
+from bench.harness import tuned
+from bench.harness.iteration import Iteration
 from collectives.algorithm import ALGORITHMS, named
-from collectives.auto import picked
+from collectives.auto import choices_for
 from collectives.collective import COLLECTIVES, DATATYPES
-from collectives.operation import Build, Case, Pick
+from collectives.operation import Build, Case, TunedChoice
 from reports.result import Block, read
 from reports.tune import FINALISTS, winners
 from tests.launch import mpirun
@@ -21,7 +21,7 @@ from tests.synthetic_run import write_run
 
 ANY = {"collective": "all_reduce", "ranks": 2, "size_bytes": 16384, "variant": "copied", "link_rtt_ns": 100.0,
        "algorithm": "ring"}
-QUICK = ("-b", "16K", "-e", "16K", "--max-time", "8")
+QUICK = ("-b", "16K", "-e", "16K", "--max-time", "12")
 KNOWN = ALGORITHMS["all_reduce"]
 
 
@@ -36,20 +36,20 @@ def run(folder, *options, command="allreduce", ranks=2):
 # -- builds
 
 def test_a_name_says_how_a_kernel_is_built():
-    assert Build.of("") == Build()
-    assert Build.of("nt+ntr+128K") == Build(stream_slab=True, stream_receive=True, chunk_bytes=128 << 10)
-    assert Build.of("1M+16b+256t") == Build(chunk_bytes=1 << 20, blocks=16, threads=256)
+    assert Build.parse("") == Build()
+    assert Build.parse("nt+ntr+128K") == Build(stream_slab=True, stream_receive=True, chunk_bytes=128 << 10)
+    assert Build.parse("1M+16b+256t") == Build(chunk_bytes=1 << 20, blocks=16, threads=256)
     assert named(KNOWN, "two_shot+nt").name == "two_shot+nt"
 
 
 @pytest.mark.parametrize("words", ["nt+", "NT", "128", "0K", "-1K", "128k", "b", "999999K"])
 def test_words_that_say_no_build_are_refused(words):
-    with pytest.raises(ValueError, match="is none of nt, ntr, 128K, 16b and 256t"):
+    with pytest.raises(ValueError, match="is not one of nt, ntr, 128K, 16b and 256t"):
         named(KNOWN, f"two_shot+{words}")
 
 
 @pytest.mark.parametrize(("name", "sentence"), [
-    ("two_shot+fast", "algorithm 'two_shot+fast': 'fast' is none of nt, ntr, 128K, 16b and 256t"),
+    ("two_shot+fast", "algorithm 'two_shot+fast': 'fast' is not one of nt, ntr, 128K, 16b and 256t"),
     ("library+nt", "algorithm 'library+nt': library is not ours to build"),
     ("two_sht+nt", "unknown algorithm 'two_sht': did you mean two_shot?"),
 ])
@@ -69,8 +69,8 @@ def test_builds_are_measured_by_name_and_right(tmp_path):
     assert {(case.status, case.n_wrong) for case in measured} == {("ok", 0)}
     reasons = {(case.algorithm, case.size_bytes): case.reason for case in result.cases if case.reason}
     assert set(reasons) == {("one_shot_ll", 1 << 20), ("two_shot+nt+ntr+64K", 16392), ("ring+ntr", 16392)}
-    assert reasons["one_shot_ll", 1 << 20] == "there is room for packets of 32 KiB"
-    assert reasons["ring+ntr", 16392].startswith("around the caches go whole packs")
+    assert reasons["one_shot_ll", 1 << 20] == "a slab has room for 32 KiB in packets"
+    assert reasons["ring+ntr", 16392].startswith("stores around the caches take whole packs")
 
 
 # -- the search
@@ -87,7 +87,7 @@ def test_every_candidate_has_a_meaning_and_a_name_of_its_own(gpu):
         names = list(tune.candidates(size, gpu))
         assert len(set(names)) == len(names) >= 4
         for name in names:
-            build = Build.of(named(KNOWN, name).name.partition("+")[2])
+            build = Build.parse(named(KNOWN, name).name.partition("+")[2])
             assert (build.chunk_bytes or 0) < size
             assert gpu or build.blocks is build.threads is None
 
@@ -98,13 +98,13 @@ FAST, SLOW = (100.0, 101.0), (500.0, 505.0)  # round trips
 def go_on(costs_us, *rounds):
     """Who goes on after rounds, each of a state and who took part, when candidates cost so much in each state."""
     everyone = range(len(costs_us[FAST]))
-    planned = [SimpleNamespace(size_bytes=1 << 20, variant="copied", snr_db=None) for _ in everyone]
+    headers = [SimpleNamespace(size_bytes=1 << 20, variant="copied") for _ in everyone]
+    suite = SimpleNamespace(headers=headers, iterations=dict.fromkeys(everyone))
     blocks = [Block(case=number, block=turn, round=turn, n=3, time_us=costs_us[state][number], link_rtt_ns=state)
               for turn, (state, numbers) in enumerate(rounds) for number in numbers]
-    communicator = SimpleNamespace(broadcast=lambda said: said)
-    bench = SimpleNamespace(world=SimpleNamespace(communicator=communicator))
-    session = SimpleNamespace(planned=planned, subjects=list(everyone), blocks=blocks, bench=bench, file=True)
-    return tune.go_on(cast(Any, session), list(rounds[-1][1]), len(rounds))
+    session = SimpleNamespace(communicator=SimpleNamespace(broadcast=lambda numbers: numbers))
+    run = SimpleNamespace(session=session, suite=suite, blocks=blocks, file=True)
+    return tune.go_on(cast(Any, run), list(rounds[-1][1]), len(rounds))
 
 
 def test_the_better_half_goes_on_and_the_last_ones_are_measured_to_the_end():
@@ -139,9 +139,12 @@ def test_a_table_keeps_what_it_knows_of_other_sizes_and_states(tmp_path):
     machine = cast(Any, SimpleNamespace(machine_id="m", software_id="s"))
     path = tmp_path / "tables" / "table.json"
 
-    def add(*found):
-        picks.add(path, machine, "run", [Pick("all_reduce", 2, size, "copied", ns, name) for size, ns, name in found])
-        return {(pick.size_bytes, pick.link_rtt_ns): pick.algorithm for pick in picks.load(path, machine).picks}
+    def add(*triples):
+        choices = [TunedChoice("all_reduce", 2, size, "copied", ns, name)
+                   for size, ns, name in triples]
+        tuned.add(path, machine, "run", choices)
+        return {(choice.size_bytes, choice.link_rtt_ns): choice.algorithm
+                for choice in tuned.load(path, machine).picks}
 
     assert add((1024, 100.0, "ring")) == {(1024, 100.0): "ring"}
     assert add((1024, 120.0, "two_shot"), (2048, 500.0, "ring+nt")) == {
@@ -167,19 +170,19 @@ def test_a_winner_is_named_for_each_state_and_no_early_loser_by_luck(tmp_path):
 def test_what_was_found_is_kept_and_auto_goes_by_it(tmp_path):
     """The search would have been for nothing."""
     table = tmp_path / "table.json"
-    printed, tuned = run(tmp_path / "tune", *QUICK, "--table", str(table), command="tune")
-    assert tuned.complete
-    assert {case.n_wrong for case in tuned.cases} == {0}
+    printed, search = run(tmp_path / "tune", *QUICK, "--table", str(table), command="tune")
+    assert search.complete
+    assert {case.n_wrong for case in search.cases} == {0}
     assert f"table: {table}\n" in printed
-    assert str(table) not in json.dumps(tuned.run.argv)
+    assert str(table) not in json.dumps(search.run.argv)
     kept = json.loads(table.read_text())
-    assert (kept["machine_id"], kept["software_id"]) == (tuned.run.machine_id, tuned.run.software_id)
+    assert (kept["machine_id"], kept["software_id"]) == (search.run.machine_id, search.run.software_id)
     assert {pick["variant"] for pick in kept["picks"]} == {"copied", "registered"}
     for pick in kept["picks"]:
         assert pick["algorithm"] in printed
     _, result = run(tmp_path / "auto", "--sizes", "16K", "--algorithm", "auto", "--tuned", str(table), "--mode",
                     "isolated", "-n", "12")
-    assert f"auto goes by what bench.tune found in {kept['run_id']}." in result.run.notes
+    assert f"auto uses the table that bench.tune made in {kept['run_id']}." in result.run.notes
     for case in result.cases:
         assert (case.status, case.n_wrong) == ("ok", 0)
         assert case.chosen in {pick["algorithm"] for pick in kept["picks"] if pick["variant"] == case.variant}
@@ -197,29 +200,30 @@ def here(tmp_path_factory):
 
 def test_auto_follows_the_link(tmp_path, here):
     """In the state that it was not tuned for the choice of the other would cost up to three times as much."""
-    picks = [Pick("all_reduce", 2, 16384, "copied", rtt_ns, name)
-             for rtt_ns, name in ((1.0, "two_shot+nt"), (300.0, "ring"), (1e6, "two_shot"))]
+    choices = [TunedChoice("all_reduce", 2, 16384, "copied", rtt_ns, name)
+             for rtt_ns, name in ((1.0, "two_shot+nt"), (300.0, "ring"), (1e12, "two_shot"))]
     table = tmp_path / "table.json"
-    table.write_text(json.dumps(here | {"picks": [vars(pick) for pick in picks]}))
+    table.write_text(json.dumps(here | {"picks": [vars(choice) for choice in choices]}))
     _, result = run(tmp_path / "out", "--sizes", "16K", "--algorithm", "auto", "--tuned", str(table), "--mode",
                     "isolated", "-n", "12")
     copied = next(case for case in result.cases if case.variant == "copied")
     assert copied.chosen == "ring"
     assert {block.chosen for block in result.blocks if block.case == copied.case} == {"ring"}
     nothing = cast(Any, None)
-    subject = Subject(0, "", nothing, nothing, nothing, nothing, by_link=cast(Any, {100.0: "fast", 500.0: "slow"}))
+    iteration = Iteration(0, "", nothing, nothing, nothing, nothing,
+                          by_link=cast(Any, {100.0: "fast", 500.0: "slow"}))
     for rtt_ns, expected in ((90.0, "fast"), (220.0, "fast"), (230.0, "slow"), (2000.0, "slow")):
-        subject.follow_link(rtt_ns)
-        assert cast(Any, subject.operation) == expected
+        iteration.follow_link(rtt_ns)
+        assert cast(Any, iteration.operation) == expected
 
 
 def test_the_nearest_size_of_as_many_ranks_decides():
-    picks = [Pick("all_reduce", ranks, size, "copied", 100.0, name) for ranks, size, name in
+    choices = [TunedChoice("all_reduce", ranks, size, "copied", 100.0, name) for ranks, size, name in
              ((2, 16384, "a"), (2, 1 << 20, "b"), (4, 1 << 20, "c"))]
 
     def found(count, ranks, collective="all_reduce"):
         case = Case(COLLECTIVES[collective], count, DATATYPES["float32"], "sum", 0, 0)
-        return [pick.algorithm for pick in picked(picks, case, ranks)]
+        return [pick.algorithm for pick in choices_for(choices, case, ranks)]
 
     assert [found(count, 2) for count in (1, 4096, 32000, 33000, 1 << 24)] == [["a"], ["a"], ["a"], ["b"], ["b"]]
     assert found(4096, 4) == ["c"]
@@ -228,19 +232,20 @@ def test_the_nearest_size_of_as_many_ranks_decides():
 
 def test_each_state_has_its_own_nearest_size():
     """A state that a search has caught at one size only would go without at all others."""
-    picks = [Pick("all_reduce", 2, size, "copied", ns, name) for size, ns, name in
+    choices = [TunedChoice("all_reduce", 2, size, "copied", ns, name) for size, ns, name in
              ((16384, 100.0, "a"), (1 << 20, 115.0, "b"), (65536, 500.0, "c"))]
     case = Case(COLLECTIVES["all_reduce"], 1 << 18, DATATYPES["float32"], "sum", 0, 0)
-    assert [(pick.algorithm, pick.link_rtt_ns) for pick in picked(picks, case, 2)] == [("b", 115.0), ("c", 500.0)]
+    nearest = choices_for(choices, case, 2)
+    assert [(choice.algorithm, choice.link_rtt_ns) for choice in nearest] == [("b", 115.0), ("c", 500.0)]
 
 
 @pytest.mark.parametrize(("changed", "sentence"), [
     ({"machine_id": "0" * 12}, "was made on another machine (000000000000, and this is "),
     ({"software_id": "0" * 12}, "was made on another software (000000000000, and this is "),
-    ({"picks": [{"collective": "all_reduce"}]}, "is no table of bench.tune: "),
-    ({"picks": [ANY | {"algorithm": "two_shot+fast"}]}, "is no table of bench.tune: 'fast' is none of nt, ntr"),
-    ({"picks": [ANY | {"algorithm": "three_shot"}]}, "is no table of bench.tune: there is no three_shot"),
-    ({"picks": [ANY | {"link_rtt_ns": 0}]}, "is no table of bench.tune: a size of 16384 B, a round trip of 0.0 ns"),
+    ({"picks": [{"collective": "all_reduce"}]}, "is not a table of bench.tune: "),
+    ({"picks": [ANY | {"algorithm": "two_shot+fast"}]}, "is not a table of bench.tune: 'fast' is not one of nt, ntr"),
+    ({"picks": [ANY | {"algorithm": "three_shot"}]}, "is not a table of bench.tune: three_shot does not exist"),
+    ({"picks": [ANY | {"link_rtt_ns": 0}]}, "is not a table of bench.tune: a size of 16384 B, a round trip of 0.0 ns"),
     (None, "table.json: No such file or directory"),
 ], ids=["machine", "software", "fields", "build", "algorithm", "state", "absent"])
 def test_a_table_that_is_not_this_machines_is_refused_once(tmp_path, here, changed, sentence):

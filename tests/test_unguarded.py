@@ -1,13 +1,34 @@
-"""What guards cost is measured against a build without them: it would silently measure nothing if it still had some."""
+"""The build that guards are measured against has none of them left."""
 
 import pytest
 
-from tests.unguarded import GUARDS, ROOT, without_guards
+from tests.broken_kernels import Patch, copy_kernels
+from tests.launch import ROOT
+from tests.unguarded import GUARDS, KERNEL_GUARDS
 
 
-@pytest.mark.parametrize("path", GUARDS)
-def test_each_guard_is_found_and_taken_out(path):
-    left = without_guards(path)
-    assert len(left) < len((ROOT / path).read_text())
-    assert not any(word in left.split("await_acquire_system", 1)[-1].split("\n}", 1)[0]
-                   for word in ("timeout_ns", "watch->stop", "clock_ns"))
+def test_every_guard_is_in_the_sources():
+    for path in {patch.path for patch in GUARDS}:
+        text = before = (ROOT / path).read_text()
+        for patch in GUARDS:
+            text = patch.applied(text) if patch.path == path else text
+        assert len(text) < len(before), path
+
+
+def test_waits_without_guards_look_at_no_clock_and_no_stop_word(tmp_path):
+    kernels = copy_kernels(tmp_path, KERNEL_GUARDS)
+    for name, wait in {"include/sync.h": "void await_acquire_system",
+                       "allreduce_one_shot_ll.cu": "DEVICE pack receive"}.items():
+        body = (kernels / name).read_text().partition(wait)[2].partition("\n}")[0]
+        assert body
+        assert not any(guard in body for guard in ("timeout_ns", "watch->stop", "clock_ns"))
+
+
+@pytest.mark.parametrize(("patch", "message"), [
+    (Patch("a.h", "wait();", ""), r"a\.h has 'wait\(\);' 2 times, not 1"),
+    (Patch("a.h", "signal();", "", times=None), r"a\.h has 'signal\(\);' 0 times, not at least 1"),
+    (Patch("a.h", "{", "", until="}"), r"a\.h no longer has '}' after '{'"),
+])
+def test_a_patch_whose_text_is_gone_is_a_clear_error(patch, message):
+    with pytest.raises(ValueError, match=message):
+        patch.applied("{ wait(); wait();")

@@ -1,1 +1,4 @@
-"""What every benchmark shares: options, session, run, iterations, timing, checks, head, watchdog."""
+"""Shared by every benchmark: options, session, run, iterations, timing, checks, head, watchdog.
+
+Commands, `layers`, `features` and `campaigns` import this folder; it imports `machine` alone.
+"""

@@ -1,52 +1,21 @@
-"""The head of a run: the machine, the ranks, the planned cases, and what was found before anything was measured."""
+"""The head of a run: the machine, the ranks, the cases, and notes made before measuring."""
 
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from bench import VERSION
-from bench.doctor import examine_world
-from bench.harness.iteration import Subject, empty_subject
-from bench.harness.timing import Bench, measure_link, run, times_us
+from bench.harness.feature import Feature
+from bench.harness.session import Session
+from bench.harness.suite import Suite
 from bench.machine import environment
-from bench.machine.diagnosis import summary
-from bench.machine.gpu_state import link_facts
-from bench.machine.pci import said
-from collectives.library import gpu as library_gpu
-from collectives.library.mpi import library_name
 from collectives.operation import Unsupported, World
-from reports.result import Planned, Run
-
-
-def link_ceilings(bench: Bench, links: dict[int, dict[str, Subject]]) -> dict[str, float]:
-    """What the link's parts reach at the largest size, and what an empty collective takes; on rank 0."""
-    if not links:
-        return {}
-    bench.flight.note("empty launches", text="")
-    empty = run(bench, empty_subject(bench.world, bench.flight.watch), 20, 100, 0)
-    gathered = bench.world.communicator.gather(empty)
-    if gathered is not None:
-        overhead_us = float(np.median(times_us(gathered, bench.clock_shared)["time"]))
-        bench.overhead_us = 0.0 if bench.clock_shared else overhead_us
-    size = max(links)
-    for part in links[size].values():
-        part.iterations = 20
-    found = measure_link(bench, links[size], size, -1)
-    if found is None:
-        return {}
-    a_us = {"copy_in": found.copy_in_us, "push": found.push_us, "peer_read": found.peer_read_us,
-            "memory": found.memory_us}
-    rates = {f"{part}_gb_s": size / time_us / 1e3 for part, time_us in a_us.items() if time_us}
-    trip = {"round_trip_ns": max(found.link_rtt_ns)} if found.link_rtt_ns else {}
-    return {"size_bytes": size, "overhead_us": overhead_us, **rates, **trip}
+from reports.result import Run
 
 
 class Machine(NamedTuple):
-    """What a run stands on: the host's facts, the ranks, their GPUs as the doctor sees them (None on CPUs), and what
-    hardware and software are called in short."""
+    """The host's facts, the ranks, their GPUs as bench.doctor sees them (None on CPUs), and the
+    short ids of hardware and software."""
 
     facts: environment.Environment
     ranks: list[dict[str, Any]]
@@ -55,69 +24,103 @@ class Machine(NamedTuple):
     software_id: str
 
 
-def examine(options: Namespace, world: World, cpus: list[int]) -> Machine:
-    """This machine, alike on all ranks; `cpus` are this rank's."""
+def examine(session: Session) -> Machine:
+    """This machine, alike on all ranks."""
+    world, cpus = session.world, session.place.cpus
     communicator, device = world.communicator, world.device
-    facts = environment.describe(compiler=device.compiler, with_hostname=options.with_hostname)
-    facts["mpi.thread_level"] = {"value": communicator.thread_level, "source": "MPI_Query_thread", "status": "ok"}
-    rank: dict[str, Any] = {"rank": communicator.rank, "device": device.name, "arch": device.arch, "cpus": cpus}
+    facts = environment.describe(compiler=device.compiler,
+                                 with_hostname=session.options.with_hostname)
+    facts["mpi.thread_level"] = {"value": communicator.thread_level, "source": "MPI_Query_thread",
+                                 "status": "ok"}
+    rank: dict[str, Any] = {
+        "rank": communicator.rank, "device": device.name, "arch": device.arch, "cpus": cpus,
+        "numa": environment.numa_node(cpus[0]), **device.facts}
     bus_id = device.facts.get("pci_bus_id")
-    state = {"throttle": link_facts(bus_id).get("throttle")} if bus_id else {}
-    ranks = communicator.all_gather(rank | {"numa": environment.numa_node(cpus[0])} | device.facts | state)
+    if bus_id:
+        from bench.machine.gpu_state import link_facts
+
+        rank["throttle"] = link_facts(bus_id).get("throttle")
+    ranks = communicator.all_gather(rank)
     facts |= environment.gpu_facts(ranks)
-    here = {cpu for of_rank in communicator.node_gather(cpus) for cpu in of_rank}
-    facts["cpu.smt_siblings"] = environment.siblings(here)
-    gpus = None if device.name == "cpu" else examine_world(world)
-    if gpus:
-        links = {pair["path"] for pair in gpus["pairs"]} | {said(gpu["card"]) for gpu in gpus["gpus"]}
-        known = "unknown" if "unknown" in links else "ok"
-        facts["gpu.links"] = {"value": sorted(links), "source": "/sys/bus/pci/devices, NVML, KFD", "status": known}
-    software = environment.software_id(facts, library_name(world), device.compiler)
-    return Machine(*communicator.broadcast((facts, ranks, gpus, environment.machine_id(facts), software)))
+    used_cpus = {cpu for cpus in communicator.node_gather(cpus) for cpu in cpus}
+    facts["cpu.smt_siblings"] = environment.siblings(used_cpus)
+    gpus = None
+    if bus_id:
+        from bench.machine.gpus import examine_world
+        from bench.machine.pci import describe_rate
+
+        gpus = examine_world(world)
+        links = {pair["path"] for pair in gpus["pairs"]}
+        links |= {describe_rate(gpu["card"]) for gpu in gpus["gpus"]}
+        facts["gpu.links"] = {"value": sorted(links), "source": "/sys/bus/pci/devices, NVML, KFD",
+                              "status": "unknown" if "unknown" in links else "ok"}
+    software_id = environment.software_id(facts, world.library.name, device.compiler)
+    machine = Machine(facts, ranks, gpus, environment.machine_id(facts), software_id)
+    return Machine(*communicator.broadcast(machine))
 
 
-def describe(command: str, options: Namespace, bench: Bench, machine: Machine, planned: list[Planned],
-             link: dict[str, float], cpus: list[int], notes: Sequence[str]) -> Run:
-    """The head of the run; `notes` are sentences that only the caller knows."""
-    world = bench.world
-    communicator, device = world.communicator, world.device
-    here = communicator.node_gather((communicator.rank, cpus))
-    found = [preflight(world)]
-    if options.slowed_percent:
-        found.insert(0, f"Slowed on purpose: our kernels take {options.slowed_percent:g} % longer than they need.")
-    if not device.clock_shared and "overhead_us" in link:
-        steps_us = device.facts["event_resolution_us"]
-        apart = "of unknown resolution" if steps_us is None else f"at least {steps_us:g} us apart"
-        empty = f"Each time has {link['overhead_us']:.2f} us in it that an empty launch takes"
-        found.append(f"{empty}; events are {apart}.")
-    world_facts = {
+def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[str, float],
+             features: Sequence[Feature]) -> Run:
+    """The head of the run. All ranks call it."""
+    world, options = session.world, session.options
+    communicator = world.communicator
+    ranks_here = communicator.node_gather((communicator.rank, session.place.cpus))
+    notes = [note for feature in features for note in feature.notes()]
+    notes += [preflight(world), *overhead_note(session, ceilings)]
+    world_facts: dict[str, Any] = {
         "size": communicator.size, "hosts": communicator.hosts, "ranks": machine.ranks,
         "mpi_library": communicator.library, "mpi_thread_level": communicator.thread_level,
-        "dispatch": options.dispatch, "device_asked": options.device, "slowed_percent": options.slowed_percent}
+        "dispatch": options.dispatch, "device_asked": options.device}
+    for feature in features:
+        world_facts |= feature.world_facts()
     if machine.gpus:
-        used = library_gpu.describe(world)
-        world_facts |= {"launch": "graph" if world.graph else "stream", "gpus": machine.gpus, "library": used}
-        found += [*summary(machine.gpus), *used["notes"], *transport(used)]
+        from bench.machine.diagnosis import summary
+
+        library = world.library.describe(world)
+        world_facts |= {"launch": "graph" if world.graph else "stream", "gpus": machine.gpus,
+                        "library": library}
+        notes += [*summary(machine.gpus), *library["notes"], *transport(library)]
+    threats = environment.threats(machine.facts, ranks_here)
     return Run(
-        run_id=bench.flight.run_id, benchmark=command, version=VERSION, argv=environment.scrub_argv(sys.argv[1:]),
-        seed=options.seed, machine_id=machine.machine_id, software_id=machine.software_id, environment=machine.facts,
-        memory={} if isinstance(world.peers, Unsupported) else world.peers.types, link=link,
-        clock_shared=bench.clock_shared, cases=planned, world=world_facts,
-        notes=[*found, *notes, *environment.threats(machine.facts, here)])
+        run_id=session.flight.run_id, benchmark=options.command, version=VERSION,
+        argv=environment.scrub_argv(sys.argv[1:]), seed=options.seed,
+        machine_id=machine.machine_id, software_id=machine.software_id,
+        environment=machine.facts,
+        memory={} if isinstance(world.peers, Unsupported) else world.peers.types, link=ceilings,
+        clock_shared=world.clock_shared, cases=suite.headers, world=world_facts,
+        notes=[*notes, *session.notes, *threats])
 
 
-def transport(used: dict[str, Any]) -> list[str]:
-    """How the library really went, in a sentence; where that is not known its notes say so."""
-    ways = sorted({way for pairs in used.get("transports", {}).values() for found in pairs.values() for way in found})
-    return [f"{used['library']}, through {used['binding']}, goes by {', '.join(ways)}."] if ways else []
+def overhead_note(session: Session, ceilings: dict[str, float]) -> list[str]:
+    """A sentence on what each time of a GPU contains."""
+    device = session.world.device
+    if device.clock_shared or "overhead_us" not in ceilings:
+        return []
+    resolution_us = device.facts["event_resolution_us"]
+    resolution = ("the resolution of events is unknown" if resolution_us is None
+                  else f"events resolve {resolution_us:g} us")
+    return [f"Each time contains {ceilings['overhead_us']:.2f} us of an empty launch; "
+            f"{resolution}."]
+
+
+def transport(library: dict[str, Any]) -> list[str]:
+    """A sentence on the transports that the library used; empty if its notes say they are
+    unknown."""
+    ways = {way for pairs in library.get("transports", {}).values()
+            for ways in pairs.values() for way in ways}
+    if not ways:
+        return []
+    return [f"{library['library']}, through {library['binding']}, uses "
+            f"{', '.join(sorted(ways))}."]
 
 
 def preflight(world: World) -> str:
-    """What became of the peers' memory, in a sentence."""
+    """A sentence on how ranks reach each other's memory."""
     peers = world.peers
     if isinstance(peers, Unsupported):
         return f"Peer memory is not mapped: {peers.reason}."
-    how = {"mapped": "mapped", "host_staged": "host_staged, through the host",
-           "same_device": "same_device: ranks share a GPU, and no time here is that of a wire"}[peers.kind]
-    why = f" Better was refused: {'; '.join(peers.refusals)}." if peers.refusals else ""
-    return f"Peer memory is {how} ({peers.types['data']}) and was probed byte by byte in every direction.{why}"
+    kinds = {"mapped": "mapped", "host_staged": "host_staged, through the host",
+             "same_device": "same_device: ranks share a GPU, so no time here measures a wire"}
+    refusals = f" Better was refused: {'; '.join(peers.refusals)}." if peers.refusals else ""
+    return (f"Peer memory is {kinds[peers.kind]} ({peers.types['data']}) and was probed byte by "
+            f"byte in every direction.{refusals}")

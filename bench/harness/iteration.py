@@ -1,62 +1,56 @@
-"""What a block is made of: the steps of one iteration, for a case and for each part of the link."""
+"""One iteration of a case: its steps, and the results of its pilot.
+
+Every benchmark builds these; `timing` gives their actions to one of three executors: the native
+loop of a CPU, the stream of a GPU, or Python.
+"""
 
 import ctypes
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from bench.harness import verify
-from bench.harness.sweep import CHAIN_CALLS
 from collectives.collective import Array, Collective, Datatype, Shape
-from collectives.operation import (
+from collectives.operation import Case, Operation, World, build_macros, plain_arguments
+from kernels.devices.device import (
+    ITERATION_STRUCTURES,
+    NEXT_ITERATION,
+    PEER_STRUCTURES,
     WRONG_BYTES,
+    Action,
     Arguments,
-    Case,
+    Counts,
     Gate,
     Memory,
-    Operation,
+    Module,
     Pattern,
+    Phase,
+    Stamps,
     Step,
     Watch,
-    World,
-    plain_arguments,
 )
-from collectives.peer_buffer import PeerBuffer
-from reports.result import Planned
+from kernels.devices.device import MOST_RANKS as MOST_KERNEL_RANKS
 
-LINK_WORD_BYTES = 4  # an element of link_probe.cu
-# By whether a rank's send buffer, and its receive buffer, holds a segment for each rank.
+CHAIN_CALLS = 160  # all-reduces of one token of a 70B model: 80 layers, two each
+ARRIVED, LEFT, BEGUN, DONE = range(4)  # columns of the stamps
+# Entries of link_probe.cu by whether the send and the receive buffer hold a segment for each rank.
 CHAIN_LINKS = {(False, False): "chain_link", (False, True): "chain_link_gathered",
                (True, False): "chain_link_scattered", (True, True): "chain_link_exchanged"}
-
-
-def in_one_place(collective: Collective, buffer: int, segment_bytes: int, rank: int) -> tuple[int, int]:
-    """A rank's send and receive buffer in place: one lies within the other, where the rank's own segment has its
-    place. Addresses."""
-    own = buffer + (rank * segment_bytes if collective.cut else 0)
-    return buffer if collective.sends_all else own, buffer if collective.receives_all else own
+Executor = Callable[[list[Action], Counts], Stamps]
 
 
 @dataclass
-class Buffers:
-    """A send and a receive buffer of this rank, as large as the largest size, and the seed of what fills them."""
+class Iteration:
+    """The steps of one iteration. An isolated iteration writes the send buffer, meets the other
+    ranks, and times `operation` and then `consume`. A chained one (`chain_calls` > 0) times a chain
+    of `consume` alone and a chain of operation and `consume`, each after a meeting.
 
-    send: Memory
-    receive: Memory
-    seed: int
-
-    def case(self, collective: Collective, shape: Shape, count: int, datatype: Datatype, redop: str, in_place: bool,
-             variant: str, rank: int) -> Case:
-        send, receive = self.send.address, self.receive.address
-        if in_place:
-            send, receive = in_one_place(collective, receive, count * datatype.size_bytes, rank)
-        return Case(collective, count, datatype, redop, send, receive, in_place, variant, shape)
-
-
-@dataclass
-class Subject:
-    """The steps of an iteration, and what the pilot finds out about them. `number` is the case's, -1 for the link's."""
+    `number` is the case's, -1 for a part of the link. Only the times of `ranks` count, from the
+    arrival of `movers` on; empty means all ranks. Blocks of one `group` take turns close together,
+    in every `every`-th round. `executor` runs the actions instead of the session's; `facts` turns
+    this rank's stamps into further fields of the block's record.
+    """
 
     number: int
     text: str
@@ -64,153 +58,206 @@ class Subject:
     operation: Operation
     consume: Step
     check: Step
-    wrong: Memory | None = None  # where the check counts
-    late: Step | None = None  # on the rank that comes late, before it is stamped
-    calls: int = 0  # of a chain; 0: isolated
-    scale: float = 1.0  # from what is timed of a link's part to the whole of it, or to one of many
-    from_python: bool = False  # called and stamped by Python, whatever the run's others are
-    ranks: tuple[int, ...] = ()  # whose times count, and with whose arrival a time begins; none: everyone's
+    wrong: Memory | None = None
+    late: Step | None = None  # delays this rank between the meeting and its first stamp
+    chain_calls: int = 0
+    scale: float = 1.0  # from the timed part of a transfer to all of it
+    from_python: bool = False
+    ranks: tuple[int, ...] = ()
     movers: tuple[int, ...] = ()
-    group: str = ""  # what has its turns close to each other, of one size
-    every: int = 1  # takes part in each so manieth round
+    group: str = ""
+    every: int = 1
     iteration_s: float = 0.0
     warmup: int = 1
-    iterations: int = 1
-    keep: list[Any] = field(default_factory=list)  # what the steps point into
-    by_link: Mapping[float, Operation] = field(default_factory=dict)  # `operation` in each state of the link, if it has
-    waiting: Operation | None = None  # of a case with something beside it: as long, and nothing is done
+    count: int = 1
+    keep: list[Any] = field(default_factory=list)  # objects that the steps point into
+    by_link: Mapping[float, Operation] = field(default_factory=dict)
+    executor: Executor | None = None
+    facts: Callable[[Stamps], dict[str, float] | None] | None = None
 
     def follow_link(self, round_trip_ns: float) -> None:
-        """Takes the operation for the state of the link in which a flag's round trip is nearest to this."""
-        nearest = min(self.by_link, key=lambda state_ns: abs(math.log(state_ns / round_trip_ns)))
-        self.operation = self.by_link[nearest]
+        """Switches to the operation for the state of the link nearest to this round trip."""
+        def distance(state_ns: float) -> float:
+            return abs(math.log(state_ns / round_trip_ns))
+
+        self.operation = self.by_link[min(self.by_link, key=distance)]
+
+    def actions(self, meet: Step) -> list[Action]:
+        """The one description of an iteration, which all executors follow."""
+        begin = [Action(self.prepare, Phase.PREPARE), Action(meet, Phase.MEET)]
+        consume = Action(self.consume, Phase.CONSUME)
+        launch = self.operation.step
+        if not self.chain_calls:
+            late = [Action(self.late, Phase.MEET)] if self.late else []
+            return [NEXT_ITERATION, *begin, *late, stamp(ARRIVED), Action(launch, Phase.OPERATION),
+                    stamp(LEFT), consume, stamp(DONE)]
+        # The chain without collectives runs first: in place it overwrites the send buffer.
+        alone = [stamp(BEGUN), *[consume] * self.chain_calls, stamp(DONE)]
+        chain = [action for call in range(1, self.chain_calls + 1)
+                 for action in (Action(launch, Phase.OPERATION, call=call), consume)]
+        return [NEXT_ITERATION, *begin, *alone, *begin, stamp(ARRIVED), *chain, stamp(LEFT)]
+
+
+def stamp(column: int) -> Action:
+    """Stores the time."""
+    return Action(phase=Phase.OPERATION, stamp=column)
+
+
+@dataclass
+class Buffers:
+    """A send and a receive buffer of this rank, large enough for every case, and the seed."""
+
+    send: Memory
+    receive: Memory
+    seed: int
+
+    def addresses(self, collective: Collective, segment_bytes: int, rank: int,
+                  in_place: bool) -> tuple[int, int]:
+        """Of the send and the receive buffer of a case."""
+        if in_place:
+            return in_one_place(collective, self.receive.address, segment_bytes, rank)
+        return self.send.address, self.receive.address
+
+
+def in_one_place(collective: Collective, buffer: int, segment_bytes: int,
+                 rank: int) -> tuple[int, int]:
+    """The addresses of a rank's send and receive buffer in place: one lies within the other, where
+    the rank's own segment belongs."""
+    own = buffer + (rank * segment_bytes if collective.cut else 0)
+    return buffer if collective.sends_all else own, buffer if collective.receives_all else own
 
 
 def on_device(world: World, array: Array) -> Memory:
-    """The array's bytes in the device's memory."""
+    """The array's bytes in device memory. Raises DeviceError."""
     memory = world.device.private(array.nbytes)
     memory.write(array)
     return memory
 
 
-def pattern_of(datatype: Datatype, address: int, segments: int, segment_bytes: int, tables: Memory, wrong: Memory,
-               watch: Watch, repeats: int = verify.REPEATS) -> Pattern:
-    """A buffer whose segments each hold a repeated table, shifted by the iteration; the caller keeps `tables` and
-    `wrong`."""
-    table_bytes, at = repeats * verify.PERIOD * datatype.size_bytes, ctypes.addressof(watch)
-    return Pattern(address, tables.address, segments, segment_bytes, table_bytes, verify.PERIOD, datatype.size_bytes,
-                   wrong.address, at)
+@dataclass(frozen=True)
+class Segments:
+    """A buffer that holds one repeated table for each of its segments. `tables` is one period of
+    each, stored, (segments, 31)."""
+
+    address: int
+    segment_bytes: int
+    tables: Array
+
+
+def loop_kernels(world: World) -> Module:
+    """The kernels of iteration.cu."""
+    return world.device.compile("iteration", {}, ITERATION_STRUCTURES)
+
+
+def probe_kernels(world: World, macros: Mapping[str, str]) -> Module:
+    """The kernels of link_probe.cu."""
+    return world.device.compile("link_probe", macros, PEER_STRUCTURES)
+
+
+def pattern_of(datatype: Datatype, segments: Segments, tables: Memory, wrong: Memory, watch: Watch,
+               repeats: int = verify.REPEATS) -> Pattern:
+    """The argument of write_pattern and count_wrong; the caller keeps `tables` and `wrong`."""
+    table_bytes = repeats * verify.PERIOD * datatype.size_bytes
+    return Pattern(segments.address, tables.address, len(segments.tables), segments.segment_bytes,
+                   table_bytes, verify.PERIOD, datatype.size_bytes, wrong.address,
+                   ctypes.addressof(watch))
+
+
+@dataclass(frozen=True)
+class PatternSteps:
+    """Writes the send buffer of an iteration, and counts wrong elements in its receive buffer."""
+
+    write: Step
+    check: Step
+    wrong: Memory
+    keep: list[Memory]
+
+
+def pattern_steps(world: World, watch: Watch, datatype: Datatype, sent: Segments,
+                  received: Segments, repeats: int = verify.REPEATS) -> PatternSteps:
+    """The steps for buffers with these contents. Raises DeviceError."""
+    kernels, wrong = loop_kernels(world), world.device.private(WRONG_BYTES)
+    most = max(len(sent.tables) * sent.segment_bytes, len(received.tables) * received.segment_bytes)
+    blocks = world.device.blocks_for(most)
+    steps: list[Step] = []
+    keep: list[Memory] = [wrong]
+    for entry, segments in (("write_pattern", sent), ("count_wrong", received)):
+        tables = on_device(world, verify.repeated(segments.tables, repeats))
+        pattern = pattern_of(datatype, segments, tables, wrong, watch, repeats)
+        steps.append(Step(kernels.kernel(entry), pattern, blocks))
+        keep.append(tables)
+    write, check = steps
+    return PatternSteps(write, check, wrong, keep)
 
 
 def nothing(world: World, watch: Watch) -> Step:
     """A launch that does nothing."""
-    gate = Gate(watch=ctypes.addressof(watch))
-    return Step(world.device.compile("iteration", {}).kernel("nothing"), gate)
+    return Step(loop_kernels(world).kernel("nothing"), Gate(watch=ctypes.addressof(watch)))
 
 
-def late_rank(collective: Collective, shape: Shape, ranks: int) -> int | None:
-    """The rank that a shape makes late: the last one that gets anything; None where none is."""
-    if not shape.get("arrival_skew_us"):
-        return None
-    return max(rank for rank in range(ranks) if collective.receives(shape, rank, ranks))
+def idle_operation(world: World, watch: Watch) -> Operation:
+    """An operation that does nothing."""
+    step = nothing(world, watch)
+    return Operation(step, world.device.caller(step))
 
 
-def come_late(world: World, late_us: float) -> Step:
-    """A launch that lasts so long and does nothing."""
-    yields = isinstance(world.peers, PeerBuffer) and world.peers.yields
-    arguments = Arguments(timeout_ns=round(1e3 * late_us), yields=yields)
-    return Step(world.device.compile("iteration", {}).kernel("come_late"), arguments)
-
-
-def subject_of(world: World, watch: Watch, buffers: Buffers, number: int, planned: Planned, case: Case,
-               operation: Operation) -> Subject:
-    """The steps of a case: write the send buffer, [the operation,] read the result or make the next send buffer."""
+def case_iteration(world: World, watch: Watch, buffers: Buffers, case: Case, operation: Operation,
+                   chain_calls: int) -> Iteration:
+    """The iteration of a collective: write the send buffer, perform it, read the result or make the
+    next send buffer from it. Raises DeviceError."""
     rank, ranks = world.communicator.rank, world.communicator.size
-    what, datatype, redop = case.collective, case.datatype, case.redop
-    chained = planned.mode == "chained"
-    drawn = what, datatype, redop, ranks, buffers.seed
-    if chained:
-        values = verify.chain_sent(*drawn)
-        result = verify.chain_received(what, case.shape, *drawn[1:], case.in_place, CHAIN_CALLS,
-                                       operation.summed)
+    collective = case.collective
+    data = verify.Data(collective, case.datatype, case.redop, ranks, buffers.seed)
+    expected_sum = operation.lossy.expected_sum if operation.lossy else None
+    if chain_calls:
+        values = data.chain_sent()
+        result = data.chain_received(case.shape, case.in_place, chain_calls, expected_sum)
     else:
-        values = verify.sent(*drawn)
-        result = verify.received(what, case.shape, *drawn[1:], operation.summed)
-    receives = what.segments(ranks)[1] * what.receives(case.shape, rank, ranks)
-    tables = datatype.encode(values)[rank], result[rank][:receives]
-    read = case.count if chained else receives * case.count
-    consume = plain_arguments(rank, case.send, case.receive, read, watch)
-    link = CHAIN_LINKS[what.sends_all, what.receives_all] if chained else "read_own"
-    subject = subject_with(world, watch, number, planned, case, operation, tables, link, consume)
-    subject.keep.append(buffers)
-    return subject
+        values = data.sent()
+        result = data.received(case.shape, expected_sum)
+    receives = collective.segments(ranks)[1] * collective.receives(case.shape, rank, ranks)
+    sent = Segments(case.send, case.segment_bytes, case.datatype.encode(values)[rank])
+    received = Segments(case.receive, case.segment_bytes, result[rank][:receives])
+    entry = "read_own"
+    if chain_calls:
+        entry = CHAIN_LINKS[collective.sends_all, collective.receives_all]
+    consumed = case.count if chain_calls else receives * case.count
+    reading = plain_arguments(rank, case.send, case.receive, consumed, watch)
+    consume = consume_step(world, case, entry, reading)
+    iteration = checked_iteration(world, watch, case, operation, (sent, received), consume)
+    iteration.chain_calls = chain_calls
+    iteration.keep.append(buffers)
+    return iteration
 
 
-def subject_with(world: World, watch: Watch, number: int, planned: Planned, case: Case, operation: Operation,
-                 tables: tuple[Array, Array], link: str, consume: Arguments, repeats: int = verify.REPEATS) -> Subject:
-    """The steps of a case from one period of what each segment, or row, of the send and of the receive buffer has to
-    hold, (segments, 31) as stored; `link` is the entry of link_probe.cu that comes after it, with its argument."""
-    device, datatype = world.device, case.datatype
-    sent, right = (on_device(world, verify.repeated(table, repeats)) for table in tables)
-    wrong = device.private(WRONG_BYTES)
-    # What is moved and not reduced, a chain passes on as it is; that is what it does with a maximum.
-    macros = {"WORLD": str(min(world.communicator.size, 8)), "ELEMENT": datatype.element,
-              "REDOP": case.redop.capitalize() if case.collective.reduces else "Max"}
-    if not planned.library:  # whose cases are never slowed
-        macros |= world.macros
-    after, loop = device.compile("link_probe", macros).kernel(link), device.compile("iteration", {})
-    blocks = device.blocks_for(max(map(len, tables)) * case.segment_bytes)
-    patterns = [pattern_of(datatype, address, len(table), case.segment_bytes, memory, wrong, watch, repeats)
-                for address, table, memory in zip((case.send, case.receive), tables, (sent, right), strict=True)]
-    late = late_rank(case.collective, case.shape, world.communicator.size)
-    is_late = world.communicator.rank == late
-    idle = come_late(world, 0.0) if case.shape.get("beside") else None
-    return Subject(
-        number, f"{planned.algorithm} {planned.size_bytes} B {planned.mode}",
-        prepare=Step(loop.kernel("write_pattern"), patterns[0], blocks), operation=operation,
-        consume=Step(after, consume, blocks), check=Step(loop.kernel("count_wrong"), patterns[1], blocks),
-        wrong=wrong, late=come_late(world, case.shape["arrival_skew_us"]) if is_late else None,
-        calls=planned.calls if planned.mode == "chained" else 0,
-        # Of stamps that cannot be compared only those of the late rank are without the others' waiting.
-        ranks=() if late is None or world.clock_shared else (late,), keep=[sent, right], by_link=operation.by_link,
-        waiting=Operation(idle, device.caller(idle)) if idle else None)
+def consume_step(world: World, case: Case, entry: str, arguments: Arguments) -> Step:
+    """An entry of link_probe.cu that reads a result, or makes the next send buffer from it."""
+    ranks = min(world.communicator.size, MOST_KERNEL_RANKS)
+    macros = {"WORLD": str(ranks), "ELEMENT": case.datatype.element}
+    # Non-reducing collectives use Max: chain_link then copies its input unchanged.
+    macros["REDOP"] = build_macros(world, case).get("REDOP", "Max")
+    moved_bytes = arguments.count * case.datatype.size_bytes
+    if entry in CHAIN_LINKS.values():  # these go over all segments
+        moved_bytes *= max(case.collective.segments(world.communicator.size))
+    blocks = world.device.blocks_for(moved_bytes)
+    return Step(probe_kernels(world, macros).kernel(entry), arguments, blocks)
 
 
-def empty_subject(world: World, watch: Watch) -> Subject:
-    """An iteration whose collective does nothing: what every time contains of meeting, launching and stamping."""
+def checked_iteration(world: World, watch: Watch, case: Case, operation: Operation,
+                      contents: tuple[Segments, Segments], consume: Step,
+                      repeats: int = verify.REPEATS) -> Iteration:
+    """An iteration over buffers with these contents, sent and received. The caller numbers it."""
+    steps = pattern_steps(world, watch, case.datatype, *contents, repeats)
+    return Iteration(-1, "", steps.write, operation, consume, steps.check, wrong=steps.wrong,
+                     keep=[steps], by_link=operation.by_link)
+
+
+def empty_iteration(world: World, watch: Watch) -> Iteration:
+    """An iteration without a collective: its time is the overhead that every time contains."""
     idle = nothing(world, watch)
-    return Subject(-1, "nothing", idle, Operation(idle, world.device.caller(idle)), idle, idle)
+    return Iteration(-1, "nothing", idle, idle_operation(world, watch), idle, idle)
 
 
-def link_subjects(world: World, watch: Watch, buffers: Buffers, size_bytes: int) -> dict[str, Subject]:
-    """The parts of the link at one size: copy into a slab, read what a peer just wrote, copy through memory; between
-    GPUs also store into a peer's slab, which on a CPU is as near as one's own.
-
-    As in an all-reduce, what is stored into has last been read by the peer, what is read has last been stored by it,
-    and the caches also hold a send and a receive buffer. Beyond two chunks the slots would be stored into again before
-    anybody has read them, so two chunks are timed and the rest is scaled.
-    """
-    assert isinstance(world.peers, PeerBuffer)
-    device, whole = world.device, size_bytes // LINK_WORD_BYTES * LINK_WORD_BYTES
-    chunk_bytes = device.most_chunk_bytes
-    pages = {"SEVERAL_PAGES": "1"} if whole >= device.far_bytes else {}
-    kernels = device.compile("link_probe", {"WORLD": str(world.communicator.size), **pages})
-    send, receive = buffers.send.address, buffers.receive.address
-    through_slab = min(whole, 2 * chunk_bytes)
-    slab = world.peers.arguments(send, receive, through_slab // LINK_WORD_BYTES, chunk_bytes)
-    blocks = device.blocks_for(chunk_bytes)
-    copy_in, read_peer, buffers_used = (Step(kernels.kernel(name), slab, blocks)
-                                        for name in ("copy_in", "read_peer", "copy_local"))
-    arguments = world.peers.arguments(send, receive, whole // LINK_WORD_BYTES, chunk_bytes)
-    copy_local, idle = Step(kernels.kernel("copy_local"), arguments, device.blocks_for(whole)), nothing(world, watch)
-
-    def part(timed: Step, prepare: Step, consume: Step, timed_bytes: int) -> Subject:
-        return Subject(-1, f"link {timed.kernel.name} {size_bytes} B", prepare, Operation(timed, device.caller(timed)),
-                       consume, idle, scale=size_bytes / timed_bytes, keep=[buffers])
-
-    parts = {"copy_in_us": part(copy_in, read_peer, buffers_used, through_slab),
-             "peer_read_us": part(read_peer, copy_in, buffers_used, through_slab),
-             "memory_us": part(copy_local, idle, idle, whole)}
-    if device.name != "cpu":
-        parts["push_us"] = part(Step(kernels.kernel("push_out"), slab, blocks), idle, buffers_used, through_slab)
-    return parts
+def late_rank(collective: Collective, shape: Shape, ranks: int) -> int:
+    """The rank that an arrival skew delays: the last one that receives anything."""
+    return max(rank for rank in range(ranks) if collective.receives(shape, rank, ranks))

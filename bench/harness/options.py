@@ -1,7 +1,7 @@
-"""The command line of every benchmark: nccl-tests' flags and letters, and ours; one sentence for what cannot be.
+"""Command lines: the options that every benchmark shares, their types, and their exit statuses.
 
-Bad input ends with status 2 before any rank waits for another, and rank 0 alone says why. Status 3: this machine cannot
-run that. Status 1: a result was wrong or a rank was lost. Status 130: interrupted, what was measured is kept.
+The options have the names that nccl-tests uses. Bad input ends the process with status 2 before any
+rank waits for another; only rank 0 prints the reason.
 """
 
 import argparse
@@ -11,30 +11,32 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
-from bench.harness import sweep
-from collectives.algorithm import ALGORITHMS, named
-from collectives.collective import DATATYPE_ALIASES, DATATYPES, REDOPS, Collective, reason_against
+from collectives.algorithm import named
+from collectives.collective import DATATYPE_ALIASES, DATATYPES
 from collectives.communicator import THREAD_LEVELS, launched_rank
-from collectives.experts.routing import MOST_CHOICES, MOST_EXPERTS, SkewError, expert_counts
 from collectives.operation import Algorithm
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
-FINE, WRONG, USAGE, CANNOT, INTERRUPTED = 0, 1, 2, 3, 130  # exit status
-LOST = WRONG  # a rank was
+FINE, WRONG, USAGE, CANNOT, INTERRUPTED = 0, 1, 2, 3, 130  # exit statuses
+LOST = WRONG  # of a rank
+STATUS_TEXT = ("exit status:\n  0 fine; 1 a result was wrong or a rank was lost; "
+               "2 the command line;\n  3 this machine cannot run that; 130 interrupted, ")
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 MOST_BYTES = 1 << 30
 MOST_S = 1_000_000
-MOST_LATE_US = 100_000
-MOST_BESIDE = 1000  # warm-up or checked iterations of a block: a stop is looked for between blocks
+MOST_CHECKS = 1000  # warm-up or checked iterations of a block; a stop waits for the block's end
+
+AddOption = Callable[..., argparse.Action]  # an argument group's add_argument
 
 
 class Parser(argparse.ArgumentParser):
-    """Speaks once for all ranks, and complains in one line."""
+    """Prints once for all ranks, and reports a mistake in one line."""
 
     def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
         if launched_rank() in (None, 0):
@@ -43,44 +45,99 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if launched_rank() in (None, 0):
             print(f"{self.prog}: {message}", file=sys.stderr, flush=True)
-        elif "PMIX_RANK" in os.environ:  # Open MPI ends all when one leaves: not before rank 0 has spoken
+        elif "PMIX_RANK" in os.environ:  # Open MPI kills all when one rank leaves: let rank 0 print
             time.sleep(1)
-        os._exit(2)  # not through MPI, which is not up yet
+        os._exit(USAGE)  # without MPI_Finalize: MPI is not up yet
+
+    def require_ranks(self) -> None:
+        """Ends the process unless a launcher started it."""
+        if launched_rank() is None:
+            self.error("this is one process, and a collective needs ranks: mpirun -n 2 python -m "
+                       f"{self.prog}")
+
+
+def print_out(text: str, file: TextIO | None = None) -> None:
+    """Prints on standard output (or on `file`) at once, unless it is closed or its reader has left.
+    Raises OSError."""
+    stream = file or sys.stdout
+    if stream is None:
+        return
+    try:
+        print(text, end="", file=stream, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # the end would print it again
+        if not isinstance(error, BrokenPipeError):
+            raise
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of a run that every benchmark shares.
+
+    `graph` None: where the device has graphs. `iterations` 0: until precise or out of time.
+    `warmup` None: as many iterations as a changepoint test finds. `tuned` None: this machine's
+    table, "none": no table. `output_files` are files that the run will write besides its own.
+    """
+
+    command: str
+    timeout_s: float = 30.0
+    max_time_s: float = 60.0
+    seed: int = 0
+    device: str = "auto"
+    memory: str = "auto"
+    ranks_share_gpus: bool = False
+    out: str = "results"
+    with_hostname: bool = False
+    graph: bool | None = False
+    iterations: int = 0
+    warmup: int | None = None
+    checks: int = 1
+    dispatch: str = "native"
+    mpi_thread_level: str | None = None
+    tuned: str | None = "none"
+    format: str = "table"
+    long: bool = False
+    lean: bool = False
+    json_file: str | None = None
+    output_files: tuple[str, ...] = ()
+    keeps_run: bool = True
 
 
 def size_bytes(text: str) -> int:
     """`16K`, `32M`, `1G` or plain bytes; powers of two, as in nccl-tests."""
-    found = re.fullmatch(r"(\d+)([KMG]?)(?:i?B)?", text, re.IGNORECASE)
-    if not found:
+    match = re.fullmatch(r"(\d+)([KMG]?)(?:i?B)?", text, re.IGNORECASE)
+    if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 16384, 16K or 32M")
-    size = int(found[1]) * UNITS[found[2].upper()]
+    size = int(match[1]) * UNITS[match[2].upper()]
     if size > MOST_BYTES:
         raise argparse.ArgumentTypeError(f"{text} is above the largest size, 1G")
     return size
 
 
-def one_of(kind: str, known: Sequence[str], text: str, aliases: dict[str, str] | None = None) -> str:
-    """The known name, or a complaint with the nearest one."""
-    name = (aliases or {}).get(text.lower(), text.lower())
-    if name in known:
+def name_among(kind: str, names: Sequence[str], text: str,
+               aliases: Mapping[str, str] | None = None) -> str:
+    """The name that the text means; otherwise an error that suggests the nearest name."""
+    aliases = aliases or {}
+    name = aliases.get(text.lower(), text.lower())
+    if name in names:
         return name
-    names = [*known, *(alias for alias, meant in (aliases or {}).items() if meant in known)]
-    near = difflib.get_close_matches(text.lower(), names, 1, 0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+    accepted = [*names, *(alias for alias, meaning in aliases.items() if meaning in names)]
+    near = difflib.get_close_matches(text.lower(), accepted, 1, 0.5)
+    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(names)}"
     raise argparse.ArgumentTypeError(f"unknown {kind} {text!r}: {hint}")
 
 
-def algorithm(known: Mapping[str, Algorithm], text: str) -> str:
-    """The name of an algorithm, or a complaint."""
+def algorithm_name(algorithms: Mapping[str, Algorithm], text: str) -> str:
+    """The name of an algorithm, with the words of its build."""
     base, plus, words = text.partition("+")
-    name = one_of("algorithm", list(known), base) + plus + words
+    name = name_among("algorithm", list(algorithms), base) + plus + words
     try:
-        return named(known, name).name
+        return named(algorithms, name).name
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"algorithm {text!r}: {error}") from error
 
 
-def whole(least: int, text: str, most: int = 1 << 31) -> int:
+def whole_number(least: int, text: str, most: int = 1 << 31) -> int:
     if not re.fullmatch(r"-?\d{1,18}", text) or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
     if int(text) > most:
@@ -88,260 +145,102 @@ def whole(least: int, text: str, most: int = 1 << 31) -> int:
     return int(text)
 
 
-def positive(unit: str, most: int, text: str) -> float:
+def positive_number(unit: str, most: int, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = -1.0
     if not 0 < value <= most:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of {unit} above 0, and at most {most}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of {unit} above 0, and at most {most}")
     return value
 
 
-def duration_s(text: str) -> int:
+def duration_s(text: str) -> float:
     """`90s`, `10m` or `2h`, in seconds."""
-    found = re.fullmatch(r"([1-9]\d{0,5})([smh])", text)
-    if not found:
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d+)?)([smh])", text)
+    if not match or not float(match[1]):
         raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 10m or 2h")
-    return int(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
-def delay_us(text: str) -> float:
-    """`0`, `5us`, `1.5ms`, or plain microseconds; to the nanosecond."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(us|ms)?", text)
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 0, 5us or 1.5ms")
-    delay = round(float(found[1]) * (1e3 if found[2] == "ms" else 1.0), 3)
-    if delay > MOST_LATE_US:
-        raise argparse.ArgumentTypeError(f"{text} is above the longest, {MOST_LATE_US // 1000}ms")
-    return delay
-
-
-def comma_separated(read: Callable[[str], object], text: str) -> list[object]:
+def comma_separated(parse: Callable[[str], Any], text: str) -> list[Any]:
     """Each item once."""
-    return list(dict.fromkeys(map(read, text.split(","))))
+    return list(dict.fromkeys(map(parse, text.split(","))))
 
 
-Add = Callable[..., argparse.Action]  # an argument group's add_argument
+datatype_name = partial(name_among, "datatype", list(DATATYPES), aliases=DATATYPE_ALIASES)
 
 
-def size_options(what: Add, largest: str, factor: int | None, factor_text: str) -> None:
-    """The sizes of every benchmark."""
-    what("-b", "--minbytes", type=size_bytes, default=16 << 10, metavar="SIZE",
-         help="smallest size, such as 4096, 16K or 1M (16K)")
-    what("-e", "--maxbytes", type=size_bytes, default=size_bytes(largest), metavar="SIZE",
-         help=f"largest size ({largest})")
-    what("-f", "--stepfactor", type=partial(whole, 2), default=factor, metavar="N",
-         help=f"sizes grow by this factor ({factor_text})")
-
-
-def routed_options(what: Add) -> None:
-    """A batch of tokens for a mixture of experts, in place of sizes."""
-    what("--experts", type=partial(whole, 1, most=MOST_EXPERTS), default=None, metavar="N",
-         help="routed: tokens to their experts among N, split over the ranks, and back")
-    what("--top-k", type=partial(whole, 1, most=MOST_CHOICES), default=None, metavar="N",
-         help="routed: experts of a token (2)")
-    what("--tokens", type=partial(whole, 1, most=1 << 16), default=None, metavar="N",
-         help="routed: tokens of all ranks (1024)")
-    what("--hidden", type=partial(whole, 1, most=1 << 20), default=None, metavar="N",
-         help="routed: elements of a token (4096)")
-    what("--skew", type=partial(comma_separated, str), default=None, metavar="A,B",
-         help="routed: how unevenly experts are chosen: uniform, zipf:S, hot:N or file:COUNTS.npy "
-         "(uniform,zipf:1.2,hot:2)")
-
-
-def check_routed(p: Parser, options: argparse.Namespace) -> None:
-    """Fills in what a routed all-to-all needs, or ends with a sentence."""
-    defaults = {"top_k": 2, "tokens": 1024, "hidden": 4096, "skew": ["uniform", "zipf:1.2", "hot:2"]}
-    if options.experts is None:
-        if given := next((name for name in defaults if getattr(options, name) is not None), None):
-            p.error(f"--{given.replace('_', '-')} is of a routed all-to-all: add --experts N")
-        return
-    for name, value in defaults.items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    if not DATATYPES[options.datatype].is_float:
-        p.error(f"the weights of experts are fractions, which {options.datatype} has not")
-    if options.top_k > options.experts:
-        p.error(f"--top-k {options.top_k}: a token cannot choose so many of {options.experts} experts")
-    if options.sizes or (options.minbytes, options.maxbytes, options.stepfactor) != (16 << 10, 32 << 20, 2):
-        p.error("with --experts the size is that of --tokens times --hidden: leave out the sizes")
-    if options.list:
-        p.error("--list names the same algorithms without --experts")
-    try:
-        for skew in options.skew:
-            expert_counts(skew, options.experts, options.tokens, options.top_k)
-    except SkewError as error:
-        p.error(f"--skew: {error}")
-
-
-def lossy_option(what: Add) -> None:
-    what("--lossy", type=partial(positive, "dB", 200), default=None, metavar="DB",
-         help="also algorithms that quantise; auto takes one, where a table of bench.tune --lossy says so, whose "
-         "signal-to-noise ratio is at least so many dB on its worst data (none)")
-
-
-def run_options(how: Add, max_time_s: float = 60.0) -> None:
-    """How every benchmark runs."""
-    how("-T", "--timeout", type=partial(positive, "seconds", MOST_S), default=30.0, metavar="S",
-        help="seconds that a rank may stand still before the run is ended (30)")
-    how("--max-time", type=partial(positive, "seconds", MOST_S), default=max_time_s, metavar="S",
-        help=f"seconds for the whole command ({max_time_s:.0f})")
-    how("--seed", type=partial(whole, 0), default=0, metavar="N", help="of data and order (0)")
-    how("--device", choices=("auto", "cuda", "hip", "cpu"), default="auto", metavar="DEVICE",
-        help="auto, cuda, hip or cpu (auto)")
-    how("--memory", choices=("auto", "mapped", "host_staged"), default="auto", metavar="WAY",
-        help="how GPUs reach each other's memory: auto, mapped or host_staged (auto: what holds)")
-    how("--ranks-share-gpus", action="store_true", help="let ranks share a GPU: a test, not a measurement of a wire")
-
-
-def lean_option(where: Add) -> None:
-    where("--lean", action="store_true", help="keep no single iterations and draw no picture")
-
-
-def output_options(where: Add) -> None:
-    """What every benchmark leaves."""
-    where("--out", default="results", metavar="DIR", help="folder that keeps the run (results)")
-    where("--with-hostname", action="store_true", help="keep this host's name in the run")
-
-
-def parser_of_ranks(command: str, about: str, epilog: str) -> Parser:
-    """A parser without options for `mpirun -n RANKS python -m bench.<command>`."""
-    if launched_rank() is not None:  # Open MPI gives each rank a terminal, wherever what it prints may go
+def rank_parser(command: str, about: str, example: str, when_interrupted: str) -> Parser:
+    """A parser for `mpirun -n RANKS python -m bench.<command>`, still without options."""
+    if launched_rank() is not None:  # Open MPI gives each rank a terminal, wherever output goes
         os.environ.setdefault("NO_COLOR", "1")
     return Parser(
-        prog=f"bench.{command}", usage=f"mpirun -n RANKS python -m bench.{command} [OPTION ...]", description=about,
-        allow_abbrev=False, epilog=epilog,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=31))
+        prog=f"bench.{command}", usage=f"mpirun -n RANKS python -m bench.{command} [OPTION ...]",
+        description=about, allow_abbrev=False,
+        epilog=f"example:\n  {example}\n\n{STATUS_TEXT}{when_interrupted}",
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=31))
 
 
-def parser_for(command: str, collective: Collective, about: str) -> Parser:
-    """The parser of `python -m bench.<command>`."""
-    known = ALGORITHMS[collective.name]
-    p = parser_of_ranks(
-        command, about,
-        f"example:\n  mpirun -n 2 python -m bench.{command} -e 1M -d half --algorithm {[*known][-2]},library\n\n"
-        "exit status:\n  0 fine; 1 a result was wrong or a rank was lost; 2 the command line;\n"
-        "  3 this machine cannot run that; 130 interrupted, what was measured is kept")
-    what, how, where = (p.add_argument_group(title).add_argument for title in ("what", "how", "output"))
-    count, few, percent = partial(whole, 0), partial(whole, 0, most=MOST_BESIDE), partial(positive, "percent", 100)
-    datatype = partial(one_of, "datatype", list(DATATYPES), aliases=DATATYPE_ALIASES)
-    algorithms = partial(comma_separated, partial(algorithm, known))
-
-    size_options(what, "32M", 2, "2")
-    what("--sizes", type=partial(comma_separated, size_bytes), default=None, metavar="A,B",
-         help="these sizes only, whatever -b, -e and -f say")
-    what("-d", "--datatype", type=datatype, default="float32", metavar="TYPE",
-         help="float, half, bfloat16, double, int32 or int64 (float)")
-    if collective.name == "alltoall":
-        routed_options(what)
-    if collective.reduces:
-        what("-o", "--op", type=partial(one_of, "operation", REDOPS), default="sum", metavar="OP",
-             help="sum, prod, min, max or avg (sum)")
-    what("--algorithm", type=algorithms, default=None, metavar="A,B", help="these only; --list names them (all)")
-    if any(algorithm.lossy for algorithm in known.values()):
-        lossy_option(what)
-    what("--in-place", action="store_true", help=argparse.SUPPRESS if collective.no_place else
-         "the result overwrites the send buffer")
-    what("--mode", choices=("isolated", "chained", "both"), default=None, metavar="MODE",
-         help="isolated: one call at a time; chained: 160 dependent calls; both (isolated, and chained up to 512K)")
-    what("--arrival-skew", type=partial(comma_separated, delay_us), default=None, metavar="A,B",
-         help="by how much one rank comes late, such as 0,5us,1.5ms; isolated mode only (none does)")
-
-    what("--beside", choices=("gemm",), default=None, metavar="WHAT",
-         help="gemm: each case once more with a matmul beside it, in another stream or on a free core (none)")
-
-    what("--soak", type=duration_s, default=None, metavar="TIME",
-         help="check launches of everything mixed for so long, such as 90s, 10m or 2h, and time nothing")
-
-    how("-n", "--iters", type=count, default=0, metavar="N",
-        help="timed iterations a case, in 12 blocks; 0: until precise or out of time (0)")
-    how("-w", "--warmup_iters", type=few, default=None, metavar="N",
-        help="warm-up iterations a block (as many as a changepoint test finds)")
-    how("-c", "--check", type=few, default=1, metavar="N",
-        help="iterations checked before and after each block; 0: none (1)")
-    how("-r", "--root", type=count, default=0, metavar="RANK", help="the root, where a collective has one (0)")
-    how("-G", "--cudagraph", type=count, default=0, metavar="N", help="launch from a graph, GPUs only (0)")
-    run_options(how)
-    how("--dispatch", choices=("native", "python"), default="native", metavar="WHO",
-        help="who calls the operation in the timed loop: native or python (native)")
-    how("--mpi-thread-level", choices=THREAD_LEVELS, default=None, metavar="LEVEL",
-        help="single, funneled, serialized or multiple (funneled; multiple where ranks outnumber cores)")
-    how("--tuned", default=None, metavar="FILE",
-        help="what auto goes by, a table of bench.tune; none: its defaults (this machine's, where there is one)")
-    how("--slowed-percent", type=percent, default=None, help=argparse.SUPPRESS)  # docs/calibration.md
-
-    where("--format", choices=("table", "nccl-tests", "csv"), default="table", metavar="FORMAT",
-          help="table, nccl-tests or csv (table)")
-    where("--long", action="store_true", help="a table row for each algorithm and mode")
-    where("-J", "--output_file", default=None, metavar="FILE", help="also write JSON as nccl-tests does")
-    lean_option(where)
-    output_options(where)
-    where("--list", action="store_true", help="name every algorithm, and why one is not available")
-    return p
+def add_sizes(add: AddOption, largest: str, factor: int | None, factor_text: str) -> None:
+    """-b, -e and -f."""
+    add("-b", "--minbytes", type=size_bytes, default=16 << 10, metavar="SIZE",
+        help="smallest size, such as 4096, 16K or 1M (16K)")
+    add("-e", "--maxbytes", type=size_bytes, default=size_bytes(largest), metavar="SIZE",
+        help=f"largest size ({largest})")
+    add("-f", "--stepfactor", type=partial(whole_number, 2), default=factor, metavar="N",
+        help=f"sizes grow by this factor ({factor_text})")
 
 
-UNTIMED = {"iters": "-n", "mode": "--mode", "sizes": "--sizes", "arrival_skew": "--arrival-skew", "beside": "--beside",
-           "experts": "--experts", "output_file": "-J", "list": "--list", "in_place": "--in-place", "check": "-c",
-           "max_time": "--max-time", "format": "--format", "long": "--long", "cudagraph": "-G", "warmup_iters": "-w",
-           "stepfactor": "-f", "dispatch": "--dispatch", "tuned": "--tuned"}
+def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
+    """The options of every run: time, seed, device. Without --max-time if its default is None."""
+    seconds = partial(positive_number, "seconds", MOST_S)
+    add("-T", "--timeout", type=seconds, default=30.0, metavar="S",
+        help="end the run when a rank stands still for S seconds (30)")
+    if max_time_s is not None:
+        add("--max-time", type=seconds, default=max_time_s, metavar="S",
+            help=f"seconds for the whole command ({max_time_s:.0f})")
+    add("--seed", type=partial(whole_number, 0), default=0, metavar="N",
+        help="seed of data and order (0)")
+    add("--device", choices=("auto", "cuda", "hip", "cpu"), default="auto", metavar="DEVICE",
+        help="auto, cuda, hip or cpu (auto)")
+    add("--memory", choices=("auto", "mapped", "host_staged"), default="auto", metavar="KIND",
+        help="how GPUs reach each other's memory: mapped, host_staged, or auto: the first that "
+        "works (auto)")
+    add("--ranks-share-gpus", action="store_true",
+        help="let ranks share a GPU: for tests, it measures no wire")
 
 
-def soak_options(p: Parser, options: argparse.Namespace, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options of a soak, in which None stands for all types, operations or sizes, or the end with a sentence."""
-    all_of = ["minbytes", "maxbytes", "datatype", *(["op"] if options.collective.reduces else [])]
-    p.set_defaults(**dict.fromkeys([*UNTIMED, *all_of]))
-    asked = vars(p.parse_args(argv))
-    if given := next((flag for name, flag in UNTIMED.items() if asked[name] is not None), None):
-        p.error(f"--soak times nothing and draws what it launches: leave out {given}")
-    vars(options).update({name: asked[name] for name in all_of})
-    if options.maxbytes == 0:
-        p.error("-e 0: a soak checks elements, and 0 B hold none")
-    if options.minbytes and options.maxbytes and options.maxbytes < options.minbytes:
-        p.error(f"the sizes begin at {options.minbytes} B, above their end at {options.maxbytes} B")
-    if options.datatype and options.op and (reason := reason_against(DATATYPES[options.datatype], options.op)):
-        p.error(reason)
-    if launched_rank() is None:
-        p.error(f"this is one process, and a collective needs ranks: mpirun -n 2 python -m {p.prog}")
-    return options
+def add_iterations(add: AddOption, default_text: str) -> None:
+    """-n."""
+    add("-n", "--iters", type=partial(whole_number, 0), default=0, metavar="N",
+        help=f"timed iterations a case, in 12 blocks; 0: {default_text} (0)")
 
 
-def sizes_of(options: argparse.Namespace) -> list[int]:
-    """The sizes that were asked for, of whole elements."""
-    element_bytes = DATATYPES[options.datatype].size_bytes
-    chosen = options.sizes or sweep.sizes(options.minbytes, options.maxbytes, options.stepfactor, element_bytes)
-    return sorted({size // element_bytes * element_bytes for size in chosen})
+def add_thread_level(add: AddOption) -> None:
+    """--mpi-thread-level."""
+    add("--mpi-thread-level", choices=THREAD_LEVELS, default=None, metavar="LEVEL",
+        help="single, funneled, serialized or multiple (funneled; multiple where ranks outnumber "
+        "cores)")
 
 
-def parse(command: str, collective: Collective, about: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options, or the end of the process with status 2 and one sentence."""
-    p = parser_for(command, collective, about)
-    p.set_defaults(collective=collective, experts=None, lossy=None, **({} if collective.reduces else {"op": "none"}))
-    options = p.parse_args(argv)
-    if options.soak:
-        return soak_options(p, options, argv)
-    if collective.name == "alltoall":
-        check_routed(p, options)
-    if options.in_place and collective.no_place:
-        p.error(f"--in-place: {collective.no_place}")
-    if options.maxbytes < options.minbytes and not options.sizes:
-        p.error(f"the sizes begin at {options.minbytes} B, above their end at {options.maxbytes} B")
-    element_bytes = DATATYPES[options.datatype].size_bytes
-    short = [size for size in options.sizes or [options.minbytes] if 0 < size < element_bytes]
-    if short:
-        p.error(f"{short[0]} B hold no {options.datatype}, which has {element_bytes} B")
-    options.sizes = sizes_of(options)
-    if options.arrival_skew and options.mode not in (None, "isolated"):
-        p.error(f"--arrival-skew is of single calls: leave out --mode {options.mode}")
-    options.mode = "isolated" if options.arrival_skew else options.mode
-    options.arrival_skew = options.arrival_skew or [0.0]
-    if options.beside and options.dispatch == "python":
-        p.error("--beside is for the native loop: leave out --dispatch python")
-    if options.cudagraph and options.dispatch == "python":
-        p.error("-G launches from a graph, and --dispatch python call by call: choose one")
-    reason = reason_against(DATATYPES[options.datatype], options.op) if collective.reduces else None
-    if reason:
-        p.error(reason)
-    if launched_rank() is None and not options.list:
-        p.error(f"this is one process, and a collective needs ranks: mpirun -n 2 python -m bench.{command}")
-    return options
+def add_output(add: AddOption) -> None:
+    """--lean, --out and --with-hostname."""
+    add("--lean", action="store_true", help="store no single iterations and draw no picture")
+    add("--out", default="results", metavar="DIR", help="folder that receives the run (results)")
+    add("--with-hostname", action="store_true", help="store this host's name in the run")
+
+
+def run_options(command: str, namespace: argparse.Namespace, **more: Any) -> RunOptions:
+    """The RunOptions of a parsed command line; `more` are fields that the command fixes or parses
+    itself."""
+    shared = {
+        "timeout_s": "timeout", "max_time_s": "max_time", "seed": "seed", "device": "device",
+        "memory": "memory", "ranks_share_gpus": "ranks_share_gpus", "out": "out",
+        "with_hostname": "with_hostname", "iterations": "iters", "format": "format",
+        "long": "long", "lean": "lean", "mpi_thread_level": "mpi_thread_level"}
+    parsed = vars(namespace)
+    fields = {field: parsed[name] for field, name in shared.items() if name in parsed}
+    return RunOptions(command, **{**fields, **more})

@@ -1,101 +1,223 @@
-"""The routed all-to-all: a batch of tokens to the ranks of their experts (dispatch), what the experts give back to the
-tokens' own ranks (combine), and both in a row over experts that change nothing (round_trip)."""
+"""bench.alltoall --experts: the routed all-to-all of a mixture of experts. It sends a batch of
+tokens to the ranks of their experts (dispatch), sends the experts' results back (combine), or does
+both over experts that change nothing (round_trip)."""
 
-from argparse import Namespace
-from collections.abc import Iterable
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any, NoReturn
 
 import numpy as np
 
-from bench.harness import sweep, verify
-from bench.harness.iteration import Buffers, Subject, subject_with
-from bench.harness.options import MOST_BYTES
-from bench.harness.plan import Prepared, Work, link_parts, plan_cases
-from bench.harness.timing import Bench
-from collectives.collective import DATATYPES, Shape
+from bench.harness import verify
+from bench.harness.iteration import Buffers, Iteration, Segments, checked_iteration, consume_step
+from bench.harness.link_parts import add_link_parts
+from bench.harness.options import MOST_BYTES, AddOption, comma_separated, whole_number
+from bench.harness.run import measure
+from bench.harness.session import Session, start
+from bench.harness.suite import Axes, Suite, bind_cases
+from bench.harness.sweep_options import SweepOptions, sweep_run_options
+from collectives.collective import DATATYPES, Datatype, Shape
 from collectives.communicator import Disagreement
-from collectives.experts.alltoall_routed import ALGORITHMS, WAYS, RoutedCase, Tables, make_tables, record_bytes
-from collectives.experts.routing import Array, Routes, draw, most_rows
-from collectives.library import mpi as library
-from collectives.operation import Case, DeviceError, Operation, Watch, World, plain_arguments
-from reports.result import Planned
+from collectives.experts import routing
+from collectives.experts.alltoall_routed import ALGORITHMS, WAYS, RoutedCase, Tables, make_tables
+from collectives.experts.routing import Array, Routes, SkewError
+from collectives.operation import Case, Operation, plain_arguments
+from kernels.devices.device import DeviceError
 
-REPEATS = 8  # of a row's table: rows are many
+REPEATS = 8  # of a row's table; there are many rows
+CHAIN_ROUND_TRIPS = 58  # of one token of DeepSeek-V3: its layers with experts
 
 
-def prepare(options: Namespace, bench: Bench) -> Prepared:
-    """The cases of every skew. Raises Disagreement where a rank would get more than a buffer holds."""
-    world, ranks, datatype = bench.world, bench.world.communicator.size, DATATYPES[options.datatype]
-    row_bytes = options.hidden * datatype.size_bytes
-    rows_of = {skew: most_rows(skew, ranks, options.experts, options.tokens, options.top_k) for skew in options.skew}
+@dataclass(frozen=True)
+class ExpertOptions:
+    """A batch: `tokens` of all ranks, of `hidden` elements each, that choose `top_k` of `experts`
+    with each of the `skews`."""
+
+    experts: int
+    top_k: int = 2
+    tokens: int = 1024
+    hidden: int = 4096
+    skews: tuple[str, ...] = ("uniform", "zipf:1.2", "hot:2")
+
+
+FLAGS = {"top_k": "--top-k", "tokens": "--tokens", "hidden": "--hidden", "skews": "--skew"}
+
+
+def add_options(add: AddOption) -> None:
+    """Adds --experts and the options that describe its batch."""
+    for flag, most, text in (
+            ("--experts", routing.MOST_EXPERTS, "tokens to N experts on all ranks, and back"),
+            ("--top-k", routing.MOST_CHOICES, "experts of a token (2)"),
+            ("--tokens", 1 << 16, "tokens of all ranks (1024)"),
+            ("--hidden", 1 << 20, "elements of a token (4096)")):
+        add(flag, type=partial(whole_number, 1, most=most), metavar="N", help=f"routed: {text}")
+    add("--skew", dest="skews", type=partial(comma_separated, str), metavar="A,B",
+        help="routed: how unevenly tokens choose experts: uniform, zipf:S, hot:N or "
+        "file:COUNTS.npy (uniform,zipf:1.2,hot:2)")
+
+
+def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
+    """The batch of a routed all-to-all, None without --experts. Bad input ends the program."""
+    parsed = vars(namespace)
+    values = {name: parsed[name] for name in FLAGS if parsed[name] is not None}
+    if namespace.experts is None:
+        if values:
+            parser.error(f"{FLAGS[next(iter(values))]} is for a routed all-to-all: add --experts N")
+        return None
+    values["skews"] = tuple(values.get("skews", ExpertOptions.skews))
+    batch = ExpertOptions(namespace.experts, **values)
+    if not DATATYPES[namespace.datatype].is_float:
+        parser.error(f"the weights of experts are fractions, and {namespace.datatype} has none")
+    if batch.top_k > batch.experts:
+        parser.error(f"--top-k {batch.top_k} is more than the {batch.experts} experts")
+    sizes = namespace.minbytes, namespace.maxbytes, namespace.stepfactor
+    if namespace.sizes or sizes != (16 << 10, 32 << 20, 2):
+        parser.error("with --experts the size is --tokens times --hidden: leave out the sizes")
+    if namespace.list:
+        parser.error("--list names the same algorithms without --experts")
+    try:
+        for skew in batch.skews:
+            routing.expert_counts(skew, batch.experts, batch.tokens, batch.top_k)
+    except SkewError as error:
+        parser.error(f"--skew: {error}")
+    return batch
+
+
+def run(batch: ExpertOptions, sweep: SweepOptions, namespace: Namespace,
+        started_s: float) -> NoReturn:
+    """Measures the routed all-to-all with the options of a sweep, and exits."""
+    start(sweep_run_options("alltoall", namespace), started_s, lambda session: measure(
+        session, partial(prepare, batch, sweep), features=sweep.features))
+
+
+def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suite:
+    """The cases of every way and skew. Raises Disagreement if a buffer would be too large."""
+    world, ranks = session.world, session.communicator.size
+    drawn = ranks, batch.experts, batch.tokens, batch.top_k
+    row_bytes = batch.hidden * DATATYPES[sweep.datatype].size_bytes
+    rows_of = {skew: routing.most_rows(skew, *drawn) for skew in batch.skews}
     worst = max(rows_of, key=lambda skew: rows_of[skew])
-    size = -(-options.tokens // ranks) * row_bytes
-    if max(size, rows_of[worst] * row_bytes) > MOST_BYTES:
-        raise Disagreement(f"with {worst} a rank gets {rows_of[worst]} rows of {row_bytes} B, and a buffer has "
-                           f"{MOST_BYTES >> 30} GiB at most")
-    batches = {}
-    for skew in options.skew:
-        bench.flight.note("draw the routes", text=skew.partition(":")[0])
-        batches[skew] = draw(skew, ranks, options.experts, options.tokens, options.top_k, options.seed)
+    tokens_bytes = -(-batch.tokens // ranks) * row_bytes
+    if max(tokens_bytes, rows_of[worst] * row_bytes) > MOST_BYTES:
+        raise Disagreement(f"with {worst} a rank gets {rows_of[worst]} rows of {row_bytes} B, and "
+                           f"a buffer has {MOST_BYTES >> 30} GiB at most")
+    batches: list[Routes] = []
+    for skew in batch.skews:
+        session.flight.note("draw the routes", text=skew.partition(":")[0])
+        batches.append(routing.draw(skew, *drawn, session.options.seed))
     with world.communicator.together(DeviceError, MemoryError):
-        send, receive, rows = (library.allocate(world, n) for n in (size, size, rows_of[worst] * row_bytes))
-    tables = {}
-    for skew, routes in batches.items():
+        send, receive, rows = (world.library.allocate(world, size_bytes) for size_bytes in
+                               (tokens_bytes, tokens_bytes, rows_of[worst] * row_bytes))
+    tables: list[Tables] = []
+    for routes in batches:
         with world.communicator.together(DeviceError, MemoryError):
-            tables[skew] = make_tables(world, routes, rows, record_bytes(row_bytes, options.top_k))
-    buffers = Buffers(send, receive, options.seed)
-
-    def works() -> Iterable[Work]:
-        shapes = [{"way": way, "experts": options.experts, "top_k": options.top_k, "tokens": options.tokens,
-                   "hidden": options.hidden} for way in WAYS]
-        for at in sweep.disturbed(shapes, options.arrival_skew, options.beside):
-            for skew, routes in batches.items():
-                way, shape = at["way"], {**at, "skew": routes.skew}
-                source, target = {"dispatch": (send, rows), "combine": (rows, receive)}.get(way, (send, receive))
-
-                def case(variant: str, source: int = source.address, target: int = target.address,
-                         shape: Shape = shape, of: Tables = tables[skew]) -> Case:
-                    return RoutedCase(options.collective, options.hidden, datatype, "none", source, target,
-                                      variant=variant, shape=shape, tables=of)
-
-                yield Work(shape, size, size // datatype.size_bytes, case,
-                           partial(subject_of, world, bench.flight.watch, options.seed, buffers),
-                           routes.imbalance() | {"leaving_bytes": [int(n) * row_bytes for n in leaving(routes, way)]},
-                           sweep.CHAIN_ROUND_TRIPS)
-
-    planned, subjects = plan_cases(options, bench, {a.name: a for a in ALGORITHMS}, works())
-    return planned, subjects, link_parts(bench, buffers, planned, subjects)
+            tables.append(make_tables(world, routes, rows, row_bytes))
+    buffers = Buffers(send, receive, session.options.seed)
+    algorithms = {algorithm.name: algorithm for algorithm in ALGORITHMS}
+    names = sweep.algorithms or list(algorithms)
+    axes = Axes(algorithms, lambda size_bytes: names, sweep.algorithms is not None, sweep.mode,
+                CHAIN_ROUND_TRIPS, sweep.features)
+    suite = bind_cases(session, axes, routed_cases(batch, sweep, buffers, tables),
+                       partial(routed_iteration, session, buffers))
+    routes_of = {of_skew.routes.skew: of_skew.routes for of_skew in tables}
+    for header in suite.headers:
+        header.routing = load_of(routes_of[header.shape["skew"]], header.shape["way"], row_bytes)
+        header.count = tokens_bytes // DATATYPES[sweep.datatype].size_bytes
+    add_link_parts(session, suite, buffers)
+    return suite
 
 
-def leaving(routes: Routes, way: str) -> Array:
-    """How many rows leave each rank for others, (ranks,)."""
-    there, back = routes.between.sum(axis=1), routes.between.sum(axis=0)
-    return np.asarray({"dispatch": there, "combine": back, "round_trip": there + back}[way])
+def routed_cases(batch: ExpertOptions, sweep: SweepOptions, buffers: Buffers,
+                 tables: Sequence[Tables]) -> Iterator[Case]:
+    """Each way with each skew. A dispatch moves tokens from `send` to the experts' rows, a combine
+    moves rows to `receive`, and a round trip moves tokens from `send` to `receive`."""
+    shapes: Sequence[Shape] = [
+        {"way": way, "experts": batch.experts, "top_k": batch.top_k, "tokens": batch.tokens,
+         "hidden": batch.hidden} for way in WAYS]
+    for feature in sweep.features:
+        shapes = feature.shapes(shapes)
+    for shape in shapes:
+        for of_skew in tables:
+            source = of_skew.rows if shape["way"] == "combine" else buffers.send
+            target = of_skew.rows if shape["way"] == "dispatch" else buffers.receive
+            yield RoutedCase(
+                sweep.collective, batch.hidden, DATATYPES[sweep.datatype], "none", source.address,
+                target.address, shape={**shape, "skew": of_skew.routes.skew},
+                size_bytes=buffers.send.size_bytes, tables=of_skew)
 
 
-def subject_of(world: World, watch: Watch, seed: int, buffers: Buffers, number: int, planned: Planned, case: Case,
-               operation: Operation) -> Subject:
-    """Tokens are written and what their experts get is checked; or that is written, and what tokens get back."""
+def load_of(routes: Routes, way: str, row_bytes: int) -> dict[str, Any]:
+    """The load of experts and ranks, and the bytes that each rank sends to others."""
+    leaving = [int(rows) * row_bytes for rows in rows_leaving(routes, way)]
+    return {**routes.imbalance(), "leaving_bytes": leaving}
+
+
+def rows_leaving(routes: Routes, way: str) -> Array:
+    """How many rows each rank sends to other ranks, (ranks,)."""
+    dispatched, combined = routes.between.sum(axis=1), routes.between.sum(axis=0)
+    rows = {"dispatch": dispatched, "combine": combined, "round_trip": dispatched + combined}
+    return np.asarray(rows[way])
+
+
+def routed_iteration(session: Session, buffers: Buffers, case: Case, operation: Operation,
+                     chain_calls: int) -> Iteration:
+    """The iteration of a case: write each row of its source, and check each row of its target."""
     assert isinstance(case, RoutedCase)
-    routes, datatype, rank = case.tables.routes, case.datatype, world.communicator.rank
-    mine, tokens = routes.home == rank, verify.row_tables(datatype, len(routes.chosen), [seed])
-    given = [verify.row_tables(datatype, len(routes.rows_of(d)[0]), [seed, d]) for d in range(routes.ranks)]
-    if case.shape["way"] == "dispatch":
-        tables = tokens[mine], tokens[routes.rows_of(rank)[0]]
-    elif case.shape["way"] == "combine":
-        tables = given[rank], datatype.decode(verify.combined_rows(routes, datatype, given))[mine]
-    else:
-        result = tokens
-        for _ in range(planned.calls):
-            before, experts = result, [result[routes.rows_of(d)[0]] for d in range(routes.ranks)]
-            result = datatype.decode(verify.combined_rows(routes, datatype, experts))
-            if np.array_equal(before, result):
-                break
-        tables = tokens[mine], result[mine]
-    chained = planned.mode == "chained"
-    consume = plain_arguments(rank, case.send, case.receive, len(tables[1]) * case.count, watch)
-    encoded = (datatype.encode(tables[0]), datatype.encode(tables[1]))
-    subject = subject_with(world, watch, number, planned, case, operation, encoded,
-                           "chain_link" if chained else "read_own", consume, REPEATS)
-    subject.keep.append(buffers)
-    return subject
+    world, watch, datatype = session.world, session.flight.watch, case.datatype
+    rank = world.communicator.rank
+    sent, expected = source_and_target(case.tables.routes, datatype, case.shape["way"],
+                                       max(1, chain_calls), buffers.seed)
+    contents = (Segments(case.send, case.segment_bytes, datatype.encode(sent[rank])),
+                Segments(case.receive, case.segment_bytes, datatype.encode(expected[rank])))
+    reading = plain_arguments(rank, case.send, case.receive, len(expected[rank]) * case.count,
+                              watch)
+    consume = consume_step(world, case, "chain_link" if chain_calls else "read_own", reading)
+    iteration = checked_iteration(world, watch, case, operation, contents, consume, REPEATS)
+    iteration.chain_calls = chain_calls
+    iteration.keep.append(buffers)
+    return iteration
+
+
+def source_and_target(routes: Routes, datatype: Datatype, way: str, calls: int,
+                      seed: int) -> tuple[list[Array], list[Array]]:
+    """What each rank's source holds, and its target after `calls` calls: one period of each row,
+    decoded, (rows, 31)."""
+    ranks = range(routes.ranks)
+    experts_tokens = [routes.rows_of(rank)[0] for rank in ranks]
+    tokens = row_tables(len(routes.chosen), [seed])
+    home_tokens = [tokens[routes.home == rank] for rank in ranks]
+    if way == "dispatch":
+        return home_tokens, [tokens[of_rank] for of_rank in experts_tokens]
+    if way == "combine":
+        rows = [row_tables(len(experts_tokens[rank]), [seed, rank]) for rank in ranks]
+        result = datatype.decode(combined_rows(routes, datatype, rows))
+        return rows, [result[routes.home == rank] for rank in ranks]
+    result = tokens
+    for _ in range(calls):
+        before, rows = result, [result[of_rank] for of_rank in experts_tokens]
+        result = datatype.decode(combined_rows(routes, datatype, rows))
+        if np.array_equal(before, result):
+            break
+    return home_tokens, [result[routes.home == rank] for rank in ranks]
+
+
+def row_tables(rows: int, seed: list[int]) -> Array:
+    """One period of each row, decoded, (rows, 31); hardly any two rows are equal."""
+    drawn = np.random.default_rng(seed).integers(1, verify.PERIOD + 1, (rows, verify.PERIOD))
+    return drawn.astype(np.float64)
+
+
+def combined_rows(routes: Routes, datatype: Datatype, rows: Sequence[Array]) -> Array:
+    """The weighted sum of every token's rows, as stored, (tokens, 31), from the decoded rows of all
+    ranks' experts. A rank rounds its part of a token to the type before it sends it."""
+    tokens = len(routes.chosen)
+    total = np.zeros((tokens, verify.PERIOD))
+    for rank, of_rank in enumerate(rows):
+        token, choice = routes.rows_of(rank)
+        part = np.zeros((tokens, verify.PERIOD))
+        np.add.at(part, token, routes.weights[token, choice, None].astype(np.float64) * of_rank)
+        rounded = datatype.decode(datatype.encode(part))
+        total += np.where(routes.home[:, None] == rank, part, rounded)
+    return datatype.encode(total)

@@ -1,153 +1,62 @@
-"""What the fused benchmarks have in common: their command lines, their data, and their cases: the compute alone, the
-same and then a collective, and both in one launch."""
+"""The benchmarks of fused kernels: their forms, their data, and their cases.
 
-import argparse
-import re
-from argparse import Namespace
-from collections.abc import Iterable, Mapping, Sequence
+`allreduce_rmsnorm` and `gemv_allreduce` run this; `overlap` shares the forms and matrices. The data
+have a period of 31 elements, as in `bench.harness.verify`, so that results are checked bit by bit.
+"""
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from fractions import Fraction
-from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
-from bench.harness import options as cli
 from bench.harness import verify
-from bench.harness.iteration import Subject, nothing, on_device, pattern_of
-from bench.harness.plan import Prepared, Work, plan_cases
-from bench.harness.run import Manner, Session, unfinished
-from bench.harness.timing import Bench
+from bench.harness.iteration import (
+    Iteration,
+    Segments,
+    checked_iteration,
+    consume_step,
+    nothing,
+    on_device,
+)
+from bench.harness.session import Session
+from bench.harness.suite import Axes, MakeIteration, Suite, bind_cases
+from bench.harness.timing import perform, times_us
+from bench.layers.command import LayerOptions, require_mapped, scale_for
 from collectives.auto import built
-from collectives.collective import COLLECTIVES, DATATYPE_ALIASES, DATATYPES, Array, Datatype
-from collectives.communicator import Disagreement, launched_rank
-from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, WEIGHTS, GemvCase, NormCase
+from collectives.collective import COLLECTIVES, DATATYPES, Array, Datatype
+from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, Bound, GemvCase, NormCase
 from collectives.layers.models import LAYERS, MODELS
-from collectives.library import mpi as library
 from collectives.operation import (
-    WRONG_BYTES,
     Algorithm,
     Build,
     Case,
-    DeviceError,
-    Memory,
     Operation,
-    Step,
     Unsupported,
     World,
     plain_arguments,
 )
-from reports.result import Planned
+from kernels.devices.device import Counts, DeviceError
 
-CPU_SCALE = 1 / 64  # of a layer's columns, where a CPU has to do what a GPU would
-WEIGHT_BYTES = 256 << 20  # of copies of a matrix: more than any last-level cache keeps
-ROUNDS = 256  # short blocks close together: what a neighbour of the machine does goes into both sides of a difference
-MOST_TOKENS = 4096
-MOST_BATCH = 8
+SMALL_BYTES = 256 << 10  # below it, a latency decides
+WEIGHT_BYTES = 256 << 20  # of a GPU's copies of a matrix: more than any last-level cache holds
 NORM_WEIGHT = 1.5
-# Round trips of a flag in the two states of an EPYC's link. In the first plain stores were the faster ones, in the
-# second such around the caches: of 32 KiB after a GEMV, 3 us were exposed in place of 10.
+ROW_SCALE = 0.5  # of int8 weights: exact in every datatype
+SUMMED = 8.0  # sums plus residual are this or its negative, so all rows have one mean of squares
+# Round trips of a flag in the two states of an EPYC's link. In the first state plain stores were
+# faster; in the second, stores around the caches: with 32 KiB after a GEMV they exposed 3 us, and
+# plain stores 10.
 PLAIN_NS, STREAMS_NS = 100.0, 500.0
-SUMMED = 8.0  # what residuals and sums add up to, or its negative: then the mean of squares is the same everywhere
-
-
-def parser(command: str, about: str) -> cli.Parser:
-    """The parser of `python -m bench.<command>`, without what is the command's own."""
-    return cli.parser_of_ranks(
-        command, about,
-        f"example:\n  mpirun -n 2 python -m bench.{command} --model llama-3.1-8b\n\nexit status:\n  0 fine; 1 a result "
-        "was wrong or a rank was lost; 2 the command line;\n  3 this machine cannot run that; 130 interrupted, what "
-        "was measured is kept")
-
-
-def scale(text: str) -> Fraction:
-    """`1`, `1/64` or `0.25`."""
-    if not re.fullmatch(r"\d{1,9}(/[1-9]\d{0,8}|\.\d{1,9})?", text) or not 0 < Fraction(text) <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a fraction such as 1/64, above 0 and at most 1")
-    return Fraction(text)
-
-
-def model_options(what: cli.Add, scaled: bool, default: str = "llama-3.1-70b") -> None:
-    """Which model's layers."""
-    what("--model", type=partial(cli.one_of, "model", list(MODELS)), default=default, metavar="NAME",
-         help=f"{', '.join(list(MODELS)[:-1])} or {list(MODELS)[-1]} ({default})")
-    if scaled:
-        what("--scale", type=scale, default=None, metavar="N",
-             help="shrinks the matrices' columns, and no message (1/64 on a CPU, 1 on a GPU)")
-
-
-def wire_option(what: cli.Add, default: str = "float") -> None:
-    floats = [name for name, datatype in DATATYPES.items() if datatype.is_float and name != "float64"]
-    what("-d", "--datatype", type=partial(cli.one_of, "datatype", floats, aliases=DATATYPE_ALIASES),
-         default=DATATYPE_ALIASES[default], metavar="TYPE", help=f"on the wire: float, half or bfloat16 ({default})")
-
-
-def weights_option(what: cli.Add) -> None:
-    what("--weights", type=partial(cli.one_of, "type of weights", list(WEIGHTS), aliases=DATATYPE_ALIASES),
-         default="float16", metavar="TYPE", help="half, bfloat16 or int8 with a scale a row (half)")
-
-
-def counts_option(what: cli.Add, most: int, default: str, text: str) -> None:
-    what("--tokens", type=partial(cli.comma_separated, partial(cli.whole, 1, most=most)), metavar="A,B",
-         default=[int(n) for n in default.split(",")], help=f"{text} ({default})")
-
-
-def algorithms_option(what: cli.Add, forms: Mapping[str, Algorithm]) -> None:
-    what("--algorithm", type=partial(cli.comma_separated, partial(cli.algorithm, forms)), default=None, metavar="A,B",
-         help="fused, then_library and then_ALGORITHM beside compute (all that suit the size)")
-
-
-def finish(p: cli.Parser, command: str, argv: Sequence[str] | None, max_time_s: float = 60.0,
-           graph: int | None = 0) -> Namespace:
-    """Adds how every benchmark runs, and parses; or ends the process with status 2 and one sentence."""
-    how, where = (p.add_argument_group(title).add_argument for title in ("how", "output"))
-    how("-n", "--iters", type=partial(cli.whole, 0), default=0, metavar="N",
-        help="timed iterations a case, in 12 blocks; 0: as many as fit the time (0)")
-    how("-G", "--cudagraph", type=partial(cli.whole, 0), default=graph, metavar="N",
-        help=f"launch from a graph, GPUs only ({'where there are any' if graph is None else graph})")
-    cli.run_options(how, max_time_s)
-    where("--format", choices=("table", "csv"), default="table", metavar="FORMAT", help="table or csv (table)")
-    where("--long", action="store_true", help="a table row for each form and variant")
-    cli.lean_option(where)
-    cli.output_options(where)
-    p.set_defaults(beside=None, slowed_percent=None, list=False, check=1, warmup_iters=None, dispatch="native",
-                   output_file=None, mpi_thread_level=None, tuned="none", op="sum", mode="isolated", lossy=None)
-    options = p.parse_args(argv)
-    if launched_rank() is None:
-        p.error(f"this is one process, and a collective needs ranks: mpirun -n 2 python -m bench.{command}")
-    return options
-
-
-def mapped(bench: Bench) -> None:
-    """Raises Disagreement where a fused kernel has no peers' memory to store into."""
-    if isinstance(bench.world.peers, Unsupported):
-        raise Disagreement(f"a fused kernel needs its peers' memory, and {bench.world.peers.reason}")
-
-
-def scale_of(options: Namespace, bench: Bench) -> Fraction:
-    """What was asked for, or what the device can do."""
-    return options.scale or (Fraction(CPU_SCALE) if bench.world.device.name == "cpu" else Fraction(1))
-
-
-def forms_for(forms: Mapping[str, Algorithm], options: Namespace, sizes: Iterable[int], bench: Bench) -> None:
-    """Makes `options.algorithm` say, for each size, which forms are measured: what was asked for, and the compute
-    alone; else all but those that nobody would take at that size. On a CPU, whose memory is near to all, pushing is
-    pulling, and packets with a flag each are slower: 9 us exposed at 32 KiB, where the others have 1.4."""
-    def wanted(size_bytes: int) -> list[str]:
-        far = bench.world.device.name != "cpu" and size_bytes < 256 << 10
-        left_out = {"ring", *(["two_shot"] if size_bytes < 256 << 10 else []),
-                    *([] if far else ["one_shot_ll", "one_shot_push"])}
-        return ["compute", *(options.algorithm or [name for name in forms
-                                                   if name.removeprefix("then_") not in left_out])]
-
-    options.algorithm = {size: list(dict.fromkeys(wanted(size))) for size in sizes}
+TRIES = 4  # of each candidate, after one that warms up
+Key = TypeVar("Key", bound=Hashable)
 
 
 def following_link(form: Algorithm) -> Algorithm:
-    """The form, which on a CPU takes plain or streaming stores as the state of the link wants it, unless a build is
-    asked for."""
-    def bind(world: World, case: Case) -> Operation | Unsupported:
+    """The form; between near peers with plain or streaming stores, by the state of the link. A
+    requested build stays."""
+    def bind(world: World, case: Case) -> Bound:
         plain = form.bind(world, case)
-        if world.device.name != "cpu" or case.build != Build() or isinstance(plain, Unsupported):
+        if not world.device.near_peers or case.build != Build() or isinstance(plain, Unsupported):
             return plain
         streaming = built(form, "nt")
         streams = streaming.bind(world, case)
@@ -159,173 +68,213 @@ def following_link(form: Algorithm) -> Algorithm:
     return form if form.name in ("compute", "then_library") else replace(form, bind=bind)
 
 
-FORMS = {kernel: {form.name: following_link(form) for form in forms.values()} for kernel, forms in FUSED.items()}
+FORMS = {kernel: {form.name: following_link(form) for form in forms.values()}
+         for kernel, forms in FUSED.items()}
+
+
+def bind_forms(session: Session, forms: Mapping[str, Algorithm], requested: Sequence[str] | None,
+               cases: Iterable[Case], make_iteration: MakeIteration) -> Suite:
+    """The compute alone, and the requested forms, or all that are useful at a size. All ranks call
+    it. Raises Disagreement.
+
+    Between near peers pushing equals pulling, and packets with a flag each are slower: 9 us exposed
+    at 32 KiB, the others 1.4.
+    """
+    far_peers = not session.world.device.near_peers
+
+    def names(size_bytes: int) -> list[str]:
+        is_small = size_bytes < SMALL_BYTES
+        skipped = {"ring", "two_shot"} if is_small else {"ring"}
+        if not (far_peers and is_small):
+            skipped |= {"one_shot_ll", "one_shot_push"}
+        useful = [name for name in forms if name.removeprefix("then_") not in skipped]
+        return list(dict.fromkeys(["compute", *(requested or useful)]))
+
+    # A form that does not support a size is listed with its reason.
+    axes = Axes(forms, names, requested=True, mode="isolated")
+    suite = bind_cases(session, axes, cases, make_iteration)
+    for number, iteration in suite.iterations.items():
+        header = suite.headers[number]
+        iteration.group = str(header.shape)
+        if header.algorithm == "compute":  # it sums nothing, so its result is partial
+            iteration.check, iteration.wrong = nothing(session.world, session.flight.watch), None
+    return suite
+
+
+def layer_iteration(session: Session, case: Case, operation: Operation,
+                    contents: tuple[Segments, Segments], keep: object,
+                    repeats: int = verify.REPEATS) -> Iteration:
+    """Writes the inputs, as the layer before would; performs the operation; reads and checks the
+    outputs. `contents` are inputs and outputs."""
+    world, watch, outputs = session.world, session.flight.watch, contents[1]
+    elements = len(outputs.tables) * outputs.segment_bytes // case.datatype.size_bytes
+    reading = plain_arguments(world.communicator.rank, case.send, case.receive, elements, watch)
+    consume = consume_step(world, case, "read_own", reading)
+    iteration = checked_iteration(world, watch, case, operation, contents, consume, repeats)
+    iteration.keep.append(keep)
+    return iteration
+
+
+def fastest(session: Session, candidates: Mapping[Key, Iteration]) -> Key:
+    """The candidate with the shortest time of the slowest rank, including the reading of the
+    result; rank 0 decides. All are tried in turn, so that a disturbance hits each. All ranks call
+    it."""
+    communicator, clock_shared = session.communicator, session.world.clock_shared
+    costs_us: dict[Key, list[float]] = {key: [] for key in candidates}
+    for _ in range(1 + TRIES):
+        for key, iteration in candidates.items():
+            stamps = communicator.all_gather(perform(session, iteration, Counts(0, 1)))
+            times = times_us(stamps, clock_shared)
+            costs_us[key].append(float(times.time[0] + times.after[0]))
+    best: Key = communicator.broadcast(min(costs_us, key=lambda key: np.median(costs_us[key][1:])))
+    return best
 
 
 def tables_of_norm(datatype: Datatype, ranks: int, seed: int) -> tuple[Array, Array, Array]:
-    """One period, decoded, of each rank's part, (ranks, 31); of the residual; of what they add up to, which is a number
-    or its negative."""
-    parts = verify.sent(COLLECTIVES["all_reduce"], datatype, "sum", ranks, seed)[:, 0]
+    """One period, decoded, of each rank's part, (ranks, 31); of the residual; and of their sum,
+    SUMMED or its negative."""
+    parts = verify.Data(COLLECTIVES["all_reduce"], datatype, "sum", ranks, seed).sent()[:, 0]
     summed = SUMMED * np.random.default_rng(seed).choice([-1.0, 1.0], verify.PERIOD)
     return parts, summed - parts.sum(axis=0), summed
 
 
 def normed(values: Array) -> Array:
-    """The RMS norm of a row of these values, all alike in size, as the kernel computes it in fp32."""
-    one = np.float32(1)
-    factor = one / np.sqrt(np.float32(SUMMED * SUMMED) + np.float32(EPSILON))
+    """The RMS norm of a row of SUMMED and its negative, in fp32 as the kernel computes it."""
+    factor = np.float32(1) / np.sqrt(np.float32(SUMMED * SUMMED) + np.float32(EPSILON))
     return np.asarray(values.astype(np.float32) * factor * np.float32(NORM_WEIGHT))
 
 
-def prepare_norm(options: Namespace, bench: Bench) -> Prepared:
-    """The cases of allreduce_rmsnorm."""
-    mapped(bench)
-    world, datatype, hidden = bench.world, DATATYPES[options.datatype], options.hidden
+def prepare_norm(options: LayerOptions, session: Session) -> Suite:
+    """The cases of allreduce_rmsnorm. Raises Disagreement."""
+    require_mapped(session)
+    world, datatype, hidden = session.world, DATATYPES[options.datatype], options.hidden
     rank, ranks = world.communicator.rank, world.communicator.size
-    size = max(options.tokens) * hidden * datatype.size_bytes
+    row_bytes, most_tokens = hidden * datatype.size_bytes, max(options.tokens)
     with world.communicator.together(DeviceError, MemoryError):
-        send, receive, summed = (library.allocate(world, n * size) for n in (2, 2, 1))
+        send, receive, summed = (world.library.allocate(world, rows * most_tokens * row_bytes)
+                                 for rows in (2, 2, 1))
         weight = on_device(world, datatype.encode(np.full(hidden, NORM_WEIGHT)))
-        codes, scales = (world.device.private(max(options.tokens) * row) for row in (hidden, 4))
-    parts, residual, total = tables_of_norm(datatype, ranks, options.seed)
-    tables = [datatype.encode(np.stack(two)) for two in ((parts[rank], residual), (normed(total), total))]
-    keep = [send, receive, summed, weight, codes, scales]
+        codes, scales = (world.device.private(most_tokens * size) for size in (hidden, 4))
+    keep = send, receive, summed, weight, codes, scales
+    parts, residual, total = tables_of_norm(datatype, ranks, session.options.seed)
+    inputs = datatype.encode(np.stack([parts[rank], residual]))
+    outputs = datatype.encode(np.stack([normed(total), total]))
 
-    def works() -> Iterable[Work]:
+    def cases() -> Iterator[Case]:
         for tokens in options.tokens:
-            count = tokens * hidden
-            size = count * datatype.size_bytes
-            shape = {"model": options.model, "tokens": tokens, "hidden": hidden, "output": options.output}
-            shape = {name: said for name, said in shape.items() if said}
+            size_bytes = tokens * row_bytes
+            shape = {"model": options.model, "tokens": tokens, "hidden": hidden,
+                     "output": options.output}
+            yield NormCase(
+                COLLECTIVE["allreduce_rmsnorm"], tokens * hidden, datatype, "sum", send.address,
+                receive.address, shape={name: value for name, value in shape.items() if value},
+                size_bytes=size_bytes, hidden=hidden, residual=send.address + size_bytes,
+                residual_out=receive.address + size_bytes, weight=weight.address,
+                summed=summed.address, quantized=options.output, codes=codes.address,
+                scales=scales.address)
 
-            def case(variant: str, count: int = count, size: int = size, shape: dict[str, object] = shape) -> Case:
-                return NormCase(COLLECTIVE["allreduce_rmsnorm"], count, datatype, "sum", send.address, receive.address,
-                                variant=variant, shape=shape, hidden=hidden, residual=send.address + size,
-                                residual_out=receive.address + size, weight=weight.address, summed=summed.address,
-                                quantized=options.output, codes=codes.address, scales=scales.address)
+    def iteration(case: Case, operation: Operation, chain_calls: int) -> Iteration:
+        contents = (Segments(case.send, case.size_bytes, inputs),
+                    Segments(case.receive, case.size_bytes, outputs))
+        return layer_iteration(session, case, operation, contents, keep)
 
-            sides = (send.address, 2, size), (receive.address, 2, size)
-            yield Work(shape, size, count, case, partial(subject, bench, sides, tables, keep))
-
-    forms_for(FUSED["allreduce_rmsnorm"], options, [n * hidden * datatype.size_bytes for n in options.tokens], bench)
-    return *plan_cases(options, bench, FORMS["allreduce_rmsnorm"], works()), {}
+    return bind_forms(session, FORMS["allreduce_rmsnorm"], options.algorithm, cases(), iteration)
 
 
 def signs(inner: int) -> Array:
-    """By which each period of a row is multiplied, so that all that add up come to one period or two."""
+    """The factor of each whole period of a row; they add up to 1 or 2."""
     periods = inner // verify.PERIOD
-    found = np.where(np.arange(periods) % 2, -1.0, 1.0)
+    factors = np.where(np.arange(periods) % 2, -1.0, 1.0)
     if periods % 2 == 0:
-        found[-1] = 1.0
-    return found
+        factors[-1] = 1.0
+    return factors
 
 
-def matrix(hidden: int, inner: int, rank: int, seed: int) -> tuple[Array, Array]:
-    """A rank's weights, (hidden, inner), each row the one before shifted by one, with a period of 31 that is +1 and -1;
-    and that period. What no whole period fills is 0. Then what comes out is a row's number and the iteration's, added,
-    in a table with the same period."""
-    period = np.random.default_rng([seed, rank]).choice([-1.0, 1.0], verify.PERIOD)
-    shifted = np.stack([np.roll(period, shift) for shift in range(verify.PERIOD)])
+def period(rank: int, seed: int) -> Array:
+    """The period of a rank's matrix: 31 elements of +1 and -1."""
+    return np.random.default_rng([seed, rank]).choice([-1.0, 1.0], verify.PERIOD)
+
+
+def matrix(rows: int, inner: int, rank: int, seed: int) -> Array:
+    """A rank's weights, (rows, inner): row n is `period`, rotated by n elements, again and again
+    times `signs`; columns beyond the last whole period are 0. A product of periodic activations
+    then depends only on (row + iteration) mod 31."""
+    rotated = np.stack([np.roll(period(rank, seed), shift) for shift in range(verify.PERIOD)])
+    factors = signs(inner)
     row = np.zeros((verify.PERIOD, inner))
-    filled = len(signs(inner)) * verify.PERIOD
-    row[:, :filled] = np.tile(shifted, filled // verify.PERIOD) * np.repeat(signs(inner), verify.PERIOD)
-    return row[np.arange(hidden) % verify.PERIOD], period
+    row[:, : len(factors) * verify.PERIOD] = (
+        np.tile(rotated, len(factors)) * np.repeat(factors, verify.PERIOD))
+    return row[np.arange(rows) % verify.PERIOD]
 
 
-def products(period: Array, inner: int, activations: Array) -> Array:
-    """One period of what a rank's matrix makes of each token's activations, (tokens, 31)."""
-    shifts = (np.arange(verify.PERIOD)[:, None] + np.arange(verify.PERIOD)) % verify.PERIOD
-    return np.asarray(signs(inner).sum() * (activations[:, shifts] @ period))
+def drawn_activations(ranks: int, tokens: int, seed: int) -> Array:
+    """One period of every rank's activations for each token, (ranks, tokens, 31)."""
+    draw = np.random.default_rng([seed, tokens])
+    return draw.integers(1, 4, (ranks, tokens, verify.PERIOD)).astype(float)
+
+
+def products(rank_period: Array, inner: int, activations: Array) -> Array:
+    """One period of a rank's matrix times each token's activations, (tokens, 31)."""
+    place = np.arange(verify.PERIOD)
+    circulant = rank_period[(place[:, None] - place) % verify.PERIOD]
+    return np.asarray(signs(inner).sum() * (activations @ circulant))
+
+
+def summed_products(inner: int, activations: Array, seed: int) -> Array:
+    """The sum of all ranks' products, (tokens, 31), from activations (ranks, tokens, 31)."""
+    return np.asarray(sum(products(period(rank, seed), inner, of_rank)
+                          for rank, of_rank in enumerate(activations)))
 
 
 def encoded_weights(weights: Array, weight_type: str) -> Array:
-    """Weights as they are stored."""
-    return weights.astype(np.int8) if weight_type == "int8" else DATATYPES[weight_type].encode(weights)
+    """Weights as the device stores them."""
+    if weight_type == "int8":
+        return weights.astype(np.int8)
+    return DATATYPES[weight_type].encode(weights)
 
 
-ROW_SCALE = 0.5  # of int8 weights: exact in every type
-
-
-def prepare_gemv(options: Namespace, bench: Bench) -> Prepared:
-    """The cases of gemv_allreduce."""
-    mapped(bench)
-    world, datatype, model = bench.world, DATATYPES[options.datatype], MODELS[options.model]
-    rank, ranks, factor = world.communicator.rank, world.communicator.size, scale_of(options, bench)
-    hidden, most = model.hidden, max(options.tokens) * model.hidden * datatype.size_bytes
-    inner = {layer: model.inner(layer, ranks, float(factor)) for layer in LAYERS}
-    row_scale = ROW_SCALE if options.weights == "int8" else 1.0
+def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
+    """The cases of gemv_allreduce. Raises Disagreement."""
+    require_mapped(session)
+    world, datatype, model = session.world, DATATYPES[options.datatype], MODELS[options.model]
+    rank, ranks, seed = world.communicator.rank, world.communicator.size, session.options.seed
+    hidden, most_tokens = model.hidden, max(options.tokens)
+    scale = scale_for(options.scale, session)
+    inner = {layer: model.columns(layer, ranks, float(scale)) for layer in LAYERS}
+    row_scale, size = (ROW_SCALE if options.weights == "int8" else 1.0), datatype.size_bytes
     with world.communicator.together(DeviceError, MemoryError):
-        send, receive = (library.allocate(world, most) for _ in range(2))
+        send, receive = (world.library.allocate(world, most_tokens * hidden * size)
+                         for _ in range(2))
         scales = on_device(world, np.full(hidden, row_scale, np.float32))
-        activations = world.device.private(max(options.tokens) * max(inner.values()) * datatype.size_bytes)
-    keep: list[Memory] = [send, receive, scales, activations]
+        activations = world.device.private(most_tokens * max(inner.values()) * size)
+    keep = [send, receive, scales, activations]
 
-    def works() -> Iterable[Work]:
+    def cases() -> Iterator[Case]:
         for layer, columns in inner.items():
-            values, _ = matrix(hidden, columns, rank, options.seed)
-            stored = encoded_weights(values, options.weights)
-            copies = 1 if world.device.name == "cpu" else max(1, WEIGHT_BYTES // stored.nbytes)
+            stored = encoded_weights(matrix(hidden, columns, rank, seed), options.weights)
+            copies = 1 if world.device.near_peers else max(1, WEIGHT_BYTES // stored.nbytes)
             with world.communicator.together(DeviceError, MemoryError):
                 weights = world.device.private(copies * stored.nbytes)
                 for copy in range(copies):
                     weights.write(stored, copy * stored.nbytes)
+            keep.append(weights)
             for tokens in options.tokens:
-                count = tokens * hidden
-                drawn = np.random.default_rng([options.seed, tokens]).integers(1, 4, (ranks, tokens, verify.PERIOD))
-                each = [products(matrix(1, columns, r, options.seed)[1], columns, drawn[r].astype(float)) * row_scale
-                        for r in range(ranks)]
-                tables = [datatype.encode(drawn[rank].astype(float)), datatype.encode(np.sum(each, axis=0))]
-                shape = {"model": options.model, "layer": layer, "tokens": tokens, "hidden": hidden, "inner": columns,
-                         "weights": options.weights, "scale": str(factor)}
+                shape = {"model": options.model, "layer": layer, "tokens": tokens,
+                         "hidden": hidden, "inner": columns, "weights": options.weights,
+                         "scale": str(scale)}
+                yield GemvCase(
+                    COLLECTIVE["gemv_allreduce"], tokens * hidden, datatype, "sum", send.address,
+                    receive.address, shape=shape, size_bytes=tokens * hidden * size,
+                    hidden=hidden, inner=columns, tokens=tokens, weight_type=options.weights,
+                    weights=weights.address, row_scales=scales.address,
+                    activations=activations.address, stride=columns, copies=copies)
 
-                def case(variant: str, count: int = count, tokens: int = tokens, columns: int = columns,
-                         shape: dict[str, object] = shape, weights: Memory = weights, copies: int = copies) -> Case:
-                    return GemvCase(COLLECTIVE["gemv_allreduce"], count, datatype, "sum", send.address,
-                                    receive.address, variant=variant, shape=shape, hidden=hidden, inner=columns,
-                                    tokens=tokens, weight_type=options.weights, weights=weights.address,
-                                    row_scales=scales.address, activations=activations.address, stride=columns,
-                                    copies=copies)
+    def iteration(case: Case, operation: Operation, chain_calls: int) -> Iteration:
+        assert isinstance(case, GemvCase)
+        drawn = drawn_activations(ranks, case.tokens, seed)
+        outputs = summed_products(case.inner, drawn, seed) * row_scale
+        contents = (Segments(case.activations, case.inner * size, datatype.encode(drawn[rank])),
+                    Segments(case.receive, hidden * size, datatype.encode(outputs)))
+        return layer_iteration(session, case, operation, contents, keep)
 
-                sides = ((activations.address, tokens, columns * datatype.size_bytes),
-                         (receive.address, tokens, hidden * datatype.size_bytes))
-                measured = partial(subject, bench, sides, tables, [*keep, weights])
-                yield Work(shape, count * datatype.size_bytes, count, case, measured)
-
-    forms_for(FUSED["gemv_allreduce"], options, [n * hidden * datatype.size_bytes for n in options.tokens], bench)
-    return *plan_cases(options, bench, FORMS["gemv_allreduce"], works()), {}
-
-
-Side = tuple[int, int, int]  # of a buffer: its address, its segments, and the bytes of each
-
-
-def subject(bench: Bench, sides: tuple[Side, Side], tables: Sequence[Array], keep: Sequence[Memory], number: int,
-            planned: Planned, case: Case, operation: Operation, repeats: int = verify.REPEATS,
-            from_python: bool = False) -> Subject:
-    """Writes what goes in, as the layer before would; then the operation; then what comes out is read, and checked. The
-    compute alone, which sums nothing, is not checked."""
-    world, watch, datatype = bench.world, bench.flight.watch, case.datatype
-    device, (sent, right) = world.device, (on_device(world, verify.repeated(table, repeats)) for table in tables)
-    wrong, loop = device.private(WRONG_BYTES), device.compile("iteration", {})
-    into, out = (pattern_of(datatype, *side, memory, wrong, watch, repeats)
-                 for side, memory in zip(sides, (sent, right), strict=True))
-    _, segments, segment_bytes = sides[1]
-    reading = plain_arguments(world.communicator.rank, case.send, case.receive,
-                              segments * segment_bytes // datatype.size_bytes, watch)
-    read = device.compile("link_probe", {"WORLD": str(world.communicator.size), "ELEMENT": datatype.element})
-    blocks, alone = device.blocks_for(segments * segment_bytes), planned.algorithm == "compute"
-    check = nothing(world, watch) if alone else Step(loop.kernel("count_wrong"), out, blocks)
-    write, consume = Step(loop.kernel("write_pattern"), into, blocks), Step(read.kernel("read_own"), reading, blocks)
-    return Subject(number, f"{planned.algorithm} {planned.size_bytes} B", write, operation, consume, check,
-                   wrong=None if alone else wrong, group=str(planned.shape), keep=[sent, right, *keep],
-                   from_python=from_python, by_link=operation.by_link)
-
-
-def go_on(session: Session, active: list[int], rounds: int) -> list[int]:
-    """All have as many rounds as fit, unless so many iterations were asked for: a difference of two needs more of them
-    than either."""
-    if session.options.iters:
-        return unfinished(session, active, rounds)
-    return active if rounds < ROUNDS else []
-
-
-MANNER = Manner(ROUNDS, 12, go_on)
+    return bind_forms(session, FORMS["gemv_allreduce"], options.algorithm, cases(), iteration)

@@ -1,17 +1,19 @@
-"""What gemm_reduce_scatter and allgather_gemm have in common: their command lines, their data, their cases, and the
-choice of a number of chunks."""
+"""The benchmarks of a matmul that overlaps with a collective, gemm_reduce_scatter and
+allgather_gemm: their command line, data, cases, and the choice of the number of chunks."""
 
-from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 
-from bench.harness import verify
-from bench.harness.iteration import Subject
-from bench.harness.plan import Prepared, Work, plan_cases
-from bench.harness.timing import Bench, run, times_us
-from bench.layers import fused
-from collectives.collective import DATATYPES, Array
+from bench.harness.iteration import Iteration, Segments
+from bench.harness.options import RunOptions
+from bench.harness.session import Session
+from bench.harness.suite import Suite
+from bench.layers import command, fused
+from bench.layers.command import LayerOptions
+from collectives.collective import DATATYPES, Datatype
 from collectives.communicator import Disagreement, launched_ranks
 from collectives.layers.models import COLUMN_LAYERS, LAYERS, MODELS
 from collectives.layers.overlap import (
@@ -22,131 +24,158 @@ from collectives.layers.overlap import (
     Overlapped,
     own_tokens,
     reason_against,
+    runs_in_python,
 )
-from collectives.library import mpi as library
-from collectives.operation import Case, DeviceError, Memory, Operation
-from reports.result import Planned
+from collectives.operation import Case, Operation
+from kernels.devices.device import DeviceError, Memory
 
-MAX_TIME_S = 240.0  # on a CPU an iteration of 4,096 tokens takes 0.1 s, and a difference wants a dozen blocks of each
-TRIES = 3  # of each number of chunks, after one that warms up
-REPEATS = 8  # of a table, one a token: 4,096 tokens' have 4.6 MB
-NO_CORE = ("No core is free beside each rank: fused communicates a chunk between two matmuls, where it hides nothing; "
-           "what it gains or loses is by smaller pieces.")
+# On a CPU an iteration of 4,096 tokens takes 0.1 s, and a difference needs a dozen blocks of each.
+MAX_TIME_S = 240.0
+REPEATS = 8  # of a table, one a token: 4,096 tokens' tables have 4.6 MB
+NO_CORE = ("No core is free for each rank's communication: fused communicates a chunk between two "
+           "matmuls, which hides nothing; it gains or loses only by smaller pieces.")
 
 
-def parse(command: str, about: str, argv: Sequence[str] | None = None) -> Namespace:
+def parse(name: str, about: str,
+          argv: Sequence[str] | None = None) -> tuple[RunOptions, LayerOptions]:
     """The options, or the end of the process with status 2 and one sentence."""
-    p = fused.parser(command, about)
-    what = p.add_argument_group("what").add_argument
-    fused.model_options(what, scaled=True, default="llama-3.1-8b")
-    fused.counts_option(what, 1 << 16, "256,1024,4096", "of a prefill, whole multiples of 8 chunks times the ranks")
-    fused.wire_option(what)
-    fused.algorithms_option(what, OVERLAPPED[command])
-    options = fused.finish(p, command, argv, MAX_TIME_S)
-    options.op = "sum" if COLLECTIVE[command].reduces else "none"
-    if uneven := uncuttable(options.tokens, launched_ranks() or 1):
-        p.error(f"--tokens {uneven}")
-    return options
+    parser, add = command.parser_for(name, about)
+    command.add_model(add, scaled=True, default="llama-3.1-8b")
+    command.add_counts(add, "--tokens", 1 << 16, "256,1024,4096",
+                       "of a prefill; multiples of 8 chunks times the ranks")
+    command.add_wire(add)
+    command.add_algorithms(add, OVERLAPPED[name])
+    parsed = command.finish(parser, argv, MAX_TIME_S)
+    if mistake := uneven(parsed[1].tokens, launched_ranks() or 1):
+        parser.error(mistake)
+    return parsed
 
 
-def no_matmul(options: Namespace, bench: Bench) -> str | None:
-    """Why the vendor's matmuls cannot be launched as asked for; None where they can."""
-    if options.cudagraph and bench.world.device.name == "cuda":
-        return "-G: CuPy lets no call of cuBLAS into a graph"
-    return reason_against(bench.world, options.datatype)
-
-
-def uncuttable(counts: Sequence[int], ranks: int) -> str | None:
-    """A sentence on the first number of tokens that is not whole in each rank's part of each chunk."""
+def uneven(counts: Sequence[int], ranks: int) -> str | None:
+    """A sentence on the first number of tokens that cannot be cut evenly; None if all can."""
     unit = max(CHUNKS) * ranks
-    return next((f"{tokens}: not a whole multiple of {unit}, which {max(CHUNKS)} chunks for {ranks} ranks take"
-                 for tokens in counts if tokens % unit), None)
+    for tokens in counts:
+        if tokens % unit:
+            return (f"--tokens {tokens}: not a multiple of {unit}, which {max(CHUNKS)} chunks for "
+                    f"{ranks} ranks need")
+    return None
 
 
-def prepare(command: str, options: Namespace, bench: Bench) -> Prepared:
-    """The cases. A rank's matrix, transposed, is one of fused.py: what comes out repeats every 31 elements too."""
-    fused.mapped(bench)
-    world, datatype, model = bench.world, DATATYPES[options.datatype], MODELS[options.model]
-    collective, on_cpu = COLLECTIVE[command], world.device.name == "cpu"
-    rank, ranks, factor = world.communicator.rank, world.communicator.size, fused.scale_of(options, bench)
-    if reason := no_matmul(options, bench) or uncuttable(options.tokens, ranks):
+def require_matmul(session: Session, datatype: Datatype) -> None:
+    """Raises Disagreement if the vendor's matmuls cannot run as requested."""
+    reason = reason_against(session.world, datatype)
+    if session.options.graph and session.world.device.name == "cuda":
+        reason = "-G: CuPy cannot capture cuBLAS in a graph"
+    if reason:
         raise Disagreement(reason)
-    if on_cpu and bench.free_core is None:
-        bench.notes.append(NO_CORE)
-    hidden, most = model.hidden, max(options.tokens)
-    of_layer, layers = (model.inner, LAYERS) if collective.reduces else (model.outputs, COLUMN_LAYERS)
-    widths = {layer: of_layer(layer, ranks, float(factor)) for layer in layers}
-    row_bytes = hidden * datatype.size_bytes
-    with world.communicator.together(DeviceError, MemoryError):
-        between, part = (library.allocate(world, n * row_bytes) for n in (most, most // ranks))
-        other = world.device.private(most * max(widths.values()) * datatype.size_bytes)
-        # Where the compute alone reads them, activations like those that are gathered: zeros are faster.
-        between.write(np.resize(datatype.encode(np.arange(1.0, 4.0)), most * hidden))
-    send, receive = (other, part) if collective.reduces else (part, other)
-    tried: dict[int, dict[int, Subject]] = {}
 
-    def works() -> Iterable[Work]:
-        for layer, width in widths.items():
+
+@dataclass
+class Matmuls:
+    """The buffers of all cases, and for each overlapped case its iterations by number of chunks."""
+
+    session: Session
+    options: LayerOptions
+    scale: Fraction
+    widths: dict[str, int]  # of a layer: the dimension of its matrix that the ranks share
+    send: Memory
+    receive: Memory
+    between: Memory
+    weights: list[Memory] = field(default_factory=list)
+    by_chunks: list[dict[int, Iteration]] = field(default_factory=list)
+
+    def cases(self) -> Iterator[Case]:
+        """Every layer with every number of tokens."""
+        world, options = self.session.world, self.options
+        collective = COLLECTIVE[self.session.options.command]
+        datatype = DATATYPES[options.datatype]
+        hidden, rank = MODELS[options.model].hidden, world.communicator.rank
+        redop = "sum" if collective.reduces else "none"
+        for layer, width in self.widths.items():
             inner, columns = (width, hidden) if collective.reduces else (hidden, width)
-            values, _ = fused.matrix(columns, inner, rank, options.seed)
+            # Transposed, so that the result has a period too.
+            values = fused.matrix(columns, inner, rank, self.session.options.seed).T
             with world.communicator.together(DeviceError, MemoryError):
                 weights = world.device.private(values.size * datatype.size_bytes)
-                weights.write(datatype.encode(values.T))
-            periods = [fused.matrix(1, inner, r, options.seed)[1] for r in range(ranks)]
+                weights.write(datatype.encode(values))
+            self.weights.append(weights)
             for tokens in options.tokens:
-                own = tokens // ranks
-                seed = [options.seed, tokens]
-                drawn = np.random.default_rng(seed).integers(1, 4, (ranks, tokens, verify.PERIOD)).astype(float)
-                if collective.reduces:
-                    result = np.sum([fused.products(periods[r], inner, drawn[r]) for r in range(ranks)], axis=0)
-                    sides = (send.address, tokens, inner * datatype.size_bytes), (receive.address, own, row_bytes)
-                    into = drawn[rank]
-                else:
-                    result = fused.products(periods[rank], inner, drawn[0])
-                    sides = (send.address, own, row_bytes), (receive.address, tokens, columns * datatype.size_bytes)
-                    into = drawn[0, rank * own : (rank + 1) * own]
-                shape = {"model": options.model, "layer": layer, "tokens": tokens, "hidden": hidden,
-                         "inner" if collective.reduces else "columns": width, "scale": str(factor)}
+                shape = {"model": options.model, "layer": layer, "tokens": tokens,
+                         "hidden": hidden, "inner" if collective.reduces else "columns": width,
+                         "scale": str(self.scale)}
+                yield MatmulCase(
+                    collective, tokens // world.communicator.size * hidden, datatype, redop,
+                    self.send.address, self.receive.address, shape=shape,
+                    size_bytes=tokens * hidden * datatype.size_bytes, tokens=tokens, inner=inner,
+                    columns=columns, weights=weights.address, between=self.between.address,
+                    core=self.session.place.beside)
 
-                def case(variant: str, tokens: int = tokens, inner: int = inner, columns: int = columns,
-                         shape: dict[str, object] = shape, weights: Memory = weights) -> Case:
-                    return MatmulCase(collective, tokens // ranks * hidden, datatype, options.op, send.address,
-                                      receive.address, variant=variant, shape=shape, tokens=tokens, inner=inner,
-                                      columns=columns, weights=weights.address, between=between.address,
-                                      core=bench.free_core)
+    def iteration(self, case: Case, operation: Operation, chain_calls: int) -> Iteration:
+        if not isinstance(operation, Overlapped):
+            return self.iteration_of(case, operation, 1)
+        self.by_chunks.append({chunks: self.iteration_of(case, in_chunks, chunks)
+                               for chunks, in_chunks in operation.by_chunks.items()})
+        return self.by_chunks[-1][1]
 
-                def subject(number: int, planned: Planned, case: Case, operation: Operation, tokens: int = tokens,
-                            sides: tuple[fused.Side, fused.Side] = sides, into: Array = into,
-                            result: Array = result, weights: Memory = weights) -> Subject:
-                    def one(chunks: int, operation: Operation) -> Subject:
-                        rows = own_tokens(rank, ranks, tokens, chunks) if collective.reduces else slice(None)
-                        return fused.subject(bench, sides, [datatype.encode(t) for t in (into, result[rows])],
-                                             [send, receive, between, weights], number, planned, case, operation,
-                                             REPEATS, on_cpu)
-
-                    if not isinstance(operation, Overlapped):
-                        return one(1, operation)
-                    tried[number] = {chunks: one(chunks, its) for chunks, its in operation.by_chunks.items()}
-                    return tried[number][1]
-
-                yield Work(shape, tokens * row_bytes, tokens * hidden, case, subject)
-
-    fused.forms_for(OVERLAPPED[command], options, [tokens * row_bytes for tokens in options.tokens], bench)
-    planned, subjects = plan_cases(options, bench, OVERLAPPED[command], works())
-    for number, by_chunks in tried.items():
-        bench.flight.note("try numbers of chunks", case=number, text=subjects[number].text)
-        chunks = fastest(bench, by_chunks)
-        planned[number].chosen, subjects[number] = f"{chunks} chunk{'s' * (chunks > 1)}", by_chunks[chunks]
-    return planned, subjects, {}
+    def iteration_of(self, case: Case, operation: Operation, chunks: int) -> Iteration:
+        """The iteration of an operation in this many chunks."""
+        assert isinstance(case, MatmulCase)
+        communicator, seed = self.session.communicator, self.session.options.seed
+        rank, ranks, tokens = communicator.rank, communicator.size, case.tokens
+        drawn = fused.drawn_activations(ranks, tokens, seed)
+        if case.collective.reduces:
+            rows = own_tokens(rank, ranks, tokens, chunks)
+            inputs, outputs = drawn[rank], fused.summed_products(case.inner, drawn, seed)[rows]
+        else:
+            own = tokens // ranks
+            inputs = drawn[0, rank * own : (rank + 1) * own]
+            outputs = fused.products(fused.period(rank, seed), case.inner, drawn[0])
+        encode, size = case.datatype.encode, case.datatype.size_bytes
+        contents = (Segments(case.send, case.inner * size, encode(inputs)),
+                    Segments(case.receive, case.columns * size, encode(outputs)))
+        iteration = fused.layer_iteration(self.session, case, operation, contents, self, REPEATS)
+        iteration.from_python = runs_in_python(self.session.world)
+        return iteration
 
 
-def fastest(bench: Bench, by_chunks: dict[int, Subject]) -> int:
-    """The number of chunks whose slowest rank takes least, by rank 0's word, with the reading of the result. All are
-    tried in turn, so that a moment's disturbance hits each."""
-    costs_us: dict[int, list[float]] = {chunks: [] for chunks in by_chunks}
-    for _ in range(1 + TRIES):
-        for chunks, subject in by_chunks.items():
-            stamps = bench.world.communicator.all_gather(run(bench, subject, 0, 1, 0))
-            found = times_us(stamps, bench.clock_shared)
-            costs_us[chunks].append(float(found["time"][0] + found["after"][0]))
-    return int(bench.world.communicator.broadcast(min(costs_us, key=lambda chunks: np.median(costs_us[chunks][1:]))))
+def prepare(options: LayerOptions, session: Session) -> Suite:
+    """The cases, each overlapped one in its best number of chunks. Raises Disagreement."""
+    command.require_mapped(session)
+    world, datatype = session.world, DATATYPES[options.datatype]
+    name, model, ranks = session.options.command, MODELS[options.model], world.communicator.size
+    require_matmul(session, datatype)
+    if mistake := uneven(options.tokens, ranks):
+        raise Disagreement(mistake)
+    if world.device.near_peers and session.place.beside is None:
+        session.notes.append(NO_CORE)
+    scale, reduces = command.scale_for(options.scale, session), COLLECTIVE[name].reduces
+    layers = LAYERS if reduces else COLUMN_LAYERS
+    widths = {layer: model.columns(layer, ranks, float(scale)) for layer in layers}
+    row_bytes, most_tokens = model.hidden * datatype.size_bytes, max(options.tokens)
+    with world.communicator.together(DeviceError, MemoryError):
+        between, part = (world.library.allocate(world, rows * row_bytes)
+                         for rows in (most_tokens, most_tokens // ranks))
+        other = world.device.private(most_tokens * max(widths.values()) * datatype.size_bytes)
+        # The compute alone reads ungathered activations here, and zeros would be faster.
+        between.write(np.resize(datatype.encode(np.arange(1.0, 4.0)), most_tokens * model.hidden))
+    send, receive = (other, part) if reduces else (part, other)
+    matmuls = Matmuls(session, options, scale, widths, send, receive, between)
+    suite = fused.bind_forms(session, OVERLAPPED[name], options.algorithm, matmuls.cases(),
+                             matmuls.iteration)
+    choose_chunks(session, suite, matmuls.by_chunks)
+    for header in suite.headers:  # a case counts the elements of one rank
+        header.count *= ranks
+    return suite
+
+
+def choose_chunks(session: Session, suite: Suite,
+                  overlapped: Sequence[dict[int, Iteration]]) -> None:
+    """Gives each overlapped case its fastest number of chunks."""
+    for by_chunks in overlapped:
+        first = by_chunks[1]
+        session.flight.note("try numbers of chunks", case=first.number, text=first.text)
+        chunks = fused.fastest(session, by_chunks)
+        best = by_chunks[chunks]
+        best.number, best.text, best.group = first.number, first.text, first.group
+        suite.headers[best.number].chosen = f"{chunks} chunk{'s' * (chunks > 1)}"
+        suite.iterations[best.number] = best

@@ -1,1 +1,2 @@
-"""What this host is and what runs on it. Imported by the harness and by `bench.doctor`."""
+"""Describes this host, its GPUs and the placement of ranks. Only bench.harness, bench.campaigns and
+bench.doctor import this folder; it imports nothing else of bench."""

@@ -1,16 +1,18 @@
-"""Which core a rank runs on."""
+"""Binds every rank on a CPU to a core; `bench.harness` and `bench.doctor` use it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from collectives.communicator import Communicator
 
+SIBLINGS = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+
 
 class Place(NamedTuple):
-    """Whether ranks outnumber cores; the cores that this rank may use; and one that no rank has, for what is to go on
-    beside it, None where there is not one for each rank."""
+    """Whether the host has more ranks than CPUs; the CPUs that this rank may use; and a CPU on a
+    core without ranks, for work in the background (None if such cores are too few)."""
 
     crowded: bool
     cpus: list[int]
@@ -18,31 +20,43 @@ class Place(NamedTuple):
 
 
 def pin(communicator: Communicator) -> Place:
-    """Gives each rank of a host a core of its own where there are enough and the launcher has not done so."""
+    """Binds each rank of a host to a core, unless cores are too few or the launcher did it.
+
+    All ranks call it.
+    """
     allowed = sorted(os.sched_getaffinity(0))
-    # By the kernel's own id, because MPI can be told to see several nodes in one host.
-    host = Path("/proc/sys/kernel/random/boot_id").read_text()
-    masks = {rank: mask for rank, (where, mask) in enumerate(communicator.all_gather((host, allowed))) if where == host}
-    if len(set().union(*masks.values())) < len(masks):
+    masks = _on_host(communicator, allowed)
+    every_cpu = set[int]().union(*masks.values())
+    if len(every_cpu) < len(masks):
         return Place(True, allowed, None)
-    place = sorted(masks).index(communicator.rank)
+    index = sorted(masks).index(communicator.rank)
     if all(mask == allowed for mask in masks.values()):
-        os.sched_setaffinity(0, {one_a_core(allowed)[place]})
+        os.sched_setaffinity(0, {one_per_core(allowed)[index]})
     cpus = sorted(os.sched_getaffinity(0))
-    taken = {cpu for (where, theirs) in communicator.all_gather((host, cpus)) if where == host for cpu in theirs}
-    free = [core[0] for core in cores(sorted(set().union(*masks.values()))) if not taken & set(core)]
-    return Place(False, cpus, free[place] if len(free) >= len(masks) else None)
+    taken = set[int]().union(*_on_host(communicator, cpus).values())
+    free = [core[0] for core in cores(sorted(every_cpu)) if not taken & set(core)]
+    return Place(False, cpus, free[index] if len(free) >= len(masks) else None)
 
 
-def one_a_core(cpus: Sequence[int]) -> list[int]:
-    """The same CPUs, those first that share no physical core with one before."""
-    return [cpu for turn in range(len(cpus)) for core in cores(cpus) for cpu in core[turn : turn + 1]]
+def _on_host(communicator: Communicator, cpus: list[int]) -> dict[int, list[int]]:
+    """The CPUs of every rank on this host, by rank."""
+    # The boot id names the host: MPI can be told to treat one host as several nodes.
+    host = Path("/proc/sys/kernel/random/boot_id").read_text()
+    ranks = enumerate(communicator.all_gather((host, cpus)))
+    return {rank: cpus for rank, (rank_host, cpus) in ranks if rank_host == host}
 
 
-def cores(cpus: Sequence[int]) -> list[list[int]]:
-    """The same CPUs by physical core."""
-    found: dict[str, list[int]] = {}
+def one_per_core(cpus: Sequence[int]) -> list[int]:
+    """The same CPUs in order: the first hardware thread of every core, then the second, ..."""
+    groups = cores(cpus)
+    return [core[turn] for turn in range(len(cpus)) for core in groups if turn < len(core)]
+
+
+def cores(cpus: Collection[int], root: Path = Path("/")) -> list[list[int]]:
+    """The same CPUs, grouped by physical core; a CPU without topology files counts as a core."""
+    groups: dict[str, list[int]] = {}
     for cpu in cpus:
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-        found.setdefault(siblings.read_text() if siblings.exists() else str(cpu), []).append(cpu)
-    return list(found.values())
+        path = root / SIBLINGS.format(cpu)
+        siblings = path.read_text() if path.exists() else str(cpu)
+        groups.setdefault(siblings, []).append(cpu)
+    return list(groups.values())

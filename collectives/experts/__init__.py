@@ -1,1 +1,4 @@
-"""The routed all-to-all of a mixture of experts. Only `bench.layers.experts` imports it."""
+"""Mixture of experts: the routed all-to-all, and how tokens choose experts.
+
+Only bench/layers/experts.py and tests import it.
+"""

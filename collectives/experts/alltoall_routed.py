@@ -1,13 +1,12 @@
-"""Routed all-to-all: tokens to their experts' ranks and back, ours and the library's; see kernels/alltoall_routed.cu.
+"""Routed all-to-all: tokens to the ranks of their experts and back, by our kernels
+(kernels/experts/alltoall_routed.cu) and by the library. bench/layers/experts.py measures it.
 
-The library exchanges records with MPI_Alltoallv, or with ncclSend and ncclRecv in one group, between kernels of ours
-that make them and take them apart. It is told how much goes where. On the CPU it exchanges the counts besides, as a
-program would that is not told; NCCL and RCCL do not: there a program would have to wait for its GPU.
+The library exchanges records between kernels of ours that pack and unpack them
+(routed_records.cu). It is told how much goes to each rank.
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
-from ctypes import c_long
+from ctypes import c_long, c_void_p
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -15,15 +14,11 @@ import numpy as np
 
 from collectives.auto import choose_direct_pull, choosing_among
 from collectives.experts.routing import Array, Routes
-from collectives.library import gpu as library_gpu
-from collectives.library import mpi as library
 from collectives.operation import (
     Algorithm,
-    Arguments,
     Case,
-    Memory,
+    Exchange,
     Operation,
-    Step,
     Traffic,
     Unsupported,
     World,
@@ -31,46 +26,54 @@ from collectives.operation import (
     bind_kernel,
     chunk_that_fits,
     copied_or_registered,
+    in_a_row,
 )
 from collectives.peer_buffer import HALF_BYTES
-from kernels.devices.cpu import CpuDevice
-from kernels.devices.device import MOST_BLOCKS, LibraryCall, Routing
+from kernels.devices.device import MOST_BLOCKS, Arguments, Memory, Step
 
 CHOICE = np.dtype([("expert", np.int32), ("place", np.int32), ("weight", np.float32)])
 WAYS = ("dispatch", "combine", "round_trip")
 
-Side = tuple[int, Array]  # where records lie, one rank's after another's, and how many bytes each rank's are
-Exchange = tuple[Step, Side, Side, Step]  # a kernel, what is sent and what is got, a kernel
+
+class Routing(ctypes.Structure):
+    """`Routing` of routing.h: one rank's tables for a batch. CHOICE is `Choice` there."""
+
+    _fields_ = [
+        ("ranks", Arguments), ("tokens", c_long), ("most_tokens", c_long), ("experts", c_long),
+        ("top_k", c_long), ("most_rows", c_long), ("step_tokens", c_long), ("owner", c_void_p),
+        ("tokens_of", c_void_p), ("choices", c_void_p), ("counting", c_void_p), ("first", c_void_p),
+        ("came", c_void_p), ("rows", c_void_p), ("out", c_void_p), ("in_", c_void_p),
+        ("record", c_void_p), ("arrived", c_void_p), ("counts", c_void_p)]
 
 
 @dataclass
 class Tables:
-    """What a rank's kernels look up, in the device's memory, for one batch; every algorithm uses the same.
+    """The tables of one rank for one batch, in device memory; every algorithm uses the same ones.
 
-    `record` and `arrived`, (ranks, most tokens), say which of a library's records a token has on its way to a rank and
-    from it, -1 for none; `sent` and `got`, (ranks,), how many there are.
+    `sent` and `received`, (ranks,), count the library's records to and from each rank.
     """
 
     routes: Routes
     rows: Memory
     structure: Routing
     sent: Array
-    got: Array
+    received: Array
     memories: list[Memory] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class RoutedCase(Case):
-    """A Case over rows: `count` elements each. `send` has this rank's tokens, where they are dispatched, and `receive`
-    those that are combined; the experts' rows lie in `tables.rows`."""
+    """A Case over rows of `count` elements. `send` holds this rank's tokens before a dispatch and
+    `receive` its tokens after a combine; the experts' rows are in `tables.rows`."""
 
     tables: Tables = field(kw_only=True)
 
 
-def make_tables(world: World, routes: Routes, rows: Memory, record_bytes: int) -> Tables:
+def make_tables(world: World, routes: Routes, rows: Memory, row_bytes: int) -> Tables:
     """Fills the tables of this rank. Raises DeviceError."""
     rank, ranks, most = world.communicator.rank, routes.ranks, int(routes.tokens_of.max())
     top_k, memories = routes.chosen.shape[1], list[Memory]()
+    size_bytes = record_bytes(row_bytes, top_k)
 
     def on_device(array: Array) -> int:
         memories.append(world.device.private(max(1, array.nbytes)))
@@ -79,50 +82,57 @@ def make_tables(world: World, routes: Routes, rows: Memory, record_bytes: int) -
 
     came = np.zeros((ranks, most, top_k), CHOICE)
     came["place"] = -1
-    for s in range(ranks):
-        mine, n = routes.home == s, routes.tokens_of[s]
-        came["expert"][s, :n], came["weight"][s, :n] = routes.chosen[mine], routes.weights[mine]
+    for r, n in enumerate(routes.tokens_of):
+        is_home = routes.home == r
+        came["expert"][r, :n] = routes.chosen[is_home]
+        came["weight"][r, :n] = routes.weights[is_home]
     token, choice = routes.rows_of(rank)
     first = np.cumsum(routes.tokens_of) - routes.tokens_of
     home = routes.home[token]
     came["place"][home, token - first[home], choice] = np.arange(len(token))
-
-    def numbered(chosen: list[Array]) -> tuple[Array, Array]:
-        """Records in the order of ranks, then of tokens: each token's, and how many a rank has."""
-        numbers, counts = np.full((ranks, most), -1, np.int32), np.array([np.count_nonzero(one) for one in chosen])
-        for s, one in enumerate(chosen):
-            numbers[s, np.flatnonzero(one)] = counts[:s].sum() + np.arange(counts[s])
-        return numbers, counts
-
-    goes = [routes.goes_to[routes.home == s] for s in range(ranks)]
-    record, sent = numbered([goes[rank][:, d] & (d != rank) for d in range(ranks)])
-    arrived, got = numbered([goes[s][:, rank] & (s != rank) for s in range(ranks)])
-    mine = came[rank, : routes.tokens_of[rank]].copy()
-    counts = np.array([np.bincount(routes.chosen[routes.home == s].ravel(), minlength=routes.experts)
-                       for s in range(ranks)])
+    goes = [routes.goes_to[routes.home == r] for r in range(ranks)]
+    record, sent = _numbered([goes[rank][:, r] & (r != rank) for r in range(ranks)], most)
+    arrived, received = _numbered([goes[r][:, rank] & (r != rank) for r in range(ranks)], most)
+    counts = [np.bincount(routes.chosen[routes.home == r].ravel(), minlength=routes.experts)
+              for r in range(ranks)]
     structure = Routing(
-        tokens=int(routes.tokens_of[rank]), most_tokens=most, experts=routes.experts, top_k=top_k, most_rows=len(token),
-        owner=on_device(routes.owner.astype(np.int32)), tokens_of=on_device(routes.tokens_of.astype(np.int32)),
-        choices=on_device(mine), counting=on_device(np.zeros((MOST_BLOCKS, routes.experts), np.int32)),
-        first=on_device(np.zeros((ranks, routes.experts), np.int32)), came=on_device(came), rows=rows.address,
-        out=on_device(np.zeros(sent.sum() * record_bytes, np.uint8)),
-        in_=on_device(np.zeros(got.sum() * record_bytes, np.uint8)), record=on_device(record),
-        arrived=on_device(arrived), counts=on_device(counts.astype(np.int32)))
-    return Tables(routes, rows, structure, sent, got, memories)
+        tokens=int(routes.tokens_of[rank]), most_tokens=most, experts=routes.experts, top_k=top_k,
+        most_rows=len(token), owner=on_device(routes.owner.astype(np.int32)),
+        tokens_of=on_device(routes.tokens_of.astype(np.int32)),
+        choices=on_device(came[rank, : routes.tokens_of[rank]]),
+        counting=on_device(np.zeros((MOST_BLOCKS, routes.experts), np.int32)),
+        first=on_device(np.zeros((ranks, routes.experts), np.int32)),
+        came=on_device(came), rows=rows.address,
+        out=on_device(np.zeros(sent.sum() * size_bytes, np.uint8)),
+        in_=on_device(np.zeros(received.sum() * size_bytes, np.uint8)),
+        record=on_device(record), arrived=on_device(arrived),
+        counts=on_device(np.array(counts, np.int32)))
+    return Tables(routes, rows, structure, sent, received, memories)
+
+
+def _numbered(selected: list[Array], most: int) -> tuple[Array, Array]:
+    """Numbers the selected tokens of each rank consecutively, by rank, then by token. Returns the
+    numbers, (ranks, most), -1 for other tokens, and how many each rank has, (ranks,)."""
+    counts = np.array([np.count_nonzero(of_rank) for of_rank in selected])
+    numbers = np.full((len(selected), most), -1, np.int32)
+    for r, of_rank in enumerate(selected):
+        numbers[r, np.flatnonzero(of_rank)] = counts[:r].sum() + np.arange(counts[r])
+    return numbers, counts
 
 
 def row_stride(row_bytes: int) -> int:
-    """What a row takes in a slot or a record."""
+    """Bytes from one row to the next in a slot or a record."""
     return (row_bytes + 63) // 64 * 64
 
 
 def record_bytes(row_bytes: int, top_k: int) -> int:
-    """A row and its choices, as routed_records.cu has them."""
+    """Bytes of a record, a row and its choices, as in routed_records.cu."""
     return row_stride(row_bytes) + row_stride(top_k * CHOICE.itemsize)
 
 
-def _with_routing(world: World, case: Case, arguments: Arguments, step_tokens: int = 0) -> list[object]:
-    """Makes `arguments` point to the case's tables; what has to be kept."""
+def _with_routing(world: World, case: Case, arguments: Arguments,
+                  step_tokens: int = 0) -> list[object]:
+    """Makes `arguments` point to the case's tables; returns what must outlive them."""
     assert isinstance(case, RoutedCase)
     routing = Routing.from_buffer_copy(case.tables.structure)
     routing.step_tokens = step_tokens
@@ -131,98 +141,80 @@ def _with_routing(world: World, case: Case, arguments: Arguments, step_tokens: i
 
 def _bind(direction: str, world: World, case: Case) -> Operation | Unsupported:
     assert isinstance(case, RoutedCase)
-    way, routes, registered = case.shape["way"], case.tables.routes, case.variant == "registered"
-    if registered and way == "combine":
-        return Unsupported("a combine sums rows on their way: there is no copy to be spared")
+    way, routes = case.shape["way"], case.tables.routes
+    if case.variant == "registered" and way == "combine":
+        return Unsupported("a combine sums rows before it sends them: it has no copy to save")
     chunk_bytes = chunk_that_fits(world, case, HALF_BYTES / (2 * world.communicator.size))
     token_bytes = row_stride(case.segment_bytes) + routes.chosen.shape[1] * CHOICE.itemsize
     step_tokens = (chunk_bytes - 4 * routes.experts) // token_bytes
     if step_tokens < 1:
-        return Unsupported(f"a row of {case.segment_bytes} B is longer than a slot of {chunk_bytes} B")
+        return Unsupported(f"a row of {case.segment_bytes} B is longer than a slot of "
+                           f"{chunk_bytes} B")
     bound = bind_kernel(world, case, "experts/alltoall_routed", f"{way}_{direction}", chunk_bytes)
     if isinstance(bound, Unsupported):
         return bound
     keep = _with_routing(world, case, bound.step.argument, step_tokens)
-    step = replace(bound.step, blocks=world.device.blocks_for(chunk_bytes))  # a block takes whole tokens
+    # A block handles whole tokens.
+    step = replace(bound.step, blocks=world.device.blocks_for(chunk_bytes))
     return Operation(step, world.device.caller(step), keep=keep)
 
 
 def _bind_library(world: World, case: Case) -> Operation | Unsupported:
+    """For each direction: pack records, exchange them, unpack them."""
     assert isinstance(case, RoutedCase)
-    tables, way, communicator = case.tables, case.shape["way"], world.communicator
-    arguments = Arguments(send=case.send, receive=case.receive, count=case.count, rank=communicator.rank)
+    tables, routing, routes = case.tables, case.tables.structure, case.tables.routes
+    arguments = Arguments(send=case.send, receive=case.receive, count=case.count,
+                          rank=world.communicator.rank)
     keep = _with_routing(world, case, arguments)
-    module = world.device.compile("experts/routed_records", {"WORLD": str(communicator.size),
-                                                     "ELEMENT": case.datatype.element})
-    blocks = world.device.blocks_for(case.segment_bytes * int(tables.routes.tokens_of.max()))
-    steps = {name: Step(module.kernel(name), arguments, blocks)
-             for name in ("pack_tokens", "unpack_tokens", "pack_parts", "unpack_parts")}
-    size = record_bytes(case.segment_bytes, tables.routes.chosen.shape[1])
-    out, in_ = (tables.structure.out, tables.sent * size), (tables.structure.in_, tables.got * size)
-    there, back = (steps["pack_tokens"], out, in_, steps["unpack_tokens"]), (steps["pack_parts"], in_, out,
-                                                                             steps["unpack_parts"])
-    exchanges = [] if way == "combine" else [there]
-    exchanges += [] if way == "dispatch" else [back]
-    if not isinstance(world.device, CpuDevice):
-        return library_gpu.bind_exchanges(world, exchanges, keep)
-    return _bind_mpi(world, tables, exchanges, keep)
+    macros = {"WORLD": str(world.communicator.size), "ELEMENT": case.datatype.element}
+    module = world.device.compile("experts/routed_records", macros, structures=(Routing,))
+    blocks = world.device.blocks_for(case.segment_bytes * int(routes.tokens_of.max()))
 
+    def launch(name: str) -> Operation:
+        step = Step(module.kernel(name), arguments, blocks)
+        return Operation(step, world.device.caller(step), keep=keep)
 
-def _bind_mpi(world: World, tables: Tables, exchanges: Sequence[Exchange], keep: list[object]) -> Operation:
-    """Each exchange as a kernel, [the counts,] MPI_Alltoallv, and a kernel."""
-    mpi, caller = world.communicator, world.device.caller
-    comm, byte, whole = (mpi.handle(name) for name in ("COMM_WORLD", "BYTE", "INT32_T"))
-    experts, counts = tables.routes.experts, tables.structure.counts
-    every = [mpi.mpi.memory.fromaddress(counts, 4 * experts * mpi.size), mpi.mpi.INT32_T]
-    calls, from_python = list[LibraryCall](), list[Callable[[], None]]()
-    for pack, out, in_, unpack in exchanges:
-        found = [[np.ascontiguousarray(part, np.int32) for part in (sizes, np.cumsum(sizes) - sizes)]
-                 for _, sizes in (out, in_)]
-        keep.append(found)
-        sides = [(address, *(part.ctypes.data for part in parts), byte)
-                 for (address, _), parts in zip((out, in_), found, strict=True)]
-        buffers = [[mpi.mpi.memory.fromaddress(address, int(sizes.sum())), tuple(parts), mpi.mpi.BYTE]
-                   for (address, sizes), parts in zip((out, in_), found, strict=True)]
-        calls.append(LibraryCall(kernel=pack.kernel.function, argument=ctypes.addressof(pack.argument)))
-        from_python.append(caller(pack))
-        if pack.kernel.name == "pack_tokens":
-            gathered = (mpi.in_place, 0, whole, counts, experts, whole, comm)
-            calls.append(LibraryCall(mpi.function("MPI_Allgather"), (c_long * 9)(*gathered)))
-            from_python.append(partial(mpi.world.Allgather, mpi.mpi.IN_PLACE, every))
-        calls.append(LibraryCall(mpi.function("MPI_Alltoallv"), (c_long * 9)(*sides[0], *sides[1], comm)))
-        from_python.append(partial(mpi.world.Alltoallv, *buffers))
-        calls.append(LibraryCall(kernel=unpack.kernel.function, argument=ctypes.addressof(unpack.argument)))
-        from_python.append(caller(unpack))
-    operation = library.mpi_operation(world, "All-to-all", calls, from_python)
-    return replace(operation, keep=[operation.keep, keep, exchanges])
+    size = record_bytes(case.segment_bytes, routes.chosen.shape[1])
+    out, in_ = (routing.out, tables.sent * size), (routing.in_, tables.received * size)
+    operations: list[Operation] = []
+    for way, rows, exchange in (
+            ("dispatch", "tokens", Exchange(*out, *in_, routing.counts, routes.experts)),
+            ("combine", "parts", Exchange(*in_, *out))):
+        if case.shape["way"] not in (way, "round_trip"):
+            continue
+        exchanged = world.library.bind_exchange(world, exchange)
+        if isinstance(exchanged, Unsupported):
+            return exchanged
+        operations += [launch(f"pack_{rows}"), exchanged, launch(f"unpack_{rows}")]
+    return in_a_row(world, operations)
 
 
 def _traffic(ranks: int, case: Case) -> Traffic:
-    """What it costs the rank that has most to store and to read; and what stays at home, where that is most, is copied
-    from one buffer to another: of tokens each row, of rows each token."""
+    """The traffic of the busiest rank: bytes stored and read; and the most bytes that any rank
+    copies for tokens that stay on it, each row of a dispatch, each token of a combine."""
     assert isinstance(case, RoutedCase)
-    routes = case.tables.routes
-    stays = [tokens[routes.home[tokens] == rank] for rank, (tokens, _) in enumerate(map(routes.rows_of, range(ranks)))]
-    copied = max(len(np.unique(rows)) if case.shape["way"] == "combine" else len(rows) for rows in stays)
-    between, row, registered = routes.between, case.segment_bytes, case.variant == "registered"
-    there, back = between.sum(axis=1), between.sum(axis=0)
-    busiest = int(np.argmax(there + back))
-    given, taken = int(there[busiest]) * row, int(back[busiest]) * row
-    dispatch = ((0, taken),) if registered else ((given, 0), (0, taken))
-    combine = ((taken, 0), (0, given))
-    hops, stages = {"dispatch": (1, dispatch), "combine": (1, combine), "round_trip": (2, dispatch + combine)}[
-        case.shape["way"]]
-    return Traffic(hops + registered, stages, copied * row)
+    routes, way, row_bytes = case.tables.routes, case.shape["way"], case.segment_bytes
+    registered = case.variant == "registered"
+    copied = 0
+    for rank in range(ranks):
+        tokens, _ = routes.rows_of(rank)
+        local = tokens[routes.home[tokens] == rank]
+        copied = max(copied, len(np.unique(local)) if way == "combine" else len(local))
+    leaving, coming = routes.between.sum(axis=1), routes.between.sum(axis=0)
+    busiest = int(np.argmax(leaving + coming))
+    stored, read = int(leaving[busiest]) * row_bytes, int(coming[busiest]) * row_bytes
+    dispatch = ((0, read),) if registered else ((stored, 0), (0, read))
+    combine = ((read, 0), (0, stored))
+    hops, stages = {"dispatch": (1, dispatch), "combine": (1, combine),
+                    "round_trip": (2, dispatch + combine)}[way]
+    return Traffic(hops + registered, stages, copied * row_bytes)
 
 
-def _plain(world: World) -> tuple[str, ...]:
-    return ("graph",) if world.graph else ("plain",)
-
-
-PUSH = Algorithm("direct_push", "each rank stores tokens and sums into their reader's slab", partial(_bind, "push"),
-                 _traffic, pushes=True)
-PULL = Algorithm("direct_pull", "each rank stores tokens and sums into its own slab, where they are read",
-                 partial(_bind, "pull"), _traffic, copied_or_registered)
-LIBRARY = Algorithm("library", "MPI_Alltoallv, or a group of ncclSend and ncclRecv, and kernels of ours around it",
-                    _bind_library, _traffic, _plain)
+PUSH = Algorithm("direct_push", "each rank stores tokens and sums into their reader's slab",
+                 partial(_bind, "push"), _traffic, pushes=True)
+PULL = Algorithm("direct_pull", "each rank stores tokens and sums into its own slab; readers read "
+                 "them from it", partial(_bind, "pull"), _traffic, copied_or_registered)
+LIBRARY = Algorithm("library", "MPI_Alltoallv, or a group of ncclSend and ncclRecv, between our "
+                    "kernels that pack and unpack", _bind_library, _traffic,
+                    lambda world: world.library.variants(world)[:1])
 ALGORITHMS = (LIBRARY, choosing_among((PUSH, PULL), choose_direct_pull), PUSH, PULL)

@@ -1,21 +1,21 @@
-"""The linear layers of public models: those cut by rows, whose outputs the ranks have to add up, and those cut by
-columns, for which they have to gather what goes in.
+"""The linear layers of public models, which the benchmarks of compute and communication use.
 
-The figures stand in each model's public `config.json`. Of a mixture of experts a token uses the layers of `top_k`
-experts, whose outputs add up, so that these count as one of as many columns.
+The figures are from each model's public `config.json`. In a mixture of experts a token uses the
+layers of `top_k` experts, and their outputs add up: they count as one layer with `top_k` times the
+columns.
 """
 
 from dataclasses import dataclass
 
-LINES = 64  # columns of a rank's part, and rows, come in whole multiples of this
-LAYERS = ("attention_output", "mlp_down")  # cut by rows
-COLUMN_LAYERS = ("qkv", "gate_up")  # cut by columns
+UNIT_COLUMNS = 64  # a rank's columns are a multiple of this
+LAYERS = ("attention_output", "mlp_down")  # row-parallel: the ranks' outputs are summed
+COLUMN_LAYERS = ("qkv", "gate_up")  # column-parallel: every rank needs all inputs
 
 
 @dataclass(frozen=True)
 class Model:
-    """`hidden` elements of a token between layers; `heads` of `head` elements, `kv_heads` of them of keys
-    and of values each; `intermediate` elements in an MLP."""
+    """`hidden` elements of a token between layers; `heads` and `kv_heads` of `head` elements each;
+    `intermediate` elements within an MLP."""
 
     hidden: int
     layers: int
@@ -25,19 +25,15 @@ class Model:
     kv_heads: int = 8
     top_k: int = 1
 
-    def inner(self, layer: str, ranks: int = 1, scale: float = 1.0) -> int:
-        """Columns that a rank has of one of LAYERS, shrunk by `scale`, and rounded up to whole lines."""
-        columns = {"attention_output": self.heads * self.head, "mlp_down": self.top_k * self.intermediate}[layer]
-        return _of_a_rank(columns, ranks, scale)
-
-    def outputs(self, layer: str, ranks: int = 1, scale: float = 1.0) -> int:
-        """Columns of the output that a rank has of one of COLUMN_LAYERS, likewise."""
-        columns = {"qkv": (self.heads + 2 * self.kv_heads) * self.head, "gate_up": 2 * self.top_k * self.intermediate}
-        return _of_a_rank(columns[layer], ranks, scale)
-
-
-def _of_a_rank(columns: int, ranks: int, scale: float) -> int:
-    return max(1, -(-int(columns * scale) // (ranks * LINES))) * LINES
+    def columns(self, layer: str, ranks: int = 1, scale: float = 1.0) -> int:
+        """The columns of a rank's part of a layer: inputs of a row-parallel layer, outputs of a
+        column-parallel one; times `scale`, rounded up to UNIT_COLUMNS."""
+        total = {
+            "attention_output": self.heads * self.head,
+            "mlp_down": self.top_k * self.intermediate,
+            "qkv": (self.heads + 2 * self.kv_heads) * self.head,
+            "gate_up": 2 * self.top_k * self.intermediate}[layer]
+        return max(1, -(-int(total * scale) // (ranks * UNIT_COLUMNS))) * UNIT_COLUMNS
 
 
 MODELS = {

@@ -1,7 +1,7 @@
-"""NCCL and RCCL as loaded into this process: their one C interface, their communicators and what they say.
+"""Loads NCCL or RCCL, makes its communicators and reads its log, for the baseline on GPUs (gpu.py).
 
-They are called by address, as MPI is: what a package of Python adds to a call would be charged to the baseline.
-nccl4py brings NCCL where it is installed, else CuPy does; CuPy's ROCm build brings RCCL.
+Its C functions are called by address, as MPI's are: a Python package would charge its own overhead
+to the baseline. nccl4py brings NCCL if it is installed, or CuPy does; CuPy for ROCm brings RCCL.
 """
 
 import contextlib
@@ -12,57 +12,62 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, TextIO
 
 from collectives.communicator import Communicator
-from collectives.operation import Unsupported, World
+from collectives.operation import Unsupported
 from kernels.devices.device import DeviceError
-from kernels.devices.gpu import GpuDevice, GpuMemory
+from kernels.devices.gpu import GpuDevice
 
-SHARING_SINCE = 23000  # two ranks on one GPU, an experiment of NCCL's
+OLDEST = 21000  # without bfloat16 and avg, earlier versions would need exceptions everywhere
+SHARING_SINCE = 23000  # two ranks on one GPU, an experiment of NCCL
+KINDS = {"cuda": "NCCL", "hip": "RCCL"}
+FILES = {"cuda": "libnccl.so.2", "hip": "librccl.so.1"}
 
 
 class UniqueId(ctypes.Structure):
-    """ncclUniqueId: by it the ranks of a communicator find each other."""
+    """ncclUniqueId, by which the ranks of a communicator find each other."""
 
     _fields_ = [("internal", ctypes.c_uint8 * 128)]
 
 
 _POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+_MOVE = (_POINTER, _POINTER, _SIZE, _INT, _POINTER, _POINTER)
+_REDUCE = (_POINTER, _POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER)
+_MESSAGE = (_POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER)
 PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "ncclGetVersion": (_POINTER,), "ncclGetErrorString": (_INT,), "ncclGetLastError": (_POINTER,),
     "ncclGetUniqueId": (_POINTER,), "ncclCommInitRank": (_POINTER, _INT, UniqueId, _INT),
     "ncclCommGetAsyncError": (_POINTER, _POINTER), "ncclCommAbort": (_POINTER,),
     "ncclMemAlloc": (_POINTER, _SIZE), "ncclMemFree": (_POINTER,),
     "ncclCommWindowRegister": (_POINTER, _POINTER, _SIZE, _POINTER, _INT),
-    "ncclAllReduce": (_POINTER, _POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER),
-    "ncclReduceScatter": (_POINTER, _POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER),
-    "ncclAllGather": (_POINTER, _POINTER, _SIZE, _INT, _POINTER, _POINTER),
-    "ncclAlltoAll": (_POINTER, _POINTER, _SIZE, _INT, _POINTER, _POINTER),
-    "ncclAllToAll": (_POINTER, _POINTER, _SIZE, _INT, _POINTER, _POINTER),  # RCCL's
-    "ncclSend": (_POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER),
-    "ncclRecv": (_POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER), "ncclGroupStart": (), "ncclGroupEnd": ()}
+    "ncclAllReduce": _REDUCE, "ncclReduceScatter": _REDUCE, "ncclAllGather": _MOVE,
+    "ncclAlltoAll": _MOVE, "ncclAllToAll": _MOVE,  # NCCL's spelling, then RCCL's
+    "ncclSend": _MESSAGE, "ncclRecv": _MESSAGE, "ncclGroupStart": (), "ncclGroupEnd": ()}
+
+
+# Calls that progress together: each a name, a function and all its arguments.
+Group = list[tuple[str, Callable[..., int], tuple[int, ...]]]
 
 
 @dataclass
-class Library:
-    """`said`: the library's log so far, by communicator; `refused`: why settings are out; `shared`: two ranks a GPU."""
+class Nccl:
+    """NCCL or RCCL, loaded by all ranks. Communicators have labels: `plain`, `registered`, or the
+    NAME=VALUE that is set in the environment while the communicator is made."""
 
+    ranks: Communicator
     calls: ctypes.CDLL
     kind: str
     version: int
-    binding: str
-    shared: bool
+    binding: str  # the package that loaded it
+    shared: bool  # two ranks share a GPU
     environment: dict[str, str] = field(default_factory=dict)
     log: TextIO | None = None
     communicators: dict[str, int] = field(default_factory=dict)
-    said: dict[str, str] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-    memories: list[GpuMemory] = field(default_factory=list)
-    windows: dict[int, bool] = field(default_factory=dict)  # by the address of the memory, whether one could be had
+    logs: dict[str, str] = field(default_factory=dict)  # the log text of each communicator
+    refused: dict[str, str] = field(default_factory=dict)  # why a label is not used
 
     @property
     def name(self) -> str:
@@ -70,25 +75,79 @@ class Library:
         return f"{self.kind} {release(self.version)}"
 
     def complaint(self, call: str, status: int) -> str:
-        """What the library says of a call that failed, without paths and addresses; "" of one that did not."""
+        """The error message for a failed call, without paths and addresses; "" for success."""
         if not status:
             return ""
         words = [self.calls.ncclGetErrorString(status).split(b" (run with")[0]]
         if hasattr(self.calls, "ncclGetLastError"):  # since 2.13
             words.append(self.calls.ncclGetLastError(None))
-        said = ": ".join(w.decode(errors="replace").strip() for w in words if w)
-        return f"{call} of {self.name} fails: " + re.sub(r"(?<!\w)/\S+|\d+(?:\.\d+){3}\S*", "<set>", said)
+        text = ": ".join(w.decode(errors="replace").strip() for w in words if w)
+        text = re.sub(r"(?<!\w)/\S+|\d+(?:\.\d+){3}\S*", "<set>", text)
+        return f"{call} of {self.name} fails: {text}"
+
+    def agree(self, complaint: str) -> None:
+        """Raises DeviceError on all ranks, with one sentence, if any rank has a complaint."""
+        complaints = [(text, rank) for rank, text in enumerate(self.ranks.all_gather(complaint))]
+        if failures := [failure for failure in complaints if failure[0]]:
+            # To the other ranks a failed rank is only a remote process that has exited.
+            text, rank = min(failures, key=lambda failure: "remote process" in failure[0])
+            raise DeviceError(f"rank {rank}: {text}")
+
+    def connect(self, label: str) -> int:
+        """The communicator with this label; all ranks make it at its first use. Raises DeviceError
+        on all ranks, which names the rank and the call that failed."""
+        if label in self.communicators:
+            return self.communicators[label]
+        handle, unique, status = ctypes.c_void_p(), UniqueId(), 0
+        settings = dict([label.split("=")]) if "=" in label else {}
+        with environment(self.environment | settings):
+            if self.ranks.rank == 0:
+                status = self.calls.ncclGetUniqueId(ctypes.byref(unique))
+            self.agree(self.complaint("ncclGetUniqueId", status))
+            unique = UniqueId.from_buffer_copy(self.ranks.broadcast(bytes(unique)))
+            status = self.calls.ncclCommInitRank(ctypes.byref(handle), self.ranks.size, unique,
+                                                 self.ranks.rank)
+            self.agree(self.complaint("ncclCommInitRank", status))
+        self.communicators[label] = handle.value or 0
+        return self.communicators[label]
+
+    def perform(self, groups: Sequence[Group]) -> str:
+        """Enqueues the calls of each group until one fails; returns its error message, or ""."""
+        for group in groups:
+            if len(group) > 1:
+                self.calls.ncclGroupStart()
+            complaints = [self.complaint(name, call(*arguments)) for name, call, arguments in group]
+            if len(group) > 1:
+                complaints.append(self.complaint("ncclGroupEnd", self.calls.ncclGroupEnd()))
+            if any(complaints):
+                return next(filter(None, complaints))
+        return ""
+
+    def failure(self, handle: int, title: str) -> str | None:
+        """The communicator's asynchronous error, if it has one."""
+        status = ctypes.c_int()
+        self.calls.ncclCommGetAsyncError(handle, ctypes.byref(status))
+        return self.complaint(title, status.value) or None
+
+    def read_log(self, label: str) -> None:
+        """Adds new log text to the label's; repeats it on stderr if the user set NCCL_DEBUG."""
+        news = self.log.read() if self.log else ""
+        self.logs[label] = self.logs.get(label, "") + news
+        if level := os.environ.get("NCCL_DEBUG"):
+            is_verbose = level.upper() in ("INFO", "TRACE")
+            lines = news.splitlines() if is_verbose else re.findall(r".*NCCL WARN.*", news)
+            print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr)
 
 
 def release(version: int) -> str:
-    """NCCL 2.9 and later write 23203 for 2.32.3, those before 2804 for 2.8.4."""
+    """`2.32.3` for 23203. Before 2.9 NCCL wrote 2804 for 2.8.4."""
     unit = 10000 if version >= 10000 else 1000
     return f"{version // unit}.{version % unit // 100}.{version % 100}"
 
 
 @contextlib.contextmanager
 def environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """These variables while a library reads them, and then what was there before."""
+    """Sets these variables while a library reads them, then restores the environment."""
     before = {name: os.environ[name] for name in settings if name in os.environ}
     os.environ.update(settings)
     try:
@@ -100,127 +159,91 @@ def environment(settings: Mapping[str, str]) -> Iterator[None]:
 
 
 def find_library(vendor: str) -> tuple[str, str] | Unsupported:
-    """The name by which the loader knows the library, loaded by then, and the package that loaded it."""
+    """The shared library's name, which the loader now knows, and the package that loaded it."""
     reasons = []
     if vendor == "cuda":
         try:
             importlib.import_module("nccl.bindings.nccl").get_version()
-            return "libnccl.so.2", f"nccl4py {importlib.metadata.version('nccl4py')}"
+            return FILES[vendor], f"nccl4py {importlib.metadata.version('nccl4py')}"
         except (ImportError, RuntimeError) as error:
             if not (isinstance(error, ModuleNotFoundError) and str(error.name).startswith("nccl")):
                 reasons.append(f"nccl4py cannot load it: {str(error).splitlines()[0]}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # five lines from each rank where there is none
+        warnings.simplefilter("ignore")  # without NCCL, CuPy prints five lines on each rank
         nccl = importlib.import_module("cupy.cuda.nccl")
     if nccl.available:
-        return "libnccl.so.2" if vendor == "cuda" else "librccl.so.1", "; ".join(["cupy.cuda.nccl", *reasons])
-    wanted = {"cuda": "NCCL is not installed: pip install nccl4py nvidia-nccl-cu13 (or -cu12)",
-              "hip": "RCCL is not installed: it comes with ROCm, as the package rccl"}
-    return Unsupported("; ".join([wanted[vendor], *reasons]))
+        return FILES[vendor], "; ".join(["cupy.cuda.nccl", *reasons])
+    missing = {"cuda": "NCCL is not installed: pip install nccl4py nvidia-nccl-cu13 (or -cu12)",
+               "hip": "RCCL is not installed: it comes with ROCm, as the package rccl"}
+    return Unsupported("; ".join([missing[vendor], *reasons]))
 
 
 def load(name: str) -> ctypes.CDLL:
-    """The library of that name with the types of its calls; an older one lacks some."""
+    """The shared library with the types of its calls; an older one lacks some of them."""
     calls = ctypes.CDLL(name)
     for call, types in PROTOTYPES.items():
         if hasattr(calls, call):
+            returns_text = call.endswith(("String", "LastError"))
             getattr(calls, call).argtypes = types
-            getattr(calls, call).restype = ctypes.c_char_p if call.endswith(("String", "LastError")) else ctypes.c_int
+            getattr(calls, call).restype = ctypes.c_char_p if returns_text else ctypes.c_int
     return calls
 
 
-@cache
-def _opened(communicator: Communicator, device: GpuDevice) -> Library | Unsupported:
-    kind = "NCCL" if device.name == "cuda" else "RCCL"
-    found = find_library(device.name)
-    version = ctypes.c_int()
-    if not isinstance(found, Unsupported):
-        calls = load(found[0])
+def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl | Unsupported:
+    """Loads the library of this device on all ranks, which must agree on its version."""
+    kind = KINDS[device.name]
+    library, version = find_library(device.name), ctypes.c_int()
+    if not isinstance(library, Unsupported):
+        calls = load(library[0])
         calls.ncclGetVersion(ctypes.byref(version))
-    everyone = communicator.all_gather((found, version.value, device.sharers))
-    lacking = [(rank, what.reason) for rank, (what, _, _) in enumerate(everyone) if isinstance(what, Unsupported)]
+    everyones = ranks.all_gather((library, version.value, device.sharers))
+    lacking = [rank for rank, (result, _, _) in enumerate(everyones)
+               if isinstance(result, Unsupported)]
     if lacking:
-        rank, reason = lacking[0]
-        return Unsupported(reason if len(lacking) == communicator.size else f"on rank {rank}, {reason}")
-    if len(versions := {release(number) for _, number, _ in everyone}) > 1:
+        reason = everyones[lacking[0]][0].reason
+        is_everywhere = len(lacking) == ranks.size
+        return Unsupported(reason if is_everywhere else f"on rank {lacking[0]}, {reason}")
+    if len(versions := {release(number) for _, number, _ in everyones}) > 1:
         return Unsupported(f"ranks have {kind} {' and '.join(sorted(versions))}")
-    assert not isinstance(found, Unsupported)
-    sharers = max(sharing for _, _, sharing in everyone)
-    if sharers > 2 or (sharers > 1 and (kind == "RCCL" or version.value < SHARING_SINCE)):
-        return Unsupported(f"{kind} {release(version.value)} wants one GPU a rank, and {sharers} ranks share one; NCCL "
+    assert not isinstance(library, Unsupported)
+    sharers = max(sharers for _, _, sharers in everyones)
+    nccl = Nccl(ranks, calls, kind, version.value, library[1], sharers > 1)
+    if nccl.version < OLDEST:
+        return Unsupported(f"{nccl.name} is older than {release(OLDEST)}")
+    if sharers > (2 if kind == "NCCL" and nccl.version >= SHARING_SINCE else 1):
+        return Unsupported(f"{nccl.name} wants one GPU a rank, and {sharers} ranks share one; NCCL "
                            "2.30 with NCCL_MULTI_RANK_GPU_ENABLE=1 can let two")
-    library = Library(calls, kind, version.value, found[1], sharers > 1)
-    if library.shared:
-        library.environment["NCCL_MULTI_RANK_GPU_ENABLE"] = "1"
+    if nccl.shared:
+        nccl.environment["NCCL_MULTI_RANK_GPU_ENABLE"] = "1"
     if "NCCL_DEBUG_FILE" not in os.environ:
-        # INIT tells of channels, ENV of variables that were read; TUNING would tell of each call, and be timed.
-        asked, log = os.environ.get("NCCL_DEBUG", ""), os.memfd_create("log")
-        library.log = os.fdopen(log, encoding="utf-8", errors="replace")  # it quotes paths and variables
-        library.environment |= {"NCCL_DEBUG": asked if asked.upper() in ("INFO", "TRACE") else "INFO",
-                                "NCCL_DEBUG_SUBSYS": os.environ.get("NCCL_DEBUG_SUBSYS", "INIT,ENV"),
-                                "NCCL_DEBUG_FILE": f"/proc/self/fd/{log}"}
-    return library
-
-
-def open_library(world: World) -> Library | Unsupported:
-    """The library of this world's device, the same one each time; all ranks call it together at first."""
-    assert isinstance(world.device, GpuDevice)
-    return _opened(world.communicator, world.device)
-
-
-def agree(world: World, complaint: str) -> None:
-    """Raises DeviceError on all ranks, with one sentence, where one has a complaint."""
-    said = [(rank, words) for rank, words in enumerate(world.communicator.all_gather(complaint)) if words]
-    if said:
-        # To the others a rank that failed is a remote process that has gone.
-        rank, words = min(said, key=lambda what: "remote process" in what[1])
-        raise DeviceError(f"rank {rank}: {words}")
-
-
-def connect(world: World, library: Library, label: str) -> int:
-    """The communicator of that label, made at its first use by all ranks; NAME=VALUE is set while it is made.
-
-    Raises DeviceError, on all ranks, naming rank and call.
-    """
-    if label in library.communicators:
-        return library.communicators[label]
-    ranks, handle, unique, status = world.communicator, ctypes.c_void_p(), UniqueId(), 0
-    with environment(library.environment | (dict([label.split("=")]) if "=" in label else {})):
-        if ranks.rank == 0:
-            status = library.calls.ncclGetUniqueId(ctypes.byref(unique))
-        agree(world, library.complaint("ncclGetUniqueId", status))
-        unique = UniqueId.from_buffer_copy(ranks.broadcast(bytes(unique)))
-        status = library.calls.ncclCommInitRank(ctypes.byref(handle), ranks.size, unique, ranks.rank)
-        agree(world, library.complaint("ncclCommInitRank", status))
-    library.communicators[label] = handle.value or 0
-    return library.communicators[label]
-
-
-def listen(library: Library, label: str) -> None:
-    """Keeps what the library has said since the last time; who set NCCL_DEBUG sees it on standard error."""
-    news = library.log.read() if library.log else ""
-    library.said[label] = library.said.get(label, "") + news
-    if asked := os.environ.get("NCCL_DEBUG"):
-        shown = news.splitlines() if asked.upper() in ("INFO", "TRACE") else re.findall(r".*NCCL WARN.*", news)
-        print(*shown, sep="\n", end="\n" if shown else "", file=sys.stderr)
+        # INIT logs channels, ENV the variables that were read. TUNING would log in timed calls.
+        level, log = os.environ.get("NCCL_DEBUG", ""), os.memfd_create("log")
+        nccl.log = os.fdopen(log, encoding="utf-8", errors="replace")  # it quotes paths, variables
+        nccl.environment |= {
+            "NCCL_DEBUG": level if level.upper() in ("INFO", "TRACE") else "INFO",
+            "NCCL_DEBUG_SUBSYS": os.environ.get("NCCL_DEBUG_SUBSYS", "INIT,ENV"),
+            "NCCL_DEBUG_FILE": f"/proc/self/fd/{log}"}
+    return nccl
 
 
 def transports(text: str) -> dict[str, list[str]]:
-    """The ways between ranks that a log of NCCL or RCCL tells: {"0 -> 1": ["P2P/CUMEM"], ...}."""
-    line = re.compile(r"(?:Channel|Ring) \d+(?:/\d+)? : (\d+)(?:\[\w+\])? -> (\d+)(?:\[\w+\])? "
-                      r"(?:\[(?:send|receive)\] )?via (P2P/direct pointer\S*|direct shared memory|\S+)")
-    found: dict[str, list[str]] = {}
-    for source, target, way in dict.fromkeys(line.findall(text)):
-        found.setdefault(f"{source} -> {target}", []).append(way)
-    return found
+    """The transports between ranks in a log: {"0 -> 1": ["P2P/CUMEM"], ...}."""
+    line = re.compile(
+        r"(?:Channel|Ring) \d+(?:/\d+)? : (\d+)(?:\[\w+\])? -> (\d+)(?:\[\w+\])? "
+        r"(?:\[(?:send|receive)\] )?via (P2P/direct pointer\S*|direct shared memory|\S+)")
+    by_pair: dict[str, list[str]] = {}
+    for source, target, transport in dict.fromkeys(line.findall(text)):
+        by_pair.setdefault(f"{source} -> {target}", []).append(transport)
+    return by_pair
 
 
 def channels(text: str) -> dict[str, int]:
-    """How many channels of each kind the last communicator in a log has: {"coll": 2, "nvls": 0, "p2p": 2}."""
+    """The channels of the last communicator in a log: {"coll": 2, "nvls": 0, "p2p": 2}."""
     lines = re.findall(r"\d+ coll channels.*", text)
-    return {kind: int(n) for n, kind in re.findall(r"(\d+) (\w+) channels(?! per)", lines[-1])} if lines else {}
+    counts = re.findall(r"(\d+) (\w+) channels(?! per)", lines[-1]) if lines else []
+    return {kind: int(n) for n, kind in counts}
 
 
 def algorithms(text: str) -> list[str]:
-    """What a log says of how messages were handled, where NCCL_DEBUG_SUBSYS has TUNING."""
+    """The algorithm for each message size in a log, if NCCL_DEBUG_SUBSYS includes TUNING."""
     return sorted(set(re.findall(r"\d+ Bytes -> (?:Algo \S+ proto|Kernel) \S+", text)))

@@ -1,1 +1,4 @@
-"""The devices that compile and run kernels: a host CPU, and a GPU through CuPy. Imports nothing of ours above it."""
+"""The devices that compile and run kernels: the host's CPU, and a GPU through CuPy.
+
+`collectives` and `bench` import this folder; it imports neither of them.
+"""

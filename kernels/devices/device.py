@@ -1,36 +1,37 @@
-"""What a device is: something that compiles a kernel file, lends memory that peers can map, and runs operations.
+"""The Device protocol: what compiles kernels, lends memory that peers can map, and runs iterations.
 
-The structures here are those of `sync.h`, field for field.
+Its structures mirror the structures in `sync.h` and `iteration.cu`; compiling checks every field.
 """
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from ctypes import c_char, c_double, c_long, c_uint64, c_void_p
+from ctypes import c_char, c_long, c_uint64, c_void_p
 from dataclasses import dataclass
-from typing import Any, Protocol
+from enum import IntEnum
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 MOST_RANKS = 8
 MOST_BLOCKS = 128
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-PHASES = ("idle", "writing the send buffer", "barrier", "the collective", "reading the result", "check")
+Stamps = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class DeviceError(Exception):
-    """A device that was asked for is not there or refuses a call; the message is one sentence."""
+    """A requested device is missing or refuses a call; the message is one sentence."""
 
 
 class OutOfMemory(DeviceError):
-    """A device has no room left; another way of sharing memory would not help."""
+    """A device has no memory left; another way of sharing memory would not help."""
 
 
 class Watch(ctypes.Structure):
-    """A rank's progress and its last words; `sync.h` says who writes what."""
+    """A rank's progress, and why a wait ended early; `sync.h` names the writer of each field."""
 
-    _fields_ = [(name, c_uint64)
-                for name in ("stop", "timed_out", "peer", "block", "seen", "wanted", "iteration", "calls", "phase",
-                             "epoch")]
+    _fields_ = [(name, c_uint64) for name in (
+        "stop", "timed_out", "peer", "block", "seen", "wanted", "iteration", "calls", "phase",
+        "epoch")]
 
 
 class Line(ctypes.Structure):
@@ -40,7 +41,7 @@ class Line(ctypes.Structure):
 
 
 class Own(ctypes.Structure):
-    """What a rank counts for itself: its launches and meetings."""
+    """The counters that only one rank uses: its launches and meetings."""
 
     _fields_ = [("epoch", Line), ("ticket", Line), ("meetings", Line)]
 
@@ -52,95 +53,52 @@ class Control(ctypes.Structure):
 
 
 class Arguments(ctypes.Structure):
-    """The one argument of every kernel."""
+    """The argument of every kernel that talks to peers."""
 
     _fields_ = [
-        ("send", c_void_p), ("receive", c_void_p), ("count", c_long), ("chunk_bytes", c_long), ("half_bytes", c_long),
-        ("timeout_ns", c_uint64), ("rank", c_long), ("yields", c_long), ("slab", c_void_p * MOST_RANKS),
-        ("control", c_void_p * MOST_RANKS), ("watch", c_void_p), ("own", c_void_p), ("sends", c_void_p * MOST_RANKS),
-        ("receives", c_void_p * MOST_RANKS), ("everyone", c_void_p), ("more", c_void_p)]
+        ("send", c_void_p), ("receive", c_void_p), ("count", c_long), ("chunk_bytes", c_long),
+        ("half_bytes", c_long), ("timeout_ns", c_uint64), ("rank", c_long), ("yields", c_long),
+        ("slab", c_void_p * MOST_RANKS), ("control", c_void_p * MOST_RANKS), ("watch", c_void_p),
+        ("own", c_void_p), ("sends", c_void_p * MOST_RANKS), ("receives", c_void_p * MOST_RANKS),
+        ("everyone", c_void_p), ("more", c_void_p)]
 
 
-class Transfer(ctypes.Structure):
-    """`Transfer` of link.cu: a rank's part in moving buffers between ranks."""
-
-    _fields_ = [("ranks", Arguments), ("to", c_long), ("from_", c_long), ("beside", c_void_p), ("kept", c_void_p),
-                ("beside_bytes", c_long)]
-
-
-class Routing(ctypes.Structure):
-    """`Routing` of routing.h: which of a rank's tokens go where. `Choice` there is an int32, an int32 and a float32."""
-
-    _fields_ = [("ranks", Arguments),
-                *((name, c_long) for name in ("tokens", "most_tokens", "experts", "top_k", "most_rows",
-                                              "step_tokens")),
-                *((name, c_void_p) for name in ("owner", "tokens_of", "choices", "counting", "first", "came", "rows",
-                                                "out", "in_", "record", "arrived", "counts"))]
-
-
-class Norm(ctypes.Structure):
-    """`Norm` of norm.h: what an all-reduce goes on to, and how many tokens go at a time."""
-
-    _fields_ = [("ranks", Arguments),
-                *((name, c_void_p) for name in ("residual", "residual_out", "weight", "codes", "scales")),
-                *((name, c_long) for name in ("hidden", "tokens", "step_tokens")), ("epsilon", c_double)]
-
-
-class Gemv(ctypes.Structure):
-    """`Gemv` of gemv.h: a rank's part of a linear layer, and how many rows go at a time."""
-
-    _fields_ = [("ranks", Arguments), *((name, c_void_p) for name in ("weights", "activations", "row_scales")),
-                *((name, c_long) for name in ("hidden", "inner", "stride", "copies", "step_rows"))]
+PEER_STRUCTURES = (Arguments, Control, Own, Watch)
 
 
 class Pattern(ctypes.Structure):
-    """`Pattern` of iteration.cu: a buffer whose segments each hold a table over and over, shifted by the iteration."""
+    """A buffer of segments that each repeat a table, shifted by the iteration."""
 
-    _fields_ = [("buffer", c_void_p), ("tables", c_void_p), ("segments", c_long), ("segment_bytes", c_long),
-                ("table_bytes", c_long), ("period", c_long), ("element_bytes", c_long), ("wrong", c_void_p),
-                ("watch", c_void_p)]
+    _fields_ = [
+        ("buffer", c_void_p), ("tables", c_void_p), ("segments", c_long), ("segment_bytes", c_long),
+        ("table_bytes", c_long), ("period", c_long), ("element_bytes", c_long), ("wrong", c_void_p),
+        ("watch", c_void_p)]
 
 
 class Wrong(ctypes.Structure):
-    """`Wrong` of iteration.cu: how many elements a check has found wrong, and of the first where and which bits."""
+    """How many elements a check counted as wrong, and where the first one is, with its bits."""
 
-    _fields_ = [(name, c_uint64) for name in ("elements", "iteration", "offset", "expected", "got")]
+    _fields_ = [(name, c_uint64) for name in (
+        "elements", "iteration", "offset", "expected", "got")]
 
 
 WRONG_BYTES = ctypes.sizeof(Wrong)
 
 
 class Gate(ctypes.Structure):
-    """`Gate` of iteration.cu: what holds a GPU's stream back until all of a block is in it."""
+    """Holds a GPU's stream back until the host has filled it with a batch of iterations."""
 
-    _fields_ = [("opened", c_void_p), ("wanted", c_uint64), ("timeout_ns", c_uint64), ("watch", c_void_p)]
-
-
-class Gemm(ctypes.Structure):
-    """`Gemm` of gemm.cu: a matmul, and which of its items a launch does."""
-
-    _fields_ = [*((name, c_void_p) for name in ("a", "b", "c")),
-                *((name, c_long) for name in ("columns", "inner", "first", "items"))]
+    _fields_ = [("opened", c_void_p), ("wanted", c_uint64), ("timeout_ns", c_uint64),
+                ("watch", c_void_p)]
 
 
-class LibraryCall(ctypes.Structure):
-    """`LibraryCall` of loop_cpu.cpp: a function of MPI with its arguments, a kernel with its own that is run before
-    it, and the call to be made after it."""
-
-    _fields_ = [("function", c_void_p), ("arguments", c_long * 9), ("failed", c_long), ("after", c_void_p),
-                ("kernel", c_void_p), ("argument", c_void_p)]
-
-
-class LibraryBarrier(ctypes.Structure):
-    """`LibraryBarrier` of loop_cpu.cpp."""
-
-    _fields_ = [("function", c_void_p), ("communicator", c_long)]
+ITERATION_STRUCTURES = (Arguments, Watch, Pattern, Wrong, Gate)
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """An entry of a module. `function` is, on the CPU, the address of a C function that takes a pointer to its
-    argument; on a GPU a Python function of (blocks, argument) that puts a launch into the device's stream."""
+    """An entry of a module. On the CPU `function` is the address of a C function that takes a
+    pointer to its argument; on a GPU a Python function of (blocks, argument) that launches it."""
 
     name: str
     function: Any
@@ -150,11 +108,12 @@ class Module(Protocol):
     """A compiled kernel file."""
 
     def kernel(self, name: str, threads: int | None = None) -> Kernel:
-        """The entry of this name, launched with at most so many threads a block on a GPU."""
+        """The entry with this name, launched on a GPU with at most `threads` threads a block."""
 
 
 class Memory(Protocol):
-    """Device memory, as mapped here. With `handle`, a peer maps it by `Device.open`; `type` says what it is made of."""
+    """Device memory as mapped in this process. A peer maps it by passing `handle` to `Device.open`;
+    `type` names the allocator."""
 
     address: int
     size_bytes: int
@@ -162,7 +121,7 @@ class Memory(Protocol):
     type: str
 
     def read(self) -> Bytes:
-        """A copy of what it holds."""
+        """A copy of the contents."""
 
     def write(self, data: np.ndarray[Any, Any], offset: int = 0) -> None: ...
 
@@ -171,8 +130,8 @@ class Memory(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that a timed loop does: `kernel(argument)`, on so many blocks of a GPU, whose stream gets so many
-    entries at most. It keeps `argument` alive."""
+    """One thing that an iteration does: `kernel(argument)` on `blocks` blocks of a GPU, which puts
+    at most `entries` entries into the stream. It keeps `argument` alive."""
 
     kernel: Kernel
     argument: Any
@@ -180,118 +139,120 @@ class Step:
     entries: int = 1
 
 
-@dataclass(kw_only=True)
-class Item:
-    """What a mixed loop may launch, and has so often: the send buffer is written, then operation, then check."""
+class Phase(IntEnum):
+    """Where in an iteration a rank is; the watch holds the number."""
 
-    prepare: Step
-    operation: Step
-    check: Step
-    launches: int = 0
+    IDLE = 0
+    PREPARE = 1
+    MEET = 2
+    OPERATION = 3
+    CONSUME = 4
+    CHECK = 5
 
 
-Draws = ctypes.Array[c_uint64]  # the state of what is drawn: alike on all ranks, and each rank's own
+PHASES = ("idle", "writing the send buffer", "barrier", "the collective", "reading the result",
+          "check")
+
+
+class Action(NamedTuple):
+    """One action of an iteration: run `step`; or, without a step, store the time in column `stamp`
+    of the iteration's row; or, without either, begin the next iteration. `call` is a number for the
+    watch, such as a call's in a chain; a GPU takes only the number that begins an iteration."""
+
+    step: Step | None = None
+    phase: Phase = Phase.IDLE
+    stamp: int = -1
+    call: int = 0
+
+
+NEXT_ITERATION = Action()
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What goes on beside a timed loop, launch after launch of `step`: on a CPU on a core of its own, `core`, each
-    launch an item, of which there are so many in all; on a GPU in a stream of its own. It keeps `buffers`."""
+class Counts:
+    """How often a block runs its actions: `warmup` iterations, then `timed` ones, then `checks`
+    more. The first `checks` of the warm-up and the last ones end with a check."""
 
-    step: Step
-    flops: float  # of a launch
-    items: int = 1
-    core: int | None = None
-    buffers: tuple["Memory", ...] = ()
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A block of iterations: what is done in each, and how often.
-
-    Each iteration prepares, meets, is stamped around `operation`, consumes, and in the first and last `checks` of them
-    checks. With `calls` > 0 an iteration is `consume` so many times, then a new send buffer, a meeting, and a chain of
-    so many operations, each followed by `consume`. With `graph`, what is stamped is launched from a captured graph.
-    `late` is what this rank does between meeting and being stamped to come later than the others; a chain has none.
-    `beside` goes on all the while.
-    """
-
-    prepare: Step
-    meet: Step
-    operation: Step
-    consume: Step
-    check: Step
     warmup: int
-    iterations: int
-    checks: int
-    calls: int = 0
-    graph: bool = False
-    late: Step | None = None
-    beside: Beside | None = None
+    timed: int
+    checks: int = 0
 
+    @property
+    def total(self) -> int:
+        return self.warmup + self.timed + self.checks
 
-Times = np.ndarray[Any, np.dtype[np.int64]]
+    def is_timed(self, number: int) -> bool:
+        return self.warmup <= number < self.warmup + self.timed
 
-
-def progress(spans_ns: Times, ends_ns: Times) -> Times:
-    """How much was done within each span (from, to), [n, 2], of launches that came one after another and ended then; in
-    thousandths of a launch, -1 for a span that they do not cover."""
-    if len(ends_ns) < 2:
-        return np.full(len(spans_ns), -1)
-    at = np.interp(spans_ns, ends_ns, 1e3 * np.arange(len(ends_ns)), left=np.nan, right=np.nan)
-    done: np.ndarray[Any, np.dtype[np.int64]] = np.nan_to_num(np.round(at[:, 1] - at[:, 0]), nan=-1.0).astype(np.int64)
-    return done
+    def is_checked(self, number: int) -> bool:
+        return number < self.checks or number >= self.warmup + self.timed
 
 
 class Device(Protocol):
-    """A processor with its compiler and its memory. `ways` are those in which peers can reach memory of it, best first;
-    `most_chunk_bytes` how much of a message is best handled at a time, at most; `far_bytes` from which size on it is
-    memory's, not a cache's, and best gone through several pages at once; `facts` what a reader of results wants to know
-    of it."""
+    """A processor with its compiler and its memory.
+
+    `sharing` lists the modes in which peers can reach its memory, best first; with `near_peers` a
+    peer's memory is as near as the rank's own; `most_chunk_bytes` is the largest useful chunk of a
+    message; from `far_bytes` on a buffer lives in memory, not in a cache, and kernels should walk
+    several pages at once; `facts` describe the device to readers of results.
+    """
 
     name: str
     arch: str
     compiler: str
-    ways: tuple[str, ...]
+    sharing: tuple[str, ...]
+    near_peers: bool
     clock_shared: bool
     most_chunk_bytes: int
     far_bytes: float
     facts: dict[str, Any]
 
-    def compile(self, stem: str, macros: Mapping[str, str]) -> Module: ...
+    @property
+    def xp(self) -> Any:
+        """The array module of this device's memory: numpy or cupy."""
 
-    def allocate(self, size_bytes: int, way: str, ordinary: bool = False, label: str = "") -> Memory:
-        """Memory that peers can map in this way, zeroed. `ordinary`: as users have it, where a peer's stores are seen
-        from the next launch on; else within one too. `label` tells it from all other memory that is shared."""
+    def array(self, address: int, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Device memory as an array of `xp`."""
+
+    def compile(self, stem: str, macros: Mapping[str, str],
+                structures: Sequence[type[ctypes.Structure]] = ()) -> Module:
+        """`kernels/<stem>.cu` with -D for each macro. `structures` are those that the kernels share
+        with Python. Raises CompileError with the compiler's first complaint."""
+
+    def allocate(self, size_bytes: int, sharing: str, ordinary: bool = False,
+                 label: str = "") -> Memory:
+        """Zeroed memory that peers can map. `ordinary` memory shows a peer's stores from the next
+        launch on, other memory within a launch. `label` identifies it among all shared memory."""
 
     def forget_name(self, memory: Memory) -> None:
         """Called when every peer has opened the memory, or has failed to."""
 
-    def open(self, handle: bytes, size_bytes: int, way: str, label: str = "") -> Memory:
-        """A peer's memory, allocated there with this size, way and label. Raises DeviceError where it is not that."""
+    def open(self, handle: bytes, size_bytes: int, sharing: str, label: str = "") -> Memory:
+        """A peer's memory that was allocated with this size, sharing and label. Raises DeviceError
+        if it is something else."""
 
     def private(self, size_bytes: int) -> Memory:
-        """Memory of this rank alone, zeroed."""
+        """Zeroed memory of this rank alone."""
 
     def watch(self, record: Watch) -> Watch:
-        """The watch that kernels write: `record` itself where they can, else one that the host has to copy there."""
+        """The watch that kernels write: `record` if they can, otherwise a copy in pinned memory."""
 
     def blocks_for(self, size_bytes: int) -> int:
-        """How many blocks handle so much at a time; the same on every rank."""
+        """The number of blocks for one pass over this many bytes; the same on every rank."""
 
     def reason_against_graphs(self) -> str | None: ...
 
-    def run(self, plan: Plan, watch: Watch) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Runs a plan natively; returns stamps in ns, [iterations, 4]: arrived, left, began to consume, done. With
-        something beside, a fifth column has how much of it was done between arrived and left, in thousandths of a
-        launch; -1 where that is not known."""
+    def run(self, actions: Sequence[Action], check: Step, counts: Counts, watch: Watch,
+            graph: bool = False) -> Stamps:
+        """Runs a block of iterations natively and returns their stamps in ns, [timed, 4]; fewer
+        rows where the watch says stop. With `graph`, the actions between two stamps are launched as
+        one captured graph."""
 
-    def mix(self, items: Sequence[Item], launches: int, draws: Draws, watch: Watch) -> None:
-        """Launches one item after another, as drawn, each rank at its own pace, so often or until the watch says stop.
-        `watch.calls` is the number of the item under way."""
+    def sequence(self, steps: Sequence[Step]) -> Step:
+        """The steps one after another, as one step."""
 
     def replayed(self, step: Step) -> Step:
-        """The step as a replay of a captured graph, where the device has them."""
+        """The step as a replay of a captured graph, where the device has graphs."""
 
     def caller(self, step: Step) -> Callable[[], None]:
-        """A Python function that performs a step once, to its end."""
+        """A Python function that performs a step once and waits for its end."""

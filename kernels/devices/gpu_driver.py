@@ -1,4 +1,4 @@
-"""The GPU driver, through CuPy: whether it is there, which GPUs it shows, and what its errors say."""
+"""The GPU driver through CuPy, for `GpuDevice`: imports CuPy, lists the GPUs, translates errors."""
 
 import contextlib
 import ctypes
@@ -12,63 +12,69 @@ from typing import Any
 
 from kernels.devices.device import DeviceError, OutOfMemory
 
-DRIVERS = {"cuda": ("libcuda.so.1",), "hip": ("libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so")}
-VISIBLE = {"cuda": ("CUDA_VISIBLE_DEVICES",), "hip": ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")}
-# NVIDIA's, AMD's and WSL's: where one is there and the library is not, CuPy's own complaint says more.
+DRIVERS = {"cuda": ("libcuda.so.1",),
+           "hip": ("libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so")}
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+# NVIDIA's, AMD's and WSL's. If a node exists and the library does not, CuPy's error says more.
 DEVICE_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-# A handle of memory in words: bus id, the driver's 64 bytes, where in the allocation the memory begins and ends, the
-# allocation's size, all in bytes, and what it is made of.
-IPC_HANDLE = re.compile(rb"([0-9a-f]{4,8}(?::[0-9a-f]{2}){2}\.[0-7]) ([0-9a-f]{128}) (\d{1,15}) (\d{1,15}) (\d{1,15}) "
-                        rb"((?:cuda|hip)Malloc|hipExtMallocWithFlags [a-z_]{1,20})")
+# The text of an IPC handle: PCI bus id, the driver's 64 bytes, begin and end of the memory in its
+# allocation, size of the allocation (all in bytes), and the kind of memory.
+IPC_HANDLE = re.compile(
+    rb"([0-9a-f]{4,8}(?::[0-9a-f]{2}){2}\.[0-7]) ([0-9a-f]{128}) (\d{1,15}) (\d{1,15}) (\d{1,15}) "
+    rb"((?:cuda|hip)Malloc|hipExtMallocWithFlags [a-z_]{1,20})")
 
 
 @cache
 def load_cupy() -> Any:
-    """CuPy. Raises DeviceError with what to install, or with what it says itself."""
-    # Of ROCm's two ways to share memory the older fails without AMD's own driver module, which alone tells its version.
+    """The module `cupy`. Raises DeviceError with what to install, or with CuPy's own reason."""
+    # ROCm's older IPC fails without AMD's own driver module; only that module has a version file.
     if not Path("/sys/module/amdgpu/version").exists():
         os.environ.setdefault("HSA_ENABLE_IPC_MODE_LEGACY", "0")
     try:
         return importlib.import_module("cupy")
-    except ModuleNotFoundError as error:
-        if error.name == "cupy":
-            raise DeviceError("CuPy is not installed: pip install -e '.[cuda13]' (or cuda12, or rocm), whichever the "
-                              "driver has") from error
-        raise DeviceError(f"CuPy cannot be imported: {error}") from error
     except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+            raise DeviceError("CuPy is not installed: pip install -e '.[cuda13]' (or cuda12, or "
+                              "rocm), as the driver requires") from error
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = next((line.strip() for line in lines if ".so" in line), lines[0])
-        raise DeviceError("CuPy cannot be imported, often because its wheel is for another CUDA or ROCm: "
-                          f"{reason}") from error
+        raise DeviceError(f"CuPy cannot be imported: {reason} (often because its wheel is for "
+                          "another CUDA or ROCm)") from error
 
 
 def release(version: int) -> str:
-    """CUDA writes 13020 for 13.2; HIP 60443483 for 6.4."""
+    """A version number as text: CUDA writes 13020 for 13.2; HIP 60443483 for 6.4."""
     major, minor = (10_000_000, 100_000) if version > 1_000_000 else (1000, 10)
     return f"{version // major}.{version // minor % 100}"
 
 
 def visible_gpus() -> tuple[str, list[str]]:
-    """The vendor's word (`cuda`, `hip`), and the PCI bus ids of the GPUs that this process may use, as the variables
-    for visible devices have it. Raises DeviceError where there is none, with why."""
+    """The vendor (`cuda` or `hip`), and the PCI bus ids of the GPUs that this process may use.
+    Raises DeviceError, with the reason, if it may use none."""
     if not any(Path(node).exists() for node in DEVICE_NODES):
         driver_library(*DRIVERS)
     runtime = load_cupy().cuda.runtime
     vendor = "hip" if runtime.is_hip else "cuda"
     try:
-        ids = list(ordinals(runtime))
+        bus_ids = list(ordinals(runtime))
     except RuntimeError as error:
-        driver, wanted = runtime.driverGetVersion(), runtime.runtimeGetVersion()
-        if not driver:
-            raise DeviceError(f"there is no {vendor} driver here ({str(error).split(':')[0]})") from error
-        older = driver // 1000 < wanted // 1000
-        shown = "".join(f"; {name} is {os.environ[name]!r}" for name in VISIBLE[vendor] if name in os.environ)
-        advice = "; update the driver, or install the CuPy that is built for it" if older else ""
-        raise DeviceError(f"no {vendor} device can be used: {error}; the driver offers {release(driver)}, CuPy wants "
-                          f"{release(wanted)}{advice}{shown}") from error
-    if not ids:
+        raise DeviceError(refusal(runtime, vendor, error)) from error
+    if not bus_ids:
         raise DeviceError(f"there is no {vendor} device that this process may see")
-    return vendor, ids
+    return vendor, bus_ids
+
+
+def refusal(runtime: Any, vendor: str, error: RuntimeError) -> str:
+    """Why the driver lists no GPUs, in one sentence, with versions and advice."""
+    driver, required = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+    if not driver:
+        return f"there is no {vendor} driver here ({str(error).split(':')[0]})"
+    notes = [f"no {vendor} device can be used: {error}",
+             f"the driver offers {release(driver)}, CuPy wants {release(required)}"]
+    if driver // 1000 < required // 1000:
+        notes.append("update the driver, or install the CuPy that is built for it")
+    notes += [f"{name} is {os.environ[name]!r}" for name in VISIBLE if name in os.environ]
+    return "; ".join(notes)
 
 
 def ordinals(runtime: Any) -> dict[str, int]:
@@ -77,18 +83,18 @@ def ordinals(runtime: Any) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def calling(what: str) -> Iterator[None]:
-    """Turns the driver's exceptions into a DeviceError that names the call."""
+def calling(action: str) -> Iterator[None]:
+    """Turns the driver's exceptions into a DeviceError that names the action."""
     try:
         yield
     except RuntimeError as error:
-        kind = OutOfMemory if "MemoryAllocation" in str(error) or "OutOfMemory" in str(error) else DeviceError
-        raise kind(f"{what} fails: {error}") from error
+        is_full = "MemoryAllocation" in str(error) or "OutOfMemory" in str(error)
+        raise (OutOfMemory if is_full else DeviceError)(f"{action} fails: {error}") from error
 
 
 @cache
 def driver_library(*vendors: str) -> ctypes.CDLL:
-    """The first of these vendors' own libraries that can be loaded. Raises DeviceError where there is none."""
+    """The first driver library of these vendors that loads. Raises DeviceError if none does."""
     names = [name for vendor in vendors for name in DRIVERS[vendor]]
     for name in names:
         with contextlib.suppress(OSError):
@@ -97,11 +103,11 @@ def driver_library(*vendors: str) -> ctypes.CDLL:
 
 
 def ipc_parts(handle: bytes, size_bytes: int) -> tuple[str, bytes, int, str]:
-    """The owner's bus id, the driver's handle, where the memory of this size begins in it, and what that is made of.
-    Raises DeviceError for what is no such handle."""
-    if not (where := IPC_HANDLE.fullmatch(handle)):
+    """Owner's bus id, driver's handle, the memory's begin in the allocation (bytes), and its kind.
+    Raises DeviceError if `handle` is malformed or names memory of another size."""
+    if not (match := IPC_HANDLE.fullmatch(handle)):
         raise DeviceError(f"{handle[:60]!r} is no handle of a GPU's memory")
-    begin, end, whole = map(int, where.group(3, 4, 5))
-    if end - begin != size_bytes or end > whole:
-        raise DeviceError(f"the memory shared by GPU {where[1].decode()} is not of the size that was asked for")
-    return where[1].decode(), bytes.fromhex(where[2].decode()), begin, where[6].decode()
+    bus_id, begin, end, allocated_bytes = match[1].decode(), *map(int, match.group(3, 4, 5))
+    if end - begin != size_bytes or end > allocated_bytes:
+        raise DeviceError(f"the memory of GPU {bus_id} has not the requested size")
+    return bus_id, bytes.fromhex(match[2].decode()), begin, match[6].decode()

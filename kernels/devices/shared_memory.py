@@ -1,15 +1,14 @@
-"""Host memory that processes share.
+"""Host memory that processes share: the CPU's slabs, and a GPU's where peers cannot map its own.
 
-It is a memfd, which a peer opens through `/proc/PID/fd/N`: it has no name to guess, leaves nothing behind even after
-SIGKILL, and does not depend on the size of /dev/shm. Where that path is closed, a POSIX shared-memory object serves,
-which is unlinked as soon as every peer has it.
+The memory is a memfd, which a peer opens through `/proc/PID/fd/N`. A memfd has no name to guess,
+leaves nothing behind after SIGKILL, and does not depend on the size of /dev/shm. If that path is
+closed, a POSIX shared-memory object serves; its name goes as soon as all peers have opened it.
 
-Both are their owner's alone. Behind the data lies a page with a stamp: a magic, the size, and a digest of the label
-that both sides were told, so that whoever attaches knows the memory from a stale one, another run's, another rank's.
+Only the owner can open the memory. The page behind the data holds a stamp: a magic, the size, and
+a digest of the label. With the stamp a peer refuses memory of another run, rank or allocation.
 """
 
 import contextlib
-import ctypes
 import fcntl
 import hashlib
 import mmap
@@ -26,14 +25,18 @@ from kernels.devices.device import Bytes, DeviceError
 MEMFD, NAMED = "memfd", "posix shared memory"
 HANDLES = {MEMFD: rb"/proc/[1-9][0-9]{0,9}/fd/[0-9]{1,9}",
            NAMED: rb"/dev/shm/wiretax-[0-9]{1,10}-[0-9]{1,10}-[0-9a-f]{32}"}
-SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL  # whoever touches what was cut off dies of SIGBUS
+# Without these seals a peer could cut the memory off; touching it then raises SIGBUS.
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class HostMemory:
-    """Memory of the host, mapped here; its pages may go beyond `size_bytes`."""
+    """Host memory, mapped into this process: this rank's alone, or shared through the file `fd`. A
+    shared mapping has the stamp's page behind the `size_bytes` bytes of data."""
 
-    def __init__(self, map: mmap.mmap, size_bytes: int, handle: bytes, type: str) -> None:
+    def __init__(self, map: mmap.mmap, size_bytes: int, handle: bytes = b"", type: str = "private",
+                 fd: int | None = None) -> None:
         self.map, self.size_bytes, self.handle, self.type = map, size_bytes, handle, type
+        self.fd = fd
         self.view = np.frombuffer(map, np.uint8)
         self.address = self.view.ctypes.data
 
@@ -41,97 +44,92 @@ class HostMemory:
         return self.view[: self.size_bytes].copy()
 
     def write(self, data: np.ndarray[Any, Any], offset: int = 0) -> None:
-        self.view[offset : offset + data.nbytes] = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
+        content = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
+        self.view[offset : offset + data.nbytes] = content
 
     def close(self) -> None:
         del self.view
         self.map.close()
-
-
-class SharedMemory(HostMemory):
-    """A stretch of memory that other processes map as well, whole pages and that of the stamp."""
-
-    def __init__(self, fd: int, size_bytes: int, handle: bytes, type: str) -> None:
-        super().__init__(mmap.mmap(fd, stamp_offset(size_bytes) + mmap.PAGESIZE), size_bytes, handle, type)
-        self.fd = fd
-
-    def close(self) -> None:
-        super().close()
-        os.close(self.fd)
+        if self.fd is not None:
+            os.close(self.fd)
 
 
 def stamp_offset(size_bytes: int) -> int:
+    """The size in bytes, rounded up to whole pages."""
     return -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def stamp(size_bytes: int, label: str) -> bytes:
-    """What stands behind memory of this size and label."""
     return b"wiretax\0" + size_bytes.to_bytes(8, "little") + hashlib.sha256(label.encode()).digest()
 
 
-def allocate(size_bytes: int, type: str, label: str = "") -> SharedMemory:
-    """Shared memory of that type, zeroed and touched here, so that it lies near this process's core. Its handle is the
-    path to it. Raises OSError, where there is no room too."""
+def allocate(size_bytes: int, type: str, label: str = "") -> HostMemory:
+    """Shared memory of this type; its handle is its path. Raises OSError, also if memory runs out.
+
+    This process zeroes the memory, so that the pages lie near its core.
+    """
     if type == NAMED:
-        # Whose it is, for who clears up behind a killed rank (harness/witness.py); a process number alone would not do
-        # where containers share /dev/shm.
+        # harness/witness.py finds a killed rank's memory by this name. Containers that share
+        # /dev/shm can have equal process ids, so the name also has the PID namespace.
         owner = f"{os.stat('/proc/self/ns/pid').st_ino}-{os.getpid()}"
         path = f"/dev/shm/wiretax-{owner}-{secrets.token_hex(16)}"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     else:
         fd = os.memfd_create("wiretax", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         path = f"/proc/{os.getpid()}/fd/{fd}"
     try:
-        os.fchmod(fd, 0o600)  # a memfd is everybody's by birth
-        os.posix_fallocate(fd, 0, stamp_offset(size_bytes) + mmap.PAGESIZE)  # a full /dev/shm is said here
+        os.fchmod(fd, 0o600)  # a new memfd has mode 0777
+        # Fails now if /dev/shm is full; a later store would raise SIGBUS.
+        os.posix_fallocate(fd, 0, stamp_offset(size_bytes) + mmap.PAGESIZE)
         if type == MEMFD:
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
-        memory = SharedMemory(fd, size_bytes, path.encode(), type)
+        memory = HostMemory(mmap.mmap(fd, 0), size_bytes, path.encode(), type, fd)
     except OSError:
         os.close(fd)
         forget_name(path.encode())
         raise
-    ctypes.memset(memory.address, 0, size_bytes)
+    memory.view[:] = 0
     memory.write(np.frombuffer(stamp(size_bytes, label), np.uint8), stamp_offset(size_bytes))
     return memory
 
 
 def forget_name(handle: bytes) -> None:
-    """Removes the name of memory that was allocated with one."""
+    """Removes the name of this memory, if it has one."""
     if re.fullmatch(HANDLES[NAMED], handle):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(handle)
 
 
-def open_shared(handle: bytes, size_bytes: int, type: str, label: str = "") -> SharedMemory:
-    """A peer's memory, mapped here. Raises DeviceError if it cannot be had, or is not what was asked for: memory of
-    this user alone, of this size, that keeps its size, with this label."""
+def open_shared(handle: bytes, size_bytes: int, type: str, label: str = "") -> HostMemory:
+    """A peer's memory, mapped into this process. Raises DeviceError if it cannot be opened, or if
+    its owner, mode, size, seals or stamp differ from what this rank expects."""
     if not re.fullmatch(HANDLES[type], handle):
         raise DeviceError(f"{handle[:60]!r} is no handle of {type}")
-    path, follow = handle.decode(), 0 if type == MEMFD else os.O_NOFOLLOW  # the kernel's links are to be followed
+    path, nofollow = handle.decode(), 0 if type == MEMFD else os.O_NOFOLLOW  # /proc/PID/fd: a link
     with contextlib.ExitStack() as undo:
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | follow)
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | nofollow)
             undo.callback(os.close, fd)
-            if wrong := _wrong(fd, size_bytes, type, label):
-                raise DeviceError(f"the memory {path} is refused: {wrong}")
-            memory = SharedMemory(fd, size_bytes, handle, type)
+            if objection := _objection(fd, size_bytes, type, label):
+                raise DeviceError(f"the memory {path} is refused: {objection}")
+            memory = HostMemory(mmap.mmap(fd, 0), size_bytes, handle, type, fd)
         except OSError as error:
             raise DeviceError(f"the memory {path} cannot be opened: {error.strerror}") from error
         undo.pop_all()
     return memory
 
 
-def _wrong(fd: int, size_bytes: int, type: str, label: str) -> str | None:
-    """What is wrong with a peer's memory, found before it is mapped."""
-    about = os.fstat(fd)
-    if not stat.S_ISREG(about.st_mode) or about.st_uid != os.geteuid() or about.st_mode & 0o077:
-        return "it is not this user's alone"
-    if about.st_size != stamp_offset(size_bytes) + mmap.PAGESIZE:
-        return "it is not of the size that was asked for"
+def _objection(fd: int, size_bytes: int, type: str, label: str) -> str | None:
+    """Why this process must not map the peer's memory; None if it may."""
+    status = os.fstat(fd)
+    is_private = status.st_uid == os.geteuid() and not status.st_mode & 0o077
+    if not stat.S_ISREG(status.st_mode) or not is_private:
+        return "it does not belong to this user alone"
+    if status.st_size != stamp_offset(size_bytes) + mmap.PAGESIZE:
+        return f"it is not of the size that this rank expects, {size_bytes} B"
     if type == MEMFD and fcntl.fcntl(fd, fcntl.F_GET_SEALS) & SEALS != SEALS:
         return "it could be cut short"
     expected = stamp(size_bytes, label)
     if os.pread(fd, len(expected), stamp_offset(size_bytes)) != expected:
-        return "it is of another run, rank or allocation"
+        return "it belongs to another run, rank or allocation"
     return None

@@ -1,12 +1,15 @@
-// Routed all-to-all: tokens to the ranks that have their experts (dispatch), and what the experts make of them back,
-// weighted (combine). A token leaves once for each other rank that has one of its experts, and comes back as often.
+// Routed all-to-all of a mixture of experts: dispatch sends tokens to the ranks that have their
+// experts; combine sends the experts' results back and adds them, weighted.
 //
-// Step by step, so many tokens of every rank at a time: a token that is not for a reader leaves a hole in its slot.
-// Counts go ahead of the first tokens, on the device: from those of all ranks each finds where its rows begin.
+// One hop each way; a token crosses the link once, each way, for each other rank with one of its
+// experts. In a step a rank hands over `step_tokens` tokens of every rank, with their choices, or
+// (combine) the weighted sums of the rows here. A token that is not for a reader leaves its place
+// in the slot unused. The counts of choices travel with the first tokens; the device computes from
+// them where a rank's rows begin.
 #include "routing.h"
 
-// What lies in a slot: rows, their choices, and in a launch's first one the counts of all experts, the same from every
-// block. The rows of a combine lie where those of a dispatch do.
+// A slot; `counts` only in a launch's first step, where every block stores the same counts. A
+// combine has its rows in the same place as a dispatch.
 struct Slot {
   char* rows;
   Choice* choices;
@@ -17,96 +20,87 @@ DEVICE Slot slot_at(const Arguments& a, const Routing& r, char* at) {
   return {at, (Choice*)choices, (int*)(choices + r.step_tokens * r.top_k * sizeof(Choice))};
 }
 
-// With REGISTERED, rows stay where they are and are read from there; else they go through the slab.
-template <Direction DIRECTION, bool REGISTERED> DEVICE long dispatch(const Arguments& a, unsigned epoch) {
+// Returns the step after its last. REGISTERED: the peers read rows from the send buffer.
+template <Path PATH> DEVICE long dispatch(const Arguments& a, unsigned epoch) {
   const Routing& r = routing_of(a);
   const int* counting = number_choices(r);
   const auto give = [&](long reader, long start, long n, char* at) {
     const Slot slot = slot_at(a, r, at);
     if (start == 0)
-      for (long e = thread_in_block(); e < r.experts; e += threads_in_block()) slot.counts[e] = counting[e];
-    tokens_of_block(start, n, r.tokens, [&](long t) {
+      for (long e = thread_in_block(); e < r.experts; e += threads_in_block())
+        slot.counts[e] = counting[e];
+    for_tokens_of_block(start, smaller(start + n, r.tokens), [&](long t) {
       const Choice* choices = choices_of(r, r.choices, t);
-      Choice* said = choices_of(r, slot.choices, t - start);
-      for (long c = thread_in_block(); c < r.top_k; c += threads_in_block()) said[c] = choices[c];
-      if (!REGISTERED && is_for(r, choices, reader))
+      Choice* sent = choices_of(r, slot.choices, t - start);
+      for (long c = thread_in_block(); c < r.top_k; c += threads_in_block()) sent[c] = choices[c];
+      if (PATH != REGISTERED && is_for(r, choices, reader))
         copy(Slab{slot.rows + (t - start) * row_stride(a)}, own_row(a, t), a.count, this_block());
     });
   };
   const auto take = [&](long start, long n, auto inbox) {
     if (start == 0)
-      place_ranks(a, r, [&](long s) { return s == a.rank ? counting : slot_at(a, r, inbox(s)).counts; });
+      place_rows(a, r, [&](long s) {
+        return s == a.rank ? counting : slot_at(a, r, inbox(s)).counts;
+      });
     for (int d = 0; d < WORLD; ++d) {
       const long s = (a.rank + d) % WORLD;
-      tokens_of_block(start, n, r.tokens_of[s], [&](long t) {
-        if (s == a.rank) return accept(a, r, s, t, choices_of(r, r.choices, t), own_row(a, t));
+      for_tokens_of_block(start, smaller(start + n, r.tokens_of[s]), [&](long t) {
+        if (s == a.rank)
+          return store_token(a, r, s, t, choices_of(r, r.choices, t), own_row(a, t));
         const Slot slot = slot_at(a, r, inbox(s));
-        const char* row = REGISTERED ? of_thread(a.sends, (int)s) + t * row_bytes(a)
-                                     : slot.rows + (t - start) * row_stride(a);
-        accept(a, r, s, t, choices_of(r, slot.choices, t - start), row);
+        const char* row = PATH == REGISTERED
+                              ? of_thread(a.sends, (int)s) + t * row_bytes(a)
+                              : slot.rows + (t - start) * row_stride(a);
+        store_token(a, r, s, t, choices_of(r, slot.choices, t - start), row);
       });
     }
   };
-  const long step = exchange_from<DIRECTION, ONE>(a, epoch, 0, r.most_tokens, r.step_tokens, give,
+  const long step = exchange_from<PATH, ONE>(a, epoch, 0, r.most_tokens, r.step_tokens, give,
                                                   [](long, long) {}, take);
-  if (!REGISTERED) return step;
-  // The tokens may not be written anew before every peer has read them.
+  if (PATH != REGISTERED) return step;
+  // New tokens may be written only after every peer has read the old ones.
   signal(a, everyone_but(a.rank), stamp(epoch, step + 1));
   wait(a, everyone_but(a.rank), stamp(epoch, step + 1));
   return step + 1;
 }
 
-template <Direction DIRECTION> DEVICE void combine(const Arguments& a, unsigned epoch, long step) {
+template <Path PATH> DEVICE void combine(const Arguments& a, unsigned epoch, long step) {
   const Routing& r = routing_of(a);
   const long stride = row_stride(a);
   const auto give = [&](long reader, long start, long n, char* slot) {
-    tokens_of_block(start, n, r.tokens_of[reader], [&](long t) {
+    for_tokens_of_block(start, smaller(start + n, r.tokens_of[reader]), [&](long t) {
       if (is_for(r, choices_of(r, r.came, reader * r.most_tokens + t), a.rank))
-        weigh(a, r, Slab{slot + (t - start) * stride}, [&](auto term) { terms_here(a, r, reader, t, term); });
+        weighted_sum(a, r, Slab{slot + (t - start) * stride},
+                     [&](auto term) { local_terms(a, r, reader, t, term); });
     });
   };
   const auto take = [&](long start, long n, auto inbox) {
-    tokens_of_block(start, n, r.tokens, [&](long t) {
+    for_tokens_of_block(start, smaller(start + n, r.tokens), [&](long t) {
       const auto part_of = [&](long peer) { return inbox(peer) + (t - start) * stride; };
-      weigh(a, r, Output{a.receive + t * row_bytes(a)}, [&](auto term) { terms_of(a, r, t, part_of, term); });
+      weighted_sum(a, r, Output{a.receive + t * row_bytes(a)},
+                   [&](auto term) { all_terms(a, r, t, part_of, term); });
     });
   };
-  exchange_from<DIRECTION, ONE>(a, epoch, step, r.most_tokens, r.step_tokens, give, [](long, long) {}, take);
+  exchange_from<PATH, ONE>(a, epoch, step, r.most_tokens, r.step_tokens, give,
+                                [](long, long) {}, take);
 }
 
-enum What { DISPATCH, COMBINE, ROUND_TRIP };
-template <What WHAT, Direction DIRECTION, bool REGISTERED> DEVICE void routed(const Arguments& launched) {
-  Slowed<> slowed;
+enum Way { DISPATCH, COMBINE, ROUND_TRIP };
+template <Way WAY, Path PATH> DEVICE void route(const Arguments& launched) {
   const Arguments& a = routing_of(launched).ranks;
   const unsigned epoch = enter_launch(a);
   long step = 0;
-  if (WHAT != COMBINE) step = dispatch<DIRECTION, REGISTERED>(a, epoch);
-  block_barrier();  // without it a thread would sum rows that another has yet to put there
-  if (WHAT != DISPATCH) combine<DIRECTION>(a, epoch, step);
+  if (WAY != COMBINE) step = dispatch<PATH>(a, epoch);
+  block_barrier();  // without it a thread would add rows that another thread has yet to store
+  if (WAY != DISPATCH) combine<PATH>(a, epoch, step);
   leave_launch(a, epoch);
 }
 
-extern "C" __global__ UP_TO_512_THREADS void dispatch_push(LAUNCHED_WITH(Arguments) a) {
-  routed<DISPATCH, PUSH, false>(of_this_rank(a));
-}
-extern "C" __global__ UP_TO_512_THREADS void dispatch_pull(LAUNCHED_WITH(Arguments) a) {
-  routed<DISPATCH, PULL, false>(of_this_rank(a));
-}
-extern "C" __global__ UP_TO_512_THREADS void dispatch_pull_registered(LAUNCHED_WITH(Arguments) a) {
-  routed<DISPATCH, PULL, true>(of_this_rank(a));
-}
-extern "C" __global__ UP_TO_512_THREADS void combine_push(LAUNCHED_WITH(Arguments) a) {
-  routed<COMBINE, PUSH, false>(of_this_rank(a));
-}
-extern "C" __global__ UP_TO_512_THREADS void combine_pull(LAUNCHED_WITH(Arguments) a) {
-  routed<COMBINE, PULL, false>(of_this_rank(a));
-}
-extern "C" __global__ UP_TO_512_THREADS void round_trip_push(LAUNCHED_WITH(Arguments) a) {
-  routed<ROUND_TRIP, PUSH, false>(of_this_rank(a));
-}
-extern "C" __global__ UP_TO_512_THREADS void round_trip_pull(LAUNCHED_WITH(Arguments) a) {
-  routed<ROUND_TRIP, PULL, false>(of_this_rank(a));
-}
-extern "C" __global__ UP_TO_512_THREADS void round_trip_pull_registered(LAUNCHED_WITH(Arguments) a) {
-  routed<ROUND_TRIP, PULL, true>(of_this_rank(a));
-}
+RANK_KERNEL(dispatch_push) { route<DISPATCH, PUSH>(a); }
+RANK_KERNEL(dispatch_pull) { route<DISPATCH, PULL>(a); }
+RANK_KERNEL(dispatch_pull_registered) { route<DISPATCH, REGISTERED>(a); }
+RANK_KERNEL(combine_push) { route<COMBINE, PUSH>(a); }
+RANK_KERNEL(combine_pull) { route<COMBINE, PULL>(a); }
+RANK_KERNEL(round_trip_push) { route<ROUND_TRIP, PUSH>(a); }
+RANK_KERNEL(round_trip_pull) { route<ROUND_TRIP, PULL>(a); }
+RANK_KERNEL(round_trip_pull_registered) { route<ROUND_TRIP, REGISTERED>(a); }

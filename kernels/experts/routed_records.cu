@@ -1,28 +1,30 @@
-// What stands before and after a library's exchange of tokens: records, each a row and its choices, made of tokens and
-// taken apart again, as kernels/alltoall_routed.cu does it in its slots.
+// The launches around a library's exchange of tokens. Each copies every record once, in memory.
+//   1. dispatch: pack_tokens, the library's exchange of counts and of records, unpack_tokens
+//   2. combine: pack_parts, the exchange in the other direction, unpack_parts
+// A record is a row and its choices. The resulting rows are the same as in alltoall_routed.cu.
 #include "routing.h"
 
 DEVICE long record_bytes(const Arguments& a, const Routing& r) {
   return row_stride(a) + (r.top_k * (long)sizeof(Choice) + 63) / 64 * 64;
 }
 
-// Calls each(other rank, token, its record) for the tokens of which `numbers` says that they have one.
+// Calls each(rank, token, its record) for this block's tokens that have a record for that rank.
 template <class Each>
-DEVICE void records(const Arguments& a, const Routing& r, char* all, const int* numbers, Each each) {
+DEVICE void for_records(const Arguments& a, const Routing& r, char* all, const int* numbers,
+                        Each each) {
   for (long s = 0; s < WORLD; ++s)
-    tokens_of_block(0, r.most_tokens, r.most_tokens, [&](long t) {
+    for_tokens_of_block(0, r.most_tokens, [&](long t) {
       const int number = numbers[s * r.most_tokens + t];
       if (number >= 0) each(s, t, all + number * record_bytes(a, r));
     });
 }
 
-extern "C" __global__ UP_TO_512_THREADS void pack_tokens(LAUNCHED_WITH(Arguments) launched) {
-  const Arguments& a = of_this_rank(launched);
+RANK_KERNEL(pack_tokens) {
   const Routing& r = routing_of(a);
   const int* counting = number_choices(r);
   int* counts = r.counts + a.rank * r.experts;
   for (long e = thread_in_block(); e < r.experts; e += threads_in_block()) counts[e] = counting[e];
-  records(a, r, r.out, r.record, [&](long, long t, char* record) {
+  for_records(a, r, r.out, r.record, [&](long, long t, char* record) {
     const Choice* choices = choices_of(r, r.choices, t);
     copy(Output{record}, own_row(a, t), a.count, this_block());
     for (long c = thread_in_block(); c < r.top_k; c += threads_in_block())
@@ -30,32 +32,32 @@ extern "C" __global__ UP_TO_512_THREADS void pack_tokens(LAUNCHED_WITH(Arguments
   });
 }
 
-extern "C" __global__ UP_TO_512_THREADS void unpack_tokens(LAUNCHED_WITH(Arguments) launched) {
-  const Arguments& a = of_this_rank(launched);
+RANK_KERNEL(unpack_tokens) {
   const Routing& r = routing_of(a);
-  place_ranks(a, r, [&](long s) { return r.counts + s * r.experts; });
-  tokens_of_block(0, r.tokens, r.tokens, [&](long t) {
-    accept(a, r, a.rank, t, choices_of(r, r.choices, t), own_row(a, t));
+  place_rows(a, r, [&](long s) { return r.counts + s * r.experts; });
+  for_tokens_of_block(0, r.tokens, [&](long t) {
+    store_token(a, r, a.rank, t, choices_of(r, r.choices, t), own_row(a, t));
   });
-  records(a, r, r.in, r.arrived, [&](long s, long t, char* record) {
-    accept(a, r, s, t, (const Choice*)(record + row_stride(a)), record);
-  });
-}
-
-// The parts of a sum go back in the records that the tokens came in.
-extern "C" __global__ UP_TO_512_THREADS void pack_parts(LAUNCHED_WITH(Arguments) launched) {
-  const Arguments& a = of_this_rank(launched);
-  const Routing& r = routing_of(a);
-  records(a, r, r.in, r.arrived, [&](long s, long t, char* record) {
-    weigh(a, r, Output{record}, [&](auto term) { terms_here(a, r, s, t, term); });
+  for_records(a, r, r.in, r.arrived, [&](long s, long t, char* record) {
+    store_token(a, r, s, t, (const Choice*)(record + row_stride(a)), record);
   });
 }
 
-extern "C" __global__ UP_TO_512_THREADS void unpack_parts(LAUNCHED_WITH(Arguments) launched) {
-  const Arguments& a = of_this_rank(launched);
+// A part of a sum goes back in the record in which the token arrived.
+RANK_KERNEL(pack_parts) {
   const Routing& r = routing_of(a);
-  tokens_of_block(0, r.tokens, r.tokens, [&](long t) {
-    const auto part_of = [&](long d) { return r.out + r.record[d * r.most_tokens + t] * record_bytes(a, r); };
-    weigh(a, r, Output{a.receive + t * row_bytes(a)}, [&](auto term) { terms_of(a, r, t, part_of, term); });
+  for_records(a, r, r.in, r.arrived, [&](long s, long t, char* record) {
+    weighted_sum(a, r, Output{record}, [&](auto term) { local_terms(a, r, s, t, term); });
+  });
+}
+
+RANK_KERNEL(unpack_parts) {
+  const Routing& r = routing_of(a);
+  for_tokens_of_block(0, r.tokens, [&](long t) {
+    const auto part_of = [&](long d) {
+      return r.out + r.record[d * r.most_tokens + t] * record_bytes(a, r);
+    };
+    weighted_sum(a, r, Output{a.receive + t * row_bytes(a)},
+                 [&](auto term) { all_terms(a, r, t, part_of, term); });
   });
 }

@@ -1,37 +1,46 @@
-// What the direct forms of a collective have in common: each rank has something for every other, and hands it over in
-// one step, into the reader's slab (push) or its own (pull).
-//
-// A message longer than a chunk goes chunk by chunk. Two slots take turns: a peer that has signalled chunk k has taken
-// chunk k-1, so the slot of k-1 is free for k+1.
+// Two patterns of collectives. Direct: each rank hands elements to every other in one step. Ring:
+// chunks pass from each rank to its right. A longer message goes chunk by chunk, through two slots
+// in turn: a peer that has signalled chunk k has read chunk k-1, so its slot is free for k+1.
 #pragma once
 #include "pack.h"
 
-enum Direction { PUSH, PULL };
-enum For { ONE, ALL };  // whom a rank's elements are for: another segment for each reader, or the same for all
+// How elements reach a reader: the writer stores them into the reader's slab (push) or into its own
+// (pull), or the reader takes them from the writer's registered send buffer.
+enum Path { PUSH, PULL, REGISTERED };
+enum Readers { ONE, ALL };  // a rank's elements: different for each reader, or the same for all
 
-// Performs, from `step` on, steps of
-//   1. give(reader, start, n, slot): store what `reader` is to get of the next n of `count` units, for each reader
-//   2. signal every peer; meanwhile(start, n); wait for every peer
-//   3. take(start, n, inbox), where inbox(writer) has what `writer` gave this rank
-// and returns the step after. At least one, for no units too: every launch waits for every peer. All ranks have the
-// same `count`, and the same `most` units a step.
-template <Direction DIRECTION, For READER, class Give, class Meanwhile, class Take>
-DEVICE long exchange_from(const Arguments& a, unsigned epoch, long step, long count, long most, Give give,
-                          Meanwhile meanwhile, Take take) {
+// Calls each(token) for this block's tokens of [start, end). A block has the same places of a slot
+// in every step and on every rank, because it waits only for the same block of each peer.
+template <class Each> DEVICE void for_tokens_of_block(long start, long end, Each each) {
+  for (long t = start + block(); t < end; t += blocks()) each(t);
+}
+// The bytes of a row in a slot, where each row begins its own cache line.
+DEVICE long stride_of(long row_bytes) { return (row_bytes + 63) / 64 * 64; }
+
+// Performs these steps, numbered from `step` on, and returns the number of the step after:
+//   1. give(reader, start, n, slot), for each reader: store its part of the next n of `count` units
+//   2. signal every peer; call meanwhile(start, n); wait for every peer
+//   3. take(start, n, inbox): inbox(writer) holds the units that `writer` gave to this rank
+// A count of 0 also takes one step, since every launch waits for every peer. All ranks have the
+// same `count` and the same number of units per step, `most`.
+template <Path PATH, Readers READERS, class Give, class Meanwhile, class Take>
+DEVICE long exchange_from(const Arguments& a, unsigned epoch, long step, long count, long most,
+                          Give give, Meanwhile meanwhile, Take take) {
+  constexpr bool SHARED = PATH != PUSH && READERS == ALL;  // all readers share one slot
+  constexpr int SLOTS = SHARED ? 1 : WORLD;
   const unsigned peers = everyone_but(a.rank);
   long start = 0;
   do {
     const long n = smaller(most, count - start);
     const auto slot = [&](long reader, long writer) {
-      const long places = DIRECTION == PULL && READER == ALL ? 1 : WORLD, place = DIRECTION == PUSH ? writer : reader;
-      return half_of(a, DIRECTION == PUSH ? reader : writer, epoch) +
-             ((step & 1) * places + (places == 1 ? 0 : place)) * a.chunk_bytes;
+      const long index = SHARED ? 0 : PATH == PUSH ? writer : reader;
+      return half_of(a, PATH == PUSH ? reader : writer, epoch) +
+             ((step & 1) * SLOTS + index) * a.chunk_bytes;
     };
-    // Each starts with the next rank, so that not all store into rank 0 first.
-    for (int d = 1; d < (DIRECTION == PULL && READER == ALL ? smaller(2, WORLD) : WORLD); ++d) {
+    // Each rank starts with the next rank. Otherwise all ranks would store into rank 0 first.
+    for (int d = 1; d < (SHARED ? smaller(2, WORLD) : WORLD); ++d) {
       const long reader = (a.rank + d) % WORLD;
-      if (!strikes(SKIP_PUSH, a.rank, stamp(epoch, step + 1))) give(reader, start, n, slot(reader, a.rank));
-      if (FAULT == FLIP_BIT) flip_bit(a.rank, stamp(epoch, step + 1), slot(reader, a.rank), n * ELEMENT_BYTES);
+      give(reader, start, n, slot(reader, a.rank));
     }
     signal(a, peers, stamp(epoch, step + 1));
     meanwhile(start, n);
@@ -42,19 +51,9 @@ DEVICE long exchange_from(const Arguments& a, unsigned epoch, long step, long co
   return step;
 }
 
-// A launch of nothing else: segments of `count` elements, of which source(reader) is the one for `reader`.
-template <Direction DIRECTION, For READER, class Source, class Meanwhile, class Take>
-DEVICE void exchange(const Arguments& a, Source source, Meanwhile meanwhile, Take take) {
-  const unsigned epoch = enter_launch(a);
-  const auto give = [&](long reader, long start, long n, char* slot) {
-    copy(Slab{slot}, source(reader) + start * ELEMENT_BYTES, n);
-  };
-  exchange_from<DIRECTION, READER>(a, epoch, 0, a.count, a.chunk_bytes / ELEMENT_BYTES, give, meanwhile, take);
-  leave_launch(a, epoch);
-}
-
-// The same over the users' own buffers, which all ranks have mapped: nothing is stored on the way. A rank begins when
-// every peer has come, since a buffer may be in use until then, and leaves when every peer has done with its own.
+// Reads or writes in the users' registered buffers. Without the first wait a rank would touch a
+// buffer that its user still fills or reads. Without the second its user would change the buffer
+// while a peer still reads it.
 template <class Meanwhile, class Take>
 DEVICE void in_users_buffers(const Arguments& a, Meanwhile meanwhile, Take take) {
   const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
@@ -67,30 +66,124 @@ DEVICE void in_users_buffers(const Arguments& a, Meanwhile meanwhile, Take take)
   leave_launch(a, epoch);
 }
 
-// Segments of `count` elements on their way around a ring, chunk by chunk, several chunks at once. A chunk passes
-// through WORLD stages, one a beat, and enters in the beat of its number; what a stage sends lies in the right
-// neighbour's inbox for its next stage, one beat later. Performs stage(s, start, n, came, sent) for n elements from
-// `start` on: `came` is what stage s-1 of the left neighbour sent (null for the first), `sent` where the right one will
-// read (not of the last). Two slots an inbox: what is written in beat b was read, two chunks ago, in beat b-1.
-template <class Stage> DEVICE void around_the_ring(const Arguments& a, Stage stage) {
-  const unsigned epoch = enter_launch(a);
-  const long left = (a.rank + WORLD - 1) % WORLD, right = (a.rank + 1) % WORLD;
-  const unsigned neighbours = (1u << left | 1u << right) & ~(1u << a.rank);
-  const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
-  const long beats = (chunks > 0 ? chunks : 1) + WORLD - 1;  // enough for each to wait, through others, for all
-  const auto inbox = [&](long rank, long s, long chunk) {
-    return half_of(a, rank, epoch) + (s * 2 + chunk % 2) * a.chunk_bytes;
-  };
-  for (long beat = 0; beat < beats; ++beat) {
-    if (beat > 0) wait(a, neighbours, stamp(epoch, beat));
-    for (int s = 0; s < WORLD; ++s) {
-      const long chunk = beat - s;
-      if (chunk < 0 || chunk >= chunks) continue;
-      const char* came = s > 0 ? inbox(a.rank, s - 1, chunk) : nullptr;
-      stage(s, chunk * most, smaller(most, a.count - chunk * most), came, Slab{inbox(right, s, chunk)});
-    }
-    // The first beat tells everyone: a flag that is never written would, after 2^31 launches, seem to be ahead.
-    if (beat < beats - 1) signal(a, beat == 0 ? everyone_but(a.rank) : neighbours, stamp(epoch, beat + 1));
-  }
-  leave_launch(a, epoch);
+// The segment of `count` elements that `reader` gets out of a rank's send buffer.
+template <Readers READERS>
+DEVICE const char* segment_for(const Arguments& a, const char* send, long reader) {
+  return READERS == ONE ? send + reader * a.count * ELEMENT_BYTES : send;
 }
+
+// A launch that hands over segments and nothing else. For each part of n elements, `at` bytes into
+// the segments, calls meanwhile(at, n) and then take(at, n, from): from(writer) has these elements.
+template <Path PATH, Readers READERS, class Meanwhile, class Take>
+DEVICE void exchange(const Arguments& a, Meanwhile meanwhile, Take take) {
+  if constexpr (PATH == REGISTERED) {
+    in_users_buffers(a, [&] { in_parts(a.count, meanwhile); }, [&] {
+      in_parts(a.count, [&](long at, long n) {
+        take(at, n, [&](long writer) {
+          return segment_for<READERS>(a, of_thread(a.sends, (int)writer), a.rank) + at;
+        });
+      });
+    });
+  } else {
+    const unsigned epoch = enter_launch(a);
+    exchange_from<PATH, READERS>(
+        a, epoch, 0, a.count, a.chunk_bytes / ELEMENT_BYTES,
+        [&](long reader, long start, long n, char* slot) {
+          copy(Slab{slot}, segment_for<READERS>(a, a.send, reader) + start * ELEMENT_BYTES, n);
+        },
+        [&](long start, long n) { meanwhile(start * ELEMENT_BYTES, n); },
+        [&](long start, long n, auto inbox) { take(start * ELEMENT_BYTES, n, inbox); });
+    leave_launch(a, epoch);
+  }
+}
+
+// Reduces the segments that all ranks have for this rank, in rank order and rounded once.
+template <Path PATH, Readers READERS> DEVICE void exchange_and_reduce(const Arguments& a) {
+  exchange<PATH, READERS>(a, [](long, long) {}, [&](long at, long n, auto from) {
+    const char* own = segment_for<READERS>(a, a.send, a.rank) + at;
+    reduce<COMPLETE, WORLD>(Output{a.receive + at}, inputs_of_all(a, own, from), n);
+  });
+}
+
+// Stores the segments that all ranks have for this rank one after another, in rank order.
+template <Path PATH, Readers READERS> DEVICE void exchange_and_gather(const Arguments& a) {
+  const auto place = [&](long writer, long at) {
+    return a.receive + writer * a.count * ELEMENT_BYTES + at;
+  };
+  exchange<PATH, READERS>(
+      a,
+      [&](long at, long n) {
+        const char* own = segment_for<READERS>(a, a.send, a.rank) + at;
+        if (own != place(a.rank, at)) copy(Output{place(a.rank, at)}, own, n);
+      },
+      [&](long at, long n, auto from) {
+        for (int d = 1; d < WORLD; ++d) {
+          const long writer = (a.rank + d) % WORLD;
+          copy(Output{place(writer, at)}, from(writer), n);
+        }
+      });
+}
+
+// A ring: REDUCES adds up each segment on its way around, GATHERS then passes it, complete, to all
+// ranks. With both, each chunk of the message has a segment per rank; with one of them, `send`
+// (REDUCES) or `receive` (GATHERS) has a segment of `count` elements per rank.
+template <bool REDUCES, bool GATHERS> struct Ring {
+  static constexpr bool BOTH = REDUCES && GATHERS;
+  static constexpr int SUMMED = REDUCES ? WORLD - 1 : 0;  // the stage that completes a segment
+  static constexpr int STAGES = SUMMED + (GATHERS ? WORLD : 1);
+
+  // One stage of a chunk of n elements: up to SUMMED it adds the own input, from there on it
+  // outputs; all stages but the last send the segment on.
+  static DEVICE void stage(const Arguments& a, int s, long start, long n, const char* received,
+                           Slab sent) {
+    const long index = (a.rank - s - !GATHERS + 2 * WORLD) % WORLD;
+    const Segment segment = BOTH ? segment_of(n, index) : Segment{index * a.count, n};
+    const char* own = a.send + (start + (REDUCES ? segment.start : 0)) * ELEMENT_BYTES;
+    const Output output{a.receive + (start + (GATHERS ? segment.start : 0)) * ELEMENT_BYTES};
+    const Sources<2> sum{{received, own}};
+    if (SUMMED > 0 && s == 0) return copy(sent, own, segment.count);
+    if (s < SUMMED) return reduce<PARTIAL, 2>(sent, sum, segment.count);
+    if (SUMMED > 0 && s == SUMMED) {
+      if (GATHERS) reduce<COMPLETE, 2>(OutputAndSlab{output, sent}, sum, segment.count);
+      else reduce<COMPLETE, 2>(output, sum, segment.count);
+      return;
+    }
+    const char* from = SUMMED == 0 && s == 0 ? own : received;
+    const bool in_place = SUMMED == 0 && from == output.at;
+    if (s < STAGES - 1 && !in_place) copy(OutputAndSlab{output, sent}, from, segment.count);
+    else if (s < STAGES - 1) copy(sent, from, segment.count);
+    else if (!in_place) copy(output, from, segment.count);
+  }
+
+  // Several chunks at once: chunk k enters in beat k and passes one stage per beat. The right
+  // neighbour reads `sent` of stage s as `received` of stage s+1, one beat later. An inbox has two
+  // slots: a slot that beat b overwrites was read, two chunks ago, in beat b-1.
+  static DEVICE void launch(const Arguments& a) {
+    const unsigned epoch = enter_launch(a);
+    const long left = (a.rank + WORLD - 1) % WORLD, right = (a.rank + 1) % WORLD;
+    const unsigned neighbours = (1u << left | 1u << right) & ~(1u << a.rank);
+    const long most = a.chunk_bytes / ELEMENT_BYTES, chunks = (a.count + most - 1) / most;
+    const long slot_bytes = BOTH ? segment_of(most, 0).count * ELEMENT_BYTES : a.chunk_bytes;
+    // An empty message too has beats enough for each rank to wait, through others, for all.
+    const long beats = (chunks > 0 ? chunks : 1) + STAGES - 1;
+    const auto inbox = [&](long rank, long s, long chunk) {
+      return half_of(a, rank, epoch) + (s * 2 + chunk % 2) * slot_bytes;
+    };
+    for (long beat = 0; beat < beats; ++beat) {
+      // Left has sent the data of this beat; right has read the slots that this beat overwrites.
+      if (beat > 0) wait(a, neighbours, stamp(epoch, beat));
+      for (int s = 0; s < STAGES; ++s) {
+        const long chunk = beat - s;
+        if (chunk < 0 || chunk >= chunks) continue;
+        const char* received = s > 0 ? inbox(a.rank, s - 1, chunk) : nullptr;
+        stage(a, s, chunk * most, smaller(most, a.count - chunk * most), received,
+              Slab{inbox(right, s, chunk)});
+      }
+      // The first beat signals every rank: after 2^31 launches an unwritten flag would seem to be
+      // ahead.
+      if (beat < beats - 1)
+        signal(a, beat == 0 ? everyone_but(a.rank) : neighbours, stamp(epoch, beat + 1));
+    }
+    leave_launch(a, epoch);
+  }
+};

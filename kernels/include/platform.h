@@ -1,90 +1,139 @@
-// Which machine this is: the only file with #if. Everything above it reads the same on CUDA, HIP and a host CPU.
+// Selects the machine: CUDA, HIP or a host CPU. No other file contains #if.
 //
-// On the CPU a block is one thread, a register is one GNU vector as wide as the machine has, and a peer's memory is
-// memory that another process maps too. On a GPU a register is one 32-bit word, and a pack is four of them: one 128-bit
-// access.
+// On a CPU a block is one thread, a register is one GNU vector of the machine's full width, and a
+// peer's memory is memory that another process maps too. On a GPU a register is one 32-bit word,
+// and a pack has four registers, which one 128-bit access moves.
 #pragma once
 
-#ifndef WORLD      // ranks; a compile-time constant, because a run-time one costs up to 20 % at small sizes
+#ifndef WORLD      // number of ranks; a run-time number costs up to 20 % at small sizes
 #define WORLD 2
 #endif
-#ifndef ELEMENT    // Float32 Float16 Bfloat16 Float64 Int32 Int64, as in pack.h
+#ifndef ELEMENT    // Float32 Float16 Bfloat16 Float64 Int32 Int64: see pack.h
 #define ELEMENT Float32
 #endif
-#ifndef REDOP      // Sum Prod Min Max Avg, as in pack.h
+#ifndef REDOP      // Sum Prod Min Max Avg: see pack.h
 #define REDOP Sum
 #endif
-#ifndef WEIGHT     // of a matrix: Float16Weights Bfloat16Weights Int8Weights, as in gemv_allreduce.cu
+#ifndef WEIGHT     // type of a matrix: Float16Weights Bfloat16Weights Int8Weights: see gemv.h
 #define WEIGHT Float16Weights
 #endif
-#ifndef TOKENS     // that a matrix is applied to at once, 1 to 8
+#ifndef TOKENS     // tokens, 1 to 8, that one pass over a matrix serves
 #define TOKENS 1
 #endif
-#ifndef WIRE       // Int8Blocks Fp8Blocks Int4Blocks, as in quantize.h
+#ifndef WIRE       // Int8Blocks Fp8Blocks Int4Blocks: see quantize.h
 #define WIRE Int8Blocks
 #endif
-#ifndef OUTPUT     // of a norm, besides the norm: Unquantized Int8Output E4m3Output, as in norm.h
+#ifndef OUTPUT     // additional output of a norm: Unquantized Int8Output E4m3Output: see norm.h
 #define OUTPUT Unquantized
 #endif
-#ifndef STREAM_SLAB     // 1: stores into the slab go around the caches
+#ifndef STREAM_SLAB     // 1: stores into the slab bypass the caches
 #define STREAM_SLAB 0
 #endif
-#ifndef STREAM_RECEIVE  // 1: so do those into the receive buffer, which on a CPU has to start where a pack may
+#ifndef STREAM_RECEIVE  // 1: stores into the receive buffer too; on a CPU it must then be aligned
 #define STREAM_RECEIVE 0
 #endif
-#ifndef SEVERAL_PAGES   // 1: a CPU goes through several pages at once; no effect on a GPU, whose threads do anyway
+#ifndef SEVERAL_PAGES   // 1: a CPU walks several pages at once; no effect on a GPU
 #define SEVERAL_PAGES 0
 #endif
-#ifndef RANKS_IN_ONE_LAUNCH  // 1: a GPU's launch runs all ranks, so its grid is ranks x blocks; no effect on a CPU
+#ifndef RANKS_IN_ONE_LAUNCH  // 1: one GPU launch runs all ranks, in ranks x blocks; none on a CPU
 #define RANKS_IN_ONE_LAUNCH 0
 #endif
-#ifndef SLOWED_PERCENT  // above 0: see Slowed in sync.h
-#define SLOWED_PERCENT 0
-#endif
-// Negative controls: builds that lack one part of the protocol, which tests show to fail.
-#ifndef WITHOUT_FENCE_SYSTEM
-#define WITHOUT_FENCE_SYSTEM 0
-#endif
-#ifndef WITHOUT_EPOCH_FLIP
-#define WITHOUT_EPOCH_FLIP 0
-#endif
-#ifndef WITHOUT_WAIT
-#define WITHOUT_WAIT 0
-#endif
-#ifndef FAULT      // of faults.h, for tests
-#define FAULT NO_FAULT
-#endif
 
+// Begins a kernel that the host launches with one argument.
+#define KERNEL extern "C" __global__ UP_TO_512_THREADS void
 typedef unsigned long long u64;
+#define INLINED __attribute__((always_inline))  // for lambdas: g++ calls one that is used twice
 
-#if defined(__CUDACC__) || defined(__HIP__)  // ------------------------------------------------------------- both GPUs
+// ------------------------------------------------------------------- types and compiler attributes
+#if defined(__CUDACC__) || defined(__HIP__)
 
 #define DEVICE __device__ __forceinline__
-#define SEPARATE DEVICE            // not inlined where calls are cheap
-#define UNROLLED _Pragma("unroll")  // of loops over a thread's own registers, which have no addresses
-#define AS_WRITTEN _Pragma("unroll 1")  // of a loop one turn of which takes all registers
-#define LAUNCHED_WITH(T) const T   // a kernel's one argument: by value
-constexpr int REGISTERS = 4;       // of a pack
+#define SEPARATE DEVICE                 // on a CPU: a function that is not inlined
+#define UNROLLED _Pragma("unroll")      // for loops over registers, which have no addresses
+#define AS_WRITTEN _Pragma("unroll 1")  // for a loop with a body that fills all registers
+#define LAUNCHED_WITH(T) const T        // the one argument of a kernel: by value
+constexpr int REGISTERS = 4;            // per pack
 typedef unsigned words;
-typedef float floats; typedef double doubles; typedef int ints; typedef long long longs;
+typedef float floats;
+typedef double doubles;
+typedef int ints;
+typedef long long longs;
 
 struct alignas(16) pack { words r[REGISTERS]; };
 
+#else  // a host CPU
+
+#undef RANKS_IN_ONE_LAUNCH
+#define RANKS_IN_ONE_LAUNCH 0
+#define __global__
+#define UP_TO_512_THREADS
+#define UP_TO_256_THREADS
+#define DEVICE inline __attribute__((always_inline))
+#define SEPARATE static __attribute__((noinline))
+#define UNROLLED _Pragma("GCC unroll 32")
+#define AS_WRITTEN
+#define LAUNCHED_WITH(T) const T&  // by reference: the timed loop calls a `void (*)(void*)`
+constexpr int REGISTERS = 1;
+// WORD_NUMBERS lists the numbers of a vector's words, each followed by its argument.
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#define MOVNTDQ "vmovntdq"
+#define WORD_NUMBERS(_) \
+  0 _, 1 _, 2 _, 3 _, 4 _, 5 _, 6 _, 7 _, 8 _, 9 _, 10 _, 11 _, 12 _, 13 _, 14 _, 15 _
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#define MOVNTDQ "vmovntdq"
+#define WORD_NUMBERS(_) 0 _, 1 _, 2 _, 3 _, 4 _, 5 _, 6 _, 7 _
+#else
+#define VECTOR_BYTES 16
+#define MOVNTDQ "movntdq"
+#define WORD_NUMBERS(_) 0 _, 1 _, 2 _, 3 _
+#endif
+// Separate types, no template: g++ 12 silently drops a vector_size that depends on a parameter.
+#define VECTOR vector_size(VECTOR_BYTES)
+typedef unsigned words __attribute__((VECTOR));
+typedef float floats __attribute__((VECTOR));
+typedef double doubles __attribute__((VECTOR));
+typedef int ints __attribute__((VECTOR));
+typedef long long longs __attribute__((VECTOR));
+typedef unsigned any_words __attribute__((VECTOR, aligned(1), may_alias));
+typedef unsigned aligned_words __attribute__((VECTOR, may_alias));
+
+typedef unsigned half_words __attribute__((vector_size(VECTOR_BYTES / 2)));
+typedef unsigned short shorts __attribute__((vector_size(VECTOR_BYTES / 2)));
+typedef signed char chars __attribute__((vector_size(VECTOR_BYTES / 4)));
+struct two_half_words { half_words low, high; };
+struct two_shorts { shorts low, high; };
+struct four_chars { chars of[4]; };
+
+struct pack { words r[REGISTERS]; };
+
+#endif
+
+// ------------------------------------------------------------------------------ for every machine
 #if defined(__CUDACC__)
-#define COPY_BYTES memcpy  // the one name that NVRTC knows; HIP's clang takes it for a function to call
+#define COPY_BYTES memcpy  // NVRTC knows only this name; HIP's clang would call a function
 #else
 #define COPY_BYTES __builtin_memcpy
 #endif
-DEVICE void copy_bits(void* to, const void* from, unsigned long bytes) { COPY_BYTES(to, from, bytes); }
+DEVICE void copy_bits(void* to, const void* from, unsigned long bytes) {
+  COPY_BYTES(to, from, bytes);
+}
 template <class To, class From> DEVICE To reinterpret(From from) {
   static_assert(sizeof(To) == sizeof(From), "reinterpret keeps the bits");
   To to;
   copy_bits(&to, &from, sizeof to);
   return to;
 }
+DEVICE words least_of(words a, words b) { return a < b ? a : b; }
+DEVICE words most_of(words a, words b) { return a > b ? a : b; }
 
-// The wait of a release for AMD's write-back, said again: LLVM up to 22 (gfx9) and 20 (gfx12) drops its own where no
-// store is under way (its pull requests 178316, 135340); a flag could then overtake what lies in the L2.
+// -------------------------------------------------------------------- instructions of each machine
+#if defined(__CUDACC__) || defined(__HIP__)
+
+// AMD's release repeats this wait for its write-back: LLVM up to 22 (gfx9) and 20 (gfx12) drops its
+// own when no store is in flight (pull requests 178316, 135340), and a flag could overtake data in
+// the L2.
 #if defined(__GFX9__)
 #define WAIT_FOR_WRITE_BACK "s_waitcnt vmcnt(0)"
 #elif defined(__GFX12__)
@@ -99,74 +148,28 @@ template <class To, class From> DEVICE To reinterpret(From from) {
 #endif
 #include "platform_gpu.h"
 
-#else  // ------------------------------------------------------------------------------------------------- a host CPU
-#undef RANKS_IN_ONE_LAUNCH
-#define RANKS_IN_ONE_LAUNCH 0
-#define __global__
-#define UP_TO_512_THREADS
-#define UP_TO_256_THREADS
-#define DEVICE inline __attribute__((always_inline))
-#define SEPARATE static __attribute__((noinline))
-#define UNROLLED _Pragma("GCC unroll 32")
-#define AS_WRITTEN
-#define LAUNCHED_WITH(T) const T&  // by reference, so that every kernel is a `void (*)(void*)` for the timed loop
-constexpr int REGISTERS = 1;
-#if defined(__AVX512F__)
-#define VECTOR_BYTES 64
-#define MOVNTDQ "vmovntdq"
-#define WORD_NUMBERS(_) 0 _, 1 _, 2 _, 3 _, 4 _, 5 _, 6 _, 7 _, 8 _, 9 _, 10 _, 11 _, 12 _, 13 _, 14 _, 15 _
-#elif defined(__AVX__)
-#define VECTOR_BYTES 32
-#define MOVNTDQ "vmovntdq"
-#define WORD_NUMBERS(_) 0 _, 1 _, 2 _, 3 _, 4 _, 5 _, 6 _, 7 _
-#else
-#define VECTOR_BYTES 16
-#define MOVNTDQ "movntdq"
-#define WORD_NUMBERS(_) 0 _, 1 _, 2 _, 3 _
-#endif
-// Not one template over the element: g++ 12 silently drops a vector_size that depends on a template parameter.
-#define VECTOR vector_size(VECTOR_BYTES)
-typedef unsigned words __attribute__((VECTOR));
-typedef float floats __attribute__((VECTOR)); typedef double doubles __attribute__((VECTOR));
-typedef int ints __attribute__((VECTOR)); typedef long long longs __attribute__((VECTOR));
-typedef unsigned any_words __attribute__((VECTOR, aligned(1), may_alias));
-typedef unsigned aligned_words __attribute__((VECTOR, may_alias));
-
-typedef unsigned half_words __attribute__((vector_size(VECTOR_BYTES / 2)));
-typedef unsigned short shorts __attribute__((vector_size(VECTOR_BYTES / 2)));
-typedef signed char chars __attribute__((vector_size(VECTOR_BYTES / 4)));
-struct two_half_words { half_words low, high; };
-struct two_shorts { shorts low, high; };
-struct four_chars { chars of[4]; };
-
-struct pack { words r[REGISTERS]; };
-
-DEVICE void copy_bits(void* to, const void* from, unsigned long bytes) { __builtin_memcpy(to, from, bytes); }
-template <class To, class From> DEVICE To reinterpret(From from) {
-  static_assert(sizeof(To) == sizeof(From), "reinterpret keeps the bits");
-  To to;
-  copy_bits(&to, &from, sizeof to);
-  return to;
-}
+#else  // a host CPU
 
 #if defined(__x86_64__)
 DEVICE void breathe() { __builtin_ia32_pause(); }
-// A release store on x86 orders earlier ordinary stores, not non-temporal ones: those wait in write-combining buffers.
+// A release store on x86 orders earlier ordinary stores. Non-temporal stores it does not order:
+// they wait in write-combining buffers, and a flag could become visible before them.
 DEVICE void fence_system() { asm volatile("sfence" ::: "memory"); }
 #else
 DEVICE void breathe() {}
 DEVICE void fence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 #endif
+
 #define CONVERT(to, from, constraint, instruction, operands) \
   to out;                                                    \
   asm(instruction operands : "=v"(out) : constraint(from));  \
   return out;
 #if defined(__AVX2__)
-DEVICE ints ints_from_chars(chars c) { CONVERT(ints, c, "vm", "vpmovsxbd", " %1, %0") }  // g++ 12: byte by byte
+// In assembly: g++ 12 converts byte by byte.
+DEVICE ints ints_from_chars(chars c) { CONVERT(ints, c, "vm", "vpmovsxbd", " %1, %0") }
 #else
 DEVICE ints ints_from_chars(chars c) { return __builtin_convertvector(c, ints); }
 #endif
-#include "platform_cpu.h"
 
 #if defined(__clang__)
 DEVICE void stream_pack(char* buffer, unsigned i, pack x) {
@@ -181,18 +184,26 @@ DEVICE void stream_pack(char* buffer, unsigned i, pack x) { ((aligned_words*)buf
 #endif
 
 #if defined(__F16C__)
-// By hand, because g++ 12 vectorises neither _Float16 nor its conversions; by integers it costs 2.6 to 4 times as much.
+// g++ 12 vectorises neither _Float16 nor its conversions; integer code takes 2.6 to 4 times as
+// long.
 DEVICE floats floats_from_halves(half_words h) { CONVERT(floats, h, "vm", "vcvtph2ps", " %1, %0") }
-DEVICE half_words halves_from_floats(floats f) { CONVERT(half_words, f, "v", "vcvtps2ph", " $0, %1, %0") }
-DEVICE floats low_halves(words w) { return floats_from_halves(reinterpret<two_half_words>(w).low); }
-DEVICE floats high_halves(words w) { return floats_from_halves(reinterpret<two_half_words>(w).high); }
-// Through memory it would be two stores and a load of both, which no store can be forwarded to: 1.2 to 1.5 times the time
-// of a whole two-shot in cache.
-DEVICE words halves(floats low, floats high) {
-  return __builtin_shufflevector(halves_from_floats(low), halves_from_floats(high), WORD_NUMBERS());
+DEVICE half_words halves_from_floats(floats f) {
+  CONVERT(half_words, f, "v", "vcvtps2ph", " $0, %1, %0")
 }
-#else
-#include "platform_without_f16c.h"
+#else  // lane by lane: slow, and correct wherever the compiler supports _Float16
+struct each_half { unsigned short of[VECTOR_BYTES / 4]; };
+DEVICE floats floats_from_halves(half_words h) {
+  floats f;
+  for (int i = 0; i < VECTOR_BYTES / 4; ++i)
+    f[i] = (float)reinterpret<_Float16>(reinterpret<each_half>(h).of[i]);
+  return f;
+}
+DEVICE half_words halves_from_floats(floats f) {
+  each_half h;
+  for (int i = 0; i < VECTOR_BYTES / 4; ++i) h.of[i] = reinterpret<unsigned short>((_Float16)f[i]);
+  return reinterpret<half_words>(h);
+}
 #endif
+#include "platform_cpu.h"
 
 #endif

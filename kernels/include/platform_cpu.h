@@ -1,4 +1,4 @@
-// The host CPU's words for threads, flags, the clock and accesses; part of platform.h. A block is one thread.
+// Threads, flags, the clock and accesses on a host CPU; part of platform.h. A block is one thread.
 #pragma once
 
 constexpr unsigned PAGE_PACKS = 4096 / VECTOR_BYTES;
@@ -14,9 +14,18 @@ template <class T> DEVICE T* of_thread(T* const* of_ranks, int rank) { return of
 DEVICE void block_barrier() {}
 DEVICE void store_release_system(u64* p, u64 v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 DEVICE u64 load_acquire_system(const u64* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-DEVICE void store_packet_system(u64* p, u64 v) { store_release_system(p, v); }  // as allreduce_one_shot_ll.cu says
+// allreduce_one_shot_ll.cu says why packets release and acquire on a CPU.
+DEVICE void store_packet_system(u64* p, u64 v) { store_release_system(p, v); }
 DEVICE u64 load_packet_system(const u64* p) { return load_acquire_system(p); }
-DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) { return __atomic_fetch_add(p, v, __ATOMIC_RELAXED); }
+DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) {
+  return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
+}
+// A release store orders all earlier stores but non-temporal ones. A fence here is not needed for
+// others, and would delay a launch until its last store reaches the peer: 0.1 to 0.5 us per flag.
+DEVICE void fence_stores_system() { if (STREAM_SLAB || STREAM_RECEIVE) fence_system(); }
+// Without this fence another thread, after the launch, could read memory from before its
+// non-temporal stores.
+DEVICE void fence_streams() { fence_system(); }
 
 extern "C" int sched_yield();
 extern "C" int clock_gettime(int, struct timespec*);
@@ -27,35 +36,49 @@ DEVICE u64 clock_ns() {
   return (u64)t[0] * 1000000000u + (u64)t[1];
 }
 
-// How long a wait has lasted, from its first look at the clock on, which most never need. A process that is stopped, as
-// all of a suspended job are, looks late when it is continued: it must not then find that its peers are.
-constexpr u64 PAUSE_NS = 1000000000;  // between two looks: nobody was waiting then
+// The duration of a wait, from its first look at the clock, which most waits never need. More than
+// PAUSE_NS between two looks means that this process itself was stopped, for example with its whole
+// job. Such a pause does not count, or the continued process would report its peers as late.
+constexpr u64 PAUSE_NS = 1000000000;
 struct FlagWait {
-  u64 start = 0, looked = 0;
+  u64 start_ns = 0, last_look_ns = 0;
   DEVICE bool longer_than(u64 ns) {
-    const u64 now = clock_ns();
-    if (now - looked > PAUSE_NS) start += now - looked;  // at the first look, to now
-    looked = now;
-    return now - start > ns;
+    const u64 now_ns = clock_ns(), since_look_ns = now_ns - last_look_ns;
+    if (since_look_ns > PAUSE_NS) start_ns += since_look_ns;  // the first look sets it to now
+    last_look_ns = now_ns;
+    return now_ns - start_ns > ns;
   }
 };
 using PacketWait = FlagWait;
 
 DEVICE bool is_aligned(const char*) { return true; }
-DEVICE bool may_stream(const char* p) { return (u64)p % VECTOR_BYTES == 0; }  // other packs would fault
-DEVICE pack load_pack(const char* buffer, long i) { return {{(words)((const any_words*)buffer)[i]}}; }
-DEVICE void store_pack(char* buffer, long i, pack x) { ((any_words*)buffer)[i] = (any_words)x.r[0]; }
+DEVICE bool may_stream(const char* p) { return (u64)p % VECTOR_BYTES == 0; }  // others would fault
+DEVICE pack load_pack(const char* buffer, long i) {
+  return {{(words)((const any_words*)buffer)[i]}};
+}
+DEVICE void store_pack(char* buffer, long i, pack x) {
+  ((any_words*)buffer)[i] = (any_words)x.r[0];
+}
 DEVICE pack load_aligned_pack(const char* buffer, unsigned i) { return load_pack(buffer, i); }
 DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x) { store_pack(buffer, i, x); }
-
 DEVICE unsigned load_2_bytes(const void* p) { return *(const volatile unsigned short*)p; }
 DEVICE void store_2_bytes(void* p, unsigned x) { *(volatile unsigned short*)p = (unsigned short)x; }
 
-DEVICE words rounded_to_bfloat16(floats f) {  // in the upper half; as in platform_gpu.h
+DEVICE floats low_halves(words w) { return floats_from_halves(reinterpret<two_half_words>(w).low); }
+DEVICE floats high_halves(words w) {
+  return floats_from_halves(reinterpret<two_half_words>(w).high);
+}
+// A shuffle: through memory it would be two stores and one load that spans them, which the CPU
+// cannot forward. That takes 1.2 to 1.5 times as long for a whole two-shot in cache.
+DEVICE words halves(floats low, floats high) {
+  return __builtin_shufflevector(halves_from_floats(low), halves_from_floats(high), WORD_NUMBERS());
+}
+// Rounds to the nearest bf16, ties to even, in the upper half of each word: same bits as on a GPU.
+DEVICE words rounded_to_bfloat16(floats f) {
   const words w = reinterpret<words>(f);
   return f != f ? w | 0x00400000u : w + 0x7fffu + (w >> 16 & 1u);
 }
-// Elements of a register in the order of memory.
+// The elements of a register, in the order of memory.
 DEVICE void widen_bfloat16s(words w, floats* to) {
   const two_shorts h = reinterpret<two_shorts>(w);
   to[0] = reinterpret<floats>(__builtin_convertvector(h.low, words) << 16);
@@ -65,33 +88,31 @@ DEVICE void widen_chars(words w, floats* to) {
   const four_chars q = reinterpret<four_chars>(w);
   for (int i = 0; i < 4; ++i) to[i] = __builtin_convertvector(ints_from_chars(q.of[i]), floats);
 }
-DEVICE floats low_halves(words w);  // by what platform.h finds
-DEVICE floats high_halves(words w);
-DEVICE words halves(floats low, floats high);
-DEVICE void widen_halves(words w, floats* to) { to[0] = low_halves(w), to[1] = high_halves(w); }
-// A pack of fp32 as 16-bit elements: half a pack.
+// Store a pack of fp32 as 16-bit elements, which take half a pack.
 DEVICE void store_halves(char* at, pack p) {
   const floats f = reinterpret<floats>(p.r[0]);
   const words w = halves(f, f);
   copy_bits(at, &w, sizeof w / 2);
 }
 DEVICE void store_bfloat16s(char* at, pack p) {
-  const shorts h = __builtin_convertvector(rounded_to_bfloat16(reinterpret<floats>(p.r[0])) >> 16, shorts);
+  const words rounded = rounded_to_bfloat16(reinterpret<floats>(p.r[0]));
+  const shorts h = __builtin_convertvector(rounded >> 16, shorts);
   copy_bits(at, &h, sizeof h);
 }
-template <int N> DEVICE void store_low_bytes(char* at, const words (&w)[N]) {  // of each lane
+// Stores the low byte of each lane.
+template <int N> DEVICE void store_low_bytes(char* at, const words (&w)[N]) {
   for (int i = 0; i < N; ++i) {
     const chars c = __builtin_convertvector(reinterpret<ints>(w[i]), chars);
     copy_bits(at + i * sizeof c, &c, sizeof c);
   }
 }
 
-// A subgroup is what adds up across lanes without a barrier: here a vector.
+// A subgroup sums across its lanes without a barrier. On a CPU it is one vector.
 DEVICE int lane() { return 0; }
 DEVICE int lanes() { return 1; }
 DEVICE int subgroup() { return 0; }
 DEVICE int subgroups() { return 1; }
-// The sums of each row's lanes, as many rows as a pack has fp32: neighbours are added until one vector is left.
+// Sums the lanes of each row, one row per fp32 of a pack: adds neighbours until one vector is left.
 DEVICE pack sums_over_lanes(floats (&rows)[VECTOR_BYTES / 4]) {
   for (int n = VECTOR_BYTES / 8; n > 0; n /= 2)
     for (int i = 0; i < n; ++i)
@@ -104,24 +125,17 @@ DEVICE float sum_over_block(floats f) {
   return reinterpret<floats>(sums_over_lanes(rows).r[0])[0];
 }
 DEVICE float square_root(float x) { return __builtin_sqrtf(x); }
-// A release store orders all earlier stores but those that go around the caches. The fence would be in order too, and
-// let a launch that computes on stand until its last store has reached the peer: 0.1 to 0.5 us at each flag.
-DEVICE void fence_stores_system() { if (STREAM_SLAB || STREAM_RECEIVE) fence_system(); }
-// The largest lane, in all lanes: each is compared with the one 1, 2, 4 and 8 places off, as far as there are so many.
+// The largest lane, in all lanes: compares lanes 1, 2, 4 and 8 places apart, up to the vector's
+// width.
 #define WITH_LANES(step) \
   w = most_of(w, __builtin_shufflevector(w, w, WORD_NUMBERS(^ (step & (VECTOR_BYTES / 4 - 1)))));
-DEVICE words least_of(words a, words b) { return a < b ? a : b; }
-DEVICE words most_of(words a, words b) { return a > b ? a : b; }
 DEVICE words largest_of_lanes(words w) {
   WITH_LANES(1) WITH_LANES(2) WITH_LANES(4) WITH_LANES(8)
   return w;
 }
 DEVICE unsigned largest_over_block(words w) {
   const words largest = largest_of_lanes(w);
-  unsigned one;
-  copy_bits(&one, &largest, sizeof one);
-  return one;
+  unsigned first;
+  copy_bits(&first, &largest, sizeof first);
+  return first;
 }
-
-// A stream of stores is in order for whoever made it, and for others only after this.
-DEVICE void fence_streams() { fence_system(); }

@@ -1,11 +1,11 @@
-// CUDA's words for threads, fences, flags and 16-byte accesses; part of platform.h, in PTX where C++ does not promise
+// Threads, fences, flags and accesses on CUDA; part of platform.h. In PTX: C++ does not promise
 // them.
 #pragma once
 
-// Of an entry: one such block may have all registers of a multiprocessor, 128 a thread. Left to itself the compiler
-// makes do with 40 for the sake of more blocks, which there are not, and has fewer loads under way.
+// One block of this size may use all registers, 128 per thread. By default the compiler uses 40, to
+// fit further blocks that do not exist, and keeps fewer loads in flight.
 #define UP_TO_512_THREADS __launch_bounds__(512, 1)
-#define UP_TO_256_THREADS __launch_bounds__(256, 1)  // 255 a thread
+#define UP_TO_256_THREADS __launch_bounds__(256, 1)  // 255 registers per thread
 DEVICE int thread_in_block() { return threadIdx.x; }
 DEVICE int threads_in_block() { return blockDim.x; }
 DEVICE int block_in_grid() { return blockIdx.x; }
@@ -38,22 +38,21 @@ DEVICE u64 clock_ns() {
   asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
   return t;
 }
-// Plain C++ accesses were split into scalar ones and may become ld.global.nc, which must not read what a peer writes.
+// The compiler split plain C++ accesses into scalar ones. It may also turn them into ld.global.nc,
+// which must not read memory that a peer writes.
 DEVICE pack load_16_bytes(const void* p) {
   pack x;
   asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x.r[0]), "=r"(x.r[1]), "=r"(x.r[2]), "=r"(x.r[3])
-               : "l"(p)
-               : "memory");
+               : "=r"(x.r[0]), "=r"(x.r[1]), "=r"(x.r[2]), "=r"(x.r[3]) : "l"(p) : "memory");
   return x;
 }
 DEVICE void store_16_bytes(void* p, pack x) {
-  asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3])
-               : "memory");
+  asm volatile("st.global.v4.u32 [%0], {%1,%2,%3,%4};"
+               ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3]) : "memory");
 }
 DEVICE void stream_16_bytes(void* p, pack x) {
-  asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3])
-               : "memory");
+  asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};"
+               ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3]) : "memory");
 }
 DEVICE unsigned load_2_bytes(const void* p) {
   unsigned short x;
@@ -73,7 +72,6 @@ DEVICE unsigned short half_from_float(float f) {
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
   return h;
 }
-constexpr int MOST_SUBGROUPS = 16;
 DEVICE int wave() { return 32; }
-DEVICE float of_lane_xor(float x, int away) { return __shfl_xor_sync(~0u, x, away); }
+DEVICE float of_lane_xor(float x, int distance) { return __shfl_xor_sync(~0u, x, distance); }
 DEVICE float square_root(float x) { return sqrtf(x); }

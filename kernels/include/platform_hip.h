@@ -1,36 +1,40 @@
-// HIP's words for threads, fences, flags and 16-byte accesses; part of platform.h, as the compiler's own built-ins.
+// Threads, fences, flags and accesses on HIP; part of platform.h. In compiler built-ins.
 #pragma once
 
-// Of an entry: one such block, 2 or 4 waves a SIMD, may have all registers. Left to itself the compiler makes room for
-// more waves, which there are not, and has fewer loads under way, or spills.
-#define UP_TO_512_THREADS __attribute__((amdgpu_flat_work_group_size(1, 512), amdgpu_waves_per_eu(2, 4)))
-#define UP_TO_256_THREADS __attribute__((amdgpu_flat_work_group_size(1, 256), amdgpu_waves_per_eu(1, 2)))
+// One block of this size, 2 or 4 waves per SIMD, may use all registers. By default the compiler
+// leaves room for further waves that do not exist, keeps fewer loads in flight, or spills.
+#define UP_TO_512_THREADS \
+  __attribute__((amdgpu_flat_work_group_size(1, 512), amdgpu_waves_per_eu(2, 4)))
+#define UP_TO_256_THREADS \
+  __attribute__((amdgpu_flat_work_group_size(1, 256), amdgpu_waves_per_eu(1, 2)))
 DEVICE int thread_in_block() { return __builtin_amdgcn_workitem_id_x(); }
 DEVICE int threads_in_block() { return __builtin_amdgcn_workgroup_size_x(); }
 DEVICE int block_in_grid() { return __builtin_amdgcn_workgroup_id_x(); }
-DEVICE int blocks_in_grid() { return __builtin_amdgcn_grid_size_x() / __builtin_amdgcn_workgroup_size_x(); }
-// x, the same in all threads, hidden from the compiler: what hangs on it is computed where it is used. Computed ahead
-// of all loops, such values outgrow the 102 scalar registers of gfx9.
+DEVICE int blocks_in_grid() {
+  return __builtin_amdgcn_grid_size_x() / __builtin_amdgcn_workgroup_size_x();
+}
+// Hides x, which all threads share, from the compiler: it then computes values that depend on x at
+// their use. Computed before all loops, they exceed the 102 scalar registers of gfx9.
 DEVICE int afresh(int x) {
   asm volatile("" : "+v"(x));
   return __builtin_amdgcn_readfirstlane(x);
 }
-// Asks for so many loads before the first arithmetic: the scheduler would wait for the first two before it issues more.
-// The last line is for loads that are none of these, which it would count among them.
+// Issues LOADS loads before the first arithmetic. By default the scheduler waits for the first two
+// loads before it issues more. The last barrier keeps later loads out of the count.
 template <int LOADS> DEVICE void loads_first() {
   __builtin_amdgcn_sched_group_barrier(0x20, LOADS, 0);  // loads from memory
   __builtin_amdgcn_sched_group_barrier(0x2, 1, 0);       // vector arithmetic
   __builtin_amdgcn_sched_barrier(0);
 }
-// A sum so far, which has to be there before the next: else the compiler begins with the operands of all of them, and
-// runs out of registers.
+// Completes a partial sum before the next addend. Otherwise the compiler prepares the operands of
+// all additions first and runs out of registers.
 DEVICE void summed_so_far(floats& x) { asm volatile("" : "+v"(x)); }
-// An array of the arguments, indexed by a thread's own number. Picked in registers: from where ROCm keeps arguments, in
-// host memory, each signal would fetch it across the wire.
+// An element of an array of the arguments, for a rank that differs between threads. Selected in
+// registers: ROCm keeps arguments in host memory, and each signal would load across the wire.
 template <class T> DEVICE T* of_thread(T* const* of_ranks, int rank) {
-  T* picked = of_ranks[0];
-  for (int r = 1; r < WORLD; ++r) picked = r == rank ? of_ranks[r] : picked;
-  return picked;
+  T* selected = of_ranks[0];
+  for (int r = 1; r < WORLD; ++r) selected = r == rank ? of_ranks[r] : selected;
+  return selected;
 }
 DEVICE void block_barrier() {
   __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
@@ -41,7 +45,8 @@ DEVICE void fence_system() {
   __builtin_amdgcn_fence(__ATOMIC_RELEASE, "");
   asm volatile(WAIT_FOR_WRITE_BACK ::: "memory");
 }
-// All memory is global. A pointer that was itself loaded does not show it, and gets slower accesses that wait for more.
+// All memory is global. For a pointer that was loaded the compiler cannot see that, and would use
+// flat accesses, which are slower and wait for more.
 #define GLOBAL __attribute__((address_space(1)))
 typedef unsigned four_words __attribute__((ext_vector_type(4)));
 typedef GLOBAL four_words global_words;
@@ -61,11 +66,12 @@ DEVICE u64 load_packet_system(const u64* p) {
 DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) {
   return __hip_atomic_fetch_add(p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
 }
-// The counter that HIP's wall_clock64 reads: s_memrealtime up to gfx10, s_sendmsg_rtn(GET_REALTIME) since gfx11. It
-// counts at 100 MHz on gfx94x and gfx10 to gfx12 (LLVM's libc, src/time/gpu/time_utils.h), at 25 MHz on gfx90a.
+// The counter behind HIP's wall_clock64: s_memrealtime up to gfx10, s_sendmsg_rtn(GET_REALTIME)
+// from gfx11 on. It counts at 100 MHz on gfx94x and gfx10 to gfx12 (LLVM's libc,
+// src/time/gpu/time_utils.h) and at 25 MHz on gfx90a.
 DEVICE u64 clock_ns() { return __builtin_readsteadycounter() * 10; }
-// Not volatile: the compiler then makes each access coherent with the whole system and waits for it before the next.
-// What orders these are the acquire before and the release after them.
+// Not volatile: the compiler would make each volatile access coherent with the whole system and
+// wait for it before the next. The acquire before and the release after order these accesses.
 DEVICE pack load_16_bytes(const void* p) { return reinterpret<pack>(*(const global_words*)p); }
 DEVICE void store_16_bytes(void* p, pack x) { *(global_words*)p = reinterpret<four_words>(x); }
 DEVICE void stream_16_bytes(void* p, pack x) {
@@ -75,10 +81,9 @@ DEVICE unsigned load_2_bytes(const void* p) { return *(const GLOBAL unsigned sho
 DEVICE void store_2_bytes(void* p, unsigned x) { *(GLOBAL unsigned short*)p = (unsigned short)x; }
 DEVICE float float_from_half(unsigned short h) { return (float)reinterpret<_Float16>(h); }
 DEVICE unsigned short half_from_float(float f) { return reinterpret<unsigned short>((_Float16)f); }
-constexpr int MOST_SUBGROUPS = 16;
 DEVICE int wave() { return __builtin_amdgcn_wavefrontsize(); }
-DEVICE float of_lane_xor(float x, int away) {
-  const int from = (thread_in_block() % wave()) ^ away;
+DEVICE float of_lane_xor(float x, int distance) {
+  const int from = (thread_in_block() % wave()) ^ distance;
   return reinterpret<float>(__builtin_amdgcn_ds_bpermute(from << 2, reinterpret<int>(x)));
 }
 DEVICE float square_root(float x) { return __builtin_sqrtf(x); }

@@ -48,8 +48,8 @@ def _folder() -> Path:
 def environment(**faults: object) -> dict[str, str]:
     """The environment of a process that is to find the software GPU: `mpirun(2, ..., **environment(vendor="hip"))`.
 
-    `faults` name the variables of cupy/_software.py: `count=1` sets FAKE_GPU_COUNT. What is compiled for it is kept
-    apart from what is compiled for real GPUs.
+    NCCL is not installed there; `fake_nccl.environment` has it. `faults` name the variables of cupy/_software.py:
+    `count=1` sets FAKE_GPU_COUNT. What is compiled for it is kept apart from what is compiled for real GPUs.
     """
     folder = _folder()
     vendors = str(faults.get("vendor", "cuda")).split(",") if str(faults.get("driver")) != "0" else []
@@ -60,5 +60,6 @@ def environment(**faults: object) -> dict[str, str]:
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
         "XDG_CACHE_HOME": str(folder / "cache"),
         "FAKE_GPU_LIBRARY": str(folder / "gpu.so"),
+        "FAKE_NCCL_BINDING": "none",
         **{f"FAKE_GPU_{name.upper()}": str(value) for name, value in faults.items()},
     }

@@ -40,7 +40,7 @@ def compile_source(source: str, name: str, *macros: str) -> Any:
     program = nvrtc.createProgram(source, name, [], [])
     architecture = "--offload-arch=gfx1201" if runtime.is_hip else "--gpu-architecture=sm_120"
     try:
-        nvrtc.compileProgram(program, (architecture, "-std=c++17", f"-I{KERNELS}", *macros))
+        nvrtc.compileProgram(program, (architecture, "-std=c++17", f"-I{KERNELS}", f"-I{KERNELS}/include", *macros))
         path = Path(os.environ["XDG_CACHE_HOME"]) / f"{Path(name).stem}-{os.getpid()}.bin"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(nvrtc.getPTX(program) if runtime.is_hip else nvrtc.getCUBIN(program))

@@ -1,0 +1,15 @@
+"""Optional parts of a sweep, a file each. The commands of single collectives offer them.
+
+To remove a feature, delete its file and its line here.
+"""
+
+from bench.features.arrival_skew import ArrivalSkew
+from bench.features.slowed import Slowed
+from bench.features.soak_options import SoakOption
+from bench.harness.feature import Feature
+
+FEATURES: tuple[type[Feature], ...] = (
+    ArrivalSkew,
+    Slowed,
+    SoakOption,
+)

@@ -1,0 +1,78 @@
+"""Arrival skew: one rank arrives late at each collective, as after uneven compute."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from bench.harness.feature import Feature
+from bench.harness.iteration import Iteration, late_rank, loop_kernels
+from bench.harness.options import Parser, comma_separated
+from collectives.collective import Shape
+from collectives.operation import Case
+from collectives.peer_buffer import PeerBuffer
+from kernels.devices.device import Arguments, Step
+from reports.result import CaseHeader
+
+if TYPE_CHECKING:
+    from bench.harness.session import Session
+
+MOST_LATE_US = 100_000
+
+
+def delay_us(text: str) -> float:
+    """`0`, `5us`, `1.5ms`, or plain microseconds; to the nanosecond."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(us|ms)?", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 0, 5us or 1.5ms")
+    delay = round(float(match[1]) * (1e3 if match[2] == "ms" else 1.0), 3)
+    if delay > MOST_LATE_US:
+        raise argparse.ArgumentTypeError(f"{text} is above the longest, {MOST_LATE_US // 1000}ms")
+    return delay
+
+
+@dataclass(frozen=True)
+class ArrivalSkew(Feature):
+    """Every case once for each delay; a delay of 0 is the case itself."""
+
+    delays_us: tuple[float, ...]
+    mode = "isolated"  # a rank arrives at a chain, not at each of its calls
+
+    @staticmethod
+    def add_options(add: Any) -> None:
+        add("--arrival-skew", type=partial(comma_separated, delay_us), default=None, metavar="A,B",
+            help="delay one rank by these times, such as 0,5us,1.5ms; isolated mode only (none)")
+
+    @classmethod
+    def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "ArrivalSkew | None":
+        if not namespace.arrival_skew:
+            return None
+        if namespace.mode not in (None, "isolated"):
+            parser.error(f"--arrival-skew delays single calls: leave out --mode {namespace.mode}")
+        return cls(tuple(namespace.arrival_skew))
+
+    def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        return [{**shape, "arrival_skew_us": delay_us} if delay_us else shape
+                for shape in shapes for delay_us in self.delays_us]
+
+    def reason_against(self, case: Case, ranks: int) -> str | None:
+        is_alone = ranks == 1 and "arrival_skew_us" in case.shape
+        return "one rank waits for nobody" if is_alone else None
+
+    def change(self, session: "Session", header: CaseHeader, case: Case,
+               iteration: Iteration) -> Iteration:
+        late_us = case.shape.get("arrival_skew_us")
+        if not late_us:
+            return iteration
+        world = session.world
+        late = late_rank(case.collective, case.shape, world.communicator.size)
+        # Of stamps that cannot be compared only the late rank's contain no waiting for others.
+        ranks = () if world.clock_shared else (late,)
+        if world.communicator.rank != late:
+            return replace(iteration, ranks=ranks)
+        yields = isinstance(world.peers, PeerBuffer) and world.peers.yields
+        arguments = Arguments(timeout_ns=round(1e3 * late_us), yields=yields)
+        return replace(iteration, ranks=ranks,
+                       late=Step(loop_kernels(world).kernel("come_late"), arguments))

@@ -1,0 +1,105 @@
+"""The command line of the soak: `bench.soak`, and `--soak TIME` of the collectives' commands."""
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from bench.harness import options
+from bench.harness.feature import Feature
+from bench.harness.options import Parser
+from collectives.algorithm import ALGORITHMS
+from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, reason_against
+
+if TYPE_CHECKING:
+    from bench.features.soak import SoakOptions
+
+
+class SoakOption(Feature):
+    """`--soak TIME` of a collective's command: the same as `bench.soak` of that collective."""
+
+    @staticmethod
+    def add_options(add: Any) -> None:
+        add("--soak", type=options.duration_s, default=None, metavar="TIME",
+            help="check launches of everything mixed for this long, such as 90s, 10m or 2h, and "
+            "time nothing: bench.soak")
+
+    @classmethod
+    def parse(cls, parser: Parser, namespace: argparse.Namespace) -> None:
+        if namespace.soak:
+            main(parser.prog.removeprefix("bench."),
+                 [*sys.argv[1:], "--collective", namespace.collective])
+
+
+def main(command: str, argv: Sequence[str] | None = None) -> NoReturn:
+    """Parses the command line, soaks, and exits."""
+    from bench.features.soak import soak
+    from bench.harness.session import start
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    started_s = time.monotonic()
+    parser = soak_parser(command)
+    namespace, ignored = parser.parse_known_args(argv)
+    if ignored:
+        parser.error("--soak times nothing and draws what it launches: leave out "
+                     f"{ignored[0]}")
+    soak_options = parse(parser, namespace)
+    run = options.run_options(command, namespace)
+    start(run, started_s, partial(soak, soak_options))
+
+
+def soak_parser(command: str) -> Parser:
+    parser = options.rank_parser(
+        command, "Checks launches of everything mixed, back to back, and times nothing.",
+        "mpirun -n 2 python -m bench.soak --soak 10m", "no wrong element so far")
+    add = parser.add_argument_group("what").add_argument
+    add("--soak", type=options.duration_s, default=600.0, metavar="TIME",
+        help="for this long, such as 90s, 10m or 2h (10m)")
+    add("--collective", choices=list(COLLECTIVES), default="all_reduce", metavar="NAME",
+        help=f"{', '.join(COLLECTIVES)} (all_reduce)")
+    add("-b", "--minbytes", type=options.size_bytes, default=None, metavar="SIZE",
+        help="smallest size (one element)")
+    add("-e", "--maxbytes", type=options.size_bytes, default=None, metavar="SIZE",
+        help="largest size (2.3M)")
+    add("-d", "--datatype", type=options.datatype_name, default=None, metavar="TYPE",
+        help="only this datatype (every datatype)")
+    add("-o", "--op", type=partial(options.name_among, "operation", REDOPS), default=None,
+        metavar="OP", help="only this operation (every operation)")
+    names = {name: algorithm for collective in ALGORITHMS.values()
+             for name, algorithm in collective.items()}
+    add("--algorithm", default=None, metavar="A,B",
+        type=partial(options.comma_separated, partial(options.algorithm_name, names)),
+        help="only these (all of ours but lossy ones)")
+    add = parser.add_argument_group("how").add_argument
+    options.add_run_options(add, max_time_s=None)  # --soak is the time
+    options.add_thread_level(add)
+    options.add_output(parser.add_argument_group("output").add_argument)
+    return parser
+
+
+def parse(parser: Parser, namespace: argparse.Namespace) -> "SoakOptions":
+    """The options, or the end of the process with status 2 and one sentence."""
+    from bench.features.soak import SoakOptions  # not at the top: other commands never load it
+
+    collective, smallest, largest = (
+        COLLECTIVES[namespace.collective], namespace.minbytes, namespace.maxbytes)
+    if largest == 0:
+        parser.error("-e 0: a soak checks elements, and 0 B hold no element")
+    if smallest and largest and largest < smallest:
+        parser.error(f"the sizes begin at {smallest} B, above their end at {largest} B")
+    if namespace.op and not collective.reduces:
+        parser.error(f"-o: {collective.name} reduces nothing")
+    datatype = DATATYPES.get(namespace.datatype)
+    if datatype and namespace.op and (reason := reason_against(datatype, namespace.op)):
+        parser.error(reason)
+    for name in namespace.algorithm or ():
+        if name.partition("+")[0] not in ALGORITHMS[collective.name]:
+            parser.error(f"{collective.name} has no algorithm {name}")
+    parser.require_ranks()
+    return SoakOptions(collective, namespace.soak, smallest, largest, namespace.datatype,
+                       namespace.op, namespace.algorithm and tuple(namespace.algorithm))
+
+

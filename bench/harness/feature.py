@@ -1,0 +1,57 @@
+"""The seam for optional parts of a sweep, such as an arrival skew or slowed launches.
+
+A feature is one file of `bench/features/` and one line in the folder's `__init__`; everything else
+works without both.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench.harness.iteration import Iteration
+from bench.harness.options import Parser
+from collectives.collective import Shape
+from collectives.operation import Case
+from reports.result import CaseHeader
+
+if TYPE_CHECKING:  # a session loads the devices, which no command line needs
+    from bench.harness.session import Session
+
+
+class Feature:
+    """An optional part of a sweep. A feature overrides the methods that it needs.
+
+    `mode` is the only mode that the feature supports, None for all.
+    """
+
+    mode: str | None = None
+
+    @staticmethod
+    def add_options(add: Any) -> None:
+        """Adds the feature's options to an argument group's `add_argument`."""
+
+    @classmethod
+    def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Feature | None":
+        """The feature as the command line requests it; None if it does not."""
+        raise NotImplementedError
+
+    def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
+        """The shapes to measure, given the shapes of the collective."""
+        return list(shapes)
+
+    def reason_against(self, case: Case, ranks: int) -> str | None:
+        """Why a case has no meaning; None if it has."""
+        return None
+
+    def change(self, session: "Session", header: CaseHeader, case: Case,
+               iteration: Iteration) -> Iteration:
+        """The iteration of a case with this feature. Raises DeviceError."""
+        return iteration
+
+    def notes(self) -> list[str]:
+        """Sentences for the head of the run, before all others."""
+        return []
+
+    def world_facts(self) -> dict[str, Any]:
+        """Facts for the head of the run."""
+        return {}

@@ -1,0 +1,163 @@
+"""The command line of the benchmarks of one collective over sizes."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from bench.harness.feature import Feature
+from bench.harness.options import (
+    MOST_CHECKS,
+    AddOption,
+    Parser,
+    RunOptions,
+    add_iterations,
+    add_output,
+    add_run_options,
+    add_sizes,
+    add_thread_level,
+    algorithm_name,
+    comma_separated,
+    datatype_name,
+    name_among,
+    rank_parser,
+    run_options,
+    size_bytes,
+    whole_number,
+)
+from collectives.algorithm import ALGORITHMS, default_names
+from collectives.collective import DATATYPES, REDOPS, Collective, reason_against
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Which cases of a collective a run has. `algorithms` None: all that `auto` chooses among."""
+
+    collective: Collective
+    datatype: str
+    redop: str
+    sizes: tuple[int, ...]
+    algorithms: tuple[str, ...] | None = None
+    in_place: bool = False
+    mode: str | None = None
+    features: tuple[Feature, ...] = ()
+
+
+def sweep_parser(command: str, collective: Collective, about: str,
+                 features: Sequence[type[Feature]]) -> Parser:
+    """The parser of `python -m bench.<command>`."""
+    algorithm = default_names(collective.name)[-2]  # one of ours: the last is auto
+    parser = rank_parser(
+        command, about,
+        f"mpirun -n 2 python -m bench.{command} -e 1M -d half --algorithm {algorithm},library",
+        "the results so far are kept")
+    groups = {title: parser.add_argument_group(title) for title in ("what", "how", "output")}
+    parser.set_defaults(collective=collective.name)
+    add_case_options(groups["what"].add_argument, collective)
+    for feature in features:
+        feature.add_options(groups["what"].add_argument)
+    add_method_options(groups["how"].add_argument)
+    add = groups["output"].add_argument
+    add("--format", choices=("table", "nccl-tests", "csv"), default="table", metavar="FORMAT",
+        help="table, nccl-tests or csv (table)")
+    add("--long", action="store_true", help="one table row for each algorithm and mode")
+    add("-J", "--output_file", default=None, metavar="FILE",
+        help="also write JSON as nccl-tests does")
+    add_output(add)
+    add("--list", action="store_true",
+        help="name every algorithm, and why one is not available, then exit")
+    return parser
+
+
+def add_case_options(add: AddOption, collective: Collective) -> None:
+    """The options that choose the cases."""
+    add_sizes(add, "32M", 2, "2")
+    add("--sizes", type=partial(comma_separated, size_bytes), default=None, metavar="A,B",
+        help="exactly these sizes instead of -b, -e and -f")
+    add("-d", "--datatype", type=datatype_name, default="float32", metavar="TYPE",
+        help="float, half, bfloat16, double, int32 or int64 (float)")
+    if collective.reduces:
+        add("-o", "--op", type=partial(name_among, "operation", REDOPS), default="sum",
+            metavar="OP", help="sum, prod, min, max or avg (sum)")
+    name = partial(algorithm_name, ALGORITHMS[collective.name])
+    add("--algorithm", type=partial(comma_separated, name), default=None, metavar="A,B",
+        help="only these; --list names them (all but lossy ones)")
+    add("--in-place", action="store_true",
+        help=argparse.SUPPRESS if collective.no_place else "the result overwrites the send buffer")
+    add("--mode", choices=("isolated", "chained", "both"), default=None, metavar="MODE",
+        help="isolated: one call at a time; chained: 160 dependent calls; both (isolated, and "
+        "chained up to 512K)")
+
+
+def add_method_options(add: AddOption) -> None:
+    """The options of how cases are measured."""
+    number, few = partial(whole_number, 0), partial(whole_number, 0, most=MOST_CHECKS)
+    add_iterations(add, "until precise or out of time")
+    add("-w", "--warmup_iters", type=few, default=None, metavar="N",
+        help="warm-up iterations a block (as many as a changepoint test finds)")
+    add("-c", "--check", type=few, default=1, metavar="N",
+        help="iterations checked before and after each block; 0: none (1)")
+    add("-r", "--root", type=number, default=0, metavar="RANK",
+        help="the root, where a collective has one (0)")
+    add("-G", "--cudagraph", type=number, default=0, metavar="N",
+        help="launch from a graph, GPUs only (0)")
+    add_run_options(add)
+    add("--dispatch", choices=("native", "python"), default="native", metavar="LANGUAGE",
+        help="language of the timed loop: native or python (native)")
+    add_thread_level(add)
+    add("--tuned", default=None, metavar="FILE",
+        help="tuning table for auto; 'none' disables (this machine's table, if bench.tune made "
+        "one)")
+
+
+def sweep_run_options(command: str, namespace: argparse.Namespace) -> RunOptions:
+    return run_options(
+        command, namespace, graph=namespace.cudagraph > 0, warmup=namespace.warmup_iters,
+        checks=namespace.check, dispatch=namespace.dispatch, tuned=namespace.tuned,
+        json_file=namespace.output_file, keeps_run=not namespace.list)
+
+
+def sweep_options(parser: Parser, collective: Collective, namespace: argparse.Namespace,
+                  features: Sequence[type[Feature]]) -> SweepOptions:
+    """The options of the cases, or the end of the process with status 2 and one sentence."""
+    parsed = [feature.parse(parser, namespace) for feature in features]  # a soak ends here
+    redop = namespace.op if collective.reduces else "none"
+    datatype = DATATYPES[namespace.datatype]
+    if namespace.in_place and collective.no_place:
+        parser.error(f"--in-place: {collective.no_place}")
+    if collective.reduces and (reason := reason_against(datatype, redop)):
+        parser.error(reason)
+    if namespace.cudagraph and namespace.dispatch == "python":
+        parser.error("-G launches from a graph, and --dispatch python call by call: choose one")
+    sizes = requested_sizes(parser, namespace)
+    active = tuple(feature for feature in parsed if feature)
+    modes = {feature.mode for feature in active if feature.mode}
+    if not namespace.list:
+        parser.require_ranks()
+    return SweepOptions(collective, namespace.datatype, redop, sizes,
+                        namespace.algorithm and tuple(namespace.algorithm), namespace.in_place,
+                        next(iter(modes), namespace.mode), active)
+
+
+def requested_sizes(parser: Parser, namespace: argparse.Namespace) -> tuple[int, ...]:
+    """The sizes in bytes, in whole elements, ascending; or the end of the process."""
+    if namespace.maxbytes < namespace.minbytes and not namespace.sizes:
+        parser.error(f"the sizes begin at {namespace.minbytes} B, above their end at "
+                     f"{namespace.maxbytes} B")
+    element_bytes = DATATYPES[namespace.datatype].size_bytes
+    for size in namespace.sizes or [namespace.minbytes]:
+        if 0 < size < element_bytes:
+            parser.error(f"{size} B hold no {namespace.datatype}, which has {element_bytes} B")
+    chosen = namespace.sizes or sizes_between(namespace.minbytes, namespace.maxbytes,
+                                              namespace.stepfactor, element_bytes)
+    return tuple(sorted({size // element_bytes * element_bytes for size in chosen}))
+
+
+def sizes_between(smallest: int, largest: int, factor: int, element_bytes: int) -> list[int]:
+    """From `smallest` to `largest` bytes, times `factor`; after 0 comes one element."""
+    sizes = []
+    size = smallest
+    while size <= largest:
+        sizes.append(size)
+        size = size * factor or element_bytes
+    return sizes

@@ -1,0 +1,314 @@
+"""Keeps the core (bench, collectives, kernels) easy to live in: sizes, imports, names and prose.
+
+`python -m tests.prose` prints the figures for prose and names.
+"""
+
+import ast
+import ctypes
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from tests import prose
+
+ROOT = Path(__file__).parent.parent
+CORE = "bench", "collectives", "kernels"
+PACKAGES = (*CORE, "reports")
+
+MOST_LINES = 16_050  # the goal is 13,500: lower this with every file that gets simpler
+MOST_FILE_LINES = 350
+MOST_REPORTS_FILE_LINES = 400
+MOST_COLUMNS = 100
+MOST_LOADED_MODULES = 45
+MOST_PARAMETERS = 6
+MOST_LONG_SIGNATURES_PERCENT = 3
+MOST_DEVICE_BRANCHES = 8
+MOST_FORMS_PER_THOUSAND_WORDS = 3
+MOST_BINDINGS_OF_A_BANNED_NAME = 10
+
+# The rooms that each room may import besides itself. A module belongs to the room with the longest
+# matching name: collectives/library is part of "collectives", the commands bench/*.py of "bench".
+BELOW = {
+    "kernels": (),
+    "collectives": ("kernels",),
+    "collectives.quantized": ("collectives", "kernels"),
+    "collectives.layers": ("collectives", "kernels"),
+    "collectives.experts": ("collectives", "kernels"),
+    "reports": (),
+    "bench.machine": ("collectives", "kernels", "reports"),
+    "bench.harness": ("bench.machine", "collectives", "kernels", "reports"),
+    "bench.features": ("bench.harness", "bench.machine", "collectives", "kernels", "reports"),
+    "bench.campaigns": ("bench.harness", "bench.machine", "collectives", "kernels", "reports"),
+    "bench.layers": ("bench.harness", "bench.machine", "collectives.layers", "collectives",
+                     "kernels", "reports"),
+    "bench": ("bench.layers", "bench.features", "bench.campaigns", "bench.harness", "bench.machine",
+              "collectives.layers", "collectives", "kernels", "reports"),
+}
+# A module that may import one more room.
+DOORS = {
+    "collectives.algorithm": "collectives.quantized",
+    "bench.layers.experts": "collectives.experts",
+}
+# `bench` alone is its __init__.py with the version, which every room of bench may read.
+VERSION = "bench"
+OURS = (*PACKAGES, "tests")
+
+DEVICE_CLASSES = {"CpuDevice", "GpuDevice"}
+DEVICE_NAMES = {"cpu", "cuda", "hip"}
+COMPILERS = {"compile", "compile_kernel", "bind_kernel"}
+# Structures that no file of ours defines in C++: NCCL's header is not compiled here.
+FOREIGN_STRUCTURES = {"UniqueId"}
+
+# As `python -m bench.allreduce --help` in a process that can then look at its own modules.
+LOADED_MODULES = """
+import runpy, sys
+sys.argv = ["bench.allreduce", "--help"]
+try:
+    runpy.run_module("bench.allreduce", run_name="__main__", alter_sys=True)
+except SystemExit:
+    pass
+packages = "bench", "collectives", "kernels", "reports"
+loaded = sorted(name for name in sys.modules if name.split(".")[0] in packages)
+print("LOADED", *loaded)
+"""
+
+
+def files(*packages: str, suffixes: tuple[str, ...] = (".py",)) -> list[Path]:
+    """The files of these packages, relative to the project's root."""
+    return sorted(path.relative_to(ROOT) for package in packages
+                  for path in (ROOT / package).rglob("*") if path.suffix in suffixes)
+
+
+def core_sources() -> dict[Path, list[str]]:
+    """The lines of every Python and C++ file of the core."""
+    sources = files(*CORE, suffixes=(".py", ".cu", ".h", ".cpp"))
+    return {path: (ROOT / path).read_text().splitlines() for path in sources}
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text())
+
+
+def module_name(path: Path) -> str:
+    """`bench.harness` for bench/harness/__init__.py, `bench.tune` for bench/tune.py."""
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_module(name: str) -> bool:
+    stem = ROOT.joinpath(*name.split("."))
+    return stem.with_suffix(".py").is_file() or (stem / "__init__.py").is_file()
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """The modules that a tree of Python imports, inside of functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            members = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if is_module(name) else node.module for name in members)
+
+
+def without_type_checking(tree: ast.Module) -> ast.Module:
+    """A module without its `if TYPE_CHECKING` blocks at the top level."""
+    body = [node for node in tree.body
+            if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
+    return ast.Module(body, [])
+
+
+def room(module: str) -> str:
+    """The room of a module: the longest name in BELOW that its own name starts with."""
+    rooms = [name for name in BELOW if f"{module}.".startswith(f"{name}.")]
+    return max(rooms, key=len, default=module)
+
+
+def test_the_core_keeps_its_size():
+    sources = core_sources()
+    total = sum(map(len, sources.values()))
+    assert total <= MOST_LINES, f"the core has {total:,} lines"
+    longest = {str(p): len(v) for p, v in sources.items() if len(v) > MOST_FILE_LINES}
+    assert not longest, f"files of more than {MOST_FILE_LINES} lines"
+    long_reports = [str(p) for p in files("reports")
+                    if len((ROOT / p).read_text().splitlines()) > MOST_REPORTS_FILE_LINES]
+    assert not long_reports, f"files of more than {MOST_REPORTS_FILE_LINES} lines"
+
+
+def test_no_line_of_the_core_is_wider_than_the_limit():
+    wide = [f"{path}:{number}" for path, lines in core_sources().items()
+            for number, line in enumerate(lines, 1) if len(line) > MOST_COLUMNS]
+    assert not wide
+
+
+def test_no_import_is_relative():
+    relative = [f"{path}:{node.lineno}" for path in files(*PACKAGES)
+                for node in ast.walk(parsed(path)) if isinstance(node, ast.ImportFrom)
+                and node.level]
+    assert not relative
+
+
+def test_imports_point_downwards():
+    wrong = set()
+    for path in files(*PACKAGES):
+        module = module_name(path)
+        allowed = {room(module), *BELOW[room(module)], DOORS.get(module)}
+        wrong |= {f"{module} imports {name}" for name in imported(parsed(path))
+                  if name.split(".")[0] in OURS and name != VERSION and room(name) not in allowed}
+    assert not wrong
+
+
+def test_imports_form_no_circle():
+    graph = {module_name(path): {name for name in imported(without_type_checking(parsed(path)))
+                                 if name.split(".")[0] in CORE}
+             for path in files(*CORE)}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_mpi_has_one_door():
+    doors = [path.as_posix() for path in files(*PACKAGES)
+             if "mpi4py" in {name.split(".")[0] for name in imported(parsed(path))}]
+    assert doors == ["collectives/communicator.py"]
+
+
+def test_no_module_imports_a_gpu_library_at_its_top():
+    for path in files(*PACKAGES):
+        top = [node for node in parsed(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {name.split(".")[0] for name in imported(ast.Module([*top], []))}
+        assert not names & {"cupy", "cupyx", "cuda", "pynvml", "nccl"}, path
+
+
+def test_platforms_differ_in_one_file():
+    for path in files("kernels", suffixes=(".cu", ".h")):
+        source = (ROOT / path).read_text()
+        conditions = [line for line in source.splitlines()
+                      if line.lstrip().startswith(("#if", "#elif"))]
+        assert bool(conditions) == (path.name == "platform.h"), path
+        assert "#include <" not in source, path
+
+
+def test_a_default_run_loads_few_modules():
+    result = subprocess.run([sys.executable, "-c", LOADED_MODULES], cwd=ROOT, capture_output=True,
+                            text=True, check=True)
+    loaded = result.stdout.splitlines()[-1].split()
+    assert loaded.pop(0) == "LOADED"
+    assert len(loaded) <= MOST_LOADED_MODULES, f"{len(loaded)} modules: {' '.join(loaded)}"
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """The number of named parameters, without self and cls."""
+    arguments = function.args
+    names = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    return len(names) - (names[:1] in (["self"], ["cls"]))
+
+
+def test_functions_have_few_parameters():
+    functions = [(path, node) for path in files(*CORE) for node in ast.walk(parsed(path))
+                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    long = [f"{path}:{node.lineno} {node.name}" for path, node in functions
+            if parameters(node) > MOST_PARAMETERS]
+    percent = 100 * len(long) / len(functions)
+    assert percent <= MOST_LONG_SIGNATURES_PERCENT, f"{percent:.1f} %: {', '.join(long)}"
+
+
+def asks_for_device(node: ast.AST) -> bool:
+    """Whether an expression compares a device's name, or asks for its class."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+        names = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
+        return bool(names & DEVICE_CLASSES)
+    if not isinstance(node, ast.Compare):
+        return False
+    sides = [node.left, *node.comparators]
+    if isinstance(node.ops[0], ast.In | ast.NotIn) and isinstance(sides[1], ast.Tuple | ast.Set):
+        sides = sides[1].elts
+    elif not isinstance(node.ops[0], ast.Eq | ast.NotEq):
+        return False
+    return any(isinstance(side, ast.Constant) and side.value in DEVICE_NAMES for side in sides)
+
+
+def test_few_branches_ask_for_the_kind_of_device():
+    branches = []
+    for path in files("bench", "collectives"):
+        nodes = list(ast.walk(parsed(path)))
+        for_types = {id(n) for a in nodes if isinstance(a, ast.Assert) for n in ast.walk(a)}
+        branches += [f"{path}:{node.lineno}" for node in nodes
+                     if isinstance(node, ast.expr) and asks_for_device(node)
+                     and id(node) not in for_types]
+    assert len(branches) <= MOST_DEVICE_BRANCHES, f"{len(branches)} branches: {branches}"
+
+
+@pytest.mark.parametrize("package", CORE)
+def test_prose_is_plain(package):
+    paths = [path for path in prose.project_files() if path.parts[0] == package]
+    count = prose.count_folders(paths)[package]
+    worst = sorted(paths, key=lambda path: -prose.count_file(path).forms)[:5]
+    assert count.per_thousand <= MOST_FORMS_PER_THOUSAND_WORDS, [str(path) for path in worst]
+
+
+def test_names_are_nouns_and_verbs():
+    names = prose.banned_names(files(*CORE))
+    assert max(names.values(), default=0) <= MOST_BINDINGS_OF_A_BANNED_NAME, names
+
+
+def subclasses(base: type[ctypes.Structure]) -> Iterator[type[ctypes.Structure]]:
+    for child in base.__subclasses__():
+        yield child
+        yield from subclasses(child)
+
+
+def structures_of_the_core() -> set[type[ctypes.Structure]]:
+    """Every ctypes structure that a module of the core defines."""
+    for path in files(*CORE):
+        if "Structure)" in (ROOT / path).read_text():
+            importlib.import_module(module_name(path))
+    return {child for child in subclasses(ctypes.Structure)
+            if child.__module__.split(".")[0] in CORE and child.__name__ not in FOREIGN_STRUCTURES}
+
+
+def with_nested(structure: type) -> Iterator[type]:
+    """A structure and those in its fields, which the checks of its layout cover."""
+    yield structure
+    for _, field, *_ in getattr(structure, "_fields_", ()):
+        while hasattr(field, "_length_"):
+            field = field._type_
+        yield from with_nested(field)
+
+
+def compiler_arguments(tree: ast.AST) -> Iterator[str]:
+    """The names in the arguments of calls that compile, or that forward structures to a compiler;
+    a local variable counts as the expression assigned to it."""
+    local = {ast.unparse(node.targets[0]): node.value for node in ast.walk(tree)
+             if isinstance(node, ast.Assign)}
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        if ast.unparse(call.func).split(".")[-1].strip("_") in COMPILERS:
+            for argument in (*call.args, *(word.value for word in call.keywords)):
+                expression = local.get(ast.unparse(argument), argument)
+                yield from (node.id for node in ast.walk(expression) if isinstance(node, ast.Name))
+
+
+def compiled_structures(path: Path) -> set[type]:
+    """The structures that a module passes to a compiler, by looking up names in the module."""
+    structures: set[type] = set()
+    names = set(compiler_arguments(parsed(path)))
+    module = importlib.import_module(module_name(path)) if names else None
+    for value in (getattr(module, name, None) for name in names):
+        values = value if isinstance(value, tuple) else (value,)
+        structures |= {item for item in values if isinstance(item, type)}
+    return structures
+
+
+def test_compiling_checks_the_layout_of_every_structure():
+    structures = structures_of_the_core()
+    compiled = [structure for path in files(*CORE) for structure in compiled_structures(path)]
+    checked = {nested for structure in compiled for nested in with_nested(structure)}
+    assert structures
+    assert not {f"{s.__module__}.{s.__name__}" for s in structures - checked}

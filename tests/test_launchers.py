@@ -96,7 +96,7 @@ def test_eight_ranks_with_large_messages_fit_a_container_s_shared_memory(out, la
 def test_where_shared_memory_is_too_small_for_mpi_one_sentence_says_so_before_it_dies(out):
     done = launched([*with_shm("size=1m"), *command("mpich", 2, *allreduce(out))])
     assert done.returncode != 0
-    assert done.stderr.count("bench.allreduce: /dev/shm has 1 MiB, and MPI may die where 2 ranks have less than") == 1
+    assert done.stderr.count("bench.allreduce: /dev/shm has 1 MiB, and MPI may die if 2 ranks have less than") == 1
     assert "Traceback" not in done.stderr
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from bench.harness.options import print_out
+
 PR_SET_PDEATHSIG = 1
 # The signals that end a command, and the patience after each. On SIGINT a run writes its results.
 ENDINGS = ((signal.SIGINT, 15.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, None))
@@ -24,11 +26,9 @@ class Stop(Exception):
 
 
 def say(sentence: str) -> None:
-    """Writes a sentence to standard error."""
-    try:
-        print(sentence, file=sys.stderr, flush=True)
-    except BrokenPipeError:  # the reader has left; the campaign continues for its files
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    """Writes a sentence to standard error. Without a reader the campaign continues for its files.
+    Raises OSError."""
+    print_out(f"{sentence}\n", sys.stderr)
 
 
 def time_text(seconds: float) -> str:

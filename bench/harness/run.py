@@ -127,7 +127,7 @@ def note_crowding(session: Session) -> None:
 def finish(run: Run, file: RunFile, stop: str | None, stolen: float | None) -> Result:
     """Builds the cases and ends the file, on rank 0."""
     session = run.session
-    missing = len(run.suite.iterations) - len({block.case for block in run.blocks})
+    missing = len(run.suite.iterations) - len(run.samples)
     reason = None
     if stop == "interrupted":
         reason = "interrupted"

@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
+from bench.harness.iteration import probe_kernels
 from bench.harness.options import CANNOT, USAGE, WRONG, RunOptions, print_out
 from bench.harness.verify import WrongResult
 from bench.harness.watchdog import FlightRecord, start_witness
@@ -29,7 +30,7 @@ from collectives.communicator import (
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import WaitPolicy
 from collectives.world import open_device, open_world
-from kernels.devices.device import PEER_STRUCTURES, DeviceError, Memory, Step
+from kernels.devices.device import DeviceError, Memory, Step
 from reports.result import ResultError, followed, is_stream
 
 START_S = 20.0  # for MPI to start all ranks
@@ -68,8 +69,7 @@ class Session:
         with self.communicator.together(DeviceError):
             if isinstance(world.peers, Unsupported):
                 return world.library.barrier(world)
-            macros = {"WORLD": str(self.communicator.size)}
-            kernels = world.device.compile("link_probe", macros, PEER_STRUCTURES)
+            kernels = probe_kernels(world, {"WORLD": str(self.communicator.size)})
             return Step(kernels.kernel("meet"), world.peers.arguments(0, 0, 0, 0))
 
     def bind_meeting(self) -> None:
@@ -86,8 +86,7 @@ class Session:
             return None
         with self.communicator.together(DeviceError):
             trip_ns = world.device.private(8)
-            macros = {"WORLD": str(self.communicator.size)}
-            kernels = world.device.compile("link_probe", macros, PEER_STRUCTURES)
+            kernels = probe_kernels(world, {"WORLD": str(self.communicator.size)})
             trips = SHARED_PING_PONGS if world.peers.kind == "same_device" else PING_PONGS
             arguments = world.peers.arguments(0, trip_ns.address, trips, 0)
         return LinkProbe(Step(kernels.kernel("flag_ping_pong"), arguments), trip_ns)

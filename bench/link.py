@@ -21,7 +21,6 @@ from bench.harness.iteration import (
     idle_operation,
     nothing,
     pattern_steps,
-    probe_kernels,
 )
 from bench.harness.link_parts import link_parts
 from bench.harness.options import RunOptions
@@ -32,6 +31,7 @@ from bench.harness.sweep_options import sizes_between
 from collectives.collective import DATATYPES
 from collectives.link import LINK, Part, Wire, bind, open_wire, parts
 from collectives.operation import Operation, plain_arguments
+from collectives.peer_buffer import probe_kernels
 from kernels.devices.device import DeviceError, Step
 from reports.result import CaseHeader
 
@@ -134,7 +134,7 @@ def iteration_of_part(session: Session, wire: Wire, part: Part, size_bytes: int)
         Segments(wire.receive.address, size_bytes, data.received({"pairs": part.pairs})[rank]))
     count = size_bytes // DATATYPE.size_bytes
     reading = plain_arguments(rank, wire.send.address, wire.receive.address, count, watch)
-    kernels = probe_kernels(world, {"WORLD": str(len(wire.sends))})
+    kernels = probe_kernels(world.device, len(wire.sends))
     read = Step(kernels.kernel("read_own"), reading, world.device.blocks_for(size_bytes))
     is_source = any(source == rank for source, _ in part.pairs)
     is_target = any(target == rank for _, target in part.pairs)

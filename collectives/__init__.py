@@ -1,4 +1,1 @@
-"""A collective on many ranks: its meaning, its algorithms, the peers' memory, the baseline.
-
-`bench` imports it; it imports `kernels` and nothing above it.
-"""
+"""Collectives: their meaning, algorithms, peers' memory and baseline; `bench` imports them."""

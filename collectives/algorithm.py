@@ -1,7 +1,4 @@
-"""The registry: each collective's algorithms by name, in the order of the table.
-
-The library comes first, `auto` last. An optional algorithm is one line here.
-"""
+"""The registry: each collective's algorithms by name, in the order of the table."""
 
 from collections.abc import Mapping, Sequence
 
@@ -49,7 +46,7 @@ def named(algorithms: Mapping[str, Algorithm], name: str) -> Algorithm:
     base, _, words = name.partition("+")
     if words and base in ("library", "auto", "then_library", "compute"):
         raise ValueError(f"{base} is not ours to build")
-    return auto.built(algorithms[base], words)
+    return algorithms[base].built(words)
 
 
 def selected(algorithms: Mapping[str, Algorithm], names: Sequence[str]) -> list[Algorithm]:

@@ -2,30 +2,20 @@
 
 from functools import partial
 
-from collectives.operation import (
-    Algorithm,
-    Case,
-    Operation,
-    Unsupported,
-    World,
-    bind_kernel,
-    copied_or_registered,
-    direct_traffic,
-)
-from collectives.peer_buffer import HALF_BYTES
+from collectives.operation import Algorithm, Bound, Case, Unsupported, World, binder, direct_traffic
 
 
-def _bind(entry: str, world: World, case: Case) -> Operation | Unsupported:
+def _bind_pull(world: World, case: Case) -> Bound:
     if case.in_place and case.variant == "registered":
         return Unsupported("in place a result would overwrite inputs that peers have yet to read")
-    writers = world.communicator.size if entry == "one_shot_push" else 1
-    return bind_kernel(world, case, "allreduce_one_shot", entry, HALF_BYTES / (2 * writers))
+    return binder("allreduce_one_shot", "one_shot_pull", lambda ranks: 1)(world, case)
 
 
 PUSH = Algorithm(
     "one_shot_push", "each rank stores its input into every peer's slab and sums all",
-    partial(_bind, "one_shot_push"), direct_traffic, pushes=True)
+    binder("allreduce_one_shot", "one_shot_push", lambda ranks: ranks), direct_traffic,
+    pushes=True)
 PULL = Algorithm(
     "one_shot_pull",
-    "each rank stores its input into its own slab, reads every peer's and sums all",
-    partial(_bind, "one_shot_pull"), partial(direct_traffic, copies=1), copied_or_registered)
+    "each rank stores its input into its own slab, reads every peer's and sums all", _bind_pull,
+    partial(direct_traffic, copies=1), registered=True)

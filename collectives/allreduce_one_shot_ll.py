@@ -1,19 +1,11 @@
 """One-shot all-reduce in packets of data and epoch. See kernels/allreduce_one_shot_ll.cu."""
 
-from collectives.operation import (
-    Algorithm,
-    Case,
-    Operation,
-    Traffic,
-    Unsupported,
-    World,
-    bind_kernel,
-)
+from collectives.operation import Algorithm, Bound, Case, Traffic, Unsupported, World, bind_kernel
 
 MOST_BYTES = 32 << 10
 
 
-def _bind(world: World, case: Case) -> Operation | Unsupported:
+def _bind(world: World, case: Case) -> Bound:
     if case.segment_bytes > MOST_BYTES:
         return Unsupported(f"a slab has room for {MOST_BYTES >> 10} KiB in packets",
                            depends_on_size=True)

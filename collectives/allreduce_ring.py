@@ -4,19 +4,11 @@ The ring sums a segment in rotated order and rounds it to the datatype once a ho
 at most n-1 roundings; the one- and two-shot forms round once.
 """
 
-from collectives.operation import (
-    Algorithm,
-    Case,
-    Operation,
-    Traffic,
-    Unsupported,
-    World,
-    bind_kernel,
-)
+from collectives.operation import Algorithm, Bound, Case, Traffic, World, bind_kernel
 from collectives.peer_buffer import HALF_BYTES
 
 
-def _bind(world: World, case: Case) -> Operation | Unsupported:
+def _bind(world: World, case: Case) -> Bound:
     # A half holds 2(n-1) inboxes of two segments each, rounded up to whole packs: less than four
     # chunks and a page.
     return bind_kernel(world, case, "allreduce_ring", "ring", (HALF_BYTES - 4096) / 4)

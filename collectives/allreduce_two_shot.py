@@ -1,30 +1,20 @@
-"""Two-shot all-reduce: a direct reduce-scatter, then a direct all-gather.
+"""Two-shot all-reduce: reduce-scatter, then all-gather. See kernels/allreduce_two_shot.cu."""
 
-See kernels/allreduce_two_shot.cu.
-"""
-
-from collectives.operation import (
-    Algorithm,
-    Case,
-    Operation,
-    Traffic,
-    Unsupported,
-    World,
-    bind_kernel,
-    copied_or_registered,
-)
+from collectives.operation import Algorithm, Bound, Case, Traffic, World, bind_kernel
 from collectives.peer_buffer import HALF_BYTES
 
 
-def _bind(world: World, case: Case) -> Operation | Unsupported:
+def _bind(world: World, case: Case) -> Bound:
     # A half holds two chunks and two segments of sums, each rounded up to whole packs.
     room_bytes = (HALF_BYTES - 4096) / (2 + 2 / world.communicator.size)
     return bind_kernel(world, case, "allreduce_two_shot", "two_shot", room_bytes)
 
 
-def _traffic(ranks: int, case: Case) -> Traffic:
-    own = case.segment_bytes // ranks
-    others = case.segment_bytes - own
+def two_shot_traffic(ranks: int, case: Case, wire_bytes: int | None = None) -> Traffic:
+    """`wire_bytes` (default: all) of each rank's data cross the wire."""
+    moved = case.segment_bytes if wire_bytes is None else wire_bytes
+    own = moved // ranks
+    others = moved - own
     copy_in = () if case.variant == "registered" else ((others, 0),)
     stages = (*copy_in, (own, others), (0, others)) if ranks > 1 else ()
     return Traffic(2, stages, case.segment_bytes)
@@ -32,4 +22,4 @@ def _traffic(ranks: int, case: Case) -> Traffic:
 
 TWO_SHOT = Algorithm(
     "two_shot", "each rank sums one segment of all inputs, then reads the other segments' sums",
-    _bind, _traffic, copied_or_registered)
+    _bind, two_shot_traffic, registered=True)

@@ -1,23 +1,10 @@
-"""`auto`: the algorithm that a newcomer should use at a size.
-
-It takes what `bench.tune` measured as best on this machine, for each state of the link; without
-such a table, a choice that is reasonable on every machine.
-"""
+"""`auto`: what bench.tune measured as best here, or a choice that is reasonable everywhere."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from collectives.operation import (
-    Algorithm,
-    Build,
-    Case,
-    Operation,
-    Traffic,
-    TunedChoice,
-    Unsupported,
-    World,
-)
+from collectives.operation import Algorithm, Bound, Case, Operation, TunedChoice, World
 
 SAME_STATE_RATIO = 1.5  # of two round trips in one state; states were 2 to 5 times apart
 
@@ -42,10 +29,10 @@ def choices_for(choices: Sequence[TunedChoice], case: Case, ranks: int) -> list[
     if not case.segment_bytes:
         return []
     key = case.collective.name, ranks, case.variant
+    comparable = [choice for choice in choices
+                  if (choice.collective, choice.ranks, choice.variant) == key]
     states: list[list[TunedChoice]] = []
-    for choice in sorted(choices, key=lambda choice: choice.link_rtt_ns):
-        if (choice.collective, choice.ranks, choice.variant) != key:
-            continue
+    for choice in sorted(comparable, key=lambda choice: choice.link_rtt_ns):
         if not states or not same_state(states[-1][0].link_rtt_ns, choice.link_rtt_ns):
             states.append([])
         states[-1].append(choice)
@@ -56,44 +43,25 @@ def choices_for(choices: Sequence[TunedChoice], case: Case, ranks: int) -> list[
     return [min(state, key=distance) for state in states]
 
 
-def built(algorithm: Algorithm, words: str) -> Algorithm:
-    """The algorithm in the build that these words spell, such as "nt+128K". Raises ValueError."""
-    if not words:
-        return algorithm
-    build = Build.parse(words)
-    return replace(algorithm, name=f"{algorithm.name}+{words}",
-                   bind=lambda world, case: algorithm.bind(world, replace(case, build=build)))
-
-
 def choosing_among(algorithms: Sequence[Algorithm],
                    choose: Callable[[int, int], str]) -> Algorithm:
     """`auto`: binds the tuned choice for each state of the link, or `choose(size_bytes, ranks)`."""
     by_name = {algorithm.name: algorithm for algorithm in algorithms}
 
-    def bind_named(world: World, case: Case, name: str) -> Operation | Unsupported:
+    def bind_named(world: World, case: Case, name: str) -> Bound:
         base, _, words = name.partition("+")
-        operation = built(by_name[base], words).bind(world, case)
-        if isinstance(operation, Unsupported):
-            return operation
-        return replace(operation, chosen=name)
+        bound = by_name[base].built(words).bind(world, case)
+        return replace(bound, chosen=name) if isinstance(bound, Operation) else bound
 
-    def bind(world: World, case: Case) -> Operation | Unsupported:
-        ranks = world.communicator.size
-        by_link: dict[float, Operation] = {}
+    def bind(world: World, case: Case) -> Bound:
+        ranks, by_link = world.communicator.size, dict[float, Operation]()
         for choice in choices_for(world.choices, case, ranks):
-            operation = bind_named(world, case, choice.algorithm)
-            if isinstance(operation, Operation):
-                by_link[choice.link_rtt_ns] = operation
+            bound = bind_named(world, case, choice.algorithm)
+            if isinstance(bound, Operation):
+                by_link[choice.link_rtt_ns] = bound
         if by_link:
             return replace(next(iter(by_link.values())), by_link=by_link)
         return bind_named(world, case, choose(case.segment_bytes, ranks))
 
-    def traffic(ranks: int, case: Case) -> Traffic | None:
-        return by_name[choose(case.segment_bytes, ranks)].traffic(ranks, case)
-
-    def variants(world: World) -> tuple[str, ...]:
-        names = [name for algorithm in algorithms for name in algorithm.variants(world)]
-        return tuple(dict.fromkeys(names))
-
-    about = "the best for the size: as bench.tune measured, or a default"
-    return Algorithm("auto", about, bind, traffic, variants)
+    return Algorithm("auto", "the best for the size: as bench.tune measured, or a default", bind,
+                     registered=True)

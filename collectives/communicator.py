@@ -20,8 +20,8 @@ VENDORS = {"Open MPI": "Open MPI", "Intel": "Intel MPI", "CRAY": "Cray MPICH",
 
 
 class Disagreement(Exception):
-    """Some rank cannot continue. All ranks raise it together, with the first rank's sentence and
-    the names of all exception types."""
+    """Some rank cannot continue. All ranks raise it together, with the first one's sentence and the
+    names of all exception types."""
 
     def __init__(self, sentence: str, types: frozenset[str] = frozenset()) -> None:
         super().__init__(sentence)
@@ -93,15 +93,13 @@ class Communicator:
         self.hosts = self.world.allreduce(int(self.local_rank == 0))
         levels = {getattr(MPI, f"THREAD_{level.upper()}"): level for level in THREAD_LEVELS}
         self.thread_level = levels[MPI.Query_thread()]
-        self._status = MPI.Status()
 
     @property
     def library(self) -> str:
         """The MPI library's name and version, such as `MPICH 5.0.2`."""
         text = self.mpi.Get_library_version()
         version = re.search(r"\d+\.\d+(\.\d+)?", text)
-        names = [name for word, name in VENDORS.items() if word in text]
-        name = names[0] if names else self.mpi.get_vendor()[0]
+        name = next((VENDORS[word] for word in VENDORS if word in text), self.mpi.get_vendor()[0])
         return f"{name} {version.group() if version else 'of unknown version'}"
 
     def all_gather(self, item: Any) -> list[Any]:
@@ -134,10 +132,7 @@ class Communicator:
     @contextmanager
     def together(self, *expected: type[Exception]) -> Iterator[None]:
         """If one rank raises an `expected` exception inside, all ranks raise one Disagreement that
-        names that rank.
-
-        Inside, a rank must not wait for another: the rank that raised has already left.
-        """
+        names it. Inside, no rank may wait for another: the rank that raised has already left."""
         failure = None
         try:
             yield
@@ -159,16 +154,4 @@ class Communicator:
 
     def handle(self, name: str) -> int:
         """The C handle of `FLOAT`, `SUM`, `COMM_WORLD`, ...: 4 bytes in MPICH, 8 in Open MPI."""
-        thing = getattr(self.mpi, name)
-        handle = ctypes.string_at(self.mpi._addressof(thing), self.mpi._sizeof(thing))
-        return int.from_bytes(handle, "little")
-
-    @property
-    def in_place(self) -> int:
-        """The value of MPI_IN_PLACE."""
-        return int(self.mpi.IN_PLACE)
-
-    @property
-    def status(self) -> int:
-        """The address of an MPI_Status that calls may overwrite."""
-        return int(self.mpi._addressof(self._status))
+        return int(self.mpi._handleof(getattr(self.mpi, name)))

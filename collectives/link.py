@@ -12,7 +12,7 @@ from itertools import combinations, permutations
 from collectives.collective import Array, Collective, Shape
 from collectives.communicator import Disagreement
 from collectives.operation import Operation, Unsupported, World
-from collectives.peer_buffer import register
+from collectives.peer_buffer import probe_kernels, register
 from kernels.devices.device import PEER_STRUCTURES, Arguments, DeviceError, Memory, Step
 
 # Of the host copy in the background: whole pieces of link.cu, more than a core's caches hold.
@@ -42,7 +42,7 @@ def _receives(shape: Shape, rank: int, ranks: int) -> bool:
     return any(destination == rank for _, destination in shape["pairs"])
 
 
-LINK = Collective("link", "Link", _from_sources, cut=False, no_place="nothing moves in place",
+LINK = Collective("link", _from_sources, cut=False, no_place="nothing moves in place",
                   receives=_receives)
 
 
@@ -130,16 +130,16 @@ def bind(wire: Wire, part: Part, count: int) -> Operation:
                                       device.most_chunk_bytes)
     arguments.sends[: len(wire.sends)] = wire.sends
     arguments.receives[: len(wire.receives)] = wire.receives
-    macros = {"WORLD": str(world.communicator.size)}
+    ranks = world.communicator.size
     blocks = device.blocks_for(4 * count) if part.moves_data else 1
     if part.algorithm == "local_copy":
-        kernels = device.compile("link_probe", macros, PEER_STRUCTURES)
+        kernels = probe_kernels(device, ranks)
         step = Step(kernels.kernel("copy_local"), arguments, blocks)
     else:
         destination = dict(part.pairs).get(rank, -1)
         sources = [source for source, target in part.pairs if target == rank]
         transfer = Transfer(arguments, destination, sources[0] if sources else -1,
                             wire.on_host.address, wire.on_device.address, BACKGROUND_BYTES)
-        kernels = device.compile("link", macros, STRUCTURES)
+        kernels = device.compile("link", {"WORLD": str(ranks)}, STRUCTURES)
         step = Step(kernels.kernel(ENTRIES[part.algorithm]), transfer, blocks)
     return Operation(step, device.caller(step), keep=wire)

@@ -1,7 +1,4 @@
-"""The nouns of a collective: a Case to perform, an Algorithm that can, the Operation it binds.
-
-Binding returns an Operation, or Unsupported with the reason: a value for the table, not a crash.
-"""
+"""The nouns of a collective: a Case to perform, an Algorithm that can, the Operation it binds."""
 
 import ctypes
 import re
@@ -15,17 +12,19 @@ import numpy as np
 
 from collectives.collective import Array, Collective, Datatype, Shape
 from collectives.communicator import Communicator
-from collectives.peer_buffer import PeerBuffer, register
+from collectives.peer_buffer import HALF_BYTES, PeerBuffer, register
 from kernels.devices.device import PEER_STRUCTURES, Arguments, Device, Memory, Step, Watch
 
 PACK_BYTES = 64  # of the widest CPU
-UNITS = {"K": 1 << 10, "M": 1 << 20}
+# The words of a build, by their last letter: the field, and the unit of its number.
+LIMITS = {"K": ("chunk_bytes", 1 << 10), "M": ("chunk_bytes", 1 << 20), "b": ("blocks", 1),
+          "t": ("threads", 1)}
 
 
 @dataclass(frozen=True)
 class Unsupported:
-    """Why something cannot run on this machine, in one sentence. `depends_on_size`: the algorithm
-    supports other sizes, so a table of all algorithms omits it silently."""
+    """Why something cannot run here, in one sentence. `depends_on_size`: the algorithm supports
+    other sizes, so a table of all algorithms omits it silently."""
 
     reason: str
     depends_on_size: bool = False
@@ -33,13 +32,10 @@ class Unsupported:
 
 @dataclass(frozen=True)
 class Build:
-    """How a kernel is compiled and launched. An algorithm's name spells it, as in
-    `two_shot+nt+ntr+128K` or `one_shot_pull+16b+256t`.
-
-    `stream_slab` (nt) and `stream_receive` (ntr) store around the caches, into the slab and into
-    the receive buffer. `chunk_bytes` (128K), `blocks` (16b) and `threads` (256t) are upper limits;
-    None leaves the choice to the device.
-    """
+    """How a kernel is compiled and launched, as an algorithm's name spells it:
+    `two_shot+nt+ntr+128K` or `one_shot_pull+16b+256t`. `stream_slab` (nt) and `stream_receive`
+    (ntr) store around the caches, into the slab and into the receive buffer. The others are upper
+    limits; None leaves the choice to the device."""
 
     stream_slab: bool = False
     stream_receive: bool = False
@@ -50,30 +46,22 @@ class Build:
     @classmethod
     def parse(cls, words: str) -> "Build":
         """The build of words joined by "+"; "" is the default. Raises ValueError."""
-        build = cls()
+        fields: dict[str, Any] = {}
         for word in words.split("+") if words else ():
-            match = re.fullmatch(r"nt|ntr|([1-9]\d{0,4})([KMbt])", word)
-            if not match:
-                raise ValueError(f"{word!r} is not one of nt, ntr, 128K, 16b and 256t")
-            number, unit = match.groups()
-            if word == "nt":
-                build = replace(build, stream_slab=True)
-            elif word == "ntr":
-                build = replace(build, stream_receive=True)
-            elif unit == "b":
-                build = replace(build, blocks=int(number))
-            elif unit == "t":
-                build = replace(build, threads=int(number))
+            if word in ("nt", "ntr"):
+                fields["stream_slab" if word == "nt" else "stream_receive"] = True
+            elif re.fullmatch(r"[1-9]\d{0,4}[KMbt]", word):
+                limit, unit = LIMITS[word[-1]]
+                fields[limit] = int(word[:-1]) * unit
             else:
-                build = replace(build, chunk_bytes=int(number) * UNITS[unit])
-        return build
+                raise ValueError(f"{word!r} is not one of nt, ntr, 128K, 16b and 256t")
+        return cls(**fields)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One collective to perform: `count` elements in each segment of the buffers at `send` and
-    `receive` (addresses), in one of its algorithm's variants. `size_bytes` is the size that
-    nccl-tests would print."""
+    """One collective to perform: `count` elements in each segment of the buffers at the addresses
+    `send` and `receive`. `size_bytes` is the size that nccl-tests would print."""
 
     collective: Collective
     count: int
@@ -90,6 +78,30 @@ class Case:
     @property
     def segment_bytes(self) -> int:
         return self.count * self.datatype.size_bytes
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An algorithm bound to a case: `step` performs it natively, `call` from Python.
+
+    `chosen` names the algorithm behind `auto`, which binds one operation for each state of the link
+    that it was tuned in (`by_link`, by the round trip in ns). `failure` returns a library's error
+    about earlier calls. Only a quantised operation has `expected_sum(inputs)`, its exact result
+    from all ranks' decoded blocks, (ranks, ..., block), and `signal_to_noise_db(seed)`, which
+    measures its loss, by kind of data, on all ranks together.
+    """
+
+    step: Step
+    call: Callable[[], None]
+    chosen: str | None = None
+    failure: Callable[[], str | None] = field(default=lambda: None)
+    keep: Any = None  # objects that the step points into
+    by_link: Mapping[float, "Operation"] = field(default_factory=dict)
+    expected_sum: Callable[[Array], Array] | None = None
+    signal_to_noise_db: Callable[[int], dict[str, float]] | None = None
+
+
+Bound = Operation | Unsupported  # the reason is a value for the table, not a crash
 
 
 @dataclass(frozen=True)
@@ -124,29 +136,9 @@ class World:
         return self.device.clock_shared and not isinstance(self.peers, Unsupported)
 
 
-@dataclass(frozen=True)
-class Exchange:
-    """A variable all-to-all of bytes, in multiples of 8. `send_bytes` and `receive_bytes`,
-    (ranks,), lie back to back from the addresses `send` and `receive`, in rank order.
-
-    `counts` is the address of an int32 table (ranks, row_length); this rank has filled its own row.
-    A library that the host calls gathers the table first, as a program does that must learn the
-    sizes. NCCL and RCCL do not: such a program would have to wait for its GPU.
-    """
-
-    send: int
-    send_bytes: Array
-    receive: int
-    receive_bytes: Array
-    counts: int | None = None
-    row_length: int = 0
-
-
 class Library(ABC):
-    """A baseline library, opened by all ranks of a world. All ranks call each method together.
-
-    `name` has the version: `MPICH 5.0.2`, `NCCL 2.32.3`; plain `NCCL` if it cannot be loaded.
-    """
+    """A baseline library. All ranks call each method together. `name` has the version:
+    `MPICH 5.0.2`, `NCCL 2.32.3`; plain `NCCL` if it cannot be loaded."""
 
     name: str
 
@@ -155,12 +147,20 @@ class Library(ABC):
         """The variants in which the library is measured; the first is its plain use."""
 
     @abstractmethod
-    def bind(self, world: World, case: Case) -> "Operation | Unsupported":
+    def bind(self, world: World, case: Case) -> Bound:
         """Binds a case in one of `variants`."""
 
     @abstractmethod
-    def bind_exchange(self, world: World, exchange: Exchange) -> "Operation | Unsupported":
-        """Binds a variable all-to-all."""
+    def bind_exchange(self, world: World, send: tuple[int, Array], receive: tuple[int, Array],
+                      counts: tuple[int, int] | None = None) -> Bound:
+        """Binds a variable all-to-all of bytes. `send` and `receive` are an address and the bytes
+        for or from each rank, multiples of 8, which lie back to back there.
+
+        `counts` are the address of an int32 table, (ranks, row length), in which this rank has
+        filled its own row, and the row length. A library that the host calls gathers the table
+        first, as a program does that must learn the sizes. NCCL and RCCL do not: such a program
+        would have to wait for its GPU.
+        """
 
     @abstractmethod
     def barrier(self, world: World) -> Step:
@@ -178,34 +178,6 @@ class Library(ABC):
         """Facts about the library for the head of a run, after all cases are bound; `notes` are
         sentences for readers. Empty if the head says everything elsewhere."""
         return {}
-
-
-@dataclass(frozen=True)
-class Lossy:
-    """Only a quantised operation has this: `expected_sum(inputs)` is its exact result from all
-    ranks' decoded blocks, (ranks, ..., block); `signal_to_noise_db(seed)` measures its loss, by
-    kind of data, on all ranks together."""
-
-    expected_sum: Callable[[Array], Array]
-    signal_to_noise_db: Callable[[int], dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Operation:
-    """An algorithm bound to a case: `step` performs it natively, `call` from Python.
-
-    `chosen` names the algorithm behind `auto`, which binds one operation for each state of the link
-    that it was tuned in (`by_link`, by the round trip in ns). `failure` returns a library's error
-    about earlier calls.
-    """
-
-    step: Step
-    call: Callable[[], None]
-    chosen: str | None = None
-    failure: Callable[[], str | None] = field(default=lambda: None)
-    keep: Any = None  # objects that the step points into
-    by_link: Mapping[float, "Operation"] = field(default_factory=dict)
-    lossy: Lossy | None = None
 
 
 @dataclass(frozen=True)
@@ -236,32 +208,45 @@ def ring_traffic(ranks: int, case: Case) -> Traffic:
     return Traffic(hops, ((segment, 0), *forwarded, (0, segment)) if hops else (), segment)
 
 
-def only_copied(world: World) -> tuple[str, ...]:
-    """The variants of an algorithm that goes through slabs."""
-    return ("copied",)
-
-
-def copied_or_registered(world: World) -> tuple[str, ...]:
-    """The variants of an algorithm that can also work on the users' own buffers."""
-    return "copied", "registered"
-
-
 @dataclass(frozen=True)
 class Algorithm:
-    """A way to perform a collective. `bind(world, case)` returns an Operation or Unsupported;
-    `traffic(ranks, case)` the bytes it must move, None if it does more than move them;
-    `variants(world)` the forms in which it is measured; `pushes`: it stores into peers' memory."""
+    """A way to perform a collective. `traffic(ranks, case)` are the bytes it must move, None if it
+    does more than move them. If `registered`, it also works on the users' own buffers; if `pushes`,
+    it stores into peers' memory."""
 
     name: str
     about: str
-    bind: Callable[[World, Case], "Operation | Unsupported"]
-    traffic: Callable[[int, Case], Traffic | None]
-    variants: Callable[[World], tuple[str, ...]] = only_copied
+    bind: Callable[[World, Case], Bound]
+    traffic: Callable[[int, Case], Traffic | None] = lambda ranks, case: None
+    registered: bool = False
     pushes: bool = False
+
+    def variants(self, world: World) -> tuple[str, ...]:
+        """The forms in which it is measured."""
+        return ("copied", "registered") if self.registered else ("copied",)
+
+    def built(self, words: str) -> "Algorithm":
+        """This algorithm in the build that words such as "nt+128K" spell. Raises ValueError."""
+        if not words:
+            return self
+        build = Build.parse(words)
+        return replace(self, name=f"{self.name}+{words}",
+                       bind=lambda world, case: self.bind(world, replace(case, build=build)))
+
+
+def binder(stem: str, entry: str,
+           segments: Callable[[int], int]) -> Callable[[World, Case], Bound]:
+    """A function that binds an entry of kernels/<stem>.cu. Half of a slab holds two chunks of each
+    of `segments(ranks)` segments."""
+    def bind(world: World, case: Case) -> Bound:
+        chunks = 2 * segments(world.communicator.size)
+        return bind_kernel(world, case, stem, entry, HALF_BYTES / chunks)
+
+    return bind
 
 
 def bind_kernel(world: World, case: Case, stem: str, entry: str, room_bytes: float,
-                macros: Mapping[str, str] | None = None) -> Operation | Unsupported:
+                **macros: str) -> Bound:
     """Compiles `kernels/<stem>.cu` for this case and binds its `entry`; a chunk may take up to
     `room_bytes`. All ranks call it for a registered variant. Raises DeviceError."""
     if isinstance(world.peers, Unsupported):
@@ -273,16 +258,24 @@ def bind_kernel(world: World, case: Case, stem: str, entry: str, room_bytes: flo
     arguments = world.peers.arguments(case.send, case.receive, case.count, chunk_bytes)
     if case.variant == "registered":
         entry += "_registered"
-        for places, address in ((arguments.sends, case.send), (arguments.receives, case.receive)):
-            addresses = world.peers.everyones(world.communicator, address)
-            if addresses is None:
-                return Unsupported("its buffers are not mapped by the other ranks")
-            places[: len(addresses)] = addresses
-    macros = build_macros(world, case) | dict(macros or {})
-    module = world.device.compile(stem, macros, PEER_STRUCTURES)
+        refusal = (use_registered(world, arguments.sends, case.send)
+                   or use_registered(world, arguments.receives, case.receive))
+        if refusal:
+            return refusal
+    module = world.device.compile(stem, build_macros(world, case) | macros, PEER_STRUCTURES)
     blocks = world.device.blocks_for(min(case.segment_bytes, chunk_bytes))
     step = Step(module.kernel(entry, build.threads), arguments, min(blocks, build.blocks or blocks))
     return Operation(step, world.device.caller(step))
+
+
+def use_registered(world: World, places: Any, address: int) -> Unsupported | None:
+    """Writes every rank's registered address, as mapped here, to `places`. All ranks call it."""
+    assert not isinstance(world.peers, Unsupported)
+    addresses = world.peers.everyones(world.communicator, address)
+    if addresses is None:
+        return Unsupported("its buffers are not mapped by the other ranks")
+    places[: len(addresses)] = addresses
+    return None
 
 
 def build_macros(world: World, case: Case) -> dict[str, str]:
@@ -291,14 +284,10 @@ def build_macros(world: World, case: Case) -> dict[str, str]:
     macros = {"WORLD": str(ranks), "ELEMENT": case.datatype.element}
     if case.collective.reduces:
         macros["REDOP"] = case.redop.capitalize()
-    if case.build.stream_slab:
-        macros["STREAM_SLAB"] = "1"
-    if case.build.stream_receive:
-        macros["STREAM_RECEIVE"] = "1"
     buffer_bytes = case.segment_bytes * max(case.collective.segments(ranks))
-    if buffer_bytes >= world.device.far_bytes:
-        macros["SEVERAL_PAGES"] = "1"
-    return macros
+    flags = {"STREAM_SLAB": case.build.stream_slab, "STREAM_RECEIVE": case.build.stream_receive,
+             "SEVERAL_PAGES": buffer_bytes >= world.device.far_bytes}
+    return macros | {name: "1" for name, is_set in flags.items() if is_set}
 
 
 def first_failure(operations: Sequence[Operation]) -> str | None:

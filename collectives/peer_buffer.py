@@ -9,7 +9,8 @@ a sharing mode, all ranks give it up and try the next.
 import ctypes
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from kernels.devices.device import (
     Device,
     DeviceError,
     Memory,
+    Module,
     Own,
     Step,
     Watch,
@@ -33,7 +35,7 @@ PACKET_BYTES = 66 << 10  # as in sync.h: behind the halves, each writer's room f
 SLAB_BYTES = 2 * HALF_BYTES + 2 * MOST_RANKS * PACKET_BYTES
 PROBE_BYTES = 4096
 PROBE_ROUNDS = 16
-PROBE_S = 5.0  # for a flag: less than any watchdog waits
+PROBE_NS = 5_000_000_000  # for a flag: less than any watchdog waits
 
 
 class ProbeFailed(Disagreement):
@@ -53,29 +55,27 @@ class WaitPolicy:
 @dataclass
 class PeerBuffer:
     """Every rank's slab and control block as mapped in this process, by rank, and this rank's own
-    counters.
-
-    `kind` names the sharing mode in tables (`mapped`, `host_staged`, `same_device`); `refusals` say
-    why better modes failed. `registered` holds buffers that all ranks have mapped, by rank.
-    """
+    counters. `refusals` say why better sharing modes failed; `registered` holds buffers that all
+    ranks have mapped, by rank."""
 
     slabs: list[Memory]
     controls: list[Memory]
     own: Memory
     rank: int
     waits: WaitPolicy
-    kind: str
     sharing: str
     refusals: tuple[str, ...] = ()
     registered: list[list[Memory]] = field(default_factory=list)
 
     @property
-    def watch(self) -> Watch:
-        return self.waits.watch
+    def kind(self) -> str:
+        """The sharing mode in tables: `mapped`, `host_staged` or `same_device`."""
+        return self.sharing if self.sharing in ("host_staged", "same_device") else "mapped"
 
     @property
-    def yields(self) -> bool:
-        return self.waits.yields
+    def types(self) -> dict[str, str]:
+        """The allocators of flags and data, for the head of a run."""
+        return {"flags": self.controls[self.rank].type, "data": self.slabs[self.rank].type}
 
     def arguments(self, send: int, receive: int, count: int, chunk_bytes: int) -> Arguments:
         """The kernels' argument for buffers at these addresses; `count` in elements."""
@@ -83,9 +83,9 @@ class PeerBuffer:
         return Arguments(
             send=send, receive=receive, count=count, chunk_bytes=chunk_bytes,
             half_bytes=HALF_BYTES, timeout_ns=int(self.waits.timeout_s * 1e9), rank=self.rank,
-            yields=self.yields, slab=pointers(*(slab.address for slab in self.slabs)),
+            yields=self.waits.yields, slab=pointers(*(slab.address for slab in self.slabs)),
             control=pointers(*(control.address for control in self.controls)),
-            watch=ctypes.addressof(self.watch), own=self.own.address)
+            watch=ctypes.addressof(self.waits.watch), own=self.own.address)
 
     def everyones(self, communicator: Communicator, address: int) -> list[int] | None:
         """The addresses, as mapped in this process, of every rank's buffer at its own `address`;
@@ -104,80 +104,56 @@ class PeerBuffer:
                 return number, offset
         return None
 
-    @property
-    def types(self) -> dict[str, str]:
-        """The allocators of flags and data, for the head of a run."""
-        return {"flags": self.controls[self.rank].type, "data": self.slabs[self.rank].type}
 
-
-@dataclass
-class Exchange:
-    """Memory that a sharing mode has produced so far on this rank: its own, and its peers'."""
-
-    communicator: Communicator
-    device: Device
-    sharing: str
-    own: list[Memory] = field(default_factory=list)
-    opened: list[Memory] = field(default_factory=list)
-
-    def memories(self, size_bytes: int, ordinary: bool = False) -> list[Memory]:
-        """New memory of every rank, mapped in this process, by rank. Raises Disagreement if any
-        rank cannot map another's."""
-        communicator, device, sharing = self.communicator, self.device, self.sharing
-        # Other runs, ranks and allocations have other labels.
-        token = communicator.broadcast(secrets.token_hex(16))
+def share(communicator: Communicator, device: Device, sharing: str, size_bytes: int,
+          undo: ExitStack, ordinary: bool = False) -> list[Memory]:
+    """New memory of every rank, mapped in this process, by rank. All ranks call it, and `undo` if
+    it fails. Raises Disagreement if any rank cannot map another's."""
+    # Other runs, ranks and allocations have other labels.
+    token = communicator.broadcast(secrets.token_hex(16))
+    with communicator.together(OSError, DeviceError):
+        label = f"{token} of rank {communicator.rank}"
+        own = device.allocate(size_bytes, sharing, ordinary, label)
+        undo.callback(own.close)
+    # The driver leaves undefined what happens to memory that is freed while a peer maps it.
+    undo.callback(communicator.barrier)
+    handles = communicator.all_gather(own.handle)
+    memories: list[Memory] = []
+    try:
         with communicator.together(OSError, DeviceError):
-            label = f"{token} of rank {communicator.rank}"
-            own = device.allocate(size_bytes, sharing, ordinary, label)
-            self.own.append(own)
-        handles = communicator.all_gather(own.handle)
-        memories: list[Memory] = []
-        try:
-            with communicator.together(OSError, DeviceError):
-                for rank, handle in enumerate(handles):
-                    if rank == communicator.rank:
-                        memories.append(own)
-                        continue
-                    label = f"{token} of rank {rank}"
-                    memories.append(device.open(handle, size_bytes, sharing, label))
-                    self.opened.append(memories[-1])
-        finally:
-            device.forget_name(own)
-        return memories
-
-    def undo(self) -> None:
-        """Unmaps everything. All ranks call it."""
-        for memory in self.opened:
-            memory.close()
-        # The driver leaves undefined what happens to memory that is freed while a peer maps it.
-        self.communicator.barrier()
-        for memory in self.own:
-            memory.close()
+            for rank, handle in enumerate(handles):
+                if rank == communicator.rank:
+                    memories.append(own)
+                    continue
+                label = f"{token} of rank {rank}"
+                memories.append(device.open(handle, size_bytes, sharing, label))
+                undo.callback(memories[-1].close)
+    finally:
+        device.forget_name(own)
+    return memories
 
 
 def connect(communicator: Communicator, device: Device, waits: WaitPolicy,
             modes: Sequence[str]) -> PeerBuffer:
-    """Allocates, maps and probes in the first sharing mode that works.
-
-    Raises, on all ranks, Disagreement if memory is short or no mode works, and ProbeFailed if
-    mapped memory failed a probe; the sentence names the first failure of each mode.
-    """
+    """Allocates, maps and probes in the first mode that works. Raises Disagreement if memory is
+    short or no mode works, and ProbeFailed if mapped memory failed a probe; the sentence names the
+    first failure of each mode."""
     refusals, probe_failed = list[str](), False
     for sharing in modes:
-        exchange = Exchange(communicator, device, sharing)
-        kind = sharing if sharing in ("host_staged", "same_device") else "mapped"
+        undo = ExitStack()
         try:
-            controls = exchange.memories(ctypes.sizeof(Control))
-            slabs = exchange.memories(SLAB_BYTES)
+            controls = share(communicator, device, sharing, ctypes.sizeof(Control), undo)
+            slabs = share(communicator, device, sharing, SLAB_BYTES, undo)
             with communicator.together(DeviceError):
                 own = device.private(ctypes.sizeof(Own))
-                exchange.own.append(own)
-            peers = PeerBuffer(slabs, controls, own, communicator.rank, waits, kind, sharing,
+                undo.callback(own.close)
+            peers = PeerBuffer(slabs, controls, own, communicator.rank, waits, sharing,
                                tuple(refusals))
             probe(communicator, device, peers)
+            probe_flag(communicator, device, peers)
             return peers
         except Disagreement as refusal:
-            exchange.undo()
+            undo.close()
             if "OutOfMemory" in refusal.types:
                 raise
             probe_failed |= isinstance(refusal, ProbeFailed)
@@ -188,10 +164,9 @@ def connect(communicator: Communicator, device: Device, waits: WaitPolicy,
 
 def register(communicator: Communicator, device: Device, peers: PeerBuffer,
              size_bytes: int) -> Memory:
-    """A new buffer on every rank, of memory as users have it, mapped by all ranks; returns this
-    rank's. Raises Disagreement."""
-    exchange = Exchange(communicator, device, peers.sharing)
-    peers.registered.append(exchange.memories(max(1, size_bytes), ordinary=True))
+    """A user's new buffer on every rank, mapped by all; this rank's. Raises Disagreement."""
+    peers.registered.append(share(communicator, device, peers.sharing, max(1, size_bytes),
+                                  ExitStack(), ordinary=True))
     return peers.registered[-1][peers.rank]
 
 
@@ -211,18 +186,19 @@ def _pattern(turn: int, writer: int, reader: int) -> Bytes:
     return draw.integers(0, 256, PROBE_BYTES, np.uint8)
 
 
-def probe(communicator: Communicator, device: Device, peers: PeerBuffer) -> None:
-    """Pushes and pulls patterns between all pairs, and bounces a flag. Raises ProbeFailed, which
-    names the pair and the first wrong offset, and Disagreement if a kernel cannot run.
+def probe_kernels(device: Device, ranks: int, **macros: str) -> Module:
+    """The kernels of link_probe.cu for this many ranks."""
+    return device.compile("link_probe", {"WORLD": str(ranks), **macros}, PEER_STRUCTURES)
 
-    Rank w pushes into slot w of each peer's slab, and writes into its own last slot, which all
-    peers pull.
-    """
+
+def probe(communicator: Communicator, device: Device, peers: PeerBuffer) -> None:
+    """Pushes and pulls patterns between all pairs: rank w writes into slot w of each peer's slab,
+    and into its own last slot, which all peers pull. Raises ProbeFailed, which names the pair and
+    the first wrong offset, and Disagreement if a kernel cannot run."""
     size, rank = communicator.size, communicator.rank
     with communicator.together(DeviceError):
-        source, sink, result = (device.private(n) for n in (PROBE_BYTES, PROBE_BYTES, 8))
-        macros = {"WORLD": str(size), "ELEMENT": "Int32"}
-        kernels = device.compile("link_probe", macros, PEER_STRUCTURES)
+        source, sink = device.private(PROBE_BYTES), device.private(PROBE_BYTES)
+        kernels = probe_kernels(device, size)
 
     def move(target: int, origin: int) -> None:
         arguments = peers.arguments(origin, target, PROBE_BYTES // 4, PROBE_BYTES)
@@ -231,48 +207,42 @@ def probe(communicator: Communicator, device: Device, peers: PeerBuffer) -> None
     def slot(owner: int, number: int) -> int:
         return peers.slabs[owner].address + number * PROBE_BYTES
 
-    def write(target: int, pattern: Bytes) -> None:
-        source.write(pattern)
-        move(target, source.address)
-
     def complaint(turn: int) -> str | None:
         for peer in range(size):
-            for verb, owner, number, writer, reader in (("pushed", rank, peer, peer, rank),
-                                                        ("pulled", peer, size, peer, size)):
+            for verb, owner, number, reader in (("pushed", rank, peer, rank),
+                                                ("pulled", peer, size, size)):
                 move(sink.address, slot(owner, number))
-                wrong = np.flatnonzero(sink.read() != _pattern(turn, writer, reader))
+                wrong = np.flatnonzero(sink.read() != _pattern(turn, peer, reader))
                 if wrong.size:
                     return (f"the memory that rank {peer} {verb} to rank {rank} has wrong bytes "
                             f"from offset {number * PROBE_BYTES + wrong[0]} of the slab on, in "
                             f"turn {turn} of the probe")
         return None
 
+    written = [(peer, rank, peer) for peer in range(size)] + [(rank, size, size)]
     for turn in range(PROBE_ROUNDS):
         with communicator.together(DeviceError):
-            for reader in range(size):
-                write(slot(reader, rank), _pattern(turn, rank, reader))
-            write(slot(rank, size), _pattern(turn, rank, size))
+            for owner, number, reader in written:
+                source.write(_pattern(turn, rank, reader))
+                move(slot(owner, number), source.address)
         with communicator.together(DeviceError):
             sentence = complaint(turn)
         if sentence := communicator.first_word(sentence):
             raise ProbeFailed(sentence)
-    _probe_flag(communicator, device, peers, result)
-    for memory in (source, sink, result):
+    for memory in (source, sink):
         memory.close()
 
 
-def _probe_flag(communicator: Communicator, device: Device, peers: PeerBuffer,
-                result: Memory) -> None:
+def probe_flag(communicator: Communicator, device: Device, peers: PeerBuffer) -> None:
     """Bounces a flag between pairs. Raises ProbeFailed if one never arrives."""
-    timeout_s = min(peers.waits.timeout_s, PROBE_S)
-    hasty = replace(peers, waits=replace(peers.waits, timeout_s=timeout_s))
     with communicator.together(DeviceError):
-        kernels = device.compile("link_probe", {"WORLD": str(communicator.size)}, PEER_STRUCTURES)
-        arguments = hasty.arguments(0, result.address, 16, PROBE_BYTES)
+        kernels, trip_ns = probe_kernels(device, communicator.size), device.private(8)
+        arguments = peers.arguments(0, trip_ns.address, 16, PROBE_BYTES)
+        arguments.timeout_ns = min(arguments.timeout_ns, PROBE_NS)
         device.caller(Step(kernels.kernel("flag_ping_pong"), arguments))()
-    sentence = None
-    if peers.watch.timed_out:
-        sentence = (f"a flag from rank {peers.watch.peer} never arrived in the memory of rank "
-                    f"{peers.rank}")
+        trip_ns.close()
+    sentence, watch = None, peers.waits.watch
+    if watch.timed_out:
+        sentence = f"a flag from rank {watch.peer} never arrived in the memory of rank {peers.rank}"
     if sentence := communicator.first_word(sentence):
         raise ProbeFailed(sentence)

@@ -4,35 +4,18 @@ See kernels/reduce_scatter.cu. The ring rounds a sum to the datatype once a hop,
 most n-1 roundings; the direct forms round once.
 """
 
-from functools import partial
-
-from collectives.operation import (
-    Algorithm,
-    Case,
-    Operation,
-    Unsupported,
-    World,
-    bind_kernel,
-    copied_or_registered,
-    direct_traffic,
-    ring_traffic,
-)
-from collectives.peer_buffer import HALF_BYTES
-
-
-def _bind(entry: str, world: World, case: Case) -> Operation | Unsupported:
-    ranks = world.communicator.size
-    segments = max(1, ranks - 1) if entry == "reduce_scatter_ring" else ranks
-    return bind_kernel(world, case, "reduce_scatter", entry, HALF_BYTES / (2 * segments))
-
+from collectives.operation import Algorithm, binder, direct_traffic, ring_traffic
 
 PUSH = Algorithm(
     "direct_push", "each rank stores every segment into its owner's slab; owners sum",
-    partial(_bind, "reduce_scatter_push"), direct_traffic, pushes=True)
+    binder("reduce_scatter", "reduce_scatter_push", lambda ranks: ranks), direct_traffic,
+    pushes=True)
 PULL = Algorithm(
     "direct_pull", "each rank stores all segments into its own slab; owners read and sum",
-    partial(_bind, "reduce_scatter_pull"), direct_traffic, copied_or_registered)
+    binder("reduce_scatter", "reduce_scatter_pull", lambda ranks: ranks), direct_traffic,
+    registered=True)
 RING = Algorithm(
-    "ring", "partial sums travel around the ring", partial(_bind, "reduce_scatter_ring"),
-    ring_traffic, pushes=True)
+    "ring", "partial sums travel around the ring",
+    binder("reduce_scatter", "reduce_scatter_ring", lambda ranks: max(1, ranks - 1)), ring_traffic,
+    pushes=True)
 ALGORITHMS = (PUSH, PULL, RING)

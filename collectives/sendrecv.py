@@ -2,25 +2,15 @@
 
 from functools import partial
 
-from collectives.operation import (
-    Algorithm,
-    Case,
-    Operation,
-    Traffic,
-    Unsupported,
-    World,
-    bind_kernel,
-    copied_or_registered,
-)
-from collectives.peer_buffer import HALF_BYTES
+from collectives.operation import Algorithm, Bound, Case, Traffic, World, bind_kernel
 
-SLOTS = 8  # as in sendrecv.cu
-MOST_CHUNK_BYTES = 64 << 10  # the receiver starts after the first chunk
+# The receiver starts after the first chunk. sendrecv.cu has room for 8 in each half of a slab.
+MOST_CHUNK_BYTES = 64 << 10
 
 
-def _bind(direction: str, world: World, case: Case) -> Operation | Unsupported:
-    room_bytes = min(MOST_CHUNK_BYTES, HALF_BYTES / SLOTS)
-    return bind_kernel(world, case, "sendrecv", f"{case.shape['way']}_{direction}", room_bytes)
+def _bind(direction: str, world: World, case: Case) -> Bound:
+    return bind_kernel(world, case, "sendrecv", f"{case.shape['way']}_{direction}",
+                       MOST_CHUNK_BYTES)
 
 
 def _traffic(ranks: int, case: Case) -> Traffic:
@@ -31,10 +21,8 @@ def _traffic(ranks: int, case: Case) -> Traffic:
     return Traffic(2 if registered else 1, ((moved, moved),) if ranks > 1 else (), 0)
 
 
-PUSH = Algorithm(
-    "direct_push", "the sender stores into the receiver's slab", partial(_bind, "push"), _traffic,
-    pushes=True)
-PULL = Algorithm(
-    "direct_pull", "the sender stores into its own slab; the receiver reads it",
-    partial(_bind, "pull"), _traffic, copied_or_registered)
-ALGORITHMS = (PUSH, PULL)
+ALGORITHMS = (
+    Algorithm("direct_push", "the sender stores into the receiver's slab", partial(_bind, "push"),
+              _traffic, pushes=True),
+    Algorithm("direct_pull", "the sender stores into its own slab; the receiver reads it",
+              partial(_bind, "pull"), _traffic, registered=True))

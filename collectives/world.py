@@ -10,16 +10,13 @@ from kernels.devices.device import MOST_RANKS, Device, DeviceError
 
 def choose_gpus(visible: list[list[str]]) -> list[str]:
     """The PCI bus id for each rank of a host, from the GPUs that each rank sees: a free GPU, or
-    the GPU with the number of the rank if none is free.
-
-    Under Slurm a rank may see one GPU, under mpirun every rank sees all; the rank that sees fewest
-    chooses first.
-    """
-    chosen: dict[int, str] = {}
+    the GPU with the number of the rank if none is free. The rank that sees fewest chooses first:
+    under Slurm a rank may see one GPU, under mpirun all."""
+    chosen = [""] * len(visible)
     for rank in sorted(range(len(visible)), key=lambda rank: len(visible[rank])):
-        free = (bus_id for bus_id in visible[rank] if bus_id not in chosen.values())
-        chosen[rank] = next(free, visible[rank][rank % len(visible[rank])])
-    return [chosen[rank] for rank in range(len(visible))]
+        free = [bus_id for bus_id in visible[rank] if bus_id not in chosen]
+        chosen[rank] = free[0] if free else visible[rank][rank % len(visible[rank])]
+    return chosen
 
 
 def open_device(communicator: Communicator, name: str,
@@ -87,10 +84,7 @@ def _open_gpu(communicator: Communicator, chosen: list[str], share_gpus: bool) -
 def open_world(communicator: Communicator, device: Device, waits: WaitPolicy, memory: str = "auto",
                graph: bool = False) -> World:
     """Maps the peers' memory, or says in `peers` why that failed. `memory` is `auto`, `mapped` or
-    `host_staged`.
-
-    Raises Disagreement, on all ranks, where memory cannot be shared.
-    """
+    `host_staged`. Raises Disagreement if memory cannot be shared."""
     modes = [mode for mode in device.sharing
              if memory == "auto" or (memory == "host_staged") == (mode == "host_staged")]
     peers: PeerBuffer | Unsupported
@@ -107,5 +101,4 @@ def open_world(communicator: Communicator, device: Device, waits: WaitPolicy, me
             peers = connect(communicator, device, waits, modes)
         except ProbeFailed as failure:
             peers = Unsupported(str(failure))
-    library = open_library(communicator, device)
-    return World(communicator, device, peers, library, graph)
+    return World(communicator, device, peers, open_library(communicator, device), graph)

@@ -16,6 +16,7 @@ from collectives.algorithm import default_names
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Collective, Datatype, Shape, combined, reason_against
 from collectives.operation import Case
 from kernels.devices.device import Memory
+from tests.ranks import ROUNDING
 
 MOST_BYTES = 3 << 20  # several chunks of every algorithm
 ROOM_BYTES = MOST_BYTES + 4096
@@ -103,7 +104,7 @@ def error_bound(inputs: list[np.ndarray], redop: str, datatype: Datatype, wire_r
         magnitude = np.abs(combined(inputs, "prod"))
     else:
         magnitude = combined([np.abs(x) for x in inputs], "sum") / (n if redop == "avg" else 1)
-    relative = (wire_roundings + 1) * datatype.rounding + (n + 2) * accumulate
+    relative = (wire_roundings + 1) * ROUNDING[datatype.name] + (n + 2) * accumulate
     step = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149, "float64": 2.0**-1074}[datatype.name]
     return magnitude * relative * 1.01 + wire_roundings * step * max(1, n)
 

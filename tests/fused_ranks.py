@@ -24,7 +24,7 @@ from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, GemvCase, NormC
 from collectives.operation import Build, Case, Operation, Unsupported, World
 from collectives.peer_buffer import register, set_epoch
 from kernels.devices.device import Memory
-from tests.ranks import connect, launch
+from tests.ranks import ROUNDING, connect, launch
 
 MOST = 300_000  # elements of a buffer
 ROOM_BYTES = 4 * MOST + 64
@@ -34,7 +34,7 @@ TYPES = ("float32", "float16", "bfloat16")
 MATRICES = ("float16", "bfloat16", "int8")
 SMALLEST = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149}
 LARGEST = {"float16": 65504.0, "bfloat16": 3.38e38, "float32": 3.40e38}
-BYTES = Datatype("codes", "", 1, np.uint8, False)
+BYTES = Datatype("codes", np.uint8, False)
 SPITEFUL = (0.0, -0.0, 1e-45, -1e-40, 6e-8, 2.0**-14, 1.0, -448.0, 6e4, -3e6, 1e19, 3e38)
 E4M3 = np.array([(1 + m / 8) * 2.0 ** (e - 7) if e else m / 8 * 2.0**-6 for e in range(16) for m in range(8)][:127])
 KINDS = ("plain", "cancelling", "zeros", "outlier", "spiteful", "all")
@@ -77,7 +77,7 @@ def wrong_of_norm(datatype: Datatype, parts: Array, residual: Array, weight: Arr
                   ) -> str | None:
     """All decoded; `parts` (ranks, tokens, hidden)."""
     n, hidden = len(parts), parts.shape[-1]
-    u, step, largest = datatype.rounding, SMALLEST[datatype.name], LARGEST[datatype.name]
+    u, step, largest = ROUNDING[datatype.name], SMALLEST[datatype.name], LARGEST[datatype.name]
     summed, magnitude = parts.sum(axis=0), np.abs(parts).sum(axis=0)
     of_sum = magnitude * (u + (n + 1) * F) + step
     bound = of_sum + (np.abs(summed + residual) + of_sum) * u + (magnitude + np.abs(residual)) * 2 * F + step
@@ -120,7 +120,7 @@ def quantized(values: Array, kind: str) -> tuple[Array, Array]:
 def wrong_of_gemv(datatype: Datatype, weights: Array, scales: Array, given: Array, found: Array) -> str | None:
     """`weights` (ranks, hidden, inner), row `scales` (ranks, hidden), `given` (ranks, tokens, inner), decoded."""
     n, inner = len(weights), weights.shape[-1]
-    u, step, largest = datatype.rounding, SMALLEST[datatype.name], LARGEST[datatype.name]
+    u, step, largest = ROUNDING[datatype.name], SMALLEST[datatype.name], LARGEST[datatype.name]
     parts = np.stack([x @ w.T * s for w, s, x in zip(weights, scales, given, strict=True)])
     magnitudes = np.stack([np.abs(x) @ np.abs(w).T * s for w, s, x in zip(weights, scales, given, strict=True)])
     lost = magnitudes.sum(axis=0) * (chain(inner) + (n + 2) * F) + inner * 2.0**-149 * max(1, scales.max())

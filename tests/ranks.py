@@ -10,6 +10,9 @@ from collectives.peer_buffer import WaitPolicy
 from collectives.world import open_device, open_world
 from kernels.devices.device import Device, Step, Watch
 
+# The largest relative error of one rounding: half a unit in the last place.
+ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "float64": 2.0**-53,
+            "int32": 0.0, "int64": 0.0}
 WITHOUT_MACROS = ("iteration", "link_probe")  # they measure, and are not under test
 
 

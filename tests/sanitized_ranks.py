@@ -27,7 +27,7 @@ from typing import Any, cast
 import numpy as np
 
 from bench.harness import verify
-from bench.harness.iteration import Segments, loop_kernels, nothing, on_device, pattern_of, probe_kernels
+from bench.harness.iteration import Segments, loop_kernels, nothing, on_device, pattern_of
 from bench.layers import fused
 from bench.layers.experts import combined_rows, row_tables
 from collectives import link
@@ -38,10 +38,10 @@ from collectives.experts.alltoall_routed import WAYS, RoutedCase, make_tables
 from collectives.experts.routing import draw as draw_routes
 from collectives.layers.fused import COLLECTIVE, FUSED, GemvCase, NormCase
 from collectives.operation import Algorithm, Build, Case, Library, Operation, Unsupported, World
-from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, set_epoch
+from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, probe_kernels, set_epoch
 from collectives.quantized import ALGORITHMS as QUANTIZED
-from collectives.quantized.two_shot import BLOCK
-from collectives.quantized.two_shot import DATATYPES as QUANTIZED_DATATYPES
+from collectives.quantized import BLOCK
+from collectives.quantized import DATATYPES as QUANTIZED_DATATYPES
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.cpu_module import FLAGS
 from kernels.devices.device import NEXT_ITERATION, Action, Bytes, Control, Counts, Own, Step, Watch
@@ -194,9 +194,9 @@ def plain_item(bed: Bed, name: str, what: Collective, algorithm: Algorithm, data
     data = verify.Data(what, datatype, redop, ranks, bed.seed)
 
     def contents(rank: int, operation: Operation) -> tuple[Segments, Segments]:
-        lossy, case = operation.lossy, cases[rank]
-        assert (lossy is not None) == (algorithm.name in LOSSY)
-        result = data.received(shape, lossy.expected_sum if lossy else None)[rank]
+        case = cases[rank]
+        assert (operation.expected_sum is not None) == (algorithm.name in LOSSY)
+        result = data.received(shape, operation.expected_sum)[rank]
         gets = receives * what.receives(shape, rank, ranks)
         return (Segments(case.send, count * size, datatype.encode(data.sent())[rank]),
                 Segments(case.receive, count * size, result[:gets]))
@@ -307,8 +307,8 @@ def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
             partner = -1 if (r ^ 1) >= ranks else r ^ 1
             transfer = link.Transfer(arguments, partner, partner, beside.address + (r << 16) % (2 << 16),
                                 kept.address + (r << 16) % (2 << 16), 1 << 16)
-            macros = {"WORLD": str(ranks)}
-            probes, transfers = probe_kernels(world, macros), world.device.compile("link", macros, link.STRUCTURES)
+            probes = probe_kernels(world.device, ranks)
+            transfers = world.device.compile("link", {"WORLD": str(ranks)}, link.STRUCTURES)
             of_ranks.append(([Step(transfers.kernel(entry), transfer) if entry.startswith("link") else
                               Step(probes.kernel(entry), arguments) for entry in entries], None))
         bed.items[name] = of_ranks
@@ -318,7 +318,7 @@ def actions_of(bed: Bed, rank: int, order: list[str]) -> list[Action]:
     """All launches of a rank, each with the next iteration's data. First all meet: a rank that came when another had
     gone would have Python's locks between them."""
     peers = cast(PeerBuffer, bed.worlds[rank].peers)
-    meet = Step(probe_kernels(bed.worlds[rank], {"WORLD": str(bed.ranks)}).kernel("meet"), peers.arguments(0, 0, 0, 0))
+    meet = Step(probe_kernels(bed.worlds[rank].device, bed.ranks).kernel("meet"), peers.arguments(0, 0, 0, 0))
     actions = [Action(meet)]
     for name in order:
         actions += [NEXT_ITERATION, *(Action(step) for step in bed.items[name][rank][0])]
@@ -333,7 +333,7 @@ def main(ranks: int, seed: int, plant: str, names: list[str]) -> None:
     watches, worlds, gathering = [Watch() for _ in range(ranks)], list[World](), Gathering(ranks)
     for r in range(ranks):
         peers = PeerBuffer(cast(Any, slabs), cast(Any, controls), cast(Any, ExactMemory(ctypes.sizeof(Own))), r,
-                           WaitPolicy(watches[r], True, 30.0), "mapped", "threads")
+                           WaitPolicy(watches[r], True, 30.0), "threads")
         set_epoch(peers, START_EPOCH)
         communicator = SimpleNamespace(rank=r, size=ranks, all_gather=partial(gathering.all_gather, r))
         worlds.append(World(cast(Any, communicator), device, peers, cast(Library, None)))

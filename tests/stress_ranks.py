@@ -35,7 +35,7 @@ from collectives.layers.fused import COLLECTIVE, FUSED, GemvCase, NormCase
 from collectives.operation import Algorithm, Case, Operation
 from collectives.peer_buffer import PeerBuffer, register, set_epoch
 from collectives.quantized import ALGORITHMS as QUANTIZED
-from collectives.quantized.two_shot import DATATYPES as QUANTIZED_DATATYPES
+from collectives.quantized import DATATYPES as QUANTIZED_DATATYPES
 from kernels.devices.device import Action, Counts, Memory
 from tests.ranks import connect
 

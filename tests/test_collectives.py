@@ -9,6 +9,7 @@ from collectives.auto import choose
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined, reason_against
 from collectives.library.mpi import types_of
 from tests.launch import count, mpirun
+from tests.ranks import ROUNDING
 
 ALL_REDUCE = COLLECTIVES["all_reduce"]
 
@@ -31,7 +32,7 @@ def test_the_timed_datas_result_is_exact_and_no_mistake_matches_it(datatype, red
     exact = combined(tables, redop)
     data = verify.Data(ALL_REDUCE, datatype, redop, ranks, seed=5)
     expected = datatype.decode(data.received({})[0, 0])
-    tolerance = 2 * np.abs(exact) * (datatype.rounding + 2.0**-24) if redop == "avg" else 0
+    tolerance = 2 * np.abs(exact) * (ROUNDING[datatype.name] + 2.0**-24) if redop == "avg" else 0
     assert np.all(np.abs(expected - exact) <= tolerance)
     stale = [np.roll(tables[0], -1), *tables[1:]]
     assert np.all(tables[0] != stale[0])
@@ -65,3 +66,14 @@ def test_auto_prefers_few_steps_for_small_messages_and_few_bytes_for_large_ones(
     assert choose(16 << 10, 2) == "one_shot_pull"
     assert choose(32 << 20, 2) == "two_shot"
     assert choose(64 << 10, 8) == "two_shot"
+
+
+def test_a_collective_says_what_it_must_move_and_why_a_chain_of_it_has_no_meaning():
+    least = {name: collective.least_bytes(300, 3) for name, collective in COLLECTIVES.items()}
+    assert least == {"all_reduce": (400, 300), "all_gather": (600, 300), "reduce_scatter": (600, 300),
+                     "alltoall": (600, 300), "sendrecv": (300, 0)}
+    assert ALL_REDUCE.reason_against_chain({}, "sum") is None
+    assert "range" in (ALL_REDUCE.reason_against_chain({}, "prod") or "")
+    for name, way, meaningless in (("sendrecv", "one_way", True), ("sendrecv", "ping_pong", False),
+                                   ("alltoall", "combine", True), ("alltoall", "round_trip", False)):
+        assert bool(COLLECTIVES[name].reason_against_chain({"way": way}, "none")) == meaningless

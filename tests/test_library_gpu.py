@@ -158,7 +158,7 @@ def test_the_library_comes_with_what_is_installed_on_a_fake_gpu(binding, name):
             assert report["name"] == report["head"]["library"] == "NCCL 2.32.3"
             assert list(report["results"].values()) == [[0, 0], [0, 0]]
         else:
-            where = "on rank 1, " if "," in binding else ""
+            where = "rank 1: " if "," in binding else ""
             reason = f"{where}NCCL is not installed: pip install nccl4py nvidia-nccl-cu13 (or -cu12)"
             assert set(report["results"].values()) == {reason}
             assert report["name"] == "NCCL"

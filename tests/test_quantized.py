@@ -12,7 +12,7 @@ from collectives.algorithm import ALGORITHMS, default_names, selected
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Case, TunedChoice, Unsupported
 from collectives.quantized import ALGORITHMS as QUANTIZED
-from collectives.quantized.two_shot import WIRES
+from collectives.quantized import WIRES
 from reports.result import Block, read
 from reports.table import render
 from reports.tune import winners

@@ -72,7 +72,7 @@ class ArrivalSkew(Feature):
         ranks = () if world.clock_shared else (late,)
         if world.communicator.rank != late:
             return replace(iteration, ranks=ranks)
-        yields = isinstance(world.peers, PeerBuffer) and world.peers.yields
+        yields = isinstance(world.peers, PeerBuffer) and world.peers.waits.yields
         arguments = Arguments(timeout_ns=round(1e3 * late_us), yields=yields)
         return replace(iteration, ranks=ranks,
                        late=Step(loop_kernels(world).kernel("come_late"), arguments))

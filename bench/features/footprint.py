@@ -55,7 +55,7 @@ class Measured:
         self.session, self.matmul = session, matmul
         self.iteration = replace(iteration, executor=self.execute, facts=self.facts)
         peers = session.world.peers
-        yields = isinstance(peers, PeerBuffer) and peers.yields
+        yields = isinstance(peers, PeerBuffer) and peers.waits.yields
         self.wait = Arguments(yields=yields)
         step = Step(loop_kernels(session.world).kernel("come_late"), self.wait)
         self.waiting = replace(self.iteration, operation=Operation(step, lambda: None))

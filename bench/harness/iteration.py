@@ -13,10 +13,10 @@ from typing import Any
 from bench.harness import verify
 from collectives.collective import Array, Collective, Datatype, Shape
 from collectives.operation import Case, Operation, World, build_macros, plain_arguments
+from collectives.peer_buffer import probe_kernels
 from kernels.devices.device import (
     ITERATION_STRUCTURES,
     NEXT_ITERATION,
-    PEER_STRUCTURES,
     WRONG_BYTES,
     Action,
     Arguments,
@@ -149,11 +149,6 @@ def loop_kernels(world: World) -> Module:
     return world.device.compile("iteration", {}, ITERATION_STRUCTURES)
 
 
-def probe_kernels(world: World, macros: Mapping[str, str]) -> Module:
-    """The kernels of link_probe.cu."""
-    return world.device.compile("link_probe", macros, PEER_STRUCTURES)
-
-
 def pattern_of(datatype: Datatype, segments: Segments, tables: Memory, wrong: Memory, watch: Watch,
                repeats: int = verify.REPEATS) -> Pattern:
     """The argument of write_pattern and count_wrong; the caller keeps `tables` and `wrong`."""
@@ -208,13 +203,13 @@ def case_iteration(world: World, watch: Watch, buffers: Buffers, case: Case, ope
     rank, ranks = world.communicator.rank, world.communicator.size
     collective = case.collective
     data = verify.Data(collective, case.datatype, case.redop, ranks, buffers.seed)
-    expected_sum = operation.lossy.expected_sum if operation.lossy else None
     if chain_calls:
         values = data.chain_sent()
-        result = data.chain_received(case.shape, case.in_place, chain_calls, expected_sum)
+        result = data.chain_received(case.shape, case.in_place, chain_calls,
+                                     operation.expected_sum)
     else:
         values = data.sent()
-        result = data.received(case.shape, expected_sum)
+        result = data.received(case.shape, operation.expected_sum)
     receives = collective.segments(ranks)[1] * collective.receives(case.shape, rank, ranks)
     sent = Segments(case.send, case.segment_bytes, case.datatype.encode(values)[rank])
     received = Segments(case.receive, case.segment_bytes, result[rank][:receives])
@@ -233,14 +228,14 @@ def case_iteration(world: World, watch: Watch, buffers: Buffers, case: Case, ope
 def consume_step(world: World, case: Case, entry: str, arguments: Arguments) -> Step:
     """An entry of link_probe.cu that reads a result, or makes the next send buffer from it."""
     ranks = min(world.communicator.size, MOST_KERNEL_RANKS)
-    macros = {"WORLD": str(ranks), "ELEMENT": case.datatype.element}
     # Non-reducing collectives use Max: chain_link then copies its input unchanged.
-    macros["REDOP"] = build_macros(world, case).get("REDOP", "Max")
+    redop = build_macros(world, case).get("REDOP", "Max")
+    kernels = probe_kernels(world.device, ranks, ELEMENT=case.datatype.element, REDOP=redop)
     moved_bytes = arguments.count * case.datatype.size_bytes
     if entry in CHAIN_LINKS.values():  # these go over all segments
         moved_bytes *= max(case.collective.segments(world.communicator.size))
     blocks = world.device.blocks_for(moved_bytes)
-    return Step(probe_kernels(world, macros).kernel(entry), arguments, blocks)
+    return Step(kernels.kernel(entry), arguments, blocks)
 
 
 def checked_iteration(world: World, watch: Watch, case: Case, operation: Operation,

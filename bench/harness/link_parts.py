@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from bench.harness.iteration import Buffers, Iteration, empty_iteration, nothing, probe_kernels
+from bench.harness.iteration import Buffers, Iteration, empty_iteration, nothing
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.timing import measure_link, perform, times_us
 from collectives.operation import Operation, Unsupported
-from collectives.peer_buffer import PeerBuffer
+from collectives.peer_buffer import PeerBuffer, probe_kernels
 from kernels.devices.device import Counts, DeviceError, Step
 
 WORD_BYTES = 4  # an element of link_probe.cu
@@ -36,10 +36,8 @@ def link_parts(session: Session, buffers: Buffers, size_bytes: int) -> dict[str,
     world, watch = session.world, session.flight.watch
     assert isinstance(world.peers, PeerBuffer)
     device, copied_bytes = world.device, size_bytes // WORD_BYTES * WORD_BYTES
-    macros = {"WORLD": str(world.communicator.size)}
-    if copied_bytes >= device.far_bytes:
-        macros["SEVERAL_PAGES"] = "1"
-    kernels = probe_kernels(world, macros)
+    macros = {"SEVERAL_PAGES": "1"} if copied_bytes >= device.far_bytes else {}
+    kernels = probe_kernels(device, world.communicator.size, **macros)
     chunk_bytes = device.most_chunk_bytes
     through_slab = min(copied_bytes, 2 * chunk_bytes)
 

@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
-from bench.harness.iteration import probe_kernels
 from bench.harness.options import CANNOT, USAGE, WRONG, RunOptions, print_out
 from bench.harness.verify import WrongResult
 from bench.harness.watchdog import FlightRecord, start_witness
@@ -28,7 +27,7 @@ from collectives.communicator import (
     scant_memory,
 )
 from collectives.operation import Unsupported, World
-from collectives.peer_buffer import WaitPolicy
+from collectives.peer_buffer import WaitPolicy, probe_kernels
 from collectives.world import open_device, open_world
 from kernels.devices.device import DeviceError, Memory, Step
 from reports.result import ResultError, followed, is_stream
@@ -69,7 +68,7 @@ class Session:
         with self.communicator.together(DeviceError):
             if isinstance(world.peers, Unsupported):
                 return world.library.barrier(world)
-            kernels = probe_kernels(world, {"WORLD": str(self.communicator.size)})
+            kernels = probe_kernels(world.device, self.communicator.size)
             return Step(kernels.kernel("meet"), world.peers.arguments(0, 0, 0, 0))
 
     def bind_meeting(self) -> None:
@@ -86,7 +85,7 @@ class Session:
             return None
         with self.communicator.together(DeviceError):
             trip_ns = world.device.private(8)
-            kernels = probe_kernels(world, {"WORLD": str(self.communicator.size)})
+            kernels = probe_kernels(world.device, self.communicator.size)
             trips = SHARED_PING_PONGS if world.peers.kind == "same_device" else PING_PONGS
             arguments = world.peers.arguments(0, trip_ns.address, trips, 0)
         return LinkProbe(Step(kernels.kernel("flag_ping_pong"), arguments), trip_ns)

@@ -65,15 +65,6 @@ class Axes:
         return [self.mode or "isolated"]
 
 
-def reason_against_chain(case: Case) -> str | None:
-    """Why a chain of this case has no meaning; None if it has."""
-    if case.shape.get("way") in ("dispatch", "combine"):
-        return "a chain must return its data to their senders; use round_trip"
-    if case.shape.get("way") == "one_way":
-        return "one way returns nothing that the next message could depend on; use ping_pong"
-    return "a chain of products leaves every datatype's range" if case.redop == "prod" else None
-
-
 def bind_cases(session: Session, axes: Axes, cases: Iterable[Case],
                make_iteration: MakeIteration) -> Suite:
     """Every case of the run, and the iterations of those that can be measured here. All ranks call
@@ -95,7 +86,8 @@ def _bind(session: Session, axes: Axes, suite: Suite, choice: tuple[Case, Algori
     case, algorithm, mode = choice
     communicator = session.communicator
     reasons = [feature.reason_against(case, communicator.size) for feature in axes.features]
-    reasons += [reason_against_chain(case)] if mode == "chained" else []
+    if mode == "chained":
+        reasons.append(case.collective.reason_against_chain(case.shape, case.redop))
     reason = next(filter(None, reasons), None)
     if mode == "chained" and reason and axes.mode in (None, "as_used"):
         return
@@ -137,8 +129,8 @@ def header_of(session: Session, axes: Axes, case: Case,
     if isinstance(operation, Operation):
         header.chosen = operation.chosen
         header.blocks = None if is_library else operation.step.blocks
-        if operation.lossy:
-            header.snr_db = operation.lossy.signal_to_noise_db(session.options.seed)
+        if operation.signal_to_noise_db:
+            header.snr_db = operation.signal_to_noise_db(session.options.seed)
         if operation.chosen and not is_library:
             algorithm = axes.algorithms[operation.chosen.partition("+")[0]]
     header.bound_parts = bound_parts(session, algorithm, case)

@@ -56,7 +56,7 @@ def sweep_parser(command: str, collective: Collective, about: str,
     add_case_options(groups["what"].add_argument, collective)
     for feature in features:
         feature.add_options(groups["what"].add_argument)
-    add_method_options(groups["how"].add_argument)
+    add_method_options(groups["how"].add_argument, collective)
     add = groups["output"].add_argument
     add("--format", choices=("table", "nccl-tests", "csv"), default="table", metavar="FORMAT",
         help="table, nccl-tests or csv (table)")
@@ -89,7 +89,7 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
         "chained up to 512K)")
 
 
-def add_method_options(add: AddOption) -> None:
+def add_method_options(add: AddOption, collective: Collective) -> None:
     """The options of how cases are measured."""
     number, few = partial(whole_number, 0), partial(whole_number, 0, most=MOST_CHECKS)
     add_iterations(add, "until precise or out of time")
@@ -98,7 +98,7 @@ def add_method_options(add: AddOption) -> None:
     add("-c", "--check", type=few, default=1, metavar="N",
         help="iterations checked before and after each block; 0: none (1)")
     add("-r", "--root", type=number, default=0, metavar="RANK",
-        help="the root, where a collective has one (0)")
+        help="the root (0)" if collective.rooted else "no effect: there is no root (0)")
     add("-G", "--cudagraph", type=number, default=0, metavar="N",
         help="launch from a graph, GPUs only (0)")
     add_run_options(add)

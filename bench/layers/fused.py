@@ -23,7 +23,6 @@ from bench.harness.session import Session
 from bench.harness.suite import Axes, MakeIteration, Suite, bind_cases
 from bench.harness.timing import perform, times_us
 from bench.layers.command import LayerOptions, require_mapped, scale_for
-from collectives.auto import built
 from collectives.collective import COLLECTIVES, DATATYPES, Array, Datatype
 from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, Bound, GemvCase, NormCase
 from collectives.layers.models import LAYERS, MODELS
@@ -58,7 +57,7 @@ def following_link(form: Algorithm) -> Algorithm:
         plain = form.bind(world, case)
         if not world.device.near_peers or case.build != Build() or isinstance(plain, Unsupported):
             return plain
-        streaming = built(form, "nt")
+        streaming = form.built("nt")
         streams = streaming.bind(world, case)
         if isinstance(streams, Unsupported):
             return plain

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from bench.harness.iteration import Iteration, loop_kernels, nothing, on_device, probe_kernels
+from bench.harness.iteration import Iteration, loop_kernels, nothing, on_device
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.verify import WrongResult
@@ -20,7 +20,7 @@ from collectives.collective import Array
 from collectives.layers.fused import Bound
 from collectives.layers.steps import Net, hold
 from collectives.operation import Operation, Unsupported, plain_arguments
-from collectives.peer_buffer import register
+from collectives.peer_buffer import probe_kernels, register
 from kernels.devices.device import WRONG_BYTES, Memory, Pattern, Step
 from reports.result import CaseHeader
 
@@ -174,7 +174,7 @@ class Splits:
         mistake, wrong = None, device.private(WRONG_BYTES)
         if split.result is not None:
             first, mistake = self.first_result(split, split.result)
-            kernels = probe_kernels(world, {"WORLD": "1", "ELEMENT": self.net.datatype.element})
+            kernels = probe_kernels(world.device, 1, ELEMENT=self.net.datatype.element)
             reading = plain_arguments(0, split.result, split.result, split.expected.size, watch)
             consume = Step(kernels.kernel("read_own"), reading)
             if split.once is None:
@@ -196,7 +196,7 @@ class Splits:
         self.net.keep.append(first)
         copying = plain_arguments(0, result, first.address, expected.size,
                                   self.session.flight.watch)
-        kernels = probe_kernels(world, {"WORLD": "1", "ELEMENT": datatype.element})
+        kernels = probe_kernels(world.device, 1, ELEMENT=datatype.element)
         world.device.caller(Step(kernels.kernel("copy_local"), copying))()
         stored: Array = first.read().view(datatype.storage)[: expected.size]
         values = datatype.decode(stored).reshape(expected.shape)

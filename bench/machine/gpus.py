@@ -19,7 +19,7 @@ from bench.machine.placement import pin
 from collectives.communicator import Communicator, Disagreement
 from collectives.library import open_library
 from collectives.operation import Unsupported, World
-from collectives.peer_buffer import PeerBuffer, WaitPolicy
+from collectives.peer_buffer import PeerBuffer, WaitPolicy, probe_kernels
 from collectives.world import open_device, open_world
 from kernels.devices.device import DeviceError, Memory, Step, Watch
 
@@ -135,8 +135,7 @@ def _copy(world: World, sink: Memory, source: int, seconds: float,
     """Copies for some seconds; returns the GB/s of the second half, and the links of these GPUs,
     read between the halves while copies are queued."""
     device, peers = cast("GpuDevice", world.device), cast(PeerBuffer, world.peers)
-    macros = {"WORLD": str(world.communicator.size), "ELEMENT": "Int32"}
-    kernel = device.compile("link_probe", macros).kernel("copy_local")
+    kernel = probe_kernels(device, world.communicator.size).kernel("copy_local")
     arguments = peers.arguments(source, sink.address, sink.size_bytes // 4, sink.size_bytes)
     step = Step(kernel, arguments, device.blocks_for(sink.size_bytes))
     copy = device.caller(step)

@@ -17,7 +17,6 @@ from collectives.experts.routing import Array, Routes
 from collectives.operation import (
     Algorithm,
     Case,
-    Exchange,
     Operation,
     Traffic,
     Unsupported,
@@ -25,7 +24,6 @@ from collectives.operation import (
     attached,
     bind_kernel,
     chunk_that_fits,
-    copied_or_registered,
     in_a_row,
 )
 from collectives.peer_buffer import HALF_BYTES
@@ -177,12 +175,12 @@ def _bind_library(world: World, case: Case) -> Operation | Unsupported:
     size = record_bytes(case.segment_bytes, routes.chosen.shape[1])
     out, in_ = (routing.out, tables.sent * size), (routing.in_, tables.received * size)
     operations: list[Operation] = []
-    for way, rows, exchange in (
-            ("dispatch", "tokens", Exchange(*out, *in_, routing.counts, routes.experts)),
-            ("combine", "parts", Exchange(*in_, *out))):
+    for way, rows, send, receive, counts in (
+            ("dispatch", "tokens", out, in_, (routing.counts, routes.experts)),
+            ("combine", "parts", in_, out, None)):
         if case.shape["way"] not in (way, "round_trip"):
             continue
-        exchanged = world.library.bind_exchange(world, exchange)
+        exchanged = world.library.bind_exchange(world, send, receive, counts)
         if isinstance(exchanged, Unsupported):
             return exchanged
         operations += [launch(f"pack_{rows}"), exchanged, launch(f"unpack_{rows}")]
@@ -210,11 +208,17 @@ def _traffic(ranks: int, case: Case) -> Traffic:
     return Traffic(hops + registered, stages, copied * row_bytes)
 
 
+class PlainLibrary(Algorithm):
+    """The library's plain use alone."""
+
+    def variants(self, world: World) -> tuple[str, ...]:
+        return world.library.variants(world)[:1]
+
+
 PUSH = Algorithm("direct_push", "each rank stores tokens and sums into their reader's slab",
                  partial(_bind, "push"), _traffic, pushes=True)
 PULL = Algorithm("direct_pull", "each rank stores tokens and sums into its own slab; readers read "
-                 "them from it", partial(_bind, "pull"), _traffic, copied_or_registered)
-LIBRARY = Algorithm("library", "MPI_Alltoallv, or a group of ncclSend and ncclRecv, between our "
-                    "kernels that pack and unpack", _bind_library, _traffic,
-                    lambda world: world.library.variants(world)[:1])
+                 "them from it", partial(_bind, "pull"), _traffic, registered=True)
+LIBRARY = PlainLibrary("library", "MPI_Alltoallv, or a group of ncclSend and ncclRecv, between our "
+                       "kernels that pack and unpack", _bind_library, _traffic)
 ALGORITHMS = (LIBRARY, choosing_among((PUSH, PULL), choose_direct_pull), PUSH, PULL)

@@ -8,12 +8,11 @@ kernels/gemv_allreduce.cu.
 import ctypes
 from collections.abc import Callable, Sequence
 from ctypes import c_double, c_long, c_void_p
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 from collectives.algorithm import ALGORITHMS, EXACT
-from collectives.collective import COLLECTIVES, Collective
+from collectives.collective import COLLECTIVES
 from collectives.operation import (
     Algorithm,
     Case,
@@ -22,8 +21,8 @@ from collectives.operation import (
     World,
     attached,
     chunk_that_fits,
-    copied_or_registered,
     in_a_row,
+    use_registered,
 )
 from collectives.peer_buffer import HALF_BYTES
 from kernels.devices.device import MOST_RANKS, PEER_STRUCTURES, Arguments, Module, Step
@@ -36,11 +35,8 @@ EPSILON = 1e-5
 UNIT_CODES = 64  # elements that are quantised at once: two of the widest packs
 OUTPUTS = {"int8": "Int8Output", "fp8": "E4m3Output"}
 WEIGHTS = {"float16": "Float16Weights", "bfloat16": "Bfloat16Weights", "int8": "Int8Weights"}
-TITLES = {"allreduce_rmsnorm": "All-reduce + residual + RMSNorm",
-          "gemv_allreduce": "GEMV + all-reduce"}
-COLLECTIVE = {
-    name: Collective(name, title, COLLECTIVES["all_reduce"].result, cut=False, reduces=True)
-    for name, title in TITLES.items()}
+COLLECTIVE = {name: replace(COLLECTIVES["all_reduce"], name=name)
+              for name in ("allreduce_rmsnorm", "gemv_allreduce")}
 Bound = Operation | Unsupported
 Bind = Callable[[World, Case], Bound]
 Join = Callable[[World, Sequence[Operation]], Operation]
@@ -115,17 +111,6 @@ def _compile(world: World, case: Case, stem: str, structure: type[ctypes.Structu
     if case.build.stream_slab:
         macros["STREAM_SLAB"] = "1"
     return world.device.compile(stem, macros, (*PEER_STRUCTURES, structure))
-
-
-def use_registered(world: World, places: Any, address: int) -> Unsupported | None:
-    """Writes into `places` the addresses at which every rank's buffer is mapped here. All ranks
-    call it."""
-    assert not isinstance(world.peers, Unsupported)
-    addresses = world.peers.everyones(world.communicator, address)
-    if addresses is None:
-        return Unsupported("its buffers are not mapped by the other ranks")
-    places[: len(addresses)] = addresses
-    return None
 
 
 def norm(world: World, case: NormCase, entry: str, send: int, chunk_bytes: int = 0) -> Bound:
@@ -232,13 +217,13 @@ def forms(collective: str, alone: Bind, then: Callable[[Algorithm, World, Case],
           fused: Bind, about: str) -> dict[str, Algorithm]:
     """The compute alone; compute and each algorithm of a collective, the library's first; fused.
     None of them has a bound, because compute has none."""
-    listed = [Algorithm("compute", "the compute alone", alone, lambda ranks, case: None)]
+    listed = [Algorithm("compute", "the compute alone", alone)]
     for algorithm in (ALGORITHMS[collective]["library"], *EXACT[collective]):
-        listed.append(Algorithm(
-            f"then_{algorithm.name}", f"compute and {algorithm.name}, one after the other",
-            partial(then, algorithm), lambda ranks, case: None, algorithm.variants))
-    listed.append(Algorithm("fused", f"compute and {collective} {about}", fused,
-                            lambda ranks, case: None, copied_or_registered))
+        listed.append(replace(
+            algorithm, name=f"then_{algorithm.name}", bind=partial(then, algorithm),
+            about=f"compute and {algorithm.name}, one after the other",
+            traffic=lambda ranks, case: None))
+    listed.append(Algorithm("fused", f"compute and {collective} {about}", fused, registered=True))
     return {form.name: form for form in listed}
 
 

@@ -22,7 +22,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from queue import SimpleQueue
@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from collectives import allgather, reduce_scatter
-from collectives.collective import COLLECTIVES, Array, Collective, Datatype
+from collectives.collective import COLLECTIVES, Array, Datatype
 from collectives.layers.fused import Bound, forms
 from collectives.operation import Algorithm, Case, Operation, Unsupported, World, first_failure
 from kernels.devices.device import DeviceError, Kernel, Step
@@ -69,12 +69,8 @@ class Overlapped(Operation):
 
 
 COLLECTIVE = {
-    "gemm_reduce_scatter": Collective(
-        "gemm_reduce_scatter", "Matmul + reduce-scatter", COLLECTIVES["reduce_scatter"].result,
-        sends_all=True, reduces=True),
-    "allgather_gemm": Collective(
-        "allgather_gemm", "All-gather + matmul", COLLECTIVES["all_gather"].result,
-        receives_all=True)}
+    "gemm_reduce_scatter": replace(COLLECTIVES["reduce_scatter"], name="gemm_reduce_scatter"),
+    "allgather_gemm": replace(COLLECTIVES["all_gather"], name="allgather_gemm")}
 
 
 def own_tokens(rank: int, ranks: int, tokens: int, chunks: int) -> Array:

@@ -24,11 +24,10 @@ from collectives.layers.fused import (
     gemv,
     norm,
     one_after_another,
-    use_registered,
 )
 from collectives.layers.models import LAYERS, Model
 from collectives.link import STRUCTURES, Transfer
-from collectives.operation import Operation, Unsupported, World
+from collectives.operation import Operation, Unsupported, World, use_registered
 from kernels.devices.device import Memory, Step
 
 PAD = 0.01  # the activations beyond `hidden`

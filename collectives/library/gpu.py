@@ -1,5 +1,4 @@
-"""NCCL and RCCL, the baseline on GPUs: their collectives on the same buffers, stream and clock as
-ours.
+"""NCCL and RCCL, the baseline on GPUs: on the same buffers, stream and clock as our kernels.
 
 Variants: `plain`, or `graph` if the device launches from graphs; `registered`, on NCCL, with
 symmetric windows; `tuned`, on RCCL, with the fastest protocol. Windows and each protocol have a
@@ -14,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from collectives.collective import COLLECTIVES, DATATYPES, in_turn, partner
-from collectives.communicator import Communicator
+from collectives.collective import COLLECTIVES, DATATYPES, Array, in_turn, partner
+from collectives.communicator import Communicator, Disagreement
 from collectives.library import nccl
 from collectives.library.nccl import Nccl, environment, open_nccl
-from collectives.operation import Case, Exchange, Library, Operation, Unsupported, World
-from kernels.devices.device import DeviceError, Gate, Kernel, Memory, Step
+from collectives.operation import Bound, Case, Library, Operation, Unsupported, World
+from kernels.devices.device import Device, DeviceError, Gate, Kernel, Memory, Step
 from kernels.devices.gpu import GpuDevice, GpuMemory
 
 # Numbers of nccl.h.
@@ -44,11 +43,16 @@ Call = tuple[str, tuple[int, ...]]  # a function, and its arguments before commu
 class NcclLibrary(Library):
     """NCCL or RCCL, or the reason why it cannot be used."""
 
-    def __init__(self, communicator: Communicator, device: GpuDevice) -> None:
+    def __init__(self, communicator: Communicator, device: Device) -> None:
+        assert isinstance(device, GpuDevice)
         self.ranks, self.device, self.is_rccl = communicator, device, device.name == "hip"
-        self.nccl = library = open_nccl(communicator, device)
-        kind = "RCCL" if self.is_rccl else "NCCL"
-        self.name = kind if isinstance(library, Unsupported) else library.name
+        self.name = nccl.LIBRARIES[device.name][0]
+        self.nccl: Nccl | Unsupported
+        try:
+            self.nccl = open_nccl(communicator, device)
+            self.name = self.nccl.name
+        except Disagreement as refusal:
+            self.nccl = Unsupported(str(refusal))
         self.memories: list[GpuMemory] = []
         self.windows: dict[int, bool] = {}  # memory address: whether NCCL made a window of it
 
@@ -70,27 +74,27 @@ class NcclLibrary(Library):
         self.memories.append(memory)
         return memory
 
-    def bind(self, world: World, case: Case) -> Operation | Unsupported:
+    def bind(self, world: World, case: Case) -> Bound:
         if isinstance(library := self.nccl, Unsupported):
             return library
         try:
             if case.variant == "tuned":
                 return self._tuned(library, case)
-            if case.variant == "registered" and (reason := self._register(library, case)):
-                return Unsupported(reason)
             label = "registered" if case.variant == "registered" else "plain"
+            if label == "registered":
+                self._register(library, case)
             return self._operation(library, self._groups(library, case), label)
         except DeviceError as error:  # all ranks raise it
             sharing = "two ranks on one GPU are an experiment of NCCL; " if library.shared else ""
             return Unsupported(f"{sharing}{error}")
 
-    def bind_exchange(self, world: World, exchange: Exchange) -> Operation | Unsupported:
+    def bind_exchange(self, world: World, send: tuple[int, Array], receive: tuple[int, Array],
+                      counts: tuple[int, int] | None = None) -> Bound:
         """One group of ncclSend and ncclRecv."""
         if isinstance(library := self.nccl, Unsupported):
             return library
         group: list[Call] = []
-        for name, address, sizes in (("ncclSend", exchange.send, exchange.send_bytes),
-                                     ("ncclRecv", exchange.receive, exchange.receive_bytes)):
+        for name, (address, sizes) in (("ncclSend", send), ("ncclRecv", receive)):
             begins = address + np.cumsum(sizes) - sizes
             group += [(name, (int(begins[peer]), int(size) // 8, TYPES["int64"], peer))
                       for peer, size in enumerate(sizes) if size]
@@ -116,18 +120,18 @@ class NcclLibrary(Library):
             note = f"The GPUs' own library is not measured: {library.reason}."
             return {"library": None, "notes": [note]}
         logs = self.ranks.all_gather(library.logs)
-        by_label = {label: pairs for label in library.logs
-                    if (pairs := nccl.transports("".join(log[label] for log in logs)))}
-        algorithms = {label: lines for label, log in library.logs.items()
-                      if (lines := nccl.algorithms(log))}
-        return {"library": library.name, "binding": library.binding, "transports": by_label,
+        transports = {label: nccl.transports("".join(log[label] for log in logs))
+                      for label in library.logs}
+        algorithms = {label: nccl.algorithms(log) for label, log in library.logs.items()}
+        return {"library": library.name, "binding": library.binding,
+                "transports": {label: pairs for label, pairs in transports.items() if pairs},
                 "channels": {label: nccl.channels(log) for label, log in library.logs.items()},
-                "algorithms": algorithms, "notes": self._notes(library, by_label)}
+                "algorithms": {label: lines for label, lines in algorithms.items() if lines},
+                "notes": self._notes(library, transports)}
 
     def _notes(self, library: Nccl, transports: dict[str, dict[str, list[str]]]) -> list[str]:
-        """Warnings about comparisons with this baseline."""
         notes = list(library.refused.values())
-        if silent := [label for label in library.logs if label not in transports]:
+        if silent := [label for label, pairs in transports.items() if not pairs]:
             why = ("gave no channel lines" if library.log else
                    "is set, and only a log file of this program is read")
             notes.append(f"The transport of {library.name} is unknown ({', '.join(silent)}): "
@@ -149,30 +153,32 @@ class NcclLibrary(Library):
 
     def _groups(self, library: Nccl, case: Case) -> list[list[Call]]:
         """The groups of calls that perform the case on this rank, in order."""
-        rank, ranks, collective = self.ranks.rank, self.ranks.size, case.collective
-        size = case.segment_bytes
-        moved = MOVED_TYPES[case.datatype.size_bytes]
-        kind = TYPES[case.datatype.name if collective.reduces else moved]
-        if collective.reduces:
-            names = {"all_reduce": "ncclAllReduce", "reduce_scatter": "ncclReduceScatter"}
-            arguments = case.send, case.receive, case.count, kind, OPS[case.redop]
-            return [[(names[collective.name], arguments)]]
-        spellings = {"all_gather": ["ncclAllGather"], "alltoall": ["ncclAlltoAll", "ncclAllToAll"]}
-        for name in spellings.get(collective.name, []):
+        rank, ranks, size = self.ranks.rank, self.ranks.size, case.segment_bytes
+        kind = TYPES[case.datatype.name if case.collective.reduces
+                     else MOVED_TYPES[case.datatype.size_bytes]]
+        move = case.send, case.receive, case.count, kind
+        reduction = *move, OPS.get(case.redop, 0)
+
+        def send_to(peer: int, segment: int = 0) -> Call:
+            return "ncclSend", (case.send + segment * size, case.count, kind, peer)
+
+        def receive_from(peer: int, segment: int = 0) -> Call:
+            return "ncclRecv", (case.receive + segment * size, case.count, kind, peer)
+
+        # An older version has no all-to-all; nccl-tests also sends in one group then.
+        all_to_all = [call for peer in range(ranks)
+                      for call in (send_to(peer, peer), receive_from(peer, peer))]
+        for name in ("ncclAlltoAll", "ncclAllToAll"):
             if hasattr(library.calls, name):
-                return [[(name, (case.send, case.receive, case.count, kind))]]
-
-        def messages(peer: int, send: int, receive: int) -> list[Call]:
-            return [("ncclSend", (send, case.count, kind, peer)),
-                    ("ncclRecv", (receive, case.count, kind, peer))]
-
-        if collective.name == "alltoall":  # an older version; nccl-tests sends in one group as well
-            return [[call for peer in range(ranks) for call in
-                     messages(peer, case.send + peer * size, case.receive + peer * size)]]
-        if (other := partner(rank, ranks)) is None:
-            return []
-        send, receive = messages(other, case.send, case.receive)
-        return in_turn(case.shape, rank, [send], [receive])
+                all_to_all = [(name, move)]
+        other = partner(rank, ranks)
+        groups: dict[str, list[list[Call]]] = {
+            "all_reduce": [[("ncclAllReduce", reduction)]],
+            "reduce_scatter": [[("ncclReduceScatter", reduction)]],
+            "all_gather": [[("ncclAllGather", move)]],
+            "alltoall": [all_to_all],
+            "sendrecv": in_turn(case.shape, rank, ranks, [send_to(other)], [receive_from(other)])}
+        return groups[case.collective.name]
 
     def _operation(self, library: Nccl, groups: list[list[Call]], label: str,
                    chosen: str | None = None) -> Operation:
@@ -214,16 +220,16 @@ class NcclLibrary(Library):
             stream.synchronize()
         library.read_log(label)
 
-    def _register(self, library: Nccl, case: Case) -> str | None:
-        """Makes symmetric windows of the case's buffers; returns the reason if that fails."""
+    def _register(self, library: Nccl, case: Case) -> None:
+        """Makes symmetric windows of the case's buffers. Raises DeviceError on all ranks."""
         if library.version < WINDOWS_SINCE:
-            return f"{library.name} has no symmetric windows; 2.27 has"
+            raise DeviceError(f"{library.name} has no symmetric windows; 2.27 has")
         handle = library.connect("registered")
         for address in (case.send, case.receive):  # all ranks make their windows in the same order
             memory = next((m for m in self.memories
                            if m.address <= address < m.address + m.size_bytes), None)
             if memory is None:
-                return "only buffers from NCCL's allocator make symmetric windows"
+                raise DeviceError("only buffers from NCCL's allocator make symmetric windows")
             if memory.address not in self.windows:
                 window = ctypes.c_void_p()
                 status = library.calls.ncclCommWindowRegister(
@@ -232,8 +238,7 @@ class NcclLibrary(Library):
                 # A library that cannot make windows here reports success and returns none.
                 self.windows[memory.address] = all(self.ranks.all_gather(bool(window)))
             if not self.windows[memory.address]:
-                return f"{library.name} makes no symmetric windows between these GPUs"
-        return None
+                raise DeviceError(f"{library.name} makes no symmetric windows between these GPUs")
 
     def _tuned(self, library: Nccl, case: Case) -> Operation:
         """The fastest of RCCL's default and TUNINGS for this case, timed separately on the slowest
@@ -243,12 +248,12 @@ class NcclLibrary(Library):
         if self.device.arch.startswith("gfx12"):
             library.refused["NCCL_PROTO=LL"] = LL_ON_GFX12
         operations: list[Operation] = []
+        groups = self._groups(library, case)
         for label in ("plain", *TUNINGS):
             if label in library.refused:
                 continue
-            chosen = "default" if label == "plain" else label
             try:
-                groups = self._groups(library, case)
+                chosen = "default" if label == "plain" else label
                 operation = self._operation(library, groups, label, chosen)
                 sentence = label.replace("=", " set by environment to ")
                 was_read = label == "plain" or sentence in library.logs[label]

@@ -8,18 +8,18 @@ from functools import partial
 
 import numpy as np
 
-from collectives.collective import in_turn, partner
+from collectives.collective import Array, in_turn, partner
 from collectives.communicator import Communicator
-from collectives.operation import Case, Exchange, Library, Operation, Unsupported, World, in_a_row
+from collectives.operation import Bound, Case, Library, Operation, Unsupported, World, in_a_row
 from kernels.devices.cpu import CpuDevice, LibraryCall
-from kernels.devices.device import Step
+from kernels.devices.device import Device, Step
 
 TYPES = {"float32": "FLOAT", "float64": "DOUBLE", "int32": "INT32_T", "int64": "INT64_T"}
 MPICH_5_TYPES = {"float16": "FLOAT16_T"}  # measured: MPICH 5.0.2 reduces its MPIX_C_FLOAT16
 MOVED_TYPES = {2: "INT16_T", 4: "INT32_T", 8: "INT64_T"}  # by element size, without a reduction
-FUNCTIONS = {"all_reduce": "Allreduce", "reduce_scatter": "Reduce_scatter_block",
-             "all_gather": "Allgather", "alltoall": "Alltoall"}
 OPS = {"sum": "SUM", "prod": "PROD", "min": "MIN", "max": "MAX"}
+
+Call = tuple[str, tuple[int, ...], tuple[object, ...]]  # MPI_NAME, its arguments, those of mpi4py
 
 
 def types_of(library: str) -> dict[str, str]:
@@ -30,13 +30,16 @@ def types_of(library: str) -> dict[str, str]:
 class MpiLibrary(Library):
     """The MPI that started the ranks."""
 
-    def __init__(self, communicator: Communicator, device: CpuDevice) -> None:
+    def __init__(self, communicator: Communicator, device: Device) -> None:
+        assert isinstance(device, CpuDevice)
         self.ranks, self.device, self.name = communicator, device, communicator.library
+        self.mpi, self.comm = communicator.mpi, communicator.handle("COMM_WORLD")
+        self.status = self.mpi.Status()
 
     def variants(self, world: World) -> tuple[str, ...]:
         return ("plain",)
 
-    def bind(self, world: World, case: Case) -> Operation | Unsupported:
+    def bind(self, world: World, case: Case) -> Bound:
         if case.collective.reduces:
             type_name, op_name = types_of(self.name).get(case.datatype.name), OPS.get(case.redop)
             if type_name is None:
@@ -50,55 +53,55 @@ class MpiLibrary(Library):
                                "segment, not in its own")
         return in_a_row(world, self._calls(case, type_name, op_name))
 
-    def barrier(self, world: World) -> Step:
-        return self._call("Barrier", (self.ranks.handle("COMM_WORLD"),), ()).step
+    def _calls(self, case: Case, type_name: str, op_name: str) -> list[Operation]:
+        """The MPI calls that perform the case on this rank, in order."""
+        mpi, comm, rank, ranks = self.mpi, self.comm, self.ranks.rank, self.ranks.size
+        kind, op = map(self.ranks.handle, (type_name, op_name))
+        send, receive, count = case.send, case.receive, case.count
+        source, target = (
+            [mpi.memory.fromaddress(address, segments * case.segment_bytes),
+             getattr(mpi, type_name)]
+            for address, segments in zip((send, receive), case.collective.segments(ranks),
+                                         strict=True))
+        if case.in_place:
+            send, source = int(mpi.IN_PLACE), mpi.IN_PLACE
+        other = partner(rank, ranks)
+        reduction = ((send, receive, count, kind, op, comm),
+                     (source, target, getattr(mpi, op_name)))
+        move = (send, count, kind, receive, count, kind, comm), (source, target)
+        status = int(mpi._addressof(self.status))
+        calls: dict[str, list[Call]] = {
+            "all_reduce": [("Allreduce", *reduction)],
+            "reduce_scatter": [("Reduce_scatter_block", *reduction)],
+            "all_gather": [("Allgather", *move)],
+            "alltoall": [("Alltoall", *move)],
+            "sendrecv": in_turn(
+                case.shape, rank, ranks,
+                ("Send", (send, count, kind, other, 0, comm), (source, other)),
+                ("Recv", (receive, count, kind, other, 0, comm, status), (target, other)))}
+        return [self._call(*call) for call in calls[case.collective.name]]
 
-    def bind_exchange(self, world: World, exchange: Exchange) -> Operation:
+    def bind_exchange(self, world: World, send: tuple[int, Array], receive: tuple[int, Array],
+                      counts: tuple[int, int] | None = None) -> Operation:
         """MPI_Alltoallv; before it, with `counts`, the MPI_Allgather of the counts."""
-        mpi = self.ranks.mpi
-        comm, byte, int32 = map(self.ranks.handle, ("COMM_WORLD", "BYTE", "INT32_T"))
+        mpi, byte, int32 = self.mpi, *map(self.ranks.handle, ("BYTE", "INT32_T"))
         calls = list[Operation]()
-        if exchange.counts is not None:
-            n, address = exchange.row_length, exchange.counts
-            everyones = [mpi.memory.fromaddress(address, 4 * n * self.ranks.size), mpi.INT32_T]
-            gather = (self.ranks.in_place, 0, int32, address, n, int32, comm)
+        if counts:
+            table, n = counts
+            everyones = [mpi.memory.fromaddress(table, 4 * n * self.ranks.size), mpi.INT32_T]
+            gather = (int(mpi.IN_PLACE), 0, int32, table, n, int32, self.comm)
             calls.append(self._call("Allgather", gather, (mpi.IN_PLACE, everyones)))
         arguments, buffers = list[int](), list[object]()
-        for address, sizes in ((exchange.send, exchange.send_bytes),
-                               (exchange.receive, exchange.receive_bytes)):
+        for address, sizes in (send, receive):
             parts = [np.ascontiguousarray(n, np.int32) for n in (sizes, np.cumsum(sizes) - sizes)]
             arguments += [address, *(part.ctypes.data for part in parts), byte]
             memory = mpi.memory.fromaddress(address, int(sizes.sum()))
             buffers.append([memory, tuple(parts), mpi.BYTE])
-        calls.append(self._call("Alltoallv", (*arguments, comm), tuple(buffers)))
+        calls.append(self._call("Alltoallv", (*arguments, self.comm), tuple(buffers)))
         return in_a_row(world, calls)
 
-    def _calls(self, case: Case, type_name: str, op_name: str) -> list[Operation]:
-        """The MPI calls that perform the case on this rank, in order."""
-        mpi, rank, count = self.ranks.mpi, self.ranks.rank, case.count
-        kind, op, comm = map(self.ranks.handle, (type_name, op_name, "COMM_WORLD"))
-        send = self.ranks.in_place if case.in_place else case.send
-        sizes = [n * case.segment_bytes for n in case.collective.segments(self.ranks.size)]
-        source, target = (
-            [mpi.memory.fromaddress(address, size), getattr(mpi, type_name)]
-            for address, size in zip((case.send, case.receive), sizes, strict=True))
-        if case.in_place:
-            source = mpi.IN_PLACE
-        if case.collective.reduces:
-            return [self._call(FUNCTIONS[case.collective.name],
-                               (send, case.receive, count, kind, op, comm),
-                               (source, target, getattr(mpi, op_name)))]
-        if case.collective.name in FUNCTIONS:
-            return [self._call(FUNCTIONS[case.collective.name],
-                               (send, count, kind, case.receive, count, kind, comm),
-                               (source, target))]
-        if (other := partner(rank, self.ranks.size)) is None:
-            return []
-        return in_turn(
-            case.shape, rank,
-            self._call("Send", (case.send, count, kind, other, 0, comm), (source, other)),
-            self._call("Recv", (case.receive, count, kind, other, 0, comm, self.ranks.status),
-                       (target, other)))
+    def barrier(self, world: World) -> Step:
+        return self._call("Barrier", (self.comm,), ()).step
 
     def _call(self, name: str, arguments: tuple[int, ...],
               python_arguments: tuple[object, ...]) -> Operation:

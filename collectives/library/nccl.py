@@ -16,15 +16,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from collectives.communicator import Communicator
-from collectives.operation import Unsupported
+from collectives.communicator import Communicator, Disagreement
 from kernels.devices.device import DeviceError
 from kernels.devices.gpu import GpuDevice
 
 OLDEST = 21000  # without bfloat16 and avg, earlier versions would need exceptions everywhere
 SHARING_SINCE = 23000  # two ranks on one GPU, an experiment of NCCL
-KINDS = {"cuda": "NCCL", "hip": "RCCL"}
-FILES = {"cuda": "libnccl.so.2", "hip": "librccl.so.1"}
+# By kind of device: the library's name and file, and where it comes from.
+LIBRARIES = {"cuda": ("NCCL", "libnccl.so.2", "pip install nccl4py nvidia-nccl-cu13 (or -cu12)"),
+             "hip": ("RCCL", "librccl.so.1", "it comes with ROCm, as the package rccl")}
 
 
 class UniqueId(ctypes.Structure):
@@ -158,24 +158,23 @@ def environment(settings: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def find_library(vendor: str) -> tuple[str, str] | Unsupported:
-    """The shared library's name, which the loader now knows, and the package that loaded it."""
-    reasons = []
+def find_library(vendor: str) -> tuple[str, str]:
+    """The shared library's name, which the loader now knows, and the package that loaded it. Raises
+    DeviceError."""
+    (kind, file, source), reasons = LIBRARIES[vendor], []
     if vendor == "cuda":
         try:
             importlib.import_module("nccl.bindings.nccl").get_version()
-            return FILES[vendor], f"nccl4py {importlib.metadata.version('nccl4py')}"
+            return file, f"nccl4py {importlib.metadata.version('nccl4py')}"
         except (ImportError, RuntimeError) as error:
             if not (isinstance(error, ModuleNotFoundError) and str(error.name).startswith("nccl")):
                 reasons.append(f"nccl4py cannot load it: {str(error).splitlines()[0]}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # without NCCL, CuPy prints five lines on each rank
-        nccl = importlib.import_module("cupy.cuda.nccl")
-    if nccl.available:
-        return FILES[vendor], "; ".join(["cupy.cuda.nccl", *reasons])
-    missing = {"cuda": "NCCL is not installed: pip install nccl4py nvidia-nccl-cu13 (or -cu12)",
-               "hip": "RCCL is not installed: it comes with ROCm, as the package rccl"}
-    return Unsupported("; ".join([missing[vendor], *reasons]))
+        has_library = importlib.import_module("cupy.cuda.nccl").available
+    if has_library:
+        return file, "; ".join(["cupy.cuda.nccl", *reasons])
+    raise DeviceError("; ".join([f"{kind} is not installed: {source}", *reasons]))
 
 
 def load(name: str) -> ctypes.CDLL:
@@ -189,29 +188,22 @@ def load(name: str) -> ctypes.CDLL:
     return calls
 
 
-def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl | Unsupported:
-    """Loads the library of this device on all ranks, which must agree on its version."""
-    kind = KINDS[device.name]
-    library, version = find_library(device.name), ctypes.c_int()
-    if not isinstance(library, Unsupported):
-        calls = load(library[0])
+def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl:
+    """Loads this device's library on all ranks, in one version. Raises Disagreement."""
+    kind, version = LIBRARIES[device.name][0], ctypes.c_int()
+    with ranks.together(DeviceError):
+        file, binding = find_library(device.name)
+        calls = load(file)
         calls.ncclGetVersion(ctypes.byref(version))
-    everyones = ranks.all_gather((library, version.value, device.sharers))
-    lacking = [rank for rank, (result, _, _) in enumerate(everyones)
-               if isinstance(result, Unsupported)]
-    if lacking:
-        reason = everyones[lacking[0]][0].reason
-        is_everywhere = len(lacking) == ranks.size
-        return Unsupported(reason if is_everywhere else f"on rank {lacking[0]}, {reason}")
-    if len(versions := {release(number) for _, number, _ in everyones}) > 1:
-        return Unsupported(f"ranks have {kind} {' and '.join(sorted(versions))}")
-    assert not isinstance(library, Unsupported)
-    sharers = max(sharers for _, _, sharers in everyones)
-    nccl = Nccl(ranks, calls, kind, version.value, library[1], sharers > 1)
+    versions, sharing = zip(*ranks.all_gather((version.value, device.sharers)), strict=True)
+    if len(releases := set(map(release, versions))) > 1:
+        raise Disagreement(f"ranks have {kind} {' and '.join(sorted(releases))}")
+    sharers = max(sharing)
+    nccl = Nccl(ranks, calls, kind, version.value, binding, sharers > 1)
     if nccl.version < OLDEST:
-        return Unsupported(f"{nccl.name} is older than {release(OLDEST)}")
+        raise Disagreement(f"{nccl.name} is older than {release(OLDEST)}")
     if sharers > (2 if kind == "NCCL" and nccl.version >= SHARING_SINCE else 1):
-        return Unsupported(f"{nccl.name} wants one GPU a rank, and {sharers} ranks share one; NCCL "
+        raise Disagreement(f"{nccl.name} wants one GPU a rank, and {sharers} ranks share one; NCCL "
                            "2.30 with NCCL_MULTI_RANK_GPU_ENABLE=1 can let two")
     if nccl.shared:
         nccl.environment["NCCL_MULTI_RANK_GPU_ENABLE"] = "1"

@@ -29,6 +29,7 @@ from kernels.devices.device import (
     Step,
     Watch,
 )
+from kernels.devices.shared_memory import forget_name
 
 HALF_BYTES = 4 << 20
 PACKET_BYTES = 66 << 10  # as in sync.h: behind the halves, each writer's room for packets in each
@@ -129,7 +130,7 @@ def share(communicator: Communicator, device: Device, sharing: str, size_bytes: 
                 memories.append(device.open(handle, size_bytes, sharing, label))
                 undo.callback(memories[-1].close)
     finally:
-        device.forget_name(own)
+        forget_name(own.handle)
     return memories
 
 

@@ -20,7 +20,7 @@ from unittest import mock
 import msgspec
 import pytest
 
-from kernels.devices import gpu_module
+from kernels.devices import gpu_driver
 from kernels.devices.compile_cache import SOURCES, CompileError, cache_folder
 from tests import kernel_resources as resources
 from tests.kernel_code import innermost_loops, kernels_in, loads_at_once
@@ -84,7 +84,7 @@ def version(compiler: str) -> str:
 @cache
 def toolchain(is_cuda: bool) -> tuple[object, ...]:
     """The compiler, and how we call it and read what it says. Raises CompileError where there is none."""
-    ours = [Path(str(module.__file__)).read_bytes() for module in (resources, gpu_module)]
+    ours = [Path(str(module.__file__)).read_bytes() for module in (resources, gpu_driver)]
     if not is_cuda:
         return (*ours, version(resources.clang()))
     wheels = sorted(f"{one.name} {one.version}" for one in metadata.distributions()
@@ -96,7 +96,7 @@ LAST = threading.local()  # a thread's last binary and log of NVRTC's, which onl
 
 
 def build(*what):
-    found = gpu_module.build(*what)
+    found = gpu_driver.build(*what)
     LAST.binary_and_log = found[1:]
     return found
 

@@ -31,7 +31,7 @@ class Loop:
         def enqueue(blocks: int, argument: object) -> None:
             self.enqueued.append(name)
             time.sleep(host_s)
-            self.device.queue.enqueue(step or self.idle)
+            self.device.enqueue(step or self.idle)
 
         return Step(Kernel(name, enqueue), None)
 
@@ -120,8 +120,8 @@ def stopping_launch() -> object:
     loop = Loop()
 
     def enqueue(blocks: int, argument: object) -> None:
-        loop.device.queue.enqueue(loop.idle)
-        loop.device.queue.stream.synchronize()
+        loop.device.enqueue(loop.idle)
+        loop.device.stream.synchronize()
         loop.watch.stop = 1
 
     steps = [loop.idle, Step(Kernel("stop", enqueue), None), loop.idle]

@@ -18,8 +18,7 @@ from typing import Any
 
 from kernels.devices.compile_cache import SOURCES, CompileError
 from kernels.devices.device import MOST_RANKS, DeviceError
-from kernels.devices.gpu_driver import load_cupy
-from kernels.devices.gpu_module import build
+from kernels.devices.gpu_driver import build, load_cupy
 
 PRELUDE = Path(__file__).with_name("hip_prelude.h")
 ARCHITECTURES = ("sm_80", "sm_90", "sm_120", "gfx942", "gfx1100", "gfx1201")

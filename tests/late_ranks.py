@@ -18,11 +18,12 @@ enqueue = GpuStream.enqueue
 launched, before = [""], Counter[str]()
 
 
-def enqueue_and_count(stream: GpuStream, step: Step) -> None:
-    if step.kernel.name == "come_late":
-        before[launched[-1]] += 1
-    launched.append(step.kernel.name)
-    enqueue(stream, step)
+def enqueue_and_count(stream: GpuStream, *steps: Step) -> None:
+    for step in steps:
+        if step.kernel.name == "come_late":
+            before[launched[-1]] += 1
+        launched.append(step.kernel.name)
+    enqueue(stream, *steps)
 
 
 GpuStream.enqueue = enqueue_and_count  # type: ignore[assignment, method-assign]

@@ -21,7 +21,7 @@ from collectives.link import open_wire, parts
 from collectives.operation import Unsupported
 from collectives.peer_buffer import WaitPolicy
 from collectives.world import open_device, open_world
-from kernels.devices.cpu_module import compile_kernel
+from kernels.devices.cpu import compile_kernel
 from kernels.devices.device import Counts
 from tests.launch import ROOT
 

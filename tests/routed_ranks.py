@@ -89,8 +89,8 @@ def wanted(example: Example, routes: Routes, rank: int) -> tuple[np.ndarray, np.
     def rows(table: np.ndarray) -> np.ndarray:
         return np.tile(table, periods)[:, : example.hidden]
 
-    sent, expected = source_and_target(routes, datatype, example.way, 1, example.seed)
-    return rows(datatype.encode(sent[rank])), rows(datatype.encode(expected[rank]))
+    sent, expected = source_and_target(routes, datatype, example.way, 1, example.seed, rank)
+    return rows(datatype.encode(sent)), rows(datatype.encode(expected))
 
 
 def spoil(tables: Tables, told: bool) -> None:

@@ -42,8 +42,7 @@ from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, probe_ke
 from collectives.quantized import ALGORITHMS as QUANTIZED
 from collectives.quantized import BLOCK
 from collectives.quantized import DATATYPES as QUANTIZED_DATATYPES
-from kernels.devices.cpu import CpuDevice
-from kernels.devices.cpu_module import FLAGS
+from kernels.devices.cpu import FLAGS, CpuDevice
 from kernels.devices.device import NEXT_ITERATION, Action, Bytes, Control, Counts, Own, Step, Watch
 
 LOSSY = {algorithm.name for algorithm in QUANTIZED}
@@ -225,7 +224,7 @@ def routed_item(bed: Bed, name: str, algorithm: Any, way: str, variant: str, dat
     experts = [values[rows] for rows in given]
     if way == "combine":
         experts = [row_tables(len(rows), [bed.seed, r]) for r, rows in enumerate(given)]
-    back = combined_rows(routes, datatype, experts)
+    back = datatype.encode(combined_rows(routes, datatype, experts))
     sends = bed.buffers(max(map(len, of_ranks)) * row_bytes, datatype.size_bytes)
     receives = bed.buffers(max(map(len, of_ranks)) * row_bytes, datatype.size_bytes)
     rows = [ExactMemory(len(mine) * row_bytes) for mine in given]

@@ -163,7 +163,8 @@ def routed_launch(session: Session, draw: random.Random) -> Launch:
     at_experts = [values[routes.rows_of(expert_rank)[0]] for expert_rank in range(ranks)]
     is_home = routes.home == rank
     contents = (Segments(send.address, row_bytes, datatype.encode(values)[is_home]),
-                Segments(receive.address, row_bytes, combined_rows(routes, datatype, at_experts)[is_home]))
+                Segments(receive.address, row_bytes,
+                         datatype.encode(combined_rows(routes, datatype, at_experts)[is_home])))
     return layer_launch(session, algorithm, case, contents, (send, receive, tables))
 
 

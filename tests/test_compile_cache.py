@@ -14,8 +14,8 @@ import pytest
 
 from bench.harness import tuned
 from kernels.devices.compile_cache import CompileError, cache_folder, cached_file, layout_checks
-from kernels.devices.cpu_module import CpuModule, compile_kernel
-from kernels.devices.gpu_module import build
+from kernels.devices.cpu import CpuModule, compile_kernel
+from kernels.devices.gpu_driver import build
 from tests.another_user import as_root, said_as
 from tests.kernel_resources import nvrtc
 from tests.launch import ROOT
@@ -23,7 +23,7 @@ from tests.launch import ROOT
 LOAD = """
 import sys
 from pathlib import Path
-from kernels.devices.cpu_module import CpuModule, compile_kernel
+from kernels.devices.cpu import CpuModule, compile_kernel
 print(CpuModule(compile_kernel(Path(sys.argv[1]), {})).library.answer())
 """
 SOURCE = 'extern "C" int answer() { return 42; }\n'

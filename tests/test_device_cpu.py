@@ -13,7 +13,7 @@ import pytest
 from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration
 from collectives.operation import Operation
 from kernels.devices import cpu as device_cpu
-from kernels.devices import cpu_module
+from kernels.devices import shared_memory
 from kernels.devices.compile_cache import CompileError, cache_folder, compile_once, source_with_headers
 from kernels.devices.device import PHASES, WRONG_BYTES, Counts, DeviceError, Gate, Kernel, Pattern, Step, Watch, Wrong
 from tests.launch import ROOT, mpirun
@@ -51,7 +51,7 @@ def test_a_changed_header_flag_or_compiler_is_another_binary(tmp_path, monkeypat
     source.write_text('#include "part.h"\n')
 
     def build(flags="-O3", compiler="c++ 1"):
-        return compile_once(source, [compiler, flags], ".so", lambda path: path.write_text("binary"))
+        return compile_once(source, [compiler, flags], {}, (), ".so", lambda path, *_: path.write_text("binary"))
 
     first = build()
     assert build() == first
@@ -76,12 +76,12 @@ def test_a_cache_that_others_can_write_is_refused(tmp_path, monkeypatch):
 
 
 def test_the_compiler_that_was_named_must_be_there(monkeypatch):
-    cpu_module.find_compiler.cache_clear()
+    device_cpu.find_compiler.cache_clear()
     monkeypatch.setenv("CXX", "no-such-compiler -O1")
     with pytest.raises(CompileError, match="no-such-compiler"):
-        cpu_module.find_compiler()
+        device_cpu.find_compiler()
     monkeypatch.undo()
-    cpu_module.find_compiler.cache_clear()
+    device_cpu.find_compiler.cache_clear()
 
 
 @pytest.mark.parametrize("way", device_cpu.CpuDevice.sharing)
@@ -97,7 +97,7 @@ def test_another_process_sees_what_is_stored_and_nothing_is_left(way):
     ctypes.c_uint64.from_address(memory.address + 4096).value = 41
     subprocess.run([sys.executable, "-c", peer, memory.handle.decode(), way], check=True, cwd=ROOT)
     assert ctypes.c_uint64.from_address(memory.address + 4096).value == 42
-    device.forget_name(memory)
+    shared_memory.forget_name(memory.handle)
     memory.close()
     assert set(os.listdir("/dev/shm")) == before
     with pytest.raises(DeviceError, match="cannot be opened"):

@@ -21,7 +21,7 @@ from collectives.world import choose_gpus
 from kernels.devices import gpu_driver
 from kernels.devices.compile_cache import CompileError
 from kernels.devices.device import DeviceError
-from kernels.devices.gpu_module import compile_kernel
+from kernels.devices.gpu_driver import compile_kernel
 from reports.result import read
 from tests import fake_gpu
 from tests.fake_gpu import fake_nccl
@@ -63,7 +63,7 @@ def run_of(folder):
         (
             "--device hip",
             {"vendor": "hip", "fail": "hipExtMallocWithFlags:rank1:hipErrorOutOfMemory"},
-            "rank 1: on GPU 0000:61:00.0, hipExtMallocWithFlags fails with error 2 out of memory",
+            "rank 1: on GPU 0000:61:00.0, hipExtMallocWithFlags fails: error 2 OutOfMemory",
         ),
         (
             "--device cuda",

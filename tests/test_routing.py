@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from collectives.experts.routing import MOST_CHOICES, SkewError, choose, draw, expert_counts
 
 HEADER = b"{'descr': '<i8', 'fortran_order': False, 'shape': (10000000000000,), }".ljust(117) + b"\n"
+MUST = r"counts\.npy must have 4 integers from 0 to 5 \(tokens\) that add up to 10 \(choices\)"
 HUGE = b"\x93NUMPY\x01\x00" + len(HEADER).to_bytes(2, "little") + HEADER  # says that it has 73 TiB
 
 
@@ -48,12 +49,12 @@ def test_a_file_says_how_often_each_expert_is_chosen(tmp_path):
 @pytest.mark.parametrize(
     ("saved", "sentence"),
     [
-        (np.zeros((2, 4), int), r"has the shape \(2, 4\), not \(4,\)"),
-        (np.array([5, 3, 2]), r"has the shape \(3,\), not \(4,\)"),
-        (np.array([2.5, 2.5, 2.5, 2.5]), "has float64 values; counts are integers"),
-        (np.array([6, -1, 3, 2]), "counts are integers of at least 0"),
-        (np.array([5, 5, 5, 5]), "counts 20 choices, at most 5 of an expert; 5 tokens with 2 choices each make 10"),
-        (np.array([6, 2, 1, 1]), "counts 10 choices, at most 6 of an expert; .* at most 5 of an expert"),
+        (np.zeros((2, 4), int), MUST),
+        (np.array([5, 3, 2]), MUST),
+        (np.array([2.5, 2.5, 2.5, 2.5]), MUST),
+        (np.array([6, -1, 3, 2]), MUST),
+        (np.array([5, 5, 5, 5]), MUST),
+        (np.array([6, 2, 1, 1]), MUST),
         (np.array([{}]), "cannot be read as an .npy file"),
         (b"no array", "cannot be read as an .npy file"),
         (b"", "cannot be read as an .npy file"),

@@ -124,7 +124,7 @@ class StreamMatmul:
 
     def __init__(self, world: World) -> None:
         device: Any = world.device
-        self.cupy, self.queue = device.cupy, device.queue
+        self.device, self.cupy = device, device.cupy
         width = world.device.facts["multiprocessors"]
         self.memories, gemm, items = _operands(world, width)
         self.flops = 2.0 * ROWS * LANES * INNER * items
@@ -161,7 +161,7 @@ class StreamMatmul:
     def _launches_during(self, row_ns: Any, events: list[Any]) -> float:
         """The launches within the operation; the next iteration gets twice as many as it took."""
         elapsed_ms = self.cupy.cuda.get_elapsed_time
-        origin_ns = 1e6 * elapsed_ms(events[0], self.queue.origin)
+        origin_ns = 1e6 * elapsed_ms(events[0], self.device.origin)
         ends_ns = [1e6 * elapsed_ms(events[0], event) for event in events]
         span_ns = row_ns[[ARRIVED, LEFT]] + origin_ns
         twice = int(2 * (len(events) - 1) * span_ns[1] / ends_ns[-1])

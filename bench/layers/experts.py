@@ -4,8 +4,9 @@ both over experts that change nothing (round_trip)."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
+from itertools import product
 from typing import Any, NoReturn
 
 import numpy as np
@@ -33,16 +34,13 @@ CHAIN_ROUND_TRIPS = 58  # of one token of DeepSeek-V3: its layers with experts
 @dataclass(frozen=True)
 class ExpertOptions:
     """A batch: `tokens` of all ranks, of `hidden` elements each, that choose `top_k` of `experts`
-    with each of the `skews`."""
+    with each `skew`."""
 
     experts: int
     top_k: int = 2
     tokens: int = 1024
     hidden: int = 4096
-    skews: tuple[str, ...] = ("uniform", "zipf:1.2", "hot:2")
-
-
-FLAGS = {"top_k": "--top-k", "tokens": "--tokens", "hidden": "--hidden", "skews": "--skew"}
+    skew: Sequence[str] = ("uniform", "zipf:1.2", "hot:2")
 
 
 def add_options(add: AddOption) -> None:
@@ -53,21 +51,20 @@ def add_options(add: AddOption) -> None:
             ("--tokens", 1 << 16, "tokens of all ranks (1024)"),
             ("--hidden", 1 << 20, "elements of a token (4096)")):
         add(flag, type=partial(whole_number, 1, most=most), metavar="N", help=f"routed: {text}")
-    add("--skew", dest="skews", type=partial(comma_separated, str), metavar="A,B",
+    add("--skew", type=partial(comma_separated, str), metavar="A,B",
         help="routed: how unevenly tokens choose experts: uniform, zipf:S, hot:N or "
         "file:COUNTS.npy (uniform,zipf:1.2,hot:2)")
 
 
 def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
     """The batch of a routed all-to-all, None without --experts. Bad input ends the program."""
-    parsed = vars(namespace)
-    values = {name: parsed[name] for name in FLAGS if parsed[name] is not None}
+    values = {option.name: getattr(namespace, option.name) for option in fields(ExpertOptions)}
+    values = {name: value for name, value in values.items() if value is not None}
     if namespace.experts is None:
-        if values:
-            parser.error(f"{FLAGS[next(iter(values))]} is for a routed all-to-all: add --experts N")
+        for name in values:
+            parser.error(f"--{name.replace('_', '-')} is for a routed all-to-all: add --experts N")
         return None
-    values["skews"] = tuple(values.get("skews", ExpertOptions.skews))
-    batch = ExpertOptions(namespace.experts, **values)
+    batch = ExpertOptions(**values)
     if not DATATYPES[namespace.datatype].is_float:
         parser.error(f"the weights of experts are fractions, and {namespace.datatype} has none")
     if batch.top_k > batch.experts:
@@ -78,7 +75,7 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
     if namespace.list:
         parser.error("--list names the same algorithms without --experts")
     try:
-        for skew in batch.skews:
+        for skew in batch.skew:
             routing.expert_counts(skew, batch.experts, batch.tokens, batch.top_k)
     except SkewError as error:
         parser.error(f"--skew: {error}")
@@ -94,36 +91,33 @@ def run(batch: ExpertOptions, sweep: SweepOptions, namespace: Namespace,
 
 def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suite:
     """The cases of every way and skew. Raises Disagreement if a buffer would be too large."""
-    world, ranks = session.world, session.communicator.size
-    drawn = ranks, batch.experts, batch.tokens, batch.top_k
+    world, ranks, seed = session.world, session.communicator.size, session.options.seed
     row_bytes = batch.hidden * DATATYPES[sweep.datatype].size_bytes
-    rows_of = {skew: routing.most_rows(skew, *drawn) for skew in batch.skews}
+    batches: dict[str, Routes] = {}
+    for skew in batch.skew:
+        session.flight.note("draw the routes", text=skew.partition(":")[0])
+        routes = routing.draw(skew, ranks, batch.experts, batch.tokens, batch.top_k, seed)
+        batches[routes.skew] = routes
+    rows_of = {skew: int(routes.rows["rank"].max()) for skew, routes in batches.items()}
     worst = max(rows_of, key=lambda skew: rows_of[skew])
     tokens_bytes = -(-batch.tokens // ranks) * row_bytes
     if max(tokens_bytes, rows_of[worst] * row_bytes) > MOST_BYTES:
         raise Disagreement(f"with {worst} a rank gets {rows_of[worst]} rows of {row_bytes} B, and "
                            f"a buffer has {MOST_BYTES >> 30} GiB at most")
-    batches: list[Routes] = []
-    for skew in batch.skews:
-        session.flight.note("draw the routes", text=skew.partition(":")[0])
-        batches.append(routing.draw(skew, *drawn, session.options.seed))
     with world.communicator.together(DeviceError, MemoryError):
         send, receive, rows = (world.library.allocate(world, size_bytes) for size_bytes in
                                (tokens_bytes, tokens_bytes, rows_of[worst] * row_bytes))
-    tables: list[Tables] = []
-    for routes in batches:
-        with world.communicator.together(DeviceError, MemoryError):
-            tables.append(make_tables(world, routes, rows, row_bytes))
-    buffers = Buffers(send, receive, session.options.seed)
+    with world.communicator.together(DeviceError, MemoryError):
+        tables = [make_tables(world, routes, rows, row_bytes) for routes in batches.values()]
+    buffers = Buffers(send, receive, seed)
     algorithms = {algorithm.name: algorithm for algorithm in ALGORITHMS}
     names = sweep.algorithms or list(algorithms)
     axes = Axes(algorithms, lambda size_bytes: names, sweep.algorithms is not None, sweep.mode,
                 CHAIN_ROUND_TRIPS, sweep.features)
     suite = bind_cases(session, axes, routed_cases(batch, sweep, buffers, tables),
                        partial(routed_iteration, session, buffers))
-    routes_of = {of_skew.routes.skew: of_skew.routes for of_skew in tables}
     for header in suite.headers:
-        header.routing = load_of(routes_of[header.shape["skew"]], header.shape["way"], row_bytes)
+        header.routing = load_of(batches[header.shape["skew"]], header.shape["way"], row_bytes)
         header.count = tokens_bytes // DATATYPES[sweep.datatype].size_bytes
     add_link_parts(session, suite, buffers)
     return suite
@@ -138,27 +132,20 @@ def routed_cases(batch: ExpertOptions, sweep: SweepOptions, buffers: Buffers,
          "hidden": batch.hidden} for way in WAYS]
     for feature in sweep.features:
         shapes = feature.shapes(shapes)
-    for shape in shapes:
-        for of_skew in tables:
-            source = of_skew.rows if shape["way"] == "combine" else buffers.send
-            target = of_skew.rows if shape["way"] == "dispatch" else buffers.receive
-            yield RoutedCase(
-                sweep.collective, batch.hidden, DATATYPES[sweep.datatype], "none", source.address,
-                target.address, shape={**shape, "skew": of_skew.routes.skew},
-                size_bytes=buffers.send.size_bytes, tables=of_skew)
+    for shape, of_skew in product(shapes, tables):
+        source = of_skew.rows if shape["way"] == "combine" else buffers.send
+        target = of_skew.rows if shape["way"] == "dispatch" else buffers.receive
+        yield RoutedCase(
+            sweep.collective, batch.hidden, DATATYPES[sweep.datatype], "none", source.address,
+            target.address, shape={**shape, "skew": of_skew.routes.skew},
+            size_bytes=buffers.send.size_bytes, tables=of_skew)
 
 
 def load_of(routes: Routes, way: str, row_bytes: int) -> dict[str, Any]:
     """The load of experts and ranks, and the bytes that each rank sends to others."""
-    leaving = [int(rows) * row_bytes for rows in rows_leaving(routes, way)]
-    return {**routes.imbalance(), "leaving_bytes": leaving}
-
-
-def rows_leaving(routes: Routes, way: str) -> Array:
-    """How many rows each rank sends to other ranks, (ranks,)."""
     dispatched, combined = routes.between.sum(axis=1), routes.between.sum(axis=0)
-    rows = {"dispatch": dispatched, "combine": combined, "round_trip": dispatched + combined}
-    return np.asarray(rows[way])
+    rows = {"dispatch": dispatched, "combine": combined, "round_trip": dispatched + combined}[way]
+    return {**routes.imbalance(), "leaving_bytes": [int(n) * row_bytes for n in rows]}
 
 
 def routed_iteration(session: Session, buffers: Buffers, case: Case, operation: Operation,
@@ -168,11 +155,10 @@ def routed_iteration(session: Session, buffers: Buffers, case: Case, operation: 
     world, watch, datatype = session.world, session.flight.watch, case.datatype
     rank = world.communicator.rank
     sent, expected = source_and_target(case.tables.routes, datatype, case.shape["way"],
-                                       max(1, chain_calls), buffers.seed)
-    contents = (Segments(case.send, case.segment_bytes, datatype.encode(sent[rank])),
-                Segments(case.receive, case.segment_bytes, datatype.encode(expected[rank])))
-    reading = plain_arguments(rank, case.send, case.receive, len(expected[rank]) * case.count,
-                              watch)
+                                       max(1, chain_calls), buffers.seed, rank)
+    contents = (Segments(case.send, case.segment_bytes, datatype.encode(sent)),
+                Segments(case.receive, case.segment_bytes, datatype.encode(expected)))
+    reading = plain_arguments(rank, case.send, case.receive, len(expected) * case.count, watch)
     consume = consume_step(world, case, "chain_link" if chain_calls else "read_own", reading)
     iteration = checked_iteration(world, watch, case, operation, contents, consume, REPEATS)
     iteration.chain_calls = chain_calls
@@ -180,27 +166,25 @@ def routed_iteration(session: Session, buffers: Buffers, case: Case, operation: 
     return iteration
 
 
-def source_and_target(routes: Routes, datatype: Datatype, way: str, calls: int,
-                      seed: int) -> tuple[list[Array], list[Array]]:
-    """What each rank's source holds, and its target after `calls` calls: one period of each row,
+def source_and_target(routes: Routes, datatype: Datatype, way: str, calls: int, seed: int,
+                      rank: int) -> tuple[Array, Array]:
+    """What a rank's source holds, and its target after `calls` calls: one period of each row,
     decoded, (rows, 31)."""
-    ranks = range(routes.ranks)
-    experts_tokens = [routes.rows_of(rank)[0] for rank in ranks]
+    is_home = routes.home == rank
+    at_experts = [routes.rows_of(expert_rank)[0] for expert_rank in range(routes.ranks)]
     tokens = row_tables(len(routes.chosen), [seed])
-    home_tokens = [tokens[routes.home == rank] for rank in ranks]
     if way == "dispatch":
-        return home_tokens, [tokens[of_rank] for of_rank in experts_tokens]
+        return tokens[is_home], tokens[at_experts[rank]]
     if way == "combine":
-        rows = [row_tables(len(experts_tokens[rank]), [seed, rank]) for rank in ranks]
-        result = datatype.decode(combined_rows(routes, datatype, rows))
-        return rows, [result[routes.home == rank] for rank in ranks]
+        rows = [row_tables(len(of_rank), [seed, r]) for r, of_rank in enumerate(at_experts)]
+        return rows[rank], combined_rows(routes, datatype, rows)[is_home]
     result = tokens
     for _ in range(calls):
-        before, rows = result, [result[of_rank] for of_rank in experts_tokens]
-        result = datatype.decode(combined_rows(routes, datatype, rows))
+        before, rows = result, [result[of_rank] for of_rank in at_experts]
+        result = combined_rows(routes, datatype, rows)
         if np.array_equal(before, result):
             break
-    return home_tokens, [result[routes.home == rank] for rank in ranks]
+    return tokens[is_home], result[is_home]
 
 
 def row_tables(rows: int, seed: list[int]) -> Array:
@@ -210,14 +194,13 @@ def row_tables(rows: int, seed: list[int]) -> Array:
 
 
 def combined_rows(routes: Routes, datatype: Datatype, rows: Sequence[Array]) -> Array:
-    """The weighted sum of every token's rows, as stored, (tokens, 31), from the decoded rows of all
-    ranks' experts. A rank rounds its part of a token to the type before it sends it."""
-    tokens = len(routes.chosen)
-    total = np.zeros((tokens, verify.PERIOD))
+    """The weighted sum of every token's rows, (tokens, 31), from the rows of all ranks' experts,
+    all decoded. A rank rounds its part of a token to the type before it sends it."""
+    total = np.zeros((len(routes.chosen), verify.PERIOD))
     for rank, of_rank in enumerate(rows):
         token, choice = routes.rows_of(rank)
-        part = np.zeros((tokens, verify.PERIOD))
+        part = np.zeros_like(total)
         np.add.at(part, token, routes.weights[token, choice, None].astype(np.float64) * of_rank)
         rounded = datatype.decode(datatype.encode(part))
         total += np.where(routes.home[:, None] == rank, part, rounded)
-    return datatype.encode(total)
+    return datatype.decode(datatype.encode(total))

@@ -142,7 +142,7 @@ def _copy(world: World, sink: Memory, source: int, seconds: float,
     _repeat(copy, seconds / 2)
     with device.calling(kernel.name):
         for _ in range(QUEUED_COPIES):
-            device.queue.enqueue(step)
+            device.enqueue(step)
     links: Facts = {bus_id: pci.rates(pci.links(bus_id), under_load=True) or None
                     for bus_id in bus_ids}
     copy()

@@ -47,16 +47,12 @@ class Routing(ctypes.Structure):
 @dataclass
 class Tables:
     """The tables of one rank for one batch, in device memory; every algorithm uses the same ones.
-
-    `sent` and `received`, (ranks,), count the library's records to and from each rank.
-    """
+    `rows` are those of its experts."""
 
     routes: Routes
     rows: Memory
     structure: Routing
-    sent: Array
-    received: Array
-    memories: list[Memory] = field(default_factory=list)
+    memories: list[Memory]
 
 
 @dataclass(frozen=True)
@@ -75,24 +71,19 @@ def make_tables(world: World, routes: Routes, rows: Memory, row_bytes: int) -> T
 
     def on_device(array: Array) -> int:
         memories.append(world.device.private(max(1, array.nbytes)))
-        memories[-1].write(np.ascontiguousarray(array))
+        memories[-1].write(array)
         return memories[-1].address
 
+    home, place = routes.home, routes.place
     came = np.zeros((ranks, most, top_k), CHOICE)
     came["place"] = -1
-    for r, n in enumerate(routes.tokens_of):
-        is_home = routes.home == r
-        came["expert"][r, :n] = routes.chosen[is_home]
-        came["weight"][r, :n] = routes.weights[is_home]
+    came["expert"][home, place] = routes.chosen
+    came["weight"][home, place] = routes.weights
     token, choice = routes.rows_of(rank)
-    first = np.cumsum(routes.tokens_of) - routes.tokens_of
-    home = routes.home[token]
-    came["place"][home, token - first[home], choice] = np.arange(len(token))
-    goes = [routes.goes_to[routes.home == r] for r in range(ranks)]
-    record, sent = _numbered([goes[rank][:, r] & (r != rank) for r in range(ranks)], most)
-    arrived, received = _numbered([goes[r][:, rank] & (r != rank) for r in range(ranks)], most)
-    counts = [np.bincount(routes.chosen[routes.home == r].ravel(), minlength=routes.experts)
-              for r in range(ranks)]
+    came["place"][home[token], place[token], choice] = np.arange(len(token))
+    counts = np.zeros((ranks, routes.experts), np.int32)
+    np.add.at(counts, (home[:, None], routes.chosen), 1)
+    sent, arriving = routes.leaving[rank], routes.leaving[:, rank]
     structure = Routing(
         tokens=int(routes.tokens_of[rank]), most_tokens=most, experts=routes.experts, top_k=top_k,
         most_rows=len(token), owner=on_device(routes.owner.astype(np.int32)),
@@ -102,20 +93,16 @@ def make_tables(world: World, routes: Routes, rows: Memory, row_bytes: int) -> T
         first=on_device(np.zeros((ranks, routes.experts), np.int32)),
         came=on_device(came), rows=rows.address,
         out=on_device(np.zeros(sent.sum() * size_bytes, np.uint8)),
-        in_=on_device(np.zeros(received.sum() * size_bytes, np.uint8)),
-        record=on_device(record), arrived=on_device(arrived),
-        counts=on_device(np.array(counts, np.int32)))
-    return Tables(routes, rows, structure, sent, received, memories)
+        in_=on_device(np.zeros(arriving.sum() * size_bytes, np.uint8)),
+        record=on_device(_numbered(sent)), arrived=on_device(_numbered(arriving)),
+        counts=on_device(counts))
+    return Tables(routes, rows, structure, memories)
 
 
-def _numbered(selected: list[Array], most: int) -> tuple[Array, Array]:
-    """Numbers the selected tokens of each rank consecutively, by rank, then by token. Returns the
-    numbers, (ranks, most), -1 for other tokens, and how many each rank has, (ranks,)."""
-    counts = np.array([np.count_nonzero(of_rank) for of_rank in selected])
-    numbers = np.full((len(selected), most), -1, np.int32)
-    for r, of_rank in enumerate(selected):
-        numbers[r, np.flatnonzero(of_rank)] = counts[:r].sum() + np.arange(counts[r])
-    return numbers, counts
+def _numbered(selected: Array) -> Array:
+    """Numbers the selected tokens, (ranks, places), by rank, then by place; -1 for the others."""
+    numbers = np.cumsum(selected).reshape(selected.shape) - 1
+    return np.where(selected, numbers, -1).astype(np.int32)
 
 
 def row_stride(row_bytes: int) -> int:
@@ -128,10 +115,9 @@ def record_bytes(row_bytes: int, top_k: int) -> int:
     return row_stride(row_bytes) + row_stride(top_k * CHOICE.itemsize)
 
 
-def _with_routing(world: World, case: Case, arguments: Arguments,
+def _with_routing(world: World, case: RoutedCase, arguments: Arguments,
                   step_tokens: int = 0) -> list[object]:
     """Makes `arguments` point to the case's tables; returns what must outlive them."""
-    assert isinstance(case, RoutedCase)
     routing = Routing.from_buffer_copy(case.tables.structure)
     routing.step_tokens = step_tokens
     return [attached(world, arguments, routing), case.tables]
@@ -160,9 +146,8 @@ def _bind(direction: str, world: World, case: Case) -> Operation | Unsupported:
 def _bind_library(world: World, case: Case) -> Operation | Unsupported:
     """For each direction: pack records, exchange them, unpack them."""
     assert isinstance(case, RoutedCase)
-    tables, routing, routes = case.tables, case.tables.structure, case.tables.routes
-    arguments = Arguments(send=case.send, receive=case.receive, count=case.count,
-                          rank=world.communicator.rank)
+    rank, routing, routes = world.communicator.rank, case.tables.structure, case.tables.routes
+    arguments = Arguments(send=case.send, receive=case.receive, count=case.count, rank=rank)
     keep = _with_routing(world, case, arguments)
     macros = {"WORLD": str(world.communicator.size), "ELEMENT": case.datatype.element}
     module = world.device.compile("experts/routed_records", macros, structures=(Routing,))
@@ -172,15 +157,17 @@ def _bind_library(world: World, case: Case) -> Operation | Unsupported:
         step = Step(module.kernel(name), arguments, blocks)
         return Operation(step, world.device.caller(step), keep=keep)
 
-    size = record_bytes(case.segment_bytes, routes.chosen.shape[1])
-    out, in_ = (routing.out, tables.sent * size), (routing.in_, tables.received * size)
+    size_bytes = record_bytes(case.segment_bytes, routes.chosen.shape[1])
+    out = routing.out, routes.between[rank] * size_bytes
+    in_ = routing.in_, routes.between[:, rank] * size_bytes
+    dispatch = partial(world.library.bind_exchange, world, out, in_,
+                       (routing.counts, routes.experts))
+    combine = partial(world.library.bind_exchange, world, in_, out)
     operations: list[Operation] = []
-    for way, rows, send, receive, counts in (
-            ("dispatch", "tokens", out, in_, (routing.counts, routes.experts)),
-            ("combine", "parts", in_, out, None)):
+    for way, rows, exchange in (("dispatch", "tokens", dispatch), ("combine", "parts", combine)):
         if case.shape["way"] not in (way, "round_trip"):
             continue
-        exchanged = world.library.bind_exchange(world, send, receive, counts)
+        exchanged = exchange()
         if isinstance(exchanged, Unsupported):
             return exchanged
         operations += [launch(f"pack_{rows}"), exchanged, launch(f"unpack_{rows}")]
@@ -193,11 +180,9 @@ def _traffic(ranks: int, case: Case) -> Traffic:
     assert isinstance(case, RoutedCase)
     routes, way, row_bytes = case.tables.routes, case.shape["way"], case.segment_bytes
     registered = case.variant == "registered"
-    copied = 0
-    for rank in range(ranks):
-        tokens, _ = routes.rows_of(rank)
-        local = tokens[routes.home[tokens] == rank]
-        copied = max(copied, len(np.unique(local)) if way == "combine" else len(local))
+    stays = routes.owner[routes.chosen] == routes.home[:, None]
+    copies = stays.any(axis=1) if way == "combine" else stays.sum(axis=1)
+    copied = int(np.bincount(routes.home, copies, ranks).max())
     leaving, coming = routes.between.sum(axis=1), routes.between.sum(axis=0)
     busiest = int(np.argmax(leaving + coming))
     stored, read = int(leaving[busiest]) * row_bytes, int(coming[busiest]) * row_bytes

@@ -11,6 +11,7 @@ No expert gets more choices than there are tokens, as a token chooses an expert 
 """
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
+SKEW = re.compile(r"uniform|zipf:(\d{1,2}(?:\.\d+)?)|hot:(\d{1,4})")
 MOST_EXPERTS, MOST_CHOICES = 1024, 16  # the largest models of 2026 have 512 and 10
 
 
@@ -29,24 +31,18 @@ class SkewError(Exception):
 
 def expert_counts(skew: str, experts: int, tokens: int, top_k: int) -> Array:
     """How many tokens choose each expert, (experts,). Raises SkewError."""
-    kind, _, parameter = skew.partition(":")
-    if kind == "file":
-        return _counts_from(Path(parameter), experts, tokens, top_k)
-    if kind == "uniform" and not parameter:
-        return _in_proportion(np.ones(experts), tokens, top_k)
-    try:
-        number = float(parameter)
-    except ValueError:
-        number = -1.0
-    if kind not in ("zipf", "hot") or not 0 <= number <= 100:
+    if skew.startswith("file:"):
+        return _counts_from(Path(skew.removeprefix("file:")), experts, tokens, top_k)
+    if not (match := SKEW.fullmatch(skew)):
         raise SkewError(f"{skew!r} is not a skew such as uniform, zipf:1.2, hot:2 or "
                         "file:counts.npy")
+    exponent, hot = float(match[1] or 0), match[2]
     expert = np.arange(1, experts + 1, dtype=np.float64)
-    if kind == "zipf":
-        return _in_proportion(expert**-number, tokens, top_k)
-    if not (number.is_integer() and 1 <= number <= experts):
+    if hot is None:
+        return _in_proportion(expert**-exponent, tokens, top_k)
+    if not 1 <= int(hot) <= experts:
         raise SkewError(f"{skew!r}: 1 to all of the {experts} experts can be hot")
-    return _in_proportion(np.where(expert <= number, 1.0, 1e-9), tokens, top_k)
+    return _in_proportion(np.where(expert <= int(hot), 1.0, 1e-9), tokens, top_k)
 
 
 def _counts_from(path: Path, experts: int, tokens: int, top_k: int) -> Array:
@@ -55,30 +51,23 @@ def _counts_from(path: Path, experts: int, tokens: int, top_k: int) -> Array:
     except (OSError, ValueError, EOFError, MemoryError, BadZipFile) as error:
         why = getattr(error, "strerror", None) or "it is not one of numbers"
         raise SkewError(f"{path} cannot be read as an .npy file: {why}") from error
-    if not isinstance(counts, np.ndarray) or counts.shape != (experts,):
-        shape = getattr(counts, "shape", "of several arrays")
-        raise SkewError(f"{path} has the shape {shape}, not ({experts},), one count for each "
-                        "expert")
-    if counts.dtype.kind not in "iu" or counts.min() < 0:
-        raise SkewError(f"{path} has {counts.dtype} values; counts are integers of at least 0")
-    if counts.max() > tokens or counts.sum() != tokens * top_k:
-        raise SkewError(f"{path} counts {counts.sum()} choices, at most {counts.max()} of an "
-                        f"expert; {tokens} tokens with {top_k} choices each make "
-                        f"{tokens * top_k}, at most {tokens} of an expert")
+    if not (isinstance(counts, np.ndarray) and counts.shape == (experts,)
+            and counts.dtype.kind in "iu" and counts.min() >= 0 and counts.max() <= tokens
+            and counts.sum() == tokens * top_k):
+        raise SkewError(f"{path} must have {experts} integers from 0 to {tokens} (tokens) that add "
+                        f"up to {tokens * top_k} (choices)")
     return counts.astype(np.int64)
 
 
 def _in_proportion(popularity: Array, tokens: int, top_k: int) -> Array:
     """Integers, (experts,), as proportional to `popularity` as possible, that add up to tokens x
     top_k; none exceeds `tokens`."""
-    share = np.zeros(len(popularity))
     free = np.ones(len(popularity), bool)  # experts below the limit
     while True:
-        left = tokens * top_k - tokens * np.count_nonzero(~free)
+        left = tokens * (top_k - np.count_nonzero(~free))
         scale = left / popularity[free].sum() if free.any() else 0.0
         share = np.where(free, popularity * scale, tokens)
-        beyond = free & (share > tokens)
-        if not beyond.any():
+        if not (beyond := free & (share > tokens)).any():
             break
         free &= ~beyond
     counts = np.floor(share + 1e-9).astype(np.int64)
@@ -120,12 +109,7 @@ class Routes:
     @cached_property
     def owner(self) -> Array:
         """The rank of each expert, (experts,)."""
-        return owners(self.experts, self.ranks)
-
-    @cached_property
-    def home(self) -> Array:
-        """The rank of each token, (tokens,)."""
-        return np.repeat(np.arange(self.ranks), self.tokens_of)
+        return np.arange(self.experts) * self.ranks // self.experts
 
     @cached_property
     def tokens_of(self) -> Array:
@@ -133,10 +117,28 @@ class Routes:
         return np.diff(np.arange(self.ranks + 1) * len(self.chosen) // self.ranks)
 
     @cached_property
-    def goes_to(self) -> Array:
-        """Whether a rank has one of a token's experts, (tokens, ranks)."""
-        goes: Array = (self.owner[self.chosen][:, :, None] == np.arange(self.ranks)).any(axis=1)
-        return goes
+    def home(self) -> Array:
+        """The rank of each token, (tokens,)."""
+        return np.repeat(np.arange(self.ranks), self.tokens_of)
+
+    @cached_property
+    def place(self) -> Array:
+        """The index of each token among the tokens of its rank, (tokens,)."""
+        return np.concatenate([np.arange(tokens) for tokens in self.tokens_of])
+
+    @cached_property
+    def leaving(self) -> Array:
+        """Whether a rank sends the token at a place to another rank, (ranks, ranks, places)."""
+        leaving = np.zeros((self.ranks, self.ranks, self.tokens_of.max()), bool)
+        leaving[self.home[:, None], self.owner[self.chosen], self.place[:, None]] = True
+        leaving[np.arange(self.ranks), np.arange(self.ranks)] = False
+        return leaving
+
+    @cached_property
+    def between(self) -> Array:
+        """How many tokens each rank sends to each other rank, (ranks, ranks), diagonal 0. The same
+        number of sums comes back."""
+        return np.asarray(self.leaving.sum(axis=2))
 
     def rows_of(self, rank: int) -> tuple[Array, Array]:
         """The token in each row of a rank's experts, and the index of the expert among the token's
@@ -145,35 +147,19 @@ class Routes:
         order = np.lexsort((token, self.chosen[token, choice]))
         return token[order], choice[order]
 
-    @cached_property
-    def between(self) -> Array:
-        """How many tokens each rank sends to each other one, (ranks, ranks), diagonal 0; as many
-        sums come back."""
-        tokens = [self.goes_to[self.home == rank].sum(axis=0) for rank in range(self.ranks)]
-        between = np.array(tokens)
-        np.fill_diagonal(between, 0)
-        return between
+    @property
+    def rows(self) -> dict[str, Array]:
+        """The number of rows of each expert, (experts,), and of each rank, (ranks,)."""
+        return {"expert": np.bincount(self.chosen.ravel(), minlength=self.experts),
+                "rank": np.bincount(self.owner[self.chosen].ravel(), minlength=self.ranks)}
 
     def imbalance(self) -> dict[str, float]:
         """Maximum over mean, and coefficient of variation, of the rows of experts and of ranks."""
-        by_expert = np.bincount(self.chosen.ravel(), minlength=self.experts)
-        loads = {"expert": by_expert, "rank": np.bincount(self.owner, by_expert, self.ranks)}
         measures: dict[str, float] = {}
-        for name, rows in loads.items():
+        for name, rows in self.rows.items():
             measures[f"{name}_max_over_mean"] = float(rows.max() / rows.mean())
             measures[f"{name}_cv"] = float(rows.std() / rows.mean())
         return measures
-
-
-def owners(experts: int, ranks: int) -> Array:
-    """The rank of each expert, (experts,)."""
-    return np.arange(experts) * ranks // experts
-
-
-def most_rows(skew: str, ranks: int, experts: int, tokens: int, top_k: int) -> int:
-    """The rows of the busiest rank. Raises SkewError."""
-    counts = expert_counts(skew, experts, tokens, top_k)
-    return int(np.bincount(owners(experts, ranks), counts).max())
 
 
 def draw(skew: str, ranks: int, experts: int, tokens: int, top_k: int, seed: int) -> Routes:

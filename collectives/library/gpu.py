@@ -204,7 +204,7 @@ class NcclLibrary(Library):
         # A rank without a partner calls nothing, and still needs a launch, also from a graph.
         step = Step(Kernel(title, enqueue), None)
         if not calls:
-            step = Step(self.device.queue.nothing, Gate())
+            step = Step(self.device.nothing, Gate())
         return Operation(step, self.device.caller(step), chosen, failure)
 
     def _wait_for_first_call(self, library: Nccl, label: str, title: str) -> None:

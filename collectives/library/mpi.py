@@ -114,5 +114,5 @@ class MpiLibrary(Library):
             return f"MPI_{name} of {self.name} returned error {error}" if error else None
 
         from_python = partial(getattr(self.ranks.world, name), *python_arguments)
-        step = Step(self.device.host_kernel("call_library"), call)
+        step = Step(self.device.loop.kernel("call_library"), call)
         return Operation(step, from_python, failure=failure, keep=python_arguments)

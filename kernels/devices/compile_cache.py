@@ -12,8 +12,7 @@ import os
 import platform
 import re
 import secrets
-import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from kernels.devices.device import DeviceError
@@ -45,12 +44,9 @@ def source_with_headers(source: Path) -> list[Path]:
 
 def layout_checks(structures: Sequence[type[ctypes.Structure]]) -> str:
     """C++ text that compares the size and each field's offset of every structure with Python's: a
-    field that moved in one language only would make a kernel read a wrong pointer or count.
-
-    A Python class has the name of its C++ structure and the same field names; a trailing underscore
-    is dropped (`from_`, `in_`: Python keywords). The text follows the structures' definitions.
-    """
-    lines = []
+    field that moved in one language only would make a kernel read a wrong pointer or count. Both
+    languages have the same names; a trailing underscore is dropped (`in_`: a Python keyword)."""
+    lines = [""]
     for structure in structures:
         name, size_bytes = structure.__name__, ctypes.sizeof(structure)
         for field, *_ in structure._fields_:
@@ -59,7 +55,7 @@ def layout_checks(structures: Sequence[type[ctypes.Structure]]) -> str:
                          f'"{name}.{member} is at byte {offset} in Python and elsewhere in C++");')
         lines.append(f"static_assert(sizeof({name}) == {size_bytes}, "
                      f'"{name} has {size_bytes} B in Python and another size in C++");')
-    return "".join(f"\n{line}" for line in lines)
+    return "\n".join(lines)
 
 
 def cache_folder() -> Path:
@@ -81,21 +77,23 @@ def cached_file(folder: Path, name: str, suffix: str) -> Path | None:
     """The intact binary of this name; None if the cache does not hold it."""
     for entry in os.listdir(folder):  # 1 ms in a folder of 2,400 files; Path.glob takes 20 ms
         path = folder / entry
-        if not entry.startswith(f"{name}-") or not stat.S_ISREG(path.lstat().st_mode):  # a pipe
+        if not entry.startswith(f"{name}-") or path.is_symlink() or not path.is_file():  # a pipe
             continue
         if entry == f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()}{suffix}":
             return path
     return None
 
 
-def compile_once(source: Path, inputs: Sequence[str], suffix: str,
-                 build: Callable[[Path], object]) -> Path:
-    """The binary of `source`, from the cache or from `build(path)`, which writes it to `path`.
-
-    `inputs` are all other things that decide the binary: flags, compiler, CPU, layout checks.
-    Raises CompileError if `build` does, or if the cache cannot be used.
-    """
-    key = hashlib.sha256("\0".join(inputs).encode())
+def compile_once(source: Path, inputs: Sequence[str], macros: Mapping[str, str],
+                 structures: Sequence[type[ctypes.Structure]], suffix: str,
+                 build: Callable[[Path, list[str], str], object]) -> Path:
+    """The binary of `source`, from the cache or from `build(path, options, checks)`, which writes
+    it to `path`. `options` define the macros; `checks` is C++ text that follows the source.
+    `inputs` are all other things that decide the binary: flags, compiler, CPU. Raises CompileError
+    if `build` does or if the cache cannot be used."""
+    options = [f"-D{name}={macros[name]}" for name in sorted(macros)]
+    checks = layout_checks(structures)
+    key = hashlib.sha256("\0".join([*inputs, *options, checks]).encode())
     for path in source_with_headers(source):
         key.update(path.name.encode() + b"\0" + path.read_bytes())
     folder, name = cache_folder(), f"{source.stem}-{key.hexdigest()[:24]}"
@@ -109,7 +107,7 @@ def compile_once(source: Path, inputs: Sequence[str], suffix: str,
         # Remove damaged binaries, and the unfinished files of killed ranks.
         for leftover in (*folder.glob(f"{name}-*"), *folder.glob(f"{platform.node()}-*.part")):
             leftover.unlink()
-        build(unfinished)
+        build(unfinished, options, checks)
         digest = hashlib.sha256(unfinished.read_bytes()).hexdigest()
         return unfinished.replace(folder / f"{name}-{digest}{suffix}")
     except OSError as error:

@@ -1,19 +1,30 @@
-"""The host CPU as a device: a block is one thread, a rank is one process."""
+"""The host CPU as a device: a block is one thread, a rank is one process. A C++ compiler makes a
+shared library of each kernel file, which this process loads."""
 
+import contextlib
 import ctypes
 import mmap
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from ctypes import c_long, c_void_p
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kernels.devices import shared_memory
-from kernels.devices.compile_cache import SOURCES
-from kernels.devices.cpu_module import CpuModule, compile_kernel, compiler_version, cpu_name
-from kernels.devices.device import Action, Counts, Kernel, Memory, Phase, Stamps, Step, Watch
+from kernels.devices.compile_cache import SOURCES, CompileError, compile_once, first_complaint
+from kernels.devices.device import Action, Counts, Device, Kernel, Phase, Stamps, Step, Watch
 from kernels.devices.shared_memory import HostMemory
+
+FLAGS = ["-std=c++17", "-O3", "-march=native", "-fwrapv", "-fPIC", "-shared"]
 
 
 class NativeAction(ctypes.Structure):
@@ -31,21 +42,16 @@ class NativeBlock(ctypes.Structure):
                 ("done", c_long), ("watch", c_void_p)]
 
 
-class ActionList(ctypes.Structure):
-    """`ActionList` of loop_cpu.cpp: functions one after another."""
-
-    _fields_ = [("actions", c_void_p), ("n_actions", c_long)]
-
-
 class LibraryCall(ctypes.Structure):
     """`LibraryCall` of loop_cpu.cpp: a library's function, its arguments, and the last error."""
 
     _fields_ = [("function", c_void_p), ("arguments", c_long * 9), ("failed", c_long)]
 
 
-def native_actions(actions: Sequence[Action]) -> "ctypes.Array[NativeAction]":
-    """The actions as the native loop reads them; the steps must outlive the array."""
-    rows = (NativeAction * len(actions))()
+def native_actions(actions: Sequence[Action]) -> Any:
+    """The actions as the native loop reads them, in an array that keeps their steps alive."""
+    rows: Any = (NativeAction * len(actions))()
+    rows.actions = actions
     for row, action in zip(rows, actions, strict=True):
         if action.step:
             row.run = action.step.kernel.function
@@ -54,11 +60,83 @@ def native_actions(actions: Sequence[Action]) -> "ctypes.Array[NativeAction]":
     return rows
 
 
-class CpuDevice:
-    """The Device of a host CPU."""
+@cache
+def find_compiler() -> list[str]:
+    """The command of a C++ compiler: `$CXX`, c++, g++, clang++, or the ziglang wheel.
+
+    Raises CompileError if `$CXX` is not a command, or if no compiler is installed.
+    """
+    chosen = os.environ.get("CXX")
+    for words in [chosen] if chosen else ["c++", "g++", "clang++"]:
+        with contextlib.suppress(ValueError, IndexError):  # an open quote; nothing but spaces
+            command = shlex.split(words)
+            if shutil.which(command[0]):
+                return command
+    if chosen:
+        raise CompileError(f"$CXX names {chosen!r}, which is not a program here")
+    if find_spec("ziglang"):
+        return [sys.executable, "-m", "ziglang", "c++", "-nostdlib++"]
+    raise CompileError("no C++ compiler was found: looked for $CXX, c++, g++, clang++ and the "
+                       "ziglang wheel (pip install ziglang)")
+
+
+@cache
+def compiler_version() -> str:
+    """The first line that the compiler prints for `--version`."""
+    command = find_compiler()
+    try:
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise CompileError(f"{command[0]} --version fails: {error}") from error
+    return done.stdout.partition("\n")[0]
+
+
+@cache
+def cpu_model() -> tuple[str, str]:
+    """The CPU's model, and its features, which -march=native uses."""
+    lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+    pairs = (line.partition(":") for line in lines)
+    facts = {name.strip(): value.strip() for name, _, value in pairs}
+    model = facts.get("model name") or facts.get("CPU part") or platform.machine()
+    return model, facts.get("flags") or facts.get("Features") or ""
+
+
+def compile_kernel(source: Path, macros: Mapping[str, str],
+                   structures: Sequence[type[ctypes.Structure]] = ()) -> Path:
+    """`source`, compiled with -D for each macro. Raises CompileError with the first complaint."""
+    compiler = find_compiler()
+
+    def build(path: Path, options: list[str], checks: str) -> None:
+        # The checks come from standard input and follow the kernel file, which -include reads.
+        command = [*compiler, *FLAGS, *options, "-include", str(source), "-x", "c++", "-"]
+        command += ["-o", str(path)]
+        # A new session: Ctrl-C must not end the compiler, which would look like a compile error.
+        done = subprocess.run(command, input=checks, capture_output=True, text=True,
+                              start_new_session=True)
+        if done.returncode:
+            log = done.stderr.strip() or f"it ends with status {done.returncode}"
+            raise CompileError(f"{compiler[0]} cannot compile {source.name}: "
+                               f"{first_complaint(log)}")
+
+    inputs = [*compiler, compiler_version(), *cpu_model(), *FLAGS]
+    return compile_once(source, inputs, macros, structures, ".so", build)
+
+
+class CpuModule:
+    """A kernel file, loaded as a shared library of this process."""
+
+    def __init__(self, path: Path) -> None:
+        self.library = ctypes.CDLL(str(path))
+
+    def kernel(self, name: str, threads: int | None = None) -> Kernel:
+        return Kernel(name, ctypes.cast(getattr(self.library, name), c_void_p).value)
+
+
+class CpuDevice(Device):
+    """The host CPU."""
 
     name = "cpu"
-    sharing: tuple[str, ...] = (shared_memory.MEMFD, shared_memory.NAMED)
+    sharing = shared_memory.MEMFD, shared_memory.NAMED
     near_peers = True
     clock_shared = True
     xp = np
@@ -66,15 +144,13 @@ class CpuDevice:
     # (two-core EPYC, shared L3). A slot that is reused soon is still in the peer's cache, and
     # stores into such lines run at a third of the speed.
     most_chunk_bytes = 512 << 10
-    far_bytes: float = 2 << 20  # walking several pages at once: 1.0-1.1x at 2 MiB, 0.9x at 256 KiB
+    far_bytes = 2 << 20  # walking several pages at once: 1.0-1.1x at 2 MiB, 0.9x at 256 KiB
 
     def __init__(self) -> None:
-        self.compiler = compiler_version()
-        self.arch = cpu_name().rsplit(" ", 1)[0]
-        self.facts: dict[str, Any] = {}
+        self.compiler, self.arch, self.facts = compiler_version(), cpu_model()[0], {}
         self.loaded: dict[tuple[str, tuple[tuple[str, str], ...]], CpuModule] = {}
         source = Path(__file__).with_name("loop_cpu.cpp")
-        structures = NativeAction, NativeBlock, ActionList, LibraryCall
+        structures = NativeAction, NativeBlock, LibraryCall
         self.loop = CpuModule(compile_kernel(source, {}, structures))
 
     def compile(self, stem: str, macros: Mapping[str, str],
@@ -85,16 +161,9 @@ class CpuDevice:
             self.loaded[key] = CpuModule(path)
         return self.loaded[key]
 
-    def host_kernel(self, name: str) -> Kernel:
-        """A function of the native loop itself, such as `call_library`."""
-        return self.loop.kernel(name)
-
     def allocate(self, size_bytes: int, sharing: str, ordinary: bool = False,
                  label: str = "") -> HostMemory:
         return shared_memory.allocate(size_bytes, sharing, label)
-
-    def forget_name(self, memory: Memory) -> None:
-        shared_memory.forget_name(memory.handle)
 
     def open(self, handle: bytes, size_bytes: int, sharing: str, label: str = "") -> HostMemory:
         return shared_memory.open_shared(handle, size_bytes, sharing, label)
@@ -113,9 +182,6 @@ class CpuDevice:
         memory = (ctypes.c_char * size_bytes).from_address(address)
         return np.frombuffer(memory, dtype).reshape(shape)
 
-    def watch(self, record: Watch) -> Watch:
-        return record
-
     def blocks_for(self, size_bytes: int) -> int:
         return 1
 
@@ -124,7 +190,6 @@ class CpuDevice:
 
     def run(self, actions: Sequence[Action], check: Step, counts: Counts, watch: Watch,
             graph: bool = False) -> Stamps:
-        """Runs the actions in the native loop; fewer rows come back where the watch says stop."""
         stamps_ns = np.zeros((counts.timed, 4), np.int64)
         listed, last = native_actions(actions), Action(check, Phase.CHECK)
         block = NativeBlock(ctypes.addressof(listed), len(listed), native_actions([last])[0],
@@ -134,13 +199,8 @@ class CpuDevice:
         return stamps_ns[: block.done]
 
     def sequence(self, steps: Sequence[Step]) -> Step:
-        listed = native_actions([Action(step) for step in steps])
-        action_list = ActionList(ctypes.addressof(listed), len(listed))
-        action_list.keep_alive = listed, tuple(steps)
-        return Step(self.host_kernel("run_sequence"), action_list)
-
-    def replayed(self, step: Step) -> Step:
-        return step
+        ended = [*map(Action, steps), Action()]  # the last one runs nothing
+        return Step(self.loop.kernel("run_sequence"), native_actions(ended))
 
     def caller(self, step: Step) -> Callable[[], None]:
         function = ctypes.CFUNCTYPE(None, c_void_p)(step.kernel.function)

@@ -139,17 +139,8 @@ class Step:
     entries: int = 1
 
 
-class Phase(IntEnum):
-    """Where in an iteration a rank is; the watch holds the number."""
-
-    IDLE = 0
-    PREPARE = 1
-    MEET = 2
-    OPERATION = 3
-    CONSUME = 4
-    CHECK = 5
-
-
+# Where in an iteration a rank is; the watch holds the number.
+Phase = IntEnum("Phase", "IDLE PREPARE MEET OPERATION CONSUME CHECK", start=0)
 PHASES = ("idle", "writing the send buffer", "barrier", "the collective", "reading the result",
           "check")
 
@@ -194,7 +185,8 @@ class Device(Protocol):
     `sharing` lists the modes in which peers can reach its memory, best first; with `near_peers` a
     peer's memory is as near as the rank's own; `most_chunk_bytes` is the largest useful chunk of a
     message; from `far_bytes` on a buffer lives in memory, not in a cache, and kernels should walk
-    several pages at once; `facts` describe the device to readers of results.
+    several pages at once; `facts` describe the device to readers of results; `xp` is the array
+    module of its memory, numpy or cupy.
     """
 
     name: str
@@ -206,10 +198,7 @@ class Device(Protocol):
     most_chunk_bytes: int
     far_bytes: float
     facts: dict[str, Any]
-
-    @property
-    def xp(self) -> Any:
-        """The array module of this device's memory: numpy or cupy."""
+    xp: Any
 
     def array(self, address: int, shape: tuple[int, ...], dtype: Any) -> Any:
         """Device memory as an array of `xp`."""
@@ -224,9 +213,6 @@ class Device(Protocol):
         """Zeroed memory that peers can map. `ordinary` memory shows a peer's stores from the next
         launch on, other memory within a launch. `label` identifies it among all shared memory."""
 
-    def forget_name(self, memory: Memory) -> None:
-        """Called when every peer has opened the memory, or has failed to."""
-
     def open(self, handle: bytes, size_bytes: int, sharing: str, label: str = "") -> Memory:
         """A peer's memory that was allocated with this size, sharing and label. Raises DeviceError
         if it is something else."""
@@ -235,12 +221,14 @@ class Device(Protocol):
         """Zeroed memory of this rank alone."""
 
     def watch(self, record: Watch) -> Watch:
-        """The watch that kernels write: `record` if they can, otherwise a copy in pinned memory."""
+        """The watch that kernels write: `record` if they can, otherwise one in pinned memory."""
+        return record
 
     def blocks_for(self, size_bytes: int) -> int:
         """The number of blocks for one pass over this many bytes; the same on every rank."""
 
-    def reason_against_graphs(self) -> str | None: ...
+    def reason_against_graphs(self) -> str | None:
+        """Why operations cannot be launched from a captured graph; None where they can."""
 
     def run(self, actions: Sequence[Action], check: Step, counts: Counts, watch: Watch,
             graph: bool = False) -> Stamps:
@@ -253,6 +241,7 @@ class Device(Protocol):
 
     def replayed(self, step: Step) -> Step:
         """The step as a replay of a captured graph, where the device has graphs."""
+        return step
 
     def caller(self, step: Step) -> Callable[[], None]:
         """A Python function that performs a step once and waits for its end."""

@@ -1,15 +1,16 @@
-"""The GPU driver through CuPy, for `GpuDevice`: imports CuPy, lists the GPUs, translates errors."""
+"""A GPU's driver and run-time compiler through CuPy: lists the GPUs, compiles."""
 
 import contextlib
 import ctypes
 import importlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from kernels.devices.compile_cache import SOURCES, CompileError, compile_once, first_complaint
 from kernels.devices.device import DeviceError, OutOfMemory
 
 DRIVERS = {"cuda": ("libcuda.so.1",),
@@ -17,10 +18,10 @@ DRIVERS = {"cuda": ("libcuda.so.1",),
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 # NVIDIA's, AMD's and WSL's. If a node exists and the library does not, CuPy's error says more.
 DEVICE_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-# The text of an IPC handle: PCI bus id, the driver's 64 bytes, begin and end of the memory in its
-# allocation, size of the allocation (all in bytes), and the kind of memory.
+# The text of an IPC handle: PCI bus id, the driver's 64 bytes, the memory's offset in its
+# allocation and its size (in bytes), and the kind of memory.
 IPC_HANDLE = re.compile(
-    rb"([0-9a-f]{4,8}(?::[0-9a-f]{2}){2}\.[0-7]) ([0-9a-f]{128}) (\d{1,15}) (\d{1,15}) (\d{1,15}) "
+    rb"([0-9a-f]{4,8}(?::[0-9a-f]{2}){2}\.[0-7]) ([0-9a-f]{128}) (\d{1,15}) (\d{1,15}) "
     rb"((?:cuda|hip)Malloc|hipExtMallocWithFlags [a-z_]{1,20})")
 
 
@@ -103,11 +104,47 @@ def driver_library(*vendors: str) -> ctypes.CDLL:
 
 
 def ipc_parts(handle: bytes, size_bytes: int) -> tuple[str, bytes, int, str]:
-    """Owner's bus id, driver's handle, the memory's begin in the allocation (bytes), and its kind.
+    """Owner's bus id, driver's handle, the memory's offset in its allocation (bytes), and its kind.
     Raises DeviceError if `handle` is malformed or names memory of another size."""
     if not (match := IPC_HANDLE.fullmatch(handle)):
         raise DeviceError(f"{handle[:60]!r} is no handle of a GPU's memory")
-    bus_id, begin, end, allocated_bytes = match[1].decode(), *map(int, match.group(3, 4, 5))
-    if end - begin != size_bytes or end > allocated_bytes:
+    bus_id, ipc, offset, handle_bytes, kind = match[0].decode().split(" ", 4)
+    if int(handle_bytes) != size_bytes:
         raise DeviceError(f"the memory of GPU {bus_id} has not the requested size")
-    return bus_id, bytes.fromhex(match[2].decode()), begin, match[6].decode()
+    return bus_id, bytes.fromhex(ipc), int(offset), kind
+
+
+def compile_kernel(cupy: Any, arch: str, compiler: str, stem: str, macros: Mapping[str, str],
+                   structures: Sequence[type[ctypes.Structure]] = ()) -> Path:
+    """`kernels/<stem>.cu`, compiled by NVRTC or hipRTC for an `arch` such as sm_90 or gfx1201. Our
+    own cache keeps it, because CuPy's cache key ignores our headers. Raises CompileError."""
+    source, is_hip = SOURCES / f"{stem}.cu", arch.startswith("gfx")
+    target = [f"--offload-arch={arch}", "-O3"] if is_hip else [f"--gpu-architecture={arch}"]
+    flags = [*target, "-std=c++17"]
+    refusal = f"{compiler} cannot compile {source.name} for {arch}"
+
+    def write_binary(path: Path, options: list[str], checks: str) -> None:
+        binary = build(cupy.cuda.nvrtc, source, [*flags, *options], refusal, checks)[1]
+        path.write_bytes(binary)
+
+    suffix = ".hsaco" if is_hip else ".cubin"
+    return compile_once(source, [compiler, *flags], macros, structures, suffix, write_binary)
+
+
+def build(nvrtc: Any, source: Path, options: Sequence[str], refusal: str,
+          checks: str = "") -> tuple[bytes, bytes, str]:
+    """The compiler's PTX, binary and log; `checks` is C++ text that follows the source. Raises
+    CompileError: `refusal` and the first complaint."""
+    program = nvrtc.createProgram(source.read_text() + checks, source.name, [], [])
+    try:
+        folders = f"-I{source.parent}", f"-I{SOURCES}/include"
+        nvrtc.compileProgram(program, (*options, *folders))
+        # On HIP, getPTX returns the code object. CuPy drops its last byte, a 0, as a string's end.
+        ptx = nvrtc.getPTX(program)
+        binary = ptx if options[0].startswith("--offload-arch") else nvrtc.getCUBIN(program)
+        return ptx, binary + b"\0", nvrtc.getProgramLog(program)
+    except RuntimeError as error:
+        complaint = first_complaint(f"{error}\n{nvrtc.getProgramLog(program)}")
+        raise CompileError(f"{refusal}: {complaint}") from error
+    finally:
+        nvrtc.destroyProgram(program)

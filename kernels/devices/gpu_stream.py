@@ -8,57 +8,107 @@ from typing import Any
 
 import numpy as np
 
-from kernels.devices.device import Action, Counts, Gate, Kernel, Stamps, Step, Watch
+from kernels.devices.device import Action, Counts, Gate, Kernel, Module, Stamps, Step, Watch
+from kernels.devices.gpu_driver import calling, load_cupy, ordinals
 
 # Entries of a stream, including the ones that a library adds. Beyond about 1,000 the next launch
 # blocks, and behind a closed gate it blocks for ever.
 MOST_QUEUED = 500
 HOLD_NS = 2_000_000_000  # filling a batch takes ms; a display's driver kills kernels after seconds
 STAMPS = 4
+PORTABLE, MAPPED = 1, 2  # host allocations: for all devices of the process, in their address space
+HIP_COHERENT = 0x40000000  # otherwise a running kernel may not see the host's writes
+
+
+class GpuModule:
+    """A kernel file, loaded. A launch has at most `threads` threads per block."""
+
+    def __init__(self, module: Any, threads: int, calling: Callable[[str], Any]) -> None:
+        self.module, self.threads, self.calling = module, threads, calling
+
+    def kernel(self, name: str, threads: int | None = None) -> Kernel:
+        threads = min(threads or self.threads, self.threads)
+        with self.calling(f"looking up {name}"):
+            function = self.module.get_function(name)
+            # This query loads the kernel. The first launch would load it otherwise, and wait for
+            # the device behind a closed gate.
+            self.registers = function.num_regs
+
+        def enqueue(blocks: int, argument: Any) -> None:
+            # CuPy passes an array of size 1 by value.
+            value = np.frombuffer(argument, np.dtype((np.void, ctypes.sizeof(argument))))
+            function((blocks,), (threads,), (value,))
+
+        return Kernel(name, enqueue)
 
 
 class GpuStream:
-    """The stream of a GPU's kernels. `words` is the watch in pinned host memory; the gate's
-    kernel polls `gate_words`; `origin` is the first event of the last iteration."""
+    """A GPU, by its PCI bus id, and the stream of its kernels. `words` is the watch in pinned host
+    memory; the gate's kernel polls `gate_words`; `origin` is the first event of the last iteration.
+    """
 
-    def __init__(self, cupy: Any, calling: Callable[[str], Any], gate_words: Gate,
-                 words: Watch) -> None:
-        self.cupy, self.calling = cupy, calling
-        self.gate_words, self.words, self.passes = gate_words, words, 0
-        self.stream = cupy.cuda.Stream(non_blocking=True)
-        self.stream.use()
+    def __init__(self, pci_bus_id: str) -> None:
+        self.cupy, self.pci_bus_id = load_cupy(), pci_bus_id
+        runtime = self.runtime = self.cupy.cuda.runtime
+        self.name = "hip" if runtime.is_hip else "cuda"
+        with self.calling("opening the device"):
+            self.ordinal = ordinals(runtime)[pci_bus_id]
+            runtime.setDevice(self.ordinal)
+            self.stream = self.cupy.cuda.Stream(non_blocking=True)
+            self.stream.use()
+        self.gate_words = Gate.from_address(self._pinned(Gate))
+        self.words = Watch.from_address(self._pinned(Watch))
+        self.passes = 1  # numbers the gates; `gate_words.wanted` is 0 until a gate gives up
         self.graphs: dict[tuple[int, int], tuple[Step, Any]] = {}
         self.events: list[Any] = []
         self.launched = weakref.WeakValueDictionary[int, Step]()
         self.origin: Any = None
 
-    def load(self, module: Any) -> None:
+    def calling(self, call: str) -> Any:
+        return calling(f"on GPU {self.pci_bus_id}, {call}")
+
+    def _pinned(self, kind: type[ctypes.Structure]) -> int:
+        """The address, for kernels and the host, of a zeroed structure in pinned host memory."""
+        flags = PORTABLE | MAPPED | (HIP_COHERENT if self.name == "hip" else 0)
+        with self.calling("hostAlloc"):
+            address = int(self.runtime.hostAlloc(ctypes.sizeof(kind), flags))
+        ctypes.memset(address, 0, ctypes.sizeof(kind))
+        return address
+
+    def load(self, module: Module) -> None:
         """Takes the kernels of iteration.cu that frame an iteration."""
         self.begin, self.hold, self.nothing = (
             module.kernel(name) for name in ("begin_iteration", "hold", "nothing"))
 
-    def enqueue(self, step: Step) -> None:
-        step.kernel.function(step.blocks, step.argument)
+    def watch(self, record: Watch) -> Watch:
+        return self.words
 
-    def captured(self, steps: Sequence[Step]) -> Any:
-        self.stream.begin_capture()
+    def enqueue(self, *steps: Step) -> None:
         for step in steps:
-            self.enqueue(step)
+            step.kernel.function(step.blocks, step.argument)
+
+    def captured(self, *steps: Step) -> Any:
+        self.stream.begin_capture()
+        self.enqueue(*steps)
         return self.stream.end_capture()
 
-    def launch(self, steps: Sequence[Step], graph: bool) -> None:
-        """Puts the steps into the stream, one by one or as one captured graph."""
-        if not graph:
-            for step in steps:
-                self.enqueue(step)
-            return
-        key = (id(steps[0]), len(steps))
+    def reason_against_graphs(self) -> str | None:
+        try:
+            self.captured(Step(self.nothing, Gate())).launch(self.stream)
+            self.stream.synchronize()
+        except RuntimeError as error:
+            return f"CuPy cannot capture a graph on GPU {self.pci_bus_id}: {error}"
+        return None
+
+    def _launch_graph(self, steps: Sequence[Step]) -> None:
+        """Launches the steps as one graph, which is captured once."""
+        key = id(steps[0]), len(steps)
         if key not in self.graphs:
-            self.graphs[key] = (steps[0], self.captured(steps))
+            self.graphs[key] = steps[0], self.captured(*steps)
         self.graphs[key][1].launch(self.stream)
 
     def run(self, actions: Sequence[Action], check: Step, counts: Counts, watch: Watch,
-            graph: bool) -> Stamps:
+            graph: bool = False) -> Stamps:
         """Runs iterations in batches behind a closed gate, so that the host's launch time does not
         show. The first iteration of an operation has no gate: a library connects then, and waits
         for the device. A block without timed iterations has none either: its iterations may be
@@ -74,11 +124,12 @@ class GpuStream:
             while begun < counts.total and not watch.stop:
                 is_first = self._is_first(actions)
                 stop = min(counts.total, begun + (1 if is_first else batch_size))
-                gate = None if is_first or not counts.timed else self.close_gate(watch)
+                if counts.timed and not is_first:
+                    self._close_gate(watch)
                 marks = [self._iterate(actions, check if counts.is_checked(number) else None,
                                        number - begun, watch, graph)
                          for number in range(begun, stop)]
-                self.open_gate(gate)
+                self._open_gate()
                 rows += [self._stamps_ns(events) for number, events in enumerate(marks, begun)
                          if counts.is_timed(number) and not watch.stop]
                 begun = stop
@@ -97,9 +148,9 @@ class GpuStream:
         while len(self.events) < STAMPS * (place + 1):
             self.events.append(self.cupy.cuda.Event())
         events: dict[int, Any] = {}
-        pending: list[Step] = []  # between two stamps
+        pending: list[Step] = []  # of a graph: what is between two stamps
         for action in actions:
-            if action.step and events and len(events) % 2:
+            if action.step and graph and len(events) % 2:
                 pending.append(action.step)
             elif action.step:
                 self.enqueue(action.step)
@@ -108,7 +159,7 @@ class GpuStream:
                 self.enqueue(Step(self.begin, note))
             else:
                 if pending:
-                    self.launch(pending, graph)
+                    self._launch_graph(pending)
                     pending = []
                 events[action.stamp] = self.events[STAMPS * place + action.stamp]
                 events[action.stamp].record(self.stream)
@@ -118,41 +169,31 @@ class GpuStream:
 
     def _stamps_ns(self, events: dict[int, Any]) -> list[int]:
         self.origin = next(iter(events.values()), None)
-        elapsed_ms = self.cupy.cuda.get_elapsed_time
         stamps_ns = [0] * STAMPS
         for column, event in events.items():
-            stamps_ns[column] = round(1e6 * elapsed_ms(self.origin, event))
+            elapsed_ms = self.cupy.cuda.get_elapsed_time(self.origin, event)
+            stamps_ns[column] = round(1e6 * elapsed_ms)
         return stamps_ns
 
-    def close_gate(self, watch: Watch) -> Gate:
-        """Launches from now on wait for `open_gate`."""
+    def _close_gate(self, watch: Watch) -> None:
+        """Launches from now on wait for `_open_gate`."""
         self.passes += 1
-        gate = Gate(ctypes.addressof(self.gate_words), self.passes, HOLD_NS,
-                    ctypes.addressof(watch))
-        self.enqueue(Step(self.hold, gate))
-        return gate
+        self.enqueue(Step(self.hold, Gate(ctypes.addressof(self.gate_words), self.passes, HOLD_NS,
+                                          ctypes.addressof(watch))))
 
-    def open_gate(self, gate: Gate | None) -> None:
+    def _open_gate(self) -> None:
         """Lets the stream run to its end. Raises RuntimeError, like the driver, if the gate gave up
         waiting: then the host's launches would have been timed."""
-        opened = ctypes.c_uint64.from_address(ctypes.addressof(self.gate_words))
-        opened.value = self.passes
+        self.gate_words.opened = self.passes
         self.stream.synchronize()
-        if gate and self.gate_words.wanted == gate.wanted:  # `hold` wrote it
+        if self.gate_words.wanted == self.passes:  # `hold` wrote it
             raise RuntimeError("the stream was full before the host had filled it")
 
     def time_us(self, step: Step, calls: int) -> float:
-        """The median time of a step in the stream, in microseconds, over `calls` launches."""
-        events = [self.cupy.cuda.Event() for _ in range(calls + 1)]
-        with self.calling(step.kernel.name):
-            gate = self.close_gate(self.words)
-            events[0].record(self.stream)
-            for event in events[1:]:
-                self.enqueue(step)
-                event.record(self.stream)
-            self.open_gate(gate)
-            times_ms = [self.cupy.cuda.get_elapsed_time(*pair) for pair in pairwise(events)]
-        return float(1e3 * np.median(times_ms))
+        """The median time of a step, in microseconds, over `calls` launches behind a gate."""
+        actions = [Action(stamp=0), Action(step), Action(stamp=1)]
+        stamps_ns = self.run(actions, step, Counts(0, calls), self.words)
+        return float(np.median(stamps_ns[:, 1] - stamps_ns[:, 0]) / 1e3)
 
     def event_resolution_us(self) -> float | None:
         """The smallest time between two events, in microseconds; about 1 on some cards."""
@@ -165,8 +206,6 @@ class GpuStream:
         return min((round(1e3 * gap_ms, 3) for gap_ms in gaps_ms if gap_ms > 0), default=None)
 
     def caller(self, step: Step) -> Callable[[], None]:
-        """A Python function that launches a step once and waits for its end."""
-
         def call() -> None:
             with self.calling(step.kernel.name):
                 self.enqueue(step)
@@ -175,16 +214,10 @@ class GpuStream:
         return call
 
     def sequence(self, steps: Sequence[Step]) -> Step:
-        """The steps one after another in the stream, as one step."""
-        def enqueue_all(blocks: int, argument: Any) -> None:
-            for step in steps:
-                self.enqueue(step)
-
-        entries = sum(step.entries for step in steps)
-        return Step(Kernel("steps in a row", enqueue_all), None, entries=entries)
+        kernel = Kernel("steps in a row", lambda blocks, argument: self.enqueue(*steps))
+        return Step(kernel, None, entries=sum(step.entries for step in steps))
 
     def replayed(self, step: Step) -> Step:
-        """The step as the replay of a graph that is captured once."""
-        graph = self.captured([step])
+        graph = self.captured(step)
         replay = Kernel(step.kernel.name, lambda blocks, argument: graph.launch(self.stream))
         return Step(replay, step, step.blocks)

@@ -56,14 +56,9 @@ extern "C" void run_block(NativeBlock* block) {
   watch->phase = 0;
 }
 
-// Several functions one after another, as one step.
-struct ActionList {
-  const NativeAction* actions;
-  long n_actions;
-};
-
-extern "C" void run_sequence(ActionList* s) {
-  for (long k = 0; k < s->n_actions; ++k) s->actions[k].run(s->actions[k].argument);
+// Several functions one after another, as one step; an action without a function ends them.
+extern "C" void run_sequence(const NativeAction* action) {
+  for (; action->run; ++action) action->run(action->argument);
 }
 
 // A call of a library's function. Handles are 4 bytes in MPICH and 8 in Open MPI, and no function

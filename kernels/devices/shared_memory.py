@@ -1,11 +1,11 @@
 """Host memory that processes share: the CPU's slabs, and a GPU's where peers cannot map its own.
 
-The memory is a memfd, which a peer opens through `/proc/PID/fd/N`. A memfd has no name to guess,
-leaves nothing behind after SIGKILL, and does not depend on the size of /dev/shm. If that path is
-closed, a POSIX shared-memory object serves; its name goes as soon as all peers have opened it.
+A peer opens a memfd through `/proc/PID/fd/N`. A memfd has no name to guess, leaves nothing behind
+after SIGKILL, and does not depend on the size of /dev/shm. If that path is closed, a POSIX
+shared-memory object serves; its name goes as soon as all peers have opened it.
 
-Only the owner can open the memory. The page behind the data holds a stamp: a magic, the size, and
-a digest of the label. With the stamp a peer refuses memory of another run, rank or allocation.
+Only the user can open the memory. The page behind the data holds a stamp: a magic, the size, and a
+digest of the label. With the stamp a peer refuses memory of another run, rank or allocation.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class HostMemory:
-    """Host memory, mapped into this process: this rank's alone, or shared through the file `fd`. A
-    shared mapping has the stamp's page behind the `size_bytes` bytes of data."""
+    """Host memory, mapped into this process. Behind the data of shared memory is the stamp's page;
+    its owner keeps `fd` open, which a memfd's path needs."""
 
     def __init__(self, map: mmap.mmap, size_bytes: int, handle: bytes = b"", type: str = "private",
                  fd: int | None = None) -> None:
@@ -106,17 +106,16 @@ def open_shared(handle: bytes, size_bytes: int, type: str, label: str = "") -> H
     if not re.fullmatch(HANDLES[type], handle):
         raise DeviceError(f"{handle[:60]!r} is no handle of {type}")
     path, nofollow = handle.decode(), 0 if type == MEMFD else os.O_NOFOLLOW  # /proc/PID/fd: a link
-    with contextlib.ExitStack() as undo:
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | nofollow)
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | nofollow)
-            undo.callback(os.close, fd)
             if objection := _objection(fd, size_bytes, type, label):
                 raise DeviceError(f"the memory {path} is refused: {objection}")
-            memory = HostMemory(mmap.mmap(fd, 0), size_bytes, handle, type, fd)
-        except OSError as error:
-            raise DeviceError(f"the memory {path} cannot be opened: {error.strerror}") from error
-        undo.pop_all()
-    return memory
+            return HostMemory(mmap.mmap(fd, 0), size_bytes, handle, type)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise DeviceError(f"the memory {path} cannot be opened: {error.strerror}") from error
 
 
 def _objection(fd: int, size_bytes: int, type: str, label: str) -> str | None:

@@ -273,7 +273,7 @@ def gemv_item(bed: Bed, name: str, variant: str, datatype: Datatype) -> None:
     row_bytes = inner * datatype.size_bytes, hidden * datatype.size_bytes
     activations, receives = (bed.buffers(tokens * row) for row in row_bytes)
     scales = on_device(bed.worlds[0], np.full(hidden, fused.ROW_SCALE, np.float32))
-    weights = [on_device(bed.worlds[r], fused.encoded_weights(fused.matrix(hidden, inner, r, bed.seed), "int8"))
+    weights = [on_device(bed.worlds[r], fused.matrix(hidden, inner, r, bed.seed).astype(np.int8))
                for r in range(ranks)]
     bed.keep.append((scales, weights))
     cases = [GemvCase(COLLECTIVE["gemv_allreduce"], tokens * hidden, datatype, "sum", 0, receives[r], variant=variant,

@@ -195,7 +195,7 @@ def gemv_launch(session: Session, draw: random.Random) -> Launch:
     tokens, hidden, inner = 1 + seed % 8, draw.choice([64, 320, 2048]), draw.choice([64, 128, 320])
     inputs = fused.drawn_activations(ranks, tokens, seed)
     outputs = fused.summed_products(inner, inputs, seed) * fused.ROW_SCALE
-    weights = on_device(world, fused.encoded_weights(fused.matrix(hidden, inner, rank, seed), "int8"))
+    weights = on_device(world, fused.matrix(hidden, inner, rank, seed).astype(np.int8))
     scales = on_device(world, np.full(hidden, fused.ROW_SCALE, np.float32))
     row_bytes = inner * datatype.size_bytes, hidden * datatype.size_bytes
     buffers = registered(session, {"send": 4, "receive": tokens * row_bytes[1], "activations": tokens * row_bytes[0]})

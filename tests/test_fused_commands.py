@@ -8,15 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
-from importlib import import_module
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from bench.harness import options as harness_options
-from bench.layers import overlap
+from bench.layers.command import parse
 from reports.case import find_states
 from reports.exposed import COMPUTE, costs_in, work_of
 from reports.result import read
@@ -44,7 +42,7 @@ BAD = [
     (("gemv_allreduce",), "--tokens 1,9", "9 is above the most, 8"),
     (("gemm_reduce_scatter", "allgather_gemm"), "--tokens 65537", "65537 is above the most, 65536"),
     (("gemm_reduce_scatter", "allgather_gemm"), "--tokens 256,100",
-     "--tokens 100: not a multiple of 16, which 8 chunks for 2 ranks need"),
+     "100 is not a multiple of 16: of 8 chunks times the ranks"),
     (("allreduce_rmsnorm",), "--hidden 0", "'0' is not a whole number of at least 1"),
     (("allreduce_rmsnorm",), "--hidden 1048577", "1048577 is above the most, 1048576"),
     (("allreduce_rmsnorm",), "--hidden 1048576", "2048 tokens of 1048576 elements are 8589934592 B, above 512M"),
@@ -61,11 +59,6 @@ BAD = [
     (("prefill",), "--layers 0", "'0' is not a whole number of at least 1"),
     (("prefill",), "--layers 3", r"--layers 3: the 80 layers of llama-3\.1-70b are not a multiple of it"),
 ]
-
-
-def parser_of(command):
-    module = import_module(f"bench.{command}")
-    return module.parse if hasattr(module, "parse") else partial(overlap.parse, command, module.ABOUT)
 
 
 class Ended(BaseException):
@@ -95,7 +88,7 @@ def test_each_bad_input_is_one_sentence_of_one_rank(command, ended, monkeypatch,
         monkeypatch.setenv("PMI_RANK", rank)
         for options, sentence in its:
             with pytest.raises(Ended):
-                parser_of(command)(options.split())
+                parse(command, options.split())
             said = capfd.readouterr()
             assert said.out == ""
             wanted = rf"bench\.{command}: [^\n]*{sentence}[^\n]*\n" if rank == "0" else ""
@@ -119,7 +112,7 @@ def test_started_alone_it_names_mpirun_at_once_and_leaves_nothing(command, tmp_p
 @pytest.mark.parametrize(("ranks", "command", "status", "sentence"), [
     (2, "decode --slots 1,9", 2, "argument --slots: 9 is above the most, 8"),
     (3, "decode --model llama-3.1-8b", 3, "32 layers do not divide into 3 equal stages"),
-    (3, "prefill --model llama-3.1-8b", 3, "--layers 4: not a multiple of 3 ranks"),
+    (3, "prefill --model llama-3.1-8b", 3, "4 layers do not divide into 3 equal stages"),
     (2, "prefill -d half", 3, "a CPU multiplies float32 only, not float16"),
     (2, "allgather_gemm -d bfloat16", 3, "a CPU multiplies float32 only, not bfloat16"),
     (2, "gemv_allreduce -G 1", 3, "-G: the cpu device has no graphs"),
@@ -132,15 +125,10 @@ def test_what_this_machine_cannot_do_is_said_once_for_all_ranks(tmp_path, ranks,
     assert not list(tmp_path.iterdir())
 
 
-STRICT = """import sys, time
-from functools import partial
-import bench.layers.steps
-from bench.decode import parse, prepare
-from bench.harness.run import measure
-from bench.harness.session import start
+STRICT = """import bench.layers.steps
+from bench.layers.command import main
 bench.layers.steps.TOLERANCE["float16"] = 1e-9
-run_options, decode = parse(sys.argv[1:])
-start(run_options, time.monotonic(), lambda session: measure(session, partial(prepare, decode)))
+main("decode")
 """
 
 

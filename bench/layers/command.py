@@ -1,57 +1,35 @@
-"""The commands of compute and communication together: their shared options, and their start."""
+"""The command lines of compute and communication together, and their start."""
 
 import argparse
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from bench.harness import options
-from bench.harness.options import AddOption, Parser, RunOptions, comma_separated, whole_number
+from bench.harness.options import AddOption, RunOptions, comma_separated, name_among, whole_number
 from bench.harness.run import ROUNDS as LEAST_ROUNDS
 from bench.harness.run import Run, RunPolicy, measure, unfinished
 from bench.harness.session import Session, start
 from bench.harness.suite import Suite
+from bench.layers import fused, overlap, steps
+from bench.layers.forms import LayerOptions
 from collectives.collective import DATATYPE_ALIASES, DATATYPES
-from collectives.communicator import Disagreement
-from collectives.layers.fused import WEIGHTS
+from collectives.communicator import Disagreement, launched_ranks
+from collectives.layers.fused import FUSED, OUTPUTS, UNIT_CODES, WEIGHTS
 from collectives.layers.models import MODELS
+from collectives.layers.overlap import CHUNKS, OVERLAPPED
 from collectives.operation import Algorithm, Unsupported
 
-CPU_SCALE = Fraction(1, 64)  # of a layer's columns, because a CPU computes slowly
-MOST_TOKENS = 4096
+up_to_4096, up_to_8 = (partial(whole_number, 1, most=most) for most in (4096, 8))
 # Many short blocks close in time, so that a disturbance hits both sides of a difference.
 ROUNDS = 256
-
-
-@dataclass(frozen=True)
-class LayerOptions:
-    """The cases of a run; a command fills the fields that it has options for.
-
-    `scale` None: by the device. `algorithm` None: all forms that suit a size. `model` is empty if
-    --hidden replaces it. `slots` are the chats of a decode step, `layers` the timed ones of a
-    prefill.
-    """
-
-    datatype: str
-    model: str
-    scale: Fraction | None = None
-    hidden: int = 0
-    tokens: Sequence[int] = ()
-    slots: Sequence[int] = ()
-    layers: int = 0
-    weights: str = "float16"
-    output: str | None = None
-    algorithm: Sequence[str] | None = None
-
-
-def parser_for(command: str, about: str) -> tuple[Parser, AddOption]:
-    """The parser of `python -m bench.<command>`, and its group for the command's own options."""
-    example = f"mpirun -n 2 python -m bench.{command} --model llama-3.1-8b"
-    parser = options.rank_parser(command, about, example, "the results so far are stored")
-    return parser, parser.add_argument_group("what").add_argument
+HIDES = "one after the other: how much of the communication the compute does not hide."
+SPLIT = "split by tensor, with our kernels and the library's;"
+Option = Callable[[AddOption], object]
 
 
 def scale(text: str) -> Fraction:
@@ -63,81 +41,69 @@ def scale(text: str) -> Fraction:
     return Fraction(text)
 
 
-def add_model(add: AddOption, scaled: bool, default: str = "llama-3.1-70b") -> None:
-    """--model, and --scale where the matrices are multiplied."""
+def option(*flags: str, **settings: object) -> Option:
+    return lambda add: add(*flags, **settings)
+
+
+def one_model(default: str = "llama-3.1-70b") -> Option:
     names = list(MODELS)
-    add("--model", type=partial(options.name_among, "model", names), default=default,
-        metavar="NAME", help=f"{', '.join(names[:-1])} or {names[-1]} ({default})")
-    if scaled:
-        add("--scale", type=scale, default=None, metavar="N",
-            help="shrink the matrices' columns, but no message (1/64 on a CPU, 1 on a GPU)")
+    return option("--model", type=partial(name_among, "model", names), default=default,
+                  metavar="NAME", help=f"{', '.join(names[:-1])} or {names[-1]} ({default})")
 
 
-def add_wire(add: AddOption, default: str = "float") -> None:
-    """-d."""
-    names = [name for name, datatype in DATATYPES.items()
-             if datatype.is_float and name != "float64"]
-    add("-d", "--datatype", default=DATATYPE_ALIASES[default], metavar="TYPE",
-        type=partial(options.name_among, "datatype", names, aliases=DATATYPE_ALIASES),
-        help=f"on the wire: float, half or bfloat16 ({default})")
+def datatype_of_wire(default: str = "float") -> Option:
+    names = "float32", "float16", "bfloat16"
+    return option("-d", "--datatype", default=default, metavar="TYPE",
+                  type=partial(name_among, "datatype", names, aliases=DATATYPE_ALIASES),
+                  help=f"on the wire: float, half or bfloat16 ({default})")
 
 
-def add_weights(add: AddOption) -> None:
-    """--weights."""
-    add("--weights", default="float16", metavar="TYPE",
-        type=partial(options.name_among, "type of weights", list(WEIGHTS),
-                     aliases=DATATYPE_ALIASES),
-        help="half, bfloat16 or int8 with a scale a row (half)")
+def counts(flag: str, number: Callable[[str], int], default: str, text: str) -> Option:
+    """The sizes of the batches."""
+    return option(flag, dest="tokens", type=partial(comma_separated, number), default=default,
+                  metavar="A,B", help=f"{text} ({default})")
 
 
-def add_counts(add: AddOption, flag: str, most: int, default: str, text: str) -> None:
-    """An option with several numbers, such as --tokens."""
-    add(flag, type=partial(comma_separated, partial(whole_number, 1, most=most)), metavar="A,B",
-        default=[int(number) for number in default.split(",")], help=f"{text} ({default})")
+def tokens_of_matmul(text: str) -> int:
+    """A number that can be cut into equal chunks."""
+    unit = max(CHUNKS) * (launched_ranks() or 1)
+    tokens = whole_number(1, text, 1 << 16)
+    if tokens % unit:
+        raise argparse.ArgumentTypeError(f"{tokens} is not a multiple of {unit}: of "
+                                         f"{max(CHUNKS)} chunks times the ranks")
+    return tokens
 
 
-def add_algorithms(add: AddOption, forms: Mapping[str, Algorithm]) -> None:
-    """--algorithm."""
+def algorithms(forms: Mapping[str, Algorithm]) -> Option:
     name = partial(options.algorithm_name, forms)
-    add("--algorithm", type=partial(comma_separated, name), default=None, metavar="A,B",
-        help="fused, then_library or then_ALGORITHM, next to compute (all that suit the size)")
+    return option("--algorithm", type=partial(comma_separated, name), default=None, metavar="A,B",
+                  help="fused, then_library or then_ALGORITHM, next to compute (all that suit the "
+                  "size)")
 
 
-def finish(parser: Parser, argv: Sequence[str] | None, max_time_s: float = 60.0,
-           graph: int | None = 0, **more: Any) -> tuple[RunOptions, LayerOptions]:
-    """Adds the options of every run, and parses; or ends the process with status 2 and one
-    sentence. `more` are fields of the RunOptions."""
-    add, add_to_output = (parser.add_argument_group(title).add_argument
-                          for title in ("how", "output"))
-    options.add_iterations(add, "as many as fit the time")
-    text = "where the device has graphs" if graph is None else graph
-    add("-G", "--cudagraph", type=partial(whole_number, 0), default=graph, metavar="N",
-        help=f"launch from a graph, GPUs only ({text})")
-    options.add_run_options(add, max_time_s)
-    add_to_output("--format", choices=("table", "csv"), default="table", metavar="FORMAT",
-                  help="table or csv (table)")
-    add_to_output("--long", action="store_true", help="one table row for each form and variant")
-    options.add_output(add_to_output)
-    namespace = parser.parse_args(argv)
-    parser.require_ranks()
-    graphs = None if namespace.cudagraph is None else namespace.cudagraph > 0
-    name = parser.prog.removeprefix("bench.")
-    fields = {field: value for field, value in vars(namespace).items()
-              if field in LayerOptions.__dataclass_fields__ and value is not None}
-    return (options.run_options(name, namespace, graph=graphs, **more),
-            LayerOptions(**fields))
+SCALE = option("--scale", type=scale, default=None, metavar="N",
+               help="shrink the matrices' columns, but no message (1/64 on a CPU, 1 on a GPU)")
+WEIGHT_TYPE = option(
+    "--weights", default="float16", metavar="TYPE",
+    type=partial(name_among, "type of weights", list(WEIGHTS), aliases=DATATYPE_ALIASES),
+    help="half, bfloat16 or int8 with a scale a row (half)")
 
 
-def require_mapped(session: Session) -> None:
-    """Raises Disagreement if the ranks cannot map each other's memory."""
-    if isinstance(session.world.peers, Unsupported):
-        raise Disagreement("a fused kernel needs its peers' memory, and "
-                           f"{session.world.peers.reason}")
+def mistake_in_norm(norm: LayerOptions) -> str | None:
+    hidden, tokens = norm.hidden or MODELS[norm.model].hidden, max(norm.tokens)
+    size_bytes = tokens * hidden * DATATYPES[norm.datatype].size_bytes
+    if norm.output and hidden % UNIT_CODES:
+        return (f"--output quantises {UNIT_CODES} elements at a time, which do not divide {hidden}")
+    if size_bytes > options.MOST_BYTES // 2:
+        return (f"{tokens} tokens of {hidden} elements are {size_bytes} B, above "
+                f"{options.MOST_BYTES >> 21}M")
+    return None
 
 
-def scale_for(requested: Fraction | None, session: Session) -> Fraction:
-    """The requested scale of the columns, or one that suits the device."""
-    return requested or (CPU_SCALE if session.world.device.near_peers else Fraction(1))
+def mistake_in_prefill(prefill: LayerOptions) -> str | None:
+    layers = MODELS[prefill.model].layers
+    return (f"--layers {prefill.layers}: the {layers} layers of {prefill.model} are not a multiple "
+            "of it" if layers % prefill.layers else None)
 
 
 def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
@@ -148,12 +114,111 @@ def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
     return active if rounds < ROUNDS else []
 
 
-POLICY = RunPolicy(ROUNDS, LEAST_ROUNDS, go_on)
+DIFFERENCES = RunPolicy(ROUNDS, LEAST_ROUNDS, go_on)
 
 
-def run(parsed: tuple[RunOptions, LayerOptions], started_s: float,
-        prepare: Callable[[LayerOptions, Session], Suite], policy: RunPolicy = POLICY) -> NoReturn:
-    """Measures the suite that `prepare` builds, and exits."""
-    run_options, layer_options = parsed
-    start(run_options, started_s, lambda session: measure(
-        session, partial(prepare, layer_options), policy))
+@dataclass(frozen=True)
+class Command:
+    """`mistake` returns a sentence if options contradict each other. `graph` and `warmup` are
+    defaults of RunOptions."""
+
+    about: str
+    options: Sequence[Option]
+    prepare: Callable[[LayerOptions, Session], Suite]
+    mistake: Callable[[LayerOptions], str | None] = lambda parsed: None
+    policy: RunPolicy = DIFFERENCES
+    max_time_s: float = 60.0
+    graph: int | None = 0
+    warmup: int | None = None
+
+
+def matmul_command(name: str, about: str) -> Command:
+    return Command(
+        f"Times {about}, overlapped and {HIDES}",
+        (one_model("llama-3.1-8b"), SCALE,
+         counts("--tokens", tokens_of_matmul, "256,1024,4096",
+                "of a prefill; multiples of 8 chunks times the ranks"),
+         datatype_of_wire(), algorithms(OVERLAPPED[name])),
+        # On a CPU an iteration of 4,096 tokens takes 0.1 s; a difference needs a dozen blocks.
+        overlap.prepare, max_time_s=240.0)
+
+
+COMMANDS = {
+    "allreduce_rmsnorm": Command(
+        f"Times all-reduce + residual + RMSNorm, fused and {HIDES}",
+        (one_model(),
+         option("--hidden", type=partial(whole_number, 1, most=1 << 20), default=None, metavar="N",
+                help="elements of a token (the model's)"),
+         counts("--tokens", up_to_4096, "1,16,256,2048", "at once"), datatype_of_wire(),
+         option("--output", type=partial(name_among, "output", list(OUTPUTS)), default=None,
+                metavar="TYPE",
+                help="also write the norm as int8 or fp8 codes, with a scale a token (neither)"),
+         algorithms(FUSED["allreduce_rmsnorm"])),
+        fused.prepare_norm, mistake_in_norm),
+    "gemv_allreduce": Command(
+        f"Times GEMV + all-reduce, fused and {HIDES}",
+        (one_model(), SCALE, counts("--tokens", up_to_8, "1", "chats at once, a token each"),
+         datatype_of_wire(), WEIGHT_TYPE, algorithms(FUSED["gemv_allreduce"])),
+        fused.prepare_gemv),
+    "gemm_reduce_scatter": matmul_command("gemm_reduce_scatter", "matmul + reduce-scatter"),
+    "allgather_gemm": matmul_command("allgather_gemm", "all-gather + matmul"),
+    "decode": Command(
+        f"Times a whole decode step: {SPLIT} in a pipeline; and on one rank.",
+        (one_model(), SCALE,
+         counts("--slots", up_to_8, "1,2", "chats at once, a token of each a step"),
+         datatype_of_wire("half"), WEIGHT_TYPE),
+        steps.prepare, policy=RunPolicy(), graph=None),
+    "prefill": Command(
+        f"Times a prefill step: {SPLIT} by sequence; in a pipeline; and on one rank.",
+        (one_model(), SCALE,
+         option("--tokens", type=lambda text: [up_to_4096(text)], default=None,
+                metavar="N", help="tokens of the chunk (as many as make a message of 32M: for a "
+                "70B model 2048 in 16 bits, 1024 in float)"),
+         option("--layers", type=partial(whole_number, 1, most=1000), default=4, metavar="N",
+                help="timed layers, a multiple of the ranks (4)"),
+         datatype_of_wire()),
+        # The checked iteration warms up, and an iteration takes a quarter of a second.
+        steps.prepare, mistake_in_prefill, RunPolicy(), 110.0, warmup=0),
+}
+
+
+def parse(name: str, argv: Sequence[str] | None = None) -> tuple[RunOptions, LayerOptions]:
+    """The options, or the end of the process with status 2 and one sentence."""
+    command = COMMANDS[name]
+    example = f"mpirun -n 2 python -m bench.{name} --model llama-3.1-8b"
+    parser = options.rank_parser(name, command.about, example, "the results so far are stored")
+    what, how, output = (parser.add_argument_group(title).add_argument
+                         for title in ("what", "how", "output"))
+    for add_to in command.options:
+        add_to(what)
+    options.add_iterations(how, "as many as fit the time")
+    text = "where the device has graphs" if command.graph is None else command.graph
+    how("-G", "--cudagraph", type=partial(whole_number, 0), default=command.graph, metavar="N",
+        help=f"launch from a graph, GPUs only ({text})")
+    options.add_run_options(how, command.max_time_s)
+    output("--format", choices=("table", "csv"), default="table", metavar="FORMAT",
+           help="table or csv (table)")
+    output("--long", action="store_true", help="one table row for each form and variant")
+    options.add_output(output)
+    namespace = parser.parse_args(argv)
+    parser.require_ranks()
+    graph = None if namespace.cudagraph is None else namespace.cudagraph > 0
+    fields = {field: value for field, value in vars(namespace).items()
+              if field in LayerOptions.__dataclass_fields__ and value is not None}
+    layer_options = LayerOptions(**fields)
+    if mistake := command.mistake(layer_options):
+        parser.error(mistake)
+    return options.run_options(name, namespace, graph=graph, warmup=command.warmup), layer_options
+
+
+def main(name: str) -> NoReturn:
+    """`python -m bench.<name>`."""
+    started_s = time.monotonic()
+    run_options, layer_options = parse(name)
+
+    def prepare(session: Session) -> Suite:
+        if isinstance(peers := session.world.peers, Unsupported):
+            raise Disagreement(f"a fused kernel needs its peers' memory, and {peers.reason}")
+        return COMMANDS[name].prepare(layer_options, session)
+
+    start(run_options, started_s, lambda session: measure(session, prepare, COMMANDS[name].policy))

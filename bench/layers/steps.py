@@ -1,73 +1,103 @@
-"""The benchmarks of whole steps, decode and prefill: the splits of a step, and how one is measured.
+"""The splits of a whole step, for `bench.decode` and `bench.prefill`, and how one is measured.
 
 A split is checked once against float64, and from then on bit by bit against its first result.
 """
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
 import psutil
 
-from bench.harness.iteration import Iteration, loop_kernels, nothing, on_device
+from bench.harness.iteration import Iteration, idle_operation, loop_kernels, nothing
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.verify import WrongResult
-from bench.layers.fused import fastest
-from collectives.collective import Array
-from collectives.layers.fused import Bound
-from collectives.layers.steps import Net, hold
-from collectives.operation import Operation, Unsupported, plain_arguments
+from bench.layers.forms import LayerOptions, fastest, scale_for
+from collectives.collective import DATATYPES, Array, Datatype
+from collectives.communicator import Disagreement
+from collectives.layers import steps
+from collectives.layers.fused import WEIGHTS
+from collectives.layers.models import LAYERS, MODELS
+from collectives.layers.overlap import require_matmul
+from collectives.layers.steps import Batch, Net
+from collectives.operation import Bound, Operation, Unsupported, plain_arguments
 from collectives.peer_buffer import probe_kernels, register
-from kernels.devices.device import WRONG_BYTES, Memory, Pattern, Step
+from kernels.devices.device import WRONG_BYTES, DeviceError, Memory, Pattern, Step
 from reports.result import CaseHeader
 
 ROOM = 0.6  # of the free memory
+MESSAGE_BYTES = 32 << 20  # of a prefill's all-reduce: 2,048 tokens of 8,192 elements of 16 bits
 # Of a result's error, in units of the result's root mean square: each of 160 sums is rounded to the
 # wire's datatype, and the residual after it.
 TOLERANCE = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.4}
-
+TENSOR_FORMS = {"decode": ("gemv_allreduce", "allreduce_rmsnorm", "one_shot_pull"),
+                "prefill": ("two_shot", "allreduce_rmsnorm")}
 Image = Sequence[tuple[int, Array]]  # values at the begin of a step, by address
-ONE_RANK = Unsupported("one rank makes no pipeline")
 
 
-def room_bytes(session: Session) -> float:
-    """The memory that a rank's weights may use, on this host or its GPU, as rank 0 sees it."""
-    facts, ranks = session.world.device.facts, session.communicator.size
-    free = facts.get("memory_bytes") or psutil.virtual_memory().available / ranks
-    return float(session.communicator.broadcast(ROOM * free))
+def prepare(options: LayerOptions, session: Session) -> Suite:
+    """Every split of a step, for each size of a batch. Raises Disagreement."""
+    model, datatype = MODELS[options.model], DATATYPES[options.datatype]
+    is_prefill, ranks = session.options.command == "prefill", session.communicator.size
+    layers, batches = options.layers or model.layers, options.tokens
+    if layers % ranks:
+        raise Disagreement(f"{layers} layers do not divide into {ranks} equal stages")
+    if is_prefill:
+        require_matmul(session.world, datatype)
+        batches = batches or [MESSAGE_BYTES // (model.hidden * datatype.size_bytes)]
+        if batches[0] % ranks:
+            raise Disagreement(f"--tokens {batches[0]}: not a multiple of {ranks} ranks")
+    net = open_net(options, session, layers, datatype if is_prefill else WEIGHTS[options.weights])
+    shape = {"model": options.model, "layers": model.layers, "hidden": model.hidden,
+             "inner": list(net.inner.values()), "weights": net.weights.name,
+             "scale": str(scale_for(options, session))}
+    if is_prefill:
+        shape["timed_layers"] = layers
+    if net.held < net.layers:
+        shape["layers_held"] = net.held
+    suite = Suite()
+    for tokens in batches:
+        session.flight.note("plan the splits", text=f"{tokens} tokens")
+        draw = np.random.default_rng([session.options.seed, tokens])
+        start = draw.standard_normal((tokens, model.hidden))
+        expected = steps.reference(net, start) if session.communicator.rank == 0 else None
+        expected = session.communicator.broadcast(expected)
+        with session.communicator.together(DeviceError, MemoryError):
+            batch = Batch(net, tokens)
+        step_shape = {**shape, "tokens" if is_prefill else "slots": tokens}
+        splits = Splits(session, batch, start, expected, step_shape, suite)
+        splits.add_by_tensor()
+        if is_prefill:
+            splits.add_by_sequence()
+        splits.add_pipeline(1 if is_prefill else min(tokens, ranks))
+        splits.add_one_rank()
+    return suite
 
 
-@dataclass(frozen=True)
-class Weights:
-    """The addresses of matrices by number: this rank's share of each; the matrices of its stage;
-    all of them on rank 0, empty if they do not fit."""
-
-    shares: dict[int, int]
-    stage: dict[int, int]
-    whole: dict[int, int]
-
-
-def hold_weights(net: Net, numbers: Sequence[int], whole_fits: bool = True) -> Weights:
-    """Puts the matrices of all splits on the device. Raises DeviceError."""
-    rank, ranks = net.world.communicator.rank, net.world.communicator.size
-    of_stage = len(numbers) // ranks
-    stage = numbers[rank * of_stage : (rank + 1) * of_stage] if ranks > 1 else []
-    whole = numbers if rank == 0 and whole_fits else []
-    return Weights(hold(net, numbers, rank, 1), hold(net, stage, 0, ranks),
-                   hold(net, whole, 0, ranks))
-
-
-def open_inboxes(net: Net, size_bytes: int) -> list[Memory]:
-    """A buffer for each beat of a pipeline, mapped by all ranks, which all call it."""
-    world = net.world
-    assert not isinstance(world.peers, Unsupported)
-    inboxes: list[Memory] = [register(world.communicator, world.device, world.peers, size_bytes)
-                             for _ in range(world.communicator.size)]
-    net.keep.append(inboxes)
-    return inboxes
+def open_net(options: LayerOptions, session: Session, layers: int, weights: Datatype) -> Net:
+    """The matrices, as many distinct ones as the device can hold. Raises Disagreement."""
+    model, ranks = MODELS[options.model], session.communicator.size
+    scale = float(scale_for(options, session))
+    columns = sum(model.columns(layer, ranks, scale) for layer in LAYERS)
+    layer_bytes = columns * model.hidden * weights.size_bytes
+    free = (session.world.device.facts.get("memory_bytes")
+            or psutil.virtual_memory().available / ranks)  # of this rank's GPU, or of the host
+    room = ROOM * session.communicator.broadcast(free)
+    copies = min(ranks, 2)  # a share of each layer, and a stage's layers
+    held = min(layers, int(room / (copies * layer_bytes)))
+    if held < ranks:
+        raise Disagreement(f"a rank's share of a layer has {layer_bytes} B, and the memory has no "
+                           f"room for {ranks}")
+    whole_fits = (copies + ranks) * layers * layer_bytes <= room
+    session.flight.note("draw the weights", text=options.model)
+    with session.communicator.together(DeviceError, MemoryError):
+        return Net(session.world, model, layers, held, whole_fits, scale,
+                   DATATYPES[options.datatype], weights, session.options.command == "prefill",
+                   session.options.seed)
 
 
 @dataclass(frozen=True)
@@ -79,41 +109,109 @@ class Split:
     count; empty means all.
     """
 
+    algorithm: str
+    bound: Bound
     image: Image
     result: int | None
     expected: Array
-    algorithm: str = "tensor_parallel"
-    bound: Bound = ONE_RANK
-    chosen: str | None = None
-    variant: str = "copied"
-    library: str | None = None
     once: Operation | None = None
     ranks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Measures the splits of one step, and adds them to a suite. `scale` is the ratio of a whole
-    step to the timed part."""
+    """Measures the splits of the step of one batch, and adds them to a suite. `start` is the
+    residual before the step, `expected` after it, (tokens, hidden). All ranks call each method.
+    Raises WrongResult if a first result is wrong."""
 
     session: Session
-    net: Net
-    suite: Suite
+    batch: Batch
+    start: Array
+    expected: Array
     shape: Mapping[str, Any]
-    size_bytes: int
-    scale: float = 1.0
-    from_python: bool = False
+    suite: Suite
 
-    def add(self, split: Split) -> None:
-        """Adds a split. All ranks call it. Raises WrongResult if its first result is wrong."""
-        world, datatype = self.session.world, self.net.datatype
+    @property
+    def scale(self) -> float:
+        """The ratio of a whole step to the timed layers."""
+        return self.batch.net.model.layers / self.batch.net.layers
+
+    def whole(self, algorithm: str, bound: Bound) -> Split:
+        """A split that leaves the whole result on each rank."""
+        image = [(self.batch.activations, steps.normed(self.start)),
+                 (self.batch.residual, self.start)]
+        return Split(algorithm, bound, image, self.batch.residual, self.expected)
+
+    def add_by_tensor(self) -> None:
+        """The compute alone, ours in its fastest form, and the library's."""
+        alone = self.whole("compute", steps.split_by_tensor(self.batch, "compute", "copied"))
+        self.add(replace(alone, result=None))
+        names = product(TENSOR_FORMS[self.session.options.command], ("registered", "copied"))
+        forms = {name: steps.split_by_tensor(self.batch, *name) for name in names}
+        idle, prepare = self.idle(), self.prepare(alone.image)
+        best = fastest(self.session, {
+            name: Iteration(-1, " ".join(name), prepare, bound, idle, idle,
+                            from_python=self.batch.net.in_python)
+            for name, bound in forms.items() if isinstance(bound, Operation)})
+        self.add(self.whole("tensor_parallel", forms[best]), chosen=best[0], variant=best[1])
+        library = self.session.world.library
+        for variant in library.variants(self.session.world):
+            bound = steps.split_by_tensor(self.batch, "library", variant)
+            self.add(self.whole("tensor_parallel_library", bound), library=library.name,
+                     variant=variant)
+
+    def add_by_sequence(self) -> None:
+        rank, ranks = self.session.communicator.rank, self.session.communicator.size
+        split = self.whole("sequence_parallel", steps.split_by_sequence(self.batch))
+        self.add(replace(split, result=self.batch.residual + rank * self.batch.size_bytes // ranks,
+                         expected=np.split(self.expected, ranks)[rank]))
+
+    def add_pipeline(self, groups: int) -> None:
+        """The batch in this many equal groups; rank 0 checks the first group's result. If only some
+        layers are timed, only their share of the residual is handed on, and `scale` covers both;
+        the check hands on all of it."""
+        net, world, tokens = self.batch.net, self.session.world, len(self.start) // groups
+        ranks, is_first = world.communicator.size, world.communicator.rank == 0
+        if ranks == 1 or len(self.start) % groups:
+            refusal = ("one rank makes no pipeline" if ranks == 1 else
+                       f"{len(self.start)} chats do not divide evenly into {groups} stages")
+            self.add(self.whole("pipeline_parallel", Unsupported(refusal)))
+            return
+        assert not isinstance(world.peers, Unsupported)
+        inboxes = [register(world.communicator, world.device, world.peers,
+                            self.batch.size_bytes // groups) for _ in range(ranks)]
+        net.keep.append(inboxes)
+        batches = [self.batch] if groups == 1 else [Batch(net, tokens) for _ in range(groups)]
+        once = steps.pipeline(batches, inboxes) if self.scale > 1 else None
+        assert not isinstance(once, Unsupported)
+        first, expected, result = self.start[:tokens], self.expected, inboxes[-1].address
+        if is_first and groups > 1:  # a token's activations depend on its place in the batch
+            expected = steps.reference(net, first)
+        self.add(Split("pipeline_parallel", steps.pipeline(batches, inboxes, 1 / self.scale),
+                       [(result, first)], result if is_first else None, expected[:tokens],
+                       once=once))
+
+    def add_one_rank(self) -> None:
+        """Rank 0 does everything, the others wait."""
+        net, is_first = self.batch.net, self.session.communicator.rank == 0
+        if not net.whole_fits:
+            bound: Bound = Unsupported(
+                "the weights of all layers do not fit next to the other splits'")
+        elif is_first:
+            bound = steps.in_turn(net, self.batch.stage(net.whole))
+        else:
+            bound = idle_operation(self.session.world, self.session.flight.watch)
+        split = self.whole("one_rank", bound)
+        self.add(replace(split, ranks=(0,), result=split.result if is_first else None))
+
+    def add(self, split: Split, **facts: Any) -> None:
+        """Adds a split to the suite, with these facts in its header."""
+        world, datatype = self.session.world, self.batch.net.datatype
         assert not isinstance(world.peers, Unsupported)
         header = CaseHeader(
             collective=self.session.options.command, shape=dict(self.shape),
-            size_bytes=self.size_bytes, count=self.size_bytes // datatype.size_bytes,
-            datatype=datatype.name, redop="sum", algorithm=split.algorithm,
-            memory=world.peers.kind, chosen=split.chosen, variant=split.variant,
-            library=split.library)
+            size_bytes=self.batch.size_bytes, count=self.batch.count, datatype=datatype.name,
+            redop="sum", algorithm=split.algorithm, memory=world.peers.kind, **facts)
         if isinstance(split.bound, Unsupported):
             header.status, header.reason = "unsupported", split.bound.reason
             self.suite.add(header, None)
@@ -121,87 +219,64 @@ class Splits:
         self.session.flight.note("check the step", text=split.algorithm)
         self.suite.add(header, self.checked_iteration(split, split.bound))
 
-    def add_by_tensor(self, split: Split, by_tensor: Callable[[str, str], Bound],
-                      names: Sequence[str], library_form: str) -> None:
-        """Adds the splits by tensor that `by_tensor(form, variant)` binds: the compute alone, the
-        fastest of `names`, and the library's. `split` has the fields that they share. All ranks
-        call it."""
-        self.add(replace(split, algorithm="compute", bound=by_tensor("compute", "copied"),
-                         result=None))
-        forms = {name: by_tensor(*name.split()) for name in names}
-        idle, prepare = self.idle(), self.prepare(split.image)
-        best = fastest(self.session, {
-            name: Iteration(-1, name, prepare, bound, idle, idle, from_python=self.from_python)
-            for name, bound in forms.items() if isinstance(bound, Operation)})
-        form, _, variant = best.partition(" ")
-        chosen = "gemv_allreduce" if form == "fused" else form
-        self.add(replace(split, bound=forms[best], chosen=chosen, variant=variant))
-        library = self.session.world.library
-        for variant in library.variants(self.session.world):
-            self.add(replace(split, algorithm="tensor_parallel_library", library=library.name,
-                             bound=by_tensor(library_form, variant), variant=variant))
-
     def idle(self) -> Step:
         return nothing(self.session.world, self.session.flight.watch)
 
-    def constant(self, address: int, contents: Memory, wrong: int = 0) -> Pattern:
-        """A buffer that has these contents in each iteration."""
-        size_bytes, watch = contents.size_bytes, ctypes.addressof(self.session.flight.watch)
-        return Pattern(address, contents.address, 1, size_bytes, size_bytes, 1,
-                       self.net.datatype.size_bytes, wrong, watch)
-
     def prepare(self, image: Image) -> Step:
         """Writes the values at the begin of a step."""
-        world, kernel = self.session.world, loop_kernels(self.session.world).kernel("write_pattern")
-        writes: list[Step] = []
-        for address, values in image:
-            contents = on_device(world, self.net.datatype.encode(values))
-            self.net.keep.append(contents)
-            blocks = world.device.blocks_for(contents.size_bytes)
-            writes.append(Step(kernel, self.constant(address, contents), blocks))
-        return world.device.sequence(writes) if writes else self.idle()
+        net = self.batch.net
+        writes = [self.probe("copy_local", net.on_device(net.datatype.encode(values)), address,
+                             values.size) for address, values in image]
+        return self.session.world.device.sequence(writes)
+
+    def probe(self, entry: str, send: int, receive: int, count: int) -> Step:
+        """An entry of link_probe.cu, over this many elements."""
+        world, datatype = self.session.world, self.batch.net.datatype
+        kernels = probe_kernels(world.device, 1, ELEMENT=datatype.element)
+        arguments = plain_arguments(0, send, receive, count, self.session.flight.watch)
+        blocks = world.device.blocks_for(count * datatype.size_bytes)
+        return Step(kernels.kernel(entry), arguments, blocks)
+
+    def equality(self, result: int, expected: Memory, wrong: Memory) -> Step:
+        """Counts wrong elements in a result that is the same in each iteration."""
+        size_bytes, element_bytes = expected.size_bytes, self.batch.net.datatype.size_bytes
+        pattern = Pattern(result, expected.address, 1, size_bytes, size_bytes, 1, element_bytes,
+                          wrong.address, ctypes.addressof(self.session.flight.watch))
+        device = self.session.world.device
+        return Step(loop_kernels(self.session.world).kernel("count_wrong"), pattern,
+                    device.blocks_for(size_bytes))
 
     def checked_iteration(self, split: Split, operation: Operation) -> Iteration:
-        """Writes the image, performs the step and reads its result, which is checked. All ranks
-        call it. Raises WrongResult."""
-        world, watch = self.session.world, self.session.flight.watch
-        communicator, device = world.communicator, world.device
+        """Writes the image, performs the step and reads its result, which is checked."""
+        net, world, device = self.batch.net, self.session.world, self.session.world.device
         prepare, check, consume = self.prepare(split.image), self.idle(), self.idle()
         device.caller(prepare)()
-        communicator.barrier()
+        world.communicator.barrier()
         (split.once or operation).call()
-        communicator.barrier()
+        world.communicator.barrier()
         mistake, wrong = None, device.private(WRONG_BYTES)
         if split.result is not None:
             first, mistake = self.first_result(split, split.result)
-            kernels = probe_kernels(world.device, 1, ELEMENT=self.net.datatype.element)
-            reading = plain_arguments(0, split.result, split.result, split.expected.size, watch)
-            consume = Step(kernels.kernel("read_own"), reading)
+            consume = self.probe("read_own", split.result, split.result, split.expected.size)
             if split.once is None:
-                pattern = self.constant(split.result, first, wrong.address)
-                check = Step(loop_kernels(world).kernel("count_wrong"), pattern,
-                             device.blocks_for(first.size_bytes))
-        if complaint := communicator.first_word(mistake):
+                check = self.equality(split.result, first, wrong)
+        if complaint := world.communicator.first_word(mistake):
             raise WrongResult(complaint)
-        is_checked = any(communicator.all_gather(split.result is not None and not split.once))
         return Iteration(
-            -1, f"{split.algorithm} {self.size_bytes} B", prepare, operation, consume, check,
-            wrong=wrong if is_checked else None, scale=self.scale, ranks=split.ranks,
-            from_python=self.from_python, keep=[self.net, wrong])
+            -1, f"{split.algorithm} {self.batch.size_bytes} B", prepare, operation, consume, check,
+            wrong=None if split.once or split.algorithm == "compute" else wrong,
+            scale=self.scale, ranks=split.ranks, from_python=net.in_python, keep=[net, wrong])
 
     def first_result(self, split: Split, result: int) -> tuple[Memory, str | None]:
         """A copy of the first result, and a sentence if it is wrong."""
-        world, datatype, expected = self.session.world, self.net.datatype, split.expected
-        first = world.device.private(expected.size * datatype.size_bytes)
-        self.net.keep.append(first)
-        copying = plain_arguments(0, result, first.address, expected.size,
-                                  self.session.flight.watch)
-        kernels = probe_kernels(world.device, 1, ELEMENT=datatype.element)
-        world.device.caller(Step(kernels.kernel("copy_local"), copying))()
-        stored: Array = first.read().view(datatype.storage)[: expected.size]
-        values = datatype.decode(stored).reshape(expected.shape)
+        net, device, expected = self.batch.net, self.session.world.device, split.expected
+        first = device.private(expected.size * net.datatype.size_bytes)
+        net.keep.append(first)
+        device.caller(self.probe("copy_local", result, first.address, expected.size))()
+        stored: Array = first.read().view(net.datatype.storage)[: expected.size]
+        values = net.datatype.decode(stored).reshape(expected.shape)
         error = float(np.max(np.abs(values - expected)) / np.sqrt(np.mean(expected**2)))
-        if error <= TOLERANCE[datatype.name]:
+        if error <= TOLERANCE[net.datatype.name]:
             return first, None
-        return first, (f"{split.algorithm} {self.size_bytes} B is off by {error:.2g} of its "
+        return first, (f"{split.algorithm} {self.batch.size_bytes} B is off by {error:.2g} of its "
                        "result's root mean square, so it is not timed")

@@ -1,20 +1,23 @@
 """Compute fused with a collective: RMSNorm after an all-reduce, and a GEMV before one.
 
 FUSED has the forms of each kernel that `bench.layers` compares: the compute alone, the compute and
-a collective in separate launches, and both in one launch. See kernels/allreduce_rmsnorm.cu and
-kernels/gemv_allreduce.cu.
+a collective in separate launches, and both in one launch.
 """
 
 import ctypes
 from collections.abc import Callable, Sequence
 from ctypes import c_double, c_long, c_void_p
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
+
+import numpy as np
 
 from collectives.algorithm import ALGORITHMS, EXACT
-from collectives.collective import COLLECTIVES
+from collectives.collective import COLLECTIVES, DATATYPES, Datatype
 from collectives.operation import (
     Algorithm,
+    Bound,
     Case,
     Operation,
     Unsupported,
@@ -34,11 +37,11 @@ BLOCK_ROWS, BLOCK_THREADS = 32, 256
 EPSILON = 1e-5
 UNIT_CODES = 64  # elements that are quantised at once: two of the widest packs
 OUTPUTS = {"int8": "Int8Output", "fp8": "E4m3Output"}
-WEIGHTS = {"float16": "Float16Weights", "bfloat16": "Bfloat16Weights", "int8": "Int8Weights"}
+WEIGHTS = {datatype.name: datatype for datatype in (
+    DATATYPES["float16"], DATATYPES["bfloat16"], Datatype("int8", np.int8, False))}
 COLLECTIVE = {name: replace(COLLECTIVES["all_reduce"], name=name)
               for name in ("allreduce_rmsnorm", "gemv_allreduce")}
-Bound = Operation | Unsupported
-Bind = Callable[[World, Case], Bound]
+Bind = Callable[[World, Any], Bound]  # its cases are of one subclass of Case
 Join = Callable[[World, Sequence[Operation]], Operation]
 
 
@@ -60,26 +63,26 @@ class Gemv(ctypes.Structure):
         ("copies", c_long), ("step_rows", c_long)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NormCase(Case):
     """Rows of `hidden` elements, one a token: `send` has this rank's parts of the sums, `receive`
     gets the norm. `summed` holds the sums between a collective and the norm. Addresses.
 
     `quantized` (one of OUTPUTS) also writes the norm to `codes`, a byte an element, aligned to 64,
-    with a float32 a token in `scales`.
+    with a float32 a token in `scales`; UNIT_CODES must divide `hidden`.
     """
 
-    hidden: int = field(kw_only=True)
-    residual: int = field(kw_only=True)
-    residual_out: int = field(kw_only=True)
-    weight: int = field(kw_only=True)
-    summed: int = field(kw_only=True)
+    hidden: int
+    residual: int
+    residual_out: int
+    weight: int
+    summed: int
     quantized: str | None = None
     codes: int = 0
     scales: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GemvCase(Case):
     """A matrix of `hidden` rows for `tokens` tokens. This rank has `inner` of its columns, stored
     as `weight_type` (one of WEIGHTS); `send` gets its products, `receive` the sums. Addresses.
@@ -88,15 +91,15 @@ class GemvCase(Case):
     The activations of two tokens lie `stride` elements apart.
     """
 
-    hidden: int = field(kw_only=True)
-    inner: int = field(kw_only=True)
-    tokens: int = field(kw_only=True)
-    weight_type: str = field(kw_only=True)
-    weights: int = field(kw_only=True)
-    row_scales: int = field(kw_only=True)
-    activations: int = field(kw_only=True)
-    stride: int = field(kw_only=True)
-    copies: int = field(kw_only=True)
+    hidden: int
+    inner: int
+    tokens: int
+    weight_type: str
+    weights: int
+    row_scales: int
+    activations: int
+    stride: int
+    copies: int
 
 
 def _arguments(world: World, case: Case, send: int, chunk_bytes: int = 0) -> Arguments:
@@ -113,88 +116,64 @@ def _compile(world: World, case: Case, stem: str, structure: type[ctypes.Structu
     return world.device.compile(stem, macros, (*PEER_STRUCTURES, structure))
 
 
-def norm(world: World, case: NormCase, entry: str, send: int, chunk_bytes: int = 0) -> Bound:
-    """A launch of an entry of allreduce_rmsnorm.cu, over the parts or sums at `send`."""
+def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
+    """The residual and norm of the sums at this address; None: of all ranks' parts, in one launch
+    with their all-reduce. All ranks call it."""
     tokens, row_bytes = case.count // case.hidden, case.hidden * case.datatype.size_bytes
+    entry, chunk_bytes = "add_rmsnorm", 0
+    is_registered = sums is None and case.variant == "registered"
+    if is_registered:
+        entry = "allreduce_rmsnorm_pull_registered"
+    elif sums is None:
+        entry, chunk_bytes = "allreduce_rmsnorm_pull", chunk_that_fits(world, case, HALF_BYTES / 2)
     step_tokens = chunk_bytes // (-(-row_bytes // ROW_ALIGNMENT) * ROW_ALIGNMENT)
     if chunk_bytes and not step_tokens:
         return Unsupported(f"a token's {row_bytes} B are more than a slot of {chunk_bytes} B",
                            depends_on_size=True)
-    if case.quantized and case.hidden % UNIT_CODES:
-        return Unsupported(f"a token is quantised {UNIT_CODES} elements at a time, which do not "
-                           f"divide {case.hidden}")
-    arguments = _arguments(world, case, send, chunk_bytes)
-    registered = entry.endswith("_registered")
-    if registered and (refusal := use_registered(world, arguments.sends, case.send)):
+    arguments = _arguments(world, case, case.send if sums is None else sums, chunk_bytes)
+    if is_registered and (refusal := use_registered(world, arguments.sends, case.send)):
         return refusal
-    structure = Norm(
-        residual=case.residual, residual_out=case.residual_out, weight=case.weight,
-        codes=case.codes, scales=case.scales, hidden=case.hidden, tokens=tokens,
-        step_tokens=step_tokens, epsilon=EPSILON)
     macros = {"OUTPUT": OUTPUTS[case.quantized]} if case.quantized else {}
     module = _compile(world, case, "allreduce_rmsnorm", Norm, macros)
-    memory = attached(world, arguments, structure)
+    memory = attached(world, arguments, Norm(
+        residual=case.residual, residual_out=case.residual_out, weight=case.weight,
+        codes=case.codes, scales=case.scales, hidden=case.hidden, tokens=tokens,
+        step_tokens=step_tokens, epsilon=EPSILON))
     # A block handles whole tokens.
     step = Step(module.kernel(entry), arguments, min(tokens, world.device.blocks_for(1 << 30)))
     return Operation(step, world.device.caller(step), keep=memory)
 
 
-def _bind_norm_alone(world: World, case: Case) -> Bound:
-    assert isinstance(case, NormCase)
-    return norm(world, case, "add_rmsnorm", case.send)
-
-
-def _bind_then_norm(collective: Algorithm, world: World, case: Case) -> Bound:
-    assert isinstance(case, NormCase)
+def _reduce_then_norm(collective: Algorithm, world: World, case: NormCase) -> Bound:
     reduce = collective.bind(world, all_reduce(case, case.send, case.summed))
-    return one_after_another(world, reduce, norm(world, case, "add_rmsnorm", case.summed))
+    return one_after_another(world, reduce, norm(world, case, case.summed))
 
 
-def _bind_fused_norm(world: World, case: Case) -> Bound:
-    assert isinstance(case, NormCase)
-    if case.variant == "registered":
-        return norm(world, case, "allreduce_rmsnorm_pull_registered", case.send)
-    chunk_bytes = chunk_that_fits(world, case, HALF_BYTES / 2)
-    return norm(world, case, "allreduce_rmsnorm_pull", case.send, chunk_bytes)
-
-
-def gemv(world: World, case: GemvCase, entry: str) -> Bound:
-    """A launch of an entry of gemv_allreduce.cu."""
-    rows = case.hidden if world.device.near_peers else BLOCK_ROWS
-    structure = Gemv(
+def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
+    """This rank's products, into `send`; `fused`: in one launch with their all-reduce, which all
+    ranks call."""
+    ranks, entry = world.communicator.size, "gemv_allreduce" if fused else "gemv"
+    if fused and (ranks + 1) * case.segment_bytes > HALF_BYTES:
+        return Unsupported(f"{ranks} ranks' parts of {case.segment_bytes} B do not fit into a slab",
+                           depends_on_size=True)
+    arguments = _arguments(world, case, case.send)
+    if fused and case.variant == "registered":
+        entry += "_registered"
+        if refusal := use_registered(world, arguments.receives, case.receive):
+            return refusal
+    macros = {"TOKENS": str(case.tokens), "WEIGHT": f"{WEIGHTS[case.weight_type].element}Weights"}
+    module = _compile(world, case, "gemv_allreduce", Gemv, macros)
+    memory = attached(world, arguments, Gemv(
         weights=case.weights, activations=case.activations, row_scales=case.row_scales,
         hidden=case.hidden, inner=case.inner, stride=case.stride, copies=case.copies,
-        step_rows=rows)
-    arguments = _arguments(world, case, case.send)
-    registered = entry.endswith("_registered")
-    if registered and (refusal := use_registered(world, arguments.receives, case.receive)):
-        return refusal
-    macros = {"TOKENS": str(case.tokens), "WEIGHT": WEIGHTS[case.weight_type]}
-    module = _compile(world, case, "gemv_allreduce", Gemv, macros)
-    memory = attached(world, arguments, structure)
+        step_rows=case.hidden if world.device.near_peers else BLOCK_ROWS))
     step = Step(module.kernel(entry, BLOCK_THREADS), arguments, world.device.blocks_for(1 << 30))
     return Operation(step, world.device.caller(step), keep=memory)
 
 
-def _bind_gemv_alone(world: World, case: Case) -> Bound:
-    assert isinstance(case, GemvCase)
-    return gemv(world, case, "gemv")
-
-
-def _bind_then_reduce(collective: Algorithm, world: World, case: Case) -> Bound:
-    assert isinstance(case, GemvCase)
+def _gemv_then_reduce(collective: Algorithm, world: World, case: GemvCase) -> Bound:
     reduce = collective.bind(world, all_reduce(case, case.send, case.receive))
-    return one_after_another(world, gemv(world, case, "gemv"), reduce)
-
-
-def _bind_fused_gemv(world: World, case: Case) -> Bound:
-    assert isinstance(case, GemvCase)
-    ranks = world.communicator.size
-    if (ranks + 1) * case.segment_bytes > HALF_BYTES:
-        return Unsupported(f"{ranks} ranks' parts of {case.segment_bytes} B do not fit into a slab",
-                           depends_on_size=True)
-    suffix = "_registered" if case.variant == "registered" else ""
-    return gemv(world, case, f"gemv_allreduce{suffix}")
+    return one_after_another(world, gemv(world, case), reduce)
 
 
 def all_reduce(case: Case, send: int, receive: int) -> Case:
@@ -213,7 +192,7 @@ def one_after_another(world: World, *operations: Bound, join: Join = in_a_row) -
     return join(world, bound)
 
 
-def forms(collective: str, alone: Bind, then: Callable[[Algorithm, World, Case], Bound],
+def forms(collective: str, alone: Bind, then: Callable[[Algorithm, World, Any], Bound],
           fused: Bind, about: str) -> dict[str, Algorithm]:
     """The compute alone; compute and each algorithm of a collective, the library's first; fused.
     None of them has a bound, because compute has none."""
@@ -228,7 +207,7 @@ def forms(collective: str, alone: Bind, then: Callable[[Algorithm, World, Case],
 
 
 FUSED = {
-    "allreduce_rmsnorm": forms("all_reduce", _bind_norm_alone, _bind_then_norm, _bind_fused_norm,
-                               "in one launch"),
-    "gemv_allreduce": forms("all_reduce", _bind_gemv_alone, _bind_then_reduce, _bind_fused_gemv,
+    "allreduce_rmsnorm": forms("all_reduce", lambda world, case: norm(world, case, case.send),
+                               _reduce_then_norm, norm, "in one launch"),
+    "gemv_allreduce": forms("all_reduce", gemv, _gemv_then_reduce, partial(gemv, fused=True),
                             "in one launch")}

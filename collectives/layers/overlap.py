@@ -12,9 +12,8 @@ weights [hidden, columns] give its result [tokens, columns], with rank 0's token
 the c-th of `chunks` equal parts of each rank's rows. A rank multiplies its own rows first, while
 the first chunk is gathered.
 
-The matmul is the vendor's: BLAS through numpy, cuBLAS or hipBLAS through CuPy. The collective is
-`direct_pull`. It runs in a second stream of a GPU, or in a thread on a core without ranks; without
-such a core, between the matmuls.
+The matmul is the vendor's: BLAS through numpy, cuBLAS or hipBLAS through CuPy. The collective,
+`direct_pull`, runs in a Lane.
 """
 
 import os
@@ -25,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import Any
 
@@ -32,9 +32,18 @@ import numpy as np
 
 from collectives import allgather, reduce_scatter
 from collectives.collective import COLLECTIVES, Array, Datatype
-from collectives.layers.fused import Bound, forms
-from collectives.operation import Algorithm, Case, Operation, Unsupported, World, first_failure
-from kernels.devices.device import DeviceError, Kernel, Step
+from collectives.communicator import Disagreement
+from collectives.layers.fused import forms
+from collectives.operation import (
+    Algorithm,
+    Bound,
+    Case,
+    Operation,
+    Unsupported,
+    World,
+    first_failure,
+)
+from kernels.devices.device import Kernel, Step
 
 CHUNKS = (1, 2, 4, 8)
 # Entries of a GPU's stream for a chunk, at most: matmuls with the rows of seven peers, two launches
@@ -43,7 +52,7 @@ ENTRIES = 16
 Run = Callable[[], object]  # performs something on a CPU; enqueues it on a GPU
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MatmulCase(Case):
     """[tokens, inner] times [inner, columns]; `count` elements belong to a rank's tokens on the
     wire. Addresses.
@@ -53,12 +62,12 @@ class MatmulCase(Case):
     `core` is a CPU core for communication, None if no core is free.
     """
 
-    tokens: int = field(kw_only=True)
-    inner: int = field(kw_only=True)
-    columns: int = field(kw_only=True)
-    weights: int = field(kw_only=True)
-    between: int = field(kw_only=True)
-    core: int | None = field(kw_only=True)
+    tokens: int
+    inner: int
+    columns: int
+    weights: int
+    between: int
+    core: int | None
 
 
 @dataclass(frozen=True)
@@ -83,44 +92,35 @@ def runs_in_python(world: World) -> bool:
     return world.device.xp is np
 
 
-def reason_against(world: World, datatype: Datatype) -> str | None:
-    """Why this device cannot multiply this datatype; None if it can."""
-    if runs_in_python(world):
-        is_float32 = datatype.name == "float32"
-        return None if is_float32 else f"a CPU multiplies float32 only, not {datatype.name}"
-    try:
-        _element(datatype)
-    except ModuleNotFoundError:
-        return "CuPy multiplies bfloat16 with the types of ml_dtypes: pip install ml-dtypes"
-    return None
-
-
-def _element(datatype: Datatype) -> Any:
-    if datatype.name == "bfloat16":
-        return np.dtype(import_module("ml_dtypes").bfloat16)
-    return np.dtype(datatype.name)
+def require_matmul(world: World, datatype: Datatype) -> None:
+    """Raises Disagreement if the vendor's matmul cannot run as requested."""
+    if runs_in_python(world) and datatype.name != "float32":
+        raise Disagreement(f"a CPU multiplies float32 only, not {datatype.name}")
+    if world.graph and world.device.name == "cuda":
+        raise Disagreement("-G: CuPy cannot capture cuBLAS in a graph")
+    if datatype.name == "bfloat16" and not find_spec("ml_dtypes"):
+        raise Disagreement("CuPy multiplies bfloat16 with the types of ml_dtypes: pip install "
+                           "ml-dtypes")
 
 
 def array_of(world: World, datatype: Datatype, address: int, *shape: int) -> Any:
     """Device memory as an array of numpy or CuPy."""
-    return world.device.array(address, shape, _element(datatype))
-
-
-def product(world: World, left: Any, right: Any, result: Any) -> Run:
-    """The vendor's matmul of two arrays into a third."""
-    return partial(world.device.xp.matmul, left, right, out=result)
+    is_foreign = datatype.name == "bfloat16"
+    element = import_module("ml_dtypes").bfloat16 if is_foreign else datatype.name
+    return world.device.array(address, shape, np.dtype(element))
 
 
 def _matmul(world: World, case: MatmulCase, rows: int, source: int, target: int) -> Run:
     """`rows` rows from the address `source` times the weights, into `target`."""
-    return product(world, array_of(world, case.datatype, source, rows, case.inner),
-                   array_of(world, case.datatype, case.weights, case.inner, case.columns),
-                   array_of(world, case.datatype, target, rows, case.columns))
+    array = partial(array_of, world, case.datatype)
+    return partial(world.device.xp.matmul, array(source, rows, case.inner),
+                   array(case.weights, case.inner, case.columns),
+                   out=array(target, rows, case.columns))
 
 
 class Lane:
-    """Runs communication in order, each part after all compute that began before it. This lane is
-    the caller's own core: `submit` runs the part at once."""
+    """Runs communication in order, each part after all compute that began before it; here on the
+    caller's own core, at once."""
 
     def submit(self, run: Run) -> None:
         run()
@@ -130,8 +130,7 @@ class Lane:
 
 
 class OtherCore(Lane):
-    """A thread that has a core to itself, and ends with this object. Raises DeviceError if the core
-    cannot be used."""
+    """A thread that has a core to itself, and ends with this object. Raises OSError."""
 
     def __init__(self, core: int) -> None:
         self.parts, self.errors = SimpleQueue[Run | None](), SimpleQueue[Exception | None]()
@@ -139,10 +138,7 @@ class OtherCore(Lane):
                          daemon=True).start()
         weakref.finalize(self, self.parts.put, None)
         self.submit(partial(os.sched_setaffinity, 0, {core}))
-        try:
-            self.wait()
-        except OSError as error:
-            raise DeviceError(f"core {core} cannot be used: {error.strerror}") from error
+        self.wait()
 
     def submit(self, run: Run) -> None:
         self.parts.put(run)
@@ -184,21 +180,16 @@ class OtherStream(Lane):
         self.main.wait_event(self.ends.popleft())
 
 
-def _open_lane(world: World, core: int | None) -> Lane:
-    if not runs_in_python(world):
-        return OtherStream(world.device.xp)
-    return Lane() if core is None else OtherCore(core)
+def driven(world: World, runs: Sequence[Run], parts: Sequence[Operation]) -> Operation:
+    """The runs in turn as an operation that contains `parts`: Python performs it on a CPU, a GPU
+    has it in its stream or graph."""
+    def perform() -> None:
+        for run in runs:
+            run()
 
-
-def driven(world: World, run: Run, parts: Sequence[Operation]) -> Operation:
-    """`run` as an operation that contains `parts`: Python performs it on a CPU, a GPU has it in its
-    stream or graph."""
-    def call() -> None:
-        run()
-
-    enqueue = Kernel("matmul and collective", lambda blocks, argument: run())
+    enqueue = Kernel("matmul and collective", lambda blocks, argument: perform())
     step = Step(enqueue, None, entries=ENTRIES * max(1, len(parts)))
-    return Operation(step, call if runs_in_python(world) else world.device.caller(step),
+    return Operation(step, perform if runs_in_python(world) else world.device.caller(step),
                      failure=partial(first_failure, parts), keep=parts)
 
 
@@ -217,11 +208,10 @@ def _collectives(world: World, case: MatmulCase, algorithm: Algorithm,
     operations: list[Operation] = []
     for chunk in range(chunks):
         between = case.between + chunk * part_bytes * world.communicator.size
-        send = between if reduces else case.send + chunk * part_bytes
-        receive = case.receive + chunk * part_bytes if reduces else between
+        own = (case.receive if reduces else case.send) + chunk * part_bytes
         bound = algorithm.bind(world, Case(
-            collective, case.count // chunks, case.datatype, case.redop, send, receive,
-            variant=case.variant))
+            collective, case.count // chunks, case.datatype, case.redop,
+            between if reduces else own, own if reduces else between, variant=case.variant))
         if isinstance(bound, Unsupported):
             return bound
         operations.append(bound)
@@ -229,34 +219,24 @@ def _collectives(world: World, case: MatmulCase, algorithm: Algorithm,
 
 
 def _alone(world: World, case: MatmulCase) -> Run:
-    if case.collective.reduces:
-        return _matmul(world, case, case.tokens, case.send, case.between)
-    return _matmul(world, case, case.tokens, case.between, case.receive)
+    source, target = ((case.send, case.between) if case.collective.reduces
+                      else (case.between, case.receive))
+    return _matmul(world, case, case.tokens, source, target)
 
 
-def _bind_alone(world: World, case: Case) -> Bound:
-    assert isinstance(case, MatmulCase)
-    return driven(world, _alone(world, case), [])
+def _bind_alone(world: World, case: MatmulCase) -> Bound:
+    return driven(world, [_alone(world, case)], [])
 
 
-def _bind_then(algorithm: Algorithm, world: World, case: Case) -> Bound:
-    assert isinstance(case, MatmulCase)
+def _bind_then(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
     collectives = _collectives(world, case, algorithm, 1)
     if isinstance(collectives, Unsupported):
         return collectives
     runs = [_alone(world, case), *_runs(world, collectives)]
-    if not case.collective.reduces:
-        runs.reverse()
-
-    def run_both() -> None:
-        for run in runs:
-            run()
-
-    return driven(world, run_both, collectives)
+    return driven(world, runs if case.collective.reduces else runs[::-1], collectives)
 
 
-def _bind_fused(algorithm: Algorithm, world: World, case: Case) -> Bound:
-    assert isinstance(case, MatmulCase)
+def _bind_fused(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
     collectives: dict[int, list[Operation]] = {}
     for chunks in CHUNKS:
         operations = _collectives(world, case, algorithm, chunks)
@@ -264,7 +244,10 @@ def _bind_fused(algorithm: Algorithm, world: World, case: Case) -> Bound:
             return operations
         collectives[chunks] = operations
     # After the exchanges above: a rank without its core would leave the others waiting in them.
-    lane = _open_lane(world, case.core)
+    if runs_in_python(world):
+        lane = Lane() if case.core is None else OtherCore(case.core)
+    else:
+        lane = OtherStream(world.device.xp)
     overlap = _reduce_beside if case.collective.reduces else _gather_beside
     by_chunks = {
         chunks: driven(world, overlap(world, case, lane, _runs(world, operations)), operations)
@@ -272,47 +255,36 @@ def _bind_fused(algorithm: Algorithm, world: World, case: Case) -> Bound:
     return Overlapped(by_chunks[1].step, by_chunks[1].call, by_chunks=by_chunks)
 
 
-def _reduce_beside(world: World, case: MatmulCase, lane: Lane, collectives: list[Run]) -> Run:
+def _reduce_beside(world: World, case: MatmulCase, lane: Lane,
+                   collectives: Sequence[Run]) -> list[Run]:
     rows, size = case.tokens // len(collectives), case.datatype.size_bytes
-    matmuls = [_matmul(world, case, rows, case.send + row * case.inner * size,
-                       case.between + row * case.columns * size)
-               for row in range(0, case.tokens, rows)]
-
-    def run() -> None:
-        for matmul, collective in zip(matmuls, collectives, strict=True):
-            matmul()
-            lane.submit(collective)
-        for _ in collectives:
-            lane.wait()
-
-    return run
+    runs: list[Run] = []
+    for row, collective in zip(range(0, case.tokens, rows), collectives, strict=True):
+        runs += [_matmul(world, case, rows, case.send + row * case.inner * size,
+                         case.between + row * case.columns * size),
+                 partial(lane.submit, collective)]
+    return runs + [lane.wait] * len(collectives)
 
 
-def _gather_beside(world: World, case: MatmulCase, lane: Lane, collectives: list[Run]) -> Run:
-    rank, ranks, chunks = world.communicator.rank, world.communicator.size, len(collectives)
-    own_rows, size = case.tokens // ranks, case.datatype.size_bytes
-    rows = own_rows // chunks
+def _gather_beside(world: World, case: MatmulCase, lane: Lane,
+                   collectives: Sequence[Run]) -> list[Run]:
+    rank, ranks, size = world.communicator.rank, world.communicator.size, case.datatype.size_bytes
+    own_rows = case.tokens // ranks
+    rows = own_rows // len(collectives)
 
     def result(row: int) -> int:
         return case.receive + row * case.columns * size
 
-    own = _matmul(world, case, own_rows, case.send, result(rank * own_rows))
-    gathered = [[_matmul(world, case, rows,
-                         case.between + (chunk * ranks + peer) * rows * case.inner * size,
-                         result(peer * own_rows + chunk * rows))
-                 for peer in range(ranks) if peer != rank]
-                for chunk in range(chunks)]
-
-    def run() -> None:
-        for collective in collectives:
-            lane.submit(collective)
-        own()
-        for matmuls in gathered:
-            lane.wait()
-            for matmul in matmuls:
-                matmul()
-
-    return run
+    runs: list[Run] = [partial(lane.submit, collective) for collective in collectives]
+    runs.append(_matmul(world, case, own_rows, case.send, result(rank * own_rows)))
+    for chunk in range(len(collectives)):
+        runs.append(lane.wait)
+        for peer in range(ranks):
+            if peer != rank:
+                gathered = case.between + (chunk * ranks + peer) * rows * case.inner * size
+                runs.append(_matmul(world, case, rows, gathered,
+                                    result(peer * own_rows + chunk * rows)))
+    return runs
 
 
 OVERLAPPED = {

@@ -1,79 +1,130 @@
-"""Whole decode steps: a model's row-parallel layers one after another, each a GEMV, an all-reduce
-and a norm that feeds the next layer. `bench.layers.decode` measures them.
+"""Whole steps: a model's row-parallel layers one after another, each a product with a matrix, an
+all-reduce, and a norm that feeds the next layer. `bench.layers.steps` measures them.
 
-A step runs split by tensor, in a pipeline, or on one rank. Each rank's columns read their
-activations from the last norm, from another place on each rank. An MLP's output layer has more
-columns than the norm has elements; its further activations are constants. A real step also has
-column-parallel matrices. They are left out: they need no collective, and cost every split the same.
+A decode step multiplies with our GEMV, a prefill step with the vendor's matmul. Each rank's columns
+read their activations from the last norm, from another place on each rank. A matrix with more
+columns than the norm has elements reads its activations one token after another from the buffer,
+wherever tokens begin there; behind them are constants. A real step also has column-parallel
+matrices. They are left out: they need no collective, and cost every split the same.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import partial
 
 import numpy as np
 
-from collectives.collective import DATATYPES, Array, Datatype
+from collectives.algorithm import ALGORITHMS
+from collectives.collective import COLLECTIVES, Array, Datatype
 from collectives.layers.fused import (
     COLLECTIVE,
     EPSILON,
-    FUSED,
-    Bound,
     GemvCase,
     NormCase,
+    all_reduce,
     gemv,
     norm,
     one_after_another,
 )
 from collectives.layers.models import LAYERS, Model
+from collectives.layers.overlap import array_of, driven, runs_in_python
 from collectives.link import STRUCTURES, Transfer
-from collectives.operation import Operation, Unsupported, World, use_registered
+from collectives.operation import (
+    Bound,
+    Case,
+    Operation,
+    Unsupported,
+    World,
+    in_a_row,
+    use_registered,
+)
 from kernels.devices.device import Memory, Step
 
 PAD = 0.01  # the activations beyond `hidden`
 SHIFT_ROWS = 37  # between the matrices of two layers, which have the same rows in another order
 
 
+@dataclass(frozen=True)
+class Matrix:
+    """Columns from `first` on of a layer's matrix, (hidden, columns), at the address. The
+    activations of two tokens lie `stride` elements apart."""
+
+    address: int
+    first: int
+    columns: int
+    stride: int
+
+
 @dataclass
 class Net:
-    """The matrices that every split of a step multiplies: for each layer of the model one of each
+    """The matrices that every split of a step multiplies: for each of `layers` layers one of each
     kind in LAYERS, (hidden, columns of all ranks), with the columns shrunk by `scale`.
 
-    The first `held` layers are distinct; then they repeat. `inner` counts a rank's columns;
-    `stored` has the matrices as the device stores them.
+    The first `held` layers are distinct; then they repeat. `uses_matmul`: the vendor's matmul
+    multiplies, not our GEMV. `inner` counts a rank's columns; `stored` has the matrices as the
+    device stores them. It holds `shares`, this rank's columns of each matrix; `stage`, the matrices
+    of its stage; `whole`, all, on rank 0 and only if `whole_fits`. Raises DeviceError.
     """
 
     world: World
     model: Model
-    scale: float
+    layers: int
     held: int
+    whole_fits: bool
+    scale: float
     datatype: Datatype
-    weight_type: str
+    weights: Datatype
+    uses_matmul: bool
     seed: int
-    inner: dict[str, int] = field(init=False)
-    stored: dict[str, Array] = field(init=False)
-    row_scale: float = field(init=False)
     keep: list[object] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Draws the matrices. Their size keeps the residual from growing or vanishing."""
-        ranks, drawn = self.world.communicator.size, np.random.default_rng(self.seed)
+        self.in_python = self.uses_matmul and runs_in_python(self.world)
+        self.numbers = range(len(LAYERS) * self.layers)  # of all matrices
+        rank, ranks = self.world.communicator.rank, self.world.communicator.size
+        hidden, drawn = self.model.hidden, np.random.default_rng(self.seed)
         self.inner = {layer: self.model.columns(layer, ranks, self.scale) for layer in LAYERS}
-        rows = {layer: (drawn.standard_normal((self.model.hidden, ranks * inner), np.float32)
+        rows = {layer: (drawn.standard_normal((hidden, ranks * inner), np.float32)
                         / np.sqrt(ranks * inner)) for layer, inner in self.inner.items()}
-        self.row_scale = max(float(np.abs(matrix).max()) for matrix in rows.values()) / 127
-        self.stored = {layer: self.encoded(matrix) for layer, matrix in rows.items()}
+        largest = max(float(np.abs(matrix).max()) for matrix in rows.values())
+        self.row_scale = 1.0 if self.weights.is_float else largest / 127
+        self.stored = {layer: self.weights.encode(
+            matrix if self.weights.is_float else np.rint(matrix / self.row_scale))
+            for layer, matrix in rows.items()}
+        self.row_scales = self.on_device(np.full(hidden, self.row_scale, np.float32))
+        self.norm_weight = self.on_device(self.datatype.encode(np.ones(hidden)))
+        of_stage = len(self.numbers) // ranks
+        stage = self.numbers[rank * of_stage : (rank + 1) * of_stage]
+        self.shares = self.hold(self.numbers, rank, 1)
+        self.stage = self.hold(stage if ranks > 1 else (), 0, ranks)
+        self.whole = self.hold(self.numbers if rank == 0 and self.whole_fits else (), 0, ranks)
 
-    def encoded(self, matrix: Array) -> Array:
-        if self.weight_type == "int8":
-            return np.rint(matrix / self.row_scale).astype(np.int8)
-        return DATATYPES[self.weight_type].encode(matrix)
+    def on_device(self, array: Array) -> int:
+        memory = self.world.device.private(array.nbytes)
+        memory.write(array)
+        self.keep.append(memory)
+        return memory.address
 
-    def decoded(self, layer: str) -> Array:
-        """The values of the stored weights, in float64."""
-        if self.weight_type == "int8":
-            return self.stored[layer] * self.row_scale
-        return DATATYPES[self.weight_type].decode(self.stored[layer])
+    def hold(self, numbers: Sequence[int], first: int, ranks: int) -> list[Matrix]:
+        """Puts the distinct matrices among `numbers` on the device, with the columns of `ranks`
+        ranks from rank `first` on."""
+        period = len(LAYERS) * self.held
+        parts = {layer: self.stored[layer][:, first * inner : (first + ranks) * inner]
+                 for layer, inner in self.inner.items()}
+        distinct = sorted({number % period for number in numbers})
+        memory = self.world.device.private(sum(parts[self.layer(n)].nbytes for n in distinct))
+        self.keep.append(memory)
+        offset = 0
+        matrices: dict[int, Matrix] = {}
+        for number in distinct:
+            layer = self.layer(number)
+            part = np.roll(parts[layer], self.shift(number), axis=0)
+            memory.write(part, offset)
+            matrices[number] = Matrix(memory.address + offset, first * self.inner[layer],
+                                      ranks * self.inner[layer], self.stride(layer))
+            offset += part.nbytes
+        return [matrices[number % period] for number in numbers]
 
     def layer(self, number: int) -> str:
         return LAYERS[number % len(LAYERS)]
@@ -82,140 +133,121 @@ class Net:
         """The number of rows by which a matrix is rotated from `stored`."""
         return number % (len(LAYERS) * self.held) * SHIFT_ROWS % self.model.hidden
 
-    def all_columns(self, number: int) -> int:
-        """The columns of a matrix on all ranks together."""
-        return self.world.communicator.size * self.inner[self.layer(number)]
-
-    @property
-    def width(self) -> int:
-        """The columns of the widest matrix; at least `hidden`."""
-        return max(self.model.hidden, *map(self.all_columns, range(len(LAYERS))))
-
-    def on_device(self, array: Array) -> int:
-        memory = self.world.device.private(array.nbytes)
-        memory.write(array)
-        self.keep.append(memory)
-        return memory.address
-
-    @cached_property
-    def row_scales(self) -> int:
-        """The address of every row's scale for int8 weights; 0 for others."""
-        scales = np.full(self.model.hidden, self.row_scale, np.float32)
-        return self.on_device(scales) if self.weight_type == "int8" else 0
-
-    @cached_property
-    def norm_weight(self) -> int:
-        """The address of the norms' weights, all 1."""
-        return self.on_device(self.datatype.encode(np.ones(self.model.hidden)))
-
-
-def hold(net: Net, numbers: Sequence[int], first: int, ranks: int) -> dict[int, int]:
-    """Puts the distinct matrices among `numbers` on the device, with the columns of `ranks` ranks
-    from rank `first` on. Returns the address of each number's matrix. Raises DeviceError."""
-    parts: dict[str, Array] = {}
-    for layer in LAYERS:
-        inner = net.inner[layer]
-        columns = net.stored[layer][:, first * inner : (first + ranks) * inner]
-        parts[layer] = np.ascontiguousarray(columns)
-    distinct = sorted({number % (len(LAYERS) * net.held) for number in numbers})
-    memory = net.world.device.private(sum(parts[net.layer(number)].nbytes for number in distinct))
-    net.keep.append(memory)
-    offset = 0
-    addresses: dict[int, int] = {}
-    for number in distinct:
-        part, shift = parts[net.layer(number)], net.shift(number)
-        memory.write(part[len(part) - shift :], offset)
-        memory.write(part[: len(part) - shift], offset + shift * part[0].nbytes)
-        addresses[number] = memory.address + offset
-        offset += part.nbytes
-    return {number: addresses[number % (len(LAYERS) * net.held)] for number in numbers}
+    def stride(self, layer: str) -> int:
+        return max(self.model.hidden, self.world.communicator.size * self.inner[layer])
 
 
 @dataclass
-class Chat:
-    """A batch of `tokens` chats on a rank: the addresses of its activations, residual, parts and
-    sums."""
+class Batch:
+    """`tokens` tokens on a rank, and the addresses of their activations, residual, parts and sums.
+    All ranks make one. Raises DeviceError."""
 
+    net: Net
     tokens: int
-    activations: int
-    residual: int
-    parts: int
-    sums: int
+
+    def __post_init__(self) -> None:
+        net, world, size = self.net, self.net.world, self.net.datatype.size_bytes
+        elements = self.tokens * max(map(net.stride, LAYERS))
+        self.count = self.tokens * net.model.hidden
+        self.size_bytes = self.count * size
+        memories = [world.library.allocate(world, count * size)
+                    for count in (self.count, self.count, self.count, elements)]
+        memories[-1].write(net.datatype.encode(np.full(elements, PAD)))
+        net.keep.append(memories)
+        self.parts, self.sums, self.residual, self.activations = (
+            memory.address for memory in memories)
+
+    def norm_case(self, variant: str = "copied") -> NormCase:
+        return NormCase(
+            COLLECTIVE["allreduce_rmsnorm"], self.count, self.net.datatype, "sum", self.parts,
+            self.activations, variant=variant, hidden=self.net.model.hidden,
+            residual=self.residual, residual_out=self.residual, weight=self.net.norm_weight,
+            summed=self.sums)
+
+    def multiply(self, matrix: Matrix, fused: str | None) -> Bound:
+        """The product with a matrix, into `parts`; `fused` with its all-reduce, in this variant,
+        into `sums`."""
+        net, world = self.net, self.net.world
+        if net.uses_matmul:
+            array = partial(array_of, world, net.datatype)
+            rows = array(self.activations, self.tokens, matrix.stride)
+            left = rows[:, matrix.first : matrix.first + matrix.columns]
+            right = array(matrix.address, net.model.hidden, matrix.columns).T
+            result = array(self.parts, self.tokens, net.model.hidden)
+            return driven(world, [partial(world.device.xp.matmul, left, right, out=result)], [])
+        case = GemvCase(
+            COLLECTIVE["gemv_allreduce"], self.count, net.datatype, "sum", self.parts, self.sums,
+            variant=fused or "copied", hidden=net.model.hidden, inner=matrix.columns,
+            tokens=self.tokens, weight_type=net.weights.name, weights=matrix.address,
+            row_scales=net.row_scales, stride=matrix.stride, copies=1,
+            activations=self.activations + matrix.first * net.datatype.size_bytes)
+        return gemv(world, case, fused is not None)
+
+    def layers(self, matrices: Sequence[Matrix], after: Sequence[Bound],
+               fused: str | None = None) -> list[Bound]:
+        """The product with each matrix, followed by `after`."""
+        operations: list[Bound] = []
+        for matrix in matrices:
+            operations += [self.multiply(matrix, fused), *after]
+        return operations
+
+    def stage(self, matrices: Sequence[Matrix]) -> list[Bound]:
+        """Layers with all their columns on this rank."""
+        return self.layers(matrices, [norm(self.net.world, self.norm_case(), self.parts)])
 
 
-def open_chat(net: Net, tokens: int) -> Chat:
-    """The buffers of a batch. All ranks call it. Raises DeviceError."""
-    size, allocate = net.datatype.size_bytes, net.world.library.allocate
-    parts, sums, residual = (allocate(net.world, tokens * net.model.hidden * size)
-                             for _ in range(3))
-    elements = (tokens + 1) * net.width
-    activations = allocate(net.world, elements * size)
-    activations.write(net.datatype.encode(np.full(elements, PAD)))
-    net.keep += [parts, sums, residual, activations]
-    return Chat(tokens, activations.address, residual.address, parts.address, sums.address)
+def in_turn(net: Net, operations: Sequence[Bound]) -> Bound:
+    """The operations as one; Python performs it if it performs the matmuls."""
+    def from_python(world: World, bound: Sequence[Operation]) -> Operation:
+        return driven(world, [operation.call for operation in bound], bound)
+
+    join = from_python if net.in_python else in_a_row
+    return one_after_another(net.world, *operations, join=join)
 
 
-def _gemv_case(net: Net, chat: Chat, number: int, weights: int) -> GemvCase:
-    """The case over all columns of a matrix."""
-    hidden = net.model.hidden
-    return GemvCase(
-        COLLECTIVE["gemv_allreduce"], chat.tokens * hidden, net.datatype, "sum", chat.parts,
-        chat.sums, hidden=hidden, inner=net.all_columns(number), tokens=chat.tokens,
-        weight_type=net.weight_type, weights=weights, row_scales=net.row_scales, stride=hidden,
-        copies=1, activations=chat.activations)
-
-
-def norm_case(net: Net, chat: Chat, variant: str = "copied") -> NormCase:
-    hidden = net.model.hidden
-    return NormCase(
-        COLLECTIVE["allreduce_rmsnorm"], chat.tokens * hidden, net.datatype, "sum", chat.parts,
-        chat.activations, variant=variant, hidden=hidden, residual=chat.residual,
-        residual_out=chat.residual, weight=net.norm_weight, summed=chat.sums)
-
-
-def split_by_tensor(net: Net, chat: Chat, weights: dict[int, int], form: str,
-                    variant: str) -> Bound:
-    """A step in which every rank has a share of each matrix. `form` is one of
-    FUSED["gemv_allreduce"], followed by a norm; or `allreduce_rmsnorm`, after a GEMV. All ranks
-    call it. Raises DeviceError."""
-    world, rank = net.world, net.world.communicator.rank
+def split_by_tensor(batch: Batch, form: str, variant: str) -> Bound:
+    """A step in which every rank has a share of each matrix. `form` is an all-reduce, between
+    product and norm; `gemv_allreduce` or `allreduce_rmsnorm`, fused with the one or the other; or
+    `compute`, without the sum. All ranks call it. Raises DeviceError."""
+    net, world, case = batch.net, batch.net.world, batch.norm_case(variant)
+    fused = variant if form == "gemv_allreduce" else None
     if form == "allreduce_rmsnorm":
-        first = FUSED["gemv_allreduce"]["compute"]
-        after = FUSED["allreduce_rmsnorm"]["fused"].bind(world, norm_case(net, chat, variant))
+        after = [norm(world, case)]
+    elif form == "compute":
+        after = [norm(world, case, batch.parts)]
+    elif form == "gemv_allreduce":
+        after = [norm(world, case, batch.sums)]
     else:
-        first = FUSED["gemv_allreduce"][form]
-        source = chat.parts if form == "compute" else chat.sums
-        after = norm(world, norm_case(net, chat), "add_rmsnorm", source)
-    operations: list[Bound] = []
-    for number, address in weights.items():
-        inner = net.inner[net.layer(number)]
-        offset = rank * inner * net.datatype.size_bytes
-        case = replace(_gemv_case(net, chat, number, address), inner=inner, variant=variant,
-                       activations=chat.activations + offset)
-        operations += [first.bind(world, case), after]
-    return one_after_another(world, *operations)
+        reduce = all_reduce(case, batch.parts, batch.sums)
+        after = [ALGORITHMS["all_reduce"][form].bind(world, reduce), norm(world, case, batch.sums)]
+    return in_turn(net, batch.layers(net.shares, after, fused))
 
 
-def multiply(net: Net, chat: Chat, number: int, weights: int) -> Bound:
-    """A GEMV with all columns of a matrix."""
-    return gemv(net.world, _gemv_case(net, chat, number, weights), "gemv")
+def split_by_sequence(batch: Batch) -> Bound:
+    """As split by tensor, but the sums are scattered over the tokens, each rank normalises its
+    share, and the shares are gathered: the same bytes on the wire, and a norm of 1/ranks of the
+    tokens. A rank's share of the residual lies within `batch.residual`. All ranks call it. Raises
+    DeviceError."""
+    net, world = batch.net, batch.net.world
+    rank, share = world.communicator.rank, batch.count // world.communicator.size
+    residual = batch.residual + rank * share * net.datatype.size_bytes
+    scatter = Case(COLLECTIVES["reduce_scatter"], share, net.datatype, "sum", batch.parts,
+                   batch.sums)
+    # The norm overwrites the parts, which every rank has copied by then.
+    case = replace(batch.norm_case(), count=share, receive=batch.parts, residual=residual,
+                   residual_out=residual)
+    gather = Case(COLLECTIVES["all_gather"], share, net.datatype, "none", batch.parts,
+                  batch.activations)
+    after = [ALGORITHMS["reduce_scatter"]["direct_pull"].bind(world, scatter),
+             norm(world, case, batch.sums),
+             ALGORITHMS["all_gather"]["direct_pull"].bind(world, gather)]
+    return in_turn(net, batch.layers(net.shares, after))
 
 
-def stage(net: Net, chat: Chat, weights: dict[int, int],
-          multiply: Callable[[Net, Chat, int, int], Bound] = multiply) -> list[Bound]:
-    """Layers with all their columns on this rank. Raises DeviceError."""
-    after = norm(net.world, norm_case(net, chat), "add_rmsnorm", chat.parts)
-    operations: list[Bound] = []
-    for number, address in weights.items():
-        operations += [multiply(net, chat, number, address), after]
-    return operations
-
-
-def take_over(net: Net, chat: Chat, residual: int) -> Bound:
+def take_over(batch: Batch, residual: int) -> Bound:
     """Copies the residual that another stage left at this address, and normalises it."""
-    size_bytes = chat.tokens * net.model.hidden * net.datatype.size_bytes
-    zeros = net.on_device(np.zeros(size_bytes, np.uint8))
-    return norm(net.world, replace(norm_case(net, chat), residual=residual), "add_rmsnorm", zeros)
+    zeros = batch.net.on_device(np.zeros(batch.size_bytes, np.uint8))
+    return norm(batch.net.world, replace(batch.norm_case(), residual=residual), zeros)
 
 
 def hand_on(net: Net, send: int, receive: int, count: int, target: int, source: int) -> Operation:
@@ -233,27 +265,28 @@ def hand_on(net: Net, send: int, receive: int, count: int, target: int, source: 
     return Operation(step, world.device.caller(step))
 
 
-def pipeline(net: Net, chats: Sequence[Chat], inboxes: Sequence[Memory],
-             weights: dict[int, int]) -> Bound:
-    """A step of all chats through stages, one a rank, with the same number of layers each.
+def pipeline(batches: Sequence[Batch], inboxes: Sequence[Memory], share: float = 1.0) -> Bound:
+    """A step of all batches through stages, one a rank, with the same number of layers each. Only
+    this share of a residual is handed on.
 
-    In beat b, rank r computes chat (b - r) mod ranks, if it exists, and hands the result on into
-    inbox b. So every stage with a chat works from the begin of a step to its end. All ranks call
+    In beat b, rank r computes batch (b - r) mod ranks, if it exists, and hands the result on into
+    inbox b. So every stage with a batch works from the begin of a step to its end. All ranks call
     it. Raises DeviceError.
     """
+    net = batches[0].net
     rank, ranks = net.world.communicator.rank, net.world.communicator.size
-    count = chats[0].tokens * net.model.hidden
+    count = int(batches[0].count * share)
     operations: list[Bound] = []
     for beat in range(ranks):
-        own, previous = (beat - rank) % ranks, (beat - rank + 1) % ranks  # chats of these ranks
+        own, previous = (beat - rank) % ranks, (beat - rank + 1) % ranks  # batches of these ranks
         send, target = 0, -1
-        if own < len(chats):
-            send, target = chats[own].residual, (rank + 1) % ranks
-            operations += [take_over(net, chats[own], inboxes[beat - 1].address),
-                           *stage(net, chats[own], weights)]
-        source = (rank - 1) % ranks if previous < len(chats) else -1
+        if own < len(batches):
+            send, target = batches[own].residual, (rank + 1) % ranks
+            operations += [take_over(batches[own], inboxes[beat - 1].address),
+                           *batches[own].stage(net.stage)]
+        source = (rank - 1) % ranks if previous < len(batches) else -1
         operations.append(hand_on(net, send, inboxes[beat].address, count, target, source))
-    return one_after_another(net.world, *operations)
+    return in_turn(net, operations)
 
 
 def normed(residual: Array) -> Array:
@@ -263,11 +296,14 @@ def normed(residual: Array) -> Array:
 
 def reference(net: Net, residual: Array) -> Array:
     """The residual after a step, (tokens, hidden), in float64."""
-    matrices = {layer: net.decoded(layer) for layer in LAYERS}
-    tokens, hidden = residual.shape
-    for number in range(len(LAYERS) * net.model.layers):
-        matrix = matrices[net.layer(number)]
-        flat = np.concatenate([normed(residual).ravel(), np.full(net.width, PAD)])
-        columns = np.stack([flat[t * hidden :][: matrix.shape[1]] for t in range(tokens)])
-        residual = residual + np.roll(columns @ matrix.T, net.shift(number), axis=1)
+    matrices = {layer: net.weights.decode(stored) * net.row_scale
+                for layer, stored in net.stored.items()}
+    tokens = len(residual)
+    flat = np.full(tokens * max(map(net.stride, LAYERS)), PAD)
+    for number in net.numbers:
+        layer = net.layer(number)
+        flat[: residual.size] = normed(residual).ravel()
+        rows = flat[: tokens * net.stride(layer)].reshape(tokens, -1)
+        outputs = rows[:, : matrices[layer].shape[1]] @ matrices[layer].T
+        residual = residual + np.roll(outputs, net.shift(number), axis=1)
     return residual

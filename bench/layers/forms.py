@@ -1,0 +1,132 @@
+"""What the benchmarks of compute and communication together share: their options, the forms of a
+case, its iteration, and trials."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from bench.harness import verify
+from bench.harness.iteration import Iteration, Segments, checked_iteration, consume_step, nothing
+from bench.harness.session import Session
+from bench.harness.suite import Axes, MakeIteration, Suite, bind_cases
+from bench.harness.timing import perform, times_us
+from collectives.operation import (
+    Algorithm,
+    Bound,
+    Build,
+    Case,
+    Operation,
+    Unsupported,
+    World,
+    plain_arguments,
+)
+from kernels.devices.device import Counts
+
+CPU_SCALE = Fraction(1, 64)  # of a layer's columns, because a CPU computes slowly
+SMALL_BYTES = 256 << 10  # below it, a latency decides
+# Round trips of a flag in the two states of an EPYC's link. In the first state plain stores were
+# faster; in the second, stores around the caches: with 32 KiB after a GEMV they exposed 3 us, and
+# plain stores 10.
+PLAIN_NS, STREAMS_NS = 100.0, 500.0
+TRIES = 4  # of each candidate, after one that warms up
+
+
+@dataclass(frozen=True)
+class LayerOptions:
+    """The cases of a run; a command fills the fields that it has options for.
+
+    `tokens` are the sizes of the batches, `layers` the timed layers of a step (0: all). `scale`
+    None: by the device. `algorithm` None: all forms that suit a size. `hidden` 0: the model's.
+    """
+
+    datatype: str
+    model: str
+    tokens: Sequence[int] = ()
+    scale: Fraction | None = None
+    hidden: int = 0
+    layers: int = 0
+    weights: str = "float16"
+    output: str | None = None
+    algorithm: Sequence[str] | None = None
+
+
+def scale_for(options: LayerOptions, session: Session) -> Fraction:
+    """The requested scale of the columns, or one that suits the device."""
+    return options.scale or (CPU_SCALE if session.world.device.near_peers else Fraction(1))
+
+
+def following_link(form: Algorithm) -> Algorithm:
+    """The form; between near peers with plain or streaming stores, by the state of the link. A
+    requested build stays."""
+    def bind(world: World, case: Case) -> Bound:
+        plain = form.bind(world, case)
+        if not world.device.near_peers or case.build != Build() or isinstance(plain, Unsupported):
+            return plain
+        streaming = form.built("nt")
+        streams = streaming.bind(world, case)
+        if isinstance(streams, Unsupported):
+            return plain
+        plain, streams = replace(plain, chosen=form.name), replace(streams, chosen=streaming.name)
+        return replace(plain, by_link={PLAIN_NS: plain, STREAMS_NS: streams})
+
+    return form if form.name in ("compute", "then_library") else replace(form, bind=bind)
+
+
+def bind_forms(session: Session, forms: Mapping[str, Algorithm], options: LayerOptions,
+               cases: Iterable[Case], make_iteration: MakeIteration) -> Suite:
+    """The compute alone, and the requested forms, or all that are useful at a size. All ranks call
+    it. Raises Disagreement.
+
+    Between near peers pushing equals pulling, and packets with a flag each are slower: 9 us exposed
+    at 32 KiB, the others 1.4.
+    """
+    far_peers = not session.world.device.near_peers
+
+    def names(size_bytes: int) -> list[str]:
+        is_small = size_bytes < SMALL_BYTES
+        skipped = {"ring", "two_shot"} if is_small else {"ring"}
+        if not (far_peers and is_small):
+            skipped |= {"one_shot_ll", "one_shot_push"}
+        useful = [name for name in forms if name.removeprefix("then_") not in skipped]
+        return list(dict.fromkeys(["compute", *(options.algorithm or useful)]))
+
+    # A form that does not support a size is listed with its reason.
+    axes = Axes(forms, names, requested=True, mode="isolated")
+    suite = bind_cases(session, axes, cases, make_iteration)
+    for number, iteration in suite.iterations.items():
+        header = suite.headers[number]
+        iteration.group = str(header.shape)
+        if header.algorithm == "compute":  # it sums nothing, so its result is partial
+            iteration.check, iteration.wrong = nothing(session.world, session.flight.watch), None
+    return suite
+
+
+def layer_iteration(session: Session, case: Case, operation: Operation,
+                    contents: tuple[Segments, Segments], keep: object,
+                    repeats: int = verify.REPEATS) -> Iteration:
+    """Writes the inputs, as the layer before would; performs the operation; reads and checks the
+    outputs. `contents` are inputs and outputs."""
+    world, watch, outputs = session.world, session.flight.watch, contents[1]
+    elements = len(outputs.tables) * outputs.segment_bytes // case.datatype.size_bytes
+    reading = plain_arguments(world.communicator.rank, case.send, case.receive, elements, watch)
+    consume = consume_step(world, case, "read_own", reading)
+    iteration = checked_iteration(world, watch, case, operation, contents, consume, repeats)
+    iteration.keep.append(keep)
+    return iteration
+
+
+def fastest(session: Session, candidates: Mapping[Any, Iteration]) -> Any:
+    """The key of the candidate that takes the slowest rank the shortest time, with the reading of
+    the result; rank 0 decides. A disturbance hits all, because they take turns. All ranks call it.
+    """
+    communicator, clock_shared = session.communicator, session.world.clock_shared
+    costs_us: dict[Any, list[float]] = {key: [] for key in candidates}
+    for _ in range(1 + TRIES):
+        for key, iteration in candidates.items():
+            stamps = communicator.all_gather(perform(session, iteration, Counts(0, 1)))
+            times = times_us(stamps, clock_shared)
+            costs_us[key].append(float(times.time[0] + times.after[0]))
+    return communicator.broadcast(min(costs_us, key=lambda key: np.median(costs_us[key][1:])))

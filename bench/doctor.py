@@ -6,7 +6,6 @@ GPU, it also tests peer memory as a benchmark does, and measures copies between 
 
 import signal
 import sys
-from collections.abc import Sequence
 from typing import NoReturn
 
 from bench.harness.options import CANNOT, FINE, Parser, print_out
@@ -20,11 +19,11 @@ NO_GPU = ("No GPU to examine: /sys/bus/pci/devices lists no GPU of NVIDIA or AMD
           " mpirun -n 1 python -m bench.doctor, which asks the driver.")
 
 
-def main(argv: Sequence[str] | None = None) -> NoReturn:
+def main() -> NoReturn:
     """Prints the page; exits with 0, with 2 for a wrong command line, with 3 without a GPU."""
     Parser(
         prog="bench.doctor", usage="[mpirun -n RANKS] python -m bench.doctor", description=__doc__,
-        epilog="exit status: 0 page printed; 2 wrong command line; 3 no GPU").parse_args(argv)
+        epilog="exit status: 0 page printed; 2 wrong command line; 3 no GPU").parse_args()
     signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT_S)  # no rank waits for a lost one for ever
     communicator = None if launched_rank() is None else Communicator()
     facts = examine_ranks(communicator) if communicator else examine(gpu_bus_ids())

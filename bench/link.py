@@ -1,6 +1,7 @@
 """The wire between every two ranks: data, flags, launches. `mpirun -n 2 python -m bench.link`
 
-docs/link.md says how each figure is measured.
+docs/link.md says how each figure is measured. A case's figures belong to one pair, or to several
+pairs at once; nothing is summed.
 """
 
 import signal
@@ -9,30 +10,26 @@ import time
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while modules load, Ctrl-C has nothing to keep
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, combinations, permutations, product
+from typing import NamedTuple
 
-from bench.harness import options, verify
-from bench.harness.iteration import (
-    Buffers,
-    Iteration,
-    Segments,
-    idle_operation,
-    nothing,
-    pattern_steps,
-)
+from bench.harness import options
+from bench.harness.iteration import Buffers, Iteration, case_iteration, nothing
 from bench.harness.link_parts import link_parts
 from bench.harness.options import RunOptions
 from bench.harness.run import measure
 from bench.harness.session import PING_PONGS, SHARED_PING_PONGS, Session, start
 from bench.harness.suite import Suite
-from bench.harness.sweep_options import sizes_between
-from collectives.collective import DATATYPES
-from collectives.link import LINK, Part, Wire, bind, open_wire, parts
-from collectives.operation import Operation, plain_arguments
-from collectives.peer_buffer import probe_kernels
-from kernels.devices.device import DeviceError, Step
+from bench.harness.sweep_options import requested_sizes
+from collectives.collective import DATATYPES, Array, Collective, Shape
+from collectives.communicator import Disagreement, launched_ranks
+from collectives.link import STRUCTURES, Transfer
+from collectives.operation import Case, Operation, Unsupported
+from collectives.peer_buffer import PeerBuffer, probe_kernels, register
+from kernels.devices.device import Arguments, DeviceError, Memory, Step
 from reports.result import CaseHeader
 
 ABOUT = ("Times the wire between every two ranks: push, pull, both ways at once, flags, launches, "
@@ -42,116 +39,187 @@ CONTENDED_BYTES = 16 << 20  # contention is measured at this size, or the larges
 SLOW_EVERY = 4  # rounds between blocks of larger sizes, which take a second
 FEW_RANKS = 3  # up to this many, every size is affordable
 FLAGS = 5 * PING_PONGS  # round trips in a launch, so that launching and stamping do not show
+BACKGROUND_BYTES = 16 << 20  # of the host copy: whole pieces of link.cu, more than caches hold
+# The kernels of link.cu; others push.
+ENTRIES = {"pull": "link_pull", "host_copy_beside": "link_push_beside_host_copy",
+           "ping_pong": "link_ping_pong"}
+Pairs = tuple[tuple[int, int], ...]  # (source, destination)
+
+
+def _from_sources(sent: Array, shape: Shape, _: object) -> Array:
+    sources = {destination: source for source, destination in shape["pairs"]}
+    return sent[[sources.get(rank, rank) for rank in range(len(sent))]]
+
+
+LINK = Collective("link", _from_sources, cut=False, no_place="nothing moves in place",
+                  receives=lambda shape, rank, _: rank in dict(shape["pairs"]).values())
+
+
+class Part(NamedTuple):
+    """One measurement of the wire: `pairs` move in one launch."""
+
+    algorithm: str
+    pairs: Pairs
+
+    @property
+    def shape(self) -> Shape:
+        """The part's place in the key of its case."""
+        if self.algorithm == "disjoint_pairs":
+            return {"pairs": [list(pair) for pair in self.pairs]}
+        return {"src": self.pairs[0][0], "dst": self.pairs[0][1]}
 
 
 @dataclass(frozen=True)
-class LinkOptions:
-    """The range of sizes in bytes; `factor` None: by the number of ranks."""
+class Wire:
+    """Registered buffers of this rank; the argument of a launch, still without a count, with every
+    rank's buffers as mapped here; and the two buffers of a host copy in the background: in host
+    memory, and on the device."""
 
-    smallest: int
-    largest: int
-    factor: int | None
+    session: Session
+    peers: PeerBuffer
+    buffers: Buffers
+    arguments: Arguments
+    on_host: Memory
+    on_device: Memory
 
 
-def parse(argv: Sequence[str] | None = None) -> tuple[RunOptions, LinkOptions]:
-    """The options, or the end of the process with status 2 and one sentence."""
+def parse() -> tuple[RunOptions, tuple[int, ...]]:
+    """The options and the sizes, or the end of the process with status 2 and one sentence."""
     parser = options.rank_parser("link", ABOUT, "mpirun -n 2 python -m bench.link --max-time 30",
                                  "the results so far are kept")
     groups = [parser.add_argument_group(title).add_argument for title in ("what", "how", "output")]
-    options.add_sizes(groups[0], "256M", None, f"4, and 128 with more than {FEW_RANKS} ranks")
+    factor = 4 if (launched_ranks() or 1) <= FEW_RANKS else 128
+    options.add_sizes(groups[0], "256M", factor, f"4, and 128 with more than {FEW_RANKS} ranks")
     options.add_run_options(groups[1])
     groups[2]("--format", choices=("table", "csv"), default="table", metavar="FORMAT",
               help="table or csv (table)")
     options.add_output(groups[2])
-    namespace = parser.parse_args(argv)
-    smallest, largest = namespace.minbytes, namespace.maxbytes
-    if smallest < DATATYPE.size_bytes:
-        parser.error(f"{smallest} B hold no {DATATYPE.name}, which has {DATATYPE.size_bytes} B")
-    if largest < smallest:
-        parser.error(f"the sizes begin at {smallest} B, above their end at {largest} B")
+    parser.set_defaults(sizes=None, datatype=DATATYPE.name)
+    namespace = parser.parse_args()
+    sizes = requested_sizes(parser, namespace)
+    if not sizes[0]:
+        parser.error(f"0 B hold no {DATATYPE.name}, which has {DATATYPE.size_bytes} B")
     parser.require_ranks()
-    link = LinkOptions(smallest, largest, namespace.stepfactor)
-    return options.run_options("link", namespace), link
+    return options.run_options("link", namespace), sizes
 
 
-def measurements(ranks: int, sizes: Sequence[int]) -> Iterator[tuple[Part, int]]:
-    """Every part at each of its sizes; 0 for parts that move no data."""
-    contended = max([size for size in sizes if size <= CONTENDED_BYTES] or sizes[:1])
-    for name, same_kind in parts(ranks).items():
-        at_one_size = name in ("disjoint_pairs", "host_copy_beside")
-        moving = [part for part in same_kind if part.moves_data]
-        for size in [contended] if at_one_size else sizes:
-            yield from ((part, size) for part in moving)
-        yield from ((part, 0) for part in same_kind if not part.moves_data)
+def matchings(ranks: int) -> list[Pairs]:
+    """Sets of at least two disjoint pairs in which every pair occurs once: the circle method of
+    round-robin tournaments. With an odd number of ranks one rank rests in each set."""
+    turns = ranks - 1 + ranks % 2
+    sets: list[Pairs] = [()] * turns
+    for low, high in combinations(range(ranks), 2):
+        # With an even number the last rank meets the rank that would rest.
+        turn = (low + (high if high < turns else low)) % turns
+        sets[turn] += ((low, high),)
+    return [pairs for pairs in sets if len(pairs) > 1]
 
 
-def prepare(link: LinkOptions, session: Session) -> Suite:
+def parts(ranks: int) -> dict[str, list[Part]]:
+    """All measurements between this many ranks, by algorithm: bandwidths, contention, latencies."""
+    one_way: list[Pairs] = [(pair,) for pair in permutations(range(ranks), 2)]
+    both_ways: list[Pairs] = [((a, b), (b, a)) for a, b in combinations(range(ranks), 2)]
+    own: list[Pairs] = [((rank, rank),) for rank in range(ranks)]
+    measured = {
+        "push": one_way, "pull": one_way, "both_directions": both_ways, "local_copy": own,
+        "disjoint_pairs": matchings(ranks), "host_copy_beside": one_way, "ping_pong": both_ways,
+        "launch": own}
+    return {algorithm: [Part(algorithm, pairs) for pairs in moves]
+            for algorithm, moves in measured.items()}
+
+
+def prepare(sizes: Sequence[int], session: Session) -> Suite:
     """All parts, and at the size of the contention the link's parts that every benchmark takes its
     bound from. Raises Disagreement if no memory is mapped."""
-    ranks = session.communicator.size
-    factor = link.factor or (4 if ranks <= FEW_RANKS else 128)
-    element_bytes = DATATYPE.size_bytes
-    sizes = [size // element_bytes * element_bytes
-             for size in sizes_between(link.smallest, link.largest, factor, element_bytes)]
-    wire = open_wire(session.world, sizes[-1])
+    wire = open_wire(session, sizes[-1])
+    contended = max(size for size in sizes if size <= max(CONTENDED_BYTES, sizes[0]))
+    few_sizes = {"disjoint_pairs": [contended], "host_copy_beside": [contended],
+                 "ping_pong": [0], "launch": [0]}
     suite = Suite()
     session.flight.note("compile", text="link")
     with session.communicator.together(DeviceError, MemoryError):
-        for part, size in measurements(ranks, sizes):
-            header = CaseHeader(
-                collective=LINK.name, shape=dict(part.shape), size_bytes=size,
-                count=size // element_bytes, datatype=DATATYPE.name, redop="none",
-                algorithm=part.algorithm, memory=wire.kind)
-            suite.add(header, iteration_of_part(session, wire, part, size))
-        most = max(CONTENDED_BYTES, sizes[0])
-        contended = max(header.size_bytes for header in suite.headers
-                        if header.size_bytes <= most)
-        buffers = Buffers(wire.send, wire.receive, session.options.seed)
-        suite.link_parts[contended] = link_parts(session, buffers, contended)
+        for algorithm, same_kind in parts(session.communicator.size).items():
+            for size, part in product(few_sizes.get(algorithm, sizes), same_kind):
+                header = CaseHeader(
+                    collective=LINK.name, shape=dict(part.shape), size_bytes=size,
+                    count=size // DATATYPE.size_bytes, datatype=DATATYPE.name, redop="none",
+                    algorithm=algorithm, memory=wire.peers.kind)
+                suite.add(header, iteration_of_part(wire, part, size))
+        suite.link_parts[contended] = link_parts(session, wire.buffers, contended)
     return suite
 
 
-def iteration_of_part(session: Session, wire: Wire, part: Part, size_bytes: int) -> Iteration:
+def open_wire(session: Session, size_bytes: int) -> Wire:
+    """Buffers of this size on all ranks, which all call it. Raises Disagreement if no memory is
+    mapped."""
+    communicator, device, peers = session.communicator, session.world.device, session.world.peers
+    if isinstance(peers, Unsupported):
+        raise Disagreement(f"there is no wire to measure: {peers.reason}")
+    with communicator.together(DeviceError, MemoryError):
+        on_host = (device.private(BACKGROUND_BYTES) if device.near_peers
+                   else device.allocate(BACKGROUND_BYTES, "host_staged"))
+        on_device = device.private(BACKGROUND_BYTES)
+    send, receive = (register(communicator, device, peers, size_bytes) for _ in range(2))
+    arguments = peers.arguments(send.address, receive.address, 0, device.most_chunk_bytes)
+    for rank, (its_send, its_receive) in enumerate(zip(*peers.registered[-2:], strict=True)):
+        arguments.sends[rank], arguments.receives[rank] = its_send.address, its_receive.address
+    buffers = Buffers(send, receive, session.options.seed)
+    return Wire(session, peers, buffers, arguments, on_host, on_device)
+
+
+def bind(wire: Wire, part: Part, count: int) -> Operation:
+    """This rank's launch of a part that every rank launches; `count` float32 elements, or the round
+    trips of a ping-pong. Raises DeviceError."""
+    world, rank = wire.session.world, wire.session.communicator.rank
+    arguments = Arguments.from_buffer_copy(wire.arguments)
+    arguments.count = count
+    ranks = world.communicator.size
+    blocks = 1 if part.algorithm == "ping_pong" else world.device.blocks_for(4 * count)
+    if part.algorithm == "local_copy":
+        step = Step(probe_kernels(world.device, ranks).kernel("copy_local"), arguments, blocks)
+    else:
+        destination = dict(part.pairs).get(rank, -1)
+        source = {target: source for source, target in part.pairs}.get(rank, -1)
+        transfer = Transfer(arguments, destination, source, wire.on_host.address,
+                            wire.on_device.address, BACKGROUND_BYTES)
+        kernels = world.device.compile("link", {"WORLD": str(ranks)}, STRUCTURES)
+        step = Step(kernels.kernel(ENTRIES.get(part.algorithm, "link_push")), transfer, blocks)
+    return Operation(step, world.device.caller(step), keep=wire)
+
+
+def iteration_of_part(wire: Wire, part: Part, size_bytes: int) -> Iteration:
     """The source rewrites its buffer, the timed operation moves it, and the destination reads it:
     so the lines that a push stores into, or a pull reads, lie where a real exchange leaves them."""
-    rank, watch, world = session.communicator.rank, session.flight.watch, wire.world
-    shape = "-".join(map(str, part.shape.values()))
-    text = f"{part.algorithm} {shape} {size_bytes} B"
-    idle, no_operation = nothing(world, watch), Operation(nothing(world, watch), lambda: None)
+    world, watch = wire.session.world, wire.session.flight.watch
+    ranks = tuple(sorted(set(chain(*part.pairs))))
+    has_part = world.communicator.rank in ranks
+    idle = nothing(world, watch)
+    operation = Operation(idle, lambda: None)
     if part.algorithm == "launch":
-        is_mine = part.shape["src"] == rank
-        launch = idle_operation(world, watch) if is_mine else no_operation
-        return Iteration(-1, text, idle, launch, idle, idle, from_python=True,
-                         ranks=(part.shape["src"],))
-    if part.algorithm == "ping_pong":
-        trips = SHARED_PING_PONGS if wire.kind == "same_device" else FLAGS
-        return Iteration(-1, text, idle, bind(wire, part, trips), idle, idle,
-                         scale=1 / (2 * trips), ranks=part.pairs[0])
-    data = verify.Data(LINK, DATATYPE, "none", session.communicator.size, session.options.seed)
-    steps = pattern_steps(
-        world, watch, DATATYPE,
-        Segments(wire.send.address, size_bytes, DATATYPE.encode(data.sent())[rank]),
-        Segments(wire.receive.address, size_bytes, data.received({"pairs": part.pairs})[rank]))
-    count = size_bytes // DATATYPE.size_bytes
-    reading = plain_arguments(rank, wire.send.address, wire.receive.address, count, watch)
-    kernels = probe_kernels(world.device, len(wire.sends))
-    read = Step(kernels.kernel("read_own"), reading, world.device.blocks_for(size_bytes))
-    is_source = any(source == rank for source, _ in part.pairs)
-    is_target = any(target == rank for _, target in part.pairs)
-    # Every rank launches, since a launch advances all epochs; only a local copy concerns one rank.
-    launches = is_source or is_target or part.algorithm != "local_copy"
-    mover = 1 if part.algorithm == "pull" else 0
-    return Iteration(
-        -1, text, steps.write if is_source else idle,
-        bind(wire, part, count) if launches else no_operation, read if is_target else idle,
-        steps.check if is_target else idle, wrong=steps.wrong, keep=[steps],
-        ranks=tuple(sorted({rank for pair in part.pairs for rank in pair})),
-        movers=tuple(pair[mover] for pair in part.pairs),
-        every=SLOW_EVERY if size_bytes > CONTENDED_BYTES else 1)
+        if has_part:
+            operation = Operation(idle, world.device.caller(idle))
+        iteration = Iteration(-1, "", idle, operation, idle, idle, from_python=True)
+    elif part.algorithm == "ping_pong":
+        trips = SHARED_PING_PONGS if wire.peers.kind == "same_device" else FLAGS
+        iteration = Iteration(-1, "", idle, bind(wire, part, trips), idle, idle,
+                              scale=1 / (2 * trips))
+    else:
+        case = Case(LINK, size_bytes // DATATYPE.size_bytes, DATATYPE, "none",
+                    wire.arguments.send, wire.arguments.receive, shape={"pairs": part.pairs})
+        # Every rank launches, since a launch advances all epochs; but a local copy has no epoch.
+        if has_part or part.algorithm != "local_copy":
+            operation = bind(wire, part, case.count)
+        iteration = case_iteration(world, watch, wire.buffers, case, operation, 0)
+        if world.communicator.rank not in dict(part.pairs):
+            iteration.prepare = idle
+        iteration.movers = tuple(pair[1 if part.algorithm == "pull" else 0] for pair in part.pairs)
+        iteration.every = SLOW_EVERY if size_bytes > CONTENDED_BYTES else 1
+    shape = "-".join(map(str, part.shape.values()))
+    iteration.text, iteration.ranks = f"{part.algorithm} {shape} {size_bytes} B", ranks
+    return iteration
 
 
 if __name__ == "__main__":
     started_s = time.monotonic()
-    run_options, link_options = parse()
-    start(run_options, started_s, lambda session: measure(
-        session, partial(prepare, link_options)))
+    run_options, sizes = parse()
+    start(run_options, started_s, lambda session: measure(session, partial(prepare, sizes)))

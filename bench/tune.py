@@ -12,11 +12,11 @@ import time
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while modules load, Ctrl-C has nothing to keep
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
+from statistics import median, mode
 
 from bench.harness import options, tuned
 from bench.harness.head import Machine
@@ -31,7 +31,7 @@ from collectives.collective import COLLECTIVES
 from collectives.operation import TunedChoice
 from reports.case import find_states
 from reports.result import Result
-from reports.tune import FINALISTS, costs_of, winners
+from reports.tune import FINALISTS, costs_by_state, winners
 
 ABOUT = "Finds what auto should run on this machine, by size and state of the link."
 ROUNDS_A_HEAT = 3  # before the worse half leaves
@@ -40,20 +40,10 @@ CHUNKS = ("32K", "64K", "128K", "256K", "1M")  # besides the device's own
 STORES = ("", "nt", "ntr", "nt+ntr")
 
 
-@dataclass(frozen=True)
-class TuneOptions:
-    """The sizes to search, and the file for the table (None: the one that `auto` looks for)."""
-
-    sizes: tuple[int, ...]
-    table: str | None
-
-
 def candidates(size_bytes: int, far_peers: bool) -> Iterator[str]:
-    """The builds that are worth a trial at a size.
-
-    Small results stay in cache: a reader of stores around the caches loses more than the writer
-    gains. A chunk must be shorter than the message.
-    """
+    """The builds that are worth a trial at a size."""
+    # Small results stay in cache: a reader of stores around the caches loses more than the writer
+    # gains. A chunk must be shorter than the message.
     stores = STORES if size_bytes >= 1 << 20 else STORES[:2]
     chunks = [chunk for chunk in CHUNKS if options.size_bytes(chunk) < size_bytes]
     grids = ["8b", "32b", "256t"] if far_peers else []
@@ -63,13 +53,13 @@ def candidates(size_bytes: int, far_peers: bool) -> Iterator[str]:
     if size_bytes <= 2 << 20:
         searched = [("one_shot_push", []), ("one_shot_pull", []), *searched]
     for algorithm, cuts in searched:
-        for store in stores:
-            for cut in ("", *cuts, *grids):
-                yield "+".join(word for word in (algorithm, store, cut) if word)
+        for store, cut in product(stores, ("", *cuts, *grids)):
+            yield "+".join(filter(None, (algorithm, store, cut)))
 
 
-def parse(argv: Sequence[str] | None = None) -> tuple[RunOptions, TuneOptions]:
-    """The options, or the end of the process with status 2 and one sentence."""
+def parse() -> tuple[RunOptions, tuple[int, ...]]:
+    """The options and the sizes to search, or the end of the process with status 2 and one
+    sentence. The file for the table is the run's only output file, if it is named."""
     parser = options.rank_parser("tune", ABOUT, "mpirun -n 2 python -m bench.tune --max-time 300",
                                  "auto gets no table")
     groups = [parser.add_argument_group(title).add_argument for title in ("what", "how", "output")]
@@ -79,24 +69,23 @@ def parse(argv: Sequence[str] | None = None) -> tuple[RunOptions, TuneOptions]:
               help="file for the table (where auto looks for it)")
     options.add_output(groups[2])
     parser.set_defaults(sizes=None, datatype="float32")
-    namespace = parser.parse_args(argv)
-    if not 4 <= namespace.minbytes <= namespace.maxbytes:
-        parser.error("there is no size of whole elements from "
-                     f"{namespace.minbytes} B to {namespace.maxbytes} B")
+    namespace = parser.parse_args()
+    sizes = requested_sizes(parser, namespace)
+    if not sizes[0]:
+        parser.error("no algorithm is best at 0 B")
     parser.require_ranks()
     files = (namespace.table,) if namespace.table else ()
-    run = options.run_options("tune", namespace, lean=True, output_files=files)
-    return run, TuneOptions(requested_sizes(parser, namespace), namespace.table)
+    return options.run_options("tune", namespace, lean=True, output_files=files), sizes
 
 
-def prepare(tune: TuneOptions, session: Session) -> Suite:
+def prepare(sizes: tuple[int, ...], session: Session) -> Suite:
     """Every candidate at every size, without the link's parts: nothing is held against a bound.
     Raises Disagreement."""
     with session.communicator.together(tuned.UnusableTable):  # before anything is measured
-        if not tune.table:
+        if not session.options.output_files:
             tuned.default_folder()
     far_peers = not session.world.device.near_peers
-    sweep = SweepOptions(COLLECTIVES["all_reduce"], "float32", "sum", tune.sizes)
+    sweep = SweepOptions(COLLECTIVES["all_reduce"], "float32", "sum", sizes)
     axes = Axes(ALGORITHMS["all_reduce"], lambda size: list(candidates(size, far_peers)),
                 mode="as_used")
     suite = prepare_with(sweep, axes, session)
@@ -107,45 +96,39 @@ def prepare(tune: TuneOptions, session: Session) -> Suite:
 def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
     """The cases that have another round, by rank 0's figures.
 
-    Each state of the link has its own search, and the state of the last round continues its own:
-    cases with fewer than three blocks in it, and of each size and variant the best, fewer the
-    longer the state has lasted. The finalists stay until the end, in case another state appears.
+    Cases of one size and variant compete with each other. Each state of the link has its own
+    search, and the state of the last round continues its own.
     """
     chosen: set[int] = set()
     if run.file:
         states = find_states(run.blocks)
-        last_states = Counter(
+        last_states = [
             state for block, state in zip(run.blocks, states.of_block, strict=True)
-            if block.round == rounds - 1 and state is not None)
-        current = last_states.most_common(1)[0][0] if last_states else 0
-        costs_us = costs_of(run.blocks, states).get(current, {})
-        seen = Counter(block.case for block, state in zip(run.blocks, states.of_block, strict=True)
-                       if state == current or states.longest is None)
-        for heat in heats(run.suite):
-            chosen |= survivors(heat, costs_us, seen)
+            if block.round == rounds - 1 and state is not None]
+        current = mode(last_states or [0])
+        costs_us = costs_by_state(run.blocks, states).get(current, {})
+        heats: dict[tuple[int, str], dict[int, list[float]]] = {}
+        for number in run.suite.iterations:
+            header = run.suite.headers[number]
+            heat = heats.setdefault((header.size_bytes, header.variant), {})
+            heat[number] = costs_us.get(number, [])
+        chosen = set().union(*map(survivors, heats.values()))
     return list(run.session.communicator.broadcast(sorted(chosen)))
 
 
-def heats(suite: Suite) -> list[list[int]]:
-    """The cases that compete with each other: all of one size and variant."""
-    groups: dict[tuple[int, str], list[int]] = {}
-    for number in suite.iterations:
-        header = suite.headers[number]
-        groups.setdefault((header.size_bytes, header.variant), []).append(number)
-    return list(groups.values())
-
-
-def survivors(heat: list[int], costs_us: dict[int, float], seen: Counter[int]) -> set[int]:
-    """The cases of a heat that have another round."""
-    halvings = max(seen[number] for number in heat) // ROUNDS_A_HEAT
-    places = max(FINALISTS, len(heat) >> halvings)
-    ranked = sorted((number for number in heat if number in costs_us), key=costs_us.__getitem__)
-    newcomers = {number for number in heat if seen[number] < ROUNDS_A_HEAT}
-    unsettled = {number for number in ranked[:places] if seen[number] < LAST_ROUNDS}
+def survivors(costs_us: dict[int, list[float]]) -> set[int]:
+    """The cases of a heat that have another round, by the costs of their blocks in one state of the
+    link: cases with fewer than three blocks, and the best, fewer the longer the state has lasted.
+    The finalists stay until the end, in case another state appears."""
+    halvings = max(map(len, costs_us.values())) // ROUNDS_A_HEAT
+    places = max(FINALISTS, len(costs_us) >> halvings)
+    ranked = sorted(filter(costs_us.get, costs_us), key=lambda number: median(costs_us[number]))
+    newcomers = {number for number, costs in costs_us.items() if len(costs) < ROUNDS_A_HEAT}
+    unsettled = {number for number in ranked[:places] if len(costs_us[number]) < LAST_ROUNDS}
     return newcomers | (unsettled or set(ranked[:1]))
 
 
-def conclude(table: str | None, result: Result, machine: Machine, run: RunOptions) -> str:
+def conclude(result: Result, machine: Machine, run: RunOptions) -> str:
     """Stores the winners, even if time ran out among the finalists; the last line of the output.
     Raises OSError."""
     if result.end is None or result.end.reason == "interrupted" or result.end.n_wrong:
@@ -155,14 +138,14 @@ def conclude(table: str | None, result: Result, machine: Machine, run: RunOption
                            winner.link_rtt_ns, winner.name) for winner in winners(result)]
     if not choices:
         return "table: none, no case was measured often enough; allow more time (--max-time)\n"
-    path = Path(table) if table else tuned.default_path(machine)
+    path = Path(*run.output_files) if run.output_files else tuned.default_path(machine)
     tuned.add(path, machine, result.run.run_id, choices)
     return f"table: {path}\n"
 
 
 if __name__ == "__main__":
     started_s = time.monotonic()
-    run_options, tune_options = parse()
-    policy = RunPolicy(16, ROUNDS_A_HEAT, go_on, partial(conclude, tune_options.table))
+    run_options, sizes = parse()
+    policy = RunPolicy(16, ROUNDS_A_HEAT, go_on, conclude)
     start(run_options, started_s, lambda session: measure(
-        session, partial(prepare, tune_options), policy))
+        session, partial(prepare, sizes), policy))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from statistics import median
 
 from reports.case import LinkStates, find_states
 from reports.schema import Block, Result
@@ -32,16 +30,15 @@ class Winner:
     runner_up: tuple[str, float] | None
 
 
-def costs_of(blocks: Sequence[Block], states: LinkStates, least: int = 1) -> dict[int, dict[int, float]]:
-    """Median costs in microseconds by state of the link and case, of those with so many blocks in it. Of a link that
-    never settled all blocks count, as one state."""
+def costs_by_state(blocks: Sequence[Block], states: LinkStates) -> dict[int, dict[int, list[float]]]:
+    """The costs in microseconds of each case's blocks in each state of the link. Of a link that never settled all
+    blocks count, as one state."""
     found: dict[int, dict[int, list[float]]] = {}
     for block, its in zip(blocks, states.of_block, strict=True):
         state = 0 if states.longest is None else its
         if state is not None:
             found.setdefault(state, {}).setdefault(block.case, []).append(block.total_us or block.time_us)
-    return {state: {case: float(np.median(costs)) for case, costs in by_case.items() if len(costs) >= least}
-            for state, by_case in found.items()}
+    return found
 
 
 def winners(result: Result) -> list[Winner]:
@@ -49,9 +46,9 @@ def winners(result: Result) -> list[Winner]:
     and named beside the other where it is faster."""
     states = find_states(result.blocks)
     found = []
-    for state, costs_us in sorted(costs_of(result.blocks, states, LEAST_BLOCKS).items()):
-        seen = Counter(block.case for block, its in zip(result.blocks, states.of_block, strict=True)
-                       if its == state or states.longest is None)
+    for state, costs in sorted(costs_by_state(result.blocks, states).items()):
+        seen = {case: len(of_case) for case, of_case in costs.items()}
+        costs_us = {case: median(of_case) for case, of_case in costs.items() if seen[case] >= LEAST_BLOCKS}
         heats: dict[tuple[int, str, bool], list[int]] = {}
         for case in result.cases:
             if case.status == "ok" and case.case in seen:

@@ -4,10 +4,12 @@ is told from what must not, for `make test` to have the first two at once: `-m b
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from bench.machine import files
 from kernels.devices.device import DeviceError
 from kernels.devices.gpu_driver import visible_gpus
 
@@ -43,6 +45,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem.removeprefix("test_") in BESIDE and not item.get_closest_marker("alone"):
             item.add_marker("beside")
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
+    """Makes the machine whose /proc and /sys lie below a folder this one; returns the folder."""
+
+    def use(root: Path) -> Path:
+        monkeypatch.setattr(files, "ROOT", root)
+        return root
+
+    return use
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,9 @@ from bench.harness.options import RunOptions
 from bench.harness.session import Session
 from bench.harness.timing import perform, times_us
 from bench.harness.watchdog import FlightRecord
-from bench.link import FLAGS, iteration_of_part
+from bench.link import FLAGS, iteration_of_part, open_wire, parts
 from bench.machine.placement import pin
 from collectives.communicator import Communicator
-from collectives.link import open_wire, parts
 from collectives.operation import Unsupported
 from collectives.peer_buffer import WaitPolicy
 from collectives.world import open_device, open_world
@@ -43,14 +42,15 @@ def main(pairs: int) -> None:
     assert not isinstance(world.peers, Unsupported)
     assert not place.crowded
     session = Session(RunOptions("link"), world, flight, place, 0.0)
-    wire = open_wire(world, 1 << 20)
-    iteration = iteration_of_part(session, wire, parts(2)["ping_pong"][0], 0)
+    wire = open_wire(session, 1 << 20)
+    iteration = iteration_of_part(wire, parts(2)["ping_pong"][0], 0)
+    sends = wire.arguments.sends
     bare, rank = bare_loop(), communicator.rank
     ours_ns, bare_ns = [], []
     for _ in range(pairs):
-        wire.send.write(np.zeros(1, np.uint64))
+        wire.buffers.send.write(np.zeros(1, np.uint64))
         communicator.barrier()
-        bare_ns.append(bare(wire.sends[1 - rank], wire.sends[rank], FLAGS, rank == 0))
+        bare_ns.append(bare(sends[1 - rank], sends[rank], FLAGS, rank == 0))
         stamps = communicator.gather(perform(session, iteration, Counts(0, 1)))
         if stamps is not None:
             times = times_us(stamps, True, iteration.ranks, iteration.movers)

@@ -17,7 +17,6 @@ from bench.machine.environment import (
     machine_id,
     scrub_argv,
     scrub_value,
-    siblings,
     software_id,
     steal_share,
     threats,
@@ -53,7 +52,9 @@ def test_nothing_names_the_host_the_user_or_a_path(monkeypatch):
         "NCCL_COMM_ID": "10.0.0.1:99", "FI_PROVIDER": "node7.cluster.local",
         "CUDA_VISIBLE_DEVICES": "GPU-8a7b6c5d-1234-5678-9abc-def012345678",
         "AWS_SECRET_ACCESS_KEY": "topsecret", "UCX_TLS": "self,sm"}  # fmt: skip
-    env = describe(compiler="g++ 12.2.0 (/home/someone/gcc)", variables=secrets)
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    env = describe(compiler="g++ 12.2.0 (/home/someone/gcc)")
     text = " ".join(str(fact["value"]) for fact in env.values())
     for leak in ("node-seven", "mlx5", "someone", "10.0.0.1", "GPU-8a", "cluster", "topsecret"):
         assert leak not in text
@@ -100,10 +101,10 @@ def test_identities_follow_hardware_and_software_apart():
     assert (machine_id(quieter), software_id(quieter, *libraries)) == ids
 
 
-def test_recorded_tree_of_a_troubled_virtual_machine(tmp_path):
+def test_recorded_tree_of_a_troubled_virtual_machine(tmp_path, machine):
     cpu = "sys/devices/system/cpu"
     cache = {"level": "1", "type": "Data", "size": "32K"}
-    env = describe(root=write(tmp_path, {
+    machine(write(tmp_path, {
         "proc/cpuinfo": CPUINFO.format(more=" hypervisor avx512f"),
         "proc/loadavg": "1.26 0.5 0.1 2/83 4159",
         "proc/stat": "cpu  50 0 20 100 0 0 0 30 0 0\ncpu0 1 1 1 1",
@@ -112,58 +113,58 @@ def test_recorded_tree_of_a_troubled_virtual_machine(tmp_path):
         "sys/fs/cgroup/a/cpu.max": "150000 100000",
         "sys/fs/cgroup/a/b/cpu.max": "300000 100000",
         "sys/class/dmi/id/sys_vendor": "QEMU",
-        f"{cpu}/online": "0-2,8",
-        f"{cpu}/smt/active": "1",
         f"{cpu}/intel_pstate/no_turbo": "0",
         **{f"{cpu}/cpu{i}/cpufreq/scaling_governor": "powersave" for i in range(4)},
-        **{f"{cpu}/cpu{i}/topology/core_id": str(i // 2) for i in range(4)},
-        **{f"{cpu}/cpu{i}/topology/physical_package_id": "0" for i in range(4)},
+        **{SIBLINGS.format(i): ("0-1", "2-3")[i // 2] for i in range(4)},
         **{f"{cpu}/cpu{i}/cache/index0/{name}": cache[name] for i in range(4) for name in cache},
         **{f"{cpu}/cpu{i}/cache/index0/shared_cpu_list": ("0-1", "2-3")[i // 2] for i in range(4)},
     }))
+    env = describe()
     values = {name: fact["value"] for name, fact in env.items()}
     expected = {
-        "cpu.model": "Some CPU @ 3GHz", "cpu.cores": 2, "cpu.logical": 4,
-        "cpu.caches": "L1d 32K x 2", "cpu.smt": True, "cpu.governor": "powersave",
+        "cpu.model": "Some CPU @ 3GHz", "cpu.cores": 2,
+        "cpu.caches": "L1d 32K x 2", "cpu.governor": "powersave",
         "cpu.turbo": True,
         "os.virtualisation": "QEMU", "os.load_1min": 1.26, "os.steal_share_since_boot": 0.15,
         "os.cgroup_cpu_quota": 1.5, "numa.nodes": "unknown",
     }
     assert {name: values[name] for name in expected} == expected
+    env["cpu.logical"]["value"] = 4
     text = " ".join(threats(env))
     for word in ("virtual machine (QEMU)", "powersave", "1.3", "SMT", "1.5 CPUs", "15%", "Turbo"):
         assert word in text
 
 
-def test_recorded_tree_of_a_quiet_bare_machine_raises_no_alarm(tmp_path):
-    env = describe(root=write(tmp_path, {
+def test_recorded_tree_of_a_quiet_bare_machine_raises_no_alarm(tmp_path, machine):
+    machine(write(tmp_path, {
         "proc/cpuinfo": CPUINFO.format(more=""),
         "proc/loadavg": "0.05 0.5 0.1 2/83 4159",
         "proc/stat": "cpu  50 0 20 100 0 0 0 0 0 0",
         "proc/self/cgroup": "1:cpu,cpuacct:/x\n0::/",
         "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1",
-        "sys/devices/system/cpu/online": "0-1",
-        "sys/devices/system/cpu/smt/active": "0",
         "sys/devices/system/cpu/cpufreq/boost": "0",
         "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance",
     }))
+    env = describe()
     assert env["os.virtualisation"]["value"] == "none"
     assert env["os.cgroup_cpu_quota"]["value"] == "none"
     assert env["cpu.turbo"]["value"] is False
     assert not list(threats(env))
 
 
-def test_recorded_tree_of_a_version_1_group_gives_its_quota(tmp_path):
-    env = describe(root=write(tmp_path, {
+def test_recorded_tree_of_a_version_1_group_gives_its_quota(tmp_path, machine):
+    machine(write(tmp_path, {
         "proc/self/cgroup": "3:cpu,cpuacct:/x\n0::/",
         "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "50000",
         "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000",
     }))
+    env = describe()
     assert env["os.cgroup_cpu_quota"]["value"] == 0.5
 
 
-def test_empty_recorded_tree_leaves_facts_unknown(tmp_path):
-    env = describe(root=tmp_path)
+def test_empty_recorded_tree_leaves_facts_unknown(tmp_path, machine):
+    machine(tmp_path)
+    env = describe()
     for name in ("cpu.model", "cpu.cores", "cpu.caches", "os.virtualisation",
                  "os.cgroup_cpu_quota", "os.steal_share_since_boot",
                  "compiler"):
@@ -172,34 +173,36 @@ def test_empty_recorded_tree_leaves_facts_unknown(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("ranks", "fact", "sentence"),
+    ("ranks", "sentence"),
     [
-        ([(0, [0]), (1, [4])], "0-4", "Ranks 0 and 1 share a physical core (CPUs 0-4)"),
-        ([(0, [0]), (1, [1])], "none", None),
-        ([(0, [0, 4]), (1, [1, 5])], "0-4 1-5", None),  # a core each, with both of its threads
-        ([(0, [0, 1, 4, 5]), (1, [0, 1, 4, 5])], "0-4 1-5", None),  # not pinned
-        ([(0, [1]), (2, [0]), (4, [5])], "1-5", "Ranks 0 and 4 share a physical core (CPUs 1-5)"),
-        ([(0, [0]), (1, [7])], "unknown", None),
+        ([(0, [0]), (1, [4])], "Ranks 0 and 1 share a physical core (CPUs 0-4)"),
+        ([(0, [0]), (1, [1])], None),
+        ([(0, [0, 4]), (1, [1, 5])], None),  # a core each, with both of its threads
+        ([(0, [0, 1, 4, 5]), (1, [0, 1, 4, 5])], None),  # not pinned
+        ([(0, [1]), (2, [0]), (4, [5])], "Ranks 0 and 4 share a physical core (CPUs 1-5)"),
+        ([(0, [0]), (1, [7])], None),
     ],
 )
-def test_ranks_on_one_core_of_a_recorded_tree_are_a_threat(tmp_path, ranks, fact, sentence):
+def test_ranks_on_one_core_of_a_recorded_tree_are_a_threat(tmp_path, ranks, sentence, machine):
     """Two ranks on one core take twice the time, and no table would show the cause."""
-    write(tmp_path, {SIBLINGS.format(cpu): f"{cpu % 4},{cpu % 4 + 4}" for cpu in (0, 1, 4, 5)})
-    shared = siblings({cpu for _, cpus in ranks for cpu in cpus}, tmp_path)
-    sentences = list(threats({"cpu.smt_siblings": shared}, ranks))
-    assert (shared["value"], len(sentences)) == (fact, 1 if sentence else 0)
+    machine(write(tmp_path, {SIBLINGS.format(cpu): f"{cpu % 4},{cpu % 4 + 4}" for cpu in (0, 1, 4, 5)}))
+    sentences = list(threats({}, ranks))
+    assert len(sentences) == (1 if sentence else 0)
     assert not sentence or sentence in sentences[0]
 
 
-def test_time_withheld_during_a_run_counts_only_the_ranks_cpus_in_a_recorded_tree(tmp_path):
+def test_time_withheld_during_a_run_counts_only_the_ranks_cpus_in_a_recorded_tree(tmp_path, machine):
     """On a machine with many CPUs, the loss of two CPUs would vanish among the idle ones."""
     stat = ("cpu  0 0 0 9000 0 0 0 {} 0 0\ncpu0 {} 0 0 0 0 0 0 10 0 0\n"
             "cpu1 100 0 0 0 0 0 0 {} 7 0\ncpu10 {} 0 0 0 0 0 0 99 0 0")
-    before = cpu_ticks({0, 1}, write(tmp_path, {"proc/stat": stat.format(10, 100, 0, 5)}))
-    after = cpu_ticks({0, 1}, write(tmp_path, {"proc/stat": stat.format(50, 260, 40, 999)}))
-    assert steal_share(before, after) == 0.2
-    assert steal_share(before, cpu_ticks({0, 1}, tmp_path / "nothing")) is None
     assert steal_share((0, 0), cpu_ticks()) == describe()["os.steal_share_since_boot"]["value"]
+    machine(tmp_path)
+    assert cpu_ticks({0, 1}) is None
+    write(tmp_path, {"proc/stat": stat.format(10, 100, 0, 5)})
+    before = cpu_ticks({0, 1})
+    write(tmp_path, {"proc/stat": stat.format(50, 260, 40, 999)})
+    assert steal_share(before, cpu_ticks({0, 1})) == 0.2
+    assert steal_share(before, None) is None
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.032, True), (0.01, False), (None, False)])

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +25,7 @@ from reports.rows import views
 from reports.table import render
 from tests import fake_gpu
 from tests.launch import ROOT, mpirun
+from tests.machines import write
 from tests.synthetic_run import write_run
 
 PRODUCT = """
@@ -230,10 +230,9 @@ def test_what_is_lost_is_told_from_what_is_gained(tmp_path):
     assert "60.0 GFLOP/s a rank" in " ".join(render(result).split())
 
 
-def test_a_free_core_is_one_of_which_no_rank_has_any_part(monkeypatch):
+def test_a_free_core_is_one_of_which_no_rank_has_any_part(tmp_path, machine):
     """A matmul on the other thread of a rank's core is not beside it."""
     siblings = {0: "0,4", 4: "0,4", 1: "1,5", 5: "1,5", 2: "2", 3: "3"}
-    monkeypatch.setattr(Path, "exists", lambda path: True)
-    monkeypatch.setattr(Path, "read_text", lambda path: siblings[int(re.findall(r"cpu(\d+)/", str(path))[0])])
+    machine(write(tmp_path, {placement.SIBLINGS.format(cpu): cores for cpu, cores in siblings.items()}))
     assert placement.cores([0, 1, 2, 4, 5]) == [[0, 4], [1, 5], [2]]
     assert placement.one_per_core([0, 1, 2, 4, 5]) == [0, 1, 2, 4, 5]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from collectives.link import matchings, parts
+from bench.link import matchings, parts
 from reports.plot import plot
 from reports.result import Block, CaseHeader, Run, RunFile, read
 from reports.show import text

@@ -42,14 +42,12 @@ def examine(session: Session) -> Machine:
         rank["throttle"] = link_facts(bus_id).get("throttle")
     ranks = communicator.all_gather(rank)
     facts |= environment.gpu_facts(ranks)
-    used_cpus = {cpu for cpus in communicator.node_gather(cpus) for cpu in cpus}
-    facts["cpu.smt_siblings"] = environment.siblings(used_cpus)
     gpus = None
     if bus_id:
-        from bench.machine.gpus import examine_world
+        from bench.machine.gpus import examine_peers
         from bench.machine.pci import describe_rate
 
-        gpus = examine_world(world)
+        gpus = examine_peers(communicator, device, world.peers)
         links = {pair["path"] for pair in gpus["pairs"]}
         links |= {describe_rate(gpu["card"]) for gpu in gpus["gpus"]}
         facts["gpu.links"] = {"value": sorted(links), "source": "/sys/bus/pci/devices, NVML, KFD",

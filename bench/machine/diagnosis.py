@@ -5,7 +5,7 @@ needs root.
 """
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from bench.machine.gpu_state import PEER_STATUS, Facts
 from bench.machine.pci import AMD, describe_rate, gb_s, narrowest
@@ -19,20 +19,27 @@ ADVICE = {
     "iommu": "IOMMU of GPU {}: run dmesg | grep -i -e iommu -e dmar as root on the host",
     "memory_bytes": "resizable BAR of GPU {}: run nvidia-smi -q -d MEMORY, or for AMD"
                     " dmesg | grep BAR= as root",
-    "nvlinks": "NVLink or xGMI of GPU {}: run nvidia-smi nvlink -s, or for AMD amd-smi topology",
-}
+    "nvlinks": "NVLink or xGMI of GPU {}: run nvidia-smi nvlink -s, or for AMD amd-smi topology"}
+AMDGPU_REFUSALS = {"not built": "amdgpu is built without CONFIG_HSA_AMD_P2P",
+                   "N": "amdgpu was loaded with pcie_p2p=0"}
 
 
 def problems(facts: Facts) -> Iterator[str]:
     """A sentence for each problem, the worst first."""
-    yield from _peer_access(facts)
-    yield from (f"Peer memory was refused: {refusal}." for refusal in facts["refusals"])
-    yield from _nvlinks_down(facts["gpus"])
-    for number, gpu in enumerate(facts["gpus"]):
-        yield from _narrow_link(number, gpu)
-    yield from _slow_reads(facts)
-    yield from _redirections(facts)
-    for number, gpu in enumerate(facts["gpus"]):
+    gpus = list(enumerate(facts["gpus"]))
+    yield from _refused_peers(facts)
+    names = {gpu["bus_id"]: f"GPU {number}" for number, gpu in gpus} | {"switch": "the switch"}
+    for number, gpu in gpus:
+        down = [f"{index} (to {names.get(link['to'], 'an unknown end')})"
+                for index, link in enumerate(gpu["nvlinks"] or []) if not link["up"]]
+        if down:
+            yield (f"NVLinks of GPU {number} are down: {', '.join(down)}; check the bridge, and"
+                   " nvidia-smi nvlink -R.")
+    for number, gpu in gpus:
+        if gpu["links"]:
+            yield from _narrow_link(number, gpu)
+    yield from _slow_paths(facts)
+    for number, gpu in gpus:
         if _bar_is_small(gpu):
             share = f"{gpu['bar_bytes'] >> 20} of its {gpu['memory_bytes'] >> 20} MiB"
             yield f"GPU {number} shows {share} over PCIe: resizable BAR is off or not supported."
@@ -45,15 +52,16 @@ def problems(facts: Facts) -> Iterator[str]:
                " --ipc=host --pid=host.")
 
 
-def _peer_access(facts: Facts) -> Iterator[str]:
-    """Why the driver refuses peer access: one sentence for each reason, with its pairs."""
+def _refused_peers(facts: Facts) -> Iterator[str]:
+    """The driver's reasons, each with its pairs, and the refusals of the ranks' own probe."""
     reasons: dict[str, list[str]] = {}
     for pair in facts["pairs"]:
-        if pair["status"] not in ("OK", "UNKNOWN"):
+        if pair["status"] not in ("OK", "unknown"):
             name = f"{pair['reader']} to {pair['owner']}"
             reasons.setdefault(_refusal(facts, pair), []).append(name)
     for reason, pairs in reasons.items():
         yield f"No peer access from GPU {', '.join(pairs)}: {reason}."
+    yield from (f"Peer memory was refused: {refusal}." for refusal in facts["refusals"])
 
 
 def _refusal(facts: Facts, pair: Facts) -> str:
@@ -61,12 +69,10 @@ def _refusal(facts: Facts, pair: Facts) -> str:
     """
     owner = facts["gpus"][pair["owner"]]
     if owner["vendor"] != AMD:
-        letters, reason = PEER_STATUS[pair["status"]]
-        return f"{reason} (nvidia-smi topo -p2p r: {letters})"
-    if facts["amdgpu_p2p"] == "not built":
-        return "amdgpu is built without CONFIG_HSA_AMD_P2P"
-    if facts["amdgpu_p2p"] == "N":
-        return "amdgpu was loaded with pcie_p2p=0"
+        status = pair["status"]
+        return f"{PEER_STATUS[status]} (nvidia-smi topo -p2p r: {status})"
+    if facts["amdgpu_p2p"] in AMDGPU_REFUSALS:
+        return AMDGPU_REFUSALS[facts["amdgpu_p2p"]]
     if _bar_is_small(owner):
         return "resizable BAR is off, and amdgpu needs a BAR of the whole memory"
     return "the reason is unknown; as root on the host run dmesg | grep -i p2p"
@@ -76,21 +82,8 @@ def _bar_is_small(gpu: Facts) -> bool:
     return bool(gpu["bar_bytes"]) and gpu["bar_bytes"] < (gpu["memory_bytes"] or 0)
 
 
-def _nvlinks_down(gpus: Sequence[Facts]) -> Iterator[str]:
-    names = {gpu["bus_id"]: f"GPU {number}" for number, gpu in enumerate(gpus)}
-    names["switch"] = "the switch"
-    for number, gpu in enumerate(gpus):
-        down = [f"{index} (to {names.get(link['to'], 'an unknown end')})"
-                for index, link in enumerate(gpu["nvlinks"] or []) if not link["up"]]
-        if down:
-            yield (f"NVLinks of GPU {number} are down: {', '.join(down)}; check the bridge, and"
-                   " nvidia-smi nvlink -R.")
-
-
 def _narrow_link(number: int, gpu: Facts) -> Iterator[str]:
     """The link of a GPU that is slower than its card, with the cause if the facts show it."""
-    if not gpu["links"]:
-        return
     device = narrowest(gpu["links"])
     rate = gpu["links"][device]
     link_gb_s, card_gb_s = gb_s(rate), gb_s(gpu["card"])
@@ -104,34 +97,19 @@ def _narrow_link(number: int, gpu: Facts) -> Iterator[str]:
     elif gpu["slot"]:
         cause = f" The slot supports {describe_rate(gpu['slot'])} at most."
     chipset = " through the chipset" if gpu["chipset"] else ""
-    ratio = float(f"{card_gb_s / link_gb_s:.2g}")
     yield (f"GPU {number} ({gpu['bus_id']}) runs at {describe_rate(rate)}{chipset}, its card"
-           f" supports {describe_rate(gpu['card'])}: 32 MB takes about {ratio:g} times as long."
-           f"{cause}")
+           f" supports {describe_rate(gpu['card'])}: 32 MB takes about"
+           f" {card_gb_s / link_gb_s:.3g} times as long.{cause}")
 
 
-def _slow_reads(facts: Facts) -> Iterator[str]:
+def _slow_paths(facts: Facts) -> Iterator[str]:
+    """Reads far below their link; ACS and the IOMMU, which redirect or translate peer traffic."""
     for pair in facts["pairs"]:
         measured, limit = pair["gb_s"], _limit_gb_s(facts, pair)
         if facts["peers"] == "mapped" and measured and measured < limit / 2:
             yield (f"GPU {pair['reader']} reads GPU {pair['owner']} at {measured:.1f} GB/s, less"
                    f" than half of the link's {limit:.1f} GB/s.")
-
-
-def _limit_gb_s(facts: Facts, pair: Facts) -> float:
-    """The bandwidth of the slowest link between a pair, 0 if unknown; links above both are not
-    between them."""
-    reader, owner = (facts["gpus"][pair[end]]["links"] for end in ("reader", "owner"))
-    if not (pair["path"].startswith("PCIe") and reader and owner):
-        return 0.0
-    between = reader.keys() ^ owner.keys()
-    return min((gb_s((reader | owner)[device]) for device in between), default=0.0)
-
-
-def _redirections(facts: Facts) -> Iterator[str]:
-    """ACS and the IOMMU, which send peer traffic through the CPU or translate it."""
-    ports = _acs_ports(facts, True)
-    if ports:
+    if ports := _acs_ports(facts, True):
         commands = "; ".join(f"setpci -s {port} ECAP_ACS+6.w=0000" for port in ports)
         yield (f"ACS at {', '.join(ports)} sends peer traffic up to the CPU. To turn it off, run"
                f" as root on the host: {commands}.")
@@ -139,6 +117,16 @@ def _redirections(facts: Facts) -> Iterator[str]:
     if over_pcie and any(gpu["iommu"] == "translating" for gpu in facts["gpus"]):
         yield ("The IOMMU translates GPU traffic: peer access may be refused, slow or wrong. Boot"
                " with iommu=pt.")
+
+
+def _limit_gb_s(facts: Facts, pair: Facts) -> float:
+    """The bandwidth of the slowest link between a pair, 0 if unknown; links above both are not
+    between them."""
+    reader, owner = (facts["gpus"][pair[end]]["links"] or {} for end in ("reader", "owner"))
+    if not (pair["path"].startswith("PCIe") and reader and owner):
+        return 0.0
+    between = reader.keys() ^ owner.keys()
+    return min((gb_s((reader | owner)[device]) for device in between), default=0.0)
 
 
 def _acs_ports(facts: Facts, state: bool | None) -> list[str]:
@@ -150,17 +138,15 @@ def _acs_ports(facts: Facts, state: bool | None) -> list[str]:
 def unknowns(facts: Facts) -> Iterator[str]:
     """The unknown facts, each with the command that shows it and the user that may run it."""
     gpus, pairs, hypervisor = facts["gpus"], facts["pairs"], facts["virtualisation"]
-    ports = ", ".join(_acs_ports(facts, None))
-    if ports:
+    if ports := ", ".join(_acs_ports(facts, None)):
         yield f"ACS at {ports}: run lspci -vvv as root on the host (ReqRedir+ means on)"
     if any("unknown" in pair["path"] for pair in pairs):
         yield "path between GPUs: run lspci -tv on the host, and lstopo for the sockets"
     for key, sentence in ADVICE.items():
-        numbers = ", ".join(str(number) for number, gpu in enumerate(gpus) if gpu[key] is None)
-        if numbers:
+        if numbers := ", ".join(str(n) for n, gpu in enumerate(gpus) if gpu[key] is None):
             yield sentence.format(numbers)
     tested = facts["peers"] or facts["refusals"]
-    if not tested and any(pair["status"] == "UNKNOWN" for pair in pairs):
+    if not tested and any(pair["status"] == "unknown" for pair in pairs):
         yield (f"peer access: run mpirun -n {len(gpus)} python -m bench.doctor, or nvidia-smi topo"
                " -p2p r")
     if gpus and hypervisor not in ("none", "unknown"):
@@ -188,36 +174,31 @@ def _rates(gpu: Facts) -> tuple[str, str, str]:
 
 def page(facts: Facts) -> str:
     """The page of the doctor, at most 100 columns wide."""
-    gpus = [("GPU", "bus id", "name", "link", "card maximum", "slot maximum")]
-    gpus += [(str(number), gpu["bus_id"], gpu["name"][:32], *_rates(gpu))
-             for number, gpu in enumerate(facts["gpus"])]
-    lines = _table(gpus)
+    gpus = [(str(number), gpu["bus_id"], gpu["name"][:32], *_rates(gpu))
+            for number, gpu in enumerate(facts["gpus"])]
+    lines = _table("GPU", "bus id", "name", "link", "card maximum", "slot maximum", rows=gpus)
     if not any(pair["gb_s"] for pair in facts["pairs"]):
         lines.append("link: full speed of both ends; under mpirun, the speed under load")
-    if facts["pairs"]:
-        lines += ["", *_table(_pair_rows(facts))]
+    pairs = []
+    for pair in facts["pairs"]:
+        status = {"OK": "allowed", "unknown": "unknown"}.get(pair["status"], "no")
+        speeds = [f"{speed:.1f} GB/s" if speed else "-"
+                  for speed in (pair["gb_s"], _limit_gb_s(facts, pair))]
+        pairs.append((f"{pair['reader']} reads {pair['owner']}", pair["path"],
+                      facts["peers"] or status, *speeds))
+    if pairs:
+        lines += ["", *_table("pair", "path", "peer memory", "measured", "link limit", rows=pairs)]
     for number, gpu in enumerate(facts["gpus"]):
         copies = [f"{kind} {rate:.1f}" for kind, rate in gpu.get("copies_gb_s", {}).items()]
         if copies:
             lines.append(f"Copies within GPU {number}, read and write, GB/s: {', '.join(copies)}")
     for title, sentences in (("Problems", problems(facts)), ("Unknown", unknowns(facts))):
-        items = [line for sentence in sentences for line in textwrap.wrap(
-            sentence, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)]
+        items = [textwrap.fill(sentence, WIDTH, initial_indent="- ", subsequent_indent="  ",
+                               break_on_hyphens=False) for sentence in sentences]
         lines += ["", f"{title}:", *items] if items else ["", f"{title}: none"]
     return "\n".join(lines)
 
 
-def _pair_rows(facts: Facts) -> Iterator[tuple[str, ...]]:
-    yield "pair", "path", "peer memory", "measured", "link limit"
-    for pair in facts["pairs"]:
-        status = {"OK": "allowed", "UNKNOWN": "unknown"}.get(pair["status"], "no")
-        rates = [f"{rate:.1f} GB/s" if rate else "-"
-                 for rate in (pair["gb_s"], _limit_gb_s(facts, pair))]
-        name = f"{pair['reader']} reads {pair['owner']}"
-        yield name, pair["path"], facts["peers"] or status, *rates
-
-
-def _table(rows: Iterable[Sequence[str]]) -> list[str]:
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+def _table(*titles: str, rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (titles, *rows)]

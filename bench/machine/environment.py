@@ -11,12 +11,12 @@ import os
 import platform
 import re
 import socket
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from bench.machine.pci import read_text
+from bench.machine import files
+from bench.machine.files import read
 from bench.machine.placement import SIBLINGS, cores
 
 Fact = dict[str, Any]
@@ -60,31 +60,26 @@ _HYPERVISORS = ("KVM", "QEMU", "VMware", "VirtualBox", "Virtual Machine", "Xen",
 _CPUS = "sys/devices/system/cpu"
 
 
-def describe(*, compiler: str | None = None, with_hostname: bool = False, root: Path = Path("/"),
-             variables: Mapping[str, str] = os.environ) -> Environment:
-    """The facts of this host by name; sizes in bytes, shares from 0 to 1.
-
-    `compiler` is the name and version of the device's compiler; `root` holds `proc` and `sys`.
-    """
+def describe(compiler: str = "", with_hostname: bool = False) -> Environment:
+    """The facts of this host by name; shares from 0 to 1. `compiler` is the device's."""
+    load = read("proc/loadavg").split()
     facts: Environment = {
-        **_cpu_facts(root),
-        "numa.nodes": _read(root, "sys/devices/system/node/online", "numactl --hardware",
-                            _count_list),
-        "os.kernel": _read(root, "proc/sys/kernel/osrelease", "uname -r"),
-        "os.virtualisation": virtualisation(root),
-        "os.load_1min": _read(root, "proc/loadavg", "uptime", lambda text: float(text.split()[0])),
-        "os.steal_share_since_boot": _fact(steal_share((0, 0), cpu_ticks(root=root)), "/proc/stat",
+        **_cpu_facts(),
+        "os.kernel": _fact(platform.release(), "uname"),
+        "os.virtualisation": virtualisation(),
+        "os.load_1min": _fact(float(load[0]) if load else None, "/proc/loadavg", "uptime"),
+        "os.steal_share_since_boot": _fact(steal_share((0, 0), cpu_ticks()), "/proc/stat",
                                            "the st column of top"),
-        "os.cgroup_cpu_quota": _fact(_cpu_quota(root), "control groups",
+        "os.cgroup_cpu_quota": _fact(_cpu_quota(), "control groups",
                                      "cpu.max of its control group"),
         "python.version": _fact(platform.python_version(), "platform"),
         "numpy.version": _fact(version("numpy"), "package metadata"),
         "mpi4py.version": _fact(version("mpi4py"), "package metadata"),
-        "compiler": _fact(compiler and re.sub(r"\S*[/:@\\]\S*", "<set>", compiler),
-                          "the compiler itself", "$CXX --version")}
+        "compiler": _fact(re.sub(r"\S*[/:@\\]\S*", "<set>", compiler), "the compiler itself",
+                          "$CXX --version")}
     for name in VARIABLES:
-        if name in variables:
-            facts[f"env.{name}"] = _fact(scrub_value(variables[name]), "environment variable")
+        if name in os.environ:
+            facts[f"env.{name}"] = _fact(scrub_value(os.environ[name]), "environment variable")
     if with_hostname:
         facts["host.name"] = _fact(socket.gethostname(), "gethostname")
     return facts
@@ -92,19 +87,23 @@ def describe(*, compiler: str | None = None, with_hostname: bool = False, root: 
 
 def machine_id(env: Environment) -> str:
     """Twelve hexadecimal digits; two hosts with the same hardware share them."""
-    return _hash(f"{name}={env[name]['value']}" for name in HARDWARE if name in env)
+    return _hash(env, HARDWARE)
 
 
 def software_id(env: Environment, library: str, compiler: str) -> str:
     """Twelve hexadecimal digits for kernel, driver, Python, packages, library and compiler."""
-    facts = [f"{name}={env[name]['value']}" for name in SOFTWARE if name in env]
-    return _hash([*facts, f"library={library}", f"compiler={compiler}"])
+    return _hash(env, SOFTWARE, f"library={library}", f"compiler={compiler}")
 
 
-def cpu_ticks(cpus: Collection[int] = (), root: Path = Path("/")) -> tuple[int, int] | None:
+def _hash(env: Environment, names: Sequence[str], *more: str) -> str:
+    lines = [f"{name}={env[name]['value']}" for name in names if name in env]
+    return hashlib.sha256("\n".join([*lines, *more]).encode()).hexdigest()[:12]
+
+
+def cpu_ticks(cpus: Collection[int] = ()) -> tuple[int, int] | None:
     """The ticks since boot, stolen and total, of these CPUs (default: all); None if unknown."""
     names = [f"cpu{cpu}" for cpu in cpus] or ["cpu"]
-    rows = [line.split() for line in read_text(root / "proc/stat").splitlines()]
+    rows = [line.split() for line in read("proc/stat").splitlines()]
     # Columns 9 and 10 are guest ticks, which user ticks already include.
     ticks = [[int(tick) for tick in row[1:9]] for row in rows if row[0] in names]
     return (sum(row[7] for row in ticks), sum(map(sum, ticks))) if ticks else None
@@ -117,17 +116,9 @@ def steal_share(before: tuple[int, int] | None, after: tuple[int, int] | None) -
     return round((after[0] - before[0]) / max(after[1] - before[1], 1), 4)
 
 
-def siblings(cpus: Collection[int], root: Path = Path("/")) -> Fact:
-    """These CPUs, if they are hardware threads of one core: "0-4 1-5", or "none"."""
-    is_shown = all(read_text(root / SIBLINGS.format(cpu)) for cpu in cpus)
-    groups = cores(sorted(cpus), root)
-    shared = " ".join("-".join(map(str, core)) for core in groups if len(core) > 1)
-    return _fact((shared or "none") if is_shown else None, "/" + SIBLINGS.format("*"), "lscpu -e")
-
-
 def threats(env: Environment,
             ranks: Sequence[tuple[int, Collection[int]]] = ()) -> Iterator[str]:
-    """Conditions that can change a measured time; `ranks` of this host, with their CPUs."""
+    """Conditions that can change a measured time; `ranks` are this host's, with their CPUs."""
     values = {name: fact["value"] for name, fact in env.items() if fact["status"] == "ok"}
     if (kind := values.get("os.virtualisation", "none")) != "none":
         yield f"This is a virtual machine ({kind}): its host may move or stop its cores."
@@ -139,14 +130,13 @@ def threats(env: Environment,
         yield "Turbo is on: clocks depend on temperature and on the load of the other cores."
     if (reasons := values.get("gpu.throttle_reasons", "none")) != "none":
         yield f"A GPU was throttled when the run began ({reasons}): other runs may be faster."
-    if values.get("cpu.smt", False):
+    if values.get("cpu.logical", 0) > values.get("cpu.cores", float("inf")):
         yield "Hardware threads share cores (SMT): other work on a rank's core slows it down."
-    for core in values.get("cpu.smt_siblings", "none").replace("none", "").split():
-        threads = {int(cpu) for cpu in core.split("-")}
-        on_core = [str(rank) for rank, cpus in ranks if threads.issuperset(cpus)]
-        if len(on_core) > 1:
-            names = " and ".join(on_core)
-            yield f"Ranks {names} share a physical core (CPUs {core}): they slow each other down."
+    for core in cores(sorted({cpu for _, cpus in ranks for cpu in cpus})):
+        on_core = [str(rank) for rank, cpus in ranks if {*core} >= {*cpus}]
+        if len(core) > 1 and len(on_core) > 1:
+            yield (f"Ranks {' and '.join(on_core)} share a physical core (CPUs"
+                   f" {'-'.join(map(str, core))}): they slow each other down.")
     quota = values.get("os.cgroup_cpu_quota", "none")
     if quota != "none" and quota < values.get("cpu.logical", float("inf")):
         yield f"A cgroup grants {quota:g} CPUs: the kernel stops ranks in mid-run that use more."
@@ -158,16 +148,14 @@ def scrub_argv(argv: Sequence[str]) -> list[str]:
     """The command line with "<path>" for paths and "<set>" for possible addresses."""
     scrubbed = []
     for before, argument in zip(["", *argv], argv, strict=False):
-        long_option = re.fullmatch(r"(--[\w-]+)=(.*)", argument, re.DOTALL)
-        option, value = long_option.groups() if long_option else ("", argument)
-        is_path = before in _PATH_OPTIONS or option in _PATH_OPTIONS
+        value = re.sub(r"^(--[\w-]+=|-J(?=.))", "", argument)
+        option = argument.removesuffix(value)
+        is_path = before in _PATH_OPTIONS or option.rstrip("=") in _PATH_OPTIONS
         if is_path or re.search(r"[/\\]|^~", value):
             value = "<path>"
-        elif value.startswith("-J") and value != "-J":
-            value = "-J<path>"
         elif re.search(r"[:@]|\d+\.\d+\.\d+", value):
             value = "<set>"
-        scrubbed.append(f"{option}={value}" if option else value)
+        scrubbed.append(option + value)
     return scrubbed
 
 
@@ -193,9 +181,9 @@ def gpu_facts(ranks: Sequence[Mapping[str, Any]]) -> Environment:
     return facts
 
 
-def numa_node(cpu: int, root: Path = Path("/")) -> int | None:
+def numa_node(cpu: int) -> int | None:
     """The NUMA node of a CPU; None if the kernel does not show it."""
-    nodes = sorted((root / _CPUS / f"cpu{cpu}").glob("node[0-9]*"))
+    nodes = sorted((files.ROOT / _CPUS / f"cpu{cpu}").glob("node[0-9]*"))
     return int(nodes[0].name.removeprefix("node")) if nodes else None
 
 
@@ -206,83 +194,64 @@ def _fact(value: Any, source: str, look_at: str = "") -> Fact:
     return {"value": value, "source": source, "status": "ok"}
 
 
-def _read(root: Path, path: str, look_at: str, parse: Callable[[str], Any] = str) -> Fact:
-    """A fact from the file, or from the contents of all files that match a pattern."""
-    text = " ".join(filter(None, map(read_text, root.glob(path))))
-    return _fact(parse(text) if text else None, f"/{path}", look_at)
-
-
-def _hash(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
-
-
-def _cpuinfo(root: Path) -> dict[str, str]:
+def _cpuinfo() -> dict[str, str]:
     """The fields of the last CPU."""
-    text = read_text(root / "proc/cpuinfo")
-    return dict(re.findall(r"^([^\t:]+?)\s*:[ \t]*(.*)$", text, re.MULTILINE))
+    return dict(re.findall(r"^([^\t:]+?)\s*:[ \t]*(.*)$", read("proc/cpuinfo"), re.MULTILINE))
 
 
-def _cpu_facts(root: Path) -> Environment:
-    cpuinfo = _cpuinfo(root)
+def _cpu_facts() -> Environment:
+    cpuinfo = _cpuinfo()
     model = cpuinfo.get("model name")
     if model is None and "CPU part" in cpuinfo:  # Arm numbers its cores instead of naming them
         model = f"implementer {cpuinfo.get('CPU implementer')} part {cpuinfo['CPU part']}"
-    core_ids = {(read_text(path / "physical_package_id"), read_text(path / "core_id"))
-                for path in root.glob(f"{_CPUS}/cpu[0-9]*/topology")}
-    turbo = {"intel_pstate/no_turbo": "0", "cpufreq/boost": "1"}  # the values for on
-    states = {name: read_text(root / _CPUS / name) for name in turbo}
-    is_turbo = [state == turbo[name] for name, state in states.items() if state]
+    core_lists = set(map(read, files.ROOT.glob(SIBLINGS.format("[0-9]*"))))
+    governors = set(map(read, files.ROOT.glob(f"{_CPUS}/cpu[0-9]*/cpufreq/scaling_governor")))
+    no_turbo, boost = read(f"{_CPUS}/intel_pstate/no_turbo"), read(f"{_CPUS}/cpufreq/boost")
+    turbo = no_turbo == "0" if no_turbo else boost and boost == "1"
+    nodes = list(files.ROOT.glob("sys/devices/system/node/node[0-9]*"))
     return {
         "cpu.model": _fact(model, "/proc/cpuinfo", "lscpu"),
-        "cpu.cores": _fact(len(core_ids) or None, f"/{_CPUS}/*/topology", "lscpu"),
-        "cpu.logical": _read(root, f"{_CPUS}/online", "nproc", _count_list),
-        "cpu.caches": _fact(_caches(root), f"/{_CPUS}/*/cache", "lscpu -C"),
-        "cpu.smt": _read(root, f"{_CPUS}/smt/active", "lscpu", lambda active: active == "1"),
-        "cpu.governor": _read(root, f"{_CPUS}/cpu[0-9]*/cpufreq/scaling_governor",
-                              "cpupower frequency-info, on the host of a virtual machine",
-                              lambda governors: " ".join(sorted(set(governors.split())))),
-        "cpu.turbo": _fact(is_turbo[0] if is_turbo else None, f"/{_CPUS}",
-                           "the firmware's set-up, on the host of a virtual machine")}
+        "cpu.cores": _fact(len(core_lists) or None, "/" + SIBLINGS.format("*"), "lscpu"),
+        "cpu.logical": _fact(os.sysconf("SC_NPROCESSORS_ONLN"), "sysconf"),
+        "cpu.caches": _fact(_caches(), f"/{_CPUS}/*/cache", "lscpu -C"),
+        "cpu.governor": _fact(" ".join(sorted(governors)), f"/{_CPUS}/*/cpufreq",
+                              "cpupower frequency-info, on the host of a virtual machine"),
+        "cpu.turbo": _fact(turbo, f"/{_CPUS}",
+                           "the firmware's set-up, on the host of a virtual machine"),
+        "numa.nodes": _fact(len(nodes) or None, "/sys/devices/system/node", "numactl --hardware")}
 
 
-def _caches(root: Path) -> str:
+def _caches() -> str:
     """Such as "L1d 32K x 2, L2 1024K x 2, L3 32768K x 1": the size of a cache and their number."""
     caches: dict[str, set[str]] = {}
-    for path in root.glob(f"{_CPUS}/cpu[0-9]*/cache/index[0-9]*"):
+    for path in files.ROOT.glob(f"{_CPUS}/cpu[0-9]*/cache/index[0-9]*"):
         level, kind, size, shared_by = (
-            read_text(path / name) for name in ("level", "type", "size", "shared_cpu_list"))
+            read(path / name) for name in ("level", "type", "size", "shared_cpu_list"))
         suffix = {"Data": "d", "Instruction": "i"}.get(kind, "")
         caches.setdefault(f"L{level}{suffix} {size}", set()).add(shared_by)
     return ", ".join(f"{name} x {len(sharers)}" for name, sharers in sorted(caches.items()))
 
 
-def _count_list(cpu_list: str) -> int:
-    """The number of entries in a kernel list such as "0-3,8"."""
-    ranges = [[int(end) for end in part.split("-")] for part in cpu_list.split(",")]
-    return sum(ends[-1] - ends[0] + 1 for ends in ranges)
-
-
-def virtualisation(root: Path) -> Fact:
+def virtualisation() -> Fact:
     """The kind of hypervisor, or "none". DMI counts only if it names a known hypervisor."""
-    names = ("sys_vendor", "product_name")
-    dmi = " ".join(read_text(root / f"sys/class/dmi/id/{name}") for name in names)
+    dmi = " ".join(read(f"sys/class/dmi/id/{name}") for name in ("sys_vendor", "product_name"))
     for hypervisor in _HYPERVISORS:
         if hypervisor in dmi and "metal" not in dmi:
             return _fact(hypervisor, "/sys/class/dmi/id")
-    flags = _cpuinfo(root).get("flags", "").split()
+    flags = _cpuinfo().get("flags", "").split()
     kind = "unnamed hypervisor" if "hypervisor" in flags else "none"
     return _fact(kind if flags else None, "/proc/cpuinfo", "systemd-detect-virt")
 
 
-def _cpu_quota(root: Path) -> float | str | None:
+def _cpu_quota() -> float | str | None:
     """The number of CPUs that the tightest cgroup above this process grants, or "none"."""
-    cgroups = re.findall(r"^\d+:([^:]*):(/.*)$", read_text(root / "proc/self/cgroup"), re.MULTILINE)
+    cgroups = re.findall(r"^\d+:([^:]*):(/.*)$", read("proc/self/cgroup"), re.MULTILINE)
     quotas = []
     for controllers, path in cgroups:  # version 2 names no controllers
-        group = root / "sys/fs/cgroup" / controllers / path.strip("/")
+        group = files.ROOT / "sys/fs/cgroup" / controllers / path.strip("/")
         for folder in (group, *group.parents):
-            files = [folder / "cpu.max", folder / "cpu.cfs_quota_us", folder / "cpu.cfs_period_us"]
-            limit = " ".join(map(read_text, files)).split()
+            names = ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")
+            limit = " ".join(read(folder / name) for name in names).split()
             if limit and limit[0] not in ("max", "-1"):
                 quotas.append(int(limit[0]) / int(limit[1]))
     return min(quotas, default="none") if cgroups else None

@@ -7,22 +7,20 @@ a value that a driver does not give is left out.
 import re
 from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from bench.machine.pci import GENERATION, attribute, links, narrowest, rates
+from bench.machine import pci
 
 Facts = dict[str, Any]  # as the head of a run stores it
 
-# NVML_P2P_STATUS_* from 0 on: the letters of `nvidia-smi topo -p2p`, and the meaning.
+# NVML_P2P_STATUS_* from 0 on, by the letters of `nvidia-smi topo -p2p`.
 PEER_STATUS = {
-    "OK": ("OK", "the driver allows it"),
-    "CHIPSET_NOT_SUPPORTED": ("CNS", "the driver does not support this chipset or root complex"),
-    "GPU_NOT_SUPPORTED": ("GNS", "the driver does not support this model, nor most GeForce cards"),
-    "IOH_TOPOLOGY_NOT_SUPPORTED": ("TNS", "the driver does not support this topology"),
-    "DISABLED_BY_REGKEY": ("DR", "RegistryDwords in /proc/driver/nvidia/params disables it"),
-    "NOT_SUPPORTED": ("NS", "the driver does not support it"),
-}
+    "OK": "the driver allows it",
+    "CNS": "the driver does not support this chipset or root complex",
+    "GNS": "the driver does not support this model, nor most GeForce cards",
+    "TNS": "the driver does not support this topology",
+    "DR": "RegistryDwords in /proc/driver/nvidia/params disables it",
+    "NS": "the driver does not support it"}
 READ = 0  # NVML_P2P_CAPS_INDEX_READ, for which pynvml has a tuple
 THROTTLES = ("SwPowerCap", "HwSlowdown", "SyncBoost", "SwThermalSlowdown", "HwThermalSlowdown",
              "HwPowerBrakeSlowdown")
@@ -51,10 +49,10 @@ def handle(bus_id: str) -> Any:
     return _ask("nvmlDeviceGetHandleByPciBusId", bus_id)
 
 
-def link_facts(pci_bus_id: str, root: Path = Path("/")) -> Facts:
+def link_facts(bus_id: str) -> Facts:
     """A GPU's current clocks, PCIe link, power and throttle reasons, in less than a millisecond."""
-    gpu = handle(pci_bus_id)
-    facts = _amd_state(pci_bus_id, root) if gpu is None else _nvidia_state(gpu)
+    gpu = handle(bus_id)
+    facts = _amd_state(bus_id) if gpu is None else _nvidia_state(gpu)
     return {name: value for name, value in facts.items() if value is not None}
 
 
@@ -72,17 +70,17 @@ def _nvidia_state(gpu: Any) -> Facts:
                      else [name for name, bit in bits.items() if reasons & bit])}
 
 
-def _amd_state(bus_id: str, root: Path) -> Facts:
+def _amd_state(bus_id: str) -> Facts:
     facts: Facts = {}
     for name, file in (("sm_clock_mhz", "pp_dpm_sclk"), ("memory_clock_mhz", "pp_dpm_mclk")):
         # An asterisk marks the current level.
-        level = re.search(r"(\d+)\s*Mhz \*", attribute(bus_id, file, root))
+        level = re.search(r"(\d+)\s*Mhz \*", pci.attribute(bus_id, file))
         if level:
             facts[name] = int(level[1])
-    current = rates(links(bus_id, root), under_load=True)
-    if facts and current:
-        speed, width = current[narrowest(current)]
-        facts |= {"pcie_generation": GENERATION.get(speed), "pcie_width": width}
+    rates = pci.rates(bus_id, under_load=True)
+    if facts and rates:
+        speed, width = rates[pci.narrowest(rates)]
+        facts |= {"pcie_generation": pci.GENERATION.get(speed), "pcie_width": width}
     return facts
 
 
@@ -111,7 +109,6 @@ def _nvlink(gpu: Any, link: int) -> Facts | None:
 
 
 def nvidia_peer_status(reader: str, owner: str) -> str:
-    """Whether a GPU may read another GPU's memory: a key of PEER_STATUS, or `UNKNOWN`."""
+    """Whether a GPU may read another GPU's memory: a key of PEER_STATUS, or `unknown`."""
     status = _ask("nvmlDeviceGetP2PStatus", handle(reader), handle(owner), READ)
-    names = dict(enumerate(PEER_STATUS))
-    return names.get(status, "UNKNOWN")
+    return dict(enumerate(PEER_STATUS)).get(status, "unknown")

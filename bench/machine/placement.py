@@ -1,10 +1,11 @@
 """Binds every rank on a CPU to a core; `bench.harness` and `bench.doctor` use it."""
 
 import os
-from collections.abc import Collection, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
+from bench.machine import files
 from collectives.communicator import Communicator
 
 SIBLINGS = "sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
@@ -20,10 +21,8 @@ class Place(NamedTuple):
 
 
 def pin(communicator: Communicator) -> Place:
-    """Binds each rank of a host to a core, unless cores are too few or the launcher did it.
-
-    All ranks call it.
-    """
+    """Binds each rank of a host to a core, unless cores are too few or the launcher did it. All
+    ranks call it."""
     allowed = sorted(os.sched_getaffinity(0))
     masks = _on_host(communicator, allowed)
     every_cpu = set[int]().union(*masks.values())
@@ -41,22 +40,19 @@ def pin(communicator: Communicator) -> Place:
 def _on_host(communicator: Communicator, cpus: list[int]) -> dict[int, list[int]]:
     """The CPUs of every rank on this host, by rank."""
     # The boot id names the host: MPI can be told to treat one host as several nodes.
-    host = Path("/proc/sys/kernel/random/boot_id").read_text()
+    host = files.read("proc/sys/kernel/random/boot_id")
     ranks = enumerate(communicator.all_gather((host, cpus)))
     return {rank: cpus for rank, (rank_host, cpus) in ranks if rank_host == host}
 
 
 def one_per_core(cpus: Sequence[int]) -> list[int]:
     """The same CPUs in order: the first hardware thread of every core, then the second, ..."""
-    groups = cores(cpus)
-    return [core[turn] for turn in range(len(cpus)) for core in groups if turn < len(core)]
+    return [cpu for turn in zip_longest(*cores(cpus)) for cpu in turn if cpu is not None]
 
 
-def cores(cpus: Collection[int], root: Path = Path("/")) -> list[list[int]]:
+def cores(cpus: Sequence[int]) -> list[list[int]]:
     """The same CPUs, grouped by physical core; a CPU without topology files counts as a core."""
     groups: dict[str, list[int]] = {}
     for cpu in cpus:
-        path = root / SIBLINGS.format(cpu)
-        siblings = path.read_text() if path.exists() else str(cpu)
-        groups.setdefault(siblings, []).append(cpu)
+        groups.setdefault(files.read(SIBLINGS.format(cpu)) or str(cpu), []).append(cpu)
     return list(groups.values())

@@ -6,6 +6,7 @@
 3. Fresh pairs of the sizes that seem to differ decide.
 """
 
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,16 +15,14 @@ from typing import Any, NoReturn
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # quit silently during the imports
 
-from bench.campaigns.launches import OpenCampaign, launch_budget_s, open_campaign
+from bench.campaigns.launches import OpenCampaign, Stop, check_out, say
 from bench.campaigns.options import CampaignOptions, parse
-from bench.campaigns.processes import Stop, say
 from bench.campaigns.stages import announce, run_pilot, run_stages
-from bench.campaigns.variants import check_out, remove_worktree
 from bench.harness.options import FINE, INTERRUPTED, USAGE, WRONG
 from reports.__main__ import main as reports
 from reports.__main__ import open_closed_streams
 from reports.comparison import COMPARABLE
-from reports.manifest import End
+from reports.manifest import WORKTREES, End
 from reports.result import ResultError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -31,35 +30,32 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def run_campaign(options: CampaignOptions) -> int:
     """Runs the rest of the campaign, prints the comparison, and returns the exit status."""
-    launch_budget_s(options)
-    campaign = open_campaign(options)
-    folder = campaign.folder
+    campaign = OpenCampaign(options)
     if campaign.manifest.end:
-        say(f"{folder} holds this campaign, finished")
+        say(f"{options.folder} holds this campaign, finished")
     else:
         if campaign.manifest.launches:
-            say(f"continuing in {folder} after {len(campaign.finished())} launches")
+            say(f"continuing in {options.folder} after {len(campaign.finished())} launches")
         run_launches(campaign)
     allowed = [word for key in COMPARABLE for word in ("--allow", key)]
-    compare_status = reports(["compare", str(folder), *allowed])
-    print(f"campaign: {folder} ({len(campaign.manifest.launches)} launches)")
+    compare_status = reports(["compare", str(options.folder), *allowed])
+    print(f"campaign: {options.folder} ({len(campaign.manifest.launches)} launches)")
     is_wrong = any(launch.exit == WRONG for launch in campaign.finished())
     return WRONG if compare_status or is_wrong else FINE
 
 
 def run_launches(campaign: OpenCampaign) -> None:
-    """Makes the remaining launches; revisions are checked out while they run."""
-    revisions = [variant for variant in campaign.options.variants if variant.commit]
+    """Makes the remaining launches; the files of revisions are there while they run."""
     try:
-        for variant in revisions:
-            check_out(variant, campaign.worktree(variant))
+        for variant in campaign.options.variants.values():
+            if folder := campaign.revision_folder(variant):
+                check_out(variant, folder)
         run_pilot(campaign)
         announce(campaign)
         run_stages(campaign)
         campaign.record(End(status="complete"))
     finally:
-        for variant in revisions:
-            remove_worktree(campaign.worktree(variant))
+        shutil.rmtree(campaign.options.folder / WORKTREES, ignore_errors=True)
 
 
 def interrupt(*_: Any) -> NoReturn:
@@ -76,10 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, interrupt)
     try:
         return run_campaign(parse(argv))
-    except Stop as stop:
-        status, sentence = stop.status, str(stop)
-    except ResultError as error:
-        status, sentence = USAGE, str(error)
+    except (Stop, ResultError) as error:
+        status, sentence = error.exit_status, str(error)
     except OSError as error:
         subject = error.filename or "the campaign cannot be written"
         status, sentence = USAGE, f"{subject}: {error.strerror}"

@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from reports.case import CASE_KEY
 from reports.manifest import CONTROL
 from reports.result import ResultError
 from reports.schema import CaseHeader, Result
 from reports.sides import Key, Launch, Side, find_costs, key_of, sides
 from reports.verdict import (
+    FAMILY_P,
     LOOKS,
     MARGIN,
     MIN_PAIRS,
@@ -33,6 +35,7 @@ from reports.verdict import (
     once,
     pairs_needed,
     two_stages,
+    visible_effect,
 )
 
 NOT_COMPARABLE = 4
@@ -343,6 +346,24 @@ def pairs_short(folder: Path | str, pairs: int) -> int:
 def undecided(folder: Path | str) -> int:
     """How many cells of a campaign are AMBIGUOUS so far."""
     return sum(comparison.count(Verdict.AMBIGUOUS) for comparison in _of_folder(folder))
+
+
+def visible_effects(baseline: Side, pairs: int, fresh: int, margin: float, cells: int) -> dict[int, float]:
+    """The effect of each size in bytes, as a share, that a campaign can see; empty where it is unknown. It comes from
+    the spread between launches of one variant: the standard deviation of the log of a case's median within a state of
+    the link, pooled over the cases of a size."""
+    import pandas as pd  # not at the top: half a second
+
+    find_costs(baseline.launches, ())
+    size = CASE_KEY.index("size_bytes")
+    logs = [(key[size], str(key), state, np.log(cost_us)) for launch in baseline.launches
+            for key, costs_us in launch.costs.items() for state, cost_us in costs_us.items()]
+    frame = pd.DataFrame(logs, columns=["size", "case", "state", "log"])
+    variances = frame.groupby(["size", "case", "state"])["log"].var().dropna()
+    pooled = variances.groupby("size").mean()
+    alpha = FAMILY_P if fresh else FAMILY_P / 2 / cells
+    effects = visible_effect(np.sqrt(2 * pooled), pairs, fresh, margin, alpha)
+    return dict(zip(pooled.index, effects.tolist(), strict=True))
 
 
 def _of_folder(folder: Path | str) -> list[Comparison]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bench.features.soak import COUNTS, MARGIN_BYTES, Dealer, Launch, SoakOptions, delay_steps
-from bench.harness.iteration import Segments, nothing, on_device, pattern_steps
+from bench.harness.iteration import Buffers, Segments, checked_iteration, nothing, on_device
 from bench.harness.options import RunOptions
 from bench.harness.session import Session
 from bench.harness.watchdog import FlightRecord
@@ -36,7 +36,7 @@ from collectives.operation import Algorithm, Case, Operation
 from collectives.peer_buffer import PeerBuffer, register, set_epoch
 from collectives.quantized import ALGORITHMS as QUANTIZED
 from collectives.quantized import DATATYPES as QUANTIZED_DATATYPES
-from kernels.devices.device import Action, Counts, Memory
+from kernels.devices.device import Action, Counts
 from tests.ranks import connect
 
 START_EPOCH = 2**32 - 5
@@ -96,7 +96,8 @@ def plain_launches(session: Session, draw: random.Random, names: list[str]) -> l
     world = session.world
     assert isinstance(world.peers, PeerBuffer)
     room = world.communicator.size * 8 * max(COUNTS) + MARGIN_BYTES
-    buffers = [register(world.communicator, world.device, world.peers, room) for _ in range(2)]
+    send, receive = (register(world.communicator, world.device, world.peers, room) for _ in range(2))
+    buffers = Buffers(send, receive, session.options.seed)
     # One type and operation a collective, others by another seed: the protocol does not depend on them, and each pair
     # compiles a kernel.
     datatypes = {name: draw.choice(list(DATATYPES.values())) for name in COLLECTIVES}
@@ -114,9 +115,10 @@ def plain_launches(session: Session, draw: random.Random, names: list[str]) -> l
     return hand
 
 
-def dealt(session: Session, draw: random.Random, buffers: Sequence[Memory], algorithm: Algorithm,
+def dealt(session: Session, draw: random.Random, buffers: Buffers, algorithm: Algorithm,
           collective: Collective, datatype: Datatype, redop: str) -> Launch:
-    dealer = Dealer(session, SoakOptions(collective, 0.0), draw, buffers, (1, 1), [algorithm])
+    soak = SoakOptions(collective, 0.0, 1, 1, [datatype], [redop], [algorithm])
+    dealer = Dealer(session, soak, draw, buffers)
     launch = dealer.launch(algorithm, datatype, redop, draw.choice(COUNTS))
     assert launch, f"{algorithm.name} {datatype.name} {redop}"
     return launch
@@ -127,9 +129,11 @@ def layer_launch(session: Session, algorithm: Algorithm, case: Case, contents: t
     """A launch between the writing of its inputs and the check of its outputs, which are `contents`."""
     operation = algorithm.bind(session.world, case)
     assert isinstance(operation, Operation), operation
-    steps = pattern_steps(session.world, session.flight.watch, case.datatype, *contents)
+    watch = session.flight.watch
+    iteration = checked_iteration(session.world, watch, case, operation, contents, nothing(session.world, watch))
+    iteration.text = algorithm.name
     kept.append((operation, keep))
-    return Launch(operation, steps, algorithm.name, case.datatype, case.segment_bytes)
+    return Launch(case, iteration)
 
 
 kept: list[Any] = []  # memory that the launches' steps point into

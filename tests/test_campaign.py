@@ -22,10 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.campaign import run_campaign
-from bench.campaigns import launches, processes, stages
-from bench.campaigns.launches import open_campaign
-from bench.campaigns.options import parse
-from bench.campaigns.variants import parse_variant
+from bench.campaigns import launches, stages
+from bench.campaigns.launches import OpenCampaign
+from bench.campaigns.options import parse, parse_variant
 from reports import comparison
 from reports.manifest import MANIFEST, End, Launch, Stage, read_manifest
 from reports.result import read
@@ -123,6 +122,14 @@ def test_a_launch_that_refuses_its_command_line_or_the_machine_ends_the_campaign
     assert made(tmp_path / "d", status="died") == [("pilot", 0, "a")]
 
 
+def test_a_launch_that_stores_no_run_ends_the_campaign(tmp_path):
+    """It would be launched three times, and could never be compared."""
+    quiet = script(tmp_path / "quiet", "exit 0")
+    status, out, err = run(tmp_path / "c", *named(a=f"{quiet} {QUICK}", b=QUICK))
+    assert (status, out, err) == (2, "", "bench.campaign: variant a: it stored no run\n")
+    assert len(made(tmp_path / "c", status="died")) == 1
+
+
 def test_a_budget_that_no_launch_fits_is_refused(tmp_path):
     status, _, err = run(tmp_path / "c", *named(a=QUICK, b=QUICK), "--budget", "60s")
     assert status == 2
@@ -140,7 +147,7 @@ def test_a_campaign_from_its_pilot_to_its_table(tmp_path):
     assert status == 0, err
     assert re.search(r"^1 pairs of all sizes, [\d.]+ s per launch: \d+ (s|min); with 2 fresh pairs of the sizes in "
                      r"doubt at most \d+ (s|min)\n", err)
-    assert "\n1 pairs of all sizes and 2 fresh pairs are too few to see any difference.\n" in err
+    assert "\n1 pairs of all sizes and 2 fresh pairs are too few to see any difference, or no two pilots" in err
     assert f"\ncampaign: {folder} (7 launches)\n" in out
 
     manifest = read_manifest(folder)
@@ -213,9 +220,10 @@ def test_an_interrupted_campaign_keeps_what_it_has(tmp_path, ending):
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (
         130, "bench.campaign: interrupted; finished launches are kept, and the same command continues\n")
-    (one,) = read_manifest(folder).launches
-    assert (one.status, one.reason) == ("orphaned", "interrupted")
-    assert '"kind":"end","status":"incomplete","reason":"interrupted"' in (folder / str(one.run)).read_text()
+    manifest = read_manifest(folder)
+    (kept,) = manifest.foreign
+    assert manifest.launches == []
+    assert '"kind":"end","status":"incomplete","reason":"interrupted"' in kept.read_text()
 
 
 def test_a_launch_that_dies_is_kept_and_tried_again_and_then_its_pair_is_lost(tmp_path):
@@ -251,8 +259,8 @@ def test_a_variant_that_always_dies_ends_the_campaign(tmp_path):
 def test_a_launch_that_stands_still_is_ended_with_all_it_started(tmp_path, monkeypatch, ends, outcome):
     """It would stand there until morning, or what it left hold the cores of all that follow."""
     still = script(tmp_path / "still", f"trap '' INT TERM; sleep 300 & echo $! >{tmp_path}/pid; {ends}")
-    monkeypatch.setattr(processes, "ENDINGS", [(number, 0.2) for number, _ in processes.ENDINGS])
-    assert processes.run_to_end(shlex.split(still), None, os.environ, 0.5) == outcome
+    monkeypatch.setattr(launches, "ENDINGS", [(number, 0.2) for number, _ in launches.ENDINGS])
+    assert launches.run_to_end(shlex.split(still), None, os.environ, 0.5) == outcome
     pid = int((tmp_path / "pid").read_text())
     until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 5)
 
@@ -277,7 +285,7 @@ def test_looks_end_when_nothing_is_undecided_over_faked_launches(monkeypatch, tm
     monkeypatch.setattr(stages, "run_rounds", lambda campaign, stage, pairs, *_: rounds.append(pairs.stop - 1))
     monkeypatch.setattr(comparison, "undecided", lambda folder: ambiguous[rounds[-1]])
     options = parse([*named(a=QUICK, b=QUICK), "--grow", "--out", str(tmp_path / "c")])
-    campaign = open_campaign(options)
+    campaign = OpenCampaign(options)
     stages.run_stages(campaign)
     assert rounds == [10, 20]
     # One that was interrupted beyond the second look had found something undecided there.
@@ -294,16 +302,16 @@ def test_what_is_confirmed_is_launched_afresh_over_faked_launches(monkeypatch, t
     monkeypatch.setattr(comparison, "suspect_sizes", lambda folder: [16384, 65536])
     lacking = iter([4, 7, 1, 0])
     monkeypatch.setattr(comparison, "pairs_short", lambda folder, pairs: next(lacking))
-    campaign = open_campaign(parse([*named(a=QUICK, b=QUICK, c=QUICK), "--out", str(tmp_path / "c")]))
+    campaign = OpenCampaign(parse([*named(a=QUICK, b=QUICK, c=QUICK), "--out", str(tmp_path / "c")]))
     campaign.record(Stage(stage="first"))
     made = Launch(stage="first", pair=1, place=0, variant="", attempt=1, status="finished", elapsed_s=1.0)
-    for name in campaign.options.by_name:
+    for name in campaign.options.variants:
         campaign.record(msgspec.structs.replace(made, variant=name))
     stages.run_stages(campaign)
-    everything = ["a", "b", "c", "control"]
     # Launches that share no state of the link are made up for, at most once over.
-    assert rounds == [("first", range(1, 11), everything), ("first", range(11, 15), everything),
-                      ("first", range(15, 21), everything), ("fresh", range(21, 46), ["a", "b", "c"], [16384, 65536])]
+    assert rounds == [("first", range(1, 11)), ("first", range(11, 15)), ("first", range(15, 21)),
+                      ("fresh", range(21, 46))]
+    assert campaign.manifest.stages[-1].sizes == [16384, 65536]
     monkeypatch.setattr(comparison, "suspect_sizes", None)  # what was suspected is in the manifest now
     monkeypatch.setattr(comparison, "pairs_short", None)
     stages.run_stages(campaign)
@@ -315,7 +323,7 @@ def test_a_fresh_launch_measures_the_sizes_in_doubt_alone(tmp_path):
     variant = parse_variant(f"a={QUICK} --seed 77")
     command = launches.command_line(variant, tmp_path / "a", 3, 9.0, [32768, 131072])
     assert command.index("9.0") < command.index("20")  # of the two that the launch is told, the later counts
-    assert processes.run_to_end(command, None, variant.environment(None)) == (0, "exit status 0 without a message")
+    assert launches.run_to_end(command, None, variant.environment(None)) == (0, "exit status 0 without a message")
     (path,) = (tmp_path / "a").glob("*.jsonl")
     result = read(path)
     assert {case.size_bytes for case in result.cases} == {32768, 131072}
@@ -348,7 +356,7 @@ def test_a_pilot_that_hangs_is_ended_when_the_budget_is_spent(tmp_path, monkeypa
     monkeypatch.setattr(launches, "run_to_end", stands_still)
     for budget, limit_s in (([], 3600), (["--budget", "5m"], 300)):
         argv = ["--out", str(tmp_path / f"c{limit_s}"), *named(a=QUICK, b=QUICK), *budget]
-        with pytest.raises(processes.Stop, match=f"variant a cannot run: .*took longer than {limit_s} s"):
+        with pytest.raises(launches.Stop, match=f"variant a cannot run: .*took longer than {limit_s} s"):
             run_campaign(parse(argv))
     assert set(limits) == {3600, 300}
 

@@ -8,9 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from bench.campaigns import variants
+from bench.campaigns.launches import Stop, check_out
 from bench.campaigns.options import parse
-from bench.campaigns.processes import Stop
 from reports.manifest import read_manifest
 from reports.result import read
 from tests.launch import ROOT
@@ -59,10 +58,8 @@ def test_a_revision_is_measured_as_it_was_committed(tmp_path, repository):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_a_check_out_that_is_cut_short_leaves_nothing_in_the_way(tmp_path, repository, number):
-    """A worktree that is half made is locked, and git that ran on would fill it under the next campaign."""
-    git(repository, "config", "filter.slow.smudge", "sh -c 'sleep 0.1; cat'")
-    (repository / ".git" / "info" / "attributes").write_text("*.py filter=slow\n")
+def test_a_campaign_that_is_cut_short_leaves_nothing_in_the_way(tmp_path, repository, number):
+    """The files of a revision would stay, or be those of another campaign."""
     options = [*named(base=QUICK, head=QUICK), "--revision", "base=HEAD", "--pairs", "1", "--no-control"]
     folder = tmp_path / "c"
     with started(folder, *options, tree=repository, PYTHONPATH="") as process:
@@ -70,7 +67,6 @@ def test_a_check_out_that_is_cut_short_leaves_nothing_in_the_way(tmp_path, repos
         process.send_signal(number)
         process.wait(20)
     if number == signal.SIGKILL:  # then the same command has to clear it away
-        git(repository, "config", "--unset", "filter.slow.smudge")
         status, _, err = run(folder, *options, tree=repository, PYTHONPATH="")
         assert status == 0, err
     assert not (folder / "worktrees").exists()
@@ -84,20 +80,18 @@ def test_a_revision_that_needs_other_packages_makes_its_own_environment(tmp_path
     git(repository, "add", ".")
     git(repository, "commit", "-qm", "two")
     monkeypatch.chdir(repository)
-    base, _ = parse([*named(base=QUICK, head=QUICK), "--revision", "base=HEAD"]).variants
+    base = parse([*named(base=QUICK, head=QUICK), "--revision", "base=HEAD"]).variants["base"]
     worktree = tmp_path / "worktrees" / "base"
     monkeypatch.setenv("BROKEN", "0")
-    variants.check_out(base, worktree)
+    check_out(base, worktree)
     assert base.environment(worktree)["PATH"].startswith(f"{worktree}/.venv/bin:")
     assert base.environment(worktree)["PYTHONPATH"].startswith(str(worktree))
     monkeypatch.setenv("BROKEN", "1")
     failed = r"variant base: `make setup` of its revision failed: make(\[\d\])?: \*\*\* "
     with pytest.raises(Stop, match=failed):
-        variants.check_out(base, worktree)  # again, over what an earlier one has left
+        check_out(base, worktree)  # again, over what an earlier one has left
     git(repository, "rm", "-rq", "bench")
     git(repository, "commit", "-qm", "three")
     base = replace(base, commit=git(repository, "rev-parse", "HEAD"))
     with pytest.raises(Stop, match="variant base: its revision has no benchmarks"):
-        variants.check_out(base, worktree)
-    variants.remove_worktree(worktree)
-    assert not (tmp_path / "worktrees").exists()
+        check_out(base, worktree)

@@ -172,7 +172,7 @@ def test_a_soak_has_its_own_sizes(tmp_path):
                "--algorithm", "one_shot_push"]
     done = launch(tmp_path / "results", *options)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "; 1 to 1024 B; " in done.stdout
+    assert "; 1 to 1024 B\n" in done.stdout
     assert "0 wrong elements" in done.stdout
     for timing in ("-c 1", "--max-time 5"):
         done = launch(tmp_path / "results", *options, *timing.split())

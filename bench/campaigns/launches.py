@@ -1,49 +1,97 @@
-"""A campaign's folder with its manifest, and one launch: command line, time limits, outcome."""
+"""A campaign's folder with its manifest, and one launch: command line, time limits, outcome.
 
+No process that a launch starts outlives it.
+"""
+
+import ctypes
 import fcntl
+import io
 import os
 import re
+import shutil
+import signal
 import socket
+import subprocess
 import sys
+import tarfile
+import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from msgspec.structs import replace
 
-from bench import VERSION
-from bench.campaigns.options import CampaignOptions
-from bench.campaigns.processes import Stop, run_to_end, say, time_text
-from bench.campaigns.variants import Variant, benchmark_start
-from bench.harness.options import CANNOT, USAGE, WRONG
-from reports.manifest import MANIFEST, WORKTREES, Campaign, Launch, Manifest, read_manifest
+from bench.campaigns.options import FRESH_SHARE, LEAST_LAUNCH_S, CampaignOptions, Variant
+from bench.harness.options import CANNOT, FINE, USAGE, WRONG, print_out
+from reports.manifest import MANIFEST, WORKTREES, Launch, read_manifest
 from reports.result import ResultError, read
 from reports.schema import Record, to_line
 
 ATTEMPTS = 3
-MORE_PILOTS = 2  # of the first variant: three launches of one variant have a spread
-LEAST_LAUNCH_S = 4.0
-FRESH_SHARE = 0.5  # of the time of other launches: a fresh launch has fewer sizes
 GRACE_S = 60.0
 LONGEST_PILOT_S = 3600.0  # without a budget
 StageName = Literal["pilot", "first", "fresh"]
+PR_SET_PDEATHSIG = 1
+# The signals that end a command, and the patience after each. On SIGINT a run writes its results.
+ENDINGS = ((signal.SIGINT, 15.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, None))
+ROOT = Path(__file__).parents[2]
 
 
-@dataclass
+class Stop(Exception):
+    """The campaign ends with an exit status and one sentence."""
+
+    def __init__(self, exit_status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.exit_status = exit_status
+
+
+def say(sentence: str) -> None:
+    """Writes a sentence to standard error. Without a reader the campaign continues for its files.
+    Raises OSError."""
+    print_out(f"{sentence}\n", sys.stderr)
+
+
 class OpenCampaign:
-    """A campaign in progress. `ready_for` is the variant that the machine is set up for."""
+    """A campaign in its folder, started or continued there. `ready_for` is the variant that the
+    machine is set up for.
 
-    options: CampaignOptions
-    folder: Path
-    manifest: Manifest
-    file: BinaryIO
-    ready_for: Variant | None = None
+    Raises Stop if another campaign or a running one uses the folder, ResultError for a damaged
+    manifest.
+    """
+
+    def __init__(self, options: CampaignOptions) -> None:
+        self.options, self.folder = options, options.folder
+        self.ready_for: Variant | None = None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / MANIFEST
+        self.file = path.open("a+b")
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Stop(USAGE, f"a campaign is running in {self.folder}") from None
+        content = path.read_bytes()
+        if not content.startswith(b'{"kind":"campaign"'[: len(content)]):
+            raise Stop(USAGE, f"{path} is not the manifest of a campaign")
+        complete = content.rfind(b"\n") + 1
+        self.file.truncate(complete)  # a killed campaign may have left half a line
+        if not complete:
+            self.append(options.head)
+        self.manifest = read_manifest(self.folder)
+        if self.manifest.campaign.plan != options.head.plan:
+            raise Stop(USAGE, f"{self.folder} holds another campaign: remove it, or name another "
+                       "folder with --out")
+
+    def append(self, line: Record) -> None:
+        """Adds a line to the manifest's file; returns when it is on disk."""
+        self.file.write(to_line(line))
+        self.file.flush()
+        os.fsync(self.file.fileno())
 
     def record(self, line: Record) -> None:
         """Adds a line to the manifest."""
-        append(self.file, line)
+        self.append(line)
         self.manifest.add(line)
 
     def finished(self, *stages: str) -> list[Launch]:
@@ -51,60 +99,67 @@ class OpenCampaign:
         return [launch for launch in self.manifest.launches if launch.status == "finished"
                 and (not stages or launch.stage in stages)]
 
-    def worktree(self, variant: Variant) -> Path:
-        """The folder of the variant's revision."""
-        return (self.folder / WORKTREES / variant.name).resolve()
+    def revision_folder(self, variant: Variant) -> Path | None:
+        """The folder with the files of the variant's revision, if it has one."""
+        return (self.folder / WORKTREES / variant.name).resolve() if variant.commit else None
 
 
-def append(file: BinaryIO, line: Record) -> None:
-    """Adds a line to a manifest; returns when it is on disk."""
-    file.write(to_line(line))
-    file.flush()
-    os.fsync(file.fileno())
+def run_to_end(command: Sequence[str], folder: Path | None, environment: Mapping[str, str],
+               limit_s: float | None = None) -> tuple[int, str]:
+    """The exit status of a command in `folder` and its last line on standard error.
+
+    No process of the command's group keeps running, also if a signal raises KeyboardInterrupt here.
+    If this process is killed, the kernel sends SIGTERM to the command; mpirun then ends its ranks.
+    """
+    prctl = ctypes.CDLL(None).prctl
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
+            preexec_fn=lambda: prctl(PR_SET_PDEATHSIG, signal.SIGTERM))
+        reason = None
+        try:
+            process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            reason = f"took longer than {limit_s:.0f} s"
+        finally:
+            end_group(process)
+        errors.seek(0)
+        lines = errors.read().strip().splitlines()
+    silent = f"exit status {process.returncode} without a message"
+    return process.returncode, reason or (lines[-1].strip() if lines else silent)
 
 
-def open_campaign(options: CampaignOptions) -> OpenCampaign:
-    """Starts the campaign in its folder, or continues it there. Raises Stop if another campaign or
-    a running one uses the folder, ResultError for a damaged manifest."""
-    folder = options.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / MANIFEST
-    file = path.open("a+b")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise Stop(USAGE, f"a campaign is running in {folder}") from None
-    content = path.read_bytes()
-    if not content.startswith(b'{"kind":"campaign"'[: len(content)]):
-        raise Stop(USAGE, f"{path} is not the manifest of a campaign")
-    complete = content.rfind(b"\n") + 1
-    file.truncate(complete)  # a killed campaign may have left half a line
-    if not complete:
-        started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
-        append(file, Campaign(
-            campaign_id=f"{started}-campaign-{options.plan[:8]}", plan=options.plan,
-            version=VERSION, seed=options.seed, design="grow" if options.grow else "two-stage",
-            pairs=options.pairs, fresh=options.fresh, margin=options.margin,
-            control=options.control, variants=[each.recorded() for each in options.variants]))
-    manifest = read_manifest(folder)
-    if manifest.campaign.plan != options.plan:
-        raise Stop(
-            USAGE, f"{folder} holds another campaign: remove it, or name another folder with --out")
-    return OpenCampaign(options, folder, manifest, file)
+def end_group(process: "subprocess.Popen[bytes]") -> None:
+    """Ends the process if it still runs, and then the rest of its process group."""
+    for number, patience_s in ENDINGS:
+        if process.poll() is not None:
+            break
+        os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(patience_s)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
-def launch_budget_s(options: CampaignOptions, stage: StageName = "first") -> float | None:
-    """The seconds for a launch, None without a budget. Raises Stop if the budget is too small."""
-    if options.budget_s is None:
-        return None
-    variants = len(options.variants)
-    launches = variants + MORE_PILOTS + options.most_pairs * (variants + options.control)
-    weight = launches + options.fresh * variants * FRESH_SHARE
-    least_s = LEAST_LAUNCH_S * weight
-    if options.budget_s < least_s:
-        raise Stop(USAGE, f"--budget: {weight:.0f} launches need at least {time_text(least_s)}")
-    launch_s = options.budget_s / weight
-    return launch_s if stage != "fresh" else max(launch_s * FRESH_SHARE, LEAST_LAUNCH_S)
+def check_out(variant: Variant, folder: Path) -> None:
+    """Writes the files of the variant's commit, with a virtual environment if it needs other
+    packages than this tree. Raises Stop."""
+    subject = f"variant {variant.name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    answer = subprocess.run(["git", "archive", str(variant.commit)], capture_output=True)
+    if answer.returncode:
+        raise Stop(WRONG, f"{subject}: {answer.stderr.decode(errors='replace').strip()}")
+    with tarfile.open(fileobj=io.BytesIO(answer.stdout)) as archive:
+        archive.extractall(folder, filter="data")
+    if not (folder / "bench").is_dir():  # Python would import the bench of this tree
+        raise Stop(USAGE, f"{subject}: its revision has no benchmarks")
+    locks = [root / "requirements.lock" for root in (folder, ROOT)]
+    theirs, ours = (lock.read_bytes() if lock.is_file() else b"" for lock in locks)
+    if theirs not in (b"", ours):
+        status, last_line = run_to_end(["make", "setup"], folder, variant.environment(folder))
+        if status:
+            raise Stop(WRONG, f"{subject}: `make setup` of its revision failed: {last_line}")
 
 
 def command_line(variant: Variant, folder: Path, seed: int, max_time_s: float | None,
@@ -113,20 +168,17 @@ def command_line(variant: Variant, folder: Path, seed: int, max_time_s: float | 
 
     The last of two equal options counts: the command's own one, except for the sizes.
     """
-    start = benchmark_start(variant.command) + 2
     added = ["--out", str(folder.resolve()), "--seed", str(seed), "--lean"]
     added += ["--max-time", f"{max_time_s:.1f}"] if max_time_s else []
-    own = variant.command[start:] + (["--sizes", ",".join(map(str, sizes))] if sizes else [])
-    return [*variant.command[:start], *added, *own]
+    chosen = ["--sizes", ",".join(map(str, sizes))] if sizes else []
+    return [*variant.launcher, *added, *variant.arguments, *chosen]
 
 
-def reason_against(status: int, last_line: str | None, run: Path | None) -> str | None:
+def reason_against(status: int, last_line: str, run: Path | None) -> str | None:
     """Why a launch did not finish, without paths and host names; None if it did. A launch with
     wrong results finished."""
     reason = last_line
-    if reason is None:
-        return "interrupted"
-    if status in (0, WRONG) and run is not None:
+    if status in (FINE, WRONG) and run is not None:
         try:
             if read(run).end:
                 return None
@@ -136,60 +188,66 @@ def reason_against(status: int, last_line: str | None, run: Path | None) -> str 
     return re.sub(rf"\b{re.escape(socket.gethostname())}\b", "<set>", reason)[:300]
 
 
-def retry_launch(campaign: OpenCampaign, stage: StageName, pair: int, place: int, name: str,
-                 sizes: Sequence[int] = ()) -> bool:
+def retry_launch(campaign: OpenCampaign, stage: StageName, pair: int, place: int,
+                 name: str) -> bool:
     """Launches a variant until a launch finishes, at most three times; whether one finished."""
     for attempt in range(1, ATTEMPTS + 1):
-        planned = Launch(stage=stage, pair=pair, place=place, variant=name, attempt=attempt,
-                         status="died", elapsed_s=0.0)
-        record_orphans(campaign, planned)
-        launch = launch_once(campaign, planned, sizes)
+        launch = Launch(stage=stage, pair=pair, place=place, variant=name, attempt=attempt,
+                        status="died", elapsed_s=0.0)
+        record_orphans(campaign, launch)
+        launch_once(campaign, launch)
         if launch.status == "finished":
             return True
         say(f"{name}, attempt {attempt}: {launch.reason}")
     return False
 
 
-def record_orphans(campaign: OpenCampaign, planned: Launch) -> None:
-    """Records run files of a launch that was running when an earlier session was killed."""
+def record_orphans(campaign: OpenCampaign, next_launch: Launch) -> None:
+    """Records the run file of a launch that was running when an earlier session ended."""
     for path in campaign.manifest.foreign:
-        if path.suffix == ".jsonl" and path.parent.name in campaign.options.by_name:
+        name = path.parent.name
+        if path.suffix == ".jsonl" and name in campaign.options.variants:
             campaign.record(replace(
-                planned, variant=path.parent.name, run=str(path.relative_to(campaign.folder)),
-                status="orphaned", reason="the campaign was killed during the launch"))
+                next_launch, variant=name, run=f"{name}/{path.name}", status="orphaned",
+                reason="the campaign ended during the launch"))
     campaign.manifest.foreign = []
 
 
-def launch_once(campaign: OpenCampaign, planned: Launch, sizes: Sequence[int]) -> Launch:
-    """Makes a planned launch and records it. Raises Stop if the benchmark refuses its command line
-    or this machine, KeyboardInterrupt if a signal ends the campaign."""
-    options, variant = campaign.options, campaign.options.by_name[planned.variant]
-    if options.pause and variant is not campaign.ready_for:
+def wait_for_setup(campaign: OpenCampaign, variant: Variant) -> None:
+    """Lets the user set the machine up for another variant. Raises KeyboardInterrupt."""
+    if campaign.options.pause and variant is not campaign.ready_for:
         say(f"next: {variant.name}; press Enter when the machine is set up for it")
         if not sys.stdin.readline():
             raise KeyboardInterrupt
     campaign.ready_for = variant
-    folder = campaign.folder / planned.variant
+
+
+def launch_once(campaign: OpenCampaign, launch: Launch) -> None:
+    """Makes a launch, and records it with its outcome. Raises Stop if the benchmark refuses its
+    command line or this machine, or stores no run."""
+    options, variant = campaign.options, campaign.options.variants[launch.variant]
+    wait_for_setup(campaign, variant)
+    folder = campaign.folder / launch.variant
     folder.mkdir(exist_ok=True)
     runs_before = set(folder.glob("*.jsonl"))
     limit_s = options.budget_s or LONGEST_PILOT_S
-    if planned.stage != "pilot":
+    if launch.stage != "pilot":
         limit_s = 5 * max(pilot.elapsed_s for pilot in campaign.finished("pilot")) + GRACE_S
-    max_time_s = launch_budget_s(options, planned.stage)
-    command = command_line(variant, folder, options.seed + planned.pair, max_time_s, sizes)
-    worktree = campaign.worktree(variant) if variant.commit else None
+    max_time_s, sizes = options.launch_s, list[int]()
+    if launch.stage == "fresh":
+        sizes = campaign.manifest.stages[-1].sizes
+        max_time_s = max_time_s and max(max_time_s * FRESH_SHARE, LEAST_LAUNCH_S)
+    command = command_line(variant, folder, options.head.seed + launch.pair, max_time_s, sizes)
+    revision_folder = campaign.revision_folder(variant)
+    environment = variant.environment(revision_folder)
     started_s = time.monotonic()
-    status, last_line = run_to_end(command, worktree, variant.environment(worktree), limit_s)
-    elapsed_s = time.monotonic() - started_s
+    launch.exit, last_line = run_to_end(command, revision_folder, environment, limit_s)
+    launch.elapsed_s = time.monotonic() - started_s
     run = next(iter(set(folder.glob("*.jsonl")) - runs_before), None)
-    reason = reason_against(status, last_line, run)
-    launch = replace(
-        planned, exit=status, elapsed_s=elapsed_s, reason=reason,
-        run=str(run.relative_to(campaign.folder)) if run else None,
-        status="orphaned" if last_line is None else "died" if reason else "finished")
+    launch.run = f"{launch.variant}/{run.name}" if run else None
+    launch.reason = reason_against(launch.exit, last_line, run)
+    launch.status = "died" if launch.reason else "finished"
     campaign.record(launch)
-    if last_line is None:
-        raise KeyboardInterrupt
-    if status in (USAGE, CANNOT) and run is None:
-        raise Stop(status, f"variant {variant.name}: {last_line}")
-    return launch
+    if launch.exit in (FINE, USAGE, CANNOT) and not run:
+        refusal = last_line if launch.exit else "it stored no run"
+        raise Stop(launch.exit or USAGE, f"variant {variant.name}: {refusal}")

@@ -1,25 +1,30 @@
-"""The options of a campaign, from the command line and from a TOML file."""
+"""The options of a campaign and its variants, from the command line and from a TOML file."""
 
 import argparse
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
+import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import time
+from argparse import ArgumentTypeError
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Annotated, Any
 
 import msgspec
 
-from bench.campaigns.variants import Variant, parse_revision, parse_variant
+from bench import VERSION
 from bench.harness.options import Parser, duration_s, whole_number
+from bench.machine.environment import VARIABLES, scrub_argv, scrub_value
 from collectives.communicator import launched_rank
+from reports import manifest
 from reports.compare import percent
-from reports.manifest import CONTROL
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -27,6 +32,13 @@ else:
     import tomli as tomllib
 
 LOOKS = (1, 2, 4)  # --grow judges after these multiples of --pairs
+MORE_PILOTS = 2  # of the first variant: three launches of one variant have a spread
+LEAST_LAUNCH_S = 4.0
+FRESH_SHARE = 0.5  # of the time of other launches: a fresh launch has fewer sizes
+RESERVED_NAMES = (manifest.CONTROL, manifest.MANIFEST, manifest.WORKTREES)
+# These store no run, or not in the campaign's folder.
+RESERVED_WORD = re.compile(r"bench\.(campaign|soak)|-J.*|--(out|output_file|list|soak)(=.*)?")
+HARMLESS_WORD = re.compile(r"mpi(run|exec)|python[\d.]*|--?[a-z][a-z-]*|\d{1,4}")
 # The options that decide, with the variants, which launches a campaign makes.
 PLAN_OPTIONS = ("budget", "pairs", "fresh", "margin", "seed", "grow", "no_control")
 EPILOG = """\
@@ -41,41 +53,116 @@ exit status:
 
 
 @dataclass(frozen=True)
-class CampaignOptions:
-    """A campaign as the user describes it; the first variant is the baseline.
+class Variant:
+    """A command under a name: `launcher` ends with `-m bench.SOMETHING`, whose options `arguments`
+    are. `commit` is its revision; None: the code of this tree."""
 
-    `margin` is a fraction, 0.01 for 1 %. `fresh` is 0 with `grow`. `plan` is a hash of everything
-    that decides which launches the campaign makes.
+    name: str
+    launcher: list[str]
+    arguments: list[str]
+    variables: dict[str, str] = field(default_factory=dict)
+    commit: str | None = None
+
+    @property
+    def command(self) -> list[str]:
+        return [*self.launcher, *self.arguments]
+
+    def environment(self, folder: Path | None) -> dict[str, str]:
+        """The environment of a launch, with this interpreter's programs in PATH. The programs and
+        modules in the folder of a revision come first."""
+        environment = dict(os.environ)
+        programs = [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
+        if folder:
+            programs.insert(0, str(folder / ".venv" / "bin"))
+            modules = environment.get("PYTHONPATH", "")
+            environment["PYTHONPATH"] = f"{folder}{os.pathsep}{modules}"
+        return environment | {"PATH": os.pathsep.join(programs)} | self.variables
+
+    def recorded(self) -> manifest.Variant:
+        """The variant for the manifest. Before the benchmark's own words only options and counts
+        stay: a launcher's other values can hold host names or secrets."""
+        *launcher, benchmark = self.launcher
+        argv = [word if HARMLESS_WORD.fullmatch(word) else "<set>" for word in launcher]
+        argv += scrub_argv([benchmark, *self.arguments])
+        variables = {name: scrub_value(value) for name, value in self.variables.items()
+                     if name in VARIABLES}
+        return manifest.Variant(
+            name=self.name, argv=argv, revision=self.commit, environment=variables)
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """The parts of `NAME=VALUE`."""
+    name, _, value = text.partition("=")
+    if not value.strip():
+        raise ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+def parse_variant(text: str) -> Variant:
+    """The variant of `NAME=[VARIABLE=VALUE ...] COMMAND`. Its name also names a folder."""
+    name, line = split_name(text)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,39}", name) or name in RESERVED_NAMES:
+        raise ArgumentTypeError(f"{name!r} cannot be a variant's name")
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise ArgumentTypeError(f"variant {name}: {error}: {line}") from None
+    variables = list(takewhile(re.compile(r"[A-Za-z_]\w*=").match, words))
+    command = words[len(variables) :]
+    ends = [end for end, (word, module) in enumerate(pairwise(command), 2)
+            if word == "-m" and module.startswith("bench.")]
+    if not ends:
+        raise ArgumentTypeError(f"variant {name} does not run `-m bench.SOMETHING`: {line}")
+    launcher, arguments = command[: ends[0]], command[ends[0] :]
+    if reserved := next(filter(RESERVED_WORD.fullmatch, [launcher[-1], *arguments]), None):
+        raise ArgumentTypeError(f"variant {name}: a campaign cannot launch {reserved}")
+    return Variant(name, launcher, arguments, dict(word.split("=", 1) for word in variables))
+
+
+def parse_revision(text: str) -> tuple[str, str]:
+    """The name and the commit's hash of `NAME=REV`, in the repository of the current folder."""
+    name, revision = split_name(text)
+    words = ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]
+    answer = subprocess.run(["git", *words], capture_output=True, text=True)
+    if answer.returncode:
+        reason = answer.stderr or "no such revision"
+        raise ArgumentTypeError(f"{revision}: {reason.splitlines()[0]}")
+    return name, answer.stdout.strip()
+
+
+@dataclass(frozen=True)
+class CampaignOptions:
+    """A campaign as the user describes it.
+
+    `variants` are the variants by name, the baseline first; `control` is the baseline again. `head`
+    is the first line of the manifest; its `plan` is a hash of everything that decides which
+    launches the campaign makes. `looks` are the numbers of pairs of all sizes at which it judges.
+    `launch_s` is the part of the budget for a launch of all sizes.
     """
 
-    variants: list[Variant]
-    budget_s: float | None
-    pairs: int
-    fresh: int
-    margin: float
-    seed: int
+    variants: dict[str, Variant]
+    head: manifest.Campaign
+    looks: list[int]
     folder: Path
-    grow: bool
+    budget_s: float | None
+    launch_s: float | None
     pause: bool
-    control: bool
-    plan: str
 
     @property
-    def most_pairs(self) -> int:
-        """The largest number of pairs of all sizes."""
-        return self.pairs * LOOKS[-1] if self.grow else self.pairs
-
-    @property
-    def by_name(self) -> dict[str, Variant]:
-        """The variants by name; `control` is the baseline again."""
-        by_name = {variant.name: variant for variant in self.variants}
-        return by_name | ({CONTROL: self.variants[0]} if self.control else {})
+    def names(self) -> list[str]:
+        """The names of the variants without `control`."""
+        return [variant.name for variant in self.head.variants]
 
 
-def make_parser() -> Parser:
-    """The parser of `python -m bench.campaign`."""
+def time_text(seconds: float) -> str:
+    """A duration such as `80 s` or `12 min`."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def make_parser(program: str = "bench.campaign") -> Parser:
+    """The parser of `python -m bench.campaign`; its complaints start with `program`."""
     parser = Parser(
-        prog="bench.campaign", allow_abbrev=False, epilog=EPILOG,
+        prog=program, allow_abbrev=False, epilog=EPILOG,
         usage='python -m bench.campaign --variant NAME="COMMAND" ... [OPTION ...]',
         description="Launches commands in turn, pair by pair, and reports the cases in which they\n"
         "differ from the first. After an interruption the same command continues.",
@@ -107,14 +194,44 @@ def make_parser() -> Parser:
 
 def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
     """The campaign's options. Bad options end the process with status 2 and one sentence."""
-    parser, words = make_parser(), list(sys.argv[1:] if argv is None else argv)
-    values = parser.parse_args(words)
+    parser = make_parser()
+    values = parser.parse_args(argv)
     if launched_rank() is not None and "SLURM_PROCID" not in os.environ:  # every Slurm job sets it
         parser.error("a campaign starts mpirun itself: run it without mpirun")
     if values.file:
-        values = parser.parse_args([*file_words(parser, Path(values.file)), *words])
-    names, commits = [variant.name for variant in values.variant], dict(values.revision)
-    for variant in values.variant:
+        values = parser.parse_args(argv, file_values(parser, values.file))
+    commits = dict(values.revision)
+    variants = [replace(each, commit=commits.get(each.name)) for each in values.variant]
+    check_variants(parser, variants, commits)
+    if values.pause and not sys.stdin.isatty():
+        parser.error("--pause waits for Enter, but standard input is not a terminal")
+    commands = [[each.name, each.command, each.variables, each.commit] for each in variants]
+    content = json.dumps([commands, {name: getattr(values, name) for name in PLAN_OPTIONS}])
+    plan = hashlib.sha256(content.encode()).hexdigest()[:16]
+    started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
+    head = manifest.Campaign(
+        campaign_id=f"{started}-campaign-{plan[:8]}", plan=plan, version=VERSION, seed=values.seed,
+        design="grow" if values.grow else "two-stage", pairs=values.pairs,
+        fresh=0 if values.grow else values.fresh, margin=values.margin,
+        control=not values.no_control, variants=[each.recorded() for each in variants])
+    folder = Path(values.out or f"results/campaign-{plan[:8]}")
+    by_name = {variant.name: variant for variant in variants}
+    if head.control:
+        by_name[manifest.CONTROL] = variants[0]
+    looks = [values.pairs * multiple for multiple in (LOOKS if values.grow else (1,))]
+    launches = (len(variants) * (1 + FRESH_SHARE * head.fresh) + MORE_PILOTS
+                + looks[-1] * len(by_name))
+    launch_s = values.budget and values.budget / launches
+    if launch_s and launch_s < LEAST_LAUNCH_S:
+        least = time_text(LEAST_LAUNCH_S * launches)
+        parser.error(f"--budget: {launches:.0f} launches need at least {least}")
+    return CampaignOptions(by_name, head, looks, folder, values.budget, launch_s, values.pause)
+
+
+def check_variants(parser: Parser, variants: Sequence[Variant], commits: Iterable[str]) -> None:
+    """Ends the process unless the variants can be launched and compared."""
+    names = [variant.name for variant in variants]
+    for variant in variants:
         program = variant.command[0]
         if names.count(variant.name) > 1:
             parser.error(f"two variants are named {variant.name}")
@@ -125,64 +242,42 @@ def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
     for name in commits:
         if name not in names:
             parser.error(f"--revision: no variant is named {name}")
-    if values.pause and not sys.stdin.isatty():
-        parser.error("--pause waits for Enter, but standard input is not a terminal")
-    variants = [replace(variant, commit=commits.get(variant.name)) for variant in values.variant]
-    commands = [[each.name, each.command, each.variables, each.commit] for each in variants]
-    content = json.dumps([commands, {name: getattr(values, name) for name in PLAN_OPTIONS}])
-    plan = hashlib.sha256(content.encode()).hexdigest()[:16]
-    return CampaignOptions(
-        variants, values.budget, values.pairs, 0 if values.grow else values.fresh, values.margin,
-        values.seed, Path(values.out or f"results/campaign-{plan[:8]}"), values.grow, values.pause,
-        not values.no_control, plan)
 
 
 class VariantTable(msgspec.Struct, forbid_unknown_fields=True):
     """A `[[variant]]` of a file."""
 
-    name: Annotated[str, msgspec.Meta(pattern="^[^=]*$")]
+    name: str
     command: str
     revision: str | None = None
     environment: dict[str, str] = {}
 
+    def words(self) -> list[str]:
+        """The table as options of the command line."""
+        variables = shlex.join(f"{name}={text}" for name, text in self.environment.items())
+        revision = [f"--revision={self.name}={self.revision}"] if self.revision else []
+        return [f"--variant={self.name}={variables} {self.command}", *revision]
 
-def file_words(parser: Parser, path: Path) -> list[str]:
-    """The settings of a file as words of a command line. The parser checks each setting alone, so
-    that its complaint names the file and the setting."""
+
+def file_values(parser: Parser, path: str) -> argparse.Namespace:
+    """The settings of a file, parsed as options of the command line."""
+    in_file = make_parser(f"{parser.prog}: {path}")
     try:
-        table = tomllib.loads(path.read_text())
+        settings = tomllib.loads(Path(path).read_text())
+        variants = msgspec.convert(settings.pop("variant", []), list[VariantTable])
     except OSError as error:
-        parser.error(f"{path} cannot be read: {error.strerror}")
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:  # the error names the line
-        parser.error(f"{path}: {error}")
-    except RecursionError:
-        parser.error(f"{path} is nested too deeply")
-    program, words = parser.prog, []
-    for key, values in table.items():
-        for value in values if isinstance(values, list) else [values]:
-            name = f"{key} {value.get('name')}" if isinstance(value, dict) else key
-            parser.prog = f"{program}: {path}, {name}"
-            if "\\x00" in repr(value):
-                parser.error("a NUL character is not allowed")
-            setting = setting_words(parser, key, value)
-            parser.parse_args(setting)
-            if value is not False:  # only a switch passes the parser with `false`, its default
-                words += setting
-    parser.prog = program
-    return words
-
-
-def setting_words(parser: Parser, key: str, value: Any) -> list[str]:
-    """The options of the command line for one setting of a file."""
-    if key in ("file", "help"):
-        parser.error("this option cannot stand in a file")
-    option = f"--{key.replace('_', '-')}"
-    if key != "variant" or not isinstance(value, dict):
-        return [option] if isinstance(value, bool) else [f"{option}={value}"]
-    try:
-        table = msgspec.convert(value, VariantTable)
-    except msgspec.ValidationError as error:
-        parser.error(str(error))
-    variables = shlex.join(f"{name}={text}" for name, text in table.environment.items())
-    revision = [f"--revision={table.name}={table.revision}"] if table.revision else []
-    return [f"--variant={table.name}={variables} {table.command}", *revision]
+        in_file.error(f"cannot be read: {error.strerror}")
+    except (ValueError, RecursionError) as error:
+        in_file.error(str(error))
+    defaults = vars(parser.parse_args([]))
+    words = [word for variant in variants for word in variant.words()]
+    for key, value in settings.items():
+        option = f"--{key.replace('_', '-')}"
+        if isinstance(value, bool) and defaults.get(key) is False:
+            words += [option] * value
+        else:
+            words.append(f"{option}={value}")
+    values = in_file.parse_args(words)
+    if values.file:
+        in_file.error("--file cannot stand in a file")
+    return values

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from ctypes import c_long, c_uint64, c_void_p
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -43,16 +43,6 @@ class Background(ctypes.Structure):
 STRUCTURES = (Gemm, Background)
 Run = Callable[[Counts], Stamps]
 Progress = np.ndarray[Any, np.dtype[np.float64]]
-
-
-class Matmul(Protocol):
-    """A matmul that can run in the background of a timed loop."""
-
-    flops: float  # of a launch
-
-    def during(self, run: Run, counts: Counts) -> tuple[Stamps, Progress]:
-        """Runs iterations with the matmul in the background. Returns their stamps, and the launches
-        that ended within each operation, nan where the matmul did not last; [timed]."""
 
 
 def launches_within(spans_ns: Stamps, ends_ns: Any) -> Progress:
@@ -92,17 +82,16 @@ class CoreMatmul:
         module = world.device.compile("gemm", {}, STRUCTURES)
         step = Step(module.kernel("multiply_until_stopped"), self.work)
         self.call = world.device.caller(step)
-        self.refusal: str | None = None
 
     def during(self, run: Run, counts: Counts) -> tuple[Stamps, Progress]:
+        """Runs iterations with the matmul in the background. Returns their stamps, and the launches
+        that ended within each operation, nan where the matmul did not last; [timed]."""
         self.work.done = self.work.stop = 0
         thread = threading.Thread(target=self._work, name="background")
         thread.start()
         while not self.work.done and thread.is_alive():
             time.sleep(1e-4)
         try:
-            if self.refusal:
-                raise DeviceError(self.refusal)
             stamps_ns = run(counts)
         finally:
             self.work.stop = 1
@@ -111,12 +100,8 @@ class CoreMatmul:
         return stamps_ns, launches_within(stamps_ns[:, [ARRIVED, LEFT]], ends_ns)
 
     def _work(self) -> None:
-        try:
-            os.sched_setaffinity(0, {self.core})
-        except OSError as error:
-            self.refusal = f"core {self.core} cannot be used: {error.strerror}"
-        else:
-            self.call()
+        os.sched_setaffinity(0, {self.core})
+        self.call()
 
 
 class StreamMatmul:
@@ -134,7 +119,7 @@ class StreamMatmul:
         self.launches = FEWEST
 
     def during(self, run: Run, counts: Counts) -> tuple[Stamps, Progress]:
-        """One iteration at a time, begun after the side stream has been filled."""
+        """As on a core; one iteration at a time, begun after the side stream has been filled."""
         rows, progress = [], []
         for number in range(counts.total):
             ends = self._fill()
@@ -167,6 +152,9 @@ class StreamMatmul:
         twice = int(2 * (len(events) - 1) * span_ns[1] / ends_ns[-1])
         self.launches = min(max(twice, FEWEST), MOST)
         return float(launches_within(span_ns[None], np.array(ends_ns))[0])
+
+
+Matmul = CoreMatmul | StreamMatmul
 
 
 def open_matmul(world: World, core: int | None) -> Matmul:

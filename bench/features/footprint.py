@@ -7,7 +7,6 @@ the collective's place, with the same writing of the send buffer and reading of 
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 
 import numpy as np
 
@@ -28,6 +27,7 @@ class Footprint(Feature):
     CPU has no core for it."""
 
     mode = "as_used"  # a single short call would end within one item of the matmul
+    matmul: Matmul | None = None
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         return [*shapes, *({**shape, "beside": "gemm"} for shape in shapes)]
@@ -36,16 +36,8 @@ class Footprint(Feature):
                iteration: Iteration) -> Iteration:
         if "beside" not in case.shape:
             return iteration
-        return Measured(session, self.matmul(session), iteration).iteration
-
-    def matmul(self, session: Session) -> Matmul:
-        """The one matmul of this session."""
-        self.session = session
-        return self._matmul
-
-    @cached_property
-    def _matmul(self) -> Matmul:
-        return open_matmul(self.session.world, self.session.place.beside)
+        self.matmul = self.matmul or open_matmul(session.world, session.place.beside)
+        return Measured(session, self.matmul, iteration).iteration
 
 
 class Measured:

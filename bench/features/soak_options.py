@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bench.harness import options
 from bench.harness.feature import Feature
 from bench.harness.options import Parser
-from collectives.algorithm import ALGORITHMS
+from collectives.algorithm import ALGORITHMS, default_names, selected
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, reason_against
 
 if TYPE_CHECKING:
     from bench.features.soak import SoakOptions
+
+MOST_BYTES = 300007 * 8
 
 
 class SoakOption(Feature):
@@ -36,7 +38,7 @@ class SoakOption(Feature):
 
 def main(command: str, argv: Sequence[str] | None = None) -> NoReturn:
     """Parses the command line, soaks, and exits."""
-    from bench.features.soak import soak
+    from bench.features.soak import soak  # not at the top: other commands never load it
     from bench.harness.session import start
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -44,11 +46,9 @@ def main(command: str, argv: Sequence[str] | None = None) -> NoReturn:
     parser = soak_parser(command)
     namespace, ignored = parser.parse_known_args(argv)
     if ignored:
-        parser.error("--soak times nothing and draws what it launches: leave out "
-                     f"{ignored[0]}")
-    soak_options = parse(parser, namespace)
+        parser.error(f"--soak times nothing and draws what it launches: leave out {ignored[0]}")
     run = options.run_options(command, namespace)
-    start(run, started_s, partial(soak, soak_options))
+    start(run, started_s, partial(soak, soak_options(parser, namespace)))
 
 
 def soak_parser(command: str) -> Parser:
@@ -60,7 +60,7 @@ def soak_parser(command: str) -> Parser:
         help="for this long, such as 90s, 10m or 2h (10m)")
     add("--collective", choices=list(COLLECTIVES), default="all_reduce", metavar="NAME",
         help=f"{', '.join(COLLECTIVES)} (all_reduce)")
-    add("-b", "--minbytes", type=options.size_bytes, default=None, metavar="SIZE",
+    add("-b", "--minbytes", type=options.size_bytes, default=1, metavar="SIZE",
         help="smallest size (one element)")
     add("-e", "--maxbytes", type=options.size_bytes, default=None, metavar="SIZE",
         help="largest size (2.3M)")
@@ -80,26 +80,29 @@ def soak_parser(command: str) -> Parser:
     return parser
 
 
-def parse(parser: Parser, namespace: argparse.Namespace) -> "SoakOptions":
+def soak_options(parser: Parser, namespace: argparse.Namespace) -> "SoakOptions":
     """The options, or the end of the process with status 2 and one sentence."""
-    from bench.features.soak import SoakOptions  # not at the top: other commands never load it
+    from bench.features.soak import SoakOptions
 
-    collective, smallest, largest = (
-        COLLECTIVES[namespace.collective], namespace.minbytes, namespace.maxbytes)
+    collective, smallest, largest, redop = (
+        COLLECTIVES[namespace.collective], namespace.minbytes, namespace.maxbytes, namespace.op)
     if largest == 0:
         parser.error("-e 0: a soak checks elements, and 0 B hold no element")
-    if smallest and largest and largest < smallest:
+    if largest and largest < smallest:
         parser.error(f"the sizes begin at {smallest} B, above their end at {largest} B")
-    if namespace.op and not collective.reduces:
+    if redop and not collective.reduces:
         parser.error(f"-o: {collective.name} reduces nothing")
-    datatype = DATATYPES.get(namespace.datatype)
-    if datatype and namespace.op and (reason := reason_against(datatype, namespace.op)):
-        parser.error(reason)
-    for name in namespace.algorithm or ():
-        if name.partition("+")[0] not in ALGORITHMS[collective.name]:
+    named = [DATATYPES[namespace.datatype]] if namespace.datatype else [*DATATYPES.values()]
+    datatypes = [each for each in named if not (redop and reason_against(each, redop))]
+    if not datatypes:
+        parser.error(str(reason_against(named[0], redop)))
+    known = ALGORITHMS[collective.name]
+    names = namespace.algorithm or [
+        name for name in default_names(collective.name) if name != "library"]
+    for name in names:
+        if name.partition("+")[0] not in known:
             parser.error(f"{collective.name} has no algorithm {name}")
     parser.require_ranks()
-    return SoakOptions(collective, namespace.soak, smallest, largest, namespace.datatype,
-                       namespace.op, namespace.algorithm and tuple(namespace.algorithm))
-
-
+    redops = [redop] if redop else REDOPS if collective.reduces else ["none"]
+    return SoakOptions(collective, namespace.soak, smallest, largest or max(MOST_BYTES, smallest),
+                       datatypes, redops, selected(known, names))

@@ -1,8 +1,15 @@
 """The benchmarks, one module per command: `mpirun -n RANKS python -m bench.<collective>`."""
 
 import os
+import signal
+import sys
+import time
 
 VERSION = "0.1.0"
+STARTED_S = time.monotonic()
+
+if sys.argv[0] == "-m":  # a command begins, and while modules load, Ctrl-C has nothing to keep
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 # numpy reads this when it is imported, which is later. A rank has one core: a second thread of
 # BLAS would spin on the core of the rank's peer.

@@ -3,25 +3,17 @@
 Each case runs once alone and once with a matmul in another stream, or on a core without ranks.
 """
 
-import signal
-import time
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while modules load, Ctrl-C has nothing to keep
-
 from collections.abc import Sequence
-from dataclasses import replace
 
 from bench.features.footprint import Footprint
+from bench.harness.command import SweepOptions, run_sweep, sweep_options, sweep_parser
 from bench.harness.options import Parser, RunOptions
-from bench.harness.sweep import run_sweep
-from bench.harness.sweep_options import SweepOptions, sweep_options, sweep_parser, sweep_run_options
 from collectives.collective import COLLECTIVES
 
 ABOUT = "Times a collective alone and beside a matmul, and what either costs the other."
 
 
-def parse(argv: Sequence[str] | None = None) -> tuple[SweepOptions, RunOptions]:
+def parse(argv: Sequence[str] | None = None) -> tuple[RunOptions, SweepOptions]:
     """The options, or the end of the process with status 2 and one sentence."""
     first = Parser(prog="bench.footprint", add_help=False, allow_abbrev=False)
     names = list(COLLECTIVES)
@@ -33,12 +25,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[SweepOptions, RunOptions]:
     namespace = parser.parse_args(argv)
     if namespace.dispatch == "python":
         parser.error("the footprint is measured in the native loop: leave out --dispatch python")
-    sweep = sweep_options(parser, collective, namespace, ())
-    mode = namespace.mode or Footprint.mode
-    run = sweep_run_options("footprint", namespace)
-    return replace(sweep, mode=mode, features=(Footprint(),)), run
+    return sweep_options(parser, namespace, [Footprint])
 
 
 if __name__ == "__main__":
-    started_s = time.monotonic()
-    run_sweep(*parse(), started_s)
+    run_sweep(*parse())

@@ -4,12 +4,6 @@ docs/link.md says how each figure is measured. A case's figures belong to one pa
 pairs at once; nothing is summed.
 """
 
-import signal
-import time
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while modules load, Ctrl-C has nothing to keep
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,13 +11,13 @@ from itertools import chain, combinations, permutations, product
 from typing import NamedTuple
 
 from bench.harness import options
+from bench.harness.command import requested_sizes
 from bench.harness.iteration import Buffers, Iteration, case_iteration, nothing
 from bench.harness.link_parts import link_parts
 from bench.harness.options import RunOptions
 from bench.harness.run import measure
 from bench.harness.session import PING_PONGS, SHARED_PING_PONGS, Session, start
 from bench.harness.suite import Suite
-from bench.harness.sweep_options import requested_sizes
 from collectives.collective import DATATYPES, Array, Collective, Shape
 from collectives.communicator import Disagreement, launched_ranks
 from collectives.link import STRUCTURES, Transfer
@@ -220,6 +214,5 @@ def iteration_of_part(wire: Wire, part: Part, size_bytes: int) -> Iteration:
 
 
 if __name__ == "__main__":
-    started_s = time.monotonic()
     run_options, sizes = parse()
-    start(run_options, started_s, lambda session: measure(session, partial(prepare, sizes)))
+    start(run_options, lambda session: measure(session, partial(prepare, sizes)))

@@ -5,10 +5,7 @@ with our kernels and with the library's, by tensor and sequence, in a pipeline, 
 Some of the layers are timed; the time of the step follows from them.
 """
 
-import signal
+from bench.layers.command import main
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while modules load, Ctrl-C has nothing to keep
-    from bench.layers.command import main
-
     main("prefill")

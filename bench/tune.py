@@ -6,12 +6,6 @@ rounds in random order, the better half goes on, and so on, so that most time go
 that are hard to distinguish. A state of the link that appears later gets its own search.
 """
 
-import signal
-import time
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while modules load, Ctrl-C has nothing to keep
-
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
@@ -19,18 +13,17 @@ from pathlib import Path
 from statistics import median, mode
 
 from bench.harness import options, tuned
+from bench.harness.command import SweepOptions, requested_sizes
 from bench.harness.head import Machine
 from bench.harness.options import RunOptions
 from bench.harness.run import Run, RunPolicy, measure
 from bench.harness.session import Session, start
-from bench.harness.suite import Axes, Suite
-from bench.harness.sweep import prepare_with
-from bench.harness.sweep_options import SweepOptions, requested_sizes
-from collectives.algorithm import ALGORITHMS
+from bench.harness.suite import Suite
+from bench.harness.suite import prepare as prepare_sweep
 from collectives.collective import COLLECTIVES
 from collectives.operation import TunedChoice
 from reports.case import find_states
-from reports.result import Result
+from reports.result import Result, ResultError
 from reports.tune import FINALISTS, costs_by_state, winners
 
 ABOUT = "Finds what auto should run on this machine, by size and state of the link."
@@ -81,14 +74,12 @@ def parse() -> tuple[RunOptions, tuple[int, ...]]:
 def prepare(sizes: tuple[int, ...], session: Session) -> Suite:
     """Every candidate at every size, without the link's parts: nothing is held against a bound.
     Raises Disagreement."""
-    with session.communicator.together(tuned.UnusableTable):  # before anything is measured
+    with session.communicator.together(ResultError):  # before anything is measured
         if not session.options.output_files:
             tuned.default_folder()
     far_peers = not session.world.device.near_peers
-    sweep = SweepOptions(COLLECTIVES["all_reduce"], "float32", "sum", sizes)
-    axes = Axes(ALGORITHMS["all_reduce"], lambda size: list(candidates(size, far_peers)),
-                mode="as_used")
-    suite = prepare_with(sweep, axes, session)
+    sweep = SweepOptions(COLLECTIVES["all_reduce"], "float32", "sum", sizes, mode="as_used")
+    suite = prepare_sweep(sweep, session, lambda size: list(candidates(size, far_peers)))
     suite.link_parts.clear()
     return suite
 
@@ -128,7 +119,7 @@ def survivors(costs_us: dict[int, list[float]]) -> set[int]:
     return newcomers | (unsettled or set(ranked[:1]))
 
 
-def conclude(result: Result, machine: Machine, run: RunOptions) -> str:
+def conclude(table: str | None, result: Result, machine: Machine) -> str:
     """Stores the winners, even if time ran out among the finalists; the last line of the output.
     Raises OSError."""
     if result.end is None or result.end.reason == "interrupted" or result.end.n_wrong:
@@ -138,14 +129,13 @@ def conclude(result: Result, machine: Machine, run: RunOptions) -> str:
                            winner.link_rtt_ns, winner.name) for winner in winners(result)]
     if not choices:
         return "table: none, no case was measured often enough; allow more time (--max-time)\n"
-    path = Path(*run.output_files) if run.output_files else tuned.default_path(machine)
+    path = Path(table) if table else tuned.default_path(machine)
     tuned.add(path, machine, result.run.run_id, choices)
     return f"table: {path}\n"
 
 
 if __name__ == "__main__":
-    started_s = time.monotonic()
     run_options, sizes = parse()
-    policy = RunPolicy(16, ROUNDS_A_HEAT, go_on, conclude)
-    start(run_options, started_s, lambda session: measure(
-        session, partial(prepare, sizes), policy))
+    table = next(iter(run_options.output_files), None)
+    policy = RunPolicy(16, ROUNDS_A_HEAT, go_on, partial(conclude, table))
+    start(run_options, lambda session: measure(session, partial(prepare, sizes), policy))

@@ -22,7 +22,7 @@ import psutil
 import bench.harness.command
 import bench.harness.run
 import bench.harness.session
-import bench.harness.sweep
+import bench.harness.suite
 import bench.harness.timing
 from bench.features import FEATURES
 from bench.harness.iteration import Iteration
@@ -77,7 +77,7 @@ def struck(function, call: int, fault):
 
 def iteration_with(where: str, call: int, fault):
     """Return a `case_iteration` that counts calls of all operations, or of all checks, and strikes at the `call`-th."""
-    make = bench.harness.sweep.case_iteration  # type: ignore[attr-defined]
+    make = bench.harness.suite.case_iteration  # type: ignore[attr-defined]
     fault = struck(lambda: None, call, fault)
 
     def case_iteration(*arguments) -> Iteration:
@@ -107,7 +107,7 @@ def main(rank: int, where: str, call: int, what: str) -> None:
     places = {
         "device": (bench.harness.session, "open_device", fault),
         "map": (bench.harness.session, "open_world", fault),
-        "plan": (bench.harness.sweep, "prepare", fault),
+        "plan": (bench.harness.suite, "prepare", fault),
         "block": (bench.harness.run, "measure_block",
                   lambda: setattr(bench.harness.timing, "perform", lambda *_: fault())),
         "probe": (bench.harness.timing, "round_trip_ns", fault),
@@ -121,7 +121,7 @@ def main(rank: int, where: str, call: int, what: str) -> None:
         owner, name, at = places[where]
         setattr(owner, name, struck(getattr(owner, name), call, at))
     elif launched_rank() == rank:
-        bench.harness.sweep.case_iteration = iteration_with(where, call, fault)  # type: ignore[attr-defined]
+        bench.harness.suite.case_iteration = iteration_with(where, call, fault)  # type: ignore[attr-defined]
     bench.harness.command.main("allreduce", "all_reduce", "All-reduce with a fault.", FEATURES)
 
 

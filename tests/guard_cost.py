@@ -73,7 +73,7 @@ def iterations_of(session: Session, buffers: Buffers) -> list[Iteration]:
 def launch() -> None:
     """On each rank; rank 0 prints the logarithm of guarded over unguarded, for each case."""
     communicator = Communicator()
-    flight = FlightRecord("", None, communicator.rank, 30.0)
+    flight = FlightRecord("", None, communicator.rank, 30.0, {})
     device, _ = open_device(communicator, "cpu", False)
     place = pin(communicator)
     world = open_world(communicator, device, WaitPolicy(flight.watch, place.crowded))
@@ -88,7 +88,7 @@ def launch() -> None:
     for at in (folder / "kernels", SOURCES):
         with sources(at):
             own_world = replace(world, device=device_cpu.CpuDevice())
-            session = Session(options, own_world, flight, place, 0.0)
+            session = Session(options, own_world, flight, place)
             assert session.meet  # compiled here, from these sources
             sides.append((session, iterations_of(session, buffers)))
     communicator.barrier()

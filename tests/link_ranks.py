@@ -37,11 +37,11 @@ def main(pairs: int) -> None:
     communicator = Communicator()
     device, _ = open_device(communicator, "cpu", False)
     place = pin(communicator)
-    flight = FlightRecord("test", None, communicator.rank, 30.0)
+    flight = FlightRecord("test", None, communicator.rank, 30.0, {})
     world = open_world(communicator, device, WaitPolicy(flight.watch, place.crowded))
     assert not isinstance(world.peers, Unsupported)
     assert not place.crowded
-    session = Session(RunOptions("link"), world, flight, place, 0.0)
+    session = Session(RunOptions("link"), world, flight, place)
     wire = open_wire(session, 1 << 20)
     iteration = iteration_of_part(wire, parts(2)["ping_pong"][0], 0)
     sends = wire.arguments.sends

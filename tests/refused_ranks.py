@@ -1,7 +1,7 @@
 """Run by mpirun: `bench.allreduce` while the kernel refuses something to the ranks and to their child processes.
 
-`refused_ranks.py WHAT ...options of bench.allreduce`: WHAT is `pidfd` (as a kernel before 5.3 does), `inotify` (as it
-does where the user has used up his instances), `processes` (at `ulimit -u`), or `nothing`.
+`refused_ranks.py WHAT ...options of bench.allreduce`: WHAT is `pidfd` (as a kernel before 5.3 does), `processes` (at
+`ulimit -u`), or `nothing`.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
 ALLOW, REFUSE = 0x7FFF0000, 0x50000
 # Numbers of system calls on x86-64, and what each is refused with.
-REFUSED = {"nothing": ([], 0), "pidfd": ([434], errno.ENOSYS), "inotify": ([294], errno.EMFILE),
+REFUSED = {"nothing": ([], 0), "pidfd": ([434], errno.ENOSYS),
            "processes": ([56, 57, 58, 435], errno.EAGAIN)}
 
 

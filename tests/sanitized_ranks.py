@@ -190,12 +190,12 @@ def plain_item(bed: Bed, name: str, what: Collective, algorithm: Algorithm, data
     too_many = int(bed.plant == "short")  # elements, for the buffers that there are
     cases = [Case(what, count + too_many, datatype, redop, *at, in_place, variant, shape, build)
              for at in zip(first, into, strict=True)]
-    data = verify.Data(what, datatype, redop, ranks, bed.seed)
 
     def contents(rank: int, operation: Operation) -> tuple[Segments, Segments]:
         case = cases[rank]
         assert (operation.expected_sum is not None) == (algorithm.name in LOSSY)
-        result = data.received(shape, operation.expected_sum)[rank]
+        data = verify.Data(what, datatype, redop, ranks, bed.seed, operation.expected_sum)
+        result = data.received(shape)[rank]
         gets = receives * what.receives(shape, rank, ranks)
         return (Segments(case.send, count * size, datatype.encode(data.sent())[rank]),
                 Segments(case.receive, count * size, result[:gets]))

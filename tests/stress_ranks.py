@@ -76,10 +76,10 @@ def open_session(seed: int, settings: dict[str, str], macros: dict[str, int]) ->
     """The session of a command that keeps no run, over every sharing mode and with shared GPUs."""
     timeout_s, device = float(settings.get("timeout_s", 30)), settings.get("device", "cpu")
     world, watch = connect(timeout_s, device, settings.get("memory", "auto"), **macros)
-    flight = FlightRecord("", None, world.communicator.rank, timeout_s)
-    flight.watch_on(watch)
+    flight = FlightRecord("", None, world.communicator.rank, timeout_s, {})
+    flight.watch = watch
     options = RunOptions("stress", timeout_s, seed=seed, device=device, keeps_run=False)
-    return Session(options, world, flight, Place(False, [], None), 0.0)
+    return Session(options, world, flight, Place(False, [], None))
 
 
 def program(session: Session, hand: Sequence[Launch], launches: int) -> list[Action]:

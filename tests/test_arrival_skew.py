@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.harness.iteration import late_rank
+from bench.features.arrival_skew import late_rank
 from collectives.collective import COLLECTIVES
 from reports.case import CASE_KEY
 from reports.formats import as_csv, as_json, as_nccl_tests

@@ -84,7 +84,7 @@ def a_footprint(timed_out: int = 0) -> tuple[Any, Recorded, Measured, list[str]]
     device, ends = CpuDevice(), list[str]()
     watch = Watch(timed_out=timed_out)
     step = Step(device.compile("iteration", {}).kernel("nothing"), Gate())
-    flight = SimpleNamespace(watch=watch, timed_out=lambda: ends.append("timed out"))
+    flight = SimpleNamespace(watch=watch, end_if_stuck=lambda: ends.append("timed out"))
     session = cast(Any, SimpleNamespace(
         world=SimpleNamespace(device=device, peers=None, graph=False), flight=flight, meet=step, measuring_s=0.0,
         options=SimpleNamespace(dispatch="native")))

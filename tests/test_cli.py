@@ -306,6 +306,11 @@ def test_types_and_operations_are_right(tmp_path, options):
         assert case.n_wrong == (0 if case.status == "ok" else None)
 
 
+def test_a_run_without_a_case_that_can_be_measured_is_refused(tmp_path):
+    done = launch(tmp_path / "results", "--mode", "chained", "-o", "prod", "-b", "16K", "-e", "16K")
+    assert_refused(done, 3, "no case can be measured: a chain of products leaves every datatype's range", tmp_path)
+
+
 def test_one_rank_runs_and_says_that_busbw_means_nothing(tmp_path):
     done = launch(tmp_path / "results", *QUICK, ranks=1)
     assert (done.returncode, done.stderr) == (0, "")
@@ -381,7 +386,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence(tmp_path):
     """All ranks would hang behind the one that cannot write, or the reason would drown in a traceback."""
     done = launch(tmp_path / "results", *QUICK, "--mode", "isolated", "-J", "/dev/full")
     assert done.returncode == 1
-    assert re.search(r"wiretax: rank 0 failed at .*No space left on device", done.stderr)
+    assert re.search(r"wiretax: rank 0 failed: .*No space left on device", done.stderr)
     assert "Traceback" not in done.stderr
 
 

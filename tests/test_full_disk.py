@@ -93,7 +93,7 @@ def test_a_run_that_cannot_be_kept_does_not_begin(disk_of, tmp_path, why):
     for where in wanted:
         done = mpirun(2, "-m", "bench.allreduce", *SMALL, *where)
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == f"bench.allreduce: cannot write {where[-1]}: {why}\n"
+        assert done.stderr == f"bench.allreduce: rank 0: cannot write {where[-1]}: {why}\n"
     assert files(disk.at) == before
     assert not list(tmp_path.glob("out/*"))
 
@@ -111,7 +111,7 @@ def test_a_disk_that_is_full_in_mid_run_loses_no_block_that_was_stored(disk_of):
     [path] = out.glob("*.jsonl")
     assert done.returncode == 1, done.stderr
     [said] = done.stderr.splitlines()
-    assert re.fullmatch(rf"wiretax: rank 0 failed at .*: {re.escape(str(path))} cannot be written: {FULL}", said)
+    assert re.fullmatch(rf"wiretax: rank 0 failed: .*: {re.escape(str(path))} cannot be written: {FULL}", said)
     result = read(path)
     assert len(result.blocks) >= seen[0] > 2
     assert "INCOMPLETE: the run was cut off." in text(result)

@@ -227,4 +227,4 @@ def test_an_exception_in_a_rank_of_open_mpi_is_one_sentence(out):
     line = ["tests/fault_ranks.py", "1", "block", "2", "raise", "--out", str(out), *SMALL]
     done = launched(command("openmpi", 2, *line))
     assert done.returncode == 1
-    assert done.stderr.count("wiretax: rank 1 failed at ") == done.stderr.count("ValueError: struck\nwiretax") == 1
+    assert done.stderr.count("wiretax: rank 1 failed: ") == done.stderr.count("ValueError: struck\nTraceback") == 1

@@ -23,7 +23,6 @@ from tests.synthetic_run import without_fsync
 QUICK = ("-e", "256K", "-f", "16", "--max-time", "9")
 # The command, but 6 iterations of each case end it and not the time, on a slow machine too.
 COUNTED = """
-import time
 from dataclasses import replace
 from functools import partial
 import bench.link as link
@@ -31,7 +30,7 @@ from bench.harness.run import measure
 from bench.harness.session import start
 bind, (options, sizes) = link.bind, link.parse()
 {}
-start(replace(options, iterations=6), time.monotonic(),
+start(replace(options, iterations=6),
       lambda session: measure(session, partial(link.prepare, sizes)))
 """
 

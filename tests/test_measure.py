@@ -76,7 +76,7 @@ def test_what_any_rank_finds_wrong_counts_and_unchecked_is_not_right(
     iteration = iteration_of()
     counts = elements or (0, 0)
     gathered = [
-        RankBlock(stamps, Wrong(n, 40, 1184) if elements else None, (None, None), None, None)
+        RankBlock(stamps, Wrong(n, 40, 1184) if elements else None, (0.0, 0.0), None, None)
         for stamps, n in zip(STAMPS, counts, strict=True)]
     zeros = np.zeros(WRONG_BYTES, np.uint8)
     iteration.wrong = cast(Any, SimpleNamespace(write=lambda _: None, read=lambda: zeros))
@@ -85,7 +85,7 @@ def test_what_any_rank_finds_wrong_counts_and_unchecked_is_not_right(
         flight=SimpleNamespace(note=lambda *_, **__: None),
         communicator=SimpleNamespace(all_gather=lambda word: [word], gather=lambda part: gathered),
         world=SimpleNamespace(clock_shared=True, device=SimpleNamespace(facts={})))
-    monkeypatch.setattr(timing, "round_trip_ns", lambda session: None)
+    monkeypatch.setattr(timing, "round_trip_ns", lambda session: 0.0)
     monkeypatch.setattr(timing, "perform", lambda session, iteration, counts: STAMPS[0])
     measured = timing.measure_block(cast(Any, session), iteration, 3, DATATYPES["float32"])
     assert measured is not None
@@ -135,7 +135,7 @@ def check_chain(data: verify.Data, shape: Any) -> None:
     collective, datatype, ranks = data.collective, data.datatype, data.ranks
     sent = datatype.encode(data.chain_sent())
     for _ in range(5):
-        result = datatype.encode(data._result(shape, datatype.decode(sent), None))
+        result = datatype.encode(data._result(shape, datatype.decode(sent)))
         links = [data._linked(table, rank) for rank, table in enumerate(datatype.decode(result))]
         sent = datatype.encode(np.array(links))
         if data.redop == "sum":

@@ -10,7 +10,7 @@ from statistics import median
 import pytest
 
 from bench.features import FEATURES
-from bench.harness.sweep_options import sweep_parser
+from bench.harness.command import sweep_parser
 from collectives.collective import COLLECTIVES
 from reports.result import read
 from tests.launch import mpirun

@@ -96,7 +96,7 @@ def test_a_library_that_fails_in_a_soak_ends_it_with_its_complaint(tmp_path):
     options = ["--soak", "10s", *SMALL, "--algorithm", "library", "--out", str(tmp_path)]
     done = mpirun(2, "tests/soaked_ranks.py", "failure", *options)
     assert done.returncode == 1
-    assert re.fullmatch(r"wiretax: rank [01] failed at .*step soak.*: DeviceError: rank 1: \S+ of \S+ \S+ returned "
+    assert re.fullmatch(r"wiretax: rank [01] failed: .*step soak.*: DeviceError: rank 1: \S+ of \S+ \S+ returned "
                         r"error \d+\n", done.stderr), done.stderr
 
 

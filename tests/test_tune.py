@@ -78,7 +78,7 @@ def test_builds_are_measured_by_name_and_right(tmp_path):
 def test_a_table_that_cannot_be_kept_is_refused_before_the_search(tmp_path):
     done = mpirun(2, "-m", "bench.tune", *QUICK, "--table", "/nowhere/table.json", "--out", str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "bench.tune: cannot write /nowhere/table.json: No such file or directory\n"
+    assert done.stderr == "bench.tune: rank 0: cannot write /nowhere/table.json: No such file or directory\n"
 
 
 @pytest.mark.parametrize("gpu", [False, True])
@@ -240,8 +240,8 @@ def test_each_state_has_its_own_nearest_size():
 
 
 @pytest.mark.parametrize(("changed", "sentence"), [
-    ({"machine_id": "0" * 12}, "was made on another machine (000000000000, and this is "),
-    ({"software_id": "0" * 12}, "was made on another software (000000000000, and this is "),
+    ({"machine_id": "0" * 12}, "was made on another machine or with other software (000000000000, "),
+    ({"software_id": "0" * 12}, ", 000000000000; this is "),
     ({"picks": [{"collective": "all_reduce"}]}, "is not a table of bench.tune: "),
     ({"picks": [ANY | {"algorithm": "two_shot+fast"}]}, "is not a table of bench.tune: 'fast' is not one of nt, ntr"),
     ({"picks": [ANY | {"algorithm": "three_shot"}]}, "is not a table of bench.tune: three_shot does not exist"),

@@ -30,7 +30,6 @@ RECORDS = [
 WATCHERS = [
     Patch(SESSION, "start_witness(folder, pids)\n", "folder.rmdir()\n"),
     Patch(SESSION, "FlightRecord(folder.stem, folder,", "FlightRecord(folder.stem, None,"),
-    Patch(SESSION, "        flight.start_watchdog(pids)\n", ""),
 ]
 KERNEL_GUARDS = WAITS + RECORDS
 GUARDS = KERNEL_GUARDS + WATCHERS

@@ -8,9 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench.harness.feature import Feature
-from bench.harness.iteration import Iteration, late_rank, loop_kernels
+from bench.harness.iteration import Iteration, loop_kernels
 from bench.harness.options import Parser, comma_separated
-from collectives.collective import Shape
+from collectives.collective import Collective, Shape
 from collectives.operation import Case
 from collectives.peer_buffer import PeerBuffer
 from kernels.devices.device import Arguments, Step
@@ -31,6 +31,11 @@ def delay_us(text: str) -> float:
     if delay > MOST_LATE_US:
         raise argparse.ArgumentTypeError(f"{text} is above the longest, {MOST_LATE_US // 1000}ms")
     return delay
+
+
+def late_rank(collective: Collective, shape: Shape, ranks: int) -> int:
+    """The rank that is delayed: the last one that receives anything."""
+    return max(rank for rank in range(ranks) if collective.receives(shape, rank, ranks))
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,7 @@ class Player:
         self.session.world.device.run(actions, self.idle, Counts(repeats, 0), watch)
         if watch.timed_out:
             launch = program[(watch.iteration - before - 1) % length]
-            self.session.flight.timed_out(launch.iteration.text)
+            self.session.flight.end_if_stuck(launch.iteration.text)
         played = repeats * length
         self.launches += played
         self.moved_bytes += repeats * sum(launch.case.size_bytes for launch in program)

@@ -3,7 +3,6 @@
 import argparse
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -42,13 +41,12 @@ def main(command: str, argv: Sequence[str] | None = None) -> NoReturn:
     from bench.harness.session import start
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    started_s = time.monotonic()
     parser = soak_parser(command)
     namespace, ignored = parser.parse_known_args(argv)
     if ignored:
         parser.error(f"--soak times nothing and draws what it launches: leave out {ignored[0]}")
     run = options.run_options(command, namespace)
-    start(run, started_s, partial(soak, soak_options(parser, namespace)))
+    start(run, partial(soak, soak_options(parser, namespace)))
 
 
 def soak_parser(command: str) -> Parser:
@@ -75,7 +73,6 @@ def soak_parser(command: str) -> Parser:
         help="only these (all of ours but lossy ones)")
     add = parser.add_argument_group("how").add_argument
     options.add_run_options(add, max_time_s=None)  # --soak is the time
-    options.add_thread_level(add)
     options.add_output(parser.add_argument_group("output").add_argument)
     return parser
 

@@ -1,20 +1,153 @@
-"""The benchmark of one collective from its command line to its exit status."""
+"""The command line of the benchmarks of one collective over sizes."""
 
-import time
+import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
+from bench.harness import options
 from bench.harness.feature import Feature
-from bench.harness.sweep_options import sweep_options, sweep_parser, sweep_run_options
-from collectives.collective import COLLECTIVES
+from bench.harness.options import AddOption, Parser, RunOptions, name_among, whole_number
+from collectives.algorithm import ALGORITHMS, default_names
+from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Collective, reason_against
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Which cases of a collective a run has. `algorithms` None: all that `auto` chooses among."""
+
+    collective: Collective
+    datatype: str
+    redop: str
+    sizes: tuple[int, ...]
+    algorithms: Sequence[str] | None = None
+    in_place: bool = False
+    mode: str | None = None
 
 
 def main(command: str, collective: str, about: str, features: Sequence[type[Feature]]) -> NoReturn:
-    """`python -m bench.<command>` of a collective."""
-    started_s = time.monotonic()
+    """`python -m bench.<command>` of a collective, from its command line to its exit status."""
     parser = sweep_parser(command, COLLECTIVES[collective], about, features)
-    namespace = parser.parse_args()
-    sweep = sweep_options(parser, COLLECTIVES[collective], namespace, features)
-    from bench.harness.sweep import run_sweep  # not at the top: --help needs no more modules
+    run_sweep(*sweep_options(parser, parser.parse_args(), features))
 
-    run_sweep(sweep, sweep_run_options(command, namespace), started_s)
+
+def run_sweep(run: RunOptions, sweep: SweepOptions) -> NoReturn:
+    """Runs the sweep, or lists its algorithms, and exits."""
+    from bench.harness.run import measure  # not at the top: --help needs no more modules
+    from bench.harness.session import start
+    from bench.harness.suite import list_algorithms, prepare
+
+    if not run.keeps_run:
+        start(run, partial(list_algorithms, sweep))
+    start(run, lambda session: measure(session, partial(prepare, sweep)))
+
+
+def sweep_parser(command: str, collective: Collective, about: str,
+                 features: Sequence[type[Feature]]) -> Parser:
+    """The parser of `python -m bench.<command>`."""
+    algorithm = default_names(collective.name)[-2]  # one of ours: the last is auto
+    parser = options.rank_parser(
+        command, about,
+        f"mpirun -n 2 python -m bench.{command} -e 1M -d half --algorithm {algorithm},library",
+        "the results so far are kept")
+    parser.set_defaults(collective=collective.name, redop="none")
+    add = parser.add_argument_group("what").add_argument
+    add_case_options(add, collective)
+    for feature in features:
+        feature.add_options(add)
+    add_method_options(parser.add_argument_group("how").add_argument, collective)
+    add = parser.add_argument_group("output").add_argument
+    add("--format", choices=("table", "nccl-tests", "csv"), default="table", metavar="FORMAT",
+        help="table, nccl-tests or csv (table)")
+    add("--long", action="store_true", help="one table row for each algorithm and mode")
+    add("-J", "--output_file", default=None, metavar="FILE", dest="json_file",
+        help="also write JSON as nccl-tests does")
+    options.add_output(add)
+    add("--list", action="store_false", dest="keeps_run",
+        help="name every algorithm, and why one is not available, then exit")
+    return parser
+
+
+def add_case_options(add: AddOption, collective: Collective) -> None:
+    options.add_sizes(add, "32M", 2, "2")
+    sizes = partial(options.comma_separated, options.size_bytes)
+    add("--sizes", type=sizes, default=None, metavar="A,B",
+        help="exactly these sizes instead of -b, -e and -f")
+    add("-d", "--datatype", type=options.datatype_name, default="float32", metavar="TYPE",
+        help="float, half, bfloat16, double, int32 or int64 (float)")
+    if collective.reduces:
+        add("-o", "--op", type=partial(name_among, "operation", REDOPS), default="sum",
+            metavar="OP", dest="redop", help="sum, prod, min, max or avg (sum)")
+    name = partial(options.algorithm_name, ALGORITHMS[collective.name])
+    add("--algorithm", type=partial(options.comma_separated, name), default=None, metavar="A,B",
+        help="only these; --list names them (all but lossy ones)")
+    add("--in-place", action="store_true",
+        help=argparse.SUPPRESS if collective.no_place else "the result overwrites the send buffer")
+    add("--mode", choices=("isolated", "chained", "both"), default=None, metavar="MODE",
+        help="isolated: one call at a time; chained: 160 dependent calls; both (isolated, and "
+        "chained up to 512K)")
+
+
+def add_method_options(add: AddOption, collective: Collective) -> None:
+    number, few = partial(whole_number, 0), partial(whole_number, 0, most=options.MOST_CHECKS)
+    options.add_iterations(add, "until precise or out of time")
+    add("-w", "--warmup_iters", type=few, default=None, metavar="N", dest="warmup",
+        help="warm-up iterations a block (as many as a changepoint test finds)")
+    add("-c", "--check", type=few, default=1, metavar="N", dest="checks",
+        help="iterations checked before and after each block; 0: none (1)")
+    add("-r", "--root", type=number, default=0, metavar="RANK",
+        help="the root (0)" if collective.rooted else "no effect: there is no root (0)")
+    add("-G", "--cudagraph", type=number, default=0, metavar="N", dest="graph",
+        help="launch from a graph, GPUs only (0)")
+    options.add_run_options(add)
+    add("--dispatch", choices=("native", "python"), default="native", metavar="LANGUAGE",
+        help="language of the timed loop: native or python (native)")
+    add("--tuned", default=None, metavar="FILE",
+        help="tuning table for auto; 'none' disables (this machine's table, if bench.tune made "
+        "one)")
+
+
+def sweep_options(parser: Parser, namespace: argparse.Namespace,
+                  features: Sequence[type[Feature]]) -> tuple[RunOptions, SweepOptions]:
+    """The options, or the end of the process with status 2 and one sentence."""
+    parsed = [feature.parse(parser, namespace) for feature in features]  # a soak ends here
+    active = tuple(feature for feature in parsed if feature)
+    collective = COLLECTIVES[namespace.collective]
+    if namespace.in_place and collective.no_place:
+        parser.error(f"--in-place: {collective.no_place}")
+    if reason := reason_against(DATATYPES[namespace.datatype], namespace.redop):
+        parser.error(reason)
+    if namespace.graph and namespace.dispatch == "python":
+        parser.error("-G launches from a graph, and --dispatch python call by call: choose one")
+    sizes = requested_sizes(parser, namespace)
+    if namespace.keeps_run:
+        parser.require_ranks()
+    mode = namespace.mode or next((feature.mode for feature in active if feature.mode), None)
+    run = options.run_options(parser.prog.removeprefix("bench."), namespace, features=active)
+    return run, SweepOptions(collective, namespace.datatype, namespace.redop, sizes,
+                             namespace.algorithm, namespace.in_place, mode)
+
+
+def requested_sizes(parser: Parser, namespace: argparse.Namespace) -> tuple[int, ...]:
+    """The sizes in bytes, in whole elements, ascending; or the end of the process."""
+    if namespace.maxbytes < namespace.minbytes and not namespace.sizes:
+        parser.error(f"the sizes begin at {namespace.minbytes} B, above their end at "
+                     f"{namespace.maxbytes} B")
+    element_bytes = DATATYPES[namespace.datatype].size_bytes
+    for size in namespace.sizes or [namespace.minbytes]:
+        if 0 < size < element_bytes:
+            parser.error(f"{size} B hold no {namespace.datatype}, which has {element_bytes} B")
+    chosen = namespace.sizes or sizes_between(namespace.minbytes, namespace.maxbytes,
+                                              namespace.stepfactor, element_bytes)
+    return tuple(sorted({size // element_bytes * element_bytes for size in chosen}))
+
+
+def sizes_between(smallest: int, largest: int, factor: int, element_bytes: int) -> list[int]:
+    """From `smallest` to `largest` bytes, times `factor`; after 0 comes one element."""
+    sizes = []
+    size = smallest
+    while size <= largest:
+        sizes.append(size)
+        size = size * factor or element_bytes
+    return sizes

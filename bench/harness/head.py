@@ -1,11 +1,10 @@
 """The head of a run: the machine, the ranks, the cases, and notes made before measuring."""
 
 import sys
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bench import VERSION
-from bench.harness.feature import Feature
+from bench.harness.options import RunOptions
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.machine import environment
@@ -57,14 +56,12 @@ def examine(session: Session) -> Machine:
     return Machine(*communicator.broadcast(machine))
 
 
-def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[str, float],
-             features: Sequence[Feature]) -> Run:
+def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[str, float]) -> Run:
     """The head of the run. All ranks call it."""
-    world, options = session.world, session.options
+    world, options, features = session.world, session.options, session.options.features
     communicator = world.communicator
     ranks_here = communicator.node_gather((communicator.rank, session.place.cpus))
-    notes = [note for feature in features for note in feature.notes()]
-    notes += [preflight(world), *overhead_note(session, ceilings)]
+    notes = [*feature_notes(options), preflight(world), *overhead_note(session, ceilings)]
     world_facts: dict[str, Any] = {
         "size": communicator.size, "hosts": communicator.hosts, "ranks": machine.ranks,
         "mpi_library": communicator.library, "mpi_thread_level": communicator.thread_level,
@@ -78,7 +75,11 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
         world_facts |= {"launch": "graph" if world.graph else "stream", "gpus": machine.gpus,
                         "library": library}
         notes += [*summary(machine.gpus), *library["notes"], *transport(library)]
-    threats = environment.threats(machine.facts, ranks_here)
+    notes += session.notes
+    if session.place.crowded:
+        cores = {cpu for rank in machine.ranks for cpu in rank["cpus"]}
+        notes.append(f"{communicator.size} ranks share {len(cores)} cores: they take turns, and "
+                     "the scheduler decides the times.")
     return Run(
         run_id=session.flight.run_id, benchmark=options.command, version=VERSION,
         argv=environment.scrub_argv(sys.argv[1:]), seed=options.seed,
@@ -86,7 +87,12 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
         environment=machine.facts,
         memory={} if isinstance(world.peers, Unsupported) else world.peers.types, link=ceilings,
         clock_shared=world.clock_shared, cases=suite.headers, world=world_facts,
-        notes=[*notes, *session.notes, *threats])
+        notes=[*notes, *environment.threats(machine.facts, ranks_here)])
+
+
+def feature_notes(options: RunOptions) -> list[str]:
+    """What a reader must know of the features before any figure."""
+    return [note for feature in options.features for note in feature.notes()]
 
 
 def overhead_note(session: Session, ceilings: dict[str, float]) -> list[str]:
@@ -117,8 +123,8 @@ def preflight(world: World) -> str:
     peers = world.peers
     if isinstance(peers, Unsupported):
         return f"Peer memory is not mapped: {peers.reason}."
-    kinds = {"mapped": "mapped", "host_staged": "host_staged, through the host",
-             "same_device": "same_device: ranks share a GPU, so no time here measures a wire"}
+    ways = {"host_staged": ", through the host",
+            "same_device": ": ranks share a GPU, so no time here measures a wire"}
     refusals = f" Better was refused: {'; '.join(peers.refusals)}." if peers.refusals else ""
-    return (f"Peer memory is {kinds[peers.kind]} ({peers.types['data']}) and was probed byte by "
-            f"byte in every direction.{refusals}")
+    return (f"Peer memory is {peers.kind}{ways.get(peers.kind, '')} ({peers.types['data']}) and "
+            f"was probed byte by byte in every direction.{refusals}")

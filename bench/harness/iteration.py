@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.harness import verify
-from collectives.collective import Array, Collective, Datatype, Shape
+from collectives.collective import Array, Collective, Datatype
 from collectives.operation import Case, Operation, World, build_macros, plain_arguments
 from collectives.peer_buffer import probe_kernels
 from kernels.devices.device import (
     ITERATION_STRUCTURES,
+    MOST_RANKS,
     NEXT_ITERATION,
     WRONG_BYTES,
     Action,
@@ -30,7 +31,6 @@ from kernels.devices.device import (
     Step,
     Watch,
 )
-from kernels.devices.device import MOST_RANKS as MOST_KERNEL_RANKS
 
 CHAIN_CALLS = 160  # all-reduces of one token of a 70B model: 80 layers, two each
 ARRIVED, LEFT, BEGUN, DONE = range(4)  # columns of the stamps
@@ -77,10 +77,8 @@ class Iteration:
 
     def follow_link(self, round_trip_ns: float) -> None:
         """Switches to the operation for the state of the link nearest to this round trip."""
-        def distance(state_ns: float) -> float:
-            return abs(math.log(state_ns / round_trip_ns))
-
-        self.operation = self.by_link[min(self.by_link, key=distance)]
+        nearest_ns = min(self.by_link, key=lambda state_ns: abs(math.log(state_ns / round_trip_ns)))
+        self.operation = self.by_link[nearest_ns]
 
     def actions(self, meet: Step) -> list[Action]:
         """The one description of an iteration, which all executors follow."""
@@ -171,18 +169,16 @@ class PatternSteps:
 def pattern_steps(world: World, watch: Watch, datatype: Datatype, sent: Segments,
                   received: Segments, repeats: int = verify.REPEATS) -> PatternSteps:
     """The steps for buffers with these contents. Raises DeviceError."""
-    kernels, wrong = loop_kernels(world), world.device.private(WRONG_BYTES)
-    most = max(len(sent.tables) * sent.segment_bytes, len(received.tables) * received.segment_bytes)
-    blocks = world.device.blocks_for(most)
-    steps: list[Step] = []
-    keep: list[Memory] = [wrong]
-    for entry, segments in (("write_pattern", sent), ("count_wrong", received)):
-        tables = on_device(world, verify.repeated(segments.tables, repeats))
-        pattern = pattern_of(datatype, segments, tables, wrong, watch, repeats)
-        steps.append(Step(kernels.kernel(entry), pattern, blocks))
-        keep.append(tables)
-    write, check = steps
-    return PatternSteps(write, check, wrong, keep)
+    wrong = world.device.private(WRONG_BYTES)
+    keep = [wrong]
+    most = max(len(part.tables) * part.segment_bytes for part in (sent, received))
+
+    def step(entry: str, segments: Segments) -> Step:
+        keep.append(on_device(world, verify.repeated(segments.tables, repeats)))
+        pattern = pattern_of(datatype, segments, keep[-1], wrong, watch, repeats)
+        return Step(loop_kernels(world).kernel(entry), pattern, world.device.blocks_for(most))
+
+    return PatternSteps(step("write_pattern", sent), step("count_wrong", received), wrong, keep)
 
 
 def nothing(world: World, watch: Watch) -> Step:
@@ -200,23 +196,19 @@ def case_iteration(world: World, watch: Watch, buffers: Buffers, case: Case, ope
                    chain_calls: int) -> Iteration:
     """The iteration of a collective: write the send buffer, perform it, read the result or make the
     next send buffer from it. Raises DeviceError."""
-    rank, ranks = world.communicator.rank, world.communicator.size
-    collective = case.collective
-    data = verify.Data(collective, case.datatype, case.redop, ranks, buffers.seed)
+    rank, ranks, collective = world.communicator.rank, world.communicator.size, case.collective
+    data = verify.Data(collective, case.datatype, case.redop, ranks, buffers.seed,
+                       operation.expected_sum)
+    receives = collective.segments(ranks)[1] * collective.receives(case.shape, rank, ranks)
     if chain_calls:
         values = data.chain_sent()
-        result = data.chain_received(case.shape, case.in_place, chain_calls,
-                                     operation.expected_sum)
+        result = data.chain_received(case.shape, case.in_place, chain_calls)
+        entry, consumed = CHAIN_LINKS[collective.sends_all, collective.receives_all], case.count
     else:
-        values = data.sent()
-        result = data.received(case.shape, operation.expected_sum)
-    receives = collective.segments(ranks)[1] * collective.receives(case.shape, rank, ranks)
+        values, result = data.sent(), data.received(case.shape)
+        entry, consumed = "read_own", receives * case.count
     sent = Segments(case.send, case.segment_bytes, case.datatype.encode(values)[rank])
     received = Segments(case.receive, case.segment_bytes, result[rank][:receives])
-    entry = "read_own"
-    if chain_calls:
-        entry = CHAIN_LINKS[collective.sends_all, collective.receives_all]
-    consumed = case.count if chain_calls else receives * case.count
     reading = plain_arguments(rank, case.send, case.receive, consumed, watch)
     consume = consume_step(world, case, entry, reading)
     iteration = checked_iteration(world, watch, case, operation, (sent, received), consume)
@@ -227,13 +219,14 @@ def case_iteration(world: World, watch: Watch, buffers: Buffers, case: Case, ope
 
 def consume_step(world: World, case: Case, entry: str, arguments: Arguments) -> Step:
     """An entry of link_probe.cu that reads a result, or makes the next send buffer from it."""
-    ranks = min(world.communicator.size, MOST_KERNEL_RANKS)
+    ranks = world.communicator.size
     # Non-reducing collectives use Max: chain_link then copies its input unchanged.
     redop = build_macros(world, case).get("REDOP", "Max")
-    kernels = probe_kernels(world.device, ranks, ELEMENT=case.datatype.element, REDOP=redop)
+    kernels = probe_kernels(world.device, min(ranks, MOST_RANKS), ELEMENT=case.datatype.element,
+                            REDOP=redop)
     moved_bytes = arguments.count * case.datatype.size_bytes
     if entry in CHAIN_LINKS.values():  # these go over all segments
-        moved_bytes *= max(case.collective.segments(world.communicator.size))
+        moved_bytes *= max(case.collective.segments(ranks))
     blocks = world.device.blocks_for(moved_bytes)
     return Step(kernels.kernel(entry), arguments, blocks)
 
@@ -245,14 +238,3 @@ def checked_iteration(world: World, watch: Watch, case: Case, operation: Operati
     steps = pattern_steps(world, watch, case.datatype, *contents, repeats)
     return Iteration(-1, "", steps.write, operation, consume, steps.check, wrong=steps.wrong,
                      keep=[steps], by_link=operation.by_link)
-
-
-def empty_iteration(world: World, watch: Watch) -> Iteration:
-    """An iteration without a collective: its time is the overhead that every time contains."""
-    idle = nothing(world, watch)
-    return Iteration(-1, "nothing", idle, idle_operation(world, watch), idle, idle)
-
-
-def late_rank(collective: Collective, shape: Shape, ranks: int) -> int:
-    """The rank that an arrival skew delays: the last one that receives anything."""
-    return max(rank for rank in range(ranks) if collective.receives(shape, rank, ranks))

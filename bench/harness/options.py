@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
@@ -23,8 +24,9 @@ from collectives.operation import Algorithm
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
+    from bench.harness.feature import Feature
+
 FINE, WRONG, USAGE, CANNOT, INTERRUPTED = 0, 1, 2, 3, 130  # exit statuses
-LOST = WRONG  # of a rank
 STATUS_TEXT = ("exit status:\n  0 fine; 1 a result was wrong or a rank was lost; "
                "2 the command line;\n  3 this machine cannot run that; 130 interrupted, ")
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -59,9 +61,7 @@ class Parser(argparse.ArgumentParser):
 def print_out(text: str, file: TextIO | None = None) -> None:
     """Prints on standard output (or on `file`) at once, unless it is closed or its reader has left.
     Raises OSError."""
-    stream = file or sys.stdout
-    if stream is None:
-        return
+    stream = file or sys.stdout  # None if it is closed, which print accepts
     try:
         print(text, end="", file=stream, flush=True)
     except OSError as error:
@@ -77,6 +77,7 @@ class RunOptions:
     `graph` None: where the device has graphs. `iterations` 0: until precise or out of time.
     `warmup` None: as many iterations as a changepoint test finds. `tuned` None: this machine's
     table, "none": no table. `output_files` are files that the run will write besides its own.
+    Without `keeps_run` the command only prints.
     """
 
     command: str
@@ -88,7 +89,7 @@ class RunOptions:
     ranks_share_gpus: bool = False
     out: str = "results"
     with_hostname: bool = False
-    graph: bool | None = False
+    graph: int | None = 0
     iterations: int = 0
     warmup: int | None = None
     checks: int = 1
@@ -101,6 +102,7 @@ class RunOptions:
     json_file: str | None = None
     output_files: tuple[str, ...] = ()
     keeps_run: bool = True
+    features: tuple["Feature", ...] = ()
 
 
 def size_bytes(text: str) -> int:
@@ -146,14 +148,11 @@ def whole_number(least: int, text: str, most: int = 1 << 31) -> int:
 
 
 def positive_number(unit: str, most: int, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value <= most:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number of {unit} above 0, and at most {most}")
-    return value
+    with suppress(ValueError):
+        if 0 < float(text) <= most:
+            return float(text)
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is not a number of {unit} above 0, and at most {most}")
 
 
 def duration_s(text: str) -> float:
@@ -185,7 +184,6 @@ def rank_parser(command: str, about: str, example: str, when_interrupted: str) -
 
 
 def add_sizes(add: AddOption, largest: str, factor: int | None, factor_text: str) -> None:
-    """-b, -e and -f."""
     add("-b", "--minbytes", type=size_bytes, default=16 << 10, metavar="SIZE",
         help="smallest size, such as 4096, 16K or 1M (16K)")
     add("-e", "--maxbytes", type=size_bytes, default=size_bytes(largest), metavar="SIZE",
@@ -197,10 +195,10 @@ def add_sizes(add: AddOption, largest: str, factor: int | None, factor_text: str
 def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
     """The options of every run: time, seed, device. Without --max-time if its default is None."""
     seconds = partial(positive_number, "seconds", MOST_S)
-    add("-T", "--timeout", type=seconds, default=30.0, metavar="S",
+    add("-T", "--timeout", type=seconds, default=30.0, metavar="S", dest="timeout_s",
         help="end the run when a rank stands still for S seconds (30)")
     if max_time_s is not None:
-        add("--max-time", type=seconds, default=max_time_s, metavar="S",
+        add("--max-time", type=seconds, default=max_time_s, metavar="S", dest="max_time_s",
             help=f"seconds for the whole command ({max_time_s:.0f})")
     add("--seed", type=partial(whole_number, 0), default=0, metavar="N",
         help="seed of data and order (0)")
@@ -211,36 +209,25 @@ def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
         "works (auto)")
     add("--ranks-share-gpus", action="store_true",
         help="let ranks share a GPU: for tests, it measures no wire")
-
-
-def add_iterations(add: AddOption, default_text: str) -> None:
-    """-n."""
-    add("-n", "--iters", type=partial(whole_number, 0), default=0, metavar="N",
-        help=f"timed iterations a case, in 12 blocks; 0: {default_text} (0)")
-
-
-def add_thread_level(add: AddOption) -> None:
-    """--mpi-thread-level."""
     add("--mpi-thread-level", choices=THREAD_LEVELS, default=None, metavar="LEVEL",
         help="single, funneled, serialized or multiple (funneled; multiple where ranks outnumber "
         "cores)")
 
 
+def add_iterations(add: AddOption, default_text: str) -> None:
+    add("-n", "--iters", type=partial(whole_number, 0), default=0, metavar="N", dest="iterations",
+        help=f"timed iterations a case, in 12 blocks; 0: {default_text} (0)")
+
+
 def add_output(add: AddOption) -> None:
-    """--lean, --out and --with-hostname."""
     add("--lean", action="store_true", help="store no single iterations and draw no picture")
     add("--out", default="results", metavar="DIR", help="folder that receives the run (results)")
     add("--with-hostname", action="store_true", help="store this host's name in the run")
 
 
 def run_options(command: str, namespace: argparse.Namespace, **more: Any) -> RunOptions:
-    """The RunOptions of a parsed command line; `more` are fields that the command fixes or parses
-    itself."""
-    shared = {
-        "timeout_s": "timeout", "max_time_s": "max_time", "seed": "seed", "device": "device",
-        "memory": "memory", "ranks_share_gpus": "ranks_share_gpus", "out": "out",
-        "with_hostname": "with_hostname", "iterations": "iters", "format": "format",
-        "long": "long", "lean": "lean", "mpi_thread_level": "mpi_thread_level"}
-    parsed = vars(namespace)
-    fields = {field: parsed[name] for field, name in shared.items() if name in parsed}
+    """The parsed options that have the names of fields; `more` are fields that the command fixes or
+    parses itself."""
+    fields = {name: value for name, value in vars(namespace).items()
+              if name in RunOptions.__dataclass_fields__}
     return RunOptions(command, **{**fields, **more})

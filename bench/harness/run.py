@@ -5,15 +5,15 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench import STARTED_S
 from bench.harness import head, tuned
-from bench.harness.feature import Feature
 from bench.harness.link_parts import link_ceilings
 from bench.harness.options import CANNOT, FINE, INTERRUPTED, WRONG, RunOptions, print_out
 from bench.harness.schedule import set_block_lengths, shorten, take_turns, visits
@@ -22,6 +22,7 @@ from bench.harness.suite import Suite
 from bench.harness.timing import measure_block, measure_link, pilot
 from bench.machine.environment import cpu_ticks, steal_share
 from collectives.collective import DATATYPES
+from collectives.communicator import Disagreement
 from reports.order import latest
 from reports.result import Block, Result, ResultError, RunFile, write_named, write_whole
 from reports.stats import autocorrelation, is_precise
@@ -39,6 +40,7 @@ class Run:
     suite: Suite
     deadline_s: float
     file: RunFile | None = None
+    interrupted: bool = False
     timed: Counter[int] = field(default_factory=Counter)  # iterations by case
     blocks: list[Block] = field(default_factory=list)
     samples: dict[int, list[np.ndarray[Any, Any]]] = field(default_factory=dict)
@@ -59,114 +61,71 @@ def unfinished(run: Run, active: list[int], rounds: int) -> list[int]:
     return list(run.session.communicator.broadcast(imprecise))
 
 
-def no_last_words(result: Result, machine: head.Machine, options: RunOptions) -> str:
-    return ""
-
-
 @dataclass(frozen=True)
 class RunPolicy:
     """How a command spends its time. `rounds` should fit it, and `least_rounds` must. After each
     round `go_on(run, active, rounds)` returns, on all ranks, the cases that have another;
-    `conclude(result, machine, options)` uses the result on rank 0 and returns the last lines of the
+    `conclude(result, machine)` uses the result on rank 0 and returns the last lines of the
     output."""
 
     rounds: int = FITTING_ROUNDS
     least_rounds: int = ROUNDS
     go_on: Callable[[Run, list[int], int], list[int]] = unfinished
-    conclude: Callable[[Result, head.Machine, RunOptions], str] = no_last_words
+    conclude: Callable[[Result, head.Machine], str] = lambda result, machine: ""
+
+
+UNTIL_PRECISE = RunPolicy()
 
 
 def measure(session: Session, prepare: Callable[[Session], Suite],
-            policy: RunPolicy | None = None, features: Sequence[Feature] = ()) -> int:
+            policy: RunPolicy = UNTIL_PRECISE) -> int:
     """Measures the suite that `prepare` builds, and reports. Returns the exit status, the same on
     every rank. Raises Disagreement if this machine cannot."""
-    policy = policy or RunPolicy()
     communicator, flight, options = session.communicator, session.flight, session.options
     flight.note("describe the machine", text="")
     machine = head.examine(session)
-    session.bind_meeting()
+    _ = session.meet, session.link_probe  # a machine without them is refused before there is a file
     tuned.use_table(session, machine)
     flight.note("plan the cases")
     suite = prepare(session)
     flight.note("agree on the cases", text="")
     communicator.barrier()
-    ceilings = link_ceilings(session, suite)
-    note_crowding(session)
-    run_head = head.describe(session, machine, suite, ceilings, features)
+    if not suite.iterations:
+        raise Disagreement(f"no case can be measured: {suite.headers[0].reason}")
+    run_head = head.describe(session, machine, suite, link_ceilings(session, suite.link_parts))
     closing_s = LEAN_CLOSING_S if options.lean else CLOSING_S
-    run = Run(session, suite, session.started_s + options.max_time_s - closing_s)
+    run = Run(session, suite, STARTED_S + options.max_time_s - closing_s)
     if communicator.rank == 0:
         run_head.after = latest(Path(options.out))
         run.file = RunFile.create(Path(options.out), run_head)
     cpus_here = {cpu for cpus in communicator.node_gather(session.place.cpus) for cpu in cpus}
     ticks_before = cpu_ticks(cpus_here)
-    stop = measure_all(run, policy)
+    measure_all(run, policy)
     flight.note("results", case=None, block=None, text="")
     if run.file is None:
         flight.note("wait for the results")
         return int(communicator.broadcast(None))
-    stolen = steal_share(ticks_before, cpu_ticks(cpus_here))
-    result = finish(run, run.file, stop, stolen)
-    status = exit_status(run, result, stop)
-    last_words = policy.conclude(result, machine, options)
+    result = finish(run, run.file, steal_share(ticks_before, cpu_ticks(cpus_here)))
+    status = exit_status(run, result)
+    last_words = policy.conclude(result, machine)
     communicator.broadcast(status)
     print_result(result, options)
     print_out(last_words)
     return status
 
 
-def note_crowding(session: Session) -> None:
-    """Notes if ranks outnumber the cores. All ranks call it."""
-    cpus_by_rank = session.communicator.all_gather(session.place.cpus)
-    cores = {cpu for cpus in cpus_by_rank for cpu in cpus}
-    if session.place.crowded:
-        session.notes.append(f"{len(cpus_by_rank)} ranks share {len(cores)} cores: they take "
-                             "turns, and the scheduler decides the times.")
-
-
-def finish(run: Run, file: RunFile, stop: str | None, stolen: float | None) -> Result:
-    """Builds the cases and ends the file, on rank 0."""
-    session = run.session
-    missing = len(run.suite.iterations) - len(run.samples)
-    reason = None
-    if stop == "interrupted":
-        reason = "interrupted"
-    elif missing:
-        reason = (f"time ran out before {missing} of {len(run.suite.iterations)} cases were "
-                  "measured")
-    samples = {number: np.concatenate(rows) for number, rows in run.samples.items()}
-    status = "incomplete" if reason else "complete"
-    elapsed_s = time.monotonic() - session.started_s
-    return file.finish(samples, status, reason, session.measuring_s, elapsed_s, stolen,
-                       keep_samples=not session.options.lean)
-
-
-def exit_status(run: Run, result: Result, stop: str | None) -> int:
-    """The exit status, on rank 0; names the first wrong element on standard error."""
-    if stop == "interrupted":
-        return INTERRUPTED
-    if any(case.status == "wrong" for case in result.cases):
-        from reports.case import where_wrong
-
-        if place := where_wrong(run.blocks):
-            number, sentence = place
-            name = run.suite.iterations[number].text
-            print(f"wiretax: case {number} ({name}), {sentence}", file=sys.stderr, flush=True)
-        return WRONG
-    return CANNOT if run.suite.iterations and not run.samples else FINE
-
-
-def measure_all(run: Run, policy: RunPolicy) -> str | None:
-    """Pilots, then rounds of blocks in seeded random order until every case is precise. Returns
-    `time` or `interrupted` if that ended the run early."""
+def measure_all(run: Run, policy: RunPolicy) -> None:
+    """Pilots, then rounds of blocks in seeded random order until every case is precise, or until
+    the run stops."""
     session, options, suite = run.session, run.session.options, run.suite
-    for iteration in suite.all_iterations:
+    parts = [part for parts in suite.link_parts.values() for part in parts.values()]
+    iterations = [*suite.iterations.values(), *parts]
+    for iteration in iterations:
         pilot(session, iteration)
-        if stop := agreed_stop(run):
-            return stop
+        if agreed_stop(run):
+            return
     left_s = 0.85 * (run.deadline_s - time.monotonic())
-    budget_s = session.communicator.broadcast(left_s)
-    iterations, rounds = suite.all_iterations, ROUNDS
+    budget_s, rounds = session.communicator.broadcast(left_s), ROUNDS
     if not options.iterations:
         rounds = take_turns(iterations, options.checks, budget_s, policy.rounds)
     set_block_lengths(iterations, options.checks, budget_s, rounds, options.iterations)
@@ -174,28 +133,21 @@ def measure_all(run: Run, policy: RunPolicy) -> str | None:
     while active:
         started_s = time.monotonic()
         for size, number in visits(suite, active, round_, options.seed):
-            show_progress(run, round_)
             if number is not None:
                 store_block(run, number, round_)
             else:
                 record = measure_link(session, suite.link_parts[size], size, round_)
                 if record and run.file:
                     run.file.append(record)
-            if stop := agreed_stop(run):
-                return stop
+            if agreed_stop(run):
+                return
         round_ += 1
         if round_ < policy.least_rounds and not options.iterations:
-            keep_pace(run, time.monotonic() - started_s, policy.least_rounds - round_)
+            # The link may have become slower, and the remaining rounds must fit.
+            round_s, left_s = time.monotonic() - started_s, run.deadline_s - time.monotonic()
+            share = left_s / (round_s * (policy.least_rounds - round_))
+            shorten(iterations, session.communicator.broadcast(share))
         active = policy.go_on(run, active, round_)
-    return None
-
-
-def keep_pace(run: Run, round_s: float, rounds_left: int) -> None:
-    """Shortens the blocks if a round took too long for the remaining rounds to fit."""
-    share = (run.deadline_s - time.monotonic()) / (rounds_left * round_s)
-    share = run.session.communicator.broadcast(share)
-    if share < 1:
-        shorten(run.suite.all_iterations, share)
 
 
 def store_block(run: Run, number: int, round_: int) -> None:
@@ -213,23 +165,42 @@ def store_block(run: Run, number: int, round_: int) -> None:
         run.blocks.append(block)
 
 
-def show_progress(run: Run, round_: int) -> None:
-    """On rank 0, if standard error is a terminal; most launchers give ranks a pipe."""
-    if run.file and sys.stderr.isatty():
-        left_s = max(0.0, run.deadline_s - time.monotonic())
-        print(f"\rround {round_ + 1}, at most {left_s:.0f} s left ", end="", file=sys.stderr,
-              flush=True)
-
-
-def agreed_stop(run: Run) -> str | None:
+def agreed_stop(run: Run) -> bool:
     """Whether all ranks stop: one was interrupted, or rank 0's time is up."""
     flight = run.session.flight
     flight.note("between blocks")
-    interrupted = flight.interrupted_s is not None
-    votes = run.session.communicator.all_gather((interrupted, time.monotonic() > run.deadline_s))
-    if any(vote[0] for vote in votes):
-        return "interrupted"
-    return "time" if votes[0][1] else None
+    vote = flight.interrupted_s is not None, time.monotonic() > run.deadline_s
+    votes = run.session.communicator.all_gather(vote)
+    run.interrupted = any(interrupted for interrupted, _ in votes)
+    return run.interrupted or bool(votes[0][1])
+
+
+def finish(run: Run, file: RunFile, stolen: float | None) -> Result:
+    """Builds the cases and ends the file, on rank 0."""
+    session, total, reason = run.session, len(run.suite.iterations), None
+    if run.interrupted:
+        reason = "interrupted"
+    elif len(run.samples) < total:
+        reason = f"time ran out before {total - len(run.samples)} of {total} cases were measured"
+    samples = {number: np.concatenate(rows) for number, rows in run.samples.items()}
+    return file.finish(samples, "incomplete" if reason else "complete", reason,
+                       session.measuring_s, time.monotonic() - STARTED_S, stolen,
+                       keep_samples=not session.options.lean)
+
+
+def exit_status(run: Run, result: Result) -> int:
+    """The exit status, on rank 0; names the first wrong element on standard error."""
+    if run.interrupted:
+        return INTERRUPTED
+    if any(case.status == "wrong" for case in result.cases):
+        from reports.case import where_wrong
+
+        if place := where_wrong(run.blocks):
+            number, sentence = place
+            print(f"wiretax: {run.suite.iterations[number].text}, {sentence}", file=sys.stderr,
+                  flush=True)
+        return WRONG
+    return FINE if run.samples else CANNOT
 
 
 def print_result(result: Result, options: RunOptions) -> None:
@@ -241,8 +212,8 @@ def print_result(result: Result, options: RunOptions) -> None:
     print_out(text(result, options.format, options.long))
     # Output that other programs parse stays pure.
     stream = sys.stdout if options.format == "table" else sys.stderr
-    if result.run.world.get("slowed_percent") and options.format != "table":
-        print_out(f"{result.run.notes[0]}\n", stream)
+    for note in head.feature_notes(options) if options.format != "table" else ():
+        print_out(f"{note}\n", stream)
     print_out(f"run: {result.path}\npicture: {picture}\n", stream)
     if options.json_file:
         write_named(Path(options.json_file), json.dumps(as_json(result), indent=1).encode())

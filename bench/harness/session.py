@@ -1,14 +1,15 @@
 """A command from its first line to its exit status: start MPI, agree, work, end together."""
 
-import contextlib
 import os
 import secrets
+import shutil
 import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
@@ -17,7 +18,7 @@ from typing import NoReturn
 
 from bench.harness.options import CANNOT, USAGE, WRONG, RunOptions, print_out
 from bench.harness.verify import WrongResult
-from bench.harness.watchdog import FlightRecord, start_witness
+from bench.harness.watchdog import LEAVE_S, FlightRecord, start_witness
 from bench.machine.placement import Place, pin
 from collectives.communicator import (
     Communicator,
@@ -41,20 +42,15 @@ SHARED_PING_PONGS = 4  # ranks that share a GPU take turns of milliseconds
 
 @dataclass
 class Session:
-    """A rank's view of one command: its options, world, flight record and core.
-
-    `notes` are sentences for the head of the run. `overhead_us` is the time of an empty collective,
-    `measuring_s` the seconds spent in timed loops; rank 0 fills both.
-    """
+    """A rank's view of one command."""
 
     options: RunOptions
     world: World
     flight: FlightRecord
     place: Place
-    started_s: float
-    notes: list[str] = field(default_factory=list)
-    overhead_us: float = 0.0
-    measuring_s: float = 0.0
+    notes: list[str] = field(default_factory=list)  # sentences for the head of the run
+    overhead_us: float = 0.0  # the time of an empty collective, on rank 0
+    measuring_s: float = 0.0  # in timed loops
 
     @property
     def communicator(self) -> Communicator:
@@ -64,42 +60,29 @@ class Session:
     def meet(self) -> Step:
         """The meeting before each timed stretch: over mapped memory, or the library's barrier. All
         ranks make it together. Raises Disagreement."""
-        world = self.world
         with self.communicator.together(DeviceError):
-            if isinstance(world.peers, Unsupported):
-                return world.library.barrier(world)
-            kernels = probe_kernels(world.device, self.communicator.size)
-            return Step(kernels.kernel("meet"), world.peers.arguments(0, 0, 0, 0))
-
-    def bind_meeting(self) -> None:
-        """Makes `meet` and `link_probe` now: a machine without them is refused before the run has a
-        file. All ranks call it together. Raises Disagreement."""
-        _ = self.meet, self.link_probe
+            if isinstance(self.world.peers, Unsupported):
+                return self.world.library.barrier(self.world)
+            return self._probe_step("meet")
 
     @cached_property
-    def link_probe(self) -> "LinkProbe | None":
-        """The flag's ping-pong; None where no memory is mapped. All ranks make it together. Raises
-        Disagreement."""
-        world = self.world
-        if isinstance(world.peers, Unsupported):
+    def link_probe(self) -> tuple[Step, Memory] | None:
+        """Bounces a flag between pairs of ranks, and stores the mean round trip in ns; None where
+        no memory is mapped. All ranks make it together. Raises Disagreement."""
+        if isinstance(self.world.peers, Unsupported):
             return None
+        trips = SHARED_PING_PONGS if self.world.peers.kind == "same_device" else PING_PONGS
         with self.communicator.together(DeviceError):
-            trip_ns = world.device.private(8)
-            kernels = probe_kernels(world.device, self.communicator.size)
-            trips = SHARED_PING_PONGS if world.peers.kind == "same_device" else PING_PONGS
-            arguments = world.peers.arguments(0, trip_ns.address, trips, 0)
-        return LinkProbe(Step(kernels.kernel("flag_ping_pong"), arguments), trip_ns)
+            trip_ns = self.world.device.private(8)
+            return self._probe_step("flag_ping_pong", trip_ns.address, trips), trip_ns
+
+    def _probe_step(self, entry: str, result: int = 0, count: int = 0) -> Step:
+        assert not isinstance(self.world.peers, Unsupported)
+        kernels = probe_kernels(self.world.device, self.communicator.size)
+        return Step(kernels.kernel(entry), self.world.peers.arguments(0, result, count, 0))
 
 
-@dataclass(frozen=True)
-class LinkProbe:
-    """Bounces a flag between pairs of ranks, and stores the mean round trip in ns."""
-
-    step: Step
-    trip_ns: Memory
-
-
-def start(options: RunOptions, started_s: float, work: Callable[[Session], int]) -> NoReturn:
+def start(options: RunOptions, work: Callable[[Session], int]) -> NoReturn:
     """Does `work` on all ranks, and exits with the status that they agreed on."""
     # Until the flight record exists, a signal or a timer simply kills the process. MPI starts all
     # ranks or none, and no Python thread runs while it waits for a rank that never comes.
@@ -110,12 +93,15 @@ def start(options: RunOptions, started_s: float, work: Callable[[Session], int])
             print(f"bench.{options.command}: {warning}", file=sys.stderr, flush=True)
         time.sleep(WARNING_S)
     communicator = Communicator(options.mpi_thread_level)
-    status = USAGE
-    if mistake := launch_mistake(communicator, options):
-        say(communicator, f"bench.{options.command}: {mistake}")
-    elif flight := open_flight(communicator, options):
+    try:
+        require_one_run(communicator, options)
+        flight = open_flight(communicator, options)
+    except Disagreement as refusal:
+        say(communicator, options, refusal)
+        status = USAGE
+    else:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        status = guarded(options, communicator, flight, started_s, work)
+        status = guarded(options, communicator, flight, work)
         communicator.finish()
         flight.close()
     print_out("")
@@ -123,13 +109,13 @@ def start(options: RunOptions, started_s: float, work: Callable[[Session], int])
 
 
 def guarded(options: RunOptions, communicator: Communicator, flight: FlightRecord,
-            started_s: float, work: Callable[[Session], int]) -> int:
+            work: Callable[[Session], int]) -> int:
     """Does `work` in a new session; an exception on one rank ends all ranks."""
     try:
         try:
-            status = work(open_session(options, communicator, flight, started_s))
+            status = work(open_session(options, communicator, flight))
         except Disagreement as refusal:
-            say(communicator, f"bench.{options.command}: {refusal}")
+            say(communicator, options, refusal)
             status = WRONG if isinstance(refusal, WrongResult) else CANNOT
         # The normal end: the watchdogs see all ranks reach it, then the records go.
         flight.note("finished", case=None, block=None, text="")
@@ -137,18 +123,14 @@ def guarded(options: RunOptions, communicator: Communicator, flight: FlightRecor
         return status
     except Exception as error:  # noqa: BLE001 - any fault of one rank must end the others
         if isinstance(error, communicator.mpi.Exception):  # a peer was killed: the witness says so
-            flight.give_way()
+            time.sleep(LEAVE_S)
         # A full disk or a lost GPU is not a bug, and its sentence is enough.
         expected = isinstance(error, OSError | ResultError | DeviceError)
-        details = "" if expected else traceback.format_exc()
-        place = f"rank {flight.rank} failed at {flight.where()}"
-        flight.end(f"{place}: {type(error).__name__}: {error}", flight.rank, "failed", WRONG,
-                   details)
-        return WRONG
+        trace = "" if expected else f"\n{traceback.format_exc().rstrip()}"
+        flight.end(flight.record, "failed", WRONG, f": {type(error).__name__}: {error}{trace}")
 
 
-def open_session(options: RunOptions, communicator: Communicator, flight: FlightRecord,
-                 started_s: float) -> Session:
+def open_session(options: RunOptions, communicator: Communicator, flight: FlightRecord) -> Session:
     """Opens the device, pins this rank and maps the peers. Raises Disagreement."""
     flight.note("open the device")
     device, notes = open_device(communicator, options.device, options.ranks_share_gpus)
@@ -158,102 +140,77 @@ def open_session(options: RunOptions, communicator: Communicator, flight: Flight
     place = pin(communicator) if device.clock_shared else unpinned
     flight.note("map the peers")
     with communicator.together(DeviceError):
-        flight.watch_on(device.watch(flight.watch))
-        graph = options.graph
-        refusal = device.reason_against_graphs() if graph is not False else None
-        if graph and refusal:
+        flight.watch = device.watch(flight.watch)
+        refusal = device.reason_against_graphs() if options.graph != 0 else None
+        if options.graph and refusal:
             raise DeviceError(f"-G: {refusal}")
-        graph = graph is not False and refusal is None
+    graph = options.graph != 0 and not refusal
     waits = WaitPolicy(flight.watch, place.crowded, options.timeout_s)
     world = open_world(communicator, device, waits, options.memory, graph)
-    return Session(options, world, flight, place, started_s, notes)
+    return Session(options, world, flight, place, notes)
 
 
-def say(communicator: Communicator, sentence: str) -> None:
+def say(communicator: Communicator, options: RunOptions, refusal: Disagreement) -> None:
     """Prints once for all ranks, on standard error, even if MPI took each rank for a world."""
     if communicator.rank == 0 and (communicator.size > 1 or not launched_rank()):
-        print(sentence, file=sys.stderr, flush=True)
+        print(f"bench.{options.command}: {refusal}", file=sys.stderr, flush=True)
 
 
-def launch_mistake(communicator: Communicator, options: RunOptions) -> str | None:
-    """Why these ranks cannot form one run; None if they can."""
+def require_one_run(communicator: Communicator, options: RunOptions) -> None:
+    """Raises Disagreement if these ranks cannot form one run."""
     launched = launched_ranks() or 1
     if options.keeps_run and communicator.size == 1 and launched > 1:
-        return (f"{launched} ranks are announced, and {communicator.library} sees this one alone: "
-                "start them with the mpirun that came with it, or in a job of Slurm with srun "
-                "--mpi=pmi2 (for Open MPI --mpi=pmix)")
+        raise Disagreement(
+            f"{launched} ranks are announced, and {communicator.library} sees this one alone: "
+            "start them with the mpirun that came with it, or in a job of Slurm with srun "
+            "--mpi=pmi2 (for Open MPI --mpi=pmix)")
     lines = communicator.all_gather([options.command, *sys.argv[1:]])
     for rank, line in enumerate(lines):
         if line != lines[0]:
-            return (f"rank {rank} was started with other options than rank 0, and a run has one "
-                    "command line")
-    return None
+            raise Disagreement(f"rank {rank} was started with other options than rank 0, and a run "
+                               "has one command line")
 
 
-def open_flight(communicator: Communicator, options: RunOptions) -> FlightRecord | None:
-    """Names the run, opens each rank's flight record and starts the host's witness. Where the
-    results cannot be written it prints why, and returns None."""
+def open_flight(communicator: Communicator, options: RunOptions) -> FlightRecord:
+    """Names the run, opens each rank's flight record and starts the host's witness. Raises
+    Disagreement if the results cannot be written or the ranks cannot be watched."""
+    rank, run_id = communicator.rank, ""
     if not options.keeps_run:
-        return FlightRecord("", None, communicator.rank, options.timeout_s)
-    run_id, complaint = "", None
-    if communicator.rank == 0:
-        try:
+        return FlightRecord("", None, rank, options.timeout_s, {})
+    with communicator.together(ResultError):
+        if rank == 0:
             run_id = reserve_run(options)
-        except OSError as error:
-            complaint = f"cannot write {error.filename or options.out}: {error.strerror}"
-    complaint = communicator.first_word(complaint)
-    flight = None
-    if not complaint:
-        folder = Path(options.out) / f"{communicator.broadcast(run_id)}.flight"
-        flight, complaint = start_flight(communicator, folder, options.timeout_s)
-        complaint = communicator.first_word(complaint)
-    if not complaint:
-        return flight
-    if flight:
-        flight.close()
-    say(communicator, f"bench.{options.command}: {complaint}")
-    return None
-
-
-def start_flight(communicator: Communicator, folder: Path,
-                 timeout_s: float) -> tuple[FlightRecord | None, str | None]:
-    """This rank's flight record with its watchdog, or a sentence that says why neither exists."""
-    pids = dict(communicator.node_gather((communicator.rank, os.getpid())))
-    flight, task = None, "start the process that watches over the ranks"
+    folder = Path(options.out) / f"{communicator.broadcast(run_id)}.flight"
+    pids = dict(communicator.node_gather((rank, os.getpid())))
     try:
-        if communicator.local_rank == 0:
-            start_witness(folder, pids)
-        task = f"write {folder}"
-        flight = FlightRecord(folder.stem, folder, communicator.rank, timeout_s)
-        task = "start the thread that watches over this rank"
-        flight.start_watchdog(pids)
-    except (OSError, RuntimeError) as error:  # threading raises RuntimeError
-        if not flight:
-            with contextlib.suppress(OSError):  # the last rank, or the witness, removes it
-                folder.rmdir()
-        return flight, f"cannot {task}: {getattr(error, 'strerror', error)}"
-    return flight, None
+        with communicator.together(ResultError), or_cannot(f"watch over the ranks in {folder}"):
+            if communicator.local_rank == 0:
+                start_witness(folder, pids)
+            return FlightRecord(folder.stem, folder, rank, options.timeout_s, pids)
+    except Disagreement:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
-@contextlib.contextmanager
-def errors_naming(path: Path) -> Iterator[None]:
-    """An OSError names this path, not a temporary file beside it."""
+@contextmanager
+def or_cannot(task: str) -> Iterator[None]:
+    """Raises ResultError if the operating system prevents the task."""
     try:
         yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    except (OSError, RuntimeError) as error:  # threading raises RuntimeError
+        raise ResultError(f"cannot {task}: {getattr(error, 'strerror', error)}") from error
 
 
 def reserve_run(options: RunOptions) -> str:
     """Checks that the run and its other files can be written, and makes the folder of its flight
-    records, which reserves the run's name. Raises OSError."""
+    records, which reserves the run's name. Raises ResultError."""
     folder = Path(options.out)
-    with errors_naming(folder):
+    with or_cannot(f"write {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(LEAST_FREE_BYTES))
     for path in map(Path, filter(None, (options.json_file, *options.output_files))):
-        with errors_naming(path):
+        with or_cannot(f"write {path}"):
             if is_stream(path) or path.exists():
                 path.open("ab").close()
             else:
@@ -261,7 +218,7 @@ def reserve_run(options: RunOptions) -> str:
     while True:
         now = f"{datetime.now(timezone.utc):%Y-%m-%dT%H-%M-%SZ}"
         run_id = f"{now}-{options.command}-{secrets.token_hex(3)}"
-        with contextlib.suppress(FileExistsError):
+        with or_cannot(f"write {folder}"), suppress(FileExistsError):
             (folder / f"{run_id}.flight").mkdir(mode=0o755)
             if not (folder / f"{run_id}.jsonl").exists():
                 return run_id

@@ -1,28 +1,35 @@
 """The cases of a run: each requested case by every algorithm, in each variant and mode."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING
 
-from bench.harness.feature import Feature
-from bench.harness.iteration import CHAIN_CALLS, Iteration
+from bench.harness.iteration import CHAIN_CALLS, Buffers, Iteration, case_iteration
+from bench.harness.link_parts import link_parts
+from bench.harness.options import FINE, print_out
 from bench.harness.session import Session
-from collectives.algorithm import selected
+from collectives.algorithm import ALGORITHMS, default_names, selected
+from collectives.collective import DATATYPES, Shape
 from collectives.operation import Algorithm, Case, Operation, Unsupported
 from kernels.devices.device import DeviceError
 from reports.result import CaseHeader
 
+if TYPE_CHECKING:  # the command line loads this module late
+    from bench.harness.command import SweepOptions
+
 MOST_CHAINED_BYTES = 512 << 10  # the sizes that decoding has
+LEAST_LINK_BYTES = 4  # an element of link_probe.cu
 # Builds the iteration of a case from its operation and the calls of a chain, 0 for none.
 MakeIteration = Callable[[Case, Operation, int], Iteration]
 
 
 @dataclass
 class Suite:
-    """The measurements of a run: the header of every case; the iterations of the cases that can run
-    here, by number; and the parts of the link, by size in bytes."""
+    """The measurements of a run: all headers; the iterations of the cases that can run here, by
+    number; and the parts of the link, by size in bytes."""
 
     headers: list[CaseHeader] = field(default_factory=list)
     iterations: dict[int, Iteration] = field(default_factory=dict)
@@ -33,14 +40,8 @@ class Suite:
         number = len(self.headers)
         self.headers.append(header)
         if iteration:
-            iteration.number = number
+            iteration.number, iteration.text = number, f"case {number} ({iteration.text})"
             self.iterations[number] = iteration
-
-    @property
-    def all_iterations(self) -> list[Iteration]:
-        """Of the cases, then of the link."""
-        parts = [part for parts in self.link_parts.values() for part in parts.values()]
-        return [*self.iterations.values(), *parts]
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,6 @@ class Axes:
     requested: bool = False
     mode: str | None = None
     chain_calls: int = CHAIN_CALLS
-    features: Sequence[Feature] = ()
 
     def modes(self, size_bytes: int) -> list[str]:
         is_small = size_bytes <= MOST_CHAINED_BYTES
@@ -75,50 +75,49 @@ def bind_cases(session: Session, axes: Axes, cases: Iterable[Case],
             session.flight.note("compile", text=f"{algorithm.name} {case.size_bytes} B")
             variants, modes = algorithm.variants(session.world), axes.modes(case.size_bytes)
             for variant, mode in product(variants, modes):
-                _bind(session, axes, suite, (replace(case, variant=variant), algorithm, mode),
-                      make_iteration)
+                bound = _bound(session, axes, replace(case, variant=variant), algorithm, mode,
+                               make_iteration)
+                if bound:
+                    suite.add(*bound)
     return suite
 
 
-def _bind(session: Session, axes: Axes, suite: Suite, choice: tuple[Case, Algorithm, str],
-          make_iteration: MakeIteration) -> None:
-    """Adds one case, unless nobody requested it and it cannot be."""
-    case, algorithm, mode = choice
-    communicator = session.communicator
-    reasons = [feature.reason_against(case, communicator.size) for feature in axes.features]
-    if mode == "chained":
-        reasons.append(case.collective.reason_against_chain(case.shape, case.redop))
-    reason = next(filter(None, reasons), None)
-    if mode == "chained" and reason and axes.mode in (None, "as_used"):
-        return
-    is_library = algorithm.name.endswith("library")
+def _bound(session: Session, axes: Axes, case: Case, algorithm: Algorithm, mode: str,
+           make_iteration: MakeIteration) -> tuple[CaseHeader, Iteration | None] | None:
+    # None if nobody requested the case and it cannot be.
+    communicator, features = session.communicator, session.options.features
+    chain_calls = axes.chain_calls if mode == "chained" else 0
+    reason = (case.collective.reason_against_chain(case.shape, case.redop) if chain_calls
+              else None)
+    if reason and axes.mode in (None, "as_used"):
+        return None
+    for feature in features:
+        reason = reason or feature.reason_against(case, communicator.size)
     # A library's ranks talk to each other here, so a failed one cannot be waited for.
+    is_library = algorithm.name.endswith("library")
     with nullcontext() if is_library else communicator.together(DeviceError):
         operation = algorithm.bind(session.world, case)
     if isinstance(operation, Unsupported):
         if operation.depends_on_size and not axes.requested:
-            return
+            return None
         reason = operation.reason
-    header = header_of(session, axes, case, (algorithm, operation))
-    header.mode, header.reason = mode, reason
-    header.status = "unsupported" if reason else "ok"
-    header.calls = axes.chain_calls if mode == "chained" else 1
-    iteration = None
-    if isinstance(operation, Operation) and not reason:
-        with communicator.together(DeviceError, MemoryError):
-            chain_calls = axes.chain_calls if mode == "chained" else 0
-            iteration = make_iteration(case, operation, chain_calls)
-            for feature in axes.features:
-                iteration = feature.change(session, header, case, iteration)
-        iteration.text = f"{algorithm.name} {case.size_bytes} B {mode}"
-    suite.add(header, iteration)
+    header = header_of(session, axes, case, algorithm, operation)
+    header.mode, header.reason, header.calls = mode, reason, chain_calls or 1
+    if reason or isinstance(operation, Unsupported):
+        header.status = "unsupported"
+        return header, None
+    with communicator.together(DeviceError, MemoryError):
+        iteration = make_iteration(case, operation, chain_calls)
+        for feature in features:
+            iteration = feature.change(session, header, case, iteration)
+    iteration.text = f"{algorithm.name} {case.size_bytes} B {mode}"
+    return header, iteration
 
 
-def header_of(session: Session, axes: Axes, case: Case,
-              bound: tuple[Algorithm, Operation | Unsupported]) -> CaseHeader:
+def header_of(session: Session, axes: Axes, case: Case, algorithm: Algorithm,
+              operation: Operation | Unsupported) -> CaseHeader:
     """The header of a bound case. Raises Disagreement."""
-    (algorithm, operation), world = bound, session.world
-    is_library = algorithm.name.endswith("library")
+    world, is_library = session.world, algorithm.name.endswith("library")
     kind = "mapped" if isinstance(world.peers, Unsupported) else world.peers.kind
     header = CaseHeader(
         collective=case.collective.name, shape=dict(case.shape) or None,
@@ -133,19 +132,67 @@ def header_of(session: Session, axes: Axes, case: Case,
             header.snr_db = operation.signal_to_noise_db(session.options.seed)
         if operation.chosen and not is_library:
             algorithm = axes.algorithms[operation.chosen.partition("+")[0]]
-    header.bound_parts = bound_parts(session, algorithm, case)
+    if traffic := algorithm.traffic(world.communicator.size, case):
+        header.bound_parts = asdict(traffic)
+        if case.in_place:  # nothing moves from one buffer to the other
+            header.bound_parts["memory_bytes"] = 0
+        if algorithm.pushes and not world.device.near_peers:
+            header.bound_parts["pushes"] = True
     return header
 
 
-def bound_parts(session: Session, algorithm: Algorithm, case: Case) -> dict[str, Any] | None:
-    """The parts that the bound counts: flags, and bytes copied and read. In place nothing moves
-    from one buffer to the other."""
-    traffic = algorithm.traffic(session.communicator.size, case)
-    if traffic is None:
-        return None
-    parts = asdict(traffic)
-    if case.in_place:
-        parts["memory_bytes"] = 0
-    if algorithm.pushes and not session.world.device.near_peers:
-        parts["pushes"] = True
-    return parts
+def add_link_parts(session: Session, suite: Suite, buffers: Buffers) -> None:
+    """Adds the link's parts at each size that the suite measures, where memory is mapped. Raises
+    Disagreement."""
+    if isinstance(session.world.peers, Unsupported):
+        return
+    sizes = {suite.headers[number].size_bytes for number in suite.iterations}
+    with session.communicator.together(DeviceError):
+        for size in sorted(size for size in sizes if size >= LEAST_LINK_BYTES):
+            suite.link_parts[size] = link_parts(session, buffers, size)
+
+
+def prepare(sweep: "SweepOptions", session: Session,
+            names: Callable[[int], Sequence[str]] | None = None) -> Suite:
+    """The cases of the sweep, and the link's parts at their sizes. `names(size_bytes)` replaces the
+    sweep's algorithms. Raises Disagreement."""
+    world = session.world
+    with session.communicator.together(DeviceError, MemoryError):
+        send, receive = (world.library.allocate(world, max(sweep.sizes)) for _ in range(2))
+    buffers = Buffers(send, receive, session.options.seed)
+    listed = sweep.algorithms or default_names(sweep.collective.name)
+    axes = Axes(ALGORITHMS[sweep.collective.name], names or (lambda size_bytes: listed),
+                sweep.algorithms is not None, sweep.mode)
+    suite = bind_cases(session, axes, sweep_cases(sweep, session, buffers),
+                       partial(case_iteration, world, session.flight.watch, buffers))
+    add_link_parts(session, suite, buffers)
+    return suite
+
+
+def sweep_cases(sweep: "SweepOptions", session: Session, buffers: Buffers) -> Iterator[Case]:
+    """Every size in every shape."""
+    collective, datatype = sweep.collective, DATATYPES[sweep.datatype]
+    rank, ranks = session.communicator.rank, session.communicator.size
+    shapes: Sequence[Shape] = collective.shapes
+    for feature in session.options.features:
+        shapes = feature.shapes(shapes)
+    for requested_bytes, shape in product(sweep.sizes, shapes):
+        count = collective.count(requested_bytes, ranks, datatype)
+        segment_bytes = count * datatype.size_bytes
+        send, receive = buffers.addresses(collective, segment_bytes, rank, sweep.in_place)
+        yield Case(collective, count, datatype, sweep.redop, send, receive, sweep.in_place,
+                   shape=shape, size_bytes=segment_bytes * (ranks if collective.cut else 1))
+
+
+def list_algorithms(sweep: "SweepOptions", session: Session) -> int:
+    """Prints every algorithm, and why one is not available here; on rank 0. Returns the status."""
+    world = session.world
+    size = 8 * 32 * world.communicator.size  # whole blocks of the quantised forms in each segment
+    buffers = Buffers(world.device.private(size), world.device.private(size), 0)
+    case = next(sweep_cases(replace(sweep, sizes=(size,)), session, buffers))
+    for algorithm in ALGORITHMS[sweep.collective.name].values():
+        bound = algorithm.bind(world, case)
+        why = f" -- not here: {bound.reason}" if isinstance(bound, Unsupported) else ""
+        if world.communicator.rank == 0:
+            print_out(f"{algorithm.name:14} {algorithm.about}{why}\n")
+    return FINE

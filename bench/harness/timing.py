@@ -29,8 +29,7 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def perform(session: Session, iteration: Iteration, counts: Counts) -> Stamps:
-    """Runs iterations and returns this rank's stamps in ns, [timed, 4]. A wait that timed out ends
-    the process."""
+    """Runs iterations; this rank's stamps in ns, [timed, 4]. A wait that timed out ends the run."""
     world, watch = session.world, session.flight.watch
     actions = iteration.actions(session.meet)
     start_s = time.perf_counter()
@@ -42,7 +41,7 @@ def perform(session: Session, iteration: Iteration, counts: Counts) -> Stamps:
         stamps = world.device.run(actions, iteration.check, counts, watch, world.graph)
     session.measuring_s += time.perf_counter() - start_s
     if watch.timed_out:
-        session.flight.timed_out()
+        session.flight.end_if_stuck()
     if not iteration.chain_calls:
         stamps[:, BEGUN] = stamps[:, LEFT]
     return stamps
@@ -85,24 +84,23 @@ def perform_from_python(session: Session, iteration: Iteration, actions: Sequenc
     return stamps
 
 
-def round_trip_ns(session: Session) -> float | None:
-    """The flag's mean round trip as this rank measured it; 0 for a rank without a partner, None
-    where no memory is mapped."""
-    probe = session.link_probe
-    if probe is None:
-        return None
-    session.world.device.caller(probe.step)()
+def round_trip_ns(session: Session) -> float:
+    """The flag's mean round trip as this rank measured it; 0 for a rank without a partner, or where
+    no memory is mapped."""
+    if session.link_probe is None:
+        return 0.0
+    step, trip_ns = session.link_probe
+    session.world.device.caller(step)()
     if session.flight.watch.timed_out:
-        session.flight.timed_out()
-    return float(probe.trip_ns.read().view(np.uint64)[0])
+        session.flight.end_if_stuck()
+    return float(trip_ns.read().view(np.uint64)[0])
 
 
-def follow_link(session: Session, iteration: Iteration, trip_ns: float | None) -> None:
+def follow_link(session: Session, iteration: Iteration, trip_ns: float) -> None:
     """Switches all ranks to the operation for the state of the link that rank 0 measured."""
-    if iteration.by_link:
-        rank_0_ns = session.communicator.broadcast(trip_ns)
-        if rank_0_ns:
-            iteration.follow_link(rank_0_ns)
+    rank_0_ns = session.communicator.broadcast(trip_ns) if iteration.by_link else 0.0
+    if rank_0_ns:
+        iteration.follow_link(rank_0_ns)
 
 
 @dataclass(frozen=True)
@@ -123,25 +121,18 @@ def times_us(stamps: Sequence[Stamps], clock_shared: bool, ranks: tuple[int, ...
     """The times from all ranks' stamps. Only the stamps of `ranks` count, from the arrival of
     `movers` on: a rank without a part in a transfer may arrive when it is over. Empty means all."""
     ranks = ranks or tuple(range(len(stamps)))
-    movers = movers or ranks
-    stamps_ns = np.stack([stamps[rank][:, :4] for rank in ranks]).astype(np.float64)
-    arrived, left = stamps_ns[:, :, ARRIVED], stamps_ns[:, :, LEFT]
-    begun, done = stamps_ns[:, :, BEGUN], stamps_ns[:, :, DONE]
+    stamps_ns = np.stack([stamps[rank] for rank in ranks])
+    arrived_ns, skew_us = stamps_ns[:, :, ARRIVED], np.full(stamps_ns.shape[1], np.nan)
+    after_us = (stamps_ns[:, :, DONE] - stamps_ns[:, :, BEGUN]) / 1e3
     if clock_shared:
-        moving = [ranks.index(rank) for rank in movers]
-        time_by_rank = left - arrived[moving].max(axis=0)
-        skew = arrived.max(axis=0) - arrived.min(axis=0)
-    else:
-        time_by_rank = left - arrived
-        skew = np.full(arrived.shape[1], np.nan)
-    after_by_rank = done - begun
-    return Times(time_by_rank.max(axis=0) / 1e3, after_by_rank.max(axis=0) / 1e3, skew / 1e3,
-                 time_by_rank / 1e3, after_by_rank / 1e3)
+        skew_us = np.ptp(arrived_ns, axis=0) / 1e3
+        arrived_ns = arrived_ns[[ranks.index(rank) for rank in movers or ranks]].max(axis=0)
+    time_us = (stamps_ns[:, :, LEFT] - arrived_ns) / 1e3
+    return Times(time_us.max(axis=0), after_us.max(axis=0), skew_us, time_us, after_us)
 
 
 def pilot(session: Session, iteration: Iteration) -> None:
     """Measures how long an iteration takes and how many warm up; all ranks take rank 0's word."""
-    communicator, clock_shared = session.communicator, session.world.clock_shared
     session.flight.note("pilot", case=iteration.number, block=None, text=iteration.text)
     if iteration.by_link:
         follow_link(session, iteration, round_trip_ns(session))
@@ -151,12 +142,13 @@ def pilot(session: Session, iteration: Iteration) -> None:
         stamps = perform(session, iteration, Counts(1, count))
         elapsed_s = (time.perf_counter() - start_s) / (1 + count)
         verdict = None
-        gathered = communicator.gather(stamps)
+        gathered = session.communicator.gather(stamps)
         if gathered is not None:
-            times = times_us(gathered, clock_shared, iteration.ranks, iteration.movers)
+            times = times_us(gathered, session.world.clock_shared, iteration.ranks,
+                             iteration.movers)
             more = int(min(100, PILOT_S / elapsed_s)) if count == 1 else 0
             verdict = elapsed_s, warmup_length(times.time), more if more >= 3 else 0
-        iteration.iteration_s, warmup, count = communicator.broadcast(verdict)
+        iteration.iteration_s, warmup, count = session.communicator.broadcast(verdict)
     fixed = session.options.warmup
     iteration.warmup = min(MOST_WARMUP, 1 + warmup) if fixed is None else fixed
 
@@ -168,7 +160,7 @@ class RankBlock:
 
     stamps: Stamps
     wrong: Wrong | None
-    trips_ns: tuple[float | None, float | None]
+    trips_ns: tuple[float, float]
     gpu: dict[str, Any] | None
     facts: dict[str, float] | None
 
@@ -176,23 +168,18 @@ class RankBlock:
 def measure_block(session: Session, iteration: Iteration, block: int,
                   datatype: Datatype) -> tuple[Block, np.ndarray[Any, Any]] | None:
     """Measures the block of a case for the round `block`. Rank 0 gets the record and the samples
-    (block, rank, time, consume, arrival skew); the others get None.
-
-    Raises DeviceError, on all ranks, with the sentence of a library that failed.
-    """
-    flight, communicator = session.flight, session.communicator
+    (block, rank, time, consume, arrival skew). Raises DeviceError, on all ranks, with the sentence
+    of a library that failed."""
+    flight, communicator, checks = session.flight, session.communicator, session.options.checks
     flight.note("timed loop", case=iteration.number, block=block, text=iteration.text)
     measured_before_s = session.measuring_s
-    checks = session.options.checks
-    if iteration.wrong is not None:
+    if iteration.wrong:
         iteration.wrong.write(np.zeros(WRONG_BYTES, np.uint8))
     before_ns = round_trip_ns(session)
     follow_link(session, iteration, before_ns)
-    counts = Counts(iteration.warmup + checks, iteration.count, checks)
-    stamps = perform(session, iteration, counts)
-    after_ns = round_trip_ns(session)
-    wrong = None
-    if checks and iteration.wrong is not None:
+    stamps = perform(session, iteration, Counts(iteration.warmup + checks, iteration.count, checks))
+    trips_ns, wrong = (before_ns, round_trip_ns(session)), None
+    if checks and iteration.wrong:
         wrong = Wrong.from_buffer_copy(bytes(iteration.wrong.read()))
     for rank, failure in enumerate(communicator.all_gather(iteration.operation.failure())):
         if failure:
@@ -201,7 +188,7 @@ def measure_block(session: Session, iteration: Iteration, block: int,
     bus_id = session.world.device.facts.get("pci_bus_id")
     gpu = {"pci_bus_id": bus_id, **link_facts(bus_id)} if bus_id else None
     flight.note("gather")
-    gathered = communicator.gather(RankBlock(stamps, wrong, (before_ns, after_ns), gpu, facts))
+    gathered = communicator.gather(RankBlock(stamps, wrong, trips_ns, gpu, facts))
     flight.note("store")
     if gathered is None:
         return None
@@ -214,13 +201,10 @@ def measure_block(session: Session, iteration: Iteration, block: int,
     return record, samples
 
 
-def link_rtt_ns(trips_ns: Sequence[tuple[float | None, float | None]]) -> (
-        tuple[float, float] | None):
+def link_rtt_ns(trips_ns: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
     """The longest round trip before and after, over all ranks; None where no rank measured one."""
-    before, after = zip(*trips_ns, strict=True)
-    if not any(before) and not any(after):
-        return None
-    return max(trip or 0.0 for trip in before), max(trip or 0.0 for trip in after)
+    before, after = np.max(trips_ns, axis=0)
+    return (float(before), float(after)) if before or after else None
 
 
 def summary(iteration: Iteration, block: int, parts: Sequence[RankBlock],
@@ -231,16 +215,15 @@ def summary(iteration: Iteration, block: int, parts: Sequence[RankBlock],
     chained = iteration.chain_calls > 0
     calls = max(1, iteration.chain_calls) / iteration.scale
     time, after = times.time / calls, times.after / calls
-    total = time if chained else time + after
-    gpus = [part.gpu for part in parts if part.gpu]
+    after_us = float(np.median(after))
     record = Block(
         case=iteration.number, block=block, round=block, n=len(time),
         time_us=float(np.median(time)), mean_us=float(time.mean()),
-        total_us=float(np.median(total)),
-        consume_us=None if chained else float(np.median(after)),
-        chain_only_us=float(np.median(after)) if chained else None,
+        total_us=float(np.median(time if chained else time + after)),
+        consume_us=None if chained else after_us, chain_only_us=after_us if chained else None,
         arrival_skew_us=float(np.median(times.skew)) if clock_shared else None,
-        link_rtt_ns=link_rtt_ns([part.trips_ns for part in parts]), gpus=gpus or None,
+        link_rtt_ns=link_rtt_ns([part.trips_ns for part in parts]),
+        gpus=[part.gpu for part in parts if part.gpu] or None,
         chosen=iteration.operation.chosen if iteration.by_link else None)
     facts = [part.facts for part in parts if part.facts]
     if len(facts) == len(parts):
@@ -248,30 +231,28 @@ def summary(iteration: Iteration, block: int, parts: Sequence[RankBlock],
             setattr(record, name, float(np.mean([fact[name] for fact in facts])))
     n_ranks, n = times.time_by_rank.shape
     consume = np.full((n_ranks, n), np.nan) if chained else times.after_by_rank
-    ranks_of_rows = np.repeat(iteration.ranks or np.arange(n_ranks), n)
-    columns = [np.full(n_ranks * n, block), ranks_of_rows, times.time_by_rank.ravel() / calls,
-               consume.ravel(), np.tile(times.skew, n_ranks)]
+    columns = [np.full(n_ranks * n, block), np.repeat(iteration.ranks or np.arange(n_ranks), n),
+               times.time_by_rank.ravel() / calls, consume.ravel(), np.tile(times.skew, n_ranks)]
     return record, np.stack(columns, axis=1).astype(np.float32)
 
 
 def measure_link(session: Session, parts: dict[str, Iteration], size_bytes: int,
                  round_: int) -> LinkBlock | None:
     """One block of the link's parts at a size; on rank 0."""
-    flight, communicator = session.flight, session.communicator
+    flight = session.flight
     flight.note("link probe", case=None, block=round_, text=f"{size_bytes} B")
     before_ns = round_trip_ns(session)
     stamps = {name: perform(session, part, Counts(part.warmup, part.count))
               for name, part in parts.items()}
     after_ns = round_trip_ns(session)
     flight.note("gather")
-    gathered = communicator.gather((stamps, (before_ns, after_ns)))
+    gathered = session.communicator.gather((stamps, (before_ns, after_ns)))
     if gathered is None:
         return None
     medians_us: dict[str, Any] = {}
     for name, part in parts.items():
-        times = times_us([rank_stamps[name] for rank_stamps, _ in gathered],
-                         session.world.clock_shared)
+        times = times_us([by_name[name] for by_name, _ in gathered], session.world.clock_shared)
         median_us = float(np.median(times.time)) - session.overhead_us
         medians_us[name] = max(median_us, 0.0) * part.scale
     return LinkBlock(size_bytes=size_bytes, round=round_,
-                     link_rtt_ns=link_rtt_ns([trips for _, trips in gathered]), **medians_us)
+                     link_rtt_ns=link_rtt_ns([trips_ns for _, trips_ns in gathered]), **medians_us)

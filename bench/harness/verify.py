@@ -8,6 +8,7 @@ rounds, in any order of summation, for up to eight ranks: results are compared b
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,6 @@ from reports.result import FirstWrong
 
 PERIOD = 31  # a prime: no chunk, segment or pack is a multiple, so data at a wrong offset mismatch
 REPEATS = 64
-ExpectedSum = Callable[[Array], Array]  # of a lossy operation
 
 
 class WrongResult(Disagreement):
@@ -27,18 +27,18 @@ class WrongResult(Disagreement):
 
 def first_wrong(counts: Sequence[Wrong], datatype: Datatype) -> FirstWrong | None:
     """The first wrong element of the lowest rank that has one; None if all are right."""
+    size = datatype.size_bytes
+
     def text(bits: int) -> str:
-        size = datatype.size_bytes
         stored: Array = np.frombuffer(bits.to_bytes(8, "little")[:size], datatype.storage)
         return f"{datatype.decode(stored)[0]} (0x{bits:0{2 * size}x})"
 
-    rank = next((rank for rank, wrong in enumerate(counts) if wrong.elements), None)
-    if rank is None:
-        return None
-    wrong = counts[rank]
-    return FirstWrong(rank=rank, iteration=wrong.iteration, offset_bytes=wrong.offset,
-                      element=wrong.offset // datatype.size_bytes, expected=text(wrong.expected),
-                      got=text(wrong.got))
+    for rank, wrong in enumerate(counts):
+        if wrong.elements:
+            return FirstWrong(rank=rank, iteration=wrong.iteration, offset_bytes=wrong.offset,
+                              element=wrong.offset // size, expected=text(wrong.expected),
+                              got=text(wrong.got))
+    return None
 
 
 def segment_table(datatype: Datatype, redop: str, rank: int, segment: int, seed: int) -> Array:
@@ -53,14 +53,12 @@ def segment_table(datatype: Datatype, redop: str, rank: int, segment: int, seed:
 
 
 def _factors(datatype: Datatype, seed: list[int]) -> list[float]:
-    """One period of factors: no factor equals one of the two before it, around the period."""
+    # No factor equals one of the two before it, around the period.
     choices: list[float] = [2.0, -2.0, 0.5, -0.5] if datatype.is_float else [2, -2, 3, -3]
     draw = np.random.default_rng(seed)
     table = choices[:2]
     while len(table) < PERIOD:
-        banned = {table[-1], table[-2]}
-        if len(table) >= PERIOD - 2:
-            banned |= set(table[:2])
+        banned = {*table[-2:], *(table[:2] if len(table) >= PERIOD - 2 else ())}
         allowed = [factor for factor in choices if factor not in banned]
         allowed = allowed or [factor for factor in choices if factor != table[-1]]
         table.append(allowed[int(draw.integers(len(allowed)))])
@@ -69,13 +67,18 @@ def _factors(datatype: Datatype, seed: list[int]) -> list[float]:
 
 @dataclass(frozen=True)
 class Data:
-    """The contents of all ranks' buffers: one period of each segment, (ranks, segments, 31)."""
+    """The contents of all ranks' buffers: one period of each segment, (ranks, segments, 31).
+
+    The blocks of a lossy operation must be longer than a period: then each block holds all values
+    and loses alike.
+    """
 
     collective: Collective
     datatype: Datatype
     redop: str
     ranks: int
     seed: int
+    expected_sum: Callable[[Array], Array] | None = None  # of a lossy operation
 
     def sent(self) -> Array:
         """The data that all ranks send, decoded."""
@@ -83,22 +86,20 @@ class Data:
         return np.array([[segment_table(self.datatype, self.redop, rank, segment, self.seed)
                           for segment in range(segments)] for rank in range(self.ranks)])
 
-    def received(self, shape: Shape, expected_sum: ExpectedSum | None = None) -> Array:
-        """The results of all ranks, stored. `expected_sum` belongs to a lossy operation. Its
-        blocks must be longer than a period: then each block holds all values and loses alike."""
-        return self.datatype.encode(self._result(shape, self.sent(), expected_sum))
+    def received(self, shape: Shape) -> Array:
+        """The results of all ranks, stored."""
+        return self.datatype.encode(self._result(shape, self.sent()))
 
-    def _result(self, shape: Shape, inputs: Array, expected_sum: ExpectedSum | None) -> Array:
-        def combine(values: Array) -> Array:
-            """The kernels take a mean in fp32, or in fp64 for fp64."""
-            if self.redop != "avg":
-                return combined(list(values), self.redop)
-            total = combined(list(values), "sum")
-            if self.datatype.name == "float64":
-                return total * (1.0 / len(values))
-            return total.astype(np.float32) * (np.float32(1) / np.float32(len(values)))
+    def _result(self, shape: Shape, inputs: Array) -> Array:
+        return self.collective.result(inputs, shape, self.expected_sum or self._combine)
 
-        return self.collective.result(inputs, shape, expected_sum or combine)
+    def _combine(self, values: Array) -> Array:
+        if self.redop != "avg":
+            return combined(list(values), self.redop)
+        # The kernels take a mean in fp32, or in fp64 for fp64.
+        fp: Any = np.float64 if self.datatype.name == "float64" else np.float32
+        mean: Array = combined(list(values), "sum").astype(fp) * (fp(1) / fp(len(values)))
+        return mean
 
     def chain_sent(self) -> Array:
         """The data that all ranks send first in a chain: `sent`, changed so that the rank count
@@ -110,14 +111,13 @@ class Data:
             tables[-1] += -tables.sum(axis=0) % self.ranks
         return tables
 
-    def chain_received(self, shape: Shape, in_place: bool, calls: int,
-                       expected_sum: ExpectedSum | None = None) -> Array:
+    def chain_received(self, shape: Shape, in_place: bool, calls: int) -> Array:
         """The receive buffers after a chain of `calls`, stored. In place, the last link has already
         overwritten them with the next send buffer, as chain_link in link_probe.cu does."""
         collective, datatype, tables = self.collective, self.datatype, self.chain_sent()
         for _ in range(calls):
-            result = datatype.decode(datatype.encode(self._result(shape, tables, expected_sum)))
-            if expected_sum:  # then the links round too, in fp32 and to the datatype
+            result = datatype.decode(datatype.encode(self._result(shape, tables)))
+            if self.expected_sum:  # then the links round too, in fp32 and to the datatype
                 result = result.astype(np.float32)
             links = np.array([self._linked(table, rank) for rank, table in enumerate(result)])
             tables = datatype.decode(datatype.encode(links))
@@ -135,12 +135,11 @@ class Data:
         sends, receives = self.collective.segments(self.ranks)
         table = result[[(segment + rank + 1) % receives for segment in range(sends)]]
         if self.redop == "sum" and self.collective.reduces:
-            offset = int(rank == 0) - int(rank == self.ranks - 1)
-            table = table / self.ranks + offset
+            table = table / self.ranks + (int(rank == 0) - int(rank == self.ranks - 1))
         return table
 
 
 def repeated(tables: Array, repeats: int = REPEATS) -> Array:
     """Each table `repeats` + 1 times, so that a copy of `repeats` periods can start anywhere in the
     first one."""
-    return np.ascontiguousarray(np.tile(tables, repeats + 1))
+    return np.tile(tables, repeats + 1)

@@ -1,56 +1,44 @@
 """Records which rank of a host died first, and cleans up when all of its ranks have exited.
 
-`watchdog.start_witness` runs this file as a script. It imports nothing of the project, so it starts
-in milliseconds. inotify gives the order of the deaths: a dying process closes its record before the
-socket that tells MPICH's launcher, which then kills the other ranks within 2 ms.
+`watchdog` runs this file as a script. It imports nothing of the project and starts in milliseconds.
+MPICH's launcher kills the other ranks within 2 ms, but epoll returns the deaths in their order.
 """
 
 import contextlib
-import ctypes
 import json
 import os
-import re
 import select
+import shutil
 import signal
 import sys
 from pathlib import Path
 
-IN_CLOSE_WRITE = 8  # <sys/inotify.h>
-LEFT_BEHIND_S = 2.0
+LEFT_BEHIND_S, SILENT = 2.0, "ended without a word"
 
 
 def main(folder: Path, pids: dict[int, int]) -> None:
-    libc = ctypes.CDLL(None)
-    closings = libc.inotify_init1(0)
-    libc.inotify_add_watch(closings, bytes(folder), IN_CLOSE_WRITE)
-    alive: dict[int, int] = {}  # pidfd: rank
+    deaths, alive = select.epoll(), dict[int, int]()  # {pidfd: rank}
     for rank, pid in pids.items():
         try:
-            alive[os.pidfd_open(pid)] = rank
+            pidfd = os.pidfd_open(pid)
+            deaths.register(pidfd, select.EPOLLIN | select.EPOLLONESHOT)
+            alive[pidfd] = rank
         except ProcessLookupError:
-            claim_for(folder, rank)
+            claim(folder, rank, SILENT, by="witness", status=1)
     while alive:
-        patience_s = LEFT_BEHIND_S if len(alive) < len(pids) else None
-        ready = select.select([closings, *alive], [], [], patience_s)[0]
-        if closings in ready:
-            for match in re.finditer(rb"rank-(\d+)\0", os.read(closings, 1 << 16)):
-                claim_for(folder, int(match[1]))
-        for fd, rank in list(alive.items()):
-            if fd in ready:
-                claim_for(folder, alive.pop(fd))  # it may have died before inotify was set up
-            elif not ready and state_of(pids[rank]) == "T":  # the launcher would wait forever
+        dead = deaths.poll(LEFT_BEHIND_S if len(alive) < len(pids) else None)
+        for pidfd, _ in dead:
+            rank = alive.pop(pidfd)
+            if (folder / f"rank-{rank}").exists():  # a rank that has finished removes its record
+                claim(folder, rank, SILENT, by="witness", status=1)
+        for rank in [] if dead else alive.values():
+            if state_of(pids[rank]) == "T":  # the launcher would wait forever
                 os.kill(pids[rank], signal.SIGKILL)
     clear_up(folder, [*pids.values()])
 
 
-def claim_for(folder: Path, rank: int) -> None:
-    """Record that this rank died first, unless it has finished, which removes its record."""
-    if (folder / f"rank-{rank}").exists():
-        claim(folder, rank, "ended without a word", by="witness", status=1)
-
-
 def claim(folder: Path, rank: int, why: str, by: str, status: int) -> bool:
-    """Write `ended`: `rank` ended the run. Return False if another process has written it first."""
+    """Writes `ended`: `rank` ended the run. Returns False if another process has written it."""
     try:
         with (folder / "ended").open("x") as file:
             json.dump({"rank": rank, "why": why, "by": by, "status": status}, file)
@@ -60,15 +48,14 @@ def claim(folder: Path, rank: int, why: str, by: str, status: int) -> bool:
 
 
 def state_of(pid: int) -> str:
-    """Return the state of a process's main thread, a letter as in proc(5); X if it is gone."""
-    try:
+    """The state of a process's main thread, a letter as in proc(5); X if it is gone."""
+    with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return "X"
+    return "X"
 
 
 def clear_up(folder: Path, pids: list[int]) -> None:
-    """Remove our shared memory and unfinished files, and the records unless a run was cut off."""
+    """Removes our shared memory and unfinished files, and the records unless a run was cut off."""
     container = os.stat("/proc/self/ns/pid").st_ino
     leftovers = [*folder.parent.glob(f"{folder.stem}.*.part")]
     for pid in pids:
@@ -77,12 +64,10 @@ def clear_up(folder: Path, pids: list[int]) -> None:
         leftovers += samples.glob("*.part")
     run = folder.with_suffix(".jsonl")
     if not run.exists() or b'"kind":"end"' in b"".join(run.read_bytes().splitlines()[-1:]):
-        leftovers += folder.glob("*")
+        shutil.rmtree(folder, ignore_errors=True)
     for path in leftovers:
         with contextlib.suppress(OSError):  # gone, or another user's
             path.unlink()
-    with contextlib.suppress(OSError):  # gone, or it keeps the records
-        folder.rmdir()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import argparse
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -213,7 +212,6 @@ def parse(name: str, argv: Sequence[str] | None = None) -> tuple[RunOptions, Lay
 
 def main(name: str) -> NoReturn:
     """`python -m bench.<name>`."""
-    started_s = time.monotonic()
     run_options, layer_options = parse(name)
 
     def prepare(session: Session) -> Suite:
@@ -221,4 +219,4 @@ def main(name: str) -> NoReturn:
             raise Disagreement(f"a fused kernel needs its peers' memory, and {peers.reason}")
         return COMMANDS[name].prepare(layer_options, session)
 
-    start(run_options, started_s, lambda session: measure(session, prepare, COMMANDS[name].policy))
+    start(run_options, lambda session: measure(session, prepare, COMMANDS[name].policy))

@@ -12,13 +12,12 @@ from typing import Any, NoReturn
 import numpy as np
 
 from bench.harness import verify
+from bench.harness.command import SweepOptions
 from bench.harness.iteration import Buffers, Iteration, Segments, checked_iteration, consume_step
-from bench.harness.link_parts import add_link_parts
-from bench.harness.options import MOST_BYTES, AddOption, comma_separated, whole_number
+from bench.harness.options import MOST_BYTES, AddOption, RunOptions, comma_separated, whole_number
 from bench.harness.run import measure
 from bench.harness.session import Session, start
-from bench.harness.suite import Axes, Suite, bind_cases
-from bench.harness.sweep_options import SweepOptions, sweep_run_options
+from bench.harness.suite import Axes, Suite, add_link_parts, bind_cases
 from collectives.collective import DATATYPES, Datatype, Shape
 from collectives.communicator import Disagreement
 from collectives.experts import routing
@@ -72,7 +71,7 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
     sizes = namespace.minbytes, namespace.maxbytes, namespace.stepfactor
     if namespace.sizes or sizes != (16 << 10, 32 << 20, 2):
         parser.error("with --experts the size is --tokens times --hidden: leave out the sizes")
-    if namespace.list:
+    if not namespace.keeps_run:
         parser.error("--list names the same algorithms without --experts")
     try:
         for skew in batch.skew:
@@ -82,11 +81,9 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
     return batch
 
 
-def run(batch: ExpertOptions, sweep: SweepOptions, namespace: Namespace,
-        started_s: float) -> NoReturn:
+def run(batch: ExpertOptions, options: RunOptions, sweep: SweepOptions) -> NoReturn:
     """Measures the routed all-to-all with the options of a sweep, and exits."""
-    start(sweep_run_options("alltoall", namespace), started_s, lambda session: measure(
-        session, partial(prepare, batch, sweep), features=sweep.features))
+    start(options, lambda session: measure(session, partial(prepare, batch, sweep)))
 
 
 def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suite:
@@ -113,8 +110,8 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
     algorithms = {algorithm.name: algorithm for algorithm in ALGORITHMS}
     names = sweep.algorithms or list(algorithms)
     axes = Axes(algorithms, lambda size_bytes: names, sweep.algorithms is not None, sweep.mode,
-                CHAIN_ROUND_TRIPS, sweep.features)
-    suite = bind_cases(session, axes, routed_cases(batch, sweep, buffers, tables),
+                CHAIN_ROUND_TRIPS)
+    suite = bind_cases(session, axes, routed_cases(batch, sweep, session, buffers, tables),
                        partial(routed_iteration, session, buffers))
     for header in suite.headers:
         header.routing = load_of(batches[header.shape["skew"]], header.shape["way"], row_bytes)
@@ -123,14 +120,14 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
     return suite
 
 
-def routed_cases(batch: ExpertOptions, sweep: SweepOptions, buffers: Buffers,
+def routed_cases(batch: ExpertOptions, sweep: SweepOptions, session: Session, buffers: Buffers,
                  tables: Sequence[Tables]) -> Iterator[Case]:
     """Each way with each skew. A dispatch moves tokens from `send` to the experts' rows, a combine
     moves rows to `receive`, and a round trip moves tokens from `send` to `receive`."""
     shapes: Sequence[Shape] = [
         {"way": way, "experts": batch.experts, "top_k": batch.top_k, "tokens": batch.tokens,
          "hidden": batch.hidden} for way in WAYS]
-    for feature in sweep.features:
+    for feature in session.options.features:
         shapes = feature.shapes(shapes)
     for shape, of_skew in product(shapes, tables):
         source = of_skew.rows if shape["way"] == "combine" else buffers.send

@@ -6,20 +6,18 @@
 //   2. poll each peer's packets until they carry this launch's epoch, sum in rank order, round once
 //
 // No machine tears a packet, one 8-byte store: a rank that sees the epoch also has the data, and a
-// launch needs no fence inside. Between launches order matters: a peer that has this rank's packets
-// may, in its next launch, overwrite slab data that this rank read one launch ago, by another
-// algorithm. The end of a launch keeps that order on a GPU. On a CPU a launch is only a call, so
-// packets release and acquire, as x86 does anyway. Packets are compared for equality, so nothing
-// else writes their region: two halves in turn, with room for every writer. An epoch returns after
-// 2^31 launches; a packet that old would pass for a new one if only shorter messages had followed
-// it.
+// launch needs no fence inside. Between launches, a peer that has this rank's packets may overwrite
+// slab data that this rank read one launch ago, by another algorithm. The end of a launch keeps
+// that order on a GPU. On a CPU a launch is only a call, so packets release and acquire, as x86
+// does anyway. Packets are compared for equality, so nothing else writes their region. An epoch
+// returns after 2^31 launches: so old a packet would pass for new if only shorter messages
+// followed.
 #include "include/pack.h"
 
 constexpr int PACK_WORDS = sizeof(pack) / 4, ELEMENT_WORDS = ELEMENT_BYTES == 8 ? 2 : 1;
 constexpr long PACKETS = PACKET_BYTES / 8;
 
-// The packets from `writer` to `reader`. With a single half, a fast rank's next launch overwrites
-// packets that a slow peer has yet to read.
+// The packets from `writer` to `reader`, in two halves as half_of has them.
 DEVICE u64* packets_of(const Arguments& a, long reader, long writer, unsigned epoch) {
   const long place = (epoch & 1) * MOST_RANKS + writer;
   return (u64*)(a.slab[afresh((int)reader)] + 2 * a.half_bytes) + place * PACKETS;
@@ -37,24 +35,17 @@ template <int WORDS>
 DEVICE pack receive(const Arguments& a, const u64* from, unsigned mark, int peer) {
   unsigned data[WORDS];
   const u64 wanted = (u64)mark << 32;
-  PacketWait waited;
-  for (int polls = 1;; ++polls) {
-    u64 seen = wanted;
+  const auto poll = [&](u64& seen) {
+    seen = wanted;
     for (int k = 0; k < WORDS; ++k) {
       const u64 packet = load_packet_system(from + k);
       data[k] = (unsigned)packet;
       if (packet >> 32 != mark) seen = packet;
     }
-    if (seen == wanted) break;
-    breathe();
-    if (polls % POLLS_PER_LOOK) continue;
-    if (*(volatile u64*)&a.watch->stop) break;
-    if (waited.longer_than(a.timeout_ns)) {
-      give_up(a, peer, seen >> 33 << 32, wanted >> 33 << 32);  // as stamps: the marks' epochs
-      break;
-    }
-    if (a.yields) yield();
-  }
+    return seen == wanted;
+  };
+  // As stamps: the epochs of the marks.
+  spin(a, poll, [&](u64 seen) { give_up(a, peer, seen >> 33 << 32, wanted >> 33 << 32); });
   pack p = {};
   copy_bits(&p, data, sizeof data);
   return p;
@@ -66,11 +57,13 @@ template <int WORDS, class Load, class Store>
 DEVICE void exchange_packets(const Arguments& a, unsigned epoch, long first_packet, long units,
                              Load load, Store store) {
   const unsigned mark = mark_of(epoch);
-  for (long i = thread(); i < units; i += threads())
+  for (long i = thread(); i < units; i += threads()) {
+    const pack own = load(i);
     for (int d = 1; d < WORLD; ++d) {
       const long reader = (a.rank + d) % WORLD;
-      send<WORDS>(packets_of(a, reader, a.rank, epoch) + first_packet + i * WORDS, load(i), mark);
+      send<WORDS>(packets_of(a, reader, a.rank, epoch) + first_packet + i * WORDS, own, mark);
     }
+  }
   for (long i = thread(); i < units; i += threads())
     store(i, combined<COMPLETE, WORLD>([&](int r) {
       const u64* packets = packets_of(a, a.rank, r, epoch) + first_packet + i * WORDS;
@@ -86,9 +79,10 @@ RANK_KERNEL(one_shot_ll) {
   exchange_packets<PACK_WORDS>(
       a, epoch, 0, packs, [&](long i) { return load_pack(a.send, i); },
       [&](long i, pack p) { store_pack(a.receive, i, p); });
+  const auto place = [&](long i) { return SingleElement{(unsigned)(tail + i), 0}; };
   exchange_packets<ELEMENT_WORDS>(
       a, epoch, packs * PACK_WORDS, elements,
-      [&](long i) { return a.count ? load_element(a.send, (unsigned)(tail + i)) : pack{}; },
-      [&](long i, pack p) { if (a.count) store_element(a.receive, (unsigned)(tail + i), p); });
+      [&](long i) { return a.count ? place(i).load(a.send, 0) : pack{}; },
+      [&](long i, pack p) { if (a.count) place(i).store(a.receive, 0, p); });
   leave_launch(a, epoch);
 }

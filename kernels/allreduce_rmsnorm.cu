@@ -6,10 +6,8 @@
 //   with OUTPUT: codes of one byte and a scale for the row, from the rounded `normed`
 // The result has the same bits as the one- or two-shot all-reduce followed by `add_rmsnorm`, the
 // compute alone; this saves a launch, and storing and reading the sum. One hop; each rank sends
-// (n-1) S bytes, whole tokens at a time:
-//   1. copied: store the rows into the rank's slab; registered: leave them in the send buffer
-//   2. signal every peer, wait for every peer
-//   3. a block takes a token: adds all ranks' rows, stores residual_out, then rereads and scales it
+// (n-1) S bytes, whole tokens at a time, through its slab or from its registered send buffer. A
+// block takes a token: adds all ranks' rows, stores residual_out, then rereads and scales it.
 #include "include/exchange.h"
 #include "include/norm.h"
 
@@ -55,8 +53,8 @@ KERNEL allreduce_rmsnorm_pull_registered(LAUNCHED_WITH(Arguments) launched) {
   in_users_buffers(a, [] {}, [&] {
     const Sources<WORLD> all = rows_of_all(a, a.send, [&](int r) { return a.sends[r]; });
     for_tokens_of_block(0, n.tokens, [&](long t) {
-      Sources<WORLD> rows;
-      for (int r = 0; r < WORLD; ++r) rows.at[r] = all.at[r] + t * n.hidden * ELEMENT_BYTES;
+      Sources<WORLD> rows = all;
+      for (const char*& row : rows.at) row += t * n.hidden * ELEMENT_BYTES;
       norm_row<WORLD>(n, t, rows);
     });
   });

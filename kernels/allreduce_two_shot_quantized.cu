@@ -1,10 +1,10 @@
 // Two-shot all-reduce over a quantised wire: codes of 8 or 4 bits, in blocks of 32 with one scale.
 //
-// The beats of allreduce_two_shot.cu; each rank sends and reads 2 (n-1)/n S at 8.5 or 4.5 bits an
-// element. A quantises all segments, B adds in fp32 and quantises the sums, C decodes all sums. The
-// owner's own input and sums are quantised too, so a result depends neither on the element's place,
-// nor on the chunk size, nor on the build.
+// The beats of two_shot.h, at 8.5 or 4.5 bits an element. A quantises all segments, B adds in fp32
+// and quantises the sums, C decodes all sums. The owner's own input and sums are quantised too, so
+// a result depends neither on the element's place, nor on the chunk size, nor on the build.
 #include "include/quantize.h"
+#include "include/two_shot.h"
 
 template <bool ALIGNED> DEVICE void quantize(CodedSlab to, const char* from, long count) {
   const unsigned step = (unsigned)afresh((int)threads());
@@ -60,59 +60,33 @@ DEVICE void add_up(const CodedSlab (&from)[SOURCES], Put put) {
 DEVICE constexpr int batch_of(int packs) { return (3 + packs) / packs; }
 
 RANK_KERNEL(two_shot_quantized) {
-  const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
   const long most = a.chunk_bytes / ELEMENT_BYTES / UNIT_ELEMENTS * UNIT_ELEMENTS;
-  const long chunks = (a.count + most - 1) / most;
   const long segment_bytes =
       (units_of(segment_of<UNIT_ELEMENTS>(most, 0).count) * UNIT_BYTES + 127) / 128 * 128;
-  const auto part = [&](long chunk, long segment) {
-    const Segment s = segment_of<UNIT_ELEMENTS>(smaller(most, a.count - chunk * most), segment);
-    return Segment{chunk * most + s.start, s.count};
+  const auto copy_in = [&](Segment s, char* codes) {
+    const CodedSlab to{codes, units_of(s.count)};
+    const char* from = a.send + s.start * ELEMENT_BYTES;
+    if (is_aligned(from)) quantize<true>(to, from, s.count);
+    else quantize<false>(to, from, s.count);
   };
-  // A half of a slab holds two chunks of codes, then two segments of sums.
-  const auto codes = [&](long rank, long place, long count) {
-    return CodedSlab{half_of(a, rank, epoch) + place * segment_bytes, units_of(count)};
+  const auto add = [&](Segment s, auto input, char* sums) {
+    const CodedSlab to{sums, units_of(s.count)};
+    CodedSlab inputs[WORLD];
+    UNROLLED for (int r = 0; r < WORLD; ++r) inputs[r] = {input(r), to.units};
+    add_up<batch_of(WORLD * CODE_PACKS)>(inputs, [&](unsigned u, WideUnit total) {
+      UNROLLED for (int k = 0; k < FLOATS; ++k) total.f[k] = REDOP::finish(total.f[k]);
+      to.put(u, quantized(total));
+    });
   };
-  const auto input = [&](long rank, long chunk, long segment) {
-    return codes(rank, (chunk & 1) * WORLD + segment, part(chunk, segment).count);
+  const auto copy_out = [&](Segment s, char* sums) {
+    const CodedSlab from[1] = {{sums, units_of(s.count)}};
+    const Output to = {a.receive + s.start * ELEMENT_BYTES};
+    const unsigned packs = (unsigned)(s.count / PACK_ELEMENTS);
+    if (to.aligned())
+      add_up<batch_of(CODE_PACKS)>(
+          from, [&](unsigned u, const WideUnit& x) { put_unit<true>(to.at, u, packs, x); });
+    else
+      add_up<1>(from, [&](unsigned u, const WideUnit& x) { put_unit<false>(to.at, u, packs, x); });
   };
-  const auto sums = [&](long owner, long chunk) {
-    return codes(owner, 2 * WORLD + (chunk & 1), part(chunk, owner).count);
-  };
-
-  for (long beat = 0; beat < chunks + 2; ++beat) {
-    if (beat > 0) wait(a, peers, stamp(epoch, beat));
-
-    if (beat < chunks)  // A
-      for (int segment = 0; segment < afresh(WORLD); ++segment) {
-        const Segment s = part(beat, segment);
-        const char* from = a.send + s.start * ELEMENT_BYTES;
-        if (is_aligned(from)) quantize<true>(input(a.rank, beat, segment), from, s.count);
-        else quantize<false>(input(a.rank, beat, segment), from, s.count);
-      }
-    if (beat >= 1 && beat <= chunks) {  // B
-      CodedSlab inputs[WORLD];
-      UNROLLED for (int r = 0; r < WORLD; ++r) inputs[r] = input(r, beat - 1, a.rank);
-      const CodedSlab to = sums(a.rank, beat - 1);
-      add_up<batch_of(WORLD * CODE_PACKS)>(inputs, [&](unsigned u, WideUnit total) {
-        UNROLLED for (int k = 0; k < FLOATS; ++k) total.f[k] = REDOP::finish(total.f[k]);
-        to.put(u, quantized(total));
-      });
-    }
-    if (beat >= 2)  // C
-      for (int owner = 0; owner < afresh(WORLD); ++owner) {
-        const Segment s = part(beat - 2, owner);
-        const CodedSlab from[1] = {sums(owner, beat - 2)};
-        const Output to = {a.receive + s.start * ELEMENT_BYTES};
-        const unsigned packs = (unsigned)(s.count / PACK_ELEMENTS);
-        if (to.aligned())
-          add_up<batch_of(CODE_PACKS)>(
-              from, [&](unsigned u, const WideUnit& x) { put_unit<true>(to, u, packs, x); });
-        else
-          add_up<1>(from, [&](unsigned u, const WideUnit& x) { put_unit<false>(to, u, packs, x); });
-      }
-
-    if (beat < chunks + 1) signal(a, peers, stamp(epoch, beat + 1));
-  }
-  leave_launch(a, epoch);
+  in_beats<EVERY, UNIT_ELEMENTS>(a, most, segment_bytes, copy_in, add, copy_out);
 }

@@ -20,9 +20,8 @@ RANK_KERNEL(meet) {
   if (thread() == 0) a.own->meetings.value = meeting;
 }
 
-// Pairs (0,1), (2,3), ... bounce a flag `count` times. receive[0] gets the mean round trip in ns, a
-// 64-bit integer; 0 without a partner. All ranks wait for all first: the pairs use an epoch's
-// flags.
+// Pairs (0,1), (2,3), ... bounce a flag `count` times. receive[0] gets the mean round trip in ns,
+// 64 bits; 0 without a partner. All ranks wait for all first: the pairs use an epoch's flags.
 RANK_KERNEL(flag_ping_pong) {
   const unsigned epoch = enter_launch(a);
   note_epoch(a, epoch - 1);
@@ -56,10 +55,9 @@ RANK_KERNEL(push_out) { store_into(a, (a.rank + 1) % WORLD); }
 struct Digest {
   words* digest;
   DEVICE bool aligned() const { return true; }
-  DEVICE void put(unsigned, pack p) const {
+  template <class Place> DEVICE void put(Place, int, pack p) const {
     for (int k = 0; k < REGISTERS; ++k) *digest ^= p.r[k];
   }
-  DEVICE void put_element(unsigned i, pack p) const { put(i, p); }
 };
 // Without a use of the digest the compiler drops the reads. No pattern has this digest in practice.
 DEVICE void use(const Arguments& a, words digest) {
@@ -92,28 +90,18 @@ RANK_KERNEL(copy_local) { copy_message(a); }
 
 // A chain's next input, from a result. A sum is divided by WORLD, so that it does not grow; rank 0
 // adds one and the last rank subtracts one, so that ranks' data differ and the sum stays the same.
-template <class Op> struct Chain {
-  template <class Lane> static DEVICE Lane next(Lane a, int) { return a; }
-};
-template <> struct Chain<Sum> {
-  // Not a product, which only some compilers fuse with the sum: results would differ.
-  static DEVICE floats next(floats a, int offset) { return a / (float)WORLD + (float)offset; }
-  static DEVICE doubles next(doubles a, int offset) { return Avg::finish(a) + (double)offset; }
-  static DEVICE ints next(ints a, int offset) { return a / WORLD + offset; }
-  static DEVICE longs next(longs a, int offset) { return a / WORLD + offset; }
-};
+template <class Op, class Lane> DEVICE Lane next_of(Op, Lane a, short) { return a; }
+// Not a product, which only some compilers fuse with the sum: results would differ.
+template <class Lane> DEVICE Lane next_of(Sum, Lane a, short offset) { return a / WORLD + offset; }
 struct NextSend {
   Output send;
-  int offset;
-  DEVICE pack next(pack p) const {
-    typename Element::values v = Element::widen(p);
-    for (unsigned k = 0; k < VALUES; ++k)
-      v.v[k] = Chain<REDOP>::next(v.v[k], offset);
-    return Element::narrow(v);
-  }
+  short offset;
   DEVICE bool aligned() const { return send.aligned(); }
-  DEVICE void put(unsigned i, pack p) const { send.put(i, next(p)); }
-  DEVICE void put_element(unsigned i, pack p) const { send.put_element(i, next(p)); }
+  template <class Place> DEVICE void put(Place place, int k, pack p) const {
+    typename Element::values v = Element::widen(p);
+    for (auto& lane : v.v) lane = next_of(REDOP{}, lane, offset);
+    send.put(place, k, Element::narrow(v));
+  }
 };
 // For SENT and RECEIVED segments of `count` elements.
 template <int SENT, int RECEIVED> DEVICE void make_next_send(const Arguments& a) {
@@ -122,7 +110,7 @@ template <int SENT, int RECEIVED> DEVICE void make_next_send(const Arguments& a)
     const long segment = (own + d) % SENT, from = (segment + a.rank + 1) % RECEIVED;
     in_parts(a.count, [&](long at, long count) {
       char* send = const_cast<char*>(a.send) + segment * segment_bytes + at;
-      copy(NextSend{{send}, (a.rank == 0) - (a.rank == WORLD - 1)},
+      copy(NextSend{{send}, (short)((a.rank == 0) - (a.rank == WORLD - 1))},
            a.receive + from * segment_bytes + at, count);
     });
   }

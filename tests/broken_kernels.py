@@ -15,9 +15,10 @@ from tests.launch import ROOT
 FAULTS = ROOT / "tests/faults.h"
 UNCHANGED = "bench", "collectives", "reports", "tests"  # folders that trees share
 
-SYNC, EXCHANGE, PACK = (f"kernels/include/{name}.h" for name in ("sync", "exchange", "pack"))
+SYNC, EXCHANGE, PACK, TWO_SHOT = (
+    f"kernels/include/{name}.h" for name in ("sync", "exchange", "pack", "two_shot"))
 CPU, HIP, CUDA = (f"kernels/include/platform_{name}.h" for name in ("cpu", "hip", "cuda"))
-PACKETS, TWO_SHOT = (f"kernels/allreduce_{name}.cu" for name in ("one_shot_ll", "two_shot"))
+PACKETS = "kernels/allreduce_one_shot_ll.cu"
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ AWAIT_FLAG = "await_acquire_system(a, &a.control[a.rank]->flags[block()][p].valu
 # two-shot, and in packets.
 GIVE = "give(reader, start, n, slot(reader, a.rank));"
 STAGE, SENT = "stage(a, s, chunk * most,", "Slab{inbox(right, s, chunk)});"
-INPUT = "copy(Slab{input(a.rank, beat, owner)}, a.send + s.start * ELEMENT_BYTES, s.count);"
-SEND, MARKED = "send<WORDS>(", "load(i), mark);"
+INPUT = "copy_in(part(beat, owner), input(a.rank, beat, owner));"
+SEND, MARKED = "send<WORDS>(", "own, mark);"
 WITH_FAULTS = Patch(SYNC, '#include "platform.h"\n', '#include "platform.h"\n#include "faults.h"\n')
 
 
@@ -107,7 +108,7 @@ PATCHES = {
     # time, and nothing would break.
     "without the wait": [
         Patch(SYNC, AWAIT_FLAG, "break;"),
-        Patch(PACKETS, "if (seen == wanted) break;", "break;"),
+        Patch(PACKETS, "return seen == wanted;", "return true;"),
     ],
     "without the release": [Patch(CPU, "(p, v, __ATOMIC_RELEASE)", "(p, v, __ATOMIC_RELAXED)")],
     "without the acquire": [Patch(CPU, "(p, __ATOMIC_ACQUIRE)", "(p, __ATOMIC_RELAXED)")],
@@ -119,9 +120,10 @@ PATCHES = {
         Patch(EXCHANGE, SENT,
               SENT + " if (s == 0)" + flip("beat + 1", "inbox(right, s, chunk)", "ELEMENT_BYTES")),
         Patch(TWO_SHOT, INPUT,
-              INPUT + flip("beat + 1", "input(a.rank, beat, owner)", "s.count * ELEMENT_BYTES")),
+              INPUT + flip("beat + 1", "input(a.rank, beat, owner)",
+                           "part(beat, owner).count * ELEMENT_BYTES")),
         Patch(PACKETS, MARKED,
-              "i ? load(i) : with_flipped_bit(a.rank, stamp(epoch, 1), load(i)), mark);"),
+              "i ? own : with_flipped_bit(a.rank, stamp(epoch, 1), own), mark);"),
     ],
     # A rank does not store its data for its peers.
     "skip_push": [
@@ -144,6 +146,6 @@ PATCHES = {
         Patch(SYNC, FLAG, FLAG.replace(
             "value);", "value - (strikes_flag(a.rank, value, p) ? 1ull << 32 : 0));")),
         Patch(PACKETS, MARKED,
-              f"load(i), mark_of(i == 0 && {struck('1', 2)} ? epoch - 1 : epoch));"),
+              f"own, mark_of(i == 0 && {struck('1', 2)} ? epoch - 1 : epoch));"),
     ],
 }

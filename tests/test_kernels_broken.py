@@ -68,7 +68,7 @@ def test_a_store_under_way_is_noticed_on_gfx1100(tmp_path):
 
 VOLATILE = ("*(const global_words*)p", "*(const volatile global_words*)p")
 REDUCED = "combined<FINISH, SOURCES>([&](int s) { return place.load(from.at[s], k); })"
-AT_ONCE = (f"batch[k] = {REDUCED};", f"place.put(to, k, batch[k] = {REDUCED});")
+AT_ONCE = (f"batch[k] = {REDUCED};", f"to.put(place, k, batch[k] = {REDUCED});")
 LOOPS_BROKEN = {
     "volatile loads": (("gfx942", "gfx1201"), HIP, *VOLATILE),
     "loads left to the scheduler": (("gfx1100", "gfx1201"), PACK, "if (N > 1) loads_first<N * SOURCES>();", ""),

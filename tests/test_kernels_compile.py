@@ -147,9 +147,9 @@ def test_every_wire_fits(architecture, macros):
     assert not flaws_of_loops(text, architecture)
 
 
-@pytest.mark.parametrize("macros", [(*WIDE, ("WEIGHT", "Int8Weights"), ("TOKENS", "8")),
-                                    (("WEIGHT", "Bfloat16Weights"), ("TOKENS", "8")),
-                                    (("WEIGHT", "Int8Weights"), ("TOKENS", "5"), ("ELEMENT", "Float16"))], ids=str)
+@pytest.mark.parametrize("macros", [(*WIDE, ("WEIGHT", "Int8"), ("TOKENS", "8")),
+                                    (("WEIGHT", "Bfloat16"), ("TOKENS", "8")),
+                                    (("WEIGHT", "Int8"), ("TOKENS", "5"), ("ELEMENT", "Float16"))], ids=str)
 @some_architectures
 def test_every_matrix_times_several_tokens_fits(architecture, macros):
     text, kernels = built("gemv_allreduce", architecture, macros)
@@ -157,7 +157,7 @@ def test_every_matrix_times_several_tokens_fits(architecture, macros):
     assert not flaws_of_loops(text, architecture)
 
 
-@pytest.mark.parametrize("macros", [(("OUTPUT", "Int8Output"),), (("OUTPUT", "E4m3Output"), *WIDE)], ids=str)
+@pytest.mark.parametrize("macros", [(("OUTPUT", "Int8Blocks"),), (("OUTPUT", "Fp8Blocks"), *WIDE)], ids=str)
 @some_architectures
 def test_every_output_of_a_norm_fits(architecture, macros):
     """A code is a byte, so a thread writes four of those of a register together, or eight in two."""

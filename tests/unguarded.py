@@ -10,18 +10,13 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.broken_kernels import PACKETS, SYNC, Patch, apply
+from tests.broken_kernels import SYNC, Patch, apply
 from tests.launch import ROOT
 
 LOOP, SESSION = "kernels/devices/loop_cpu.cpp", "bench/harness/session.py"
 WAITS = [
-    Patch(SYNC, "  FlagWait waited;\n",
-          "  while (!reached(load_acquire_system(flag), wanted)) breathe();\n",
+    Patch(SYNC, "  Timer timer;\n", "  for (u64 seen; !poll(seen);) breathe();\n",
           until="    if (a.yields) yield();\n  }\n"),
-    Patch(PACKETS, "    if (polls % POLLS_PER_LOOK) continue;\n", "",
-          until="    if (a.yields) yield();\n"),
-    Patch(PACKETS, "  PacketWait waited;\n", ""),
-    Patch(PACKETS, "  for (int polls = 1;; ++polls) {\n", "  for (;;) {\n"),
 ]
 RECORDS = [
     Patch(LOOP, "  watch->phase = (u64)action.phase;\n", ""),

@@ -36,7 +36,7 @@ ROW_ALIGNMENT = 64  # bytes; of a row in a slab
 BLOCK_ROWS, BLOCK_THREADS = 32, 256
 EPSILON = 1e-5
 UNIT_CODES = 64  # elements that are quantised at once: two of the widest packs
-OUTPUTS = {"int8": "Int8Output", "fp8": "E4m3Output"}
+OUTPUTS = {"int8": "Int8Blocks", "fp8": "Fp8Blocks"}
 WEIGHTS = {datatype.name: datatype for datatype in (
     DATATYPES["float16"], DATATYPES["bfloat16"], Datatype("int8", np.int8, False))}
 COLLECTIVE = {name: replace(COLLECTIVES["all_reduce"], name=name)
@@ -161,7 +161,7 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
         entry += "_registered"
         if refusal := use_registered(world, arguments.receives, case.receive):
             return refusal
-    macros = {"TOKENS": str(case.tokens), "WEIGHT": f"{WEIGHTS[case.weight_type].element}Weights"}
+    macros = {"TOKENS": str(case.tokens), "WEIGHT": WEIGHTS[case.weight_type].element}
     module = _compile(world, case, "gemv_allreduce", Gemv, macros)
     memory = attached(world, arguments, Gemv(
         weights=case.weights, activations=case.activations, row_scales=case.row_scales,

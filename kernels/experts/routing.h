@@ -134,6 +134,6 @@ DEVICE void weighted_sum(const Arguments& a, const Routing& r, To to, EachTerm e
         for (unsigned j = 0; j < VALUES; ++j) sum[k].v[j] += next.v[j] * weight;
       }
     });
-    for (int k = 0; k < N; ++k) place.put(to, k, Element::narrow(sum[k]));
+    for (int k = 0; k < N; ++k) to.put(place, k, Element::narrow(sum[k]));
   });
 }

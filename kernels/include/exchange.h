@@ -1,6 +1,6 @@
-// Two patterns of collectives. Direct: each rank hands elements to every other in one step. Ring:
-// chunks pass from each rank to its right. A longer message goes chunk by chunk, through two slots
-// in turn: a peer that has signalled chunk k has read chunk k-1, so its slot is free for k+1.
+// Direct exchange: each rank hands elements to every other in one step; and ring: chunks pass from
+// each rank to its right. A longer message goes chunk by chunk, through two slots in turn: a peer
+// that has signalled chunk k has read chunk k-1, so its slot is free for k+1.
 #pragma once
 #include "pack.h"
 
@@ -51,9 +51,8 @@ DEVICE long exchange_from(const Arguments& a, unsigned epoch, long step, long co
   return step;
 }
 
-// Reads or writes in the users' registered buffers. Without the first wait a rank would touch a
-// buffer that its user still fills or reads. Without the second its user would change the buffer
-// while a peer still reads it.
+// Reads or writes in the users' registered buffers. The first wait protects a buffer that its user
+// still fills or reads; the second keeps it until every peer has read it.
 template <class Meanwhile, class Take>
 DEVICE void in_users_buffers(const Arguments& a, Meanwhile meanwhile, Take take) {
   const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
@@ -125,8 +124,8 @@ template <Path PATH, Readers READERS> DEVICE void exchange_and_gather(const Argu
 }
 
 // A ring: REDUCES adds up each segment on its way around, GATHERS then passes it, complete, to all
-// ranks. With both, each chunk of the message has a segment per rank; with one of them, `send`
-// (REDUCES) or `receive` (GATHERS) has a segment of `count` elements per rank.
+// ranks. With both, each chunk has a segment per rank; otherwise `send` (REDUCES) or `receive`
+// (GATHERS) has a segment of `count` elements per rank.
 template <bool REDUCES, bool GATHERS> struct Ring {
   static constexpr bool BOTH = REDUCES && GATHERS;
   static constexpr int SUMMED = REDUCES ? WORLD - 1 : 0;  // the stage that completes a segment
@@ -179,8 +178,7 @@ template <bool REDUCES, bool GATHERS> struct Ring {
         stage(a, s, chunk * most, smaller(most, a.count - chunk * most), received,
               Slab{inbox(right, s, chunk)});
       }
-      // The first beat signals every rank: after 2^31 launches an unwritten flag would seem to be
-      // ahead.
+      // The first beat signals all: after 2^31 launches an unwritten flag would seem to be ahead.
       if (beat < beats - 1)
         signal(a, beat == 0 ? everyone_but(a.rank) : neighbours, stamp(epoch, beat + 1));
     }

@@ -16,20 +16,11 @@ struct Gemv {
   long step_rows;           // rows of a block in one step; a multiple of the rows of its subgroups
 };
 
-// Types of weights, as `in_order` widens them.
-struct Float16Weights : Float16 {};
-struct Bfloat16Weights : Bfloat16 {};
-struct Int8Weights {
+struct Int8 {
   typedef signed char bits;
   static DEVICE void in_order(words w, floats* to) { widen_chars(w, to); }
 };
 constexpr long WEIGHT_BYTES = sizeof(WEIGHT::bits);
-
-// Stores a pack of fp32 sums in a peer's slab. Half a pack cannot bypass the caches.
-DEVICE void push_sums(char* at, pack sums) {
-  if (ELEMENT_BYTES == 4) Slab{at}.put(0, sums);
-  else Element::store_sums(at, sums);
-}
 
 constexpr int ROWS = sizeof(pack) / 4;  // of a tile: its sums fill a pack of fp32
 // Rows that a lane computes at once: their sums take at most 16 registers.

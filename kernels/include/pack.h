@@ -1,26 +1,22 @@
 // Elements in packs, and their reduction.
 //
-// A pack is the widest access of the machine. Arithmetic widens it to `Values`: fp16 and bf16 to
-// fp32, other types unchanged. A result is rounded to the wire type once, when narrowed. A single
-// element goes in lane 0 of an otherwise empty pack.
+// A pack is the widest access of the machine. Arithmetic widens it to `values`: fp16 and bf16 to
+// fp32, other types unchanged. A result is rounded to the wire type once, when narrowed.
 #pragma once
 #include "sync.h"
-
-template <class Lane, int N> struct Values {
-  static constexpr unsigned COUNT = N;
-  Lane v[N];
-};
 
 // A type that is computed with as stored.
 template <class Lane, class Bits> struct Plain {
   typedef Bits bits;
-  typedef Values<Lane, sizeof(pack) / sizeof(Lane)> values;
+  struct values { Lane v[sizeof(pack) / sizeof(Lane)]; };
   static DEVICE values widen(pack p) { return reinterpret<values>(p); }
   static DEVICE pack narrow(values v) { return reinterpret<pack>(v); }
 };
 struct Float32 : Plain<floats, unsigned> {
   static DEVICE void in_order(words w, floats* to) { *to = reinterpret<floats>(w); }
-  static DEVICE void store_sums(char* at, pack sums) { store_aligned_pack(at, 0, sums); }
+  static DEVICE void store_sums(char* at, pack sums, bool stream = false) {
+    store_aligned_pack(at, 0, sums, stream);
+  }
 };
 struct Float64 : Plain<doubles, u64> {};
 struct Int32 : Plain<ints, unsigned> {};
@@ -28,42 +24,40 @@ struct Int64 : Plain<longs, u64> {};
 
 // A 16-bit type, two elements per word, computed with in fp32. Every type of floats has also
 //   in_order: the elements of a register as fp32, in the order of memory (low and high may not be)
-//   store_sums: stores a pack of fp32 as elements; of 16 bits they fill half a pack
-template <class Halves> struct Widened : Halves {
+//   store_sums: stores a pack of fp32 as elements; half a pack, of 16 bits, cannot stream
+template <class Type> struct Widened {
   typedef unsigned short bits;
-  typedef Values<floats, 2 * REGISTERS> values;
+  struct values { floats v[2 * REGISTERS]; };
   static DEVICE values widen(pack p) {
     values v;
     for (int i = 0; i < REGISTERS; ++i) {
-      v.v[2 * i] = Halves::low(p.r[i]);
-      v.v[2 * i + 1] = Halves::high(p.r[i]);
+      v.v[2 * i] = Type::low(p.r[i]);
+      v.v[2 * i + 1] = Type::high(p.r[i]);
     }
     return v;
   }
   static DEVICE pack narrow(values v) {
     pack p;
-    for (int i = 0; i < REGISTERS; ++i) p.r[i] = Halves::join(v.v[2 * i], v.v[2 * i + 1]);
+    for (int i = 0; i < REGISTERS; ++i) p.r[i] = Type::join(v.v[2 * i], v.v[2 * i + 1]);
     return p;
   }
 };
-struct HalfPairs {
+struct Float16 : Widened<Float16> {
   static DEVICE floats low(words w) { return low_halves(w); }
   static DEVICE floats high(words w) { return high_halves(w); }
   static DEVICE words join(floats low, floats high) { return halves(low, high); }
   static DEVICE void in_order(words w, floats* to) { to[0] = low(w), to[1] = high(w); }
-  static DEVICE void store_sums(char* at, pack sums) { store_halves(at, sums); }
+  static DEVICE void store_sums(char* at, pack sums, bool = false) { store_halves(at, sums); }
 };
-struct Bfloat16Pairs {
+struct Bfloat16 : Widened<Bfloat16> {
   static DEVICE floats low(words w) { return reinterpret<floats>(w << 16); }
   static DEVICE floats high(words w) { return reinterpret<floats>(w & 0xffff0000u); }
   static DEVICE words join(floats low, floats high) {
     return rounded_to_bfloat16(low) >> 16 | (rounded_to_bfloat16(high) & 0xffff0000u);
   }
   static DEVICE void in_order(words w, floats* to) { widen_bfloat16s(w, to); }
-  static DEVICE void store_sums(char* at, pack sums) { store_bfloat16s(at, sums); }
+  static DEVICE void store_sums(char* at, pack sums, bool = false) { store_bfloat16s(at, sums); }
 };
-struct Float16 : Widened<HalfPairs> {};
-struct Bfloat16 : Widened<Bfloat16Pairs> {};
 
 struct Unscaled { template <class Lane> static DEVICE Lane finish(Lane a) { return a; } };
 struct Sum : Unscaled {
@@ -84,45 +78,39 @@ struct Avg : Sum {
 };
 
 typedef ELEMENT Element;
-constexpr unsigned VALUES = Element::values::COUNT;  // registers of a widened pack
+constexpr unsigned VALUES = sizeof(Element::values) / sizeof(Element::values::v[0]);
 constexpr long ELEMENT_BYTES = sizeof(Element::bits);
 constexpr long PACK_ELEMENTS = sizeof(pack) / ELEMENT_BYTES;
 // Limit of one `reduce`, with 32-bit offsets: a GPU adds them to a base as part of an access, while
 // 64-bit offsets take half of all registers.
 constexpr long MOST_ELEMENTS = 1L << 28;
 
-DEVICE pack load_element(const char* buffer, unsigned i) {
-  pack p = {};
-  Element::bits e = *(const volatile Element::bits*)(buffer + i * (unsigned)ELEMENT_BYTES);
-  copy_bits(&p, &e, sizeof e);
-  return p;
+// Pack i of a user's buffer, which may start anywhere.
+DEVICE pack load_pack(const char* from, long i) {
+  const char* at = from + i * (long)sizeof(pack);
+  return is_aligned(at) ? load_aligned_pack(at, 0) : load_part<sizeof(pack)>(at);
 }
-DEVICE void store_element(char* buffer, unsigned i, pack p) {
-  Element::bits e;
-  copy_bits(&e, &p, sizeof e);
-  *(volatile Element::bits*)(buffer + i * (unsigned)ELEMENT_BYTES) = e;
+DEVICE void store_pack(char* to, long i, pack p) {
+  char* at = to + i * (long)sizeof(pack);
+  is_aligned(at) ? store_aligned_pack(at, 0, p) : store_part<sizeof(pack)>(at, p);
 }
 
-// Destinations of a reduction.
-template <bool STREAM, bool ALWAYS_ALIGNED> struct Destination {
+// Destinations of a reduction. A user's buffer may start anywhere.
+template <bool STREAM> struct Destination {
   char* at;
-  DEVICE bool aligned() const {
-    return STREAM ? may_stream(at) : ALWAYS_ALIGNED || is_aligned(at);
+  DEVICE bool aligned() const { return is_aligned(at, STREAM); }
+  template <class Place> DEVICE void put(Place place, int k, pack p) const {
+    place.store(at, k, p, STREAM);
   }
-  DEVICE void put(unsigned i, pack p) const {
-    STREAM ? stream_pack(at, i, p) : store_aligned_pack(at, i, p);
-  }
-  DEVICE void put_element(unsigned i, pack p) const { store_element(at, i, p); }
 };
-using Output = Destination<STREAM_RECEIVE, false>;  // a user's buffer, which may start anywhere
-using Slab = Destination<STREAM_SLAB, true>;
+using Output = Destination<STREAM_RECEIVE>;
+using Slab = Destination<STREAM_SLAB>;
 struct OutputAndSlab {
   Output output;
   Slab slab;
   DEVICE bool aligned() const { return output.aligned() && slab.aligned(); }
-  DEVICE void put(unsigned i, pack p) const { output.put(i, p), slab.put(i, p); }
-  DEVICE void put_element(unsigned i, pack p) const {
-    output.put_element(i, p), slab.put_element(i, p);
+  template <class Place> DEVICE void put(Place place, int k, pack p) const {
+    output.put(place, k, p), slab.put(place, k, p);
   }
 };
 
@@ -146,7 +134,7 @@ template <int SOURCES> struct Sources {
   const char* at[SOURCES];
   DEVICE bool aligned() const {
     bool all = true;
-    for (int s = 0; s < SOURCES; ++s) all &= is_aligned(at[s]);
+    for (const char* source : at) all &= is_aligned(source);
     return all;
   }
 };
@@ -164,29 +152,32 @@ struct Team { unsigned thread, threads; };
 DEVICE Team whole_grid() { return {(unsigned)thread(), (unsigned)threads()}; }
 DEVICE Team this_block() { return {(unsigned)thread_in_block(), (unsigned)threads_in_block()}; }
 
-// A place in a buffer: a batch of N packs, `step` packs apart, or a single element. Pack k of a
-// batch has the number `number + k`, and so have its elements, if they go alone.
+// A place in a buffer: a batch of N packs, `step` packs apart, or a single element, in lane 0 of an
+// otherwise empty pack. Pack k of a batch has the number `number + k`, and so have its elements, if
+// they go alone.
 template <int N> struct Packs {
   static constexpr int COUNT = N, number = 0;
   unsigned first, step;
   DEVICE unsigned at(int k) const { return first + k * step; }
   DEVICE pack load(const char* from, int k) const { return load_aligned_pack(from, at(k)); }
-  template <class To, class T> DEVICE void put(To to, int k, const T& x) const { to.put(at(k), x); }
+  DEVICE void store(char* to, int k, pack p, bool stream = false) const {
+    store_aligned_pack(to, at(k), p, stream);
+  }
 };
 struct SingleElement {
   static constexpr int COUNT = 1;
   unsigned element;
   int number;
-  DEVICE pack load(const char* from, int) const { return load_element(from, element); }
-  template <class To, class T> DEVICE void put(To to, int, const T& x) const {
-    to.put_element(element, x);
+  DEVICE unsigned at() const { return element * (unsigned)ELEMENT_BYTES; }
+  DEVICE pack load(const char* from, int) const { return load_part<ELEMENT_BYTES>(from + at()); }
+  DEVICE void store(char* to, int, pack p, bool = false) const {
+    store_part<ELEMENT_BYTES>(to + at(), p);
   }
 };
 
-// Calls each(place) for this thread's places among `count` elements. If one address is not aligned
-// to a pack, as a user's buffer may be, every element goes alone: a GPU that tested each access
-// would not batch its loads. The same thread handles an element either way, since a peer with
-// aligned buffers waits for that block.
+// Calls each(place) for this thread's places among `count` elements. If an address is not aligned
+// to a pack, every element goes alone: a GPU that tested each access would not batch its loads. The
+// same thread handles an element either way, since a peer with aligned buffers waits for its block.
 template <int BATCH, class Each>
 DEVICE void for_places(long count, bool aligned, Team team, Each each) {
   const unsigned packs = aligned ? (unsigned)(count / PACK_ELEMENTS) : 0;
@@ -218,7 +209,7 @@ DEVICE void reduce(To to, Sources<SOURCES> from, long count, Team team = whole_g
     for (int k = 0; k < N; ++k)
       batch[k] = combined<FINISH, SOURCES>([&](int s) { return place.load(from.at[s], k); });
     if (N > 1) loads_first<N * SOURCES>();
-    for (int k = 0; k < N; ++k) place.put(to, k, batch[k]);
+    for (int k = 0; k < N; ++k) to.put(place, k, batch[k]);
   });
 }
 template <class To>

@@ -1,8 +1,7 @@
 // Selects the machine: CUDA, HIP or a host CPU. No other file contains #if.
 //
-// On a CPU a block is one thread, a register is one GNU vector of the machine's full width, and a
-// peer's memory is memory that another process maps too. On a GPU a register is one 32-bit word,
-// and a pack has four registers, which one 128-bit access moves.
+// On a CPU a block is one thread and a register is a GNU vector of the machine's full width. On a
+// GPU a register is one 32-bit word, and one 128-bit access moves a pack of four.
 #pragma once
 
 #ifndef WORLD      // number of ranks; a run-time number costs up to 20 % at small sizes
@@ -14,8 +13,8 @@
 #ifndef REDOP      // Sum Prod Min Max Avg: see pack.h
 #define REDOP Sum
 #endif
-#ifndef WEIGHT     // type of a matrix: Float16Weights Bfloat16Weights Int8Weights: see gemv.h
-#define WEIGHT Float16Weights
+#ifndef WEIGHT     // type of a matrix: Float16 Bfloat16 Int8: see gemv.h
+#define WEIGHT Float16
 #endif
 #ifndef TOKENS     // tokens, 1 to 8, that one pass over a matrix serves
 #define TOKENS 1
@@ -23,7 +22,7 @@
 #ifndef WIRE       // Int8Blocks Fp8Blocks Int4Blocks: see quantize.h
 #define WIRE Int8Blocks
 #endif
-#ifndef OUTPUT     // additional output of a norm: Unquantized Int8Output E4m3Output: see norm.h
+#ifndef OUTPUT     // additional output of a norm: Unquantized Int8Blocks Fp8Blocks: see norm.h
 #define OUTPUT Unquantized
 #endif
 #ifndef STREAM_SLAB     // 1: stores into the slab bypass the caches
@@ -77,16 +76,13 @@ constexpr int REGISTERS = 1;
 // WORD_NUMBERS lists the numbers of a vector's words, each followed by its argument.
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
-#define MOVNTDQ "vmovntdq"
 #define WORD_NUMBERS(_) \
   0 _, 1 _, 2 _, 3 _, 4 _, 5 _, 6 _, 7 _, 8 _, 9 _, 10 _, 11 _, 12 _, 13 _, 14 _, 15 _
 #elif defined(__AVX__)
 #define VECTOR_BYTES 32
-#define MOVNTDQ "vmovntdq"
 #define WORD_NUMBERS(_) 0 _, 1 _, 2 _, 3 _, 4 _, 5 _, 6 _, 7 _
 #else
 #define VECTOR_BYTES 16
-#define MOVNTDQ "movntdq"
 #define WORD_NUMBERS(_) 0 _, 1 _, 2 _, 3 _
 #endif
 // Separate types, no template: g++ 12 silently drops a vector_size that depends on a parameter.
@@ -132,8 +128,7 @@ DEVICE words most_of(words a, words b) { return a > b ? a : b; }
 #if defined(__CUDACC__) || defined(__HIP__)
 
 // AMD's release repeats this wait for its write-back: LLVM up to 22 (gfx9) and 20 (gfx12) drops its
-// own when no store is in flight (pull requests 178316, 135340), and a flag could overtake data in
-// the L2.
+// own when no store is in flight (pull requests 178316, 135340): a flag could overtake data in L2.
 #if defined(__GFX9__)
 #define WAIT_FOR_WRITE_BACK "s_waitcnt vmcnt(0)"
 #elif defined(__GFX12__)
@@ -175,33 +170,27 @@ DEVICE ints ints_from_chars(chars c) { return __builtin_convertvector(c, ints); 
 DEVICE void stream_pack(char* buffer, unsigned i, pack x) {
   __builtin_nontemporal_store(x.r[0], (aligned_words*)buffer + i);
 }
-#elif defined(__SSE2__)
+#elif defined(__AVX__)
 DEVICE void stream_pack(char* buffer, unsigned i, pack x) {
-  asm volatile(MOVNTDQ " %1, %0" : "=m"(((aligned_words*)buffer)[i]) : "v"(x.r[0]));
+  asm volatile("vmovntdq %1, %0" : "=m"(((aligned_words*)buffer)[i]) : "v"(x.r[0]));
 }
 #else
 DEVICE void stream_pack(char* buffer, unsigned i, pack x) { ((aligned_words*)buffer)[i] = x.r[0]; }
 #endif
 
 #if defined(__F16C__)
-// g++ 12 vectorises neither _Float16 nor its conversions; integer code takes 2.6 to 4 times as
-// long.
+// g++ 12 does not vectorise conversions of _Float16; integer code takes 2.6 to 4 times as long.
 DEVICE floats floats_from_halves(half_words h) { CONVERT(floats, h, "vm", "vcvtph2ps", " %1, %0") }
 DEVICE half_words halves_from_floats(floats f) {
   CONVERT(half_words, f, "v", "vcvtps2ph", " $0, %1, %0")
 }
-#else  // lane by lane: slow, and correct wherever the compiler supports _Float16
-struct each_half { unsigned short of[VECTOR_BYTES / 4]; };
+#else  // slow, and correct wherever the compiler supports _Float16
+typedef _Float16 float16s __attribute__((vector_size(VECTOR_BYTES / 2)));
 DEVICE floats floats_from_halves(half_words h) {
-  floats f;
-  for (int i = 0; i < VECTOR_BYTES / 4; ++i)
-    f[i] = (float)reinterpret<_Float16>(reinterpret<each_half>(h).of[i]);
-  return f;
+  return __builtin_convertvector(reinterpret<float16s>(h), floats);
 }
 DEVICE half_words halves_from_floats(floats f) {
-  each_half h;
-  for (int i = 0; i < VECTOR_BYTES / 4; ++i) h.of[i] = reinterpret<unsigned short>((_Float16)f[i]);
-  return reinterpret<half_words>(h);
+  return reinterpret<half_words>(__builtin_convertvector(f, float16s));
 }
 #endif
 #include "platform_cpu.h"

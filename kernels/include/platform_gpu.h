@@ -7,59 +7,37 @@ DEVICE int block() { return RANKS_IN_ONE_LAUNCH ? block_in_grid() % blocks() : b
 DEVICE int rank_in_grid() { return block_in_grid() / blocks(); }
 DEVICE void breathe() {}
 DEVICE void yield() {}
-// The duration of a wait. No pauses: a running kernel is not stopped with its process. PacketWait
-// starts its clock at the first look, which most waits never need. FlagWait cannot: a start set
-// inside the loop takes scalar registers that a large kernel lacks on gfx942.
-struct FlagWait {
-  const u64 start_ns = clock_ns();
-  DEVICE bool longer_than(u64 ns) const { return clock_ns() - start_ns > ns; }
-};
-struct PacketWait {
+// Without pauses: a running kernel is not stopped with its process.
+struct Timer {
   u64 start_ns = 0;
-  DEVICE bool longer_than(u64 ns) {
+  DEVICE bool passed(u64 ns) {
     const u64 now_ns = clock_ns();
     if (!start_ns) start_ns = now_ns;
     return now_ns - start_ns > ns;
   }
 };
 
-DEVICE bool is_aligned(const char* p) { return ((u64)p & 15) == 0; }
-DEVICE bool may_stream(const char* p) { return is_aligned(p); }
+DEVICE bool is_aligned(const char* p, bool = false) { return ((u64)p & 15) == 0; }
 constexpr unsigned PAGE_PACKS = 0;
 DEVICE void fence_stores_system() { fence_system(); }
 DEVICE void fence_streams() {}  // the end of a kernel is a fence
 DEVICE pack load_aligned_pack(const char* buffer, unsigned i) {
   return load_16_bytes(buffer + i * 16);
 }
-DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x) {
-  store_16_bytes(buffer + i * 16, x);
+DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, bool stream = false) {
+  stream ? stream_16_bytes(buffer + i * 16, x) : store_16_bytes(buffer + i * 16, x);
 }
-DEVICE void stream_pack(char* buffer, unsigned i, pack x) { stream_16_bytes(buffer + i * 16, x); }
 
-// A user's buffer may be unaligned; its packs then move in pieces of 4 or 2 bytes.
-DEVICE volatile unsigned short* halves_at(const char* p) { return (volatile unsigned short*)p; }
-DEVICE pack load_pack(const char* buffer, long i) {
-  const char* p = buffer + i * 16;
-  if (is_aligned(p)) return load_16_bytes(p);
-  pack x;
-#pragma unroll
-  for (int k = 0; k < REGISTERS; ++k)
-    if (((u64)p & 3) == 0) x.r[k] = ((const volatile unsigned*)p)[k];
-    else x.r[k] = halves_at(p)[2 * k] | (unsigned)halves_at(p)[2 * k + 1] << 16;
-  return x;
+// The first BYTES of a pack at any even address, in pieces of 2 bytes.
+struct Pieces { unsigned short of[8]; };
+template <long BYTES> DEVICE pack load_part(const char* from) {
+  Pieces x = {};
+  UNROLLED for (int k = 0; k < BYTES / 2; ++k) x.of[k] = ((const volatile unsigned short*)from)[k];
+  return reinterpret<pack>(x);
 }
-DEVICE void store_pack(char* buffer, long i, pack x) {
-  char* p = buffer + i * 16;
-  if (is_aligned(p)) return store_16_bytes(p, x);
-#pragma unroll
-  for (int k = 0; k < REGISTERS; ++k) {
-    if (((u64)p & 3) == 0) {
-      ((volatile unsigned*)p)[k] = x.r[k];
-    } else {
-      halves_at(p)[2 * k] = (unsigned short)x.r[k];
-      halves_at(p)[2 * k + 1] = (unsigned short)(x.r[k] >> 16);
-    }
-  }
+template <long BYTES> DEVICE void store_part(char* to, pack p) {
+  const Pieces x = reinterpret<Pieces>(p);
+  UNROLLED for (int k = 0; k < BYTES / 2; ++k) ((volatile unsigned short*)to)[k] = x.of[k];
 }
 
 // Rounds to the nearest bf16, ties to even, in the upper half of the word. In integers, because
@@ -68,8 +46,7 @@ DEVICE void store_pack(char* buffer, long i, pack x) {
 // element, or a branch, and branches break up a batch of loads.
 DEVICE words rounded_to_bfloat16(floats f) {
   const words w = reinterpret<words>(f), sign = w & 0x80000000u;
-  const words size = (w ^ sign) + 0x7fffu + (w >> 16 & 1u);
-  return sign | (size < 0x7fffffffu ? size : 0x7fffffffu);
+  return sign | least_of((w ^ sign) + 0x7fffu + (w >> 16 & 1u), 0x7fffffffu);
 }
 
 DEVICE words largest_of_lanes(words w) { return w; }
@@ -126,8 +103,8 @@ DEVICE float* shared_by_block() {
   __shared__ float of_subgroups[16];
   return of_subgroups;
 }
-// Every thread gets the same sum, and so does every rank's block of this size: subgroups are added
-// in order. Without the first barrier lane 0 overwrites a slot that a slow thread has yet to read.
+// The same sum in every thread and on every rank: subgroups are added in order. Without the first
+// barrier lane 0 overwrites a slot that a slow thread has yet to read.
 DEVICE float sum_over_block(float of_thread) {
   float *of_subgroups = shared_by_block(), sum[1] = {of_thread};
   add_over_lanes(sum);

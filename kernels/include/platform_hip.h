@@ -13,8 +13,8 @@ DEVICE int block_in_grid() { return __builtin_amdgcn_workgroup_id_x(); }
 DEVICE int blocks_in_grid() {
   return __builtin_amdgcn_grid_size_x() / __builtin_amdgcn_workgroup_size_x();
 }
-// Hides x, which all threads share, from the compiler: it then computes values that depend on x at
-// their use. Computed before all loops, they exceed the 102 scalar registers of gfx9.
+// Hides x, which all threads share, from the compiler: what depends on x is then computed at its
+// use. Computed before all loops, it exceeds the 102 scalar registers of gfx9.
 DEVICE int afresh(int x) {
   asm volatile("" : "+v"(x));
   return __builtin_amdgcn_readfirstlane(x);
@@ -30,7 +30,7 @@ template <int LOADS> DEVICE void loads_first() {
 // all additions first and runs out of registers.
 DEVICE void summed_so_far(floats& x) { asm volatile("" : "+v"(x)); }
 // An element of an array of the arguments, for a rank that differs between threads. Selected in
-// registers: ROCm keeps arguments in host memory, and each signal would load across the wire.
+// registers: ROCm keeps arguments in host memory, across the wire.
 template <class T> DEVICE T* of_thread(T* const* of_ranks, int rank) {
   T* selected = of_ranks[0];
   for (int r = 1; r < WORLD; ++r) selected = r == rank ? of_ranks[r] : selected;
@@ -66,9 +66,8 @@ DEVICE u64 load_packet_system(const u64* p) {
 DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) {
   return __hip_atomic_fetch_add(p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
 }
-// The counter behind HIP's wall_clock64: s_memrealtime up to gfx10, s_sendmsg_rtn(GET_REALTIME)
-// from gfx11 on. It counts at 100 MHz on gfx94x and gfx10 to gfx12 (LLVM's libc,
-// src/time/gpu/time_utils.h) and at 25 MHz on gfx90a.
+// The counter behind HIP's wall_clock64. It counts at 100 MHz on gfx94x and gfx10 to gfx12 (LLVM's
+// libc, src/time/gpu/time_utils.h) and at 25 MHz on gfx90a.
 DEVICE u64 clock_ns() { return __builtin_readsteadycounter() * 10; }
 // Not volatile: the compiler would make each volatile access coherent with the whole system and
 // wait for it before the next. The acquire before and the release after order these accesses.

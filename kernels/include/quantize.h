@@ -122,7 +122,8 @@ struct CodedSlab {
     return q;
   }
   DEVICE void put(unsigned u, const CodedUnit& q) const {
-    UNROLLED for (int k = 0; k < CODE_PACKS; ++k) Slab{at}.put(u * CODE_PACKS + k, q.codes[k]);
+    UNROLLED for (int k = 0; k < CODE_PACKS; ++k) 
+      store_aligned_pack(at, u * CODE_PACKS + k, q.codes[k], STREAM_SLAB);
     UNROLLED for (int b = 0; b < BLOCKS; ++b) store_2_bytes(scale(u, b), q.scales[b]);
   }
 };
@@ -131,22 +132,14 @@ DEVICE unsigned units_of(long count) {
 }
 
 // Unit u of a user's buffer with `packs` packs; the last unit may have fewer blocks. If the buffer
-// is not ALIGNED to a pack, its packs are assembled from elements.
-struct PackElements { Element::bits e[PACK_ELEMENTS]; };
+// is not ALIGNED to a pack, its packs move in parts.
 template <bool ALIGNED> DEVICE WideUnit load_unit(const char* from, unsigned u, unsigned packs) {
   pack loaded[UNIT_PACKS];
   UNROLLED for (int k = 0; k < UNIT_PACKS; ++k) {
     const unsigned i = u * UNIT_PACKS + k;
-    if (BLOCKS > 1 && i >= packs) {
-      loaded[k] = {};
-    } else if (ALIGNED) {
-      loaded[k] = load_aligned_pack(from, i);
-    } else {
-      PackElements x;
-      UNROLLED for (int e = 0; e < PACK_ELEMENTS; ++e)
-        x.e[e] = ((const volatile Element::bits*)from)[i * PACK_ELEMENTS + e];
-      loaded[k] = reinterpret<pack>(x);
-    }
+    if (BLOCKS > 1 && i >= packs) loaded[k] = {};
+    else if (ALIGNED) loaded[k] = load_aligned_pack(from, i);
+    else loaded[k] = load_part<sizeof(pack)>(from + i * sizeof(pack));
   }
   loads_first<UNIT_PACKS>();
   WideUnit x;
@@ -157,18 +150,13 @@ template <bool ALIGNED> DEVICE WideUnit load_unit(const char* from, unsigned u, 
   return x;
 }
 template <bool ALIGNED>
-DEVICE void put_unit(Output to, unsigned u, unsigned packs, const WideUnit& x) {
+DEVICE void put_unit(char* to, unsigned u, unsigned packs, const WideUnit& x) {
   UNROLLED for (int k = 0; k < UNIT_PACKS; ++k) {
     const unsigned i = u * UNIT_PACKS + k;
     if (BLOCKS > 1 && i >= packs) break;
     typename Element::values v;
     copy_bits(&v, &x.f[k * FLOATS / UNIT_PACKS], sizeof v);
-    if (ALIGNED) {
-      to.put(i, Element::narrow(v));
-    } else {
-      const PackElements narrow = reinterpret<PackElements>(Element::narrow(v));
-      UNROLLED for (int e = 0; e < PACK_ELEMENTS; ++e)
-        ((volatile Element::bits*)to.at)[i * PACK_ELEMENTS + e] = narrow.e[e];
-    }
+    if (ALIGNED) store_aligned_pack(to, i, Element::narrow(v), STREAM_RECEIVE);
+    else store_part<sizeof(pack)>(to + i * sizeof(pack), Element::narrow(v));
   }
 }

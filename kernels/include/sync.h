@@ -1,14 +1,13 @@
 // Synchronisation between ranks: epochs, flags and barriers over memory that peers have mapped.
 //
-// Each rank owns a control block, which all ranks map. A flag lies in the block of the rank that
-// reads it, has one writer, and holds a stamp: the launch's epoch above, the step within the launch
-// below. A stamp only grows, so all algorithms share the flags. A reader tests "at least" by the
-// sign of a difference, which stays correct when the epoch wraps at 2^32.
+// A flag lies in the control block of the rank that reads it, has one writer, and holds a stamp:
+// the launch's epoch above, the step within the launch below. A stamp only grows, so all algorithms
+// share the flags. A reader tests "at least" by the sign of a difference, which stays correct when
+// the epoch wraps at 2^32.
 //
-// The slab has two halves. A launch uses the half that its epoch's low bit names. No rank waits at
-// the end of a launch: a rank in launch e+2, which writes into the half of e again, has finished
-// e+1. Every peer signalled in e+1, so every peer had left e. For this, every launch must wait for
-// every peer, directly or through other ranks.
+// A launch uses the half of the slab that its epoch's low bit names. No rank waits at the end of a
+// launch: a rank in launch e+2, which writes into the half of e again, has finished e+1, in which
+// every peer signalled, having left e. So every launch must wait for every peer, directly or not.
 #pragma once
 #include "platform.h"
 
@@ -23,7 +22,7 @@ constexpr int POLLS_PER_LOOK = 50;
 struct alignas(128) Line { u64 value; };
 
 // A rank's own counters, in its device's memory: a captured graph then replays correctly, and no
-// counter crosses the wire, where not every slot carries atomics on host memory.
+// counter crosses the wire, which may not carry atomics.
 struct Own {
   Line epoch;     // of this rank's last launch
   Line ticket;    // blocks that have left the launch
@@ -78,8 +77,8 @@ DEVICE unsigned everyone_but(long rank) { return ((1u << WORLD) - 1) & ~(1u << r
 DEVICE u64 stamp(unsigned epoch, long step) { return (u64)epoch << 32 | (u64)step; }
 DEVICE bool reached(u64 seen, u64 wanted) { return (long long)(seen - wanted) >= 0; }
 
-// Ends a wait for `peer`, and every other wait. The launch runs on over stale data, and the host,
-// which finds the time-out in the watch, discards the result.
+// Ends every wait. The launch runs on over stale data; the host finds the time-out in the watch and
+// discards the result.
 DEVICE void give_up(const Arguments& a, int peer, u64 seen, u64 wanted) {
   volatile Watch* w = a.watch;
   w->peer = peer;
@@ -90,26 +89,32 @@ DEVICE void give_up(const Arguments& a, int peer, u64 seen, u64 wanted) {
   w->stop = 1;
 }
 
-// Spins until `flag` reaches `wanted`, the wait times out, or the host stops it. Without this wait
-// a launch reads a slab that its peer has yet to write.
-DEVICE void await_acquire_system(const Arguments& a, const u64* flag, u64 wanted, int peer) {
-  if (reached(load_acquire_system(flag), wanted)) return;
-  FlagWait waited;
+// Calls poll(seen) until it returns true, the host stops the wait, or the wait times out. `seen` is
+// local: outside the loop it would take scalar registers that gfx942 lacks.
+template <class Poll, class TimedOut>
+DEVICE void spin(const Arguments& a, Poll poll, TimedOut timed_out) {
+  Timer timer;
   for (int polls = 1;; ++polls) {
-    const u64 seen = load_acquire_system(flag);
-    if (reached(seen, wanted)) return;
+    u64 seen;
+    if (poll(seen)) return;
     breathe();
     if (polls % POLLS_PER_LOOK) continue;
     if (*(volatile u64*)&a.watch->stop) return;
-    if (waited.longer_than(a.timeout_ns)) return give_up(a, peer, seen, wanted);
+    if (timer.passed(a.timeout_ns)) return timed_out(seen);
     if (a.yields) yield();
   }
 }
 
+// Waits until `flag` reaches `wanted`. Without this wait a launch reads a slab that its peer has
+// yet to write.
+DEVICE void await_acquire_system(const Arguments& a, const u64* flag, u64 wanted, int peer) {
+  spin(a, [&](u64& seen) { return reached(seen = load_acquire_system(flag), wanted); },
+       [&](u64 seen) { give_up(a, peer, seen, wanted); });
+}
+
 // Tells `peers` (one bit each) that this block has made all its stores before `value`. Without the
-// fence, thread 0's flag overtakes its own non-temporal store or another thread's store: the peer
-// sees the flag and sums the old contents of the slab. Without the block barrier, thread 0 stores
-// the flag while another thread has yet to store its data.
+// fence, a flag overtakes a non-temporal store or another thread's store, and the peer sums the old
+// contents of the slab. Without the barrier, thread 0 sets the flag before other threads' stores.
 DEVICE void signal(const Arguments& a, unsigned peers, u64 value) {
   fence_stores_system();
   block_barrier();
@@ -118,8 +123,8 @@ DEVICE void signal(const Arguments& a, unsigned peers, u64 value) {
       store_release_system(&of_thread(a.control, p)->flags[block()][a.rank].value, value);
 }
 
-// Waits until each of `peers` has signalled at least `wanted`, one thread per peer. Without the
-// block barrier the other threads would read a slab that the peer has yet to write.
+// Waits until each of `peers` has signalled at least `wanted`, one thread per peer. The barrier
+// keeps the other threads from reading a slab that the peer has yet to write.
 DEVICE void wait(const Arguments& a, unsigned peers, u64 wanted) {
   for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
     if (peers >> p & 1)
@@ -143,14 +148,13 @@ DEVICE void bounce(const Arguments& a, int partner, unsigned epoch, long step, l
 // Returns the epoch of this launch: the last launch's epoch plus one.
 DEVICE unsigned enter_launch(const Arguments& a) { return (unsigned)a.own->epoch.value + 1; }
 
-// The half of a rank's slab for this launch. With a single half, a fast rank's next launch
-// overwrites data that a slow peer has yet to read.
+// The half of a rank's slab for this launch. With a single half, a fast rank's next launch would
+// overwrite data that a slow peer has yet to read.
 DEVICE char* half_of(const Arguments& a, long rank, unsigned epoch) {
   return a.slab[afresh((int)rank)] + (epoch & 1) * a.half_bytes;
 }
 
-// The last block to leave advances the epoch. Any earlier, a block that has yet to enter this
-// launch would take the next launch's epoch.
+// The last block to leave advances the epoch: before, another block could enter with the next one.
 DEVICE void leave_launch(const Arguments& a, unsigned epoch) {
   if (STREAM_RECEIVE) fence_streams();
   block_barrier();

@@ -1,0 +1,56 @@
+// Two-shot all-reduce: a reduce-scatter followed by an all-gather, both direct.
+//
+// Two steps; each rank sends and reads 2 (n-1)/n S bytes. A chunk of the message has one segment
+// per rank, its owner. A rank works in beats. Beat b does
+//   A. for chunk b:   copies the segments of the input into its own slab
+//   B. for chunk b-1: sums its own segment over all ranks, in rank order and rounded once, into its
+//                     slab
+//   C. for chunk b-2: copies the sums of the segments from their owners' slabs to its output
+// and then signals. Each part needs only the peers' previous beat, so one flag per beat orders all
+// three parts; the peers read the data that A and B overwrite, two beats old, in the previous beat.
+// One rank computes each sum, so every rank gets the same bits.
+#pragma once
+#include "pack.h"
+
+enum Segments { OTHERS, EVERY };  // that A and C copy: without or with the own segment
+
+// Calls copy_in(s, to), add(s, input, to) and copy_out(s, from) for segments of units of UNIT
+// elements, at most `most` of them in a chunk. input(rank) is where that rank copied its part.
+template <Segments COPIED, long UNIT, class CopyIn, class Add, class CopyOut>
+DEVICE void in_beats(const Arguments& a, long most, long segment_bytes, CopyIn copy_in, Add add,
+                     CopyOut copy_out) {
+  const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
+  const int chunks = (int)((a.count + most - 1) / most);
+  // A half of a slab: two chunks of input, then two segments of sums.
+  const auto input = [&](long rank, long chunk, long segment) {
+    return half_of(a, rank, epoch) + ((chunk & 1) * WORLD + segment) * segment_bytes;
+  };
+  const auto sums = [&](long rank, long chunk) {
+    return half_of(a, rank, epoch) + (2 * WORLD + (chunk & 1)) * segment_bytes;
+  };
+  const auto part = [&](long chunk, long segment) {
+    const Segment s = segment_of<UNIT>(smaller(most, a.count - chunk * most), segment);
+    return Segment{chunk * most + s.start, s.count};
+  };
+  // int, and afresh against unrolling: gfx9 has too few scalar registers.
+  for (int beat = 0; beat < chunks + 2; ++beat) {
+    if (beat > 0) wait(a, peers, stamp(epoch, beat));
+
+    if (beat < chunks)  // A
+      for (int d = COPIED == OTHERS; d < afresh(WORLD); ++d) {
+        const long owner = (a.rank + d) % WORLD;
+        copy_in(part(beat, owner), input(a.rank, beat, owner));
+      }
+    if (beat >= 1 && beat <= chunks)  // B
+      add(part(beat - 1, a.rank), [&](long rank) { return input(rank, beat - 1, a.rank); },
+          sums(a.rank, beat - 1));
+    if (beat >= 2)  // C
+      for (int d = COPIED == OTHERS; d < afresh(WORLD); ++d) {
+        const long owner = (a.rank + d) % WORLD;
+        copy_out(part(beat - 2, owner), sums(owner, beat - 2));
+      }
+
+    if (beat < chunks + 1) signal(a, peers, stamp(epoch, beat + 1));
+  }
+  leave_launch(a, epoch);
+}

@@ -71,8 +71,7 @@ REDUCED = "combined<FINISH, SOURCES>([&](int s) { return place.load(from.at[s], 
 AT_ONCE = (f"batch[k] = {REDUCED};", f"to.put(place, k, batch[k] = {REDUCED});")
 LOOPS_BROKEN = {
     "volatile loads": (("gfx942", "gfx1201"), HIP, *VOLATILE),
-    "loads left to the scheduler": (("gfx1100", "gfx1201"), PACK, "if (N > 1) loads_first<N * SOURCES>();", ""),
-    "each store after its load": (("sm_90", "gfx942"), PACK, *AT_ONCE),
+    "each store after its load": (("sm_90", "gfx942", "gfx1100", "gfx1201"), PACK, *AT_ONCE),
     "narrow stores": (("sm_90",), CUDA, "st.global.v4.u32 [%0], {%1,%2,%3,%4};", "st.global.u32 [%0], %1;"),
 }
 

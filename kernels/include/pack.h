@@ -88,11 +88,15 @@ constexpr long MOST_ELEMENTS = 1L << 28;
 // Pack i of a user's buffer, which may start anywhere.
 DEVICE pack load_pack(const char* from, long i) {
   const char* at = from + i * (long)sizeof(pack);
-  return is_aligned(at) ? load_aligned_pack(at, 0) : load_part<sizeof(pack)>(at);
+  if (is_aligned(at)) return load_aligned_pack(at, 0);
+  if ((u64)at % 4 == 0) return load_pieces<unsigned>(at);
+  return load_pieces<unsigned short>(at);
 }
 DEVICE void store_pack(char* to, long i, pack p) {
   char* at = to + i * (long)sizeof(pack);
-  is_aligned(at) ? store_aligned_pack(at, 0, p) : store_part<sizeof(pack)>(at, p);
+  if (is_aligned(at)) store_aligned_pack(at, 0, p);
+  else if ((u64)at % 4 == 0) store_pieces<unsigned>(at, p);
+  else store_pieces<unsigned short>(at, p);
 }
 
 // Destinations of a reduction. A user's buffer may start anywhere.
@@ -169,9 +173,16 @@ struct SingleElement {
   unsigned element;
   int number;
   DEVICE unsigned at() const { return element * (unsigned)ELEMENT_BYTES; }
-  DEVICE pack load(const char* from, int) const { return load_part<ELEMENT_BYTES>(from + at()); }
+  DEVICE pack load(const char* from, int) const {
+    pack p = {};
+    const Element::bits e = *(const volatile Element::bits*)(from + at());
+    copy_bits(&p, &e, sizeof e);
+    return p;
+  }
   DEVICE void store(char* to, int, pack p, bool = false) const {
-    store_part<ELEMENT_BYTES>(to + at(), p);
+    Element::bits e;
+    copy_bits(&e, &p, sizeof e);
+    *(volatile Element::bits*)(to + at()) = e;
   }
 };
 

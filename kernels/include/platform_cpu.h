@@ -59,13 +59,13 @@ DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, bool stream = f
   if (stream) stream_pack(buffer, i, x);
   else ((any_words*)buffer)[i] = (any_words)x.r[0];
 }
-// The first BYTES of a pack.
-template <long BYTES> DEVICE pack load_part(const char* from) {
-  pack p = {};
-  copy_bits(&p, from, BYTES);
+// A pack at any address; a CPU needs no pieces.
+template <class> DEVICE pack load_pieces(const char* from) {
+  pack p;
+  copy_bits(&p, from, sizeof p);
   return p;
 }
-template <long BYTES> DEVICE void store_part(char* to, pack p) { copy_bits(to, &p, BYTES); }
+template <class> DEVICE void store_pieces(char* to, pack p) { copy_bits(to, &p, sizeof p); }
 DEVICE unsigned load_2_bytes(const void* p) { return *(const volatile unsigned short*)p; }
 DEVICE void store_2_bytes(void* p, unsigned x) { *(volatile unsigned short*)p = (unsigned short)x; }
 

@@ -54,8 +54,14 @@ DEVICE void stream_16_bytes(void* p, pack x) {
   asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};"
                ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3]) : "memory");
 }
-DEVICE unsigned load_2_bytes(const void* p) { return *(const volatile unsigned short*)p; }
-DEVICE void store_2_bytes(void* p, unsigned x) { *(volatile unsigned short*)p = (unsigned short)x; }
+DEVICE unsigned load_2_bytes(const void* p) {
+  unsigned short x;
+  asm volatile("ld.global.u16 %0, [%1];" : "=h"(x) : "l"(p) : "memory");
+  return x;
+}
+DEVICE void store_2_bytes(void* p, unsigned x) {
+  asm volatile("st.global.u16 [%0], %1;" ::"l"(p), "h"((unsigned short)x) : "memory");
+}
 DEVICE float float_from_half(unsigned short h) {
   float f;
   asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h));

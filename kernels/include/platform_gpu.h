@@ -28,16 +28,17 @@ DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, bool stream = f
   stream ? stream_16_bytes(buffer + i * 16, x) : store_16_bytes(buffer + i * 16, x);
 }
 
-// The first BYTES of a pack at any even address, in pieces of 2 bytes.
-struct Pieces { unsigned short of[8]; };
-template <long BYTES> DEVICE pack load_part(const char* from) {
-  Pieces x = {};
-  UNROLLED for (int k = 0; k < BYTES / 2; ++k) x.of[k] = ((const volatile unsigned short*)from)[k];
+// A pack in pieces; the address must be a multiple of a piece's size.
+template <class Piece> struct Pieces { Piece of[16 / sizeof(Piece)]; };
+template <class Piece> DEVICE pack load_pieces(const char* from) {
+  Pieces<Piece> x;
+  UNROLLED for (unsigned k = 0; k < 16 / sizeof(Piece); ++k)
+    x.of[k] = ((const volatile Piece*)from)[k];
   return reinterpret<pack>(x);
 }
-template <long BYTES> DEVICE void store_part(char* to, pack p) {
-  const Pieces x = reinterpret<Pieces>(p);
-  UNROLLED for (int k = 0; k < BYTES / 2; ++k) ((volatile unsigned short*)to)[k] = x.of[k];
+template <class Piece> DEVICE void store_pieces(char* to, pack p) {
+  const Pieces<Piece> x = reinterpret<Pieces<Piece>>(p);
+  UNROLLED for (unsigned k = 0; k < 16 / sizeof(Piece); ++k) ((volatile Piece*)to)[k] = x.of[k];
 }
 
 // Rounds to the nearest bf16, ties to even, in the upper half of the word. In integers, because

@@ -122,7 +122,7 @@ struct CodedSlab {
     return q;
   }
   DEVICE void put(unsigned u, const CodedUnit& q) const {
-    UNROLLED for (int k = 0; k < CODE_PACKS; ++k) 
+    UNROLLED for (int k = 0; k < CODE_PACKS; ++k)
       store_aligned_pack(at, u * CODE_PACKS + k, q.codes[k], STREAM_SLAB);
     UNROLLED for (int b = 0; b < BLOCKS; ++b) store_2_bytes(scale(u, b), q.scales[b]);
   }
@@ -139,7 +139,7 @@ template <bool ALIGNED> DEVICE WideUnit load_unit(const char* from, unsigned u, 
     const unsigned i = u * UNIT_PACKS + k;
     if (BLOCKS > 1 && i >= packs) loaded[k] = {};
     else if (ALIGNED) loaded[k] = load_aligned_pack(from, i);
-    else loaded[k] = load_part<sizeof(pack)>(from + i * sizeof(pack));
+    else loaded[k] = load_pieces<Element::bits>(from + i * sizeof(pack));
   }
   loads_first<UNIT_PACKS>();
   WideUnit x;
@@ -157,6 +157,6 @@ DEVICE void put_unit(char* to, unsigned u, unsigned packs, const WideUnit& x) {
     typename Element::values v;
     copy_bits(&v, &x.f[k * FLOATS / UNIT_PACKS], sizeof v);
     if (ALIGNED) store_aligned_pack(to, i, Element::narrow(v), STREAM_RECEIVE);
-    else store_part<sizeof(pack)>(to + i * sizeof(pack), Element::narrow(v));
+    else store_pieces<Element::bits>(to + i * sizeof(pack), Element::narrow(v));
   }
 }

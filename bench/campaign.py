@@ -12,9 +12,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # quit silently during the imports
-
 from bench.campaigns.launches import OpenCampaign, Stop, check_out, say
 from bench.campaigns.options import CampaignOptions, parse
 from bench.campaigns.stages import announce, run_pilot, run_stages

@@ -20,10 +20,9 @@ from bench.harness.session import PING_PONGS, SHARED_PING_PONGS, Session, start
 from bench.harness.suite import Suite
 from collectives.collective import DATATYPES, Array, Collective, Shape
 from collectives.communicator import Disagreement, launched_ranks
-from collectives.link import STRUCTURES, Transfer
 from collectives.operation import Case, Operation, Unsupported
 from collectives.peer_buffer import PeerBuffer, probe_kernels, register
-from kernels.devices.device import Arguments, DeviceError, Memory, Step
+from kernels.devices.device import PEER_STRUCTURES, DeviceError, Memory, Step, Transfer
 from reports.result import CaseHeader
 
 ABOUT = ("Times the wire between every two ranks: push, pull, both ways at once, flags, launches, "
@@ -65,16 +64,14 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Wire:
-    """Registered buffers of this rank; the argument of a launch, still without a count, with every
-    rank's buffers as mapped here; and the two buffers of a host copy in the background: in host
-    memory, and on the device."""
+    """Registered buffers of this rank, and the argument of a launch, with every rank's buffers as
+    mapped here, still without a count and ranks; `keep` are the buffers of its host copy."""
 
     session: Session
     peers: PeerBuffer
     buffers: Buffers
-    arguments: Arguments
-    on_host: Memory
-    on_device: Memory
+    transfer: Transfer
+    keep: tuple[Memory, Memory]
 
 
 def parse() -> tuple[RunOptions, tuple[int, ...]]:
@@ -123,8 +120,8 @@ def parts(ranks: int) -> dict[str, list[Part]]:
 
 
 def prepare(sizes: Sequence[int], session: Session) -> Suite:
-    """All parts, and at the size of the contention the link's parts that every benchmark takes its
-    bound from. Raises Disagreement if no memory is mapped."""
+    """All parts, and at the size of the contention the parts of every benchmark's bound. Raises
+    Disagreement if no memory is mapped."""
     wire = open_wire(session, sizes[-1])
     contended = max(size for size in sizes if size <= max(CONTENDED_BYTES, sizes[0]))
     few_sizes = {"disjoint_pairs": [contended], "host_copy_beside": [contended],
@@ -144,8 +141,7 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
 
 
 def open_wire(session: Session, size_bytes: int) -> Wire:
-    """Buffers of this size on all ranks, which all call it. Raises Disagreement if no memory is
-    mapped."""
+    """Buffers of this size on all ranks. Raises Disagreement if no memory is mapped."""
     communicator, device, peers = session.communicator, session.world.device, session.world.peers
     if isinstance(peers, Unsupported):
         raise Disagreement(f"there is no wire to measure: {peers.reason}")
@@ -158,25 +154,23 @@ def open_wire(session: Session, size_bytes: int) -> Wire:
     for rank, (its_send, its_receive) in enumerate(zip(*peers.registered[-2:], strict=True)):
         arguments.sends[rank], arguments.receives[rank] = its_send.address, its_receive.address
     buffers = Buffers(send, receive, session.options.seed)
-    return Wire(session, peers, buffers, arguments, on_host, on_device)
+    transfer = Transfer(arguments, -1, -1, on_host.address, on_device.address, BACKGROUND_BYTES)
+    return Wire(session, peers, buffers, transfer, (on_host, on_device))
 
 
 def bind(wire: Wire, part: Part, count: int) -> Operation:
-    """This rank's launch of a part that every rank launches; `count` float32 elements, or the round
-    trips of a ping-pong. Raises DeviceError."""
-    world, rank = wire.session.world, wire.session.communicator.rank
-    arguments = Arguments.from_buffer_copy(wire.arguments)
-    arguments.count = count
-    ranks = world.communicator.size
+    """This rank's launch of `count` elements, or round trips of a ping-pong. Raises DeviceError."""
+    world, communicator = wire.session.world, wire.session.communicator
+    rank, ranks = communicator.rank, communicator.size
+    transfer = Transfer.from_buffer_copy(wire.transfer)
+    transfer.ranks.count = count
     blocks = 1 if part.algorithm == "ping_pong" else world.device.blocks_for(4 * count)
     if part.algorithm == "local_copy":
-        step = Step(probe_kernels(world.device, ranks).kernel("copy_local"), arguments, blocks)
+        step = Step(probe_kernels(world.device, ranks).kernel("copy_local"), transfer.ranks, blocks)
     else:
-        destination = dict(part.pairs).get(rank, -1)
-        source = {target: source for source, target in part.pairs}.get(rank, -1)
-        transfer = Transfer(arguments, destination, source, wire.on_host.address,
-                            wire.on_device.address, BACKGROUND_BYTES)
-        kernels = world.device.compile("link", {"WORLD": str(ranks)}, STRUCTURES)
+        transfer.to = dict(part.pairs).get(rank, -1)
+        transfer.from_ = {target: source for source, target in part.pairs}.get(rank, -1)
+        kernels = world.device.compile("link", {"WORLD": str(ranks)}, (*PEER_STRUCTURES, Transfer))
         step = Step(kernels.kernel(ENTRIES.get(part.algorithm, "link_push")), transfer, blocks)
     return Operation(step, world.device.caller(step), keep=wire)
 
@@ -188,10 +182,8 @@ def iteration_of_part(wire: Wire, part: Part, size_bytes: int) -> Iteration:
     ranks = tuple(sorted(set(chain(*part.pairs))))
     has_part = world.communicator.rank in ranks
     idle = nothing(world, watch)
-    operation = Operation(idle, lambda: None)
+    operation = Operation(idle, world.device.caller(idle) if has_part else lambda: None)
     if part.algorithm == "launch":
-        if has_part:
-            operation = Operation(idle, world.device.caller(idle))
         iteration = Iteration(-1, "", idle, operation, idle, idle, from_python=True)
     elif part.algorithm == "ping_pong":
         trips = SHARED_PING_PONGS if wire.peers.kind == "same_device" else FLAGS
@@ -199,7 +191,8 @@ def iteration_of_part(wire: Wire, part: Part, size_bytes: int) -> Iteration:
                               scale=1 / (2 * trips))
     else:
         case = Case(LINK, size_bytes // DATATYPE.size_bytes, DATATYPE, "none",
-                    wire.arguments.send, wire.arguments.receive, shape={"pairs": part.pairs})
+                    wire.buffers.send.address, wire.buffers.receive.address,
+                    shape={"pairs": part.pairs})
         # Every rank launches, since a launch advances all epochs; but a local copy has no epoch.
         if has_part or part.algorithm != "local_copy":
             operation = bind(wire, part, case.count)

@@ -51,8 +51,7 @@ def candidates(size_bytes: int, far_peers: bool) -> Iterator[str]:
 
 
 def parse() -> tuple[RunOptions, tuple[int, ...]]:
-    """The options and the sizes to search, or the end of the process with status 2 and one
-    sentence. The file for the table is the run's only output file, if it is named."""
+    """The options and the sizes, or the end of the process with status 2 and one sentence."""
     parser = options.rank_parser("tune", ABOUT, "mpirun -n 2 python -m bench.tune --max-time 300",
                                  "auto gets no table")
     groups = [parser.add_argument_group(title).add_argument for title in ("what", "how", "output")]
@@ -67,15 +66,13 @@ def parse() -> tuple[RunOptions, tuple[int, ...]]:
     if not sizes[0]:
         parser.error("no algorithm is best at 0 B")
     parser.require_ranks()
-    files = (namespace.table,) if namespace.table else ()
-    return options.run_options("tune", namespace, lean=True, output_files=files), sizes
+    return options.run_options("tune", namespace, lean=True), sizes
 
 
 def prepare(sizes: tuple[int, ...], session: Session) -> Suite:
-    """Every candidate at every size, without the link's parts: nothing is held against a bound.
-    Raises Disagreement."""
+    """Every candidate at every size, without the parts of a bound. Raises Disagreement."""
     with session.communicator.together(ResultError):  # before anything is measured
-        if not session.options.output_files:
+        if not session.options.table:
             tuned.default_folder()
     far_peers = not session.world.device.near_peers
     sweep = SweepOptions(COLLECTIVES["all_reduce"], "float32", "sum", sizes, mode="as_used")
@@ -85,17 +82,13 @@ def prepare(sizes: tuple[int, ...], session: Session) -> Suite:
 
 
 def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
-    """The cases that have another round, by rank 0's figures.
-
-    Cases of one size and variant compete with each other. Each state of the link has its own
-    search, and the state of the last round continues its own.
-    """
+    """The cases that have another round, by rank 0's figures. Cases of one size and variant compete
+    in a search for each state of the link; the state of the last round continues its own."""
     chosen: set[int] = set()
     if run.file:
         states = find_states(run.blocks)
-        last_states = [
-            state for block, state in zip(run.blocks, states.of_block, strict=True)
-            if block.round == rounds - 1 and state is not None]
+        last_states = [state for block, state in zip(run.blocks, states.of_block, strict=True)
+                       if block.round == rounds - 1 and state is not None]
         current = mode(last_states or [0])
         costs_us = costs_by_state(run.blocks, states).get(current, {})
         heats: dict[tuple[int, str], dict[int, list[float]]] = {}
@@ -120,8 +113,7 @@ def survivors(costs_us: dict[int, list[float]]) -> set[int]:
 
 
 def conclude(table: str | None, result: Result, machine: Machine) -> str:
-    """Stores the winners, even if time ran out among the finalists; the last line of the output.
-    Raises OSError."""
+    """Stores the winners, even if time ran out; the last line of the output. Raises OSError."""
     if result.end is None or result.end.reason == "interrupted" or result.end.n_wrong:
         return "table: none\n"
     ranks = result.run.world["size"]
@@ -136,6 +128,5 @@ def conclude(table: str | None, result: Result, machine: Machine) -> str:
 
 if __name__ == "__main__":
     run_options, sizes = parse()
-    table = next(iter(run_options.output_files), None)
-    policy = RunPolicy(16, ROUNDS_A_HEAT, go_on, partial(conclude, table))
+    policy = RunPolicy(16, ROUNDS_A_HEAT, go_on, partial(conclude, run_options.table))
     start(run_options, lambda session: measure(session, partial(prepare, sizes), policy))

@@ -44,7 +44,7 @@ def main(pairs: int) -> None:
     session = Session(RunOptions("link"), world, flight, place)
     wire = open_wire(session, 1 << 20)
     iteration = iteration_of_part(wire, parts(2)["ping_pong"][0], 0)
-    sends = wire.arguments.sends
+    sends = wire.transfer.ranks.sends
     bare, rank = bare_loop(), communicator.rank
     ours_ns, bare_ns = [], []
     for _ in range(pairs):

@@ -30,7 +30,6 @@ from bench.harness import verify
 from bench.harness.iteration import Segments, loop_kernels, nothing, on_device, pattern_of
 from bench.layers import fused
 from bench.layers.experts import combined_rows, row_tables
-from collectives import link
 from collectives.algorithm import ALGORITHMS
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Array, Collective, Datatype, reason_against
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
@@ -43,7 +42,18 @@ from collectives.quantized import ALGORITHMS as QUANTIZED
 from collectives.quantized import BLOCK
 from collectives.quantized import DATATYPES as QUANTIZED_DATATYPES
 from kernels.devices.cpu import FLAGS, CpuDevice
-from kernels.devices.device import NEXT_ITERATION, Action, Bytes, Control, Counts, Own, Step, Watch
+from kernels.devices.device import (
+    NEXT_ITERATION,
+    PEER_STRUCTURES,
+    Action,
+    Bytes,
+    Control,
+    Counts,
+    Own,
+    Step,
+    Transfer,
+    Watch,
+)
 
 LOSSY = {algorithm.name for algorithm in QUANTIZED}
 LAUNCHES = 6  # of each item
@@ -304,10 +314,10 @@ def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
             arguments = cast(PeerBuffer, world.peers).arguments(sends[r], receives[r], count, 1 << 11)
             arguments.sends[:ranks], arguments.receives[:ranks] = sends, receives
             partner = -1 if (r ^ 1) >= ranks else r ^ 1
-            transfer = link.Transfer(arguments, partner, partner, beside.address + (r << 16) % (2 << 16),
+            transfer = Transfer(arguments, partner, partner, beside.address + (r << 16) % (2 << 16),
                                 kept.address + (r << 16) % (2 << 16), 1 << 16)
             probes = probe_kernels(world.device, ranks)
-            transfers = world.device.compile("link", {"WORLD": str(ranks)}, link.STRUCTURES)
+            transfers = world.device.compile("link", {"WORLD": str(ranks)}, (*PEER_STRUCTURES, Transfer))
             of_ranks.append(([Step(transfers.kernel(entry), transfer) if entry.startswith("link") else
                               Step(probes.kernel(entry), arguments) for entry in entries], None))
         bed.items[name] = of_ranks

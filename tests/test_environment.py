@@ -14,10 +14,9 @@ from bench.machine.environment import (
     cpu_ticks,
     describe,
     gpu_facts,
-    machine_id,
+    identities,
     scrub_argv,
     scrub_value,
-    software_id,
     steal_share,
     threats,
 )
@@ -91,14 +90,15 @@ def test_identities_follow_hardware_and_software_apart():
     other_kernel = {**env, "os.kernel": {**env["os.kernel"], "value": "1.0"}}
     other_cpu = {**env, "cpu.model": {**env["cpu.model"], "value": "another"}}
     libraries = "MPICH 5.0.2", "g++ 12"
-    ids = machine_id(env), software_id(env, *libraries)
+    ids = machine_id, software_id = identities(env, *libraries)
     assert all(re.fullmatch("[0-9a-f]{12}", digits) for digits in ids)
-    assert machine_id(other_kernel) == ids[0] != machine_id(other_cpu)
-    assert software_id(other_cpu, *libraries) == ids[1] != software_id(other_kernel, *libraries)
-    assert software_id(env, "MPICH 5.0.1", "g++ 12") != ids[1]
-    assert software_id(env, "MPICH 5.0.2", "g++ 13") != ids[1]
+    of_kernel, of_cpu = identities(other_kernel, *libraries), identities(other_cpu, *libraries)
+    assert of_kernel[0] == machine_id != of_cpu[0]
+    assert of_cpu[1] == software_id != of_kernel[1]
+    assert identities(env, "MPICH 5.0.1", "g++ 12")[1] != software_id
+    assert identities(env, "MPICH 5.0.2", "g++ 13")[1] != software_id
     quieter = {**env, "os.load_1min": {**env["os.load_1min"], "value": 99.0}}
-    assert (machine_id(quieter), software_id(quieter, *libraries)) == ids
+    assert identities(quieter, *libraries) == ids
 
 
 def test_recorded_tree_of_a_troubled_virtual_machine(tmp_path, machine):

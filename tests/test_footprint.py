@@ -47,8 +47,8 @@ def world_of(device: Any) -> Any:
 def product_is_right(device: Any) -> None:
     """All items, each once, are the matmul that numpy knows."""
     width = device.facts.get("multiprocessors", background.CPU_WIDTH)
-    memories, gemm, items = background._operands(world_of(device), width)
-    gemm.items = 1
+    memories, gemm = background._operands(world_of(device), width)
+    items, gemm.items = gemm.items, 1
     call = device.caller(Step(device.compile("gemm", {}, STRUCTURES).kernel("gemm"), gemm))
     for item in range(items):
         gemm.first = item

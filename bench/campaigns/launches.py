@@ -54,12 +54,8 @@ def say(sentence: str) -> None:
 
 
 class OpenCampaign:
-    """A campaign in its folder, started or continued there. `ready_for` is the variant that the
-    machine is set up for.
-
-    Raises Stop if another campaign or a running one uses the folder, ResultError for a damaged
-    manifest.
-    """
+    """A campaign in its folder, started or continued there; the machine is set up for the variant
+    `ready_for`. Raises Stop if the folder is in use, ResultError for a damaged manifest."""
 
     def __init__(self, options: CampaignOptions) -> None:
         self.options, self.folder = options, options.folder
@@ -77,21 +73,18 @@ class OpenCampaign:
         complete = content.rfind(b"\n") + 1
         self.file.truncate(complete)  # a killed campaign may have left half a line
         if not complete:
-            self.append(options.head)
+            self.file.write(to_line(options.head))
+            self.file.flush()
         self.manifest = read_manifest(self.folder)
         if self.manifest.campaign.plan != options.head.plan:
             raise Stop(USAGE, f"{self.folder} holds another campaign: remove it, or name another "
                        "folder with --out")
 
-    def append(self, line: Record) -> None:
-        """Adds a line to the manifest's file; returns when it is on disk."""
+    def record(self, line: Record) -> None:
+        """Adds a line to the manifest; returns when it is on disk."""
         self.file.write(to_line(line))
         self.file.flush()
         os.fsync(self.file.fileno())
-
-    def record(self, line: Record) -> None:
-        """Adds a line to the manifest."""
-        self.append(line)
         self.manifest.add(line)
 
     def finished(self, *stages: str) -> list[Launch]:
@@ -164,19 +157,16 @@ def check_out(variant: Variant, folder: Path) -> None:
 
 def command_line(variant: Variant, folder: Path, seed: int, max_time_s: float | None,
                  sizes: Sequence[int]) -> list[str]:
-    """The variant's command with the options of a launch; `sizes` in bytes, or the command's.
-
-    The last of two equal options counts: the command's own one, except for the sizes.
-    """
-    added = ["--out", str(folder.resolve()), "--seed", str(seed), "--lean"]
-    added += ["--max-time", f"{max_time_s:.1f}"] if max_time_s else []
-    chosen = ["--sizes", ",".join(map(str, sizes))] if sizes else []
-    return [*variant.launcher, *added, *variant.arguments, *chosen]
+    """The variant's command with the options of a launch; `sizes` in bytes, or the command's."""
+    # The last of two equal options counts: the command's own one, except for the sizes.
+    command = [*variant.launcher, "--out", str(folder.resolve()), "--seed", str(seed), "--lean"]
+    command += ["--max-time", f"{max_time_s:.1f}"] if max_time_s else []
+    command += variant.arguments
+    return [*command, "--sizes", ",".join(map(str, sizes))] if sizes else command
 
 
 def reason_against(status: int, last_line: str, run: Path | None) -> str | None:
-    """Why a launch did not finish, without paths and host names; None if it did. A launch with
-    wrong results finished."""
+    """Why a launch did not finish, without paths and hosts; None if it did, with any results."""
     reason = last_line
     if status in (FINE, WRONG) and run is not None:
         try:
@@ -223,8 +213,7 @@ def wait_for_setup(campaign: OpenCampaign, variant: Variant) -> None:
 
 
 def launch_once(campaign: OpenCampaign, launch: Launch) -> None:
-    """Makes a launch, and records it with its outcome. Raises Stop if the benchmark refuses its
-    command line or this machine, or stores no run."""
+    """Makes a launch and records its outcome. Raises Stop if it refuses to run or stores no run."""
     options, variant = campaign.options, campaign.options.variants[launch.variant]
     wait_for_setup(campaign, variant)
     folder = campaign.folder / launch.variant
@@ -238,10 +227,9 @@ def launch_once(campaign: OpenCampaign, launch: Launch) -> None:
         sizes = campaign.manifest.stages[-1].sizes
         max_time_s = max_time_s and max(max_time_s * FRESH_SHARE, LEAST_LAUNCH_S)
     command = command_line(variant, folder, options.head.seed + launch.pair, max_time_s, sizes)
-    revision_folder = campaign.revision_folder(variant)
-    environment = variant.environment(revision_folder)
+    tree = campaign.revision_folder(variant)
     started_s = time.monotonic()
-    launch.exit, last_line = run_to_end(command, revision_folder, environment, limit_s)
+    launch.exit, last_line = run_to_end(command, tree, variant.environment(tree), limit_s)
     launch.elapsed_s = time.monotonic() - started_s
     run = next(iter(set(folder.glob("*.jsonl")) - runs_before), None)
     launch.run = f"{launch.variant}/{run.name}" if run else None

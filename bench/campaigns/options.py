@@ -63,13 +63,8 @@ class Variant:
     variables: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
 
-    @property
-    def command(self) -> list[str]:
-        return [*self.launcher, *self.arguments]
-
     def environment(self, folder: Path | None) -> dict[str, str]:
-        """The environment of a launch, with this interpreter's programs in PATH. The programs and
-        modules in the folder of a revision come first."""
+        """With this interpreter's programs in PATH, behind the programs of a revision's folder."""
         environment = dict(os.environ)
         programs = [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
         if folder:
@@ -132,13 +127,10 @@ def parse_revision(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class CampaignOptions:
-    """A campaign as the user describes it.
-
-    `variants` are the variants by name, the baseline first; `control` is the baseline again. `head`
-    is the first line of the manifest; its `plan` is a hash of everything that decides which
-    launches the campaign makes. `looks` are the numbers of pairs of all sizes at which it judges.
-    `launch_s` is the part of the budget for a launch of all sizes.
-    """
+    """A campaign as the user describes it. `variants` by name begin with the baseline; `control` is
+    the baseline again. `head` is the first line of the manifest; its `plan` is a hash of everything
+    that decides which launches the campaign makes. `looks` are the numbers of pairs of all sizes at
+    which it judges, `launch_s` the part of the budget for a launch of all sizes."""
 
     variants: dict[str, Variant]
     head: manifest.Campaign
@@ -205,7 +197,8 @@ def parse(argv: Sequence[str] | None = None) -> CampaignOptions:
     check_variants(parser, variants, commits)
     if values.pause and not sys.stdin.isatty():
         parser.error("--pause waits for Enter, but standard input is not a terminal")
-    commands = [[each.name, each.command, each.variables, each.commit] for each in variants]
+    commands = [[each.name, [*each.launcher, *each.arguments], each.variables, each.commit]
+                for each in variants]
     content = json.dumps([commands, {name: getattr(values, name) for name in PLAN_OPTIONS}])
     plan = hashlib.sha256(content.encode()).hexdigest()[:16]
     started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
@@ -232,7 +225,7 @@ def check_variants(parser: Parser, variants: Sequence[Variant], commits: Iterabl
     """Ends the process unless the variants can be launched and compared."""
     names = [variant.name for variant in variants]
     for variant in variants:
-        program = variant.command[0]
+        program = variant.launcher[0]
         if names.count(variant.name) > 1:
             parser.error(f"two variants are named {variant.name}")
         if not shutil.which(program, path=variant.environment(None)["PATH"]):
@@ -252,12 +245,6 @@ class VariantTable(msgspec.Struct, forbid_unknown_fields=True):
     revision: str | None = None
     environment: dict[str, str] = {}
 
-    def words(self) -> list[str]:
-        """The table as options of the command line."""
-        variables = shlex.join(f"{name}={text}" for name, text in self.environment.items())
-        revision = [f"--revision={self.name}={self.revision}"] if self.revision else []
-        return [f"--variant={self.name}={variables} {self.command}", *revision]
-
 
 def file_values(parser: Parser, path: str) -> argparse.Namespace:
     """The settings of a file, parsed as options of the command line."""
@@ -270,7 +257,12 @@ def file_values(parser: Parser, path: str) -> argparse.Namespace:
     except (ValueError, RecursionError) as error:
         in_file.error(str(error))
     defaults = vars(parser.parse_args([]))
-    words = [word for variant in variants for word in variant.words()]
+    words = []
+    for variant in variants:
+        variables = shlex.join(f"{name}={text}" for name, text in variant.environment.items())
+        words.append(f"--variant={variant.name}={variables} {variant.command}")
+        if variant.revision:
+            words.append(f"--revision={variant.name}={variant.revision}")
     for key, value in settings.items():
         option = f"--{key.replace('_', '-')}"
         if isinstance(value, bool) and defaults.get(key) is False:

@@ -8,12 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench.harness.feature import Feature
-from bench.harness.iteration import Iteration, loop_kernels
+from bench.harness.iteration import Iteration, come_late
 from bench.harness.options import Parser, comma_separated
 from collectives.collective import Collective, Shape
 from collectives.operation import Case
-from collectives.peer_buffer import PeerBuffer
-from kernels.devices.device import Arguments, Step
 from reports.result import CaseHeader
 
 if TYPE_CHECKING:
@@ -77,7 +75,4 @@ class ArrivalSkew(Feature):
         ranks = () if world.clock_shared else (late,)
         if world.communicator.rank != late:
             return replace(iteration, ranks=ranks)
-        yields = isinstance(world.peers, PeerBuffer) and world.peers.waits.yields
-        arguments = Arguments(timeout_ns=round(1e3 * late_us), yields=yields)
-        return replace(iteration, ranks=ranks,
-                       late=Step(loop_kernels(world).kernel("come_late"), arguments))
+        return replace(iteration, ranks=ranks, late=come_late(world, round(1e3 * late_us)))

@@ -55,17 +55,17 @@ def launches_within(spans_ns: Stamps, ends_ns: Any) -> Progress:
     return np.asarray(at[:, 1] - at[:, 0])
 
 
-def _operands(world: World, width: int) -> tuple[list[Memory], Gemm, int]:
-    """The matrices, the matmul over all of them, and its items. Raises DeviceError."""
+def _operands(world: World, width: int) -> tuple[list[Memory], Gemm]:
+    """The matrices, and the matmul of all of its items. Raises DeviceError."""
     rows = 2 * ROWS * width  # on a GPU enough for 520 threads of each multiprocessor
     sizes = (rows * INNER, INNER * COLUMNS, rows * COLUMNS)
     memories = [world.device.private(4 * size) for size in sizes]
     draw = np.random.default_rng(0)
     for memory, size in zip(memories[:2], sizes[:2], strict=True):
         memory.write(draw.standard_normal(size, np.float32))
-    items = rows // ROWS * COLUMNS // LANES
     addresses = [memory.address for memory in memories]
-    return memories, Gemm(*addresses, COLUMNS, INNER, 0, items), items
+    items = rows // ROWS * COLUMNS // LANES
+    return memories, Gemm(*addresses, COLUMNS, INNER, 0, items)
 
 
 class CoreMatmul:
@@ -75,10 +75,10 @@ class CoreMatmul:
 
     def __init__(self, world: World, core: int) -> None:
         self.core = core
-        self.memories, gemm, items = _operands(world, CPU_WIDTH)
-        gemm.items = 1
+        self.memories, gemm = _operands(world, CPU_WIDTH)
         self.ends_ns = np.zeros(MOST_ITEMS, np.int64)
-        self.work = Background(gemm, items, self.ends_ns.ctypes.data, MOST_ITEMS)
+        self.work = Background(gemm, gemm.items, self.ends_ns.ctypes.data, MOST_ITEMS)
+        self.work.gemm.items = 1
         module = world.device.compile("gemm", {}, STRUCTURES)
         step = Step(module.kernel("multiply_until_stopped"), self.work)
         self.call = world.device.caller(step)
@@ -109,10 +109,9 @@ class StreamMatmul:
 
     def __init__(self, world: World) -> None:
         device: Any = world.device
-        self.device, self.cupy = device, device.cupy
-        width = world.device.facts["multiprocessors"]
-        self.memories, gemm, items = _operands(world, width)
-        self.flops = 2.0 * ROWS * LANES * INNER * items
+        self.device, self.cupy, width = device, device.cupy, device.facts["multiprocessors"]
+        self.memories, gemm = _operands(world, width)
+        self.flops = 2.0 * ROWS * LANES * INNER * gemm.items
         module = world.device.compile("gemm", {}, STRUCTURES)
         self.step = Step(module.kernel("gemm"), gemm, width)
         self.stream = self.cupy.cuda.Stream(non_blocking=True)

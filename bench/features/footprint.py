@@ -5,29 +5,42 @@ The matmul's rate during the collective is held against its rate during a wait o
 the collective's place, with the same writing of the send buffer and reading of the result.
 """
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from bench.features.background import Matmul, Progress, open_matmul
 from bench.harness.feature import Feature
-from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration, loop_kernels
+from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration, come_late
+from bench.harness.options import Parser
 from bench.harness.session import Session
 from bench.harness.timing import perform
-from collectives.collective import Shape
+from collectives.collective import COLLECTIVES, Shape
 from collectives.operation import Case, Operation
-from collectives.peer_buffer import PeerBuffer
-from kernels.devices.device import Action, Arguments, Counts, Stamps, Step
+from kernels.devices.device import Action, Counts, Stamps
 from reports.result import CaseHeader
 
 
 class Footprint(Feature):
-    """Every case once more with a matmul in the background. Raises DeviceError, on all ranks, if a
-    CPU has no core for it."""
+    """Every case once more beside a matmul. `change` raises DeviceError if no core is left."""
 
     mode = "as_used"  # a single short call would end within one item of the matmul
     matmul: Matmul | None = None
+
+    @staticmethod
+    def add_options(add: Any) -> None:
+        add("--collective", choices=list(COLLECTIVES), default="all_reduce", metavar="NAME",
+            help=f"{', '.join(COLLECTIVES)} (all_reduce)")
+
+    @classmethod
+    def parse(cls, parser: Parser, namespace: argparse.Namespace) -> "Footprint":
+        if namespace.dispatch == "python":
+            parser.error("the footprint is measured in the native loop: leave out --dispatch "
+                         "python")
+        return cls()
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         return [*shapes, *({**shape, "beside": "gemm"} for shape in shapes)]
@@ -46,15 +59,11 @@ class Measured:
     def __init__(self, session: Session, matmul: Matmul, iteration: Iteration) -> None:
         self.session, self.matmul = session, matmul
         self.iteration = replace(iteration, executor=self.execute, facts=self.facts)
-        peers = session.world.peers
-        yields = isinstance(peers, PeerBuffer) and peers.waits.yields
-        self.wait = Arguments(yields=yields)
-        step = Step(loop_kernels(session.world).kernel("come_late"), self.wait)
-        self.waiting = replace(self.iteration, operation=Operation(step, lambda: None))
+        self.wait = come_late(session.world)
+        self.waiting = replace(self.iteration, operation=Operation(self.wait, lambda: None))
         self.progress: Progress = np.zeros(0)
 
     def execute(self, actions: list[Action], counts: Counts) -> Stamps:
-        """Runs the actions with the matmul in the background."""
         world, watch = self.session.world, self.session.flight.watch
 
         def run(counts: Counts) -> Stamps:
@@ -64,8 +73,7 @@ class Measured:
         return stamps
 
     def facts(self, stamps: Stamps) -> dict[str, float] | None:
-        """The matmul's rates in GFLOP/s, during the block and during one that waits as long; None
-        where the matmul did not last."""
+        """The matmul's rates in the block and in one that waits as long; None if it ended early."""
         if not len(stamps):
             return None
         calls = max(1, self.iteration.chain_calls)
@@ -73,7 +81,7 @@ class Measured:
         if self.iteration.chain_calls:
             spans_ns = spans_ns - (stamps[:, DONE] - stamps[:, BEGUN])
         during = self.rate_gflop_s(stamps)
-        self.wait.timeout_ns = max(0, int(np.median(spans_ns) / calls))
+        self.wait.argument.timeout_ns = max(0, int(np.median(spans_ns) / calls))
         counts = Counts(self.iteration.warmup, self.iteration.count)
         alone = self.rate_gflop_s(perform(self.session, self.waiting, counts))
         if during is None or alone is None:

@@ -5,8 +5,6 @@ alignment and place are drawn. Ranks draw the same launches, and each its own de
 they meet, because the next launch's flag would repair a flag that was lost at the end of a launch.
 Every two seconds a new hand is dealt over the same buffers, so that memory does not grow. The first
 hand holds the smallest and the largest size of each, which compiles everything.
-
-`soak_options` starts it.
 """
 
 import math
@@ -20,14 +18,7 @@ from itertools import cycle, islice, product
 import numpy as np
 
 from bench.harness import verify
-from bench.harness.iteration import (
-    Buffers,
-    Iteration,
-    PatternSteps,
-    case_iteration,
-    loop_kernels,
-    nothing,
-)
+from bench.harness.iteration import Buffers, Iteration, case_iteration, loop_kernels, nothing
 from bench.harness.options import FINE, INTERRUPTED, WRONG, print_out
 from bench.harness.session import Session
 from collectives.algorithm import default_names
@@ -75,8 +66,7 @@ class SoakOptions:
 
 @dataclass
 class Launch:
-    """A launch that the soak may make, between the steps of its iteration that write its input and
-    check its result."""
+    """A launch that the soak may make, with the steps that write its input and check its result."""
 
     case: Case
     iteration: Iteration
@@ -92,9 +82,9 @@ class Launch:
         return Wrong.from_buffer_copy(bytes(self.iteration.wrong.read()))
 
     def close(self) -> None:
-        """Frees the data."""
-        for steps in self.iteration.keep:
-            for memory in steps.keep if isinstance(steps, PatternSteps) else ():
+        """Frees the data, but not the buffers."""
+        for memory in self.iteration.keep:
+            if not isinstance(memory, Buffers):
                 memory.close()
 
 
@@ -168,8 +158,7 @@ class Dealer:
 
     def launch(self, algorithm: Algorithm, datatype: Datatype, redop: str,
                count: int) -> Launch | None:
-        """A launch as drawn; None where the algorithm cannot. All ranks call it. Raises
-        Disagreement."""
+        """As drawn; None where the algorithm cannot. All ranks call it. Raises Disagreement."""
         world = self.session.world
         base = algorithm.name.partition("+")[0]
         if base == "one_shot_ll":
@@ -208,12 +197,15 @@ class Player:
         self.launches, self.moved_bytes, self.slice_launches = 0, 0, FIRST_LAUNCHES
 
     def play(self, hand: list[Launch]) -> float:
-        """Plays a slice of launches of the hand; returns rank 0's clock in seconds. A wait that
-        timed out ends the process."""
+        """Plays a slice of launches; returns rank 0's clock in seconds. A timeout ends the run."""
         length = min(self.slice_launches, LAUNCHES_A_PROGRAM)
         repeats = self.slice_launches // length
         program = self.order.choices(hand, k=length)
-        actions = [action for launch in program for action in self.actions(launch)]
+        actions: list[Action] = []
+        for launch in program:
+            actions += launch.actions(self.delays.choice(self.delay_steps))
+            if self.order.randrange(LAUNCHES_A_MEETING) == 0:
+                actions.append(Action(self.session.meet, Phase.MEET))
         watch, start_s = self.session.flight.watch, time.monotonic()
         before = watch.iteration
         self.session.world.device.run(actions, self.idle, Counts(repeats, 0), watch)
@@ -228,16 +220,9 @@ class Player:
         self.slice_launches = max(1, min(2 * played, int(played * SLICE_S / slice_s)))
         return float(now_s)
 
-    def actions(self, launch: Launch) -> list[Action]:
-        """A launch, now and then with a meeting after it."""
-        meets = self.order.randrange(LAUNCHES_A_MEETING) == 0
-        meeting = [Action(self.session.meet, Phase.MEET)] * meets
-        return [*launch.actions(self.delays.choice(self.delay_steps)), *meeting]
-
 
 def soak(soak: SoakOptions, session: Session) -> int:
-    """Runs the soak and prints its result; returns the exit status, the same on every rank. Raises
-    Disagreement if this machine cannot."""
+    """Runs the soak. Returns the exit status, the same on every rank. Raises Disagreement."""
     world, communicator, peers = session.world, session.communicator, session.world.peers
     if isinstance(peers, Unsupported):
         raise Disagreement(f"--soak: {peers.reason}")
@@ -295,8 +280,7 @@ def play(session: Session, dealer: Dealer, hand: list[Launch], peers: PeerBuffer
 
 
 def gather_wrongs(session: Session, hand: list[Launch]) -> tuple[list[list[Wrong]], bool]:
-    """The wrong elements of each launch, by rank, and whether a signal has interrupted a rank.
-    Raises DeviceError."""
+    """Wrong elements by rank and launch, and whether a rank was interrupted. Raises DeviceError."""
     failure = first_failure([launch.iteration.operation for launch in hand])
     is_interrupted = session.flight.interrupted_s is not None
     votes = session.communicator.all_gather(

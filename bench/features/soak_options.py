@@ -1,7 +1,6 @@
 """The command line of the soak: `bench.soak`, and `--soak TIME` of the collectives' commands."""
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -40,7 +39,6 @@ def main(command: str, argv: Sequence[str] | None = None) -> NoReturn:
     from bench.features.soak import soak  # not at the top: other commands never load it
     from bench.harness.session import start
 
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     parser = soak_parser(command)
     namespace, ignored = parser.parse_known_args(argv)
     if ignored:
@@ -60,7 +58,7 @@ def soak_parser(command: str) -> Parser:
         help=f"{', '.join(COLLECTIVES)} (all_reduce)")
     add("-b", "--minbytes", type=options.size_bytes, default=1, metavar="SIZE",
         help="smallest size (one element)")
-    add("-e", "--maxbytes", type=options.size_bytes, default=None, metavar="SIZE",
+    add("-e", "--maxbytes", type=options.size_bytes, default=MOST_BYTES, metavar="SIZE",
         help="largest size (2.3M)")
     add("-d", "--datatype", type=options.datatype_name, default=None, metavar="TYPE",
         help="only this datatype (every datatype)")
@@ -83,9 +81,9 @@ def soak_options(parser: Parser, namespace: argparse.Namespace) -> "SoakOptions"
 
     collective, smallest, largest, redop = (
         COLLECTIVES[namespace.collective], namespace.minbytes, namespace.maxbytes, namespace.op)
-    if largest == 0:
+    if not largest:
         parser.error("-e 0: a soak checks elements, and 0 B hold no element")
-    if largest and largest < smallest:
+    if largest < smallest:
         parser.error(f"the sizes begin at {smallest} B, above their end at {largest} B")
     if redop and not collective.reduces:
         parser.error(f"-o: {collective.name} reduces nothing")
@@ -101,5 +99,5 @@ def soak_options(parser: Parser, namespace: argparse.Namespace) -> "SoakOptions"
             parser.error(f"{collective.name} has no algorithm {name}")
     parser.require_ranks()
     redops = [redop] if redop else REDOPS if collective.reduces else ["none"]
-    return SoakOptions(collective, namespace.soak, smallest, largest or max(MOST_BYTES, smallest),
-                       datatypes, redops, selected(known, names))
+    return SoakOptions(collective, namespace.soak, smallest, largest, datatypes, redops,
+                       selected(known, names))

@@ -51,9 +51,8 @@ def examine(session: Session) -> Machine:
         links |= {describe_rate(gpu["card"]) for gpu in gpus["gpus"]}
         facts["gpu.links"] = {"value": sorted(links), "source": "/sys/bus/pci/devices, NVML, KFD",
                               "status": "unknown" if "unknown" in links else "ok"}
-    software_id = environment.software_id(facts, world.library.name, device.compiler)
-    machine = Machine(facts, ranks, gpus, environment.machine_id(facts), software_id)
-    return Machine(*communicator.broadcast(machine))
+    ids = environment.identities(facts, world.library.name, device.compiler)
+    return Machine(*communicator.broadcast(Machine(facts, ranks, gpus, *ids)))
 
 
 def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[str, float]) -> Run:

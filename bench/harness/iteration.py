@@ -13,7 +13,7 @@ from typing import Any
 from bench.harness import verify
 from collectives.collective import Array, Collective, Datatype
 from collectives.operation import Case, Operation, World, build_macros, plain_arguments
-from collectives.peer_buffer import probe_kernels
+from collectives.peer_buffer import PeerBuffer, probe_kernels
 from kernels.devices.device import (
     ITERATION_STRUCTURES,
     MOST_RANKS,
@@ -156,34 +156,16 @@ def pattern_of(datatype: Datatype, segments: Segments, tables: Memory, wrong: Me
                    ctypes.addressof(watch))
 
 
-@dataclass(frozen=True)
-class PatternSteps:
-    """Writes the send buffer of an iteration, and counts wrong elements in its receive buffer."""
-
-    write: Step
-    check: Step
-    wrong: Memory
-    keep: list[Memory]
-
-
-def pattern_steps(world: World, watch: Watch, datatype: Datatype, sent: Segments,
-                  received: Segments, repeats: int = verify.REPEATS) -> PatternSteps:
-    """The steps for buffers with these contents. Raises DeviceError."""
-    wrong = world.device.private(WRONG_BYTES)
-    keep = [wrong]
-    most = max(len(part.tables) * part.segment_bytes for part in (sent, received))
-
-    def step(entry: str, segments: Segments) -> Step:
-        keep.append(on_device(world, verify.repeated(segments.tables, repeats)))
-        pattern = pattern_of(datatype, segments, keep[-1], wrong, watch, repeats)
-        return Step(loop_kernels(world).kernel(entry), pattern, world.device.blocks_for(most))
-
-    return PatternSteps(step("write_pattern", sent), step("count_wrong", received), wrong, keep)
-
-
 def nothing(world: World, watch: Watch) -> Step:
     """A launch that does nothing."""
     return Step(loop_kernels(world).kernel("nothing"), Gate(watch=ctypes.addressof(watch)))
+
+
+def come_late(world: World, delay_ns: int = 0) -> Step:
+    """A launch that only waits."""
+    yields = isinstance(world.peers, PeerBuffer) and world.peers.waits.yields
+    arguments = Arguments(timeout_ns=delay_ns, yields=yields)
+    return Step(loop_kernels(world).kernel("come_late"), arguments)
 
 
 def idle_operation(world: World, watch: Watch) -> Operation:
@@ -234,7 +216,18 @@ def consume_step(world: World, case: Case, entry: str, arguments: Arguments) -> 
 def checked_iteration(world: World, watch: Watch, case: Case, operation: Operation,
                       contents: tuple[Segments, Segments], consume: Step,
                       repeats: int = verify.REPEATS) -> Iteration:
-    """An iteration over buffers with these contents, sent and received. The caller numbers it."""
-    steps = pattern_steps(world, watch, case.datatype, *contents, repeats)
-    return Iteration(-1, "", steps.write, operation, consume, steps.check, wrong=steps.wrong,
-                     keep=[steps], by_link=operation.by_link)
+    """An iteration over buffers with these contents, sent and received. The caller numbers it.
+    Raises DeviceError."""
+    wrong = world.device.private(WRONG_BYTES)
+    keep = [wrong]
+    most = max(len(part.tables) * part.segment_bytes for part in contents)
+
+    def step(entry: str, segments: Segments) -> Step:
+        keep.append(on_device(world, verify.repeated(segments.tables, repeats)))
+        pattern = pattern_of(case.datatype, segments, keep[-1], wrong, watch, repeats)
+        return Step(loop_kernels(world).kernel(entry), pattern, world.device.blocks_for(most))
+
+    sent, received = contents
+    return Iteration(-1, "", step("write_pattern", sent), operation, consume,
+                     step("count_wrong", received), wrong=wrong, keep=keep,
+                     by_link=operation.by_link)

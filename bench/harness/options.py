@@ -76,7 +76,7 @@ class RunOptions:
 
     `graph` None: where the device has graphs. `iterations` 0: until precise or out of time.
     `warmup` None: as many iterations as a changepoint test finds. `tuned` None: this machine's
-    table, "none": no table. `output_files` are files that the run will write besides its own.
+    table, "none": no table. `table` is the file that bench.tune writes its table to.
     Without `keeps_run` the command only prints.
     """
 
@@ -100,7 +100,7 @@ class RunOptions:
     long: bool = False
     lean: bool = False
     json_file: str | None = None
-    output_files: tuple[str, ...] = ()
+    table: str | None = None
     keeps_run: bool = True
     features: tuple["Feature", ...] = ()
 

@@ -209,7 +209,7 @@ def reserve_run(options: RunOptions) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(LEAST_FREE_BYTES))
-    for path in map(Path, filter(None, (options.json_file, *options.output_files))):
+    for path in map(Path, filter(None, (options.json_file, options.table))):
         with or_cannot(f"write {path}"):
             if is_stream(path) or path.exists():
                 path.open("ab").close()

@@ -43,8 +43,7 @@ def problems(facts: Facts) -> Iterator[str]:
         if _bar_is_small(gpu):
             share = f"{gpu['bar_bytes'] >> 20} of its {gpu['memory_bytes'] >> 20} MiB"
             yield f"GPU {number} shows {share} over PCIe: resizable BAR is off or not supported."
-    shm_bytes = facts["shm_bytes"]
-    if shm_bytes and shm_bytes < SMALL_SHM_BYTES:
+    if (shm_bytes := facts["shm_bytes"]) and shm_bytes < SMALL_SHM_BYTES:
         yield (f"/dev/shm holds {shm_bytes >> 20} MiB, NCCL and RCCL may need more:"
                " docker run --ipc=host.")
     if facts["apart"]:
@@ -65,8 +64,7 @@ def _refused_peers(facts: Facts) -> Iterator[str]:
 
 
 def _refusal(facts: Facts, pair: Facts) -> str:
-    """NVIDIA's driver gives the reason; AMD's must be built for it, and needs a BAR of all memory.
-    """
+    """NVIDIA's driver gives the reason; AMD's must be built for it, and needs a full-size BAR."""
     owner = facts["gpus"][pair["owner"]]
     if owner["vendor"] != AMD:
         status = pair["status"]
@@ -120,12 +118,11 @@ def _slow_paths(facts: Facts) -> Iterator[str]:
 
 
 def _limit_gb_s(facts: Facts, pair: Facts) -> float:
-    """The bandwidth of the slowest link between a pair, 0 if unknown; links above both are not
-    between them."""
+    """The bandwidth of the slowest link between a pair, 0 if unknown."""
     reader, owner = (facts["gpus"][pair[end]]["links"] or {} for end in ("reader", "owner"))
     if not (pair["path"].startswith("PCIe") and reader and owner):
         return 0.0
-    between = reader.keys() ^ owner.keys()
+    between = reader.keys() ^ owner.keys()  # without links above both
     return min((gb_s((reader | owner)[device]) for device in between), default=0.0)
 
 

@@ -77,27 +77,21 @@ def describe(compiler: str = "", with_hostname: bool = False) -> Environment:
         "mpi4py.version": _fact(version("mpi4py"), "package metadata"),
         "compiler": _fact(re.sub(r"\S*[/:@\\]\S*", "<set>", compiler), "the compiler itself",
                           "$CXX --version")}
-    for name in VARIABLES:
-        if name in os.environ:
-            facts[f"env.{name}"] = _fact(scrub_value(os.environ[name]), "environment variable")
+    facts |= {f"env.{name}": _fact(scrub_value(os.environ[name]), "environment variable")
+              for name in VARIABLES if name in os.environ}
     if with_hostname:
         facts["host.name"] = _fact(socket.gethostname(), "gethostname")
     return facts
 
 
-def machine_id(env: Environment) -> str:
-    """Twelve hexadecimal digits; two hosts with the same hardware share them."""
-    return _hash(env, HARDWARE)
+def identities(env: Environment, library: str, compiler: str) -> tuple[str, str]:
+    """Twelve hexadecimal digits each for hardware and software; hosts with the same share them."""
 
+    def digits(names: Sequence[str], *more: str) -> str:
+        lines = [f"{name}={env[name]['value']}" for name in names if name in env]
+        return hashlib.sha256("\n".join([*lines, *more]).encode()).hexdigest()[:12]
 
-def software_id(env: Environment, library: str, compiler: str) -> str:
-    """Twelve hexadecimal digits for kernel, driver, Python, packages, library and compiler."""
-    return _hash(env, SOFTWARE, f"library={library}", f"compiler={compiler}")
-
-
-def _hash(env: Environment, names: Sequence[str], *more: str) -> str:
-    lines = [f"{name}={env[name]['value']}" for name in names if name in env]
-    return hashlib.sha256("\n".join([*lines, *more]).encode()).hexdigest()[:12]
+    return digits(HARDWARE), digits(SOFTWARE, f"library={library}", f"compiler={compiler}")
 
 
 def cpu_ticks(cpus: Collection[int] = ()) -> tuple[int, int] | None:
@@ -116,8 +110,7 @@ def steal_share(before: tuple[int, int] | None, after: tuple[int, int] | None) -
     return round((after[0] - before[0]) / max(after[1] - before[1], 1), 4)
 
 
-def threats(env: Environment,
-            ranks: Sequence[tuple[int, Collection[int]]] = ()) -> Iterator[str]:
+def threats(env: Environment, ranks: Sequence[tuple[int, Collection[int]]] = ()) -> Iterator[str]:
     """Conditions that can change a measured time; `ranks` are this host's, with their CPUs."""
     values = {name: fact["value"] for name, fact in env.items() if fact["status"] == "ok"}
     if (kind := values.get("os.virtualisation", "none")) != "none":

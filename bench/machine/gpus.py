@@ -102,8 +102,7 @@ def examine_peers(communicator: Communicator, device: Device,
 
 
 def _load(world: World, facts: Facts) -> None:
-    """Copies over one pair after the other, then within each GPU. Sets the bandwidths, and the
-    links as they are under load, in `facts`."""
+    """Copies over each pair and in each GPU; sets bandwidths and links under load in `facts`."""
     communicator, slabs = world.communicator, cast(PeerBuffer, world.peers).slabs
     seconds = min(PAIR_S, ALL_PAIRS_S / max(1, len(facts["pairs"])))
     with communicator.together(DeviceError):
@@ -126,8 +125,7 @@ def _load(world: World, facts: Facts) -> None:
 
 def _copy(world: World, sink: Memory, source: int, seconds: float,
           bus_ids: Sequence[str] = ()) -> tuple[float, list[Facts | None]]:
-    """Copies for some seconds. Returns the GB/s after that, and the links of these GPUs, read while
-    copies are queued."""
+    """Copies for some seconds. Returns the GB/s after that, and these GPUs' links during copies."""
     device, peers = cast("GpuDevice", world.device), cast(PeerBuffer, world.peers)
     kernel = probe_kernels(device, world.communicator.size).kernel("copy_local")
     arguments = peers.arguments(source, sink.address, sink.size_bytes // 4, sink.size_bytes)

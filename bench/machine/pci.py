@@ -62,8 +62,7 @@ def chain(bus_id: str) -> list[str]:
 
 
 def links(bus_id: str) -> list[tuple[str, str]]:
-    """The upper and the lower end of each link from the root port down to the card's slot, the last
-    one; [] without the device."""
+    """The upper and the lower end of each link from the root port to the slot; [] if unknown."""
     devices = chain(bus_id)[1:]
     if len(devices) == 1:  # a virtual machine may show a GPU without a port above it
         devices = ["", *devices]

@@ -21,8 +21,7 @@ class Place(NamedTuple):
 
 
 def pin(communicator: Communicator) -> Place:
-    """Binds each rank of a host to a core, unless cores are too few or the launcher did it. All
-    ranks call it."""
+    """Binds each rank to a core, unless cores are too few or the launcher did it; collective."""
     allowed = sorted(os.sched_getaffinity(0))
     masks = _on_host(communicator, allowed)
     every_cpu = set[int]().union(*masks.values())

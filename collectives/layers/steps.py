@@ -28,7 +28,6 @@ from collectives.layers.fused import (
 )
 from collectives.layers.models import LAYERS, Model
 from collectives.layers.overlap import array_of, driven, runs_in_python
-from collectives.link import STRUCTURES, Transfer
 from collectives.operation import (
     Bound,
     Case,
@@ -38,7 +37,7 @@ from collectives.operation import (
     in_a_row,
     use_registered,
 )
-from kernels.devices.device import Memory, Step
+from kernels.devices.device import PEER_STRUCTURES, Memory, Step, Transfer
 
 PAD = 0.01  # the activations beyond `hidden`
 SHIFT_ROWS = 37  # between the matrices of two layers, which have the same rows in another order
@@ -259,7 +258,7 @@ def hand_on(net: Net, send: int, receive: int, count: int, target: int, source: 
     refusal = use_registered(world, arguments.receives, receive)
     assert not refusal, "a stage receives into memory that all ranks have mapped"
     macros = {"WORLD": str(world.communicator.size), "ELEMENT": net.datatype.element}
-    kernel = world.device.compile("link", macros, STRUCTURES).kernel("link_push")
+    kernel = world.device.compile("link", macros, (*PEER_STRUCTURES, Transfer)).kernel("link_push")
     blocks = world.device.blocks_for(count * net.datatype.size_bytes)
     step = Step(kernel, Transfer(arguments, target, source), blocks)
     return Operation(step, world.device.caller(step))

@@ -1,6 +1,6 @@
 """The Device protocol: what compiles kernels, lends memory that peers can map, and runs iterations.
 
-Its structures mirror the structures in `sync.h` and `iteration.cu`; compiling checks every field.
+Its structures mirror those in `sync.h`, `link.cu` and `iteration.cu`; compiling checks every field.
 """
 
 import ctypes
@@ -64,6 +64,13 @@ class Arguments(ctypes.Structure):
 
 
 PEER_STRUCTURES = (Arguments, Control, Own, Watch)
+
+
+class Transfer(ctypes.Structure):
+    """A rank's part in moving buffers between ranks."""
+
+    _fields_ = [("ranks", Arguments), ("to", c_long), ("from_", c_long), ("beside", c_void_p),
+                ("kept", c_void_p), ("beside_bytes", c_long)]
 
 
 class Pattern(ctypes.Structure):

@@ -1,5 +1,4 @@
-// All-gather: every rank gets every rank's segment. Each rank receives (n-1) segments, in one step
-// (direct) or in n-1 steps (ring: each rank passes segments on to its right).
+// All-gather: every rank gets every rank's segment, in one step or, in a ring, in n-1 steps.
 #include "include/exchange.h"
 
 RANK_KERNEL(all_gather_push) { exchange_and_gather<PUSH, ALL>(a); }

@@ -1,7 +1,5 @@
-// One-shot all-reduce: every rank gets every rank's whole input and computes the whole sum.
-//
-// One step; each rank sends (n-1) S bytes and reads (n-1) S bytes: the lowest latency and the most
-// bytes of all forms. Every rank adds in rank order, so all get the same bits.
+// One-shot all-reduce: all ranks get all inputs and add them in rank order, so to the same bits. In
+// one step each sends and reads (n-1) S bytes: the lowest latency and most bytes of all forms.
 #include "include/exchange.h"
 
 RANK_KERNEL(one_shot_push) { exchange_and_reduce<PUSH, ALL>(a); }

@@ -1,17 +1,14 @@
-// One-shot all-reduce in packets: a packet of 8 bytes carries 4 bytes of data and the launch's
-// epoch. No flag follows (NCCL's LL protocol).
-//
-// One step, half a round trip; each rank sends 2 (n-1) S bytes.
+// One-shot all-reduce in packets of 4 bytes of data and the launch's epoch, without flags (NCCL's
+// LL protocol). One step, half a round trip; each rank sends 2 (n-1) S bytes:
 //   1. store the input, packet by packet, into every peer's slab
 //   2. poll each peer's packets until they carry this launch's epoch, sum in rank order, round once
 //
-// No machine tears a packet, one 8-byte store: a rank that sees the epoch also has the data, and a
-// launch needs no fence inside. Between launches, a peer that has this rank's packets may overwrite
-// slab data that this rank read one launch ago, by another algorithm. The end of a launch keeps
-// that order on a GPU. On a CPU a launch is only a call, so packets release and acquire, as x86
-// does anyway. Packets are compared for equality, so nothing else writes their region. An epoch
-// returns after 2^31 launches: so old a packet would pass for new if only shorter messages
-// followed.
+// No machine tears a packet, one 8-byte store: a rank that sees the epoch has the data, without a
+// fence. Between launches, a peer that has this rank's packets may overwrite slab data that this
+// rank read one launch ago, by another algorithm. The end of a launch keeps that order on a GPU; on
+// a CPU, packets release and acquire, as x86 does anyway. Packets are compared for equality, so
+// nothing else writes their region. An epoch returns after 2^31 launches: then an old packet would
+// pass for new if only shorter messages followed.
 #include "include/pack.h"
 
 constexpr int PACK_WORDS = sizeof(pack) / 4, ELEMENT_WORDS = ELEMENT_BYTES == 8 ? 2 : 1;
@@ -51,8 +48,7 @@ DEVICE pack receive(const Arguments& a, const u64* from, unsigned mark, int peer
   return p;
 }
 
-// Exchanges `units` of a message, whole packs or single elements: load(i) reads unit i of the
-// input, store(i, p) writes unit i of the sum.
+// Exchanges `units`, whole packs or single elements: load(i) reads an input, store(i, p) a sum.
 template <int WORDS, class Load, class Store>
 DEVICE void exchange_packets(const Arguments& a, unsigned epoch, long first_packet, long units,
                              Load load, Store store) {

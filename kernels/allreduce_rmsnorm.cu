@@ -4,16 +4,13 @@
 //   residual_out = sum + residual, rounded
 //   normed = residual_out / sqrt(mean(residual_out^2) + epsilon) * weight, in fp32, rounded
 //   with OUTPUT: codes of one byte and a scale for the row, from the rounded `normed`
-// The result has the same bits as the one- or two-shot all-reduce followed by `add_rmsnorm`, the
-// compute alone; this saves a launch, and storing and reading the sum. One hop; each rank sends
-// (n-1) S bytes, whole tokens at a time, through its slab or from its registered send buffer. A
-// block takes a token: adds all ranks' rows, stores residual_out, then rereads and scales it.
+// The bits are those of a one- or two-shot all-reduce and `add_rmsnorm`, the compute alone; this
+// saves a launch, and storing and reading the sum. One hop; each rank sends (n-1) S bytes, whole
+// tokens at a time, through its slab or its registered send buffer. A block takes a token.
 #include "include/exchange.h"
 #include "include/norm.h"
 
-DEVICE const Norm& norm_of(const Arguments& launched) {
-  return *(const Norm*)of_this_rank(launched).more;
-}
+DEVICE const Norm& norm_of(const Arguments& a) { return *(const Norm*)a.more; }
 
 // The row of one token in every rank, in rank order; peer(rank) gives the peers' rows.
 template <class Peer>

@@ -1,6 +1,5 @@
 // Two-shot all-reduce: see two_shot.h. The own segment is summed from the send buffer into the
-// output. Over registered buffers an owner reads the inputs in their users' buffers: A copies
-// nothing, and its beat only signals that the rank has entered.
+// output. If REGISTERED, an owner reads all inputs in their users' buffers, and A copies nothing.
 #include "include/two_shot.h"
 
 template <bool REGISTERED> DEVICE void two_shot(const Arguments& a) {

@@ -1,8 +1,6 @@
-// Two-shot all-reduce over a quantised wire: codes of 8 or 4 bits, in blocks of 32 with one scale.
-//
-// The beats of two_shot.h, at 8.5 or 4.5 bits an element. A quantises all segments, B adds in fp32
-// and quantises the sums, C decodes all sums. The owner's own input and sums are quantised too, so
-// a result depends neither on the element's place, nor on the chunk size, nor on the build.
+// Two-shot all-reduce over a quantised wire: two_shot.h's beats, at 8.5 or 4.5 bits an element.
+// A quantises all segments, B adds in fp32 and quantises the sums, C decodes all sums, the own ones
+// too: a result depends neither on an element's place, nor on the chunk size, nor on the build.
 #include "include/quantize.h"
 #include "include/two_shot.h"
 

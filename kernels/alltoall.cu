@@ -1,5 +1,4 @@
-// All-to-all: every rank has one segment for each rank. One step; each rank sends (n-1) segments
-// and receives (n-1) segments.
+// All-to-all: every rank has one segment for each rank; each sends and gets (n-1), in one step.
 #include "include/exchange.h"
 
 RANK_KERNEL(all_to_all_push) { exchange_and_gather<PUSH, ONE>(a); }

@@ -1,6 +1,5 @@
-// A matmul to run beside a collective, for how much each slows the other: c = a b, in fp32, without
-// tensor cores. An item is 8 rows of `a` times 16 columns of `b`: 24 x inner elements to read. A
-// thread computes a pack of the columns; its sums stay in registers over all of `inner`.
+// A matmul beside a collective: c = a b, in fp32, without tensor cores. An item is 8 rows of `a`
+// times 16 columns of `b`. A thread computes a pack of the columns, with its sums in registers.
 #include "include/pack.h"
 
 struct Gemm {
@@ -43,9 +42,8 @@ DEVICE void multiply(const Gemm& g, long first, long items) {
 
 KERNEL gemm(LAUNCHED_WITH(Gemm) g) { multiply(g, g.first, g.items); }
 
-// A CPU's matmul: item after item, until the host stops it or `ends_ns` is full. A CPU's launch has
-// a reference to the host's Background, which is not const: the host sees `done`, and this `stop`.
-// A GPU's launch has a copy and runs to `most`; the address of a copy would need a stack.
+// A CPU's launch has a reference to the host's Background, not const: the host sees `done`, and
+// this `stop`. A GPU's launch has a copy and runs to `most`; its address would need a stack.
 constexpr bool SHARED_WITH_HOST = REGISTERS == 1;  // a CPU
 KERNEL multiply_until_stopped(LAUNCHED_WITH(Background) b) {
   for (long done = b.done; done < b.most; ++done) {

@@ -5,9 +5,8 @@
 // The number of wrong elements; for the first counted: iteration, offset in bytes, and the bits.
 struct Wrong { u64 elements, iteration, offset, expected, got; };
 
-// A buffer of segments with a pattern each: in iteration t, element i of a segment is element
-// (i + t) mod `period` of its table. The table repeats the period, so that `table_bytes` can be
-// copied from any start. All iterations of a period differ.
+// A buffer of segments: in iteration t, element i of one is element (i + t) mod `period` of its
+// table, which repeats the period, so that `table_bytes` can be copied from any start.
 struct Pattern {
   char* buffer;
   const char* tables;
@@ -78,8 +77,7 @@ struct Gate {
   Watch* watch;
 };
 
-// Counts an iteration on the GPU, and notes the call `wanted`. The host runs ahead of the GPU, so
-// it cannot count. After a stop the count stays at the iteration that stopped.
+// Counts an iteration, and notes the call `wanted`: a host that runs ahead of the GPU cannot.
 KERNEL begin_iteration(LAUNCHED_WITH(Gate) g) {
   volatile Watch* watch = g.watch;
   if (thread() != 0 || watch->stop) return;

@@ -1,8 +1,6 @@
-// The link alone: moves one rank's buffer into another's, or bounces a flag between two ranks.
-// Buffers are registered, so a transfer moves its `count` elements once; the rank that moves them
-// (push: the sender, pull: the receiver) then signals the other, which waits for it. Every rank
-// launches, even without a part, because a launch advances every rank's epoch. All ranks meet
-// before each launch, so every buffer is free when it begins.
+// The link alone: moves one rank's registered buffer into another's, or bounces a flag between two.
+// The rank that moves the elements (push: the sender, pull: the receiver) then signals the other.
+// All ranks meet before each launch, so its buffers are free; all launch, to advance their epochs.
 #include "include/exchange.h"
 
 struct Transfer {

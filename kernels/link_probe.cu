@@ -1,6 +1,5 @@
-// The parts of an all-reduce, one at a time: a barrier (meet), a flag's round trip, stores that a
-// peer will read, reads of a peer's stores, and copies within this rank's memory. Their times give
-// the state of the link and the lower bound. chain_link* make the next input of a chain of calls.
+// The parts of an all-reduce, one at a time, for the state of the link and the lower bound:
+// barrier, flag, stores, reads, local copies. chain_link* make the next input of a chain of calls.
 #include "include/pack.h"
 
 DEVICE void note_epoch(const Arguments& a, unsigned epoch) {
@@ -36,8 +35,7 @@ RANK_KERNEL(flag_ping_pong) {
   leave_launch(a, epoch);
 }
 
-// Stores into a slab as an all-reduce does: chunk by chunk into two slots of the epoch's half, so
-// into lines that the peer read two launches ago. It waits for no rank: run it between barriers.
+// Stores by chunks into lines that the peer read two launches ago. Run it between barriers.
 DEVICE void store_into(const Arguments& a, long rank) {
   const unsigned epoch = enter_launch(a);
   const long most = a.chunk_bytes / ELEMENT_BYTES;

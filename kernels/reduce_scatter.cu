@@ -1,8 +1,6 @@
 // Reduce-scatter: rank r gets the sum of every rank's segment r. Each rank sends (n-1) segments.
-//
-// Direct: one step. Each rank hands each other rank its segment, then sums its own segment over all
-// ranks, in rank order and rounded once. Ring: n-1 steps. The sum of a segment grows on its way,
-// with one rounding to the wire type per hop.
+// Direct: one step, in which each rank sums its segment in rank order and rounds once. Ring: n-1
+// steps, in which the sum of a segment grows on its way, rounded to the wire type once per hop.
 #include "include/exchange.h"
 
 RANK_KERNEL(reduce_scatter_push) { exchange_and_reduce<PUSH, ONE>(a); }

@@ -1,7 +1,6 @@
-// Send and receive between the ranks of a pair (0 and 1, 2 and 3, ...), as between stages of a
-// pipeline. One way: the even rank's message of S bytes goes to the odd rank. Ping-pong: the odd
-// rank's then goes back. Chunks pass through slots in turn, so that both ranks work at once: the
-// receiver signals each chunk that it has read, which frees the slot.
+// Send and receive between the ranks of a pair (0 and 1, 2 and 3, ...). One way: the even rank's
+// message of S bytes goes to the odd rank. Ping-pong: the odd rank's then goes back. Chunks pass
+// through slots in turn: the receiver signals each chunk that it has read, which frees the slot.
 #include "include/exchange.h"
 
 constexpr int SLOTS = 8;
@@ -42,8 +41,7 @@ RANK_KERNEL(one_way_pull) { send_receive<PULL, 1>(a); }
 RANK_KERNEL(ping_pong_push) { send_receive<PUSH, 2>(a); }
 RANK_KERNEL(ping_pong_pull) { send_receive<PULL, 2>(a); }
 
-// Over registered buffers both ranks move the message at once: the receiver reads its first half
-// from the sender's buffer, the sender stores the second half into the receiver's buffer.
+// Both ranks move a half at once: the receiver reads the first, the sender stores the second.
 template <int LEGS> DEVICE void send_receive_registered(const Arguments& a) {
   const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
   const long partner = a.rank ^ 1;

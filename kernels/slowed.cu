@@ -1,6 +1,5 @@
-// Slows a launch on purpose by a known share, to calibrate the comparisons of runs. The launch
-// stands between note_start, which stores the time, and linger, which waits until the time since
-// then has grown by `share`.
+// Slows the launch between note_start and linger by a known share, to calibrate the comparisons of
+// runs: linger waits until the time since note_start has grown by `share`.
 #include "include/platform.h"
 
 struct Slowdown {
@@ -12,9 +11,8 @@ KERNEL note_start(LAUNCHED_WITH(Slowdown) s) {
   if (thread_in_block() == 0) *(volatile u64*)s.start_ns = clock_ns();
 }
 
-// The looks at the clock are part of the delay: one on entry and two or more here, and the last is
-// half a look late on average. The least delay is three looks: 70 ns on a CPU, on a GPU one step of
-// its clock.
+// The looks at the clock are part of the delay, and the last is half a look late on average. The
+// least delay is three looks: 70 ns on a CPU, on a GPU one step of its clock.
 KERNEL linger(LAUNCHED_WITH(Slowdown) s) {
   if (thread_in_block() != 0) return;
   const u64 left = clock_ns(), passed = left - *(volatile u64*)s.start_ns;

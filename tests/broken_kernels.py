@@ -1,4 +1,5 @@
-"""Patches that take a part of the protocol out of the kernels or put a fault into them.
+"""Patches that take a part of the protocol out of the kernels, put a fault into them, or let all
+ranks run in one launch.
 
 Tests run rank programs in a `tree` with such kernels and show that the product's checks notice
 them. A patch names the text that it replaces; if the sources no longer contain this text, applying
@@ -98,6 +99,24 @@ def flip(step: str, slot: str, size_bytes: str) -> str:
     return f" flip_bit(a.rank, stamp(epoch, {step}), {slot}, {size_bytes});"
 
 
+# A GPU's launch runs all ranks, in ranks x blocks; `more` has the arguments of every rank.
+BLOCKS = "DEVICE int block() {", "DEVICE int blocks() {"
+ONE_LAUNCH = [
+    *(Patch(header, name, name.replace("() {", "_in_grid() {"))
+      for header in (HIP, CUDA) for name in BLOCKS),
+    Patch("kernels/include/platform_gpu.h", "#pragma once\n", """#pragma once
+DEVICE int blocks() { return blocks_in_grid() / WORLD; }
+DEVICE int block() { return block_in_grid() % blocks(); }
+"""),
+    Patch(SYNC, "#define RANK_KERNEL(name) KERNEL name(LAUNCHED_WITH(Arguments) a)\n", """
+#define RANK_KERNEL(name) \\
+  DEVICE void name##_of_rank(const Arguments& a); \\
+  KERNEL name(LAUNCHED_WITH(Arguments) launched) { \\
+    name##_of_rank(((const Arguments*)launched.more)[block_in_grid() / blocks()]); \\
+  } \\
+  DEVICE void name##_of_rank(const Arguments& a)
+"""),
+]
 PATCHES = {
     "without the fence before the flag": [Patch(SYNC, "  fence_stores_system();\n", "")],
     "without the epoch flip": [

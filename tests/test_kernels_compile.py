@@ -15,7 +15,7 @@ import pytest
 from kernels.devices.compile_cache import SOURCES, CompileError
 from kernels.devices.device import Arguments
 from tests import kernel_resources as resources
-from tests.broken_kernels import CUDA, HIP, Patch, copy_kernels
+from tests.broken_kernels import CUDA, HIP, ONE_LAUNCH, Patch, copy_kernels
 from tests.gpu_builds import WIDE, Built, compiled, flaws_of_loops, forget_what_is_old, kept, misfits, sources, version
 from tests.kernel_code import HANDOVER, broken, family, kernels_in, protocol
 from tests.kernel_resources import ARCHITECTURES, Resources
@@ -212,14 +212,13 @@ def test_a_packets_data_and_epoch_travel_together(architecture, tmp_path):
     assert packets(broken_text, architecture) == [False, False]
 
 
-@pytest.mark.parametrize("macros", [(("RANKS_IN_ONE_LAUNCH", "1"),)], ids=str)
 @pytest.mark.parametrize("architecture", ["sm_90", "gfx942"])
-@pytest.mark.parametrize("stem", [*COLLECTIVES, "link_probe"])
-def test_all_ranks_in_one_launch_take_their_arguments_from_memory(stem, architecture, macros):
-    offset = Arguments.everyone.offset
+@pytest.mark.parametrize("one_of", ["allgather", "allreduce_one_shot", "allreduce_two_shot"])
+def test_all_ranks_in_one_launch_take_their_arguments_from_memory(one_of, architecture, tmp_path):
+    offset = Arguments.more.offset
     read = rf"_param_0\+{offset}\]" if architecture == "sm_90" else rf"s_load_dwordx2 .* {hex(offset)}$"
-    assert not re.search(read, built(stem, architecture)[0], re.MULTILINE)
-    text, kernels = built(stem, architecture, macros)
+    assert not re.search(read, built(one_of, architecture)[0], re.MULTILINE)
+    text, kernels = built(one_of, architecture, (), copy_kernels(tmp_path, ONE_LAUNCH))
     for kernel, lines in kernels_in(text, architecture).items():
         assert re.search(read, "\n".join(lines), re.MULTILINE), kernel
     assert not misfits(kernels)

@@ -1,4 +1,1 @@
-"""The devices that compile and run kernels: the host's CPU, and a GPU through CuPy.
-
-`collectives` and `bench` import this folder; it imports neither of them.
-"""
+"""The devices that compile and run kernels for `collectives` and `bench`: the CPU, or a GPU."""

@@ -1,8 +1,5 @@
-"""Compiles a kernel file once for all ranks and runs; both devices keep their binaries here.
-
-The cache is `$XDG_CACHE_HOME/wiretax`, mode 0700. The folder's lock makes ranks that start together
-compile once. A finished file gets the SHA-256 digest of its content as a part of its name; a file
-that does not match its name is compiled anew and never loaded.
+"""Compiles a kernel file once for all ranks and runs; `$XDG_CACHE_HOME/wiretax` keeps its binary. A
+binary's name has its SHA-256 digest: a file that does not match is compiled anew and never loaded.
 """
 
 import ctypes
@@ -43,9 +40,7 @@ def source_with_headers(source: Path) -> list[Path]:
 
 
 def layout_checks(structures: Sequence[type[ctypes.Structure]]) -> str:
-    """C++ text that compares the size and each field's offset of every structure with Python's: a
-    field that moved in one language only would make a kernel read a wrong pointer or count. Both
-    languages have the same names; a trailing underscore is dropped (`in_`: a Python keyword)."""
+    """C++ text that compares structures' sizes and offsets with Python's, where `in` is `in_`."""
     lines = [""]
     for structure in structures:
         name, size_bytes = structure.__name__, ctypes.sizeof(structure)
@@ -87,10 +82,9 @@ def cached_file(folder: Path, name: str, suffix: str) -> Path | None:
 def compile_once(source: Path, inputs: Sequence[str], macros: Mapping[str, str],
                  structures: Sequence[type[ctypes.Structure]], suffix: str,
                  build: Callable[[Path, list[str], str], object]) -> Path:
-    """The binary of `source`, from the cache or from `build(path, options, checks)`, which writes
-    it to `path`. `options` define the macros; `checks` is C++ text that follows the source.
-    `inputs` are all other things that decide the binary: flags, compiler, CPU. Raises CompileError
-    if `build` does or if the cache cannot be used."""
+    """The binary of `source`, from the cache or written by `build(path, options, checks)`, where
+    `options` define the macros and `checks` is C++ text that follows the source. `inputs`: flags,
+    compiler, CPU. Raises CompileError if `build` does or if the cache cannot be used."""
     options = [f"-D{name}={macros[name]}" for name in sorted(macros)]
     checks = layout_checks(structures)
     key = hashlib.sha256("\0".join([*inputs, *options, checks]).encode())

@@ -1,5 +1,4 @@
-"""The host CPU as a device: a block is one thread, a rank is one process. A C++ compiler makes a
-shared library of each kernel file, which this process loads."""
+"""The host CPU as a device: ranks are processes, blocks threads, kernel files shared libraries."""
 
 import contextlib
 import ctypes
@@ -62,10 +61,7 @@ def native_actions(actions: Sequence[Action]) -> Any:
 
 @cache
 def find_compiler() -> list[str]:
-    """The command of a C++ compiler: `$CXX`, c++, g++, clang++, or the ziglang wheel.
-
-    Raises CompileError if `$CXX` is not a command, or if no compiler is installed.
-    """
+    """The command of a C++ compiler. Raises CompileError if `$CXX` is wrong, or if none exists."""
     chosen = os.environ.get("CXX")
     for words in [chosen] if chosen else ["c++", "g++", "clang++"]:
         with contextlib.suppress(ValueError, IndexError):  # an open quote; nothing but spaces
@@ -140,9 +136,8 @@ class CpuDevice(Device):
     near_peers = True
     clock_shared = True
     xp = np
-    # Two-shot took 61 us for 1 MiB in chunks of 512 KiB, 122 us in 256 KiB and 160 us in 128 KiB
-    # (two-core EPYC, shared L3). A slot that is reused soon is still in the peer's cache, and
-    # stores into such lines run at a third of the speed.
+    # Two-shot of 1 MiB: 61 us in chunks of 512 KiB, 122 us in 256, 160 us in 128 (two-core EPYC).
+    # Stores into a slot that the peer's cache still holds run at a third of the speed.
     most_chunk_bytes = 512 << 10
     far_bytes = 2 << 20  # walking several pages at once: 1.0-1.1x at 2 MiB, 0.9x at 256 KiB
 

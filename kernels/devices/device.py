@@ -1,7 +1,4 @@
-"""The Device protocol: what compiles kernels, lends memory that peers can map, and runs iterations.
-
-Its structures mirror those in `sync.h`, `link.cu` and `iteration.cu`; compiling checks every field.
-"""
+"""The Device protocol, and the structures of `sync.h`, `link.cu` and `iteration.cu` in Python."""
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +57,7 @@ class Arguments(ctypes.Structure):
         ("half_bytes", c_long), ("timeout_ns", c_uint64), ("rank", c_long), ("yields", c_long),
         ("slab", c_void_p * MOST_RANKS), ("control", c_void_p * MOST_RANKS), ("watch", c_void_p),
         ("own", c_void_p), ("sends", c_void_p * MOST_RANKS), ("receives", c_void_p * MOST_RANKS),
-        ("everyone", c_void_p), ("more", c_void_p)]
+        ("more", c_void_p)]
 
 
 PEER_STRUCTURES = (Arguments, Control, Own, Watch)
@@ -119,8 +116,7 @@ class Module(Protocol):
 
 
 class Memory(Protocol):
-    """Device memory as mapped in this process. A peer maps it by passing `handle` to `Device.open`;
-    `type` names the allocator."""
+    """Device memory, mapped in this process. A peer opens its `handle`; `type`: its allocator."""
 
     address: int
     size_bytes: int
@@ -187,25 +183,18 @@ class Counts:
 
 
 class Device(Protocol):
-    """A processor with its compiler and its memory.
-
-    `sharing` lists the modes in which peers can reach its memory, best first; with `near_peers` a
-    peer's memory is as near as the rank's own; `most_chunk_bytes` is the largest useful chunk of a
-    message; from `far_bytes` on a buffer lives in memory, not in a cache, and kernels should walk
-    several pages at once; `facts` describe the device to readers of results; `xp` is the array
-    module of its memory, numpy or cupy.
-    """
+    """A processor with its compiler and its memory."""
 
     name: str
     arch: str
     compiler: str
-    sharing: tuple[str, ...]
-    near_peers: bool
+    sharing: tuple[str, ...]  # the modes in which peers can reach its memory, best first
+    near_peers: bool  # a peer's memory is as near as the rank's own
     clock_shared: bool
-    most_chunk_bytes: int
-    far_bytes: float
-    facts: dict[str, Any]
-    xp: Any
+    most_chunk_bytes: int  # the largest useful chunk of a message
+    far_bytes: float  # from here on, buffers are not in a cache: kernels walk several pages at once
+    facts: dict[str, Any]  # for readers of results
+    xp: Any  # the array module of its memory, numpy or cupy
 
     def array(self, address: int, shape: tuple[int, ...], dtype: Any) -> Any:
         """Device memory as an array of `xp`."""
@@ -221,8 +210,7 @@ class Device(Protocol):
         launch on, other memory within a launch. `label` identifies it among all shared memory."""
 
     def open(self, handle: bytes, size_bytes: int, sharing: str, label: str = "") -> Memory:
-        """A peer's memory that was allocated with this size, sharing and label. Raises DeviceError
-        if it is something else."""
+        """A peer's memory. Raises DeviceError if its size, sharing or label differ."""
 
     def private(self, size_bytes: int) -> Memory:
         """Zeroed memory of this rank alone."""
@@ -239,9 +227,8 @@ class Device(Protocol):
 
     def run(self, actions: Sequence[Action], check: Step, counts: Counts, watch: Watch,
             graph: bool = False) -> Stamps:
-        """Runs a block of iterations natively and returns their stamps in ns, [timed, 4]; fewer
-        rows where the watch says stop. With `graph`, the actions between two stamps are launched as
-        one captured graph."""
+        """Runs a block of iterations natively; returns their stamps in ns, [timed, 4], fewer rows
+        after a stop. `graph` launches the actions between two stamps as one captured graph."""
 
     def sequence(self, steps: Sequence[Step]) -> Step:
         """The steps one after another, as one step."""

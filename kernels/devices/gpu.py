@@ -1,9 +1,5 @@
-"""A GPU as a device, CUDA or HIP, through CuPy.
-
-Peers reach memory in three ways: `mapped`, the driver's own allocation opened by IPC;
-`same_device`, the same between ranks that share a GPU; `host_staged`, shared host memory that is
-registered with both GPUs, for drivers that refuse peer access.
-"""
+"""A GPU as a device, CUDA or HIP, through CuPy. Peers open its memory by IPC (`mapped`; on one GPU
+`same_device`) or, if the driver refuses, host memory that both GPUs register (`host_staged`)."""
 
 import contextlib
 import ctypes

@@ -18,8 +18,7 @@ DRIVERS = {"cuda": ("libcuda.so.1",),
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 # NVIDIA's, AMD's and WSL's. If a node exists and the library does not, CuPy's error says more.
 DEVICE_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-# The text of an IPC handle: PCI bus id, the driver's 64 bytes, the memory's offset in its
-# allocation and its size (in bytes), and the kind of memory.
+# A handle: PCI bus id, the driver's 64 bytes, the memory's offset and size in bytes, its kind.
 IPC_HANDLE = re.compile(
     rb"([0-9a-f]{4,8}(?::[0-9a-f]{2}){2}\.[0-7]) ([0-9a-f]{128}) (\d{1,15}) (\d{1,15}) "
     rb"((?:cuda|hip)Malloc|hipExtMallocWithFlags [a-z_]{1,20})")
@@ -50,8 +49,7 @@ def release(version: int) -> str:
 
 
 def visible_gpus() -> tuple[str, list[str]]:
-    """The vendor (`cuda` or `hip`), and the PCI bus ids of the GPUs that this process may use.
-    Raises DeviceError, with the reason, if it may use none."""
+    """The vendor (`cuda` or `hip`), and the PCI bus ids of its GPUs. Raises DeviceError without."""
     if not any(Path(node).exists() for node in DEVICE_NODES):
         driver_library(*DRIVERS)
     runtime = load_cupy().cuda.runtime
@@ -133,8 +131,7 @@ def compile_kernel(cupy: Any, arch: str, compiler: str, stem: str, macros: Mappi
 
 def build(nvrtc: Any, source: Path, options: Sequence[str], refusal: str,
           checks: str = "") -> tuple[bytes, bytes, str]:
-    """The compiler's PTX, binary and log; `checks` is C++ text that follows the source. Raises
-    CompileError: `refusal` and the first complaint."""
+    """The compiler's PTX, binary and log. Raises CompileError: `refusal` and the first error."""
     program = nvrtc.createProgram(source.read_text() + checks, source.name, [], [])
     try:
         folders = f"-I{source.parent}", f"-I{SOURCES}/include"

@@ -11,8 +11,7 @@ import numpy as np
 from kernels.devices.device import Action, Counts, Gate, Kernel, Module, Stamps, Step, Watch
 from kernels.devices.gpu_driver import calling, load_cupy, ordinals
 
-# Entries of a stream, including the ones that a library adds. Beyond about 1,000 the next launch
-# blocks, and behind a closed gate it blocks for ever.
+# Entries of a stream, also a library's. After about 1,000 a launch blocks: at a gate, for ever.
 MOST_QUEUED = 500
 HOLD_NS = 2_000_000_000  # filling a batch takes ms; a display's driver kills kernels after seconds
 STAMPS = 4
@@ -30,8 +29,7 @@ class GpuModule:
         threads = min(threads or self.threads, self.threads)
         with self.calling(f"looking up {name}"):
             function = self.module.get_function(name)
-            # This query loads the kernel. The first launch would load it otherwise, and wait for
-            # the device behind a closed gate.
+            # This query loads the kernel; a first launch would wait for that behind a closed gate.
             self.registers = function.num_regs
 
         def enqueue(blocks: int, argument: Any) -> None:
@@ -43,9 +41,8 @@ class GpuModule:
 
 
 class GpuStream:
-    """A GPU, by its PCI bus id, and the stream of its kernels. `words` is the watch in pinned host
-    memory; the gate's kernel polls `gate_words`; `origin` is the first event of the last iteration.
-    """
+    """A GPU, by its PCI bus id, and its stream. `words` is the watch in pinned host memory; the
+    gate's kernel polls `gate_words`; `origin` is the first event of the last iteration."""
 
     def __init__(self, pci_bus_id: str) -> None:
         self.cupy, self.pci_bus_id = load_cupy(), pci_bus_id
@@ -109,13 +106,10 @@ class GpuStream:
 
     def run(self, actions: Sequence[Action], check: Step, counts: Counts, watch: Watch,
             graph: bool = False) -> Stamps:
-        """Runs iterations in batches behind a closed gate, so that the host's launch time does not
-        show. The first iteration of an operation has no gate: a library connects then, and waits
-        for the device. A block without timed iterations has none either: its iterations may be
-        longer than a stream. Stamps are ns since the first event of their iteration.
-
-        Raises DeviceError if the driver refuses a call or the device is lost.
-        """
+        """Runs iterations in batches behind a closed gate, which hides the host's launch time. The
+        first iteration of an operation has no gate: a library connects then, and waits for the
+        device. Blocks without timed iterations have none either: these may be longer than a stream.
+        Stamps are ns since the first event of their iteration. Raises DeviceError."""
         entries = 4 + sum(action.step.entries if action.step else 1 for action in actions)
         batch_size = max(1, MOST_QUEUED // entries)
         rows: list[list[int]] = []
@@ -182,8 +176,7 @@ class GpuStream:
                                           ctypes.addressof(watch))))
 
     def _open_gate(self) -> None:
-        """Lets the stream run to its end. Raises RuntimeError, like the driver, if the gate gave up
-        waiting: then the host's launches would have been timed."""
+        """Lets the stream run. Raises RuntimeError if the gate gave up: launches would be timed."""
         self.gate_words.opened = self.passes
         self.stream.synchronize()
         if self.gate_words.wanted == self.passes:  # `hold` wrote it

@@ -1,11 +1,8 @@
-// The native loop of the CPU device, for our operations and for MPI's alike.
-//
-// A call from Python costs as much as a small all-reduce. So an iteration is a list of actions,
-// which this loop performs through C pointers; Python only describes it.
+// The native loop of the CPU device, for our operations and MPI's. A call from Python costs as much
+// as a small all-reduce, so Python only lists the actions of an iteration.
 #include "../include/sync.h"
 
-// Runs a function; or, without one, stores the time in column `stamp`; or, with a negative stamp,
-// begins the next iteration.
+// Runs a function; or stores the time in column `stamp`; or, below 0, begins the next iteration.
 struct NativeAction {
   void (*run)(void*);
   void* argument;
@@ -61,9 +58,8 @@ extern "C" void run_sequence(const NativeAction* action) {
   for (; action->run; ++action) action->run(action->argument);
 }
 
-// A call of a library's function. Handles are 4 bytes in MPICH and 8 in Open MPI, and no function
-// takes more than nine arguments. In a register or on the stack each takes eight bytes, and the
-// callee ignores the arguments that it does not declare.
+// A call of a library's function, with up to nine arguments; it ignores those that it does not
+// declare. Handles are 4 bytes in MPICH and 8 in Open MPI, but as arguments all take 8 bytes.
 struct LibraryCall {
   int (*function)(long, long, long, long, long, long, long, long, long);
   long arguments[9];

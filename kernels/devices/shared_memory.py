@@ -1,11 +1,9 @@
 """Host memory that processes share: the CPU's slabs, and a GPU's where peers cannot map its own.
 
-A peer opens a memfd through `/proc/PID/fd/N`. A memfd has no name to guess, leaves nothing behind
-after SIGKILL, and does not depend on the size of /dev/shm. If that path is closed, a POSIX
-shared-memory object serves; its name goes as soon as all peers have opened it.
-
-Only the user can open the memory. The page behind the data holds a stamp: a magic, the size, and a
-digest of the label. With the stamp a peer refuses memory of another run, rank or allocation.
+A peer opens a memfd through `/proc/PID/fd/N`: without a name to guess, a leftover after SIGKILL, or
+the limit of /dev/shm. If that path is closed, a POSIX shared-memory object serves; its name goes
+when all peers have opened it. A stamp in the page behind the data (a magic, the size, a digest of
+the label) lets a peer refuse memory of another run, rank or allocation.
 """
 
 import contextlib
@@ -30,8 +28,7 @@ SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class HostMemory:
-    """Host memory, mapped into this process. Behind the data of shared memory is the stamp's page;
-    its owner keeps `fd` open, which a memfd's path needs."""
+    """Host memory, mapped into this process. Its owner keeps `fd` open: a memfd's path needs it."""
 
     def __init__(self, map: mmap.mmap, size_bytes: int, handle: bytes = b"", type: str = "private",
                  fd: int | None = None) -> None:
@@ -64,10 +61,8 @@ def stamp(size_bytes: int, label: str) -> bytes:
 
 
 def allocate(size_bytes: int, type: str, label: str = "") -> HostMemory:
-    """Shared memory of this type; its handle is its path. Raises OSError, also if memory runs out.
-
-    This process zeroes the memory, so that the pages lie near its core.
-    """
+    """Shared memory of this type; its handle is its path. This process zeroes it, so that the pages
+    lie near its core. Raises OSError, also if memory runs out."""
     if type == NAMED:
         # harness/witness.py finds a killed rank's memory by this name. Containers that share
         # /dev/shm can have equal process ids, so the name also has the PID namespace.
@@ -101,8 +96,7 @@ def forget_name(handle: bytes) -> None:
 
 
 def open_shared(handle: bytes, size_bytes: int, type: str, label: str = "") -> HostMemory:
-    """A peer's memory, mapped into this process. Raises DeviceError if it cannot be opened, or if
-    its owner, mode, size, seals or stamp differ from what this rank expects."""
+    """A peer's memory. Raises DeviceError if it cannot be opened, or is not what is expected."""
     if not re.fullmatch(HANDLES[type], handle):
         raise DeviceError(f"{handle[:60]!r} is no handle of {type}")
     path, nofollow = handle.decode(), 0 if type == MEMFD else os.O_NOFOLLOW  # /proc/PID/fd: a link

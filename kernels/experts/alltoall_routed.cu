@@ -1,15 +1,11 @@
-// Routed all-to-all of a mixture of experts: dispatch sends tokens to the ranks that have their
-// experts; combine sends the experts' results back and adds them, weighted.
-//
-// One hop each way; a token crosses the link once, each way, for each other rank with one of its
-// experts. In a step a rank hands over `step_tokens` tokens of every rank, with their choices, or
-// (combine) the weighted sums of the rows here. A token that is not for a reader leaves its place
-// in the slot unused. The counts of choices travel with the first tokens; the device computes from
-// them where a rank's rows begin.
+// Routed all-to-all of a mixture of experts: dispatch sends tokens to the ranks of their experts,
+// once to each; combine sends the experts' results back and adds them, weighted. In a step a
+// rank hands over `step_tokens` tokens of every rank, with their choices, or (combine) the weighted
+// sums of the rows here. A token that is not for a reader leaves its place in the slot unused. The
+// counts of choices travel with the first tokens: from them follows where a rank's rows begin.
 #include "routing.h"
 
-// A slot; `counts` only in a launch's first step, where every block stores the same counts. A
-// combine has its rows in the same place as a dispatch.
+// A slot; `counts` only in a launch's first step, where every block stores the same counts.
 struct Slot {
   char* rows;
   Choice* choices;

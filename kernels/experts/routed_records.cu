@@ -1,7 +1,6 @@
-// The launches around a library's exchange of tokens. Each copies every record once, in memory.
+// The launches around a library's exchange of tokens, with the rows of alltoall_routed.cu:
 //   1. dispatch: pack_tokens, the library's exchange of counts and of records, unpack_tokens
 //   2. combine: pack_parts, the exchange in the other direction, unpack_parts
-// A record is a row and its choices. The resulting rows are the same as in alltoall_routed.cu.
 #include "routing.h"
 
 DEVICE long record_bytes(const Arguments& a, const Routing& r) {

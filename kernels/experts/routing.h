@@ -67,8 +67,8 @@ DEVICE void place_rows(const Arguments& a, const Routing& r, Counts counts_of) {
   block_barrier();
 }
 
-// Copies a token of rank `from` into its rows here, and notes these rows in `came`. If a wait timed
-// out, the choices are old contents of the slot: no number in them may lead out of a buffer.
+// Copies a token of rank `from` into its rows here, noted in `came`. After a time-out the choices
+// are old contents of the slot: no number in them may lead out of a buffer.
 DEVICE void store_token(const Arguments& a, const Routing& r, long from, long token,
                         const Choice* choices, const char* row) {
   Choice* came = choices_of(r, r.came, from * r.most_tokens + token);

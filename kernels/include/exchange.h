@@ -1,16 +1,14 @@
-// Direct exchange: each rank hands elements to every other in one step; and ring: chunks pass from
-// each rank to its right. A longer message goes chunk by chunk, through two slots in turn: a peer
-// that has signalled chunk k has read chunk k-1, so its slot is free for k+1.
+// Direct exchange (each rank hands elements to every other in one step) and ring (to its right).
+// Two slots serve a message's chunks in turn: a peer that has signalled chunk k has read chunk k-1.
 #pragma once
 #include "pack.h"
 
-// How elements reach a reader: the writer stores them into the reader's slab (push) or into its own
-// (pull), or the reader takes them from the writer's registered send buffer.
+// Readers find elements in their own slab, in the writer's, or in its registered send buffer.
 enum Path { PUSH, PULL, REGISTERED };
 enum Readers { ONE, ALL };  // a rank's elements: different for each reader, or the same for all
 
-// Calls each(token) for this block's tokens of [start, end). A block has the same places of a slot
-// in every step and on every rank, because it waits only for the same block of each peer.
+// Calls each(token) for this block's tokens of [start, end): the same places in every step and on
+// every rank, because a block waits only for the same block of each peer.
 template <class Each> DEVICE void for_tokens_of_block(long start, long end, Each each) {
   for (long t = start + block(); t < end; t += blocks()) each(t);
 }
@@ -21,8 +19,7 @@ DEVICE long stride_of(long row_bytes) { return (row_bytes + 63) / 64 * 64; }
 //   1. give(reader, start, n, slot), for each reader: store its part of the next n of `count` units
 //   2. signal every peer; call meanwhile(start, n); wait for every peer
 //   3. take(start, n, inbox): inbox(writer) holds the units that `writer` gave to this rank
-// A count of 0 also takes one step, since every launch waits for every peer. All ranks have the
-// same `count` and the same number of units per step, `most`.
+// A count of 0 also takes a step, since a launch waits for every peer. All have the same `most`.
 template <Path PATH, Readers READERS, class Give, class Meanwhile, class Take>
 DEVICE long exchange_from(const Arguments& a, unsigned epoch, long step, long count, long most,
                           Give give, Meanwhile meanwhile, Take take) {
@@ -71,8 +68,8 @@ DEVICE const char* segment_for(const Arguments& a, const char* send, long reader
   return READERS == ONE ? send + reader * a.count * ELEMENT_BYTES : send;
 }
 
-// A launch that hands over segments and nothing else. For each part of n elements, `at` bytes into
-// the segments, calls meanwhile(at, n) and then take(at, n, from): from(writer) has these elements.
+// A launch that only hands over segments. For each part of n elements, `at` bytes into them, calls
+// meanwhile(at, n) and then take(at, n, from): from(writer) has these elements.
 template <Path PATH, Readers READERS, class Meanwhile, class Take>
 DEVICE void exchange(const Arguments& a, Meanwhile meanwhile, Take take) {
   if constexpr (PATH == REGISTERED) {
@@ -123,16 +120,14 @@ template <Path PATH, Readers READERS> DEVICE void exchange_and_gather(const Argu
       });
 }
 
-// A ring: REDUCES adds up each segment on its way around, GATHERS then passes it, complete, to all
-// ranks. With both, each chunk has a segment per rank; otherwise `send` (REDUCES) or `receive`
-// (GATHERS) has a segment of `count` elements per rank.
+// A ring: REDUCES adds up each segment on its way around, GATHERS passes it, complete, to all. With
+// both, a chunk has a segment per rank; otherwise `send` or `receive` has one of `count` elements.
 template <bool REDUCES, bool GATHERS> struct Ring {
   static constexpr bool BOTH = REDUCES && GATHERS;
   static constexpr int SUMMED = REDUCES ? WORLD - 1 : 0;  // the stage that completes a segment
   static constexpr int STAGES = SUMMED + (GATHERS ? WORLD : 1);
 
-  // One stage of a chunk of n elements: up to SUMMED it adds the own input, from there on it
-  // outputs; all stages but the last send the segment on.
+  // A stage up to SUMMED adds the own input, from there on it outputs; all but the last send on.
   static DEVICE void stage(const Arguments& a, int s, long start, long n, const char* received,
                            Slab sent) {
     const long index = (a.rank - s - !GATHERS + 2 * WORLD) % WORLD;
@@ -154,9 +149,8 @@ template <bool REDUCES, bool GATHERS> struct Ring {
     else if (!in_place) copy(output, from, segment.count);
   }
 
-  // Several chunks at once: chunk k enters in beat k and passes one stage per beat. The right
-  // neighbour reads `sent` of stage s as `received` of stage s+1, one beat later. An inbox has two
-  // slots: a slot that beat b overwrites was read, two chunks ago, in beat b-1.
+  // Chunk k enters in beat k and passes one stage per beat: the right neighbour receives in stage
+  // s+1 what was sent in stage s. The slot (of two) that beat b overwrites was read in beat b-1.
   static DEVICE void launch(const Arguments& a) {
     const unsigned epoch = enter_launch(a);
     const long left = (a.rank + WORLD - 1) % WORLD, right = (a.rank + 1) % WORLD;

@@ -1,14 +1,11 @@
-// A matrix times a few vectors, one for each token (GEMV): the computing part of gemv_allreduce.cu.
-//
-// A subgroup computes a tile, ROWS rows for all TOKENS: its lanes load packs of weights and of
-// activations in the order of memory, add up each row's products in fp32, and then add their sums.
-// A launch reads hidden x inner weights: fp16, bf16, or int8 with one fp32 scale a row.
+// A matrix times a few vectors, one per token (GEMV). A subgroup computes a tile, ROWS rows for all
+// TOKENS: its lanes load packs in the order of memory, add up products in fp32, then their sums.
 #pragma once
 #include "pack.h"
 
 struct Gemv {
   Arguments ranks;          // `send`: this rank's parts [TOKENS][hidden], written by `gemv` alone
-  const char* weights;      // [copies][hidden][inner]; a launch uses copy `iteration % copies`
+  const char* weights;      // [copies][hidden][inner] of WEIGHT; uses copy `iteration % copies`
   const char* activations;  // [TOKENS] vectors [inner] of ELEMENT, `stride` elements apart
   const char* row_scales;   // [hidden] fp32, for int8 weights
   long hidden, inner;       // both multiples of 64
@@ -84,8 +81,7 @@ DEVICE void compute_tile(const Gemv& g, const char* rows, unsigned tile, TileSum
   }
 }
 
-// A group of tiles from `row` on, not inlined: inlined into the fused kernel and `gemv`, a compiler
-// made one of them 3 % slower. One call for each tile is 5 % slower.
+// A group of tiles from `row` on. A call per tile is 5 % slower; inlined, one kernel is 3 % slower.
 constexpr int GROUP = REGISTERS == 1 ? 4 : 1;
 SEPARATE void compute_group(const Gemv& g, const char* weights, long row, long end,
                             TileSums (&sums)[GROUP]) {

@@ -1,14 +1,10 @@
-// Residual addition and RMSNorm of a token's row, by one block, for allreduce_rmsnorm.cu.
-//
-// Passes over the row:
+// Residual addition and RMSNorm of a token's row, by one block, in passes over the row:
 //   1. add: sum of all sources + residual, rounded and stored in residual_out; adds up the squares
 //   2. scale: residual_out / sqrt(mean of the squares + epsilon) * weight, rounded, into `receive`
 //   3. with OUTPUT, encode: that row as codes of one byte, with one scale a row
 // The order of the fp32 sum does not depend on the row's address, so every rank gets the same bits.
-// If the sum overflows, the norm is 0.
-// A scale is the largest magnitude of the rounded norm divided by the largest code. Scale and codes
-// are 0 if the scale has no inverse in fp32, as for a row of zeros. If an element is NaN or
-// infinite, the scale is NaN and the codes are 0.
+// If it overflows, the norm is 0. A scale is the rounded norm's largest magnitude / the largest
+// code; 0 if that has no inverse in fp32, NaN if an element is not finite, both with codes of 0.
 #pragma once
 #include "quantize.h"
 
@@ -101,8 +97,7 @@ DEVICE void put_codes(SingleElement at, int, char* codes, const words (&encoded)
   copy_bits(codes + at.element, encoded, 1);
 }
 
-// Writes a row's codes and returns its scale. largest_bits: the row's largest magnitude, as bits of
-// a float.
+// Writes a row's codes and returns its scale; largest_bits: its largest magnitude, as float bits.
 DEVICE float encode(const Row& row, unsigned largest_bits) {
   const bool finite = largest_bits < 0x7f800000u;
   const float nan = reinterpret<float>(0x7fc00000u);

@@ -1,7 +1,5 @@
-// Elements in packs, and their reduction.
-//
-// A pack is the widest access of the machine. Arithmetic widens it to `values`: fp16 and bf16 to
-// fp32, other types unchanged. A result is rounded to the wire type once, when narrowed.
+// Elements in packs, and their reduction. A pack is the machine's widest access. Arithmetic widens
+// fp16 and bf16 to `values` of fp32. A result is rounded to the wire type once, when narrowed.
 #pragma once
 #include "sync.h"
 
@@ -81,8 +79,7 @@ typedef ELEMENT Element;
 constexpr unsigned VALUES = sizeof(Element::values) / sizeof(Element::values::v[0]);
 constexpr long ELEMENT_BYTES = sizeof(Element::bits);
 constexpr long PACK_ELEMENTS = sizeof(pack) / ELEMENT_BYTES;
-// Limit of one `reduce`, with 32-bit offsets: a GPU adds them to a base as part of an access, while
-// 64-bit offsets take half of all registers.
+// Limit of one `reduce`: a GPU's access adds a 32-bit offset; 64 bits take half of all registers.
 constexpr long MOST_ELEMENTS = 1L << 28;
 
 // Pack i of a user's buffer, which may start anywhere.
@@ -156,9 +153,8 @@ struct Team { unsigned thread, threads; };
 DEVICE Team whole_grid() { return {(unsigned)thread(), (unsigned)threads()}; }
 DEVICE Team this_block() { return {(unsigned)thread_in_block(), (unsigned)threads_in_block()}; }
 
-// A place in a buffer: a batch of N packs, `step` packs apart, or a single element, in lane 0 of an
-// otherwise empty pack. Pack k of a batch has the number `number + k`, and so have its elements, if
-// they go alone.
+// A place in a buffer: a batch of N packs, `step` packs apart, or a single element in lane 0 of an
+// empty pack. Pack k of a batch, or any of its elements alone, has the number `number + k`.
 template <int N> struct Packs {
   static constexpr int COUNT = N, number = 0;
   unsigned first, step;
@@ -186,9 +182,8 @@ struct SingleElement {
   }
 };
 
-// Calls each(place) for this thread's places among `count` elements. If an address is not aligned
-// to a pack, every element goes alone: a GPU that tested each access would not batch its loads. The
-// same thread handles an element either way, since a peer with aligned buffers waits for its block.
+// Calls each(place) for this thread's places. Unaligned elements go alone, by the same thread:
+// an aligned peer waits for its block. Testing each access would keep a GPU from batching loads.
 template <int BATCH, class Each>
 DEVICE void for_places(long count, bool aligned, Team team, Each each) {
   const unsigned packs = aligned ? (unsigned)(count / PACK_ELEMENTS) : 0;

@@ -1,7 +1,5 @@
-// Selects the machine: CUDA, HIP or a host CPU. No other file contains #if.
-//
-// On a CPU a block is one thread and a register is a GNU vector of the machine's full width. On a
-// GPU a register is one 32-bit word, and one 128-bit access moves a pack of four.
+// Selects the machine; no other file contains #if. On a CPU a block is one thread, and a register a
+// GNU vector of full width. On a GPU a register is a word, and one access moves a pack of four.
 #pragma once
 
 #ifndef WORLD      // number of ranks; a run-time number costs up to 20 % at small sizes
@@ -34,9 +32,6 @@
 #ifndef SEVERAL_PAGES   // 1: a CPU walks several pages at once; no effect on a GPU
 #define SEVERAL_PAGES 0
 #endif
-#ifndef RANKS_IN_ONE_LAUNCH  // 1: one GPU launch runs all ranks, in ranks x blocks; none on a CPU
-#define RANKS_IN_ONE_LAUNCH 0
-#endif
 
 // Begins a kernel that the host launches with one argument.
 #define KERNEL extern "C" __global__ UP_TO_512_THREADS void
@@ -58,12 +53,8 @@ typedef double doubles;
 typedef int ints;
 typedef long long longs;
 
-struct alignas(16) pack { words r[REGISTERS]; };
-
 #else  // a host CPU
 
-#undef RANKS_IN_ONE_LAUNCH
-#define RANKS_IN_ONE_LAUNCH 0
 #define __global__
 #define UP_TO_512_THREADS
 #define UP_TO_256_THREADS
@@ -102,11 +93,10 @@ struct two_half_words { half_words low, high; };
 struct two_shorts { shorts low, high; };
 struct four_chars { chars of[4]; };
 
-struct pack { words r[REGISTERS]; };
-
 #endif
 
 // ------------------------------------------------------------------------------ for every machine
+struct alignas(REGISTERS * sizeof(words)) pack { words r[REGISTERS]; };
 #if defined(__CUDACC__)
 #define COPY_BYTES memcpy  // NVRTC knows only this name; HIP's clang would call a function
 #else

@@ -1,15 +1,13 @@
-// Threads, fences, flags and accesses on CUDA; part of platform.h. In PTX: C++ does not promise
-// them.
+// Threads, fences, flags and accesses on CUDA, in PTX because C++ does not promise them.
 #pragma once
 
-// One block of this size may use all registers, 128 per thread. By default the compiler uses 40, to
-// fit further blocks that do not exist, and keeps fewer loads in flight.
+// One block may use all registers, 128 per thread; the default, 40, keeps fewer loads in flight.
 #define UP_TO_512_THREADS __launch_bounds__(512, 1)
 #define UP_TO_256_THREADS __launch_bounds__(256, 1)  // 255 registers per thread
 DEVICE int thread_in_block() { return threadIdx.x; }
 DEVICE int threads_in_block() { return blockDim.x; }
-DEVICE int block_in_grid() { return blockIdx.x; }
-DEVICE int blocks_in_grid() { return gridDim.x; }
+DEVICE int block() { return blockIdx.x; }
+DEVICE int blocks() { return gridDim.x; }
 DEVICE int afresh(int x) { return x; }
 template <int LOADS> DEVICE void loads_first() {}
 DEVICE void summed_so_far(floats& x) { asm volatile("" : "+f"(x)); }
@@ -38,8 +36,7 @@ DEVICE u64 clock_ns() {
   asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
   return t;
 }
-// The compiler split plain C++ accesses into scalar ones. It may also turn them into ld.global.nc,
-// which must not read memory that a peer writes.
+// In C++ the compiler split accesses, and may use ld.global.nc, which must not read peers' stores.
 DEVICE pack load_16_bytes(const void* p) {
   pack x;
   asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];"

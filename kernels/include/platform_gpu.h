@@ -1,10 +1,6 @@
 // Code that CUDA and HIP share; part of platform.h.
 #pragma once
 
-// Blocks and the block's number within its rank.
-DEVICE int blocks() { return RANKS_IN_ONE_LAUNCH ? blocks_in_grid() / WORLD : blocks_in_grid(); }
-DEVICE int block() { return RANKS_IN_ONE_LAUNCH ? block_in_grid() % blocks() : block_in_grid(); }
-DEVICE int rank_in_grid() { return block_in_grid() / blocks(); }
 DEVICE void breathe() {}
 DEVICE void yield() {}
 // Without pauses: a running kernel is not stopped with its process.
@@ -41,10 +37,9 @@ template <class Piece> DEVICE void store_pieces(char* to, pack p) {
   UNROLLED for (unsigned k = 0; k < 16 / sizeof(Piece); ++k) ((volatile Piece*)to)[k] = x.of[k];
 }
 
-// Rounds to the nearest bf16, ties to even, in the upper half of the word. In integers, because
-// hardware conversions differ on denormals. Arithmetic has made every NaN quiet, so it stays a NaN;
-// the minimum keeps its carry out of the sign. Testing f != f would take scalar registers per
-// element, or a branch, and branches break up a batch of loads.
+// The nearest bf16, ties to even, in the upper half of the word. In integers: hardware conversions
+// differ on denormals. Arithmetic made every NaN quiet, and the minimum keeps its carry out of the
+// sign. Testing f != f would take scalar registers, or a branch, which breaks up a batch of loads.
 DEVICE words rounded_to_bfloat16(floats f) {
   const words w = reinterpret<words>(f), sign = w & 0x80000000u;
   return sign | least_of((w ^ sign) + 0x7fffu + (w >> 16 & 1u), 0x7fffffffu);
@@ -104,8 +99,7 @@ DEVICE float* shared_by_block() {
   __shared__ float of_subgroups[16];
   return of_subgroups;
 }
-// The same sum in every thread and on every rank: subgroups are added in order. Without the first
-// barrier lane 0 overwrites a slot that a slow thread has yet to read.
+// The same sum in every thread and on every rank. Before the first barrier threads read old slots.
 DEVICE float sum_over_block(float of_thread) {
   float *of_subgroups = shared_by_block(), sum[1] = {of_thread};
   add_over_lanes(sum);

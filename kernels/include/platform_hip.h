@@ -9,10 +9,8 @@
   __attribute__((amdgpu_flat_work_group_size(1, 256), amdgpu_waves_per_eu(1, 2)))
 DEVICE int thread_in_block() { return __builtin_amdgcn_workitem_id_x(); }
 DEVICE int threads_in_block() { return __builtin_amdgcn_workgroup_size_x(); }
-DEVICE int block_in_grid() { return __builtin_amdgcn_workgroup_id_x(); }
-DEVICE int blocks_in_grid() {
-  return __builtin_amdgcn_grid_size_x() / __builtin_amdgcn_workgroup_size_x();
-}
+DEVICE int block() { return __builtin_amdgcn_workgroup_id_x(); }
+DEVICE int blocks() { return __builtin_amdgcn_grid_size_x() / __builtin_amdgcn_workgroup_size_x(); }
 // Hides x, which all threads share, from the compiler: what depends on x is then computed at its
 // use. Computed before all loops, it exceeds the 102 scalar registers of gfx9.
 DEVICE int afresh(int x) {
@@ -26,11 +24,9 @@ template <int LOADS> DEVICE void loads_first() {
   __builtin_amdgcn_sched_group_barrier(0x2, 1, 0);       // vector arithmetic
   __builtin_amdgcn_sched_barrier(0);
 }
-// Completes a partial sum before the next addend. Otherwise the compiler prepares the operands of
-// all additions first and runs out of registers.
+// Completes a partial sum before the next addend: the operands of all sums exceed the registers.
 DEVICE void summed_so_far(floats& x) { asm volatile("" : "+v"(x)); }
-// An element of an array of the arguments, for a rank that differs between threads. Selected in
-// registers: ROCm keeps arguments in host memory, across the wire.
+// An argument's element, by thread. Selected in registers: ROCm keeps arguments in host memory.
 template <class T> DEVICE T* of_thread(T* const* of_ranks, int rank) {
   T* selected = of_ranks[0];
   for (int r = 1; r < WORLD; ++r) selected = r == rank ? of_ranks[r] : selected;
@@ -45,8 +41,7 @@ DEVICE void fence_system() {
   __builtin_amdgcn_fence(__ATOMIC_RELEASE, "");
   asm volatile(WAIT_FOR_WRITE_BACK ::: "memory");
 }
-// All memory is global. For a pointer that was loaded the compiler cannot see that, and would use
-// flat accesses, which are slower and wait for more.
+// All memory is global. Through a loaded pointer the compiler would use slower, flat accesses.
 #define GLOBAL __attribute__((address_space(1)))
 typedef unsigned four_words __attribute__((ext_vector_type(4)));
 typedef GLOBAL four_words global_words;
@@ -66,8 +61,7 @@ DEVICE u64 load_packet_system(const u64* p) {
 DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) {
   return __hip_atomic_fetch_add(p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
 }
-// The counter behind HIP's wall_clock64. It counts at 100 MHz on gfx94x and gfx10 to gfx12 (LLVM's
-// libc, src/time/gpu/time_utils.h) and at 25 MHz on gfx90a.
+// wall_clock64: 100 MHz on gfx94x and gfx10 to 12 (LLVM's libc, time_utils.h), 25 MHz on gfx90a.
 DEVICE u64 clock_ns() { return __builtin_readsteadycounter() * 10; }
 // Not volatile: the compiler would make each volatile access coherent with the whole system and
 // wait for it before the next. The acquire before and the release after order these accesses.

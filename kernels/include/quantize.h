@@ -1,11 +1,8 @@
-// Elements as codes of 8 or 4 bits, in blocks of 32 with one fp16 scale: element = code * scale.
-// A block takes 34 or 18 bytes:
+// Elements as codes of 8 or 4 bits, in blocks of 32 with one fp16 scale (34 or 18 bytes):
 //   1. scale = largest magnitude / largest code, rounded up to fp16, so that no code saturates
-//   2. code = element / scale, rounded to the nearest, ties to even
-// The scale is 0 if all elements are 0. It is NaN if an element is NaN or infinite, or if the scale
-// overflows fp16: the block then decodes to NaNs, never to numbers that could be true. code * scale
-// is exact in fp32, so fusing it with a sum changes nothing. The codes of several registers share a
-// word; only this file knows the order of elements.
+//   2. code = element / scale, rounded to the nearest, ties to even; element = code * scale
+// The scale is 0 if all elements are 0, and NaN if one is NaN or infinite or the scale overflows:
+// the block then decodes to NaNs. code * scale is exact in fp32: fusing it with a sum is safe.
 #pragma once
 #include "pack.h"
 
@@ -14,10 +11,9 @@ DEVICE words clamped_magnitude(unsigned limit_bits, floats x) {
   return least_of(magnitude(x), words{} + limit_bits);
 }
 
-// Rounds to the nearest integer, ties to even, clamped to +-limit (given as the bits of a float);
-// the integer is in the low bits of each lane. Adding 1.5 * 2^23 leaves no bits for a fraction. The
-// clamp keeps a compiler from fusing this sum with a product in x; as integer arithmetic it needs
-// no masks, for which AMD has too few scalar registers.
+// The nearest integer, ties to even, clamped to +-limit, in the low bits of each lane: 1.5 * 2^23
+// leaves no bits for a fraction. The clamp keeps a compiler from fusing this sum with a product in
+// x; in integers it needs no masks, for which AMD has too few scalar registers.
 DEVICE words rounded(unsigned limit_bits, floats x) {
   const words sign = reinterpret<words>(x) & 0x80000000u;
   const floats clamped = reinterpret<floats>(clamped_magnitude(limit_bits, x) | sign);
@@ -131,8 +127,7 @@ DEVICE unsigned units_of(long count) {
   return (unsigned)((count + UNIT_ELEMENTS - 1) / UNIT_ELEMENTS);
 }
 
-// Unit u of a user's buffer with `packs` packs; the last unit may have fewer blocks. If the buffer
-// is not ALIGNED to a pack, its packs move in parts.
+// Unit u of a user's buffer with `packs` packs: if not ALIGNED, in parts; the last may be shorter.
 template <bool ALIGNED> DEVICE WideUnit load_unit(const char* from, unsigned u, unsigned packs) {
   pack loaded[UNIT_PACKS];
   UNROLLED for (int k = 0; k < UNIT_PACKS; ++k) {

@@ -1,9 +1,7 @@
-// Synchronisation between ranks: epochs, flags and barriers over memory that peers have mapped.
-//
-// A flag lies in the control block of the rank that reads it, has one writer, and holds a stamp:
-// the launch's epoch above, the step within the launch below. A stamp only grows, so all algorithms
-// share the flags. A reader tests "at least" by the sign of a difference, which stays correct when
-// the epoch wraps at 2^32.
+// Synchronisation between ranks, over memory that peers have mapped: epochs, flags and barriers. A
+// flag lies in its reader's control block, has one writer, and holds a stamp: the launch's epoch
+// above, the step below. Stamps only grow, so all algorithms share the flags. The sign of a
+// difference says "at least", also when the epoch wraps at 2^32.
 //
 // A launch uses the half of the slab that its epoch's low bit names. No rank waits at the end of a
 // launch: a rank in launch e+2, which writes into the half of e again, has finished e+1, in which
@@ -21,8 +19,7 @@ constexpr int POLLS_PER_LOOK = 50;
 // 128 bytes: the CPU's prefetcher and the GPU fetch cache lines in pairs.
 struct alignas(128) Line { u64 value; };
 
-// A rank's own counters, in its device's memory: a captured graph then replays correctly, and no
-// counter crosses the wire, which may not carry atomics.
+// A rank's own counters, on its device: a graph replays correctly, and no atomic crosses the wire.
 struct Own {
   Line epoch;     // of this rank's last launch
   Line ticket;    // blocks that have left the launch
@@ -56,19 +53,10 @@ struct Arguments {
   Own* own;
   const char* sends[MOST_RANKS];  // every rank's buffers, as mapped here, if they are registered
   char* receives[MOST_RANKS];
-  const Arguments* everyone;      // with RANKS_IN_ONE_LAUNCH: every rank's arguments
   const void* more;               // a kernel's further arguments: Routing, Norm, Gemv
 };
 
-// The arguments of this block's rank.
-DEVICE const Arguments& of_this_rank(const Arguments& a) {
-  return RANKS_IN_ONE_LAUNCH ? a.everyone[rank_in_grid()] : a;
-}
-// Begins a kernel that uses the arguments of this block's rank as `a`.
-#define RANK_KERNEL(name)                                                                  \
-  DEVICE void name##_of_rank(const Arguments& a);                                          \
-  KERNEL name(LAUNCHED_WITH(Arguments) launched) { name##_of_rank(of_this_rank(launched)); } \
-  DEVICE void name##_of_rank(const Arguments& a)
+#define RANK_KERNEL(name) KERNEL name(LAUNCHED_WITH(Arguments) a)
 
 DEVICE long thread() { return (long)block() * threads_in_block() + thread_in_block(); }
 DEVICE long threads() { return (long)blocks() * threads_in_block(); }
@@ -77,8 +65,7 @@ DEVICE unsigned everyone_but(long rank) { return ((1u << WORLD) - 1) & ~(1u << r
 DEVICE u64 stamp(unsigned epoch, long step) { return (u64)epoch << 32 | (u64)step; }
 DEVICE bool reached(u64 seen, u64 wanted) { return (long long)(seen - wanted) >= 0; }
 
-// Ends every wait. The launch runs on over stale data; the host finds the time-out in the watch and
-// discards the result.
+// Ends every wait. The launch runs on over stale data; the host sees the time-out and discards it.
 DEVICE void give_up(const Arguments& a, int peer, u64 seen, u64 wanted) {
   volatile Watch* w = a.watch;
   w->peer = peer;
@@ -105,16 +92,14 @@ DEVICE void spin(const Arguments& a, Poll poll, TimedOut timed_out) {
   }
 }
 
-// Waits until `flag` reaches `wanted`. Without this wait a launch reads a slab that its peer has
-// yet to write.
+// Waits until `flag` reaches `wanted`: before, the peer has yet to write the slab.
 DEVICE void await_acquire_system(const Arguments& a, const u64* flag, u64 wanted, int peer) {
   spin(a, [&](u64& seen) { return reached(seen = load_acquire_system(flag), wanted); },
        [&](u64 seen) { give_up(a, peer, seen, wanted); });
 }
 
-// Tells `peers` (one bit each) that this block has made all its stores before `value`. Without the
-// fence, a flag overtakes a non-temporal store or another thread's store, and the peer sums the old
-// contents of the slab. Without the barrier, thread 0 sets the flag before other threads' stores.
+// Tells `peers` (one bit each) that this block has made all its stores before `value`. The fence
+// keeps flags behind non-temporal and other threads' stores; the barrier waits for these threads.
 DEVICE void signal(const Arguments& a, unsigned peers, u64 value) {
   fence_stores_system();
   block_barrier();
@@ -123,8 +108,7 @@ DEVICE void signal(const Arguments& a, unsigned peers, u64 value) {
       store_release_system(&of_thread(a.control, p)->flags[block()][a.rank].value, value);
 }
 
-// Waits until each of `peers` has signalled at least `wanted`, one thread per peer. The barrier
-// keeps the other threads from reading a slab that the peer has yet to write.
+// Waits until each of `peers` has signalled at least `wanted`. The barrier holds all threads back.
 DEVICE void wait(const Arguments& a, unsigned peers, u64 wanted) {
   for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
     if (peers >> p & 1)
@@ -132,8 +116,7 @@ DEVICE void wait(const Arguments& a, unsigned peers, u64 wanted) {
   block_barrier();
 }
 
-// Sends a flag to `partner` and back, `count` times, with stamps from `step` on. The lower rank
-// begins.
+// The lower rank sends its partner a flag, and gets one back: `count` times, stamps from `step` on.
 DEVICE void bounce(const Arguments& a, int partner, unsigned epoch, long step, long count) {
   if (thread() != 0) return;
   u64* ping = &of_thread(a.control, partner)->flags[0][a.rank].value;
@@ -148,8 +131,7 @@ DEVICE void bounce(const Arguments& a, int partner, unsigned epoch, long step, l
 // Returns the epoch of this launch: the last launch's epoch plus one.
 DEVICE unsigned enter_launch(const Arguments& a) { return (unsigned)a.own->epoch.value + 1; }
 
-// The half of a rank's slab for this launch. With a single half, a fast rank's next launch would
-// overwrite data that a slow peer has yet to read.
+// A slab's half for this launch: a fast rank's next one must not overwrite what peers still read.
 DEVICE char* half_of(const Arguments& a, long rank, unsigned epoch) {
   return a.slab[afresh((int)rank)] + (epoch & 1) * a.half_bytes;
 }

@@ -1,14 +1,10 @@
-// Two-shot all-reduce: a reduce-scatter followed by an all-gather, both direct.
-//
-// Two steps; each rank sends and reads 2 (n-1)/n S bytes. A chunk of the message has one segment
-// per rank, its owner. A rank works in beats. Beat b does
+// Two-shot all-reduce: a reduce-scatter and an all-gather, both direct. Each rank sends and reads
+// 2 (n-1)/n S bytes. A chunk has one segment per rank, its owner. In beat b a rank
 //   A. for chunk b:   copies the segments of the input into its own slab
-//   B. for chunk b-1: sums its own segment over all ranks, in rank order and rounded once, into its
-//                     slab
+//   B. for chunk b-1: sums its segment over all ranks into its slab, in rank order, rounded once
 //   C. for chunk b-2: copies the sums of the segments from their owners' slabs to its output
-// and then signals. Each part needs only the peers' previous beat, so one flag per beat orders all
-// three parts; the peers read the data that A and B overwrite, two beats old, in the previous beat.
-// One rank computes each sum, so every rank gets the same bits.
+// and then signals. One flag per beat orders all, since each part needs only the peers' previous
+// beat: in it they read the data, two beats old, that A and B overwrite. One rank makes each sum.
 #pragma once
 #include "pack.h"
 

@@ -21,7 +21,7 @@ from bench.harness.suite import Suite
 from collectives.collective import DATATYPES, Array, Collective, Shape
 from collectives.communicator import Disagreement, launched_ranks
 from collectives.operation import Case, Operation, Unsupported
-from collectives.peer_buffer import PeerBuffer, probe_kernels, register
+from collectives.peer_buffer import PeerBuffer, probe_kernels
 from kernels.devices.device import PEER_STRUCTURES, DeviceError, Memory, Step, Transfer
 from reports.result import CaseHeader
 
@@ -149,7 +149,7 @@ def open_wire(session: Session, size_bytes: int) -> Wire:
         on_host = (device.private(BACKGROUND_BYTES) if device.near_peers
                    else device.allocate(BACKGROUND_BYTES, "host_staged"))
         on_device = device.private(BACKGROUND_BYTES)
-    send, receive = (register(communicator, device, peers, size_bytes) for _ in range(2))
+    send, receive = (peers.register(size_bytes) for _ in range(2))
     arguments = peers.arguments(send.address, receive.address, 0, device.most_chunk_bytes)
     for rank, (its_send, its_receive) in enumerate(zip(*peers.registered[-2:], strict=True)):
         arguments.sends[rank], arguments.receives[rank] = its_send.address, its_receive.address

@@ -1,14 +1,18 @@
-"""The registry: each collective's algorithms by name, in the order of the table."""
+"""The registry: each collective's algorithms by name, in the order of the table. `auto` is what
+bench.tune measured as best here, or a choice that is reasonable everywhere."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
-from collectives import allgather, alltoall, auto, quantized, reduce_scatter, sendrecv
+from collectives import allgather, alltoall, quantized, reduce_scatter, sendrecv
 from collectives.allreduce_one_shot import PULL, PUSH
 from collectives.allreduce_one_shot_ll import LL
 from collectives.allreduce_ring import RING
 from collectives.allreduce_two_shot import TWO_SHOT
-from collectives.library import LIBRARY
-from collectives.operation import Algorithm
+from collectives.operation import Algorithm, Bound, Case, Operation, Traffic, TunedChoice, World
+
+SAME_STATE_RATIO = 1.5  # of two round trips in one state; states were 2 to 5 times apart
 
 # `auto` chooses among these, and a default run measures them.
 EXACT: dict[str, tuple[Algorithm, ...]] = {
@@ -24,9 +28,70 @@ ON_REQUEST: dict[str, tuple[Algorithm, ...]] = {
 }
 
 
+def choose(size_bytes: int, ranks: int) -> str:
+    """The default all-reduce: fewest steps where latency dominates, fewest bytes elsewhere."""
+    return "one_shot_pull" if size_bytes * (ranks - 1) <= 128 << 10 else "two_shot"
+
+
+def same_state(rtt_a_ns: float, rtt_b_ns: float) -> bool:
+    """Whether two round trips of a flag, perhaps of two launches, show one state of the link."""
+    return max(rtt_a_ns, rtt_b_ns) <= SAME_STATE_RATIO * min(rtt_a_ns, rtt_b_ns)
+
+
+def choices_for(choices: Sequence[TunedChoice], case: Case, ranks: int) -> list[TunedChoice]:
+    """The best algorithm in each tuned state of the link, at the nearest size that was tuned."""
+    if not case.segment_bytes:
+        return []
+    key = case.collective.name, ranks, case.variant
+    comparable = [choice for choice in choices
+                  if (choice.collective, choice.ranks, choice.variant) == key]
+    states: list[list[TunedChoice]] = []
+    for choice in sorted(comparable, key=lambda choice: choice.link_rtt_ns):
+        if not states or not same_state(states[-1][0].link_rtt_ns, choice.link_rtt_ns):
+            states.append([])
+        states[-1].append(choice)
+    return [min(state, key=lambda choice: abs(math.log(choice.size_bytes / case.segment_bytes)))
+            for state in states]
+
+
+def choosing_among(algorithms: Sequence[Algorithm],
+                   default: Callable[[int, int], str] | None = None) -> Algorithm:
+    """`auto`: binds the tuned choice for each state of the link, or `default(size_bytes, ranks)`;
+    without one direct_pull, the shortest way with the fewest stores."""
+    by_name = {algorithm.name: algorithm for algorithm in algorithms}
+
+    def bind_named(world: World, case: Case, name: str) -> Bound:
+        bound = named(by_name, name).bind(world, case)
+        return replace(bound, chosen=name) if isinstance(bound, Operation) else bound
+
+    def bind(world: World, case: Case) -> Bound:
+        ranks, by_link = world.communicator.size, dict[float, Operation]()
+        for choice in choices_for(world.choices, case, ranks):
+            bound = bind_named(world, case, choice.algorithm)
+            if isinstance(bound, Operation):
+                by_link[choice.link_rtt_ns] = bound
+        if by_link:
+            return replace(next(iter(by_link.values())), by_link=by_link)
+        name = default(case.segment_bytes, ranks) if default else "direct_pull"
+        return bind_named(world, case, name)
+
+    return Algorithm("auto", "the best for the size: as bench.tune measured, or a default", bind,
+                     registered=True)
+
+
+def _library_traffic(ranks: int, case: Case) -> Traffic:
+    """A lower bound for every algorithm: each rank must receive the data that it lacks."""
+    each_way, own = case.collective.least_bytes(case.segment_bytes, ranks)
+    return Traffic(1, ((each_way, each_way),), own)
+
+
+LIBRARY = Algorithm(
+    "library", "NCCL or RCCL on GPUs; on the CPU the MPI that started this",
+    lambda world, case: world.library.bind(world, case), _library_traffic, library_variants=2)
+
+
 def _registered(collective: str) -> dict[str, Algorithm]:
-    choose = auto.choose if collective == "all_reduce" else auto.choose_direct_pull
-    automatic = auto.choosing_among(EXACT[collective], choose)
+    automatic = choosing_among(EXACT[collective], choose if collective == "all_reduce" else None)
     listed = (LIBRARY, *EXACT[collective], *ON_REQUEST.get(collective, ()), automatic)
     return {algorithm.name: algorithm for algorithm in listed}
 
@@ -35,7 +100,6 @@ ALGORITHMS: dict[str, dict[str, Algorithm]] = {name: _registered(name) for name 
 
 
 def default_names(collective: str) -> list[str]:
-    """The algorithms that a run measures unless its command line names others."""
     skipped = {algorithm.name for algorithm in ON_REQUEST.get(collective, ())}
     return [name for name in ALGORITHMS[collective] if name not in skipped]
 
@@ -50,7 +114,6 @@ def named(algorithms: Mapping[str, Algorithm], name: str) -> Algorithm:
 
 
 def selected(algorithms: Mapping[str, Algorithm], names: Sequence[str]) -> list[Algorithm]:
-    """The algorithms with these names, in the order of the registry."""
     order = list(algorithms)
     by_order = sorted(names, key=lambda name: order.index(name.split("+")[0]))
     return [named(algorithms, name) for name in by_order]

@@ -1,8 +1,5 @@
-"""Ring all-reduce: every rank passes segments to its right. See kernels/allreduce_ring.cu.
-
-The ring sums a segment in rotated order and rounds it to the datatype once a hop, so its error is
-at most n-1 roundings; the one- and two-shot forms round once.
-"""
+"""Ring all-reduce: every rank passes segments to its right. See kernels/allreduce_ring.cu. It sums
+in rotated order and rounds once a hop, so at most n-1 times; one- and two-shot forms round once."""
 
 from collectives.operation import Algorithm, Bound, Case, Traffic, World, bind_kernel
 from collectives.peer_buffer import HALF_BYTES

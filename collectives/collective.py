@@ -78,14 +78,12 @@ class Collective:
     """The meaning of a collective.
 
     Its size, as nccl-tests counts it, is one segment; if it is `cut`, one segment for each rank. A
-    rank's send buffer holds all segments if `sends_all`, otherwise one; `receives_all` says the
-    same of its receive buffer. A `rooted` collective has a root.
+    rank's send buffer holds all segments if `sends_all`, otherwise one; likewise `receives_all`.
     `result(sent, shape, combine)` computes the receive buffers of all ranks, (ranks, segments,
     ...), from their send buffers; `combine` reduces the axis of ranks. `receives(shape, rank,
-    ranks)` says whether a rank gets any data. `least_bytes(segment_bytes, ranks)` are the bytes
-    that each rank must send, and as many receive, and the bytes that it copies for itself.
-    `no_place` says why there is no in-place form; `no_chain` why a chain has no meaning, by the
-    `way` of a shape (None: without ways).
+    ranks)`: whether a rank gets any data. `least_bytes(segment_bytes, ranks)`: what each rank must
+    send and receive, and what it copies for itself. `no_place` says why there is no in-place form;
+    `no_chain` why a chain has no meaning, by the `way` of a shape (None: without ways).
     """
 
     name: str
@@ -94,7 +92,6 @@ class Collective:
     sends_all: bool = False
     receives_all: bool = False
     reduces: bool = False
-    rooted: bool = False
     shapes: tuple[Shape, ...] = ({},)
     receives: Callable[[Shape, int, int], bool] = lambda shape, rank, ranks: True
     least_bytes: Callable[[int, int], tuple[int, int]] = (
@@ -103,7 +100,6 @@ class Collective:
     no_chain: Mapping[str | None, str] = field(default_factory=dict)
 
     def segments(self, ranks: int) -> tuple[int, int]:
-        """The segments of a send buffer and of a receive buffer."""
         return ranks if self.sends_all else 1, ranks if self.receives_all else 1
 
     def count(self, size_bytes: int, ranks: int, datatype: Datatype) -> int:
@@ -131,10 +127,6 @@ def in_turn(shape: Shape, rank: int, ranks: int, send: Step, receive: Step) -> l
     return steps[:1] if shape.get("way") == "one_way" else steps
 
 
-def _from_partner(sent: Array, shape: Shape, combine: Callable[[Array], Array]) -> Array:
-    return sent[[partner(rank, len(sent)) for rank in range(len(sent))]]
-
-
 def _receives_from_partner(shape: Shape, rank: int, ranks: int) -> bool:
     return partner(rank, ranks) != rank and (shape["way"] == "ping_pong" or rank % 2 == 1)
 
@@ -151,8 +143,10 @@ COLLECTIVES = {collective.name: collective for collective in (
     Collective("alltoall", lambda sent, _, __: np.swapaxes(sent, 0, 1), sends_all=True,
                receives_all=True, no_place="an all-to-all has no in-place form",
                no_chain={"dispatch": _NO_RETURN, "combine": _NO_RETURN}),  # routed to experts
-    Collective("sendrecv", _from_partner, cut=False,
-               shapes=({"way": "one_way"}, {"way": "ping_pong"}), receives=_receives_from_partner,
+    Collective("sendrecv",
+               lambda sent, _, __: sent[[partner(rank, len(sent)) for rank in range(len(sent))]],
+               cut=False, shapes=({"way": "one_way"}, {"way": "ping_pong"}),
+               receives=_receives_from_partner,
                least_bytes=lambda segment, ranks: (segment, 0),
                no_place="a message cannot be received in place",
                no_chain={"one_way": "one way returns nothing that the next message could depend "

@@ -20,8 +20,7 @@ VENDORS = {"Open MPI": "Open MPI", "Intel": "Intel MPI", "CRAY": "Cray MPICH",
 
 
 class Disagreement(Exception):
-    """Some rank cannot continue. All ranks raise it together, with the first one's sentence and the
-    names of all exception types."""
+    """Some rank cannot continue. All raise it, with one sentence and all exceptions' `types`."""
 
     def __init__(self, sentence: str, types: frozenset[str] = frozenset()) -> None:
         super().__init__(sentence)
@@ -37,12 +36,10 @@ def _number_in(variables: Iterable[str]) -> int | None:
 
 
 def launched_rank() -> int | None:
-    """This process's rank according to its launcher; None without a launcher."""
     return _number_in(RANK_VARIABLES)
 
 
 def launched_ranks() -> int | None:
-    """The number of ranks according to the launcher; None if it does not say."""
     return _number_in(SIZE_VARIABLES)
 
 
@@ -96,7 +93,6 @@ class Communicator:
 
     @property
     def library(self) -> str:
-        """The MPI library's name and version, such as `MPICH 5.0.2`."""
         text = self.mpi.Get_library_version()
         version = re.search(r"\d+\.\d+(\.\d+)?", text)
         name = next((VENDORS[word] for word in VENDORS if word in text), self.mpi.get_vendor()[0])
@@ -118,7 +114,6 @@ class Communicator:
         return self.world.gather(item, 0)
 
     def broadcast(self, item: Any) -> Any:
-        """Rank 0's item on every rank."""
         return self.world.bcast(item, 0)
 
     def barrier(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from collectives.collective import Array, Collective, Datatype, Shape
 from collectives.communicator import Communicator
-from collectives.peer_buffer import HALF_BYTES, PeerBuffer, register
+from collectives.peer_buffer import HALF_BYTES, PeerBuffer
 from kernels.devices.device import PEER_STRUCTURES, Arguments, Device, Memory, Step, Watch
 
 PACK_BYTES = 64  # of the widest CPU
@@ -23,18 +23,19 @@ LIMITS = {"K": ("chunk_bytes", 1 << 10), "M": ("chunk_bytes", 1 << 20), "b": ("b
 
 @dataclass(frozen=True)
 class Unsupported:
-    """Why something cannot run here, in one sentence. `depends_on_size`: the algorithm supports
-    other sizes, so a table of all algorithms omits it silently."""
+    """Why something cannot run. If it `depends_on_size`, a table of all algorithms omits it."""
 
     reason: str
     depends_on_size: bool = False
 
 
+NOT_MAPPED = Unsupported("its buffers are not mapped by the other ranks")
+
+
 @dataclass(frozen=True)
 class Build:
-    """How a kernel is compiled and launched, as an algorithm's name spells it:
-    `two_shot+nt+ntr+128K` or `one_shot_pull+16b+256t`. `stream_slab` (nt) and `stream_receive`
-    (ntr) store around the caches, into the slab and into the receive buffer. The others are upper
+    """How a kernel is built, as in `two_shot+nt+ntr+128K` or `one_shot_pull+16b+256t`: `nt` and
+    `ntr` store around the caches, into the slab and into the receive buffer. The others are upper
     limits; None leaves the choice to the device."""
 
     stream_slab: bool = False
@@ -60,8 +61,8 @@ class Build:
 
 @dataclass(frozen=True)
 class Case:
-    """One collective to perform: `count` elements in each segment of the buffers at the addresses
-    `send` and `receive`. `size_bytes` is the size that nccl-tests would print."""
+    """One collective to perform: `count` elements in each segment of the buffers at `send` and
+    `receive`. `size_bytes` is the size that nccl-tests would print."""
 
     collective: Collective
     count: int
@@ -84,11 +85,10 @@ class Case:
 class Operation:
     """An algorithm bound to a case: `step` performs it natively, `call` from Python.
 
-    `chosen` names the algorithm behind `auto`, which binds one operation for each state of the link
-    that it was tuned in (`by_link`, by the round trip in ns). `failure` returns a library's error
-    about earlier calls. Only a quantised operation has `expected_sum(inputs)`, its exact result
-    from all ranks' decoded blocks, (ranks, ..., block), and `signal_to_noise_db(seed)`, which
-    measures its loss, by kind of data, on all ranks together.
+    `chosen` names the algorithm behind `auto`; `by_link` has one for each tuned state of the link,
+    by its round trip in ns. `failure` returns a library's error about earlier calls. Only quantised
+    operations have `expected_sum(inputs)`, the exact result from all ranks' decoded blocks, (ranks,
+    ..., block), and `signal_to_noise_db(seed)`, the loss by kind of data, on all ranks together.
     """
 
     step: Step
@@ -106,8 +106,7 @@ Bound = Operation | Unsupported  # the reason is a value for the table, not a cr
 
 @dataclass(frozen=True)
 class TunedChoice:
-    """The best algorithm that bench.tune measured for one size, number of ranks, variant and state
-    of the link, which the flag's round trip identifies."""
+    """What bench.tune measured as best; a flag's round trip identifies the state of the link."""
 
     collective: str
     ranks: int
@@ -119,8 +118,7 @@ class TunedChoice:
 
 @dataclass(frozen=True)
 class World:
-    """An algorithm's surroundings: the ranks, the device, the peers' memory or why it is missing,
-    and the baseline library. With `graph` every operation is launched from a captured graph.
+    """An algorithm's surroundings. With `graph` every operation is launched from a captured graph.
     `choices` is bench.tune's table for this machine."""
 
     communicator: Communicator
@@ -137,8 +135,8 @@ class World:
 
 
 class Library(ABC):
-    """A baseline library. All ranks call each method together. `name` has the version:
-    `MPICH 5.0.2`, `NCCL 2.32.3`; plain `NCCL` if it cannot be loaded."""
+    """A baseline library. All ranks call each method together. `name` is such as `MPICH 5.0.2`,
+    or plain `NCCL` if it cannot be loaded."""
 
     name: str
 
@@ -156,10 +154,9 @@ class Library(ABC):
         """Binds a variable all-to-all of bytes. `send` and `receive` are an address and the bytes
         for or from each rank, multiples of 8, which lie back to back there.
 
-        `counts` are the address of an int32 table, (ranks, row length), in which this rank has
-        filled its own row, and the row length. A library that the host calls gathers the table
-        first, as a program does that must learn the sizes. NCCL and RCCL do not: such a program
-        would have to wait for its GPU.
+        `counts`: the address of an int32 table, (ranks, row length), whose own row this rank has
+        filled, and the row length. MPI gathers the table first, as a program must that learns the
+        sizes. NCCL and RCCL do not: such a program would have to wait for its GPU.
         """
 
     @abstractmethod
@@ -167,23 +164,21 @@ class Library(ABC):
         """A barrier for ranks that cannot map each other's memory. Raises DeviceError."""
 
     def allocate(self, world: World, size_bytes: int) -> Memory:
-        """A buffer that suits every variant of ours and of the library: peers map it if they can.
-        Raises DeviceError and Disagreement."""
+        """A buffer for every variant, mapped if possible. Raises DeviceError and Disagreement."""
         # A library would be slow in host_staged memory.
         if isinstance(world.peers, Unsupported) or world.peers.kind == "host_staged":
             return world.device.private(size_bytes)
-        return register(world.communicator, world.device, world.peers, size_bytes)
+        return world.peers.register(size_bytes)
 
     def describe(self, world: World) -> dict[str, Any]:
-        """Facts about the library for the head of a run, after all cases are bound; `notes` are
-        sentences for readers. Empty if the head says everything elsewhere."""
+        """Facts for the head of a run, once all cases are bound; `notes` are sentences."""
         return {}
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """The least that a collective costs a rank: flags in a row; in each stage (one pass) the bytes
-    copied into peer memory and the bytes read from it; bytes copied from send to receive buffer."""
+    """The least that a collective costs a rank: flags in a row; for each stage the bytes copied
+    into peer memory and read from it; bytes copied from send to receive buffer."""
 
     hops: int
     stages: tuple[tuple[int, int], ...]
@@ -210,9 +205,8 @@ def ring_traffic(ranks: int, case: Case) -> Traffic:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A way to perform a collective. `traffic(ranks, case)` are the bytes it must move, None if it
-    does more than move them. If `registered`, it also works on the users' own buffers; if `pushes`,
-    it stores into peers' memory."""
+    """Performs a collective. `traffic(ranks, case)` is None if it does more than move bytes. If
+    `registered`, it also works on users' buffers; if it `pushes`, it stores into peers' memory."""
 
     name: str
     about: str
@@ -220,13 +214,15 @@ class Algorithm:
     traffic: Callable[[int, Case], Traffic | None] = lambda ranks, case: None
     registered: bool = False
     pushes: bool = False
+    library_variants: int = 0  # the number of the library's variants, if the library performs it
 
     def variants(self, world: World) -> tuple[str, ...]:
-        """The forms in which it is measured."""
+        if self.library_variants:
+            return world.library.variants(world)[: self.library_variants]
         return ("copied", "registered") if self.registered else ("copied",)
 
     def built(self, words: str) -> "Algorithm":
-        """This algorithm in the build that words such as "nt+128K" spell. Raises ValueError."""
+        """The algorithm in a build such as "nt+128K". Raises ValueError."""
         if not words:
             return self
         build = Build.parse(words)
@@ -236,8 +232,7 @@ class Algorithm:
 
 def binder(stem: str, entry: str,
            segments: Callable[[int], int]) -> Callable[[World, Case], Bound]:
-    """A function that binds an entry of kernels/<stem>.cu. Half of a slab holds two chunks of each
-    of `segments(ranks)` segments."""
+    """Binds an entry of kernels/<stem>.cu; half a slab holds two chunks of `segments(ranks)`."""
     def bind(world: World, case: Case) -> Bound:
         chunks = 2 * segments(world.communicator.size)
         return bind_kernel(world, case, stem, entry, HALF_BYTES / chunks)
@@ -247,39 +242,27 @@ def binder(stem: str, entry: str,
 
 def bind_kernel(world: World, case: Case, stem: str, entry: str, room_bytes: float,
                 **macros: str) -> Bound:
-    """Compiles `kernels/<stem>.cu` for this case and binds its `entry`; a chunk may take up to
-    `room_bytes`. All ranks call it for a registered variant. Raises DeviceError."""
+    """Binds an entry of `kernels/<stem>.cu`; a chunk may take up to `room_bytes`. All ranks call
+    it for a registered variant. Raises DeviceError."""
     if isinstance(world.peers, Unsupported):
         return world.peers
-    build, chunk_bytes = case.build, chunk_that_fits(world, case, room_bytes)
+    peers, build, chunk_bytes = world.peers, case.build, chunk_that_fits(world, case, room_bytes)
     if build.stream_receive and (case.receive % PACK_BYTES or case.segment_bytes % PACK_BYTES):
         return Unsupported("stores around the caches take whole packs, which must divide the "
                            "receive buffer's address and a segment's size")
-    arguments = world.peers.arguments(case.send, case.receive, case.count, chunk_bytes)
+    arguments = peers.arguments(case.send, case.receive, case.count, chunk_bytes)
     if case.variant == "registered":
         entry += "_registered"
-        refusal = (use_registered(world, arguments.sends, case.send)
-                   or use_registered(world, arguments.receives, case.receive))
-        if refusal:
-            return refusal
+        if not (peers.locate(case.send, arguments.sends)
+                and peers.locate(case.receive, arguments.receives)):
+            return NOT_MAPPED
     module = world.device.compile(stem, build_macros(world, case) | macros, PEER_STRUCTURES)
     blocks = world.device.blocks_for(min(case.segment_bytes, chunk_bytes))
     step = Step(module.kernel(entry, build.threads), arguments, min(blocks, build.blocks or blocks))
     return Operation(step, world.device.caller(step))
 
 
-def use_registered(world: World, places: Any, address: int) -> Unsupported | None:
-    """Writes every rank's registered address, as mapped here, to `places`. All ranks call it."""
-    assert not isinstance(world.peers, Unsupported)
-    addresses = world.peers.everyones(world.communicator, address)
-    if addresses is None:
-        return Unsupported("its buffers are not mapped by the other ranks")
-    places[: len(addresses)] = addresses
-    return None
-
-
 def build_macros(world: World, case: Case) -> dict[str, str]:
-    """The macros of platform.h for a case."""
     ranks = world.communicator.size
     macros = {"WORLD": str(ranks), "ELEMENT": case.datatype.element}
     if case.collective.reduces:
@@ -291,7 +274,6 @@ def build_macros(world: World, case: Case) -> dict[str, str]:
 
 
 def first_failure(operations: Sequence[Operation]) -> str | None:
-    """The first error that a library reports about one of these."""
     return next(filter(None, (operation.failure() for operation in operations)), None)
 
 
@@ -318,7 +300,6 @@ def attached(world: World, arguments: Arguments, structure: Any) -> Memory:
 
 
 def plain_arguments(rank: int, send: int, receive: int, count: int, watch: Watch) -> Arguments:
-    """The argument of a step that touches no peer."""
     return Arguments(rank=rank, send=send, receive=receive, count=count,
                      watch=ctypes.addressof(watch))
 

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -45,8 +46,8 @@ class ProbeFailed(Disagreement):
 
 @dataclass(frozen=True)
 class WaitPolicy:
-    """How kernels wait for peers: they give up after `timeout_s` or when `watch` says stop, and
-    yield the core meanwhile if ranks outnumber cores."""
+    """Kernels that wait give up after `timeout_s` or when `watch` says stop; they yield the core
+    meanwhile if ranks outnumber cores."""
 
     watch: Watch
     yields: bool = False
@@ -55,14 +56,14 @@ class WaitPolicy:
 
 @dataclass
 class PeerBuffer:
-    """Every rank's slab and control block as mapped in this process, by rank, and this rank's own
-    counters. `refusals` say why better sharing modes failed; `registered` holds buffers that all
-    ranks have mapped, by rank."""
+    """Every rank's slab, control block and `registered` buffers as mapped in this process, and this
+    rank's own counters. `refusals` say why better sharing modes failed."""
 
+    communicator: Communicator
+    device: Device
     slabs: list[Memory]
     controls: list[Memory]
     own: Memory
-    rank: int
     waits: WaitPolicy
     sharing: str
     refusals: tuple[str, ...] = ()
@@ -75,35 +76,41 @@ class PeerBuffer:
 
     @property
     def types(self) -> dict[str, str]:
-        """The allocators of flags and data, for the head of a run."""
-        return {"flags": self.controls[self.rank].type, "data": self.slabs[self.rank].type}
+        rank = self.communicator.rank
+        return {"flags": self.controls[rank].type, "data": self.slabs[rank].type}
 
     def arguments(self, send: int, receive: int, count: int, chunk_bytes: int) -> Arguments:
         """The kernels' argument for buffers at these addresses; `count` in elements."""
         pointers = ctypes.c_void_p * MOST_RANKS
         return Arguments(
             send=send, receive=receive, count=count, chunk_bytes=chunk_bytes,
-            half_bytes=HALF_BYTES, timeout_ns=int(self.waits.timeout_s * 1e9), rank=self.rank,
-            yields=self.waits.yields, slab=pointers(*(slab.address for slab in self.slabs)),
+            half_bytes=HALF_BYTES, timeout_ns=int(self.waits.timeout_s * 1e9),
+            rank=self.communicator.rank, yields=self.waits.yields,
+            slab=pointers(*(slab.address for slab in self.slabs)),
             control=pointers(*(control.address for control in self.controls)),
             watch=ctypes.addressof(self.waits.watch), own=self.own.address)
 
-    def everyones(self, communicator: Communicator, address: int) -> list[int] | None:
-        """The addresses, as mapped in this process, of every rank's buffer at its own `address`;
-        None if one is not registered. All ranks call it."""
-        places = communicator.all_gather(self._place_of(address))
-        if None in places:
-            return None
-        return [self.registered[number][rank].address + offset
-                for rank, (number, offset) in enumerate(places)]
+    def register(self, size_bytes: int) -> Memory:
+        """A new buffer on every rank, mapped by all; this rank's. Raises Disagreement."""
+        self.registered.append(share(self.communicator, self.device, self.sharing,
+                                     max(1, size_bytes), ExitStack(), ordinary=True))
+        return self.registered[-1][self.communicator.rank]
 
-    def _place_of(self, address: int) -> tuple[int, int] | None:
-        """The number of the registered buffer that holds the address, and the offset in it."""
+    def locate(self, address: int, targets: Any) -> bool:
+        """Writes where every rank's buffer at its own `address` is mapped in this process to
+        `targets`; False if one is not registered. All ranks call it."""
+        rank, place = self.communicator.rank, None
         for number, memories in enumerate(self.registered):
-            offset = address - memories[self.rank].address
-            if 0 <= offset < memories[self.rank].size_bytes:
-                return number, offset
-        return None
+            offset = address - memories[rank].address
+            if 0 <= offset < memories[rank].size_bytes:
+                place = number, offset
+                break
+        places = self.communicator.all_gather(place)
+        if None in places:
+            return False
+        targets[: len(places)] = [self.registered[number][peer].address + offset
+                                  for peer, (number, offset) in enumerate(places)]
+        return True
 
 
 def share(communicator: Communicator, device: Device, sharing: str, size_bytes: int,
@@ -137,8 +144,7 @@ def share(communicator: Communicator, device: Device, sharing: str, size_bytes: 
 def connect(communicator: Communicator, device: Device, waits: WaitPolicy,
             modes: Sequence[str]) -> PeerBuffer:
     """Allocates, maps and probes in the first mode that works. Raises Disagreement if memory is
-    short or no mode works, and ProbeFailed if mapped memory failed a probe; the sentence names the
-    first failure of each mode."""
+    short or no mode works, and ProbeFailed if mapped memory failed a probe."""
     refusals, probe_failed = list[str](), False
     for sharing in modes:
         undo = ExitStack()
@@ -148,10 +154,10 @@ def connect(communicator: Communicator, device: Device, waits: WaitPolicy,
             with communicator.together(DeviceError):
                 own = device.private(ctypes.sizeof(Own))
                 undo.callback(own.close)
-            peers = PeerBuffer(slabs, controls, own, communicator.rank, waits, sharing,
+            peers = PeerBuffer(communicator, device, slabs, controls, own, waits, sharing,
                                tuple(refusals))
-            probe(communicator, device, peers)
-            probe_flag(communicator, device, peers)
+            probe(peers)
+            probe_flag(peers)
             return peers
         except Disagreement as refusal:
             undo.close()
@@ -163,14 +169,6 @@ def connect(communicator: Communicator, device: Device, waits: WaitPolicy,
     raise (ProbeFailed if probe_failed else Disagreement)("; ".join(refusals))
 
 
-def register(communicator: Communicator, device: Device, peers: PeerBuffer,
-             size_bytes: int) -> Memory:
-    """A user's new buffer on every rank, mapped by all; this rank's. Raises Disagreement."""
-    peers.registered.append(share(communicator, device, peers.sharing, max(1, size_bytes),
-                                  ExitStack(), ordinary=True))
-    return peers.registered[-1][peers.rank]
-
-
 def set_epoch(peers: PeerBuffer, epoch: int) -> None:
     """Makes `epoch` the epoch of the last launch. All ranks call it, between two barriers."""
     own, control = Own(), Control()
@@ -179,7 +177,7 @@ def set_epoch(peers: PeerBuffer, epoch: int) -> None:
         for flag in flags:
             flag.value = epoch << 32
     peers.own.write(np.frombuffer(bytes(own), np.uint8))
-    peers.controls[peers.rank].write(np.frombuffer(bytes(control), np.uint8))
+    peers.controls[peers.communicator.rank].write(np.frombuffer(bytes(control), np.uint8))
 
 
 def _pattern(turn: int, writer: int, reader: int) -> Bytes:
@@ -188,14 +186,13 @@ def _pattern(turn: int, writer: int, reader: int) -> Bytes:
 
 
 def probe_kernels(device: Device, ranks: int, **macros: str) -> Module:
-    """The kernels of link_probe.cu for this many ranks."""
     return device.compile("link_probe", {"WORLD": str(ranks), **macros}, PEER_STRUCTURES)
 
 
-def probe(communicator: Communicator, device: Device, peers: PeerBuffer) -> None:
+def probe(peers: PeerBuffer) -> None:
     """Pushes and pulls patterns between all pairs: rank w writes into slot w of each peer's slab,
-    and into its own last slot, which all peers pull. Raises ProbeFailed, which names the pair and
-    the first wrong offset, and Disagreement if a kernel cannot run."""
+    and into its own last slot, which all peers pull. Raises ProbeFailed and Disagreement."""
+    communicator, device = peers.communicator, peers.device
     size, rank = communicator.size, communicator.rank
     with communicator.together(DeviceError):
         source, sink = device.private(PROBE_BYTES), device.private(PROBE_BYTES)
@@ -234,8 +231,9 @@ def probe(communicator: Communicator, device: Device, peers: PeerBuffer) -> None
         memory.close()
 
 
-def probe_flag(communicator: Communicator, device: Device, peers: PeerBuffer) -> None:
+def probe_flag(peers: PeerBuffer) -> None:
     """Bounces a flag between pairs. Raises ProbeFailed if one never arrives."""
+    communicator, device = peers.communicator, peers.device
     with communicator.together(DeviceError):
         kernels, trip_ns = probe_kernels(device, communicator.size), device.private(8)
         arguments = peers.arguments(0, trip_ns.address, 16, PROBE_BYTES)
@@ -244,6 +242,7 @@ def probe_flag(communicator: Communicator, device: Device, peers: PeerBuffer) ->
         trip_ns.close()
     sentence, watch = None, peers.waits.watch
     if watch.timed_out:
-        sentence = f"a flag from rank {watch.peer} never arrived in the memory of rank {peers.rank}"
+        sentence = (f"a flag from rank {watch.peer} never arrived in the memory of rank "
+                    f"{communicator.rank}")
     if sentence := communicator.first_word(sentence):
         raise ProbeFailed(sentence)

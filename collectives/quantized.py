@@ -1,9 +1,5 @@
-"""Two-shot all-reduces over a quantised wire: lossy, and measured only by name.
-
-See kernels/allreduce_two_shot_quantized.cu and kernels/include/quantize.h. `Wire.expected_sum`
-defines the result exactly, so that every element can be checked. Only `collectives.algorithm`
-imports this file.
-"""
+"""Two-shot all-reduces over a quantised wire: lossy, and measured only by name. See
+kernels/allreduce_two_shot_quantized.cu. `Wire.expected_sum` defines each element's exact result."""
 
 from dataclasses import dataclass, replace
 from functools import partial, reduce
@@ -24,8 +20,7 @@ LOSS_BYTES, LOSS_ELEMENTS = 1 << 20, 4096
 
 @dataclass(frozen=True)
 class Wire:
-    """A format on the wire. `element` is its name in quantize.h; a code has `bits` bits and stands
-    for `largest` at most."""
+    """A format: its name in quantize.h, the bits of a code, and the largest value of a code."""
 
     name: str
     element: str
@@ -37,8 +32,8 @@ class Wire:
         return count * self.bits // 8 + count // BLOCK * 2
 
     def rounded(self, blocks: Array) -> Array:
-        """The values that codes and scales represent, from float32 blocks (..., BLOCK). It follows
-        quantize.h step by step and rounds each step to float32."""
+        """What codes and scales represent, from float32 blocks (..., BLOCK). It follows quantize.h
+        step by step and rounds each step to float32."""
         with np.errstate(all="ignore"):
             largest = np.abs(blocks).max(-1, keepdims=True, initial=0)
             exact = largest * np.float32(1 / np.float32(self.largest))
@@ -55,8 +50,7 @@ class Wire:
             return np.asarray((code if is_fp8 else code + np.float32(0)) * scale)  # no integer -0
 
     def expected_sum(self, redop: str, inputs: Array) -> Array:
-        """The result from all ranks' decoded blocks, (ranks, ..., BLOCK), in float32, before it is
-        rounded to the datatype."""
+        """The result from all ranks' decoded blocks, (ranks, ..., BLOCK), as float32."""
         with np.errstate(all="ignore"):
             total: Array = reduce(np.add, map(self.rounded, inputs.astype(np.float32)))
             if redop == "avg":
@@ -87,9 +81,8 @@ class Wire:
         return two_shot_traffic(ranks, case, self.wire_bytes(case.count))
 
     def signal_to_noise_db(self, world: World, case: Case, seed: int) -> dict[str, float]:
-        """10 log10(sum of squares of the exact result / of the error) in dB, by kind of data. The
-        exact result sums the elements that the ranks send in fp64, so the rounding of inputs to the
-        datatype does not count. Raises Disagreement."""
+        """10 log10(sum of squares of the exact result / of the error) in dB, by kind of data; the
+        exact result sums the stored inputs in fp64. Raises Disagreement."""
         communicator, datatype = world.communicator, case.datatype
         count = max(LOSS_ELEMENTS, min(case.count, LOSS_BYTES // datatype.size_bytes))
         with communicator.together(DeviceError, MemoryError):
@@ -114,8 +107,7 @@ class Wire:
 
 
 def _random_elements(kind: str, datatype: Datatype, count: int, seed: list[int]) -> Array:
-    """Stored elements: normal; Student's t with 3 degrees of freedom; or normal in 4096 channels,
-    every 64th of them 32 times as large."""
+    """Normal; Student's t with 3 degrees of freedom; or every 64th channel 32 times as large."""
     draw = np.random.default_rng(seed)
     values = draw.standard_t(3, count) if kind == "heavy-tailed" else draw.normal(size=count)
     if kind == "outlier channels":

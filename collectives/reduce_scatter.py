@@ -1,8 +1,5 @@
-"""Reduce-scatter: the sum of all ranks' segment r to rank r, directly or around a ring.
-
-See kernels/reduce_scatter.cu. The ring rounds a sum to the datatype once a hop, so its error is at
-most n-1 roundings; the direct forms round once.
-"""
+"""Reduce-scatter: the sum of all ranks' segment r to rank r. See kernels/reduce_scatter.cu. The
+direct forms round to the datatype once, the ring once a hop, so at most n-1 times."""
 
 from collectives.operation import Algorithm, binder, direct_traffic, ring_traffic
 

@@ -14,8 +14,7 @@ def _bind(direction: str, world: World, case: Case) -> Bound:
 
 
 def _traffic(ranks: int, case: Case) -> Traffic:
-    """One way; there and back costs twice as much. Over registered buffers both ranks of a pair
-    move half of the message."""
+    """One way. Over registered buffers both ranks of a pair move half of the message."""
     registered = case.variant == "registered"
     moved = case.segment_bytes // 2 if registered else case.segment_bytes
     return Traffic(2 if registered else 1, ((moved, moved),) if ranks > 1 else (), 0)

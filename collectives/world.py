@@ -1,17 +1,15 @@
 """Opens the foundation of a run: the requested device, and the peers' memory on it."""
 
 from collectives.communicator import Communicator, Disagreement
-from collectives.library import open_library
-from collectives.operation import Unsupported, World
+from collectives.operation import Library, Unsupported, World
 from collectives.peer_buffer import PeerBuffer, ProbeFailed, WaitPolicy, connect
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import MOST_RANKS, Device, DeviceError
 
 
 def choose_gpus(visible: list[list[str]]) -> list[str]:
-    """The PCI bus id for each rank of a host, from the GPUs that each rank sees: a free GPU, or
-    the GPU with the number of the rank if none is free. The rank that sees fewest chooses first:
-    under Slurm a rank may see one GPU, under mpirun all."""
+    """The PCI bus id for each rank of a host, from the GPUs that each rank sees: free ones first.
+    Who sees fewest chooses first: under Slurm a rank may see one GPU, under mpirun all."""
     chosen = [""] * len(visible)
     for rank in sorted(range(len(visible)), key=lambda rank: len(visible[rank])):
         free = [bus_id for bus_id in visible[rank] if bus_id not in chosen]
@@ -21,8 +19,7 @@ def choose_gpus(visible: list[list[str]]) -> list[str]:
 
 def open_device(communicator: Communicator, name: str,
                 share_gpus: bool) -> tuple[Device, list[str]]:
-    """The device with this name on every rank, and a note on what `auto` chose. Raises
-    Disagreement."""
+    """The device, and a note on what `auto` chose. Raises Disagreement."""
     if name == "cpu":
         with communicator.together(DeviceError, OSError):
             return CpuDevice(), []
@@ -101,4 +98,15 @@ def open_world(communicator: Communicator, device: Device, waits: WaitPolicy, me
             peers = connect(communicator, device, waits, modes)
         except ProbeFailed as failure:
             peers = Unsupported(str(failure))
-    return World(communicator, device, peers, open_library(communicator, device), graph)
+    return World(communicator, device, peers, _open_library(communicator, device), graph)
+
+
+def _open_library(communicator: Communicator, device: Device) -> Library:
+    # Not at the top: a run loads one device and one library.
+    if device.name == "cpu":
+        from collectives.library.mpi import MpiLibrary
+
+        return MpiLibrary(communicator, device)
+    from collectives.library.gpu import NcclLibrary
+
+    return NcclLibrary(communicator, device)

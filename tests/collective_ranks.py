@@ -10,7 +10,7 @@ import numpy as np
 
 from collectives.algorithm import ALGORITHMS
 from collectives.operation import Operation, Unsupported
-from collectives.peer_buffer import register, set_epoch
+from collectives.peer_buffer import set_epoch
 from tests.collective_examples import ROOM_BYTES, Buffers, Example, check
 from tests.ranks import connect, launch
 
@@ -23,7 +23,7 @@ def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *c
     send, receive = (
         world.device.private(ROOM_BYTES)
         if isinstance(peers, Unsupported)
-        else register(communicator, world.device, peers, ROOM_BYTES)
+        else peers.register(ROOM_BYTES)
         for _ in range(2)
     )
     buffers = Buffers(rank, communicator.size, send, receive)

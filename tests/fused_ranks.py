@@ -22,7 +22,7 @@ import numpy as np
 from collectives.collective import DATATYPES, Array, Datatype
 from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, GemvCase, NormCase
 from collectives.operation import Build, Case, Operation, Unsupported, World
-from collectives.peer_buffer import register, set_epoch
+from collectives.peer_buffer import set_epoch
 from kernels.devices.device import Memory
 from tests.ranks import ROUNDING, connect, launch
 
@@ -256,7 +256,7 @@ def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *c
     communicator, peers = world.communicator, world.peers
     assert not isinstance(peers, Unsupported)
     names = ("send", "receive", "residual", "residual_out", "summed", "weight", "codes", "scales")
-    bed = Bed(world, {name: register(communicator, world.device, peers, ROOM_BYTES) for name in names})
+    bed = Bed(world, {name: peers.register(ROOM_BYTES) for name in names})
     set_epoch(peers, 2**32 - 1 - examples // 2)  # wraps on the way
     communicator.barrier()
     draw = np.random.default_rng(seed)

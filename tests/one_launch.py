@@ -37,10 +37,10 @@ def main(examples: int, seed: int, ranks: int) -> None:
     for r in range(ranks):
         own = device.private(ctypes.sizeof(Own))
         waits = WaitPolicy(watches[r], timeout_s=20.0)
-        peers = PeerBuffer(slabs, controls, own, r, waits, "same_device")
+        communicator: Any = SimpleNamespace(rank=r, size=ranks, all_gather=lambda place: [place])
+        peers = PeerBuffer(communicator, device, slabs, controls, own, waits, "same_device")
         set_epoch(peers, 2**32 - 1 - examples // 2)  # wraps on the way
-        communicator = SimpleNamespace(rank=r, size=ranks, all_gather=lambda place: [place])
-        worlds.append(World(cast(Any, communicator), device, peers, cast(Library, None)))
+        worlds.append(World(communicator, device, peers, cast(Library, None)))
 
     def problem(example: Example, every: np.ndarray) -> str | None:
         if example.algorithm == "library":

@@ -16,7 +16,7 @@ from collectives.collective import COLLECTIVES, DATATYPES, Datatype
 from collectives.experts.alltoall_routed import ALGORITHMS, CHOICE, RoutedCase, Tables, make_tables
 from collectives.experts.routing import Routes, draw
 from collectives.operation import Operation, Unsupported, World
-from collectives.peer_buffer import register, set_epoch
+from collectives.peer_buffer import set_epoch
 from kernels.devices.device import Memory
 from tests.collective_examples import SPECIAL, UNTOUCHED
 from tests.ranks import connect, launch
@@ -159,7 +159,7 @@ def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto") ->
     communicator, peers, chance = world.communicator, world.peers, random.Random(seed)
     assert not isinstance(peers, Unsupported)
     room = 300 * 4 * 4096 * 8 + 4096
-    buffers = [register(communicator, world.device, peers, room) for _ in range(3)]
+    buffers = [peers.register(room) for _ in range(3)]
     set_epoch(peers, 2**32 - 1 - examples // 2)
     communicator.barrier()
     for _ in range(examples):

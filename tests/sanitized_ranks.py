@@ -341,11 +341,11 @@ def main(ranks: int, seed: int, plant: str, names: list[str]) -> None:
     controls = [ExactMemory(ctypes.sizeof(Control)) for _ in range(ranks)]
     watches, worlds, gathering = [Watch() for _ in range(ranks)], list[World](), Gathering(ranks)
     for r in range(ranks):
-        peers = PeerBuffer(cast(Any, slabs), cast(Any, controls), cast(Any, ExactMemory(ctypes.sizeof(Own))), r,
-                           WaitPolicy(watches[r], True, 30.0), "threads")
+        communicator: Any = SimpleNamespace(rank=r, size=ranks, all_gather=partial(gathering.all_gather, r))
+        peers = PeerBuffer(communicator, device, cast(Any, slabs), cast(Any, controls),
+                           cast(Any, ExactMemory(ctypes.sizeof(Own))), WaitPolicy(watches[r], True, 30.0), "threads")
         set_epoch(peers, START_EPOCH)
-        communicator = SimpleNamespace(rank=r, size=ranks, all_gather=partial(gathering.all_gather, r))
-        worlds.append(World(cast(Any, communicator), device, peers, cast(Library, None)))
+        worlds.append(World(communicator, device, peers, cast(Library, None)))
     bed = Bed(worlds, watches, random.Random(seed), seed, plant)
     for make in (plain_items, routed_items, fused_items, link_items):
         make(bed, lambda name: not names or any(name.startswith(said) for said in names))

@@ -33,7 +33,7 @@ from collectives.experts.alltoall_routed import RoutedCase, make_tables
 from collectives.experts.routing import draw as draw_routes
 from collectives.layers.fused import COLLECTIVE, FUSED, GemvCase, NormCase
 from collectives.operation import Algorithm, Case, Operation
-from collectives.peer_buffer import PeerBuffer, register, set_epoch
+from collectives.peer_buffer import PeerBuffer, set_epoch
 from collectives.quantized import ALGORITHMS as QUANTIZED
 from collectives.quantized import DATATYPES as QUANTIZED_DATATYPES
 from kernels.devices.device import Action, Counts
@@ -96,7 +96,7 @@ def plain_launches(session: Session, draw: random.Random, names: list[str]) -> l
     world = session.world
     assert isinstance(world.peers, PeerBuffer)
     room = world.communicator.size * 8 * max(COUNTS) + MARGIN_BYTES
-    send, receive = (register(world.communicator, world.device, world.peers, room) for _ in range(2))
+    send, receive = (world.peers.register(room) for _ in range(2))
     buffers = Buffers(send, receive, session.options.seed)
     # One type and operation a collective, others by another seed: the protocol does not depend on them, and each pair
     # compiles a kernel.
@@ -143,7 +143,7 @@ def registered(session: Session, sizes: dict[str, int]) -> dict[str, Any]:
     """The addresses of new buffers of these sizes in bytes, which all ranks map."""
     world = session.world
     assert isinstance(world.peers, PeerBuffer)
-    memories = {name: register(world.communicator, world.device, world.peers, size) for name, size in sizes.items()}
+    memories = {name: world.peers.register(size) for name, size in sizes.items()}
     return {name: memory.address for name, memory in memories.items()}
 
 
@@ -158,7 +158,7 @@ def routed_launch(session: Session, draw: random.Random) -> Launch:
     row_bytes = hidden * datatype.size_bytes
     assert isinstance(world.peers, PeerBuffer)
     sizes = (tokens * row_bytes, tokens * row_bytes, tokens * top_k * row_bytes)
-    send, receive, rows = (register(world.communicator, world.device, world.peers, size) for size in sizes)
+    send, receive, rows = (world.peers.register(size) for size in sizes)
     tables = make_tables(world, routes, rows, row_bytes)
     algorithm = draw.choice([algorithm for algorithm in ROUTED if algorithm.name != "library"])
     case = RoutedCase(COLLECTIVES["alltoall"], hidden, datatype, "none", send.address, receive.address,

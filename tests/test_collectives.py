@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bench.harness import verify
-from collectives.auto import choose
+from collectives.algorithm import choose
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined, reason_against
 from collectives.library.mpi import types_of
 from tests.launch import count, mpirun

@@ -205,7 +205,7 @@ def test_rccl_is_tuned_to_the_fastest_protocol_on_a_fake_gpu():
     ("faults", "why"),
     [
         ({"no_ll": 1}, "no algorithm/protocol available"),
-        ({"caches_proto": 1}, "does not say that it has read it"),
+        ({"caches_proto": 1}, "does not say that it read it"),
     ],
 )
 def test_a_setting_that_rccl_refuses_or_does_not_read_is_out_on_a_fake_gpu(faults, why):

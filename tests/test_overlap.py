@@ -1,10 +1,7 @@
 """A matmul and a collective that overlap: results, the lane on another core, and the commands."""
 
-import gc
 import os
 import re
-import threading
-import time
 from functools import partial
 
 import pytest
@@ -37,7 +34,7 @@ def test_two_streams_of_a_fake_gpu_give_the_same(command, vendor, datatype):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_lane_runs_in_turn_on_its_core_hands_errors_over_and_ends():
+def test_a_lane_runs_in_turn_on_its_core_and_hands_errors_over():
     done = list[tuple[int, set[int]]]()
     lane = OtherCore(CORES[-1])
     for number in range(3):
@@ -51,12 +48,6 @@ def test_a_lane_runs_in_turn_on_its_core_hands_errors_over_and_ends():
     with pytest.raises(ZeroDivisionError):
         lane.wait()
     lane.wait()
-    del lane
-    gc.collect()  # an error holds the frame that raised it
-    latest_s = time.monotonic() + 5
-    while any(thread.name == "lane" for thread in threading.enumerate()):
-        assert time.monotonic() < latest_s, "its thread is still there"
-        time.sleep(0.01)
     with pytest.raises(OSError, match="Invalid argument"):
         OtherCore(100_000)
 

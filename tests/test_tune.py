@@ -10,8 +10,7 @@ import pytest
 from bench import tune
 from bench.harness import tuned
 from bench.harness.iteration import Iteration
-from collectives.algorithm import ALGORITHMS, named
-from collectives.auto import choices_for
+from collectives.algorithm import ALGORITHMS, choices_for, named
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Build, Case, TunedChoice
 from reports.result import Block, read

@@ -26,7 +26,7 @@ from collectives.allreduce_one_shot_ll import MOST_BYTES as MOST_PACKET_BYTES
 from collectives.collective import Collective, Datatype, reason_against
 from collectives.communicator import Disagreement
 from collectives.operation import Algorithm, Case, Unsupported, World, first_failure
-from collectives.peer_buffer import PeerBuffer, register, set_epoch
+from collectives.peer_buffer import PeerBuffer, set_epoch
 from kernels.devices.device import (
     NEXT_ITERATION,
     Action,
@@ -228,7 +228,7 @@ def soak(soak: SoakOptions, session: Session) -> int:
         raise Disagreement(f"--soak: {peers.reason}")
     session.world = world = replace(world, graph=world.device.reason_against_graphs() is None)
     room, seed = soak.largest + MARGIN_BYTES, session.options.seed
-    send, receive = (register(communicator, world.device, peers, room) for _ in range(2))
+    send, receive = (peers.register(room) for _ in range(2))
     dealer = Dealer(session, soak, random.Random(seed), Buffers(send, receive, seed))
     names = ", ".join(algorithm.name for algorithm in soak.algorithms)
     pairs = ", ".join(f"{datatype.name} {redop}" for datatype, redop in dealer.pairs)

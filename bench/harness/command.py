@@ -56,7 +56,7 @@ def sweep_parser(command: str, collective: Collective, about: str,
     add_case_options(add, collective)
     for feature in features:
         feature.add_options(add)
-    add_method_options(parser.add_argument_group("how").add_argument, collective)
+    add_method_options(parser.add_argument_group("how").add_argument)
     add = parser.add_argument_group("output").add_argument
     add("--format", choices=("table", "nccl-tests", "csv"), default="table", metavar="FORMAT",
         help="table, nccl-tests or csv (table)")
@@ -89,7 +89,7 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
         "chained up to 512K)")
 
 
-def add_method_options(add: AddOption, collective: Collective) -> None:
+def add_method_options(add: AddOption) -> None:
     number, few = partial(whole_number, 0), partial(whole_number, 0, most=options.MOST_CHECKS)
     options.add_iterations(add, "until precise or out of time")
     add("-w", "--warmup_iters", type=few, default=None, metavar="N", dest="warmup",
@@ -97,7 +97,7 @@ def add_method_options(add: AddOption, collective: Collective) -> None:
     add("-c", "--check", type=few, default=1, metavar="N", dest="checks",
         help="iterations checked before and after each block; 0: none (1)")
     add("-r", "--root", type=number, default=0, metavar="RANK",
-        help="the root (0)" if collective.rooted else "no effect: there is no root (0)")
+        help="no effect: there is no root (0)")
     add("-G", "--cudagraph", type=number, default=0, metavar="N", dest="graph",
         help="launch from a graph, GPUs only (0)")
     options.add_run_options(add)

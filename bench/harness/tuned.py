@@ -14,8 +14,7 @@ import msgspec
 from bench.harness.head import Machine
 from bench.harness.session import Session
 from bench.harness.timing import round_trip_ns
-from collectives.algorithm import EXACT, named
-from collectives.auto import same_state
+from collectives.algorithm import EXACT, named, same_state
 from collectives.operation import TunedChoice
 from reports.result import ResultError, write_named
 

@@ -1,2 +1,1 @@
-"""The benchmarks of compute and communication together: the fused kernels, the overlapped matmuls,
-whole decode and prefill steps, and the routed all-to-all. Only their commands import it."""
+"""Benchmarks of compute and communication together, which their commands import."""

@@ -58,13 +58,11 @@ def datatype_of_wire(default: str = "float") -> Option:
 
 
 def counts(flag: str, number: Callable[[str], int], default: str, text: str) -> Option:
-    """The sizes of the batches."""
     return option(flag, dest="tokens", type=partial(comma_separated, number), default=default,
                   metavar="A,B", help=f"{text} ({default})")
 
 
 def tokens_of_matmul(text: str) -> int:
-    """A number that can be cut into equal chunks."""
     unit = max(CHUNKS) * (launched_ranks() or 1)
     tokens = whole_number(1, text, 1 << 16)
     if tokens % unit:
@@ -106,8 +104,7 @@ def mistake_in_prefill(prefill: LayerOptions) -> str | None:
 
 
 def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
-    """All cases have as many rounds as fit the time, unless -n limits them: a difference of two
-    times needs more rounds than either time."""
+    """As many rounds as fit, unless -n limits them: a difference of two times needs more."""
     if run.session.options.iterations:
         return unfinished(run, active, rounds)
     return active if rounds < ROUNDS else []
@@ -118,8 +115,7 @@ DIFFERENCES = RunPolicy(ROUNDS, LEAST_ROUNDS, go_on)
 
 @dataclass(frozen=True)
 class Command:
-    """`mistake` returns a sentence if options contradict each other. `graph` and `warmup` are
-    defaults of RunOptions."""
+    """`mistake` is a sentence if options contradict each other. `graph`, `warmup`: defaults."""
 
     about: str
     options: Sequence[Option]
@@ -182,7 +178,6 @@ COMMANDS = {
 
 
 def parse(name: str, argv: Sequence[str] | None = None) -> tuple[RunOptions, LayerOptions]:
-    """The options, or the end of the process with status 2 and one sentence."""
     command = COMMANDS[name]
     example = f"mpirun -n 2 python -m bench.{name} --model llama-3.1-8b"
     parser = options.rank_parser(name, command.about, example, "the results so far are stored")
@@ -211,7 +206,6 @@ def parse(name: str, argv: Sequence[str] | None = None) -> tuple[RunOptions, Lay
 
 
 def main(name: str) -> NoReturn:
-    """`python -m bench.<name>`."""
     run_options, layer_options = parse(name)
 
     def prepare(session: Session) -> Suite:

@@ -1,6 +1,5 @@
-"""bench.alltoall --experts: the routed all-to-all of a mixture of experts. It sends a batch of
-tokens to the ranks of their experts (dispatch), sends the experts' results back (combine), or does
-both over experts that change nothing (round_trip)."""
+"""bench.alltoall --experts: sends a batch of tokens to the ranks of their experts (dispatch), their
+results back (combine), or does both over experts that change nothing (round_trip)."""
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
@@ -13,17 +12,18 @@ import numpy as np
 
 from bench.harness import verify
 from bench.harness.command import SweepOptions
-from bench.harness.iteration import Buffers, Iteration, Segments, checked_iteration, consume_step
+from bench.harness.iteration import Buffers, Iteration, Segments, consume_step
 from bench.harness.options import MOST_BYTES, AddOption, RunOptions, comma_separated, whole_number
 from bench.harness.run import measure
 from bench.harness.session import Session, start
 from bench.harness.suite import Axes, Suite, add_link_parts, bind_cases
+from bench.layers.forms import layer_iteration
 from collectives.collective import DATATYPES, Datatype, Shape
 from collectives.communicator import Disagreement
 from collectives.experts import routing
 from collectives.experts.alltoall_routed import ALGORITHMS, WAYS, RoutedCase, Tables, make_tables
-from collectives.experts.routing import Array, Routes, SkewError
-from collectives.operation import Case, Operation, plain_arguments
+from collectives.experts.routing import Array, Routes
+from collectives.operation import Case, Operation
 from kernels.devices.device import DeviceError
 
 REPEATS = 8  # of a row's table; there are many rows
@@ -32,8 +32,7 @@ CHAIN_ROUND_TRIPS = 58  # of one token of DeepSeek-V3: its layers with experts
 
 @dataclass(frozen=True)
 class ExpertOptions:
-    """A batch: `tokens` of all ranks, of `hidden` elements each, that choose `top_k` of `experts`
-    with each `skew`."""
+    """A batch: `tokens` of all ranks that choose `top_k` of `experts` with each `skew`."""
 
     experts: int
     top_k: int = 2
@@ -43,7 +42,6 @@ class ExpertOptions:
 
 
 def add_options(add: AddOption) -> None:
-    """Adds --experts and the options that describe its batch."""
     for flag, most, text in (
             ("--experts", routing.MOST_EXPERTS, "tokens to N experts on all ranks, and back"),
             ("--top-k", routing.MOST_CHOICES, "experts of a token (2)"),
@@ -76,7 +74,7 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
     try:
         for skew in batch.skew:
             routing.expert_counts(skew, batch.experts, batch.tokens, batch.top_k)
-    except SkewError as error:
+    except ValueError as error:
         parser.error(f"--skew: {error}")
     return batch
 
@@ -95,15 +93,15 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
         session.flight.note("draw the routes", text=skew.partition(":")[0])
         routes = routing.draw(skew, ranks, batch.experts, batch.tokens, batch.top_k, seed)
         batches[routes.skew] = routes
-    rows_of = {skew: int(routes.rows["rank"].max()) for skew, routes in batches.items()}
-    worst = max(rows_of, key=lambda skew: rows_of[skew])
-    tokens_bytes = -(-batch.tokens // ranks) * row_bytes
-    if max(tokens_bytes, rows_of[worst] * row_bytes) > MOST_BYTES:
-        raise Disagreement(f"with {worst} a rank gets {rows_of[worst]} rows of {row_bytes} B, and "
-                           f"a buffer has {MOST_BYTES >> 30} GiB at most")
+    most_rows, worst = max((int(routes.rows["rank"].max()), skew)
+                           for skew, routes in batches.items())
+    tokens_bytes, rows_bytes = -(-batch.tokens // ranks) * row_bytes, most_rows * row_bytes
+    if max(tokens_bytes, rows_bytes) > MOST_BYTES:
+        raise Disagreement(f"with {worst} a rank gets {most_rows} rows of {row_bytes} B, and a "
+                           f"buffer has {MOST_BYTES >> 30} GiB at most")
     with world.communicator.together(DeviceError, MemoryError):
-        send, receive, rows = (world.library.allocate(world, size_bytes) for size_bytes in
-                               (tokens_bytes, tokens_bytes, rows_of[worst] * row_bytes))
+        send, receive, rows = (world.library.allocate(world, size_bytes)
+                               for size_bytes in (tokens_bytes, tokens_bytes, rows_bytes))
     with world.communicator.together(DeviceError, MemoryError):
         tables = [make_tables(world, routes, rows, row_bytes) for routes in batches.values()]
     buffers = Buffers(send, receive, seed)
@@ -122,8 +120,7 @@ def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suit
 
 def routed_cases(batch: ExpertOptions, sweep: SweepOptions, session: Session, buffers: Buffers,
                  tables: Sequence[Tables]) -> Iterator[Case]:
-    """Each way with each skew. A dispatch moves tokens from `send` to the experts' rows, a combine
-    moves rows to `receive`, and a round trip moves tokens from `send` to `receive`."""
+    """Each way with each skew: `send` to the experts' rows, rows to `receive`, or both."""
     shapes: Sequence[Shape] = [
         {"way": way, "experts": batch.experts, "top_k": batch.top_k, "tokens": batch.tokens,
          "hidden": batch.hidden} for way in WAYS]
@@ -139,7 +136,6 @@ def routed_cases(batch: ExpertOptions, sweep: SweepOptions, session: Session, bu
 
 
 def load_of(routes: Routes, way: str, row_bytes: int) -> dict[str, Any]:
-    """The load of experts and ranks, and the bytes that each rank sends to others."""
     dispatched, combined = routes.between.sum(axis=1), routes.between.sum(axis=0)
     rows = {"dispatch": dispatched, "combine": combined, "round_trip": dispatched + combined}[way]
     return {**routes.imbalance(), "leaving_bytes": [int(n) * row_bytes for n in rows]}
@@ -147,26 +143,22 @@ def load_of(routes: Routes, way: str, row_bytes: int) -> dict[str, Any]:
 
 def routed_iteration(session: Session, buffers: Buffers, case: Case, operation: Operation,
                      chain_calls: int) -> Iteration:
-    """The iteration of a case: write each row of its source, and check each row of its target."""
     assert isinstance(case, RoutedCase)
-    world, watch, datatype = session.world, session.flight.watch, case.datatype
-    rank = world.communicator.rank
-    sent, expected = source_and_target(case.tables.routes, datatype, case.shape["way"],
-                                       max(1, chain_calls), buffers.seed, rank)
-    contents = (Segments(case.send, case.segment_bytes, datatype.encode(sent)),
-                Segments(case.receive, case.segment_bytes, datatype.encode(expected)))
-    reading = plain_arguments(rank, case.send, case.receive, len(expected) * case.count, watch)
-    consume = consume_step(world, case, "chain_link" if chain_calls else "read_own", reading)
-    iteration = checked_iteration(world, watch, case, operation, contents, consume, REPEATS)
-    iteration.chain_calls = chain_calls
-    iteration.keep.append(buffers)
+    sent, expected = source_and_target(
+        case.tables.routes, case.datatype, case.shape["way"], max(1, chain_calls), buffers.seed,
+        session.communicator.rank)
+    contents = (Segments(case.send, case.segment_bytes, case.datatype.encode(sent)),
+                Segments(case.receive, case.segment_bytes, case.datatype.encode(expected)))
+    iteration = layer_iteration(session, case, operation, contents, buffers, REPEATS)
+    if chain_calls:
+        iteration.chain_calls, reading = chain_calls, iteration.consume.argument
+        iteration.consume = consume_step(session.world, case, "chain_link", reading)
     return iteration
 
 
 def source_and_target(routes: Routes, datatype: Datatype, way: str, calls: int, seed: int,
                       rank: int) -> tuple[Array, Array]:
-    """What a rank's source holds, and its target after `calls` calls: one period of each row,
-    decoded, (rows, 31)."""
+    """A rank's source, and its target after `calls` calls: a period of each row, (rows, 31)."""
     is_home = routes.home == rank
     at_experts = [routes.rows_of(expert_rank)[0] for expert_rank in range(routes.ranks)]
     tokens = row_tables(len(routes.chosen), [seed])
@@ -191,8 +183,8 @@ def row_tables(rows: int, seed: list[int]) -> Array:
 
 
 def combined_rows(routes: Routes, datatype: Datatype, rows: Sequence[Array]) -> Array:
-    """The weighted sum of every token's rows, (tokens, 31), from the rows of all ranks' experts,
-    all decoded. A rank rounds its part of a token to the type before it sends it."""
+    """The weighted sum of every token's rows, (tokens, 31), from the rows of all ranks' experts. A
+    rank rounds its part of a token to the type before it sends it."""
     total = np.zeros((len(routes.chosen), verify.PERIOD))
     for rank, of_rank in enumerate(rows):
         token, choice = routes.rows_of(rank)

@@ -1,5 +1,4 @@
-"""What the benchmarks of compute and communication together share: their options, the forms of a
-case, its iteration, and trials."""
+"""What all layers' benchmarks share: options, the forms of a case, its iteration, and trials."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,11 +35,8 @@ TRIES = 4  # of each candidate, after one that warms up
 
 @dataclass(frozen=True)
 class LayerOptions:
-    """The cases of a run; a command fills the fields that it has options for.
-
-    `tokens` are the sizes of the batches, `layers` the timed layers of a step (0: all). `scale`
-    None: by the device. `algorithm` None: all forms that suit a size. `hidden` 0: the model's.
-    """
+    """The cases of a run: `tokens` are the sizes of batches, `layers` the timed layers (0: all).
+    `scale` None: by the device. `algorithm` None: all that suit a size. `hidden` 0: the model's."""
 
     datatype: str
     model: str
@@ -54,13 +50,11 @@ class LayerOptions:
 
 
 def scale_for(options: LayerOptions, session: Session) -> Fraction:
-    """The requested scale of the columns, or one that suits the device."""
     return options.scale or (CPU_SCALE if session.world.device.near_peers else Fraction(1))
 
 
 def following_link(form: Algorithm) -> Algorithm:
-    """The form; between near peers with plain or streaming stores, by the state of the link. A
-    requested build stays."""
+    """Between near peers with plain or streaming stores, by the link; a requested build stays."""
     def bind(world: World, case: Case) -> Bound:
         plain = form.bind(world, case)
         if not world.device.near_peers or case.build != Build() or isinstance(plain, Unsupported):
@@ -77,8 +71,7 @@ def following_link(form: Algorithm) -> Algorithm:
 
 def bind_forms(session: Session, forms: Mapping[str, Algorithm], options: LayerOptions,
                cases: Iterable[Case], make_iteration: MakeIteration) -> Suite:
-    """The compute alone, and the requested forms, or all that are useful at a size. All ranks call
-    it. Raises Disagreement.
+    """Compute alone, and the requested or all useful forms. All ranks call it. Raises Disagreement.
 
     Between near peers pushing equals pulling, and packets with a flag each are slower: 9 us exposed
     at 32 KiB, the others 1.4.
@@ -107,8 +100,7 @@ def bind_forms(session: Session, forms: Mapping[str, Algorithm], options: LayerO
 def layer_iteration(session: Session, case: Case, operation: Operation,
                     contents: tuple[Segments, Segments], keep: object,
                     repeats: int = verify.REPEATS) -> Iteration:
-    """Writes the inputs, as the layer before would; performs the operation; reads and checks the
-    outputs. `contents` are inputs and outputs."""
+    """Writes inputs, performs the operation, reads and checks outputs; `contents` are both."""
     world, watch, outputs = session.world, session.flight.watch, contents[1]
     elements = len(outputs.tables) * outputs.segment_bytes // case.datatype.size_bytes
     reading = plain_arguments(world.communicator.rank, case.send, case.receive, elements, watch)
@@ -120,8 +112,7 @@ def layer_iteration(session: Session, case: Case, operation: Operation,
 
 def fastest(session: Session, candidates: Mapping[Any, Iteration]) -> Any:
     """The key of the candidate that takes the slowest rank the shortest time, with the reading of
-    the result; rank 0 decides. A disturbance hits all, because they take turns. All ranks call it.
-    """
+    the result. They take turns, so a disturbance hits all. All ranks call it."""
     communicator, clock_shared = session.communicator, session.world.clock_shared
     costs_us: dict[Any, list[float]] = {key: [] for key in candidates}
     for _ in range(1 + TRIES):

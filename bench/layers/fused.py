@@ -1,8 +1,5 @@
 """The cases of allreduce_rmsnorm and gemv_allreduce, and the matrices of these and of `overlap`.
-
-The data have a period of 31 elements, as in `bench.harness.verify`, so that results are checked bit
-by bit.
-"""
+Data have a period of 31 elements, so that `bench.harness.verify` can check them bit by bit."""
 
 from collections.abc import Iterator
 
@@ -28,8 +25,7 @@ SUMMED = 8.0  # sums plus residual are this or its negative, so all rows have on
 
 
 def tables_of_norm(datatype: Datatype, ranks: int, seed: int) -> tuple[Array, Array, Array]:
-    """One period, decoded, of each rank's part, (ranks, 31); of the residual; and of their sum,
-    SUMMED or its negative."""
+    """One period of each rank's part, (ranks, 31), of the residual and of their sum, +-SUMMED."""
     parts = Data(COLLECTIVES["all_reduce"], datatype, "sum", ranks, seed).sent()[:, 0]
     summed = SUMMED * np.random.default_rng(seed).choice([-1.0, 1.0], PERIOD)
     return parts, summed - parts.sum(axis=0), summed
@@ -80,9 +76,8 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
 
 def matrix(rows: int, inner: int, rank: int, seed: int) -> Array:
     """A rank's weights, (rows, inner): 31 elements of +1 and -1, again and again with alternating
-    signs that add up to 1 or 2, rotated by n elements in row n; columns beyond the last whole
-    period are 0. A product of periodic activations then depends only on (row + iteration) mod
-    31."""
+    signs that add up to 1 or 2, rotated by n in row n; columns beyond the last period are 0. A
+    product of periodic activations then depends only on (row + iteration) mod 31."""
     signs = np.where(np.arange(inner // PERIOD) % 2, -1.0, 1.0)
     signs[-1] = 1.0
     first = np.random.default_rng([seed, rank]).choice([-1.0, 1.0], PERIOD)

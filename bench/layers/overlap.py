@@ -1,5 +1,4 @@
-"""The cases of gemm_reduce_scatter and allgather_gemm, a matmul that overlaps with a collective,
-and the choice of the number of chunks."""
+"""The cases of gemm_reduce_scatter and allgather_gemm, and the choice of the number of chunks."""
 
 from collections.abc import Iterator
 
@@ -11,16 +10,8 @@ from bench.harness.suite import Suite
 from bench.layers import fused
 from bench.layers.forms import LayerOptions, bind_forms, fastest, layer_iteration, scale_for
 from collectives.collective import DATATYPES
+from collectives.layers import overlap
 from collectives.layers.models import COLUMN_LAYERS, LAYERS, MODELS
-from collectives.layers.overlap import (
-    COLLECTIVE,
-    OVERLAPPED,
-    MatmulCase,
-    Overlapped,
-    own_tokens,
-    require_matmul,
-    runs_in_python,
-)
 from collectives.operation import Case, Operation
 from kernels.devices.device import DeviceError, Memory
 
@@ -30,12 +21,11 @@ NO_CORE = ("No core is free for each rank's communication: fused communicates a 
 
 
 class Matmuls:
-    """The buffers of all cases, and for each overlapped case its iterations by number of chunks.
-    Raises Disagreement."""
+    """All buffers, and each overlapped case's iterations by chunks. Raises Disagreement."""
 
     def __init__(self, options: LayerOptions, session: Session) -> None:
         self.options, self.session, self.world = options, session, session.world
-        self.collective = COLLECTIVE[session.options.command]
+        self.collective = overlap.COLLECTIVE[session.options.command]
         self.model, self.datatype = MODELS[options.model], DATATYPES[options.datatype]
         self.scale = scale_for(options, session)
         world, ranks, reduces = self.world, session.communicator.size, self.collective.reduces
@@ -55,7 +45,6 @@ class Matmuls:
         self.by_chunks: list[dict[int, Iteration]] = []
 
     def cases(self) -> Iterator[Case]:
-        """Every layer with every number of tokens."""
         collective, hidden, size = self.collective, self.model.hidden, self.datatype.size_bytes
         communicator, seed = self.world.communicator, self.session.options.seed
         for layer, width in self.widths.items():
@@ -69,7 +58,7 @@ class Matmuls:
                 shape = {"model": self.options.model, "layer": layer, "tokens": tokens,
                          "hidden": hidden, "inner" if collective.reduces else "columns": width,
                          "scale": str(self.scale)}
-                yield MatmulCase(
+                yield overlap.MatmulCase(
                     collective, tokens // communicator.size * hidden, self.datatype,
                     "sum" if collective.reduces else "none", self.send.address,
                     self.receive.address, shape=shape, size_bytes=tokens * hidden * size,
@@ -77,20 +66,19 @@ class Matmuls:
                     between=self.between.address, core=self.session.place.beside)
 
     def iteration(self, case: Case, operation: Operation, chain_calls: int) -> Iteration:
-        if not isinstance(operation, Overlapped):
+        if not isinstance(operation, overlap.Overlapped):
             return self.iteration_of(case, operation, 1)
         self.by_chunks.append({chunks: self.iteration_of(case, in_chunks, chunks)
                                for chunks, in_chunks in operation.by_chunks.items()})
         return self.by_chunks[-1][1]
 
     def iteration_of(self, case: Case, operation: Operation, chunks: int) -> Iteration:
-        """The iteration of an operation in this many chunks."""
-        assert isinstance(case, MatmulCase)
+        assert isinstance(case, overlap.MatmulCase)
         communicator, seed = self.session.communicator, self.session.options.seed
         rank, ranks = communicator.rank, communicator.size
         drawn = fused.drawn_activations(ranks, case.tokens, seed)
         if case.collective.reduces:
-            rows = own_tokens(rank, ranks, case.tokens, chunks)
+            rows = overlap.own_tokens(rank, ranks, case.tokens, chunks)
             inputs, outputs = drawn[rank], fused.summed_products(case.inner, drawn, seed)[rows]
         else:
             inputs = np.split(drawn[0], ranks)[rank]
@@ -99,18 +87,18 @@ class Matmuls:
         contents = (Segments(case.send, case.inner * size, encode(inputs)),
                     Segments(case.receive, case.columns * size, encode(outputs)))
         iteration = layer_iteration(self.session, case, operation, contents, self, REPEATS)
-        iteration.from_python = runs_in_python(self.world)
+        iteration.from_python = overlap.runs_in_python(self.world)
         return iteration
 
 
 def prepare(options: LayerOptions, session: Session) -> Suite:
     """The cases, each overlapped one in its fastest number of chunks. Raises Disagreement."""
-    require_matmul(session.world, DATATYPES[options.datatype])
+    overlap.require_matmul(session.world, DATATYPES[options.datatype])
     if session.world.device.near_peers and session.place.beside is None:
         session.notes.append(NO_CORE)
     matmuls = Matmuls(options, session)
-    suite = bind_forms(session, OVERLAPPED[session.options.command], options, matmuls.cases(),
-                       matmuls.iteration)
+    forms = overlap.OVERLAPPED[session.options.command]
+    suite = bind_forms(session, forms, options, matmuls.cases(), matmuls.iteration)
     for by_chunks in matmuls.by_chunks:
         first = by_chunks[1]
         session.flight.note("try numbers of chunks", case=first.number, text=first.text)

@@ -1,7 +1,5 @@
-"""The splits of a whole step, for `bench.decode` and `bench.prefill`, and how one is measured.
-
-A split is checked once against float64, and from then on bit by bit against its first result.
-"""
+"""The splits of a whole step, for `bench.decode` and `bench.prefill`. A split is checked once
+against float64, and from then on bit by bit against its first result."""
 
 import ctypes
 from collections.abc import Mapping, Sequence
@@ -25,7 +23,7 @@ from collectives.layers.models import LAYERS, MODELS
 from collectives.layers.overlap import require_matmul
 from collectives.layers.steps import Batch, Net
 from collectives.operation import Bound, Operation, Unsupported, plain_arguments
-from collectives.peer_buffer import probe_kernels, register
+from collectives.peer_buffer import probe_kernels
 from kernels.devices.device import WRONG_BYTES, DeviceError, Memory, Pattern, Step
 from reports.result import CaseHeader
 
@@ -79,7 +77,7 @@ def prepare(options: LayerOptions, session: Session) -> Suite:
 
 
 def open_net(options: LayerOptions, session: Session, layers: int, weights: Datatype) -> Net:
-    """The matrices, as many distinct ones as the device can hold. Raises Disagreement."""
+    """As many distinct matrices as the device can hold. Raises Disagreement."""
     model, ranks = MODELS[options.model], session.communicator.size
     scale = float(scale_for(options, session))
     columns = sum(model.columns(layer, ranks, scale) for layer in LAYERS)
@@ -103,10 +101,8 @@ def open_net(options: LayerOptions, session: Session, layers: int, weights: Data
 @dataclass(frozen=True)
 class Split:
     """One way to split a step over the ranks. A step begins with `image`; its result lies at
-    `result`, None on a rank without one, and must be `expected`.
-
-    `once` is the operation to check, if `bound` computes only a part. Only the times of `ranks`
-    count; empty means all.
+    `result`, None on a rank without one, and must be `expected`. `once` is the operation to check,
+    if `bound` computes only a part. Only the times of `ranks` count; empty means all.
     """
 
     algorithm: str
@@ -120,9 +116,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """Measures the splits of the step of one batch, and adds them to a suite. `start` is the
-    residual before the step, `expected` after it, (tokens, hidden). All ranks call each method.
-    Raises WrongResult if a first result is wrong."""
+    """Adds the splits of one batch to a suite. `start` is the residual before the step, `expected`
+    after it, (tokens, hidden). All ranks call each method. Raises WrongResult."""
 
     session: Session
     batch: Batch
@@ -143,7 +138,6 @@ class Splits:
         return Split(algorithm, bound, image, self.batch.residual, self.expected)
 
     def add_by_tensor(self) -> None:
-        """The compute alone, ours in its fastest form, and the library's."""
         alone = self.whole("compute", steps.split_by_tensor(self.batch, "compute", "copied"))
         self.add(replace(alone, result=None))
         names = product(TENSOR_FORMS[self.session.options.command], ("registered", "copied"))
@@ -167,9 +161,8 @@ class Splits:
                          expected=np.split(self.expected, ranks)[rank]))
 
     def add_pipeline(self, groups: int) -> None:
-        """The batch in this many equal groups; rank 0 checks the first group's result. If only some
-        layers are timed, only their share of the residual is handed on, and `scale` covers both;
-        the check hands on all of it."""
+        """The batch in equal groups; rank 0 checks the first one's result. If only some layers are
+        timed, only their share of the residual is handed on; the check hands on all of it."""
         net, world, tokens = self.batch.net, self.session.world, len(self.start) // groups
         ranks, is_first = world.communicator.size, world.communicator.rank == 0
         if ranks == 1 or len(self.start) % groups:
@@ -178,8 +171,7 @@ class Splits:
             self.add(self.whole("pipeline_parallel", Unsupported(refusal)))
             return
         assert not isinstance(world.peers, Unsupported)
-        inboxes = [register(world.communicator, world.device, world.peers,
-                            self.batch.size_bytes // groups) for _ in range(ranks)]
+        inboxes = [world.peers.register(self.batch.size_bytes // groups) for _ in range(ranks)]
         net.keep.append(inboxes)
         batches = [self.batch] if groups == 1 else [Batch(net, tokens) for _ in range(groups)]
         once = steps.pipeline(batches, inboxes) if self.scale > 1 else None
@@ -205,7 +197,6 @@ class Splits:
         self.add(replace(split, ranks=(0,), result=split.result if is_first else None))
 
     def add(self, split: Split, **facts: Any) -> None:
-        """Adds a split to the suite, with these facts in its header."""
         world, datatype = self.session.world, self.batch.net.datatype
         assert not isinstance(world.peers, Unsupported)
         header = CaseHeader(
@@ -223,14 +214,12 @@ class Splits:
         return nothing(self.session.world, self.session.flight.watch)
 
     def prepare(self, image: Image) -> Step:
-        """Writes the values at the begin of a step."""
         net = self.batch.net
         writes = [self.probe("copy_local", net.on_device(net.datatype.encode(values)), address,
                              values.size) for address, values in image]
         return self.session.world.device.sequence(writes)
 
     def probe(self, entry: str, send: int, receive: int, count: int) -> Step:
-        """An entry of link_probe.cu, over this many elements."""
         world, datatype = self.session.world, self.batch.net.datatype
         kernels = probe_kernels(world.device, 1, ELEMENT=datatype.element)
         arguments = plain_arguments(0, send, receive, count, self.session.flight.watch)
@@ -247,7 +236,6 @@ class Splits:
                     device.blocks_for(size_bytes))
 
     def checked_iteration(self, split: Split, operation: Operation) -> Iteration:
-        """Writes the image, performs the step and reads its result, which is checked."""
         net, world, device = self.batch.net, self.session.world, self.session.world.device
         prepare, check, consume = self.prepare(split.image), self.idle(), self.idle()
         device.caller(prepare)()

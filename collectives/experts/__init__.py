@@ -1,4 +1,1 @@
-"""Mixture of experts: the routed all-to-all, and how tokens choose experts.
-
-Only bench/layers/experts.py and tests import it.
-"""
+"""Mixture of experts: the routed all-to-all, and how tokens choose experts."""

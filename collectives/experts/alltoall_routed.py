@@ -1,9 +1,6 @@
 """Routed all-to-all: tokens to the ranks of their experts and back, by our kernels
-(kernels/experts/alltoall_routed.cu) and by the library. bench/layers/experts.py measures it.
-
-The library exchanges records between kernels of ours that pack and unpack them
-(routed_records.cu). It is told how much goes to each rank.
-"""
+(kernels/experts/alltoall_routed.cu) and by the library. The library exchanges records between
+kernels of ours that pack and unpack them (routed_records.cu), and is told each rank's bytes."""
 
 import ctypes
 from ctypes import c_long, c_void_p
@@ -12,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from collectives.auto import choose_direct_pull, choosing_among
+from collectives.algorithm import choosing_among
 from collectives.experts.routing import Array, Routes
 from collectives.operation import (
     Algorithm,
@@ -46,8 +43,7 @@ class Routing(ctypes.Structure):
 
 @dataclass
 class Tables:
-    """The tables of one rank for one batch, in device memory; every algorithm uses the same ones.
-    `rows` are those of its experts."""
+    """One rank's tables for a batch, in device memory. `rows` are those of its experts."""
 
     routes: Routes
     rows: Memory
@@ -57,8 +53,8 @@ class Tables:
 
 @dataclass(frozen=True)
 class RoutedCase(Case):
-    """A Case over rows of `count` elements. `send` holds this rank's tokens before a dispatch and
-    `receive` its tokens after a combine; the experts' rows are in `tables.rows`."""
+    """A Case over rows of `count` elements: this rank's tokens at `send` before a dispatch, at
+    `receive` after a combine, and the experts' rows in `tables.rows`."""
 
     tables: Tables = field(kw_only=True)
 
@@ -106,7 +102,6 @@ def _numbered(selected: Array) -> Array:
 
 
 def row_stride(row_bytes: int) -> int:
-    """Bytes from one row to the next in a slot or a record."""
     return (row_bytes + 63) // 64 * 64
 
 
@@ -117,7 +112,6 @@ def record_bytes(row_bytes: int, top_k: int) -> int:
 
 def _with_routing(world: World, case: RoutedCase, arguments: Arguments,
                   step_tokens: int = 0) -> list[object]:
-    """Makes `arguments` point to the case's tables; returns what must outlive them."""
     routing = Routing.from_buffer_copy(case.tables.structure)
     routing.step_tokens = step_tokens
     return [attached(world, arguments, routing), case.tables]
@@ -175,8 +169,8 @@ def _bind_library(world: World, case: Case) -> Operation | Unsupported:
 
 
 def _traffic(ranks: int, case: Case) -> Traffic:
-    """The traffic of the busiest rank: bytes stored and read; and the most bytes that any rank
-    copies for tokens that stay on it, each row of a dispatch, each token of a combine."""
+    """What the busiest rank stores and reads; and the most bytes that a rank copies for tokens
+    that stay on it, each row of a dispatch, each token of a combine."""
     assert isinstance(case, RoutedCase)
     routes, way, row_bytes = case.tables.routes, case.shape["way"], case.segment_bytes
     registered = case.variant == "registered"
@@ -193,17 +187,10 @@ def _traffic(ranks: int, case: Case) -> Traffic:
     return Traffic(hops + registered, stages, copied * row_bytes)
 
 
-class PlainLibrary(Algorithm):
-    """The library's plain use alone."""
-
-    def variants(self, world: World) -> tuple[str, ...]:
-        return world.library.variants(world)[:1]
-
-
 PUSH = Algorithm("direct_push", "each rank stores tokens and sums into their reader's slab",
                  partial(_bind, "push"), _traffic, pushes=True)
 PULL = Algorithm("direct_pull", "each rank stores tokens and sums into its own slab; readers read "
                  "them from it", partial(_bind, "pull"), _traffic, registered=True)
-LIBRARY = PlainLibrary("library", "MPI_Alltoallv, or a group of ncclSend and ncclRecv, between our "
-                       "kernels that pack and unpack", _bind_library, _traffic)
-ALGORITHMS = (LIBRARY, choosing_among((PUSH, PULL), choose_direct_pull), PUSH, PULL)
+LIBRARY = Algorithm("library", "MPI_Alltoallv, or a group of ncclSend and ncclRecv, between our "
+                    "kernels that pack and unpack", _bind_library, _traffic, library_variants=1)
+ALGORITHMS = (LIBRARY, choosing_among((PUSH, PULL)), PUSH, PULL)

@@ -1,5 +1,4 @@
-"""Draws a batch for a mixture of experts: which experts each token chooses, and the load of experts
-and ranks. The routed all-to-all uses it.
+"""Draws a batch for a mixture of experts: which experts each token chooses, and the resulting load.
 
 All ranks draw the same batch. A `skew` says how the tokens x top_k choices spread over the experts.
 No expert gets more choices than there are tokens, as a token chooses an expert at most once:
@@ -25,23 +24,19 @@ SKEW = re.compile(r"uniform|zipf:(\d{1,2}(?:\.\d+)?)|hot:(\d{1,4})")
 MOST_EXPERTS, MOST_CHOICES = 1024, 16  # the largest models of 2026 have 512 and 10
 
 
-class SkewError(Exception):
-    """An unknown skew, or one that these experts and tokens cannot have; one sentence."""
-
-
 def expert_counts(skew: str, experts: int, tokens: int, top_k: int) -> Array:
-    """How many tokens choose each expert, (experts,). Raises SkewError."""
+    """How many tokens choose each expert, (experts,). Raises ValueError."""
     if skew.startswith("file:"):
         return _counts_from(Path(skew.removeprefix("file:")), experts, tokens, top_k)
     if not (match := SKEW.fullmatch(skew)):
-        raise SkewError(f"{skew!r} is not a skew such as uniform, zipf:1.2, hot:2 or "
-                        "file:counts.npy")
+        raise ValueError(f"{skew!r} is not a skew such as uniform, zipf:1.2, hot:2 or "
+                         "file:counts.npy")
     exponent, hot = float(match[1] or 0), match[2]
     expert = np.arange(1, experts + 1, dtype=np.float64)
     if hot is None:
         return _in_proportion(expert**-exponent, tokens, top_k)
     if not 1 <= int(hot) <= experts:
-        raise SkewError(f"{skew!r}: 1 to all of the {experts} experts can be hot")
+        raise ValueError(f"{skew!r}: 1 to all of the {experts} experts can be hot")
     return _in_proportion(np.where(expert <= int(hot), 1.0, 1e-9), tokens, top_k)
 
 
@@ -50,18 +45,17 @@ def _counts_from(path: Path, experts: int, tokens: int, top_k: int) -> Array:
         counts = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError, BadZipFile) as error:
         why = getattr(error, "strerror", None) or "it is not one of numbers"
-        raise SkewError(f"{path} cannot be read as an .npy file: {why}") from error
+        raise ValueError(f"{path} cannot be read as an .npy file: {why}") from error
     if not (isinstance(counts, np.ndarray) and counts.shape == (experts,)
             and counts.dtype.kind in "iu" and counts.min() >= 0 and counts.max() <= tokens
             and counts.sum() == tokens * top_k):
-        raise SkewError(f"{path} must have {experts} integers from 0 to {tokens} (tokens) that add "
-                        f"up to {tokens * top_k} (choices)")
+        raise ValueError(f"{path} must have {experts} integers from 0 to {tokens} (tokens) that "
+                         f"add up to {tokens * top_k} (choices)")
     return counts.astype(np.int64)
 
 
 def _in_proportion(popularity: Array, tokens: int, top_k: int) -> Array:
-    """Integers, (experts,), as proportional to `popularity` as possible, that add up to tokens x
-    top_k; none exceeds `tokens`."""
+    """Integers, (experts,), that add up to tokens x top_k; none exceeds `tokens`."""
     free = np.ones(len(popularity), bool)  # experts below the limit
     while True:
         left = tokens * (top_k - np.count_nonzero(~free))
@@ -78,11 +72,9 @@ def _in_proportion(popularity: Array, tokens: int, top_k: int) -> Array:
 
 
 def choose(counts: Array, tokens: int, top_k: int, seed: int) -> Array:
-    """Different experts for each token, (tokens, top_k), in random order, that match the counts.
-
-    A token draws experts in proportion to their remaining counts (Efraimidis and Spirakis, 2006),
-    but must take every expert that all remaining tokens need.
-    """
+    """Different experts for each token, (tokens, top_k), in random order, that match the counts. A
+    token draws experts in proportion to their remaining counts (Efraimidis and Spirakis, 2006), but
+    must take every expert that all remaining tokens need."""
     draw, left = np.random.default_rng(seed), counts.astype(np.float64)
     chosen = np.empty((tokens, top_k), np.int32)
     for token in range(tokens):
@@ -96,9 +88,8 @@ def choose(counts: Array, tokens: int, top_k: int, seed: int) -> Array:
 
 @dataclass(frozen=True)
 class Routes:
-    """The experts that a batch's tokens chose, `chosen` (tokens, top_k), and their weights. Tokens
-    and experts are split over the ranks in order and as evenly as possible. `skew` is the user's
-    word; for a file it has a hash of the counts instead of the path."""
+    """The experts that tokens chose, and their weights, (tokens, top_k). Tokens and experts are
+    split over the ranks in order, as evenly as possible. `skew` has a hash instead of a path."""
 
     skew: str
     ranks: int
@@ -136,13 +127,12 @@ class Routes:
 
     @cached_property
     def between(self) -> Array:
-        """How many tokens each rank sends to each other rank, (ranks, ranks), diagonal 0. The same
-        number of sums comes back."""
+        """How many tokens each rank sends to each other rank, (ranks, ranks); as many return."""
         return np.asarray(self.leaving.sum(axis=2))
 
     def rows_of(self, rank: int) -> tuple[Array, Array]:
-        """The token in each row of a rank's experts, and the index of the expert among the token's
-        choices. Rows are sorted by expert, then by token, and so by home rank."""
+        """The token in each row of a rank's experts, and which of its choices it is. Rows are
+        sorted by expert, then by token, and so by home rank."""
         token, choice = np.nonzero(self.owner[self.chosen] == rank)
         order = np.lexsort((token, self.chosen[token, choice]))
         return token[order], choice[order]
@@ -163,8 +153,8 @@ class Routes:
 
 
 def draw(skew: str, ranks: int, experts: int, tokens: int, top_k: int, seed: int) -> Routes:
-    """A batch. The weights of a token are powers of two and add up to 1, so that the expected sums
-    are exact. Raises SkewError."""
+    """A batch. A token's weights are powers of two that add up to 1: sums are exact. Raises
+    ValueError."""
     counts = expert_counts(skew, experts, tokens, top_k)
     chosen = choose(counts, tokens, top_k, seed)
     halves = 0.5 ** np.minimum(np.arange(1, top_k + 1), top_k - 1)

@@ -1,8 +1,5 @@
-"""Compute fused with a collective: RMSNorm after an all-reduce, and a GEMV before one.
-
-FUSED has the forms of each kernel that `bench.layers` compares: the compute alone, the compute and
-a collective in separate launches, and both in one launch.
-"""
+"""Compute fused with a collective: RMSNorm after an all-reduce, and a GEMV before one. FUSED has
+the forms that `bench.layers` compares: compute alone, in separate launches, and in one launch."""
 
 import ctypes
 from collections.abc import Callable, Sequence
@@ -16,6 +13,7 @@ import numpy as np
 from collectives.algorithm import ALGORITHMS, EXACT
 from collectives.collective import COLLECTIVES, DATATYPES, Datatype
 from collectives.operation import (
+    NOT_MAPPED,
     Algorithm,
     Bound,
     Case,
@@ -25,16 +23,16 @@ from collectives.operation import (
     attached,
     chunk_that_fits,
     in_a_row,
-    use_registered,
 )
 from collectives.peer_buffer import HALF_BYTES
-from kernels.devices.device import MOST_RANKS, PEER_STRUCTURES, Arguments, Module, Step
+from kernels.devices.device import PEER_STRUCTURES, Arguments, Module, Step
 
 ROW_ALIGNMENT = 64  # bytes; of a row in a slab
 # Rows that a GPU's block finishes before it signals: 4096 rows then occupy 128 blocks. A CPU
 # finishes a whole segment, because each further flag cost 0.2 to 0.4 us.
 BLOCK_ROWS, BLOCK_THREADS = 32, 256
 EPSILON = 1e-5
+MAPPED = "a fused benchmark begins with mapped memory"
 UNIT_CODES = 64  # elements that are quantised at once: two of the widest packs
 OUTPUTS = {"int8": "Int8Blocks", "fp8": "Fp8Blocks"}
 WEIGHTS = {datatype.name: datatype for datatype in (
@@ -67,7 +65,6 @@ class Gemv(ctypes.Structure):
 class NormCase(Case):
     """Rows of `hidden` elements, one a token: `send` has this rank's parts of the sums, `receive`
     gets the norm. `summed` holds the sums between a collective and the norm. Addresses.
-
     `quantized` (one of OUTPUTS) also writes the norm to `codes`, a byte an element, aligned to 64,
     with a float32 a token in `scales`; UNIT_CODES must divide `hidden`.
     """
@@ -86,7 +83,6 @@ class NormCase(Case):
 class GemvCase(Case):
     """A matrix of `hidden` rows for `tokens` tokens. This rank has `inner` of its columns, stored
     as `weight_type` (one of WEIGHTS); `send` gets its products, `receive` the sums. Addresses.
-
     There are `copies` of the weights, used in turn, so that weights come from memory as in a model.
     The activations of two tokens lie `stride` elements apart.
     """
@@ -102,15 +98,9 @@ class GemvCase(Case):
     copies: int
 
 
-def _arguments(world: World, case: Case, send: int, chunk_bytes: int = 0) -> Arguments:
-    assert not isinstance(world.peers, Unsupported), "a fused benchmark begins with mapped memory"
-    return world.peers.arguments(send, case.receive, case.count, chunk_bytes)
-
-
 def _compile(world: World, case: Case, stem: str, structure: type[ctypes.Structure],
              macros: dict[str, str]) -> Module:
-    ranks = min(world.communicator.size, MOST_RANKS)
-    macros = {"WORLD": str(ranks), "ELEMENT": case.datatype.element, **macros}
+    macros = {"WORLD": str(world.communicator.size), "ELEMENT": case.datatype.element, **macros}
     if case.build.stream_slab:
         macros["STREAM_SLAB"] = "1"
     return world.device.compile(stem, macros, (*PEER_STRUCTURES, structure))
@@ -119,6 +109,7 @@ def _compile(world: World, case: Case, stem: str, structure: type[ctypes.Structu
 def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
     """The residual and norm of the sums at this address; None: of all ranks' parts, in one launch
     with their all-reduce. All ranks call it."""
+    assert not isinstance(world.peers, Unsupported), MAPPED
     tokens, row_bytes = case.count // case.hidden, case.hidden * case.datatype.size_bytes
     entry, chunk_bytes = "add_rmsnorm", 0
     is_registered = sums is None and case.variant == "registered"
@@ -130,9 +121,10 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
     if chunk_bytes and not step_tokens:
         return Unsupported(f"a token's {row_bytes} B are more than a slot of {chunk_bytes} B",
                            depends_on_size=True)
-    arguments = _arguments(world, case, case.send if sums is None else sums, chunk_bytes)
-    if is_registered and (refusal := use_registered(world, arguments.sends, case.send)):
-        return refusal
+    arguments = world.peers.arguments(case.send if sums is None else sums, case.receive, case.count,
+                                      chunk_bytes)
+    if is_registered and not world.peers.locate(case.send, arguments.sends):
+        return NOT_MAPPED
     macros = {"OUTPUT": OUTPUTS[case.quantized]} if case.quantized else {}
     module = _compile(world, case, "allreduce_rmsnorm", Norm, macros)
     memory = attached(world, arguments, Norm(
@@ -146,21 +138,21 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
 
 def _reduce_then_norm(collective: Algorithm, world: World, case: NormCase) -> Bound:
     reduce = collective.bind(world, all_reduce(case, case.send, case.summed))
-    return one_after_another(world, reduce, norm(world, case, case.summed))
+    return one_after_another(world, [reduce, norm(world, case, case.summed)])
 
 
 def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
-    """This rank's products, into `send`; `fused`: in one launch with their all-reduce, which all
-    ranks call."""
+    """This rank's products; `fused`: in one launch with their all-reduce, which all ranks call."""
+    assert not isinstance(world.peers, Unsupported), MAPPED
     ranks, entry = world.communicator.size, "gemv_allreduce" if fused else "gemv"
     if fused and (ranks + 1) * case.segment_bytes > HALF_BYTES:
         return Unsupported(f"{ranks} ranks' parts of {case.segment_bytes} B do not fit into a slab",
                            depends_on_size=True)
-    arguments = _arguments(world, case, case.send)
+    arguments = world.peers.arguments(case.send, case.receive, case.count, 0)
     if fused and case.variant == "registered":
         entry += "_registered"
-        if refusal := use_registered(world, arguments.receives, case.receive):
-            return refusal
+        if not world.peers.locate(case.receive, arguments.receives):
+            return NOT_MAPPED
     macros = {"TOKENS": str(case.tokens), "WEIGHT": WEIGHTS[case.weight_type].element}
     module = _compile(world, case, "gemv_allreduce", Gemv, macros)
     memory = attached(world, arguments, Gemv(
@@ -173,29 +165,25 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
 
 def _gemv_then_reduce(collective: Algorithm, world: World, case: GemvCase) -> Bound:
     reduce = collective.bind(world, all_reduce(case, case.send, case.receive))
-    return one_after_another(world, gemv(world, case), reduce)
+    return one_after_another(world, [gemv(world, case), reduce])
 
 
 def all_reduce(case: Case, send: int, receive: int) -> Case:
-    """The all-reduce of a fused case, from `send` to `receive`."""
     return Case(COLLECTIVES["all_reduce"], case.count, case.datatype, "sum", send, receive,
                 variant=case.variant, build=case.build)
 
 
-def one_after_another(world: World, *operations: Bound, join: Join = in_a_row) -> Bound:
+def one_after_another(world: World, operations: Sequence[Bound], join: Join = in_a_row) -> Bound:
     """The operations as one, or the first reason why one of them cannot be bound."""
-    bound: list[Operation] = []
     for operation in operations:
         if isinstance(operation, Unsupported):
             return operation
-        bound.append(operation)
-    return join(world, bound)
+    return join(world, [item for item in operations if isinstance(item, Operation)])
 
 
 def forms(collective: str, alone: Bind, then: Callable[[Algorithm, World, Any], Bound],
           fused: Bind, about: str) -> dict[str, Algorithm]:
-    """The compute alone; compute and each algorithm of a collective, the library's first; fused.
-    None of them has a bound, because compute has none."""
+    """Compute alone, then each algorithm of a collective, or fused; compute has no bound."""
     listed = [Algorithm("compute", "the compute alone", alone)]
     for algorithm in (ALGORITHMS[collective]["library"], *EXACT[collective]):
         listed.append(replace(

@@ -1,8 +1,7 @@
-"""The linear layers of public models, which the benchmarks of compute and communication use.
+"""The linear layers of public models; the figures are from each model's public `config.json`.
 
-The figures are from each model's public `config.json`. In a mixture of experts a token uses the
-layers of `top_k` experts, and their outputs add up: they count as one layer with `top_k` times the
-columns.
+In a mixture of experts a token uses the layers of `top_k` experts, and their outputs add up: they
+count as one layer with `top_k` times the columns.
 """
 
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ COLUMN_LAYERS = ("qkv", "gate_up")  # column-parallel: every rank needs all inpu
 
 @dataclass(frozen=True)
 class Model:
-    """`hidden` elements of a token between layers; `heads` and `kv_heads` of `head` elements each;
-    `intermediate` elements within an MLP."""
+    """`hidden` elements of a token; heads of `head` elements; `intermediate` ones in an MLP."""
 
     hidden: int
     layers: int
@@ -26,8 +24,8 @@ class Model:
     top_k: int = 1
 
     def columns(self, layer: str, ranks: int = 1, scale: float = 1.0) -> int:
-        """The columns of a rank's part of a layer: inputs of a row-parallel layer, outputs of a
-        column-parallel one; times `scale`, rounded up to UNIT_COLUMNS."""
+        """A rank's inputs of a row-parallel layer, or outputs of a column-parallel one; times
+        `scale`, rounded up to UNIT_COLUMNS."""
         total = {
             "attention_output": self.heads * self.head,
             "mlp_down": self.top_k * self.intermediate,

@@ -4,27 +4,22 @@ The tokens are cut into chunks: one chunk is communicated while the next one is 
 
 gemm_reduce_scatter: a rank's activations [tokens, inner] times its weights [inner, hidden] give its
 parts of all sums, [tokens, hidden]. A reduce-scatter over the tokens leaves [tokens / ranks,
-hidden] on each rank. A chunk has tokens / chunks tokens, and rank r gets the r-th of `ranks` equal
-parts of each chunk (see `own_tokens`).
+hidden] on each rank: rank r gets the r-th of `ranks` equal parts of each chunk (see `own_tokens`).
 
-allgather_gemm: a rank has [tokens / ranks, hidden] of the activations. All activations times its
-weights [hidden, columns] give its result [tokens, columns], with rank 0's tokens first. Chunk c has
-the c-th of `chunks` equal parts of each rank's rows. A rank multiplies its own rows first, while
-the first chunk is gathered.
+allgather_gemm: all activations, [tokens / ranks, hidden] from each rank, times a rank's weights
+[hidden, columns] give its result [tokens, columns], with rank 0's tokens first. Chunk c has the
+c-th of `chunks` equal parts of each rank's rows. A rank multiplies its own rows first, while the
+first chunk is gathered.
 
-The matmul is the vendor's: BLAS through numpy, cuBLAS or hipBLAS through CuPy. The collective,
-`direct_pull`, runs in a Lane.
+The matmul is the vendor's, through numpy or CuPy. The collective is `direct_pull`, in a Lane.
 """
 
 import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
 from queue import SimpleQueue
 from typing import Any
 
@@ -34,15 +29,7 @@ from collectives import allgather, reduce_scatter
 from collectives.collective import COLLECTIVES, Array, Datatype
 from collectives.communicator import Disagreement
 from collectives.layers.fused import forms
-from collectives.operation import (
-    Algorithm,
-    Bound,
-    Case,
-    Operation,
-    Unsupported,
-    World,
-    first_failure,
-)
+from collectives.operation import Algorithm, Case, Operation, Unsupported, World, first_failure
 from kernels.devices.device import Kernel, Step
 
 CHUNKS = (1, 2, 4, 8)
@@ -54,8 +41,7 @@ Run = Callable[[], object]  # performs something on a CPU; enqueues it on a GPU
 
 @dataclass(frozen=True, kw_only=True)
 class MatmulCase(Case):
-    """[tokens, inner] times [inner, columns]; `count` elements belong to a rank's tokens on the
-    wire. Addresses.
+    """[tokens, inner] times [inner, columns]; a rank has `count` elements on the wire. Addresses.
 
     gemm_reduce_scatter: `send` has the activations, `between` gets the parts [tokens, columns].
     allgather_gemm: `send` has this rank's activations, `between` gets all of them [tokens, inner].
@@ -98,16 +84,12 @@ def require_matmul(world: World, datatype: Datatype) -> None:
         raise Disagreement(f"a CPU multiplies float32 only, not {datatype.name}")
     if world.graph and world.device.name == "cuda":
         raise Disagreement("-G: CuPy cannot capture cuBLAS in a graph")
-    if datatype.name == "bfloat16" and not find_spec("ml_dtypes"):
-        raise Disagreement("CuPy multiplies bfloat16 with the types of ml_dtypes: pip install "
-                           "ml-dtypes")
+    if datatype.name == "bfloat16":
+        raise Disagreement("CuPy's matmul has no bfloat16")
 
 
 def array_of(world: World, datatype: Datatype, address: int, *shape: int) -> Any:
-    """Device memory as an array of numpy or CuPy."""
-    is_foreign = datatype.name == "bfloat16"
-    element = import_module("ml_dtypes").bfloat16 if is_foreign else datatype.name
-    return world.device.array(address, shape, np.dtype(element))
+    return world.device.array(address, shape, np.dtype(datatype.storage))
 
 
 def _matmul(world: World, case: MatmulCase, rows: int, source: int, target: int) -> Run:
@@ -119,8 +101,7 @@ def _matmul(world: World, case: MatmulCase, rows: int, source: int, target: int)
 
 
 class Lane:
-    """Runs communication in order, each part after all compute that began before it; here on the
-    caller's own core, at once."""
+    """Runs communication in order, after all earlier compute; here at once, on the same core."""
 
     def submit(self, run: Run) -> None:
         run()
@@ -130,13 +111,11 @@ class Lane:
 
 
 class OtherCore(Lane):
-    """A thread that has a core to itself, and ends with this object. Raises OSError."""
+    """A thread that has a core to itself until the process ends. Raises OSError."""
 
     def __init__(self, core: int) -> None:
-        self.parts, self.errors = SimpleQueue[Run | None](), SimpleQueue[Exception | None]()
-        threading.Thread(target=_run_parts, args=(self.parts, self.errors), name="lane",
-                         daemon=True).start()
-        weakref.finalize(self, self.parts.put, None)
+        self.parts, self.errors = SimpleQueue[Run](), SimpleQueue[Exception | None]()
+        threading.Thread(target=self._run_parts, name="lane", daemon=True).start()
         self.submit(partial(os.sched_setaffinity, 0, {core}))
         self.wait()
 
@@ -147,20 +126,17 @@ class OtherCore(Lane):
         if error := self.errors.get():
             raise error
 
-
-def _run_parts(parts: "SimpleQueue[Run | None]", errors: "SimpleQueue[Exception | None]") -> None:
-    """The thread of a lane. It holds the queues and not the lane, so that the lane can die."""
-    while run := parts.get():
-        try:
-            run()
-            errors.put(None)
-        except Exception as error:  # noqa: BLE001 - the caller of `wait` gets every error
-            errors.put(error)
+    def _run_parts(self) -> None:
+        while True:
+            try:
+                self.parts.get()()
+                self.errors.put(None)
+            except Exception as error:  # noqa: BLE001 - the caller of `wait` gets every error
+                self.errors.put(error)
 
 
 class OtherStream(Lane):
-    """A second stream of a GPU, with a higher priority than the first. Events join the two, so that
-    one capture records both."""
+    """A second stream, of higher priority. Events join the two, so one capture records both."""
 
     def __init__(self, cupy: Any) -> None:
         self.cupy, self.main = cupy, cupy.cuda.get_current_stream()
@@ -181,8 +157,7 @@ class OtherStream(Lane):
 
 
 def driven(world: World, runs: Sequence[Run], parts: Sequence[Operation]) -> Operation:
-    """The runs in turn as an operation that contains `parts`: Python performs it on a CPU, a GPU
-    has it in its stream or graph."""
+    """The runs in turn: Python performs them on a CPU, a GPU has them in its stream or graph."""
     def perform() -> None:
         for run in runs:
             run()
@@ -202,7 +177,6 @@ def _runs(world: World, operations: Sequence[Operation]) -> list[Run]:
 
 def _collectives(world: World, case: MatmulCase, algorithm: Algorithm,
                  chunks: int) -> list[Operation] | Unsupported:
-    """The collective of each chunk."""
     reduces, part_bytes = case.collective.reduces, case.segment_bytes // chunks
     collective = COLLECTIVES["reduce_scatter" if reduces else "all_gather"]
     operations: list[Operation] = []
@@ -224,11 +198,7 @@ def _alone(world: World, case: MatmulCase) -> Run:
     return _matmul(world, case, case.tokens, source, target)
 
 
-def _bind_alone(world: World, case: MatmulCase) -> Bound:
-    return driven(world, [_alone(world, case)], [])
-
-
-def _bind_then(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
+def _bind_then(algorithm: Algorithm, world: World, case: MatmulCase) -> Operation | Unsupported:
     collectives = _collectives(world, case, algorithm, 1)
     if isinstance(collectives, Unsupported):
         return collectives
@@ -236,7 +206,7 @@ def _bind_then(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
     return driven(world, runs if case.collective.reduces else runs[::-1], collectives)
 
 
-def _bind_fused(algorithm: Algorithm, world: World, case: MatmulCase) -> Bound:
+def _bind_fused(algorithm: Algorithm, world: World, case: MatmulCase) -> Operation | Unsupported:
     collectives: dict[int, list[Operation]] = {}
     for chunks in CHUNKS:
         operations = _collectives(world, case, algorithm, chunks)
@@ -288,7 +258,8 @@ def _gather_beside(world: World, case: MatmulCase, lane: Lane,
 
 
 OVERLAPPED = {
-    name: forms(collective, _bind_alone, _bind_then, partial(_bind_fused, algorithm),
+    name: forms(collective, lambda world, case: driven(world, [_alone(world, case)], []),
+                _bind_then, partial(_bind_fused, algorithm),
                 "in chunks, one communicated while the next is multiplied")
     for name, collective, algorithm in (
         ("gemm_reduce_scatter", "reduce_scatter", reduce_scatter.PULL),

@@ -28,15 +28,7 @@ from collectives.layers.fused import (
 )
 from collectives.layers.models import LAYERS, Model
 from collectives.layers.overlap import array_of, driven, runs_in_python
-from collectives.operation import (
-    Bound,
-    Case,
-    Operation,
-    Unsupported,
-    World,
-    in_a_row,
-    use_registered,
-)
+from collectives.operation import Bound, Case, Operation, Unsupported, World, in_a_row
 from kernels.devices.device import PEER_STRUCTURES, Memory, Step, Transfer
 
 PAD = 0.01  # the activations beyond `hidden`
@@ -45,8 +37,8 @@ SHIFT_ROWS = 37  # between the matrices of two layers, which have the same rows 
 
 @dataclass(frozen=True)
 class Matrix:
-    """Columns from `first` on of a layer's matrix, (hidden, columns), at the address. The
-    activations of two tokens lie `stride` elements apart."""
+    """Columns from `first` on of a layer's matrix, (hidden, columns); activations of two tokens lie
+    `stride` elements apart."""
 
     address: int
     first: int
@@ -59,10 +51,10 @@ class Net:
     """The matrices that every split of a step multiplies: for each of `layers` layers one of each
     kind in LAYERS, (hidden, columns of all ranks), with the columns shrunk by `scale`.
 
-    The first `held` layers are distinct; then they repeat. `uses_matmul`: the vendor's matmul
-    multiplies, not our GEMV. `inner` counts a rank's columns; `stored` has the matrices as the
-    device stores them. It holds `shares`, this rank's columns of each matrix; `stage`, the matrices
-    of its stage; `whole`, all, on rank 0 and only if `whole_fits`. Raises DeviceError.
+    The first `held` layers are distinct; then they repeat. `uses_matmul`: the vendor's matmul, not
+    our GEMV. `inner` counts a rank's columns; `stored` is what the device stores. `shares` are this
+    rank's columns of each matrix; `stage`, the matrices of its stage; `whole`, all, on rank 0 and
+    only if `whole_fits`. Raises DeviceError.
     """
 
     world: World
@@ -106,8 +98,7 @@ class Net:
         return memory.address
 
     def hold(self, numbers: Sequence[int], first: int, ranks: int) -> list[Matrix]:
-        """Puts the distinct matrices among `numbers` on the device, with the columns of `ranks`
-        ranks from rank `first` on."""
+        """Matrices on the device, with the columns of `ranks` ranks from rank `first` on."""
         period = len(LAYERS) * self.held
         parts = {layer: self.stored[layer][:, first * inner : (first + ranks) * inner]
                  for layer, inner in self.inner.items()}
@@ -138,8 +129,7 @@ class Net:
 
 @dataclass
 class Batch:
-    """`tokens` tokens on a rank, and the addresses of their activations, residual, parts and sums.
-    All ranks make one. Raises DeviceError."""
+    """Tokens on a rank, and where their data are. All ranks make one. Raises DeviceError."""
 
     net: Net
     tokens: int
@@ -164,8 +154,7 @@ class Batch:
             summed=self.sums)
 
     def multiply(self, matrix: Matrix, fused: str | None) -> Bound:
-        """The product with a matrix, into `parts`; `fused` with its all-reduce, in this variant,
-        into `sums`."""
+        """The product, into `parts`; `fused` with its all-reduce, in this variant, into `sums`."""
         net, world = self.net, self.net.world
         if net.uses_matmul:
             array = partial(array_of, world, net.datatype)
@@ -184,14 +173,10 @@ class Batch:
 
     def layers(self, matrices: Sequence[Matrix], after: Sequence[Bound],
                fused: str | None = None) -> list[Bound]:
-        """The product with each matrix, followed by `after`."""
-        operations: list[Bound] = []
-        for matrix in matrices:
-            operations += [self.multiply(matrix, fused), *after]
-        return operations
+        return [operation for matrix in matrices
+                for operation in (self.multiply(matrix, fused), *after)]
 
     def stage(self, matrices: Sequence[Matrix]) -> list[Bound]:
-        """Layers with all their columns on this rank."""
         return self.layers(matrices, [norm(self.net.world, self.norm_case(), self.parts)])
 
 
@@ -200,33 +185,26 @@ def in_turn(net: Net, operations: Sequence[Bound]) -> Bound:
     def from_python(world: World, bound: Sequence[Operation]) -> Operation:
         return driven(world, [operation.call for operation in bound], bound)
 
-    join = from_python if net.in_python else in_a_row
-    return one_after_another(net.world, *operations, join=join)
+    return one_after_another(net.world, operations, from_python if net.in_python else in_a_row)
 
 
 def split_by_tensor(batch: Batch, form: str, variant: str) -> Bound:
-    """A step in which every rank has a share of each matrix. `form` is an all-reduce, between
-    product and norm; `gemv_allreduce` or `allreduce_rmsnorm`, fused with the one or the other; or
-    `compute`, without the sum. All ranks call it. Raises DeviceError."""
+    """A step in which every rank has a share of each matrix. `form` is an all-reduce, a fused
+    kernel, or `compute` without the sum. All ranks call it. Raises DeviceError."""
     net, world, case = batch.net, batch.net.world, batch.norm_case(variant)
-    fused = variant if form == "gemv_allreduce" else None
-    if form == "allreduce_rmsnorm":
-        after = [norm(world, case)]
-    elif form == "compute":
-        after = [norm(world, case, batch.parts)]
-    elif form == "gemv_allreduce":
-        after = [norm(world, case, batch.sums)]
-    else:
+    sums = {"allreduce_rmsnorm": None, "compute": batch.parts}.get(form, batch.sums)
+    after = [norm(world, case, sums)]
+    if form in ALGORITHMS["all_reduce"]:
         reduce = all_reduce(case, batch.parts, batch.sums)
-        after = [ALGORITHMS["all_reduce"][form].bind(world, reduce), norm(world, case, batch.sums)]
+        after.insert(0, ALGORITHMS["all_reduce"][form].bind(world, reduce))
+    fused = variant if form == "gemv_allreduce" else None
     return in_turn(net, batch.layers(net.shares, after, fused))
 
 
 def split_by_sequence(batch: Batch) -> Bound:
-    """As split by tensor, but the sums are scattered over the tokens, each rank normalises its
-    share, and the shares are gathered: the same bytes on the wire, and a norm of 1/ranks of the
-    tokens. A rank's share of the residual lies within `batch.residual`. All ranks call it. Raises
-    DeviceError."""
+    """As split by tensor, but the sums are scattered over the tokens, and each rank normalises its
+    share, which lies within `batch.residual`: the same bytes on the wire, and a norm of 1/ranks of
+    the tokens. All ranks call it. Raises DeviceError."""
     net, world = batch.net, batch.net.world
     rank, share = world.communicator.rank, batch.count // world.communicator.size
     residual = batch.residual + rank * share * net.datatype.size_bytes
@@ -243,20 +221,14 @@ def split_by_sequence(batch: Batch) -> Bound:
     return in_turn(net, batch.layers(net.shares, after))
 
 
-def take_over(batch: Batch, residual: int) -> Bound:
-    """Copies the residual that another stage left at this address, and normalises it."""
-    zeros = batch.net.on_device(np.zeros(batch.size_bytes, np.uint8))
-    return norm(batch.net.world, replace(batch.norm_case(), residual=residual), zeros)
-
-
 def hand_on(net: Net, send: int, receive: int, count: int, target: int, source: int) -> Operation:
-    """Sends `count` elements to the rank `target`, and receives as many from the rank `source`; -1:
-    no rank. All ranks call it. Raises DeviceError."""
+    """Sends `count` elements to one rank, and receives as many from another; -1: no rank. All ranks
+    call it. Raises DeviceError."""
     world = net.world
     assert not isinstance(world.peers, Unsupported)
     arguments = world.peers.arguments(send, receive, count, 0)
-    refusal = use_registered(world, arguments.receives, receive)
-    assert not refusal, "a stage receives into memory that all ranks have mapped"
+    is_mapped = world.peers.locate(receive, arguments.receives)
+    assert is_mapped, "a stage receives into memory that all ranks have mapped"
     macros = {"WORLD": str(world.communicator.size), "ELEMENT": net.datatype.element}
     kernel = world.device.compile("link", macros, (*PEER_STRUCTURES, Transfer)).kernel("link_push")
     blocks = world.device.blocks_for(count * net.datatype.size_bytes)
@@ -266,11 +238,10 @@ def hand_on(net: Net, send: int, receive: int, count: int, target: int, source: 
 
 def pipeline(batches: Sequence[Batch], inboxes: Sequence[Memory], share: float = 1.0) -> Bound:
     """A step of all batches through stages, one a rank, with the same number of layers each. Only
-    this share of a residual is handed on.
+    this share of a residual is handed on. All ranks call it. Raises DeviceError.
 
     In beat b, rank r computes batch (b - r) mod ranks, if it exists, and hands the result on into
-    inbox b. So every stage with a batch works from the begin of a step to its end. All ranks call
-    it. Raises DeviceError.
+    inbox b. So every stage with a batch works from the begin of a step to its end.
     """
     net = batches[0].net
     rank, ranks = net.world.communicator.rank, net.world.communicator.size
@@ -280,16 +251,17 @@ def pipeline(batches: Sequence[Batch], inboxes: Sequence[Memory], share: float =
         own, previous = (beat - rank) % ranks, (beat - rank + 1) % ranks  # batches of these ranks
         send, target = 0, -1
         if own < len(batches):
-            send, target = batches[own].residual, (rank + 1) % ranks
-            operations += [take_over(batches[own], inboxes[beat - 1].address),
-                           *batches[own].stage(net.stage)]
+            batch, target = batches[own], (rank + 1) % ranks
+            send, zeros = batch.residual, net.on_device(np.zeros(batch.size_bytes, np.uint8))
+            # Copy the residual that the stage before has left, and normalise it.
+            case = replace(batch.norm_case(), residual=inboxes[beat - 1].address)
+            operations += [norm(net.world, case, zeros), *batch.stage(net.stage)]
         source = (rank - 1) % ranks if previous < len(batches) else -1
         operations.append(hand_on(net, send, inboxes[beat].address, count, target, source))
     return in_turn(net, operations)
 
 
 def normed(residual: Array) -> Array:
-    """Rows divided by the root of their mean square."""
     return np.asarray(residual / np.sqrt(np.mean(residual**2, axis=-1, keepdims=True) + EPSILON))
 
 

@@ -1,8 +1,8 @@
 """NCCL and RCCL, the baseline on GPUs: on the same buffers, stream and clock as our kernels.
 
 Variants: `plain`, or `graph` if the device launches from graphs; `registered`, on NCCL, with
-symmetric windows; `tuned`, on RCCL, with the fastest protocol. Windows and each protocol have a
-communicator for themselves, so that they do not change the other variants.
+symmetric windows; `tuned`, on RCCL, with the fastest protocol. Windows and each protocol have their
+own communicator, so that they do not change the other variants.
 """
 
 import ctypes
@@ -90,7 +90,6 @@ class NcclLibrary(Library):
 
     def bind_exchange(self, world: World, send: tuple[int, Array], receive: tuple[int, Array],
                       counts: tuple[int, int] | None = None) -> Bound:
-        """One group of ncclSend and ncclRecv."""
         if isinstance(library := self.nccl, Unsupported):
             return library
         group: list[Call] = []
@@ -115,7 +114,6 @@ class NcclLibrary(Library):
         return operation.step
 
     def describe(self, world: World) -> dict[str, Any]:
-        """`transports` and `channels` are by communicator."""
         if isinstance(library := self.nccl, Unsupported):
             note = f"The GPUs' own library is not measured: {library.reason}."
             return {"library": None, "notes": [note]}
@@ -152,7 +150,6 @@ class NcclLibrary(Library):
         return notes
 
     def _groups(self, library: Nccl, case: Case) -> list[list[Call]]:
-        """The groups of calls that perform the case on this rank, in order."""
         rank, ranks, size = self.ranks.rank, self.ranks.size, case.segment_bytes
         kind = TYPES[case.datatype.name if case.collective.reduces
                      else MOVED_TYPES[case.datatype.size_bytes]]
@@ -202,13 +199,10 @@ class NcclLibrary(Library):
         self._wait_for_first_call(library, label, title)
         library.agree(library.refused.get(label) or failure() or "")
         # A rank without a partner calls nothing, and still needs a launch, also from a graph.
-        step = Step(Kernel(title, enqueue), None)
-        if not calls:
-            step = Step(self.device.nothing, Gate())
+        step = Step(Kernel(title, enqueue), None) if calls else Step(self.device.nothing, Gate())
         return Operation(step, self.device.caller(step), chosen, failure)
 
     def _wait_for_first_call(self, library: Nccl, label: str, title: str) -> None:
-        """Waits for the stream; aborts the communicator if a rank waits for too long."""
         stream, deadline_s = self.device.stream, time.monotonic() + FIRST_CALL_S
         while not stream.done and time.monotonic() < deadline_s:
             time.sleep(1e-3)
@@ -241,8 +235,8 @@ class NcclLibrary(Library):
                 raise DeviceError(f"{library.name} makes no symmetric windows between these GPUs")
 
     def _tuned(self, library: Nccl, case: Case) -> Operation:
-        """The fastest of RCCL's default and TUNINGS for this case, timed separately on the slowest
-        rank. A setting counts only if RCCL's log says that RCCL read it."""
+        """The fastest of RCCL's default and TUNINGS on the slowest rank. A setting counts only if
+        RCCL's log says that RCCL read it."""
         if "NCCL_P2P_LEVEL" not in os.environ:
             library.refused["NCCL_P2P_LEVEL=SYS"] = ONCE_A_PROCESS
         if self.device.arch.startswith("gfx12"):
@@ -257,8 +251,7 @@ class NcclLibrary(Library):
                 operation = self._operation(library, groups, label, chosen)
                 sentence = label.replace("=", " set by environment to ")
                 was_read = label == "plain" or sentence in library.logs[label]
-                unread = f"{library.name} does not say that it has read it"
-                library.agree("" if was_read else unread)
+                library.agree("" if was_read else f"{library.name} does not say that it read it")
                 operations.append(operation)
             except DeviceError as error:
                 library.logs.pop(label, None)

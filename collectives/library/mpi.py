@@ -28,8 +28,6 @@ def types_of(library: str) -> dict[str, str]:
 
 
 class MpiLibrary(Library):
-    """The MPI that started the ranks."""
-
     def __init__(self, communicator: Communicator, device: Device) -> None:
         assert isinstance(device, CpuDevice)
         self.ranks, self.device, self.name = communicator, device, communicator.library
@@ -54,7 +52,6 @@ class MpiLibrary(Library):
         return in_a_row(world, self._calls(case, type_name, op_name))
 
     def _calls(self, case: Case, type_name: str, op_name: str) -> list[Operation]:
-        """The MPI calls that perform the case on this rank, in order."""
         mpi, comm, rank, ranks = self.mpi, self.comm, self.ranks.rank, self.ranks.size
         kind, op = map(self.ranks.handle, (type_name, op_name))
         send, receive, count = case.send, case.receive, case.count
@@ -105,8 +102,7 @@ class MpiLibrary(Library):
 
     def _call(self, name: str, arguments: tuple[int, ...],
               python_arguments: tuple[object, ...]) -> Operation:
-        """One call of MPI_`name`: natively, and from Python by mpi4py. Arrays that `arguments`
-        point into are in `python_arguments`, which the operation keeps."""
+        """One call of MPI_`name`. The operation keeps `python_arguments`, the arrays of both."""
         call = LibraryCall(self.ranks.function(f"MPI_{name}"), (c_long * 9)(*arguments))
 
         def failure() -> str | None:

@@ -1,4 +1,4 @@
-"""Loads NCCL or RCCL, makes its communicators and reads its log, for the baseline on GPUs (gpu.py).
+"""Loads NCCL or RCCL, makes its communicators and reads its log, for gpu.py.
 
 Its C functions are called by address, as MPI's are: a Python package would charge its own overhead
 to the baseline. nccl4py brings NCCL if it is installed, or CuPy does; CuPy for ROCm brings RCCL.
@@ -54,8 +54,8 @@ Group = list[tuple[str, Callable[..., int], tuple[int, ...]]]
 
 @dataclass
 class Nccl:
-    """NCCL or RCCL, loaded by all ranks. Communicators have labels: `plain`, `registered`, or the
-    NAME=VALUE that is set in the environment while the communicator is made."""
+    """NCCL or RCCL, loaded by all ranks. The labels of communicators are `plain`, `registered`, or
+    the NAME=VALUE that the environment has while one is made."""
 
     ranks: Communicator
     calls: ctypes.CDLL
@@ -71,7 +71,6 @@ class Nccl:
 
     @property
     def name(self) -> str:
-        """`NCCL 2.32.3`."""
         return f"{self.kind} {release(self.version)}"
 
     def complaint(self, call: str, status: int) -> str:
@@ -94,8 +93,8 @@ class Nccl:
             raise DeviceError(f"rank {rank}: {text}")
 
     def connect(self, label: str) -> int:
-        """The communicator with this label; all ranks make it at its first use. Raises DeviceError
-        on all ranks, which names the rank and the call that failed."""
+        """The communicator with this label, which all ranks make at its first use. Raises
+        DeviceError on all ranks."""
         if label in self.communicators:
             return self.communicators[label]
         handle, unique, status = ctypes.c_void_p(), UniqueId(), 0
@@ -124,7 +123,6 @@ class Nccl:
         return ""
 
     def failure(self, handle: int, title: str) -> str | None:
-        """The communicator's asynchronous error, if it has one."""
         status = ctypes.c_int()
         self.calls.ncclCommGetAsyncError(handle, ctypes.byref(status))
         return self.complaint(title, status.value) or None
@@ -159,26 +157,20 @@ def environment(settings: Mapping[str, str]) -> Iterator[None]:
 
 
 def find_library(vendor: str) -> tuple[str, str]:
-    """The shared library's name, which the loader now knows, and the package that loaded it. Raises
-    DeviceError."""
-    (kind, file, source), reasons = LIBRARIES[vendor], []
+    """The shared library's name, and the package that has loaded it. Raises DeviceError."""
+    kind, file, source = LIBRARIES[vendor]
     if vendor == "cuda":
-        try:
+        with contextlib.suppress(ImportError, RuntimeError):  # it cannot load the library
             importlib.import_module("nccl.bindings.nccl").get_version()
             return file, f"nccl4py {importlib.metadata.version('nccl4py')}"
-        except (ImportError, RuntimeError) as error:
-            if not (isinstance(error, ModuleNotFoundError) and str(error.name).startswith("nccl")):
-                reasons.append(f"nccl4py cannot load it: {str(error).splitlines()[0]}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # without NCCL, CuPy prints five lines on each rank
-        has_library = importlib.import_module("cupy.cuda.nccl").available
-    if has_library:
-        return file, "; ".join(["cupy.cuda.nccl", *reasons])
-    raise DeviceError("; ".join([f"{kind} is not installed: {source}", *reasons]))
+        if importlib.import_module("cupy.cuda.nccl").available:
+            return file, "cupy.cuda.nccl"
+    raise DeviceError(f"{kind} is not installed: {source}")
 
 
 def load(name: str) -> ctypes.CDLL:
-    """The shared library with the types of its calls; an older one lacks some of them."""
     calls = ctypes.CDLL(name)
     for call, types in PROTOTYPES.items():
         if hasattr(calls, call):

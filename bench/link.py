@@ -12,16 +12,15 @@ from typing import NamedTuple
 
 from bench.harness import options
 from bench.harness.command import requested_sizes
-from bench.harness.iteration import Buffers, Iteration, case_iteration, nothing
-from bench.harness.link_parts import link_parts
+from bench.harness.iteration import Buffers, Iteration, case_iteration, link_parts, nothing
 from bench.harness.options import RunOptions
 from bench.harness.run import measure
 from bench.harness.session import PING_PONGS, SHARED_PING_PONGS, Session, start
 from bench.harness.suite import Suite
 from collectives.collective import DATATYPES, Array, Collective, Shape
-from collectives.communicator import Disagreement, launched_ranks
-from collectives.operation import Case, Operation, Unsupported
-from collectives.peer_buffer import PeerBuffer, probe_kernels
+from collectives.communicator import launched_ranks
+from collectives.operation import Case, Operation
+from collectives.peer_buffer import probe_kernels
 from kernels.devices.device import PEER_STRUCTURES, DeviceError, Memory, Step, Transfer
 from reports.result import CaseHeader
 
@@ -68,7 +67,6 @@ class Wire:
     mapped here, still without a count and ranks; `keep` are the buffers of its host copy."""
 
     session: Session
-    peers: PeerBuffer
     buffers: Buffers
     transfer: Transfer
     keep: tuple[Memory, Memory]
@@ -76,22 +74,20 @@ class Wire:
 
 def parse() -> tuple[RunOptions, tuple[int, ...]]:
     """The options and the sizes, or the end of the process with status 2 and one sentence."""
-    parser = options.rank_parser("link", ABOUT, "mpirun -n 2 python -m bench.link --max-time 30",
-                                 "the results so far are kept")
-    groups = [parser.add_argument_group(title).add_argument for title in ("what", "how", "output")]
+    parser, what, how, output = options.rank_parser(
+        "link", ABOUT, "mpirun -n 2 python -m bench.link --max-time 30",
+        "the results so far are kept")
     factor = 4 if (launched_ranks() or 1) <= FEW_RANKS else 128
-    options.add_sizes(groups[0], "256M", factor, f"4, and 128 with more than {FEW_RANKS} ranks")
-    options.add_run_options(groups[1])
-    groups[2]("--format", choices=("table", "csv"), default="table", metavar="FORMAT",
-              help="table or csv (table)")
-    options.add_output(groups[2])
+    options.add_sizes(what, "256M", factor, f"4, and 128 with more than {FEW_RANKS} ranks")
+    options.add_run_options(how)
+    output("--format", choices=("table", "csv"), default="table", metavar="FORMAT",
+           help="table or csv (table)")
+    options.add_output(output)
     parser.set_defaults(sizes=None, datatype=DATATYPE.name)
     namespace = parser.parse_args()
     sizes = requested_sizes(parser, namespace)
-    if not sizes[0]:
-        parser.error(f"0 B hold no {DATATYPE.name}, which has {DATATYPE.size_bytes} B")
     parser.require_ranks()
-    return options.run_options("link", namespace), sizes
+    return options.run_options(namespace), sizes
 
 
 def matchings(ranks: int) -> list[Pairs]:
@@ -134,17 +130,15 @@ def prepare(sizes: Sequence[int], session: Session) -> Suite:
                 header = CaseHeader(
                     collective=LINK.name, shape=dict(part.shape), size_bytes=size,
                     count=size // DATATYPE.size_bytes, datatype=DATATYPE.name, redop="none",
-                    algorithm=algorithm, memory=wire.peers.kind)
+                    algorithm=algorithm, memory=session.world.mapped.kind)
                 suite.add(header, iteration_of_part(wire, part, size))
-        suite.link_parts[contended] = link_parts(session, wire.buffers, contended)
+        suite.link_parts[contended] = link_parts(session.world, wire.buffers, contended)
     return suite
 
 
 def open_wire(session: Session, size_bytes: int) -> Wire:
     """Buffers of this size on all ranks. Raises Disagreement if no memory is mapped."""
-    communicator, device, peers = session.communicator, session.world.device, session.world.peers
-    if isinstance(peers, Unsupported):
-        raise Disagreement(f"there is no wire to measure: {peers.reason}")
+    communicator, device, peers = session.communicator, session.world.device, session.world.mapped
     with communicator.together(DeviceError, MemoryError):
         on_host = (device.private(BACKGROUND_BYTES) if device.near_peers
                    else device.allocate(BACKGROUND_BYTES, "host_staged"))
@@ -155,7 +149,7 @@ def open_wire(session: Session, size_bytes: int) -> Wire:
         arguments.sends[rank], arguments.receives[rank] = its_send.address, its_receive.address
     buffers = Buffers(send, receive, session.options.seed)
     transfer = Transfer(arguments, -1, -1, on_host.address, on_device.address, BACKGROUND_BYTES)
-    return Wire(session, peers, buffers, transfer, (on_host, on_device))
+    return Wire(session, buffers, transfer, (on_host, on_device))
 
 
 def bind(wire: Wire, part: Part, count: int) -> Operation:
@@ -178,15 +172,15 @@ def bind(wire: Wire, part: Part, count: int) -> Operation:
 def iteration_of_part(wire: Wire, part: Part, size_bytes: int) -> Iteration:
     """The source rewrites its buffer, the timed operation moves it, and the destination reads it:
     so the lines that a push stores into, or a pull reads, lie where a real exchange leaves them."""
-    world, watch = wire.session.world, wire.session.flight.watch
+    world = wire.session.world
     ranks = tuple(sorted(set(chain(*part.pairs))))
     has_part = world.communicator.rank in ranks
-    idle = nothing(world, watch)
+    idle = nothing(world)
     operation = Operation(idle, world.device.caller(idle) if has_part else lambda: None)
     if part.algorithm == "launch":
         iteration = Iteration(-1, "", idle, operation, idle, idle, from_python=True)
     elif part.algorithm == "ping_pong":
-        trips = SHARED_PING_PONGS if wire.peers.kind == "same_device" else FLAGS
+        trips = SHARED_PING_PONGS if world.mapped.kind == "same_device" else FLAGS
         iteration = Iteration(-1, "", idle, bind(wire, part, trips), idle, idle,
                               scale=1 / (2 * trips))
     else:
@@ -196,7 +190,7 @@ def iteration_of_part(wire: Wire, part: Part, size_bytes: int) -> Iteration:
         # Every rank launches, since a launch advances all epochs; but a local copy has no epoch.
         if has_part or part.algorithm != "local_copy":
             operation = bind(wire, part, case.count)
-        iteration = case_iteration(world, watch, wire.buffers, case, operation, 0)
+        iteration = case_iteration(world, wire.buffers, case, operation, 0)
         if world.communicator.rank not in dict(part.pairs):
             iteration.prepare = idle
         iteration.movers = tuple(pair[1 if part.algorithm == "pull" else 0] for pair in part.pairs)

@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import median, mode
 
 from bench.harness import options, tuned
-from bench.harness.command import SweepOptions, requested_sizes
+from bench.harness.command import requested_sizes
 from bench.harness.head import Machine
-from bench.harness.options import RunOptions
+from bench.harness.options import RunOptions, SweepOptions
 from bench.harness.run import Run, RunPolicy, measure
 from bench.harness.session import Session, start
 from bench.harness.suite import Suite
@@ -51,22 +51,18 @@ def candidates(size_bytes: int, far_peers: bool) -> Iterator[str]:
 
 
 def parse() -> tuple[RunOptions, tuple[int, ...]]:
-    """The options and the sizes, or the end of the process with status 2 and one sentence."""
-    parser = options.rank_parser("tune", ABOUT, "mpirun -n 2 python -m bench.tune --max-time 300",
-                                 "auto gets no table")
-    groups = [parser.add_argument_group(title).add_argument for title in ("what", "how", "output")]
-    options.add_sizes(groups[0], "32M", 2, "2")
-    options.add_run_options(groups[1], max_time_s=180.0)
-    groups[2]("--table", default=None, metavar="FILE",
-              help="file for the table (where auto looks for it)")
-    options.add_output(groups[2])
+    """The options and the sizes to search, or the end of the process with status 2."""
+    parser, what, how, output = options.rank_parser(
+        "tune", ABOUT, "mpirun -n 2 python -m bench.tune --max-time 300", "auto gets no table")
+    options.add_sizes(what, "32M", 2, "2")
+    options.add_run_options(how, max_time_s=180.0)
+    output("--table", metavar="FILE", help="file for the table (where auto looks for it)")
+    options.add_output(output)
     parser.set_defaults(sizes=None, datatype="float32")
     namespace = parser.parse_args()
     sizes = requested_sizes(parser, namespace)
-    if not sizes[0]:
-        parser.error("no algorithm is best at 0 B")
     parser.require_ranks()
-    return options.run_options("tune", namespace, lean=True), sizes
+    return options.run_options(namespace, lean=True), sizes
 
 
 def prepare(sizes: tuple[int, ...], session: Session) -> Suite:

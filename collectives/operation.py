@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from collectives.collective import Array, Collective, Datatype, Shape
-from collectives.communicator import Communicator
+from collectives.communicator import Communicator, Disagreement
 from collectives.peer_buffer import HALF_BYTES, PeerBuffer
 from kernels.devices.device import PEER_STRUCTURES, Arguments, Device, Memory, Step, Watch
 
@@ -125,6 +125,7 @@ class World:
     device: Device
     peers: PeerBuffer | Unsupported
     library: "Library"
+    watch: Watch
     graph: bool = False
     choices: Sequence[TunedChoice] = ()
 
@@ -132,6 +133,13 @@ class World:
     def clock_shared(self) -> bool:
         """Whether time stamps of different ranks can be compared: CPU ranks of one host."""
         return self.device.clock_shared and not isinstance(self.peers, Unsupported)
+
+    @property
+    def mapped(self) -> PeerBuffer:
+        """The peers' memory. Raises Disagreement if it is not mapped."""
+        if isinstance(self.peers, Unsupported):
+            raise Disagreement(f"peer memory is not mapped: {self.peers.reason}")
+        return self.peers
 
 
 class Library(ABC):

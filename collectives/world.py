@@ -98,7 +98,8 @@ def open_world(communicator: Communicator, device: Device, waits: WaitPolicy, me
             peers = connect(communicator, device, waits, modes)
         except ProbeFailed as failure:
             peers = Unsupported(str(failure))
-    return World(communicator, device, peers, _open_library(communicator, device), graph)
+    library = _open_library(communicator, device)
+    return World(communicator, device, peers, library, waits.watch, graph)
 
 
 def _open_library(communicator: Communicator, device: Device) -> Library:

@@ -66,7 +66,7 @@ def iterations_of(session: Session, buffers: Buffers) -> list[Iteration]:
         operation = ALGORITHMS["all_reduce"][name].bind(world, case)
         assert isinstance(operation, Operation), operation
         chain_calls = CHAIN_CALLS if mode == "chained" else 0
-        iterations.append(case_iteration(world, session.flight.watch, buffers, case, operation, chain_calls))
+        iterations.append(case_iteration(world, buffers, case, operation, chain_calls))
     return iterations
 
 

@@ -40,7 +40,7 @@ def main(examples: int, seed: int, ranks: int) -> None:
         communicator: Any = SimpleNamespace(rank=r, size=ranks, all_gather=lambda place: [place])
         peers = PeerBuffer(communicator, device, slabs, controls, own, waits, "same_device")
         set_epoch(peers, 2**32 - 1 - examples // 2)  # wraps on the way
-        worlds.append(World(communicator, device, peers, cast(Library, None)))
+        worlds.append(World(communicator, device, peers, cast(Library, None), watches[r]))
 
     def problem(example: Example, every: np.ndarray) -> str | None:
         if example.algorithm == "library":

@@ -113,7 +113,6 @@ class Bed:
     elements."""
 
     worlds: list[World]
-    watches: list[Watch]
     draw: random.Random
     seed: int
     plant: str
@@ -144,14 +143,13 @@ class Bed:
         if isinstance(operations[0], Unsupported):
             return False
         self.items[name] = []
-        for rank, (world, watch, case, operation) in enumerate(
-                zip(self.worlds, self.watches, cases, operations, strict=True)):
+        for rank, (world, case, operation) in enumerate(zip(self.worlds, cases, operations, strict=True)):
             assert isinstance(operation, Operation), operation
             wrong = world.device.private(64)
             steps: list[Step] = []
             for entry, segments in zip(("write_pattern", "count_wrong"), contents(rank, operation), strict=True):
                 tables = on_device(world, verify.repeated(segments.tables))
-                pattern = pattern_of(case.datatype, segments, tables, wrong, watch)
+                pattern = pattern_of(world, case.datatype, segments, tables, wrong)
                 steps.append(Step(loop_kernels(world).kernel(entry), pattern))
                 self.keep.append(tables)
             write, check = steps
@@ -345,12 +343,12 @@ def main(ranks: int, seed: int, plant: str, names: list[str]) -> None:
         peers = PeerBuffer(communicator, device, cast(Any, slabs), cast(Any, controls),
                            cast(Any, ExactMemory(ctypes.sizeof(Own))), WaitPolicy(watches[r], True, 30.0), "threads")
         set_epoch(peers, START_EPOCH)
-        worlds.append(World(communicator, device, peers, cast(Library, None)))
-    bed = Bed(worlds, watches, random.Random(seed), seed, plant)
+        worlds.append(World(communicator, device, peers, cast(Library, None), watches[r]))
+    bed = Bed(worlds, random.Random(seed), seed, plant)
     for make in (plain_items, routed_items, fused_items, link_items):
         make(bed, lambda name: not names or any(name.startswith(said) for said in names))
     order = bed.draw.sample([name for name in bed.items for _ in range(LAUNCHES)], LAUNCHES * len(bed.items))
-    threads = [threading.Thread(target=device.run, args=(actions_of(bed, rank, order), nothing(worlds[rank], watch),
+    threads = [threading.Thread(target=device.run, args=(actions_of(bed, rank, order), nothing(worlds[rank]),
                                                          Counts(1, 0), watch))
                for rank, watch in enumerate(watches)]
     for thread in threads:

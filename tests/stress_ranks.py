@@ -60,7 +60,7 @@ def main(launches: int, seed: int, settings: dict[str, str], names: list[str]) -
     assert isinstance(world.peers, PeerBuffer)
     set_epoch(world.peers, START_EPOCH)
     communicator.barrier()
-    actions, idle = program(session, hand, launches), nothing(world, watch)
+    actions, idle = program(session, hand, launches), nothing(world)
     middle = len(actions) // launches * (launches // 2)
     for part in (actions[:middle], actions[middle:]):  # in the first, all steps are new to a GPU's stream
         world.device.run(part, idle, Counts(1, 0), watch)
@@ -129,8 +129,7 @@ def layer_launch(session: Session, algorithm: Algorithm, case: Case, contents: t
     """A launch between the writing of its inputs and the check of its outputs, which are `contents`."""
     operation = algorithm.bind(session.world, case)
     assert isinstance(operation, Operation), operation
-    watch = session.flight.watch
-    iteration = checked_iteration(session.world, watch, case, operation, contents, nothing(session.world, watch))
+    iteration = checked_iteration(session.world, case, operation, contents, nothing(session.world))
     iteration.text = algorithm.name
     kept.append((operation, keep))
     return Launch(case, iteration)

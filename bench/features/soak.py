@@ -176,8 +176,7 @@ class Dealer:
             is_replay = world.graph and self.draw.random() < 0.5
             if is_replay:
                 operation = replace(operation, step=world.device.replayed(operation.step))
-            watch = self.session.flight.watch
-            iteration = case_iteration(world, watch, self.buffers, case, operation, 0)
+            iteration = case_iteration(world, self.buffers, case, operation, 0)
         words = [case.collective.name, algorithm.name, case.variant, *map(str, case.shape.values()),
                  datatype.name, redop, f"{case.size_bytes} B"]
         words += ["in place"] * case.in_place + ["in a graph"] * is_replay
@@ -193,7 +192,7 @@ class Player:
         self.order = random.Random(seed)  # alike on all ranks
         self.delays = random.Random(seed * 1000 + session.communicator.rank + 1)
         self.delay_steps = delay_steps(session.world, self.delays)
-        self.idle = nothing(session.world, session.flight.watch)
+        self.idle = nothing(session.world)
         self.launches, self.moved_bytes, self.slice_launches = 0, 0, FIRST_LAUNCHES
 
     def play(self, hand: list[Launch]) -> float:
@@ -223,9 +222,7 @@ class Player:
 
 def soak(soak: SoakOptions, session: Session) -> int:
     """Runs the soak. Returns the exit status, the same on every rank. Raises Disagreement."""
-    world, communicator, peers = session.world, session.communicator, session.world.peers
-    if isinstance(peers, Unsupported):
-        raise Disagreement(f"--soak: {peers.reason}")
+    world, communicator, peers = session.world, session.communicator, session.world.mapped
     session.world = world = replace(world, graph=world.device.reason_against_graphs() is None)
     room, seed = soak.largest + MARGIN_BYTES, session.options.seed
     send, receive = (peers.register(room) for _ in range(2))

@@ -30,8 +30,7 @@ class SoakOption(Feature):
     @classmethod
     def parse(cls, parser: Parser, namespace: argparse.Namespace) -> None:
         if namespace.soak:
-            main(parser.prog.removeprefix("bench."),
-                 [*sys.argv[1:], "--collective", namespace.collective])
+            main(namespace.command, [*sys.argv[1:], "--collective", namespace.collective])
 
 
 def main(command: str, argv: Sequence[str] | None = None) -> NoReturn:
@@ -43,15 +42,14 @@ def main(command: str, argv: Sequence[str] | None = None) -> NoReturn:
     namespace, ignored = parser.parse_known_args(argv)
     if ignored:
         parser.error(f"--soak times nothing and draws what it launches: leave out {ignored[0]}")
-    run = options.run_options(command, namespace)
+    run = options.run_options(namespace)
     start(run, partial(soak, soak_options(parser, namespace)))
 
 
 def soak_parser(command: str) -> Parser:
-    parser = options.rank_parser(
+    parser, add, how, output = options.rank_parser(
         command, "Checks launches of everything mixed, back to back, and times nothing.",
         "mpirun -n 2 python -m bench.soak --soak 10m", "no wrong element so far")
-    add = parser.add_argument_group("what").add_argument
     add("--soak", type=options.duration_s, default=600.0, metavar="TIME",
         help="for this long, such as 90s, 10m or 2h (10m)")
     add("--collective", choices=list(COLLECTIVES), default="all_reduce", metavar="NAME",
@@ -69,9 +67,8 @@ def soak_parser(command: str) -> Parser:
     add("--algorithm", default=None, metavar="A,B",
         type=partial(options.comma_separated, partial(options.algorithm_name, names)),
         help="only these (all of ours but lossy ones)")
-    add = parser.add_argument_group("how").add_argument
-    options.add_run_options(add, max_time_s=None)  # --soak is the time
-    options.add_output(parser.add_argument_group("output").add_argument)
+    options.add_run_options(how, max_time_s=None)  # --soak is the time
+    options.add_output(output)
     return parser
 
 

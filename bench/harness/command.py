@@ -2,28 +2,14 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
 
 from bench.harness import options
 from bench.harness.feature import Feature
-from bench.harness.options import AddOption, Parser, RunOptions, name_among, whole_number
+from bench.harness.options import AddOption, Parser, RunOptions, SweepOptions
 from collectives.algorithm import ALGORITHMS, default_names
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Collective, reason_against
-
-
-@dataclass(frozen=True)
-class SweepOptions:
-    """Which cases of a collective a run has. `algorithms` None: all that `auto` chooses among."""
-
-    collective: Collective
-    datatype: str
-    redop: str
-    sizes: tuple[int, ...]
-    algorithms: Sequence[str] | None = None
-    in_place: bool = False
-    mode: str | None = None
 
 
 def main(command: str, collective: str, about: str, features: Sequence[type[Feature]]) -> NoReturn:
@@ -47,25 +33,23 @@ def sweep_parser(command: str, collective: Collective, about: str,
                  features: Sequence[type[Feature]]) -> Parser:
     """The parser of `python -m bench.<command>`."""
     algorithm = default_names(collective.name)[-2]  # one of ours: the last is auto
-    parser = options.rank_parser(
+    parser, what, how, output = options.rank_parser(
         command, about,
         f"mpirun -n 2 python -m bench.{command} -e 1M -d half --algorithm {algorithm},library",
         "the results so far are kept")
     parser.set_defaults(collective=collective.name, redop="none")
-    add = parser.add_argument_group("what").add_argument
-    add_case_options(add, collective)
+    add_case_options(what, collective)
     for feature in features:
-        feature.add_options(add)
-    add_method_options(parser.add_argument_group("how").add_argument)
-    add = parser.add_argument_group("output").add_argument
-    add("--format", choices=("table", "nccl-tests", "csv"), default="table", metavar="FORMAT",
-        help="table, nccl-tests or csv (table)")
-    add("--long", action="store_true", help="one table row for each algorithm and mode")
-    add("-J", "--output_file", default=None, metavar="FILE", dest="json_file",
-        help="also write JSON as nccl-tests does")
-    options.add_output(add)
-    add("--list", action="store_false", dest="keeps_run",
-        help="name every algorithm, and why one is not available, then exit")
+        feature.add_options(what)
+    add_method_options(how)
+    output("--format", choices=("table", "nccl-tests", "csv"), default="table", metavar="FORMAT",
+           help="table, nccl-tests or csv (table)")
+    output("--long", action="store_true", help="one table row for each algorithm and mode")
+    output("-J", "--output_file", metavar="FILE", dest="json_file",
+           help="also write JSON as nccl-tests does")
+    options.add_output(output)
+    output("--list", action="store_false", dest="keeps_run",
+           help="name every algorithm, and why one is not available, then exit")
     return parser
 
 
@@ -77,7 +61,7 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
     add("-d", "--datatype", type=options.datatype_name, default="float32", metavar="TYPE",
         help="float, half, bfloat16, double, int32 or int64 (float)")
     if collective.reduces:
-        add("-o", "--op", type=partial(name_among, "operation", REDOPS), default="sum",
+        add("-o", "--op", type=partial(options.name_among, "operation", REDOPS), default="sum",
             metavar="OP", dest="redop", help="sum, prod, min, max or avg (sum)")
     name = partial(options.algorithm_name, ALGORITHMS[collective.name])
     add("--algorithm", type=partial(options.comma_separated, name), default=None, metavar="A,B",
@@ -90,7 +74,8 @@ def add_case_options(add: AddOption, collective: Collective) -> None:
 
 
 def add_method_options(add: AddOption) -> None:
-    number, few = partial(whole_number, 0), partial(whole_number, 0, most=options.MOST_CHECKS)
+    number = partial(options.whole_number, 0)
+    few = partial(number, most=options.MOST_CHECKS)
     options.add_iterations(add, "until precise or out of time")
     add("-w", "--warmup_iters", type=few, default=None, metavar="N", dest="warmup",
         help="warm-up iterations a block (as many as a changepoint test finds)")
@@ -120,23 +105,24 @@ def sweep_options(parser: Parser, namespace: argparse.Namespace,
         parser.error(reason)
     if namespace.graph and namespace.dispatch == "python":
         parser.error("-G launches from a graph, and --dispatch python call by call: choose one")
-    sizes = requested_sizes(parser, namespace)
+    sizes = requested_sizes(parser, namespace, allow_zero=True)
     if namespace.keeps_run:
         parser.require_ranks()
     mode = namespace.mode or next((feature.mode for feature in active if feature.mode), None)
-    run = options.run_options(parser.prog.removeprefix("bench."), namespace, features=active)
-    return run, SweepOptions(collective, namespace.datatype, namespace.redop, sizes,
-                             namespace.algorithm, namespace.in_place, mode)
+    sweep = SweepOptions(collective, namespace.datatype, namespace.redop, sizes,
+                         namespace.algorithm, namespace.in_place, mode)
+    return options.run_options(namespace, features=active), sweep
 
 
-def requested_sizes(parser: Parser, namespace: argparse.Namespace) -> tuple[int, ...]:
+def requested_sizes(parser: Parser, namespace: argparse.Namespace,
+                    allow_zero: bool = False) -> tuple[int, ...]:
     """The sizes in bytes, in whole elements, ascending; or the end of the process."""
     if namespace.maxbytes < namespace.minbytes and not namespace.sizes:
         parser.error(f"the sizes begin at {namespace.minbytes} B, above their end at "
                      f"{namespace.maxbytes} B")
     element_bytes = DATATYPES[namespace.datatype].size_bytes
     for size in namespace.sizes or [namespace.minbytes]:
-        if 0 < size < element_bytes:
+        if size < element_bytes and (size or not allow_zero):
             parser.error(f"{size} B hold no {namespace.datatype}, which has {element_bytes} B")
     chosen = namespace.sizes or sizes_between(namespace.minbytes, namespace.maxbytes,
                                               namespace.stepfactor, element_bytes)

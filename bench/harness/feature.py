@@ -1,7 +1,6 @@
 """The seam for optional parts of a sweep, such as an arrival skew or slowed launches.
 
-A feature is one file of `bench/features/` and one line in the folder's `__init__`; everything else
-works without both.
+A feature is a file of `bench/features/` and a line in its `__init__`; all else works without both.
 """
 
 import argparse

@@ -8,13 +8,16 @@ from bench.harness.options import RunOptions
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.machine import environment
+from bench.machine.diagnosis import summary
+from bench.machine.gpu_state import link_facts
+from bench.machine.gpus import examine_peers
+from bench.machine.pci import describe_rate
 from collectives.operation import Unsupported, World
 from reports.result import Run
 
 
 class Machine(NamedTuple):
-    """The host's facts, the ranks, their GPUs as bench.doctor sees them (None on CPUs), and the
-    short ids of hardware and software."""
+    """The host's facts, the ranks, their GPUs (None on CPUs), and ids of hardware and software."""
 
     facts: environment.Environment
     ranks: list[dict[str, Any]]
@@ -36,23 +39,18 @@ def examine(session: Session) -> Machine:
         "numa": environment.numa_node(cpus[0]), **device.facts}
     bus_id = device.facts.get("pci_bus_id")
     if bus_id:
-        from bench.machine.gpu_state import link_facts
-
         rank["throttle"] = link_facts(bus_id).get("throttle")
     ranks = communicator.all_gather(rank)
     facts |= environment.gpu_facts(ranks)
-    gpus = None
-    if bus_id:
-        from bench.machine.gpus import examine_peers
-        from bench.machine.pci import describe_rate
-
-        gpus = examine_peers(communicator, device, world.peers)
+    gpus = examine_peers(communicator, device, world.peers) if bus_id else None
+    if gpus:
         links = {pair["path"] for pair in gpus["pairs"]}
         links |= {describe_rate(gpu["card"]) for gpu in gpus["gpus"]}
         facts["gpu.links"] = {"value": sorted(links), "source": "/sys/bus/pci/devices, NVML, KFD",
                               "status": "unknown" if "unknown" in links else "ok"}
     ids = environment.identities(facts, world.library.name, device.compiler)
-    return Machine(*communicator.broadcast(Machine(facts, ranks, gpus, *ids)))
+    machine: Machine = communicator.broadcast(Machine(facts, ranks, gpus, *ids))
+    return machine
 
 
 def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[str, float]) -> Run:
@@ -68,8 +66,6 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
     for feature in features:
         world_facts |= feature.world_facts()
     if machine.gpus:
-        from bench.machine.diagnosis import summary
-
         library = world.library.describe(world)
         world_facts |= {"launch": "graph" if world.graph else "stream", "gpus": machine.gpus,
                         "library": library}
@@ -90,7 +86,7 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
 
 
 def feature_notes(options: RunOptions) -> list[str]:
-    """What a reader must know of the features before any figure."""
+    """Sentences that a reader must know before any figure."""
     return [note for feature in options.features for note in feature.notes()]
 
 
@@ -107,8 +103,7 @@ def overhead_note(session: Session, ceilings: dict[str, float]) -> list[str]:
 
 
 def transport(library: dict[str, Any]) -> list[str]:
-    """A sentence on the transports that the library used; empty if its notes say they are
-    unknown."""
+    """A sentence on the transports that the library used, if they are known."""
     ways = {way for pairs in library.get("transports", {}).values()
             for ways in pairs.values() for way in ways}
     if not ways:

@@ -29,9 +29,9 @@ from kernels.devices.device import (
     Phase,
     Stamps,
     Step,
-    Watch,
 )
 
+WORD_BYTES = 4  # an element of link_probe.cu, where no case sets another
 CHAIN_CALLS = 160  # all-reduces of one token of a 70B model: 80 layers, two each
 ARRIVED, LEFT, BEGUN, DONE = range(4)  # columns of the stamps
 # Entries of link_probe.cu by whether the send and the receive buffer hold a segment for each rank.
@@ -111,18 +111,13 @@ class Buffers:
 
     def addresses(self, collective: Collective, segment_bytes: int, rank: int,
                   in_place: bool) -> tuple[int, int]:
-        """Of the send and the receive buffer of a case."""
-        if in_place:
-            return in_one_place(collective, self.receive.address, segment_bytes, rank)
-        return self.send.address, self.receive.address
-
-
-def in_one_place(collective: Collective, buffer: int, segment_bytes: int,
-                 rank: int) -> tuple[int, int]:
-    """The addresses of a rank's send and receive buffer in place: one lies within the other, where
-    the rank's own segment belongs."""
-    own = buffer + (rank * segment_bytes if collective.cut else 0)
-    return buffer if collective.sends_all else own, buffer if collective.receives_all else own
+        """Of the send and the receive buffer of a case. In place one lies within the other, where
+        the rank's own segment belongs."""
+        if not in_place:
+            return self.send.address, self.receive.address
+        whole = self.receive.address
+        own = whole + (rank * segment_bytes if collective.cut else 0)
+        return whole if collective.sends_all else own, whole if collective.receives_all else own
 
 
 def on_device(world: World, array: Array) -> Memory:
@@ -134,8 +129,8 @@ def on_device(world: World, array: Array) -> Memory:
 
 @dataclass(frozen=True)
 class Segments:
-    """A buffer that holds one repeated table for each of its segments. `tables` is one period of
-    each, stored, (segments, 31)."""
+    """A buffer with one repeated table in each segment. `tables` is a period of each, stored,
+    (segments, 31)."""
 
     address: int
     segment_bytes: int
@@ -147,18 +142,18 @@ def loop_kernels(world: World) -> Module:
     return world.device.compile("iteration", {}, ITERATION_STRUCTURES)
 
 
-def pattern_of(datatype: Datatype, segments: Segments, tables: Memory, wrong: Memory, watch: Watch,
+def pattern_of(world: World, datatype: Datatype, segments: Segments, tables: Memory, wrong: Memory,
                repeats: int = verify.REPEATS) -> Pattern:
     """The argument of write_pattern and count_wrong; the caller keeps `tables` and `wrong`."""
     table_bytes = repeats * verify.PERIOD * datatype.size_bytes
     return Pattern(segments.address, tables.address, len(segments.tables), segments.segment_bytes,
                    table_bytes, verify.PERIOD, datatype.size_bytes, wrong.address,
-                   ctypes.addressof(watch))
+                   ctypes.addressof(world.watch))
 
 
-def nothing(world: World, watch: Watch) -> Step:
+def nothing(world: World) -> Step:
     """A launch that does nothing."""
-    return Step(loop_kernels(world).kernel("nothing"), Gate(watch=ctypes.addressof(watch)))
+    return Step(loop_kernels(world).kernel("nothing"), Gate(watch=ctypes.addressof(world.watch)))
 
 
 def come_late(world: World, delay_ns: int = 0) -> Step:
@@ -168,16 +163,10 @@ def come_late(world: World, delay_ns: int = 0) -> Step:
     return Step(loop_kernels(world).kernel("come_late"), arguments)
 
 
-def idle_operation(world: World, watch: Watch) -> Operation:
-    """An operation that does nothing."""
-    step = nothing(world, watch)
-    return Operation(step, world.device.caller(step))
-
-
-def case_iteration(world: World, watch: Watch, buffers: Buffers, case: Case, operation: Operation,
+def case_iteration(world: World, buffers: Buffers, case: Case, operation: Operation,
                    chain_calls: int) -> Iteration:
-    """The iteration of a collective: write the send buffer, perform it, read the result or make the
-    next send buffer from it. Raises DeviceError."""
+    """The iteration of a collective: write the send buffer, perform it, and read the result or, in
+    a chain, make the next send buffer from it. Raises DeviceError."""
     rank, ranks, collective = world.communicator.rank, world.communicator.size, case.collective
     data = verify.Data(collective, case.datatype, case.redop, ranks, buffers.seed,
                        operation.expected_sum)
@@ -191,43 +180,77 @@ def case_iteration(world: World, watch: Watch, buffers: Buffers, case: Case, ope
         entry, consumed = "read_own", receives * case.count
     sent = Segments(case.send, case.segment_bytes, case.datatype.encode(values)[rank])
     received = Segments(case.receive, case.segment_bytes, result[rank][:receives])
-    reading = plain_arguments(rank, case.send, case.receive, consumed, watch)
-    consume = consume_step(world, case, entry, reading)
-    iteration = checked_iteration(world, watch, case, operation, (sent, received), consume)
+    consume = consume_step(world, case, entry, consumed)
+    iteration = checked_iteration(world, case, operation, (sent, received), consume)
     iteration.chain_calls = chain_calls
     iteration.keep.append(buffers)
     return iteration
 
 
-def consume_step(world: World, case: Case, entry: str, arguments: Arguments) -> Step:
-    """An entry of link_probe.cu that reads a result, or makes the next send buffer from it."""
-    ranks = world.communicator.size
+def consume_step(world: World, case: Case, entry: str, count: int) -> Step:
+    """An entry of link_probe.cu over `count` elements of a case's buffers."""
+    rank, ranks = world.communicator.rank, world.communicator.size
+    arguments = plain_arguments(rank, case.send, case.receive, count, world.watch)
     # Non-reducing collectives use Max: chain_link then copies its input unchanged.
     redop = build_macros(world, case).get("REDOP", "Max")
     kernels = probe_kernels(world.device, min(ranks, MOST_RANKS), ELEMENT=case.datatype.element,
                             REDOP=redop)
-    moved_bytes = arguments.count * case.datatype.size_bytes
+    moved_bytes = count * case.datatype.size_bytes
     if entry in CHAIN_LINKS.values():  # these go over all segments
         moved_bytes *= max(case.collective.segments(ranks))
     blocks = world.device.blocks_for(moved_bytes)
     return Step(kernels.kernel(entry), arguments, blocks)
 
 
-def checked_iteration(world: World, watch: Watch, case: Case, operation: Operation,
+def checked_iteration(world: World, case: Case, operation: Operation,
                       contents: tuple[Segments, Segments], consume: Step,
                       repeats: int = verify.REPEATS) -> Iteration:
-    """An iteration over buffers with these contents, sent and received. The caller numbers it.
-    Raises DeviceError."""
+    """An iteration over buffers with these contents, sent and received. Raises DeviceError."""
     wrong = world.device.private(WRONG_BYTES)
-    keep = [wrong]
-    most = max(len(part.tables) * part.segment_bytes for part in contents)
+    most_bytes = max(len(part.tables) * part.segment_bytes for part in contents)
+    kernels, blocks = loop_kernels(world), world.device.blocks_for(most_bytes)
+    tables = [on_device(world, verify.repeated(part.tables, repeats)) for part in contents]
+    sent, received = (pattern_of(world, case.datatype, part, table, wrong, repeats)
+                      for part, table in zip(contents, tables, strict=True))
+    write = Step(kernels.kernel("write_pattern"), sent, blocks)
+    check = Step(kernels.kernel("count_wrong"), received, blocks)
+    return Iteration(-1, "", write, operation, consume, check, wrong=wrong,
+                     keep=[wrong, *tables], by_link=operation.by_link)
 
-    def step(entry: str, segments: Segments) -> Step:
-        keep.append(on_device(world, verify.repeated(segments.tables, repeats)))
-        pattern = pattern_of(case.datatype, segments, keep[-1], wrong, watch, repeats)
-        return Step(loop_kernels(world).kernel(entry), pattern, world.device.blocks_for(most))
 
-    sent, received = contents
-    return Iteration(-1, "", step("write_pattern", sent), operation, consume,
-                     step("count_wrong", received), wrong=wrong, keep=keep,
-                     by_link=operation.by_link)
+def link_parts(world: World, buffers: Buffers, size_bytes: int) -> dict[str, Iteration]:
+    """The parts at one size: copy into a slab, read a peer's new data, copy through memory; and,
+    if peers are far, store into a peer's slab. Raises DeviceError.
+
+    As in an all-reduce, a slot is stored into after the peer has read it and read after the peer
+    has stored into it, and the caches also hold a send and a receive buffer. Beyond two chunks the
+    slots would be stored into again before a peer has read them, so two chunks are timed and the
+    result is scaled.
+    """
+    device, peers = world.device, world.mapped
+    copied_bytes, chunk_bytes = size_bytes // WORD_BYTES * WORD_BYTES, device.most_chunk_bytes
+    through_slab = min(copied_bytes, 2 * chunk_bytes)
+    macros = {"SEVERAL_PAGES": "1"} if copied_bytes >= device.far_bytes else {}
+    kernels = probe_kernels(device, world.communicator.size, **macros)
+
+    def step(entry: str, timed_bytes: int, pass_bytes: int) -> Step:
+        arguments = peers.arguments(buffers.send.address, buffers.receive.address,
+                                    timed_bytes // WORD_BYTES, chunk_bytes)
+        return Step(kernels.kernel(entry), arguments, device.blocks_for(pass_bytes))
+
+    def part(timed: Step, prepare: Step, consume: Step, timed_bytes: int) -> Iteration:
+        operation = Operation(timed, device.caller(timed))
+        return Iteration(-1, f"link {timed.kernel.name} {size_bytes} B", prepare, operation,
+                         consume, idle, scale=size_bytes / timed_bytes, keep=[buffers])
+
+    idle = nothing(world)
+    copy_in, read_peer, push_out, use_buffers = (
+        step(entry, through_slab, chunk_bytes)
+        for entry in ("copy_in", "read_peer", "push_out", "copy_local"))
+    copy_local = step("copy_local", copied_bytes, copied_bytes)
+    parts = {"copy_in_us": part(copy_in, read_peer, use_buffers, through_slab),
+             "peer_read_us": part(read_peer, copy_in, use_buffers, through_slab),
+             "memory_us": part(copy_local, idle, idle, copied_bytes)}
+    if not device.near_peers:
+        parts["push_us"] = part(push_out, idle, use_buffers, through_slab)
+    return parts

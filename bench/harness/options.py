@@ -17,13 +17,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from collectives.algorithm import named
-from collectives.collective import DATATYPE_ALIASES, DATATYPES
+from collectives.collective import DATATYPE_ALIASES, DATATYPES, Collective
 from collectives.communicator import THREAD_LEVELS, launched_rank
 from collectives.operation import Algorithm
 
 if TYPE_CHECKING:
-    from _typeshed import SupportsWrite
-
     from bench.harness.feature import Feature
 
 FINE, WRONG, USAGE, CANNOT, INTERRUPTED = 0, 1, 2, 3, 130  # exit statuses
@@ -40,7 +38,7 @@ AddOption = Callable[..., argparse.Action]  # an argument group's add_argument
 class Parser(argparse.ArgumentParser):
     """Prints once for all ranks, and reports a mistake in one line."""
 
-    def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
+    def print_help(self, file: Any = None) -> None:
         if launched_rank() in (None, 0):
             super().print_help(file)
 
@@ -59,8 +57,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def print_out(text: str, file: TextIO | None = None) -> None:
-    """Prints on standard output (or on `file`) at once, unless it is closed or its reader has left.
-    Raises OSError."""
+    """Prints at once, unless the stream is closed or its reader has left. Raises OSError."""
     stream = file or sys.stdout  # None if it is closed, which print accepts
     try:
         print(text, end="", file=stream, flush=True)
@@ -72,13 +69,10 @@ def print_out(text: str, file: TextIO | None = None) -> None:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The options of a run that every benchmark shares.
-
-    `graph` None: where the device has graphs. `iterations` 0: until precise or out of time.
-    `warmup` None: as many iterations as a changepoint test finds. `tuned` None: this machine's
-    table, "none": no table. `table` is the file that bench.tune writes its table to.
-    Without `keeps_run` the command only prints.
-    """
+    """The options that every benchmark shares. `graph` None: where the device has graphs.
+    `iterations` 0: until precise or out of time. `warmup` None: by a changepoint test. `tuned`
+    None: this machine's table. `table` is a file for bench.tune's. Without `keeps_run` the command
+    only prints."""
 
     command: str
     timeout_s: float = 30.0
@@ -103,6 +97,19 @@ class RunOptions:
     table: str | None = None
     keeps_run: bool = True
     features: tuple["Feature", ...] = ()
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Which cases of a collective a run has. `algorithms` None: all that `auto` chooses among."""
+
+    collective: Collective
+    datatype: str
+    redop: str
+    sizes: tuple[int, ...]
+    algorithms: Sequence[str] | None = None
+    in_place: bool = False
+    mode: str | None = None
 
 
 def size_bytes(text: str) -> int:
@@ -171,16 +178,22 @@ def comma_separated(parse: Callable[[str], Any], text: str) -> list[Any]:
 datatype_name = partial(name_among, "datatype", list(DATATYPES), aliases=DATATYPE_ALIASES)
 
 
-def rank_parser(command: str, about: str, example: str, when_interrupted: str) -> Parser:
-    """A parser for `mpirun -n RANKS python -m bench.<command>`, still without options."""
+def rank_parser(command: str, about: str, example: str,
+                when_interrupted: str) -> tuple[Parser, AddOption, AddOption, AddOption]:
+    """A parser for `mpirun -n RANKS python -m bench.<command>`, and the add_argument of its groups
+    "what", "how" and "output"."""
     if launched_rank() is not None:  # Open MPI gives each rank a terminal, wherever output goes
         os.environ.setdefault("NO_COLOR", "1")
-    return Parser(
+    parser = Parser(
         prog=f"bench.{command}", usage=f"mpirun -n RANKS python -m bench.{command} [OPTION ...]",
         description=about, allow_abbrev=False,
         epilog=f"example:\n  {example}\n\n{STATUS_TEXT}{when_interrupted}",
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
             prog, max_help_position=31))
+    parser.set_defaults(command=command)
+    what, how, output = (parser.add_argument_group(title).add_argument
+                         for title in ("what", "how", "output"))
+    return parser, what, how, output
 
 
 def add_sizes(add: AddOption, largest: str, factor: int | None, factor_text: str) -> None:
@@ -225,9 +238,7 @@ def add_output(add: AddOption) -> None:
     add("--with-hostname", action="store_true", help="store this host's name in the run")
 
 
-def run_options(command: str, namespace: argparse.Namespace, **more: Any) -> RunOptions:
-    """The parsed options that have the names of fields; `more` are fields that the command fixes or
-    parses itself."""
-    fields = {name: value for name, value in vars(namespace).items()
-              if name in RunOptions.__dataclass_fields__}
-    return RunOptions(command, **{**fields, **more})
+def run_options(namespace: argparse.Namespace, **more: Any) -> RunOptions:
+    """The parsed options that are fields, and `more` that the command sets itself."""
+    return RunOptions(**{name: value for name, value in (vars(namespace) | more).items()
+                         if name in RunOptions.__dataclass_fields__})

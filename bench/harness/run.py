@@ -14,12 +14,11 @@ import numpy as np
 
 from bench import STARTED_S
 from bench.harness import head, tuned
-from bench.harness.link_parts import link_ceilings
 from bench.harness.options import CANNOT, FINE, INTERRUPTED, WRONG, RunOptions, print_out
 from bench.harness.schedule import set_block_lengths, shorten, take_turns, visits
 from bench.harness.session import Session
 from bench.harness.suite import Suite
-from bench.harness.timing import measure_block, measure_link, pilot
+from bench.harness.timing import link_ceilings, measure_block, measure_link, pilot
 from bench.machine.environment import cpu_ticks, steal_share
 from collectives.collective import DATATYPES
 from collectives.communicator import Disagreement
@@ -47,8 +46,7 @@ class Run:
 
 
 def unfinished(run: Run, active: list[int], rounds: int) -> list[int]:
-    """The cases that need another round: with `-n` by the requested iterations, otherwise
-    by the precision of rank 0's block medians."""
+    """The cases that need another round: by the iterations of `-n`, or by rank 0's precision."""
     if requested := run.session.options.iterations:
         return [number for number in active if run.timed[number] < requested]
     if rounds < ROUNDS:
@@ -64,9 +62,8 @@ def unfinished(run: Run, active: list[int], rounds: int) -> list[int]:
 @dataclass(frozen=True)
 class RunPolicy:
     """How a command spends its time. `rounds` should fit it, and `least_rounds` must. After each
-    round `go_on(run, active, rounds)` returns, on all ranks, the cases that have another;
-    `conclude(result, machine)` uses the result on rank 0 and returns the last lines of the
-    output."""
+    round `go_on(run, active, rounds)` returns, on all ranks, the cases that have another. On rank 0
+    `conclude(result, machine)` returns the last lines of the output."""
 
     rounds: int = FITTING_ROUNDS
     least_rounds: int = ROUNDS
@@ -115,8 +112,7 @@ def measure(session: Session, prepare: Callable[[Session], Suite],
 
 
 def measure_all(run: Run, policy: RunPolicy) -> None:
-    """Pilots, then rounds of blocks in seeded random order until every case is precise, or until
-    the run stops."""
+    """Pilots, then rounds of blocks in seeded random order until no case is left or time is up."""
     session, options, suite = run.session, run.session.options, run.suite
     parts = [part for parts in suite.link_parts.values() for part in parts.values()]
     iterations = [*suite.iterations.values(), *parts]

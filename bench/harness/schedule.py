@@ -50,8 +50,7 @@ def take_turns(iterations: Sequence[Iteration], checks: int, budget_s: float, ro
 
 def set_block_lengths(iterations: Sequence[Iteration], checks: int, budget_s: float, rounds: int,
                       requested: int) -> None:
-    """Makes blocks as long as `rounds` rounds over all iterations allow within the budget; or, with
-    `requested` iterations a case, as long as it takes to run them."""
+    """Makes blocks so long that `rounds` rounds fit the budget, or hold `requested` iterations."""
     def cost_s(length_s: float) -> float:
         return rounds * sum(block_cost_s(iteration, checks, length_s) / iteration.every
                             for iteration in iterations)

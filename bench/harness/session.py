@@ -58,8 +58,7 @@ class Session:
 
     @cached_property
     def meet(self) -> Step:
-        """The meeting before each timed stretch: over mapped memory, or the library's barrier. All
-        ranks make it together. Raises Disagreement."""
+        """The meeting before each timed stretch. All ranks make it. Raises Disagreement."""
         with self.communicator.together(DeviceError):
             if isinstance(self.world.peers, Unsupported):
                 return self.world.library.barrier(self.world)
@@ -77,9 +76,8 @@ class Session:
             return self._probe_step("flag_ping_pong", trip_ns.address, trips), trip_ns
 
     def _probe_step(self, entry: str, result: int = 0, count: int = 0) -> Step:
-        assert not isinstance(self.world.peers, Unsupported)
         kernels = probe_kernels(self.world.device, self.communicator.size)
-        return Step(kernels.kernel(entry), self.world.peers.arguments(0, result, count, 0))
+        return Step(kernels.kernel(entry), self.world.mapped.arguments(0, result, count, 0))
 
 
 def start(options: RunOptions, work: Callable[[Session], int]) -> NoReturn:
@@ -172,8 +170,7 @@ def require_one_run(communicator: Communicator, options: RunOptions) -> None:
 
 
 def open_flight(communicator: Communicator, options: RunOptions) -> FlightRecord:
-    """Names the run, opens each rank's flight record and starts the host's witness. Raises
-    Disagreement if the results cannot be written or the ranks cannot be watched."""
+    """Names the run, opens the flight records and starts the witness. Raises Disagreement."""
     rank, run_id = communicator.rank, ""
     if not options.keeps_run:
         return FlightRecord("", None, rank, options.timeout_s, {})
@@ -202,8 +199,8 @@ def or_cannot(task: str) -> Iterator[None]:
 
 
 def reserve_run(options: RunOptions) -> str:
-    """Checks that the run and its other files can be written, and makes the folder of its flight
-    records, which reserves the run's name. Raises ResultError."""
+    """Checks that all files can be written, and reserves the run's name by making the folder of its
+    flight records. Raises ResultError."""
     folder = Path(options.out)
     with or_cannot(f"write {folder}"):
         folder.mkdir(parents=True, exist_ok=True)

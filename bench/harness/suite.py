@@ -5,20 +5,15 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING
 
-from bench.harness.iteration import CHAIN_CALLS, Buffers, Iteration, case_iteration
-from bench.harness.link_parts import link_parts
-from bench.harness.options import FINE, print_out
+from bench.harness.iteration import CHAIN_CALLS, Buffers, Iteration, case_iteration, link_parts
+from bench.harness.options import FINE, SweepOptions, print_out
 from bench.harness.session import Session
 from collectives.algorithm import ALGORITHMS, default_names, selected
 from collectives.collective import DATATYPES, Shape
 from collectives.operation import Algorithm, Case, Operation, Unsupported
 from kernels.devices.device import DeviceError
 from reports.result import CaseHeader
-
-if TYPE_CHECKING:  # the command line loads this module late
-    from bench.harness.command import SweepOptions
 
 MOST_CHAINED_BYTES = 512 << 10  # the sizes that decoding has
 LEAST_LINK_BYTES = 4  # an element of link_probe.cu
@@ -28,8 +23,7 @@ MakeIteration = Callable[[Case, Operation, int], Iteration]
 
 @dataclass
 class Suite:
-    """The measurements of a run: all headers; the iterations of the cases that can run here, by
-    number; and the parts of the link, by size in bytes."""
+    """All headers; iterations of the cases that can run here, by number; link parts by size."""
 
     headers: list[CaseHeader] = field(default_factory=list)
     iterations: dict[int, Iteration] = field(default_factory=dict)
@@ -67,8 +61,7 @@ class Axes:
 
 def bind_cases(session: Session, axes: Axes, cases: Iterable[Case],
                make_iteration: MakeIteration) -> Suite:
-    """Every case of the run, and the iterations of those that can be measured here. All ranks call
-    it. Raises Disagreement."""
+    """Every case of the run, bound if it can be. All ranks call it. Raises Disagreement."""
     suite = Suite()
     for case in cases:
         for algorithm in selected(axes.algorithms, axes.names(case.size_bytes)):
@@ -142,20 +135,18 @@ def header_of(session: Session, axes: Axes, case: Case, algorithm: Algorithm,
 
 
 def add_link_parts(session: Session, suite: Suite, buffers: Buffers) -> None:
-    """Adds the link's parts at each size that the suite measures, where memory is mapped. Raises
-    Disagreement."""
+    """Adds the link's parts at each measured size, if memory is mapped. Raises Disagreement."""
     if isinstance(session.world.peers, Unsupported):
         return
     sizes = {suite.headers[number].size_bytes for number in suite.iterations}
     with session.communicator.together(DeviceError):
         for size in sorted(size for size in sizes if size >= LEAST_LINK_BYTES):
-            suite.link_parts[size] = link_parts(session, buffers, size)
+            suite.link_parts[size] = link_parts(session.world, buffers, size)
 
 
-def prepare(sweep: "SweepOptions", session: Session,
+def prepare(sweep: SweepOptions, session: Session,
             names: Callable[[int], Sequence[str]] | None = None) -> Suite:
-    """The cases of the sweep, and the link's parts at their sizes. `names(size_bytes)` replaces the
-    sweep's algorithms. Raises Disagreement."""
+    """The suite of a sweep. `names(size_bytes)` replaces its algorithms. Raises Disagreement."""
     world = session.world
     with session.communicator.together(DeviceError, MemoryError):
         send, receive = (world.library.allocate(world, max(sweep.sizes)) for _ in range(2))
@@ -164,12 +155,12 @@ def prepare(sweep: "SweepOptions", session: Session,
     axes = Axes(ALGORITHMS[sweep.collective.name], names or (lambda size_bytes: listed),
                 sweep.algorithms is not None, sweep.mode)
     suite = bind_cases(session, axes, sweep_cases(sweep, session, buffers),
-                       partial(case_iteration, world, session.flight.watch, buffers))
+                       partial(case_iteration, world, buffers))
     add_link_parts(session, suite, buffers)
     return suite
 
 
-def sweep_cases(sweep: "SweepOptions", session: Session, buffers: Buffers) -> Iterator[Case]:
+def sweep_cases(sweep: SweepOptions, session: Session, buffers: Buffers) -> Iterator[Case]:
     """Every size in every shape."""
     collective, datatype = sweep.collective, DATATYPES[sweep.datatype]
     rank, ranks = session.communicator.rank, session.communicator.size
@@ -184,7 +175,7 @@ def sweep_cases(sweep: "SweepOptions", session: Session, buffers: Buffers) -> It
                    shape=shape, size_bytes=segment_bytes * (ranks if collective.cut else 1))
 
 
-def list_algorithms(sweep: "SweepOptions", session: Session) -> int:
+def list_algorithms(sweep: SweepOptions, session: Session) -> int:
     """Prints every algorithm, and why one is not available here; on rank 0. Returns the status."""
     world = session.world
     size = 8 * 32 * world.communicator.size  # whole blocks of the quantised forms in each segment

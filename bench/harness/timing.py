@@ -1,9 +1,8 @@
 """How a case is timed: the pilot, the blocks, and the records made from their time stamps.
 
-A block is a stretch of iterations of one case. Before and after it a flag bounces between the
-ranks, which shows the state of the link. Its first iteration, and one after its last, are checked
-bit by bit on the very path that is timed. Iterations of a block are not independent, so intervals
-and the stop use block medians alone.
+Before and after a block a flag bounces between the ranks, which shows the state of the link. The
+first iteration of a block, and one after its last, are checked bit by bit on the timed path.
+Iterations of a block are not independent, so intervals and the stop use block medians alone.
 """
 
 import time
@@ -14,17 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration
+from bench.harness.iteration import ARRIVED, BEGUN, DONE, LEFT, Iteration, nothing
 from bench.harness.session import Session
 from bench.harness.verify import first_wrong
 from bench.machine.gpu_state import link_facts
 from collectives.collective import Datatype
+from collectives.operation import Operation
 from kernels.devices.device import WRONG_BYTES, Action, Counts, DeviceError, Phase, Stamps, Wrong
 from reports.result import Block, LinkBlock
 from reports.stats import warmup_length
 
 PILOT_S = 0.02
 MOST_WARMUP = 50
+LINK_PARTS = ("copy_in", "push", "peer_read", "memory")
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -49,8 +50,7 @@ def perform(session: Session, iteration: Iteration, counts: Counts) -> Stamps:
 
 def perform_from_python(session: Session, iteration: Iteration, actions: Sequence[Action],
                         counts: Counts) -> Stamps:
-    """The same actions, as a Python caller pays for them: mpi4py's call for the library, a ctypes
-    call for ours."""
+    """The same actions, called from Python: mpi4py's call for the library, ctypes' for ours."""
     caller, watch = session.world.device.caller, session.flight.watch
     callers = {id(action.step): caller(action.step) for action in actions if action.step}
     callers[id(iteration.operation.step)] = iteration.operation.call
@@ -85,8 +85,7 @@ def perform_from_python(session: Session, iteration: Iteration, actions: Sequenc
 
 
 def round_trip_ns(session: Session) -> float:
-    """The flag's mean round trip as this rank measured it; 0 for a rank without a partner, or where
-    no memory is mapped."""
+    """This rank's mean round trip of the flag; 0 without a partner or mapped memory."""
     if session.link_probe is None:
         return 0.0
     step, trip_ns = session.link_probe
@@ -105,9 +104,9 @@ def follow_link(session: Session, iteration: Iteration, trip_ns: float) -> None:
 
 @dataclass(frozen=True)
 class Times:
-    """Times in microseconds over the iterations of a block: `time`, of the operation (last exit
-    minus last arrival if the ranks share a clock; otherwise the slowest rank's own time); `after`,
-    of the step that follows; the arrival skew; and both times by rank, [rank, iteration]."""
+    """Microseconds by iteration: `time` of the operation (last exit minus last arrival if ranks
+    share a clock, otherwise the slowest rank's own time), and `after` of the step that follows;
+    both also by rank, [rank, iteration]."""
 
     time: Floats
     after: Floats
@@ -155,8 +154,7 @@ def pilot(session: Session, iteration: Iteration) -> None:
 
 @dataclass(frozen=True)
 class RankBlock:
-    """One rank's part of a block: its stamps, its wrong elements, the flag's round trip before and
-    after, the state of its GPU, and the facts that a feature adds."""
+    """One rank's part of a block, between two round trips of the flag."""
 
     stamps: Stamps
     wrong: Wrong | None
@@ -167,9 +165,8 @@ class RankBlock:
 
 def measure_block(session: Session, iteration: Iteration, block: int,
                   datatype: Datatype) -> tuple[Block, np.ndarray[Any, Any]] | None:
-    """Measures the block of a case for the round `block`. Rank 0 gets the record and the samples
-    (block, rank, time, consume, arrival skew). Raises DeviceError, on all ranks, with the sentence
-    of a library that failed."""
+    """Measures a block. Rank 0 gets its record, and samples (block, rank, time, consume, arrival
+    skew). Raises DeviceError, on all ranks, with the sentence of a library that failed."""
     flight, communicator, checks = session.flight, session.communicator, session.options.checks
     flight.note("timed loop", case=iteration.number, block=block, text=iteration.text)
     measured_before_s = session.measuring_s
@@ -202,7 +199,7 @@ def measure_block(session: Session, iteration: Iteration, block: int,
 
 
 def link_rtt_ns(trips_ns: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
-    """The longest round trip before and after, over all ranks; None where no rank measured one."""
+    """The longest round trips before and after, over all ranks; None if no rank measured one."""
     before, after = np.max(trips_ns, axis=0)
     return (float(before), float(after)) if before or after else None
 
@@ -256,3 +253,33 @@ def measure_link(session: Session, parts: dict[str, Iteration], size_bytes: int,
         medians_us[name] = max(median_us, 0.0) * part.scale
     return LinkBlock(size_bytes=size_bytes, round=round_,
                      link_rtt_ns=link_rtt_ns([trips_ns for _, trips_ns in gathered]), **medians_us)
+
+
+def link_ceilings(session: Session, parts: dict[int, dict[str, Iteration]]) -> dict[str, float]:
+    """The bandwidths of the parts at the largest size, and the time of an empty collective, which
+    the session keeps as its overhead where ranks share no clock; on rank 0."""
+    if not parts:
+        return {}
+    world = session.world
+    session.flight.note("empty launches", text="")
+    idle = nothing(world)
+    operation = Operation(idle, world.device.caller(idle))
+    empty = Iteration(-1, "nothing", idle, operation, idle, idle)
+    gathered = session.communicator.gather(perform(session, empty, Counts(20, 100)))
+    overhead_us = 0.0
+    if gathered is not None:
+        overhead_us = float(np.median(times_us(gathered, world.clock_shared).time))
+        session.overhead_us = 0.0 if world.clock_shared else overhead_us
+    size = max(parts)
+    for part in parts[size].values():
+        part.count = 20
+    record = measure_link(session, parts[size], size, -1)
+    if record is None:
+        return {}
+    ceilings: dict[str, float] = {"size_bytes": size, "overhead_us": overhead_us}
+    for name in LINK_PARTS:
+        if time_us := getattr(record, f"{name}_us"):
+            ceilings[f"{name}_gb_s"] = size / time_us / 1e3
+    if record.link_rtt_ns:
+        ceilings["round_trip_ns"] = max(record.link_rtt_ns)
+    return ceilings

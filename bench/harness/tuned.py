@@ -1,7 +1,4 @@
-"""The table of `bench.tune` for `auto`: a JSON file that names the machine that it was made on.
-
-It is never applied to another machine or other software, where another algorithm may be best.
-"""
+"""The table of `bench.tune` for `auto`: a JSON file, used only on the machine that it names."""
 
 import os
 from collections.abc import Sequence
@@ -45,8 +42,7 @@ def default_path(machine: Machine) -> Path:
 
 
 def load(path: Path, machine: Machine) -> Table:
-    """Reads a table. Raises ResultError if it cannot be read, or belongs to another machine or
-    other software."""
+    """Reads a table. Raises ResultError, also for another machine's or other software's."""
     try:
         table = msgspec.json.decode(path.read_bytes(), type=Table)
         for choice in table.picks:
@@ -68,9 +64,8 @@ def load(path: Path, machine: Machine) -> Table:
 
 
 def add(path: Path, machine: Machine, run_id: str, choices: Sequence[TunedChoice]) -> None:
-    """Adds choices to the table at `path`, atomically. Older choices for other sizes, or for states
-    of the link that this run did not see, stay. A file that is no table of this machine is
-    replaced. Raises OSError, ResultError."""
+    """Adds choices to the table at `path`, atomically. Older ones for other sizes or states of the
+    link stay. A file that is no table of this machine is replaced. Raises OSError, ResultError."""
     older: list[TunedChoice] = []
     with suppress(ResultError):
         older = [choice for choice in load(path, machine).picks
@@ -87,8 +82,7 @@ def same_key(a: TunedChoice, b: TunedChoice) -> bool:
 
 
 def use_table(session: Session, machine: Machine) -> None:
-    """Gives the session's world the choices of the named table, or of this machine's, and notes it.
-    Raises Disagreement for a table that cannot be used."""
+    """Gives the session's world the named table, or this machine's. Raises Disagreement."""
     name, communicator = session.options.tuned, session.communicator
     table = None
     with communicator.together(ResultError):

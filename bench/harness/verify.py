@@ -42,8 +42,7 @@ def first_wrong(counts: Sequence[Wrong], datatype: Datatype) -> FirstWrong | Non
 
 
 def segment_table(datatype: Datatype, redop: str, rank: int, segment: int, seed: int) -> Array:
-    """One period of a rank's data for a segment, decoded, (31,). Neighbours differ, and no value is
-    neutral to the operation."""
+    """A period of a rank's data for a segment, decoded, (31,): neighbours differ, none neutral."""
     if redop == "prod":
         table: list[float] = _factors(datatype, [seed, rank, segment])
     else:
@@ -67,11 +66,8 @@ def _factors(datatype: Datatype, seed: list[int]) -> list[float]:
 
 @dataclass(frozen=True)
 class Data:
-    """The contents of all ranks' buffers: one period of each segment, (ranks, segments, 31).
-
-    The blocks of a lossy operation must be longer than a period: then each block holds all values
-    and loses alike.
-    """
+    """The contents of all ranks' buffers: one period of each segment, (ranks, segments, 31). The
+    blocks of a lossy operation must be longer: then each holds all values and loses alike."""
 
     collective: Collective
     datatype: Datatype
@@ -140,6 +136,5 @@ class Data:
 
 
 def repeated(tables: Array, repeats: int = REPEATS) -> Array:
-    """Each table `repeats` + 1 times, so that a copy of `repeats` periods can start anywhere in the
-    first one."""
+    """Each table `repeats` + 1 times: `repeats` periods can start anywhere in the first one."""
     return np.tile(tables, repeats + 1)

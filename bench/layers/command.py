@@ -17,11 +17,11 @@ from bench.harness.suite import Suite
 from bench.layers import fused, overlap, steps
 from bench.layers.forms import LayerOptions
 from collectives.collective import DATATYPE_ALIASES, DATATYPES
-from collectives.communicator import Disagreement, launched_ranks
+from collectives.communicator import launched_ranks
 from collectives.layers.fused import FUSED, OUTPUTS, UNIT_CODES, WEIGHTS
 from collectives.layers.models import MODELS
 from collectives.layers.overlap import CHUNKS, OVERLAPPED
-from collectives.operation import Algorithm, Unsupported
+from collectives.operation import Algorithm
 
 up_to_4096, up_to_8 = (partial(whole_number, 1, most=most) for most in (4096, 8))
 # Many short blocks close in time, so that a disturbance hits both sides of a difference.
@@ -180,9 +180,8 @@ COMMANDS = {
 def parse(name: str, argv: Sequence[str] | None = None) -> tuple[RunOptions, LayerOptions]:
     command = COMMANDS[name]
     example = f"mpirun -n 2 python -m bench.{name} --model llama-3.1-8b"
-    parser = options.rank_parser(name, command.about, example, "the results so far are stored")
-    what, how, output = (parser.add_argument_group(title).add_argument
-                         for title in ("what", "how", "output"))
+    parser, what, how, output = options.rank_parser(
+        name, command.about, example, "the results so far are stored")
     for add_to in command.options:
         add_to(what)
     options.add_iterations(how, "as many as fit the time")
@@ -202,15 +201,14 @@ def parse(name: str, argv: Sequence[str] | None = None) -> tuple[RunOptions, Lay
     layer_options = LayerOptions(**fields)
     if mistake := command.mistake(layer_options):
         parser.error(mistake)
-    return options.run_options(name, namespace, graph=graph, warmup=command.warmup), layer_options
+    return options.run_options(namespace, graph=graph, warmup=command.warmup), layer_options
 
 
 def main(name: str) -> NoReturn:
     run_options, layer_options = parse(name)
 
     def prepare(session: Session) -> Suite:
-        if isinstance(peers := session.world.peers, Unsupported):
-            raise Disagreement(f"a fused kernel needs its peers' memory, and {peers.reason}")
+        _ = session.world.mapped  # refused here, before anything is allocated
         return COMMANDS[name].prepare(layer_options, session)
 
     start(run_options, lambda session: measure(session, prepare, COMMANDS[name].policy))

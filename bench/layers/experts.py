@@ -10,10 +10,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from bench.harness import verify
-from bench.harness.command import SweepOptions
+from bench.harness import options, verify
 from bench.harness.iteration import Buffers, Iteration, Segments, consume_step
-from bench.harness.options import MOST_BYTES, AddOption, RunOptions, comma_separated, whole_number
+from bench.harness.options import MOST_BYTES, AddOption, RunOptions, SweepOptions
 from bench.harness.run import measure
 from bench.harness.session import Session, start
 from bench.harness.suite import Axes, Suite, add_link_parts, bind_cases
@@ -47,8 +46,9 @@ def add_options(add: AddOption) -> None:
             ("--top-k", routing.MOST_CHOICES, "experts of a token (2)"),
             ("--tokens", 1 << 16, "tokens of all ranks (1024)"),
             ("--hidden", 1 << 20, "elements of a token (4096)")):
-        add(flag, type=partial(whole_number, 1, most=most), metavar="N", help=f"routed: {text}")
-    add("--skew", type=partial(comma_separated, str), metavar="A,B",
+        add(flag, type=partial(options.whole_number, 1, most=most), metavar="N",
+            help=f"routed: {text}")
+    add("--skew", type=partial(options.comma_separated, str), metavar="A,B",
         help="routed: how unevenly tokens choose experts: uniform, zipf:S, hot:N or "
         "file:COUNTS.npy (uniform,zipf:1.2,hot:2)")
 
@@ -79,9 +79,9 @@ def parse(parser: ArgumentParser, namespace: Namespace) -> ExpertOptions | None:
     return batch
 
 
-def run(batch: ExpertOptions, options: RunOptions, sweep: SweepOptions) -> NoReturn:
+def run(batch: ExpertOptions, run_options: RunOptions, sweep: SweepOptions) -> NoReturn:
     """Measures the routed all-to-all with the options of a sweep, and exits."""
-    start(options, lambda session: measure(session, partial(prepare, batch, sweep)))
+    start(run_options, lambda session: measure(session, partial(prepare, batch, sweep)))
 
 
 def prepare(batch: ExpertOptions, sweep: SweepOptions, session: Session) -> Suite:
@@ -151,8 +151,8 @@ def routed_iteration(session: Session, buffers: Buffers, case: Case, operation: 
                 Segments(case.receive, case.segment_bytes, case.datatype.encode(expected)))
     iteration = layer_iteration(session, case, operation, contents, buffers, REPEATS)
     if chain_calls:
-        iteration.chain_calls, reading = chain_calls, iteration.consume.argument
-        iteration.consume = consume_step(session.world, case, "chain_link", reading)
+        iteration.chain_calls, count = chain_calls, len(expected) * case.count
+        iteration.consume = consume_step(session.world, case, "chain_link", count)
     return iteration
 
 

@@ -12,16 +12,7 @@ from bench.harness.iteration import Iteration, Segments, checked_iteration, cons
 from bench.harness.session import Session
 from bench.harness.suite import Axes, MakeIteration, Suite, bind_cases
 from bench.harness.timing import perform, times_us
-from collectives.operation import (
-    Algorithm,
-    Bound,
-    Build,
-    Case,
-    Operation,
-    Unsupported,
-    World,
-    plain_arguments,
-)
+from collectives.operation import Algorithm, Bound, Build, Case, Operation, Unsupported, World
 from kernels.devices.device import Counts
 
 CPU_SCALE = Fraction(1, 64)  # of a layer's columns, because a CPU computes slowly
@@ -93,7 +84,7 @@ def bind_forms(session: Session, forms: Mapping[str, Algorithm], options: LayerO
         header = suite.headers[number]
         iteration.group = str(header.shape)
         if header.algorithm == "compute":  # it sums nothing, so its result is partial
-            iteration.check, iteration.wrong = nothing(session.world, session.flight.watch), None
+            iteration.check, iteration.wrong = nothing(session.world), None
     return suite
 
 
@@ -101,11 +92,10 @@ def layer_iteration(session: Session, case: Case, operation: Operation,
                     contents: tuple[Segments, Segments], keep: object,
                     repeats: int = verify.REPEATS) -> Iteration:
     """Writes inputs, performs the operation, reads and checks outputs; `contents` are both."""
-    world, watch, outputs = session.world, session.flight.watch, contents[1]
+    world, outputs = session.world, contents[1]
     elements = len(outputs.tables) * outputs.segment_bytes // case.datatype.size_bytes
-    reading = plain_arguments(world.communicator.rank, case.send, case.receive, elements, watch)
-    consume = consume_step(world, case, "read_own", reading)
-    iteration = checked_iteration(world, watch, case, operation, contents, consume, repeats)
+    consume = consume_step(world, case, "read_own", elements)
+    iteration = checked_iteration(world, case, operation, contents, consume, repeats)
     iteration.keep.append(keep)
     return iteration
 

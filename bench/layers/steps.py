@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from bench.harness.iteration import Iteration, idle_operation, loop_kernels, nothing
+from bench.harness.iteration import Iteration, loop_kernels, nothing
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.verify import WrongResult
@@ -170,8 +170,7 @@ class Splits:
                        f"{len(self.start)} chats do not divide evenly into {groups} stages")
             self.add(self.whole("pipeline_parallel", Unsupported(refusal)))
             return
-        assert not isinstance(world.peers, Unsupported)
-        inboxes = [world.peers.register(self.batch.size_bytes // groups) for _ in range(ranks)]
+        inboxes = [world.mapped.register(self.batch.size_bytes // groups) for _ in range(ranks)]
         net.keep.append(inboxes)
         batches = [self.batch] if groups == 1 else [Batch(net, tokens) for _ in range(groups)]
         once = steps.pipeline(batches, inboxes) if self.scale > 1 else None
@@ -192,17 +191,17 @@ class Splits:
         elif is_first:
             bound = steps.in_turn(net, self.batch.stage(net.whole))
         else:
-            bound = idle_operation(self.session.world, self.session.flight.watch)
+            idle = self.idle()
+            bound = Operation(idle, self.session.world.device.caller(idle))
         split = self.whole("one_rank", bound)
         self.add(replace(split, ranks=(0,), result=split.result if is_first else None))
 
     def add(self, split: Split, **facts: Any) -> None:
         world, datatype = self.session.world, self.batch.net.datatype
-        assert not isinstance(world.peers, Unsupported)
         header = CaseHeader(
             collective=self.session.options.command, shape=dict(self.shape),
             size_bytes=self.batch.size_bytes, count=self.batch.count, datatype=datatype.name,
-            redop="sum", algorithm=split.algorithm, memory=world.peers.kind, **facts)
+            redop="sum", algorithm=split.algorithm, memory=world.mapped.kind, **facts)
         if isinstance(split.bound, Unsupported):
             header.status, header.reason = "unsupported", split.bound.reason
             self.suite.add(header, None)
@@ -211,7 +210,7 @@ class Splits:
         self.suite.add(header, self.checked_iteration(split, split.bound))
 
     def idle(self) -> Step:
-        return nothing(self.session.world, self.session.flight.watch)
+        return nothing(self.session.world)
 
     def prepare(self, image: Image) -> Step:
         net = self.batch.net
@@ -222,18 +221,18 @@ class Splits:
     def probe(self, entry: str, send: int, receive: int, count: int) -> Step:
         world, datatype = self.session.world, self.batch.net.datatype
         kernels = probe_kernels(world.device, 1, ELEMENT=datatype.element)
-        arguments = plain_arguments(0, send, receive, count, self.session.flight.watch)
+        arguments = plain_arguments(0, send, receive, count, world.watch)
         blocks = world.device.blocks_for(count * datatype.size_bytes)
         return Step(kernels.kernel(entry), arguments, blocks)
 
     def equality(self, result: int, expected: Memory, wrong: Memory) -> Step:
         """Counts wrong elements in a result that is the same in each iteration."""
-        size_bytes, element_bytes = expected.size_bytes, self.batch.net.datatype.size_bytes
+        world, size_bytes = self.session.world, expected.size_bytes
+        element_bytes = self.batch.net.datatype.size_bytes
         pattern = Pattern(result, expected.address, 1, size_bytes, size_bytes, 1, element_bytes,
-                          wrong.address, ctypes.addressof(self.session.flight.watch))
-        device = self.session.world.device
-        return Step(loop_kernels(self.session.world).kernel("count_wrong"), pattern,
-                    device.blocks_for(size_bytes))
+                          wrong.address, ctypes.addressof(world.watch))
+        return Step(loop_kernels(world).kernel("count_wrong"), pattern,
+                    world.device.blocks_for(size_bytes))
 
     def checked_iteration(self, split: Split, operation: Operation) -> Iteration:
         net, world, device = self.batch.net, self.session.world, self.session.world.device

@@ -28,7 +28,7 @@ from collectives.layers.fused import (
 )
 from collectives.layers.models import LAYERS, Model
 from collectives.layers.overlap import array_of, driven, runs_in_python
-from collectives.operation import Bound, Case, Operation, Unsupported, World, in_a_row
+from collectives.operation import Bound, Case, Operation, World, in_a_row
 from kernels.devices.device import PEER_STRUCTURES, Memory, Step, Transfer
 
 PAD = 0.01  # the activations beyond `hidden`
@@ -225,9 +225,8 @@ def hand_on(net: Net, send: int, receive: int, count: int, target: int, source: 
     """Sends `count` elements to one rank, and receives as many from another; -1: no rank. All ranks
     call it. Raises DeviceError."""
     world = net.world
-    assert not isinstance(world.peers, Unsupported)
-    arguments = world.peers.arguments(send, receive, count, 0)
-    is_mapped = world.peers.locate(receive, arguments.receives)
+    arguments = world.mapped.arguments(send, receive, count, 0)
+    is_mapped = world.mapped.locate(receive, arguments.receives)
     assert is_mapped, "a stage receives into memory that all ranks have mapped"
     macros = {"WORLD": str(world.communicator.size), "ELEMENT": net.datatype.element}
     kernel = world.device.compile("link", macros, (*PEER_STRUCTURES, Transfer)).kernel("link_push")

@@ -236,3 +236,9 @@ def test_a_free_core_is_one_of_which_no_rank_has_any_part(tmp_path, machine):
     machine(write(tmp_path, {placement.SIBLINGS.format(cpu): cores for cpu, cores in siblings.items()}))
     assert placement.cores([0, 1, 2, 4, 5]) == [[0, 4], [1, 5], [2]]
     assert placement.one_per_core([0, 1, 2, 4, 5]) == [0, 1, 2, 4, 5]
+
+
+def test_a_product_that_is_used_in_chains_is_refused(tmp_path):
+    done = mpirun(1, "-m", "bench.footprint", "-o", "prod", "-b", "16K", "-e", "16K", "--out", str(tmp_path))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "no case can be measured: a chain of products leaves every datatype's range" in done.stderr

@@ -82,7 +82,7 @@ def _bound(session: Session, axes: Axes, case: Case, algorithm: Algorithm, mode:
     chain_calls = axes.chain_calls if mode == "chained" else 0
     reason = (case.collective.reason_against_chain(case.shape, case.redop) if chain_calls
               else None)
-    if reason and axes.mode in (None, "as_used"):
+    if reason and axes.mode is None:
         return None
     for feature in features:
         reason = reason or feature.reason_against(case, communicator.size)

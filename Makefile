@@ -29,7 +29,7 @@ setup: $(VENV)/.installed-runtime
 allreduce: setup
 	@$(VENV)/bin/mpirun -n $(RANKS) $(VENV)/bin/python -m bench.allreduce $(ARGS)
 
-# Both revisions in worktrees, launched in turn on this machine. make's own status is 2 whatever failed: what
+# Both revisions in folders of their own, launched in turn on this machine. make's own status is 2 whatever failed: what
 # `reports regress` said, 0 to 5, is in $(GATE_OUT)/status.
 gate: setup
 	@rm -f $(addprefix $(GATE_OUT)/,status summary.md junit.xml index.html)

@@ -13,7 +13,7 @@ template <class T> DEVICE T* of_thread(T* const* of_ranks, int rank) { return of
 DEVICE void block_barrier() {}
 DEVICE void store_release_system(u64* p, u64 v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 DEVICE u64 load_acquire_system(const u64* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-// allreduce_one_shot_ll.cu says why packets release and acquire on a CPU.
+// Packets release and acquire: allreduce_one_shot_ll.cu says why.
 DEVICE void store_packet_system(u64* p, u64 v) { store_release_system(p, v); }
 DEVICE u64 load_packet_system(const u64* p) { return load_acquire_system(p); }
 DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) {

@@ -56,7 +56,7 @@ def test_the_bounds_let_nothing_pass_that_a_wrong_product_would_give():
 
 
 def test_what_does_not_fit_is_one_sentence():
-    world = cast(Any, SimpleNamespace(communicator=SimpleNamespace(size=2),
+    world = cast(Any, SimpleNamespace(communicator=SimpleNamespace(size=2), peers=None,
                                       device=SimpleNamespace(most_chunk_bytes=1 << 30)))
     common: dict[str, Any] = {"datatype": DATATYPES["float32"], "redop": "sum", "send": 0, "receive": 0}
     norm = NormCase(COLLECTIVE["allreduce_rmsnorm"], count=1 << 20, hidden=1 << 20, residual=0, residual_out=0,

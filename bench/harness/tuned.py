@@ -11,7 +11,7 @@ import msgspec
 from bench.harness.head import Machine
 from bench.harness.session import Session
 from bench.harness.timing import round_trip_ns
-from collectives.algorithm import EXACT, named, same_state
+from collectives.algorithm import ALGORITHMS, EXACT, named, same_state
 from collectives.operation import TunedChoice
 from reports.result import ResultError, write_named
 
@@ -32,7 +32,7 @@ def default_folder() -> Path:
         home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     except RuntimeError as error:  # neither HOME nor an entry for this user
         raise ResultError("there is no home folder for bench.tune's table: set HOME, or "
-                            "XDG_DATA_HOME") from error
+                          "XDG_DATA_HOME") from error
     return home / "wiretax"
 
 
@@ -46,8 +46,7 @@ def load(path: Path, machine: Machine) -> Table:
     try:
         table = msgspec.json.decode(path.read_bytes(), type=Table)
         for choice in table.picks:
-            named({algorithm.name: algorithm for algorithm in EXACT[choice.collective]},
-                  choice.algorithm)
+            named(ALGORITHMS[choice.collective], choice.algorithm)
             if min(choice.size_bytes, choice.link_rtt_ns) <= 0:
                 raise ValueError(f"a size of {choice.size_bytes} B, a round trip of "
                                  f"{choice.link_rtt_ns} ns")
@@ -59,8 +58,11 @@ def load(path: Path, machine: Machine) -> Table:
     table_ids, own_ids = (f"{owner.machine_id}, {owner.software_id}" for owner in (table, machine))
     if table_ids != own_ids:
         raise ResultError(f"{path} was made on another machine or with other software "
-                            f"({table_ids}; this is {own_ids}): run bench.tune here")
-    return table
+                          f"({table_ids}; this is {own_ids}): run bench.tune here")
+    # Tables of older versions may hold algorithms that `auto` no longer chooses.
+    names = {algorithm.name for algorithms in EXACT.values() for algorithm in algorithms}
+    picks = [choice for choice in table.picks if choice.algorithm.partition("+")[0] in names]
+    return replace(table, picks=picks)
 
 
 def add(path: Path, machine: Machine, run_id: str, choices: Sequence[TunedChoice]) -> None:

@@ -6,7 +6,14 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import product
 
-from bench.harness.iteration import CHAIN_CALLS, Buffers, Iteration, case_iteration, link_parts
+from bench.harness.iteration import (
+    CHAIN_CALLS,
+    WORD_BYTES,
+    Buffers,
+    Iteration,
+    case_iteration,
+    link_parts,
+)
 from bench.harness.options import FINE, SweepOptions, print_out
 from bench.harness.session import Session
 from collectives.algorithm import ALGORITHMS, default_names, selected
@@ -16,7 +23,6 @@ from kernels.devices.device import DeviceError
 from reports.result import CaseHeader
 
 MOST_CHAINED_BYTES = 512 << 10  # the sizes that decoding has
-LEAST_LINK_BYTES = 4  # an element of link_probe.cu
 # Builds the iteration of a case from its operation and the calls of a chain, 0 for none.
 MakeIteration = Callable[[Case, Operation, int], Iteration]
 
@@ -140,7 +146,7 @@ def add_link_parts(session: Session, suite: Suite, buffers: Buffers) -> None:
         return
     sizes = {suite.headers[number].size_bytes for number in suite.iterations}
     with session.communicator.together(DeviceError):
-        for size in sorted(size for size in sizes if size >= LEAST_LINK_BYTES):
+        for size in sorted(size for size in sizes if size >= WORD_BYTES):
             suite.link_parts[size] = link_parts(session.world, buffers, size)
 
 

@@ -1,5 +1,4 @@
-"""A prefill's column-parallel layers, the all-gather of the tokens and the matmul with all of them,
-one after the other and overlapped in chunks. `mpirun -n 2 python -m bench.allgather_gemm`"""
+"""All-gather + matmul, as in a prefill, overlapped: `mpirun -n 2 python -m bench.allgather_gemm`"""
 
 from bench.layers.command import main
 

@@ -1,5 +1,4 @@
-"""All-reduce, residual and RMSNorm in one launch, and one after the other.
-`mpirun -n 2 python -m bench.allreduce_rmsnorm`"""
+"""All-reduce + RMSNorm in one launch: `mpirun -n 2 python -m bench.allreduce_rmsnorm`"""
 
 from bench.layers.command import main
 

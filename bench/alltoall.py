@@ -1,7 +1,6 @@
 """All-to-all beside the library's, 16 KB to 32 MB: `mpirun -n 2 python -m bench.alltoall`
 
-With --experts it is routed, as in a mixture of experts: the lines that name `experts` do that.
-"""
+With --experts it is routed, as in a mixture of experts: the lines that name `experts` do that."""
 
 from bench.features import FEATURES
 from bench.harness.command import run_sweep, sweep_options, sweep_parser

@@ -1,10 +1,8 @@
 """`python -m bench.campaign` launches two or more commands in turn and compares them pair by pair.
 
-1. The pilot launches each variant, and the first twice more: do they run, how long does a launch
-   take, how much do launches of one variant differ?
+1. The pilot launches each variant, and the first twice more: it shows times and their spread.
 2. The first stage runs pairs of all sizes, with launches of the first variant as `control`.
-3. Fresh pairs of the sizes that seem to differ decide.
-"""
+3. Fresh pairs of the sizes that seem to differ decide."""
 
 import shutil
 import signal

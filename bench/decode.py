@@ -1,6 +1,5 @@
-"""A whole decode step: two dependent all-reduces a layer, split by tensor with our fused kernels
-and with the library's all-reduce, in a pipeline, and on one rank.
-`mpirun -n 2 python -m bench.decode`"""
+"""A whole decode step: split by tensor with our kernels and the library's, in a pipeline, and on
+one rank. `mpirun -n 2 python -m bench.decode`"""
 
 from bench.layers.command import main
 

@@ -1,8 +1,7 @@
 """Shows how the GPUs of this machine reach each other, and what slows them down or stops them.
 
 Alone it reads /sys, /proc and the drivers' libraries, in a second. Under mpirun, with one rank per
-GPU, it also tests peer memory as a benchmark does, and measures copies between all pairs of GPUs.
-"""
+GPU, it also tests peer memory as a benchmark does, and measures copies between all pairs."""
 
 import signal
 import sys

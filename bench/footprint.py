@@ -1,7 +1,4 @@
-"""The cost of a collective to compute beside it: `mpirun -n 2 python -m bench.footprint`
-
-Each case runs once alone and once with a matmul in another stream, or on a core without ranks.
-"""
+"""The cost of a collective to compute beside it: `mpirun -n 2 python -m bench.footprint`"""
 
 from bench.features.footprint import Footprint
 from bench.harness.command import main

@@ -1,5 +1,4 @@
-"""A prefill's row-parallel layers, a matmul and the reduce-scatter of its result over the tokens,
-one after the other and overlapped in chunks. `mpirun -n 2 python -m bench.gemm_reduce_scatter`"""
+"""Matmul + reduce-scatter, overlapped: `mpirun -n 2 python -m bench.gemm_reduce_scatter`"""
 
 from bench.layers.command import main
 

@@ -1,5 +1,4 @@
-"""The row-parallel layers of a decode step, a matrix times a few tokens and the all-reduce after
-it, in one launch and one after the other. `mpirun -n 2 python -m bench.gemv_allreduce`"""
+"""GEMV + all-reduce, as in decoding, in one launch: `mpirun -n 2 python -m bench.gemv_allreduce`"""
 
 from bench.layers.command import main
 

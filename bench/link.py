@@ -1,8 +1,6 @@
 """The wire between every two ranks: data, flags, launches. `mpirun -n 2 python -m bench.link`
 
-docs/link.md says how each figure is measured. A case's figures belong to one pair, or to several
-pairs at once; nothing is summed.
-"""
+docs/link.md says how each figure is measured. Figures are a pair's, or of several pairs at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,8 +78,7 @@ def parse() -> tuple[RunOptions, tuple[int, ...]]:
     factor = 4 if (launched_ranks() or 1) <= FEW_RANKS else 128
     options.add_sizes(what, "256M", factor, f"4, and 128 with more than {FEW_RANKS} ranks")
     options.add_run_options(how)
-    output("--format", choices=("table", "csv"), default="table", metavar="FORMAT",
-           help="table or csv (table)")
+    options.add_format(output, "table", "csv")
     options.add_output(output)
     parser.set_defaults(sizes=None, datatype=DATATYPE.name)
     namespace = parser.parse_args()
@@ -116,8 +113,7 @@ def parts(ranks: int) -> dict[str, list[Part]]:
 
 
 def prepare(sizes: Sequence[int], session: Session) -> Suite:
-    """All parts, and at the size of the contention the parts of every benchmark's bound. Raises
-    Disagreement if no memory is mapped."""
+    """All parts, and the parts of every benchmark's bound at one size. Raises Disagreement."""
     wire = open_wire(session, sizes[-1])
     contended = max(size for size in sizes if size <= max(CONTENDED_BYTES, sizes[0]))
     few_sizes = {"disjoint_pairs": [contended], "host_copy_beside": [contended],

@@ -1,9 +1,5 @@
-"""A chunk of a prompt through a whole model: two dependent all-reduces a layer, split by tensor
-with our kernels and with the library's, by tensor and sequence, in a pipeline, and on one rank.
-`mpirun -n 2 python -m bench.prefill`
-
-Some of the layers are timed; the time of the step follows from them.
-"""
+"""A chunk of a prompt through a model's layers: split by tensor, by tensor and sequence, in a
+pipeline, and on one rank. `mpirun -n 2 python -m bench.prefill`"""
 
 from bench.layers.command import main
 

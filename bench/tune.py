@@ -2,9 +2,8 @@
 
 For each size and each state of the link it finds the algorithm, and how to compile and cut it, by
 successive halving (Jamieson and Talwalkar, AISTATS 2016): all candidates are measured for a few
-rounds in random order, the better half goes on, and so on, so that most time goes to candidates
-that are hard to distinguish. A state of the link that appears later gets its own search.
-"""
+rounds in random order, then the better half, and so on, until the best are hard to distinguish.
+A state of the link that appears later gets its own search."""
 
 from collections.abc import Iterator
 from functools import partial

@@ -8,12 +8,12 @@ from collectives.operation import Algorithm, Bound, Case, Unsupported, World, bi
 def _bind_pull(world: World, case: Case) -> Bound:
     if case.in_place and case.variant == "registered":
         return Unsupported("in place a result would overwrite inputs that peers have yet to read")
-    return binder("allreduce_one_shot", "one_shot_pull", lambda ranks: 1)(world, case)
+    return binder("allreduce_one_shot", "one_shot_pull", lambda ranks: 2)(world, case)
 
 
 PUSH = Algorithm(
     "one_shot_push", "each rank stores its input into every peer's slab and sums all",
-    binder("allreduce_one_shot", "one_shot_push", lambda ranks: ranks), direct_traffic,
+    binder("allreduce_one_shot", "one_shot_push", lambda ranks: 2 * ranks), direct_traffic,
     pushes=True)
 PULL = Algorithm(
     "one_shot_pull",

@@ -1,13 +1,6 @@
 """Two-shot all-reduce: reduce-scatter, then all-gather. See kernels/allreduce_two_shot.cu."""
 
-from collectives.operation import Algorithm, Bound, Case, Traffic, World, bind_kernel
-from collectives.peer_buffer import HALF_BYTES
-
-
-def _bind(world: World, case: Case) -> Bound:
-    # A half holds two chunks and two segments of sums, each rounded up to whole packs.
-    room_bytes = (HALF_BYTES - 4096) / (2 + 2 / world.communicator.size)
-    return bind_kernel(world, case, "allreduce_two_shot", "two_shot", room_bytes)
+from collectives.operation import Algorithm, Case, Traffic, binder
 
 
 def two_shot_traffic(ranks: int, case: Case, wire_bytes: int | None = None) -> Traffic:
@@ -22,4 +15,6 @@ def two_shot_traffic(ranks: int, case: Case, wire_bytes: int | None = None) -> T
 
 TWO_SHOT = Algorithm(
     "two_shot", "each rank sums one segment of all inputs, then reads the other segments' sums",
-    _bind, two_shot_traffic, registered=True)
+    # Two chunks and two segments of sums, each rounded up to whole packs.
+    binder("allreduce_two_shot", "two_shot", lambda ranks: 2 + 2 / ranks, 4096), two_shot_traffic,
+    registered=True)

@@ -83,8 +83,7 @@ class Collective:
     ...), from their send buffers; `combine` reduces the axis of ranks. `receives(shape, rank,
     ranks)`: whether a rank gets any data. `least_bytes(segment_bytes, ranks)`: what each rank must
     send and receive, and what it copies for itself. `no_place` says why there is no in-place form;
-    `no_chain` why a chain has no meaning, by the `way` of a shape (None: without ways).
-    """
+    `no_chain` why a chain has no meaning, by the `way` of a shape (None: without ways)."""
 
     name: str
     result: Callable[[Array, Shape, Callable[[Array], Array]], Array]

@@ -44,24 +44,19 @@ def launched_ranks() -> int | None:
 
 
 def best_thread_level() -> str:
-    """The thread level at which MPI is fastest, decided before MPI is up.
-
-    MULTIPLE, the default of mpi4py, makes MPICH four to six times slower at 4 to 16 KB. But when
-    ranks outnumber cores, MPICH 5.0.2 yields the core at no other level: four ranks on two cores
-    took 1.5 s for 1 MB at FUNNELED, with any polling variables, and 1.5 ms at MULTIPLE.
-    """
+    """The thread level at which MPI is fastest, decided before MPI is up. MULTIPLE, the default of
+    mpi4py, makes MPICH four to six times slower at 4 to 16 KB. But when ranks outnumber cores,
+    MPICH 5.0.2 yields the core at no other level: four ranks on two cores took 1.5 s for 1 MB at
+    FUNNELED, with any polling variables, and 1.5 ms at MULTIPLE."""
     # A bound rank sees only its own core; its launcher, the parent process, sees all of them.
     cores = max(len(os.sched_getaffinity(process)) for process in (0, os.getppid()))
     return "multiple" if (_number_in(LOCAL_SIZE_VARIABLES) or 1) > cores else "funneled"
 
 
 def scant_memory() -> str | None:
-    """A warning if /dev/shm may be too small for MPI, which then dies of a bus error or a
-    segmentation fault without a message.
-
-    MPICH 5.0.2 took 6 MiB for one rank and 42 MiB for eight. It died in some tmpfs below 18 MiB,
-    with eight ranks in some of up to 48 MiB, and never with the room that this function asks for.
-    """
+    """A warning if /dev/shm may be too small for MPI, which then dies without a word. MPICH 5.0.2
+    took 6 MiB for one rank and 42 MiB for eight. It died in some tmpfs below 18 MiB, with eight
+    ranks in some of up to 48 MiB, and never with the room that this function asks for."""
     ranks = _number_in(LOCAL_SIZE_VARIABLES) or 1
     needed_mib = 16 + 5 * ranks
     with suppress(OSError):
@@ -85,6 +80,7 @@ class Communicator:
         self.mpi = MPI
         self.world = MPI.COMM_WORLD
         self.rank, self.size = self.world.rank, self.world.size
+        self.launched = _number_in(SIZE_VARIABLES) or 1  # ranks, as the launcher says
         self.node = self.world.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank = self.node.rank
         self.hosts = self.world.allreduce(int(self.local_rank == 0))

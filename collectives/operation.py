@@ -88,8 +88,7 @@ class Operation:
     `chosen` names the algorithm behind `auto`; `by_link` has one for each tuned state of the link,
     by its round trip in ns. `failure` returns a library's error about earlier calls. Only quantised
     operations have `expected_sum(inputs)`, the exact result from all ranks' decoded blocks, (ranks,
-    ..., block), and `signal_to_noise_db(seed)`, the loss by kind of data, on all ranks together.
-    """
+    ..., block), and `signal_to_noise_db(seed)`, the loss by kind of data, on all ranks together."""
 
     step: Step
     call: Callable[[], None]
@@ -160,12 +159,10 @@ class Library(ABC):
     def bind_exchange(self, world: World, send: tuple[int, Array], receive: tuple[int, Array],
                       counts: tuple[int, int] | None = None) -> Bound:
         """Binds a variable all-to-all of bytes. `send` and `receive` are an address and the bytes
-        for or from each rank, multiples of 8, which lie back to back there.
-
-        `counts`: the address of an int32 table, (ranks, row length), whose own row this rank has
-        filled, and the row length. MPI gathers the table first, as a program must that learns the
-        sizes. NCCL and RCCL do not: such a program would have to wait for its GPU.
-        """
+        for or from each rank, multiples of 8, which lie back to back there. `counts`: the address
+        of an int32 table, (ranks, row length), whose own row this rank has filled, and the row
+        length. MPI gathers the table first, as a program must that learns the sizes. NCCL and RCCL
+        do not: such a program would have to wait for its GPU."""
 
     @abstractmethod
     def barrier(self, world: World) -> Step:
@@ -194,9 +191,8 @@ class Traffic:
 
 
 def direct_traffic(ranks: int, case: Case, copies: int | None = None) -> Traffic:
-    """One step in which a rank gets a segment from every other rank. Each rank stores `copies`
-    segments (default: one for each peer). Over registered buffers it stores nothing, and a second
-    flag tells that the buffers are free again."""
+    """One step in which a rank gets a segment from every other. It stores `copies` (default: one a
+    peer); over registered buffers none, and a second flag tells that these are free again."""
     segment, others = case.segment_bytes, ranks - 1
     if case.variant == "registered":
         return Traffic(2, ((0, others * segment),), segment)
@@ -238,12 +234,12 @@ class Algorithm:
                        bind=lambda world, case: self.bind(world, replace(case, build=build)))
 
 
-def binder(stem: str, entry: str,
-           segments: Callable[[int], int]) -> Callable[[World, Case], Bound]:
-    """Binds an entry of kernels/<stem>.cu; half a slab holds two chunks of `segments(ranks)`."""
+def binder(stem: str, entry: str, chunks: Callable[[int], float],
+           rest_bytes: int = 0) -> Callable[[World, Case], Bound]:
+    """Binds an entry of kernels/<stem>.cu; half a slab holds `chunks(ranks)` and `rest_bytes`."""
     def bind(world: World, case: Case) -> Bound:
-        chunks = 2 * segments(world.communicator.size)
-        return bind_kernel(world, case, stem, entry, HALF_BYTES / chunks)
+        room_bytes = (HALF_BYTES - rest_bytes) / chunks(world.communicator.size)
+        return bind_kernel(world, case, stem, entry, room_bytes)
 
     return bind
 

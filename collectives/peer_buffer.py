@@ -3,8 +3,7 @@
 Flags and data are separate allocations. A peer's memory counts as mapped only after every byte of a
 probe was seen through the kernels' own loads and stores, in each direction, sixteen times over the
 same addresses with new contents: a stale cache shows only at the second use. If one rank cannot use
-a sharing mode, all ranks give it up and try the next.
-"""
+a sharing mode, all ranks give it up and try the next."""
 
 import ctypes
 import secrets
@@ -46,8 +45,7 @@ class ProbeFailed(Disagreement):
 
 @dataclass(frozen=True)
 class WaitPolicy:
-    """Kernels that wait give up after `timeout_s` or when `watch` says stop; they yield the core
-    meanwhile if ranks outnumber cores."""
+    """Waits end after `timeout_s` or when `watch` says stop, and yield if ranks outnumber cores."""
 
     watch: Watch
     yields: bool = False

@@ -66,8 +66,7 @@ class Wire:
         if case.count % BLOCK:
             return Unsupported(f"only whole blocks of {BLOCK} elements can be quantised",
                                depends_on_size=True)
-        # A half holds two chunks and two segments of sums as codes and scales; each is rounded up
-        # by at most 256 bytes.
+        # Two chunks and two segments of sums as codes and scales, each rounded up by 256 B at most.
         room = (HALF_BYTES - 8192) / (2 + 2 / world.communicator.size)
         room *= BLOCK * case.datatype.size_bytes / self.wire_bytes(BLOCK)
         bound = bind_kernel(world, case, "allreduce_two_shot_quantized", "two_shot_quantized", room,

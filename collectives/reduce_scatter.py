@@ -5,14 +5,14 @@ from collectives.operation import Algorithm, binder, direct_traffic, ring_traffi
 
 PUSH = Algorithm(
     "direct_push", "each rank stores every segment into its owner's slab; owners sum",
-    binder("reduce_scatter", "reduce_scatter_push", lambda ranks: ranks), direct_traffic,
+    binder("reduce_scatter", "reduce_scatter_push", lambda ranks: 2 * ranks), direct_traffic,
     pushes=True)
 PULL = Algorithm(
     "direct_pull", "each rank stores all segments into its own slab; owners read and sum",
-    binder("reduce_scatter", "reduce_scatter_pull", lambda ranks: ranks), direct_traffic,
+    binder("reduce_scatter", "reduce_scatter_pull", lambda ranks: 2 * ranks), direct_traffic,
     registered=True)
 RING = Algorithm(
     "ring", "partial sums travel around the ring",
-    binder("reduce_scatter", "reduce_scatter_ring", lambda ranks: max(1, ranks - 1)), ring_traffic,
-    pushes=True)
+    binder("reduce_scatter", "reduce_scatter_ring", lambda ranks: 2 * max(1, ranks - 1)),
+    ring_traffic, pushes=True)
 ALGORITHMS = (PUSH, PULL, RING)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from collectives.collective import DATATYPES, Array, Datatype
-from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, GemvCase, NormCase
+from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Build, Case, Operation, Unsupported, World
 from collectives.peer_buffer import set_epoch
 from kernels.devices.device import Memory
@@ -188,10 +188,10 @@ def norm_example(bed: Bed, draw: np.random.Generator, datatype: Datatype, varian
         at = {room: bed.clear(room, shifts[i]) for i, room in ((1, "residual"), (2, "residual_out"), (3, "receive"))}
         bed.fill("residual", values[-1], shifts[1])
         case = NormCase(COLLECTIVE["allreduce_rmsnorm"], tokens * hidden, datatype, "sum", of_send, at["receive"],
-                        variant=variant, build=build if name == "fused" else Build(), hidden=hidden,
-                        residual=at["residual"], residual_out=at[out], weight=of_weight,
-                        summed=bed.rooms["summed"].address + shifts[4], quantized=output,
-                        codes=bed.clear("codes"), scales=bed.clear("scales"))
+                        variant=variant, build=build if name == "fused" else Build(),
+                        norm=Norm(hidden=hidden, residual=at["residual"], residual_out=at[out], weight=of_weight,
+                                  codes=bed.clear("codes"), scales=bed.clear("scales")),
+                        summed=bed.rooms["summed"].address + shifts[4], quantized=output)
         reason = bed.perform("allreduce_rmsnorm", name, case, times)
         places = (("receive", 3), (out, 1 if in_place else 2))
         results = [bed.read(room, datatype, shifts[i], (tokens, hidden)) for room, i in places]
@@ -235,9 +235,10 @@ def gemv_example(bed: Bed, draw: np.random.Generator, turn: int, variant: str) -
         weights = drawn(draw, DATATYPES[weight_type], (ranks, hidden, inner), draw.choice(KINDS[:4]))
         values, scales = DATATYPES[weight_type].decode(weights), np.ones((ranks, hidden), np.float32)
     case = GemvCase(COLLECTIVE["gemv_allreduce"], tokens * hidden, datatype, "sum", bed.rooms["send"].address,
-                    bed.clear("receive"), variant=variant, hidden=hidden, inner=inner, tokens=tokens,
-                    weight_type=weight_type, weights=bed.fill("weight", weights[rank]), copies=1, stride=inner,
-                    row_scales=bed.fill("residual", scales[rank]), activations=bed.fill("summed", given[rank]))
+                    bed.clear("receive"), variant=variant, tokens=tokens, weight_type=weight_type,
+                    layer=Gemv(hidden=hidden, inner=inner, weights=bed.fill("weight", weights[rank]), copies=1,
+                               stride=inner, row_scales=bed.fill("residual", scales[rank]),
+                               activations=bed.fill("summed", given[rank])))
     if reason := bed.perform("gemv_allreduce", "fused", case, times):
         return said, reason, None
     found, untouched = bed.read("receive", datatype, 0, (tokens, hidden))

@@ -27,7 +27,7 @@ from typing import Any, cast
 import numpy as np
 
 from bench.harness import verify
-from bench.harness.iteration import Segments, loop_kernels, nothing, on_device, pattern_of
+from bench.harness.iteration import Segments, nothing, pattern_of
 from bench.layers import fused
 from bench.layers.experts import combined_rows, row_tables
 from collectives.algorithm import ALGORITHMS
@@ -35,7 +35,7 @@ from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Array, Collec
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.experts.alltoall_routed import WAYS, RoutedCase, make_tables
 from collectives.experts.routing import draw as draw_routes
-from collectives.layers.fused import COLLECTIVE, FUSED, GemvCase, NormCase
+from collectives.layers.fused import COLLECTIVE, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Algorithm, Build, Case, Library, Operation, Unsupported, World
 from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, probe_kernels, set_epoch
 from collectives.quantized import ALGORITHMS as QUANTIZED
@@ -148,9 +148,9 @@ class Bed:
             wrong = world.device.private(64)
             steps: list[Step] = []
             for entry, segments in zip(("write_pattern", "count_wrong"), contents(rank, operation), strict=True):
-                tables = on_device(world, verify.repeated(segments.tables))
+                tables = world.device.store(np.tile(segments.tables, verify.REPEATS + 1))
                 pattern = pattern_of(world, case.datatype, segments, tables, wrong)
-                steps.append(Step(loop_kernels(world).kernel(entry), pattern))
+                steps.append(Step(world.device.loop_kernels().kernel(entry), pattern))
                 self.keep.append(tables)
             write, check = steps
             self.items[name].append(([write, operation.step, check], cast(ExactMemory, wrong)))
@@ -264,10 +264,11 @@ def norm_item(bed: Bed, name: str, variant: str, datatype: Datatype) -> None:
     size = count * datatype.size_bytes
     parts, residual, total = fused.tables_of_norm(datatype, ranks, bed.seed)
     sends, receives = (bed.buffers(2 * size, datatype.size_bytes) for _ in range(2))
-    weight = on_device(bed.worlds[0], datatype.encode(np.full(hidden, fused.NORM_WEIGHT)))
+    weight = bed.worlds[0].device.store(datatype.encode(np.full(hidden, fused.NORM_WEIGHT)))
     cases = [NormCase(COLLECTIVE["allreduce_rmsnorm"], count, datatype, "sum", send, receive, variant=variant,
-                      build=Build(chunk_bytes=4 << 10), hidden=hidden, residual=send + size,
-                      residual_out=receive + size, weight=weight.address, summed=0)
+                      build=Build(chunk_bytes=4 << 10), summed=0,
+                      norm=Norm(hidden=hidden, residual=send + size, residual_out=receive + size,
+                                weight=weight.address))
              for send, receive in zip(sends, receives, strict=True)]
     bed.keep.append(weight)
     bed.add(name, cases, FUSED["allreduce_rmsnorm"]["fused"].bind, lambda rank, _: (
@@ -280,13 +281,14 @@ def gemv_item(bed: Bed, name: str, variant: str, datatype: Datatype) -> None:
     inputs = fused.drawn_activations(ranks, tokens, bed.seed)
     row_bytes = inner * datatype.size_bytes, hidden * datatype.size_bytes
     activations, receives = (bed.buffers(tokens * row) for row in row_bytes)
-    scales = on_device(bed.worlds[0], np.full(hidden, fused.ROW_SCALE, np.float32))
-    weights = [on_device(bed.worlds[r], fused.matrix(hidden, inner, r, bed.seed).astype(np.int8))
+    scales = bed.worlds[0].device.store(np.full(hidden, fused.ROW_SCALE, np.float32))
+    weights = [bed.worlds[r].device.store(fused.matrix(hidden, inner, r, bed.seed).astype(np.int8))
                for r in range(ranks)]
     bed.keep.append((scales, weights))
     cases = [GemvCase(COLLECTIVE["gemv_allreduce"], tokens * hidden, datatype, "sum", 0, receives[r], variant=variant,
-                      hidden=hidden, inner=inner, tokens=tokens, weight_type="int8", weights=weights[r].address,
-                      row_scales=scales.address, activations=activations[r], stride=inner, copies=1)
+                      tokens=tokens, weight_type="int8",
+                      layer=Gemv(hidden=hidden, inner=inner, weights=weights[r].address, stride=inner, copies=1,
+                                 row_scales=scales.address, activations=activations[r]))
              for r in range(ranks)]
     right = datatype.encode(fused.summed_products(inner, inputs, bed.seed) * fused.ROW_SCALE)
     bed.add(name, cases, FUSED["gemv_allreduce"]["fused"].bind, lambda rank, _: (

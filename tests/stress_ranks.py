@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bench.features.soak import COUNTS, MARGIN_BYTES, Dealer, Launch, SoakOptions, delay_steps
-from bench.harness.iteration import Buffers, Segments, checked_iteration, nothing, on_device
+from bench.harness.iteration import Buffers, Segments, checked_iteration, nothing
 from bench.harness.options import RunOptions
 from bench.harness.session import Session
 from bench.harness.watchdog import FlightRecord
@@ -31,7 +31,7 @@ from collectives.collective import COLLECTIVES, DATATYPES, Collective, Datatype
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.experts.alltoall_routed import RoutedCase, make_tables
 from collectives.experts.routing import draw as draw_routes
-from collectives.layers.fused import COLLECTIVE, FUSED, GemvCase, NormCase
+from collectives.layers.fused import COLLECTIVE, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Algorithm, Case, Operation
 from collectives.peer_buffer import PeerBuffer, set_epoch
 from collectives.quantized import ALGORITHMS as QUANTIZED
@@ -129,13 +129,9 @@ def layer_launch(session: Session, algorithm: Algorithm, case: Case, contents: t
     """A launch between the writing of its inputs and the check of its outputs, which are `contents`."""
     operation = algorithm.bind(session.world, case)
     assert isinstance(operation, Operation), operation
-    iteration = checked_iteration(session.world, case, operation, contents, nothing(session.world))
+    iteration = checked_iteration(session.world, case, operation, contents, (operation, keep))
     iteration.text = algorithm.name
-    kept.append((operation, keep))
     return Launch(case, iteration)
-
-
-kept: list[Any] = []  # memory that the launches' steps point into
 
 
 def registered(session: Session, sizes: dict[str, int]) -> dict[str, Any]:
@@ -181,10 +177,11 @@ def norm_launch(session: Session, draw: random.Random) -> Launch:
     size = count * datatype.size_bytes
     parts, residual, total = fused.tables_of_norm(datatype, ranks, seed)
     buffers = registered(session, {"send": 2 * size, "receive": 2 * size})
-    weight = on_device(world, datatype.encode(np.full(hidden, fused.NORM_WEIGHT)))
+    weight = world.device.store(datatype.encode(np.full(hidden, fused.NORM_WEIGHT)))
     case = NormCase(COLLECTIVE["allreduce_rmsnorm"], count, datatype, "sum", **buffers,
-                    variant=draw.choice(form.variants(world)), hidden=hidden, residual=buffers["send"] + size,
-                    residual_out=buffers["receive"] + size, weight=weight.address, summed=0)
+                    variant=draw.choice(form.variants(world)), summed=0,
+                    norm=Norm(hidden=hidden, residual=buffers["send"] + size, residual_out=buffers["receive"] + size,
+                              weight=weight.address))
     contents = (Segments(case.send, size, datatype.encode(np.stack([parts[rank], residual]))),
                 Segments(case.receive, size, datatype.encode(np.stack([fused.normed(total), total]))))
     return layer_launch(session, form, case, contents, weight)
@@ -198,14 +195,15 @@ def gemv_launch(session: Session, draw: random.Random) -> Launch:
     tokens, hidden, inner = 1 + seed % 8, draw.choice([64, 320, 2048]), draw.choice([64, 128, 320])
     inputs = fused.drawn_activations(ranks, tokens, seed)
     outputs = fused.summed_products(inner, inputs, seed) * fused.ROW_SCALE
-    weights = on_device(world, fused.matrix(hidden, inner, rank, seed).astype(np.int8))
-    scales = on_device(world, np.full(hidden, fused.ROW_SCALE, np.float32))
+    weights = world.device.store(fused.matrix(hidden, inner, rank, seed).astype(np.int8))
+    scales = world.device.store(np.full(hidden, fused.ROW_SCALE, np.float32))
     row_bytes = inner * datatype.size_bytes, hidden * datatype.size_bytes
     buffers = registered(session, {"send": 4, "receive": tokens * row_bytes[1], "activations": tokens * row_bytes[0]})
+    layer = Gemv(hidden=hidden, inner=inner, weights=weights.address, row_scales=scales.address,
+                 activations=buffers.pop("activations"), stride=inner, copies=1)
     case = GemvCase(COLLECTIVE["gemv_allreduce"], tokens * hidden, datatype, "sum", **buffers,
-                    variant=draw.choice(form.variants(world)), hidden=hidden, inner=inner, tokens=tokens,
-                    weight_type="int8", weights=weights.address, row_scales=scales.address, stride=inner, copies=1)
-    contents = (Segments(case.activations, row_bytes[0], datatype.encode(inputs[rank])),
+                    variant=draw.choice(form.variants(world)), layer=layer, tokens=tokens, weight_type="int8")
+    contents = (Segments(layer.activations, row_bytes[0], datatype.encode(inputs[rank])),
                 Segments(case.receive, row_bytes[1], datatype.encode(outputs)))
     return layer_launch(session, form, case, contents, (weights, scales))
 

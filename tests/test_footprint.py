@@ -17,7 +17,7 @@ from bench.harness.iteration import ARRIVED, LEFT, stamp
 from bench.harness.suite import Axes
 from bench.machine import placement
 from kernels.devices.cpu import CpuDevice
-from kernels.devices.device import ITERATION_STRUCTURES, NEXT_ITERATION, Action, Arguments, Counts, Gate, Step, Watch
+from kernels.devices.device import NEXT_ITERATION, Action, Arguments, Counts, Gate, Step, Watch
 from reports.case import beside, find_states
 from reports.footprint import footprint
 from reports.result import Block, read
@@ -61,7 +61,7 @@ def product_is_right(device: Any) -> None:
 
 def waits(device: Any, timeout_ns: int) -> Any:
     """Runs iterations of nothing but a wait of this length, on one rank."""
-    kernels = device.compile("iteration", {}, ITERATION_STRUCTURES)
+    kernels = device.loop_kernels()
     idle = Step(kernels.kernel("nothing"), Gate())
     wait = Step(kernels.kernel("come_late"), Arguments(timeout_ns=timeout_ns))
     actions = [NEXT_ITERATION, Action(idle), stamp(ARRIVED), Action(wait), stamp(LEFT)]

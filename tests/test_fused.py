@@ -9,7 +9,7 @@ import pytest
 
 from bench.layers.forms import following_link
 from collectives.collective import DATATYPES
-from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, GemvCase, NormCase
+from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Algorithm, Build, Case, Operation, Unsupported
 from reports.result import read
 from tests.fused_ranks import TYPES, drawn, wrong_of_gemv, wrong_of_norm
@@ -59,15 +59,15 @@ def test_what_does_not_fit_is_one_sentence():
     world = cast(Any, SimpleNamespace(communicator=SimpleNamespace(size=2), peers=None,
                                       device=SimpleNamespace(most_chunk_bytes=1 << 30)))
     common: dict[str, Any] = {"datatype": DATATYPES["float32"], "redop": "sum", "send": 0, "receive": 0}
-    norm = NormCase(COLLECTIVE["allreduce_rmsnorm"], count=1 << 20, hidden=1 << 20, residual=0, residual_out=0,
-                    weight=0, summed=0, **common)
+    norm = NormCase(COLLECTIVE["allreduce_rmsnorm"], count=1 << 20, norm=Norm(hidden=1 << 20), summed=0,
+                    **common)
     assert FUSED["allreduce_rmsnorm"]["fused"].bind(world, norm) == Unsupported(
         "a token's 4194304 B are more than a slot of 2097152 B", depends_on_size=True)
-    small = replace(norm, count=64, hidden=64, build=Build(chunk_bytes=128))
+    small = replace(norm, count=64, norm=Norm(hidden=64), build=Build(chunk_bytes=128))
     assert FUSED["allreduce_rmsnorm"]["fused"].bind(world, small) == Unsupported(
         "a token's 256 B are more than a slot of 128 B", depends_on_size=True)
-    gemv = GemvCase(COLLECTIVE["gemv_allreduce"], count=1 << 20, hidden=1 << 20, inner=64, tokens=1, weights=0,
-                    weight_type="int8", row_scales=0, activations=0, stride=64, copies=1, **common)
+    gemv = GemvCase(COLLECTIVE["gemv_allreduce"], count=1 << 20, layer=Gemv(hidden=1 << 20), tokens=1,
+                    weight_type="int8", **common)
     assert FUSED["gemv_allreduce"]["fused"].bind(world, gemv) == Unsupported(
         "2 ranks' parts of 4194304 B do not fit into a slab", depends_on_size=True)
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 CORE = "bench", "collectives", "kernels"
 PACKAGES = (*CORE, "reports")
 
-MOST_LINES = 13_740  # the goal is 13,500: lower this with every file that gets simpler
+MOST_LINES = 13_500
 MOST_FILE_LINES = 350
 MOST_REPORTS_FILE_LINES = 400
 MOST_COLUMNS = 100

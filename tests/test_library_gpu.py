@@ -223,8 +223,8 @@ def test_a_library_that_went_through_the_host_is_no_baseline_on_a_fake_gpu(way):
     head = on_fake_gpus(way=way)[1]["head"]
     assert head["transports"]["plain"] == {"0 -> 1": [way], "1 -> 0": [way]}
     assert head["notes"] == [
-        f"NCCL 2.32.3 went through host memory ({way}, ranks 0 -> 1): it is not a peer-to-peer baseline."
-    ]
+        f"NCCL 2.32.3 went through host memory ({way}, ranks 0 -> 1): it is not a peer-to-peer baseline.",
+        f"NCCL 2.32.3, through nccl4py 0.6.0, uses {way}."]
 
 
 def test_what_the_user_asked_the_library_to_say_is_still_said_on_a_fake_gpu(tmp_path):
@@ -292,22 +292,14 @@ def test_a_peer_that_is_lost_while_running_is_told_without_its_address_on_a_fake
     )
 
 
-@pytest.mark.parametrize(
-    ("device", "ranks", "version", "reason"),
-    [
-        ("cuda", 2, 23203, None),
-        ("cuda", 2, 22703, "NCCL 2.27.3 wants one GPU a rank, and 2 ranks share one"),
-        ("cuda", 3, 23203, "NCCL 2.32.3 wants one GPU a rank, and 3 ranks share one"),
-        ("hip", 2, 23203, "RCCL 2.32.3 wants one GPU a rank, and 2 ranks share one"),
-    ],
-)
-def test_ranks_that_share_a_gpu_on_a_fake_gpu(device, ranks, version, reason):
-    report = on_fake_gpus(device, ranks, share=True, version=version, gpu={"count": 1})[0]
-    if reason:
-        assert all(reason_text.startswith(reason) for reason_text in report["results"].values())
-    else:
+@pytest.mark.parametrize("allowed", ["", "1"])
+def test_ranks_that_share_a_gpu_on_a_fake_gpu(allowed):
+    """NCCL 2.30 and later can try it, if its variable says so."""
+    own = {"NCCL_MULTI_RANK_GPU_ENABLE": allowed} if allowed else {}
+    report = on_fake_gpus(share=True, own=own, gpu={"count": 1})[0]
+    if allowed:
         assert set(map(tuple, report["results"].values())) == {(0, 0)}
-        assert report["head"]["notes"] == [
-            "Two ranks share a GPU, an experiment of NCCL 2.32.3: a smoke test, and no measurement."
-        ]
+    else:
+        assert all(text.startswith("NCCL 2.32.3 wants one GPU a rank, and 2 ranks share one")
+                   for text in report["results"].values())
     assert report["environment"]

@@ -62,11 +62,6 @@ def test_the_transport_of_a_recorded_log(name, ways, kinds):
     assert nccl.channels(recorded(name)) == kinds
 
 
-def test_the_algorithm_of_a_recorded_log():
-    assert nccl.algorithms(recorded("tuning")) == ["805306368 Bytes -> Algo 1 proto 2"]
-    assert nccl.algorithms(recorded("nvls")) == []
-
-
 def test_two_ways_between_a_pair_are_both_told():
     log = "Channel 00/0 : 0[0] -> 1[1] via P2P/CUMEM\nChannel 01/0 : 0[0] -> 1[1] via SHM/direct/direct\n"
     assert nccl.transports(log) == {"0 -> 1": ["P2P/CUMEM", "SHM/direct/direct"]}
@@ -132,7 +127,7 @@ def test_the_real_library_without_a_driver_ends_in_one_sentence():
     assert isinstance(result, tuple)
     alone = SimpleNamespace(rank=0, size=1, all_gather=lambda item: [item], broadcast=lambda item: item)
     ranks, settings = cast(Communicator, alone), {"NCCL_DEBUG": "WARN"}
-    library = nccl.Nccl(ranks, nccl.load(result[0]), "NCCL", 23203, result[1], False, settings)
+    library = nccl.Nccl(ranks, nccl.load(result[0]), "NCCL", 23203, result[1], settings)
     with pytest.raises(
         DeviceError, match=r"^rank 0: ncclCommInitRank of NCCL 2.32.3 fails: unhandled cuda error: Cuda "
     ):

@@ -1,5 +1,3 @@
 """Campaigns: commands launched in turn and compared pair by pair. Only `bench.campaign` imports it.
 
-`options` describes the campaign and its variants, `launches` keeps the manifest and makes one
-launch, `stages` makes all launches.
-"""
+`options` describes a campaign, `launches` keeps the manifest and makes a launch, `stages` all."""

@@ -1,7 +1,6 @@
 """A campaign's folder with its manifest, and one launch: command line, time limits, outcome.
 
-No process that a launch starts outlives it.
-"""
+No process that a launch starts outlives it."""
 
 import ctypes
 import fcntl
@@ -48,8 +47,7 @@ class Stop(Exception):
 
 
 def say(sentence: str) -> None:
-    """Writes a sentence to standard error. Without a reader the campaign continues for its files.
-    Raises OSError."""
+    """Writes a sentence to standard error, if anybody reads it. Raises OSError."""
     print_out(f"{sentence}\n", sys.stderr)
 
 
@@ -102,8 +100,7 @@ def run_to_end(command: Sequence[str], folder: Path | None, environment: Mapping
     """The exit status of a command in `folder` and its last line on standard error.
 
     No process of the command's group keeps running, also if a signal raises KeyboardInterrupt here.
-    If this process is killed, the kernel sends SIGTERM to the command; mpirun then ends its ranks.
-    """
+    If this process is killed, the kernel sends SIGTERM to the command; mpirun ends its ranks."""
     prctl = ctypes.CDLL(None).prctl
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         process = subprocess.Popen(

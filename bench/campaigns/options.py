@@ -26,11 +26,6 @@ from collectives.communicator import launched_rank
 from reports import manifest
 from reports.compare import percent
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 LOOKS = (1, 2, 4)  # --grow judges after these multiples of --pairs
 MORE_PILOTS = 2  # of the first variant: three launches of one variant have a spread
 LEAST_LAUNCH_S = 4.0
@@ -250,7 +245,7 @@ def file_values(parser: Parser, path: str) -> argparse.Namespace:
     """The settings of a file, parsed as options of the command line."""
     in_file = make_parser(f"{parser.prog}: {path}")
     try:
-        settings = tomllib.loads(Path(path).read_text())
+        settings = msgspec.toml.decode(Path(path).read_bytes())
         variants = msgspec.convert(settings.pop("variant", []), list[VariantTable])
     except OSError as error:
         in_file.error(f"cannot be read: {error.strerror}")

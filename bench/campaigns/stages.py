@@ -89,8 +89,7 @@ def run_stages(campaign: OpenCampaign) -> None:
 
 
 def choose_sizes(campaign: OpenCampaign) -> None:
-    """Records the sizes in doubt. First adds pairs, up to as many again, if launches of a pair
-    share no state of the link."""
+    """Records the sizes in doubt; before, replaces pairs that share no state of the link."""
     pairs, folder = campaign.options.head.pairs, campaign.options.folder
     last = pairs
     while last < 2 * pairs and (lacking := comparison.pairs_short(folder, pairs)):

@@ -1,7 +1,6 @@
 """Optional parts of a sweep, a file each. The commands of single collectives offer them.
 
-To remove a feature, delete its file and its line here.
-"""
+To remove a feature, delete its file and its line here."""
 
 from bench.features.arrival_skew import ArrivalSkew
 from bench.features.slowed import Slowed

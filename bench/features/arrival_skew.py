@@ -11,6 +11,7 @@ from bench.harness.feature import Feature
 from bench.harness.iteration import Iteration, come_late
 from bench.harness.options import Parser, comma_separated
 from collectives.collective import Collective, Shape
+from collectives.communicator import launched_ranks
 from collectives.operation import Case
 from reports.result import CaseHeader
 
@@ -54,15 +55,13 @@ class ArrivalSkew(Feature):
             return None
         if namespace.mode not in (None, "isolated"):
             parser.error(f"--arrival-skew delays single calls: leave out --mode {namespace.mode}")
+        if launched_ranks() == 1 and any(namespace.arrival_skew):
+            parser.error("--arrival-skew: one rank waits for nobody")
         return cls(tuple(namespace.arrival_skew))
 
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         return [{**shape, "arrival_skew_us": delay_us} if delay_us else shape
                 for shape in shapes for delay_us in self.delays_us]
-
-    def reason_against(self, case: Case, ranks: int) -> str | None:
-        is_alone = ranks == 1 and "arrival_skew_us" in case.shape
-        return "one rank waits for nobody" if is_alone else None
 
     def change(self, session: "Session", header: CaseHeader, case: Case,
                iteration: Iteration) -> Iteration:

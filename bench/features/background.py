@@ -1,8 +1,5 @@
-"""A matmul in the background of a timed loop: on a CPU on another core, on a GPU in another stream.
-
-It is fp32, as wide as the device, and our own kernel, so that it is the same everywhere. Only the
-footprint uses it.
-"""
+"""The matmul in the background of a footprint: fp32, as wide as the device, our own kernel; on a
+CPU on another core, on a GPU in another stream."""
 
 import ctypes
 import os

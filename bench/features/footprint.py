@@ -2,8 +2,7 @@
 
 Each case runs a second time with a matmul in the background, as a case with `beside` in its shape.
 The matmul's rate during the collective is held against its rate during a wait of the same length in
-the collective's place, with the same writing of the send buffer and reading of the result.
-"""
+the collective's place, with the same writing of the send buffer and reading of the result."""
 
 import argparse
 from collections.abc import Sequence

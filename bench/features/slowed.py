@@ -1,7 +1,6 @@
 """Launches slowed on purpose, which show the effect that a comparison can see.
 
-docs/calibration.md uses it; `--slowed-percent` is a hidden option. A library is never slowed.
-"""
+docs/calibration.md uses it; `--slowed-percent` is a hidden option. A library is never slowed."""
 
 import argparse
 import ctypes

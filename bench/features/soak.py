@@ -2,10 +2,8 @@
 
 A hand of launches holds each algorithm with each datatype and operation once; size, variant,
 alignment and place are drawn. Ranks draw the same launches, and each its own delays. Now and then
-they meet, because the next launch's flag would repair a flag that was lost at the end of a launch.
-Every two seconds a new hand is dealt over the same buffers, so that memory does not grow. The first
-hand holds the smallest and the largest size of each, which compiles everything.
-"""
+they meet: the next launch's flag would repair a flag that was lost at the end of a launch. Every
+two seconds a new hand is dealt over the same buffers; the first one compiles everything."""
 
 import math
 import random
@@ -18,7 +16,7 @@ from itertools import cycle, islice, product
 import numpy as np
 
 from bench.harness import verify
-from bench.harness.iteration import Buffers, Iteration, case_iteration, loop_kernels, nothing
+from bench.harness.iteration import Buffers, Iteration, case_iteration, come_late, nothing
 from bench.harness.options import FINE, INTERRUPTED, WRONG, print_out
 from bench.harness.session import Session
 from collectives.algorithm import default_names
@@ -27,16 +25,7 @@ from collectives.collective import Collective, Datatype, reason_against
 from collectives.communicator import Disagreement
 from collectives.operation import Algorithm, Case, Unsupported, World, first_failure
 from collectives.peer_buffer import PeerBuffer, set_epoch
-from kernels.devices.device import (
-    NEXT_ITERATION,
-    Action,
-    Arguments,
-    Counts,
-    DeviceError,
-    Phase,
-    Step,
-    Wrong,
-)
+from kernels.devices.device import NEXT_ITERATION, Action, Counts, DeviceError, Phase, Step, Wrong
 from reports.case import words_of
 
 COUNTS = (1, 3, 17, 17, 255, 1023, 4099, 20011, 70001, 300007)  # awkward ones
@@ -89,8 +78,7 @@ class Launch:
 
 
 def types_and_operations(draw: random.Random, soak: SoakOptions) -> list[tuple[Datatype, str]]:
-    """Every requested datatype and operation at least once. Not all pairs: each compiles a kernel,
-    and the protocol does not depend on them."""
+    """Every requested datatype and operation at least once; each further pair would compile."""
     types = draw.sample(soak.datatypes, len(soak.datatypes))
     redops = draw.sample(soak.redops, len(soak.redops))
     pairs = islice(zip(cycle(types), cycle(redops)), max(len(types), len(redops)))
@@ -106,16 +94,14 @@ def draw_count(draw: random.Random, least: int, most: int) -> int:
 
 
 def delay_steps(world: World, draw: random.Random) -> list[Step]:
-    """Steps that make a rank late: on a CPU mostly by less than a flag's round trip; on a GPU, with
-    its longer launches, seldom and by more."""
-    late = loop_kernels(world).kernel("come_late")
+    """Delays of a rank: on a CPU mostly below a flag's round trip; on a GPU seldom, and longer."""
     steps = []
     for _ in range(DELAYS):
         if world.clock_shared:
             delay_ns = draw.randrange(300 if draw.random() < 0.75 else 5000)
         else:
             delay_ns = draw.randrange(2_000_000) if draw.random() < 0.05 else 0
-        steps.append(Step(late, Arguments(timeout_ns=delay_ns)))
+        steps.append(come_late(world, delay_ns))
     return steps
 
 

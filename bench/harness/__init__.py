@@ -1,4 +1,3 @@
 """Shared by every benchmark: options, session, run, iterations, timing, checks, head, watchdog.
 
-Commands, `layers`, `features` and `campaigns` import this folder; it imports `machine` alone.
-"""
+Commands, `layers`, `features` and `campaigns` import this folder; it imports `machine` alone."""

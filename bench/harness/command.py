@@ -42,9 +42,7 @@ def sweep_parser(command: str, collective: Collective, about: str,
     for feature in features:
         feature.add_options(what)
     add_method_options(how)
-    output("--format", choices=("table", "nccl-tests", "csv"), default="table", metavar="FORMAT",
-           help="table, nccl-tests or csv (table)")
-    output("--long", action="store_true", help="one table row for each algorithm and mode")
+    options.add_format(output, "table", "nccl-tests", "csv", row="algorithm and mode")
     output("-J", "--output_file", metavar="FILE", dest="json_file",
            help="also write JSON as nccl-tests does")
     options.add_output(output)
@@ -83,8 +81,6 @@ def add_method_options(add: AddOption) -> None:
         help="iterations checked before and after each block; 0: none (1)")
     add("-r", "--root", type=number, default=0, metavar="RANK",
         help="no effect: there is no root (0)")
-    add("-G", "--cudagraph", type=number, default=0, metavar="N", dest="graph",
-        help="launch from a graph, GPUs only (0)")
     options.add_run_options(add)
     add("--dispatch", choices=("native", "python"), default="native", metavar="LANGUAGE",
         help="language of the timed loop: native or python (native)")

@@ -1,7 +1,6 @@
 """The seam for optional parts of a sweep, such as an arrival skew or slowed launches.
 
-A feature is a file of `bench/features/` and a line in its `__init__`; all else works without both.
-"""
+A feature is a file of `bench/features/` and a line in its `__init__`; all else works without."""
 
 import argparse
 from collections.abc import Sequence
@@ -34,10 +33,6 @@ class Feature:
     def shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         """The shapes to measure, given the shapes of the collective."""
         return list(shapes)
-
-    def reason_against(self, case: Case, ranks: int) -> str | None:
-        """Why a case has no meaning; None if it has."""
-        return None
 
     def change(self, session: "Session", header: CaseHeader, case: Case,
                iteration: Iteration) -> Iteration:

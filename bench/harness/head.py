@@ -69,7 +69,7 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
         library = world.library.describe(world)
         world_facts |= {"launch": "graph" if world.graph else "stream", "gpus": machine.gpus,
                         "library": library}
-        notes += [*summary(machine.gpus), *library["notes"], *transport(library)]
+        notes += [*summary(machine.gpus), *library["notes"]]
     notes += session.notes
     if session.place.crowded:
         cores = {cpu for rank in machine.ranks for cpu in rank["cpus"]}
@@ -100,16 +100,6 @@ def overhead_note(session: Session, ceilings: dict[str, float]) -> list[str]:
                   else f"events resolve {resolution_us:g} us")
     return [f"Each time contains {ceilings['overhead_us']:.2f} us of an empty launch; "
             f"{resolution}."]
-
-
-def transport(library: dict[str, Any]) -> list[str]:
-    """A sentence on the transports that the library used, if they are known."""
-    ways = {way for pairs in library.get("transports", {}).values()
-            for ways in pairs.values() for way in ways}
-    if not ways:
-        return []
-    return [f"{library['library']}, through {library['binding']}, uses "
-            f"{', '.join(sorted(ways))}."]
 
 
 def preflight(world: World) -> str:

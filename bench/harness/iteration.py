@@ -1,8 +1,5 @@
-"""One iteration of a case: its steps, and the results of its pilot.
-
-Every benchmark builds these; `timing` gives their actions to one of three executors: the native
-loop of a CPU, the stream of a GPU, or Python.
-"""
+"""One iteration of a case: its steps, and the results of its pilot. `timing` gives its actions to
+one of three executors: the native loop of a CPU, the stream of a GPU, or Python."""
 
 import ctypes
 import math
@@ -10,12 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from bench.harness import verify
 from collectives.collective import Array, Collective, Datatype
 from collectives.operation import Case, Operation, World, build_macros, plain_arguments
 from collectives.peer_buffer import PeerBuffer, probe_kernels
 from kernels.devices.device import (
-    ITERATION_STRUCTURES,
     MOST_RANKS,
     NEXT_ITERATION,
     WRONG_BYTES,
@@ -24,7 +22,6 @@ from kernels.devices.device import (
     Counts,
     Gate,
     Memory,
-    Module,
     Pattern,
     Phase,
     Stamps,
@@ -49,8 +46,7 @@ class Iteration:
     `number` is the case's, -1 for a part of the link. Only the times of `ranks` count, from the
     arrival of `movers` on; empty means all ranks. Blocks of one `group` take turns close together,
     in every `every`-th round. `executor` runs the actions instead of the session's; `facts` turns
-    this rank's stamps into further fields of the block's record.
-    """
+    this rank's stamps into further fields of the block's record."""
 
     number: int
     text: str
@@ -111,8 +107,7 @@ class Buffers:
 
     def addresses(self, collective: Collective, segment_bytes: int, rank: int,
                   in_place: bool) -> tuple[int, int]:
-        """Of the send and the receive buffer of a case. In place one lies within the other, where
-        the rank's own segment belongs."""
+        """Of a case's send and receive buffer; in place one begins in the other's own segment."""
         if not in_place:
             return self.send.address, self.receive.address
         whole = self.receive.address
@@ -120,26 +115,13 @@ class Buffers:
         return whole if collective.sends_all else own, whole if collective.receives_all else own
 
 
-def on_device(world: World, array: Array) -> Memory:
-    """The array's bytes in device memory. Raises DeviceError."""
-    memory = world.device.private(array.nbytes)
-    memory.write(array)
-    return memory
-
-
 @dataclass(frozen=True)
 class Segments:
-    """A buffer with one repeated table in each segment. `tables` is a period of each, stored,
-    (segments, 31)."""
+    """A buffer with a repeated table in each segment; `tables` has a period of each, stored."""
 
     address: int
     segment_bytes: int
     tables: Array
-
-
-def loop_kernels(world: World) -> Module:
-    """The kernels of iteration.cu."""
-    return world.device.compile("iteration", {}, ITERATION_STRUCTURES)
 
 
 def pattern_of(world: World, datatype: Datatype, segments: Segments, tables: Memory, wrong: Memory,
@@ -153,14 +135,15 @@ def pattern_of(world: World, datatype: Datatype, segments: Segments, tables: Mem
 
 def nothing(world: World) -> Step:
     """A launch that does nothing."""
-    return Step(loop_kernels(world).kernel("nothing"), Gate(watch=ctypes.addressof(world.watch)))
+    kernel = world.device.loop_kernels().kernel("nothing")
+    return Step(kernel, Gate(watch=ctypes.addressof(world.watch)))
 
 
 def come_late(world: World, delay_ns: int = 0) -> Step:
     """A launch that only waits."""
     yields = isinstance(world.peers, PeerBuffer) and world.peers.waits.yields
     arguments = Arguments(timeout_ns=delay_ns, yields=yields)
-    return Step(loop_kernels(world).kernel("come_late"), arguments)
+    return Step(world.device.loop_kernels().kernel("come_late"), arguments)
 
 
 def case_iteration(world: World, buffers: Buffers, case: Case, operation: Operation,
@@ -171,19 +154,16 @@ def case_iteration(world: World, buffers: Buffers, case: Case, operation: Operat
     data = verify.Data(collective, case.datatype, case.redop, ranks, buffers.seed,
                        operation.expected_sum)
     receives = collective.segments(ranks)[1] * collective.receives(case.shape, rank, ranks)
-    if chain_calls:
-        values = data.chain_sent()
-        result = data.chain_received(case.shape, case.in_place, chain_calls)
-        entry, consumed = CHAIN_LINKS[collective.sends_all, collective.receives_all], case.count
-    else:
-        values, result = data.sent(), data.received(case.shape)
-        entry, consumed = "read_own", receives * case.count
+    values = data.chain_sent() if chain_calls else data.sent()
+    result = (data.chain_received(case.shape, case.in_place, chain_calls) if chain_calls
+              else data.received(case.shape))
     sent = Segments(case.send, case.segment_bytes, case.datatype.encode(values)[rank])
     received = Segments(case.receive, case.segment_bytes, result[rank][:receives])
-    consume = consume_step(world, case, entry, consumed)
-    iteration = checked_iteration(world, case, operation, (sent, received), consume)
-    iteration.chain_calls = chain_calls
-    iteration.keep.append(buffers)
+    iteration = checked_iteration(world, case, operation, (sent, received), buffers)
+    if chain_calls:
+        entry = CHAIN_LINKS[collective.sends_all, collective.receives_all]
+        iteration.chain_calls = chain_calls
+        iteration.consume = consume_step(world, case, entry, case.count)
     return iteration
 
 
@@ -203,30 +183,33 @@ def consume_step(world: World, case: Case, entry: str, count: int) -> Step:
 
 
 def checked_iteration(world: World, case: Case, operation: Operation,
-                      contents: tuple[Segments, Segments], consume: Step,
+                      contents: tuple[Segments, Segments], keep: object,
                       repeats: int = verify.REPEATS) -> Iteration:
-    """An iteration over buffers with these contents, sent and received. Raises DeviceError."""
-    wrong = world.device.private(WRONG_BYTES)
+    """Writes inputs, performs the operation, reads and checks outputs. Raises DeviceError."""
+    wrong, outputs = world.device.private(WRONG_BYTES), contents[1]
+    elements = len(outputs.tables) * outputs.segment_bytes // case.datatype.size_bytes
     most_bytes = max(len(part.tables) * part.segment_bytes for part in contents)
-    kernels, blocks = loop_kernels(world), world.device.blocks_for(most_bytes)
-    tables = [on_device(world, verify.repeated(part.tables, repeats)) for part in contents]
+    kernels, blocks = world.device.loop_kernels(), world.device.blocks_for(most_bytes)
+    # `repeats` periods can start anywhere in the first one.
+    tables = [world.device.store(np.tile(part.tables, repeats + 1)) for part in contents]
     sent, received = (pattern_of(world, case.datatype, part, table, wrong, repeats)
                       for part, table in zip(contents, tables, strict=True))
     write = Step(kernels.kernel("write_pattern"), sent, blocks)
     check = Step(kernels.kernel("count_wrong"), received, blocks)
+    consume = consume_step(world, case, "read_own", elements)
     return Iteration(-1, "", write, operation, consume, check, wrong=wrong,
-                     keep=[wrong, *tables], by_link=operation.by_link)
+                     keep=[wrong, *tables, keep], by_link=operation.by_link)
 
 
 def link_parts(world: World, buffers: Buffers, size_bytes: int) -> dict[str, Iteration]:
     """The parts at one size: copy into a slab, read a peer's new data, copy through memory; and,
-    if peers are far, store into a peer's slab. Raises DeviceError.
+    if peers are far, store into a peer's slab. None below a word. Raises DeviceError.
 
     As in an all-reduce, a slot is stored into after the peer has read it and read after the peer
-    has stored into it, and the caches also hold a send and a receive buffer. Beyond two chunks the
-    slots would be stored into again before a peer has read them, so two chunks are timed and the
-    result is scaled.
-    """
+    has stored into it, and the caches also hold a send and a receive buffer. At most two chunks are
+    timed, and the result is scaled: a third would overwrite a slot that no peer has read."""
+    if size_bytes < WORD_BYTES:
+        return {}
     device, peers = world.device, world.mapped
     copied_bytes, chunk_bytes = size_bytes // WORD_BYTES * WORD_BYTES, device.most_chunk_bytes
     through_slab = min(copied_bytes, 2 * chunk_bytes)

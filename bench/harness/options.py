@@ -1,8 +1,7 @@
 """Command lines: the options that every benchmark shares, their types, and their exit statuses.
 
 The options have the names that nccl-tests uses. Bad input ends the process with status 2 before any
-rank waits for another; only rank 0 prints the reason.
-"""
+rank waits for another; only rank 0 prints the reason."""
 
 import argparse
 import difflib
@@ -69,10 +68,9 @@ def print_out(text: str, file: TextIO | None = None) -> None:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The options that every benchmark shares. `graph` None: where the device has graphs.
-    `iterations` 0: until precise or out of time. `warmup` None: by a changepoint test. `tuned`
-    None: this machine's table. `table` is a file for bench.tune's. Without `keeps_run` the command
-    only prints."""
+    """Every benchmark has these. `graph` None: where the device has graphs. `iterations` 0: until
+    precise or out of time. `warmup` None: by a changepoint test. `tuned` None: this machine's
+    table. `table`: a file for bench.tune's. Without `keeps_run` the command only prints."""
 
     command: str
     timeout_s: float = 30.0
@@ -180,8 +178,7 @@ datatype_name = partial(name_among, "datatype", list(DATATYPES), aliases=DATATYP
 
 def rank_parser(command: str, about: str, example: str,
                 when_interrupted: str) -> tuple[Parser, AddOption, AddOption, AddOption]:
-    """A parser for `mpirun -n RANKS python -m bench.<command>`, and the add_argument of its groups
-    "what", "how" and "output"."""
+    """A parser for ranks of bench.<command>, and add_argument of its groups what, how, output."""
     if launched_rank() is not None:  # Open MPI gives each rank a terminal, wherever output goes
         os.environ.setdefault("NO_COLOR", "1")
     parser = Parser(
@@ -227,9 +224,21 @@ def add_run_options(add: AddOption, max_time_s: float | None = 60.0) -> None:
         "cores)")
 
 
-def add_iterations(add: AddOption, default_text: str) -> None:
-    add("-n", "--iters", type=partial(whole_number, 0), default=0, metavar="N", dest="iterations",
+def add_iterations(add: AddOption, default_text: str, graph: int | None = 0) -> None:
+    number = partial(whole_number, 0)
+    add("-n", "--iters", type=number, default=0, metavar="N", dest="iterations",
         help=f"timed iterations a case, in 12 blocks; 0: {default_text} (0)")
+    where = "where the device has graphs" if graph is None else graph
+    add("-G", "--cudagraph", type=number, default=graph, metavar="N", dest="graph",
+        help=f"launch from a graph, GPUs only ({where})")
+
+
+def add_format(add: AddOption, *formats: str, row: str = "") -> None:
+    """`--format`, and `--long` for a table that may have one row for each `row`."""
+    add("--format", choices=formats, default="table", metavar="FORMAT",
+        help=f"{', '.join(formats[:-1])} or {formats[-1]} (table)")
+    if row:
+        add("--long", action="store_true", help=f"one table row for each {row}")
 
 
 def add_output(add: AddOption) -> None:

@@ -13,8 +13,7 @@ LEAST_TURNS = 16  # of a slow group: six even rounds give an interval in the lon
 
 
 def fewest_iterations(iteration: Iteration) -> int:
-    """Of a block: a median needs three, but a chain is 160 calls by itself, and one iteration of
-    some sizes takes as long as a block may."""
+    """Of a block: three for a median; one chain of 160 calls, or one as long as a whole block."""
     return 1 if iteration.chain_calls or iteration.iteration_s > LONGEST_BLOCK_S else 3
 
 

@@ -20,13 +20,7 @@ from bench.harness.options import CANNOT, USAGE, WRONG, RunOptions, print_out
 from bench.harness.verify import WrongResult
 from bench.harness.watchdog import LEAVE_S, FlightRecord, start_witness
 from bench.machine.placement import Place, pin
-from collectives.communicator import (
-    Communicator,
-    Disagreement,
-    launched_rank,
-    launched_ranks,
-    scant_memory,
-)
+from collectives.communicator import Communicator, Disagreement, launched_rank, scant_memory
 from collectives.operation import Unsupported, World
 from collectives.peer_buffer import WaitPolicy, probe_kernels
 from collectives.world import open_device, open_world
@@ -132,8 +126,7 @@ def open_session(options: RunOptions, communicator: Communicator, flight: Flight
     """Opens the device, pins this rank and maps the peers. Raises Disagreement."""
     flight.note("open the device")
     device, notes = open_device(communicator, options.device, options.ranks_share_gpus)
-    # Only CPU ranks are pinned: a GPU's rank only enqueues, and the library's threads would inherit
-    # its single core.
+    # Only CPU ranks are pinned: a GPU library's threads would inherit their rank's single core.
     unpinned = Place(False, sorted(os.sched_getaffinity(0)), None)
     place = pin(communicator) if device.clock_shared else unpinned
     flight.note("map the peers")
@@ -156,12 +149,11 @@ def say(communicator: Communicator, options: RunOptions, refusal: Disagreement) 
 
 def require_one_run(communicator: Communicator, options: RunOptions) -> None:
     """Raises Disagreement if these ranks cannot form one run."""
-    launched = launched_ranks() or 1
-    if options.keeps_run and communicator.size == 1 and launched > 1:
+    if options.keeps_run and communicator.size == 1 and communicator.launched > 1:
         raise Disagreement(
-            f"{launched} ranks are announced, and {communicator.library} sees this one alone: "
-            "start them with the mpirun that came with it, or in a job of Slurm with srun "
-            "--mpi=pmi2 (for Open MPI --mpi=pmix)")
+            f"{communicator.launched} ranks are announced, and {communicator.library} sees this "
+            "one alone: start them with the mpirun that came with it, or in a job of Slurm with "
+            "srun --mpi=pmi2 (for Open MPI --mpi=pmix)")
     lines = communicator.all_gather([options.command, *sys.argv[1:]])
     for rank, line in enumerate(lines):
         if line != lines[0]:
@@ -199,8 +191,7 @@ def or_cannot(task: str) -> Iterator[None]:
 
 
 def reserve_run(options: RunOptions) -> str:
-    """Checks that all files can be written, and reserves the run's name by making the folder of its
-    flight records. Raises ResultError."""
+    """Checks that all files can be written, and reserves the run's name. Raises ResultError."""
     folder = Path(options.out)
     with or_cannot(f"write {folder}"):
         folder.mkdir(parents=True, exist_ok=True)

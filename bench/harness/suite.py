@@ -6,14 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import product
 
-from bench.harness.iteration import (
-    CHAIN_CALLS,
-    WORD_BYTES,
-    Buffers,
-    Iteration,
-    case_iteration,
-    link_parts,
-)
+from bench.harness.iteration import CHAIN_CALLS, Buffers, Iteration, case_iteration, link_parts
 from bench.harness.options import FINE, SweepOptions, print_out
 from bench.harness.session import Session
 from collectives.algorithm import ALGORITHMS, default_names, selected
@@ -90,8 +83,6 @@ def _bound(session: Session, axes: Axes, case: Case, algorithm: Algorithm, mode:
               else None)
     if reason and axes.mode is None:
         return None
-    for feature in features:
-        reason = reason or feature.reason_against(case, communicator.size)
     # A library's ranks talk to each other here, so a failed one cannot be waited for.
     is_library = algorithm.name.endswith("library")
     with nullcontext() if is_library else communicator.together(DeviceError):
@@ -146,8 +137,9 @@ def add_link_parts(session: Session, suite: Suite, buffers: Buffers) -> None:
         return
     sizes = {suite.headers[number].size_bytes for number in suite.iterations}
     with session.communicator.together(DeviceError):
-        for size in sorted(size for size in sizes if size >= WORD_BYTES):
-            suite.link_parts[size] = link_parts(session.world, buffers, size)
+        for size in sorted(sizes):
+            if parts := link_parts(session.world, buffers, size):
+                suite.link_parts[size] = parts
 
 
 def prepare(sweep: SweepOptions, session: Session,

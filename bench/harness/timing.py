@@ -2,8 +2,7 @@
 
 Before and after a block a flag bounces between the ranks, which shows the state of the link. The
 first iteration of a block, and one after its last, are checked bit by bit on the timed path.
-Iterations of a block are not independent, so intervals and the stop use block medians alone.
-"""
+Iterations of a block are not independent, so intervals and the stop use block medians alone."""
 
 import time
 from collections.abc import Sequence
@@ -104,9 +103,8 @@ def follow_link(session: Session, iteration: Iteration, trip_ns: float) -> None:
 
 @dataclass(frozen=True)
 class Times:
-    """Microseconds by iteration: `time` of the operation (last exit minus last arrival if ranks
-    share a clock, otherwise the slowest rank's own time), and `after` of the step that follows;
-    both also by rank, [rank, iteration]."""
+    """Microseconds by iteration: `time` of the operation (last exit minus last arrival on a shared
+    clock, otherwise the slowest rank's), `after` of the next step; both also [rank, iteration]."""
 
     time: Floats
     after: Floats

@@ -3,8 +3,7 @@
 Element i of a segment of rank r's send buffer in iteration t is element (i + t) mod 31 of that
 segment's table, so a right result of one iteration is wrong everywhere in the thirty before and
 after it. Values are small integers (for products, powers of two or small integers) that no datatype
-rounds, in any order of summation, for up to eight ranks: results are compared bit by bit.
-"""
+rounds, in any order of summation, for up to eight ranks: results are compared bit by bit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -133,8 +132,3 @@ class Data:
         if self.redop == "sum" and self.collective.reduces:
             table = table / self.ranks + (int(rank == 0) - int(rank == self.ranks - 1))
         return table
-
-
-def repeated(tables: Array, repeats: int = REPEATS) -> Array:
-    """Each table `repeats` + 1 times: `repeats` periods can start anywhere in the first one."""
-    return np.tile(tables, repeats + 1)

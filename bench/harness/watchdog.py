@@ -2,8 +2,7 @@
 
 A record is a page of the file `<run>.flight/rank-N`: a JSON line (case, block, step), then the
 `Watch` counters that kernels and the timed loop write. The first of the ranks' watchdog threads to
-see a fault writes `<run>.flight/ended` and prints one sentence; then all ranks exit together.
-"""
+see a fault writes `<run>.flight/ended` and prints one sentence; then all ranks exit together."""
 
 import contextlib
 import ctypes

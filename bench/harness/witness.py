@@ -1,8 +1,7 @@
 """Records which rank of a host died first, and cleans up when all of its ranks have exited.
 
 `watchdog` runs this file as a script. It imports nothing of the project and starts in milliseconds.
-MPICH's launcher kills the other ranks within 2 ms, but epoll returns the deaths in their order.
-"""
+MPICH's launcher kills the other ranks within 2 ms, but epoll returns the deaths in their order."""
 
 import contextlib
 import json

@@ -184,24 +184,18 @@ def parse(name: str, argv: Sequence[str] | None = None) -> tuple[RunOptions, Lay
         name, command.about, example, "the results so far are stored")
     for add_to in command.options:
         add_to(what)
-    options.add_iterations(how, "as many as fit the time")
-    text = "where the device has graphs" if command.graph is None else command.graph
-    how("-G", "--cudagraph", type=partial(whole_number, 0), default=command.graph, metavar="N",
-        help=f"launch from a graph, GPUs only ({text})")
+    options.add_iterations(how, "as many as fit the time", command.graph)
     options.add_run_options(how, command.max_time_s)
-    output("--format", choices=("table", "csv"), default="table", metavar="FORMAT",
-           help="table or csv (table)")
-    output("--long", action="store_true", help="one table row for each form and variant")
+    options.add_format(output, "table", "csv", row="form and variant")
     options.add_output(output)
     namespace = parser.parse_args(argv)
     parser.require_ranks()
-    graph = None if namespace.cudagraph is None else namespace.cudagraph > 0
     fields = {field: value for field, value in vars(namespace).items()
               if field in LayerOptions.__dataclass_fields__ and value is not None}
     layer_options = LayerOptions(**fields)
     if mistake := command.mistake(layer_options):
         parser.error(mistake)
-    return options.run_options(namespace, graph=graph, warmup=command.warmup), layer_options
+    return options.run_options(namespace, warmup=command.warmup), layer_options
 
 
 def main(name: str) -> NoReturn:

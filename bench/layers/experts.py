@@ -11,12 +11,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from bench.harness import options, verify
-from bench.harness.iteration import Buffers, Iteration, Segments, consume_step
+from bench.harness.iteration import Buffers, Iteration, Segments, checked_iteration, consume_step
 from bench.harness.options import MOST_BYTES, AddOption, RunOptions, SweepOptions
 from bench.harness.run import measure
 from bench.harness.session import Session, start
 from bench.harness.suite import Axes, Suite, add_link_parts, bind_cases
-from bench.layers.forms import layer_iteration
 from collectives.collective import DATATYPES, Datatype, Shape
 from collectives.communicator import Disagreement
 from collectives.experts import routing
@@ -149,7 +148,7 @@ def routed_iteration(session: Session, buffers: Buffers, case: Case, operation: 
         session.communicator.rank)
     contents = (Segments(case.send, case.segment_bytes, case.datatype.encode(sent)),
                 Segments(case.receive, case.segment_bytes, case.datatype.encode(expected)))
-    iteration = layer_iteration(session, case, operation, contents, buffers, REPEATS)
+    iteration = checked_iteration(session.world, case, operation, contents, buffers, REPEATS)
     if chain_calls:
         iteration.chain_calls, count = chain_calls, len(expected) * case.count
         iteration.consume = consume_step(session.world, case, "chain_link", count)

@@ -7,19 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from bench.harness import verify
-from bench.harness.iteration import Iteration, Segments, checked_iteration, consume_step, nothing
+from bench.harness.iteration import Iteration, nothing
 from bench.harness.session import Session
 from bench.harness.suite import Axes, MakeIteration, Suite, bind_cases
 from bench.harness.timing import perform, times_us
-from collectives.operation import Algorithm, Bound, Build, Case, Operation, Unsupported, World
+from collectives.operation import Algorithm, Bound, Build, Case, Unsupported, World
 from kernels.devices.device import Counts
 
 CPU_SCALE = Fraction(1, 64)  # of a layer's columns, because a CPU computes slowly
 SMALL_BYTES = 256 << 10  # below it, a latency decides
-# Round trips of a flag in the two states of an EPYC's link. In the first state plain stores were
-# faster; in the second, stores around the caches: with 32 KiB after a GEMV they exposed 3 us, and
-# plain stores 10.
+# Round trips of a flag in two states of an EPYC's link. In the first plain stores were faster; in
+# the second, stores around the caches: they exposed 3 us of 32 KiB after a GEMV, plain stores 10.
 PLAIN_NS, STREAMS_NS = 100.0, 500.0
 TRIES = 4  # of each candidate, after one that warms up
 
@@ -64,9 +62,7 @@ def bind_forms(session: Session, forms: Mapping[str, Algorithm], options: LayerO
                cases: Iterable[Case], make_iteration: MakeIteration) -> Suite:
     """Compute alone, and the requested or all useful forms. All ranks call it. Raises Disagreement.
 
-    Between near peers pushing equals pulling, and packets with a flag each are slower: 9 us exposed
-    at 32 KiB, the others 1.4.
-    """
+    Between near peers pushing equals pulling; packets expose 9 us at 32 KiB, the others 1.4."""
     far_peers = not session.world.device.near_peers
 
     def names(size_bytes: int) -> list[str]:
@@ -86,18 +82,6 @@ def bind_forms(session: Session, forms: Mapping[str, Algorithm], options: LayerO
         if header.algorithm == "compute":  # it sums nothing, so its result is partial
             iteration.check, iteration.wrong = nothing(session.world), None
     return suite
-
-
-def layer_iteration(session: Session, case: Case, operation: Operation,
-                    contents: tuple[Segments, Segments], keep: object,
-                    repeats: int = verify.REPEATS) -> Iteration:
-    """Writes inputs, performs the operation, reads and checks outputs; `contents` are both."""
-    world, outputs = session.world, contents[1]
-    elements = len(outputs.tables) * outputs.segment_bytes // case.datatype.size_bytes
-    consume = consume_step(world, case, "read_own", elements)
-    iteration = checked_iteration(world, case, operation, contents, consume, repeats)
-    iteration.keep.append(keep)
-    return iteration
 
 
 def fastest(session: Session, candidates: Mapping[Any, Iteration]) -> Any:

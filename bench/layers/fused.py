@@ -5,19 +5,19 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bench.harness.iteration import Iteration, Segments, on_device
+from bench.harness.iteration import Iteration, Segments, checked_iteration
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.verify import PERIOD, Data
-from bench.layers.forms import LayerOptions, bind_forms, following_link, layer_iteration, scale_for
+from bench.layers.forms import LayerOptions, bind_forms, following_link, scale_for
 from collectives.collective import COLLECTIVES, DATATYPES, Array, Datatype
-from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, WEIGHTS, GemvCase, NormCase
+from collectives.layers import fused
 from collectives.layers.models import LAYERS, MODELS
 from collectives.operation import Case, Operation
 from kernels.devices.device import DeviceError
 
 FORMS = {kernel: {form.name: following_link(form) for form in forms.values()}
-         for kernel, forms in FUSED.items()}
+         for kernel, forms in fused.FUSED.items()}
 WEIGHT_BYTES = 256 << 20  # of a GPU's copies of a matrix: more than any last-level cache holds
 NORM_WEIGHT = 1.5
 ROW_SCALE = 0.5  # of int8 weights: exact in every datatype
@@ -33,7 +33,7 @@ def tables_of_norm(datatype: Datatype, ranks: int, seed: int) -> tuple[Array, Ar
 
 def normed(values: Array) -> Array:
     """The RMS norm of a row of SUMMED and its negative, in fp32 as the kernel computes it."""
-    factor = np.float32(1) / np.sqrt(np.float32(SUMMED * SUMMED) + np.float32(EPSILON))
+    factor = np.float32(1) / np.sqrt(np.float32(SUMMED * SUMMED) + np.float32(fused.EPSILON))
     return np.asarray(values.astype(np.float32) * factor * np.float32(NORM_WEIGHT))
 
 
@@ -46,7 +46,7 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
     with world.communicator.together(DeviceError, MemoryError):
         send, receive, summed = (world.library.allocate(world, rows * most_tokens * row_bytes)
                                  for rows in (2, 2, 1))
-        weight = on_device(world, datatype.encode(np.full(hidden, NORM_WEIGHT)))
+        weight = world.device.store(datatype.encode(np.full(hidden, NORM_WEIGHT)))
         codes, scales = (world.device.private(most_tokens * size) for size in (hidden, 4))
     keep = send, receive, summed, weight, codes, scales
     parts, residual, total = tables_of_norm(datatype, ranks, session.options.seed)
@@ -58,18 +58,20 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
             size_bytes = tokens * row_bytes
             shape = {"model": "" if options.hidden else options.model, "tokens": tokens,
                      "hidden": hidden, "output": options.output}
-            yield NormCase(
-                COLLECTIVE["allreduce_rmsnorm"], tokens * hidden, datatype, "sum", send.address,
-                receive.address, shape={name: value for name, value in shape.items() if value},
-                size_bytes=size_bytes, hidden=hidden, residual=send.address + size_bytes,
-                residual_out=receive.address + size_bytes, weight=weight.address,
-                summed=summed.address, quantized=options.output, codes=codes.address,
+            norm = fused.Norm(
+                hidden=hidden, residual=send.address + size_bytes, weight=weight.address,
+                residual_out=receive.address + size_bytes, codes=codes.address,
                 scales=scales.address)
+            yield fused.NormCase(
+                fused.COLLECTIVE["allreduce_rmsnorm"], tokens * hidden, datatype, "sum",
+                send.address, receive.address, norm=norm, summed=summed.address,
+                shape={name: value for name, value in shape.items() if value},
+                size_bytes=size_bytes, quantized=options.output)
 
     def iteration(case: Case, operation: Operation, chain_calls: int) -> Iteration:
         contents = (Segments(case.send, case.size_bytes, inputs),
                     Segments(case.receive, case.size_bytes, outputs))
-        return layer_iteration(session, case, operation, contents, keep)
+        return checked_iteration(session.world, case, operation, contents, keep)
 
     return bind_forms(session, FORMS["allreduce_rmsnorm"], options, cases(), iteration)
 
@@ -117,34 +119,37 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
     with world.communicator.together(DeviceError, MemoryError):
         send, receive = (world.library.allocate(world, most_tokens * hidden * size)
                          for _ in range(2))
-        scales = on_device(world, np.full(hidden, row_scale, np.float32))
+        scales = world.device.store(np.full(hidden, row_scale, np.float32))
         activations = world.device.private(most_tokens * max(inner.values()) * size)
     keep = [send, receive, scales, activations]
 
     def cases() -> Iterator[Case]:
         for layer, columns in inner.items():
-            stored = WEIGHTS[options.weights].encode(matrix(hidden, columns, rank, seed))
+            stored = fused.WEIGHTS[options.weights].encode(matrix(hidden, columns, rank, seed))
             copies = 1 if world.device.near_peers else max(1, WEIGHT_BYTES // stored.nbytes)
             with world.communicator.together(DeviceError, MemoryError):
-                weights = on_device(world, np.tile(stored, (copies, 1)))
+                weights = world.device.store(np.tile(stored, (copies, 1)))
             keep.append(weights)
+            gemv = fused.Gemv(
+                hidden=hidden, inner=columns, stride=columns, copies=copies,
+                weights=weights.address, row_scales=scales.address,
+                activations=activations.address)
             for tokens in options.tokens:
                 shape = {"model": options.model, "layer": layer, "tokens": tokens,
                          "hidden": hidden, "inner": columns, "weights": options.weights,
                          "scale": str(scale)}
-                yield GemvCase(
-                    COLLECTIVE["gemv_allreduce"], tokens * hidden, datatype, "sum", send.address,
-                    receive.address, shape=shape, size_bytes=tokens * hidden * size,
-                    hidden=hidden, inner=columns, tokens=tokens, weight_type=options.weights,
-                    weights=weights.address, row_scales=scales.address,
-                    activations=activations.address, stride=columns, copies=copies)
+                yield fused.GemvCase(
+                    fused.COLLECTIVE["gemv_allreduce"], tokens * hidden, datatype, "sum",
+                    send.address, receive.address, layer=gemv, tokens=tokens, shape=shape,
+                    size_bytes=tokens * hidden * size, weight_type=options.weights)
 
     def iteration(case: Case, operation: Operation, chain_calls: int) -> Iteration:
-        assert isinstance(case, GemvCase)
+        assert isinstance(case, fused.GemvCase)
         drawn = drawn_activations(ranks, case.tokens, seed)
-        outputs = summed_products(case.inner, drawn, seed) * row_scale
-        contents = (Segments(case.activations, case.inner * size, datatype.encode(drawn[rank])),
+        outputs = summed_products(case.layer.inner, drawn, seed) * row_scale
+        row_bytes = case.layer.inner * size
+        contents = (Segments(case.layer.activations, row_bytes, datatype.encode(drawn[rank])),
                     Segments(case.receive, hidden * size, datatype.encode(outputs)))
-        return layer_iteration(session, case, operation, contents, keep)
+        return checked_iteration(session.world, case, operation, contents, keep)
 
     return bind_forms(session, FORMS["gemv_allreduce"], options, cases(), iteration)

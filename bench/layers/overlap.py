@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bench.harness.iteration import Iteration, Segments, on_device
+from bench.harness.iteration import Iteration, Segments, checked_iteration
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.layers import fused
-from bench.layers.forms import LayerOptions, bind_forms, fastest, layer_iteration, scale_for
+from bench.layers.forms import LayerOptions, bind_forms, fastest, scale_for
 from collectives.collective import DATATYPES
 from collectives.layers import overlap
 from collectives.layers.models import COLUMN_LAYERS, LAYERS, MODELS
@@ -52,7 +52,7 @@ class Matmuls:
             # Transposed, so that the result has a period too.
             values = fused.matrix(columns, inner, communicator.rank, seed).T
             with communicator.together(DeviceError, MemoryError):
-                weights = on_device(self.world, self.datatype.encode(values))
+                weights = self.world.device.store(self.datatype.encode(values))
             self.weights.append(weights)
             for tokens in self.options.tokens:
                 shape = {"model": self.options.model, "layer": layer, "tokens": tokens,
@@ -86,7 +86,7 @@ class Matmuls:
         encode, size = case.datatype.encode, case.datatype.size_bytes
         contents = (Segments(case.send, case.inner * size, encode(inputs)),
                     Segments(case.receive, case.columns * size, encode(outputs)))
-        iteration = layer_iteration(self.session, case, operation, contents, self, REPEATS)
+        iteration = checked_iteration(self.world, case, operation, contents, self, REPEATS)
         iteration.from_python = overlap.runs_in_python(self.world)
         return iteration
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from bench.harness.iteration import Iteration, loop_kernels, nothing
+from bench.harness.iteration import Iteration, nothing
 from bench.harness.session import Session
 from bench.harness.suite import Suite
 from bench.harness.verify import WrongResult
@@ -29,8 +29,7 @@ from reports.result import CaseHeader
 
 ROOM = 0.6  # of the free memory
 MESSAGE_BYTES = 32 << 20  # of a prefill's all-reduce: 2,048 tokens of 8,192 elements of 16 bits
-# Of a result's error, in units of the result's root mean square: each of 160 sums is rounded to the
-# wire's datatype, and the residual after it.
+# Of the error / the result's root mean square: 160 sums are rounded, and the residual after each.
 TOLERANCE = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.4}
 TENSOR_FORMS = {"decode": ("gemv_allreduce", "allreduce_rmsnorm", "one_shot_pull"),
                 "prefill": ("two_shot", "allreduce_rmsnorm")}
@@ -102,8 +101,7 @@ def open_net(options: LayerOptions, session: Session, layers: int, weights: Data
 class Split:
     """One way to split a step over the ranks. A step begins with `image`; its result lies at
     `result`, None on a rank without one, and must be `expected`. `once` is the operation to check,
-    if `bound` computes only a part. Only the times of `ranks` count; empty means all.
-    """
+    if `bound` computes only a part. Only the times of `ranks` count; empty means all."""
 
     algorithm: str
     bound: Bound
@@ -231,7 +229,7 @@ class Splits:
         element_bytes = self.batch.net.datatype.size_bytes
         pattern = Pattern(result, expected.address, 1, size_bytes, size_bytes, 1, element_bytes,
                           wrong.address, ctypes.addressof(world.watch))
-        return Step(loop_kernels(world).kernel("count_wrong"), pattern,
+        return Step(world.device.loop_kernels().kernel("count_wrong"), pattern,
                     world.device.blocks_for(size_bytes))
 
     def checked_iteration(self, split: Split, operation: Operation) -> Iteration:

@@ -1,8 +1,5 @@
-"""Explains the facts of GPUs in sentences, for the page of `bench.doctor` and the head of a run.
-
-Nothing is guessed: for an unknown fact the page names the command that shows it, and says if it
-needs root.
-"""
+"""Explains the facts of GPUs in sentences, for the page of `bench.doctor` and the head of a run. It
+guesses nothing: for an unknown fact the page names the command, and if that needs root."""
 
 import textwrap
 from collections.abc import Iterator, Sequence

@@ -1,10 +1,8 @@
 """Describes this host and its software as facts, which the head of every run file holds.
 
 A fact is {"value", "source", "status"}. If the machine does not show it, value and status are
-"unknown" and the source says where a person can look: a virtual machine hides its governor and its
-turbo, and a guess would be taken for a reading. No fact names the host, its user, a path or a
-serial number, except `host.name`, which is opt-in.
-"""
+"unknown" and the source says where a person can look. No fact names the host, its user, a path or
+a serial number, except `host.name`, which is opt-in."""
 
 import hashlib
 import os
@@ -51,8 +49,7 @@ _FAMILIES = {
         """}
 VARIABLES = [prefix + name for prefix, names in _FAMILIES.items() for name in names.split()]
 
-# Words and numbers as these variables have them. A dot outside a number, and any value above 32
-# characters, could name a host or a card.
+# Words and numbers. A dot outside a number, or more than 32 characters, could name a host or card.
 _PLAIN = re.compile(r"(?!.{33})(?:[\w,^=+*-]*|\d+\.\d+)")
 _PATH_OPTIONS = ("--out", "--output_file", "-J", "--table", "--tuned")
 _HYPERVISORS = ("KVM", "QEMU", "VMware", "VirtualBox", "Virtual Machine", "Xen", "HVM", "Google",

@@ -1,8 +1,5 @@
-"""Asks the GPU drivers for clocks, link, throttling, memory, NVLinks and peer access.
-
-NVIDIA's driver answers through NVML (pynvml), AMD's through amdgpu's files in /sys. Nothing raises:
-a value that a driver does not give is left out.
-"""
+"""Asks the GPU drivers for clocks, link, throttling, memory, NVLinks and peer access: NVIDIA's by
+NVML (pynvml), AMD's by amdgpu's files in /sys. What a driver does not give is left out."""
 
 import re
 from contextlib import suppress

@@ -1,8 +1,5 @@
-"""Examines GPUs and the paths between them, for `bench.doctor` and the head of a run.
-
-`examine` reads /sys, /proc and NVML only, `examine_peers` adds the ranks' peer memory, and
-`examine_ranks` opens the GPUs itself and loads their links.
-"""
+"""Examines GPUs and the paths between them, for `bench.doctor` and a run's head. `examine` reads
+/sys, /proc and NVML, `examine_peers` adds the ranks' peer memory, `examine_ranks` loads links."""
 
 import os
 import shutil

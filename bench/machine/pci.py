@@ -1,7 +1,5 @@
-"""Reads the PCIe topology of GPUs from /sys: paths, links, ACS, IOMMU, BARs, KFD's peers.
-
-Nothing raises for a file that cannot be read: the value is then None, empty or `unknown`.
-"""
+"""Reads the PCIe topology of GPUs from /sys: paths, links, ACS, IOMMU, BARs, KFD's peers. A file
+that cannot be read raises nothing: the value is then None, empty or `unknown`."""
 
 import re
 from contextlib import suppress
@@ -11,8 +9,7 @@ from bench.machine import files
 
 NVIDIA, AMD, AMD_CPU, INTEL = "0x10de", "0x1002", "0x1022", "0x8086"
 # One lane, one way: 8b/10b up to 5 GT/s, 128b/130b up to 32 GT/s, 236 of a flit's 256 bytes at
-# 64 GT/s (PCI Express Base Specification 6.0, section 4.2). Packet headers come on top: a copy
-# reaches 80 to 90 % of this.
+# 64 GT/s (PCI Express Base Specification 6.0, section 4.2). A copy reaches 80 to 90 % of this.
 LANE_GB_S = {2.5: 0.25, 5.0: 0.5, 8.0: 0.985, 16.0: 1.969, 32.0: 3.938, 64.0: 7.375}
 GENERATION = {speed: number for number, speed in enumerate(LANE_GB_S, 1)}
 # Upstream ports of AMD's desktop chipsets (pci.ids): X370, X399, 400 series, 500 series, 600 and

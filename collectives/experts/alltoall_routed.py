@@ -66,8 +66,7 @@ def make_tables(world: World, routes: Routes, rows: Memory, row_bytes: int) -> T
     size_bytes = record_bytes(row_bytes, top_k)
 
     def on_device(array: Array) -> int:
-        memories.append(world.device.private(max(1, array.nbytes)))
-        memories[-1].write(array)
+        memories.append(world.device.store(array))
         return memories[-1].address
 
     home, place = routes.home, routes.place

@@ -12,7 +12,6 @@ No expert gets more choices than there are tokens, as a token chooses an expert 
 import hashlib
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -89,46 +88,24 @@ def choose(counts: Array, tokens: int, top_k: int, seed: int) -> Array:
 @dataclass(frozen=True)
 class Routes:
     """The experts that tokens chose, and their weights, (tokens, top_k). Tokens and experts are
-    split over the ranks in order, as evenly as possible. `skew` has a hash instead of a path."""
+    split over the ranks in order, as evenly as possible. `skew` has a hash instead of a path.
+
+    `owner` is the rank of each expert, (experts,); `tokens_of` the number of tokens on each rank,
+    (ranks,); `home` the rank of each token and `place` its index there, (tokens,). `leaving`:
+    whether a rank sends the token at a place to another rank, (ranks, ranks, places). `between`:
+    how many tokens each rank sends to each other rank, (ranks, ranks); as many return."""
 
     skew: str
     ranks: int
     experts: int
     chosen: Array
     weights: Array
-
-    @cached_property
-    def owner(self) -> Array:
-        """The rank of each expert, (experts,)."""
-        return np.arange(self.experts) * self.ranks // self.experts
-
-    @cached_property
-    def tokens_of(self) -> Array:
-        """The number of tokens on each rank, (ranks,)."""
-        return np.diff(np.arange(self.ranks + 1) * len(self.chosen) // self.ranks)
-
-    @cached_property
-    def home(self) -> Array:
-        """The rank of each token, (tokens,)."""
-        return np.repeat(np.arange(self.ranks), self.tokens_of)
-
-    @cached_property
-    def place(self) -> Array:
-        """The index of each token among the tokens of its rank, (tokens,)."""
-        return np.concatenate([np.arange(tokens) for tokens in self.tokens_of])
-
-    @cached_property
-    def leaving(self) -> Array:
-        """Whether a rank sends the token at a place to another rank, (ranks, ranks, places)."""
-        leaving = np.zeros((self.ranks, self.ranks, self.tokens_of.max()), bool)
-        leaving[self.home[:, None], self.owner[self.chosen], self.place[:, None]] = True
-        leaving[np.arange(self.ranks), np.arange(self.ranks)] = False
-        return leaving
-
-    @cached_property
-    def between(self) -> Array:
-        """How many tokens each rank sends to each other rank, (ranks, ranks); as many return."""
-        return np.asarray(self.leaving.sum(axis=2))
+    owner: Array
+    tokens_of: Array
+    home: Array
+    place: Array
+    leaving: Array
+    between: Array
 
     def rows_of(self, rank: int) -> tuple[Array, Array]:
         """The token in each row of a rank's experts, and which of its choices it is. Rows are
@@ -153,12 +130,19 @@ class Routes:
 
 
 def draw(skew: str, ranks: int, experts: int, tokens: int, top_k: int, seed: int) -> Routes:
-    """A batch. A token's weights are powers of two that add up to 1: sums are exact. Raises
-    ValueError."""
+    """A batch. Weights are powers of two that add up to 1: sums are exact. Raises ValueError."""
     counts = expert_counts(skew, experts, tokens, top_k)
     chosen = choose(counts, tokens, top_k, seed)
     halves = 0.5 ** np.minimum(np.arange(1, top_k + 1), top_k - 1)
     weights = np.random.default_rng([seed, 1]).permuted(np.tile(halves, (tokens, 1)), axis=1)
     if skew.startswith("file:"):
         skew = f"file:{hashlib.sha256(counts.tobytes()).hexdigest()[:8]}"
-    return Routes(skew, ranks, experts, chosen, weights.astype(np.float32))
+    owner = np.arange(experts) * ranks // experts
+    tokens_of = np.diff(np.arange(ranks + 1) * tokens // ranks)
+    home = np.repeat(np.arange(ranks), tokens_of)
+    place = np.concatenate([np.arange(count) for count in tokens_of])
+    leaving = np.zeros((ranks, ranks, tokens_of.max()), bool)
+    leaving[home[:, None], owner[chosen], place[:, None]] = True
+    leaving[np.arange(ranks), np.arange(ranks)] = False
+    return Routes(skew, ranks, experts, chosen, weights.astype(np.float32), owner, tokens_of, home,
+                  place, leaving, leaving.sum(axis=2))

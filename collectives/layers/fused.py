@@ -63,39 +63,25 @@ class Gemv(ctypes.Structure):
 
 @dataclass(frozen=True, kw_only=True)
 class NormCase(Case):
-    """Rows of `hidden` elements, one a token: `send` has this rank's parts of the sums, `receive`
-    gets the norm. `summed` holds the sums between a collective and the norm. Addresses.
-    `quantized` (one of OUTPUTS) also writes the norm to `codes`, a byte an element, aligned to 64,
-    with a float32 a token in `scales`; UNIT_CODES must divide `hidden`.
-    """
+    """Rows of `norm.hidden` elements, one a token: `send` has this rank's parts of the sums,
+    `receive` gets the norm. `norm` has the other addresses, but of the sums between a collective
+    and the norm, which lie at `summed`. `quantized` (one of OUTPUTS) also writes the norm as codes,
+    a byte an element, aligned to 64, with a float32 a token; UNIT_CODES must divide `hidden`."""
 
-    hidden: int
-    residual: int
-    residual_out: int
-    weight: int
+    norm: Norm
     summed: int
     quantized: str | None = None
-    codes: int = 0
-    scales: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class GemvCase(Case):
-    """A matrix of `hidden` rows for `tokens` tokens. This rank has `inner` of its columns, stored
-    as `weight_type` (one of WEIGHTS); `send` gets its products, `receive` the sums. Addresses.
-    There are `copies` of the weights, used in turn, so that weights come from memory as in a model.
-    The activations of two tokens lie `stride` elements apart.
-    """
+    """A matrix of `layer.hidden` rows for `tokens` tokens. This rank has `layer.inner` of its
+    columns, stored as `weight_type` (one of WEIGHTS); `send` gets its products, `receive` the sums.
+    The `copies` of the weights are used in turn, so that weights come from memory as in a model."""
 
-    hidden: int
-    inner: int
+    layer: Gemv
     tokens: int
     weight_type: str
-    weights: int
-    row_scales: int
-    activations: int
-    stride: int
-    copies: int
 
 
 def _compile(world: World, case: Case, stem: str, structure: type[ctypes.Structure],
@@ -110,15 +96,17 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
     """The residual and norm of the sums at this address; None: of all ranks' parts, in one launch
     with their all-reduce. All ranks call it."""
     assert not isinstance(world.peers, Unsupported), MAPPED
-    tokens, row_bytes = case.count // case.hidden, case.hidden * case.datatype.size_bytes
+    structure = Norm.from_buffer_copy(case.norm)
+    structure.tokens, structure.epsilon = case.count // structure.hidden, EPSILON
+    row_bytes = structure.hidden * case.datatype.size_bytes
     entry, chunk_bytes = "add_rmsnorm", 0
     is_registered = sums is None and case.variant == "registered"
     if is_registered:
         entry = "allreduce_rmsnorm_pull_registered"
     elif sums is None:
         entry, chunk_bytes = "allreduce_rmsnorm_pull", chunk_that_fits(world, case, HALF_BYTES / 2)
-    step_tokens = chunk_bytes // (-(-row_bytes // ROW_ALIGNMENT) * ROW_ALIGNMENT)
-    if chunk_bytes and not step_tokens:
+    structure.step_tokens = chunk_bytes // (-(-row_bytes // ROW_ALIGNMENT) * ROW_ALIGNMENT)
+    if chunk_bytes and not structure.step_tokens:
         return Unsupported(f"a token's {row_bytes} B are more than a slot of {chunk_bytes} B",
                            depends_on_size=True)
     arguments = world.peers.arguments(case.send if sums is None else sums, case.receive, case.count,
@@ -127,12 +115,10 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
         return NOT_MAPPED
     macros = {"OUTPUT": OUTPUTS[case.quantized]} if case.quantized else {}
     module = _compile(world, case, "allreduce_rmsnorm", Norm, macros)
-    memory = attached(world, arguments, Norm(
-        residual=case.residual, residual_out=case.residual_out, weight=case.weight,
-        codes=case.codes, scales=case.scales, hidden=case.hidden, tokens=tokens,
-        step_tokens=step_tokens, epsilon=EPSILON))
+    memory = attached(world, arguments, structure)
     # A block handles whole tokens.
-    step = Step(module.kernel(entry), arguments, min(tokens, world.device.blocks_for(1 << 30)))
+    blocks = min(structure.tokens, world.device.blocks_for(1 << 30))
+    step = Step(module.kernel(entry), arguments, blocks)
     return Operation(step, world.device.caller(step), keep=memory)
 
 
@@ -155,10 +141,9 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
             return NOT_MAPPED
     macros = {"TOKENS": str(case.tokens), "WEIGHT": WEIGHTS[case.weight_type].element}
     module = _compile(world, case, "gemv_allreduce", Gemv, macros)
-    memory = attached(world, arguments, Gemv(
-        weights=case.weights, activations=case.activations, row_scales=case.row_scales,
-        hidden=case.hidden, inner=case.inner, stride=case.stride, copies=case.copies,
-        step_rows=case.hidden if world.device.near_peers else BLOCK_ROWS))
+    structure = Gemv.from_buffer_copy(case.layer)
+    structure.step_rows = structure.hidden if world.device.near_peers else BLOCK_ROWS
+    memory = attached(world, arguments, structure)
     step = Step(module.kernel(entry, BLOCK_THREADS), arguments, world.device.blocks_for(1 << 30))
     return Operation(step, world.device.caller(step), keep=memory)
 

@@ -1,8 +1,7 @@
 """The linear layers of public models; the figures are from each model's public `config.json`.
 
 In a mixture of experts a token uses the layers of `top_k` experts, and their outputs add up: they
-count as one layer with `top_k` times the columns.
-"""
+count as one layer with `top_k` times the columns."""
 
 from dataclasses import dataclass
 
@@ -24,8 +23,7 @@ class Model:
     top_k: int = 1
 
     def columns(self, layer: str, ranks: int = 1, scale: float = 1.0) -> int:
-        """A rank's inputs of a row-parallel layer, or outputs of a column-parallel one; times
-        `scale`, rounded up to UNIT_COLUMNS."""
+        """A rank's inputs (row-parallel) or outputs (column-parallel), in units of UNIT_COLUMNS."""
         total = {
             "attention_output": self.heads * self.head,
             "mlp_down": self.top_k * self.intermediate,

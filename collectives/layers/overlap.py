@@ -1,6 +1,5 @@
-"""A matmul that overlaps with a collective, as in prefill; `bench.layers.overlap` measures it.
-
-The tokens are cut into chunks: one chunk is communicated while the next one is multiplied.
+"""A matmul that overlaps with a collective, as in prefill: one chunk of the tokens is communicated
+while the next one is multiplied. `bench.layers.overlap` measures it.
 
 gemm_reduce_scatter: a rank's activations [tokens, inner] times its weights [inner, hidden] give its
 parts of all sums, [tokens, hidden]. A reduce-scatter over the tokens leaves [tokens / ranks,
@@ -8,11 +7,9 @@ hidden] on each rank: rank r gets the r-th of `ranks` equal parts of each chunk 
 
 allgather_gemm: all activations, [tokens / ranks, hidden] from each rank, times a rank's weights
 [hidden, columns] give its result [tokens, columns], with rank 0's tokens first. Chunk c has the
-c-th of `chunks` equal parts of each rank's rows. A rank multiplies its own rows first, while the
-first chunk is gathered.
+c-th of `chunks` equal parts of each rank's rows. A rank first multiplies its own rows meanwhile.
 
-The matmul is the vendor's, through numpy or CuPy. The collective is `direct_pull`, in a Lane.
-"""
+The matmul is the vendor's, through numpy or CuPy. The collective is `direct_pull`, in a Lane."""
 
 import os
 import threading
@@ -33,8 +30,7 @@ from collectives.operation import Algorithm, Case, Operation, Unsupported, World
 from kernels.devices.device import Kernel, Step
 
 CHUNKS = (1, 2, 4, 8)
-# Entries of a GPU's stream for a chunk, at most: matmuls with the rows of seven peers, two launches
-# each, and events.
+# Entries of a GPU's stream for a chunk: seven peers' matmuls of two launches, and events.
 ENTRIES = 16
 Run = Callable[[], object]  # performs something on a CPU; enqueues it on a GPU
 
@@ -45,8 +41,7 @@ class MatmulCase(Case):
 
     gemm_reduce_scatter: `send` has the activations, `between` gets the parts [tokens, columns].
     allgather_gemm: `send` has this rank's activations, `between` gets all of them [tokens, inner].
-    `core` is a CPU core for communication, None if no core is free.
-    """
+    `core` is a CPU core for communication, None if no core is free."""
 
     tokens: int
     inner: int

@@ -5,8 +5,7 @@ A decode step multiplies with our GEMV, a prefill step with the vendor's matmul.
 read their activations from the last norm, from another place on each rank. A matrix with more
 columns than the norm has elements reads its activations one token after another from the buffer,
 wherever tokens begin there; behind them are constants. A real step also has column-parallel
-matrices. They are left out: they need no collective, and cost every split the same.
-"""
+matrices. They are left out: they need no collective, and cost every split the same."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -16,16 +15,7 @@ import numpy as np
 
 from collectives.algorithm import ALGORITHMS
 from collectives.collective import COLLECTIVES, Array, Datatype
-from collectives.layers.fused import (
-    COLLECTIVE,
-    EPSILON,
-    GemvCase,
-    NormCase,
-    all_reduce,
-    gemv,
-    norm,
-    one_after_another,
-)
+from collectives.layers import fused
 from collectives.layers.models import LAYERS, Model
 from collectives.layers.overlap import array_of, driven, runs_in_python
 from collectives.operation import Bound, Case, Operation, World, in_a_row
@@ -37,8 +27,7 @@ SHIFT_ROWS = 37  # between the matrices of two layers, which have the same rows 
 
 @dataclass(frozen=True)
 class Matrix:
-    """Columns from `first` on of a layer's matrix, (hidden, columns); activations of two tokens lie
-    `stride` elements apart."""
+    """Columns of a layer's matrix from `first` on; activations every `stride` elements."""
 
     address: int
     first: int
@@ -54,8 +43,7 @@ class Net:
     The first `held` layers are distinct; then they repeat. `uses_matmul`: the vendor's matmul, not
     our GEMV. `inner` counts a rank's columns; `stored` is what the device stores. `shares` are this
     rank's columns of each matrix; `stage`, the matrices of its stage; `whole`, all, on rank 0 and
-    only if `whole_fits`. Raises DeviceError.
-    """
+    only if `whole_fits`. Raises DeviceError."""
 
     world: World
     model: Model
@@ -92,8 +80,7 @@ class Net:
         self.whole = self.hold(self.numbers if rank == 0 and self.whole_fits else (), 0, ranks)
 
     def on_device(self, array: Array) -> int:
-        memory = self.world.device.private(array.nbytes)
-        memory.write(array)
+        memory = self.world.device.store(array)
         self.keep.append(memory)
         return memory.address
 
@@ -146,15 +133,16 @@ class Batch:
         self.parts, self.sums, self.residual, self.activations = (
             memory.address for memory in memories)
 
-    def norm_case(self, variant: str = "copied") -> NormCase:
-        return NormCase(
-            COLLECTIVE["allreduce_rmsnorm"], self.count, self.net.datatype, "sum", self.parts,
-            self.activations, variant=variant, hidden=self.net.model.hidden,
-            residual=self.residual, residual_out=self.residual, weight=self.net.norm_weight,
-            summed=self.sums)
+    def norm_case(self, variant: str = "copied", **addresses: int) -> fused.NormCase:
+        """The norm of the sums; `addresses` of a residual in place of `residual`."""
+        places = {"residual": self.residual, "residual_out": self.residual} | addresses
+        norm = fused.Norm(hidden=self.net.model.hidden, weight=self.net.norm_weight, **places)
+        return fused.NormCase(
+            fused.COLLECTIVE["allreduce_rmsnorm"], self.count, self.net.datatype, "sum", self.parts,
+            self.activations, variant=variant, norm=norm, summed=self.sums)
 
-    def multiply(self, matrix: Matrix, fused: str | None) -> Bound:
-        """The product, into `parts`; `fused` with its all-reduce, in this variant, into `sums`."""
+    def multiply(self, matrix: Matrix, in_variant: str | None) -> Bound:
+        """The product, into `parts`; fused with its all-reduce `in_variant`, into `sums`."""
         net, world = self.net, self.net.world
         if net.uses_matmul:
             array = partial(array_of, world, net.datatype)
@@ -163,21 +151,23 @@ class Batch:
             right = array(matrix.address, net.model.hidden, matrix.columns).T
             result = array(self.parts, self.tokens, net.model.hidden)
             return driven(world, [partial(world.device.xp.matmul, left, right, out=result)], [])
-        case = GemvCase(
-            COLLECTIVE["gemv_allreduce"], self.count, net.datatype, "sum", self.parts, self.sums,
-            variant=fused or "copied", hidden=net.model.hidden, inner=matrix.columns,
-            tokens=self.tokens, weight_type=net.weights.name, weights=matrix.address,
-            row_scales=net.row_scales, stride=matrix.stride, copies=1,
+        layer = fused.Gemv(
+            hidden=net.model.hidden, inner=matrix.columns, stride=matrix.stride, copies=1,
+            weights=matrix.address, row_scales=net.row_scales,
             activations=self.activations + matrix.first * net.datatype.size_bytes)
-        return gemv(world, case, fused is not None)
+        case = fused.GemvCase(
+            fused.COLLECTIVE["gemv_allreduce"], self.count, net.datatype, "sum", self.parts,
+            self.sums, variant=in_variant or "copied", layer=layer, tokens=self.tokens,
+            weight_type=net.weights.name)
+        return fused.gemv(world, case, in_variant is not None)
 
     def layers(self, matrices: Sequence[Matrix], after: Sequence[Bound],
-               fused: str | None = None) -> list[Bound]:
+               in_variant: str | None = None) -> list[Bound]:
         return [operation for matrix in matrices
-                for operation in (self.multiply(matrix, fused), *after)]
+                for operation in (self.multiply(matrix, in_variant), *after)]
 
     def stage(self, matrices: Sequence[Matrix]) -> list[Bound]:
-        return self.layers(matrices, [norm(self.net.world, self.norm_case(), self.parts)])
+        return self.layers(matrices, [fused.norm(self.net.world, self.norm_case(), self.parts)])
 
 
 def in_turn(net: Net, operations: Sequence[Bound]) -> Bound:
@@ -185,7 +175,8 @@ def in_turn(net: Net, operations: Sequence[Bound]) -> Bound:
     def from_python(world: World, bound: Sequence[Operation]) -> Operation:
         return driven(world, [operation.call for operation in bound], bound)
 
-    return one_after_another(net.world, operations, from_python if net.in_python else in_a_row)
+    join = from_python if net.in_python else in_a_row
+    return fused.one_after_another(net.world, operations, join)
 
 
 def split_by_tensor(batch: Batch, form: str, variant: str) -> Bound:
@@ -193,12 +184,12 @@ def split_by_tensor(batch: Batch, form: str, variant: str) -> Bound:
     kernel, or `compute` without the sum. All ranks call it. Raises DeviceError."""
     net, world, case = batch.net, batch.net.world, batch.norm_case(variant)
     sums = {"allreduce_rmsnorm": None, "compute": batch.parts}.get(form, batch.sums)
-    after = [norm(world, case, sums)]
+    after = [fused.norm(world, case, sums)]
     if form in ALGORITHMS["all_reduce"]:
-        reduce = all_reduce(case, batch.parts, batch.sums)
+        reduce = fused.all_reduce(case, batch.parts, batch.sums)
         after.insert(0, ALGORITHMS["all_reduce"][form].bind(world, reduce))
-    fused = variant if form == "gemv_allreduce" else None
-    return in_turn(net, batch.layers(net.shares, after, fused))
+    in_variant = variant if form == "gemv_allreduce" else None
+    return in_turn(net, batch.layers(net.shares, after, in_variant))
 
 
 def split_by_sequence(batch: Batch) -> Bound:
@@ -211,19 +202,18 @@ def split_by_sequence(batch: Batch) -> Bound:
     scatter = Case(COLLECTIVES["reduce_scatter"], share, net.datatype, "sum", batch.parts,
                    batch.sums)
     # The norm overwrites the parts, which every rank has copied by then.
-    case = replace(batch.norm_case(), count=share, receive=batch.parts, residual=residual,
-                   residual_out=residual)
+    case = replace(batch.norm_case(residual=residual, residual_out=residual), count=share,
+                   receive=batch.parts)
     gather = Case(COLLECTIVES["all_gather"], share, net.datatype, "none", batch.parts,
                   batch.activations)
     after = [ALGORITHMS["reduce_scatter"]["direct_pull"].bind(world, scatter),
-             norm(world, case, batch.sums),
+             fused.norm(world, case, batch.sums),
              ALGORITHMS["all_gather"]["direct_pull"].bind(world, gather)]
     return in_turn(net, batch.layers(net.shares, after))
 
 
 def hand_on(net: Net, send: int, receive: int, count: int, target: int, source: int) -> Operation:
-    """Sends `count` elements to one rank, and receives as many from another; -1: no rank. All ranks
-    call it. Raises DeviceError."""
+    """Sends `count` elements to a rank, gets as many from another; -1: none. All ranks call it."""
     world = net.world
     arguments = world.mapped.arguments(send, receive, count, 0)
     is_mapped = world.mapped.locate(receive, arguments.receives)
@@ -240,8 +230,7 @@ def pipeline(batches: Sequence[Batch], inboxes: Sequence[Memory], share: float =
     this share of a residual is handed on. All ranks call it. Raises DeviceError.
 
     In beat b, rank r computes batch (b - r) mod ranks, if it exists, and hands the result on into
-    inbox b. So every stage with a batch works from the begin of a step to its end.
-    """
+    inbox b. So every stage with a batch works from the begin of a step to its end."""
     net = batches[0].net
     rank, ranks = net.world.communicator.rank, net.world.communicator.size
     count = int(batches[0].count * share)
@@ -253,15 +242,16 @@ def pipeline(batches: Sequence[Batch], inboxes: Sequence[Memory], share: float =
             batch, target = batches[own], (rank + 1) % ranks
             send, zeros = batch.residual, net.on_device(np.zeros(batch.size_bytes, np.uint8))
             # Copy the residual that the stage before has left, and normalise it.
-            case = replace(batch.norm_case(), residual=inboxes[beat - 1].address)
-            operations += [norm(net.world, case, zeros), *batch.stage(net.stage)]
+            case = batch.norm_case(residual=inboxes[beat - 1].address)
+            operations += [fused.norm(net.world, case, zeros), *batch.stage(net.stage)]
         source = (rank - 1) % ranks if previous < len(batches) else -1
         operations.append(hand_on(net, send, inboxes[beat].address, count, target, source))
     return in_turn(net, operations)
 
 
 def normed(residual: Array) -> Array:
-    return np.asarray(residual / np.sqrt(np.mean(residual**2, axis=-1, keepdims=True) + EPSILON))
+    mean_of_squares = np.mean(residual**2, axis=-1, keepdims=True)
+    return np.asarray(residual / np.sqrt(mean_of_squares + fused.EPSILON))
 
 
 def reference(net: Net, residual: Array) -> Array:

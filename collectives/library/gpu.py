@@ -2,8 +2,7 @@
 
 Variants: `plain`, or `graph` if the device launches from graphs; `registered`, on NCCL, with
 symmetric windows; `tuned`, on RCCL, with the fastest protocol. Windows and each protocol have their
-own communicator, so that they do not change the other variants.
-"""
+own communicator, so that they do not change the other variants."""
 
 import ctypes
 import os
@@ -85,8 +84,7 @@ class NcclLibrary(Library):
                 self._register(library, case)
             return self._operation(library, self._groups(library, case), label)
         except DeviceError as error:  # all ranks raise it
-            sharing = "two ranks on one GPU are an experiment of NCCL; " if library.shared else ""
-            return Unsupported(f"{sharing}{error}")
+            return Unsupported(str(error))
 
     def bind_exchange(self, world: World, send: tuple[int, Array], receive: tuple[int, Array],
                       counts: tuple[int, int] | None = None) -> Bound:
@@ -120,11 +118,9 @@ class NcclLibrary(Library):
         logs = self.ranks.all_gather(library.logs)
         transports = {label: nccl.transports("".join(log[label] for log in logs))
                       for label in library.logs}
-        algorithms = {label: nccl.algorithms(log) for label, log in library.logs.items()}
         return {"library": library.name, "binding": library.binding,
                 "transports": {label: pairs for label, pairs in transports.items() if pairs},
                 "channels": {label: nccl.channels(log) for label, log in library.logs.items()},
-                "algorithms": {label: lines for label, lines in algorithms.items() if lines},
                 "notes": self._notes(library, transports)}
 
     def _notes(self, library: Nccl, transports: dict[str, dict[str, list[str]]]) -> list[str]:
@@ -141,12 +137,12 @@ class NcclLibrary(Library):
         if staged and self.ranks.hosts == 1:
             notes.append(f"{library.name} went through host memory ({staged[0]}): it is not a "
                          "peer-to-peer baseline.")
-        if library.shared:
-            notes.append(f"Two ranks share a GPU, an experiment of {library.name}: a smoke test, "
-                         "and no measurement.")
         if self.is_rccl and os.environ.get("HSA_FORCE_FINE_GRAIN_PCIE") != "1":
             notes.append("HSA_FORCE_FINE_GRAIN_PCIE=1 is not set; RCCL's README asks for it if "
                          "GPUs peer over PCIe.")
+        if used:
+            ways = ", ".join(sorted({transport for transport, _ in used}))
+            notes.append(f"{library.name}, through {library.binding}, uses {ways}.")
         return notes
 
     def _groups(self, library: Nccl, case: Case) -> list[list[Call]]:
@@ -235,8 +231,7 @@ class NcclLibrary(Library):
                 raise DeviceError(f"{library.name} makes no symmetric windows between these GPUs")
 
     def _tuned(self, library: Nccl, case: Case) -> Operation:
-        """The fastest of RCCL's default and TUNINGS on the slowest rank. A setting counts only if
-        RCCL's log says that RCCL read it."""
+        """The fastest of RCCL's default and of the TUNINGS that RCCL's log mentions."""
         if "NCCL_P2P_LEVEL" not in os.environ:
             library.refused["NCCL_P2P_LEVEL=SYS"] = ONCE_A_PROCESS
         if self.device.arch.startswith("gfx12"):

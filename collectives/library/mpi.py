@@ -1,7 +1,6 @@
 """MPI, the baseline on CPUs: its collectives on the same buffers and in the same loop as ours.
 
-Tables say what MPI can reduce. Never try it inside a job: MPICH aborts the job on MPIX_BFLOAT16.
-"""
+Tables say what MPI can reduce. Never try it inside a job: MPICH aborts the job on MPIX_BFLOAT16."""
 
 from ctypes import c_long
 from functools import partial

@@ -1,8 +1,7 @@
 """Loads NCCL or RCCL, makes its communicators and reads its log, for gpu.py.
 
 Its C functions are called by address, as MPI's are: a Python package would charge its own overhead
-to the baseline. nccl4py brings NCCL if it is installed, or CuPy does; CuPy for ROCm brings RCCL.
-"""
+to the baseline. nccl4py brings NCCL if it is installed, or CuPy does; CuPy for ROCm brings RCCL."""
 
 import contextlib
 import ctypes
@@ -21,7 +20,6 @@ from kernels.devices.device import DeviceError
 from kernels.devices.gpu import GpuDevice
 
 OLDEST = 21000  # without bfloat16 and avg, earlier versions would need exceptions everywhere
-SHARING_SINCE = 23000  # two ranks on one GPU, an experiment of NCCL
 # By kind of device: the library's name and file, and where it comes from.
 LIBRARIES = {"cuda": ("NCCL", "libnccl.so.2", "pip install nccl4py nvidia-nccl-cu13 (or -cu12)"),
              "hip": ("RCCL", "librccl.so.1", "it comes with ROCm, as the package rccl")}
@@ -62,7 +60,6 @@ class Nccl:
     kind: str
     version: int
     binding: str  # the package that loaded it
-    shared: bool  # two ranks share a GPU
     environment: dict[str, str] = field(default_factory=dict)
     log: TextIO | None = None
     communicators: dict[str, int] = field(default_factory=dict)
@@ -93,8 +90,7 @@ class Nccl:
             raise DeviceError(f"rank {rank}: {text}")
 
     def connect(self, label: str) -> int:
-        """The communicator with this label, which all ranks make at its first use. Raises
-        DeviceError on all ranks."""
+        """The communicator with this label; all ranks make it, or all raise DeviceError."""
         if label in self.communicators:
             return self.communicators[label]
         handle, unique, status = ctypes.c_void_p(), UniqueId(), 0
@@ -191,14 +187,12 @@ def open_nccl(ranks: Communicator, device: GpuDevice) -> Nccl:
     if len(releases := set(map(release, versions))) > 1:
         raise Disagreement(f"ranks have {kind} {' and '.join(sorted(releases))}")
     sharers = max(sharing)
-    nccl = Nccl(ranks, calls, kind, version.value, binding, sharers > 1)
+    nccl = Nccl(ranks, calls, kind, version.value, binding)
     if nccl.version < OLDEST:
         raise Disagreement(f"{nccl.name} is older than {release(OLDEST)}")
-    if sharers > (2 if kind == "NCCL" and nccl.version >= SHARING_SINCE else 1):
-        raise Disagreement(f"{nccl.name} wants one GPU a rank, and {sharers} ranks share one; NCCL "
-                           "2.30 with NCCL_MULTI_RANK_GPU_ENABLE=1 can let two")
-    if nccl.shared:
-        nccl.environment["NCCL_MULTI_RANK_GPU_ENABLE"] = "1"
+    if sharers > 1 and "NCCL_MULTI_RANK_GPU_ENABLE" not in os.environ:
+        raise Disagreement(f"{nccl.name} wants one GPU a rank, and {sharers} ranks share one; from "
+                           "2.30 on, NCCL_MULTI_RANK_GPU_ENABLE=1 lets NCCL try with two")
     if "NCCL_DEBUG_FILE" not in os.environ:
         # INIT logs channels, ENV the variables that were read. TUNING would log in timed calls.
         level, log = os.environ.get("NCCL_DEBUG", ""), os.memfd_create("log")
@@ -226,8 +220,3 @@ def channels(text: str) -> dict[str, int]:
     lines = re.findall(r"\d+ coll channels.*", text)
     counts = re.findall(r"(\d+) (\w+) channels(?! per)", lines[-1]) if lines else []
     return {kind: int(n) for n, kind in counts}
-
-
-def algorithms(text: str) -> list[str]:
-    """The algorithm for each message size in a log, if NCCL_DEBUG_SUBSYS includes TUNING."""
-    return sorted(set(re.findall(r"\d+ Bytes -> (?:Algo \S+ proto|Kernel) \S+", text)))

@@ -1,6 +1,5 @@
-"""Compiles a kernel file once for all ranks and runs; `$XDG_CACHE_HOME/wiretax` keeps its binary. A
-binary's name has its SHA-256 digest: a file that does not match is compiled anew and never loaded.
-"""
+"""Compiles a kernel file once for all ranks and runs, to `$XDG_CACHE_HOME/wiretax`. A binary's name
+has its SHA-256 digest: a file that does not match is compiled anew and never loaded."""
 
 import ctypes
 import fcntl

@@ -204,6 +204,10 @@ class Device(Protocol):
         """`kernels/<stem>.cu` with -D for each macro. `structures` are those that the kernels share
         with Python. Raises CompileError with the compiler's first complaint."""
 
+    def loop_kernels(self) -> Module:
+        """The kernels of iteration.cu."""
+        return self.compile("iteration", {}, ITERATION_STRUCTURES)
+
     def allocate(self, size_bytes: int, sharing: str, ordinary: bool = False,
                  label: str = "") -> Memory:
         """Zeroed memory that peers can map. `ordinary` memory shows a peer's stores from the next
@@ -214,6 +218,12 @@ class Device(Protocol):
 
     def private(self, size_bytes: int) -> Memory:
         """Zeroed memory of this rank alone."""
+
+    def store(self, array: np.ndarray[Any, Any]) -> Memory:
+        """A copy of the array in memory of this rank alone."""
+        memory = self.private(array.nbytes)
+        memory.write(array)
+        return memory
 
     def watch(self, record: Watch) -> Watch:
         """The watch that kernels write: `record` if they can, otherwise one in pinned memory."""

@@ -9,15 +9,7 @@ from typing import Any
 import numpy as np
 
 from kernels.devices import shared_memory
-from kernels.devices.device import (
-    ITERATION_STRUCTURES,
-    MOST_BLOCKS,
-    Bytes,
-    Device,
-    DeviceError,
-    Memory,
-    OutOfMemory,
-)
+from kernels.devices.device import MOST_BLOCKS, Bytes, Device, DeviceError, Memory, OutOfMemory
 from kernels.devices.gpu_driver import compile_kernel, driver_library, ipc_parts, ordinals, release
 from kernels.devices.gpu_stream import MAPPED, PORTABLE, GpuModule, GpuStream
 
@@ -79,7 +71,7 @@ class GpuDevice(GpuStream, Device):
         self.most_blocks = max(1, min(MOST_BLOCKS, multiprocessors // sharers))
         self.threads = min(MOST_THREADS, properties["maxThreadsPerBlock"])
         self.slab_types = list(HIP_MEMORY) if runtime.is_hip else ["plain"]
-        self.load(self.compile("iteration", {}, ITERATION_STRUCTURES))
+        self.load(self.loop_kernels())
         self.facts = {
             "gpu": properties["name"].decode(), "pci_bus_id": pci_bus_id,
             "multiprocessors": multiprocessors, "memory_bytes": properties["totalGlobalMem"],

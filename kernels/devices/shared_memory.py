@@ -3,8 +3,7 @@
 A peer opens a memfd through `/proc/PID/fd/N`: without a name to guess, a leftover after SIGKILL, or
 the limit of /dev/shm. If that path is closed, a POSIX shared-memory object serves; its name goes
 when all peers have opened it. A stamp in the page behind the data (a magic, the size, a digest of
-the label) lets a peer refuse memory of another run, rank or allocation.
-"""
+the label) lets a peer refuse memory of another run, rank or allocation."""
 
 import contextlib
 import fcntl

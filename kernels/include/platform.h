@@ -98,13 +98,10 @@ struct four_chars { chars of[4]; };
 // ------------------------------------------------------------------------------ for every machine
 struct alignas(REGISTERS * sizeof(words)) pack { words r[REGISTERS]; };
 #if defined(__CUDACC__)
-#define COPY_BYTES memcpy  // NVRTC knows only this name; HIP's clang would call a function
+#define copy_bits memcpy  // NVRTC knows only this name; HIP's clang would call a function
 #else
-#define COPY_BYTES __builtin_memcpy
+#define copy_bits __builtin_memcpy
 #endif
-DEVICE void copy_bits(void* to, const void* from, unsigned long bytes) {
-  COPY_BYTES(to, from, bytes);
-}
 template <class To, class From> DEVICE To reinterpret(From from) {
   static_assert(sizeof(To) == sizeof(From), "reinterpret keeps the bits");
   To to;

@@ -85,12 +85,9 @@ DEVICE int lane() { return thread_in_block() % lanes(); }
 DEVICE int subgroup() { return thread_in_block() / lanes(); }
 DEVICE int subgroups() { return threads_in_block() / lanes(); }
 // Sums the lanes of each row, in all lanes. The rows advance together, which hides the latency.
-template <int N> DEVICE void add_over_lanes(floats (&rows)[N]) {
-  for (int distance = lanes() / 2; distance > 0; distance /= 2)
-    for (int i = 0; i < N; ++i) rows[i] += of_lane_xor(rows[i], distance);
-}
 DEVICE pack sums_over_lanes(floats (&rows)[REGISTERS]) {
-  add_over_lanes(rows);
+  for (int distance = lanes() / 2; distance > 0; distance /= 2)
+    for (int i = 0; i < REGISTERS; ++i) rows[i] += of_lane_xor(rows[i], distance);
   pack p;
   for (int i = 0; i < REGISTERS; ++i) p.r[i] = reinterpret<words>(rows[i]);
   return p;
@@ -99,26 +96,23 @@ DEVICE float* shared_by_block() {
   __shared__ float of_subgroups[16];
   return of_subgroups;
 }
-// The same sum in every thread and on every rank. Before the first barrier threads read old slots.
-DEVICE float sum_over_block(float of_thread) {
-  float *of_subgroups = shared_by_block(), sum[1] = {of_thread};
-  add_over_lanes(sum);
-  block_barrier();
-  if (lane() == 0) of_subgroups[subgroup()] = sum[0];
-  block_barrier();
-  float total = of_subgroups[0];
-  for (int i = 1; i < subgroups(); ++i) total += of_subgroups[i];
-  return total;
-}
-DEVICE unsigned largest_over_block(words of_thread) {
+// The same result in every thread, on every rank. Before the first barrier threads read old slots.
+template <class Combine> DEVICE float over_block(float x, Combine combine) {
   float* of_subgroups = shared_by_block();
   for (int distance = lanes() / 2; distance > 0; distance /= 2)
-    of_thread = most_of(of_thread, reinterpret<words>(
-                                       of_lane_xor(reinterpret<float>(of_thread), distance)));
+    x = combine(x, of_lane_xor(x, distance));
   block_barrier();
-  if (lane() == 0) of_subgroups[subgroup()] = reinterpret<float>(of_thread);
+  if (lane() == 0) of_subgroups[subgroup()] = x;
   block_barrier();
-  for (int i = 0; i < subgroups(); ++i)
-    of_thread = most_of(of_thread, reinterpret<words>(of_subgroups[i]));
-  return of_thread;
+  x = of_subgroups[0];
+  for (int i = 1; i < subgroups(); ++i) x = combine(x, of_subgroups[i]);
+  return x;
+}
+DEVICE float sum_over_block(float of_thread) {
+  return over_block(of_thread, [](float a, float b) { return a + b; });
+}
+DEVICE unsigned largest_over_block(words of_thread) {
+  return reinterpret<words>(over_block(reinterpret<float>(of_thread), [](float a, float b) {
+    return reinterpret<float>(most_of(reinterpret<words>(a), reinterpret<words>(b)));
+  }));
 }

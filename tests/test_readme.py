@@ -108,3 +108,11 @@ def test_every_page_is_in_the_index():
     index = (ROOT / "docs" / "index.md").read_text()
     pages = [str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]]
     assert [page for page in pages if page != "index.md" and f"({page})" not in index] == []
+
+
+def test_readme_and_docs_stay_short():
+    """Longer pages are not read. Experiments and blocks of code do not count."""
+    pages = [page.read_text() for page in (ROOT / "docs").glob("*.md")]
+    counts = [len(re.sub(r"```.*?```", "", page, flags=re.DOTALL).split()) for page in pages]
+    assert sum(counts) <= 20_000
+    assert len(README.splitlines()) <= 160

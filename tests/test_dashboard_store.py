@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from reports.__main__ import main
-from reports.dashboard import render
-from reports.dashboard_pages import Page, Section, Table
+from reports.site.dashboard import render
+from reports.site.dashboard_pages import Page, Section, Table
 from tests.synthetic_campaign import no_effect, slower, write_campaign
 from tests.synthetic_run import write_run
 from tests.synthetic_site import LOG, SPEC, make_site
@@ -96,9 +96,10 @@ def test_a_closed_folder_is_named_and_the_rest_is_shown(tmp_path):
     (results / "listed" / "run.jsonl").touch()
     (results / "listed").chmod(0o744)
     # What is imported on demand is imported first: Python itself may lie where nobody may look.
-    script = ("import os, sys, reports.dashboard, reports.dashboard_pages; from reports.__main__ import main\n"
+    script = ("import os, sys, reports.site.dashboard as dashboard, reports.site.dashboard_pages\n"
+              "from reports.__main__ import main\n"
               "from matplotlib.backends import backend_svg; import _strptime, numpy.random, scipy.stats\n"
-              "os.chdir(sys.argv[1]); reports.dashboard._template(); main(['dashboard', 'results', '-o', 'first'])\n"
+              "os.chdir(sys.argv[1]); dashboard._template(); main(['dashboard', 'results', '-o', 'first'])\n"
               "os.setgroups([]); os.setgid(65534); os.setuid(65534); os.environ['HOME'] = sys.argv[1]\n"
               "assert main(['dashboard', 'results', '-o', 'site']) == 0; assert main(['history', 'results']) == 0")
     tmp_path.chmod(0o777)

@@ -307,7 +307,8 @@ def _template() -> jinja2.Template:
     """The page's template, which has the style, the script and the script's hash."""
     here = Path(__file__).parent
     script = (here / "dashboard.js").read_text()
-    pages = jinja2.Environment(loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True,
+    folders = here, here.parent / "advice"  # procurement.html stands there
+    pages = jinja2.Environment(loader=jinja2.FileSystemLoader(folders), autoescape=True, trim_blocks=True,
                                lstrip_blocks=True, finalize=_clipped)
     pages.filters["columns_of_numbers"] = _columns_of_numbers
     pages.filters["verdict"] = lambda text: next((word for word, said in VERDICTS.items()

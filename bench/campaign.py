@@ -16,9 +16,9 @@ from bench.campaigns.stages import announce, run_pilot, run_stages
 from bench.harness.options import FINE, INTERRUPTED, USAGE, WRONG
 from reports.__main__ import main as reports
 from reports.__main__ import open_closed_streams
-from reports.comparison import COMPARABLE
-from reports.manifest import WORKTREES, End
-from reports.result import ResultError
+from reports.store.manifest import WORKTREES, End
+from reports.store.result import ResultError
+from reports.verdicts.comparison import COMPARABLE
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -21,9 +21,9 @@ from bench.harness.suite import Suite
 from bench.harness.suite import prepare as prepare_sweep
 from collectives.collective import COLLECTIVES
 from collectives.operation import TunedChoice
-from reports.case import find_states
-from reports.result import Result, ResultError
-from reports.tune import FINALISTS, costs_by_state, winners
+from reports.store.case import find_states
+from reports.store.result import Result, ResultError
+from reports.tables.tune import FINALISTS, costs_by_state, winners
 
 ABOUT = "Finds what auto should run on this machine, by size and state of the link."
 ROUNDS_A_HEAT = 3  # before the worse half leaves

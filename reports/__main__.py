@@ -17,32 +17,32 @@ from typing import NoReturn
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing here is worth a traceback
 
-from reports.foreign import printable
-from reports.result import ResultError
+from reports.store.foreign import printable
+from reports.store.result import ResultError
 
 # Of each command the module, its function, what it does, and an example.
 COMMANDS = {
-    "show": ("show", "show", "shows a stored run", "results/RUN.jsonl --plot run.svg"),
-    "import": ("import_logs", "import_logs", "imports logs of nccl-tests, rccl-tests, mscclpp-test, OSU and IMB",
+    "show": ("tables.show", "show", "shows a stored run", "results/RUN.jsonl --plot run.svg"),
+    "import": ("imports.command", "import_logs", "imports logs of nccl-tests, rccl-tests, mscclpp-test, OSU and IMB",
                "slurm-1234.out"),
-    "compare": ("compare", "compare", "compares runs or campaigns: ratios, intervals, verdicts",
+    "compare": ("verdicts.compare", "compare", "compares runs or campaigns: ratios, intervals, verdicts",
                 "results/campaign-1a2b3c4d --plot ratios.svg"),
-    "regress": ("regress", "regress", "tells whether the current is slower than the baseline: the gate",
+    "regress": ("verdicts.regress", "regress", "tells whether the current is slower than the baseline: the gate",
                 "--baseline CAMPAIGN/main --current CAMPAIGN/new --junit junit.xml"),
-    "accept": ("accept", "accept", "makes the current runs the baseline that is kept",
+    "accept": ("verdicts.accept", "accept", "makes the current runs the baseline that is kept",
                '--baseline baselines --current CAMPAIGN/new --reason "fewer copies"'),
-    "history": ("history", "history", "tells which cases changed over a folder of runs, since which run",
+    "history": ("trends.history", "history", "tells which cases changed over a folder of runs, since which run",
                 "results/ --plot history.svg"),
-    "advise": ("advise", "advise", "advises how to split a model over GPUs, from a run's all-reduces",
+    "advise": ("advice.advise", "advise", "advises how to split a model over GPUs, from a run's all-reduces",
                "--model llama-3.1-70b --weights q4 --gpu r9700 --gpus 2 --run results/RUN.jsonl"),
-    "peers": ("peers", "peers", "shows ours beside several MPI libraries", "peers"),
-    "procure": ("procure", "procure", "holds candidate machines against each other and what is required",
+    "peers": ("verdicts.peers", "peers", "shows ours beside several MPI libraries", "peers"),
+    "procure": ("advice.procure", "procure", "holds candidate machines against each other and what is required",
                 "SPEC.toml --html procure.html"),
-    "card": ("card", "card", "draws one picture of a run to be shared", "results/RUN.jsonl card.png"),
-    "dashboard": ("dashboard", "dashboard", "makes static pages of a folder of runs", "results/ -o site/"),
-    "fit": ("fit_command", "fit", "fits time = alpha + size / beta to runs, and says who overtakes whom",
+    "card": ("site.card", "card", "draws one picture of a run to be shared", "results/RUN.jsonl card.png"),
+    "dashboard": ("site.dashboard", "dashboard", "makes static pages of a folder of runs", "results/ -o site/"),
+    "fit": ("trends.fit_command", "fit", "fits time = alpha + size / beta to runs, and says who overtakes whom",
             "results/campaign-1a2b3c4d/main --plot fit.svg"),
-    "selfcheck": ("selfcheck", "selfcheck", "checks the verdicts' error rates by simulation", "--seed 1"),
+    "selfcheck": ("calibration.selfcheck", "selfcheck", "checks the verdicts' error rates by simulation", "--seed 1"),
 }
 
 

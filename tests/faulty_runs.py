@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 
-from reports.result import read
-from reports.show import text
+from reports.store.result import read
+from reports.tables.show import text
 from tests.launch import MPIRUN, ROOT
 
 TIMEOUT_S = 2

@@ -281,9 +281,6 @@ def attempt(tally: Tally, target: Target, damaged: dict[str, bytes]) -> None:
 
 def fuzz(seconds: float, number: int, kept: Path) -> Tally:
     """Tries inputs for so long, from that seed on; the files of what was found go into `kept`."""
-    import reports.forest
-    import reports.history_plot
-    import reports.plot  # noqa: F401 - what is imported once is not for each input
 
     for module, _, _, _ in program.COMMANDS.values():
         __import__(f"reports.{module}")

@@ -35,7 +35,7 @@ from collectives.world import open_device, open_world
 from kernels.devices import cpu as device_cpu
 from kernels.devices.compile_cache import SOURCES
 from kernels.devices.device import Counts
-from reports.verdict import MARGIN, once
+from reports.verdicts.verdict import MARGIN, once
 from tests.broken_kernels import copy_kernels
 from tests.launch import MPIRUN, ROOT
 from tests.unguarded import KERNEL_GUARDS

@@ -24,7 +24,7 @@ from collections import Counter
 from pathlib import Path
 
 from reports.__main__ import main as reports
-from reports.result import read
+from reports.store.result import read
 from tests.faulty_runs import processes
 from tests.launch import MPIRUN, ROOT
 

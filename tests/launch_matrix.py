@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from reports.result import read
-from reports.schema import Result
+from reports.store.result import read
+from reports.store.schema import Result
 from tests.launch import ROOT
 
 CORES = len(os.sched_getaffinity(0))

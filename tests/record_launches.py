@@ -1,6 +1,6 @@
 """Keeps launches of an A/A campaign for the calibration.
 
-    python -m tests.record_launches reports/recorded.npz CAMPAIGN/main CAMPAIGN/control
+    python -m tests.record_launches reports/calibration/recorded.npz CAMPAIGN/main CAMPAIGN/control
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reports.sides import Launch, find_costs, key_of, side_of
+from reports.verdicts.sides import Launch, find_costs, key_of, side_of
 
 
 def record(path: Path, launches: Sequence[Launch]) -> None:

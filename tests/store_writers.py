@@ -18,9 +18,9 @@ import numpy as np
 
 from bench.harness import session as command
 from bench.harness.options import RunOptions
-from reports.order import latest
-from reports.result import Block, ResultError, RunFile
-from reports.schema import Run
+from reports.store.order import latest
+from reports.store.result import Block, ResultError, RunFile
+from reports.store.schema import Run
 from tests.synthetic_run import plan
 
 NAMES = 128

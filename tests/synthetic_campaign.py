@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from reports.manifest import CONTROL, MANIFEST, Campaign, End, Launch, Stage, Variant
-from reports.result import Block, CaseHeader, Result
-from reports.schema import to_line
+from reports.store.manifest import CONTROL, MANIFEST, Campaign, End, Launch, Stage, Variant
+from reports.store.result import Block, CaseHeader, Result
+from reports.store.schema import to_line
 from tests.synthetic_run import FAST_NS, SLOW_NS, Change, cost_us, plan, write_run
 
 SIZES = [16384, 65536]

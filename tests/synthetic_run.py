@@ -15,7 +15,7 @@ from unittest import mock
 
 import numpy as np
 
-from reports.result import Block, CaseHeader, LinkBlock, Result, Run, RunFile, read
+from reports.store.result import Block, CaseHeader, LinkBlock, Result, Run, RunFile, read
 
 SIZES = [16384 << step for step in range(12)]
 OURS = ["one_shot_push", "one_shot_pull", "two_shot", "ring"]

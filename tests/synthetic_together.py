@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reports.exposed import COMPUTE
-from reports.result import RunFile, read
-from reports.schema import Block, CaseHeader, Run
+from reports.store.exposed import COMPUTE
+from reports.store.result import RunFile, read
+from reports.store.schema import Block, CaseHeader, Run
 from tests.synthetic_run import without_fsync
 
 FAST_NS, SLOW_NS = (105.0, 105.0), (540.0, 540.0)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from reports.__main__ import main
-from reports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
-from reports.result import RunFile
-from reports.schema import Block, CaseHeader, End, LinkBlock, Run
+from reports.imports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
+from reports.store.result import RunFile
+from reports.store.schema import Block, CaseHeader, End, LinkBlock, Run
 from tests.synthetic_run import without_fsync
 from tests.synthetic_together import CPUS, SLOW_NS, STEP, Made, always
 

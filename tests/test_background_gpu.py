@@ -16,8 +16,8 @@ from bench.harness.iteration import Iteration
 from collectives.operation import Operation
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import Counts, Gate, Step, Watch
-from reports.case import beside
-from reports.result import read
+from reports.store.case import beside
+from reports.store.result import read
 from tests import fake_gpu
 from tests.launch import ROOT, mpirun
 

@@ -17,13 +17,24 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from reports import calibrated_fit, calibrated_history, changes, comparison, lines, selfcheck, stats, synthetic, verdict
-from reports.calibrated_fit import Scatter, one_line
-from reports.case import find_states
-from reports.rate import Figure, clopper_pearson
-from reports.selfcheck import FLIPPING, GROWING, TWO_STAGES, false_alarms, launch_coverage, power
-from reports.sides import Launch, find_costs, key_of
-from reports.synthetic import Scenario, blocks, campaigns, launch_medians, launches_of, link_sequences, log_ratios
+from reports.calibration import calibrated_fit, calibrated_history, selfcheck, synthetic
+from reports.calibration.calibrated_fit import Scatter, one_line
+from reports.calibration.rate import Figure, clopper_pearson
+from reports.calibration.selfcheck import FLIPPING, GROWING, TWO_STAGES, false_alarms, launch_coverage, power
+from reports.calibration.synthetic import (
+    Scenario,
+    blocks,
+    campaigns,
+    launch_medians,
+    launches_of,
+    link_sequences,
+    log_ratios,
+)
+from reports.store import stats
+from reports.store.case import find_states
+from reports.trends import changes, lines
+from reports.verdicts import comparison, verdict
+from reports.verdicts.sides import Launch, find_costs, key_of
 from tests.record_launches import record
 from tests.synthetic_run import FAST_NS, SLOW_NS, write_run
 

@@ -25,9 +25,9 @@ from bench.campaign import run_campaign
 from bench.campaigns import launches, stages
 from bench.campaigns.launches import OpenCampaign
 from bench.campaigns.options import parse, parse_variant
-from reports import comparison
-from reports.manifest import MANIFEST, End, Launch, Stage, read_manifest
-from reports.result import read
+from reports.store.manifest import MANIFEST, End, Launch, Stage, read_manifest
+from reports.store.result import read
+from reports.verdicts import comparison
 from tests.launch import ROOT
 from tests.synthetic_run import write_run
 from tests.test_campaign_command import BENCH, QUICK, named

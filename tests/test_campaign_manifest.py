@@ -3,9 +3,9 @@
 import pytest
 from msgspec.structs import replace
 
-from reports.manifest import MANIFEST, Campaign, End, Launch, Stage, Variant, read_manifest
-from reports.result import ResultError
-from reports.schema import to_line
+from reports.store.manifest import MANIFEST, Campaign, End, Launch, Stage, Variant, read_manifest
+from reports.store.result import ResultError
+from reports.store.schema import to_line
 
 HEAD = Campaign(campaign_id="c", plan="1a2b", version="0.1.0", seed=0, design="two-stage", pairs=10, fresh=25,
                 margin=0.01, control=True, variants=[Variant(name="a", argv=["mpirun"]), Variant(name="b", argv=[])])

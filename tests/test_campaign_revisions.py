@@ -10,8 +10,8 @@ import pytest
 
 from bench.campaigns.launches import Stop, check_out
 from bench.campaigns.options import parse
-from reports.manifest import read_manifest
-from reports.result import read
+from reports.store.manifest import read_manifest
+from reports.store.result import read
 from tests.launch import ROOT
 from tests.test_campaign import run, started, until
 from tests.test_campaign_command import QUICK, named

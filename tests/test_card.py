@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from reports.__main__ import main
-from reports.case import find_states
-from reports.exposed import COMPUTE
-from reports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
-from reports.rows import default_rows
-from reports.schema import End
+from reports.imports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
+from reports.store.case import find_states
+from reports.store.exposed import COMPUTE
+from reports.store.schema import End
+from reports.tables.rows import default_rows
 from tests.synthetic_run import write_run
 from tests.synthetic_together import FUSED, THEN, Made, always, steps
 

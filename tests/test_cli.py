@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from reports.result import read
-from reports.schema import Result
+from reports.store.result import read
+from reports.store.schema import Result
 from tests.launch import MPIRUN, ROOT, few
 
 LAYERS = ("bench", "collectives", "kernels", "reports")

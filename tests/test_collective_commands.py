@@ -6,7 +6,7 @@ import re
 import pytest
 
 from collectives.collective import COLLECTIVES
-from reports.result import read
+from reports.store.result import read
 from tests.launch import mpirun
 
 COMMANDS = {"allgather": "all_gather", "reduce_scatter": "reduce_scatter", "alltoall": "alltoall",

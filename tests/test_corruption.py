@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from reports.result import read
+from reports.store.result import read
 from tests.broken_kernels import tree
 from tests.launch import mpirun
 

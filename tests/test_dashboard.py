@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from reports.__main__ import main
-from reports.dashboard import MOST_RUNS, render
-from reports.dashboard_across import of_history
-from reports.dashboard_store import MARKER
-from reports.result import read
+from reports.site.dashboard import MOST_RUNS, render
+from reports.site.dashboard_across import of_history
+from reports.site.dashboard_store import MARKER
+from reports.store.result import read
 from tests.synthetic_run import write_run
 from tests.synthetic_site import HOSTILE, make_site, write_hostile
 

@@ -22,7 +22,7 @@ from kernels.devices import gpu_driver
 from kernels.devices.compile_cache import CompileError
 from kernels.devices.device import DeviceError
 from kernels.devices.gpu_driver import compile_kernel
-from reports.result import read
+from reports.store.result import read
 from tests import fake_gpu
 from tests.fake_gpu import fake_nccl
 from tests.launch import MPIRUN, ROOT

@@ -21,7 +21,7 @@ from bench.machine.environment import (
     threats,
 )
 from bench.machine.placement import SIBLINGS
-from reports.table import render
+from reports.tables.table import render
 from tests.machines import write
 from tests.synthetic_run import write_run
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from reports.__main__ import main
-from reports.comparison import Incomparable
-from reports.fit import crossovers, fits_of, predict_us, read_fits, write_fits
-from reports.fit_command import text
-from reports.result import ResultError, read
+from reports.store.result import ResultError, read
+from reports.trends.fit import crossovers, fits_of, predict_us, read_fits, write_fits
+from reports.trends.fit_command import text
+from reports.verdicts.comparison import Incomparable
 from tests.synthetic_run import FAST_NS, SLOW_NS, plan, write_run
 
 SIZES = [16384 << step for step in range(8)]

@@ -18,11 +18,11 @@ from bench.harness.suite import Axes
 from bench.machine import placement
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import NEXT_ITERATION, Action, Arguments, Counts, Gate, Step, Watch
-from reports.case import beside, find_states
-from reports.footprint import footprint
-from reports.result import Block, read
-from reports.rows import views
-from reports.table import render
+from reports.store.case import beside, find_states
+from reports.store.result import Block, read
+from reports.tables.footprint import footprint
+from reports.tables.rows import views
+from reports.tables.table import render
 from tests import fake_gpu
 from tests.launch import ROOT, mpirun
 from tests.machines import write

@@ -16,9 +16,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from reports.foreign import markdown_text, printable, spreadsheet_cell
-from reports.result import ResultError, read
-from reports.samples import read_samples
+from reports.store.foreign import markdown_text, printable, spreadsheet_cell
+from reports.store.result import ResultError, read
+from reports.store.samples import read_samples
 from tests.launch import ROOT
 from tests.synthetic_run import write_run
 
@@ -187,7 +187,7 @@ def test_what_is_no_ordinary_file_is_refused_before_it_is_read(tmp_path, make, w
 
 
 def test_a_manifest_names_no_run_outside_its_campaign(tmp_path):
-    from reports.manifest import read_manifest
+    from reports.store.manifest import read_manifest
     from tests.synthetic_campaign import no_effect, write_campaign
 
     folder = write_campaign(tmp_path / "campaign", {"base": no_effect, "new": no_effect}, pairs=2)

@@ -14,9 +14,9 @@ from bench.harness import tuned
 from bench.harness.head import Machine
 from collectives.operation import TunedChoice
 from reports.__main__ import main
-from reports.manifest import MANIFEST, read_manifest
-from reports.result import ResultError, read
-from reports.show import text
+from reports.store.manifest import MANIFEST, read_manifest
+from reports.store.result import ResultError, read
+from reports.tables.show import text
 from tests.launch import mpirun
 from tests.small_disk import Disk
 from tests.synthetic_campaign import no_effect, write_campaign

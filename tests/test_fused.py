@@ -11,7 +11,7 @@ from bench.layers.forms import following_link
 from collectives.collective import DATATYPES
 from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Algorithm, Build, Case, Operation, Unsupported
-from reports.result import read
+from reports.store.result import read
 from tests.fused_ranks import TYPES, drawn, wrong_of_gemv, wrong_of_norm
 from tests.launch import count, mpirun
 

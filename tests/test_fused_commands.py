@@ -15,10 +15,10 @@ import pytest
 
 from bench.harness import options as harness_options
 from bench.layers.command import parse
-from reports.case import find_states
-from reports.exposed import COMPUTE, costs_in, work_of
-from reports.result import read
-from reports.show import text
+from reports.store.case import find_states
+from reports.store.exposed import COMPUTE, costs_in, work_of
+from reports.store.result import read
+from reports.tables.show import text
 from tests.launch import MPIRUN, ROOT, mpirun
 
 FUSED = ("allreduce_rmsnorm", "gemv_allreduce", "gemm_reduce_scatter", "allgather_gemm")

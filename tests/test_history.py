@@ -17,8 +17,8 @@ import pytest
 from matplotlib import pyplot
 
 from reports.__main__ import main
-from reports.history import Change, Series, changes, load, word_of
-from reports.history_plot import draw
+from reports.trends.history import Change, Series, changes, load, word_of
+from reports.trends.history_plot import draw
 from tests.synthetic_run import write_run
 
 RUNS, STEP = 44, 30

@@ -32,6 +32,9 @@ MOST_DEVICE_BRANCHES = 8
 MOST_FORMS_PER_THOUSAND_WORDS = 3
 MOST_BINDINGS_OF_A_BANNED_NAME = 10
 
+# The rooms of reports, each of which may import those before it.
+REPORTS = ("reports.store", "reports.imports", "reports.tables", "reports.verdicts",
+           "reports.trends", "reports.advice", "reports.site", "reports.calibration")
 # The rooms that each room may import besides itself. A module belongs to the room with the longest
 # matching name: collectives/library is part of "collectives", the commands bench/*.py of "bench".
 BELOW = {
@@ -40,15 +43,16 @@ BELOW = {
     "collectives.quantized": ("collectives", "kernels"),
     "collectives.layers": ("collectives", "kernels"),
     "collectives.experts": ("collectives", "kernels"),
-    "reports": (),
-    "bench.machine": ("collectives", "kernels", "reports"),
-    "bench.harness": ("bench.machine", "collectives", "kernels", "reports"),
-    "bench.features": ("bench.harness", "bench.machine", "collectives", "kernels", "reports"),
-    "bench.campaigns": ("bench.harness", "bench.machine", "collectives", "kernels", "reports"),
+    "reports": REPORTS,
+    **{room: REPORTS[:number] for number, room in enumerate(REPORTS)},
+    "bench.machine": ("collectives", "kernels", "reports", *REPORTS),
+    "bench.harness": ("bench.machine", "collectives", "kernels", "reports", *REPORTS),
+    "bench.features": ("bench.harness", "bench.machine", "collectives", "kernels", "reports", *REPORTS),
+    "bench.campaigns": ("bench.harness", "bench.machine", "collectives", "kernels", "reports", *REPORTS),
     "bench.layers": ("bench.harness", "bench.machine", "collectives.layers", "collectives",
-                     "kernels", "reports"),
+                     "kernels", "reports", *REPORTS),
     "bench": ("bench.layers", "bench.features", "bench.campaigns", "bench.harness", "bench.machine",
-              "collectives.layers", "collectives", "kernels", "reports"),
+              "collectives.layers", "collectives", "kernels", "reports", *REPORTS),
 }
 # A module that may import one more room.
 DOORS = {

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reports.__main__ import main
-from reports.import_logs import find_tests
-from reports.imported import read_imported
-from reports.result import ImportedRunError, ResultError, is_imported, read
+from reports.imports.command import find_tests
+from reports.imports.imported import read_imported
+from reports.store.result import ImportedRunError, ResultError, is_imported, read
 from tests.launch import ROOT
 from tests.synthetic_run import write_run
 from tests.test_import_formats import FOOTER, HEAD, ROW_8, ROW_16, TABLE, WHOLE
@@ -197,6 +197,6 @@ def test_hostile_strings(evil, tmp_path, capsys):
 
 def test_the_command_alone():
     """Who imports a folder of logs would wait for libraries that only pictures and statistics need."""
-    code = "import sys, reports.__main__, reports.import_logs; print(*sys.modules)"
+    code = "import sys, reports.__main__, reports.imports.command; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not {"scipy", "pandas", "matplotlib"} & set(loaded.split())

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from reports import import_mpi, logged
-from reports.import_logs import find_tests
-from reports.imported import read_imported
-from reports.result import ResultError
+from reports.imports import logged
+from reports.imports import mpi as import_mpi
+from reports.imports.command import find_tests
+from reports.imports.imported import read_imported
+from reports.store.result import ResultError
 from tests.test_import import imported, put
 from tests.test_import_formats import BOTH, FOOTER, HEAD, ROW_8, ROW_16, TABLE, WHOLE, halves, only
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.import_logs import find_tests
+from reports.imports.command import find_tests
 
 HEAD = """# nccl-tests version 2.17.8 nccl-headers=22902 nccl-library=22902
 # Collective test starting: all_reduce_perf

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from bench.link import matchings, parts
-from reports.plot import plot
-from reports.result import Block, CaseHeader, Run, RunFile, read
-from reports.show import text
+from reports.store.result import Block, CaseHeader, Run, RunFile, read
+from reports.tables.plot import plot
+from reports.tables.show import text
 from tests import fake_gpu
 from tests.launch import ROOT, mpirun
 from tests.synthetic_run import without_fsync

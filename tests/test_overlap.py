@@ -8,8 +8,8 @@ import pytest
 
 from collectives.layers.models import MODELS
 from collectives.layers.overlap import OtherCore
-from reports.result import read
-from reports.show import text
+from reports.store.result import read
+from reports.tables.show import text
 from tests.fake_gpu import fake_nccl
 from tests.launch import mpirun
 

@@ -9,13 +9,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from reports import specs
 from reports.__main__ import main
-from reports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
-from reports.procure_runs import Found
-from reports.procure_spec import Requirement
-from reports.procurement import _figure, _judge, evaluate
-from reports.schema import End
+from reports.advice import specs
+from reports.advice.procure_runs import Found
+from reports.advice.procure_spec import Requirement
+from reports.advice.procurement import _figure, _judge, evaluate
+from reports.imports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
+from reports.store.schema import End
 from tests.launch import ROOT
 from tests.synthetic_campaign import rewrite_head
 from tests.synthetic_run import write_run

@@ -13,9 +13,9 @@ from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Case, TunedChoice, Unsupported
 from collectives.quantized import ALGORITHMS as QUANTIZED
 from collectives.quantized import WIRES
-from reports.result import Block, read
-from reports.table import render
-from reports.tune import winners
+from reports.store.result import Block, read
+from reports.tables.table import render
+from reports.tables.tune import winners
 from tests.launch import count, mpirun
 from tests.synthetic_run import write_run
 

@@ -11,9 +11,9 @@ import sys
 import pytest
 
 from reports.__main__ import COMMANDS
-from reports.exposed import COMPUTE
-from reports.show import text
-from reports.table import render
+from reports.store.exposed import COMPUTE
+from reports.tables.show import text
+from reports.tables.table import render
 from tests.launch import ROOT
 from tests.synthetic_run import write_run
 from tests.synthetic_together import FUSED, THEN, Made, always, steps

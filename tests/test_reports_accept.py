@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import reports.accept
+import reports.verdicts.accept
 from reports.__main__ import main
-from reports.result import write_whole
+from reports.store.result import write_whole
 from tests.synthetic_campaign import no_effect, rewrite_head, slower, write_campaign, write_launches
 from tests.test_reports_regress import gate
 
@@ -112,7 +112,7 @@ def test_an_interrupted_move_leaves_the_former_baseline(alike, tmp_path, capsys,
             raise KeyboardInterrupt
         write_whole(path, content)
 
-    monkeypatch.setattr(reports.accept, "write_whole", killed)
+    monkeypatch.setattr(reports.verdicts.accept, "write_whole", killed)
     with pytest.raises(KeyboardInterrupt):
         accept(capsys, kept, write_launches(tmp_path / "b", 8, seed=2, effect=lambda case: 3.0))
     status, said = gate(capsys, kept, alike / "new")

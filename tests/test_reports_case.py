@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from reports.case import build_cases, find_states
-from reports.result import Block, Case, CaseHeader, LinkBlock, Run
+from reports.store.case import build_cases, find_states
+from reports.store.result import Block, Case, CaseHeader, LinkBlock, Run
 from tests.synthetic_run import write_run
 
 SIZE = 65536

@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 
 from reports.__main__ import main
-from reports.comparison import compare, pairs_short
-from reports.sides import sides
-from reports.verdict_table import FORMATS
+from reports.verdicts.comparison import compare, pairs_short
+from reports.verdicts.sides import sides
+from reports.verdicts.verdict_table import FORMATS
 from tests.launch import ROOT
 from tests.synthetic_campaign import no_effect, rewrite_head, slower, write_campaign, write_launch, write_launches
 

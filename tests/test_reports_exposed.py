@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from reports.case import find_states
-from reports.exposed import COMPUTE, costs_in, difference, forms, interval_text, shapes
-from reports.show import text
+from reports.store.case import find_states
+from reports.store.exposed import COMPUTE, costs_in, difference, forms, interval_text, shapes
+from reports.tables.show import text
 from tests.synthetic_together import FUSED, LAYER, MPI, STEP, THEN, Made, always, steps
 
 

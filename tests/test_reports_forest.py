@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from reports.__main__ import main
-from reports.comparison import Cell, Comparison
-from reports.forest import plot
-from reports.result import ResultError
-from reports.schema import CaseHeader
-from reports.sides import Side
-from reports.verdict import Verdict
+from reports.store.result import ResultError
+from reports.store.schema import CaseHeader
+from reports.verdicts.comparison import Cell, Comparison
+from reports.verdicts.forest import plot
+from reports.verdicts.sides import Side
+from reports.verdicts.verdict import Verdict
 from tests.synthetic_campaign import no_effect, slower, write_campaign
 
 SIZES = [16384 << step for step in range(12)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from reports.comparison import compare
-from reports.gate import judge
-from reports.page import html, junit, markdown
-from reports.sides import sides
+from reports.verdicts.comparison import compare
+from reports.verdicts.gate import judge
+from reports.verdicts.page import html, junit, markdown
+from reports.verdicts.sides import sides
 from tests.synthetic_campaign import no_effect, rewrite_head, write_campaign, write_launch
 from tests.test_reports_regress import Tags, forms, gate
 

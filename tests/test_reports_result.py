@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from bench.harness.options import RunOptions
 from bench.harness.run import print_result
-from reports.formats import as_csv, as_json, as_nccl_tests
-from reports.result import Block, ResultError, RunFile, read, write_named
-from reports.table import render
+from reports.store.result import Block, ResultError, RunFile, read, write_named
+from reports.tables.formats import as_csv, as_json, as_nccl_tests
+from reports.tables.table import render
 from tests.another_user import as_root, said_as
 from tests.synthetic_run import write_run
 

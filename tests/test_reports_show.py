@@ -18,10 +18,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from reports.formats import as_csv, as_json, as_nccl_tests
-from reports.plot import plot
-from reports.result import Block, ResultError, read
-from reports.table import _megabytes, render
+from reports.store.result import Block, ResultError, read
+from reports.tables.formats import as_csv, as_json, as_nccl_tests
+from reports.tables.plot import plot
+from reports.tables.table import _megabytes, render
 from tests.synthetic_run import ALGORITHMS, CHAINED_UP_TO, SIZES, write_run
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from reports.stats import autocorrelation, is_precise, link_states, median_interval, ratio_interval, warmup_length
+from reports.store.stats import autocorrelation, is_precise, link_states, median_interval, ratio_interval, warmup_length
 
 
 def test_median_interval_covers_the_median_as_often_as_it_says():

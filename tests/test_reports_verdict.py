@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import nct, wilcoxon
 from scipy.stats import t as student_t
 
-from reports.verdict import (
+from reports.verdicts.verdict import (
     LOOKS,
     Evidence,
     detectable,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from reports.result import read
+from reports.store.result import read
 from tests.launch import MPIRUN, ROOT
 from tests.test_cli import LAYERS
 

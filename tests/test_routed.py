@@ -6,9 +6,9 @@ import io
 import numpy as np
 import pytest
 
-from reports.plot import plot
-from reports.result import read
-from reports.show import text
+from reports.store.result import read
+from reports.tables.plot import plot
+from reports.tables.show import text
 from tests.broken_kernels import tree
 from tests.fake_gpu import fake_nccl
 from tests.launch import count, mpirun

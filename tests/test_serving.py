@@ -7,9 +7,9 @@ from itertools import combinations
 
 import pytest
 
-from reports import serving, specs
-from reports.result import ResultError
-from reports.serving import Serving, Span, sure
+from reports.advice import serving, specs
+from reports.advice.serving import Serving, Span, sure
+from reports.store.result import ResultError
 
 GB = 1e9
 LLAMA = specs.model("llama-3.1-70b")

@@ -12,7 +12,7 @@ import pytest
 from bench.features import FEATURES
 from bench.harness.command import sweep_parser
 from collectives.collective import COLLECTIVES
-from reports.result import read
+from reports.store.result import read
 from tests.launch import mpirun
 
 ONE_RANK = ("--mode", "both", "-n", "40", "--max-time", "20")

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reports import dashboard_store, history
 from reports.__main__ import main
-from reports.order import HEAD_BYTES, latest, places
-from reports.result import read
-from reports.schema import Run
-from reports.sides import side_of
+from reports.site import dashboard_store
+from reports.store.order import HEAD_BYTES, latest, places
+from reports.store.result import read
+from reports.store.schema import Run
+from reports.trends import history
+from reports.verdicts.sides import side_of
 from tests import kill_writers, store_writers
 from tests.launch import ROOT, mpirun
 from tests.synthetic_run import write_run

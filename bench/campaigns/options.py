@@ -23,8 +23,8 @@ from bench import VERSION
 from bench.harness.options import Parser, duration_s, whole_number
 from bench.machine.environment import VARIABLES, scrub_argv, scrub_value
 from collectives.communicator import launched_rank
-from reports import manifest
-from reports.compare import percent
+from reports.store import manifest
+from reports.verdicts.compare import percent
 
 LOOKS = (1, 2, 4)  # --grow judges after these multiples of --pairs
 MORE_PILOTS = 2  # of the first variant: three launches of one variant have a spread

@@ -9,10 +9,10 @@ from msgspec.structs import replace
 from bench.campaigns.launches import ATTEMPTS, OpenCampaign, StageName, Stop, retry_launch, say
 from bench.campaigns.options import FRESH_SHARE, MORE_PILOTS, time_text
 from bench.harness.options import CANNOT, WRONG
-from reports import comparison, sides
-from reports.manifest import Stage
-from reports.result import read
-from reports.sentences import size_text
+from reports.store.manifest import Stage
+from reports.store.result import read
+from reports.tables.sentences import size_text
+from reports.verdicts import comparison, sides
 
 
 def run_pilot(campaign: OpenCampaign) -> None:

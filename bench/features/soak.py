@@ -26,7 +26,7 @@ from collectives.communicator import Disagreement
 from collectives.operation import Algorithm, Case, Unsupported, World, first_failure
 from collectives.peer_buffer import PeerBuffer, set_epoch
 from kernels.devices.device import NEXT_ITERATION, Action, Counts, DeviceError, Phase, Step, Wrong
-from reports.case import words_of
+from reports.store.case import words_of
 
 COUNTS = (1, 3, 17, 17, 255, 1023, 4099, 20011, 70001, 300007)  # awkward ones
 MARGIN_BYTES = 64 << 10  # of a buffer: an element a rank, whole blocks, and a shift

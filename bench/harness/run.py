@@ -22,9 +22,9 @@ from bench.harness.timing import link_ceilings, measure_block, measure_link, pil
 from bench.machine.environment import cpu_ticks, steal_share
 from collectives.collective import DATATYPES
 from collectives.communicator import Disagreement
-from reports.order import latest
-from reports.result import Block, Result, ResultError, RunFile, write_named, write_whole
-from reports.stats import autocorrelation, is_precise
+from reports.store.order import latest
+from reports.store.result import Block, Result, ResultError, RunFile, write_named, write_whole
+from reports.store.stats import autocorrelation, is_precise
 
 ROUNDS = 12  # at least: a best of many is chosen on odd rounds, and six even ones give an interval
 FITTING_ROUNDS = 16  # into the time, because the link changes during some blocks
@@ -189,7 +189,7 @@ def exit_status(run: Run, result: Result) -> int:
     if run.interrupted:
         return INTERRUPTED
     if any(case.status == "wrong" for case in result.cases):
-        from reports.case import where_wrong
+        from reports.store.case import where_wrong
 
         if place := where_wrong(run.blocks):
             number, sentence = place
@@ -201,8 +201,8 @@ def exit_status(run: Run, result: Result) -> int:
 
 def print_result(result: Result, options: RunOptions) -> None:
     """The table, the paths of the run and its picture, and the requested JSON; on rank 0."""
-    from reports.formats import as_json  # not at the top: other ranks never print
-    from reports.show import text
+    from reports.tables.formats import as_json  # not at the top: other ranks never print
+    from reports.tables.show import text
 
     picture = draw(result, options)
     print_out(text(result, options.format, options.long))
@@ -221,7 +221,7 @@ def draw(result: Result, options: RunOptions) -> str:
         return "none: the run was interrupted"
     if options.lean:
         return "none: --lean"
-    from reports.plot import plot
+    from reports.tables.plot import plot
 
     path, drawn = result.path.with_suffix(".png"), io.BytesIO()
     try:

@@ -25,7 +25,7 @@ from collectives.operation import Unsupported, World
 from collectives.peer_buffer import WaitPolicy, probe_kernels
 from collectives.world import open_device, open_world
 from kernels.devices.device import DeviceError, Memory, Step
-from reports.result import ResultError, followed, is_stream
+from reports.store.result import ResultError, followed, is_stream
 
 START_S = 20.0  # for MPI to start all ranks
 WARNING_S = 0.3  # for mpirun to forward a warning before MPI can crash (1 in 6 runs lost it)

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from bench.harness.options import INTERRUPTED, WRONG
 from bench.harness.witness import claim, state_of
 from kernels.devices.device import PHASES, Watch
-from reports.result import COUNTERS_OFFSET, PAGE_BYTES, read_flight
+from reports.store.result import COUNTERS_OFFSET, PAGE_BYTES, read_flight
 
 COUNTERS = [field[0] for field in Watch._fields_]
 LOOK_S = 0.1  # looks are counted: the time in which a job is suspended does not count

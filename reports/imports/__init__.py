@@ -1,0 +1,1 @@
+"""Reads logs of other benchmarks into runs. It imports `store`."""

@@ -1,0 +1,1 @@
+"""Static pages and the card. It imports `advice` and the rooms below."""

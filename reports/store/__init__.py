@@ -1,0 +1,1 @@
+"""Runs on disk: their schema, reading, writing and order. Every other room imports it; it imports none."""

@@ -1,0 +1,1 @@
+"""One run as text and pictures: rows, sentences, formats, plots. It imports `store` and `imports`."""

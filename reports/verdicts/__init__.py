@@ -1,0 +1,1 @@
+"""Compares runs: launches, intervals, the gate, peers. It imports `tables` and the rooms below."""

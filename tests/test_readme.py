@@ -104,10 +104,11 @@ def test_files_and_targets_that_it_names_are_there():
     assert {"allreduce", "test"} <= set(re.findall(r"\bmake (\w+)", README)) <= targets
 
 
-def test_every_page_is_in_the_index():
-    index = (ROOT / "docs" / "index.md").read_text()
+def test_every_page_is_in_the_index_and_in_the_site():
+    index, site = (ROOT / "docs" / "index.md").read_text(), (ROOT / "mkdocs.yml").read_text()
     pages = [str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]]
     assert [page for page in pages if page != "index.md" and f"({page})" not in index] == []
+    assert [page for page in pages if f": {page}\n" not in site] == []
 
 
 def test_readme_and_docs_stay_short():

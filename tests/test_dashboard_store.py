@@ -98,9 +98,9 @@ def test_a_closed_folder_is_named_and_the_rest_is_shown(tmp_path):
     # Without these capabilities root, too, may only open what a mode allows.
     allowed = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    for words in (["dashboard", "results", "-o", "site"], ["history", "results"]):
-        done = subprocess.run([*allowed, sys.executable, "-m", "reports", *words], cwd=tmp_path, env=environment,
-                              capture_output=True, text=True)
+    for command in ("dashboard results -o site", "history results"):
+        done = subprocess.run([*allowed, sys.executable, "-m", "reports", *command.split()], cwd=tmp_path,
+                              env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
     said = Read(tmp_path / "site" / "index.html").text

@@ -18,13 +18,13 @@ import numpy as np
 from reports.imports.imported import Imported, read_imported
 from reports.store import exposed
 from reports.store.case import find_states
-from reports.store.exposed import costs_in, shapes
 from reports.store.result import ResultError, is_imported, read, write_named
 from reports.store.schema import Result
 from reports.tables import exposed_table, link, steps
+from reports.tables.exposed_table import median_us
 from reports.tables.figure import COLOURS, DASHES, MARKERS, figure
 from reports.tables.rows import Row, default_rows, views
-from reports.tables.sentences import label, machine, number, opening, size_text, stopped_first, tick_text, token
+from reports.tables.sentences import label, machine, number, opening, size_text, tick_text, token
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +50,7 @@ def card(arguments: argparse.Namespace) -> int:
         return 0
     result = read(arguments.run)
     run, date = result.run, re.match(r"\d{4}-\d\d-\d\d", result.run.run_id)
-    faults = [*opening(result), *filter(None, [stopped_first(result)])]
+    faults = opening(result)
     words = shlex.join(run.argv).replace("'<path>'", "<path>")
     draw(arguments.picture, faults, *_said(result), machine(result),
          f"mpirun -n {run.world['size']} python -m bench.{run.benchmark} {words}",
@@ -79,20 +79,17 @@ def _draw_imported(imported: Imported, picture: Path) -> None:
 
 def _said(result: Result) -> Said:
     states = find_states(result.blocks)
-    costs = costs_in(result.blocks, states.of_block, states.longest)
     if link.is_of(result):
         said = sorted(link.findings(result), key=lambda sentence: sentence.startswith("One pair"))
         return said, "GB/s of the slowest pair", _link_points(result)
     if steps.is_of(result):
-        kinds = [{case.algorithm: case for case in steps.best(cases, costs)} for cases in shapes(result)]
-        bars = {name: [(0.0, float(np.median([*costs[case.case].values()])) / 1e3)]
-                for name, case in kinds[0].items() if costs.get(case.case)}
-        where = steps.title(next(iter(kinds[0].values()))).partition(";")[0]
-        return [said for of in kinds for said in steps.verdict(result, of, costs)], f"ms a step, {where}", bars
+        measured = steps.groups(result)
+        bars = {form.name: [(0.0, us / 1e3)] for form in measured[0].values() if (us := median_us(form))}
+        where = steps.title(next(iter(measured[0].values())).case).partition(";")[0]
+        return [said for forms in measured for said in steps.verdict(result, forms)], f"ms a step, {where}", bars
     if exposed.is_of(result):
-        found = [(cases[0], forms) for cases in shapes(result) if (forms := exposed.forms(cases, costs))]
-        bars = {form.name: [(0.0, float(np.median([form.costs[turn] for turn in form.rounds])))]
-                for _, forms in found[:1] for form in forms}
+        found = [(cases[0], forms) for cases, forms in exposed_table.groups(result) if forms]
+        bars = {form.name: [(0.0, us)] for _, forms in found[:1] for form in forms.values() if (us := median_us(form))}
         return [exposed_table.verdict(*one) for one in found], "us of the first shape", bars
     first, *more = views(result) or [("isolated", None)]
     rows = default_rows(result, first, states)

@@ -21,8 +21,18 @@ from numpy.typing import NDArray
 from reports.store.case import bus_factor, late_us
 from reports.store.samples import read_samples
 from reports.store.schema import Case, Result
-from reports.tables.figure import COLOURS, DASHES, MARKERS, Style, draw_line, figure, interval_us, lines_of, style_of
-from reports.tables.plot import dress
+from reports.tables.figure import (
+    COLOURS,
+    DASHES,
+    MARKERS,
+    Style,
+    draw_line,
+    dress,
+    figure,
+    interval_us,
+    lines_of,
+    style_of,
+)
 from reports.tables.rows import View, cost_us, shown_cases, views
 from reports.tables.sentences import number, shape_words, size_text
 

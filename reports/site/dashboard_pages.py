@@ -23,7 +23,7 @@ from reports.store.order import time_of
 from reports.store.result import ResultError, read
 from reports.store.schema import Case, Result, Run
 from reports.tables.plot import own_picture
-from reports.tables.sentences import link_lines, machine, number, opening, shape_text, size_text, stopped_first
+from reports.tables.sentences import link_lines, machine, number, opening, shape_text, size_text
 from reports.tables.show import text
 from reports.trends.fit import by_view, crossovers, fits_of, title
 from reports.trends.fit_command import cells, sentences
@@ -140,7 +140,7 @@ def of_run(path: Path, file: str, name: str, launches: Sequence[Path]) -> Page:
     result = read_lately(path)
     run = result.run
     states = find_states(result.blocks)
-    said = [*opening(result), *filter(None, [stopped_first(result)]), *link_lines(states), *run.notes]
+    said = [*opening(result), *link_lines(states), *run.notes]
     said = [f"Run of {when(run)}: {status(result)}", *said]
     page = Page(file, name, machine(result), [" ".join(map(_sentence, said))])
     own, lines = own_picture(result), dashboard_figures.lines_in(result)

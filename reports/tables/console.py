@@ -11,6 +11,9 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.table import Table
 
+from reports.store.schema import Result
+from reports.tables.sentences import opening
+
 WIDTH = 80
 # The headings of columns with words.
 LEFT = ("", "algorithm", "variant", "mode", "place", "status", "collective", "type", "redop",
@@ -39,12 +42,12 @@ def plain_table(columns: Iterable[tuple[str, int]], gap: int = 1) -> Table:
     return table
 
 
-def lay_out(warnings: Iterable[str], head: Iterable[str], tables: Iterable[tuple[str, Table]],
-            closing: Iterable[str], width: int = WIDTH) -> str:
-    """The text of a run: warnings in bold, the head, each table under its title, and the closing
-    sentences; ends with a newline."""
+def lay_out(result: Result | None, head: Iterable[str], tables: Iterable[tuple[str, Table]],
+            sentences: Iterable[str], width: int = WIDTH) -> str:
+    """The text of a run: its warnings in bold, the head, each table under its title, and the
+    sentences; ends with a newline. An imported run (None) has no warnings."""
     console = plain_console(width)
-    for line in warnings:
+    for line in opening(result) if result else ():
         # Scripts search for the rank that stopped first: its line stays whole.
         console.print(line, style="bold", soft_wrap=line.startswith("stopped first"))
     for line in head:
@@ -53,6 +56,6 @@ def lay_out(warnings: Iterable[str], head: Iterable[str], tables: Iterable[tuple
         console.print(f"\n{title}" if title else "")
         console.print(table)
     console.print()
-    for line in closing:
+    for line in sentences:
         console.print(line)
     return printed(console).strip("\n") + "\n"

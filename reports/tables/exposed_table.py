@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 from rich.table import Table
 
-from reports.store.case import LinkStates, find_states
+from reports.store.case import find_states
 from reports.store.exposed import (
     COMPUTE,
     FUSED,
@@ -28,19 +28,15 @@ from reports.store.schema import Case, Result
 from reports.store.stats import Interval
 from reports.tables.console import lay_out, plain_table
 from reports.tables.figure import Bar, draw_bars
-from reports.tables.sentences import (
-    count,
-    footnotes,
-    link_lines,
-    machine,
-    number,
-    opening,
-    size_text,
-)
+from reports.tables.sentences import count, footnotes, head_lines, number, size_text
 
 OURS = "ours"
 LAYERS = {"attention_output": "attention output", "mlp_down": "MLP down", "qkv": "QKV",
           "gate_up": "MLP gate and up"}
+UNITS = (
+    "us = all work and reading the result, slowest rank; exposed = us less the compute alone in "
+    "the same rounds; hidden = share of the library's exposed us. The best of several variants "
+    "is chosen on odd rounds and reported on even ones.")
 COLOURS = {LIBRARY: "black", FUSED: "#D55E00", OURS: "#0072B2"}  # from Okabe and Ito's palette
 
 
@@ -63,20 +59,11 @@ def render(result: Result) -> str:
     for cases, by_kind in groups(result):
         tables.append((title(cases[0]), _table(cases, by_kind)))
         verdicts += [verdict(cases[0], by_kind)] if by_kind else []
-    return lay_out(opening(result), _head(result, find_states(result.blocks)), tables,
-                   [*footnotes(result), *verdicts])
-
-
-def _head(result: Result, states: LinkStates) -> list[str]:
     library = next((case.library for case in result.cases if case.library), "no library")
     types = ", ".join(sorted({case.datatype for case in result.cases}))
-    return [machine(result),
-            f"{types} on the wire, isolated; against {library}; seed {result.run.seed}",
-            *link_lines(states),
-            "us = all, and reading its result, slowest rank; exposed = us less those of the",
-            "compute alone in the same rounds; hidden = of what the library's form exposes.",
-            "A best of several is chosen on odd rounds and reported on even ones.",
-            *(f"note: {note}" for note in result.run.notes)]
+    work = f"{types} on the wire, isolated; against {library}; seed {result.run.seed}"
+    return lay_out(result, head_lines(result, [work], [UNITS]), tables,
+                   [*footnotes(result), *verdicts])
 
 
 def title(case: Case) -> str:
@@ -105,9 +92,10 @@ def title(case: Case) -> str:
 def _table(cases: Sequence[Case], by_kind: Mapping[str, Form]) -> Table:
     table = plain_table([("", 31), ("us", 7), ("exposed us [95 %]", 21), ("hidden", 6),
                          ("#wrong", 6)])
-    library = _exposed(by_kind, LIBRARY)
+    library = exposed_us(by_kind, LIBRARY)
     for kind, form in by_kind.items():
-        exposed, hidden = _exposed(by_kind, kind), "-"
+        exposed = None if kind == COMPUTE else exposed_us(by_kind, kind)
+        hidden = "-"
         if exposed and library and kind != LIBRARY:
             hidden = share(library[0] - exposed[0], library[0])
         table.add_row(form.name, number(median_us(form)), interval_text(exposed), hidden,
@@ -118,9 +106,9 @@ def _table(cases: Sequence[Case], by_kind: Mapping[str, Form]) -> Table:
     return table
 
 
-def _exposed(by_kind: Mapping[str, Form], kind: str) -> Interval | None:
+def exposed_us(by_kind: Mapping[str, Form], kind: str) -> Interval | None:
     """The exposed time of a form in microseconds; None without it or without the compute alone."""
-    if kind == COMPUTE or not {kind, COMPUTE} <= by_kind.keys():
+    if not {kind, COMPUTE} <= by_kind.keys():
         return None
     return difference(by_kind[kind], by_kind[COMPUTE])
 
@@ -138,7 +126,7 @@ def verdict(case: Case, by_kind: Mapping[str, Form]) -> str:
         return f"{work}: not all forms were measured."
     ours, fused = by_kind[OURS], by_kind[FUSED]
     gain, loss = difference(ours, fused), difference(fused, ours)
-    ours_us, fused_us = _exposed(by_kind, OURS), _exposed(by_kind, FUSED)
+    ours_us, fused_us = exposed_us(by_kind, OURS), exposed_us(by_kind, FUSED)
     if gain and surely(gain):
         words = f"fused exposes {interval_text(gain)} us less than {ours.name}"
         if ours_us and ours_us[0] > 0:
@@ -163,7 +151,8 @@ def draw(result: Result, path: Path | IO[Any]) -> None:
     for cases, by_kind in groups(result):
         bars = []
         for kind, form in by_kind.items():
-            if exposed := _exposed(by_kind, kind):
+            exposed = exposed_us(by_kind, kind)
+            if exposed and kind != COMPUTE:
                 bars.append(Bar(form.name, exposed[0], interval_text(exposed), COLOURS[kind],
                                 ends=exposed[1:]))
         if bars:

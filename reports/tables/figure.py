@@ -4,9 +4,10 @@ bars, and axes of sizes."""
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -115,6 +116,23 @@ def draw_line(axes: Axes, at: Sequence[float], intervals: list[NDArray[np.float6
     axes.plot(at, median, **style, gid=names[0])
     axes.fill_between(at, low, high, color=style["color"], alpha=0.25, linewidth=0, zorder=2,
                       gid=names[1])
+
+
+def draw_lines(axes: Axes, cases: list[Case], at: Callable[[Case], float],
+               interval: Callable[[Case], NDArray[np.float64]]) -> None:
+    """A line for each algorithm: the interval of each case at its place on the horizontal axis."""
+    styles = cycle(zip(COLOURS, MARKERS, DASHES, strict=True))
+    for name, line in lines_of(cases).items():
+        line = sorted(line, key=at)
+        style = {"label": name} | style_of(line[0].algorithm, len(line), styles)
+        draw_line(axes, [at(case) for case in line], [interval(case) for case in line], style)
+
+
+def draw_legend(made: Any, axes: Axes, columns: int) -> None:
+    """The names of the lines of `axes`, below all panels."""
+    handles, labels = axes.get_legend_handles_labels()
+    made.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), columns),
+                frameon=False)
 
 
 def round_ticks(axes: Axes) -> None:

@@ -27,7 +27,7 @@ def caption(result: Result) -> str:
         place = "on a core that no rank has"
     else:
         most = max(rank.get("multiprocessors", 0) for rank in result.run.world["ranks"])
-        place = f"in a stream of its own on each GPU of {most} multiprocessors"
+        place = f"in a separate stream on each GPU of {most} multiprocessors"
     return (f"what each loses to the other. The matmul (fp32, ours, {rate} beside ranks that only "
             f"wait) runs {place}.")
 

@@ -1,7 +1,7 @@
 """A run in other programs' formats: csv, the text of nccl-tests, and its JSON report of `-J`.
 
 nccl-tests prints means, a row for each size with an out-of-place and an in-place half, for one
-algorithm. Our runs measure several algorithms: each is a test of its own, the library first.
+algorithm. Our runs measure several algorithms: each becomes one test, the library first.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _figures(case: Case | None, world_size: int) -> tuple[str, ...]:
 
 
 def _fixed(value: float, width: int) -> str:
-    """The value with the most decimals, two at most, that fit the column; else an exponent."""
+    """The value with at most two decimals, as the column allows, or with an exponent."""
     for decimals in (2, 1, 0):
         text = f"{value:.{decimals}f}"
         if len(text) <= width:

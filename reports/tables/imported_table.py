@@ -34,7 +34,7 @@ def render(imported: Imported) -> str:
         marks.append(f"as printed: average busbw {run.footer_avg_bus_bw} GB/s")
     if run.out_of_bounds is not None:
         marks.append(f"as printed: out of bounds values {run.out_of_bounds}")
-    return lay_out([], head, [("", table)], marks)
+    return lay_out(None, head, [("", table)], marks)
 
 
 def _cells(case: ImportedCase, is_checked: bool) -> list[str]:

@@ -9,18 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from reports.store.case import find_states
 from reports.store.schema import Case, Result
 from reports.tables.console import WIDTH, lay_out, plain_table
-from reports.tables.sentences import (
-    footnotes,
-    has_gpus,
-    link_lines,
-    machine,
-    number,
-    opening,
-    size_text,
-)
+from reports.tables.sentences import footnotes, has_gpus, head_lines, number, size_text
 
 BENCHMARK = "link"
 SLOWER = 1.25  # sentences name pairs and directions that differ by more
@@ -84,10 +75,9 @@ def render(result: Result) -> str:
     newline."""
     tables = [(f"{title}, {unit}", _matrix_table(values)) for title, unit, values in panels(result)]
     tables.append(("GB/s, slowest and fastest of all", _rate_table(result)))
-    head = [machine(result), *link_lines(find_states(result.blocks)),
-            *(f"note: {note}" for note in result.run.notes)]
-    return lay_out(opening(result), head, tables, [*findings(result), *footnotes(result)],
-                   max(WIDTH, 8 * (result.run.world["size"] + 1)))
+    width = max(WIDTH, 8 * (result.run.world["size"] + 1))
+    return lay_out(result, head_lines(result, [], []), tables,
+                   [*findings(result), *footnotes(result)], width)
 
 
 def _matrix_table(values: Matrix) -> Table:

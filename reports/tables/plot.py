@@ -4,7 +4,6 @@ algorithm; other benchmarks have their own pictures."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import cycle
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -14,17 +13,13 @@ from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.tables import exposed_table, link, link_plot, routed_plot, steps
 from reports.tables.figure import (
-    COLOURS,
-    DASHES,
-    MARKERS,
     Style,
-    draw_line,
+    draw_legend,
+    draw_lines,
     dress,
     figure,
     interval_us,
     kind_of,
-    lines_of,
-    style_of,
 )
 from reports.tables.rows import cost_us, shown_cases, views
 from reports.tables.sentences import ranks_text, shape_words
@@ -59,7 +54,11 @@ def plot(result: Result, path: Path | IO[Any]) -> None:
     late, size = late_us(shape) > 0, result.run.world["size"]
     factor = 0 if late else bus_factor(cases[0].collective, size)
     with figure(path, 1, 2, (13, 5.8)) as (made, ((times, bandwidths),)):
-        _draw_lines(times, bandwidths, cases, factor)
+        draw_lines(times, cases, lambda case: case.size_bytes,
+                   lambda case: interval_us(case.total_us or case.time_us))
+        if factor:
+            draw_lines(bandwidths, cases, lambda case: case.size_bytes,
+                       lambda case: case.size_bytes * factor / 1e3 / interval_us(case.time_us))
         _draw_bound(times, bandwidths, cases, factor)
         is_read = any(case.consume_us for case in cases)
         times.set_ylabel("time, us: collective + reading its result" if is_read
@@ -73,21 +72,7 @@ def plot(result: Result, path: Path | IO[Any]) -> None:
         for axes in (times, bandwidths):
             dress(axes, sorted({case.size_bytes for case in cases}))
         made.suptitle(_title(result, cases, ", ".join([mode, *shape_words(shape)])))
-        handles, labels = times.get_legend_handles_labels()
-        made.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 7),
-                    frameon=False)
-
-
-def _draw_lines(times: Axes, bandwidths: Axes, cases: list[Case], factor: float) -> None:
-    styles = cycle(zip(COLOURS, MARKERS, DASHES, strict=True))
-    for label, line in lines_of(cases).items():
-        style = {"label": label} | style_of(line[0].algorithm, len(line), styles)
-        sizes = [case.size_bytes for case in line]
-        draw_line(times, sizes, [interval_us(case.total_us or case.time_us) for case in line],
-                  style)
-        if factor:
-            draw_line(bandwidths, sizes, [case.size_bytes * factor / 1e3 / interval_us(case.time_us)
-                                          for case in line], style)
+        draw_legend(made, times, 7)
 
 
 def _draw_bound(times: Axes, bandwidths: Axes, cases: list[Case], factor: float) -> None:

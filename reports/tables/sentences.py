@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from reports.store.case import LinkStates, late_us, where_wrong
+from reports.store.case import LinkStates, find_states, late_us, where_wrong
 from reports.store.schema import Case, Result
 from reports.store.stats import MIN_PRECISE_BLOCKS, Interval
 from reports.tables.rows import MARGIN, Flip, Row
@@ -103,7 +103,7 @@ def shape_text(shape: Any) -> str:
 
 
 def shape_words(shape: Any) -> list[str]:
-    """The same for a reader who sees the run for the first time."""
+    """The same for readers without knowledge of the run."""
     terms = WAYS | {"gemm": "beside a matmul"}
     return [f"one rank late by {value:g} us" if name == "arrival_skew_us"
             else terms.get(str(value), f"{name} {value}") for name, value in (shape or {}).items()]
@@ -134,12 +134,9 @@ def _stopped_first(result: Result) -> list[str]:
     words, number = [f"rank {ended['rank']}"], page.get("case")
     if isinstance(number, int) and 0 <= number < len(result.cases):
         words.append(f"case {number} ({describe(result.cases[number])})")
-    if page.get("block") is not None:
-        words.append(f"block {page['block']}")
-    if page.get("step"):
-        words.append(f"step {page['step']}")
-    if "epoch" in page.get("counters", {}):
-        words.append(f"epoch {page['counters']['epoch']}")
+    place = {"block": page.get("block"), "step": page.get("step") or None,
+             "epoch": page.get("counters", {}).get("epoch")}
+    words += [f"{name} {value}" for name, value in place.items() if value is not None]
     reason = f" ({ended['why']})" if ended.get("why") else ""
     return [f"stopped first: {', '.join(words)}{reason}"]
 
@@ -178,6 +175,12 @@ def fact(result: Result, name: str) -> str | None:
     entry = result.run.environment.get(name)
     value = entry.get("value") if isinstance(entry, dict) else None
     return None if value is None else str(value)
+
+
+def head_lines(result: Result, work: Sequence[str], units: Sequence[str]) -> list[str]:
+    """The lines above a table: the machine, the work, the link, the units and the notes."""
+    return [machine(result), *work, *link_lines(find_states(result.blocks)), *units,
+            *(f"note: {note}" for note in result.run.notes)]
 
 
 def link_lines(states: LinkStates) -> list[str]:

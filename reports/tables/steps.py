@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from rich.table import Table
 
-from reports.store.case import LinkStates, find_states
+from reports.store.case import find_states
 from reports.store.exposed import (
     COMPUTE,
     Costs,
@@ -24,23 +24,15 @@ from reports.store.exposed import (
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, ratio_interval
 from reports.tables.console import lay_out, plain_table
-from reports.tables.exposed_table import median_us
+from reports.tables.exposed_table import exposed_us, median_us
 from reports.tables.figure import Bar, draw_bars
 from reports.tables.rows import MARGIN
-from reports.tables.sentences import (
-    count,
-    footnotes,
-    is_on_cpus,
-    link_lines,
-    machine,
-    number,
-    opening,
-    size_text,
-)
+from reports.tables.sentences import count, footnotes, head_lines, is_on_cpus, number, size_text
 
 BENCHMARKS = ("decode", "prefill")
 TENSOR, LIBRARY, PIPELINE, SEQUENCE = (
     "tensor_parallel", "tensor_parallel_library", "pipeline_parallel", "sequence_parallel")
+EXPOSED = (TENSOR, LIBRARY, SEQUENCE)  # the splits with the same compute
 COLOURS = {TENSOR: "#D55E00", LIBRARY: "#444444", PIPELINE: "#0072B2", SEQUENCE: "#009E73",
            COMPUTE: "#BBBBBB"}  # from Okabe and Ito's palette
 
@@ -79,11 +71,13 @@ def render(result: Result) -> str:
     measured = groups(result)
     tables = [(title(next(iter(steps.values())).case), _table(steps)) for steps in measured]
     verdicts = [sentence for steps in measured for sentence in verdict(result, steps)]
-    return lay_out(opening(result), _head(result, find_states(result.blocks)), tables,
+    units = "exposed = a step less the compute of a step split by tensor, in the same rounds"
+    return lay_out(result, head_lines(result, _work(result), [units]), tables,
                    [*footnotes(result), *verdicts])
 
 
-def _head(result: Result, states: LinkStates) -> list[str]:
+def _work(result: Result) -> list[str]:
+    """The model and its split in two lines."""
     case = result.cases[0]
     shape: Mapping[str, Any] = case.shape
     layers = f"{shape['layers']} layers"
@@ -93,13 +87,9 @@ def _head(result: Result, states: LinkStates) -> list[str]:
         layers += f", {shape['timed_layers']} of them timed and scaled up"
     scaled = f" {shape['scale']} of the columns," if shape["scale"] != "1" else ""
     inner = " and ".join(map(str, shape["inner"]))
-    return [machine(result),
-            f"{shape['model']}, {layers}: {calls(case)} dependent all-reduces a step,",
+    return [f"{shape['model']}, {layers}: {calls(case)} dependent all-reduces a step,",
             f"{shape['hidden']} x {inner} {shape['weights']} a rank,{scaled} {case.datatype} "
-            f"on the wire; seed {result.run.seed}",
-            *link_lines(states),
-            "exposed = a step less the compute of a step split by tensor, in the same rounds",
-            *(f"note: {note}" for note in result.run.notes)]
+            f"on the wire; seed {result.run.seed}"]
 
 
 def calls(case: Case) -> int:
@@ -125,7 +115,7 @@ def _table(steps: Mapping[str, Form]) -> Table:
     for algorithm, step in steps.items():
         cells, time_us = ["-", "-", "-", "-"], median_us(step)
         if time_us is not None:
-            exposed = _exposed(steps, algorithm)
+            exposed = exposed_us(steps, algorithm) if algorithm in EXPOSED else None
             speed = "-" if algorithm == COMPUTE else number(1e6 * tokens(step.case) / time_us)
             cells = [number(time_us / 1e3), speed, interval_text(_in_ms(exposed)),
                      share(exposed[0], time_us) if exposed else "-"]
@@ -133,13 +123,6 @@ def _table(steps: Mapping[str, Form]) -> Table:
             cells[2] = "WRONG"
         table.add_row(step.name, *cells, count(step.case.n_wrong))
     return table
-
-
-def _exposed(steps: Mapping[str, Form], algorithm: str) -> Interval | None:
-    """The exposed time in microseconds; the pipeline has none, because it splits otherwise."""
-    if algorithm not in (TENSOR, LIBRARY, SEQUENCE) or COMPUTE not in steps:
-        return None
-    return difference(steps[algorithm], steps[COMPUTE])
 
 
 def _in_ms(interval_us: Interval | None) -> Interval | None:
@@ -202,7 +185,7 @@ def draw(result: Result, path: Path | IO[Any]) -> None:
             time_us, exposed_ms = median_us(step), 0.0
             if time_us is None:
                 continue
-            if algorithm in (TENSOR, LIBRARY, SEQUENCE) and alone_us:
+            if algorithm in EXPOSED and alone_us:
                 exposed_ms = max(time_us - alone_us, 0.0) / 1e3
             chosen = f" ({step.case.chosen})" if step.case.chosen else ""
             bars.append(Bar(step.name + chosen, time_us / 1e3, number(time_us / 1e3),

@@ -18,7 +18,6 @@ from reports.tables.sentences import (
     digits,
     label,
     number,
-    opening,
     shape_text,
     shape_words,
     size_text,
@@ -41,7 +40,7 @@ def render(result: Result, long: bool = False) -> str:
         elapsed.append(f"{result.end.elapsed_s:.0f} s before this table, {outside:.0%} of them "
                        "outside measuring loops.")
     if long:
-        return lay_out(opening(result), [], [("", _long_table(result))], elapsed, LONG_WIDTH)
+        return lay_out(result, [], [("", _long_table(result))], elapsed, LONG_WIDTH)
     states = find_states(result.blocks)
     first, *others = views(result) or [("isolated", None)]
     rows = default_rows(result, first, states)
@@ -58,7 +57,7 @@ def render(result: Result, long: bool = False) -> str:
             chained = chained or view_rows
     if flipped := flips(result, rows, states, first):
         tables.append(("where the winner changes with the link", _flip_table(flipped, states)))
-    return lay_out(opening(result), head(result, first, states, rows), tables,
+    return lay_out(result, head(result, first, states, rows), tables,
                    [*closing(result, rows, chained), *elapsed])
 
 

@@ -9,7 +9,7 @@ from statistics import median
 from reports.store.case import LinkStates, find_states
 from reports.store.schema import Block, Result
 from reports.tables.console import lay_out, plain_table
-from reports.tables.sentences import number, opening, size_text
+from reports.tables.sentences import number, size_text
 
 FINALISTS = 4
 LEAST_BLOCKS = 3  # of a finalist in a state of the link
@@ -97,4 +97,4 @@ def render(result: Result) -> str:
         after = f"{w.runner_up[0]} {w.runner_up[1] / w.cost_us:.2f}x" if w.runner_up else "-"
         table.add_row(size_text(w.size_bytes), w.variant, f"{w.link_rtt_ns:.0f}", number(w.cost_us),
                       w.name, str(w.tried), after)
-    return lay_out(opening(result), head, [("", table)], [])
+    return lay_out(result, head, [("", table)], [])

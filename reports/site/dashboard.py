@@ -17,13 +17,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import msgspec
-from markupsafe import Markup
 
 from reports.site.dashboard_across import of_history, of_imported, of_procurement
 from reports.site.dashboard_pages import (
@@ -46,6 +43,7 @@ from reports.store.order import places
 from reports.store.result import ResultError, write_whole
 from reports.store.schema import Result, Run
 from reports.store.workers import end_with_parent
+from reports.tables import templates
 from reports.tables.sentences import size_text
 from reports.verdicts.sides import key_of
 from reports.verdicts.verdict_table import some
@@ -57,7 +55,6 @@ MOST_NAMES = 40
 NUMBER = re.compile(r"[<>+-]?\d[\d.]*(e[+-]?\d+)?!?( ?[A-Za-z%/]{1,4})?( \[[^]]*\])?|-")
 MOST_BYTES = 1_000_000  # of a page
 SHORTENED = "All of it would not fit on one page: drawings and rows are left out."
-LONGEST_WORDS = 4000  # of a foreign string, what a page has room for
 NO_HISTORY = "in no run that a history can use"
 VERDICTS = {"worse": ("SLOWER", "WORSE", "WRONG"), "better": ("FASTER", "BETTER"),
             "unknown": ("AMBIGUOUS", "UNREPLICATED", "TOO FEW RUNS", "TOO FEW BLOCKS", "INCOMPLETE",
@@ -302,20 +299,10 @@ def file_name(kind: str, foreign_name: str) -> str:
     return f"{kind}-{plain}-{hashlib.sha256(foreign_name.encode(errors='surrogatepass')).hexdigest()[:8]}.html"
 
 
-@cache
-def _template() -> jinja2.Template:
-    """The page's template, which has the style, the script and the script's hash."""
-    here = Path(__file__).parent
-    script = (here / "dashboard.js").read_text()
-    folders = here, here.parent / "advice"  # procurement.html stands there
-    pages = jinja2.Environment(loader=jinja2.FileSystemLoader(folders), autoescape=True, trim_blocks=True,
-                               lstrip_blocks=True, finalize=_clipped)
-    pages.filters["columns_of_numbers"] = _columns_of_numbers
-    pages.filters["verdict"] = lambda text: next((word for word, said in VERDICTS.items()
-                                                  if text.upper().partition(":")[0].rstrip("*") in said), "")
-    pages.globals.update(script=Markup(script), style=Markup((here / "dashboard.css").read_text()),
-                         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode())
-    return pages.get_template("dashboard.html")
+def _verdict_class(text: str) -> str:
+    """The style of a cell whose text begins with a verdict."""
+    verdict = text.upper().partition(":")[0].rstrip("*")
+    return next((word for word, verdicts in VERDICTS.items() if verdict in verdicts), "")
 
 
 def _columns_of_numbers(table: Table) -> set[int]:
@@ -326,17 +313,13 @@ def _columns_of_numbers(table: Table) -> set[int]:
             and all(isinstance(cell, str) and NUMBER.fullmatch(cell) for cell in cells)}
 
 
-def _clipped(value: Any) -> Any:
-    """A foreign string that would fill a page by itself is cut; the name of a file may have any character in it."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    text = "\n".join(map(foreign.printable, value.split("\n")))
-    return f"{text[:LONGEST_WORDS]} ..." if len(text) > LONGEST_WORDS else text
-
-
 def render(page: Page, links: Sequence[tuple[str, str]], command: str) -> str:
     """The page as HTML, which needs nothing beside it."""
-    return _template().render(page=page, links=links, made_by=command)
+    script = templates.source("dashboard.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return templates.render("dashboard.html", page=page, links=links, made_by=command, script=script,
+                            script_hash=digest, style=templates.source("dashboard.css"),
+                            columns_of_numbers=_columns_of_numbers, verdict_class=_verdict_class)
 
 
 def claim(site: Path) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 
 from reports.__main__ import main
 from reports.site.build import Site, render_page
-from reports.site.pages import Page, Section, Table
+from reports.site.page import Page, Section, Table
 from tests.synthetic_campaign import no_effect, slower, write_campaign
 from tests.synthetic_run import write_run
 from tests.synthetic_site import LOG, SPEC, make_site

@@ -10,36 +10,17 @@ import msgspec
 
 from reports.advice.procurement import evaluate
 from reports.imports.imported import Imported, read_imported
-from reports.site.pages import (
-    MOST_RUN_IDS,
-    Cell,
-    Page,
-    Section,
-    Table,
-    command_without_seed,
-    counts_text,
-    hide_folders,
-    how_to_reproduce,
-    table_section,
-)
+from reports.site import words
+from reports.site.page import Cell, Page, Section, Table, table_section
 from reports.site.run_page import fact_text
 from reports.site.svg import Picture, draw_picture
 from reports.tables.imported_table import render
 from reports.tables.sentences import number, size_text
 from reports.trends import history, history_plot
-from reports.verdicts import forest
+from reports.verdicts import forest, verdict_table
 from reports.verdicts.comparison import COMPARABLE, Comparison, compare
 from reports.verdicts.sides import Side, sides
-from reports.verdicts.verdict_table import (
-    COLUMNS,
-    closing,
-    figures,
-    grouped,
-    head,
-    label,
-    shown,
-    warnings,
-)
+from reports.verdicts.verdict_table import grouped, label, shown
 
 WORST_FIRST = ("worse", "better", "too few runs", "no change")
 MOST_LOGS_CHARACTERS = 600_000  # of all logs together, so that the page stays below 1 MB
@@ -61,11 +42,11 @@ def campaign_page(folder: Path) -> Page:
     runs = [launch.result.run for side in variants for launch in side.launches]
     return Page(
         f"{folder.name}: {', '.join(map(label, variants[1:]))} against {label(variants[0])}",
-        [f"{counts_text(counts)}; of {len(judged)} cells.",
-         *(hide_folders(note, [folder]) for note in notes)],
+        [f"{words.counts_text(counts)}; of {len(judged)} cells.",
+         *(words.hide_folders(note, [folder]) for note in notes)],
         [Section("Ratios", pictures=[picture]), *_comparisons(comparisons),
          _differences(variants)],
-        how_to_reproduce(runs), counts=counts,
+        words.how_to_reproduce(runs), counts=counts,
         runs=[msgspec.structs.replace(run, cases=[], environment={}, notes=[]) for run in runs])
 
 
@@ -73,12 +54,14 @@ def _comparisons(comparisons: Sequence[Comparison]) -> list[Section]:
     sections = []
     for place, (comparison, control) in enumerate(shown(comparisons)):
         heading = f"{label(comparison.variant)} against {label(comparison.baseline)}"
-        rows = [[name, *figures(cell)] for name, cells in grouped(comparison).items()
-                for cell in cells]
-        sections.append(table_section(
-            heading, Table(f"cells-{place}", f"Every cell: {heading}", ["algorithm", *COLUMNS],
-                           rows, filters=["algorithm", "verdict"]),
-            [*head(comparison, control), *warnings(comparison), *closing(comparison)]))
+        rows = [[name, *verdict_table.figures(cell)]
+                for name, cells in grouped(comparison).items() for cell in cells]
+        table = Table(f"cells-{place}", f"Every cell: {heading}",
+                      ["algorithm", *verdict_table.COLUMNS], rows,
+                      filters=["algorithm", "verdict"])
+        sections.append(table_section(heading, table, [
+            *verdict_table.head(comparison, control), *verdict_table.warnings(comparison),
+            *verdict_table.closing(comparison)]))
     return sections
 
 
@@ -90,7 +73,7 @@ def _differences(variants: Sequence[Side]) -> Section:
             run = launch.result.run
             facts = {**run.environment, "machine_id": run.machine_id,
                      "software_id": run.software_id, "version": run.version,
-                     "command": command_without_seed(run)}
+                     "command": words.command_without_seed(run)}
             for name, fact in facts.items():
                 values[name][place].add(fact_text(fact))
     rows = [[name, *map(_some, by_side)] for name, by_side in values.items()
@@ -113,22 +96,22 @@ def history_page(folder: Path, page_of: Mapping[str, str]) -> Page:
     by run_id. Raises ResultError if no run can be used."""
     runs = history.load(folder)
     events = history.changes(runs)
-    words = [history.word_of(series, events) for series in runs.series]
+    verdicts = [history.word_of(series, events) for series in runs.series]
     too_few = "too few blocks"
-    counts = Counter(words) + Counter({too_few: runs.unjudged.total()})
+    counts = Counter(verdicts) + Counter({too_few: runs.unjudged.total()})
     groups: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for series, word in zip(runs.series, words, strict=True):
-        groups[series.machine_id, series.benchmark][word] += 1
+    for series, verdict in zip(runs.series, verdicts, strict=True):
+        groups[series.machine_id, series.benchmark][verdict] += 1
     for group, count in runs.unjudged.items():
         groups[group][too_few] += count
     return Page(
         "History",
-        [f"{len(runs.runs)} runs, {len(runs.series)} series: {counts_text(counts)}.",
+        [f"{len(runs.runs)} runs, {len(runs.series)} series: {words.counts_text(counts)}.",
          "Where nothing changes, 5 % of such histories have an alarm.",
-         *(f"{hide_folders(line, [folder])}." for line in runs.skipped)],
+         *(f"{words.hide_folders(line, [folder])}." for line in runs.skipped)],
         [_changed_series(events), *map(_event, range(1, len(events) + 1), events),
-         _every_series(runs.series, words, page_of)],
-        how_to_reproduce(list(runs.runs.values())), counts=counts, groups=dict(groups))
+         _every_series(runs.series, verdicts, page_of)],
+        words.how_to_reproduce(list(runs.runs.values())), counts=counts, groups=dict(groups))
 
 
 def _changed_series(events: Sequence[history.Event]) -> Section:
@@ -155,14 +138,14 @@ def _event(place: int, event: history.Event) -> Section:
            or ["nothing that was recorded"])])
 
 
-def _every_series(every: Sequence[history.Series], words: Sequence[str],
+def _every_series(every: Sequence[history.Series], verdicts: Sequence[str],
                   page_of: Mapping[str, str]) -> Section:
     rows: list[list[Cell]] = []
-    for word, series in sorted(zip(words, every, strict=True),
+    for verdict, series in sorted(zip(verdicts, every, strict=True),
                                key=lambda pair: WORST_FIRST.index(pair[0])):
         last = series.run_ids[-1]
         rows.append([series.label, series.benchmark, series.machine_id, str(len(series.run_ids)),
-                     number(series.values[-1]), word,
+                     number(series.values[-1]), verdict,
                      (last, page_of[last]) if last in page_of else last])
     return table_section("Every series", Table(
         "series", "Every case over its runs",
@@ -188,7 +171,7 @@ def imported_page(paths: Sequence[Path]) -> Page:
         "Imported logs",
         ["Imported, never judged: another benchmark's figures, by its own rules."], sections,
         [("command", "python -m reports import FILE"),
-         ("run ids", "\n".join(log.run.run_id for log in logs[:MOST_RUN_IDS])),
+         ("run ids", "\n".join(log.run.run_id for log in logs[:words.MOST_RUN_IDS])),
          ("command in the logs", "\n".join(commands) or "not in the logs")])
 
 
@@ -208,7 +191,7 @@ def procurement_page(spec: Path) -> Page:
     """Candidate machines side by side. Raises ResultError for a spec or a run that cannot be
     used."""
     procurement = evaluate(spec)
-    runs = [f"{machine.name}: {', '.join(machine.run_ids[:MOST_RUN_IDS]) or 'none'}"
+    runs = [f"{machine.name}: {', '.join(machine.run_ids[:words.MOST_RUN_IDS]) or 'none'}"
             for machine in procurement.machines]
     return Page(f"Procurement: {procurement.headline}", [f"From {procurement.title}."],
                 reproduce=[("command", f"python -m reports procure {spec.name}"),

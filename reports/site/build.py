@@ -13,16 +13,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from reports.site import words
 from reports.site.across import campaign_page, history_page, imported_page, procurement_page
 from reports.site.overview import HISTORY, MOST_RUNS, group_runs, overview_page
-from reports.site.pages import (
-    Page,
-    Section,
-    command_without_seed,
-    file_name,
-    hide_folders,
-    verdict_class,
-)
+from reports.site.page import Page, Section
 from reports.site.run_page import run_page
 from reports.site.store import Store
 from reports.store.result import ResultError
@@ -75,19 +69,19 @@ def plan_pages(store: Store) -> list[Job]:
     """A page for each of the newest runs, each campaign and each procurement, one for the history
     and one for the imported logs."""
     groups = group_runs(store.results)
-    page_of = {result.run.run_id: file_name("run", result.run.run_id)
+    page_of = {result.run.run_id: words.file_name("run", result.run.run_id)
                for results in groups.values() for result in results[-MOST_RUNS:]}
     jobs = []
     launches_of: dict[tuple[str, ...], list[Path]] = defaultdict(list)
     for result in store.results:
         run = result.run
         launches = launches_of[run.machine_id, run.software_id, run.version,
-                               command_without_seed(run)]
+                               words.command_without_seed(run)]
         launches.append(result.path)
         if run.run_id in page_of:
             jobs.append(Job(partial(run_page, result.path, launches[-MOST_LAUNCHES:]),
                             result.path, page_of[run.run_id]))
-    jobs += [Job(partial(campaign_page, path), path, file_name("compare", str(path)))
+    jobs += [Job(partial(campaign_page, path), path, words.file_name("compare", str(path)))
              for path in store.campaigns]
     if store.results or store.campaigns:
         jobs.append(Job(partial(history_page, store.folder, page_of), store.folder, HISTORY,
@@ -97,8 +91,8 @@ def plan_pages(store: Store) -> list[Job]:
                         "Imported logs"))
     for spec in store.specs:
         link = f"Procurement {spec.name}" if len(store.specs) > 1 else "Procurement"
-        jobs.append(Job(partial(procurement_page, spec), spec, file_name("procure", str(spec)),
-                        link))
+        jobs.append(Job(partial(procurement_page, spec), spec,
+                        words.file_name("procure", str(spec)), link))
     return jobs
 
 
@@ -119,7 +113,7 @@ def make_page(job: Job, site: Site) -> Page:
         page = Page(job.link, complaint=reason)
     page.file = job.file
     if page.complaint:
-        reason = hide_folders(page.complaint, site.private_folders)
+        reason = words.hide_folders(page.complaint, site.private_folders)
         page.sentences = [f"There is nothing to show: {reason}"]
     if job.link or not page.complaint:
         page.html = fit_page(page, site)
@@ -159,4 +153,4 @@ def render_page(page: Page, site: Site) -> str:
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return templates.render(
         "dashboard.html", page=page, site=site, script=script, script_hash=script_hash,
-        style=templates.source("dashboard.css"), verdict_class=verdict_class)
+        style=templates.source("dashboard.css"), verdict_class=words.verdict_class)

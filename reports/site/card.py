@@ -19,15 +19,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from reports.imports.imported import Imported, read_imported
+from reports.site.figures import round_values
 from reports.store import exposed
 from reports.store.case import find_states
 from reports.store.result import ResultError, is_imported, read, write_named
 from reports.store.schema import Result
 from reports.tables import exposed_table, link, rows, sentences, steps
 from reports.tables.figure import COLOURS, DASHES, MARKERS, figure
-from reports.tables.sentences import number, size_text
+from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, size_text
 
-DECODE_BYTES = 16384
 NOTHING = "Nothing was measured."
 OURS = "ours"
 MOST_BARS = 6
@@ -96,7 +96,7 @@ def imported_card(imported: Imported) -> Card:
              and case.time_us and case.time_us.mean}
     answers = []
     if timed:
-        small = DECODE_BYTES if DECODE_BYTES in timed else min(timed)
+        small = TOKEN_CALL_SIZE_BYTES if TOKEN_CALL_SIZE_BYTES in timed else min(timed)
         answers.append(f"{run.benchmark}: {number(timed[small][0])} us at {size_text(small)}")
         busbw_gb_s = timed[max(timed)][1]
         if busbw_gb_s is not None:
@@ -171,7 +171,7 @@ def _size_answer(result: Result) -> Card:
 
 def _ratio_sentence(table: Sequence[rows.Row]) -> str:
     """Ours against the library at decode's size, else at the smallest."""
-    row = next((row for row in table if row.size_bytes == DECODE_BYTES), table[0])
+    row = next((row for row in table if row.size_bytes == TOKEN_CALL_SIZE_BYTES), table[0])
     size = sentences.label(row)
     if not (row.ratio and row.library):
         us, name = (row.library_us, "library") if row.ours_us is None else (row.ours_us, OURS)
@@ -264,9 +264,7 @@ def _plot_lines(axes: Any, points: Points) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     low, high = axes.get_ylim()
-    steps_of_ten = (1, 2, 5) if high < 30 * low else (1,)
-    values = [step * 10.0**power for power in range(-6, 13) for step in steps_of_ten]
-    values = [value for value in values if low <= value <= high]
+    values = round_values(low, high, (1, 2, 5) if high < 30 * low else (1,))
     axes.set_yticks(values, [f"{value:g}" for value in values])
     sizes = sorted({size for line in points.values() for size, _ in line})
     sizes = sizes[:: max(1, -(-len(sizes) // 4))]

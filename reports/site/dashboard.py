@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from reports.site import words
 from reports.site.build import build
-from reports.site.pages import file_name
 from reports.site.store import MARKER, find
 from reports.store import foreign
 from reports.store.once import read_once
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="the folder of the pages (site): a new folder, or one that this "
                         "command made")
     parser.add_argument("--spec", metavar="SPEC.toml", type=Path, action="append", default=[],
-                        help="a spec of `procure`, for a page of its own; may be repeated (every "
+                        help="a spec of `procure`, for another page; may be repeated (every "
                         ".toml of RESULTS)")
 
 
@@ -45,7 +45,7 @@ def dashboard(arguments: argparse.Namespace) -> int:
     for sentence in store.left_out:
         print(f"reports: {foreign.printable(sentence)}", file=sys.stderr)
     print(f"{foreign.printable(str(arguments.out / 'index.html'))}: {len(pages)} pages")
-    named = {file_name("procure", str(spec)) for spec in arguments.spec}
+    named = {words.file_name("procure", str(spec)) for spec in arguments.spec}
     return 2 if any(page.complaint for page in pages if page.file in named) else 0
 
 
@@ -81,7 +81,7 @@ def claim(site: Path) -> list[str]:
 
 
 def write(site: Path, pages: Mapping[str, str], former: Iterable[str]) -> None:
-    """Write each page as a whole, and remove pages of a former build that no longer exist."""
+    """Write each page atomically, and remove pages of a former build that no longer exist."""
     # Until all pages are written, the marker lists the former ones too: a build can be killed.
     marker = msgspec.json.encode(sorted({*pages, *former}))
     for unfinished in site.glob("*.html*.part"):

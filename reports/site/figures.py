@@ -15,23 +15,13 @@ from reports.site.svg import Picture, Toggle, draw_picture, draw_toggle
 from reports.store.case import bus_factor, late_us
 from reports.store.samples import read_samples
 from reports.store.schema import Case, Result
-from reports.tables.figure import (
-    COLOURS,
-    DASHES,
-    MARKERS,
-    Style,
-    draw_line,
-    figure,
-    interval_us,
-    lines_of,
-    style_of,
-)
+from reports.tables import figure
 from reports.tables.plot import dress
 from reports.tables.rows import View, cost_us, shown_cases, views
-from reports.tables.sentences import number, shape_words, size_text
+from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, shape_words, size_text
 
 # More shapes than colours: two lines of one colour differ in shape.
-SHAPES = [*MARKERS, "<", ">", "p", "h", "8"]
+SHAPES = [*figure.MARKERS, "<", ">", "p", "h", "8"]
 AUTO_SHAPES = ["d", "H", "1", "2"]
 MOST_NAME_CHARACTERS = 36
 MOST_VIEWS = 4
@@ -39,7 +29,6 @@ PANEL_INCHES = (5.6, 4.1)
 PANEL_MARGINS = (0.14, 0.12, 0.92, 0.985)  # fixed: matplotlib's search takes as long as the drawing
 SCALES = {"log": "logarithmic", "linear": "linear"}
 ECDF_POINTS = 41
-DECODE_BYTES = 16384
 SLOW_RANK_RATIO = 1.05  # of a rank's median time to the median of the other ranks
 
 
@@ -51,7 +40,7 @@ class Lines:
     views: list[tuple[View, list[Case]]]
     line_of: dict[int, int]
     names: list[str]
-    styles: list[Style]
+    styles: list[figure.Style]
 
     def by_line(self, cases: Sequence[Case]) -> dict[int, list[Case]]:
         """These cases by line, smallest size first."""
@@ -66,12 +55,12 @@ def lines_in(result: Result) -> Lines:
     shown = [(view, [case for case in shown_cases(result, view)
                      if cost_us(case) is not None and case.size_bytes > 0])
              for view in views(result)[:MOST_VIEWS]]
-    cases_of = lines_of([case for _, cases in shown for case in cases])
-    others = cycle(zip(cycle(COLOURS), SHAPES, cycle(DASHES), strict=False))
+    cases_of = figure.lines_of([case for _, cases in shown for case in cases])
+    others = cycle(zip(cycle(figure.COLOURS), SHAPES, cycle(figure.DASHES), strict=False))
     auto_shapes = cycle(AUTO_SHAPES)
     styles = []
     for cases in cases_of.values():
-        style = style_of(cases[0].algorithm, len(cases), others)
+        style = figure.style_of(cases[0].algorithm, len(cases), others)
         if cases[0].algorithm == "auto":
             style |= {"linewidth": 4, "alpha": 1, "marker": next(auto_shapes), "markersize": 8,
                       "markeredgewidth": 1}
@@ -125,17 +114,17 @@ def _description(cases: Sequence[Case], lines: Lines, factor: float, scale: str)
 def _interval(case: Case, factor: float) -> NDArray[np.float64]:
     """The median and the ends of its interval: microseconds, or with a factor busbw in GB/s."""
     if factor:
-        return case.size_bytes * factor / 1e3 / np.maximum(interval_us(case.time_us), 1e-9)
-    return interval_us(case.total_us or case.time_us)
+        return case.size_bytes * factor / 1e3 / np.maximum(figure.interval_us(case.time_us), 1e-9)
+    return figure.interval_us(case.total_us or case.time_us)
 
 
 def _draw_lines(picture: Picture, cases: Sequence[Case], lines: Lines, factor: float) -> Picture:
     by_line = lines.by_line(cases)
 
     def draw(target: IO[str]) -> None:
-        with figure(target, 1, 1, PANEL_INCHES, margins=PANEL_MARGINS) as (_, ((axes,),)):
+        with figure.figure(target, 1, 1, PANEL_INCHES, margins=PANEL_MARGINS) as (_, ((axes,),)):
             for line, members in by_line.items():
-                draw_line(axes, [case.size_bytes for case in members],
+                figure.draw_line(axes, [case.size_bytes for case in members],
                           [_interval(case, factor) for case in members], lines.styles[line], line)
             _draw_bound(axes, cases, factor)
             axes.set_ylabel(_axis_title(cases, factor))
@@ -165,7 +154,7 @@ def _draw_bound(axes: Any, cases: Sequence[Case], factor: float) -> None:
 
 
 def read_iterations_us(result: Result, case: Case) -> NDArray[Any] | None:
-    """The stored times of a case, (ranks, iterations) in microseconds, or None if there are none.
+    """The stored times of a case, (ranks, iterations) in microseconds, or None without samples.
     Raises ResultError for samples that cannot be read."""
     samples = read_samples(result, case)
     if samples is None or not len(samples):
@@ -188,7 +177,7 @@ def draw_iterations(result: Result,
     sizes = sorted({case.size_bytes for case in cases})
     if not sizes:
         return [], [], []
-    small = min(sizes, key=lambda size: abs(size - DECODE_BYTES))
+    small = min(sizes, key=lambda size: abs(size - TOKEN_CALL_SIZE_BYTES))
     pictures: list[Picture] = []
     rows: list[list[str]] = []
     ratios: dict[tuple[int, int], list[float]] = defaultdict(list)
@@ -241,7 +230,7 @@ def _draw_ecdf(name: str, size_bytes: int, slowest_us: Mapping[int, NDArray[Any]
     shares = np.linspace(0, 1, ECDF_POINTS)
 
     def draw(target: IO[str]) -> None:
-        with figure(target, 1, 1, PANEL_INCHES) as (drawing, ((axes,),)):
+        with figure.figure(target, 1, 1, PANEL_INCHES) as (drawing, ((axes,),)):
             for line, times_us in slowest_us.items():
                 style = lines.styles[line] | {"linewidth": 1.6, "markersize": 5}
                 axes.plot(np.quantile(times_us, shares), shares, drawstyle="steps-post",
@@ -265,9 +254,14 @@ def _draw_ecdf(name: str, size_bytes: int, slowest_us: Mapping[int, NDArray[Any]
 def _set_time_axis(axes: Any, low_us: float, high_us: float) -> None:
     """A logarithmic axis, with ticks close enough for a narrow range."""
     steps = (1, 1.5, 2, 3, 4, 5, 6, 8) if high_us < 10 * low_us else (1, 2, 5)
-    ticks = [step * 10.0**power for power in range(-6, 13) for step in steps]
-    ticks = [tick for tick in ticks if low_us / 1.1 <= tick <= high_us * 1.1]
+    ticks = round_values(low_us / 1.1, high_us * 1.1, steps)
     axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("time of an iteration, its slowest rank, us")
+
+
+def round_values(low: float, high: float, steps: Sequence[float]) -> list[float]:
+    """The ticks of a logarithmic axis: these steps of each power of ten."""
+    values = [step * 10.0**power for power in range(-6, 13) for step in steps]
+    return [value for value in values if low <= value <= high]

@@ -6,21 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from reports.site.pages import (
-    NO_HISTORY,
-    VERDICTS,
-    Cell,
-    Page,
-    Section,
-    Table,
-    counts_text,
-    file_name,
-    hide_folders,
-    how_to_reproduce,
-    start_time,
-    status_text,
-    table_section,
-)
+from reports.site import words
+from reports.site.page import Cell, Page, Section, Table, table_section
 from reports.site.store import Store
 from reports.store.foreign import printable
 from reports.store.order import places
@@ -54,19 +41,21 @@ def overview_page(store: Store, groups: Groups, pages: Pages) -> Page:
     place = places(runs)
     runs.sort(key=lambda run: place[run.run_id])
     wrong = wrong_results(groups)
-    last = f"{start_time(runs[-1])}: {runs[-1].benchmark} on {runs[-1].machine_id}" if runs else ""
+    last_run = "none here was measured"
+    if runs:
+        last = runs[-1]
+        last_run = f"{words.start_time(last)}: {last.benchmark} on {last.machine_id}"
     sections = [_wrong(wrong, pages), _machines(groups, pages), _campaigns(store, pages)]
     if store.left_out:
         sections.append(Section("Left out", [
-            printable(hide_folders(sentence, store.private_folders))
+            printable(words.hide_folders(sentence, store.private_folders))
             for sentence in store.left_out]))
     if any(len(results) > 1 for results in groups.values()):
-        sections.append(_runs(store, groups, pages))
+        sections.append(_runs(groups, pages))
     return Page(
-        "Wiretax: what the runs say", sections=sections, file="index.html",
-        cards=[*_verdict_cards(groups, wrong, pages),
-               ("last run", "", last or "none here was measured")],
-        reproduce=[*how_to_reproduce(runs), ("campaigns", _names(store.campaigns)),
+        "Wiretax: all runs and their verdicts", sections=sections, file="index.html",
+        cards=[*_verdict_cards(groups, wrong, pages), ("last run", "", last_run)],
+        reproduce=[*words.how_to_reproduce(runs), ("campaigns", _names(store.campaigns)),
                    ("imported logs", _names(store.imported))])
 
 
@@ -76,7 +65,7 @@ def _names(paths: Sequence[Path]) -> str:
 
 def _run_link(text: str, result: Result, pages: Pages) -> Cell:
     """`text` with a link to the page of a run, if there is one."""
-    file = file_name("run", result.run.run_id)
+    file = words.file_name("run", result.run.run_id)
     return (text, file) if file in pages else text
 
 
@@ -99,7 +88,7 @@ def _verdict_cards(groups: Groups, wrong: Sequence[Result],
     series = _count_series(groups, wrong, pages)
     cells = sum((page.counts for file, page in pages.items() if file != HISTORY), Counter[str]())
     cards = []
-    for word, verdicts in VERDICTS.items():
+    for word, verdicts in words.VERDICTS.items():
         total, sentences = 0, []
         for counts, noun in ((series, "cases over runs"), (cells, "cells of campaigns")):
             of_word = {name: count for name, count in counts.items()
@@ -122,7 +111,7 @@ def _count_series(groups: Groups, wrong: Sequence[Result], pages: Pages) -> Coun
     counts = Counter(history.counts)
     counts["WRONG"] = len({(result.run.machine_id, result.run.benchmark, key_of(case))
                            for result in wrong for case in result.cases if case.status == "wrong"})
-    counts[NO_HISTORY] = sum(case.status not in ("wrong", "unsupported")
+    counts[words.NO_HISTORY] = sum(case.status not in ("wrong", "unsupported")
                              for group, results in groups.items() if group not in history.groups
                              for case in results[-1].cases)
     return counts
@@ -133,8 +122,9 @@ def _wrong(wrong: Sequence[Result], pages: Pages) -> Section:
     for result in wrong:
         cases = [f"{size_text(case.size_bytes)} {case.algorithm} {case.mode}"
                  for case in result.cases if case.status == "wrong"]
-        rows.append([_run_link(start_time(result.run), result, pages), status_text(result),
-                     result.run.benchmark, result.run.machine_id, some(cases)])
+        rows.append([_run_link(words.start_time(result.run), result, pages),
+                     words.status_text(result), result.run.benchmark, result.run.machine_id,
+                     some(cases)])
     return table_section("Wrong results", Table(
         "wrong", "No correct run has followed these; each leads to its run",
         ["run", "status", "benchmark", "machine", "cases"], rows))
@@ -145,9 +135,9 @@ def _machines(groups: Groups, pages: Pages) -> Section:
     rows: list[list[Cell]] = []
     for (machine, benchmark), results in reversed(groups.items()):
         last = results[-1]
-        rows.append([_run_link(f"{machine} {benchmark}", last, pages), start_time(last.run),
-                     str(len(results)), status_text(last), str(last.run.world["size"]),
-                     counts_text(series.get((machine, benchmark), Counter())) or "-"])
+        rows.append([_run_link(f"{machine} {benchmark}", last, pages), words.start_time(last.run),
+                     str(len(results)), words.status_text(last), str(last.run.world["size"]),
+                     words.counts_text(series.get((machine, benchmark), Counter())) or "-"])
     return table_section("Machines and benchmarks", Table(
         "machines", "Each leads to its newest run",
         ["machine and benchmark", "last run", "runs", "newest", "ranks", "series over runs"], rows))
@@ -156,20 +146,20 @@ def _machines(groups: Groups, pages: Pages) -> Section:
 def _campaigns(store: Store, pages: Pages) -> Section:
     rows: list[list[Cell]] = []
     for path in reversed(store.campaigns):
-        file = file_name("compare", str(path))
+        file = words.file_name("compare", str(path))
         if file in pages:
-            rows.append([(path.name, file), counts_text(pages[file].counts) or "-"])
+            rows.append([(path.name, file), words.counts_text(pages[file].counts) or "-"])
         else:
             rows.append([path.name, "-"])
     return table_section("Campaigns", Table(
         "campaigns", "Each leads to its comparison", ["campaign", "cells"], rows))
 
 
-def _runs(store: Store, groups: Groups, pages: Pages) -> Section:
+def _runs(groups: Groups, pages: Pages) -> Section:
     newest = [result for results in groups.values() for result in results[-MOST_RUNS:]]
     rows: list[list[Cell]] = [
-        [_run_link(start_time(result.run), result, pages), result.run.benchmark,
-         result.run.machine_id, status_text(result), result.run.run_id]
+        [_run_link(words.start_time(result.run), result, pages), result.run.benchmark,
+         result.run.machine_id, words.status_text(result), result.run.run_id]
         for result in reversed(newest)]
     return table_section("Runs", Table(
         "runs", f"The newest {MOST_RUNS} of each machine and benchmark",

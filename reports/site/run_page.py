@@ -6,35 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from reports.site import words
 from reports.site.figures import Lines, draw_against_size, draw_iterations, legend, lines_in
-from reports.site.pages import (
-    Page,
-    Section,
-    Table,
-    hide_folders,
-    how_to_reproduce,
-    start_time,
-    status_text,
-    table_section,
-)
+from reports.site.page import Page, Section, Table, table_section
 from reports.site.svg import Picture, draw_picture
 from reports.store.case import find_states
 from reports.store.result import ResultError, read
 from reports.store.schema import Case, Result, Run
+from reports.tables import sentences
 from reports.tables.plot import own_picture
-from reports.tables.sentences import (
-    link_lines,
-    machine,
-    number,
-    opening,
-    shape_text,
-    size_text,
-    stopped_first,
-)
+from reports.tables.sentences import number, size_text
 from reports.tables.show import text
+from reports.trends import fit_command, fit_plot
 from reports.trends.fit import by_view, crossovers, fits_of, title
-from reports.trends.fit_command import cells, sentences
-from reports.trends.fit_plot import plot as draw_fits
 
 MOST_TEXT_CHARACTERS = 60_000
 MOST_FACT_CHARACTERS = 500  # of a value of the environment
@@ -46,9 +30,10 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
     result = read(path)
     run = result.run
     states = find_states(result.blocks)
-    lines = [f"Run of {start_time(run)}: {status_text(result)}", *opening(result)]
-    lines += [*filter(None, [stopped_first(result)]), *link_lines(states), *run.notes]
-    summary = " ".join(line if line.endswith(".") else f"{line}." for line in lines)
+    lines = [f"Run of {words.start_time(run)}: {words.status_text(result)}",
+             *sentences.opening(result), sentences.stopped_first(result) or "",
+             *sentences.link_lines(states), *run.notes]
+    summary = " ".join(line if line.endswith(".") else f"{line}." for line in lines if line)
     has_own_picture = own_picture(result) is not None
     printed = Section("As the run printed it", text=text(result)[:MOST_TEXT_CHARACTERS],
                       folded=not has_own_picture)
@@ -59,19 +44,20 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
         sections = [_time_and_bandwidth(result, drawn), printed,
                     _fits([read(launch) for launch in launches]), _iterations(result, drawn)]
     sections += [_link_states(result), _cells(result), _environment(run)]
-    return Page(machine(result), [summary], sections, how_to_reproduce([run]))
+    return Page(sentences.machine(result), [summary], sections, words.how_to_reproduce([run]))
 
 
 def _own_picture(result: Result) -> Section:
-    """The picture of a benchmark that has a picture of its own."""
+    """The picture of a benchmark other than a sweep over sizes."""
     draw = own_picture(result)
     assert draw
-    picture = Picture("own", machine(result), "The figures stand in the text below and in the "
-                      "table of every cell.", "cells")
+    picture = Picture("own", sentences.machine(result),
+                      "The figures stand in the text below and in the table of every cell.",
+                      "cells")
     try:
         picture = draw_picture(picture, lambda target: draw(result, target))
     except ResultError as error:
-        return Section("Nothing to draw", [hide_folders(str(error), [result.path.parent])])
+        return Section("Nothing to draw", [words.hide_folders(str(error), [result.path.parent])])
     return Section("Picture", pictures=[picture])
 
 
@@ -87,7 +73,7 @@ def _fits(launches: Sequence[Result]) -> Section:
     try:
         fits = fits_of(launches)
     except ResultError as error:
-        reason = hide_folders(str(error), [launches[0].path.parent])
+        reason = words.hide_folders(str(error), [launches[0].path.parent])
         return Section(heading, [f"There is no fit: {reason}"])
     fitted = [fit for fit in fits if fit.regimes]
     if not fitted:
@@ -98,8 +84,8 @@ def _fits(launches: Sequence[Result]) -> Section:
     pairs = crossovers(fits)
     for view, members in by_view(fits):
         in_view = [pair for pair in pairs if title(pair) == view]
-        lines += [f"{members[0].mode}: {line}" for line in sentences(members, in_view)]
-    rows = [[fit.name, fit.mode, *cells(regime), f"{regime.worst_residual:.1%}"]
+        lines += [f"{members[0].mode}: {line}" for line in fit_command.sentences(members, in_view)]
+    rows = [[fit.name, fit.mode, *fit_command.cells(regime), f"{regime.worst_residual:.1%}"]
             for fit in fitted for regime in fit.regimes]
     picture = Picture("fits", "Fits: time against size, a line for each regime",
                       f"{len(fitted)} fits with {len(rows)} regimes; a bar marks the change from "
@@ -108,7 +94,7 @@ def _fits(launches: Sequence[Result]) -> Section:
         "fits", "Fits over these launches, with 95 % intervals",
         ["algorithm", "mode", "sizes", "alpha, us", "beta, GB/s", "n 1/2", "worst miss"], rows),
         lines)
-    section.pictures = [draw_picture(picture, lambda target: draw_fits(fitted, target))]
+    section.pictures = [draw_picture(picture, lambda target: fit_plot.plot(fitted, target))]
     return section
 
 
@@ -117,7 +103,7 @@ def _iterations(result: Result, lines: Lines) -> Section:
     try:
         pictures, rows, slow_ranks = draw_iterations(result, lines)
     except ResultError as error:
-        reason = hide_folders(str(error), [result.path.parent])
+        reason = words.hide_folders(str(error), [result.path.parent])
         return Section(heading, [f"The iterations cannot be shown: {reason}"])
     if not rows:
         return Section(heading, ["The run stored no single iterations."])
@@ -174,7 +160,7 @@ def _case_cells(case: Case) -> dict[str, str]:
     return {
         "size": size_text(case.size_bytes), "algorithm": case.library or case.algorithm,
         "variant": case.variant, "mode": case.mode, "collective": case.collective,
-        "shape": shape_text(case.shape), "type": f"{case.datatype} {case.redop}",
+        "shape": sentences.shape_text(case.shape), "type": f"{case.datatype} {case.redop}",
         "memory": case.memory, "place": "in place" if case.in_place else "out of place",
         "chosen": case.chosen or "-",
         "status": f"{case.status}{reason}{', suspect' if case.suspect else ''}",

@@ -1,4 +1,4 @@
-"""The parts of a page, which dashboard.html lays out, and the words that several pages share."""
+"""The words that several pages share."""
 
 from __future__ import annotations
 
@@ -7,88 +7,19 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from reports.advice.procurement import Procurement
-from reports.site.svg import Picture, Toggle
 from reports.store.order import time_of
 from reports.store.schema import Result, Run
 
-MOST_ROWS = 1500  # of a table, so that a page stays below 1 MB
 MOST_LISTED = 8  # commands, versions or machines in the footer of a page
 MOST_RUN_IDS = 40
-NUMBER = re.compile(r"[<>+-]?\d[\d.]*(e[+-]?\d+)?!?( ?[A-Za-z%/]{1,4})?( \[[^]]*\])?|-")
 NO_HISTORY = "in no run that a history can use"
 # The verdicts and reasons behind each word of the first page, which are also its colours.
 VERDICTS = {"worse": ("SLOWER", "WORSE", "WRONG"),
             "better": ("FASTER", "BETTER"),
             "unknown": ("AMBIGUOUS", "UNREPLICATED", "TOO FEW RUNS", "TOO FEW BLOCKS",
                         "INCOMPLETE", NO_HISTORY.upper())}
-
-Cell = str | tuple[str, str]  # a text, or a text and its link
-
-
-@dataclass
-class Table:
-    """`ids` are the ids of the rows; `filters` are the columns to choose rows by."""
-
-    id: str
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    ids: Sequence[str] = ()
-    filters: Sequence[str] = ()
-
-    @property
-    def number_columns(self) -> set[int]:
-        """The columns in which each cell is a number, with or without unit and interval, or a dash.
-        A column of hashes, some of which look like numbers, does not count."""
-        columns = enumerate(zip(*self.rows, strict=True))
-        return {place for place, cells in columns if {*cells} - {"-"}
-                and all(isinstance(cell, str) and NUMBER.fullmatch(cell) for cell in cells)}
-
-
-@dataclass
-class Section:
-    """A heading and its content. `text` is preformatted; a `folded` section opens on demand."""
-
-    heading: str
-    sentences: Sequence[str] = ()
-    pictures: Sequence[Picture] = ()
-    toggles: Sequence[Toggle] = ()
-    table: Table | None = None
-    text: str = ""
-    folded: bool = False
-
-
-@dataclass
-class Page:
-    """`cards` are (headline, class, sentence) for the first screen, `reproduce` (name, text) for
-    the footer. For the overview, `counts` has the cells or series by verdict, `groups` the same by
-    machine and benchmark, and `runs` the heads of a campaign's runs. `complaint` says why there is
-    nothing to show. `html` is empty until the page is rendered."""
-
-    title: str
-    sentences: Sequence[str] = ()
-    sections: list[Section] = field(default_factory=list)
-    reproduce: list[tuple[str, str]] = field(default_factory=list)
-    cards: list[tuple[str, str, str]] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
-    groups: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
-    runs: Sequence[Run] = ()
-    procurement: Procurement | None = None
-    complaint: str = ""
-    file: str = ""
-    html: str = ""
-
-
-def table_section(heading: str, table: Table, sentences: Sequence[str] = ()) -> Section:
-    """A section with the rows of a table that fit on a page."""
-    if len(table.rows) > MOST_ROWS:
-        sentences = [*sentences, f"{len(table.rows) - MOST_ROWS} more rows do not fit here."]
-        table = replace(table, rows=table.rows[:MOST_ROWS], ids=table.ids[:MOST_ROWS])
-    return Section(heading, sentences, table=table)
 
 
 def verdict_class(text: str) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from reports.__main__ import main
-from reports.site.dashboard import render
-from reports.site.dashboard_pages import Page, Section, Table
+from reports.site.build import Site, render_page
+from reports.site.page import Page, Section, Table
 from tests.synthetic_campaign import no_effect, slower, write_campaign
 from tests.synthetic_run import write_run
 from tests.synthetic_site import LOG, SPEC, make_site
@@ -96,10 +96,10 @@ def test_a_closed_folder_is_named_and_the_rest_is_shown(tmp_path):
     (results / "listed" / "run.jsonl").touch()
     (results / "listed").chmod(0o744)
     # What is imported on demand is imported first: Python itself may lie where nobody may look.
-    script = ("import os, sys, reports.site.dashboard as dashboard, reports.site.dashboard_pages\n"
+    script = ("import os, sys, reports.site.dashboard\n"
               "from reports.__main__ import main\n"
               "from matplotlib.backends import backend_svg; import _strptime, numpy.random, scipy.stats\n"
-              "os.chdir(sys.argv[1]); dashboard._template(); main(['dashboard', 'results', '-o', 'first'])\n"
+              "os.chdir(sys.argv[1]); main(['dashboard', 'results', '-o', 'first'])\n"
               "os.setgroups([]); os.setgid(65534); os.setuid(65534); os.environ['HOME'] = sys.argv[1]\n"
               "assert main(['dashboard', 'results', '-o', 'site']) == 0; assert main(['history', 'results']) == 0")
     tmp_path.chmod(0o777)
@@ -193,6 +193,6 @@ def test_a_store_of_campaigns_or_imports_alone_does_not_contradict_itself(tmp_pa
 def test_a_column_of_hashes_is_not_one_of_numbers(tmp_path):
     """Hashes that begin with a digit would stand at the right, their neighbours at the left."""
     rows = [["a", "1a2b3c", "12.5 [12 13]", "16 KiB"], ["b", "c0ffee", "-", "9"], ["c", "123456", "<0.1", "85%"]]
-    page = Page("a.html", "a", "a", sections=[Section("a", table=Table("a", "a", ["a", "b", "c", "d"], rows))])
-    (tmp_path / "a.html").write_text(render(page, [], ""))
+    page = Page("a", sections=[Section("a", table=Table("a", "a", ["a", "b", "c", "d"], rows))])
+    (tmp_path / "a.html").write_text(render_page(page, Site([], "", [])))
     assert [attrs.get("class") for attrs in Read(tmp_path / "a.html").all("td")] == [None, "n", "n"] * 3

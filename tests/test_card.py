@@ -53,7 +53,7 @@ def test_a_run_that_is_cut_off_or_wrong_says_so_first(tmp_path):
 
     cut_off = drawn(tmp_path, write_run(tmp_path / "cut", n_blocks=4, finish=False).path).splitlines()
     assert cut_off[1] == "INCOMPLETE: the run was cut off."
-    assert re.fullmatch(r"ours .*, MPICH 5\.0\.2 .* us at 16 KiB: not told apart \(too few blocks\)", cut_off[2])
+    assert re.fullmatch(r"ours .*, MPICH 5\.0\.2 .* us at 16 KiB: no clear difference \(too few blocks\)", cut_off[2])
     said = drawn(tmp_path, write_run(tmp_path / "wrong", change=wrong).path).splitlines()
     assert said[1].startswith("WRONG RESULTS: auto 16 KiB isolated")
     assert "as fast as" not in "".join(said)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from reports.__main__ import main
-from reports.site.dashboard import MOST_RUNS, render
-from reports.site.dashboard_across import of_history
-from reports.site.dashboard_store import MARKER
+from reports.site.across import history_page
+from reports.site.build import Site, render_page
+from reports.site.overview import MOST_RUNS
+from reports.site.store import MARKER
 from reports.store.result import read
 from tests.synthetic_run import write_run
 from tests.synthetic_site import HOSTILE, make_site, write_hostile
@@ -92,10 +93,10 @@ def test_a_step_over_runs_is_on_the_page_of_the_history_and_counted(tmp_path):
     for number in range(24):
         write_run(tmp_path / "results", run_id=f"2026-11-{number + 1:02d}T06-15-00Z-allreduce-{number}", seed=number,
                   scale=1.0 if number < 14 else 1.2, **SMALL | {"algorithms": ["library", "two_shot"]})
-    page = of_history(tmp_path / "results", "history.html", "History", {})
+    page = history_page(tmp_path / "results", {})
     assert page.counts["worse"] == sum(page.counts.values()) == 4
     assert page.groups == {("a1b2c3", "allreduce"): page.counts}
-    (tmp_path / "history.html").write_text(render(page, [], "python"))
+    (tmp_path / "history.html").write_text(render_page(page, Site([], "python", [])))
     said = Read(tmp_path / "history.html")
     assert "first at 2026-11-15T06-15-00Z-allreduce-14" in said.text
     assert len(said.all("figure")) == 1

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from reports.__main__ import main
-from reports.site.dashboard import render
-from reports.site.dashboard_pages import Page, Section, Table
+from reports.site.build import Site, render_page
+from reports.site.page import Page, Section, Table
 from tests.launch import ROOT
 from tests.synthetic_campaign import no_effect, slower, write_campaign
 from tests.synthetic_run import write_run
@@ -188,6 +188,6 @@ def test_a_store_of_campaigns_or_imports_alone_does_not_contradict_itself(tmp_pa
 def test_a_column_of_hashes_is_not_one_of_numbers(tmp_path):
     """Hashes that begin with a digit would stand at the right, their neighbours at the left."""
     rows = [["a", "1a2b3c", "12.5 [12 13]", "16 KiB"], ["b", "c0ffee", "-", "9"], ["c", "123456", "<0.1", "85%"]]
-    page = Page("a.html", "a", "a", sections=[Section("a", table=Table("a", "a", ["a", "b", "c", "d"], rows))])
-    (tmp_path / "a.html").write_text(render(page, [], ""))
+    page = Page("a", sections=[Section("a", table=Table("a", "a", ["a", "b", "c", "d"], rows))])
+    (tmp_path / "a.html").write_text(render_page(page, Site([], "", [])))
     assert [attrs.get("class") for attrs in Read(tmp_path / "a.html").all("td")] == [None, "n", "n"] * 3

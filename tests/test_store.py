@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reports.__main__ import main
-from reports.site import dashboard_store
+from reports.site import store as site_store
 from reports.store.order import HEAD_BYTES, latest, places
 from reports.store.result import read
 from reports.store.schema import Run
@@ -40,7 +40,7 @@ def test_many_processes_that_write_into_one_folder_lose_no_run(tmp_path, claimed
     while writers.poll() is None:  # a reader at the same time
         if not (tmp_path / "runs").is_dir():
             continue
-        found = dashboard_store.find(tmp_path / "runs")
+        found = site_store.find(tmp_path / "runs")
         assert found.left_out == []
         whole = [result for result in found.results if result.complete]
         assert all(len(one.blocks) == store_writers.BLOCKS * store_writers.CASES for one in whole)
@@ -65,7 +65,7 @@ def test_a_clock_that_jumps_back_does_not_turn_the_order_of_runs_around(tmp_path
         assert done.returncode == 0, done.stderr
 
     def orders():
-        found = (history.load(out).runs.values(), [one.run for one in dashboard_store.find(out).results],
+        found = (history.load(out).runs.values(), [one.run for one in site_store.find(out).results],
                  [launch.result.run for launch in side_of(str(out), []).launches])
         return [[run.run_id[11:19] for run in runs] for runs in found]
 

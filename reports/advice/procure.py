@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import jinja2
 from rich.table import Table
 
 from reports.advice.procurement import Procurement, evaluate
 from reports.store.foreign import printable, spreadsheet_cell
 from reports.store.result import write_named
+from reports.tables import templates
 from reports.tables.console import plain_console, printed
 from reports.verdicts.verdict_table import WIDTH, wrapped
 
@@ -81,8 +81,7 @@ def as_text(found: Procurement) -> str:
 
 def as_html(found: Procurement, command: str) -> str:
     """A page that needs nothing else."""
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True)
-    return environment.get_template("procure.html").render(found=found, command=command)
+    return templates.render("procure.html", found=found, command=command)
 
 
 def as_csv(found: Procurement) -> str:

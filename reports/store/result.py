@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from reports.store import foreign
 from reports.store.case import BUS_FACTORS, CASE_KEY, Samples, build_cases
 from reports.store.exposed import TOGETHER
+from reports.store.once import remembered
 from reports.store.schema import (
     KINDS,
     SCHEMA,
@@ -275,6 +276,7 @@ def whole_blocks(samples: NDArray[Any], limit: int) -> NDArray[Any]:
     return samples[:0]
 
 
+@remembered
 def read(path: Path | str) -> Result:
     """The run that is stored at `path`.
 

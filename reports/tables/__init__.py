@@ -1,1 +1,3 @@
-"""One run as text and pictures: rows, sentences, formats, plots. It imports `store` and `imports`."""
+"""One run as text and pictures: rows, sentences, formats, plots.
+
+It imports `store` and `imports`."""

@@ -1,21 +1,61 @@
-"""Text for a terminal, or for a file: colour only where standard output is a terminal and NO_COLOR is unset."""
+"""Lays out text for a terminal or a file. Bold and colour appear only if standard output is a
+terminal and NO_COLOR is unset."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
+from collections.abc import Iterable
 
 from rich.console import Console
+from rich.table import Table
+
+from reports.store.schema import Result
+from reports.tables.sentences import opening
+
+WIDTH = 80
+# The headings of columns with words.
+LEFT = ("", "algorithm", "variant", "mode", "place", "status", "collective", "type", "redop",
+        "best", "next", "winner")
 
 
 def plain_console(width: int) -> Console:
-    """A console that keeps what is printed to it, without marks of its own."""
+    """A console that stores its output and prints text without markup."""
     return Console(file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False,
                    force_terminal=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
 
 
 def printed(console: Console) -> str:
-    """What was printed, without blanks at the ends of lines; ends with a newline."""
+    """The output of a plain console without blanks at the ends of lines; ends with a newline."""
     assert isinstance(console.file, io.StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
+def plain_table(columns: Iterable[tuple[str, int]], gap: int = 1) -> Table:
+    """An empty table without lines; a column is its heading and its least width. Columns of words
+    are left-aligned."""
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for heading, width in columns:
+        table.add_column(heading, justify="left" if heading.strip() in LEFT else "right",
+                         no_wrap=True, min_width=width, vertical="bottom")
+    return table
+
+
+def lay_out(result: Result | None, head: Iterable[str], tables: Iterable[tuple[str, Table]],
+            sentences: Iterable[str], width: int = WIDTH) -> str:
+    """The text of a run: its warnings in bold, the head, each table under its title, and the
+    sentences; ends with a newline. An imported run (None) has no warnings."""
+    console = plain_console(width)
+    for line in opening(result) if result else ():
+        # Scripts search for the rank that stopped first: its line stays whole.
+        console.print(line, style="bold", soft_wrap=line.startswith("stopped first"))
+    for line in head:
+        console.print(line)
+    for title, table in tables:
+        console.print(f"\n{title}" if title else "")
+        console.print(table)
+    console.print()
+    for line in sentences:
+        console.print(line)
+    return printed(console).strip("\n") + "\n"

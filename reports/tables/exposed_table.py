@@ -1,13 +1,16 @@
-"""A run of compute and communication together as text: a table a shape, and what it says in words."""
+"""A run that overlaps compute and communication, as text and as a picture: for each shape the
+exposed communication of every form, and a verdict on fusing."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from rich.table import Table
 
-from reports.store.case import LinkStates, find_states
+from reports.store.case import find_states
 from reports.store.exposed import (
     COMPUTE,
     FUSED,
@@ -22,108 +25,139 @@ from reports.store.exposed import (
     surely,
 )
 from reports.store.schema import Case, Result
-from reports.tables.console import plain_console, printed
-from reports.tables.sentences import footnotes, link_lines, machine, number, opening, size_text, stopped_first
+from reports.store.stats import Interval
+from reports.tables.console import lay_out, plain_table
+from reports.tables.figure import Bar, draw_bars
+from reports.tables.sentences import count, footnotes, head_lines, number, size_text
 
-WIDTH = 80
-LAYERS = {"attention_output": "attention output", "mlp_down": "MLP down", "qkv": "QKV", "gate_up": "MLP gate and up"}
+OURS = "ours"
+LAYERS = {"attention_output": "attention output", "mlp_down": "MLP down", "qkv": "QKV",
+          "gate_up": "MLP gate and up"}
+UNITS = (
+    "us = all work and reading the result, slowest rank; exposed = us less the compute alone in "
+    "the same rounds; hidden = share of the library's exposed us. The best of several variants "
+    "is chosen on odd rounds and reported on even ones.")
+COLOURS = {LIBRARY: "black", FUSED: "#D55E00", OURS: "#0072B2"}  # from Okabe and Ito's palette
+
+
+def groups(result: Result) -> list[tuple[list[Case], dict[str, Form]]]:
+    """The cases of each shape, and its forms by kind: COMPUTE, LIBRARY, OURS and FUSED."""
+    states = find_states(result.blocks)
+    costs = costs_in(result.blocks, states.of_block, states.longest)
+    return [(cases, {_kind(form.case): form for form in forms(cases, costs)})
+            for cases in shapes(result)]
+
+
+def _kind(case: Case) -> str:
+    name = case.algorithm.partition("+")[0]
+    return name if name in (COMPUTE, LIBRARY, FUSED) else OURS
 
 
 def render(result: Result) -> str:
-    """A table for each shape, at most 80 columns, and sentences; ends with a newline."""
-    console = plain_console(WIDTH)
-    states = find_states(result.blocks)
-    costs = costs_in(result.blocks, states.of_block, states.longest)
-    for line in [*opening(result), *filter(None, [stopped_first(result)]), *head(result, states)]:
-        console.print(line)
-    said: list[str] = []
-    for cases in shapes(result):
-        found = forms(cases, costs)
-        console.print(f"\n{title(cases[0])}")
-        console.print(_table(found, cases))
-        said += [verdict(cases[0], found)] if found else []
-    console.print()
-    for line in [*footnotes(result, [], []), *said]:
-        console.print(line)
-    return printed(console)
-
-
-def head(result: Result, states: LinkStates) -> list[str]:
-    """What was run, and how to read it."""
+    """A table for each shape, at most 80 columns, and the verdicts; ends with a newline."""
+    tables, verdicts = [], []
+    for cases, by_kind in groups(result):
+        tables.append((title(cases[0]), _table(cases, by_kind)))
+        verdicts += [verdict(cases[0], by_kind)] if by_kind else []
     library = next((case.library for case in result.cases if case.library), "no library")
-    types = sorted({case.datatype for case in result.cases})
-    lines = [machine(result), f"{', '.join(types)} on the wire, isolated; against {library}; seed {result.run.seed}",
-             *link_lines(states),
-             "us = all, and reading its result, slowest rank; exposed = us less those of the",
-             "compute alone in the same rounds; hidden = of what the library's form exposes.",
-             "A best of several is chosen on odd rounds and reported on even ones."]
-    return lines + [f"note: {note}" for note in result.run.notes]
+    types = ", ".join(sorted({case.datatype for case in result.cases}))
+    work = f"{types} on the wire, isolated; against {library}; seed {result.run.seed}"
+    return lay_out(result, head_lines(result, [work], [UNITS]), tables,
+                   [*footnotes(result), *verdicts])
 
 
 def title(case: Case) -> str:
-    """`llama-3.1-70b, attention output: 8192 x 64 float16, 1/64 of the columns, 1 token; 32 KiB to be reduced`, or
-    `llama-3.1-70b, QKV: 256 tokens x 8192 x 128, 1/64 of the columns; 8 MiB to be gathered`."""
-    shape: dict[str, Any] = case.shape or {}
-    name = ", ".join(filter(None, [shape.get("model"), LAYERS.get(shape.get("layer", ""))]))
-    tokens, hidden = f"{shape.get('tokens')} token{'s' * (shape.get('tokens') != 1)}", shape.get("hidden")
+    """`llama-3.1-70b, attention output: 8192 x 64 float16, 1/64 of the columns, 1 token; 32 KiB to
+    be reduced`, or `llama-3.1-70b, QKV: 256 tokens x 8192 x 128, 1/64 of the columns; 8 MiB to be
+    gathered`."""
+    shape: Mapping[str, Any] = case.shape or {}
+    layer = LAYERS.get(shape.get("layer", ""))
+    name = ", ".join(filter(None, [shape.get("model"), layer]))
+    tokens = f"{shape.get('tokens')} token{'s' * (shape.get('tokens') != 1)}"
+    hidden, scale = shape.get("hidden"), shape.get("scale", "1")
     cut = "inner" if case.collective == "gemm_reduce_scatter" else "columns"
-    scaled = f", {shape['scale']} of the {cut}" if shape.get("scale", "1") != "1" else ""
+    scaled = f", {scale} of the {cut}" if scale != "1" else ""
     if case.collective == "gemm_reduce_scatter":
-        what, then = f"{tokens} x {shape.get('inner')} x {hidden}{scaled}", "reduced and scattered"
+        work, then = f"{tokens} x {shape.get('inner')} x {hidden}{scaled}", "reduced and scattered"
     elif case.collective == "allgather_gemm":
-        what, then = f"{tokens} x {hidden} x {shape.get('columns')}{scaled}", "gathered"
+        work, then = f"{tokens} x {hidden} x {shape.get('columns')}{scaled}", "gathered"
     else:
-        matrix = f"{hidden} x {shape['inner']} {shape['weights']}{scaled}" if "inner" in shape else f"{hidden} elements"
+        matrix = (f"{hidden} x {shape['inner']} {shape['weights']}{scaled}" if "inner" in shape
+                  else f"{hidden} elements")
         output = f", {shape['output']} output" if "output" in shape else ""
-        what, then = f"{matrix}{output}, {tokens}", "reduced"
-    return f"{name}{': ' if name else ''}{what}; {size_text(case.size_bytes)} to be {then}"
+        work, then = f"{matrix}{output}, {tokens}", "reduced"
+    return f"{name}{': ' if name else ''}{work}; {size_text(case.size_bytes)} to be {then}"
 
 
-def _table(found: list[Form], cases: list[Case]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for name, width in (("", 31), ("us", 7), ("exposed us [95 %]", 21), ("hidden", 6), ("#wrong", 6)):
-        table.add_column(name, justify="left" if not name else "right", no_wrap=True, min_width=width)
-    by = {_kind(form): form for form in found}
-    library = difference(by["library"], by["compute"]) if "library" in by and "compute" in by else None
-    for form in found:
-        exposed = difference(form, by["compute"]) if "compute" in by and form is not by["compute"] else None
-        hidden = share(library[0] - exposed[0], library[0]) if library and exposed else "-"
-        wrong = "-" if form.case.n_wrong is None else str(form.case.n_wrong)
-        table.add_row(form.name, number(_median(form)), interval_text(exposed),
-                      "-" if form is by.get("library") else hidden, wrong)
+def _table(cases: Sequence[Case], by_kind: Mapping[str, Form]) -> Table:
+    table = plain_table([("", 31), ("us", 7), ("exposed us [95 %]", 21), ("hidden", 6),
+                         ("#wrong", 6)])
+    library = exposed_us(by_kind, LIBRARY)
+    for kind, form in by_kind.items():
+        exposed = None if kind == COMPUTE else exposed_us(by_kind, kind)
+        hidden = "-"
+        if exposed and library and kind != LIBRARY:
+            hidden = share(library[0] - exposed[0], library[0])
+        table.add_row(form.name, number(median_us(form)), interval_text(exposed), hidden,
+                      count(form.case.n_wrong))
     for case in cases:
         if case.status == "wrong":
-            table.add_row(case.algorithm, "WRONG", "-", "-", str(case.n_wrong), style="bold red")
+            table.add_row(case.algorithm, "WRONG", "-", "-", count(case.n_wrong), style="bold red")
     return table
 
 
-def _kind(form: Form) -> str:
-    named = {COMPUTE: "compute", LIBRARY: "library", FUSED: "fused"}
-    return named.get(form.case.algorithm.partition("+")[0], "ours")
+def exposed_us(by_kind: Mapping[str, Form], kind: str) -> Interval | None:
+    """The exposed time of a form in microseconds; None without it or without the compute alone."""
+    if not {kind, COMPUTE} <= by_kind.keys():
+        return None
+    return difference(by_kind[kind], by_kind[COMPUTE])
 
 
-def _median(form: Form) -> float | None:
-    costs = [form.costs[turn] for turn in form.rounds]
-    return float(np.median(costs)) if costs else None  # the run was interrupted before
+def median_us(form: Form) -> float | None:
+    """The median cost of a form; None if it has no round, as in an interrupted run."""
+    costs = [form.costs[number] for number in form.rounds]
+    return float(np.median(costs)) if costs else None
 
 
-def verdict(case: Case, found: list[Form]) -> str:
-    """What fusing is worth at this shape, and which form to take."""
-    by = {_kind(form): form for form in found}
-    where = title(case).partition(";")[0]
-    if not {"compute", "ours", "fused"} <= by.keys():
-        return f"{where}: not all forms were measured."
-    ours, fused = (difference(by[name], by["compute"]) for name in ("ours", "fused"))
-    gain, less = difference(by["ours"], by["fused"]), difference(by["fused"], by["ours"])
-    if surely(gain):
-        words = f"fused exposes {interval_text(gain)} us less than {by['ours'].name}"
-        words += f", {share(gain[0], ours[0])} of its communication" if gain and ours and ours[0] > 0 else ""
-    elif surely(less):
-        words = f"fused does not win: it exposes {interval_text(less)} us more than {by['ours'].name}, the one to take"
+def verdict(case: Case, by_kind: Mapping[str, Form]) -> str:
+    """Whether fusing pays at this shape."""
+    work = title(case).partition(";")[0]
+    if not {COMPUTE, OURS, FUSED} <= by_kind.keys():
+        return f"{work}: not all forms were measured."
+    ours, fused = by_kind[OURS], by_kind[FUSED]
+    gain, loss = difference(ours, fused), difference(fused, ours)
+    ours_us, fused_us = exposed_us(by_kind, OURS), exposed_us(by_kind, FUSED)
+    if gain and surely(gain):
+        words = f"fused exposes {interval_text(gain)} us less than {ours.name}"
+        if ours_us and ours_us[0] > 0:
+            words += f", {share(gain[0], ours_us[0])} of its communication"
+    elif surely(loss):
+        words = (f"fused does not win: it exposes {interval_text(loss)} us more than {ours.name}, "
+                 "the one to take")
     else:
-        words = f"fused and {by['ours'].name} are not told apart ({interval_text(gain)} us)"
-    negative = [by[name].name for name, exposed in (("ours", ours), ("fused", fused)) if exposed and exposed[0] < 0]
+        words = f"fused and {ours.name} do not clearly differ ({interval_text(gain)} us)"
+    negative = [form.name for form, exposed in ((ours, ours_us), (fused, fused_us))
+                if exposed and exposed[0] < 0]
     if negative:
-        words += (f"; {' and '.join(negative)} took less than the compute alone, whose result lies where its reader "
-                  "waits for it, or by chance: see the interval")
-    return f"{where}: {words}."
+        words += (f"; {' and '.join(negative)} took less than the compute alone, by chance (see "
+                  "the interval) or because its result reaches the reader faster")
+    return f"{work}: {words}."
+
+
+def draw(result: Result, path: Path | IO[Any]) -> None:
+    """Exposed communication with its intervals, into an .svg or .png file. Raises ResultError for a
+    run without a measured form, or a file that cannot be written."""
+    panels = []
+    for cases, by_kind in groups(result):
+        bars = []
+        for kind, form in by_kind.items():
+            exposed = exposed_us(by_kind, kind)
+            if exposed and kind != COMPUTE:
+                bars.append(Bar(form.name, exposed[0], interval_text(exposed), COLOURS[kind],
+                                ends=exposed[1:]))
+        if bars:
+            heading = title(cases[0]).replace("; ", "\n", 1)
+            alone_us = number(median_us(by_kind[COMPUTE]))
+            panels.append((f"{heading}; compute alone {alone_us} us", bars))
+    draw_bars(path, result, panels,
+              "exposed communication, us: the time of a form less the time of the compute alone")

@@ -1,7 +1,8 @@
-"""What a collective and a matmul beside it lose to each other: the footprint, a row for the library and one for ours.
+"""The footprint: how much a collective and a matmul beside it slow each other down.
 
-A collective is held against itself with nothing beside it, in the same rounds; the matmul against itself beside ranks
-that only wait. Each loses what its time, or its rate, is worse, in percent, with an interval over this launch's blocks.
+The collective is compared with itself without the matmul, in the same rounds; the matmul is
+compared with itself beside ranks that only wait. Losses are in percent of the time of the
+collective and of the rate of the matmul, with intervals over the blocks of this launch.
 """
 
 from __future__ import annotations
@@ -10,31 +11,33 @@ import numpy as np
 from rich.table import Table
 
 from reports.store.case import CASE_KEY, LinkStates, beside
+from reports.store.exposed import costs_in
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, ratio_interval
-from reports.tables.rows import View, cost_us, costs_in, default_rows
-from reports.tables.sentences import label, number
+from reports.tables.console import plain_table
+from reports.tables.rows import View, cost_us, default_rows
+from reports.tables.sentences import count, label, number
 
 
 def caption(result: Result) -> str:
-    """Where the matmul runs, how fast, and what it is held against."""
-    alone = [block.matmul_alone_gflop_s for block in result.blocks if block.matmul_alone_gflop_s]
-    rate = f"{number(float(np.median(alone)))} GFLOP/s a rank" if alone else "unknown speed"
+    """The core or GPU of the matmul, its rate, and its reference."""
+    rates = [block.matmul_alone_gflop_s for block in result.blocks if block.matmul_alone_gflop_s]
+    rate = f"{number(float(np.median(rates)))} GFLOP/s a rank" if rates else "unknown speed"
     if result.run.clock_shared:
-        where = "on a core that no rank has"
+        place = "on a core that no rank has"
     else:
         most = max(rank.get("multiprocessors", 0) for rank in result.run.world["ranks"])
-        where = f"in a stream of its own on each GPU of {most} multiprocessors"
-    return (f"what each loses to the other. The matmul (fp32, ours, {rate} beside ranks that only wait) runs {where}.")
+        place = f"in a separate stream on each GPU of {most} multiprocessors"
+    return (f"what each loses to the other. The matmul (fp32, ours, {rate} beside ranks that only "
+            f"wait) runs {place}.")
 
 
 def footprint(result: Result, view: View, states: LinkStates) -> Table:
-    """The table of this view, at most 80 columns."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    """The table of a view, at most 80 columns: rows for the library and for ours."""
     units = "cores" if result.run.clock_shared else "blocks"
-    for name, width in (("size\n", 8), ("\nalgorithm", 13), (f"\n{units}", 6), ("alone\nus", 6), ("beside\nus", 6),
-                        ("loses\n[95 %]", 13), ("matmul loses\n[95 %]", 13), ("\n#wrong", 6)):
-        table.add_column(name, justify="left" if "algorithm" in name else "right", no_wrap=True, min_width=width)
+    table = plain_table([
+        ("size\n", 8), ("\nalgorithm", 13), (f"\n{units}", 6), ("alone\nus", 6), ("beside\nus", 6),
+        ("loses\n[95 %]", 13), ("matmul loses\n[95 %]", 13), ("\n#wrong", 6)])
     for row in default_rows(result, view, states):
         for case in filter(None, (row.library, row.ours)):
             table.add_row(label(row), *_cells(result, case, states))
@@ -43,40 +46,50 @@ def footprint(result: Result, view: View, states: LinkStates) -> Table:
 
 def _cells(result: Result, case: Case, states: LinkStates) -> list[str]:
     name = "library" if case.library else (case.chosen or case.algorithm).partition("+")[0]
-    used = 1 if result.run.clock_shared else result.run.cases[case.case].blocks
-    name_and_use = [name, "-" if used is None else str(used)]
-    wrong = "-" if case.n_wrong is None else str(case.n_wrong)
-    if case.status != "ok":
-        return [*name_and_use, "-", "-", case.status.upper(), "-", wrong]
-    alone = next((other for other in result.cases if not beside(other.shape) and _key(other) == _key(case)), None)
-    costs = costs_in(result, states, states.longest)
-    with_it, without = costs.get(case.case, {}), costs.get(alone.case, {}) if alone else {}
-    rounds = sorted(with_it.keys() & without.keys())
-    slower = ratio_interval([with_it[r] for r in rounds], [without[r] for r in rounds]) if rounds else None
-    alone_us = cost_us(alone) if alone else None
-    return [*name_and_use, number(alone_us), number(cost_us(case)), _percent(slower, 1),
-            _percent(_matmul(result, case, states), -1), wrong]
+    units = 1 if result.run.clock_shared else result.run.cases[case.case].blocks
+    if case.status == "ok":
+        alone = next((other for other in result.cases
+                      if not beside(other.shape) and _key(other) == _key(case)), None)
+        cells = [number(cost_us(alone) if alone else None), number(cost_us(case)),
+                 _percent(_slowdown(result, case, alone, states), 1),
+                 _percent(_matmul_share(result, case, states), -1)]
+    else:
+        cells = ["-", "-", case.status.upper(), "-"]
+    return [name, "-" if units is None else str(units), *cells, count(case.n_wrong)]
 
 
 def _key(case: Case) -> object:
-    """What makes it a case, but for what is beside it."""
-    shape = {name: said for name, said in (case.shape or {}).items() if name != "beside"}
+    """The key of a case without the work beside it."""
+    shape = {name: value for name, value in (case.shape or {}).items() if name != "beside"}
     return [getattr(case, name) for name in CASE_KEY if name != "shape"], shape
 
 
-def _matmul(result: Result, case: Case, states: LinkStates) -> Interval | None:
-    """The matmul's rate beside this case over that alone."""
-    here = [block for block, its in zip(result.blocks, states.of_block, strict=True)
-            if block.case == case.case and its == states.longest]
-    rates = [(block.matmul_gflop_s, block.matmul_alone_gflop_s) for block in here]
-    known = [(rate, alone) for rate, alone in rates if rate is not None and alone]
-    return ratio_interval([rate for rate, _ in known], [alone for _, alone in known]) if known else None
+def _slowdown(result: Result, case: Case, alone: Case | None,
+              states: LinkStates) -> Interval | None:
+    """The time of a case over its time without the matmul, in the same rounds."""
+    costs = costs_in(result.blocks, states.of_block, states.longest)
+    beside_us, alone_us = costs.get(case.case, {}), costs.get(alone.case, {}) if alone else {}
+    rounds = sorted(beside_us.keys() & alone_us.keys())
+    if not rounds:
+        return None
+    return ratio_interval([beside_us[r] for r in rounds], [alone_us[r] for r in rounds])
+
+
+def _matmul_share(result: Result, case: Case, states: LinkStates) -> Interval | None:
+    """The rate of the matmul beside a case over its rate beside ranks that wait."""
+    rates = [(block.matmul_gflop_s, block.matmul_alone_gflop_s)
+             for block, state in zip(result.blocks, states.of_block, strict=True)
+             if block.case == case.case and state == states.longest
+             and block.matmul_gflop_s is not None and block.matmul_alone_gflop_s]
+    if not rates:
+        return None
+    return ratio_interval([rate for rate, _ in rates], [alone for _, alone in rates])
 
 
 def _percent(ratio: Interval | None, sign: int) -> str:
-    """`31 % [28 35]`."""
+    """`31 % [28 35]`, the change of a ratio from 1."""
     if ratio is None:
         return "-"
-    middle, low, high = ratio
-    ends = [] if low is None or high is None else sorted(round(100 * sign * (end - 1)) for end in (low, high))
-    return f"{round(100 * sign * (middle - 1))} %" + (f" [{ends[0]} {ends[1]}]" if ends else "")
+    middle, *ends = (None if value is None else round(100 * sign * (value - 1)) for value in ratio)
+    low, high = sorted(end for end in ends if end is not None) or (None, None)
+    return f"{middle} %" + (f" [{low} {high}]" if low is not None else "")

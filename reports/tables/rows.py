@@ -1,36 +1,39 @@
-"""What the default table says at each size: the library beside ours, paired block by block, and what else is worth a
-mark. Costs are the collective and the reading of its result together (`total_us`), over the blocks of the link's
-longest state.
+"""The rows of the default table: at each size the library beside our algorithm.
 
-A best of several is chosen on odd rounds and reported on even ones, so that the choice does not flatter itself.
+A cost is the time of the collective plus the reading of its result (`total_us`), over the blocks in
+the link's longest state. Costs of the same round are paired. If several variants compete, odd
+rounds choose the best and even rounds report it, so that the choice does not bias its result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from reports.store import exposed
 from reports.store.case import LinkStates, beside, late_us
+from reports.store.exposed import costs_in
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, autocorrelation, ratio_interval
 
 BEATEN_BY = 1.05
 MARGIN = 1.01
 MIN_STATE_BLOCKS = 5
+EVEN, ODD = 0, 1  # the parity of rounds; None stands for all rounds
 
-# Cost in microseconds by round, by case number.
-Costs = dict[int, dict[int, float]]
+Costs = Mapping[int, Mapping[int, float]]  # microseconds by case and round
+View = tuple[str, Any]  # a mode and a shape: one table
+Key = tuple[int, str | None]  # a size and a routing skew: one row
 
 
 @dataclass
 class Row:
-    """One size, or one skew of a routed all-to-all; the library is the best of its variants. `ratio` is library over
-    ours, above 1 where ours is faster; `better` another algorithm of ours that beat `auto`, and how many times;
-    `n_wrong` counts over every case of its view, None where nothing was checked."""
+    """One size, or one skew of a routed all-to-all. `library` is the best variant of the library.
+    `ratio` is the cost of the library over ours, above 1 if ours is faster; `better` is another
+    algorithm of ours that beats `auto`, and by which factor; `n_wrong` counts wrong elements in all
+    cases of the row, None if nothing was checked."""
 
     size_bytes: int
     skew: str | None
@@ -44,13 +47,14 @@ class Row:
 
     @property
     def algorithm(self) -> str:
-        """The algorithm that ours ran, without how it was built."""
-        return (self.ours.chosen or self.ours.algorithm).partition("+")[0] if self.ours else "-"
+        """The algorithm that ours ran, without its build."""
+        name = (self.ours.chosen or self.ours.algorithm) if self.ours else "-"
+        return name.partition("+")[0]
 
 
 @dataclass
 class Flip:
-    """A size where another state of the link has another winner; costs in that state, in microseconds."""
+    """A row with another winner in another state of the link; costs in microseconds there."""
 
     size_bytes: int
     skew: str | None
@@ -62,186 +66,180 @@ class Flip:
 
 
 def cost_us(case: Case) -> float | None:
-    """What a case is judged by, in microseconds; None where it was not measured or is wrong."""
-    if case.status != "ok":
-        return None
+    """The cost of a case in microseconds; None if it is wrong or was not measured."""
     summary = case.total_us or case.time_us
-    return summary.median if summary else None
-
-
-View = tuple[str, Any]  # a mode and a shape: what a table of one row a size, or a skew, is about
+    return summary.median if summary and case.status == "ok" else None
 
 
 def view_of(case: Case) -> View:
-    """The view that a case belongs to: all that makes it a case of its own but its skew."""
-    return case.mode, {name: said for name, said in (case.shape or {}).items() if name != "skew"} or None
+    """The view that shows a case: its mode and its shape without the skew."""
+    shape = {name: value for name, value in (case.shape or {}).items() if name != "skew"}
+    return case.mode, shape or None
 
 
 def views(result: Result) -> list[View]:
-    """The views of a run, each once, the first case's first; late ranks come last, and behind them what has something
-    beside it. Those where nothing can be measured are left out, unless nothing can."""
-    found = [view_of(case) for case in result.cases if case.status != "unsupported"]
-    found = found or [view_of(case) for case in result.cases]
-    once = [view for number, view in enumerate(found) if view not in found[:number]]
-    return sorted(once, key=lambda view: (beside(view[1]) is not None, view[0] != "isolated", late_us(view[1])))
+    """The views of a run: isolated before chained, then late ranks, then those beside a matmul.
+    Unsupported cases have a view only if nothing else ran."""
+    cases = [case for case in result.cases if case.status != "unsupported"] or result.cases
+    distinct: list[View] = []
+    for case in cases:
+        if view_of(case) not in distinct:
+            distinct.append(view_of(case))
+    return sorted(distinct, key=lambda view: (
+        beside(view[1]) is not None, view[0] != "isolated", late_us(view[1])))
 
 
 def shown_cases(result: Result, view: View) -> list[Case]:
-    """The cases of this view: of the first datatype and redop, out of place where that was run."""
+    """The cases of a view with its first datatype and redop, out of place if that was measured."""
     cases = [case for case in result.cases if view_of(case) == view]
     if not cases:
         return []
-    first = cases[0]
-    cases = [case for case in cases if (case.datatype, case.redop, case.collective)
-             == (first.datatype, first.redop, first.collective)]
+    shown = cases[0].datatype, cases[0].redop, cases[0].collective
+    cases = [case for case in cases if (case.datatype, case.redop, case.collective) == shown]
     cases = [case for case in cases if not case.in_place] or cases
-    # What is lossy is no rival of what is not: it stands for ours only where it is all there is, or auto took it.
+    # Quantised algorithms compete only if they are all there is, or `auto` chose one.
     lossless = [case for case in cases if case.snr_db is None or case.algorithm == "auto"]
     return lossless if any(case.algorithm != "library" for case in lossless) else cases
 
 
-def costs_in(result: Result, states: LinkStates, state: int | None) -> Costs:
-    """The cost of every block that was in `state`; None stands for the mixed ones."""
-    return exposed.costs_in(result.blocks, states.of_block, state)
-
-
-Key = tuple[int, str | None]  # what makes a row: a size, and a skew where there is one
-
-
-def _key(case: Case) -> Key:
+def row_key(case: Case) -> Key:
     return case.size_bytes, (case.shape or {}).get("skew")
 
 
 def imbalance(case: Case) -> float | None:
-    """Of a routed case, what the busiest rank's experts get over the mean."""
+    """The load of the busiest rank of a routed case over the mean load."""
     return case.routing["rank_max_over_mean"] if case.routing else None
 
 
 def default_rows(result: Result, view: View, states: LinkStates) -> list[Row]:
-    """One row for each size of this view, smallest first; of a size one for each skew, the most even first."""
-    cases = shown_cases(result, view)
-    costs = costs_in(result, states, states.longest)
-    by_size: dict[Key, list[Case]] = {}
-    for case in sorted(cases, key=lambda case: (case.size_bytes, imbalance(case) or 1.0)):
-        by_size.setdefault(_key(case), []).append(case)
-    wrong: dict[Key, list[int]] = {}
+    """The rows of a view by size; rows of one size by skew, the most even first."""
+    costs = costs_in(result.blocks, states.of_block, states.longest)
+    groups: dict[Key, list[Case]] = {}
+    for case in sorted(shown_cases(result, view),
+                       key=lambda case: (case.size_bytes, imbalance(case) or 1.0)):
+        groups.setdefault(row_key(case), []).append(case)
+    rivals = {key: _rivals(group, costs) for key, group in groups.items()}
+    paired = [_pairs(*pair, costs) for pair in rivals.values()]
+    rho = autocorrelation([np.divide(*pairs) for pairs in paired if pairs])
+    wrong: dict[Key, int] = {}
     for case in result.cases:
         if case.n_wrong is not None and view_of(case) == view:
-            wrong.setdefault(_key(case), []).append(case.n_wrong)
-    compared: dict[Key, tuple[Case | None, Case | None, int | None]] = {}
-    for size, here in by_size.items():
-        ours, rounds = _ours(here, costs)
-        library, judged = _best_of([case for case in here if case.algorithm == "library"], costs)
-        compared[size] = library, ours, 0 if 0 in (rounds, judged) else None
-    rho = autocorrelation([np.divide(*pairs) for pair in compared.values() if (pairs := _pairs(*pair, costs))])
-    rows = []
-    for size, (library, ours, rounds) in compared.items():
-        others = [case for case in by_size[size] if case.algorithm not in ("library", "auto", ours and ours.chosen)]
-        better = _beaten(ours, others, costs, rho) if ours and ours.algorithm == "auto" else None
-        rows.append(Row(*size, library, ours, _median(library, costs, rounds), _median(ours, costs, rounds),
-                        _ratio(library, ours, rounds, costs, rho), better,
-                        sum(wrong[size]) if size in wrong else None))
-    return rows
+            wrong[row_key(case)] = wrong.get(row_key(case), 0) + case.n_wrong
+    return [Row(*key, library, ours, _median(library, costs, parity), _median(ours, costs, parity),
+                _ratio(library, ours, parity, costs, rho), _better(groups[key], ours, costs, rho),
+                wrong.get(key))
+            for key, (library, ours, parity) in rivals.items()]
 
 
-def _ours(cases: Sequence[Case], costs: Costs) -> tuple[Case | None, int | None]:
-    """The case that stands for ours and the rounds it is reported on: all (None), or the even ones (0) of the best."""
+def _rivals(cases: Sequence[Case], costs: Costs) -> tuple[Case | None, Case | None, int | None]:
+    """The library's best case, our best case (`auto` if it ran), and the rounds of the report."""
     auto = [case for case in cases if case.algorithm == "auto"]
-    return _best_of(auto or [case for case in cases if case.algorithm != "library"], costs)
+    ours, our_parity = _best_of(
+        auto or [case for case in cases if case.algorithm != "library"], costs)
+    library, parity = _best_of([case for case in cases if case.algorithm == "library"], costs)
+    return library, ours, EVEN if EVEN in (our_parity, parity) else None
 
 
 def _best_of(cases: Sequence[Case], costs: Costs) -> tuple[Case | None, int | None]:
-    """The best of several, with the rounds that it is reported on."""
-    if wrong := next((case for case in cases if case.status == "wrong"), None):
-        # A wrong result among the candidates is shown before any time is.
-        return wrong, None
+    """The best case and the rounds that report it. A wrong case comes before any measured one."""
+    wrong = next((case for case in cases if case.status == "wrong"), None)
     candidates = _candidates(cases)
-    if len(candidates) > 1:
-        return _best(candidates, costs), 0
-    return next(iter(candidates or cases), None), None
+    if wrong or len(candidates) < 2:
+        return wrong or next(iter(candidates or cases), None), None
+    return _best(candidates, costs), EVEN
 
 
 def _candidates(cases: Sequence[Case]) -> list[Case]:
-    """The measured cases that can be compared: those of the link's longest state, where there are any."""
+    """The measured cases, those in the link's longest state if there are any."""
     measured = [case for case in cases if cost_us(case) is not None]
     return [case for case in measured if case.state == "run"] or measured
 
 
 def _best(cases: Sequence[Case], costs: Costs) -> Case:
-    return min(cases, key=lambda case: _median(case, costs, 1) or float("inf"))
+    return min(cases, key=lambda case: _median(case, costs, ODD) or float("inf"))
 
 
 def _median(case: Case | None, costs: Costs, parity: int | None) -> float | None:
-    """Median cost over the rounds of this parity (None: all); the case's own figure where it has no such block."""
+    """Median cost over the rounds of this parity; without such a round, the cost of the case."""
     if case is None or cost_us(case) is None:
         return None
-    kept = [cost for turn, cost in costs.get(case.case, {}).items() if parity is None or turn % 2 == parity]
-    return float(np.median(kept)) if kept else cost_us(case)
+    rounds = [cost for number, cost in costs.get(case.case, {}).items()
+              if parity is None or number % 2 == parity]
+    return float(np.median(rounds)) if rounds else cost_us(case)
 
 
 def _pairs(library: Case | None, ours: Case | None, parity: int | None,
            costs: Costs) -> tuple[list[float], list[float]] | None:
-    """Costs of both in the rounds of this parity (None: all) that both were measured in, in order; None without any."""
+    """The costs of both cases in their common rounds of this parity, in order; None without any."""
     if library is None or ours is None or cost_us(library) is None or cost_us(ours) is None:
         return None
-    theirs, mine = costs.get(library.case, {}), costs.get(ours.case, {})
-    rounds = [turn for turn in sorted(theirs.keys() & mine.keys()) if parity is None or turn % 2 == parity]
-    return ([theirs[turn] for turn in rounds], [mine[turn] for turn in rounds]) if rounds else None
+    library_us, ours_us = costs.get(library.case, {}), costs.get(ours.case, {})
+    rounds = [number for number in sorted(library_us.keys() & ours_us.keys())
+              if parity is None or number % 2 == parity]
+    return ([library_us[r] for r in rounds], [ours_us[r] for r in rounds]) if rounds else None
 
 
-def _ratio(library: Case | None, ours: Case | None, parity: int | None, costs: Costs, rho: float) -> Interval | None:
-    if library is None or ours is None or cost_us(library) is None or cost_us(ours) is None:
-        return None
-    if pairs := _pairs(library, ours, parity, costs):
+def _ratio(library: Case | None, ours: Case | None, parity: int | None, costs: Costs,
+           rho: float) -> Interval | None:
+    """The paired ratio of two cases; of medians, without interval, if both kept no blocks."""
+    pairs = _pairs(library, ours, parity, costs)
+    if pairs:
         return ratio_interval(*pairs, rho=rho)
-    if library.state != ours.state or ours.state == "own":
+    if library is None or ours is None or library.state != ours.state or ours.state == "own":
         return None
-    a, b = cost_us(library), cost_us(ours)
-    return (a / b, None, None) if a and b else None
+    library_us, ours_us = cost_us(library), cost_us(ours)
+    return (library_us / ours_us, None, None) if library_us and ours_us else None
 
 
-def _beaten(auto: Case, others: Sequence[Case], costs: Costs, rho: float) -> tuple[str, float] | None:
-    """The other algorithm that beat `auto` by more than 5 %, and how many times."""
-    candidates = _candidates(others)
-    if not candidates or cost_us(auto) is None:
+def _better(cases: Sequence[Case], auto: Case | None, costs: Costs,
+            rho: float) -> tuple[str, float] | None:
+    """The other algorithm that beats `auto` by more than 5 %, and by which factor."""
+    if auto is None or auto.algorithm != "auto" or cost_us(auto) is None:
+        return None
+    candidates = _candidates([case for case in cases
+                              if case.algorithm not in ("library", "auto", auto.chosen)])
+    if not candidates:
         return None
     best = _best(candidates, costs)
-    ratio = _ratio(auto, best, 0, costs, rho)
-    name = best.algorithm if best.variant == auto.variant else f"{best.algorithm} {best.variant}"
-    surely = ratio is not None and ratio[0] > BEATEN_BY and ratio[1] is not None and ratio[1] > 1
-    return (name, ratio[0]) if ratio and surely else None
+    ratio = _ratio(auto, best, EVEN, costs, rho)
+    if ratio is None or ratio[0] <= BEATEN_BY or ratio[1] is None or ratio[1] <= 1:
+        return None
+    variant = f" {best.variant}" * (best.variant != auto.variant)
+    return f"{best.algorithm}{variant}", ratio[0]
 
 
 def flips(result: Result, rows: Sequence[Row], states: LinkStates, view: View) -> list[Flip]:
-    """Where another state of the link, with at least 5 blocks of each case, has another winner: library against ours,
-    or another algorithm of ours well ahead of the one that ours runs."""
-    found = []
+    """The rows with another winner in another state of the link that has at least 5 blocks of each
+    case: the library instead of ours, or an algorithm of ours clearly ahead of the one that ran."""
+    flipped = []
     for state in range(len(states.rtt_ns)):
-        if state != states.longest:
-            costs = {number: by_round for number, by_round in costs_in(result, states, state).items()
-                     if len(by_round) >= MIN_STATE_BLOCKS}
-            cases = [case for case in shown_cases(result, view) if case.case in costs and cost_us(case) is not None]
-            found += [flip for row in rows if (flip := _flip(row, state, cases, costs))]
-    return sorted(found, key=lambda flip: flip.size_bytes)
+        if state == states.longest:
+            continue
+        costs = {number: by_round for number, by_round
+                 in costs_in(result.blocks, states.of_block, state).items()
+                 if len(by_round) >= MIN_STATE_BLOCKS}
+        cases = [case for case in shown_cases(result, view)
+                 if case.case in costs and cost_us(case) is not None]
+        flipped += [_flip(row, state, cases, costs) for row in rows if row.ours in cases]
+    return sorted(filter(None, flipped), key=lambda flip: flip.size_bytes)
 
 
 def _flip(row: Row, state: int, cases: Sequence[Case], costs: Costs) -> Flip | None:
-    here = row.size_bytes, row.skew
-    ours = [case for case in cases if _key(case) == here and case.algorithm != "library"]
-    if row.ours not in ours:
-        return None
+    assert row.ours
     library = row.library if row.library in cases else None
-    ratio = _ratio(library, row.ours, None, costs, 0.0)
-    crossed = ratio is not None and row.ratio is not None and (
-        ratio[0] > MARGIN > 1 / MARGIN > row.ratio[0] or row.ratio[0] > MARGIN > 1 / MARGIN > ratio[0])
-    rivals = [case for case in ours if case.algorithm != row.ours.chosen]
+    rivals = [case for case in cases if row_key(case) == (row.size_bytes, row.skew)
+              and case.algorithm not in ("library", row.ours.chosen)]
     best = _best(rivals, costs)
-    gain = _ratio(row.ours, best, 0, costs, 0.0)
-    outrun = gain is not None and gain[0] > BEATEN_BY and row.better is None
-    if not crossed and not outrun:
+    ratio, gain = (_ratio(a, b, parity, costs, 0.0) for a, b, parity in (
+        (library, row.ours, None), (row.ours, best, EVEN)))
+    is_crossed = ratio is not None and row.ratio is not None and (
+        min(ratio[0], row.ratio[0]) < 1 / MARGIN and max(ratio[0], row.ratio[0]) > MARGIN)
+    is_outrun = gain is not None and gain[0] > BEATEN_BY and row.better is None
+    if not is_crossed and not is_outrun:
         return None
-    ours_us, best_us, library_us = (_median(case, costs, None) for case in (row.ours, best, library))
-    name = best.chosen or best.algorithm
+    ours_us, best_us, library_us = (
+        _median(case, costs, None) for case in (row.ours, best, library))
     assert best_us is not None
-    winner = "library" if library_us is not None and library_us < best_us else name
-    return Flip(*here, state, library_us, ours_us, best_us, winner)
+    library_wins = library_us is not None and library_us < best_us
+    winner = "library" if library_wins else best.chosen or best.algorithm
+    return Flip(row.size_bytes, row.skew, state, library_us, ours_us, best_us, winner)

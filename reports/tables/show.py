@@ -1,4 +1,5 @@
-"""`show`: a stored run once more, as the table it printed or in another program's format, and as a picture."""
+"""`show`: a stored run as the table that it printed, in another program's format, or as a
+picture."""
 
 from __future__ import annotations
 
@@ -16,18 +17,23 @@ from reports.tables.table import render
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `show` takes."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="a run file, such as results/2026-...-1a2b3c.jsonl")
-    parser.add_argument("--plot", metavar="OUT", type=Path, help="draw time and busbw against size; .svg or .png")
-    parser.add_argument("--long", action="store_true", help="one row for each algorithm, variant, mode and size")
+    """The arguments of `show`."""
+    parser.add_argument("run", metavar="RUN", type=Path,
+                        help="a run file, such as results/2026-...-1a2b3c.jsonl")
+    parser.add_argument("--plot", metavar="OUT", type=Path,
+                        help="draw time and busbw against size; .svg or .png")
+    parser.add_argument("--long", action="store_true",
+                        help="one row for each algorithm, variant, mode and size")
     parser.add_argument("--format", choices=["table", "nccl-tests", "csv"], default="table")
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """Prints the run; the exit status, 0. Raises ResultError for a file that cannot be read or drawn."""
+    """Prints the run; the exit status, 0. Raises ResultError for a file that cannot be read or
+    drawn."""
     if is_imported(arguments.run):
         if arguments.plot or arguments.format != "table":
-            raise ImportedRunError(f"{arguments.run} was imported from a log: it is shown as a table alone")
+            raise ImportedRunError(
+                f"{arguments.run} was imported from a log: it is shown as a table alone")
         sys.stdout.write(imported_table.render(read_imported(arguments.run)))
         return 0
     result = read(arguments.run)
@@ -40,15 +46,17 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def text(result: Result, format: str = "table", long: bool = False) -> str:
-    """The run in `format`: `table`, `nccl-tests` or `csv`; `long` for the table alone."""
+    """The run in `format`: `table`, `nccl-tests` or `csv`; `long` is for the table only."""
     if format == "csv":
         return as_csv(result)
     if format == "nccl-tests":
         return as_nccl_tests(result)
-    if result.run.benchmark == "tune" and not long:
+    if long:
+        return render(result, long=True)
+    if result.run.benchmark == "tune":
         return tune.render(result)
-    if exposed.is_of(result) and not long:
+    if exposed.is_of(result):
         return exposed_table.render(result)
-    if steps.is_of(result) and not long:
+    if steps.is_of(result):
         return steps.render(result)
-    return link.render(result) if link.is_of(result) and not long else render(result, long)
+    return link.render(result) if link.is_of(result) else render(result)

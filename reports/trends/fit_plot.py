@@ -10,8 +10,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from reports.store.result import ResultError
-from reports.tables.figure import COLOURS, DASHES, MARKERS, Style, figure, kind_of, style_of
-from reports.tables.plot import dress
+from reports.tables.figure import COLOURS, DASHES, MARKERS, Style, dress, figure, kind_of, style_of
 from reports.trends.fit import Fit, by_view, curves_us
 from reports.trends.lines import interval, walsh_means
 

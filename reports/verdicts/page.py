@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import re
-from pathlib import Path
 from xml.etree import ElementTree
 
-import jinja2
 from markupsafe import Markup
 
 from reports.store.foreign import markdown_text
+from reports.tables import templates
 from reports.verdicts.forest import plot
 from reports.verdicts.gate import Outcome, findings, headline
 from reports.verdicts.verdict_table import COLUMNS, as_markdown, closing, figures, grouped, head, warnings
@@ -68,17 +67,13 @@ def refusal(kind: str, sentence: str) -> str:
     if kind == "markdown":
         return f"## {markdown_text(sentence)}\n"
     if kind == "html":
-        return _template().render(headline=sentence, findings=[], picture="", columns=COLUMNS, head=[], rows=[])
+        return templates.render("gate.html", headline=sentence, findings=[], picture="", columns=COLUMNS, head=[],
+                                rows=[])
     suites = ElementTree.Element("testsuites")
     suite = ElementTree.SubElement(suites, "testsuite", name=sentence, tests="1", errors="1", failures="0", skipped="0")
     case = ElementTree.SubElement(suite, "testcase", name="comparison", classname="regress", time="0")
     ElementTree.SubElement(case, "error", type="unusable", message=sentence)
     return _xml(suites)
-
-
-def _template() -> jinja2.Template:
-    return jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True).get_template(
-        "page.html")
 
 
 def html(outcome: Outcome) -> str:
@@ -87,7 +82,8 @@ def html(outcome: Outcome) -> str:
     plot([comparison], drawn)
     # Within a page a picture has no prolog and no namespaces.
     picture = re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawn.getvalue().partition("<svg")[2])
-    return _template().render(
-        headline=headline(outcome), findings=findings(outcome), picture=Markup(f"<svg{picture}"), columns=COLUMNS,
+    return templates.render(
+        "gate.html", headline=headline(outcome), findings=findings(outcome), picture=Markup(f"<svg{picture}"),
+        columns=COLUMNS,
         head=[*head(comparison), *warnings(comparison), *closing(comparison)],
         rows=[(name, figures(cell)) for name, cells in grouped(comparison).items() for cell in cells])

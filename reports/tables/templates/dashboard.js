@@ -1,5 +1,5 @@
-// What a page adds where scripts run: lines that hide, the other axis, rows to choose from, and the value of a mark.
-// Without it everything is shown.
+// Adds to a page: lines to hide, the other vertical axis, rows to choose, and the value of a mark.
+// Without scripts the page shows everything.
 "use strict";
 
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
@@ -7,24 +7,27 @@ const all = (selector, within = document) => [...within.querySelectorAll(selecto
 // A line's checkbox shows and hides it in every picture.
 for (const box of all("input[data-toggle]")) {
   box.hidden = false;
-  const apply = () => all(`[data-line="${box.dataset.toggle}"]`).forEach((part) => part.classList.toggle("off", !box.checked));
+  const parts = all(`[data-line="${box.dataset.toggle}"]`);
+  const apply = () => parts.forEach((part) => part.classList.toggle("off", !box.checked));
   box.addEventListener("change", apply);
   apply();
 }
 
-// Pictures are drawn twice, once for each axis: only one of the two is seen.
+// Each picture is drawn twice, once for each vertical axis; the script shows one drawing.
 for (const choice of all(".scales")) {
   choice.hidden = false;
   all(".scale").forEach((words) => { words.hidden = true; });
   const apply = () => {
     const scale = choice.querySelector("input:checked").value;
-    all("figure[data-scale]", choice.closest("section")).forEach((figure) => { figure.hidden = figure.dataset.scale !== scale; });
+    for (const figure of all("figure[data-scale]", choice.closest("section"))) {
+      figure.hidden = figure.dataset.scale !== scale;
+    }
   };
   choice.addEventListener("change", apply);
   apply();
 }
 
-// Rows by a text, and by the values of the columns that the table names.
+// Filters rows by a text, and by the values of the columns in data-filters.
 function addFilters(table) {
   const names = all("thead th", table).map((cell) => cell.textContent);
   const rows = all("tbody tr", table);
@@ -33,29 +36,33 @@ function addFilters(table) {
   const count = document.createElement("span");
   count.setAttribute("role", "status");
   const label = (name, control) => {
-    const made = document.createElement("label");
-    made.append(`${name} `, control);
-    tools.append(made);
+    const element = document.createElement("label");
+    element.append(`${name} `, control);
+    tools.append(element);
     for (const event of ["input", "change"]) control.addEventListener(event, apply);
     return control;
   };
-  const text = label("Rows with", Object.assign(document.createElement("input"), { type: "search", size: 12 }));
-  const selects = table.dataset.filters.split("|").filter((name) => names.includes(name)).map((name) => {
+  const search = Object.assign(document.createElement("input"), { type: "search", size: 12 });
+  const text = label("Rows with", search);
+  const columns = table.dataset.filters.split("|").filter((name) => names.includes(name));
+  const selects = columns.map((name) => {
     const column = names.indexOf(name);
     const select = document.createElement("select");
     select.append(new Option(`any ${name}`, ""));
-    for (const value of [...new Set(rows.map((row) => row.cells[column].textContent))].sort()) select.append(new Option(value));
+    const values = new Set(rows.map((row) => row.cells[column].textContent));
+    for (const value of [...values].sort()) select.append(new Option(value));
     return [column, label(name, select)];
   });
   function apply() {
     const wanted = text.value.toLowerCase();
     for (const row of rows) {
       row.hidden = !row.textContent.toLowerCase().includes(wanted)
-        || selects.some(([column, select]) => select.value && row.cells[column].textContent !== select.value);
+        || selects.some(([column, select]) =>
+          select.value && row.cells[column].textContent !== select.value);
     }
     count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
   }
-  // A link leads to its row, whatever was chosen before.
+  // A link to a hidden row clears the filters.
   addEventListener("hashchange", () => {
     const row = document.getElementById(location.hash.slice(1));
     if (row && rows.includes(row) && row.hidden) {
@@ -71,7 +78,7 @@ function addFilters(table) {
 }
 all("table[data-filters]").forEach(addFilters);
 
-// The value of a mark, from its row of the table: under the pointer, a finger, or by the arrow keys.
+// Shows the table row of a mark: under the pointer or a finger, or by the arrow keys.
 const value = document.getElementById("value");
 
 function rowOf(mark) {
@@ -85,8 +92,9 @@ function show(mark) {
   if (!row) return;
   mark.classList.add("at");
   const names = all("thead th", row.closest("table"));
-  value.textContent = [...row.cells].map((cell, column) => `${names[column].textContent}: ${cell.textContent}`)
-    .filter((line) => !line.endsWith(": -")).join("\n");
+  const lines = [...row.cells].map(
+    (cell, column) => `${names[column].textContent}: ${cell.textContent}`);
+  value.textContent = lines.filter((line) => !line.endsWith(": -")).join("\n");
   const at = mark.getBoundingClientRect();
   const size = value.getBoundingClientRect();
   value.style.left = `${Math.max(4, Math.min(at.right + 12, innerWidth - size.width - 8))}px`;
@@ -113,29 +121,35 @@ function nearest(marks, x, y) {
   return best;
 }
 
-for (const box of all(".box").filter((one) => one.querySelector("[data-case]"))) {
+for (const box of all(".box").filter((element) => element.querySelector("[data-case]"))) {
   let current = null;
   const pick = (mark) => { current = mark; show(mark); };
-  box.addEventListener("pointermove", (event) => pick(nearest(marksOf(box), event.clientX, event.clientY)));
-  box.addEventListener("pointerdown", (event) => pick(nearest(marksOf(box), event.clientX, event.clientY)));
-  box.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") pick(null); });
+  const point = (event) => pick(nearest(marksOf(box), event.clientX, event.clientY));
+  const follow = () => { if (current) location.hash = `case-${current.dataset.case}`; };
+  box.addEventListener("pointermove", point);
+  box.addEventListener("pointerdown", point);
+  box.addEventListener("pointerleave", (event) => {
+    if (event.pointerType === "mouse") pick(null);
+  });
   box.addEventListener("blur", () => pick(null));
-  box.addEventListener("click", () => { if (current) location.hash = `case-${current.dataset.case}`; });
+  box.addEventListener("click", follow);
   box.addEventListener("keydown", (event) => {
     const marks = marksOf(box);
     const here = marks.indexOf(current);
     const along = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     const across = { ArrowUp: -1, ArrowDown: 1 }[event.key];
     if (event.key === "Escape") pick(null);
-    if (event.key === "Enter" && current) location.hash = `case-${current.dataset.case}`;
+    if (event.key === "Enter") follow();
     if (!along && !across || !marks.length) return;
     event.preventDefault();
     let next = marks[here < 0 ? 0 : (here + (along || 0) + marks.length) % marks.length];
     if (across && here >= 0) {
       // The mark of another line at the same size: the nearest above or below.
       const [x, y] = centre(current);
-      const beside = marks.filter((mark) => Math.abs(centre(mark)[0] - x) < 2 && (centre(mark)[1] - y) * across > 0.01);
-      next = beside.sort((a, b) => Math.abs(centre(a)[1] - y) - Math.abs(centre(b)[1] - y))[0] || current;
+      const distance = (mark) => (centre(mark)[1] - y) * across;
+      const beside = marks.filter(
+        (mark) => Math.abs(centre(mark)[0] - x) < 2 && distance(mark) > 0.01);
+      next = beside.sort((a, b) => distance(a) - distance(b))[0] || current;
     }
     pick(next);
   });
@@ -143,9 +157,9 @@ for (const box of all(".box").filter((one) => one.querySelector("[data-case]")))
 addEventListener("keydown", (event) => { if (event.key === "Escape") show(null); });
 
 // A link to a cell marks it in the pictures too.
-function follow() {
+function markLinkedCase() {
   const row = /^#case-\d+$/.test(location.hash) && location.hash.slice(6);
   all("[data-case]").forEach((mark) => mark.classList.toggle("here", mark.dataset.case === row));
 }
-addEventListener("hashchange", follow);
-follow();
+addEventListener("hashchange", markLinkedCase);
+markLinkedCase();

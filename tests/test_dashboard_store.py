@@ -14,6 +14,7 @@ import pytest
 from reports.__main__ import main
 from reports.site.build import Site, render_page
 from reports.site.page import Page, Section, Table
+from reports.store import result
 from tests.launch import ROOT
 from tests.synthetic_campaign import no_effect, slower, write_campaign
 from tests.synthetic_run import write_run
@@ -183,6 +184,33 @@ def test_a_store_of_campaigns_or_imports_alone_does_not_contradict_itself(tmp_pa
     assert not page.all("table")
     assert "software_id" not in page.text
     assert "imported logs" in page.text
+
+
+def test_each_run_is_read_once(tmp_path, monkeypatch):
+    """A store of a year would be read for the overview, for the pages of runs, and for the history."""
+    for night in (1, 2):
+        write_run(tmp_path / "results", run_id=run_id(night), **SMALL)
+    write_campaign(tmp_path / "results" / "campaign-1", {"main": no_effect, "new": slower(5)}, fresh=0)
+    log, read_lines = tmp_path / "log", result.read_lines
+
+    def logged(path, *arguments):
+        with log.open("a") as file:  # several processes read
+            file.write(f"{path}\n")
+        return read_lines(path, *arguments)
+
+    monkeypatch.setattr(result, "read_lines", logged)
+    make_site(tmp_path / "results", tmp_path / "site")
+    reads = log.read_text().splitlines()
+    assert len(reads) > 10
+    assert len(set(reads)) == len(reads)
+
+
+def test_a_text_is_whole_and_a_long_value_is_cut():
+    """The table of a long run would end in the middle, or a name fill a page."""
+    page = Page("a", ["y" * 5000], [Section("a", text="x\n" * 2500)])
+    html = render_page(page, Site([], "", []))
+    assert "x\n" * 2500 in html
+    assert f"<p>{'y' * 4000} ...</p>" in html
 
 
 def test_a_column_of_hashes_is_not_one_of_numbers(tmp_path):

@@ -1,1 +1,4 @@
-"""Static pages and the card. It imports `advice` and the rooms below."""
+"""Static pages of a folder of runs (`dashboard`) and a picture of one run (`card`).
+
+The room imports `advice` and the rooms below; only `calibration` and the commands may import it.
+"""

@@ -1,6 +1,6 @@
 """`card`: one picture of a run to share, 1200 x 630 pixels: the answer, a plot, and the command.
 
-The sentences are those of the run's table. The machine has no name on the card.
+The sentences also stand in the run's table. The card does not name the machine.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def _size_answer(result: Result) -> Card:
 
 
 def _ratio_sentence(table: Sequence[rows.Row]) -> str:
-    """Ours against the library at decode's size, else at the smallest."""
+    """Ours against the library at decode's size, or at the smallest size."""
     row = next((row for row in table if row.size_bytes == TOKEN_CALL_SIZE_BYTES), table[0])
     size = sentences.label(row)
     if not (row.ratio and row.library):

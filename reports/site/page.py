@@ -49,6 +49,11 @@ class Section:
     text: str = ""
     folded: bool = False
 
+    @property
+    def has_content(self) -> bool:
+        has_rows = self.table is not None and len(self.table.rows) > 0
+        return has_rows or bool(self.sentences or self.pictures or self.text)
+
 
 @dataclass
 class Page:

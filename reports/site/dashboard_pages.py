@@ -30,7 +30,7 @@ from reports.trends.fit_command import cells, sentences
 from reports.trends.fit_plot import plot as draw_fits
 from reports.verdicts import forest
 from reports.verdicts.comparison import COMPARABLE, compare
-from reports.verdicts.sides import Side, sides
+from reports.verdicts.sides import Side, read_sides
 from reports.verdicts.verdict_table import COLUMNS, closing, figures, grouped, head, label, shown, warnings
 
 MOST_ROWS = 1500  # of a table, so that a page stays below 1 MB
@@ -280,7 +280,7 @@ def _value(fact: Any) -> str:
 def of_campaign(folder: Path, file: str, name: str) -> Page:
     """A campaign: its forest plot, its table, and what differs between its variants. Raises ResultError for one that
     cannot be read or compared."""
-    found, notes = sides([str(folder)])
+    found, notes = read_sides([str(folder)])
     comparisons = compare(found, list(COMPARABLE))
     judged = [cell for comparison, _ in shown(comparisons) for cell in comparison.cells]
     counts = {word: sum(cell.verdict.value == word for cell in judged)

@@ -66,7 +66,7 @@ class Cell:
 
 
 @dataclass
-class Stage:
+class StagePairs:
     """The pairs of a stage, with the round trip of each state of the link. Of each cell and pair,
     (cells, pairs): the log ratio, and the state that it is from; NaN and -1 without a ratio."""
 
@@ -86,7 +86,7 @@ def find_cells(baseline: Side, variant: Side, design: str, margin: float,
         rtt_ns = find_costs([launch for pair in pairs for launch in pair], without)
         ratios, states = log_ratios(pairs, list(cases))
         ratios[[key in wrong for key in cases]] = np.nan
-        stages.append(Stage(pairs, rtt_ns, ratios, states))
+        stages.append(StagePairs(pairs, rtt_ns, ratios, states))
     judgement = _judge(baseline, design, margin, *stages)
     needed = pairs_needed(judgement.shown, judgement.alpha, margin)
     expects_fresh = design == "two-stage" and variant.variant != CONTROL
@@ -107,13 +107,13 @@ def pair_launches(baseline: Side, variant: Side, design: str, stage: str) -> lis
     if design == "once":
         pairs = zip(baseline.launches, variant.launches, strict=False)
         return list(pairs) if stage == "first" else []
-    one, other = ({launch.pair: launch for launch in side.launches if launch.stage == stage}
-                  for side in (baseline, variant))
-    return [(one[pair], other[pair]) for pair in sorted(one.keys() & other.keys())]
+    first, second = ({launch.pair: launch for launch in side.launches if launch.stage == stage}
+                     for side in (baseline, variant))
+    return [(first[pair], second[pair]) for pair in sorted(first.keys() & second.keys())]
 
 
 def log_ratios(pairs: Sequence[Pair], keys: Sequence[Key]) -> tuple[Floats, NDArray[np.int64]]:
-    """The log ratios and their states of the link, as in `Stage`.
+    """The log ratios and their states of the link, as in `StagePairs`.
 
     A pair is compared within one state that both launches have: of several, the one that most pairs
     share. The choice ignores times, so that without a difference ratios stay symmetric.
@@ -121,27 +121,30 @@ def log_ratios(pairs: Sequence[Pair], keys: Sequence[Key]) -> tuple[Floats, NDAr
     ratios = np.full((len(keys), len(pairs)), np.nan)
     states = np.full((len(keys), len(pairs)), -1)
     for row, key in enumerate(keys):
-        costs_us = [(one.costs.get(key, {}), other.costs.get(key, {})) for one, other in pairs]
-        counts = Counter(state for one, other in costs_us for state in one.keys() & other.keys())
-        for column, (one, other) in enumerate(costs_us):
-            if common := one.keys() & other.keys():
-                state = max(common, key=lambda state: (counts[state], -state))
-                ratios[row, column] = np.log(other[state] / one[state])
+        costs_us = [[launch.costs.get(key, {}) for launch in pair] for pair in pairs]
+        common = [first.keys() & second.keys() for first, second in costs_us]
+        counts = Counter(state for in_common in common for state in in_common)
+        for column, in_common in enumerate(common):
+            if in_common:
+                state = max(in_common, key=lambda state: (counts[state], -state))
+                first_us, second_us = (by_state[state] for by_state in costs_us[column])
+                ratios[row, column] = np.log(second_us / first_us)
                 states[row, column] = state
     return ratios, states
 
 
-def _judge(baseline: Side, design: str, margin: float, first: Stage, fresh: Stage) -> Judgement:
+def _judge(baseline: Side, design: str, margin: float, first: StagePairs,
+           fresh: StagePairs) -> Judgement:
     manifest = baseline.campaign
     if design == "once" or not manifest:
         return once(first.log_ratios, margin)
     if design == "two-stage":
         is_finished = manifest.end is not None
         return two_stages(first.log_ratios, fresh.log_ratios, margin, is_finished)
-    launched = [launch.pair for launch in manifest.launches if launch.stage == "first"]
+    last = max((launch.pair for launch in manifest.launches if launch.stage == "first"), default=0)
     looks = [round(share / LOOKS[0] * manifest.campaign.pairs) for share in LOOKS]
-    numbers = np.array([one.pair for one, _ in first.pairs])  # a pair may be missing
-    columns = [int(np.sum(numbers <= look)) for look in looks if look <= max(launched, default=0)]
+    numbers = np.array([launch.pair for launch, _ in first.pairs])  # a pair may be missing
+    columns = [int(np.sum(numbers <= look)) for look in looks if look <= last]
     return growing(first.log_ratios, columns, margin)
 
 
@@ -159,7 +162,7 @@ def _cell(judgement: Judgement, needed: Floats, row: int, case: CaseHeader) -> C
     return cell
 
 
-def _add_times(cell: Cell, stage: Stage, row: int, key: Key) -> None:
+def _add_times(cell: Cell, stage: StagePairs, row: int, key: Key) -> None:
     """Counts the states of a cell's pairs; its times are over the pairs in the most frequent."""
     in_state = stage.states[row][np.isfinite(stage.log_ratios[row])]
     counts = Counter(in_state.tolist()).most_common()

@@ -172,19 +172,20 @@ def _values(side: Side, name: str) -> str:
 
 
 def _design(baseline: Side, variant: Side) -> str:
-    one, other = baseline.campaign, variant.campaign
-    is_paired = one and other and one.campaign.campaign_id == other.campaign.campaign_id
-    return one.campaign.design if one and is_paired else "once"
+    if not baseline.campaign or not variant.campaign:
+        return "once"
+    campaign, other = baseline.campaign.campaign, variant.campaign.campaign
+    return campaign.design if campaign.campaign_id == other.campaign_id else "once"
 
 
 def _notes(comparison: Comparison) -> list[str]:
     baseline, variant, notes = comparison.baseline, comparison.variant, []
-    one, other = len(baseline.launches), len(variant.launches)
-    if comparison.design == "once" and min(one, other) > 1:
+    numbers = len(baseline.launches), len(variant.launches)
+    if comparison.design == "once" and min(numbers) > 1:
         notes.append("These launches were not interleaved: what changed on the machine between "
                      "them counts as well.")
-        if one != other:
-            notes.append(f"{one} launches stand against {other}: the last {abs(one - other)} have "
+        if lone := max(numbers) - min(numbers):
+            notes.append(f"{numbers[0]} launches stand against {numbers[1]}: the last {lone} have "
                          "no partner.")
     for side in (baseline, variant):
         launches = side.campaign.launches if side.campaign else []

@@ -12,7 +12,15 @@ from reports.store.foreign import markdown_text
 from reports.verdicts.cells import Cell
 from reports.verdicts.forest import plot
 from reports.verdicts.gate import Outcome, findings, headline
-from reports.verdicts.verdict_table import COLUMNS, as_markdown, closing, figures, grouped, head, warnings
+from reports.verdicts.verdict_table import (
+    COLUMNS,
+    as_markdown,
+    closing,
+    figures,
+    grouped,
+    head,
+    warnings,
+)
 
 MOST_ROWS_BYTES = 50_000  # GitHub refuses a comment above 65,536 characters
 NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

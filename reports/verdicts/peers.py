@@ -9,13 +9,12 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reports.store.case import LinkStates, find_states
+from reports.store.case import find_states
 from reports.store.manifest import CONTROL
 from reports.store.result import ResultError
 from reports.tables.rows import default_rows
@@ -23,65 +22,11 @@ from reports.tables.sentences import number, size_text
 from reports.verdicts.sides import Side, read_sides
 from reports.verdicts.verdict import evidence
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SAME_STATE_RATIO = 1.5  # between the round trips of two launches; states differ by 2 to 5 times
 MODES = "isolated", "chained"
-
-SizeKey = tuple[str, int]  # mode and size in bytes
-
-
-@dataclass(frozen=True)
-class Peer:
-    """A library at one size: its median time over the launches, and library over ours over the
-    launches with its 95 % interval (infinite below six), above 1 if ours is faster."""
-
-    library_us: float
-    ratio: float
-    low: float
-    high: float
-
-    def text(self) -> str:
-        interval = f"[{self.low:.2f} {self.high:.2f}]" if np.isfinite(self.high) else ""
-        return f"{number(self.library_us):>6} {self.ratio:5.2f} {interval}"
-
-
-def link_states(sides: Sequence[Side]) -> list[tuple[float, float]]:
-    """The states of the link over all launches, as the smallest and the largest round trip of a
-    flag in ns. A new state begins at a round trip 1.5 times the one below."""
-    runs = [launch.result for side in sides for launch in side.launches]
-    trips = sorted(filter(None, (trip_ns(find_states(run.blocks)) for run in runs)))
-    starts = [i for i, (below, trip) in enumerate(pairwise([0.0, *trips]))
-              if trip > SAME_STATE_RATIO * below]
-    return [(trips[start], trips[end - 1]) for start, end in pairwise([*starts, len(trips)])]
-
-
-def trip_ns(states: LinkStates) -> float:
-    """A flag's round trip in the state that the launch was in longest; 0 without one."""
-    if states.longest is None or not states.rtt_ns:
-        return 0.0
-    return states.rtt_ns[states.longest]
-
-
-def peers_of(side: Side, least_ns: float, most_ns: float) -> dict[SizeKey, Peer]:
-    """The variant's library at each size, over the launches in this state of the link that have
-    both times in one state."""
-    times: dict[SizeKey, list[tuple[float, float]]] = defaultdict(list)
-    for launch in side.launches:
-        states = find_states(launch.result.blocks)
-        if not least_ns <= trip_ns(states) <= most_ns:
-            continue
-        for mode in MODES:
-            for row in default_rows(launch.result, (mode, None), states):
-                if row.ratio and row.library_us:
-                    log_ratio = float(np.log(row.ratio[0]))
-                    times[mode, row.size_bytes].append((row.library_us, log_ratio))
-    peers = {}
-    for key, values in times.items():
-        library_us, log_ratios = np.array(values).T
-        result = evidence(log_ratios[None])
-        ratio, low, high = (float(np.exp(log[0]))
-                            for log in (result.estimate, result.low, result.high))
-        peers[key] = Peer(float(np.median(library_us)), ratio, low, high)
-    return peers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,32 +50,71 @@ def peers(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def measurements(sides: Sequence[Side]) -> "pd.DataFrame":
+    """A row for each launch, mode and size: the library's time, the log of library over ours, the
+    flag's round trip in the state that the launch was in longest, and the number of that state.
+
+    Sorted by round trip, a new state begins at 1.5 times the one before. Launches whose link had no
+    state count only if no launch has one.
+    """
+    import pandas as pd  # takes half a second
+
+    rows = []
+    for variant, run in ((side.name, launch.result) for side in sides for launch in side.launches):
+        states, trip_ns = find_states(run.blocks), 0.0
+        if states.longest is not None and states.rtt_ns:
+            trip_ns = states.rtt_ns[states.longest]
+        for mode in MODES:
+            rows += [(variant, trip_ns, mode, row.size_bytes, row.library_us, np.log(row.ratio[0]))
+                     for row in default_rows(run, (mode, None), states)
+                     if row.ratio and row.library_us]
+    columns = ["variant", "trip_ns", "mode", "size_bytes", "library_us", "log_ratio"]
+    frame = pd.DataFrame(rows, columns=columns).sort_values("trip_ns", kind="stable")
+    if (frame.trip_ns > 0).any():
+        frame = frame[frame.trip_ns > 0]
+    is_first = frame.trip_ns > SAME_STATE_RATIO * frame.trip_ns.shift(fill_value=0.0)
+    return frame.assign(state=is_first.cumsum())
+
+
+def summaries(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """For each mode, size and variant: library over ours over the launches, above 1 if ours is
+    faster, and a text with the library's median time, that ratio and its 95 % interval."""
+    import pandas as pd
+
+    rows, keys = [], ["mode", "size_bytes", "variant"]
+    for key, launches in frame.groupby(keys):
+        result = evidence(launches.log_ratio.to_numpy()[None])
+        ratio, low, high = np.exp([result.estimate[0], result.low[0], result.high[0]])
+        interval = f"[{low:.2f} {high:.2f}]" if np.isfinite(high) else ""
+        text = f"{number(launches.library_us.median()):>6} {ratio:5.2f} {interval}"
+        rows.append((*key, ratio, text))
+    return pd.DataFrame(rows, columns=[*keys, "ratio", "text"])
+
+
 def render(sides: list[Side]) -> str:
     """A table for each state of the link and mode: a row per size, a column per library, and the
     library closest to ours. Raises ResultError if no launch measured a library beside ours."""
-    names = {side.name: library_name(side) for side in sides}
-    tables = {state: {side.name: peers_of(side, *state) for side in sides}
-              for state in link_states(sides) or [(0.0, 0.0)]}
-    tables = {state: table for state, table in tables.items() if any(table.values())}
-    if not tables:
+    frame = measurements(sides)
+    if frame.empty:
         raise ResultError("no launch measured a library beside ours in one state of the link")
+    names = {side.name: library_name(side) for side in sides}
     levels = {str(launch.result.run.world.get("mpi_thread_level"))
               for side in sides for launch in side.launches}
     launches = min(len(side.launches) for side in sides)
     lines = [f"ours (auto) beside each library, inside each of {launches} launches or more;",
              "us = the library's time, then library/auto with its 95 % interval over launches;",
              f"thread level {', '.join(sorted(levels))}"]
-    for (least_ns, most_ns), table in tables.items():
-        trip = f", a flag's round trip {least_ns:.0f} to {most_ns:.0f} ns" if most_ns else ""
-        header = f"{'':8}{''.join(f'  {names[variant]:<28}' for variant in table)}closest to ours"
+    header = f"{'':8}{''.join(f'  {name:<28}' for name in names.values())}closest to ours"
+    for _, in_state in frame.groupby("state"):
+        low_ns, high_ns = in_state.trip_ns.min(), in_state.trip_ns.max()
+        trip = f", a flag's round trip {low_ns:.0f} to {high_ns:.0f} ns" if high_ns else ""
+        table = summaries(in_state)
         for mode in MODES:
-            if rows := _rows(table, names, mode):
+            if rows := _rows(table[table["mode"] == mode], names):
                 lines += ["", mode + trip, header, *rows]
-        ratio, size_bytes, mode, variant = min(
-            (peer.ratio, size_bytes, mode, variant) for variant, at_sizes in table.items()
-            for (mode, size_bytes), peer in at_sizes.items())
-        lines += ["", f"Ours gains least over {names[variant]} at {size_text(size_bytes)}, {mode}: "
-                  f"{ratio:.2f}x."]
+        least = table.sort_values("ratio", kind="stable").iloc[0]
+        lines += ["", f"Ours gains least over {names[least.variant]} at "
+                  f"{size_text(least.size_bytes)}, {least['mode']}: {least.ratio:.2f}x."]
     return "\n".join(lines) + "\n"
 
 
@@ -140,17 +124,14 @@ def library_name(side: Side) -> str:
     return next((case.library for case in cases if case.library), side.name)
 
 
-def _rows(table: Mapping[str, Mapping[SizeKey, Peer]], names: Mapping[str, str],
-          mode: str) -> list[str]:
+def _rows(table: "pd.DataFrame", names: Mapping[str, str]) -> list[str]:
     rows = []
-    keys = {key for at_sizes in table.values() for key in at_sizes if key[0] == mode}
-    for key in sorted(keys):
-        here = {variant: at_sizes[key] for variant, at_sizes in table.items() if key in at_sizes}
-        texts = [here[variant].text() if variant in here else "-" for variant in table]
-        columns = "".join(f"  {text:<28}" for text in texts)
-        closest = min(here, key=lambda variant: here[variant].ratio)
-        rows.append(f"{size_text(key[1]):>8}{columns}{names[closest] if len(here) > 1 else ''}")
-    return [row.rstrip() for row in rows]
+    for _, at_size in table.sort_values("ratio", kind="stable").groupby("size_bytes"):
+        texts = dict(zip(at_size.variant, at_size.text, strict=True))
+        columns = "".join(f"  {texts.get(variant, '-'):<28}" for variant in names)
+        closest = names[at_size.variant.iloc[0]] if len(texts) > 1 else ""
+        rows.append(f"{size_text(at_size.size_bytes.iloc[0]):>8}{columns}{closest}".rstrip())
+    return rows
 
 
 def imb_times(path: Path) -> dict[int, float]:

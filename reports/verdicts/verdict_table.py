@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import textwrap
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from reports.store.case import CASE_KEY
 from reports.store.foreign import markdown_text, spreadsheet_cell
 from reports.store.stats import STATE_RATIO
 from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text
-from reports.verdicts.cells import Cell
+from reports.verdicts.cells import Cell, pair_launches
 from reports.verdicts.comparison import Comparison
 from reports.verdicts.sides import Side
 from reports.verdicts.verdict import Verdict
@@ -56,9 +56,10 @@ def wrapped(sentences: Sequence[str]) -> list[str]:
 
 def shown(comparisons: Sequence[Comparison]) -> list[tuple[Comparison, Comparison | None]]:
     """The comparisons that get a table, each with the control's. The control gets one if alone."""
-    control = next((one for one in comparisons if one.is_control), None)
-    others = [(one, control) for one in comparisons if not one.is_control]
-    return others or [(one, None) for one in comparisons]
+    controls = [comparison for comparison in comparisons if comparison.is_control]
+    others = [comparison for comparison in comparisons if not comparison.is_control]
+    control = controls[0] if controls and others else None
+    return [(comparison, control) for comparison in others or comparisons]
 
 
 def head(comparison: Comparison, control: Comparison | None = None) -> list[str]:
@@ -102,21 +103,18 @@ def label(side: Side) -> str:
 
 
 def _launches(comparison: Comparison) -> str:
-    one, other = comparison.baseline.launches, comparison.variant.launches
-    if comparison.design == "once":
-        return f"{len(other)} launches against {len(one)}, not interleaved"
-    assert comparison.baseline.campaign
-    pairs = {(a.stage, a.pair) for a in one} & {(b.stage, b.pair) for b in other}
-    counts = Counter(stage for stage, _ in pairs)
-    sizes = sorted({case.size_bytes for launch in other if launch.stage == "fresh"
-                    for case in launch.result.run.cases})
-    fresh = ""
-    if sizes:
-        fresh = f", {counts['fresh']} fresh ones of {', '.join(map(size_text, sizes))}"
-    is_finished = comparison.baseline.campaign.end
-    unfinished = "" if is_finished else "; THE CAMPAIGN IS NOT FINISHED"
-    return (f"{counts['first']} interleaved pairs of launches{fresh} ({comparison.design})"
-            f"{unfinished}")
+    baseline, variant, design = comparison.baseline, comparison.variant, comparison.design
+    if design == "once":
+        return (f"{len(variant.launches)} launches against {len(baseline.launches)}, not "
+                "interleaved")
+    assert baseline.campaign
+    first, fresh = (pair_launches(baseline, variant, design, stage) for stage in ("first", "fresh"))
+    text = f"{len(first)} interleaved pairs of launches"
+    if fresh:
+        sizes = {case.size_bytes for _, launch in fresh for case in launch.result.run.cases}
+        text += f", {len(fresh)} fresh ones of {', '.join(map(size_text, sorted(sizes)))}"
+    unfinished = "" if baseline.campaign.end else "; THE CAMPAIGN IS NOT FINISHED"
+    return f"{text} ({design}){unfinished}"
 
 
 def warnings(comparison: Comparison) -> list[str]:

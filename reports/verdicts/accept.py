@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from reports.store.result import ResultError, read, write_whole
+from reports.store.result import ResultError, content_of, read, write_whole
 from reports.tables.sentences import describe
 from reports.verdicts.compare import add_allow
 from reports.verdicts.comparison import Incomparable, compare, differing
@@ -72,11 +72,7 @@ def accept(arguments: argparse.Namespace) -> int:
                     "low": cell.low, "high": cell.high} for cell in comparison.cells]
     runs = {launch.result.run.run_id: launch.result.path for launch in current.launches}
     when = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
-    try:
-        _store(folder, runs, Entry(when, machine_id, list(runs), arguments.reason, effects))
-    except OSError as error:
-        raise ResultError(f"{error.filename or folder} cannot be written: {error.strerror}") \
-            from error
+    _store(folder, runs, Entry(when, machine_id, list(runs), arguments.reason, effects))
     print(f"{len(runs)} launches of {current.name} are now the baseline of machine {machine_id} in "
           f"{folder}")
     return 0
@@ -88,27 +84,29 @@ def _refuse(current: Side) -> None:
     runs = [launch.result.run for launch in current.launches]
     if any(run.world.get("slowed_percent") for run in runs):
         raise ResultError(f"{current.name} was slowed on purpose: no baseline")
-    for launch in current.launches:
-        if not FILE_NAME.fullmatch(launch.result.run.run_id):
-            raise ResultError(f"{launch.result.path}: the run_id {launch.result.run.run_id!r} "
-                              "cannot be a file's name")
+    for run in runs:
+        if not FILE_NAME.fullmatch(run.run_id):
+            raise ResultError(f"the run_id {run.run_id!r} cannot be a file's name")
     if len(runs) < MIN_PAIRS:
-        raise ResultError(f"{current.name} has {len(runs)} launches; fewer than {MIN_PAIRS} never "
-                          "give a verdict")
+        raise ResultError(f"{current.name} has {len(runs)} launches; a verdict takes {MIN_PAIRS}")
     if not FILE_NAME.fullmatch(runs[0].machine_id):
         raise ResultError(f"the machine_id {runs[0].machine_id!r} cannot be a folder's name")
 
 
 def _store(folder: Path, runs: dict[str, Path], entry: Entry) -> None:
     machine, log = folder / entry.machine_id, folder / ACCEPTED
-    machine.mkdir(parents=True, exist_ok=True)
     files = {machine / f"{run_id}.jsonl": path for run_id, path in runs.items()}
-    for file, path in files.items():
-        write_whole(file, path.read_bytes())
-    lines = log.read_bytes() if log.exists() else b""
-    write_whole(log, lines + msgspec.json.encode(entry) + b"\n")
-    for previous in {*machine.glob("*.jsonl*")} - files.keys():
-        previous.unlink()
+    try:
+        machine.mkdir(parents=True, exist_ok=True)
+        for file, path in files.items():
+            write_whole(file, path.read_bytes())
+        lines = log.read_bytes() if log.exists() else b""
+        write_whole(log, lines + msgspec.json.encode(entry) + b"\n")
+        for previous in {*machine.glob("*.jsonl*")} - files.keys():
+            previous.unlink()
+    except OSError as error:
+        name = error.filename or folder
+        raise ResultError(f"{name} cannot be written: {error.strerror}") from error
 
 
 def baseline_side(argument: str, current: Side, notes: list[str]) -> Side:
@@ -127,29 +125,23 @@ def baseline_side(argument: str, current: Side, notes: list[str]) -> Side:
                      if launch.result.run.run_id in run_ids[machine_id]]
     for launch in side.launches:
         if not launch.result.complete:
-            raise ResultError(f"{launch.result.path} was whole when it was accepted, and is not "
-                              "now")
+            raise ResultError(f"{launch.result.path} was complete when accepted, but not now")
     if lost := run_ids[machine_id] - {launch.result.run.run_id for launch in side.launches}:
-        raise ResultError(f"{folder / machine_id} lacks the run {min(lost)}, which "
-                          f"{folder / ACCEPTED} names")
+        raise ResultError(f"{folder / machine_id} lacks the accepted run {min(lost)}")
     return side
 
 
 def _entries(folder: Path) -> list[Entry]:
     path, entries = folder / ACCEPTED, []
-    try:
-        lines = path.read_bytes().splitlines() if path.exists() else []
-    except OSError as error:
-        raise ResultError(f"{error.filename} cannot be read: {error.strerror}") from error
+    lines = content_of(path).splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):
+        where = f"{path}, line {number}"
         try:
             entry = msgspec.json.decode(line, type=Entry)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ResultError(f"{path}, line {number}: not written by `accept` ({error})") \
-                from error
+            raise ResultError(f"{where}: not written by `accept` ({error})") from error
         if not FILE_NAME.fullmatch(entry.machine_id):
-            raise ResultError(f"{path}, line {number}: the machine_id {entry.machine_id!r} cannot "
-                              "be a folder's name")
+            raise ResultError(f"{where}: {entry.machine_id!r} cannot be a folder's name")
         entries.append(entry)
     return entries
 
@@ -161,8 +153,8 @@ def faults_of(side: Side) -> list[tuple[str, str]]:
     results = [launch.result for launch in side.launches]
     if side.campaign:
         if not side.campaign.end:
-            faults.append((side.name, f"the campaign of {side.name} is incomplete: run its command "
-                           "again to continue"))
+            sentence = f"the campaign of {side.name} is incomplete: run its command again"
+            faults.append((side.name, sentence))
         launches = [launch for launch in side.campaign.launches if launch.variant == side.variant]
         finished = [launch for launch in launches if launch.status == "finished"]
         died = {(launch.stage, launch.pair) for launch in launches if launch.status == "died"}

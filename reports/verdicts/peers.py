@@ -17,6 +17,7 @@ import numpy as np
 from reports.store.case import find_states
 from reports.store.manifest import CONTROL
 from reports.store.result import ResultError
+from reports.store.stats import STATE_RATIO
 from reports.tables.rows import default_rows
 from reports.tables.sentences import number, size_text
 from reports.verdicts.sides import Side, read_sides
@@ -25,7 +26,6 @@ from reports.verdicts.verdict import evidence
 if TYPE_CHECKING:
     import pandas as pd
 
-SAME_STATE_RATIO = 1.5  # between the round trips of two launches; states differ by 2 to 5 times
 MODES = "isolated", "chained"
 
 
@@ -54,8 +54,8 @@ def measurements(sides: Sequence[Side]) -> "pd.DataFrame":
     """A row for each launch, mode and size: the library's time, the log of library over ours, the
     flag's round trip in the state that the launch was in longest, and the number of that state.
 
-    Sorted by round trip, a new state begins at 1.5 times the one before. Launches whose link had no
-    state count only if no launch has one.
+    Sorted by round trip, a new state begins at 1.5 times the one before (states differ by 2 to 5
+    times). Launches without a state of the link count only if no launch has one.
     """
     import pandas as pd  # takes half a second
 
@@ -72,7 +72,7 @@ def measurements(sides: Sequence[Side]) -> "pd.DataFrame":
     frame = pd.DataFrame(rows, columns=columns).sort_values("trip_ns", kind="stable")
     if (frame.trip_ns > 0).any():
         frame = frame[frame.trip_ns > 0]
-    is_first = frame.trip_ns > SAME_STATE_RATIO * frame.trip_ns.shift(fill_value=0.0)
+    is_first = frame.trip_ns > STATE_RATIO * frame.trip_ns.shift(fill_value=0.0)
     return frame.assign(state=is_first.cumsum())
 
 

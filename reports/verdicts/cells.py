@@ -85,7 +85,8 @@ def find_cells(baseline: Side, variant: Side, design: str, margin: float,
         pairs = pair_launches(baseline, variant, design, name)
         rtt_ns = find_costs([launch for pair in pairs for launch in pair], without)
         ratios, states = log_ratios(pairs, list(cases))
-        ratios[[key in wrong for key in cases]] = np.nan
+        is_wrong = [key in wrong for key in cases]
+        ratios[is_wrong], states[is_wrong] = np.nan, -1
         stages.append(StagePairs(pairs, rtt_ns, ratios, states))
     judgement = _judge(baseline, design, margin, *stages)
     needed = pairs_needed(judgement.shown, judgement.alpha, margin)
@@ -164,15 +165,14 @@ def _cell(judgement: Judgement, needed: Floats, row: int, case: CaseHeader) -> C
 
 def _add_times(cell: Cell, stage: StagePairs, row: int, key: Key) -> None:
     """Counts the states of a cell's pairs; its times are over the pairs in the most frequent."""
-    in_state = stage.states[row][np.isfinite(stage.log_ratios[row])]
-    counts = Counter(in_state.tolist()).most_common()
+    states = stage.states[row].tolist()
+    counts = Counter(state for state in states if state >= 0).most_common()
     cell.states = [(stage.rtt_ns[state], pairs) for state, pairs in counts
                    if state < len(stage.rtt_ns)]
     if counts:
         common = counts[0][0]
         costs_us = [[launch.costs[key][common] for launch in pair]
-                    for pair, state in zip(stage.pairs, stage.states[row], strict=True)
-                    if state == common]
+                    for pair, state in zip(stage.pairs, states, strict=True) if state == common]
         cell.baseline_us, cell.variant_us = np.median(costs_us, axis=0).tolist()
 
 

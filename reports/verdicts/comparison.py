@@ -143,8 +143,7 @@ def compare(sides: Sequence[Side], allowed: Sequence[str] = (), margin: float | 
             baseline, variant, design, margin,
             find_cells(baseline, variant, design, margin, common, without),
             [case for key, case in theirs.items() if key not in ours],
-            [f"{name}: {_values(baseline, name)} against {_values(variant, name)}"
-             for name in about], differences)
+            list(about.values()), differences)
         comparison.notes = _notes(comparison)
         comparisons.append(comparison)
     return comparisons
@@ -158,17 +157,15 @@ def _refuse_common_runs(baseline: Side, variant: Side) -> None:
                           "compared with itself")
 
 
-def _about(baseline: Side, variant: Side, allowed: Sequence[str]) -> list[str]:
-    """The fields that have a single value on each side and differ between the sides."""
-    names = MAY_DIFFER + ("datatype", "redop") * ("type" in allowed)
-    values = {name: [{getattr(case, name) for case in side.cases} for side in (baseline, variant)]
-              for name in names}
-    return [name for name, (ours, theirs) in values.items()
-            if len(ours) == len(theirs) == 1 and ours != theirs]
-
-
-def _values(side: Side, name: str) -> str:
-    return ", ".join(sorted({str(getattr(case, name)) for case in side.cases}))
+def _about(baseline: Side, variant: Side, allowed: Sequence[str]) -> dict[str, str]:
+    """A text for each field that has a single value on each side and differs between them."""
+    texts = {}
+    for name in MAY_DIFFER + ("datatype", "redop") * ("type" in allowed):
+        ours, theirs = ({str(getattr(case, name)) for case in side.cases}
+                        for side in (baseline, variant))
+        if len(ours) == len(theirs) == 1 and ours != theirs:
+            texts[name] = f"{name}: {min(ours)} against {min(theirs)}"
+    return texts
 
 
 def _design(baseline: Side, variant: Side) -> str:

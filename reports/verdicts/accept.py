@@ -135,13 +135,13 @@ def _entries(folder: Path) -> list[Entry]:
     path, entries = folder / ACCEPTED, []
     lines = content_of(path).splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):
-        where = f"{path}, line {number}"
+        place = f"{path}, line {number}"
         try:
             entry = msgspec.json.decode(line, type=Entry)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ResultError(f"{where}: not written by `accept` ({error})") from error
+            raise ResultError(f"{place}: not written by `accept` ({error})") from error
         if not FILE_NAME.fullmatch(entry.machine_id):
-            raise ResultError(f"{where}: {entry.machine_id!r} cannot be a folder's name")
+            raise ResultError(f"{place}: {entry.machine_id!r} cannot be a folder's name")
         entries.append(entry)
     return entries
 

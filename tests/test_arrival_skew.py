@@ -19,8 +19,8 @@ from reports.store.case import CASE_KEY
 from reports.store.result import read
 from reports.tables.formats import as_csv, as_json, as_nccl_tests
 from reports.tables.table import render
+from reports.verdicts.cells import case_names
 from reports.verdicts.sides import key_of
-from reports.verdicts.verdict_table import case_names
 from tests import fake_gpu
 from tests.fake_gpu import fake_nccl
 from tests.launch import ROOT, few, mpirun

@@ -33,7 +33,7 @@ from reports.calibration.synthetic import (
 from reports.store import stats
 from reports.store.case import find_states
 from reports.trends import changes, lines
-from reports.verdicts import comparison, verdict
+from reports.verdicts import cells, verdict
 from reports.verdicts.sides import Launch, find_costs, key_of
 from tests.record_launches import record
 from tests.synthetic_run import FAST_NS, SLOW_NS, write_run
@@ -257,7 +257,7 @@ def test_synthetic_launches_are_compared_as_real_ones_are(launches):
 
     pairs = list(zip(real[::2], real[1::2], strict=True))
     find_costs(real, ())
-    ratios, _ = comparison._log_ratios(pairs, [key_of(one) for one in real[0].result.run.cases])
+    ratios, _ = cells.log_ratios(pairs, [key_of(one) for one in real[0].result.run.cases])
     np.testing.assert_allclose(found, ratios, atol=1e-5)
     assert np.isfinite(ratios).sum() > 12
 

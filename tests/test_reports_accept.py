@@ -160,7 +160,7 @@ def test_a_kept_run_that_is_not_whole_any_more_is_no_baseline(alike, tmp_path, c
     run = sorted((kept / "a1b2c3").iterdir())[2]
     run.write_bytes(run.read_bytes()[: run.stat().st_size // 2])
     assert main(["regress", "--baseline", str(kept), "--current", str(alike / "new")]) == 2
-    assert re.fullmatch(rf"reports: {run} was whole when it was accepted, and is not now\n", capsys.readouterr().err)
+    assert re.fullmatch(rf"reports: {run} was complete when accepted, but not now\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("line", ["{}", '{"machine_id":"a1b2c3","run_ids":3}', '{"machine_id":["x"],"run_ids":["x"]}',

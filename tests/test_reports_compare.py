@@ -18,7 +18,7 @@ import pytest
 
 from reports.__main__ import main
 from reports.verdicts.comparison import compare, pairs_short
-from reports.verdicts.sides import sides
+from reports.verdicts.sides import read_sides
 from reports.verdicts.verdict_table import FORMATS
 from tests.launch import ROOT
 from tests.synthetic_campaign import no_effect, rewrite_head, slower, write_campaign, write_launch, write_launches
@@ -140,7 +140,7 @@ def test_a_run_that_is_there_twice_is_one_launch(tmp_path, capsys):
     assert main(["compare", str(one), str(other)]) == 0
     out, err = capsys.readouterr()
     assert {row[3] for row in rows_of(out).values()} == {"unreplicated"}
-    assert "once more: left out" in err
+    assert "is a copy of the run" in err
 
 
 def test_pairs_are_compared_within_the_state_that_both_have(tmp_path, capsys):
@@ -257,7 +257,7 @@ def test_samples_that_are_gone_or_cut_are_said_and_foreign_files_left_out(campai
             err = capsys.readouterr().err
             assert f"{run}, case 0: " in err
             assert "case-0000.npy" in err
-            assert "notes.txt is not of this campaign: left out" in err
+            assert "notes.txt is not part of this campaign: left out" in err
             assert err.count("\n") == 2
     finally:
         (samples / "case-0000.npy").write_bytes(kept)
@@ -292,7 +292,7 @@ def test_json_has_no_infinity(tmp_path, capsys):
     cells = json.loads(capsys.readouterr().out)
     assert [cell["low"] for cell in cells] == [None] * 3
     assert all(np.isfinite(cell["ratio"]) for cell in cells)
-    found, _ = sides([str(folder)])
+    found, _ = read_sides([str(folder)])
     (comparison,) = compare(found)
     comparison.cells[0].needed = np.inf  # an estimate on the margin itself is never settled
     assert json.loads(FORMATS["json"]([comparison]))[0]["needed"] is None

@@ -13,7 +13,8 @@ from PIL import Image
 from reports.__main__ import main
 from reports.store.result import ResultError
 from reports.store.schema import CaseHeader
-from reports.verdicts.comparison import Cell, Comparison
+from reports.verdicts.cells import Cell
+from reports.verdicts.comparison import Comparison
 from reports.verdicts.forest import plot
 from reports.verdicts.sides import Side
 from reports.verdicts.verdict import Verdict
@@ -28,7 +29,7 @@ def cell(algorithm: str, size_bytes: int, verdict: Verdict = Verdict.SAME, ratio
     """A cell with an interval of ratio / (1 + half_width) to ratio x (1 + half_width)."""
     case = CaseHeader(collective="all_reduce", size_bytes=size_bytes, count=1, datatype="float32", redop="sum",
                    algorithm=algorithm)
-    made = Cell(case, verdict, 10, ratio)
+    made = Cell(case, verdict, 10, ratio, name=algorithm)
     if ratio and half_width:
         made.low, made.high = ratio / (1 + half_width), ratio * (1 + half_width)
     return made

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 from reports.verdicts.comparison import compare
 from reports.verdicts.gate import judge
 from reports.verdicts.page import html, junit, markdown
-from reports.verdicts.sides import sides
+from reports.verdicts.sides import read_sides
 from tests.synthetic_campaign import no_effect, rewrite_head, write_campaign, write_launch
 from tests.test_reports_regress import Tags, forms, gate
 
@@ -34,7 +34,7 @@ def test_a_screen_holds_the_worst_of_many(tmp_path, capsys):
 
 def test_markdown_stays_below_githubs_limit_and_escapes_names(tmp_path):
     one, other = write_launch(tmp_path, 1), write_launch(tmp_path, 2)
-    found, _ = sides([str(one.path), str(other.path)])
+    found, _ = read_sides([str(one.path), str(other.path)])
     (comparison,) = compare(found)
     found[1].name = "a|b<script>`*"
     cell = comparison.cells[0]
@@ -47,10 +47,10 @@ def test_markdown_stays_below_githubs_limit_and_escapes_names(tmp_path):
 
 
 def test_a_name_cannot_break_the_page_or_the_xml(tmp_path):
-    found, _ = sides([str(write_launch(tmp_path, number).path) for number in (1, 2)])
+    found, _ = read_sides([str(write_launch(tmp_path, number).path) for number in (1, 2)])
     (comparison,) = compare(found)
     for cell in comparison.cells:
-        cell.case.algorithm = '<script src="//x">&'
+        cell.name = '<script src="//x">&'
     found[1].name = "<b>"
     page = html(judge(comparison))
     tags = Tags()

@@ -357,7 +357,7 @@ def test_a_run_that_stands_for_many_launches_is_one(tmp_path, capsys):
     for other in others:
         shutil.copy(first, other)
     status, said = gate(capsys, folder / "main", folder / "new")
-    assert (status, "once more: left out" in said) == (3, True)
+    assert (status, "is a copy of the run" in said) == (3, True)
 
 
 def test_facts_of_other_kinds_are_compared_all_the_same(tmp_path, capsys):

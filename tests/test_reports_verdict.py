@@ -17,7 +17,6 @@ from reports.verdicts.verdict import (
     holm,
     once,
     pairs_needed,
-    spent,
     two_stages,
     visible_effect,
 )
@@ -154,9 +153,12 @@ def test_holm_steps_down_and_stops_at_the_first_that_stands():
     assert holm(np.zeros(0), 0.05).tolist() == []
 
 
-def test_looks_spend_in_step_with_the_pairs_and_no_more_than_there_is():
-    parts = [spent(number, 0.05) for number in range(len(LOOKS))]
-    assert np.cumsum(parts) == pytest.approx([0.0125, 0.025, 0.05])
+def test_each_look_spends_its_share_of_the_level():
+    eight = pairs(at=0.05, n=8, sd=0.001)[None]  # two-sided p = 2 / 2^8 = 0.0078
+    assert once(eight).verdicts.tolist() == ["SLOWER"]  # 0.025
+    assert growing(eight, [8, 8]).verdicts.tolist() == ["AMBIGUOUS"]  # 0.00625 at each look
+    assert growing(eight, [8, 8, 8]).verdicts.tolist() == ["SLOWER"]  # 0.0125 at the last
+    assert LOOKS[-1] == 1.0
 
 
 def test_what_an_earlier_look_decided_stays():

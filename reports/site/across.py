@@ -19,7 +19,7 @@ from reports.tables.sentences import number, size_text
 from reports.trends import history, history_plot
 from reports.verdicts import forest, verdict_table
 from reports.verdicts.comparison import COMPARABLE, Comparison, compare
-from reports.verdicts.sides import Side, sides
+from reports.verdicts.sides import Side, read_sides
 from reports.verdicts.verdict_table import grouped, label, shown
 
 WORST_FIRST = ("worse", "better", "too few runs", "no change")
@@ -30,7 +30,7 @@ MOST_VALUES = 3  # of a fact on one side
 def campaign_page(folder: Path) -> Page:
     """A campaign: its forest plot, a table for each comparison, and the differences between its
     variants. Raises ResultError for a campaign that cannot be read or compared."""
-    variants, notes = sides([str(folder)])
+    variants, notes = read_sides([str(folder)])
     comparisons = compare(variants, list(COMPARABLE))
     judged = [cell for comparison, _ in shown(comparisons) for cell in comparison.cells]
     counts = Counter(cell.verdict.value for cell in judged)

@@ -27,9 +27,10 @@ from reports.store.schema import Case, CaseHeader, Result, Run
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import number, size_text
 from reports.trends.changes import MIN_RUNS, find
+from reports.verdicts.cells import case_names
 from reports.verdicts.comparison import COMPARABLE
 from reports.verdicts.sides import Key, Launch, find_costs, key_of
-from reports.verdicts.verdict_table import WIDTH, case_names, some, wrapped
+from reports.verdicts.verdict_table import WIDTH, some, wrapped
 
 ALIKE = ("machine", "world", "statistic")  # the keys of a comparison in which the runs of a series may not differ
 MOST_LISTED = 8  # series of an event

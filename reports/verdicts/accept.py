@@ -1,11 +1,10 @@
-"""`accept`: the only way that a kept baseline moves; and how it is found again.
+"""The command `accept` moves the stored baseline of a machine; `baseline_side` reads it back.
 
-FOLDER/<machine_id>/ keeps the runs. FOLDER/accepted.jsonl gains a line with the reason and the effects against the
-former ones, and a machine's last line says which runs are its baseline. It is written after the new runs are on disk
-and before the former ones are removed, so that whoever is interrupted leaves one of the two whole.
+FOLDER/<machine_id>/ stores the runs. Each line of FOLDER/accepted.jsonl has the reason and the
+effects against the previous baseline; a machine's last line names the runs of its baseline. New
+runs are written first, then the line, and then the previous runs are removed, so that after an
+interruption one of the two baselines is complete.
 """
-
-from __future__ import annotations
 
 import argparse
 import re
@@ -16,13 +15,12 @@ from typing import Any
 
 import msgspec
 
-from reports.store.result import ResultError, read, write_whole
+from reports.store.result import ResultError, content_of, read, write_whole
 from reports.tables.sentences import describe
 from reports.verdicts.compare import add_allow
 from reports.verdicts.comparison import Incomparable, compare, differing
 from reports.verdicts.sides import Side, side_of
 from reports.verdicts.verdict import MIN_PAIRS
-from reports.verdicts.verdict_table import named
 
 UNUSABLE = 5
 ACCEPTED = "accepted.jsonl"
@@ -30,8 +28,7 @@ FILE_NAME = re.compile(r"\w[\w.-]*")
 
 
 class Entry(msgspec.Struct):
-    """A line of `accepted.jsonl`: when the baseline of a machine moved, to which runs, why, and each cell's effect
-    against the former one."""
+    """A line of `accepted.jsonl`: one move of a machine's baseline."""
 
     when: str
     machine_id: str
@@ -41,18 +38,20 @@ class Entry(msgspec.Struct):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `accept` takes."""
-    parser.add_argument("--baseline", metavar="FOLDER", type=Path, required=True, help="keeps the machines' baselines")
-    parser.add_argument("--current", metavar="Y", required=True, help="what becomes its machine's: FOLDER/VARIANT of a "
-                        "campaign, a folder or quoted glob of runs")
-    parser.add_argument("--reason", metavar="TEXT", required=True, help="why the baseline moves; it is kept")
+    """The arguments of `accept`."""
+    parser.add_argument("--baseline", metavar="FOLDER", type=Path, required=True,
+                        help="keeps the machines' baselines")
+    parser.add_argument("--current", metavar="Y", required=True, help="what becomes its machine's: "
+                        "FOLDER/VARIANT of a campaign, a folder or quoted glob of runs")
+    parser.add_argument("--reason", metavar="TEXT", required=True,
+                        help="why the baseline moves; it is kept")
     add_allow(parser)
 
 
 def accept(arguments: argparse.Namespace) -> int:
-    """Keeps the current's runs as its machine's baseline; the exit status, 0, or 5 where they are wrong or incomplete.
-    Raises Incomparable where they differ from the former ones in what --allow does not name, ResultError for an empty
-    reason, too few launches, and what cannot be read or written."""
+    """Makes the current's runs its machine's baseline; returns exit status 0, or 5 if they are
+    wrong or incomplete. Raises Incomparable if they differ from the previous ones in a fact that
+    --allow does not name, ResultError for runs that cannot be a baseline, and for files."""
     folder, notes = arguments.baseline, list[str]()
     if not arguments.reason.strip():
         raise ResultError("--reason is empty: say why the baseline moves")
@@ -60,89 +59,110 @@ def accept(arguments: argparse.Namespace) -> int:
     if faults := faults_of(current):
         print(f"reports: {faults[0][1]}", file=sys.stderr)
         return UNUSABLE
-    # The fresh launches of a campaign are of its suspects' sizes alone.
+    # A campaign's fresh launches measured its suspects' sizes only.
     current.launches = [launch for launch in current.launches if launch.stage == "first"]
-    if any(launch.result.run.world.get("slowed_percent") for launch in current.launches):
-        raise ResultError(f"{current.name} was slowed on purpose: no baseline")
-    runs = {launch.result.run.run_id: launch.result.path for launch in current.launches}
-    if odd := next((name for name in runs if not FILE_NAME.fullmatch(name)), None):
-        raise ResultError(f"{runs[odd]}: the run_id {odd!r} cannot be a file's name")
-    if len(runs) < MIN_PAIRS:
-        raise ResultError(f"{current.name} has {len(runs)} launches; fewer than {MIN_PAIRS} never give a verdict")
+    _refuse(current)
     differing([current], arguments.allow)
     machine_id = current.launches[0].result.run.machine_id
-    if not FILE_NAME.fullmatch(machine_id):
-        raise ResultError(f"the machine_id {machine_id!r} cannot be a folder's name")
-    has_former = any(entry.machine_id == machine_id for entry in _entries(folder))
-    against = compare([baseline_side(str(folder), current, notes), current], arguments.allow) if has_former else []
-    effects = [{"case": name, "verdict": cell.verdict.value, "ratio": cell.ratio, "low": cell.low, "high": cell.high}
-               for comparison in against for name, cell in named(comparison)]
-    entry = Entry(f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}", machine_id, list(runs), arguments.reason,
-                  effects or None)
-    kept, log = folder / machine_id, folder / ACCEPTED
-    try:
-        kept.mkdir(parents=True, exist_ok=True)
-        for run_id, path in runs.items():
-            write_whole(kept / f"{run_id}.jsonl", path.read_bytes())
-        write_whole(log, (log.read_bytes() if log.exists() else b"") + msgspec.json.encode(entry) + b"\n")
-        for former in {*kept.glob("*.jsonl*")} - {kept / f"{run_id}.jsonl" for run_id in runs}:
-            former.unlink()
-    except OSError as error:
-        raise ResultError(f"{error.filename or folder} cannot be written: {error.strerror}") from error
-    print(f"{len(runs)} launches of {current.name} are now the baseline of machine {machine_id} in {folder}")
+    effects = None
+    if any(entry.machine_id == machine_id for entry in _entries(folder)):
+        baseline = baseline_side(str(folder), current, notes)
+        (comparison,) = compare([baseline, current], arguments.allow)
+        effects = [{"case": cell.title, "verdict": cell.verdict.value, "ratio": cell.ratio,
+                    "low": cell.low, "high": cell.high} for cell in comparison.cells]
+    runs = {launch.result.run.run_id: launch.result.path for launch in current.launches}
+    when = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+    _store(folder, runs, Entry(when, machine_id, list(runs), arguments.reason, effects))
+    print(f"{len(runs)} launches of {current.name} are now the baseline of machine {machine_id} in "
+          f"{folder}")
     return 0
 
 
+def _refuse(current: Side) -> None:
+    """Raises ResultError for runs that cannot be a baseline: slowed, too few, or with a run_id or a
+    machine_id that would name a file in another folder."""
+    runs = [launch.result.run for launch in current.launches]
+    if any(run.world.get("slowed_percent") for run in runs):
+        raise ResultError(f"{current.name} was slowed on purpose: no baseline")
+    for run in runs:
+        if not FILE_NAME.fullmatch(run.run_id):
+            raise ResultError(f"the run_id {run.run_id!r} cannot be a file's name")
+    if len(runs) < MIN_PAIRS:
+        raise ResultError(f"{current.name} has {len(runs)} launches; a verdict takes {MIN_PAIRS}")
+    if not FILE_NAME.fullmatch(runs[0].machine_id):
+        raise ResultError(f"the machine_id {runs[0].machine_id!r} cannot be a folder's name")
+
+
+def _store(folder: Path, runs: dict[str, Path], entry: Entry) -> None:
+    machine, log = folder / entry.machine_id, folder / ACCEPTED
+    files = {machine / f"{run_id}.jsonl": path for run_id, path in runs.items()}
+    try:
+        machine.mkdir(parents=True, exist_ok=True)
+        for file, path in files.items():
+            write_whole(file, path.read_bytes())
+        lines = log.read_bytes() if log.exists() else b""
+        write_whole(log, lines + msgspec.json.encode(entry) + b"\n")
+        for previous in {*machine.glob("*.jsonl*")} - files.keys():
+            previous.unlink()
+    except OSError as error:
+        name = error.filename or folder
+        raise ResultError(f"{name} cannot be written: {error.strerror}") from error
+
+
 def baseline_side(argument: str, current: Side, notes: list[str]) -> Side:
-    """The baseline that `argument` names; in a folder kept by `accept`, that of the current's machine. Raises
-    Incomparable where there is none for it, ResultError where the argument names no run."""
+    """The baseline that `argument` names; in a folder of `accept`, the one of the current's
+    machine. Raises Incomparable if that machine has none, ResultError for an argument without runs
+    and for a damaged baseline."""
     folder, machine_id = Path(argument), current.launches[0].result.run.machine_id
-    if not (entries := _entries(folder)):
+    run_ids = {entry.machine_id: {*entry.run_ids} for entry in _entries(folder)}
+    if not run_ids:
         return side_of(argument, notes)
-    by_machine = {entry.machine_id: entry.run_ids for entry in entries}
-    if machine_id not in by_machine:
-        raise Incomparable(f"not comparable: machine: {folder} has a baseline for {', '.join(by_machine)}, none for "
-                           f"{machine_id}; `accept` one")
-    side = side_of(str(folder / machine_id), [])  # its runs were whole; their single iterations are not kept
-    side.launches = [launch for launch in side.launches if launch.result.run.run_id in by_machine[machine_id]]
+    if machine_id not in run_ids:
+        raise Incomparable(f"not comparable: machine: {folder} has a baseline for "
+                           f"{', '.join(run_ids)}, none for {machine_id}; `accept` one")
+    side = side_of(str(folder / machine_id), [])  # notes on samples, which are not stored, go
+    side.launches = [launch for launch in side.launches
+                     if launch.result.run.run_id in run_ids[machine_id]]
     for launch in side.launches:
         if not launch.result.complete:
-            raise ResultError(f"{launch.result.path} was whole when it was accepted, and is not now")
-    if missing := {*by_machine[machine_id]} - {launch.result.run.run_id for launch in side.launches}:
-        raise ResultError(f"{folder / machine_id} lacks the run {min(missing)}, which {folder / ACCEPTED} names")
+            raise ResultError(f"{launch.result.path} was complete when accepted, but not now")
+    if lost := run_ids[machine_id] - {launch.result.run.run_id for launch in side.launches}:
+        raise ResultError(f"{folder / machine_id} lacks the accepted run {min(lost)}")
     return side
 
 
 def _entries(folder: Path) -> list[Entry]:
     path, entries = folder / ACCEPTED, []
-    try:
-        lines = path.read_bytes().splitlines() if path.exists() else []
-    except OSError as error:
-        raise ResultError(f"{error.filename} cannot be read: {error.strerror}") from error
+    lines = content_of(path).splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):
+        place = f"{path}, line {number}"
         try:
-            entries.append(msgspec.json.decode(line, type=Entry))
+            entry = msgspec.json.decode(line, type=Entry)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ResultError(f"{path}, line {number}: not what `accept` wrote ({error})") from error
-        if not FILE_NAME.fullmatch(entries[-1].machine_id):
-            raise ResultError(f"{path}, line {number}: {entries[-1].machine_id!r} is no machine_id")
+            raise ResultError(f"{place}: not written by `accept` ({error})") from error
+        if not FILE_NAME.fullmatch(entry.machine_id):
+            raise ResultError(f"{place}: {entry.machine_id!r} cannot be a folder's name")
+        entries.append(entry)
     return entries
 
 
 def faults_of(side: Side) -> list[tuple[str, str]]:
-    """What makes a side unusable: a name and a sentence for each wrong case, each run or campaign that is not whole."""
+    """The reasons why a side is unusable, (name, sentence): wrong cases, incomplete runs, an
+    incomplete campaign, pairs without a finished launch."""
     faults = []
     results = [launch.result for launch in side.launches]
     if side.campaign:
         if not side.campaign.end:
-            faults.append((side.name, f"the campaign of {side.name} is incomplete: its command, given again, goes on"))
-        of_side = [launch for launch in side.campaign.launches if launch.variant == side.variant]
-        finished = {(launch.stage, launch.pair) for launch in of_side if launch.status == "finished"}
-        if lost := sorted({(launch.stage, launch.pair) for launch in of_side if launch.status == "died"} - finished):
-            faults.append((side.name, f"no launch of {side.name} finished in {len(lost)} of its pairs, the first pair "
-                           f"{lost[0][1]}"))
-        results += [read(side.campaign.folder / str(launch.run)) for launch in of_side
-                    if (launch.stage, launch.status) == ("pilot", "finished")]
+            sentence = f"the campaign of {side.name} is incomplete: run its command again"
+            faults.append((side.name, sentence))
+        launches = [launch for launch in side.campaign.launches if launch.variant == side.variant]
+        finished = [launch for launch in launches if launch.status == "finished"]
+        died = {(launch.stage, launch.pair) for launch in launches if launch.status == "died"}
+        if lost := sorted(died - {(launch.stage, launch.pair) for launch in finished}):
+            faults.append((side.name, f"no launch of {side.name} finished in {len(lost)} of its "
+                           f"pairs, the first of them pair {lost[0][1]}"))
+        results += [read(side.campaign.folder / str(launch.run)) for launch in finished
+                    if launch.stage == "pilot"]
     for result in results:
         if not result.complete:
             faults.append((result.run.run_id, f"{result.path} is incomplete"))

@@ -1,13 +1,11 @@
-"""Verdicts over launches: what pairs of launches say of a ratio, and whether that is enough to call it.
+"""Verdicts from pairs of launches: `evidence` tests cells, `two_stages`, `growing`, `once` decide.
 
-Two launches of the same thing differ by more than one launch can know, so the unit is the pair: a launch of the
-variant and one of the baseline that stood next to each other in time. Which of the two ran first was drawn, so without
-a difference a pair's log ratio is as likely to lie above 0 as below, whatever its distribution: that is all that
-Wilcoxon's signed-rank test needs, and its distribution is exact. Shapes: `log_ratios` is (cells, pairs), log of variant
-over baseline; all results are (cells,).
+Launches of the same thing differ by more than one launch can show, so the unit is a pair: a launch
+of the variant and one of the baseline, next to each other in time and in random order. Without a
+difference a pair's log ratio is symmetric around 0. Wilcoxon's signed-rank test assumes nothing
+else, and its distribution is exact. Shapes: `log_ratios` is (cells, pairs), log of variant over
+baseline, NaN for a missing pair; all results are (cells,).
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -16,24 +14,26 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri, stdtrit  # not scipy.stats, which takes four times as long to import
+from scipy.special import ndtri, stdtrit  # scipy.stats takes four times as long to import
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Integers = NDArray[np.int64]
+Words = NDArray[np.str_]
 
 MARGIN = 0.01
 SUSPECT_P = 0.05
 FAMILY_P = 0.025
 SAME_CONFIDENCE = 0.90
 POWER = 0.80
-BOTH_POWER = float(np.sqrt(POWER))  # of each of two stages that both have to
+BOTH_POWER = float(np.sqrt(POWER))  # the power of each of two stages that reach POWER together
 MIN_PAIRS = 6
 LOOKS = (0.25, 0.5, 1.0)  # shares of all pairs
-NORMAL_EFFICIENCY = 3 / np.pi  # of the signed-rank test against Student's, where pairs are normal
+NORMAL_EFFICIENCY = 3 / np.pi  # signed-rank test against Student's, for normal log ratios
 
 
 class Verdict(str, Enum):
-    """What a table says of a cell. SLOWER: the variant takes longer than the baseline."""
+    """The verdict on a cell. SLOWER: the variant takes longer than the baseline."""
 
     SLOWER = "SLOWER"
     FASTER = "FASTER"
@@ -44,11 +44,10 @@ class Verdict(str, Enum):
 
 @dataclass
 class Evidence:
-    """What the pairs say of each cell; ratios as logarithms, all of shape (cells,). `low` and `high` bound the 95 %
-    interval, infinite below six pairs; `p_slower` and `p_faster` are one-sided, against "not slower" and "not faster",
-    1 below six pairs; `is_same` is two one-sided tests' word."""
+    """The tests of each cell; ratios as logarithms. Below six pairs the 95 % interval from `low` to
+    `high` is infinite and the one-sided p-values of "slower" and "faster" are 1."""
 
-    pairs: NDArray[np.int64]
+    pairs: Integers
     estimate: Floats
     low: Floats
     high: Floats
@@ -58,60 +57,73 @@ class Evidence:
 
     @property
     def standard_error(self) -> Floats:
-        """Of the estimate, from the width of its 95 % interval: a launch that went astray hardly moves it."""
-        return np.asarray((self.high - self.low) / 2 / stdtrit(np.maximum(self.pairs - 1, 1), 0.975))
+        """The estimate's, from the width of the interval: one outlying launch hardly moves it."""
+        t = stdtrit(np.maximum(self.pairs - 1, 1), 0.975)
+        return np.asarray((self.high - self.low) / 2 / t)
+
+    def is_beyond(self, margin: float) -> Bools:
+        """Which estimates differ from 0 by more than the margin, a share."""
+        return np.asarray(np.abs(self.estimate) > np.log1p(margin))
 
 
-def evidence(log_ratios: Floats, margin: float = MARGIN, same_confidence: float = SAME_CONFIDENCE) -> Evidence:
-    """What is found over these pairs; NaN stands for a pair that a cell does not have.
+def evidence(log_ratios: Floats, margin: float = MARGIN,
+             same_confidence: float = SAME_CONFIDENCE) -> Evidence:
+    """Tests every cell over its pairs, all from the Walsh means (i <= j) of its log ratios.
 
-    All of it comes from the Walsh means, those of any two pairs, a pair with itself included. The estimate is their
-    median (Hodges and Lehmann, Annals of Mathematical Statistics 34, 1963); its exact interval goes from the k-th to
-    the k-th last (Hollander, Wolfe and Chicken, "Nonparametric Statistical Methods", 3.3); and Wilcoxon's statistic is
-    the number of those above 0 (Tukey 1949), where those at 0 count for the null. SAME is two one-sided tests
-    (Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15, 1987): an interval of `same_confidence` within the margin.
+    The estimate is their median (Hodges and Lehmann, Annals of Mathematical Statistics 34, 1963).
+    The exact interval goes from the k-th smallest to the k-th largest (Hollander, Wolfe and
+    Chicken, "Nonparametric Statistical Methods", 3.3). Wilcoxon's statistic counts those above 0
+    (Tukey 1949); those at 0 count for the null. SAME is two one-sided tests (Schuirmann,
+    J. Pharmacokinetics and Biopharmaceutics 15, 1987): the interval of `same_confidence` lies
+    within the margin.
     """
     cells = len(log_ratios)
     pairs = np.sum(np.isfinite(log_ratios), axis=-1)
-    found = Evidence(pairs, np.full(cells, np.nan), np.full(cells, -np.inf), np.full(cells, np.inf), np.ones(cells),
-                     np.ones(cells), np.zeros(cells, bool))
+    estimate, low, high, p_slower, p_faster = np.tile(
+        [[np.nan], [-np.inf], [np.inf], [1.0], [1.0]], cells)
+    result = Evidence(pairs, estimate, low, high, p_slower, p_faster, np.zeros(cells, bool))
     for n in np.unique(pairs[pairs > 0]).tolist():
         rows = pairs == n
         values = log_ratios[rows][np.isfinite(log_ratios[rows])].reshape(-1, n)
         i, j = np.triu_indices(n)
         walsh = np.sort((np.take(values, i, axis=-1) + np.take(values, j, axis=-1)) / 2, axis=-1)
         middle = walsh.shape[1] // 2
-        found.estimate[rows] = (walsh[:, middle] + walsh[:, ~middle]) / 2
+        result.estimate[rows] = (walsh[:, middle] + walsh[:, ~middle]) / 2
         if n >= MIN_PAIRS:
             cdf = signed_rank_cdf(n)
-            found.p_slower[rows], found.p_faster[rows] = cdf[np.sum(walsh <= 0, -1)], cdf[np.sum(walsh >= 0, -1)]
-            found.low[rows], found.high[rows] = _between_walsh(walsh, cdf, 0.95)
-            low, high = _between_walsh(walsh, cdf, same_confidence)
-            found.is_same[rows] = (low > -np.log1p(margin)) & (high < np.log1p(margin))
-    return found
+            result.p_slower[rows] = cdf[np.sum(walsh <= 0, -1)]
+            result.p_faster[rows] = cdf[np.sum(walsh >= 0, -1)]
+            result.low[rows], result.high[rows] = _interval(walsh, cdf, 0.95)
+            low, high = _interval(walsh, cdf, same_confidence)
+            result.is_same[rows] = (low > -np.log1p(margin)) & (high < np.log1p(margin))
+    return result
 
 
-def _between_walsh(walsh: Floats, cdf: Floats, confidence: float) -> tuple[Floats, Floats]:
+def _interval(walsh: Floats, cdf: Floats, confidence: float) -> tuple[Floats, Floats]:
     k = int(np.searchsorted(cdf, (1 - confidence) / 2, side="right"))
-    return (walsh[:, k - 1], walsh[:, -k]) if k else (walsh[:, 0] - np.inf, walsh[:, 0] + np.inf)
+    if k == 0:
+        return np.full(len(walsh), -np.inf), np.full(len(walsh), np.inf)
+    return walsh[:, k - 1], walsh[:, -k]
 
 
 @cache
 def signed_rank_cdf(n: int) -> Floats:
-    """P(T <= t) of Wilcoxon's T for t = 0 ... n (n + 1) / 2: each rank is in the sum or not, half the time each."""
-    counts = np.ones(1)
+    """P(T <= t) of Wilcoxon's T for t = 0 ... n (n + 1) / 2: T includes each rank with probability
+    1/2. scipy.stats.wilcoxon returns p-values only; the interval needs the distribution."""
+    probabilities = np.ones(1)
     for rank in range(1, n + 1):
-        counts = np.pad(counts, (0, rank)) / 2 + np.pad(counts, (rank, 0)) / 2
-    return np.minimum(np.cumsum(counts), 1.0)
+        probabilities = np.pad(probabilities, (0, rank)) / 2 + np.pad(probabilities, (rank, 0)) / 2
+    return np.minimum(np.cumsum(probabilities), 1.0)
 
 
 @dataclass
 class Judgement:
-    """What becomes of each cell, (cells,): `shown` is the evidence that decided it, over fresh pairs where `is_fresh`;
-    `alpha` the level of its one-sided test, `detectable` its minimum detectable effect (0.03: 3 %)."""
+    """The verdict on each cell. `shown` is the evidence for it, over fresh pairs if `is_fresh`;
+    `alpha` the level of its one-sided test, `detectable` its minimum detectable effect (0.03:
+    3 %)."""
 
     shown: Evidence
-    verdicts: NDArray[np.str_]
+    verdicts: Words
     alpha: Floats
     detectable: Floats
     is_suspect: Bools
@@ -120,132 +132,122 @@ class Judgement:
 
 def two_stages(first_ratios: Floats, fresh_ratios: Floats, margin: float = MARGIN,
                is_finished: bool = True) -> Judgement:
-    """A suspect's verdict is over its fresh pairs alone; who is none is never called. Suspects of a campaign that goes
-    on stay AMBIGUOUS: each look at pairs that are still coming would be one more chance to err.
+    """Verdicts by two stages: only a suspect can be SLOWER or FASTER, and only by its fresh pairs.
 
-    A suspect is beyond the margin and differs from 0 at one-sided p < 0.05. Its fresh pairs are tested in the direction
-    suspected; Holm's procedure keeps the chance of any false FASTER or SLOWER in the table below 2.5 %.
+    A suspect is beyond the margin with one-sided p < 0.05. Its fresh pairs are tested in the same
+    direction; Holm's procedure keeps the chance of any false SLOWER or FASTER in the table below
+    2.5 %. Before the campaign is finished suspects are AMBIGUOUS, since each look at incomplete
+    pairs would be another chance of a false verdict.
     """
     first = evidence(first_ratios, margin)
-    suspected = _beyond(first, margin) & (np.minimum(first.p_slower, first.p_faster) < SUSPECT_P)
-    fresh = evidence(np.where(suspected[:, None], fresh_ratios, np.nan), margin)
+    is_significant = np.minimum(first.p_slower, first.p_faster) < SUSPECT_P
+    is_suspect = first.is_beyond(margin) & is_significant
+    fresh = evidence(np.where(is_suspect[:, None], fresh_ratios, np.nan), margin)
     p = np.where(first.estimate > 0, fresh.p_slower, fresh.p_faster)
-    called = np.zeros(len(p), bool)
-    called[suspected] = holm(p[suspected], FAMILY_P)
-    verdicts = np.where(suspected, _verdicts(fresh, called, margin), _verdicts(first, called, margin))
+    is_rejected = np.zeros(len(p), bool)
+    is_rejected[is_suspect] = holm(p[is_suspect], FAMILY_P)
+    verdicts = np.where(is_suspect, _verdicts(fresh, is_rejected, margin),
+                        _verdicts(first, is_rejected, margin))
     if not is_finished:
-        verdicts[suspected] = Verdict.AMBIGUOUS.value
-    is_fresh = suspected & (fresh.pairs > 0)
+        verdicts[is_suspect] = Verdict.AMBIGUOUS.value
+    is_fresh = is_suspect & (fresh.pairs > 0)
     shown = Evidence(*(np.where(is_fresh, getattr(fresh, field.name), getattr(first, field.name))
                        for field in fields(Evidence)))
-    alpha = np.where(is_fresh, FAMILY_P / max(1, int(np.sum(suspected))), SUSPECT_P)
-    power = np.where(is_fresh, POWER, BOTH_POWER)
-    return Judgement(shown, verdicts, alpha, left_open(shown, verdicts, alpha, margin, power), suspected, is_fresh)
+    alpha = np.where(is_fresh, FAMILY_P / max(1, int(np.sum(is_suspect))), SUSPECT_P)
+    effects = left_open(shown, verdicts, alpha, margin, np.where(is_fresh, POWER, BOTH_POWER))
+    return Judgement(shown, verdicts, alpha, effects, is_suspect, is_fresh)
 
 
-def growing(ratios: Floats, looks: Sequence[int], margin: float = MARGIN) -> Judgement:
-    """The verdicts after looks at a quarter, a half and all of the pairs there will be, or those of them that have been
-    made: each at so many of the columns. What an earlier look decided stays.
+def growing(ratios: Floats, looks: Sequence[int], margin: float = MARGIN,
+            shares: Sequence[float] = LOOKS) -> Judgement:
+    """Verdicts after looks at growing numbers of pairs, such as [10, 20] out of 40.
 
-    Holm's procedure within a look, over all cells, at what `spent` allots to it; the looks' parts add up, so that no
-    joint distribution is needed (Lan and DeMets, Biometrika 70, 1983).
+    A look's level is its share of the new pairs, so that few cells are decided early (Kim and
+    DeMets, Biometrika 74, 1987, with exponent 1). Holm's procedure holds it over all cells; levels
+    add up over the looks (Lan and DeMets, Biometrika 70, 1983). A verdict is never revised.
     """
     verdicts = np.full(len(ratios), Verdict.AMBIGUOUS.value)
-    for number, pairs in enumerate(looks):
-        same_confidence = 1 - 2 * spent(number, (1 - SAME_CONFIDENCE) / 2)
-        found = evidence(ratios[:, :pairs], margin, same_confidence)
-        called = holm(2 * np.minimum(found.p_slower, found.p_faster), spent(number, FAMILY_P))
-        verdicts = np.where(verdicts == Verdict.AMBIGUOUS.value, _verdicts(found, called, margin), verdicts)
-    if looks[-1:] != [ratios.shape[1]]:  # more pairs have been made since
-        found = evidence(ratios, margin)
-    return _of_one_stage(found, verdicts, margin)
+    for pairs, share in zip(looks, np.diff(shares, prepend=0.0), strict=False):
+        look = evidence(ratios[:, :pairs], margin, 1 - share * (1 - SAME_CONFIDENCE))
+        is_rejected = holm(2 * np.minimum(look.p_slower, look.p_faster), share * FAMILY_P)
+        is_open = verdicts == Verdict.AMBIGUOUS.value
+        verdicts = np.where(is_open, _verdicts(look, is_rejected, margin), verdicts)
+    shown = evidence(ratios, margin)
+    alpha, none = np.full(len(ratios), FAMILY_P / 2 / len(ratios)), np.zeros(len(ratios), bool)
+    effects = left_open(shown, verdicts, alpha, margin)
+    return Judgement(shown, verdicts, alpha, effects, none, none)
 
 
 def once(ratios: Floats, margin: float = MARGIN) -> Judgement:
-    """The verdicts where all pairs there will be are seen at once: Holm's procedure over all cells, two-sided."""
-    found = evidence(ratios, margin)
-    called = holm(2 * np.minimum(found.p_slower, found.p_faster), FAMILY_P)
-    return _of_one_stage(found, _verdicts(found, called, margin), margin)
+    """Verdicts after a single look at all pairs: Holm's procedure over all cells, two-sided."""
+    return growing(ratios, [ratios.shape[1]], margin, shares=[1.0])
 
 
-def _of_one_stage(found: Evidence, verdicts: NDArray[np.str_], margin: float) -> Judgement:
-    alpha, none = np.full(len(verdicts), FAMILY_P / 2 / len(verdicts)), np.zeros(len(verdicts), bool)
-    return Judgement(found, verdicts, alpha, left_open(found, verdicts, alpha, margin), none, none)
-
-
-def _verdicts(found: Evidence, called: Bools, margin: float) -> NDArray[np.str_]:
-    name = np.where(found.estimate > 0, Verdict.SLOWER.value, Verdict.FASTER.value)
-    rest = np.where(found.is_same, Verdict.SAME.value, Verdict.AMBIGUOUS.value)
-    return np.where(called & _beyond(found, margin), name, rest)
-
-
-def _beyond(found: Evidence, margin: float) -> Bools:
-    return np.asarray(np.abs(found.estimate) > np.log1p(margin))
-
-
-@cache
-def spent(number: int, alpha: float) -> float:
-    """What a look may spend of `alpha`: what the share of the pairs has grown by since the look before (Kim and DeMets,
-    Biometrika 74, 1987, with exponent 1), so that few cells may be decided early."""
-    return alpha * (LOOKS[number] - (LOOKS[number - 1] if number else 0.0))
+def _verdicts(result: Evidence, is_rejected: Bools, margin: float) -> Words:
+    direction = np.where(result.estimate > 0, Verdict.SLOWER.value, Verdict.FASTER.value)
+    rest = np.where(result.is_same, Verdict.SAME.value, Verdict.AMBIGUOUS.value)
+    return np.where(is_rejected & result.is_beyond(margin), direction, rest)
 
 
 def holm(p: Floats, alpha: float) -> Bools:
-    """Which of these hypotheses fall, with a chance of at most `alpha` that any true one does (Holm, Scandinavian
-    Journal of Statistics 6, 1979)."""
+    """Which hypotheses are rejected, with a chance of at most `alpha` that any of them is true
+    (Holm, Scandinavian Journal of Statistics 6, 1979)."""
     order = np.argsort(p)
-    falls = np.zeros(len(p), bool)
-    falls[order] = np.logical_and.accumulate(p[order] <= alpha / (len(p) - np.arange(len(p))))
-    return falls
+    is_rejected = np.zeros(len(p), bool)
+    is_below = p[order] <= alpha / (len(p) - np.arange(len(p)))
+    is_rejected[order] = np.logical_and.accumulate(is_below)
+    return is_rejected
 
 
-def detectable(standard_error: Floats | float, pairs: NDArray[np.int64] | int, alpha: Floats | float,
+def detectable(standard_error: Floats | float, pairs: Integers | int, alpha: Floats | float,
                margin: float = MARGIN, power: Floats | float = POWER) -> Floats:
-    """The least effect (0.03: 3 %) that so many pairs call with this power, by a one-sided test at `alpha` and an
-    estimate beyond the margin; infinite where even pairs that all agree cannot reach `alpha`. `standard_error` is of
-    the estimate's logarithm."""
+    """The smallest effect (0.03: 3 %) with this power to be significant at one-sided `alpha` and
+    estimated beyond the margin; `standard_error` is the log estimate's. Infinite if even pairs that
+    all agree cannot reach `alpha`."""
     errors = np.asarray(standard_error, dtype=float)
     freedom = np.maximum(np.asarray(pairs) - 1, 1)
     by_test = (stdtrit(freedom, power) - stdtrit(freedom, alpha)) * errors
     by_margin = np.log1p(margin) + ndtri(power) * errors
-    return np.asarray(np.where(0.5 ** np.asarray(pairs) > alpha, np.inf, np.expm1(np.maximum(by_test, by_margin))))
+    is_hopeless = 0.5 ** np.asarray(pairs) > alpha
+    return np.asarray(np.where(is_hopeless, np.inf, np.expm1(np.maximum(by_test, by_margin))))
 
 
-def left_open(found: Evidence, verdicts: NDArray[np.str_], alpha: Floats, margin: float = MARGIN,
+def left_open(result: Evidence, verdicts: Words, alpha: Floats, margin: float = MARGIN,
               power: Floats | float = POWER) -> Floats:
-    """The minimum detectable effect of each cell (0.03: 3 %): what is called with this power; and of an AMBIGUOUS
-    cell no less than its interval reaches, since as much may be there, whatever the test could have seen."""
-    effects = detectable(found.standard_error, found.pairs, alpha, margin, power)
-    reaches = np.expm1(np.maximum(-found.low, found.high))
+    """The minimum detectable effect of each cell (0.03: 3 %). In an AMBIGUOUS cell it is at least
+    the far end of the interval, since an effect of that size may hide there."""
+    effects = detectable(result.standard_error, result.pairs, alpha, margin, power)
+    reaches = np.expm1(np.maximum(-result.low, result.high))
     return np.where(verdicts == Verdict.AMBIGUOUS.value, np.maximum(effects, reaches), effects)
 
 
 def visible_effect(pair_sd: Floats | float, pairs: int, fresh: int, margin: float = MARGIN,
                    alpha: float = FAMILY_P) -> Floats:
-    """The least effect that so many pairs will find four times in five, from the standard deviation of a pair's log
-    ratio: two stages if there are fresh pairs, each nine times in ten, else one, one-sided at `alpha`."""
+    """The smallest effect that a plan detects with power 0.8, from the standard deviation of a
+    pair's log ratio. With fresh pairs both stages must detect it; without, one test at
+    `alpha`."""
     sd = np.asarray(pair_sd, dtype=float) / np.sqrt(NORMAL_EFFICIENCY)
     if not fresh:
         return detectable(sd / np.sqrt(pairs), pairs, alpha, margin)
-    power = BOTH_POWER
-    first = detectable(sd / np.sqrt(pairs), pairs, SUSPECT_P, margin, power)
-    return np.asarray(np.maximum(first, detectable(sd / np.sqrt(fresh), fresh, FAMILY_P, margin, power)))
+    by_first = detectable(sd / np.sqrt(pairs), pairs, SUSPECT_P, margin, BOTH_POWER)
+    by_fresh = detectable(sd / np.sqrt(fresh), fresh, FAMILY_P, margin, BOTH_POWER)
+    return np.asarray(np.maximum(by_first, by_fresh))
 
 
-def pairs_needed(found: Evidence, alpha: Floats | float, margin: float = MARGIN) -> Floats:
-    """So many pairs would settle a cell, four times in five, if it is as it looks: SLOWER or FASTER beyond the margin,
-    SAME within. Infinite on the margin itself, and where there is no interval."""
-    size = np.abs(found.estimate)
+def pairs_needed(result: Evidence, alpha: Floats | float, margin: float = MARGIN) -> Floats:
+    """The number of pairs that settle each cell with power 0.8 if its estimate is true: as SLOWER
+    or FASTER beyond the margin, as SAME within. Infinite on the margin and without an interval."""
+    size = np.abs(result.estimate)
     needed = np.full(len(size), np.inf)
     with np.errstate(divide="ignore", invalid="ignore"):  # infinite errors and no pairs
-        one_pair = found.standard_error * np.sqrt(found.pairs)
-        to_margin = one_pair / np.abs(size - np.log1p(margin))
-        for _ in range(3):  # the fewer, the heavier are Student's tails
+        pair_sd = result.standard_error * np.sqrt(result.pairs)
+        sd_to_margin = pair_sd / np.abs(size - np.log1p(margin))
+        for _ in range(3):  # Student's quantiles depend on the number of pairs
             freedom = np.maximum(needed, MIN_PAIRS) - 1
-            test, equal, power, both = (-stdtrit(freedom, p) for p in
-                                        (alpha, (1 - SAME_CONFIDENCE) / 2, 1 - POWER, (1 - POWER) / 2))
-            to_call = np.maximum((test + power) * one_pair / size, power * to_margin) ** 2
-            to_call = np.maximum(to_call, np.log2(1 / alpha))  # pairs that all agree have p = 1 / 2^pairs
-            to_equal = ((equal + both) * to_margin) ** 2
-            needed = np.ceil(np.where(_beyond(found, margin), to_call, to_equal))
-    return np.asarray(np.where(np.isfinite(one_pair), np.maximum(needed, MIN_PAIRS), np.inf))
+            levels = alpha, (1 - SAME_CONFIDENCE) / 2, 1 - POWER, (1 - POWER) / 2
+            test, same, power, both_powers = (-stdtrit(freedom, level) for level in levels)
+            to_differ = np.maximum((test + power) * pair_sd / size, power * sd_to_margin) ** 2
+            to_differ = np.maximum(to_differ, np.log2(1 / alpha))  # n pairs reach p = 1 / 2^n
+            to_equal = ((same + both_powers) * sd_to_margin) ** 2
+            needed = np.ceil(np.where(result.is_beyond(margin), to_differ, to_equal))
+    return np.asarray(np.where(np.isfinite(pair_sd), np.maximum(needed, MIN_PAIRS), np.inf))

@@ -4,8 +4,8 @@ import pytest
 from msgspec.structs import replace
 
 from reports.store.manifest import MANIFEST, Campaign, End, Launch, Stage, Variant, read_manifest
+from reports.store.records import to_line
 from reports.store.result import ResultError
-from reports.store.schema import to_line
 
 HEAD = Campaign(campaign_id="c", plan="1a2b", version="0.1.0", seed=0, design="two-stage", pairs=10, fresh=25,
                 margin=0.01, control=True, variants=[Variant(name="a", argv=["mpirun"]), Variant(name="b", argv=[])])
@@ -64,11 +64,11 @@ def test_fields_and_lines_of_another_program_are_kept_or_passed_over(tmp_path):
         ([to_line(HEAD).replace(b'"schema":1', b'"schema":2')], "line 1: schema 2 is newer than this program's 1"),
         ([to_line(HEAD), to_line(launched(1, "a", "a/9.jsonl"))], "line 2: the run file a/9.jsonl is not there"),
         ([to_line(HEAD), to_line(launched(1, "a", None)).replace(b'"pair":1', b'"pair":"1"')],
-         "line 2: not a `launch` line as schema 1 has it"),
-        ([to_line(HEAD).replace(b'"margin":0.01', b'"margin":1e308')], "line 1: not a `campaign` line as schema 1"),
-        ([to_line(replace(HEAD, variants=[]))], "line 1: not a `campaign` line as schema 1 has it"),
+         "line 2: not a `launch` line of schema 1"),
+        ([to_line(HEAD).replace(b'"margin":0.01', b'"margin":1e308')], "line 1: not a `campaign` line of schema 1"),
+        ([to_line(replace(HEAD, variants=[]))], "line 1: not a `campaign` line of schema 1"),
         ([to_line(HEAD), to_line(launched(1, "a", None)).replace(b"finished", b"unsure")],
-         "line 2: not a `launch` line as schema 1 has it"),
+         "line 2: not a `launch` line of schema 1"),
     ],
 )
 def test_a_damaged_manifest_is_refused_by_file_and_line(tmp_path, lines, sentence):

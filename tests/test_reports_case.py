@@ -8,8 +8,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from reports.store.case import build_cases, find_states
-from reports.store.result import Block, Case, CaseHeader, LinkBlock, Run
+from reports.store.build import build_cases
+from reports.store.case import find_states
+from reports.store.schema import Block, Case, CaseHeader, LinkBlock, Run
 from tests.synthetic_run import write_run
 
 SIZE = 65536

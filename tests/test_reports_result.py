@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from bench.harness.options import RunOptions
 from bench.harness.run import print_result
-from reports.store.result import Block, ResultError, RunFile, read, write_named
+from reports.store.result import ResultError, read
+from reports.store.schema import Block
+from reports.store.writing import RunFile, write_named
 from reports.tables.formats import as_csv, as_json, as_nccl_tests
 from reports.tables.table import render
 from tests.another_user import as_root, said_as

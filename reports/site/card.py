@@ -19,8 +19,9 @@ from reports.imports.imported import Imported, read_imported
 from reports.store import exposed
 from reports.store.case import find_states
 from reports.store.exposed import costs_in, shapes
-from reports.store.result import ResultError, is_imported, read, write_named
+from reports.store.result import ResultError, is_imported, read
 from reports.store.schema import Result
+from reports.store.writing import write_named
 from reports.tables import exposed_table, link, steps
 from reports.tables.figure import COLOURS, DASHES, MARKERS, figure
 from reports.tables.rows import Row, default_rows, views

@@ -43,9 +43,10 @@ from reports.site.dashboard_pages import (
 from reports.site.dashboard_store import MARKER, Store, find
 from reports.store import foreign
 from reports.store.order import places
-from reports.store.result import ResultError, write_whole
+from reports.store.result import ResultError
 from reports.store.schema import Result, Run
 from reports.store.workers import end_with_parent
+from reports.store.writing import write_whole
 from reports.tables.sentences import size_text
 from reports.verdicts.sides import key_of
 from reports.verdicts.verdict_table import some

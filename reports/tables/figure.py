@@ -11,8 +11,9 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.result import ResultError, write_named
+from reports.store.result import ResultError
 from reports.store.schema import Case, Summary
+from reports.store.writing import write_named
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from reports.store.result import ResultError, read, write_whole
+from reports.store.result import ResultError, read
+from reports.store.writing import write_whole
 from reports.tables.sentences import describe
 from reports.verdicts.compare import add_allow
 from reports.verdicts.comparison import Incomparable, compare, differing

@@ -5,8 +5,6 @@ longer of two times: moving the data between ranks, and moving the data through 
 A chain adds the measured chain without collectives.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

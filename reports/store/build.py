@@ -4,8 +4,6 @@ intervals, the bandwidth, and the comparison with the bound of the machine's par
 The figures of a case are from the blocks in the state of the link with most blocks of the run.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -40,8 +38,8 @@ def build_cases(run: Run, blocks: Sequence[Block], link_blocks: Sequence[LinkBlo
     """One case for each case header of the run, in the same order.
 
     `samples[case]` has shape (rows, 5): block, rank, time_us, consume_us, arrival_skew_us. The rows
-    of one rank and block are in the order of the iterations. Without samples percentiles are None.
-    `reason` is given to cases without a block.
+    of one rank and block are in the order of the iterations. Percentiles need samples. `reason` is
+    the reason of cases without a block.
     """
     states = find_states(blocks)
     blocks_of: list[list[Block]] = [[] for _ in run.cases]

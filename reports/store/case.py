@@ -6,8 +6,6 @@ blocks, found without looking at the times. A block with two disagreeing probes 
 contains it.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -85,7 +83,7 @@ def round_trip_ns(block: Block | LinkBlock) -> float | None:
     return float(np.sqrt(before * after))
 
 
-def words_of(wrong: FirstWrong) -> str:
+def describe_wrong(wrong: FirstWrong) -> str:
     """`rank 1 got 13.0 (0x41500000) at offset 1184, element 296; 12.0 (0x41400000) expected`."""
     return (f"rank {wrong.rank} got {wrong.got} at offset {wrong.offset_bytes}, "
             f"element {wrong.element}; {wrong.expected} expected")
@@ -95,7 +93,7 @@ def where_wrong(blocks: Iterable[Block]) -> tuple[int, str] | None:
     """The case and a description of the first wrong element in these blocks, if any."""
     for block in blocks:
         if block.first_wrong:
-            return block.case, f"block {block.block}: {words_of(block.first_wrong)}"
+            return block.case, f"block {block.block}: {describe_wrong(block.first_wrong)}"
     return None
 
 

@@ -1,8 +1,6 @@
 """Types for the parts of a run that its schema leaves open. Reports rely on these fields; a file
 may contain more."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 import msgspec

@@ -6,9 +6,8 @@ negative: by chance, which the interval shows, or if the compute alone leaves it
 reader gets it slowly.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,7 @@ from reports.store.stats import Interval, median_interval
 BENCHMARKS = ("allreduce_rmsnorm", "gemv_allreduce", "gemm_reduce_scatter", "allgather_gemm")
 TOGETHER = (*BENCHMARKS, "decode", "prefill")  # these also compute, and have no bandwidth
 COMPUTE, FUSED, LIBRARY = "compute", "fused", "then_library"
+KINDS = (COMPUTE, LIBRARY, "ours", FUSED)  # of forms, in the order of the table
 COMMUNICATES = (FUSED, "then_", "tensor_parallel", "sequence_parallel")
 
 Costs = Mapping[int, Mapping[int, float]]  # microseconds by case and round
@@ -41,7 +41,7 @@ def costs_in(blocks: Sequence[Block], of_block: Sequence[int | None],
 
 
 def work_of(case: Case) -> str:
-    """The work of a case, whatever its algorithm: cases with equal work are comparable."""
+    """The work of a case without its algorithm: cases with equal work are comparable."""
     return repr((case.collective, case.shape, case.size_bytes, case.datatype, case.redop,
                  case.mode))
 
@@ -83,35 +83,19 @@ def forms(cases: Sequence[Case], costs: Costs) -> list[Form]:
     sequential form, and the best fused form."""
     measured = [case for case in cases
                 if case.status == "ok" and len(costs.get(case.case, {})) > 1]
-    variants = {(case.algorithm, case.variant) for case in measured}
-    several = {case.algorithm for case in measured
-               if sum(algorithm == case.algorithm for algorithm, _ in variants) > 1}
-
-    def variant(case: Case) -> str:
-        return f" {case.variant}" if case.algorithm in several else ""
-
-    def build(case: Case) -> str:
-        """The variant, and the build that followed the link or the number of chunks."""
-        name, _, chunks = (case.chosen or "").partition("+")
-        detail = chunks if name == case.algorithm else name
-        return variant(case) + (f", {detail}" if detail else "")
-
-    def is_ours(algorithm: str) -> bool:
-        return algorithm.startswith("then_") and algorithm != LIBRARY
-
-    kinds: list[tuple[Callable[[str], bool], Callable[[Case], str]]] = [
-        (lambda algorithm: algorithm == COMPUTE, lambda case: "compute alone"),
-        (lambda algorithm: algorithm == LIBRARY,
-         lambda case: f"then {case.library}{variant(case)}"),
-        (is_ours, lambda case: f"then {case.algorithm.removeprefix('then_')}{build(case)}"),
-        (lambda algorithm: algorithm.partition("+")[0] == FUSED,
-         lambda case: f"{case.algorithm}{build(case)}")]
-    candidates = [([case for case in measured if is_kind(case.algorithm)], name)
-                  for is_kind, name in kinds]
-    return [_best_form(group, costs, name) for group, name in candidates if group]
+    kinds = [[case for case in measured if _kind(case.algorithm) == kind] for kind in KINDS]
+    return [_best_form(kind, costs) for kind in kinds if kind]
 
 
-def _best_form(cases: Sequence[Case], costs: Costs, name: Callable[[Case], str]) -> Form:
+def _kind(algorithm: str) -> str | None:
+    if algorithm in (COMPUTE, LIBRARY):
+        return algorithm
+    if algorithm.startswith("then_"):
+        return "ours"
+    return FUSED if algorithm.partition("+")[0] == FUSED else None
+
+
+def _best_form(cases: Sequence[Case], costs: Costs) -> Form:
     """The best of one kind of form: odd rounds choose between several, even rounds report."""
 
     def odd_median_us(case: Case) -> float:
@@ -120,7 +104,21 @@ def _best_form(cases: Sequence[Case], costs: Costs, name: Callable[[Case], str])
 
     best = min(cases, key=odd_median_us)
     rounds = [r for r in sorted(costs[best.case]) if len(cases) == 1 or r % 2 == 0]
-    return Form(name(best), best, costs[best.case], rounds)
+    variants = {case.variant for case in cases if case.algorithm == best.algorithm}
+    return Form(_form_name(best, len(variants) > 1), best, costs[best.case], rounds)
+
+
+def _form_name(case: Case, has_variants: bool) -> str:
+    """The name with the variant, and the build that followed the link or the number of chunks."""
+    if case.algorithm == COMPUTE:
+        return "compute alone"
+    variant = f" {case.variant}" if has_variants else ""
+    if case.algorithm == LIBRARY:
+        return f"then {case.library}{variant}"
+    build, _, chunks = (case.chosen or "").partition("+")
+    detail = chunks if build == case.algorithm else build
+    name = re.sub("^then_", "then ", case.algorithm) + variant
+    return f"{name}, {detail}" if detail else name
 
 
 def difference(form: Form, other: Form) -> Interval | None:

@@ -4,8 +4,6 @@ A string may move a terminal's cursor, or be a formula to a spreadsheet or an im
 page; a file may be a pipe that never ends. jinja2 and ElementTree escape HTML and XML themselves.
 """
 
-from __future__ import annotations
-
 import html
 import os
 import re

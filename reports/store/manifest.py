@@ -6,8 +6,6 @@ each stage that judges, and finishes with `end`. Lines are only added: a launch 
 counts gets a second line, with status `orphaned`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal

@@ -4,8 +4,6 @@ So each run also names the `latest` runs of its folder at its start, and comes a
 correct clocks this is the order of the times, even for copied runs.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from contextlib import suppress

@@ -1,8 +1,6 @@
 """Records as lines of JSON. A record keeps the fields that this program does not know in `extra`,
 and writes them back."""
 
-from __future__ import annotations
-
 import json
 from typing import Any, TypeVar
 

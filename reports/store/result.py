@@ -1,8 +1,6 @@
 """Reads run files, complete or cut off, and other files of JSON lines. The cases of a run without
 an end are built from its blocks. `schema` describes the records; `run_file` writes them."""
 
-from __future__ import annotations
-
 import os
 import struct
 from collections.abc import Iterator, Mapping

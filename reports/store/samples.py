@@ -4,8 +4,6 @@ The name of the array comes from the run's file, which may come from anywhere. S
 plain, the file must be a regular file in the run's own folder, and its header must match its size.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator

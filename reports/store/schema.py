@@ -6,8 +6,6 @@ killed run has no `end`; its cases come from its blocks. Times are in microsecon
 in nanoseconds, sizes in bytes, bandwidths in GB/s with GB = 1e9 bytes.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any

@@ -5,8 +5,6 @@ No function assumes a distribution. Times of a collective are skewed and multimo
 replace means, and order statistics replace standard errors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Processes of a pool that end with their parent."""
 
-from __future__ import annotations
-
 import ctypes
 import signal
 import sys

@@ -4,8 +4,6 @@ A run's file receives the head, each block before the next is measured, then the
 samples in a folder beside the file, and the end.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os
@@ -109,7 +107,7 @@ class RunFile:
         self._file = file
 
     @classmethod
-    def create(cls, folder: Path, run: Run) -> RunFile:
+    def create(cls, folder: Path, run: Run) -> "RunFile":
         """Creates `folder` if missing, and `<run_id>.jsonl` in it, which appears with its complete
         head. Raises ResultError if the file exists or cannot be written."""
         path = Path(folder) / f"{run.run_id}.jsonl"

@@ -20,7 +20,7 @@ from collectives.communicator import launched_ranks
 from collectives.operation import Case, Operation
 from collectives.peer_buffer import probe_kernels
 from kernels.devices.device import PEER_STRUCTURES, DeviceError, Memory, Step, Transfer
-from reports.store.result import CaseHeader
+from reports.store.schema import CaseHeader
 
 ABOUT = ("Times the wire between every two ranks: push, pull, both ways at once, flags, launches, "
          "and background traffic.")

@@ -22,7 +22,8 @@ from bench.harness.suite import prepare as prepare_sweep
 from collectives.collective import COLLECTIVES
 from collectives.operation import TunedChoice
 from reports.store.case import find_states
-from reports.store.result import Result, ResultError
+from reports.store.result import ResultError
+from reports.store.schema import Result
 from reports.tables.tune import FINALISTS, costs_by_state, winners
 
 ABOUT = "Finds what auto should run on this machine, by size and state of the link."

@@ -29,7 +29,7 @@ from bench.harness.iteration import Iteration
 from bench.harness.watchdog import FlightRecord
 from collectives.communicator import Communicator, launched_rank
 from kernels.devices.device import Kernel, Step
-from reports.store.result import RunFile
+from reports.store.writing import RunFile
 from tests.launch import shared_by
 
 STALL_S = 60.0

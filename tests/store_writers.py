@@ -18,9 +18,11 @@ import numpy as np
 
 from bench.harness import session as command
 from bench.harness.options import RunOptions
+from reports.store.build import Samples
 from reports.store.order import latest
-from reports.store.result import Block, ResultError, RunFile
-from reports.store.schema import Run
+from reports.store.result import ResultError
+from reports.store.schema import Block, End, Run
+from reports.store.writing import RunFile
 from tests.synthetic_run import plan
 
 NAMES = 128
@@ -53,7 +55,8 @@ def write(folder: Path, seed: int, together: Any, claimed: bool) -> None:
     for turn in range(BLOCKS):
         for case in range(CASES):
             file.append(Block(case=case, block=turn, round=turn, n=5, time_us=1.0 + seed, link_rtt_ns=(100.0, 100.0)))
-    file.finish({case: np.ones((10, 5)) for case in range(CASES)}, "complete", None, 1.0, 1.0)
+    samples: Samples = {case: np.ones((10, 5)) for case in range(CASES)}
+    file.finish(samples, End(status="complete", elapsed_s=1.0, measuring_s=1.0))
     if claimed:
         (folder / f"{run_id}.flight").rmdir()
 

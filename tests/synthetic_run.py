@@ -15,7 +15,9 @@ from unittest import mock
 
 import numpy as np
 
-from reports.store.result import Block, CaseHeader, LinkBlock, Result, Run, RunFile, read
+from reports.store.result import read
+from reports.store.schema import Block, CaseHeader, End, LinkBlock, Result, Run
+from reports.store.writing import RunFile
 
 SIZES = [16384 << step for step in range(12)]
 OURS = ["one_shot_push", "one_shot_pull", "two_shot", "ring"]
@@ -139,7 +141,7 @@ def write_run(folder: Path, *, sizes: Sequence[int] = SIZES, algorithms: Sequenc
         return read(file.path)
     reason = None if status == "complete" else "interrupted"
     joined = {number: np.concatenate(rows) for number, rows in samples.items()}
-    return file.finish(joined, status, reason, measuring_s=41.2, elapsed_s=52.0)
+    return file.finish(joined, End(status=status, reason=reason, measuring_s=41.2, elapsed_s=52.0))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reports.store.exposed import COMPUTE
-from reports.store.result import RunFile, read
-from reports.store.schema import Block, CaseHeader, Run
+from reports.store.result import read
+from reports.store.schema import Block, CaseHeader, End, Run
+from reports.store.writing import RunFile
 from tests.synthetic_run import without_fsync
 
 FAST_NS, SLOW_NS = (105.0, 105.0), (540.0, 540.0)
@@ -50,7 +51,7 @@ class Made:
                 n_wrong = None if name == COMPUTE else self.wrong.get(name, 0)
                 file.append(Block(case=number, block=turn, round=turn, n=20, time_us=total_us, total_us=total_us,
                                   link_rtt_ns=trip, n_wrong=n_wrong))
-        return file.finish({}, "complete", None, measuring_s=1.0, elapsed_s=2.0) if finish else read(file.path)
+        return file.finish({}, End(status="complete", measuring_s=1.0, elapsed_s=2.0)) if finish else read(file.path)
 
     def planned(self, name):
         algorithm, _, variant = name.partition(" ")

@@ -11,8 +11,8 @@ import pytest
 
 from reports.__main__ import main
 from reports.imports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
-from reports.store.result import RunFile
 from reports.store.schema import Block, CaseHeader, End, LinkBlock, Run
+from reports.store.writing import RunFile
 from tests.synthetic_run import without_fsync
 from tests.synthetic_together import CPUS, SLOW_NS, STEP, Made, always
 
@@ -63,7 +63,7 @@ def write(folder, us_by_size, ranks=GPUS, spread=0.0, name="made", collective="a
             us = us_by_size[case.size_bytes] * (2 if case.library else 1) * (1 + spread * (turn - 5.5) / 5.5)
             file.append(Block(case=number, block=turn, round=turn, n=5, time_us=us, total_us=us, link_rtt_ns=SLOW_NS,
                               n_wrong=0))
-    return file.finish({}, "complete", None, measuring_s=1.0, elapsed_s=2.0).path
+    return file.finish({}, End(status="complete", measuring_s=1.0, elapsed_s=2.0)).path
 
 
 @pytest.mark.parametrize(("us", "tokens_per_s", "times"), [(8, "30.7", "1.92"), (33, "27.4", "1.71"),
@@ -203,7 +203,7 @@ def link_run(folder, gb_s, **words):
     us = 2 * (16 << 20) / gb_s / 1e3
     file.append(LinkBlock(size_bytes=16 << 20, round=0, memory_us=us, link_rtt_ns=SLOW_NS))
     file.append(Block(case=0, block=0, round=0, n=5, time_us=us / 2, link_rtt_ns=SLOW_NS))  # alone twice as fast
-    return file.finish({}, "complete", None, measuring_s=1.0, elapsed_s=2.0).path
+    return file.finish({}, End(status="complete", measuring_s=1.0, elapsed_s=2.0)).path
 
 
 def test_validation_holds_a_step_against_its_parts(tmp_path):

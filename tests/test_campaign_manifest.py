@@ -1,17 +1,17 @@
-"""The manifest of a campaign as it is read back, whole or damaged."""
+"""Reading the manifest of a campaign, complete or damaged."""
 
 import pytest
 from msgspec.structs import replace
 
 from reports.store.manifest import MANIFEST, Campaign, End, Launch, Stage, Variant, read_manifest
+from reports.store.records import to_line
 from reports.store.result import ResultError
-from reports.store.schema import to_line
 
 HEAD = Campaign(campaign_id="c", plan="1a2b", version="0.1.0", seed=0, design="two-stage", pairs=10, fresh=25,
                 margin=0.01, control=True, variants=[Variant(name="a", argv=["mpirun"]), Variant(name="b", argv=[])])
 
 
-def launched(pair, variant, run, status="finished"):
+def launch(pair, variant, run, status="finished"):
     return Launch(stage="first", pair=pair, place=0, variant=variant, attempt=1, status=status, exit=0, elapsed_s=1.5,
                   run=run)
 
@@ -25,31 +25,32 @@ def write(folder, *records, tail=b""):
 
 
 def test_a_whole_manifest_comes_back(tmp_path):
-    records = [HEAD, launched(1, "a", "a/1.jsonl"), Stage(stage="fresh", sizes=[16384]),
-               launched(1, "b", "b/2.jsonl", "died"), End(status="complete")]
-    found = read_manifest(write(tmp_path, *records))
-    assert [found.campaign, found.launches[0], *found.stages, found.launches[1], found.end] == records
-    assert found.foreign == []
+    records = [HEAD, launch(1, "a", "a/1.jsonl"), Stage(stage="fresh", sizes=[16384]),
+               launch(1, "b", "b/2.jsonl", "died"), End(status="complete")]
+    manifest = read_manifest(write(tmp_path, *records))
+    first, second = manifest.launches
+    assert [manifest.campaign, first, *manifest.stages, second, manifest.end] == records
+    assert manifest.foreign == []
 
 
 def test_an_orphaned_launch_counts_no_more(tmp_path):
-    """Both halves of a pair that was made again would be paired with the new ones."""
-    found = read_manifest(write(tmp_path, HEAD, launched(1, "a", "a/1.jsonl"), launched(1, "b", "b/2.jsonl"),
-                                launched(1, "a", "a/1.jsonl", "orphaned")))
-    assert [(one.variant, one.status) for one in found.launches] == [("b", "finished"), ("a", "orphaned")]
+    """Otherwise the old halves of a repeated pair would be paired with the new ones."""
+    manifest = read_manifest(write(tmp_path, HEAD, launch(1, "a", "a/1.jsonl"), launch(1, "b", "b/2.jsonl"),
+                                launch(1, "a", "a/1.jsonl", "orphaned")))
+    assert [(launch.variant, launch.status) for launch in manifest.launches] == [("b", "finished"), ("a", "orphaned")]
 
 
 @pytest.mark.parametrize("tail", [b'{"kind":"launch","sta', to_line(End(status="complete"))[:-2]])
 def test_a_last_line_that_was_cut_off_is_dropped(tmp_path, tail):
-    """A campaign that was killed could not be read, or gone on with."""
-    found = read_manifest(write(tmp_path, HEAD, launched(1, "a", "a/1.jsonl"), tail=tail))
-    assert (len(found.launches), found.end) == (1, None)
+    """Otherwise a killed campaign could neither be read nor continued."""
+    manifest = read_manifest(write(tmp_path, HEAD, launch(1, "a", "a/1.jsonl"), tail=tail))
+    assert (len(manifest.launches), manifest.end) == (1, None)
 
 
 def test_fields_and_lines_of_another_program_are_kept_or_passed_over(tmp_path):
-    more = to_line(launched(1, "a", "a/1.jsonl"))[:-2] + b',"mood":"good"}\n{"kind":"remark","text":"x"}\n'
-    found = read_manifest(write(tmp_path, HEAD, tail=more))
-    assert found.launches[0].extra == {"mood": "good"}
+    more = to_line(launch(1, "a", "a/1.jsonl"))[:-2] + b',"mood":"good"}\n{"kind":"remark","text":"x"}\n'
+    manifest = read_manifest(write(tmp_path, HEAD, tail=more))
+    assert manifest.launches[0].extra == {"mood": "good"}
 
 
 @pytest.mark.parametrize(
@@ -62,17 +63,17 @@ def test_fields_and_lines_of_another_program_are_kept_or_passed_over(tmp_path):
         ([to_line(HEAD), to_line(HEAD)], "line 2: a manifest has one `campaign` line, its first"),
         ([to_line(HEAD), b"\x80\n", to_line(End(status="complete"))], "line 2: not a line of a manifest"),
         ([to_line(HEAD).replace(b'"schema":1', b'"schema":2')], "line 1: schema 2 is newer than this program's 1"),
-        ([to_line(HEAD), to_line(launched(1, "a", "a/9.jsonl"))], "line 2: the run file a/9.jsonl is not there"),
-        ([to_line(HEAD), to_line(launched(1, "a", None)).replace(b'"pair":1', b'"pair":"1"')],
-         "line 2: not a `launch` line as schema 1 has it"),
-        ([to_line(HEAD).replace(b'"margin":0.01', b'"margin":1e308')], "line 1: not a `campaign` line as schema 1"),
-        ([to_line(replace(HEAD, variants=[]))], "line 1: not a `campaign` line as schema 1 has it"),
-        ([to_line(HEAD), to_line(launched(1, "a", None)).replace(b"finished", b"unsure")],
-         "line 2: not a `launch` line as schema 1 has it"),
+        ([to_line(HEAD), to_line(launch(1, "a", "a/9.jsonl"))], "line 2: the run file a/9.jsonl is not there"),
+        ([to_line(HEAD), to_line(launch(1, "a", None)).replace(b'"pair":1', b'"pair":"1"')],
+         "line 2: not a `launch` line of schema 1"),
+        ([to_line(HEAD).replace(b'"margin":0.01', b'"margin":1e308')], "line 1: not a `campaign` line of schema 1"),
+        ([to_line(replace(HEAD, variants=[]))], "line 1: not a `campaign` line of schema 1"),
+        ([to_line(HEAD), to_line(launch(1, "a", None)).replace(b"finished", b"unsure")],
+         "line 2: not a `launch` line of schema 1"),
     ],
 )
 def test_a_damaged_manifest_is_refused_by_file_and_line(tmp_path, lines, sentence):
-    """A verdict would stand on fewer launches than were made."""
+    """Otherwise a verdict would use only a part of the launches."""
     write(tmp_path, tail=b"".join(lines))
     with pytest.raises(ResultError, match=r"campaign\.jsonl") as refused:
         read_manifest(tmp_path)
@@ -80,14 +81,14 @@ def test_a_damaged_manifest_is_refused_by_file_and_line(tmp_path, lines, sentenc
     assert "\n" not in str(refused.value)
 
 
-def test_no_manifest_is_said(tmp_path):
+def test_a_missing_manifest_is_reported(tmp_path):
     with pytest.raises(ResultError, match=r"campaign\.jsonl cannot be read: No such file"):
         read_manifest(tmp_path)
 
 
-def test_what_is_not_the_campaigns_is_named(tmp_path):
-    """Someone else's run would be taken for a launch, or a picture for a fault."""
-    write(tmp_path, HEAD, launched(1, "a", "a/1.jsonl"))
+def test_foreign_files_are_named(tmp_path):
+    """Otherwise a foreign run would count as a launch, or a picture as an error."""
+    write(tmp_path, HEAD, launch(1, "a", "a/1.jsonl"))
     for name in ("a/1.png", "a/1.flight/rank-0", "a/1.samples/case-0000.npy", "summary.md", "junit.xml", "status",
                  "worktrees/a/x.jsonl", "b/notes.txt", "stray.jsonl"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
-"""Faults built into the kernels, each in one launch of 1,000: what a user would take for a result is found wrong, and
-located; a flag that is lost or stale ends the run with a sentence that names the epochs."""
+"""Faults built into the kernels, each in one launch of 1,000. The checks detect and locate wrong
+elements; a lost or stale flag ends the run with a sentence that names the epochs."""
 
 import re
 
@@ -15,7 +15,7 @@ WHERE = rf"block \d+: rank [01] got \S+ {BITS} at offset (\d+), element (\d+); \
 
 
 def run(out, *options, algorithms=ALGORITHMS, **tree):
-    """A checked run, and what its cases came to."""
+    """A checked run and its cases."""
     done = mpirun(2, "-m", "bench.allreduce", "-c", "1", "-w", "0", "--lean", "--timeout", "1",
                   "--algorithm", ",".join(algorithms), "--out", str(out), *options, **tree)
     assert "Traceback" not in done.stderr
@@ -23,32 +23,32 @@ def run(out, *options, algorithms=ALGORITHMS, **tree):
 
 
 def located(done, results):
-    """Which algorithms were found wrong; the run's sentence and its report say where."""
+    """The algorithms with wrong elements, which the run's sentence and its report locate."""
     assert done.returncode == 1
     [result] = results.values()
-    said = re.fullmatch(rf"wiretax: case (\d+) \((\w+) (\d+) B \w+\), {WHERE}\n", done.stderr)
-    assert said, done.stderr
-    assert int(said[4]) == 4 * int(said[5]) < int(said[3])
+    match = re.fullmatch(rf"wiretax: case (\d+) \((\w+) (\d+) B \w+\), {WHERE}\n", done.stderr)
+    assert match, done.stderr
+    assert int(match[4]) == 4 * int(match[5]) < int(match[3])
     wrong = [case for case in result.cases if case.status == "wrong"]
     assert all(re.fullmatch(rf"\d+ elements were wrong, first in {WHERE}", case.reason or "") for case in wrong)
-    assert re.search(rf"First in case {said[1]},", done.stdout)
+    assert re.search(rf"First in case {match[1]},", done.stdout)
     return {case.algorithm for case in wrong}
 
 
-def test_a_bit_that_flips_under_way_is_found_and_located_in_every_algorithm(tmp_path):
-    """In a chain a wrong element stays wrong, so that the check after it has seen all 160 launches."""
+def test_a_flipped_bit_is_located_in_every_algorithm(tmp_path):
+    """A wrong element stays wrong in a chain, so one check covers all 160 launches."""
     options = "--sizes", "4K,8204,16K", "--mode", "chained", "-n", "12"
-    found = located(*run(tmp_path / "flipped", *options, tree=tree(tmp_path / "tree", "flip_bit")))
-    assert found == set(ALGORITHMS)
+    algorithms = located(*run(tmp_path / "flipped", *options, tree=tree(tmp_path / "tree", "flip_bit")))
+    assert algorithms == set(ALGORITHMS)
     done, _ = run(tmp_path / "right", *options)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_push_that_is_left_out_is_found_and_located(tmp_path):
-    """Two launches of three are checked here, and what was there before is of another iteration."""
+def test_a_missing_push_is_located(tmp_path):
+    """Two of three launches are checked, and the former data are from another iteration."""
     sizes = ",".join(str(4 * count) for count in range(64, 1024, 40))
     broken = tree(tmp_path / "tree", "skip_push")
-    for attempt in range(8):  # the struck launch of a thousand may be one that is not checked
+    for attempt in range(8):  # the fault may strike an unchecked launch
         done, results = run(tmp_path / str(attempt), "--sizes", sizes, "--mode", "isolated", "-n", "12",
                             algorithms=ALGORITHMS[:4], tree=broken)
         if done.returncode:
@@ -58,13 +58,13 @@ def test_a_push_that_is_left_out_is_found_and_located(tmp_path):
 
 @pytest.mark.parametrize("fault", ["drop_flag", "stale_epoch"])
 @pytest.mark.parametrize("algorithms", [ALGORITHMS[:4], ALGORITHMS[4:]], ids=["flags", "packets"])
-def test_a_flag_that_is_lost_or_stale_ends_the_run_and_names_the_epochs(tmp_path, fault, algorithms):
+def test_a_lost_or_stale_flag_ends_the_run_and_names_the_epochs(tmp_path, fault, algorithms):
     done, _ = run(tmp_path / "out", "-b", "1K", "-e", "16K", "--mode", "isolated", "-n", "6000", algorithms=algorithms,
                   tree=tree(tmp_path / "tree", fault))
     assert done.returncode == 1
-    said = re.fullmatch(r"wiretax: rank [01] did not (?:go on|answer) for 1 s and held the others up: .*block 0: "
+    match = re.fullmatch(r"wiretax: rank [01] did not (?:go on|answer) for 1 s and held the others up: .*block 0: "
                         r"epoch (\d+) step (\d+) seen, epoch (\d+) step (\d+) wanted by rank ([01]) from rank ([01])\n",
                         done.stderr)
-    assert said, done.stderr
-    assert (int(said[1]), int(said[2])) < (int(said[3]), int(said[4]))
-    assert said[5] != said[6]
+    assert match, done.stderr
+    assert (int(match[1]), int(match[2])) < (int(match[3]), int(match[4]))
+    assert match[5] != match[6]

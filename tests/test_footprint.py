@@ -19,7 +19,8 @@ from bench.machine import placement
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import NEXT_ITERATION, Action, Arguments, Counts, Gate, Step, Watch
 from reports.store.case import beside, find_states
-from reports.store.result import Block, read
+from reports.store.result import read
+from reports.store.schema import Block
 from reports.tables.footprint import footprint
 from reports.tables.rows import views
 from reports.tables.table import render

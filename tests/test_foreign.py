@@ -1,5 +1,5 @@
-"""Run files come from strangers: none of their strings may do anything where it lands, none of their arrays be more
-than numbers, and nothing outside the run's own folder be read."""
+"""Run files come from strangers. Their strings must stay text in every output, their arrays must be
+numbers, and no file outside the run's own folder is read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOSTILE = ("=cmd|' /C calc'!A0 <script>alert(1)</script> \x1b]0;owned\x07\x1b[31
 
 
 def hostile_run(folder: Path, seed: int = 7, **changed: object) -> Path:
-    """A run with HOSTILE wherever a name, a note or a fact of the machine stands."""
+    """A run with HOSTILE in every name, note and fact of the machine."""
     path = write_run(folder, sizes=[16384, 1 << 20], algorithms=["library", "auto", "ring"], modes=["isolated"], n=5,
                      seed=seed, run_id=f"2026-11-20T06-15-{seed:02}Z-allreduce-1a2b3c").path
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -62,9 +62,9 @@ def assert_harmless(text: str) -> None:
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
 
 
-@pytest.mark.parametrize("how", [[], ["--long"], ["--format", "csv"], ["--format", "nccl-tests"]])
-def test_no_string_of_a_run_reaches_the_terminal_as_anything_but_text(run, how):
-    done = reports("show", run, *how)
+@pytest.mark.parametrize("options", [[], ["--long"], ["--format", "csv"], ["--format", "nccl-tests"]])
+def test_no_string_of_a_run_reaches_the_terminal_as_anything_but_text(run, options):
+    done = reports("show", run, *options)
     assert (done.returncode, done.stderr) == (0, b"")
     assert "alert(1)" in done.stdout.decode()
     assert_harmless(done.stdout.decode())
@@ -78,7 +78,7 @@ def test_no_cell_of_a_csv_is_a_formula(run):
             assert not cell.startswith(("=", "+", "-", "@")) or float(cell) <= 0
 
 
-def test_a_picture_draws_a_name_and_never_reads_it_as_markup_or_as_a_formula(run, tmp_path):
+def test_a_picture_draws_a_name_without_markup_or_formulas(run, tmp_path):
     picture = tmp_path / "run.svg"
     done = reports("show", run, "--plot", picture)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -87,8 +87,8 @@ def test_a_picture_draws_a_name_and_never_reads_it_as_markup_or_as_a_formula(run
     assert any("<script>" in "".join(element.itertext()) for element in tree.iter())
 
 
-def test_no_string_of_a_run_does_anything_in_what_the_gate_leaves(tmp_path):
-    """What it leaves is shown by GitHub, by a CI's page of tests, and by a browser."""
+def test_no_string_of_a_run_is_active_in_the_output_of_the_gate(tmp_path):
+    """GitHub, a CI's page of tests and a browser show the output."""
     for seed in range(12):
         hostile_run(tmp_path / ("base", "new")[seed % 2], seed)
     done = reports("regress", "--baseline", "base", "--current", "new", "--markdown", "s.md", "--junit", "j.xml",
@@ -105,7 +105,7 @@ def test_no_string_of_a_run_does_anything_in_what_the_gate_leaves(tmp_path):
                                  for text in element.attrib.values())
 
 
-def test_a_name_of_a_file_is_no_command_to_the_terminal(tmp_path):
+def test_a_file_name_does_not_control_the_terminal(tmp_path):
     path = tmp_path / "x\x1b[2Jy.jsonl"
     path.write_text("{}")
     for argument in (path, tmp_path / "no\x1b[2Jne.jsonl"):
@@ -116,7 +116,7 @@ def test_a_name_of_a_file_is_no_command_to_the_terminal(tmp_path):
 
 @pytest.mark.parametrize("name", ["../secret.npy", "/etc/passwd", "..", "", "a/b.npy", "linked.npy", "pickle.npy",
                                   "long.npy", "short.npy", "wide.npy", "pipe.npy", "text.npy"])
-def test_samples_are_read_from_the_run_s_own_folder_as_numbers_or_not_at_all(tmp_path, name):
+def test_samples_are_only_numbers_from_the_runs_own_folder(tmp_path, name):
     path = hostile_run(tmp_path, samples=name)
     folder = path.with_suffix(".samples")
     good = np.load(folder / "case-0000.npy")
@@ -136,14 +136,14 @@ def test_samples_are_read_from_the_run_s_own_folder_as_numbers_or_not_at_all(tmp
 
 @pytest.mark.parametrize("shape", [5, "x", [1], {"arrival_skew_us": "soon"}, {"skew": 3}, {"beside": [1]},
                                    {"slots": 0}, {"pairs": [[0, 1, 2]]}])
-def test_a_shape_that_is_none_is_refused_in_a_sentence(tmp_path, shape):
+def test_an_invalid_shape_is_refused_in_a_sentence(tmp_path, shape):
     done = reports("show", hostile_run(tmp_path, shape=shape))
     assert done.returncode == 2
     assert b"Traceback" not in done.stderr
     assert done.stderr.count(b"\n") == 1
 
 
-def test_samples_come_back_as_they_were_written_and_none_where_they_are_gone(tmp_path):
+def test_samples_are_read_unchanged_and_may_be_gone(tmp_path):
     path = hostile_run(tmp_path)
     result = read(path)
     rows = read_samples(result, result.cases[0])
@@ -158,7 +158,7 @@ def test_samples_come_back_as_they_were_written_and_none_where_they_are_gone(tmp
 
 
 def test_a_flight_record_that_is_a_link_or_a_pipe_is_not_read(tmp_path):
-    """A link would show a stranger's file, a pipe hold the reader for ever."""
+    """A link would show another file, a pipe would block the reader."""
     path = write_run(tmp_path, sizes=[16384], algorithms=["library"], modes=["isolated"], n=5, finish=False).path
     folder = path.with_suffix(".flight")
     folder.mkdir()
@@ -177,7 +177,7 @@ def half_a_gigabyte(path: Path) -> None:
 
 @pytest.mark.parametrize(("make", "why"), [
     (Path.mkdir, "directory"), (os.mkfifo, "ordinary file"), (half_a_gigabyte, "500 MB are more")])
-def test_what_is_no_ordinary_file_is_refused_before_it_is_read(tmp_path, make, why):
+def test_only_a_regular_file_is_read(tmp_path, make, why):
     path = tmp_path / "run.jsonl"
     make(path)
     done = reports("show", path)
@@ -200,7 +200,7 @@ def test_a_manifest_names_no_run_outside_its_campaign(tmp_path):
         read_manifest(folder)
 
 
-def test_text_that_is_harmless_stays_as_it_is():
+def test_harmless_text_stays_unchanged():
     for text in ("MPICH 5.0.2", "one_shot_push+nt", "é 漢字 ≥ 2×", "a-b_c"):
         assert printable(text) == spreadsheet_cell(text) == markdown_text(text) == text
     assert spreadsheet_cell(-1.5) == -1.5

@@ -1,5 +1,5 @@
-"""What a user meets when the disk is full or the folder read-only, before a run, in it and at its end: one sentence, a
-documented status, all that was there before whole, and nothing half written."""
+"""A full disk or a read-only folder before, during and after a run: the user gets one sentence and a
+documented status, former files stay complete, and no file is half written."""
 
 import re
 import subprocess
@@ -42,7 +42,7 @@ price = {amount = 5200, currency = "EUR", date = 2026-11-01}
 
 @pytest.fixture
 def disk_of(tmp_path):
-    """Makes a disk of so many bytes."""
+    """Makes a disk of a given size in bytes."""
     made: list[Disk] = []
 
     def make(size_bytes):
@@ -82,7 +82,7 @@ def blocks_in(folder):
 
 
 @pytest.mark.parametrize("why", [FULL, READ_ONLY])
-def test_a_run_that_cannot_be_kept_does_not_begin(disk_of, tmp_path, why):
+def test_a_run_that_cannot_be_stored_does_not_start(disk_of, tmp_path, why):
     disk = disk_of(1 << 20)
     write_run(disk.at / "results", **TIGHT)
     disk.fill() if why == FULL else disk.make_read_only()
@@ -90,15 +90,15 @@ def test_a_run_that_cannot_be_kept_does_not_begin(disk_of, tmp_path, why):
     wanted = [["--out", str(disk.at / "results")]]
     if why == READ_ONLY:
         wanted += [["--out", str(disk.at / "new")], ["--out", str(tmp_path / "out"), "-J", str(disk.at / "a.json")]]
-    for where in wanted:
-        done = mpirun(2, "-m", "bench.allreduce", *SMALL, *where)
+    for options in wanted:
+        done = mpirun(2, "-m", "bench.allreduce", *SMALL, *options)
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == f"bench.allreduce: rank 0: cannot write {where[-1]}: {why}\n"
+        assert done.stderr == f"bench.allreduce: rank 0: cannot write {options[-1]}: {why}\n"
     assert files(disk.at) == before
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_a_disk_that_is_full_in_mid_run_loses_no_block_that_was_stored(disk_of):
+def test_a_disk_that_fills_during_a_run_loses_no_stored_block(disk_of):
     disk = disk_of(2 << 20)
     out, seen = disk.at / "results", list[int]()
 
@@ -110,21 +110,22 @@ def test_a_disk_that_is_full_in_mid_run_loses_no_block_that_was_stored(disk_of):
     done = mpirun(2, "-m", "bench.allreduce", *SMALL, "-n", "120", "--out", str(out))
     [path] = out.glob("*.jsonl")
     assert done.returncode == 1, done.stderr
-    [said] = done.stderr.splitlines()
-    assert re.fullmatch(rf"wiretax: rank 0 failed: .*: {re.escape(str(path))} cannot be written: {FULL}", said)
+    [message] = done.stderr.splitlines()
+    assert re.fullmatch(rf"wiretax: rank 0 failed: .*: {re.escape(str(path))} cannot be written: {FULL}", message)
     result = read(path)
     assert len(result.blocks) >= seen[0] > 2
     assert "INCOMPLETE: the run was cut off." in text(result)
     assert not half_written(disk.at)
 
 
-def test_a_disk_that_is_too_small_for_the_samples_keeps_every_block(disk_of):
+def test_a_disk_without_room_for_samples_keeps_every_block(disk_of):
     disk = disk_of(1400 << 10)  # the samples of a case take 400 KB
     out, more = disk.at / "results", ["--algorithm", "ring,library,two_shot,one_shot_pull", "-n", "20000"]
     done = mpirun(1, "-m", "bench.allreduce", *SMALL, *more, "--out", str(out))
     assert done.returncode == 1, done.stderr
-    [said] = done.stderr.splitlines()
-    assert re.search(rf"step results, epoch \d+: .*\.samples/case-000[2-9]\.npy cannot be written: {FULL}$", said), said
+    [message] = done.stderr.splitlines()
+    written = r"step results, epoch \d+: .*\.samples/case-000[2-9]\.npy"
+    assert re.search(rf"{written} cannot be written: {FULL}$", message), message
     [path] = out.glob("*.jsonl")
     result = read(path)
     assert sum(block.n for block in result.blocks) == 20_000 * len(result.cases)
@@ -133,7 +134,7 @@ def test_a_disk_that_is_too_small_for_the_samples_keeps_every_block(disk_of):
     assert not half_written(disk.at)
 
 
-def test_a_disk_that_is_full_at_the_very_end_costs_the_picture_and_the_json_alone(disk_of, tmp_path):
+def test_a_disk_that_fills_at_the_end_costs_only_the_picture_and_the_json(disk_of, tmp_path):
     disk, other = disk_of(2 << 20), disk_of(8192)
     out, json_file = disk.at / "results", other.at / "a.json"
     json_file.write_text("former")
@@ -141,8 +142,8 @@ def test_a_disk_that_is_full_at_the_very_end_costs_the_picture_and_the_json_alon
     when(lambda: any(b'"kind":"end"' in path.read_bytes() for path in out.glob("*.jsonl")), disk.fill)
     done = mpirun(1, "-m", "bench.allreduce", *SMALL, "-n", "60", "--out", str(out), "-J", str(json_file))
     assert done.returncode == 1, done.stderr
-    [said] = done.stderr.splitlines()
-    assert re.search(rf"step results, epoch \d+: ResultError: {json_file} cannot be written: {FULL}$", said)
+    [message] = done.stderr.splitlines()
+    assert re.search(rf"step results, epoch \d+: ResultError: {json_file} cannot be written: {FULL}$", message)
     [path] = out.glob("*.jsonl")
     assert f"picture: none: {path.with_suffix('.png')} cannot be written: {FULL}\n" in done.stdout
     assert read(path).complete
@@ -151,38 +152,38 @@ def test_a_disk_that_is_full_at_the_very_end_costs_the_picture_and_the_json_alon
     assert not half_written(other.at)
 
 
-def test_a_table_of_the_tuner_that_does_not_fit_stays_as_it_was(disk_of):
+def test_a_tuning_table_that_does_not_fit_stays_unchanged(disk_of):
     disk = disk_of(8192)
     table, here = disk.at / "table.json", Machine({}, [], None, "a1b2c3", "d4e5f6")
     tuned.add(table, here, "first", [])
     disk.fill()
     before = files(disk.at)
-    found = [TunedChoice("all_reduce", 2, 16384 << step, "copied", 100.0, "ring") for step in range(200)]
+    choices = [TunedChoice("all_reduce", 2, 16384 << step, "copied", 100.0, "ring") for step in range(200)]
     with pytest.raises(ResultError, match=f"table.json cannot be written: {FULL}"):
-        tuned.add(table, here, "second", found)
+        tuned.add(table, here, "second", choices)
     assert files(disk.at) == before
     assert tuned.load(table, here).run_id == "first"
 
 
-def test_a_campaign_says_once_that_there_is_no_room_and_keeps_its_launches(disk_of):
+def test_a_campaign_reports_a_full_disk_once_and_keeps_its_launches(disk_of):
     disk = disk_of(8 << 20)
     folder = disk.at / "campaign"
     when(lambda: b'"finished"' in content_of_any(folder / MANIFEST), disk.fill)
     words = ["--out", disk.mounted / "campaign", "--pairs", "4", *named(a=QUICK, b=QUICK)]
     command = disk.inside(sys.executable, "-m", "bench.campaign", *words)
-    kept: dict[str | None, bytes] = {}
-    for _ in range(2):  # the second goes on, as far as there is room
+    former: dict[str | None, bytes] = {}
+    for _ in range(2):  # the second continues until the disk is full
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 2, done.stderr
         assert done.stderr.count(FULL) == 1
         assert "Traceback" not in done.stderr
         assert "ignored" not in done.stderr
-        runs = [one.run for one in read_manifest(folder).launches if one.status == "finished"]
+        runs = [launch.run for launch in read_manifest(folder).launches if launch.status == "finished"]
         made = {run: (folder / run).read_bytes() for run in runs}
-        assert made.items() >= kept.items()
+        assert made.items() >= former.items()
         assert made
         assert all(read(folder / run).complete for run in made)
-        kept = made
+        former = made
         assert not half_written(folder)
 
 
@@ -190,7 +191,7 @@ def content_of_any(path):
     return path.read_bytes() if path.exists() else b""
 
 
-def test_what_reports_write_is_whole_or_as_it_was(disk_of, tmp_path, capsys):
+def test_files_of_reports_are_complete_or_unchanged(disk_of, tmp_path, capsys):
     disk = disk_of(16 << 20)
     run = write_run(tmp_path / "results", **(TIGHT | {"sizes": [16384, 65536, 262144]})).path
     campaign = write_campaign(tmp_path / "campaign", {"main": no_effect, "new": no_effect})
@@ -198,25 +199,25 @@ def test_what_reports_write_is_whole_or_as_it_was(disk_of, tmp_path, capsys):
     log.write_text(WHOLE)
     spec.write_text(SPEC)
     sides = ["--baseline", campaign / "main", "--current", campaign / "new"]
-    asked = {
+    commands = {
         "a.svg": ["show", run, "--plot"], "b.png": ["compare", campaign, "--plot"], "card.png": ["card", run],
         "junit.xml": ["regress", *sides, "--junit"], "page.html": ["regress", *sides, "--html"],
         "page.md": ["regress", *sides, "--markdown"], "procure.html": ["procure", spec, "--html"],
         "procure.csv": ["procure", spec, "--csv"], "imported": ["import", log, "--out"],
         "site": ["dashboard", tmp_path / "results", "-o"], "fit.svg": ["fit", run, "--plot"],
         "kept": ["accept", "--reason", "first", "--current", campaign / "main", "--baseline"]}
-    for name in asked:
+    for name in commands:
         if "." in name:
             (to / name).write_text("former")
     assert main(["dashboard", str(tmp_path / "results"), "-o", str(to / "site")]) == 0
     for damage, why in ((disk.fill, FULL), (disk.make_read_only, READ_ONLY)):
         damage()
         before = files(to)
-        for name, words in asked.items():
+        for name, words in commands.items():
             capsys.readouterr()
             status = main([*map(str, words), str(to / name)])
-            said = capsys.readouterr()
-            assert (status, said.err.count("\n")) == (2, 1), (name, said)
-            assert said.err.startswith("reports: "), (name, said)
-            assert said.err.endswith(f": {why}\n"), (name, said)
+            printed = capsys.readouterr()
+            assert (status, printed.err.count("\n")) == (2, 1), (name, printed)
+            assert printed.err.startswith("reports: "), (name, printed)
+            assert printed.err.endswith(f": {why}\n"), (name, printed)
             assert files(to) == before, name

@@ -11,7 +11,9 @@ from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import plain_arguments
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import Step, Watch
-from reports.store.result import Block, RunFile, read
+from reports.store.result import read
+from reports.store.schema import Block
+from reports.store.writing import RunFile
 from tests.synthetic_run import write_run
 
 

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from bench.link import matchings, parts
-from reports.store.result import Block, CaseHeader, Run, RunFile, read
+from reports.store.result import read
+from reports.store.schema import Block, CaseHeader, End, Run
+from reports.store.writing import RunFile
 from reports.tables.plot import plot
 from reports.tables.show import text
 from tests import fake_gpu
@@ -137,7 +139,7 @@ def made_up(folder, ranks, gb_s, blocks=12, one_way_us=2.0):
             time_us = size / gb_s(case.shape["src"], case.shape["dst"]) / 1e3 if case.size_bytes else one_way_us
             file.append(Block(case=number, block=turn, round=turn, n=5, time_us=time_us * rng.normal(1, 0.01),
                               n_wrong=0, link_rtt_ns=(4000.0, 4050.0)))
-    return file.finish({}, "complete", None, measuring_s=1.0, elapsed_s=2.0)
+    return file.finish({}, End(status="complete", measuring_s=1.0, elapsed_s=2.0))
 
 
 def test_a_degraded_pair_is_named(tmp_path):

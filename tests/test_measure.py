@@ -14,7 +14,7 @@ from collectives.collective import COLLECTIVES, DATATYPES, reason_against
 from collectives.operation import Operation
 from kernels.devices.device import WRONG_BYTES, Kernel, Step, Wrong
 from reports.store.case import where_wrong
-from reports.store.result import to_dict
+from reports.store.records import to_dict
 
 NOTHING = Step(Kernel("nothing", 0), None)
 

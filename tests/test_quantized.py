@@ -13,7 +13,8 @@ from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Case, TunedChoice, Unsupported
 from collectives.quantized import ALGORITHMS as QUANTIZED
 from collectives.quantized import WIRES
-from reports.store.result import Block, read
+from reports.store.result import read
+from reports.store.schema import Block
 from reports.tables.table import render
 from reports.tables.tune import winners
 from tests.launch import count, mpirun

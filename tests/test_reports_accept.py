@@ -10,7 +10,7 @@ import pytest
 
 import reports.verdicts.accept
 from reports.__main__ import main
-from reports.store.result import write_whole
+from reports.store.writing import write_whole
 from tests.synthetic_campaign import no_effect, rewrite_head, slower, write_campaign, write_launches
 from tests.test_reports_regress import gate
 

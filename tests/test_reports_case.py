@@ -1,6 +1,4 @@
-"""Blocks become cases: a buyer reads these figures, so each rule is held against numbers worked out by hand."""
-
-from __future__ import annotations
+"""Blocks become cases. Each rule is compared with figures calculated by hand."""
 
 from typing import Any
 
@@ -8,8 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from reports.store.case import build_cases, find_states
-from reports.store.result import Block, Case, CaseHeader, LinkBlock, Run
+from reports.store.build import build_cases
+from reports.store.case import find_states
+from reports.store.schema import Block, Case, CaseHeader, LinkBlock, Run
 from tests.synthetic_run import write_run
 
 SIZE = 65536
@@ -34,13 +33,14 @@ def only(cases: list[Case]) -> Case:
     return cases[0]
 
 
-def test_bandwidth_and_bound_are_those_of_a_hand_calculation():
+def test_bandwidth_and_bound_match_a_hand_calculation():
     links = [LinkBlock(size_bytes=SIZE, round=0, copy_in_us=4.0, peer_read_us=6.0, memory_us=2.0,
                        link_rtt_ns=(500.0, 500.0))]
     case = only(build_cases(run_of(PLANNED, size=4), blocks_of([20.0, 19.0, 21.0]), links))
     assert case.alg_bw_gb_s == pytest.approx(65536 / 20e-6 / 1e9)
     assert case.bus_bw_gb_s == pytest.approx(65536 / 20e-6 / 1e9 * 1.5)
-    # Two hops of 250 ns, then half a copy-in of 4 us and a read of 6 us, more than three of 2 us through memory.
+    # Two hops of 250 ns, then half a copy-in of 4 us and a read of 6 us; three copies of 2 us
+    # through memory take less.
     assert case.bound_us == pytest.approx(0.5 + 2.0 + 6.0)
     assert case.share_of_bound == pytest.approx(8.5 / 20)
     assert not case.suspect
@@ -48,12 +48,12 @@ def test_bandwidth_and_bound_are_those_of_a_hand_calculation():
     assert only(build_cases(run_of(PLANNED), blocks_of([20.0]), links)).bound_us == pytest.approx(0.5 + 9.0)
 
 
-def test_what_pushes_is_bound_by_storing_across_the_wire():
+def test_an_algorithm_that_pushes_is_bound_by_stores_across_the_link():
     links = [LinkBlock(size_bytes=SIZE, round=0, copy_in_us=4.0, push_us=5.0, peer_read_us=60.0, memory_us=0.0,
                        link_rtt_ns=(500.0, 500.0))]
     pushing = msgspec.structs.replace(PLANNED, bound_parts={**(PLANNED.bound_parts or {}), "pushes": True})
     case = only(build_cases(run_of(pushing), blocks_of([20.0]), links))
-    # Two hops, and half of a push of 5 us; what has come is read at home.
+    # Two hops, and half of a push of 5 us; the reads are local.
     assert case.bound_us == pytest.approx(0.5 + 2.5)
     links[0].push_us = None
     assert only(build_cases(run_of(pushing), blocks_of([20.0]), links)).bound_us is None
@@ -82,22 +82,23 @@ def test_a_time_beyond_the_bound_is_suspect_only_when_both_intervals_say_so():
     assert only(build_cases(run_of(parts), times, links(0.4))).suspect is False
 
 
-def test_the_figures_are_of_the_state_the_run_held_longest_and_the_other_stands_beside():
+def test_figures_are_from_the_longest_state_of_the_run():
     first = blocks_of([10.0] * 4 + [30.0] * 8, [100.0] * 4 + [540.0] * 8)
     second = blocks_of([11.0] * 9 + [33.0] * 7, [100.0] * 9 + [540.0] * 7, case=1)
     third = blocks_of([12.0] * 3, 100.0, case=2)
-    one, two, three = build_cases(run_of(PLANNED, PLANNED, PLANNED), [*first, *second, *third], [])
-    # 16 blocks at 100 ns, 15 at 540 ns: the second case alone would not have said so.
-    assert [case.time_us and case.time_us.median for case in (one, two, three)] == [10.0, 11.0, 12.0]
-    [other] = one.states
+    run = run_of(PLANNED, PLANNED, PLANNED)
+    # 16 blocks at 100 ns and 15 at 540 ns, although the first case has more at 540 ns.
+    cases = build_cases(run, [*first, *second, *third], [])
+    assert [case.time_us and case.time_us.median for case in cases] == [10.0, 11.0, 12.0]
+    [other] = cases[0].states
     assert (other.time_us.median, other.n_blocks, other.share) == (30.0, 8, 8 / 12)
     assert other.link_rtt_ns is not None
     assert other.link_rtt_ns.median == 540.0
 
-    one, two, three = build_cases(run_of(PLANNED, PLANNED, PLANNED), [*first, *second[9:], *third], [])
-    assert one.time_us is not None
-    assert one.time_us.median == 30.0
-    assert (three.state, three.time_us and three.time_us.median) == ("own", 12.0)
+    cases = build_cases(run, [*first, *second[9:], *third], [])
+    assert cases[0].time_us is not None
+    assert cases[0].time_us.median == 30.0
+    assert (cases[2].state, cases[2].time_us and cases[2].time_us.median) == ("own", 12.0)
 
 
 def test_a_link_that_never_settles_has_no_states_and_every_block_counts():
@@ -116,14 +117,14 @@ def test_states_are_blind_to_times():
     assert find_states(blocks).of_block == [0] * 20
 
 
-def test_a_block_over_which_the_link_changed_is_counted_and_left_out():
+def test_a_block_during_a_change_of_the_link_is_counted_and_left_out():
     blocks = blocks_of([10.0] * 9 + [99.0], 500.0)
     blocks[-1].link_rtt_ns = (500.0, 700.0)
     blocks[-1].n_wrong = 3
     case = only(build_cases(run_of(PLANNED), blocks, []))
     assert case.time_us is not None
     assert (case.blocks_mixed, case.time_us.n_blocks, case.time_us.median) == (1, 9, 10.0)
-    # What it computed counts all the same.
+    # Its wrong elements still count.
     assert (case.status, case.n_wrong) == ("wrong", 3)
 
     for block in blocks:
@@ -145,8 +146,9 @@ def test_only_a_right_result_has_a_bandwidth(n_wrong, status):
 
 def test_cases_without_blocks_say_why():
     unsupported = msgspec.structs.replace(PLANNED, status="unsupported", reason="no bfloat16")
-    found = [(case.status, case.reason, case.bus_bw_gb_s) for case in build_cases(run_of(unsupported, PLANNED), [], [])]
-    assert found == [("unsupported", "no bfloat16", None), ("not measured", "time ran out", None)]
+    cases = build_cases(run_of(unsupported, PLANNED), [], [])
+    assert [(case.status, case.reason, case.bus_bw_gb_s) for case in cases] == [
+        ("unsupported", "no bfloat16", None), ("not measured", "time ran out", None)]
 
 
 def test_an_iteration_takes_as_long_as_its_slowest_rank():
@@ -161,17 +163,17 @@ def test_an_iteration_takes_as_long_as_its_slowest_rank():
         assert (case.total_us.min, case.total_us.max) == (5.0, 9.0)
 
 
-@pytest.mark.parametrize(("n_blocks", "n", "known"), [(10, 100, True), (10, 99, False), (9, 200, False)])
-def test_p99_needs_a_thousand_samples_in_ten_blocks(tmp_path, n_blocks, n, known):
+@pytest.mark.parametrize(("n_blocks", "n", "has_p99"), [(10, 100, True), (10, 99, False), (9, 200, False)])
+def test_p99_needs_a_thousand_samples_in_ten_blocks(tmp_path, n_blocks, n, has_p99):
     result = write_run(tmp_path, sizes=[SIZE], algorithms=["ring"], modes=["isolated"], n_blocks=n_blocks, n=n)
     time = result.cases[0].time_us
     assert time is not None
-    assert (time.p99 is not None) == known
+    assert (time.p99 is not None) == has_p99
     assert time.p95 is not None
     assert time.n == n_blocks * n
 
 
-def test_of_an_unfinished_run_medians_are_known_and_percentiles_are_not(tmp_path):
+def test_an_unfinished_run_has_medians_but_no_percentiles(tmp_path):
     options: dict[str, Any] = {"sizes": [SIZE], "algorithms": ["library", "ring"], "n_blocks": 10}
     whole = write_run(tmp_path / "a", **options)
     cut = write_run(tmp_path / "b", **options, finish=False)

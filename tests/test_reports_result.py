@@ -1,6 +1,4 @@
-"""The store: a run that cannot be read back as it was written, or passes for whole when it is not, is a run lost."""
-
-from __future__ import annotations
+"""Writing and reading run files: complete, cut off or damaged."""
 
 import json
 import os
@@ -17,7 +15,9 @@ from hypothesis import strategies as st
 
 from bench.harness.options import RunOptions
 from bench.harness.run import print_result
-from reports.store.result import Block, ResultError, RunFile, read, write_named
+from reports.store.result import ResultError, read
+from reports.store.schema import Block
+from reports.store.writing import RunFile, write_named
 from reports.tables.formats import as_csv, as_json, as_nccl_tests
 from reports.tables.table import render
 from tests.another_user import as_root, said_as
@@ -31,18 +31,18 @@ def stored(tmp_path_factory) -> bytes:
     return write_run(tmp_path_factory.mktemp("run"), **SMALL, n_blocks=6).path.read_bytes()
 
 
-def test_what_is_written_is_what_is_read(tmp_path):
+def test_a_run_is_read_as_written(tmp_path):
     written = write_run(tmp_path, **SMALL)
-    found = read(written.path)
-    assert (found.run, found.cases, found.blocks, found.link_blocks, found.end) == (
+    result = read(written.path)
+    assert (result.run, result.cases, result.blocks, result.link_blocks, result.end) == (
         written.run, written.cases, written.blocks, written.link_blocks, written.end)
-    assert found.complete
+    assert result.complete
     kinds = [json.loads(line)["kind"] for line in written.path.read_text().splitlines()]
     assert kinds[0] == "run"
     assert kinds[-3:] == ["case", "case", "end"]
 
 
-def test_samples_are_not_written_where_another_has_put_a_link(tmp_path):
+def test_samples_are_not_written_through_another_users_link(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     run = write_run(tmp_path / "first", **SMALL).run
     (tmp_path / f"{run.run_id}.samples").symlink_to(tmp_path / "elsewhere")
@@ -87,10 +87,10 @@ def test_damage_is_refused_with_a_sentence_or_shown_but_never_crashes(tmp_path_f
         assert as_csv(result)
         assert as_json(result)
     except ResultError as error:
-        said = str(error)
+        message = str(error)
     else:
-        said = str(path)
-    assert said.startswith(str(path))
+        message = str(path)
+    assert message.startswith(str(path))
 
 
 def test_a_newer_schema_is_refused_by_name(tmp_path, stored):
@@ -100,18 +100,18 @@ def test_a_newer_schema_is_refused_by_name(tmp_path, stored):
         read(path)
 
 
-@pytest.mark.parametrize(("old", "new", "said"), [
+@pytest.mark.parametrize(("old", "new", "place"), [
     (b'"time_us":', b'"time_us":NaN,"was":', "line 2"),
     (b'"kind":"block"', b'"kind":"block', "line 2"),
     (b'"round":0', b'"round":"first"', "line 2"),
 ])
-def test_damage_further_up_names_the_file_and_the_line(tmp_path, stored, old, new, said):
+def test_damage_further_up_names_the_file_and_the_line(tmp_path, stored, old, new, place):
     path = tmp_path / "bad.jsonl"
     head, rest = stored.split(b"\n", 1)
     first_block = rest.index(b'{"kind":"block"')
     rest = rest[first_block:].replace(old, new, 1)
     path.write_bytes(head + b"\n" + rest)
-    with pytest.raises(ResultError, match=rf"bad\.jsonl, {said}"):
+    with pytest.raises(ResultError, match=rf"bad\.jsonl, {place}"):
         read(path)
 
 
@@ -123,7 +123,7 @@ def test_a_figure_that_is_not_finite_is_never_written(tmp_path):
     assert read(file.path).blocks == []
 
 
-def test_unknown_fields_survive_reading_and_writing_and_unknown_lines_are_passed_over(tmp_path, stored):
+def test_unknown_fields_survive_reading_and_writing_and_unknown_lines_are_skipped(tmp_path, stored):
     lines = [json.loads(line) for line in stored.splitlines()]
     for record in lines:
         record["later"] = {"a": [1]}
@@ -168,20 +168,20 @@ def test_samples_are_whole_blocks_within_the_limits(tmp_path):
         assert (blocks[0], blocks[-1]) == (0, 29)
 
 
-def test_the_flight_record_tells_who_stopped_first_as_far_as_it_can(tmp_path):
+def test_the_flight_record_names_the_first_rank_that_stopped(tmp_path):
     path = write_run(tmp_path, **SMALL, finish=False).path
     flight = path.with_suffix(".flight")
     flight.mkdir()
     (flight / "rank-0").write_bytes(b'{"rank":0,"case":1,"blo')
     (flight / "rank-1").write_bytes(b'{"rank":1,"case":1,"block":3,"step":"timed loop"}'.ljust(4096, b"\0"))
     assert "stopped first" not in render(read(path))
-    for rank, said in ((0, "rank 0 (was killed)"),
+    for rank, place in ((0, "rank 0 (was killed)"),
                        (1, "rank 1, case 1 (auto 16 KiB isolated), block 3, step timed loop (was killed)")):
         (flight / "ended").write_text(json.dumps({"rank": rank, "why": "was killed", "by": "watcher"}))
-        assert f"stopped first: {said}\n" in render(read(path))
+        assert f"stopped first: {place}\n" in render(read(path))
 
 
-def test_the_last_epoch_is_told_of_a_whole_page_alone(tmp_path):
+def test_only_a_complete_page_gives_the_last_epoch(tmp_path):
     path = write_run(tmp_path, **SMALL, finish=False).path
     flight = path.with_suffix(".flight")
     flight.mkdir()
@@ -190,14 +190,14 @@ def test_the_last_epoch_is_told_of_a_whole_page_alone(tmp_path):
     numbers = (2).to_bytes(8, "little") + (2**32 - 1).to_bytes(8, "little")
     page = json.dumps(line).encode().ljust(2048, b"\0") + numbers.ljust(2048, b"\0")
     wrong = json.dumps({**line, "counters": {"epoch": 7}}).encode().ljust(4096, b"\0")
-    for content, said in (
+    for content, description in (
         (page, "block 3, step store, epoch 4294967295 (was killed)"),
         (page[:2056], "block 3, step store (was killed)"),  # cut in the middle of its numbers
         (wrong, "block 3, step store (was killed)"),
         (page + b"\0", "rank 1 (was killed)"),  # no page of ours
     ):
         (flight / "rank-1").write_bytes(content)
-        assert said in render(read(path))
+        assert description in render(read(path))
     (flight / "rank-\u00b2").write_bytes(page)  # a digit to Python, and no number
     (flight / "ended").write_text('{"rank": [1], "why": "was killed"}')
     assert "stopped first" not in render(read(path))
@@ -225,7 +225,7 @@ def test_a_block_is_on_disk_before_the_next_is_measured(tmp_path, monkeypatch):
     assert synced[1:] == [file.path.stat().st_size] > [synced[0]]
 
 
-def test_what_the_user_named_is_written_through_his_link_and_keeps_its_mode(tmp_path):
+def test_a_file_the_user_named_is_written_through_a_link_and_keeps_its_mode(tmp_path):
     path, link = tmp_path / "kept" / "a.json", tmp_path / "latest.json"
     path.parent.mkdir()
     link.symlink_to(path)
@@ -238,8 +238,8 @@ def test_what_the_user_named_is_written_through_his_link_and_keeps_its_mode(tmp_
 
 
 @pytest.mark.parametrize("planted", ["link", "pipe"])
-def test_a_run_s_own_files_are_written_through_nothing_that_was_planted(tmp_path, capsys, planted):
-    """In a folder that is shared, the picture's name is known as soon as the run has begun."""
+def test_a_runs_own_files_are_not_written_through_planted_links_or_pipes(tmp_path, capsys, planted):
+    """In a shared folder, other users see the picture's name as soon as the run starts."""
     result = write_run(tmp_path, **SMALL)
     picture, victim = result.path.with_suffix(".png"), tmp_path / "victim"
     victim.write_text("kept")
@@ -252,7 +252,7 @@ def test_a_run_s_own_files_are_written_through_nothing_that_was_planted(tmp_path
 
 
 @as_root
-def test_a_file_that_may_be_written_in_a_folder_that_may_not_is_written():
+def test_a_writable_file_in_a_closed_folder_is_written():
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         path = Path(name, "a.json")
@@ -265,7 +265,7 @@ def test_a_file_that_may_be_written_in_a_folder_that_may_not_is_written():
 
 
 @as_root
-def test_a_run_begins_in_a_folder_that_may_be_written_and_not_read(tmp_path):
+def test_a_run_starts_in_a_folder_that_is_writable_but_not_readable(tmp_path):
     run = write_run(tmp_path, **SMALL).run
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o733)

@@ -18,7 +18,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from reports.store.result import Block, ResultError, read
+from reports.store.result import ResultError, read
+from reports.store.schema import Block
 from reports.tables.formats import as_csv, as_json, as_nccl_tests
 from reports.tables.plot import plot
 from reports.tables.table import _megabytes, render

@@ -1,7 +1,5 @@
-"""The statistics: a reader would be told of a difference that is not there, or of one state of the link where there
-were two, if these did not hold."""
-
-from __future__ import annotations
+"""The statistics: an error in them reports a difference that does not exist, or one state of the
+link instead of two."""
 
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ from scipy.stats import norm
 from reports.store.stats import autocorrelation, is_precise, link_states, median_interval, ratio_interval, warmup_length
 
 
-def test_median_interval_covers_the_median_as_often_as_it_says():
+def test_median_interval_covers_the_median_at_its_confidence():
     rng = np.random.default_rng(1)
     inside = []
     for n in (7, 11, 30):
@@ -23,7 +21,7 @@ def test_median_interval_covers_the_median_as_often_as_it_says():
 
 
 def test_median_interval_takes_the_tabled_order_statistics():
-    # Le Boudec, appendix A: for n = 10 x_(2) and x_(9) cover 97.9 %, for n = 31 x_(10) and x_(22) 97.1 %.
+    # Le Boudec, appendix A: x_(2) and x_(9) of 10 cover 97.9 %, x_(10) and x_(22) of 31 97.1 %.
     assert median_interval(range(1, 11), 0.978515625)[1:] == pytest.approx((2, 9))
     assert median_interval(range(1, 32), 0.97055863)[1:] == pytest.approx((10, 22), abs=1e-3)
     assert median_interval([3, 1, 2, 5, 4]) == (3, None, None)
@@ -32,43 +30,44 @@ def test_median_interval_takes_the_tabled_order_statistics():
 
 
 def blocks_of_a_run(rng, cases, n, rho):
-    """Log-normal block medians, (cases, n), that hang together from block to block."""
+    """Log-normal block medians, (cases, n), as an AR(1) over the blocks."""
     noise = rng.normal(size=(cases, n))
-    for turn in range(1, n):
-        noise[:, turn] = rho * noise[:, turn - 1] + np.sqrt(1 - rho**2) * noise[:, turn]
+    for i in range(1, n):
+        noise[:, i] = rho * noise[:, i - 1] + np.sqrt(1 - rho**2) * noise[:, i]
     return 20 * np.exp(0.02 * noise)
 
 
 @pytest.mark.parametrize(("n", "rho"), [(12, 0.0), (12, 0.5), (12, 0.9), (7, 0.6), (40, 0.8)])
-def test_intervals_hold_where_blocks_hang_together(n, rho):
-    """As if the blocks were independent, an interval would miss the launch's median 20 to 60 % of the time."""
+def test_intervals_hold_for_correlated_blocks(n, rho):
+    """Intervals for independent blocks would miss the median of the launch in 20 to 60 %."""
     rng = np.random.default_rng(6)
     inside: list[bool] = []
-    of_independent: list[bool] = []
+    inside_without_rho: list[bool] = []
     rhos = []
     for _ in range(60):
         run = blocks_of_a_run(rng, 30, n, rho)
         rhos.append(autocorrelation(list(run)))
         for case in run:
-            for kept, found in ((inside, rhos[-1]), (of_independent, 0.0)):
-                _, low, high = median_interval(case, rho=found)
+            for hits, assumed_rho in ((inside, rhos[-1]), (inside_without_rho, 0.0)):
+                _, low, high = median_interval(case, rho=assumed_rho)
                 assert low is not None
                 assert high is not None
-                kept.append(low <= 20 <= high)
+                hits.append(low <= 20 <= high)
     assert np.mean(rhos) == pytest.approx(rho, abs=0.05)
     assert 0.92 < np.mean(inside) < 0.98
-    assert rho == 0 or np.mean(of_independent) < 0.87
+    assert rho == 0 or np.mean(inside_without_rho) < 0.87
 
 
-def test_an_interval_needs_no_shape_where_blocks_are_independent():
+def test_an_interval_of_independent_blocks_assumes_no_distribution():
     rng = np.random.default_rng(7)
-    humps = np.exp(np.where(rng.random((2000, 20)) < 0.5, -1, 1) + 0.2 * rng.normal(size=(2000, 20)))
-    covered = [low <= 1 <= high for _, low, high in map(median_interval, humps) if low and high]
-    assert len(covered) == 2000
-    assert np.mean(covered) > 0.93
+    modes = np.where(rng.random((2000, 20)) < 0.5, -1, 1)
+    bimodal = np.exp(modes + 0.2 * rng.normal(size=(2000, 20)))
+    inside = [low <= 1 <= high for _, low, high in map(median_interval, bimodal) if low and high]
+    assert len(inside) == 2000
+    assert np.mean(inside) > 0.93
 
 
-def test_an_outlier_is_not_taken_for_correlation_nor_hides_it():
+def test_outliers_neither_hide_correlation_nor_add_any():
     rng = np.random.default_rng(8)
     run = blocks_of_a_run(rng, 80, 12, 0.5)
     run[rng.random(run.shape) < 0.05] *= 3
@@ -78,7 +77,7 @@ def test_an_outlier_is_not_taken_for_correlation_nor_hides_it():
     assert autocorrelation(list(loose)) < 0.1
 
 
-def test_ratio_interval_pairs_so_that_a_shared_drift_cancels():
+def test_a_shared_drift_cancels_in_the_ratio():
     drift = np.linspace(1, 4, 20)
     ratio, low, high = ratio_interval(3.0 * drift, 2.0 * drift)
     assert (ratio, low, high) == pytest.approx((1.5, 1.5, 1.5))
@@ -87,31 +86,31 @@ def test_ratio_interval_pairs_so_that_a_shared_drift_cancels():
 
 
 @pytest.mark.parametrize("spread", [0.02, 0.1, 0.4])
-def test_one_hump_is_one_state_however_wide(spread):
+def test_one_peak_of_any_width_is_one_state(spread):
     rng = np.random.default_rng(2)
     assert set(link_states(np.log(540) + rng.normal(0, spread, 400))) == {0}
 
 
 @pytest.mark.parametrize("n_fast", [12, 200, 388])
-def test_two_humps_are_two_states_even_when_one_is_rare(n_fast):
+def test_two_peaks_are_two_states_even_if_one_is_rare(n_fast):
     rng = np.random.default_rng(3)
-    rtt = np.concatenate([np.full(n_fast, 105.0), np.full(400 - n_fast, 540.0)]) * rng.normal(1, 0.1, 400)
-    labels = link_states(np.log(rtt))
+    rtt = np.concatenate([np.full(n_fast, 105.0), np.full(400 - n_fast, 540.0)])
+    labels = link_states(np.log(rtt * rng.normal(1, 0.1, 400)))
     assert labels.tolist() == [0] * n_fast + [1] * (400 - n_fast)
 
 
 def test_a_dent_is_not_a_valley():
-    hump = 0.2 * norm.ppf((np.arange(200) + 0.5) / 200)
-    assert set(link_states(np.concatenate([hump, hump + 0.63]))) == {0}
-    assert set(link_states(np.concatenate([hump, hump + 1.2]))) == {0, 1}
+    peak = 0.2 * norm.ppf((np.arange(200) + 0.5) / 200)
+    assert set(link_states(np.concatenate([peak, peak + 0.63]))) == {0}
+    assert set(link_states(np.concatenate([peak, peak + 1.2]))) == {0, 1}
 
 
-def test_three_humps_are_three_states():
+def test_three_peaks_are_three_states():
     rtt = np.repeat([100.0, 250.0, 700.0], 50) * np.random.default_rng(4).normal(1, 0.05, 150)
     assert link_states(np.log(rtt)).tolist() == [0] * 50 + [1] * 50 + [2] * 50
 
 
-def test_warmup_is_what_is_slower_before_a_change_and_nothing_else():
+def test_warmup_is_only_the_slower_part_before_a_change():
     rng = np.random.default_rng(5)
     steady = rng.normal(10, 0.3, 200)
     slow_start = steady.copy()

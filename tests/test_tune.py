@@ -13,7 +13,8 @@ from bench.harness.iteration import Iteration
 from collectives.algorithm import ALGORITHMS, choices_for, named
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Build, Case, TunedChoice
-from reports.store.result import Block, read
+from reports.store.result import read
+from reports.store.schema import Block
 from reports.tables.tune import FINALISTS, winners
 from tests.launch import mpirun
 from tests.synthetic_run import write_run

@@ -25,8 +25,8 @@ from msgspec.structs import replace
 from bench.campaigns.options import FRESH_SHARE, LEAST_LAUNCH_S, CampaignOptions, Variant
 from bench.harness.options import CANNOT, FINE, USAGE, WRONG, print_out
 from reports.store.manifest import MANIFEST, WORKTREES, Launch, read_manifest
+from reports.store.records import Record, to_line
 from reports.store.result import ResultError, read
-from reports.store.schema import Record, to_line
 
 ATTEMPTS = 3
 GRACE_S = 60.0

@@ -13,7 +13,7 @@ from bench.harness.options import Parser, comma_separated
 from collectives.collective import Collective, Shape
 from collectives.communicator import launched_ranks
 from collectives.operation import Case
-from reports.store.result import CaseHeader
+from reports.store.schema import CaseHeader
 
 if TYPE_CHECKING:
     from bench.harness.session import Session

@@ -20,7 +20,7 @@ from bench.harness.timing import perform
 from collectives.collective import COLLECTIVES, Shape
 from collectives.operation import Case, Operation
 from kernels.devices.device import Action, Counts, Stamps
-from reports.store.result import CaseHeader
+from reports.store.schema import CaseHeader
 
 
 class Footprint(Feature):

@@ -14,7 +14,7 @@ from bench.harness.iteration import Iteration
 from bench.harness.options import Parser, positive_number
 from collectives.operation import Case, Operation, World
 from kernels.devices.device import Step
-from reports.store.result import CaseHeader
+from reports.store.schema import CaseHeader
 
 if TYPE_CHECKING:
     from bench.harness.session import Session

@@ -26,7 +26,7 @@ from collectives.communicator import Disagreement
 from collectives.operation import Algorithm, Case, Unsupported, World, first_failure
 from collectives.peer_buffer import PeerBuffer, set_epoch
 from kernels.devices.device import NEXT_ITERATION, Action, Counts, DeviceError, Phase, Step, Wrong
-from reports.store.case import words_of
+from reports.store.case import describe_wrong
 
 COUNTS = (1, 3, 17, 17, 255, 1023, 4099, 20011, 70001, 300007)  # awkward ones
 MARGIN_BYTES = 64 << 10  # of a buffer: an element a rank, whole blocks, and a shift
@@ -280,4 +280,4 @@ def first_wrong(hand: list[Launch], wrongs: list[list[Wrong]]) -> str:
                for launch, by_rank in zip(hand, zip(*wrongs, strict=True), strict=True)]
     wrong, text = min(((wrong, text) for wrong, text in located if wrong),
                       key=lambda each: each[0].iteration)
-    return f"{text}, launch {wrong.iteration}: {words_of(wrong)}"
+    return f"{text}, launch {wrong.iteration}: {describe_wrong(wrong)}"

@@ -10,7 +10,7 @@ from bench.harness.iteration import Iteration
 from bench.harness.options import Parser
 from collectives.collective import Shape
 from collectives.operation import Case
-from reports.store.result import CaseHeader
+from reports.store.schema import CaseHeader
 
 if TYPE_CHECKING:  # a session loads the devices, which no command line needs
     from bench.harness.session import Session

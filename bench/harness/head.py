@@ -13,7 +13,7 @@ from bench.machine.gpu_state import link_facts
 from bench.machine.gpus import examine_peers
 from bench.machine.pci import describe_rate
 from collectives.operation import Unsupported, World
-from reports.store.result import Run
+from reports.store.schema import Run
 
 
 class Machine(NamedTuple):

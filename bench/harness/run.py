@@ -22,9 +22,12 @@ from bench.harness.timing import link_ceilings, measure_block, measure_link, pil
 from bench.machine.environment import cpu_ticks, steal_share
 from collectives.collective import DATATYPES
 from collectives.communicator import Disagreement
+from reports.store.case import where_wrong
 from reports.store.order import latest
-from reports.store.result import Block, Result, ResultError, RunFile, write_named, write_whole
+from reports.store.result import ResultError
+from reports.store.schema import Block, End, Result
 from reports.store.stats import autocorrelation, is_precise
+from reports.store.writing import RunFile, write_named, write_whole
 
 ROUNDS = 12  # at least: a best of many is chosen on odd rounds, and six even ones give an interval
 FITTING_ROUNDS = 16  # into the time, because the link changes during some blocks
@@ -179,9 +182,10 @@ def finish(run: Run, file: RunFile, stolen: float | None) -> Result:
     elif len(run.samples) < total:
         reason = f"time ran out before {total - len(run.samples)} of {total} cases were measured"
     samples = {number: np.concatenate(rows) for number, rows in run.samples.items()}
-    return file.finish(samples, "incomplete" if reason else "complete", reason,
-                       session.measuring_s, time.monotonic() - STARTED_S, stolen,
-                       keep_samples=not session.options.lean)
+    end = End(status="incomplete" if reason else "complete", reason=reason,
+              elapsed_s=time.monotonic() - STARTED_S, measuring_s=session.measuring_s,
+              steal_share=stolen)
+    return file.finish(samples, end, keep_samples=not session.options.lean)
 
 
 def exit_status(run: Run, result: Result) -> int:
@@ -189,8 +193,6 @@ def exit_status(run: Run, result: Result) -> int:
     if run.interrupted:
         return INTERRUPTED
     if any(case.status == "wrong" for case in result.cases):
-        from reports.store.case import where_wrong
-
         if place := where_wrong(run.blocks):
             number, sentence = place
             print(f"wiretax: {run.suite.iterations[number].text}, {sentence}", file=sys.stderr,

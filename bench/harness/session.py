@@ -25,7 +25,8 @@ from collectives.operation import Unsupported, World
 from collectives.peer_buffer import WaitPolicy, probe_kernels
 from collectives.world import open_device, open_world
 from kernels.devices.device import DeviceError, Memory, Step
-from reports.store.result import ResultError, followed, is_stream
+from reports.store.result import ResultError
+from reports.store.writing import check_named
 
 START_S = 20.0  # for MPI to start all ranks
 WARNING_S = 0.3  # for mpirun to forward a warning before MPI can crash (1 in 6 runs lost it)
@@ -199,10 +200,7 @@ def reserve_run(options: RunOptions) -> str:
             file.write(bytes(LEAST_FREE_BYTES))
     for path in map(Path, filter(None, (options.json_file, options.table))):
         with or_cannot(f"write {path}"):
-            if is_stream(path) or path.exists():
-                path.open("ab").close()
-            else:
-                tempfile.TemporaryFile(dir=followed(path).parent).close()
+            check_named(path)
     while True:
         now = f"{datetime.now(timezone.utc):%Y-%m-%dT%H-%M-%SZ}"
         run_id = f"{now}-{options.command}-{secrets.token_hex(3)}"

@@ -13,7 +13,7 @@ from collectives.algorithm import ALGORITHMS, default_names, selected
 from collectives.collective import DATATYPES, Shape
 from collectives.operation import Algorithm, Case, Operation, Unsupported
 from kernels.devices.device import DeviceError
-from reports.store.result import CaseHeader
+from reports.store.schema import CaseHeader
 
 MOST_CHAINED_BYTES = 512 << 10  # the sizes that decoding has
 # Builds the iteration of a case from its operation and the calls of a chain, 0 for none.

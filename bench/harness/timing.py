@@ -19,7 +19,7 @@ from bench.machine.gpu_state import link_facts
 from collectives.collective import Datatype
 from collectives.operation import Operation
 from kernels.devices.device import WRONG_BYTES, Action, Counts, DeviceError, Phase, Stamps, Wrong
-from reports.store.result import Block, LinkBlock
+from reports.store.schema import Block, LinkBlock
 from reports.store.stats import warmup_length
 
 PILOT_S = 0.02

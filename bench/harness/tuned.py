@@ -13,7 +13,8 @@ from bench.harness.session import Session
 from bench.harness.timing import round_trip_ns
 from collectives.algorithm import ALGORITHMS, EXACT, named, same_state
 from collectives.operation import TunedChoice
-from reports.store.result import ResultError, write_named
+from reports.store.result import ResultError
+from reports.store.writing import write_named
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from collectives.collective import Array, Collective, Datatype, Shape, combined
 from collectives.communicator import Disagreement
 from kernels.devices.device import Wrong
-from reports.store.result import FirstWrong
+from reports.store.schema import FirstWrong
 
 PERIOD = 31  # a prime: no chunk, segment or pack is a multiple, so data at a wrong offset mismatch
 REPEATS = 64

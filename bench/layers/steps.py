@@ -25,7 +25,7 @@ from collectives.layers.steps import Batch, Net
 from collectives.operation import Bound, Operation, Unsupported, plain_arguments
 from collectives.peer_buffer import probe_kernels
 from kernels.devices.device import WRONG_BYTES, DeviceError, Memory, Pattern, Step
-from reports.store.result import CaseHeader
+from reports.store.schema import CaseHeader
 
 ROOM = 0.6  # of the free memory
 MESSAGE_BYTES = 32 << 20  # of a prefill's all-reduce: 2,048 tokens of 8,192 elements of 16 bits

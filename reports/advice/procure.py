@@ -16,7 +16,7 @@ from rich.table import Table
 
 from reports.advice.procurement import Procurement, evaluate
 from reports.store.foreign import printable, spreadsheet_cell
-from reports.store.result import write_named
+from reports.store.writing import write_named
 from reports.tables import templates
 from reports.tables.console import plain_console, printed
 from reports.verdicts.verdict_table import WIDTH, wrapped

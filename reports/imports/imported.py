@@ -15,8 +15,11 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from reports.store.result import ResultError, content_of, read_lines, write_whole
-from reports.store.schema import SCHEMA, End, NotNegative, Record
+from reports.store.checks import NotNegative
+from reports.store.records import Record
+from reports.store.result import ResultError, content_of, read_lines
+from reports.store.schema import SCHEMA, End
+from reports.store.writing import write_whole
 
 
 class ImportedRank(TypedDict):

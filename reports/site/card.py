@@ -22,8 +22,9 @@ from reports.imports.imported import Imported, read_imported
 from reports.site.figures import round_values
 from reports.store import exposed
 from reports.store.case import find_states
-from reports.store.result import ResultError, is_imported, read, write_named
+from reports.store.result import ResultError, is_imported, read
 from reports.store.schema import Result
+from reports.store.writing import write_named
 from reports.tables import exposed_table, link, rows, sentences, steps
 from reports.tables.figure import COLOURS, DASHES, MARKERS, figure
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, size_text

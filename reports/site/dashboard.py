@@ -17,7 +17,8 @@ from reports.site.build import build
 from reports.site.store import MARKER, find
 from reports.store import foreign
 from reports.store.once import read_once
-from reports.store.result import ResultError, write_whole
+from reports.store.result import ResultError
+from reports.store.writing import write_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

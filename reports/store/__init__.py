@@ -1,1 +1,2 @@
-"""Runs on disk: their schema, reading, writing and order. Every other room imports it; it imports none."""
+"""Runs on disk: their schema, reading, writing and order. Every other room may import it; it
+imports none."""

@@ -1,13 +1,13 @@
-"""Compute and communication together: how much of the communication is left to see.
+"""Overlap of compute and communication: how much of the communication a model waits for.
 
-Every form of a shape, fused or one after the other, is held against the compute alone, block by block of the same
-round, which stand close in time. What it takes longer is exposed. It is below zero where the compute alone is the
-slower one: by chance, which the interval tells, or because it leaves its result where the reader is slow to get it.
+Each form of a shape, fused or sequential, is compared with the compute alone, round by round,
+because blocks of one round are close in time. The extra time of the form is exposed. It can be
+negative: by chance, which the interval shows, or if the compute alone leaves its result where the
+reader gets it slowly.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,43 +16,50 @@ from reports.store.schema import Block, Case, Result, Summary
 from reports.store.stats import Interval, median_interval
 
 BENCHMARKS = ("allreduce_rmsnorm", "gemv_allreduce", "gemm_reduce_scatter", "allgather_gemm")
-TOGETHER = (*BENCHMARKS, "decode", "prefill")  # what is more than to move data, and has no bandwidth
+TOGETHER = (*BENCHMARKS, "decode", "prefill")  # these also compute, and have no bandwidth
 COMPUTE, FUSED, LIBRARY = "compute", "fused", "then_library"
-COMMUNICATES = (FUSED, "then_", "tensor_parallel", "sequence_parallel")  # and does the compute besides
+KINDS = (COMPUTE, LIBRARY, "ours", FUSED)  # of forms, in the order of the table
+COMMUNICATES = (FUSED, "then_", "tensor_parallel", "sequence_parallel")
 
-Costs = Mapping[int, Mapping[int, float]]  # of each case by round, in microseconds
+Costs = Mapping[int, Mapping[int, float]]  # microseconds by case and round
 
 
 def is_of(result: Result) -> bool:
-    """Whether the run is of compute and communication together."""
+    """Whether the run measured compute and communication together."""
     return result.run.benchmark in BENCHMARKS
 
 
-def costs_in(blocks: Sequence[Block], of_block: Sequence[int | None], state: int | None) -> dict[int, dict[int, float]]:
-    """The cost of every block that was in `state` of the link, by case and round."""
+def costs_in(blocks: Sequence[Block], of_block: Sequence[int | None],
+             state: int | None) -> dict[int, dict[int, float]]:
+    """The cost of every block in `state` of the link, by case and round."""
     costs: dict[int, dict[int, float]] = {}
-    for block, its in zip(blocks, of_block, strict=True):
-        if its == state:
+    for block, state_of_block in zip(blocks, of_block, strict=True):
+        if state_of_block == state:
             total_us = block.time_us if block.total_us is None else block.total_us
             costs.setdefault(block.case, {})[block.round] = total_us
     return costs
 
 
 def work_of(case: Case) -> str:
-    """What is done, however: cases that have this in common can be held against each other."""
-    return repr((case.collective, case.shape, case.size_bytes, case.datatype, case.redop, case.mode))
+    """The work of a case without its algorithm: cases with equal work are comparable."""
+    return repr((case.collective, case.shape, case.size_bytes, case.datatype, case.redop,
+                 case.mode))
 
 
 def set_exposed(cases: Sequence[Case], costs: Costs) -> None:
-    """Fills in `compute_us` and `exposed_us`, over the rounds in which a case and its compute alone were measured."""
-    alone = {work_of(case): case for case in cases if case.algorithm == COMPUTE and case.status == "ok"}
+    """Fills in `compute_us` and `exposed_us`, over the rounds that measured both a case and its
+    compute alone."""
+    alone = {work_of(case): case for case in cases
+             if case.algorithm == COMPUTE and case.status == "ok"}
     for case in cases:
         compute = alone.get(work_of(case))
-        if case.status != "ok" or compute is None or not case.algorithm.startswith(COMMUNICATES):
+        if (case.status != "ok" or compute is None
+                or not case.algorithm.startswith(COMMUNICATES)):
             continue
-        if rounds := sorted(costs.get(case.case, {}).keys() & costs.get(compute.case, {}).keys()):
-            case.compute_us = _summary([costs[compute.case][r] for r in rounds])
-            case.exposed_us = _summary([costs[case.case][r] - costs[compute.case][r] for r in rounds])
+        case_us, compute_us = costs.get(case.case, {}), costs.get(compute.case, {})
+        if rounds := sorted(case_us.keys() & compute_us.keys()):
+            case.compute_us = _summary([compute_us[r] for r in rounds])
+            case.exposed_us = _summary([case_us[r] - compute_us[r] for r in rounds])
 
 
 def _summary(values: Sequence[float]) -> Summary:
@@ -62,8 +69,8 @@ def _summary(values: Sequence[float]) -> Summary:
 
 @dataclass
 class Form:
-    """What a row shows: the compute alone, or the best of several ways to add the communication, which is chosen on odd
-    rounds and reported on even ones. Costs in microseconds by round."""
+    """A row of the table: the compute alone, or the best of several ways to add the communication.
+    Odd rounds choose the best way, even rounds report it. Costs are in microseconds by round."""
 
     name: str
     case: Case
@@ -72,59 +79,70 @@ class Form:
 
 
 def forms(cases: Sequence[Case], costs: Costs) -> list[Form]:
-    """Of one shape: the compute alone, the library's best, our best one after the other, the best fused."""
-    measured = [case for case in cases if case.status == "ok" and len(costs.get(case.case, {})) > 1]
-
-    def best(name: Callable[[Case], str], of: Callable[[str], bool]) -> Iterator[Form]:
-        candidates = [case for case in measured if of(case.algorithm)]
-        if not candidates:
-            return
-        several = len(candidates) > 1
-
-        def on_odd(case: Case) -> float:
-            odd = [cost for turn, cost in costs[case.case].items() if turn % 2]
-            return float(np.median(odd)) if odd else float("inf")
-
-        chosen = min(candidates, key=on_odd)
-        rounds = [turn for turn in sorted(costs[chosen.case]) if not several or turn % 2 == 0]
-        yield Form(name(chosen), chosen, costs[chosen.case], rounds)
-
-    def variant(case: Case) -> str:
-        return f" {case.variant}" if len({c.variant for c in measured if c.algorithm == case.algorithm}) > 1 else ""
-
-    def built(case: Case) -> str:
-        """Its build, if it followed the link, or its number of chunks."""
-        name, _, words = (case.chosen or "").partition("+")
-        said = words if name == case.algorithm else name
-        return variant(case) + (f", {said}" if said else "")
-
-    return [*best(lambda case: "compute alone", lambda a: a == COMPUTE),
-            *best(lambda case: f"then {case.library}{variant(case)}", lambda a: a == LIBRARY),
-            *best(lambda case: f"then {case.algorithm.removeprefix('then_')}{built(case)}",
-                  lambda a: a.startswith("then_") and a != LIBRARY),
-            *best(lambda case: f"{case.algorithm}{built(case)}", lambda a: a.partition("+")[0] == FUSED)]
+    """The forms of one shape: the compute alone, the library's best sequential form, our best
+    sequential form, and the best fused form."""
+    measured = [case for case in cases
+                if case.status == "ok" and len(costs.get(case.case, {})) > 1]
+    kinds = [[case for case in measured if _kind(case.algorithm) == kind] for kind in KINDS]
+    return [_best_form(kind, costs) for kind in kinds if kind]
 
 
-def difference(one: Form, other: Form) -> Interval | None:
-    """What the one costs more than the other, round by round, in microseconds."""
-    rounds = [turn for turn in one.rounds if turn in other.costs]
-    return median_interval([one.costs[turn] - other.costs[turn] for turn in rounds]) if rounds else None
+def _kind(algorithm: str) -> str | None:
+    if algorithm in (COMPUTE, LIBRARY):
+        return algorithm
+    if algorithm.startswith("then_"):
+        return "ours"
+    return FUSED if algorithm.partition("+")[0] == FUSED else None
+
+
+def _best_form(cases: Sequence[Case], costs: Costs) -> Form:
+    """The best of one kind of form: odd rounds choose between several, even rounds report."""
+
+    def odd_median_us(case: Case) -> float:
+        odd = [cost for number, cost in costs[case.case].items() if number % 2]
+        return float(np.median(odd)) if odd else float("inf")
+
+    best = min(cases, key=odd_median_us)
+    rounds = [r for r in sorted(costs[best.case]) if len(cases) == 1 or r % 2 == 0]
+    variants = {case.variant for case in cases if case.algorithm == best.algorithm}
+    return Form(_form_name(best, len(variants) > 1), best, costs[best.case], rounds)
+
+
+def _form_name(case: Case, has_variants: bool) -> str:
+    """The name with the variant, and the build that followed the link or the number of chunks."""
+    if case.algorithm == COMPUTE:
+        return "compute alone"
+    variant = f" {case.variant}" if has_variants else ""
+    if case.algorithm == LIBRARY:
+        return f"then {case.library}{variant}"
+    build, _, chunks = (case.chosen or "").partition("+")
+    detail = chunks if build == case.algorithm else build
+    name = re.sub("^then_", "then ", case.algorithm) + variant
+    return f"{name}, {detail}" if detail else name
+
+
+def difference(form: Form, other: Form) -> Interval | None:
+    """The extra cost of the first form over the other, round by round, in microseconds."""
+    extra_us = [form.costs[r] - other.costs[r] for r in form.rounds if r in other.costs]
+    return median_interval(extra_us) if extra_us else None
 
 
 def surely(interval: Interval | None) -> bool:
-    """Whether it is known to be above zero."""
+    """Whether the whole interval is above zero."""
     return interval is not None and interval[1] is not None and interval[1] > 0
 
 
 def interval_text(interval: Interval | None) -> str:
-    """`5.73 [5.51 5.92]`, all with the digits of the widest; from a million on `1.2e+06 [1.1e+06 1.3e+06]`."""
+    """`5.73 [5.51 5.92]`, all with the digits of the widest; from a million on
+    `1.2e+06 [1.1e+06 1.3e+06]`."""
     if interval is None:
         return "-"
-    middle, low, high = interval
-    known = max(abs(end) for end in interval if end is not None)
-    digits = ".2f" if known < 9.995 else ".1f" if known < 99.95 else ".0f" if known < 999_999.5 else ".1e"
+    median, low, high = interval
+    most = max(abs(end) for end in interval if end is not None)
+    limits = ((9.995, ".2f"), (99.95, ".1f"), (999_999.5, ".0f"))
+    digits = next((fixed for limit, fixed in limits if most < limit), ".1e")
     ends = f" [{low:{digits}} {high:{digits}}]" if low is not None and high is not None else ""
-    return f"{middle:{digits}}{ends}"
+    return f"{median:{digits}}{ends}"
 
 
 def share(part: float, whole: float) -> str:
@@ -133,7 +151,7 @@ def share(part: float, whole: float) -> str:
 
 def shapes(result: Result) -> list[list[Case]]:
     """The cases of each shape, in the order of the run."""
-    found: dict[str, list[Case]] = {}
+    groups: dict[str, list[Case]] = {}
     for case in result.cases:
-        found.setdefault(work_of(case), []).append(case)
-    return list(found.values())
+        groups.setdefault(work_of(case), []).append(case)
+    return list(groups.values())

@@ -1,11 +1,10 @@
-"""The manifest of a campaign: which launches it planned, which it made, and how each ended; records and reading.
+"""Reads the manifest of a campaign: its plan, its launches, and the end of each.
 
-`campaign.jsonl` lies in the campaign's folder beside a folder of ordinary run files for each variant. It opens with the
-`campaign` line, grows by a `launch` line after each launch and a `stage` line before each stage that judges, and
-closes with `end`. Lines are only ever added: a launch that no longer counts has a second line, `orphaned`.
+`campaign.jsonl` is in the campaign's folder, beside a folder of run files for each variant. It
+starts with the `campaign` line, gets a `launch` line after each launch and a `stage` line before
+each stage that judges, and finishes with `end`. Lines are only added: a launch that no longer
+counts gets a second line, with status `orphaned`.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,19 +12,20 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from reports.store.records import Record
 from reports.store.result import ResultError, read_lines
-from reports.store.schema import Record
 
 MANIFEST = "campaign.jsonl"
 SCHEMA = 1
 CONTROL = "control"
 WORKTREES = "worktrees"
 BESIDE_A_RUN = {".samples", ".flight"}
-REPORTS = {"", ".png", ".svg", ".html", ".md", ".xml", ".csv"}  # what reads a campaign may leave these in its folder
+REPORTS = {"", ".png", ".svg", ".html", ".md", ".xml", ".csv"}  # output of reports on a campaign
 
 
 class Variant(Record, kw_only=True):
-    """What stands behind a name. `argv` and `environment` are without what could be a secret: nothing runs them."""
+    """The command of a variant. Possible secrets are removed from `argv` and `environment`, so they
+    are for reading only."""
 
     name: str
     argv: list[str]
@@ -34,8 +34,8 @@ class Variant(Record, kw_only=True):
 
 
 class Campaign(Record, kw_only=True, tag="campaign", tag_field="kind"):
-    """The head. The first variant is the baseline; `margin` is a fraction, 0.01 for 1 %. `plan` is a hash of the
-    command that was given."""
+    """The head. The first variant is the baseline; `margin` is a fraction, 0.01 for 1 %. `plan` is
+    a hash of the command line."""
 
     schema: int = SCHEMA
     campaign_id: str
@@ -51,8 +51,8 @@ class Campaign(Record, kw_only=True, tag="campaign", tag_field="kind"):
 
 
 class Launch(Record, kw_only=True, tag="launch", tag_field="kind"):
-    """One launch. Two with the same `stage` and `pair` stood next to each other in time; `run` is the run's file,
-    relative to the campaign's folder, None where it left none."""
+    """One launch. Launches with the same `stage` and `pair` ran one after the other. `run` is the
+    run's file, relative to the campaign's folder; None if the launch left no file."""
 
     stage: Literal["pilot", "first", "fresh"]
     pair: int
@@ -67,8 +67,8 @@ class Launch(Record, kw_only=True, tag="launch", tag_field="kind"):
 
 
 class Stage(Record, kw_only=True, tag="stage", tag_field="kind"):
-    """A stage that is about to start: its sizes in bytes (none named: all), the smallest effect that it is expected to
-    see (a fraction, None where unknown), and how long it is expected to take at most."""
+    """A stage that starts now: its sizes in bytes (all if empty), the smallest effect that it
+    should detect (a fraction, None if unknown), and the longest expected time."""
 
     stage: Literal["first", "fresh"]
     sizes: list[int] = msgspec.field(default_factory=list)
@@ -77,14 +77,14 @@ class Stage(Record, kw_only=True, tag="stage", tag_field="kind"):
 
 
 class End(Record, kw_only=True, tag="end", tag_field="kind"):
-    """The last line. Without one, the campaign was interrupted and can be gone on with."""
+    """The last line; a campaign without it was interrupted and can continue."""
 
     status: str
 
 
 @dataclass
 class Manifest:
-    """A campaign as it is read back. `foreign` are the files in its folder that are none of its own."""
+    """A campaign in memory. `foreign` are the files in its folder that it did not write."""
 
     folder: Path
     campaign: Campaign
@@ -94,7 +94,7 @@ class Manifest:
     foreign: list[Path] = field(default_factory=list)
 
     def add(self, record: Record) -> None:
-        """Takes the next line in: a launch that is orphaned takes the place of its earlier line."""
+        """Adds the next line; an orphaned launch replaces its earlier line."""
         if isinstance(record, Launch):
             if record.status == "orphaned" and record.run is not None:
                 self.launches = [launch for launch in self.launches if launch.run != record.run]
@@ -105,42 +105,48 @@ class Manifest:
             self.end = record
 
 
-KINDS: dict[str, type[Record]] = {"campaign": Campaign, "launch": Launch, "stage": Stage, "end": End}
+KINDS: dict[str, type[Record]] = {
+    "campaign": Campaign, "launch": Launch, "stage": Stage, "end": End}
 
 
 def read_manifest(folder: Path | str) -> Manifest:
-    """The campaign that is kept in `folder`.
+    """The campaign in `folder`.
 
-    A last line that was cut off is dropped. Raises ResultError, with the file and the line, for what is not a manifest,
-    is damaged further up, was written by a newer schema, or names a run file that is not there.
+    Drops an incomplete last line. Raises ResultError, with the file and the line, for a file that
+    is no manifest, that is damaged before its last line, that has a newer schema, or that names a
+    missing run file.
     """
     folder = Path(folder)
-    manifest: Manifest | None = None
-    for where, record in read_lines(folder / MANIFEST, "manifest", KINDS, SCHEMA):
-        if isinstance(record, Campaign):
-            manifest = Manifest(folder, record)
-            continue
-        assert manifest
+    lines = read_lines(folder / MANIFEST, "manifest", KINDS, SCHEMA)
+    _, campaign = next(lines)
+    assert isinstance(campaign, Campaign)
+    manifest = Manifest(folder, campaign)
+    for place, record in lines:
         if isinstance(record, Launch) and record.run is not None:
-            if Path(record.run).is_absolute() or ".." in Path(record.run).parts:
-                raise ResultError(f"{where}: the run file {record.run} lies outside the campaign")
-            if not (folder / record.run).is_file():
-                raise ResultError(f"{where}: the run file {record.run} is not there")
-            if record.status == "finished" and record.run in {made.run for made in manifest.launches}:
-                raise ResultError(f"{where}: the run {record.run} is that of another launch")
+            _check_run_file(place, record, manifest)
         manifest.add(record)
-    assert manifest
     manifest.foreign = _foreign(manifest)
     return manifest
+
+
+def _check_run_file(place: str, launch: Launch, manifest: Manifest) -> None:
+    run = Path(launch.run or "")
+    if run.is_absolute() or ".." in run.parts:
+        raise ResultError(f"{place}: the run file {run} is outside the campaign")
+    if not (manifest.folder / run).is_file():
+        raise ResultError(f"{place}: the run file {run} is not there")
+    if launch.status == "finished" and any(other.run == launch.run for other in manifest.launches):
+        raise ResultError(f"{place}: the run {run} belongs to another launch")
 
 
 def _foreign(manifest: Manifest) -> list[Path]:
     own = {MANIFEST, *(launch.run for launch in manifest.launches)}
     tops = [top for top in manifest.folder.iterdir() if top.name != WORKTREES]
-    found = []
-    for path in sorted(path for top in tops for path in [top, *top.rglob("*")] if path.is_file()):
+    files = [path for top in tops for path in (top, *top.rglob("*")) if path.is_file()]
+    foreign = []
+    for path in sorted(files):
         inside = path.relative_to(manifest.folder)
-        if not (inside.as_posix() in own or inside.suffix in REPORTS
-                or any(parent.suffix in BESIDE_A_RUN for parent in inside.parents)):
-            found.append(path)
-    return found
+        is_beside_run = any(parent.suffix in BESIDE_A_RUN for parent in inside.parents)
+        if inside.as_posix() not in own and inside.suffix not in REPORTS and not is_beside_run:
+            foreign.append(path)
+    return foreign

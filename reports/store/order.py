@@ -1,10 +1,8 @@
-"""Which run came first. A run_id begins with the time, but a clock that was wrong is put right, and then jumps back.
+"""The order of runs. A run_id starts with the time, but a wrong clock jumps when it is corrected.
 
-So each run also names those that were the `latest` in its folder when it began, whatever their times, and stands behind
-them. Where the clocks are right that is the order of the times, wherever runs are copied to.
+So each run also names the `latest` runs of its folder at its start, and comes after them. With
+correct clocks this is the order of the times, even for copied runs.
 """
-
-from __future__ import annotations
 
 import re
 from collections.abc import Iterable
@@ -15,12 +13,12 @@ from pathlib import Path
 from reports.store import foreign
 from reports.store.schema import Run
 
-HEAD_BYTES = 16384  # of a run: `after` stands near its beginning
-MOST_NAMED = 64
+HEAD_BYTES = 16384  # of a run's file: `after` is near the beginning
+MOST_NAMES = 64
 
 
 def time_of(run_id: str) -> datetime | None:
-    """When a run began, UTC, as its name has it; None where it has none."""
+    """The UTC start time in a run_id, if it has one."""
     try:
         return datetime.strptime(run_id[:20], "%Y-%m-%dT%H-%M-%SZ")
     except ValueError:
@@ -28,35 +26,36 @@ def time_of(run_id: str) -> datetime | None:
 
 
 def _by_clock(run_id: str) -> tuple[bool, str]:
-    """Sorts runs. One without a time is before all others: it must not pass for the newest."""
+    """The key that sorts runs by time; runs without a time come first, never last."""
     return time_of(run_id) is not None, run_id
 
 
 def places(runs: Iterable[Run]) -> dict[str, int]:
-    """Where each run stands among these, by run_id, in order, the oldest at 0: behind those that it came after, else by
-    time. Of runs that came after each other, as no clock makes them, one is the first."""
+    """The index of each run_id in the order of these runs, oldest first: after the runs that it
+    names, otherwise by time. Breaks a circle of names, which no clock produces, at one run."""
     after = {run.run_id: run.after for run in runs}
-    found, seen = dict[str, int](), set[str]()
+    order, seen = dict[str, int](), set[str]()
     for last in sorted(after, key=_by_clock):
-        due = [last] * (last not in seen)
-        while due:
-            seen.add(run_id := due[-1])
-            former = next((name for name in after[run_id] if name in after and name not in seen), None)
-            if former is None:
-                found[due.pop()] = len(found)
+        stack = [] if last in seen else [last]
+        while stack:
+            run_id = stack[-1]
+            seen.add(run_id)
+            unseen = [name for name in after[run_id] if name in after and name not in seen]
+            if unseen:
+                stack.append(unseen[0])
             else:
-                due.append(former)
-    return found
+                order[stack.pop()] = len(order)
+    return order
 
 
 def latest(folder: Path) -> list[str]:
-    """The runs in `folder` that none of the others came after: one, or those that went on at the same time. Of runs
-    that do not say what they came after, the last by time."""
-    said, silent, named = set[str](), set[str](), set[str]()  # names only: of 10,000 runs the heads are 160 MB
+    """The runs in `folder` that no other run names: one, or several that ran at the same time. If
+    no run names others, because a former version wrote them, the last by time."""
+    naming, silent, names = set[str](), set[str](), set[str]()  # the heads may need 160 MB
     for path in folder.glob("[0-9]*.jsonl"):
         with suppress(OSError), foreign.open_file(path) as file:
-            found = re.search(rb'"after":\[(.*?)\]', file.read(HEAD_BYTES))
-            (said if found else silent).add(path.stem)
-            names = re.findall(rb'"([^"]*)"', found[1]) if found else []
-            named.update(name.decode(errors="replace") for name in names)
-    return sorted(said - named)[-MOST_NAMED:] if said else sorted(silent)[-1:]
+            after = re.search(rb'"after":\[(.*?)\]', file.read(HEAD_BYTES))
+            (naming if after else silent).add(path.stem)
+            quoted = re.findall(rb'"([^"]*)"', after[1]) if after else []
+            names.update(name.decode(errors="replace") for name in quoted)
+    return sorted(naming - names)[-MOST_NAMES:] if naming else sorted(silent)[-1:]

@@ -1,44 +1,37 @@
-"""The schema of a run: the records that are the lines of its file, and how they become lines and come back.
+"""The records of a run file, one a line, in the order of the file.
 
-The file opens with a `run` line (the world, the machine, every case that is planned), grows by a `block` or
-`link_block` line at a time, each on disk before the next is measured, and closes with a line per `case` and the `end`.
-A run that was killed has no `end`: its cases are built from the blocks that it left. Times are in microseconds, flag
-round trips in nanoseconds, sizes in bytes, bandwidths in GB/s with GB = 1e9 bytes.
-
-Every record keeps the fields that this program does not know, in `extra`, and writes them back.
+The file starts with a `run` line: the world, the machine and every planned case. A `block` or
+`link_block` line follows after each measurement, then one line for each `case`, then the `end`. A
+killed run has no `end`; its cases come from its blocks. Times are in microseconds, flag round trips
+in nanoseconds, sizes in bytes, bandwidths in GB/s with GB = 1e9 bytes.
 """
 
-from __future__ import annotations
-
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 
+from reports.store.checks import NotNegative, check_case, check_run
+from reports.store.records import Record
+
 SCHEMA = 1
-NotNegative = Annotated[float, msgspec.Meta(ge=0, lt=1e15)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=10**15)]
-
-
-class Record(msgspec.Struct, kw_only=True):
-    """What all records share: `extra` holds the fields that this program does not know."""
-
-    extra: dict[str, Any] = {}
+Calls = Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
 
 
 class CaseHeader(Record, kw_only=True):
-    """A case as the run plans it. Its position in `Run.cases` is its number.
+    """A planned case. Its index in `Run.cases` is its number.
 
-    `bound_parts` counts what the algorithm cannot avoid: {"hops", "stages", "memory_bytes"}, a stage being [bytes
-    copied into peer memory, bytes read from it], in one pass. With "pushes" they are stored across the wire, and read
-    at home, which does not count.
-    `blocks` are those of a launch of ours; on a CPU, where a rank is one, 1.
-    `snr_db`, of a lossy algorithm, is its signal-to-noise ratio against fp64 by kind of data: {"normal",
-    "heavy-tailed", "outlier channels"}.
-    `calls` is 1, or the number of dependent calls of a chain. `routing`, of a routed all-to-all, has what it loads:
-    {"leaving_bytes": [of each rank], "expert_max_over_mean", "expert_cv", "rank_max_over_mean", "rank_cv"}.
+    `bound_parts` counts the work that the algorithm cannot avoid, {"hops", "stages",
+    "memory_bytes"}, where a stage is [bytes copied into peer memory, bytes read from it] in one
+    pass. With "pushes", the bytes are stored across the link and the local reads do not count.
+    `blocks` is the number of thread blocks of our launch; 1 on a CPU.
+    `snr_db` of a lossy algorithm is its signal-to-noise ratio against fp64 by kind of data:
+    {"normal", "heavy-tailed", "outlier channels"}.
+    `calls` is 1, or the number of dependent calls of a chain. `routing` is the load of a routed
+    all-to-all: {"leaving_bytes": [for each rank], "expert_max_over_mean", "expert_cv",
+    "rank_max_over_mean", "rank_cv"}.
     """
 
     collective: str
@@ -54,7 +47,7 @@ class CaseHeader(Record, kw_only=True):
     shape: Any = None
     library: str | None = None
     chosen: str | None = None
-    calls: Annotated[int, msgspec.Meta(ge=1, lt=10**9)] = 1
+    calls: Calls = 1
     snr_db: dict[str, float] | None = None
     status: str = "ok"
     reason: str | None = None
@@ -62,14 +55,17 @@ class CaseHeader(Record, kw_only=True):
     routing: dict[str, Any] | None = None
     blocks: int | None = None
 
+    def check(self) -> None:
+        check_case(self.shape, self.routing, self.bound_parts)
+
 
 class Run(Record, kw_only=True, tag="run", tag_field="kind"):
-    """The head of a run. `after` names runs that were there when it began. `world` has at least {"size", "ranks":
-    [{"rank", "device", "cpus", ...}]}."""
+    """The head of a run. `after` names the latest runs in the folder when this one started.
+    `world` has at least {"size", "ranks": [{"rank", "device", "cpus", ...}]}."""
 
     schema: int = SCHEMA
     run_id: str
-    after: list[str] = []
+    after: list[str] = msgspec.field(default_factory=list)
     benchmark: str
     version: str
     argv: list[str]
@@ -79,68 +75,20 @@ class Run(Record, kw_only=True, tag="run", tag_field="kind"):
     environment: dict[str, Any]
     world: dict[str, Any]
     cases: list[CaseHeader]
-    memory: dict[str, Any] = {}
-    notes: list[str] = []
-    link: dict[str, Any] = {}
+    memory: dict[str, Any] = msgspec.field(default_factory=dict)
+    notes: list[str] = msgspec.field(default_factory=list)
+    link: dict[str, Any] = msgspec.field(default_factory=dict)
     clock_shared: bool = True
 
-
-class Rank(msgspec.Struct):
-    """What is relied on of a rank in `Run.world`; more may stand there."""
-
-    rank: int = 0
-    device: str = ""
-    arch: str = ""
-    cpus: list[int] | None = None
-    gpu: str | None = None
-    pci_bus_id: str | None = None
-
-
-class World(msgspec.Struct):
-    """What is relied on of `Run.world`; more may stand there."""
-
-    size: Annotated[int, msgspec.Meta(ge=1)]
-    ranks: list[Rank] = []
-
-
-class Shape(msgspec.Struct):
-    """What is relied on of the `shape` of a case, if it has one and as far as it is there; more may stand there."""
-
-    src: int = 0
-    dst: int = 0
-    pairs: list[tuple[int, int]] = []
-    model: str = ""
-    layer: str = ""
-    layers: Annotated[int, msgspec.Meta(ge=1)] = 1
-    tokens: Annotated[int, msgspec.Meta(ge=1)] = 1
-    slots: Annotated[int, msgspec.Meta(ge=1)] = 1
-    hidden: int = 0
-    inner: int | list[int] = 0
-    weights: str = ""
-    scale: str = "1"
-    skew: str = ""
-    beside: str = ""
-    arrival_skew_us: float = 0.0
-
-
-class Parts(msgspec.Struct):
-    """What is relied on of the `bound_parts` of a case."""
-
-    hops: NotNegative = 0
-    stages: list[tuple[NotNegative, NotNegative]] = []
-    memory_bytes: NotNegative = 0
-
-
-class Routing(msgspec.Struct):
-    """What is relied on of the `routing` of a case."""
-
-    leaving_bytes: Annotated[list[NotNegative], msgspec.Meta(min_length=1)]
-    rank_max_over_mean: NotNegative
+    def check(self) -> None:
+        check_run(self.world, self.link)
+        for case in self.cases:
+            case.check()
 
 
 class FirstWrong(Record, kw_only=True):
-    """The first element that a check found wrong: on which rank, in which iteration of the run, and where in its
-    receive buffer; what was expected and got, as `13.0 (0x41500000)`, the value and its bits."""
+    """The first wrong element of a check: its rank, the iteration of the run, and the position in
+    the receive buffer. `expected` and `got` show the value and its bits: `13.0 (0x41500000)`."""
 
     rank: int
     iteration: int
@@ -151,10 +99,11 @@ class FirstWrong(Record, kw_only=True):
 
 
 class Block(Record, kw_only=True, tag="block", tag_field="kind"):
-    """One block of one case: medians over its `n` iterations (of a chain: over its chains, per call). `gpus` has, by
-    rank, what the driver said of each GPU after it: clocks, link generation and width, what throttled it. `chosen`
-    names what `auto` ran in this block, where that hangs on the link. `matmul_gflop_s` is what the matmul beside it
-    reached, in the mean of the ranks, and `matmul_alone_gflop_s` what it does beside one that waits as long."""
+    """One block of one case: medians over its `n` iterations; for a chain over its chains, per
+    call. `gpus` is the driver's report after the block, by rank: clocks, link generation and width,
+    throttle reasons. `chosen` is the algorithm that `auto` ran in this block, if the choice depends
+    on the link. `matmul_gflop_s` is the speed of the matmul beside the case, as the mean over
+    ranks; `matmul_alone_gflop_s` is its speed beside an idle wait of the same length."""
 
     case: int
     block: int
@@ -177,8 +126,9 @@ class Block(Record, kw_only=True, tag="block", tag_field="kind"):
 
 
 class LinkBlock(Record, kw_only=True, tag="link_block", tag_field="kind"):
-    """The machine's own parts at one size, all ranks at once: times to copy `size_bytes` into a slab, on GPUs also
-    into the next rank's, to read what a peer has just written, and to copy through the memory system."""
+    """The machine's parts at one size, all ranks at once: times to copy `size_bytes` into a slab,
+    on GPUs also into the next rank's slab, to read bytes that a peer has just written, and to copy
+    through the memory system."""
 
     size_bytes: Count
     round: int
@@ -190,8 +140,9 @@ class LinkBlock(Record, kw_only=True, tag="link_block", tag_field="kind"):
 
 
 class Summary(Record, kw_only=True):
-    """A quantity of a case, in the unit of its field's name. `median` is that of the block medians, with the interval
-    of this launch; percentiles, `min`, `max` and `mean` are over iterations, None where those are not known."""
+    """A quantity of a case, in the unit of its field's name. `median` is the median of the block
+    medians, with its interval within this launch. Percentiles, `min`, `max` and `mean` are over
+    iterations, None if unknown."""
 
     median: float
     mean: float | None = None
@@ -216,7 +167,7 @@ class Range(Record, kw_only=True):
 
 
 class State(Record, kw_only=True):
-    """A case in a state of the link other than the one its figures are over; `share` is of the case's own blocks."""
+    """A case in another state of the link than its figures. `share` is the share of its blocks."""
 
     share: float
     n_blocks: int
@@ -226,11 +177,11 @@ class State(Record, kw_only=True):
 
 
 class Case(Record, kw_only=True, tag="case", tag_field="kind"):
-    """What was found for a case. `state` says which blocks the figures are over: `run` (the state of the link that the
-    run held longest), `own` (the case was never seen in that one: its own longest) or `mixed` (the link settled in none
-    of its blocks, or never over the run: all of them). `bound_parts_us` are the terms of `bound_us` by name. Of compute
-    and communication together `compute_us` is the compute alone, and `exposed_us` what is left of `total_us` without
-    it, round by round."""
+    """The results of a case. `state` tells which blocks the figures are from: `run` (the state with
+    most blocks of the run), `own` (the case has no block in that state: its own longest) or `mixed`
+    (the link settled in none of its blocks, or never in the run: all blocks). `bound_parts_us` are
+    the terms of `bound_us` by name. If a case computes and communicates, `compute_us` is the
+    compute alone, and `exposed_us` the rest of `total_us`, round by round."""
 
     case: int
     collective: str
@@ -258,7 +209,7 @@ class Case(Record, kw_only=True, tag="case", tag_field="kind"):
     link_rtt_ns: Range | None = None
     blocks_mixed: int = 0
     state: str = "run"
-    states: list[State] = []
+    states: list[State] = msgspec.field(default_factory=list)
     across_ranks: str = "slowest"
     alg_bw_gb_s: float | None = None
     bus_bw_gb_s: float | None = None
@@ -267,17 +218,21 @@ class Case(Record, kw_only=True, tag="case", tag_field="kind"):
     share_of_bound: float | None = None
     suspect: bool = False
     chosen: str | None = None
-    calls: Annotated[int, msgspec.Meta(ge=1, lt=10**9)] = 1
+    calls: Calls = 1
     snr_db: dict[str, float] | None = None
     n_wrong: int | None = None
     reason: str | None = None
     samples: str | None = None
     routing: dict[str, Any] | None = None
 
+    def check(self) -> None:
+        check_case(self.shape, self.routing)
+
 
 class End(Record, kw_only=True, tag="end", tag_field="kind"):
-    """The last line. Without one, the run was cut off. `steal_share` is what the hypervisor withheld of the ranks' CPUs
-    while they measured, from 0 to 1; None where that is not known."""
+    """The last line; a run without it was cut off. `status` is `complete` or `incomplete`.
+    `steal_share` is the share of the ranks' CPU time that the hypervisor withheld while they
+    measured, from 0 to 1; None if unknown."""
 
     status: str
     reason: str | None = None
@@ -289,7 +244,7 @@ class End(Record, kw_only=True, tag="end", tag_field="kind"):
 
 @dataclass
 class Flight:
-    """What the ranks left of a run that was cut off: each rank's last record, and who ended first."""
+    """The last record of each rank of a run that was cut off, and the first rank that ended."""
 
     ranks: dict[int, dict[str, Any]]
     ended: dict[str, Any] | None
@@ -297,7 +252,7 @@ class Flight:
 
 @dataclass
 class Result:
-    """A run as it is read back; `end` is None when it was cut off."""
+    """A run in memory; `end` is None if the run was cut off."""
 
     path: Path
     run: Run
@@ -309,48 +264,9 @@ class Result:
 
     @property
     def complete(self) -> bool:
-        """Whether the run came to its planned end."""
+        """Whether the run reached its planned end."""
         return self.end is not None and self.end.status == "complete"
 
 
-KINDS: dict[str, type[Record]] = {"run": Run, "block": Block, "link_block": LinkBlock, "case": Case, "end": End}
-AnyRecord = TypeVar("AnyRecord", bound=Record)
-
-
-def to_dict(record: Record) -> dict[str, Any]:
-    """The record as JSON holds it: `kind` first where it has one, unknown fields last."""
-    tag = record.__struct_config__.tag
-    known = {name: _plain(getattr(record, name)) for name in record.__struct_fields__ if name != "extra"}
-    return ({"kind": tag} if tag else {}) | known | record.extra
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Record):
-        return to_dict(value)
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return value
-
-
-def from_dict(raw: dict[str, Any], kind: type[AnyRecord]) -> AnyRecord:
-    """The record that `raw` holds. Raises msgspec.ValidationError when a field is missing or of another type."""
-    record = msgspec.convert({name: value for name, value in raw.items() if name != "extra"}, kind)
-    _keep_unknown(record, raw)
-    return record
-
-
-def _keep_unknown(record: Record, raw: dict[str, Any]) -> None:
-    known = set(record.__struct_fields__) - {"extra"} | {"kind"}
-    record.extra = {name: value for name, value in raw.items() if name not in known}
-    for name in known & raw.keys():
-        value = getattr(record, name, None)
-        pairs = zip(value, raw[name], strict=True) if isinstance(value, list) else [(value, raw[name])]
-        for child, child_raw in pairs:
-            if isinstance(child, Record):
-                _keep_unknown(child, child_raw)
-
-
-def to_line(record: Record) -> bytes:
-    """One line of the file. Raises ValueError for a figure that is not finite: JSON has no word for it."""
-    text = json.dumps(to_dict(record), allow_nan=False, separators=(",", ":"), default=lambda number: number.item())
-    return text.encode() + b"\n"
+KINDS: dict[str, type[Record]] = {
+    "run": Run, "block": Block, "link_block": LinkBlock, "case": Case, "end": End}

@@ -1,6 +1,4 @@
-"""Processes of a pool that end with the one that started them."""
-
-from __future__ import annotations
+"""Processes of a pool that end with their parent."""
 
 import ctypes
 import signal
@@ -10,6 +8,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def end_with_parent() -> None:
-    """What a process of a pool does first: it would wait for more for ever once its parent is killed. Linux alone."""
+    """The initializer of a pool's process, which would wait forever once its parent is killed.
+    Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

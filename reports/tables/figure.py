@@ -14,8 +14,9 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.result import ResultError, write_named
+from reports.store.result import ResultError
 from reports.store.schema import Case, Result, Summary
+from reports.store.writing import write_named
 from reports.tables.sentences import machine, tick_text
 
 if TYPE_CHECKING:

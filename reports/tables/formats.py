@@ -14,7 +14,8 @@ from typing import Any
 
 from reports.store.case import case_bus_factor
 from reports.store.foreign import spreadsheet_cell
-from reports.store.schema import Case, Range, Result, Summary, to_dict
+from reports.store.records import to_dict
+from reports.store.schema import Case, Range, Result, Summary
 from reports.tables.sentences import shape_text
 
 SUMMARIES = ("time_us", "consume_us", "total_us", "arrival_skew_us", "chain_only_us", "compute_us",

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from reports.store.case import CASE_KEY, find_states
 from reports.store.exposed import TOGETHER
-from reports.store.result import ResultError, read_lines, write_named
-from reports.store.schema import Case, Record, Result, to_line
+from reports.store.records import Record, to_line
+from reports.store.result import ResultError, read_lines
+from reports.store.schema import Case, Result
+from reports.store.writing import write_named
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import shape_words
 from reports.trends.lines import (

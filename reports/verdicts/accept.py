@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from reports.store.result import ResultError, content_of, read, write_whole
+from reports.store.result import ResultError, content_of, read
+from reports.store.writing import write_whole
 from reports.tables.sentences import describe
 from reports.verdicts.compare import add_allow
 from reports.verdicts.comparison import Incomparable, compare, differing

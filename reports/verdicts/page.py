@@ -100,6 +100,7 @@ def html(outcome: Outcome) -> str:
     picture = re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawing.getvalue().partition("<svg")[2])
     return templates.render(
         "gate.html", headline=headline(outcome), findings=findings(outcome),
-        picture=Markup(f"<svg{picture}"), columns=COLUMNS, head=[*head(comparison), *warnings(comparison), *closing(comparison)],
+        picture=Markup(f"<svg{picture}"), columns=COLUMNS,
+        head=[*head(comparison), *warnings(comparison), *closing(comparison)],
         rows=[(name, figures(cell))
               for name, cells in grouped(comparison).items() for cell in cells])

@@ -5,7 +5,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from reports.store.result import ResultError, write_named
+from reports.store.result import ResultError
+from reports.store.writing import write_named
 from reports.verdicts import page
 from reports.verdicts.accept import UNUSABLE, baseline_side, faults_of
 from reports.verdicts.compare import add_allow, percent

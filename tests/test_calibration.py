@@ -32,7 +32,7 @@ from reports.calibration.synthetic import (
 )
 from reports.store import stats
 from reports.store.case import find_states
-from reports.trends import changes, lines
+from reports.trends import changes, lines, noise
 from reports.verdicts import comparison, verdict
 from reports.verdicts.sides import Launch, find_costs, key_of
 from tests.record_launches import record
@@ -100,27 +100,27 @@ def few_launches_taken_for_many(monkeypatch):
 
 
 def runs_taken_for_independent(monkeypatch):
-    monkeypatch.setattr(changes, "correlations", lambda calm: np.zeros((len(calm), 1)))
+    monkeypatch.setattr(noise, "correlations", lambda calm: np.zeros((len(calm), 1)))
 
 
 def outliers_left_where_they_are(monkeypatch):
-    monkeypatch.setattr(changes, "tamed", lambda values, away: values)
+    monkeypatch.setattr(noise, "winsorise", lambda values, most: values)
 
 
-def a_bar_for_one_series_alone(monkeypatch):
-    bar = changes.bar
-    monkeypatch.setattr(changes, "bar", lambda alpha, tests, *more: bar(alpha, max(tests // 84, 1), *more))
+def a_threshold_for_one_series_alone(monkeypatch):
+    threshold = changes.threshold
+    monkeypatch.setattr(changes, "threshold", lambda p, *more: threshold(84 * p, *more))
 
 
-def bars_too_high_to_see_over(monkeypatch):
+def thresholds_too_high_to_pass(monkeypatch):
     monkeypatch.setattr(changes, "LATEST_ALPHA", 1e-5)
 
 
 BROKEN = [
     (runs_taken_for_independent, partial(calibrated_history.false_alarms, calibrated_history.NORMAL[2])),
     (outliers_left_where_they_are, partial(calibrated_history.one_step, calibrated_history.ASTRAY, 0.90, 8)),
-    (a_bar_for_one_series_alone, partial(calibrated_history.false_alarms, calibrated_history.NORMAL[0])),
-    (bars_too_high_to_see_over, partial(calibrated_history.one_step, calibrated_history.NORMAL[2], 0.90, 8)),
+    (a_threshold_for_one_series_alone, partial(calibrated_history.false_alarms, calibrated_history.NORMAL[0])),
+    (thresholds_too_high_to_pass, partial(calibrated_history.one_step, calibrated_history.NORMAL[2], 0.90, 8)),
     (any_break_that_looks_good, partial(one_line, Scatter(10, 0.1))),
     (few_launches_taken_for_many, partial(one_line, Scatter(5, 0.03))),
     (suspects_judged_on_their_own_data, partial(false_alarms, TWO_STAGES, WIDE)),

@@ -14,7 +14,8 @@ import numpy as np
 
 from reports.calibration.rate import Figure
 from reports.calibration.synthetic import LAUNCH_EXCESS, OUTLYING_LAUNCHES
-from reports.trends.changes import MIN_RUNS, Floats, Step, find
+from reports.trends.changes import MIN_RUNS, Step, find_steps
+from reports.trends.noise import Floats
 
 SERIES, RUNS, SPREADS = 84, 100, 3.0
 EXCESS = LAUNCH_EXCESS / 0.015  # in spreads
@@ -49,7 +50,7 @@ class Noise:
 
 def false_alarms(noise: Noise, rng: np.random.Generator, n: int) -> list[Figure]:
     """How many histories where nothing changed have an alarm, looked at in the end."""
-    called = np.array([bool(find(noise.draw(rng), SERIES)) for _ in range(n // 4)], float)
+    called = np.array([bool(find_steps(noise.draw(rng), SERIES)) for _ in range(n // 4)], float)
     return [Figure("A history where nothing changed: any alarm", noise.name, called, most=0.05)]
 
 
@@ -58,7 +59,7 @@ def looks(noise: Noise, rng: np.random.Generator, n: int) -> list[Figure]:
     called = []
     for _ in range(max(n // 100, 2)):
         values = noise.draw(rng)
-        called.append(any(find(values[:, :runs], SERIES) for runs in range(MIN_RUNS, RUNS + 1)))
+        called.append(any(find_steps(values[:, :runs], SERIES) for runs in range(MIN_RUNS, RUNS + 1)))
     return [Figure("The same, looked at after every run", noise.name, np.array(called, float))]
 
 
@@ -87,14 +88,14 @@ def shared_step(noise: Noise, rng: np.random.Generator, n: int) -> list[Figure]:
         place = int(rng.integers(FEWEST_BEFORE, RUNS - 3))
         values = noise.draw(rng)[:, : place + 4]
         values[::3, place:] += SPREADS
-        its = {step.series for step in find(values, SERIES) if step.series % 3 == 0 and _is_there(step, place)}
+        its = {step.series for step in find_steps(values, SERIES) if step.series % 3 == 0 and _is_there(step, place)}
         found.append(len(its) >= third / 2)
     return [Figure("The same in a third of the series, within four runs", f"{noise.name}: found",
                    np.array(found, float), 0.90)]
 
 
 def _of_first(values: Floats, place: int) -> list[Step]:
-    return [step for step in find(values, SERIES) if step.series == 0 and _is_there(step, place)]
+    return [step for step in find_steps(values, SERIES) if step.series == 0 and _is_there(step, place)]
 
 
 def _is_there(step: Step, place: int) -> bool:

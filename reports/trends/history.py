@@ -26,7 +26,7 @@ from reports.store.result import ImportedRunError, NewerSchemaError, ResultError
 from reports.store.schema import Case, CaseHeader, Result, Run
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import number, size_text
-from reports.trends.changes import MIN_RUNS, find
+from reports.trends.changes import MIN_RUNS, find_steps
 from reports.verdicts.comparison import COMPARABLE
 from reports.verdicts.sides import Key, Launch, find_costs, key_of
 from reports.verdicts.verdict_table import WIDTH, case_names, some, wrapped
@@ -226,7 +226,7 @@ def changes(history: History) -> list[Event]:
     tested = sum(map(len, panels.values()))
     events: list[Event] = []
     for (machine_id, benchmark, *run_ids), panel in panels.items():
-        steps = find(np.log([series.values for series in panel]), tested)
+        steps = find_steps(np.log([series.values for series in panel]), tested)
         common = Counter(step.first for step in steps)
         at: dict[int, list[Change]] = defaultdict(list)
         for step in steps:

@@ -17,7 +17,8 @@ import pytest
 from matplotlib import pyplot
 
 from reports.__main__ import main
-from reports.trends.history import Change, Series, changes, load, word_of
+from reports.trends.events import Change, find_events, word_of
+from reports.trends.history import Series, load
 from reports.trends.history_plot import draw
 from tests.synthetic_run import write_run
 
@@ -94,7 +95,7 @@ def test_a_regression_is_one_alarm_that_names_its_cases_and_what_else_changed(st
 def test_a_change_that_was_taken_back_is_two_alarms(store):
     """A slow week in the middle would be averaged away."""
     history = load(store)
-    events = changes(history)
+    events = find_events(history)
     small = next(series for series in history.series if series.label == "16 KiB library")
     its = sorted((change.first, change.word) for event in events for change in event.changes if change.series is small)
     assert its == [(10, "better"), (20, "worse")]
@@ -117,8 +118,7 @@ def test_the_picture_says_worse_and_better_in_words(store, tmp_path, capsys):
 def test_labels_of_changes_that_lie_close_do_not_overlap(tmp_path):
     """Who looks at a week with three changes would read none of them."""
     times = [datetime(2026, 1, 1) + timedelta(days=day) for day in range(60)]
-    series = Series("16 KiB ring", ("ring",), 16384, "a1b2c3", "allreduce", "", None, list(map(str, times)), times,
-                    [1.0, 1.2] * 30)
+    series = Series("16 KiB ring", "a1b2c3", "allreduce", "", None, list(map(str, times)), times, [1.0, 1.2] * 30)
     changes = [Change(series, first, first, first + 1, (1.2 if first % 2 else 0.8, 0.7, 1.3))
                for first in (10, 13, 16, 30, 41, 44, 46, 50)]
     made, panel = pyplot.subplots(figsize=(4.6, 2.7), layout="constrained")
@@ -151,8 +151,8 @@ def test_another_state_of_the_link_another_machine_and_more_ranks_are_other_seri
         write(tmp_path, number, fast_rounds=range(6) if number < 24 else (),
               head={"machine_id": "b" * 6} if number >= 48 else None)
     history = load(tmp_path)
-    assert changes(history) == []
-    groups = {(series.machine_id, series.state and round(series.state, -2), len(series.run_ids))
+    assert find_events(history) == []
+    groups = {(series.machine_id, series.link_rtt_ns and round(series.link_rtt_ns, -2), len(series.run_ids))
               for series in history.series}
     assert groups == {("a1b2c3", 100.0, 24), ("a1b2c3", 500.0, 24), ("bbbbbb", None, 12)}
     assert "worse 0, better 0, no change 8, too few runs 4 (less than 20)" in " ".join(said(tmp_path, capsys).split())
@@ -167,7 +167,7 @@ def test_runs_that_agree_to_the_last_digit_have_no_alarm(tmp_path):
         (tmp_path / f"{number}.jsonl").write_text(made.replace(run_id(0), run_id(number), 1))
     history = load(tmp_path)
     assert [len(series.values) for series in history.series] == [30] * 4
-    assert changes(history) == []
+    assert find_events(history) == []
 
 
 def test_the_launches_of_a_campaign_are_one_point(tmp_path):

@@ -13,6 +13,7 @@ from reports.site.dashboard_pages import MOST_ROWS, Cell, Page, Section, Table, 
 from reports.tables.imported_table import render
 from reports.tables.sentences import number, size_text
 from reports.trends import history, history_plot
+from reports.trends.events import find_events, word_of
 
 WORST_FIRST = ("worse", "better", "too few runs", "no change")
 MOST_IMPORTED_TEXT = 600_000  # characters of all logs together, so that the page stays below 1 MB
@@ -22,8 +23,8 @@ def of_history(folder: Path, file: str, name: str, page_of: Mapping[str, str]) -
     """The runs below `folder` as series, and where they change; `page_of` has the pages of runs. Raises ResultError
     where nothing can be told."""
     found = history.load(folder)
-    events = history.changes(found)
-    words = [history.word_of(series, events) for series in found.series]
+    events = find_events(found)
+    words = [word_of(series, events) for series in found.series]
     counts = Counter(words) + Counter({"too few blocks": found.unjudged.total()})
     page = Page(file, name, "History", [f"{len(found.runs)} runs, {len(found.series)} series: "
                                         f"{', '.join(f'{word} {n}' for word, n in counts.items())}.",

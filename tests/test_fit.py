@@ -10,8 +10,10 @@ import pytest
 
 from reports.__main__ import main
 from reports.store.result import ResultError, read
-from reports.trends.fit import crossovers, fits_of, predict_us, read_fits, write_fits
+from reports.trends.crossovers import find_crossovers
+from reports.trends.fit import fits_of, predict_us
 from reports.trends.fit_command import text
+from reports.trends.fit_records import read_fits, write_fits
 from reports.verdicts.comparison import Incomparable
 from tests.synthetic_run import FAST_NS, SLOW_NS, plan, write_run
 
@@ -96,7 +98,7 @@ def test_a_jump_makes_two_regimes_and_nothing_else_does(six):
 
 def test_who_overtakes_whom_and_where(six):
     """The size from which another algorithm should be chosen would be wrong, or a library's win be invented."""
-    found = [one for one in crossovers(fits_of(six)) if round(one.link_rtt_ns or 0, -2) == 100]
+    found = [one for one in find_crossovers(fits_of(six)) if round(one.link_rtt_ns or 0, -2) == 100]
     (over,) = [one for one in found if one.size_bytes]
     assert (over.faster_below, over.faster_above) == ("two_shot", "ring")
     assert has(over.size_bytes, 400_000)
@@ -106,8 +108,9 @@ def test_who_overtakes_whom_and_where(six):
 
 def test_two_that_are_the_same_have_no_winner(tmp_path):
     """Noise would be read as a reason to switch."""
-    (one,) = crossovers(fits_of(launches(tmp_path, 6, ["ring", "two_shot"], lambda name, size, rtt: 5 + size / 10e3)))
-    assert (one.faster_below, one.faster_above, one.size_bytes) == (None, None, None)
+    runs = launches(tmp_path, 6, ["ring", "two_shot"], lambda name, size, rtt: 5 + size / 10e3)
+    (pair,) = find_crossovers(fits_of(runs))
+    assert (pair.faster_below, pair.faster_above, pair.size_bytes) == (None, None, None)
 
 
 @pytest.mark.parametrize(("count", "over", "says"), [
@@ -115,18 +118,18 @@ def test_two_that_are_the_same_have_no_winner(tmp_path):
 def test_few_launches_claim_no_more_than_they_know(count, over, says, tmp_path):
     """An interval from within one launch would be taken for one over launches."""
     fits = fits_of(launches(tmp_path, count))
-    said = text(fits, crossovers(fits))
+    said = text(fits, find_crossovers(fits))
     assert {fit.interval for fit in fits} == {over}
     assert says in said
     assert (fits[0].regimes[0].alpha_us.low is None) == (over is None)
-    assert not any(one.faster_below or one.faster_above for one in crossovers(fits)) or over
+    assert not any(one.faster_below or one.faster_above for one in find_crossovers(fits)) or over
 
 
 def test_what_cannot_be_is_said_in_words(tmp_path):
     """A start-up below zero, an infinite bandwidth or a line through two points would be printed as figures."""
     curves = {"two_shot": lambda size: size / 10e3 - 0.8, "ring": lambda size: 50, "one_shot_pull": lambda size: size}
     fits = fits_of(launches(tmp_path, 5, list(curves), lambda name, size, rtt: curves[name](size)))
-    said = text(fits, crossovers(fits))
+    said = text(fits, find_crossovers(fits))
     assert [row.split()[3] for row in said.splitlines() if row.startswith("two_shot,")] == ["steeper"]
     assert [row.split()[-3] for row in said.splitlines() if row.startswith("ring,")] == ["flat"]
     assert named(fits, "two_shot", SLOW_NS).regimes[0].half_size_bytes.value is None
@@ -143,8 +146,8 @@ def test_what_cannot_be_is_said_in_words(tmp_path):
 def test_records_come_back_and_newer_ones_are_refused(six, tmp_path):
     """Stored fits would be lost to the next version, or be misread."""
     fits, path = fits_of(six), tmp_path / "fits.jsonl"
-    write_fits(path, fits, crossovers(fits))
-    assert read_fits(path) == (fits, crossovers(fits))
+    write_fits(path, fits, find_crossovers(fits))
+    assert read_fits(path) == (fits, find_crossovers(fits))
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert {line["kind"] for line in lines} == {"fits", "fit", "crossover"}
     assert {line["schema"] for line in lines} == {1}

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from reports.calibration import synthetic
 from reports.calibration.rate import Figure
-from reports.trends.fit import LAUNCH_MISFIT, Crossover, Fit, crossovers, groups_of, regime_of
+from reports.trends.crossovers import find_crossovers
+from reports.trends.fit import FEW_LAUNCHES_MISFIT, groups_of, regime_of
+from reports.trends.fit_records import Crossover, Fit
 from reports.trends.lines import breaks, interval, lines, walsh_means
 from reports.verdicts.verdict import Floats
 
@@ -122,7 +124,7 @@ def overtaking(scatter: Scatter, rng: np.random.Generator, n: int) -> list[Figur
 
 def _crossovers(pair: Floats) -> list[Crossover]:
     sizes_bytes, run_ids = [int(size) for size in SIZES], [str(launch) for launch in range(pair.shape[1])]
-    return crossovers([Fit(
+    return find_crossovers([Fit(
         machine_id="", software_id="", world_size=2, collective="all_reduce", shape=None, datatype="", redop="",
         mode="", in_place=False, link_rtt_ns=None, run_ids=run_ids, interval="launches", variant="", memory="",
         library=None, cost="", algorithm=str(number), sizes_bytes=sizes_bytes, times_us=times_us.tolist(),
@@ -143,7 +145,7 @@ def one_launch(rng: np.random.Generator, n: int) -> list[Figure]:
     return [Figure(claim, f"its own line: {name}", its.astype(float))
             for name, its in _coverage(own, found, alpha, slope, slope).items()] + [
         Figure(claim, "invented, if launches differ by 1.5 %",
-               np.array([way != () for way in breaks(SIZES, whims, LAUNCH_MISFIT)]).astype(float))]
+               np.array([way != () for way in breaks(SIZES, whims, FEW_LAUNCHES_MISFIT)]).astype(float))]
 
 
 def percentile_bootstrap(launches: int, rng: np.random.Generator, n: int) -> list[Figure]:

@@ -25,9 +25,11 @@ from reports.store.schema import Case, Result, Run
 from reports.tables.plot import own_picture
 from reports.tables.sentences import link_lines, machine, number, opening, shape_text, size_text, stopped_first
 from reports.tables.show import text
-from reports.trends.fit import by_view, crossovers, fits_of, title
+from reports.trends.crossovers import find_crossovers
+from reports.trends.fit import fits_of
 from reports.trends.fit_command import cells, sentences
 from reports.trends.fit_plot import plot as draw_fits
+from reports.trends.fit_records import by_title
 from reports.verdicts import forest
 from reports.verdicts.comparison import COMPARABLE, compare
 from reports.verdicts.sides import Side, sides
@@ -180,10 +182,9 @@ def _fits(launches: Sequence[Result]) -> list[Section]:
     drawn = dashboard_figures.picture(
         lambda target: draw_fits(fitted, target), "fits", "Fits: time against size, a line for each regime",
         f"{len(fitted)} fits with {len(rows)} regimes; a bar where one gives way to another. Logarithmic axes.", "fits")
-    found = crossovers(fits)
-    for view, of_view in by_view(fits):
-        in_view = [one for one in found if title(one) == view]
-        said += [f"{of_view[0].mode}: {line}" for line in sentences(of_view, in_view)]
+    crossovers = find_crossovers(fits)
+    for _, group in by_title(fits):
+        said += [f"{group[0].mode}: {line}" for line in sentences(group, crossovers)]
     return [Section(heading, said, [drawn], table=Table(
         "fits", "Fits over these launches, with 95 % intervals",
         ["algorithm", "mode", "sizes", "alpha, us", "beta, GB/s", "n 1/2", "worst miss"], rows))]

@@ -118,7 +118,7 @@ def thresholds_too_high_to_pass(monkeypatch):
 
 BROKEN = [
     (runs_taken_for_independent, partial(calibrated_history.false_alarms, calibrated_history.NORMAL[2])),
-    (outliers_left_where_they_are, partial(calibrated_history.one_step, calibrated_history.ASTRAY, 0.90, 8)),
+    (outliers_left_where_they_are, partial(calibrated_history.one_step, calibrated_history.SERIES_OUTLIERS, 0.90, 8)),
     (a_threshold_for_one_series_alone, partial(calibrated_history.false_alarms, calibrated_history.NORMAL[0])),
     (thresholds_too_high_to_pass, partial(calibrated_history.one_step, calibrated_history.NORMAL[2], 0.90, 8)),
     (any_break_that_looks_good, partial(one_line, Scatter(10, 0.1))),
@@ -129,8 +129,8 @@ BROKEN = [
     (no_stage_but_the_first, partial(power, TWO_STAGES, 0.02, 0.80)),
     (same_wherever_no_difference_was_found, partial(power, TWO_STAGES, 0.03, 0.0)),
     (no_word_of_what_could_hide, partial(power, TWO_STAGES, 0.03, 0.0)),
-    (blocks_taken_for_independent, partial(launch_coverage, "", Scenario("", rho=0.6), 84, False)),
-    (blocks_that_cannot_tell_their_correlation, partial(launch_coverage, "", Scenario("", rho=0.6), 84, False)),
+    (blocks_taken_for_independent, partial(launch_coverage, Scenario("", rho=0.6), 84, False)),
+    (blocks_that_cannot_tell_their_correlation, partial(launch_coverage, Scenario("", rho=0.6), 84, False)),
 ]
 
 
@@ -147,7 +147,7 @@ def test_a_broken_statistic_is_caught(breaks, claim, monkeypatch):
 
 def test_the_command_says_which_figure_failed_and_exits_with_1(monkeypatch, capsys):
     monkeypatch.setattr(selfcheck, "ProcessPoolExecutor", ThreadPoolExecutor)  # one process, so that it is broken too
-    monkeypatch.setattr(selfcheck, "CLAIMS", [partial(launch_coverage, "rho 0.6", Scenario("", rho=0.6), 84, False)])
+    monkeypatch.setattr(selfcheck, "CLAIMS", [partial(launch_coverage, Scenario("rho 0.6", rho=0.6), 84, False)])
     assert selfcheck.selfcheck(Namespace(seed=1, scale=0.025)) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("pass: 1 figures meet their limits (seed 1, ")
     blocks_taken_for_independent(monkeypatch)
@@ -158,10 +158,10 @@ def test_the_command_says_which_figure_failed_and_exits_with_1(monkeypatch, caps
 
 
 def test_a_seed_gives_its_table_again():
-    one, again, other = (selfcheck.cries_of_wolf(0.015, np.random.default_rng([seed, 2]), 40)[0].values
-                         for seed in (5, 5, 6))
-    assert (one == again).all()
-    assert (one != other).any()
+    values, again, other = (selfcheck.one_launch_alarms(0.015, np.random.default_rng([seed, 2]), 40)[0].values
+                            for seed in (5, 5, 6))
+    assert values == again
+    assert values != other
 
 
 def figure(hits: int, n: int, **limits: float) -> Figure:

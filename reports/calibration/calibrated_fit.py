@@ -17,7 +17,7 @@ from reports.calibration.rate import Claim, Figure
 from reports.trends.crossovers import find_crossovers
 from reports.trends.fit import FEW_LAUNCHES_MISFIT, groups_of, regime_of
 from reports.trends.fit_records import Estimate, Fit
-from reports.trends.lines import breaks, interval, lines, walsh_means
+from reports.trends.lines import breaks, fit_lines, interval, walsh_means
 from reports.verdicts.verdict import Floats
 
 SIZES = np.array([16384.0 * 2**step for step in range(12)])
@@ -77,8 +77,8 @@ def _coverage(times_us: Floats, at: Sequence[tuple[int, ...]],
     for ends in set(at):
         rows = np.array([other == ends for other in at])
         first, last = slice(0, [*ends, len(SIZES)][0]), slice([0, *ends][-1], None)
-        alphas, slopes = map(walsh_means, lines(SIZES[first], times_us[rows][..., first]))
-        last_slopes = walsh_means(lines(SIZES[last], times_us[rows][..., last])[1])
+        alphas, slopes = map(walsh_means, fit_lines(SIZES[first], times_us[rows][..., first]))
+        last_slopes = walsh_means(fit_lines(SIZES[last], times_us[rows][..., last])[1])
         for name, walsh, values in (("alpha", alphas, truth.alpha),
                                     ("beta", last_slopes, truth.last_slope),
                                     ("n 1/2", alphas / slopes, truth.alpha / truth.slope)):

@@ -74,9 +74,7 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
         if order[i] != order[j]:
             sizes = np.geomspace(grid[i], grid[j], FINE_STEPS)
             ends = difference(curves_us(first, sizes), curves_us(second, sizes))
-            falling = ends if order[i] > 0 else -ends[[0, 2, 1]]
-            value_bytes, low_bytes, high_bytes = (_zero(sizes, values) for values in falling)
-            size_bytes = Estimate(value=value_bytes, low=low_bytes, high=high_bytes)
+            size_bytes = _zero(sizes, ends if order[i] > 0 else -ends[[0, 2, 1]])
             crossovers.append(Crossover(**head, faster_below=faster[order[i]],
                                         faster_above=faster[order[j]], size_bytes=size_bytes))
     return crossovers or [Crossover(**head, faster_below=faster[order[0]],
@@ -98,9 +96,12 @@ def _drop_unmeasured(order: Floats, grid: Floats, measured: Floats, sizes: Float
             order[stretch] = 0
 
 
-def _zero(sizes: Floats, values: Floats) -> float:
-    """The size at which the values, falling, pass 0."""
-    at = int(np.argmax(values[1:] <= 0))
-    before, after = values[at], values[at + 1]
-    share = before / (before - after) if before > 0 >= after else 0.0
-    return float(sizes[at] * (sizes[at + 1] / sizes[at]) ** share)
+def _zero(sizes: Floats, ends: Floats) -> Estimate:
+    """The sizes at which the estimate and both ends, (3, sizes), fall through 0."""
+    zeros = []
+    for values in ends:
+        at = int(np.argmax(values[1:] <= 0))
+        before, after = values[at], values[at + 1]
+        share = before / (before - after) if before > 0 >= after else 0.0
+        zeros.append(float(sizes[at] * (sizes[at + 1] / sizes[at]) ** share))
+    return Estimate(value=zeros[0], low=zeros[1], high=zeros[2])

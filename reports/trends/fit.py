@@ -19,18 +19,8 @@ from reports.store.exposed import TOGETHER
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.tables.rows import MIN_STATE_BLOCKS
+from reports.trends import lines
 from reports.trends.fit_records import Estimate, Fit, Regime
-from reports.trends.lines import (
-    LEAST_MISFIT,
-    MIN_LAUNCHES,
-    MIN_SIZES,
-    breaks,
-    interval,
-    lines,
-    pieces,
-    residuals,
-    walsh_means,
-)
 from reports.verdicts.comparison import COMPARABLE, Incomparable
 from reports.verdicts.sides import Key, key_of
 from reports.verdicts.verdict import Floats
@@ -92,11 +82,11 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None, costs: Cos
     sizes, launches = _complete(costs)
     if not sizes:
         return None
-    is_replicated = len(launches) >= MIN_LAUNCHES
+    is_replicated = len(launches) >= lines.MIN_LAUNCHES
     groups = [groups_of([costs[size][launch] for size in sizes], is_replicated)
               for launch in launches]
     times_us = np.concatenate(groups)
-    is_grouped = len(launches) == 1 and len(times_us) >= MIN_LAUNCHES
+    is_grouped = len(launches) == 1 and len(times_us) >= lines.MIN_LAUNCHES
     run = results[0].run
     fit = Fit(run_ids=[results[launch].run.run_id
                        for launch, group in zip(launches, groups, strict=True) for _ in group],
@@ -105,14 +95,14 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None, costs: Cos
               link_rtt_ns=rtt_ns, sizes_bytes=sizes, times_us=times_us.tolist(),
               cost="time_us" if case.mode == "chained" or case.total_us is None else "total_us",
               **{name: getattr(case, name) for name in CASE_KEY if name != "size_bytes"})
-    if len(sizes) < MIN_SIZES:
+    if len(sizes) < lines.MIN_SIZES:
         fit.reason = (f"{len(sizes)} size{'s' * (len(sizes) > 1)} with {MIN_STATE_BLOCKS} blocks, "
                       "and a line takes three")
         return fit
-    misfit = LEAST_MISFIT if is_replicated else FEW_LAUNCHES_MISFIT
-    at = breaks(np.array(sizes, dtype=float), times_us[None], misfit)[0]
+    misfit = lines.LEAST_MISFIT if is_replicated else FEW_LAUNCHES_MISFIT
+    at = lines.breaks(np.array(sizes, dtype=float), times_us[None], misfit)[0]
     fit.regimes = [regime_of(sizes[i:j], times_us[:, i:j], fit.interval is not None, at != ())
-                   for i, j in pieces(at, len(sizes))]
+                   for i, j in lines.pieces(at, len(sizes))]
     return fit
 
 
@@ -139,7 +129,7 @@ def groups_of(by_size: Sequence[Sequence[float]], is_one: bool) -> Floats:
     groups of neighbours. Neighbouring blocks are correlated, groups hardly are (Schmeiser,
     Operations Research 30, 1982)."""
     n = min(map(len, by_size))
-    count = 1 if is_one else min(MOST_GROUPS, max(n // GROUP_BLOCKS, min(MIN_LAUNCHES, n)))
+    count = 1 if is_one else min(MOST_GROUPS, max(n // GROUP_BLOCKS, min(lines.MIN_LAUNCHES, n)))
     return np.array([[np.median(group) for group in np.array_split(blocks, count)]
                      for blocks in by_size]).T
 
@@ -148,20 +138,21 @@ def regime_of(sizes: Sequence[int], times_us: Floats, has_interval: bool,
               is_piece: bool = False) -> Regime:
     """The line through these times, (rows, sizes); `is_piece`: one of several regimes."""
     at = np.array(sizes, dtype=float)
-    alpha, slope = lines(at, times_us)
-    alphas, slopes, n = walsh_means(alpha), walsh_means(slope), len(times_us) * has_interval
+    alpha, slope = lines.fit_lines(at, times_us)
+    alphas, slopes = lines.walsh_means(alpha), lines.walsh_means(slope)
+    n = len(times_us) * has_interval
     beta, half_size = Estimate(), Estimate()
     if np.all(slopes > 0):
-        beta = _estimate(interval(1e-3 / slopes, n, is_piece))
+        beta = _estimate(lines.interval(1e-3 / slopes, n, is_piece))
         # size x slope < alpha where size < alpha / slope, so the ratio's interval is exact too.
-        half = _estimate(interval(alphas / slopes, n, is_piece))
+        half = _estimate(lines.interval(alphas / slopes, n, is_piece))
         if half.value and half.value > 0:
             half_size = half
             half.low = None if half.low is None else max(half.low, 0.0)
     return Regime(from_bytes=sizes[0], to_bytes=sizes[-1],
-                  alpha_us=_estimate(interval(alphas, n, is_piece)), beta_gb_s=beta,
+                  alpha_us=_estimate(lines.interval(alphas, n, is_piece)), beta_gb_s=beta,
                   half_size_bytes=half_size, lines=np.stack([alpha, slope], axis=-1).tolist(),
-                  worst_residual=float(np.max(np.abs(residuals(at, times_us)))))
+                  worst_residual=float(np.max(np.abs(lines.residuals(at, times_us)))))
 
 
 def _estimate(ends: Sequence[Any]) -> Estimate:
@@ -194,5 +185,6 @@ def predict_us(fit: Fit, size_bytes: float) -> tuple[float, float | None, float 
     if not fit.regimes:
         raise ValueError(f"no line: {fit.reason}")
     times_us = curves_us(fit, [size_bytes])[:, 0]
-    time_us = _estimate(interval(walsh_means(times_us), len(times_us) * bool(fit.interval)))
+    n = len(times_us) * bool(fit.interval)
+    time_us = _estimate(lines.interval(lines.walsh_means(times_us), n))
     return time_us.value or 0.0, time_us.low, time_us.high

@@ -25,7 +25,7 @@ BREAK_P = 0.05
 LEAST_MISFIT = 0.05
 
 
-def lines(sizes: Floats, times_us: Floats) -> tuple[Floats, Floats]:
+def fit_lines(sizes: Floats, times_us: Floats) -> tuple[Floats, Floats]:
     """(alpha in us, slope in us a byte) of each launch's line, both (..., launches).
 
     Least squares relative to the median over launches at each size: times span three decades, and
@@ -41,7 +41,7 @@ def lines(sizes: Floats, times_us: Floats) -> tuple[Floats, Floats]:
 def residuals(sizes: Floats, times_us: Floats) -> Floats:
     """How far the median over launches lies above its own line, as a share, (..., sizes)."""
     median_us = np.median(times_us, axis=-2, keepdims=True)
-    alpha, slope = lines(sizes, median_us)
+    alpha, slope = fit_lines(sizes, median_us)
     line_us = alpha[..., None] + slope[..., None] * sizes
     return np.asarray((1 - line_us / median_us)[..., 0, :])
 
@@ -55,8 +55,8 @@ def p_of_one_line(sizes: Floats, times_us: Floats, at: int) -> Floats:
     if launches < 3:
         return np.ones(times_us.shape[:-2])
     level = np.mean(times_us / np.median(times_us, axis=-2, keepdims=True), axis=-1)
-    below = np.stack(lines(sizes[:at], times_us[..., :at]))
-    above = np.stack(lines(sizes[at:], times_us[..., at:]))
+    below = np.stack(fit_lines(sizes[:at], times_us[..., :at]))
+    above = np.stack(fit_lines(sizes[at:], times_us[..., at:]))
     differences = (below - above) / level
     means = differences.mean(axis=-1)
     a, b = differences - means[..., None]

@@ -27,7 +27,7 @@ MOST_COLUMNS = 4  # candidates that fit beside each other
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What `procure` takes."""
     parser.add_argument("spec", metavar="SPEC.toml", type=Path, help="the candidates, what they cost, and what is "
-                        "required; docs/procure.md has one")
+                        "required; docs/buy.md has one")
     parser.add_argument("runs", metavar="RUN", nargs="*", help="NAME=RUN: a run, folder or quoted glob more of that "
                         "candidate; RUN alone where there is one candidate")
     parser.add_argument("--candidate", metavar="NAME", help="show and judge this one alone")

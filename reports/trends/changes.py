@@ -2,7 +2,7 @@
 
 Input: logarithms of costs, (series, runs), over the same runs in order of time. A step is tested on
 the innovations of each series' AR(1), which `noise` estimates, by generalised least squares (GLS).
-docs/history.md cites the sources.
+docs/experiments/history.md cites the sources.
 """
 
 from __future__ import annotations

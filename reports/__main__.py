@@ -31,7 +31,7 @@ COMMANDS = {
                 "--baseline CAMPAIGN/main --current CAMPAIGN/new --junit junit.xml"),
     "accept": ("verdicts.accept", "accept", "makes the current runs the baseline that is kept",
                '--baseline baselines --current CAMPAIGN/new --reason "fewer copies"'),
-    "history": ("trends.history", "history", "tells which cases changed over a folder of runs, since which run",
+    "history": ("trends.history_command", "history", "tells which cases changed over a folder of runs, since which run",
                 "results/ --plot history.svg"),
     "advise": ("advice.advise", "advise", "advises how to split a model over GPUs, from a run's all-reduces",
                "--model llama-3.1-70b --weights q4 --gpu r9700 --gpus 2 --run results/RUN.jsonl"),

@@ -1,5 +1,4 @@
-"""The calibration itself: its record is worth something if a new seed passes, if broken statistics are caught, and if
-what it feeds them is what real runs would."""
+"""The calibration: a new seed passes, broken statistics fail, and synthetic launches resemble real runs."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ from reports.calibration.synthetic import (
 )
 from reports.store import stats
 from reports.store.case import find_states
-from reports.trends import changes, lines
+from reports.trends import changes, lines, noise
 from reports.verdicts import cells, verdict
 from reports.verdicts.sides import Launch, find_costs, key_of
 from tests.record_launches import record
@@ -74,16 +73,16 @@ def no_stage_but_the_first(monkeypatch):
 
 
 def same_wherever_no_difference_was_found(monkeypatch):
-    def judged(*arguments: Any, **options: Any) -> verdict.Evidence:
-        found = evidence(*arguments, **options)
-        return replace(found, is_same=(found.low < 0) & (found.high > 0))
+    def with_wide_same(*arguments: Any, **options: Any) -> verdict.Evidence:
+        judged = evidence(*arguments, **options)
+        return replace(judged, is_same=(judged.low < 0) & (judged.high > 0))
 
-    monkeypatch.setattr(verdict, "evidence", judged)
+    monkeypatch.setattr(verdict, "evidence", with_wide_same)
 
 
 def no_word_of_what_could_hide(monkeypatch):
-    monkeypatch.setattr(verdict, "left_open", lambda found, verdicts, alpha, *_: verdict.detectable(
-        found.standard_error / 2, found.pairs, alpha))
+    monkeypatch.setattr(verdict, "left_open", lambda shown, verdicts, alpha, *_: verdict.detectable(
+        shown.standard_error / 2, shown.pairs, alpha))
 
 
 def any_break_that_looks_good(monkeypatch):
@@ -100,27 +99,27 @@ def few_launches_taken_for_many(monkeypatch):
 
 
 def runs_taken_for_independent(monkeypatch):
-    monkeypatch.setattr(changes, "correlations", lambda calm: np.zeros((len(calm), 1)))
+    monkeypatch.setattr(noise, "correlations", lambda calm: np.zeros((len(calm), 1)))
 
 
 def outliers_left_where_they_are(monkeypatch):
-    monkeypatch.setattr(changes, "tamed", lambda values, away: values)
+    monkeypatch.setattr(noise, "winsorise", lambda values, most: values)
 
 
-def a_bar_for_one_series_alone(monkeypatch):
-    bar = changes.bar
-    monkeypatch.setattr(changes, "bar", lambda alpha, tests, *more: bar(alpha, max(tests // 84, 1), *more))
+def a_threshold_for_one_series_alone(monkeypatch):
+    threshold = changes.threshold
+    monkeypatch.setattr(changes, "threshold", lambda p, *more: threshold(84 * p, *more))
 
 
-def bars_too_high_to_see_over(monkeypatch):
+def thresholds_too_high_to_pass(monkeypatch):
     monkeypatch.setattr(changes, "LATEST_ALPHA", 1e-5)
 
 
 BROKEN = [
     (runs_taken_for_independent, partial(calibrated_history.false_alarms, calibrated_history.NORMAL[2])),
-    (outliers_left_where_they_are, partial(calibrated_history.one_step, calibrated_history.ASTRAY, 0.90, 8)),
-    (a_bar_for_one_series_alone, partial(calibrated_history.false_alarms, calibrated_history.NORMAL[0])),
-    (bars_too_high_to_see_over, partial(calibrated_history.one_step, calibrated_history.NORMAL[2], 0.90, 8)),
+    (outliers_left_where_they_are, partial(calibrated_history.one_step, calibrated_history.SERIES_OUTLIERS, 0.90, 8)),
+    (a_threshold_for_one_series_alone, partial(calibrated_history.false_alarms, calibrated_history.NORMAL[0])),
+    (thresholds_too_high_to_pass, partial(calibrated_history.one_step, calibrated_history.NORMAL[2], 0.90, 8)),
     (any_break_that_looks_good, partial(one_line, Scatter(10, 0.1))),
     (few_launches_taken_for_many, partial(one_line, Scatter(5, 0.03))),
     (suspects_judged_on_their_own_data, partial(false_alarms, TWO_STAGES, WIDE)),
@@ -129,12 +128,12 @@ BROKEN = [
     (no_stage_but_the_first, partial(power, TWO_STAGES, 0.02, 0.80)),
     (same_wherever_no_difference_was_found, partial(power, TWO_STAGES, 0.03, 0.0)),
     (no_word_of_what_could_hide, partial(power, TWO_STAGES, 0.03, 0.0)),
-    (blocks_taken_for_independent, partial(launch_coverage, "", Scenario("", rho=0.6), 84, False)),
-    (blocks_that_cannot_tell_their_correlation, partial(launch_coverage, "", Scenario("", rho=0.6), 84, False)),
+    (blocks_taken_for_independent, partial(launch_coverage, Scenario("", rho=0.6), 84, False)),
+    (blocks_that_cannot_tell_their_correlation, partial(launch_coverage, Scenario("", rho=0.6), 84, False)),
 ]
 
 
-# As few replications as show it; the limits are widened for so few.
+# Just enough replications to fail; fewer replications widen the limits.
 REPLICATIONS = {runs_taken_for_independent: 200, few_launches_taken_for_many: 1000}
 
 
@@ -147,7 +146,7 @@ def test_a_broken_statistic_is_caught(breaks, claim, monkeypatch):
 
 def test_the_command_says_which_figure_failed_and_exits_with_1(monkeypatch, capsys):
     monkeypatch.setattr(selfcheck, "ProcessPoolExecutor", ThreadPoolExecutor)  # one process, so that it is broken too
-    monkeypatch.setattr(selfcheck, "CLAIMS", [partial(launch_coverage, "rho 0.6", Scenario("", rho=0.6), 84, False)])
+    monkeypatch.setattr(selfcheck, "CLAIMS", [partial(launch_coverage, Scenario("rho 0.6", rho=0.6), 84, False)])
     assert selfcheck.selfcheck(Namespace(seed=1, scale=0.025)) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("pass: 1 figures meet their limits (seed 1, ")
     blocks_taken_for_independent(monkeypatch)
@@ -158,10 +157,10 @@ def test_the_command_says_which_figure_failed_and_exits_with_1(monkeypatch, caps
 
 
 def test_a_seed_gives_its_table_again():
-    one, again, other = (selfcheck.cries_of_wolf(0.015, np.random.default_rng([seed, 2]), 40)[0].values
-                         for seed in (5, 5, 6))
-    assert (one == again).all()
-    assert (one != other).any()
+    values, again, other = (selfcheck.one_launch_alarms(0.015, np.random.default_rng([seed, 2]), 40)[0].values
+                            for seed in (5, 5, 6))
+    assert values == again
+    assert values != other
 
 
 def figure(hits: int, n: int, **limits: float) -> Figure:
@@ -181,7 +180,7 @@ def test_a_figure_that_passes_in_full_hardly_ever_fails_over_fewer(limit):
     assert not figure(full - best - 1, full, least=1 - limit).judge()[0]
 
 
-def test_cells_that_hang_together_weigh_as_much_as_their_tables():
+def test_correlated_cells_weigh_as_much_as_their_tables():
     rng = np.random.default_rng(7)
     apart, together = rng.random((2000, 84)) < 0.1, np.repeat(rng.random((2000, 1)) < 0.1, 84, axis=1)
     assert Figure("", "", apart.mean(axis=1)).weight == pytest.approx(2000 * 84, rel=0.15)
@@ -190,7 +189,7 @@ def test_cells_that_hang_together_weigh_as_much_as_their_tables():
 
 
 @pytest.mark.parametrize(("spread", "rho", "shared"), [(0.005, 0.0, 0.0), (0.03, 0.9, 0.0), (0.015, 0.3, 0.7)])
-def test_launches_scatter_by_the_spread_that_is_said(spread, rho, shared):
+def test_launches_scatter_by_their_spread(spread, rho, shared):
     rng = np.random.default_rng(8)
     scenario = Scenario("", spread=spread, rho=rho, shared=shared)
     medians = campaigns(scenario, launches_of(scenario, rng), rng, 300, 84, 20)[..., 0]
@@ -218,8 +217,8 @@ def test_drift_falls_on_both_sides_alike_and_the_link_flips_in_stretches():
 
 @pytest.fixture(scope="module")
 def launches(tmp_path_factory):
-    """Twelve launches of four cases over two states, as run files; one block is mixed, and one launch too short in its
-    second state. With the log costs and the states that went in, (launches, cases, rounds)."""
+    """Twelve launches of four cases over two states, as run files, with their log costs and states, (launches, cases,
+    rounds). One block is mixed, and one launch has too few blocks in its second state."""
     rng = np.random.default_rng(10)
     links = link_sequences(rng, 12, 12, 2)
     links[:8] = 1  # so that it is not the first state that most pairs share
@@ -228,13 +227,13 @@ def launches(tmp_path_factory):
     states[5, 2, 4] = -1
     logs = 1 + 0.02 * blocks(rng, (12, 4, 12), 0.6) + np.log(3) * states
     results = []
-    for number, (costs_us, its) in enumerate(zip(np.exp(logs), states, strict=True)):
-        def made_up(block, costs_us=costs_us, its=its):
-            mixed = its[block.case, block.round] < 0
+    for number, (costs_us, states_of) in enumerate(zip(np.exp(logs), states, strict=True)):
+        def change(block, costs_us=costs_us, states_of=states_of):
+            mixed = states_of[block.case, block.round] < 0
             return replace_block(block, float(costs_us[block.case, block.round]), mixed)
 
         results.append(write_run(tmp_path_factory.mktemp("run"), sizes=[16384, 65536], modes=["isolated"],
-                                 algorithms=["library", "two_shot"], n_blocks=12, n=4, seed=number, change=made_up,
+                                 algorithms=["library", "two_shot"], n_blocks=12, n=4, seed=number, change=change,
                                  fast_rounds=np.flatnonzero(links[number] == 0).tolist()))
     return [Launch(result, "first", number // 2) for number, result in enumerate(results)], logs, states
 
@@ -245,7 +244,7 @@ def replace_block(block, time_us, mixed):
 
 
 def log_medians(logs, states):
-    return np.stack([[launch_medians(costs, its, 2) for costs, its in zip(*launch, strict=True)]
+    return np.stack([[launch_medians(costs, link, 2) for costs, link in zip(*launch, strict=True)]
                      for launch in zip(np.exp(logs), states, strict=True)])
 
 
@@ -253,12 +252,12 @@ def test_synthetic_launches_are_compared_as_real_ones_are(launches):
     real, logs, states = launches
     paired = log_medians(logs, states).reshape(6, 2, 4, 2).transpose(1, 2, 0, 3)[:, None]
     assert np.isnan(paired).any()
-    found = log_ratios(paired)[0]
+    expected = log_ratios(paired)[0]
 
     pairs = list(zip(real[::2], real[1::2], strict=True))
     find_costs(real, ())
-    ratios, _ = cells.log_ratios(pairs, [key_of(one) for one in real[0].result.run.cases])
-    np.testing.assert_allclose(found, ratios, atol=1e-5)
+    ratios, _ = cells.log_ratios(pairs, [key_of(case) for case in real[0].result.run.cases])
+    np.testing.assert_allclose(expected, ratios, atol=1e-5)
     assert np.isfinite(ratios).sum() > 12
 
 
@@ -275,13 +274,13 @@ def test_recorded_launches_are_drawn_as_they_were(launches, tmp_path, monkeypatc
     assert not same.any()  # a launch is never paired with itself
 
 
-def test_the_interval_of_a_synthetic_launch_is_that_of_a_real_one(launches):
+def test_synthetic_and_real_launches_have_the_same_interval(launches):
     result = launches[0][0].result
     link = np.array(find_states(result.blocks).of_block)[:: len(result.cases)]
-    by_case = [[block.time_us for block in result.blocks if block.case == one.case] for one in result.cases]
-    kept = [np.array(costs)[link == np.argmax(np.bincount(link))] for costs in by_case]
-    for one, (median, low, high) in zip(result.cases, selfcheck._intervals(kept), strict=True):
-        assert (one.time_us.median, one.time_us.ci_low, one.time_us.ci_high) == pytest.approx((median, low, high))
+    by_case = [[block.time_us for block in result.blocks if block.case == case.case] for case in result.cases]
+    chosen = [np.array(costs)[link == np.argmax(np.bincount(link))] for costs in by_case]
+    for case, (median, low, high) in zip(result.cases, selfcheck._intervals(chosen), strict=True):
+        assert (case.time_us.median, case.time_us.ci_low, case.time_us.ci_high) == pytest.approx((median, low, high))
 
 
 def test_flipping_states_cost_pairs_not_truth():

@@ -1,4 +1,4 @@
-"""Fits: that known lines come back from runs, that what is not certain is not said, and that records are kept."""
+"""Fits: known lines come back from runs, uncertain figures are marked, and records survive."""
 
 import json
 import re
@@ -10,8 +10,10 @@ import pytest
 
 from reports.__main__ import main
 from reports.store.result import ResultError, read
-from reports.trends.fit import crossovers, fits_of, predict_us, read_fits, write_fits
+from reports.trends.crossovers import find_crossovers
+from reports.trends.fit import fits_of, predict_us
 from reports.trends.fit_command import text
+from reports.trends.fit_records import read_fits, write_fits
 from reports.verdicts.comparison import Incomparable
 from tests.synthetic_run import FAST_NS, SLOW_NS, plan, write_run
 
@@ -30,20 +32,20 @@ def line_us(algorithm, size, rtt_ns):
 
 
 def launches(folder, count, algorithms=("two_shot", "ring", "library"), us=line_us, spread=0.01, **options):
-    """So many launches around `us(algorithm, size, rtt_ns)`; blocks scatter by 0.5 % besides."""
-    made = {"sizes": SIZES, "algorithms": algorithms, "modes": ["isolated"], "n_blocks": 5, "n": 2} | options
-    planned = plan(made["sizes"], algorithms, made["modes"], [False], (), "float32", 2)
+    """Launches that scatter around `us(algorithm, size, rtt_ns)`; blocks scatter by another 0.5 %."""
+    settings = {"sizes": SIZES, "algorithms": algorithms, "modes": ["isolated"], "n_blocks": 5, "n": 2} | options
+    planned = plan(settings["sizes"], algorithms, settings["modes"], [False], (), "float32", 2)
 
     def launch(number):
         rng, own = np.random.default_rng(100 + number), dict[Any, float]()
 
         def change(block):
             case, rtt_ns = planned[block.case], FAST_NS if block.link_rtt_ns[0] < 300 else SLOW_NS
-            its = own.setdefault((block.case, rtt_ns), np.exp(spread * rng.standard_normal()))
-            took_us = us(case.algorithm, case.size_bytes, rtt_ns) * its * np.exp(0.005 * rng.standard_normal())
+            factor = own.setdefault((block.case, rtt_ns), np.exp(spread * rng.standard_normal()))
+            took_us = us(case.algorithm, case.size_bytes, rtt_ns) * factor * np.exp(0.005 * rng.standard_normal())
             return msgspec.structs.replace(block, time_us=took_us * 0.8, total_us=took_us)
 
-        return write_run(folder, change=change, run_id=f"run-{number}", seed=number, **made)
+        return write_run(folder, change=change, run_id=f"run-{number}", seed=number, **settings)
 
     return [launch(number) for number in range(count)]
 
@@ -63,7 +65,7 @@ def has(estimate, truth):
 
 
 def test_a_known_line_comes_back_in_each_state_of_the_link(six):
-    """Alpha of one state would be mixed with that of another, or an interval be beside the truth."""
+    """States of the link must not mix, and intervals must cover the truth."""
     fits = fits_of(six)
     assert len(fits) == 6
     for rtt_ns, alpha_us in ((FAST_NS, 2), (SLOW_NS, 4)):
@@ -83,7 +85,7 @@ def test_a_known_line_comes_back_in_each_state_of_the_link(six):
 
 
 def test_a_jump_makes_two_regimes_and_nothing_else_does(six):
-    """A protocol's switch would be smoothed over by one line, and predictions beside it be far off."""
+    """One line over a protocol switch predicts wrong times near it."""
     fits = fits_of(six)
     first, second = named(fits, "MPICH 5.0.2").regimes
     assert (first.to_bytes, second.from_bytes) == (STEP_BYTES // 2, STEP_BYTES)
@@ -94,46 +96,47 @@ def test_a_jump_makes_two_regimes_and_nothing_else_does(six):
     assert np.all(np.diff(times_us) > 0)  # nor does it dip between the two
 
 
-def test_who_overtakes_whom_and_where(six):
-    """The size from which another algorithm should be chosen would be wrong, or a library's win be invented."""
-    found = [one for one in crossovers(fits_of(six)) if round(one.link_rtt_ns or 0, -2) == 100]
-    (over,) = [one for one in found if one.size_bytes]
+def test_an_overtaking_algorithm_and_its_size(six):
+    """The size decides which algorithm to choose; a win of the library must not be invented."""
+    pairs = [pair for pair in find_crossovers(fits_of(six)) if round(pair.link_rtt_ns or 0, -2) == 100]
+    (over,) = [pair for pair in pairs if pair.size_bytes]
     assert (over.faster_below, over.faster_above) == ("two_shot", "ring")
     assert has(over.size_bytes, 400_000)
-    assert {(one.faster_below, one.faster_above) for one in found if one.first == "MPICH 5.0.2"} == {
+    assert {(pair.faster_below, pair.faster_above) for pair in pairs if pair.first == "MPICH 5.0.2"} == {
         ("two_shot", "two_shot"), ("ring", "ring")}
 
 
-def test_two_that_are_the_same_have_no_winner(tmp_path):
-    """Noise would be read as a reason to switch."""
-    (one,) = crossovers(fits_of(launches(tmp_path, 6, ["ring", "two_shot"], lambda name, size, rtt: 5 + size / 10e3)))
-    assert (one.faster_below, one.faster_above, one.size_bytes) == (None, None, None)
+def test_two_equal_algorithms_have_no_winner(tmp_path):
+    """Noise is no reason to switch."""
+    runs = launches(tmp_path, 6, ["ring", "two_shot"], lambda name, size, rtt: 5 + size / 10e3)
+    (pair,) = find_crossovers(fits_of(runs))
+    assert (pair.faster_below, pair.faster_above, pair.size_bytes) == (None, None, None)
 
 
 @pytest.mark.parametrize(("count", "over", "says"), [
     (1, "this launch", "Intervals are of this launch alone"), (3, None, "Fewer than five launches have no intervals")])
-def test_few_launches_claim_no_more_than_they_know(count, over, says, tmp_path):
-    """An interval from within one launch would be taken for one over launches."""
+def test_few_launches_claim_no_interval_over_launches(count, over, says, tmp_path):
+    """An interval over one launch's blocks must not pass for an interval over launches."""
     fits = fits_of(launches(tmp_path, count))
-    said = text(fits, crossovers(fits))
+    printed = text(fits, find_crossovers(fits))
     assert {fit.interval for fit in fits} == {over}
-    assert says in said
+    assert says in printed
     assert (fits[0].regimes[0].alpha_us.low is None) == (over is None)
-    assert not any(one.faster_below or one.faster_above for one in crossovers(fits)) or over
+    assert over or not any(pair.faster_below or pair.faster_above for pair in find_crossovers(fits))
 
 
-def test_what_cannot_be_is_said_in_words(tmp_path):
-    """A start-up below zero, an infinite bandwidth or a line through two points would be printed as figures."""
+def test_impossible_figures_are_words(tmp_path):
+    """A start-up cost below zero, an infinite bandwidth and a line through two points have no figures."""
     curves = {"two_shot": lambda size: size / 10e3 - 0.8, "ring": lambda size: 50, "one_shot_pull": lambda size: size}
     fits = fits_of(launches(tmp_path, 5, list(curves), lambda name, size, rtt: curves[name](size)))
-    said = text(fits, crossovers(fits))
-    assert [row.split()[3] for row in said.splitlines() if row.startswith("two_shot,")] == ["steeper"]
-    assert [row.split()[-3] for row in said.splitlines() if row.startswith("ring,")] == ["flat"]
+    printed = text(fits, find_crossovers(fits))
+    assert [row.split()[3] for row in printed.splitlines() if row.startswith("two_shot,")] == ["steeper"]
+    assert [row.split()[-3] for row in printed.splitlines() if row.startswith("ring,")] == ["flat"]
     assert named(fits, "two_shot", SLOW_NS).regimes[0].half_size_bytes.value is None
     assert named(fits, "ring", SLOW_NS).regimes[0].beta_gb_s.value is None
-    assert max(map(len, said.splitlines())) <= 80
-    assert "nan" not in said
-    assert "inf" not in said
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "nan" not in printed
+    assert "inf" not in printed
     short = fits_of(launches(tmp_path / "short", 5, ["ring"], sizes=SIZES[:2]))
     assert [fit.reason for fit in short] == ["2 sizes with 5 blocks, and a line takes three"]
     with pytest.raises(ValueError, match="2 sizes"):
@@ -141,10 +144,10 @@ def test_what_cannot_be_is_said_in_words(tmp_path):
 
 
 def test_records_come_back_and_newer_ones_are_refused(six, tmp_path):
-    """Stored fits would be lost to the next version, or be misread."""
+    """The next version must read stored fits, and refuse newer ones."""
     fits, path = fits_of(six), tmp_path / "fits.jsonl"
-    write_fits(path, fits, crossovers(fits))
-    assert read_fits(path) == (fits, crossovers(fits))
+    write_fits(path, fits, find_crossovers(fits))
+    assert read_fits(path) == (fits, find_crossovers(fits))
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert {line["kind"] for line in lines} == {"fits", "fit", "crossover"}
     assert {line["schema"] for line in lines} == {1}
@@ -157,33 +160,33 @@ def test_records_come_back_and_newer_ones_are_refused(six, tmp_path):
 
 
 def test_launches_of_different_things_are_refused(six, tmp_path, capsys):
-    """Two machines would make one fit that is of neither."""
+    """A fit over two machines describes neither."""
     for field in ("machine_id", "software_id"):
-        one = tmp_path / f"{field}.jsonl"
-        one.write_bytes(six[0].path.read_bytes().replace(b'"run-0"', b'"other"').replace(
+        other = tmp_path / f"{field}.jsonl"
+        other.write_bytes(six[0].path.read_bytes().replace(b'"run-0"', b'"other"').replace(
             getattr(six[0].run, field).encode(), b"another", 1))
         with pytest.raises(Incomparable, match=field.removesuffix("_id")):
-            fits_of([six[1], read(one)])
-        assert main(["fit", str(six[1].path), str(one)]) == 4
+            fits_of([six[1], read(other)])
+        assert main(["fit", str(six[1].path), str(other)]) == 4
     assert main(["fit", str(six[1].path), str(six[1].path)]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "reports: run-1 is given twice"
 
 
 def test_the_command_prints_stores_and_draws(six, tmp_path, capsys):
-    """The one command that a person runs would say something else than it stores."""
+    """The command must print the fits that it stores."""
     folder, out, picture = six[0].path.parent, tmp_path / "fits.jsonl", tmp_path / "fit.svg"
     assert main(["fit", str(folder), "--out", str(out), "--plot", str(picture)]) == 0
-    said = capsys.readouterr().out
-    assert said == text(*read_fits(out))
-    assert max(map(len, said.splitlines())) <= 80
-    assert re.search(r"\nring overtakes two_shot at 3[89]\d(\.\d)?K \[3", said)
+    printed = capsys.readouterr().out
+    assert printed == text(*read_fits(out))
+    assert max(map(len, printed.splitlines())) <= 80
+    assert re.search(r"\nring overtakes two_shot at 3[89]\d(\.\d)?K \[3", printed)
     assert "two_shot" in picture.read_text()
     assert main(["fit", str(folder), "--plot", "fit.gif"]) == 2
     assert main(["fit", str(tmp_path / "none.jsonl")]) == 2
 
 
 def test_a_hostile_name_steers_nothing(tmp_path, capsys):
-    """A run from a stranger would move the cursor, or break the picture."""
+    """A run from a stranger must not move the cursor or break the picture."""
     (made,) = launches(tmp_path, 1, ["ring"])
     made.path.write_bytes(made.path.read_bytes().replace(b'"ring"', rb'"\u001b[2J$\\frac{<b>"'))
     assert main(["fit", str(made.path), "--plot", str(tmp_path / "fit.svg")]) == 0

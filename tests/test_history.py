@@ -1,4 +1,4 @@
-"""A folder of runs as its user looks at it after some weeks: real files, the real command."""
+"""`history` over weeks of runs: real files, the real command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import pytest
 from matplotlib import pyplot
 
 from reports.__main__ import main
-from reports.trends.history import Change, Series, changes, load, word_of
+from reports.trends.events import Change, find_events, word_of
+from reports.trends.history import Series, load
 from reports.trends.history_plot import draw
 from tests.synthetic_run import write_run
 
@@ -31,8 +32,8 @@ def run_id(number: int) -> str:
 
 def write(folder: Path, number: int, scale: Callable[[Any], float] = lambda block: 1.0,
           head: dict[str, Any] | None = None, **options: Any) -> Path:
-    """One night's run of four cases; `scale` is by how much a block's times are longer, `head` what stands otherwise in
-    its first line."""
+    """One night's run of four cases; `scale` gives the factor on a block's times, `head` replaces fields of the first
+    line."""
     noise = float(np.exp(np.random.default_rng(number).normal(0, 0.015)))
 
     def change(block: Any) -> Any:
@@ -54,8 +55,8 @@ def facts(**values: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """Nights in which both sizes of two_shot get slower with a new kernel, while the load changes every night; in the
-    weeks before the smaller library case was faster for ten nights."""
+    """Both sizes of two_shot get slower with a new kernel; the load changes every night; earlier, the smaller library
+    case is faster for ten nights."""
     folder = tmp_path_factory.mktemp("store")
     for number in range(RUNS):
         later = number >= STEP
@@ -70,7 +71,7 @@ def store(tmp_path_factory):
     return folder
 
 
-def said(folder: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+def history_text(folder: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
     assert main(["history", str(folder), *more]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
@@ -79,25 +80,26 @@ def said(folder: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
 
 
 def test_a_regression_is_one_alarm_that_names_its_cases_and_what_else_changed(store, capsys):
-    """Who watches would get an alarm a case, or search for the commit among all nights."""
-    found = " ".join(said(store, capsys).split())
+    """Otherwise there is an alarm for each case, and the commit must be searched among all nights."""
+    text = " ".join(history_text(store, capsys).split())
     first = f"2 series worse: machine a1b2c3, allreduce, first at {run_id(STEP)}"
-    assert found.index(first) < found.index("1 series worse") < found.index("1 series better")
-    assert "changed there: software_id: old -> new?[2J" in found
-    assert "os.kernel: 6.12 -> 6.18?|<script>" in found
-    assert "os.load" not in found
-    assert re.search(r"\+2\d\.\d% \[\+\d+\.\d% \+\d+\.\d%\] worse 16 KiB two_shot", found)
-    assert f"when last run: {run_id(RUNS - 1)}" in found
-    assert "worse 3, better 0, no change 1, too few runs 0" in found
+    assert text.index(first) < text.index("1 series worse") < text.index("1 series better")
+    assert "changed there: software_id: old -> new?[2J" in text
+    assert "os.kernel: 6.12 -> 6.18?|<script>" in text
+    assert "os.load" not in text
+    assert re.search(r"\+2\d\.\d% \[\+\d+\.\d% \+\d+\.\d%\] worse 16 KiB two_shot", text)
+    assert f"when last run: {run_id(RUNS - 1)}" in text
+    assert "worse 3, better 0, no change 1, too few runs 0" in text
 
 
 def test_a_change_that_was_taken_back_is_two_alarms(store):
-    """A slow week in the middle would be averaged away."""
+    """An average would hide a slow week in the middle."""
     history = load(store)
-    events = changes(history)
+    events = find_events(history)
     small = next(series for series in history.series if series.label == "16 KiB library")
-    its = sorted((change.first, change.word) for event in events for change in event.changes if change.series is small)
-    assert its == [(10, "better"), (20, "worse")]
+    words = sorted((change.first, change.word) for event in events for change in event.changes
+                   if change.series is small)
+    assert words == [(10, "better"), (20, "worse")]
     assert [event.recorded for event in events if event.run == run_id(10)] == [[]]
     assert sorted(word_of(series, events) for series in history.series) == ["no change", *["worse"] * 3]
     step = next(event for event in events if event.run == run_id(STEP))
@@ -106,8 +108,8 @@ def test_a_change_that_was_taken_back_is_two_alarms(store):
 
 
 def test_the_picture_says_worse_and_better_in_words(store, tmp_path, capsys):
-    """Who cannot tell the colours apart would not know which way it went."""
-    said(store, capsys, "--plot", str(tmp_path / "history.svg"))
+    """Readers who cannot distinguish the colours need the direction."""
+    history_text(store, capsys, "--plot", str(tmp_path / "history.svg"))
     drawn = (tmp_path / "history.svg").read_text()
     assert {"worse", "better"} <= set(re.findall(r">(worse|better) [+-]\d+\.\d%<", drawn))
     assert main(["history", str(store), "--plot", str(tmp_path / "history.gif")]) == 2
@@ -115,24 +117,23 @@ def test_the_picture_says_worse_and_better_in_words(store, tmp_path, capsys):
 
 
 def test_labels_of_changes_that_lie_close_do_not_overlap(tmp_path):
-    """Who looks at a week with three changes would read none of them."""
+    """Three changes in a week must be readable."""
     times = [datetime(2026, 1, 1) + timedelta(days=day) for day in range(60)]
-    series = Series("16 KiB ring", ("ring",), 16384, "a1b2c3", "allreduce", "", None, list(map(str, times)), times,
-                    [1.0, 1.2] * 30)
+    series = Series("16 KiB ring", "a1b2c3", "allreduce", "", None, list(map(str, times)), times, [1.0, 1.2] * 30)
     changes = [Change(series, first, first, first + 1, (1.2 if first % 2 else 0.8, 0.7, 1.3))
                for first in (10, 13, 16, 30, 41, 44, 46, 50)]
     made, panel = pyplot.subplots(figsize=(4.6, 2.7), layout="constrained")
     draw(panel, series, changes)
     made.canvas.draw()
-    boxes = [text.get_window_extent() for text in panel.texts]
+    boxes = [label.get_window_extent() for label in panel.texts]
     made.savefig(tmp_path / "close.png", dpi=120)
     pyplot.close(made)
     assert len(boxes) == 8
-    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    assert not any(box.overlaps(other) for box, other in combinations(boxes, 2))
 
 
 def test_names_that_differ_at_their_ends_are_not_cut(tmp_path, capsys):
-    """Two cases would look like one, one of them worse and the other better."""
+    """Cut names would make two cases look like one."""
     for number in range(24):
         def scale(block, later=number >= 14):
             return 1.3 if later and block.case % 2 else 1.0
@@ -140,38 +141,39 @@ def test_names_that_differ_at_their_ends_are_not_cut(tmp_path, capsys):
         made = write(tmp_path, number, scale)
         made.write_text(made.read_text().replace('"variant":"copied"', '"variant":"copied by two threads at once"')
                         .replace('"algorithm":"two_shot"', '"algorithm":"two_shot_of_all_the_ranks_of_a_host"'))
-    found = said(tmp_path, capsys)
+    text = history_text(tmp_path, capsys)
     for size in ("16 KiB", "64 KiB"):
-        assert f"\n      {size} two_shot_of_all_the_ranks_of_a_host\n" in found
+        assert f"\n      {size} two_shot_of_all_the_ranks_of_a_host\n" in text
 
 
 def test_another_state_of_the_link_another_machine_and_more_ranks_are_other_series(tmp_path, capsys):
-    """A launch with its cores further apart, or on another box, would look like a regression."""
+    """Other cores or another machine must not look like a regression."""
     for number in range(60):
         write(tmp_path, number, fast_rounds=range(6) if number < 24 else (),
               head={"machine_id": "b" * 6} if number >= 48 else None)
     history = load(tmp_path)
-    assert changes(history) == []
-    groups = {(series.machine_id, series.state and round(series.state, -2), len(series.run_ids))
+    assert find_events(history) == []
+    groups = {(series.machine_id, series.link_rtt_ns and round(series.link_rtt_ns, -2), len(series.run_ids))
               for series in history.series}
     assert groups == {("a1b2c3", 100.0, 24), ("a1b2c3", 500.0, 24), ("bbbbbb", None, 12)}
-    assert "worse 0, better 0, no change 8, too few runs 4 (less than 20)" in " ".join(said(tmp_path, capsys).split())
+    text = " ".join(history_text(tmp_path, capsys).split())
+    assert "worse 0, better 0, no change 8, too few runs 4 (less than 20)" in text
     write(tmp_path, 99, world_size=4, fast_rounds=range(6))
     assert len(load(tmp_path).series) == len(history.series) + 4
 
 
 def test_runs_that_agree_to_the_last_digit_have_no_alarm(tmp_path):
-    """The rounding of a sum would be taken for a change where there is no noise at all."""
+    """Without any noise, the rounding of a sum must not count as a change."""
     made = write(tmp_path, 0).read_text()
     for number in range(1, 30):
         (tmp_path / f"{number}.jsonl").write_text(made.replace(run_id(0), run_id(number), 1))
     history = load(tmp_path)
     assert [len(series.values) for series in history.series] == [30] * 4
-    assert changes(history) == []
+    assert find_events(history) == []
 
 
 def test_the_launches_of_a_campaign_are_one_point(tmp_path):
-    """Ten launches within minutes agree by more than ten nights do, and would drown them."""
+    """Ten launches within minutes agree better than ten nights do, and would outweigh them."""
     for number in range(6):
         write(tmp_path / "campaign-1" / "main", number)
     (tmp_path / "campaign-1" / "campaign.jsonl").write_text("{}")
@@ -180,8 +182,8 @@ def test_the_launches_of_a_campaign_are_one_point(tmp_path):
     assert {(series.variant, len(series.values)) for series in history.series} == {("main", 1), ("", 1)}
 
 
-def test_what_is_no_usable_run_is_left_out_and_named(tmp_path, capsys):
-    """One bad file would hide all others, or a wrong run's times count."""
+def test_unusable_runs_are_left_out_and_named(tmp_path, capsys):
+    """A bad file must not hide the others, and times of wrong results must not count."""
     good = write(tmp_path, 1)
     write(tmp_path, 2, status="incomplete")
     write(tmp_path, 3, head={"imported_from": {"file": "log.txt"}})
@@ -194,18 +196,18 @@ def test_what_is_no_usable_run_is_left_out_and_named(tmp_path, capsys):
     shutil.copy(good, tmp_path / "again")
     (tmp_path / "link.jsonl").symlink_to(good)
     write(tmp_path, 6, head={"run_id": "yesterday"})
-    write(tmp_path, 7, fast_rounds=range(2, 6))  # of two rounds in the slow state nothing can be told
-    found = " ".join(said(tmp_path, capsys).split())
-    assert "2 runs of 1 machine" in found
-    for why in ("incomplete: 1", "imported from a log: 1", "of a newer schema: 1", "with wrong results: 1",
+    write(tmp_path, 7, fast_rounds=range(2, 6))  # two rounds in the slow state are too few
+    text = " ".join(history_text(tmp_path, capsys).split())
+    assert "2 runs of 1 machine" in text
+    for reason in ("incomplete: 1", "imported from a log: 1", "of a newer schema: 1", "with wrong results: 1",
                 "not a run that can be read: 1 (torn?[2J.jsonl)", "a run once more: 1", "not followed: 1 (link.jsonl)",
                 "without a time in its run_id: 1", "with fewer than 5 blocks in one state of the link: 4 of 8 results"):
-        assert why in found, why
+        assert reason in text, reason
 
 
 @pytest.mark.parametrize("make", ["nothing", "file", "empty", "only torn"])
 def test_a_folder_without_runs_is_refused_in_one_sentence(make, tmp_path, capsys):
-    """A typing error would look like a quiet history."""
+    """A typing error must not look like a history without changes."""
     folder = tmp_path / "results"
     if make == "file":
         folder.write_text("")

@@ -24,7 +24,8 @@ from reports.store.stats import median_interval
 from reports.tables.figure import interval_us
 from reports.tables.rows import cost_us
 from reports.tables.sentences import machine, number, opening, size_text
-from reports.trends.fit import Fit, fits_of, predict_us
+from reports.trends.fit import fits_of, predict_us
+from reports.trends.fit_records import Fit
 
 CHAINED_UP_TO = 512 << 10
 LARGE = 1 << 20  # from here on a time tells a bandwidth

@@ -1,1 +1,4 @@
-"""Generators of runs and the verdicts' check of themselves. It imports `trends` and the rooms below."""
+"""Synthetic runs, and the check of every rate that the verdicts promise.
+
+It imports `trends` and the rooms below.
+"""

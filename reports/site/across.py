@@ -17,6 +17,7 @@ from reports.site.svg import Picture, draw_picture
 from reports.tables.imported_table import render
 from reports.tables.sentences import number, size_text
 from reports.trends import history, history_plot
+from reports.trends.events import Event, find_events, word_of
 from reports.verdicts import forest, verdict_table
 from reports.verdicts.comparison import COMPARABLE, Comparison, compare
 from reports.verdicts.sides import Side, read_sides
@@ -95,8 +96,8 @@ def history_page(folder: Path, page_of: Mapping[str, str]) -> Page:
     """The runs below `folder` as series, and the changes in them; `page_of` has the files of runs
     by run_id. Raises ResultError if no run can be used."""
     runs = history.load(folder)
-    events = history.changes(runs)
-    verdicts = [history.word_of(series, events) for series in runs.series]
+    events = find_events(runs)
+    verdicts = [word_of(series, events) for series in runs.series]
     too_few = "too few blocks"
     counts = Counter(verdicts) + Counter({too_few: runs.unjudged.total()})
     groups: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
@@ -114,7 +115,7 @@ def history_page(folder: Path, page_of: Mapping[str, str]) -> Page:
         words.how_to_reproduce(list(runs.runs.values())), counts=counts, groups=dict(groups))
 
 
-def _changed_series(events: Sequence[history.Event]) -> Section:
+def _changed_series(events: Sequence[Event]) -> Section:
     if not events:
         return Section("Series that changed", ["No series changed."])
     picture = Picture("history", "Series that changed, a panel each",
@@ -124,7 +125,7 @@ def _changed_series(events: Sequence[history.Event]) -> Section:
         draw_picture(picture, lambda target: history_plot.plot(events, target))])
 
 
-def _event(place: int, event: history.Event) -> Section:
+def _event(place: int, event: Event) -> Section:
     rows: list[list[Cell]] = [
         [change.series.label, change.word, *change.figures,
          f"{change.series.times[change.first]:%Y-%m-%d}"] for change in event.changes]

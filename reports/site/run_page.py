@@ -18,7 +18,9 @@ from reports.tables.plot import own_picture
 from reports.tables.sentences import number, size_text
 from reports.tables.show import text
 from reports.trends import fit_command, fit_plot
-from reports.trends.fit import by_view, crossovers, fits_of, title
+from reports.trends.crossovers import find_crossovers
+from reports.trends.fit import fits_of
+from reports.trends.fit_records import by_title
 
 MOST_TEXT_CHARACTERS = 60_000
 MOST_FACT_CHARACTERS = 500  # of a value of the environment
@@ -80,10 +82,10 @@ def _fits(launches: Sequence[Result]) -> Section:
         return Section(heading, [f"There is no fit: {reason}."])
     lines = [f"time = alpha + size / beta, over {len(launches)} launches of this command on this "
              "machine and software."]
-    pairs = crossovers(fits)
-    for view, members in by_view(fits):
-        in_view = [pair for pair in pairs if title(pair) == view]
-        lines += [f"{members[0].mode}: {line}" for line in fit_command.sentences(members, in_view)]
+    crossovers = find_crossovers(fits)
+    for _, members in by_title(fits):
+        lines += [f"{members[0].mode}: {line}"
+                  for line in fit_command.sentences(members, crossovers)]
     rows = [[fit.name, fit.mode, *fit_command.cells(regime), f"{regime.worst_residual:.1%}"]
             for fit in fitted for regime in fit.regimes]
     picture = Picture("fits", "Fits: time against size, a line for each regime",

@@ -1,1 +1,3 @@
-"""Many runs: history with its changes, and fits over sizes. It imports `verdicts` and the rooms below."""
+"""Many runs: history with its changes, and fits over sizes.
+
+It imports `verdicts` and the rooms below."""

@@ -1,9 +1,8 @@
-"""Where series of runs change level: a scan of each series for steps, and of all together for a step that many share.
+"""Finds steps in the level of series of runs; `history` and the calibration call `find_steps`.
 
-Values are logarithms of costs, (series, runs), of runs that all these series have, in order of time. Neighbouring runs
-hang together, as an AR(1), so it is their innovations that are looked at; outliers are drawn in towards the runs around
-them; what is looked for is the t statistic of a step after generalised least squares.
-docs/experiments/history.md has the sources.
+Input: logarithms of costs, (series, runs), over the same runs in order of time. A step is tested on
+the innovations of each series' AR(1), which `noise` estimates, by generalised least squares (GLS).
+docs/experiments/history.md cites the sources.
 """
 
 from __future__ import annotations
@@ -12,47 +11,32 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtrc, ndtri, stdtrit
 
-Floats = NDArray[np.floating[Any]]
+from reports.trends.noise import LEAST_VARIANCE, Floats, Noise, estimate_noise, pooled_variance
 
 MIN_RUNS = 20
-PASSES, FAR_ABOVE = 3, 9.0  # median deviations: six spreads
-# The chance, nominally, that anything is called in a history where nothing changed, by what is looked for: a step in
-# the latest places that can be told, elsewhere, one that was taken back, one that many series share.
-LATEST_ALPHA, EARLIER_ALPHA, PASSING_ALPHA, SHARED_ALPHA = 0.017, 0.006, 0.005, 0.004
+PASSES = 3
+FAR_ABOVE = 9.0  # median deviations (six standard deviations) that a step is above the scatter
+# Nominal chance of any alarm in a history without changes, for a step at one of the last `LATEST`
+# places, an earlier step, a step that was reverted, and a step that many series share.
+LATEST_ALPHA, EARLIER_ALPHA, REVERTED_ALPHA, SHARED_ALPHA = 0.017, 0.006, 0.005, 0.004
 LATEST = 4
 EDGE, SHARED_EDGE = 7, 3  # the fewest runs on either side of a step
-PASSING = (8, 16, 32)  # runs that are looked at on either side of a step that was taken back
-NEXT, NEARBY = 9, 17  # runs around one: those an outlier is drawn towards, those its correlation is told by
-FAR_AWAY, MOST_AWAY = 5.0, 3.5  # how far an outlier stays from it: robust standard deviations of values, innovations
-# By simulation, normal or not: the correlation of neighbours' deviations from the median nearby where they are
-# independent, how much of a small correlation is seen in it, and the variance of what is told of a series, times runs.
-OF_NONE, OF_MORE, CHANCE = -0.035, 0.87, 1.3
-MEMBER = 2.5  # standard deviations that a series steps by where many do, to be one of them
-STILL = 1e-8  # no variance of a logarithm is taken for less: a spread of 0.01 %
-POSITION_DROP = 6.0  # of twice the log likelihood: places within it are as good; so that 95 % of intervals are right
-INFORMED = 2 / 3  # of a run: what its difference from the one before tells of the variance
-
-
-class Known(NamedTuple):
-    """A variance of the innovations, and how many runs' worth of it is known from other series."""
-
-    variance: float
-    runs: float
-
-
-NOTHING = Known(0.0, 0.0)
+REVERTED_RUNS = (8, 16, 32)  # windows on either side of a step that was reverted
+MEMBER = 2.5  # standard deviations by which a series steps that belongs to a shared step
+POSITION_DROP = 6.0  # in twice the log likelihood; by simulation it gives 95 % intervals
 
 
 @dataclass
 class Step:
-    """One series' change of level before its run `first`, which lies from `low` to `high` with 95 % confidence. `size`
-    is the logarithm of the ratio of the level after to that before, with the ends of its 95 % interval."""
+    """A series' change of level before its run `first`; 95 % interval `low` to `high`.
+
+    `size` is the logarithm of the ratio of levels, after over before, with its 95 % interval."""
 
     series: int
     first: int
@@ -61,229 +45,201 @@ class Step:
     size: tuple[float, float, float]
 
 
-def find(values: Floats, series: int) -> list[Step]:
-    """The steps of all series, (series, runs), as alarms whose rate over a whole history is held to 5 %; `series` are
-    as many as are tested in all, of which these are some. None below `MIN_RUNS` runs."""
-    runs, levels, found = values.shape[1], np.zeros_like(values), list[Step]()
+def find_steps(values: Floats, n_series: int) -> list[Step]:
+    """The steps of all series, (series, runs); empty below `MIN_RUNS` runs.
+
+    At most 5 % of histories without a change get any step. `n_series` counts the series tested in
+    all histories together."""
+    runs, levels, steps = values.shape[1], np.zeros_like(values), list[Step]()
     for _ in range(PASSES if runs >= MIN_RUNS else 0):
-        before, found = found, _find(values, levels, series)
-        still = {step.series for step in found}  # an alarm is not taken back: its chance has been counted
-        found = sorted([*found, *(step for step in before if step.series not in still)], key=lambda step: step.series)
-        if [(step.series, step.first) for step in found] == [(step.series, step.first) for step in before]:
+        before, steps = steps, _find_steps(values, levels, n_series)
+        # A step stays once a pass reported it: its chance of error is already spent.
+        changed = {step.series for step in steps}
+        steps += [step for step in before if step.series not in changed]
+        steps.sort(key=lambda step: step.series)
+        if [(s.series, s.first) for s in steps] == [(s.series, s.first) for s in before]:
             break
-        levels = levels_of(values, found)
-    return found
+        levels = levels_of(values, steps)
+    return steps
 
 
-def levels_of(values: Floats, found: Sequence[Step]) -> Floats:
-    """The median of each stretch between steps, (series, runs), of series with a step that is far above the scatter;
-    of the others 0: there the first pass has told all that can be."""
+def levels_of(values: Floats, steps: Sequence[Step]) -> Floats:
+    """The median between steps, (series, runs), of series with a step far above the scatter.
+
+    0 for the other series: their first pass is final."""
     levels = np.zeros_like(values)
-    for one in {step.series for step in found}:
-        its = [step for step in found if step.series == one]
-        level = np.concatenate([np.full(stop - start, np.median(values[one, start:stop])) for start, stop in pairwise(
-            [0, *(step.first for step in its), values.shape[1]])])
-        if max(abs(step.size[0]) for step in its) > FAR_ABOVE * np.median(np.abs(values[one] - level)):
-            levels[one] = level
+    for series in {step.series for step in steps}:
+        own = [step for step in steps if step.series == series]
+        level = np.empty(values.shape[1])
+        for start, stop in pairwise([0, *(step.first for step in own), values.shape[1]]):
+            level[start:stop] = np.median(values[series, start:stop])
+        scatter = np.median(np.abs(values[series] - level))
+        if max(abs(step.size[0]) for step in own) > FAR_ABOVE * scatter:
+            levels[series] = level
     return levels
 
 
-def _find(values: Floats, levels: Floats, series: int) -> list[Step]:
-    """The steps, where `levels` are known so far: what they explain is taken for neither correlation nor outliers, as
-    it is where a level holds for ten runs or fewer between two others. No alarm comes of it that was not there."""
+def _find_steps(values: Floats, levels: Floats, n_series: int) -> list[Step]:
+    """One pass: the noise is estimated after `levels`, the steps known so far, are subtracted."""
     runs = values.shape[1]
-    calm = tamed(values - levels, FAR_AWAY)
-    rho = correlations(calm)
-    quiet = innovations(calm, rho)
-    heavy, known = kurtosis(quiet), spread_of_all(quiet)
-    new = quiet + levels[:, 1:] - rho * levels[:, :-1]
+    new, noise = estimate_noise(values - levels)
+    rho = noise.rho
+    new = new + levels[:, 1:] - rho * levels[:, :-1]
 
-    def of_one(one: int, start: int, stop: int) -> tuple[float, int]:
-        its = new[one : one + 1, start : stop - 1], rho[one : one + 1]
-        scores, places = best_steps(*its, series, heavy, known, stop == runs)
+    def best_of_series(series: int, start: int, stop: int) -> tuple[float, int]:
+        own = slice(series, series + 1)
+        scores, places = best_steps(new[own, start : stop - 1], noise._replace(rho=rho[own]),
+                                    n_series, stop == runs)
         return float(scores[0]), int(places[0])
 
-    def of_all(start: int, stop: int) -> tuple[float, int]:
-        return shared_step(new[:, start : stop - 1], rho, heavy, known)
+    scores, _ = best_steps(new, noise, n_series, True)
+    places = {series: split(partial(best_of_series, series), 0, runs)
+              for series in np.flatnonzero(scores > 1).tolist()}
+    shared = []
+    if len(values) > 1:
+        shared = split(lambda start, stop: best_shared_step(new[:, start : stop - 1], noise),
+                       0, runs)
+    for start, place, stop in _with_neighbours(shared, runs):
+        t, _, _ = t_of_steps(new[:, start : stop - 1], noise, SHARED_EDGE)
+        deviates = normal(t[:, place - start - SHARED_EDGE], stop - start - 3 + noise.prior_runs)
+        for series in np.flatnonzero(np.abs(deviates) > MEMBER).tolist():
+            apart = [other for other in places.get(series, []) if abs(other - place) >= EDGE]
+            places[series] = sorted([place, *apart])
+    return [_locate(series, new[series, start : stop - 1], float(rho[series, 0]), start,
+                    place - start, place in shared)
+            for series, its_places in sorted(places.items())
+            for start, place, stop in _with_neighbours(its_places, runs)]
 
-    alone = np.flatnonzero(best_steps(new, rho, series, heavy, known, True)[0] > 1).tolist()
-    found = {one: split(partial(of_one, one), 0, runs) for one in alone}
-    shared = split(of_all, 0, runs) if len(values) > 1 else []
-    for start, place, stop in zip([0, *shared], shared, [*shared[1:], runs], strict=False):
-        t = steps(new[:, start : stop - 1], rho, SHARED_EDGE, known)[0][:, place - start - SHARED_EDGE]
-        for one in np.flatnonzero(np.abs(normal(t, stop - start - 3 + known.runs)) > MEMBER).tolist():
-            found[one] = sorted([place, *(other for other in found.get(one, []) if abs(other - place) >= EDGE)])
-    return [_located(one, new[one, start : stop - 1], float(rho[one, 0]), start, place, place in shared)
-            for one, places in sorted(found.items())
-            for start, place, stop in zip([0, *places], places, [*places[1:], runs], strict=False)]
+
+def _with_neighbours(places: Sequence[int], runs: int) -> list[tuple[int, int, int]]:
+    """Each place with the ends of the stretches before and after it."""
+    ends = [0, *places, runs]
+    return list(zip(ends, ends[1:], ends[2:], strict=False))
 
 
 def split(best: Callable[[int, int], tuple[float, int]], start: int, stop: int) -> list[int]:
-    """The places of steps in these runs: the best, if it counts, and then those on either side of it."""
+    """The places of steps from `start` to `stop`: binary segmentation at the best place while its
+    score exceeds 1."""
     if stop - start < MIN_RUNS:
         return []
     score, place = best(start, stop)
-    return [*split(best, start, start + place), start + place, *split(best, start + place, stop)] if score > 1 else []
+    if score <= 1:
+        return []
+    middle = start + place
+    return [*split(best, start, middle), middle, *split(best, middle, stop)]
 
 
-def around(values: Floats, width: int) -> Floats:
-    """The median of so many runs around each, (..., runs); it steps where the values do."""
-    n, half = values.shape[-1], width // 2
-    medians = np.partition(np.lib.stride_tricks.sliding_window_view(values, width, axis=-1), half, axis=-1)[..., half]
-    return np.asarray(medians[..., np.clip(np.arange(n) - half, 0, n - width)])
+def gls_steps(new: Floats, rho: Floats, first: NDArray[np.int64], start: Any, stop: Any,
+              ) -> tuple[Floats, Floats]:
+    """Sizes and GLS weights of steps before the runs `first`, (..., len(first)), each over the
+    innovations from `start` to `stop`. The variance of a size is the innovations' over its weight.
+    """
+    sums = np.concatenate([np.zeros_like(new[..., :1]), np.cumsum(new, axis=-1)], axis=-1)
+    total, after = stop - start, stop - first
+    share = 1 - rho  # of a level in each innovation after the first
+    mean = (sums[..., stop] - sums[..., start]) / total
+    expected = 1 + share * after
+    weight = 1 + share**2 * after - expected**2 / total
+    later = share * (sums[..., stop] - sums[..., first])
+    return (new[..., first - 1] + later - expected * mean) / weight, weight
 
 
-def tamed(values: Floats, away: float) -> Floats:
-    """The values, (..., runs), with outliers drawn in towards the runs around them."""
-    medians = around(values, NEXT)
-    most = away * 1.4826 * np.median(np.abs(values - medians), axis=-1, keepdims=True)
-    return np.asarray(medians + np.clip(values - medians, -most, most))
-
-
-def innovations(calm: Floats, rho: Floats | float) -> Floats:
-    """What is new in each run but the first, (series, runs - 1)."""
-    return tamed(calm[:, 1:] - rho * calm[:, :-1], MOST_AWAY)
-
-
-def correlations(calm: Floats) -> Floats:
-    """Correlation of neighbouring runs, from 0 to 0.9, of each series, (series, 1): what all have in common, as far as
-    the series do not differ by more than chance makes them (an empirical Bayes estimate).
-
-    How much more differences over two runs vary than those over one gives a first estimate for all. What is left in
-    the innovations is seen in how these deviate from the runs around, which no step bends."""
-    one, two = (np.mean(_squares(calm, lag)) for lag in (1, 2))
-    first = float(np.clip(two / one - 1, 0, 0.9)) if one > 0 else 0.0
-    new = innovations(calm, first)
-    away = new - around(new, NEARBY)
-    squares, lagged = np.mean(np.square(away), axis=-1), np.mean(away[:, 1:] * away[:, :-1], axis=-1)
-    lag_1 = np.divide(lagged, squares, out=np.full_like(lagged, OF_NONE), where=squares > 0)
-    own, n = (lag_1 - OF_NONE) / OF_MORE, new.shape[-1]
-    beyond = max(0.0, float(np.var(own)) - CHANCE / n)
-    weight = beyond / (beyond + CHANCE / n)
-    # What is left open of it costs false alarms where it is too low, and next to nothing where it is too high.
-    apart = weight * (own - own.mean()) + np.sqrt(weight * CHANCE / n) / 4
-    return np.asarray(np.clip(first + own.mean() + apart, 0, 0.9))[:, None]
-
-
-def _squares(values: Floats, lag: int) -> Floats:
-    """Of the differences over `lag` runs; those across a step, and other large ones, are drawn in."""
-    squares = np.square(values[:, lag:] - values[:, :-lag])
-    return np.asarray(np.minimum(squares, 20 * np.median(squares, axis=-1, keepdims=True)))
-
-
-def spread_of_all(new: Floats) -> Known:
-    """What the series say of each other's spread: the more, the more alike they are (Smyth, Statistical Applications in
-    Genetics and Molecular Biology 3, 2004, with the logarithm's variance as 2 / degrees of freedom)."""
-    logs, own = np.log(np.maximum(_squares(new, 1).mean(axis=-1) / 2, STILL)), new.shape[-1] * INFORMED
-    runs = float(min(2 / max(float(np.var(logs)) - 2 / own, 1e-9), 2 * own)) if len(new) > 1 else 0.0
-    return Known(float(np.exp(np.mean(logs))), runs)
-
-
-def steps(new: Floats, rho: Floats | float, edge: int, known: Known = NOTHING) -> tuple[Floats, Floats, Floats]:
-    """Of a step before each run from `edge` to `runs - edge`, by its innovations (..., runs - 1): its t with so many
-    degrees of freedom as there are runs, less 3, and what is `known`; its size; the standard error of that."""
+def t_of_steps(new: Floats, noise: Noise, edge: int) -> tuple[Floats, Floats, Floats]:
+    """(t, size, standard error) of a step before each run from `edge` to `runs - edge`, over all
+    innovations (..., runs - 1); t has runs - 3 + prior_runs degrees of freedom."""
     n = new.shape[-1] + 1
     first = np.arange(edge, n - edge + 1)
-    share, after = 1 - rho, n - 1 - first  # a level counts in the innovations with this share, in its first run in full
-    sums = np.cumsum(new[..., ::-1], axis=-1)[..., ::-1]
-    later = np.concatenate([sums, np.zeros_like(sums[..., :1])], axis=-1)[..., first]
-    mean = sums[..., :1] / (n - 1)
-    of_step = 1 + share * after
-    weight = 1 + share**2 * after - of_step**2 / (n - 1)
-    size = (new[..., first - 1] + share * later - of_step * mean) / weight
-    left = np.sum(np.square(new - mean), axis=-1, keepdims=True) - size**2 * weight
-    error = np.sqrt((np.maximum(left, STILL * (n - 3)) + known.variance * known.runs) / (n - 3 + known.runs) / weight)
+    whole = np.full_like(first, n - 1)
+    size, weight = gls_steps(new, noise.rho, first, np.zeros_like(first), whole)
+    squares = np.sum(np.square(new - new.mean(axis=-1, keepdims=True)), axis=-1, keepdims=True)
+    rest = np.maximum(squares - size**2 * weight, LEAST_VARIANCE * (n - 3))
+    variance = (rest + noise.variance * noise.prior_runs) / (n - 3 + noise.prior_runs)
+    error = np.sqrt(variance / weight)
     return size / error, size, error
 
 
-def passing(new: Floats, rho: Floats, width: int, noise: Floats) -> Floats:
-    """The same t for a step with `width` runs on either side that count, before each run from `width` to
-    `runs - width`; `noise` is the standard deviation of the innovations of each series."""
-    n, share, after = new.shape[-1] + 1, 1 - rho, width - 1
-    first = np.arange(width, n - width + 1)
-    sums = np.concatenate([np.zeros_like(new[:, :1]), np.cumsum(new, axis=-1)], axis=-1)
-    last = sums[:, first + width - 1]
-    of_step, mean = 1 + share * after, (last - sums[:, first - width]) / (2 * width - 1)
-    weight = 1 + share**2 * after - of_step**2 / (2 * width - 1)
-    size = (new[:, first - 1] + share * (last - sums[:, first]) - of_step * mean) / weight
-    return np.asarray(size * np.sqrt(weight) / noise)
-
-
 def normal(t: Floats, freedom: float) -> Floats:
-    """The normal deviate that is as unlikely as this t (Wallace, Annals of Mathematical Statistics 30, 1959)."""
-    return np.asarray(np.sign(t) * (8 * freedom + 1) / (8 * freedom + 3) * np.sqrt(freedom * np.log1p(t**2 / freedom)))
+    """The normal deviate with the p of `t` (Wallace, Annals of Mathematical Statistics 30, 1959).
+    """
+    factor = (8 * freedom + 1) / (8 * freedom + 3)
+    return np.asarray(np.sign(t) * factor * np.sqrt(freedom * np.log1p(t**2 / freedom)))
 
 
-def kurtosis(new: Floats) -> float:
-    """The mean excess of the series, 0 at least."""
-    away = new - np.median(new, axis=-1, keepdims=True)
-    squares = np.mean(np.square(away), axis=-1)
-    own = np.divide(np.mean(away**4, axis=-1), squares**2, out=np.full_like(squares, 3.0), where=squares > 0)
-    return max(float(np.mean(own)) - 3, 0.0)
-
-
-def bar(alpha: float, tests: int, heavy: float, rho: float, runs: NDArray[np.int64] | int) -> Floats:
-    """What a normal deviate has to exceed, one of so many, whose step has `runs` on its shorter side; heavy tails raise
-    it (Cornish and Fisher's expansion)."""
-    deviate, share, after = -ndtri(alpha / tests / 2), 1 - rho, np.asarray(runs) - 1
+def threshold(p: float, excess: float, rho: float, runs: NDArray[np.int64] | int) -> Floats:
+    """The normal deviate at two-sided `p` for a step with `runs` runs on its shorter side, raised
+    for heavy tails (Cornish and Fisher's expansion)."""
+    deviate, share, after = -ndtri(p / 2), 1 - rho, np.asarray(runs) - 1
     weight = (1 + share**4 * after) / (1 + share**2 * after) ** 2
-    return np.asarray(deviate + heavy * weight / 12 * (deviate**3 - 3 * deviate))
+    return np.asarray(deviate + excess * weight / 12 * (deviate**3 - 3 * deviate))
 
 
-def best_steps(new: Floats, rho: Floats, series: int, heavy: float, known: Known,
+def best_steps(new: Floats, noise: Noise, n_series: int,
                is_latest: bool) -> tuple[Floats, NDArray[np.int64]]:
-    """Of each series, (series, runs - 1), by how many times its most telling step exceeds its bar, and the run that it
-    stands before. `series` are as many as are tested in all; `is_latest`: these are the last runs that there are."""
-    n, mean = new.shape[-1] + 1, float(rho.mean())
+    """The best step of each series, (series, runs - 1): its deviate over its threshold, and the
+    run after it. `is_latest`: the innovations reach up to the last run."""
+    n, rho = new.shape[-1] + 1, float(noise.rho.mean())
     firsts = np.arange(EDGE, n - EDGE + 1)
     shorter = np.minimum(firsts, n - firsts)
-    bars = bar(EARLIER_ALPHA, series * len(firsts), heavy, mean, shorter)
+    limits = threshold(EARLIER_ALPHA / (n_series * len(firsts)), noise.excess, rho, shorter)
     if is_latest:
-        bars[-LATEST:] = bar(LATEST_ALPHA, series * LATEST, heavy, mean, shorter[-LATEST:])
-    scores, places = [np.abs(normal(steps(new, rho, EDGE, known)[0], n - 3 + known.runs)) / bars], [firsts]
-    own, squares = n * INFORMED, _squares(new, 1).mean(axis=-1, keepdims=True) / 2
-    noise = np.sqrt((np.maximum(squares, STILL) * own + known.variance * known.runs) / (own + known.runs))
-    widths = [width for width in PASSING if 2 * width < n]
+        p = LATEST_ALPHA / (n_series * LATEST)
+        limits[-LATEST:] = threshold(p, noise.excess, rho, shorter[-LATEST:])
+    t, _, _ = t_of_steps(new, noise, EDGE)
+    scores, places = [np.abs(normal(t, n - 3 + noise.prior_runs)) / limits], [firsts]
+    variance, freedom = pooled_variance(new, noise)
+    widths = [width for width in REVERTED_RUNS if 2 * width < n]
     for width in widths:
-        places.append(np.arange(width, n - width + 1))
-        least = bar(PASSING_ALPHA, series * len(widths) * len(places[-1]), heavy, mean, width)
-        scores.append(np.abs(normal(passing(new, rho, width, noise), own + known.runs)) / least)
-    scored, place = np.concatenate(scores, axis=-1), np.concatenate(places)
+        first = np.arange(width, n - width + 1)
+        size, weight = gls_steps(new, noise.rho, first, first - width, first + width - 1)
+        p = REVERTED_ALPHA / (n_series * len(widths) * len(first))
+        deviates = normal(size * np.sqrt(weight / variance), freedom)
+        scores.append(np.abs(deviates) / threshold(p, noise.excess, rho, width))
+        places.append(first)
+    scored = np.concatenate(scores, axis=-1)
     best = np.argmax(scored, axis=-1)
-    return np.take_along_axis(scored, best[:, None], axis=-1)[:, 0], place[best]
+    return scored.max(axis=-1), np.concatenate(places)[best]
 
 
-def shared_step(new: Floats, rho: Floats, heavy: float, known: Known) -> tuple[float, int]:
-    """By how many times the most telling step of all series together exceeds its bar, and the run it stands before.
+def best_shared_step(new: Floats, noise: Noise) -> tuple[float, int]:
+    """The best step of all series together: its deviate over its threshold, and the run after it.
 
-    It is told by the sum of squared deviates, after what all series have in common is taken out (an equal correlation),
-    with as many degrees of freedom as the correlations that are left allow (Satterthwaite, Biometrics 2, 1946)."""
+    The statistic is the sum of squared deviates without the part that all series share (an equal
+    correlation), with the degrees of freedom that the remaining correlations leave (Satterthwaite,
+    Biometrics 2, 1946)."""
     series, n = len(new), new.shape[-1] + 1
     away = new - new.mean(axis=-1, keepdims=True)
-    unit = away / np.sqrt(np.maximum(np.mean(np.square(away), axis=-1, keepdims=True), 1e-30))
-    common = float(np.clip((np.mean(np.square(unit.sum(axis=0))) / series - 1) / (series - 1), 0, 0.95))
-    deviates = normal(steps(new, rho, SHARED_EDGE, known)[0], n - 3 + known.runs)
+    mean_squares = np.mean(np.square(away), axis=-1, keepdims=True)
+    unit = away / np.sqrt(np.maximum(mean_squares, 1e-30))
+    common = (np.mean(np.square(unit.sum(axis=0))) / series - 1) / (series - 1)
+    common = float(np.clip(common, 0, 0.95))
+    t, _, _ = t_of_steps(new, noise, SHARED_EDGE)
+    deviates = normal(t, n - 3 + noise.prior_runs)
     scale = 1 - np.sqrt((1 - common) / (1 + (series - 1) * common))
-    apart, own = ((its - scale * its.mean(axis=0)) / np.sqrt(1 - common) for its in (deviates, unit))
-    spread = np.sum(np.square(np.einsum("it,jt->ij", own, own))) / (n - 1) ** 2 - series**2 / (n - 1)
-    freedom = series**2 / max(spread, series) / (1 + heavy / SHARED_EDGE)
+    apart, own = ((part - scale * part.mean(axis=0)) / np.sqrt(1 - common)
+                  for part in (deviates, unit))
+    products = np.einsum("it,jt->ij", own, own)
+    spread = np.sum(np.square(products)) / (n - 1) ** 2 - series**2 / (n - 1)
+    freedom = series**2 / max(spread, series) / (1 + noise.excess / SHARED_EDGE)
     sums = np.sum(np.square(apart), axis=0)
     best = int(np.argmax(sums))
     p = chdtrc(freedom, sums[best] * freedom / max(series, np.median(sums)))
-    return float(-ndtri(max(p, 1e-300)) / -ndtri(SHARED_ALPHA / len(sums))), SHARED_EDGE + best
+    deviate, limit = -ndtri(max(p, 1e-300)), -ndtri(SHARED_ALPHA / len(sums))
+    return float(deviate / limit), SHARED_EDGE + best
 
 
-def _located(one: int, new: Floats, rho: float, start: int, place: int, is_shared: bool) -> Step:
-    """The step between its neighbours: the place that is most likely (that of a shared one stays), those that are not
-    much less so, and the size."""
+def _locate(series: int, new: Floats, rho: float, start: int, place: int,
+            is_shared: bool) -> Step:
+    """The step near `place` in the innovations since `start`: the most likely place (a shared step
+    stays), the interval of places, and the size."""
     edge = SHARED_EDGE - 1
-    t, sizes, errors = steps(new, rho, edge)
+    t, sizes, errors = t_of_steps(new, Noise(np.array(rho), 0.0, 0.0, 0.0), edge)
     freedom = len(new) - 2
     likely = (len(new) + 1) * np.log1p(t**2 / freedom)
-    best = place - start - edge
+    best = place - edge
     if not is_shared:
-        around = max(best - EDGE, 0)
-        best = around + int(np.argmax(likely[around : best + EDGE + 1]))
+        nearest = max(best - EDGE, 0)
+        best = nearest + int(np.argmax(likely[nearest : best + EDGE + 1]))
     within = np.flatnonzero(likely >= likely[best] - POSITION_DROP) + start + edge
     size, half = float(sizes[best]), float(stdtrit(freedom, 0.975) * errors[best])
-    return Step(one, start + edge + best, int(within[0]), int(within[-1]), (size, size - half, size + half))
+    return Step(series, start + edge + best, int(within[0]), int(within[-1]),
+                (size, size - half, size + half))

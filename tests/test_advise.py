@@ -137,7 +137,7 @@ def test_times_of_other_hardware_are_named(tmp_path):
     assert "ranks on CPU cores: all of this is arithmetic about GPUs" in said(
         "--model", "llama-3.1-70b", *R9700, "--run", run)[1]
     run = write(tmp_path / "nvl", {16384: 2, LARGE: 600}, ranks=NVL)
-    assert "of NVIDIA H100 NVL, not of r9700" in said("--model", "llama-3.1-70b", *R9700, "--run", run)[1]
+    assert "from NVIDIA H100 NVL, not from r9700" in said("--model", "llama-3.1-70b", *R9700, "--run", run)[1]
 
 
 def test_what_does_not_fit_is_said():
@@ -174,7 +174,7 @@ def test_a_mixture_is_split_by_experts_too():
     assert rates[0] > 1.2 * rates[1]
     assert "the busiest gets at most all, 4 times the mean" in refusal(*asked, "--skew", "5")
     _, words = said(*asked, "--prompt", "1024", "--skew", "1.5")
-    assert "1024 tokens sends 3.15 MB a rank to experts elsewhere, 2.92 where one copy serves" in words
+    assert "1024 tokens sends 3.15 MB a rank to experts elsewhere, 2.92 if all experts of a rank share a copy" in words
     assert "times the skew of 1.5" in words
     assert "no all-to-all but an all-reduce of 8.39 MB" in words
 

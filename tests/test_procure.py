@@ -309,7 +309,7 @@ def test_a_box_with_other_hardware_is_never_passed(tmp_path, capsys, gpu):
     write_launches(tmp_path / "box", 6, gpu=gpu)
     status, out, _ = ask(capsys, spec(tmp_path, ["16K <= 8 us"]))
     assert status == 3
-    assert ("CPU cores" if gpu is None else "RTX 3090, not of r9700") in " ".join(out.split())
+    assert ("CPU cores" if gpu is None else "RTX 3090, not from r9700") in " ".join(out.split())
 
 
 def test_logs_of_several_machines_are_no_one_candidate(tmp_path, capsys):

@@ -12,7 +12,7 @@ import numpy as np
 
 from reports.advice import serving, specs
 from reports.advice.procure_spec import Candidate, Key, Model, Spec
-from reports.advice.reduce_times import Times, doubts, gpus_of, measured, other_hardware, printed
+from reports.advice.reduce_times import Times, from_log, from_runs, gpus_of, other_hardware, warnings
 from reports.imports.imported import Imported, read_imported
 from reports.store.case import LinkStates, find_states
 from reports.store.result import ResultError, is_imported, read
@@ -87,7 +87,7 @@ def find(name: str, candidate: Candidate, given: Sequence[str], spec: Spec) -> F
             found.values[key], found.how[key] = [values[key] for values in of_launches if key in values], how
     for model, of in spec.models.items():
         steps = [serving.tensor_step_us(_served(of, gpu), candidate.gpus, 1, times) for _, times in each
-                 if times and times.at]
+                 if times and times.spans]
         found.values["tok/s", model], found.how["tok/s", model] = [step.rate(1).value for step in steps], "arithmetic"
     return found
 
@@ -123,7 +123,7 @@ def _notes_of(launches: Sequence[Result], states: Sequence[LinkStates], times: S
         found.notes.append(f"the link was not in one state in all launches (flag round trip {min(trips_ns):.0f} to "
                            f"{max(trips_ns):.0f} ns), which widens the intervals")
     said = [doubt.rstrip(".") for launch, its in zip(launches, times, strict=False) if its
-            for doubt in doubts(its, [launch], gpu)]
+            for doubt in warnings(its, [launch], gpu)]
     found.notes += {doubt.partition(", and ")[0]: doubt for doubt in said}.values()  # the figures of one launch will do
 
 
@@ -142,7 +142,7 @@ def _of_run(result: Result, states: LinkStates) -> Values:
 def _times(launch: Result, gpu: specs.Gpu) -> Times | None:
     """The advisor's reading of a launch, None where there is nothing in it for the advisor."""
     try:
-        return measured([launch], launch.run.world["size"], specs.link(gpu.slot))
+        return from_runs([launch], launch.run.world["size"], specs.link(gpu.slot))
     except ResultError:
         return None
 
@@ -151,22 +151,22 @@ def _of_import(imported: Imported, gpus: int, gpu: specs.Gpu, notes: list[str]) 
     """What is printed: of a size the first case, out of place where there is one. Adds to `notes`; None for a log whose
     times say nothing."""
     try:
-        times = printed(imported, gpus, specs.link(gpu.slot))
+        times = from_log(imported, gpus, specs.link(gpu.slot))
     except ResultError:
         notes.append(f"{imported.run.run_id}, imported, failed, had wrong results or none: left out")
         return None
-    notes += [f"{imported.run.run_id}, imported: {doubt.rstrip('.')}" for doubt in doubts(times, [imported], gpu)]
-    found: dict[Key, float] = {("us", size): us.value for size, us in times.at.items()}
+    notes += [f"{imported.run.run_id}, imported: {doubt.rstrip('.')}" for doubt in warnings(times, [imported], gpu)]
+    found: dict[Key, float] = {("us", size): us.value for size, us in times.spans.items()}
     for case in sorted(imported.cases, key=lambda case: case.in_place):
-        if case.size_bytes in times.at and case.bus_bw_gb_s and not case.suspect:
+        if case.size_bytes in times.spans and case.bus_bw_gb_s and not case.suspect:
             found.setdefault(("GB/s", case.size_bytes), case.bus_bw_gb_s)
     return {"imported": found}, times
 
 
-def _served(of: Model, gpu: specs.Gpu) -> serving.Serving:
+def _served(of: Model, gpu: specs.Gpu) -> serving.Workload:
     model = specs.model(of.model)
     weights_bytes = serving.weights_bytes(model, specs.bits(of.weights))
-    return serving.Serving(model, weights_bytes, gpu.bandwidth_gb_s, context=of.context)
+    return serving.Workload(model, weights_bytes, gpu.bandwidth_gb_s, context=of.context)
 
 
 def fits(of: Model, candidate: Candidate) -> bool:

@@ -11,9 +11,9 @@ import pytest
 
 from reports.__main__ import main
 from reports.advice import specs
-from reports.advice.procure_runs import Found
+from reports.advice.procure_runs import Measurements
 from reports.advice.procure_spec import Requirement
-from reports.advice.procurement import _figure, _judge, evaluate
+from reports.advice.procurement import evaluate, judge, make_figure
 from reports.imports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
 from reports.store.schema import End
 from tests.launch import ROOT
@@ -67,7 +67,7 @@ def ask(capsys, *arguments):
 
 
 def verdicts(found):
-    return {judged.requirement: judged.verdict for judged in found.machines[0].judged}
+    return {judged.requirement: judged.verdict for judged in found.machines[0].judgements}
 
 
 def figure(found, name, machine=0):
@@ -92,7 +92,7 @@ def test_on_the_limit_it_is_undecided_and_says_how_many_launches_would_settle_it
     assert us.low < us.value < us.high
     assert (us.n, us.note) == (6, "ours, chained")
     found = evaluate(spec(launches, [f"16K <= {us.value * 1.004:.4f} us"]))
-    (judged,) = found.machines[0].judged
+    (judged,) = found.machines[0].judgements
     assert judged.verdict == "UNDECIDED"
     assert 6 < int(re.findall(r"about (\d+) would settle it", judged.reason)[0]) < 1000
 
@@ -103,13 +103,13 @@ def test_few_launches_copies_and_imports_are_shown_and_never_judged(tmp_path, la
     for number in range(5):
         (tmp_path / f"box/copy{number}.jsonl").write_bytes(next((tmp_path / "box").glob("2026*.jsonl")).read_bytes())
     path = spec(tmp_path, ["16K <= 8 us"])
-    (judged,) = evaluate(path).machines[0].judged
+    (judged,) = evaluate(path).machines[0].judgements
     assert (judged.verdict, judged.reason) == ("UNDECIDED", "2 launches; 5 are needed")
     assert figure(evaluate(path), "16 KiB").high is None
-    assert "once more: left out" in " ".join(ask(capsys, path)[1].split())
+    assert "repeats the run" in " ".join(ask(capsys, path)[1].split())
     write_imported(tmp_path / "log", *imported(47.3, 10.0))
     found = evaluate(spec(tmp_path, ["16K <= 80 us"], MODELS + BOX.format(name="log")))
-    (judged,) = found.machines[0].judged
+    (judged,) = found.machines[0].judgements
     assert (judged.verdict, judged.reason, found.status) == ("UNDECIDED", "imported, never judged", 3)
     assert figure(found, "16 KiB").value == pytest.approx(47.3)
 
@@ -137,7 +137,7 @@ def test_a_wrong_result_fails_and_what_was_cut_off_does_not_count(tmp_path, laun
         return block
 
     write_launches(tmp_path / "box", 1, first=6, change=one_wrong)
-    (judged,) = evaluate(path).machines[0].judged
+    (judged,) = evaluate(path).machines[0].judgements
     assert (judged.verdict, judged.reason[:16]) == ("FAIL", "wrong results in")
 
 
@@ -147,9 +147,9 @@ def test_verdicts_on_the_limit_err_no_more_often_than_they_say():
     requirement = Requirement("16K <= 8 us", ("us", 16384), 8.0)
     wrong = 0
     for values in 8.0 * np.exp(0.02 * rng.normal(size=(times, 6))):
-        found = Found(launches=6, values={requirement.key: values.tolist()}, how={requirement.key: "ours"})
-        one = _figure(requirement.key, found, 1 - 0.05 / m)
-        wrong += _judge(requirement, one, found, 1 - 0.05 / m).verdict == "PASS"
+        found = Measurements(launches=6, values={requirement.key: values.tolist()}, methods={requirement.key: "ours"})
+        one = make_figure(requirement.key, found, 1 - 0.05 / m)
+        wrong += judge(requirement, one, found, 1 - 0.05 / m).verdict == "PASS"
     assert wrong / times < 0.025 / m + 3 * math.sqrt(0.025 / m / times)
 
 
@@ -183,7 +183,7 @@ def test_a_model_that_does_not_fit_fails(launches):
     """A box would be bought for a model that it cannot load."""
     found = evaluate(spec(launches, ["big >= 1 tok/s"], '[models]\nbig = {model = "llama-3.1-405b", weights = "fp16"}\n'
                           + BOX.format(name="box")))  # fmt: skip
-    assert (found.machines[0].judged[0].verdict, figure(found, "big").note) == ("FAIL", "does not fit")
+    assert (found.machines[0].judgements[0].verdict, figure(found, "big").note) == ("FAIL", "does not fit")
 
 
 def test_currencies_are_neither_converted_nor_ranked_against_each_other(launches, tmp_path):
@@ -320,4 +320,4 @@ def test_logs_of_several_machines_are_no_one_candidate(tmp_path, capsys):
         write_imported(tmp_path / "log", run, cases, end)
     status, _, error = ask(capsys, spec(tmp_path, [], MODELS + BOX.format(name="log")))
     assert (status, error.count("\n")) == (2, 1)
-    assert "its logs are of AMD Radeon AI PRO R9700 and of NVIDIA H100" in error
+    assert "its logs come from AMD Radeon AI PRO R9700 and from NVIDIA H100" in error

@@ -126,7 +126,7 @@ def from_runs(results: Sequence[Result], gpus: int, link: Link) -> Times:
               and any(case.mode != "chained" for case in cases)]
     if single:
         times.notes.append(f"No chain of dependent calls was measured at {' and '.join(single[:2])}"
-                           ": single calls replace it, faster than what a decode step pays.")
+                           ": single calls replace it, faster than the calls of a decode step.")
     times.notes += _size_notes(times)
     times.notes += [line for result in results for line in opening(result)]
     return times
@@ -268,7 +268,7 @@ def other_hardware(results: Sequence[Result | Imported], gpu: Gpu) -> str | None
 
 
 def warnings(times: Times, results: Sequence[Result | Imported], gpu: Gpu) -> list[str]:
-    """The reasons why these times may not be those of this GPU's link."""
+    """The reasons why these times may not apply to this GPU's link."""
     lines = [*times.notes, *filter(None, [other_hardware(results, gpu)])]
     peer = specs.link(gpu.peer) if gpu.peer else None
     if peer and not results and times.link.gb_s < peer.gb_s:

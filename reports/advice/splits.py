@@ -15,7 +15,7 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Question:
-    """What the user asks; latency is that of `batch` streams, throughput that of `slots`."""
+    """The command line; latency is for `batch` streams, throughput for `slots` streams."""
 
     workload: Workload
     gpu: Gpu
@@ -96,7 +96,7 @@ def memory(question: Question, kind: str, n: int) -> dict[str, float]:
 
 
 def larger_card(question: Question) -> Split | None:
-    """The smallest GPU of `specs.toml` that alone holds the model; None if there is none."""
+    """The smallest GPU of `specs.toml` that alone holds the model, if any."""
     in_fp8 = question.workload.tflops == question.gpu.fp8_tflops
     for gpu in sorted(specs.gpus(), key=lambda gpu: (gpu.memory_gb, -gpu.bandwidth_gb_s)):
         if gpu.memory_gb > question.gpu.memory_gb:

@@ -7,16 +7,9 @@ from typing import Any
 
 import msgspec
 
+from reports.imports import logged
 from reports.imports.imported import ImportedCase, ImportedSummary
-from reports.imports.logged import (
-    NO_ROWS,
-    LoggedTest,
-    collective_of,
-    count_of,
-    nccl_version,
-    number,
-    whole_number,
-)
+from reports.imports.logged import LoggedTest, collective_of, number, whole_number
 from reports.imports.nccl_rows import CPU_TIME, MEAN, TYPES
 from reports.store.foreign import printable
 
@@ -40,7 +33,7 @@ def _test(report: dict[str, Any], n_lines: int) -> LoggedTest:
     test = LoggedTest("nccl-tests JSON", 1, n_lines, f"nccl-tests {name}" if name else "nccl-tests",
                       MEAN, name)
     version = whole_number(str(report.get("nccl_version")))
-    test.library = None if version is None else nccl_version(version)
+    test.library = None if version is None else logged.nccl_version(version)
     _set_ranks(test, report["config"])
     for position, row in enumerate(rows, 1):
         for in_place, half in ((False, row.get("out_of_place")), (True, row.get("in_place"))):
@@ -82,7 +75,7 @@ def _set_status(test: LoggedTest, report: dict[str, Any]) -> None:
     elif average is None:
         test.end("incomplete", "the report ends before the test does")
     elif not test.cases:
-        test.end("incomplete", NO_ROWS)
+        test.end("incomplete", logged.NO_ROWS)
 
 
 def _index(value: Any) -> int:
@@ -98,7 +91,7 @@ def _case(test: LoggedTest, row: dict[str, Any], in_place: bool,
     texts = {"time": str(half.get("cpu_time", half.get("time")))}
     texts |= {name: str(half.get(name)) for name in ("alg_bw", "bus_bw")}
     figures = {name: number(text) for name, text in texts.items()}
-    size, count, wrong = (count_of(str(value)) for value in
+    size, count, wrong = (logged.count_of(str(value)) for value in
                           (row["size"], row.get("count"), half.get("nwrong")))
     is_damaged = any(figures[name] is None and text not in NO_FIGURE
                      for name, text in texts.items())

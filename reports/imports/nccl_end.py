@@ -6,17 +6,10 @@ import re
 from collections import Counter
 from itertools import pairwise
 
+from reports.imports import logged
 from reports.imports.imported import ImportedCase, ImportedSummary
-from reports.imports.logged import (
-    NO_ROWS,
-    collective_of,
-    count_of,
-    half_digit,
-    number,
-    only,
-    ranks_started,
-)
-from reports.imports.nccl_rows import FOOTER, TABLE, Draft, Row
+from reports.imports.logged import NO_ROWS, collective_of, number, only
+from reports.imports.nccl_rows import Draft, Row, Stage
 
 PROGRAM = re.compile(
     r"(?:^|[\s/'\"`])(all_?reduce|all_?gather|reduce_?scatter|all_?to_?allv?|sendrecv|broadcast|"
@@ -56,7 +49,7 @@ def _take_head(test: Draft, before: Draft) -> None:
 
 
 def _is_head(test: Draft, headers: int) -> bool:
-    return (not test.rows and test.headers <= headers and test.stage <= TABLE
+    return (not test.rows and test.headers <= headers and test.stage <= Stage.TABLE
             and test.status != "failed")
 
 
@@ -74,8 +67,9 @@ def end_test(test: Draft) -> None:
     commands = test.commands if test.mixed else test.commands[-1:]
     programs = [match for command in commands for match in [PROGRAM.search(command)] if match]
     test.collective = only(test.names or {collective_of(match[1]) for match in programs})
-    test.world_size = only({ranks_started(match.string[: match.start(1)],
-                                          match.string[match.end():]) for match in programs})
+    test.world_size = only({
+        logged.ranks_started(match.string[: match.start(1)], match.string[match.end():])
+        for match in programs})
     if test.listed:
         _set_ranks(test)
     elif test.nranks:
@@ -119,14 +113,14 @@ def _set_status(test: Draft) -> None:
         test.end("incomplete", "the log begins in the middle of the test")
     elif not test.cases:
         test.end("incomplete", NO_ROWS)
-    elif test.stage < FOOTER and has_footer:
+    elif test.stage < Stage.FOOTER and has_footer:
         test.end("incomplete", "the log ends before the test does")
 
 
 def _case(test: Draft, row: Row, in_place: bool, figures: dict[str, str]) -> ImportedCase | None:
     """The case of a half; None without a time, or if the count of wrong elements is unreadable."""
     time, alg_bw, bus_bw = (number(figures[name]) for name in ("time", "algbw", "busbw"))
-    n_wrong = count_of(figures.get("wrong", ""))
+    n_wrong = logged.count_of(figures.get("wrong", ""))
     if time is None or (figures.get("wrong", "N/A") != "N/A" and n_wrong is None):
         return None
     time_us = time * (1e3 if test.layout.milliseconds else 1.0)
@@ -142,7 +136,8 @@ def _case(test: Draft, row: Row, in_place: bool, figures: dict[str, str]) -> Imp
     if test.collective in ALGBW_WITH_FACTOR and time and alg_bw is not None and alg_bw == bus_bw:
         # In 2019 and 2020 this algbw included the factor (n-1)/n of busbw.
         computed = row.fields["size_bytes"] / time_us / 1e3
-        rounding = computed * half_digit(figures["time"]) / time + half_digit(figures["algbw"])
+        rounding = (computed * logged.half_digit(figures["time"]) / time
+                    + logged.half_digit(figures["algbw"]))
         if computed - alg_bw > 1.01 * rounding:
             case.reported_alg_bw_gb_s, case.alg_bw_gb_s = alg_bw, computed
     return case

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
 from reports.imports.logged import LIKE_A_FIGURE, LoggedTest, whole_number
@@ -17,7 +18,7 @@ TYPES = {
     "f8e5m2": "float8_e5m2", "fp8_e4m3": "float8_e4m3", "fp8_e5m2": "float8_e5m2"}
 FIGURES = re.compile(r"(?:(?:\d+(?:\.\d*)?(?:e[+-]?\d+)?\*?|N/A|-?nan|inf)(?: |$))*")
 # The parts of a test in their order.
-BANNER, STARTED, SIZES, DEVICES, RANKS, TABLE, ROWS, FOOTER = range(8)
+Stage = IntEnum("Stage", "BANNER STARTED SIZES DEVICES RANKS TABLE ROWS FOOTER")
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Draft(LoggedTest):
     `listed` its ranks with group and GPU, `commands` the command lines before it.
     """
 
-    stage: int = BANNER
+    stage: Stage = Stage.BANNER
     layout: Layout = field(default_factory=Layout)
     rows: list[Row] = field(default_factory=list)
     pending: Row | None = None
@@ -78,7 +79,7 @@ class Draft(LoggedTest):
 
     def begin_row(self, row: Row) -> None:
         self.end_row()
-        self.pending, self.stage = row, ROWS
+        self.pending, self.stage = row, Stage.ROWS
         if len(row.halves) == len(self.layout.places):
             self.end_row()
 

@@ -12,30 +12,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from reports.imports.logged import (
-    LONGEST_LINE,
-    LoggedTest,
-    cells,
-    collective_of,
-    nccl_version,
-    number,
-)
+from reports.imports import logged
+from reports.imports.logged import LoggedTest, collective_of
 from reports.imports.nccl_end import PROGRAM, end_test, merge_interleaved
-from reports.imports.nccl_rows import (
-    BANNER,
-    CPU_TIME,
-    DEVICES,
-    FOOTER,
-    MEAN,
-    RANKS,
-    ROWS,
-    SIZES,
-    STARTED,
-    TABLE,
-    Draft,
-    Layout,
-    read_row,
-)
+from reports.imports.nccl_rows import CPU_TIME, MEAN, Draft, Layout, Stage, read_row
 
 HALF = r"(?: (?:cpu)?time algbw busbw(?: (?:wrong|error|res))?(?: i_\S+)*)"
 HEADER = re.compile(rf"(?:size|bytes) (?:count|n)( type)?(?: redop| op)?( root)?({HALF})({HALF})?"
@@ -59,7 +39,7 @@ def parse_nccl(lines: Sequence[str], raw: Sequence[str]) -> list[LoggedTest]:
     reader = Reader()
     for line_number, (line, message) in enumerate(zip(lines, raw, strict=True), 1):
         if line or "CCL" in message:
-            reader.read_line(line_number, line, message[:LONGEST_LINE])
+            reader.read_line(line_number, line, message[:logged.LONGEST_LINE])
     tests = merge_interleaved(reader.tests)
     for test in tests:
         end_test(test)
@@ -79,11 +59,11 @@ class Reader:
     def last(self) -> Draft | None:
         return self.tests[-1] if self.tests else None
 
-    def begin(self, stage: int, line_number: int) -> Draft:
+    def begin(self, stage: Stage, line_number: int) -> Draft:
         """The last test, or a new one if the last test is past this stage."""
         test = self.last
         is_past = test is not None and (
-            test.stage > stage or (test.stage == stage and stage not in (RANKS, TABLE)))
+            test.stage > stage or (test.stage == stage and stage not in (Stage.RANKS, Stage.TABLE)))
         if test is None or is_past:
             test = Draft("nccl-tests", line_number, line_number, "nccl-tests", MEAN,
                          library=self.library)
@@ -98,11 +78,11 @@ class Reader:
         version = VERSION.search(message) if "CCL version" in message else None
         if version is not None:
             self.library = f"{version[1]} {version[2]}"
-            if test is not None and test.stage < FOOTER:
+            if test is not None and test.stage < Stage.FOOTER:
                 test.library = self.library
         if test is not None and "nranks" in message:
             test.nranks.update(map(int, re.findall(r"\bnranks (\d{1,7})\b", message)))
-        words = cells(line)
+        words = logged.cells(line)
         if not words:
             return
         text = line.strip(" #")
@@ -118,7 +98,7 @@ class Reader:
     def read_row(self, line_number: int, words: list[tuple[str, int]]) -> bool:
         """Whether the line is a row, a part of one, or looks like one."""
         test = self.last
-        in_table = test is not None and test.stage in (TABLE, ROWS)
+        in_table = test is not None and test.stage in (Stage.TABLE, Stage.ROWS)
         layout = test.layout if test is not None and in_table else Layout()
         row, is_whole = read_row(layout, words, line_number)
         has_size = row is not None and bool(row.fields)
@@ -130,7 +110,7 @@ class Reader:
             if test is not None and in_table:
                 test.unread.append(line_number)
             return in_table
-        if test is None or test.stage == FOOTER:
+        if test is None or test.stage == Stage.FOOTER:
             self.tests.append(Draft("nccl-tests", line_number, line_number, "nccl-tests", MEAN,
                                     headless=True, follows=test is not None))
         self.tests[-1].begin_row(row)
@@ -141,27 +121,27 @@ class Reader:
         test = self.last
         starting, rank = STARTING.match(text), RANK.match(text)
         if PARAMETERS.match(text):
-            test = self.begin(SIZES, line_number)
+            test = self.begin(Stage.SIZES, line_number)
             test.format, test.sized = "nccl-tests" if text[0] == "n" else "mscclpp-test", True
         elif starting is not None:
             if starting[1] == "starting" or test is None:
-                test = self.begin(STARTED, line_number)
+                test = self.begin(Stage.STARTED, line_number)
             test.names |= {collective_of(starting[2])} - {None}
         elif text.startswith("nccl-tests version "):
-            test = self.begin(BANNER, line_number)
+            test = self.begin(Stage.BANNER, line_number)
             code = re.search(r"nccl-library=(\d{5,6})\b", text)
             if code is not None:
-                test.library = self.library = nccl_version(int(code[1]))
+                test.library = self.library = logged.nccl_version(int(code[1]))
         elif text.startswith("rccl-tests: Version ") and test is not None:
             test.format = "rccl-tests"
         elif text.startswith("Initializing MSCCL++"):
-            if test is None or test.stage not in (DEVICES, RANKS):
-                test = self.begin(DEVICES, line_number)
+            if test is None or test.stage not in (Stage.DEVICES, Stage.RANKS):
+                test = self.begin(Stage.DEVICES, line_number)
             test.format = "mscclpp-test"
         elif text.startswith("Using devices"):
-            self.begin(DEVICES, line_number)
+            self.begin(Stage.DEVICES, line_number)
         elif rank is not None:
-            test = self.begin(RANKS, line_number)
+            test = self.begin(Stage.RANKS, line_number)
             test.listed.append((int(rank[1] or rank[4]), rank[2] or "0", rank[3] or rank[5] or ""))
         else:
             return False
@@ -174,8 +154,8 @@ class Reader:
         if PLACES.fullmatch(text) is not None:
             self.places = [place == "in" for place in re.findall(r"\b(out-of|in)-place", text)]
         elif header is not None:
-            self.begin_table(self.begin(TABLE, line_number), header, words)
-        elif self.last and self.last.stage == TABLE and re.search(r"\((?:us|ms)\)", text):
+            self.begin_table(self.begin(Stage.TABLE, line_number), header, words)
+        elif self.last and self.last.stage == Stage.TABLE and re.search(r"\((?:us|ms)\)", text):
             self.last.layout.milliseconds = "(ms)" in text
         else:
             return False
@@ -183,7 +163,7 @@ class Reader:
 
     def begin_table(self, test: Draft, header: re.Match[str],
                     words: list[tuple[str, int]]) -> None:
-        """Sets the layout of the rows; a header without a type is that of mscclpp-test."""
+        """Sets the layout of the rows; mscclpp-test has no type."""
         test.headers += 1
         time_ends = [end for word, end in words if word.lower() in ("time", "cputime")]
         names = tuple(header[3].split())
@@ -208,13 +188,13 @@ class Reader:
         bounds, average = BOUNDS.match(text), AVERAGE.match(text)
         if test is not None and bounds is not None:
             test.mixed |= test.out_of_bounds is not None
-            test.out_of_bounds, test.stage = bounds[1], FOOTER
+            test.out_of_bounds, test.stage = bounds[1], Stage.FOOTER
         elif test is not None and average is not None:
-            test.footer_avg_bus_bw, test.stage = number(average[1]), FOOTER
+            test.footer_avg_bus_bw, test.stage = logged.number(average[1]), Stage.FOOTER
             test.status = "failed" if average[2] else test.status
         elif FAILURE.search(text) is not None:
-            if test is None or (self.commands and test.stage == FOOTER):
-                test = self.begin(DEVICES, line_number)
+            if test is None or (self.commands and test.stage == Stage.FOOTER):
+                test = self.begin(Stage.DEVICES, line_number)
             test.status = "failed"
         else:
             return False

@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make allreduce` and `make test`. Both make .venv first, from a lock.
 #   make allreduce RANKS=4 ARGS="-b 1M -e 4M -d half"
 #   make setup PYTHON=python3.12
-#   make gate BASE=origin/main BUDGET=10m      has HEAD become slower than BASE? See docs/verdicts.md
+#   make gate BASE=origin/main BUDGET=10m      has HEAD become slower than BASE? See docs/compare.md
 
 PYTHON ?= python3
 RANKS ?= 2
@@ -22,7 +22,7 @@ PEERS_PAIRS ?= 6
 PEERS_TUNE_S ?= 120
 PEERS_ARGS ?= --algorithm auto,library --mode isolated --max-time 30
 
-.PHONY: setup allreduce gate peers test test-gpu reliability lock clean
+.PHONY: setup allreduce gate peers test test-gpu reliability docs lock clean
 
 setup: $(VENV)/.installed-runtime
 
@@ -97,6 +97,11 @@ test-gpu: $(VENV)/.installed-dev
 	    -b 64K -e 1M -f 16 --mode isolated $(ARGS) || exit; \
 	done
 
+# The pages of docs/ as a site in build/docs, which needs no network. From the disk all but the search works.
+docs: $(VENV)/.installed-docs
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
+	@echo "Open build/docs/index.html, or serve it: python3 -m http.server -d build/docs"
+
 $(VENV)/bin/python:
 	@command -v "$(PYTHON)" >/dev/null || \
 	  { echo "$(PYTHON) was not found: install Python 3.10 or later, or name one: make setup PYTHON=/path/to/python3" >&2; exit 1; }
@@ -117,15 +122,22 @@ $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed-runtime
 	@$(PIP) -r requirements-dev.lock
 	@touch $@
 
+$(VENV)/.installed-docs: requirements-docs.lock $(VENV)/.installed-runtime
+	@echo "Installing what requirements-docs.lock names into $(VENV) ..." >&2
+	@$(PIP) -r requirements-docs.lock
+	@touch $@
+
 # The latest versions that pyproject.toml allows, for every Python that it supports; needs the network.
 lock:
 	@"$(PYTHON)" -m venv .lock-venv
 	@.lock-venv/bin/python -m pip install --quiet --disable-pip-version-check uv
 	@.lock-venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
 	  --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
-	@.lock-venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
-	  --custom-compile-command "make lock" --extra dev --constraint requirements.lock \
-	  --output-file requirements-dev.lock pyproject.toml
+	@for extra in dev docs; do \
+	  .lock-venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
+	    --custom-compile-command "make lock" --extra $$extra --constraint requirements.lock \
+	    --output-file requirements-$$extra.lock pyproject.toml || exit; \
+	done
 	@$(foreach peer,$(PEERS),echo "$(WHEEL_$(peer))" | .lock-venv/bin/uv pip compile --quiet --upgrade --universal \
 	  --python-version 3.10 --generate-hashes --no-annotate --custom-compile-command "make lock" \
 	  --output-file requirements-$(peer).lock - &&) true

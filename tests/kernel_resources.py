@@ -1,6 +1,7 @@
 """What the kernels take of a GPU, as their compilers tell: none of it needs a GPU or a driver.
 
-`python -m tests.kernel_resources [--world N] [--datatype T] [--arch A ...]` prints the table of docs/kernels.md.
+`python -m tests.kernel_resources [--world N] [--datatype T] [--arch A ...]` prints the table of
+docs/experiments/kernels.md.
 NVIDIA's figures are what NVRTC's log says of the cubin, AMD's stand in the assembly that clang makes.
 """
 

@@ -225,7 +225,7 @@ def test_all_ranks_in_one_launch_take_their_arguments_from_memory(one_of, archit
 
 
 def test_the_documented_table_has_every_kernel_on_every_architecture():
-    text = (SOURCES.parent / "docs" / "kernels.md").read_text()
+    text = (SOURCES.parent / "docs" / "experiments" / "kernels.md").read_text()
     rows = [tuple(line.split()[:2]) for line in text.splitlines() if re.match(r"\w+ +(sm_|gfx)\d", line)]
     assert resources.HEAD in text
     wanted = {(r.kernel, a) for stem in FILES for a in ARCHITECTURES for r in built(stem, a)[1]}

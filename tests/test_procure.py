@@ -293,7 +293,7 @@ def test_hostile_names_stay_text_in_page_spreadsheet_and_terminal(launches, tmp_
 
 def test_the_example_in_the_documentation_runs(tmp_path, capsys):
     """Who copies it would meet an error in the first minute."""
-    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/procure.md").read_text(), re.DOTALL)
+    (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/buy.md").read_text(), re.DOTALL)
     (tmp_path / "SPEC.toml").write_text(text)
     for name, gpu in {"two-r9700": "AMD Radeon AI PRO R9700", "two-5090": "NVIDIA GeForce RTX 5090"}.items():
         write_launches(tmp_path / name, 6, gpu=gpu)

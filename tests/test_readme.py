@@ -1,17 +1,16 @@
-"""The README against the program: its help blocks, its table's columns, its links, and the commands that it names.
+"""README.md and docs/ against the program: help texts, columns of tables, links, and the commands that they name.
 
 Versions of Python's argparse lay a help text out differently (before 3.13 an option's value stands behind each of its
-names, and lines break elsewhere), so the words are compared and not the spaces.
+names, and lines break elsewhere), so the tests compare words, not spaces.
 """
 
-import os
 import re
-import shlex
 import subprocess
 import sys
 
 import pytest
 
+from reports.__main__ import COMMANDS
 from reports.store.exposed import COMPUTE
 from reports.tables.show import text
 from reports.tables.table import render
@@ -20,8 +19,9 @@ from tests.synthetic_run import write_run
 from tests.synthetic_together import FUSED, THEN, Made, always, steps
 
 README = (ROOT / "README.md").read_text()
-BLOCKS = dict(re.findall(r"<!-- ([^\n]*?) -->\n\n?```\n(.*?)```\n<!-- end -->", README, re.DOTALL))
-HELP = [name for name in BLOCKS if name.startswith("help: ")]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+HELP = re.compile(r"^### ([\w. ]+)\n\n```\n(.*?)```\n", re.MULTILINE | re.DOTALL)
+OPTION_LINE = re.compile(r" {2,10}-| {11,}")
 
 
 def words(text):
@@ -29,27 +29,35 @@ def words(text):
     return re.sub(r"(-\w) ([A-Z]+), (--\w+ \2)", r"\1, \3", text).split()
 
 
-def test_commands_have_a_help_block():
-    names = "show compare regress accept fit import advise procure card dashboard history"
-    of_reports = [f"reports {name}" for name in names.split()]
-    commands = ["bench.allreduce", "bench.tune", "bench.campaign", *of_reports]
-    assert [f"help: python -m {command} --help" for command in commands] == HELP
-
-
-@pytest.mark.parametrize("name", HELP)
-def test_a_help_block_is_what_the_program_says(name):
-    """Who reads the README would miss an option, or look for one that has gone."""
-    command = shlex.split(name.removeprefix("help: python"))
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, env={**os.environ, "COLUMNS": "80"},
-                          capture_output=True, text=True, timeout=60)
+@pytest.fixture(scope="module")
+def help_texts():
+    """The help text of each command, as the program prints it today."""
+    done = subprocess.run([sys.executable, "-m", "tests.commands_page"], cwd=ROOT, capture_output=True, text=True,
+                          timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
-    assert words(BLOCKS[name]) == words(done.stdout)
-    assert max(map(len, (done.stdout + BLOCKS[name]).splitlines())) <= 80
+    return dict(HELP.findall(done.stdout))
+
+
+def test_the_page_of_commands_has_every_command(help_texts):
+    modules = [path for path in (ROOT / "bench").glob("*.py") if "__main__" in path.read_text()]
+    commands = {f"bench.{path.stem}" for path in modules} | {f"reports {name}" for name in COMMANDS}
+    assert help_texts.keys() == commands
+
+
+def test_the_page_of_commands_has_the_options_of_today(help_texts):
+    """A reader of the page would miss an option, or look for one that has gone."""
+    on_page = dict(HELP.findall((ROOT / "docs" / "commands.md").read_text()))
+    assert on_page.keys() == help_texts.keys()
+    stale = [command for command, text in help_texts.items() if words(on_page[command]) != words(text)]
+    assert stale == [], "write it anew: python -m tests.commands_page > docs/commands.md"
+    lines = "".join(help_texts.values()).splitlines()
+    assert max(len(line) for line in lines if OPTION_LINE.match(line)) <= 80
 
 
 def test_the_table_has_the_columns_of_today(tmp_path):
-    """Who learns to read the table here would meet another one."""
-    run = BLOCKS["run"].splitlines()
+    """A reader who learns to read the table here would meet another one."""
+    (block,) = re.findall(r"<!-- run -->\n\n```\n(.*?)```\n<!-- end -->", README, re.DOTALL)
+    run = block.splitlines()
     of_today = render(write_run(tmp_path)).splitlines()
     names = next(number for number, line in enumerate(of_today) if line.split()[:1] == ["size"])
     here = next(number for number, line in enumerate(run) if line.split()[:1] == ["size"])
@@ -60,7 +68,7 @@ def test_the_table_has_the_columns_of_today(tmp_path):
 def test_the_tables_of_compute_and_communication_have_the_columns_of_today(tmp_path):
     layer = Made(tmp_path / "layer").run({COMPUTE: always(10.0), FUSED: always(11.0), THEN: always(15.0)})
     step = steps(tmp_path / "step", 10.0, 12.0, 20.0)
-    here = [line.split() for line in README.splitlines()]
+    here = [line.split() for line in (ROOT / "docs" / "layers.md").read_text().splitlines()]
     for result, lines in ((layer, 1), (step, 2)):
         of_today = text(result).splitlines()
         first = next(at for at, line in enumerate(of_today) if re.search(r"[um]s +exposed [um]s", line))
@@ -68,12 +76,44 @@ def test_the_tables_of_compute_and_communication_have_the_columns_of_today(tmp_p
         assert any(here[at : at + len(names)] == names for at in range(len(here))), names
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_links_to_pages_and_headings_that_exist(page):
+    """A reader's first click would lead nowhere."""
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        path, _, heading = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not heading or heading in map(anchor, headings(target)), link
+
+
+def headings(page):
+    return re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+
+
+def anchor(heading):
+    """The name of a heading in an address, on GitHub and in the site alike."""
+    return re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")
+
+
 def test_files_and_targets_that_it_names_are_there():
-    """A newcomer's first commands would fail, or a link lead nowhere."""
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    """A newcomer's first commands would fail."""
     paths = re.findall(r"`((?:bench|collectives|docs|kernels|reports|tests)/[\w./]*)`", README)
-    assert links
     assert paths
-    assert [path for path in links + paths if "NAME" not in path and not (ROOT / path).exists()] == []
+    assert [path for path in paths if not (ROOT / path).exists()] == []
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"allreduce", "test"} <= set(re.findall(r"\bmake (\w+)", README)) <= targets
+
+
+def test_every_page_is_in_the_index_and_in_the_site():
+    index, site = (ROOT / "docs" / "index.md").read_text(), (ROOT / "mkdocs.yml").read_text()
+    pages = [str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]]
+    assert [page for page in pages if page != "index.md" and f"({page})" not in index] == []
+    assert [page for page in pages if f": {page}\n" not in site] == []
+
+
+def test_readme_and_docs_stay_short():
+    """Longer pages are not read. Experiments and blocks of code do not count."""
+    pages = [page.read_text() for page in (ROOT / "docs").glob("*.md")]
+    counts = [len(re.sub(r"```.*?```", "", page, flags=re.DOTALL).split()) for page in pages]
+    assert sum(counts) <= 20_000
+    assert len(README.splitlines()) <= 160

@@ -23,7 +23,7 @@ MOST_COLUMNS = 4  # candidates in one table
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", metavar="SPEC.toml", type=Path,
-                        help="candidates, prices and requirements; docs/procure.md has an example")
+                        help="candidates, prices and requirements; docs/buy.md has an example")
     parser.add_argument("runs", metavar="RUN", nargs="*",
                         help="NAME=RUN: another run, folder or quoted glob of that candidate; RUN "
                         "alone if there is one candidate")

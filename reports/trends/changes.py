@@ -2,7 +2,8 @@
 
 Values are logarithms of costs, (series, runs), of runs that all these series have, in order of time. Neighbouring runs
 hang together, as an AR(1), so it is their innovations that are looked at; outliers are drawn in towards the runs around
-them; what is looked for is the t statistic of a step after generalised least squares. docs/history.md has the sources.
+them; what is looked for is the t statistic of a step after generalised least squares.
+docs/experiments/history.md has the sources.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`compare`: sides and how to show them; what the table says is docs/verdicts.md's matter."""
+"""`compare`: sides and how to show them; what the table says is docs/compare.md's matter."""
 
 from __future__ import annotations
 

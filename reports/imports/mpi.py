@@ -13,19 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import log2
 
+from reports.imports import logged
 from reports.imports.imported import ImportedCase, ImportedSummary, OverRanks
-from reports.imports.logged import (
-    LIKE_A_FIGURE,
-    NO_ROWS,
-    WRONG_RESULTS,
-    LoggedTest,
-    collective_of,
-    count_of,
-    number,
-    only,
-    ranks_of,
-    whole_number,
-)
+from reports.imports.logged import NO_ROWS, LoggedTest, collective_of, count_of, number
 
 MEAN_OVER_RANKS = "mean over iterations and ranks"
 MPI_TYPES = {"MPI_CHAR": "int8", "MPI_BYTE": "uint8", "MPI_INT": "int32", "MPI_FLOAT": "float32",
@@ -74,12 +64,12 @@ def parse_osu(lines: Sequence[str]) -> list[OsuTest]:
             name = _osu_name(title[1])
             tests.append(OsuTest(f"OSU {title[2]}", line_number, line_number, f"OSU {name}",
                                  MEAN_OVER_RANKS, name, status="incomplete", reason=NO_ROWS))
-            tests[-1].world_size = 2 if name in TWO_RANKS else only(sizes) or command
+            tests[-1].world_size = 2 if name in TWO_RANKS else logged.only(sizes) or command
             sizes, command = set(), None
         elif preamble is not None:
             sizes.add(int(preamble[1]))
         elif "osu_" in text:
-            command = ranks_of(text.partition("osu_")[0])
+            command = logged.ranks_of(text.partition("osu_")[0])
         elif tests:
             _osu_line(tests[-1], text, line_number)
     return tests
@@ -116,7 +106,7 @@ def _osu_line(test: OsuTest, text: str, line_number: int) -> None:
         test.end("incomplete", "the run was ended before its time")
     elif test.columns:
         words = text.split()
-        looks_like_row = all(word in ("Pass", "Fail") or LIKE_A_FIGURE.fullmatch(word)
+        looks_like_row = all(word in ("Pass", "Fail") or logged.LIKE_A_FIGURE.fullmatch(word)
                              for word in words[:2])
         if words and looks_like_row:
             _osu_row(test, words, line_number)
@@ -128,7 +118,7 @@ def _osu_row(test: OsuTest, words: list[str], line_number: int) -> None:
     validation = texts.pop("validation", None)
     values = {name: number(word) for name, word in texts.items()}
     is_sized = test.columns[0] in ("size", "messagesize")
-    size = whole_number(words[0]) if is_sized else None
+    size = logged.whole_number(words[0]) if is_sized else None
     iterations = count_of(texts.get("iterations", ""))
     if (len(words) != len(test.columns) or (is_sized and size is None) or None in values.values()
             or (iterations is None and "iterations" in test.columns)):
@@ -153,7 +143,7 @@ def _osu_row(test: OsuTest, words: list[str], line_number: int) -> None:
         case.n_wrong = 0
     elif validation == "Fail":
         case.status, case.reason = "wrong", "the benchmark's validation failed"
-        test.end("failed", WRONG_RESULTS)
+        test.end("failed", logged.WRONG_RESULTS)
     test.last_line = line_number
     test.add(case)
 
@@ -230,7 +220,7 @@ def _imb_line(test: ImbTest, head: ImbHead, text: str, line_number: int) -> None
         test.end(*(("complete", None) if test.cases else ("incomplete", NO_ROWS)))
     elif set(text) == {"-"}:
         test.columns = []
-    elif test.columns and LIKE_A_FIGURE.fullmatch(text.partition(" ")[0]) is not None:
+    elif test.columns and logged.LIKE_A_FIGURE.fullmatch(text.partition(" ")[0]) is not None:
         _imb_row(test, head, text.split(), line_number)
 
 
@@ -284,4 +274,4 @@ def _imb_end(test: ImbTest) -> None:
     for case, mb_s, _ in test.bandwidths:
         case.alg_bw_gb_s = mb_s * mega / 1e9
     if any(case.status == "wrong" for case in test.cases):
-        test.end("failed", WRONG_RESULTS)
+        test.end("failed", logged.WRONG_RESULTS)

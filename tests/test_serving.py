@@ -34,7 +34,7 @@ def test_parameters_are_those_that_are_published():
 
 
 def test_every_spec_is_whole_and_says_both_ways_and_one_way():
-    """A figure for both directions taken for one direction doubles what a link seems to do."""
+    """A figure for both directions taken for one direction doubles the bandwidth of a link."""
     for name in specs.tables()["links"]:
         link = specs.link(name)
         assert (link.both_ways_gb_s, bool(link.source)) == (2 * link.gb_s, True)
@@ -46,7 +46,7 @@ def test_every_spec_is_whole_and_says_both_ways_and_one_way():
 
 
 def test_two_r9700_decode_a_70b_model():
-    """The first question that the advisor is for; whoever buys two cards relies on these figures."""
+    """A buyer of two cards relies on these figures."""
     held = [serving.memory_bytes(R9700, kind, gpus, 1, 1)["weights"] for kind, gpus in (("one GPU", 1), ("TP", 2))]
     assert [weights <= serving.usable_bytes(32 * GB) for weights in held] == [False, True]
     calls, size = serving.all_reduces(LLAMA), serving.all_reduce_bytes(LLAMA, 1)
@@ -128,7 +128,7 @@ def test_mixtral_sends_tokens_to_their_experts():
     assert serving.dispatch_bytes(MIXTRAL, 4, tokens, shared=True) == pytest.approx(shared)
     assert shared == pytest.approx(2.92e6, rel=1e-3)
     assert serving.all_reduce_bytes(MIXTRAL, 1024) == pytest.approx(8.39e6, rel=1e-3)
-    # Dispatch and combine of 32 layers, each the all-reduce whose 2 (n-1)/n bytes are the 3.15 MB times the skew.
+    # Dispatch and combine of 32 layers, each an all-reduce that sends 2 (n-1)/n bytes = 3.15 MB times the skew.
     skewed = Workload(MIXTRAL, 0, 1000, skew=1.5)
     step = serving.experts_step_us(skewed, 4, 1024, by_bytes(63, 4))
     assert step.value == pytest.approx(64 * 1.5 * serving.dispatch_bytes(MIXTRAL, 4, tokens) / 63e3)
@@ -143,7 +143,7 @@ def test_a_mixture_reads_the_experts_that_are_used():
 
 
 def test_links_give_all_reduces():
-    """Eight GPUs would be told apart by a rule of thumb and not by their links."""
+    """A rule of thumb, and not the links, would decide for eight GPUs."""
     pcie = specs.link("pcie5x16")
     assert serving.link_all_reduce_us(pcie, 3.6, 2, 16384) == pytest.approx(3.6 + 2 + 16384 / 63e3)
     assert serving.link_all_reduce_us(pcie, 3.6, 8, 16384) == pytest.approx(3.6 + 14 + 1.75 * 16384 / 63e3)
@@ -190,7 +190,7 @@ def test_a_config_on_disk_is_the_model(tmp_path):
     assert specs.model_of(path).top_k == 2
 
 
-@pytest.mark.parametrize(("content", "said"), [
+@pytest.mark.parametrize(("content", "message"), [
     ("", "is not JSON"), ("[1]", "holds no object"), ("{" * 5000, "is not JSON"), (b"\xff\xfe\x00", "is not JSON"),
     ("x" * 1_000_001, "more than the 1 MB"),
     (json.dumps({"model_type": "llama"}), "lacks num_hidden_layers, hidden_size, num_attention_heads, "
@@ -202,11 +202,11 @@ def test_a_config_on_disk_is_the_model(tmp_path):
     (json.dumps(CONFIG | {"num_experts": 2, "num_experts_per_tok": 3}), "more experts than there are"),
     (json.dumps(CONFIG | {"kv_lora_rank": 512}), "kv_lora_rank"),
 ])
-def test_what_is_no_config_is_refused(tmp_path, content, said):
+def test_what_is_no_config_is_refused(tmp_path, content, message):
     """Figures of a model that nobody has would be printed."""
     path = tmp_path / "config.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ResultError, match=said) as refused:
+    with pytest.raises(ResultError, match=message) as refused:
         specs.model_of(path)
     assert "\n" not in str(refused.value)
 

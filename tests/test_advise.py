@@ -1,5 +1,4 @@
-"""`python -m reports advise`: the advice in words over runs whose all-reduces take what the test says, and what is
-refused."""
+"""`python -m reports advise`: its text for runs with known all-reduce times, and its refusals."""
 
 import json
 import re
@@ -100,33 +99,33 @@ def test_the_interval_reaches_tokens_and_margin(tmp_path):
     """A noisy run would be quoted as sharply as a quiet one."""
     text, words = said("--model", "llama-3.1-70b", *R9700, "--run",
                        write(tmp_path, {16384: 33, LARGE: 600}, spread=0.2))
-    found = re.search(r"TP 2 +[\d.]+ +27\.4 \[([\d.]+) ([\d.]+)\]", text)
-    assert found
-    assert float(found[1]) < 27.4 < float(found[2])
+    match = re.search(r"TP 2 +[\d.]+ +27\.4 \[([\d.]+) ([\d.]+)\]", text)
+    assert match
+    assert float(match[1]) < 27.4 < float(match[2])
     assert re.search(r"1\.71x \[1\.\d\d 1\.\d\d\] PP 2", words)
     assert re.search(r"here it takes 33\.0 us \[\d\d\.\d \d\d\.\d\]", words)
 
 
 def test_a_27b_model_fits_on_one_card(tmp_path):
     """Cards would be bridged that serve better apart, or kept apart that should be bridged."""
-    asked = ("--model", "qwen3.5-27b", "--weights", "27GB", "--gpu", "h100-nvl", "--context", "0")
+    options = ("--model", "qwen3.5-27b", "--weights", "27GB", "--gpu", "h100-nvl", "--context", "0")
     for us, wins in ((10, "TP 2"), (40, "2 replicas")):
         run = write(tmp_path / wins, {10240: us, 131072: us, LARGE: LARGE / 250e3}, ranks=NVL)
-        text, words = said(*asked, "--run", run)
+        text, words = said(*options, "--run", run)
         assert re.search(r"2 replicas +6\.92 ", text)
         assert f"Decode, latency of 1 stream: {wins}" in words
         assert "takes 27.0 us" in words
         assert "DOWN" not in words
-    _, words = said(*asked[:-1], "512", "--run", run)
+    _, words = said(*options[:-1], "512", "--run", run)
     assert "as many streams as fit: 2 replicas with" in words
 
 
 def test_an_nvlink_that_is_down_is_called_out(tmp_path):
     """A bridge that was never seated would be paid for and not noticed."""
-    asked = ("--model", "qwen3.5-27b", "--weights", "fp8", "--gpu", "h100-nvl")
-    _, words = said(*asked, "--run", write(tmp_path, {16384: 12, LARGE: LARGE / 21e3}, ranks=NVL))
+    options = ("--model", "qwen3.5-27b", "--weights", "fp8", "--gpu", "h100-nvl")
+    _, words = said(*options, "--run", write(tmp_path, {16384: 12, LARGE: LARGE / 21e3}, ranks=NVL))
     assert "nvlink4-bridge has 300 GB/s one way, and 32 MiB reached 21.0: the link is DOWN" in words
-    _, words = said(*asked, "--link", "pcie5x16")
+    _, words = said(*options, "--link", "pcie5x16")
     assert "nvlink4-bridge (300 GB/s one way), is taken to be DOWN" in words
     assert "ASSUMED, not measured: pcie5x16, 63.0 GB/s one way (126 both ways" in words
 
@@ -137,7 +136,7 @@ def test_times_of_other_hardware_are_named(tmp_path):
     assert "ranks on CPU cores: all of this is arithmetic about GPUs" in said(
         "--model", "llama-3.1-70b", *R9700, "--run", run)[1]
     run = write(tmp_path / "nvl", {16384: 2, LARGE: 600}, ranks=NVL)
-    assert "of NVIDIA H100 NVL, not of r9700" in said("--model", "llama-3.1-70b", *R9700, "--run", run)[1]
+    assert "from NVIDIA H100 NVL, not from r9700" in said("--model", "llama-3.1-70b", *R9700, "--run", run)[1]
 
 
 def test_what_does_not_fit_is_said():
@@ -168,13 +167,13 @@ def test_eight_gpus_are_judged_by_their_links():
 
 def test_a_mixture_is_split_by_experts_too():
     """Expert parallelism would not be looked at, or its skew left out."""
-    asked = ("--model", "mixtral-8x7b", "--weights", "fp16", "--gpu", "a100-80gb", "--gpus", "4", "--slots", "4")
-    rates = [float(line.split()[-3]) for skew in ("1", "2") for line in said(*asked, "--skew", skew)[0].splitlines()
+    options = ("--model", "mixtral-8x7b", "--weights", "fp16", "--gpu", "a100-80gb", "--gpus", "4", "--slots", "4")
+    rates = [float(line.split()[-3]) for skew in ("1", "2") for line in said(*options, "--skew", skew)[0].splitlines()
              if line.startswith(" EP 4")]
     assert rates[0] > 1.2 * rates[1]
-    assert "the busiest gets at most all, 4 times the mean" in refusal(*asked, "--skew", "5")
-    _, words = said(*asked, "--prompt", "1024", "--skew", "1.5")
-    assert "1024 tokens sends 3.15 MB a rank to experts elsewhere, 2.92 where one copy serves" in words
+    assert "the busiest gets at most all, 4 times the mean" in refusal(*options, "--skew", "5")
+    _, words = said(*options, "--prompt", "1024", "--skew", "1.5")
+    assert "1024 tokens sends 3.15 MB a rank to experts elsewhere, 2.92 if all experts of a rank share a copy" in words
     assert "times the skew of 1.5" in words
     assert "no all-to-all but an all-reduce of 8.39 MB" in words
 
@@ -194,7 +193,7 @@ def test_explained(tmp_path):
 
 
 def link_run(folder, gb_s, **words):
-    """A run of bench.link whose memory copies at so many GB/s, what is read and what is written together."""
+    """A run of bench.link with memory copies of `gb_s`, reads and writes together."""
     case = CaseHeader(collective="link", size_bytes=16 << 20, count=1, datatype="float32", redop="none",
                    algorithm="local_copy", shape={"src": 0, "dst": 0})
     file = RunFile.create(folder, Run(
@@ -213,8 +212,8 @@ def test_validation_holds_a_step_against_its_parts(tmp_path):
     step = Made(tmp_path, benchmark="decode", shape=STEP).run({
         "compute": always(2600.0), "tensor_parallel": always(4000.0), "tensor_parallel_library": always(5000.0),
         "pipeline_parallel": always(5300.0)}).path
-    asked = ("--validate", step, "--run", reduces, "--run", link_run(tmp_path, 20))
-    text, words = said(*asked)
+    options = ("--validate", step, "--run", reduces, "--run", link_run(tmp_path, 20))
+    text, words = said(*options)
     assert re.search(r"compute +2\.60 +2\.52 +-3\.2% +- +-", text)
     assert re.search(r"tensor +4\.00 +3\.80 +-5\.1% +3\.88 +-3\.0%", text)
     assert re.search(r"tensor, library +5\.00 +5\.08 +\+1\.5% +5\.16 +\+3\.2%", text)
@@ -222,13 +221,13 @@ def test_validation_holds_a_step_against_its_parts(tmp_path):
     assert "The worst error from the link is 5.1%: misses the aim of 5%" in words
     one_chat = Made(tmp_path / "c", benchmark="decode", shape=STEP | {"slots": 1})
     step_of_one = one_chat.run({"compute": always(2600.0), "pipeline_parallel": always(2600.0)}).path
-    text, _ = said("--validate", step_of_one, *asked[2:])
+    text, _ = said("--validate", step_of_one, *options[2:])
     assert re.search(r"pipeline +2\.60 +2\.56 +-1\.7% +5\.24", text)  # one stage at work has the memory to itself
     assert "and one of bench.link" in refusal("--validate", step, "--run", reduces)
     assert "not of decode" in refusal("--validate", reduces, "--run", reduces)
     halves = write(tmp_path / "d", {32768: 20}, ranks=CPUS)
     assert "no chained all-reduce of 32768 B in float32" in refusal(
-        "--validate", step, "--run", halves, *asked[4:])
+        "--validate", step, "--run", halves, *options[4:])
     elsewhere = link_run(tmp_path / "b", 20, machine_id="z")
     assert "of another machine" in refusal("--validate", step, "--run", reduces, "--run", elsewhere)
 
@@ -257,20 +256,20 @@ def test_what_cannot_be_asked_is_refused_in_a_sentence(arguments, refused):
 
 def test_runs_of_something_else_are_refused(tmp_path):
     """Advice would rest on a run of another collective, other ranks, other machines, or wrong sums."""
-    asked = ("--model", "llama-3.1-70b", "--gpu", "r9700")
+    options = ("--model", "llama-3.1-70b", "--gpu", "r9700")
     good = write(tmp_path / "a", {16384: 33})
     cases = [((write(tmp_path / "b", {16384: 33}, collective="all_gather"),), "of all_gather, not of all_reduce"),
              ((good, write(tmp_path / "c", {16384: 33}, machine_id="z")), "of several machines"),
              ((link_run(tmp_path / "d", 20),), "is a run of link, not of all_reduce")]
     for runs, refused in cases:
-        assert refused in refusal(*asked, *(word for run in runs for word in ("--run", run)))
-    assert "a run of 2 ranks, not of 4 (--gpus)" in refusal(*asked, "--gpus", "4", "--run", good)
+        assert refused in refusal(*options, *(word for run in runs for word in ("--run", run)))
+    assert "a run of 2 ranks, not of 4 (--gpus)" in refusal(*options, "--gpus", "4", "--run", good)
     lines = [json.loads(line) for line in Path(good).read_text().splitlines()]
     for line in lines:
         if line["kind"] == "case":
             line |= {"status": "wrong", "n_wrong": 3}
     Path(good).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert "has wrong results" in refusal(*asked, "--run", good)
+    assert "has wrong results" in refusal(*options, "--run", good)
 
 
 def test_several_launches_are_one_figure(tmp_path):
@@ -285,23 +284,23 @@ def test_several_launches_are_one_figure(tmp_path):
 
 
 def test_without_a_chain_single_calls_are_named(tmp_path):
-    """An imported log's single calls would pass for what a decode step pays."""
+    """Single calls would pass for the dependent calls of a decode step."""
     run = write(tmp_path, {16384: 33, LARGE: 600}, chained=False)
     _, words = said("--model", "llama-3.1-70b", *R9700, "--run", run)
     assert "No chain of dependent calls was measured at 16 KiB" in words
 
 
 def test_a_size_that_was_not_measured_is_read_off_the_fit(tmp_path):
-    """Three chats at once would have no figure, or that of one."""
+    """Three chats at once would have no figure, or the figure of one chat."""
     run = write(tmp_path, {size: 5 + size / 10e3 for size in (16384, 32768, 65536, 131072, 262144, 1 << 20, LARGE)})
     _, words = said("--model", "llama-3.1-70b", *R9700, "--batch", "3", "--run", run)
-    found = re.search(r"160 x ([\d.]+) us.*? by the fit", words)
-    assert found
-    assert float(found[1]) == pytest.approx(5 + 49152 / 10e3, rel=0.01)
+    match = re.search(r"160 x ([\d.]+) us.*? by the fit", words)
+    assert match
+    assert float(match[1]) == pytest.approx(5 + 49152 / 10e3, rel=0.01)
 
 
 def test_a_model_on_disk_gets_the_advice_of_its_fields(tmp_path):
-    """A model of one's own could not be asked about."""
+    """A user could not ask about a model that specs.toml lacks."""
     path = tmp_path / "mine" / "config.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"num_hidden_layers": 80, "hidden_size": 8192, "num_attention_heads": 64,
@@ -323,7 +322,7 @@ def printed(folder, *rows, status="complete", name="abc", gpu=None):
 
 
 def test_a_log_of_somebody_else_answers_too_and_is_marked(tmp_path):
-    """Who has RDMA between two hosts has no run of ours, but a log of rccl-tests: the 47.3 us are two R9700s' own."""
+    """A user with RDMA between two hosts has only a log of rccl-tests, here with 47.3 us of two R9700s."""
     path = printed(tmp_path, (16384, 90.0, "int8"), (16384, 47.3, "float16"))
     _, words = said("--model", "llama-3.1-70b", *R9700, "--run", path)
     assert "38.8 25.8" in words
@@ -349,9 +348,9 @@ def test_what_is_larger_than_all_that_was_measured_is_by_the_link_and_marked(tmp
 
 def test_a_bridge_joins_two_cards_and_no_more():
     """Four cards in a box with bridges have PCIe between the pairs."""
-    asked = ("--model", "llama-3.1-70b", "--gpu", "rtx3090")
-    assert "nvlink3-bridge" in said(*asked, "--gpus", 2)[1]
-    assert "ASSUMED, not measured: pcie4x16" in said(*asked, "--gpus", 4)[1]
+    options = ("--model", "llama-3.1-70b", "--gpu", "rtx3090")
+    assert "nvlink3-bridge" in said(*options, "--gpus", 2)[1]
+    assert "ASSUMED, not measured: pcie4x16" in said(*options, "--gpus", 4)[1]
     assert "8 r9700 have no NVLink" in said("--model", "llama-3.1-70b", "--gpu", "r9700", "--gpus", 8)[1]
 
 

@@ -1,4 +1,4 @@
-# ruff: noqa: E501 - what is refused stands as it comes
+# ruff: noqa: E501 - refused logs keep their lines
 """The command `import`: real logs, what surrounds their lines, bad input, and what never reaches a file or a terminal."""
 
 import json
@@ -73,7 +73,7 @@ def test_real_logs(log, tmp_path, capsys):
 @with_logs
 @pytest.mark.parametrize("log", LOGS, ids=lambda log: log.stem)
 def test_hosts_processes_folders_and_addresses_stay_out(log, tmp_path):
-    """Whoever shares an import would tell strangers how their cluster is named, and who works there."""
+    """A shared import would disclose names of hosts and users."""
     text = log.read_text(errors="replace")
     private = set(re.findall(r"Pid +\d+ on +(\S+)|\b([\w-]+):\d+:\d+ \[\d+\] NCCL|(?:^|[\s=:])((?:/[\w.-]+){2,})|"
                              r"(\d+\.\d+\.\d+\.\d+)|on (x\d+c\w+)|(nid\d{6}|host0|autodl-\S+)|Pid +(\d{4,})", text))
@@ -83,7 +83,7 @@ def test_hosts_processes_folders_and_addresses_stay_out(log, tmp_path):
 
 
 def seen(content):
-    """All that is read of a log, but where it stands in it."""
+    """All fields of a log's tests except their line numbers."""
     tests = find_tests(Path("log"), content)
     return [[(case.collective, case.size_bytes, case.datatype, case.redop, case.in_place, case.time_us, case.n_wrong,
               case.alg_bw_gb_s, case.bus_bw_gb_s, case.max_error) for case in test.cases]
@@ -147,8 +147,8 @@ def test_imports_are_shown_and_never_judged(tmp_path, capsys):
     assert main(["show", str(path)]) == 0
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80
-    for said in ("all_reduce: 2 ranks on NVIDIA GH200", "a.log, lines 1 to 15", "complete", "WRONG", "0.5 GB/s", "16 B"):
-        assert said in shown
+    for text in ("all_reduce: 2 ranks on NVIDIA GH200", "a.log, lines 1 to 15", "complete", "WRONG", "0.5 GB/s", "16 B"):
+        assert text in shown
     measured = write_run(tmp_path / "measured").path
     assert not is_imported(measured)
     with pytest.raises(ResultError, match="not a `run` line"):
@@ -182,7 +182,7 @@ def test_what_is_no_file_is_refused_in_a_sentence(tmp_path, capsys):
 @pytest.mark.parametrize("evil", ["\x1b]0;title\x07\x1b[2J", "<script>alert(1)</script>", "=cmd()|x!A1", "\u202egnp",
                                   "\x9b31m\x08"])
 def test_hostile_strings(evil, tmp_path, capsys):
-    """A log from a stranger would write to the terminal of who reads it, or name a file."""
+    """A log from a stranger would write to the reader's terminal, or choose a file's name."""
     text = WHOLE.replace("NVIDIA GH200", f"NVIDIA {evil} GH200").replace("starting: all_reduce", f"starting: all{evil}")
     text += f"$ ./{evil}_perf -g 2\n{TABLE}{ROW_8.replace('sum', evil[:5])}"
     log = put(tmp_path / f"{evil.replace('/', '')[:20]}.log", text)
@@ -196,7 +196,7 @@ def test_hostile_strings(evil, tmp_path, capsys):
 
 
 def test_the_command_alone():
-    """Who imports a folder of logs would wait for libraries that only pictures and statistics need."""
+    """An import of many logs would load libraries that only pictures and statistics need."""
     code = "import sys, reports.__main__, reports.imports.command; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not {"scipy", "pandas", "matplotlib"} & set(loaded.split())

@@ -25,12 +25,12 @@ def test_a_long_line_takes_time_with_its_length_alone(line):
     assert halves(find_tests(Path("log"), (WHOLE + noise).encode())[0]) == BOTH
 
 
-@pytest.mark.parametrize("kept", [
+@pytest.mark.parametrize("damage", [
     lambda text: text.encode() + bytes(4000), lambda text: text.encode("utf-16") + bytes(4000),
     lambda text: text.encode("utf-16-le"), lambda text: text.encode("utf-16-be") + bytes(4000)])
-def test_what_a_crash_and_another_system_leave(kept):
+def test_what_a_crash_and_another_system_leave(damage):
     """The log of a machine that went down, or one written by Windows, would be refused whole."""
-    (test,) = find_tests(Path("log"), kept(WHOLE))
+    (test,) = find_tests(Path("log"), damage(WHOLE))
     assert (halves(test), test.unread) == (BOTH, [])
 
 
@@ -41,7 +41,7 @@ def test_what_is_binary_stays_refused(content):
 
 
 def test_a_damaged_import_is_repaired(tmp_path, capsys):
-    """Who imports again after a full disk or a bad edit would keep the damaged figures."""
+    """A second import after a full disk or a bad edit would keep the damaged figures."""
     log = put(tmp_path / "a.log", WHOLE)
     (path,) = imported(tmp_path / "out", log)
     whole = path.read_bytes()
@@ -106,7 +106,7 @@ def test_what_looks_like_data_and_is_none_is_counted(text, unread, read):
 
 
 def test_a_table_without_rows():
-    """A run whose table came out empty would pass for one that measured."""
+    """A run with an empty table would pass for a measurement."""
     test = only(HEAD + TABLE + FOOTER)
     assert (test.status, test.reason) == ("incomplete", "it has no rows")
 
@@ -120,7 +120,7 @@ REPORT = {"version": 3, "args": ["all_reduce_perf"], "config": {}, "average_bus_
     ({}, {"nwrong": True}), ({}, {"bus_bw": -1}), ({}, {"alg_bw": "x"}), ({"size": "abc"}, {}), ({"size": -8}, {}),
     ({"size": True}, {}), ({"size": 2**63}, {}), ({"size": None}, {}), ({"count": 0.5}, {})])
 def test_what_a_report_says_that_cannot_be(row, half, tmp_path, capsys):
-    """A wrong count of 0.5 would become 0, and a size that is none a blank."""
+    """A wrong count of 0.5 would become 0, and an impossible size a blank."""
     good = {"size": 8, "count": 2, "out_of_place": HALF | {"nwrong": "N/A", "bus_bw": "nan"}, "in_place": None}
     log = put(tmp_path / "a.log", json.dumps(REPORT | {"results": [good, good | row | {"out_of_place": HALF | half}]}))
     (path,) = imported(tmp_path / "out", log)

@@ -1,4 +1,4 @@
-# ruff: noqa: E501 - rows stand as they are printed
+# ruff: noqa: E501 - rows keep the columns of their logs
 """Logs of every format and era, as programs print and people keep them, and what must be read from each."""
 
 import json
@@ -60,7 +60,7 @@ def test_a_whole_log():
     "[pod/nccl-launcher-x7/main] ", "14:12:36 ", "\x1b[32m", "(launcher pid=123, ip=10.0.0.1) ", "[rank0]: ", "\xa0\xa0", "node-07: ",
 ])
 def test_what_stands_before_each_line_changes_nothing(label):
-    """Whoever kept a log through a launcher, a scheduler, a pod or a chat would find no test in it, or another."""
+    """A log from a launcher, a scheduler, a pod or a chat would have no test, or another one."""
     assert halves(only("".join(label + line + "\n" for line in WHOLE.splitlines()))) == BOTH
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from reports.__main__ import main
 from reports.advice import specs
-from reports.advice.procure_runs import Found
+from reports.advice.procure_runs import Measurements
 from reports.advice.procure_spec import Requirement
-from reports.advice.procurement import _figure, _judge, evaluate
+from reports.advice.procurement import evaluate, judge, make_figure
 from reports.imports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
 from reports.store.schema import End
 from tests.launch import ROOT
@@ -62,16 +62,16 @@ def spec(folder, requirements=(), text=ONE_BOX):
 
 def ask(capsys, *arguments):
     status = main(["procure", *map(str, arguments)])
-    said = capsys.readouterr()
-    return status, said.out, said.err
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
 
 
-def verdicts(found):
-    return {judged.requirement: judged.verdict for judged in found.machines[0].judged}
+def verdicts(procurement):
+    return {judged.requirement: judged.verdict for judged in procurement.machines[0].judgements}
 
 
-def figure(found, name, machine=0):
-    return next(one for one in found.machines[machine].figures if one.name == name)
+def figure(procurement, name, machine=0):
+    return next(one for one in procurement.machines[machine].figures if one.name == name)
 
 
 @pytest.mark.parametrize(("requirements", "expected", "status"), [
@@ -80,7 +80,7 @@ def figure(found, name, machine=0):
     (["64K <= 8 us"], "UNDECIDED", 3), ([], None, 0),
 ])  # fmt: skip
 def test_the_verdict_and_the_exit_status_are_those_of_the_interval(launches, capsys, requirements, expected, status):
-    """A box that misses what was ordered would be accepted, or one that meets it sent back."""
+    """A buyer would accept a box that misses the order, or return a box that meets it."""
     path = spec(launches, requirements)
     assert set(verdicts(evaluate(path)).values()) <= {expected}
     assert ask(capsys, path)[0] == status
@@ -91,8 +91,8 @@ def test_on_the_limit_it_is_undecided_and_says_how_many_launches_would_settle_it
     us = figure(evaluate(spec(launches)), "16 KiB")
     assert us.low < us.value < us.high
     assert (us.n, us.note) == (6, "ours, chained")
-    found = evaluate(spec(launches, [f"16K <= {us.value * 1.004:.4f} us"]))
-    (judged,) = found.machines[0].judged
+    procurement = evaluate(spec(launches, [f"16K <= {us.value * 1.004:.4f} us"]))
+    (judged,) = procurement.machines[0].judgements
     assert judged.verdict == "UNDECIDED"
     assert 6 < int(re.findall(r"about (\d+) would settle it", judged.reason)[0]) < 1000
 
@@ -103,15 +103,15 @@ def test_few_launches_copies_and_imports_are_shown_and_never_judged(tmp_path, la
     for number in range(5):
         (tmp_path / f"box/copy{number}.jsonl").write_bytes(next((tmp_path / "box").glob("2026*.jsonl")).read_bytes())
     path = spec(tmp_path, ["16K <= 8 us"])
-    (judged,) = evaluate(path).machines[0].judged
+    (judged,) = evaluate(path).machines[0].judgements
     assert (judged.verdict, judged.reason) == ("UNDECIDED", "2 launches; 5 are needed")
     assert figure(evaluate(path), "16 KiB").high is None
-    assert "once more: left out" in " ".join(ask(capsys, path)[1].split())
+    assert "repeats the run" in " ".join(ask(capsys, path)[1].split())
     write_imported(tmp_path / "log", *imported(47.3, 10.0))
-    found = evaluate(spec(tmp_path, ["16K <= 80 us"], MODELS + BOX.format(name="log")))
-    (judged,) = found.machines[0].judged
-    assert (judged.verdict, judged.reason, found.status) == ("UNDECIDED", "imported, never judged", 3)
-    assert figure(found, "16 KiB").value == pytest.approx(47.3)
+    procurement = evaluate(spec(tmp_path, ["16K <= 80 us"], MODELS + BOX.format(name="log")))
+    (judged,) = procurement.machines[0].judgements
+    assert (judged.verdict, judged.reason, procurement.status) == ("UNDECIDED", "imported, never judged", 3)
+    assert figure(procurement, "16 KiB").value == pytest.approx(47.3)
 
 
 def imported(us, gb_s, size=16384, world=2):
@@ -128,16 +128,16 @@ def test_a_wrong_result_fails_and_what_was_cut_off_does_not_count(tmp_path, laun
     path = spec(tmp_path, ["16K <= 8 us"])
     write_launches(tmp_path / "box", 5)
     write_launches(tmp_path / "box", 1, first=5, finish=False)
-    found = evaluate(path)
-    assert (found.status, found.machines[0].launches) == (0, 5)
-    assert any("is incomplete: left out" in said for said in found.sentences)
+    procurement = evaluate(path)
+    assert (procurement.status, procurement.machines[0].launches) == (0, 5)
+    assert any("is incomplete: left out" in line for line in procurement.sentences)
 
     def one_wrong(block):
         block.n_wrong = 3 if block.case == 1 else 0
         return block
 
     write_launches(tmp_path / "box", 1, first=6, change=one_wrong)
-    (judged,) = evaluate(path).machines[0].judged
+    (judged,) = evaluate(path).machines[0].judgements
     assert (judged.verdict, judged.reason[:16]) == ("FAIL", "wrong results in")
 
 
@@ -147,28 +147,29 @@ def test_verdicts_on_the_limit_err_no_more_often_than_they_say():
     requirement = Requirement("16K <= 8 us", ("us", 16384), 8.0)
     wrong = 0
     for values in 8.0 * np.exp(0.02 * rng.normal(size=(times, 6))):
-        found = Found(launches=6, values={requirement.key: values.tolist()}, how={requirement.key: "ours"})
-        one = _figure(requirement.key, found, 1 - 0.05 / m)
-        wrong += _judge(requirement, one, found, 1 - 0.05 / m).verdict == "PASS"
+        measured = Measurements(launches=6, values={requirement.key: values.tolist()},
+                                methods={requirement.key: "ours"})
+        figure_of_16k = make_figure(requirement.key, measured, 1 - 0.05 / m)
+        wrong += judge(requirement, figure_of_16k, measured, 1 - 0.05 / m).verdict == "PASS"
     assert wrong / times < 0.025 / m + 3 * math.sqrt(0.025 / m / times)
 
 
 def test_tokens_a_second_and_their_cost_are_the_advisor_s_arithmetic(launches):
     """A buyer would pay for tokens that the box does not make."""
-    found = evaluate(spec(launches))
-    us, speed = figure(found, "16 KiB"), figure(found, "70b-q4")
+    procurement = evaluate(spec(launches))
+    us, speed = figure(procurement, "16 KiB"), figure(procurement, "70b-q4")
     step_us = specs.model("llama-3.1-70b").parameters * 4.5 / 8 / 2 / 640e3 + 160 * us.value
     assert speed.value == pytest.approx(1e6 / step_us, rel=1e-4)
-    per = figure(found, "per tok/s, 70b-q4")
+    per = figure(procurement, "per tok/s, 70b-q4")
     assert (per.value, per.low, per.high) == pytest.approx((5200 / speed.value, 5200 / speed.high, 5200 / speed.low))
     hourly = 5200 / 24000 + 0.6 * 0.30  # two R9700s, 300 W each by their data sheet
-    million = figure(found, "per million tokens, 70b-q4")
+    million = figure(procurement, "per million tokens, 70b-q4")
     assert million.value == pytest.approx(hourly / speed.value / 3600 * 1e6)
-    assert figure(found, "power of the GPUs").note == "data sheet"
+    assert figure(procurement, "power of the GPUs").note == "data sheet"
 
 
 def test_power_that_a_run_has_measured_counts_before_the_data_sheet_s(tmp_path):
-    """The electricity bill would be that of a card that never runs at its limit, or always does."""
+    """The electricity bill would assume the power limit, which a card seldom reaches."""
 
     def drawing(block):
         block.gpus = [{"power_w": 210.0}, {"power_w": 230.5}]
@@ -181,9 +182,9 @@ def test_power_that_a_run_has_measured_counts_before_the_data_sheet_s(tmp_path):
 
 def test_a_model_that_does_not_fit_fails(launches):
     """A box would be bought for a model that it cannot load."""
-    found = evaluate(spec(launches, ["big >= 1 tok/s"], '[models]\nbig = {model = "llama-3.1-405b", weights = "fp16"}\n'
-                          + BOX.format(name="box")))  # fmt: skip
-    assert (found.machines[0].judged[0].verdict, figure(found, "big").note) == ("FAIL", "does not fit")
+    models = '[models]\nbig = {model = "llama-3.1-405b", weights = "fp16"}\n'
+    procurement = evaluate(spec(launches, ["big >= 1 tok/s"], models + BOX.format(name="box")))
+    assert (procurement.machines[0].judgements[0].verdict, figure(procurement, "big").note) == ("FAIL", "does not fit")
 
 
 def test_currencies_are_neither_converted_nor_ranked_against_each_other(launches, tmp_path):
@@ -191,11 +192,11 @@ def test_currencies_are_neither_converted_nor_ranked_against_each_other(launches
     boxes = [BOX.format(name=name).replace("EUR", money).replace(f"{name}/", f"{launches}/box/")
              .replace("5200", price) for name, money, price in (("a", "EUR", "5200"), ("b", "USD", "10"),
                                                                 ("c", "EUR", "9000"))]  # fmt: skip
-    found = evaluate(spec(tmp_path, text=MODELS + "".join(boxes)))
-    assert any("nothing is converted" in said for said in found.sentences)
-    assert [said for said in found.sentences if "Cheapest" in said] == [
+    procurement = evaluate(spec(tmp_path, text=MODELS + "".join(boxes)))
+    assert any("nothing is converted" in line for line in procurement.sentences)
+    assert [line for line in procurement.sentences if "Cheapest" in line] == [
         "Cheapest first, per million tokens, 70b-q4 in EUR: a, then c."]  # fmt: skip
-    assert figure(found, "per million tokens, 70b-q4", 1).value is None
+    assert figure(procurement, "per million tokens, 70b-q4", 1).value is None
 
 
 def test_software_and_machines_that_differ_are_said_or_refused(tmp_path, capsys):
@@ -267,7 +268,7 @@ class Page(HTMLParser):
 
 
 def test_hostile_names_stay_text_in_page_spreadsheet_and_terminal(launches, tmp_path, capsys):
-    """A vendor's spec would run code in the browser, the spreadsheet or the terminal of who opens it."""
+    """A vendor's spec would run code in the reader's browser, spreadsheet or terminal."""
     names = ["=cmd()", "<script>alert(1)</script>", "\\u001b[31mred\\u202e", "${7*7}{{7*7}}", "a" * 60]
     boxes = [BOX.format(name=f'"{name}"').replace(f'runs = [""{name}"/*.jsonl"]', f'runs = ["{launches}/box/*.jsonl"]')
              for name in names]  # fmt: skip
@@ -292,7 +293,7 @@ def test_hostile_names_stay_text_in_page_spreadsheet_and_terminal(launches, tmp_
 
 
 def test_the_example_in_the_documentation_runs(tmp_path, capsys):
-    """Who copies it would meet an error in the first minute."""
+    """A reader who copies the example would meet an error in the first minute."""
     (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/buy.md").read_text(), re.DOTALL)
     (tmp_path / "SPEC.toml").write_text(text)
     for name, gpu in {"two-r9700": "AMD Radeon AI PRO R9700", "two-5090": "NVIDIA GeForce RTX 5090"}.items():
@@ -309,7 +310,7 @@ def test_a_box_with_other_hardware_is_never_passed(tmp_path, capsys, gpu):
     write_launches(tmp_path / "box", 6, gpu=gpu)
     status, out, _ = ask(capsys, spec(tmp_path, ["16K <= 8 us"]))
     assert status == 3
-    assert ("CPU cores" if gpu is None else "RTX 3090, not of r9700") in " ".join(out.split())
+    assert ("CPU cores" if gpu is None else "RTX 3090, not from r9700") in " ".join(out.split())
 
 
 def test_logs_of_several_machines_are_no_one_candidate(tmp_path, capsys):
@@ -320,4 +321,4 @@ def test_logs_of_several_machines_are_no_one_candidate(tmp_path, capsys):
         write_imported(tmp_path / "log", run, cases, end)
     status, _, error = ask(capsys, spec(tmp_path, [], MODELS + BOX.format(name="log")))
     assert (status, error.count("\n")) == (2, 1)
-    assert "its logs are of AMD Radeon AI PRO R9700 and of NVIDIA H100" in error
+    assert "its logs come from AMD Radeon AI PRO R9700 and from NVIDIA H100" in error

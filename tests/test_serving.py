@@ -7,22 +7,22 @@ from itertools import combinations
 
 import pytest
 
-from reports.advice import serving, specs
-from reports.advice.serving import Serving, Span, sure
+from reports.advice import prefill, serving, specs
+from reports.advice.serving import Span, Workload, exact
 from reports.store.result import ResultError
 
 GB = 1e9
 LLAMA = specs.model("llama-3.1-70b")
-R9700 = Serving(LLAMA, 40 * GB, 640, 191, 32 * GB, 63)
+R9700 = Workload(LLAMA, 40 * GB, 640, 191, 32 * GB, 63)
 MIXTRAL = specs.model("mixtral-8x7b")
 
 
 def always(us):
-    return lambda size_bytes: sure(us)
+    return lambda size_bytes: exact(us)
 
 
 def by_bytes(gb_s, gpus):
-    return lambda size_bytes: sure(serving.wire_factor(gpus) * size_bytes / gb_s / 1e3)
+    return lambda size_bytes: exact(serving.wire_factor(gpus) * size_bytes / gb_s / 1e3)
 
 
 def test_parameters_are_those_that_are_published():
@@ -34,7 +34,7 @@ def test_parameters_are_those_that_are_published():
 
 
 def test_every_spec_is_whole_and_says_both_ways_and_one_way():
-    """A figure for both directions taken for one direction doubles what a link seems to do."""
+    """A figure for both directions taken for one direction doubles the bandwidth of a link."""
     for name in specs.tables()["links"]:
         link = specs.link(name)
         assert (link.both_ways_gb_s, bool(link.source)) == (2 * link.gb_s, True)
@@ -46,17 +46,17 @@ def test_every_spec_is_whole_and_says_both_ways_and_one_way():
 
 
 def test_two_r9700_decode_a_70b_model():
-    """The first question that the advisor is for; whoever buys two cards relies on these figures."""
+    """A buyer of two cards relies on these figures."""
     held = [serving.memory_bytes(R9700, kind, gpus, 1, 1)["weights"] for kind, gpus in (("one GPU", 1), ("TP", 2))]
     assert [weights <= serving.usable_bytes(32 * GB) for weights in held] == [False, True]
     calls, size = serving.all_reduces(LLAMA), serving.all_reduce_bytes(LLAMA, 1)
     assert (calls, size, calls * size) == (160, 16384, 2_621_440)
     assert calls * by_bytes(63, 2)(size).value == pytest.approx(41.6, abs=0.05)
     assert calls * 33 / 1e3 == 5.28
-    pipe = serving.alone_us(R9700, 1)
+    pipe = serving.single_gpu_us(R9700, 1)
     assert pipe == 62_500
     assert serving.tensor_step_us(R9700, 2, 1, always(0)).value == 31_250
-    assert serving.flip_us(pipe, 31_250, calls) == pytest.approx(195.3, abs=0.05)
+    assert serving.tensor_step_us(R9700, 2, 1, always(195.3125)).value == pytest.approx(pipe)
     for us, tokens_per_s, times in ((8, 30.7, 1.92), (33, 27.4, 1.71), (47.3, 25.8, 1.61)):
         step = serving.tensor_step_us(R9700, 2, 1, always(us))
         assert round(step.rate(1).value, 1) == tokens_per_s
@@ -74,19 +74,19 @@ def test_the_prompt_of_2048_tokens_moves_5_gb():
     assert wire_us == pytest.approx(85_200, rel=1e-3)
     # 2 x 70.55e9 x 2048 operations with weights, 2 x 2048^2 x 8192 x 80 of attention.
     compute_us = (2 * 70.552387584e9 * 2048 + 2 * 2048**2 * 8192 * 80) / 191e6
-    assert serving.prompt_us(R9700, 2048) == pytest.approx(compute_us)
-    tensor = serving.tensor_prompt_us(R9700, 2, 2048, by_bytes(63, 2)).value
+    assert prefill.prompt_us(R9700, 2048) == pytest.approx(compute_us)
+    tensor = prefill.tensor_prompt_us(R9700, 2, 2048, by_bytes(63, 2)).value
     assert tensor == pytest.approx(compute_us / 2 + wire_us)
-    one_chunk = serving.pipeline_prompt_us(R9700, 2, 2048, by_bytes(63, 2)).value
+    one_chunk = prefill.pipeline_prompt_us(R9700, 2, 2048, by_bytes(63, 2)).value
     assert one_chunk == pytest.approx(compute_us + 33_554_432 / 63e3)
 
 
 def test_a_pipeline_hides_its_handoff_once_two_chunks_are_in_flight():
     """A pipeline would look slower than it is for every prompt but the first."""
-    assert [serving.pipeline_period_us(700, 500, count) for count in (1, 2, 8)] == [1200, 700, 700]
-    assert serving.pipeline_period_us(300, 500, 2) == 500
-    stage = serving.prompt_us(R9700, 8192) / 8
-    handed_on = serving.pipeline_prompt_us(R9700, 2, 8192, always(500)).value
+    assert [prefill.pipeline_period_us(700, 500, count) for count in (1, 2, 8)] == [1200, 700, 700]
+    assert prefill.pipeline_period_us(300, 500, 2) == 500
+    stage = prefill.prompt_us(R9700, 8192) / 8
+    handed_on = prefill.pipeline_prompt_us(R9700, 2, 8192, always(500)).value
     assert handed_on == pytest.approx(5 * stage + 500)  # four chunks, and one more stage to pass
 
 
@@ -108,11 +108,11 @@ def test_the_cache_of_a_token_has_layers_and_grouped_heads():
 def test_a_27b_model_on_a_94_gb_card():
     """Two cards would be bought, or bridged, for a model that one serves as well."""
     model, gpu = specs.model("qwen3.5-27b"), specs.gpu("h100-nvl")
-    one = Serving(model, 27 * GB, gpu.bandwidth_gb_s, memory_bytes=gpu.memory_gb * GB)
+    one = Workload(model, 27 * GB, gpu.bandwidth_gb_s, memory_bytes=gpu.memory_gb * GB)
     assert (gpu.memory_gb, gpu.bandwidth_gb_s, serving.all_reduces(model)) == (94, 3900, 128)
-    alone = serving.alone_us(one, 1)
+    alone = serving.single_gpu_us(one, 1)
     assert alone == pytest.approx(6923, abs=1)
-    assert serving.flip_us(alone, alone / 2, 128) == pytest.approx(27.0, abs=0.05)
+    assert serving.tensor_step_us(one, 2, 1, always(27.04)).value == pytest.approx(alone, rel=1e-3)
     assert serving.tensor_step_us(one, 2, 1, always(10)).value < alone < serving.tensor_step_us(
         one, 2, 1, always(40)).value
 
@@ -128,22 +128,22 @@ def test_mixtral_sends_tokens_to_their_experts():
     assert serving.dispatch_bytes(MIXTRAL, 4, tokens, shared=True) == pytest.approx(shared)
     assert shared == pytest.approx(2.92e6, rel=1e-3)
     assert serving.all_reduce_bytes(MIXTRAL, 1024) == pytest.approx(8.39e6, rel=1e-3)
-    # Dispatch and combine of 32 layers, each the all-reduce whose 2 (n-1)/n bytes are the 3.15 MB times the skew.
-    skewed = Serving(MIXTRAL, 0, 1000, skew=1.5)
+    # Dispatch and combine of 32 layers, each an all-reduce that sends 2 (n-1)/n bytes = 3.15 MB times the skew.
+    skewed = Workload(MIXTRAL, 0, 1000, skew=1.5)
     step = serving.experts_step_us(skewed, 4, 1024, by_bytes(63, 4))
     assert step.value == pytest.approx(64 * 1.5 * serving.dispatch_bytes(MIXTRAL, 4, tokens) / 63e3)
 
 
 def test_a_mixture_reads_the_experts_that_are_used():
     """One chat on Mixtral would look four times slower than it is."""
-    whole = Serving(MIXTRAL, 46.7 * GB, 1000)
-    assert serving.alone_us(whole, 1) == pytest.approx(12.9e3, rel=3e-3)
-    assert serving.alone_us(whole, 64) == pytest.approx(46.7e3, rel=1e-3)
+    whole = Workload(MIXTRAL, 46.7 * GB, 1000)
+    assert serving.single_gpu_us(whole, 1) == pytest.approx(12.9e3, rel=3e-3)
+    assert serving.single_gpu_us(whole, 64) == pytest.approx(46.7e3, rel=1e-3)
     assert serving.touched_experts(MIXTRAL, 2) == 3.5  # 8 x (1 - 0.75^2)
 
 
 def test_links_give_all_reduces():
-    """Eight GPUs would be told apart by a rule of thumb and not by their links."""
+    """A rule of thumb, and not the links, would decide for eight GPUs."""
     pcie = specs.link("pcie5x16")
     assert serving.link_all_reduce_us(pcie, 3.6, 2, 16384) == pytest.approx(3.6 + 2 + 16384 / 63e3)
     assert serving.link_all_reduce_us(pcie, 3.6, 8, 16384) == pytest.approx(3.6 + 14 + 1.75 * 16384 / 63e3)
@@ -152,7 +152,7 @@ def test_links_give_all_reduces():
 
 
 def test_an_interval_is_carried_to_tokens_a_second():
-    """A figure from a noisy link would look as sure as one from a quiet link."""
+    """A figure from a noisy link would look as exact as one from a quiet link."""
     step = serving.tensor_step_us(R9700, 2, 1, lambda size: Span(33, 30, 40))
     assert step == Span(31_250 + 160 * 33, 31_250 + 160 * 30, 31_250 + 160 * 40)
     rate = step.rate(1)
@@ -164,7 +164,7 @@ def test_many_streams_are_parted_as_each_split_does():
     """Throughput and latency would be mixed up."""
     eight = replace(R9700, context=4096)
     cache_us = 4096 * 327_680 / 640e3
-    assert serving.alone_us(eight, 8) == pytest.approx(62_500 + 8 * cache_us)
+    assert serving.single_gpu_us(eight, 8) == pytest.approx(62_500 + 8 * cache_us)
     assert serving.pipeline_step_us(eight, 2, 8, always(0)).value == pytest.approx(62_500 + 4 * cache_us)
     assert serving.replicas_step_us(eight, 2, 8).value == pytest.approx(62_500 + 4 * cache_us)
     assert serving.tensor_step_us(eight, 2, 8, always(0)).value == pytest.approx((62_500 + 8 * cache_us) / 2)
@@ -174,7 +174,7 @@ def test_what_does_not_fit_comes_through_the_slot():
     """One card with offload would look as fast as two."""
     room = 0.9 * 32 * GB - serving.activation_bytes(LLAMA, 2048)
     wanted = room / 640e3 + (40 * GB - room) / 63e3
-    assert serving.one_gpu_step_us(R9700, 1, 1).value == pytest.approx(wanted)
+    assert serving.offload_step_us(R9700, 1, 1).value == pytest.approx(wanted)
 
 
 CONFIG = {"num_hidden_layers": 80, "hidden_size": 8192, "num_attention_heads": 64, "num_key_value_heads": 8,
@@ -190,7 +190,7 @@ def test_a_config_on_disk_is_the_model(tmp_path):
     assert specs.model_of(path).top_k == 2
 
 
-@pytest.mark.parametrize(("content", "said"), [
+@pytest.mark.parametrize(("content", "message"), [
     ("", "is not JSON"), ("[1]", "holds no object"), ("{" * 5000, "is not JSON"), (b"\xff\xfe\x00", "is not JSON"),
     ("x" * 1_000_001, "more than the 1 MB"),
     (json.dumps({"model_type": "llama"}), "lacks num_hidden_layers, hidden_size, num_attention_heads, "
@@ -202,11 +202,11 @@ def test_a_config_on_disk_is_the_model(tmp_path):
     (json.dumps(CONFIG | {"num_experts": 2, "num_experts_per_tok": 3}), "more experts than there are"),
     (json.dumps(CONFIG | {"kv_lora_rank": 512}), "kv_lora_rank"),
 ])
-def test_what_is_no_config_is_refused(tmp_path, content, said):
+def test_what_is_no_config_is_refused(tmp_path, content, message):
     """Figures of a model that nobody has would be printed."""
     path = tmp_path / "config.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ResultError, match=said) as refused:
+    with pytest.raises(ResultError, match=message) as refused:
         specs.model_of(path)
     assert "\n" not in str(refused.value)
 
@@ -233,12 +233,12 @@ def test_keys_and_values_that_are_held_twice_take_their_room_twice():
 
 def test_weights_outside_come_through_the_slot_for_each_chunk():
     """Ten chunks of a prompt need the weights ten times; once would make an offload look six times as fast."""
-    of = Serving(specs.model("mixtral-8x7b"), 93e9, 1008.0, 165.0, 24e9, 31.5)
-    one, ten = (serving.replicas_prompt_us(of, 1, prompt).value for prompt in (2048, 20480))
+    of = Workload(specs.model("mixtral-8x7b"), 93e9, 1008.0, 165.0, 24e9, 31.5)
+    one, ten = (prefill.replicas_prompt_us(of, 1, prompt).value for prompt in (2048, 20480))
     assert ten == pytest.approx(10 * one)
 
 
 def test_nobody_reads_more_experts_than_it_has():
-    of = Serving(specs.model("mixtral-8x7b"), 93e9, 1008.0, skew=4.0)
+    of = Workload(specs.model("mixtral-8x7b"), 93e9, 1008.0, skew=4.0)
     all_of_its_own = 93e9 * (1 - serving.expert_share(of.model) * 3 / 4) / 1008 / 1e3
-    assert serving.experts_step_us(of, 4, 64, lambda size: serving.sure(0.0)).value == pytest.approx(all_of_its_own)
+    assert serving.experts_step_us(of, 4, 64, lambda size: serving.exact(0.0)).value == pytest.approx(all_of_its_own)

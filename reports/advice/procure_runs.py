@@ -1,4 +1,4 @@
-"""What the runs and the imported logs of a candidate say: of each figure a value a launch."""
+"""The measurements of a candidate from its runs and imported logs: one value per launch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from reports.advice import serving, specs
+from reports.advice import reduce_times, serving, specs
 from reports.advice.procure_spec import Candidate, Key, Model, Spec
-from reports.advice.reduce_times import Times, doubts, gpus_of, measured, other_hardware, printed
+from reports.advice.reduce_times import Times
 from reports.imports.imported import Imported, read_imported
 from reports.store.case import LinkStates, find_states
 from reports.store.result import ResultError, is_imported, read
@@ -20,157 +20,208 @@ from reports.store.schema import Result
 from reports.store.stats import STATE_RATIO
 from reports.tables.rows import default_rows
 
-# How a figure was measured; the first that any launch has counts. A token waits for dependent calls: a chain's.
-HOWS = ("ours, chained", "ours, isolated", "library, chained", "library, isolated", "imported")
-Values = dict[str, dict[Key, float]]  # of one launch: how, which figure, its value
+# The first method of any launch counts. A token waits for dependent calls, as a chain does.
+METHODS = ("ours, chained", "ours, isolated", "library, chained", "library, isolated", "imported")
+DOES_NOT_FIT = "does not fit"
+Values = dict[str, dict[Key, float]]  # the figures of one launch by method
 
 
 @dataclass
-class Found:
-    """Of each figure the launches' values, and how they were measured; what the GPUs drew; the runs with wrong results;
-    and sentences."""
+class Measurements:
+    """Values per launch and their method for each figure, the power of all GPUs per launch, runs
+    with wrong results, a sentence if the hardware differs, and notes for the reader."""
 
     launches: int = 0
     imports: int = 0
-    values: dict[Key, list[float]] = field(default_factory=lambda: defaultdict(list))
-    how: dict[Key, str] = field(default_factory=dict)
+    values: dict[Key, list[float]] = field(default_factory=dict)
+    methods: dict[Key, str] = field(default_factory=dict)
     power_w: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    other: str | None = None
+    other_hardware: str | None = None
     notes: list[str] = field(default_factory=list)
     run_ids: list[str] = field(default_factory=list)
 
 
-def find(name: str, candidate: Candidate, given: Sequence[str], spec: Spec) -> Found:
-    """Reads the runs of a candidate. Raises ResultError where there is none, or one is of another kind of machine."""
-    found, results, imports = Found(), dict[str, Result](), dict[str, Imported]()
-    for where in given:
-        files = sorted(Path(where).glob("*.jsonl")) if Path(where).is_dir() else sorted(map(Path, glob.glob(where)))
-        if not files:
-            raise ResultError(f"candidate {name}: no run at {where}")
-        for file in files:
-            if is_imported(file):
-                imported = read_imported(file)
-                size = imported.run.world.get("size")
-                if size not in (None, candidate.gpus):
-                    found.notes.append(f"{imported.run.run_id}, imported, has {size} ranks and not {candidate.gpus}")
-                elif any(case.collective == "all_reduce" for case in imported.cases):
-                    imports[imported.run.run_id] = imported
-                continue
-            result = read(file)
-            if results.setdefault(result.run.run_id, result) is not result:
-                found.notes.append(f"{file.name} is the run {result.run.run_id} once more: left out")
-    if not results and not imports:
-        raise ResultError(f"candidate {name} has no run: name some in `runs`, or as {name}=RUN")
-    launches, gpu = _launches(name, results.values(), found), specs.gpu(candidate.gpu)
-    for launch in launches:
-        if launch.run.world["size"] != candidate.gpus:
-            raise ResultError(f"candidate {name} has {candidate.gpus} GPUs and its run {launch.run.run_id} "
-                              f"{launch.run.world['size']} ranks")
-    found.launches, found.imports = len(launches), len(imports)
-    found.other = other_hardware(launches, gpu)
-    found.run_ids = [*(launch.run.run_id for launch in launches), *imports]
-    each: Sequence[tuple[Values, Times | None]]
+def measure(name: str, candidate: Candidate, paths: Sequence[str], spec: Spec) -> Measurements:
+    """Reads the runs of a candidate. Raises ResultError without runs, and for runs of
+    several kinds of machine."""
+    measured, gpu = Measurements(), specs.gpu(candidate.gpu)
+    results, logs = _read(name, candidate, paths, measured.notes)
+    launches = _launches(name, candidate, results, measured)
+    measured.launches, measured.imports = len(launches), len(logs)
+    measured.run_ids = [launch.run.run_id for launch in launches]
+    measured.run_ids += [log.run.run_id for log in logs]
+    measured.other_hardware = reduce_times.other_hardware(launches, gpu)
+    readings: list[tuple[Values, Times | None]]
     if launches:
         states = [find_states(launch.blocks) for launch in launches]
-        each = [(_of_run(launch, its), _times(launch, gpu)) for launch, its in zip(launches, states, strict=True)]
-        _notes_of(launches, states, [times for _, times in each if spec.models], gpu, found)
-        if imports:
-            found.notes.append(f"imported logs, {len(imports)}, beside its own launches: not counted")
+        readings = [(_run_values(launch, state), _times(launch, gpu))
+                    for launch, state in zip(launches, states, strict=True)]
+        measured.power_w = [power for launch in launches for power in _power_w(launch)]
+        measured.notes += _launch_notes(launches, states)
+        if spec.models:
+            measured.notes += _time_notes(launches, [times for _, times in readings], gpu)
+        if logs:
+            measured.notes.append(f"imported logs, {len(logs)}, beside its own launches: ignored")
     else:
-        if len(kinds := sorted({", ".join(set(gpus_of([imported]))) for imported in imports.values()} - {""})) > 1:
-            raise ResultError(f"candidate {name} is one kind of machine, and its logs are of {' and of '.join(kinds)}")
-        each = [said for log in imports.values() if (said := _of_import(log, candidate.gpus, gpu, found.notes))]
-    for how in HOWS:
-        of_launches = [values.get(how, {}) for values, _ in each]
-        for key in {key for values in of_launches for key in values} - found.how.keys():
-            found.values[key], found.how[key] = [values[key] for values in of_launches if key in values], how
-    for model, of in spec.models.items():
-        steps = [serving.tensor_step_us(_served(of, gpu), candidate.gpus, 1, times) for _, times in each
-                 if times and times.at]
-        found.values["tok/s", model], found.how["tok/s", model] = [step.rate(1).value for step in steps], "arithmetic"
-    return found
+        readings = _log_readings(name, candidate, logs, measured.notes)
+    for method in METHODS:
+        for values, _ in readings:
+            for key, value in values.get(method, {}).items():
+                if measured.methods.setdefault(key, method) == method:
+                    measured.values.setdefault(key, []).append(value)
+    times = [times for _, times in readings if times]
+    for label, model in spec.models.items():
+        _add_speed(measured, ("tok/s", label), model, candidate, times)
+    return measured
 
 
-def _launches(name: str, results: Iterable[Result], found: Found) -> list[Result]:
-    """The runs that count, of one kind of machine."""
+def _read(name: str, candidate: Candidate, paths: Sequence[str],
+          notes: list[str]) -> tuple[list[Result], list[Imported]]:
+    """The runs and the logs of all-reduces, each once; adds to `notes`."""
+    results, logs = dict[str, Result](), dict[str, Imported]()
+    for path in paths:
+        pattern = f"{glob.escape(path)}/*.jsonl" if Path(path).is_dir() else path
+        files = sorted(map(Path, glob.glob(pattern)))
+        if not files:
+            raise ResultError(f"candidate {name}: no run at {path}")
+        for file in files:
+            if not is_imported(file):
+                result = read(file)
+                if results.setdefault(result.run.run_id, result) is not result:
+                    notes.append(f"{file.name} repeats the run {result.run.run_id}: left out")
+                continue
+            log = read_imported(file)
+            size = log.run.world.get("size")
+            if size not in (None, candidate.gpus):
+                notes.append(f"{log.run.run_id}, imported, has {size} ranks and not "
+                             f"{candidate.gpus}")
+            elif any(case.collective == "all_reduce" for case in log.cases):
+                logs[log.run.run_id] = log
+    if not results and not logs:
+        raise ResultError(f"candidate {name} has no run: name some in `runs`, or as {name}=RUN")
+    return list(results.values()), list(logs.values())
+
+
+def _launches(name: str, candidate: Candidate, results: Iterable[Result],
+              measured: Measurements) -> list[Result]:
+    """The complete runs of `bench.allreduce`. Raises ResultError for several machines and for
+    another number of ranks."""
     launches = []
     for result in results:
         run = result.run
         if any(case.n_wrong for case in result.cases):
-            found.wrong.append(f"wrong results in {run.run_id}")
-        if not result.complete or run.world.get("slowed_percent"):
-            found.notes.append(f"{run.run_id} is {'slowed on purpose' if result.complete else 'incomplete'}: left out")
+            measured.wrong.append(f"wrong results in {run.run_id}")
+        if not result.complete:
+            measured.notes.append(f"{run.run_id} is incomplete: left out")
+        elif run.world.get("slowed_percent"):
+            measured.notes.append(f"{run.run_id} is slowed on purpose: left out")
         elif run.benchmark == "allreduce":
             launches.append(result)
-    if len(machines := sorted({launch.run.machine_id for launch in launches})) > 1:
-        raise ResultError(f"candidate {name} is one kind of machine, and its runs are of {len(machines)} (machine_id "
-                          f"{', '.join(machines)})")
+    machines = sorted({launch.run.machine_id for launch in launches})
+    if len(machines) > 1:
+        raise ResultError(f"candidate {name} is one kind of machine, and its runs come from "
+                          f"{len(machines)} (machine_id {', '.join(machines)})")
+    for launch in launches:
+        if launch.run.world["size"] != candidate.gpus:
+            raise ResultError(f"candidate {name} has {candidate.gpus} GPUs and its run "
+                              f"{launch.run.run_id} {launch.run.world['size']} ranks")
     return launches
 
 
-def _notes_of(launches: Sequence[Result], states: Sequence[LinkStates], times: Sequence[Times | None],
-              gpu: specs.Gpu, found: Found) -> None:
-    """Adds what their GPUs drew, and sentences on what differs between launches and on what the advisor doubts."""
-    for launch in launches:
-        draws = [sum(one["power_w"] for one in block.gpus) for block in launch.blocks
-                 if block.gpus and all(isinstance(one.get("power_w"), float) for one in block.gpus)]
-        found.power_w += [float(np.median(draws))] if draws else []
-    if len(software := sorted({launch.run.software_id for launch in launches})) > 1:
-        found.notes.append(f"its runs are of {len(software)} kinds of software (software_id {', '.join(software)})")
-    trips_ns = [its.rtt_ns[its.longest] for its in states if its.longest is not None and its.rtt_ns]
+def _power_w(launch: Result) -> list[float]:
+    """The median power of all GPUs over the blocks; empty if no block has the power of all."""
+    sums = [sum(gpu["power_w"] for gpu in block.gpus) for block in launch.blocks
+            if block.gpus and all(isinstance(gpu.get("power_w"), float) for gpu in block.gpus)]
+    return [float(np.median(sums))] if sums else []
+
+
+def _launch_notes(launches: Sequence[Result], states: Sequence[LinkStates]) -> list[str]:
+    """The differences between launches."""
+    notes = []
+    software = sorted({launch.run.software_id for launch in launches})
+    if len(software) > 1:
+        notes.append(f"its runs have {len(software)} kinds of software (software_id "
+                     f"{', '.join(software)})")
+    trips_ns = [state.rtt_ns[state.longest] for state in states
+                if state.longest is not None and state.rtt_ns]
     if trips_ns and max(trips_ns) > STATE_RATIO * min(trips_ns):
-        found.notes.append(f"the link was not in one state in all launches (flag round trip {min(trips_ns):.0f} to "
-                           f"{max(trips_ns):.0f} ns), which widens the intervals")
-    said = [doubt.rstrip(".") for launch, its in zip(launches, times, strict=False) if its
-            for doubt in doubts(its, [launch], gpu)]
-    found.notes += {doubt.partition(", and ")[0]: doubt for doubt in said}.values()  # the figures of one launch will do
+        notes.append("the link changed its state between launches (flag round trip "
+                     f"{min(trips_ns):.0f} to {max(trips_ns):.0f} ns), which widens the intervals")
+    return notes
 
 
-def _of_run(result: Result, states: LinkStates) -> Values:
-    found: Values = defaultdict(dict)
+def _time_notes(launches: Sequence[Result], times: Sequence[Times | None],
+                gpu: specs.Gpu) -> list[str]:
+    """The warnings of `advise`; launches that differ only in the figures share one."""
+    notes = {}
+    for launch, of_launch in zip(launches, times, strict=True):
+        for warning in reduce_times.warnings(of_launch, [launch], gpu) if of_launch else ():
+            notes[warning.partition(", and ")[0]] = warning.rstrip(".")
+    return list(notes.values())
+
+
+def _run_values(result: Result, states: LinkStates) -> Values:
+    values: Values = defaultdict(dict)
     for mode in ("chained", "isolated"):
         for row in default_rows(result, (mode, None), states):
-            case, us, by = (row.ours, row.ours_us, "ours") if row.ours else (row.library, row.library_us, "library")
-            if case and us and case.collective == "all_reduce":
-                found[f"{by}, {mode}"]["us", row.size_bytes] = us
+            case, time_us, algorithm = row.ours, row.ours_us, "ours"
+            if case is None:
+                case, time_us, algorithm = row.library, row.library_us, "library"
+            if case and time_us and case.collective == "all_reduce":
+                figures = values[f"{algorithm}, {mode}"]
+                figures["us", row.size_bytes] = time_us
                 if mode == "isolated" and case.bus_bw_gb_s:
-                    found[f"{by}, {mode}"]["GB/s", row.size_bytes] = case.bus_bw_gb_s
-    return found
+                    figures["GB/s", row.size_bytes] = case.bus_bw_gb_s
+    return values
 
 
 def _times(launch: Result, gpu: specs.Gpu) -> Times | None:
-    """The advisor's reading of a launch, None where there is nothing in it for the advisor."""
+    """The all-reduce times of a launch for `serving`; None if it has no usable times."""
     try:
-        return measured([launch], launch.run.world["size"], specs.link(gpu.slot))
+        times = reduce_times.from_runs([launch], launch.run.world["size"], specs.link(gpu.slot))
     except ResultError:
         return None
+    return times if times.spans else None
 
 
-def _of_import(imported: Imported, gpus: int, gpu: specs.Gpu, notes: list[str]) -> tuple[Values, Times] | None:
-    """What is printed: of a size the first case, out of place where there is one. Adds to `notes`; None for a log whose
-    times say nothing."""
-    try:
-        times = printed(imported, gpus, specs.link(gpu.slot))
-    except ResultError:
-        notes.append(f"{imported.run.run_id}, imported, failed, had wrong results or none: left out")
-        return None
-    notes += [f"{imported.run.run_id}, imported: {doubt.rstrip('.')}" for doubt in doubts(times, [imported], gpu)]
-    found: dict[Key, float] = {("us", size): us.value for size, us in times.at.items()}
-    for case in sorted(imported.cases, key=lambda case: case.in_place):
-        if case.size_bytes in times.at and case.bus_bw_gb_s and not case.suspect:
-            found.setdefault(("GB/s", case.size_bytes), case.bus_bw_gb_s)
-    return {"imported": found}, times
-
-
-def _served(of: Model, gpu: specs.Gpu) -> serving.Serving:
-    model = specs.model(of.model)
-    weights_bytes = serving.weights_bytes(model, specs.bits(of.weights))
-    return serving.Serving(model, weights_bytes, gpu.bandwidth_gb_s, context=of.context)
-
-
-def fits(of: Model, candidate: Candidate) -> bool:
-    """Whether the GPUs hold the model, split by tensor over all of them, with one stream."""
+def _log_readings(name: str, candidate: Candidate, logs: Sequence[Imported],
+                  notes: list[str]) -> list[tuple[Values, Times | None]]:
+    """The printed figures of each log, out of place first; adds to `notes`. Raises ResultError for
+    logs of several GPUs."""
     gpu = specs.gpu(candidate.gpu)
-    held = serving.memory_bytes(_served(of, gpu), serving.TENSOR, candidate.gpus, 1, serving.CHUNK_TOKENS)
-    return sum(held.values()) <= serving.usable_bytes(gpu.memory_gb * 1e9)
+    kinds = sorted({", ".join(set(reduce_times.gpus_of([log]))) for log in logs} - {""})
+    if len(kinds) > 1:
+        raise ResultError(f"candidate {name} is one kind of machine, and its logs come from "
+                          f"{' and from '.join(kinds)}")
+    readings: list[tuple[Values, Times | None]] = []
+    for log in logs:
+        try:
+            times = reduce_times.from_log(log, candidate.gpus, specs.link(gpu.slot))
+        except ResultError:
+            notes.append(f"{log.run.run_id}, imported, failed, had wrong results or none: left out")
+            continue
+        notes += [f"{log.run.run_id}, imported: {warning.rstrip('.')}"
+                  for warning in reduce_times.warnings(times, [log], gpu)]
+        figures: dict[Key, float] = {("us", size): us.value for size, us in times.spans.items()}
+        for case in sorted(log.cases, key=lambda case: case.in_place):
+            if case.size_bytes in times.spans and case.bus_bw_gb_s and not case.suspect:
+                figures.setdefault(("GB/s", case.size_bytes), case.bus_bw_gb_s)
+        readings.append(({"imported": figures}, times))
+    return readings
+
+
+def _add_speed(measured: Measurements, key: Key, model: Model, candidate: Candidate,
+               launches: Sequence[Times]) -> None:
+    """Tokens per second of one stream of a model that is split by tensor over all GPUs."""
+    gpu, spec = specs.gpu(candidate.gpu), specs.model(model.model)
+    workload = serving.Workload(spec, serving.weights_bytes(spec, specs.bits(model.weights)),
+                                gpu.bandwidth_gb_s, context=model.context)
+    parts = serving.memory_bytes(workload, serving.TENSOR, candidate.gpus, 1,
+                                 serving.CHUNK_TOKENS)
+    if sum(parts.values()) > serving.usable_bytes(gpu.memory_gb * 1e9):
+        measured.methods[key] = DOES_NOT_FIT
+    elif launches:
+        steps = [serving.tensor_step_us(workload, candidate.gpus, 1, times) for times in launches]
+        measured.values[key] = [step.rate(1).value for step in steps]
+        measured.methods[key] = "arithmetic"

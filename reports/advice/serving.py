@@ -1,11 +1,9 @@
-"""What it takes to serve a model on one or several GPUs: bytes, microseconds and tokens a second, by each way to split
-it. Arithmetic alone: nothing is read or printed, and units stand in names.
+"""Serving arithmetic for `advise` and `procure`: bytes, microseconds and tokens per second.
 
-The model of a step is the roofline's (Williams, Waterman and Patterson, CACM 52:4, 2009) with communication added, none
-of it hidden: all weights that a step needs and its keys and values are read once at the memory's bandwidth, or its
-multiplications are done at the peak rate, whichever takes longer. Data sheets give peaks, so that times are floors;
-ratios between splits of one machine suffer less. What an all-reduce takes comes from outside, with its interval, which
-is carried to whatever is said.
+A decode step follows the roofline model (Williams, Waterman and Patterson, CACM 52:4, 2009) plus
+communication, none of it hidden. A step reads the weights and the cached keys and values once at
+memory bandwidth, or multiplies at the peak rate, whichever takes longer. Data sheets give peaks, so
+times are lower bounds. Callers supply the time of an all-reduce; every result keeps its interval.
 """
 
 from __future__ import annotations
@@ -17,41 +15,45 @@ from typing import NamedTuple
 
 from reports.advice.specs import Link, Model
 
-WIRE_BYTES = 2  # of an element of activations: fp16 or bf16
-HEADROOM = 0.1  # of a GPU's memory, left to the driver, graphs and fragments: vLLM's gpu_memory_utilization is 0.9
-CHUNK_TOKENS = 2048  # of a prompt that go through the model at once
-TENSOR, PIPELINE, REPLICAS, EXPERTS, ONE, OFFLOAD = "TP", "PP", "replicas", "EP", "one GPU", "CPU offload"
+ELEMENT_BYTES = 2  # an activation in fp16 or bf16
+HEADROOM = 0.1  # share of memory left free; vLLM's gpu_memory_utilization is 0.9
+CHUNK_TOKENS = 2048  # most prompt tokens in one forward pass
+TENSOR, PIPELINE, REPLICAS, EXPERTS = "TP", "PP", "replicas", "EP"
+ONE, OFFLOAD = "one GPU", "CPU offload"
 
 
 class Span(NamedTuple):
-    """A figure and the ends of its interval, which are the figure itself where no interval is known."""
+    """A value and its interval; both ends equal the value if the interval is unknown."""
 
     value: float
     low: float
     high: float
 
     def times(self, factor: float, plus: float = 0.0) -> Span:
-        """This, times `factor` (at least 0), plus a figure that is sure."""
+        """`factor` (not negative) times this, plus an exact value."""
         return Span(*(plus + factor * end for end in self))
 
     def rate(self, tokens: float) -> Span:
-        """Tokens a second, where this is what so many take, in microseconds."""
-        return Span(*(1e6 * tokens / end if end else inf for end in (self.value, self.high, self.low)))
+        """Tokens per second if this is the time of `tokens` tokens in microseconds."""
+        return Span(*(1e6 * tokens / end if end else inf
+                      for end in (self.value, self.high, self.low)))
 
 
-def sure(value: float) -> Span:
-    """A figure without an interval."""
+def exact(value: float) -> Span:
+    """A value without an interval."""
     return Span(value, value, value)
 
 
-AllReduce = Callable[[float], Span]  # microseconds that an all-reduce of so many bytes takes
+AllReduce = Callable[[float], Span]  # message bytes to microseconds
 
 
 @dataclass(frozen=True)
-class Serving:
-    """What is served, and on which kind of GPU: GB/s of its memory, dense TFLOP/s, bytes of its memory, GB/s one way
-    through its slot; `context` tokens of each stream stand in the cache; `skew` is what the busiest rank of an expert
-    split gets, over the mean."""
+class Workload:
+    """A model on a kind of GPU, with dense TFLOP/s.
+
+    `slot_gb_s` is one direction; each stream has `context` cached tokens; `skew` is the load of the
+    busiest rank of an expert split over the mean load.
+    """
 
     model: Model
     weights_bytes: float
@@ -62,242 +64,192 @@ class Serving:
     context: int = 0
     skew: float = 1.0
 
+    def kv_bytes(self, streams: float) -> float:
+        """The cached keys and values of all streams."""
+        return streams * self.context * kv_bytes_per_token(self.model)
+
 
 def weights_bytes(model: Model, bits: float) -> float:
-    """Bytes of all weights: parameters x bits / 8."""
     return model.parameters * bits / 8
 
 
 def kv_bytes_per_token(model: Model) -> float:
-    """Bytes of keys and values that a token leaves: 2 x layers x KV heads x head's elements x 2 B (grouped queries:
-    Ainslie et al., EMNLP 2023)."""
-    return 2 * (model.kv_layers or model.layers) * model.kv_heads * model.head_dim * WIRE_BYTES
+    """2 x layers x KV heads x head size x 2 B (grouped queries: Ainslie et al., EMNLP 2023)."""
+    return 2 * model.cached_layers * model.kv_heads * model.head_dim * ELEMENT_BYTES
 
 
 def activation_bytes(model: Model, tokens: int, gpus: int = 1) -> float:
-    """Bytes of a GPU's activations while `tokens` go through a layer split over `gpus`: the residual and its norm, and
-    each GPU's part of queries, keys, values, gate and up."""
-    split = (model.heads + 2 * model.kv_heads) * model.head_dim + 2 * model.top_k * model.intermediate
-    return tokens * WIRE_BYTES * (2 * model.hidden + split / gpus)
+    """Activations of a GPU while `tokens` pass a layer that is split over `gpus`.
+
+    They are the residual and its norm, and the GPU's share of queries, keys, values, gate and up.
+    """
+    attention = (model.heads + 2 * model.kv_heads) * model.head_dim
+    share = (attention + 2 * model.top_k * model.intermediate) / gpus
+    return tokens * ELEMENT_BYTES * (2 * model.hidden + share)
 
 
 def all_reduces(model: Model) -> int:
-    """Of a step split by tensor: one after attention and one after the MLP of each layer (Shoeybi et al., Megatron-LM,
-    2019, section 3)."""
+    """All-reduces of a tensor-parallel step: one after attention and one after the MLP of each
+    layer (Shoeybi et al., Megatron-LM, 2019, section 3)."""
     return 2 * model.layers
 
 
 def all_reduce_bytes(model: Model, tokens: float) -> float:
-    """Bytes of the message of each: tokens x hidden x 2."""
-    return tokens * model.hidden * WIRE_BYTES
+    return tokens * model.hidden * ELEMENT_BYTES
 
 
 def wire_factor(gpus: int) -> float:
-    """What a GPU sends of a message's bytes, and gets: 2 (n-1) / n, the least for any all-reduce (Patarasuk and Yuan,
-    JPDC 69:2, 2009; nccl-tests, doc/PERFORMANCE.md)."""
+    """Bytes that each GPU sends per message byte: 2 (n-1) / n, the minimum of any all-reduce
+    (Patarasuk and Yuan, JPDC 69:2, 2009; nccl-tests, doc/PERFORMANCE.md)."""
     return 2 * (gpus - 1) / gpus
 
 
 def link_all_reduce_us(link: Link, base_us: float, gpus: int, size_bytes: float) -> float:
-    """What an all-reduce takes by a link's figures alone: base + 2 (n-1) steps + 2 (n-1)/n bytes over the bandwidth one
-    way, as NCCL's cost model has it for a ring."""
-    gb_s = link.gb_s * (gpus - 1 if link.mesh else 1)
-    return base_us + 2 * (gpus - 1) * link.step_us + wire_factor(gpus) * size_bytes / gb_s / 1e3
+    """A ring all-reduce in NCCL's cost model: base + 2 (n-1) steps + 2 (n-1)/n bytes sent."""
+    transfer_us = wire_factor(gpus) * size_bytes / link.total_gb_s(gpus) / 1e3
+    return base_us + 2 * (gpus - 1) * link.step_us + transfer_us
 
 
 def expert_share(model: Model) -> float:
-    """The part of all parameters that are experts; 0 of a dense model."""
+    """The share of the parameters that belongs to experts; 0 for a dense model."""
     return model.expert_parameters / model.parameters if model.experts > 1 else 0.0
 
 
 def active_share(model: Model) -> float:
-    """The part of all parameters that one token is multiplied with."""
+    """The share of the parameters that one token is multiplied with."""
     return 1 - expert_share(model) * (1 - model.top_k / model.experts)
 
 
 def touched_experts(model: Model, tokens: float) -> float:
-    """Experts of a layer that at least one of `tokens` uses, where each is as likely: E (1 - (1 - k/E)^tokens)."""
+    """Experts of a layer that at least one token uses, if all are equally likely:
+    E (1 - (1 - k/E)^tokens)."""
     return model.experts * (1 - float((1 - model.top_k / model.experts) ** tokens))
 
 
-def read_bytes(serving: Serving, tokens: float) -> float:
-    """Bytes of weights that a step of so many tokens reads: all, of a mixture the experts that are used."""
-    share = expert_share(serving.model)
-    used = touched_experts(serving.model, tokens) / serving.model.experts
-    return serving.weights_bytes * (1 - share + share * used)
+def read_bytes(workload: Workload, tokens: float) -> float:
+    """Weights that a step of `tokens` reads: all but the experts that no token uses."""
+    share, model = expert_share(workload.model), workload.model
+    used = touched_experts(model, tokens) / model.experts
+    return workload.weights_bytes * (1 - share + share * used)
 
 
-def work_us(serving: Serving, bytes_read: float, tokens: float) -> float:
-    """What one GPU takes to read so many bytes, or to multiply so many tokens with the weights that they use (2
-    operations a weight), whichever is more."""
-    flop = 2 * serving.model.parameters * active_share(serving.model) * tokens
-    return max(bytes_read / serving.bandwidth_gb_s / 1e3, flop / serving.tflops / 1e6)
+def work_us(workload: Workload, bytes_read: float, tokens: float) -> float:
+    """Time of one GPU to read these bytes or to multiply the tokens with their active weights
+    (2 operations a weight), whichever is longer."""
+    flop = 2 * workload.model.parameters * active_share(workload.model) * tokens
+    return max(bytes_read / workload.bandwidth_gb_s / 1e3, flop / workload.tflops / 1e6)
 
 
-def _kv_bytes(serving: Serving, streams: float) -> float:
-    return streams * serving.context * kv_bytes_per_token(serving.model)
+def single_gpu_us(workload: Workload, streams: float) -> float:
+    """A decode step of one GPU that holds all weights and the cache of all streams."""
+    return work_us(workload, read_bytes(workload, streams) + workload.kv_bytes(streams), streams)
 
 
-def alone_us(serving: Serving, streams: float) -> float:
-    """A token of each stream on one GPU: weights and the streams' keys and values, read once."""
-    return work_us(serving, read_bytes(serving, streams) + _kv_bytes(serving, streams), streams)
+def _streams_per_gpu(streams: int, gpus: int) -> int:
+    return ceil(streams / min(gpus, streams))
 
 
-def tensor_step_us(serving: Serving, gpus: int, streams: int, all_reduce: AllReduce) -> Span:
-    """A token of each stream split by tensor: one GPU's work / n + 2 x layers all-reduces."""
-    each = all_reduce(all_reduce_bytes(serving.model, streams))
-    return each.times(all_reduces(serving.model), plus=alone_us(serving, streams) / gpus)
+def tensor_step_us(workload: Workload, gpus: int, streams: int, all_reduce: AllReduce) -> Span:
+    """A decode step: the work of one GPU / n + the all-reduces."""
+    each = all_reduce(all_reduce_bytes(workload.model, streams))
+    return each.times(all_reduces(workload.model), plus=single_gpu_us(workload, streams) / gpus)
 
 
-def pipeline_step_us(serving: Serving, gpus: int, streams: int, all_reduce: AllReduce) -> Span:
-    """A token of each stream in a pipeline. Streams go in min(n, streams) groups; a group's step passes n stages of 1/n
-    of the layers each and n hand-offs, and all groups are on their way at once. A hand-off is counted as an all-reduce
-    of its bytes, which is more than it is."""
-    group = ceil(streams / min(gpus, streams))
-    return all_reduce(all_reduce_bytes(serving.model, group)).times(gpus, plus=alone_us(serving, group))
+def pipeline_step_us(workload: Workload, gpus: int, streams: int, all_reduce: AllReduce) -> Span:
+    """A decode step of min(n, streams) groups of streams that are all in flight.
+
+    A group passes n stages, each with 1/n of the layers, and n hand-offs. A hand-off counts as an
+    all-reduce of its bytes, an upper bound.
+    """
+    group = _streams_per_gpu(streams, gpus)
+    handoff = all_reduce(all_reduce_bytes(workload.model, group))
+    return handoff.times(gpus, plus=single_gpu_us(workload, group))
 
 
-def replicas_step_us(serving: Serving, gpus: int, streams: int, _: AllReduce | None = None) -> Span:
-    """A token of each stream, where every GPU has all weights and its part of the streams."""
-    return sure(alone_us(serving, ceil(streams / min(gpus, streams))))
+def replicas_step_us(workload: Workload, gpus: int, streams: int,
+                     _: AllReduce | None = None) -> Span:
+    """A decode step if every GPU has all weights and its share of the streams."""
+    return exact(single_gpu_us(workload, _streams_per_gpu(streams, gpus)))
 
 
 def dispatch_bytes(model: Model, gpus: int, tokens: float, shared: bool = False) -> float:
-    """Bytes that leave a rank of `tokens` for experts elsewhere, equally likely and without skew; as many come back to
-    be combined. Of a token top_k x (n-1)/n copies leave; or with `shared` one for all experts of a rank: (n-1) x (1 -
-    C(E - E/n, k) / C(E, k))."""
+    """Bytes that a rank sends to experts on other ranks, without skew; combine returns as many.
+
+    A token sends top_k x (n-1)/n copies. With `shared` it sends one copy to each rank that has at
+    least one of its experts: (n-1) x (1 - C(E - E/n, k) / C(E, k)).
+    """
     copies = model.top_k * (gpus - 1) / gpus
     if shared:
         others = model.experts - model.experts // gpus
         copies = (gpus - 1) * (1 - comb(others, model.top_k) / comb(model.experts, model.top_k))
-    return tokens * copies * model.hidden * WIRE_BYTES
+    return tokens * copies * model.hidden * ELEMENT_BYTES
 
 
-def _exchange_us(serving: Serving, gpus: int, tokens: float, all_reduce: AllReduce) -> Span:
-    """An all-to-all of a rank's `tokens`: as long as an all-reduce of as many bytes on the wire."""
-    return all_reduce(serving.skew * dispatch_bytes(serving.model, gpus, tokens) / wire_factor(gpus))
+def exchange_us(workload: Workload, gpus: int, tokens: float, all_reduce: AllReduce) -> Span:
+    """An all-to-all of `tokens` of each rank, timed as an all-reduce with the same wire bytes."""
+    wire_bytes = workload.skew * dispatch_bytes(workload.model, gpus, tokens)
+    return all_reduce(wire_bytes / wire_factor(gpus))
 
 
-def experts_step_us(serving: Serving, gpus: int, streams: int, all_reduce: AllReduce) -> Span:
-    """A token of each stream split by experts: streams are parted for attention, whose weights every GPU has, and the
-    busiest GPU reads skew x 1/n of the experts that are used, one at least and all of its own at most; a dispatch
-    and a combine in each layer."""
-    model, group = serving.model, ceil(streams / min(gpus, streams))
+def experts_step_us(workload: Workload, gpus: int, streams: int, all_reduce: AllReduce) -> Span:
+    """A decode step with a dispatch and a combine in each layer.
+
+    Every GPU has the attention weights and its share of the streams. The busiest GPU reads
+    skew x 1/n of the experts in use: at least one, at most all that it holds.
+    """
+    model, group = workload.model, _streams_per_gpu(streams, gpus)
     share = expert_share(model)
-    busiest = min(model.experts / gpus, max(1.0, serving.skew * touched_experts(model, streams) / gpus)) / model.experts
-    read = serving.weights_bytes * (1 - share + share * busiest) + _kv_bytes(serving, group)
-    work = max(read / serving.bandwidth_gb_s / 1e3, work_us(serving, 0, serving.skew * streams / gpus))
-    return _exchange_us(serving, gpus, group, all_reduce).times(2 * model.layers, plus=work)
+    used = max(1.0, workload.skew * touched_experts(model, streams) / gpus)
+    busiest = min(model.experts / gpus, used) / model.experts
+    read = workload.weights_bytes * (1 - share + share * busiest) + workload.kv_bytes(group)
+    compute_us = work_us(workload, 0, workload.skew * streams / gpus)
+    work = max(read / workload.bandwidth_gb_s / 1e3, compute_us)
+    return exchange_us(workload, gpus, group, all_reduce).times(2 * model.layers, plus=work)
 
 
-def outside_share(serving: Serving, streams: int) -> float:
-    """The part of the weights that does not fit on one GPU beside its streams' cache and stays in the host's memory."""
-    beside = _kv_bytes(serving, streams) + activation_bytes(serving.model, CHUNK_TOKENS)
-    return 1 - min(1.0, max(0.0, usable_bytes(serving.memory_bytes) - beside) / serving.weights_bytes)
+def outside_share(workload: Workload, streams: int) -> float:
+    """The share of the weights that does not fit on one GPU and stays in host memory."""
+    cache = workload.kv_bytes(streams) + activation_bytes(workload.model, CHUNK_TOKENS)
+    room = max(0.0, usable_bytes(workload.memory_bytes) - cache)
+    return 1 - min(1.0, room / workload.weights_bytes)
 
 
-def one_gpu_step_us(serving: Serving, _: int, streams: int, __: AllReduce | None = None) -> Span:
-    """A token of each stream on one GPU; weights that are outside come through the slot in each step."""
-    outside, read = outside_share(serving, streams), read_bytes(serving, streams)
-    here = work_us(serving, read * (1 - outside) + _kv_bytes(serving, streams), streams)
-    return sure(here + read * outside / serving.slot_gb_s / 1e3)
+def offload_step_us(workload: Workload, _: int, streams: int, __: AllReduce | None = None) -> Span:
+    """A decode step of one GPU that reads the weights in host memory through its slot."""
+    outside, read = outside_share(workload, streams), read_bytes(workload, streams)
+    local_us = work_us(workload, read * (1 - outside) + workload.kv_bytes(streams), streams)
+    return exact(local_us + read * outside / workload.slot_gb_s / 1e3)
 
 
-STEP_US: dict[str, Callable[[Serving, int, int, AllReduce], Span]] = {
-    TENSOR: tensor_step_us, PIPELINE: pipeline_step_us, REPLICAS: replicas_step_us, EXPERTS: experts_step_us,
-    ONE: one_gpu_step_us, OFFLOAD: one_gpu_step_us}
+Duration = Callable[[Workload, int, int, AllReduce], Span]  # the third is streams or prompt tokens
+STEP_US: dict[str, Duration] = {
+    TENSOR: tensor_step_us, PIPELINE: pipeline_step_us, REPLICAS: replicas_step_us,
+    EXPERTS: experts_step_us, ONE: offload_step_us, OFFLOAD: offload_step_us}
 
 
-def flip_us(other_us: float, work_us: float, calls: int) -> float:
-    """What an all-reduce may cost until a step split by tensor takes as long as `other_us`: (other - work) / calls;
-    negative where no all-reduce is fast enough."""
-    return (other_us - work_us) / calls
+def kv_copies(model: Model, gpus: int) -> float:
+    """The share of the KV heads on each GPU of a tensor split; more GPUs than heads keep copies."""
+    return ceil(model.kv_heads / gpus) / model.kv_heads
 
 
-def chunks_of(prompt: int) -> int:
-    """In how many parts a prompt goes through the model."""
-    return ceil(prompt / CHUNK_TOKENS)
+def memory_bytes(workload: Workload, kind: str, gpus: int, streams: int,
+                 chunk: int) -> dict[str, float]:
+    """Bytes that a GPU holds: weights, KV cache and activations."""
+    model, share = workload.model, expert_share(workload.model)
+    weights = {TENSOR: 1 / gpus, PIPELINE: 1 / gpus, EXPERTS: 1 - share + share / gpus}
+    cached = {TENSOR: streams * kv_copies(model, gpus), PIPELINE: streams / gpus,
+              ONE: streams, OFFLOAD: streams}
+    tokens = max(chunk, streams)
+    return {"weights": workload.weights_bytes * weights.get(kind, 1.0),
+            "KV cache": workload.kv_bytes(cached.get(kind, ceil(streams / gpus))),
+            "activations": activation_bytes(model, tokens, gpus if kind == TENSOR else 1)}
 
 
-def prompt_us(serving: Serving, prompt: int) -> float:
-    """What one GPU takes to read a prompt in: of each chunk its multiplications with weights, and of queries, keys and
-    values with one another, 2 x prompt^2 x heads x head's elements in each layer (half of the pairs)."""
-    model, chunks = serving.model, chunks_of(prompt)
-    pairs = 2 * prompt**2 * model.heads * model.head_dim * (model.kv_layers or model.layers)
-    each = prompt / chunks
-    return chunks * work_us(serving, read_bytes(serving, each), each) + pairs / serving.tflops / 1e6
-
-
-def tensor_prompt_us(serving: Serving, gpus: int, prompt: int, all_reduce: AllReduce) -> Span:
-    """A prompt split by tensor: one GPU's work / n + 2 x layers all-reduces of each chunk's activations."""
-    chunks = chunks_of(prompt)
-    each = all_reduce(all_reduce_bytes(serving.model, prompt / chunks))
-    return each.times(chunks * all_reduces(serving.model), plus=prompt_us(serving, prompt) / gpus)
-
-
-def pipeline_period_us(stage_us: float, handoff_us: float, in_flight: int) -> float:
-    """How often a stage ends a chunk: after its work and the hand-off, but once two chunks are in flight one is handed
-    on while the next is at work, and only the longer of both counts (GPipe: Huang et al., NeurIPS 2019)."""
-    return stage_us + handoff_us if in_flight < 2 else max(stage_us, handoff_us)
-
-
-def pipeline_prompt_us(serving: Serving, gpus: int, prompt: int, all_reduce: AllReduce) -> Span:
-    """A prompt in a pipeline, alone: its first chunk passes n stages and n-1 hand-offs, and the others follow a period
-    apart."""
-    count = chunks_of(prompt)
-    stage = prompt_us(serving, prompt) / gpus / count
-    handoffs = all_reduce(all_reduce_bytes(serving.model, prompt / count))
-    return Span(*(gpus * stage + (gpus - 1) * end + (count - 1) * pipeline_period_us(stage, end, count)
-                  for end in handoffs))
-
-
-def replicas_prompt_us(serving: Serving, _: int, prompt: int, __: AllReduce | None = None) -> Span:
-    """A prompt on one GPU; weights that are outside come through the slot for each chunk, behind the work."""
-    chunks = chunks_of(prompt)
-    through_us = chunks * read_bytes(serving, prompt / chunks) * outside_share(serving, 1) / serving.slot_gb_s / 1e3
-    return sure(max(prompt_us(serving, prompt), through_us))
-
-
-def experts_prompt_us(serving: Serving, gpus: int, prompt: int, all_reduce: AllReduce) -> Span:
-    """A prompt whose tokens are parted over the ranks of an expert split, the busiest one's work counting."""
-    count = chunks_of(prompt)
-    each = _exchange_us(serving, gpus, prompt / count / gpus, all_reduce)
-    return each.times(2 * serving.model.layers * count, plus=serving.skew * prompt_us(serving, prompt) / gpus)
-
-
-PROMPT_US: dict[str, Callable[[Serving, int, int, AllReduce], Span]] = {
-    TENSOR: tensor_prompt_us, PIPELINE: pipeline_prompt_us, EXPERTS: experts_prompt_us, REPLICAS: replicas_prompt_us,
-    ONE: replicas_prompt_us, OFFLOAD: replicas_prompt_us}
-
-
-def prompts_rate(serving: Serving, kind: str, gpus: int, prompt: int, all_reduce: AllReduce) -> Span:
-    """Tokens a second of many prompts, one behind another: in a pipeline a chunk each period, replicas all at once."""
-    if kind == PIPELINE:
-        chunks = chunks_of(prompt)
-        each, stage_us = prompt / chunks, prompt_us(serving, prompt) / chunks / gpus
-        handoffs = all_reduce(all_reduce_bytes(serving.model, each))
-        return Span(*(pipeline_period_us(stage_us, end, 2) for end in handoffs)).rate(each)
-    return PROMPT_US[kind](serving, gpus, prompt, all_reduce).rate(prompt * (gpus if kind == REPLICAS else 1))
-
-
-def memory_bytes(serving: Serving, kind: str, gpus: int, streams: int, chunk: int) -> dict[str, float]:
-    """What a GPU holds, in bytes: {"weights", "KV cache", "activations"}, for so many streams and a chunk of tokens. KV
-    heads that are fewer than the GPUs are held more than once by a tensor split."""
-    model, share = serving.model, expert_share(serving.model)
-    parts = {TENSOR: 1 / gpus, PIPELINE: 1 / gpus, EXPERTS: 1 - share + share / gpus}
-    cache = {TENSOR: streams * ceil(model.kv_heads / gpus) / model.kv_heads, PIPELINE: streams / gpus, ONE: streams,
-             OFFLOAD: streams}
-    return {"weights": serving.weights_bytes * parts.get(kind, 1.0),
-            "KV cache": _kv_bytes(serving, cache.get(kind, ceil(streams / gpus))),
-            "activations": activation_bytes(model, max(chunk, streams), gpus if kind == TENSOR else 1)}
-
-
-def room_tokens(model: Model, gpus: int, bytes_of_a_gpu: float) -> int:
-    """Tokens whose keys and values find room in so many bytes of each GPU of a tensor split."""
-    part = ceil(model.kv_heads / gpus) / model.kv_heads
-    return max(0, int(bytes_of_a_gpu // (part * kv_bytes_per_token(model))))
+def room_tokens(model: Model, gpus: int, bytes_per_gpu: float) -> int:
+    """Tokens that these bytes of each GPU of a tensor split can cache."""
+    return max(0, int(bytes_per_gpu // (kv_copies(model, gpus) * kv_bytes_per_token(model))))
 
 
 def usable_bytes(memory_bytes: float) -> float:
-    """Bytes of a GPU's memory that weights, cache and activations may take."""
+    """The bytes of a GPU that weights, cache and activations may use."""
     return (1 - HEADROOM) * memory_bytes

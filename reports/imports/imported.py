@@ -1,8 +1,8 @@
-"""Runs that were imported from other benchmarks' logs: their records, how they are written and read.
+"""Imported runs: the records of other benchmarks' logs, how they are written and read.
 
-Such a run is a file of the store like any other (a `run` line, its cases, an `end`), but what its log does not say is
-null, and nothing in it was measured by the rules of ours. So its records are types of their own: imports are shown,
-never judged. `result.read` refuses them, and with it everything that compares.
+Such a run is a file of the store (a `run` line, its cases, an `end`); fields that its log does not
+have are null. Its measurement follows other rules, so its records have their own types: imports are
+shown, never judged, and `result.read` refuses them.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from reports.store.writing import write_whole
 
 
 class ImportedRank(TypedDict):
-    """A rank of which the log names the GPU."""
+    """A rank with the GPU that the log names."""
 
     rank: int
     gpu: str
 
 
 class ImportedWorld(TypedDict):
-    """How many ranks there were, None where the log does not say it for certain, and those that it lists."""
+    """The number of ranks, None if it is uncertain, and the ranks that the log lists."""
 
     size: int | None
     ranks: list[ImportedRank]
 
 
 class ImportedFrom(msgspec.Struct, kw_only=True):
-    """The log: its file's name, what wrote it (`nccl-tests`, `OSU 7.1`, ...), and the lines that are this test."""
+    """The log: its file's name, its writer (`nccl-tests`, `OSU 7.1`, ...) and the test's lines."""
 
     file: str
     format: str
@@ -46,8 +46,8 @@ class ImportedFrom(msgspec.Struct, kw_only=True):
 
 
 class ImportedRun(Record, kw_only=True, tag="run", tag_field="kind"):
-    """The head. `footer_avg_bus_bw` (GB/s) and `out_of_bounds` (`0 OK`, `2 FAILED`) are as printed. `statistic` says
-    what `time_us.mean` is a mean of: runs that differ in it are not comparable."""
+    """The head. `footer_avg_bus_bw` (GB/s) and `out_of_bounds` (`0 OK`, `2 FAILED`) are as printed.
+    `statistic` describes `time_us.mean`: runs that differ in it are not comparable."""
 
     schema: int = SCHEMA
     run_id: str
@@ -66,7 +66,7 @@ class ImportedRun(Record, kw_only=True, tag="run", tag_field="kind"):
 
 
 class ImportedSummary(msgspec.Struct, kw_only=True):
-    """A time in microseconds. Logs print means over iterations, so `median` is None; `n` are iterations."""
+    """Microseconds. Logs print means over `n` iterations, so `median` is None."""
 
     median: NotNegative | None = None
     mean: NotNegative | None = None
@@ -77,7 +77,7 @@ class ImportedSummary(msgspec.Struct, kw_only=True):
 
 
 class OverRanks(msgspec.Struct, kw_only=True):
-    """A mean time in microseconds of the fastest rank, of all in the mean, and of the slowest."""
+    """The mean time in microseconds of the fastest rank, of all ranks and of the slowest rank."""
 
     min: NotNegative | None = None
     avg: NotNegative | None = None
@@ -85,13 +85,13 @@ class OverRanks(msgspec.Struct, kw_only=True):
 
 
 class ImportedCase(Record, kw_only=True, tag="case", tag_field="kind"):
-    """One printed half of a row, with the fields of a measured `Case` as far as the log says them; bandwidths in GB/s,
-    as printed.
+    """One printed half of a row, with the fields of a measured `Case`.
 
-    `size_bytes` is as printed (OSU and IMB print the size per rank); it is no key: it may repeat. A `status` of `wrong`
-    has no bandwidth, only what was printed, in `reported_*`; so has a printed algbw that is not size over time.
-    `n_wrong` counts elements, None where unchecked; `max_error` is the largest deviation that older programs print
-    instead. `suspect`: one rank alone, or a busbw that no machine has; never to be ranked. `line` is that of the log.
+    `size_bytes` is as printed (per rank for OSU and IMB) and may repeat; bandwidths are in GB/s as
+    printed. A `wrong` case has its bandwidths only in `reported_*`; so has a printed algbw that is
+    not size over time. `n_wrong` counts elements, None if unchecked; older programs print
+    `max_error` instead. `suspect` marks a single rank or an impossible busbw, which no ranking may
+    use. `line` is the line of the log.
     """
 
     case: int
@@ -124,7 +124,7 @@ class ImportedCase(Record, kw_only=True, tag="case", tag_field="kind"):
 
 @dataclass
 class Imported:
-    """An imported run as it is read back; the status of `end` is `complete`, `incomplete` or `failed`."""
+    """An imported run; the status of `end` is `complete`, `incomplete` or `failed`."""
 
     path: Path
     run: ImportedRun
@@ -137,21 +137,25 @@ KINDS: dict[str, type[Record]] = {"run": ImportedRun, "case": ImportedCase, "end
 
 
 def read_imported(path: Path | str) -> Imported:
-    """The imported run at `path`. Raises ResultError, in one sentence, for everything else, measured runs included."""
+    """The imported run at `path`. Raises ResultError for anything else, also for measured runs."""
     path = Path(path)
-    run, *records = (record for _, record in read_lines(path, "run imported from a log", KINDS, SCHEMA))
+    lines = read_lines(path, "run imported from a log", KINDS, SCHEMA)
+    run, *records = (record for _, record in lines)
     ends = [record for record in records if isinstance(record, End)]
     if not ends:
         raise ResultError(f"{path} was cut off: import its log again")
     assert isinstance(run, ImportedRun)
-    return Imported(path, run, [record for record in records if isinstance(record, ImportedCase)], ends[-1])
+    cases = [record for record in records if isinstance(record, ImportedCase)]
+    return Imported(path, run, cases, ends[-1])
 
 
-def write_imported(folder: Path, run: ImportedRun, cases: Sequence[ImportedCase], end: End) -> tuple[Path, str]:
-    """The file of the run in `folder` (made where missing), and `new`, `is there already` or `written anew`: one that
-    is there stays only where it differs from what would be written at most in the name that the log had. Whole or not
-    at all. Raises ResultError where it cannot be written."""
-    path, content = folder / f"{run.run_id}.jsonl", b"".join(map(_line, (run, *cases, end)))
+def write_imported(folder: Path, run: ImportedRun, cases: Sequence[ImportedCase],
+                   end: End) -> tuple[Path, str]:
+    """Writes the run to `folder`, which it creates, and returns the path and `new`, `is there
+    already` or `written anew`. A file that differs only in the log's name stays. Raises ResultError
+    if the file cannot be written."""
+    path = folder / f"{run.run_id}.jsonl"
+    content = b"".join(map(_line, (run, *cases, end)))
     is_there = path.exists()
     if is_there and _without_name(_content(path)) == _without_name(content):
         return path, "is there already"
@@ -175,6 +179,6 @@ def _without_name(content: bytes) -> bytes:
 
 
 def _line(record: Record) -> bytes:
-    fields = msgspec.to_builtins(record)  # twenty thousand cases are written faster so than by schema.to_line
+    fields = msgspec.to_builtins(record)  # faster than schema.to_line for thousands of cases
     del fields["extra"]
     return msgspec.json.encode(fields) + b"\n"

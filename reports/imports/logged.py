@@ -1,4 +1,4 @@
-"""What the importers share: the lines of a log without what surrounds them, and a test as it is found in them."""
+"""Shared by the parsers: lines without the text around them, numbers, and a test of a log."""
 
 from __future__ import annotations
 
@@ -9,39 +9,46 @@ from typing import TypeVar
 
 from reports.imports.imported import ImportedCase
 
-MOST_GB_S = 10_000  # of bus bandwidth: several times that of any link between GPUs, so no machine has it
-Said = TypeVar("Said")
+MOST_GB_S = 10_000  # bus bandwidth; several times more than any link between GPUs
 NO_ROWS = "it has no rows"
+WRONG_RESULTS = "the run found wrong results"
 LONGEST_LINE, LEAST_SEPARATORS = 2000, 5
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
-# What people, launchers, pods and schedulers put before each line, with at most one blank of what follows. Repetitions
-# that overlap are bounded: a hostile line would take time with its square.
+# The prefixes of people, launchers, pods and schedulers, with at most one blank after them.
+# Overlapping repetitions have limits, otherwise a hostile line takes quadratic time.
 LABELS = re.compile(
     r"\s*(?:(?:>|&gt;) ?"
     r"|\[[^\[\]\s]{0,200}\d, ?\d+\](?:\[[^\]]*\])?<std(?:out|err|diag)>: ?"  # mpirun --tag-output
     r"|\d{1,6}: |\[\d{1,6}(?:@[^\]\s]+)?\]:? (?!NCCL|RCCL)"  # srun -l, mpiexec -l
-    r"|\[(?:pod/[^\]]*|(?:default|rank)\d+)\]:? ?|\([\w.-]+ pid=\d+[^)]*\) "  # kubectl, torchrun, ray
+    r"|\[(?:pod/[^\]]*|(?:default|rank)\d+)\]:? ?|\([\w.-]+ pid=\d+[^)]*\) "  # kubectl, torchrun
     r"|[A-Za-z][\w.-]{0,200}[_-]\d{1,6} +\| "  # docker compose
     r"|[A-Za-z](?=[\w.-]{0,200}\d)[\w.-]{1,200}: (?=[# \d])"  # pdsh
-    r"|\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?(?:\]:? ?|[ \t:]|(?=\[\d+,))"
+    r"|\[?\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?"
+    r"(?:\]:? ?|[ \t:]|(?=\[\d+,))"
     r"|\[?\d\d:\d\d:\d\d(?:[.,]\d+)?\]?[ \t]"
     r"|\[?[A-Z][a-z]{2} [A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d(?: [A-Z]+)? \d{4}\]?(?: |(?=\[\d+,))"
     r"|[A-Z][a-z]{2} +\d+ \d\d:\d\d:\d\d \S+ [^\s:\[]+(?:\[\d+\])?: )")  # journalctl
 # host:pid:thread [device] NCCL INFO ...: other ranks may write it into the middle of a line.
-MESSAGE = re.compile(r"(?:\[[^\]]{1,40}\] )?(?<![A-Za-z_])[A-Za-z_][\w.-]{0,80}:\d{1,9}:\d{1,9} \[-?\d{1,4}\] |"
-                     r"\bNCCL (?:INFO|WARN|version) ")
+MESSAGE = re.compile(
+    r"(?:\[[^\]]{1,40}\] )?(?<![A-Za-z_])[A-Za-z_][\w.-]{0,80}:\d{1,9}:\d{1,9} \[-?\d{1,4}\] |"
+    r"\bNCCL (?:INFO|WARN|version) ")
 NUMBER = re.compile(r"\+?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
-LIKE_A_FIGURE = re.compile(r"[+-]?(?:\.?\d[\w.,+-]*|nan|inf)")  # also what is negative, cut off or European
+# A figure that may be negative, cut off or European.
+LIKE_A_FIGURE = re.compile(r"[+-]?(?:\.?\d[\w.,+-]*|nan|inf)")
 LAUNCHER = re.compile(r"\b(?:mpirun|mpiexec(?:\.hydra)?|srun|orterun|prun)\b")
 RANKS_FLAG = re.compile(r"\s(?:-np|-n|--n|--np|--ntasks)(?:=|\s*)(\d{1,8})(?=\s)")
-ALONE = re.compile(r"(?:^|[$#>%] |Running: ?)\s*(?:\w+=\S* )*[\w./-]*$")  # what stands before a program that is started
-COLLECTIVES = {"allreduce": "all_reduce", "allgather": "all_gather", "reducescatter": "reduce_scatter",
-               "alltoall": "alltoall", "bcast": "broadcast"}
+# The start of a command line without a launcher.
+NO_LAUNCHER = re.compile(r"(?:^|[$#>%] |Running: ?)\s*(?:\w+=\S* )*[\w./-]*$")
+COLLECTIVES = {
+    "allreduce": "all_reduce", "allgather": "all_gather", "reducescatter": "reduce_scatter",
+    "alltoall": "alltoall", "bcast": "broadcast"}
+Item = TypeVar("Item")
 
 
 @dataclass
 class LoggedTest:
-    """One test of a log; `gpus` has a model by rank, `unread` the lines that look like data and could not be read."""
+    """One test of a log: `gpus` has a model by rank, `unread` the numbers of lines that look like
+    data and could not be read."""
 
     format: str
     first_line: int
@@ -60,39 +67,47 @@ class LoggedTest:
     unread: list[int] = field(default_factory=list)
 
     def add(self, case: ImportedCase) -> None:
-        """Adds a case: a wrong one without bandwidth, one that cannot be marked as suspect."""
+        """Adds a case, a wrong one without bandwidth, and marks impossible ones as suspect."""
         case.case, case.library = len(self.cases), self.library
         case.suspect = self.world_size == 1 or (case.bus_bw_gb_s or 0) > MOST_GB_S
         if (case.n_wrong or 0) > 0 or case.status == "wrong":
-            case.status, case.reason = "wrong", case.reason or f"{case.n_wrong} elements are wrong"
+            case.status = "wrong"
+            case.reason = case.reason or f"{case.n_wrong} elements are wrong"
             case.reported_alg_bw_gb_s = case.reported_alg_bw_gb_s or case.alg_bw_gb_s
-            case.reported_bus_bw_gb_s, case.alg_bw_gb_s, case.bus_bw_gb_s = case.bus_bw_gb_s, None, None
+            case.reported_bus_bw_gb_s = case.bus_bw_gb_s
+            case.alg_bw_gb_s = case.bus_bw_gb_s = None
         self.cases.append(case)
 
+    def end(self, status: str, reason: str | None = None) -> None:
+        self.status, self.reason = status, reason
 
-def cleaned(text: str) -> str:
-    """A line without escapes, labels, NCCL's messages and control characters; columns keep their distances."""
+
+def clean_line(text: str) -> str:
+    """A line without escapes, prefixes, NCCL's messages and control characters; columns keep their
+    distances."""
     text = ESCAPES.sub("", text[:LONGEST_LINE]).rstrip("\r").rpartition("\r")[2].expandtabs()
     if not text.isprintable():
-        text = "".join(letter if letter.isprintable() else " " * letter.isspace() for letter in text)
+        text = "".join(char if char.isprintable() else " " * char.isspace() for char in text)
     start = 0
     while (label := LABELS.match(text, start)) is not None:
         start = label.end()
     text = text[start:]
-    said = text.find("NCCL ")
-    message = MESSAGE.search(text, max(0, said - 200)) if said >= 0 else None
+    nccl = text.find("NCCL ")
+    message = MESSAGE.search(text, max(0, nccl - 200)) if nccl >= 0 else None
     return text[: message.start()] if message else text
 
 
 def cells(text: str) -> list[tuple[str, int]]:
-    """The words of a line, each with where it ends; of one with commas, semicolons or bars, with its column instead."""
+    """The words of a line, each with its end; with its column if commas, semicolons or bars
+    separate the words."""
     separator = next((mark for mark in ",;|" if text.count(mark) >= LEAST_SEPARATORS), None)
-    if separator and " " in text.strip(' #|').partition(separator)[0].strip():
+    if separator and " " in text.strip(" #|").partition(separator)[0].strip():
         separator = None  # commas within the figures
     if separator:
         parts = [part.strip(' #"') for part in text.strip().strip("|").split(separator)]
         return [(part, column) for column, part in enumerate(parts) if part]
-    return [(found.group(), found.end()) for found in re.finditer(r"[^\s#]\S*", text.replace("#", " ", 1))]
+    words = re.finditer(r"[^\s#]\S*", text.replace("#", " ", 1))
+    return [(word.group(), word.end()) for word in words]
 
 
 def number(text: str) -> float | None:
@@ -101,7 +116,7 @@ def number(text: str) -> float | None:
     return value if value < 1e15 else None
 
 
-def whole(text: str) -> int | None:
+def whole_number(text: str) -> int | None:
     """A size or a count, also as `1.04858e+06`; None for anything else, `0.00` too."""
     return count_of(text) if text.isdecimal() or "e" in text else None
 
@@ -118,26 +133,26 @@ def half_digit(text: str) -> float:
     return 0.5 * 10.0 ** (exponent if isinstance(exponent, int) else 0)
 
 
-def only(said: set[Said]) -> Said | None:
-    """What is said, where all that say it agree."""
-    return next(iter(said)) if len(said) == 1 else None
+def only(items: set[Item]) -> Item | None:
+    """The item of a set with one item, otherwise None."""
+    return next(iter(items)) if len(items) == 1 else None
 
 
 def ranks_of(command: str) -> int | None:
-    """How many processes a launcher's command line starts, where it says so for certain."""
+    """The number of processes that a launcher's command line starts, if it is certain."""
     launched = LAUNCHER.split(command + " ", maxsplit=1)
-    said = RANKS_FLAG.findall(launched[-1]) if len(launched) > 1 else []
-    return int(said[0]) if len(said) == 1 else None
+    counts = RANKS_FLAG.findall(launched[-1]) if len(launched) > 1 else []
+    return int(counts[0]) if len(counts) == 1 else None
 
 
 def ranks_started(before: str, after: str) -> int | None:
-    """How many ranks a command starts, by what stands before and after a program of nccl-tests, where it says so for
-    certain."""
+    """The number of ranks, if it is certain, from the command line before and after the name of a
+    program of nccl-tests."""
     per_process = 1
     for flag in (r"-g|--ngpus", r"-t|--nthreads"):
-        said = re.findall(rf"\s(?:{flag})(?:=|\s*)(\d{{1,7}})(?=\s)", f"{after} ")
-        per_process *= int(said[-1]) if said else 1
-    processes = 1 if ALONE.search(before) else ranks_of(before)
+        counts = re.findall(rf"\s(?:{flag})(?:=|\s*)(\d{{1,7}})(?=\s)", f"{after} ")
+        per_process *= int(counts[-1]) if counts else 1
+    processes = 1 if NO_LAUNCHER.search(before) else ranks_of(before)
     return processes and processes * per_process
 
 
@@ -147,6 +162,7 @@ def nccl_version(code: int) -> str:
 
 
 def collective_of(name: str) -> str | None:
-    """The operation in the store's names, else the benchmark's own; None for what is no such name."""
+    """The store's name of an operation, otherwise the benchmark's own; None for other text."""
     name = name.lower()
-    return COLLECTIVES.get(name.replace("_", ""), name) if re.fullmatch(r"[a-z][a-z0-9_-]{1,40}", name) else None
+    is_name = re.fullmatch(r"[a-z][a-z0-9_-]{1,40}", name)
+    return COLLECTIVES.get(name.replace("_", ""), name) if is_name else None

@@ -1,0 +1,143 @@
+"""Ends the tests of nccl-tests: interleaved runs, commands, ranks, cases and the status."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from itertools import pairwise
+
+from reports.imports import logged
+from reports.imports.imported import ImportedCase, ImportedSummary
+from reports.imports.logged import NO_ROWS, collective_of, number, only
+from reports.imports.nccl_rows import Draft, Row, Stage
+
+PROGRAM = re.compile(
+    r"(?:^|[\s/'\"`])(all_?reduce|all_?gather|reduce_?scatter|all_?to_?allv?|sendrecv|broadcast|"
+    r"bcast|reduce|scatter|gather|hypercube)(_test_perf|_perf|_test)(?:_mpi)?(?=$|[\s'\"`;|&)])")
+ALGBW_WITH_FACTOR = ("all_gather", "reduce_scatter")
+
+
+def merge_interleaved(tests: list[Draft]) -> list[Draft]:
+    """Joins heads with the test that their output is mixed with.
+
+    Two runs in one output leave the head of one as its own test and two headers in a row, or rows
+    after a footer. Nothing shows which run has which row, so these tests become incomplete.
+    """
+    merged: list[Draft] = []
+    for position, test in enumerate(tests):
+        test.end_row()
+        after = tests[position + 1] if position + 1 < len(tests) else None
+        is_torn = after is not None and after.follows and (test.headless or _repeats(test))
+        if after is not None and is_torn:
+            test.mixed = after.mixed = True
+        while merged and (is_torn or test.headers > 1) and _is_head(merged[-1], int(is_torn)):
+            before = merged.pop()
+            test.first_line, test.mixed = before.first_line, True
+            _take_head(test, before)
+        if test.mixed and merged and _is_head(merged[-1], 1):
+            _take_head(test, merged[-1])
+        merged.append(test)
+    return merged
+
+
+def _take_head(test: Draft, before: Draft) -> None:
+    """Adds the facts of another head; `end_test` ignores those that contradict each other."""
+    test.names |= before.names
+    test.nranks |= before.nranks
+    test.listed = before.listed + test.listed
+    test.commands = before.commands + test.commands
+
+
+def _is_head(test: Draft, headers: int) -> bool:
+    return (not test.rows and test.headers <= headers and test.stage <= Stage.TABLE
+            and test.status != "failed")
+
+
+def _repeats(test: Draft) -> bool:
+    """Whether a size does not grow within a type, an operation and a root, unlike in one run."""
+    kinds = [[row.fields.get(name) for name in ("datatype", "redop", "root")] for row in test.rows]
+    sizes = [int(row.fields["size_bytes"]) for row in test.rows]
+    pairs = zip(pairwise(kinds), pairwise(sizes), strict=True)
+    return any(kind == next_kind and 0 < next_size <= size
+               for (kind, next_kind), (size, next_size) in pairs)
+
+
+def end_test(test: Draft) -> None:
+    """Fills in the fields of the test from all its lines."""
+    commands = test.commands if test.mixed else test.commands[-1:]
+    programs = [match for command in commands for match in [PROGRAM.search(command)] if match]
+    test.collective = only(test.names or {collective_of(match[1]) for match in programs})
+    test.world_size = only({
+        logged.ranks_started(match.string[: match.start(1)], match.string[match.end():])
+        for match in programs})
+    if test.listed:
+        _set_ranks(test)
+    elif test.nranks:
+        test.world_size = only(test.nranks)
+    if any(match[2] == "_test_perf" for match in programs):
+        test.format = "mscclpp-test"
+    if test.layout.names[-1] == "res" and not test.sized:
+        test.format = "NCCL 1.x"
+    test.benchmark = f"{test.format} {test.collective}" if test.collective else test.format
+    if test.format == "mscclpp-test":
+        test.library = "MSCCL++"
+    for row in test.rows:
+        for in_place, figures in row.halves:
+            by_name = dict(zip(test.layout.names, figures, strict=True))
+            case = _case(test, row, in_place, by_name)
+            if case is not None:
+                test.add(case)
+            elif set(figures) != {"N/A"}:
+                test.unread.append(row.line)
+    _set_status(test)
+
+
+def _set_ranks(test: Draft) -> None:
+    """The ranks and GPUs of the device list; a rank with two models has none."""
+    counts = Counter(rank for rank, _, _ in test.listed)
+    models = {(rank, gpu) for rank, _, gpu in test.listed}
+    groups = {group for _, group, _ in test.listed}
+    is_one_run = len(groups) == len(set(counts.values())) == 1
+    test.world_size = max(counts) + 1 if is_one_run else None
+    models_of = Counter(rank for rank, _ in models)
+    test.gpus = {rank: gpu for rank, gpu in models if models_of[rank] == 1}
+
+
+def _set_status(test: Draft) -> None:
+    has_footer = test.format not in ("NCCL 1.x", "mscclpp-test")
+    if "FAILED" in (test.out_of_bounds or "") or test.status == "failed":
+        test.end("failed", "the run itself says so")
+    elif test.mixed:
+        test.end("incomplete", "two runs wrote into each other's lines")
+    elif test.headless:
+        test.end("incomplete", "the log begins in the middle of the test")
+    elif not test.cases:
+        test.end("incomplete", NO_ROWS)
+    elif test.stage < Stage.FOOTER and has_footer:
+        test.end("incomplete", "the log ends before the test does")
+
+
+def _case(test: Draft, row: Row, in_place: bool, figures: dict[str, str]) -> ImportedCase | None:
+    """The case of a half; None without a time, or if the count of wrong elements is unreadable."""
+    time, alg_bw, bus_bw = (number(figures[name]) for name in ("time", "algbw", "busbw"))
+    n_wrong = logged.count_of(figures.get("wrong", ""))
+    if time is None or (figures.get("wrong", "N/A") != "N/A" and n_wrong is None):
+        return None
+    time_us = time * (1e3 if test.layout.milliseconds else 1.0)
+    summary = ImportedSummary(mean=round(time_us, 9))
+    if "i_p99" in figures:
+        summary.min, summary.max, summary.p99 = (
+            number(figures[name]) for name in ("i_min", "i_max", "i_p99"))
+    case = ImportedCase(case=0, collective=test.collective, in_place=in_place, line=row.line,
+                        alg_bw_gb_s=alg_bw, bus_bw_gb_s=bus_bw, time_us=summary, n_wrong=n_wrong,
+                        **row.fields)
+    if "wrong" not in figures:
+        case.max_error = number(figures.get("error", figures.get("res", "")))
+    if test.collective in ALGBW_WITH_FACTOR and time and alg_bw is not None and alg_bw == bus_bw:
+        # In 2019 and 2020 this algbw included the factor (n-1)/n of busbw.
+        computed = row.fields["size_bytes"] / time_us / 1e3
+        rounding = (computed * logged.half_digit(figures["time"]) / time
+                    + logged.half_digit(figures["algbw"]))
+        if computed - alg_bw > 1.01 * rounding:
+            case.reported_alg_bw_gb_s, case.alg_bw_gb_s = alg_bw, computed
+    return case

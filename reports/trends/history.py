@@ -103,7 +103,7 @@ def _readable(folder: Path, left_out: LeftOut) -> Iterator[Result]:
 
     for parent, folders, files in os.walk(folder, onerror=closed):
         folders[:] = [name for name in folders if not name.endswith((".samples", ".flight"))]
-        links = {name for name in [*folders, *files] if Path(parent, name).is_symlink()}
+        links = {name for name in [*folders, *files] if os.path.islink(Path(parent, name))}
         for name in sorted(links):
             left_out["a link, which is not followed"].append(printable(name))
         for name in sorted({*files} - links - {MANIFEST}):

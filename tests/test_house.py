@@ -23,7 +23,8 @@ PACKAGES = (*CORE, "reports")
 
 MOST_LINES = 13_500
 MOST_FILE_LINES = 350
-MOST_REPORTS_FILE_LINES = 400
+MOST_REPORTS_FILE_LINES = 300
+MOST_REPORTS_LINES = 15_150  # the goal is 10,500: lower this with every file that gets simpler
 MOST_COLUMNS = 100
 MOST_LOADED_MODULES = 45
 MOST_PARAMETERS = 6
@@ -140,7 +141,9 @@ def test_the_core_keeps_its_size():
     assert total <= MOST_LINES, f"the core has {total:,} lines"
     longest = {str(p): len(v) for p, v in sources.items() if len(v) > MOST_FILE_LINES}
     assert not longest, f"files of more than {MOST_FILE_LINES} lines"
-    long_reports = [str(p) for p in files("reports")
+    reports = files("reports", suffixes=(".py", ".js", ".html", ".css"))
+    assert sum(len((ROOT / p).read_text().splitlines()) for p in reports) <= MOST_REPORTS_LINES
+    long_reports = [str(p) for p in reports
                     if len((ROOT / p).read_text().splitlines()) > MOST_REPORTS_FILE_LINES]
     assert not long_reports, f"files of more than {MOST_REPORTS_FILE_LINES} lines"
 
@@ -170,8 +173,8 @@ def test_imports_point_downwards():
 
 def test_imports_form_no_circle():
     graph = {module_name(path): {name for name in imported(without_type_checking(parsed(path)))
-                                 if name.split(".")[0] in CORE}
-             for path in files(*CORE)}
+                                 if name.split(".")[0] in PACKAGES}
+             for path in files(*PACKAGES)}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -250,7 +253,7 @@ def test_few_branches_ask_for_the_kind_of_device():
     assert len(branches) <= MOST_DEVICE_BRANCHES, f"{len(branches)} branches: {branches}"
 
 
-@pytest.mark.parametrize("package", CORE)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_prose_is_plain(package):
     paths = [path for path in prose.project_files() if path.parts[0] == package]
     count = prose.count_folders(paths)[package]
@@ -259,7 +262,7 @@ def test_prose_is_plain(package):
 
 
 def test_names_are_nouns_and_verbs():
-    names = prose.banned_names(files(*CORE))
+    names = prose.banned_names(files(*PACKAGES))
     assert max(names.values(), default=0) <= MOST_BINDINGS_OF_A_BANNED_NAME, names
 
 

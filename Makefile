@@ -22,7 +22,7 @@ PEERS_PAIRS ?= 6
 PEERS_TUNE_S ?= 120
 PEERS_ARGS ?= --algorithm auto,library --mode isolated --max-time 30
 
-.PHONY: setup allreduce gate peers test test-gpu reliability docs lock clean
+.PHONY: setup allreduce gate peers check test test-gpu reliability docs lock clean
 
 setup: $(VENV)/.installed-runtime
 
@@ -65,6 +65,12 @@ peers: setup $(PEERS:%=.venv-%/.installed)
 	@$(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  >"$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/shared.pth"
 	@touch $@
+
+# Before a commit, in a minute: lint, types, and the tests that launch no ranks.
+check: $(VENV)/.installed-dev
+	@$(VENV)/bin/python -m ruff check .
+	@$(VENV)/bin/python -m mypy
+	@$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m unit
 
 test: $(VENV)/.installed-dev .venv-openmpi/.installed
 	@$(VENV)/bin/python -m ruff check .

@@ -23,6 +23,11 @@ BESIDE = {
     "reports_show", "reports_stats", "reports_verdict", "routing", "sanitizers", "serving", "topology", "unguarded",
 }
 
+# Of these, files that launch no ranks and take seconds: `make check` runs them before a commit.
+UNIT = {name for name in BESIDE if name.startswith(("reports_", "import"))} | {
+    "advise", "campaign_manifest", "environment", "fit", "foreign", "history", "house", "measure", "nccl", "procure",
+    "readme", "routing", "serving", "topology"}
+
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of launches would each compile all our modules anew
@@ -31,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["XDG_DATA_HOME"] = data.name  # a table that was tuned on this machine decides nothing here
     config.addinivalue_line("markers", "gpu: needs a real GPU and the CuPy for it")
     config.addinivalue_line("markers", "beside: may run beside others; said here of whole files")
+    config.addinivalue_line("markers", "unit: launches no ranks and takes seconds; set here for whole files")
     config.addinivalue_line("markers", "alone: what is said of its file is not true of this test")
     if "gpu" not in config.option.markexpr:
         config.option.markexpr = f"not gpu and ({config.option.markexpr or 'not gpu'})"
@@ -45,6 +51,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem.removeprefix("test_") in BESIDE and not item.get_closest_marker("alone"):
             item.add_marker("beside")
+            if item.path.stem.removeprefix("test_") in UNIT:
+                item.add_marker("unit")
 
 
 @pytest.fixture

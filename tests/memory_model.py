@@ -1,21 +1,25 @@
-"""Tries every order that a weak memory could give to a small flag protocol, and finds the one that breaks it.
+"""Searches every order that a weak memory allows for a small flag protocol, and finds the order that breaks it.
 
-No test on x86 can show that a missing release or acquire breaks a protocol: the processor orders those accesses anyway.
-Here a thread is a short list of operations, and `check` searches all executions of a few threads, depth first, each
-state once, for a load that returns what it must not, or for a state from which nothing can go on.
+No test on x86 can show that a missing release or acquire breaks a protocol, because the processor orders those accesses
+anyway. Here a thread is a short list of operations. `check` searches all executions of a few threads depth first,
+visits each state once, and looks for a load with a wrong value and for a deadlock.
 
-The memory is multi-copy atomic: a location is one list of the values it has held, the same for all. It is weak thus:
-- An operation may run before an earlier one of its thread unless `_stays_after` says otherwise.
-- A store waits in its block's buffer, seen by that block at once and by others once it drains. Any may drain next,
-  except past an earlier one to the same location, or past one of its own thread with a fence between the two.
-- A load may return any value since its thread's view of that location, as from a cache that nobody has invalidated.
-  An acquire or a fence moves the thread's view of every location up to now; a block barrier shares views in the block.
-- A release drains after all earlier stores of its thread, and after those of other threads in the block that had been
-  fenced before a block barrier between them. Unfenced ones it does not carry: more cautious than PTX, whose release
-  does, because a device that keeps one buffer a thread (as non-temporal stores on x86 do) would not.
-- A block barrier waits for all threads of the block and orders their accesses among themselves, for nobody else.
+The memory is multi-copy atomic: each location has one list of its past values, the same for all threads. The memory is
+weak in these ways:
+- An operation may run before an earlier operation of its thread unless `_stays_after` forbids it.
+- A store waits in its block's buffer. Its block sees the store at once; other blocks see it after it drains. Any store
+  may drain next, except before an earlier store to the same location, or before an earlier store of its own thread with
+  a fence between the two.
+- A load may return any value since its thread's view of that location, as from a cache that no thread has invalidated.
+  An acquire or a fence moves the thread's view of every location to the newest value; a block barrier shares views
+  within the block.
+- A release drains after all earlier stores of its thread, and after stores of other threads in the block that were
+  fenced before a block barrier between them. A release does not carry unfenced stores of other threads. PTX's release
+  does; the model is more cautious because a device with one buffer per thread (non-temporal stores on x86) does not.
+- A block barrier waits for all threads of the block and orders only their accesses.
 
-Not covered: stores that reach some readers before others, scopes narrower than the system, a GPU's proxies, compilers.
+The model does not cover stores that reach some readers before others, scopes narrower than the system, a GPU's proxies,
+or compilers.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,11 +31,11 @@ READS, STORES = ("load", "await_acquire", "await_relaxed"), ("store", "store_rel
 
 
 class Op(NamedTuple):
-    """One operation of a thread. There is a short form for each kind, such as `store(location, value)`."""
+    """One operation of a thread. Each kind has a short form, such as `store(location, value)`."""
     kind: str
     location: Location = None
-    value: int = 0  # what a store writes, or the only value that a load may return
-    until: Callable[[int], bool] | None = None  # what an await waits for
+    value: int = 0  # the value that a store writes, or the only value that a load may return
+    until: Callable[[int], bool] | None = None  # the condition that an await waits for
 
 
 class Thread(NamedTuple):
@@ -40,28 +44,28 @@ class Thread(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """A store that has not drained. `after` names those that must drain first, by (thread, index of the op)."""
+    """A store that has not drained. `after` lists the stores that must drain first, by (thread, index of the op)."""
     name: tuple[int, int]
     location: Location
     value: int
     after: frozenset[tuple[int, int]]
-    carried_by: str  # whose later stores wait for it: "nobody", its "thread" once fenced, the "block" after a barrier
+    carried_by: str  # later stores of "nobody", its "thread" (once fenced) or its "block" (after a barrier) wait for it
 
 
 class Cell(NamedTuple):
-    """The values of one location that somebody may still read, oldest first, and each reader's view: an index."""
+    """The values of one location that some thread may still read, oldest first, and each reader's view: an index."""
     values: tuple[int, ...]
     views: tuple[tuple[int, int], ...]  # (thread, index), for the threads of the blocks that read it
 
 
 class State(NamedTuple):
-    done: tuple[int, ...]  # one bit an operation, for each thread
+    done: tuple[int, ...]  # for each thread, one bit per operation
     buffer: tuple[Pending, ...]
     memory: tuple[tuple[Location, Cell], ...]
 
 
 class Outcome(NamedTuple):
-    error: str | None  # None: every execution ends, and every load returns what it must
+    error: str | None  # None: every execution ends, and every load returns the expected value
     trace: list[str]  # the steps to the error
     n_states: int
 
@@ -72,7 +76,7 @@ FENCE_SYSTEM, BLOCK_BARRIER = Op("fence_system"), Op("block_barrier")
 
 
 def check(threads: Sequence[Thread], initial: Mapping[Location, int] | None = None) -> Outcome:
-    """Searches all executions from `initial` (0 where it names no value) for an error."""
+    """Search all executions from `initial` (default value: 0) for an error."""
     memory = {}
     for location in dict.fromkeys(op.location for thread in threads for op in thread.ops if op.location is not None):
         reading = {thread.block for thread in threads for op in thread.ops
@@ -98,7 +102,8 @@ def check(threads: Sequence[Thread], initial: Mapping[Location, int] | None = No
 
 
 def _stays_after(later: Op, earlier: Op) -> bool:
-    """Whether `later` must wait for `earlier` of the same thread. Stores stay behind any await: none is guessed."""
+    """Whether `later` must wait for `earlier` of the same thread. A store waits for every await: no speculative
+    stores."""
     return (later.kind in ("fence_system", "block_barrier", "store_release")
             or earlier.kind in ("fence_system", "block_barrier", "await_acquire")
             or later.location == earlier.location or (earlier.kind == "await_relaxed" and later.kind == "store"))
@@ -111,11 +116,11 @@ def _ready(ops: Sequence[Op], done: int) -> list[int]:
 
 
 def _steps(threads: Sequence[Thread], state: State) -> list[tuple[str, State | None]]:
-    """(label, next state) for all that can happen next; no state where a load can return a wrong value.
+    """(label, next state) for every possible next step; the state is None if a load can return a wrong value.
 
-    A step that loses nothing by being first is returned alone. To postpone a barrier, a fence or an await whose thread
-    has nothing earlier to do could only move views on, and so make fewer values readable. To postpone a store that its
-    own block does not see could only find stores gone that it would have had to follow anyway.
+    A step that loses nothing by running first is returned alone. Postponing a barrier, a fence or an await whose thread
+    has no earlier work could only advance views, and so make fewer values readable. Postponing a store that its own
+    block does not see could only drain stores that this store must follow anyway.
     """
     ready = [_ready(thread.ops, done) for thread, done in zip(threads, state.done, strict=True)]
     for block in {thread.block for thread in threads}:
@@ -138,7 +143,7 @@ def _steps(threads: Sequence[Thread], state: State) -> list[tuple[str, State | N
         if op.kind == "block_barrier" or (op.until and not any(map(op.until, readable))):
             continue
         step = f"{label} {op.location or ''} {op.value if op.kind in STORES else ''}", _run(threads, state, t, i)
-        # Unseen is a store to where nobody in the block reads, and nobody else in it writes.
+        # A store is unseen if no thread of the block reads its location and no other thread of the block writes there.
         unseen = not any(other.location == op.location and (u != t or other.kind in READS)
                          for u in mates for other in threads[u].ops)
         if unseen if op.kind in STORES else op.kind != "load" and i == ready[t][0]:
@@ -159,7 +164,8 @@ def _run(threads: Sequence[Thread], state: State, t: int, i: int) -> State:
             or (release and entry.carried_by == "block"))
         buffer = (*buffer, Pending((t, i), op.location, op.value, after, "nobody"))
     if op.until:
-        cell, view = memory[op.location], dict(memory[op.location].views)[t]  # from now on it reads nothing older
+        # the thread reads no older value from now on
+        cell, view = memory[op.location], dict(memory[op.location].views)[t]
         read = next((k for k in range(view, len(cell.values)) if op.until(cell.values[k])), view)
         memory[op.location] = _seen(cell, [t], read)
     if op.kind == "fence_system":
@@ -172,7 +178,7 @@ def _run(threads: Sequence[Thread], state: State, t: int, i: int) -> State:
 
 
 def _barrier(state: State, at: Mapping[int, int]) -> State:
-    """`at` gives for each thread of the block the index of its barrier."""
+    """`at` maps each thread of the block to the index of its barrier."""
     buffer = tuple(entry._replace(carried_by="block") if entry.name[0] in at and entry.carried_by == "thread"
                    else entry for entry in state.buffer)
     newest = {location: max((view for t, view in cell.views if t in at), default=0) for location, cell in state.memory}
@@ -182,7 +188,7 @@ def _barrier(state: State, at: Mapping[int, int]) -> State:
 
 
 def _drain(threads: Sequence[Thread], state: State, drained: Pending) -> State:
-    """The value becomes the newest for all; the threads of its own block can no longer read an older one."""
+    """The value becomes the newest for all; the threads of the store's block can no longer read an older value."""
     buffer = tuple(entry._replace(after=entry.after - {drained.name}) for entry in state.buffer if entry != drained)
     members = [t for t, thread in enumerate(threads) if thread.block == threads[drained.name[0]].block]
     memory = dict(state.memory)
@@ -192,7 +198,7 @@ def _drain(threads: Sequence[Thread], state: State, drained: Pending) -> State:
 
 
 def _seen(cell: Cell, movers: Collection[int], view: int) -> Cell:
-    """The cell after some threads' views have moved, without the values that nobody can read any more."""
+    """The cell after some threads' views have moved, without the values that no thread can read any more."""
     if len(cell.values) == 1:
         return cell
     views = {t: view if t in movers else old for t, old in cell.views}

@@ -1,14 +1,14 @@
-"""Run by itself, in a Python that a sanitizer's run-time was loaded into: ranks as threads of one process, over kernels
-built with that sanitizer.
+"""Runs ranks as threads of one process, over kernels built with a sanitizer; the tests load the sanitizer's run-time
+into this Python.
 
-`sanitized_ranks.py RANKS SEED [short|misaligned] [ITEM ...]`; no item named: every entry of every
-kernel file that waits for a peer. $CXX names the compiler with the sanitizer's flags. A JSON line says how many
-launches there were and where results were wrong; what the sanitizer has to say it says itself, on standard error.
+`sanitized_ranks.py RANKS SEED [short|misaligned] [ITEM ...]`; without an item: every entry of every kernel file that
+waits for a peer. $CXX names the compiler with the sanitizer's flags. A JSON line reports the number of launches and the
+items with wrong results; the sanitizer prints its reports on standard error.
 
-Every buffer is of its exact size, from malloc, so that the first byte beyond it is the sanitizer's. Between launches
-there is nothing that orders one rank after another: all of a rank's launches are the actions of one native loop, in
-one order for all ranks, each with its own input and a check of every element. A lock of Python's between them would
-hide what ThreadSanitizer is to find.
+malloc allocates every buffer at its exact size, so the sanitizer owns the first byte beyond it. Nothing orders one rank
+after another between launches: one native loop runs all of a rank's launches, in one order for all ranks. Each launch
+has its own input and a check of every element. A Python lock between launches would hide the races that ThreadSanitizer
+must find.
 """
 
 import ctypes
@@ -58,13 +58,13 @@ from kernels.devices.device import (
 LOSSY = {algorithm.name for algorithm in QUANTIZED}
 LAUNCHES = 6  # of each item
 START_EPOCH = 2**32 - 20
-LINE_BYTES = 128  # what flags and packs in a slab are aligned to
+LINE_BYTES = 128  # the alignment of flags and packs in a slab
 COUNTS = (1, 17, 255, 1023, 4099)
 LIBC = ctypes.CDLL(None)
 
 
 class ExactMemory:
-    """Memory of the sanitizer's malloc, zeroed: it ends where it says, `shift` bytes behind where a line begins."""
+    """Zeroed memory of the sanitizer's malloc: exactly `size_bytes` long, `shift` bytes after the start of a line."""
 
     handle, type = b"", "exact"
 
@@ -86,14 +86,14 @@ class ExactMemory:
 
 
 class ExactDevice(CpuDevice):
-    """The CPU, with that memory."""
+    """The CPU, with ExactMemory as its private memory."""
 
     def private(self, size_bytes: int) -> Any:
         return ExactMemory(size_bytes)
 
 
 class Gathering:
-    """What ranks tell each other, rank for rank."""
+    """An all-gather among the ranks' threads."""
 
     def __init__(self, ranks: int) -> None:
         self.said: list[Any] = [None] * ranks
@@ -109,8 +109,7 @@ class Gathering:
 
 @dataclass
 class Bed:
-    """All ranks' worlds, what is drawn, and the items that came of it: for each rank steps, and where it counts wrong
-    elements."""
+    """All ranks' worlds, the random draws, and the items: for each rank its steps and its counter of wrong elements."""
 
     worlds: list[World]
     draw: random.Random
@@ -124,8 +123,8 @@ class Bed:
         return len(self.worlds)
 
     def buffers(self, size_bytes: int, element_bytes: int = 0) -> list[int]:
-        """The addresses of every rank's buffer of this size, mapped by all; with the bytes of an element, each starts
-        at some element."""
+        """The addresses of every rank's buffer of this size, mapped by all ranks. `element_bytes` shifts each start by
+        a random number of elements."""
         shifts = [self.draw.choice([0, 1, 3]) * element_bytes for _ in self.worlds]
         if self.plant == "misaligned":
             shifts = [1] * self.ranks
@@ -136,9 +135,10 @@ class Bed:
 
     def add(self, name: str, cases: list[Any], bind: Callable[[World, Case], Any],
             contents: Callable[[int, Operation], tuple[Segments, Segments]]) -> bool:
-        """Binds a case on every rank, between writing and checking; `contents(rank, operation)` are its input and its
+        """Bind a case on every rank, between writing and checking; `contents(rank, operation)` gives the input and the
         result."""
-        with ThreadPoolExecutor(self.ranks) as ranks:  # at once, since they tell each other where their buffers lie
+        # in parallel, because the ranks exchange the addresses of their buffers
+        with ThreadPoolExecutor(self.ranks) as ranks:
             operations = list(ranks.map(bind, self.worlds, cases))
         if isinstance(operations[0], Unsupported):
             return False
@@ -159,11 +159,11 @@ class Bed:
 
 
 def plain_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
-    """Every algorithm of every collective in each shape and variant, in place too where that can be."""
+    """Every algorithm of every collective in each shape and variant, also in place if the collective supports it."""
     turns: dict[str, int] = {}
     for what in COLLECTIVES.values():
         for algorithm in ALGORITHMS[what.name].values():
-            # One type and operation a kernel file: each pair is a build.
+            # One datatype and operation for each kernel file, because each pair needs a build.
             stem = what.name + algorithm.name.removesuffix("_push").removesuffix("_pull").rstrip("4831fpint")
             stem = stem if what.name == "all_reduce" else what.name
             turn = bed.seed + turns.setdefault(stem, len(turns))
@@ -195,7 +195,7 @@ def plain_item(bed: Bed, name: str, what: Collective, algorithm: Algorithm, data
         own = [at + (rank * count * size if what.cut else 0) for rank, at in enumerate(into)]
         first, into = into if what.sends_all else own, into if what.receives_all else own
     build = Build(chunk_bytes=bed.draw.choice([None, 1 << 10]))
-    too_many = int(bed.plant == "short")  # elements, for the buffers that there are
+    too_many = int(bed.plant == "short")  # elements beyond the end of the buffers
     cases = [Case(what, count + too_many, datatype, redop, *at, in_place, variant, shape, build)
              for at in zip(first, into, strict=True)]
 
@@ -212,7 +212,7 @@ def plain_item(bed: Bed, name: str, what: Collective, algorithm: Algorithm, data
 
 
 def routed_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
-    """Tokens to experts that change nothing, and back."""
+    """The dispatch of tokens to experts that change nothing, and the combine."""
     datatype = DATATYPES[("float32", "bfloat16", "float64", "float16")[bed.seed % 4]]
     for algorithm in ROUTED:
         for way in WAYS if algorithm.name not in ("library", "auto") else ():
@@ -249,7 +249,7 @@ def routed_item(bed: Bed, name: str, algorithm: Any, way: str, variant: str, dat
 
 
 def fused_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
-    """All-reduce and norm of rows that are alike in size; a matrix of +1 and -1 times tokens, and the all-reduce."""
+    """All-reduce and norm of rows of similar size; a matrix of +1 and -1 times tokens, with the all-reduce."""
     datatype = DATATYPES[QUANTIZED_DATATYPES[bed.seed % len(QUANTIZED_DATATYPES)]]
     for variant in ("copied", "registered"):
         if wanted(name := f"allreduce_rmsnorm {variant}"):
@@ -297,7 +297,7 @@ def gemv_item(bed: Bed, name: str, variant: str, datatype: Datatype) -> None:
 
 
 def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
-    """The wire's parts, between meetings, as they are timed; their data are checked by the others."""
+    """The probe kernels of the link between two meetings, as bench times them; the other items check their data."""
     count, ranks = 1023, bed.ranks
     sends, receives = bed.buffers(4 * count), bed.buffers(4 * count)
     beside, kept = (bed.worlds[0].device.private(2 << 16) for _ in range(2))
@@ -324,8 +324,11 @@ def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
 
 
 def actions_of(bed: Bed, rank: int, order: list[str]) -> list[Action]:
-    """All launches of a rank, each with the next iteration's data. First all meet: a rank that came when another had
-    gone would have Python's locks between them."""
+    """All launches of a rank, each with the next iteration's data.
+
+    All ranks meet first. Otherwise a rank could start after another rank had finished, with Python's locks between
+    them.
+    """
     peers = cast(PeerBuffer, bed.worlds[rank].peers)
     meet = Step(probe_kernels(bed.worlds[rank].device, bed.ranks).kernel("meet"), peers.arguments(0, 0, 0, 0))
     actions = [Action(meet)]
@@ -335,7 +338,7 @@ def actions_of(bed: Bed, rank: int, order: list[str]) -> list[Action]:
 
 
 def main(ranks: int, seed: int, plant: str, names: list[str]) -> None:
-    FLAGS[FLAGS.index("-O3")] = "-Og"  # a sixth of the time to compile, and the lines that a report names are right
+    FLAGS[FLAGS.index("-O3")] = "-Og"  # compiles in a sixth of the time, and reports name the right lines
     device = ExactDevice()
     slabs = [ExactMemory(SLAB_BYTES) for _ in range(ranks)]
     controls = [ExactMemory(ctypes.sizeof(Control)) for _ in range(ranks)]
@@ -364,7 +367,7 @@ def main(ranks: int, seed: int, plant: str, names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.pop("LD_PRELOAD", None)  # what is started from here, the compiler, is not to be looked at
+    os.environ.pop("LD_PRELOAD", None)  # the compiler, which this process starts, must run without the sanitizer
     said = sys.argv[3:]
     main(int(sys.argv[1]), int(sys.argv[2]), next((word for word in said if word in ("short", "misaligned")), ""),
          [word for word in said if word not in ("short", "misaligned")])

@@ -1,7 +1,7 @@
-"""A small disk, real, for a test that fills it: a tmpfs of its own that no other program meets.
+"""A small tmpfs for tests that fill a disk; no other program sees it.
 
-It is mounted in a name space of its own, which needs no privilege where the kernel gives one to any user. What is there
-is reached through /proc/PID/root.
+A private mount namespace holds the tmpfs. This needs no privilege if the kernel allows user namespaces to any user.
+Tests reach the files through /proc/PID/root.
 """
 
 import subprocess
@@ -11,7 +11,7 @@ from tests.launch import ROOT
 
 
 class Disk:
-    """A tmpfs of so many bytes; `at` is its folder. Raises OSError where this machine allows no such mount."""
+    """A tmpfs of `size_bytes`; `at` is its folder. Raises OSError if this machine forbids the mount."""
 
     def __init__(self, folder: Path, size_bytes: int) -> None:
         folder.mkdir(parents=True)
@@ -32,7 +32,7 @@ class Disk:
         try:
             self.shell.stdin.write(f"{command} && echo done || echo failed\n")
             self.shell.stdin.flush()
-        except BrokenPipeError:  # unshare was refused, and said why
+        except BrokenPipeError:  # unshare was refused and printed the reason
             pass
         said = ""
         for line in self.shell.stdout:
@@ -44,7 +44,7 @@ class Disk:
         raise OSError(f"no disk of its own: {' '.join(said.split())}")
 
     def fill(self) -> None:
-        """Nothing more can be written, but for what fits into pages that are in use."""
+        """Fill the disk. Later writes succeed only within pages already in use."""
         try:
             with (self.at / "filler").open("ab", buffering=0) as file:
                 while file.write(bytes(4096)):
@@ -56,10 +56,11 @@ class Disk:
         self._do(f"mount -o remount,ro '{self.mounted}'")
 
     def inside(self, *command: object) -> list[str]:
-        """The command as one that sees the disk at `mounted`: for a program that resolves its paths."""
+        """The command, wrapped so that the process sees the disk at `mounted`: for a program that resolves its
+        paths."""
         enter = ["nsenter", "--target", str(self.shell.pid), "--user", "--mount", "--preserve-credentials"]
         return [*enter, "sh", "-c", 'cd "$0" && exec "$@"', str(ROOT), *map(str, command)]
 
     def close(self) -> None:
-        """Ends it; what was on it is gone."""
+        """Unmount the disk; its files are lost."""
         self.shell.communicate()

@@ -1,7 +1,8 @@
-"""`--arrival-skew`: one rank comes late, and nobody takes the waiting for the collective, or one case for another.
+"""Tests `--arrival-skew`, which delays one rank: the wait is not counted as time of the collective, and late and
+ordinary cases stay distinct.
 
-The delay is 20 ms, which no hiccup of a shared machine is taken for. What a time holds, the least one does: others may
-hold the scheduler's delays as well, most of all on a GPU in software.
+The delay is 20 ms, longer than any hiccup of a shared machine. The tests check the minimum time, because other times
+may also include the scheduler's delays, above all on a GPU in software.
 """
 
 import json
@@ -53,9 +54,9 @@ def waited(case):
     ("alltoall", 3, "direct_push,library", "native"),
     ("sendrecv", 2, "direct_push,library", "native"),
 ], 3))
-def test_the_wait_is_as_long_as_asked_for_and_in_no_time(tmp_path, command, ranks, algorithms, dispatch):
-    """An early rank's wait would pass for a slow collective, or a delay that is none for a fast one. The ordinary cases
-    of the same run show that neither figure is so by itself."""
+def test_the_wait_has_the_requested_length_and_is_in_no_time(tmp_path, command, ranks, algorithms, dispatch):
+    """An early rank's wait must not look like a slow collective, nor a missing delay like a fast collective. The
+    ordinary cases of the same run are the control for both figures."""
     options = ("--algorithm", algorithms, "--dispatch", dispatch, "--arrival-skew", "20ms,0", "--lean")
     said, result = run(tmp_path, command, *options, ranks=ranks)
     late, ordinary = ([case for case in result.cases if is_late(case) is kind] for kind in (True, False))
@@ -76,8 +77,8 @@ def test_the_wait_is_as_long_as_asked_for_and_in_no_time(tmp_path, command, rank
     assert said.index("busbw") < said.index("waits"), "what is asked for first is the ordinary table"
 
 
-def test_a_late_case_is_taken_for_no_other_in_any_format(tmp_path):
-    """Whoever compares runs, or parses one, would set a late rank's figures against ordinary ones."""
+def test_a_late_case_has_a_distinct_name_in_every_format(tmp_path):
+    """A comparison or a parser must not match a late rank's figures with ordinary figures."""
     options = ("--algorithm", "direct_push,direct_pull,library", "--arrival-skew", "0,5us,20ms", "-n", "2", "--lean")
     _, result = run(tmp_path, "sendrecv", *options)
     names = {f"{way}{late}" for way in ("one_way", "ping_pong") for late in ("", " 5us late", " 20000us late")}
@@ -95,12 +96,12 @@ def test_a_late_case_is_taken_for_no_other_in_any_format(tmp_path):
     pushed = [case for case in result.cases if case.algorithm == "direct_push"]
     assert set(case_names(pushed)) == {f"direct_push {name}" for name in names}
     for case in pushed:
-        del case.shape["way"]  # as of a collective without
+        del case.shape["way"]  # like a collective without ways
     assert set(case_names(pushed)) == {"direct_push", "direct_push 5us late", "direct_push 20000us late"}
 
 
-def test_a_run_of_late_ranks_alone_says_so_wherever_it_speaks(tmp_path):
-    """A sentence or a picture without that would be taken for one about the collective by itself."""
+def test_a_run_with_only_late_ranks_is_marked_in_every_output(tmp_path):
+    """Without the mark, a reader would take a sentence or a picture for a statement about the ordinary collective."""
     said, result = run(tmp_path, "allreduce", "--arrival-skew", "20ms", "--algorithm", "auto,library", "-n", "4")
     words = " ".join(said.split())
     assert "isolated, one rank late by 20000 us, out of place; against MPICH" in words
@@ -117,7 +118,7 @@ def test_a_run_of_late_ranks_alone_says_so_wherever_it_speaks(tmp_path):
 
 
 def test_a_delay_of_0_is_the_ordinary_case(tmp_path):
-    """A run with delays could be compared with none from before."""
+    """A run with delays must be comparable with earlier runs."""
     _, plain = run(tmp_path / "plain", "allreduce", "--algorithm", "ring", "--mode", "isolated", "--lean")
     _, zero = run(tmp_path / "zero", "allreduce", "--algorithm", "ring", "--arrival-skew", "0us", "--lean")
     assert [key_of(case) for case in plain.cases] == [key_of(case) for case in zero.cases]
@@ -140,14 +141,14 @@ def test_one_rank_waits_for_nobody(tmp_path):
     ("--arrival-skew 5 --mode both", "--arrival-skew delays single calls: leave out --mode both"),
     ("--mode chained --arrival-skew 5", "--arrival-skew delays single calls: leave out --mode chained"),
 ])
-def test_what_is_no_delay_is_refused_once(options, sentence):
+def test_a_bad_delay_is_refused_once(options, sentence):
     done = mpirun(2, "-m", "bench.alltoall", *options.split())
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert sentence in done.stderr
 
 
-def test_the_late_rank_is_one_that_the_others_have_to_do_with():
-    """A message's time would begin with a rank that has no part in it."""
+def test_the_late_rank_takes_part_in_the_message():
+    """A message's time must not start with a rank that has no part in the message."""
     for ranks in (2, 3, 8):
         for name, collective in COLLECTIVES.items():
             for shape in collective.shapes:
@@ -158,7 +159,7 @@ def test_the_late_rank_is_one_that_the_others_have_to_do_with():
                 assert late_rank(collective, late, ranks) == expected
 
 
-def test_on_gpus_the_late_rank_alone_waits_after_the_meeting_on_a_fake_gpu(tmp_path):
+def test_on_gpus_only_the_late_rank_waits_after_the_meeting_on_a_fake_gpu(tmp_path):
     options = ("--algorithm", "two_shot", "--arrival-skew", "0,1ms", "--device", "cuda", "--out", str(tmp_path / "out"))
     environment: dict[str, Any] = {**fake_gpu.environment(), "FAKE_NCCL_BINDING": "none"}
     done = mpirun(2, "-m", "tests.late_ranks", str(tmp_path), *QUICK, *options, **environment)
@@ -171,7 +172,7 @@ def test_on_gpus_the_late_rank_alone_waits_after_the_meeting_on_a_fake_gpu(tmp_p
 
 @pytest.mark.parametrize(("vendor", "dispatch"), [("cuda", "native"), ("hip", "python")])
 def test_on_gpus_a_time_is_the_late_ranks_own_on_a_fake_gpu(tmp_path, vendor, dispatch):
-    """An early rank's own time has the wait in it, and so would the slowest rank's."""
+    """An early rank's own time includes the wait, and so would the slowest rank's time."""
     options = ("--algorithm", "direct_pull,library", "-n", "6", "--arrival-skew", "20ms", "--device", vendor)
     said, result = run(tmp_path, "allgather", *options, "--dispatch", dispatch, **fake_nccl.environment(vendor=vendor))
     measured = [case for case in result.cases if case.status == "ok"]

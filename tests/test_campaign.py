@@ -1,6 +1,6 @@
-"""Campaigns as their users meet them: real launches, what is kept of them, and what is left running.
+"""Tests campaigns with real launches: the launches that a campaign makes, stores and leaves running.
 
-Launches are as short as they can be; what is judged is which were made, not what they measured.
+The launches are as short as possible. The tests check which launches were made, not their measured times.
 """
 
 import fcntl
@@ -36,7 +36,7 @@ from tests.test_cli import carriers
 
 @contextmanager
 def started(folder, *options, tree=ROOT, stdin=subprocess.DEVNULL, **variables):
-    """A campaign that runs in `folder`; nothing of it may run on."""
+    """Run a campaign in `folder`, and check that no process of the campaign survives."""
     mark = secrets.token_hex(8)
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.campaign", "--out", str(folder), *options], cwd=tree, stdin=stdin, text=True,
@@ -87,7 +87,7 @@ def script(path, text):
 @settings(deadline=None)
 @given(names=st.integers(2, 6), rounds=st.integers(1, 60), seed=st.integers(0, 1000))
 def test_a_machine_that_drifts_favours_no_variant(names, rounds, seed):
-    """A variant that always ran first would pay for the cold machine, and look slower."""
+    """A variant that always ran first would pay for the cold machine and look slower."""
     names = [f"v{number}" for number in range(names)]
     drawn = stages.orders(names, rounds, str(seed))
     assert drawn == stages.orders(names, rounds, str(seed))
@@ -100,19 +100,19 @@ def test_a_machine_that_drifts_favours_no_variant(names, rounds, seed):
 
 
 def test_the_order_is_drawn_from_the_seed():
-    """Every campaign would have the same order, and what goes with it."""
+    """Without the seed, every campaign would have the same order and the same bias from that order."""
     assert len({str(stages.orders(["a", "b", "c"], 10, str(seed))) for seed in range(20)}) > 10
 
 
 # -- a campaign
 
-def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     status, out, err = run("/dev/null/c", *named(a=QUICK, b=QUICK))
     assert (status, out, err) == (2, "", "bench.campaign: /dev/null/c: Not a directory\n")
 
 
 def test_a_launch_that_refuses_its_command_line_or_the_machine_ends_the_campaign(tmp_path):
-    """It would be launched three times, and its own sentence lost."""
+    """The campaign must not retry such a launch three times, and must print the launch's own message."""
     status, out, err = run(tmp_path / "c", *named(a=f"{QUICK} -d int32 -o avg", b=QUICK))
     assert (status, out) == (2, "")
     assert re.fullmatch(r"bench\.campaign: variant a: bench\.allreduce: avg is not defined for int32[^\n]*\n", err)
@@ -123,7 +123,7 @@ def test_a_launch_that_refuses_its_command_line_or_the_machine_ends_the_campaign
 
 
 def test_a_launch_that_stores_no_run_ends_the_campaign(tmp_path):
-    """It would be launched three times, and could never be compared."""
+    """A launch without a stored run can never be compared, so the campaign must not retry it three times."""
     quiet = script(tmp_path / "quiet", "exit 0")
     status, out, err = run(tmp_path / "c", *named(a=f"{quiet} {QUICK}", b=QUICK))
     assert (status, out, err) == (2, "", "bench.campaign: variant a: it stored no run\n")
@@ -138,7 +138,7 @@ def test_a_budget_that_no_launch_fits_is_refused(tmp_path):
 
 
 def test_a_campaign_from_its_pilot_to_its_table(tmp_path):
-    """Pairs would not be pairs, a variable not reach the ranks, or a token stand in the manifest."""
+    """The pairs are complete, variables reach the ranks, and no token or host name stands in the manifest."""
     folder = tmp_path / "c"
     tree = f"MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM=recursive_doubling API_TOKEN=s3cret {QUICK}"
     options = [*named(plain=f"mpirun -n 1 -genv PASSWORD hunter2 {BENCH}", tree=tree),
@@ -182,10 +182,11 @@ def test_a_campaign_from_its_pilot_to_its_table(tmp_path):
     assert (status, err) == (2, f"bench.campaign: a campaign is running in {folder}\n")
 
 
-def test_a_killed_campaign_goes_on_where_it_was(tmp_path):
-    """Hours would be measured twice, ranks of a dead campaign disturb the next, or halves of a pair stand a day apart.
+def test_a_killed_campaign_continues_where_it_stopped(tmp_path):
+    """The campaign repeats no finished pair, leaves no rank of the dead campaign running, and repeats a half pair as a
+    whole.
 
-    It is killed in the second launch of its second pair, and a line of its manifest is cut off.
+    The test kills the campaign in the second launch of its second pair and cuts off a line of the manifest.
     """
     folder = tmp_path / "c"
     options = [*named(a=QUICK, b=QUICK), "--pairs", "2", "--no-control"]
@@ -210,8 +211,8 @@ def test_a_killed_campaign_goes_on_where_it_was(tmp_path):
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_campaign_keeps_what_it_has(tmp_path, ending):
-    """Whoever needs the machine back would leave ranks running on it."""
+def test_an_interrupted_campaign_keeps_its_launches(tmp_path, ending):
+    """An interrupted campaign must leave no ranks running on the machine."""
     folder = tmp_path / "c"
     with started(folder, *named(a=QUICK.replace("-n 20", "-n 0").replace("-n 1", "-n 2"), b=QUICK)) as process:
         until(lambda: list(folder.glob("a/*.jsonl")))
@@ -226,8 +227,8 @@ def test_an_interrupted_campaign_keeps_what_it_has(tmp_path, ending):
     assert '"kind":"end","status":"incomplete","reason":"interrupted"' in kept.read_text()
 
 
-def test_a_launch_that_dies_is_kept_and_tried_again_and_then_its_pair_is_lost(tmp_path):
-    """One crash would end an hour's campaign, or be hidden in it. A variant with no pair left is not compared."""
+def test_a_launch_that_dies_is_recorded_and_retried_until_its_pair_is_lost(tmp_path):
+    """One crash must neither end an hour's campaign nor go unrecorded. A variant without a pair is not compared."""
     dies = '1|3|4|5) echo "no luck" >&2; kill -9 $$'
     calls = tmp_path / "calls"
     flaky = script(tmp_path / "flaky", f'echo x >>{calls}\ncase $(wc -l <{calls}) in {dies};; esac\nexec "$@"')
@@ -256,8 +257,9 @@ def test_a_variant_that_always_dies_ends_the_campaign(tmp_path):
     ("ends", "outcome"),
     [("wait; sleep 300", (-9, "took longer than 0 s")), ("echo farewell >&2", (0, "farewell"))],
 )
-def test_a_launch_that_stands_still_is_ended_with_all_it_started(tmp_path, monkeypatch, ends, outcome):
-    """It would stand there until morning, or what it left hold the cores of all that follow."""
+def test_a_launch_that_hangs_is_killed_with_all_its_processes(tmp_path, monkeypatch, ends, outcome):
+    """A hung launch would block the campaign until morning, and its processes would hold the cores of later
+    launches."""
     still = script(tmp_path / "still", f"trap '' INT TERM; sleep 300 & echo $! >{tmp_path}/pid; {ends}")
     monkeypatch.setattr(launches, "ENDINGS", [(number, 0.2) for number, _ in launches.ENDINGS])
     assert launches.run_to_end(shlex.split(still), None, os.environ, 0.5) == outcome
@@ -265,8 +267,8 @@ def test_a_launch_that_stands_still_is_ended_with_all_it_started(tmp_path, monke
     until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, 5)
 
 
-def test_wrong_results_are_results_and_a_reason_names_no_place(tmp_path, monkeypatch):
-    """A variant that is wrong would be launched three times and its pairs lost, instead of being called wrong."""
+def test_wrong_results_are_stored_and_a_reason_names_no_place(tmp_path, monkeypatch):
+    """A variant with wrong results must be reported as wrong, not launched three times until its pairs are lost."""
     monkeypatch.setattr(os, "fsync", lambda file: None)
     path = write_run(tmp_path).path
     assert launches.reason_against(0, "", path) is None
@@ -279,8 +281,8 @@ def test_wrong_results_are_results_and_a_reason_names_no_place(tmp_path, monkeyp
     assert launches.reason_against(0, "cut", path) == "cut"
 
 
-def test_looks_end_when_nothing_is_undecided_over_faked_launches(monkeypatch, tmp_path):
-    """Four times the time would be spent on what is clear, or a look be left out."""
+def test_stages_end_when_no_size_is_undecided_over_faked_launches(monkeypatch, tmp_path):
+    """A missing check would spend four times the time on decided sizes; the campaign must also skip no check."""
     rounds, ambiguous = [], {10: 3, 20: 0, 40: 0}
     monkeypatch.setattr(stages, "run_rounds", lambda campaign, stage, pairs, *_: rounds.append(pairs.stop - 1))
     monkeypatch.setattr(comparison, "undecided", lambda folder: ambiguous[rounds[-1]])
@@ -288,15 +290,16 @@ def test_looks_end_when_nothing_is_undecided_over_faked_launches(monkeypatch, tm
     campaign = OpenCampaign(options)
     stages.run_stages(campaign)
     assert rounds == [10, 20]
-    # One that was interrupted beyond the second look had found something undecided there.
+    # An interruption after pair 20 means that the second check found an undecided size, so the campaign continues to
+    # 40.
     campaign.record(Launch(stage="first", pair=21, place=0, variant="a", attempt=1, status="finished", elapsed_s=1.0))
     rounds.clear()
     stages.run_stages(campaign)
     assert rounds == [10, 20, 40]
 
 
-def test_what_is_confirmed_is_launched_afresh_over_faked_launches(monkeypatch, tmp_path):
-    """The first stage's pairs would decide what they raised, or everything be measured once more."""
+def test_confirmation_uses_fresh_launches_over_faked_launches(monkeypatch, tmp_path):
+    """The pairs that raised a suspicion must not confirm it, and only the suspected sizes are measured again."""
     rounds = []
     monkeypatch.setattr(stages, "run_rounds", lambda campaign, *what: rounds.append(what))
     monkeypatch.setattr(comparison, "suspect_sizes", lambda folder: [16384, 65536])
@@ -308,21 +311,21 @@ def test_what_is_confirmed_is_launched_afresh_over_faked_launches(monkeypatch, t
     for name in campaign.options.variants:
         campaign.record(msgspec.structs.replace(made, variant=name))
     stages.run_stages(campaign)
-    # Launches that share no state of the link are made up for, at most once over.
+    # Extra pairs replace pairs that share no state of the link; the extra pairs at most double the number.
     assert rounds == [("first", range(1, 11)), ("first", range(11, 15)), ("first", range(15, 21)),
                       ("fresh", range(21, 46))]
     assert campaign.manifest.stages[-1].sizes == [16384, 65536]
-    monkeypatch.setattr(comparison, "suspect_sizes", None)  # what was suspected is in the manifest now
+    monkeypatch.setattr(comparison, "suspect_sizes", None)  # the manifest now holds the suspected sizes
     monkeypatch.setattr(comparison, "pairs_short", None)
     stages.run_stages(campaign)
     assert rounds[4:] == [rounds[0], rounds[3]]
 
 
-def test_a_fresh_launch_measures_the_sizes_in_doubt_alone(tmp_path):
-    """Whatever the command itself says of sizes; its own seed stays."""
+def test_a_fresh_launch_measures_only_the_sizes_in_doubt(tmp_path):
+    """The sizes in doubt override the sizes of the variant's command; the command's seed stays."""
     variant = parse_variant(f"a={QUICK} --seed 77")
     command = launches.command_line(variant, tmp_path / "a", 3, 9.0, [32768, 131072])
-    assert command.index("9.0") < command.index("20")  # of the two that the launch is told, the later counts
+    assert command.index("9.0") < command.index("20")  # the command has two time limits; the later one counts
     assert launches.run_to_end(command, None, variant.environment(None)) == (0, "exit status 0 without a message")
     (path,) = (tmp_path / "a").glob("*.jsonl")
     result = read(path)
@@ -331,11 +334,11 @@ def test_a_fresh_launch_measures_the_sizes_in_doubt_alone(tmp_path):
 
 
 def test_a_pause_before_each_change_of_variant(tmp_path):
-    """The old driver would be measured under the new one's name. Whoever has no more to say interrupts."""
+    """Without the pause, the old driver would be measured under the new driver's name. The end of input interrupts."""
     seed = next(seed for seed in range(99) if stages.orders(["a", "b"], 10, f"{seed} first 1")[0] == ["b", "a"])
     options = [*named(a=QUICK, b=QUICK), "--pause", "--no-control", "--seed", str(seed)]
     ours, theirs = pty.openpty()
-    os.write(ours, b"\n\n\n\x04")  # the end of the file at the fourth question
+    os.write(ours, b"\n\n\n\x04")  # the end of the file answers the fourth question
     status, _, err = run(tmp_path / "c", *options, stdin=theirs)
     assert status == 130
     assert re.findall(r"next: (\w+); press Enter", err) == ["a", "b", "a", "b"]
@@ -346,7 +349,7 @@ def test_a_pause_before_each_change_of_variant(tmp_path):
 
 
 def test_a_pilot_that_hangs_is_ended_when_the_budget_is_spent(tmp_path, monkeypatch):
-    """A pipeline would stand until its own time-out, and say nothing."""
+    """Without this limit, a CI pipeline would wait silently for its own time-out."""
     limits = []
 
     def stands_still(command, at, variables, limit_s=None):
@@ -361,7 +364,7 @@ def test_a_pilot_that_hangs_is_ended_when_the_budget_is_spent(tmp_path, monkeypa
     assert set(limits) == {3600, 300}
 
 
-def test_a_folder_with_a_file_that_is_no_manifest_is_left_alone(tmp_path):
+def test_a_folder_with_a_file_that_is_no_manifest_stays_unchanged(tmp_path):
     (tmp_path / MANIFEST).write_text("mine")
     status, _, err = run(tmp_path, *named(a=QUICK, b=QUICK))
     assert (status, err) == (2, f"bench.campaign: {tmp_path / MANIFEST} is not the manifest of a campaign\n")

@@ -1,4 +1,4 @@
-"""The command line of a campaign, and the file that says the same: what is refused, and with which words."""
+"""Tests the command line of a campaign and the equivalent file: which input is refused, and with which message."""
 
 import io
 import os
@@ -11,7 +11,7 @@ from bench.campaigns.options import parse
 from tests.launch import ROOT
 
 BENCH = "python -m bench.allreduce -b 16K -e 16K -n 20 --algorithm auto,library --mode isolated --max-time 20"
-# One rank has no link, whose states would add pairs to a campaign.
+# A single rank has no link. States of the link would add pairs to a campaign.
 QUICK = f"mpirun -n 1 {BENCH}"
 
 
@@ -21,7 +21,7 @@ def named(**commands):
 
 @pytest.fixture
 def refuse(monkeypatch, capsys):
-    """What a bad command line says, within this process."""
+    """A function that parses a bad command line in this process and returns the error message."""
     def leave(status):
         raise SystemExit(status)
 
@@ -71,18 +71,18 @@ def refuse(monkeypatch, capsys):
     ids=lambda value: " ".join(value)[-60:] if isinstance(value, list) else "",
 )
 def test_a_bad_command_line_is_refused_in_one_line(refuse, monkeypatch, options, sentence):
-    """An hour of launches of something that was not meant."""
+    """A bad option must not start an hour of unintended launches."""
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     assert sentence in refuse(*options)
 
 
 def test_a_campaign_under_mpirun_is_refused(refuse, monkeypatch):
-    """Each rank would run one, and its launches think that they are ranks of this one."""
+    """Each rank would run its own campaign, and the launches would join this mpirun as its ranks."""
     monkeypatch.setenv("PMI_RANK", "0")
     assert "starts mpirun itself" in refuse(*named(a=QUICK, b=QUICK))
 
 
-def test_no_git_repository_is_said(refuse, tmp_path, monkeypatch):
+def test_a_folder_outside_git_is_refused(refuse, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "not a git repository" in refuse(*named(a=QUICK, b=QUICK), "--revision", "a=HEAD")
 
@@ -109,8 +109,8 @@ SAME = [
 ]
 
 
-def test_a_file_says_the_same_as_options(tmp_path, monkeypatch):
-    """Its campaign would be another, and not be found again."""
+def test_a_file_and_its_equivalent_options_give_one_campaign(tmp_path, monkeypatch):
+    """Otherwise the file's campaign would differ, and the command could not continue it."""
     monkeypatch.chdir(ROOT)
     path = tmp_path / "campaign.toml"
     path.write_text(FILE.format(QUICK=QUICK))
@@ -143,7 +143,7 @@ def test_a_file_says_the_same_as_options(tmp_path, monkeypatch):
     ],
 )
 def test_a_bad_file_is_refused_by_its_setting(tmp_path, refuse, was, becomes, sentence):
-    """Which of a dozen variants is meant would be guesswork."""
+    """The message must name the setting among a dozen variants."""
     path = tmp_path / "campaign.toml"
     good = FILE.format(QUICK=QUICK)
     bad = good.replace(was, becomes, 1)

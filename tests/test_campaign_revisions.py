@@ -1,4 +1,4 @@
-"""Campaigns over revisions: each is measured as it was committed, and no worktree is left in the way."""
+"""Tests campaigns over revisions: each revision is measured as committed, and no worktree is left."""
 
 import re
 import shutil
@@ -25,7 +25,8 @@ def git(folder, *words):
 
 @pytest.fixture
 def repository(tmp_path):
-    """Our code as a repository of one commit, whose version is 9.9.9, and 1.1.1 in what is not committed."""
+    """Our code as a repository with one commit. The version is 9.9.9 in the commit and 1.1.1 in the uncommitted
+    files."""
     tree = tmp_path / "tree"
     for layer in ("bench", "collectives", "kernels", "reports"):
         shutil.copytree(ROOT / layer, tree / layer, ignore=shutil.ignore_patterns("__pycache__"))
@@ -42,7 +43,7 @@ def repository(tmp_path):
 
 
 def test_a_revision_is_measured_as_it_was_committed(tmp_path, repository):
-    """A gate would compare a change with itself, or leave its worktrees behind."""
+    """A CI gate must not compare a change with itself or leave worktrees behind."""
     folder = tmp_path / "c"
     options = [*named(base=QUICK, head=QUICK), "--revision", "base=HEAD", "--pairs", "1", "--no-control"]
     status, out, err = run(folder, *options, tree=repository, PYTHONPATH="")
@@ -58,15 +59,15 @@ def test_a_revision_is_measured_as_it_was_committed(tmp_path, repository):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_a_campaign_that_is_cut_short_leaves_nothing_in_the_way(tmp_path, repository, number):
-    """The files of a revision would stay, or be those of another campaign."""
+def test_a_campaign_that_is_cut_short_leaves_no_worktree(tmp_path, repository, number):
+    """A later campaign would find leftover files of a revision, perhaps from another campaign."""
     options = [*named(base=QUICK, head=QUICK), "--revision", "base=HEAD", "--pairs", "1", "--no-control"]
     folder = tmp_path / "c"
     with started(folder, *options, tree=repository, PYTHONPATH="") as process:
         until(lambda: (folder / "worktrees" / "base" / "bench").is_dir())
         process.send_signal(number)
         process.wait(20)
-    if number == signal.SIGKILL:  # then the same command has to clear it away
+    if number == signal.SIGKILL:  # a killed campaign cleans up nothing; the next run of the same command does
         status, _, err = run(folder, *options, tree=repository, PYTHONPATH="")
         assert status == 0, err
     assert not (folder / "worktrees").exists()
@@ -74,7 +75,7 @@ def test_a_campaign_that_is_cut_short_leaves_nothing_in_the_way(tmp_path, reposi
 
 
 def test_a_revision_that_needs_other_packages_makes_its_own_environment(tmp_path, repository, monkeypatch):
-    """It would run with packages that it was not written for, or a build that failed be passed over."""
+    """The revision must run with its own packages, and a failed build must be an error."""
     (repository / "requirements.lock").write_text("other==1\n")
     (repository / "Makefile").write_text("setup:\n\tmkdir -p .venv/bin\n\techo 'no network' >&2\n\texit $(BROKEN)\n")
     git(repository, "add", ".")
@@ -89,7 +90,7 @@ def test_a_revision_that_needs_other_packages_makes_its_own_environment(tmp_path
     monkeypatch.setenv("BROKEN", "1")
     failed = r"variant base: `make setup` of its revision failed: make(\[\d\])?: \*\*\* "
     with pytest.raises(Stop, match=failed):
-        check_out(base, worktree)  # again, over what an earlier one has left
+        check_out(base, worktree)  # again, over the leftovers of an earlier checkout
     git(repository, "rm", "-rq", "bench")
     git(repository, "commit", "-qm", "three")
     base = replace(base, commit=git(repository, "rev-parse", "HEAD"))

@@ -1,4 +1,4 @@
-"""`reports card`: a picture to be shared. What it says stands in its description, where a screen reader finds it."""
+"""Tests `reports card`: a picture to share. The picture's description holds its text for screen readers."""
 
 import re
 
@@ -17,7 +17,7 @@ from tests.synthetic_together import FUSED, THEN, Made, always, steps
 
 
 def drawn(folder, path):
-    """The words of the card, which is of the size that is shared, and whose words end before its edges."""
+    """The text of a card. Check that the card has the standard size for sharing and that no text reaches the edges."""
     assert main(["card", str(path), str(folder / "card.png")]) == 0
     with Image.open(folder / "card.png") as picture:
         assert picture.size == (1200, 630)
@@ -28,8 +28,8 @@ def drawn(folder, path):
         return picture.info["Description"]
 
 
-def test_the_answer_is_the_table_s_and_so_is_the_command(tmp_path):
-    """A picture that goes round would claim what nobody measured."""
+def test_the_answer_and_the_command_match_the_table(tmp_path):
+    """A shared picture must not claim a result that the run did not measure."""
     result = write_run(tmp_path, n_blocks=14)
     words = drawn(tmp_path, result.path).splitlines()
     row = default_rows(result, ("isolated", None), find_states(result.blocks))[0]
@@ -44,8 +44,8 @@ def test_the_answer_is_the_table_s_and_so_is_the_command(tmp_path):
     assert sorted(path.suffix for path in tmp_path.glob("card*")) == [".png"]
 
 
-def test_a_run_that_is_cut_off_or_wrong_says_so_first(tmp_path):
-    """The fastest card would be that of a run that adds up wrongly."""
+def test_an_incomplete_or_wrong_run_is_marked_first(tmp_path):
+    """Otherwise a run with wrong sums would give the fastest card."""
 
     def wrong(block):
         block.n_wrong = 3 if block.case == 1 else 0
@@ -60,7 +60,7 @@ def test_a_run_that_is_cut_off_or_wrong_says_so_first(tmp_path):
 
 
 @pytest.mark.parametrize("algorithms", [("library",), ("auto",), ()])
-def test_what_was_not_measured_is_not_said(tmp_path, algorithms):
+def test_the_card_shows_only_measured_algorithms(tmp_path, algorithms):
     said = drawn(tmp_path, write_run(tmp_path, sizes=[4096], algorithms=algorithms, modes=["isolated"]).path)
     assert re.search({("library",): "library .* us at 4 KiB", ("auto",): "ours .* us at 4 KiB"}.get(
         algorithms, "Nothing was measured"), said)  # fmt: skip
@@ -74,7 +74,7 @@ def test_steps_and_fused_products_have_their_verdicts(tmp_path):
 
 
 def test_an_imported_log_is_marked_as_one(tmp_path):
-    """A vendor's figure would look measured."""
+    """A vendor's figure must not look measured."""
     run = ImportedRun(run_id="import-abc-1", benchmark="nccl-tests all_reduce", statistic="mean over iterations",
                       world={"size": 2, "ranks": [{"rank": 0, "gpu": "NVIDIA H200"}]},
                       imported_from=ImportedFrom(file="log", format="nccl-tests", first_line=1, last_line=9),
@@ -88,8 +88,8 @@ def test_an_imported_log_is_marked_as_one(tmp_path):
     assert "NVIDIA H200" in said
 
 
-def test_strange_words_are_drawn_as_they_are_and_stay_inside(tmp_path):
-    """A name with dollars would be a formula, and a long one push the answer off the picture."""
+def test_special_characters_are_drawn_literally_and_stay_inside(tmp_path):
+    """A name with dollars must not become a formula, and a long name must not push the answer off the picture."""
     path = write_run(tmp_path, n_blocks=2).path
     strange = r"$\\frac{1}{0}$ <script> \u001b[31m " + "x" * 400
     path.write_text(path.read_text().replace("AMD EPYC 9B45", strange).replace("MPICH 5.0.2", strange)
@@ -99,7 +99,7 @@ def test_strange_words_are_drawn_as_they_are_and_stay_inside(tmp_path):
     assert r"$\frac{1}{0}$" in said
 
 
-def test_what_is_no_run_or_no_png_is_refused_in_one_sentence(tmp_path, capsys):
+def test_a_bad_run_or_picture_path_is_refused_in_one_sentence(tmp_path, capsys):
     path = write_run(tmp_path, n_blocks=2).path
     (tmp_path / "log.txt").write_text("hello\n")
     (tmp_path / "b.png").mkdir()

@@ -1,6 +1,6 @@
-"""The command as its users meet it: real `mpirun` launches, their exit status, what they print and what they leave.
+"""Tests the command with real `mpirun` launches: exit status, output, stored files and processes left running.
 
-Each launch carries a mark in its environment, by which whatever it left running would be found.
+Each launch carries a mark in its environment. The tests use the mark to find processes that a launch left running.
 """
 
 import csv
@@ -25,11 +25,11 @@ from tests.launch import MPIRUN, ROOT, few
 
 LAYERS = ("bench", "collectives", "kernels", "reports")
 OURS = ("one_shot_ll", "one_shot_push", "one_shot_pull", "two_shot", "ring", "auto")
-QUICK = ("-e", "16K", "-n", "6", "--max-time", "30")  # the iterations end it, not the time
+QUICK = ("-e", "16K", "-n", "6", "--max-time", "30")  # the number of iterations ends a run, not the time
 
 
 def launch(folder, *options, ranks=2, tree=ROOT, command="allreduce", **variables):
-    """Runs the command with its results in `folder`, without mpirun where `ranks` is None; nothing of it may run on."""
+    """Run the command with results in `folder` (`ranks=None`: without mpirun), and check that no process survives."""
     mark = secrets.token_hex(8)
     launcher = [str(MPIRUN), "-n", str(ranks)] if ranks else []
     done = subprocess.run(
@@ -56,8 +56,8 @@ def carriers(mark):
 
 
 def stored(folder, lean=False) -> Result:
-    """The one run of a folder, whole: its table's sources, samples and picture (none of these two where it is lean),
-    and no flight record any more."""
+    """Read the one run of a folder. Check that the run is complete, that its samples and picture exist (a lean run has
+    neither), and that no flight record is left."""
     runs = list(Path(folder).glob("*.jsonl"))
     assert len(runs) == 1
     kept = {path.name.removeprefix(runs[0].stem) for path in Path(folder).iterdir()}
@@ -68,7 +68,7 @@ def stored(folder, lean=False) -> Result:
 
 
 def show(result, *options):
-    """What `python -m reports show` prints of a run."""
+    """The output of `python -m reports show` for a run."""
     command = [sys.executable, "-m", "reports", "show", str(result.path), *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
@@ -76,7 +76,7 @@ def show(result, *options):
 
 
 def assert_refused(done, status, sentence, folder):
-    """One line from one rank on standard error, the exit status, and no file."""
+    """Check the exit status, that one rank printed one line on standard error, and that no file was written."""
     assert (done.returncode, done.stdout) == (status, "")
     assert re.fullmatch(rf"bench\.allreduce: [^\n]*{sentence}[^\n]*\n", done.stderr), done.stderr
     assert not [path for path in folder.rglob("*") if path.is_file() or path.suffix]
@@ -111,37 +111,37 @@ def assert_refused(done, status, sentence, folder):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_bad_command_line_is_refused_in_one_line(tmp_path, options, sentence):
-    """A user with a typing error would see a traceback from each rank, or a run that was not meant."""
+    """A typing error must give neither a traceback from each rank nor a run with unintended options."""
     assert_refused(launch(tmp_path / "results", *options), 2, sentence, tmp_path)
 
 
 @pytest.mark.parametrize("option", ["--out", "-J"])
-def test_results_that_cannot_be_written_are_refused_before_anything_is_measured(tmp_path, option):
-    """A minute of measuring would be lost at its end. A path below a file cannot be written even by root."""
+def test_a_folder_that_cannot_be_written_is_refused_before_measuring(tmp_path, option):
+    """A late refusal would lose a minute of measurements. Even root cannot write to a path below a file."""
     unwritable = Path(__file__) / "results"
     done = launch(tmp_path / "results", option, str(unwritable))
     assert_refused(done, 2, f"cannot write {re.escape(str(unwritable))}", tmp_path)
 
 
-def test_without_mpirun_the_way_to_start_two_ranks_is_named(tmp_path):
-    """The newcomer's first try is `python -m bench.allreduce`."""
+def test_without_mpirun_the_error_names_the_command_for_two_ranks(tmp_path):
+    """A new user first tries `python -m bench.allreduce`."""
     done = launch(tmp_path / "results", ranks=None)
     assert_refused(done, 2, "mpirun -n 2 python -m bench.allreduce", tmp_path)
 
 
 @pytest.mark.parametrize("device", ["cuda", "hip"])
-def test_a_device_that_is_not_there_is_no_quiet_fallback(tmp_path, device):
-    """The CPU's figures would be taken for a GPU's."""
+def test_a_missing_device_is_an_error_and_no_fallback(tmp_path, device):
+    """A user would mistake the CPU's figures for a GPU's."""
     assert_refused(launch(tmp_path / "results", "--device", device), 3, "no GPU driver is here", tmp_path)
 
 
-def test_a_graph_is_refused_where_there_are_none(tmp_path):
+def test_a_graph_is_refused_on_a_device_without_graphs(tmp_path):
     assert_refused(launch(tmp_path / "results", "-G", "1"), 3, "-G: the cpu device has no graphs", tmp_path)
 
 
 @pytest.mark.skipif(find_spec("ziglang") is not None, reason="the ziglang wheel serves as a compiler here")
-def test_a_missing_compiler_is_named_with_what_was_looked_for(tmp_path):
-    """The one thing that the user has to install would stay unknown."""
+def test_a_missing_compiler_is_reported_with_the_names_searched_for(tmp_path):
+    """The user must learn which compiler to install."""
     (tmp_path / "bin").mkdir()
     done = launch(tmp_path / "results", PATH=str(tmp_path / "bin"), CXX="", XDG_CACHE_HOME=str(tmp_path / "cache"))
     looked_for = re.escape("looked for $CXX, c++, g++, clang++ and the ziglang wheel")
@@ -150,8 +150,8 @@ def test_a_missing_compiler_is_named_with_what_was_looked_for(tmp_path):
     assert_refused(done, 3, r"\$CXX names 'no-such-compiler'", tmp_path)
 
 
-def test_help_and_list_speak_once_for_all_ranks(tmp_path):
-    """Two ranks would print everything twice; --list needs no ranks at all."""
+def test_help_and_list_print_once_for_all_ranks(tmp_path):
+    """Only one of the two ranks prints; --list needs no mpirun."""
     helped = launch(tmp_path / "results", "--help")
     assert (helped.returncode, helped.stderr, helped.stdout.count("usage:")) == (0, "", 1)
     listed = launch(tmp_path / "results", "--list", "-d", "bfloat16")
@@ -161,13 +161,13 @@ def test_help_and_list_speak_once_for_all_ranks(tmp_path):
     assert {name for name in about if "not here: " in about[name]} == {"library"}
     assert "does not reduce bfloat16" in about["library"]
     assert launch(tmp_path / "results", "--list", "-d", "bfloat16", ranks=None).stdout == listed.stdout
-    slurm = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}  # a batch script's own, outside srun
+    slurm = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}  # the variables of a batch script outside srun
     assert launch(tmp_path / "results", "--list", "-d", "bfloat16", ranks=None, **slurm).stdout == listed.stdout
     assert not list(tmp_path.iterdir())
 
 
 def test_a_soak_has_its_own_sizes(tmp_path):
-    """The least size of a sweep, 16 KiB, is no limit for a soak of small messages."""
+    """The smallest size of a sweep, 16 KiB, is no limit for a soak of small messages."""
     options = ["--soak", "1s", "-e", "1K", "-d", "float", "-o", "sum",
                "--algorithm", "one_shot_push"]
     done = launch(tmp_path / "results", *options)
@@ -183,14 +183,14 @@ def test_a_soak_has_its_own_sizes(tmp_path):
 
 @pytest.fixture(scope="module")
 def default_run(tmp_path_factory):
-    """A run as a newcomer makes it, but short."""
+    """A default run, shortened."""
     folder = tmp_path_factory.mktemp("default") / "results"
     done = launch(folder, "-e", "32K", "--max-time", "12")
     assert (done.returncode, done.stderr) == (0, "")
     return done, stored(folder)
 
 
-def test_every_algorithm_is_measured_and_right_at_every_size(default_run):
+def test_every_algorithm_is_measured_and_correct_at_every_size(default_run):
     _, result = default_run
     isolated = {(case.algorithm, case.size_bytes) for case in result.cases if case.mode == "isolated"}
     assert isolated == {(name, size) for name in ("library", *OURS) for size in (16384, 32768)}
@@ -202,8 +202,8 @@ def test_every_algorithm_is_measured_and_right_at_every_size(default_run):
     assert {case.chosen for case in result.cases if case.algorithm == "auto"} <= set(OURS)
 
 
-def test_the_table_fits_a_terminal_and_comes_back_from_the_file(default_run, tmp_path):
-    """`reports show` would tell another story than the run did."""
+def test_the_table_fits_a_terminal_and_show_prints_the_same_table(default_run, tmp_path):
+    """`reports show` must print the same table as the run did."""
     done, result = default_run
     *table, run_line, picture_line = done.stdout.splitlines(keepends=True)
     assert run_line == f"run: {result.path}\n"
@@ -211,7 +211,7 @@ def test_the_table_fits_a_terminal_and_comes_back_from_the_file(default_run, tmp
     assert max(map(len, table)) <= 81
     for size in ("16 KiB", "32 KiB"):
         rows = [line for line in table if re.match(rf"{size:>8} +\d", line)]
-        assert len(rows) == 2  # isolated and chained
+        assert len(rows) == 2  # one isolated, one chained
         assert all(row.endswith(" 0\n") for row in rows)
     assert show(result, "--plot", str(tmp_path / "run.svg")) == "".join(table)
     assert "one_shot_pull" in (tmp_path / "run.svg").read_text()
@@ -219,7 +219,7 @@ def test_the_table_fits_a_terminal_and_comes_back_from_the_file(default_run, tmp
 
 
 def test_sizes_below_a_word_of_the_links_probe_are_measured(tmp_path):
-    """The link's own parts cannot be timed at 2 B of half; the all-reduce can."""
+    """The link probe cannot time 2 B of half; the all-reduce can."""
     done = launch(tmp_path / "results", "-d", "half", "-b", "2", "-e", "4", "-n", "12", "--max-time", "100")
     assert (done.returncode, done.stderr) == (0, "")
     bounds = {(case.size_bytes, case.bound_us is not None) for case in stored(tmp_path / "results").cases}
@@ -227,7 +227,7 @@ def test_sizes_below_a_word_of_the_links_probe_are_measured(tmp_path):
 
 
 def test_nccl_tests_format_json_in_place_and_iterations(tmp_path):
-    """Parsers written for nccl-tests would not read ours; -n would be taken for a hint."""
+    """Parsers for nccl-tests must be able to read our output, and -n must set the exact number of iterations."""
     report = tmp_path / "report.json"
     done = launch(tmp_path / "results", "--format", "nccl-tests", "-J", str(report), "--in-place", "-d", "half",
                   "-b", "1000", "-e", "4000", "-n", "20", "--max-time", "30", "--algorithm", "library,two_shot")
@@ -236,7 +236,7 @@ def test_nccl_tests_format_json_in_place_and_iterations(tmp_path):
     assert done.stderr.splitlines() == [f"run: {result.path}", f"picture: {result.path.with_suffix('.png')}"]
 
     rows = [line.split() for line in done.stdout.splitlines() if line and not line.startswith("#")]
-    # The library, and two_shot copied and registered.
+    # One row for the library, and two for two_shot: copied and registered.
     assert [row[:4] for row in rows] == 3 * [[str(size), str(size // 2), "half", "sum"] for size in (1000, 2000, 4000)]
     assert all(row[5:9] == ["N/A"] * 4 and float(row[9]) > 0 and row[12] == "0" for row in rows)
     assert len(re.findall(r"^# Avg bus bandwidth +: [\d.]+ $", done.stdout, re.MULTILINE)) == 3
@@ -251,8 +251,8 @@ def test_nccl_tests_format_json_in_place_and_iterations(tmp_path):
         assert sum(block.n for block in result.blocks if block.case == case.case) == 20
 
 
-def test_sizes_of_ones_own_choice_and_a_lean_run(tmp_path):
-    """A campaign would measure again what it has decided, and fill a disk with single iterations."""
+def test_chosen_sizes_and_a_lean_run(tmp_path):
+    """A campaign measures only undecided sizes, and stores no samples of single iterations, which would fill a disk."""
     options = ["--sizes", "64K,1030,64K", "-b", "1M", "-e", "16K", "--mode", "isolated", "--algorithm", "auto,library"]
     done = launch(tmp_path, *options, "--lean", "-n", "240", "--max-time", "30")
     assert (done.returncode, done.stderr) == (0, "")
@@ -270,8 +270,8 @@ def test_sizes_of_ones_own_choice_and_a_lean_run(tmp_path):
     assert result.end.steal_share is not None
 
 
-def test_csv_unchecked_and_what_a_library_lacks(tmp_path):
-    """A 0 for "nothing checked" would look like a check; a type that MPI lacks must not stop the run."""
+def test_csv_without_checks_and_types_that_the_library_lacks(tmp_path):
+    """An unchecked case shows no 0, which would look like a check. A type that MPI lacks must not stop the run."""
     done = launch(tmp_path / "results", "--format", "csv", "-c", "0", "-d", "bfloat16", "-o", "avg", *QUICK)
     assert done.returncode == 0
     rows = list(csv.DictReader(done.stdout.splitlines()))
@@ -292,8 +292,8 @@ def test_csv_unchecked_and_what_a_library_lacks(tmp_path):
     few(["-d bfloat16 -o prod --in-place", "-d int64 -o prod --dispatch python", "-d float -o avg", "-d half -o min",
          "-d double -o sum", "-d int32 -o sum --in-place"], 2),
 )
-def test_types_and_operations_are_right(tmp_path, options):
-    """Whoever reduces something else than floats would get figures of a wrong result."""
+def test_types_and_operations_give_correct_results(tmp_path, options):
+    """Types other than float must not give figures of a wrong result."""
     done = launch(tmp_path / "results", *options.split(), *QUICK, "--lean")
     assert (done.returncode, done.stderr) == (0, "")
     result = stored(tmp_path / "results", lean=True)
@@ -311,17 +311,17 @@ def test_a_run_without_a_case_that_can_be_measured_is_refused(tmp_path):
     assert_refused(done, 3, "no case can be measured: a chain of products leaves every datatype's range", tmp_path)
 
 
-def test_one_rank_runs_and_says_that_busbw_means_nothing(tmp_path):
+def test_one_rank_runs_and_reports_that_busbw_means_nothing(tmp_path):
     done = launch(tmp_path / "results", *QUICK, ranks=1)
     assert (done.returncode, done.stderr) == (0, "")
     assert "note: busbw means nothing with one rank; start two with mpirun -n 2" in done.stdout
     assert "GB/s" not in done.stdout
-    assert "link: " not in done.stdout  # there is nobody to bounce a flag to
+    assert "link: " not in done.stdout  # one rank has no peer for a ping-pong
     assert {case.n_wrong for case in stored(tmp_path / "results").cases} == {0}
 
 
-def test_ranks_on_two_hosts_leave_the_library_alone_to_run(tmp_path):
-    """MPICH can be made to see two nodes on one machine. Memory is mapped within one, and that is no error."""
+def test_ranks_on_two_hosts_run_only_the_library(tmp_path):
+    """A variable makes MPICH see two nodes on one machine. Ranks map memory only within a node; this is no error."""
     done = launch(tmp_path / "results", *QUICK, MPIR_CVAR_NUM_CLIQUES="2")
     assert (done.returncode, done.stderr) == (0, "")
     assert "its ranks are on 2 hosts, and memory is mapped within one" in done.stdout.replace("\n", " ")
@@ -334,7 +334,7 @@ def test_ranks_on_two_hosts_leave_the_library_alone_to_run(tmp_path):
 
 
 def test_the_seed_decides_the_order(tmp_path):
-    """A run could not be repeated as it was, or every run would measure in the same order."""
+    """The same seed repeats a run's order, and another seed gives another order."""
     orders = []
     for number, seed in enumerate(("7", "7", "8")):
         folder = tmp_path / str(number)
@@ -345,8 +345,8 @@ def test_the_seed_decides_the_order(tmp_path):
     assert orders[0][:seen] == orders[1][:seen] != orders[2][:seen]
 
 
-def test_a_kernel_that_adds_wrongly_is_found_out(tmp_path):
-    """The fastest way to be wrong would win the table."""
+def test_a_kernel_that_adds_wrongly_is_detected(tmp_path):
+    """A fast algorithm with wrong results must not win the table."""
     for layer in LAYERS:
         shutil.copytree(ROOT / layer, tmp_path / layer, ignore=shutil.ignore_patterns("__pycache__"))
     mutated = 0
@@ -374,7 +374,7 @@ def test_a_kernel_that_adds_wrongly_is_found_out(tmp_path):
             assert case.n_wrong
             assert (case.alg_bw_gb_s, case.bus_bw_gb_s) == (None, None)
 
-    # Nor does a chain forgive it, where the ranks do not divide two and the type has eight bits.
+    # The chained mode detects the error, too, even with 3 ranks and the eight bits of bfloat16.
     options = ["-b", "4K", "-e", "4K", "-d", "bfloat16", "--mode", "chained", "-n", "2"]
     done = launch(tmp_path / "chained", *options, "--algorithm", "ring,two_shot,one_shot_pull", ranks=3, tree=tmp_path)
     assert done.returncode == 1
@@ -382,8 +382,8 @@ def test_a_kernel_that_adds_wrongly_is_found_out(tmp_path):
     assert {case.status for case in read(run).cases} == {"wrong"}
 
 
-def test_a_full_disk_ends_the_run_with_a_sentence(tmp_path):
-    """All ranks would hang behind the one that cannot write, or the reason would drown in a traceback."""
+def test_a_full_disk_ends_the_run_with_a_message(tmp_path):
+    """The other ranks must not hang behind the rank that cannot write, and no traceback may hide the reason."""
     done = launch(tmp_path / "results", *QUICK, "--mode", "isolated", "-J", "/dev/full")
     assert done.returncode == 1
     assert re.search(r"wiretax: rank 0 failed: .*No space left on device", done.stderr)

@@ -1,5 +1,5 @@
-"""Ranks that bind and run a GPU's library as a run does, check every result against numpy, and
-print a report for each request."""
+"""Runs a GPU's library on ranks as a run does, checks every result against numpy, and prints a report for each
+request."""
 
 import json
 import os
@@ -22,14 +22,13 @@ from kernels.devices.device import Counts, DeviceError, Kernel, Step, Watch
 
 
 def values(rank: int, redop: str, shape: tuple[int, int]) -> np.ndarray:
-    """Small integers, or powers of two for products: no type rounds them."""
+    """Small integers, or powers of two for products; every type represents them exactly."""
     drawn = np.random.default_rng(rank).integers(-8, 9, shape)
     return 2.0 ** (drawn % 2) if redop == "prod" else drawn.astype(float)
 
 
 def wrong(world, case: Case, memories: list, operation, watch: Watch) -> int:
-    """The number of wrong bytes in and around the result of an operation on fresh data, launched
-    as in a run."""
+    """The number of wrong bytes in and around the result of an operation on fresh data, launched as in a run."""
     collective, datatype, rank, ranks = case.collective, case.datatype, world.communicator.rank, world.communicator.size
     sends, receives = collective.segments(ranks)
     sent = np.stack([values(r, case.redop, (sends, case.count)) for r in range(ranks)])
@@ -60,7 +59,7 @@ def wrong(world, case: Case, memories: list, operation, watch: Watch) -> int:
 
 
 def main(requests: list[dict]) -> list[dict]:
-    """A report for each request, on the device of the first."""
+    """A report for each request, on the device of the first request."""
     communicator, before = Communicator(), {n: v for n, v in os.environ.items() if n[:4] == "NCCL"}
     request = requests[0]
     device, _ = open_device(communicator, request["device"], request.get("share", False))
@@ -116,4 +115,5 @@ if __name__ == "__main__":
     except (DeviceError, Disagreement) as error:
         outcome = [{"error": str(error)}]
     rank = os.environ.get("PMI_RANK", "0")
-    os.write(1, f"{json.dumps({rank: outcome})}\n".encode())  # in one write: otherwise two ranks share a line
+    # one write: otherwise the output of two ranks shares a line
+    os.write(1, f"{json.dumps({rank: outcome})}\n".encode())

@@ -1,7 +1,7 @@
-"""Run by mpirun on two ranks: the benchmark's flag ping-pong and a bare C loop over as many cache lines of the same
-kind of memory, in turn, on the same two cores.
+"""Run by mpirun on two ranks: the benchmark's flag ping-pong and a bare C loop in turn, on the same two cores. Both use
+the same number of cache lines in the same kind of memory.
 
-`link_ranks.py PAIRS`; rank 0 prints a JSON line {"ours_ns": [...], "bare_ns": [...]}, a figure of each a pair.
+`link_ranks.py PAIRS`; rank 0 prints a JSON line {"ours_ns": [...], "bare_ns": [...]} with one figure of each per pair.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ from tests.launch import ROOT
 
 
 def bare_loop():
-    """The function of ping_pong.cpp, compiled as kernels are."""
+    """The function of ping_pong.cpp, compiled like a kernel."""
     function = ctypes.CDLL(str(compile_kernel(ROOT / "tests/ping_pong.cpp", {}))).bare_ping_pong
     function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int]
     function.restype = ctypes.c_double

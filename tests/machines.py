@@ -22,13 +22,13 @@ def write(root: Path, files: dict[str, str]) -> Path:
 
 
 def with_acs(control: int) -> bytes:
-    """A configuration of 4 KiB whose first extended capability is ACS with this control word."""
+    """A PCI configuration space of 4 KiB. Its first extended capability is ACS with this control word."""
     capability = bytes.fromhex("0d0001001f00") + control.to_bytes(2, "little")
     return bytes(0x100) + capability + bytes(0xEF8)
 
 
 def lay_out(root: Path, name: str) -> Path:
-    """The recorded machine's folders below `root`."""
+    """Write the recorded machine's folders below `root`."""
     machine = recorded(name)
     for folder, files in machine.get("pci", {}).items():
         device = root / "sys/devices" / folder
@@ -54,8 +54,8 @@ NVML = {
 
 
 def fake_nvml(gpus: dict[str, dict[str, Any]], status: int) -> Any:
-    """A pynvml of `gpus`, {bus id: {name, memory, bar1, nvlinks: [(up, bus id of the end)]}}, with
-    one peer status for all pairs. A bus id is its own handle."""
+    """A fake pynvml of `gpus`, {bus id: {name, memory, bar1, nvlinks: [(up, bus id of the end)]}}, with one peer status
+    for all pairs. A GPU's handle is its bus id."""
 
     class NVMLError(Exception):
         pass

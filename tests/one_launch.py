@@ -1,4 +1,5 @@
-"""Run by itself: all ranks in one launch on one GPU, over slabs that lie in its memory; no wire, and no second process.
+"""Run without mpirun: runs all ranks in one launch on one GPU, over slabs in its memory, without a wire or a second
+process.
 
 `one_launch.py EXAMPLES SEED RANKS`.
 """
@@ -39,7 +40,7 @@ def main(examples: int, seed: int, ranks: int) -> None:
         waits = WaitPolicy(watches[r], timeout_s=20.0)
         communicator: Any = SimpleNamespace(rank=r, size=ranks, all_gather=lambda place: [place])
         peers = PeerBuffer(communicator, device, slabs, controls, own, waits, "same_device")
-        set_epoch(peers, 2**32 - 1 - examples // 2)  # wraps on the way
+        set_epoch(peers, 2**32 - 1 - examples // 2)  # the epoch wraps during the examples
         worlds.append(World(communicator, device, peers, cast(Library, None), watches[r]))
 
     def problem(example: Example, every: np.ndarray) -> str | None:
@@ -64,7 +65,7 @@ def main(examples: int, seed: int, ranks: int) -> None:
         same = len({b.result(example).tobytes() for b in buffers}) == 1
         return "ranks got different bits" if alike and not same else None
 
-    # The device has loaded its own kernels, which run on one rank.
+    # The device has already loaded its own kernels, which run on one rank.
     with tempfile.TemporaryDirectory() as folder:
         kernels = copy_kernels(Path(folder), ONE_LAUNCH)
         with mock.patch.object(gpu_driver, "SOURCES", kernels):

@@ -1,6 +1,6 @@
-"""Run by itself under mpirun: every form and number of chunks of a matmul with its collective, against fp64.
+"""Run by mpirun: checks every form and number of chunks of a matmul with its collective against fp64.
 
-`overlap_ranks.py COMMAND DEVICE TYPE CORE`; CORE is none or the one that communicates.
+`overlap_ranks.py COMMAND DEVICE TYPE CORE`; CORE is the core that communicates, or the word none.
 """
 
 import sys
@@ -12,7 +12,7 @@ from collectives.layers.overlap import CHUNKS, COLLECTIVE, OVERLAPPED, MatmulCas
 from collectives.operation import Unsupported
 from tests.ranks import connect
 
-TOKENS, INNER, COLUMNS, CALLS = 48, 37, 29, 3  # so that chunks begin anywhere
+TOKENS, INNER, COLUMNS, CALLS = 48, 37, 29, 3  # odd sizes, so that chunks begin at any offset
 
 
 def integers(*seed: int, rows: int, columns: int) -> np.ndarray:
@@ -31,7 +31,7 @@ def main(command: str, device: str, type_name: str, core: str) -> None:
     own, done = TOKENS // ranks, set()
 
     def problem(operation, chunks: int, call: int) -> str | None:
-        """What is wrong after a call with new activations, where nothing right lies about from an earlier one."""
+        """The error after a call with new activations. NaNs first overwrite the results of earlier calls."""
         everyones = [integers(call, r, rows=TOKENS, columns=INNER) for r in range(ranks)]
         if reduces:
             sent, total = everyones[rank], np.sum([a @ w for a, w in zip(everyones, of_rank, strict=True)], axis=0)

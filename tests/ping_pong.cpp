@@ -1,5 +1,5 @@
-// The least that a flag costs between two cores: each writes the next number into the line that the other watches, and
-// waits for it in its own. Returns the nanoseconds of one way.
+// Measures the lower bound of a flag's latency between two cores. Each core writes the next number into the line that
+// the other core polls, and waits for that number in its own line. Returns the one-way time in nanoseconds.
 #include <time.h>
 
 static long long now_ns() {

@@ -1,8 +1,8 @@
-"""Counts oblique forms and unclear names, which the project's style rules out: sentences have a
-subject, a verb and an object in the field's standard terms, and a name is a noun or a verb.
+"""Counts oblique forms and unclear names, which the project's style forbids: sentences have a subject, a verb and an
+object in the field's standard terms, and a name is a noun or a verb.
 
-`python -m tests.prose` prints both counts for each folder and the worst files; `test_house` sets
-the limits. Prose is comments, docstrings, long string literals, and Markdown outside of code.
+`python -m tests.prose` prints both counts for each folder and the worst files; `test_house` sets the limits. Prose is
+comments, docstrings, long string literals, and Markdown outside of code.
 """
 
 import ast
@@ -32,7 +32,7 @@ BANNED_NAMES = (
 
 
 class Count(NamedTuple):
-    """The words of a text, and the oblique forms among them."""
+    """The number of words of a text, and the number of its oblique forms."""
 
     words: int
     forms: int
@@ -70,7 +70,7 @@ READERS: dict[str, Callable[[str], str]] = {
 
 
 def project_files() -> list[Path]:
-    """The files with prose, relative to the root; recorded data of machines is not ours."""
+    """The files with prose, relative to the root, without recorded data of machines."""
     paths = [path for part in PARTS for path in [ROOT / part, *(ROOT / part).rglob("*")]]
     return sorted(path.relative_to(ROOT) for path in paths if path.suffix in READERS
                   and "recorded" not in path.parts)
@@ -87,7 +87,7 @@ def count_file(path: Path) -> Count:
 
 
 def count_folders(paths: Iterable[Path]) -> dict[str, Count]:
-    """The counts of the project's top folders; a file at the root stands for itself."""
+    """The counts of the project's top folders; a file at the root has its own entry."""
     totals: dict[str, Count] = {}
     for path in paths:
         words, forms = totals.get(path.parts[0], Count(0, 0))

@@ -1,7 +1,6 @@
-"""Run by mpirun: quantised all-reduces of random and of spiteful data, each against numpy's account of it and fp64.
+"""Run by mpirun: checks quantised all-reduces of random and adversarial data against numpy's result and against fp64.
 
-`quantized_ranks.py EXAMPLES SEED [device=NAME] [memory=KIND] [nt]`. With `nt`, stores into the slab go
-around the caches.
+`quantized_ranks.py EXAMPLES SEED [device=NAME] [memory=KIND] [nt]`. With `nt`, stores into the slab bypass the caches.
 """
 
 import sys
@@ -17,13 +16,13 @@ from collectives.quantized import BLOCK
 from tests.ranks import ROUNDING, connect, launch
 
 SPITEFUL = np.array([0.0, -0.0, 1e-45, -1e-40, 6e-8, 2.0**-6, 1e-3, 1.0, -448.0, 65504.0, 3e6, 1e30, np.inf, np.nan])
-ERROR = {"int8": 0.5 / 127, "fp8": 2.0**-4, "int4": 0.5 / 7}  # of a code, against the largest of its block
+ERROR = {"int8": 0.5 / 127, "fp8": 2.0**-4, "int4": 0.5 / 7}  # of one code, relative to the largest value of its block
 MOST = 300_000
 NAMES = [algorithm.name for algorithm in QUANTIZED]
 
 
 def drawn(draw, datatype, ranks, count):
-    """Stored values of all ranks: blocks that are plain, have an outlier, are of zeros, or take from the spiteful."""
+    """Stored values of all ranks: blocks of normal values, with an outlier, of zeros, or with values from SPITEFUL."""
     values = draw.normal(size=(ranks, count // BLOCK, BLOCK)) * 10.0 ** draw.integers(-9, 5, (ranks, count // BLOCK, 1))
     kind = draw.integers(0, 8, (count // BLOCK, 1))
     values[:, :, 3] *= np.where(kind[:, 0] == 1, 1000.0, 1.0)
@@ -46,7 +45,7 @@ def problem(name, datatype, redop, sent, got, expected_sum):
     with np.errstate(all="ignore"):
         exact = blocks.sum(0) / (len(sent) if redop == "avg" else 1)
         largest = np.abs(blocks).max(-1).sum(0) / (len(sent) if redop == "avg" else 1)
-        # Each input's error, then that of the sum; a scale is up to 2^-10 or 2^-24 above what it is rounded from.
+        # Each input's error, plus the error of the sum. A scale exceeds its unrounded value by up to 2^-10 or 2^-24.
         bound = ERROR[name] * 2.1 * largest + len(sent) * 3e-5 + ROUNDING[datatype.name] * 2 * np.abs(exact).max(-1)
         found = datatype.decode(got).reshape(exact.shape)
         finite = np.isfinite(found) & np.isfinite(exact)

@@ -1,4 +1,4 @@
-"""What the test programs that run as ranks share: a world, and launches."""
+"""Shared code of the test programs that run as ranks: a world, and launches."""
 
 import ctypes
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,15 @@ from kernels.devices.device import Device, Step, Watch
 # The largest relative error of one rounding: half a unit in the last place.
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8, "float64": 2.0**-53,
             "int32": 0.0, "int64": 0.0}
-WITHOUT_MACROS = ("iteration", "link_probe")  # they measure, and are not under test
+WITHOUT_MACROS = ("iteration", "link_probe")  # they measure; no test checks them
 
 
 def connect(timeout_s: float = 30.0, device: str = "cpu", memory: str = "auto",
             **macros: int) -> tuple[World, Watch]:
-    """All ranks of this launch over a device, which they may share. `macros` of platform.h, such as
-    STREAM_SLAB=1, apply to the collectives."""
+    """Open a world of all ranks of this launch over a device, which the ranks may share.
+
+    `macros` of platform.h, such as STREAM_SLAB=1, apply to the collectives.
+    """
     communicator = Communicator()
     opened, _ = open_device(communicator, device, share_gpus=True)
     watch = opened.watch(Watch())
@@ -29,7 +31,7 @@ def connect(timeout_s: float = 30.0, device: str = "cpu", memory: str = "auto",
 
 
 def compile_with(device: Device, macros: Mapping[str, int]) -> None:
-    """Adds these macros to every later build of a kernel that is under test."""
+    """Add these macros to every later build of a kernel under test."""
     compile_plain = device.compile
     settings = {name: str(value) for name, value in macros.items() if value}  # 0 is the default
 
@@ -42,7 +44,7 @@ def compile_with(device: Device, macros: Mapping[str, int]) -> None:
 
 
 def launch(device: Device, step: Step, times: int) -> None:
-    """Performs a step `times` times, with nothing in between, and waits for its end."""
+    """Launch a step `times` times without a pause, and wait for its end."""
     for _ in range(times - 1):
         if device.near_peers:
             device.caller(step)()

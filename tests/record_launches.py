@@ -1,4 +1,4 @@
-"""Keeps launches of an A/A campaign for the calibration.
+"""Records launches of an A/A campaign for the calibration.
 
     python -m tests.record_launches reports/calibration/recorded.npz CAMPAIGN/main CAMPAIGN/control
 """
@@ -15,7 +15,7 @@ from reports.verdicts.sides import Launch, find_costs, key_of, side_of
 
 
 def record(path: Path, launches: Sequence[Launch]) -> None:
-    """Log medians as comparisons see them, (launches, cases, states), NaN where a launch has too few blocks."""
+    """Save the log medians that comparisons use, (launches, cases, states); NaN if a launch has too few blocks."""
     n_states = len(find_costs(launches, ())) or 1
     keys = [key_of(case) for case in launches[0].result.run.cases if case.status == "ok"]
     costs_us = [[[launch.costs.get(key, {}).get(state, np.nan) for state in range(n_states)] for key in keys]

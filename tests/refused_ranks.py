@@ -1,7 +1,7 @@
-"""Run by mpirun: `bench.allreduce` while the kernel refuses something to the ranks and to their child processes.
+"""Run by mpirun: `bench.allreduce` while the kernel refuses system calls to the ranks and to their child processes.
 
-`refused_ranks.py WHAT ...options of bench.allreduce`: WHAT is `pidfd` (as a kernel before 5.3 does), `processes` (at
-`ulimit -u`), or `nothing`.
+`refused_ranks.py WHAT ...options of bench.allreduce`. WHAT: `pidfd` (as in a kernel before 5.3), `processes` (as at the
+limit of `ulimit -u`), or `nothing`.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from bench.harness.command import main
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 LOAD, JUMP_IF_EQUAL, RETURN = 0x20, 0x15, 0x06
 ALLOW, REFUSE = 0x7FFF0000, 0x50000
-# Numbers of system calls on x86-64, and what each is refused with.
+# Numbers of system calls on x86-64, and the error of each.
 REFUSED = {"nothing": ([], 0), "pidfd": ([434], errno.ENOSYS),
            "processes": ([56, 57, 58, 435], errno.EAGAIN)}
 
@@ -26,7 +26,7 @@ class Program(ctypes.Structure):
 
 
 def refuse(calls: list[int], number: int) -> None:
-    """From now on these system calls fail with this error, for this process and all that it starts."""
+    """Make these system calls fail with this error, in this process and in all its later children."""
     lines = [(LOAD, 0, 0, 0)]
     for call in calls:
         lines += [(JUMP_IF_EQUAL, 0, 1, call), (RETURN, 0, 0, REFUSE | number)]

@@ -1,7 +1,7 @@
-"""Run by mpirun: routed all-to-alls drawn by chance, the same on every rank, compared bit by bit with numpy.
+"""Run by mpirun: compares random routed all-to-alls, the same on every rank, bit by bit with numpy.
 
-`routed_ranks.py EXAMPLES SEED [DEVICE [MEMORY]]`. Everything that a dispatch computes for a combine
-is spoiled first, and each example runs several times without a pause.
+`routed_ranks.py EXAMPLES SEED [DEVICE [MEMORY]]`. Each example first overwrites everything that a dispatch computes for
+a combine, and then runs several times without a pause.
 """
 
 import random
@@ -27,8 +27,11 @@ SKEWS = ("uniform", "zipf:1.2", "zipf:0.5", "hot:1", "hot:2")
 
 @dataclass(frozen=True)
 class Example:
-    """One batch through one algorithm. `one_hot`: a token's weights are 1 for one of its experts and 0 for the others,
-    so that a round trip over experts that change nothing gives any number back as it was."""
+    """One batch through one algorithm.
+
+    `one_hot`: each token has weight 1 for one expert and 0 for its other experts. A round trip over experts that change
+    nothing then returns every number unchanged.
+    """
 
     way: str
     algorithm: str
@@ -76,7 +79,7 @@ def routes_of(example: Example, ranks: int) -> Routes:
 
 
 def wanted(example: Example, routes: Routes, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """The contents of a rank's source, and the expected target, (rows, hidden) as stored."""
+    """A rank's source and its expected target, (rows, hidden), encoded."""
     chance, datatype = np.random.default_rng(example.seed + 1), example.datatype
     if example.one_hot:
         values = chance.normal(size=(example.tokens, example.hidden)) * 10
@@ -94,7 +97,7 @@ def wanted(example: Example, routes: Routes, rank: int) -> tuple[np.ndarray, np.
 
 
 def spoil(tables: Tables, told: bool) -> None:
-    """Spoils everything that a dispatch must compute. `told`: NCCL gets the counts of all ranks from the host."""
+    """Overwrite everything that a dispatch must compute. `told`: NCCL gets the counts of all ranks from the host."""
     structure = tables.structure
     for memory in tables.memories:
         if memory.address in (structure.first, structure.counting) or (memory.address == structure.counts and not told):
@@ -106,7 +109,7 @@ def spoil(tables: Tables, told: bool) -> None:
 
 
 def problem(world: World, buffers: list[Memory], example: Example) -> str | None:
-    """The first error in this rank's result, or behind it."""
+    """The first error within or after this rank's result."""
     rank, ranks = world.communicator.rank, world.communicator.size
     routes, row_bytes = routes_of(example, ranks), example.hidden * example.datatype.size_bytes
     send, receive, rows = buffers

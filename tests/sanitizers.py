@@ -1,12 +1,13 @@
-"""All kernels under AddressSanitizer with UBSan, and under ThreadSanitizer, of every compiler here that has them.
+"""Runs all kernels under AddressSanitizer with UBSan, and under ThreadSanitizer, with every installed compiler that
+supports them.
 
     python -m tests.sanitizers [SEEDS]
 
-Each seed takes other types, operations, counts, alignments and orders of launches; with six every kernel file has had
-every type. One line a run; exit status 1 where a sanitizer or a result complains.
+Each seed draws other types, operations, counts, alignments and orders of launches; six seeds give every kernel file
+every type. Prints one line per run; exit status 1 if a sanitizer or a result check fails.
 
-ThreadSanitizer knows no stand-alone fences, so its builds have release and acquire on flags and plain stores, which is
-what a CPU's builds have unless they are asked to store around the caches.
+ThreadSanitizer does not support stand-alone fences, so its builds use release and acquire on flags, and plain stores.
+CPU builds do the same unless their stores bypass the caches.
 """
 
 import os
@@ -21,11 +22,12 @@ FLAGS = {"address": "-fsanitize=address,undefined -fno-sanitize-recover=all", "t
 RUNTIMES = {"g++": {"address": "libasan.so", "thread": "libtsan.so"},
             "clang++-22": {"address": "libclang_rt.asan-x86_64.so", "thread": "libclang_rt.tsan-x86_64.so"}}
 COMPLAINTS = "ERROR: AddressSanitizer", "runtime error:", "WARNING: ThreadSanitizer"
-MOST_RANDOM_BITS = 28  # of addresses, above which GCC 12's ThreadSanitizer finds no room for what it notes
+# address randomisation above 28 bits leaves GCC 12's ThreadSanitizer no room for its shadow memory
+MOST_RANDOM_BITS = 28
 
 
 def runtime(compiler: str, kind: str) -> Path | None:
-    """Where a sanitizer's shared library lies; None where the compiler or the library is not installed."""
+    """The path of a sanitizer's shared library; None if the compiler or the library is not installed."""
     if shutil.which(compiler) is None:
         return None
     said = subprocess.run([compiler, f"-print-file-name={RUNTIMES[compiler][kind]}"], capture_output=True, text=True)
@@ -35,9 +37,9 @@ def runtime(compiler: str, kind: str) -> Path | None:
 
 def start(kind: str, ranks: int, seed: int, *words: str, compiler: str = "g++",
           tree: Path = ROOT) -> "subprocess.Popen[str]":
-    """Starts `sanitized_ranks.py RANKS SEED WORDS` under a sanitizer, which has to be installed, over the kernels of
-    this tree."""
-    # A kernel takes a reference and is called with a pointer, so that all are alike to the timed loop.
+    """Start `sanitized_ranks.py RANKS SEED WORDS` under an installed sanitizer, over the kernels of this tree."""
+    # The timed loop calls every kernel with a pointer, although kernels take a reference; -fsanitize=function rejects
+    # this.
     shared = "" if compiler == "g++" else " -shared-libsan -fno-sanitize=function"
     environment = {"CXX": f"{compiler} -g {FLAGS[kind]}{shared}", "LD_PRELOAD": str(runtime(compiler, kind)),
                    "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1",

@@ -1,7 +1,7 @@
-"""Run by mpirun: `bench.allreduce --soak` where something is not as it should be with rank 1.
+"""Run by mpirun: `bench.allreduce --soak` with a fault on rank 1.
 
-`soaked_ranks.py WHAT ...options of bench.allreduce`. WHAT is `clock` (its own stands a second and more elsewhere, as
-another host's does) or `failure` (the MPI library returns an error from each call, though it does what it should).
+`soaked_ranks.py WHAT ...options of bench.allreduce`. WHAT: `clock` (rank 1's clock differs by 1.3 s, as on another
+host) or `failure` (each call of the MPI library works but returns an error).
 """
 
 import ctypes

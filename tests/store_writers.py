@@ -1,7 +1,8 @@
-"""Many processes that write runs into one folder at once: `python -m tests.store_writers FOLDER PROCESSES [unclaimed]`.
+"""Runs many processes that write runs into one folder at once: `python -m tests.store_writers FOLDER PROCESSES
+[unclaimed]`.
 
-Their clock stands still and their names are drawn from a few, so that many meet in one name. With `unclaimed` nobody
-claims a name before he writes. Prints how many runs were lost.
+Their clock stands still and they draw names from a small set, so that many processes draw the same name. With
+`unclaimed`, no process reserves its name before it writes. Prints the number of lost runs.
 """
 
 import multiprocessing
@@ -31,7 +32,7 @@ CASES = 2
 
 
 class Stopped(datetime):
-    """A clock that stands."""
+    """A clock that stands still."""
 
     @classmethod
     def now(cls, tz: Any = None) -> "Stopped":
@@ -39,7 +40,7 @@ class Stopped(datetime):
 
 
 def write(folder: Path, seed: int, together: Any, claimed: bool) -> None:
-    """One run, as a command writes it."""
+    """Write one run as a command does."""
     random.seed(seed)
     together.wait()
     run_id = f"2026-11-20T06-15-00Z-allreduce-{token():0>6}"
@@ -66,7 +67,7 @@ def token(_: int = 3) -> str:
 
 
 def main(folder: Path, processes: int, claimed: bool) -> int:
-    """How many of so many processes could not write their run."""
+    """The number of processes that could not write their run."""
     folder.mkdir(parents=True, exist_ok=True)
     forked = multiprocessing.get_context("fork")
     together = forked.Barrier(processes)

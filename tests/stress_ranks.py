@@ -2,12 +2,12 @@
 2^32.
 
 `stress_ranks.py LAUNCHES SEED [device=NAME] [memory=KIND] [timeout_s=N] [nt] [ntr] [ALGORITHM|KERNEL ...]`, of
-all-reduces or fused kernels; rank 0 prints a JSON line {"launches", "wrong_elements", ...}. With `nt` stores into the
-slab go around the caches, with `ntr` stores into the receive buffer do. Over the kernels of a negative control
-(tests/broken_kernels.py) the same loop has to find wrong elements.
+all-reduces or fused kernels; rank 0 prints a JSON line {"launches", "wrong_elements", ...}. With `nt`, stores into the
+slab bypass the caches; with `ntr`, stores into the receive buffer do. Over the kernels of a negative control
+(tests/broken_kernels.py), the same loop must find wrong elements.
 
-The soak deals the launches of plain collectives. Ranks make the same launches in the same random order, each with fresh
-data and each rank with its own random delays. They never meet between two launches.
+The soak's Dealer draws the launches of plain collectives. All ranks make the same launches in the same random order,
+each rank with its own data and random delays. No barrier separates two launches.
 """
 
 import json
@@ -62,7 +62,7 @@ def main(launches: int, seed: int, settings: dict[str, str], names: list[str]) -
     communicator.barrier()
     actions, idle = program(session, hand, launches), nothing(world)
     middle = len(actions) // launches * (launches // 2)
-    for part in (actions[:middle], actions[middle:]):  # in the first, all steps are new to a GPU's stream
+    for part in (actions[:middle], actions[middle:]):  # in the first part, all steps are new to a GPU's stream
         world.device.run(part, idle, Counts(1, 0), watch)
     wrong_elements = sum(launch.wrong().elements for launch in hand)
     everyone = communicator.all_gather((watch.iteration, wrong_elements, bool(watch.timed_out)))
@@ -73,7 +73,7 @@ def main(launches: int, seed: int, settings: dict[str, str], names: list[str]) -
 
 
 def open_session(seed: int, settings: dict[str, str], macros: dict[str, int]) -> Session:
-    """The session of a command that keeps no run, over every sharing mode and with shared GPUs."""
+    """Open the session of a command that stores no run, over every sharing mode and with shared GPUs."""
     timeout_s, device = float(settings.get("timeout_s", 30)), settings.get("device", "cpu")
     world, watch = connect(timeout_s, device, settings.get("memory", "auto"), **macros)
     flight = FlightRecord("", None, world.communicator.rank, timeout_s, {})
@@ -83,7 +83,7 @@ def open_session(seed: int, settings: dict[str, str], macros: dict[str, int]) ->
 
 
 def program(session: Session, hand: Sequence[Launch], launches: int) -> list[Action]:
-    """This many launches of the hand in one random order for all ranks, each rank with its own delays."""
+    """The actions of `launches` launches from `hand`, in one random order for all ranks, with delays of this rank."""
     seed, rank = session.options.seed, session.communicator.rank
     order, delays = random.Random(seed * 2 + 1), random.Random(seed * 1000 + rank + 1)
     late = delay_steps(session.world, delays)
@@ -98,8 +98,8 @@ def plain_launches(session: Session, draw: random.Random, names: list[str]) -> l
     room = world.communicator.size * 8 * max(COUNTS) + MARGIN_BYTES
     send, receive = (world.peers.register(room) for _ in range(2))
     buffers = Buffers(send, receive, session.options.seed)
-    # One type and operation a collective, others by another seed: the protocol does not depend on them, and each pair
-    # compiles a kernel.
+    # One type and operation for each collective, drawn by the seed: the protocol does not depend on them, and each pair
+    # needs a build.
     datatypes = {name: draw.choice(list(DATATYPES.values())) for name in COLLECTIVES}
     redops = {name: draw.choice(["sum", "avg" if datatype.is_float else "max"]) for name, datatype in datatypes.items()}
     lossy = {algorithm.name for algorithm in QUANTIZED}
@@ -126,7 +126,7 @@ def dealt(session: Session, draw: random.Random, buffers: Buffers, algorithm: Al
 
 def layer_launch(session: Session, algorithm: Algorithm, case: Case, contents: tuple[Segments, Segments],
                  keep: Any) -> Launch:
-    """A launch between the writing of its inputs and the check of its outputs, which are `contents`."""
+    """A launch that first writes its inputs and then checks its outputs; `contents` gives both."""
     operation = algorithm.bind(session.world, case)
     assert isinstance(operation, Operation), operation
     iteration = checked_iteration(session.world, case, operation, contents, (operation, keep))
@@ -143,7 +143,7 @@ def registered(session: Session, sizes: dict[str, int]) -> dict[str, Any]:
 
 
 def routed_launch(session: Session, draw: random.Random) -> Launch:
-    """A round trip of tokens over experts that change nothing."""
+    """A round trip of tokens over experts that leave them unchanged."""
     world, seed = session.world, session.options.seed
     rank, ranks = world.communicator.rank, world.communicator.size
     datatype = DATATYPES[draw.choice(["float32", "bfloat16"])]

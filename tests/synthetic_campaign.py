@@ -1,5 +1,5 @@
-"""Writes campaigns of launches with made-up but plausible figures, through the real store and the real manifest, so
-that comparisons can be tested without hours of measuring.
+"""Writes campaigns of launches with plausible synthetic figures, through the real store and the real manifest, so that
+tests of comparisons need no hours of measuring.
 
     python -m tests.synthetic_campaign FOLDER        # writes one: main, a slower new, and the control
 """
@@ -21,7 +21,7 @@ from tests.synthetic_run import FAST_NS, SLOW_NS, Change, cost_us, plan, write_r
 
 SIZES = [16384, 65536]
 ALGORITHMS = ["library", "one_shot_push", "two_shot"]
-# How many times longer a case takes than it would.
+# The factor by which a case takes longer.
 Effect = Callable[[CaseHeader], float]
 
 
@@ -30,15 +30,18 @@ def no_effect(case: CaseHeader) -> float:
 
 
 def slower(percent: float, algorithm: str = "two_shot", size_bytes: int = 16384) -> Effect:
-    """This percentage in one case."""
+    """An effect: one case is slower by this percentage."""
     return lambda case: 1 + percent / 100 * ((case.algorithm, case.size_bytes) == (algorithm, size_bytes))
 
 
 def write_launch(folder: Path, number: int, *, effect: Effect = no_effect, spread: float = 0.002,
                  sizes: Sequence[int] = SIZES, algorithms: Sequence[str] = ALGORITHMS, seed: int = 0, n_blocks: int = 6,
                  fast_rounds: Sequence[int] = (), change: Change = lambda block: block, **options: Any) -> Result:
-    """A launch of small cases. Each is off by a factor that all of the launch share and by one of its own; `spread` is
-    the standard deviation of both together, of the log. Blocks differ by a fifth of that."""
+    """Write a launch of small cases.
+
+    Each case deviates by a factor common to the launch and by a factor of the case; `spread` is the standard deviation
+    of both together, of the log. Blocks deviate by a fifth of `spread`.
+    """
     rng = np.random.default_rng([seed, number])
     cases = plan(sizes, algorithms, ["isolated"], [False], (), options.get("datatype", "float32"), 2)
     common, *own = np.exp(rng.normal(0, spread / np.sqrt(2), 1 + len(cases))).tolist()
@@ -57,7 +60,7 @@ def write_launch(folder: Path, number: int, *, effect: Effect = no_effect, sprea
 
 
 def rewrite_head(run: Path, **changes: Any) -> None:
-    """Other values in a run's first line: `world__size=4` in a nested one."""
+    """Set values in a run's first line; `world__size=4` sets a nested value."""
     head, _, rest = run.read_bytes().partition(b"\n")
     record = msgspec.json.decode(head)
     for path, value in changes.items():
@@ -70,7 +73,7 @@ def rewrite_head(run: Path, **changes: Any) -> None:
 
 
 def write_launches(folder: Path, count: int, **options: Any) -> Path:
-    """A folder of run files that no campaign made."""
+    """Write a folder of run files without a campaign."""
     for number in range(count):
         write_launch(folder, number, **options)
     return folder
@@ -79,7 +82,8 @@ def write_launches(folder: Path, count: int, **options: Any) -> Path:
 def write_campaign(folder: Path, variants: Mapping[str, Effect], *, pairs: int = 8, fresh: int = 0,
                    fresh_sizes: Sequence[int] = SIZES, design: Any = "two-stage", control: bool = False,
                    end: bool = True, options: Mapping[str, Mapping[str, Any]] | None = None, **common: Any) -> Path:
-    """A campaign of these variants, the first of them the baseline; `options` are those of one variant's launches."""
+    """Write a campaign of these variants; the first is the baseline. `options` maps a variant to the options of its
+    launches."""
     names = [*variants, *[CONTROL] * control]
     records: list[Any] = [
         Campaign(campaign_id=f"{folder.name}-1", plan="0123456789abcdef", version="0.1.0", seed=0, design=design,

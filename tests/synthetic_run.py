@@ -1,5 +1,5 @@
-"""Writes runs with made-up but plausible figures through the real store, so that what reads them can be tested without
-hours of measuring. Two states of the link, in stretches, as a virtual machine shows them.
+"""Writes runs with plausible synthetic figures through the real store, so that tests of readers need no hours of
+measuring. The link has two states in stretches, as on a virtual machine.
 
     python -m tests.synthetic_run FOLDER        # writes one and prints its path
 """
@@ -27,7 +27,7 @@ CHAINED_UP_TO = 512 << 10
 
 Change = Callable[[Block], Block | None]
 
-# What is made up has not to outlive a crash, and putting every block on the disk is nine tenths of the time.
+# Synthetic runs need not survive a crash, and fsync of every block takes nine tenths of the time.
 without_fsync = mock.patch("os.fsync", lambda file: None)  # noqa: PT008
 
 
@@ -36,7 +36,7 @@ def chosen_for(size_bytes: int) -> str:
 
 
 def cost_us(algorithm: str, size_bytes: int, rtt_ns: float, n: int) -> float:
-    """Start-up that grows with the round trip, plus bytes over a bandwidth in GB/s."""
+    """A start-up time proportional to the round trip, plus bytes over a bandwidth in GB/s."""
     startup_hops, gb_per_s = {"library": (5.0, 5.2), "one_shot_push": (1.2, 6.4), "one_shot_pull": (1.6, 6.2),
                               "two_shot": (2.6, 7.1), "ring": (4.4, 7.6)}[algorithm]
     if algorithm == "one_shot_push" and rtt_ns < 200:
@@ -84,9 +84,9 @@ def write_run(folder: Path, *, sizes: Sequence[int] = SIZES, algorithms: Sequenc
               library_variants: Sequence[str] = ("plain",), scale: float = 1.0, seed: int = 7, finish: bool = True,
               status: str = "complete",
               run_id: str = "2026-11-20T06-15-00Z-allreduce-1a2b3c") -> Result:
-    """Writes a run and returns it; without `finish` as it reads when it was cut off after its last block.
+    """Write a run and return it; without `finish`, the run is cut off after its last block.
 
-    The link is in its fast state in `fast_rounds`; `change` may replace a block or, with None, leave it out.
+    The link is in its fast state in `fast_rounds`; `change` may replace a block, or drop it by returning None.
     """
     rng = np.random.default_rng(seed)
     cases = plan(sizes, algorithms, modes, in_place, unsupported, datatype, world_size, library_variants)

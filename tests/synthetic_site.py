@@ -1,5 +1,5 @@
-"""A folder of runs as a team has it, and its pages, for the tests of the dashboard: sweeps, whole steps, a campaign, an
-imported log, boxes to be bought, and a run of somebody who wishes its readers ill."""
+"""Writes a team's folder of runs, and its pages, for tests of the dashboard: sweeps, whole steps, a campaign, an
+imported log, boxes to buy, and a hostile run."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ HOSTILE = "<script>window.harmed=1</script>\"'><img src=x onerror=window.harmed=
 
 
 def write_store(folder: Path) -> Path:
-    """The folder, which has nine pages in it."""
+    """Write the folder, which gives nine pages."""
     sizes = [16384 << step for step in range(0, 12, 2)]
     for number in range(2):
         write_run(folder, sizes=sizes, n_blocks=12, n=10, fast_rounds=[3], seed=number,
@@ -55,7 +55,7 @@ def write_store(folder: Path) -> Path:
 
 
 def write_hostile(folder: Path) -> Path:
-    """A run with markup in every string that the schema lets anybody choose."""
+    """Write a run with markup in every string that the schema leaves free."""
     path = write_run(folder, sizes=[16384, 65536], n_blocks=6, n=4, modes=["isolated"], run_id="hostile").path
     lines = [msgspec.json.decode(line) for line in path.read_bytes().splitlines()]
     head = lines[0]
@@ -73,6 +73,6 @@ def write_hostile(folder: Path) -> Path:
 
 
 def make_site(store: Path, site: Path, *options: str) -> Path:
-    """The pages of a store."""
+    """Write the pages of a store."""
     assert main(["dashboard", str(store), "-o", str(site), *options]) == 0
     return site

@@ -1,5 +1,5 @@
-"""Writes runs of compute and communication together, and of whole steps, through the real store, in which every figure
-is known."""
+"""Writes runs of overlapped compute and communication, and of whole steps, with known figures through the real
+store."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,8 +22,8 @@ THEN, MPI, FUSED = "then_one_shot_pull", "then_library", "fused"
 
 @dataclass
 class Made:
-    """Writes a run: `costs[name](round)` is what a form takes in a round, in microseconds, or None; a name may have a
-    variant behind it."""
+    """Writes a run. `costs[name](round)` is a form's time in a round in microseconds, or None; a name may end with a
+    variant."""
 
     folder: Path
     benchmark: str = "gemv_allreduce"

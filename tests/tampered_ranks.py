@@ -1,7 +1,7 @@
-"""Run by mpirun: `bench.allreduce` where rank 1 shares what the others must not take for its memory.
+"""Run by mpirun: `bench.allreduce`, while rank 1 shares memory that the other ranks must not accept.
 
-`tampered_ranks.py WHAT ...options of bench.allreduce`. WHAT is `none`, `stale` (memory of an earlier run), `swapped`
-(rank 0's, by its label), `no handle`, or `killed` (while its memory has a name, which it says).
+`tampered_ranks.py WHAT ...options of bench.allreduce`. WHAT: `none`, `stale` (memory of an earlier run), `swapped`
+(labelled as rank 0's), `no handle`, or `killed` (while its memory has a name, which rank 1 prints).
 """
 
 import os

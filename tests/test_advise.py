@@ -22,7 +22,7 @@ LARGE = 32 << 20
 
 
 def advise(*arguments):
-    """Its exit status, standard output and standard error."""
+    """The exit status, standard output and standard error of `advise`."""
     with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
         try:
             status = main(["advise", *map(str, arguments)])
@@ -39,7 +39,7 @@ def said(*arguments):
 
 
 def refusal(*arguments):
-    """The one sentence with which this is refused."""
+    """The one-sentence refusal of these arguments."""
     status, text, complaint = advise(*arguments)
     assert (status, text, complaint.count("\n")) == (2, "", 1)
     return complaint
@@ -48,7 +48,7 @@ def refusal(*arguments):
 @without_fsync
 def write(folder, us_by_size, ranks=GPUS, spread=0.0, name="made", collective="all_reduce", chained=True,
           datatype="float16", **words):
-    """A run of `auto` and of a library twice as slow; blocks differ by `spread`."""
+    """Write a run of `auto` and of a library twice as slow; blocks differ by `spread`."""
     cases = [CaseHeader(collective=collective, size_bytes=size, count=size // 2, datatype=datatype, redop="sum",
                      algorithm=algorithm, mode="chained" if size <= 512 << 10 and chained else "isolated",
                      library="NCCL 2.28" if algorithm == "library" else None)
@@ -68,7 +68,7 @@ def write(folder, us_by_size, ranks=GPUS, spread=0.0, name="made", collective="a
 @pytest.mark.parametrize(("us", "tokens_per_s", "times"), [(8, "30.7", "1.92"), (33, "27.4", "1.71"),
                                                           (47.3, "25.8", "1.61")])
 def test_two_r9700_for_one_chat(tmp_path, us, tokens_per_s, times):
-    """The engineer with two cards gets a wrong answer, or one without the point at which it flips."""
+    """An engineer with two cards must get the right answer and the time at which the answer flips."""
     run = write(tmp_path, {16384: us, 131072: 2 * us, LARGE: 600})
     text, words = said("--model", "llama-3.1-70b", *R9700, "--run", run)
     assert re.search(rf"TP 2 +[\d.]+ +{tokens_per_s}", text)
@@ -85,7 +85,7 @@ def test_two_r9700_for_one_chat(tmp_path, us, tokens_per_s, times):
 
 
 def test_the_recommendation_turns_at_the_flip(tmp_path):
-    """TP would be advised over a link on which it loses."""
+    """`advise` must not recommend TP over a link on which TP loses."""
     for us, wins in ((190, "TP 2"), (205, "PP 2")):
         run = write(tmp_path / wins, {16384: us, 131072: us, LARGE: 5000})
         _, words = said("--model", "llama-3.1-70b", *R9700, "--run", run)
@@ -96,7 +96,7 @@ def test_the_recommendation_turns_at_the_flip(tmp_path):
 
 
 def test_the_interval_reaches_tokens_and_margin(tmp_path):
-    """A noisy run would be quoted as sharply as a quiet one."""
+    """A noisy run must not give intervals as narrow as a quiet run's."""
     text, words = said("--model", "llama-3.1-70b", *R9700, "--run",
                        write(tmp_path, {16384: 33, LARGE: 600}, spread=0.2))
     match = re.search(r"TP 2 +[\d.]+ +27\.4 \[([\d.]+) ([\d.]+)\]", text)
@@ -107,7 +107,7 @@ def test_the_interval_reaches_tokens_and_margin(tmp_path):
 
 
 def test_a_27b_model_fits_on_one_card(tmp_path):
-    """Cards would be bridged that serve better apart, or kept apart that should be bridged."""
+    """`advise` must recommend a bridge if TP 2 wins, and replicas if they win."""
     options = ("--model", "qwen3.5-27b", "--weights", "27GB", "--gpu", "h100-nvl", "--context", "0")
     for us, wins in ((10, "TP 2"), (40, "2 replicas")):
         run = write(tmp_path / wins, {10240: us, 131072: us, LARGE: LARGE / 250e3}, ranks=NVL)
@@ -120,8 +120,8 @@ def test_a_27b_model_fits_on_one_card(tmp_path):
     assert "as many streams as fit: 2 replicas with" in words
 
 
-def test_an_nvlink_that_is_down_is_called_out(tmp_path):
-    """A bridge that was never seated would be paid for and not noticed."""
+def test_an_nvlink_that_is_down_is_reported(tmp_path):
+    """A user must notice a paid but badly seated bridge."""
     options = ("--model", "qwen3.5-27b", "--weights", "fp8", "--gpu", "h100-nvl")
     _, words = said(*options, "--run", write(tmp_path, {16384: 12, LARGE: LARGE / 21e3}, ranks=NVL))
     assert "nvlink4-bridge has 300 GB/s one way, and 32 MiB reached 21.0: the link is DOWN" in words
@@ -131,7 +131,7 @@ def test_an_nvlink_that_is_down_is_called_out(tmp_path):
 
 
 def test_times_of_other_hardware_are_named(tmp_path):
-    """Figures of CPU cores, or of another card, would pass for this card's."""
+    """Figures of CPU cores or of another card must not pass for this card's."""
     run = write(tmp_path / "cpu", {16384: 2, LARGE: 600}, ranks=CPUS)
     assert "ranks on CPU cores: all of this is arithmetic about GPUs" in said(
         "--model", "llama-3.1-70b", *R9700, "--run", run)[1]
@@ -139,8 +139,8 @@ def test_times_of_other_hardware_are_named(tmp_path):
     assert "from NVIDIA H100 NVL, not from r9700" in said("--model", "llama-3.1-70b", *R9700, "--run", run)[1]
 
 
-def test_what_does_not_fit_is_said():
-    """Memory would run out at the first long conversation."""
+def test_a_model_that_does_not_fit_is_reported():
+    """Otherwise memory would run out at the first long conversation."""
     text, words = said("--model", "llama-3-70b", "--weights", "140GB", "--gpu", "a100-40gb", "--gpus", "4",
                        "--batch", "64", "--context", "4096")
     assert re.search(r"weights +140 +70\.0 +35\.0 +17\.5", text)
@@ -151,8 +151,8 @@ def test_what_does_not_fit_is_said():
     assert re.search(r"CPU offload +\d", text)
 
 
-def test_eight_gpus_are_judged_by_their_links():
-    """A rule of thumb would decide what arithmetic can."""
+def test_the_advice_for_eight_gpus_depends_on_their_links():
+    """`advise` computes the split and uses no rule of thumb."""
     text, _ = said("--model", "llama-3.1-70b", "--weights", "fp16", "--gpu", "h100", "--gpus", "8")
     rows = {match[1]: match[2].split() for match in re.finditer(r"^ (.*?), ms +(.*)$", text, re.MULTILINE)}
     # 141.1 GB over 8 x 3350 GB/s and 160 x (3.6 + 14 x 0.47 + 1.75 x 16384 / 450e3) us, 80 x 4096 x 1,024 B of cache.
@@ -165,8 +165,8 @@ def test_eight_gpus_are_judged_by_their_links():
     assert rows["PCIe, across sockets, prompt"][-2:] == ["2", "2"]
 
 
-def test_a_mixture_is_split_by_experts_too():
-    """Expert parallelism would not be looked at, or its skew left out."""
+def test_a_mixture_of_experts_is_also_split_by_experts():
+    """`advise` must consider expert parallelism and its skew."""
     options = ("--model", "mixtral-8x7b", "--weights", "fp16", "--gpu", "a100-80gb", "--gpus", "4", "--slots", "4")
     rates = [float(line.split()[-3]) for skew in ("1", "2") for line in said(*options, "--skew", skew)[0].splitlines()
              if line.startswith(" EP 4")]
@@ -178,8 +178,8 @@ def test_a_mixture_is_split_by_experts_too():
     assert "no all-to-all but an all-reduce of 8.39 MB" in words
 
 
-def test_explained(tmp_path):
-    """A formula from a blog would be trusted, for want of the figure by which it errs."""
+def test_explain_names_the_error_of_common_formulas(tmp_path):
+    """A user must see the factor by which a blog's formula errs."""
     run = write(tmp_path, {16384: 33, LARGE: 600})
     _, words = said("--model", "llama-3.1-70b", *R9700, "--run", run, "--explain")
     for claim in ("33.6 MB for 1024 tokens, where 335.5 MB is right", "10.0 times too little",
@@ -193,7 +193,7 @@ def test_explained(tmp_path):
 
 
 def link_run(folder, gb_s, **words):
-    """A run of bench.link with memory copies of `gb_s`, reads and writes together."""
+    """Write a run of bench.link with memory copies of `gb_s`, reads plus writes."""
     case = CaseHeader(collective="link", size_bytes=16 << 20, count=1, datatype="float32", redop="none",
                    algorithm="local_copy", shape={"src": 0, "dst": 0})
     file = RunFile.create(folder, Run(
@@ -201,13 +201,14 @@ def link_run(folder, gb_s, **words):
         environment={}, world={"size": 2, "ranks": CPUS}, cases=[case], **{"machine_id": "a"} | words))
     us = 2 * (16 << 20) / gb_s / 1e3
     file.append(LinkBlock(size_bytes=16 << 20, round=0, memory_us=us, link_rtt_ns=SLOW_NS))
-    file.append(Block(case=0, block=0, round=0, n=5, time_us=us / 2, link_rtt_ns=SLOW_NS))  # alone twice as fast
+    # a copy alone is twice as fast
+    file.append(Block(case=0, block=0, round=0, n=5, time_us=us / 2, link_rtt_ns=SLOW_NS))
     return file.finish({}, End(status="complete", measuring_s=1.0, elapsed_s=2.0)).path
 
 
-def test_validation_holds_a_step_against_its_parts(tmp_path):
-    """The advisor's error would be a matter of belief."""
-    # 192 columns x 4096 x 2 B in 32 layers are 50.3 MB; at 20 GB/s 2.517 ms, and 64 all-reduces of 20 us.
+def test_validation_compares_a_step_with_the_sum_of_its_parts(tmp_path):
+    """Users need a measured figure for the advisor's error."""
+    # 192 columns x 4096 x 2 B in 32 layers are 50.3 MB: 2.517 ms at 20 GB/s, plus 64 all-reduces of 20 us.
     reduces = write(tmp_path / "a", {32768: 20}, ranks=CPUS, datatype="float32")
     step = Made(tmp_path, benchmark="decode", shape=STEP).run({
         "compute": always(2600.0), "tensor_parallel": always(4000.0), "tensor_parallel_library": always(5000.0),
@@ -222,7 +223,7 @@ def test_validation_holds_a_step_against_its_parts(tmp_path):
     one_chat = Made(tmp_path / "c", benchmark="decode", shape=STEP | {"slots": 1})
     step_of_one = one_chat.run({"compute": always(2600.0), "pipeline_parallel": always(2600.0)}).path
     text, _ = said("--validate", step_of_one, *options[2:])
-    assert re.search(r"pipeline +2\.60 +2\.56 +-1\.7% +5\.24", text)  # one stage at work has the memory to itself
+    assert re.search(r"pipeline +2\.60 +2\.56 +-1\.7% +5\.24", text)  # a single busy stage has the memory to itself
     assert "and one of bench.link" in refusal("--validate", step, "--run", reduces)
     assert "not of decode" in refusal("--validate", reduces, "--run", reduces)
     halves = write(tmp_path / "d", {32768: 20}, ranks=CPUS)
@@ -249,13 +250,13 @@ def test_validation_holds_a_step_against_its_parts(tmp_path):
     (("--model", "llama-3.1-70b", "--gpu", "r9700", "--run", "missing.jsonl"), "missing.jsonl cannot be read"),
     (("--config", "missing.json", "--gpu", "r9700"), "missing.json cannot be read"),
 ])
-def test_what_cannot_be_asked_is_refused_in_a_sentence(arguments, refused):
-    """A typing error would end in a traceback, or in figures of something else."""
+def test_bad_arguments_are_refused_in_a_sentence(arguments, refused):
+    """A typing error must end neither in a traceback nor in figures for other arguments."""
     assert refused in refusal(*arguments)
 
 
-def test_runs_of_something_else_are_refused(tmp_path):
-    """Advice would rest on a run of another collective, other ranks, other machines, or wrong sums."""
+def test_unsuitable_runs_are_refused(tmp_path):
+    """Advice must not use a run of another collective, other ranks, other machines, or wrong sums."""
     options = ("--model", "llama-3.1-70b", "--gpu", "r9700")
     good = write(tmp_path / "a", {16384: 33})
     cases = [((write(tmp_path / "b", {16384: 33}, collective="all_gather"),), "of all_gather, not of all_reduce"),
@@ -272,8 +273,8 @@ def test_runs_of_something_else_are_refused(tmp_path):
     assert "has wrong results" in refusal(*options, "--run", good)
 
 
-def test_several_launches_are_one_figure(tmp_path):
-    """One unlucky launch would decide."""
+def test_several_launches_give_one_figure(tmp_path):
+    """A single unlucky launch must not decide the advice."""
     runs = [write(tmp_path, {16384: us, LARGE: 600}, name=f"n{us}") for us in (30, 31, 33, 36, 60)]
     _, words = said("--model", "llama-3.1-70b", *R9700, *(word for run in runs for word in ("--run", run)))
     assert "measured: auto, float16, 5 launches" in words
@@ -284,14 +285,14 @@ def test_several_launches_are_one_figure(tmp_path):
 
 
 def test_without_a_chain_single_calls_are_named(tmp_path):
-    """Single calls would pass for the dependent calls of a decode step."""
+    """Times of single calls must not pass for times of the dependent calls in a decode step."""
     run = write(tmp_path, {16384: 33, LARGE: 600}, chained=False)
     _, words = said("--model", "llama-3.1-70b", *R9700, "--run", run)
     assert "No chain of dependent calls was measured at 16 KiB" in words
 
 
-def test_a_size_that_was_not_measured_is_read_off_the_fit(tmp_path):
-    """Three chats at once would have no figure, or the figure of one chat."""
+def test_the_fit_gives_the_time_of_a_size_that_was_not_measured(tmp_path):
+    """Three chats at once must have their own figure, not the figure of one chat."""
     run = write(tmp_path, {size: 5 + size / 10e3 for size in (16384, 32768, 65536, 131072, 262144, 1 << 20, LARGE)})
     _, words = said("--model", "llama-3.1-70b", *R9700, "--batch", "3", "--run", run)
     match = re.search(r"160 x ([\d.]+) us.*? by the fit", words)
@@ -299,8 +300,8 @@ def test_a_size_that_was_not_measured_is_read_off_the_fit(tmp_path):
     assert float(match[1]) == pytest.approx(5 + 49152 / 10e3, rel=0.01)
 
 
-def test_a_model_on_disk_gets_the_advice_of_its_fields(tmp_path):
-    """A user could not ask about a model that specs.toml lacks."""
+def test_a_model_on_disk_gives_the_same_advice_as_its_specs(tmp_path):
+    """A user must be able to ask about a model that specs.toml lacks."""
     path = tmp_path / "mine" / "config.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"num_hidden_layers": 80, "hidden_size": 8192, "num_attention_heads": 64,
@@ -312,7 +313,7 @@ def test_a_model_on_disk_gets_the_advice_of_its_fields(tmp_path):
 
 
 def printed(folder, *rows, status="complete", name="abc", gpu=None):
-    """An imported log of all-reduces over two ranks: (size in bytes, microseconds, type)."""
+    """Write an imported log of all-reduces over two ranks: (size in bytes, microseconds, type)."""
     run = ImportedRun(run_id=f"import-{name}-1", benchmark="rccl-tests all_reduce", statistic="mean over iterations",
                       world={"size": 2, "ranks": [{"rank": 0, "gpu": gpu}] if gpu else []},
                       imported_from=ImportedFrom(file="two-hosts.log", format="rccl-tests", first_line=1, last_line=9))
@@ -321,8 +322,8 @@ def printed(folder, *rows, status="complete", name="abc", gpu=None):
     return write_imported(folder, run, cases, End(status=status, reason="the log ends before the test does"))[0]
 
 
-def test_a_log_of_somebody_else_answers_too_and_is_marked(tmp_path):
-    """A user with RDMA between two hosts has only a log of rccl-tests, here with 47.3 us of two R9700s."""
+def test_an_imported_log_gives_marked_advice(tmp_path):
+    """A user with RDMA between two hosts has only a log of rccl-tests; here two R9700s take 47.3 us."""
     path = printed(tmp_path, (16384, 90.0, "int8"), (16384, 47.3, "float16"))
     _, words = said("--model", "llama-3.1-70b", *R9700, "--run", path)
     assert "38.8 25.8" in words
@@ -337,8 +338,8 @@ def test_a_log_of_somebody_else_answers_too_and_is_marked(tmp_path):
     assert "its times say nothing" in refusal("--model", "llama-3.1-70b", *R9700, "--run", failed)
 
 
-def test_what_is_larger_than_all_that_was_measured_is_by_the_link_and_marked(tmp_path):
-    """Latency taken for bandwidth would make a prompt ten times as slow: 33 us at 16 KiB are 67 ms at 32 MiB."""
+def test_the_link_gives_the_time_of_larger_sizes_and_the_output_marks_it(tmp_path):
+    """Latency taken for bandwidth would make a prompt ten times as slow: 33 us at 16 KiB become 67 ms at 32 MiB."""
     text, words = said("--model", "llama-3.1-70b", *R9700, "--run", printed(tmp_path, (16384, 33.0, None)))
     assert "Nothing above 16 KiB was measured" in words
     by_link, _ = said("--model", "llama-3.1-70b", *R9700)
@@ -347,14 +348,14 @@ def test_what_is_larger_than_all_that_was_measured_is_by_the_link_and_marked(tmp
 
 
 def test_a_bridge_joins_two_cards_and_no_more():
-    """Four cards in a box with bridges have PCIe between the pairs."""
+    """Four cards in a box with bridges use PCIe between the pairs."""
     options = ("--model", "llama-3.1-70b", "--gpu", "rtx3090")
     assert "nvlink3-bridge" in said(*options, "--gpus", 2)[1]
     assert "ASSUMED, not measured: pcie4x16" in said(*options, "--gpus", 4)[1]
     assert "8 r9700 have no NVLink" in said("--model", "llama-3.1-70b", "--gpu", "r9700", "--gpus", 8)[1]
 
 
-def test_heads_that_do_not_go_into_eight_are_no_split(tmp_path):
+def test_eight_gpus_give_no_split_if_the_heads_do_not_divide_by_eight(tmp_path):
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"num_hidden_layers": 32, "hidden_size": 1536, "num_attention_heads": 12,
                                   "num_key_value_heads": 2, "intermediate_size": 8192, "vocab_size": 32000}))

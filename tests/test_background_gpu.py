@@ -1,4 +1,4 @@
-"""The matmul in the background of a timed loop: on a software GPU, and its rate without a collective."""
+"""Tests the matmul in the background of a timed loop on a software GPU, and its rate without a collective."""
 
 import json
 import os
@@ -31,17 +31,20 @@ def on_a_fake_gpu(name: str, vendor: str) -> Any:
 
 
 @pytest.mark.parametrize("vendor", ["cuda", "hip"])
-def test_it_is_a_matmul_on_a_fake_gpu(vendor):
-    """Half a matmul would take half as long, and lose half as much."""
+def test_the_background_runs_a_whole_matmul_on_a_fake_gpu(vendor):
+    """Half a matmul would take half the time and lose half as much."""
     report = on_a_fake_gpu("product", vendor)
     assert report["error"] < 1e-2
     assert report["flops"] == report["expected_flops"]
 
 
 @pytest.mark.parametrize("vendor", ["cuda", "hip"])
-def test_its_progress_counts_in_each_timed_iteration_on_a_fake_gpu(vendor):
-    """While a stream waits 40 ms, the other one works. A count where it had not begun or did not last would be a guess.
-    Each iteration runs once, with a check only where a block has one."""
+def test_the_matmuls_progress_counts_in_each_timed_iteration_on_a_fake_gpu(vendor):
+    """One stream waits 40 ms while the other works.
+
+    The count is valid only if the matmul had begun and outlasted the iteration. Each iteration runs once; only some
+    blocks run a check.
+    """
     report = on_a_fake_gpu("progress", vendor)
     for form in ("long", "short"):
         assert report[form]["shapes"] == [[8, 4], [8]], form
@@ -66,7 +69,7 @@ def test_the_footprint_of_a_collective_on_a_fake_gpu(tmp_path, vendor):
 
 
 class Recorded:
-    """A matmul that records how often its timed loop ran, and ends one launch in each iteration."""
+    """A matmul that records the Counts of each timed loop and reports one finished launch per iteration."""
 
     flops = 1e6
 
@@ -93,8 +96,8 @@ def a_footprint(timed_out: int = 0) -> tuple[Any, Recorded, Measured, list[str]]
     return session, matmul, Measured(session, cast(Any, matmul), iteration), ends
 
 
-def test_the_rate_without_the_collective_comes_from_as_many_iterations():
-    """The pilot counts them later, in the iteration that the run measures."""
+def test_the_rate_without_the_collective_uses_the_same_number_of_iterations():
+    """The pilot sets the number later, in the iteration that the run measures."""
     session, matmul, measured, _ = a_footprint()
     measured.iteration.warmup, measured.iteration.count = 3, 7
     stamps = timing.perform(session, measured.iteration, Counts(4, 7, 1))
@@ -104,7 +107,7 @@ def test_the_rate_without_the_collective_comes_from_as_many_iterations():
     assert min(rates.values()) > 0
 
 
-def test_a_wait_that_times_out_beside_the_matmul_ends_the_run():
+def test_a_wait_that_times_out_during_the_matmul_ends_the_run():
     _, _, measured, ends = a_footprint(timed_out=1)
     assert measured.iteration.facts
     measured.iteration.facts(np.array([[0, 10, 10, 20]]))

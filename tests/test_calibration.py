@@ -41,7 +41,7 @@ WIDE = Scenario("spread 3 %", spread=0.03)
 two_stages, evidence = verdict.two_stages, verdict.evidence
 
 
-def test_a_new_seed_passes_at_a_tenth():
+def test_a_new_seed_passes_at_reduced_scale():
     done = subprocess.run([sys.executable, "-m", "reports", "selfcheck", "--scale", "0.05"], capture_output=True,
                           text=True, check=False)
     *rows, outcome = done.stdout.splitlines()
@@ -144,8 +144,9 @@ def test_a_broken_statistic_is_caught(breaks, claim, monkeypatch):
     assert not all(figure.judge(n / selfcheck.REPLICATIONS)[0] for figure in claim(np.random.default_rng(1), n))
 
 
-def test_the_command_says_which_figure_failed_and_exits_with_1(monkeypatch, capsys):
-    monkeypatch.setattr(selfcheck, "ProcessPoolExecutor", ThreadPoolExecutor)  # one process, so that it is broken too
+def test_the_command_names_the_failed_figure_and_exits_with_1(monkeypatch, capsys):
+    # threads, so that the patch applies to the workers
+    monkeypatch.setattr(selfcheck, "ProcessPoolExecutor", ThreadPoolExecutor)
     monkeypatch.setattr(selfcheck, "CLAIMS", [partial(launch_coverage, Scenario("rho 0.6", rho=0.6), 84, False)])
     assert selfcheck.selfcheck(Namespace(seed=1, scale=0.025)) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("pass: 1 figures meet their limits (seed 1, ")
@@ -156,7 +157,7 @@ def test_the_command_says_which_figure_failed_and_exits_with_1(monkeypatch, caps
     assert outcome.startswith("FAIL: 95 % interval of a launch, rho 0.6, 84 cases (seed 1, ")
 
 
-def test_a_seed_gives_its_table_again():
+def test_a_seed_reproduces_its_table():
     values, again, other = (selfcheck.one_launch_alarms(0.015, np.random.default_rng([seed, 2]), 40)[0].values
                             for seed in (5, 5, 6))
     assert values == again
@@ -173,14 +174,14 @@ def test_a_figure_that_passes_in_full_hardly_ever_fails_over_fewer(limit):
     best = max(hits for hits in range(full) if clopper_pearson(hits / full, full)[1] <= limit)
     passing = [hits for hits in range(tenth) if figure(hits, tenth, most=limit).judge(0.1)[0]]
     assert binom.sf(max(passing), tenth, best / full) < 1.2e-5
-    assert binom.sf(max(passing) - 2, tenth, best / full) > 0.8e-5  # and the limits are no wider than that takes
+    assert binom.sf(max(passing) - 2, tenth, best / full) > 0.8e-5  # and the limits are no wider than necessary
     assert figure(best, full, most=limit).judge()[0]
     assert not figure(best + 1, full, most=limit).judge()[0]
     assert figure(full - best, full, least=1 - limit).judge()[0]
     assert not figure(full - best - 1, full, least=1 - limit).judge()[0]
 
 
-def test_correlated_cells_weigh_as_much_as_their_tables():
+def test_the_weight_of_correlated_cells_is_the_number_of_tables():
     rng = np.random.default_rng(7)
     apart, together = rng.random((2000, 84)) < 0.1, np.repeat(rng.random((2000, 1)) < 0.1, 84, axis=1)
     assert Figure("", "", apart.mean(axis=1)).weight == pytest.approx(2000 * 84, rel=0.15)
@@ -194,14 +195,14 @@ def test_launches_scatter_by_their_spread(spread, rho, shared):
     scenario = Scenario("", spread=spread, rho=rho, shared=shared)
     medians = campaigns(scenario, launches_of(scenario, rng), rng, 300, 84, 20)[..., 0]
     assert medians.std() == pytest.approx(spread, rel=0.03)
-    # Across the cells of one launch.
+    # The variance of a launch's mean over its cells.
     assert np.mean(medians.mean(axis=2) ** 2) / spread**2 == pytest.approx(shared * 0.9 + 1 / 84, abs=0.1)
     series = blocks(rng, (2000, 40), rho)
     assert series.std() == pytest.approx(1, abs=0.02)
     assert np.mean(series[:, 1:] * series[:, :-1]) == pytest.approx(rho, abs=0.02)
 
 
-def test_drift_falls_on_both_sides_alike_and_the_link_flips_in_stretches():
+def test_drift_affects_both_sides_equally_and_the_link_flips_in_stretches():
     rng = np.random.default_rng(9)
     still = np.zeros((1, 10, 1), np.float32), 0.0
     medians = campaigns(Scenario("", drift=0.01), still, rng, 50, 3, 10)
@@ -217,11 +218,14 @@ def test_drift_falls_on_both_sides_alike_and_the_link_flips_in_stretches():
 
 @pytest.fixture(scope="module")
 def launches(tmp_path_factory):
-    """Twelve launches of four cases over two states, as run files, with their log costs and states, (launches, cases,
-    rounds). One block is mixed, and one launch has too few blocks in its second state."""
+    """Twelve launches of four cases over two states as run files, with their log costs and states, (launches, cases,
+    rounds).
+
+    One block is mixed, and one launch has too few blocks in its second state.
+    """
     rng = np.random.default_rng(10)
     links = link_sequences(rng, 12, 12, 2)
-    links[:8] = 1  # so that it is not the first state that most pairs share
+    links[:8] = 1  # so that most pairs share the second state, not the first
     links[3] = np.arange(12) >= 8
     states = np.repeat(links[:, None], 4, axis=1)
     states[5, 2, 4] = -1
@@ -248,7 +252,7 @@ def log_medians(logs, states):
                      for launch in zip(np.exp(logs), states, strict=True)])
 
 
-def test_synthetic_launches_are_compared_as_real_ones_are(launches):
+def test_synthetic_launches_are_compared_like_real_launches(launches):
     real, logs, states = launches
     paired = log_medians(logs, states).reshape(6, 2, 4, 2).transpose(1, 2, 0, 3)[:, None]
     assert np.isnan(paired).any()
@@ -261,7 +265,7 @@ def test_synthetic_launches_are_compared_as_real_ones_are(launches):
     assert np.isfinite(ratios).sum() > 12
 
 
-def test_recorded_launches_are_drawn_as_they_were(launches, tmp_path, monkeypatch):
+def test_recorded_launches_are_drawn_unchanged(launches, tmp_path, monkeypatch):
     real, logs, states = launches
     record(tmp_path / "recorded.npz", real)
     monkeypatch.setattr(synthetic, "RECORDED", tmp_path / "recorded.npz")
@@ -283,7 +287,7 @@ def test_synthetic_and_real_launches_have_the_same_interval(launches):
         assert (case.time_us.median, case.time_us.ci_low, case.time_us.ci_high) == pytest.approx((median, low, high))
 
 
-def test_flipping_states_cost_pairs_not_truth():
+def test_flipping_states_cost_pairs_but_add_no_bias():
     rng = np.random.default_rng(12)
     ratios = log_ratios(campaigns(FLIPPING, launches_of(FLIPPING, rng), rng, 200, 4, 10))
     assert 0.5 < np.isfinite(ratios).mean() < 0.99

@@ -24,7 +24,7 @@ def write(folder, *records, tail=b""):
     return folder
 
 
-def test_a_whole_manifest_comes_back(tmp_path):
+def test_a_complete_manifest_is_read_back_unchanged(tmp_path):
     records = [HEAD, launch(1, "a", "a/1.jsonl"), Stage(stage="fresh", sizes=[16384]),
                launch(1, "b", "b/2.jsonl", "died"), End(status="complete")]
     manifest = read_manifest(write(tmp_path, *records))
@@ -33,7 +33,7 @@ def test_a_whole_manifest_comes_back(tmp_path):
     assert manifest.foreign == []
 
 
-def test_an_orphaned_launch_counts_no_more(tmp_path):
+def test_an_orphaned_launch_no_longer_counts(tmp_path):
     """Otherwise the old halves of a repeated pair would be paired with the new ones."""
     manifest = read_manifest(write(tmp_path, HEAD, launch(1, "a", "a/1.jsonl"), launch(1, "b", "b/2.jsonl"),
                                 launch(1, "a", "a/1.jsonl", "orphaned")))
@@ -47,7 +47,7 @@ def test_a_last_line_that_was_cut_off_is_dropped(tmp_path, tail):
     assert (len(manifest.launches), manifest.end) == (1, None)
 
 
-def test_fields_and_lines_of_another_program_are_kept_or_passed_over(tmp_path):
+def test_unknown_fields_are_kept_and_unknown_lines_are_skipped(tmp_path):
     more = to_line(launch(1, "a", "a/1.jsonl"))[:-2] + b',"mood":"good"}\n{"kind":"remark","text":"x"}\n'
     manifest = read_manifest(write(tmp_path, HEAD, tail=more))
     assert manifest.launches[0].extra == {"mood": "good"}

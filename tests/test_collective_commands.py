@@ -1,5 +1,4 @@
-"""The commands of the collectives besides `bench.allreduce`, through real launches: what they measure, and what they
-refuse."""
+"""Tests real launches of the collectives' commands other than `bench.allreduce`: their measurements and refusals."""
 
 import re
 
@@ -14,7 +13,7 @@ COMMANDS = {"allgather": "all_gather", "reduce_scatter": "reduce_scatter", "allt
 
 
 @pytest.mark.parametrize(("command", "name"), COMMANDS.items())
-def test_every_form_is_measured_beside_the_library_and_right(tmp_path, command, name):
+def test_every_form_is_measured_with_the_library_and_correct(tmp_path, command, name):
     options = ["--sizes", "16K,100000", "-d", "half", "--max-time", "8", "-n", "12", "--lean"]
     done = mpirun(2, "-m", f"bench.{command}", *options, "--out", str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
@@ -27,7 +26,7 @@ def test_every_form_is_measured_beside_the_library_and_right(tmp_path, command, 
     forms = {(case.algorithm, case.variant) for case in measured}
     ours = {("direct_push", "copied"), ("direct_pull", "copied"), ("direct_pull", "registered"), ("auto", "registered")}
     assert ours <= forms
-    # MPICH reduces half precision, and moves any type.
+    # MPICH reduces half precision and moves any type.
     assert ("library", "plain") in forms
     shapes = [dict(shape) or None for shape in what.shapes]
     assert all(shape in [case.shape for case in measured] for shape in shapes)
@@ -44,14 +43,14 @@ def test_every_form_is_measured_beside_the_library_and_right(tmp_path, command, 
     ("reduce_scatter", ["-d", "int32", "-o", "avg"], "avg is not defined for int32: the mean of integers is no"),
     ("allgather", ["--algorithm", "two_shot"], "unknown algorithm 'two_shot'"),
 ])
-def test_what_has_no_meaning_is_refused_once(command, options, sentence):
+def test_meaningless_options_are_refused_once(command, options, sentence):
     done = mpirun(2, "-m", f"bench.{command}", *options)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert sentence in done.stderr
 
 
-def test_in_place_results_are_right_where_the_library_has_them_too(tmp_path):
+def test_in_place_results_are_correct_if_supported(tmp_path):
     for command in ("allgather", "reduce_scatter"):
         folder = tmp_path / command
         options = ["--sizes", "64K", "--in-place", "--max-time", "6", "-n", "12", "--lean", "--out", str(folder)]

@@ -1,5 +1,5 @@
-"""Every algorithm against numpy in float64: any count, type, operation, alignment, in place or not, one to eight
-ranks."""
+"""Tests every algorithm against numpy in float64: any count, type, operation and alignment, in place or not, one to
+eight ranks."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ ALL_REDUCE = COLLECTIVES["all_reduce"]
 
 
 @pytest.mark.parametrize(("ranks", "examples"), [(1, 60), (2, 250), (3, 200), (4, 80), (5, 80), (8, 40)])
-def test_every_collective_is_right_and_where_results_are_alike_so_are_their_bits(ranks, examples):
+def test_every_collective_is_correct_and_equal_results_have_equal_bits(ranks, examples):
     examples = count(examples)
     done = mpirun(ranks, "tests/collective_ranks.py", str(examples), str(ranks))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -25,7 +25,7 @@ def test_every_collective_is_right_and_where_results_are_alike_so_are_their_bits
 @pytest.mark.parametrize("redop", REDOPS)
 @pytest.mark.parametrize("datatype", DATATYPES.values(), ids=DATATYPES)
 @pytest.mark.parametrize("ranks", [2, 3, 8])
-def test_the_timed_datas_result_is_exact_and_no_mistake_matches_it(datatype, redop, ranks):
+def test_the_expected_result_is_exact_and_no_error_matches_it(datatype, redop, ranks):
     if reason_against(datatype, redop):
         return
     tables = [verify.segment_table(datatype, redop, rank, 0, seed=5) for rank in range(ranks)]
@@ -55,7 +55,7 @@ def test_bfloat16_rounds_to_nearest_even_and_keeps_nan():
     assert decoded[7] == pytest.approx(1e-40, rel=0.01)
 
 
-def test_what_a_library_reduces_comes_from_a_table_of_versions():
+def test_a_table_of_versions_gives_the_types_that_a_library_reduces():
     assert types_of("MPICH 5.0.2")["float16"] == "FLOAT16_T"
     assert "float16" not in types_of("MPICH 4.3.1")
     assert "bfloat16" not in types_of("MPICH 5.0.2")
@@ -68,7 +68,7 @@ def test_auto_prefers_few_steps_for_small_messages_and_few_bytes_for_large_ones(
     assert choose(64 << 10, 8) == "two_shot"
 
 
-def test_a_collective_says_what_it_must_move_and_why_a_chain_of_it_has_no_meaning():
+def test_a_collective_gives_its_least_bytes_and_its_reason_against_a_chain():
     least = {name: collective.least_bytes(300, 3) for name, collective in COLLECTIVES.items()}
     assert least == {"all_reduce": (400, 300), "all_gather": (600, 300), "reduce_scatter": (600, 300),
                      "alltoall": (600, 300), "sendrecv": (300, 0)}

@@ -36,12 +36,12 @@ NAMELESS = 54321
 
 
 class Cache:
-    """A cache with one library in it, of a source with `answer()` 42; an attacker's library creates `struck`."""
+    """A cache with one library of a source with `answer()` 42; an attacker's library creates `struck`."""
 
     def __init__(self, folder: Path) -> None:
         self.home, self.source, self.struck, self.log = (folder / n for n in ("home", "tiny.cu", "struck", "log"))
         self.source.write_text(SOURCE)
-        self.slow = folder / "slow"  # while it exists, the compiler writes its output and does not end
+        self.slow = folder / "slow"  # while it exists, the compiler writes its output but does not exit
         self.compiler = folder / "counting-c++"
         self.compiler.write_text(f'#!/bin/sh\ncase "$*" in *tiny*) echo >>"{self.log}"; c++ "$@";'
                                  f'while [ -e "{self.slow}" ]; do sleep 0.01; done;; *) exec c++ "$@";; esac\n')
@@ -57,7 +57,7 @@ class Cache:
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def load(self, processes: int = 1) -> None:
-        """Starts the processes together; each gets the right answer."""
+        """Start the processes together, and check that each prints the right answer."""
         for process in [self.start() for _ in range(processes)]:
             assert process.communicate(timeout=60) == ("42\n", "")
 
@@ -123,8 +123,8 @@ def test_an_altered_library_is_compiled_anew_and_never_loaded(cache, alter):
     assert cached_file(path.parent, name, ".so") == cache.library()
 
 
-def test_the_control_of_the_attack(cache):
-    """The attacker's library strikes if a process loads it; without this, the test above would prove nothing."""
+def test_the_attackers_library_strikes_when_loaded(cache):
+    """The control of the test above, which would otherwise prove nothing."""
     program = "import ctypes, sys; print(ctypes.CDLL(sys.argv[1]).answer())"
     done = subprocess.run([sys.executable, "-c", program, cache.attackers], capture_output=True, text=True)
     assert done.stdout == "13\n"
@@ -149,7 +149,7 @@ def test_the_next_compile_removes_the_unfinished_file_of_a_killed_rank(tmp_path)
     assert cache.compiles() == 2
 
 
-def test_the_folder_is_the_owners_alone(tmp_path, monkeypatch):
+def test_only_the_owner_can_access_the_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     folder = cache_folder()
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -174,7 +174,7 @@ def test_another_users_folder_is_refused(tmp_path, monkeypatch):
         cache_folder()
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+def test_a_cache_folder_that_cannot_be_made_is_reported(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(CompileError, match=r"the compile cache cannot be made: .*/file.*; set XDG_CACHE_HOME"):
@@ -242,8 +242,8 @@ def test_a_structure_with_another_layout_in_python_is_refused_by_name(tmp_path, 
     assert "\n" not in str(refusal.value)
 
 
-def test_the_cache_tells_layouts_apart(tmp_path, monkeypatch):
-    """A binary that passed the checks of one layout is not loaded for another."""
+def test_the_cache_distinguishes_layouts(tmp_path, monkeypatch):
+    """A process must not load a binary for one layout after only another layout passed the checks."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = tmp_path / "shared.cu"
     source.write_text(f"{SHARED}#ifndef __CUDACC__\n{SOURCE}#endif\n")

@@ -115,5 +115,5 @@ if __name__ == "__main__":
     except (DeviceError, Disagreement) as error:
         outcome = [{"error": str(error)}]
     rank = os.environ.get("PMI_RANK", "0")
-    # one write: otherwise the output of two ranks shares a line
+    # One write: otherwise the output of two ranks shares a line.
     os.write(1, f"{json.dumps({rank: outcome})}\n".encode())

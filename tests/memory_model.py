@@ -8,8 +8,8 @@ The memory is multi-copy atomic: each location has one list of its past values, 
 weak in these ways:
 - An operation may run before an earlier operation of its thread unless `_stays_after` forbids it.
 - A store waits in its block's buffer. Its block sees the store at once; other blocks see it after it drains. Any store
-  may drain next, except before an earlier store to the same location, or before an earlier store of its own thread with
-  a fence between the two.
+  may drain next, except before an earlier store to the same location, or before an earlier store of the same thread
+  with a fence between the two.
 - A load may return any value since its thread's view of that location, as from a cache that no thread has invalidated.
   An acquire or a fence moves the thread's view of every location to the newest value; a block barrier shares views
   within the block.
@@ -102,8 +102,7 @@ def check(threads: Sequence[Thread], initial: Mapping[Location, int] | None = No
 
 
 def _stays_after(later: Op, earlier: Op) -> bool:
-    """Whether `later` must wait for `earlier` of the same thread. A store waits for every await: no speculative
-    stores."""
+    """Whether `later` must wait for `earlier` of the same thread. No store runs before an earlier await."""
     return (later.kind in ("fence_system", "block_barrier", "store_release")
             or earlier.kind in ("fence_system", "block_barrier", "await_acquire")
             or later.location == earlier.location or (earlier.kind == "await_relaxed" and later.kind == "store"))
@@ -116,11 +115,11 @@ def _ready(ops: Sequence[Op], done: int) -> list[int]:
 
 
 def _steps(threads: Sequence[Thread], state: State) -> list[tuple[str, State | None]]:
-    """(label, next state) for every possible next step; the state is None if a load can return a wrong value.
+    """(label, next state) for every possible next step; None stands for a load with a wrong value.
 
-    A step that loses nothing by running first is returned alone. Postponing a barrier, a fence or an await whose thread
-    has no earlier work could only advance views, and so make fewer values readable. Postponing a store that its own
-    block does not see could only drain stores that this store must follow anyway.
+    A step that loses nothing by running first is returned alone. A thread that postpones a barrier, a fence or
+    an await without earlier work could only advance views, and so make fewer values readable. A thread that postpones a
+    store unseen by its block could only let other stores drain that this store must follow anyway.
     """
     ready = [_ready(thread.ops, done) for thread, done in zip(threads, state.done, strict=True)]
     for block in {thread.block for thread in threads}:
@@ -164,7 +163,7 @@ def _run(threads: Sequence[Thread], state: State, t: int, i: int) -> State:
             or (release and entry.carried_by == "block"))
         buffer = (*buffer, Pending((t, i), op.location, op.value, after, "nobody"))
     if op.until:
-        # the thread reads no older value from now on
+        # The thread reads no older value from now on.
         cell, view = memory[op.location], dict(memory[op.location].views)[t]
         read = next((k for k in range(view, len(cell.values)) if op.until(cell.values[k])), view)
         memory[op.location] = _seen(cell, [t], read)

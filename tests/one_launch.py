@@ -1,4 +1,4 @@
-"""Run without mpirun: runs all ranks in one launch on one GPU, over slabs in its memory, without a wire or a second
+"""Run without mpirun: runs all ranks in one launch on one GPU, over slabs in its memory, without a link or a second
 process.
 
 `one_launch.py EXAMPLES SEED RANKS`.

@@ -12,7 +12,7 @@ from collectives.layers.overlap import CHUNKS, COLLECTIVE, OVERLAPPED, MatmulCas
 from collectives.operation import Unsupported
 from tests.ranks import connect
 
-TOKENS, INNER, COLUMNS, CALLS = 48, 37, 29, 3  # odd sizes, so that chunks begin at any offset
+TOKENS, INNER, COLUMNS, CALLS = 48, 37, 29, 3  # with these sizes, chunks begin at any offset
 
 
 def integers(*seed: int, rows: int, columns: int) -> np.ndarray:

@@ -137,7 +137,7 @@ class Bed:
             contents: Callable[[int, Operation], tuple[Segments, Segments]]) -> bool:
         """Bind a case on every rank, between writing and checking; `contents(rank, operation)` gives the input and the
         result."""
-        # in parallel, because the ranks exchange the addresses of their buffers
+        # In parallel, because the ranks exchange the addresses of their buffers.
         with ThreadPoolExecutor(self.ranks) as ranks:
             operations = list(ranks.map(bind, self.worlds, cases))
         if isinstance(operations[0], Unsupported):

@@ -22,7 +22,7 @@ FLAGS = {"address": "-fsanitize=address,undefined -fno-sanitize-recover=all", "t
 RUNTIMES = {"g++": {"address": "libasan.so", "thread": "libtsan.so"},
             "clang++-22": {"address": "libclang_rt.asan-x86_64.so", "thread": "libclang_rt.tsan-x86_64.so"}}
 COMPLAINTS = "ERROR: AddressSanitizer", "runtime error:", "WARNING: ThreadSanitizer"
-# address randomisation above 28 bits leaves GCC 12's ThreadSanitizer no room for its shadow memory
+# Address randomisation above 28 bits leaves GCC 12's ThreadSanitizer no room for its shadow memory.
 MOST_RANDOM_BITS = 28
 
 

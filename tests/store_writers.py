@@ -1,5 +1,6 @@
-"""Runs many processes that write runs into one folder at once: `python -m tests.store_writers FOLDER PROCESSES
-[unclaimed]`.
+"""Lets many processes write runs into one folder at once.
+
+`python -m tests.store_writers FOLDER PROCESSES [unclaimed]`
 
 Their clock stands still and they draw names from a small set, so that many processes draw the same name. With
 `unclaimed`, no process reserves its name before it writes. Prints the number of lost runs.

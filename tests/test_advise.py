@@ -201,7 +201,7 @@ def link_run(folder, gb_s, **words):
         environment={}, world={"size": 2, "ranks": CPUS}, cases=[case], **{"machine_id": "a"} | words))
     us = 2 * (16 << 20) / gb_s / 1e3
     file.append(LinkBlock(size_bytes=16 << 20, round=0, memory_us=us, link_rtt_ns=SLOW_NS))
-    # a copy alone is twice as fast
+    # A copy alone is twice as fast.
     file.append(Block(case=0, block=0, round=0, n=5, time_us=us / 2, link_rtt_ns=SLOW_NS))
     return file.finish({}, End(status="complete", measuring_s=1.0, elapsed_s=2.0)).path
 

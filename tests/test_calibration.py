@@ -145,7 +145,7 @@ def test_a_broken_statistic_is_caught(breaks, claim, monkeypatch):
 
 
 def test_the_command_names_the_failed_figure_and_exits_with_1(monkeypatch, capsys):
-    # threads, so that the patch applies to the workers
+    # Threads, so that the patch applies to the workers.
     monkeypatch.setattr(selfcheck, "ProcessPoolExecutor", ThreadPoolExecutor)
     monkeypatch.setattr(selfcheck, "CLAIMS", [partial(launch_coverage, Scenario("rho 0.6", rho=0.6), 84, False)])
     assert selfcheck.selfcheck(Namespace(seed=1, scale=0.025)) == 0

@@ -282,7 +282,7 @@ def test_wrong_results_are_stored_and_a_reason_names_no_place(tmp_path, monkeypa
 
 
 def test_stages_end_when_no_size_is_undecided_over_faked_launches(monkeypatch, tmp_path):
-    """A missing check would spend four times the time on decided sizes; the campaign must also skip no check."""
+    """Without the checks, decided sizes would cost four times the time. The campaign must skip no check."""
     rounds, ambiguous = [], {10: 3, 20: 0, 40: 0}
     monkeypatch.setattr(stages, "run_rounds", lambda campaign, stage, pairs, *_: rounds.append(pairs.stop - 1))
     monkeypatch.setattr(comparison, "undecided", lambda folder: ambiguous[rounds[-1]])
@@ -290,8 +290,7 @@ def test_stages_end_when_no_size_is_undecided_over_faked_launches(monkeypatch, t
     campaign = OpenCampaign(options)
     stages.run_stages(campaign)
     assert rounds == [10, 20]
-    # An interruption after pair 20 means that the second check found an undecided size, so the campaign continues to
-    # 40.
+    # A launch of pair 21 means that the second check found an undecided size, so the campaign runs the third round.
     campaign.record(Launch(stage="first", pair=21, place=0, variant="a", attempt=1, status="finished", elapsed_s=1.0))
     rounds.clear()
     stages.run_stages(campaign)

@@ -88,7 +88,7 @@ def test_a_picture_draws_a_name_without_markup_or_formulas(run, tmp_path):
 
 
 def test_no_string_of_a_run_is_active_in_the_output_of_the_gate(tmp_path):
-    """GitHub, a CI's page of tests and a browser show the output."""
+    """GitHub, a CI's test report and a browser show the output."""
     for seed in range(12):
         hostile_run(tmp_path / ("base", "new")[seed % 2], seed)
     done = reports("regress", "--baseline", "base", "--current", "new", "--markdown", "s.md", "--junit", "j.xml",

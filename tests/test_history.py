@@ -32,8 +32,8 @@ def run_id(number: int) -> str:
 
 def write(folder: Path, number: int, scale: Callable[[Any], float] = lambda block: 1.0,
           head: dict[str, Any] | None = None, **options: Any) -> Path:
-    """One night's run of four cases; `scale` gives the factor on a block's times, `head` replaces fields of the first
-    line."""
+    """Writes one night's run of four cases; `scale` gives the factor on a block's times, `head` replaces fields of the
+    first line."""
     noise = float(np.exp(np.random.default_rng(number).normal(0, 0.015)))
 
     def change(block: Any) -> Any:
@@ -108,7 +108,7 @@ def test_a_change_that_was_taken_back_is_two_alarms(store):
 
 
 def test_the_picture_says_worse_and_better_in_words(store, tmp_path, capsys):
-    """Readers who cannot distinguish the colours need the direction."""
+    """Readers with impaired colour vision need the direction in words."""
     history_text(store, capsys, "--plot", str(tmp_path / "history.svg"))
     drawn = (tmp_path / "history.svg").read_text()
     assert {"worse", "better"} <= set(re.findall(r">(worse|better) [+-]\d+\.\d%<", drawn))

@@ -79,7 +79,7 @@ def test_visible_devices_on_a_fake_gpu():
     assert "hipErrorNoDevice: no ROCm-capable device is detected" in seen({}, driver=0, vendor="hip")
 
 
-# ------------------------------------------------------------------------------------------------------- the contract
+# --------------------------------------------------------------------------------------------- the interface of CuPy
 
 INTERFACE = """
 import inspect, json, cupy

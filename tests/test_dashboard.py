@@ -1,4 +1,4 @@
-"""The dashboard's pages as files: what is in them, what is said of bad input, and what a build leaves in its folder."""
+"""The dashboard's pages as files: their content, the messages for bad input, and the files that a build leaves."""
 
 import os
 import re
@@ -46,8 +46,8 @@ def page_of(site, part):
     return page
 
 
-def test_every_page_stands_alone_and_can_be_read_aloud(site):
-    """A page would ask the network for something, or a screen reader meet a picture or a table without a name."""
+def test_every_page_is_self_contained_and_works_with_a_screen_reader(site):
+    """Pages must not need a network, and every picture and table needs a name for a screen reader."""
     pages = sorted(site.glob("*.html"))
     assert len(pages) == 10
     for path in pages:
@@ -77,8 +77,8 @@ def test_every_page_stands_alone_and_can_be_read_aloud(site):
         assert str(site.parent) not in path.read_text()
 
 
-def test_what_was_imported_is_shown_and_never_judged_and_boxes_stand_side_by_side(site):
-    """A log of another benchmark would pass for a measurement of ours, or a purchase have no page."""
+def test_imports_are_shown_without_verdicts_and_boxes_are_compared(site):
+    """Another benchmark's log must not look like a measurement by Wiretax, and a `procure` spec gets a page."""
     imported, boxes = Read(page_of(site, "imported")), Read(page_of(site, "boxes"))
     for words in ("Imported, never judged", "nccl-tests", "37.3"):
         assert words in imported.text
@@ -88,8 +88,8 @@ def test_what_was_imported_is_shown_and_never_judged_and_boxes_stand_side_by_sid
     assert {page_of(site, "imported").name, page_of(site, "boxes").name} <= set(links)
 
 
-def test_a_step_over_runs_is_on_the_page_of_the_history_and_counted(tmp_path):
-    """Who watches for regressions would look at a page that says nothing of the one that is there."""
+def test_a_regression_is_on_the_history_page_and_counted(tmp_path):
+    """Otherwise users would miss a regression that the runs show."""
     for number in range(24):
         write_run(tmp_path / "results", run_id=f"2026-11-{number + 1:02d}T06-15-00Z-allreduce-{number}", seed=number,
                   scale=1.0 if number < 14 else 1.2, **SMALL | {"algorithms": ["library", "two_shot"]})
@@ -105,8 +105,8 @@ def test_a_step_over_runs_is_on_the_page_of_the_history_and_counted(tmp_path):
         assert words in said.text
 
 
-def test_strings_of_strangers_end_as_text(site):
-    """A model's name in somebody's run would be run as a script by whoever opens the page."""
+def test_strings_from_run_files_stay_text(site):
+    """Otherwise a browser could run a name in a run file as a script."""
     page = Read(page_of(site, "run-script"))
     assert len(page.all("script")) == 1
     assert not page.all("img")
@@ -117,8 +117,8 @@ def test_strings_of_strangers_end_as_text(site):
     assert HOSTILE[:30] in Read(site / "index.html").text
 
 
-def test_a_mark_is_at_the_height_of_its_own_case(tmp_path):
-    """A reader would be shown the figures of another case than the one pointed at."""
+def test_a_mark_has_the_height_of_its_case(tmp_path):
+    """Otherwise a reader would see the figures of a different case than the marked one."""
     result = write_run(tmp_path / "results", **SMALL)
     page = page_of(make_site(tmp_path / "results", tmp_path / "site"), "allreduce").read_text()
     picture = page[page.index('aria-labelledby="time0log-t'):page.index('aria-labelledby="time0linear-t')]
@@ -130,8 +130,8 @@ def test_a_mark_is_at_the_height_of_its_own_case(tmp_path):
     assert all(abs(slope * np.log(cost) + at_1 - heights[case]) < 0.2 for case, cost in costs.items())
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_is_shown(tmp_path, capsys):
-    """One broken file would take all other pages with it, or go unnoticed; a link would lead out of the folder."""
+def test_unreadable_files_are_named_and_the_rest_is_shown(tmp_path, capsys):
+    """A broken file must not end the build or go unnoticed, and a link must not lead out of the folder."""
     results = tmp_path / "results"
     whole = write_run(results, **SMALL).path
     (results / "broken.jsonl").write_text('{"kind":"run"')
@@ -159,8 +159,8 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content", ["pickle", "short", "link"])
-def test_samples_that_are_no_samples_cost_their_section_alone(tmp_path, content):
-    """A file beside a run would be unpickled, or the whole page be lost for it."""
+def test_invalid_samples_remove_only_their_section(tmp_path, content):
+    """The dashboard must not unpickle a file, and bad samples must not remove the whole page."""
     path = write_run(tmp_path / "results", **SMALL).path
     samples = path.with_suffix(".samples") / "case-0000.npy"
     good = samples.read_bytes()
@@ -177,8 +177,8 @@ def test_samples_that_are_no_samples_cost_their_section_alone(tmp_path, content)
     assert "Every cell" in page
 
 
-def test_a_folder_of_somebody_else_is_left_alone(tmp_path, capsys):
-    """`-o ~` would put pages between somebody's files, and the next build take some of these out."""
+def test_a_folder_with_other_files_is_left_unchanged(tmp_path, capsys):
+    """Otherwise `-o ~` would mix pages with the user's files, and the next build could delete some of them."""
     write_run(tmp_path / "results", **SMALL)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "index.html").write_text("mine")
@@ -191,8 +191,8 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_second_build_takes_its_own_old_pages_out_and_nothing_else(tmp_path):
-    """A page of a run that is gone would stay, or a reader's own file leave with it."""
+def test_a_second_build_deletes_only_its_own_old_pages(tmp_path):
+    """The page of a deleted run must go, and the user's own files must stay."""
     results, site = tmp_path / "results", tmp_path / "site"
     gone = write_run(results, run_id="2026-11-19T06-15-00Z-allreduce-gone", **SMALL).path
     write_run(results, **SMALL)
@@ -210,8 +210,8 @@ def test_a_second_build_takes_its_own_old_pages_out_and_nothing_else(tmp_path):
     assert not list(site.glob("*.part"))
 
 
-def test_a_page_of_a_big_run_stays_small_and_of_many_runs_the_newest_have_one(tmp_path):
-    """A page of a store of years would not open on a phone."""
+def test_pages_of_big_runs_stay_small_and_only_the_newest_runs_have_pages(tmp_path):
+    """A phone must be able to open the pages of a store with years of runs."""
     everything = [1024 << step for step in range(18)]
     big = write_run(tmp_path / "results", sizes=everything, in_place=(False, True), n_blocks=6, n=2,
                     library_variants=("plain", "tuned", "registered", "graph"), run_id="2026-11-22T06-15-00Z-big")

@@ -1,4 +1,4 @@
-"""The dashboard's pages in a real browser, opened from a file: what a reader sees, reaches and is asked of."""
+"""The dashboard's pages in a real browser, opened from files: display, controls and network requests."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-# The colours of all text that is seen, against what lies behind it, as WCAG 2.2 computes a contrast.
+# Computes the WCAG 2.2 contrast of all visible text against its background.
 CONTRASTS = """
 const parsed = (colour) => colour.match(/[\\d.]+/g).map(Number);
 const light = ([r, g, b]) => {
@@ -77,8 +77,8 @@ def seen(browser, selector):
 SWEEP = "run-.*allreduce-000"
 
 
-def test_pages_open_without_a_complaint_and_ask_nobody_for_anything(browser, pages):
-    """A page would be broken for whoever opens it without a network, or tell a server that somebody reads it."""
+def test_pages_open_without_errors_and_make_no_network_requests(browser, pages):
+    """Pages must work offline and must not tell a server that somebody reads them."""
     browser.get_log("performance")
     for page in pages:
         browser.get(page.as_uri())
@@ -89,8 +89,8 @@ def test_pages_open_without_a_complaint_and_ask_nobody_for_anything(browser, pag
     assert [url for url in asked if not url.startswith(("file://", "data:"))] == []
 
 
-def test_strings_of_strangers_do_not_run(browser, pages):
-    """A run sent by somebody would act with its reader's rights."""
+def test_strings_from_run_files_do_not_run(browser, pages):
+    """A run file from another user must not run code in the reader's browser."""
     for page in pages:
         browser.get(page.as_uri())
         assert browser.execute_script("return window.harmed") is None, page
@@ -101,26 +101,26 @@ def test_strings_of_strangers_do_not_run(browser, pages):
 
 
 def test_no_page_scrolls_sideways_on_a_phone(browser, pages):
-    """A reader on a phone would lose the line; wide tables and figures scroll in a box of their own."""
+    """Only wide tables and figures scroll sideways, each inside its box."""
     for page in pages:
         opened(browser, pages, re.escape(page.name), 360)
         wide = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
         assert wide[0] <= wide[1] == 360, page
 
 
-def test_the_first_screen_says_what_is_worse_better_and_unknown(browser, pages):
-    """Who watches for regressions would have to scroll for the answer."""
+def test_the_first_screen_shows_the_worse_better_and_unknown_cards(browser, pages):
+    """Readers must see regressions without scrolling."""
     opened(browser, pages, "index")
     cards = [card.text.split("\n")[0] for card in seen(browser, ".cards li")]
     assert [re.sub(r"\d+ ", "", card) for card in cards] == ["worse", "better", "unknown", "last run"]
-    assert cards[0].startswith("1 ")  # the case that the campaign made slower
+    assert cards[0].startswith("1 ")  # the campaign makes one case slower
     last = seen(browser, "#machines tbody tr")[-1]
     assert last.rect["y"] + last.rect["height"] < 800
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_has_the_contrast_that_the_guideline_asks_for(browser, pages, scheme):
-    """Words would be too faint to read: WCAG 2.2, 1.4.3, asks for 4.5 to 1."""
+def test_text_has_the_contrast_that_wcag_requires(browser, pages, scheme):
+    """WCAG 2.2, criterion 1.4.3, requires a contrast of 4.5 to 1."""
     for page in pages:
         opened(browser, pages, re.escape(page.name), scheme=scheme)
         browser.execute_script("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
@@ -131,8 +131,8 @@ def test_text_has_the_contrast_that_the_guideline_asks_for(browser, pages, schem
         assert (dark == "rgb(255, 255, 255)") == (scheme == "light")
 
 
-def test_a_line_is_hidden_in_every_picture_by_keyboard_alone(browser, pages):
-    """Who uses no mouse could not tell overlapping lines apart."""
+def test_the_keyboard_can_hide_a_line_in_every_picture(browser, pages):
+    """Users without a mouse must be able to separate overlapping lines."""
     opened(browser, pages, SWEEP)
     parts = len(seen(browser, '[data-line="1"]'))
     assert parts >= 6
@@ -150,8 +150,8 @@ def test_a_line_is_hidden_in_every_picture_by_keyboard_alone(browser, pages):
     assert len(seen(browser, '[data-line="1"]')) == parts
 
 
-def test_the_other_axis_is_another_drawing(browser, pages):
-    """A switch that stretched the picture would leave the ticks of the axis that was."""
+def test_the_linear_axis_has_its_own_figure(browser, pages):
+    """A stretched picture would keep the ticks of the logarithmic axis."""
     opened(browser, pages, SWEEP)
     logarithmic = {figure.id for figure in seen(browser, "figure[data-scale]")}
     seen(browser, "input[value=linear]")[0].click()
@@ -159,11 +159,11 @@ def test_the_other_axis_is_another_drawing(browser, pages):
     assert len(linear) == len(logarithmic) == 4
     assert not logarithmic & {figure.id for figure in linear}
     assert all(figure.get_attribute("data-scale") == "linear" for figure in linear)
-    assert "0" in [text.text for text in linear[1].find_elements(By.CSS_SELECTOR, "text")]  # no logarithm has it
+    assert "0" in [text.text for text in linear[1].find_elements(By.CSS_SELECTOR, "text")]  # a log axis has no 0
 
 
-def test_rows_are_chosen_by_text_and_by_column(browser, pages):
-    """Hundreds of cells would have to be read for the one that matters."""
+def test_rows_are_filtered_by_text_and_by_column(browser, pages):
+    """A table may have hundreds of cells."""
     opened(browser, pages, SWEEP)
     every = len(seen(browser, "#cells tbody tr"))
     algorithm, mode = (Select(select) for select in seen(browser, ".tools select"))
@@ -175,11 +175,11 @@ def test_rows_are_chosen_by_text_and_by_column(browser, pages):
     seen(browser, "input[type=search]")[0].send_keys("64 KiB")
     assert len(seen(browser, "#cells tbody tr")) == 1
     browser.execute_script("location.hash = '#case-0'")
-    assert len(seen(browser, "#cells tbody tr")) == every  # what a link leads to is there
+    assert len(seen(browser, "#cells tbody tr")) == every  # a link to a row clears the filters
 
 
-def test_a_mark_says_its_value_to_pointer_finger_and_keys_and_leads_to_its_row(browser, pages):
-    """A figure would have to be guessed from an axis."""
+def test_a_mark_shows_its_value_to_mouse_touch_and_keyboard_and_links_to_its_row(browser, pages):
+    """Readers must not have to estimate a value from the axis."""
     opened(browser, pages, SWEEP)
     mark = seen(browser, "[data-case]")[3]
     ActionChains(browser).move_to_element(mark).perform()
@@ -203,7 +203,7 @@ def test_a_mark_says_its_value_to_pointer_finger_and_keys_and_leads_to_its_row(b
 
 
 def test_without_scripts_everything_is_shown(browser, pages):
-    """Where scripts are switched off half of the figures would be hidden, or a control do nothing."""
+    """Without scripts, all figures must be visible, and controls without a function hidden."""
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         opened(browser, pages, SWEEP)

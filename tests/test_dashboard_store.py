@@ -1,5 +1,5 @@
-"""What the dashboard says of stores that are not as they should be: wrong results, too few blocks, closed folders,
-names of other encodings, copies, and campaigns or imports alone."""
+"""The dashboard on unusual stores: wrong results, too few blocks, unreadable folders, names in other encodings, copies,
+and stores with only campaigns or only imports."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def run_id(night: int, name: str = "made") -> str:
 
 
 def write_wrong(folder: Path, night: int) -> Path:
-    """A run one of whose two cases has wrong results."""
+    """Writes a run of two cases; one case has wrong results."""
     path = write_run(folder, run_id=run_id(night), **SMALLEST).path
     whole, case, last = path.read_text().rpartition('"status":"ok","time_us"')
     path.write_text(whole.replace('"n_wrong":0,"reason":null', '"n_wrong":3,"reason":"3 wrong"')
@@ -38,13 +38,13 @@ def write_wrong(folder: Path, night: int) -> Path:
 
 
 def cards_of(site: Path) -> list[str]:
-    """What is worse, what is better, what is unknown, and the last run."""
+    """The texts of the cards: worse, better, unknown, last run."""
     cards = (site / "index.html").read_text().partition("</ul>")[0].split("<li>")[1:]
     return [" ".join(re.sub("<[^>]*>", " ", card).split()) for card in cards]
 
 
 def test_wrong_results_are_worse_until_a_right_run_follows(tmp_path):
-    """A board would be green on the morning after a kernel began to sum wrongly."""
+    """Otherwise the dashboard would report no problem after a kernel starts to compute wrong sums."""
     results = tmp_path / "results"
     write_run(results, run_id=run_id(1), **SMALLEST)
     for night in (2, 3):
@@ -52,7 +52,7 @@ def test_wrong_results_are_worse_until_a_right_run_follows(tmp_path):
     worse, _, unknown, _ = cards_of(make_site(results, tmp_path / "site"))
     assert worse.startswith("1 worse")
     assert "WRONG" in worse
-    assert unknown.startswith("2 unknown")  # of one run there is no history
+    assert unknown.startswith("2 unknown")  # one run has no history
     links = [attrs["href"] for attrs in Read(tmp_path / "site" / "index.html").all("a")]
     assert page_of(tmp_path / "site", "run-2026-11-02").name in links
     write_run(results, run_id=run_id(4), **SMALLEST)
@@ -61,8 +61,8 @@ def test_wrong_results_are_worse_until_a_right_run_follows(tmp_path):
 
 @pytest.mark.parametrize(("options", "why"), [({"n_blocks": 4}, "too few blocks"), ({}, "too few runs"),
                                               ({"status": "incomplete"}, "in no run that a history can use")])
-def test_what_nothing_can_be_told_of_is_unknown_and_why(tmp_path, options, why):
-    """A store of one short run would look like a clean board."""
+def test_cases_without_a_verdict_are_unknown_with_the_reason(tmp_path, options, why):
+    """Otherwise a store with one short run would look like a store without regressions."""
     write_run(tmp_path / "results", **SMALLEST | options)
     worse, better, unknown, _ = cards_of(make_site(tmp_path / "results", tmp_path / "site"))
     assert worse.startswith("0 worse 0 of 2")
@@ -72,7 +72,7 @@ def test_what_nothing_can_be_told_of_is_unknown_and_why(tmp_path, options, why):
 
 
 def test_a_file_may_have_any_name(tmp_path, capsys):
-    """One name in another encoding would take all pages with it, or turn the direction of the words that follow it."""
+    """A name in another encoding must not end the build, and a control character must not reverse the text after it."""
     results = tmp_path / "results"
     write_run(results, **SMALLEST)
     for name in (b"\xff\xfe.jsonl", b"\xff.toml", b"\xfe.toml", "a\x1b[31m\n\u202eb.jsonl".encode()):
@@ -86,8 +86,8 @@ def test_a_file_may_have_any_name(tmp_path, capsys):
                    for page in site.glob("*.html"))
 
 
-def test_a_closed_folder_is_named_and_the_rest_is_shown(tmp_path):
-    """A colleague's closed folder must not end the command, and its runs must not be missed without a word."""
+def test_an_unreadable_folder_is_named_and_the_rest_is_shown(tmp_path):
+    """An unreadable folder must not end the command, and the pages must name it."""
     results = tmp_path / "results"
     write_run(results, **SMALLEST)
     write_campaign(results / "campaign-1", {"main": no_effect, "new": slower(5)}, fresh=0)
@@ -96,7 +96,7 @@ def test_a_closed_folder_is_named_and_the_rest_is_shown(tmp_path):
     (results / "listed").mkdir()
     (results / "listed" / "run.jsonl").touch()
     (results / "listed").chmod(0o444)
-    # Without these capabilities root, too, may only open what a mode allows.
+    # Without these capabilities, file modes restrict root, too.
     allowed = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for command in ("dashboard results -o site", "history results"):
@@ -110,8 +110,8 @@ def test_a_closed_folder_is_named_and_the_rest_is_shown(tmp_path):
     assert "a folder that cannot be read: 2 (" in done.stdout
 
 
-def test_no_page_says_where_the_folder_lies(tmp_path):
-    """Who shows the pages to others would show a home folder and its owner's name."""
+def test_no_page_shows_the_path_of_the_folder(tmp_path):
+    """Published pages would disclose a home folder and its owner's name."""
     home = tmp_path / "home-alice"
     write_run(home / "out", status="incomplete", **SMALLEST)
     (home / "elsewhere").mkdir()
@@ -120,15 +120,15 @@ def test_no_page_says_where_the_folder_lies(tmp_path):
     words = ["dashboard", str(home / "out"), "-o", str(tmp_path / "site")]
     for spec in ("my.toml", "torn.toml"):
         words += ["--spec", str(home / "elsewhere" / spec)]
-    assert main(words) == 2  # a spec that was named is of no use
+    assert main(words) == 2  # a spec given with --spec is unusable
     pages = list((tmp_path / "site").glob("*.html"))
     assert len(pages) == 5
     for page in pages:
         assert "alice" not in page.read_text(), page
 
 
-def test_of_two_copies_the_whole_one_counts_and_a_run_without_a_time_is_not_the_last(tmp_path):
-    """A copy that was cut off would stand for the run, or a stranger's run for last night's."""
+def test_the_complete_copy_counts_and_a_run_without_a_time_is_not_the_last_run(tmp_path):
+    """A truncated copy must not replace the run, and a run without a time must not look like the latest."""
     results = tmp_path / "results"
     whole = write_run(results / "b", **SMALLEST).path.read_text()
     for place in ("a", "c"):
@@ -142,8 +142,8 @@ def test_of_two_copies_the_whole_one_counts_and_a_run_without_a_time_is_not_the_
     assert "Run of 2026-11-20 06:15 UTC: complete" in Read(page_of(site, "run-2026")).text
 
 
-def test_no_process_outlives_the_command(tmp_path):
-    """Each build that a timeout kills would leave its processes behind for good."""
+def test_worker_processes_end_with_the_command(tmp_path):
+    """Otherwise each build that a timeout kills would leave its workers running."""
     for night in range(1, 9):
         write_run(tmp_path / "results", run_id=run_id(night), **SMALL)
     words = [sys.executable, "-m", "reports", "dashboard", str(tmp_path / "results"), "-o", str(tmp_path / "site")]
@@ -168,8 +168,8 @@ def test_no_process_outlives_the_command(tmp_path):
     assert not any(map(is_alive, workers))
 
 
-def test_a_store_of_campaigns_or_imports_alone_does_not_contradict_itself(tmp_path):
-    """A board would say that there is no run beside the verdicts of forty."""
+def test_pages_of_only_campaigns_or_only_imports_are_consistent(tmp_path):
+    """The overview must not report an empty store and show verdicts of its runs."""
     write_campaign(tmp_path / "campaigns" / "campaign-1", {"main": no_effect, "new": slower(5)}, fresh=0)
     page = Read(make_site(tmp_path / "campaigns", tmp_path / "one") / "index.html")
     assert cards_of(tmp_path / "one")[3].startswith("last run 2026-")
@@ -187,14 +187,14 @@ def test_a_store_of_campaigns_or_imports_alone_does_not_contradict_itself(tmp_pa
 
 
 def test_each_run_is_read_once(tmp_path, monkeypatch):
-    """A store of a year would be read for the overview, for the pages of runs, and for the history."""
+    """Otherwise the overview, the run pages and the history would each read the whole store."""
     for night in (1, 2):
         write_run(tmp_path / "results", run_id=run_id(night), **SMALL)
     write_campaign(tmp_path / "results" / "campaign-1", {"main": no_effect, "new": slower(5)}, fresh=0)
     log, read_lines = tmp_path / "log", result.read_lines
 
     def logged(path, *arguments):
-        with log.open("a") as file:  # several processes read
+        with log.open("a") as file:  # several processes append
             file.write(f"{path}\n")
         return read_lines(path, *arguments)
 
@@ -205,16 +205,16 @@ def test_each_run_is_read_once(tmp_path, monkeypatch):
     assert len(set(reads)) == len(reads)
 
 
-def test_a_text_is_whole_and_a_long_value_is_cut():
-    """The table of a long run would end in the middle, or a name fill a page."""
+def test_a_text_is_complete_and_a_long_value_is_truncated():
+    """The table of a long run must not be truncated, and a long name must not fill a page."""
     page = Page("a", ["y" * 5000], [Section("a", text="x\n" * 2500)])
     html = render_page(page, Site([], "", []))
     assert "x\n" * 2500 in html
     assert f"<p>{'y' * 4000} ...</p>" in html
 
 
-def test_a_column_of_hashes_is_not_one_of_numbers(tmp_path):
-    """Hashes that begin with a digit would stand at the right, their neighbours at the left."""
+def test_a_column_of_hashes_is_not_aligned_like_numbers(tmp_path):
+    """Otherwise hashes that begin with a digit would be right-aligned and the others left-aligned."""
     rows = [["a", "1a2b3c", "12.5 [12 13]", "16 KiB"], ["b", "c0ffee", "-", "9"], ["c", "123456", "<0.1", "85%"]]
     page = Page("a", sections=[Section("a", table=Table("a", "a", ["a", "b", "c", "d"], rows))])
     (tmp_path / "a.html").write_text(render_page(page, Site([], "", [])))

@@ -1,4 +1,4 @@
-"""The CPU device: its compile cache, its compilers, its shared memory."""
+"""Tests the CPU device: its compile cache, its compilers and its shared memory."""
 
 import ctypes
 import os
@@ -20,7 +20,7 @@ from tests.launch import ROOT, mpirun
 
 
 def counting_compiler(folder: Path) -> tuple[Path, Path]:
-    """A compiler that is the system's, and writes down each file that it compiles."""
+    """Wraps the system's compiler and logs each compile. Returns the script and the log."""
     log, script = folder / "compiled", folder / "counting-c++"
     script.write_text(f'#!/bin/sh\ncase "$*" in *-shared*) echo "$*" >> "{log}";; esac\nexec c++ "$@"\n')
     script.chmod(0o755)
@@ -60,7 +60,7 @@ def test_a_changed_header_flag_or_compiler_is_another_binary(tmp_path, monkeypat
     assert [p.name for p in source_with_headers(source)] == ["k.cu", "part.h"]
 
 
-def test_a_compile_that_fails_leaves_nothing_and_says_what_the_compiler_said(tmp_path, monkeypatch):
+def test_a_failed_compile_leaves_no_file_and_shows_the_compilers_message(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(CompileError, match=r"cannot compile allreduce_ring\.cu: .*Nonsense"):
         device_cpu.CpuDevice().compile("allreduce_ring", {"ELEMENT": "Nonsense"})
@@ -75,7 +75,7 @@ def test_a_cache_that_others_can_write_is_refused(tmp_path, monkeypatch):
         cache_folder()
 
 
-def test_the_compiler_that_was_named_must_be_there(monkeypatch):
+def test_the_compiler_in_cxx_must_exist(monkeypatch):
     device_cpu.find_compiler.cache_clear()
     monkeypatch.setenv("CXX", "no-such-compiler -O1")
     with pytest.raises(CompileError, match="no-such-compiler"):
@@ -85,7 +85,7 @@ def test_the_compiler_that_was_named_must_be_there(monkeypatch):
 
 
 @pytest.mark.parametrize("way", device_cpu.CpuDevice.sharing)
-def test_another_process_sees_what_is_stored_and_nothing_is_left(way):
+def test_another_process_sees_the_shared_memory_and_no_name_is_left(way):
     before = set(os.listdir("/dev/shm"))
     device = device_cpu.CpuDevice()
     memory = device.allocate(8192, way)
@@ -105,8 +105,8 @@ def test_another_process_sees_what_is_stored_and_nothing_is_left(way):
 
 
 @pytest.mark.parametrize("size_bytes", [2, 4, 8])
-def test_each_wrong_element_counts_once_wherever_it_lies(size_bytes):
-    """A result said to be right, or wrong in more elements than it has, would make no table worth reading."""
+def test_each_wrong_element_counts_once_at_every_position(size_bytes):
+    """A wrong result must not pass for a right one, and the count must not exceed the number of elements."""
     device, watch, count, segments = device_cpu.CpuDevice(), Watch(), 1003, 3
     table, draw = 64 * 31 * size_bytes, np.random.default_rng(size_bytes)
     tables = draw.integers(0, 256, (segments, table + 31 * size_bytes), np.uint8)
@@ -132,7 +132,7 @@ def test_each_wrong_element_counts_once_wherever_it_lies(size_bytes):
 
 
 class Noted:
-    """Steps that note the watch when they run: the iteration, the phase and the call."""
+    """Steps that record the watch when they run: the iteration, the phase and the call."""
 
     def __init__(self, stop_at: int = 0) -> None:
         self.watch, self.notes, self.stop_at = Watch(), list[tuple[str, int, str, int]](), stop_at
@@ -155,8 +155,8 @@ class Noted:
         return device_cpu.CpuDevice().run(iteration.actions(steps["meet"]), iteration.check, counts, self.watch)
 
 
-def test_the_watch_tells_the_step_of_an_isolated_iteration():
-    """A rank that hangs is described by these words."""
+def test_the_watch_names_the_step_of_an_isolated_iteration():
+    """The message for a hung rank uses these words."""
     noted = Noted()
     stamps = noted.run(Counts(1, 1, 1), late=True)
     iteration = [("prepare", "writing the send buffer"), ("meet", "barrier"), ("late", "barrier"),
@@ -171,7 +171,7 @@ def test_the_watch_tells_the_step_of_an_isolated_iteration():
 
 
 def test_the_watch_keeps_the_last_call_of_a_chain():
-    """Otherwise a rank that has finished its chain would look further behind than one that hangs in it."""
+    """Otherwise a rank that has finished its chain would look further behind than a rank that hangs in its chain."""
     noted = Noted()
     stamps = noted.run(Counts(0, 1, 0), chain_calls=2)
     assert [(name, call) for name, _, _, call in noted.notes] == [
@@ -181,7 +181,7 @@ def test_the_watch_keeps_the_last_call_of_a_chain():
     assert list(stamps[0][[BEGUN, DONE, ARRIVED, LEFT]]) == sorted(stamps[0])
 
 
-def test_a_stopped_iteration_is_no_row_and_runs_no_further():
+def test_a_stopped_iteration_gives_no_row_and_runs_no_further_step():
     noted = Noted(stop_at=7)  # the second iteration's operation
     assert len(noted.run(Counts(0, 5))) == 1
     assert [name for name, *_ in noted.notes[4:]] == ["prepare", "meet", "operation"]

@@ -1,7 +1,7 @@
-"""The GPU device as its users meet it: which GPU a rank takes, which way its memory is shared, what stops it.
+"""The GPU device: the GPU that each rank uses, the ways to share memory, and errors that end a run.
 
-Where no GPU is, the driver and CuPy are a software GPU's (tests/fake_gpu); what is real of CuPy without one is tested
-on the real wheel: that it says what we turn into a sentence, and that it compiles for GPUs.
+Most tests use the software GPU (tests/fake_gpu) as driver and CuPy. The last tests use the real CuPy wheel without a
+GPU: its errors must become one sentence, and it must compile for GPUs.
 """
 
 import itertools
@@ -32,7 +32,7 @@ ONE = ("--algorithm", "ring", "-b", "4K", "-e", "4K", "--mode", "isolated", "-n"
 
 
 def on(folder, *options, ranks=2, **faults):
-    """The command on a software GPU with these faults."""
+    """Runs the command on a software GPU with these faults."""
     environment = fake_gpu.environment(**faults)
     return launch(folder / "results", *ONE, "--lean", *options, ranks=ranks, **environment)
 
@@ -81,7 +81,7 @@ def run_of(folder):
     ],
     ids=lambda value: str(value).replace("'", "") if not isinstance(value, str) else value[:30],
 )
-def test_what_cannot_run_is_refused_in_one_line_by_all_ranks_on_a_fake_gpu(tmp_path, options, faults, sentence):
+def test_impossible_options_are_refused_in_one_line_on_a_fake_gpu(tmp_path, options, faults, sentence):
     assert_refused(on(tmp_path, *options.split(), **faults), 3, sentence, tmp_path)
 
 
@@ -95,7 +95,7 @@ def test_what_cannot_run_is_refused_in_one_line_by_all_ranks_on_a_fake_gpu(tmp_p
         ("hip", {"corrupt_ipc": 4096}, "host_staged", "rank 1 pushed to rank 0 has wrong bytes from offset 4096"),
     ],
 )
-def test_peers_use_the_first_way_that_holds_and_the_run_says_why_on_a_fake_gpu(tmp_path, vendor, faults, kind, why):
+def test_peers_use_the_first_memory_that_works_and_the_run_says_why_on_a_fake_gpu(tmp_path, vendor, faults, kind, why):
     done = on(tmp_path, "--device", vendor, vendor=vendor, **faults)
     assert done.returncode == 0, done.stderr
     result = run_of(tmp_path)
@@ -115,7 +115,7 @@ def test_a_driver_without_uncached_memory_gives_fine_grained_and_the_head_says_s
     assert run_of(tmp_path).run.memory["data"] == "hipExtMallocWithFlags fine_grained"
 
 
-def test_where_no_memory_is_shared_the_library_is_measured_alone_on_a_fake_gpu(tmp_path):
+def test_without_shared_memory_only_the_library_is_measured_on_a_fake_gpu(tmp_path):
     options = ("--device", "cuda", "--memory", "mapped", "--algorithm", "two_shot,library")
     done = launch(tmp_path / "results", *ONE, *options, "--lean", **fake_nccl.environment(gpu={"corrupt_ipc": 64}))
     assert done.returncode == 0, done.stderr
@@ -124,7 +124,7 @@ def test_where_no_memory_is_shared_the_library_is_measured_alone_on_a_fake_gpu(t
     assert status[("library", "plain")] == "ok"
 
 
-def test_ranks_that_share_a_gpu_are_told_apart_from_a_wire_on_a_fake_gpu(tmp_path):
+def test_the_table_says_that_ranks_share_a_gpu_on_a_fake_gpu(tmp_path):
     done = on(tmp_path, "--device", "cuda", "--ranks-share-gpus", count=1)
     assert done.returncode == 0, done.stderr
     assert run_of(tmp_path).cases[0].memory == "same_device"
@@ -133,7 +133,7 @@ def test_ranks_that_share_a_gpu_are_told_apart_from_a_wire_on_a_fake_gpu(tmp_pat
 
 @pytest.mark.parametrize("vendor", ["cuda", "hip"])
 def test_graphs_launch_both_ours_and_the_library_on_a_fake_gpu(tmp_path, vendor):
-    """Launched from a graph against launched from a stream would be no comparison."""
+    """A graph launch and a stream launch must not be compared."""
     options = ("--device", vendor, "-G", "1", "--algorithm", "two_shot,library", "--mode", "both", "-n", "3",
                "--max-time", "30")
     done = launch(tmp_path / "results", *ONE, *options, "--lean", **fake_nccl.environment(vendor=vendor))
@@ -146,8 +146,8 @@ def test_graphs_launch_both_ours_and_the_library_on_a_fake_gpu(tmp_path, vendor)
 
 @pytest.mark.parametrize("vendor", ["cuda", "hip"])
 @pytest.mark.parametrize("command", ["allgather", "reduce_scatter", "alltoall", "sendrecv"])
-def test_every_command_measures_ours_and_the_library_right_on_a_fake_gpu(tmp_path, command, vendor):
-    """Ours runs `registered` over IPC where buffers are not from NCCL's own allocator, which gives no handle."""
+def test_every_command_measures_ours_and_the_library_with_correct_results_on_a_fake_gpu(tmp_path, command, vendor):
+    """Our `registered` variant uses IPC. NCCL's own allocator gives no IPC handles, so `registered` cannot use it."""
     options = ("-b", "12K", "-e", "12K", "--mode", "isolated", "-n", "6", "--max-time", "30", "--lean",
                "--device", vendor)
     done = launch(tmp_path / "results", *options, command=command, **fake_nccl.environment(vendor=vendor))
@@ -164,7 +164,7 @@ def test_every_command_measures_ours_and_the_library_right_on_a_fake_gpu(tmp_pat
 
 
 @pytest.mark.parametrize(("vendor", "graph"), [("cuda", "0"), ("cuda", "1"), ("hip", "0")])
-def test_a_routed_all_to_all_is_right_beside_grouped_sends_on_a_fake_gpu(tmp_path, vendor, graph):
+def test_a_routed_all_to_all_and_grouped_sends_are_correct_on_a_fake_gpu(tmp_path, vendor, graph):
     options = ("--experts", "5", "--tokens", "30", "--hidden", "70", "--skew", "zipf:1", "-d", "bfloat16", "--mode",
                "both", "-n", "3", "--max-time", "60", "--lean", "--device", vendor, "-G", graph)
     done = launch(tmp_path / "results", *options, command="alltoall", **fake_nccl.environment(vendor=vendor))
@@ -178,7 +178,7 @@ def test_a_routed_all_to_all_is_right_beside_grouped_sends_on_a_fake_gpu(tmp_pat
     assert (("direct_pull", "registered", "isolated") in right) == (vendor == "hip")
 
 
-def test_registered_runs_over_ipc_with_an_nccl_that_has_no_allocator_and_graphs_on_a_fake_gpu(tmp_path):
+def test_registered_uses_ipc_if_nccl_has_no_allocator_with_graphs_on_a_fake_gpu(tmp_path):
     options = ("-b", "12K", "-e", "12K", "--mode", "both", "-n", "3", "--max-time", "60", "--lean",
                "--device", "cuda", "-G", "1", "--in-place", "--algorithm", "direct_pull,library")
     for command in ("allgather", "reduce_scatter"):
@@ -192,8 +192,8 @@ def test_registered_runs_over_ipc_with_an_nccl_that_has_no_allocator_and_graphs_
 
 
 @pytest.mark.parametrize("memory", ["auto", "host_staged"])
-def test_buffers_are_not_moved_to_the_host_for_the_sake_of_ours_on_a_fake_gpu(tmp_path, memory):
-    """A library on buffers in the host's memory would be slow, and no baseline."""
+def test_our_algorithms_do_not_move_the_librarys_buffers_to_the_host_on_a_fake_gpu(tmp_path, memory):
+    """With its buffers in host memory, the library would be slow and not a fair baseline."""
     options = ("--lean", "--device", "hip", "--memory", memory, "--algorithm", "direct_pull")
     environment = fake_gpu.environment(vendor="hip")
     done = launch(tmp_path / "results", *ONE[2:], *options, command="allgather", **environment)
@@ -210,7 +210,7 @@ def test_graphs_that_cannot_be_captured_are_refused_with_the_reason_on_a_fake_gp
 
 
 @pytest.mark.parametrize("launches", [300, 2000])
-def test_a_gpu_that_vanishes_ends_all_ranks_with_its_name_on_a_fake_gpu(tmp_path, launches):
+def test_a_gpu_that_vanishes_ends_all_ranks_and_is_named_on_a_fake_gpu(tmp_path, launches):
     done = on(tmp_path, "--device", "cuda", "-n", "24", vanish_after=launches)
     assert done.returncode == 1
     assert "wiretax: rank " in done.stderr
@@ -221,7 +221,7 @@ def test_a_gpu_that_vanishes_ends_all_ranks_with_its_name_on_a_fake_gpu(tmp_path
         assert not read(path).complete
 
 
-def test_a_rank_takes_the_gpu_that_no_other_has():
+def test_a_rank_uses_a_gpu_that_no_other_rank_uses():
     both = ["0000:41:00.0", "0000:61:00.0"]
     assert choose_gpus([both, both]) == both
     assert choose_gpus([[both[1]], [both[0]]]) == [both[1], both[0]]
@@ -233,7 +233,7 @@ def test_a_rank_takes_the_gpu_that_no_other_has():
 
 
 def test_ranks_that_see_one_gpu_each_use_both_on_a_fake_gpu(tmp_path):
-    """As Slurm shows them: each rank's own GPU is number 0, and nobody may ask about the other's."""
+    """As under Slurm, each rank sees only its own GPU, as number 0, and cannot query the other GPU."""
     environment = fake_gpu.environment()
     command = [sys.executable, "-m", "bench.allreduce", *ONE, "--lean", "--device", "cuda", "--out",
                str(tmp_path / "results")]
@@ -247,8 +247,8 @@ def test_ranks_that_see_one_gpu_each_use_both_on_a_fake_gpu(tmp_path):
 
 
 @pytest.mark.parametrize(("vendor", "call"), [("cuda", "cuMemGetAddressRange_v2"), ("hip", "ipcGetMemHandle")])
-def test_memory_that_can_have_no_handle_is_given_back_on_a_fake_gpu(vendor, call):
-    """A run that goes on through the host would have that much less room."""
+def test_memory_without_a_handle_is_freed_on_a_fake_gpu(vendor, call):
+    """Otherwise a run that continues over host memory would have less GPU memory."""
     program = """
 from kernels.devices.gpu import DeviceError, GpuDevice
 from kernels.devices.gpu_driver import visible_gpus
@@ -278,16 +278,16 @@ def loop_on_a_fake_gpu(name):
 
 
 @pytest.mark.alone
-def test_the_host_time_of_enqueuing_is_in_no_time_on_a_fake_gpu():
-    """An operation whose host side takes 20 ms is timed as its kernel alone, except in its first iteration."""
+def test_measured_times_exclude_the_hosts_enqueue_time_on_a_fake_gpu():
+    """Enqueuing takes 20 ms here. The measured time is the kernel's time alone, except in the first iteration."""
     report = loop_on_a_fake_gpu("slow_host")
     assert len(report["times_us"]) == 6
     assert statistics.median(report["times_us"]) < 15_000
 
 
 @pytest.mark.alone
-def test_more_than_a_stream_holds_goes_in_batches_on_a_fake_gpu():
-    """A full stream makes the host wait for a gate that the host has yet to open."""
+def test_more_launches_than_a_stream_holds_run_in_batches_on_a_fake_gpu():
+    """On a full stream, the host would wait for a gate that only the host can open."""
     report = loop_on_a_fake_gpu("many_iterations")
     assert len(report["times_us"]) == 600
     assert report["elapsed_s"] < 20
@@ -295,25 +295,25 @@ def test_more_than_a_stream_holds_goes_in_batches_on_a_fake_gpu():
 
 @pytest.mark.alone
 def test_a_program_longer_than_a_stream_needs_no_gate_on_a_fake_gpu():
-    """The soak's programs are: behind a gate the second would fill the stream. Its last launch is the watch's call."""
+    """A gate would let the soak's second program fill the stream. The watch's call is the program's last launch."""
     report = loop_on_a_fake_gpu("long_program")
     assert (report["calls"], report["iterations"]) == (700, 2100)
     assert report["elapsed_s"] < 20
 
 
-def test_a_graph_launches_a_librarys_call_as_it_does_ours_on_a_fake_gpu():
-    """Whatever a step enqueues is captured once, and is not enqueued again."""
+def test_a_graph_captures_a_library_call_once_on_a_fake_gpu():
+    """The graph holds the launches that a step enqueues; later iterations enqueue none again."""
     report = loop_on_a_fake_gpu("graph")
     assert report["enqueued"] == {"stream": 9, "graph": 1}
 
 
-def test_a_gate_that_gave_up_is_no_measurement_on_a_fake_gpu():
+def test_a_gate_that_times_out_ends_the_timed_loop_with_an_error_on_a_fake_gpu():
     sentence = "on GPU 0000:41:00.0, the timed loop fails: the stream was full before the host had filled it"
     assert loop_on_a_fake_gpu("late_host")["error"] == sentence
 
 
-def test_an_iteration_does_its_steps_in_order_and_stamps_them_on_a_fake_gpu():
-    """Isolated and chained; in a graph only the launches between two stamps are captured, and that once."""
+def test_an_iteration_runs_its_steps_in_order_and_stamps_them_on_a_fake_gpu():
+    """Isolated and chained. A graph captures only the launches between two stamps, and captures them once."""
     report = loop_on_a_fake_gpu("actions")
     begin, alone, chain = ["prepare", "meet"], ["consume"] * 2, ["operation", "consume"] * 2
     isolated = [*begin, "operation", "consume"]
@@ -323,21 +323,21 @@ def test_an_iteration_does_its_steps_in_order_and_stamps_them_on_a_fake_gpu():
                 "chained graph": captured[1]}
     for form, steps in expected.items():
         result = report[form]
-        # One checked iteration in the warm-up, two timed ones, one checked.
+        # One checked iteration in the warm-up, two timed iterations, one checked iteration.
         assert result["steps"] == [*steps, "check", *steps * 2, *steps, "check"], form
         assert (result["rows"], result["first"], result["rises"], result["iterations"]) == (2, 0, True, 5), form
 
 
-def test_what_runs_after_a_stop_is_no_measurement_on_a_fake_gpu():
+def test_iterations_after_a_stop_are_not_measured_on_a_fake_gpu():
     assert loop_on_a_fake_gpu("stopped") == {"rows": 1, "enqueued": 42}
 
 
 def test_the_watch_stays_at_the_launch_that_stopped_on_a_fake_gpu():
-    """Launches that the host has already enqueued run on, and would be blamed."""
+    """Launches that the host has already enqueued still run, and must not count as the stopped launch."""
     assert loop_on_a_fake_gpu("stopping_launch") == {"calls": 2, "iterations": 2}
 
 
-# What is real without a GPU.
+# Tests of the real CuPy, which need no GPU.
 
 
 @pytest.fixture
@@ -348,7 +348,7 @@ def real_cupy(monkeypatch):
     return gpu_driver.load_cupy()
 
 
-def test_the_real_cupy_without_a_driver_gives_a_sentence(real_cupy, monkeypatch):
+def test_the_real_cupy_without_a_driver_gives_one_sentence(real_cupy, monkeypatch):
     if Path("/dev/nvidiactl").exists():
         pytest.skip("there is a driver here")
     with pytest.raises(DeviceError, match="no GPU driver is here"):
@@ -358,8 +358,8 @@ def test_the_real_cupy_without_a_driver_gives_a_sentence(real_cupy, monkeypatch)
         gpu_driver.visible_gpus()
 
 
-def test_the_real_cupy_compiles_a_whole_cubin(real_cupy, tmp_path, monkeypatch):
-    """As test_kernels_compile finds it of every file; here it is the one that a device would load."""
+def test_the_real_cupy_compiles_a_complete_cubin(real_cupy, tmp_path, monkeypatch):
+    """test_kernels_compile checks every file's cubin; this test checks the cubin that a device would load."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     code = compile_kernel(real_cupy, "sm_120", "NVRTC", "allreduce_ring", {"WORLD": "2"}).read_bytes()
     headers, size, count = struct.unpack_from("<Q", code, 0x20)[0], *struct.unpack_from("<HH", code, 0x36)
@@ -368,13 +368,13 @@ def test_the_real_cupy_compiles_a_whole_cubin(real_cupy, tmp_path, monkeypatch):
     assert code[-1] == 0
 
 
-def test_each_architecture_has_a_binary_of_its_own(real_cupy, tmp_path, monkeypatch):
+def test_each_architecture_has_its_own_binary(real_cupy, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     ours = [compile_kernel(real_cupy, arch, "NVRTC", "allreduce_ring", {}) for arch in ("sm_90", "sm_120", "sm_90")]
     assert ours[0] == ours[2] != ours[1]
 
 
-def test_the_real_cupy_says_what_does_not_compile(real_cupy, tmp_path, monkeypatch):
+def test_the_real_cupy_names_the_kernel_that_does_not_compile(real_cupy, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(CompileError, match=r"cannot compile allreduce_ring\.cu for sm_120: .*Nonsense"):
         compile_kernel(real_cupy, "sm_120", "NVRTC", "allreduce_ring", {"ELEMENT": "Nonsense"})
@@ -404,7 +404,7 @@ Original error:
         (ModuleNotFoundError("No module named 'numpy'", name="numpy"), "CuPy cannot be imported: No module named"),
     ],
 )
-def test_a_cupy_that_cannot_be_imported_gives_a_sentence_of_a_recorded_complaint(monkeypatch, raised, sentence):
+def test_a_recorded_cupy_import_error_gives_one_sentence(monkeypatch, raised, sentence):
     def import_module(name):
         raise raised
 

@@ -1,6 +1,6 @@
 """Tests the doctor on recorded machines, with a fake NVML for the driver, and on the fake GPU.
 
-A user would suffer from a missing reason, from a guess shown as a fact, and from useless advice.
+The doctor must give the reason for each problem, must not show a guess as a fact, and must give useful advice.
 """
 
 import json
@@ -43,7 +43,7 @@ def nvml(monkeypatch):
 
 
 def only(sentences, *words):
-    """The only sentence with all these words."""
+    """Returns the only sentence with all these words."""
     sentences = list(sentences)
     matches = [sentence for sentence in sentences if all(word in sentence for word in words)]
     assert len(matches) == 1, sentences
@@ -83,7 +83,7 @@ def test_a_recorded_switch_with_acs_is_named_with_the_command_that_turns_it_off(
     sentence = only(problems(facts), "ACS")
     assert "0000:0b:00.0, 0000:0b:10.0" in sentence
     assert "setpci -s 0000:0b:00.0 ECAP_ACS+6.w=0000; setpci -s 0000:0b:10.0" in sentence
-    for port in ("0000:0b:00.0", "0000:0b:10.0"):  # SrcValid alone redirects nothing
+    for port in ("0000:0b:00.0", "0000:0b:10.0"):  # SrcValid alone does not redirect requests
         (root / f"sys/bus/pci/devices/{port}/config").write_bytes(with_acs(1))
     assert not [s for s in problems(examine(["0000:0d:01.0", "0000:11:01.0"])) if "ACS" in s]
 
@@ -257,7 +257,7 @@ def test_the_page_fits_and_the_summary_is_short_for_every_recorded_machine(tmp_p
         text = page(facts)
         assert max(map(len, text.splitlines())) <= 100, text
         assert 1 <= len(summary(facts)) <= 4
-        json.dumps(facts)  # as the head of a run stores it
+        json.dumps(facts)  # the head of a run stores the facts as JSON
 
 
 def test_without_a_gpu_it_names_the_places_searched_and_exits_with_3():
@@ -268,14 +268,14 @@ def test_without_a_gpu_it_names_the_places_searched_and_exits_with_3():
     assert not done.stderr
 
 
-def test_a_bad_option_is_one_sentence_and_2():
+def test_a_bad_option_gives_one_sentence_and_status_2():
     done = mpirun(2, "-m", "bench.doctor", "--format")
     assert done.returncode == 2
     assert done.stderr.count("bench.doctor:") == 1
 
 
 @pytest.mark.parametrize("vendor", ["cuda", "hip"])
-def test_every_directed_pair_is_copied_over_and_every_kind_of_memory_timed_on_a_fake_gpu(vendor):
+def test_copies_between_all_pairs_and_within_all_kinds_of_memory_are_timed_on_a_fake_gpu(vendor):
     done = mpirun(2, "-m", "bench.doctor", timeout_s=120, **environment(vendor=vendor))
     assert done.returncode == 0, done.stderr
     reads = re.findall(r"^(\d reads \d) .* mapped +(\S+) GB/s", done.stdout, re.MULTILINE)
@@ -326,7 +326,7 @@ def test_clocks_link_and_throttling_from_a_fake_nvml_and_from_amdgpu_s_files(tmp
     began = time.thread_time()
     for _ in range(100):
         link_facts("0000:03:00.0")
-    assert (time.thread_time() - began) / 100 < 2e-3  # of the CPU: half of it, and room for a busy machine
+    assert (time.thread_time() - began) / 100 < 2e-3  # CPU time: takes half of this limit on an idle machine
 
 
 def test_the_fake_nvml_has_the_functions_and_numbers_of_the_real_one(nvml):

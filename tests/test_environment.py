@@ -1,7 +1,7 @@
 """Tests the facts of a machine, on this machine and on recorded trees of /proc and /sys.
 
-A user would suffer from a wrong identity (a baseline compared with another machine), from names
-in a shared result file, and from a missing threat.
+A wrong identity would compare a baseline with another machine. A shared result file must not contain
+names, and the table must report every threat.
 """
 
 import os
@@ -71,7 +71,7 @@ def test_plain_values_are_kept(value):
 
 @pytest.mark.parametrize(
     "value", ["/opt/x", "a:b", "10.0.0.1", "fe80::1", "me@there", "a.b", "x" * 33, "a b", "a\nb"])
-def test_values_that_could_name_something_are_not(value):
+def test_values_that_could_be_names_are_replaced(value):
     assert scrub_value(value) == "<set>"
 
 
@@ -85,7 +85,7 @@ def test_command_line_keeps_its_meaning_without_its_paths():
         "--algorithm", "one_shot,library", "--plot=<path>", "<set>", "<set>", "-T", "2.5", "<path>"]
 
 
-def test_identities_follow_hardware_and_software_apart():
+def test_the_two_identities_follow_hardware_and_software():
     env = describe()
     other_kernel = {**env, "os.kernel": {**env["os.kernel"], "value": "1.0"}}
     other_cpu = {**env, "cpu.model": {**env["cpu.model"], "value": "another"}}
@@ -177,14 +177,14 @@ def test_empty_recorded_tree_leaves_facts_unknown(tmp_path, machine):
     [
         ([(0, [0]), (1, [4])], "Ranks 0 and 1 share a physical core (CPUs 0-4)"),
         ([(0, [0]), (1, [1])], None),
-        ([(0, [0, 4]), (1, [1, 5])], None),  # a core each, with both of its threads
+        ([(0, [0, 4]), (1, [1, 5])], None),  # each rank has both threads of one core
         ([(0, [0, 1, 4, 5]), (1, [0, 1, 4, 5])], None),  # not pinned
         ([(0, [1]), (2, [0]), (4, [5])], "Ranks 0 and 4 share a physical core (CPUs 1-5)"),
         ([(0, [0]), (1, [7])], None),
     ],
 )
 def test_ranks_on_one_core_of_a_recorded_tree_are_a_threat(tmp_path, ranks, sentence, machine):
-    """Two ranks on one core take twice the time, and no table would show the cause."""
+    """Two ranks on one core take twice the time, and the timings do not show the cause."""
     machine(write(tmp_path, {SIBLINGS.format(cpu): f"{cpu % 4},{cpu % 4 + 4}" for cpu in (0, 1, 4, 5)}))
     sentences = list(threats({}, ranks))
     assert len(sentences) == (1 if sentence else 0)

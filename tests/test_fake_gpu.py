@@ -1,5 +1,4 @@
-"""The software GPU that stands in for CuPy's does what CuPy's does: its interface against the real one, where that is
-installed, and its behaviour."""
+"""Tests the software GPU that replaces CuPy's: its behaviour, and its interface against the real CuPy if installed."""
 
 import inspect
 import json
@@ -37,18 +36,18 @@ def test_two_processes_reduce_through_each_others_memory_on_a_fake_gpu(vendor, c
     assert done.returncode == 0, done.stderr
 
 
-def test_stale_peer_memory_is_noticed_on_a_fake_gpu():
+def test_stale_peer_memory_is_detected_on_a_fake_gpu():
     done = mpirun(2, SCENARIOS, "one_shot", timeout_s=120, **environment(corrupt_ipc=0))
     assert done.returncode != 0
     assert "AssertionError" in done.stderr
 
 
-def test_refused_peer_access_is_the_drivers_refusal_on_a_fake_gpu():
+def test_refused_peer_access_gives_the_drivers_error_on_a_fake_gpu():
     done = mpirun(2, SCENARIOS, "one_shot", timeout_s=120, **environment(peer=0))
     assert "cudaErrorPeerAccessUnsupported" in done.stderr
 
 
-def test_what_a_gpu_faults_on_is_a_fault_on_a_fake_gpu():
+def test_invalid_accesses_are_faults_on_a_fake_gpu():
     done = run(SCENARIOS, "wild_pointers")
     assert done.returncode == 0, done.stderr
     assert run(SCENARIOS, "host_reads_device_memory").returncode == -11
@@ -80,7 +79,7 @@ def test_visible_devices_on_a_fake_gpu():
     assert "hipErrorNoDevice: no ROCm-capable device is detected" in seen({}, driver=0, vendor="hip")
 
 
-# ------------------------------------------------------------------------------------------------------- the contract
+# --------------------------------------------------------------------------------------------- the interface of CuPy
 
 INTERFACE = """
 import inspect, json, cupy
@@ -104,13 +103,13 @@ print(json.dumps(found))
 
 
 def documented_parameters(function):
-    """Of a compiled function, from the first line of its docstring: `malloc(size_t size) -> intptr_t`."""
+    """A compiled function's parameters, from its docstring's first line: `malloc(size_t size) -> intptr_t`."""
     match = re.match(r"[\w.]+\(([^)]*)\)", (function.__doc__ or "").strip())
     return None if match is None else [p.split("=")[0].split()[-1] for p in match[1].split(",") if p.strip()]
 
 
 @pytest.mark.skipif(find_spec("cupy") is None, reason="CuPy is not installed, so there is nothing to compare with")
-def test_every_name_of_the_fake_gpu_is_cupys_own_with_the_same_parameters_and_values():
+def test_every_name_of_the_fake_gpu_has_the_parameters_and_values_of_cupy():
     import cupy
 
     done = run("-c", INTERFACE)

@@ -1,5 +1,5 @@
-"""A rank fails, stalls, is stopped or killed, or the user interrupts: the other ranks end soon, one sentence names the
-rank and its place, the run keeps its blocks, and nothing is left behind."""
+"""Faults of a rank (error, stall, stop, kill) and interrupts by the user: the other ranks end soon, one sentence names
+the rank and its step, the run keeps its blocks, and no process, memory or file is left."""
 
 import json
 import random
@@ -20,11 +20,11 @@ from tests.launch import ROOT, count, few, mpirun
 
 @pytest.fixture
 def out(tmp_path):
-    """A results folder; afterwards no process that worked on it lives, and no shared memory of theirs is left."""
+    """A results folder. After the test, its processes must have ended and their shared memory must be gone."""
     before = orphans()
     yield tmp_path / "results"
     wait_for(lambda: not processes(tmp_path), 2.0)
-    wait_for(lambda: not orphans() - before, 2.0)  # other programs start and end meanwhile
+    wait_for(lambda: not orphans() - before, 2.0)  # ignores what other programs leave
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def out(tmp_path):
         (1, "plan", 1, 2, "step plan the cases"),
     ], 4),
 )
-def test_an_exception_on_one_rank_ends_all_with_one_sentence(out, rank, where, call, ranks, place):
+def test_an_exception_on_one_rank_ends_all_ranks_with_one_sentence(out, rank, where, call, ranks, place):
     options = ["--algorithm", "ring"]
     done, took_s = struck(out, rank, where, call, "raise", *options, ranks=ranks)
     assert re.search(rf"rank {rank} failed: {place}, epoch \d+: ValueError: struck", sentence(done))
@@ -65,7 +65,7 @@ def test_an_exception_in_the_links_probe_names_case_and_block(out):
         (0, "between", 9, 2, "ring", "case 0|link .*"),
     ], 3),
 )  # fmt: skip
-def test_a_rank_that_stalls_is_named_by_those_that_wait_for_it(out, rank, where, call, ranks, algorithm, place):
+def test_a_rank_that_stalls_is_named_by_the_waiting_ranks(out, rank, where, call, ranks, algorithm, place):
     done, took_s = struck(out, rank, where, call, "sleep", "--algorithm", algorithm, ranks=ranks)
     said = sentence(done)
     held_up = f"for {TIMEOUT_S} s and held the others up: ({place})"
@@ -78,7 +78,7 @@ def test_a_rank_that_stalls_is_named_by_those_that_wait_for_it(out, rank, where,
     few([(1, 40, 3, "ring", "isolated"), (1, 200, 2, "ring", "chained"), (0, 40, 2, "one_shot_push", "isolated")], 2),
 )
 def test_a_rank_that_stalls_in_a_kernel_is_named_with_its_epochs(out, rank, call, ranks, algorithm, mode):
-    # Around a ring each rank waits for its neighbour; still the one that sleeps is named.
+    # In a ring, each rank waits for its neighbour; the sentence must still name the sleeping rank.
     options = ["--algorithm", algorithm, "--mode", mode]
     done, took_s = struck(out, rank, "operation", call, "sleep", *options, ranks=ranks)
     said = sentence(done)
@@ -93,14 +93,14 @@ def test_a_rank_that_stalls_in_a_kernel_is_named_with_its_epochs(out, rank, call
     assert took_s < SOON_S
 
 
-def test_a_rank_that_stalls_over_the_results_has_ten_time_outs_and_the_run_stays_readable(out):
+def test_a_rank_may_spend_ten_time_outs_on_the_results_and_the_run_stays_readable(out):
     done, took_s = struck(out, 0, "results", 1, "sleep", "--algorithm", "ring", "-n", "10", "--timeout", "1")
     assert re.search(r"rank 0 did not go on for 10 s and held the others up: step results", sentence(done))
     assert 10 < took_s < 10 + SOON_S - TIMEOUT_S
     assert "INCOMPLETE" in show(out)
 
 
-# The place in the sentence for each fault. `stop:0` and `kill:0` hit rank 0 while it waits for the rank that strikes.
+# The sentence's place for each fault. `stop:0` and `kill:0` hit rank 0 while it waits for the rank that sends them.
 SPINNING = r"case 0 \(ring 16384 B isolated\), .*step (pilot|timed loop), the collective, epoch \d+"
 REDUCING = r"case 0 \(library 16384 B isolated\), .*step (pilot|timed loop), the collective, epoch [1-9]\d*"
 CHECKING = r"case 0 \(ring 16384 B isolated\), .*step (pilot|timed loop), check, epoch \d+"
@@ -114,7 +114,7 @@ STORING = r"case 0 \(ring 16384 B isolated\), block \d+, step store, epoch \d+"
         (1, "operation", 40, 0, 2, "library", REDUCING),
         (0, "store", 5, 0, 2, "ring", STORING),
         (0, "finish", 1, 0, 2, "ring", r"step finished, epoch \d+"),
-        (1, "plan", 1, 0, 2, "ring", r".*step .*, epoch \d+"),  # inside a collective of MPI
+        (1, "plan", 1, 0, 2, "ring", r".*step .*, epoch \d+"),  # rank 0 waits inside an MPI collective
         (1, "operation", 40, 0, 2, "ring", SPINNING),
     ], 4),
 )
@@ -131,28 +131,28 @@ def test_a_stopped_rank_is_named_with_its_last_epoch(out, rank, where, call, vic
         assert re.search(rf"stopped first: rank {victim}, case 0 .*, epoch \d+ \(was stopped for", show(out))
 
 
-def test_a_stopped_rank_leaves_with_the_others_though_nobody_kills_it(out):
-    """MPICH's launcher took the signal with which it ends such a rank for the exit status, once in some thirty runs."""
+def test_a_stopped_rank_that_is_not_killed_exits_with_the_others(out):
+    """MPICH's launcher kills a stopped rank and, in about 1 of 30 runs, reports that signal as the exit status."""
     done, took_s = struck(out, 1, "operation", 40, "stop:0", "--algorithm", "ring", ranks=3, spared=True)
     [said] = said_in(done)
     assert said.startswith(f"wiretax: rank 0 was stopped for {TIMEOUT_S} s"), said
-    assert took_s < TIMEOUT_S + LEFT_BEHIND_S  # sooner than the witness would kill it
+    assert took_s < TIMEOUT_S + LEFT_BEHIND_S  # sooner than the witness kills the rank
     assert re.search(r"stopped first: rank 0, case 0 .*, epoch \d+ \(was stopped for", show(out))
 
 
-def test_a_block_in_which_a_rank_was_stopped_is_not_kept(out):
-    """The others wait in MPI, without a time-out of their own, and all go on together when the rank is continued."""
+def test_a_block_with_a_stopped_rank_is_discarded(out):
+    """The other ranks wait in MPI, which has no time-out. After SIGCONT, all ranks continue and finish the block."""
     options = "-n", "12000", "--max-time", "100", "--algorithm", "library"
     done, _ = struck(out, 1, "operation", 4500, "stop:0", *options)
     assert "rank 0 was stopped" in sentence(done)
     [run] = out.glob("*.jsonl")
     means_us = [block["mean_us"] for block in map(json.loads, run.read_text().splitlines()) if block["kind"] == "block"]
     assert means_us
-    assert max(means_us) < 50 * min(means_us)  # with the stop in it, some 300 times
+    assert max(means_us) < 50 * min(means_us)  # a block with the stop takes about 300 times as long
 
 
-def test_a_rank_that_is_stopped_on_its_way_out_is_killed(out):
-    """mpirun would wait for it for ever, and no rank is left to say so."""
+def test_a_rank_that_is_stopped_during_exit_is_killed(out):
+    """Otherwise mpirun waits for the rank forever, and no other rank is left to report it."""
     done, took_s = struck(out, 0, "close", 1, "stop", "--algorithm", "ring", "-n", "10")
     assert done.returncode != 0
     assert took_s < SOON_S
@@ -160,7 +160,7 @@ def test_a_rank_that_is_stopped_on_its_way_out_is_killed(out):
 
 
 def test_a_stopped_rank_that_the_launcher_leaves_behind_is_killed(tmp_path):
-    """mpirun would wait for it for ever."""
+    """Otherwise mpirun waits for the rank forever."""
     folder = tmp_path / "run"
     folder.mkdir()
     sleeping = [sys.executable, "-c", "import time; time.sleep(100)"]
@@ -195,17 +195,17 @@ def test_a_killed_rank_leaves_a_readable_run_that_names_it(out, rank, where, cal
     assert done.returncode != 0
     assert took_s < SOON_S
     wait_for(lambda: not processes(out), 2.0)
-    if where == "map":  # nothing was measured yet
+    if where == "map":  # no block is measured yet
         assert not list(out.iterdir())
         return
     assert "INCOMPLETE: the run was cut off." in show(out)
-    # `show` writes 16 KiB for the sentence's 16384 B, and no phase.
+    # The sentence has 16384 B and the phase; `show` has 16 KiB and no phase.
     step = place.replace("16384 B", "16 KiB").replace(", the collective", "").replace(", check", "")
     assert re.search(rf"stopped first: rank {victim}, {step} \(ended without a word\)", show(out)), show(out)
 
 
 @pytest.mark.parametrize(PLACES, [KILLED[0], KILLED[2], KILLED[3]])
-def test_survivors_that_the_launcher_spares_say_who_was_killed(out, rank, where, call, victim, ranks, algorithm, place):
+def test_survivors_spared_by_the_launcher_name_the_killed_rank(out, rank, where, call, victim, ranks, algorithm, place):
     what = "kill" if rank == victim else f"kill:{victim}"
     done, took_s = struck(out, rank, where, call, what, "--algorithm", algorithm, ranks=ranks, spared=True)
     [said] = said_in(done)
@@ -214,8 +214,8 @@ def test_survivors_that_the_launcher_spares_say_who_was_killed(out, rank, where,
     assert took_s < SOON_S
 
 
-def test_an_error_of_mpi_s_because_a_rank_was_killed_is_not_taken_for_the_reason(out):
-    """MPI may tell a survivor before the witness has noted whose end came first."""
+def test_an_mpi_error_after_a_kill_is_not_reported_as_the_reason(out):
+    """MPI may report an error to a survivor before the witness has recorded the killed rank."""
     done, took_s = struck(out, 0, "between", 9, "lose:1", "--algorithm", "ring", spared=True)
     [said] = said_in(done)
     assert re.match("wiretax: rank 1 ended without a word: ", said), done.stderr
@@ -224,7 +224,7 @@ def test_an_error_of_mpi_s_because_a_rank_was_killed_is_not_taken_for_the_reason
     assert re.search(r"stopped first: rank 1, .* \(ended without a word\)", show(out))
 
 
-def test_a_run_does_without_its_witness(out):
+def test_a_run_completes_without_its_witness(out):
     run = Launch(out, "--algorithm", "ring", "-n", "10")
     wait_for(lambda: list(out.glob("*.flight/rank-1")))
     [witness] = wait_for(lambda: [pid for pid in processes(out) if "witness.py" in " ".join(cmdline(pid))])
@@ -244,9 +244,9 @@ def cmdline(pid):
 @pytest.mark.parametrize(("victims", "pause_s", "algorithm"), [
     ([1], TIMEOUT_S / 2, "ring"), ([0, 1], TIMEOUT_S + 1, "ring"), ([0, 1], TIMEOUT_S + 1, "one_shot_ll")])
 def test_ranks_that_are_stopped_and_continued(out, victims, pause_s, algorithm):
-    """One rank for less than the time-out, or all ranks for longer, as in a suspended job: the run goes on.
+    """The run continues if one rank stops for less than the time-out, or all ranks for longer, as in a suspended job.
 
-    The rank that is stopped last waits for the first one before its stop, and again after it is continued.
+    The last stopped rank waits for the first stopped rank before SIGSTOP, and again after SIGCONT.
     """
     run = Launch(out, "--algorithm", algorithm, "-n", "100000")
     wait_for(lambda: run.blocks() > 2)
@@ -284,7 +284,7 @@ def test_ranks_do_not_outlive_their_launcher(out):
     ("whom", "number"),
     [("mpirun", signal.SIGINT), ("group", signal.SIGINT), ("mpirun", signal.SIGTERM), ("rank 1", signal.SIGTERM)],
 )
-def test_an_interrupted_run_ends_within_two_seconds_and_keeps_what_was_measured(out, whom, number):
+def test_an_interrupted_run_ends_within_two_seconds_and_keeps_its_blocks(out, whom, number):
     run = Launch(out)
     wait_for(lambda: run.blocks() > 5)
     blocks, alive = run.blocks(), run.ranks()
@@ -297,7 +297,7 @@ def test_an_interrupted_run_ends_within_two_seconds_and_keeps_what_was_measured(
     assert "INCOMPLETE: " in show(out)
     assert run.blocks() >= blocks
     wait_for(lambda: not processes(out), 2.0)
-    if "INCOMPLETE: interrupted." in done.stdout:  # it had the time for its table
+    if "INCOMPLETE: interrupted." in done.stdout:  # the run had time to print its table
         assert not list(out.glob("*.flight"))
 
 
@@ -315,7 +315,7 @@ def test_an_interrupt_ends_ranks_that_wait_inside_the_mpi_library(out):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_end_while_compiling_leaves_nothing_behind(out, tmp_path, number):
+def test_a_run_that_ends_while_compiling_leaves_no_files(out, tmp_path, number):
     cache = tmp_path / "cache" / "wiretax"
     run = Launch(out, XDG_CACHE_HOME=str(cache.parent))
     wait_for(lambda: len(list(cache.glob("*.so"))) > 1)
@@ -327,11 +327,11 @@ def test_an_end_while_compiling_leaves_nothing_behind(out, tmp_path, number):
     assert "Traceback" not in done.stderr
     wait_for(lambda: not processes(tmp_path), 5.0)
     assert not list(out.glob("*.flight")) or list(out.glob("*.jsonl"))
-    # The next compile removes the file that a killed rank's compiler left.
+    # The compiler of a killed rank leaves a .part file; the next compile removes it.
     assert {path.suffix for path in cache.iterdir()} <= {".so", ".part"}
 
 
-def test_an_interrupt_before_anything_was_measured_says_nothing_of_python(out):
+def test_an_interrupt_before_the_first_block_prints_no_traceback(out):
     for delay_s in (0.15, 0.4):
         run = Launch(out)
         time.sleep(delay_s)
@@ -342,7 +342,7 @@ def test_an_interrupt_before_anything_was_measured_says_nothing_of_python(out):
         assert "Traceback" not in done.stderr
 
 
-def test_a_compiler_that_takes_longer_than_the_time_out_is_waited_for(out, tmp_path):
+def test_ranks_wait_for_a_compiler_that_takes_longer_than_the_time_out(out, tmp_path):
     compiler = tmp_path / "compiler"
     compiler.write_text('#!/bin/sh\ncase "$*" in *loop_cpu.cpp*) sleep 3;; esac\nexec c++ "$@"\n')
     compiler.chmod(0o755)
@@ -355,8 +355,8 @@ def test_a_compiler_that_takes_longer_than_the_time_out_is_waited_for(out, tmp_p
     assert "wiretax:" not in done.stderr
 
 
-def test_a_normal_end_leaves_the_run_and_nothing_else(out, tmp_path):
-    # The time-out is shorter than what rank 0 may need for the results while the others wait.
+def test_a_normal_end_leaves_only_the_files_of_the_run(out, tmp_path):
+    # Rank 0 may need longer than the time-out for the results, while the other ranks wait.
     cache = tmp_path / "cache"
     options = ["-n", "10", "--timeout", "1", "--out", str(out)]
     done = mpirun(2, "-m", "bench.allreduce", "-b", "16K", "-e", "16K", *options, XDG_CACHE_HOME=str(cache))

@@ -1,4 +1,4 @@
-"""Fits: known lines come back from runs, uncertain figures are marked, and records survive."""
+"""Tests the fits: they recover known lines from synthetic runs, mark uncertain figures, and store records."""
 
 import json
 import re
@@ -64,7 +64,7 @@ def has(estimate, truth):
     return estimate.low <= truth <= estimate.high
 
 
-def test_a_known_line_comes_back_in_each_state_of_the_link(six):
+def test_a_fit_recovers_a_known_line_in_each_state_of_the_link(six):
     """States of the link must not mix, and intervals must cover the truth."""
     fits = fits_of(six)
     assert len(fits) == 6
@@ -84,7 +84,7 @@ def test_a_known_line_comes_back_in_each_state_of_the_link(six):
         assert value == pytest.approx(alpha_us + 10, rel=0.02)
 
 
-def test_a_jump_makes_two_regimes_and_nothing_else_does(six):
+def test_only_a_jump_splits_a_fit_into_two_regimes(six):
     """One line over a protocol switch predicts wrong times near it."""
     fits = fits_of(six)
     first, second = named(fits, "MPICH 5.0.2").regimes
@@ -93,11 +93,11 @@ def test_a_jump_makes_two_regimes_and_nothing_else_does(six):
     assert has(second.beta_gb_s, 5 / 1.5)
     assert [len(fit.regimes) for fit in fits if fit.name != "MPICH 5.0.2"] == [1] * 4
     times_us = [predict_us(named(fits, "MPICH 5.0.2"), size)[0] for size in np.geomspace(8192, 4 << 20, 60)]
-    assert np.all(np.diff(times_us) > 0)  # nor does it dip between the two
+    assert np.all(np.diff(times_us) > 0)  # the times rise between the regimes, too
 
 
-def test_an_overtaking_algorithm_and_its_size(six):
-    """The size decides which algorithm to choose; a win of the library must not be invented."""
+def test_an_algorithm_that_overtakes_is_named_with_the_size(six):
+    """The best algorithm depends on the size, and the fit must not report a win that the library does not have."""
     pairs = [pair for pair in find_crossovers(fits_of(six)) if round(pair.link_rtt_ns or 0, -2) == 100]
     (over,) = [pair for pair in pairs if pair.size_bytes]
     assert (over.faster_below, over.faster_above) == ("two_shot", "ring")
@@ -115,7 +115,7 @@ def test_two_equal_algorithms_have_no_winner(tmp_path):
 
 @pytest.mark.parametrize(("count", "over", "says"), [
     (1, "this launch", "Intervals are of this launch alone"), (3, None, "Fewer than five launches have no intervals")])
-def test_few_launches_claim_no_interval_over_launches(count, over, says, tmp_path):
+def test_few_launches_give_no_interval_over_launches(count, over, says, tmp_path):
     """An interval over one launch's blocks must not pass for an interval over launches."""
     fits = fits_of(launches(tmp_path, count))
     printed = text(fits, find_crossovers(fits))
@@ -125,7 +125,7 @@ def test_few_launches_claim_no_interval_over_launches(count, over, says, tmp_pat
     assert over or not any(pair.faster_below or pair.faster_above for pair in find_crossovers(fits))
 
 
-def test_impossible_figures_are_words(tmp_path):
+def test_impossible_figures_are_shown_as_words(tmp_path):
     """A start-up cost below zero, an infinite bandwidth and a line through two points have no figures."""
     curves = {"two_shot": lambda size: size / 10e3 - 0.8, "ring": lambda size: 50, "one_shot_pull": lambda size: size}
     fits = fits_of(launches(tmp_path, 5, list(curves), lambda name, size, rtt: curves[name](size)))
@@ -143,7 +143,7 @@ def test_impossible_figures_are_words(tmp_path):
         predict_us(short[0], 16384)
 
 
-def test_records_come_back_and_newer_ones_are_refused(six, tmp_path):
+def test_records_are_read_back_and_newer_records_are_refused(six, tmp_path):
     """The next version must read stored fits, and refuse newer ones."""
     fits, path = fits_of(six), tmp_path / "fits.jsonl"
     write_fits(path, fits, find_crossovers(fits))
@@ -159,7 +159,7 @@ def test_records_come_back_and_newer_ones_are_refused(six, tmp_path):
         write_fits(tmp_path / "no" / "fits.jsonl", fits, [])
 
 
-def test_launches_of_different_things_are_refused(six, tmp_path, capsys):
+def test_launches_of_different_machines_or_software_are_refused(six, tmp_path, capsys):
     """A fit over two machines describes neither."""
     for field in ("machine_id", "software_id"):
         other = tmp_path / f"{field}.jsonl"
@@ -185,7 +185,7 @@ def test_the_command_prints_stores_and_draws(six, tmp_path, capsys):
     assert main(["fit", str(tmp_path / "none.jsonl")]) == 2
 
 
-def test_a_hostile_name_steers_nothing(tmp_path, capsys):
+def test_a_hostile_name_controls_no_output(tmp_path, capsys):
     """A run from a stranger must not move the cursor or break the picture."""
     (made,) = launches(tmp_path, 1, ["ring"])
     made.path.write_bytes(made.path.read_bytes().replace(b'"ring"', rb'"\u001b[2J$\\frac{<b>"'))

@@ -1,6 +1,6 @@
 """Flight records and the witness in a shared folder, on an old kernel and on a full disk.
 
-A good run ends well, a bad one says so once, and nobody else's files are touched.
+A good run ends with status 0, a bad run prints one sentence, and other users' files stay unchanged.
 """
 
 import os
@@ -35,7 +35,7 @@ def refused(out, what, *options):
 
 
 @on_x86_64
-def test_a_kernel_that_shows_the_witness_less_costs_a_good_run_nothing(out):
+def test_a_good_run_completes_on_a_kernel_that_shows_the_witness_less(out):
     done = refused(out, "pidfd", *SHORT).end(60)
     assert (done.returncode, done.stderr) == (0, "")
     wait_for(lambda: not processes(out), 2)
@@ -43,7 +43,7 @@ def test_a_kernel_that_shows_the_witness_less_costs_a_good_run_nothing(out):
 
 
 @on_x86_64
-def test_ranks_that_can_start_nothing_are_refused_with_one_sentence(out):
+def test_ranks_that_cannot_start_processes_are_refused_with_one_sentence(out):
     done = refused(out, "processes").end(60)
     assert done.returncode == 2
     assert re.fullmatch(r"bench\.allreduce: rank 0: cannot watch over the ranks in \S+\.flight: "
@@ -51,7 +51,7 @@ def test_ranks_that_can_start_nothing_are_refused_with_one_sentence(out):
     assert not list(out.iterdir())
 
 
-def test_what_a_link_in_a_shared_folder_leads_to_is_left_alone(tmp_path):
+def test_the_target_of_a_link_in_a_shared_folder_stays_unchanged(tmp_path):
     film, planted, own = (tmp_path / name for name in ("downloads", "run.samples", "own.samples"))
     for folder in (film, own):
         folder.mkdir()
@@ -63,7 +63,7 @@ def test_what_a_link_in_a_shared_folder_leads_to_is_left_alone(tmp_path):
     assert not list(own.iterdir())
 
 
-def test_no_other_user_can_put_anything_among_the_records(out):
+def test_no_other_user_can_write_to_the_folder_of_records(out):
     former = os.umask(0o002)
     try:
         run = Launch(out, *SHORT)
@@ -85,7 +85,7 @@ def test_a_record_is_never_written_through_a_link(tmp_path):
     assert mine.read_text() == "mine"
 
 
-def test_survivors_of_a_late_rank_speak_once_on_a_full_disk(tmp_path):
+def test_survivors_of_a_late_rank_print_one_sentence_on_a_full_disk(tmp_path):
     try:
         disk = Disk(tmp_path / "disk", 2 << 20)
     except OSError as error:
@@ -103,7 +103,7 @@ def test_survivors_of_a_late_rank_speak_once_on_a_full_disk(tmp_path):
         disk.close()
 
 
-def test_memory_that_still_had_its_name_goes_with_a_rank_that_is_killed(out):
+def test_named_shared_memory_of_a_killed_rank_is_removed(out):
     others = Path(f"/dev/shm/wiretax-1-{os.getpid()}-{'0' * 32}")
     others.touch()
     try:

@@ -1,4 +1,4 @@
-"""`bench.footprint`: a matmul beside the collective, and what each loses to the other."""
+"""Tests `bench.footprint`: a matmul beside the collective, and the time that each loses to the other."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def world_of(device: Any) -> Any:
 
 
 def product_is_right(device: Any) -> None:
-    """All items, each once, are the matmul that numpy knows."""
+    """Computes every item once and compares the product with numpy's."""
     width = device.facts.get("multiprocessors", background.CPU_WIDTH)
     memories, gemm = background._operands(world_of(device), width)
     items, gemm.items = gemm.items, 1
@@ -61,7 +61,7 @@ def product_is_right(device: Any) -> None:
 
 
 def waits(device: Any, timeout_ns: int) -> Any:
-    """Runs iterations of nothing but a wait of this length, on one rank."""
+    """Runs iterations that only wait for this time, on one rank."""
     kernels = device.loop_kernels()
     idle = Step(kernels.kernel("nothing"), Gate())
     wait = Step(kernels.kernel("come_late"), Arguments(timeout_ns=timeout_ns))
@@ -71,28 +71,28 @@ def waits(device: Any, timeout_ns: int) -> Any:
 
 
 def some_is_done_beside(device: Any) -> None:
-    """While a stream waits 40 ms, the matmul in the other one does something. Where it began too
-    late or did not last, its progress is nan, and the next iteration gets enough of it."""
+    """While one stream waits for 40 ms, the matmul makes progress in the other stream. The progress is
+    nan if the matmul starts too late or ends too early; the next iteration then enqueues enough of it."""
     matmul = StreamMatmul(world_of(device))
     stamps, progress = matmul.during(waits(device, 40_000_000), Counts(4, 12))
     assert (stamps.shape, progress.shape) == ((12, 4), (12,))
     assert np.nanmax(progress) > 0
 
 
-def test_it_is_a_matmul_on_a_cpu():
-    """Half a matmul would take half as long, and lose half as much."""
+def test_the_matmul_is_right_on_a_cpu():
+    """Half a matmul would take half the time and lose half as much."""
     product_is_right(CpuDevice())
 
 
 @pytest.mark.parametrize("vendor", ["cuda", "hip"])
-def test_it_is_the_same_matmul_on_a_gpu_in_software_in_a_stream_of_its_own(vendor):
+def test_the_matmul_is_right_in_its_own_stream_on_a_gpu_in_software(vendor):
     env = os.environ | fake_gpu.environment(vendor=vendor, sms=1)
     done = subprocess.run([sys.executable, "-c", PRODUCT], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_progress_is_what_was_done_within_a_span():
-    """From launch to launch it goes on evenly; spans that the launches do not cover are nan."""
+def test_progress_is_the_number_of_launches_within_a_span():
+    """Progress is linear between the ends of launches, and nan for spans that the launches do not cover."""
     ends = np.array([1000, 2000, 4000])
     spans = np.array([[1000, 2000], [1500, 3000], [2000, 2200], [900, 1500], [3000, 4001]])
     progress = launches_within(spans, ends)
@@ -101,9 +101,9 @@ def test_progress_is_what_was_done_within_a_span():
     assert np.isnan(launches_within(spans[:1], ends[:1])).all()
 
 
-def test_its_rate_is_that_of_a_whole_core_or_of_a_shared_one():
-    """Else what it loses would say nothing: on the core of a waiting rank it gets about half. The
-    warm-up is as long as numpy's threads, of another test's matmul, may go on spinning."""
+def test_a_matmul_on_a_shared_core_has_about_half_the_rate():
+    """Otherwise its loss would mean nothing. A waiting rank takes about half of its core. The warm-up is
+    as long as the numpy threads of another test's matmul may spin."""
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
         pytest.skip("one core")
@@ -121,15 +121,15 @@ def test_its_rate_is_that_of_a_whole_core_or_of_a_shared_one():
     assert 0.2 < rates[cpus[0]] / rates[cpus[1]] < 0.8
 
 
-def test_a_short_call_is_measured_in_a_chain_beside_it():
-    """A call of a microsecond would hardly meet an item of the matmul."""
+def test_a_short_call_is_measured_in_a_chain_beside_the_matmul():
+    """A call of one microsecond would rarely overlap with an item of the matmul."""
     axes = Axes({}, lambda size: [], mode=Footprint.mode)
     assert axes.modes(16 << 10) == ["chained"]
     assert axes.modes(1 << 20) == ["isolated"]
     assert Axes({}, lambda size: [], mode="both").modes(16 << 10) == ["isolated", "chained"]
 
 
-def test_a_rank_with_a_core_to_spare_has_it_beside_it(tmp_path):
+def test_a_rank_with_a_spare_core_runs_the_matmul_there(tmp_path):
     options = ("--sizes", "16K,2M", "--algorithm", "auto,library", "-n", "24", "--out", tmp_path)
     done = mpirun(1, "-m", "bench.footprint", *map(str, options))
     if len(os.sched_getaffinity(0)) < 2:
@@ -148,8 +148,8 @@ def test_a_rank_with_a_core_to_spare_has_it_beside_it(tmp_path):
     assert max(map(len, done.stdout.partition("note:")[2].partition("run:")[0].splitlines())) <= 80
 
 
-def test_without_a_core_to_spare_it_is_refused_once(tmp_path):
-    """On a rank's own core it would take turns with it, which is no footprint."""
+def test_without_a_spare_core_the_command_is_refused_once(tmp_path):
+    """On a rank's own core, the matmul and the rank would take turns, so the result would not be a footprint."""
     cpus = sorted(os.sched_getaffinity(0))
     try:
         os.sched_setaffinity(0, set(cpus[:2]))
@@ -162,7 +162,7 @@ def test_without_a_core_to_spare_it_is_refused_once(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_python_cannot_loop_beside_it(tmp_path):
+def test_python_dispatch_is_refused(tmp_path):
     done = mpirun(1, "-m", "bench.footprint", "--dispatch", "python", "--out", str(tmp_path))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "measured in the native loop: leave out --dispatch python" in done.stderr
@@ -181,7 +181,7 @@ def test_a_bad_command_line_is_refused_once(tmp_path, command, options, sentence
     assert sentence in done.stderr
 
 
-def test_another_collective_is_measured_beside_it(tmp_path):
+def test_another_collective_is_measured_beside_the_matmul(tmp_path):
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core")
     options = ("--collective", "all_gather", "--sizes", "2M", "-n", "12", "--lean")
@@ -207,11 +207,11 @@ def test_the_command_on_gpus_in_software(tmp_path, vendor):
     assert "on each GPU of 2" in " ".join(done.stdout.split())
 
 
-def test_what_is_lost_is_told_from_what_is_gained(tmp_path):
-    """A sign the wrong way round would sell the dearer one."""
+def test_losses_and_gains_have_opposite_signs(tmp_path):
+    """A wrong sign would recommend the slower algorithm."""
 
     def change(block: Block) -> Block:
-        if block.case % 2:  # the same case beside the matmul: three times as long, and that at half its rate
+        if block.case % 2:  # beside the matmul: the call takes three times as long, the matmul has half its rate
             block.time_us, block.total_us = 3 * block.time_us, 3 * (block.total_us or 0)
             block.matmul_gflop_s, block.matmul_alone_gflop_s = 30.0, 60.0
         return block
@@ -231,15 +231,15 @@ def test_what_is_lost_is_told_from_what_is_gained(tmp_path):
     assert "60.0 GFLOP/s a rank" in " ".join(render(result).split())
 
 
-def test_a_free_core_is_one_of_which_no_rank_has_any_part(tmp_path, machine):
-    """A matmul on the other thread of a rank's core is not beside it."""
+def test_no_rank_uses_any_thread_of_a_free_core(tmp_path, machine):
+    """A matmul on the second thread of a rank's core would slow the rank."""
     siblings = {0: "0,4", 4: "0,4", 1: "1,5", 5: "1,5", 2: "2", 3: "3"}
     machine(write(tmp_path, {placement.SIBLINGS.format(cpu): cores for cpu, cores in siblings.items()}))
     assert placement.cores([0, 1, 2, 4, 5]) == [[0, 4], [1, 5], [2]]
     assert placement.one_per_core([0, 1, 2, 4, 5]) == [0, 1, 2, 4, 5]
 
 
-def test_a_product_that_is_used_in_chains_is_refused(tmp_path):
+def test_a_chain_of_products_is_refused(tmp_path):
     done = mpirun(1, "-m", "bench.footprint", "-o", "prod", "-b", "16K", "-e", "16K", "--out", str(tmp_path))
     assert (done.returncode, done.stdout) == (3, "")
     assert "no case can be measured: a chain of products leaves every datatype's range" in done.stderr

@@ -1,5 +1,5 @@
-"""Run files come from strangers. Their strings must stay text in every output, their arrays must be
-numbers, and no file outside the run's own folder is read."""
+"""Users open run files from strangers. Their strings must stay text in every output, their arrays must be
+numbers, and the reports must read no file outside the run's folder."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def assert_harmless(text: str) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--long"], ["--format", "csv"], ["--format", "nccl-tests"]])
-def test_no_string_of_a_run_reaches_the_terminal_as_anything_but_text(run, options):
+def test_strings_of_a_run_reach_the_terminal_only_as_text(run, options):
     done = reports("show", run, *options)
     assert (done.returncode, done.stderr) == (0, b"")
     assert "alert(1)" in done.stdout.decode()
@@ -88,7 +88,7 @@ def test_a_picture_draws_a_name_without_markup_or_formulas(run, tmp_path):
 
 
 def test_no_string_of_a_run_is_active_in_the_output_of_the_gate(tmp_path):
-    """GitHub, a CI's page of tests and a browser show the output."""
+    """GitHub, a CI's test report and a browser show the output."""
     for seed in range(12):
         hostile_run(tmp_path / ("base", "new")[seed % 2], seed)
     done = reports("regress", "--baseline", "base", "--current", "new", "--markdown", "s.md", "--junit", "j.xml",
@@ -136,14 +136,14 @@ def test_samples_are_only_numbers_from_the_runs_own_folder(tmp_path, name):
 
 @pytest.mark.parametrize("shape", [5, "x", [1], {"arrival_skew_us": "soon"}, {"skew": 3}, {"beside": [1]},
                                    {"slots": 0}, {"pairs": [[0, 1, 2]]}])
-def test_an_invalid_shape_is_refused_in_a_sentence(tmp_path, shape):
+def test_an_invalid_shape_is_refused_in_one_sentence(tmp_path, shape):
     done = reports("show", hostile_run(tmp_path, shape=shape))
     assert done.returncode == 2
     assert b"Traceback" not in done.stderr
     assert done.stderr.count(b"\n") == 1
 
 
-def test_samples_are_read_unchanged_and_may_be_gone(tmp_path):
+def test_samples_are_read_unchanged_and_may_be_missing(tmp_path):
     path = hostile_run(tmp_path)
     result = read(path)
     rows = read_samples(result, result.cases[0])

@@ -67,7 +67,7 @@ def half_written(folder):
 
 
 def when(condition, act):
-    """Does `act` as soon as the condition is true, in the background."""
+    """Runs `act` in the background as soon as the condition is true."""
     def watch():
         late_s = time.monotonic() + 60
         while not condition() and time.monotonic() < late_s:
@@ -172,7 +172,7 @@ def test_a_campaign_reports_a_full_disk_once_and_keeps_its_launches(disk_of):
     words = ["--out", disk.mounted / "campaign", "--pairs", "4", *named(a=QUICK, b=QUICK)]
     command = disk.inside(sys.executable, "-m", "bench.campaign", *words)
     former: dict[str | None, bytes] = {}
-    for _ in range(2):  # the second continues until the disk is full
+    for _ in range(2):  # the second campaign continues until the disk is full
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 2, done.stderr
         assert done.stderr.count(FULL) == 1

@@ -1,4 +1,4 @@
-"""The fused kernels: right, the same on all ranks, and to the bit what compute and then a collective give."""
+"""Tests the fused kernels: correct, equal on all ranks, and bit-identical to compute followed by a collective."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from tests.launch import count, mpirun
 
 @pytest.mark.beside
 @pytest.mark.parametrize(("ranks", "examples"), [(1, 20), (2, 60), (3, 30)])
-def test_every_element_is_right_and_has_the_bits_of_two_launches(ranks, examples):
+def test_every_element_is_correct_and_bit_identical_to_two_launches(ranks, examples):
     examples = count(examples)
     done = mpirun(ranks, "tests/fused_ranks.py", str(examples), str(ranks))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -26,7 +26,7 @@ def test_every_element_is_right_and_has_the_bits_of_two_launches(ranks, examples
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_the_bounds_let_nothing_pass_that_a_wrong_norm_would_give(name):
+def test_the_bounds_reject_a_wrong_norm(name):
     datatype, draw = DATATYPES[name], np.random.default_rng(1)
     values = datatype.decode(drawn(draw, datatype, (3, 4, 200), "plain"))
     weight = datatype.decode(datatype.encode(draw.normal(size=200)))
@@ -45,7 +45,7 @@ def test_the_bounds_let_nothing_pass_that_a_wrong_norm_would_give(name):
     assert "normed" in (found(kept, (kept[:, :-16] ** 2).sum(-1, keepdims=True)) or ""), "16 elements not added"
 
 
-def test_the_bounds_let_nothing_pass_that_a_wrong_product_would_give():
+def test_the_bounds_reject_a_wrong_product():
     datatype, draw = DATATYPES["bfloat16"], np.random.default_rng(1)
     weights, given = draw.integers(-127, 128, (2, 64, 64)).astype(float), draw.integers(1, 4, (2, 3, 64)).astype(float)
     scales = np.full((2, 64), 0.5)
@@ -55,7 +55,7 @@ def test_the_bounds_let_nothing_pass_that_a_wrong_product_would_give():
     assert wrong_of_gemv(datatype, weights, scales, given, exact * 2)
 
 
-def test_what_does_not_fit_is_one_sentence():
+def test_sizes_that_do_not_fit_give_one_sentence():
     world = cast(Any, SimpleNamespace(communicator=SimpleNamespace(size=2), peers=None,
                                       device=SimpleNamespace(most_chunk_bytes=1 << 30)))
     common: dict[str, Any] = {"datatype": DATATYPES["float32"], "redop": "sum", "send": 0, "receive": 0}
@@ -73,7 +73,7 @@ def test_what_does_not_fit_is_one_sentence():
 
 
 @pytest.mark.parametrize("output", ["int8", "fp8"])
-def test_every_form_is_measured_with_codes_written_too(tmp_path, output):
+def test_every_form_is_measured_with_quantised_output(tmp_path, output):
     done = mpirun(2, "-m", "bench.allreduce_rmsnorm", "--hidden", "256", "--tokens", "4", "--output", output,
                   "-n", "12", "--max-time", "100", "--lean", "--out", str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
@@ -87,7 +87,7 @@ def test_every_form_is_measured_with_codes_written_too(tmp_path, output):
             assert case.status == "ok", case.reason
 
 
-def test_codes_are_asked_for_of_whole_packs_alone():
+def test_quantised_output_requires_whole_packs():
     done = mpirun(2, "-m", "bench.allreduce_rmsnorm", "--hidden", "100", "--output", "int8")
     assert (done.returncode, done.stdout, done.stderr) == (
         2, "", "bench.allreduce_rmsnorm: --output quantises 64 elements at a time, which do not divide 100\n")
@@ -95,11 +95,11 @@ def test_codes_are_asked_for_of_whole_packs_alone():
 
 @pytest.mark.parametrize(("near_peers", "build", "takes"), [
     (True, Build(), {100.0: ("fused", False), 500.0: ("fused+nt", True)}),
-    (True, Build(stream_slab=True), {}),  # asked for
+    (True, Build(stream_slab=True), {}),  # the build is requested
     (False, Build(), {}),
 ])
-def test_on_a_cpu_a_form_follows_the_link_unless_a_build_is_asked_for(near_peers, build, takes):
-    """While the link was slow a form of plain stores would be held against others that go around the caches."""
+def test_on_a_cpu_a_form_follows_the_link_unless_a_build_is_requested(near_peers, build, takes):
+    """Otherwise, on a slow link, a form with plain stores would be compared with forms that bypass the caches."""
     def bind(world: Any, case: Case) -> Operation:
         return Operation(cast(Any, case.build), lambda: None)
 

@@ -1,5 +1,5 @@
-"""The commands of compute and communication together, as their users meet them: what they refuse, and how; and a small
-real run of each, whose results are right, and whose table comes back from its file."""
+"""The commands that combine compute and communication: bad input and its error messages, and a small real run of each
+command, with correct results and a table that `show` reproduces from the run's file."""
 
 import csv
 import os
@@ -28,7 +28,7 @@ COUNTED = tuple(name for name in COMMANDS if name != "decode")
 MODEL = r"argument --model: unknown model 'llama-3\.1-71b': did you mean llama-3\.1-70b\?"
 SCALE = "is not a fraction such as 1/64, above 0 and at most 1"
 
-# Which commands, what is wrong, and what is said of it.
+# The commands, their bad options, and the error message.
 BAD = [
     (COMMANDS, "--model llama-3.1-71b", MODEL),
     (COMMANDS, "-d int32", "unknown datatype 'int32': did you mean float32"),
@@ -62,12 +62,12 @@ BAD = [
 
 
 class Ended(BaseException):
-    """In the place of a process that would have ended."""
+    """Raised instead of ending the process."""
 
 
 @pytest.fixture
 def ended(monkeypatch):
-    """The statuses with which the process would have ended, as one of two ranks."""
+    """Collects the exit statuses of this process, which runs as one of two ranks."""
     found = []
 
     def end(status):
@@ -80,8 +80,8 @@ def ended(monkeypatch):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_bad_input_is_one_sentence_of_one_rank(command, ended, monkeypatch, capfd):
-    """A typing error would end in a traceback, in as many sentences as there are ranks, or in a run nobody meant."""
+def test_each_bad_input_gives_one_sentence_from_rank_0(command, ended, monkeypatch, capfd):
+    """A typing error must not end in a traceback, in one message per rank, or in an unintended run."""
     its = [(options, sentence) for commands, options, sentence in BAD if command in commands]
     assert len(its) > 7
     for rank in "01":
@@ -97,13 +97,13 @@ def test_each_bad_input_is_one_sentence_of_one_rank(command, ended, monkeypatch,
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_started_alone_it_names_mpirun_at_once_and_leaves_nothing(command, tmp_path):
-    """The newcomer's first try."""
+def test_a_command_without_mpirun_names_mpirun_and_writes_nothing(command, tmp_path):
+    """New users often start a command without mpirun."""
     environment = {name: value for name, value in os.environ.items() if "PMI" not in name}
     begun_s = time.monotonic()
     done = subprocess.run([sys.executable, "-m", f"bench.{command}", "--out", str(tmp_path / "results")], cwd=ROOT,
                           capture_output=True, text=True, timeout=30, env=environment)
-    assert time.monotonic() - begun_s < 5  # half a second on a machine of its own
+    assert time.monotonic() - begun_s < 5  # takes 0.5 s on an idle machine
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(rf"bench\.{command}: [^\n]*mpirun -n 2 python -m bench\.{command}\n", done.stderr)
     assert not list(tmp_path.iterdir())
@@ -117,7 +117,7 @@ def test_started_alone_it_names_mpirun_at_once_and_leaves_nothing(command, tmp_p
     (2, "allgather_gemm -d bfloat16", 3, "a CPU multiplies float32 only, not bfloat16"),
     (2, "gemv_allreduce -G 1", 3, "-G: the cpu device has no graphs"),
 ])
-def test_what_this_machine_cannot_do_is_said_once_for_all_ranks(tmp_path, ranks, command, status, sentence):
+def test_an_option_this_machine_cannot_run_is_refused_once(tmp_path, ranks, command, status, sentence):
     done = mpirun(ranks, "-m", *f"bench.{command}".split(), "--out", str(tmp_path), timeout_s=60)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1), done.stderr
     assert done.stderr.startswith(f"bench.{command.split()[0]}: ")
@@ -132,8 +132,8 @@ main("decode")
 """
 
 
-def test_a_step_that_is_off_is_a_wrong_result_and_is_not_timed(tmp_path):
-    """No rounding of 16 bits is within this bound."""
+def test_a_step_with_a_wrong_result_is_reported_and_not_timed(tmp_path):
+    """STRICT sets a tolerance below the rounding error of 16-bit types."""
     done = mpirun(2, "-c", STRICT, *SMALL, "--slots", "1", "--out", str(tmp_path), timeout_s=60)
     assert (done.returncode, done.stdout) == (1, "")
     off = (r"tensor_parallel 8192 B is off by [\d.e-]+ of its result's root mean square, so it is "
@@ -151,7 +151,7 @@ RUNS = {
     "decode": [*SMALL, "--slots", "2", "-n", "12", "--max-time", "100"],
     "prefill": [*SMALL, "--tokens", "16", "--layers", "2", "-n", "12", "--max-time", "100"],
 }
-AFTER = {"one_shot_pull", "library"}  # of a small message on a CPU, which leaves out what nobody takes there
+AFTER = {"one_shot_pull", "library"}  # on a CPU, small messages have only these
 FORMS = {
     "allreduce_rmsnorm": {"fused", *(f"then_{name}" for name in AFTER)},
     "gemv_allreduce": {"fused", *(f"then_{name}" for name in AFTER - {"library"})},  # MPICH has no bfloat16
@@ -164,8 +164,8 @@ APART = {"decode": {"pipeline_parallel", "one_rank"}, "prefill": {"pipeline_para
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_small_run_is_right_and_its_exposed_times_are_those_of_its_blocks(command, tmp_path):
-    """Who reads `exposed` would read another difference than was measured."""
+def test_a_small_run_is_correct_and_its_exposed_times_follow_from_its_blocks(command, tmp_path):
+    """`exposed` must be the measured difference to the compute alone."""
     as_csv = command == "allreduce_rmsnorm"
     done = mpirun(2, "-m", f"bench.{command}", *RUNS[command], "--lean", "--out", str(tmp_path),
                   *(["--format", "csv"] if as_csv else []), timeout_s=90)
@@ -181,7 +181,7 @@ def test_a_small_run_is_right_and_its_exposed_times_are_those_of_its_blocks(comm
     states = find_states(result.blocks)
     costs, held = costs_in(result.blocks, states.of_block, states.longest), 0
     alone = {work_of(case): case for case in measured if case.algorithm == COMPUTE}
-    # Nothing is summed by the compute alone; prefill's pipeline hands less on than all, and was checked before.
+    # Compute alone has no collective to check. Prefill's pipeline sends only a part, and is checked before timing.
     unchecked = {COMPUTE, "pipeline_parallel"} if command == "prefill" else {COMPUTE}
     for case in measured:
         assert case.n_wrong == (None if case.algorithm in unchecked else 0), case.algorithm
@@ -214,13 +214,13 @@ def test_a_small_run_is_right_and_its_exposed_times_are_those_of_its_blocks(comm
         assert (shown.returncode, shown.stdout) == (0, table)
 
 
-def test_a_run_that_was_killed_in_the_middle_can_be_read(tmp_path):
+def test_a_run_that_was_killed_stays_readable(tmp_path):
     command = [str(MPIRUN), "-n", "2", sys.executable, "-m", "bench.gemv_allreduce", *SMALL, "--algorithm",
                "fused", "--max-time", "60", "--lean", "--out", str(tmp_path)]
     run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                            start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
     try:
-        # Seven rounds of six cases: in two, no block of a case may lie in the link's longest state.
+        # Wait for seven rounds of six cases: after two, a case may have no block in the link's longest state.
         for _ in range(400):
             if sum(path.read_bytes().count(b'"kind":"block"') for path in tmp_path.glob("*.jsonl")) > 42:
                 break

@@ -1,4 +1,4 @@
-"""A stranger's file is at worst refused: some seconds of the fuzzer, and that it sees what it looks for."""
+"""Runs the fuzzer of the reports for some seconds, and checks that it detects each kind of failure."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from tests.launch import ROOT
 SECONDS, SEED = 15, 8
 
 
-def test_damaged_files_are_refused_in_a_sentence():
+def test_damaged_files_are_refused_in_one_sentence():
     command = [sys.executable, "-m", "tests.fuzz_reports", str(SECONDS), str(SEED)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -55,7 +55,7 @@ def refuse(argv):
 @pytest.mark.parametrize(("does", "seen"), [
     (fail, "ValueError: x"), (hang, "out of time"), (sleep, "out of time"), (swell, "MemoryError"), (warn, "says"),
     (mumble, "says 0 sentences"), (lambda argv: 7, "status 7"), (refuse, None), (lambda argv: 0, None)])
-def test_the_fuzzer_sees_what_it_looks_for(tmp_path: Path, monkeypatch, does, seen):
+def test_the_fuzzer_detects_each_kind_of_failure(tmp_path: Path, monkeypatch, does, seen):
     monkeypatch.setattr("reports.__main__.main", does)
     monkeypatch.setattr(fuzz_reports, "MOST_CPU_S", 1)
     monkeypatch.setattr(fuzz_reports, "MOST_WALL_S", 1 if does is sleep else 30)

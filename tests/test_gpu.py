@@ -1,7 +1,7 @@
-"""The correctness suite on one GPU, without a wire: all ranks in one launch, and two processes that share the GPU, over
-its own memory by IPC and over the host's. And over two GPUs, where there are two.
+"""The correctness suite on one GPU: all ranks in one launch, and two processes that share the GPU, over GPU memory by
+IPC and over host memory. With two GPUs, it also runs one process per GPU.
 
-`make test-gpu` runs it on the GPU that is here; `make test` runs the same, with fewer examples, on one in software.
+`make test-gpu` runs the suite on this machine's GPU; `make test` runs it with fewer examples on the software GPU.
 """
 
 import json
@@ -17,7 +17,7 @@ from tests.broken_kernels import tree
 from tests.fake_gpu import environment
 from tests.launch import ROOT, count, mpirun
 
-WITHOUT_LIBRARY = {"FAKE_NCCL_BINDING": "none"}  # which has its own tests
+WITHOUT_LIBRARY = {"FAKE_NCCL_BINDING": "none"}  # NCCL has its own tests
 
 
 def fake(vendor, **faults):
@@ -41,7 +41,7 @@ def assert_right(done, examples, ranks):
 
 
 def stress(device, launches, seed, *settings, tree=ROOT, **variables):
-    # -m: a fake GPU sets PYTHONPATH to the project, and a broken tree has to come before it.
+    # -m puts the broken tree before PYTHONPATH, which a fake GPU sets to the project.
     command = ("-m", "tests.stress_ranks", str(launches), str(seed), f"device={device}", *settings)
     done = mpirun(2, *command, timeout_s=300, tree=tree, **variables)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -75,7 +75,7 @@ def test_two_processes_are_right_on_a_fake_gpu(memory, vendor, gpus):
 
 @pytest.mark.parametrize("vendor", ["cuda", "hip"])
 def test_tokens_reach_their_experts_and_come_back_on_a_fake_gpu(vendor):
-    """Blocks of a launch do not wait for each other, and one that is ahead would spoil what another has yet to read."""
+    """Blocks of a launch do not wait for each other: a fast block must not overwrite data that others still read."""
     examples = count(18)
     assert_right(by_processes(vendor, "auto", examples, 1, program="routed", **fake(vendor, sms=6)), examples, 2)
 
@@ -89,7 +89,7 @@ def test_tokens_reach_their_experts_and_come_back():
     ("cuda", 4, "allreduce_rmsnorm"), ("hip", 64, "allreduce_rmsnorm"), ("hip", 4, "gemv_allreduce"),
     ("cuda", 64, "gemv_allreduce")])
 def test_fused_kernels_are_right_on_a_fake_gpu(vendor, threads, kernel):
-    """Blocks of a part of a wave, and of two waves, each with a sum of its own."""
+    """Thread blocks smaller than a wave, and of two waves that each compute a sum."""
     gpu, examples = fake(vendor, sms=4, threads=threads), count(36)
     found = by_processes(vendor, "auto", examples, threads, kernel, program="fused", **gpu)
     assert_right(found, examples, 2)
@@ -137,7 +137,7 @@ CONTROLS = pytest.mark.parametrize("patch", ["without the wait", "without the ep
 
 
 def finds_wrong_elements(device, broken, **variables):
-    """Whether a stress run over these kernels finds something wrong; chance decides how soon."""
+    """Whether stress runs with these kernels find wrong elements; how soon they do is random."""
     settings = "timeout_s=2", "one_shot_push", "two_shot"
     return any(stress(device, 1000, seed, *settings, tree=broken, **variables)["wrong_elements"]
                for seed in range(1, 9))
@@ -155,7 +155,7 @@ def test_without_a_part_of_the_protocol_results_are_wrong(patch, tmp_path):
 
 
 @pytest.mark.gpu
-def test_a_run_is_left_that_says_what_it_ran_on():
+def test_a_run_file_is_written():
     arguments = ["-b", "16K", "-e", "1M", "-f", "4", "--max-time", "45", "--ranks-share-gpus"]
     done = mpirun(2, "-m", "bench.allreduce", "--device", vendor_here(), *arguments)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -32,8 +32,8 @@ def run_id(number: int) -> str:
 
 def write(folder: Path, number: int, scale: Callable[[Any], float] = lambda block: 1.0,
           head: dict[str, Any] | None = None, **options: Any) -> Path:
-    """One night's run of four cases; `scale` gives the factor on a block's times, `head` replaces fields of the first
-    line."""
+    """Writes one night's run of four cases; `scale` gives the factor on a block's times, `head` replaces fields of the
+    first line."""
     noise = float(np.exp(np.random.default_rng(number).normal(0, 0.015)))
 
     def change(block: Any) -> Any:
@@ -92,7 +92,7 @@ def test_a_regression_is_one_alarm_that_names_its_cases_and_what_else_changed(st
     assert "worse 3, better 0, no change 1, too few runs 0" in text
 
 
-def test_a_change_that_was_taken_back_is_two_alarms(store):
+def test_a_change_and_its_revert_are_two_alarms(store):
     """An average would hide a slow week in the middle."""
     history = load(store)
     events = find_events(history)
@@ -108,7 +108,7 @@ def test_a_change_that_was_taken_back_is_two_alarms(store):
 
 
 def test_the_picture_says_worse_and_better_in_words(store, tmp_path, capsys):
-    """Readers who cannot distinguish the colours need the direction."""
+    """Readers with impaired colour vision need the direction in words."""
     history_text(store, capsys, "--plot", str(tmp_path / "history.svg"))
     drawn = (tmp_path / "history.svg").read_text()
     assert {"worse", "better"} <= set(re.findall(r">(worse|better) [+-]\d+\.\d%<", drawn))
@@ -146,7 +146,7 @@ def test_names_that_differ_at_their_ends_are_not_cut(tmp_path, capsys):
         assert f"\n      {size} two_shot_of_all_the_ranks_of_a_host\n" in text
 
 
-def test_another_state_of_the_link_another_machine_and_more_ranks_are_other_series(tmp_path, capsys):
+def test_link_state_machine_and_number_of_ranks_separate_the_series(tmp_path, capsys):
     """Other cores or another machine must not look like a regression."""
     for number in range(60):
         write(tmp_path, number, fast_rounds=range(6) if number < 24 else (),

@@ -1,5 +1,4 @@
-"""What the host path costs: a launch from Python, a block put on disk, a run read back. Watched, not judged: no limit
-here."""
+"""Times the host path: launching from Python, storing a block, reading a run. The times have no limits here."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Keeps the core (bench, collectives, kernels) easy to live in: sizes, imports, names and prose.
+"""Checks the sizes, imports, names and prose of the core (bench, collectives, kernels) and reports.
 
 `python -m tests.prose` prints the figures for prose and names.
 """
@@ -33,10 +33,10 @@ MOST_DEVICE_BRANCHES = 8
 MOST_FORMS_PER_THOUSAND_WORDS = 3
 MOST_BINDINGS_OF_A_BANNED_NAME = 10
 
-# The rooms of reports, each of which may import those before it.
+# The rooms of reports. Each room may import the rooms before it.
 REPORTS = ("reports.store", "reports.imports", "reports.tables", "reports.verdicts",
            "reports.trends", "reports.advice", "reports.site", "reports.calibration")
-# The rooms that each room may import besides itself. A module belongs to the room with the longest
+# The other rooms that each room may import. A module belongs to the room with the longest
 # matching name: collectives/library is part of "collectives", the commands bench/*.py of "bench".
 BELOW = {
     "kernels": (),
@@ -67,10 +67,10 @@ OURS = (*PACKAGES, "tests")
 DEVICE_CLASSES = {"CpuDevice", "GpuDevice"}
 DEVICE_NAMES = {"cpu", "cuda", "hip"}
 COMPILERS = {"compile", "compile_kernel", "bind_kernel"}
-# Structures that no file of ours defines in C++: NCCL's header is not compiled here.
+# Structures without a definition in our C++ files: NCCL's header is not compiled here.
 FOREIGN_STRUCTURES = {"UniqueId"}
 
-# As `python -m bench.allreduce --help` in a process that can then look at its own modules.
+# Runs `python -m bench.allreduce --help` and prints the modules that the process has loaded.
 LOADED_MODULES = """
 import runpy, sys
 sys.argv = ["bench.allreduce", "--help"]
@@ -181,7 +181,7 @@ def test_imports_form_no_circle():
         pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
-def test_mpi_has_one_door():
+def test_one_module_imports_mpi():
     doors = [path.as_posix() for path in files(*PACKAGES)
              if "mpi4py" in {name.split(".")[0] for name in imported(parsed(path))}]
     assert doors == ["collectives/communicator.py"]
@@ -194,7 +194,7 @@ def test_no_module_imports_a_gpu_library_at_its_top():
         assert not names & {"cupy", "cupyx", "cuda", "pynvml", "nccl"}, path
 
 
-def test_platforms_differ_in_one_file():
+def test_only_one_file_has_conditions_for_platforms():
     for path in files("kernels", suffixes=(".cu", ".h")):
         source = (ROOT / path).read_text()
         conditions = [line for line in source.splitlines()
@@ -228,7 +228,7 @@ def test_functions_have_few_parameters():
 
 
 def asks_for_device(node: ast.AST) -> bool:
-    """Whether an expression compares a device's name, or asks for its class."""
+    """Whether an expression compares a device's name or tests a device's class."""
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
         names = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
         return bool(names & DEVICE_CLASSES)
@@ -242,7 +242,7 @@ def asks_for_device(node: ast.AST) -> bool:
     return any(isinstance(side, ast.Constant) and side.value in DEVICE_NAMES for side in sides)
 
 
-def test_few_branches_ask_for_the_kind_of_device():
+def test_few_branches_depend_on_the_kind_of_device():
     branches = []
     for path in files("bench", "collectives"):
         nodes = list(ast.walk(parsed(path)))
@@ -282,7 +282,7 @@ def structures_of_the_core() -> set[type[ctypes.Structure]]:
 
 
 def with_nested(structure: type) -> Iterator[type]:
-    """A structure and those in its fields, which the checks of its layout cover."""
+    """A structure and the structures in its fields, which the layout checks cover."""
     yield structure
     for _, field, *_ in getattr(structure, "_fields_", ()):
         while hasattr(field, "_length_"):

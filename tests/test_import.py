@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - refused logs keep their lines
-"""The command `import`: real logs, what surrounds their lines, bad input, and what never reaches a file or a terminal."""
+"""Tests the command `import`: real logs, noise around their lines, bad input, private names and hostile strings."""
 
 import json
 import os
@@ -30,13 +30,13 @@ def put(path, content):
 
 
 def imported(folder, *files, status=0):
-    """The run files of the logs, in order."""
+    """Imports the logs and returns their run files in order."""
     assert main(["import", *map(str, files), "--out", str(folder)]) == status
     return sorted(folder.glob("*.jsonl"), key=lambda path: int(path.stem.rpartition("-")[2]))
 
 
 def refused(tmp_path, capsys, path):
-    """The one sentence that a file is refused with."""
+    """Imports a bad file and returns the one sentence of the error."""
     assert imported(tmp_path / "out", path, status=2) == []
     out, err = capsys.readouterr()
     assert out == ""
@@ -48,7 +48,7 @@ def refused(tmp_path, capsys, path):
 @with_logs
 @pytest.mark.parametrize("log", LOGS, ids=lambda log: log.stem)
 def test_real_logs(log, tmp_path, capsys):
-    """Figures of real machines would be lost or changed."""
+    """The import must keep the figures of real machines unchanged."""
     expected = json.loads(log.with_name("expected.json").read_text())[log.name]
     if expected[0]["status"] == "not a known format":
         assert "is not a known format; known are nccl-tests" in refused(tmp_path, capsys, log)
@@ -72,8 +72,8 @@ def test_real_logs(log, tmp_path, capsys):
 
 @with_logs
 @pytest.mark.parametrize("log", LOGS, ids=lambda log: log.stem)
-def test_hosts_processes_folders_and_addresses_stay_out(log, tmp_path):
-    """A shared import would disclose names of hosts and users."""
+def test_imports_omit_hosts_processes_folders_and_addresses(log, tmp_path):
+    """Users share imports: they must not disclose names of hosts and users."""
     text = log.read_text(errors="replace")
     private = set(re.findall(r"Pid +\d+ on +(\S+)|\b([\w-]+):\d+:\d+ \[\d+\] NCCL|(?:^|[\s=:])((?:/[\w.-]+){2,})|"
                              r"(\d+\.\d+\.\d+\.\d+)|on (x\d+c\w+)|(nid\d{6}|host0|autodl-\S+)|Pid +(\d{4,})", text))
@@ -101,8 +101,8 @@ NOISE = st.sampled_from(["host-1:25:26 [0] NCCL INFO Channel 00/08 : 0 1 2 3", "
 @given(log=st.sampled_from([log for log in LOGS if "lookalike" not in log.name]),
        prefixes=st.lists(PREFIXES, max_size=3), noise=st.lists(st.tuples(st.integers(0, 600), NOISE), max_size=12),
        encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "latin-1"]), end=st.sampled_from(["\n", "\r\n"]))
-def test_what_surrounds_the_lines_changes_nothing(log, prefixes, noise, encoding, end):
-    """The same run, kept by another launcher, would have other figures."""
+def test_prefixes_noise_and_encodings_change_no_figures(log, prefixes, noise, encoding, end):
+    """The same run must have the same figures under every launcher."""
     lines = log.read_text(encoding="latin-1").split("\n")
     for at, line in noise:
         lines.insert(at, line)
@@ -110,7 +110,7 @@ def test_what_surrounds_the_lines_changes_nothing(log, prefixes, noise, encoding
     assert seen(text.encode(encoding)) == seen(log.read_bytes())
 
 
-def test_once_more_is_neither_twice_nor_an_error(tmp_path, capsys):
+def test_a_second_import_of_a_log_writes_no_copy_and_no_error(tmp_path, capsys):
     log = put(tmp_path / "a.log", WHOLE + WHOLE)
     first = imported(tmp_path / "out", log)
     before = [path.read_bytes() for path in first]
@@ -123,8 +123,8 @@ def test_once_more_is_neither_twice_nor_an_error(tmp_path, capsys):
     assert re.fullmatch(r"import-[0-9a-f]{12}-2", head.run_id)
 
 
-def test_lines_that_cannot_be_read_are_named_and_counted(tmp_path, capsys):
-    """A row that was damaged would be missing without a word."""
+def test_unreadable_lines_are_named_and_counted(tmp_path, capsys):
+    """The import must not drop a damaged row silently."""
     log = put(tmp_path / "a.log", HEAD + TABLE + ROW_8 + ROW_16.replace("17.65", "17.x5") + ROW_16[:80] + "\n" + FOOTER)
     (path,) = imported(tmp_path / "out", log)
     assert len(read_imported(path).cases) == 2
@@ -133,8 +133,8 @@ def test_lines_that_cannot_be_read_are_named_and_counted(tmp_path, capsys):
                                        f"reports: {log}: 2 lines look like data and could not be read\n")
 
 
-def test_imports_are_shown_and_never_judged(tmp_path, capsys):
-    """A log's single mean would pass for a measurement with an interval, in a gate or a table of verdicts."""
+def test_imports_are_shown_without_verdicts(tmp_path, capsys):
+    """A log has a single mean: gates and verdicts must not use it as a measurement with an interval."""
     (path,) = imported(tmp_path / "out", put(tmp_path / "a.log", WHOLE.replace("  0\n", "  3\n", 1)))
     capsys.readouterr()
     assert is_imported(path)
@@ -163,12 +163,12 @@ def test_imports_are_shown_and_never_judged(tmp_path, capsys):
     (b'{"version":3,"config":{"devices":[{"rank":"x"}]},"results":[]}', "is JSON, but not"),
     (b"size(B) count type scope latency(us) algbw(GB/s) busbw(GB/s)\n32 8 32-bit thread 116.2 0.1 0.2\n", "is not a known"),
 ])
-def test_what_is_no_log_is_refused_in_a_sentence(content, sentence, tmp_path, capsys):
+def test_a_file_that_is_not_a_log_is_refused_in_one_sentence(content, sentence, tmp_path, capsys):
     assert sentence in refused(tmp_path, capsys, put(tmp_path / "a.log", content))
 
 
-def test_what_is_no_file_is_refused_in_a_sentence(tmp_path, capsys):
-    """A log of hundreds of megabytes would fill the memory, a pipe wait for ever."""
+def test_a_path_that_is_not_a_readable_file_is_refused_in_one_sentence(tmp_path, capsys):
+    """A log of hundreds of megabytes would fill the memory, and a pipe would wait forever."""
     os.mkfifo(tmp_path / "pipe")
     with (tmp_path / "large").open("wb") as file:
         file.truncate(500_000_000)
@@ -181,8 +181,8 @@ def test_what_is_no_file_is_refused_in_a_sentence(tmp_path, capsys):
 
 @pytest.mark.parametrize("evil", ["\x1b]0;title\x07\x1b[2J", "<script>alert(1)</script>", "=cmd()|x!A1", "\u202egnp",
                                   "\x9b31m\x08"])
-def test_hostile_strings(evil, tmp_path, capsys):
-    """A log from a stranger would write to the reader's terminal, or choose a file's name."""
+def test_hostile_strings_do_not_reach_the_terminal_or_file_names(evil, tmp_path, capsys):
+    """A log must not control the reader's terminal or choose a file's name."""
     text = WHOLE.replace("NVIDIA GH200", f"NVIDIA {evil} GH200").replace("starting: all_reduce", f"starting: all{evil}")
     text += f"$ ./{evil}_perf -g 2\n{TABLE}{ROW_8.replace('sum', evil[:5])}"
     log = put(tmp_path / f"{evil.replace('/', '')[:20]}.log", text)
@@ -195,8 +195,8 @@ def test_hostile_strings(evil, tmp_path, capsys):
     assert all(letter.isprintable() or letter == "\n" for letter in out + err)
 
 
-def test_the_command_alone():
-    """An import of many logs would load libraries that only pictures and statistics need."""
+def test_the_command_loads_no_large_libraries():
+    """Only pictures and statistics need these libraries, and loading them slows an import of many logs."""
     code = "import sys, reports.__main__, reports.imports.command; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not {"scipy", "pandas", "matplotlib"} & set(loaded.split())

@@ -1,4 +1,4 @@
-"""The command `import` on logs that are damaged, cut off, hostile or say what cannot be."""
+"""Tests the command `import` on logs that are damaged, truncated or hostile, or contain impossible figures."""
 
 import json
 from pathlib import Path
@@ -15,8 +15,8 @@ from tests.test_import_formats import BOTH, FOOTER, HEAD, ROW_8, ROW_16, TABLE, 
 
 
 @pytest.mark.parametrize("line", ["A-1", "[1", "A", "_", "1,", "[1,0][", "A1.", " ", "\x1b[", "> ", "a_1 |"])
-def test_a_long_line_takes_time_with_its_length_alone(line):
-    """A hostile log of a few megabytes would keep the importer busy for hours: this test would not come to its end."""
+def test_the_time_for_a_long_line_is_linear_in_its_length(line):
+    """Otherwise a hostile log of a few megabytes would take hours, and this test would not end."""
     text = line * 60_000
     logged.LABELS.match(text)
     logged.MESSAGE.search(text)
@@ -28,20 +28,20 @@ def test_a_long_line_takes_time_with_its_length_alone(line):
 @pytest.mark.parametrize("damage", [
     lambda text: text.encode() + bytes(4000), lambda text: text.encode("utf-16") + bytes(4000),
     lambda text: text.encode("utf-16-le"), lambda text: text.encode("utf-16-be") + bytes(4000)])
-def test_what_a_crash_and_another_system_leave(damage):
-    """The log of a machine that went down, or one written by Windows, would be refused whole."""
+def test_logs_after_a_crash_or_from_windows_are_read(damage):
+    """A crash leaves null bytes at the end of a log, and Windows writes UTF-16."""
     (test,) = find_tests(Path("log"), damage(WHOLE))
     assert (halves(test), test.unread) == (BOTH, [])
 
 
 @pytest.mark.parametrize("content", [bytes(5000), b"# a\0b\n" * 9, WHOLE.encode() + b"\0\0x"])
-def test_what_is_binary_stays_refused(content):
+def test_binary_files_are_refused(content):
     with pytest.raises(ResultError, match=r"is binary, not a log|is empty"):
         find_tests(Path("log"), content)
 
 
 def test_a_damaged_import_is_repaired(tmp_path, capsys):
-    """A second import after a full disk or a bad edit would keep the damaged figures."""
+    """A second import must replace figures that a full disk or a bad edit has damaged."""
     log = put(tmp_path / "a.log", WHOLE)
     (path,) = imported(tmp_path / "out", log)
     whole = path.read_bytes()
@@ -57,8 +57,8 @@ def test_a_damaged_import_is_repaired(tmp_path, capsys):
 @pytest.mark.parametrize(("name", "datatype", "redop"), [
     ("Multi-Allreduce", "float32", "sum"), ("Iallreduce", "float32", "sum"), ("Ireduce_scatter_pure", "float32", "sum"),
     ("Accumulate", "float32", "sum"), ("Multi-Bcast", "uint8", None), ("Ibcast", "uint8", None)])
-def test_what_imb_reduces(name, datatype, redop):
-    """A reduction of floats would be shown as one of bytes."""
+def test_imb_reductions_have_their_own_datatype(name, datatype, redop):
+    """IMB prints two datatypes: a reduction of floats must not be shown as a reduction of bytes."""
     (case,) = only("# Intel(R) MPI Benchmarks 2021.3, MPI-1 part\n# MPI_Datatype : MPI_BYTE\n"
                    "# MPI_Datatype for reductions : MPI_FLOAT\n# MPI_Op : MPI_SUM\n"
                    f"# Benchmarking {name}\n# #processes = 4\n"
@@ -66,8 +66,8 @@ def test_what_imb_reduces(name, datatype, redop):
     assert (case.datatype, case.redop) == (datatype, redop)
 
 
-def test_a_name_on_another_copy_changes_nothing(tmp_path, capsys):
-    """Of two copies of a log each import would undo the other's."""
+def test_a_copy_with_another_name_changes_no_import(tmp_path, capsys):
+    """Otherwise the imports of two copies of a log would overwrite each other."""
     (path,) = imported(tmp_path / "out", put(tmp_path / "a.log", WHOLE))
     whole = path.read_bytes()
     imported(tmp_path / "out", put(tmp_path / 'b "1".log', WHOLE))
@@ -96,8 +96,8 @@ IMB = "# Intel(R) MPI Benchmarks 2021.3\n# Benchmarking Bcast\n# #processes = 4\
     (HEAD + TABLE + ROW_8.replace(".", ",") + ROW_16.replace(".6", ",6") + FOOTER, [12, 13], 0),
     (HEAD + TABLE + ROW_8 + "2025/02/07 14:12:36 1 2 3 4\n8 of 16 1 2 3 4\n" + ROW_16 + FOOTER, [], 4),
 ])
-def test_what_looks_like_data_and_is_none_is_counted(text, unread, read):
-    """Figures that are impossible, too large or cut off would be missing, or be taken for others, without a word."""
+def test_invalid_rows_are_counted(text, unread, read):
+    """The import must not drop or misread impossible, too large or truncated figures silently."""
     test = only(text)
     assert (sorted(set(test.unread)), len(test.cases)) == (unread, read)
     if not read:
@@ -105,8 +105,8 @@ def test_what_looks_like_data_and_is_none_is_counted(text, unread, read):
     assert (test.reason == "the log ends within a row") == text.endswith("20.1")
 
 
-def test_a_table_without_rows():
-    """A run with an empty table would pass for a measurement."""
+def test_a_table_without_rows_is_incomplete():
+    """A run with an empty table must not look like a measurement."""
     test = only(HEAD + TABLE + FOOTER)
     assert (test.status, test.reason) == ("incomplete", "it has no rows")
 
@@ -119,8 +119,8 @@ REPORT = {"version": 3, "args": ["all_reduce_perf"], "config": {}, "average_bus_
     ({}, {"time": -10}), ({}, {"time": None}), ({}, {"time": 1e308}), ({}, {"nwrong": 0.5}), ({}, {"nwrong": -5}),
     ({}, {"nwrong": True}), ({}, {"bus_bw": -1}), ({}, {"alg_bw": "x"}), ({"size": "abc"}, {}), ({"size": -8}, {}),
     ({"size": True}, {}), ({"size": 2**63}, {}), ({"size": None}, {}), ({"count": 0.5}, {})])
-def test_what_a_report_says_that_cannot_be(row, half, tmp_path, capsys):
-    """A wrong count of 0.5 would become 0, and an impossible size a blank."""
+def test_impossible_figures_in_a_report_are_refused(row, half, tmp_path, capsys):
+    """Otherwise a wrong count of 0.5 would become 0, and an impossible size would become blank."""
     good = {"size": 8, "count": 2, "out_of_place": HALF | {"nwrong": "N/A", "bus_bw": "nan"}, "in_place": None}
     log = put(tmp_path / "a.log", json.dumps(REPORT | {"results": [good, good | row | {"out_of_place": HALF | half}]}))
     (path,) = imported(tmp_path / "out", log)
@@ -128,7 +128,7 @@ def test_what_a_report_says_that_cannot_be(row, half, tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f"reports: {log}, result 2: looks like data and could not be read\n")
 
 
-def test_a_report_without_results():
+def test_a_report_without_results_is_incomplete():
     test = only(json.dumps(REPORT | {"results": []}))
     assert (test.status, test.reason) == ("incomplete", "it has no rows")
 
@@ -157,8 +157,8 @@ END = "# Collective test concluded: {}_perf\n"
     ("$ ./all_reduce_perf -g 4 &\n$ ./all_reduce_perf -g 4 &\n" + TABLES,
      "all_reduce", 4, 0),
 ])
-def test_two_interleaved_runs_are_labelled_with_what_both_heads_say(text, collective, world_size, gpus):
-    """Rows of an all-gather would be shown as an all-reduce's, or of two GPUs as of four."""
+def test_two_interleaved_runs_have_only_the_labels_that_both_heads_share(text, collective, world_size, gpus):
+    """Otherwise rows of an all-gather could be shown as an all-reduce, or rows of two GPUs as rows of four GPUs."""
     test = find_tests(Path("log"), text.encode())[-1]
     assert {case.collective for case in test.cases} == {test.collective}
     assert (test.collective, test.world_size, len(test.gpus)) == (collective, world_size, gpus)

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - rows keep the columns of their logs
-"""Logs of every format and era, as programs print and people keep them, and what must be read from each."""
+"""Tests the figures that `import` reads from logs of every supported format and version."""
 
 import json
 from pathlib import Path
@@ -37,14 +37,14 @@ def only(text):
 
 
 def halves(test):
-    """Size, place, time and busbw of each half."""
+    """Size, in_place, time and busbw of each half of a row (out-of-place, in-place)."""
     return [(case.size_bytes, case.in_place, case.time_us.mean, case.bus_bw_gb_s) for case in test.cases]
 
 
 BOTH = [(8, False, 17.93, 0.2), (8, True, 17.72, 0.4), (16, False, 17.65, 0.6), (16, True, 17.63, 0.8)]
 
 
-def test_a_whole_log():
+def test_a_complete_log_is_read():
     test = only(WHOLE)
     assert halves(test) == BOTH
     assert (test.collective, test.world_size, test.status) == ("all_reduce", 2, "complete")
@@ -59,14 +59,14 @@ def test_a_whole_log():
     "Tue Mar  3 12:00:00 2026[1,0]<stdout>:", "Feb 07 14:12:36 nid005471 bash[4711]: ", "worker-1  | ",
     "[pod/nccl-launcher-x7/main] ", "14:12:36 ", "\x1b[32m", "(launcher pid=123, ip=10.0.0.1) ", "[rank0]: ", "\xa0\xa0", "node-07: ",
 ])
-def test_what_stands_before_each_line_changes_nothing(label):
-    """A log from a launcher, a scheduler, a pod or a chat would have no test, or another one."""
+def test_prefixes_of_lines_change_no_figures(label):
+    """Launchers, schedulers, pods and chats put labels before each line."""
     assert halves(only("".join(label + line + "\n" for line in WHOLE.splitlines()))) == BOTH
 
 
 @pytest.mark.parametrize("separator", [",", ";", "|"])
-def test_a_table_with_other_separators(separator):
-    """Results that were turned into a spreadsheet or a page would be lost, and a blank redop shift every column."""
+def test_a_table_with_other_separators_is_read(separator):
+    """Spreadsheets and web pages change the separators; a blank redop must not shift the columns."""
     def turned(line):
         words = line.strip("#\n").replace("sum", "_").split()
         outer = separator * (separator == "|")
@@ -74,16 +74,16 @@ def test_a_table_with_other_separators(separator):
     assert halves(only("".join(map(turned, (NAMES, ROW_8, ROW_16))))) == BOTH
 
 
-def test_a_message_in_the_middle_of_a_row():
-    """With NCCL_DEBUG=INFO the first row of nearly every log would be lost, or its halves be taken for each other's."""
+def test_a_message_in_the_middle_of_a_row_is_skipped():
+    """With NCCL_DEBUG=INFO, messages split the first row of nearly every log."""
     info = "nid005471:204199:204305 [0] NCCL INFO Connected all rings\n"
     warn = "\n[2025-02-07 14:12:36] nid005471:204199:204305 [0] misc/ibvwrap.cc:63 NCCL WARN Call to ibv failed\n"
     torn = ROW_8[:52] + info + info + ROW_8[52:84] + warn + ROW_8[84:]
     assert halves(only(HEAD + TABLE + info + torn + info + ROW_16 + FOOTER)) == BOTH
 
 
-def test_blank_halves_are_told_by_their_columns():
-    """In-place figures would be shown as out-of-place ones."""
+def test_the_columns_show_which_half_is_blank():
+    """Otherwise in-place figures would be shown as out-of-place figures."""
     in_place = ROW_8[:52] + " " * 32 + ROW_8[84:]
     out_of_place = ROW_16[:84] + "\n"
     assert halves(only(HEAD + TABLE + in_place + out_of_place)) == [BOTH[1], BOTH[2]]
@@ -91,14 +91,14 @@ def test_blank_halves_are_told_by_their_columns():
     assert halves(only(moved)) == [BOTH[1]]
 
 
-def test_in_place_alone():
+def test_a_table_with_only_in_place_columns_is_read():
     names = NAMES.split("#wrong")[0] + "#wrong\n"
     assert halves(only(PLACES.replace("out-of-place", "in-place").rpartition("  in")[0] + "\n" + names + ROW_8[:84])) == [
         (8, True, 17.93, 0.2)]
 
 
-def test_the_columns_of_older_programs():
-    """Logs of 2019 to 2021 have no root, a blank redop or none, and a tolerance that is no count of wrong elements."""
+def test_the_columns_of_older_programs_are_read():
+    """Logs of 2019 to 2021 have no root, a blank or missing redop, and a maximum error instead of #wrong."""
     names = NAMES.replace("    root", "").replace("#wrong", " error")
     blank = "           8             2   float           17.93    0.10    0.20  1e-07    17.72    0.30    0.40    N/A\n"
     test = only(names + UNITS + blank + FOOTER)
@@ -106,8 +106,8 @@ def test_the_columns_of_older_programs():
     assert [(case.redop, case.n_wrong, case.max_error) for case in test.cases] == [(None, None, 1e-7), (None, None, None)]
 
 
-def test_algbw_that_had_the_factor_of_busbw_in_it_is_recomputed():
-    """All-gathers of 2019 would look slower than the same machine's of today."""
+def test_algbw_that_includes_the_factor_of_busbw_is_recomputed():
+    """Otherwise all-gathers of 2019 would look slower than today's on the same machine."""
     row = " 8589934560   178956970   float   106773   73.75   73.75  1e+00    70089  122.56  112.34  1e+00\n"
     names = NAMES.replace("    root", "").replace("   redop", "").replace("#wrong", " error")
     old, new = only(f"$ ./build/all_gather_perf -g 12\n{names}{UNITS}{row}{FOOTER}").cases
@@ -115,8 +115,8 @@ def test_algbw_that_had_the_factor_of_busbw_in_it_is_recomputed():
     assert (new.alg_bw_gb_s, new.reported_alg_bw_gb_s) == (122.56, None)
 
 
-def test_milliseconds():
-    """NCCL 1.x and nccl-tests of 2017 would look a thousand times faster than they were."""
+def test_times_in_milliseconds_are_converted():
+    """NCCL 1.x and nccl-tests of 2017 print milliseconds."""
     names = "#      bytes             N    type      op     time  algbw  busbw      res     time  algbw  busbw      res\n"
     row = "    10000000       2500000   float     sum    1.618   6.18   9.27    5e-07    1.622   6.17   9.25    5e-07\n"
     alone = only("$ ./build/test/single/all_reduce_test 10000000\n#   Device  0 ->  0 [0x0a] GeForce GTX TITAN X\n" + names + row)
@@ -127,8 +127,8 @@ def test_milliseconds():
     assert (early.format, early.status) == ("nccl-tests", "failed")
 
 
-def test_large_small_and_missing_figures():
-    """Counts such as 1.04858e+06 and times such as 1.7e+07 would end the import, or vanish."""
+def test_large_small_and_missing_figures_are_read():
+    """Logs have counts such as 1.04858e+06 and times such as 1.7e+07."""
     row = " 17179869184    2147483648    double     sum      -1  1.7e+07    1.04    1.04 1.04858e+06  1.6e+07    nan    inf    N/A\n"
     wrong, other = only(HEAD + TABLE + row + "# Out of bounds values : 1 FAILED\n# Avg bus bandwidth    : 1\n").cases
     assert (wrong.status, wrong.n_wrong, wrong.reported_bus_bw_gb_s, wrong.bus_bw_gb_s) == ("wrong", 1048580, 1.04, None)
@@ -136,7 +136,7 @@ def test_large_small_and_missing_figures():
     assert (other.status, other.alg_bw_gb_s, other.bus_bw_gb_s) == ("ok", None, None)
 
 
-def test_columns_of_each_iteration_a_timestamp_and_asterisks():
+def test_iteration_columns_timestamps_and_asterisks_are_read():
     half = "time  algbw  busbw  #wrong  i_min  i_max  i_p99  i_cv%  "
     figures = "17.93  0.10  0.20  0*  16.0  21.0  20.0  3.0  "
     names = f"#  size  count  type  redop  root  {half}{half} timestamp\n"
@@ -144,7 +144,7 @@ def test_columns_of_each_iteration_a_timestamp_and_asterisks():
     assert (first.time_us.min, first.time_us.max, first.time_us.p99, first.n_wrong) == (16, 21, 20, 0)
 
 
-def test_types_and_operations_of_one_test():
+def test_one_test_may_have_several_types_and_operations():
     other = [ROW_8.replace("float", " half").replace("sum", "max"), ROW_16.replace("float", "uint8").replace("sum", "avg")]
     test = only(HEAD + TABLE + ROW_8 + ROW_16 + "".join(other) + FOOTER)
     assert [(case.datatype, case.redop) for case in test.cases[4::2]] == [("float16", "max"), ("uint8", "avg")]
@@ -162,22 +162,22 @@ def test_types_and_operations_of_one_test():
     (ROW_8 + ROW_16 + FOOTER, "incomplete", 2),
     (TABLE + ROW_8 + FOOTER, "complete", 1),
 ])
-def test_how_a_test_ended(text, status, rows):
-    """A run that hung or was killed would pass for one that measured little."""
+def test_the_status_shows_how_a_test_ended(text, status, rows):
+    """A run that hung or was killed must not look like a short run."""
     test = only(text)
     assert (test.status, len(test.cases)) == (status, 2 * rows)
 
 
-def test_several_tests_and_what_lies_between():
-    """Figures of one collective would be shown as another's."""
+def test_a_log_may_have_several_tests_with_text_between():
+    """Otherwise figures of one collective would be shown as figures of another collective."""
     bad = "# Collective test starting: sendrecv_perf\n" + HEAD.partition("all_reduce_perf\n")[2]
     tests = found(WHOLE + " 12 34 56\n+ NCCL_ALGO=Ring mpirun -np 2 ./alltoall_perf_mpi -g 1\n" + bad + TABLE + WHOLE)
     assert [(test.collective, test.status, len(test.cases)) for test in tests] == [
         ("all_reduce", "complete", 4), ("sendrecv", "incomplete", 0), ("all_reduce", "complete", 4)]
 
 
-def test_two_runs_in_one_output():
-    """Two processes without MPI each run the whole test: their rows would be taken for one run's."""
+def test_two_runs_in_one_output_are_incomplete():
+    """Two processes without MPI each run the whole test: their rows must not look like one run."""
     both = "".join(line + "\n" + line + "\n" for line in (HEAD + TABLE + ROW_8 + ROW_16).splitlines())
     tests = found(both + FOOTER + ROW_16 + FOOTER)
     assert [(test.status, len(test.cases)) for test in tests] == [("incomplete", 8), ("incomplete", 2)]
@@ -185,7 +185,7 @@ def test_two_runs_in_one_output():
     assert [test.status for test in two_excerpts] == ["complete", "incomplete"]
 
 
-def test_the_world_is_what_the_log_says_for_certain():
+def test_the_world_size_is_read_only_if_it_is_certain():
     ranks = {"mpirun -np 4 ./build/all_reduce_perf -b 8 -g 2": 8, "srun --ntasks=16 all_reduce_perf -n 20": 16,
              "user@host:~$ X=1 ./all_reduce_perf -t 2 -g 4": 8, "srun -N2 --ntasks-per-node=4 all_reduce_perf": None,
              "docker run image ./all_reduce_perf -g 8": None, "mpirun -np 1 a : -np 1 all_reduce_perf": None}
@@ -195,7 +195,7 @@ def test_the_world_is_what_the_log_says_for_certain():
     assert all(case.suspect for case in only(HEAD.replace("#  Rank  1", "#") + TABLE + ROW_8).cases)
 
 
-def test_mscclpp_has_in_place_first():
+def test_mscclpp_prints_in_place_first():
     names = ("#                                    in-place                       out-of-place\n"
              "#       size         count     time   algbw   busbw  #wrong     time   algbw   busbw  #wrong\n"
              "#        (B)    (elements)     (us)  (GB/s)  (GB/s)            (us)  (GB/s)  (GB/s)\n")
@@ -208,8 +208,8 @@ def test_mscclpp_has_in_place_first():
     assert (one.format, one.status) == ("mscclpp-test", "complete")
 
 
-def test_osu():
-    """Bandwidth would be shown as a time, a barrier's time as a size, or the fastest rank's time as the mean."""
+def test_osu_logs_are_read():
+    """OSU tables differ by test: bandwidth or time, with or without a size, with or without the range over ranks."""
     full = "# OSU MPI Allreduce Latency Test v7.1\n# Datatype: MPI_INT.\n# Size  Avg Latency(us)  Min Latency(us)  " \
            "Max Latency(us)  Iterations\n4   34.31   33.27   35.07   1000\n"
     (case,) = only("I am 0 of 4: 0 on host0\n" + full).cases
@@ -230,8 +230,8 @@ def test_osu():
     assert len(tests[2].unread) == 1
 
 
-def test_imb():
-    """IMB's megabytes are 2^20 bytes, and 10^6 in newer versions: figures of the two would not compare."""
+def test_imb_logs_are_read():
+    """A megabyte has 2^20 bytes in old versions of IMB and 10^6 bytes in new versions; the import converts them."""
     head = "# Intel(R) MPI Benchmarks {}, MPI-1 part\n# MPI_Datatype : MPI_BYTE\n# MPI_Datatype for reductions : " \
            "MPI_FLOAT\n# MPI_Op : MPI_SUM\n# Benchmarking {}\n# #processes = 4\n"
     ping = "#---\n  #bytes #repetitions  t[usec]  Mbytes/sec\n  0  1000  179.73  0.00\n  4194304  10  36914.00  {}\n"
@@ -247,7 +247,7 @@ def test_imb():
     assert len(test.unread) == 1
 
 
-def test_the_report_of_nccl_tests():
+def test_the_json_report_of_nccl_tests_is_read():
     half = {"time": 17.93, "alg_bw": 0.1, "bus_bw": 0.2, "nwrong": 0}
     report = {"version": 3, "args": ["/home/x/all_reduce_perf", "-g", "4"], "env": ["HOSTNAME=host0"], "nccl_version": 22902,
               "config": {"nthreads": 1, "ngpus": 4, "devices": [

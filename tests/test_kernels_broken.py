@@ -1,4 +1,4 @@
-"""What a check of the compiled kernels promises, a broken build shows that it would notice."""
+"""Breaks the kernels on purpose: the checks of test_kernels_compile must detect each broken build."""
 
 import re
 
@@ -24,24 +24,24 @@ SYNCHRONISATION_BROKEN = {
 
 
 def changed(folder, path, old, new):
-    """A copy of the kernels in which every `old` in this file is `new`."""
+    """Copies the kernels and replaces every `old` in this file by `new`."""
     return copy_kernels(folder, [Patch(path, old, new, times=None)])
 
 
 @pytest.mark.parametrize("what", SYNCHRONISATION_BROKEN)
-def test_broken_synchronisation_is_noticed(what, tmp_path):
+def test_broken_synchronisation_is_detected(what, tmp_path):
     architectures, *change = SYNCHRONISATION_BROKEN[what]
     folder = changed(tmp_path, *change)
     for architecture in architectures:
         if (what, architecture) == ("accesses for the own GPU", "gfx1100"):
-            continue  # has no scopes: its loads say glc for its own GPU too
+            continue  # gfx1100 has no scopes: loads for its own GPU also have glc
         text = compiled("allreduce_one_shot", architecture, folder=folder).text
         for lines in kernels_in(text, architecture).values():
             assert broken(protocol(lines, architecture), architecture), architecture
 
 
 @pytest.mark.parametrize("architecture", ["sm_90", "gfx942", "gfx1201"])
-def test_a_missing_fence_is_noticed(architecture, tmp_path):
+def test_a_missing_fence_is_detected(architecture, tmp_path):
     folder = copy_kernels(tmp_path, PATCHES["without the fence before the flag"])
     text = compiled("allreduce_one_shot", architecture, folder=folder).text
     for lines in kernels_in(text, architecture).values():
@@ -50,7 +50,7 @@ def test_a_missing_fence_is_noticed(architecture, tmp_path):
 
 @pytest.mark.parametrize("architecture", ["sm_90", "gfx1201"])
 @pytest.mark.parametrize("patch", ["without the epoch flip", "without the wait"])
-def test_the_other_negative_controls_are_other_code(architecture, patch, tmp_path):
+def test_the_other_negative_controls_change_the_code(architecture, patch, tmp_path):
     folder = copy_kernels(tmp_path, PATCHES[patch])
     text = compiled("allreduce_two_shot", architecture, folder=folder).text
     assert text != compiled("allreduce_two_shot", architecture).text
@@ -58,8 +58,8 @@ def test_the_other_negative_controls_are_other_code(architecture, patch, tmp_pat
     assert acquires == {patch != "without the wait"}
 
 
-def test_a_store_under_way_is_noticed_on_gfx1100(tmp_path):
-    """Where no instruction writes back, it takes three changes until nothing waits for the data."""
+def test_a_missing_wait_for_stores_is_detected_on_gfx1100(tmp_path):
+    """gfx1100 has no write-back instruction: only three changes together remove every wait for the data."""
     folder = changed(tmp_path, HIP, "__ATOMIC_RELEASE", "__ATOMIC_ACQUIRE")
     text = compiled("allreduce_one_shot", "gfx1100", folder=folder).text
     for lines in kernels_in(text, "gfx1100").values():
@@ -77,7 +77,7 @@ LOOPS_BROKEN = {
 
 
 @pytest.mark.parametrize("what", LOOPS_BROKEN)
-def test_a_main_loop_falling_apart_is_noticed(what, tmp_path):
+def test_a_broken_main_loop_is_detected(what, tmp_path):
     architectures, *change = LOOPS_BROKEN[what]
     folder = changed(tmp_path, *change)
     for architecture in architectures:
@@ -94,7 +94,7 @@ MISFITS = {
 
 
 @pytest.mark.parametrize("what", MISFITS)
-def test_spills_and_dynamically_indexed_arrays_are_noticed(what, tmp_path):
+def test_spills_and_dynamically_indexed_arrays_are_detected(what, tmp_path):
     architecture, macros, *change = MISFITS[what]
     kernels = compiled("allreduce_two_shot", architecture, macros, changed(tmp_path, *change)).kernels
     assert misfits(kernels)

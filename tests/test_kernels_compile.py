@@ -1,6 +1,5 @@
-"""Every kernel file is real CUDA C++ and HIP C++: compiled for GPUs that are not here, and looked into by kernel.
-
-What a check promises, a broken build shows that it would notice: in test_kernels_broken.
+"""Compiles every kernel file as CUDA C++ and HIP C++ for GPUs that this machine need not have, and checks each kernel's
+assembly. test_kernels_broken shows that the checks detect broken kernels.
 """
 
 import re
@@ -29,15 +28,15 @@ TYPES = [(("ELEMENT", element), ("REDOP", redop)) for element, redop in
          (("Float16", "Avg"), ("Float64", "Prod"), ("Int32", "Min"), ("Int64", "Max"))]
 UNSYNCHRONISED = {"copy_in", "push_out", "read_peer", "copy_local", "read_own", "chain_link", "chain_link_gathered",
                   "chain_link_scattered", "chain_link_exchanged", "one_shot_ll", "gemv", "add_rmsnorm"}
-STREAMLESS = {"allreduce_one_shot_ll"}  # packets
+STREAMLESS = {"allreduce_one_shot_ll"}  # sends packets, without streaming stores
 
 
-COMPILERS = ThreadPoolExecutor(2)  # as many at once
+COMPILERS = ThreadPoolExecutor(2)  # compiles at once
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_ahead(request):
-    """What the chosen tests will ask for is begun before the first of them."""
+    """Starts the compiles of all chosen tests before the first test runs."""
     forget_what_is_old()
     for item in request.session.items:
         asked = getattr(item, "callspec", None)
@@ -67,7 +66,7 @@ some_architectures = pytest.mark.parametrize(
 
 @each_file
 @each_architecture
-def test_every_entry_is_there_and_uses_no_stack(stem, architecture):
+def test_every_entry_is_compiled_and_uses_no_stack(stem, architecture):
     text, kernels = built(stem, architecture)
     source = (SOURCES / f"{stem}.cu").read_text()
     entries = re.findall(ENTRY, source, re.MULTILINE)
@@ -81,14 +80,14 @@ def test_every_entry_is_there_and_uses_no_stack(stem, architecture):
 
 @each_file
 @each_architecture
-def test_main_loops_have_16_byte_loads_under_way_before_they_store(stem, architecture):
-    if stem not in ("iteration", "gemm", "slowed"):  # which move no messages
+def test_main_loops_start_several_16_byte_loads_before_they_store(stem, architecture):
+    if stem not in ("iteration", "gemm", "slowed"):  # these move no messages
         assert not flaws_of_loops(built(stem, architecture)[0], architecture)
 
 
 @each_file
-def test_a_cubin_is_whole(stem):
-    """CuPy's own call leaves out the last byte, and a driver refuses a file that is short."""
+def test_a_cubin_is_complete(stem):
+    """CuPy's own call drops the last byte, and a driver refuses such a file."""
     code = begun(stem, "sm_120", (), SOURCES).result().binary
     headers, size, count = struct.unpack_from("<Q", code, 0x20)[0], *struct.unpack_from("<HH", code, 0x36)
     assert code[:4] == b"\x7fELF"
@@ -96,16 +95,16 @@ def test_a_cubin_is_whole(stem):
     assert code[-1] == 0
 
 
-# What ptxas says of every kernel with -v.
+# The lines that ptxas prints for every kernel with -v.
 FIGURES = re.compile(r"ptxas info +: (\d+ bytes gmem|Compiling entry function|Function properties for"
                      r"|Used \d+ registers|Compile time =).*|(ptxas +\.)? +\d+ bytes stack frame, .*|")
 
 
 @each_file
 @pytest.mark.parametrize("macros", [WIDE, (("WORLD", "1"),)], ids=str)
-def test_no_compiler_has_a_warning(stem, macros):
-    """A user who looks at a log for what is wrong should not have to learn what may be ignored."""
-    log = begun(stem, "sm_90", macros, SOURCES).result().log  # skips where there is no compiler
+def test_no_compiler_prints_a_warning(stem, macros):
+    """With harmless warnings in a log, a user would miss the harmful ones."""
+    log = begun(stem, "sm_90", macros, SOURCES).result().log  # skips without a compiler
     assert "Used " in log
     assert [line for line in log.rstrip("\0").splitlines() if not FIGURES.fullmatch(line)] == []
     options = ["-std=c++17", *(f"-D{name}={value}" for name, value in macros)]
@@ -129,7 +128,7 @@ def test_no_compiler_has_a_warning(stem, macros):
 @pytest.mark.parametrize("macros", [WIDE], ids=["wide"])
 @pytest.mark.parametrize("stem", COLLECTIVES)
 @some_architectures
-def test_eight_ranks_in_bfloat16_fit_as_well(stem, architecture, macros):
+def test_kernels_for_eight_ranks_in_bfloat16_fit(stem, architecture, macros):
     text, kernels = built(stem, architecture, macros)
     assert not misfits(kernels)
     assert not flaws_of_loops(text, architecture)
@@ -141,7 +140,7 @@ def test_eight_ranks_in_bfloat16_fit_as_well(stem, architecture, macros):
 @pytest.mark.parametrize("macros", [(("WIRE", "Fp8Blocks"), *WIDE), (("WIRE", "Int4Blocks"),),
                                     (("WIRE", "Int4Blocks"), ("ELEMENT", "Float16"), ("WORLD", "3"))], ids=str)
 @pytest.mark.parametrize("architecture", ["sm_90", "gfx942", "gfx1201"])
-def test_every_wire_fits(architecture, macros):
+def test_every_wire_format_fits(architecture, macros):
     text, kernels = built("allreduce_two_shot_quantized", architecture, macros)
     assert not misfits(kernels)
     assert not flaws_of_loops(text, architecture)
@@ -151,7 +150,7 @@ def test_every_wire_fits(architecture, macros):
                                     (("WEIGHT", "Bfloat16"), ("TOKENS", "8")),
                                     (("WEIGHT", "Int8"), ("TOKENS", "5"), ("ELEMENT", "Float16"))], ids=str)
 @some_architectures
-def test_every_matrix_times_several_tokens_fits(architecture, macros):
+def test_gemv_with_several_tokens_fits_for_every_weight_type(architecture, macros):
     text, kernels = built("gemv_allreduce", architecture, macros)
     assert not misfits(kernels)
     assert not flaws_of_loops(text, architecture)
@@ -159,8 +158,8 @@ def test_every_matrix_times_several_tokens_fits(architecture, macros):
 
 @pytest.mark.parametrize("macros", [(("OUTPUT", "Int8Blocks"),), (("OUTPUT", "Fp8Blocks"), *WIDE)], ids=str)
 @some_architectures
-def test_every_output_of_a_norm_fits(architecture, macros):
-    """A code is a byte, so a thread writes four of those of a register together, or eight in two."""
+def test_allreduce_rmsnorm_fits_for_every_output_type(architecture, macros):
+    """Codes are bytes: a thread writes four codes from one register, or eight from two."""
     kernels = built("allreduce_rmsnorm", architecture, macros)[1]
     assert not misfits(kernels)
 
@@ -168,7 +167,7 @@ def test_every_output_of_a_norm_fits(architecture, macros):
 @pytest.mark.parametrize("macros", TYPES, ids=str)
 @pytest.mark.parametrize("architecture", ["sm_90", "gfx1201"])
 @pytest.mark.parametrize("stem", ["allreduce_two_shot", "reduce_scatter", "allgather", "link_probe"])
-def test_every_type_fits(stem, architecture, macros):
+def test_every_datatype_fits(stem, architecture, macros):
     text, kernels = built(stem, architecture, macros)
     assert not misfits(kernels)
     assert not flaws_of_loops(text, architecture)
@@ -184,7 +183,7 @@ def test_flags_are_released_and_acquired_in_the_order_of_the_memory_model(stem, 
             assert kernel == "meet" or re.search(HANDOVER[family(architecture)], word), (kernel, word)
 
 
-# How 8 bytes are stored and loaded at once, past the GPU's own caches.
+# The instructions that store and load 8 bytes at once and bypass the GPU's own caches.
 PACKETS = {
     "sm_": (r"st\.relaxed\.sys\.global\.u64", r"ld\.relaxed\.sys\.global\.u64"),
     "gfx942": (r"global_store_dwordx2 .* sc0 sc1$", r"global_load_dwordx2 .* sc0 sc1$"),
@@ -194,17 +193,17 @@ PACKETS = {
 
 
 def packets(text: str, architecture: str) -> list[bool]:
-    """Whether a thread stores, and loads, the four packets of a pack in one piece each."""
+    """Whether a thread stores, and whether it loads, each of a pack's four packets with one instruction."""
     lines = kernels_in(text, architecture)["one_shot_ll"]
     return [sum(bool(re.match(how, line)) for line in lines) >= 4 for how in PACKETS[family(architecture)]]
 
 
 @each_architecture
 def test_a_packets_data_and_epoch_travel_together(architecture, tmp_path):
-    """Whoever saw the epoch would take what was there before for the data."""
+    """Otherwise a reader could see the new epoch and take stale bytes for the data."""
     assert packets(built("allreduce_one_shot_ll", architecture)[0], architecture) == [True, True]
     if architecture == "gfx1100":
-        return  # has no scopes
+        return  # gfx1100 has no scopes
     header, old, new = (CUDA, "relaxed.sys", "relaxed.gpu") if architecture[0] == "s" else (
         HIP, "__HIP_MEMORY_SCOPE_SYSTEM", "__HIP_MEMORY_SCOPE_AGENT")
     folder = copy_kernels(tmp_path, [Patch(header, old, new, times=None)])
@@ -214,7 +213,7 @@ def test_a_packets_data_and_epoch_travel_together(architecture, tmp_path):
 
 @pytest.mark.parametrize("architecture", ["sm_90", "gfx942"])
 @pytest.mark.parametrize("one_of", ["allgather", "allreduce_one_shot", "allreduce_two_shot"])
-def test_all_ranks_in_one_launch_take_their_arguments_from_memory(one_of, architecture, tmp_path):
+def test_kernels_for_all_ranks_in_one_launch_read_their_arguments_from_memory(one_of, architecture, tmp_path):
     offset = Arguments.more.offset
     read = rf"_param_0\+{offset}\]" if architecture == "sm_90" else rf"s_load_dwordx2 .* {hex(offset)}$"
     assert not re.search(read, built(one_of, architecture)[0], re.MULTILINE)
@@ -233,8 +232,8 @@ def test_the_documented_table_has_every_kernel_on_every_architecture():
     assert len(rows) == len(wanted)
 
 
-def test_the_table_is_for_the_ranks_and_the_type_asked_for(capsys, monkeypatch, tmp_path):
-    built("allreduce_ring", "gfx1201")  # skips where there is no compiler
+def test_the_table_uses_the_given_ranks_and_datatype(capsys, monkeypatch, tmp_path):
+    built("allreduce_ring", "gfx1201")  # skips without a compiler
     for path in [*SOURCES.glob("include/*.h"), *(SOURCES / f"{stem}.cu" for stem in ("allreduce_ring", "link"))]:
         target = tmp_path / path.relative_to(SOURCES)
         target.parent.mkdir(exist_ok=True)
@@ -250,8 +249,8 @@ def test_the_table_is_for_the_ranks_and_the_type_asked_for(capsys, monkeypatch, 
 
 
 @pytest.mark.parametrize("datatype", ["float64", "int32", "float16"])
-def test_the_table_leaves_out_what_has_no_such_type(capsys, monkeypatch, tmp_path, datatype):
-    built("gemv_allreduce", "gfx1201")  # skips where there is no compiler
+def test_the_table_omits_kernels_without_the_datatype(capsys, monkeypatch, tmp_path, datatype):
+    built("gemv_allreduce", "gfx1201")  # skips without a compiler
     for path in [*SOURCES.glob("include/*.h"), *(SOURCES / f"{stem}.cu" for stem in ("link", "gemv_allreduce"))]:
         target = tmp_path / path.relative_to(SOURCES)
         target.parent.mkdir(exist_ok=True)
@@ -263,14 +262,14 @@ def test_the_table_leaves_out_what_has_no_such_type(capsys, monkeypatch, tmp_pat
     assert shown
 
 
-def test_every_file_has_the_types_that_the_table_shows():
+def test_every_file_compiles_for_the_datatypes_that_the_table_shows():
     for stem in FILES:
         for element in ("Int32", "Float64"):
             if stem not in resources.COMPUTED_IN_FP32:
                 built(stem, "gfx1201", (("ELEMENT", element),))
 
 
-def test_the_table_says_which_compiler_is_missing(monkeypatch, capsys):
+def test_the_table_names_the_missing_compiler(monkeypatch, capsys):
     monkeypatch.setattr(resources, "CLANGS", ("no-such-clang",))
     resources.clang.cache_clear()
     assert resources.main(["--arch", "gfx942", "gfx1100"]) == 3
@@ -279,7 +278,7 @@ def test_the_table_says_which_compiler_is_missing(monkeypatch, capsys):
     assert said.count("\n") == 1
 
 
-def test_a_kernel_that_does_not_compile_is_one_sentence(tmp_path):
+def test_a_kernel_that_does_not_compile_gives_one_sentence(tmp_path):
     (tmp_path / "wrong.cu").write_text("int wrong(")
     for architecture in ("sm_90", "gfx942"):
         with pytest.raises(CompileError, match=r"wrong\.cu does not compile .*error"):

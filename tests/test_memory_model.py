@@ -122,8 +122,8 @@ def packets(launches: int, flips: bool = True, torn: bool = False, any_epoch: bo
             half, mark = launch & 1 if flips else 0, launch + 1
             ops += [store(("data", peer, half), mark)] if torn else []
             ops.append(store(("packet", peer, half), mark))
-            # Rank 0 looks for its first packet only after rank 1 has sent its second packet. Otherwise the search, which
-            # never delays a reader, would always find the first packet in rank 0's view.
+            # Rank 0 looks for its first packet only after rank 1 has sent its second packet. The search never delays a
+            # reader, so without this order it would always find the first packet in rank 0's view.
             ops += [store_release("sent twice", 1)] if (rank, launch) == (1, 1) else []
             ops += [await_acquire("sent twice", until=bool)] if (rank, launch) == (0, 0) and launches > 1 else []
             ops.append(await_relaxed(("packet", rank, half), until=bool if any_epoch else mark.__eq__))

@@ -31,7 +31,7 @@ GUARDS = KERNEL_GUARDS + WATCHERS
 
 
 def commit() -> str:
-    """Makes the commit and returns its hash. Raises ValueError if a guard is not where it was."""
+    """Make the commit and return its hash. Raises ValueError if the tree lacks a guard at its expected place."""
 
     def git(*words: str, at: Path = ROOT) -> str:
         identity = "-c", "user.name=nobody", "-c", "user.email=nobody@localhost"

@@ -127,7 +127,7 @@ def packets(launches: int, flips: bool = True, torn: bool = False, any_epoch: bo
             ops += [store_release("sent twice", 1)] if (rank, launch) == (1, 1) else []
             ops += [await_acquire("sent twice", until=bool)] if (rank, launch) == (0, 0) and launches > 1 else []
             ops.append(await_relaxed(("packet", rank, half), until=bool if any_epoch else mark.__eq__))
-            # Otherwise one access both waits for the packet and reads its data, which is always right.
+            # Otherwise one access both waits for the packet and reads its data, so the data cannot be wrong.
             if torn or any_epoch:
                 ops.append(load(("data" if torn else "packet", rank, half), mark))
         threads.append(Thread(rank, ops))

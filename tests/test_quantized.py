@@ -22,7 +22,7 @@ from tests.synthetic_run import write_run
 
 NAMES = [algorithm.name for algorithm in QUANTIZED]
 KNOWN = ALGORITHMS["all_reduce"]
-LEAST_DB = {"two_shot_int8": 35, "two_shot_fp8": 25, "two_shot_int4": 15}  # of normally distributed data
+LEAST_DB = {"two_shot_int8": 35, "two_shot_fp8": 25, "two_shot_int4": 15}  # on normally distributed data
 E4M3 = np.array([(1 + m / 8) * 2.0 ** (e - 7) if e else m / 8 * 2.0**-6 for e in range(16) for m in range(8)][:127])
 
 

@@ -1,4 +1,4 @@
-"""`python -m reports accept`: stores the baseline of each machine, which changes in no other way."""
+"""`python -m reports accept`: stores each machine's baseline; no other command changes a baseline."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def test_two_copies_of_a_run_are_one_launch(tmp_path, capsys):
 
 
 def test_pairs_are_compared_within_their_common_state(tmp_path, capsys):
-    """main also sees the fast link, on which times are a third. Over all blocks main would seem far faster."""
+    """main also sees the fast link, on which times are a third as long. Over all blocks main would seem far faster."""
     folder = write_campaign(tmp_path / "states", {"main": no_effect, "new": no_effect}, n_blocks=12,
                             options={"main": {"fast_rounds": range(6)}, "new": {"fast_rounds": [0]}})
     main(["compare", str(folder)])

@@ -87,7 +87,7 @@ def test_very_wide_intervals_end_in_arrows_and_the_other_rows_stay_readable():
     def ticks(svg):
         return sorted(float(word) for word in words(svg) if re.fullmatch(r"\d(\.\d+)?", word))
 
-    def arrows(svg):  # the plot draws lines' markers with clipping; only arrows are drawn without it
+    def arrows(svg):  # every marker is a `use` element; the two drawings differ only in their arrows
         return len(list(svg.iter(f"{SVG}use")))
 
     assert ticks(wide) == ticks(narrow)

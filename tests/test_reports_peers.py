@@ -71,7 +71,7 @@ def test_each_state_of_the_link_has_its_own_table(tmp_path, capsys):
 
 
 def test_intels_benchmark_is_compared_with_the_same_library_here(tmp_path, campaign, capsys):
-    """This shows if our harness slows the baseline."""
+    """The comparison shows if our harness slows the baseline."""
     for path in campaign.glob("other/*.jsonl"):
         path.write_text(path.read_text().replace("MPICH 5.0.2", "Intel MPI 2021.18.1"))
     here_us = 2 * cost_us("library", 16384, SLOW_NS, 2)

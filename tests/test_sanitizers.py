@@ -12,7 +12,7 @@ import pytest
 from tests.broken_kernels import tree
 from tests.sanitizers import COMPLAINTS, FLAGS, RUNTIMES, runtime, start
 
-# With three ranks, some ranks are neither the left nor the right neighbour, and some have no partner.
+# The items that differ from two ranks: with three, a rank has two neighbours, or a rank has no partner.
 OF_THREE = ("all_reduce ring", "all_reduce one_shot", "all_gather ring", "sendrecv", "link")
 RUNS = {"2 ranks": (2, ()), "3 ranks": (3, OF_THREE)}
 

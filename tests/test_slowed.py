@@ -1,7 +1,7 @@
 """Kernels slowed on purpose show that a comparison detects a slowdown: real launches, slowed and ordinary.
 
 One rank measures how much slower the kernels are. A single rank waits for no peer, so neither the link nor other work
-on the machine affects it; its kernels are slowed at the same point as those with peers.
+on the machine affects it; its kernels are slowed in the same code.
 """
 
 import json
@@ -45,7 +45,7 @@ def pairs(tmp_path_factory):
 def test_slowed_kernels_take_longer_by_the_requested_percentage(pairs, quantity):
     """Otherwise nothing would show that the gate detects 3 %.
 
-    Times are relative to the library in the same launch, which is not slowed: other effects of a launch act on both.
+    Times are relative to the library, which is not slowed, in the same launch; other effects of a launch act on both.
     """
 
     def against_the_library(result):

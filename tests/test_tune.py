@@ -60,7 +60,7 @@ def test_an_unknown_build_is_refused_once(tmp_path, name, sentence):
 
 
 def test_builds_are_measured_by_name_with_right_results(tmp_path):
-    """The sizes include a tail in every build, and a receive buffer that holds no whole number of packs."""
+    """16392 B leave a tail in every build, and no whole number of packs in the receive buffer."""
     names = "one_shot_ll,one_shot_push+nt,two_shot+nt+ntr+64K,ring+32K,ring+ntr"
     options = ("--sizes", "16392,1M", "-d", "half", "--algorithm", names, "-n", "12", "--mode", "isolated")
     _, result = run(tmp_path, *options)

@@ -263,14 +263,14 @@ def test_the_users_debug_settings_still_print_on_a_fake_gpu(tmp_path):
     ],
 )
 def test_a_library_that_fails_on_one_rank_is_unsupported_on_all_ranks_on_a_fake_gpu(faults, sentence):
-    """Wiretax still measures its own kernels."""
+    """Wiretax still measures its own algorithms."""
     for report in on_fake_gpus(variants=["plain"], **faults):
         assert report["results"] == {"plain float32 sum out 1000": sentence}
 
 
 @pytest.mark.alone
 def test_a_library_that_hangs_is_aborted_and_unsupported_on_a_fake_gpu():
-    """RCCL's default protocol hangs on two R9700s, and NCCL hangs if the driver claims peers that do not work."""
+    """On two R9700s RCCL's default protocol hangs; NCCL hangs if the driver claims peers that do not work."""
     for report in on_fake_gpus("hip", stands_still="default", own={"FIRST_CALL_S": "1"}):
         late = "plain: ncclAllReduce of RCCL 2.32.3 did not end in 1 s."
         case = "float32 sum out 1000"

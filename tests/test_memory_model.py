@@ -251,7 +251,7 @@ HOLDS = {
     "blocks of a launch, the first of them last": blocks(1, 0),
     "blocks of a launch, the second of them last": blocks(1, 1),
     "blocks of two launches": blocks(2, 0),
-    # A release orders all earlier stores of its own thread, so a block of one thread needs no fence in this model. On
+    # A release orders all earlier stores of the same thread, so a block of one thread needs no fence in this model. On
     # x86 a release does not order non-temporal stores; sync.h keeps the fence for them.
     "exchange without the fence": without(exchange("push", 3), "fence"),
     "two-shot without the fence": without(two_shot(3), "fence"),

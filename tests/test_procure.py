@@ -293,7 +293,7 @@ def test_hostile_names_stay_text_in_the_page_the_csv_and_the_terminal(launches, 
 
 
 def test_the_example_in_the_documentation_runs(tmp_path, capsys):
-    """Otherwise a reader who copies the example would meet an error in the first minute."""
+    """Otherwise a reader would copy the example and meet an error in the first minute."""
     (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/buy.md").read_text(), re.DOTALL)
     (tmp_path / "SPEC.toml").write_text(text)
     for name, gpu in {"two-r9700": "AMD Radeon AI PRO R9700", "two-5090": "NVIDIA GeForce RTX 5090"}.items():

@@ -139,7 +139,7 @@ def test_a_stored_search_lists_a_faster_quantised_algorithm_beside_the_best(tmp_
 
 
 @pytest.mark.parametrize("command", ["allreduce", "tune"])
-def test_the_former_option_is_unknown(command):
+def test_the_removed_option_lossy_is_unknown(command):
     done = mpirun(2, "-m", f"bench.{command}", "--lossy=30")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"bench.{command}: unrecognized arguments: --lossy=30\n"

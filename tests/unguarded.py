@@ -2,7 +2,7 @@
 
 `python -m tests.unguarded` prints the hash of the commit. Its waits end neither after a time-out
 nor at a stop word, its timed loop leaves no record of its phases and calls, and it has no flight
-records, watchdogs and witness. The commit is made in a temporary worktree and no branch names it;
+records, watchdogs or witness. The commit is made in a temporary worktree and no branch names it;
 the project itself does not change.
 """
 

@@ -1,7 +1,8 @@
-"""What a user meets elsewhere than at `mpirun -n 2` of the MPICH wheel, as root, on a roomy machine: another MPI, other
-numbers of ranks, Slurm, another user, a container's /dev/shm, ranks that the launcher has bound.
+"""Runs outside the usual setup, which is `mpirun -n 2` of the MPICH wheel as root with ample memory: another MPI, other
+numbers of ranks, Slurm, another user, a container's /dev/shm, and ranks that the launcher binds to cores.
 
-Runs are real. `make test` makes the environment of Open MPI; the whole matrix is `python -m tests.launch_matrix`.
+The runs are real. `make test` creates the environment of Open MPI; `python -m tests.launch_matrix` runs the whole
+matrix.
 """
 
 import json
@@ -53,7 +54,7 @@ def out(tmp_path):
 
 
 def is_right(done, out, ranks):
-    """One whole run; its head tells the truth about cores and the library's thread level."""
+    """Assert that there is one complete run, with the right cores and thread level of the library in its head."""
     assert ending(done, out, ranks) == "ok", done.stderr + done.stdout
     assert "\x1b" not in done.stdout, "marks of a terminal, in what goes into a file"
     head = one_run(out).run
@@ -74,14 +75,15 @@ def test_any_number_of_ranks_makes_one_run(out, launcher, ranks):
     assert ("busbw means nothing with one rank" in " ".join(done.stdout.split())) == (ranks == 1)
 
 
-def test_ranks_that_the_launcher_bound_keep_their_cores_and_the_library_its_best_thread_level(out):
-    """Seen from one core two ranks look crowded; at MULTIPLE, MPICH is four times slower, and ours would look fine."""
+def test_ranks_bound_by_the_launcher_keep_their_cores_and_the_best_thread_level(out):
+    """From one core two ranks look crowded. At MPI_THREAD_MULTIPLE, MPICH is four times slower, which would flatter our
+    kernels."""
     is_right(launched(command("mpich", 2, *allreduce(out), words=["-bind-to", "core"])), out, 2)
 
 
 @namespaces
 @pytest.mark.parametrize("launcher", few(LAUNCHERS, 1))
-def test_eight_ranks_with_large_messages_fit_a_container_s_shared_memory(out, launcher):
+def test_eight_ranks_with_large_messages_fit_a_containers_shared_memory(out, launcher):
     done = launched([*with_shm("size=64m"), *command(launcher, 8, *allreduce(out, *LARGE))])
     assert done.returncode == 0, done.stderr
     assert "bench.allreduce:" not in done.stderr
@@ -93,7 +95,7 @@ def test_eight_ranks_with_large_messages_fit_a_container_s_shared_memory(out, la
 
 
 @namespaces
-def test_where_shared_memory_is_too_small_for_mpi_one_sentence_says_so_before_it_dies(out):
+def test_a_warning_appears_before_mpi_dies_of_too_little_shared_memory(out):
     done = launched([*with_shm("size=1m"), *command("mpich", 2, *allreduce(out))])
     assert done.returncode != 0
     assert done.stderr.count("bench.allreduce: /dev/shm has 1 MiB, and MPI may die if 2 ranks have less than") == 1
@@ -101,7 +103,7 @@ def test_where_shared_memory_is_too_small_for_mpi_one_sentence_says_so_before_it
 
 
 @namespaces
-def test_process_ids_may_be_those_of_a_container(out):
+def test_process_ids_may_belong_to_a_container(out):
     is_right(launched([*OWN_PIDS, *command("mpich", 2, *allreduce(out))]), out, 2)
 
 
@@ -113,9 +115,9 @@ def tree(tmp_path_factory):
 @as_root
 @namespaces
 @BOTH
-def test_another_user_than_root_has_results_caches_and_no_privilege(tree, launcher):
+def test_another_user_gets_results_and_caches_without_privileges(tree, launcher):
     out = tree / "home" / f"results-{launcher}"
-    refused: dict[str, Any] = dict.fromkeys(AS_ROOT, "")  # nobody needs these
+    refused: dict[str, Any] = dict.fromkeys(AS_ROOT, "")  # an unprivileged user does not need these
     done = launched([*as_another_user(tree), *command(launcher, 2, *allreduce(out))], tree, **refused)
     is_right(done, out, 2)
     assert {path.stat().st_uid for path in (tree / "home").rglob("*")} == {65534}
@@ -124,11 +126,12 @@ def test_another_user_than_root_has_results_caches_and_no_privilege(tree, launch
 
 @as_root
 @namespaces
-def test_where_ranks_may_not_look_into_each_other_memory_with_a_name_serves(tree):
-    """PR_SET_DUMPABLE closes /proc/PID/fd to all but root, as security modules do."""
+def test_named_memory_is_used_if_ranks_may_not_open_each_others_descriptors(tree):
+    """PR_SET_DUMPABLE closes /proc/PID/fd to every user but root, as security modules do."""
     out, before = tree / "home" / "results-closed", set(Path("/dev/shm").glob("wiretax-*"))
     line = command("mpich", 2, "tests/closed_ranks.py", "--out", str(out), *SMALL)
-    open_to_mpi: dict[str, Any] = {"MPIR_CVAR_CH4_CMA_ENABLE": "0", "UCX_POSIX_USE_PROC_LINK": "n"}  # it dies without
+    # MPI dies without these settings.
+    open_to_mpi: dict[str, Any] = {"MPIR_CVAR_CH4_CMA_ENABLE": "0", "UCX_POSIX_USE_PROC_LINK": "n"}
     done = launched([*as_another_user(tree), *line], tree, **open_to_mpi)
     is_right(done, out, 2)
     assert "Peer memory is mapped (posix shared memory)" in done.stdout
@@ -137,7 +140,7 @@ def test_where_ranks_may_not_look_into_each_other_memory_with_a_name_serves(tree
 
 
 @BOTH
-def test_ranks_of_srun_that_mpi_takes_for_runs_of_one_are_refused_once(out, launcher):
+def test_srun_ranks_that_mpi_takes_for_separate_runs_are_refused_once(out, launcher):
     line = [str(LAUNCHERS[launcher].programs / "python"), *allreduce(out)]
     ended = started_by_slurm(line, 2, pmi=False)
     assert [done.returncode for done in ended] == [2, 2]
@@ -147,7 +150,7 @@ def test_ranks_of_srun_that_mpi_takes_for_runs_of_one_are_refused_once(out, laun
     assert not out.exists()
 
 
-def test_another_library_s_mpirun_is_named_as_what_is_wrong(out):
+def test_the_mpirun_of_another_library_is_named_as_the_error(out):
     line = command("mpich", 2, *allreduce(out))
     line[line.index(str(LAUNCHERS["mpich"].programs / "python"))] = str(LAUNCHERS["openmpi"].programs / "python")
     done = launched(line, **ALONE)  # type: ignore[arg-type]
@@ -156,16 +159,17 @@ def test_another_library_s_mpirun_is_named_as_what_is_wrong(out):
     assert not out.exists()
 
 
-def test_four_ranks_of_srun_with_pmi_are_one_run_at_the_thread_level_that_shares_cores(out):
-    """Slurm says in its own words how many ranks a host has; without them MPICH takes 1.5 s a call."""
+def test_four_srun_ranks_with_pmi_are_one_run_at_the_thread_level_for_shared_cores(out):
+    """Slurm has its own variable for the number of ranks on a host. If Wiretax ignored it, MPICH would take 1.5 s a
+    call."""
     first, *others = started_by_slurm([str(LAUNCHERS["mpich"].programs / "python"), *allreduce(out)], 4, pmi=True)
     assert [(done.returncode, done.stdout) for done in others] == [(0, "")] * 3, [done.stderr for done in others]
     is_right(first, out, 4)
 
 
 @BOTH
-def test_mpirun_in_an_allocation_has_mpirun_s_ranks_and_speaks_once(out, tmp_path, launcher):
-    """MPICH starts its proxy by srun, whose SLURM_PROCID both ranks inherit: it is not their rank."""
+def test_mpirun_in_an_allocation_starts_its_own_ranks_and_prints_errors_once(out, tmp_path, launcher):
+    """MPICH starts its proxy by srun. Both ranks inherit the proxy's SLURM_PROCID, which is not their rank."""
     srun = tmp_path / "srun"
     srun.write_text('#!/bin/sh\nwhile [ "${1##*/}" != hydra_pmi_proxy ]; do shift; done\nexec "$@"\n')
     srun.chmod(0o755)
@@ -176,7 +180,7 @@ def test_mpirun_in_an_allocation_has_mpirun_s_ranks_and_speaks_once(out, tmp_pat
 
 
 @pytest.mark.parametrize("other", [["-d", "half"], ["-m", "bench.allgather"]])
-def test_ranks_with_options_of_their_own_are_refused_once(out, other):
+def test_ranks_with_different_options_are_refused_once(out, other):
     python = str(LAUNCHERS["mpich"].programs / "python")
     program = allreduce(out)
     second = [*other, *program[2:]] if other[0] == "-m" else [*program, *other]
@@ -186,7 +190,7 @@ def test_ranks_with_options_of_their_own_are_refused_once(out, other):
 
 
 def ranks_of(out):
-    """{rank: process} of the run in `out`, without the helpers."""
+    """{rank: process} of the run in `out`, without helper processes."""
     found = {}
     for process in psutil.process_iter():
         try:
@@ -200,7 +204,7 @@ def ranks_of(out):
 
 @pytest.mark.parametrize(("victim", "number"),
                          [("rank 1", signal.SIGKILL), ("rank 1", signal.SIGSTOP), ("mpirun", signal.SIGKILL)])
-def test_a_rank_or_mpirun_of_open_mpi_that_is_lost_ends_the_run_and_leaves_nothing(out, victim, number):
+def test_the_loss_of_a_rank_or_of_mpirun_ends_an_open_mpi_run_and_leaves_nothing(out, victim, number):
     options = [*SMALL, "-n", "0", "--timeout", "4"]
     with subprocess.Popen(command("openmpi", 2, *allreduce(out, *options)), cwd=ROOT, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, text=True,
@@ -212,7 +216,7 @@ def test_a_rank_or_mpirun_of_open_mpi_that_is_lost_ends_the_run_and_leaves_nothi
         ranks = ranks_of(out)
         assert len(ranks) == 2
         (run if victim == "mpirun" else ranks[1]).send_signal(number)
-        _, stderr = run.communicate(timeout=20)  # far from the 60 s that it would have gone on
+        _, stderr = run.communicate(timeout=20)  # the run would otherwise last 60 s
     assert run.returncode != 0
     if number == signal.SIGSTOP:
         assert stderr.count("wiretax: rank 1 was stopped for 4 s and held the others up: ") == 1

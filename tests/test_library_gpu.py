@@ -31,7 +31,7 @@ def each_on_fake_gpus(device, ranks, asked, own=None, **faults) -> list[list[dic
     assert done.returncode == 0, done.stderr
     by_rank: dict = {}
     for line in done.stdout.splitlines():
-        by_rank |= json.loads(line)  # so the library has printed nothing
+        by_rank |= json.loads(line)  # fails if the library printed anything
     report = [by_rank[str(rank)] for rank in range(ranks)]
     report[0][0]["stderr"] = done.stderr
     return report
@@ -53,7 +53,7 @@ def test_every_type_and_op_is_right_in_every_variant_on_a_fake_gpu(device, graph
         assert set(map(tuple, report["results"].values())) == {(0, 0)}
         assert report["environment"]
         others = {"registered"} if device == "cuda" else {"NCCL_PROTO=Simple"}
-        assert set(report["head"]["transports"]) == {"plain"} | others  # communicators of their own
+        assert set(report["head"]["transports"]) == {"plain"} | others  # each has its own communicator
         assert report["windows"] == {"plain": 0} | dict.fromkeys(others, 2 if device == "cuda" else 0)
 
 
@@ -95,7 +95,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("collective", CALLS)
-def test_a_large_message_goes_whole_and_by_the_librarys_own_function_on_a_fake_gpu(collective):
+def test_a_large_message_is_whole_and_uses_the_librarys_own_function_on_a_fake_gpu(collective):
     case = ["float32 sum out" if collective == "reduce_scatter" else "float32 none out"]
     report = on_fake_gpus(ranks=3, cases=case, counts=(1_100_017,), collective=collective, gpu={"count": 3})[0]
     assert set(map(tuple, report["results"].values())) == {(0, 0, 0)}
@@ -103,8 +103,8 @@ def test_a_large_message_goes_whole_and_by_the_librarys_own_function_on_a_fake_g
 
 
 @pytest.mark.parametrize(("device", "graph"), [("cuda", False), ("hip", True)])
-def test_a_library_without_an_all_to_all_sends_to_all_in_one_group_on_a_fake_gpu(device, graph):
-    """As nccl-tests does. Without a group every rank sends first, and none would ever end."""
+def test_a_library_without_an_all_to_all_uses_one_group_of_sends_on_a_fake_gpu(device, graph):
+    """nccl-tests does the same. Without a group, every rank would send first and wait forever."""
     for report in on_fake_gpus(
         device, 3, MOVED[::2], (1, 1031, 70_001), collective="alltoall", graph=graph, has_alltoall=False,
         version=22703, gpu={"count": 3},
@@ -123,7 +123,7 @@ def test_a_library_without_an_all_to_all_sends_to_all_in_one_group_on_a_fake_gpu
         ("grouped alltoall", "ncclSend:rank1", "rank 1: ncclSend"),
     ],
 )
-def test_the_function_that_failed_is_named_on_a_fake_gpu(collective, fails, named):
+def test_the_failed_function_is_named_on_a_fake_gpu(collective, fails, named):
     case = ["float32 sum out" if collective == "reduce_scatter" else "float32 none out"]
     faults = {"has_alltoall": False} if collective.startswith("grouped") else {}
     for report in on_fake_gpus(
@@ -135,7 +135,7 @@ def test_the_function_that_failed_is_named_on_a_fake_gpu(collective, fails, name
 
 @pytest.mark.alone
 @pytest.mark.parametrize("collective", ["all_gather", "sendrecv"])
-def test_any_collective_that_stands_still_is_given_up_on_a_fake_gpu(collective):
+def test_a_collective_that_hangs_is_given_up_on_a_fake_gpu(collective):
     faults = {"stands_still": "default", "own": {"FIRST_CALL_S": "1"}, "variants": ["plain"]}
     for report in on_fake_gpus(cases=["float32 none out"], collective=collective, **faults):
         late = f"plain: {CALLS[collective]} of NCCL 2.32.3 did not end in 1 s."
@@ -151,7 +151,7 @@ def test_three_ranks_and_a_large_message_are_right_on_a_fake_gpu():
 @pytest.mark.parametrize(
     ("binding", "name"), [("nccl4py", "nccl4py 0.6.0"), ("cupy", "cupy.cuda.nccl"), ("none", None), ("cupy,none", None)]
 )
-def test_the_library_comes_with_what_is_installed_on_a_fake_gpu(binding, name):
+def test_the_library_depends_on_the_installed_binding_on_a_fake_gpu(binding, name):
     for report in on_fake_gpus(binding=binding):
         if name:
             assert report["head"]["binding"] == name
@@ -165,7 +165,7 @@ def test_the_library_comes_with_what_is_installed_on_a_fake_gpu(binding, name):
             assert report["head"]["notes"] == [f"The GPUs' own library is not measured: {reason}."]
 
 
-def test_an_old_library_is_not_measured_and_one_without_windows_is_on_a_fake_gpu():
+def test_an_old_library_is_refused_and_a_library_without_windows_is_measured_on_a_fake_gpu():
     report = on_fake_gpus(version=2804)[0]
     assert set(report["results"].values()) == {"NCCL 2.8.4 is older than 2.10.0"}
     report = on_fake_gpus(cases=["bfloat16 avg out"], version=21005)[0]
@@ -208,7 +208,7 @@ def test_rccl_is_tuned_to_the_fastest_protocol_on_a_fake_gpu():
         ({"caches_proto": 1}, "does not say that it read it"),
     ],
 )
-def test_a_setting_that_rccl_refuses_or_does_not_read_is_out_on_a_fake_gpu(faults, why):
+def test_a_setting_that_rccl_refuses_or_ignores_is_left_out_on_a_fake_gpu(faults, why):
     for report in on_fake_gpus("hip", delays_us=SLOW_DEFAULT, gpu={"arch": "gfx942"}, **faults):
         assert report["chosen"]["tuned float32 sum out 1000"] == "default"
         notes = " ".join(report["head"]["notes"])
@@ -219,7 +219,7 @@ def test_a_setting_that_rccl_refuses_or_does_not_read_is_out_on_a_fake_gpu(fault
 
 
 @pytest.mark.parametrize("way", ["SHM/direct/direct", "NET/Socket/0"])
-def test_a_library_that_went_through_the_host_is_no_baseline_on_a_fake_gpu(way):
+def test_a_transport_through_the_host_is_not_called_a_baseline_on_a_fake_gpu(way):
     head = on_fake_gpus(way=way)[1]["head"]
     assert head["transports"]["plain"] == {"0 -> 1": [way], "1 -> 0": [way]}
     assert head["notes"] == [
@@ -227,7 +227,7 @@ def test_a_library_that_went_through_the_host_is_no_baseline_on_a_fake_gpu(way):
         f"NCCL 2.32.3, through nccl4py 0.6.0, uses {way}."]
 
 
-def test_what_the_user_asked_the_library_to_say_is_still_said_on_a_fake_gpu(tmp_path):
+def test_the_users_debug_settings_still_print_on_a_fake_gpu(tmp_path):
     quiet = on_fake_gpus()[0]
     assert "NCCL INFO" not in quiet["stderr"]
     loud = on_fake_gpus(own={"NCCL_DEBUG": "INFO"})[0]
@@ -235,7 +235,7 @@ def test_what_the_user_asked_the_library_to_say_is_still_said_on_a_fake_gpu(tmp_
     assert loud["head"]["transports"] == quiet["head"]["transports"]
     own = {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_FILE": str(tmp_path / "said.%p")}
     kept = on_fake_gpus(own=own)[0]
-    assert "via P2P/CUMEM" in (tmp_path / "said.%p").read_text()  # %p is the real library's
+    assert "via P2P/CUMEM" in (tmp_path / "said.%p").read_text()  # only the real library expands %p
     assert kept["head"]["notes"] == [
         "The transport of NCCL 2.32.3 is unknown (plain, registered): NCCL_DEBUG_FILE is set, and only a log "
         "file of this program is read."
@@ -262,15 +262,15 @@ def test_what_the_user_asked_the_library_to_say_is_still_said_on_a_fake_gpu(tmp_
         ),
     ],
 )
-def test_a_library_that_one_rank_cannot_set_up_is_unsupported_on_all_on_a_fake_gpu(faults, sentence):
-    """Ours can still be measured."""
+def test_a_library_that_fails_on_one_rank_is_unsupported_on_all_ranks_on_a_fake_gpu(faults, sentence):
+    """Wiretax still measures its own algorithms."""
     for report in on_fake_gpus(variants=["plain"], **faults):
         assert report["results"] == {"plain float32 sum out 1000": sentence}
 
 
 @pytest.mark.alone
-def test_a_library_that_stands_still_is_aborted_and_unsupported_on_a_fake_gpu():
-    """RCCL's default does so on two R9700s, NCCL's if the driver claims peers that do not work."""
+def test_a_library_that_hangs_is_aborted_and_unsupported_on_a_fake_gpu():
+    """On two R9700s RCCL's default protocol hangs; NCCL hangs if the driver claims peers that do not work."""
     for report in on_fake_gpus("hip", stands_still="default", own={"FIRST_CALL_S": "1"}):
         late = "plain: ncclAllReduce of RCCL 2.32.3 did not end in 1 s."
         case = "float32 sum out 1000"
@@ -279,12 +279,12 @@ def test_a_library_that_stands_still_is_aborted_and_unsupported_on_a_fake_gpu():
         assert late in report["head"]["notes"]
 
 
-def test_a_protocol_that_stands_still_on_a_card_is_not_tried_there_on_a_fake_gpu():
+def test_a_protocol_that_hangs_on_a_card_is_not_tried_there_on_a_fake_gpu():
     for report in on_fake_gpus("hip", stands_still="LL"):
         assert any("LL never ends on gfx12" in note for note in report["head"]["notes"])
 
 
-def test_a_peer_that_is_lost_while_running_is_told_without_its_address_on_a_fake_gpu():
+def test_a_peer_lost_during_a_run_is_reported_without_its_address_on_a_fake_gpu():
     report = on_fake_gpus(variants=["plain"], repeat=5, lost_after=5)[0]
     assert report["failure"] == (
         "ncclAllReduce of NCCL 2.32.3 fails: remote process exited or there was a network error: NET/Socket : peer "
@@ -294,7 +294,7 @@ def test_a_peer_that_is_lost_while_running_is_told_without_its_address_on_a_fake
 
 @pytest.mark.parametrize("allowed", ["", "1"])
 def test_ranks_that_share_a_gpu_on_a_fake_gpu(allowed):
-    """NCCL 2.30 and later can try it, if its variable says so."""
+    """NCCL 2.30 and later allow this if the user sets NCCL_MULTI_RANK_GPU_ENABLE."""
     own = {"NCCL_MULTI_RANK_GPU_ENABLE": allowed} if allowed else {}
     report = on_fake_gpus(share=True, own=own, gpu={"count": 1})[0]
     if allowed:

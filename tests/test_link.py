@@ -1,4 +1,4 @@
-"""The wire: what `bench.link` measures on real ranks, and what its report says of a pair unlike the others."""
+"""`bench.link`: its measurements on real ranks, and its report on a pair of ranks that differs from the others."""
 
 import csv
 import io
@@ -23,7 +23,7 @@ from tests.launch import ROOT, mpirun
 from tests.synthetic_run import without_fsync
 
 QUICK = ("-e", "256K", "-f", "16", "--max-time", "9")
-# The command, but 6 iterations of each case end it and not the time, on a slow machine too.
+# bench.link, limited to 6 iterations of each case instead of by time, so that it also completes on a slow machine.
 COUNTED = """
 from dataclasses import replace
 from functools import partial
@@ -44,8 +44,8 @@ def wire(tmp_path, ranks, *options, **variables):
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_every_pair_is_measured_and_checked_and_the_run_can_be_shown_again(tmp_path, ranks):
-    """A pair that is left out, or whose data are not looked at, is the one that is broken."""
+def test_every_pair_is_measured_and_checked_and_show_prints_the_same(tmp_path, ranks):
+    """Without this, a broken pair could be left out or left unchecked."""
     program = ("-m", "bench.link", *QUICK) if ranks == 2 else ("-c", COUNTED.format(""), *QUICK[:-1], "60")
     printed = wire(tmp_path, ranks, *program)
     (path,) = tmp_path.glob("*.jsonl")
@@ -67,15 +67,15 @@ def test_every_pair_is_measured_and_checked_and_the_run_can_be_shown_again(tmp_p
     assert printed.startswith(shown)
 
 
-def test_one_rank_has_its_own_copy_and_its_launch(tmp_path):
+def test_one_rank_measures_its_local_copy_and_its_launch(tmp_path):
     rows = list(csv.DictReader(io.StringIO(mpirun(1, "-m", "bench.link", "--out", str(tmp_path), *QUICK[:-1], "6",
                                                   "--format", "csv", "--lean").stdout)))
     assert {row["algorithm"] for row in rows} == {"local_copy", "launch"}
     assert {row["status"] for row in rows} == {"ok"}
 
 
-def test_what_a_kernel_does_not_move_is_found(tmp_path):
-    """A wire that drops data would be praised for its speed. Here a push ends a pack early."""
+def test_data_that_a_kernel_does_not_move_is_reported_as_wrong(tmp_path):
+    """Otherwise a link that drops data would look fast. In this test a push ends one pack early."""
     ends_early = "link.bind = lambda of, part, count: bind(of, part, count - (part.algorithm == 'push'))"
     options = ("-e", "16K", "--max-time", "60", "--lean", "--out", str(tmp_path))
     done = mpirun(2, "-c", COUNTED.format(ends_early), *options)
@@ -96,14 +96,15 @@ def test_bad_input_is_refused_once(tmp_path, options, sentence):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_device_that_is_not_here_is_status_3(tmp_path):
+def test_an_absent_device_ends_with_status_3(tmp_path):
     done = mpirun(2, "-m", "bench.link", "--out", str(tmp_path), "--device", "cuda")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.count("\n") == 1
 
 
-def test_the_flag_is_as_fast_as_in_a_bare_loop():
-    """What is called the floor would be the loop's own. Quartiles: on a shared machine either may lose its core."""
+def test_the_flag_is_as_fast_as_in_a_minimal_loop():
+    """Otherwise the reported latency floor would be the overhead of our loop. The test compares quartiles, because on a
+    shared machine either loop can lose its core."""
     done = mpirun(2, "tests/link_ranks.py", "200")
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
@@ -112,7 +113,7 @@ def test_the_flag_is_as_fast_as_in_a_bare_loop():
 
 
 @pytest.mark.parametrize("ranks", range(2, 9))
-def test_disjoint_pairs_are_disjoint_and_all_are_there(ranks):
+def test_disjoint_pairs_are_disjoint_and_complete(ranks):
     found = matchings(ranks)
     assert all(len({rank for pair in pairs for rank in pair}) == 2 * len(pairs) for pairs in found)
     assert {pair for pairs in found for pair in pairs} == (set(combinations(range(ranks), 2)) if ranks > 3 else set())
@@ -120,7 +121,8 @@ def test_disjoint_pairs_are_disjoint_and_all_are_there(ranks):
 
 @without_fsync
 def made_up(folder, ranks, gb_s, blocks=12, one_way_us=2.0):
-    """A run on GPUs whose pair (src, dst) pushes and pulls at `gb_s(src, dst)`, through the real store."""
+    """A synthetic run on GPUs in which pair (src, dst) pushes and pulls at `gb_s(src, dst)`, written through the real
+    store."""
     shapes = [("push", pair.shape) for pair in parts(ranks)["push"]] + [("pull", pair.shape) for pair in
                                                                         parts(ranks)["pull"]]
     size = 64 << 20
@@ -143,21 +145,21 @@ def made_up(folder, ranks, gb_s, blocks=12, one_way_us=2.0):
 
 
 def test_a_degraded_pair_is_named(tmp_path):
-    """Nobody finds the one card that came up in an x4 slot in a matrix of 56 figures."""
+    """In a matrix of 56 figures nobody finds the one card in an x4 slot."""
     result = made_up(tmp_path, 4, lambda src, dst: 25.0 / (5.1 if {src, dst} == {0, 1} else 1))
     words = " ".join(text(result).split())
     assert re.search(r"GPU[01]-GPU[01] is 5\.[012]x slower than GPU\d-GPU\d by push, 64 MiB", words), words
     assert "to GPU1 is" not in words
 
 
-def test_a_pair_that_is_slow_one_way_is_named(tmp_path):
+def test_a_pair_that_is_slow_in_one_direction_is_named(tmp_path):
     result = made_up(tmp_path, 2, lambda src, dst: 12.0 if (src, dst) == (1, 0) else 24.0)
     words = " ".join(text(result).split())
     assert re.search(r"GPU1 to GPU0 is 2\.0x slower than GPU0 to GPU1 by (push|pull), 64 MiB\.", words), words
 
 
-def test_pairs_that_are_alike_are_not_accused(tmp_path):
-    """And of too few blocks nothing is said, however far apart their medians are."""
+def test_similar_pairs_are_not_reported(tmp_path):
+    """With too few blocks the report makes no claim, however far apart the medians are."""
     words = text(made_up(tmp_path, 4, lambda src, dst: 24.0 + src / 10))
     assert "No pair is more than 1.25x slower than another." in words
     few = text(made_up(tmp_path / "few", 4, lambda src, dst: 24.0 / (1 + 4 * (src == 2)), blocks=3))
@@ -166,15 +168,15 @@ def test_pairs_that_are_alike_are_not_accused(tmp_path):
 
 
 @pytest.mark.parametrize("ranks", [2, 8])
-def test_the_table_fits_and_the_picture_is_drawn(tmp_path, ranks):
+def test_the_table_fits_and_the_plot_is_drawn(tmp_path, ranks):
     result = made_up(tmp_path, ranks, lambda src, dst: 25.0 + 100 * (src + dst))
     assert max(map(len, text(result).splitlines())) <= 80
     plot(result, tmp_path / "link.png")
     assert (tmp_path / "link.png").stat().st_size > 10_000
 
 
-def test_the_wire_between_gpus_in_software(tmp_path):
-    """The same kernels from their GPU sources, on threads: data that are not moved there are found wrong there."""
+def test_link_runs_between_simulated_gpus(tmp_path):
+    """The same kernels, built from their GPU sources, run on threads; the check reports data that they do not move."""
     environment: dict[str, Any] = fake_gpu.environment(vendor="hip", count=2) | {"FAKE_NCCL_BINDING": "none"}
     options = ("--device", "hip", "-e", "16K", "--max-time", "60", "--lean")
     printed = wire(tmp_path, 2, "-c", COUNTED.format(""), *options, **environment)

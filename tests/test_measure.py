@@ -1,4 +1,4 @@
-"""What becomes of time stamps: which moment a time starts at, what is added to it, and whose word counts."""
+"""How time stamps become times: the start of a time, the terms of the total, and how the ranks' results combine."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,7 +24,7 @@ def iteration_of(chain_calls: int = 0) -> Iteration:
                      chain_calls=chain_calls)
 
 
-# Two iterations on two ranks, in ns: arrived, left, began to consume, done. Rank 1 comes 300 ns late to the first.
+# Two iterations on two ranks, in ns: arrived, left, began to consume, done. Rank 1 arrives 300 ns late in the first.
 STAMPS = [
     np.array([[1000, 3000, 3000, 3500], [10000, 12000, 12000, 12400]]),
     np.array([[1300, 2900, 2900, 4100], [10000, 11000, 11000, 11100]]),
@@ -42,7 +42,7 @@ def first_wrong(*elements: int):
     return verify.first_wrong(wrongs, DATATYPES["float32"])
 
 
-def test_a_time_is_last_exit_minus_last_arrival_and_the_total_adds_the_slowest_reading():
+def test_a_time_is_last_exit_minus_last_arrival_and_the_total_adds_the_slowest_consumer():
     record, rows = block_of()
     assert (record.case, record.block, record.round, record.n) == (7, 3, 3, 2)
     assert record.time_us == np.median([3.0 - 1.3, 12.0 - 10.0])
@@ -54,13 +54,13 @@ def test_a_time_is_last_exit_minus_last_arrival_and_the_total_adds_the_slowest_r
     assert rows[2] == pytest.approx([3, 1, 1.6, 1.2, 0.3])
 
 
-def test_without_a_shared_clock_a_time_is_the_slowest_ranks_own():
+def test_without_a_shared_clock_a_time_is_the_slowest_ranks_time():
     record, _ = block_of(clock_shared=False)
     assert record.time_us == np.median([2.0, 2.0])
     assert record.arrival_skew_us is None
 
 
-def test_a_chain_is_per_call_and_has_no_reading():
+def test_a_chains_time_is_per_call_and_has_no_consume_time():
     record, _ = block_of(chain_calls=10)
     assert record.time_us == pytest.approx(np.median([1.7, 2.0]) / 10)
     assert record.total_us == record.time_us
@@ -70,9 +70,9 @@ def test_a_chain_is_per_call_and_has_no_reading():
 
 @pytest.mark.parametrize(("elements", "n_wrong"),
                          [((0, 4), 4), ((3, 4), 7), ((0, 0), 0), (None, None)])
-def test_what_any_rank_finds_wrong_counts_and_unchecked_is_not_right(
+def test_wrong_elements_of_all_ranks_count_and_an_unchecked_run_has_no_count(
         monkeypatch, elements, n_wrong):
-    """Each rank's count reaches the record; a run with `-c 0` has no count."""
+    """The record has the sum of all ranks' counts; a run with `-c 0` has no count."""
     iteration = iteration_of()
     counts = elements or (0, 0)
     gathered = [
@@ -100,7 +100,7 @@ def test_a_features_facts_are_the_mean_of_all_ranks_or_absent():
     assert block_of(facts=(rates[0], None))[0].matmul_gflop_s is None
 
 
-def test_a_wrong_block_says_where_on_the_lowest_rank_that_found_anything():
+def test_a_wrong_block_names_the_lowest_rank_with_a_wrong_element():
     assert first_wrong(0, 0) is None
     block = block_of()[0]
     block.first_wrong = first_wrong(0, 4)
@@ -121,7 +121,7 @@ def test_each_ranks_time_starts_at_the_last_arrival():
 @pytest.mark.parametrize("collective", COLLECTIVES.values(), ids=COLLECTIVES)
 @pytest.mark.parametrize("datatype", DATATYPES.values(), ids=DATATYPES)
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5, 8])
-def test_a_chain_goes_on_exactly_and_its_ranks_send_different_data(collective, datatype, ranks):
+def test_a_chain_continues_exactly_and_its_ranks_send_different_data(collective, datatype, ranks):
     for redop in ["sum", "avg", "min", "max"] if collective.reduces else ["none"]:
         if collective.reduces and reason_against(datatype, redop):
             continue
@@ -131,7 +131,7 @@ def test_a_chain_goes_on_exactly_and_its_ranks_send_different_data(collective, d
 
 
 def check_chain(data: verify.Data, shape: Any) -> None:
-    """Five calls, one after another as the kernels make them, give what `chain_received` says."""
+    """Check that five successive calls, chained as the kernels do, give the result of `chain_received`."""
     collective, datatype, ranks = data.collective, data.datatype, data.ranks
     sent = datatype.encode(data.chain_sent())
     for _ in range(5):
@@ -152,10 +152,10 @@ def check_chain(data: verify.Data, shape: Any) -> None:
 @pytest.mark.parametrize(("budget_s", "turns"), [
     (1000.0, {"short": 256, "middle": 256, "long": 256}),  # all fit
     (60.0, {"short": 256, "middle": 85, "long": 23}),
-    (20.0, {"short": 16, "middle": 16, "long": 16}),  # not even the least
+    (20.0, {"short": 16, "middle": 16, "long": 16}),  # not even the minimum fits
 ])
-def test_what_takes_long_has_fewer_turns_and_leaves_rounds_to_the_others(budget_s, turns):
-    """With as many turns for 64 MiB as for 32 KiB, no difference at 32 KiB had an interval."""
+def test_slow_groups_run_in_fewer_rounds(budget_s, turns):
+    """When 64 MiB ran in as many rounds as 32 KiB, no difference at 32 KiB had an interval."""
     iterations = []
     for group, iteration_s in (("short", 2e-5), ("middle", 0.015), ("long", 0.2), ("", 1e-6)):
         for _ in range(2):

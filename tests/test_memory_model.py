@@ -1,7 +1,7 @@
-"""The flag protocol of the kernels holds under a weak memory model, and no longer does when any part of it is left out.
+"""The kernels' flag protocol is correct under a weak memory model, and fails when any part of the protocol is removed.
 
-This is the negative control for what x86 hardware cannot get wrong. A user would miss sums that are right a million
-times and then, on a card with weaker ordering than the developer's, are not.
+x86 hardware cannot show these failures. Without this test, a kernel could give right sums a million times on the
+developer's card and wrong sums on a card with weaker ordering.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,12 +22,12 @@ from tests.memory_model import (
     store_release,
 )
 
-BITS = 6  # of a stamp: an epoch of three above a step of three, as the kernels have 32 and 32
-FIRST_EPOCH = 7  # so that the second launch has epoch 0
-NEVER = (FIRST_EPOCH - 1) << 3  # the stamp that all flags start at
+BITS = 6  # bits of a stamp: a 3-bit epoch above a 3-bit step; the kernels use 32 and 32
+FIRST_EPOCH = 7  # the second launch then has epoch 0
+NEVER = (FIRST_EPOCH - 1) << 3  # the initial stamp of all flags
 
 
-Compare = Callable[[int], Callable[[int], bool]]  # with a stamp that is wanted
+Compare = Callable[[int], Callable[[int], bool]]  # takes the wanted stamp
 
 
 def at_least(epoch: int) -> Callable[[int], bool]:
@@ -39,12 +39,12 @@ def stamp(launch: int, step: int) -> int:
 
 
 def reached(wanted: int) -> Callable[[int], bool]:
-    """Whether a flag has come to a stamp, by the sign of the difference modulo 2^BITS, as the kernels compare."""
+    """A flag has reached a stamp if their difference modulo 2^BITS is not negative, as in the kernels."""
     return lambda flag: (flag - wanted) % (1 << BITS) < 1 << (BITS - 1)
 
 
 def signal(rank: int, peers: Iterable[int], launch: int, step: int) -> list[Op]:
-    """sync.h's, by a block of one thread."""
+    """The signal of sync.h, for a block of one thread."""
     return [FENCE_SYSTEM, *(store_release(("flag", peer, rank), stamp(launch, step)) for peer in peers)]
 
 
@@ -62,7 +62,7 @@ REMOVALS: dict[str, Callable[[Op], Op | None]] = {
 
 
 def without(threads: list[Thread], *parts: str) -> list[Thread]:
-    """The threads with every operation of these kinds left out or weakened."""
+    """Remove or weaken every operation of these kinds in the threads."""
     for part in parts:
         left = [[REMOVALS[part](op) for op in thread.ops] for thread in threads]
         threads = [Thread(thread.block, [op for op in ops if op]) for thread, ops in zip(threads, left, strict=True)]
@@ -75,8 +75,9 @@ def outcome_of(threads: list[Thread]) -> Outcome:
 
 
 def one_shot(launches: int, flips: bool = True, counts: bool = True, half_barriers: str = "both") -> list[Thread]:
-    """Two ranks that push, a block of two threads each: a thread pushes its word, then reads what the peer's other one
-    pushed. Thread 0 signals the peer, and the thread with the peer's number waits for it, as in the kernels."""
+    """Two ranks push; each has a block of two threads. A thread pushes its word, then reads the word that the peer's
+    other thread pushed. As in the kernels, thread 0 signals the peer, and the thread with the peer's number waits for
+    the signal."""
     threads = []
     for rank, peer in ((0, 1), (1, 0)):
         for thread in range(2):
@@ -95,8 +96,8 @@ def one_shot(launches: int, flips: bool = True, counts: bool = True, half_barrie
 
 def exchange(direction: str, launches: int, chunks: int = 1, words: int = 1, slots: int = 2,
              flips: bool = True, compare: Compare = reached) -> list[Thread]:
-    """exchange.h: two ranks hand over chunk by chunk, through the reader's slab (push) or their own (pull). With two
-    words a pack is two accesses, either of which may come first."""
+    """exchange.h: two ranks exchange data chunk by chunk, through the reader's slab (push) or their own slab (pull).
+    With two words, a pack is two accesses, in either order."""
     threads = []
     for rank, peer in ((0, 1), (1, 0)):
         to, origin = (peer, rank) if direction == "push" else (rank, peer)
@@ -112,8 +113,8 @@ def exchange(direction: str, launches: int, chunks: int = 1, words: int = 1, slo
 
 
 def packets(launches: int, flips: bool = True, torn: bool = False, any_epoch: bool = False) -> list[Thread]:
-    """allreduce_one_shot_ll.cu: a packet is data and epoch in one relaxed store, and is waited for by equality. `torn`:
-    as two stores, of the data and then of the epoch."""
+    """allreduce_one_shot_ll.cu: one relaxed store writes a packet of data and epoch, and the reader waits until the
+    epoch is equal. `torn`: two stores write the packet, first the data, then the epoch."""
     threads = []
     for rank, peer in ((0, 1), (1, 0)):
         ops: list[Op] = []
@@ -121,20 +122,21 @@ def packets(launches: int, flips: bool = True, torn: bool = False, any_epoch: bo
             half, mark = launch & 1 if flips else 0, launch + 1
             ops += [store(("data", peer, half), mark)] if torn else []
             ops.append(store(("packet", peer, half), mark))
-            # Rank 0 looks for its first packet only when rank 1 has sent its second: else the search, which never makes
-            # a reader look later than it has to, would find the first in its view for ever.
+            # Rank 0 looks for its first packet only after rank 1 has sent its second packet. The search never delays a
+            # reader, so without this order it would always find the first packet in rank 0's view.
             ops += [store_release("sent twice", 1)] if (rank, launch) == (1, 1) else []
             ops += [await_acquire("sent twice", until=bool)] if (rank, launch) == (0, 0) and launches > 1 else []
             ops.append(await_relaxed(("packet", rank, half), until=bool if any_epoch else mark.__eq__))
-            if torn or any_epoch:  # else what has been waited for is what is summed: one access, which cannot be wrong
+            # Otherwise one access both waits for the packet and reads its data, so the data cannot be wrong.
+            if torn or any_epoch:
                 ops.append(load(("data" if torn else "packet", rank, half), mark))
         threads.append(Thread(rank, ops))
     return threads
 
 
 def packets_between_two_others(boundary: list[Op], ordered: bool) -> list[Thread]:
-    """A launch of packets between two that push into the slab's same half. `boundary`: what orders one launch of a rank
-    after another; `ordered`: packets release and acquire."""
+    """A launch of packets between two launches that push into the same half of the slab. `boundary`: the operations
+    that order a rank's launches; `ordered`: packets use release and acquire."""
     send, await_packet = (store_release, await_acquire) if ordered else (store, await_relaxed)
     threads = []
     for rank, peer in ((0, 1), (1, 0)):
@@ -147,9 +149,10 @@ def packets_between_two_others(boundary: list[Op], ordered: bool) -> list[Thread
 
 
 def two_shot(n_chunks: int, launches: int = 1, slots: int = 2) -> list[Thread]:
-    """Two ranks: in a beat each copies a chunk in, sums the chunk before, and gathers the one before that.
+    """Two ranks: in each beat a rank copies a chunk in, sums the previous chunk, and gathers the chunk before the
+    previous one.
 
-    By itself it would do without the epoch's two halves; it shares the slab with the one-shot form, which would not.
+    Two-shot alone does not need the epoch's two halves. The one-shot form needs them and uses the same slab.
     """
     threads = []
     for rank, peer in ((0, 1), (1, 0)):
@@ -171,8 +174,8 @@ def two_shot(n_chunks: int, launches: int = 1, slots: int = 2) -> list[Thread]:
 
 
 def ring(n_beats: int, slots: int = 2, waits_for: str = "left right") -> list[Thread]:
-    """Three ranks: in a beat each fills a slot of its right neighbour's inbox and reads what came from the left. The
-    first beat tells everyone, who are here the neighbours."""
+    """Three ranks: in each beat a rank fills a slot of its right neighbour's inbox and reads the left neighbour's data.
+    The first beat signals every peer; with three ranks all peers are neighbours."""
     threads = []
     for rank in range(3):
         neighbours = {"left": (rank - 1) % 3, "right": (rank + 1) % 3}
@@ -189,7 +192,8 @@ def ring(n_beats: int, slots: int = 2, waits_for: str = "left right") -> list[Th
 
 
 def registered(launches: int, says_come: bool = True, says_done: bool = True) -> list[Thread]:
-    """exchange.h's in_users_buffers: a user writes a buffer, peers read it where it lies, and it is written anew."""
+    """in_users_buffers of exchange.h: each rank writes its buffer, the peer reads the buffer in place, and the rank
+    writes it again."""
     threads = []
     for rank, peer in ((0, 1), (1, 0)):
         ops: list[Op] = []
@@ -203,9 +207,9 @@ def registered(launches: int, says_come: bool = True, says_done: bool = True) ->
 
 
 def blocks(launches: int, last: int, ticket: bool = True, barrier: bool = True, own_flags: bool = True) -> list[Thread]:
-    """sync.h's leave_launch: two ranks of two blocks, each with its own word and flag of the peer's like. Every block
-    reads its rank's epoch on entry; the one that finds by the ticket that it is the last, `last`, advances it. The next
-    launch of a stream begins when this one has ended, which is here when the epoch has advanced."""
+    """leave_launch of sync.h: two ranks of two blocks. Each block has its own word and its own flag from the peer's
+    block of the same number. Every block reads its rank's epoch on entry. The block `last` sees by the ticket that it
+    is the last, and advances the epoch. The next launch of a stream begins when the epoch has advanced."""
     threads = []
     for rank, peer in ((0, 1), (1, 0)):
         for block in range(2):
@@ -247,17 +251,17 @@ HOLDS = {
     "blocks of a launch, the first of them last": blocks(1, 0),
     "blocks of a launch, the second of them last": blocks(1, 1),
     "blocks of two launches": blocks(2, 0),
-    # What a release makes redundant in this model, for it carries all earlier stores of its own thread: the fence of a
-    # block of one thread. On x86 it does not carry those that go around the caches, so sync.h keeps the fence for them.
+    # A release orders all earlier stores of the same thread, so a block of one thread needs no fence in this model. On
+    # x86 a release does not order non-temporal stores; sync.h keeps the fence for them.
     "exchange without the fence": without(exchange("push", 3), "fence"),
     "two-shot without the fence": without(two_shot(3), "fence"),
     "ring without the fence": without(ring(3), "fence"),
     "over users' buffers without the fence": without(registered(3), "fence"),
-    # And a fence in front of the flag, in the same thread, does all that its release does.
+    # A fence before the flag in the same thread has the effect of the flag's release.
     "exchange without the release": without(exchange("push", 3), "release"),
 }
 
-# What is left out, and what then goes wrong.
+# {the removed part: (the protocol without it, the error)}
 FAILS = {
     "one-shot: fence": (without(one_shot(1), "fence"), "wrong value"),
     "one-shot: release": (without(one_shot(1), "release"), "wrong value"),
@@ -293,7 +297,7 @@ FAILS = {
 
 
 @pytest.mark.parametrize("name", HOLDS)
-def test_a_protocol_holds_in_every_execution(name):
+def test_a_protocol_is_correct_in_every_execution(name):
     outcome = outcome_of(HOLDS[name])
     assert outcome.error is None, outcome.trace
     assert outcome.n_states > (10_000 if name == "one-shot, blocks of two threads" else 10)
@@ -325,19 +329,19 @@ WAITS = {
 
 @pytest.mark.parametrize("wait", WAITS)
 @pytest.mark.parametrize("signal", SIGNALS)
-def test_model_passes_a_message_only_where_both_sides_order_it(signal, wait):
+def test_model_passes_a_message_only_if_both_sides_order_it(signal, wait):
     (signal_ops, signal_orders), (wait_ops, wait_orders) = SIGNALS[signal], WAITS[wait]
     assert (check(message(signal_ops, wait_ops)).error is None) == (signal_orders and wait_orders)
 
 
 @pytest.mark.parametrize(("signal", "holds"), [(store_release, True), (store, False)])
-def test_model_lets_a_store_overtake_a_read_that_no_release_holds_back(signal, holds):
+def test_model_lets_a_store_overtake_a_read_without_a_release(signal, holds):
     reader = Thread(0, [load("data", 0), signal("flag", 1)])
     writer = Thread(1, [await_acquire("flag", until=at_least(1)), store("data", 1)])
     assert (check([reader, writer]).error is None) == holds
 
 
-def test_model_shows_a_store_to_its_own_block_behind_a_barrier_and_to_no_other():
+def test_model_shows_a_store_behind_a_barrier_to_its_own_block_alone():
     def writer_and_reader(block_of_reader: int) -> list[Thread]:
         return [Thread(0, [store("data", 1), BLOCK_BARRIER]), Thread(block_of_reader, [BLOCK_BARRIER, load("data", 1)])]
 
@@ -345,7 +349,7 @@ def test_model_shows_a_store_to_its_own_block_behind_a_barrier_and_to_no_other()
     assert check(writer_and_reader(1)).error is not None
 
 
-def test_model_never_shows_a_location_going_back():
+def test_model_never_returns_an_older_value_of_a_location():
     reader = Thread(1, [await_relaxed("data", until=at_least(2)), load("data", 2)])
     assert check([Thread(0, [store("data", 1), store("data", 2)]), reader]).error is None
 

@@ -56,13 +56,13 @@ def recorded(name: str) -> str:
 def test_the_transport_of_a_recorded_log(name, ways, kinds):
     result = nccl.transports(recorded(name))
     assert ways.items() <= result.items()
-    # Trees, rings and the order of channels look similar, and are no transports.
+    # Lines about trees, rings and the order of channels look similar, but are not transports.
     lines = [line for line in recorded(name).splitlines() if " via " in line]
     assert len(result) == len({tuple(re.findall(r"(\d+)(?:\[\w+\])? -> (\d+)", line)[0]) for line in lines})
     assert nccl.channels(recorded(name)) == kinds
 
 
-def test_two_ways_between_a_pair_are_both_told():
+def test_two_transports_of_a_pair_are_both_returned():
     log = "Channel 00/0 : 0[0] -> 1[1] via P2P/CUMEM\nChannel 01/0 : 0[0] -> 1[1] via SHM/direct/direct\n"
     assert nccl.transports(log) == {"0 -> 1": ["P2P/CUMEM", "SHM/direct/direct"]}
 
@@ -70,7 +70,7 @@ def test_two_ways_between_a_pair_are_both_told():
 @pytest.mark.parametrize(
     ("number", "name"), [(2804, "2.8.4"), (2708, "2.7.8"), (20908, "2.9.8"), (21005, "2.10.5"), (23203, "2.32.3")]
 )
-def test_versions_are_written_in_two_ways(number, name):
+def test_version_numbers_have_two_encodings(number, name):
     assert nccl.release(number) == name
 
 
@@ -86,9 +86,9 @@ def header_of_nccl() -> str:
     pytest.skip("NCCL is not installed: pip install nvidia-nccl-cu13")
 
 
-def test_calls_and_numbers_are_those_of_the_real_header():
+def test_calls_and_constants_match_the_real_header():
     header = header_of_nccl()
-    assert nccl.PROTOTYPES["ncclAllToAll"] == nccl.PROTOTYPES["ncclAlltoAll"]  # RCCL's; in no header of NCCL's
+    assert nccl.PROTOTYPES["ncclAllToAll"] == nccl.PROTOTYPES["ncclAlltoAll"]  # RCCL's name; NCCL's headers lack it
     for call, types in nccl.PROTOTYPES.items():
         if call == "ncclAllToAll":
             continue
@@ -108,7 +108,7 @@ def test_calls_and_numbers_are_those_of_the_real_header():
     assert re.search(r"#define NCCL_UNIQUE_ID_BYTES 128", header)
 
 
-def test_the_fake_library_has_every_call_and_the_fake_packages_what_the_real_ones_have():
+def test_the_fake_library_has_every_call_and_the_fake_packages_match_the_real_ones():
     calls = fake_nccl.SOURCE.read_text()
     named = fake_nccl.ALL_TO_ALL.values()
     assert all(re.search(rf"\b{call}\(", calls) for call in nccl.PROTOTYPES if call not in named)

@@ -1,4 +1,4 @@
-"""A matmul and a collective that overlap: results, the lane on another core, and the commands."""
+"""A matmul that overlaps with a collective: its results, the lane on another core, and the commands."""
 
 import os
 import re
@@ -28,13 +28,13 @@ def test_every_form_and_number_of_chunks_is_exact(command, ranks, core):
 
 @pytest.mark.parametrize(("vendor", "datatype"), [("cuda", "float16"), ("hip", "float32")])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_two_streams_of_a_fake_gpu_give_the_same(command, vendor, datatype):
+def test_two_streams_of_a_fake_gpu_give_the_same_results(command, vendor, datatype):
     ranks = ["tests.overlap_ranks", command, vendor, datatype, "none"]
     done = mpirun(2, "-m", *ranks, timeout_s=120, **fake_nccl.environment(vendor=vendor))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_lane_runs_in_turn_on_its_core_and_hands_errors_over():
+def test_a_lane_runs_jobs_in_order_on_its_core_and_passes_errors_on():
     done = list[tuple[int, set[int]]]()
     lane = OtherCore(CORES[-1])
     for number in range(3):
@@ -68,7 +68,7 @@ def measured(tmp_path, command, ranks=1):
 @pytest.mark.skipif(len(CORES) < 2, reason="one core")
 @pytest.mark.parametrize(("command", "words"), [("gemm_reduce_scatter", "48 tokens x 64 x 4096, 1/64 of the inner"),
                                                 ("allgather_gemm", "48 tokens x 4096 x 128, 1/64 of the columns")])
-def test_a_run_says_what_it_multiplied_and_in_how_many_chunks(tmp_path, command, words):
+def test_a_run_names_its_matmul_and_its_number_of_chunks(tmp_path, command, words):
     done = measured(tmp_path, command)
     assert done.returncode == 0, done.stderr
     assert words in done.stdout
@@ -80,7 +80,7 @@ def test_a_run_says_what_it_multiplied_and_in_how_many_chunks(tmp_path, command,
 
 
 @pytest.mark.usefixtures("one_core")
-def test_a_run_says_where_no_core_is_free(tmp_path):
+def test_a_run_says_if_no_core_is_free(tmp_path):
     done = measured(tmp_path, "gemm_reduce_scatter")
     assert done.returncode == 0, done.stderr
     assert "No core is free for each rank's communication" in done.stdout
@@ -94,12 +94,12 @@ def test_a_run_says_where_no_core_is_free(tmp_path):
     (["--algorithm", "then_two_shot"], 2, "unknown algorithm"),
     (["-d", "half"], 3, "a CPU multiplies float32 only, not float16"),
 ])
-def test_what_cannot_be_is_one_sentence(tmp_path, command, options, status, words):
+def test_impossible_options_are_refused_with_one_sentence(tmp_path, command, options, status, words):
     done = mpirun(2, "-m", f"bench.{command}", *options, "--device", "cpu", "--out", str(tmp_path))
     assert (done.returncode, len(done.stderr.splitlines())) == (status, 1), done.stderr
     assert words in done.stderr
 
 
-def test_layers_cut_by_columns_of_a_model():
+def test_the_columns_of_a_models_layers():
     assert MODELS["llama-3.1-8b"].columns("qkv") == 6144
     assert MODELS["mixtral-8x7b"].columns("gate_up", ranks=2) == 2 * 14336

@@ -1,4 +1,4 @@
-"""`reports procure`: candidate machines held against requirements, from runs in which every figure is known."""
+"""`reports procure`: compares candidate machines with requirements, on synthetic runs with known figures."""
 
 import csv
 import io
@@ -35,7 +35,7 @@ price = {{amount = 5200, currency = "EUR", date = 2026-11-01}}
 
 
 def write_launches(folder, n, scale=1.0, first=0, gpu="AMD Radeon AI PRO R9700", **changes):
-    """Launches that differ by 1 %, half of them above and half below."""
+    """Launches that differ by 1 %: half of them above the mean and half below it."""
     for number in range(first, first + n):
         run_id = f"2026-11-20T06-15-{number:02}Z-allreduce-1a2b3c"
         made = write_run(folder, sizes=SIZES, algorithms=("library", "auto"), n_blocks=6, n=4, seed=number,
@@ -46,7 +46,7 @@ def write_launches(folder, n, scale=1.0, first=0, gpu="AMD Radeon AI PRO R9700",
 
 @pytest.fixture(scope="module")
 def launches(tmp_path_factory):
-    """Six launches: 16 KiB in about 3.1 us chained, 32 MiB at about 7 GB/s."""
+    """Six launches: 16 KiB takes about 3.1 us chained, and 32 MiB reaches about 7 GB/s."""
     write_launches(folder := tmp_path_factory.mktemp("procure") / "box", 6)
     return folder.parent
 
@@ -79,15 +79,15 @@ def figure(procurement, name, machine=0):
     (["32M >= 50 GB/s"], "FAIL", 1), (["70b-q4 >= 33 tok/s"], "FAIL", 1),
     (["64K <= 8 us"], "UNDECIDED", 3), ([], None, 0),
 ])  # fmt: skip
-def test_the_verdict_and_the_exit_status_are_those_of_the_interval(launches, capsys, requirements, expected, status):
-    """A buyer would accept a box that misses the order, or return a box that meets it."""
+def test_the_interval_decides_the_verdict_and_the_exit_status(launches, capsys, requirements, expected, status):
+    """Otherwise a buyer would accept a box below the order's requirements, or return a box that meets them."""
     path = spec(launches, requirements)
     assert set(verdicts(evaluate(path)).values()) <= {expected}
     assert ask(capsys, path)[0] == status
 
 
-def test_on_the_limit_it_is_undecided_and_says_how_many_launches_would_settle_it(launches):
-    """Chance would decide over an order."""
+def test_a_figure_at_the_limit_is_undecided_and_says_how_many_launches_would_settle_it(launches):
+    """Otherwise chance would decide an order."""
     us = figure(evaluate(spec(launches)), "16 KiB")
     assert us.low < us.value < us.high
     assert (us.n, us.note) == (6, "ours, chained")
@@ -97,8 +97,8 @@ def test_on_the_limit_it_is_undecided_and_says_how_many_launches_would_settle_it
     assert 6 < int(re.findall(r"about (\d+) would settle it", judged.reason)[0]) < 1000
 
 
-def test_few_launches_copies_and_imports_are_shown_and_never_judged(tmp_path, launches, capsys):
-    """One lucky run, copied five times, or a vendor's own log, would pass as a delivery test."""
+def test_few_launches_copies_and_imports_are_shown_but_never_judged(tmp_path, launches, capsys):
+    """Otherwise five copies of one lucky run, or a vendor's own log, would pass as a delivery test."""
     write_launches(tmp_path / "box", 2)
     for number in range(5):
         (tmp_path / f"box/copy{number}.jsonl").write_bytes(next((tmp_path / "box").glob("2026*.jsonl")).read_bytes())
@@ -123,8 +123,8 @@ def imported(us, gb_s, size=16384, world=2):
     return run, [case], End(status="complete")
 
 
-def test_a_wrong_result_fails_and_what_was_cut_off_does_not_count(tmp_path, launches):
-    """A box that adds up wrongly would be bought for its speed."""
+def test_a_wrong_result_fails_and_an_incomplete_launch_does_not_count(tmp_path, launches):
+    """Otherwise a buyer could choose a fast box that gives wrong results."""
     path = spec(tmp_path, ["16K <= 8 us"])
     write_launches(tmp_path / "box", 5)
     write_launches(tmp_path / "box", 1, first=5, finish=False)
@@ -141,8 +141,8 @@ def test_a_wrong_result_fails_and_what_was_cut_off_does_not_count(tmp_path, laun
     assert (judged.verdict, judged.reason[:16]) == ("FAIL", "wrong results in")
 
 
-def test_verdicts_on_the_limit_err_no_more_often_than_they_say():
-    """A page with ten requirements would pass or fail one by chance every other time."""
+def test_error_rates_at_the_limit_are_no_higher_than_stated():
+    """Otherwise a page with ten requirements would pass or fail one by chance in half of the cases."""
     rng, times, m = np.random.default_rng(1), 3000, 10
     requirement = Requirement("16K <= 8 us", ("us", 16384), 8.0)
     wrong = 0
@@ -154,8 +154,8 @@ def test_verdicts_on_the_limit_err_no_more_often_than_they_say():
     assert wrong / times < 0.025 / m + 3 * math.sqrt(0.025 / m / times)
 
 
-def test_tokens_a_second_and_their_cost_are_the_advisor_s_arithmetic(launches):
-    """A buyer would pay for tokens that the box does not make."""
+def test_token_rates_and_their_cost_use_the_advisors_arithmetic(launches):
+    """Otherwise a buyer would pay for tokens that the box does not make."""
     procurement = evaluate(spec(launches))
     us, speed = figure(procurement, "16 KiB"), figure(procurement, "70b-q4")
     step_us = specs.model("llama-3.1-70b").parameters * 4.5 / 8 / 2 / 640e3 + 160 * us.value
@@ -168,8 +168,8 @@ def test_tokens_a_second_and_their_cost_are_the_advisor_s_arithmetic(launches):
     assert figure(procurement, "power of the GPUs").note == "data sheet"
 
 
-def test_power_that_a_run_has_measured_counts_before_the_data_sheet_s(tmp_path):
-    """The electricity bill would assume the power limit, which a card seldom reaches."""
+def test_measured_power_replaces_the_data_sheets(tmp_path):
+    """Otherwise the electricity bill would assume the power limit, which a card seldom reaches."""
 
     def drawing(block):
         block.gpus = [{"power_w": 210.0}, {"power_w": 230.5}]
@@ -181,14 +181,14 @@ def test_power_that_a_run_has_measured_counts_before_the_data_sheet_s(tmp_path):
 
 
 def test_a_model_that_does_not_fit_fails(launches):
-    """A box would be bought for a model that it cannot load."""
+    """Otherwise a buyer could choose a box that cannot load the model."""
     models = '[models]\nbig = {model = "llama-3.1-405b", weights = "fp16"}\n'
     procurement = evaluate(spec(launches, ["big >= 1 tok/s"], models + BOX.format(name="box")))
     assert (procurement.machines[0].judgements[0].verdict, figure(procurement, "big").note) == ("FAIL", "does not fit")
 
 
-def test_currencies_are_neither_converted_nor_ranked_against_each_other(launches, tmp_path):
-    """5,000 dollars would look cheaper than 5,100 euros."""
+def test_currencies_are_neither_converted_nor_ranked_together(launches, tmp_path):
+    """Otherwise 5,000 dollars would look cheaper than 5,100 euros."""
     boxes = [BOX.format(name=name).replace("EUR", money).replace(f"{name}/", f"{launches}/box/")
              .replace("5200", price) for name, money, price in (("a", "EUR", "5200"), ("b", "USD", "10"),
                                                                 ("c", "EUR", "9000"))]  # fmt: skip
@@ -199,8 +199,8 @@ def test_currencies_are_neither_converted_nor_ranked_against_each_other(launches
     assert figure(procurement, "per million tokens, 70b-q4", 1).value is None
 
 
-def test_software_and_machines_that_differ_are_said_or_refused(tmp_path, capsys):
-    """Launches before and after an upgrade, or of two kinds of box, would pass for one."""
+def test_different_software_is_reported_and_different_machines_are_refused(tmp_path, capsys):
+    """Otherwise launches before and after an upgrade, or of two kinds of box, would count as one kind."""
     write_launches(tmp_path / "box", 2)
     path = next((tmp_path / "box").glob("*.jsonl"))
     path.write_text(path.read_text().replace('"software_id":"d4e5f6"', '"software_id":"other"'))
@@ -232,7 +232,7 @@ BAD = {
 
 @pytest.mark.parametrize(("good", "bad"), [(good, bad) for good, all_bad in BAD.items() for bad in all_bad])
 def test_a_bad_spec_is_refused_in_one_sentence(launches, capsys, good, bad):
-    """A typing error would become a wrong price, or a traceback."""
+    """Otherwise a typing error would become a wrong price or a traceback."""
     path = spec(launches)
     text = path.read_text().replace('"', "'")
     assert good in text
@@ -243,7 +243,7 @@ def test_a_bad_spec_is_refused_in_one_sentence(launches, capsys, good, bad):
     assert not list(launches.glob("never*"))
 
 
-def test_what_is_no_spec_or_no_run_is_refused_in_one_sentence(launches, capsys, tmp_path):
+def test_invalid_specs_and_runs_are_refused_in_one_sentence(launches, capsys, tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "huge").write_bytes(b"#" * (2 << 20))
     (launches / "no_run.jsonl").write_text("hello\n")
@@ -267,8 +267,8 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_hostile_names_stay_text_in_page_spreadsheet_and_terminal(launches, tmp_path, capsys):
-    """A vendor's spec would run code in the reader's browser, spreadsheet or terminal."""
+def test_hostile_names_stay_text_in_the_page_the_csv_and_the_terminal(launches, tmp_path, capsys):
+    """Otherwise a vendor's spec could run code in the reader's browser, spreadsheet or terminal."""
     names = ["=cmd()", "<script>alert(1)</script>", "\\u001b[31mred\\u202e", "${7*7}{{7*7}}", "a" * 60]
     boxes = [BOX.format(name=f'"{name}"').replace(f'runs = [""{name}"/*.jsonl"]', f'runs = ["{launches}/box/*.jsonl"]')
              for name in names]  # fmt: skip
@@ -293,7 +293,7 @@ def test_hostile_names_stay_text_in_page_spreadsheet_and_terminal(launches, tmp_
 
 
 def test_the_example_in_the_documentation_runs(tmp_path, capsys):
-    """A reader who copies the example would meet an error in the first minute."""
+    """Otherwise a reader would copy the example and meet an error in the first minute."""
     (text,) = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/buy.md").read_text(), re.DOTALL)
     (tmp_path / "SPEC.toml").write_text(text)
     for name, gpu in {"two-r9700": "AMD Radeon AI PRO R9700", "two-5090": "NVIDIA GeForce RTX 5090"}.items():
@@ -305,16 +305,16 @@ def test_the_example_in_the_documentation_runs(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("gpu", [None, "NVIDIA GeForce RTX 3090"])
-def test_a_box_with_other_hardware_is_never_passed(tmp_path, capsys, gpu):
-    """Runs on CPU cores, or of a card that was not ordered, would let a delivery pass."""
+def test_a_box_with_other_hardware_never_passes(tmp_path, capsys, gpu):
+    """Otherwise runs on CPU cores, or on a card that nobody ordered, would let a delivery pass."""
     write_launches(tmp_path / "box", 6, gpu=gpu)
     status, out, _ = ask(capsys, spec(tmp_path, ["16K <= 8 us"]))
     assert status == 3
     assert ("CPU cores" if gpu is None else "RTX 3090, not from r9700") in " ".join(out.split())
 
 
-def test_logs_of_several_machines_are_no_one_candidate(tmp_path, capsys):
-    """47 us of one box and 90 us of another would become 65 us of a box that nobody has."""
+def test_logs_of_several_machines_are_not_one_candidate(tmp_path, capsys):
+    """Otherwise 47 us of one box and 90 us of another would become 65 us of a box that does not exist."""
     for name, us in {"AMD Radeon AI PRO R9700": 47.3, "NVIDIA H100": 90.0}.items():
         run, cases, end = imported(us, 10.0)
         run.run_id, run.world["ranks"] = f"import-{name[:3]}-1", [{"rank": 0, "gpu": name}]

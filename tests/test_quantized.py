@@ -1,4 +1,4 @@
-"""The quantised wire: its results to the bit, its loss, and that it runs only where it is named."""
+"""The quantised algorithms: their results to the bit, their error, and that they run only by name."""
 
 import json
 from dataclasses import replace
@@ -22,22 +22,22 @@ from tests.synthetic_run import write_run
 
 NAMES = [algorithm.name for algorithm in QUANTIZED]
 KNOWN = ALGORITHMS["all_reduce"]
-LEAST_DB = {"two_shot_int8": 35, "two_shot_fp8": 25, "two_shot_int4": 15}  # on normal data
+LEAST_DB = {"two_shot_int8": 35, "two_shot_fp8": 25, "two_shot_int4": 15}  # on normally distributed data
 E4M3 = np.array([(1 + m / 8) * 2.0 ** (e - 7) if e else m / 8 * 2.0**-6 for e in range(16) for m in range(8)][:127])
 
 
 @pytest.mark.beside
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("stores", [(), ("nt",)], ids=["plain", "around the caches"])
-def test_every_element_is_numpys_and_as_near_to_fp64_as_its_block_allows(ranks, stores):
+def test_every_element_equals_numpys_and_is_as_close_to_fp64_as_its_block_allows(ranks, stores):
     examples = count(24)
     done = mpirun(ranks, "tests/quantized_ranks.py", str(examples), str(ranks), *stores)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"{examples} examples right on {ranks} ranks" in done.stdout
 
 
-def test_fp8_is_the_nearest_of_all_codes_and_integers_are_to_the_nearest():
-    """numpy's account of the kernels would otherwise be only another opinion."""
+def test_fp8_rounds_to_the_nearest_code_and_integers_round_to_nearest():
+    """numpy's version of the kernels needs an independent check."""
     draw = np.random.default_rng(3)
     values = np.concatenate([draw.normal(size=(200, 31)) * 10.0 ** draw.integers(-4, 3, (200, 1)),
                              draw.choice((E4M3[1:] + E4M3[:-1]) / 2, (200, 31))]).astype(np.float32)
@@ -55,7 +55,7 @@ def test_fp8_is_the_nearest_of_all_codes_and_integers_are_to_the_nearest():
 
 
 @pytest.mark.parametrize("wire", WIRES, ids=lambda wire: wire.name)
-def test_a_block_that_cannot_be_said_comes_back_as_nan_and_zeros_as_zeros(wire):
+def test_a_block_out_of_range_becomes_nan_and_zeros_stay_zeros(wire):
     for value in (np.nan, np.inf, -np.inf, 1e30):
         block = np.ones((1, 32), np.float32)
         block[0, 7] = value
@@ -70,14 +70,14 @@ def test_a_block_that_cannot_be_said_comes_back_as_nan_and_zeros_as_zeros(wire):
     ({"redop": "max"}, "only sum and avg can be quantised, not max"),
     ({"count": 33}, "only whole blocks of 32 elements can be quantised"),
 ], ids=["type", "operation", "count"])
-def test_what_is_not_quantised_is_one_sentence(name, changed, sentence):
+def test_cases_that_cannot_be_quantised_are_refused_with_one_sentence(name, changed, sentence):
     case = replace(Case(COLLECTIVES["all_reduce"], 64, DATATYPES["float32"], "sum", 0, 0), **changed)
     refusal = KNOWN[name].bind(cast(Any, None), case)
     assert refusal == Unsupported(sentence, depends_on_size="count" in changed)
 
 
-def test_it_is_measured_only_where_it_is_named():
-    """Neither a run without --algorithm nor bench.tune takes it."""
+def test_quantised_algorithms_run_only_by_name():
+    """Neither a run without --algorithm nor bench.tune uses them."""
     assert not set(default_names("all_reduce")) & set(NAMES)
     assert set(KNOWN) == {*default_names("all_reduce"), *NAMES}
     (algorithm,) = selected(KNOWN, ["two_shot_fp8+64K"])
@@ -94,7 +94,7 @@ def run(folder, *options):
     return done.stdout, read(path)
 
 
-def test_its_ratio_stands_beside_its_time(tmp_path):
+def test_the_signal_to_noise_ratio_is_printed_beside_the_time(tmp_path):
     algorithms = ",".join(["library", "two_shot", "auto", *NAMES])
     printed, result = run(tmp_path, "--sizes", "16K", "--algorithm", algorithms)
     cases = [case for case in result.cases if case.algorithm in NAMES]
@@ -117,7 +117,7 @@ def test_its_ratio_stands_beside_its_time(tmp_path):
     assert not any(case.chosen in NAMES for case in result.cases), "auto never takes it"
 
 
-def test_a_size_without_whole_blocks_is_listed_where_the_command_line_names_it(tmp_path):
+def test_a_size_without_whole_blocks_is_listed_if_the_command_line_names_it(tmp_path):
     _, result = run(tmp_path, "--sizes", "16388", "--algorithm", "ring,two_shot_int8",
                     "--mode", "isolated")
     assert {(case.algorithm, case.status, case.reason) for case in result.cases} == {
@@ -126,8 +126,8 @@ def test_a_size_without_whole_blocks_is_listed_where_the_command_line_names_it(t
 
 
 @pytest.mark.parametrize(("lossy_us", "names"), [(4.0, ["ring", "two_shot"]), (6.0, ["two_shot"])])
-def test_in_a_stored_search_it_stands_beside_the_best_where_it_is_faster(tmp_path, lossy_us, names):
-    """bench.tune measured it once, and those runs can still be shown."""
+def test_a_stored_search_lists_a_faster_quantised_algorithm_beside_the_best(tmp_path, lossy_us, names):
+    """An older bench.tune measured quantised algorithms, and `reports show` still reads its runs."""
     result = write_run(tmp_path, sizes=[16384], algorithms=["ring", "two_shot"], modes=["isolated"])
     cases = {case.algorithm: case for case in result.cases}
     cases["ring"].snr_db = {"normal": 40.0}
@@ -139,14 +139,14 @@ def test_in_a_stored_search_it_stands_beside_the_best_where_it_is_faster(tmp_pat
 
 
 @pytest.mark.parametrize("command", ["allreduce", "tune"])
-def test_the_former_option_is_unknown(command):
+def test_the_removed_option_lossy_is_unknown(command):
     done = mpirun(2, "-m", f"bench.{command}", "--lossy=30")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"bench.{command}: unrecognized arguments: --lossy=30\n"
 
 
-def test_auto_ignores_it_in_a_table_of_an_older_version(tmp_path):
-    """Nobody should find out by a wrong answer that sums were quantised."""
+def test_auto_ignores_quantised_choices_in_a_table_of_an_older_version(tmp_path):
+    """Otherwise a user would learn from a wrong answer that sums were quantised."""
     options = ("--sizes", "16K", "--mode", "isolated")
     _, first = run(tmp_path / "here", *options, "--algorithm", "ring")
     choices = [vars(TunedChoice("all_reduce", 2, 16384, "copied", rtt_ns, name))

@@ -1,7 +1,7 @@
-"""README.md and docs/ against the program: help texts, columns of tables, links, and the commands that they name.
+"""README.md and docs/ match the program: help texts, columns of tables, links, and commands.
 
-Versions of Python's argparse lay a help text out differently (before 3.13 an option's value stands behind each of its
-names, and lines break elsewhere), so the tests compare words, not spaces.
+Versions of Python's argparse format a help text differently: before 3.13 each name of an option has the value after it,
+and lines break at other places. The tests therefore compare words, not spaces.
 """
 
 import re
@@ -25,13 +25,13 @@ OPTION_LINE = re.compile(r" {2,10}-| {11,}")
 
 
 def words(text):
-    """A help text's words, with `-b SIZE, --minbytes SIZE` as the latest argparse has it: `-b, --minbytes SIZE`."""
+    """A help text's words, with `-b SIZE, --minbytes SIZE` in the latest argparse's form: `-b, --minbytes SIZE`."""
     return re.sub(r"(-\w) ([A-Z]+), (--\w+ \2)", r"\1, \3", text).split()
 
 
 @pytest.fixture(scope="module")
 def help_texts():
-    """The help text of each command, as the program prints it today."""
+    """The help text of each command, as the program prints it."""
     done = subprocess.run([sys.executable, "-m", "tests.commands_page"], cwd=ROOT, capture_output=True, text=True,
                           timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
@@ -44,8 +44,8 @@ def test_the_page_of_commands_has_every_command(help_texts):
     assert help_texts.keys() == commands
 
 
-def test_the_page_of_commands_has_the_options_of_today(help_texts):
-    """A reader of the page would miss an option, or look for one that has gone."""
+def test_the_page_of_commands_has_the_current_options(help_texts):
+    """Otherwise a reader of the page would miss an option, or look for one that no longer exists."""
     on_page = dict(HELP.findall((ROOT / "docs" / "commands.md").read_text()))
     assert on_page.keys() == help_texts.keys()
     stale = [command for command, text in help_texts.items() if words(on_page[command]) != words(text)]
@@ -54,8 +54,8 @@ def test_the_page_of_commands_has_the_options_of_today(help_texts):
     assert max(len(line) for line in lines if OPTION_LINE.match(line)) <= 80
 
 
-def test_the_table_has_the_columns_of_today(tmp_path):
-    """A reader who learns to read the table here would meet another one."""
+def test_the_table_has_the_current_columns(tmp_path):
+    """Otherwise a reader would learn the columns of another table."""
     (block,) = re.findall(r"<!-- run -->\n\n```\n(.*?)```\n<!-- end -->", README, re.DOTALL)
     run = block.splitlines()
     of_today = render(write_run(tmp_path)).splitlines()
@@ -65,7 +65,7 @@ def test_the_table_has_the_columns_of_today(tmp_path):
     assert max(map(len, run)) <= 80
 
 
-def test_the_tables_of_compute_and_communication_have_the_columns_of_today(tmp_path):
+def test_the_tables_of_compute_and_communication_have_the_current_columns(tmp_path):
     layer = Made(tmp_path / "layer").run({COMPUTE: always(10.0), FUSED: always(11.0), THEN: always(15.0)})
     step = steps(tmp_path / "step", 10.0, 12.0, 20.0)
     here = [line.split() for line in (ROOT / "docs" / "layers.md").read_text().splitlines()]
@@ -78,7 +78,6 @@ def test_the_tables_of_compute_and_communication_have_the_columns_of_today(tmp_p
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_page_links_to_pages_and_headings_that_exist(page):
-    """A reader's first click would lead nowhere."""
     for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
         path, _, heading = link.partition("#")
         target = page.parent / path if path else page
@@ -91,12 +90,12 @@ def headings(page):
 
 
 def anchor(heading):
-    """The name of a heading in an address, on GitHub and in the site alike."""
+    """A heading's anchor, the same on GitHub and on the site."""
     return re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")
 
 
-def test_files_and_targets_that_it_names_are_there():
-    """A newcomer's first commands would fail."""
+def test_files_and_make_targets_in_the_readme_exist():
+    """Otherwise a newcomer's first commands would fail."""
     paths = re.findall(r"`((?:bench|collectives|docs|kernels|reports|tests)/[\w./]*)`", README)
     assert paths
     assert [path for path in paths if not (ROOT / path).exists()] == []
@@ -112,7 +111,7 @@ def test_every_page_is_in_the_index_and_in_the_site():
 
 
 def test_readme_and_docs_stay_short():
-    """Longer pages are not read. Experiments and blocks of code do not count."""
+    """Nobody reads longer pages. Experiments and blocks of code do not count."""
     pages = [page.read_text() for page in (ROOT / "docs").glob("*.md")]
     counts = [len(re.sub(r"```.*?```", "", page, flags=re.DOTALL).split()) for page in pages]
     assert sum(counts) <= 20_000

@@ -1,4 +1,4 @@
-"""`python -m reports accept`: the baseline that is kept, for each machine, and moves in no other way."""
+"""`python -m reports accept`: stores each machine's baseline; no other command changes a baseline."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def entries(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "accepted.jsonl").read_text().splitlines()]
 
 
-def test_a_baseline_is_kept_by_machine_moved_with_its_effects_and_used(alike, tmp_path, capsys):
+def test_a_baseline_is_stored_by_machine_and_moved_with_its_effects_and_used(alike, tmp_path, capsys):
     kept = tmp_path / "baselines"
     status, said = accept(capsys, kept, alike / "main", reason="the first one")
     assert (status, "8 launches of main are now the baseline of machine a1b2c3" in said) == (0, True)
@@ -48,7 +48,8 @@ def test_a_baseline_is_kept_by_machine_moved_with_its_effects_and_used(alike, tm
     effects = {effect["case"]: effect for effect in second["effects"]}
     assert 1.03 < effects["16 KiB two_shot"]["low"] < effects["16 KiB two_shot"]["ratio"] < 1.07
     assert len(effects) == 6
-    assert sorted(third["run_ids"]) == sorted(run.stem for run in (kept / "a1b2c3").iterdir())  # the former are gone
+    # The former runs are gone.
+    assert sorted(third["run_ids"]) == sorted(run.stem for run in (kept / "a1b2c3").iterdir())
 
     status, said = gate(capsys, kept, write_launches(tmp_path / "c", 14, seed=3, effect=slower(5)))
     assert (status, "16 KiB two_shot: 1.0" in said) == (1, True)
@@ -56,7 +57,7 @@ def test_a_baseline_is_kept_by_machine_moved_with_its_effects_and_used(alike, tm
     assert "samples" not in said
 
 
-def test_another_machine_has_no_baseline_until_one_is_accepted(alike, tmp_path, capsys):
+def test_another_machine_has_no_baseline_until_a_user_accepts_one(alike, tmp_path, capsys):
     kept, elsewhere = tmp_path / "baselines", write_launches(tmp_path / "b", 6, seed=2)
     accept(capsys, kept, alike / "main")
     for run in elsewhere.glob("*.jsonl"):
@@ -71,7 +72,7 @@ def test_another_machine_has_no_baseline_until_one_is_accepted(alike, tmp_path, 
     assert {run.name for run in kept.iterdir()} == {"a1b2c3", "ffffff", "accepted.jsonl"}
 
 
-def test_accept_refuses_what_could_never_be_a_baseline(alike, tmp_path, capsys):
+def test_accept_refuses_runs_that_cannot_be_a_baseline(alike, tmp_path, capsys):
     kept = tmp_path / "baselines"
     assert accept(capsys, kept, alike / "main", reason="  ") == (2, "reports: --reason is empty: say why the baseline "
                                                                     "moves\n")
@@ -80,7 +81,7 @@ def test_accept_refuses_what_could_never_be_a_baseline(alike, tmp_path, capsys):
     assert (status, "5 launches" in said) == (2, True)
     for number, run in enumerate(sorted(few.glob("*.jsonl"))):
         (few / f"copy-{number}.jsonl").write_bytes(run.read_bytes())
-    assert accept(capsys, kept, few)[0] == 2  # copies of a launch are not launches
+    assert accept(capsys, kept, few)[0] == 2  # copies of a launch do not count as launches
     run = sorted((write_launches(tmp_path / "cut", 6)).glob("*.jsonl"))[2]
     run.write_bytes(run.read_bytes()[:-20])
     status, said = accept(capsys, kept, tmp_path / "cut")
@@ -91,7 +92,7 @@ def test_accept_refuses_what_could_never_be_a_baseline(alike, tmp_path, capsys):
     assert not kept.exists()
 
 
-def test_a_baseline_of_another_version_is_not_replaced_unasked(alike, tmp_path, capsys):
+def test_a_baseline_of_another_version_is_replaced_only_with_the_option(alike, tmp_path, capsys):
     kept, newer = tmp_path / "baselines", write_launches(tmp_path / "b", 6, seed=2)
     accept(capsys, kept, alike / "main")
     for run in newer.glob("*.jsonl"):
@@ -103,7 +104,8 @@ def test_a_baseline_of_another_version_is_not_replaced_unasked(alike, tmp_path, 
 
 
 def test_an_interrupted_move_leaves_the_former_baseline(alike, tmp_path, capsys, monkeypatch):
-    """Killed when the new runs are there and the line is not: the former one is still what the gate compares with."""
+    """The process is killed after it stored the new runs and before it wrote the line: the gate still compares with the
+    former baseline."""
     kept = tmp_path / "baselines"
     accept(capsys, kept, alike / "main")
 
@@ -132,8 +134,8 @@ def test_a_damaged_baseline_is_one_sentence(alike, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("machine_id", ["..", "", "a/b"])
-def test_a_machine_whose_name_leads_elsewhere_moves_nothing(tmp_path, capsys, machine_id):
-    """Its runs would land outside, and what lies there be removed as a former baseline."""
+def test_a_machine_id_that_is_no_folder_name_changes_nothing(tmp_path, capsys, machine_id):
+    """Otherwise accept would store the runs outside the folder and remove the files there as a former baseline."""
     runs = write_launches(tmp_path / "runs", 6)
     for run in runs.glob("*.jsonl"):
         rewrite_head(run, machine_id=machine_id)
@@ -153,8 +155,8 @@ def test_runs_whose_files_share_a_name_are_all_kept(tmp_path, capsys):
     assert "6 launches against 6" in gate(capsys, kept, write_launches(tmp_path / "new", 6, seed=1))[1]
 
 
-def test_a_kept_run_that_is_not_whole_any_more_is_no_baseline(alike, tmp_path, capsys):
-    """Its launch would be judged by fewer blocks, or none."""
+def test_a_damaged_run_of_the_baseline_is_refused(alike, tmp_path, capsys):
+    """Otherwise its launch would be judged by fewer blocks or none."""
     kept = tmp_path / "baselines"
     accept(capsys, kept, alike / "main")
     run = sorted((kept / "a1b2c3").iterdir())[2]
@@ -166,7 +168,7 @@ def test_a_kept_run_that_is_not_whole_any_more_is_no_baseline(alike, tmp_path, c
 @pytest.mark.parametrize("line", ["{}", '{"machine_id":"a1b2c3","run_ids":3}', '{"machine_id":["x"],"run_ids":["x"]}',
                                   '{"when":"","reason":"","machine_id":"..","run_ids":[]}', '{"machine_id":'])
 def test_a_damaged_list_of_baselines_is_one_sentence_with_its_line(alike, tmp_path, capsys, line):
-    """A traceback ends with 1, which is a regression."""
+    """A traceback ends with status 1, which means a regression."""
     kept = tmp_path / "baselines"
     accept(capsys, kept, alike / "main")
     with (kept / "accepted.jsonl").open("a") as file:
@@ -176,7 +178,7 @@ def test_a_damaged_list_of_baselines_is_one_sentence_with_its_line(alike, tmp_pa
     assert accept(capsys, kept, alike / "main")[0] == 2
 
 
-def test_what_was_slowed_on_purpose_is_no_baseline(tmp_path, capsys):
+def test_a_run_slowed_on_purpose_cannot_be_a_baseline(tmp_path, capsys):
     runs = write_launches(tmp_path / "runs", 6)
     for run in runs.glob("*.jsonl"):
         rewrite_head(run, world__slowed_percent=3.0)

@@ -59,7 +59,7 @@ def test_an_algorithm_that_pushes_is_bound_by_stores_across_the_link():
     assert only(build_cases(run_of(pushing), blocks_of([20.0]), links)).bound_us is None
 
 
-def test_a_chain_is_bound_by_the_chain_without_collectives_as_well():
+def test_a_chains_bound_includes_the_chain_without_collectives():
     links = [LinkBlock(size_bytes=SIZE, round=0, copy_in_us=4.0, peer_read_us=6.0, memory_us=2.0,
                        link_rtt_ns=(500.0, 500.0))]
     chained = msgspec.structs.replace(PLANNED, mode="chained", calls=160)
@@ -69,7 +69,7 @@ def test_a_chain_is_bound_by_the_chain_without_collectives_as_well():
     assert case.consume_us is None
 
 
-def test_a_time_beyond_the_bound_is_suspect_only_when_both_intervals_say_so():
+def test_a_time_below_the_bound_is_suspect_only_if_both_intervals_agree():
     def links(spread: float) -> list[LinkBlock]:
         return [LinkBlock(size_bytes=SIZE, round=turn, copy_in_us=0.0, peer_read_us=10.0 * factor, memory_us=0.0,
                           link_rtt_ns=(500.0, 500.0)) for turn, factor in enumerate(np.linspace(1 - spread, 1, 12))]
@@ -112,7 +112,7 @@ def test_a_link_that_never_settles_has_no_states_and_every_block_counts():
     assert 0 < case.blocks_mixed < 30
 
 
-def test_states_are_blind_to_times():
+def test_states_do_not_depend_on_times():
     blocks = blocks_of([1.0, 1000.0] * 10, 500.0)
     assert find_states(blocks).of_block == [0] * 20
 
@@ -144,7 +144,7 @@ def test_only_a_right_result_has_a_bandwidth(n_wrong, status):
     assert bool(case.reason) == (status == "wrong")
 
 
-def test_cases_without_blocks_say_why():
+def test_cases_without_blocks_have_a_reason():
     unsupported = msgspec.structs.replace(PLANNED, status="unsupported", reason="no bfloat16")
     cases = build_cases(run_of(unsupported, PLANNED), [], [])
     assert [(case.status, case.reason, case.bus_bw_gb_s) for case in cases] == [

@@ -1,4 +1,4 @@
-"""`python -m reports compare`: what a person, a spreadsheet and a program see of two variants, and what is refused."""
+"""`python -m reports compare`: its text, CSV and JSON of two variants, and the input that it refuses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from reports.verdicts.verdict_table import FORMATS
 from tests.launch import ROOT
 from tests.synthetic_campaign import no_effect, rewrite_head, slower, write_campaign, write_launch, write_launches
 
-DIFFERENT: dict[str, dict[str, Any]] = {  # what the current's head has otherwise
+DIFFERENT: dict[str, dict[str, Any]] = {  # the fields that differ in the current run's head
     "machine": {"machine_id": "ffffff"},
     "clock": {"environment__cpu.governor": {"value": "powersave", "source": "sysfs", "status": "ok"}},
     "world": {"world__ranks": [{"rank": 0, "device": "cpu", "arch": "haswell", "cpus": [0]}]},
@@ -34,13 +34,13 @@ DIFFERENT: dict[str, dict[str, Any]] = {  # what the current's head has otherwis
 
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):
-    """+5 % in one case, confirmed by fresh pairs of its size; a control."""
+    """One case is 5 % slower, and fresh pairs of its size confirm it; the campaign has a control."""
     return write_campaign(tmp_path_factory.mktemp("slower") / "campaign", {"main": no_effect, "new": slower(5)},
                           fresh=10, fresh_sizes=[16384], control=True)
 
 
 def rows_of(text: str) -> dict[str, list[str]]:
-    """Each row's words by its group and size."""
+    """The words of each row, by size and group."""
     rows, group = {}, ""
     for line in text.splitlines():
         if match := re.match(r" *(\d+ [KMG]?i?B)  +(.*)", line):
@@ -50,7 +50,7 @@ def rows_of(text: str) -> dict[str, list[str]]:
     return rows
 
 
-def test_a_slowdown_of_one_case_is_named_and_the_rest_is_the_same(campaign, capsys):
+def test_a_slowdown_of_one_case_is_named_and_the_others_are_the_same(campaign, capsys):
     assert main(["compare", str(campaign)]) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -89,7 +89,7 @@ def test_every_format_says_the_same(campaign, capsys):
     assert len(re.findall(r"^\| \w+ \| \d+ KiB", markdown, re.MULTILINE)) == 6
 
 
-def test_single_launches_are_unreplicated_and_told_how_not_to_be(tmp_path, capsys):
+def test_single_launches_are_unreplicated_and_the_text_suggests_a_campaign(tmp_path, capsys):
     one, other = (write_launch(tmp_path, number).path for number in (1, 2))
     assert main(["compare", str(one), str(other)]) == 0
     out = capsys.readouterr().out
@@ -100,7 +100,7 @@ def test_single_launches_are_unreplicated_and_told_how_not_to_be(tmp_path, capsy
     assert "SLOWER 0, FASTER 0" in " ".join(out.split())
 
 
-def test_launches_that_no_campaign_paired_are_said_not_to_be(tmp_path, capsys):
+def test_launches_without_a_campaign_are_reported_as_not_interleaved(tmp_path, capsys):
     one, other = write_launches(tmp_path / "a", 8), write_launches(tmp_path / "b", 7, seed=1)
     assert main(["compare", str(one), f"{other}/*.jsonl"]) == 0
     said = " ".join(capsys.readouterr().out.split())
@@ -109,7 +109,7 @@ def test_launches_that_no_campaign_paired_are_said_not_to_be(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("key", DIFFERENT)
-def test_what_is_not_comparable_is_named_and_allowing_it_stays_visible(key, tmp_path, capsys):
+def test_a_difference_is_named_and_stays_visible_if_allowed(key, tmp_path, capsys):
     one, other = (write_launch(tmp_path, number).path for number in (1, 2))
     rewrite_head(other, **DIFFERENT[key])
     assert main(["compare", str(one), str(other)]) == 4
@@ -130,8 +130,8 @@ def test_another_type_is_not_comparable(tmp_path, capsys):
     assert "datatype: float32 against float16" in capsys.readouterr().out
 
 
-def test_a_run_that_is_there_twice_is_one_launch(tmp_path, capsys):
-    """Copies of a run would be taken for launches, and agree with each other."""
+def test_two_copies_of_a_run_are_one_launch(tmp_path, capsys):
+    """Otherwise copies of a run would count as launches that agree with each other."""
     one, other = write_launches(tmp_path / "a", 1), write_launches(tmp_path / "b", 1, seed=1)
     for folder in (one, other):
         (path,) = Path(folder).glob("*.jsonl")
@@ -143,8 +143,8 @@ def test_a_run_that_is_there_twice_is_one_launch(tmp_path, capsys):
     assert "is a copy of the run" in err
 
 
-def test_pairs_are_compared_within_the_state_that_both_have(tmp_path, capsys):
-    """main sees the fast link as well, where times are a third: over all blocks it would seem far faster."""
+def test_pairs_are_compared_within_their_common_state(tmp_path, capsys):
+    """main also sees the fast link, on which times are a third as long. Over all blocks main would seem far faster."""
     folder = write_campaign(tmp_path / "states", {"main": no_effect, "new": no_effect}, n_blocks=12,
                             options={"main": {"fast_rounds": range(6)}, "new": {"fast_rounds": [0]}})
     main(["compare", str(folder)])
@@ -174,8 +174,8 @@ def test_an_algorithm_can_be_compared_with_another(tmp_path, capsys):
     assert float(rows_of(out)["16 KiB ring"][2]) > 1.1
 
 
-def test_a_threat_that_only_one_side_has_comes_first(tmp_path, capsys):
-    """A slowdown on purpose must not hide behind four sentences about the machine."""
+def test_a_threat_on_only_one_side_comes_first(tmp_path, capsys):
+    """Four sentences about the machine must not hide a slowdown on purpose."""
     one, other = (write_launch(tmp_path, number).path for number in (1, 2))
     common = [f"Threat {letter}." for letter in "abcdef"]
     rewrite_head(one, notes=[*common, "The load was 1.2 over the minute before."])
@@ -187,7 +187,7 @@ def test_a_threat_that_only_one_side_has_comes_first(tmp_path, capsys):
     assert not any("load" in threat for threat in threats)
 
 
-def test_words_carry_the_verdict_where_there_is_no_terminal(campaign):
+def test_words_show_the_verdict_without_a_terminal(campaign):
     command = [sys.executable, "-m", "reports", "compare", str(campaign)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env={**os.environ})
     assert (done.returncode, done.stderr) == (0, "")
@@ -233,7 +233,7 @@ def test_bad_input_is_one_sentence_that_names_file_and_line(tmp_path, capsys):
     assert "two sides" in refused(one)
 
 
-def test_what_is_whole_of_a_cut_off_run_counts_and_is_said(tmp_path, capsys):
+def test_the_complete_part_of_an_incomplete_run_counts_and_is_reported(tmp_path, capsys):
     one, other = write_launch(tmp_path, 1).path, write_launch(tmp_path, 2).path
     content = other.read_bytes().split(b"\n")
     kept = [line for line in content if b'"kind":"case"' not in line and b'"kind":"end"' not in line][:-1]
@@ -244,7 +244,7 @@ def test_what_is_whole_of_a_cut_off_run_counts_and_is_said(tmp_path, capsys):
     assert len(rows_of(out)) == 6
 
 
-def test_samples_that_are_gone_or_cut_are_said_and_foreign_files_left_out(campaign, capsys):
+def test_missing_or_damaged_samples_are_reported_and_foreign_files_are_left_out(campaign, capsys):
     run = sorted((campaign / "new").glob("*.jsonl"))[0]
     samples = run.with_suffix(".samples")
     (campaign / "new" / "notes.txt").write_text("mine")
@@ -264,8 +264,8 @@ def test_samples_that_are_gone_or_cut_are_said_and_foreign_files_left_out(campai
         (campaign / "new" / "notes.txt").unlink()
 
 
-def test_an_absurd_campaign_still_fits_80_columns(tmp_path, capsys):
-    """Ratios beyond 999, infinite intervals, one pair with a figure."""
+def test_extreme_figures_of_a_campaign_fit_80_columns(tmp_path, capsys):
+    """Ratios above 999, infinite intervals, one pair with a figure."""
     names = {"a" * 40: no_effect, "b" * 40: slower(500_000)}
     folder = write_campaign(tmp_path / "x", names, pairs=6, spread=0.5, sizes=[1 << 30, 16384])
     for path in sorted(folder.rglob("*.jsonl"))[:4]:
@@ -294,6 +294,6 @@ def test_json_has_no_infinity(tmp_path, capsys):
     assert all(np.isfinite(cell["ratio"]) for cell in cells)
     found, _ = read_sides([str(folder)])
     (comparison,) = compare(found)
-    comparison.cells[0].needed = np.inf  # an estimate on the margin itself is never settled
+    comparison.cells[0].needed = np.inf  # no number of pairs settles an estimate that equals the margin
     assert json.loads(FORMATS["json"]([comparison]))[0]["needed"] is None
     assert "inf" not in FORMATS["csv"]([comparison])

@@ -1,5 +1,5 @@
-"""Runs of compute and communication together, made up so that every figure is known: what is exposed, what the table
-says of it, and where a whole step's answer flips."""
+"""Synthetic runs of compute and communication with known figures: the exposed time, its table, and the break-even time
+of a whole step."""
 
 import re
 
@@ -16,14 +16,14 @@ def by_name(result):
 
 
 def words(result):
-    """What is printed, without line ends; no line may be wider than a terminal."""
+    """The printed text without line ends; every line fits a terminal of 80 columns."""
     printed = text(result)
     assert max(map(len, printed.splitlines())) <= 80
     return " ".join(printed.split())
 
 
-def test_exposed_is_the_difference_within_a_round(tmp_path):
-    """The machine slows down from round to round: a difference of medians over other rounds would be of the machine."""
+def test_exposed_time_is_the_difference_within_a_round(tmp_path):
+    """The machine slows down from round to round. Medians over different rounds would differ by the slowdown."""
     result = Made(tmp_path).run({COMPUTE: lambda turn: 10.0 + 3 * turn,
                                  FUSED: lambda turn: 11.0 + 3 * turn if turn > 5 else None,
                                  THEN: lambda turn: 14.0 + 3 * turn})
@@ -35,8 +35,9 @@ def test_exposed_is_the_difference_within_a_round(tmp_path):
     assert (cases[f"{THEN} copied"].exposed_us.ci_low, cases[f"{THEN} copied"].exposed_us.ci_high) == (4.0, 4.0)
 
 
-def test_exposed_is_of_the_state_that_the_link_held_longest(tmp_path):
-    """While the cores shared no cache everything cost more, and what was exposed was another quantity."""
+def test_exposed_time_comes_from_the_longest_state_of_the_link(tmp_path):
+    """In the other state the cores share no cache: all times are longer, and the exposed time is a different
+    quantity."""
     def fused(turn):
         return 90.0 if turn < 4 else 12.0
 
@@ -47,7 +48,7 @@ def test_exposed_is_of_the_state_that_the_link_held_longest(tmp_path):
     assert "fused 12.0 2.00 [2.00 2.00]" in words(result)
 
 
-def test_what_was_never_seen_in_that_state_has_no_exposed_time(tmp_path):
+def test_a_form_that_was_never_measured_in_that_state_has_no_exposed_time(tmp_path):
     result = Made(tmp_path, slow=(0, 1, 2, 3)).run({
         COMPUTE: always(10.0), FUSED: lambda turn: 90.0 if turn < 4 else None, THEN: always(15.0)})
     fused = by_name(result)["fused copied"]
@@ -55,14 +56,14 @@ def test_what_was_never_seen_in_that_state_has_no_exposed_time(tmp_path):
     assert "not all forms were measured" in words(result)
 
 
-def test_a_build_that_was_asked_for_is_named_and_judged(tmp_path):
+def test_a_named_build_is_shown_and_judged(tmp_path):
     result = Made(tmp_path).run({COMPUTE: always(10.0), "fused+nt": always(11.0), f"{THEN}+nt": always(15.0)})
     assert "fused+nt 11.0 1.00" in words(result)
     assert "fused exposes 4.00 [4.00 4.00] us less than then one_shot_pull+nt, 80% of its" in words(result)
 
 
-def test_where_the_link_never_settled_every_block_counts(tmp_path):
-    """Three ranks on two cores had a table without a row."""
+def test_every_block_counts_if_the_link_never_settled(tmp_path):
+    """Three ranks on two cores would otherwise get a table without a row."""
     result = Made(tmp_path, trips=lambda turn: (100.0 + 400 * (turn % 2), 500.0 - 400 * (turn % 2))).run({
         COMPUTE: always(10.0), FUSED: always(12.0), THEN: always(15.0)})
     exposed = by_name(result)["fused copied"].exposed_us
@@ -71,7 +72,7 @@ def test_where_the_link_never_settled_every_block_counts(tmp_path):
     assert "fused exposes 3.00 [3.00 3.00] us less than then one_shot_pull" in words(result)
 
 
-def test_below_zero_is_kept(tmp_path):
+def test_a_negative_exposed_time_is_kept(tmp_path):
     result = Made(tmp_path).run({COMPUTE: always(10.0), FUSED: always(9.0), THEN: always(12.0)})
     assert by_name(result)["fused copied"].exposed_us.median == -1.0
     said = words(result)
@@ -80,7 +81,7 @@ def test_below_zero_is_kept(tmp_path):
 
 
 def test_the_best_is_chosen_on_odd_rounds_and_reported_on_even_ones(tmp_path):
-    """Whatever is best by luck in the rounds that it is shown over looks better than it is."""
+    """In the rounds that choose it, the chosen form looks better than it is."""
     result = Made(tmp_path).run({
         COMPUTE: always(10.0), "then_one_shot_pull copied": always(13.0),
         "then_one_shot_push copied": lambda turn: 30.0 if turn % 2 else 5.0,
@@ -94,8 +95,8 @@ def test_the_best_is_chosen_on_odd_rounds_and_reported_on_even_ones(tmp_path):
     assert found["compute alone"].rounds == list(range(12))
 
 
-def test_a_row_names_the_build_that_ran_or_the_chunks(tmp_path):
-    """A figure of streaming stores would be taken for one of plain ones."""
+def test_a_row_names_the_build_or_the_number_of_chunks(tmp_path):
+    """Otherwise a reader would take a figure of streaming stores for one of ordinary stores."""
     chosen = {"fused registered": "fused+nt", THEN: THEN, "fused copied": "fused"}
     result = Made(tmp_path, chosen=chosen).run({
         COMPUTE: always(10.0), "fused registered": always(11.0), "fused copied": always(13.0), THEN: always(14.0)})
@@ -116,16 +117,16 @@ VERDICTS = {
 
 
 @pytest.mark.parametrize("name", VERDICTS)
-def test_the_verdict_names_the_one_to_take(tmp_path, name):
+def test_the_verdict_names_the_form_to_use(tmp_path, name):
     fused, then, sentence = VERDICTS[name]
     result = Made(tmp_path).run({COMPUTE: always(10.0), MPI: always(20.0), THEN: always(then), FUSED: always(fused)})
     said = words(result)
     assert f"llama-3.1-70b, attention output: 8192 x 64 float16, 1/64 of the columns, 1 token: {sentence}" in said
-    # hidden: of what the library exposes, 10 us, those that the other does not.
+    # hidden: the share of the library's exposed 10 us that this form does not expose
     assert f"fused {fused:.1f} {interval_text((fused - 10, fused - 10, fused - 10))} {(20 - fused) / 10:.0%} 0" in said
 
 
-def test_what_cannot_be_told_apart_is_said_to_be_so(tmp_path):
+def test_the_verdict_says_if_two_forms_do_not_clearly_differ(tmp_path):
     result = Made(tmp_path).run({COMPUTE: always(10.0), FUSED: lambda turn: 14.0 + turn % 4, THEN: always(15.5)})
     said = words(result)
     assert re.search(r"fused and then one_shot_pull do not clearly differ \(-?0\.00 \[-1\.\d\d 1\.\d\d\] us\)", said)
@@ -138,7 +139,7 @@ def test_too_few_rounds_give_no_interval_and_no_winner(tmp_path):
     assert "fused 11.0 1.00 - 0" in said
 
 
-def test_a_wrong_form_is_named_and_wins_nothing(tmp_path):
+def test_a_form_with_wrong_results_is_named_and_never_wins(tmp_path):
     result = Made(tmp_path, wrong={FUSED: 3}).run({COMPUTE: always(10.0), FUSED: always(1.0), THEN: always(15.0)})
     said = words(result)
     assert said.startswith("WRONG RESULTS: fused")
@@ -164,7 +165,7 @@ def test_extreme_figures_stay_within_80_columns(tmp_path, command, shape, title,
     assert "fused registered, 8 chunks" in said
 
 
-def test_where_the_answer_flips_follows_from_three_times(tmp_path):
+def test_the_break_even_time_follows_from_three_times(tmp_path):
     """64 all-reduces: (12 - 10) ms are 31.2 us each, and (20 - 10) ms would be 156 us each."""
     said = words(steps(tmp_path, 10.0, 12.0, 20.0))
     assert "2 chats at once: a TP step takes 12.0 ms (gemv_allreduce), a PP step 20.0 ms " in said
@@ -176,15 +177,15 @@ def test_where_the_answer_flips_follows_from_three_times(tmp_path):
     assert said.endswith("This holds for these cores, which share one memory; cards have one each.")
 
 
-def test_a_slow_all_reduce_makes_the_pipeline_the_one_to_take(tmp_path):
+def test_a_slow_all_reduce_makes_the_pipeline_faster(tmp_path):
     said = words(steps(tmp_path, 10.0, 40.0, 16.0, devices=[{"rank": 0, "device": "cuda", "gpu": "NVIDIA"}]))
     assert "(paired PP/TP 0.40 [0.40 0.40]): PP is faster." in said
     assert "flips where an all-reduce costs 93.8 us; here it costs 469 us, 5.0 times above that." in said
     assert "share one memory" not in said
 
 
-def test_the_flip_point_is_of_differences_within_rounds(tmp_path):
-    """Three medians, each over its own rounds, would say something else than the table's exposed time."""
+def test_the_break_even_time_uses_differences_within_rounds(tmp_path):
+    """Three medians, each over its own rounds, would contradict the table's exposed time."""
     def drifting(ms, rounds):
         return lambda turn: 1e3 * (ms + turn) if turn in rounds else None
 
@@ -200,11 +201,11 @@ def test_the_flip_point_is_of_differences_within_rounds(tmp_path):
     ((10.0, 16.0, 16.1), "(paired PP/TP 1.01 [1.01 1.01]): no clear difference. The answer flips where an "
                          "all-reduce costs 95.3 us; here it costs 93.8 us, 1.0 times below that."),
 ])
-def test_what_else_a_step_can_say(tmp_path, times, sentence):
+def test_other_sentences_about_a_step(tmp_path, times, sentence):
     assert sentence in words(steps(tmp_path, *times))
 
 
-def test_a_step_that_was_cut_off_or_lacks_a_split_gives_no_verdict(tmp_path):
+def test_an_incomplete_step_or_a_step_without_a_split_has_no_verdict(tmp_path):
     made = Made(tmp_path / "a", benchmark="prefill", shape={**STEP, "tokens": 1024, "timed_layers": 4})
     result = made.run({COMPUTE: always(1e6), "tensor_parallel": always(2e6), "pipeline_parallel": always(None),
                        "sequence_parallel": always(1.5e6)}, finish=False)

@@ -1,4 +1,4 @@
-"""What the gate leaves for those who read on, where there is much of it and its words are not ours."""
+"""The gate's page, summary and JUnit file, with many cells and with hostile names."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from tests.synthetic_campaign import no_effect, rewrite_head, write_campaign, wr
 from tests.test_reports_regress import Tags, forms, gate
 
 
-def test_a_screen_holds_the_worst_of_many(tmp_path, capsys):
-    """All cells slower, and threats of 400 characters: `gate` asserts the screen, this the order."""
+def test_a_screen_shows_the_worst_cells(tmp_path, capsys):
+    """All cells are slower and the threats have 400 characters: `gate` asserts that the text fits a screen, this test
+    the order."""
     sizes, algorithms = [16384 << step for step in range(6)], ["library", "one_shot_push", "two_shot", "ring"]
     variants = {"main": no_effect, "new": lambda case: 1.05 + case.size_bytes / 2**22}
     everything = write_campaign(tmp_path / "all", variants, pairs=6, fresh=12, fresh_sizes=sizes, sizes=sizes,

@@ -1,4 +1,5 @@
-"""`peers`: several libraries beside ours, over launches with made-up figures, through the real store."""
+"""`reports peers`: several libraries compared with our kernels, over launches with synthetic figures, through the real
+store."""
 
 import re
 
@@ -25,7 +26,7 @@ def as_long(factor):
 
 @pytest.fixture
 def campaign(tmp_path):
-    """One library as fast as ours would have it, one twice as slow, in seven launches each."""
+    """One library with the default cost and one that is twice as slow, in seven launches each."""
     libraries = {"mpich": no_effect, "other": as_long(2.0)}
     return write_campaign(tmp_path / "peers", libraries, pairs=7, control=True)
 
@@ -35,7 +36,7 @@ def said(capsys, *words):
     return status, *capsys.readouterr()
 
 
-def test_every_library_stands_beside_ours_with_an_interval_over_launches(campaign, capsys):
+def test_every_library_is_compared_with_our_kernels_with_an_interval_over_launches(campaign, capsys):
     status, out, err = said(capsys, campaign)
     assert (status, err) == (0, "")
     expected = cost_us("library", 16384, SLOW_NS, 2) / min(
@@ -53,8 +54,8 @@ def test_every_library_stands_beside_ours_with_an_interval_over_launches(campaig
     assert re.search(r"^Ours gains least over MPICH 5\.0\.2 at (16|64) KiB, isolated: \d\.\d\dx\.$", out, re.MULTILINE)
 
 
-def test_states_of_the_link_have_a_table_each(tmp_path, capsys):
-    """Who is ahead in one and behind in the other would be neither in the mean of both."""
+def test_each_state_of_the_link_has_its_own_table(tmp_path, capsys):
+    """A mean over both states would hide a library that is ahead in one state and behind in the other."""
     options = {"fast": {"fast_rounds": range(40)}, "slow": {}}
     folder = write_campaign(tmp_path / "peers", {"fast": no_effect, "slow": as_long(3.0)}, pairs=7, options=options)
     status, out, err = said(capsys, folder)
@@ -69,8 +70,8 @@ def test_states_of_the_link_have_a_table_each(tmp_path, capsys):
         assert re.fullmatch(r"\S+ +\S+ \[\S+ \S+\]", cells[1 - missing])
 
 
-def test_intels_own_benchmark_is_held_against_the_same_library_here(tmp_path, campaign, capsys):
-    """Our harness might slow the baseline, and nobody would know."""
+def test_intels_benchmark_is_compared_with_the_same_library_here(tmp_path, campaign, capsys):
+    """The comparison shows if our harness slows the baseline."""
     for path in campaign.glob("other/*.jsonl"):
         path.write_text(path.read_text().replace("MPICH 5.0.2", "Intel MPI 2021.18.1"))
     here_us = 2 * cost_us("library", 16384, SLOW_NS, 2)
@@ -88,7 +89,7 @@ def test_intels_own_benchmark_is_held_against_the_same_library_here(tmp_path, ca
     ("# Benchmarking Bcast", "imb.txt has no table of IMB-MPI1 Allreduce\n"),
     (None, "imb.txt: No such file or directory\n"),
 ])
-def test_a_benchmark_of_something_else_is_refused(tmp_path, campaign, capsys, text, sentence):
+def test_output_of_another_benchmark_is_refused(tmp_path, campaign, capsys, text, sentence):
     if text is not None:
         (tmp_path / "imb.txt").write_text(text)
     status, _, err = said(capsys, campaign, "--imb", tmp_path / "imb.txt")

@@ -1,4 +1,4 @@
-"""The gate, `python -m reports regress`: its exit status, its text, and what it leaves for those who read on."""
+"""The gate, `python -m reports regress`: its exit status, its text, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.test_reports_compare import DIFFERENT
 
 
 def gate(capsys, baseline, current, *options) -> tuple[int, str]:
-    """Status and text, its lines joined; standard error is for notes alone."""
+    """The exit status and the text, with its lines joined; standard error carries only notes."""
     status = main(["regress", "--baseline", str(baseline), "--current", str(current), *map(str, options)])
     out, err = capsys.readouterr()
     assert len(out.splitlines()) <= 24
@@ -31,7 +31,7 @@ def gate(capsys, baseline, current, *options) -> tuple[int, str]:
 
 
 def forms(files) -> list:
-    """The options that write these."""
+    """The options that write these files."""
     return ["--junit", files[0], "--markdown", files[1], "--html", files[2]]
 
 
@@ -46,8 +46,8 @@ def alike(tmp_path_factory):
     return write_campaign(tmp_path_factory.mktemp("alike") / "campaign", {"main": no_effect, "new": no_effect})
 
 
-def test_a_regression_is_named_in_every_form(slowed, tmp_path):
-    """Through a real process, as a pipeline runs it."""
+def test_a_regression_is_named_in_every_format(slowed, tmp_path):
+    """The gate runs as a real process, as in a pipeline."""
     junit, markdown, html = (tmp_path / name for name in ("junit.xml", "summary.md", "page.html"))
     command = [sys.executable, "-m", "reports", "regress", "--baseline", slowed / "main", "--current", slowed / "new",
                *forms([junit, markdown, html])]
@@ -83,7 +83,7 @@ def test_a_regression_is_named_in_every_form(slowed, tmp_path):
 
 
 class Tags(HTMLParser):
-    """What is open, and how many there were of each."""
+    """The open tags, and the number of each tag."""
 
     def __init__(self):
         super().__init__()
@@ -100,13 +100,13 @@ class Tags(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_two_of_the_same_pass(alike, capsys):
+def test_two_equal_variants_pass(alike, capsys):
     status, said = gate(capsys, alike / "main", alike / "new")
     assert status == 0
     assert said.startswith("PASS: 0 of 6 cells slower by 1.0% or more (exit status 0) new against main")
 
 
-def test_a_regression_must_reach_the_least_effect(slowed, capsys):
+def test_a_regression_must_reach_the_smallest_effect(slowed, capsys):
     assert gate(capsys, slowed / "main", slowed / "new", "--min-effect", "4")[0] == 1
     status, said = gate(capsys, slowed / "main", slowed / "new", "--min-effect", "6")
     assert (status, said.startswith("PASS: 0 of 6 cells slower by 6.0%")) == (0, True)
@@ -135,7 +135,7 @@ def test_sizes_that_no_cell_has_are_refused(slowed, capsys):
     assert (status, "has one of these sizes" in said) == (2, True)
 
 
-def test_one_launch_each_decides_nothing(alike, tmp_path, capsys):
+def test_one_launch_of_each_side_is_inconclusive(alike, tmp_path, capsys):
     one, other = (sorted((alike / name).glob("*.jsonl"))[0] for name in ("main", "new"))
     for passing in ("fail", "pass"):
         status, said = gate(capsys, one, other, "--on-inconclusive", passing)
@@ -144,8 +144,8 @@ def test_one_launch_each_decides_nothing(alike, tmp_path, capsys):
         assert "unreplicated" in said
 
 
-def test_too_few_pairs_are_inconclusive_even_where_that_passes(tmp_path, capsys):
-    """Four pairs can call nothing, however far they lie apart: a gate that passes on them is none."""
+def test_too_few_pairs_never_pass(tmp_path, capsys):
+    """Four pairs cannot show a difference of any size, so a gate that passes on them checks nothing."""
     folder = write_campaign(tmp_path / "few", {"main": no_effect, "new": slower(50)}, pairs=4)
     junit = tmp_path / "junit.xml"
     for passing in ("fail", "pass"):
@@ -154,7 +154,7 @@ def test_too_few_pairs_are_inconclusive_even_where_that_passes(tmp_path, capsys)
     assert {failure.get("type") for failure in ElementTree.parse(junit).iter("failure")} == {"inconclusive"}
 
 
-def test_an_inconclusive_cell_passes_where_that_was_asked_for(tmp_path, capsys):
+def test_an_inconclusive_cell_passes_with_the_option(tmp_path, capsys):
     folder = write_campaign(tmp_path / "noisy", {"main": no_effect, "new": no_effect}, spread=0.03)
     junit = tmp_path / "junit.xml"
     status, said = gate(capsys, folder / "main", folder / "new", "--junit", junit, "--on-inconclusive", "pass")
@@ -164,8 +164,9 @@ def test_an_inconclusive_cell_passes_where_that_was_asked_for(tmp_path, capsys):
     assert not list(ElementTree.parse(junit).iter("failure"))
 
 
-def test_what_an_inconclusive_cell_leaves_open_is_said(tmp_path, capsys):
-    """Half a per cent more than the margin hides in noise of 3 %: the worst end of the intervals, and where."""
+def test_an_inconclusive_result_names_the_largest_slowdown_that_could_hide(tmp_path, capsys):
+    """In noise of 3 %, an effect of half a per cent more than the margin can hide. The gate prints the worst end of the
+    intervals and its cell."""
     folder = write_campaign(tmp_path / "noisy", {"main": no_effect, "new": no_effect}, spread=0.03, sizes=[16384])
     status, said = gate(capsys, folder / "main", folder / "new")
     assert status == 3
@@ -173,7 +174,7 @@ def test_what_an_inconclusive_cell_leaves_open_is_said(tmp_path, capsys):
     cells = json.loads(capsys.readouterr().out)
     worst = max((cell for cell in cells if cell["verdict"] == "AMBIGUOUS"), key=lambda cell: cell["high"])
     assert f"the most is {worst['high'] - 1:.1%}, in 16 KiB {worst['algorithm']}" in said
-    assert gate(capsys, folder / "main", folder / "new", "--min-effect", "90")[0] == 0  # nothing that large can hide
+    assert gate(capsys, folder / "main", folder / "new", "--min-effect", "90")[0] == 0  # no slowdown of 90 % can hide
 
 
 def test_improvements_pass_and_call_the_baseline_stale(tmp_path, capsys):
@@ -183,7 +184,7 @@ def test_improvements_pass_and_call_the_baseline_stale(tmp_path, capsys):
     assert "baseline is stale: FASTER in 1 of 6 cells: 16 KiB two_shot" in said
 
 
-def test_wrong_results_are_unusable_whatever_else_is(slowed, tmp_path, capsys):
+def test_wrong_results_are_always_unusable(slowed, tmp_path, capsys):
     folder = shutil.copytree(slowed, tmp_path / "wrong")
     run = sorted((folder / "new").glob("*.jsonl"))[3]
     lines = run.read_bytes().split(b"\n")
@@ -199,11 +200,11 @@ def test_wrong_results_are_unusable_whatever_else_is(slowed, tmp_path, capsys):
     rewrite_head(run, machine_id="ffffff")
     status, said = gate(capsys, folder / "main", folder / "new")
     assert (status, "one_shot_push 16 KiB" in said, "machine differs" in said) == (5, True, True)
-    # The baseline's faults are not the current's.
+    # A fault of the baseline does not make the current side unusable.
     assert gate(capsys, folder / "new", folder / "main", "--allow", "machine")[0] != 5
 
 
-def test_a_cut_off_run_of_the_current_is_unusable(alike, tmp_path, capsys):
+def test_an_incomplete_run_of_the_current_side_is_unusable(alike, tmp_path, capsys):
     folder = shutil.copytree(alike, tmp_path / "cut")
     run = sorted((folder / "new").glob("*.jsonl"))[5]
     run.write_bytes(run.read_bytes()[:-20])
@@ -220,7 +221,7 @@ def test_an_interrupted_campaign_is_unusable(alike, tmp_path, capsys):
     assert (status, "the campaign of new is incomplete" in said) == (5, True)
 
 
-def test_a_launch_that_died_and_was_tried_again_is_no_fault(alike, tmp_path, capsys):
+def test_a_launch_that_died_and_succeeded_on_a_retry_is_no_fault(alike, tmp_path, capsys):
     folder = shutil.copytree(alike, tmp_path / "died")
     manifest = folder / "campaign.jsonl"
     lines = manifest.read_bytes().splitlines(keepends=True)
@@ -229,7 +230,7 @@ def test_a_launch_that_died_and_was_tried_again_is_no_fault(alike, tmp_path, cap
     assert gate(capsys, folder / "main", folder / "new")[0] == 0
 
 
-def test_a_case_that_the_current_lacks_is_named(tmp_path, capsys):
+def test_a_case_that_the_current_side_lacks_is_named(tmp_path, capsys):
     folder = write_campaign(tmp_path / "lacks", {"main": no_effect, "new": no_effect},
                             options={"new": {"algorithms": ["library", "two_shot"]}})
     status, said = gate(capsys, folder / "main", folder / "new")
@@ -240,7 +241,7 @@ def test_a_case_that_the_current_lacks_is_named(tmp_path, capsys):
     assert (status, "16 KiB one_shot_push" in said) == (5, False)
 
 
-def test_a_current_without_any_case_of_the_baseline_is_unusable(tmp_path, capsys):
+def test_a_current_side_without_any_case_of_the_baseline_is_unusable(tmp_path, capsys):
     one = write_launches(tmp_path / "a", 6, sizes=[16384])
     other = write_launches(tmp_path / "b", 6, sizes=[65536], seed=1)
     page = tmp_path / "page.html"
@@ -258,8 +259,8 @@ def test_a_variant_that_never_finished_is_unusable_and_not_a_regression(alike, t
     assert (status, "new has no launch that finished" in said) == (5, True)
 
 
-def test_a_pair_that_was_lost_to_crashes_is_unusable(alike, tmp_path, capsys):
-    """Whoever crashes in the slow launches would be judged by the fast ones."""
+def test_a_pair_lost_to_crashes_is_unusable(alike, tmp_path, capsys):
+    """Otherwise the gate would judge a variant that crashes in its slow launches by its fast launches."""
     folder = shutil.copytree(alike, tmp_path / "crashing")
     manifest = folder / "campaign.jsonl"
     lines = manifest.read_text().splitlines()
@@ -275,7 +276,7 @@ def test_a_run_is_not_compared_with_itself(alike, capsys):
     assert (status, "compared with itself" in said) == (2, True)
 
 
-def test_the_status_survives_a_reader_that_leaves(tmp_path):
+def test_the_status_is_kept_if_the_reader_closes_the_pipe(tmp_path):
     folder = write_campaign(tmp_path / "noisy", {"main": no_effect, "new": no_effect}, spread=0.03)
     command = [sys.executable, "-m", "reports", "regress", "--baseline", str(folder / "main"), "--current",
                str(folder / "new")]
@@ -285,7 +286,7 @@ def test_the_status_survives_a_reader_that_leaves(tmp_path):
     os.close(writer)
 
 
-def test_a_case_that_was_planned_and_never_measured_is_lacking(tmp_path, capsys):
+def test_a_planned_case_that_was_never_measured_is_missing(tmp_path, capsys):
     folder = write_campaign(tmp_path / "late", {"main": no_effect, "new": no_effect}, sizes=[16384],
                             options={"new": {"change": lambda block: None if block.case == 2 else block}})
     status, said = gate(capsys, folder / "main", folder / "new")
@@ -293,7 +294,7 @@ def test_a_case_that_was_planned_and_never_measured_is_lacking(tmp_path, capsys)
 
 
 @pytest.mark.parametrize("key", DIFFERENT)
-def test_what_is_not_comparable_ends_with_4_and_allowing_it_stays_visible(key, alike, tmp_path, capsys):
+def test_a_difference_ends_with_status_4_and_stays_visible_if_allowed(key, alike, tmp_path, capsys):
     one, other = alike / "main", shutil.copytree(alike / "new", tmp_path / "b")
     for run in other.glob("*.jsonl"):
         rewrite_head(run, **DIFFERENT[key])
@@ -306,13 +307,13 @@ def test_what_is_not_comparable_ends_with_4_and_allowing_it_stays_visible(key, a
         assert f"allowed to differ: {key} differs" in text
 
 
-def test_another_type_ends_with_4(tmp_path, capsys):
+def test_another_type_ends_with_status_4(tmp_path, capsys):
     one, other = write_launches(tmp_path / "a", 6), write_launches(tmp_path / "b", 6, seed=1, datatype="float16")
     status, said = gate(capsys, one, other)
     assert (status, "type differs" in said) == (4, True)
 
 
-def test_pairs_without_a_common_state_decide_nothing(tmp_path, capsys):
+def test_pairs_without_a_common_state_are_inconclusive(tmp_path, capsys):
     folder = write_campaign(tmp_path / "apart", {"main": no_effect, "new": no_effect}, sizes=[16384],
                             options={"main": {"fast_rounds": range(6)}})
     for passing in ("fail", "pass"):
@@ -320,8 +321,8 @@ def test_pairs_without_a_common_state_decide_nothing(tmp_path, capsys):
         assert (status, "3 have no interval" in said) == (3, True)
 
 
-def test_variants_of_the_same_name_are_told_apart(alike, tmp_path, capsys):
-    """A variant of one campaign's folder against that of another."""
+def test_variants_of_the_same_name_are_distinguished(alike, tmp_path, capsys):
+    """The sides are variants from the folders of two campaigns."""
     other = shutil.copytree(alike, tmp_path / "other")
     for run in (other / "main").glob("*.jsonl"):
         rewrite_head(run, notes=["Turbo is on."], run_id=f"{run.stem}-other")
@@ -332,8 +333,8 @@ def test_variants_of_the_same_name_are_told_apart(alike, tmp_path, capsys):
     assert "virtual machine: the link between two cores can change under the run (campaign/main alone)" in said
 
 
-def test_a_shared_state_is_enough_to_find_a_regression(tmp_path, capsys):
-    """main was mostly in the fast state, where new never was."""
+def test_one_common_state_is_enough_to_find_a_regression(tmp_path, capsys):
+    """main was mostly in the fast state, and new never was."""
     folder = write_campaign(tmp_path / "states", {"main": no_effect, "new": slower(5)}, fresh=10, fresh_sizes=[16384],
                             n_blocks=14, options={"main": {"fast_rounds": range(9)}, "new": {"fast_rounds": []}})
     status, said = gate(capsys, folder / "main", folder / "new")
@@ -341,8 +342,8 @@ def test_a_shared_state_is_enough_to_find_a_regression(tmp_path, capsys):
     assert re.search(r"16 KiB two_shot: 1.0[45]", said)
 
 
-def test_the_fast_state_is_faster_in_what_these_tests_write(tmp_path):
-    """Or the tests of two states would show nothing."""
+def test_the_fast_state_is_faster_in_synthetic_runs(tmp_path):
+    """The tests of two states depend on this."""
     result = write_launch(tmp_path, 0, fast_rounds=[0])
     of_library = [block for block in result.blocks if block.case == 0]
     assert of_library[0].link_rtt_ns
@@ -350,8 +351,8 @@ def test_the_fast_state_is_faster_in_what_these_tests_write(tmp_path):
     assert of_library[1].time_us / of_library[0].time_us > 1.3
 
 
-def test_a_run_that_stands_for_many_launches_is_one(tmp_path, capsys):
-    """Eight pairs would be claimed of a single launch."""
+def test_copies_of_a_run_count_as_one_launch(tmp_path, capsys):
+    """Otherwise the gate would claim eight pairs for a single launch."""
     folder = write_campaign(tmp_path / "copied", {"main": no_effect, "new": slower(5)}, fresh=10, fresh_sizes=[16384])
     first, *others = sorted((folder / "new").glob("*.jsonl"))
     for other in others:
@@ -360,8 +361,8 @@ def test_a_run_that_stands_for_many_launches_is_one(tmp_path, capsys):
     assert (status, "is a copy of the run" in said) == (3, True)
 
 
-def test_facts_of_other_kinds_are_compared_all_the_same(tmp_path, capsys):
-    """A traceback ends with 1, which is a regression."""
+def test_facts_of_different_kinds_are_compared(tmp_path, capsys):
+    """A traceback ends with status 1, which means a regression."""
     folder = write_campaign(tmp_path / "odd", {"main": no_effect, "new": no_effect})
     for run in (folder / "new").glob("*.jsonl"):
         rewrite_head(run, environment={"cpu.governor": "performance"})
@@ -373,7 +374,7 @@ def test_facts_of_other_kinds_are_compared_all_the_same(tmp_path, capsys):
     assert "world differs" in capsys.readouterr().err
 
 
-def test_a_closed_standard_output_costs_nothing_but_the_text(alike):
+def test_a_closed_standard_output_loses_only_the_text(alike):
     command = f'"{sys.executable}" -m reports regress --baseline {alike}/main --current {alike}/new >&-'
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

@@ -56,12 +56,12 @@ def test_a_run_cut_anywhere_in_its_last_lines_reads_as_incomplete_with_its_cases
     *_, last_block, case, other_case, end = stored.splitlines(keepends=True)
     whole = len(stored) - len(end)
     start = whole - len(last_block + case + other_case)
-    # Every byte of the end, and of the longer lines before it enough to meet each kind of cut.
+    # Cut at every byte of the last line. In the longer lines before it, cut at every 13th byte.
     for length in [*range(start, whole, 13), *range(whole - 3, len(stored))]:
         path.write_bytes(stored[:length])
         result = read(path)
         assert [case.status for case in result.cases] == ["ok", "ok"]
-        # Without its newline alone, the last line is still whole.
+        # A last line that lacks only its newline is complete.
         assert result.complete == (length == len(stored) - 1)
 
 
@@ -75,7 +75,7 @@ def test_a_run_cut_in_its_first_line_is_no_run(tmp_path, stored):
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_damage_is_refused_with_a_sentence_or_shown_but_never_crashes(tmp_path_factory, stored, data):
+def test_damage_is_refused_with_a_sentence_or_shown_without_a_crash(tmp_path_factory, stored, data):
     at = data.draw(st.integers(0, len(stored) - 1))
     damaged = stored[:at] + bytes([data.draw(st.integers(0, 255))]) + stored[at + 1:]
     path = tmp_path_factory.getbasetemp() / "damaged.jsonl"
@@ -105,7 +105,7 @@ def test_a_newer_schema_is_refused_by_name(tmp_path, stored):
     (b'"kind":"block"', b'"kind":"block', "line 2"),
     (b'"round":0', b'"round":"first"', "line 2"),
 ])
-def test_damage_further_up_names_the_file_and_the_line(tmp_path, stored, old, new, place):
+def test_damage_before_the_last_lines_names_the_file_and_the_line(tmp_path, stored, old, new, place):
     path = tmp_path / "bad.jsonl"
     head, rest = stored.split(b"\n", 1)
     first_block = rest.index(b'{"kind":"block"')
@@ -194,11 +194,11 @@ def test_only_a_complete_page_gives_the_last_epoch(tmp_path):
         (page, "block 3, step store, epoch 4294967295 (was killed)"),
         (page[:2056], "block 3, step store (was killed)"),  # cut in the middle of its numbers
         (wrong, "block 3, step store (was killed)"),
-        (page + b"\0", "rank 1 (was killed)"),  # no page of ours
+        (page + b"\0", "rank 1 (was killed)"),  # not a page of a flight record
     ):
         (flight / "rank-1").write_bytes(content)
         assert description in render(read(path))
-    (flight / "rank-\u00b2").write_bytes(page)  # a digit to Python, and no number
+    (flight / "rank-\u00b2").write_bytes(page)  # Python calls it a digit, but int() refuses it
     (flight / "ended").write_text('{"rank": [1], "why": "was killed"}')
     assert "stopped first" not in render(read(path))
 
@@ -219,7 +219,7 @@ def test_a_block_is_on_disk_before_the_next_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", counted)
     file = RunFile.create(tmp_path, model.run)
     assert synced == [file.path.stat().st_size]
-    # A power cut after this takes neither the content nor the name.
+    # After this, a power cut loses neither the content nor the name.
     assert folders == [(tmp_path.stat().st_ino, [file.path.name])]
     file.append(model.blocks[0])
     assert synced[1:] == [file.path.stat().st_size] > [synced[0]]
@@ -229,7 +229,7 @@ def test_a_file_the_user_named_is_written_through_a_link_and_keeps_its_mode(tmp_
     path, link = tmp_path / "kept" / "a.json", tmp_path / "latest.json"
     path.parent.mkdir()
     link.symlink_to(path)
-    write_named(link, b"first")  # the link led nowhere yet
+    write_named(link, b"first")  # the link had no target yet
     path.chmod(0o640)
     write_named(link, b"second")
     assert link.is_symlink()
@@ -239,7 +239,7 @@ def test_a_file_the_user_named_is_written_through_a_link_and_keeps_its_mode(tmp_
 
 @pytest.mark.parametrize("planted", ["link", "pipe"])
 def test_a_runs_own_files_are_not_written_through_planted_links_or_pipes(tmp_path, capsys, planted):
-    """In a shared folder, other users see the picture's name as soon as the run starts."""
+    """In a shared folder, other users see the plot's file name as soon as the run starts."""
     result = write_run(tmp_path, **SMALL)
     picture, victim = result.path.with_suffix(".png"), tmp_path / "victim"
     victim.write_text("kept")

@@ -1,4 +1,4 @@
-"""What a person or a parser sees of a run: the table, the formats, the picture, and `python -m reports show`."""
+"""The output for one run: the table, the other formats, the plot, and `python -m reports show`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def result(tmp_path_factory):
 
 
 def rows_of(text: str) -> dict[str, list[str]]:
-    """The first table's rows: size to the cells after it."""
+    """The first table's rows, {size: cells after it}."""
     rows: dict[str, list[str]] = {}
     for line in text.splitlines():
         if match := re.match(r" *(\d+ [KMG]?i?B) +(.*)", line):
@@ -40,7 +40,7 @@ def rows_of(text: str) -> dict[str, list[str]]:
     return rows
 
 
-def test_the_default_table_answers_a_newcomer_in_80_columns(result):
+def test_the_default_table_fits_80_columns_and_has_every_figure(result):
     text = render(result)
     assert max(map(len, text.splitlines())) <= 80
     assert "\x1b" not in text
@@ -60,10 +60,11 @@ def test_the_default_table_answers_a_newcomer_in_80_columns(result):
         assert said in text
 
 
-def test_a_gpus_run_names_the_cards_and_the_best_variant_of_the_library(tmp_path):
-    """Against the worse of two variants ours would win too easily; a thread level of MPI says nothing of NCCL."""
+def test_a_gpu_run_names_the_cards_and_uses_the_librarys_best_variant(tmp_path):
+    """A comparison with the worse of two variants would flatter our kernels. MPI's thread level is irrelevant to
+    NCCL."""
     def registered_is_faster(block):
-        number = block.case % 7  # plain, registered, and five of ours at each size
+        number = block.case % 7  # plain, registered, and five of our algorithms at each size
         factor = {0: 1.0, 1: 0.5}.get(number, 1.0)
         return msgspec.structs.replace(block, time_us=block.time_us * factor, total_us=block.total_us * factor)
 
@@ -84,7 +85,7 @@ def test_a_gpus_run_names_the_cards_and_the_best_variant_of_the_library(tmp_path
     assert "funneled" not in text
 
 
-def test_the_token_sentence_is_160_chained_calls(result):
+def test_the_token_sentence_uses_160_chained_calls(result):
     case = next(case for case in result.cases
                 if (case.algorithm, case.mode, case.size_bytes, case.in_place) == ("auto", "chained", 16384, False))
     said = re.search(r"160 x ([\d.]+) us \(chained, 16 KiB\) = ([\d.]+) ms; flips at\s+(\d+) us", render(result))
@@ -123,20 +124,22 @@ def test_a_wrong_result_says_wrong_and_has_no_bandwidth(tmp_path):
     assert (row["out_of_place"]["bus_bw"], row["out_of_place"]["nwrong"]) == (None, 2)
     assert "Out of bounds values : 1 FAILED" in as_nccl_tests(result)
     assert "wrong: 2 elements were wrong" in render(result, long=True)
-    both = render(write_run(tmp_path / "both", sizes=SIZES[:2], change=wrong))  # and chained, where all is right
+    # The second table is the chained mode's, and all its results are right.
+    both = render(write_run(tmp_path / "both", sizes=SIZES[:2], change=wrong))
     rows = [line.split() for line in both.splitlines() if line.startswith("  16 KiB")]
     assert [row[-1] for row in rows] == ["2", "0"]
 
 
-def test_a_library_that_lacks_the_type_is_a_dash_and_one_reason(tmp_path):
+def test_a_library_without_the_type_is_a_dash_with_one_reason(tmp_path):
     text = render(write_run(tmp_path, sizes=SIZES[:3], datatype="bfloat16", unsupported=["library"]))
     assert rows_of(text)["16 KiB"][0] == "-"
     assert text.count("MPICH 5.0.2 has no bfloat16") == 1
 
 
-def test_without_auto_the_best_of_ours_is_chosen_on_odd_rounds_and_shown_on_even_ones(tmp_path):
+def test_without_auto_the_best_algorithm_is_chosen_on_odd_rounds_and_shown_on_even_ones(tmp_path):
     def lucky(block: Block) -> Block:
-        """Case 0, one_shot_push, is fast in odd rounds alone; case 1, ring, always a little slower than that."""
+        """Case 0, one_shot_push, is fast in odd rounds only; case 1, ring, is always a little slower than those
+        rounds."""
         time = {0: 5.0 if block.round % 2 else 50.0, 1: 6.0, 2: 9.0}[block.case]
         return msgspec.structs.replace(block, time_us=time, total_us=time)
 
@@ -146,7 +149,7 @@ def test_without_auto_the_best_of_ours_is_chosen_on_odd_rounds_and_shown_on_even
     assert rows_of(text)["16 KiB"][:4] == ["9.00", "50.0", "one_shot_push", "0.18"]
 
 
-def test_an_algorithm_that_surely_beat_auto_is_marked_and_named_once(tmp_path):
+def test_an_algorithm_that_clearly_beats_auto_is_marked_and_named_once(tmp_path):
     def slow(*numbers):
         def change(block: Block) -> Block:
             total = (block.total_us or 0) * (1.6 if block.case in numbers else 1)
@@ -154,18 +157,18 @@ def test_an_algorithm_that_surely_beat_auto_is_marked_and_named_once(tmp_path):
 
         return change
 
-    # At 16 KiB case 1 is auto, and case 2 the one_shot_push that it runs: its own algorithm does not beat it.
+    # At 16 KiB case 1 is auto, and case 2 is one_shot_push, which auto runs. auto's own algorithm does not beat auto.
     options: dict[str, Any] = {"sizes": SIZES[:2], "modes": ["isolated"], "n_blocks": 16}
     text = render(write_run(tmp_path / "a", **options, change=slow(1, 2)))
     assert rows_of(text)["16 KiB"][2] == "one_shot_push*"
     assert rows_of(text)["32 KiB"][2] == "one_shot_push"
     assert re.search(r"\* another variant beat auto by more than 5 %: one_shot_pull at 16 KiB \(1\.\d\dx\)\n", text)
     assert "*" not in render(write_run(tmp_path / "b", **options, change=slow(1, 3, 4, 5)))
-    # Five even rounds of ten give no interval, so nothing is sure.
+    # Five even rounds of ten give no interval, so no algorithm clearly beats auto.
     assert "*" not in render(write_run(tmp_path / "c", **{**options, "n_blocks": 10}, change=slow(1, 2)))
 
 
-def test_a_second_table_appears_only_where_the_winner_changes_with_the_link(tmp_path):
+def test_a_second_table_appears_only_if_the_winner_changes_with_the_link(tmp_path):
     flipped = render(write_run(tmp_path / "a", sizes=[16384], fast_rounds=range(6), n_blocks=16, modes=["isolated"]))
     assert "where the winner changes with the link" in flipped
     assert re.search(r"16 KiB +105 ns .* (two_shot|ring)", flipped)
@@ -173,7 +176,7 @@ def test_a_second_table_appears_only_where_the_winner_changes_with_the_link(tmp_
     assert "where the winner changes" not in steady
 
 
-def test_an_unfinished_run_says_so_first(tmp_path):
+def test_an_incomplete_run_starts_with_a_warning(tmp_path):
     cut = write_run(tmp_path, sizes=SIZES[:2], finish=False, run_id="cut",
                     change=lambda block: None if block.case == 0 else block)
     assert render(cut).startswith("INCOMPLETE: the run was cut off.\n")
@@ -182,7 +185,7 @@ def test_an_unfinished_run_says_so_first(tmp_path):
     assert render(stopped).startswith("INCOMPLETE: interrupted.\n")
 
 
-def test_library_and_ours_are_not_compared_across_states_of_the_link(tmp_path):
+def test_the_library_and_our_kernels_are_not_compared_across_states_of_the_link(tmp_path):
     def elsewhere(block: Block) -> Block:
         return msgspec.structs.replace(block, link_rtt_ns=(105.0, 105.0)) if block.case == 0 else block
 
@@ -216,7 +219,8 @@ def test_csv_has_every_case_and_every_figure(result):
 
 
 def parse_nccl_tests(text: str) -> list[tuple[str, list[dict[str, str]], float]]:
-    """The tests of a log, read as scripts read nccl-tests' own: `#` lines by their words, rows by white space."""
+    """The tests of a log, parsed as scripts parse the log of nccl-tests: `#` lines by their words, rows by white
+    space."""
     tests: list[tuple[str, list[dict[str, str]], float]] = []
     names: list[str] = []
     rows: list[dict[str, str]] = []
@@ -232,7 +236,7 @@ def parse_nccl_tests(text: str) -> list[tuple[str, list[dict[str, str]], float]]
     return tests
 
 
-def test_nccl_tests_text_is_read_by_a_parser_written_for_it(result):
+def test_a_parser_for_nccl_tests_reads_the_text(result):
     tests = parse_nccl_tests(as_nccl_tests(result))
     assert [len(rows) for _, rows, _ in tests] == [len(SIZES)] * len(ALGORITHMS)
     library = [case for case in result.cases if case.algorithm == "library" and case.mode == "isolated"]
@@ -258,8 +262,9 @@ def test_busbw_of_four_ranks_is_three_halves_of_algbw_in_every_format(tmp_path):
     assert record["bus_bw_gb_s"] == pytest.approx(1.5 * record["alg_bw_gb_s"])
 
 
-def test_nccl_tests_columns_stand_where_its_own_stand(tmp_path):
-    """A row as nccl-tests 2.19 prints it, and ours of the same shape: same edges, whatever was not measured."""
+def test_nccl_tests_columns_end_at_the_original_positions(tmp_path):
+    """A row of nccl-tests 2.19 and our row of the same shape end their columns at the same positions, also if a figure
+    was not measured."""
     theirs = ("       16384          4096     float     sum      -1     3.68    4.45    4.45       0"
               "     3.68    4.45    4.45       0")
     text = as_nccl_tests(write_run(tmp_path, sizes=[16384], algorithms=["ring"]))
@@ -268,7 +273,7 @@ def test_nccl_tests_columns_stand_where_its_own_stand(tmp_path):
     assert row.split()[-4:] == ["N/A"] * 4
 
 
-def test_json_is_nccl_tests_report_as_far_as_it_goes(result):
+def test_json_has_the_fields_of_nccl_tests_report(result):
     report = json.loads(json.dumps(as_json(result)))
     assert {"version", "start_time", "args", "env", "config", "results", "out_of_bounds",
             "average_bus_bandwidth", "errors"} <= report.keys()
@@ -279,7 +284,7 @@ def test_json_is_nccl_tests_report_as_far_as_it_goes(result):
     assert first["out_of_place"]["time"] == result.cases[0].time_us.mean
 
 
-def test_the_picture_names_lines_and_regimes(tmp_path, result):
+def test_the_plot_names_lines_and_regimes(tmp_path, result):
     plot(result, tmp_path / "run.svg")
     words = " ".join(ElementTree.parse(tmp_path / "run.svg").getroot().itertext())
     for said in ("MPICH 5.0.2", "auto", "one_shot_push", "ring", "bound", "latency-bound:", "bandwidth-bound:",
@@ -335,5 +340,5 @@ def test_a_terminal_gets_bold_unless_no_color_is_set(result, no_color, coloured)
 
 
 @pytest.mark.parametrize("size_bytes", [0, 4, 64, 128, 999, 1000, 6900, 98765, 10**6, 7 * 10**9])
-def test_what_leaves_a_rank_does_not_push_the_count_of_wrong_results_out_of_the_table(size_bytes):
+def test_any_number_of_bytes_sent_fits_its_column(size_bytes):
     assert len(_megabytes(size_bytes)) <= 6

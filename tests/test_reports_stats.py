@@ -20,7 +20,7 @@ def test_median_interval_covers_the_median_at_its_confidence():
     assert 0.94 < np.mean(inside) < 0.96
 
 
-def test_median_interval_takes_the_tabled_order_statistics():
+def test_median_interval_uses_the_tabulated_order_statistics():
     # Le Boudec, appendix A: x_(2) and x_(9) of 10 cover 97.9 %, x_(10) and x_(22) of 31 97.1 %.
     assert median_interval(range(1, 11), 0.978515625)[1:] == pytest.approx((2, 9))
     assert median_interval(range(1, 32), 0.97055863)[1:] == pytest.approx((10, 22), abs=1e-3)

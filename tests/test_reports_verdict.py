@@ -1,5 +1,5 @@
-"""The verdicts: a table would call what is not there, or stay silent about what is, if these did not hold. That the
-rates come out as promised is tested in test_calibration.py."""
+"""The verdicts: wrong ones would report differences that do not exist, or miss real ones. test_calibration.py tests the
+error rates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from reports.verdicts.verdict import (
     visible_effect,
 )
 
-# Critical values of Wilcoxon's T, two-sided 0.05: of the smaller sum of ranks, as every textbook has them.
+# Critical values of Wilcoxon's T, two-sided 0.05, for the smaller sum of ranks, from textbooks.
 CRITICAL = {6: 0, 7: 2, 8: 3, 9: 5, 10: 8, 12: 13, 15: 25, 20: 52, 25: 89}
 
 
@@ -29,12 +29,12 @@ NO_PAIRS = np.zeros((5, 0))
 
 
 def pairs(*, at: float, n: int = 25, sd: float = 0.01) -> np.ndarray:
-    """Log ratios of one cell, (n,), evenly spread around `at`, none tied with another in size."""
+    """Log ratios of one cell, (n,), evenly spread around `at`, without ties in absolute value."""
     return at + sd * student_t.ppf((np.arange(n) + 0.5) / n, 30) + 1e-6 * np.arange(n) ** 1.5
 
 
 def cells(*rows: np.ndarray) -> np.ndarray:
-    """Cells of different numbers of pairs, (cells, pairs), NaN where one has none."""
+    """Cells with different numbers of pairs, (cells, pairs), padded with NaN."""
     found = np.full((len(rows), max(map(len, rows))), np.nan)
     for row, values in zip(found, rows, strict=True):
         row[: len(values)] = values
@@ -42,7 +42,7 @@ def cells(*rows: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("n", [6, 10, 17, 25, 40])
-def test_p_is_that_of_the_exact_signed_rank_test(n):
+def test_p_equals_the_exact_signed_rank_test(n):
     values = np.random.default_rng(n).normal(0.005, 0.02, (40, n))
     found = evidence(values)
     for row, p_slower, p_faster in zip(values, found.p_slower, found.p_faster, strict=True):
@@ -51,7 +51,7 @@ def test_p_is_that_of_the_exact_signed_rank_test(n):
 
 
 @pytest.mark.parametrize(("n", "critical"), CRITICAL.items())
-def test_the_interval_ends_at_the_tabled_walsh_means(n, critical):
+def test_the_interval_ends_at_the_tabulated_walsh_means(n, critical):
     values = np.random.default_rng(n).normal(0, 1, n)
     walsh = sorted((a + b) / 2 for i, a in enumerate(values) for b in values[i:])
     found = evidence(values[None])
@@ -59,7 +59,7 @@ def test_the_interval_ends_at_the_tabled_walsh_means(n, critical):
     assert found.estimate[0] == pytest.approx(np.median(walsh))
 
 
-def test_the_interval_is_what_the_test_does_not_reject():
+def test_the_interval_holds_the_shifts_that_the_test_does_not_reject():
     values = np.random.default_rng(3).normal(0, 1, (1, 12))
     low, high = evidence(values).low[0], evidence(values).high[0]
     for shift in np.linspace(low - 1, high + 1, 201):
@@ -67,7 +67,7 @@ def test_the_interval_is_what_the_test_does_not_reject():
         assert (min(found.p_slower[0], found.p_faster[0]) > 0.025) == (low < shift < high), shift
 
 
-def test_the_other_way_round_is_the_mirror_image():
+def test_reversed_ratios_give_mirrored_evidence():
     values = np.random.default_rng(4).normal(0.004, 0.02, (30, 11))
     there, back = evidence(values), evidence(-values)
     np.testing.assert_allclose(there.estimate, -back.estimate)
@@ -76,14 +76,14 @@ def test_the_other_way_round_is_the_mirror_image():
     np.testing.assert_array_equal(there.is_same, back.is_same)
 
 
-def test_a_pair_that_a_cell_does_not_have_counts_for_nothing_whereever_it_lies():
+def test_a_missing_pair_has_no_effect_at_any_position():
     values = np.random.default_rng(5).normal(0.01, 0.02, (1, 9))
     with_gaps = np.insert(values, [0, 4, 4, 9], np.nan, axis=1)
     for mine, theirs in zip(vars(evidence(with_gaps)).values(), vars(evidence(values)).values(), strict=True):
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_fewer_than_six_pairs_say_nothing_but_their_estimate():
+def test_fewer_than_six_pairs_give_only_an_estimate():
     ratios = cells(np.full(5, 0.5), np.full(1, 0.5), np.zeros(0), pairs(at=0.5))
     found = evidence(ratios)
     assert found.pairs.tolist() == [5, 1, 0, 25]
@@ -96,7 +96,7 @@ def test_fewer_than_six_pairs_say_nothing_but_their_estimate():
     assert once(np.full((1, 0), np.nan)).verdicts.tolist() == ["AMBIGUOUS"]
 
 
-def test_pairs_without_any_difference_are_the_same_and_no_evidence():
+def test_pairs_without_any_difference_are_the_same_and_give_no_evidence():
     found = evidence(np.zeros((1, 10)))
     assert (found.p_slower[0], found.p_faster[0], found.is_same[0]) == (1, 1, True)
 
@@ -108,7 +108,7 @@ def test_same_needs_the_ninety_percent_interval_within_the_margin():
     assert not evidence(inside[None], same_confidence=1 - 1e-7).is_same[0]
 
 
-def test_one_wild_launch_hardly_moves_a_cell():
+def test_one_outlier_hardly_changes_a_cell():
     calm = pairs(at=0.03, sd=0.01)
     wild = calm.copy()
     wild[3] = 2.0
@@ -117,7 +117,7 @@ def test_one_wild_launch_hardly_moves_a_cell():
     assert once(wild[None]).verdicts.tolist() == ["SLOWER"]
 
 
-def test_suspects_lie_beyond_the_margin_and_differ_from_nothing():
+def test_suspects_lie_beyond_the_margin_and_differ_significantly_from_zero():
     rows = {"slower": pairs(at=0.03, n=10), "faster": pairs(at=-0.03, n=10), "within": pairs(at=0.008, n=10, sd=0.001),
             "noise": pairs(at=0.03, n=10, sd=0.1), "few": np.full(5, 0.5)}
     judged = two_stages(cells(*rows.values()), NO_PAIRS)
@@ -125,7 +125,7 @@ def test_suspects_lie_beyond_the_margin_and_differ_from_nothing():
         "slower": True, "faster": True, "within": False, "noise": False, "few": False}
 
 
-def test_only_fresh_pairs_decide_a_suspect_and_only_in_the_direction_suspected():
+def test_only_fresh_pairs_decide_a_suspect_and_only_in_the_suspected_direction():
     first = np.array([pairs(at=0.05, n=10)] * 5 + [pairs(at=0.0, n=10, sd=0.002)] * 2)
     fresh = cells(pairs(at=0.05), pairs(at=0.0, sd=0.002), pairs(at=-0.05), pairs(at=0.008, sd=0.001),
                   np.zeros(0), pairs(at=0.05), np.zeros(0))
@@ -137,7 +137,7 @@ def test_only_fresh_pairs_decide_a_suspect_and_only_in_the_direction_suspected()
     assert unfinished.verdicts.tolist() == ["AMBIGUOUS"] * 5 + ["SAME"] * 2
 
 
-def test_suspects_answer_for_one_another():
+def test_the_threshold_is_corrected_for_the_number_of_suspects():
     first = np.array([pairs(at=0.05, n=10)] * 40)
     one = pairs(at=0.0125, sd=0.022)
     p = evidence(one[None]).p_slower[0]
@@ -146,8 +146,8 @@ def test_suspects_answer_for_one_another():
     assert two_stages(first, cells(one, *[pairs(at=0.0, sd=0.05)] * 39)).verdicts[0] == "AMBIGUOUS"
 
 
-def test_holm_steps_down_and_stops_at_the_first_that_stands():
-    # Worked example: 0.005 <= 0.05 / 4 and 0.01 <= 0.05 / 3, but 0.03 > 0.05 / 2, so that 0.04 stands as well.
+def test_holm_steps_down_and_stops_at_the_first_hypothesis_that_it_keeps():
+    # Worked example: 0.005 <= 0.05 / 4 and 0.01 <= 0.05 / 3, but 0.03 > 0.05 / 2, so Holm also keeps 0.04.
     assert holm(np.array([0.01, 0.04, 0.03, 0.005]), 0.05).tolist() == [True, False, False, True]
     assert holm(np.array([0.012, 0.04, 0.024, 0.02]), 0.05).tolist() == [True, False, False, False]
     assert holm(np.zeros(0), 0.05).tolist() == []
@@ -157,11 +157,11 @@ def test_each_look_spends_its_share_of_the_level():
     eight = pairs(at=0.05, n=8, sd=0.001)[None]  # two-sided p = 2 / 2^8 = 0.0078
     assert once(eight).verdicts.tolist() == ["SLOWER"]  # 0.025
     assert growing(eight, [8, 8]).verdicts.tolist() == ["AMBIGUOUS"]  # 0.00625 at each look
-    assert growing(eight, [8, 8, 8]).verdicts.tolist() == ["SLOWER"]  # 0.0125 at the last
+    assert growing(eight, [8, 8, 8]).verdicts.tolist() == ["SLOWER"]  # 0.0125 at the last look
     assert LOOKS[-1] == 1.0
 
 
-def test_what_an_earlier_look_decided_stays():
+def test_the_decision_of_an_earlier_look_stays():
     early, late = pairs(at=0.05, n=20), pairs(at=-0.15, n=20)
     both = np.concatenate([early, late])[None]
     assert growing(both, [10, 20, 40]).verdicts.tolist() == growing(both, [10, 20]).verdicts.tolist() == ["SLOWER"]
@@ -169,7 +169,7 @@ def test_what_an_earlier_look_decided_stays():
     assert growing(both, []).verdicts.tolist() == ["AMBIGUOUS"]
 
 
-def test_no_ten_pairs_settle_a_table_of_84_cells_at_the_first_look():
+def test_ten_pairs_cannot_settle_a_table_of_84_cells_at_the_first_look():
     ratios = np.array([pairs(at=0.5, n=20)] * 84)
     assert set(growing(ratios[:, :10], [10]).verdicts) == {"AMBIGUOUS"}
     assert set(growing(ratios, [10, 20]).verdicts) == {"SLOWER"}
@@ -180,7 +180,7 @@ def test_the_detectable_effect_is_called_four_times_in_five(n):
     error, alpha = 0.02, 0.025 / 5
     effect = float(np.log1p(detectable(error, n, alpha)))
     assert nct.sf(student_t.isf(alpha, n - 1), n - 1, effect / error) == pytest.approx(0.80, abs=0.03)
-    # Where the test could see less than the margin, the estimate has to get beyond that.
+    # If the test can detect less than the margin, the estimate must exceed the margin.
     assert float(detectable(1e-4, n, alpha)) == pytest.approx(0.01, abs=2e-4)
 
 
@@ -193,7 +193,7 @@ def test_two_stages_find_the_visible_effect_four_times_in_five(spread):
     assert 0.78 < np.mean(called) < 0.92
 
 
-def test_what_no_number_of_agreeing_pairs_can_show_is_not_detectable():
+def test_an_effect_that_too_few_pairs_cannot_show_is_not_detectable():
     assert np.isinf(detectable(0.001, 6, 0.025 / 2 / 84))
     found = evidence(np.full((1, 6), np.log(1.5)) + np.linspace(0, 0.001, 6))
     assert pairs_needed(found, 0.025 / 2 / 84)[0] == 13
@@ -213,7 +213,7 @@ def test_the_pairs_needed_would_settle_the_cell():
         assert 0.70 < np.mean(said == word) < 0.95, (word, needed)
 
 
-def test_nothing_settles_a_cell_on_the_margin():
+def test_no_number_of_pairs_settles_a_cell_on_the_margin():
     found = Evidence(np.array([10]), np.log1p([0.01]), np.zeros(1), np.array([0.02]), np.ones(1), np.ones(1),
                      np.zeros(1, bool))
     assert np.isinf(pairs_needed(found, 0.025)).all()

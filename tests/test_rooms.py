@@ -19,7 +19,7 @@ SMALL = ("-b", "16K", "-e", "16K", "-n", "6", "--max-time", "60", "--lean")
 
 @pytest.fixture
 def tree(tmp_path):
-    """A copy of everything that runs."""
+    """A copy of the folders that the program needs."""
     for layer in LAYERS:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / layer, tmp_path / "tree" / layer, ignore=ignored)
@@ -27,7 +27,7 @@ def tree(tmp_path):
 
 
 def without(path: Path, *pieces: str) -> None:
-    """Deletes each piece of text, which the file has exactly once."""
+    """Delete each piece of text; the file must have each piece exactly once."""
     text = path.read_text()
     for piece in pieces:
         assert text.count(piece) == 1, f"{path.name} has {piece!r} {text.count(piece)} times"
@@ -43,7 +43,7 @@ def launch(tree: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def assert_runs(tree: Path) -> None:
-    """A short run ends with status 0, whole and with right results."""
+    """Assert that a short run ends with status 0, complete and with right results."""
     done = launch(tree, *SMALL, "--out", str(tree / "results"))
     assert (done.returncode, done.stderr) == (0, "")
     (path,) = (tree / "results").glob("*.jsonl")

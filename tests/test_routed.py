@@ -19,15 +19,15 @@ SMALL = ["--experts", "8", "--tokens", "40", "--hidden", "96"]
 
 @pytest.mark.beside
 @pytest.mark.parametrize(("ranks", "examples"), [(1, 20), (2, 90), (3, 60), (5, 20)])
-def test_tokens_reach_their_experts_and_come_back_bit_by_bit(ranks, examples):
+def test_tokens_reach_their_experts_and_return_bit_by_bit(ranks, examples):
     examples = count(examples)
     done = mpirun(ranks, "tests/routed_ranks.py", str(examples), str(ranks))
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"{examples} examples right on {ranks} ranks" in done.stdout
 
 
-def test_a_gpus_library_brings_tokens_to_their_experts_and_back_on_a_fake_gpu():
-    """NCCL sends records in one group, and is told the counts that MPI exchanges."""
+def test_a_gpu_library_sends_tokens_to_their_experts_and_back_on_a_fake_gpu():
+    """NCCL sends records in one group; MPI exchanges their counts."""
     settings = fake_nccl.environment("cuda", gpu={"count": 2})
     done = mpirun(2, "tests/routed_ranks.py", str(count(30)), "1", "cuda", timeout_s=400, **settings)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -35,7 +35,7 @@ def test_a_gpus_library_brings_tokens_to_their_experts_and_back_on_a_fake_gpu():
 
 
 @pytest.mark.beside
-def test_without_its_wait_tokens_are_wrong(tmp_path):
+def test_tokens_are_wrong_without_the_wait(tmp_path):
     done = mpirun(2, "tests/routed_ranks.py", "60", "5", tree=tree(tmp_path / "tree", "without the wait"))
     assert done.returncode != 0
     assert "examples right" not in done.stdout
@@ -53,7 +53,7 @@ def skewed(tmp_path_factory):
     return run(tmp_path_factory.mktemp("skewed"), *SMALL, "-d", "half", "--mode", "both")
 
 
-def test_every_way_and_skew_is_measured_beside_the_library_and_right(skewed):
+def test_every_direction_and_skew_is_measured_beside_the_library_with_right_results(skewed):
     result, _ = skewed
     measured = [case for case in result.cases if case.status != "unsupported"]
     assert {(case.status, case.n_wrong) for case in measured} == {("ok", 0)}
@@ -69,7 +69,7 @@ def test_every_way_and_skew_is_measured_beside_the_library_and_right(skewed):
                    "a chain must return its data to their senders; use round_trip"}
 
 
-def test_imbalance_and_bytes_that_leave_stand_beside_the_time(skewed):
+def test_imbalance_and_sent_bytes_are_printed_beside_the_time(skewed):
     result, printed = skewed
     assert "experts 8, top_k 2, tokens 40" in printed.replace("\n", " ")
     (uniform,) = [line for line in printed.splitlines() if line.strip().startswith("uniform")][:1]
@@ -80,7 +80,7 @@ def test_imbalance_and_bytes_that_leave_stand_beside_the_time(skewed):
     assert max(len(line) for line in printed.splitlines() if not line.startswith("run: ")) <= 80
 
 
-def test_every_format_and_the_picture_tell_skews_apart(skewed, tmp_path):
+def test_every_format_and_the_plot_distinguish_skews(skewed, tmp_path):
     result, printed = skewed
     assert "round trip, dispatch and combine" in printed
     rows = list(csv.DictReader(io.StringIO(text(result, "csv"))))
@@ -94,7 +94,7 @@ def test_every_format_and_the_picture_tell_skews_apart(skewed, tmp_path):
     assert all(word in drawn for word in ("zipf:1.2", "rows of the busiest rank / mean", "dispatch, to the experts"))
 
 
-def test_from_python_too(tmp_path):
+def test_python_dispatch_gives_right_results(tmp_path):
     result, _ = run(tmp_path, *SMALL, "--skew", "zipf:1", "--dispatch", "python")
     assert {case.n_wrong for case in result.cases if case.status == "ok"} == {0}
     assert {case.shape["way"] for case in result.cases if case.status == "ok"} == {"dispatch", "combine", "round_trip"}
@@ -103,12 +103,12 @@ def test_from_python_too(tmp_path):
 @pytest.mark.parametrize(
     ("options", "ranks"),
     [
-        (["--experts", "3", "--tokens", "2", "--skew", "hot:2"], 3),  # a rank without tokens, one that gets none
-        (["--experts", "2", "--tokens", "33", "--top-k", "1", "--skew", "hot:1"], 2),  # one gets everything
+        (["--experts", "3", "--tokens", "2", "--skew", "hot:2"], 3),  # one rank has no tokens, and one gets none
+        (["--experts", "2", "--tokens", "33", "--top-k", "1", "--skew", "hot:1"], 2),  # one rank gets all tokens
         (["--experts", "5", "--tokens", "20", "--skew", "uniform"], 1),
     ],
 )
-def test_ranks_without_tokens_and_one_that_gets_all(tmp_path, options, ranks):
+def test_ranks_without_tokens_and_a_rank_that_gets_all_tokens(tmp_path, options, ranks):
     result, _ = run(tmp_path, *options, "--hidden", "257", ranks=ranks)
     assert {case.n_wrong for case in result.cases if case.status == "ok"} == {0}
     assert any(case.status == "ok" for case in result.cases)
@@ -139,14 +139,14 @@ def test_counts_from_a_file(tmp_path):
         (["--skew", "uniform"], "--skew is for a routed all-to-all: add --experts N"),
     ],
 )
-def test_what_cannot_be_routed_is_refused_once(options, sentence):
+def test_invalid_routing_options_are_refused_once(options, sentence):
     done = mpirun(2, "-m", "bench.alltoall", *options)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert sentence in done.stderr
 
 
-def test_rows_that_no_buffer_holds_are_refused_before_anything_is_timed(tmp_path):
+def test_rows_that_fit_no_buffer_are_refused_before_any_timing(tmp_path):
     options = ["--experts", "4", "--tokens", "65536", "--hidden", "8192", "--skew", "hot:2"]
     done = mpirun(2, "-m", "bench.alltoall", *options, "--out", str(tmp_path))
     assert (done.returncode, done.stdout) == (3, "")

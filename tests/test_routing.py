@@ -9,12 +9,12 @@ from collectives.experts.routing import MOST_CHOICES, choose, draw, expert_count
 
 HEADER = b"{'descr': '<i8', 'fortran_order': False, 'shape': (10000000000000,), }".ljust(117) + b"\n"
 MUST = r"counts\.npy must have 4 integers from 0 to 5 \(tokens\) that add up to 10 \(choices\)"
-HUGE = b"\x93NUMPY\x01\x00" + len(HEADER).to_bytes(2, "little") + HEADER  # says that it has 73 TiB
+HUGE = b"\x93NUMPY\x01\x00" + len(HEADER).to_bytes(2, "little") + HEADER  # the header claims 73 TiB
 
 
 @settings(deadline=None, max_examples=60, database=None, derandomize=True)
 @given(st.integers(1, 70), st.integers(1, MOST_CHOICES), st.integers(1, 90), st.data())
-def test_every_expert_has_its_count_and_no_token_an_expert_twice(experts, top_k, tokens, data):
+def test_every_expert_has_its_count_and_no_token_chooses_an_expert_twice(experts, top_k, tokens, data):
     top_k = min(top_k, experts)
     hot = data.draw(st.integers(1, experts))
     skew = data.draw(st.sampled_from(["uniform", "zipf:0", "zipf:1.2", "zipf:9.5", f"hot:{hot}"]))
@@ -27,7 +27,7 @@ def test_every_expert_has_its_count_and_no_token_an_expert_twice(experts, top_k,
     assert all(len(set(of_token)) == top_k for of_token in chosen.tolist())
 
 
-def test_skews_are_what_they_say():
+def test_skews_give_their_documented_counts():
     assert expert_counts("uniform", 8, 1024, 2).tolist() == [256] * 8
     assert expert_counts("hot:2", 8, 1024, 2).tolist() == [1024, 1024, 0, 0, 0, 0, 0, 0]
     assert expert_counts("hot:1", 4, 30, 2).tolist() == [30, 10, 10, 10]
@@ -35,7 +35,7 @@ def test_skews_are_what_they_say():
     assert zipf.tolist() == [480, 240, 160, 120]
 
 
-def test_a_file_says_how_often_each_expert_is_chosen(tmp_path):
+def test_a_file_gives_the_count_of_each_expert(tmp_path):
     path = tmp_path / "counts.npy"
     np.save(path, np.array([5, 0, 3, 2]))
     assert expert_counts(f"file:{path}", 4, 5, 2).tolist() == [5, 0, 3, 2]
@@ -63,7 +63,7 @@ def test_a_file_says_how_often_each_expert_is_chosen(tmp_path):
         (None, "cannot be read as an .npy file: No such file"),
     ],
 )
-def test_counts_that_cannot_be_are_refused(tmp_path, saved, sentence):
+def test_impossible_counts_are_refused(tmp_path, saved, sentence):
     path = tmp_path / "counts.npy"
     if isinstance(saved, bytes):
         path.write_bytes(saved)
@@ -77,17 +77,17 @@ def test_counts_that_cannot_be_are_refused(tmp_path, saved, sentence):
     "skew",
     ["", "zipf", "zipf:", "zipf:x", "zipf:-1", "zipf:nan", "zipf:inf", "hot:0", "hot:9", "hot:1.5", "uniform:2", "w"],
 )
-def test_a_skew_that_says_nothing_is_refused(skew):
+def test_an_invalid_skew_is_refused(skew):
     with pytest.raises(ValueError, match=r"is not a skew|can be hot"):
         expert_counts(skew, 8, 64, 2)
 
 
-def test_imbalance_and_what_leaves_a_rank_are_those_of_the_routes():
+def test_imbalance_and_traffic_follow_from_the_routes():
     routes = draw("hot:2", 2, 8, 1024, 2, seed=0)
     assert routes.imbalance() == pytest.approx(
         {"expert_max_over_mean": 4.0, "expert_cv": 3**0.5, "rank_max_over_mean": 2.0, "rank_cv": 1.0}
     )
-    # Rank 0 has both experts of each token, so each token of rank 1 goes there, once.
+    # Rank 0 has both experts of each token, so each token of rank 1 goes to rank 0 once.
     assert routes.between.tolist() == [[0, 0], [512, 0]]
     one_rank = draw("uniform", 1, 8, 64, 2, seed=0)
     assert one_rank.between.tolist() == [[0]]
@@ -100,7 +100,7 @@ def test_tokens_and_experts_are_split_in_order_and_some_ranks_may_have_none():
     assert [len(routes.rows_of(rank)[0]) for rank in range(4)] == [2, 0, 1, 0]
 
 
-def test_rows_stand_by_expert_then_by_rank_then_in_the_order_of_tokens():
+def test_rows_are_sorted_by_expert_then_by_rank_then_by_token():
     routes = draw("zipf:1", 2, 4, 50, 2, seed=3)
     for rank in range(2):
         token, choice = routes.rows_of(rank)

@@ -1,7 +1,8 @@
-"""Kernels under the sanitizers of the host's compiler, ranks as threads of one process; and that each sanitizer looks.
+"""Kernels under the sanitizers of the host's compiler, with ranks as threads of one process; each sanitizer must detect
+a planted error.
 
-A user would miss a store one element beyond a buffer, and a read that nothing orders after the peer's store: both give
-right results for years, until memory lies otherwise or a processor orders less.
+The sanitizers find a store one element beyond a buffer, and a read that is not ordered after the peer's store. Both
+give right results for years, until the memory layout changes or a processor orders less.
 """
 
 import json
@@ -11,14 +12,14 @@ import pytest
 from tests.broken_kernels import tree
 from tests.sanitizers import COMPLAINTS, FLAGS, RUNTIMES, runtime, start
 
-# Of three ranks what differs from two: who is neither left nor right, and who has no partner.
+# The items that differ from two ranks: with three, a rank has two neighbours, or a rank has no partner.
 OF_THREE = ("all_reduce ring", "all_reduce one_shot", "all_gather ring", "sendrecv", "link")
 RUNS = {"2 ranks": (2, ()), "3 ranks": (3, OF_THREE)}
 
 
 @pytest.fixture(scope="module")
 def clean_runs():
-    """Both sanitizers at once: most of the time goes into compiling."""
+    """Both sanitizers run at once, because most of the time goes into compiling."""
     started = {}
     for kind, run in [(kind, run) for kind in FLAGS for run in RUNS if runtime("g++", kind)]:
         ranks, items = RUNS[run]
@@ -57,10 +58,10 @@ def test_addresssanitizer_finds_an_access_outside_a_buffer(word, complaint):
 
 
 def finds(kind, complaint, *words, **options):
-    """Asserts that the sanitizer complains about a one-shot kernel."""
+    """Assert that the sanitizer complains about a one-shot kernel."""
     if not runtime("g++", kind):
         pytest.skip(f"system tool absent: {RUNTIMES['g++'][kind]} of g++")
-    for seed in range(1, 9):  # chance decides whether ranks drift so far apart that a race is seen
+    for seed in range(1, 9):  # chance decides if the ranks drift apart enough to show a race
         process = start(kind, 2, seed, *words, "all_reduce one_shot_push copied", **options)
         _, complaints = process.communicate()
         if process.returncode:

@@ -1,4 +1,4 @@
-"""Memory between ranks: nobody else reaches it, and nothing else is taken for it."""
+"""Memory shared between ranks: other users cannot open it, and other memory is never mapped in its place."""
 
 import fcntl
 import os
@@ -18,11 +18,11 @@ from tests.launch import mpirun
 
 NOBODY = 65534
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
-SIZE = 5000  # two pages, and the stamp's
+SIZE = 5000  # two pages, plus one page for the stamp
 
 
 def mapped_or_open() -> tuple[int, int]:
-    """How often this process maps memory of ours, and how many descriptors it has."""
+    """The number of mappings of our memory in this process, and its number of open descriptors."""
     return Path("/proc/self/maps").read_text().count("wiretax"), len(os.listdir("/proc/self/fd"))
 
 
@@ -43,17 +43,17 @@ def opened(memory: HostMemory, size_bytes: int = SIZE, label: str = "run 1 of ra
 
 
 @as_root
-def test_another_user_opens_neither_memory_nor_its_name(memory):
+def test_another_user_cannot_open_memory_or_its_name(memory):
     command = ["cat", memory.handle.decode()]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     done = subprocess.run(command, capture_output=True, text=True, user=NOBODY, group=NOBODY, extra_groups=[])
     assert "Permission denied" in done.stderr
-    # Its own door as well, should /proc's ever stand open.
+    # The file's mode also denies access, in case /proc is ever open to other users.
     assert stat.S_IMODE(os.fstat(memory.fd).st_mode) == 0o600
 
 
-def test_a_peer_can_neither_shorten_nor_lengthen_a_memfd():
-    """Who touches what was cut off dies of SIGBUS, without a word."""
+def test_a_peer_cannot_resize_a_memfd():
+    """A process that touches memory behind a truncated end dies of SIGBUS without a message."""
     memory = allocate(SIZE, MEMFD)
     for size in (0, 1 << 20):
         with pytest.raises(PermissionError):
@@ -63,7 +63,7 @@ def test_a_peer_can_neither_shorten_nor_lengthen_a_memfd():
 
 def other_inode(memory: HostMemory, chown: bool = False, mode: int = 0o600, seals: int = SEALS,
                 size_bytes: int = 2 * 4096 + 4096, label: str = "run 1 of rank 0") -> None:
-    """Puts another memfd where the memory's descriptor was, as a process does whose number is used again."""
+    """Put another memfd in place of the memory's descriptor, as a process that reuses the process id would."""
     fd = os.memfd_create("other", os.MFD_ALLOW_SEALING)
     os.fchmod(fd, mode)
     os.ftruncate(fd, size_bytes)
@@ -88,8 +88,8 @@ def pipe(memory: HostMemory) -> None:
     ({}, None), ({"label": "run 0 of rank 0"}, "another run"), ({"label": "run 1 of rank 1"}, "another run"),
     ({"size_bytes": 8192}, "not of the size"), ({"size_bytes": 1 << 20}, "not of the size"), ({"mode": 0o640}, "alone"),
     ({"seals": 0}, "cut short"), pytest.param({"chown": True}, "alone", marks=as_root), (pipe, "alone")])
-def test_what_a_used_process_number_leads_to_is_refused_unmapped(changed, why):
-    """`{}` is the control: with nothing changed, the other is taken for the memory."""
+def test_memory_behind_a_reused_process_id_is_refused_and_not_mapped(changed, why):
+    """`{}` is the control: an identical memfd is taken for the memory."""
     memory = allocate(SIZE, MEMFD, "run 1 of rank 0")
     changed(memory) if callable(changed) else other_inode(memory, **changed)
     before = mapped_or_open()
@@ -102,7 +102,7 @@ def test_what_a_used_process_number_leads_to_is_refused_unmapped(changed, why):
     memory.close()
 
 
-def test_memory_is_refused_that_was_asked_for_otherwise_cut_short_or_put_behind_a_link(memory):
+def test_memory_of_another_size_or_label_or_behind_a_link_is_refused(memory):
     opened(memory)
     before = mapped_or_open()
     for asked, why in (((SIZE - 4096,), "not of the size"), ((SIZE - 1,), "another run"),
@@ -125,8 +125,8 @@ def test_memory_is_refused_that_was_asked_for_otherwise_cut_short_or_put_behind_
     assert mapped_or_open() == before
 
 
-def test_no_room_leaves_no_name():
-    """A rank in a container with 64 MB there would die of SIGBUS at its first store."""
+def test_a_failed_allocation_leaves_no_name():
+    """Without the check, a rank in a container with 64 MB of /dev/shm would die of SIGBUS at its first store."""
     before = names()
     with pytest.raises(OSError, match=r"No space|too large|Cannot allocate"):
         allocate(1 << 50, NAMED)
@@ -157,7 +157,7 @@ OPTIONS = ("-b", "16K", "-e", "16K", "-n", "3", "--algorithm", "two_shot", "--mo
 @pytest.mark.parametrize(("what", "why"), [
     ("none", None), ("stale", "another run, rank or allocation"),
     ("swapped", "another run, rank or allocation"), ("no handle", "no handle of memfd")])
-def test_memory_that_is_anothers_ends_all_ranks_with_one_sentence(tmp_path, what, why):
+def test_wrong_memory_ends_all_ranks_with_one_sentence(tmp_path, what, why):
     before = names()
     done = mpirun(3, "tests/tampered_ranks.py", what, *OPTIONS, "--out", str(tmp_path))
     if why is None:
@@ -168,19 +168,20 @@ def test_memory_that_is_anothers_ends_all_ranks_with_one_sentence(tmp_path, what
     assert f"memfd: rank 0: {'the memory /proc/' if what != 'no handle' else ''}" in done.stderr
     assert why in done.stderr
     assert "Traceback" not in done.stderr
-    wait_for(lambda: not list(tmp_path.iterdir()), 5)  # the witness clears up behind the ranks
+    wait_for(lambda: not list(tmp_path.iterdir()), 5)  # the witness removes the files after the ranks end
     assert names() == before
 
 
-def test_the_kernels_see_the_data_alone():
+def test_the_kernels_see_only_the_data():
     memory = allocate(SIZE, MEMFD, "run")
     assert (memory.size_bytes, len(memory.read()), memory.view[8192:8199].tobytes()) == (SIZE, SIZE, b"wiretax")
     assert not np.any(memory.read())
     memory.close()
 
 
-def test_the_handle_of_a_gpus_memory_has_a_grammar():
-    """Whatever else comes is refused before the driver is asked; `tests/test_device_gpu.py` opens good ones."""
+def test_the_handle_of_gpu_memory_has_a_grammar():
+    """Handles that do not match are refused before a call of the driver; `tests/test_device_gpu.py` opens valid
+    handles."""
     from kernels.devices.gpu_driver import IPC_HANDLE
 
     good = b"0000:41:00.0 " + b"ab" * 64 + b" 0 4096 cudaMalloc"

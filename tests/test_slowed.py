@@ -1,7 +1,7 @@
-"""Kernels slowed on purpose, which show that a comparison sees what it claims to see: real launches with and without.
+"""Kernels slowed on purpose show that a comparison detects a slowdown: real launches, slowed and ordinary.
 
-How much slower is judged with one rank: it waits for nobody, so that neither the link nor other work on the machine
-decides, and its kernels are slowed where those of many are.
+One rank measures how much slower the kernels are. A single rank waits for no peer, so neither the link nor other work
+on the machine affects it; its kernels are slowed in the same code.
 """
 
 import json
@@ -20,7 +20,7 @@ SENTENCE = "Slowed on purpose: our kernels take 50 % longer than they need."
 
 
 def launched(folder, ranks, *options):
-    """A finished run, and what it printed in one line."""
+    """A finished run, and its printed text in one line."""
     options = ("--sizes", "32K,64K", "--lean", "--out", str(folder), *options)
     done = mpirun(ranks, "-m", "bench.allreduce", *options)
     assert (done.returncode, done.stderr) == (0, "")
@@ -30,7 +30,7 @@ def launched(folder, ranks, *options):
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    """Launches of one rank, slowed and ordinary in turn."""
+    """Launches of one rank, alternately slowed and ordinary."""
     folder = tmp_path_factory.mktemp("slowed")
     return [
         (
@@ -42,10 +42,10 @@ def pairs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("quantity", ["total_us", "time_us", "consume_us", "chain_only_us"])
-def test_our_kernels_take_about_so_much_longer_than_the_library_of_the_same_launch(pairs, quantity):
-    """A gate could not be shown to see 3 %, or would be shown to see something else.
+def test_slowed_kernels_take_longer_by_the_requested_percentage(pairs, quantity):
+    """Otherwise nothing would show that the gate detects 3 %.
 
-    Against the library, which nothing slows: whatever else the machine does in a launch it does to both.
+    Times are relative to the library, which is not slowed, in the same launch; other effects of a launch act on both.
     """
 
     def against_the_library(result):
@@ -69,8 +69,8 @@ def test_our_kernels_take_about_so_much_longer_than_the_library_of_the_same_laun
 
 
 @pytest.mark.parametrize("slowed", [True, False])
-def test_results_of_slowed_ranks_are_right_and_the_run_says_what_it_is(tmp_path, slowed):
-    """A slowed run would be taken for an ordinary one."""
+def test_a_slowed_run_has_right_results_and_says_that_it_is_slowed(tmp_path, slowed):
+    """Otherwise a reader would take a slowed run for an ordinary one."""
     result, printed = launched(
         tmp_path, 2, "--mode", "isolated", "-n", "24", *(["--slowed-percent", "50"] if slowed else [])
     )
@@ -79,7 +79,7 @@ def test_results_of_slowed_ranks_are_right_and_the_run_says_what_it_is(tmp_path,
     assert result.run.world.get("slowed_percent") == (50 if slowed else None)
 
 
-def test_what_other_programs_parse_comes_with_the_warning(tmp_path):
+def test_machine_readable_output_comes_with_the_warning(tmp_path):
     options = ["--sizes", "16K", "--algorithm", "ring", "-n", "12", "--slowed-percent", "3", "--lean", "--out",
                str(tmp_path)]
     done = mpirun(2, "-m", "bench.allreduce", *options, "--format", "csv", "-J", str(tmp_path / "report.json"))
@@ -89,7 +89,7 @@ def test_what_other_programs_parse_comes_with_the_warning(tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["results"]
 
 
-def test_the_flag_is_not_offered_to_users():
+def test_the_help_does_not_show_the_flag():
     parser = sweep_parser("allreduce", COLLECTIVES["all_reduce"], "", FEATURES)
     assert "slowed" not in parser.format_help()
     assert parser.parse_args(["--slowed-percent", "3"]).slowed_percent == 3

@@ -1,5 +1,5 @@
-"""The soak: clean across the epoch's wrap; it finds and locates what is wrong, names a rank that stops, and ends within
-two seconds of Ctrl-C with what it has counted."""
+"""The soak mode: a run is clean when the epoch wraps. A soak finds and locates wrong results, names a stopped rank, and
+ends within two seconds of Ctrl-C with its counts."""
 
 import os
 import re
@@ -25,7 +25,7 @@ TIMED_OUT = r"wiretax: rank [01] .* held the others up: .*epoch \d+ step \d+ see
 
 def soaked(seconds, out, *options, **tree):
     done = mpirun(2, "-m", "bench.allreduce", "--soak", f"{seconds}s", "--out", str(out), *options, **tree)
-    wait_for(lambda: not list(out.iterdir()), 2.0)  # where a fault ended it, the witness clears up
+    wait_for(lambda: not list(out.iterdir()), 2.0)  # after a fault, the witness removes the files
     return done, COUNTED.search(done.stdout)
 
 
@@ -43,7 +43,7 @@ def test_a_soak_is_clean_across_the_epochs_wrap_and_leaves_nothing(tmp_path):
 @pytest.mark.parametrize(("patch", "algorithm"), [
     ("flip_bit", "ring"), ("skip_push", "one_shot_push"), ("stale_epoch", "one_shot_ll"),
     ("drop_flag", "one_shot_pull"), ("without the epoch flip", "one_shot_push"), ("without the wait", "two_shot")])
-def test_a_soak_ends_at_what_is_wrong_and_says_where(tmp_path, patch, algorithm):
+def test_a_soak_ends_at_a_wrong_result_and_locates_it(tmp_path, patch, algorithm):
     options = *SMALL, "--algorithm", algorithm, "--timeout", "2"
     done, counted = soaked(60, tmp_path / "out", *options, tree=tree(tmp_path / "tree", patch))
     assert done.returncode == 1
@@ -51,7 +51,7 @@ def test_a_soak_ends_at_what_is_wrong_and_says_where(tmp_path, patch, algorithm)
     assert counted is None or int(counted[2]) > 0
 
 
-def test_a_rank_that_stops_in_a_soak_is_named(tmp_path):
+def test_a_soak_names_a_stopped_rank(tmp_path):
     run = Launch(tmp_path, "--soak", "60s", *SMALL, "--timeout", "2", small=())
     wait_for(lambda: any(b'"step": "soak"' in page.read_bytes() for page in tmp_path.glob("*.flight/rank-1")), 60)
     run.signal(run.ranks()[1], signal.SIGSTOP)
@@ -59,7 +59,7 @@ def test_a_rank_that_stops_in_a_soak_is_named(tmp_path):
     wait_for(lambda: not list(tmp_path.iterdir()), 5)
 
 
-def test_an_interrupted_soak_ends_within_two_seconds_with_what_it_has_counted(tmp_path):
+def test_an_interrupted_soak_ends_within_two_seconds_with_its_counts(tmp_path):
     run = Launch(tmp_path, "--soak", "60s", *SMALL, "--timeout", "2", small=())
     wait_for(lambda: any(b'"step": "soak"' in page.read_bytes() for page in tmp_path.glob("*.flight/rank-1")), 60)
     time.sleep(0.5)
@@ -73,7 +73,7 @@ def test_an_interrupted_soak_ends_within_two_seconds_with_what_it_has_counted(tm
     assert not list(tmp_path.iterdir())
 
 
-def test_ranks_whose_clocks_differ_deal_and_end_together(tmp_path):
+def test_ranks_with_different_clocks_start_and_end_together(tmp_path):
     options = ["--soak", "3s", *SMALL, "--algorithm", "ring", "--timeout", "5", "--out", str(tmp_path)]
     done = mpirun(2, "tests/soaked_ranks.py", "clock", *options)
     assert (done.returncode, done.stderr) == (0, "")
@@ -81,8 +81,8 @@ def test_ranks_whose_clocks_differ_deal_and_end_together(tmp_path):
 
 
 @pytest.mark.parametrize("collective", ["sendrecv", "alltoall"])
-def test_the_library_is_soaked_too(tmp_path, collective):
-    """A round trip of sendrecv is two calls of MPI, one after another."""
+def test_a_soak_also_checks_the_library(tmp_path, collective):
+    """A round trip of sendrecv is two successive MPI calls."""
     done = mpirun(2, "-m", f"bench.{collective}", "--soak", "1s", *SMALL[:4], "--algorithm", "library", "--out",
                   str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
@@ -92,7 +92,7 @@ def test_the_library_is_soaked_too(tmp_path, collective):
     assert counted[2] == "0"
 
 
-def test_a_library_that_fails_in_a_soak_ends_it_with_its_complaint(tmp_path):
+def test_a_library_failure_ends_a_soak_with_its_error(tmp_path):
     options = ["--soak", "10s", *SMALL, "--algorithm", "library", "--out", str(tmp_path)]
     done = mpirun(2, "tests/soaked_ranks.py", "failure", *options)
     assert done.returncode == 1
@@ -108,7 +108,7 @@ def test_a_library_that_fails_in_a_soak_ends_it_with_its_complaint(tmp_path):
     (["--soak", "1s", "-b", "8", "-e", "4"], "the sizes begin at 8 B, above their end at 4 B"),
     (["--soak", "1s", "--algorithm", "two_shot_int8", "-d", "int32"], "none of these algorithms can do that here"),
 ])
-def test_what_means_nothing_with_a_soak_is_refused_with_a_sentence(tmp_path, options, said):
+def test_options_without_meaning_in_a_soak_are_refused_with_a_sentence(tmp_path, options, said):
     done = mpirun(2, "-m", "bench.allreduce", *options, "--out", str(tmp_path))
     assert done.returncode in (2, 3)
     assert done.stderr.count("\n") == 1
@@ -118,7 +118,7 @@ def test_what_means_nothing_with_a_soak_is_refused_with_a_sentence(tmp_path, opt
 @pytest.mark.parametrize("words", [
     "--in-place", "-c 1", "--max-time 60", "--format table", "--long", "-G 0", "-w 0", "-f 2", "--dispatch native",
     "--tuned none", "--mode both", "--sizes 4K", "--arrival-skew 0", "-J a.json", "--list"])
-def test_an_option_that_a_soak_does_not_heed_is_refused_also_at_its_default(monkeypatch, capsys, words):
+def test_an_option_that_a_soak_ignores_is_refused_even_at_its_default(monkeypatch, capsys, words):
     monkeypatch.setattr(os, "_exit", sys.exit)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["bench.allreduce", "--soak", "1s", *words.split()])

@@ -37,7 +37,7 @@ def test_many_processes_that_write_into_one_folder_lose_no_run(tmp_path, claimed
     words = [sys.executable, "-m", "tests.store_writers", str(tmp_path / "runs"), str(WRITERS)]
     writers = subprocess.Popen([*words, *["unclaimed"] * (not claimed)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     most_incomplete = 0
-    while writers.poll() is None:  # a reader at the same time
+    while writers.poll() is None:  # reads at the same time
         if not (tmp_path / "runs").is_dir():
             continue
         store = site_store.find(tmp_path / "runs")
@@ -46,7 +46,7 @@ def test_many_processes_that_write_into_one_folder_lose_no_run(tmp_path, claimed
         n_blocks = store_writers.BLOCKS * store_writers.CASES
         assert all(len(result.blocks) == n_blocks for result in complete)
         most_incomplete = max(most_incomplete, len(store.results) - len(complete))
-    assert most_incomplete > 1  # it read runs while they were written
+    assert most_incomplete > 1  # some runs were read while their writers still ran
     lost = int(writers.communicate()[0])
     results = [read(path) for path in (tmp_path / "runs").glob("*.jsonl")]
     assert (lost == 0) == claimed
@@ -78,7 +78,7 @@ def test_a_clock_that_jumps_back_keeps_the_order_of_runs(tmp_path):
 
 
 def test_an_empty_file_among_runs_is_left_out_and_named(tmp_path, capsys):
-    """A power cut or a copy to a full disk may leave one. The rest of the folder stays usable."""
+    """A power cut or a full disk may leave an empty file. The rest of the folder stays usable."""
     for side in ("a", "b"):
         run_id = f"2026-11-20T06-15-00Z-allreduce-{side}"
         write_run(tmp_path / side, sizes=[16384], algorithms=["library"], modes=["isolated"], run_id=run_id)

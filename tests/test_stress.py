@@ -1,4 +1,4 @@
-"""The protocols under launches back to back, and the same with a part taken out, which has to be found."""
+"""The protocols under back-to-back launches, intact and with a part removed; the test must detect the removal."""
 
 import json
 
@@ -19,7 +19,7 @@ def stress(ranks, *settings, launches=LAUNCHES, seed=1, tree=ROOT):
 @pytest.mark.beside
 @pytest.mark.parametrize("ranks", [2, 3, 5])
 @pytest.mark.parametrize("stores", ["plain", "streaming"])
-def test_back_to_back_launches_are_right_across_the_epochs_wrap(ranks, stores):
+def test_back_to_back_launches_are_right_when_the_epoch_wraps(ranks, stores):
     launches = count(LAUNCHES if ranks < 4 else LAUNCHES // 5)  # more ranks than cores take turns
     streaming = int(stores == "streaming")
     settings = ("nt", "ntr") if streaming else ()
@@ -28,15 +28,15 @@ def test_back_to_back_launches_are_right_across_the_epochs_wrap(ranks, stores):
 
 
 @pytest.mark.beside
-@pytest.mark.parametrize(("ranks", "seed"), [(2, 2), (3, 7)])  # of float32, and of bfloat16
-def test_quantised_launches_are_right_back_to_back(ranks, seed):
+@pytest.mark.parametrize(("ranks", "seed"), [(2, 2), (3, 7)])  # float32, then bfloat16
+def test_back_to_back_quantised_launches_are_right(ranks, seed):
     found = stress(ranks, "nt", "two_shot_int8", "two_shot_fp8", "two_shot_int4", launches=1000, seed=seed)
     assert found == {"launches": 1000, "wrong_elements": 0, "timed_out": False}
 
 
 @pytest.mark.beside
-@pytest.mark.parametrize(("ranks", "seed"), [(2, 3), (2, 4), (3, 5), (4, 6)])  # of each type
-def test_fused_launches_among_others_are_right_back_to_back(ranks, seed):
+@pytest.mark.parametrize(("ranks", "seed"), [(2, 3), (2, 4), (3, 5), (4, 6)])  # a seed for each type
+def test_back_to_back_fused_launches_among_others_are_right(ranks, seed):
     settings = *["nt"] * (seed % 2), "allreduce_rmsnorm", "gemv_allreduce", "one_shot_pull", "two_shot"
     found = stress(ranks, *settings, launches=1500, seed=seed)
     assert found == {"launches": 1500, "wrong_elements": 0, "timed_out": False}
@@ -63,9 +63,9 @@ FENCE, FLIP, WAIT = "without the fence before the flag", "without the epoch flip
 )
 def test_without_a_part_of_the_protocol_results_are_wrong(patch, settings, launches, tmp_path):
     broken = tree(tmp_path / "tree", patch)
-    # Without the flip a rank waits in vain for a packet that its peer has overwritten: the time-out is the finding.
+    # Without the flip, the peer overwrites a packet and the rank waits until the time-out, which shows the error.
     waits_in_vain = patch == FLIP and settings == ("one_shot_ll",)
     settings = *settings, "timeout_s=2"
-    # Chance decides how soon; a run that finds nothing is repeated with other delays, data and kernels.
+    # Chance decides how soon an error appears; a run without errors is repeated with other delays, data and kernels.
     runs = (stress(2, *settings, launches=launches, seed=seed, tree=broken) for seed in range(1, 13))
     assert any(run["wrong_elements"] > 0 or (waits_in_vain and run["timed_out"]) for run in runs)

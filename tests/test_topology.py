@@ -1,7 +1,7 @@
 """Tests the PCIe paths, links and barriers between GPUs on the folders of recorded machines.
 
-A user would miss a slow link above a fast one and a switch that sends peer traffic through the CPU,
-and would take a guess for a fact.
+A user would miss a slow link above a fast one and a switch that sends peer traffic through the CPU, and would take a
+guess for a fact.
 """
 
 import pytest
@@ -87,7 +87,7 @@ def test_acs_is_read_from_the_recorded_bytes_of_a_port(tmp_path, machine):
     recording = bytes.fromhex(recorded("acs_of_a_haswell_root_port")["config_from_100"])
     (device / "config").write_bytes((bytes(0x100) + recording).ljust(0x1000, b"\0"))
     assert acs_redirects("0000:00:02.0")
-    (device / "config").write_bytes(with_acs(0b0010011))  # all but the recorded redirects
+    (device / "config").write_bytes(with_acs(0b0010011))  # all redirects except the recorded ones
     assert acs_redirects("0000:00:02.0") is False
 
 

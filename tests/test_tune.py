@@ -1,4 +1,4 @@
-"""Builds by name, the search for the best of them, and `auto`, which uses this machine's table."""
+"""Builds by name, the search for the best build, and `auto`, which uses this machine's table."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def test_a_name_says_how_a_kernel_is_built():
 
 
 @pytest.mark.parametrize("words", ["nt+", "NT", "128", "0K", "-1K", "128k", "b", "999999K"])
-def test_words_that_say_no_build_are_refused(words):
+def test_a_name_with_an_unknown_build_is_refused(words):
     with pytest.raises(ValueError, match="is not one of nt, ntr, 128K, 16b and 256t"):
         named(KNOWN, f"two_shot+{words}")
 
@@ -53,14 +53,14 @@ def test_words_that_say_no_build_are_refused(words):
     ("library+nt", "algorithm 'library+nt': library is not ours to build"),
     ("two_sht+nt", "unknown algorithm 'two_sht': did you mean two_shot?"),
 ])
-def test_a_build_that_there_is_not_is_refused_once(tmp_path, name, sentence):
+def test_an_unknown_build_is_refused_once(tmp_path, name, sentence):
     done = mpirun(2, "-m", "bench.allreduce", "--algorithm", name, "--out", str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(rf"bench\.allreduce: [^\n]*{re.escape(sentence)}[^\n]*\n", done.stderr)
 
 
-def test_builds_are_measured_by_name_and_right(tmp_path):
-    """In all of them a tail, and a receive buffer into which no whole packs go."""
+def test_builds_are_measured_by_name_with_right_results(tmp_path):
+    """16392 B leave a tail in every build, and no whole number of packs in the receive buffer."""
     names = "one_shot_ll,one_shot_push+nt,two_shot+nt+ntr+64K,ring+32K,ring+ntr"
     options = ("--sizes", "16392,1M", "-d", "half", "--algorithm", names, "-n", "12", "--mode", "isolated")
     _, result = run(tmp_path, *options)
@@ -75,14 +75,14 @@ def test_builds_are_measured_by_name_and_right(tmp_path):
 
 # -- the search
 
-def test_a_table_that_cannot_be_kept_is_refused_before_the_search(tmp_path):
+def test_an_unwritable_table_is_refused_before_the_search(tmp_path):
     done = mpirun(2, "-m", "bench.tune", *QUICK, "--table", "/nowhere/table.json", "--out", str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "bench.tune: rank 0: cannot write /nowhere/table.json: No such file or directory\n"
 
 
 @pytest.mark.parametrize("gpu", [False, True])
-def test_every_candidate_has_a_meaning_and_a_name_of_its_own(gpu):
+def test_every_candidate_has_a_meaning_and_a_unique_name(gpu):
     for size in (1 << power for power in range(10, 27)):
         names = list(tune.candidates(size, gpu))
         assert len(set(names)) == len(names) >= 4
@@ -96,7 +96,8 @@ FAST, SLOW = (100.0, 101.0), (500.0, 505.0)  # round trips
 
 
 def go_on(costs_us, *rounds):
-    """Who goes on after rounds, each of a state and who took part, when candidates cost so much in each state."""
+    """Returns the candidates that go on after `rounds`, each a state of the link and the candidates it measured.
+    `costs_us` has each candidate's cost in each state."""
     everyone = range(len(costs_us[FAST]))
     headers = [SimpleNamespace(size_bytes=1 << 20, variant="copied") for _ in everyone]
     suite = SimpleNamespace(headers=headers, iterations=dict.fromkeys(everyone))
@@ -107,8 +108,8 @@ def go_on(costs_us, *rounds):
     return tune.go_on(cast(Any, run), list(rounds[-1][1]), len(rounds))
 
 
-def test_the_better_half_goes_on_and_the_last_ones_are_measured_to_the_end():
-    """Most of the time would go to what is clear after a glance."""
+def test_the_better_half_goes_on_and_the_finalists_are_measured_to_the_end():
+    """Without this, the search would spend most of its time on clear losers."""
     costs = {FAST: [float(10 + number) for number in range(16)]}
     everyone, half, last = (list(range(n)) for n in (16, 8, FINALISTS))
     begun = [(FAST, everyone)] * 3
@@ -120,8 +121,9 @@ def test_the_better_half_goes_on_and_the_last_ones_are_measured_to_the_end():
     assert go_on(costs, *begun, *[(FAST, half)] * 3, *[(FAST, last)] * to_the_end) == [0], "the best is on the watch"
 
 
-def test_a_state_of_the_link_that_comes_up_later_has_a_search_of_its_own():
-    """What is best in it has fallen out in the first; and neither goes on for ever because the other has others."""
+def test_a_state_of_the_link_that_appears_later_starts_its_own_search():
+    """The first search may have dropped the best candidate of the second state. Neither search continues only because
+    the other one does."""
     costs = {FAST: [float(10 + number) for number in range(16)], SLOW: [float(40 - number) for number in range(16)]}
     everyone, last = list(range(16)), list(range(FINALISTS))
     fast = [*[(FAST, everyone)] * 3, *[(FAST, list(range(8)))] * 3, *[(FAST, last)] * 2]
@@ -134,8 +136,8 @@ def test_a_state_of_the_link_that_comes_up_later_has_a_search_of_its_own():
     assert go_on(costs, *fast, *slow) == [15]
 
 
-def test_a_table_keeps_what_it_knows_of_other_sizes_and_states(tmp_path):
-    """A link that changes once in minutes takes more than one search."""
+def test_a_table_keeps_its_entries_for_other_sizes_and_states(tmp_path):
+    """A link that changes once in several minutes needs more than one search."""
     machine = cast(Any, SimpleNamespace(machine_id="m", software_id="s"))
     path = tmp_path / "tables" / "table.json"
 
@@ -154,7 +156,7 @@ def test_a_table_keeps_what_it_knows_of_other_sizes_and_states(tmp_path):
     assert add((1024, 100.0, "ring")) == {(1024, 100.0): "ring"}
 
 
-def test_a_winner_is_named_for_each_state_and_no_early_loser_by_luck(tmp_path):
+def test_each_state_has_a_winner_and_a_lucky_early_loser_never_wins(tmp_path):
     result = write_run(tmp_path, sizes=[16384], algorithms=["ring", "two_shot", "one_shot_pull"], modes=["isolated"],
                        n_blocks=12)
     cases = {case.algorithm: case.case for case in result.cases}
@@ -167,8 +169,8 @@ def test_a_winner_is_named_for_each_state_and_no_early_loser_by_luck(tmp_path):
     assert found == {100: ("ring", 5.0, 3), 500: ("two_shot", 6.0, 3)}
 
 
-def test_what_was_found_is_kept_and_auto_goes_by_it(tmp_path):
-    """The search would have been for nothing."""
+def test_auto_uses_the_choices_that_the_search_stored(tmp_path):
+    """Without this, the search would have no effect."""
     table = tmp_path / "table.json"
     printed, search = run(tmp_path / "tune", *QUICK, "--table", str(table), command="tune")
     assert search.complete
@@ -199,7 +201,7 @@ def here(tmp_path_factory):
 
 
 def test_auto_follows_the_link(tmp_path, here):
-    """In the state that it was not tuned for the choice of the other would cost up to three times as much."""
+    """In a state without its own choice, the choice for another state can cost up to three times as much."""
     choices = [TunedChoice("all_reduce", 2, 16384, "copied", rtt_ns, name)
              for rtt_ns, name in ((1.0, "two_shot+nt"), (300.0, "ring"), (1e12, "two_shot"))]
     table = tmp_path / "table.json"
@@ -217,7 +219,7 @@ def test_auto_follows_the_link(tmp_path, here):
         assert cast(Any, iteration.operation) == expected
 
 
-def test_the_nearest_size_of_as_many_ranks_decides():
+def test_auto_uses_the_nearest_size_with_the_same_number_of_ranks():
     choices = [TunedChoice("all_reduce", ranks, size, "copied", 100.0, name) for ranks, size, name in
              ((2, 16384, "a"), (2, 1 << 20, "b"), (4, 1 << 20, "c"))]
 
@@ -230,8 +232,8 @@ def test_the_nearest_size_of_as_many_ranks_decides():
     assert found(4096, 3) == found(0, 2) == found(4096, 2, "all_gather") == []
 
 
-def test_each_state_has_its_own_nearest_size():
-    """A state that a search has caught at one size only would go without at all others."""
+def test_each_state_uses_its_own_nearest_size():
+    """A search may see a state at one size only; the other sizes use that choice."""
     choices = [TunedChoice("all_reduce", 2, size, "copied", ns, name) for size, ns, name in
              ((16384, 100.0, "a"), (1 << 20, 115.0, "b"), (65536, 500.0, "c"))]
     case = Case(COLLECTIVES["all_reduce"], 1 << 18, DATATYPES["float32"], "sum", 0, 0)
@@ -248,8 +250,8 @@ def test_each_state_has_its_own_nearest_size():
     ({"picks": [ANY | {"link_rtt_ns": 0}]}, "is not a table of bench.tune: a size of 16384 B, a round trip of 0.0 ns"),
     (None, "table.json: No such file or directory"),
 ], ids=["machine", "software", "fields", "build", "algorithm", "state", "absent"])
-def test_a_table_that_is_not_this_machines_is_refused_once(tmp_path, here, changed, sentence):
-    """Another machine's best would be measured here, and called ours."""
+def test_a_table_from_another_machine_or_a_damaged_table_is_refused_once(tmp_path, here, changed, sentence):
+    """Otherwise the run would measure another machine's best choice as this machine's."""
     table, out = tmp_path / "table.json", tmp_path / "out"
     if changed is not None:
         table.write_text(json.dumps(here | {"picks": []} | changed))

@@ -1,4 +1,4 @@
-"""The build that guards are measured against has none of them left."""
+"""The unguarded build, the baseline for measuring the cost of the guards, contains no guard."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def test_every_guard_is_in_the_sources():
         assert len(text) < len(before), path
 
 
-def test_waits_without_guards_look_at_no_clock_and_no_stop_word(tmp_path):
+def test_waits_without_guards_read_no_clock_and_no_stop_word(tmp_path):
     kernels = copy_kernels(tmp_path, KERNEL_GUARDS)
     body = (kernels / "include/sync.h").read_text().partition("void spin")[2].partition("\n}")[0]
     assert body
@@ -27,6 +27,6 @@ def test_waits_without_guards_look_at_no_clock_and_no_stop_word(tmp_path):
     (Patch("a.h", "signal();", "", times=None), r"a\.h has 'signal\(\);' 0 times, not at least 1"),
     (Patch("a.h", "{", "", until="}"), r"a\.h no longer has '}' after '{'"),
 ])
-def test_a_patch_whose_text_is_gone_is_a_clear_error(patch, message):
+def test_a_patch_without_its_text_is_a_clear_error(patch, message):
     with pytest.raises(ValueError, match=message):
         patch.applied("{ wait(); wait();")

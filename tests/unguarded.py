@@ -2,7 +2,7 @@
 
 `python -m tests.unguarded` prints the hash of the commit. Its waits end neither after a time-out
 nor at a stop word, its timed loop leaves no record of its phases and calls, and it has no flight
-records, watchdogs and witness. The commit is made in a temporary worktree and no branch names it;
+records, watchdogs or witness. The commit is made in a temporary worktree and no branch names it;
 the project itself does not change.
 """
 
@@ -31,7 +31,7 @@ GUARDS = KERNEL_GUARDS + WATCHERS
 
 
 def commit() -> str:
-    """Makes the commit and returns its hash. Raises ValueError if a guard is not where it was."""
+    """Make the commit and return its hash. Raises ValueError if the tree lacks a guard at its expected place."""
 
     def git(*words: str, at: Path = ROOT) -> str:
         identity = "-c", "user.name=nobody", "-c", "user.email=nobody@localhost"

@@ -1,7 +1,7 @@
 """Run by mpirun: `bench.allreduce` with a fault on one rank.
 
 `fault_ranks.py RANK WHERE CALL WHAT ...options of bench.allreduce`: on that rank the CALL-th passage (from 1) through
-WHERE raises an exception (WHAT is `raise`), kills or stops the process, or sleeps for a minute. `kill:0` or `stop:0`
+WHERE raises an exception (WHAT: `raise`), kills or stops the process, or sleeps for a minute. `kill:0` or `stop:0`
 strikes rank 0 instead, after a delay, so that rank 0 is inside the wait that WHERE leads into.
 `lose:0` kills rank 0 and at once raises the exception that MPI may raise when it loses a rank.
 WHERE is `device`, `map` or `plan` (in set-up), `block`, `probe` (of the link, twice a block), `store`, `between`

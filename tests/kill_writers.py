@@ -60,7 +60,7 @@ def kill(there, victim, process):
 
 
 def ask(*words):
-    """Exit status and output of `python -m reports`; the status is None after an exception, a traceback to users."""
+    """Returns exit status and output of `python -m reports`. An exception gives None: users would see a traceback."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:

@@ -14,7 +14,7 @@ WORDS = ["", "x", "\x1b[2J", "\u202e", "../../etc/passwd", "/etc/passwd", "..", 
          "library", "auto", "ring", "isolated", "chained", "all_reduce", "ok", "wrong", "unsupported", "float32", "<b>",
          "$\\frac{", "9" * 400, "x" * 100_000, "\n", "\0", "2026-11-20T06-15-00Z", "compute", "fused", "decode", "link",
          "tune", "reduce_scatter", "sendrecv", "complete", "one_way"]
-# Text that `dumped` inserts in place of a JSON value; most of it is invalid JSON.
+# Text that `dumped` inserts in place of a JSON value: unusual or invalid JSON.
 RAW = ["NaN", "Infinity", "-Infinity", "1e400", "-1e400", '"\\ud800"', "[" * 5000 + "]" * 5000, '{"a":' * 900 + "1" +
        "}" * 900, '{"a":1,"a":2}', "9" * 5000, '"\\u0000"', "01", "0x10", "-"]
 values = st.one_of(

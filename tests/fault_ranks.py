@@ -33,7 +33,7 @@ from reports.store.writing import RunFile
 from tests.launch import shared_by
 
 STALL_S = 60.0
-LATE_S = 0.3  # until the other ranks wait
+LATE_S = 0.3  # the time that other ranks need until they wait
 
 
 def strike(what: str) -> None:

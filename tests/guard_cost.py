@@ -80,7 +80,7 @@ def launch() -> None:
     buffers = Buffers(device.private(SIZES[-1]), device.private(SIZES[-1]), 0)
     sides: list[tuple[Session, list[Iteration]]] = []
     options = RunOptions("allreduce", device="cpu", keeps_run=False)
-    # All ranks use one folder name, because each name would compile separately.
+    # All ranks use one folder name: with different names, each rank would compile for itself.
     folder = Path(communicator.broadcast(tempfile.mkdtemp()))
     if communicator.rank == 0:
         copy_kernels(folder, KERNEL_GUARDS)

@@ -25,7 +25,7 @@ PRELUDE = Path(__file__).with_name("hip_prelude.h")
 ARCHITECTURES = ("sm_80", "sm_90", "sm_120", "gfx942", "gfx1100", "gfx1201")
 BLOCK_THREADS = 512  # the kernels' launch bounds
 # The most threads that a multiprocessor holds: CUDA C++ Programming Guide, "Technical Specifications per Compute
-# Capability". All three have 65,536 registers in four equal partitions, and allocate 256 at a time to a warp.
+# Capability". All three have 65,536 registers in four equal partitions, and give them to warps in units of 256.
 SM_THREADS = {"sm_80": 2048, "sm_90": 2048, "sm_120": 1536}
 AMD_FIGURES = ("vgpr_count", "sgpr_count", "group_segment_fixed_size", "private_segment_fixed_size",
                "vgpr_spill_count", "sgpr_spill_count")

@@ -1,7 +1,7 @@
 // Memory, handles, faults and errors of the software GPU, and the driver's own functions for them.
 //
 // Device memory is a memfd. A handle holds the process, the descriptor and the size, so that another process can map
-// the same pages through /proc/PID/fd/N, and can do nothing else with them.
+// the same pages through /proc/PID/fd/N. A handle gives access to nothing else.
 #include "device.h"
 
 #include <fcntl.h>
@@ -310,7 +310,7 @@ int gpu_close_import(void* pointer) {
   return release(pointer, PEER, 1);
 }
 
-// ----------------------------------------------------------------------------------- functions that CuPy lacks
+// -------------------------------------------------------------------------------------------- functions that CuPy lacks
 
 int cuMemGetAddressRange_v2(void** base, size_t* bytes, void* address) {
   const int status = entering("cuMemGetAddressRange_v2");
@@ -322,7 +322,7 @@ int hipMemGetAddressRange(void** base, size_t* bytes, void* address) {
 }
 int hipExtMallocWithFlags(void** pointer, size_t bytes, unsigned flags) {
   const int status = entering("hipExtMallocWithFlags", bytes);
-  const bool known = flags < 3 || (flags == 3 && setting("FAKE_GPU_UNCACHED", 1));  // not before ROCm 5.5
+  const bool known = flags < 3 || (flags == 3 && setting("FAKE_GPU_UNCACHED", 1));  // 3 needs ROCm 5.5
   return status ? status : known ? allocate(pointer, bytes) : 1;
 }
 int hipFree(void* pointer) { return gpu_free(pointer); }

@@ -204,8 +204,8 @@ def crowds() -> None:
 
 
 def wild_pointers() -> None:
-    # A large array has an address that looks like a pointer. Python at a fixed address allocates small arrays at low
-    # addresses, which could be numbers.
+    # The address of a large array looks like a pointer. A Python without address randomization allocates small arrays
+    # at low addresses, which could be numbers.
     stream, data = cupy.cuda.Stream(non_blocking=True), np.zeros(1 << 20, np.uint8)
     copy = kernel_file("link_probe").get_function("copy_local")
     target = filled(data)

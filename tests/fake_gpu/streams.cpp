@@ -1,6 +1,6 @@
 // Streams, events, graphs and launches of the software GPU.
 //
-// A stream is a queue with its own thread. A launch takes one host thread per multiprocessor, which runs all resident
+// A stream is a queue with its own thread. A launch takes one host thread per multiprocessor, which runs its resident
 // blocks at once. Each thread of a block is a fibre, which yields at barriers and when it reads a flag. Further blocks
 // wait until a resident block ends, as on a GPU: a grid that is too large and waits for itself hangs.
 #include "device.h"
@@ -82,7 +82,7 @@ extern "C" unsigned long long gpu_clock_ns() {
   return (unsigned long long)t.tv_sec * 1000000000u + (unsigned long long)t.tv_nsec;
 }
 
-// Passes the parameter by value: a parameter above 16 bytes lies on the stack, and the kernel reads its size of it.
+// Passes the parameter by value. Above 16 bytes it lies on the stack, and the kernel reads only its own bytes.
 static void begin_fibre() {
   const Launch& l = *launched;
   if (l.size > 16) ((void (*)(Parameters))l.function)(l.parameters);

@@ -32,8 +32,8 @@ SMALL = ("-b", "16K", "-e", "16K", "--mode", "isolated", "--algorithm", "ring,li
 VICTIMS = ("rank 0", "rank 0", "all ranks", "the launcher's group")
 BLOCKS = 24  # in a complete run
 TRIES = 20  # in a row; a single run may end before its kill
-# The part of a run in which the kill falls. Few random moments would hit the case lines and samples at the end, which take some
-# hundredths of a second.
+# The part of a run in which the kill falls. Few random moments would hit the case lines and samples at the end, which
+# take some hundredths of a second.
 PARTS = ("start", "blocks", "blocks", "end")
 
 

@@ -310,7 +310,7 @@ int gpu_close_import(void* pointer) {
   return release(pointer, PEER, 1);
 }
 
-// -------------------------------------------------------------------------------------------- functions that CuPy lacks
+// ------------------------------------------------------------------------------------------- functions that CuPy lacks
 
 int cuMemGetAddressRange_v2(void** base, size_t* bytes, void* address) {
   const int status = entering("cuMemGetAddressRange_v2");

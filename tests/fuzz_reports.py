@@ -4,9 +4,9 @@
 
 Hypothesis draws some of the files that a command reads, and their damage. It flips, cuts or repeats bytes of any file.
 In JSON it puts values of another type, huge or negative numbers, duplicate names and very long lists, and drops or
-swaps lines. In text it replaces words and numbers. Each input runs in one process, forked from a process
-that has imported everything. The limits are 10 s of processor time, 30 s of wall time, and an address space that keeps
-the process below 1 GB of memory. The process must end with a documented status, without a traceback or a warning, and must
+swaps lines. In text it replaces words and numbers. Each input runs in one process, forked from a process that has
+imported everything. The limits are 10 s of processor time, 30 s of wall time, and an address space that keeps the
+process below 1 GB of memory. The process must end with a documented status, without a traceback or a warning, and must
 explain each refusal in one sentence on standard error.
 
 Prints the number of inputs of each command, the failures, and the largest memory and time of an input. After a failure

@@ -1,4 +1,4 @@
-"""What a function does when another user calls it: in a process of its own, with no more rights than that user's."""
+"""Calls a function as another user, in a forked process with only that user's rights."""
 
 import os
 from collections.abc import Callable
@@ -10,7 +10,7 @@ as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be another 
 
 
 def said_as(uid: int, gid: int, function: Callable[..., Any], *arguments: Any, **environment: str | None) -> str:
-    """What the function returns to that user, or the words of what it raises; None takes a variable away."""
+    """The function's result or the message of its exception, as text; `None` removes an environment variable."""
     reader, writer = os.pipe()
     if not (pid := os.fork()):
         try:
@@ -22,7 +22,7 @@ def said_as(uid: int, gid: int, function: Callable[..., Any], *arguments: Any, *
                 if value is not None:
                     os.environ[name] = value
             said = str(function(*arguments))
-        except BaseException as error:  # noqa: BLE001 - nothing may go on as the test's process
+        except BaseException as error:  # noqa: BLE001 - the child must not go on with the tests
             said = str(error)
         os.write(writer, said.encode())
         os._exit(0)

@@ -1,4 +1,4 @@
-"""A command under a clock that is wrong: `mpirun -n N python tests/clock_ranks.py 2026-11-20T06:15:00 OPTIONS`."""
+"""Runs a command with a wrong clock: `mpirun -n N python tests/clock_ranks.py 2026-11-20T06:15:00 OPTIONS`."""
 
 import sys
 from datetime import datetime, timezone
@@ -10,7 +10,7 @@ from bench.harness.command import main
 
 
 class Wrong(datetime):
-    """The clock of a machine that takes it to be `SAYS`."""
+    """A clock that always shows `SAYS`."""
 
     @classmethod
     def now(cls, tz: Any = None) -> "Wrong":

@@ -1,7 +1,7 @@
-"""Collectives drawn by hypothesis and compared with numpy in float64, wherever they are performed.
+"""Collectives drawn by hypothesis and compared with numpy in float64.
 
-`check` draws them; a bed performs each, on ranks that are processes or on ranks of one launch, and says for every rank
-that it has what is wrong.
+`check` draws the collectives. A callback performs each one, on ranks that are processes or on ranks of one launch, and
+describes the first error of any rank.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ SPECIAL = [0.0, -0.0, 1e-40, 6e-8, 1e-5, 65504.0, 3.0e4]
 
 @dataclass(frozen=True)
 class Example:
-    """One collective over segments of `count` elements. Out of place it is launched several times with nothing in
-    between: no launch may disturb the one before."""
+    """One collective over segments of `count` elements. Out of place the test launches it several times without a
+    pause, because no launch may disturb the one before."""
 
     collective: Collective
     shape: Shape
@@ -70,8 +70,8 @@ def examples_of(collective: Collective, ranks: int) -> st.SearchStrategy[Example
 def check(
     examples: int, seed_value: int, problem: Callable[[Example, np.ndarray], str | None], ranks: int, *names: str
 ) -> None:
-    """Draws so many examples of these collectives (none named: all) and fails with the first sentence that
-    `problem(example, all inputs)` gives; what fails by chance cannot be shrunk."""
+    """Draws `examples` examples of these collectives (without names: of all) and fails with the first sentence that
+    `problem(example, all inputs)` returns. Hypothesis does not shrink, because failures may depend on timing."""
     checks = list(HealthCheck)
 
     @seed(seed_value)
@@ -89,12 +89,12 @@ def check(
 
 
 def error_bound(inputs: list[np.ndarray], redop: str, datatype: Datatype, wire_roundings: int) -> np.ndarray:
-    """The largest error, element by element, that a reduction may have against float64.
+    """The largest error of each element that a reduction may have against float64.
 
-    `wire_roundings` roundings to the type on the wire (1 for the one- and two-shot forms, one a hop for the ring) and
-    one fp32 rounding (fp64 for float64) for each combination and each mean; Higham, Accuracy and Stability, section
+    It allows `wire_roundings` roundings to the wire type (1 for the one- and two-shot forms, one per hop for the ring)
+    and one fp32 rounding (fp64 for float64) for each combination and each mean. Higham, Accuracy and Stability, section
     4.2: the error of a recursive sum is at most the roundings times the sum of magnitudes. Subnormal results may be off
-    by one smallest step a rounding.
+    by one smallest step per rounding.
     """
     if not datatype.is_float or redop in ("min", "max"):
         return np.zeros_like(inputs[0], dtype=np.float64)
@@ -110,13 +110,13 @@ def error_bound(inputs: list[np.ndarray], redop: str, datatype: Datatype, wire_r
 
 
 def wire_roundings(algorithm: str, ranks: int) -> int:
-    """How often a sum is rounded to the type on the wire: once a hop in the ring, and in a library whose way nobody
-    knows; once in the other forms."""
+    """The number of times that a sum is rounded to the wire type: once per hop in the ring, and in a library, because
+    its algorithm is unknown; once in the other forms."""
     return max(1, ranks - 1) if algorithm in ("ring", "library") else 1
 
 
 def inputs(example: Example, ranks: int) -> np.ndarray:
-    """What every rank sends, stored, (ranks, segments, count), drawn alike on all ranks."""
+    """The encoded send data of all ranks, shape (ranks, segments, count); every rank draws the same data."""
     draw, datatype = np.random.default_rng(example.data_seed), example.datatype
     shape = (ranks, example.collective.segments(ranks)[0], example.count)
     if not datatype.is_float:
@@ -130,8 +130,8 @@ def inputs(example: Example, ranks: int) -> np.ndarray:
 
 @dataclass
 class Buffers:
-    """A rank's memory for any example. A launch may start anywhere an element may, on each rank elsewhere, and what
-    lies around its buffers is not its."""
+    """A rank's memory for any example. A buffer may start at any element, elsewhere on each rank, and a launch must
+    not change the bytes around its buffers."""
 
     rank: int
     ranks: int
@@ -139,7 +139,7 @@ class Buffers:
     receive: Memory
 
     def _place(self, example: Example) -> tuple[Memory, int, int]:
-        """The memory that is sent from, and where in the memories the send and the receive buffer start."""
+        """The memory of the send buffer, and the offsets of the send and the receive buffer."""
         size, segment = example.datatype.size_bytes, example.count * example.datatype.size_bytes
         receive = (example.shift + self.rank) % 7 * size
         if not example.in_place:
@@ -148,7 +148,7 @@ class Buffers:
         return self.receive, receive if what.sends_all else own, receive if what.receives_all else own
 
     def case(self, example: Example, every: np.ndarray) -> Case:
-        """Fills them and says where an example's lie."""
+        """Fills the memories and returns the case with the addresses of its buffers."""
         source, send, receive = self._place(example)
         for memory in (self.send, self.receive):
             memory.write(np.full(ROOM_BYTES, UNTOUCHED, np.uint8))
@@ -157,7 +157,7 @@ class Buffers:
                     self.receive.address + receive, example.in_place, example.variant, example.shape)
 
     def result(self, example: Example) -> np.ndarray:
-        """(segments, count) as stored."""
+        """The stored result, shape (segments, count)."""
         what, receive = example.collective, self._place(example)[2]
         segments = what.segments(self.ranks)[1] * what.receives(example.shape, self.rank, self.ranks)
         size_bytes = segments * example.count * example.datatype.size_bytes
@@ -165,7 +165,7 @@ class Buffers:
         return stored.reshape(segments, example.count)
 
     def problem(self, example: Example, every: np.ndarray) -> str | None:
-        """What is wrong with this rank's result, or with what lies around it."""
+        """Describes an error in this rank's result or in the bytes around its buffers."""
         what, datatype, got = example.collective, example.datatype, self.result(example)
         decoded, mine = datatype.decode(every), slice(None, len(got))
 

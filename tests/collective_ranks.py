@@ -1,7 +1,7 @@
-"""Run by mpirun: collectives, the same on every rank, on a device, over peers' memory of one kind.
+"""Run by mpirun: random collectives, the same on every rank, on one device, with one kind of peers' memory.
 
-`collective_ranks.py EXAMPLES SEED [DEVICE [MEMORY [COLLECTIVE ...]]]`. A rank that fails
-would draw other examples than its peers from then on, so all ranks fail together or not at all.
+`collective_ranks.py EXAMPLES SEED [DEVICE [MEMORY [COLLECTIVE ...]]]`. A rank that failed alone would
+draw other examples than its peers, so all ranks fail together or not at all.
 """
 
 import sys
@@ -47,7 +47,7 @@ def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *c
         return next((f"rank {r}: {sentence}" for r, sentence in enumerate(said) if sentence), None)
 
     if not isinstance(world.peers, Unsupported):
-        set_epoch(world.peers, 2**32 - 1 - examples // 2)  # wraps on the way
+        set_epoch(world.peers, 2**32 - 1 - examples // 2)  # the epoch wraps halfway
         communicator.barrier()
     check(examples, seed, problem, communicator.size, *collectives)
     if rank == 0:

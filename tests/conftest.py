@@ -1,5 +1,6 @@
-"""Tests of a real GPU are asked for by name: `pytest -m gpu`, as `make test-gpu` does. What may run beside other tests
-is told from what must not, for `make test` to have the first two at once: `-m beside`, then `-m "not beside"`.
+"""Markers and shared fixtures. Tests of a real GPU run only with `pytest -m gpu`, as in `make test-gpu`. Tests marked
+`beside` may run next to others: `make test` runs two of their files at once (`-m beside`), then the rest
+(`-m "not beside"`).
 """
 
 import os
@@ -13,7 +14,7 @@ from bench.machine import files
 from kernels.devices.device import DeviceError
 from kernels.devices.gpu_driver import visible_gpus
 
-# They judge no time, but for tests that are marked `alone`, and look for nothing that others may have left.
+# Tests in these files judge no time, except those marked `alone`, and do not look for leftovers of other tests.
 BESIDE = {
     "advise", "calibration", "campaign_manifest", "card", "collectives", "dashboard", "dashboard_browser",
     "dashboard_store", "device_gpu", "environment", "fit", "foreign", "gpu", "history", "house", "import",
@@ -23,17 +24,17 @@ BESIDE = {
     "reports_show", "reports_stats", "reports_verdict", "routing", "sanitizers", "serving", "topology", "unguarded",
 }
 
-# Of these, files that launch no ranks and take seconds: `make check` runs them before a commit.
+# The files in BESIDE that launch no ranks and take seconds; `make check` runs them before a commit.
 UNIT = {name for name in BESIDE if name.startswith(("reports_", "import"))} | {
     "advise", "campaign_manifest", "environment", "fit", "foreign", "history", "house", "measure", "nccl", "procure",
     "readme", "routing", "serving", "topology"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of launches would each compile all our modules anew
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # otherwise each of hundreds of launches compiles all modules
     data = tempfile.TemporaryDirectory(prefix="wiretax-tests-")
     config.add_cleanup(data.cleanup)
-    os.environ["XDG_DATA_HOME"] = data.name  # a table that was tuned on this machine decides nothing here
+    os.environ["XDG_DATA_HOME"] = data.name  # tests do not use this machine's tuning table
     config.addinivalue_line("markers", "gpu: needs a real GPU and the CuPy for it")
     config.addinivalue_line("markers", "beside: may run beside others; said here of whole files")
     config.addinivalue_line("markers", "unit: launches no ranks and takes seconds; set here for whole files")
@@ -57,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
-    """Makes the machine whose /proc and /sys lie below a folder this one; returns the folder."""
+    """A function that makes the tests read /proc and /sys below a folder, and returns the folder."""
 
     def use(root: Path) -> Path:
         monkeypatch.setattr(files, "ROOT", root)
@@ -68,7 +69,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pages of a whole store, made once for all the tests that only look at them."""
+    """The pages of a whole store, made once for all tests that only read them."""
     from tests.synthetic_site import make_site, write_store
 
     folder = tmp_path_factory.mktemp("site")

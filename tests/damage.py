@@ -1,4 +1,4 @@
-"""What the fuzzer does to a file: to its bytes, its words, or the values in its JSON, as Hypothesis draws it."""
+"""Damages a file for the fuzzer: its bytes, its words, or the values in its JSON, as Hypothesis draws them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORDS = ["", "x", "\x1b[2J", "\u202e", "../../etc/passwd", "/etc/passwd", "..", 
          "library", "auto", "ring", "isolated", "chained", "all_reduce", "ok", "wrong", "unsupported", "float32", "<b>",
          "$\\frac{", "9" * 400, "x" * 100_000, "\n", "\0", "2026-11-20T06-15-00Z", "compute", "fused", "decode", "link",
          "tune", "reduce_scatter", "sendrecv", "complete", "one_way"]
-# What no JSON writer of Python's makes.
+# Text that `dumped` inserts in place of a JSON value: unusual or invalid JSON.
 RAW = ["NaN", "Infinity", "-Infinity", "1e400", "-1e400", '"\\ud800"', "[" * 5000 + "]" * 5000, '{"a":' * 900 + "1" +
        "}" * 900, '{"a":1,"a":2}', "9" * 5000, '"\\u0000"', "01", "0x10", "-"]
 values = st.one_of(
@@ -26,14 +26,14 @@ values = st.one_of(
 
 
 def dumped(value: Any) -> bytes:
-    """JSON, in which a string `@raw ...` is what follows, as it stands."""
+    """JSON text, with each string `@raw TEXT` replaced by TEXT without quotes."""
     text = json.dumps(value, separators=(",", ":"))
     text = re.sub(r'"@raw ((?:[^"\\]|\\.)*)"', lambda found: str(json.loads(f'"{found[1]}"')), text)
     return text.encode("utf-8", "replace")
 
 
 def change_json(draw: st.DrawFn, line: bytes) -> bytes:
-    """The line with one value, at any depth, gone, another, another's, or there twice."""
+    """Removes, replaces or repeats one value of the line, at any depth."""
     try:
         document = json.loads(line)
     except ValueError:
@@ -64,10 +64,10 @@ def change_json(draw: st.DrawFn, line: bytes) -> bytes:
 
 
 def change_lines(draw: st.DrawFn, content: bytes) -> bytes:
-    """JSON lines, or one JSON text: one line changed, left out, doubled or exchanged with another."""
+    """Changes, removes, repeats or swaps one line of JSON lines, or of one JSON text."""
     lines = content.split(b"\n")
     count = len(lines)
-    # Heads, plans and ends say most: half of what is changed is near either end.
+    # Heads, plans and ends hold the most information, so half of the changes are near either end.
     at = draw(st.one_of(st.integers(0, count - 1), st.sampled_from([0, 0, max(0, count - 2), min(count - 1, 1)])))
     how = draw(st.integers(0, 9))
     if how == 0:
@@ -83,7 +83,7 @@ def change_lines(draw: st.DrawFn, content: bytes) -> bytes:
 
 
 def change_text(draw: st.DrawFn, content: bytes) -> bytes:
-    """One word or number of a text is another, or is there many times."""
+    """Replaces, removes or repeats one word or number of a text."""
     words = list(re.finditer(rb"[^\s,=\[\]{}\"]+|[,=\[\]{}\"\n]", content))
     if not words:
         return content
@@ -96,7 +96,7 @@ def change_text(draw: st.DrawFn, content: bytes) -> bytes:
 
 
 def change_bytes(draw: st.DrawFn, content: bytes) -> bytes:
-    """Bytes flipped, cut off, cut out, put in or repeated."""
+    """Flips, cuts, inserts or repeats bytes."""
     at = draw(st.integers(0, max(0, len(content) - 1)))
     how = draw(st.integers(0, 4))
     if how == 0:
@@ -114,6 +114,6 @@ def change_bytes(draw: st.DrawFn, content: bytes) -> bytes:
 
 
 def changed(draw: st.DrawFn, content: bytes) -> bytes:
-    """The content, damaged once: mostly as JSON where it is that."""
+    """The content with one damage; JSON gets mostly damage to its lines and values."""
     ways = [change_lines] * 6 if content[:1] == b"{" else [change_text] * 2
     return draw(st.sampled_from([*ways, change_bytes]))(draw, content)

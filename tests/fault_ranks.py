@@ -1,9 +1,9 @@
 """Run by mpirun: `bench.allreduce` with a fault on one rank.
 
 `fault_ranks.py RANK WHERE CALL WHAT ...options of bench.allreduce`: on that rank the CALL-th passage (from 1) through
-WHERE raises an exception (WHAT is `raise`), kills or stops the process, or sleeps for a minute. `kill:0` or `stop:0`
-strikes rank 0 instead, which this rank lets wait first: so rank 0 is struck inside the wait that WHERE leads into.
-`lose:0` kills rank 0 and at once raises what MPI may raise where a rank is lost.
+WHERE raises an exception (WHAT: `raise`), kills or stops the process, or sleeps for a minute. `kill:0` or `stop:0`
+strikes rank 0 instead, after a delay, so that rank 0 is inside the wait that WHERE leads into.
+`lose:0` kills rank 0 and at once raises the exception that MPI may raise when it loses a rank.
 WHERE is `device`, `map` or `plan` (in set-up), `block`, `probe` (of the link, twice a block), `store`, `between`
 (blocks), `operation` or `check` (in the native loop, before its first instruction), `results` (on rank 0), `finish` (of
 MPI) or `close` (of the flight record, after that).
@@ -33,7 +33,7 @@ from reports.store.writing import RunFile
 from tests.launch import shared_by
 
 STALL_S = 60.0
-LATE_S = 0.3  # for the others to begin to wait
+LATE_S = 0.3  # the time that other ranks need until they wait
 
 
 def strike(what: str) -> None:

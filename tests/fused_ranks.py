@@ -1,16 +1,17 @@
-"""Run by mpirun: the fused kernels on random and on spiteful data, each against fp64, and to the bit against compute
-and collective one after the other.
+"""Run by mpirun: the fused kernels on random and on adversarial data. Compares each result with fp64 within an error
+bound, and bit for bit with separate launches of compute and collective.
 
-`fused_ranks.py EXAMPLES SEED [DEVICE [MEMORY [KERNEL ...]]]`; no kernel named: both in turn.
+`fused_ranks.py EXAMPLES SEED [DEVICE [MEMORY [KERNEL ...]]]`; without KERNEL both kernels take turns.
 
-What may be lost, of a type whose rounding errs by at most `u` of a number, with fp32's 2^-24 as `f`:
-- a sum of n terms in fp32, in whatever order, (k + 1) f of the terms' magnitudes, where no term goes through more than
-  k sums. A row of m terms is added up in four lanes or more, so k is at most m / 4 and some
-- each part of a GEMV is rounded to the wire once, so u of it; and the sum of parts once more
-- RMSNorm is looked at in two steps, each against what the one before has stored. `residual_out` has two roundings to
-  the type, of the sum and of what is added to it; `normed` one, and half of what the sum of squares has lost
-Each rounding may err by one smallest step besides. Where a sum leaves the range of the type or of fp32, fp64 has
-nothing to say, and what is left is that the bits are those of the same in two launches.
+Error bounds, with `u` for the relative rounding error of a type, and `f` = 2^-24 for fp32:
+- A sum of n terms in fp32, in any order: (k + 1) f times the terms' magnitudes, if no term goes through more than k
+  additions. At least four lanes add up a row of m terms, so k is at most m / 4 plus a small number.
+- GEMV: u of each part, because each part is rounded to the wire type once, and u of the sum of parts.
+- RMSNorm: the test checks two steps, each against the stored result of the step before. `residual_out` has two
+  roundings to the type: the sum, and the sum plus the residual. `normed` has one rounding, and half of the error of the
+  sum of squares.
+Each rounding may also err by one smallest step. If a sum overflows the type or fp32, fp64 gives no reference, the bound
+is infinite, and only the comparison with separate launches remains.
 """
 
 import sys
@@ -26,7 +27,7 @@ from collectives.peer_buffer import set_epoch
 from kernels.devices.device import Memory
 from tests.ranks import ROUNDING, connect, launch
 
-MOST = 300_000  # elements of a buffer
+MOST = 300_000  # elements per buffer
 ROOM_BYTES = 4 * MOST + 64
 UNTOUCHED = 0xA5
 F = 2.0**-24
@@ -41,7 +42,7 @@ KINDS = ("plain", "cancelling", "zeros", "outlier", "spiteful", "all")
 
 
 def drawn(draw: np.random.Generator, datatype: Datatype, shape: tuple[int, ...], kind: str) -> Array:
-    """Stored values of all ranks, (ranks, rows, ...); with `all`, each row is of another kind."""
+    """Encoded values of all ranks, shape (ranks, rows, ...). With kind `all`, each row draws its own kind."""
     values: Array = draw.normal(size=shape) * 10.0 ** draw.integers(-3, 3, (shape[1], 1))
     chosen = draw.integers(0, 5, shape[1]) if kind == "all" else np.full(shape[1], KINDS.index(kind))
     for row, number in enumerate(chosen):
@@ -60,12 +61,12 @@ def drawn(draw: np.random.Generator, datatype: Datatype, shape: tuple[int, ...],
 
 
 def chain(terms: int) -> float:
-    """The relative error of so many terms' fp32 sum."""
+    """The bound of the relative error of an fp32 sum of `terms` terms."""
     return (terms / 4 + 64) * F
 
 
 def beyond(found: Array, want: Array, bound: Array) -> str | None:
-    """The first element further off than allowed; what is not to be told has the bound inf."""
+    """Describes the first element outside its bound; a bound of inf accepts every value."""
     wrong = np.argwhere(~((np.abs(found - want) <= bound) | np.isinf(bound)))
     if not len(wrong):
         return None
@@ -75,7 +76,7 @@ def beyond(found: Array, want: Array, bound: Array) -> str | None:
 
 def wrong_of_norm(datatype: Datatype, parts: Array, residual: Array, weight: Array, kept: Array, normed: Array,
                   ) -> str | None:
-    """All decoded; `parts` (ranks, tokens, hidden)."""
+    """Describes the first wrong element. All arrays are decoded; `parts` has the shape (ranks, tokens, hidden)."""
     n, hidden = len(parts), parts.shape[-1]
     u, step, largest = ROUNDING[datatype.name], SMALLEST[datatype.name], LARGEST[datatype.name]
     summed, magnitude = parts.sum(axis=0), np.abs(parts).sum(axis=0)
@@ -97,7 +98,7 @@ def wrong_of_norm(datatype: Datatype, parts: Array, residual: Array, weight: Arr
 
 
 def quantized(values: Array, kind: str) -> tuple[Array, Array]:
-    """Codes and scales of decoded rows, as norm.h has them: of fp32 throughout, to the nearest code, ties to even."""
+    """Codes and scales of decoded rows, as norm.h computes them: in fp32, to the nearest code, ties to even."""
     rows, most = values.astype(np.float32), np.float32({"int8": 127, "fp8": 448}[kind])
     largest = np.abs(rows).max(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -118,7 +119,8 @@ def quantized(values: Array, kind: str) -> tuple[Array, Array]:
 
 
 def wrong_of_gemv(datatype: Datatype, weights: Array, scales: Array, given: Array, found: Array) -> str | None:
-    """`weights` (ranks, hidden, inner), row `scales` (ranks, hidden), `given` (ranks, tokens, inner), decoded."""
+    """Describes the first wrong element. Arrays are decoded: `weights` (ranks, hidden, inner), row `scales` (ranks,
+    hidden), `given` (ranks, tokens, inner)."""
     n, inner = len(weights), weights.shape[-1]
     u, step, largest = ROUNDING[datatype.name], SMALLEST[datatype.name], LARGEST[datatype.name]
     parts = np.stack([x @ w.T * s for w, s, x in zip(weights, scales, given, strict=True)])
@@ -132,13 +134,13 @@ def wrong_of_gemv(datatype: Datatype, weights: Array, scales: Array, given: Arra
 
 @dataclass
 class Bed:
-    """The memories of a rank, all of them mapped by its peers, and what may be placed in them."""
+    """The buffers of a rank, which all its peers map; the methods fill and read them and run kernels on them."""
 
     world: World
     rooms: dict[str, Memory]
 
     def fill(self, name: str, stored: Array, shift_bytes: int = 0) -> int:
-        """The address of what is now in a room."""
+        """Writes `stored` into a buffer and returns its address."""
         self.rooms[name].write(np.ascontiguousarray(stored).view(np.uint8).ravel(), shift_bytes)
         return self.rooms[name].address + shift_bytes
 
@@ -147,14 +149,14 @@ class Bed:
         return self.rooms[name].address + shift_bytes
 
     def read(self, name: str, datatype: Datatype, shift_bytes: int, shape: tuple[int, ...]) -> tuple[Array, bool]:
-        """What a room holds, and whether what lies around it is as it was."""
+        """The content of a buffer, and whether the bytes around it are unchanged."""
         whole, size = self.rooms[name].read(), int(np.prod(shape)) * datatype.size_bytes
         around = np.concatenate([whole[:shift_bytes], whole[shift_bytes + size : ROOM_BYTES]])
         stored: Array = whole[shift_bytes : shift_bytes + size].view(datatype.storage).reshape(shape)
         return stored, bool((around == UNTOUCHED).all())
 
     def perform(self, kernel: str, form: str, case: Case, times: int) -> str | None:
-        """Why a form of a kernel cannot be had."""
+        """Runs a form of a kernel `times` times. Returns the reason if the form is unsupported."""
         operation = FUSED[kernel][form].bind(self.world, case)
         if isinstance(operation, Unsupported):
             return operation.reason
@@ -164,12 +166,12 @@ class Bed:
 
 
 def alike(a: Array, b: Array, datatype: Datatype) -> bool:
-    """To the bit, but for what a NaN carries."""
+    """Whether all bits are equal; NaNs may carry different payloads."""
     return bool(((a == b) | (np.isnan(datatype.decode(a)) & np.isnan(datatype.decode(b)))).all())
 
 
 def norm_example(bed: Bed, draw: np.random.Generator, datatype: Datatype, variant: str) -> tuple[str, str | None, Any]:
-    """What was done, what is wrong with it here, and what all ranks should have got."""
+    """Runs a random example. Returns its description, the error on this rank, and the results that all ranks share."""
     ranks, rank, size = bed.world.communicator.size, bed.world.communicator.rank, datatype.size_bytes
     hidden = int(draw.choice([1, 17, 64, 1000, 4096, 8191, 8192, int(draw.integers(1, 9000))]))
     tokens = min(int(draw.choice([1, 2, 5, 37, 300])), MOST // hidden)
@@ -179,7 +181,7 @@ def norm_example(bed: Bed, draw: np.random.Generator, datatype: Datatype, varian
             f"output {output}")
     values = drawn(draw, datatype, (ranks + 1, tokens, hidden), kind)
     weight = datatype.encode(draw.normal(size=hidden))
-    shifts = [int(shift) * size for shift in np.roll(draw.choice([0, 0, 16 // size, 1, 3], 5), rank)]  # each its own
+    shifts = [int(shift) * size for shift in np.roll(draw.choice([0, 0, 16 // size, 1, 3], 5), rank)]  # differ by rank
     build = Build(chunk_bytes=[None, None, 64 << 10][draw.integers(3)])
     of_weight, of_send = bed.fill("weight", weight, shifts[4]), bed.fill("send", values[rank], shifts[0])
 
@@ -220,7 +222,7 @@ def norm_example(bed: Bed, draw: np.random.Generator, datatype: Datatype, varian
 
 
 def gemv_example(bed: Bed, draw: np.random.Generator, turn: int, variant: str) -> tuple[str, str | None, Any]:
-    """The same of a GEMV, whose types and tokens follow from `turn`: each three are kernels to be compiled."""
+    """Like `norm_example`, for a GEMV. `turn` sets the types and tokens: each combination compiles its own kernels."""
     ranks, rank = bed.world.communicator.size, bed.world.communicator.rank
     datatype, weight_type, tokens = DATATYPES[TYPES[turn % 3]], MATRICES[turn // 3 % 3], 1 + turn % 8
     hidden = 64 * int(draw.choice([1, 2, 5, 16, 31]))
@@ -258,7 +260,7 @@ def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *c
     assert not isinstance(peers, Unsupported)
     names = ("send", "receive", "residual", "residual_out", "summed", "weight", "codes", "scales")
     bed = Bed(world, {name: peers.register(ROOM_BYTES) for name in names})
-    set_epoch(peers, 2**32 - 1 - examples // 2)  # wraps on the way
+    set_epoch(peers, 2**32 - 1 - examples // 2)  # the epoch wraps halfway
     communicator.barrier()
     draw = np.random.default_rng(seed)
     for example in range(examples):

@@ -1,15 +1,16 @@
-"""Feeds damaged files to `python -m reports`: whatever a stranger's file holds, the worst is that it is refused.
+"""Feeds damaged files to `python -m reports`, which may refuse a file but must not fail on it.
 
     python -m tests.fuzz_reports SECONDS [SEED]
 
-Of the files that a command reads, Hypothesis draws some, and what becomes of them: bytes flipped, cut out, repeated;
-of JSON values of another type, huge or negative, names doubled, lists without end, lines left out or exchanged; of text
-other words and numbers. Each input is one process, forked from one that has imported everything. It may take 10 s of
-processor time and 30 s, and so much address space that it never holds 1 GB; it has to end with a documented status,
-without a traceback or a warning, and say in one sentence of standard error why it refuses what it refuses.
+Hypothesis draws some of the files that a command reads, and their damage. It flips, cuts or repeats bytes of any file.
+In JSON it puts values of another type, huge or negative numbers, duplicate names and very long lists, and drops or
+swaps lines. In text it replaces words and numbers. Each input runs in one process, forked from a process that has
+imported everything. The limits are 10 s of processor time, 30 s of wall time, and an address space that keeps the
+process below 1 GB of memory. The process must end with a documented status, without a traceback or a warning, and must
+explain each refusal in one sentence on standard error.
 
-It prints how many inputs each command had, what was found, and the most memory and time that an input took; the status
-is 1 where something was found, whose files are then kept.
+Prints the number of inputs of each command, the failures, and the largest memory and time of an input. After a failure
+the status is 1, and the input's files are kept.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 from unittest import mock
 
-os.environ |= {"OPENBLAS_NUM_THREADS": "1", "COLUMNS": "80"}  # a fork has one thread
+os.environ |= {"OPENBLAS_NUM_THREADS": "1", "COLUMNS": "80"}  # a forked process has only one thread
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -48,7 +49,7 @@ from tests.test_import_damage import GATHER, HALF, IMB, OSU, REPORT
 from tests.test_import_formats import WHOLE
 
 MOST_BYTES = 10**9
-EXAMPLES = 12  # of a command at a time
+EXAMPLES = 12  # per batch of one command
 MOST_CPU_S, MOST_WALL_S = 10, 30
 LOGS = Path(__file__).parents[2] / "shared" / "logs"
 MODEL = {"architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336, "vocab_size": 128256,
@@ -68,7 +69,7 @@ price = {amount = 5200, currency = "EUR", date = 2026-11-01}
 
 @dataclass(frozen=True)
 class Target:
-    """A command with the files that it reads: `damaged` names those below `folder` that a stranger may have written."""
+    """A command and its files; `damaged` matches the files below `folder` that a stranger may have written."""
 
     argv: str
     folder: str
@@ -104,7 +105,7 @@ TARGETS = [
 
 
 def write_corpus(root: Path) -> None:
-    """Small files of every kind, each as the product writes it or reads it."""
+    """Writes small files of every kind that the product writes or reads."""
     small: dict[str, Any] = {"sizes": [16384, 1 << 20], "algorithms": ["library", "auto", "ring"], "n": 3}
 
     def one(folder: str, path: Path) -> None:
@@ -156,9 +157,9 @@ def write_corpus(root: Path) -> None:
 
 @st.composite
 def damages(draw: st.DrawFn, root: Path, target: Target) -> dict[str, bytes]:
-    """The new content of some of the files that a command reads."""
+    """Draws new content for some of the files that a command reads."""
     files = sorted(path for path in (root / target.folder).glob(target.damaged) if path.is_file())
-    if target.damaged == "*":  # what lies beside the run: its samples, its flight record
+    if target.damaged == "*":  # also the folders beside the run: samples and flight record
         files += sorted(path for path in (root / target.folder).glob("run.*/*"))
     made: dict[str, bytes] = {}
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
@@ -168,19 +169,19 @@ def damages(draw: st.DrawFn, root: Path, target: Target) -> dict[str, bytes]:
     return made
 
 
-# One input, in a process of its own
+# One input, in its own process
 
 
 @dataclass
 class Tally:
-    """What was tried, found and needed."""
+    """The inputs, the failures, and the largest memory and time."""
 
     root: Path
     kept: Path
     tried: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     found: dict[str, str] = field(default_factory=dict)
-    seen: set[str] = field(default_factory=set)  # what was found, whatever the numbers in it
+    seen: set[str] = field(default_factory=set)  # failures, with N for each number
     peak_mb: float = 0.0
     slowest: tuple[float, str] = (0.0, "")
 
@@ -192,13 +193,14 @@ class Tally:
 
 
 def growth_allowed() -> int:
-    """How much more address space a process may have that is never to hold 1 GB, in bytes of the whole."""
+    """The limit of the address space, in bytes, that keeps this process below 1 GB of memory."""
     pages, resident = (int(word) * resource.getpagesize() for word in Path("/proc/self/statm").read_text().split()[:2])
     return pages + MOST_BYTES - resident
 
 
 def run_forked(argv: list[str], folder: Path) -> tuple[int, resource.struct_rusage, float]:
-    """The exit status (negative: the signal) of the command in a fork of this process, in that folder."""
+    """Runs the command in a fork of this process, in `folder`. Returns its exit status (negative: the signal), its
+    resource usage and its seconds."""
     child = os.fork()
     if not child:
         run_to_its_end(argv, folder)
@@ -213,7 +215,7 @@ def run_forked(argv: list[str], folder: Path) -> tuple[int, resource.struct_rusa
 
 
 def run_to_its_end(argv: list[str], folder: Path) -> NoReturn:
-    """Runs the command as this process, within the limits; what it says is in `.1` and `.2` of the folder."""
+    """Runs the command as this process, within the limits; its output goes to `.1` and `.2` in `folder`."""
     status = 70
     try:
         os.setsid()
@@ -227,7 +229,7 @@ def run_to_its_end(argv: list[str], folder: Path) -> NoReturn:
         sys.stdout.flush()
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
-    except BaseException:  # noqa: BLE001 - as Python would
+    except BaseException:  # noqa: BLE001 - print it as Python would
         traceback.print_exc()
     finally:
         sys.stderr.flush()
@@ -235,7 +237,7 @@ def run_to_its_end(argv: list[str], folder: Path) -> NoReturn:
 
 
 def complaint(target: Target, status: int, said: str) -> str | None:
-    """What is wrong with how a command ended; None where nothing is."""
+    """Describes a wrong ending of a command; None for a right one."""
     lines = said.splitlines()
     if status < 0:
         return f"ended by {signal.Signals(-status).name}, out of time"
@@ -280,7 +282,7 @@ def attempt(tally: Tally, target: Target, damaged: dict[str, bytes]) -> None:
 
 
 def fuzz(seconds: float, number: int, kept: Path) -> Tally:
-    """Tries inputs for so long, from that seed on; the files of what was found go into `kept`."""
+    """Tries inputs for `seconds`, from seed `number` on, and copies the files of each failure to `kept`."""
 
     for module, _, _, _ in program.COMMANDS.values():
         __import__(f"reports.{module}")
@@ -290,7 +292,7 @@ def fuzz(seconds: float, number: int, kept: Path) -> Tally:
         with mock.patch("os.fsync"):
             write_corpus(root)
         tally, ends_s = Tally(root, kept), time.monotonic() + seconds
-        for target in dict.fromkeys(TARGETS):  # what is not damaged is fine
+        for target in dict.fromkeys(TARGETS):  # commands accept undamaged files
             first = next(path for path in sorted((root / target.folder).glob(target.damaged)) if path.is_file())
             attempt(tally, target, {first.relative_to(root / target.folder).as_posix(): first.read_bytes()})
         assert not tally.refused.total(), f"undamaged files are refused: {tally.refused}"

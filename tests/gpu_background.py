@@ -1,5 +1,5 @@
-"""Run alone on a GPU, software or real: the matmul of a second stream is a matmul, and its progress
-during iterations is measured. Prints the report as JSON."""
+"""Run alone on a GPU, software or real: compares the matmul of a second stream with numpy, and
+measures its progress during iterations. Prints the report as JSON."""
 
 import json
 import sys

@@ -1,7 +1,7 @@
-"""Builds kernel files for GPUs that are not here, and looks into them for flaws.
+"""Builds kernel files for GPUs that this machine need not have, and looks for flaws in the code.
 
-What the compilers gave is kept in the owner's compile cache, by all that it depends on: a second session builds only
-what has changed since.
+The user's compile cache keeps the compilers' output under a hash of all inputs, so that a second session builds only
+changed kernels.
 """
 
 import hashlib
@@ -26,15 +26,17 @@ from tests import kernel_resources as resources
 from tests.kernel_code import innermost_loops, kernels_in, loads_at_once
 from tests.kernel_resources import Resources, compile_for
 
-# The widest: most pointers, two elements a word, rounding.
+# The widest kernels: most pointers, two elements per word, rounding.
 WIDE = (("ELEMENT", "Bfloat16"), ("REDOP", "Avg"), ("STREAM_SLAB", "1"), ("WORLD", "8"))
-WITHOUT_MAIN_LOOP = {"meet", "flag_ping_pong", "link_ping_pong", "one_shot_ll"}  # whose packets have 8 bytes
-# Their loops go over a token's rows, and look up where the next one lies; or over those of a matrix, whose addresses
-# they compute, and AMD's compiler loads for the next turn before it ends one; or over tokens in all ranks' buffers.
+WITHOUT_MAIN_LOOP = {"meet", "flag_ping_pong", "link_ping_pong", "one_shot_ll"}  # one_shot_ll has packets of 8 bytes
+# These kernels loop over a token's rows and look up the address of the next row; or over a matrix's rows and compute
+# their addresses (AMD's compiler then loads for the next turn before a turn ends); or over tokens in all ranks'
+# buffers.
 LOOKING_UP = re.compile(r"(combine|round_trip)_\w+|(un)?pack_parts|gemv\w*|allreduce_rmsnorm_pull_registered")
-BLOCK_SUMS = re.compile(r"allreduce_rmsnorm_\w+|add_rmsnorm")  # each of 16 subgroups leaves a float there
-# A block of 32 codes has a scale of its own, and whoever has the block moves it: neighbours' lie side by side, so that
-# a wave's make one access of 64 or 128 bytes. In whole packs, a thread would have eight blocks, and most threads none.
+BLOCK_SUMS = re.compile(r"allreduce_rmsnorm_\w+|add_rmsnorm")  # 16 subgroups store a float each in shared memory
+# Each block of 32 codes has one scale, and the thread that moves the block moves its scale. Adjacent threads move
+# adjacent scales, so a wave makes one access of 64 or 128 bytes. In whole packs, a thread would have eight blocks, and
+# most threads would have none.
 WITH_SCALES = {"two_shot_quantized"}
 KEPT_FOR_S = 30 * 24 * 3600
 
@@ -42,7 +44,7 @@ T = TypeVar("T")
 
 
 class Built(msgspec.Struct):
-    """What came of a kernel file: PTX or assembly, what each kernel takes, and NVRTC's binary and log."""
+    """A compiled kernel file: PTX or assembly, the resources of each kernel, and NVRTC's binary and log."""
 
     text: str
     kernels: list[Resources]
@@ -51,7 +53,7 @@ class Built(msgspec.Struct):
 
 
 def kept(what: type[T], make: Callable[[], T], *depends: object) -> T:
-    """What `make` gives, or gave when all that it depends on was the same; what raises is not kept."""
+    """The result of `make`, cached under a hash of `depends`. Exceptions are not cached."""
     key = hashlib.sha256(repr(depends).encode()).hexdigest()[:24]
     path = cache_folder() / f"tested-{key}"
     if path.exists():
@@ -71,7 +73,7 @@ def forget_what_is_old() -> None:
 
 
 def sources(stem: str, folder: Path = SOURCES) -> list[tuple[str, bytes]]:
-    """All that a kernel file may include, and itself."""
+    """The names and contents of a kernel file and of all files that it may include."""
     paths = [*folder.rglob("*.h"), resources.PRELUDE, folder / f"{stem}.cu"]
     return [(path.name, path.read_bytes()) for path in sorted(paths)]
 
@@ -83,7 +85,7 @@ def version(compiler: str) -> str:
 
 @cache
 def toolchain(is_cuda: bool) -> tuple[object, ...]:
-    """The compiler, and how we call it and read what it says. Raises CompileError where there is none."""
+    """The compiler's version, and our code that calls it and reads its output. Raises CompileError without it."""
     ours = [Path(str(module.__file__)).read_bytes() for module in (resources, gpu_driver)]
     if not is_cuda:
         return (*ours, version(resources.clang()))
@@ -92,7 +94,7 @@ def toolchain(is_cuda: bool) -> tuple[object, ...]:
     return (*ours, resources.nvrtc().getVersion(), *wheels)
 
 
-LAST = threading.local()  # a thread's last binary and log of NVRTC's, which only its PTX comes out of
+LAST = threading.local()  # each thread's last binary and log of NVRTC; `compile_for` returns only the PTX
 
 
 def build(*what):
@@ -118,7 +120,7 @@ def compiled(stem: str, architecture: str, macros: tuple[tuple[str, str], ...] =
         raise
 
 
-mock.patch.object(resources, "build", build).start()  # for good: it hands on what it is given
+mock.patch.object(resources, "build", build).start()  # never stopped: it returns the same result as the original
 
 
 def flaws_of_loops(text: str, architecture: str) -> list[str]:
@@ -141,7 +143,7 @@ def flaws_of_loops(text: str, architecture: str) -> list[str]:
 
 
 def misfits(kernels: list[Resources]) -> list[Resources]:
-    """What does not fit into registers. But for sums of a block, an array that clang finds in shared memory it put
-    there."""
+    """Kernels that do not fit into registers. Only block sums use shared memory on purpose; in other kernels, clang
+    has moved an array there."""
     return [r for r in kernels if r.stack_bytes or r.spills
             or r.shared_bytes != (64 if BLOCK_SUMS.fullmatch(r.kernel) else 0)]

@@ -1,5 +1,5 @@
-"""Run alone: the executor of a GPU, with a host that does something while it enqueues. Prints its
-result as JSON."""
+"""Run alone: the executor of a GPU, with a host that acts while it enqueues. Prints the result as
+JSON."""
 
 import ctypes
 import json
@@ -16,7 +16,7 @@ from kernels.devices.gpu_driver import visible_gpus
 
 
 class Loop:
-    """A GPU, and steps that note on the host that they were enqueued, after `host_s` seconds."""
+    """A GPU, and steps that note their names on the host; enqueueing `operation` takes `host_s` seconds."""
 
     def __init__(self, host_s: float = 0.0) -> None:
         self.device, self.host_s = GpuDevice(visible_gpus()[1][0]), host_s
@@ -27,7 +27,7 @@ class Loop:
         self.operation = self.noted("operation", self.host_s)
 
     def noted(self, name: str, host_s: float = 0.0, step: Step | None = None) -> Step:
-        """A step, such as a call of a library, that notes its name; without a `step` it is idle."""
+        """A step, such as a library call, that notes its name and enqueues `step`, by default `idle`."""
         def enqueue(blocks: int, argument: object) -> None:
             self.enqueued.append(name)
             time.sleep(host_s)
@@ -84,7 +84,7 @@ def graph() -> object:
 
 def actions() -> object:
     """The order of the steps of one checked iteration, isolated and chained, by stream and graph,
-    and how the stamps of each compare."""
+    and the order of its stamps."""
     report: dict[str, Any] = {}
     for mode, chain_calls in (("isolated", 0), ("chained", 2)):
         for launch, is_graph in (("stream", False), ("graph", True)):
@@ -104,7 +104,7 @@ def actions() -> object:
 
 
 def stopped() -> object:
-    """The rows of a block whose second batch ends in a stop."""
+    """The number of rows of a block that a stop ends in its second batch."""
     loop = Loop()
 
     def stop(blocks: int, argument: object) -> None:
@@ -116,7 +116,7 @@ def stopped() -> object:
 
 
 def stopping_launch() -> object:
-    """The watch's call and iteration after a program whose second launch stopped the rank."""
+    """The watch's call and iteration after the second launch of a program stopped the rank."""
     loop = Loop()
 
     def enqueue(blocks: int, argument: object) -> None:
@@ -131,8 +131,8 @@ def stopping_launch() -> object:
 
 
 def long_program() -> object:
-    """A block without timed iterations may hold more than a stream does, and each launch notes its
-    number."""
+    """The calls of a block without timed iterations that holds more launches than a stream does;
+    each launch notes its number."""
     loop = Loop()
     wait = Step(loop.device.compile("iteration", {}).kernel("come_late"), Arguments(timeout_ns=10))
     program = [action for number in range(1, 701) for action in (Action(call=number), Action(wait))]

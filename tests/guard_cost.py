@@ -1,11 +1,11 @@
-"""What it costs on the timed path that no wait is without an end and that each rank leaves a record.
+"""Measures the cost of the guards on the timed path: time-outs of all waits, and each rank's flight record.
 
     python -m tests.guard_cost [LAUNCHES]
 
-Kernels and the timed loop are built twice, with and without the guards that `tests/unguarded.py` removes. One launch
-times both over the same buffers, in blocks of 10 ms that take turns (AB, BA, ...): whatever the link does, neighbours
-see the same. A launch gives the median of its pairs' ratios; the verdict, as of `reports compare`, is over launches.
-Prints a line a case; the exit status is 1 where one is SLOWER.
+The test builds kernels and timed loop twice, with and without the guards that `tests/unguarded.py` removes. One launch
+times both over the same buffers, in alternating blocks of 10 ms (AB, BA, ...), so that adjacent blocks see the same
+state of the link. A launch gives the median of its pairs' ratios; the verdict, as in `reports compare`, is over
+launches. Prints a line per case; the exit status is 1 if a case is SLOWER.
 """
 
 import json
@@ -49,14 +49,14 @@ CASES = [*(("auto", "isolated", size) for size in SIZES), *(("auto", "chained", 
 
 @contextmanager
 def sources(folder: Path):
-    """The CPU device compiles kernels and its loop, which lies beside its module, from this folder."""
+    """Makes the CPU device compile its kernels and its timed loop from this folder."""
     places = {"SOURCES": folder, "__file__": str(folder / "devices/cpu.py")}
     with mock.patch.dict(vars(device_cpu), places):
         yield
 
 
 def iterations_of(session: Session, buffers: Buffers) -> list[Iteration]:
-    """An iteration of each case, compiled from the sources of the moment."""
+    """An iteration of each case, compiled from the current sources."""
     world, collective, datatype = session.world, COLLECTIVES["all_reduce"], DATATYPES["float32"]
     iterations = []
     for name, mode, size_bytes in CASES:
@@ -71,7 +71,7 @@ def iterations_of(session: Session, buffers: Buffers) -> list[Iteration]:
 
 
 def launch() -> None:
-    """On each rank; rank 0 prints the logarithm of guarded over unguarded, for each case."""
+    """Runs on each rank; rank 0 prints log(guarded / unguarded) for each case."""
     communicator = Communicator()
     flight = FlightRecord("", None, communicator.rank, 30.0, {})
     device, _ = open_device(communicator, "cpu", False)
@@ -80,7 +80,7 @@ def launch() -> None:
     buffers = Buffers(device.private(SIZES[-1]), device.private(SIZES[-1]), 0)
     sides: list[tuple[Session, list[Iteration]]] = []
     options = RunOptions("allreduce", device="cpu", keeps_run=False)
-    # A folder of the same name on all ranks, or each would compile for itself.
+    # All ranks use one folder name: with different names, each rank would compile for itself.
     folder = Path(communicator.broadcast(tempfile.mkdtemp()))
     if communicator.rank == 0:
         copy_kernels(folder, KERNEL_GUARDS)
@@ -89,7 +89,7 @@ def launch() -> None:
         with sources(at):
             own_world = replace(world, device=device_cpu.CpuDevice())
             session = Session(options, own_world, flight, place)
-            assert session.meet  # compiled here, from these sources
+            assert session.meet  # compiles from these sources
             sides.append((session, iterations_of(session, buffers)))
     communicator.barrier()
     if communicator.rank == 0:
@@ -112,7 +112,7 @@ def launch() -> None:
 
 
 def main(launches: int) -> int:
-    """Launches so often, prints a line a case; the number of cases that guards make slower."""
+    """Launches `launches` times, prints a line per case, and returns the number of cases that guards make slower."""
     found = []
     for _ in range(launches):
         command = [str(MPIRUN), "-n", "2", sys.executable, "-m", "tests.guard_cost", "rank"]

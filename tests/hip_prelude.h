@@ -1,4 +1,4 @@
-// What hipRTC declares before the first line of a kernel, for a clang that has no ROCm beside it.
+// Declarations that hipRTC puts before the first line of a kernel, for a clang without ROCm.
 #pragma once
 #define __global__ __attribute__((global))
 #define __device__ __attribute__((device))

@@ -1,4 +1,4 @@
-"""Reads PTX and AMD assembly: the kernels in it, their loops, and the order of what synchronises them."""
+"""Reads PTX and AMD assembly: the kernels, their loops, and the order of their synchronisation."""
 
 import re
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ def kernels_in(text: str, architecture: str) -> dict[str, list[str]]:
 
 @dataclass(frozen=True)
 class Access:
-    """A global access of an instruction: `wide` if of 16 bytes, `half` if of 2."""
+    """A global access of an instruction: `wide` for 16 bytes, `half` for 2 bytes."""
 
     load: bool
     wide: bool
@@ -34,8 +34,8 @@ def access(line: str) -> Access | None:
 
 @dataclass(frozen=True)
 class Loop:
-    """An innermost loop: its accesses in order, and whether all its wide loads are under way before the first wait
-    for any of them."""
+    """An innermost loop: its accesses in order, whether all loads come before the first store, and the number of loads
+    in flight at the first wait."""
 
     accesses: list[Access]
     loads_first: bool
@@ -58,7 +58,7 @@ def innermost_loops(lines: list[str]) -> list[Loop]:
 
 
 def loads_at_once(lines: list[str]) -> int:
-    """The most loads of 16 bytes with neither a wait for them nor a store between."""
+    """The most loads of 16 bytes without a wait for loads or a store between them."""
     most = here = 0
     for line in lines:
         found = access(line)
@@ -82,10 +82,10 @@ def _loop(lines: list[str]) -> Loop:
 
 
 FLAGS = Control.flags.offset
-# What an instruction is to the protocol: W write-back or fence to the system, w wait for stores, S a flag's store,
-# L a flag's load, l wait for loads, I invalidation for the system, i for the block, B block barrier, d other stores,
-# r other loads, | a label, where other ways join. The watch is written through a pointer that the compiler cannot
-# place, so by flat_store.
+# The letter of each instruction of the protocol: W write-back or fence to the system, w wait for stores, S store of a
+# flag, L load of a flag, l wait for loads, I invalidation for the system, i for the block, B block barrier, d other
+# stores, r other loads, | a label, at which branches join. Kernels write the watch by flat_store, because the compiler
+# does not know the address space of its pointer.
 LETTERS = {
     "sm_": {
         "W": r"fence\.acq_rel\.sys",
@@ -121,28 +121,28 @@ LETTERS = {
         "B": r"s_barrier_wait",
     },
 }
-# What stands before a flag's store and after its load: what AMD's memory model asks for, table by table, in LLVM's
-# "User Guide for AMDGPU Backend". On gfx1100 no instruction writes back, and no store may be under way.
+# The instructions before a flag's store and after its load that AMD's memory model requires, from the tables in LLVM's
+# "User Guide for AMDGPU Backend". gfx1100 has no write-back; there no store may be in flight.
 RELEASE = {"gfx942": r"W[wlr]*w[wlr]*$", "gfx1100": r"(^|w)[^dS]*$", "gfx1201": r"W[wlr]*w[wlr]*$"}
 ACQUIRE = {"gfx942": r"w+I", "gfx1100": r"l+Ii", "gfx1201": r"l+I"}
-# What all threads of a block do before one of them signals: on gfx1100 that is the wait alone.
+# The instructions of all threads of a block before one of them signals; on gfx1100 only the wait.
 HANDOVER = {
     "sm_": r"WB[r|]*S",
     "gfx942": r"W[wlr]*wB[wlr|]*W[wlr]*S",
     "gfx1100": r"wBi[wlr|]*S",
     "gfx1201": r"W[wlr]*w+Bi[wlr|]*W[wlr]*S",
 }
-# RDNA runs a block on two CUs, each with a cache of its own, which the barrier has to invalidate.
+# RDNA runs a block on two CUs with separate caches, which the barrier must invalidate.
 BARRIER = {"gfx1100": r"i", "gfx1201": r"i"}
 
 
 def protocol(lines: list[str], architecture: str) -> str:
-    """A kernel as a word of the letters above."""
+    """The kernel as a word of the letters above."""
     letters = LETTERS[family(architecture)]
     word = ""
     for line in lines:
         letter = next((c for c, pattern in letters.items() if re.match(pattern, line)), "")
-        # A meeting's flag stands at no offset, and nothing on gfx1100 tells its store from another but the wait.
+        # A meeting's flag has no offset; on gfx1100 only the wait distinguishes its store from other stores.
         if architecture == "gfx1100" and word.endswith("w") and re.match("global_store_b64 (?!.*offset)", line):
             letter = "S"
         found = access(line)
@@ -155,7 +155,7 @@ def family(architecture: str) -> str:
 
 
 def broken(word: str, architecture: str) -> list[str]:
-    """What the order of a kernel's synchronisation lacks."""
+    """Describes each violation of the order of a kernel's synchronisation."""
     kind = family(architecture)
     rules = [("S", RELEASE, True), ("L", ACQUIRE, False), ("B", BARRIER, False)]
     lacks = [f"no {letter}" for letter in "SL" if letter not in word]

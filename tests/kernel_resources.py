@@ -1,8 +1,8 @@
-"""What the kernels take of a GPU, as their compilers tell: none of it needs a GPU or a driver.
+"""Reads the kernels' GPU resources from compiler output, without a GPU or a driver.
 
 `python -m tests.kernel_resources [--world N] [--datatype T] [--arch A ...]` prints the table of
 docs/experiments/kernels.md.
-NVIDIA's figures are what NVRTC's log says of the cubin, AMD's stand in the assembly that clang makes.
+NVIDIA's figures come from NVRTC's log of the cubin, AMD's from clang's assembly.
 """
 
 import argparse
@@ -23,14 +23,14 @@ from kernels.devices.gpu_driver import build, load_cupy
 
 PRELUDE = Path(__file__).with_name("hip_prelude.h")
 ARCHITECTURES = ("sm_80", "sm_90", "sm_120", "gfx942", "gfx1100", "gfx1201")
-BLOCK_THREADS = 512  # the most that the kernels promise the compiler
-# Threads that a multiprocessor holds at most: CUDA C++ Programming Guide, "Technical Specifications per
-# Compute Capability". It has 65,536 registers in all three, given to warps by 256, a quarter to each of its four parts.
+BLOCK_THREADS = 512  # the kernels' launch bounds
+# The most threads that a multiprocessor holds: CUDA C++ Programming Guide, "Technical Specifications per Compute
+# Capability". All three have 65,536 registers in four equal partitions, and give them to warps in units of 256.
 SM_THREADS = {"sm_80": 2048, "sm_90": 2048, "sm_120": 1536}
 AMD_FIGURES = ("vgpr_count", "sgpr_count", "group_segment_fixed_size", "private_segment_fixed_size",
                "vgpr_spill_count", "sgpr_spill_count")
 DATATYPES = ("float32", "float16", "bfloat16", "float64", "int32", "int64")
-# Kernels that know the first three types only.
+# Kernels that take the first three types only.
 COMPUTED_IN_FP32 = {"allreduce_rmsnorm", "allreduce_two_shot_quantized", "gemv_allreduce"}
 LAYOUT = "{:<30} {:<8} {:>9} {:>5} {:>6} {:>5} {:>6} {:>6} {:>4}"
 HEAD = LAYOUT.format("kernel", "arch", "registers", "sgprs", "shared", "stack", "spills", "blocks", "wave")
@@ -39,9 +39,9 @@ CLANGS = ("clang-22", "amdclang++", "/opt/rocm/llvm/bin/clang++")
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one kernel on one architecture. `registers` are a thread's (AMD: VGPRs), `scalars` a wave's SGPRs, `spills`
-    registers that did not fit (NVIDIA: counted in `stack_bytes`), `blocks` those of 512 threads that a multiprocessor
-    holds at once: an SM, a CU on gfx9, a WGP on RDNA."""
+    """Resources of one kernel on one architecture. `registers`: per thread (AMD: VGPRs); `scalars`: SGPRs per wave;
+    `spills`: registers that did not fit (NVIDIA: counted in `stack_bytes`); `blocks`: blocks of 512 threads that a
+    multiprocessor (an SM, a CU on gfx9, a WGP on RDNA) holds at once."""
 
     kernel: str
     architecture: str
@@ -56,10 +56,10 @@ class Resources:
 
 @cache
 def nvrtc() -> Any:
-    """NVRTC, as CuPy has it. Raises CompileError where there is none."""
+    """CuPy's NVRTC. Raises CompileError without it."""
     try:
         cupy = load_cupy()
-        cupy.cuda.nvrtc.getVersion()  # which loads it
+        cupy.cuda.nvrtc.getVersion()  # loads NVRTC
     except (DeviceError, RuntimeError) as error:
         raise CompileError(f"no NVRTC was found: {error}") from error
     if cupy.cuda.runtime.is_hip:
@@ -69,7 +69,7 @@ def nvrtc() -> Any:
 
 @cache
 def clang() -> str:
-    """A clang that compiles for AMD's GPUs. Raises CompileError where there is none."""
+    """A clang that compiles for AMD's GPUs. Raises CompileError without one."""
     for name in CLANGS:
         if found := shutil.which(name):
             return found
@@ -77,14 +77,14 @@ def clang() -> str:
 
 
 def compile_for(source: Path, architecture: str, macros: Mapping[str, str]) -> tuple[str, list[Resources]]:
-    """PTX or assembly of a kernel file, and what each kernel in it takes. Raises CompileError, without compiler too."""
+    """PTX or assembly of a kernel file, and its kernels' resources. Raises CompileError, also without a compiler."""
     options = ["-std=c++17", *(f"-D{name}={value}" for name, value in macros.items())]
     refusal = f"{source.name} does not compile for {architecture}"
     if architecture.startswith("sm_"):
         target = [f"--gpu-architecture={architecture}", "--ptxas-options=-v"]
         ptx, _, log = build(nvrtc(), source, [*target, *options], refusal)
         return ptx.decode(), cuda_resources(log, architecture)
-    # The prelude stands for what hipRTC declares before the first line.
+    # The prelude replaces hipRTC's built-in declarations.
     hip = ["-x", "hip", "--cuda-device-only", "--no-gpu-bundle-output", "-nogpulib", "-nogpuinc", "-S", "-o", "-",
            f"--offload-arch={architecture}", "-O3", "-include", str(PRELUDE)]
     done = subprocess.run([clang(), *hip, *options, str(source)], capture_output=True, text=True)
@@ -95,7 +95,7 @@ def compile_for(source: Path, architecture: str, macros: Mapping[str, str]) -> t
 
 
 def cuda_resources(log: str, architecture: str) -> list[Resources]:
-    """Of each kernel in a log of NVRTC: what ptxas says with -v."""
+    """The resources of each kernel in NVRTC's log, which has the output of ptxas -v."""
     kernels = []
     for part in log.split("Compiling entry function '")[1:]:
         name = part.partition("'")[0]
@@ -108,14 +108,14 @@ def cuda_resources(log: str, architecture: str) -> list[Resources]:
 
 
 def amd_resources(assembly: str, architecture: str) -> list[Resources]:
-    """Of each kernel in an assembly file: its metadata, and LLVM's own figure of the waves that a SIMD holds."""
+    """The resources of each kernel in an assembly file, from its metadata and from LLVM's figure of waves per SIMD."""
     kernels = []
     for part in re.findall(r"\.group_segment_fixed_size:.*?\.wavefront_size: +\d+", assembly, re.DOTALL):
         stated = dict(re.findall(r"\.(\w+): +(\S+)", part))
         name, wave = stated["name"], int(stated["wavefront_size"])
         occupancy = re.search(rf"^{name}:.*?^; Occupancy: (\d+)", assembly, re.MULTILINE | re.DOTALL)
         assert occupancy, f"no occupancy of {name} in the assembly for {architecture}"
-        blocks = 4 * int(occupancy[1]) * wave // BLOCK_THREADS  # four SIMDs, of a CU or of a WGP
+        blocks = 4 * int(occupancy[1]) * wave // BLOCK_THREADS  # a CU or a WGP has four SIMDs
         registers, scalars, shared, stack, *spills = (int(stated[what]) for what in AMD_FIGURES)
         kernels.append(Resources(name, architecture, registers, scalars, shared, stack, sum(spills), blocks, wave))
     return sorted(kernels, key=lambda r: r.kernel)

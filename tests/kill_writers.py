@@ -1,13 +1,13 @@
-"""Kills runs with SIGKILL at random moments of their whole life and looks at what they leave.
+"""Kills runs with SIGKILL at random moments of their whole life and checks the files that they leave.
 
     python -m tests.kill_writers COUNT [SEED]
 
-Before each kill it notes what a reader of the run's file can see. Afterwards all of that has to be there, and every
-block that a rank's flight record has left behind; at most the last line may be torn. `show`, `compare`, `history` and
-`dashboard` have to make of it what it is. Nothing that is half written and no process may be left.
+Before each kill the test reads the run's file. After the kill the file must still hold that content, and every block
+before the last one in a rank's flight record; only the last line may be torn. `show`, `compare`, `history` and
+`dashboard` must accept the file and report it correctly. No half-written file and no process may remain.
 
-A run that ends before its kill is made again, so many times in a row at most; then the rest is given up, a violation.
-Prints a line for each violation and what the kills hit; the exit status is 1 where there is a violation.
+If a run ends before its kill, the test starts another one, at most TRIES in a row; then it stops with a violation.
+Prints a line for each violation and the stages that the kills hit; the exit status is 1 if there is a violation.
 """
 
 import contextlib
@@ -30,21 +30,22 @@ from tests.launch import MPIRUN, ROOT
 
 SMALL = ("-b", "16K", "-e", "16K", "--mode", "isolated", "--algorithm", "ring,library", "-n", "2400")
 VICTIMS = ("rank 0", "rank 0", "all ranks", "the launcher's group")
-BLOCKS = 24  # of a whole run
-TRIES = 20  # in a row: a run may end before its kill, but not run after run
-# Moments are drawn from each part of a life: case lines and samples last some hundredths of a second.
+BLOCKS = 24  # in a complete run
+TRIES = 20  # in a row; a single run may end before its kill
+# The part of a run in which the kill falls. Few random moments would hit the case lines and samples at the end, which
+# take some hundredths of a second.
 PARTS = ("start", "blocks", "blocks", "end")
 
 
 def launch(out):
-    """A run in the background, the leader of a process group."""
+    """Starts a run in the background, as the leader of a process group."""
     command = [str(MPIRUN), "-n", "2", sys.executable, "-m", "bench.allreduce", *SMALL, "--out", str(out)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                             start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
 def content(out):
-    """What a reader sees of the run: its file's bytes; None where there is no file yet."""
+    """The bytes of the run's file, as a reader sees them; None before the file exists."""
     return next((path.read_bytes() for path in out.glob("*.jsonl")), None)
 
 
@@ -59,24 +60,24 @@ def kill(there, victim, process):
 
 
 def ask(*words):
-    """Exit status and all that `python -m reports` prints; an exception is a traceback to the user."""
+    """Returns exit status and output of `python -m reports`. An exception gives None: users would see a traceback."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
             status = reports(list(map(str, words)))
-        except Exception as error:  # noqa: BLE001 - whatever it is
+        except Exception as error:  # noqa: BLE001 - any exception is a fault
             return None, f"{type(error).__name__}: {error}"
     return status, said.getvalue()
 
 
 def faults_in(out, seen, whole):
-    """What is wrong with what a killed run has left in `out`, in sentences. `seen`: its file before the kill; `whole`:
-    a run that nobody killed."""
+    """Describes each fault in the files of a killed run in `out`. `seen`: its file before the kill; `whole`: a run that
+    was not killed."""
     names = sorted(path.name for path in out.iterdir()) if out.exists() else []
     found = [f"{path.name} is half written" for path in out.rglob("*.part")]
     after = content(out)
     if after is None:
-        # Between the claim of a name and the start of the witness nobody clears up: an empty folder may be left.
+        # A kill after the claim of a name and before the start of the witness may leave an empty folder.
         names = [name for name in names if (out / name).is_file() or any((out / name).iterdir())]
         return found + ([f"no run, but {', '.join(names)}"] if names else []) + (["the run is gone"] if seen else [])
     if not after.startswith(seen or b""):
@@ -88,7 +89,7 @@ def faults_in(out, seen, whole):
     if len(result.blocks) != len(stored):
         found.append(f"{len(stored)} whole blocks in the file, {len(result.blocks)} are read")
     blocks = {(block.case, block.block) for block in result.blocks}
-    # A rank begins a block when rank 0 has stored the ones before: so at most the block in flight is missing.
+    # A rank begins a block only after rank 0 has stored the earlier blocks, so only the block in flight may be missing.
     for rank, record in (result.flight.ranks if result.flight else {}).items():
         case, block = record.get("case"), record.get("block")
         if case is not None and case >= 0 and block is not None and record["step"] != "finished":
@@ -104,7 +105,7 @@ def faults_in(out, seen, whole):
 
 
 def wait_for_blocks(process, out, count):
-    """Until the run's file has a line, and so many blocks; False where the run ends before that."""
+    """Waits until the run's file has a line and `count` blocks; returns False if the run ends before that."""
     while (there := content(out)) is None or there.count(b'"kind":"block"') < count:
         if process.poll() is not None:
             return False
@@ -113,8 +114,8 @@ def wait_for_blocks(process, out, count):
 
 
 def strike(folder, whole, first_line_s, closing_s, rng):
-    """One run, killed: how far it had come, whether its last line is torn, and what is wrong with what it left. None
-    where it ended before the kill."""
+    """Starts a run and kills it. Returns the stage that the run reached, whether its last line is torn, and its faults;
+    None if the run ended before the kill."""
     out = folder / "killed"
     victim, part = rng.choice(VICTIMS), rng.choice(PARTS)
     blocks, moment = rng.randrange(BLOCKS), rng.random()
@@ -123,7 +124,7 @@ def strike(folder, whole, first_line_s, closing_s, rng):
     if part == "start":
         time.sleep(moment * first_line_s)
         there = processes(out)
-    else:  # the looking for processes takes longer than a block
+    else:  # lists the processes first, because that takes longer than a block
         there = processes(out) if wait_for_blocks(process, out, 0) else {}
         wait_for_blocks(process, out, BLOCKS if part == "end" else blocks)
         time.sleep(moment**3 * closing_s if part == "end" else 0.01 * moment)
@@ -145,11 +146,11 @@ def strike(folder, whole, first_line_s, closing_s, rng):
 
 
 def campaign(count, seed, say=print):
-    """So many runs, killed; the violations. The leftovers of all stand in one folder at the end, for the dashboard."""
+    """Kills `count` runs and returns the violations. One folder collects the files of all runs for the dashboard."""
     rng, stages, torn, found = random.Random(seed), Counter[str](), 0, list[str]()
     with tempfile.TemporaryDirectory(prefix="wiretax-kill-") as name:
         folder = Path(name)
-        for number in range(2):  # the first compiles
+        for number in range(2):  # the first run compiles the kernels
             process, out, times_s = launch(folder / f"whole{number}"), folder / f"whole{number}", [time.monotonic()]
             for blocks in (0, BLOCKS):
                 wait_for_blocks(process, out, blocks)

@@ -1,4 +1,4 @@
-"""How tests start real ranks."""
+"""Starts real ranks for tests."""
 
 import os
 import re
@@ -16,12 +16,12 @@ FULL = os.environ.get("FULL_COUNT") == "1"  # as `make reliability` sets it
 
 
 def count(full: int) -> int:
-    """How many examples or launches a test takes: a third of the full count, and that for `make reliability`."""
+    """The number of examples or launches of a test: a third of `full`, or `full` with `make reliability`."""
     return full if FULL else full // 3
 
 
 def few(cases: Iterable[T], most: int) -> list[T]:
-    """The first cases of a test, and all of them for `make reliability`."""
+    """The first `most` cases of a test; all cases with `make reliability`."""
     return list(cases) if FULL else list(cases)[:most]
 
 
@@ -33,8 +33,8 @@ def shared_by(pid: int | str) -> set[Path]:
 
 def mpirun(ranks: int, *command: str, timeout_s: float = 240, tree: Path | str = ROOT,
            **environment: str) -> "subprocess.CompletedProcess[str]":
-    """`mpirun -n RANKS python COMMAND` from the root of the project, or of a tree with other kernels, with its output
-    as text."""
+    """Runs `mpirun -n RANKS python COMMAND` from the root of the project, or of a tree with other kernels, and returns
+    its output as text."""
     return subprocess.run(
         [str(MPIRUN), "-n", str(ranks), sys.executable, *command],
         cwd=tree,

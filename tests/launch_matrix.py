@@ -1,7 +1,8 @@
-"""`python -m tests.launch_matrix [RANKS ...]`: each launcher with 1, 2, 4 and 8 ranks in each situation there may be.
+"""`python -m tests.launch_matrix [RANKS ...]`: each launcher with 1, 2, 4 and 8 ranks in each situation.
 
-Each cell is a real run of `bench.allreduce`; the table says `ok`, or how it ended. test_launchers.py shares the parts.
-What takes a namespace is made with unshare(1), and needs root or user namespaces; another user needs root.
+Each cell is a real run of `bench.allreduce`; the table shows `ok` or the failure. test_launchers.py uses the
+same functions.
+Namespaces come from unshare(1), and need root or user namespaces; another user needs root.
 """
 
 import os
@@ -23,16 +24,16 @@ CORES = len(os.sched_getaffinity(0))
 RANKS = (1, 2, 4, 8)
 NOBODY = 65534
 SMALL = ("--sizes", "16K", "--algorithm", "ring,library", "--mode", "isolated", "-n", "12", "--lean",
-         "--max-time", "60")  # the iterations end it, not the time
+         "--max-time", "60")  # the iterations end the run, not the time
 LARGE = (*SMALL, "--sizes", "16K,32M", "--max-time", "20")
-ALONE = {"OMPI_MCA_btl": "self"}  # else a lone rank of Open MPI leaves 16 MiB in /dev/shm behind
+ALONE = {"OMPI_MCA_btl": "self"}  # otherwise a single rank of Open MPI leaves 16 MiB in /dev/shm
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 UNSHARE = ["unshare"] if os.geteuid() == 0 else ["unshare", "-r"]
 OWN_PIDS = [*UNSHARE, "-p", "-f", "--mount-proc"]
 
 
 class Launcher(NamedTuple):
-    """Where an MPI has its mpirun and its python, and the words that let ranks outnumber cores, and bind them."""
+    """The folder of an MPI's mpirun and python, and the options for more ranks than cores and for binding."""
 
     programs: Path
     crowd: tuple[str, ...]
@@ -47,20 +48,20 @@ LAUNCHERS = {
 
 
 def command(launcher: str, ranks: int, *program: str, words: Sequence[str] = ()) -> list[str]:
-    """`mpirun WORDS -n RANKS python PROGRAM` of that launcher."""
+    """The command line `mpirun WORDS -n RANKS python PROGRAM` of the launcher."""
     mpi = LAUNCHERS[launcher]
     words = [*words, *(mpi.crowd if ranks > CORES else ())]
     return [str(mpi.programs / "mpirun"), *words, "-n", str(ranks), str(mpi.programs / "python"), *program]
 
 
 def launched(line: Sequence[str], tree: Path = ROOT, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Runs a command line from a copy of the project to its end, with its output as text."""
+    """Runs a command line from a copy of the project, and returns its output as text."""
     return subprocess.run(line, cwd=tree, capture_output=True, text=True, errors="replace", timeout=120,
                           env={**os.environ, "PYTHONPATH": str(tree), **AS_ROOT, **environment})
 
 
 def allreduce(out: Path, *options: str) -> list[str]:
-    """The program of a cell."""
+    """The program that a cell runs."""
     return ["-m", "bench.allreduce", "--out", str(out), *(options or SMALL)]
 
 
@@ -70,7 +71,7 @@ def one_run(out: Path) -> Result:
 
 
 def ending(done: "subprocess.CompletedProcess[str]", out: Path, ranks: int) -> str:
-    """`ok` where so many ranks made one run, whole, right, with ours and the library's measured; else what is not."""
+    """`ok` if `ranks` ranks made one complete run and every case is right; otherwise the first problem."""
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip(" =-")] or ["nothing was said"]
         ours = [line for line in said if line.startswith(("wiretax:", "bench."))]
@@ -87,7 +88,7 @@ def ending(done: "subprocess.CompletedProcess[str]", out: Path, ranks: int) -> s
 
 
 def with_shm(options: str) -> list[str]:
-    """A prefix: /dev/shm is a tmpfs with these mount options, in a mount namespace of its own."""
+    """A command prefix: mounts a tmpfs with these options on /dev/shm, in a new mount namespace."""
     return [*UNSHARE, "-m", "sh", "-c", 'mount -t tmpfs -o "$0" tmpfs /dev/shm && exec "$@"', options]
 
 
@@ -99,7 +100,7 @@ def has_namespaces() -> bool:
 
 
 def tree_for_anybody(folder: Path) -> Path:
-    """A copy of what runs and of the programs of the tests, which other users may read, with a home to write to."""
+    """A copy of the product and the tests that other users may read, with a home that they may write to."""
     tree = folder / "tree"
     for layer in ("bench", "collectives", "kernels", "reports", "tests"):
         shutil.copytree(ROOT / layer, tree / layer, ignore=shutil.ignore_patterns("__pycache__", "data"))
@@ -110,8 +111,8 @@ def tree_for_anybody(folder: Path) -> Path:
 
 
 def as_another_user(tree: Path) -> list[str]:
-    """A prefix: as nobody, without any privilege. What nobody could not reach, because it lies in root's home or in
-    pytest's folder, is shown to this command alone at the place where it is."""
+    """A command prefix: runs as nobody, without any privilege. The user nobody cannot reach root's home or pytest's
+    folder, so the prefix mounts the needed folders below them, for this command only."""
     needed = {Path(sys.base_prefix).resolve(), tree, *(mpi.programs.parent.resolve() for mpi in LAUNCHERS.values())}
     doors = {path: [door for door in reversed(path.parents) if not door.stat().st_mode & 1] for path in needed}
     hidden = sorted(path for path in needed if doors[path])
@@ -125,8 +126,8 @@ def as_another_user(tree: Path) -> list[str]:
 
 
 def started_by_slurm(line: Sequence[str], ranks: int, pmi: bool) -> "list[subprocess.CompletedProcess[str]]":
-    """The ranks as srun starts them: SLURM_* of each in its environment, no mpirun; with `pmi` the socket, too, over
-    which srun --mpi=pmi2 answers MPICH's questions (PMI 1). Stands in for Slurm, which is not here."""
+    """Starts ranks as srun does, without Slurm: with SLURM_* variables and without mpirun. With `pmi`, each rank also
+    gets the socket over which srun --mpi=pmi2 answers MPICH's requests (PMI 1)."""
     pipes = [socket.socketpair() for _ in range(ranks if pmi else 0)]
     processes = []
     for rank in range(ranks):
@@ -149,7 +150,7 @@ def started_by_slurm(line: Sequence[str], ranks: int, pmi: bool) -> "list[subpro
 
 
 def answer_pmi(connection: socket.socket, ranks: int, keys: dict[str, str], meeting: threading.Barrier) -> None:
-    """One rank's questions until it hangs up: PMI 1 as in MPICH's src/pmi, a line of `key=value` each way."""
+    """Answers one rank's PMI 1 requests until it disconnects, in lines of `key=value` as in MPICH's src/pmi."""
     with connection, connection.makefile("rw") as stream:
         for line in stream:
             said = dict(word.partition("=")[::2] for word in line.split())

@@ -1,8 +1,8 @@
-"""A GPU in software behind CuPy's face, for tests on machines without one.
+"""A software GPU behind CuPy's interface, for tests on machines without a GPU.
 
-What is fake is the library boundary alone: `cupy` here has CuPy's names, signatures, errors and semantics. Behind it
-kernels run for real, from their GPU sources, as fibres of host threads; processes share memory for real, streams are
-queues, and waits wait. `environment()` says how a process comes to it.
+Only the library boundary is fake: this `cupy` has CuPy's names, signatures, errors and semantics. Behind it, fibres of
+host threads run the kernels from their GPU sources, processes share memory, streams are queues, and waits block.
+`environment()` returns the variables that give a process the software GPU.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ DRIVERS = {"cuda": "libcuda.so.1", "hip": "libamdhip64.so.7"}
 
 @cache
 def _folder() -> Path:
-    """Where the driver's library lies, built once. Skips the test where there is no clang."""
+    """The folder of the driver's library, built once. Skips the test without clang."""
     clang = shutil.which("clang++-22")
     if clang is None:
         pytest.skip("system tool absent: clang-22")
@@ -46,10 +46,10 @@ def _folder() -> Path:
 
 
 def environment(**faults: object) -> dict[str, str]:
-    """The environment of a process that is to find the software GPU: `mpirun(2, ..., **environment(vendor="hip"))`.
+    """The environment of a process that uses the software GPU: `mpirun(2, ..., **environment(vendor="hip"))`.
 
-    NCCL is not installed there; `fake_nccl.environment` has it. `faults` name the variables of cupy/_software.py:
-    `count=1` sets FAKE_GPU_COUNT. What is compiled for it is kept apart from what is compiled for real GPUs.
+    The process has no NCCL; `fake_nccl.environment` adds it. `faults` name the variables of cupy/_software.py:
+    `count=1` sets FAKE_GPU_COUNT. The compile cache is separate from the cache for real GPUs.
     """
     folder = _folder()
     vendors = str(faults.get("vendor", "cuda")).split(",") if str(faults.get("driver")) != "0" else []

@@ -1,5 +1,5 @@
-// Lets a host compiler take the kernels' HIP side: a thread of a GPU is a fibre of a host thread, and gives way at
-// barriers and whenever it looks at a flag. Included before the first line of a kernel.
+// Lets a host compiler compile the kernels' HIP code: a GPU thread is a fibre of a host thread, and yields at barriers
+// and when it reads a flag. Included before the first line of a kernel.
 #pragma once
 #define __HIP__ 1
 #define __device__
@@ -7,9 +7,9 @@
 #define __global__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
-// A function that begins with such an array returns it; here what the block has, since blocks take turns in a thread.
+// A function that begins with such an array returns it. Here it returns the block's array, as blocks share a thread.
 #define __shared__ return (float*)gpu_shared(); static
-// What an entry asks of a GPU's compiler.
+// Attributes of an entry for a GPU's compiler.
 #define amdgpu_flat_work_group_size(...) unused
 #define amdgpu_waves_per_eu(...) unused
 #undef __HIP_MEMORY_SCOPE_AGENT
@@ -43,7 +43,7 @@ unsigned long long gpu_clock_ns();
 #define __hip_atomic_store(p, v, order, scope) __atomic_store_n(p, v, order)
 #define __hip_atomic_load(p, order, scope) (gpu_give_way(), __atomic_load_n(p, order))
 #define __hip_atomic_fetch_add(p, v, order, scope) __atomic_fetch_add(p, v, order)
-// Instructions that the kernels spell out; a host needs none of them.
+// Inline assembly of the kernels, which a host does not need.
 asm(".macro s_waitcnt all:vararg\n.endm\n"
     ".macro s_waitcnt_vscnt all:vararg\n.endm\n"
     ".macro s_wait_storecnt all:vararg\n.endm");

@@ -1,4 +1,4 @@
-"""Builds the library with NCCL's C interface, and says how a process comes to it."""
+"""Builds the library with NCCL's C interface, and sets the environment of a process that uses it."""
 
 import hashlib
 import shutil
@@ -15,7 +15,7 @@ ALL_TO_ALL = {"cuda": "ncclAlltoAll", "hip": "ncclAllToAll"}
 
 @cache
 def library(vendor: str, has_alltoall: bool = True) -> str:
-    """The path of the library for a vendor, built once, with its all-to-all or without."""
+    """The path of the library for a vendor, built once, with or without an all-to-all."""
     text = SOURCE.read_bytes()
     folder = cache_folder() / f"fake_nccl-{hashlib.sha256(text).hexdigest()[:16]}{'' if has_alltoall else '-older'}"
     path = folder / NAMES[vendor]

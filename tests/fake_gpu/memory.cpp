@@ -1,7 +1,7 @@
 // Memory, handles, faults and errors of the software GPU, and the driver's own functions for them.
 //
-// Device memory is a memfd. Its handle names process, descriptor and size, so that another process maps the same pages
-// through /proc/PID/fd/N; nothing else of it can be reached from there.
+// Device memory is a memfd. A handle holds the process, the descriptor and the size, so that another process can map
+// the same pages through /proc/PID/fd/N. A handle gives access to nothing else.
 #include "device.h"
 
 #include <fcntl.h>
@@ -16,7 +16,7 @@
 #include <string>
 
 struct Error { int status; const char *cuda, *driver, *hip, *text, *hip_text; };
-// The runtime's and the driver's names, and the runtime's words, where a test can meet them.
+// Error names of the runtime and the driver, and messages of the runtime, for the errors that tests can meet.
 static const Error ERRORS[] = {
     {0, "cudaSuccess", "CUDA_SUCCESS", "hipSuccess", "no error", nullptr},
     {1, "cudaErrorInvalidValue", "CUDA_ERROR_INVALID_VALUE", "hipErrorInvalidValue", "invalid argument", nullptr},
@@ -82,7 +82,7 @@ extern "C" const char* gpu_error_string(int status) {
 }
 extern "C" const char* hipGetErrorString(int status) { return gpu_error_string(status); }
 
-// ---------------------------------------------------------------------------------------------------- faults to order
+// -------------------------------------------------------------------------------------------------- requested faults
 
 long setting(const char* name, long otherwise) {
   const char* text = getenv(name);
@@ -161,8 +161,8 @@ bool reachable(uintptr_t address) {
   return holding(address) != allocations.end();
 }
 
-// From the end of a wait to the next launch or copy the host may not touch what is a GPU's: it ends by SIGSEGV, as it
-// would with a GPU.
+// Protects device memory between the end of a wait and the next launch or copy: a host access ends in SIGSEGV, as with
+// a GPU.
 static bool opened = false;
 void open_memory(bool open) {
   std::lock_guard<std::mutex> held(lock);
@@ -188,7 +188,7 @@ static int allocate(void** pointer, size_t bytes) {
   if (fd < 0 || ftruncate(fd, (off_t)bytes)) return 2;
   void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (at == MAP_FAILED) return close(fd), 2;
-  memset(at, 0xcd, bytes);  // as a driver does, it promises nothing about the contents
+  memset(at, 0xcd, bytes);  // as with a driver, new memory has arbitrary contents
   allocations[(uintptr_t)at] = {bytes, fd, DEVICE_MEMORY, device_now(), getpid(), ++serials, 1};
   if (!opened) mprotect(at, bytes, PROT_NONE);
   return *pointer = at, 0;
@@ -277,7 +277,7 @@ int gpu_export(void* pointer, Handle* handle) {
   *handle = {"sw-gpu", getpid(), it->second.fd, it->second.device, it->second.bytes, it->second.serial, {}};
   return 0;
 }
-// FAKE_GPU_CORRUPT_IPC: from this offset on, rounded down to a page, a copy that never hears of the owner's writes.
+// FAKE_GPU_CORRUPT_IPC: from this offset on, rounded down to a page, the mapping is a copy without later writes.
 int gpu_import(void** pointer, const Handle* handle, unsigned flags) {
   if (const int status = entering("ipcOpenMemHandle", handle->bytes)) return status;
   if (flags != 1 || memcmp(handle->magic, "sw-gpu", 7)) return 1;
@@ -310,7 +310,7 @@ int gpu_close_import(void* pointer) {
   return release(pointer, PEER, 1);
 }
 
-// ------------------------------------------------------------------------------------- what CuPy has no word for
+// ------------------------------------------------------------------------------------------- functions that CuPy lacks
 
 int cuMemGetAddressRange_v2(void** base, size_t* bytes, void* address) {
   const int status = entering("cuMemGetAddressRange_v2");
@@ -322,7 +322,7 @@ int hipMemGetAddressRange(void** base, size_t* bytes, void* address) {
 }
 int hipExtMallocWithFlags(void** pointer, size_t bytes, unsigned flags) {
   const int status = entering("hipExtMallocWithFlags", bytes);
-  const bool known = flags < 3 || (flags == 3 && setting("FAKE_GPU_UNCACHED", 1));  // as before ROCm 5.5
+  const bool known = flags < 3 || (flags == 3 && setting("FAKE_GPU_UNCACHED", 1));  // 3 needs ROCm 5.5
   return status ? status : known ? allocate(pointer, bytes) : 1;
 }
 int hipFree(void* pointer) { return gpu_free(pointer); }

@@ -1,12 +1,18 @@
 // A library with NCCL's C interface over the software GPU: libnccl.so.2, or librccl.so.1.
 //
-// Its results are computed for real, from the buffers of all ranks, in the order of the stream. What the environment
-// may ask of it is what the real ones do somewhere: FAKE_NCCL_VERSION; FAKE_NCCL_FAIL=call[:rankN]; FAKE_NCCL_WAY, how it
-// says that ranks are connected; FAKE_NCCL_NO_LL=1, as RCCL has none on gfx12; FAKE_NCCL_NO_WINDOWS=1;
-// FAKE_NCCL_DELAYS_US=default:1000,LL:0, time that a call takes by protocol; FAKE_NCCL_LOST_AFTER=n calls;
-// FAKE_NCCL_STANDS_STILL=default, a protocol whose calls never end by themselves;
-// FAKE_NCCL_CACHES_PROTO=1, a variable that is read once a process. ALL_TO_ALL is what it calls its all-to-all, as NCCL
-// since 2.28 and RCCL differ; without, it has none.
+// It computes real results from the buffers of all ranks, in stream order. The environment selects the behaviour of
+// some real libraries:
+//   FAKE_NCCL_VERSION                      the version that it reports
+//   FAKE_NCCL_FAIL=call[:rankN]            this call fails
+//   FAKE_NCCL_WAY                          the connection between ranks in the log
+//   FAKE_NCCL_NO_LL=1                      no LL protocol, like RCCL on gfx12
+//   FAKE_NCCL_NO_WINDOWS=1                 no windows
+//   FAKE_NCCL_DELAYS_US=default:1000,LL:0  the time of a call, by protocol
+//   FAKE_NCCL_LOST_AFTER=n                 the connection is lost after n calls
+//   FAKE_NCCL_STANDS_STILL=default         calls with this protocol end only by abort
+//   FAKE_NCCL_CACHES_PROTO=1               a process reads NCCL_PROTO only once
+// ALL_TO_ALL is the name of its all-to-all, because NCCL since 2.28 and RCCL use different names; without this macro,
+// the library has no all-to-all.
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/mman.h>
@@ -25,7 +31,7 @@
 #include <utility>
 #include <vector>
 
-// Of the software GPU.
+// Functions of the software GPU.
 extern "C" int gpu_host_function(void* stream, void (*function)(void*), void* argument);
 extern "C" int gpu_malloc(void** pointer, size_t bytes);
 extern "C" int gpu_free(void* pointer);
@@ -42,13 +48,13 @@ static std::string setting(const char* name) {
   return text ? text : "";
 }
 
-// ---------------------------------------------------------------------------------------------------------------- words
+// ------------------------------------------------------------------------------------------------------------- messages
 
 static std::string last_error;
 static FILE* log_file;
 static std::string level, subsystems;
 
-// Reads its variables at the first word, once a process.
+// Reads its variables once per process, at the first message.
 static void say(const char* subsystem, const char* format, ...) {
   static const bool opened = [] {
     level = setting("NCCL_DEBUG"), subsystems = setting("NCCL_DEBUG_SUBSYS");
@@ -83,7 +89,7 @@ constexpr int MOST_RANKS = 8;
 constexpr size_t SLOT_BYTES = 4 << 20;
 struct UniqueId { char internal[128]; };
 struct alignas(128) Place { std::atomic<uint64_t> arrived; int device, window[2]; };
-constexpr size_t PART_BYTES = 64 << 10;  // of a message, on its way
+constexpr size_t PART_BYTES = 64 << 10;  // of a message in flight
 struct alignas(4096) Mailbox { std::atomic<uint64_t> sent, taken; char part[PART_BYTES]; };
 struct Shared {
   Place places[MOST_RANKS];
@@ -179,7 +185,7 @@ static void end(Comm& c) {
   }
 }
 
-// Segment by segment of the send buffer, each rank's goes into its slot, and who it is for takes all slots.
+// For each segment of the send buffer, every rank copies its data into its slot, and the receiver reads all slots.
 static void collective(void* argument) {
   const Call& call = *(const Call*)argument;
   Comm& c = *call.comm;
@@ -187,7 +193,7 @@ static void collective(void* argument) {
   const bool sends_all = call.what == REDUCE_SCATTER || call.what == EVERY_TO_EVERY;
   for (int segment = 0; segment < (sends_all ? c.ranks : 1); ++segment)
     for (size_t at = 0; at < std::max<size_t>(call.bytes, 1); at += SLOT_BYTES) {
-      // The half that a rank writes next has been read by all who came to the meeting before this one.
+      // All ranks have read this half, because each has joined the previous meeting since.
       const int half = c.met & 1;
       auto slots = c.shared->slots[half];
       const size_t bytes = std::min(SLOT_BYTES, call.bytes - at);
@@ -199,7 +205,7 @@ static void collective(void* argument) {
       }
       if (!meet(c)) c.asynchronous = REMOTE_ERROR;
       if (c.asynchronous) return;
-      // A symmetric kernel reads the peers' window of the same number, whatever they have in it.
+      // A symmetric kernel reads the peers' windows of the same number, even if they hold other buffers.
       for (int r = 0; r < c.ranks; ++r)
         if (c.shared->places[r].window[half] != window) memset(slots[r], 0xee, bytes);
       if (sends_all && segment != c.rank) continue;
@@ -218,8 +224,8 @@ static void collective(void* argument) {
   end(c);
 }
 
-// Messages that progress together; one ends when its last part has been taken. Without a group each waits for the one
-// before it, so that ranks which all send first stand still.
+// Messages that progress together; a message ends when its receiver has taken the last part. Without a group each
+// message waits for the one before it, so that ranks which all send first deadlock.
 typedef std::vector<Call> Group;
 static void messages(void* argument) {
   const Group& group = *(const Group*)argument;
@@ -298,7 +304,7 @@ int ncclCommInitRank(Comm** comm, int ranks, UniqueId id, int rank) {
 
 int ncclCommGetAsyncError(Comm* c, int* status) { return *status = c->asynchronous, 0; }
 
-// What any call says before it is put into a stream.
+// Checks a call before it enters a stream, and logs the connections at the first call.
 static int look_at(const char* name, Comm* c, int type, int op) {
   if (type < 2 || type > 9 || op < 0 || op > 4) return fail(INVALID_ARGUMENT, std::string(name) + " : invalid type or op");
   if (told_to_fail(name, c->rank)) return fail(UNHANDLED_CUDA_ERROR, "Cuda failure 'unspecified launch failure'");
@@ -320,7 +326,7 @@ static const size_t SIZES[] = {1, 1, 4, 4, 8, 8, 2, 4, 8, 2};
 static int enqueue(const char* name, void* stream, Call call) {
   if (int status = look_at(name, call.comm, call.type, call.op)) return status;
   call.bytes *= SIZES[call.type];
-  // Never freed: a captured graph may come back to it.
+  // Never freed: a captured graph may run it again.
   return gpu_host_function(stream, collective, new Call(call)) ? fail(UNHANDLED_CUDA_ERROR, "Cuda failure") : 0;
 }
 
@@ -388,6 +394,6 @@ int ncclCommWindowRegister(Comm* c, void* buffer, size_t bytes, void** window, i
   if (setting("FAKE_NCCL_NO_WINDOWS") != "1") *window = buffer, c->windows.emplace_back((char*)buffer, bytes);
   return 0;
 }
-// For tests alone.
+// For tests only.
 int fake_nccl_windows(Comm* c) { return (int)c->windows.size(); }
 }

@@ -1,5 +1,5 @@
-"""What a GPU does, tried on the software one: `scenarios.py NAME` runs a function of this file, under mpirun where it
-needs two ranks."""
+"""Scenarios that check the software GPU: `scenarios.py NAME` runs a function of this file, under mpirun if it needs two
+ranks."""
 
 import ctypes
 import os
@@ -60,10 +60,10 @@ def by_value(structure: ctypes.Structure) -> np.ndarray:
 
 
 def filled(data: np.ndarray) -> int:
-    """Device memory that holds `data`."""
+    """The address of device memory that holds `data`."""
     address = runtime.malloc(data.nbytes)
     runtime.memcpy(address, data.ctypes.data, data.nbytes, runtime.memcpyHostToDevice)
-    runtime.deviceSynchronize()  # the copy may return before its data are there
+    runtime.deviceSynchronize()  # the copy may return before the data arrive
     return int(address)
 
 
@@ -173,7 +173,7 @@ def graphs() -> None:
         copy((1,), (4,), (value,))
         event.record()
         graph = stream.end_capture()
-        value[0] = bytes(value.nbytes)  # what was captured is a copy
+        value[0] = bytes(value.nbytes)  # the graph keeps a copy
         assert not contents(target, 64).any(), "captured, not run"
         for _ in range(2):
             runtime.memset(target, 0, 64)
@@ -191,7 +191,7 @@ def graphs() -> None:
 
 
 def crowds() -> None:
-    """3 multiprocessors with two blocks each: six blocks meet, seven do not."""
+    """Three multiprocessors hold two blocks each: six blocks meet, seven do not."""
     stream, kernel = cupy.cuda.Stream(non_blocking=True), compile_source(GRID_BARRIER, "crowd.cu").get_function("crowd")
     with stream:
         for blocks in (6, 7):
@@ -204,7 +204,8 @@ def crowds() -> None:
 
 
 def wild_pointers() -> None:
-    # A large array lies where pointers do; a small one, of a Python at a fixed address, among what could be numbers.
+    # The address of a large array looks like a pointer. A Python without address randomization allocates small arrays
+    # at low addresses, which could be numbers.
     stream, data = cupy.cuda.Stream(non_blocking=True), np.zeros(1 << 20, np.uint8)
     copy = kernel_file("link_probe").get_function("copy_local")
     target = filled(data)
@@ -243,7 +244,7 @@ def registered_memory() -> None:
 
 
 def faults() -> None:
-    """FAKE_GPU_FAIL of the test."""
+    """Checks the faults that the test sets in FAKE_GPU_FAIL."""
     assert runtime.malloc(1000)
     with failing("cudaErrorMemoryAllocation"):
         runtime.malloc(1001)

@@ -1,9 +1,8 @@
 // Streams, events, graphs and launches of the software GPU.
 //
-// A stream is a queue with a thread of its own. A launch takes a host thread a multiprocessor; each runs blocks, as
-// many at once as are resident, and a thread of a block is a fibre of it, which gives way at barriers and at looks at a
-// flag. Blocks beyond those that are resident wait until one has ended, as on a GPU: a grid that is too large and waits
-// for itself stands still.
+// A stream is a queue with its own thread. A launch takes one host thread per multiprocessor, which runs its resident
+// blocks at once. Each thread of a block is a fibre, which yields at barriers and when it reads a flag. Further blocks
+// wait until a resident block ends, as on a GPU: a grid that is too large and waits for itself hangs.
 #include "device.h"
 
 #include <sched.h>
@@ -28,13 +27,13 @@
 constexpr size_t MOST_PARAMETERS = 4096, STACK_BYTES = 128 << 10;
 struct Parameters { char bytes[MOST_PARAMETERS]; };
 
-constexpr unsigned WAVE_THREADS = 32, SHARED_BYTES = 64;  // as emulation.h has them
+constexpr unsigned WAVE_THREADS = 32, SHARED_BYTES = 64;  // as in emulation.h
 struct Meeting { unsigned threads, arrived; unsigned long generation; };
 struct Block {
   unsigned left;
   Meeting all;
   std::vector<Meeting> waves;
-  std::vector<int> values[2];  // that its threads show each other, in this meeting of a wave and in the next
+  std::vector<int> values[2];  // that a wave's threads exchange, in this meeting and in the next
   alignas(16) char shared[SHARED_BYTES];
   explicit Block(unsigned threads) : left(threads), all{threads, 0, 0} {
     for (unsigned t = 0; t < threads; t += WAVE_THREADS) waves.push_back({std::min(threads - t, WAVE_THREADS), 0, 0});
@@ -68,7 +67,7 @@ static void meet(Meeting& m) {
 }
 extern "C" void gpu_barrier() { meet(current->of->all); }
 extern "C" void* gpu_shared() { return current->of->shared; }
-// The value of the lane of this wave that stands at a byte's address, once all lanes have come.
+// Returns the value of lane `at` / 4 of this wave, after all lanes have arrived.
 extern "C" int gpu_of_lane(int at, int value) {
   const unsigned t = current->lane.thread;
   Meeting& wave = current->of->waves[t / WAVE_THREADS];
@@ -83,7 +82,7 @@ extern "C" unsigned long long gpu_clock_ns() {
   return (unsigned long long)t.tv_sec * 1000000000u + (unsigned long long)t.tv_nsec;
 }
 
-// The one parameter goes by value: more than 16 bytes of it lie on the stack, of which a kernel takes what is its own.
+// Passes the parameter by value. Above 16 bytes it lies on the stack, and the kernel reads only its own bytes.
 static void begin_fibre() {
   const Launch& l = *launched;
   if (l.size > 16) ((void (*)(Parameters))l.function)(l.parameters);
@@ -121,7 +120,7 @@ static void run_blocks(Launch& l) {
       ++resident;
       blocks.emplace_back(l.threads);
       for (unsigned i = 0; i < l.threads; ++i) {
-        const unsigned t = b & 1 ? l.threads - 1 - i : i;  // not always the first first
+        const unsigned t = b & 1 ? l.threads - 1 - i : i;  // odd blocks start with their last thread
         auto f = std::make_unique<Fibre>();
         f->lane = {t, l.threads, b, l.blocks}, f->of = &blocks.back();
         if (stacks.empty()) f->stack.reset(new char[STACK_BYTES]);
@@ -148,7 +147,7 @@ static void run_blocks(Launch& l) {
 typedef std::function<void()> Task;
 struct Graph { std::vector<Task> tasks; };
 
-static std::mutex streams_lock;  // taken before that of a stream
+static std::mutex streams_lock;  // lock before any stream's lock
 
 constexpr size_t MOST_QUEUED = 1000;
 
@@ -158,14 +157,14 @@ struct Stream {
   std::deque<Task> queue;
   bool busy = false, invalidated = false;
   std::unique_ptr<Graph> capture;
-  Launch* launch = nullptr;  // that the multiprocessors are at
+  Launch* launch = nullptr;  // the current launch
   unsigned long launches = 0, working = 0;
 
   explicit Stream(long multiprocessors) {
     std::thread([this] { work(); }).detach();
     for (long m = 1; m < multiprocessors; ++m) std::thread([this, m] { help(m); }).detach();
   }
-  // A full stream makes the host wait, as a GPU's does.
+  // A full stream makes the host wait, as on a GPU.
   void put(Task task) {
     for (;; usleep(1000)) {
       std::scoped_lock held(streams_lock, lock);
@@ -209,7 +208,7 @@ struct Stream {
     }
     run_blocks(l);
     std::unique_lock<std::mutex> held(lock);
-    launch = nullptr;  // who has not begun by now finds nothing left
+    launch = nullptr;  // a helper that has not begun finds no block left
     changed.wait(held, [this] { return working == 0; });
   }
   bool idle() {
@@ -257,7 +256,7 @@ struct Event {
   long long ns = 0;
 };
 
-// A kernel that is given an address which is nobody's would fault on a GPU; here it would read the host's memory.
+// Whether a parameter holds an unknown address. A GPU's kernel would fault on it; this one would read host memory.
 static bool wild_pointer(const Launch& l) {
   for (size_t i = 0; i + 8 <= l.size; i += 8) {
     uintptr_t word;
@@ -298,15 +297,15 @@ int gpu_host_function(void* stream, void (*function)(void*), void* argument) {
   stream_of(stream).put([=] { if (!device_status()) function(argument); });
   return 0;
 }
-// Copies and fills go through the default stream, which non-blocking streams do not wait for. What CUDA does not
-// promise to have done on return is done late here.
+// Copies and fills go through the default stream, which non-blocking streams do not wait for. Operations that CUDA may
+// finish after the call returns are late here on purpose.
 int gpu_memset(void* to, int value, size_t bytes) {
   if (const int status = entering("memset", bytes)) return status;
   if (!reachable((uintptr_t)to)) return 1;
   stream_of(nullptr).put([=] { usleep(300), memset(to, value, bytes); });
   return 0;
 }
-// From pageable memory a copy returns when that has been read, not when the device's has been written.
+// A copy from pageable memory returns when it has read the source, perhaps before it has written device memory.
 static int copy(void* to, const void* from, size_t bytes, int kind, Stream& stream) {
   const bool to_device = kind == 1 || kind == 3, from_device = kind == 2 || kind == 3;
   if ((to_device && !reachable((uintptr_t)to)) || (from_device && !reachable((uintptr_t)from))) return 1;
@@ -390,7 +389,7 @@ int gpu_event_record(Event* event, void* stream) {
   });
   return 0;
 }
-// Waits for what had been recorded when it was called, whatever is recorded later.
+// Waits for the last record before this call; later records do not matter.
 int gpu_stream_wait_event(void* stream, Event* event) {
   if (const int status = entering("streamWaitEvent")) return status;
   std::unique_lock<std::mutex> held(event->lock);

@@ -39,7 +39,7 @@ class RawKernel:
 
 
 class RawModule:
-    """A module from a file; it is loaded when something of it is asked for."""
+    """A module from a file; `get_function` loads it."""
 
     def __init__(self, *, path: str) -> None:
         self.file_path = path
@@ -49,7 +49,7 @@ class RawModule:
 
 
 class ndarray:
-    """An array in device memory, which is the host's here. `matmul` alone looks into it, when its turn comes."""
+    """An array in device memory, which is host memory here. Only `matmul` accesses it, in stream order."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Any = float, memptr: cuda.MemoryPointer | None = None) -> None:
         assert memptr, "nothing is allocated here"

@@ -21,7 +21,7 @@ class Function:
         stream: "streams.Stream | None" = None,
         enable_cooperative_groups: bool = False,
     ) -> None:
-        """The kernels that run here take one structure by value, an array of size 1 to CuPy."""
+        """The kernels take one structure by value, which CuPy sees as an array of size 1."""
         (value,) = args
         if not isinstance(value, np.ndarray) or value.size != 1:
             raise TypeError(

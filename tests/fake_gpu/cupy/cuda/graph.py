@@ -7,7 +7,7 @@ from . import stream as streams
 
 
 class Graph:
-    """What a stream has captured."""
+    """The operations that a stream has captured."""
 
     ptr: int
 

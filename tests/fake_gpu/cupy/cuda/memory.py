@@ -1,4 +1,4 @@
-"""`cupy.cuda.memory` of the software GPU: memory that somebody else has allocated."""
+"""`cupy.cuda.memory` of the software GPU: memory that CuPy has not allocated."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""CuPy's door to NCCL and RCCL: whether the library is there; importing it loads it."""
+"""CuPy's interface to NCCL and RCCL: whether the library is installed; the import loads it."""
 
 import ctypes
 import os

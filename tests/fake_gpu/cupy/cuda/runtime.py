@@ -39,7 +39,7 @@ def check_status(status: int) -> None:
 
 
 def _entering(call: str, amount: int = 0) -> None:
-    """Raises what this call has to raise here: no driver, too old a driver, no device, a fault."""
+    """Raises the error of this call, if there is one: no driver, an old driver, no device, or a fault."""
     if setting("DRIVER", RUNTIME_VERSION) < RUNTIME_VERSION // 1000 * 1000:
         check_status(100 if is_hip else 35)
     if not DEVICES:
@@ -48,7 +48,7 @@ def _entering(call: str, amount: int = 0) -> None:
 
 
 def _pointer(function: str, *arguments: Any) -> int:
-    """A call of the library whose first parameter is where an address goes."""
+    """Calls a library function that writes an address to its first parameter, and returns the address."""
     found = ctypes.c_void_p()
     check_status(status_of(function, ctypes.byref(found), *arguments))
     return found.value or 0
@@ -187,7 +187,7 @@ def freeHost(ptr: int) -> None:
 
 
 def hostRegister(ptr: int, size: int, flags: int) -> None:
-    """On HIP CuPy has only a stub, which fails."""
+    """CuPy has only a stub on HIP, which fails."""
     check_status(999 if is_hip else status_of("gpu_host_register", ptr, size, flags))
 
 
@@ -237,7 +237,7 @@ def ipcCloseMemHandle(devPtr: int) -> None:
 # Streams, events, graphs
 
 _HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-_host_functions: list[Any] = []  # alive as long as a graph may call them
+_host_functions: list[Any] = []  # kept alive, because a graph may call them
 
 
 def streamCreateWithPriority(flags: int, priority: int) -> int:

@@ -1,1 +1,1 @@
-"""Of nccl4py, what is asked for here."""
+"""The part of nccl4py that Wiretax uses."""

@@ -253,10 +253,10 @@ def test_few_branches_depend_on_the_kind_of_device():
     assert len(branches) <= MOST_DEVICE_BRANCHES, f"{len(branches)} branches: {branches}"
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_prose_is_plain(package):
-    paths = [path for path in prose.project_files() if path.parts[0] == package]
-    count = prose.count_folders(paths)[package]
+@pytest.mark.parametrize("folder", [*PACKAGES, "tests", "docs", "README.md"])
+def test_prose_is_plain(folder):
+    paths = [path for path in prose.project_files() if path.parts[0] == folder]
+    count = prose.count_folders(paths)[folder]
     worst = sorted(paths, key=lambda path: -prose.count_file(path).forms)[:5]
     assert count.per_thousand <= MOST_FORMS_PER_THOUSAND_WORDS, [str(path) for path in worst]
 

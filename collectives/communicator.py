@@ -80,7 +80,7 @@ class Communicator:
         self.mpi = MPI
         self.world = MPI.COMM_WORLD
         self.rank, self.size = self.world.rank, self.world.size
-        self.launched = _number_in(SIZE_VARIABLES) or 1  # ranks, as the launcher says
+        self.launched = launched_ranks() or 1
         self.node = self.world.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank = self.node.rank
         self.hosts = self.world.allreduce(int(self.local_rank == 0))

@@ -55,11 +55,10 @@ def launches_within(spans_ns: Stamps, ends_ns: Any) -> Progress:
 def _operands(world: World, width: int) -> tuple[list[Memory], Gemm]:
     """The matrices, and the matmul of all of its items. Raises DeviceError."""
     rows = 2 * ROWS * width  # on a GPU enough for 520 threads of each multiprocessor
-    sizes = (rows * INNER, INNER * COLUMNS, rows * COLUMNS)
-    memories = [world.device.private(4 * size) for size in sizes]
     draw = np.random.default_rng(0)
-    for memory, size in zip(memories[:2], sizes[:2], strict=True):
-        memory.write(draw.standard_normal(size, np.float32))
+    memories = [world.device.store(draw.standard_normal(size, np.float32))
+                for size in (rows * INNER, INNER * COLUMNS)]
+    memories.append(world.device.private(4 * rows * COLUMNS))
     addresses = [memory.address for memory in memories]
     items = rows // ROWS * COLUMNS // LANES
     return memories, Gemm(*addresses, COLUMNS, INNER, 0, items)

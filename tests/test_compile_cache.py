@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from bench.harness import tuned
-from kernels.devices.compile_cache import CompileError, cache_folder, cached_file, layout_checks
+from kernels.devices.compile_cache import CompileError, cache_folder, cached_file
 from kernels.devices.cpu import CpuModule, compile_kernel
+from kernels.devices.device import layout_checks
 from kernels.devices.gpu_driver import build
 from tests.another_user import as_root, said_as
 from tests.kernel_resources import nvrtc

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from kernels.devices.device import DeviceError
+from kernels.devices.device import DeviceError, layout_checks
 
 SOURCES = Path(__file__).parents[1]  # kernels/
 REMEDY = "set XDG_CACHE_HOME to a folder of your own"
@@ -36,20 +36,6 @@ def source_with_headers(source: Path) -> list[Path]:
             if header not in paths:
                 paths.append(header)
     return paths
-
-
-def layout_checks(structures: Sequence[type[ctypes.Structure]]) -> str:
-    """C++ text that compares structures' sizes and offsets with Python's, where `in` is `in_`."""
-    lines = [""]
-    for structure in structures:
-        name, size_bytes = structure.__name__, ctypes.sizeof(structure)
-        for field, *_ in structure._fields_:
-            member, offset = field.rstrip("_"), getattr(structure, field).offset
-            lines.append(f"static_assert(__builtin_offsetof({name}, {member}) == {offset}, "
-                         f'"{name}.{member} is at byte {offset} in Python and elsewhere in C++");')
-        lines.append(f"static_assert(sizeof({name}) == {size_bytes}, "
-                     f'"{name} has {size_bytes} B in Python and another size in C++");')
-    return "\n".join(lines)
 
 
 def cache_folder() -> Path:

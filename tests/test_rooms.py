@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from reports.store.result import read
+from tests.bench.test_cli import LAYERS
 from tests.launch import MPIRUN, ROOT
-from tests.test_cli import LAYERS
 
 SMALL = ("-b", "16K", "-e", "16K", "-n", "6", "--max-time", "60", "--lean")
 

@@ -1,0 +1,121 @@
+"""Starts real runs with a fault, from outside or from within (`fault_ranks.py`), and reads their ends."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from reports.store.result import read
+from reports.tables.show import text
+from tests.launch import MPIRUN, ROOT
+
+TIMEOUT_S = 2
+PROMISED_S = TIMEOUT_S + 2
+SOON_S = PROMISED_S + 1  # for a machine that has other work
+SMALL = ["-b", "16K", "-e", "16K", "--mode", "isolated", "--max-time", "20", "--timeout", str(TIMEOUT_S)]
+# With this option MPICH's launcher should spare the survivors of a killed rank; MPICH 5.0.2 does in one case of four.
+# Ranks in their own session that write standard error to a file (APART) always survive.
+SPARING = ("-disable-auto-cleanup",)
+APART = ("sh", "-c", 'exec setsid --wait "$@" 2>>"$SAID"', "sh")
+
+
+def wait_for(condition, patience_s=20.0):
+    """Return the condition's value once it is true."""
+    late_s = time.monotonic() + patience_s
+    while not (found := condition()):
+        assert time.monotonic() < late_s, "it never came to pass"
+        time.sleep(0.005)
+    return found
+
+
+def processes(out):
+    """Return the living processes of the runs in `out`: {process id: rank, or None}."""
+    found = {}
+    for process in psutil.process_iter():
+        try:
+            if any(str(out) in word for word in process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
+                is_rank = "witness.py" not in " ".join(process.cmdline())
+                found[process.pid] = process.environ().get("PMI_RANK") if is_rank else None
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def orphans():
+    """Return the names of our files in shared memory that no process maps."""
+    mapped = ""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            mapped += maps.read_text()
+        except OSError:
+            continue
+    ours = Path("/dev/shm").glob("wiretax-*")
+    return {path.name for path in ours if str(path) not in mapped}
+
+
+class Launch:
+    """A run in the background: `signal` sends a signal, `end` waits for the end."""
+
+    def __init__(self, out, *options, ranks=2, program=("-m", "bench.allreduce"), launcher=(), apart=False,
+                 small=SMALL, **environment):
+        self.out = out
+        python = [*(APART if apart else ()), sys.executable]
+        command = [MPIRUN, *launcher, "-n", str(ranks), *python, *program, *small, "--out", str(out), *options]
+        self.process = subprocess.Popen(
+            [str(word) for word in command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        )  # fmt: skip
+
+    def ranks(self):
+        """{rank: process id}"""
+        found = processes(self.out)
+        return {int(rank): pid for pid, rank in found.items() if rank is not None}
+
+    def blocks(self):
+        return sum(path.read_bytes().count(b'"kind":"block"') for path in self.out.glob("*.jsonl"))
+
+    def signal(self, pid, number):
+        self.moment_s = time.monotonic()
+        os.kill(pid, number)
+
+    def end(self, patience_s=20):
+        stdout, stderr = self.process.communicate(timeout=patience_s)
+        self.took_s = time.monotonic() - self.moment_s
+        return subprocess.CompletedProcess(self.process.args, self.process.returncode, stdout, stderr)
+
+
+def struck(out, rank, where, call, what, *options, ranks=2, spared=False):
+    """Run with this fault from within; return the output and the seconds from the fault to the end of all ranks."""
+    program, said = ["tests/ranks/fault_ranks.py", rank, where, call, what], out.with_suffix(".said")
+    run = Launch(out, *options, ranks=ranks, program=program, launcher=SPARING if spared else (), apart=spared,
+                 SAID=str(said))  # fmt: skip
+    run.moment_s = time.monotonic()
+    done = run.end(40)
+    if spared:
+        wait_for(lambda: not run.ranks())
+        done.stderr += said.read_text()
+    moment = re.search(r"struck at ([\d.]+)", done.stderr)
+    assert moment, done.stderr
+    return done, time.time() - float(moment[1])
+
+
+def said_in(done):
+    """Return the ranks' sentences about their end."""
+    return [line for line in done.stderr.splitlines() if line.startswith("wiretax:")]
+
+
+def sentence(done):
+    """Return the only sentence of a run that a fault has ended."""
+    assert len(said_in(done)) == 1, done.stderr
+    assert done.returncode == 1, done.stderr
+    return said_in(done)[0]
+
+
+def show(out):
+    """Return the output of `reports show` for the only run."""
+    [run] = out.glob("*.jsonl")
+    return text(read(run))

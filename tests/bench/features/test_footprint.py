@@ -1,0 +1,245 @@
+"""Tests `bench.footprint`: a matmul beside the collective, and the time that each loses to the other."""
+
+import os
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.features import background
+from bench.features.background import COLUMNS, INNER, LANES, ROWS, STRUCTURES, CoreMatmul, StreamMatmul, launches_within
+from bench.features.footprint import Footprint
+from bench.harness.iteration import ARRIVED, LEFT, stamp
+from bench.harness.suite import Axes
+from bench.machine import placement
+from kernels.devices.cpu import CpuDevice
+from kernels.devices.device import NEXT_ITERATION, Action, Arguments, Counts, Gate, Step, Watch
+from reports.store.case import beside, find_states
+from reports.store.result import read
+from reports.store.schema import Block
+from reports.tables.footprint import footprint
+from reports.tables.rows import views
+from reports.tables.table import render
+from tests import fake_gpu
+from tests.bench.machines import write
+from tests.launch import ROOT, mpirun
+from tests.reports.synthetic_run import write_run
+
+PRODUCT = """
+import numpy as np
+from types import SimpleNamespace
+from kernels.devices.gpu_driver import visible_gpus
+from kernels.devices.gpu import GpuDevice
+from tests.bench.features.test_footprint import product_is_right, some_is_done_beside
+device = GpuDevice(visible_gpus()[1][0])
+product_is_right(device)
+some_is_done_beside(device)
+"""
+
+
+def world_of(device: Any) -> Any:
+    return SimpleNamespace(device=device)
+
+
+def product_is_right(device: Any) -> None:
+    """Computes every item once and compares the product with numpy's."""
+    width = device.facts.get("multiprocessors", background.CPU_WIDTH)
+    memories, gemm = background._operands(world_of(device), width)
+    items, gemm.items = gemm.items, 1
+    call = device.caller(Step(device.compile("gemm", {}, STRUCTURES).kernel("gemm"), gemm))
+    for item in range(items):
+        gemm.first = item
+        call()
+    a, b, c = (memory.read().view(np.float32) for memory in memories)
+    expected = a.reshape(-1, INNER).astype(np.float64) @ b.reshape(INNER, COLUMNS)
+    assert np.abs(c.reshape(-1, COLUMNS) - expected).max() < 1e-2
+    assert 2.0 * ROWS * LANES * INNER * items == 2.0 * expected.size * INNER
+
+
+def waits(device: Any, timeout_ns: int) -> Any:
+    """Runs iterations that only wait for this time, on one rank."""
+    kernels = device.loop_kernels()
+    idle = Step(kernels.kernel("nothing"), Gate())
+    wait = Step(kernels.kernel("come_late"), Arguments(timeout_ns=timeout_ns))
+    actions = [NEXT_ITERATION, Action(idle), stamp(ARRIVED), Action(wait), stamp(LEFT)]
+    watch = device.watch(Watch())
+    return lambda counts: device.run(actions, idle, counts, watch)
+
+
+def some_is_done_beside(device: Any) -> None:
+    """While one stream waits for 40 ms, the matmul makes progress in the other stream. The progress is
+    nan if the matmul starts too late or ends too early; the next iteration then enqueues enough of it."""
+    matmul = StreamMatmul(world_of(device))
+    stamps, progress = matmul.during(waits(device, 40_000_000), Counts(4, 12))
+    assert (stamps.shape, progress.shape) == ((12, 4), (12,))
+    assert np.nanmax(progress) > 0
+
+
+def test_the_matmul_is_right_on_a_cpu():
+    """Half a matmul would take half the time and lose half as much."""
+    product_is_right(CpuDevice())
+
+
+@pytest.mark.parametrize("vendor", ["cuda", "hip"])
+def test_the_matmul_is_right_in_its_own_stream_on_a_gpu_in_software(vendor):
+    env = os.environ | fake_gpu.environment(vendor=vendor, sms=1)
+    done = subprocess.run([sys.executable, "-c", PRODUCT], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_progress_is_the_number_of_launches_within_a_span():
+    """Progress is linear between the ends of launches, and nan for spans that the launches do not cover."""
+    ends = np.array([1000, 2000, 4000])
+    spans = np.array([[1000, 2000], [1500, 3000], [2000, 2200], [900, 1500], [3000, 4001]])
+    progress = launches_within(spans, ends)
+    assert progress[:3] == pytest.approx([1.0, 1.0, 0.1])
+    assert np.isnan(progress[3:]).all()
+    assert np.isnan(launches_within(spans[:1], ends[:1])).all()
+
+
+def test_a_matmul_on_a_shared_core_has_about_half_the_rate():
+    """Otherwise its loss would mean nothing. A waiting rank takes about half of its core. The warm-up is
+    as long as the numpy threads of another test's matmul may spin."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        pytest.skip("one core")
+    device = CpuDevice()
+    rates = {}
+    try:
+        os.sched_setaffinity(0, {cpus[0]})
+        for core in cpus[:2]:
+            matmul = CoreMatmul(world_of(device), core)
+            stamps, progress = matmul.during(waits(device, 20_000_000), Counts(20, 20))
+            assert (stamps.shape, progress.shape) == ((20, 4), (20,))
+            rates[core] = np.nansum(progress) / (stamps[:, LEFT] - stamps[:, ARRIVED]).sum()
+    finally:
+        os.sched_setaffinity(0, set(cpus))
+    assert 0.2 < rates[cpus[0]] / rates[cpus[1]] < 0.8
+
+
+def test_a_short_call_is_measured_in_a_chain_beside_the_matmul():
+    """A call of one microsecond would rarely overlap with an item of the matmul."""
+    axes = Axes({}, lambda size: [], mode=Footprint.mode)
+    assert axes.modes(16 << 10) == ["chained"]
+    assert axes.modes(1 << 20) == ["isolated"]
+    assert Axes({}, lambda size: [], mode="both").modes(16 << 10) == ["isolated", "chained"]
+
+
+def test_a_rank_with_a_spare_core_runs_the_matmul_there(tmp_path):
+    options = ("--sizes", "16K,2M", "--algorithm", "auto,library", "-n", "24", "--out", tmp_path)
+    done = mpirun(1, "-m", "bench.footprint", *map(str, options))
+    if len(os.sched_getaffinity(0)) < 2:
+        assert done.returncode == 3
+        return
+    assert (done.returncode, done.stderr) == (0, "")
+    (path,) = tmp_path.glob("*.jsonl")
+    result = read(path)
+    with_it = [case for case in result.cases if beside(case.shape)]
+    assert {(case.size_bytes, case.mode) for case in with_it} == {(16 << 10, "chained"), (2 << 20, "isolated")}
+    assert {(case.status, case.n_wrong, case.bound_us) for case in with_it} == {("ok", 0, None)}
+    for case in result.cases:
+        rates = case.matmul_gflop_s, case.matmul_alone_gflop_s
+        assert all(rate and rate.median > 1 for rate in rates) if beside(case.shape) else rates == (None, None)
+    assert re.search(r"beside a matmul, chained, us of a call: what each\s+loses", done.stdout)
+    assert max(map(len, done.stdout.partition("note:")[2].partition("run:")[0].splitlines())) <= 80
+
+
+def test_without_a_spare_core_the_command_is_refused_once(tmp_path):
+    """On a rank's own core, the matmul and the rank would take turns, so the result would not be a footprint."""
+    cpus = sorted(os.sched_getaffinity(0))
+    try:
+        os.sched_setaffinity(0, set(cpus[:2]))
+        done = mpirun(2, "-m", "bench.footprint", "--out", str(tmp_path))
+    finally:
+        os.sched_setaffinity(0, set(cpus))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == ("bench.footprint: the matmul takes one core for each rank besides the "
+                           "ranks' own, and 2 ranks leave too few\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_python_dispatch_is_refused(tmp_path):
+    done = mpirun(1, "-m", "bench.footprint", "--dispatch", "python", "--out", str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "measured in the native loop: leave out --dispatch python" in done.stderr
+
+
+@pytest.mark.parametrize(("command", "options", "sentence"), [
+    ("allreduce", ["--beside", "gemm"], "unrecognized arguments: --beside gemm"),
+    ("footprint", ["--collective", "allreduce"], "invalid choice: 'allreduce'"),
+    ("footprint", ["--collective", "alltoall", "--in-place"], "an all-to-all has no in-place form"),
+    ("footprint", ["--collective", "alltoall", "-o", "sum"], "unrecognized arguments: -o sum"),
+    ("footprint", ["--arrival-skew", "5us"], "unrecognized arguments: --arrival-skew 5us"),
+])
+def test_a_bad_command_line_is_refused_once(tmp_path, command, options, sentence):
+    done = mpirun(2, "-m", f"bench.{command}", *options, "--out", str(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert sentence in done.stderr
+
+
+def test_another_collective_is_measured_beside_the_matmul(tmp_path):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core")
+    options = ("--collective", "all_gather", "--sizes", "2M", "-n", "12", "--lean")
+    done = mpirun(1, "-m", "bench.footprint", *options, "--out", str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    (path,) = tmp_path.glob("*.jsonl")
+    result = read(path)
+    assert result.run.benchmark == "footprint"
+    assert {case.collective for case in result.cases} == {"all_gather"}
+    assert {bool(beside(case.shape)) for case in result.cases} == {False, True}
+
+
+@pytest.mark.parametrize("vendor", ["cuda", "hip"])
+def test_the_command_on_gpus_in_software(tmp_path, vendor):
+    environment: dict[str, Any] = fake_gpu.environment(vendor=vendor, sms=2) | {"FAKE_NCCL_BINDING": "none"}
+    options = ("--sizes", "64K", "--mode", "isolated", "--algorithm", "two_shot+1b", "-n", "4", "-w", "0", "--lean")
+    done = mpirun(2, "-m", "bench.footprint", *options, "--out", str(tmp_path), **environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    (path,) = tmp_path.glob("*.jsonl")
+    result = read(path)
+    case = next(case for case in result.cases if beside(case.shape))
+    assert (case.status, case.n_wrong, result.run.cases[case.case].blocks) == ("ok", 0, 1)
+    assert "on each GPU of 2" in " ".join(done.stdout.split())
+
+
+def test_losses_and_gains_have_opposite_signs(tmp_path):
+    """A wrong sign would recommend the slower algorithm."""
+
+    def change(block: Block) -> Block:
+        if block.case % 2:  # beside the matmul: the call takes three times as long, the matmul has half its rate
+            block.time_us, block.total_us = 3 * block.time_us, 3 * (block.total_us or 0)
+            block.matmul_gflop_s, block.matmul_alone_gflop_s = 30.0, 60.0
+        return block
+
+    result = write_run(tmp_path, sizes=[1 << 20], algorithms=["auto"], modes=["isolated"], in_place=(False, False),
+                       n_blocks=12)
+    first, second = result.cases
+    second.shape = {"beside": "gemm"}
+    costs = {block.round: block for block in result.blocks if block.case == first.case}
+    for block in result.blocks:
+        if block.case == second.case:
+            block.time_us, block.total_us = costs[block.round].time_us, costs[block.round].total_us
+        change(block)
+    view = next(view for view in views(result) if beside(view[1]))
+    cells = [next(iter(column.cells)) for column in footprint(result, view, find_states(result.blocks)).columns]
+    assert cells[5:7] == ["200 % [200 200]", "50 % [50 50]"]
+    assert "60.0 GFLOP/s a rank" in " ".join(render(result).split())
+
+
+def test_no_rank_uses_any_thread_of_a_free_core(tmp_path, machine):
+    """A matmul on the second thread of a rank's core would slow the rank."""
+    siblings = {0: "0,4", 4: "0,4", 1: "1,5", 5: "1,5", 2: "2", 3: "3"}
+    machine(write(tmp_path, {placement.SIBLINGS.format(cpu): cores for cpu, cores in siblings.items()}))
+    assert placement.cores([0, 1, 2, 4, 5]) == [[0, 4], [1, 5], [2]]
+    assert placement.one_per_core([0, 1, 2, 4, 5]) == [0, 1, 2, 4, 5]
+
+
+def test_a_chain_of_products_is_refused(tmp_path):
+    done = mpirun(1, "-m", "bench.footprint", "-o", "prod", "-b", "16K", "-e", "16K", "--out", str(tmp_path))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "no case can be measured: a chain of products leaves every datatype's range" in done.stderr

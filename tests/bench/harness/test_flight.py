@@ -1,0 +1,117 @@
+"""Flight records and the witness in a shared folder, on an old kernel and on a full disk.
+
+A good run ends with status 0, a bad run prints one sentence, and other users' files stay unchanged.
+"""
+
+import os
+import platform
+import re
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.harness.watchdog import FlightRecord
+from bench.harness.witness import clear_up
+from tests.bench.faulty_runs import Launch, processes, said_in, wait_for
+from tests.bench.small_disk import Disk
+from tests.launch import mpirun
+
+SHORT = ("--algorithm", "ring", "-n", "10")
+on_x86_64 = pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of system calls are x86-64's")
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "results"
+
+
+def refused(out, what, *options):
+    """Start a run; the kernel refuses something to its ranks and to their child processes."""
+    run = Launch(out, *options, program=["tests/ranks/refused_ranks.py", what])
+    run.moment_s = time.monotonic()
+    return run
+
+
+@on_x86_64
+def test_a_good_run_completes_on_a_kernel_that_shows_the_witness_less(out):
+    done = refused(out, "pidfd", *SHORT).end(60)
+    assert (done.returncode, done.stderr) == (0, "")
+    wait_for(lambda: not processes(out), 2)
+    assert {path.suffix for path in out.iterdir()} == {".jsonl", ".png", ".samples"}
+
+
+@on_x86_64
+def test_ranks_that_cannot_start_processes_are_refused_with_one_sentence(out):
+    done = refused(out, "processes").end(60)
+    assert done.returncode == 2
+    assert re.fullmatch(r"bench\.allreduce: rank 0: cannot watch over the ranks in \S+\.flight: "
+                        r"Resource temporarily unavailable\n", done.stderr), done.stderr
+    assert not list(out.iterdir())
+
+
+def test_the_target_of_a_link_in_a_shared_folder_stays_unchanged(tmp_path):
+    film, planted, own = (tmp_path / name for name in ("downloads", "run.samples", "own.samples"))
+    for folder in (film, own):
+        folder.mkdir()
+        (folder / "film.mkv.part").write_text("not ours")
+    planted.symlink_to(film)
+    for name in ("run", "own"):
+        clear_up(tmp_path / f"{name}.flight", [])
+    assert list(film.iterdir())
+    assert not list(own.iterdir())
+
+
+def test_no_other_user_can_write_to_the_folder_of_records(out):
+    former = os.umask(0o002)
+    try:
+        run = Launch(out, *SHORT)
+    finally:
+        os.umask(former)
+    [flight] = wait_for(lambda: list(out.glob("*.flight")))
+    assert stat.S_IMODE(flight.stat().st_mode) == 0o755
+    run.moment_s = time.monotonic()
+    assert run.end(60).returncode == 0
+
+
+def test_a_record_is_never_written_through_a_link(tmp_path):
+    mine, flight = tmp_path / "bashrc", tmp_path / "run.flight"
+    mine.write_text("mine")
+    flight.mkdir()
+    (flight / "rank-0").symlink_to(mine)
+    with pytest.raises(FileExistsError):
+        FlightRecord("run", flight, 0, 2, {})
+    assert mine.read_text() == "mine"
+
+
+def test_survivors_of_a_late_rank_print_one_sentence_on_a_full_disk(tmp_path):
+    try:
+        disk = Disk(tmp_path / "disk", 2 << 20)
+    except OSError as error:
+        pytest.skip(str(error))
+    out = disk.at / "results"
+    try:
+        run = Launch(out, *SHORT, program=["tests/ranks/fault_ranks.py", 1, "plan", 1, "sleep"], ranks=3)
+        wait_for(lambda: [path.stat().st_size for path in out.glob("*.flight/rank-*")] == [4096] * 3)
+        disk.fill()
+        run.moment_s = time.monotonic()
+        done = run.end(30)
+        assert len(said_in(done)) == 1, done.stderr
+        assert done.returncode == 1
+    finally:
+        disk.close()
+
+
+def test_named_shared_memory_of_a_killed_rank_is_removed(out):
+    others = Path(f"/dev/shm/wiretax-1-{os.getpid()}-{'0' * 32}")
+    others.touch()
+    try:
+        done = mpirun(2, "tests/ranks/tampered_ranks.py", "killed", "-b", "16K", "-e", "16K", *SHORT, "--out", str(out))
+        assert done.returncode != 0
+        named = done.stderr.split("holds ")[1].split()[0]
+        wait_for(lambda: not processes(out), 5)
+        assert not Path(named).exists()
+        assert others.exists()
+    finally:
+        others.unlink()

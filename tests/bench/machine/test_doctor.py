@@ -1,0 +1,340 @@
+"""Tests the doctor on recorded machines, with a fake NVML for the driver, and on the fake GPU.
+
+The doctor must give the reason for each problem, must not show a guess as a fact, and must give useful advice.
+"""
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from bench.machine import gpu_state
+from bench.machine.diagnosis import page, problems, summary, unknowns
+from bench.machine.gpu_state import link_facts
+from bench.machine.gpus import examine
+from tests.bench.machines import fake_nvml, lay_out, recorded, with_acs, write
+from tests.fake_gpu import environment
+from tests.launch import mpirun
+
+VEGA20_PAIR = "two_vega20_under_a_switch"
+
+
+@pytest.fixture
+def nvml(monkeypatch):
+    """Installs `machines.fake_nvml`."""
+
+    def install(gpus, status=0):
+        fake = fake_nvml(gpus, status)
+        monkeypatch.setitem(sys.modules, "pynvml", fake)
+        forget()
+        return fake
+
+    def forget():
+        gpu_state.nvml.cache_clear()
+        gpu_state.handle.cache_clear()
+
+    forget()
+    yield install
+    forget()
+
+
+def only(sentences, *words):
+    """Returns the only sentence with all these words."""
+    sentences = list(sentences)
+    matches = [sentence for sentence in sentences if all(word in sentence for word in words)]
+    assert len(matches) == 1, sentences
+    return matches[0]
+
+
+def test_a_recorded_card_in_a_chipset_slot_is_reported_with_its_slowdown(tmp_path, machine):
+    machine(lay_out(tmp_path, "x570_chipset"))
+    facts = examine(["0000:05:00.0", "0000:0a:00.0"])
+    assert only(problems(facts), "chipset") == (
+        "GPU 0 (0000:05:00.0) runs at PCIe 4 x4 through the chipset, its card supports PCIe 4 x16: "
+        "32 MB takes about 4 times as long."
+    )
+    assert only(unknowns(facts), "PCIe links of GPU 0, 1: run lspci -vv as root")
+
+
+def test_the_slot_of_a_recorded_radeon_counts_and_not_its_inner_link(tmp_path, machine):
+    machine(lay_out(tmp_path, "rdna4_in_x8_slot"))
+    facts = examine(["0000:03:00.0"])
+    sentence = only(problems(facts), "GPU 0 (0000:03:00.0) runs")
+    assert "PCIe 4 x8, its card supports PCIe 5 x16: 32 MB takes about 4 times as long" in sentence
+
+
+def test_a_recorded_idle_card_is_not_reported_as_slow_but_its_small_bar_is(tmp_path, nvml, machine):
+    nvml({"0000:07:00.0": {"name": "GeForce RTX 2070", "memory": 8 << 30, "bar1": 256 << 20}})
+    machine(lay_out(tmp_path, "rtx2070_idle"))
+    facts = examine(["0000:07:00.0"])
+    assert "256 of its 8192 MiB" in only(problems(facts), "resizable BAR")
+    assert not [sentence for sentence in problems(facts) if "times as long" in sentence]
+    facts["gpus"][0]["bar_bytes"] = 16 << 30
+    assert not [sentence for sentence in problems(facts) if "BAR" in sentence]
+
+
+def test_a_recorded_switch_with_acs_is_named_with_the_command_that_turns_it_off(tmp_path, machine):
+    root = machine(lay_out(tmp_path, "acs_on_a_plx_switch"))
+    facts = examine(["0000:0d:01.0", "0000:11:01.0"])
+    sentence = only(problems(facts), "ACS")
+    assert "0000:0b:00.0, 0000:0b:10.0" in sentence
+    assert "setpci -s 0000:0b:00.0 ECAP_ACS+6.w=0000; setpci -s 0000:0b:10.0" in sentence
+    for port in ("0000:0b:00.0", "0000:0b:10.0"):  # SrcValid alone does not redirect requests
+        (root / f"sys/bus/pci/devices/{port}/config").write_bytes(with_acs(1))
+    assert not [s for s in problems(examine(["0000:0d:01.0", "0000:11:01.0"])) if "ACS" in s]
+
+
+def test_acs_that_only_root_may_read_is_unknown_with_the_command_to_run(tmp_path, machine):
+    root = machine(lay_out(tmp_path, "acs_on_a_plx_switch"))
+    for path in (root / "sys/devices").rglob("config"):
+        path.write_bytes(path.read_bytes()[:64])
+    facts = examine(["0000:0d:01.0", "0000:11:01.0"])
+    assert not [sentence for sentence in problems(facts) if "ACS" in sentence]
+    ports = "0000:0b:00.0, 0000:0b:10.0"
+    assert only(unknowns(facts), f"ACS at {ports}: run lspci -vvv as root on the host")
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(1, "chipset"), (2, "GeForce"), (3, "topology"), (4, "RegistryDwords"), (5, "not support")],
+)
+def test_the_driver_s_refusal_for_a_recorded_pair_is_explained(tmp_path, nvml, status, words, machine):
+    nvml({"0000:01:00.0": {}, "0000:03:00.0": {}}, status)
+    machine(lay_out(tmp_path, "two_rtx5090_on_one_root_complex"))
+    facts = examine(["0000:01:00.0", "0000:03:00.0"])
+    assert facts["pairs"][0]["path"] == "PCIe, same root complex"
+    sentence = only(problems(facts), "No peer access from GPU 0 to 1, 1 to 0", words)
+    assert f"topo -p2p r: {['OK', 'CNS', 'GNS', 'TNS', 'DR', 'NS'][status]}" in sentence
+    facts |= {"peers": "host_staged", "refusals": ["mapped: rank 0: the driver refuses"]}
+    assert summary(facts) == [
+        "Between the GPUs: PCIe, same root complex.",
+        "GPU links at full speed: PCIe 5 x8 (card maximum: PCIe 5 x16).",
+        sentence,
+        "Some facts are unknown: python -m bench.doctor tells how to get them.",
+    ]
+
+
+def test_allowed_and_unknown_peers_are_no_problem(tmp_path, nvml, machine):
+    machine(lay_out(tmp_path, "two_rtx5090_on_one_root_complex"))
+    nvml({"0000:01:00.0": {}, "0000:03:00.0": {}}, 0)
+    facts = examine(["0000:01:00.0", "0000:03:00.0"])
+    assert "allowed" in page(facts)
+    assert not [s for s in problems(facts) if "peer" in s]
+    nvml({})
+    facts = examine(["0000:01:00.0", "0000:03:00.0"])
+    assert not [s for s in problems(facts) if "peer" in s]
+    assert only(unknowns(facts), "peer access: run mpirun -n 2", "nvidia-smi topo -p2p r")
+    assert only(unknowns(facts), "NVLink or xGMI of GPU 0, 1: run nvidia-smi nvlink -s")
+    assert only(unknowns(facts), "resizable BAR of GPU 0, 1: run nvidia-smi -q -d MEMORY")
+
+
+def test_a_link_down_names_its_recorded_pair_on_a_fake_gpu(tmp_path, nvml, machine):
+    machine(tmp_path)
+    machine = recorded("nvlink_pairs_of_four_rtx3090")
+    ids = [f"0000:{bus}:00.0" for bus in ("01", "21", "41", "61")]
+    peers = {a: b for pair in machine["pairs"] for a, b in (pair, pair[::-1])}
+    gpus = {bus_id: {"nvlinks": [(True, ids[peers[number]])] * machine["links"]}
+            for number, bus_id in enumerate(ids)}  # fmt: skip
+    nvml(gpus)
+    facts = examine(ids)
+    paths = {(pair["reader"], pair["owner"]): pair["path"] for pair in facts["pairs"]}
+    assert paths[0, 2] == paths[3, 1] == "NVLink x4"
+    assert paths[0, 1] == "unknown"
+    assert only(unknowns(facts), "path between GPUs", "lspci -tv")
+    assert not [s for s in problems(facts) if "NVLink" in s]
+    gpus[ids[2]]["nvlinks"][3] = (False, ids[0])
+    facts = examine(ids)
+    assert only(problems(facts), "NVLinks of GPU 2 are down: 3 (to GPU 0);")
+
+
+def test_the_unknown_ends_of_recorded_nvlinks_are_named_as_unknown(tmp_path, nvml, machine):
+    machine(tmp_path)
+    ups = recorded("nvlinks_of_a_v100")["nvlinks_up"]
+    nvml({"0000:01:00.0": {"nvlinks": [(up, "0000:02:00.0" if up else None) for up in ups]}})
+    assert only(problems(examine(["0000:01:00.0"])), "nvidia-smi nvlink -R",
+                "NVLinks of GPU 0 are down: 3 (to an unknown end), 5 (to an unknown end)")
+
+
+KFD_NODES = "sys/class/kfd/kfd/topology/nodes"
+
+
+def amd_pair(root, **files):
+    """The recorded pair below one switch, in KFD's format with no link between the two."""
+    counts = "simd_count 240\np2p_links_count 0"
+    nodes = {
+        f"{KFD_NODES}/{number}/properties": f"{counts}\nlocation_id {bus << 8}"
+        for number, bus in ((1, 0x3F), (2, 0x43))
+    }
+    return write(lay_out(root, VEGA20_PAIR), {**nodes, **files})
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ({"sys/module/amdgpu/parameters/noretry": "1"}, "built without CONFIG_HSA_AMD_P2P"),
+        ({"sys/module/amdgpu/parameters/pcie_p2p": "N"}, "pcie_p2p=0"),
+        ({"sys/module/amdgpu/parameters/pcie_p2p": "Y",
+          "sys/bus/pci/devices/0000:43:00.0/mem_info_vram_total": "17163091968",
+          "sys/bus/pci/devices/0000:43:00.0/resource": "0x380400000000 0x38040fffffff 0x14220c"},
+         "resizable BAR is off"),
+        ({}, "the reason is unknown; as root on the host run dmesg"),
+    ],
+)  # fmt: skip
+def test_the_reason_why_a_recorded_amd_pair_are_no_peers(tmp_path, files, why, machine):
+    machine(amd_pair(tmp_path, **files))
+    facts = examine(["0000:3f:00.0", "0000:43:00.0"])
+    assert why in only(problems(facts), "No peer access from GPU 0 to 1")
+    assert facts["pairs"][0]["path"] == "PCIe, below the same switch"
+
+
+def test_a_copy_much_slower_than_its_link_is_a_problem(tmp_path, machine):
+    machine(lay_out(tmp_path, VEGA20_PAIR))
+    facts = examine(["0000:3f:00.0", "0000:43:00.0"])
+    facts["peers"] = "mapped"
+    facts["pairs"][0]["gb_s"], facts["pairs"][1]["gb_s"] = 5.0, 13.0
+    assert only(problems(facts), "reads GPU") == (
+        "GPU 0 reads GPU 1 at 5.0 GB/s, less than half of the link's 15.8 GB/s."
+    )
+    assert re.search(r"1 reads 0 .* mapped +13.0 GB/s +15.8 GB/s", page(facts))
+
+
+def test_ranks_that_share_a_gpu_are_peers_on_it(tmp_path, machine):
+    machine(lay_out(tmp_path, "acs_on_a_plx_switch"))
+    facts = examine(["0000:0d:01.0"] * 2)
+    assert {pair["path"] for pair in facts["pairs"]} == {"the same GPU"}
+    assert not [s for s in problems(facts) if "peer" in s or "ACS" in s]
+
+
+def test_xgmi_of_the_recorded_pair_is_its_path(tmp_path, machine):
+    links = {f"{KFD_NODES}/{n}/io_links/0/properties": f"type 11\nnode_from {n}\nnode_to {3 - n}"
+             for n in (1, 2)}  # fmt: skip
+    machine(amd_pair(tmp_path, **links))
+    facts = examine(["0000:3f:00.0", "0000:43:00.0"])
+    assert {pair["path"] for pair in facts["pairs"]} == {"xGMI"}
+    assert not [sentence for sentence in problems(facts) if "peer" in sentence]
+
+
+def test_a_translating_iommu_is_reported_with_its_remedy(tmp_path, machine):
+    kind = "sys/bus/pci/devices/0000:3f:00.0/iommu_group/type"
+    root = machine(amd_pair(tmp_path, **{kind: "DMA-FQ"}))
+    assert "iommu=pt" in only(problems(examine(["0000:3f:00.0", "0000:43:00.0"])), "IOMMU")
+    write(root, {kind: "identity"})
+    facts = examine(["0000:3f:00.0", "0000:43:00.0"])
+    assert not [sentence for sentence in problems(facts) if "IOMMU" in sentence]
+
+
+def test_the_small_shm_of_a_container_is_a_problem(tmp_path, machine, monkeypatch):
+    machine(amd_pair(tmp_path))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=64 << 20))
+    assert only(problems(examine(["0000:3f:00.0"])), "/dev/shm holds 64 MiB", "--ipc=host")
+
+
+def test_ranks_in_several_containers_are_reported_with_the_remedy(tmp_path, machine):
+    machine(amd_pair(tmp_path))
+    facts = examine(["0000:3f:00.0"]) | {"apart": True}
+    assert only(problems(facts), "docker run --ipc=host --pid=host")
+
+
+def test_a_link_above_the_switch_that_a_pair_shares_does_not_count_on_its_path(tmp_path, machine):
+    machine(lay_out(tmp_path, VEGA20_PAIR))
+    facts = examine(["0000:3f:00.0", "0000:43:00.0"])
+    for gpu in facts["gpus"]:
+        gpu["links"] = {"0000:3a:00.0": (16.0, 4)} | gpu["links"]
+    assert "15.8 GB/s" in page(facts)
+    assert "PCIe 4 x4" in page(facts)
+
+
+def test_the_page_fits_and_the_summary_is_short_for_every_recorded_machine(tmp_path, machine):
+    for name in ("x570_chipset", VEGA20_PAIR, "two_mi210_across_sockets", "rdna4_in_x8_slot"):
+        root = machine(lay_out(tmp_path / name, name))
+        classes = sorted((root / "sys/bus/pci/devices").glob("*/class"))
+        ids = [path.parent.name for path in classes if path.read_text().startswith("0x03")]
+        facts = examine(ids)
+        text = page(facts)
+        assert max(map(len, text.splitlines())) <= 100, text
+        assert 1 <= len(summary(facts)) <= 4
+        json.dumps(facts)  # the head of a run stores the facts as JSON
+
+
+def test_without_a_gpu_it_names_the_places_searched_and_exits_with_3():
+    done = mpirun(1, "-m", "bench.doctor")
+    assert done.returncode == 3
+    for place in ("/sys/bus/pci/devices", "libcuda.so.1", "libamdhip64.so"):
+        assert place in done.stdout
+    assert not done.stderr
+
+
+def test_a_bad_option_gives_one_sentence_and_status_2():
+    done = mpirun(2, "-m", "bench.doctor", "--format")
+    assert done.returncode == 2
+    assert done.stderr.count("bench.doctor:") == 1
+
+
+@pytest.mark.parametrize("vendor", ["cuda", "hip"])
+def test_copies_between_all_pairs_and_within_all_kinds_of_memory_are_timed_on_a_fake_gpu(vendor):
+    done = mpirun(2, "-m", "bench.doctor", timeout_s=120, **environment(vendor=vendor))
+    assert done.returncode == 0, done.stderr
+    reads = re.findall(r"^(\d reads \d) .* mapped +(\S+) GB/s", done.stdout, re.MULTILINE)
+    assert [pair for pair, _ in reads] == ["0 reads 1", "1 reads 0"]
+    kinds = {"cuda": ["plain"], "hip": ["uncached", "fine_grained", "coarse_grained"]}[vendor]
+    pattern = r"^Copies within GPU \d, read and write, GB/s: (.*)"
+    lines = re.findall(pattern, done.stdout, re.MULTILINE)
+    copies = [copy.split() for line in lines for copy in line.split(", ")]
+    assert [kind for kind, _ in copies] == kinds * 2
+    assert min(float(rate) for _, rate in reads + copies) > 0
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert "full speed" not in done.stdout
+
+
+def test_refused_peers_are_reported_with_the_driver_s_error_on_a_fake_gpu():
+    done = mpirun(2, "-m", "bench.doctor", timeout_s=120, **environment(peer=0))
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"0 reads 1 .* host_staged", done.stdout)
+    assert "Peer memory was refused: mapped: " in done.stdout
+
+
+def test_gpus_are_examined_even_if_no_peer_memory_works_on_a_fake_gpu():
+    variables = environment(fail="hostRegister,ipcOpenMemHandle")
+    done = mpirun(2, "-m", "bench.doctor", timeout_s=120, **variables)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"0 reads 1 .* unknown", done.stdout)
+    text = " ".join(done.stdout.split())
+    assert "Peer memory was refused: mapped: rank 0: on GPU 0000:41:00.0, ipcOpenMemHandle" in text
+
+
+def test_clocks_link_and_throttling_from_a_fake_nvml_and_from_amdgpu_s_files(tmp_path, nvml, machine):
+    nvml({"0000:01:00.0": {}})
+    assert link_facts("0000:01:00.0") == {
+        "sm_clock_mhz": 2520, "memory_clock_mhz": 14001, "pcie_generation": 5, "pcie_width": 8,
+        "power_w": 281.5, "throttle": ["SwPowerCap"]}  # fmt: skip
+    assert link_facts("0000:02:00.0") == {}
+    root = machine(write(lay_out(tmp_path, "rdna4_in_x8_slot"), {
+        "sys/bus/pci/devices/0000:03:00.0/pp_dpm_sclk": "0: 500Mhz\n1: 2350Mhz *",
+        "sys/bus/pci/devices/0000:03:00.0/pp_dpm_mclk": "0: 96Mhz *\n1: 1258Mhz"}))  # fmt: skip
+    assert link_facts("0000:03:00.0") == {
+        "sm_clock_mhz": 2350, "memory_clock_mhz": 96, "pcie_generation": 4,
+        "pcie_width": 8}  # fmt: skip
+    clock = {"sys/bus/pci/devices/0000:07:00.0/pp_dpm_sclk": "0: 1Mhz *"}
+    machine(write(lay_out(tmp_path / "idle", "rtx2070_idle"), clock))
+    facts = {"sm_clock_mhz": 1, "pcie_generation": 1, "pcie_width": 16}
+    assert link_facts("0000:07:00.0") == facts
+    machine(root)
+    began = time.thread_time()
+    for _ in range(100):
+        link_facts("0000:03:00.0")
+    assert (time.thread_time() - began) / 100 < 2e-3  # CPU time: takes half of this limit on an idle machine
+
+
+def test_the_fake_nvml_has_the_functions_and_numbers_of_the_real_one(nvml):
+    real = pytest.importorskip("pynvml")
+    fake = nvml({})
+    for name, value in vars(fake).items():
+        assert hasattr(real, name), name
+        if isinstance(value, int):
+            assert getattr(real, name) == value, name
+    calls = set(re.findall(r'"(nvml\w+)"', Path(gpu_state.__file__).read_text()))
+    assert calls <= set(vars(fake))

@@ -1,0 +1,231 @@
+"""Tests the facts of a machine, on this machine and on recorded trees of /proc and /sys.
+
+A wrong identity would compare a baseline with another machine. A shared result file must not contain
+names, and the table must report every threat.
+"""
+
+import os
+import re
+import socket
+
+import pytest
+
+from bench.machine.environment import (
+    cpu_ticks,
+    describe,
+    gpu_facts,
+    identities,
+    scrub_argv,
+    scrub_value,
+    steal_share,
+    threats,
+)
+from bench.machine.placement import SIBLINGS
+from reports.tables.table import render
+from tests.bench.machines import write
+from tests.reports.synthetic_run import write_run
+
+CPUINFO = "processor\t: 0\nmodel name\t: Some CPU @ 3GHz\nflags\t\t: fpu avx2 f16c{more}\n"
+
+
+def test_facts_of_this_machine_agree_with_the_operating_system():
+    env = describe()
+    assert env["cpu.logical"]["value"] == os.sysconf("SC_NPROCESSORS_ONLN")
+    assert env["os.kernel"]["value"] == os.uname().release
+    assert 1 <= env["cpu.cores"]["value"] <= env["cpu.logical"]["value"]
+
+
+def test_every_fact_has_a_value_a_source_and_a_status_and_advice_if_it_is_unknown():
+    for name, fact in describe().items():
+        assert set(fact) == {"value", "source", "status"}, name
+        assert fact["status"] in ("ok", "unknown"), name
+        if fact["status"] == "unknown":
+            assert fact["value"] == "unknown", name
+            assert "look at" in fact["source"], name
+
+
+def test_nothing_names_the_host_the_user_or_a_path(monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "node-seven")
+    secrets = {
+        "UCX_NET_DEVICES": "mlx5_0:1", "CXX": "/home/someone/bin/g++",
+        "NCCL_COMM_ID": "10.0.0.1:99", "FI_PROVIDER": "node7.cluster.local",
+        "CUDA_VISIBLE_DEVICES": "GPU-8a7b6c5d-1234-5678-9abc-def012345678",
+        "AWS_SECRET_ACCESS_KEY": "topsecret", "UCX_TLS": "self,sm"}  # fmt: skip
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    env = describe(compiler="g++ 12.2.0 (/home/someone/gcc)")
+    text = " ".join(str(fact["value"]) for fact in env.values())
+    for leak in ("node-seven", "mlx5", "someone", "10.0.0.1", "GPU-8a", "cluster", "topsecret"):
+        assert leak not in text
+    assert "/" not in text
+    assert env["env.UCX_TLS"]["value"] == "self,sm"
+    assert env["env.CXX"]["value"] == "<set>"
+    assert describe(with_hostname=True)["host.name"]["value"] == "node-seven"
+
+
+@pytest.mark.parametrize(
+    "value", ["self,sm", "Ring", "^openib", "4", "0.5", "", "release_gather", "-1"])
+def test_plain_values_are_kept(value):
+    assert scrub_value(value) == value
+
+
+@pytest.mark.parametrize(
+    "value", ["/opt/x", "a:b", "10.0.0.1", "fe80::1", "me@there", "a.b", "x" * 33, "a b", "a\nb"])
+def test_values_that_could_be_names_are_replaced(value):
+    assert scrub_value(value) == "<set>"
+
+
+def test_command_line_keeps_its_meaning_without_its_paths():
+    argv = [
+        "bench/allreduce.py", "-b", "16K", "--out", "private", "--out=private", "-J", "private",
+        "-Jprivate", "--algorithm", "one_shot,library", "--plot=/tmp/a=b.png", "me@host",
+        "10.0.0.1", "-T", "2.5", "~"]
+    assert scrub_argv(argv) == [
+        "<path>", "-b", "16K", "--out", "<path>", "--out=<path>", "-J", "<path>", "-J<path>",
+        "--algorithm", "one_shot,library", "--plot=<path>", "<set>", "<set>", "-T", "2.5", "<path>"]
+
+
+def test_the_two_identities_follow_hardware_and_software():
+    env = describe()
+    other_kernel = {**env, "os.kernel": {**env["os.kernel"], "value": "1.0"}}
+    other_cpu = {**env, "cpu.model": {**env["cpu.model"], "value": "another"}}
+    libraries = "MPICH 5.0.2", "g++ 12"
+    ids = machine_id, software_id = identities(env, *libraries)
+    assert all(re.fullmatch("[0-9a-f]{12}", digits) for digits in ids)
+    of_kernel, of_cpu = identities(other_kernel, *libraries), identities(other_cpu, *libraries)
+    assert of_kernel[0] == machine_id != of_cpu[0]
+    assert of_cpu[1] == software_id != of_kernel[1]
+    assert identities(env, "MPICH 5.0.1", "g++ 12")[1] != software_id
+    assert identities(env, "MPICH 5.0.2", "g++ 13")[1] != software_id
+    quieter = {**env, "os.load_1min": {**env["os.load_1min"], "value": 99.0}}
+    assert identities(quieter, *libraries) == ids
+
+
+def test_recorded_tree_of_a_troubled_virtual_machine(tmp_path, machine):
+    cpu = "sys/devices/system/cpu"
+    cache = {"level": "1", "type": "Data", "size": "32K"}
+    machine(write(tmp_path, {
+        "proc/cpuinfo": CPUINFO.format(more=" hypervisor avx512f"),
+        "proc/loadavg": "1.26 0.5 0.1 2/83 4159",
+        "proc/stat": "cpu  50 0 20 100 0 0 0 30 0 0\ncpu0 1 1 1 1",
+        "proc/self/cgroup": "0::/a/b",
+        "sys/fs/cgroup/cpu.max": "max 100000",
+        "sys/fs/cgroup/a/cpu.max": "150000 100000",
+        "sys/fs/cgroup/a/b/cpu.max": "300000 100000",
+        "sys/class/dmi/id/sys_vendor": "QEMU",
+        f"{cpu}/intel_pstate/no_turbo": "0",
+        **{f"{cpu}/cpu{i}/cpufreq/scaling_governor": "powersave" for i in range(4)},
+        **{SIBLINGS.format(i): ("0-1", "2-3")[i // 2] for i in range(4)},
+        **{f"{cpu}/cpu{i}/cache/index0/{name}": cache[name] for i in range(4) for name in cache},
+        **{f"{cpu}/cpu{i}/cache/index0/shared_cpu_list": ("0-1", "2-3")[i // 2] for i in range(4)},
+    }))
+    env = describe()
+    values = {name: fact["value"] for name, fact in env.items()}
+    expected = {
+        "cpu.model": "Some CPU @ 3GHz", "cpu.cores": 2,
+        "cpu.caches": "L1d 32K x 2", "cpu.governor": "powersave",
+        "cpu.turbo": True,
+        "os.virtualisation": "QEMU", "os.load_1min": 1.26, "os.steal_share_since_boot": 0.15,
+        "os.cgroup_cpu_quota": 1.5, "numa.nodes": "unknown",
+    }
+    assert {name: values[name] for name in expected} == expected
+    env["cpu.logical"]["value"] = 4
+    text = " ".join(threats(env))
+    for word in ("virtual machine (QEMU)", "powersave", "1.3", "SMT", "1.5 CPUs", "15%", "Turbo"):
+        assert word in text
+
+
+def test_recorded_tree_of_a_quiet_bare_machine_raises_no_alarm(tmp_path, machine):
+    machine(write(tmp_path, {
+        "proc/cpuinfo": CPUINFO.format(more=""),
+        "proc/loadavg": "0.05 0.5 0.1 2/83 4159",
+        "proc/stat": "cpu  50 0 20 100 0 0 0 0 0 0",
+        "proc/self/cgroup": "1:cpu,cpuacct:/x\n0::/",
+        "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1",
+        "sys/devices/system/cpu/cpufreq/boost": "0",
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "performance",
+    }))
+    env = describe()
+    assert env["os.virtualisation"]["value"] == "none"
+    assert env["os.cgroup_cpu_quota"]["value"] == "none"
+    assert env["cpu.turbo"]["value"] is False
+    assert not list(threats(env))
+
+
+def test_recorded_tree_of_a_version_1_group_gives_its_quota(tmp_path, machine):
+    machine(write(tmp_path, {
+        "proc/self/cgroup": "3:cpu,cpuacct:/x\n0::/",
+        "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "50000",
+        "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000",
+    }))
+    env = describe()
+    assert env["os.cgroup_cpu_quota"]["value"] == 0.5
+
+
+def test_empty_recorded_tree_leaves_facts_unknown(tmp_path, machine):
+    machine(tmp_path)
+    env = describe()
+    for name in ("cpu.model", "cpu.cores", "cpu.caches", "os.virtualisation",
+                 "os.cgroup_cpu_quota", "os.steal_share_since_boot",
+                 "compiler"):
+        assert env[name]["status"] == "unknown"
+    assert not list(threats(env))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "sentence"),
+    [
+        ([(0, [0]), (1, [4])], "Ranks 0 and 1 share a physical core (CPUs 0-4)"),
+        ([(0, [0]), (1, [1])], None),
+        ([(0, [0, 4]), (1, [1, 5])], None),  # each rank has both threads of one core
+        ([(0, [0, 1, 4, 5]), (1, [0, 1, 4, 5])], None),  # not pinned
+        ([(0, [1]), (2, [0]), (4, [5])], "Ranks 0 and 4 share a physical core (CPUs 1-5)"),
+        ([(0, [0]), (1, [7])], None),
+    ],
+)
+def test_ranks_on_one_core_of_a_recorded_tree_are_a_threat(tmp_path, ranks, sentence, machine):
+    """Two ranks on one core take twice the time, and the timings do not show the cause."""
+    machine(write(tmp_path, {SIBLINGS.format(cpu): f"{cpu % 4},{cpu % 4 + 4}" for cpu in (0, 1, 4, 5)}))
+    sentences = list(threats({}, ranks))
+    assert len(sentences) == (1 if sentence else 0)
+    assert not sentence or sentence in sentences[0]
+
+
+def test_time_withheld_during_a_run_counts_only_the_ranks_cpus_in_a_recorded_tree(tmp_path, machine):
+    """On a machine with many CPUs, the loss of two CPUs would vanish among the idle ones."""
+    stat = ("cpu  0 0 0 9000 0 0 0 {} 0 0\ncpu0 {} 0 0 0 0 0 0 10 0 0\n"
+            "cpu1 100 0 0 0 0 0 0 {} 7 0\ncpu10 {} 0 0 0 0 0 0 99 0 0")
+    assert steal_share((0, 0), cpu_ticks()) == describe()["os.steal_share_since_boot"]["value"]
+    machine(tmp_path)
+    assert cpu_ticks({0, 1}) is None
+    write(tmp_path, {"proc/stat": stat.format(10, 100, 0, 5)})
+    before = cpu_ticks({0, 1})
+    write(tmp_path, {"proc/stat": stat.format(50, 260, 40, 999)})
+    assert steal_share(before, cpu_ticks({0, 1})) == 0.2
+    assert steal_share(before, None) is None
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.032, True), (0.01, False), (None, False)])
+def test_the_table_reports_withheld_time(tmp_path, share, expected):
+    result = write_run(tmp_path)
+    assert result.end
+    result.end.steal_share = share
+    sentence = "the hypervisor withheld 3.2% of the ranks' CPU time"
+    assert (sentence in render(result)) is expected
+
+
+@pytest.mark.parametrize(
+    ("reasons", "value", "threat"),
+    [
+        ([["SwPowerCap"], ["SwPowerCap", "HwSlowdown"]], "HwSlowdown SwPowerCap", True),
+        ([[], []], "none", False),
+        ([[], None], "unknown", False),
+    ],
+)
+def test_throttling_of_gpus_is_a_fact_and_a_threat(reasons, value, threat):
+    """A GPU at its power cap would be compared with a GPU at full clock."""
+    software = {"driver": "1", "runtime": "2", "cupy": "3"}
+    ranks = [{"gpu": "H200", "throttle": of_gpu, **software} for of_gpu in reasons]
+    facts = gpu_facts(ranks)
+    assert facts["gpu.throttle_reasons"]["value"] == value
+    assert any(value in sentence for sentence in threats(facts)) is threat

@@ -1,0 +1,107 @@
+"""Lays out /sys and /proc as on the recorded machines, and fakes NVML for the doctor's tests."""
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from tests.launch import ROOT
+
+RECORDED = ROOT / "tests/recorded/machines"
+
+
+def recorded(name: str) -> dict[str, Any]:
+    return dict(json.loads((RECORDED / f"{name}.json").read_text()))
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return root
+
+
+def with_acs(control: int) -> bytes:
+    """A PCI configuration space of 4 KiB. Its first extended capability is ACS with this control word."""
+    capability = bytes.fromhex("0d0001001f00") + control.to_bytes(2, "little")
+    return bytes(0x100) + capability + bytes(0xEF8)
+
+
+def lay_out(root: Path, name: str) -> Path:
+    """Write the recorded machine's folders below `root`."""
+    machine = recorded(name)
+    for folder, files in machine.get("pci", {}).items():
+        device = root / "sys/devices" / folder
+        device.mkdir(parents=True, exist_ok=True)
+        link = root / "sys/bus/pci/devices" / device.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(device, link.parent))
+        if "acs" in files:
+            (device / "config").write_bytes(with_acs(int(files["acs"], 16)))
+        write(device, {file: text for file, text in files.items() if file != "acs"})
+    return write(root, machine.get("files", {}))
+
+
+NVML = {
+    "NVML_CLOCK_SM": 1,
+    "NVML_CLOCK_MEM": 2,
+    "NVML_FEATURE_ENABLED": 1,
+    "NVML_NVLINK_MAX_LINKS": 36,
+    "NVML_NVLINK_DEVICE_TYPE_SWITCH": 2,
+    "nvmlClocksEventReasonSwPowerCap": 4,
+    "nvmlClocksEventReasonHwSlowdown": 8,
+}
+
+
+def fake_nvml(gpus: dict[str, dict[str, Any]], status: int) -> Any:
+    """A fake pynvml of `gpus`, {bus id: {name, memory, bar1, nvlinks: [(up, bus id of the end)]}}, with one peer status
+    for all pairs. A GPU's handle is its bus id."""
+
+    class NVMLError(Exception):
+        pass
+
+    def lookup(table: Any, key: Any) -> Any:
+        try:
+            return table[key]
+        except (LookupError, TypeError):
+            raise NVMLError("Not Supported") from None
+
+    def handle(bus_id: str) -> str:
+        lookup(gpus, bus_id)
+        return bus_id
+
+    def nvlink(gpu: str, number: int) -> tuple[bool, str | None]:
+        up, end = lookup(gpus[gpu].get("nvlinks", []), number)
+        return up, end
+
+    def remote(gpu: str, number: int) -> SimpleNamespace:
+        end = nvlink(gpu, number)[1]
+        if end is None:
+            raise NVMLError("Not Supported")
+        domain, bus, device = (int(part, 16) for part in end.partition(".")[0].split(":"))
+        return SimpleNamespace(domain=domain, bus=bus, device=device)
+
+    def total(gpu: str, key: str, name: str) -> SimpleNamespace:
+        return SimpleNamespace(**{name: lookup(gpus[gpu], key)})
+
+    return SimpleNamespace(
+        **NVML,
+        NVMLError=NVMLError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByPciBusId=handle,
+        nvmlDeviceGetName=lambda gpu: lookup(gpus[gpu], "name"),
+        nvmlDeviceGetMemoryInfo=lambda gpu: total(gpu, "memory", "total"),
+        nvmlDeviceGetBAR1MemoryInfo=lambda gpu: total(gpu, "bar1", "bar1Total"),
+        nvmlDeviceGetNvLinkState=lambda gpu, number: int(nvlink(gpu, number)[0]),
+        nvmlDeviceGetNvLinkRemotePciInfo=remote,
+        nvmlDeviceGetNvLinkRemoteDeviceType=lambda gpu, number: 0,
+        nvmlDeviceGetP2PStatus=lambda reader, owner, index: lookup(
+            dict.fromkeys(gpus, status), reader),
+        nvmlDeviceGetClockInfo=lambda gpu, kind: {1: 2520, 2: 14001}[kind],
+        nvmlDeviceGetCurrPcieLinkGeneration=lambda gpu: 5,
+        nvmlDeviceGetCurrPcieLinkWidth=lambda gpu: 8,
+        nvmlDeviceGetPowerUsage=lambda gpu: 281_500,
+        nvmlDeviceGetCurrentClocksEventReasons=lambda gpu: 4 | 1,
+    )

@@ -1,0 +1,70 @@
+"""Faults built into the kernels, each in one launch of 1,000. The checks detect and locate wrong
+elements; a lost or stale flag ends the run with a sentence that names the epochs."""
+
+import re
+
+import pytest
+
+from reports.store.result import read
+from tests.kernels.broken_kernels import tree
+from tests.launch import mpirun
+
+ALGORITHMS = ["one_shot_push", "one_shot_pull", "two_shot", "ring", "one_shot_ll"]
+BITS = r"\(0x[0-9a-f]{8}\)"
+WHERE = rf"block \d+: rank [01] got \S+ {BITS} at offset (\d+), element (\d+); \S+ {BITS} expected"
+
+
+def run(out, *options, algorithms=ALGORITHMS, **tree):
+    """A checked run and its cases."""
+    done = mpirun(2, "-m", "bench.allreduce", "-c", "1", "-w", "0", "--lean", "--timeout", "1",
+                  "--algorithm", ",".join(algorithms), "--out", str(out), *options, **tree)
+    assert "Traceback" not in done.stderr
+    return done, {run: read(run) for run in out.glob("*.jsonl")}
+
+
+def located(done, results):
+    """The algorithms with wrong elements, which the run's sentence and its report locate."""
+    assert done.returncode == 1
+    [result] = results.values()
+    match = re.fullmatch(rf"wiretax: case (\d+) \((\w+) (\d+) B \w+\), {WHERE}\n", done.stderr)
+    assert match, done.stderr
+    assert int(match[4]) == 4 * int(match[5]) < int(match[3])
+    wrong = [case for case in result.cases if case.status == "wrong"]
+    assert all(re.fullmatch(rf"\d+ elements were wrong, first in {WHERE}", case.reason or "") for case in wrong)
+    assert re.search(rf"First in case {match[1]},", done.stdout)
+    return {case.algorithm for case in wrong}
+
+
+def test_a_flipped_bit_is_located_in_every_algorithm(tmp_path):
+    """A wrong element stays wrong in a chain, so one check covers all 160 launches."""
+    options = "--sizes", "4K,8204,16K", "--mode", "chained", "-n", "12"
+    algorithms = located(*run(tmp_path / "flipped", *options, tree=tree(tmp_path / "tree", "flip_bit")))
+    assert algorithms == set(ALGORITHMS)
+    done, _ = run(tmp_path / "right", *options)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_missing_push_is_located(tmp_path):
+    """Two of three launches are checked, and the former data are from another iteration."""
+    sizes = ",".join(str(4 * count) for count in range(64, 1024, 40))
+    broken = tree(tmp_path / "tree", "skip_push")
+    for attempt in range(8):  # the fault may strike an unchecked launch
+        done, results = run(tmp_path / str(attempt), "--sizes", sizes, "--mode", "isolated", "-n", "12",
+                            algorithms=ALGORITHMS[:4], tree=broken)
+        if done.returncode:
+            break
+    assert located(done, results)
+
+
+@pytest.mark.parametrize("fault", ["drop_flag", "stale_epoch"])
+@pytest.mark.parametrize("algorithms", [ALGORITHMS[:4], ALGORITHMS[4:]], ids=["flags", "packets"])
+def test_a_lost_or_stale_flag_ends_the_run_and_names_the_epochs(tmp_path, fault, algorithms):
+    done, _ = run(tmp_path / "out", "-b", "1K", "-e", "16K", "--mode", "isolated", "-n", "6000", algorithms=algorithms,
+                  tree=tree(tmp_path / "tree", fault))
+    assert done.returncode == 1
+    match = re.fullmatch(r"wiretax: rank [01] did not (?:go on|answer) for 1 s and held the others up: .*block 0: "
+                        r"epoch (\d+) step (\d+) seen, epoch (\d+) step (\d+) wanted by rank ([01]) from rank ([01])\n",
+                        done.stderr)
+    assert match, done.stderr
+    assert (int(match[1]), int(match[2])) < (int(match[3]), int(match[4]))
+    assert match[5] != match[6]

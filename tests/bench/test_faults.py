@@ -1,0 +1,377 @@
+"""Faults of a rank (error, stall, stop, kill) and interrupts by the user: the other ranks end soon, one sentence names
+the rank and its step, the run keeps its blocks, and no process, memory or file is left."""
+
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from bench.harness.witness import LEFT_BEHIND_S
+from tests.bench.faulty_runs import (
+    SOON_S,
+    TIMEOUT_S,
+    Launch,
+    orphans,
+    processes,
+    said_in,
+    sentence,
+    show,
+    struck,
+    wait_for,
+)
+from tests.launch import ROOT, count, few, mpirun
+from tests.reliability.inject_faults import inject
+
+
+@pytest.fixture
+def out(tmp_path):
+    """A results folder. After the test, its processes must have ended and their shared memory must be gone."""
+    before = orphans()
+    yield tmp_path / "results"
+    wait_for(lambda: not processes(tmp_path), 2.0)
+    wait_for(lambda: not orphans() - before, 2.0)  # ignores what other programs leave
+
+
+@pytest.mark.parametrize(
+    ("rank", "where", "call", "ranks", "place"),
+    few([
+        (1, "device", 1, 2, "step open the device"),
+        (1, "block", 4, 2, r"case 0 \(.*\), block 3, step timed loop"),
+        (2, "between", 9, 3, ".*step [a-z ]+"),
+        (0, "store", 3, 2, r"case \d+ \(.*\), block \d+, step store"),
+        (0, "map", 1, 2, "step map the peers"),
+        (1, "plan", 1, 2, "step plan the cases"),
+    ], 4),
+)
+def test_an_exception_on_one_rank_ends_all_ranks_with_one_sentence(out, rank, where, call, ranks, place):
+    options = ["--algorithm", "ring"]
+    done, took_s = struck(out, rank, where, call, "raise", *options, ranks=ranks)
+    assert re.search(rf"rank {rank} failed: {place}, epoch \d+: ValueError: struck", sentence(done))
+    assert done.stderr.count("Traceback") == 1
+    assert took_s < SOON_S
+
+
+def test_an_exception_in_the_links_probe_names_case_and_block(out):
+    options = ["--mode", "chained", "--algorithm", "ring"]
+    done, _ = struck(out, 1, "probe", 3, "raise", *options)
+    where = r"case 0 \(ring 16384 B chained\), block \d+, step timed loop, epoch \d+: ValueError"
+    assert re.search(rf"rank 1 failed: {where}", sentence(done))
+    assert "INCOMPLETE" in show(out)
+    assert re.search(r"stopped first: rank 1, case 0 .*, block \d+, step timed loop, epoch \d+ \(failed\)", show(out))
+
+
+@pytest.mark.parametrize(
+    ("rank", "where", "call", "ranks", "algorithm", "place"),
+    few([
+        (1, "check", 6, 2, "ring", r"case 0 \(.*\), .*step .*, check"),
+        (0, "store", 5, 2, "ring", r"case 0 \(.*\), block \d+, step store"),
+        (1, "operation", 300, 2, "library", r"case 0 \(library 16384 B isolated\), .*step .*, the collective"),
+        (1, "plan", 1, 2, "ring", "step plan the cases"),
+        (0, "between", 9, 2, "ring", "case 0|link .*"),
+    ], 3),
+)  # fmt: skip
+def test_a_rank_that_stalls_is_named_by_the_waiting_ranks(out, rank, where, call, ranks, algorithm, place):
+    done, took_s = struck(out, rank, where, call, "sleep", "--algorithm", algorithm, ranks=ranks)
+    said = sentence(done)
+    held_up = f"for {TIMEOUT_S} s and held the others up: ({place})"
+    assert re.search(rf"rank {rank} did not go on {held_up}.*, epoch \d+", said)
+    assert took_s < SOON_S
+
+
+@pytest.mark.parametrize(
+    ("rank", "call", "ranks", "algorithm", "mode"),
+    few([(1, 40, 3, "ring", "isolated"), (1, 200, 2, "ring", "chained"), (0, 40, 2, "one_shot_push", "isolated")], 2),
+)
+def test_a_rank_that_stalls_in_a_kernel_is_named_with_its_epochs(out, rank, call, ranks, algorithm, mode):
+    # In a ring, each rank waits for its neighbour; the sentence must still name the sleeping rank.
+    options = ["--algorithm", algorithm, "--mode", mode]
+    done, took_s = struck(out, rank, "operation", call, "sleep", *options, ranks=ranks)
+    said = sentence(done)
+    assert re.search(rf"rank {rank} did not go on .*: case 0 \({algorithm} 16384 B {mode}\), ", said)
+    found = re.search(r"epoch (\d+) step (\d+) seen, epoch (\d+) step (\d+) wanted by rank \d from rank \d", said)
+    assert found, said
+    seen, wanted = (int(found[1]), int(found[2])), (int(found[3]), int(found[4]))
+    assert seen < wanted
+    last = re.search(r", the collective, epoch (\d+)(?:, call (\d+) of a chain)?, kernel block", said)
+    assert last, said
+    assert int(last[1]) + int(last[2] or 1) == wanted[0]
+    assert took_s < SOON_S
+
+
+def test_a_rank_may_spend_ten_time_outs_on_the_results_and_the_run_stays_readable(out):
+    done, took_s = struck(out, 0, "results", 1, "sleep", "--algorithm", "ring", "-n", "10", "--timeout", "1")
+    assert re.search(r"rank 0 did not go on for 10 s and held the others up: step results", sentence(done))
+    assert 10 < took_s < 10 + SOON_S - TIMEOUT_S
+    assert "INCOMPLETE" in show(out)
+
+
+# The sentence's place for each fault. `stop:0` and `kill:0` hit rank 0 while it waits for the rank that sends them.
+SPINNING = r"case 0 \(ring 16384 B isolated\), .*step (pilot|timed loop), the collective, epoch \d+"
+REDUCING = r"case 0 \(library 16384 B isolated\), .*step (pilot|timed loop), the collective, epoch [1-9]\d*"
+CHECKING = r"case 0 \(ring 16384 B isolated\), .*step (pilot|timed loop), check, epoch \d+"
+STORING = r"case 0 \(ring 16384 B isolated\), block \d+, step store, epoch \d+"
+
+
+@pytest.mark.parametrize(
+    ("rank", "where", "call", "victim", "ranks", "algorithm", "place"),
+    few([
+        (2, "operation", 40, 2, 3, "ring", SPINNING),
+        (1, "operation", 40, 0, 2, "library", REDUCING),
+        (0, "store", 5, 0, 2, "ring", STORING),
+        (0, "finish", 1, 0, 2, "ring", r"step finished, epoch \d+"),
+        (1, "plan", 1, 0, 2, "ring", r".*step .*, epoch \d+"),  # rank 0 waits inside an MPI collective
+        (1, "operation", 40, 0, 2, "ring", SPINNING),
+    ], 4),
+)
+def test_a_stopped_rank_is_named_with_its_last_epoch(out, rank, where, call, victim, ranks, algorithm, place):
+    what = "stop" if rank == victim else f"stop:{victim}"
+    options = ["-n", "10"] if where == "finish" else []
+    done, took_s = struck(out, rank, where, call, what, "--algorithm", algorithm, *options, ranks=ranks)
+    said = f"wiretax: rank {victim} was stopped for {TIMEOUT_S} s and held the others up: {place}"
+    assert re.match(said, sentence(done)), done.stderr
+    assert took_s < SOON_S
+    if where == "finish":
+        assert "INCOMPLETE" not in show(out)
+    elif where != "plan":
+        assert re.search(rf"stopped first: rank {victim}, case 0 .*, epoch \d+ \(was stopped for", show(out))
+
+
+def test_a_stopped_rank_that_is_not_killed_exits_with_the_others(out):
+    """MPICH's launcher kills a stopped rank and, in about 1 of 30 runs, reports that signal as the exit status."""
+    done, took_s = struck(out, 1, "operation", 40, "stop:0", "--algorithm", "ring", ranks=3, spared=True)
+    [said] = said_in(done)
+    assert said.startswith(f"wiretax: rank 0 was stopped for {TIMEOUT_S} s"), said
+    assert took_s < TIMEOUT_S + LEFT_BEHIND_S  # sooner than the witness kills the rank
+    assert re.search(r"stopped first: rank 0, case 0 .*, epoch \d+ \(was stopped for", show(out))
+
+
+def test_a_block_with_a_stopped_rank_is_discarded(out):
+    """The other ranks wait in MPI, which has no time-out. After SIGCONT, all ranks continue and finish the block."""
+    options = "-n", "12000", "--max-time", "100", "--algorithm", "library"
+    done, _ = struck(out, 1, "operation", 4500, "stop:0", *options)
+    assert "rank 0 was stopped" in sentence(done)
+    [run] = out.glob("*.jsonl")
+    means_us = [block["mean_us"] for block in map(json.loads, run.read_text().splitlines()) if block["kind"] == "block"]
+    assert means_us
+    assert max(means_us) < 50 * min(means_us)  # a block with the stop takes about 300 times as long
+
+
+def test_a_rank_that_is_stopped_during_exit_is_killed(out):
+    """Otherwise mpirun waits for the rank forever, and no other rank is left to report it."""
+    done, took_s = struck(out, 0, "close", 1, "stop", "--algorithm", "ring", "-n", "10")
+    assert done.returncode != 0
+    assert took_s < SOON_S
+    assert "INCOMPLETE" not in show(out)
+
+
+def test_a_stopped_rank_that_the_launcher_leaves_behind_is_killed(tmp_path):
+    """Otherwise mpirun waits for the rank forever."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    sleeping = [sys.executable, "-c", "import time; time.sleep(100)"]
+    with subprocess.Popen(sleeping) as left, subprocess.Popen(sleeping) as stopped:
+        try:
+            stopped.send_signal(signal.SIGSTOP)
+            ranks = json.dumps({0: left.pid, 1: stopped.pid})
+            script = str(ROOT / "bench/harness/witness.py")
+            witness = subprocess.Popen([sys.executable, script, str(folder), ranks])
+            left.kill()
+            assert (witness.wait(20), stopped.wait(20)) == (0, -signal.SIGKILL)
+        finally:
+            left.kill()
+            stopped.kill()
+
+
+KILLED = [
+    (1, "map", 1, 1, 2, "ring", "step map the peers, epoch 0"),
+    (1, "operation", 40, 1, 3, "ring", SPINNING),
+    (1, "operation", 40, 0, 2, "ring", SPINNING),
+    (1, "operation", 40, 0, 2, "library", REDUCING),
+    (1, "check", 6, 1, 2, "ring", CHECKING),
+    (0, "store", 5, 0, 2, "ring", STORING),
+]
+PLACES = ("rank", "where", "call", "victim", "ranks", "algorithm", "place")
+
+
+@pytest.mark.parametrize(PLACES, KILLED)
+def test_a_killed_rank_leaves_a_readable_run_that_names_it(out, rank, where, call, victim, ranks, algorithm, place):
+    what = "kill" if rank == victim else f"kill:{victim}"
+    done, took_s = struck(out, rank, where, call, what, "--algorithm", algorithm, ranks=ranks)
+    assert done.returncode != 0
+    assert took_s < SOON_S
+    wait_for(lambda: not processes(out), 2.0)
+    if where == "map":  # no block is measured yet
+        assert not list(out.iterdir())
+        return
+    assert "INCOMPLETE: the run was cut off." in show(out)
+    # The sentence has 16384 B and the phase; `show` has 16 KiB and no phase.
+    step = place.replace("16384 B", "16 KiB").replace(", the collective", "").replace(", check", "")
+    assert re.search(rf"stopped first: rank {victim}, {step} \(ended without a word\)", show(out)), show(out)
+
+
+@pytest.mark.parametrize(PLACES, [KILLED[0], KILLED[2], KILLED[3]])
+def test_survivors_spared_by_the_launcher_name_the_killed_rank(out, rank, where, call, victim, ranks, algorithm, place):
+    what = "kill" if rank == victim else f"kill:{victim}"
+    done, took_s = struck(out, rank, where, call, what, "--algorithm", algorithm, ranks=ranks, spared=True)
+    [said] = said_in(done)
+    assert re.fullmatch(rf"wiretax: rank {victim} ended without a word: {place}", said)
+    assert done.returncode != 0
+    assert took_s < SOON_S
+
+
+def test_an_mpi_error_after_a_kill_is_not_reported_as_the_reason(out):
+    """MPI may report an error to a survivor before the witness has recorded the killed rank."""
+    done, took_s = struck(out, 0, "between", 9, "lose:1", "--algorithm", "ring", spared=True)
+    [said] = said_in(done)
+    assert re.match("wiretax: rank 1 ended without a word: ", said), done.stderr
+    assert "Traceback" not in done.stderr
+    assert took_s < SOON_S
+    assert re.search(r"stopped first: rank 1, .* \(ended without a word\)", show(out))
+
+
+def test_a_run_completes_without_its_witness(out):
+    run = Launch(out, "--algorithm", "ring", "-n", "10")
+    wait_for(lambda: list(out.glob("*.flight/rank-1")))
+    [witness] = wait_for(lambda: [pid for pid in processes(out) if "witness.py" in " ".join(cmdline(pid))])
+    run.signal(witness, signal.SIGKILL)
+    done = run.end()
+    assert done.returncode == 0, done.stderr
+    assert not list(out.glob("*.flight"))
+
+
+def cmdline(pid):
+    try:
+        return psutil.Process(pid).cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
+@pytest.mark.parametrize(("victims", "pause_s", "algorithm"), [
+    ([1], TIMEOUT_S / 2, "ring"), ([0, 1], TIMEOUT_S + 1, "ring"), ([0, 1], TIMEOUT_S + 1, "one_shot_ll")])
+def test_ranks_that_are_stopped_and_continued(out, victims, pause_s, algorithm):
+    """The run continues if one rank stops for less than the time-out, or all ranks for longer, as in a suspended job.
+
+    The last stopped rank waits for the first stopped rank before SIGSTOP, and again after SIGCONT.
+    """
+    run = Launch(out, "--algorithm", algorithm, "-n", "100000")
+    wait_for(lambda: run.blocks() > 2)
+    ranks = run.ranks()
+    for victim in victims:
+        run.signal(ranks[victim], signal.SIGSTOP)
+        time.sleep(0.1)
+    time.sleep(pause_s)
+    for victim in reversed(victims):
+        run.signal(ranks[victim], signal.SIGCONT)
+        time.sleep(0.1)
+    done = run.end()
+    assert run.took_s < 20
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "INCOMPLETE" not in show(out)
+
+
+@pytest.mark.parametrize("_", range(count(9)))
+def test_a_fault_at_a_random_moment(_):
+    seed = random.randrange(1 << 30)
+    found = inject(seed)
+    assert not found.broken, (seed, found)
+
+
+def test_ranks_do_not_outlive_their_launcher(out):
+    run = Launch(out)
+    wait_for(lambda: run.blocks() > 2)
+    run.signal(run.process.pid, signal.SIGKILL)
+    wait_for(lambda: not processes(out), SOON_S)
+    run.end()
+    assert "INCOMPLETE: the run was cut off." in show(out)
+
+
+@pytest.mark.parametrize(
+    ("whom", "number"),
+    [("mpirun", signal.SIGINT), ("group", signal.SIGINT), ("mpirun", signal.SIGTERM), ("rank 1", signal.SIGTERM)],
+)
+def test_an_interrupted_run_ends_within_two_seconds_and_keeps_its_blocks(out, whom, number):
+    run = Launch(out)
+    wait_for(lambda: run.blocks() > 5)
+    blocks, alive = run.blocks(), run.ranks()
+    target = {"mpirun": run.process.pid, "group": -run.process.pid, "rank 1": alive[1]}[whom]
+    run.signal(target, number)
+    done = run.end()
+    assert done.returncode == 130
+    assert run.took_s < 2
+    assert "Traceback" not in done.stderr
+    assert "INCOMPLETE: " in show(out)
+    assert run.blocks() >= blocks
+    wait_for(lambda: not processes(out), 2.0)
+    if "INCOMPLETE: interrupted." in done.stdout:  # the run had time to print its table
+        assert not list(out.glob("*.flight"))
+
+
+def test_an_interrupt_ends_ranks_that_wait_inside_the_mpi_library(out):
+    program = ["tests/ranks/fault_ranks.py", "1", "operation", "100", "sleep"]
+    run = Launch(out, "--algorithm", "library", "--timeout", "30", program=program)
+    wait_for(lambda: list(out.glob("*.jsonl")))
+    wait_for(lambda: psutil.Process(run.ranks()[1]).status() == psutil.STATUS_SLEEPING)
+    run.signal(run.process.pid, signal.SIGINT)
+    done = run.end()
+    assert done.returncode == 130
+    assert run.took_s < 2
+    assert len(re.findall(r"wiretax: rank \d was interrupted: case 0 ", done.stderr)) == 1
+    assert "INCOMPLETE" in show(out)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_ends_while_compiling_leaves_no_files(out, tmp_path, number):
+    cache = tmp_path / "cache" / "wiretax"
+    run = Launch(out, XDG_CACHE_HOME=str(cache.parent))
+    wait_for(lambda: len(list(cache.glob("*.so"))) > 1)
+    pid = run.process.pid if number != signal.SIGKILL else run.ranks()[1]
+    run.signal(pid, number)
+    done = run.end()
+    assert done.returncode != 0
+    assert run.took_s < 2
+    assert "Traceback" not in done.stderr
+    wait_for(lambda: not processes(tmp_path), 5.0)
+    assert not list(out.glob("*.flight")) or list(out.glob("*.jsonl"))
+    # The compiler of a killed rank leaves a .part file; the next compile removes it.
+    assert {path.suffix for path in cache.iterdir()} <= {".so", ".part"}
+
+
+def test_an_interrupt_before_the_first_block_prints_no_traceback(out):
+    for delay_s in (0.15, 0.4):
+        run = Launch(out)
+        time.sleep(delay_s)
+        run.signal(run.process.pid, signal.SIGINT)
+        done = run.end()
+        assert done.returncode != 0
+        assert run.took_s < 2
+        assert "Traceback" not in done.stderr
+
+
+def test_ranks_wait_for_a_compiler_that_takes_longer_than_the_time_out(out, tmp_path):
+    compiler = tmp_path / "compiler"
+    compiler.write_text('#!/bin/sh\ncase "$*" in *loop_cpu.cpp*) sleep 3;; esac\nexec c++ "$@"\n')
+    compiler.chmod(0o755)
+    options = ["-n", "10", "--timeout", "1", "--algorithm", "ring", "--lean", "--out", str(out)]
+    cache = str(tmp_path / "cache")
+    done = mpirun(
+        2, "-m", "bench.allreduce", "-b", "16K", "-e", "16K", *options, CXX=str(compiler), XDG_CACHE_HOME=cache
+    )
+    assert done.returncode == 0, done.stderr
+    assert "wiretax:" not in done.stderr
+
+
+def test_a_normal_end_leaves_only_the_files_of_the_run(out, tmp_path):
+    # Rank 0 may need longer than the time-out for the results, while the other ranks wait.
+    cache = tmp_path / "cache"
+    options = ["-n", "10", "--timeout", "1", "--out", str(out)]
+    done = mpirun(2, "-m", "bench.allreduce", "-b", "16K", "-e", "16K", *options, XDG_CACHE_HOME=str(cache))
+    assert done.returncode == 0, done.stderr
+    assert {path.suffix for path in out.iterdir()} == {".jsonl", ".png", ".samples"}
+    assert {path.suffix for path in (cache / "wiretax").iterdir()} == {".so"}
+    assert not list(out.glob("*.samples/*.part"))

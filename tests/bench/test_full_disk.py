@@ -1,0 +1,223 @@
+"""A full disk or a read-only folder before, during and after a run: the user gets one sentence and a
+documented status, former files stay complete, and no file is half written."""
+
+import re
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from bench.harness import tuned
+from bench.harness.head import Machine
+from collectives.operation import TunedChoice
+from reports.__main__ import main
+from reports.store.manifest import MANIFEST, read_manifest
+from reports.store.result import ResultError, read
+from reports.tables.show import text
+from tests.bench.campaigns.test_campaign_command import QUICK, named
+from tests.bench.small_disk import Disk
+from tests.launch import mpirun
+from tests.reports.imports.test_import_formats import WHOLE
+from tests.reports.synthetic_campaign import no_effect, write_campaign
+from tests.reports.synthetic_run import write_run
+
+SMALL = ("-b", "16K", "-e", "16K", "--mode", "isolated", "--algorithm", "ring,library", "--max-time", "20")
+FULL = "No space left on device"
+READ_ONLY = "Read-only file system"
+TIGHT: dict[str, Any] = {"sizes": [16384], "algorithms": ["library", "auto"], "modes": ["isolated"], "n": 5}
+SPEC = """electricity = {price_per_kwh = 0.30, currency = "EUR"}
+requirements = []
+hours_per_year = 6000
+lifetime_years = 4
+[candidates.box]
+runs = ["results/*.jsonl"]
+gpu = "r9700"
+gpus = 2
+price = {amount = 5200, currency = "EUR", date = 2026-11-01}
+"""
+
+
+@pytest.fixture
+def disk_of(tmp_path):
+    """Makes a disk of a given size in bytes."""
+    made: list[Disk] = []
+
+    def make(size_bytes):
+        try:
+            made.append(Disk(tmp_path / f"disk{len(made)}", size_bytes))
+        except OSError as error:
+            pytest.skip(str(error))
+        return made[-1]
+
+    yield make
+    for disk in made:
+        disk.close()
+
+
+def files(folder):
+    """Everything below `folder` with its content."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def half_written(folder):
+    return [path.name for path in folder.rglob("*.part")]
+
+
+def when(condition, act):
+    """Runs `act` in the background as soon as the condition is true."""
+    def watch():
+        late_s = time.monotonic() + 60
+        while not condition() and time.monotonic() < late_s:
+            time.sleep(0.002)
+        act()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def blocks_in(folder):
+    return sum(path.read_bytes().count(b'"kind":"block"') for path in folder.glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("why", [FULL, READ_ONLY])
+def test_a_run_that_cannot_be_stored_does_not_start(disk_of, tmp_path, why):
+    disk = disk_of(1 << 20)
+    write_run(disk.at / "results", **TIGHT)
+    disk.fill() if why == FULL else disk.make_read_only()
+    before = files(disk.at)
+    wanted = [["--out", str(disk.at / "results")]]
+    if why == READ_ONLY:
+        wanted += [["--out", str(disk.at / "new")], ["--out", str(tmp_path / "out"), "-J", str(disk.at / "a.json")]]
+    for options in wanted:
+        done = mpirun(2, "-m", "bench.allreduce", *SMALL, *options)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"bench.allreduce: rank 0: cannot write {options[-1]}: {why}\n"
+    assert files(disk.at) == before
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_disk_that_fills_during_a_run_loses_no_stored_block(disk_of):
+    disk = disk_of(2 << 20)
+    out, seen = disk.at / "results", list[int]()
+
+    def strike():
+        seen.append(blocks_in(out))
+        disk.fill()
+
+    when(lambda: blocks_in(out) > 2, strike)
+    done = mpirun(2, "-m", "bench.allreduce", *SMALL, "-n", "120", "--out", str(out))
+    [path] = out.glob("*.jsonl")
+    assert done.returncode == 1, done.stderr
+    [message] = done.stderr.splitlines()
+    assert re.fullmatch(rf"wiretax: rank 0 failed: .*: {re.escape(str(path))} cannot be written: {FULL}", message)
+    result = read(path)
+    assert len(result.blocks) >= seen[0] > 2
+    assert "INCOMPLETE: the run was cut off." in text(result)
+    assert not half_written(disk.at)
+
+
+def test_a_disk_without_room_for_samples_keeps_every_block(disk_of):
+    disk = disk_of(1400 << 10)  # the samples of a case take 400 KB
+    out, more = disk.at / "results", ["--algorithm", "ring,library,two_shot,one_shot_pull", "-n", "20000"]
+    done = mpirun(1, "-m", "bench.allreduce", *SMALL, *more, "--out", str(out))
+    assert done.returncode == 1, done.stderr
+    [message] = done.stderr.splitlines()
+    written = r"step results, epoch \d+: .*\.samples/case-000[2-9]\.npy"
+    assert re.search(rf"{written} cannot be written: {FULL}$", message), message
+    [path] = out.glob("*.jsonl")
+    result = read(path)
+    assert sum(block.n for block in result.blocks) == 20_000 * len(result.cases)
+    assert {case.status for case in result.cases} == {"ok"}
+    assert "INCOMPLETE: the run was cut off." in text(result)
+    assert not half_written(disk.at)
+
+
+def test_a_disk_that_fills_at_the_end_costs_only_the_picture_and_the_json(disk_of, tmp_path):
+    disk, other = disk_of(2 << 20), disk_of(8192)
+    out, json_file = disk.at / "results", other.at / "a.json"
+    json_file.write_text("former")
+    other.fill()
+    when(lambda: any(b'"kind":"end"' in path.read_bytes() for path in out.glob("*.jsonl")), disk.fill)
+    done = mpirun(1, "-m", "bench.allreduce", *SMALL, "-n", "60", "--out", str(out), "-J", str(json_file))
+    assert done.returncode == 1, done.stderr
+    [message] = done.stderr.splitlines()
+    assert re.search(rf"step results, epoch \d+: ResultError: {json_file} cannot be written: {FULL}$", message)
+    [path] = out.glob("*.jsonl")
+    assert f"picture: none: {path.with_suffix('.png')} cannot be written: {FULL}\n" in done.stdout
+    assert read(path).complete
+    assert not list(out.glob("*.png*"))
+    assert json_file.read_bytes() == b"former"
+    assert not half_written(other.at)
+
+
+def test_a_tuning_table_that_does_not_fit_stays_unchanged(disk_of):
+    disk = disk_of(8192)
+    table, here = disk.at / "table.json", Machine({}, [], None, "a1b2c3", "d4e5f6")
+    tuned.add(table, here, "first", [])
+    disk.fill()
+    before = files(disk.at)
+    choices = [TunedChoice("all_reduce", 2, 16384 << step, "copied", 100.0, "ring") for step in range(200)]
+    with pytest.raises(ResultError, match=f"table.json cannot be written: {FULL}"):
+        tuned.add(table, here, "second", choices)
+    assert files(disk.at) == before
+    assert tuned.load(table, here).run_id == "first"
+
+
+def test_a_campaign_reports_a_full_disk_once_and_keeps_its_launches(disk_of):
+    disk = disk_of(8 << 20)
+    folder = disk.at / "campaign"
+    when(lambda: b'"finished"' in content_of_any(folder / MANIFEST), disk.fill)
+    words = ["--out", disk.mounted / "campaign", "--pairs", "4", *named(a=QUICK, b=QUICK)]
+    command = disk.inside(sys.executable, "-m", "bench.campaign", *words)
+    former: dict[str | None, bytes] = {}
+    for _ in range(2):  # the second campaign continues until the disk is full
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.count(FULL) == 1
+        assert "Traceback" not in done.stderr
+        assert "ignored" not in done.stderr
+        runs = [launch.run for launch in read_manifest(folder).launches if launch.status == "finished"]
+        made = {run: (folder / run).read_bytes() for run in runs}
+        assert made.items() >= former.items()
+        assert made
+        assert all(read(folder / run).complete for run in made)
+        former = made
+        assert not half_written(folder)
+
+
+def content_of_any(path):
+    return path.read_bytes() if path.exists() else b""
+
+
+def test_files_of_reports_are_complete_or_unchanged(disk_of, tmp_path, capsys):
+    disk = disk_of(16 << 20)
+    run = write_run(tmp_path / "results", **(TIGHT | {"sizes": [16384, 65536, 262144]})).path
+    campaign = write_campaign(tmp_path / "campaign", {"main": no_effect, "new": no_effect})
+    log, spec, to = tmp_path / "a.log", tmp_path / "box.toml", disk.at
+    log.write_text(WHOLE)
+    spec.write_text(SPEC)
+    sides = ["--baseline", campaign / "main", "--current", campaign / "new"]
+    commands = {
+        "a.svg": ["show", run, "--plot"], "b.png": ["compare", campaign, "--plot"], "card.png": ["card", run],
+        "junit.xml": ["regress", *sides, "--junit"], "page.html": ["regress", *sides, "--html"],
+        "page.md": ["regress", *sides, "--markdown"], "procure.html": ["procure", spec, "--html"],
+        "procure.csv": ["procure", spec, "--csv"], "imported": ["import", log, "--out"],
+        "site": ["dashboard", tmp_path / "results", "-o"], "fit.svg": ["fit", run, "--plot"],
+        "kept": ["accept", "--reason", "first", "--current", campaign / "main", "--baseline"]}
+    for name in commands:
+        if "." in name:
+            (to / name).write_text("former")
+    assert main(["dashboard", str(tmp_path / "results"), "-o", str(to / "site")]) == 0
+    for damage, why in ((disk.fill, FULL), (disk.make_read_only, READ_ONLY)):
+        damage()
+        before = files(to)
+        for name, words in commands.items():
+            capsys.readouterr()
+            status = main([*map(str, words), str(to / name)])
+            printed = capsys.readouterr()
+            assert (status, printed.err.count("\n")) == (2, 1), (name, printed)
+            assert printed.err.startswith("reports: "), (name, printed)
+            assert printed.err.endswith(f": {why}\n"), (name, printed)
+            assert files(to) == before, name

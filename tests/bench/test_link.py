@@ -1,0 +1,185 @@
+"""`bench.link`: its measurements on real ranks, and its report on a pair of ranks that differs from the others."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.link import matchings, parts
+from reports.store.result import read
+from reports.store.schema import Block, CaseHeader, End, Run
+from reports.store.writing import RunFile
+from reports.tables.plot import plot
+from reports.tables.show import text
+from tests import fake_gpu
+from tests.launch import ROOT, mpirun
+from tests.reports.synthetic_run import without_fsync
+
+QUICK = ("-e", "256K", "-f", "16", "--max-time", "9")
+# bench.link, limited to 6 iterations of each case instead of by time, so that it also completes on a slow machine.
+COUNTED = """
+from dataclasses import replace
+from functools import partial
+import bench.link as link
+from bench.harness.run import measure
+from bench.harness.session import start
+bind, (options, sizes) = link.bind, link.parse()
+{}
+start(replace(options, iterations=6),
+      lambda session: measure(session, partial(link.prepare, sizes)))
+"""
+
+
+def wire(tmp_path, ranks, *options, **variables):
+    done = mpirun(ranks, *options, "--out", str(tmp_path), timeout_s=90, **variables)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_every_pair_is_measured_and_checked_and_show_prints_the_same(tmp_path, ranks):
+    """Without this, a broken pair could be left out or left unchecked."""
+    program = ("-m", "bench.link", *QUICK) if ranks == 2 else ("-c", COUNTED.format(""), *QUICK[:-1], "60")
+    printed = wire(tmp_path, ranks, *program)
+    (path,) = tmp_path.glob("*.jsonl")
+    result = read(path)
+    assert result.complete
+    assert path.with_suffix(".png").stat().st_size > 10_000
+    pairs = ranks * (ranks - 1)
+    counted = {name: sum(case.algorithm == name for case in result.cases) for name in parts(ranks)}
+    assert counted == {"push": 2 * pairs, "pull": 2 * pairs, "both_directions": pairs, "local_copy": 2 * ranks,
+                       "disjoint_pairs": 0, "host_copy_beside": pairs, "ping_pong": pairs // 2, "launch": ranks}
+    for case in result.cases:
+        assert case.status == "ok", case
+        assert case.n_wrong == (None if case.algorithm in ("ping_pong", "launch") else 0)
+    assert "push, 256 KiB: row stores into column" in printed
+    assert max(map(len, printed.split("run: ")[0].splitlines())) <= 80
+    assert ("they take turns" in printed) == (ranks > 2)
+    shown = subprocess.run([sys.executable, "-m", "reports", "show", str(path)], cwd=ROOT, capture_output=True,
+                           text=True, check=True).stdout
+    assert printed.startswith(shown)
+
+
+def test_one_rank_measures_its_local_copy_and_its_launch(tmp_path):
+    rows = list(csv.DictReader(io.StringIO(mpirun(1, "-m", "bench.link", "--out", str(tmp_path), *QUICK[:-1], "6",
+                                                  "--format", "csv", "--lean").stdout)))
+    assert {row["algorithm"] for row in rows} == {"local_copy", "launch"}
+    assert {row["status"] for row in rows} == {"ok"}
+
+
+def test_data_that_a_kernel_does_not_move_is_reported_as_wrong(tmp_path):
+    """Otherwise a link that drops data would look fast. In this test a push ends one pack early."""
+    ends_early = "link.bind = lambda of, part, count: bind(of, part, count - (part.algorithm == 'push'))"
+    options = ("-e", "16K", "--max-time", "60", "--lean", "--out", str(tmp_path))
+    done = mpirun(2, "-c", COUNTED.format(ends_early), *options)
+    assert done.returncode == 1
+    assert re.search(r"WRONG RESULTS: push 16 KiB", done.stdout)
+    assert {case.algorithm for case in read(next(tmp_path.glob("*.jsonl"))).cases if case.status == "wrong"} == {"push"}
+
+
+@pytest.mark.parametrize(("options", "sentence"), [
+    (("-b", "2"), "2 B hold no float32, which has 4 B"),
+    (("-b", "1M", "-e", "16K"), "the sizes begin at 1048576 B, above their end at 16384 B"),
+    (("--format", "nccl-tests"), "invalid choice: 'nccl-tests'"),
+])
+def test_bad_input_is_refused_once(tmp_path, options, sentence):
+    done = mpirun(2, "-m", "bench.link", "--out", str(tmp_path), *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"bench\.link: [^\n]*{re.escape(sentence)}[^\n]*\n", done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_absent_device_ends_with_status_3(tmp_path):
+    done = mpirun(2, "-m", "bench.link", "--out", str(tmp_path), "--device", "cuda")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_flag_is_as_fast_as_in_a_minimal_loop():
+    """Otherwise the reported latency floor would be the overhead of our loop. The test compares quartiles, because on a
+    shared machine either loop can lose its core."""
+    done = mpirun(2, "tests/ranks/link_ranks.py", "200")
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    ours_ns, bare_ns = (np.percentile(found[name], 25) for name in ("ours_ns", "bare_ns"))
+    assert 1 / 3 < ours_ns / bare_ns < 1.5, (ours_ns, bare_ns)
+
+
+@pytest.mark.parametrize("ranks", range(2, 9))
+def test_disjoint_pairs_are_disjoint_and_complete(ranks):
+    found = matchings(ranks)
+    assert all(len({rank for pair in pairs for rank in pair}) == 2 * len(pairs) for pairs in found)
+    assert {pair for pairs in found for pair in pairs} == (set(combinations(range(ranks), 2)) if ranks > 3 else set())
+
+
+@without_fsync
+def made_up(folder, ranks, gb_s, blocks=12, one_way_us=2.0):
+    """A synthetic run on GPUs in which pair (src, dst) pushes and pulls at `gb_s(src, dst)`, written through the real
+    store."""
+    shapes = [("push", pair.shape) for pair in parts(ranks)["push"]] + [("pull", pair.shape) for pair in
+                                                                        parts(ranks)["pull"]]
+    size = 64 << 20
+    cases = [CaseHeader(collective="link", algorithm=name, shape=shape, size_bytes=size, count=size // 4,
+                     datatype="float32", redop="none") for name, shape in shapes]
+    cases += [CaseHeader(collective="link", algorithm="ping_pong", shape=part.shape, size_bytes=0, count=0,
+                      datatype="float32", redop="none") for part in parts(ranks)["ping_pong"]]
+    run = Run(run_id=f"2026-11-20T06-15-00Z-link-{ranks}", benchmark="link", version="0.1.0", argv=[], seed=0,
+              machine_id="a", software_id="b", environment={}, clock_shared=False, cases=cases,
+              world={"size": ranks, "hosts": 1, "ranks": [
+                  {"rank": r, "device": "cuda", "arch": "sm_90", "gpu": "NVIDIA H200", "cpus": [r],
+                   "pci_bus_id": f"0000:{r:02x}:00.0"} for r in range(ranks)]})
+    file, rng = RunFile.create(folder, run), np.random.default_rng(1)
+    for turn in range(blocks):
+        for number, case in enumerate(cases):
+            time_us = size / gb_s(case.shape["src"], case.shape["dst"]) / 1e3 if case.size_bytes else one_way_us
+            file.append(Block(case=number, block=turn, round=turn, n=5, time_us=time_us * rng.normal(1, 0.01),
+                              n_wrong=0, link_rtt_ns=(4000.0, 4050.0)))
+    return file.finish({}, End(status="complete", measuring_s=1.0, elapsed_s=2.0))
+
+
+def test_a_degraded_pair_is_named(tmp_path):
+    """In a matrix of 56 figures nobody finds the one card in an x4 slot."""
+    result = made_up(tmp_path, 4, lambda src, dst: 25.0 / (5.1 if {src, dst} == {0, 1} else 1))
+    words = " ".join(text(result).split())
+    assert re.search(r"GPU[01]-GPU[01] is 5\.[012]x slower than GPU\d-GPU\d by push, 64 MiB", words), words
+    assert "to GPU1 is" not in words
+
+
+def test_a_pair_that_is_slow_in_one_direction_is_named(tmp_path):
+    result = made_up(tmp_path, 2, lambda src, dst: 12.0 if (src, dst) == (1, 0) else 24.0)
+    words = " ".join(text(result).split())
+    assert re.search(r"GPU1 to GPU0 is 2\.0x slower than GPU0 to GPU1 by (push|pull), 64 MiB\.", words), words
+
+
+def test_similar_pairs_are_not_reported(tmp_path):
+    """With too few blocks the report makes no claim, however far apart the medians are."""
+    words = text(made_up(tmp_path, 4, lambda src, dst: 24.0 + src / 10))
+    assert "No pair is more than 1.25x slower than another." in words
+    few = text(made_up(tmp_path / "few", 4, lambda src, dst: 24.0 / (1 + 4 * (src == 2)), blocks=3))
+    assert "x slower" not in few
+    assert "too few blocks" in few
+
+
+@pytest.mark.parametrize("ranks", [2, 8])
+def test_the_table_fits_and_the_plot_is_drawn(tmp_path, ranks):
+    result = made_up(tmp_path, ranks, lambda src, dst: 25.0 + 100 * (src + dst))
+    assert max(map(len, text(result).splitlines())) <= 80
+    plot(result, tmp_path / "link.png")
+    assert (tmp_path / "link.png").stat().st_size > 10_000
+
+
+def test_link_runs_between_simulated_gpus(tmp_path):
+    """The same kernels, built from their GPU sources, run on threads; the check reports data that they do not move."""
+    environment: dict[str, Any] = fake_gpu.environment(vendor="hip", count=2) | {"FAKE_NCCL_BINDING": "none"}
+    options = ("--device", "hip", "-e", "16K", "--max-time", "60", "--lean")
+    printed = wire(tmp_path, 2, "-c", COUNTED.format(""), *options, **environment)
+    (path,) = tmp_path.glob("*.jsonl")
+    assert {case.status for case in read(path).cases} == {"ok"}
+    assert "(GPU0-GPU1)" in printed

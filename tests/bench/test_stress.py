@@ -1,0 +1,71 @@
+"""The protocols under back-to-back launches, intact and with a part removed; the test must detect the removal."""
+
+import json
+
+import pytest
+
+from tests.kernels.broken_kernels import tree
+from tests.launch import ROOT, count, mpirun
+
+LAUNCHES = 5000
+
+
+def stress(ranks, *settings, launches=LAUNCHES, seed=1, tree=ROOT):
+    done = mpirun(ranks, "tests/ranks/stress_ranks.py", str(launches), str(seed), *settings, tree=tree)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.beside
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+@pytest.mark.parametrize("stores", ["plain", "streaming"])
+def test_back_to_back_launches_are_right_when_the_epoch_wraps(ranks, stores):
+    launches = count(LAUNCHES if ranks < 4 else LAUNCHES // 5)  # more ranks than cores take turns
+    streaming = int(stores == "streaming")
+    settings = ("nt", "ntr") if streaming else ()
+    found = stress(ranks, *settings, launches=launches, seed=2 * ranks + streaming)
+    assert found == {"launches": launches, "wrong_elements": 0, "timed_out": False}
+
+
+@pytest.mark.beside
+@pytest.mark.parametrize(("ranks", "seed"), [(2, 2), (3, 7)])  # float32, then bfloat16
+def test_back_to_back_quantised_launches_are_right(ranks, seed):
+    found = stress(ranks, "nt", "two_shot_int8", "two_shot_fp8", "two_shot_int4", launches=1000, seed=seed)
+    assert found == {"launches": 1000, "wrong_elements": 0, "timed_out": False}
+
+
+@pytest.mark.beside
+@pytest.mark.parametrize(("ranks", "seed"), [(2, 3), (2, 4), (3, 5), (4, 6)])  # a seed for each type
+def test_back_to_back_fused_launches_among_others_are_right(ranks, seed):
+    settings = *["nt"] * (seed % 2), "allreduce_rmsnorm", "gemv_allreduce", "one_shot_pull", "two_shot"
+    found = stress(ranks, *settings, launches=1500, seed=seed)
+    assert found == {"launches": 1500, "wrong_elements": 0, "timed_out": False}
+
+
+COPIED = "one_shot_push", "two_shot"
+FENCE, FLIP, WAIT = "without the fence before the flag", "without the epoch flip", "without the wait"
+
+
+@pytest.mark.parametrize(
+    ("patch", "settings", "launches"),
+    [
+        (FENCE, ("nt", *COPIED), 4 * LAUNCHES),
+        (FENCE, ("nt", "gemv_allreduce"), 4 * LAUNCHES),
+        (FLIP, COPIED, LAUNCHES),
+        (FLIP, ("one_shot_ll",), LAUNCHES),
+        (FLIP, ("allreduce_rmsnorm",), LAUNCHES),
+        (FLIP, ("gemv_allreduce",), 4 * LAUNCHES),
+        (WAIT, COPIED, LAUNCHES),
+        (WAIT, ("one_shot_ll",), LAUNCHES),
+        (WAIT, ("allreduce_rmsnorm",), LAUNCHES),
+        (WAIT, ("gemv_allreduce",), LAUNCHES),
+    ],
+)
+def test_without_a_part_of_the_protocol_results_are_wrong(patch, settings, launches, tmp_path):
+    broken = tree(tmp_path / "tree", patch)
+    # Without the flip, the peer overwrites a packet and the rank waits until the time-out, which shows the error.
+    waits_in_vain = patch == FLIP and settings == ("one_shot_ll",)
+    settings = *settings, "timeout_s=2"
+    # Chance decides how soon an error appears; a run without errors is repeated with other delays, data and kernels.
+    runs = (stress(2, *settings, launches=launches, seed=seed, tree=broken) for seed in range(1, 13))
+    assert any(run["wrong_elements"] > 0 or (waits_in_vain and run["timed_out"]) for run in runs)

@@ -1,0 +1,261 @@
+"""Builds by name, the search for the best build, and `auto`, which uses this machine's table."""
+
+import json
+import re
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from bench import tune
+from bench.harness import tuned
+from bench.harness.iteration import Iteration
+from collectives.algorithm import ALGORITHMS, choices_for, named
+from collectives.collective import COLLECTIVES, DATATYPES
+from collectives.operation import Build, Case, TunedChoice
+from reports.store.result import read
+from reports.store.schema import Block
+from reports.tables.tune import FINALISTS, winners
+from tests.launch import mpirun
+from tests.reports.synthetic_run import write_run
+
+ANY = {"collective": "all_reduce", "ranks": 2, "size_bytes": 16384, "variant": "copied", "link_rtt_ns": 100.0,
+       "algorithm": "ring"}
+QUICK = ("-b", "16K", "-e", "16K", "--max-time", "12")
+KNOWN = ALGORITHMS["all_reduce"]
+
+
+def run(folder, *options, command="allreduce", ranks=2):
+    lean = [] if command == "tune" else ["--lean"]
+    done = mpirun(ranks, "-m", f"bench.{command}", "--out", str(folder), *lean, *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    (path,) = folder.glob("*.jsonl")
+    return done.stdout, read(path)
+
+
+# -- builds
+
+def test_a_name_says_how_a_kernel_is_built():
+    assert Build.parse("") == Build()
+    assert Build.parse("nt+ntr+128K") == Build(stream_slab=True, stream_receive=True, chunk_bytes=128 << 10)
+    assert Build.parse("1M+16b+256t") == Build(chunk_bytes=1 << 20, blocks=16, threads=256)
+    assert named(KNOWN, "two_shot+nt").name == "two_shot+nt"
+
+
+@pytest.mark.parametrize("words", ["nt+", "NT", "128", "0K", "-1K", "128k", "b", "999999K"])
+def test_a_name_with_an_unknown_build_is_refused(words):
+    with pytest.raises(ValueError, match="is not one of nt, ntr, 128K, 16b and 256t"):
+        named(KNOWN, f"two_shot+{words}")
+
+
+@pytest.mark.parametrize(("name", "sentence"), [
+    ("two_shot+fast", "algorithm 'two_shot+fast': 'fast' is not one of nt, ntr, 128K, 16b and 256t"),
+    ("library+nt", "algorithm 'library+nt': library is not ours to build"),
+    ("two_sht+nt", "unknown algorithm 'two_sht': did you mean two_shot?"),
+])
+def test_an_unknown_build_is_refused_once(tmp_path, name, sentence):
+    done = mpirun(2, "-m", "bench.allreduce", "--algorithm", name, "--out", str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"bench\.allreduce: [^\n]*{re.escape(sentence)}[^\n]*\n", done.stderr)
+
+
+def test_builds_are_measured_by_name_with_right_results(tmp_path):
+    """16392 B leave a tail in every build, and no whole number of packs in the receive buffer."""
+    names = "one_shot_ll,one_shot_push+nt,two_shot+nt+ntr+64K,ring+32K,ring+ntr"
+    options = ("--sizes", "16392,1M", "-d", "half", "--algorithm", names, "-n", "12", "--mode", "isolated")
+    _, result = run(tmp_path, *options)
+    assert {case.algorithm for case in result.cases} == set(names.split(","))
+    measured = [case for case in result.cases if case.status != "unsupported"]
+    assert {(case.status, case.n_wrong) for case in measured} == {("ok", 0)}
+    reasons = {(case.algorithm, case.size_bytes): case.reason for case in result.cases if case.reason}
+    assert set(reasons) == {("one_shot_ll", 1 << 20), ("two_shot+nt+ntr+64K", 16392), ("ring+ntr", 16392)}
+    assert reasons["one_shot_ll", 1 << 20] == "a slab has room for 32 KiB in packets"
+    assert reasons["ring+ntr", 16392].startswith("stores around the caches take whole packs")
+
+
+# -- the search
+
+def test_an_unwritable_table_is_refused_before_the_search(tmp_path):
+    done = mpirun(2, "-m", "bench.tune", *QUICK, "--table", "/nowhere/table.json", "--out", str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "bench.tune: rank 0: cannot write /nowhere/table.json: No such file or directory\n"
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_every_candidate_has_a_meaning_and_a_unique_name(gpu):
+    for size in (1 << power for power in range(10, 27)):
+        names = list(tune.candidates(size, gpu))
+        assert len(set(names)) == len(names) >= 4
+        for name in names:
+            build = Build.parse(named(KNOWN, name).name.partition("+")[2])
+            assert (build.chunk_bytes or 0) < size
+            assert gpu or build.blocks is build.threads is None
+
+
+FAST, SLOW = (100.0, 101.0), (500.0, 505.0)  # round trips
+
+
+def go_on(costs_us, *rounds):
+    """Returns the candidates that go on after `rounds`, each a state of the link and the candidates it measured.
+    `costs_us` has each candidate's cost in each state."""
+    everyone = range(len(costs_us[FAST]))
+    headers = [SimpleNamespace(size_bytes=1 << 20, variant="copied") for _ in everyone]
+    suite = SimpleNamespace(headers=headers, iterations=dict.fromkeys(everyone))
+    blocks = [Block(case=number, block=turn, round=turn, n=3, time_us=costs_us[state][number], link_rtt_ns=state)
+              for turn, (state, numbers) in enumerate(rounds) for number in numbers]
+    session = SimpleNamespace(communicator=SimpleNamespace(broadcast=lambda numbers: numbers))
+    run = SimpleNamespace(session=session, suite=suite, blocks=blocks, file=True)
+    return tune.go_on(cast(Any, run), list(rounds[-1][1]), len(rounds))
+
+
+def test_the_better_half_goes_on_and_the_finalists_are_measured_to_the_end():
+    """Without this, the search would spend most of its time on clear losers."""
+    costs = {FAST: [float(10 + number) for number in range(16)]}
+    everyone, half, last = (list(range(n)) for n in (16, 8, FINALISTS))
+    begun = [(FAST, everyone)] * 3
+    assert go_on(costs, *begun[:2]) == everyone, "nobody goes by two blocks"
+    assert go_on(costs, *begun) == half
+    assert go_on(costs, *begun, *[(FAST, half)] * 3) == last
+    assert go_on(costs, *begun, *[(FAST, half)] * 3, *[(FAST, last)] * 3) == last
+    to_the_end = tune.LAST_ROUNDS - 6
+    assert go_on(costs, *begun, *[(FAST, half)] * 3, *[(FAST, last)] * to_the_end) == [0], "the best is on the watch"
+
+
+def test_a_state_of_the_link_that_appears_later_starts_its_own_search():
+    """The first search may have dropped the best candidate of the second state. Neither search continues only because
+    the other one does."""
+    costs = {FAST: [float(10 + number) for number in range(16)], SLOW: [float(40 - number) for number in range(16)]}
+    everyone, last = list(range(16)), list(range(FINALISTS))
+    fast = [*[(FAST, everyone)] * 3, *[(FAST, list(range(8)))] * 3, *[(FAST, last)] * 2]
+    assert go_on(costs, *fast, (SLOW, last)) == everyone
+    slow = [(SLOW, everyone)] * 3
+    assert go_on(costs, *fast, *slow) == list(range(8, 16))
+    assert go_on(costs, *fast, *slow, (FAST, last)) == last, "the search that goes on is that of the state that holds"
+    best = list(range(16 - FINALISTS, 16))
+    slow += [*[(SLOW, list(range(8, 16)))] * 3, *[(SLOW, best)] * (tune.LAST_ROUNDS - 6)]
+    assert go_on(costs, *fast, *slow) == [15]
+
+
+def test_a_table_keeps_its_entries_for_other_sizes_and_states(tmp_path):
+    """A link that changes once in several minutes needs more than one search."""
+    machine = cast(Any, SimpleNamespace(machine_id="m", software_id="s"))
+    path = tmp_path / "tables" / "table.json"
+
+    def add(*triples):
+        choices = [TunedChoice("all_reduce", 2, size, "copied", ns, name)
+                   for size, ns, name in triples]
+        tuned.add(path, machine, "run", choices)
+        return {(choice.size_bytes, choice.link_rtt_ns): choice.algorithm
+                for choice in tuned.load(path, machine).picks}
+
+    assert add((1024, 100.0, "ring")) == {(1024, 100.0): "ring"}
+    assert add((1024, 120.0, "two_shot"), (2048, 500.0, "ring+nt")) == {
+        (1024, 120.0): "two_shot", (2048, 500.0): "ring+nt"}
+    assert add((1024, 500.0, "ring")) == {(1024, 120.0): "two_shot", (2048, 500.0): "ring+nt", (1024, 500.0): "ring"}
+    path.write_text("spoiled")
+    assert add((1024, 100.0, "ring")) == {(1024, 100.0): "ring"}
+
+
+def test_each_state_has_a_winner_and_a_lucky_early_loser_never_wins(tmp_path):
+    result = write_run(tmp_path, sizes=[16384], algorithms=["ring", "two_shot", "one_shot_pull"], modes=["isolated"],
+                       n_blocks=12)
+    cases = {case.algorithm: case.case for case in result.cases}
+    result.blocks = [
+        Block(case=cases[name], block=turn, round=turn, n=3, time_us=cost, link_rtt_ns=(rtt, rtt))
+        for turn in range(12) for rtt in [100.0 if turn % 2 else 500.0]
+        for name, cost in (("ring", 5.0 if turn % 2 else 9.0), ("two_shot", 6.0), ("one_shot_pull", 1.0))
+        if name != "one_shot_pull" or turn < 4]
+    found = {round(w.link_rtt_ns): (w.name, w.cost_us, w.tried) for w in winners(result)}
+    assert found == {100: ("ring", 5.0, 3), 500: ("two_shot", 6.0, 3)}
+
+
+def test_auto_uses_the_choices_that_the_search_stored(tmp_path):
+    """Without this, the search would have no effect."""
+    table = tmp_path / "table.json"
+    printed, search = run(tmp_path / "tune", *QUICK, "--table", str(table), command="tune")
+    assert search.complete
+    assert {case.n_wrong for case in search.cases} == {0}
+    assert f"table: {table}\n" in printed
+    assert str(table) not in json.dumps(search.run.argv)
+    kept = json.loads(table.read_text())
+    assert (kept["machine_id"], kept["software_id"]) == (search.run.machine_id, search.run.software_id)
+    assert {pick["variant"] for pick in kept["picks"]} == {"copied", "registered"}
+    for pick in kept["picks"]:
+        assert pick["algorithm"] in printed
+    _, result = run(tmp_path / "auto", "--sizes", "16K", "--algorithm", "auto", "--tuned", str(table), "--mode",
+                    "isolated", "-n", "12")
+    assert f"auto uses the table that bench.tune made in {kept['run_id']}." in result.run.notes
+    for case in result.cases:
+        assert (case.status, case.n_wrong) == ("ok", 0)
+        assert case.chosen in {pick["algorithm"] for pick in kept["picks"] if pick["variant"] == case.variant}
+
+
+# -- the table
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """The ids of this machine."""
+    _, result = run(tmp_path_factory.mktemp("here"), "--sizes", "16K", "--algorithm", "ring", "-n", "12", "--mode",
+                    "isolated")
+    return {"machine_id": result.run.machine_id, "software_id": result.run.software_id, "run_id": "2026-tune"}
+
+
+def test_auto_follows_the_link(tmp_path, here):
+    """In a state without its own choice, the choice for another state can cost up to three times as much."""
+    choices = [TunedChoice("all_reduce", 2, 16384, "copied", rtt_ns, name)
+             for rtt_ns, name in ((1.0, "two_shot+nt"), (300.0, "ring"), (1e12, "two_shot"))]
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps(here | {"picks": [vars(choice) for choice in choices]}))
+    _, result = run(tmp_path / "out", "--sizes", "16K", "--algorithm", "auto", "--tuned", str(table), "--mode",
+                    "isolated", "-n", "12")
+    copied = next(case for case in result.cases if case.variant == "copied")
+    assert copied.chosen == "ring"
+    assert {block.chosen for block in result.blocks if block.case == copied.case} == {"ring"}
+    nothing = cast(Any, None)
+    iteration = Iteration(0, "", nothing, nothing, nothing, nothing,
+                          by_link=cast(Any, {100.0: "fast", 500.0: "slow"}))
+    for rtt_ns, expected in ((90.0, "fast"), (220.0, "fast"), (230.0, "slow"), (2000.0, "slow")):
+        iteration.follow_link(rtt_ns)
+        assert cast(Any, iteration.operation) == expected
+
+
+def test_auto_uses_the_nearest_size_with_the_same_number_of_ranks():
+    choices = [TunedChoice("all_reduce", ranks, size, "copied", 100.0, name) for ranks, size, name in
+             ((2, 16384, "a"), (2, 1 << 20, "b"), (4, 1 << 20, "c"))]
+
+    def found(count, ranks, collective="all_reduce"):
+        case = Case(COLLECTIVES[collective], count, DATATYPES["float32"], "sum", 0, 0)
+        return [pick.algorithm for pick in choices_for(choices, case, ranks)]
+
+    assert [found(count, 2) for count in (1, 4096, 32000, 33000, 1 << 24)] == [["a"], ["a"], ["a"], ["b"], ["b"]]
+    assert found(4096, 4) == ["c"]
+    assert found(4096, 3) == found(0, 2) == found(4096, 2, "all_gather") == []
+
+
+def test_each_state_uses_its_own_nearest_size():
+    """A search may see a state at one size only; the other sizes use that choice."""
+    choices = [TunedChoice("all_reduce", 2, size, "copied", ns, name) for size, ns, name in
+             ((16384, 100.0, "a"), (1 << 20, 115.0, "b"), (65536, 500.0, "c"))]
+    case = Case(COLLECTIVES["all_reduce"], 1 << 18, DATATYPES["float32"], "sum", 0, 0)
+    nearest = choices_for(choices, case, 2)
+    assert [(choice.algorithm, choice.link_rtt_ns) for choice in nearest] == [("b", 115.0), ("c", 500.0)]
+
+
+@pytest.mark.parametrize(("changed", "sentence"), [
+    ({"machine_id": "0" * 12}, "was made on another machine or with other software (000000000000, "),
+    ({"software_id": "0" * 12}, ", 000000000000; this is "),
+    ({"picks": [{"collective": "all_reduce"}]}, "is not a table of bench.tune: "),
+    ({"picks": [ANY | {"algorithm": "two_shot+fast"}]}, "is not a table of bench.tune: 'fast' is not one of nt, ntr"),
+    ({"picks": [ANY | {"algorithm": "three_shot"}]}, "is not a table of bench.tune: three_shot does not exist"),
+    ({"picks": [ANY | {"link_rtt_ns": 0}]}, "is not a table of bench.tune: a size of 16384 B, a round trip of 0.0 ns"),
+    (None, "table.json: No such file or directory"),
+], ids=["machine", "software", "fields", "build", "algorithm", "state", "absent"])
+def test_a_table_from_another_machine_or_a_damaged_table_is_refused_once(tmp_path, here, changed, sentence):
+    """Otherwise the run would measure another machine's best choice as this machine's."""
+    table, out = tmp_path / "table.json", tmp_path / "out"
+    if changed is not None:
+        table.write_text(json.dumps(here | {"picks": []} | changed))
+    done = mpirun(2, "-m", "bench.allreduce", "--tuned", str(table), "--out", str(out), "--sizes", "16K")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
+    assert sentence in done.stderr
+    assert list(out.iterdir()) == []

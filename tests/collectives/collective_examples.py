@@ -1,0 +1,199 @@
+"""Collectives drawn by hypothesis and compared with numpy in float64.
+
+`check` draws the collectives. A callback performs each one, on ranks that are processes or on ranks of one launch, and
+describes the first error of any rank.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from collectives.algorithm import default_names
+from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Collective, Datatype, Shape, combined, reason_against
+from collectives.operation import Case
+from kernels.devices.device import Memory
+from tests.ranks.world import ROUNDING
+
+MOST_BYTES = 3 << 20  # several chunks of every algorithm
+ROOM_BYTES = MOST_BYTES + 4096
+UNTOUCHED = 0xA5
+SPECIAL = [0.0, -0.0, 1e-40, 6e-8, 1e-5, 65504.0, 3.0e4]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One collective over segments of `count` elements. Out of place the test launches it several times without a
+    pause, because no launch may disturb the one before."""
+
+    collective: Collective
+    shape: Shape
+    algorithm: str
+    variant: str
+    datatype: Datatype
+    redop: str
+    count: int
+    in_place: bool
+    shift: int
+    data_seed: int
+    special: bool
+    launches: int
+
+    def __str__(self) -> str:
+        place = " in place" if self.in_place else f" x {self.launches}"
+        name = f"{self.collective.name} {dict(self.shape)} {self.algorithm} {self.variant}"
+        return f"{name} {self.datatype.name} {self.redop} count {self.count}{place}"
+
+
+def examples_of(collective: Collective, ranks: int) -> st.SearchStrategy[Example]:
+    most = MOST_BYTES // 8 // max(collective.segments(ranks))
+    return st.builds(
+        Example,
+        st.just(collective),
+        st.sampled_from(collective.shapes),
+        st.sampled_from(default_names(collective.name)),
+        st.sampled_from(["copied", "copied", "registered"]),
+        st.sampled_from(list(DATATYPES.values())),
+        st.sampled_from(REDOPS) if collective.reduces else st.just("none"),
+        st.one_of(st.integers(0, 40), st.integers(0, 5000), st.integers(0, most)),
+        st.booleans() if collective.no_place is None else st.just(False),
+        st.integers(0, 6),
+        st.integers(0, 2**32 - 1),
+        st.booleans(),
+        st.integers(1, 3),
+    )
+
+
+def check(
+    examples: int, seed_value: int, problem: Callable[[Example, np.ndarray], str | None], ranks: int, *names: str
+) -> None:
+    """Draws `examples` examples of these collectives (without names: of all) and fails with the first sentence that
+    `problem(example, all inputs)` returns. Hypothesis does not shrink, because failures may depend on timing."""
+    checks = list(HealthCheck)
+
+    @seed(seed_value)
+    @settings(
+        max_examples=examples, database=None, deadline=None, suppress_health_check=checks, phases=[Phase.generate]
+    )
+    @given(st.one_of(*(examples_of(COLLECTIVES[name], ranks) for name in names or COLLECTIVES)))
+    def try_one(example: Example) -> None:
+        if example.collective.reduces and reason_against(example.datatype, example.redop):
+            return
+        said = problem(example, inputs(example, ranks))
+        assert not said, f"{example}: {said}"
+
+    try_one()
+
+
+def error_bound(inputs: list[np.ndarray], redop: str, datatype: Datatype, wire_roundings: int) -> np.ndarray:
+    """The largest error of each element that a reduction may have against float64.
+
+    It allows `wire_roundings` roundings to the wire type (1 for the one- and two-shot forms, one per hop for the ring)
+    and one fp32 rounding (fp64 for float64) for each combination and each mean. Higham, Accuracy and Stability, section
+    4.2: the error of a recursive sum is at most the roundings times the sum of magnitudes. Subnormal results may be off
+    by one smallest step per rounding.
+    """
+    if not datatype.is_float or redop in ("min", "max"):
+        return np.zeros_like(inputs[0], dtype=np.float64)
+    n = len(inputs)
+    accumulate = 2.0**-53 if datatype.name == "float64" else 2.0**-24
+    if redop == "prod":
+        magnitude = np.abs(combined(inputs, "prod"))
+    else:
+        magnitude = combined([np.abs(x) for x in inputs], "sum") / (n if redop == "avg" else 1)
+    relative = (wire_roundings + 1) * ROUNDING[datatype.name] + (n + 2) * accumulate
+    step = {"float16": 2.0**-24, "bfloat16": 2.0**-133, "float32": 2.0**-149, "float64": 2.0**-1074}[datatype.name]
+    return magnitude * relative * 1.01 + wire_roundings * step * max(1, n)
+
+
+def wire_roundings(algorithm: str, ranks: int) -> int:
+    """The number of times that a sum is rounded to the wire type: once per hop in the ring, and in a library, because
+    its algorithm is unknown; once in the other forms."""
+    return max(1, ranks - 1) if algorithm in ("ring", "library") else 1
+
+
+def inputs(example: Example, ranks: int) -> np.ndarray:
+    """The encoded send data of all ranks, shape (ranks, segments, count); every rank draws the same data."""
+    draw, datatype = np.random.default_rng(example.data_seed), example.datatype
+    shape = (ranks, example.collective.segments(ranks)[0], example.count)
+    if not datatype.is_float:
+        return datatype.encode(draw.integers(-1000, 1000, shape))
+    values: np.ndarray = draw.normal(size=shape) * (1.0 if example.redop == "prod" else 10.0)
+    if example.special and example.count and example.redop != "prod":
+        at = draw.random(shape) < 1 / 7
+        values[at] = draw.choice(SPECIAL, at.sum()) / (ranks if example.redop in ("sum", "avg") else 1)
+    return datatype.encode(values)
+
+
+@dataclass
+class Buffers:
+    """A rank's memory for any example. A buffer may start at any element, elsewhere on each rank, and a launch must
+    not change the bytes around its buffers."""
+
+    rank: int
+    ranks: int
+    send: Memory
+    receive: Memory
+
+    def _place(self, example: Example) -> tuple[Memory, int, int]:
+        """The memory of the send buffer, and the offsets of the send and the receive buffer."""
+        size, segment = example.datatype.size_bytes, example.count * example.datatype.size_bytes
+        receive = (example.shift + self.rank) % 7 * size
+        if not example.in_place:
+            return self.send, (example.shift + 3 * self.rank) % 5 * size, receive
+        what, own = example.collective, receive + (self.rank * segment if example.collective.cut else 0)
+        return self.receive, receive if what.sends_all else own, receive if what.receives_all else own
+
+    def case(self, example: Example, every: np.ndarray) -> Case:
+        """Fills the memories and returns the case with the addresses of its buffers."""
+        source, send, receive = self._place(example)
+        for memory in (self.send, self.receive):
+            memory.write(np.full(ROOM_BYTES, UNTOUCHED, np.uint8))
+        source.write(np.ascontiguousarray(every[self.rank]).view(np.uint8).ravel(), send)
+        return Case(example.collective, example.count, example.datatype, example.redop, source.address + send,
+                    self.receive.address + receive, example.in_place, example.variant, example.shape)
+
+    def result(self, example: Example) -> np.ndarray:
+        """The stored result, shape (segments, count)."""
+        what, receive = example.collective, self._place(example)[2]
+        segments = what.segments(self.ranks)[1] * what.receives(example.shape, self.rank, self.ranks)
+        size_bytes = segments * example.count * example.datatype.size_bytes
+        stored: np.ndarray = self.receive.read()[receive : receive + size_bytes].view(example.datatype.storage)
+        return stored.reshape(segments, example.count)
+
+    def problem(self, example: Example, every: np.ndarray) -> str | None:
+        """Describes an error in this rank's result or in the bytes around its buffers."""
+        what, datatype, got = example.collective, example.datatype, self.result(example)
+        decoded, mine = datatype.decode(every), slice(None, len(got))
+
+        def result(combine: Callable[[list[np.ndarray]], np.ndarray]) -> Any:
+            return what.result(decoded, example.shape, lambda sent: combine(list(sent)))[self.rank][mine]
+
+        with np.errstate(all="ignore"):
+            want = result(lambda sent: combined(sent, example.redop))
+            if datatype.is_float and what.reduces:
+                roundings = wire_roundings(example.algorithm, len(every))
+                bound = result(lambda sent: error_bound(sent, example.redop, datatype, roundings))
+                found = datatype.decode(got)
+                largest = datatype.decode(datatype.encode(np.array([np.inf])))
+                beyond = ~np.isfinite(datatype.decode(datatype.encode(want))) & (found == np.sign(want) * largest)
+                wrong = np.argwhere(~((np.abs(found - want) <= bound) | beyond))
+            else:
+                wrong = np.argwhere(got != datatype.encode(want))
+        if len(wrong):
+            at = tuple(wrong[0])
+            return f"element {at} is {datatype.decode(got)[at]!r}, not {want[at]!r}"
+        source, send, receive = self._place(example)
+        for name, memory in (("send", self.send), ("receive", self.receive)):
+            around = np.full(ROOM_BYTES, UNTOUCHED, np.uint8)
+            if memory is source:
+                sent = np.ascontiguousarray(every[self.rank]).view(np.uint8).ravel()
+                around[send : send + sent.size] = sent
+            if memory is self.receive:
+                around[receive : receive + got.nbytes] = got.view(np.uint8).ravel()
+            if np.any(memory.read()[:ROOM_BYTES] != around):
+                return f"wrote into the {name} buffer or around it"
+        return None

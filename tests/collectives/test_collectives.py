@@ -1,0 +1,79 @@
+"""Tests every algorithm against numpy in float64: any count, type, operation and alignment, in place or not, one to
+eight ranks."""
+
+import numpy as np
+import pytest
+
+from bench.harness import verify
+from collectives.algorithm import choose
+from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined, reason_against
+from collectives.library.mpi import types_of
+from tests.launch import count, mpirun
+from tests.ranks.world import ROUNDING
+
+ALL_REDUCE = COLLECTIVES["all_reduce"]
+
+
+@pytest.mark.parametrize(("ranks", "examples"), [(1, 60), (2, 250), (3, 200), (4, 80), (5, 80), (8, 40)])
+def test_every_collective_is_correct_and_equal_results_have_equal_bits(ranks, examples):
+    examples = count(examples)
+    done = mpirun(ranks, "tests/ranks/collective_ranks.py", str(examples), str(ranks))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{examples} examples right on {ranks} ranks" in done.stdout
+
+
+@pytest.mark.parametrize("redop", REDOPS)
+@pytest.mark.parametrize("datatype", DATATYPES.values(), ids=DATATYPES)
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_the_expected_result_is_exact_and_no_error_matches_it(datatype, redop, ranks):
+    if reason_against(datatype, redop):
+        return
+    tables = [verify.segment_table(datatype, redop, rank, 0, seed=5) for rank in range(ranks)]
+    exact = combined(tables, redop)
+    data = verify.Data(ALL_REDUCE, datatype, redop, ranks, seed=5)
+    expected = datatype.decode(data.received({})[0, 0])
+    tolerance = 2 * np.abs(exact) * (ROUNDING[datatype.name] + 2.0**-24) if redop == "avg" else 0
+    assert np.all(np.abs(expected - exact) <= tolerance)
+    stale = [np.roll(tables[0], -1), *tables[1:]]
+    assert np.all(tables[0] != stale[0])
+    if redop in ("sum", "prod", "avg"):
+        assert np.all(combined(stale, redop) != exact), "one stale contribution"
+        assert np.all(combined([*tables[1:], tables[0] * 0 + (redop == "prod")], redop) != exact), (
+            "a missing one"
+        )
+        doubled = [*tables[1:], tables[0] * (tables[0] if redop == "prod" else 2)]
+        assert np.all(combined(doubled, redop) != exact), "a doubled one"
+
+
+def test_bfloat16_rounds_to_nearest_even_and_keeps_nan():
+    bf16 = DATATYPES["bfloat16"]
+    values = np.array([1.0, 1.00390625, 1.01171875, -1.00390625, np.nan, np.inf, 3.4e38, 1e-40])
+    decoded = bf16.decode(bf16.encode(values))
+    assert decoded[:4].tolist() == [1.0, 1.0, 1.015625, -1.0]
+    assert np.isnan(decoded[4])
+    assert np.isinf(decoded[5:7]).all()
+    assert decoded[7] == pytest.approx(1e-40, rel=0.01)
+
+
+def test_a_table_of_versions_gives_the_types_that_a_library_reduces():
+    assert types_of("MPICH 5.0.2")["float16"] == "FLOAT16_T"
+    assert "float16" not in types_of("MPICH 4.3.1")
+    assert "bfloat16" not in types_of("MPICH 5.0.2")
+    assert types_of("Open MPI of unknown version")["float32"] == "FLOAT"
+
+
+def test_auto_prefers_few_steps_for_small_messages_and_few_bytes_for_large_ones():
+    assert choose(16 << 10, 2) == "one_shot_pull"
+    assert choose(32 << 20, 2) == "two_shot"
+    assert choose(64 << 10, 8) == "two_shot"
+
+
+def test_a_collective_gives_its_least_bytes_and_its_reason_against_a_chain():
+    least = {name: collective.least_bytes(300, 3) for name, collective in COLLECTIVES.items()}
+    assert least == {"all_reduce": (400, 300), "all_gather": (600, 300), "reduce_scatter": (600, 300),
+                     "alltoall": (600, 300), "sendrecv": (300, 0)}
+    assert ALL_REDUCE.reason_against_chain({}, "sum") is None
+    assert "range" in (ALL_REDUCE.reason_against_chain({}, "prod") or "")
+    for name, way, meaningless in (("sendrecv", "one_way", True), ("sendrecv", "ping_pong", False),
+                                   ("alltoall", "combine", True), ("alltoall", "round_trip", False)):
+        assert bool(COLLECTIVES[name].reason_against_chain({"way": way}, "none")) == meaningless

@@ -1,0 +1,136 @@
+"""Reading the logs of NCCL and RCCL, recorded on real machines; the real header and library."""
+
+import importlib.metadata
+import os
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from collectives.communicator import Communicator
+from collectives.library import gpu as library_gpu
+from collectives.library import nccl
+from kernels.devices.device import DeviceError
+from tests.fake_gpu import fake_nccl
+from tests.launch import ROOT
+
+RECORDED = ROOT / "tests/recorded"
+
+
+def recorded(name: str) -> str:
+    return (RECORDED / f"nccl_debug_{name}.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "ways", "kinds"),
+    [
+        ("2019_socket", {"34 -> 33": ["NET/Socket/0"], "24 -> 28": ["NET/Socket/0"]}, {}),
+        (
+            "two_gpus_shm",
+            {"1 -> 0": ["SHM/direct/direct"], "0 -> 1": ["SHM/direct/direct"]},
+            {"coll": 2, "collnet": 0, "nvls": 0, "p2p": 2},
+        ),
+        (
+            "a100_mixed",
+            {"3 -> 0": ["SHM/direct/direct"], "1 -> 2": ["P2P/IPC/read"], "1 -> 0": ["SHM/direct/direct"]},
+            {"coll": 2, "collnet": 0, "nvls": 0, "p2p": 2},
+        ),
+        (
+            "h20_two_hosts",
+            {"1 -> 0": ["P2P/CUMEM"], "3 -> 1": ["NET/IB/2/GDRDMA"], "0 -> 2": ["NET/IB/3/GDRDMA"]},
+            {"coll": 8, "collnet": 0, "nvls": 0, "p2p": 8},
+        ),
+        (
+            "direct_pointer_and_ib",
+            {"5 -> 4": ["P2P/direct pointer/read"], "4 -> 12": ["NET/IB/0/GDRDMA"]},
+            {"coll": 2, "p2p": 2},
+        ),
+        ("one_process", {"1 -> 0": ["P2P/direct pointer"]}, {}),
+        ("nvls", {"47 -> 39": ["NET/IBext_v8/2"]}, {"coll": 16, "collnet": 0, "nvls": 16, "p2p": 16}),
+        ("rccl_mi250x", {"7 -> 5": ["P2P/IPC"], "1 -> 4": ["NET/Socket/1"], "3 -> 6": ["NET/Socket/2"]}, {}),
+        ("rccl_r9700", {"0 -> 1": ["NET/Socket/0"], "1 -> 0": ["NET/Socket/0"]}, {}),
+        ("no_driver", {}, {}),
+    ],
+)
+def test_the_transport_of_a_recorded_log(name, ways, kinds):
+    result = nccl.transports(recorded(name))
+    assert ways.items() <= result.items()
+    # Lines about trees, rings and the order of channels look similar, but are not transports.
+    lines = [line for line in recorded(name).splitlines() if " via " in line]
+    assert len(result) == len({tuple(re.findall(r"(\d+)(?:\[\w+\])? -> (\d+)", line)[0]) for line in lines})
+    assert nccl.channels(recorded(name)) == kinds
+
+
+def test_two_transports_of_a_pair_are_both_returned():
+    log = "Channel 00/0 : 0[0] -> 1[1] via P2P/CUMEM\nChannel 01/0 : 0[0] -> 1[1] via SHM/direct/direct\n"
+    assert nccl.transports(log) == {"0 -> 1": ["P2P/CUMEM", "SHM/direct/direct"]}
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(2804, "2.8.4"), (2708, "2.7.8"), (20908, "2.9.8"), (21005, "2.10.5"), (23203, "2.32.3")]
+)
+def test_version_numbers_have_two_encodings(number, name):
+    assert nccl.release(number) == name
+
+
+def header_of_nccl() -> str:
+    """nccl.h as NVIDIA ships it. Skips if it is not installed."""
+    for name in ("nvidia-nccl-cu13", "nvidia-nccl-cu12"):
+        try:
+            for file in importlib.metadata.files(name) or []:
+                if file.name == "nccl.h":
+                    return Path(str(file.locate())).read_text()
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    pytest.skip("NCCL is not installed: pip install nvidia-nccl-cu13")
+
+
+def test_calls_and_constants_match_the_real_header():
+    header = header_of_nccl()
+    assert nccl.PROTOTYPES["ncclAllToAll"] == nccl.PROTOTYPES["ncclAlltoAll"]  # RCCL's name; NCCL's headers lack it
+    for call, types in nccl.PROTOTYPES.items():
+        if call == "ncclAllToAll":
+            continue
+        declared = re.search(rf"\b{call}\(([^)]*)\)", header)
+        assert declared, call
+        parameters = [p.strip() for p in declared[1].split(",") if p.strip()]
+        assert len(parameters) == len(types), call
+        for text, kind in zip(parameters, types, strict=True):
+            by_address = "*" in text or re.match(r"nccl(Comm|Window)_t|cudaStream_t", text)
+            by_value = {"size_t": nccl._SIZE, "ncclUniqueId": nccl.UniqueId}.get(text.split()[0], nccl._INT)
+            assert kind is (nccl._POINTER if by_address else by_value), (call, text)
+    for name, number in library_gpu.TYPES.items():
+        assert re.search(rf"\bnccl{name.capitalize()}\s*=\s*{number}\b", header), name
+    for name, number in library_gpu.OPS.items():
+        assert re.search(rf"\bnccl{name.capitalize()}\s*=\s*{number}\b", header), name
+    assert re.search(rf"#define NCCL_WIN_COLL_SYMMETRIC 0x0?{library_gpu.SYMMETRIC}\b", header)
+    assert re.search(r"#define NCCL_UNIQUE_ID_BYTES 128", header)
+
+
+def test_the_fake_library_has_every_call_and_the_fake_packages_match_the_real_ones():
+    calls = fake_nccl.SOURCE.read_text()
+    named = fake_nccl.ALL_TO_ALL.values()
+    assert all(re.search(rf"\b{call}\(", calls) for call in nccl.PROTOTYPES if call not in named)
+    assert set(named) < nccl.PROTOTYPES.keys()
+    real = pytest.importorskip("nccl.bindings.nccl", reason="nccl4py is not installed")
+    assert callable(real.get_version)
+    cupy_nccl = pytest.importorskip("cupy.cuda.nccl", reason="CuPy is not installed")
+    assert cupy_nccl.available in (True, False)
+    assert callable(cupy_nccl.get_version)
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="there is a GPU here")
+def test_the_real_library_without_a_driver_ends_in_one_sentence():
+    header_of_nccl()
+    result = nccl.find_library("cuda")
+    assert isinstance(result, tuple)
+    alone = SimpleNamespace(rank=0, size=1, all_gather=lambda item: [item], broadcast=lambda item: item)
+    ranks, settings = cast(Communicator, alone), {"NCCL_DEBUG": "WARN"}
+    library = nccl.Nccl(ranks, nccl.load(result[0]), "NCCL", 23203, result[1], settings)
+    with pytest.raises(
+        DeviceError, match=r"^rank 0: ncclCommInitRank of NCCL 2.32.3 fails: unhandled cuda error: Cuda "
+    ):
+        library.connect("plain")
+    assert "NCCL_DEBUG" not in os.environ

@@ -1,0 +1,170 @@
+"""Patches that take a part of the protocol out of the kernels, put a fault into them, or let all
+ranks run in one launch.
+
+Tests run rank programs in a `tree` with such kernels and show that the product's checks notice
+them. A patch names the text that it replaces; if the sources no longer contain this text, applying
+the patch raises ValueError.
+"""
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.launch import ROOT
+
+FAULTS = ROOT / "tests/kernels/faults.h"
+UNCHANGED = "bench", "collectives", "reports", "tests"  # folders that trees share
+
+SYNC, EXCHANGE, PACK, TWO_SHOT = (
+    f"kernels/include/{name}.h" for name in ("sync", "exchange", "pack", "two_shot"))
+CPU, HIP, CUDA = (f"kernels/include/platform_{name}.h" for name in ("cpu", "hip", "cuda"))
+PACKETS = "kernels/allreduce_one_shot_ll.cu"
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Replaces `old` by `new` in a file of the project. With `until`, replaces everything from
+    `old` up to and including the next `until`."""
+
+    path: str
+    old: str
+    new: str
+    until: str = ""
+    times: int | None = 1  # how often the file contains `old`; None: at least once
+
+    def applied(self, text: str) -> str:
+        """Returns the patched text. Raises ValueError unless `old` occurs `times` times."""
+        before, *parts = text.split(self.old)
+        if not parts or len(parts) != (self.times or len(parts)):
+            wanted = self.times or "at least 1"
+            raise ValueError(f"{self.path} has {self.old!r} {len(parts)} times, not {wanted}")
+        for part in parts:
+            if self.until not in part:
+                raise ValueError(f"{self.path} no longer has {self.until!r} after {self.old!r}")
+            before += self.new + part[part.index(self.until) + len(self.until) :]
+        return before
+
+
+def apply(folder: Path, patches: Iterable[Patch]) -> None:
+    """Patches the project below `folder`. Raises ValueError."""
+    for patch in patches:
+        path = folder / patch.path
+        path.write_text(patch.applied(path.read_text()))
+
+
+def copy_kernels(folder: Path, patches: Iterable[Patch]) -> Path:
+    """Copies the kernels to `folder`/kernels, patches them and returns this path.
+
+    Raises ValueError.
+    """
+    kernels = folder / "kernels"
+    shutil.copytree(ROOT / "kernels", kernels, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(FAULTS, kernels / "include")
+    apply(folder, patches)
+    return kernels
+
+
+def tree(folder: Path, *names: str) -> Path:
+    """Makes a project with the named `PATCHES` in its kernels below `folder` and returns `folder`.
+
+    A program that runs with this folder as its working directory imports and compiles the patched
+    kernels. Raises ValueError.
+    """
+    copy_kernels(folder, [patch for name in names for patch in PATCHES[name]])
+    for name in UNCHANGED:
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+# signal in sync.h sets the flag of peer p, and wait waits for it.
+FLAG = "->flags[block()][a.rank].value, value);"
+SET_FLAG = "store_release_system(&of_thread(a.control, p)" + FLAG
+AWAIT_FLAG = "await_acquire_system(a, &a.control[a.rank]->flags[block()][p].value, wanted, p);"
+# A rank stores its data for its peers: in a direct exchange, in the first beat of a ring, in a
+# two-shot, and in packets.
+GIVE = "give(reader, start, n, slot(reader, a.rank));"
+STAGE, SENT = "stage(a, s, chunk * most,", "Slab{inbox(right, s, chunk)});"
+INPUT = "copy_in(part(beat, owner), input(a.rank, beat, owner));"
+SEND, MARKED = "send<WORDS>(", "own, mark);"
+WITH_FAULTS = Patch(SYNC, '#include "platform.h"\n', '#include "platform.h"\n#include "faults.h"\n')
+
+
+def struck(step: str, steps: int = 1) -> str:
+    """The condition that a fault strikes this step of the launch."""
+    return f"strikes(a.rank, stamp(epoch, {step}), {steps})"
+
+
+def flip(step: str, slot: str, size_bytes: str) -> str:
+    return f" flip_bit(a.rank, stamp(epoch, {step}), {slot}, {size_bytes});"
+
+
+# A GPU's launch runs all ranks, in ranks x blocks; `more` has the arguments of every rank.
+BLOCKS = "DEVICE int block() {", "DEVICE int blocks() {"
+ONE_LAUNCH = [
+    *(Patch(header, name, name.replace("() {", "_in_grid() {"))
+      for header in (HIP, CUDA) for name in BLOCKS),
+    Patch("kernels/include/platform_gpu.h", "#pragma once\n", """#pragma once
+DEVICE int blocks() { return blocks_in_grid() / WORLD; }
+DEVICE int block() { return block_in_grid() % blocks(); }
+"""),
+    Patch(SYNC, "#define RANK_KERNEL(name) KERNEL name(LAUNCHED_WITH(Arguments) a)\n", """
+#define RANK_KERNEL(name) \\
+  DEVICE void name##_of_rank(const Arguments& a); \\
+  KERNEL name(LAUNCHED_WITH(Arguments) launched) { \\
+    name##_of_rank(((const Arguments*)launched.more)[block_in_grid() / blocks()]); \\
+  } \\
+  DEVICE void name##_of_rank(const Arguments& a)
+"""),
+]
+PATCHES = {
+    "without the fence before the flag": [Patch(SYNC, "  fence_stores_system();\n", "")],
+    "without the epoch flip": [
+        Patch(SYNC, "(epoch & 1) * a.half_bytes", "0 * a.half_bytes"),
+        Patch(PACKETS, "(epoch & 1) * MOST_RANKS", "0 * MOST_RANKS"),
+    ],
+    # The meeting before each iteration still waits. Without it the ranks would not run at the same
+    # time, and nothing would break.
+    "without the wait": [
+        Patch(SYNC, AWAIT_FLAG, "break;"),
+        Patch(PACKETS, "return seen == wanted;", "return true;"),
+    ],
+    "without the release": [Patch(CPU, "(p, v, __ATOMIC_RELEASE)", "(p, v, __ATOMIC_RELAXED)")],
+    "without the acquire": [Patch(CPU, "(p, __ATOMIC_ACQUIRE)", "(p, __ATOMIC_RELAXED)")],
+    # A bit changes in the data that a rank has stored for a peer, before it sets the flag.
+    "flip_bit": [
+        WITH_FAULTS,
+        Patch(EXCHANGE, GIVE,
+              "{ " + GIVE + flip("step + 1", "slot(reader, a.rank)", "n * ELEMENT_BYTES") + " }"),
+        Patch(EXCHANGE, SENT,
+              SENT + " if (s == 0)" + flip("beat + 1", "inbox(right, s, chunk)", "ELEMENT_BYTES")),
+        Patch(TWO_SHOT, INPUT,
+              INPUT + flip("beat + 1", "input(a.rank, beat, owner)",
+                           "part(beat, owner).count * ELEMENT_BYTES")),
+        Patch(PACKETS, MARKED,
+              "i ? own : with_flipped_bit(a.rank, stamp(epoch, 1), own), mark);"),
+    ],
+    # A rank does not store its data for its peers.
+    "skip_push": [
+        WITH_FAULTS,
+        Patch(EXCHANGE, GIVE, f"if (!{struck('step + 1')}) {GIVE}"),
+        Patch(EXCHANGE, STAGE, f"if (s > 0 || !{struck('beat + 1')}) {STAGE}"),
+        Patch(TWO_SHOT, INPUT, f"if (!{struck('beat + 1')}) {INPUT}"),
+        Patch(PACKETS, SEND, f"if (!{struck('1')}) {SEND}"),
+    ],
+    # A flag to one peer is not set.
+    "drop_flag": [
+        WITH_FAULTS,
+        Patch(SYNC, SET_FLAG, f"if (!strikes_flag(a.rank, value, p)) {SET_FLAG}"),
+        Patch(PACKETS, SEND,
+              f"if (i || !strikes_flag(a.rank, stamp(epoch, 1), (int)reader)) {SEND}"),
+    ],
+    # A flag carries the epoch before.
+    "stale_epoch": [
+        WITH_FAULTS,
+        Patch(SYNC, FLAG, FLAG.replace(
+            "value);", "value - (strikes_flag(a.rank, value, p) ? 1ull << 32 : 0));")),
+        Patch(PACKETS, MARKED,
+              f"own, mark_of(i == 0 && {struck('1', 2)} ? epoch - 1 : epoch));"),
+    ],
+}

@@ -1,0 +1,149 @@
+"""Builds kernel files for GPUs that this machine need not have, and looks for flaws in the code.
+
+The user's compile cache keeps the compilers' output under a hash of all inputs, so that a second session builds only
+changed kernels.
+"""
+
+import hashlib
+import re
+import subprocess
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TypeVar
+from unittest import mock
+
+import msgspec
+import pytest
+
+from kernels.devices import gpu_driver
+from kernels.devices.compile_cache import SOURCES, CompileError, cache_folder
+from tests.kernels import kernel_resources as resources
+from tests.kernels.kernel_code import innermost_loops, kernels_in, loads_at_once
+from tests.kernels.kernel_resources import Resources, compile_for
+
+# The widest kernels: most pointers, two elements per word, rounding.
+WIDE = (("ELEMENT", "Bfloat16"), ("REDOP", "Avg"), ("STREAM_SLAB", "1"), ("WORLD", "8"))
+WITHOUT_MAIN_LOOP = {"meet", "flag_ping_pong", "link_ping_pong", "one_shot_ll"}  # one_shot_ll has packets of 8 bytes
+# These kernels loop over a token's rows and look up the address of the next row; or over a matrix's rows and compute
+# their addresses (AMD's compiler then loads for the next turn before a turn ends); or over tokens in all ranks'
+# buffers.
+LOOKING_UP = re.compile(r"(combine|round_trip)_\w+|(un)?pack_parts|gemv\w*|allreduce_rmsnorm_pull_registered")
+BLOCK_SUMS = re.compile(r"allreduce_rmsnorm_\w+|add_rmsnorm")  # 16 subgroups store a float each in shared memory
+# Each block of 32 codes has one scale, and the thread that moves the block moves its scale. Adjacent threads move
+# adjacent scales, so a wave makes one access of 64 or 128 bytes. In whole packs, a thread would have eight blocks, and
+# most threads would have none.
+WITH_SCALES = {"two_shot_quantized"}
+KEPT_FOR_S = 30 * 24 * 3600
+
+T = TypeVar("T")
+
+
+class Built(msgspec.Struct):
+    """A compiled kernel file: PTX or assembly, the resources of each kernel, and NVRTC's binary and log."""
+
+    text: str
+    kernels: list[Resources]
+    binary: bytes
+    log: str
+
+
+def kept(what: type[T], make: Callable[[], T], *depends: object) -> T:
+    """The result of `make`, cached under a hash of `depends`. Exceptions are not cached."""
+    key = hashlib.sha256(repr(depends).encode()).hexdigest()[:24]
+    path = cache_folder() / f"tested-{key}"
+    if path.exists():
+        path.touch()
+        return msgspec.msgpack.decode(zlib.decompress(path.read_bytes()), type=what)
+    made = make()
+    unfinished = path.with_name(f"{path.name}.{threading.get_ident()}")
+    unfinished.write_bytes(zlib.compress(msgspec.msgpack.encode(made), 1))
+    unfinished.replace(path)
+    return made
+
+
+def forget_what_is_old() -> None:
+    for path in cache_folder().glob("tested-*"):
+        if path.stat().st_mtime < time.time() - KEPT_FOR_S:
+            path.unlink(missing_ok=True)
+
+
+def sources(stem: str, folder: Path = SOURCES) -> list[tuple[str, bytes]]:
+    """The names and contents of a kernel file and of all files that it may include."""
+    paths = [*folder.rglob("*.h"), resources.PRELUDE, folder / f"{stem}.cu"]
+    return [(path.name, path.read_bytes()) for path in sorted(paths)]
+
+
+@cache
+def version(compiler: str) -> str:
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+
+
+@cache
+def toolchain(is_cuda: bool) -> tuple[object, ...]:
+    """The compiler's version, and our code that calls it and reads its output. Raises CompileError without it."""
+    ours = [Path(str(module.__file__)).read_bytes() for module in (resources, gpu_driver)]
+    if not is_cuda:
+        return (*ours, version(resources.clang()))
+    wheels = sorted(f"{one.name} {one.version}" for one in metadata.distributions()
+                    if one.name and one.name.startswith(("cupy", "nvidia-cuda-nvrtc")))
+    return (*ours, resources.nvrtc().getVersion(), *wheels)
+
+
+LAST = threading.local()  # each thread's last binary and log of NVRTC; `compile_for` returns only the PTX
+
+
+def build(*what):
+    found = gpu_driver.build(*what)
+    LAST.binary_and_log = found[1:]
+    return found
+
+
+@cache
+def compiled(stem: str, architecture: str, macros: tuple[tuple[str, str], ...] = (), folder: Path = SOURCES) -> Built:
+    def make() -> Built:
+        LAST.binary_and_log = b"", ""
+        text, kernels = compile_for(folder / f"{stem}.cu", architecture, dict(macros))
+        return Built(text, kernels, *LAST.binary_and_log)
+
+    try:
+        return kept(Built, make, architecture, macros, toolchain(architecture.startswith("sm_")), sources(stem, folder))
+    except CompileError as error:
+        if "no clang" in str(error):
+            pytest.skip("system tool absent: clang-22")
+        if "no NVRTC" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+mock.patch.object(resources, "build", build).start()  # never stopped: it returns the same result as the original
+
+
+def flaws_of_loops(text: str, architecture: str) -> list[str]:
+    flaws = []
+    for kernel, lines in kernels_in(text, architecture).items():
+        if LOOKING_UP.fullmatch(kernel):
+            flaws += [f"{kernel} has less than four 16-byte loads at once"] if loads_at_once(lines) < 4 else []
+            continue
+        loops = [loop for loop in innermost_loops(lines) if loop.is_main]
+        if not loops and kernel not in WITHOUT_MAIN_LOOP:
+            flaws.append(f"{kernel} has no loop with four 16-byte loads")
+        for loop in loops:
+            if not all(a.wide or (a.half and kernel in WITH_SCALES) for a in loop.accesses):
+                flaws.append(f"{kernel} makes a narrow access in its main loop")
+            if not loop.loads_first:
+                flaws.append(f"{kernel} loads after a store in its main loop")
+            if loop.in_flight < 4:
+                flaws.append(f"{kernel} waits after {loop.in_flight} loads in its main loop")
+    return flaws
+
+
+def misfits(kernels: list[Resources]) -> list[Resources]:
+    """Kernels that do not fit into registers. Only block sums use shared memory on purpose; in other kernels, clang
+    has moved an array there."""
+    return [r for r in kernels if r.stack_bytes or r.spills
+            or r.shared_bytes != (64 if BLOCK_SUMS.fullmatch(r.kernel) else 0)]

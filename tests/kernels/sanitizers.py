@@ -1,0 +1,71 @@
+"""Runs all kernels under AddressSanitizer with UBSan, and under ThreadSanitizer, with every installed compiler that
+supports them.
+
+    python -m tests.kernels.sanitizers [SEEDS]
+
+Each seed draws other types, operations, counts, alignments and orders of launches; six seeds give every kernel file
+every type. Prints one line per run; exit status 1 if a sanitizer or a result check fails.
+
+ThreadSanitizer does not support stand-alone fences, so its builds use release and acquire on flags, and plain stores.
+CPU builds do the same unless their stores bypass the caches.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.launch import ROOT
+
+FLAGS = {"address": "-fsanitize=address,undefined -fno-sanitize-recover=all", "thread": "-fsanitize=thread"}
+RUNTIMES = {"g++": {"address": "libasan.so", "thread": "libtsan.so"},
+            "clang++-22": {"address": "libclang_rt.asan-x86_64.so", "thread": "libclang_rt.tsan-x86_64.so"}}
+COMPLAINTS = "ERROR: AddressSanitizer", "runtime error:", "WARNING: ThreadSanitizer"
+# Address randomisation above 28 bits leaves GCC 12's ThreadSanitizer no room for its shadow memory.
+MOST_RANDOM_BITS = 28
+
+
+def runtime(compiler: str, kind: str) -> Path | None:
+    """The path of a sanitizer's shared library; None if the compiler or the library is not installed."""
+    if shutil.which(compiler) is None:
+        return None
+    said = subprocess.run([compiler, f"-print-file-name={RUNTIMES[compiler][kind]}"], capture_output=True, text=True)
+    path = Path(said.stdout.strip())
+    return path if path.is_absolute() and path.exists() else None
+
+
+def start(kind: str, ranks: int, seed: int, *words: str, compiler: str = "g++",
+          tree: Path = ROOT) -> "subprocess.Popen[str]":
+    """Start `sanitized_ranks.py RANKS SEED WORDS` under an installed sanitizer, over the kernels of this tree."""
+    # The timed loop calls every kernel with a pointer, although kernels take a reference; -fsanitize=function rejects
+    # this.
+    shared = "" if compiler == "g++" else " -shared-libsan -fno-sanitize=function"
+    environment = {"CXX": f"{compiler} -g {FLAGS[kind]}{shared}", "LD_PRELOAD": str(runtime(compiler, kind)),
+                   "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1",
+                   "PYTHONPATH": str(tree)}
+    command = [sys.executable, "tests/ranks/sanitized_ranks.py", str(ranks), str(seed), *words]
+    if kind == "thread" and int(Path("/proc/sys/vm/mmap_rnd_bits").read_text()) > MOST_RANDOM_BITS:
+        command = ["setarch", "-R", *command]
+    return subprocess.Popen(command, cwd=tree, env={**os.environ, **environment}, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def main(seeds: int) -> int:
+    bad = 0
+    for compiler, kind in [(compiler, kind) for compiler in RUNTIMES for kind in FLAGS]:
+        if runtime(compiler, kind) is None:
+            print(f"{compiler} {kind}: not installed")
+            continue
+        for seed in range(seeds):
+            ranks = 2 + seed % 2
+            done = start(kind, ranks, seed, compiler=compiler)
+            said, complaint = done.communicate()
+            clean = done.returncode == 0 and '"wrong": {}, "timed_out": false' in said
+            print(f"{compiler} {kind}, {ranks} ranks, seed {seed}: {said.strip()} {'clean' if clean else complaint}")
+            bad += not clean
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 6))

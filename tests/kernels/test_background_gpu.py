@@ -1,0 +1,114 @@
+"""Tests the matmul in the background of a timed loop on a software GPU, and its rate without a collective."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from bench.features.footprint import Measured
+from bench.harness import timing
+from bench.harness.iteration import Iteration
+from collectives.operation import Operation
+from kernels.devices.cpu import CpuDevice
+from kernels.devices.device import Counts, Gate, Step, Watch
+from reports.store.case import beside
+from reports.store.result import read
+from tests import fake_gpu
+from tests.launch import ROOT, mpirun
+
+
+def on_a_fake_gpu(name: str, vendor: str) -> Any:
+    env = os.environ | fake_gpu.environment(vendor=vendor, sms=1)
+    command = [sys.executable, "-m", "tests.ranks.gpu_background", name]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("vendor", ["cuda", "hip"])
+def test_the_background_runs_a_whole_matmul_on_a_fake_gpu(vendor):
+    """Half a matmul would take half the time and lose half as much."""
+    report = on_a_fake_gpu("product", vendor)
+    assert report["error"] < 1e-2
+    assert report["flops"] == report["expected_flops"]
+
+
+@pytest.mark.parametrize("vendor", ["cuda", "hip"])
+def test_the_matmuls_progress_counts_in_each_timed_iteration_on_a_fake_gpu(vendor):
+    """One stream waits 40 ms while the other works.
+
+    The count is valid only if the matmul had begun and outlasted the iteration. Each iteration runs once; only some
+    blocks run a check.
+    """
+    report = on_a_fake_gpu("progress", vendor)
+    for form in ("long", "short"):
+        assert report[form]["shapes"] == [[8, 4], [8]], form
+        assert (report[form]["checks"], report[form]["iterations"]) == (2, 12), form
+        assert 4 <= report[form]["filled"] <= report["most"], form
+    assert report["long"]["span_ms"] > 39
+    assert report["long"]["lasted"] > 0
+    assert report["long"]["least"] > 0
+
+
+@pytest.mark.parametrize("vendor", ["cuda", "hip"])
+def test_the_footprint_of_a_collective_on_a_fake_gpu(tmp_path, vendor):
+    environment = fake_gpu.environment(vendor=vendor, sms=2)
+    options = ("--sizes", "64K", "--mode", "isolated", "--algorithm", "two_shot+1b", "-n", "4", "-w", "0", "--lean")
+    done = mpirun(2, "-m", "bench.footprint", *options, "--out", str(tmp_path), timeout_s=120, **environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    (path,) = tmp_path.glob("*.jsonl")
+    result = read(path)
+    case = next(case for case in result.cases if beside(case.shape))
+    assert (case.status, case.n_wrong, result.run.cases[case.case].blocks) == ("ok", 0, 1)
+    assert "on each GPU of 2" in " ".join(done.stdout.split())
+
+
+class Recorded:
+    """A matmul that records the Counts of each timed loop and reports one finished launch per iteration."""
+
+    flops = 1e6
+
+    def __init__(self) -> None:
+        self.counts: list[Counts] = []
+
+    def during(self, run: Any, counts: Counts) -> Any:
+        self.counts.append(counts)
+        stamps = run(counts)
+        return stamps, np.ones(len(stamps))
+
+
+def a_footprint(timed_out: int = 0) -> tuple[Any, Recorded, Measured, list[str]]:
+    """A session on a CPU, its matmul, an iteration with the matmul, and the ends of the run."""
+    device, ends = CpuDevice(), list[str]()
+    watch = Watch(timed_out=timed_out)
+    step = Step(device.compile("iteration", {}).kernel("nothing"), Gate())
+    flight = SimpleNamespace(watch=watch, end_if_stuck=lambda: ends.append("timed out"))
+    session = cast(Any, SimpleNamespace(
+        world=SimpleNamespace(device=device, peers=None, graph=False), flight=flight, meet=step, measuring_s=0.0,
+        options=SimpleNamespace(dispatch="native")))
+    matmul = Recorded()
+    iteration = Iteration(0, "", step, Operation(step, lambda: None), step, step)
+    return session, matmul, Measured(session, cast(Any, matmul), iteration), ends
+
+
+def test_the_rate_without_the_collective_uses_the_same_number_of_iterations():
+    """The pilot sets the number later, in the iteration that the run measures."""
+    session, matmul, measured, _ = a_footprint()
+    measured.iteration.warmup, measured.iteration.count = 3, 7
+    stamps = timing.perform(session, measured.iteration, Counts(4, 7, 1))
+    rates = measured.iteration.facts and measured.iteration.facts(stamps)
+    assert matmul.counts == [Counts(4, 7, 1), Counts(3, 7)]
+    assert rates
+    assert min(rates.values()) > 0
+
+
+def test_a_wait_that_times_out_during_the_matmul_ends_the_run():
+    _, _, measured, ends = a_footprint(timed_out=1)
+    assert measured.iteration.facts
+    measured.iteration.facts(np.array([[0, 10, 10, 20]]))
+    assert ends == ["timed out"]

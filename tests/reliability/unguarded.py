@@ -1,0 +1,54 @@
+"""A commit without the code that keeps a run from hanging, for `bench.campaign` to compare with.
+
+`python -m tests.reliability.unguarded` prints the hash of the commit. Its waits end neither after a time-out
+nor at a stop word, its timed loop leaves no record of its phases and calls, and it has no flight
+records, watchdogs or witness. The commit is made in a temporary worktree and no branch names it;
+the project itself does not change.
+"""
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+from tests.kernels.broken_kernels import SYNC, Patch, apply
+from tests.launch import ROOT
+
+LOOP, SESSION = "kernels/devices/loop_cpu.cpp", "bench/harness/session.py"
+WAITS = [
+    Patch(SYNC, "  Timer timer;\n", "  for (u64 seen; !poll(seen);) breathe();\n",
+          until="    if (a.yields) yield();\n  }\n"),
+]
+RECORDS = [
+    Patch(LOOP, "  watch->phase = (u64)action.phase;\n", ""),
+    Patch(LOOP, "  if (begins || action.call) watch->calls = (u64)action.call;\n", ""),
+]
+WATCHERS = [
+    Patch(SESSION, "start_witness(folder, pids)\n", "folder.rmdir()\n"),
+    Patch(SESSION, "FlightRecord(folder.stem, folder,", "FlightRecord(folder.stem, None,"),
+]
+KERNEL_GUARDS = WAITS + RECORDS
+GUARDS = KERNEL_GUARDS + WATCHERS
+
+
+def commit() -> str:
+    """Make the commit and return its hash. Raises ValueError if the tree lacks a guard at its expected place."""
+
+    def git(*words: str, at: Path = ROOT) -> str:
+        identity = "-c", "user.name=nobody", "-c", "user.email=nobody@localhost"
+        command = ["git", *identity, *words]
+        return subprocess.run(command, cwd=at, check=True, capture_output=True, text=True).stdout
+
+    with tempfile.TemporaryDirectory() as folder:
+        at = Path(folder) / "worktree"
+        git("worktree", "add", "--quiet", "--detach", str(at), "HEAD")
+        try:
+            apply(at, GUARDS)
+            git("commit", "--quiet", "--no-verify", "--no-gpg-sign", "--all",
+                "--message", "Without guards", at=at)
+            return git("rev-parse", "HEAD", at=at).strip()
+        finally:
+            git("worktree", "remove", "--force", str(at))
+
+
+if __name__ == "__main__":
+    print(commit())

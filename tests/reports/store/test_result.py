@@ -1,0 +1,274 @@
+"""Writing and reading run files: complete, cut off or damaged."""
+
+import json
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.harness.options import RunOptions
+from bench.harness.run import print_result
+from reports.store.result import ResultError, read
+from reports.store.schema import Block
+from reports.store.writing import RunFile, write_named
+from reports.tables.formats import as_csv, as_json, as_nccl_tests
+from reports.tables.table import render
+from tests.another_user import as_root, said_as
+from tests.reports.synthetic_run import write_run
+
+SMALL: dict[str, Any] = {"sizes": [16384], "algorithms": ["library", "auto"], "modes": ["isolated"], "n": 5}
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory) -> bytes:
+    return write_run(tmp_path_factory.mktemp("run"), **SMALL, n_blocks=6).path.read_bytes()
+
+
+def test_a_run_is_read_as_written(tmp_path):
+    written = write_run(tmp_path, **SMALL)
+    result = read(written.path)
+    assert (result.run, result.cases, result.blocks, result.link_blocks, result.end) == (
+        written.run, written.cases, written.blocks, written.link_blocks, written.end)
+    assert result.complete
+    kinds = [json.loads(line)["kind"] for line in written.path.read_text().splitlines()]
+    assert kinds[0] == "run"
+    assert kinds[-3:] == ["case", "case", "end"]
+
+
+def test_samples_are_not_written_through_another_users_link(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    run = write_run(tmp_path / "first", **SMALL).run
+    (tmp_path / f"{run.run_id}.samples").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ResultError, match=r"samples cannot be made: File exists"):
+        write_run(tmp_path, **SMALL)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_run_cut_anywhere_in_its_last_lines_reads_as_incomplete_with_its_cases(tmp_path, stored):
+    path = tmp_path / "cut.jsonl"
+    *_, last_block, case, other_case, end = stored.splitlines(keepends=True)
+    whole = len(stored) - len(end)
+    start = whole - len(last_block + case + other_case)
+    # Cut at every byte of the last line. In the longer lines before it, cut at every 13th byte.
+    for length in [*range(start, whole, 13), *range(whole - 3, len(stored))]:
+        path.write_bytes(stored[:length])
+        result = read(path)
+        assert [case.status for case in result.cases] == ["ok", "ok"]
+        # A last line that lacks only its newline is complete.
+        assert result.complete == (length == len(stored) - 1)
+
+
+def test_a_run_cut_in_its_first_line_is_no_run(tmp_path, stored):
+    path = tmp_path / "cut.jsonl"
+    for length in range(0, stored.index(b"\n"), 7):
+        path.write_bytes(stored[:length])
+        with pytest.raises(ResultError, match=r"cut\.jsonl"):
+            read(path)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damage_is_refused_with_a_sentence_or_shown_without_a_crash(tmp_path_factory, stored, data):
+    at = data.draw(st.integers(0, len(stored) - 1))
+    damaged = stored[:at] + bytes([data.draw(st.integers(0, 255))]) + stored[at + 1:]
+    path = tmp_path_factory.getbasetemp() / "damaged.jsonl"
+    path.write_bytes(damaged)
+    try:
+        result = read(path)
+        assert render(result)
+        assert as_nccl_tests(result)
+        assert as_csv(result)
+        assert as_json(result)
+    except ResultError as error:
+        message = str(error)
+    else:
+        message = str(path)
+    assert message.startswith(str(path))
+
+
+def test_a_newer_schema_is_refused_by_name(tmp_path, stored):
+    path = tmp_path / "newer.jsonl"
+    path.write_bytes(stored.replace(b'"schema":1', b'"schema":2', 1))
+    with pytest.raises(ResultError, match=r"newer\.jsonl, line 1: schema 2 is newer than this program's 1"):
+        read(path)
+
+
+@pytest.mark.parametrize(("old", "new", "place"), [
+    (b'"time_us":', b'"time_us":NaN,"was":', "line 2"),
+    (b'"kind":"block"', b'"kind":"block', "line 2"),
+    (b'"round":0', b'"round":"first"', "line 2"),
+])
+def test_damage_before_the_last_lines_names_the_file_and_the_line(tmp_path, stored, old, new, place):
+    path = tmp_path / "bad.jsonl"
+    head, rest = stored.split(b"\n", 1)
+    first_block = rest.index(b'{"kind":"block"')
+    rest = rest[first_block:].replace(old, new, 1)
+    path.write_bytes(head + b"\n" + rest)
+    with pytest.raises(ResultError, match=rf"bad\.jsonl, {place}"):
+        read(path)
+
+
+def test_a_figure_that_is_not_finite_is_never_written(tmp_path):
+    run = write_run(tmp_path, **SMALL, run_id="first").run
+    file = RunFile.create(tmp_path, msgspec.structs.replace(run, run_id="second"))
+    with pytest.raises(ValueError, match="JSON"):
+        file.append(Block(case=0, block=0, round=0, n=1, time_us=float("nan")))
+    assert read(file.path).blocks == []
+
+
+def test_unknown_fields_survive_reading_and_writing_and_unknown_lines_are_skipped(tmp_path, stored):
+    lines = [json.loads(line) for line in stored.splitlines()]
+    for record in lines:
+        record["later"] = {"a": [1]}
+    lines[0]["cases"][1]["later"] = 2
+    next(record for record in lines if record["kind"] == "case")["time_us"]["later"] = 3
+    lines.insert(3, {"kind": "weather", "sky": "blue"})
+    path = tmp_path / "later.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in lines))
+
+    result = read(path)
+    assert result.run.extra == {"later": {"a": [1]}}
+    again = RunFile.create(tmp_path / "again", result.run)
+    for block in result.blocks:
+        again.append(block)
+    rewritten = [json.loads(line) for line in again.path.read_text().splitlines()]
+    assert rewritten[0] == lines[0]
+    assert rewritten[1:] == [record for record in lines if record["kind"] == "block"]
+    assert result.cases[0].time_us is not None
+    assert result.cases[0].time_us.extra == {"later": 3}
+
+
+def test_a_run_never_overwrites_another_and_an_unwritable_folder_is_one_sentence(tmp_path):
+    run = write_run(tmp_path, **SMALL).run
+    with pytest.raises(ResultError, match="File exists"):
+        RunFile.create(tmp_path, run)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResultError, match="cannot be written"):
+        RunFile.create(tmp_path / "file" / "results", run)
+
+
+def test_samples_are_whole_blocks_within_the_limits(tmp_path):
+    result = write_run(tmp_path, sizes=[16384], algorithms=["library"], modes=["isolated"], n_blocks=30, n=900)
+    [path] = result.path.with_suffix(".samples").iterdir()
+    samples = np.load(path)
+    assert path.name == result.cases[0].samples == "case-0000.npy"
+    assert samples.dtype == np.float32
+    assert samples.shape[1] == 5
+    for rank in (0, 1):
+        blocks, n = np.unique(samples[samples[:, 1] == rank, 0], return_counts=True)
+        assert n.tolist() == [900] * len(blocks)
+        assert 18_000 < n.sum() <= 20_000
+        assert (blocks[0], blocks[-1]) == (0, 29)
+
+
+def test_the_flight_record_names_the_first_rank_that_stopped(tmp_path):
+    path = write_run(tmp_path, **SMALL, finish=False).path
+    flight = path.with_suffix(".flight")
+    flight.mkdir()
+    (flight / "rank-0").write_bytes(b'{"rank":0,"case":1,"blo')
+    (flight / "rank-1").write_bytes(b'{"rank":1,"case":1,"block":3,"step":"timed loop"}'.ljust(4096, b"\0"))
+    assert "stopped first" not in render(read(path))
+    for rank, place in ((0, "rank 0 (was killed)"),
+                       (1, "rank 1, case 1 (auto 16 KiB isolated), block 3, step timed loop (was killed)")):
+        (flight / "ended").write_text(json.dumps({"rank": rank, "why": "was killed", "by": "watcher"}))
+        assert f"stopped first: {place}\n" in render(read(path))
+
+
+def test_only_a_complete_page_gives_the_last_epoch(tmp_path):
+    path = write_run(tmp_path, **SMALL, finish=False).path
+    flight = path.with_suffix(".flight")
+    flight.mkdir()
+    (flight / "ended").write_text(json.dumps({"rank": 1, "why": "was killed", "by": "witness"}))
+    line = {"rank": 1, "case": 1, "block": 3, "step": "store", "counters": ["phase", "epoch"]}
+    numbers = (2).to_bytes(8, "little") + (2**32 - 1).to_bytes(8, "little")
+    page = json.dumps(line).encode().ljust(2048, b"\0") + numbers.ljust(2048, b"\0")
+    wrong = json.dumps({**line, "counters": {"epoch": 7}}).encode().ljust(4096, b"\0")
+    for content, description in (
+        (page, "block 3, step store, epoch 4294967295 (was killed)"),
+        (page[:2056], "block 3, step store (was killed)"),  # cut in the middle of its numbers
+        (wrong, "block 3, step store (was killed)"),
+        (page + b"\0", "rank 1 (was killed)"),  # not a page of a flight record
+    ):
+        (flight / "rank-1").write_bytes(content)
+        assert description in render(read(path))
+    (flight / "rank-\u00b2").write_bytes(page)  # Python calls it a digit, but int() refuses it
+    (flight / "ended").write_text('{"rank": [1], "why": "was killed"}')
+    assert "stopped first" not in render(read(path))
+
+
+def test_a_block_is_on_disk_before_the_next_is_measured(tmp_path, monkeypatch):
+    synced, folders = [], []
+    sync = os.fsync
+
+    def counted(fd):
+        sync(fd)
+        about = os.fstat(fd)
+        if stat.S_ISDIR(about.st_mode):
+            folders.append((about.st_ino, [path.name for path in tmp_path.glob("*.jsonl*")]))
+        else:
+            synced.append(about.st_size)
+
+    model = write_run(tmp_path / "model", **SMALL, n_blocks=1)
+    monkeypatch.setattr(os, "fsync", counted)
+    file = RunFile.create(tmp_path, model.run)
+    assert synced == [file.path.stat().st_size]
+    # After this, a power cut loses neither the content nor the name.
+    assert folders == [(tmp_path.stat().st_ino, [file.path.name])]
+    file.append(model.blocks[0])
+    assert synced[1:] == [file.path.stat().st_size] > [synced[0]]
+
+
+def test_a_file_the_user_named_is_written_through_a_link_and_keeps_its_mode(tmp_path):
+    path, link = tmp_path / "kept" / "a.json", tmp_path / "latest.json"
+    path.parent.mkdir()
+    link.symlink_to(path)
+    write_named(link, b"first")  # the link had no target yet
+    path.chmod(0o640)
+    write_named(link, b"second")
+    assert link.is_symlink()
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"second", 0o640)
+    assert sorted(tmp_path.rglob("*")) == [path.parent, path, link]
+
+
+@pytest.mark.parametrize("planted", ["link", "pipe"])
+def test_a_runs_own_files_are_not_written_through_planted_links_or_pipes(tmp_path, capsys, planted):
+    """In a shared folder, other users see the plot's file name as soon as the run starts."""
+    result = write_run(tmp_path, **SMALL)
+    picture, victim = result.path.with_suffix(".png"), tmp_path / "victim"
+    victim.write_text("kept")
+    picture.symlink_to(victim) if planted == "link" else os.mkfifo(picture)
+    print_result(result, RunOptions("allreduce"))
+    assert f"picture: {picture}\n" in capsys.readouterr().out
+    assert not picture.is_symlink()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert victim.read_text() == "kept"
+
+
+@as_root
+def test_a_writable_file_in_a_closed_folder_is_written():
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        path = Path(name, "a.json")
+        path.write_text("former, and longer")
+        path.chmod(0o666)
+        assert said_as(65534, 65534, write_named, path, b"new") == "None"
+        assert path.read_text() == "new"
+        assert said_as(65534, 65534, write_named, Path(name, "b.json"), b"new") == (
+            f"{name}/b.json cannot be written: Permission denied")
+
+
+@as_root
+def test_a_run_starts_in_a_folder_that_is_writable_but_not_readable(tmp_path):
+    run = write_run(tmp_path, **SMALL).run
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o733)
+        said_as(65534, 65534, RunFile.create, Path(name), run)
+        assert [path.name for path in Path(name).iterdir()] == [f"{run.run_id}.jsonl"]
+        assert said_as(65534, 65534, RunFile.create, Path(name), run).endswith(": File exists")

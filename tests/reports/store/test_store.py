@@ -1,0 +1,151 @@
+"""A folder of results with killed runs, many writers at once and corrected clocks. No measured block
+is lost, and no run counts as later than it was."""
+
+import json
+import random
+import re
+import subprocess
+import sys
+import tracemalloc
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reports.__main__ import main
+from reports.site import store as site_store
+from reports.store.order import HEAD_BYTES, latest, places
+from reports.store.result import read
+from reports.store.schema import Run
+from reports.trends import history
+from reports.verdicts.sides import side_of
+from tests.launch import ROOT, mpirun
+from tests.ranks import store_writers
+from tests.reliability import kill_writers
+from tests.reports.synthetic_run import write_run
+
+WRITERS = 64
+QUICK = ["-b", "16K", "-e", "16K", "--mode", "isolated", "--algorithm", "ring", "-n", "60", "--lean"]
+
+
+def test_killed_runs_keep_their_blocks_and_are_shown_as_incomplete(capsys):
+    assert kill_writers.campaign(4, seed=random.randrange(1 << 30)) == [], capsys.readouterr().out
+
+
+@pytest.mark.parametrize("claimed", [True, False], ids=["claimed", "control"])
+def test_many_processes_that_write_into_one_folder_lose_no_run(tmp_path, claimed):
+    """In the control, writers claim no name, so runs are lost: the test can fail."""
+    words = [sys.executable, "-m", "tests.ranks.store_writers", str(tmp_path / "runs"), str(WRITERS)]
+    writers = subprocess.Popen([*words, *["unclaimed"] * (not claimed)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    most_incomplete = 0
+    while writers.poll() is None:  # reads at the same time
+        if not (tmp_path / "runs").is_dir():
+            continue
+        store = site_store.find(tmp_path / "runs")
+        assert store.left_out == []
+        complete = [result for result in store.results if result.complete]
+        n_blocks = store_writers.BLOCKS * store_writers.CASES
+        assert all(len(result.blocks) == n_blocks for result in complete)
+        most_incomplete = max(most_incomplete, len(store.results) - len(complete))
+    assert most_incomplete > 1  # some runs were read while their writers still ran
+    lost = int(writers.communicate()[0])
+    results = [read(path) for path in (tmp_path / "runs").glob("*.jsonl")]
+    assert (lost == 0) == claimed
+    assert len(results) == WRITERS - lost
+    for result in results:
+        assert result.complete
+        assert {block.time_us for block in result.blocks} == {1.0 + result.run.seed}
+    assert len({result.run.seed for result in results}) == len(results)
+    assert {path.suffix for path in (tmp_path / "runs").iterdir()} == {".jsonl", ".samples"}
+
+
+def test_a_clock_that_jumps_back_keeps_the_order_of_runs(tmp_path):
+    out = tmp_path / "results"
+    clocks = ["2026-11-20T12:00:00", "2026-11-20T11:00:00", "2026-11-20T11:30:00"]
+    for clock in clocks:
+        done = mpirun(1, "tests/ranks/clock_ranks.py", clock, *QUICK, "--out", str(out))
+        assert done.returncode == 0, done.stderr
+
+    def orders():
+        readers = (history.load(out).runs.values(),
+                   [result.run for result in site_store.find(out).results],
+                   [launch.result.run for launch in side_of(str(out), []).launches])
+        return [[run.run_id[11:19] for run in runs] for runs in readers]
+
+    assert orders() == [["12-00-00", "11-00-00", "11-30-00"]] * 3
+    for path in out.glob("*.jsonl"):  # the control: without `after` the wrong clock decides
+        path.write_text(re.sub(r'"after":\[[^]]*\]', '"after":[]', path.read_text()))
+    assert orders() == [["11-00-00", "11-30-00", "12-00-00"]] * 3
+
+
+def test_an_empty_file_among_runs_is_left_out_and_named(tmp_path, capsys):
+    """A power cut or a full disk may leave an empty file. The rest of the folder stays usable."""
+    for side in ("a", "b"):
+        run_id = f"2026-11-20T06-15-00Z-allreduce-{side}"
+        write_run(tmp_path / side, sizes=[16384], algorithms=["library"], modes=["isolated"], run_id=run_id)
+        (tmp_path / side / "2026-11-20T06-15-01Z-allreduce-000000.jsonl").touch()
+    for words, message in ((("compare", "a", "b"), "000000.jsonl is empty: left out"),
+                        (("history", "a"), "left out, not a run that can be read: 1"),
+                        (("dashboard", "a", "-o", "site"), "000000.jsonl is empty, not a run file")):
+        assert main([words[0], *(word if word.startswith("-") else str(tmp_path / word) for word in words[1:])]) == 0
+        out, err = capsys.readouterr()
+        assert message in " ".join((out + err).split()).replace("- ", "-")
+
+
+def run(run_id, after=()):
+    return Run(run_id=run_id, after=list(after), benchmark="allreduce", version="0", argv=[], seed=0, machine_id="a",
+               software_id="b", environment={}, world={"size": 2}, cases=[])
+
+
+def at(hour, name="a"):
+    return f"2026-11-20T{hour:02}-00-00Z-allreduce-{name}"
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_correct_clocks_give_the_order_of_times_after_copies_and_deletions(data):
+    ids = [at(number // 4, f"{number % 4}") for number in range(data.draw(st.integers(1, 40)))]
+    runs = [run(run_id, data.draw(st.lists(st.sampled_from(ids[:place] or ["gone"]), max_size=3)))
+            for place, run_id in enumerate(ids)]
+    sample = data.draw(st.lists(st.sampled_from(runs), unique_by=lambda run: run.run_id))
+    assert [*places(sample)] == sorted(run.run_id for run in sample)
+
+
+def test_runs_that_name_each_other_are_all_in_the_order():
+    altered = [run(at(3), [at(2)]), run(at(2), [at(3)]), run(at(1), [at(1)]), run("no time")]
+    assert [*places(altered)] == ["no time", at(1), at(3), at(2)]
+
+
+def test_a_long_chain_with_a_wrong_last_clock_stays_in_order():
+    chain = [f"{2000 + number}-01-01T00-00-00Z-a" for number in range(3000)] + ["1970-01-01T00-00-00Z-a"]
+    runs = [run(run_id, chain[place - 1:place]) for place, run_id in enumerate(chain)]
+    assert [*places(runs)] == chain
+
+
+def test_a_run_names_all_simultaneous_runs_before_it(tmp_path):
+    def put(run_id, after):
+        fields = {} if after is None else {"after": after}
+        head = {"kind": "run", "run_id": run_id} | fields | {"benchmark": "allreduce"}
+        (tmp_path / f"{run_id}.jsonl").write_text(json.dumps(head, separators=(",", ":")) + "\n")
+
+    assert latest(tmp_path) == []
+    put(at(4), None)
+    put(at(5), None)  # from a version without `after`
+    assert latest(tmp_path) == [at(5)]
+    put(at(1), [at(5)])
+    put(at(2), [at(5)])
+    (tmp_path / "campaign.jsonl").write_text("{}\n")
+    assert latest(tmp_path) == [at(1), at(2)]
+    put(at(0), [at(1), at(2)])
+    assert latest(tmp_path) == [at(0)]
+
+
+def test_latest_holds_only_the_names_of_many_runs(tmp_path):
+    for number in range(100):
+        (tmp_path / f"{at(number)}.jsonl").write_bytes(b'{"after":[]}'.ljust(HEAD_BYTES))
+    tracemalloc.start()
+    try:
+        assert len(latest(tmp_path)) == 64
+        assert tracemalloc.get_traced_memory()[1] < 20 * HEAD_BYTES
+    finally:
+        tracemalloc.stop()

@@ -1,0 +1,71 @@
+"""Writes runs of overlapped compute and communication, and of whole steps, with known figures through the real
+store."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reports.store.exposed import COMPUTE
+from reports.store.result import read
+from reports.store.schema import Block, CaseHeader, End, Run
+from reports.store.writing import RunFile
+from tests.reports.synthetic_run import without_fsync
+
+FAST_NS, SLOW_NS = (105.0, 105.0), (540.0, 540.0)
+CPUS = [{"rank": rank, "device": "cpu", "arch": "znver5", "numa": 0, "cpus": [rank]} for rank in range(2)]
+LAYER = {"model": "llama-3.1-70b", "layer": "attention_output", "tokens": 1, "hidden": 8192, "inner": 64,
+         "weights": "float16", "scale": "1/64"}
+STEP = {"model": "llama-3.1-8b", "layers": 32, "hidden": 4096, "inner": [64, 128], "weights": "float16",
+        "scale": "1/64", "slots": 2}
+THEN, MPI, FUSED = "then_one_shot_pull", "then_library", "fused"
+
+
+@dataclass
+class Made:
+    """Writes a run. `costs[name](round)` is a form's time in a round in microseconds, or None; a name may end with a
+    variant."""
+
+    folder: Path
+    benchmark: str = "gemv_allreduce"
+    shape: dict = field(default_factory=lambda: LAYER)
+    rounds: int = 12
+    slow: tuple = ()
+    trips: Callable[[int], tuple[float, float]] | None = None
+    devices: list = field(default_factory=lambda: CPUS)
+    chosen: dict = field(default_factory=dict)
+    wrong: dict = field(default_factory=dict)
+
+    @without_fsync
+    def run(self, costs, finish=True):
+        planned = [self.planned(name) for name in costs]
+        head = Run(run_id="2026-11-20T06-15-00Z-made-1a2b3c", benchmark=self.benchmark, version="0.1.0", argv=[],
+                   seed=7, machine_id="a", software_id="b", environment={},
+                   world={"size": 2, "hosts": 1, "ranks": self.devices}, cases=planned)
+        file = RunFile.create(self.folder, head)
+        for turn in range(self.rounds):
+            for number, (name, cost) in enumerate(costs.items()):
+                total_us = cost(turn)
+                if total_us is None:
+                    continue
+                trip = self.trips(turn) if self.trips else SLOW_NS if turn in self.slow else FAST_NS
+                n_wrong = None if name == COMPUTE else self.wrong.get(name, 0)
+                file.append(Block(case=number, block=turn, round=turn, n=20, time_us=total_us, total_us=total_us,
+                                  link_rtt_ns=trip, n_wrong=n_wrong))
+        return file.finish({}, End(status="complete", measuring_s=1.0, elapsed_s=2.0)) if finish else read(file.path)
+
+    def planned(self, name):
+        algorithm, _, variant = name.partition(" ")
+        return CaseHeader(collective=self.benchmark, shape=self.shape, size_bytes=32768, count=8192, datatype="float32",
+                       redop="sum", algorithm=algorithm, variant=variant or "copied", chosen=self.chosen.get(name),
+                       library="MPICH 5.0.2" if "library" in name else None)
+
+
+def always(cost):
+    return lambda turn: cost
+
+
+def steps(folder, compute_ms, tensor_ms, pipeline_ms, **words_of_run):
+    made = Made(folder, benchmark="decode", shape=STEP, chosen={"tensor_parallel": "gemv_allreduce"}, **words_of_run)
+    return made.run({COMPUTE: always(1e3 * compute_ms), "tensor_parallel": always(1e3 * tensor_ms),
+                     "tensor_parallel_library": always(1e3 * 2 * tensor_ms),
+                     "pipeline_parallel": always(1e3 * pipeline_ms), "one_rank": always(1e3 * 30.0)})

@@ -1,0 +1,221 @@
+"""`history` over weeks of runs: real files, the real command."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from matplotlib import pyplot
+
+from reports.__main__ import main
+from reports.trends.events import Change, find_events, word_of
+from reports.trends.history import Series, load
+from reports.trends.history_plot import draw
+from tests.reports.synthetic_run import write_run
+
+RUNS, STEP = 44, 30
+SLOWED = 1.25
+
+
+def run_id(number: int) -> str:
+    return f"2026-{1 + number // 28:02d}-{1 + number % 28:02d}T03-00-00Z-allreduce-{number:06d}"
+
+
+def write(folder: Path, number: int, scale: Callable[[Any], float] = lambda block: 1.0,
+          head: dict[str, Any] | None = None, **options: Any) -> Path:
+    """Writes one night's run of four cases; `scale` gives the factor on a block's times, `head` replaces fields of the
+    first line."""
+    noise = float(np.exp(np.random.default_rng(number).normal(0, 0.015)))
+
+    def change(block: Any) -> Any:
+        factor = scale(block)
+        return msgspec.structs.replace(block, time_us=block.time_us * factor, total_us=block.total_us * factor)
+
+    made = write_run(folder, sizes=[16384, 65536], algorithms=["library", "two_shot"], modes=["isolated"], n_blocks=6,
+                     n=4, scale=noise, seed=number, run_id=run_id(number), change=change, **options).path
+    shutil.rmtree(made.with_suffix(".samples"))
+    if head:
+        first, rest = made.read_text().split("\n", 1)
+        made.write_text(json.dumps(json.loads(first) | head) + "\n" + rest)
+    return made
+
+
+def facts(**values: Any) -> dict[str, Any]:
+    return {name.replace("_", "."): {"value": value, "source": "", "status": "ok"} for name, value in values.items()}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Both sizes of two_shot get slower with a new kernel; the load changes every night; earlier, the smaller library
+    case is faster for ten nights."""
+    folder = tmp_path_factory.mktemp("store")
+    for number in range(RUNS):
+        later = number >= STEP
+
+        def scale(block, later=later, number=number):
+            slowed = SLOWED if later and block.case % 2 else 1.0
+            return slowed * (0.8 if block.case == 0 and 10 <= number < 20 else 1.0)
+
+        write(folder / ("nightly" if number % 2 else ""), number, scale, {
+            "software_id": "new\x1b[2J" if later else "old", "environment": facts(
+                os_kernel="6.18\u202e|<script>" if later else "6.12", os_load=number / 10, cpu_model="EPYC")})
+    return folder
+
+
+def history_text(folder: Path, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    assert main(["history", str(folder), *more]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert max(map(len, captured.out.splitlines())) <= 80
+    return captured.out
+
+
+def test_a_regression_is_one_alarm_that_names_its_cases_and_what_else_changed(store, capsys):
+    """Otherwise there is an alarm for each case, and the commit must be searched among all nights."""
+    text = " ".join(history_text(store, capsys).split())
+    first = f"2 series worse: machine a1b2c3, allreduce, first at {run_id(STEP)}"
+    assert text.index(first) < text.index("1 series worse") < text.index("1 series better")
+    assert "changed there: software_id: old -> new?[2J" in text
+    assert "os.kernel: 6.12 -> 6.18?|<script>" in text
+    assert "os.load" not in text
+    assert re.search(r"\+2\d\.\d% \[\+\d+\.\d% \+\d+\.\d%\] worse 16 KiB two_shot", text)
+    assert f"when last run: {run_id(RUNS - 1)}" in text
+    assert "worse 3, better 0, no change 1, too few runs 0" in text
+
+
+def test_a_change_and_its_revert_are_two_alarms(store):
+    """An average would hide a slow week in the middle."""
+    history = load(store)
+    events = find_events(history)
+    small = next(series for series in history.series if series.label == "16 KiB library")
+    words = sorted((change.first, change.word) for event in events for change in event.changes
+                   if change.series is small)
+    assert words == [(10, "better"), (20, "worse")]
+    assert [event.recorded for event in events if event.run == run_id(10)] == [[]]
+    assert sorted(word_of(series, events) for series in history.series) == ["no change", *["worse"] * 3]
+    step = next(event for event in events if event.run == run_id(STEP))
+    assert all(change.ratio[1] <= SLOWED <= change.ratio[2] for change in step.changes)
+    assert all(change.low <= STEP <= change.high for change in step.changes)
+
+
+def test_the_picture_says_worse_and_better_in_words(store, tmp_path, capsys):
+    """Readers with impaired colour vision need the direction in words."""
+    history_text(store, capsys, "--plot", str(tmp_path / "history.svg"))
+    drawn = (tmp_path / "history.svg").read_text()
+    assert {"worse", "better"} <= set(re.findall(r">(worse|better) [+-]\d+\.\d%<", drawn))
+    assert main(["history", str(store), "--plot", str(tmp_path / "history.gif")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_labels_of_changes_that_lie_close_do_not_overlap(tmp_path):
+    """Three changes in a week must be readable."""
+    times = [datetime(2026, 1, 1) + timedelta(days=day) for day in range(60)]
+    series = Series("16 KiB ring", "a1b2c3", "allreduce", "", None, list(map(str, times)), times, [1.0, 1.2] * 30)
+    changes = [Change(series, first, first, first + 1, (1.2 if first % 2 else 0.8, 0.7, 1.3))
+               for first in (10, 13, 16, 30, 41, 44, 46, 50)]
+    made, panel = pyplot.subplots(figsize=(4.6, 2.7), layout="constrained")
+    draw(panel, series, changes)
+    made.canvas.draw()
+    boxes = [label.get_window_extent() for label in panel.texts]
+    made.savefig(tmp_path / "close.png", dpi=120)
+    pyplot.close(made)
+    assert len(boxes) == 8
+    assert not any(box.overlaps(other) for box, other in combinations(boxes, 2))
+
+
+def test_names_that_differ_at_their_ends_are_not_cut(tmp_path, capsys):
+    """Cut names would make two cases look like one."""
+    for number in range(24):
+        def scale(block, later=number >= 14):
+            return 1.3 if later and block.case % 2 else 1.0
+
+        made = write(tmp_path, number, scale)
+        made.write_text(made.read_text().replace('"variant":"copied"', '"variant":"copied by two threads at once"')
+                        .replace('"algorithm":"two_shot"', '"algorithm":"two_shot_of_all_the_ranks_of_a_host"'))
+    text = history_text(tmp_path, capsys)
+    for size in ("16 KiB", "64 KiB"):
+        assert f"\n      {size} two_shot_of_all_the_ranks_of_a_host\n" in text
+
+
+def test_link_state_machine_and_number_of_ranks_separate_the_series(tmp_path, capsys):
+    """Other cores or another machine must not look like a regression."""
+    for number in range(60):
+        write(tmp_path, number, fast_rounds=range(6) if number < 24 else (),
+              head={"machine_id": "b" * 6} if number >= 48 else None)
+    history = load(tmp_path)
+    assert find_events(history) == []
+    groups = {(series.machine_id, series.link_rtt_ns and round(series.link_rtt_ns, -2), len(series.run_ids))
+              for series in history.series}
+    assert groups == {("a1b2c3", 100.0, 24), ("a1b2c3", 500.0, 24), ("bbbbbb", None, 12)}
+    text = " ".join(history_text(tmp_path, capsys).split())
+    assert "worse 0, better 0, no change 8, too few runs 4 (less than 20)" in text
+    write(tmp_path, 99, world_size=4, fast_rounds=range(6))
+    assert len(load(tmp_path).series) == len(history.series) + 4
+
+
+def test_runs_that_agree_to_the_last_digit_have_no_alarm(tmp_path):
+    """Without any noise, the rounding of a sum must not count as a change."""
+    made = write(tmp_path, 0).read_text()
+    for number in range(1, 30):
+        (tmp_path / f"{number}.jsonl").write_text(made.replace(run_id(0), run_id(number), 1))
+    history = load(tmp_path)
+    assert [len(series.values) for series in history.series] == [30] * 4
+    assert find_events(history) == []
+
+
+def test_the_launches_of_a_campaign_are_one_point(tmp_path):
+    """Ten launches within minutes agree better than ten nights do, and would outweigh them."""
+    for number in range(6):
+        write(tmp_path / "campaign-1" / "main", number)
+    (tmp_path / "campaign-1" / "campaign.jsonl").write_text("{}")
+    write(tmp_path, 7)
+    history = load(tmp_path)
+    assert {(series.variant, len(series.values)) for series in history.series} == {("main", 1), ("", 1)}
+
+
+def test_unusable_runs_are_left_out_and_named(tmp_path, capsys):
+    """A bad file must not hide the others, and times of wrong results must not count."""
+    good = write(tmp_path, 1)
+    write(tmp_path, 2, status="incomplete")
+    write(tmp_path, 3, head={"imported_from": {"file": "log.txt"}})
+    write(tmp_path, 4, head={"schema": 99})
+    wrong = write(tmp_path, 5)
+    wrong.write_text(wrong.read_text().replace('"n_wrong":0,"reason":null', '"n_wrong":3,"reason":"3 wrong"')
+                     .replace('"status":"ok","time_us"', '"status":"wrong","time_us"'))
+    (tmp_path / "torn\x1b[2J.jsonl").write_bytes(b"\x00\xff{")
+    (tmp_path / "again").mkdir()
+    shutil.copy(good, tmp_path / "again")
+    (tmp_path / "link.jsonl").symlink_to(good)
+    write(tmp_path, 6, head={"run_id": "yesterday"})
+    write(tmp_path, 7, fast_rounds=range(2, 6))  # two rounds in the slow state are too few
+    text = " ".join(history_text(tmp_path, capsys).split())
+    assert "2 runs of 1 machine" in text
+    for reason in ("incomplete: 1", "imported from a log: 1", "of a newer schema: 1", "with wrong results: 1",
+                "not a run that can be read: 1 (torn?[2J.jsonl)", "a run once more: 1", "not followed: 1 (link.jsonl)",
+                "without a time in its run_id: 1", "with fewer than 5 blocks in one state of the link: 4 of 8 results"):
+        assert reason in text, reason
+
+
+@pytest.mark.parametrize("make", ["nothing", "file", "empty", "only torn"])
+def test_a_folder_without_runs_is_refused_in_one_sentence(make, tmp_path, capsys):
+    """A typing error must not look like a history without changes."""
+    folder = tmp_path / "results"
+    if make == "file":
+        folder.write_text("")
+    elif make != "nothing":
+        folder.mkdir()
+    if make == "only torn":
+        (folder / "run.jsonl").write_text("{")
+    assert main(["history", str(folder)]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(r"reports: [^\n]*results[^\n]*\n", captured.err)

@@ -6,6 +6,7 @@ samples in a folder beside the file, and the end.
 
 import contextlib
 import io
+import json
 import os
 import stat
 import tempfile
@@ -13,17 +14,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from reports.store.build import Samples, build_cases
-from reports.store.records import Record, to_line
 from reports.store.result import ENDED_EARLY, ResultError
 from reports.store.samples import COLUMNS, MAX_SAMPLES_BYTES
 from reports.store.schema import Block, Case, End, LinkBlock, Result, Run
 
 MAX_SAMPLED_ITERATIONS = 20_000
 MOST_LINKS = 40  # as in the kernel
+
+
+def to_line(record: msgspec.Struct) -> bytes:
+    """One line of a file. Raises ValueError for a number that is not finite, which JSON lacks."""
+    fields = msgspec.to_builtins(record, enc_hook=np.generic.item)
+    return json.dumps(fields, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
 @contextlib.contextmanager
@@ -152,7 +159,7 @@ class RunFile:
         self._file.close()
         return Result(self.path, self.run, cases, self.blocks, self.link_blocks, end)
 
-    def _write(self, record: Record) -> None:
+    def _write(self, record: msgspec.Struct) -> None:
         line = to_line(record)
         with _write_errors(self.path):
             self._file.write(line)

@@ -15,7 +15,7 @@ from reports.store.case import CASE_KEY, find_states
 from reports.store.manifest import CONTROL, MANIFEST, Manifest, read_manifest
 from reports.store.order import places
 from reports.store.result import ResultError, read
-from reports.store.samples import check_samples
+from reports.store.samples import read_samples
 from reports.store.schema import Case, CaseHeader, Result
 from reports.tables.rows import MIN_STATE_BLOCKS
 
@@ -149,7 +149,7 @@ def _read(path: Path, notes: list[str]) -> Result:
         notes.append(f"{path} is incomplete: {reason}; its complete lines count")
     try:
         for case in result.cases:
-            check_samples(result, case)
+            read_samples(result, case)
     except ResultError as error:
         notes.append(f"{error}; verdicts do not use single iterations")
     return result

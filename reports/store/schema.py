@@ -114,6 +114,11 @@ class Block(msgspec.Struct, kw_only=True, tag="block", tag_field="kind"):
     matmul_gflop_s: float | None = None
     matmul_alone_gflop_s: float | None = None
 
+    @property
+    def cost_us(self) -> float:
+        """The time until the result is consumed, if that was measured."""
+        return self.time_us if self.total_us is None else self.total_us
+
 
 class LinkBlock(msgspec.Struct, kw_only=True, tag="link_block", tag_field="kind"):
     """The machine's parts at one size, all ranks at once: times to copy `size_bytes` into a slab,

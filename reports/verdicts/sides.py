@@ -173,8 +173,7 @@ def find_costs(launches: Sequence[Launch], without: Sequence[str]) -> list[float
             state = next(of_block)
             n_slow += state != 0
             if state is not None:
-                cost_us = block.time_us if block.total_us is None else block.total_us
-                costs_us[block.case, state].append(cost_us)
+                costs_us[block.case, state].append(block.cost_us)
         launch.slow_share = n_slow / max(len(launch.result.blocks), 1)
         medians: dict[int, dict[int, float]] = defaultdict(dict)
         for (case, state), values_us in costs_us.items():

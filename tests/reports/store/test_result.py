@@ -46,7 +46,7 @@ def test_samples_are_not_written_through_another_users_link(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     run = write_run(tmp_path / "first", **SMALL).run
     (tmp_path / f"{run.run_id}.samples").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ResultError, match=r"samples cannot be made: File exists"):
+    with pytest.raises(ResultError, match=r"samples cannot be written: File exists"):
         write_run(tmp_path, **SMALL)
     assert not list((tmp_path / "elsewhere").iterdir())
 

@@ -25,7 +25,8 @@ def merge_interleaved(tests: list[Draft]) -> list[Draft]:
     """
     merged: list[Draft] = []
     for position, test in enumerate(tests):
-        test.end_row()
+        test.unread += [row.line for row in test.rows if not row.halves]
+        test.rows = [row for row in test.rows if row.halves]
         after = tests[position + 1] if position + 1 < len(tests) else None
         is_torn = after is not None and after.follows and (test.headless or _repeats(test))
         if after is not None and is_torn:
@@ -82,7 +83,7 @@ def end_test(test: Draft) -> None:
     if test.format == "mscclpp-test":
         test.library = "MSCCL++"
     for row in test.rows:
-        for in_place, figures in row.halves:
+        for in_place, figures in row.halves.items():
             by_name = dict(zip(test.layout.names, figures, strict=True))
             case = _case(test, row, in_place, by_name)
             if case is not None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from reports.imports import logged
 from reports.imports.logged import LoggedTest, collective_of
 from reports.imports.nccl_end import PROGRAM, end_test, merge_interleaved
-from reports.imports.nccl_rows import CPU_TIME, MEAN, Draft, Layout, Stage, read_row
+from reports.imports.nccl_rows import CPU_TIME, MEAN, Draft, Layout, Stage
 
 HALF = r"(?: (?:cpu)?time algbw busbw(?: (?:wrong|error|res))?(?: i_\S+)*)"
 HEADER = re.compile(rf"(?:size|bytes) (?:count|n)( type)?(?: redop| op)?( root)?({HALF})({HALF})?"
@@ -100,20 +100,20 @@ class Reader:
         test = self.last
         in_table = test is not None and test.stage in (Stage.TABLE, Stage.ROWS)
         layout = test.layout if test is not None and in_table else Layout()
-        row, is_whole = read_row(layout, words, line_number)
-        has_size = row is not None and bool(row.fields)
-        if test is not None and not has_size and test.continue_row([word for word, _ in words]):
+        row, texts = layout.read(words, line_number), [word for word, _ in words]
+        is_sized = len(texts) > 1 and None not in map(logged.whole_number, texts[:2])
+        if test is not None and not is_sized and test.continue_row(" ".join(texts)):
             return True
-        if row is None:
-            return False
-        if not is_whole or not (row.halves or layout.has_header):
-            if test is not None and in_table:
+        if row is None or not (row.halves or layout.has_header):
+            is_damaged = in_table and (is_sized or layout.looks_like_row(texts))
+            if test is not None and is_damaged:
                 test.unread.append(line_number)
-            return in_table
+            return is_damaged
         if test is None or test.stage == Stage.FOOTER:
             self.tests.append(Draft("nccl-tests", line_number, line_number, "nccl-tests", MEAN,
                                     headless=True, follows=test is not None))
-        self.tests[-1].begin_row(row)
+        self.tests[-1].rows.append(row)
+        self.tests[-1].stage = Stage.ROWS
         return True
 
     def read_head(self, line_number: int, text: str) -> bool:

@@ -17,7 +17,8 @@ TYPES = {
     "char": "int8", "int": "int32", "int8": "int8", "uint8": "uint8", "int32": "int32",
     "uint32": "uint32", "int64": "int64", "uint64": "uint64", "f8e4m3": "float8_e4m3",
     "f8e5m2": "float8_e5m2", "fp8_e4m3": "float8_e4m3", "fp8_e5m2": "float8_e5m2"}
-FIGURE = r"(?:\d+(?:\.\d*)?(?:e[+-]?\d+)?\*?|N/A|-?nan|inf)"
+FIGURE = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?\*?|N/A|-?nan|-?inf")
+FIGURES = rf"(?:(?:^| )(?:{FIGURE.pattern}))"
 # The parts of a test in their order.
 Stage = IntEnum("Stage", "BANNER STARTED SIZES DEVICES RANKS TABLE ROWS FOOTER")
 
@@ -85,7 +86,7 @@ class Layout:
         """Groups: type, operation, root and figures."""
         kind = r"[a-z]\w{1,15}" if self.has_header else "|".join(TYPES)
         typed = rf" (?i:({kind}))(?: (?!(?:nan|inf) )([A-Za-z]\w{{1,15}}))?"
-        halves = rf"((?:(?: {FIGURE}){{{len(self.names)}}}){{0,{len(self.places)}}})"
+        halves = rf"((?:{FIGURES}{{{len(self.names)}}}){{0,{len(self.places)}}})"
         return (rf"\S+ \S+{typed if self.typed else '()()'}"
                 rf"{r'(?: (-?[0-9]{1,9}))?' if self.rooted else '()'}"
                 rf"{halves}(?: \d{{4}}-\d\d-\d\d \S+)?")
@@ -119,7 +120,7 @@ class Draft(LoggedTest):
         missing = [place for place in places if self.rows and place not in self.rows[-1].halves]
         n_figures = len(figures.split())
         if (not missing or n_figures not in (width, width * len(missing))
-                or not re.fullmatch(f"{FIGURE}(?: {FIGURE})*", figures)):
+                or not re.fullmatch(f"{FIGURES}*", figures)):
             return False
         self.rows[-1].add(missing, figures, width)
         return True

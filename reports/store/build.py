@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from reports.store.bound import set_bound
 from reports.store.case import (
-    CASE_KEY,
     LinkStates,
     beside,
     case_bus_factor,
@@ -24,12 +23,11 @@ from reports.store.case import (
     where_wrong,
 )
 from reports.store.exposed import TOGETHER, costs_in, set_exposed
-from reports.store.schema import Block, Case, CaseHeader, LinkBlock, Range, Run, State, Summary
+from reports.store.schema import Block, Case, CaseFields, LinkBlock, Range, Run, State, Summary
 from reports.store.stats import autocorrelation
 
 Samples = dict[int, NDArray[np.floating[Any]]]
 BlocksByState = dict[int | None, list[Block]]
-PLANNED = (*CASE_KEY, "count", "status", "reason", "chosen", "calls", "routing", "snr_db")
 OF_ITERATIONS = ("time_us", "consume_us", "total_us", "arrival_skew_us")
 OF_BLOCKS = ("chain_only_us", "matmul_gflop_s", "matmul_alone_gflop_s")
 P95_SAMPLES = 20
@@ -53,7 +51,9 @@ def build_cases(run: Run, blocks: Sequence[Block], link_blocks: Sequence[LinkBlo
     rho = autocorrelation([
         [block.time_us for block in groups.get(states.longest, []) if block.time_us > 0]
         for groups in by_state])
-    cases = [_planned_case(number, header) for number, header in enumerate(run.cases)]
+    cases = [Case(case=number, **{name: getattr(header, name)
+                                  for name in CaseFields.__struct_fields__})
+             for number, header in enumerate(run.cases)]
     for case, case_blocks, groups in zip(cases, blocks_of, by_state, strict=True):
         if case.status == "ok" and not case_blocks:
             case.status, case.reason = "not measured", reason
@@ -67,10 +67,6 @@ def build_cases(run: Run, blocks: Sequence[Block], link_blocks: Sequence[LinkBlo
             _set_bandwidth(case, run, links if state is None else same_state or links)
     set_exposed(cases, costs_in(blocks, states.of_block, states.longest))
     return cases
-
-
-def _planned_case(number: int, header: CaseHeader) -> Case:
-    return Case(case=number, **{name: getattr(header, name) for name in PLANNED})
 
 
 def _summarise(case: Case, by_state: BlocksByState, states: LinkStates,

@@ -18,13 +18,9 @@ Count = Annotated[int, msgspec.Meta(ge=0, lt=10**15)]
 Calls = Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
 
 
-class CaseHeader(msgspec.Struct, kw_only=True):
-    """A planned case. Its index in `Run.cases` is its number.
+class CaseFields(msgspec.Struct, kw_only=True):
+    """The fields that a planned case and its results share.
 
-    `bound_parts` counts the work that the algorithm cannot avoid, {"hops", "stages",
-    "memory_bytes"}, where a stage is [bytes copied into peer memory, bytes read from it] in one
-    pass. With "pushes", the bytes are stored across the link and the local reads do not count.
-    `blocks` is the number of thread blocks of our launch; 1 on a CPU.
     `snr_db` of a lossy algorithm is its signal-to-noise ratio against fp64 by kind of data:
     {"normal", "heavy-tailed", "outlier channels"}.
     `calls` is 1, or the number of dependent calls of a chain. `routing` is the load of a routed
@@ -33,24 +29,35 @@ class CaseHeader(msgspec.Struct, kw_only=True):
     """
 
     collective: str
+    algorithm: str
+    library: str | None = None
+    variant: str = "copied"
+    memory: str = "mapped"
     size_bytes: Count
     count: int
     datatype: str
     redop: str
-    algorithm: str
-    mode: str = "isolated"
-    variant: str = "copied"
-    memory: str = "mapped"
     in_place: bool = False
+    mode: str = "isolated"
     shape: Any = None
-    library: str | None = None
+    status: str = "ok"
+    reason: str | None = None
     chosen: str | None = None
     calls: Calls = 1
     snr_db: dict[str, float] | None = None
-    status: str = "ok"
-    reason: str | None = None
-    bound_parts: dict[str, Any] | None = None
     routing: dict[str, Any] | None = None
+
+
+class CaseHeader(CaseFields, kw_only=True):
+    """A planned case. Its index in `Run.cases` is its number.
+
+    `bound_parts` counts the work that the algorithm cannot avoid, {"hops", "stages",
+    "memory_bytes"}, where a stage is [bytes copied into peer memory, bytes read from it] in one
+    pass. With "pushes", the bytes are stored across the link and the local reads do not count.
+    `blocks` is the number of thread blocks of our launch; 1 on a CPU.
+    """
+
+    bound_parts: dict[str, Any] | None = None
     blocks: int | None = None
 
 
@@ -171,7 +178,7 @@ class State(msgspec.Struct, kw_only=True):
     total_us: Summary
 
 
-class Case(msgspec.Struct, kw_only=True, tag="case", tag_field="kind"):
+class Case(CaseFields, kw_only=True, tag="case", tag_field="kind"):
     """The results of a case. `state` tells which blocks the figures are from: `run` (the state with
     most blocks of the run), `own` (the case has no block in that state: its own longest) or `mixed`
     (the link settled in none of its blocks, or never in the run: all blocks). `bound_parts_us` are
@@ -179,19 +186,6 @@ class Case(msgspec.Struct, kw_only=True, tag="case", tag_field="kind"):
     compute alone, and `exposed_us` the rest of `total_us`, round by round."""
 
     case: int
-    collective: str
-    algorithm: str
-    library: str | None
-    variant: str
-    memory: str
-    size_bytes: Count
-    count: int
-    datatype: str
-    redop: str
-    in_place: bool
-    mode: str
-    shape: Any
-    status: str
     time_us: Summary | None = None
     consume_us: Summary | None = None
     total_us: Summary | None = None
@@ -212,13 +206,8 @@ class Case(msgspec.Struct, kw_only=True, tag="case", tag_field="kind"):
     bound_parts_us: dict[str, float] | None = None
     share_of_bound: float | None = None
     suspect: bool = False
-    chosen: str | None = None
-    calls: Calls = 1
-    snr_db: dict[str, float] | None = None
     n_wrong: int | None = None
-    reason: str | None = None
     samples: str | None = None
-    routing: dict[str, Any] | None = None
 
 
 class End(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):

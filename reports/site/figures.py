@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from reports.site.svg import Picture, Toggle, draw_picture, draw_toggle
 from reports.store.case import bus_factor, late_us
-from reports.store.samples import read_samples
+from reports.store.samples import SamplesGone, read_samples
 from reports.store.schema import Case, Result
 from reports.tables import figure
 from reports.tables.rows import View, cost_us, shown_cases, views
@@ -155,7 +155,10 @@ def _draw_bound(axes: Any, cases: Sequence[Case], factor: float) -> None:
 def read_iterations_us(result: Result, case: Case) -> NDArray[Any] | None:
     """The stored times of a case, (ranks, iterations) in microseconds, or None without samples.
     Raises ResultError for samples that cannot be read."""
-    samples = read_samples(result, case)
+    try:
+        samples = read_samples(result, case)
+    except SamplesGone:
+        return None
     if samples is None or not len(samples):
         return None
     ranks, counts = np.unique(samples[:, 1], return_counts=True)

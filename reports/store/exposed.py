@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports.store.schema import Block, Case, Result, Summary
+from reports.store.case import summary_of
+from reports.store.schema import Block, Case, Result
 from reports.store.stats import Interval, median_interval
 
 BENCHMARKS = ("allreduce_rmsnorm", "gemv_allreduce", "gemm_reduce_scatter", "allgather_gemm")
@@ -35,8 +36,7 @@ def costs_in(blocks: Sequence[Block], of_block: Sequence[int | None],
     costs: dict[int, dict[int, float]] = {}
     for block, state_of_block in zip(blocks, of_block, strict=True):
         if state_of_block == state:
-            total_us = block.time_us if block.total_us is None else block.total_us
-            costs.setdefault(block.case, {})[block.round] = total_us
+            costs.setdefault(block.case, {})[block.round] = block.cost_us
     return costs
 
 
@@ -58,13 +58,8 @@ def set_exposed(cases: Sequence[Case], costs: Costs) -> None:
             continue
         case_us, compute_us = costs.get(case.case, {}), costs.get(compute.case, {})
         if rounds := sorted(case_us.keys() & compute_us.keys()):
-            case.compute_us = _summary([compute_us[r] for r in rounds])
-            case.exposed_us = _summary([case_us[r] - compute_us[r] for r in rounds])
-
-
-def _summary(values: Sequence[float]) -> Summary:
-    median, low, high = median_interval(values)
-    return Summary(median=median, ci_low=low, ci_high=high, n_blocks=len(values))
+            case.compute_us = summary_of([compute_us[r] for r in rounds])
+            case.exposed_us = summary_of([case_us[r] - compute_us[r] for r in rounds])
 
 
 @dataclass

@@ -6,6 +6,7 @@ samples in a folder beside the file, and the end.
 
 import contextlib
 import io
+import json
 import os
 import stat
 import tempfile
@@ -13,17 +14,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from reports.store.build import Samples, build_cases
-from reports.store.records import Record, to_line
 from reports.store.result import ENDED_EARLY, ResultError
 from reports.store.samples import COLUMNS, MAX_SAMPLES_BYTES
 from reports.store.schema import Block, Case, End, LinkBlock, Result, Run
 
 MAX_SAMPLED_ITERATIONS = 20_000
-MOST_LINKS = 40  # as in the kernel
+
+
+def to_line(record: msgspec.Struct) -> bytes:
+    """One line of a file. Raises ValueError for a number that is not finite, which JSON lacks."""
+    fields = msgspec.to_builtins(record, enc_hook=np.generic.item)
+    return json.dumps(fields, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
 @contextlib.contextmanager
@@ -40,14 +46,10 @@ def _is_stream(path: Path) -> bool:
     return path.parent == Path("/dev") or (path.exists() and not path.is_file())
 
 
-def _link_target(path: Path) -> Path:
-    """The final target of the link `path`, or `path` itself. Keeps the folders of the path as
-    written: the target of a link such as /proc/PID/root differs from its text."""
-    for _ in range(MOST_LINKS):
-        if not path.is_symlink():
-            break
-        path = path.parent / os.readlink(path)
-    return path
+def _target(path: Path) -> Path:
+    """The target of a link, otherwise the path as written: behind /proc/PID/root lies another
+    folder than its text names."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def write_named(path: Path, content: bytes) -> None:
@@ -58,13 +60,12 @@ def write_named(path: Path, content: bytes) -> None:
         if _is_stream(path):
             path.write_bytes(content)
             return
-        target = _link_target(path)
         try:
-            write_whole(target, content)
+            write_whole(_target(path), content)
         except ResultError as error:
-            if not (isinstance(error.__cause__, PermissionError) and target.is_file()):
+            if not (isinstance(error.__cause__, PermissionError) and path.is_file()):
                 raise
-            target.write_bytes(content)
+            path.write_bytes(content)
 
 
 def check_named(path: Path) -> None:
@@ -72,7 +73,7 @@ def check_named(path: Path) -> None:
     if _is_stream(path) or path.exists():
         path.open("ab").close()
     else:
-        tempfile.TemporaryFile(dir=_link_target(path).parent).close()
+        tempfile.TemporaryFile(dir=_target(path).parent).close()
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -152,7 +153,7 @@ class RunFile:
         self._file.close()
         return Result(self.path, self.run, cases, self.blocks, self.link_blocks, end)
 
-    def _write(self, record: Record) -> None:
+    def _write(self, record: msgspec.Struct) -> None:
         line = to_line(record)
         with _write_errors(self.path):
             self._file.write(line)
@@ -164,16 +165,15 @@ class RunFile:
         is an error."""
         iteration_bytes = self.run.world["size"] * COLUMNS * np.dtype(np.float32).itemsize
         limit = MAX_SAMPLES_BYTES // (max(len(cases), 1) * iteration_bytes)
-        arrays = [(case, whole_blocks(samples[case.case], min(MAX_SAMPLED_ITERATIONS, limit)))
-                  for case in cases if case.case in samples]
-        arrays = [(case, rows) for case, rows in arrays if len(rows)]
         folder = self.path.with_suffix(".samples")
-        if arrays:
-            try:
-                folder.mkdir()
-            except OSError as error:
-                raise ResultError(f"{folder} cannot be made: {error.strerror}") from error
-        for case, rows in arrays:
+        for case in cases:
+            rows = samples.get(case.case, np.empty((0, COLUMNS)))
+            rows = whole_blocks(rows, min(MAX_SAMPLED_ITERATIONS, limit))
+            if not len(rows):
+                continue
+            if not any(other.samples for other in cases):
+                with _write_errors(folder):
+                    folder.mkdir()
             content = io.BytesIO()
             np.save(content, rows.astype(np.float32))
             case.samples = f"case-{case.case:04d}.npy"

@@ -13,7 +13,7 @@ from rich.table import Table
 from reports.store.case import CASE_KEY, LinkStates, beside
 from reports.store.exposed import costs_in
 from reports.store.schema import Case, Result
-from reports.store.stats import Interval, ratio_interval
+from reports.store.stats import Interval, median_interval
 from reports.tables.console import plain_table
 from reports.tables.rows import View, cost_us, default_rows
 from reports.tables.sentences import count, label, number
@@ -72,7 +72,8 @@ def _slowdown(result: Result, case: Case, alone: Case | None,
     rounds = sorted(beside_us.keys() & alone_us.keys())
     if not rounds:
         return None
-    return ratio_interval([beside_us[r] for r in rounds], [alone_us[r] for r in rounds])
+    return median_interval(
+        np.divide([beside_us[r] for r in rounds], [alone_us[r] for r in rounds]))
 
 
 def _matmul_share(result: Result, case: Case, states: LinkStates) -> Interval | None:
@@ -83,7 +84,7 @@ def _matmul_share(result: Result, case: Case, states: LinkStates) -> Interval | 
              and block.matmul_gflop_s is not None and block.matmul_alone_gflop_s]
     if not rates:
         return None
-    return ratio_interval([rate for rate, _ in rates], [alone for _, alone in rates])
+    return median_interval([rate / alone for rate, alone in rates])
 
 
 def _percent(ratio: Interval | None, sign: int) -> str:

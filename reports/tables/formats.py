@@ -12,9 +12,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from reports.store.case import case_bus_factor
 from reports.store.foreign import spreadsheet_cell
-from reports.store.records import to_dict
 from reports.store.schema import Case, Range, Result, Summary
 from reports.tables.sentences import shape_text
 
@@ -45,11 +46,10 @@ def _flat(case: Case) -> dict[str, Any]:
     for name in case.__struct_fields__:
         value = getattr(case, name)
         if name in PARTS:
-            flat |= {f"{name}_{part}": getattr(value, part, None)
-                     for part in PARTS[name] if part != "extra"}
+            flat |= {f"{name}_{part}": getattr(value, part, None) for part in PARTS[name]}
         elif name == "states":
-            flat[name] = json.dumps([to_dict(state) for state in value]) if value else None
-        elif name != "extra":
+            flat[name] = json.dumps(msgspec.to_builtins(value)) if value else None
+        else:
             flat[name] = json.dumps(value) if isinstance(value, dict) else value
     return flat
 

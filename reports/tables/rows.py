@@ -16,7 +16,7 @@ import numpy as np
 from reports.store.case import LinkStates, beside, late_us
 from reports.store.exposed import costs_in
 from reports.store.schema import Case, Result
-from reports.store.stats import Interval, autocorrelation, ratio_interval
+from reports.store.stats import Interval, autocorrelation, median_interval
 
 BEATEN_BY = 1.05
 MARGIN = 1.01
@@ -184,7 +184,7 @@ def _ratio(library: Case | None, ours: Case | None, parity: int | None, costs: C
     """The paired ratio of two cases; of medians, without interval, if both kept no blocks."""
     pairs = _pairs(library, ours, parity, costs)
     if pairs:
-        return ratio_interval(*pairs, rho=rho)
+        return median_interval(np.divide(*pairs), rho=rho)
     if library is None or ours is None or library.state != ours.state or ours.state == "own":
         return None
     library_us, ours_us = cost_us(library), cost_us(ours)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 from rich.table import Table
 
 from reports.store.case import find_states
@@ -22,7 +23,7 @@ from reports.store.exposed import (
     share,
 )
 from reports.store.schema import Case, Result
-from reports.store.stats import Interval, ratio_interval
+from reports.store.stats import Interval, median_interval
 from reports.tables.console import lay_out, plain_table
 from reports.tables.exposed_table import exposed_us, median_us
 from reports.tables.figure import Bar, draw_bars
@@ -140,7 +141,8 @@ def verdict(result: Result, steps: Mapping[str, Form]) -> list[str]:
         return [f"{work}: no verdict, tensor and pipeline were not both measured."]
     tensor, pipeline = steps[TENSOR], steps[PIPELINE]
     rounds = [r for r in tensor.rounds if r in pipeline.costs]
-    ratio = ratio_interval([pipeline.costs[r] for r in rounds], [tensor.costs[r] for r in rounds])
+    ratio = median_interval(np.divide([pipeline.costs[r] for r in rounds],
+                                      [tensor.costs[r] for r in rounds]))
     low, high = ratio[1] or 0.0, ratio[2] or float("inf")
     faster = ("TP is faster" if low > MARGIN else
               "PP is faster" if high * MARGIN < 1 else "no clear difference")

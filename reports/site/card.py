@@ -16,8 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from reports.imports.imported import Imported, read_imported
 from reports.site.figures import round_values
 from reports.store import exposed
@@ -28,6 +26,7 @@ from reports.store.writing import write_named
 from reports.tables import exposed_table, link, rows, sentences, steps
 from reports.tables.figure import COLOURS, DASHES, MARKERS, figure
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, size_text
+from reports.tables.summary import token
 
 NOTHING = "Nothing was measured."
 OURS = "ours"
@@ -115,10 +114,10 @@ def imported_card(imported: Imported) -> Card:
 
 def _answer(result: Result) -> Card:
     """The sentences and the plot for the kind of benchmark."""
-    if link.is_of(result):
+    if result.run.benchmark == link.BENCHMARK:
         findings = sorted(link.findings(result), key=lambda line: line.startswith("One pair"))
         return Card(findings, "GB/s of the slowest pair", _link_points(result))
-    if steps.is_of(result):
+    if result.run.benchmark in steps.BENCHMARKS:
         groups = steps.groups(result)
         title = steps.title(next(iter(groups[0].values())).case).partition(";")[0]
         verdicts = [line for group in groups for line in steps.verdict(result, group)]
@@ -138,13 +137,8 @@ def _bars(forms: Iterable[exposed.Form], unit_us: float) -> Points:
 
 def _link_points(result: Result) -> Points:
     """The bandwidth of the slowest pair at each size."""
-    lines: dict[str, dict[int, float]] = {}
-    for name in ("push", "pull"):
-        for case in link.measured(result, name):
-            slowest = lines.setdefault(name, {})
-            slowest[case.size_bytes] = min(case.alg_bw_gb_s or 0.0,
-                                           slowest.get(case.size_bytes, np.inf))
-    return {name: sorted(slowest.items()) for name, slowest in lines.items()}
+    gb_s = link.rates(result)["min"]
+    return {name: list(gb_s[name].items()) for name in ("push", "pull") if name in gb_s}
 
 
 def _size_answer(result: Result) -> Card:
@@ -160,7 +154,7 @@ def _size_answer(result: Result) -> Card:
     if timed:
         lines = [_ratio_sentence(timed), _busbw_sentence(timed)]
     if result.run.world["size"] > 1:
-        lines.append(sentences.token(result, chained))
+        lines.append(token(result, chained))
     library = next((row.library.library or "library" for row in table if row.library), "library")
     points = {library: [(row.size_bytes, row.library_us) for row in table if row.library_us],
               OURS: [(row.size_bytes, row.ours_us) for row in table if row.ours_us]}
@@ -171,7 +165,7 @@ def _size_answer(result: Result) -> Card:
 def _ratio_sentence(table: Sequence[rows.Row]) -> str:
     """Ours against the library at decode's size, or at the smallest size."""
     row = next((row for row in table if row.size_bytes == TOKEN_CALL_SIZE_BYTES), table[0])
-    size = sentences.label(row)
+    size = row.label
     if not (row.ratio and row.library):
         us, name = (row.library_us, "library") if row.ours_us is None else (row.ours_us, OURS)
         return f"{name} {number(us)} us at {size}"
@@ -189,7 +183,7 @@ def _busbw_sentence(table: Sequence[rows.Row]) -> str | None:
     if not case or not case.bus_bw_gb_s:
         return None
     bound = f", {case.share_of_bound:.0%} of the bound" if case.share_of_bound else ""
-    return f"busbw {number(case.bus_bw_gb_s)} GB/s at {sentences.label(table[-1])}{bound}."
+    return f"busbw {number(case.bus_bw_gb_s)} GB/s at {table[-1].label}{bound}."
 
 
 class Room(NamedTuple):

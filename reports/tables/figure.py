@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result, Summary
@@ -109,10 +109,10 @@ def interval_us(summary: Summary | None) -> NDArray[np.float64]:
     return np.array([summary.median, *ends])
 
 
-def draw_line(axes: Axes, at: Sequence[float], intervals: list[NDArray[np.float64]], style: Style,
+def draw_line(axes: Axes, at: Sequence[float], intervals: ArrayLike, style: Style,
               line: int | None = None) -> None:
     """Medians as a line and their intervals as a band. In an svg, `line` numbers both."""
-    median, low, high = np.transpose(intervals)
+    median, low, high = np.transpose(np.asarray(intervals))
     names = (None, None) if line is None else (f"line{line}", f"band{line}")
     axes.plot(at, median, **style, gid=names[0])
     axes.fill_between(at, low, high, color=style["color"], alpha=0.25, linewidth=0, zorder=2,

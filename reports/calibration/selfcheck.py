@@ -24,7 +24,7 @@ from reports.store import stats
 from reports.store.result import ResultError
 from reports.store.workers import end_with_parent
 from reports.verdicts import verdict
-from reports.verdicts.verdict import LOOKS, MARGIN, Verdict
+from reports.verdicts.verdict import AMBIGUOUS, FASTER, LOOKS, MARGIN, SAME, SLOWER
 
 Values = NDArray[np.float64]
 
@@ -63,14 +63,14 @@ def tables(design: str, scenario: Scenario, rng: np.random.Generator, n: int,
         else:
             judgements += map(verdict.two_stages, log_ratios(medians[:, :, :, :FIRST]),
                               log_ratios(medians[:, :, :, FIRST:]))
-    return (np.array([judgement.verdicts for judgement in judgements]),
+    return (np.array([judgement.verdict for judgement in judgements]),
             np.array([judgement.detectable[0] for judgement in judgements]))
 
 
 def false_alarms(design: str, scenario: Scenario, rng: np.random.Generator, n: int) -> list[Figure]:
     """The shares of tables and of cells with FASTER or SLOWER if nothing differs."""
     verdicts, _ = tables(design, scenario, rng, n)
-    called = np.isin(verdicts, (Verdict.SLOWER.value, Verdict.FASTER.value))
+    called = np.isin(verdicts, (SLOWER, FASTER))
     claim = f"A/A, {design}: FASTER or SLOWER"
     return [Figure(claim, f"{scenario.name}: tables", np.any(called, axis=1), most=0.05),
             Figure(claim, f"{scenario.name}: cells", np.mean(called, axis=1), most=0.005)]
@@ -83,8 +83,8 @@ def power(design: str, spread: float, least: float, rng: np.random.Generator,
     scenario = Scenario("", spread=spread)
     verdicts, detectable = tables(design, scenario, rng, n, EFFECT)
     first = verdicts[:, 0]
-    is_slower, is_same = first == Verdict.SLOWER.value, first == Verdict.SAME.value
-    is_open = (first == Verdict.AMBIGUOUS.value) & (detectable >= EFFECT)
+    is_slower, is_same = first == SLOWER, first == SAME
+    is_open = (first == AMBIGUOUS) & (detectable >= EFFECT)
     claim, name = f"+3 % in one of 84 cells, {design}", f"spread {spread * 100:g} %"
     return [Figure(claim, f"{name}: SLOWER", is_slower, least),
             Figure(claim, f"{name}: SLOWER, or MDE >= 3 %", is_slower | is_open, 0.90),
@@ -94,7 +94,7 @@ def power(design: str, spread: float, least: float, rng: np.random.Generator,
 def sameness(rng: np.random.Generator, n: int) -> list[Figure]:
     """The share of cells with SAME if nothing differs."""
     verdicts, _ = tables(GROWING, Scenario("", spread=0.01), rng, n)
-    same = np.mean(verdicts == Verdict.SAME.value, axis=1)
+    same = np.mean(verdicts == SAME, axis=1)
     return [Figure(f"Nothing differs, {GROWING}", "spread 1 %: SAME", same, 0.90)]
 
 

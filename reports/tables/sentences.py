@@ -83,7 +83,7 @@ def compare(ratio: Interval) -> str:
     return "even" if low * MARGIN >= 1 and high <= MARGIN else "not clearly different"
 
 
-def some(names: Sequence[str], most: int, rest: str) -> str:
+def some(names: Sequence[str], most: int = 3, rest: str = "") -> str:
     """The first names with commas, and the number of the rest."""
     more = f" and {len(names) - most} more{rest}" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -35,7 +35,7 @@ class Entry(msgspec.Struct):
     machine_id: str
     run_ids: list[str]
     reason: str
-    effects: list[dict[str, Any]] | None = None
+    effects: list[dict[Any, Any]] | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,10 +53,10 @@ def accept(arguments: argparse.Namespace) -> int:
     """Makes the current's runs its machine's baseline; returns exit status 0, or 5 if they are
     wrong or incomplete. Raises Incomparable if they differ from the previous ones in a fact that
     --allow does not name, ResultError for runs that cannot be a baseline, and for files."""
-    folder, notes = arguments.baseline, list[str]()
+    folder = arguments.baseline
     if not arguments.reason.strip():
         raise ResultError("--reason is empty: say why the baseline moves")
-    current = side_of(arguments.current, notes)
+    current = side_of(arguments.current)
     if faults := faults_of(current):
         print(f"reports: {faults[0][1]}", file=sys.stderr)
         return UNUSABLE
@@ -67,10 +67,10 @@ def accept(arguments: argparse.Namespace) -> int:
     machine_id = current.launches[0].result.run.machine_id
     effects = None
     if any(entry.machine_id == machine_id for entry in _entries(folder)):
-        baseline = baseline_side(str(folder), current, notes)
+        baseline = baseline_side(str(folder), current)
         (comparison,) = compare([baseline, current], arguments.allow)
-        effects = [{"case": cell.title, "verdict": cell.verdict.value, "ratio": cell.ratio,
-                    "low": cell.low, "high": cell.high} for cell in comparison.cells]
+        cells = comparison.cells[["title", "verdict", "ratio", "low", "high"]]
+        effects = cells.rename(columns={"title": "case"}).to_dict("records")
     runs = {launch.result.run.run_id: launch.result.path for launch in current.launches}
     when = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
     _store(folder, runs, Entry(when, machine_id, list(runs), arguments.reason, effects))
@@ -110,18 +110,19 @@ def _store(folder: Path, runs: dict[str, Path], entry: Entry) -> None:
         raise ResultError(f"{name} cannot be written: {error.strerror}") from error
 
 
-def baseline_side(argument: str, current: Side, notes: list[str]) -> Side:
+def baseline_side(argument: str, current: Side) -> Side:
     """The baseline that `argument` names; in a folder of `accept`, the one of the current's
     machine. Raises Incomparable if that machine has none, ResultError for an argument without runs
     and for a damaged baseline."""
     folder, machine_id = Path(argument), current.launches[0].result.run.machine_id
     run_ids = {entry.machine_id: {*entry.run_ids} for entry in _entries(folder)}
     if not run_ids:
-        return side_of(argument, notes)
+        return side_of(argument)
     if machine_id not in run_ids:
         raise Incomparable(f"not comparable: machine: {folder} has a baseline for "
                            f"{', '.join(run_ids)}, none for {machine_id}; `accept` one")
-    side = side_of(str(folder / machine_id), [])  # notes on samples, which are not stored, go
+    side = side_of(str(folder / machine_id))
+    side.notes.clear()  # on samples, which are not stored
     side.launches = [launch for launch in side.launches
                      if launch.result.run.run_id in run_ids[machine_id]]
     for launch in side.launches:

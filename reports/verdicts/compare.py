@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from reports.verdicts import comparison
-from reports.verdicts.sides import read_sides
+from reports.verdicts.sides import notes_of, read_sides
 from reports.verdicts.verdict_table import FORMATS
 
 
@@ -25,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def compare(arguments: argparse.Namespace) -> int:
     """Prints the comparison and returns exit status 0. Raises Incomparable for sides that measured
     different things, ResultError for a file that cannot be read or drawn."""
-    sides, notes = read_sides(arguments.sides)
+    sides = read_sides(arguments.sides)
     comparisons = comparison.compare(sides, arguments.allow, arguments.margin)
-    for note in notes:
+    for note in notes_of(sides):
         print(f"reports: {note}", file=sys.stderr)
     if arguments.plot:
         from reports.verdicts.forest import plot

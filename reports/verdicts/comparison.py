@@ -3,20 +3,27 @@ facts that all sides must share. A campaign asks here for its suspects and its v
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from reports.store.case import CASE_KEY
-from reports.store.manifest import CONTROL
 from reports.store.result import ResultError
-from reports.store.schema import CaseHeader, Result
-from reports.verdicts.cells import Cell, find_cells, pair_launches
+from reports.store.schema import Result
+from reports.verdicts.cells import Comparison, find_cells, pair_launches
 from reports.verdicts.sides import Side, find_costs, key_of, read_sides
-from reports.verdicts.verdict import FAMILY_P, MARGIN, SUSPECT_P, Verdict, evidence, visible_effect
+from reports.verdicts.verdict import (
+    AMBIGUOUS,
+    FAMILY_P,
+    MARGIN,
+    SUSPECT_P,
+    evidence,
+    visible_effect,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NOT_COMPARABLE = 4
 # Fields of a case's key in which two sides may differ: the comparison is then about that field.
@@ -31,39 +38,6 @@ class Incomparable(ResultError):
 
 class NothingInCommon(ResultError):
     """Comparable sides without a common case."""
-
-
-@dataclass
-class Comparison:
-    """A side against the baseline. `design` is `two-stage`, `grow` or `once`; `lacking` has the
-    baseline's cases that the other side lacks."""
-
-    baseline: Side
-    variant: Side
-    design: str
-    margin: float
-    cells: list[Cell]
-    lacking: list[CaseHeader]
-    about: list[str]
-    allowed: list[str]
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def is_control(self) -> bool:
-        """Whether both sides are the same program, so that only the machine makes differences."""
-        return self.variant.variant == CONTROL
-
-    @property
-    def pair_sd(self) -> float | None:
-        """The spread between launches in the median cell, as a share: the standard deviation of the
-        log of a launch's median, from the interval over pairs."""
-        spreads = [np.log(cell.high / cell.low) / 2 / stdtrit(cell.pairs - 1, 0.975)
-                   * np.sqrt(cell.pairs / 2) for cell in self.cells if cell.low and cell.high]
-        return float(np.median(spreads)) if spreads else None
-
-    def count(self, verdict: Verdict) -> int:
-        """The number of cells with this verdict."""
-        return sum(cell.verdict is verdict for cell in self.cells)
 
 
 def _clock(result: Result) -> tuple[Any, ...]:
@@ -139,13 +113,15 @@ def compare(sides: Sequence[Side], allowed: Sequence[str] = (), margin: float | 
         if not common:
             raise NothingInCommon(f"{baseline.name} and {variant.name} have no case in common")
         design = _design(baseline, variant)
-        comparison = Comparison(
+        comparisons.append(Comparison(
             baseline, variant, design, margin,
             find_cells(baseline, variant, design, margin, common, without),
             [case for key, case in theirs.items() if key not in ours],
-            list(about.values()), differences)
-        comparison.notes = _notes(comparison)
-        comparisons.append(comparison)
+            list(about.values()), differences))
+        comparisons[-1].notes = _notes(comparisons[-1])
+    control = next((each for each in comparisons if each.is_control), None)
+    for comparison in comparisons:
+        comparison.control = None if comparison is control else control
     return comparisons
 
 
@@ -205,26 +181,27 @@ def _notes(comparison: Comparison) -> list[str]:
 
 def suspect_sizes(folder: Path | str) -> list[int]:
     """The sizes in bytes that a campaign's fresh pairs measure: its suspects after stage one."""
-    cells = [cell for comparison in _of_folder(folder) for cell in comparison.cells]
-    return sorted({cell.case.size_bytes for cell in cells if cell.is_suspect})
+    cells = _cells_of(folder)
+    return sorted(set(cells.size_bytes[cells.is_suspect].tolist()))
 
 
 def pairs_short(folder: Path | str, pairs: int) -> int:
     """How many pairs the median cell of a campaign lacks after its first stage, because launches
     shared no state of the link. It ignores times, so more pairs do not bias a verdict."""
-    numbers = [cell.pairs for comparison in _of_folder(folder) for cell in comparison.cells]
-    return max(0, pairs - int(np.median(numbers)))
+    return max(0, pairs - int(_cells_of(folder).pairs.median()))
 
 
 def undecided(folder: Path | str) -> int:
     """The number of AMBIGUOUS cells of a campaign so far."""
-    return sum(comparison.count(Verdict.AMBIGUOUS) for comparison in _of_folder(folder))
+    return int((_cells_of(folder).verdict == AMBIGUOUS).sum())
 
 
-def _of_folder(folder: Path | str) -> list[Comparison]:
-    sides, _ = read_sides([str(folder)])
-    return [comparison for comparison in compare(sides, list(COMPARABLE))
-            if not comparison.is_control]
+def _cells_of(folder: Path | str) -> "pd.DataFrame":
+    """The cells of a campaign without its control."""
+    import pandas as pd
+
+    comparisons = compare(read_sides([str(folder)]), list(COMPARABLE))
+    return pd.concat(comparison.cells for comparison in comparisons if not comparison.is_control)
 
 
 def visible_effects(baseline: Side, pairs: int, fresh: int, margin: float,

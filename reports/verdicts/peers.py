@@ -20,7 +20,7 @@ from reports.store.result import ResultError
 from reports.store.stats import STATE_RATIO
 from reports.tables.rows import default_rows
 from reports.tables.sentences import number, size_text
-from reports.verdicts.sides import Side, read_sides
+from reports.verdicts.sides import Side, notes_of, read_sides
 from reports.verdicts.verdict import evidence
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def peers(arguments: argparse.Namespace) -> int:
     """Prints the table and returns exit status 0. Raises ResultError for another folder."""
-    sides, notes = read_sides([arguments.campaign])
-    for note in notes:
+    sides = read_sides([arguments.campaign])
+    for note in notes_of(sides):
         print(f"reports: {note}", file=sys.stderr)
     sides = [side for side in sides if side.name != CONTROL]
     text = render(sides)

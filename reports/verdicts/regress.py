@@ -9,10 +9,11 @@ from reports.store.result import ResultError
 from reports.store.writing import write_named
 from reports.verdicts import page
 from reports.verdicts.accept import UNUSABLE, baseline_side, faults_of
+from reports.verdicts.cells import Comparison
 from reports.verdicts.compare import add_allow, percent
-from reports.verdicts.comparison import Comparison, NothingInCommon, compare
-from reports.verdicts.gate import Outcome, findings, headline, judge
-from reports.verdicts.sides import Side, side_of
+from reports.verdicts.comparison import NothingInCommon, compare
+from reports.verdicts.gate import Outcome, judge
+from reports.verdicts.sides import Side, notes_of, side_of
 from reports.verdicts.verdict_table import head, warnings, wrapped
 
 SCREEN_LINES = 24
@@ -57,12 +58,11 @@ def regress(arguments: argparse.Namespace) -> int:
     """Prints the outcome, writes the files and returns the gate's exit status. Raises Incomparable
     for sides that measured different things, ResultError for files; the files then have that
     sentence."""
-    notes: list[str] = []
     faults: list[tuple[str, str]] = []
     try:
-        current = side_of(arguments.current, notes)
+        current = side_of(arguments.current)
         faults = faults_of(current)
-        comparison = _compare(arguments, current, notes)
+        comparison = _compare(arguments, current)
         outcome = judge(comparison, faults, arguments.min_effect,
                         arguments.on_inconclusive == "pass")
     except ResultError as error:
@@ -70,36 +70,32 @@ def regress(arguments: argparse.Namespace) -> int:
         if is_unusable:
             reasons = [*(fault for _, fault in faults[:1]), sentence]
             sentence = f"UNUSABLE: {'; '.join(reasons)} (exit status {UNUSABLE})"
-        _write(arguments, lambda kind: page.refusal(kind, sentence))
+        _write(arguments, Outcome(sentence, UNUSABLE, [("comparison", sentence)]))
         if not is_unusable:
             raise
         print("\n".join(wrapped([sentence])))
         return UNUSABLE
-    _write(arguments, lambda kind: getattr(page, kind)(outcome))
+    _write(arguments, outcome)
+    # As many lines as fit on a screen with one more below.
+    lines = wrapped([outcome.headline, *comparison.allowed, *outcome.findings, head(comparison)[0],
+                     *warnings(comparison)[len(comparison.allowed):]])[:SCREEN_LINES - 2]
     command = f"python -m reports compare {arguments.baseline} {arguments.current}"
-    print("\n".join([*_screen(outcome), f"all cells: {command}"]))
+    print("\n".join([*lines, f"all cells: {command}"]))
     return outcome.status
 
 
-def _compare(arguments: argparse.Namespace, current: Side, notes: list[str]) -> Comparison:
+def _compare(arguments: argparse.Namespace, current: Side) -> Comparison:
     if not current.launches:
         raise NothingInCommon(f"{current.name} has no launch that finished")
-    baseline = baseline_side(arguments.baseline, current, notes)
+    baseline = baseline_side(arguments.baseline, current)
     if baseline.name == current.name:
         baseline.name, current.name = arguments.baseline, arguments.current
     (comparison,) = compare([baseline, current], arguments.allow, is_chosen=arguments.sizes)
-    comparison.notes += dict.fromkeys(notes)
+    comparison.notes += notes_of([current, baseline])
     return comparison
 
 
-def _screen(outcome: Outcome) -> list[str]:
-    """As many lines as fit on a screen with one more below."""
-    allowed = outcome.comparison.allowed
-    return wrapped([headline(outcome), *allowed, *findings(outcome), head(outcome.comparison)[0],
-                    *warnings(outcome.comparison)[len(allowed):]])[:SCREEN_LINES - 2]
-
-
-def _write(arguments: argparse.Namespace, content: Callable[[str], str]) -> None:
+def _write(arguments: argparse.Namespace, outcome: Outcome) -> None:
     for kind in FILES:
         if path := getattr(arguments, kind):
-            write_named(path, content(kind).encode())
+            write_named(path, getattr(page, kind)(outcome).encode())

@@ -33,7 +33,7 @@ from reports.store import stats
 from reports.store.case import find_states
 from reports.trends import changes, lines, noise
 from reports.verdicts import cells, verdict
-from reports.verdicts.sides import Launch, find_costs, key_of
+from reports.verdicts.sides import Launch, key_of
 from tests.reports.calibration.record_launches import record
 from tests.reports.synthetic_run import FAST_NS, SLOW_NS, write_run
 
@@ -259,8 +259,7 @@ def test_synthetic_launches_are_compared_like_real_launches(launches):
     expected = log_ratios(paired)[0]
 
     pairs = list(zip(real[::2], real[1::2], strict=True))
-    find_costs(real, ())
-    ratios, _ = cells.log_ratios(pairs, [key_of(case) for case in real[0].result.run.cases])
+    ratios = cells.find_stage(pairs, [key_of(case) for case in real[0].result.run.cases], ()).log_ratios
     np.testing.assert_allclose(expected, ratios, atol=1e-5)
     assert np.isfinite(ratios).sum() > 12
 

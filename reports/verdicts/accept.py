@@ -11,11 +11,11 @@ import re
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from reports.store.result import ResultError, content_of, read
+from reports.store.result import NOT_JSON, ResultError, content_of, read
 from reports.store.writing import write_whole
 from reports.tables.sentences import describe
 from reports.verdicts.compare import add_allow
@@ -25,21 +25,20 @@ from reports.verdicts.verdict import MIN_PAIRS
 
 UNUSABLE = 5
 ACCEPTED = "accepted.jsonl"
-FILE_NAME = re.compile(r"\w[\w.-]*")
+FILE_NAME = r"^\w[\w.-]*\Z"
 
 
 class Entry(msgspec.Struct):
     """A line of `accepted.jsonl`: one move of a machine's baseline."""
 
     when: str
-    machine_id: str
+    machine_id: Annotated[str, msgspec.Meta(pattern=FILE_NAME)]  # names a folder
     run_ids: list[str]
     reason: str
     effects: list[dict[Any, Any]] | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `accept`."""
     parser.add_argument("--baseline", metavar="FOLDER", type=Path, required=True,
                         help="keeps the machines' baselines")
     parser.add_argument("--current", metavar="Y", required=True, help="what becomes its machine's: "
@@ -80,34 +79,28 @@ def accept(arguments: argparse.Namespace) -> int:
 
 
 def _refuse(current: Side) -> None:
-    """Raises ResultError for runs that cannot be a baseline: slowed, too few, or with a run_id or a
-    machine_id that would name a file in another folder."""
+    """Raises ResultError for runs that cannot be a baseline: slowed, too few, or with an id that
+    would name a file in another folder."""
     runs = [launch.result.run for launch in current.launches]
     if any(run.world.get("slowed_percent") for run in runs):
         raise ResultError(f"{current.name} was slowed on purpose: no baseline")
-    for run in runs:
-        if not FILE_NAME.fullmatch(run.run_id):
-            raise ResultError(f"the run_id {run.run_id!r} cannot be a file's name")
     if len(runs) < MIN_PAIRS:
         raise ResultError(f"{current.name} has {len(runs)} launches; a verdict takes {MIN_PAIRS}")
-    if not FILE_NAME.fullmatch(runs[0].machine_id):
-        raise ResultError(f"the machine_id {runs[0].machine_id!r} cannot be a folder's name")
+    for name in (runs[0].machine_id, *(run.run_id for run in runs)):
+        if not re.search(FILE_NAME, name):
+            raise ResultError(f"the id {name!r} cannot name a file")
 
 
 def _store(folder: Path, runs: dict[str, Path], entry: Entry) -> None:
     machine, log = folder / entry.machine_id, folder / ACCEPTED
     files = {machine / f"{run_id}.jsonl": path for run_id, path in runs.items()}
-    try:
-        machine.mkdir(parents=True, exist_ok=True)
-        for file, path in files.items():
-            write_whole(file, path.read_bytes())
-        lines = log.read_bytes() if log.exists() else b""
-        write_whole(log, lines + msgspec.json.encode(entry) + b"\n")
-        for previous in {*machine.glob("*.jsonl*")} - files.keys():
-            previous.unlink()
-    except OSError as error:
-        name = error.filename or folder
-        raise ResultError(f"{name} cannot be written: {error.strerror}") from error
+    machine.mkdir(parents=True, exist_ok=True)
+    for file, path in files.items():
+        write_whole(file, path.read_bytes())
+    lines = log.read_bytes() if log.exists() else b""
+    write_whole(log, lines + msgspec.json.encode(entry) + b"\n")
+    for previous in {*machine.glob("*.jsonl*")} - files.keys():
+        previous.unlink()
 
 
 def baseline_side(argument: str, current: Side) -> Side:
@@ -137,14 +130,11 @@ def _entries(folder: Path) -> list[Entry]:
     path, entries = folder / ACCEPTED, []
     lines = content_of(path).splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):
-        place = f"{path}, line {number}"
         try:
-            entry = msgspec.json.decode(line, type=Entry)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ResultError(f"{place}: not written by `accept` ({error})") from error
-        if not FILE_NAME.fullmatch(entry.machine_id):
-            raise ResultError(f"{place}: {entry.machine_id!r} cannot be a folder's name")
-        entries.append(entry)
+            entries.append(msgspec.json.decode(line, type=Entry))
+        except NOT_JSON as error:
+            message = f"{path}, line {number}: not written by `accept` ({error})"
+            raise ResultError(message) from error
     return entries
 
 

@@ -3,7 +3,7 @@ and verdict over the pairs. Launches that no campaign paired are paired in order
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Optional
 
@@ -14,19 +14,9 @@ from reports.store.case import CASE_KEY
 from reports.store.manifest import CONTROL
 from reports.store.schema import CaseHeader
 from reports.tables.sentences import shape_text, size_text
+from reports.verdicts import verdict
 from reports.verdicts.sides import Key, Launch, Side, find_costs, key_of
-from reports.verdicts.verdict import (
-    LOOKS,
-    MIN_PAIRS,
-    UNREPLICATED,
-    Floats,
-    Integers,
-    Judgement,
-    growing,
-    once,
-    pairs_needed,
-    two_stages,
-)
+from reports.verdicts.verdict import MIN_PAIRS, UNREPLICATED, Floats, Integers, Judgement
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,28 +27,41 @@ Pair = tuple[Launch, Launch]  # (baseline, variant)
 
 @dataclass
 class Comparison:
-    """A side against the baseline. `design` is `two-stage`, `grow` or `once`; `lacking` has the
-    baseline's cases that the other side lacks; `control` compares the baseline with itself.
+    """A side against the baseline. `about` has a text for each field of a case in which the sides
+    differ, `allowed` the differences that the user allowed; `lacking` has the baseline's cases that
+    the other side lacks; `control` compares the baseline with itself.
 
     `cells` has a row for each `case`, and its fields; `name` is the case's name among the others
-    (`case_names`), `title` its size and name. `ratio` is variant over baseline, above 1 if
-    the variant takes longer; `low` and `high` bound the 95 % interval of this cell alone.
-    `detectable` is as in `Judgement`; `needed` is the number of pairs that settle the cell. With
-    `is_fresh` all figures are over a suspect's fresh pairs. `states` counts the pairs in each state
-    of the link, (round trip in ns, pairs), the most frequent first; both times are over the pairs
-    in that state. A missing figure is NaN.
+    (`case_names`), `title` its size and name. `ratio` is variant over baseline, above 1 if the
+    variant takes longer; `low` and `high` bound the 95 % interval of this cell alone. `detectable`
+    is as in `Judgement`; `needed` is the number of pairs that settle the cell. With `is_fresh` all
+    figures are over a suspect's fresh pairs. `states` counts the pairs in each state of the link,
+    (round trip in ns, pairs), the most frequent first; both times are over the pairs in that state.
+    A missing figure is NaN.
     """
 
     baseline: Side
     variant: Side
-    design: str
     margin: float
-    cells: "pd.DataFrame"
-    lacking: list[CaseHeader] = field(default_factory=list)
-    about: list[str] = field(default_factory=list)
+    about: dict[str, str] = field(default_factory=dict)
     allowed: list[str] = field(default_factory=list)
+    lacking: list[CaseHeader] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     control: Optional["Comparison"] = None
+    cells: "pd.DataFrame" = field(init=False)
+
+    @property
+    def design(self) -> str:
+        """`two-stage` or `grow` for sides of one campaign, otherwise `once`."""
+        sides = (self.baseline.campaign, self.variant.campaign)
+        heads = [manifest.campaign for manifest in sides if manifest]
+        is_one = len(heads) == 2 and heads[0].campaign_id == heads[1].campaign_id
+        return heads[0].design if is_one else "once"
+
+    @property
+    def without(self) -> tuple[str, ...]:
+        """The fields in which a case may differ from its counterpart."""
+        return ("library", *self.about)
 
     @property
     def is_control(self) -> bool:
@@ -73,15 +76,15 @@ class Comparison:
         half_widths = np.log(cells.high / cells.low) / 2 / stdtrit(cells.pairs - 1, 0.975)
         return float((half_widths * np.sqrt(cells.pairs / 2)).median())
 
-
-def pair_launches(baseline: Side, variant: Side, design: str, stage: str) -> list[Pair]:
-    """The pairs of a stage in order; without a campaign all pairs are in the first stage."""
-    if design == "once":
-        pairs = zip(baseline.launches, variant.launches, strict=False)
-        return list(pairs) if stage == "first" else []
-    first, second = ({launch.pair: launch for launch in side.launches if launch.stage == stage}
-                     for side in (baseline, variant))
-    return [(first[pair], second[pair]) for pair in sorted(first.keys() & second.keys())]
+    def pairs(self, stage: str) -> list[Pair]:
+        """The pairs of a stage in order; without a campaign all pairs are in the first stage."""
+        sides = self.baseline, self.variant
+        if self.design == "once":
+            pairs = zip(*(side.launches for side in sides), strict=False)
+            return list(pairs) if stage == "first" else []
+        first, second = ({launch.pair: launch for launch in side.launches if launch.stage == stage}
+                         for side in sides)
+        return [(first[pair], second[pair]) for pair in sorted(first.keys() & second.keys())]
 
 
 class Stage(NamedTuple):
@@ -93,17 +96,16 @@ class Stage(NamedTuple):
     times: list[tuple[list[tuple[float, int]], float, float]]
 
 
-def find_cells(baseline: Side, variant: Side, design: str, margin: float,
-               cases: Mapping[Key, CaseHeader], without: Sequence[str]) -> "pd.DataFrame":
-    """The cells of `Comparison`, one for each of these cases; their keys are `without` some fields.
-    """
+def find_cells(comparison: Comparison, cases: Mapping[Key, CaseHeader]) -> "pd.DataFrame":
+    """The cells of these cases; their keys are without `comparison.without`."""
     import pandas as pd  # takes half a second
 
-    wrong = _wrong_cases((baseline, variant), without)
+    wrong = _wrong_cases(comparison)
     keys = [None if key in wrong else key for key in cases]
-    stages = [find_stage(pair_launches(baseline, variant, design, name), keys, without)
+    stages = [find_stage(comparison.pairs(name), keys, comparison.without)
               for name in ("first", "fresh")]
-    judgement = _judge(baseline, design, margin, *stages)
+    judgement = _judge(comparison, *stages)
+    needed = verdict.pairs_needed(judgement, judgement.alpha, comparison.margin)
     has_interval = np.isfinite(judgement.low)
     shown = [stages[int(is_fresh)] for is_fresh in judgement.is_fresh]
     states, baseline_us, variant_us = zip(
@@ -122,10 +124,10 @@ def find_cells(baseline: Side, variant: Side, design: str, margin: float,
         "high": np.where(has_interval, np.exp(judgement.high), np.nan),
         "baseline_us": baseline_us, "variant_us": variant_us,
         "detectable": np.where(has_interval, judgement.detectable, np.nan),
-        "needed": np.where(has_interval, pairs_needed(judgement, judgement.alpha, margin), np.nan),
+        "needed": np.where(has_interval, needed, np.nan),
         "is_suspect": judgement.is_suspect, "is_fresh": judgement.is_fresh,
         "states": states})
-    expects_fresh = design == "two-stage" and variant.variant != CONTROL
+    expects_fresh = comparison.design == "two-stage" and not comparison.is_control
     cells["note"] = [wrong.get(key) or _note(cell, len(stage.pairs), expects_fresh)
                      for key, stage, cell in zip(cases, shown, cells.itertuples(), strict=True)]
     return cells
@@ -166,18 +168,18 @@ def within_one_state(log_ratios: Floats) -> tuple[Floats, Integers]:
     return ratios, np.where(np.isfinite(ratios), states, -1)
 
 
-def _judge(baseline: Side, design: str, margin: float, first: Stage, fresh: Stage) -> Judgement:
-    manifest = baseline.campaign
-    if design == "once" or not manifest:
-        return once(first.log_ratios, margin)
-    if design == "two-stage":
+def _judge(comparison: Comparison, first: Stage, fresh: Stage) -> Judgement:
+    manifest, margin = comparison.baseline.campaign, comparison.margin
+    if comparison.design == "once" or not manifest:
+        return verdict.once(first.log_ratios, margin)
+    if comparison.design == "two-stage":
         is_finished = manifest.end is not None
-        return two_stages(first.log_ratios, fresh.log_ratios, margin, is_finished)
+        return verdict.two_stages(first.log_ratios, fresh.log_ratios, margin, is_finished)
     last = max((launch.pair for launch in manifest.launches if launch.stage == "first"), default=0)
-    looks = [round(share / LOOKS[0] * manifest.campaign.pairs) for share in LOOKS]
+    looks = [round(share / verdict.LOOKS[0] * manifest.campaign.pairs) for share in verdict.LOOKS]
     numbers = np.array([launch.pair for launch, _ in first.pairs])  # a pair may be missing
     columns = [int(np.sum(numbers <= look)) for look in looks if look <= last]
-    return growing(first.log_ratios, columns, margin)
+    return verdict.growing(first.log_ratios, columns, margin)
 
 
 def case_names(cases: Sequence[CaseHeader]) -> list[str]:
@@ -201,11 +203,11 @@ def _field_text(case: CaseHeader, name: str) -> str:
     return ("out of place", "in place")[value] if name == "in_place" else str(value)
 
 
-def _wrong_cases(sides: Iterable[Side], without: Sequence[str]) -> dict[Key, str]:
+def _wrong_cases(comparison: Comparison) -> dict[Key, str]:
     """A note for each case that was wrong in some launch: its times prove nothing."""
     notes: dict[Key, str] = {}
-    for side in sides:
-        wrong = Counter(key_of(case, without) for launch in side.launches
+    for side in (comparison.baseline, comparison.variant):
+        wrong = Counter(key_of(case, comparison.without) for launch in side.launches
                         for case in launch.result.cases if case.status == "wrong")
         notes |= {key: f"wrong in {count} launches of {side.name}" for key, count in wrong.items()}
     return notes

@@ -11,7 +11,6 @@ from reports.verdicts.verdict_table import FORMATS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `compare`."""
     parser.add_argument("sides", metavar="WHAT", nargs="+", help="one campaign's folder; or the "
                         "baseline, then what is compared with it: runs, folders of runs, quoted "
                         "globs, FOLDER/VARIANT of a campaign")

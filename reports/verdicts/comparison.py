@@ -11,16 +11,9 @@ import numpy as np
 from reports.store.case import CASE_KEY
 from reports.store.result import ResultError
 from reports.store.schema import Result
-from reports.verdicts.cells import Comparison, find_cells, pair_launches
+from reports.verdicts import verdict
+from reports.verdicts.cells import Comparison, find_cells
 from reports.verdicts.sides import Side, find_costs, key_of, read_sides
-from reports.verdicts.verdict import (
-    AMBIGUOUS,
-    FAMILY_P,
-    MARGIN,
-    SUSPECT_P,
-    evidence,
-    visible_effect,
-)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,39 +91,34 @@ def compare(sides: Sequence[Side], allowed: Sequence[str] = (), margin: float | 
     differences = differing(sides, allowed)
     baseline, *variants = sides
     if margin is None:
-        margin = baseline.campaign.campaign.margin if baseline.campaign else MARGIN
-    comparisons = []
-    for variant in variants:
-        _refuse_common_runs(baseline, variant)
-        about = _about(baseline, variant, allowed)
-        without = ("library", *about)
-        ours, theirs = ({key_of(case, without): case for case in side.cases
-                         if case.status == "ok" and is_chosen(case.size_bytes)}
-                        for side in (variant, baseline))
-        if not theirs:
-            raise ResultError(f"no case of {baseline.name} has one of these sizes")
-        common = {key: ours[key] for key in theirs if key in ours}
-        if not common:
-            raise NothingInCommon(f"{baseline.name} and {variant.name} have no case in common")
-        design = _design(baseline, variant)
-        comparisons.append(Comparison(
-            baseline, variant, design, margin,
-            find_cells(baseline, variant, design, margin, common, without),
-            [case for key, case in theirs.items() if key not in ours],
-            list(about.values()), differences))
-        comparisons[-1].notes = _notes(comparisons[-1])
+        margin = baseline.campaign.campaign.margin if baseline.campaign else verdict.MARGIN
+    comparisons = [Comparison(baseline, variant, margin, _about(baseline, variant, allowed),
+                              differences) for variant in variants]
     control = next((each for each in comparisons if each.is_control), None)
     for comparison in comparisons:
         comparison.control = None if comparison is control else control
+        _fill(comparison, is_chosen)
     return comparisons
 
 
-def _refuse_common_runs(baseline: Side, variant: Side) -> None:
-    ours, theirs = ({launch.result.run.run_id for launch in side.launches}
-                    for side in (baseline, variant))
-    if common := ours & theirs:
-        raise ResultError(f"{min(common)} is a run of {baseline.name} and of {variant.name}: "
+def _fill(comparison: Comparison, is_chosen: Callable[[int], bool]) -> None:
+    """Adds the cells and the notes."""
+    baseline, variant = comparison.baseline, comparison.variant
+    runs = [{launch.result.run.run_id for launch in side.launches} for side in (baseline, variant)]
+    if both := set.intersection(*runs):
+        raise ResultError(f"{min(both)} is a run of {baseline.name} and of {variant.name}: "
                           "compared with itself")
+    theirs, ours = ({key_of(case, comparison.without): case for case in side.cases
+                     if case.status == "ok" and is_chosen(case.size_bytes)}
+                    for side in (baseline, variant))
+    if not theirs:
+        raise ResultError(f"no case of {baseline.name} has one of these sizes")
+    common = {key: ours[key] for key in theirs if key in ours}
+    if not common:
+        raise NothingInCommon(f"{baseline.name} and {variant.name} have no case in common")
+    comparison.lacking = [case for key, case in theirs.items() if key not in ours]
+    comparison.cells = find_cells(comparison, common)
+    comparison.notes = _notes(comparison)
 
 
 def _about(baseline: Side, variant: Side, allowed: Sequence[str]) -> dict[str, str]:
@@ -142,13 +130,6 @@ def _about(baseline: Side, variant: Side, allowed: Sequence[str]) -> dict[str, s
         if len(ours) == len(theirs) == 1 and ours != theirs:
             texts[name] = f"{name}: {min(ours)} against {min(theirs)}"
     return texts
-
-
-def _design(baseline: Side, variant: Side) -> str:
-    if not baseline.campaign or not variant.campaign:
-        return "once"
-    campaign, other = baseline.campaign.campaign, variant.campaign.campaign
-    return campaign.design if campaign.campaign_id == other.campaign_id else "once"
 
 
 def _notes(comparison: Comparison) -> list[str]:
@@ -165,10 +146,10 @@ def _notes(comparison: Comparison) -> list[str]:
         died = sum((launch.variant, launch.status) == (side.variant, "died") for launch in launches)
         if died:
             notes.append(f"{died} launches of {side.name} died and were tried again.")
-    pairs = pair_launches(baseline, variant, comparison.design, "first")
-    slow = np.array([[launch.slow_share for launch in pair] for pair in pairs]).reshape(-1, 2)
-    excess = evidence(slow[None, :, 1] - slow[None, :, 0])
-    if min(excess.p_slower[0], excess.p_faster[0]) < SUSPECT_P / 10:
+    slow = np.array([[launch.slow_share for launch in pair] for pair in comparison.pairs("first")])
+    slow = slow.reshape(-1, 2)
+    excess = verdict.evidence(slow[None, :, 1] - slow[None, :, 0])
+    if min(excess.p_slower[0], excess.p_faster[0]) < verdict.SUSPECT_P / 10:
         shares = slow.mean(axis=0)
         notes.append(f"The link was slow, or changing, for {shares[0]:.0%} of {baseline.name}'s "
                      f"blocks and {shares[1]:.0%} of {variant.name}'s: ratios are within one state "
@@ -193,7 +174,7 @@ def pairs_short(folder: Path | str, pairs: int) -> int:
 
 def undecided(folder: Path | str) -> int:
     """The number of AMBIGUOUS cells of a campaign so far."""
-    return int((_cells_of(folder).verdict == AMBIGUOUS).sum())
+    return int((_cells_of(folder).verdict == verdict.AMBIGUOUS).sum())
 
 
 def _cells_of(folder: Path | str) -> "pd.DataFrame":
@@ -220,6 +201,6 @@ def visible_effects(baseline: Side, pairs: int, fresh: int, margin: float,
     frame = pd.DataFrame(logs, columns=["size", "case", "state", "log"])
     variances = frame.groupby(["size", "case", "state"])["log"].var().dropna()
     pooled = variances.groupby("size").mean()
-    alpha = FAMILY_P if fresh else FAMILY_P / 2 / cells
-    effects = visible_effect(np.sqrt(2 * pooled), pairs, fresh, margin, alpha)
+    alpha = verdict.FAMILY_P if fresh else verdict.FAMILY_P / 2 / cells
+    effects = verdict.visible_effect(np.sqrt(2 * pooled), pairs, fresh, margin, alpha)
     return dict(zip(pooled.index, effects.tolist(), strict=True))

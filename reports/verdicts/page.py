@@ -8,18 +8,10 @@ from markupsafe import Markup
 
 from reports.store.foreign import markdown_text
 from reports.tables import templates
+from reports.verdicts import verdict_table as table
 from reports.verdicts.cells import Comparison
 from reports.verdicts.forest import plot
 from reports.verdicts.gate import Outcome, worst_first
-from reports.verdicts.verdict_table import (
-    COLUMNS,
-    as_markdown,
-    closing,
-    figures,
-    head,
-    ordered,
-    warnings,
-)
 
 MOST_ROWS_BYTES = 50_000  # GitHub refuses a comment above 65,536 characters
 NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -31,8 +23,8 @@ def markdown(outcome: Outcome) -> str:
     if outcome.comparison is None:
         return title
     lines = "".join(f"- {markdown_text(line)}\n" for line in outcome.findings)
-    table = as_markdown([outcome.comparison], MOST_ROWS_BYTES)
-    return (f"{title}\n{lines}\n<details><summary>all cells</summary>\n\n{table}\n</details>\n")
+    rows = table.as_markdown([outcome.comparison], MOST_ROWS_BYTES)
+    return f"{title}\n{lines}\n<details><summary>all cells</summary>\n\n{rows}\n</details>\n"
 
 
 def junit(outcome: Outcome) -> str:
@@ -47,7 +39,7 @@ def junit(outcome: Outcome) -> str:
         for name, value in _facts(comparison).items():
             SubElement(properties, "property", name=name, value=value)
         cells = [(cell.title, f"{benchmark}.{cell.mode}", cell.outcome,
-                  " ".join(figures(cell)[3:5])) for cell in worst_first(comparison.cells)]
+                  " ".join(table.figures(cell)[3:5])) for cell in worst_first(comparison.cells)]
     faults = [(name, benchmark, "unusable", sentence) for name, sentence in outcome.faults]
     for name, group, word, text in [*faults, *cells]:
         case = SubElement(suite, "testcase", name=name, classname=group, time="0")
@@ -80,7 +72,8 @@ def html(outcome: Outcome) -> str:
         # Inline SVG needs no prolog and no namespaces.
         svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawing.getvalue().partition("<svg")[2])
         picture = Markup(f"<svg{svg}")
-        sentences = [*head(comparison), *warnings(comparison), *closing(comparison)]
-        rows = [(cell.name, figures(cell)) for cell in ordered(comparison.cells)]
+        sentences = [*table.head(comparison), *table.warnings(comparison),
+                     *table.closing(comparison)]
+        rows = [(cell.name, table.figures(cell)) for cell in table.ordered(comparison.cells)]
     return templates.render("gate.html", headline=outcome.headline, findings=outcome.findings,
-                            picture=picture, columns=COLUMNS, head=sentences, rows=rows)
+                            picture=picture, columns=table.COLUMNS, head=sentences, rows=rows)

@@ -30,7 +30,6 @@ MODES = "isolated", "chained"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `peers`."""
     parser.add_argument("campaign", metavar="CAMPAIGN",
                         help="the folder of a campaign, a variant for each library")
     parser.add_argument("--imb", metavar="FILE", type=Path, help="what `IMB-MPI1 Allreduce` "

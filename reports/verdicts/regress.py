@@ -22,7 +22,6 @@ FILES = {"junit": "JUnit XML", "markdown": "GitHub's Markdown",
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `regress`."""
     parser.add_argument("--baseline", metavar="X", required=True, help="FOLDER/VARIANT of a "
                         "campaign; or a run, a folder or quoted glob of runs, a folder kept by "
                         "`accept`")

@@ -18,7 +18,7 @@ from reports.store.foreign import markdown_text, spreadsheet_cell
 from reports.store.schema import Result
 from reports.store.stats import STATE_RATIO
 from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text, some
-from reports.verdicts.cells import Comparison, pair_launches
+from reports.verdicts.cells import Comparison
 from reports.verdicts.sides import Side
 from reports.verdicts.verdict import AMBIGUOUS, UNREPLICATED, VERDICTS
 
@@ -68,7 +68,7 @@ def ordered(cells: "pd.DataFrame") -> list[Any]:
 def head(comparison: Comparison) -> list[str]:
     """The two sides, their launches, and how much launches differ by themselves."""
     lines = [f"{label(comparison.variant)} against {label(comparison.baseline)}, the baseline: "
-             f"{_launches(comparison)}", *comparison.about,
+             f"{_launches(comparison)}", *comparison.about.values(),
              "ratio = variant / baseline; above 1, the variant is slower"]
     if states := _link_states(comparison):
         pairs = sum(count for _, count in states)
@@ -110,14 +110,12 @@ def _launches(comparison: Comparison) -> str:
     if design == "once":
         return (f"{len(variant.launches)} launches against {len(baseline.launches)}, not "
                 "interleaved")
-    assert baseline.campaign
-    first, fresh = (pair_launches(baseline, variant, design, stage) for stage in ("first", "fresh"))
-    text = f"{len(first)} interleaved pairs of launches"
-    if fresh:
+    text = f"{len(comparison.pairs('first'))} interleaved pairs of launches"
+    if fresh := comparison.pairs("fresh"):
         sizes = {case.size_bytes for _, launch in fresh for case in launch.result.run.cases}
         text += f", {len(fresh)} fresh ones of {', '.join(map(size_text, sorted(sizes)))}"
-    unfinished = "" if baseline.campaign.end else "; THE CAMPAIGN IS NOT FINISHED"
-    return f"{text} ({design}){unfinished}"
+    is_finished = baseline.campaign and baseline.campaign.end
+    return f"{text} ({design}){'' if is_finished else '; THE CAMPAIGN IS NOT FINISHED'}"
 
 
 def warnings(comparison: Comparison) -> list[str]:

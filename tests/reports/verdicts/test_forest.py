@@ -33,7 +33,9 @@ def cell(algorithm: str, size_bytes: int, verdict: str = SAME, ratio: float = 1.
 
 
 def comparison(cells: list[dict[str, Any]], name: str = "new") -> Comparison:
-    return Comparison(Side("main", []), Side(name, []), "two-stage", 0.01, pd.DataFrame(cells))
+    made = Comparison(Side("main", []), Side(name, []), 0.01)
+    made.cells = pd.DataFrame(cells)
+    return made
 
 
 def drawn(*comparisons: Comparison) -> ElementTree.Element:

@@ -22,7 +22,7 @@ from reports.verdicts import forest, verdict_table
 from reports.verdicts.cells import Comparison
 from reports.verdicts.comparison import COMPARABLE, compare
 from reports.verdicts.sides import Side, notes_of, read_sides
-from reports.verdicts.verdict_table import label, ordered, shown
+from reports.verdicts.verdict_table import label, shown
 
 WORST_FIRST = ("worse", "better", "too few runs", "no change")
 MOST_LOGS_CHARACTERS = 600_000  # of all logs together, so that the page stays below 1 MB
@@ -56,14 +56,9 @@ def _comparisons(comparisons: Sequence[Comparison]) -> list[Section]:
     sections = []
     for place, comparison in enumerate(shown(comparisons)):
         heading = f"{label(comparison.variant)} against {label(comparison.baseline)}"
-        rows = [[cell.name, *verdict_table.figures(cell)]
-                for cell in ordered(comparison.cells)]
-        table = Table(f"cells-{place}", f"Every cell: {heading}",
-                      ["algorithm", *verdict_table.COLUMNS], rows,
-                      filters=["algorithm", "verdict"])
-        sections.append(table_section(heading, table, [
-            *verdict_table.head(comparison), *verdict_table.warnings(comparison),
-            *verdict_table.closing(comparison)]))
+        table = Table(f"cells-{place}", f"Every cell: {heading}", verdict_table.COLUMNS,
+                      verdict_table.table_rows(comparison), filters=["algorithm", "verdict"])
+        sections.append(table_section(heading, table, verdict_table.sentences(comparison)))
     return sections
 
 

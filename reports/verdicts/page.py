@@ -65,15 +65,10 @@ def _facts(comparison: Comparison) -> dict[str, str]:
 
 def html(outcome: Outcome) -> str:
     """The outcome, the table's sentences, the plot and the table."""
-    comparison, picture, sentences, rows = outcome.comparison, "", [], []
-    if comparison:
-        drawing = io.StringIO()
-        plot([comparison], drawing)
-        # Inline SVG needs no prolog and no namespaces.
-        svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", drawing.getvalue().partition("<svg")[2])
-        picture = Markup(f"<svg{svg}")
-        sentences = [*table.head(comparison), *table.warnings(comparison),
-                     *table.closing(comparison)]
-        rows = [(cell.name, table.figures(cell)) for cell in table.ordered(comparison.cells)]
-    return templates.render("gate.html", headline=outcome.headline, findings=outcome.findings,
-                            picture=picture, columns=table.COLUMNS, head=sentences, rows=rows)
+    drawing = io.StringIO()
+    if outcome.comparison:
+        plot([outcome.comparison], drawing)
+    # Inline SVG needs no prolog and no namespaces.
+    _, start, svg = drawing.getvalue().partition("<svg")
+    picture = Markup(start + re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg))
+    return templates.render("gate.html", outcome=outcome, table=table, picture=picture)

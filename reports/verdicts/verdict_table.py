@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 MOST_THREATS = 4
-COLUMNS = ("size", "base us", "variant us", "ratio [95 %]", "verdict", "MDE", "pairs")
+COLUMNS = ("algorithm", "size", "base us", "variant us", "ratio [95 %]", "verdict", "MDE", "pairs")
 ROW = "{:>8} {:>8} {:>10} {:>19}  {:<12} {:>6} {:>10}"
 
 
@@ -35,9 +35,10 @@ def as_text(comparisons: Sequence[Comparison]) -> str:
     """Tables of at most 80 columns, in colour on a terminal unless NO_COLOR is set."""
     lines = []
     for comparison in shown(comparisons):
-        lines += [*wrapped([*head(comparison), *warnings(comparison)]), "", ROW.format(*COLUMNS)]
-        for name, cells in groupby(ordered(comparison.cells), lambda cell: cell.name):
-            lines += [name, *(ROW.format(*figures(cell)) for cell in cells)]
+        lines += [*wrapped([*head(comparison), *warnings(comparison)]), ""]
+        lines.append(ROW.format(*COLUMNS[1:]))
+        for name, rows in groupby(table_rows(comparison), lambda row: row[0]):
+            lines += [name, *(ROW.format(*row[1:]) for row in rows)]
         lines += ["", *wrapped(closing(comparison)), ""]
     text = "\n".join(line.rstrip() for line in lines)
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
@@ -63,6 +64,16 @@ def ordered(cells: "pd.DataFrame") -> list[Any]:
     rows: list[Any] = list(cells.itertuples())
     places = {name: place for place, name in enumerate(cells.name.unique())}
     return sorted(rows, key=lambda cell: (places[cell.name], cell.size_bytes))
+
+
+def table_rows(comparison: Comparison) -> list[list[str]]:
+    """The texts of each row, one for each of `COLUMNS`."""
+    return [[cell.name, *figures(cell)] for cell in ordered(comparison.cells)]
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """All sentences on a comparison, for a page."""
+    return [*head(comparison), *warnings(comparison), *closing(comparison)]
 
 
 def head(comparison: Comparison) -> list[str]:
@@ -144,7 +155,7 @@ def _threats(result: Result) -> list[str]:
 
 
 def figures(cell: Any) -> tuple[str, ...]:
-    """The texts of a row, one for each of `COLUMNS`."""
+    """The texts of a row after its name."""
     ratio = _text(cell.ratio, _ratio)
     if np.isfinite(cell.low):
         ratio += f" [{_ratio(cell.low)} {_ratio(cell.high)}]"
@@ -195,16 +206,15 @@ def as_markdown(comparisons: Sequence[Comparison], most_bytes: int = 1 << 30) ->
     """GitHub's Markdown: sentences as a list, and a table with at most `most_bytes` of rows."""
     parts = []
     for comparison in shown(comparisons):
-        title, *lines = [*head(comparison), *warnings(comparison), *closing(comparison)]
-        rows = [_markdown_row(map(markdown_text, [cell.name, *figures(cell)]))
-                for cell in ordered(comparison.cells)]
+        title, *lines = sentences(comparison)
+        rows = [_markdown_row(map(markdown_text, row)) for row in table_rows(comparison)]
         sizes_bytes = np.cumsum([len(row.encode()) + 1 for row in rows])
         if cut := int(np.sum(sizes_bytes > most_bytes)):
             lines.append(f"{cut} more rows do not fit here")
         items = [f"- {markdown_text(line)}" for line in lines]
-        parts += [f"### {markdown_text(title)}", "", *items, "",
-                  _markdown_row(["algorithm", *COLUMNS]),
-                  "|---|" + "---:|" * 4 + "---|" + "---:|" * 2, *rows[:len(rows) - cut], ""]
+        rule = "|---|" + "---:|" * 4 + "---|" + "---:|" * 2
+        parts += [f"### {markdown_text(title)}", "", *items, "", _markdown_row(COLUMNS), rule,
+                  *rows[:len(rows) - cut], ""]
     return "\n".join(parts)
 
 

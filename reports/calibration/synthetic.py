@@ -7,8 +7,6 @@ take the place of synthetic ones: `recorded.npz` has log medians of an A/A campa
 comparisons see them, (launches, cases, states).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,10 +1,9 @@
 """Verdicts from pairs of launches: `evidence` tests cells, `two_stages`, `growing`, `once` decide.
 
-Launches of the same thing differ by more than one launch can show, so the unit is a pair: a launch
-of the variant and one of the baseline, next to each other in time and in random order. Without a
-difference a pair's log ratio is symmetric around 0. Wilcoxon's signed-rank test assumes nothing
-else, and its distribution is exact. Shapes: `log_ratios` is (cells, pairs), log of variant over
-baseline, NaN for a missing pair; all results are (cells,).
+A pair is a launch of the variant and one of the baseline, next to each other in time and in random
+order. Without a difference its log ratio is symmetric around 0. Wilcoxon's signed-rank test assumes
+nothing else, and its distribution is exact. Shapes: `log_ratios` is (cells, pairs), log of variant
+over baseline, NaN for a missing pair; all results are (cells,).
 """
 
 from collections.abc import Sequence
@@ -69,16 +68,15 @@ def evidence(log_ratios: Floats, margin: float = MARGIN,
     J. Pharmacokinetics and Biopharmaceutics 15, 1987): the interval of `same_confidence` lies
     within the margin.
     """
-    cells = len(log_ratios)
     pairs = np.sum(np.isfinite(log_ratios), axis=-1)
     estimate, low, high, p_slower, p_faster = np.tile(
-        [[np.nan], [-np.inf], [np.inf], [1.0], [1.0]], cells)
-    result = Evidence(pairs, estimate, low, high, p_slower, p_faster, np.zeros(cells, bool))
+        [[np.nan], [-np.inf], [np.inf], [1.0], [1.0]], len(pairs))
+    result = Evidence(pairs, estimate, low, high, p_slower, p_faster, np.zeros(len(pairs), bool))
     for n in np.unique(pairs[pairs > 0]).tolist():
         rows = pairs == n
         values = log_ratios[rows][np.isfinite(log_ratios[rows])].reshape(-1, n)
         i, j = np.triu_indices(n)
-        walsh = np.sort((np.take(values, i, axis=-1) + np.take(values, j, axis=-1)) / 2, axis=-1)
+        walsh = np.sort((values[:, i] + values[:, j]) / 2)
         middle = walsh.shape[1] // 2
         result.estimate[rows] = (walsh[:, middle] + walsh[:, ~middle]) / 2
         if n >= MIN_PAIRS:
@@ -101,7 +99,7 @@ def _interval(walsh: Floats, cdf: Floats, confidence: float) -> tuple[Floats, Fl
 @cache
 def signed_rank_cdf(n: int) -> Floats:
     """P(T <= t) of Wilcoxon's T for t = 0 ... n (n + 1) / 2: T includes each rank with probability
-    1/2. scipy.stats.wilcoxon returns p-values only; the interval needs the distribution."""
+    1/2. scipy has p-values only."""
     probabilities = np.ones(1)
     for rank in range(1, n + 1):
         probabilities = np.pad(probabilities, (0, rank)) / 2 + np.pad(probabilities, (rank, 0)) / 2
@@ -195,10 +193,9 @@ def detectable(standard_error: Floats | float, pairs: Integers | int, alpha: Flo
     """The smallest effect (0.03: 3 %) with this power to be significant at one-sided `alpha` and
     estimated beyond the margin; `standard_error` is the log estimate's. Infinite if even pairs that
     all agree cannot reach `alpha`."""
-    errors = np.asarray(standard_error, dtype=float)
     freedom = np.maximum(np.asarray(pairs) - 1, 1)
-    by_test = (stdtrit(freedom, power) - stdtrit(freedom, alpha)) * errors
-    by_margin = np.log1p(margin) + ndtri(power) * errors
+    by_test = (stdtrit(freedom, power) - stdtrit(freedom, alpha)) * standard_error
+    by_margin = np.log1p(margin) + ndtri(power) * standard_error
     is_hopeless = 0.5 ** np.asarray(pairs) > alpha
     return np.asarray(np.where(is_hopeless, np.inf, np.expm1(np.maximum(by_test, by_margin))))
 
@@ -219,9 +216,9 @@ def visible_effect(pair_sd: Floats | float, pairs: int, fresh: int, margin: floa
     sd = np.asarray(pair_sd, dtype=float) / np.sqrt(NORMAL_EFFICIENCY)
     if not fresh:
         return detectable(sd / np.sqrt(pairs), pairs, alpha, margin)
-    by_first = detectable(sd / np.sqrt(pairs), pairs, SUSPECT_P, margin, BOTH_POWER)
-    by_fresh = detectable(sd / np.sqrt(fresh), fresh, FAMILY_P, margin, BOTH_POWER)
-    return np.asarray(np.maximum(by_first, by_fresh))
+    stages = (detectable(sd / np.sqrt(n), n, p, margin, BOTH_POWER)
+              for n, p in ((pairs, SUSPECT_P), (fresh, FAMILY_P)))
+    return np.asarray(np.maximum(*stages))
 
 
 def pairs_needed(result: Evidence, alpha: Floats | float, margin: float = MARGIN) -> Floats:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from reports.store.result import ResultError
 from reports.store.writing import write_named
-from reports.verdicts import page
+from reports.tables.console import wrapped
+from reports.verdicts import gate
 from reports.verdicts.accept import UNUSABLE, baseline_side, faults_of
 from reports.verdicts.cells import Comparison
 from reports.verdicts.compare import add_allow, percent
 from reports.verdicts.comparison import NothingInCommon, compare
-from reports.verdicts.gate import Outcome, judge
 from reports.verdicts.sides import Side, notes_of, side_of
-from reports.verdicts.verdict_table import head, warnings, wrapped
+from reports.verdicts.verdict_table import head, warnings
 
 SCREEN_LINES = 24
 FILES = {"junit": "JUnit XML", "markdown": "GitHub's Markdown",
@@ -62,14 +62,14 @@ def regress(arguments: argparse.Namespace) -> int:
         current = side_of(arguments.current)
         faults = faults_of(current)
         comparison = _compare(arguments, current)
-        outcome = judge(comparison, faults, arguments.min_effect,
-                        arguments.on_inconclusive == "pass")
+        outcome = gate.judge(comparison, faults, arguments.min_effect,
+                             arguments.on_inconclusive == "pass")
     except ResultError as error:
         sentence, is_unusable = str(error), bool(faults) or isinstance(error, NothingInCommon)
         if is_unusable:
             reasons = [*(fault for _, fault in faults[:1]), sentence]
             sentence = f"UNUSABLE: {'; '.join(reasons)} (exit status {UNUSABLE})"
-        _write(arguments, Outcome(sentence, UNUSABLE, [("comparison", sentence)]))
+        _write(arguments, gate.Outcome(sentence, UNUSABLE, [("comparison", sentence)]))
         if not is_unusable:
             raise
         print("\n".join(wrapped([sentence])))
@@ -94,7 +94,7 @@ def _compare(arguments: argparse.Namespace, current: Side) -> Comparison:
     return comparison
 
 
-def _write(arguments: argparse.Namespace, outcome: Outcome) -> None:
+def _write(arguments: argparse.Namespace, outcome: gate.Outcome) -> None:
     for kind in FILES:
         if path := getattr(arguments, kind):
-            write_named(path, getattr(page, kind)(outcome).encode())
+            write_named(path, getattr(gate, kind)(outcome).encode())

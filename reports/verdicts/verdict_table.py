@@ -6,7 +6,6 @@ Verdicts are words, which colour only highlights. Allowed differences and warnin
 import os
 import re
 import sys
-import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, groupby
@@ -17,6 +16,7 @@ import numpy as np
 from reports.store.foreign import markdown_text, spreadsheet_cell
 from reports.store.schema import Result
 from reports.store.stats import STATE_RATIO
+from reports.tables.console import wrapped
 from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text, some
 from reports.verdicts.cells import Comparison
 from reports.verdicts.sides import Side
@@ -25,7 +25,6 @@ from reports.verdicts.verdict import AMBIGUOUS, UNREPLICATED, VERDICTS
 if TYPE_CHECKING:
     import pandas as pd
 
-WIDTH = 80
 MOST_THREATS = 4
 COLUMNS = ("algorithm", "size", "base us", "variant us", "ratio [95 %]", "verdict", "MDE", "pairs")
 ROW = "{:>8} {:>8} {:>10} {:>19}  {:<12} {:>6} {:>10}"
@@ -45,13 +44,6 @@ def as_text(comparisons: Sequence[Comparison]) -> str:
         for word, colour in (("SLOWER", 31), ("FASTER", 32)):
             text = text.replace(word, f"\x1b[1;{colour}m{word}\x1b[0m")
     return text
-
-
-def wrapped(sentences: Sequence[str]) -> list[str]:
-    """The sentences in lines of at most 80 columns; a longer path is not broken."""
-    return [line for sentence in sentences
-            for line in textwrap.wrap(sentence, WIDTH, break_on_hyphens=False,
-                                      break_long_words=False)]
 
 
 def shown(comparisons: Sequence[Comparison]) -> list[Comparison]:

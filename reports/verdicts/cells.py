@@ -105,8 +105,6 @@ def find_cells(comparison: Comparison, cases: Mapping[Key, CaseHeader]) -> "pd.D
     stages = [find_stage(comparison.pairs(name), keys, comparison.without)
               for name in ("first", "fresh")]
     judgement = _judge(comparison, *stages)
-    needed = verdict.pairs_needed(judgement, judgement.alpha, comparison.margin)
-    has_interval = np.isfinite(judgement.low)
     shown = [stages[int(is_fresh)] for is_fresh in judgement.is_fresh]
     states, baseline_us, variant_us = zip(
         *(stage.times[row] for row, stage in enumerate(shown)), strict=True)
@@ -118,15 +116,12 @@ def find_cells(comparison: Comparison, cases: Mapping[Key, CaseHeader]) -> "pd.D
         "title": [f"{size_text(size)} {name}"
                   for size, name in zip(columns["size_bytes"], names, strict=True)],
         "verdict": np.where(judgement.pairs == 1, UNREPLICATED, judgement.verdict),
-        "pairs": judgement.pairs,
-        "ratio": np.exp(judgement.estimate),
-        "low": np.where(has_interval, np.exp(judgement.low), np.nan),
-        "high": np.where(has_interval, np.exp(judgement.high), np.nan),
-        "baseline_us": baseline_us, "variant_us": variant_us,
-        "detectable": np.where(has_interval, judgement.detectable, np.nan),
-        "needed": np.where(has_interval, needed, np.nan),
-        "is_suspect": judgement.is_suspect, "is_fresh": judgement.is_fresh,
-        "states": states})
+        "pairs": judgement.pairs, "ratio": np.exp(judgement.estimate),
+        "low": np.exp(judgement.low), "high": np.exp(judgement.high),
+        "baseline_us": baseline_us, "variant_us": variant_us, "detectable": judgement.detectable,
+        "needed": verdict.pairs_needed(judgement, judgement.alpha, comparison.margin),
+        "is_suspect": judgement.is_suspect, "is_fresh": judgement.is_fresh, "states": states})
+    cells.loc[np.isinf(judgement.low), ["low", "high", "detectable", "needed"]] = np.nan
     expects_fresh = comparison.design == "two-stage" and not comparison.is_control
     cells["note"] = [wrong.get(key) or _note(cell, len(stage.pairs), expects_fresh)
                      for key, stage, cell in zip(cases, shown, cells.itertuples(), strict=True)]

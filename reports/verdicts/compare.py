@@ -11,9 +11,9 @@ from reports.verdicts.verdict_table import FORMATS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sides", metavar="WHAT", nargs="+", help="one campaign's folder; or the "
-                        "baseline, then what is compared with it: runs, folders of runs, quoted "
-                        "globs, FOLDER/VARIANT of a campaign")
+    parser.add_argument("sides", metavar="SIDE", nargs="+", help="one campaign's folder; or the "
+                        "baseline, then the other sides: runs, folders of runs, quoted globs, "
+                        "FOLDER/VARIANT of a campaign")
     add_allow(parser)
     parser.add_argument("--margin", metavar="PERCENT", type=percent, help="a difference up to this "
                         "is none (the campaign's, else 1)")

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", metavar="SIZES", type=_size_filter, default=lambda size: True,
                         help="these alone: 16K,1M or 16K:1M (all)")
     parser.add_argument("--on-inconclusive", choices=["fail", "pass"], default="fail",
-                        help="what to do where such a slowdown could hide (fail)")
+                        help="the result if such a slowdown could hide (fail)")
     add_allow(parser)
     for name, content in FILES.items():
         parser.add_argument(f"--{name}", metavar="FILE", type=Path, help=f"also write {content}")

@@ -20,19 +20,18 @@ from reports.store.schema import Case, CaseHeader, Result
 from reports.tables.rows import MIN_STATE_BLOCKS
 
 Key = tuple[Any, ...]
-# The median cost of a case in microseconds by the state of the link, if it has enough blocks there.
-Costs = dict[Key, dict[int, float]]
 
 
 @dataclass
 class Launch:
     """One launch of a side. Launches with the same `stage` and `pair` ran next to each other.
-    `slow_share` is the share of blocks outside of the link's fastest state."""
+    `costs` has the median cost of a case in microseconds by the state of the link, if it has enough
+    blocks there; `slow_share` is the share of blocks outside of the link's fastest state."""
 
     result: Result
     stage: str
     pair: int
-    costs: Costs = field(default_factory=dict)
+    costs: dict[Key, dict[int, float]] = field(default_factory=dict)
     slow_share: float = 0.0
 
 

@@ -15,8 +15,7 @@ from reports.advice.procurement import Figure, Machine, Procurement, evaluate
 from reports.store.foreign import printable, spreadsheet_cell
 from reports.store.writing import write_named
 from reports.tables import templates
-from reports.tables.console import plain_console, printed
-from reports.verdicts.verdict_table import WIDTH, wrapped
+from reports.tables.console import WIDTH, plain_console, printed, wrapped
 
 MOST_COLUMNS = 4  # candidates in one table
 

@@ -1,12 +1,10 @@
-"""A simulated rate with its interval, and whether it meets its limits; every claim returns some.
+"""A simulated rate with its interval, and whether it meets its limits.
 
 A rate is over independent replications (tables, runs); its 95 % interval is Clopper and Pearson's
 (Biometrika 26, 1934). The cells of a replication are correlated: the interval is then that for the
 number of independent cells that would vary the same (Korn and Graubard, Survey Methodology 24,
 1998). A rate passes if its whole interval meets the limits.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +22,6 @@ CHANCE = 1e-5  # that a rate which just passes with all replications fails with 
 class Figure:
     """A rate and its limits; `values`, from 0 to 1, has one for each replication."""
 
-    claim: str
     name: str
     values: Sequence[float] | NDArray[Any]
     least: float = 0.0
@@ -46,8 +43,8 @@ class Figure:
         return low >= 1 - least and high <= most, (low, high), (1 - least, most)
 
 
-# Runs replications with a generator of random numbers.
-Claim = Callable[[np.random.Generator, int], list[Figure]]
+# Runs replications with a generator of random numbers; a claim has a title and some simulations.
+Simulation = Callable[[np.random.Generator, int], list[Figure]]
 
 
 def clopper_pearson(rate: float, n: float, confidence: float = 0.95) -> tuple[float, float]:

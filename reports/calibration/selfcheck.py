@@ -4,27 +4,25 @@ Synthetic launches go through the statistics that judge real launches. The claim
 intervals are here, the claims on fits and histories in `calibrated_fit` and `calibrated_history`.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import chain
+from itertools import chain, count, islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reports.calibration import calibrated_fit, calibrated_history, synthetic
-from reports.calibration.rate import Claim, Figure
+from reports.calibration.rate import Figure, Simulation
 from reports.calibration.synthetic import ROUNDS, Scenario, blocks, campaigns, log_ratios
 from reports.store import stats
 from reports.store.result import ResultError
 from reports.store.workers import end_with_parent
 from reports.verdicts import verdict
-from reports.verdicts.verdict import LOOKS, MARGIN, Verdict
+from reports.verdicts.verdict import AMBIGUOUS, FASTER, LOOKS, MARGIN, SAME, SLOWER
 
 Values = NDArray[np.float64]
 
@@ -35,7 +33,7 @@ EFFECT = 0.03
 MOST_ROUNDS = 60
 JUDGED_CASES = 12  # of a run
 BATCH = 100  # tables that are simulated at once
-TWO_STAGES, GROWING = "two stages", "growing to 40 pairs"
+DESIGNS = TWO_STAGES, GROWING = "two stages", "growing to 40 pairs"
 
 PLAIN = Scenario("spread 1.5 %")
 DRIFT = Scenario("rho 0.9 and drift", rho=0.9, drift=0.004)
@@ -63,17 +61,16 @@ def tables(design: str, scenario: Scenario, rng: np.random.Generator, n: int,
         else:
             judgements += map(verdict.two_stages, log_ratios(medians[:, :, :, :FIRST]),
                               log_ratios(medians[:, :, :, FIRST:]))
-    return (np.array([judgement.verdicts for judgement in judgements]),
+    return (np.array([judgement.verdict for judgement in judgements]),
             np.array([judgement.detectable[0] for judgement in judgements]))
 
 
 def false_alarms(design: str, scenario: Scenario, rng: np.random.Generator, n: int) -> list[Figure]:
     """The shares of tables and of cells with FASTER or SLOWER if nothing differs."""
     verdicts, _ = tables(design, scenario, rng, n)
-    called = np.isin(verdicts, (Verdict.SLOWER.value, Verdict.FASTER.value))
-    claim = f"A/A, {design}: FASTER or SLOWER"
-    return [Figure(claim, f"{scenario.name}: tables", np.any(called, axis=1), most=0.05),
-            Figure(claim, f"{scenario.name}: cells", np.mean(called, axis=1), most=0.005)]
+    called = np.isin(verdicts, (SLOWER, FASTER))
+    return [Figure(f"{scenario.name}: tables", np.any(called, axis=1), most=0.05),
+            Figure(f"{scenario.name}: cells", np.mean(called, axis=1), most=0.005)]
 
 
 def power(design: str, spread: float, least: float, rng: np.random.Generator,
@@ -83,19 +80,19 @@ def power(design: str, spread: float, least: float, rng: np.random.Generator,
     scenario = Scenario("", spread=spread)
     verdicts, detectable = tables(design, scenario, rng, n, EFFECT)
     first = verdicts[:, 0]
-    is_slower, is_same = first == Verdict.SLOWER.value, first == Verdict.SAME.value
-    is_open = (first == Verdict.AMBIGUOUS.value) & (detectable >= EFFECT)
-    claim, name = f"+3 % in one of 84 cells, {design}", f"spread {spread * 100:g} %"
-    return [Figure(claim, f"{name}: SLOWER", is_slower, least),
-            Figure(claim, f"{name}: SLOWER, or MDE >= 3 %", is_slower | is_open, 0.90),
-            Figure(claim, f"{name}: SAME", is_same, most=0.05)]
+    is_slower, is_same = first == SLOWER, first == SAME
+    is_open = (first == AMBIGUOUS) & (detectable >= EFFECT)
+    name = f"spread {spread * 100:g} %"
+    return [Figure(f"{name}: SLOWER", is_slower, least),
+            Figure(f"{name}: SLOWER, or MDE >= 3 %", is_slower | is_open, 0.90),
+            Figure(f"{name}: SAME", is_same, most=0.05)]
 
 
 def sameness(rng: np.random.Generator, n: int) -> list[Figure]:
     """The share of cells with SAME if nothing differs."""
     verdicts, _ = tables(GROWING, Scenario("", spread=0.01), rng, n)
-    same = np.mean(verdicts == Verdict.SAME.value, axis=1)
-    return [Figure(f"Nothing differs, {GROWING}", "spread 1 %: SAME", same, 0.90)]
+    same = np.mean(verdicts == SAME, axis=1)
+    return [Figure("spread 1 %: SAME", same, 0.90)]
 
 
 def campaign_coverage(scenario: Scenario, pairs: int, rng: np.random.Generator,
@@ -105,7 +102,7 @@ def campaign_coverage(scenario: Scenario, pairs: int, rng: np.random.Generator,
     medians = campaigns(scenario, launches, rng, 10 * n, 1, pairs)
     evidence = verdict.evidence(log_ratios(medians)[:, 0])
     covered = (evidence.low <= 0) & (evidence.high >= 0)
-    return [Figure("95 % interval of a campaign", f"{scenario.name}, {pairs} pairs",
+    return [Figure(f"{scenario.name}, {pairs} pairs",
                    covered[evidence.pairs >= verdict.MIN_PAIRS], 0.93, 0.97)]
 
 
@@ -125,8 +122,7 @@ def launch_coverage(scenario: Scenario, cases: int, stops: bool, rng: np.random.
         covered = [_covers(low, high) for _, low, high in _intervals(runs)]
         shares.append(float(np.mean(covered)))
     limits = (0.93, 0.97) if cases == CELLS else (0.0, 1.0)
-    name = f"{scenario.name}, {cases} case{'s' * (cases > 1)}"
-    return [Figure("95 % interval of a launch", name, shares, *limits)]
+    return [Figure(f"{scenario.name}, {cases} case{'s' * (cases > 1)}", shares, *limits)]
 
 
 def _intervals(runs: Sequence[Values]) -> list[stats.Interval]:
@@ -156,33 +152,34 @@ def one_launch_alarms(spread: float, rng: np.random.Generator, n: int) -> list[F
             ratio, low, high = stats.median_interval(np.divide(*costs), rho=rho)
             called.append(abs(np.log(ratio)) > np.log1p(MARGIN) and not _covers(low, high))
         shares.append(float(np.mean(called)))
-    return [Figure("One launch against one, by the intervals within them",
-                   f"spread {spread * 100:g} %: cells called", shares)]
+    return [Figure(f"spread {spread * 100:g} %: cells called", shares)]
 
 
 RHOS = (0.0, 0.3, 0.6, 0.9)
 EFFECT_SPREADS = ((0.015, 0.90), (0.02, 0.80), (0.025, 0.0), (0.03, 0.0))
-CLAIMS: list[Claim] = [
-    *(partial(false_alarms, design, scenario)
-      for design in (TWO_STAGES, GROWING) for scenario in NULLS),
-    *(partial(power, design, *case)
-      for design in (TWO_STAGES, GROWING) for case in EFFECT_SPREADS),
-    sameness,
-    *(partial(campaign_coverage, scenario, pairs)
-      for scenario in (PLAIN, DRIFT, FLIPPING, OUTLIERS) for pairs in (FIRST, FRESH, GROWN)),
-    *(partial(launch_coverage, Scenario(f"rho {rho}", rho=rho), cases, False)
-      for cases in (CELLS, 24, 1) for rho in RHOS),
-    partial(launch_coverage, FLIPPING, CELLS, False),
-    *(partial(launch_coverage, Scenario(f"rho {rho}, until precise", 0.02, rho), 24, True)
-      for rho in RHOS),
-    *(partial(one_launch_alarms, spread) for spread in (0.005, 0.015, 0.03)),
-    *calibrated_fit.CLAIMS,
-    *calibrated_history.CLAIMS,
-]
+CLAIMS: dict[str, list[Simulation]] = {
+    **{f"A/A, {design}: FASTER or SLOWER": [
+        partial(false_alarms, design, scenario) for scenario in NULLS] for design in DESIGNS},
+    **{f"+3 % in one of 84 cells, {design}": [
+        partial(power, design, *case) for case in EFFECT_SPREADS] for design in DESIGNS},
+    f"Nothing differs, {GROWING}": [sameness],
+    "95 % interval of a campaign": [
+        partial(campaign_coverage, scenario, pairs)
+        for scenario in (PLAIN, DRIFT, FLIPPING, OUTLIERS) for pairs in (FIRST, FRESH, GROWN)],
+    "95 % interval of a launch": [
+        *(partial(launch_coverage, Scenario(f"rho {rho}", rho=rho), cases, False)
+          for cases in (CELLS, 24, 1) for rho in RHOS),
+        partial(launch_coverage, FLIPPING, CELLS, False),
+        *(partial(launch_coverage, Scenario(f"rho {rho}, until precise", 0.02, rho), 24, True)
+          for rho in RHOS)],
+    "One launch against one, by the intervals within them": [
+        partial(one_launch_alarms, spread) for spread in (0.005, 0.015, 0.03)],
+    **calibrated_fit.CLAIMS,
+    **calibrated_history.CLAIMS,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `selfcheck`."""
     parser.add_argument("--seed", type=int, help="of the random numbers (default: from the clock)")
     parser.add_argument("--scale", type=float, default=1.0, metavar="X",
                         help=f"a share of the {REPLICATIONS} replications; "
@@ -199,25 +196,25 @@ def selfcheck(arguments: argparse.Namespace) -> int:
     n = max(BATCH, round(REPLICATIONS * arguments.scale))
     scale = n / REPLICATIONS
     print(f"{f'seed {seed}, {n} replications':<38}    rate   95 % interval  limit, %")
-    claim, failed, n_limited = "", list[str](), 0
+    failed, n_limited = list[str](), 0
+    simulations = list(chain.from_iterable(CLAIMS.values()))
     with ProcessPoolExecutor(os.cpu_count(), initializer=end_with_parent) as executor:
-        calculate = partial(_figures, seed=seed, n=n)
-        for figure in chain.from_iterable(executor.map(calculate, range(len(CLAIMS)))):
-            if figure.claim != claim:
-                claim = figure.claim
-                print(claim)
-            print(_row(figure, scale), flush=True)
-            n_limited += (figure.least, figure.most) != (0.0, 1.0)
-            if not figure.judge(scale)[0]:
-                failed.append(f"{claim}, {figure.name}")
+        figures = executor.map(partial(_figures, seed=seed, n=n), count(), simulations)
+        for title, of_claim in CLAIMS.items():
+            print(title)
+            for figure in chain.from_iterable(islice(figures, len(of_claim))):
+                print(_row(figure, scale), flush=True)
+                n_limited += (figure.least, figure.most) != (0.0, 1.0)
+                if not figure.judge(scale)[0]:
+                    failed.append(f"{title}, {figure.name}")
     outcome = (f"FAIL: {'; '.join(failed)}" if failed
                else f"pass: {n_limited} figures meet their limits")
     print(f"{outcome} (seed {seed}, {time.monotonic() - started_s:.0f} s)")
     return 1 if failed else 0
 
 
-def _figures(number: int, seed: int, n: int) -> list[Figure]:
-    return CLAIMS[number](np.random.default_rng([seed, number]), n)
+def _figures(number: int, simulation: Simulation, seed: int, n: int) -> list[Figure]:
+    return simulation(np.random.default_rng([seed, number]), n)
 
 
 def _row(figure: Figure, scale: float) -> str:

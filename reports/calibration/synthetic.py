@@ -7,8 +7,6 @@ take the place of synthetic ones: `recorded.npz` has log medians of an A/A campa
 comparisons see them, (launches, cases, states).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reports.tables.rows import MIN_STATE_BLOCKS
+from reports.verdicts.cells import within_one_state
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]
@@ -129,11 +128,5 @@ def campaigns(scenario: Scenario, launches: tuple[Floats, float], rng: np.random
 
 
 def log_ratios(medians: Floats) -> NDArray[np.float64]:
-    """The log ratio of each pair of `campaigns`, (tables, cells, pairs), NaN without a state that
-    both launches have; of several such states, the state that the most pairs share."""
-    ratios = (medians[1] - medians[0]).astype(float)
-    has = np.isfinite(ratios)
-    first_wins = np.arange(ratios.shape[-1]) / ratios.shape[-1]
-    rank = np.sum(has, axis=-2, keepdims=True) - first_wins
-    chosen = np.argmax(np.where(has, rank, -1.0), axis=-1)
-    return np.asarray(np.take_along_axis(ratios, chosen[..., None], axis=-1)[..., 0])
+    """The log ratio of each pair of `campaigns`, (tables, cells, pairs)."""
+    return within_one_state((medians[1] - medians[0]).astype(float))[0]

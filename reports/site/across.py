@@ -19,9 +19,10 @@ from reports.tables.sentences import number, size_text
 from reports.trends import history, history_plot
 from reports.trends.events import Event, find_events, word_of
 from reports.verdicts import forest, verdict_table
-from reports.verdicts.comparison import COMPARABLE, Comparison, compare
-from reports.verdicts.sides import Side, read_sides
-from reports.verdicts.verdict_table import grouped, label, shown
+from reports.verdicts.cells import Comparison
+from reports.verdicts.comparison import COMPARABLE, compare
+from reports.verdicts.sides import Side, notes_of, read_sides
+from reports.verdicts.verdict_table import label, shown
 
 WORST_FIRST = ("worse", "better", "too few runs", "no change")
 MOST_LOGS_CHARACTERS = 600_000  # of all logs together, so that the page stays below 1 MB
@@ -31,10 +32,10 @@ MOST_VALUES = 3  # of a fact on one side
 def campaign_page(folder: Path) -> Page:
     """A campaign: its forest plot, a table for each comparison, and the differences between its
     variants. Raises ResultError for a campaign that cannot be read or compared."""
-    variants, notes = read_sides([str(folder)])
+    variants = read_sides([str(folder)])
     comparisons = compare(variants, list(COMPARABLE))
-    judged = [cell for comparison, _ in shown(comparisons) for cell in comparison.cells]
-    counts = Counter(cell.verdict.value for cell in judged)
+    judged = [word for comparison in shown(comparisons) for word in comparison.cells.verdict]
+    counts = Counter(judged)
     picture = Picture(
         "forest", "Ratio of each cell, variant over baseline, with its 95 % interval",
         f"{len(judged)} cells; right of 1 the variant is slower; the band is the margin. Each "
@@ -44,7 +45,7 @@ def campaign_page(folder: Path) -> Page:
     return Page(
         f"{folder.name}: {', '.join(map(label, variants[1:]))} against {label(variants[0])}",
         [f"{words.counts_text(counts)}; of {len(judged)} cells.",
-         *(words.hide_folders(note, [folder]) for note in notes)],
+         *(words.hide_folders(note, [folder]) for note in notes_of(variants))],
         [Section("Ratios", pictures=[picture]), *_comparisons(comparisons),
          _differences(variants)],
         words.how_to_reproduce(runs), counts=counts,
@@ -53,16 +54,11 @@ def campaign_page(folder: Path) -> Page:
 
 def _comparisons(comparisons: Sequence[Comparison]) -> list[Section]:
     sections = []
-    for place, (comparison, control) in enumerate(shown(comparisons)):
+    for place, comparison in enumerate(shown(comparisons)):
         heading = f"{label(comparison.variant)} against {label(comparison.baseline)}"
-        rows = [[name, *verdict_table.figures(cell)]
-                for name, cells in grouped(comparison).items() for cell in cells]
-        table = Table(f"cells-{place}", f"Every cell: {heading}",
-                      ["algorithm", *verdict_table.COLUMNS], rows,
-                      filters=["algorithm", "verdict"])
-        sections.append(table_section(heading, table, [
-            *verdict_table.head(comparison, control), *verdict_table.warnings(comparison),
-            *verdict_table.closing(comparison)]))
+        table = Table(f"cells-{place}", f"Every cell: {heading}", verdict_table.COLUMNS,
+                      verdict_table.table_rows(comparison), filters=["algorithm", "verdict"])
+        sections.append(table_section(heading, table, verdict_table.sentences(comparison)))
     return sections
 
 

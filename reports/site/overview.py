@@ -12,9 +12,8 @@ from reports.site.store import Store
 from reports.store.foreign import printable
 from reports.store.order import places
 from reports.store.schema import Result
-from reports.tables.sentences import size_text
+from reports.tables.sentences import size_text, some
 from reports.verdicts.sides import key_of
-from reports.verdicts.verdict_table import some
 
 HISTORY = "history.html"
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest

@@ -6,7 +6,8 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +20,13 @@ WIDTH = 80
 # The headings of columns with words.
 LEFT = ("", "algorithm", "variant", "mode", "place", "status", "collective", "type", "redop",
         "best", "next", "winner")
+
+
+def wrapped(sentences: Sequence[str]) -> list[str]:
+    """The sentences in lines of at most 80 columns; a longer path is not broken."""
+    return [line for sentence in sentences
+            for line in textwrap.wrap(sentence, WIDTH, break_on_hyphens=False,
+                                      break_long_words=False)]
 
 
 def plain_console(width: int) -> Console:

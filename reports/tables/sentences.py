@@ -59,7 +59,7 @@ def span(low: str, high: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def some(names: Sequence[str], most: int, rest: str) -> str:
+def some(names: Sequence[str], most: int = 3, rest: str = "") -> str:
     """The first names with commas, and the number of the rest."""
     more = f" and {len(names) - most} more{rest}" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -16,7 +16,7 @@ from reports.tables.sentences import number, size_text
 from reports.trends.crossovers import find_crossovers
 from reports.trends.fit import fits_of
 from reports.trends.fit_records import Crossover, Estimate, Fit, Regime, by_title, write_fits
-from reports.verdicts.sides import side_of
+from reports.verdicts.sides import notes_of, side_of
 
 WIDTH = 80
 FAR = 0.2  # a miss, as a share, at which a line describes the times poorly
@@ -44,10 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def fit(arguments: argparse.Namespace) -> int:
     """Prints the fits and returns 0. Raises Incomparable for runs of different things, ResultError
     if a file cannot be read or written, and if there is nothing to fit or draw."""
-    notes: list[str] = []
-    results = [launch.result for argument in arguments.runs
-               for launch in side_of(argument, notes).launches]
-    for note in dict.fromkeys(notes):
+    sides = [side_of(argument) for argument in arguments.runs]
+    results = [launch.result for side in sides for launch in side.launches]
+    for note in notes_of(sides):
         print(f"reports: {note}", file=sys.stderr)
     fits = fits_of(results)
     if not fits:

@@ -23,11 +23,10 @@ from reports.store.order import places, time_of
 from reports.store.result import ImportedRunError, NewerSchemaError, ResultError, read
 from reports.store.schema import Case, CaseHeader, Result, Run
 from reports.tables.rows import MIN_STATE_BLOCKS
-from reports.tables.sentences import size_text
+from reports.tables.sentences import size_text, some
 from reports.verdicts.cells import case_names
 from reports.verdicts.comparison import COMPARABLE
 from reports.verdicts.sides import Key, Launch, find_costs, key_of
-from reports.verdicts.verdict_table import some
 
 ALIKE = ("machine", "world", "statistic")  # keys of COMPARABLE that the runs of a series share
 # Why `read` refused a file.

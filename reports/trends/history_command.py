@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from reports.tables.console import WIDTH, wrapped
 from reports.trends.changes import MIN_RUNS
 from reports.trends.events import Change, Event, find_events, word_of
 from reports.trends.history import History, load
-from reports.verdicts.verdict_table import WIDTH, wrapped
 
 MOST_LISTED = 8  # series of an event
 WORDS = ("worse", "better", "no change", "too few runs")

@@ -11,11 +11,11 @@ import re
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from reports.store.result import ResultError, content_of, read
+from reports.store.result import NOT_JSON, ResultError, content_of, read
 from reports.store.writing import write_whole
 from reports.tables.sentences import describe
 from reports.verdicts.compare import add_allow
@@ -25,21 +25,20 @@ from reports.verdicts.verdict import MIN_PAIRS
 
 UNUSABLE = 5
 ACCEPTED = "accepted.jsonl"
-FILE_NAME = re.compile(r"\w[\w.-]*")
+FILE_NAME = r"^\w[\w.-]*\Z"
 
 
 class Entry(msgspec.Struct):
     """A line of `accepted.jsonl`: one move of a machine's baseline."""
 
     when: str
-    machine_id: str
+    machine_id: Annotated[str, msgspec.Meta(pattern=FILE_NAME)]  # names a folder
     run_ids: list[str]
     reason: str
-    effects: list[dict[str, Any]] | None = None
+    effects: list[dict[Any, Any]] | None = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `accept`."""
     parser.add_argument("--baseline", metavar="FOLDER", type=Path, required=True,
                         help="keeps the machines' baselines")
     parser.add_argument("--current", metavar="Y", required=True, help="what becomes its machine's: "
@@ -53,10 +52,10 @@ def accept(arguments: argparse.Namespace) -> int:
     """Makes the current's runs its machine's baseline; returns exit status 0, or 5 if they are
     wrong or incomplete. Raises Incomparable if they differ from the previous ones in a fact that
     --allow does not name, ResultError for runs that cannot be a baseline, and for files."""
-    folder, notes = arguments.baseline, list[str]()
+    folder = arguments.baseline
     if not arguments.reason.strip():
         raise ResultError("--reason is empty: say why the baseline moves")
-    current = side_of(arguments.current, notes)
+    current = side_of(arguments.current)
     if faults := faults_of(current):
         print(f"reports: {faults[0][1]}", file=sys.stderr)
         return UNUSABLE
@@ -67,10 +66,10 @@ def accept(arguments: argparse.Namespace) -> int:
     machine_id = current.launches[0].result.run.machine_id
     effects = None
     if any(entry.machine_id == machine_id for entry in _entries(folder)):
-        baseline = baseline_side(str(folder), current, notes)
+        baseline = baseline_side(str(folder), current)
         (comparison,) = compare([baseline, current], arguments.allow)
-        effects = [{"case": cell.title, "verdict": cell.verdict.value, "ratio": cell.ratio,
-                    "low": cell.low, "high": cell.high} for cell in comparison.cells]
+        cells = comparison.cells[["title", "verdict", "ratio", "low", "high"]]
+        effects = cells.rename(columns={"title": "case"}).to_dict("records")
     runs = {launch.result.run.run_id: launch.result.path for launch in current.launches}
     when = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
     _store(folder, runs, Entry(when, machine_id, list(runs), arguments.reason, effects))
@@ -80,48 +79,43 @@ def accept(arguments: argparse.Namespace) -> int:
 
 
 def _refuse(current: Side) -> None:
-    """Raises ResultError for runs that cannot be a baseline: slowed, too few, or with a run_id or a
-    machine_id that would name a file in another folder."""
+    """Raises ResultError for runs that cannot be a baseline: slowed, too few, or with an id that
+    would name a file in another folder."""
     runs = [launch.result.run for launch in current.launches]
     if any(run.world.get("slowed_percent") for run in runs):
         raise ResultError(f"{current.name} was slowed on purpose: no baseline")
-    for run in runs:
-        if not FILE_NAME.fullmatch(run.run_id):
-            raise ResultError(f"the run_id {run.run_id!r} cannot be a file's name")
     if len(runs) < MIN_PAIRS:
         raise ResultError(f"{current.name} has {len(runs)} launches; a verdict takes {MIN_PAIRS}")
-    if not FILE_NAME.fullmatch(runs[0].machine_id):
-        raise ResultError(f"the machine_id {runs[0].machine_id!r} cannot be a folder's name")
+    for name in (runs[0].machine_id, *(run.run_id for run in runs)):
+        if not re.search(FILE_NAME, name):
+            raise ResultError(f"the id {name!r} cannot name a file")
 
 
 def _store(folder: Path, runs: dict[str, Path], entry: Entry) -> None:
     machine, log = folder / entry.machine_id, folder / ACCEPTED
     files = {machine / f"{run_id}.jsonl": path for run_id, path in runs.items()}
-    try:
-        machine.mkdir(parents=True, exist_ok=True)
-        for file, path in files.items():
-            write_whole(file, path.read_bytes())
-        lines = log.read_bytes() if log.exists() else b""
-        write_whole(log, lines + msgspec.json.encode(entry) + b"\n")
-        for previous in {*machine.glob("*.jsonl*")} - files.keys():
-            previous.unlink()
-    except OSError as error:
-        name = error.filename or folder
-        raise ResultError(f"{name} cannot be written: {error.strerror}") from error
+    machine.mkdir(parents=True, exist_ok=True)
+    for file, path in files.items():
+        write_whole(file, path.read_bytes())
+    lines = log.read_bytes() if log.exists() else b""
+    write_whole(log, lines + msgspec.json.encode(entry) + b"\n")
+    for previous in {*machine.glob("*.jsonl*")} - files.keys():
+        previous.unlink()
 
 
-def baseline_side(argument: str, current: Side, notes: list[str]) -> Side:
+def baseline_side(argument: str, current: Side) -> Side:
     """The baseline that `argument` names; in a folder of `accept`, the one of the current's
     machine. Raises Incomparable if that machine has none, ResultError for an argument without runs
     and for a damaged baseline."""
     folder, machine_id = Path(argument), current.launches[0].result.run.machine_id
     run_ids = {entry.machine_id: {*entry.run_ids} for entry in _entries(folder)}
     if not run_ids:
-        return side_of(argument, notes)
+        return side_of(argument)
     if machine_id not in run_ids:
         raise Incomparable(f"not comparable: machine: {folder} has a baseline for "
                            f"{', '.join(run_ids)}, none for {machine_id}; `accept` one")
-    side = side_of(str(folder / machine_id), [])  # notes on samples, which are not stored, go
+    side = side_of(str(folder / machine_id))
+    side.notes.clear()  # on samples, which are not stored
     side.launches = [launch for launch in side.launches
                      if launch.result.run.run_id in run_ids[machine_id]]
     for launch in side.launches:
@@ -136,14 +130,11 @@ def _entries(folder: Path) -> list[Entry]:
     path, entries = folder / ACCEPTED, []
     lines = content_of(path).splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):
-        place = f"{path}, line {number}"
         try:
-            entry = msgspec.json.decode(line, type=Entry)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ResultError(f"{place}: not written by `accept` ({error})") from error
-        if not FILE_NAME.fullmatch(entry.machine_id):
-            raise ResultError(f"{place}: {entry.machine_id!r} cannot be a folder's name")
-        entries.append(entry)
+            entries.append(msgspec.json.decode(line, type=Entry))
+        except NOT_JSON as error:
+            message = f"{path}, line {number}: not written by `accept` ({error})"
+            raise ResultError(message) from error
     return entries
 
 

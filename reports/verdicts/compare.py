@@ -6,15 +6,14 @@ import sys
 from pathlib import Path
 
 from reports.verdicts import comparison
-from reports.verdicts.sides import read_sides
+from reports.verdicts.sides import notes_of, read_sides
 from reports.verdicts.verdict_table import FORMATS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `compare`."""
-    parser.add_argument("sides", metavar="WHAT", nargs="+", help="one campaign's folder; or the "
-                        "baseline, then what is compared with it: runs, folders of runs, quoted "
-                        "globs, FOLDER/VARIANT of a campaign")
+    parser.add_argument("sides", metavar="SIDE", nargs="+", help="one campaign's folder; or the "
+                        "baseline, then the other sides: runs, folders of runs, quoted globs, "
+                        "FOLDER/VARIANT of a campaign")
     add_allow(parser)
     parser.add_argument("--margin", metavar="PERCENT", type=percent, help="a difference up to this "
                         "is none (the campaign's, else 1)")
@@ -25,9 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def compare(arguments: argparse.Namespace) -> int:
     """Prints the comparison and returns exit status 0. Raises Incomparable for sides that measured
     different things, ResultError for a file that cannot be read or drawn."""
-    sides, notes = read_sides(arguments.sides)
+    sides = read_sides(arguments.sides)
     comparisons = comparison.compare(sides, arguments.allow, arguments.margin)
-    for note in notes:
+    for note in notes_of(sides):
         print(f"reports: {note}", file=sys.stderr)
     if arguments.plot:
         from reports.verdicts.forest import plot

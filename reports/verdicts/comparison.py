@@ -3,20 +3,20 @@ facts that all sides must share. A campaign asks here for its suspects and its v
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from reports.store.case import CASE_KEY
-from reports.store.manifest import CONTROL
 from reports.store.result import ResultError
-from reports.store.schema import CaseHeader, Result
-from reports.verdicts.cells import Cell, find_cells, pair_launches
+from reports.store.schema import Result
+from reports.verdicts import verdict
+from reports.verdicts.cells import Comparison, find_cells
 from reports.verdicts.sides import Side, find_costs, key_of, read_sides
-from reports.verdicts.verdict import FAMILY_P, MARGIN, SUSPECT_P, Verdict, evidence, visible_effect
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NOT_COMPARABLE = 4
 # Fields of a case's key in which two sides may differ: the comparison is then about that field.
@@ -31,39 +31,6 @@ class Incomparable(ResultError):
 
 class NothingInCommon(ResultError):
     """Comparable sides without a common case."""
-
-
-@dataclass
-class Comparison:
-    """A side against the baseline. `design` is `two-stage`, `grow` or `once`; `lacking` has the
-    baseline's cases that the other side lacks."""
-
-    baseline: Side
-    variant: Side
-    design: str
-    margin: float
-    cells: list[Cell]
-    lacking: list[CaseHeader]
-    about: list[str]
-    allowed: list[str]
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def is_control(self) -> bool:
-        """Whether both sides are the same program, so that only the machine makes differences."""
-        return self.variant.variant == CONTROL
-
-    @property
-    def pair_sd(self) -> float | None:
-        """The spread between launches in the median cell, as a share: the standard deviation of the
-        log of a launch's median, from the interval over pairs."""
-        spreads = [np.log(cell.high / cell.low) / 2 / stdtrit(cell.pairs - 1, 0.975)
-                   * np.sqrt(cell.pairs / 2) for cell in self.cells if cell.low and cell.high]
-        return float(np.median(spreads)) if spreads else None
-
-    def count(self, verdict: Verdict) -> int:
-        """The number of cells with this verdict."""
-        return sum(cell.verdict is verdict for cell in self.cells)
 
 
 def _clock(result: Result) -> tuple[Any, ...]:
@@ -124,37 +91,34 @@ def compare(sides: Sequence[Side], allowed: Sequence[str] = (), margin: float | 
     differences = differing(sides, allowed)
     baseline, *variants = sides
     if margin is None:
-        margin = baseline.campaign.campaign.margin if baseline.campaign else MARGIN
-    comparisons = []
-    for variant in variants:
-        _refuse_common_runs(baseline, variant)
-        about = _about(baseline, variant, allowed)
-        without = ("library", *about)
-        ours, theirs = ({key_of(case, without): case for case in side.cases
-                         if case.status == "ok" and is_chosen(case.size_bytes)}
-                        for side in (variant, baseline))
-        if not theirs:
-            raise ResultError(f"no case of {baseline.name} has one of these sizes")
-        common = {key: ours[key] for key in theirs if key in ours}
-        if not common:
-            raise NothingInCommon(f"{baseline.name} and {variant.name} have no case in common")
-        design = _design(baseline, variant)
-        comparison = Comparison(
-            baseline, variant, design, margin,
-            find_cells(baseline, variant, design, margin, common, without),
-            [case for key, case in theirs.items() if key not in ours],
-            list(about.values()), differences)
-        comparison.notes = _notes(comparison)
-        comparisons.append(comparison)
+        margin = baseline.campaign.campaign.margin if baseline.campaign else verdict.MARGIN
+    comparisons = [Comparison(baseline, variant, margin, _about(baseline, variant, allowed),
+                              differences) for variant in variants]
+    control = next((each for each in comparisons if each.is_control), None)
+    for comparison in comparisons:
+        comparison.control = None if comparison is control else control
+        _fill(comparison, is_chosen)
     return comparisons
 
 
-def _refuse_common_runs(baseline: Side, variant: Side) -> None:
-    ours, theirs = ({launch.result.run.run_id for launch in side.launches}
-                    for side in (baseline, variant))
-    if common := ours & theirs:
-        raise ResultError(f"{min(common)} is a run of {baseline.name} and of {variant.name}: "
+def _fill(comparison: Comparison, is_chosen: Callable[[int], bool]) -> None:
+    """Adds the cells and the notes."""
+    baseline, variant = comparison.baseline, comparison.variant
+    runs = [{launch.result.run.run_id for launch in side.launches} for side in (baseline, variant)]
+    if both := set.intersection(*runs):
+        raise ResultError(f"{min(both)} is a run of {baseline.name} and of {variant.name}: "
                           "compared with itself")
+    theirs, ours = ({key_of(case, comparison.without): case for case in side.cases
+                     if case.status == "ok" and is_chosen(case.size_bytes)}
+                    for side in (baseline, variant))
+    if not theirs:
+        raise ResultError(f"no case of {baseline.name} has one of these sizes")
+    common = {key: ours[key] for key in theirs if key in ours}
+    if not common:
+        raise NothingInCommon(f"{baseline.name} and {variant.name} have no case in common")
+    comparison.lacking = [case for key, case in theirs.items() if key not in ours]
+    comparison.cells = find_cells(comparison, common)
+    comparison.notes = _notes(comparison)
 
 
 def _about(baseline: Side, variant: Side, allowed: Sequence[str]) -> dict[str, str]:
@@ -166,13 +130,6 @@ def _about(baseline: Side, variant: Side, allowed: Sequence[str]) -> dict[str, s
         if len(ours) == len(theirs) == 1 and ours != theirs:
             texts[name] = f"{name}: {min(ours)} against {min(theirs)}"
     return texts
-
-
-def _design(baseline: Side, variant: Side) -> str:
-    if not baseline.campaign or not variant.campaign:
-        return "once"
-    campaign, other = baseline.campaign.campaign, variant.campaign.campaign
-    return campaign.design if campaign.campaign_id == other.campaign_id else "once"
 
 
 def _notes(comparison: Comparison) -> list[str]:
@@ -189,10 +146,10 @@ def _notes(comparison: Comparison) -> list[str]:
         died = sum((launch.variant, launch.status) == (side.variant, "died") for launch in launches)
         if died:
             notes.append(f"{died} launches of {side.name} died and were tried again.")
-    pairs = pair_launches(baseline, variant, comparison.design, "first")
-    slow = np.array([[launch.slow_share for launch in pair] for pair in pairs]).reshape(-1, 2)
-    excess = evidence(slow[None, :, 1] - slow[None, :, 0])
-    if min(excess.p_slower[0], excess.p_faster[0]) < SUSPECT_P / 10:
+    slow = np.array([[launch.slow_share for launch in pair] for pair in comparison.pairs("first")])
+    slow = slow.reshape(-1, 2)
+    excess = verdict.evidence(slow[None, :, 1] - slow[None, :, 0])
+    if min(excess.p_slower[0], excess.p_faster[0]) < verdict.SUSPECT_P / 10:
         shares = slow.mean(axis=0)
         notes.append(f"The link was slow, or changing, for {shares[0]:.0%} of {baseline.name}'s "
                      f"blocks and {shares[1]:.0%} of {variant.name}'s: ratios are within one state "
@@ -205,26 +162,27 @@ def _notes(comparison: Comparison) -> list[str]:
 
 def suspect_sizes(folder: Path | str) -> list[int]:
     """The sizes in bytes that a campaign's fresh pairs measure: its suspects after stage one."""
-    cells = [cell for comparison in _of_folder(folder) for cell in comparison.cells]
-    return sorted({cell.case.size_bytes for cell in cells if cell.is_suspect})
+    cells = _cells_of(folder)
+    return sorted(set(cells.size_bytes[cells.is_suspect].tolist()))
 
 
 def pairs_short(folder: Path | str, pairs: int) -> int:
     """How many pairs the median cell of a campaign lacks after its first stage, because launches
     shared no state of the link. It ignores times, so more pairs do not bias a verdict."""
-    numbers = [cell.pairs for comparison in _of_folder(folder) for cell in comparison.cells]
-    return max(0, pairs - int(np.median(numbers)))
+    return max(0, pairs - int(_cells_of(folder).pairs.median()))
 
 
 def undecided(folder: Path | str) -> int:
     """The number of AMBIGUOUS cells of a campaign so far."""
-    return sum(comparison.count(Verdict.AMBIGUOUS) for comparison in _of_folder(folder))
+    return int((_cells_of(folder).verdict == verdict.AMBIGUOUS).sum())
 
 
-def _of_folder(folder: Path | str) -> list[Comparison]:
-    sides, _ = read_sides([str(folder)])
-    return [comparison for comparison in compare(sides, list(COMPARABLE))
-            if not comparison.is_control]
+def _cells_of(folder: Path | str) -> "pd.DataFrame":
+    """The cells of a campaign without its control."""
+    import pandas as pd
+
+    comparisons = compare(read_sides([str(folder)]), list(COMPARABLE))
+    return pd.concat(comparison.cells for comparison in comparisons if not comparison.is_control)
 
 
 def visible_effects(baseline: Side, pairs: int, fresh: int, margin: float,
@@ -243,6 +201,6 @@ def visible_effects(baseline: Side, pairs: int, fresh: int, margin: float,
     frame = pd.DataFrame(logs, columns=["size", "case", "state", "log"])
     variances = frame.groupby(["size", "case", "state"])["log"].var().dropna()
     pooled = variances.groupby("size").mean()
-    alpha = FAMILY_P if fresh else FAMILY_P / 2 / cells
-    effects = visible_effect(np.sqrt(2 * pooled), pairs, fresh, margin, alpha)
+    alpha = verdict.FAMILY_P if fresh else verdict.FAMILY_P / 2 / cells
+    effects = verdict.visible_effect(np.sqrt(2 * pooled), pairs, fresh, margin, alpha)
     return dict(zip(pooled.index, effects.tolist(), strict=True))

@@ -4,24 +4,23 @@ per comparison, the margin as a band. The verdict is a word and the marker's sha
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from reports.tables.figure import figure, kind_of
 from reports.tables.sentences import size_text
-from reports.verdicts.cells import Cell
-from reports.verdicts.comparison import Comparison
-from reports.verdicts.verdict import Verdict
-from reports.verdicts.verdict_table import figures, grouped, label, shown
+from reports.verdicts.cells import Comparison
+from reports.verdicts.verdict import AMBIGUOUS, FASTER, SAME, SLOWER, UNREPLICATED
+from reports.verdicts.verdict_table import figures, label, ordered, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Marker, colour (Okabe and Ito's palette) and whether it is filled, as a difference is.
-MARKS = {Verdict.SLOWER: (">", "#D55E00", True), Verdict.FASTER: ("<", "#0072B2", True),
-         Verdict.SAME: ("s", "#009E73", False), Verdict.AMBIGUOUS: ("D", "#6F6F6F", False),
-         Verdict.UNREPLICATED: ("o", "#6F6F6F", False)}
+MARKS = {SLOWER: (">", "#D55E00", True), FASTER: ("<", "#0072B2", True),
+         SAME: ("s", "#009E73", False), AMBIGUOUS: ("D", "#6F6F6F", False),
+         UNREPLICATED: ("o", "#6F6F6F", False)}
 CUT = (4, 5)  # matplotlib's caretleft and caretright: the interval goes on beyond the axis
 ROW_INCHES, PANEL_INCHES, FRAME_INCHES = 0.21, 5.6, 1.9
 NARROWEST, WIDEST = np.log(1.03), np.log(64)  # how far the axis reaches from 1
@@ -32,11 +31,11 @@ def plot(comparisons: Sequence[Comparison], target: Path | IO[str]) -> None:
     """Draws into an .svg or .png file, or as SVG into a stream. Raises ResultError for another
     suffix and for a file that cannot be written."""
     kind = kind_of(target)
-    panels = [(comparison, grouped(comparison)) for comparison, _ in shown(comparisons)]
-    cells = [cell for _, groups in panels for group in groups.values() for cell in group]
-    names = list(dict.fromkeys(cell.name for cell in cells))
+    panels = shown(comparisons)
     # A name has a row above its sizes, as if it were the size -1.
-    keys = {(cell.name, cell.case.size_bytes) for cell in cells} | {(name, -1) for name in names}
+    cells = [cell for comparison in panels for cell in ordered(comparison.cells)]
+    names = list(dict.fromkeys(cell.name for cell in cells))
+    keys = {(cell.name, cell.size_bytes) for cell in cells} | {(name, -1) for name in names}
     rows = sorted(keys, key=lambda key: (names.index(key[0]), key[1]))
     inches = 1.5 + PANEL_INCHES * len(panels), FRAME_INCHES + ROW_INCHES * len(rows)
     # Without metadata equal drawings are equal files, and a page's SVG names no other site.
@@ -44,11 +43,10 @@ def plot(comparisons: Sequence[Comparison], target: Path | IO[str]) -> None:
     with figure(target, 1, len(panels), inches, sharey=True, dpi=110, format=kind,
                 metadata=metadata) as (drawing, axes):
         _label_rows(axes[0, 0], rows)
-        for panel, (comparison, groups) in zip(axes[0], panels, strict=True):
+        for panel, comparison in zip(axes[0], panels, strict=True):
             limits = _dress(panel, comparison)
-            for group in groups.values():
-                for cell in group:
-                    _draw(panel, cell, rows.index((cell.name, cell.case.size_bytes)), limits)
+            for cell in ordered(comparison.cells):
+                _draw(panel, cell, rows.index((cell.name, cell.size_bytes)), limits)
         drawing.supxlabel("variant / baseline (log scale) with its 95 % interval; the band is the "
                           "margin", fontsize=9)
 
@@ -65,11 +63,9 @@ def _dress(axes: "Axes", comparison: Comparison) -> tuple[float, float]:
     """Draws axis and margin; returns the ends of the axis. All ratios and all but a tenth of the
     intervals lie within it; longer intervals are cut."""
     cells = comparison.cells
-    ratios = np.log([cell.ratio for cell in cells if cell.ratio] or [1.0])
-    lows = np.log([cell.low for cell in cells if cell.low] or [1.0])
-    highs = np.log([cell.high for cell in cells if cell.high] or [1.0])
-    low = min(ratios.min(), np.percentile(lows, 10), -NARROWEST)
-    high = max(ratios.max(), np.percentile(highs, 90), NARROWEST)
+    ratios, lows, highs = (np.log(cells[name].dropna()) for name in ("ratio", "low", "high"))
+    low = np.nanmin([ratios.min(), lows.quantile(0.1), -NARROWEST])
+    high = np.nanmax([ratios.max(), highs.quantile(0.9), NARROWEST])
     room = 0.06 * (high - low)
     low, high = np.exp([max(low - room, -WIDEST), min(high + room, WIDEST)])
     axes.set_xscale("log")
@@ -91,9 +87,9 @@ def _dress(axes: "Axes", comparison: Comparison) -> tuple[float, float]:
     return low, high
 
 
-def _draw(axes: "Axes", cell: Cell, row: int, limits: tuple[float, float]) -> None:
+def _draw(axes: "Axes", cell: Any, row: int, limits: tuple[float, float]) -> None:
     shape, colour, is_filled = MARKS[cell.verdict]
-    if cell.low and cell.high:
+    if np.isfinite(cell.low):
         ends = np.clip([cell.low, cell.high], *limits)
         axes.plot(ends, [row, row], color=colour, linewidth=1.4, zorder=2)
         are_cut = cell.low < limits[0], cell.high > limits[1]
@@ -101,7 +97,7 @@ def _draw(axes: "Axes", cell: Cell, row: int, limits: tuple[float, float]) -> No
             if is_cut:
                 axes.plot(limit, row, marker=arrow, color=colour, markersize=6, clip_on=False,
                           zorder=3)
-    if cell.ratio is not None:
+    if np.isfinite(cell.ratio):
         axes.plot(np.clip(cell.ratio, *limits), row, marker=shape, color=colour, markersize=5.5,
                   zorder=4, markerfacecolor=colour if is_filled else "white", clip_on=False)
     _, _, _, ratio, verdict, *_ = figures(cell)

@@ -10,7 +10,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from reports.store.result import ResultError
 from reports.store.stats import STATE_RATIO
 from reports.tables.rows import default_rows
 from reports.tables.sentences import number, size_text
-from reports.verdicts.sides import Side, read_sides
+from reports.verdicts.sides import Side, notes_of, read_sides
 from reports.verdicts.verdict import evidence
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ MODES = "isolated", "chained"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `peers`."""
     parser.add_argument("campaign", metavar="CAMPAIGN",
                         help="the folder of a campaign, a variant for each library")
     parser.add_argument("--imb", metavar="FILE", type=Path, help="what `IMB-MPI1 Allreduce` "
@@ -39,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def peers(arguments: argparse.Namespace) -> int:
     """Prints the table and returns exit status 0. Raises ResultError for another folder."""
-    sides, notes = read_sides([arguments.campaign])
-    for note in notes:
+    sides = read_sides([arguments.campaign])
+    for note in notes_of(sides):
         print(f"reports: {note}", file=sys.stderr)
     sides = [side for side in sides if side.name != CONTROL]
     text = render(sides)
@@ -61,13 +60,12 @@ def measurements(sides: Sequence[Side]) -> "pd.DataFrame":
 
     rows = []
     for variant, run in ((side.name, launch.result) for side in sides for launch in side.launches):
-        states, trip_ns = find_states(run.blocks), 0.0
-        if states.longest is not None and states.rtt_ns:
-            trip_ns = states.rtt_ns[states.longest]
-        for mode in MODES:
-            rows += [(variant, trip_ns, mode, row.size_bytes, row.library_us, np.log(row.ratio[0]))
-                     for row in default_rows(run, (mode, None), states)
-                     if row.ratio and row.library_us]
+        states = find_states(run.blocks)
+        has_state = states.longest is not None and states.rtt_ns
+        trip_ns = states.rtt_ns[states.longest or 0] if has_state else 0.0
+        rows += [(variant, trip_ns, mode, row.size_bytes, row.library_us, np.log(row.ratio[0]))
+                 for mode in MODES for row in default_rows(run, (mode, None), states)
+                 if row.ratio and row.library_us]
     columns = ["variant", "trip_ns", "mode", "size_bytes", "library_us", "log_ratio"]
     frame = pd.DataFrame(rows, columns=columns).sort_values("trip_ns", kind="stable")
     if (frame.trip_ns > 0).any():
@@ -78,7 +76,8 @@ def measurements(sides: Sequence[Side]) -> "pd.DataFrame":
 
 def summaries(frame: "pd.DataFrame") -> "pd.DataFrame":
     """For each mode, size and variant: library over ours over the launches, above 1 if ours is
-    faster, and a text with the library's median time, that ratio and its 95 % interval."""
+    faster, and a text with the library's median time, that ratio and its 95 % interval. The least
+    ratio comes first."""
     import pandas as pd
 
     rows, keys = [], ["mode", "size_bytes", "variant"]
@@ -88,7 +87,7 @@ def summaries(frame: "pd.DataFrame") -> "pd.DataFrame":
         interval = f"[{low:.2f} {high:.2f}]" if np.isfinite(high) else ""
         text = f"{number(launches.library_us.median()):>6} {ratio:5.2f} {interval}"
         rows.append((*key, ratio, text))
-    return pd.DataFrame(rows, columns=[*keys, "ratio", "text"])
+    return pd.DataFrame(rows, columns=[*keys, "ratio", "text"]).sort_values("ratio", kind="stable")
 
 
 def render(sides: list[Side]) -> str:
@@ -110,9 +109,10 @@ def render(sides: list[Side]) -> str:
         trip = f", a flag's round trip {low_ns:.0f} to {high_ns:.0f} ns" if high_ns else ""
         table = summaries(in_state)
         for mode in MODES:
-            if rows := _rows(table[table["mode"] == mode], names):
-                lines += ["", mode + trip, header, *rows]
-        least = table.sort_values("ratio", kind="stable").iloc[0]
+            of_sizes = table[table["mode"] == mode].groupby("size_bytes")
+            rows = [_row(size_bytes, at_size, names) for size_bytes, at_size in of_sizes]
+            lines += ["", mode + trip, header, *rows] if rows else []
+        least = table.iloc[0]
         lines += ["", f"Ours gains least over {names[least.variant]} at "
                   f"{size_text(least.size_bytes)}, {least['mode']}: {least.ratio:.2f}x."]
     return "\n".join(lines) + "\n"
@@ -124,14 +124,11 @@ def library_name(side: Side) -> str:
     return next((case.library for case in cases if case.library), side.name)
 
 
-def _rows(table: "pd.DataFrame", names: Mapping[str, str]) -> list[str]:
-    rows = []
-    for _, at_size in table.sort_values("ratio", kind="stable").groupby("size_bytes"):
-        texts = dict(zip(at_size.variant, at_size.text, strict=True))
-        columns = "".join(f"  {texts.get(variant, '-'):<28}" for variant in names)
-        closest = names[at_size.variant.iloc[0]] if len(texts) > 1 else ""
-        rows.append(f"{size_text(at_size.size_bytes.iloc[0]):>8}{columns}{closest}".rstrip())
-    return rows
+def _row(size_bytes: Any, at_size: "pd.DataFrame", names: Mapping[str, str]) -> str:
+    texts = dict(zip(at_size.variant, at_size.text, strict=True))
+    columns = "".join(f"  {texts.get(variant, '-'):<28}" for variant in names)
+    closest = names[at_size.variant.iloc[0]] if len(texts) > 1 else ""
+    return f"{size_text(size_bytes):>8}{columns}{closest}".rstrip()
 
 
 def imb_times(path: Path) -> dict[int, float]:
@@ -165,7 +162,6 @@ def render_imb(sides: list[Side], imb_us: Mapping[int, float]) -> str:
              f"{'':>8} {'IMB us':>8} {'here us':>8} {'here/IMB':>9}"]
     for size_bytes in sorted(here_us.keys() & imb_us.keys()):
         us = float(np.median(here_us[size_bytes]))
-        ratio = us / imb_us[size_bytes]
         lines.append(f"{size_text(size_bytes):>8} {number(imb_us[size_bytes]):>8} {number(us):>8} "
-                     f"{ratio:>8.2f}x")
+                     f"{us / imb_us[size_bytes]:>8.2f}x")
     return "\n".join(lines) + "\n"

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from reports.store.result import ResultError
 from reports.store.writing import write_named
-from reports.verdicts import page
+from reports.tables.console import wrapped
+from reports.verdicts import gate
 from reports.verdicts.accept import UNUSABLE, baseline_side, faults_of
+from reports.verdicts.cells import Comparison
 from reports.verdicts.compare import add_allow, percent
-from reports.verdicts.comparison import Comparison, NothingInCommon, compare
-from reports.verdicts.gate import Outcome, findings, headline, judge
-from reports.verdicts.sides import Side, side_of
-from reports.verdicts.verdict_table import head, warnings, wrapped
+from reports.verdicts.comparison import NothingInCommon, compare
+from reports.verdicts.sides import Side, notes_of, side_of
+from reports.verdicts.verdict_table import head, warnings
 
 SCREEN_LINES = 24
 FILES = {"junit": "JUnit XML", "markdown": "GitHub's Markdown",
@@ -21,7 +22,6 @@ FILES = {"junit": "JUnit XML", "markdown": "GitHub's Markdown",
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `regress`."""
     parser.add_argument("--baseline", metavar="X", required=True, help="FOLDER/VARIANT of a "
                         "campaign; or a run, a folder or quoted glob of runs, a folder kept by "
                         "`accept`")
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", metavar="SIZES", type=_size_filter, default=lambda size: True,
                         help="these alone: 16K,1M or 16K:1M (all)")
     parser.add_argument("--on-inconclusive", choices=["fail", "pass"], default="fail",
-                        help="what to do where such a slowdown could hide (fail)")
+                        help="the result if such a slowdown could hide (fail)")
     add_allow(parser)
     for name, content in FILES.items():
         parser.add_argument(f"--{name}", metavar="FILE", type=Path, help=f"also write {content}")
@@ -57,49 +57,44 @@ def regress(arguments: argparse.Namespace) -> int:
     """Prints the outcome, writes the files and returns the gate's exit status. Raises Incomparable
     for sides that measured different things, ResultError for files; the files then have that
     sentence."""
-    notes: list[str] = []
     faults: list[tuple[str, str]] = []
     try:
-        current = side_of(arguments.current, notes)
+        current = side_of(arguments.current)
         faults = faults_of(current)
-        comparison = _compare(arguments, current, notes)
-        outcome = judge(comparison, faults, arguments.min_effect,
-                        arguments.on_inconclusive == "pass")
+        comparison = _compare(arguments, current)
+        outcome = gate.judge(comparison, faults, arguments.min_effect,
+                             arguments.on_inconclusive == "pass")
     except ResultError as error:
         sentence, is_unusable = str(error), bool(faults) or isinstance(error, NothingInCommon)
         if is_unusable:
             reasons = [*(fault for _, fault in faults[:1]), sentence]
             sentence = f"UNUSABLE: {'; '.join(reasons)} (exit status {UNUSABLE})"
-        _write(arguments, lambda kind: page.refusal(kind, sentence))
+        _write(arguments, gate.Outcome(sentence, UNUSABLE, [("comparison", sentence)]))
         if not is_unusable:
             raise
         print("\n".join(wrapped([sentence])))
         return UNUSABLE
-    _write(arguments, lambda kind: getattr(page, kind)(outcome))
+    _write(arguments, outcome)
+    # As many lines as fit on a screen with one more below.
+    lines = wrapped([outcome.headline, *comparison.allowed, *outcome.findings, head(comparison)[0],
+                     *warnings(comparison)[len(comparison.allowed):]])[:SCREEN_LINES - 2]
     command = f"python -m reports compare {arguments.baseline} {arguments.current}"
-    print("\n".join([*_screen(outcome), f"all cells: {command}"]))
+    print("\n".join([*lines, f"all cells: {command}"]))
     return outcome.status
 
 
-def _compare(arguments: argparse.Namespace, current: Side, notes: list[str]) -> Comparison:
+def _compare(arguments: argparse.Namespace, current: Side) -> Comparison:
     if not current.launches:
         raise NothingInCommon(f"{current.name} has no launch that finished")
-    baseline = baseline_side(arguments.baseline, current, notes)
+    baseline = baseline_side(arguments.baseline, current)
     if baseline.name == current.name:
         baseline.name, current.name = arguments.baseline, arguments.current
     (comparison,) = compare([baseline, current], arguments.allow, is_chosen=arguments.sizes)
-    comparison.notes += dict.fromkeys(notes)
+    comparison.notes += notes_of([current, baseline])
     return comparison
 
 
-def _screen(outcome: Outcome) -> list[str]:
-    """As many lines as fit on a screen with one more below."""
-    allowed = outcome.comparison.allowed
-    return wrapped([headline(outcome), *allowed, *findings(outcome), head(outcome.comparison)[0],
-                    *warnings(outcome.comparison)[len(allowed):]])[:SCREEN_LINES - 2]
-
-
-def _write(arguments: argparse.Namespace, content: Callable[[str], str]) -> None:
+def _write(arguments: argparse.Namespace, outcome: gate.Outcome) -> None:
     for kind in FILES:
         if path := getattr(arguments, kind):
-            write_named(path, content(kind).encode())
+            write_named(path, getattr(gate, kind)(outcome).encode())

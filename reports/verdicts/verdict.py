@@ -1,15 +1,13 @@
 """Verdicts from pairs of launches: `evidence` tests cells, `two_stages`, `growing`, `once` decide.
 
-Launches of the same thing differ by more than one launch can show, so the unit is a pair: a launch
-of the variant and one of the baseline, next to each other in time and in random order. Without a
-difference a pair's log ratio is symmetric around 0. Wilcoxon's signed-rank test assumes nothing
-else, and its distribution is exact. Shapes: `log_ratios` is (cells, pairs), log of variant over
-baseline, NaN for a missing pair; all results are (cells,).
+A pair is a launch of the variant and one of the baseline, next to each other in time and in random
+order. Without a difference its log ratio is symmetric around 0. Wilcoxon's signed-rank test assumes
+nothing else, and its distribution is exact. Shapes: `log_ratios` is (cells, pairs), log of variant
+over baseline, NaN for a missing pair; all results are (cells,).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from enum import Enum
 from functools import cache
 
 import numpy as np
@@ -21,6 +19,9 @@ Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
 Words = NDArray[np.str_]
 
+# The verdicts on a cell. SLOWER: the variant takes longer than the baseline.
+VERDICTS = SLOWER, FASTER, SAME, AMBIGUOUS, UNREPLICATED = (
+    "SLOWER", "FASTER", "SAME", "AMBIGUOUS", "unreplicated")
 MARGIN = 0.01
 SUSPECT_P = 0.05
 FAMILY_P = 0.025
@@ -30,16 +31,6 @@ BOTH_POWER = float(np.sqrt(POWER))  # the power of each of two stages that reach
 MIN_PAIRS = 6
 LOOKS = (0.25, 0.5, 1.0)  # shares of all pairs
 NORMAL_EFFICIENCY = 3 / np.pi  # signed-rank test against Student's, for normal log ratios
-
-
-class Verdict(str, Enum):
-    """The verdict on a cell. SLOWER: the variant takes longer than the baseline."""
-
-    SLOWER = "SLOWER"
-    FASTER = "FASTER"
-    SAME = "SAME"
-    AMBIGUOUS = "AMBIGUOUS"
-    UNREPLICATED = "unreplicated"
 
 
 @dataclass
@@ -77,16 +68,15 @@ def evidence(log_ratios: Floats, margin: float = MARGIN,
     J. Pharmacokinetics and Biopharmaceutics 15, 1987): the interval of `same_confidence` lies
     within the margin.
     """
-    cells = len(log_ratios)
     pairs = np.sum(np.isfinite(log_ratios), axis=-1)
     estimate, low, high, p_slower, p_faster = np.tile(
-        [[np.nan], [-np.inf], [np.inf], [1.0], [1.0]], cells)
-    result = Evidence(pairs, estimate, low, high, p_slower, p_faster, np.zeros(cells, bool))
+        [[np.nan], [-np.inf], [np.inf], [1.0], [1.0]], len(pairs))
+    result = Evidence(pairs, estimate, low, high, p_slower, p_faster, np.zeros(len(pairs), bool))
     for n in np.unique(pairs[pairs > 0]).tolist():
         rows = pairs == n
         values = log_ratios[rows][np.isfinite(log_ratios[rows])].reshape(-1, n)
         i, j = np.triu_indices(n)
-        walsh = np.sort((np.take(values, i, axis=-1) + np.take(values, j, axis=-1)) / 2, axis=-1)
+        walsh = np.sort((values[:, i] + values[:, j]) / 2)
         middle = walsh.shape[1] // 2
         result.estimate[rows] = (walsh[:, middle] + walsh[:, ~middle]) / 2
         if n >= MIN_PAIRS:
@@ -109,7 +99,7 @@ def _interval(walsh: Floats, cdf: Floats, confidence: float) -> tuple[Floats, Fl
 @cache
 def signed_rank_cdf(n: int) -> Floats:
     """P(T <= t) of Wilcoxon's T for t = 0 ... n (n + 1) / 2: T includes each rank with probability
-    1/2. scipy.stats.wilcoxon returns p-values only; the interval needs the distribution."""
+    1/2. scipy has p-values only."""
     probabilities = np.ones(1)
     for rank in range(1, n + 1):
         probabilities = np.pad(probabilities, (0, rank)) / 2 + np.pad(probabilities, (rank, 0)) / 2
@@ -117,13 +107,13 @@ def signed_rank_cdf(n: int) -> Floats:
 
 
 @dataclass
-class Judgement:
-    """The verdict on each cell. `shown` is the evidence for it, over fresh pairs if `is_fresh`;
-    `alpha` the level of its one-sided test, `detectable` its minimum detectable effect (0.03:
-    3 %)."""
+class Judgement(Evidence):
+    """The verdict on each cell, and the evidence for it: over fresh pairs if `is_fresh`.
 
-    shown: Evidence
-    verdicts: Words
+    `alpha` is the level of its one-sided test. `detectable` is its minimum detectable effect (0.03:
+    3 %); in an AMBIGUOUS cell at least the far end of the interval, where an effect may hide."""
+
+    verdict: Words
     alpha: Floats
     detectable: Floats
     is_suspect: Bools
@@ -146,16 +136,16 @@ def two_stages(first_ratios: Floats, fresh_ratios: Floats, margin: float = MARGI
     p = np.where(first.estimate > 0, fresh.p_slower, fresh.p_faster)
     is_rejected = np.zeros(len(p), bool)
     is_rejected[is_suspect] = holm(p[is_suspect], FAMILY_P)
-    verdicts = np.where(is_suspect, _verdicts(fresh, is_rejected, margin),
-                        _verdicts(first, is_rejected, margin))
-    if not is_finished:
-        verdicts[is_suspect] = Verdict.AMBIGUOUS.value
     is_fresh = is_suspect & (fresh.pairs > 0)
     shown = Evidence(*(np.where(is_fresh, getattr(fresh, field.name), getattr(first, field.name))
                        for field in fields(Evidence)))
+    verdict = _verdict(shown, is_rejected, margin)
+    if not is_finished:
+        verdict[is_suspect] = AMBIGUOUS
     alpha = np.where(is_fresh, FAMILY_P / max(1, int(np.sum(is_suspect))), SUSPECT_P)
-    effects = left_open(shown, verdicts, alpha, margin, np.where(is_fresh, POWER, BOTH_POWER))
-    return Judgement(shown, verdicts, alpha, effects, is_suspect, is_fresh)
+    effects = left_open(shown, verdict, alpha, margin, np.where(is_fresh, POWER, BOTH_POWER))
+    return Judgement(**vars(shown), verdict=verdict, alpha=alpha, detectable=effects,
+                     is_suspect=is_suspect, is_fresh=is_fresh)
 
 
 def growing(ratios: Floats, looks: Sequence[int], margin: float = MARGIN,
@@ -166,16 +156,15 @@ def growing(ratios: Floats, looks: Sequence[int], margin: float = MARGIN,
     DeMets, Biometrika 74, 1987, with exponent 1). Holm's procedure holds it over all cells; levels
     add up over the looks (Lan and DeMets, Biometrika 70, 1983). A verdict is never revised.
     """
-    verdicts = np.full(len(ratios), Verdict.AMBIGUOUS.value)
+    verdict = np.full(len(ratios), AMBIGUOUS)
     for pairs, share in zip(looks, np.diff(shares, prepend=0.0), strict=False):
         look = evidence(ratios[:, :pairs], margin, 1 - share * (1 - SAME_CONFIDENCE))
         is_rejected = holm(2 * np.minimum(look.p_slower, look.p_faster), share * FAMILY_P)
-        is_open = verdicts == Verdict.AMBIGUOUS.value
-        verdicts = np.where(is_open, _verdicts(look, is_rejected, margin), verdicts)
+        verdict = np.where(verdict == AMBIGUOUS, _verdict(look, is_rejected, margin), verdict)
     shown = evidence(ratios, margin)
     alpha, none = np.full(len(ratios), FAMILY_P / 2 / len(ratios)), np.zeros(len(ratios), bool)
-    effects = left_open(shown, verdicts, alpha, margin)
-    return Judgement(shown, verdicts, alpha, effects, none, none)
+    return Judgement(**vars(shown), verdict=verdict, alpha=alpha, is_suspect=none, is_fresh=none,
+                     detectable=left_open(shown, verdict, alpha, margin))
 
 
 def once(ratios: Floats, margin: float = MARGIN) -> Judgement:
@@ -183,9 +172,9 @@ def once(ratios: Floats, margin: float = MARGIN) -> Judgement:
     return growing(ratios, [ratios.shape[1]], margin, shares=[1.0])
 
 
-def _verdicts(result: Evidence, is_rejected: Bools, margin: float) -> Words:
-    direction = np.where(result.estimate > 0, Verdict.SLOWER.value, Verdict.FASTER.value)
-    rest = np.where(result.is_same, Verdict.SAME.value, Verdict.AMBIGUOUS.value)
+def _verdict(result: Evidence, is_rejected: Bools, margin: float) -> Words:
+    direction = np.where(result.estimate > 0, SLOWER, FASTER)
+    rest = np.where(result.is_same, SAME, AMBIGUOUS)
     return np.where(is_rejected & result.is_beyond(margin), direction, rest)
 
 
@@ -204,21 +193,19 @@ def detectable(standard_error: Floats | float, pairs: Integers | int, alpha: Flo
     """The smallest effect (0.03: 3 %) with this power to be significant at one-sided `alpha` and
     estimated beyond the margin; `standard_error` is the log estimate's. Infinite if even pairs that
     all agree cannot reach `alpha`."""
-    errors = np.asarray(standard_error, dtype=float)
     freedom = np.maximum(np.asarray(pairs) - 1, 1)
-    by_test = (stdtrit(freedom, power) - stdtrit(freedom, alpha)) * errors
-    by_margin = np.log1p(margin) + ndtri(power) * errors
+    by_test = (stdtrit(freedom, power) - stdtrit(freedom, alpha)) * standard_error
+    by_margin = np.log1p(margin) + ndtri(power) * standard_error
     is_hopeless = 0.5 ** np.asarray(pairs) > alpha
     return np.asarray(np.where(is_hopeless, np.inf, np.expm1(np.maximum(by_test, by_margin))))
 
 
-def left_open(result: Evidence, verdicts: Words, alpha: Floats, margin: float = MARGIN,
+def left_open(result: Evidence, verdict: Words, alpha: Floats, margin: float = MARGIN,
               power: Floats | float = POWER) -> Floats:
-    """The minimum detectable effect of each cell (0.03: 3 %). In an AMBIGUOUS cell it is at least
-    the far end of the interval, since an effect of that size may hide there."""
+    """The minimum detectable effect of each cell, as in `Judgement`."""
     effects = detectable(result.standard_error, result.pairs, alpha, margin, power)
     reaches = np.expm1(np.maximum(-result.low, result.high))
-    return np.where(verdicts == Verdict.AMBIGUOUS.value, np.maximum(effects, reaches), effects)
+    return np.where(verdict == AMBIGUOUS, np.maximum(effects, reaches), effects)
 
 
 def visible_effect(pair_sd: Floats | float, pairs: int, fresh: int, margin: float = MARGIN,
@@ -229,9 +216,9 @@ def visible_effect(pair_sd: Floats | float, pairs: int, fresh: int, margin: floa
     sd = np.asarray(pair_sd, dtype=float) / np.sqrt(NORMAL_EFFICIENCY)
     if not fresh:
         return detectable(sd / np.sqrt(pairs), pairs, alpha, margin)
-    by_first = detectable(sd / np.sqrt(pairs), pairs, SUSPECT_P, margin, BOTH_POWER)
-    by_fresh = detectable(sd / np.sqrt(fresh), fresh, FAMILY_P, margin, BOTH_POWER)
-    return np.asarray(np.maximum(by_first, by_fresh))
+    stages = (detectable(sd / np.sqrt(n), n, p, margin, BOTH_POWER)
+              for n, p in ((pairs, SUSPECT_P), (fresh, FAMILY_P)))
+    return np.asarray(np.maximum(*stages))
 
 
 def pairs_needed(result: Evidence, alpha: Floats | float, margin: float = MARGIN) -> Floats:

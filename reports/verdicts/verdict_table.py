@@ -6,39 +6,38 @@ Verdicts are words, which colour only highlights. Allowed differences and warnin
 import os
 import re
 import sys
-import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from itertools import chain, groupby
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reports.store.case import CASE_KEY
 from reports.store.foreign import markdown_text, spreadsheet_cell
+from reports.store.schema import Result
 from reports.store.stats import STATE_RATIO
-from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text
-from reports.verdicts.cells import Cell, pair_launches
-from reports.verdicts.comparison import Comparison
+from reports.tables.console import wrapped
+from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text, some
+from reports.verdicts.cells import Comparison
 from reports.verdicts.sides import Side
-from reports.verdicts.verdict import Verdict
+from reports.verdicts.verdict import AMBIGUOUS, UNREPLICATED, VERDICTS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-WIDTH = 80
 MOST_THREATS = 4
-COLUMNS = ("size", "base us", "variant us", "ratio [95 %]", "verdict", "MDE", "pairs")
+COLUMNS = ("algorithm", "size", "base us", "variant us", "ratio [95 %]", "verdict", "MDE", "pairs")
 ROW = "{:>8} {:>8} {:>10} {:>19}  {:<12} {:>6} {:>10}"
 
 
 def as_text(comparisons: Sequence[Comparison]) -> str:
     """Tables of at most 80 columns, in colour on a terminal unless NO_COLOR is set."""
     lines = []
-    for comparison, control in shown(comparisons):
-        lines += [*wrapped([*head(comparison, control), *warnings(comparison)]), ""]
-        lines.append(ROW.format(*COLUMNS))
-        for name, cells in grouped(comparison).items():
-            lines += [name, *(ROW.format(*figures(cell)) for cell in cells)]
+    for comparison in shown(comparisons):
+        lines += [*wrapped([*head(comparison), *warnings(comparison)]), ""]
+        lines.append(ROW.format(*COLUMNS[1:]))
+        for name, rows in groupby(table_rows(comparison), lambda row: row[0]):
+            lines += [name, *(ROW.format(*row[1:]) for row in rows)]
         lines += ["", *wrapped(closing(comparison)), ""]
     text = "\n".join(line.rstrip() for line in lines)
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
@@ -47,39 +46,46 @@ def as_text(comparisons: Sequence[Comparison]) -> str:
     return text
 
 
-def wrapped(sentences: Sequence[str]) -> list[str]:
-    """The sentences in lines of at most 80 columns; a longer path is not broken."""
-    return [line for sentence in sentences
-            for line in textwrap.wrap(sentence, WIDTH, break_on_hyphens=False,
-                                      break_long_words=False)]
+def shown(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons that get a table: the control only if it is alone."""
+    return [each for each in comparisons if not each.is_control] or list(comparisons)
 
 
-def shown(comparisons: Sequence[Comparison]) -> list[tuple[Comparison, Comparison | None]]:
-    """The comparisons that get a table, each with the control's. The control gets one if alone."""
-    controls = [comparison for comparison in comparisons if comparison.is_control]
-    others = [comparison for comparison in comparisons if not comparison.is_control]
-    control = controls[0] if controls and others else None
-    return [(comparison, control) for comparison in others or comparisons]
+def ordered(cells: "pd.DataFrame") -> list[Any]:
+    """The rows by name, smallest size first."""
+    rows: list[Any] = list(cells.itertuples())
+    places = {name: place for place, name in enumerate(cells.name.unique())}
+    return sorted(rows, key=lambda cell: (places[cell.name], cell.size_bytes))
 
 
-def head(comparison: Comparison, control: Comparison | None = None) -> list[str]:
+def table_rows(comparison: Comparison) -> list[list[str]]:
+    """The texts of each row, one for each of `COLUMNS`."""
+    return [[cell.name, *figures(cell)] for cell in ordered(comparison.cells)]
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """All sentences on a comparison, for a page."""
+    return [*head(comparison), *warnings(comparison), *closing(comparison)]
+
+
+def head(comparison: Comparison) -> list[str]:
     """The two sides, their launches, and how much launches differ by themselves."""
     lines = [f"{label(comparison.variant)} against {label(comparison.baseline)}, the baseline: "
-             f"{_launches(comparison)}", *comparison.about,
+             f"{_launches(comparison)}", *comparison.about.values(),
              "ratio = variant / baseline; above 1, the variant is slower"]
     if states := _link_states(comparison):
         pairs = sum(count for _, count in states)
         shares = ", ".join(f"{rtt_ns:.0f} ns {count / pairs:.0%}" for rtt_ns, count in states)
         lines.append("link: each pair within one state that both launches have; flag round trip "
                      f"{shares} of the pairs")
-    if comparison.pair_sd is not None:
+    if np.isfinite(comparison.pair_sd):
         lines.append(f"launches of one thing differ by {comparison.pair_sd:.1%} (standard "
                      "deviation, median cell)")
-    if control:
-        suspects = sum(cell.is_suspect for cell in control.cells)
-        spread = "" if control.pair_sd is None else f"; they differ by {control.pair_sd:.1%}"
+    if control := comparison.control:
+        spread = f"; they differ by {control.pair_sd:.1%}" * bool(np.isfinite(control.pair_sd))
         lines.append("control, the baseline's launches against each other: "
-                     f"{suspects} of {len(control.cells)} cells suspected{spread}")
+                     f"{control.cells.is_suspect.sum()} of {len(control.cells)} cells "
+                     f"suspected{spread}")
     return lines
 
 
@@ -87,7 +93,7 @@ def _link_states(comparison: Comparison) -> list[tuple[float, int]]:
     """The link's states over all cells, (round trip in ns, pairs). Both stages find the same state
     at slightly different round trips; the one with more pairs gives the figure."""
     merged: list[tuple[float, int]] = []
-    for rtt_ns, count in sorted(state for cell in comparison.cells for state in cell.states):
+    for rtt_ns, count in sorted(chain.from_iterable(comparison.cells.states)):
         if merged and rtt_ns < STATE_RATIO * merged[-1][0]:
             last_ns, last_count = merged.pop()
             more_ns = rtt_ns if count > last_count else last_ns
@@ -107,58 +113,55 @@ def _launches(comparison: Comparison) -> str:
     if design == "once":
         return (f"{len(variant.launches)} launches against {len(baseline.launches)}, not "
                 "interleaved")
-    assert baseline.campaign
-    first, fresh = (pair_launches(baseline, variant, design, stage) for stage in ("first", "fresh"))
-    text = f"{len(first)} interleaved pairs of launches"
-    if fresh:
+    text = f"{len(comparison.pairs('first'))} interleaved pairs of launches"
+    if fresh := comparison.pairs("fresh"):
         sizes = {case.size_bytes for _, launch in fresh for case in launch.result.run.cases}
         text += f", {len(fresh)} fresh ones of {', '.join(map(size_text, sorted(sizes)))}"
-    unfinished = "" if baseline.campaign.end else "; THE CAMPAIGN IS NOT FINISHED"
-    return f"{text} ({design}){unfinished}"
+    is_finished = baseline.campaign and baseline.campaign.end
+    return f"{text} ({design}){'' if is_finished else '; THE CAMPAIGN IS NOT FINISHED'}"
 
 
 def warnings(comparison: Comparison) -> list[str]:
     """Allowed differences, notes on the comparison, and the runs' notes on their own figures."""
-    sides_of: dict[str, tuple[str, dict[int, str]]] = {}
-    for number_of_side, side in enumerate((comparison.variant, comparison.baseline)):
-        for launch in side.launches:
-            notes = [note for note in launch.result.run.notes
-                     if not note.lower().startswith("peer memory")]
-            end = launch.result.end
-            if end and (end.steal_share or 0.0) > MOST_STEAL_SHARE:
-                notes.append(f"The hypervisor withheld {end.steal_share:.1%} of the CPU time.")
-            for note in notes:
-                # Notes that differ only in a figure, such as the load, count as the same.
-                _, labels = sides_of.setdefault(re.sub(r"[\d.]+", "", note), (note, {}))
-                labels[number_of_side] = label(side)
-    by_sides = sorted(sides_of.values(), key=lambda entry: len(entry[1]))  # one side's come first
-    threats = [note if len(labels) > 1 else f"{note} ({min(labels.values())} alone)"
-               for note, labels in by_sides[:MOST_THREATS]]
+    labels_of: dict[str, dict[int, str]] = {}
+    notes: dict[str, str] = {}
+    for place, side in enumerate((comparison.variant, comparison.baseline)):
+        for note in (note for launch in side.launches for note in _threats(launch.result)):
+            # Notes that differ only in a figure, such as the load, count as the same.
+            pattern = re.sub(r"[\d.]+", "", note)
+            notes.setdefault(pattern, note)
+            labels_of.setdefault(pattern, {})[place] = label(side)
+    patterns = sorted(notes, key=lambda pattern: len(labels_of[pattern]))  # one side's come first
+    threats = [notes[pattern] + f" ({min(labels_of[pattern].values())} alone)"
+               * (len(labels_of[pattern]) == 1) for pattern in patterns[:MOST_THREATS]]
     return [*comparison.allowed, *(f"note: {note}" for note in [*comparison.notes, *threats])]
 
 
-def grouped(comparison: Comparison) -> dict[str, list[Cell]]:
-    """The cells by name, smallest size first."""
-    groups = defaultdict(list)
-    for cell in comparison.cells:
-        groups[cell.name].append(cell)
-    return {name: sorted(cells, key=lambda cell: cell.case.size_bytes)
-            for name, cells in groups.items()}
+def _threats(result: Result) -> list[str]:
+    """The notes of a run that concern its figures."""
+    notes = [note for note in result.run.notes if not note.lower().startswith("peer memory")]
+    stolen = result.end.steal_share or 0.0 if result.end else 0.0
+    if stolen > MOST_STEAL_SHARE:
+        notes.append(f"The hypervisor withheld {stolen:.1%} of the CPU time.")
+    return notes
 
 
-def figures(cell: Cell) -> tuple[str, ...]:
-    """The texts of a row, one for each of `COLUMNS`."""
-    ratio = "-" if cell.ratio is None else _ratio(cell.ratio)
-    if cell.low and cell.high:
+def figures(cell: Any) -> tuple[str, ...]:
+    """The texts of a row after its name."""
+    ratio = _text(cell.ratio, _ratio)
+    if np.isfinite(cell.low):
         ratio += f" [{_ratio(cell.low)} {_ratio(cell.high)}]"
     needed = ""
-    if cell.verdict is Verdict.AMBIGUOUS and cell.needed is not None:
+    if cell.verdict == AMBIGUOUS and not np.isnan(cell.needed):
         needed = f" ({cell.needed:.0f})" if cell.needed < 10_000 else " (>9999)"
-    effect = "-"
-    if cell.detectable is not None:
-        effect = f"{cell.detectable:.1%}" if cell.detectable < 10 else ">999%"
-    return (size_text(cell.case.size_bytes), number(cell.baseline_us), number(cell.variant_us),
-            ratio, cell.verdict.value + "*" * cell.is_fresh, effect, f"{cell.pairs}{needed}")
+    return (size_text(cell.size_bytes), _text(cell.baseline_us, number),
+            _text(cell.variant_us, number), ratio, cell.verdict + "*" * cell.is_fresh,
+            _text(cell.detectable, lambda effect: f"{effect:.1%}" if effect < 10 else ">999%"),
+            f"{cell.pairs}{needed}")
+
+
+def _text(value: float, form: Callable[[float], str]) -> str:
+    return "-" if np.isnan(value) else form(value)
 
 
 def _ratio(value: float) -> str:
@@ -167,49 +170,43 @@ def _ratio(value: float) -> str:
 
 def closing(comparison: Comparison) -> list[str]:
     """The number of cells with each verdict, the detectable effects, and notes on single cells."""
-    counts = {verdict: comparison.count(verdict) for verdict in Verdict}
-    texts = [f"{verdict.value} {count}" for verdict, count in counts.items()
-             if count or verdict is not Verdict.UNREPLICATED]
-    lines = [f"{', '.join(texts)}; of {len(comparison.cells)} cells, with a margin of "
+    cells = comparison.cells
+    counts = {verdict: int((cells.verdict == verdict).sum()) for verdict in VERDICTS}
+    texts = [f"{verdict} {count}" for verdict, count in counts.items()
+             if count or verdict != UNREPLICATED]
+    lines = [f"{', '.join(texts)}; of {len(cells)} cells, with a margin of "
              f"{comparison.margin:.1%}"]
-    if counts[Verdict.UNREPLICATED]:
+    if counts[UNREPLICATED]:
         lines.append("unreplicated: launches of the same thing differ by more than a single pair "
                      "can show, so it gives no verdict; python -m bench.campaign makes more pairs")
-    if effects := [cell.detectable for cell in comparison.cells if cell.detectable is not None]:
+    effects = cells.detectable.dropna()
+    if len(effects):
         lines.append("MDE: the effect that is called with a chance of 80 %, in an AMBIGUOUS cell "
                      "at least the one that may hide at 95 %: "
-                     f"{np.median(effects):.1%} in the median cell, {max(effects):.1%} at most. "
+                     f"{effects.median():.1%} in the median cell, {effects.max():.1%} at most. "
                      "In brackets: the number of pairs that would settle the cell (of a *, fresh "
                      "ones).")
-    if any(cell.is_fresh for cell in comparison.cells):
+    if cells.is_fresh.any():
         lines.append("* a suspect of the first stage, decided by its fresh pairs alone")
-    notes = defaultdict(list)
-    for cells in grouped(comparison).values():
-        for cell in cells:
-            notes[cell.note].append(cell.title)
-    return lines + [f"note: {note}: {some(titles)}" for note, titles in notes.items() if note]
-
-
-def some(names: Sequence[str], most: int = 3) -> str:
-    """The first names, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+    titles = defaultdict(list)
+    for cell in ordered(cells):
+        titles[cell.note].append(cell.title)
+    return lines + [f"note: {note}: {some(names)}" for note, names in titles.items() if note]
 
 
 def as_markdown(comparisons: Sequence[Comparison], most_bytes: int = 1 << 30) -> str:
     """GitHub's Markdown: sentences as a list, and a table with at most `most_bytes` of rows."""
     parts = []
-    for comparison, control in shown(comparisons):
-        title, *lines = [*head(comparison, control), *warnings(comparison), *closing(comparison)]
-        rows = [_markdown_row(map(markdown_text, [name, *figures(cell)]))
-                for name, cells in grouped(comparison).items() for cell in cells]
+    for comparison in shown(comparisons):
+        title, *lines = sentences(comparison)
+        rows = [_markdown_row(map(markdown_text, row)) for row in table_rows(comparison)]
         sizes_bytes = np.cumsum([len(row.encode()) + 1 for row in rows])
         if cut := int(np.sum(sizes_bytes > most_bytes)):
             lines.append(f"{cut} more rows do not fit here")
         items = [f"- {markdown_text(line)}" for line in lines]
-        parts += [f"### {markdown_text(title)}", "", *items, "",
-                  _markdown_row(["algorithm", *COLUMNS]),
-                  "|---|" + "---:|" * 4 + "---|" + "---:|" * 2, *rows[:len(rows) - cut], ""]
+        rule = "|---|" + "---:|" * 4 + "---|" + "---:|" * 2
+        parts += [f"### {markdown_text(title)}", "", *items, "", _markdown_row(COLUMNS), rule,
+                  *rows[:len(rows) - cut], ""]
     return "\n".join(parts)
 
 
@@ -221,12 +218,11 @@ def _frame(comparisons: Sequence[Comparison]) -> "pd.DataFrame":
     """A row for each cell, the control's included; unknown and infinite values are empty."""
     import pandas as pd
 
-    rows = [{"baseline": comparison.baseline.name, "compared": comparison.variant.name}
-            | {name: getattr(cell.case, name) for name in CASE_KEY}
-            | {name: value for name, value in vars(cell).items() if name not in ("case", "name")}
-            | {"verdict": cell.verdict.value, "allowed": "; ".join(comparison.allowed)}
-            for comparison in comparisons for cell in comparison.cells]
-    return pd.DataFrame(rows).replace(np.inf, None)
+    cells = pd.concat(comparison.cells.drop(columns=["case", "name", "title"]).assign(
+        note=comparison.cells.note.replace("", None), allowed="; ".join(comparison.allowed),
+        baseline=comparison.baseline.name, compared=comparison.variant.name)
+        for comparison in comparisons)
+    return cells[["baseline", "compared", *cells.columns[:-2]]].replace(np.inf, None)
 
 
 FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {

@@ -121,10 +121,10 @@ def main(launches: int) -> int:
     judged = once(logs)
     print(f"guarded over unguarded, {launches} launches of {PAIRS} pairs of blocks a case, margin {MARGIN:.0%}")
     for (name, mode, size_bytes), ratio, low, high, verdict in zip(
-            CASES, judged.shown.estimate, judged.shown.low, judged.shown.high, judged.verdicts, strict=True):
+            CASES, judged.estimate, judged.low, judged.high, judged.verdict, strict=True):
         interval = f"[{np.exp(low):.4f} {np.exp(high):.4f}]"
         print(f"{name:12} {mode:9} {size_bytes >> 10:6} KiB  {np.exp(ratio):.4f} {interval}  {verdict}")
-    return sum(verdict == "SLOWER" for verdict in judged.verdicts)
+    return sum(verdict == "SLOWER" for verdict in judged.verdict)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from reports.store import stats
 from reports.store.case import find_states
 from reports.trends import changes, lines, noise
 from reports.verdicts import cells, verdict
-from reports.verdicts.sides import Launch, find_costs, key_of
+from reports.verdicts.sides import Launch, key_of
 from tests.reports.calibration.record_launches import record
 from tests.reports.synthetic_run import FAST_NS, SLOW_NS, write_run
 
@@ -147,7 +147,8 @@ def test_a_broken_statistic_is_caught(breaks, claim, monkeypatch):
 def test_the_command_names_the_failed_figure_and_exits_with_1(monkeypatch, capsys):
     # Threads, so that the patch applies to the workers.
     monkeypatch.setattr(selfcheck, "ProcessPoolExecutor", ThreadPoolExecutor)
-    monkeypatch.setattr(selfcheck, "CLAIMS", [partial(launch_coverage, Scenario("rho 0.6", rho=0.6), 84, False)])
+    coverage = partial(launch_coverage, Scenario("rho 0.6", rho=0.6), 84, False)
+    monkeypatch.setattr(selfcheck, "CLAIMS", {"95 % interval of a launch": [coverage]})
     assert selfcheck.selfcheck(Namespace(seed=1, scale=0.025)) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("pass: 1 figures meet their limits (seed 1, ")
     blocks_taken_for_independent(monkeypatch)
@@ -165,7 +166,7 @@ def test_a_seed_reproduces_its_table():
 
 
 def figure(hits: int, n: int, **limits: float) -> Figure:
-    return Figure("", "", (np.arange(n) < hits).astype(float), **limits)
+    return Figure("", (np.arange(n) < hits).astype(float), **limits)
 
 
 @pytest.mark.parametrize("limit", [0.05, 0.005, 0.10, 0.20, 0.07])
@@ -184,9 +185,9 @@ def test_a_figure_that_passes_in_full_hardly_ever_fails_over_fewer(limit):
 def test_the_weight_of_correlated_cells_is_the_number_of_tables():
     rng = np.random.default_rng(7)
     apart, together = rng.random((2000, 84)) < 0.1, np.repeat(rng.random((2000, 1)) < 0.1, 84, axis=1)
-    assert Figure("", "", apart.mean(axis=1)).weight == pytest.approx(2000 * 84, rel=0.15)
-    assert Figure("", "", together.mean(axis=1)).weight == pytest.approx(2000)
-    assert Figure("", "", np.zeros(2000)).weight == 2000
+    assert Figure("", apart.mean(axis=1)).weight == pytest.approx(2000 * 84, rel=0.15)
+    assert Figure("", together.mean(axis=1)).weight == pytest.approx(2000)
+    assert Figure("", np.zeros(2000)).weight == 2000
 
 
 @pytest.mark.parametrize(("spread", "rho", "shared"), [(0.005, 0.0, 0.0), (0.03, 0.9, 0.0), (0.015, 0.3, 0.7)])
@@ -259,8 +260,7 @@ def test_synthetic_launches_are_compared_like_real_launches(launches):
     expected = log_ratios(paired)[0]
 
     pairs = list(zip(real[::2], real[1::2], strict=True))
-    find_costs(real, ())
-    ratios, _ = cells.log_ratios(pairs, [key_of(case) for case in real[0].result.run.cases])
+    ratios = cells.find_stage(pairs, [key_of(case) for case in real[0].result.run.cases], ()).log_ratios
     np.testing.assert_allclose(expected, ratios, atol=1e-5)
     assert np.isfinite(ratios).sum() > 12
 

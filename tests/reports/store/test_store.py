@@ -69,7 +69,7 @@ def test_a_clock_that_jumps_back_keeps_the_order_of_runs(tmp_path):
     def orders():
         readers = (history.load(out).runs.values(),
                    [result.run for result in site_store.find(out).results],
-                   [launch.result.run for launch in side_of(str(out), []).launches])
+                   [launch.result.run for launch in side_of(str(out)).launches])
         return [[run.run_id[11:19] for run in runs] for runs in readers]
 
     assert orders() == [["12-00-00", "11-00-00", "11-30-00"]] * 3

@@ -141,7 +141,7 @@ def test_a_machine_id_that_is_no_folder_name_changes_nothing(tmp_path, capsys, m
         rewrite_head(run, machine_id=machine_id)
     (tmp_path / "precious.jsonl").write_text("{}")
     status, said = accept(capsys, tmp_path / "baselines", runs)
-    assert (status, "cannot be a folder's name" in said) == (2, True)
+    assert (status, "cannot name a file" in said) == (2, True)
     assert (tmp_path / "precious.jsonl").exists()
 
 

@@ -4,39 +4,38 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from reports.__main__ import main
 from reports.store.result import ResultError
-from reports.store.schema import CaseHeader
-from reports.verdicts.cells import Cell
-from reports.verdicts.comparison import Comparison
+from reports.verdicts.cells import Comparison
 from reports.verdicts.forest import plot
 from reports.verdicts.sides import Side
-from reports.verdicts.verdict import Verdict
+from reports.verdicts.verdict import AMBIGUOUS, SAME, SLOWER, VERDICTS
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
 
 SIZES = [16384 << step for step in range(12)]
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def cell(algorithm: str, size_bytes: int, verdict: Verdict = Verdict.SAME, ratio: float | None = 1.0,
-         half_width: float | None = 0.01) -> Cell:
+def cell(algorithm: str, size_bytes: int, verdict: str = SAME, ratio: float = 1.0,
+         half_width: float = 0.01) -> dict[str, Any]:
     """A cell with the interval from ratio / (1 + half_width) to ratio x (1 + half_width)."""
-    case = CaseHeader(collective="all_reduce", size_bytes=size_bytes, count=1, datatype="float32", redop="sum",
-                   algorithm=algorithm)
-    made = Cell(case, verdict, 10, ratio, name=algorithm)
-    if ratio and half_width:
-        made.low, made.high = ratio / (1 + half_width), ratio * (1 + half_width)
+    return {"name": algorithm, "size_bytes": size_bytes, "verdict": verdict, "pairs": 10, "ratio": ratio,
+            "low": ratio / (1 + half_width), "high": ratio * (1 + half_width), "baseline_us": np.nan,
+            "variant_us": np.nan, "detectable": np.nan, "needed": np.nan, "is_fresh": False}
+
+
+def comparison(cells: list[dict[str, Any]], name: str = "new") -> Comparison:
+    made = Comparison(Side("main", []), Side(name, []), 0.01)
+    made.cells = pd.DataFrame(cells)
     return made
-
-
-def comparison(cells: list[Cell], name: str = "new") -> Comparison:
-    return Comparison(Side("main", []), Side(name, []), "two-stage", 0.01, cells, [], [], [])
 
 
 def drawn(*comparisons: Comparison) -> ElementTree.Element:
@@ -50,20 +49,20 @@ def words(svg: ElementTree.Element) -> list[str]:
 
 
 def test_all_verdicts_appear_as_words():
-    svg = drawn(comparison([cell("ring", size, verdict, 1.02) for size, verdict in zip(SIZES, Verdict, strict=False)]))
+    svg = drawn(comparison([cell("ring", size, verdict, 1.02) for size, verdict in zip(SIZES, VERDICTS, strict=False)]))
     said = [line for line in words(svg) if "1.020" in line]
-    assert [line.split()[0] for line in said] == [verdict.value for verdict in Verdict]
+    assert [line.split()[0] for line in said] == list(VERDICTS)
     assert {"16 KiB", "256 KiB", "ring", "against main"} <= set(words(svg))
 
 
 def test_each_verdict_has_a_distinct_marker():
     """Colour alone is not enough. The SVG defines each marker once and uses it by name."""
     shapes = set()
-    for verdict in Verdict:
+    for verdict in VERDICTS:
         svg = drawn(comparison([cell("ring", 16384, verdict, 1.02)]))
         shapes.add(tuple(re.sub(r"[\d.-]+", lambda one: f"{float(one[0]):.1f}", path.get("d", ""))
                          for path in svg.iter(f"{SVG}path") if (path.get("id") or "").startswith("m")))
-    assert len(shapes) == len(Verdict)
+    assert len(shapes) == len(VERDICTS)
 
 
 def test_the_picture_grows_with_its_cells_and_comparisons(tmp_path):
@@ -81,7 +80,7 @@ def test_the_picture_grows_with_its_cells_and_comparisons(tmp_path):
 def test_very_wide_intervals_end_in_arrows_and_the_other_rows_stay_readable():
     cells = [cell("ring", size, ratio=1.005) for size in SIZES]
     narrow = drawn(comparison(cells))
-    cells[3] = cell("ring", SIZES[3], Verdict.AMBIGUOUS, 1.005, half_width=500.0)
+    cells[3] = cell("ring", SIZES[3], AMBIGUOUS, 1.005, half_width=500.0)
     wide = drawn(comparison(cells))
 
     def ticks(svg):
@@ -98,14 +97,14 @@ def test_very_wide_intervals_end_in_arrows_and_the_other_rows_stay_readable():
 
 @pytest.mark.parametrize("ratio", [0.001, 0.02, 0.3, 0.9, 1.0, 1.2, 4.0, 60.0, 5000.0])
 def test_ticks_are_few_and_round_at_any_ratio(ratio):
-    svg = drawn(comparison([cell("ring", size, Verdict.SLOWER, ratio) for size in SIZES[:3]]))
+    svg = drawn(comparison([cell("ring", size, SLOWER, ratio) for size in SIZES[:3]]))
     ticks = [word for word in words(svg) if re.fullmatch(r"[\d.]+", word)]
     assert 2 <= len(ticks) <= 7
     assert "1" in ticks
 
 
 def test_cells_without_a_figure_keep_their_rows():
-    cells = [cell("ring", size, Verdict.AMBIGUOUS, None) for size in SIZES[:2]]
+    cells = [cell("ring", size, AMBIGUOUS, np.nan) for size in SIZES[:2]]
     assert sum(word.startswith("AMBIGUOUS") for word in words(drawn(comparison(cells)))) == 2
 
 
@@ -117,7 +116,7 @@ def test_comparisons_with_different_cells_share_their_rows():
 
 def test_nothing_is_cut_off_at_the_edges(tmp_path):
     """The outermost pixels stay white with long names and figures."""
-    cells = [cell("an_algorithm_with_a_long_name in place", size, Verdict.AMBIGUOUS, 700.0, 5.0) for size in SIZES[:3]]
+    cells = [cell("an_algorithm_with_a_long_name in place", size, AMBIGUOUS, 700.0, 5.0) for size in SIZES[:3]]
     plot([comparison(cells, "a-variant-with-a-name-of-forty-characters")], tmp_path / "edge.png")
     pixels = np.asarray(Image.open(tmp_path / "edge.png").convert("L"))
     for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):

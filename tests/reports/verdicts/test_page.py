@@ -6,8 +6,7 @@ import re
 from xml.etree import ElementTree
 
 from reports.verdicts.comparison import compare
-from reports.verdicts.gate import judge
-from reports.verdicts.page import html, junit, markdown
+from reports.verdicts.gate import html, judge, junit, markdown
 from reports.verdicts.sides import read_sides
 from tests.reports.synthetic_campaign import no_effect, rewrite_head, write_campaign, write_launch
 from tests.reports.verdicts.test_regress import Tags, forms, gate
@@ -35,11 +34,9 @@ def test_a_screen_shows_the_worst_cells(tmp_path, capsys):
 
 def test_markdown_stays_below_githubs_limit_and_escapes_names(tmp_path):
     one, other = write_launch(tmp_path, 1), write_launch(tmp_path, 2)
-    found, _ = read_sides([str(one.path), str(other.path)])
-    (comparison,) = compare(found)
-    found[1].name = "a|b<script>`*"
-    cell = comparison.cells[0]
-    comparison.cells = [cell] * 2000
+    (comparison,) = compare(read_sides([str(one.path), str(other.path)]))
+    comparison.variant.name = "a|b<script>`*"
+    comparison.cells = comparison.cells.iloc[[0] * 2000].reset_index(drop=True)
     text = markdown(judge(comparison))
     assert len(text.encode()) < 60_000
     assert re.search(r"- \d+ more rows do not fit here", text)
@@ -48,11 +45,9 @@ def test_markdown_stays_below_githubs_limit_and_escapes_names(tmp_path):
 
 
 def test_a_name_cannot_break_the_page_or_the_xml(tmp_path):
-    found, _ = read_sides([str(write_launch(tmp_path, number).path) for number in (1, 2)])
-    (comparison,) = compare(found)
-    for cell in comparison.cells:
-        cell.name = '<script src="//x">&'
-    found[1].name = "<b>"
+    (comparison,) = compare(read_sides([str(write_launch(tmp_path, number).path) for number in (1, 2)]))
+    comparison.cells["name"] = comparison.cells["title"] = '<script src="//x">&'
+    comparison.variant.name = "<b>"
     page = html(judge(comparison))
     tags = Tags()
     tags.feed(page)

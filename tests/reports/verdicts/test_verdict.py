@@ -92,8 +92,8 @@ def test_fewer_than_six_pairs_give_only_an_estimate():
     assert np.isinf(found.high[:3]).all()
     assert (found.p_slower[:3] == 1).all()
     assert not found.is_same[:3].any()
-    assert once(ratios).verdicts.tolist() == ["AMBIGUOUS"] * 3 + ["SLOWER"]
-    assert once(np.full((1, 0), np.nan)).verdicts.tolist() == ["AMBIGUOUS"]
+    assert once(ratios).verdict.tolist() == ["AMBIGUOUS"] * 3 + ["SLOWER"]
+    assert once(np.full((1, 0), np.nan)).verdict.tolist() == ["AMBIGUOUS"]
 
 
 def test_pairs_without_any_difference_are_the_same_and_give_no_evidence():
@@ -114,7 +114,7 @@ def test_one_outlier_hardly_changes_a_cell():
     wild[3] = 2.0
     before, after = evidence(np.array([calm, wild])).estimate
     assert abs(after - before) < 0.002
-    assert once(wild[None]).verdicts.tolist() == ["SLOWER"]
+    assert once(wild[None]).verdict.tolist() == ["SLOWER"]
 
 
 def test_suspects_lie_beyond_the_margin_and_differ_significantly_from_zero():
@@ -130,11 +130,11 @@ def test_only_fresh_pairs_decide_a_suspect_and_only_in_the_suspected_direction()
     fresh = cells(pairs(at=0.05), pairs(at=0.0, sd=0.002), pairs(at=-0.05), pairs(at=0.008, sd=0.001),
                   np.zeros(0), pairs(at=0.05), np.zeros(0))
     judged = two_stages(first, fresh)
-    assert judged.verdicts.tolist() == ["SLOWER", "SAME", "AMBIGUOUS", "SAME", "AMBIGUOUS", "SAME", "SAME"]
+    assert judged.verdict.tolist() == ["SLOWER", "SAME", "AMBIGUOUS", "SAME", "AMBIGUOUS", "SAME", "SAME"]
     assert judged.is_fresh.tolist() == [True, True, True, True, False, False, False]
-    assert judged.shown.pairs.tolist() == [25, 25, 25, 25, 10, 10, 10]
+    assert judged.pairs.tolist() == [25, 25, 25, 25, 10, 10, 10]
     unfinished = two_stages(first, fresh, is_finished=False)
-    assert unfinished.verdicts.tolist() == ["AMBIGUOUS"] * 5 + ["SAME"] * 2
+    assert unfinished.verdict.tolist() == ["AMBIGUOUS"] * 5 + ["SAME"] * 2
 
 
 def test_the_threshold_is_corrected_for_the_number_of_suspects():
@@ -142,8 +142,8 @@ def test_the_threshold_is_corrected_for_the_number_of_suspects():
     one = pairs(at=0.0125, sd=0.022)
     p = evidence(one[None]).p_slower[0]
     assert 0.025 / 40 < p < 0.025
-    assert two_stages(first[:1], cells(one)).verdicts.tolist() == ["SLOWER"]
-    assert two_stages(first, cells(one, *[pairs(at=0.0, sd=0.05)] * 39)).verdicts[0] == "AMBIGUOUS"
+    assert two_stages(first[:1], cells(one)).verdict.tolist() == ["SLOWER"]
+    assert two_stages(first, cells(one, *[pairs(at=0.0, sd=0.05)] * 39)).verdict[0] == "AMBIGUOUS"
 
 
 def test_holm_steps_down_and_stops_at_the_first_hypothesis_that_it_keeps():
@@ -155,24 +155,24 @@ def test_holm_steps_down_and_stops_at_the_first_hypothesis_that_it_keeps():
 
 def test_each_look_spends_its_share_of_the_level():
     eight = pairs(at=0.05, n=8, sd=0.001)[None]  # two-sided p = 2 / 2^8 = 0.0078
-    assert once(eight).verdicts.tolist() == ["SLOWER"]  # 0.025
-    assert growing(eight, [8, 8]).verdicts.tolist() == ["AMBIGUOUS"]  # 0.00625 at each look
-    assert growing(eight, [8, 8, 8]).verdicts.tolist() == ["SLOWER"]  # 0.0125 at the last look
+    assert once(eight).verdict.tolist() == ["SLOWER"]  # 0.025
+    assert growing(eight, [8, 8]).verdict.tolist() == ["AMBIGUOUS"]  # 0.00625 at each look
+    assert growing(eight, [8, 8, 8]).verdict.tolist() == ["SLOWER"]  # 0.0125 at the last look
     assert LOOKS[-1] == 1.0
 
 
 def test_the_decision_of_an_earlier_look_stays():
     early, late = pairs(at=0.05, n=20), pairs(at=-0.15, n=20)
     both = np.concatenate([early, late])[None]
-    assert growing(both, [10, 20, 40]).verdicts.tolist() == growing(both, [10, 20]).verdicts.tolist() == ["SLOWER"]
-    assert once(both).verdicts.tolist() == ["FASTER"]
-    assert growing(both, []).verdicts.tolist() == ["AMBIGUOUS"]
+    assert growing(both, [10, 20, 40]).verdict.tolist() == growing(both, [10, 20]).verdict.tolist() == ["SLOWER"]
+    assert once(both).verdict.tolist() == ["FASTER"]
+    assert growing(both, []).verdict.tolist() == ["AMBIGUOUS"]
 
 
 def test_ten_pairs_cannot_settle_a_table_of_84_cells_at_the_first_look():
     ratios = np.array([pairs(at=0.5, n=20)] * 84)
-    assert set(growing(ratios[:, :10], [10]).verdicts) == {"AMBIGUOUS"}
-    assert set(growing(ratios, [10, 20]).verdicts) == {"SLOWER"}
+    assert set(growing(ratios[:, :10], [10]).verdict) == {"AMBIGUOUS"}
+    assert set(growing(ratios, [10, 20]).verdict) == {"SLOWER"}
 
 
 @pytest.mark.parametrize("n", [10, 25, 40])
@@ -189,7 +189,7 @@ def test_two_stages_find_the_visible_effect_four_times_in_five(spread):
     rng = np.random.default_rng(9)
     effect = np.log1p(float(visible_effect(np.sqrt(2) * spread, 10, 25)))
     first, fresh = (rng.normal(effect, np.sqrt(2) * spread, (1500, 1, n)) for n in (10, 25))
-    called = [two_stages(*one).verdicts[0] == "SLOWER" for one in zip(first, fresh, strict=True)]
+    called = [two_stages(*one).verdict[0] == "SLOWER" for one in zip(first, fresh, strict=True)]
     assert 0.78 < np.mean(called) < 0.92
 
 

@@ -1,7 +1,5 @@
 """Finds the sizes at which one algorithm overtakes another, from their fits."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import combinations, pairwise
@@ -26,8 +24,8 @@ def find_crossovers(fits: Sequence[Fit]) -> list[Crossover]:
     crossovers = []
     for first, second in combinations([fit for fit in fits if fit.regimes], 2):
         if _are_rivals(first, second):
-            is_swapped = second.library is not None
-            crossovers += _crossovers(*((second, first) if is_swapped else (first, second)))
+            crossovers += (_crossovers(first, second) if second.library is None
+                           else _crossovers(second, first))
     return crossovers
 
 
@@ -49,8 +47,7 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
     if low >= high or not run_ids:
         return []
     has_interval = first.interval is not None and second.interval is not None
-    rows = [[row for row, run_id in enumerate(fit.run_ids) if run_id in run_ids]
-            for fit in (first, second)]
+    rows = [np.flatnonzero(np.isin(fit.run_ids, run_ids)) for fit in (first, second)]
     count = min(map(len, rows))
 
     def difference(first_us: Floats, second_us: Floats) -> Floats:
@@ -62,7 +59,7 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
     grid = np.geomspace(low, high, 2 + round(STEPS_AN_OCTAVE * math.log2(high / low)))
     order = _order(difference(curves_us(first, grid), curves_us(second, grid)))
     if common := sorted({*first.sizes_bytes} & {*second.sizes_bytes}):
-        times_us = [np.array(fit.times_us)[:, [fit.sizes_bytes.index(size) for size in common]]
+        times_us = [np.array(fit.times_us)[:, np.isin(fit.sizes_bytes, common)]
                     for fit in (first, second)]
         _drop_unmeasured(order, grid, _order(difference(*times_us)), np.array(common))
     faster = {1: second.name, -1: first.name, 0: None}

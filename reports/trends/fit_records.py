@@ -1,12 +1,7 @@
-"""The records of fits and crossovers, and their file: JSON lines apart from the runs.
-
-A file has a `fits` line, then a line for each fit and each crossover.
-"""
-
-from __future__ import annotations
+"""The records of fits and crossovers, and their file: a `fits` line, then a line for each fit and
+each crossover, as JSON."""
 
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +122,7 @@ class Fits(Record, kw_only=True, tag="fits", tag_field="kind"):
 def write_fits(path: Path, fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> None:
     """Writes the file, whole or not at all. Raises ResultError if it cannot be written."""
     run_ids = list(dict.fromkeys(run_id for fit in fits for run_id in fit.run_ids))
-    records = [Fits(run_ids=run_ids), *fits, *crossovers]
-    write_named(path, b"".join(map(to_line, records)))
+    write_named(path, b"".join(map(to_line, [Fits(run_ids=run_ids), *fits, *crossovers])))
 
 
 def read_fits(path: Path | str) -> tuple[list[Fit], list[Crossover]]:
@@ -140,8 +134,9 @@ def read_fits(path: Path | str) -> tuple[list[Fit], list[Crossover]]:
             [record for record in records if isinstance(record, Crossover)])
 
 
-def by_title(fits: Sequence[Fit]) -> list[tuple[str, list[Fit]]]:
+def by_title(fits: Sequence[Fit]) -> dict[str, list[Fit]]:
     """The fits by their title, in the order of the first fit with each title."""
-    titles = list(dict.fromkeys(fit.title for fit in fits))
-    ordered = sorted(fits, key=lambda fit: titles.index(fit.title))
-    return [(title, list(group)) for title, group in groupby(ordered, lambda fit: fit.title)]
+    groups: dict[str, list[Fit]] = {}
+    for fit in fits:
+        groups.setdefault(fit.title, []).append(fit)
+    return groups

@@ -6,8 +6,6 @@ repeats the whole curve may stand for a launch, such as a group of its blocks. O
 break assumes a distribution of the launches.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import combinations, pairwise
 from typing import Any

@@ -135,10 +135,7 @@ def _event(place: int, event: Event) -> Section:
         f"Change {place}: {event.benchmark} on {event.machine_id}, first at {event.run}",
         Table(f"event-{place}", "The series of this change, the largest first",
               ["case", "verdict", "before, us", "after, us", "change [95 %]", "first run after"],
-              rows),
-        [f"It lies between {event.low} and {event.high}, at 95 %.",
-         *(f"Changed there: {line}" for line in event.recorded
-           or ["nothing that was recorded"])])
+              rows), event.sentences)
 
 
 def _every_series(every: Sequence[Series], page_of: Mapping[str, str]) -> Section:

@@ -7,14 +7,12 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from reports.trends.fit import curves_us
-from reports.trends.fit_records import Conditions, Crossover, Estimate, Fit
+from reports.trends.fit_records import Conditions, Crossover, Estimate, Fit, by_title
 from reports.trends.lines import interval, walsh_means
 from reports.verdicts.verdict import Floats
 
 STEPS_AN_OCTAVE = 8  # of size, at which two algorithms are compared
 FINE_STEPS = 64  # within a crossover
-CONDITIONS = [name for name in Conditions.__struct_fields__
-              if name not in ("run_ids", "interval", "extra")]
 
 
 def find_crossovers(fits: Sequence[Fit]) -> list[Crossover]:
@@ -22,20 +20,19 @@ def find_crossovers(fits: Sequence[Fit]) -> list[Crossover]:
     one variant, without `auto`, which runs one of them. Pairs without a crossover have a record
     too."""
     crossovers = []
-    for first, second in combinations([fit for fit in fits if fit.regimes], 2):
-        if _are_rivals(first, second):
-            crossovers += (_crossovers(first, second) if second.library is None
-                           else _crossovers(second, first))
+    for group in by_title([fit for fit in fits if fit.regimes]).values():
+        library_first = sorted(group, key=lambda fit: fit.library is None)
+        for first, second in combinations(library_first, 2):
+            if _are_rivals(first, second):
+                crossovers += _crossovers(first, second)
     return crossovers
 
 
 def _are_rivals(first: Fit, second: Fit) -> bool:
-    if any(getattr(first, name) != getattr(second, name) for name in CONDITIONS):
-        return False
-    if first.library is None and second.library is None:
-        return ("auto" not in (first.algorithm, second.algorithm)
-                and (first.variant, first.memory) == (second.variant, second.memory))
-    return first.library is None or second.library is None
+    if first.library or second.library:
+        return second.library is None
+    return ("auto" not in (first.algorithm, second.algorithm)
+            and (first.variant, first.memory) == (second.variant, second.memory))
 
 
 def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
@@ -63,8 +60,8 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
                     for fit in (first, second)]
         _drop_unmeasured(order, grid, _order(difference(*times_us)), np.array(common))
     faster = {1: second.name, -1: first.name, 0: None}
-    head = {name: getattr(first, name) for name in CONDITIONS} | {
-        "run_ids": run_ids, "interval": first.interval if has_interval else None,
+    head = {name: getattr(first, name) for name in Conditions.__struct_fields__} | {
+        "extra": {}, "run_ids": run_ids, "interval": first.interval if has_interval else None,
         "first": first.name, "second": second.name, "from_bytes": low, "to_bytes": high}
     crossovers = []
     for i, j in pairwise(np.flatnonzero(order).tolist()):

@@ -163,16 +163,15 @@ def curves_us(fit: Fit, sizes: NDArray[Any] | Sequence[float]) -> Floats:
     Between two regimes the time goes straight, in logarithms, from the end of one line to the start
     of the next; the outer lines extend beyond the measured sizes."""
     at = np.asarray(sizes, dtype=float)
-    starts = [0.0, *(float(regime.from_bytes) for regime in fit.regimes[1:])]
-    ends = [*(float(regime.to_bytes) for regime in fit.regimes[:-1]), np.inf]
-    lines_us = []
-    for regime, start, end in zip(fit.regimes, starts, ends, strict=True):
+    ends = np.array([(regime.from_bytes, regime.to_bytes) for regime in fit.regimes], dtype=float)
+    # The number of the line; between two lines a fraction.
+    place = np.interp(np.log(at), np.log(ends.ravel()), np.arange(ends.size) // 2)
+    ends[0, 0], ends[-1, 1] = 0.0, np.inf
+    curve_us = np.ones(1)
+    for number, (regime, (start, end)) in enumerate(zip(fit.regimes, ends, strict=True)):
         line_us = np.array(regime.lines) @ np.stack([np.ones_like(at), np.clip(at, start, end)])
-        lines_us.append(np.maximum(line_us, LEAST_TIME_US))
-    curve_us: Floats = lines_us[0]
-    for before, after, line_us in zip(ends, starts[1:], lines_us[1:], strict=False):
-        share = np.clip(np.log(at / before) / np.log(after / before), 0, 1)
-        curve_us = curve_us ** (1 - share) * line_us**share
+        share = np.clip(1 - np.abs(place - number), 0, 1)
+        curve_us = curve_us * np.maximum(line_us, LEAST_TIME_US) ** share
     return curve_us
 
 

@@ -72,16 +72,14 @@ class Series:
 class Event:
     """Steps of series of a machine and benchmark at one run, the largest first.
 
-    `run` is the first run after the steps; `low` and `high` bound it at 95 %. `recorded` has
-    sentences on what else changed there."""
+    `run` is the first run after the steps; `sentences` say how certain that is, and what else
+    changed there."""
 
     machine_id: str
     benchmark: str
     run: str
-    low: str
-    high: str
     changes: list[tuple[Series, Step]]
-    recorded: list[str]
+    sentences: list[str]
 
 
 @dataclass
@@ -134,11 +132,10 @@ def _readable(folder: Path, left_out: LeftOut) -> Iterator[Result]:
 
     for parent, folders, files in os.walk(folder, onerror=closed):
         folders[:] = [name for name in folders if not name.endswith((".samples", ".flight"))]
-        links = {name for name in [*folders, *files] if os.path.islink(Path(parent, name))}
-        for name in sorted(links):
-            left_out["a link, which is not followed"].append(printable(name))
-        for name in sorted({*files} - links - {MANIFEST}):
-            if name.endswith(".jsonl"):
+        for name in sorted([*folders, *files]):
+            if os.path.islink(Path(parent, name)):
+                left_out["a link, which is not followed"].append(printable(name))
+            elif name not in folders and name.endswith(".jsonl") and name != MANIFEST:
                 try:
                     yield read(Path(parent, name))
                 except ResultError as error:
@@ -234,25 +231,26 @@ def _events_of(panel: Sequence[Series], runs: Sequence[Run]) -> list[Event]:
     for place, changes in at.items():
         low, high = (int(np.median([getattr(step, end) for _, step in changes]))
                      for end in ("low", "high"))
-        recorded = _recorded(runs, place, range(min(low, place), max(high, place) + 1))
+        sentences = [f"It lies between {runs[low - 1].run_id} and {runs[high].run_id} (95 %).",
+                     *_recorded(runs, place, range(min(low, place), max(high, place) + 1))]
         events.append(Event(runs[0].machine_id, runs[0].benchmark, runs[place].run_id,
-                            runs[low - 1].run_id, runs[high].run_id,
-                            sorted(changes, key=_magnitude, reverse=True), recorded))
+                            sorted(changes, key=_magnitude, reverse=True), sentences))
     return events
 
 
 def _recorded(runs: Sequence[Run], place: int, near: range) -> list[str]:
-    """The recorded facts that changed at one of the runs `near` and rarely change elsewhere, so
-    without the load; the nearest to `place` first."""
+    """Sentences on the recorded facts that changed at one of the runs `near` and rarely change
+    elsewhere, so without the load; the nearest to `place` first."""
     facts = [_facts(run) for run in runs]
     names = sorted(set().union(*facts), key=lambda name: (name != "software_id", name))
     texts = {name: [fact.get(name, "nothing") for fact in facts] for name in names}
     rare = {name: values for name, values in texts.items()
             if sum(before != after for before, after in pairwise(values)) <= 1 + len(runs) // 10}
-    return [f"{name}: {values[at - 1]} -> {values[at]}"
-            + (f" (at {runs[at].run_id})" if at != place else "")
-            for at in sorted(near, key=lambda at: abs(at - place))
-            for name, values in rare.items() if values[at - 1] != values[at]]
+    sentences = [f"Changed there: {name}: {values[at - 1]} -> {values[at]}"
+                 + (f" (at {runs[at].run_id})" if at != place else "")
+                 for at in sorted(near, key=lambda at: abs(at - place))
+                 for name, values in rare.items() if values[at - 1] != values[at]]
+    return sentences or ["Nothing recorded changed there."]
 
 
 def _facts(run: Run) -> dict[str, str]:

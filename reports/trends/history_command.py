@@ -68,10 +68,8 @@ def _alarm(event: Event) -> list[str]:
     """An event as text; a case's name that does not fit on its line follows below, uncut."""
     words = Counter(step.word for _, step in event.changes)
     counts = ", ".join(f"{n} series {word}" for word, n in words.most_common())
-    recorded = [f"changed there: {sentence}" for sentence in event.recorded]
     lines = wrapped([f"{counts}: machine {event.machine_id}, {event.benchmark}, "
-                     f"first at {event.run}", f"between {event.low} and {event.high} (95 %)",
-                     *(recorded or ["nothing recorded changed there"])])
+                     f"first at {event.run}", *event.sentences])
     lines.append(f"  {'before us':>10} {'after us':>10} {'change [95 %]':>24}  {'word':<7}case")
     for series, step in event.changes[:MOST_LISTED]:
         before, after, size = series.figures(step)

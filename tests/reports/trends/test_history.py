@@ -83,7 +83,7 @@ def test_a_regression_is_one_alarm_that_names_its_cases_and_what_else_changed(st
     text = " ".join(history_text(store, capsys).split())
     first = f"2 series worse: machine a1b2c3, allreduce, first at {run_id(STEP)}"
     assert text.index(first) < text.index("1 series worse") < text.index("1 series better")
-    assert "changed there: software_id: old -> new?[2J" in text
+    assert "Changed there: software_id: old -> new?[2J" in text
     assert "os.kernel: 6.12 -> 6.18?|<script>" in text
     assert "os.load" not in text
     assert re.search(r"\+2\d\.\d% \[\+\d+\.\d% \+\d+\.\d%\] worse 16 KiB two_shot", text)
@@ -96,7 +96,8 @@ def test_a_change_and_its_revert_are_two_alarms(store):
     history = load(store)
     small = next(series for series in history.series if series.label == "16 KiB library")
     assert [(step.first, step.word) for step in small.steps] == [(10, "better"), (20, "worse")]
-    assert [event.recorded for event in history.events if event.run == run_id(10)] == [[]]
+    (better,) = (event for event in history.events if event.run == run_id(10))
+    assert better.sentences[1:] == ["Nothing recorded changed there."]
     assert sorted(series.word for series in history.series) == ["no change", *["worse"] * 3]
     event = next(event for event in history.events if event.run == run_id(STEP))
     assert all(step.size[1] <= np.log(SLOWED) <= step.size[2] for _, step in event.changes)

@@ -16,7 +16,7 @@ import numpy as np
 from rich.table import Table
 
 from reports.store.result import ResultError
-from reports.tables.console import plain_console, printed
+from reports.tables.console import lay_out
 from reports.tables.figure import COLOURS, DASHES, MARKERS, Style, dress, figure, style_of
 from reports.tables.sentences import number, tick_text
 from reports.trends.crossovers import find_crossovers
@@ -28,7 +28,6 @@ from reports.verdicts.sides import side_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH = 80
 FAR = 0.2  # a miss, as a share, at which a line describes the times poorly
 COLUMNS = ("algorithm\nlaunches", "sizes\n", "alpha us\n[95 %]", "beta GB/s\n[95 %]", "n 1/2\n",
            "worst\nmiss")
@@ -41,7 +40,6 @@ MEANINGS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `fit`."""
     parser.add_argument("runs", metavar="RUN", nargs="+",
                         help="launches of one thing: runs, folders of runs, quoted globs, "
                              "FOLDER/VARIANT of a campaign")
@@ -73,14 +71,11 @@ def fit(arguments: argparse.Namespace) -> int:
 
 def text(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> str:
     """A table for each title, with sentences below it, in 80 columns."""
-    console = plain_console(WIDTH)
+    texts = []
     for title, group in by_title(fits).items():
-        console.print(f"{title}\n")
-        if any(fit.regimes for fit in group):
-            console.print(_table(group))
-        for line in ["", *sentences(group, crossovers), ""]:
-            console.print(line)
-    return printed(console)
+        tables = [("", _table(group))] if any(fit.regimes for fit in group) else []
+        texts.append(lay_out(None, [title], tables, sentences(group, crossovers)))
+    return "\n".join(texts)
 
 
 def _table(fits: Sequence[Fit]) -> Table:
@@ -186,8 +181,7 @@ def plot(fits: Sequence[Fit], target: Path | IO[str]) -> None:
                 handles[name] = handle
         drawing.legend(handles.values(), handles, loc="outside lower center", ncols=5,
                        frameon=False)
-        drawing.suptitle("Medians with 95 % intervals; lines alpha + size / beta, a bar where one "
-                         "gives way to another")
+        drawing.suptitle("Medians with 95 % intervals, lines alpha + size / beta, bars at breaks")
 
 
 def _draw(panel: Axes, fit: Fit, style: Style) -> None:

@@ -103,8 +103,7 @@ def load(folder: Path | str) -> History:
     Raises ResultError if `folder` is not a folder or has no usable run."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise ResultError(f"{folder} is {'a file, not' if folder.exists() else 'not'} a folder "
-                          "of runs")
+        raise ResultError(f"{folder} is not a folder of runs")
     left_out: LeftOut = defaultdict(list)
     results = _usable(list(_readable(folder, left_out)), left_out)
     skipped = [f"left out, {reason}: {len(names)} ({some(names)})"

@@ -32,7 +32,6 @@ COLOURS = {"worse": "#D55E00", "better": "#0072B2"}  # Okabe and Ito's palette
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `history`."""
     parser.add_argument("folder", metavar="DIR", type=Path,
                         help="a folder of runs, with those below it")
     parser.add_argument("--plot", metavar="OUT", type=Path,

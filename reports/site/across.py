@@ -14,7 +14,6 @@ from reports.site import words
 from reports.site.page import Cell, Page, Section, Table, table_section
 from reports.site.run_page import fact_text
 from reports.site.svg import Picture, draw_picture
-from reports.store.order import time_of
 from reports.tables.imported_table import render
 from reports.tables.sentences import number, size_text
 from reports.trends import history_command
@@ -127,15 +126,11 @@ def _changed_series(events: Sequence[Event]) -> Section:
 
 
 def _event(place: int, event: Event) -> Section:
-    rows: list[list[Cell]] = [
-        [series.label, step.word, *series.figures(step),
-         f"{time_of(list(series.costs_us)[step.first]):%Y-%m-%d}"]
-        for series, step in event.changes]
+    rows = [series.row(step) for series, step in event.changes]
     return table_section(
         f"Change {place}: {event.benchmark} on {event.machine_id}, first at {event.run}",
         Table(f"event-{place}", "The series of this change, the largest first",
-              ["case", "verdict", "before, us", "after, us", "change [95 %]", "first run after"],
-              rows), event.sentences)
+              list(rows[0]), [list(row.values()) for row in rows]), event.sentences)
 
 
 def _every_series(every: Sequence[Series], page_of: Mapping[str, str]) -> Section:

@@ -1,8 +1,8 @@
-"""Finds steps in the level of series of runs; `history` and the calibration call `find_steps`.
+"""Finds steps in the level of series over the same runs, in order of time.
 
-Input: logarithms of costs, (series, runs), over the same runs in order of time. A step is tested on
-the innovations of each series' AR(1), which `noise` estimates, by generalised least squares (GLS).
-docs/experiments/history.md cites the sources.
+Values are logarithms of costs, (series, runs). A step is tested on the innovations of each series'
+AR(1), which `noise` estimates, by generalised least squares (GLS). docs/experiments/history.md
+cites the sources.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,6 +45,10 @@ class Step:
     def word(self) -> str:
         return "worse" if self.size[0] > 0 else "better"
 
+    @property
+    def magnitude(self) -> float:
+        return abs(self.size[0])
+
 
 def find_steps(values: Floats, n_series: int) -> list[list[Step]]:
     """The steps of each series, (series, runs); none below `MIN_RUNS` runs.
@@ -53,15 +57,17 @@ def find_steps(values: Floats, n_series: int) -> list[list[Step]]:
     all histories together."""
     levels, steps = np.zeros_like(values), [list[Step]() for _ in values]
     for _ in range(PASSES if values.shape[1] >= MIN_RUNS else 0):
-        before = steps
+        new, before = _find_steps(values, levels, n_series), steps
         # A step stays once a pass reported it: its chance of error is already spent.
-        steps = [after or former for after, former
-                 in zip(_find_steps(values, levels, n_series), before, strict=True)]
-        if all([step.first for step in own] == [step.first for step in former]
-               for own, former in zip(steps, before, strict=True)):
+        steps = [own or former for own, former in zip(new, before, strict=True)]
+        if list(map(_places, steps)) == list(map(_places, before)):
             break
         levels = np.array(list(map(level_between, values, steps)))
     return steps
+
+
+def _places(steps: Sequence[Step]) -> list[int]:
+    return [step.first for step in steps]
 
 
 def level_between(values: Floats, steps: Sequence[Step]) -> Floats:
@@ -70,10 +76,10 @@ def level_between(values: Floats, steps: Sequence[Step]) -> Floats:
     if not steps:
         return np.zeros_like(values)
     level = np.empty_like(values)
-    for start, stop in pairwise([0, *(step.first for step in steps), len(values)]):
+    for start, stop in pairwise([0, *_places(steps), len(values)]):
         level[start:stop] = np.median(values[start:stop])
     scatter = np.median(np.abs(values - level))
-    is_far = max(abs(step.size[0]) for step in steps) > FAR_ABOVE * scatter
+    is_far = max(step.magnitude for step in steps) > FAR_ABOVE * scatter
     return level if is_far else np.zeros_like(values)
 
 
@@ -119,9 +125,8 @@ def split(best: Callable[[int, int], tuple[Any, Any]], start: int, stop: int) ->
 
 def gls_steps(new: Floats, rho: Floats, first: NDArray[np.int64], start: Any, stop: Any,
               ) -> tuple[Floats, Floats]:
-    """Sizes and GLS weights of steps before the runs `first`, (..., len(first)), each over the
-    innovations from `start` to `stop`. The variance of a size is the innovations' over its weight.
-    """
+    """Sizes of steps before the runs `first`, (..., len(first)), each over the innovations from
+    `start` to `stop`, and their GLS weights: the innovations' variance over the size's."""
     sums = np.concatenate([np.zeros_like(new[..., :1]), np.cumsum(new, axis=-1)], axis=-1)
     total, after = stop - start, stop - first
     share = 1 - rho  # of a level in each innovation after the first
@@ -153,8 +158,7 @@ def deviates_of_steps(new: Floats, noise: Noise, edge: int) -> Floats:
 
 
 def normal(t: Floats, freedom: float) -> Floats:
-    """The normal deviate with the p of `t` (Wallace, Annals of Mathematical Statistics 30, 1959).
-    """
+    """The normal deviate with the p of `t` (Wallace, Annals of Mathematical Statistics, 1959)."""
     factor = (8 * freedom + 1) / (8 * freedom + 3)
     return np.asarray(np.sign(t) * factor * np.sqrt(freedom * np.log1p(t**2 / freedom)))
 

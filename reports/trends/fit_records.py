@@ -22,10 +22,8 @@ class Estimate(Record, kw_only=True):
 
 
 class Regime(Record, kw_only=True):
-    """The measured sizes on one line.
-
-    `alpha_us` may lie below 0; `half_size_bytes` is n_1/2 = alpha x beta, the size that reaches
-    half of beta. `lines` has [alpha in us, us a byte] for each row of the fit's times.
+    """The measured sizes on one line. `half_size_bytes` is n_1/2 = alpha x beta, the size that
+    reaches half of beta. `lines` has [alpha in us, us a byte] for each row of the fit's times.
     `worst_residual` is the largest distance of the rows' median from its own line, as a share."""
 
     from_bytes: int
@@ -38,11 +36,9 @@ class Regime(Record, kw_only=True):
 
 
 class Conditions(Record, kw_only=True):
-    """The operation, machine and state of the link of a fit or crossover.
-
-    `link_rtt_ns` is the median flag round trip in that state. `interval` says what intervals are
-    over: `launches`, `this launch` (groups of its blocks), or None for two to four launches, which
-    have no intervals."""
+    """The operation, machine and state of the link (by its median flag round trip) of a fit or
+    crossover. `interval` says what intervals are over: `launches`, `this launch` (groups of its
+    blocks), or None for two to four launches, which have no intervals."""
 
     schema: int = FITS_SCHEMA
     machine_id: str
@@ -97,11 +93,9 @@ class Fit(Conditions, kw_only=True, tag="fit", tag_field="kind"):
 
 
 class Crossover(Conditions, kw_only=True, tag="crossover", tag_field="kind"):
-    """The size at which one of two algorithms overtakes the other.
-
-    Both were measured from `from_bytes` to `to_bytes`. Without `size_bytes` there is no certain
-    crossover: `faster_below` is certainly faster at the smallest size, `faster_above` at the
-    largest, None if neither algorithm is."""
+    """The size at which one of two algorithms, measured from `from_bytes` to `to_bytes`, overtakes
+    the other. Without `size_bytes` there is no certain crossover: `faster_below` is certainly
+    faster at the smallest size, `faster_above` at the largest, None if neither algorithm is."""
 
     first: str
     second: str

@@ -1,9 +1,8 @@
 """Reads the runs of a folder as series, one for each case, machine and state of the link, and finds
-the events in which they change.
+the events in which they change; `changes` has the statistics.
 
 The runs of a series were measured alike: same machine, benchmark, ranks and dispatch. The launches
 of one side of a campaign ran close together in time, so together they are one point, their median.
-The command and the dashboard call `load`; `changes` has the statistics.
 """
 
 import os
@@ -59,13 +58,15 @@ class Series:
             return max(self.steps, key=lambda step: step.first).word
         return "no change" if len(self.costs_us) >= MIN_RUNS else "too few runs"
 
-    def figures(self, step: Step) -> tuple[str, str, str]:
-        """The median cost, us, of up to eight runs before and after; the change, with interval."""
-        costs_us = list(self.costs_us.values())
-        before = number(float(np.median(costs_us[: step.first][-MEDIAN_RUNS:])))
-        after = number(float(np.median(costs_us[step.first :][:MEDIAN_RUNS])))
+    def row(self, step: Step) -> dict[str, str]:
+        """A step as cells of a table by column; the costs are medians of up to eight runs."""
+        run_ids, costs_us = list(self.costs_us), list(self.costs_us.values())
         estimate, low, high = np.exp(step.size) - 1
-        return before, after, f"{estimate:+.1%} [{low:+.1%} {high:+.1%}]"
+        return {"case": self.label, "verdict": step.word,
+                "before, us": number(float(np.median(costs_us[: step.first][-MEDIAN_RUNS:]))),
+                "after, us": number(float(np.median(costs_us[step.first :][:MEDIAN_RUNS]))),
+                "change [95 %]": f"{estimate:+.1%} [{low:+.1%} {high:+.1%}]",
+                "first run after": f"{time_of(run_ids[step.first]):%Y-%m-%d}"}
 
 
 @dataclass
@@ -85,8 +86,7 @@ class Event:
 @dataclass
 class History:
     """The runs of a folder by run id, in order of time; sentences on what is left out; the series,
-    and their events, the one with the most change in all first. 5 % of histories without a change
-    have an event.
+    and their events, the one with the most change in all first.
 
     `unjudged` counts, by machine and benchmark, the cases that have too few blocks in every run."""
 
@@ -210,11 +210,7 @@ def _add_events(history: History) -> None:
         for series, steps in zip(panel, find_steps(np.log(costs_us), n_series), strict=True):
             series.steps = steps
         history.events += _events_of(panel, [history.runs[run_id] for run_id in panel[0].costs_us])
-    history.events.sort(key=lambda event: -sum(map(_magnitude, event.changes)))
-
-
-def _magnitude(change: tuple[Series, Step]) -> float:
-    return abs(change[1].size[0])
+    history.events.sort(key=lambda event: -sum(step.magnitude for _, step in event.changes))
 
 
 def _events_of(panel: Sequence[Series], runs: Sequence[Run]) -> list[Event]:
@@ -233,7 +229,7 @@ def _events_of(panel: Sequence[Series], runs: Sequence[Run]) -> list[Event]:
         sentences = [f"It lies between {runs[low - 1].run_id} and {runs[high].run_id} (95 %).",
                      *_recorded(runs, place, range(min(low, place), max(high, place) + 1))]
         events.append(Event(runs[0].machine_id, runs[0].benchmark, runs[place].run_id,
-                            sorted(changes, key=_magnitude, reverse=True), sentences))
+                            sorted(changes, key=lambda change: -change[1].magnitude), sentences))
     return events
 
 

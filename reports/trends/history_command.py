@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_LISTED = 8  # series of an event
+ROW = "  {2:>10} {3:>10} {4:>24}  {1:<8}{0}"  # the cells of `Series.row`
 WORDS = ("worse", "better", "no change", "too few runs")
 MOST_PANELS, COLUMNS = 12, 3
 TITLE_COLUMNS = 44
@@ -64,20 +65,13 @@ def text(history: History) -> str:
 
 
 def _alarm(event: Event) -> list[str]:
-    """An event as text; a case's name that does not fit on its line follows below, uncut."""
     words = Counter(step.word for _, step in event.changes)
     counts = ", ".join(f"{n} series {word}" for word, n in words.most_common())
     lines = wrapped([f"{counts}: machine {event.machine_id}, {event.benchmark}, "
                      f"first at {event.run}", *event.sentences])
-    lines.append(f"  {'before us':>10} {'after us':>10} {'change [95 %]':>24}  {'word':<7}case")
-    for series, step in event.changes[:MOST_LISTED]:
-        before, after, size = series.figures(step)
-        line, indent = f"  {before:>10} {after:>10} {size:>24}  {step.word:<7}", " " * 6
-        if len(line + series.label) <= WIDTH:
-            lines.append(line + series.label)
-        else:
-            lines += [line.rstrip(), *textwrap.wrap(
-                series.label, WIDTH, initial_indent=indent, subsequent_indent=indent)]
+    rows = [series.row(step) for series, step in event.changes[:MOST_LISTED]]
+    for cells in [list(rows[0]), *(row.values() for row in rows)]:
+        lines += textwrap.wrap(ROW.format(*cells), WIDTH, subsequent_indent=" " * 6)
     if len(event.changes) > MOST_LISTED:
         lines.append(f"  and {len(event.changes) - MOST_LISTED} more series")
     return lines

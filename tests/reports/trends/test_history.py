@@ -140,7 +140,7 @@ def test_names_that_differ_at_their_ends_are_not_cut(tmp_path, capsys):
                         .replace('"algorithm":"two_shot"', '"algorithm":"two_shot_of_all_the_ranks_of_a_host"'))
     text = history_text(tmp_path, capsys)
     for size in ("16 KiB", "64 KiB"):
-        assert f"\n      {size} two_shot_of_all_the_ranks_of_a_host\n" in text
+        assert f"worse   {size}\n      two_shot_of_all_the_ranks_of_a_host\n" in text
 
 
 def test_link_state_machine_and_number_of_ranks_separate_the_series(tmp_path, capsys):

@@ -19,49 +19,47 @@ from reports.store.result import ResultError
 
 
 class Command(NamedTuple):
-    """A module with `add_arguments` and the function that runs the command; help and an example."""
+    """A module with `add_arguments` and the function that runs the command, named after the command
+    unless `function` names it; help and an example."""
 
     module: str
-    function: str
     about: str
     example: str
+    function: str = ""
 
 
 COMMANDS = {
-    "show": Command("tables.show", "show", "shows a stored run",
-                    "results/RUN.jsonl --plot run.svg"),
-    "import": Command("imports.command", "import_logs",
+    "show": Command("tables.show", "shows a stored run", "results/RUN.jsonl --plot run.svg"),
+    "import": Command("imports.command",
                       "imports logs of nccl-tests, rccl-tests, mscclpp-test, OSU and IMB",
-                      "slurm-1234.out"),
-    "compare": Command("verdicts.compare", "compare",
+                      "slurm-1234.out", "import_logs"),
+    "compare": Command("verdicts.compare",
                        "compares runs or campaigns: ratios, intervals, verdicts",
                        "results/campaign-1a2b3c4d --plot ratios.svg"),
-    "regress": Command("verdicts.regress", "regress",
+    "regress": Command("verdicts.regress",
                        "tells whether the current is slower than the baseline: the gate",
                        "--baseline CAMPAIGN/main --current CAMPAIGN/new --junit junit.xml"),
-    "accept": Command("verdicts.accept", "accept",
-                      "stores the current runs as the new baseline",
+    "accept": Command("verdicts.accept", "stores the current runs as the new baseline",
                       '--baseline baselines --current CAMPAIGN/new --reason "fewer copies"'),
-    "history": Command("trends.history_command", "history",
+    "history": Command("trends.history_command",
                        "tells which cases changed over a folder of runs, since which run",
                        "results/ --plot history.svg"),
-    "advise": Command("advice.advise", "advise",
+    "advise": Command("advice.advise",
                       "advises how to split a model over GPUs, from a run's all-reduces",
                       "--model llama-3.1-70b --weights q4 --gpu r9700 --gpus 2 "
                       "--run results/RUN.jsonl"),
-    "peers": Command("verdicts.peers", "peers", "shows Wiretax beside several MPI libraries",
-                     "peers"),
-    "procure": Command("advice.procure", "procure",
+    "peers": Command("verdicts.peers", "shows Wiretax beside several MPI libraries", "peers"),
+    "procure": Command("advice.procure",
                        "compares candidate machines with each other and with requirements",
                        "SPEC.toml --html procure.html"),
-    "card": Command("site.card", "card", "draws one picture of a run to share",
+    "card": Command("site.card", "draws one picture of a run to share",
                     "results/RUN.jsonl card.png"),
-    "dashboard": Command("site.dashboard", "dashboard", "makes static pages of a folder of runs",
+    "dashboard": Command("site.dashboard", "makes static pages of a folder of runs",
                          "results/ -o site/"),
-    "fit": Command("trends.fit_command", "fit",
+    "fit": Command("trends.fit_command",
                    "fits time = alpha + size / beta to runs, and finds crossovers",
                    "results/campaign-1a2b3c4d/main --plot fit.svg"),
-    "selfcheck": Command("calibration.selfcheck", "selfcheck",
+    "selfcheck": Command("calibration.selfcheck",
                          "checks the verdicts' error rates by simulation", "--seed 1"),
 }
 
@@ -94,7 +92,7 @@ def make_parser(chosen: str | None) -> OneLineParser:
         if name == chosen:
             module = importlib.import_module(f"reports.{command.module}")
             module.add_arguments(subparser)
-            subparser.set_defaults(run_command=getattr(module, command.function))
+            subparser.set_defaults(run_command=getattr(module, command.function or name))
     return parser
 
 
@@ -110,19 +108,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         status = arguments.run_command(arguments)
         sys.stdout.flush()
-        return status
     except ResultError as error:
         print(f"reports: {printable(str(error))}", file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:
         # The reader, a pager or `head`, has left; Python would complain again while closing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return status
     except OSError as error:
         subject = printable(str(error.filename or "cannot write"))
         print(f"reports: {subject}: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 2
+    return status
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class Scatter:
 
 def false_alarms(scatter: Scatter, rng: np.random.Generator, n: int) -> list[Figure]:
     """The share of histories without a change that have an alarm after the last run."""
-    alarms = [bool(find_steps(scatter.draw(rng), N_SERIES)) for _ in range(n // 4)]
+    alarms = [any(find_steps(scatter.draw(rng), N_SERIES)) for _ in range(n // 4)]
     return [Figure(scatter.name, alarms, most=0.05)]
 
 
@@ -59,7 +59,7 @@ def looks(scatter: Scatter, rng: np.random.Generator, n: int) -> list[Figure]:
     alarms = []
     for _ in range(max(n // 100, 2)):
         values = scatter.draw(rng)
-        alarms.append(any(find_steps(values[:, :runs], N_SERIES)
+        alarms.append(any(any(find_steps(values[:, :runs], N_SERIES))
                           for runs in range(MIN_RUNS, RUNS + 1)))
     return [Figure(scatter.name, alarms)]
 
@@ -90,15 +90,14 @@ def shared_step(scatter: Scatter, rng: np.random.Generator, n: int) -> list[Figu
         place = int(rng.integers(FEWEST_BEFORE, RUNS - 3))
         values = scatter.draw(rng)[:, : place + 4]
         values[::3, place:] += STEP
-        stepped = {step.series for step in find_steps(values, N_SERIES)
-                   if step.series % 3 == 0 and _is_at(step, place)}
-        detected.append(len(stepped) >= N_SERIES / 6)
+        stepped = [any(_is_at(step, place) for step in steps)
+                   for steps in find_steps(values, N_SERIES)[::3]]
+        detected.append(sum(stepped) >= N_SERIES / 6)
     return [Figure(f"{scatter.name}: found", detected, 0.90)]
 
 
 def _of_first(values: Floats, place: int) -> list[Step]:
-    return [step for step in find_steps(values, N_SERIES)
-            if step.series == 0 and _is_at(step, place)]
+    return [step for step in find_steps(values, N_SERIES)[0] if _is_at(step, place)]
 
 
 def _is_at(step: Step, place: int) -> bool:

@@ -16,8 +16,8 @@ from reports.site.run_page import fact_text
 from reports.site.svg import Picture, draw_picture
 from reports.tables.imported_table import render
 from reports.tables.sentences import number, size_text
-from reports.trends import history, history_plot
-from reports.trends.events import Event, find_events, word_of
+from reports.trends import history_command
+from reports.trends.history import Event, Series, load
 from reports.verdicts import forest, verdict_table
 from reports.verdicts.cells import Comparison
 from reports.verdicts.comparison import COMPARABLE, compare
@@ -91,24 +91,24 @@ def _some(values: set[str]) -> str:
 def history_page(folder: Path, page_of: Mapping[str, str]) -> Page:
     """The runs below `folder` as series, and the changes in them; `page_of` has the files of runs
     by run_id. Raises ResultError if no run can be used."""
-    runs = history.load(folder)
-    events = find_events(runs)
-    verdicts = [word_of(series, events) for series in runs.series]
+    history = load(folder)
     too_few = "too few blocks"
-    counts = Counter(verdicts) + Counter({too_few: runs.unjudged.total()})
+    counts = Counter(series.word for series in history.series)
+    counts += Counter({too_few: history.unjudged.total()})
     groups: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for series, verdict in zip(runs.series, verdicts, strict=True):
-        groups[series.machine_id, series.benchmark][verdict] += 1
-    for group, count in runs.unjudged.items():
+    for series in history.series:
+        groups[series.machine_id, series.benchmark][series.word] += 1
+    for group, count in history.unjudged.items():
         groups[group][too_few] += count
     return Page(
         "History",
-        [f"{len(runs.runs)} runs, {len(runs.series)} series: {words.counts_text(counts)}.",
+        [f"{len(history.runs)} runs, {len(history.series)} series: {words.counts_text(counts)}.",
          "Where nothing changes, 5 % of such histories have an alarm.",
-         *(f"{words.hide_folders(line, [folder])}." for line in runs.skipped)],
-        [_changed_series(events), *map(_event, range(1, len(events) + 1), events),
-         _every_series(runs.series, verdicts, page_of)],
-        words.how_to_reproduce(list(runs.runs.values())), counts=counts, groups=dict(groups))
+         *(f"{words.hide_folders(line, [folder])}." for line in history.skipped)],
+        [_changed_series(history.events),
+         *(_event(place, event) for place, event in enumerate(history.events, 1)),
+         _every_series(history.series, page_of)],
+        words.how_to_reproduce(list(history.runs.values())), counts=counts, groups=dict(groups))
 
 
 def _changed_series(events: Sequence[Event]) -> Section:
@@ -118,31 +118,23 @@ def _changed_series(events: Sequence[Event]) -> Section:
                       "A mark for each run, the level of each stretch, and at each change a line "
                       "and the word worse or better.", "series")
     return Section("Series that changed", pictures=[
-        draw_picture(picture, lambda target: history_plot.plot(events, target))])
+        draw_picture(picture, lambda target: history_command.plot(events, target))])
 
 
 def _event(place: int, event: Event) -> Section:
-    rows: list[list[Cell]] = [
-        [change.series.label, change.word, *change.figures,
-         f"{change.series.times[change.first]:%Y-%m-%d}"] for change in event.changes]
+    rows = [series.row(step) for series, step in event.changes]
     return table_section(
         f"Change {place}: {event.benchmark} on {event.machine_id}, first at {event.run}",
         Table(f"event-{place}", "The series of this change, the largest first",
-              ["case", "verdict", "before, us", "after, us", "change [95 %]", "first run after"],
-              rows),
-        [f"It lies between {event.low} and {event.high}, at 95 %.",
-         *(f"Changed there: {line}" for line in event.recorded
-           or ["nothing that was recorded"])])
+              list(rows[0]), [list(row.values()) for row in rows]), event.sentences)
 
 
-def _every_series(every: Sequence[history.Series], verdicts: Sequence[str],
-                  page_of: Mapping[str, str]) -> Section:
+def _every_series(every: Sequence[Series], page_of: Mapping[str, str]) -> Section:
     rows: list[list[Cell]] = []
-    for verdict, series in sorted(zip(verdicts, every, strict=True),
-                               key=lambda pair: WORST_FIRST.index(pair[0])):
-        last = series.run_ids[-1]
-        rows.append([series.label, series.benchmark, series.machine_id, str(len(series.run_ids)),
-                     number(series.values[-1]), verdict,
+    for series in sorted(every, key=lambda series: WORST_FIRST.index(series.word)):
+        last, last_us = list(series.costs_us.items())[-1]
+        rows.append([series.label, series.benchmark, series.machine_id, str(len(series.costs_us)),
+                     number(last_us), series.word,
                      (last, page_of[last]) if last in page_of else last])
     return table_section("Every series", Table(
         "series", "Every case over its runs",

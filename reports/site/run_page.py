@@ -17,7 +17,7 @@ from reports.tables import sentences
 from reports.tables.plot import own_picture
 from reports.tables.sentences import number, size_text
 from reports.tables.show import text
-from reports.trends import fit_command, fit_plot
+from reports.trends import fit_command
 from reports.trends.crossovers import find_crossovers
 from reports.trends.fit import fits_of
 from reports.trends.fit_records import by_title
@@ -83,10 +83,10 @@ def _fits(launches: Sequence[Result]) -> Section:
     lines = [f"time = alpha + size / beta, over {len(launches)} launches of this command on this "
              "machine and software."]
     crossovers = find_crossovers(fits)
-    for _, members in by_title(fits):
+    for members in by_title(fits).values():
         lines += [f"{members[0].mode}: {line}"
                   for line in fit_command.sentences(members, crossovers)]
-    rows = [[fit.name, fit.mode, *fit_command.cells(regime), f"{regime.worst_residual:.1%}"]
+    rows = [[fit.name, fit.mode, *fit_command.cells(regime)]
             for fit in fitted for regime in fit.regimes]
     picture = Picture("fits", "Fits: time against size, a line for each regime",
                       f"{len(fitted)} fits with {len(rows)} regimes; a bar marks the change from "
@@ -95,7 +95,7 @@ def _fits(launches: Sequence[Result]) -> Section:
         "fits", "Fits over these launches, with 95 % intervals",
         ["algorithm", "mode", "sizes", "alpha, us", "beta, GB/s", "n 1/2", "worst miss"], rows),
         lines)
-    section.pictures = [draw_picture(picture, lambda target: fit_plot.plot(fitted, target))]
+    section.pictures = [draw_picture(picture, lambda target: fit_command.plot(fitted, target))]
     return section
 
 

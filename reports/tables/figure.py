@@ -39,8 +39,12 @@ def figure(target: Path | IO[Any], rows: int, columns: int, size: tuple[float, f
            **saving: Any) -> Iterator[tuple[Any, Any]]:
     """A matplotlib figure of `size` in inches and its axes, of shape (rows, columns); written to
     `target` at the end. `margins` are left, bottom, right and top, as shares of the figure; None
-    computes them. Raises ResultError if the file cannot be written."""
+    computes them. Raises ResultError for another suffix, and if the file cannot be written."""
     import matplotlib
+
+    kind = kind_of(target)
+    # Without metadata equal drawings are equal files.
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type")) if kind == "svg" else None
 
     matplotlib.use("Agg")
     # Text stays text in an .svg, for searches and screen readers.
@@ -55,7 +59,7 @@ def figure(target: Path | IO[Any], rows: int, columns: int, size: tuple[float, f
     try:
         yield made, axes
         drawn: Any = io.BytesIO() if isinstance(target, Path) else target
-        made.savefig(drawn, **dict[str, Any](dpi=120, format=kind_of(target)) | saving)
+        made.savefig(drawn, **dict[str, Any](dpi=120, format=kind, metadata=metadata) | saving)
         if isinstance(target, Path):
             write_named(target, drawn.getvalue())
     finally:

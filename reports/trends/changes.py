@@ -1,11 +1,9 @@
-"""Finds steps in the level of series of runs; `history` and the calibration call `find_steps`.
+"""Finds steps in the level of series over the same runs, in order of time.
 
-Input: logarithms of costs, (series, runs), over the same runs in order of time. A step is tested on
-the innovations of each series' AR(1), which `noise` estimates, by generalised least squares (GLS).
-docs/experiments/history.md cites the sources.
+Values are logarithms of costs, (series, runs). A step is tested on the innovations of each series'
+AR(1), which `noise` estimates, by generalised least squares (GLS). docs/experiments/history.md
+cites the sources.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,81 +32,77 @@ POSITION_DROP = 6.0  # in twice the log likelihood; by simulation it gives 95 % 
 
 @dataclass
 class Step:
-    """A series' change of level before its run `first`; 95 % interval `low` to `high`.
+    """A change of level before the run `first` (an index); 95 % interval `low` to `high`.
 
     `size` is the logarithm of the ratio of levels, after over before, with its 95 % interval."""
 
-    series: int
     first: int
     low: int
     high: int
     size: tuple[float, float, float]
 
+    @property
+    def word(self) -> str:
+        return "worse" if self.size[0] > 0 else "better"
 
-def find_steps(values: Floats, n_series: int) -> list[Step]:
-    """The steps of all series, (series, runs); empty below `MIN_RUNS` runs.
+    @property
+    def magnitude(self) -> float:
+        return abs(self.size[0])
+
+
+def find_steps(values: Floats, n_series: int) -> list[list[Step]]:
+    """The steps of each series, (series, runs); none below `MIN_RUNS` runs.
 
     At most 5 % of histories without a change get any step. `n_series` counts the series tested in
     all histories together."""
-    runs, levels, steps = values.shape[1], np.zeros_like(values), list[Step]()
-    for _ in range(PASSES if runs >= MIN_RUNS else 0):
-        before, steps = steps, _find_steps(values, levels, n_series)
+    levels, steps = np.zeros_like(values), [list[Step]() for _ in values]
+    for _ in range(PASSES if values.shape[1] >= MIN_RUNS else 0):
+        new, before = _find_steps(values, levels, n_series), steps
         # A step stays once a pass reported it: its chance of error is already spent.
-        changed = {step.series for step in steps}
-        steps += [step for step in before if step.series not in changed]
-        steps.sort(key=lambda step: step.series)
-        if [(s.series, s.first) for s in steps] == [(s.series, s.first) for s in before]:
+        steps = [own or former for own, former in zip(new, before, strict=True)]
+        if list(map(_places, steps)) == list(map(_places, before)):
             break
-        levels = levels_of(values, steps)
+        levels = np.array(list(map(level_between, values, steps)))
     return steps
 
 
-def levels_of(values: Floats, steps: Sequence[Step]) -> Floats:
-    """The median between steps, (series, runs), of series with a step far above the scatter.
-
-    0 for the other series: their first pass is final."""
-    levels = np.zeros_like(values)
-    for series in {step.series for step in steps}:
-        own = [step for step in steps if step.series == series]
-        level = np.empty(values.shape[1])
-        for start, stop in pairwise([0, *(step.first for step in own), values.shape[1]]):
-            level[start:stop] = np.median(values[series, start:stop])
-        scatter = np.median(np.abs(values[series] - level))
-        if max(abs(step.size[0]) for step in own) > FAR_ABOVE * scatter:
-            levels[series] = level
-    return levels
+def _places(steps: Sequence[Step]) -> list[int]:
+    return [step.first for step in steps]
 
 
-def _find_steps(values: Floats, levels: Floats, n_series: int) -> list[Step]:
+def level_between(values: Floats, steps: Sequence[Step]) -> Floats:
+    """The median between the steps of one series, (runs,), if a step is far above the scatter;
+    otherwise 0: the first pass is final."""
+    if not steps:
+        return np.zeros_like(values)
+    level = np.empty_like(values)
+    for start, stop in pairwise([0, *_places(steps), len(values)]):
+        level[start:stop] = np.median(values[start:stop])
+    scatter = np.median(np.abs(values - level))
+    is_far = max(step.magnitude for step in steps) > FAR_ABOVE * scatter
+    return level if is_far else np.zeros_like(values)
+
+
+def _find_steps(values: Floats, levels: Floats, n_series: int) -> list[list[Step]]:
     """One pass: the noise is estimated after `levels`, the steps known so far, are subtracted."""
     runs = values.shape[1]
     new, noise = estimate_noise(values - levels)
-    rho = noise.rho
-    new = new + levels[:, 1:] - rho * levels[:, :-1]
-
-    def best_of_series(series: int, start: int, stop: int) -> tuple[float, int]:
-        own = slice(series, series + 1)
-        scores, places = best_steps(new[own, start : stop - 1], noise._replace(rho=rho[own]),
-                                    n_series, stop == runs)
-        return float(scores[0]), int(places[0])
-
-    scores, _ = best_steps(new, noise, n_series, True)
-    places = {series: split(partial(best_of_series, series), 0, runs)
-              for series in np.flatnonzero(scores > 1).tolist()}
-    shared = []
-    if len(values) > 1:
-        shared = split(lambda start, stop: best_shared_step(new[:, start : stop - 1], noise),
-                       0, runs)
+    new = new + levels[:, 1:] - noise.rho * levels[:, :-1]
+    of_series = [noise._replace(rho=rho) for rho in noise.rho]
+    scores, _ = best_steps(new, noise, n_series, 0, runs)
+    places = [split(partial(best_steps, new[[series]], of_series[series], n_series), 0, runs)
+              if score > 1 else [] for series, score in enumerate(scores)]
+    shared = split(partial(best_shared_step, new, noise), 0, runs) if len(values) > 1 else []
     for start, place, stop in _with_neighbours(shared, runs):
-        t, _, _ = t_of_steps(new[:, start : stop - 1], noise, SHARED_EDGE)
-        deviates = normal(t[:, place - start - SHARED_EDGE], stop - start - 3 + noise.prior_runs)
-        for series in np.flatnonzero(np.abs(deviates) > MEMBER).tolist():
-            apart = [other for other in places.get(series, []) if abs(other - place) >= EDGE]
+        deviates = deviates_of_steps(new[:, start : stop - 1], noise, SHARED_EDGE)
+        at_place = np.abs(deviates[:, place - start - SHARED_EDGE])
+        for series in np.flatnonzero(at_place > MEMBER).tolist():
+            apart = [other for other in places[series] if abs(other - place) >= EDGE]
             places[series] = sorted([place, *apart])
-    return [_locate(series, new[series, start : stop - 1], float(rho[series, 0]), start,
-                    place - start, place in shared)
-            for series, its_places in sorted(places.items())
-            for start, place, stop in _with_neighbours(its_places, runs)]
+    return [[_locate(new[series, start : stop - 1], of_series[series], start, place,
+                     place in shared)
+             for start, place, stop in _with_neighbours(own, runs)]
+            for series, own in enumerate(places)]
 
 
 def _with_neighbours(places: Sequence[int], runs: int) -> list[tuple[int, int, int]]:
@@ -117,7 +111,7 @@ def _with_neighbours(places: Sequence[int], runs: int) -> list[tuple[int, int, i
     return list(zip(ends, ends[1:], ends[2:], strict=False))
 
 
-def split(best: Callable[[int, int], tuple[float, int]], start: int, stop: int) -> list[int]:
+def split(best: Callable[[int, int], tuple[Any, Any]], start: int, stop: int) -> list[int]:
     """The places of steps from `start` to `stop`: binary segmentation at the best place while its
     score exceeds 1."""
     if stop - start < MIN_RUNS:
@@ -125,15 +119,14 @@ def split(best: Callable[[int, int], tuple[float, int]], start: int, stop: int) 
     score, place = best(start, stop)
     if score <= 1:
         return []
-    middle = start + place
+    middle = start + place.item()
     return [*split(best, start, middle), middle, *split(best, middle, stop)]
 
 
 def gls_steps(new: Floats, rho: Floats, first: NDArray[np.int64], start: Any, stop: Any,
               ) -> tuple[Floats, Floats]:
-    """Sizes and GLS weights of steps before the runs `first`, (..., len(first)), each over the
-    innovations from `start` to `stop`. The variance of a size is the innovations' over its weight.
-    """
+    """Sizes of steps before the runs `first`, (..., len(first)), each over the innovations from
+    `start` to `stop`, and their GLS weights: the innovations' variance over the size's."""
     sums = np.concatenate([np.zeros_like(new[..., :1]), np.cumsum(new, axis=-1)], axis=-1)
     total, after = stop - start, stop - first
     share = 1 - rho  # of a level in each innovation after the first
@@ -158,9 +151,14 @@ def t_of_steps(new: Floats, noise: Noise, edge: int) -> tuple[Floats, Floats, Fl
     return size / error, size, error
 
 
+def deviates_of_steps(new: Floats, noise: Noise, edge: int) -> Floats:
+    """The normal deviates of `t_of_steps`."""
+    t, _, _ = t_of_steps(new, noise, edge)
+    return normal(t, new.shape[-1] - 2 + noise.prior_runs)
+
+
 def normal(t: Floats, freedom: float) -> Floats:
-    """The normal deviate with the p of `t` (Wallace, Annals of Mathematical Statistics 30, 1959).
-    """
+    """The normal deviate with the p of `t` (Wallace, Annals of Mathematical Statistics, 1959)."""
     factor = (8 * freedom + 1) / (8 * freedom + 3)
     return np.asarray(np.sign(t) * factor * np.sqrt(freedom * np.log1p(t**2 / freedom)))
 
@@ -173,19 +171,19 @@ def threshold(p: float, excess: float, rho: float, runs: NDArray[np.int64] | int
     return np.asarray(deviate + excess * weight / 12 * (deviate**3 - 3 * deviate))
 
 
-def best_steps(new: Floats, noise: Noise, n_series: int,
-               is_latest: bool) -> tuple[Floats, NDArray[np.int64]]:
-    """The best step of each series, (series, runs - 1): its deviate over its threshold, and the
-    run after it. `is_latest`: the innovations reach up to the last run."""
-    n, rho = new.shape[-1] + 1, float(noise.rho.mean())
+def best_steps(new: Floats, noise: Noise, n_series: int, start: int,
+               stop: int) -> tuple[Floats, NDArray[np.int64]]:
+    """The best step of each series, (series, runs - 1), between two runs: its deviate over its
+    threshold, and the number of runs before it."""
+    n, rho, is_latest = stop - start, float(noise.rho.mean()), stop == new.shape[-1] + 1
+    new = new[:, start : stop - 1]
     firsts = np.arange(EDGE, n - EDGE + 1)
     shorter = np.minimum(firsts, n - firsts)
     limits = threshold(EARLIER_ALPHA / (n_series * len(firsts)), noise.excess, rho, shorter)
     if is_latest:
         p = LATEST_ALPHA / (n_series * LATEST)
         limits[-LATEST:] = threshold(p, noise.excess, rho, shorter[-LATEST:])
-    t, _, _ = t_of_steps(new, noise, EDGE)
-    scores, places = [np.abs(normal(t, n - 3 + noise.prior_runs)) / limits], [firsts]
+    scores, places = [np.abs(deviates_of_steps(new, noise, EDGE)) / limits], [firsts]
     variance, freedom = pooled_variance(new, noise)
     widths = [width for width in REVERTED_RUNS if 2 * width < n]
     for width in widths:
@@ -196,24 +194,23 @@ def best_steps(new: Floats, noise: Noise, n_series: int,
         scores.append(np.abs(deviates) / threshold(p, noise.excess, rho, width))
         places.append(first)
     scored = np.concatenate(scores, axis=-1)
-    best = np.argmax(scored, axis=-1)
-    return scored.max(axis=-1), np.concatenate(places)[best]
+    return scored.max(axis=-1), np.concatenate(places)[np.argmax(scored, axis=-1)]
 
 
-def best_shared_step(new: Floats, noise: Noise) -> tuple[float, int]:
-    """The best step of all series together: its deviate over its threshold, and the run after it.
+def best_shared_step(new: Floats, noise: Noise, start: int, stop: int) -> tuple[Any, Any]:
+    """The best step of all series together between two runs, as in `best_steps`.
 
     The statistic is the sum of squared deviates without the part that all series share (an equal
     correlation), with the degrees of freedom that the remaining correlations leave (Satterthwaite,
     Biometrics 2, 1946)."""
-    series, n = len(new), new.shape[-1] + 1
+    new = new[:, start : stop - 1]
+    series, n = len(new), stop - start
     away = new - new.mean(axis=-1, keepdims=True)
     mean_squares = np.mean(np.square(away), axis=-1, keepdims=True)
     unit = away / np.sqrt(np.maximum(mean_squares, 1e-30))
     common = (np.mean(np.square(unit.sum(axis=0))) / series - 1) / (series - 1)
     common = float(np.clip(common, 0, 0.95))
-    t, _, _ = t_of_steps(new, noise, SHARED_EDGE)
-    deviates = normal(t, n - 3 + noise.prior_runs)
+    deviates = deviates_of_steps(new, noise, SHARED_EDGE)
     scale = 1 - np.sqrt((1 - common) / (1 + (series - 1) * common))
     apart, own = ((part - scale * part.mean(axis=0)) / np.sqrt(1 - common)
                   for part in (deviates, unit))
@@ -221,25 +218,24 @@ def best_shared_step(new: Floats, noise: Noise) -> tuple[float, int]:
     spread = np.sum(np.square(products)) / (n - 1) ** 2 - series**2 / (n - 1)
     freedom = series**2 / max(spread, series) / (1 + noise.excess / SHARED_EDGE)
     sums = np.sum(np.square(apart), axis=0)
-    best = int(np.argmax(sums))
+    best = np.argmax(sums)
     p = chdtrc(freedom, sums[best] * freedom / max(series, np.median(sums)))
     deviate, limit = -ndtri(max(p, 1e-300)), -ndtri(SHARED_ALPHA / len(sums))
-    return float(deviate / limit), SHARED_EDGE + best
+    return deviate / limit, SHARED_EDGE + best
 
 
-def _locate(series: int, new: Floats, rho: float, start: int, place: int,
-            is_shared: bool) -> Step:
-    """The step near `place` in the innovations since `start`: the most likely place (a shared step
-    stays), the interval of places, and the size."""
+def _locate(new: Floats, noise: Noise, start: int, place: int, is_shared: bool) -> Step:
+    """The step near the run `place` in one series' innovations since `start`: the most likely place
+    (a shared step stays), the interval of places, and the size."""
     edge = SHARED_EDGE - 1
-    t, sizes, errors = t_of_steps(new, Noise(np.array(rho), 0.0, 0.0, 0.0), edge)
+    t, sizes, errors = t_of_steps(new, noise._replace(variance=0.0, prior_runs=0.0), edge)
     freedom = len(new) - 2
     likely = (len(new) + 1) * np.log1p(t**2 / freedom)
-    best = place - edge
+    best = place - start - edge
     if not is_shared:
         nearest = max(best - EDGE, 0)
         best = nearest + int(np.argmax(likely[nearest : best + EDGE + 1]))
     within = np.flatnonzero(likely >= likely[best] - POSITION_DROP) + start + edge
     size, half = float(sizes[best]), float(stdtrit(freedom, 0.975) * errors[best])
-    return Step(series, start + edge + best, int(within[0]), int(within[-1]),
+    return Step(start + edge + best, int(within[0]), int(within[-1]),
                 (size, size - half, size + half))

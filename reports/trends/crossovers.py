@@ -1,7 +1,5 @@
 """Finds the sizes at which one algorithm overtakes another, from their fits."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import combinations, pairwise
@@ -9,14 +7,12 @@ from itertools import combinations, pairwise
 import numpy as np
 
 from reports.trends.fit import curves_us
-from reports.trends.fit_records import Conditions, Crossover, Estimate, Fit
+from reports.trends.fit_records import Conditions, Crossover, Estimate, Fit, by_title
 from reports.trends.lines import interval, walsh_means
 from reports.verdicts.verdict import Floats
 
 STEPS_AN_OCTAVE = 8  # of size, at which two algorithms are compared
 FINE_STEPS = 64  # within a crossover
-CONDITIONS = [name for name in Conditions.__struct_fields__
-              if name not in ("run_ids", "interval")]
 
 
 def find_crossovers(fits: Sequence[Fit]) -> list[Crossover]:
@@ -24,20 +20,19 @@ def find_crossovers(fits: Sequence[Fit]) -> list[Crossover]:
     one variant, without `auto`, which runs one of them. Pairs without a crossover have a record
     too."""
     crossovers = []
-    for first, second in combinations([fit for fit in fits if fit.regimes], 2):
-        if _are_rivals(first, second):
-            is_swapped = second.library is not None
-            crossovers += _crossovers(*((second, first) if is_swapped else (first, second)))
+    for group in by_title([fit for fit in fits if fit.regimes]).values():
+        library_first = sorted(group, key=lambda fit: fit.library is None)
+        for first, second in combinations(library_first, 2):
+            if _are_rivals(first, second):
+                crossovers += _crossovers(first, second)
     return crossovers
 
 
 def _are_rivals(first: Fit, second: Fit) -> bool:
-    if any(getattr(first, name) != getattr(second, name) for name in CONDITIONS):
-        return False
-    if first.library is None and second.library is None:
-        return ("auto" not in (first.algorithm, second.algorithm)
-                and (first.variant, first.memory) == (second.variant, second.memory))
-    return first.library is None or second.library is None
+    if first.library or second.library:
+        return second.library is None
+    return ("auto" not in (first.algorithm, second.algorithm)
+            and (first.variant, first.memory) == (second.variant, second.memory))
 
 
 def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
@@ -49,8 +44,7 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
     if low >= high or not run_ids:
         return []
     has_interval = first.interval is not None and second.interval is not None
-    rows = [[row for row, run_id in enumerate(fit.run_ids) if run_id in run_ids]
-            for fit in (first, second)]
+    rows = [np.flatnonzero(np.isin(fit.run_ids, run_ids)) for fit in (first, second)]
     count = min(map(len, rows))
 
     def difference(first_us: Floats, second_us: Floats) -> Floats:
@@ -62,11 +56,11 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
     grid = np.geomspace(low, high, 2 + round(STEPS_AN_OCTAVE * math.log2(high / low)))
     order = _order(difference(curves_us(first, grid), curves_us(second, grid)))
     if common := sorted({*first.sizes_bytes} & {*second.sizes_bytes}):
-        times_us = [np.array(fit.times_us)[:, [fit.sizes_bytes.index(size) for size in common]]
+        times_us = [np.array(fit.times_us)[:, np.isin(fit.sizes_bytes, common)]
                     for fit in (first, second)]
         _drop_unmeasured(order, grid, _order(difference(*times_us)), np.array(common))
     faster = {1: second.name, -1: first.name, 0: None}
-    head = {name: getattr(first, name) for name in CONDITIONS} | {
+    head = {name: getattr(first, name) for name in Conditions.__struct_fields__} | {
         "run_ids": run_ids, "interval": first.interval if has_interval else None,
         "first": first.name, "second": second.name, "from_bytes": low, "to_bytes": high}
     crossovers = []

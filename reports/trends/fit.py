@@ -4,11 +4,9 @@ Each algorithm in each state of the link has a fit. `lines` has the statistics, 
 records. The command, the dashboard and the advice use it.
 """
 
-from __future__ import annotations
-
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from reports.store.case import CASE_KEY, find_states
 from reports.store.exposed import TOGETHER
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
+from reports.store.stats import Interval
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.trends import lines
 from reports.trends.fit_records import Estimate, Fit, Regime
@@ -29,9 +28,11 @@ from reports.verdicts.verdict import Floats
 FEW_LAUNCHES_MISFIT = 0.10
 MOST_GROUPS, GROUP_BLOCKS = 10, 3
 LEAST_TIME_US = 1e-6  # a line may cross 0 outside its sizes
-SAME = ("machine", "clock", "world", "version")  # keys of COMPARABLE that the launches share
+# The facts that the launches share.
+SAME = {name: COMPARABLE[name] for name in ("machine", "clock", "world", "version")} | {
+    "software": lambda result: result.run.software_id}
 
-Costs = dict[int, dict[int, list[float]]]  # us, by size in bytes and launch
+Costs = Mapping[int, Mapping[int, list[float]]]  # us, by size in bytes and launch
 
 
 def fits_of(results: Sequence[Result]) -> list[Fit]:
@@ -44,34 +45,29 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
     one_state = [0] * len(states.of_block)
     labels = iter(states.of_block if states.longest is not None else one_state)
     heads: dict[Key, Case] = {}
-    costs_us: dict[Key, dict[int, Costs]] = {}
+    costs_us: dict[tuple[Key, int], Any] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list)))
     for launch, result in enumerate(results):
-        cases = {case.case: case for case in result.cases
-                 if case.status == "ok" and case.size_bytes and case.collective not in TOGETHER}
-        keys = {number: key_of(case, ("size_bytes",)) for number, case in cases.items()}
-        for number, case in cases.items():
-            heads.setdefault(keys[number], case)
+        keys = {case.case: key_of(case, ("size_bytes",)) for case in result.cases
+                if case.status == "ok" and case.size_bytes and case.collective not in TOGETHER}
+        heads = {key: result.cases[number] for number, key in keys.items()} | heads
         for block in result.blocks:
-            state = next(labels)
-            if block.case in cases and state is not None and block.time_us:
-                case = cases[block.case]
+            case, state = result.cases[block.case], next(labels)
+            if block.case in keys and state is not None and block.time_us:
                 total_us = None if case.mode == "chained" else block.total_us
-                of_state = costs_us.setdefault(keys[block.case], {}).setdefault(state, {})
-                of_size = of_state.setdefault(case.size_bytes, {})
-                of_size.setdefault(launch, []).append(total_us or block.time_us)
-    rtt_ns = dict(enumerate(states.rtt_ns))
-    fits = [_fit(results, case, rtt_ns.get(state), costs) for key, case in heads.items()
-            for state, costs in sorted(costs_us.get(key, {}).items())]
-    return [fit for fit in fits if fit is not None]
+                of_size = costs_us[keys[block.case], state][case.size_bytes]
+                of_size[launch].append(total_us or block.time_us)
+    rtt_ns: Sequence[float | None] = states.rtt_ns or [None]
+    fits = [_fit(results, case, rtt_ns[state], costs_us[key, state])
+            for key, case in heads.items() for state in range(len(rtt_ns))]
+    return [fit for fit in fits if fit]
 
 
 def _check_alike(results: Sequence[Result]) -> None:
     run_ids = [result.run.run_id for result in results]
-    if twice := [run_id for run_id, count in Counter(run_ids).items() if count > 1]:
-        raise ResultError(f"{min(twice)} is given twice")
-    facts = {name: COMPARABLE[name] for name in SAME}
-    facts["software"] = lambda result: result.run.software_id
-    for name, fact in facts.items():
+    if len({*run_ids}) < len(run_ids):
+        raise ResultError(f"{max(run_ids, key=run_ids.count)} is given twice")
+    for name, fact in SAME.items():
         for result in results:
             if fact(result) != fact(results[0]):
                 raise Incomparable(f"launches of different things: {name} differs between "
@@ -143,19 +139,20 @@ def regime_of(sizes: Sequence[int], times_us: Floats, has_interval: bool,
     n = len(times_us) * has_interval
     beta, half_size = Estimate(), Estimate()
     if np.all(slopes > 0):
-        beta = _estimate(lines.interval(1e-3 / slopes, n, is_piece))
+        beta = _estimate(1e-3 / slopes, n, is_piece)
         # size x slope < alpha where size < alpha / slope, so the ratio's interval is exact too.
-        half = _estimate(lines.interval(alphas / slopes, n, is_piece))
+        half = _estimate(alphas / slopes, n, is_piece)
         if half.value and half.value > 0:
             half_size = half
             half.low = None if half.low is None else max(half.low, 0.0)
-    return Regime(from_bytes=sizes[0], to_bytes=sizes[-1],
-                  alpha_us=_estimate(lines.interval(alphas, n, is_piece)), beta_gb_s=beta,
-                  half_size_bytes=half_size, lines=np.stack([alpha, slope], axis=-1).tolist(),
+    return Regime(from_bytes=sizes[0], to_bytes=sizes[-1], beta_gb_s=beta,
+                  alpha_us=_estimate(alphas, n, is_piece), half_size_bytes=half_size,
+                  lines=np.stack([alpha, slope], axis=-1).tolist(),
                   worst_residual=float(np.max(np.abs(lines.residuals(at, times_us)))))
 
 
-def _estimate(ends: Sequence[Any]) -> Estimate:
+def _estimate(walsh: Floats, launches: int, is_piece: bool = False) -> Estimate:
+    ends = lines.interval(walsh, launches, is_piece)
     value, low, high = (float(end) if math.isfinite(end) else None for end in ends)
     return Estimate(value=value, low=low, high=high)
 
@@ -166,25 +163,23 @@ def curves_us(fit: Fit, sizes: NDArray[Any] | Sequence[float]) -> Floats:
     Between two regimes the time goes straight, in logarithms, from the end of one line to the start
     of the next; the outer lines extend beyond the measured sizes."""
     at = np.asarray(sizes, dtype=float)
-    starts = [0.0, *(float(regime.from_bytes) for regime in fit.regimes[1:])]
-    ends = [*(float(regime.to_bytes) for regime in fit.regimes[:-1]), np.inf]
-    lines_us = []
-    for regime, start, end in zip(fit.regimes, starts, ends, strict=True):
+    ends = np.array([(regime.from_bytes, regime.to_bytes) for regime in fit.regimes], dtype=float)
+    # The number of the line; between two lines a fraction.
+    place = np.interp(np.log(at), np.log(ends.ravel()), np.arange(ends.size) // 2)
+    ends[0, 0], ends[-1, 1] = 0.0, np.inf
+    curve_us = np.ones(1)
+    for number, (regime, (start, end)) in enumerate(zip(fit.regimes, ends, strict=True)):
         line_us = np.array(regime.lines) @ np.stack([np.ones_like(at), np.clip(at, start, end)])
-        lines_us.append(np.maximum(line_us, LEAST_TIME_US))
-    curve_us: Floats = lines_us[0]
-    for before, after, line_us in zip(ends, starts[1:], lines_us[1:], strict=False):
-        share = np.clip(np.log(at / before) / np.log(after / before), 0, 1)
-        curve_us = curve_us ** (1 - share) * line_us**share
+        share = np.clip(1 - np.abs(place - number), 0, 1)
+        curve_us = curve_us * np.maximum(line_us, LEAST_TIME_US) ** share
     return curve_us
 
 
-def predict_us(fit: Fit, size_bytes: float) -> tuple[float, float | None, float | None]:
+def predict_us(fit: Fit, size_bytes: float) -> Interval:
     """The time at this size in us and its 95 % interval, None without one; the outer lines extend
     beyond the measured sizes. Raises ValueError for a fit without a line."""
     if not fit.regimes:
         raise ValueError(f"no line: {fit.reason}")
     times_us = curves_us(fit, [size_bytes])[:, 0]
-    n = len(times_us) * bool(fit.interval)
-    time_us = _estimate(lines.interval(lines.walsh_means(times_us), n))
+    time_us = _estimate(lines.walsh_means(times_us), len(times_us) * bool(fit.interval))
     return time_us.value or 0.0, time_us.low, time_us.high

@@ -1,24 +1,33 @@
-"""`fit`: fits alpha and beta to runs, and prints a table with sentences on crossovers."""
+"""`fit`: fits alpha and beta to runs, prints a table with sentences on crossovers, and draws a
+panel for each table. The dashboard uses the same cells, sentences and picture."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from itertools import cycle, pairwise, zip_longest
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
+import numpy as np
 from rich.table import Table
 
 from reports.store.result import ResultError
-from reports.tables.console import plain_console, printed
-from reports.tables.sentences import number, size_text
+from reports.tables.console import lay_out
+from reports.tables.figure import COLOURS, DASHES, MARKERS, Style, dress, figure, style_of
+from reports.tables.sentences import number, tick_text
 from reports.trends.crossovers import find_crossovers
-from reports.trends.fit import fits_of
+from reports.trends.fit import curves_us, fits_of
 from reports.trends.fit_records import Crossover, Estimate, Fit, Regime, by_title, write_fits
+from reports.trends.lines import interval, walsh_means
 from reports.verdicts.sides import notes_of, side_of
 
-WIDTH = 80
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 FAR = 0.2  # a miss, as a share, at which a line describes the times poorly
 COLUMNS = ("algorithm\nlaunches", "sizes\n", "alpha us\n[95 %]", "beta GB/s\n[95 %]", "n 1/2\n",
            "worst\nmiss")
@@ -31,7 +40,6 @@ MEANINGS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `fit`."""
     parser.add_argument("runs", metavar="RUN", nargs="+",
                         help="launches of one thing: runs, folders of runs, quoted globs, "
                              "FOLDER/VARIANT of a campaign")
@@ -53,8 +61,6 @@ def fit(arguments: argparse.Namespace) -> int:
         raise ResultError("nothing to fit: no case has five blocks in one state of the link")
     crossovers = find_crossovers(fits)
     if arguments.plot:
-        from reports.trends.fit_plot import plot
-
         plot(fits, arguments.plot)
     if arguments.out:
         write_fits(arguments.out, fits, crossovers)
@@ -64,14 +70,48 @@ def fit(arguments: argparse.Namespace) -> int:
 
 def text(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> str:
     """A table for each title, with sentences below it, in 80 columns."""
-    console = plain_console(WIDTH)
-    for title, group in by_title(fits):
-        console.print(f"{title}\n")
-        if any(fit.regimes for fit in group):
-            console.print(_table(group))
-        for line in ["", *sentences(group, crossovers), ""]:
-            console.print(line)
-    return printed(console)
+    texts = []
+    for title, group in by_title(fits).items():
+        tables = [("", _table(group))] if any(fit.regimes for fit in group) else []
+        texts.append(lay_out(None, [title], tables, sentences(group, crossovers)))
+    return "\n".join(texts)
+
+
+def _table(fits: Sequence[Fit]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name == COLUMNS[0] else "right")
+    for fit in fits:
+        name = f"{fit.name}, {fit.launches}"
+        for regime in fit.regimes:
+            table.add_row(name, *cells(regime))
+            name = ""
+    return table
+
+
+def cells(regime: Regime) -> list[str]:
+    """The regime's sizes, alpha in us, beta in GB/s, n_1/2 and worst miss as text."""
+    alpha, beta, half_size = regime.alpha_us, regime.beta_gb_s, regime.half_size_bytes
+    low, high = (alpha.value if end is None else end for end in (alpha.low, alpha.high))
+    if high is None or high <= 0:
+        alpha_text = STEEPER
+    elif (low or 0) > 0:
+        alpha_text = _with_interval(alpha, number)
+    else:
+        alpha_text = f"{UP_TO} {number(high)}"
+    return [f"{short(regime.from_bytes)}-{short(regime.to_bytes)}", alpha_text,
+            _with_interval(beta, number) if beta.value else FLAT,
+            short(half_size.value) if half_size.value else "-", f"{regime.worst_residual:.1%}"]
+
+
+def _with_interval(estimate: Estimate, format_value: Callable[[float | None], str]) -> str:
+    value, low, high = map(format_value, (estimate.value, estimate.low, estimate.high))
+    return value if estimate.low is None or estimate.high is None else f"{value} [{low} {high}]"
+
+
+def short(size_bytes: float | None) -> str:
+    """`16K`, `1.5M`: for narrow columns."""
+    return tick_text(round(size_bytes or 0))
 
 
 def sentences(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> list[str]:
@@ -91,38 +131,6 @@ def sentences(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> list[str]
                      "certain.")
     return lines + _crossovers([crossover for crossover in crossovers
                                 if crossover.interval and crossover.title == fits[0].title])
-
-
-def _table(fits: Sequence[Fit]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name == COLUMNS[0] else "right")
-    for fit in fits:
-        name = f"{fit.name}, {fit.launches}"
-        for regime in fit.regimes:
-            table.add_row(name, *cells(regime), f"{regime.worst_residual:.1%}")
-            name = ""
-    return table
-
-
-def cells(regime: Regime) -> list[str]:
-    """The regime's sizes, alpha in us, beta in GB/s and n_1/2 as text."""
-    alpha, beta, half_size = regime.alpha_us, regime.beta_gb_s, regime.half_size_bytes
-    low, high = (alpha.value if end is None else end for end in (alpha.low, alpha.high))
-    if high is None or high <= 0:
-        alpha_text = STEEPER
-    elif (low or 0) > 0:
-        alpha_text = _with_interval(alpha, number)
-    else:
-        alpha_text = f"{UP_TO} {number(high)}"
-    return [f"{short(regime.from_bytes)}-{short(regime.to_bytes)}", alpha_text,
-            _with_interval(beta, number) if beta.value else FLAT,
-            short(half_size.value) if half_size.value else "-"]
-
-
-def _with_interval(estimate: Estimate, format_value: Callable[[float | None], str]) -> str:
-    value, low, high = map(format_value, (estimate.value, estimate.low, estimate.high))
-    return value if estimate.low is None or estimate.high is None else f"{value} [{low} {high}]"
 
 
 def _crossovers(crossovers: Sequence[Crossover]) -> list[str]:
@@ -146,6 +154,49 @@ def _crossovers(crossovers: Sequence[Crossover]) -> list[str]:
     return lines
 
 
-def short(size_bytes: float | None) -> str:
-    """`16K`, `1.5M`: for narrow columns."""
-    return size_text(round(size_bytes or 0)).removesuffix("B").replace("i", "").replace(" ", "")
+def plot(fits: Sequence[Fit], target: Path | IO[str]) -> None:
+    """Draws time in us against size into an .svg or .png file, or a stream.
+
+    Raises ResultError for another suffix, without a line, and if the file cannot be written."""
+    groups = by_title([fit for fit in fits if fit.regimes])
+    if not groups:
+        raise ResultError("nothing to draw: no case has the three sizes that a line takes")
+    fresh = cycle(zip(COLOURS, MARKERS, DASHES, strict=True))
+    algorithms = dict.fromkeys(fit.algorithm for group in groups.values() for fit in group)
+    styles = {algorithm: style_of(algorithm, 1, fresh) for algorithm in algorithms}
+    columns, rows = min(2, len(groups)), -(-len(groups) // 2)
+    with figure(target, rows, columns, (7.5 * columns, 1 + 5.5 * rows)) as (drawing, axes):
+        handles = {}
+        for panel, title in zip_longest(axes.flat, groups):
+            if title is None:
+                panel.set_axis_off()
+                continue
+            for fit in groups[title]:
+                _draw(panel, fit, styles[fit.algorithm])
+            panel.set_title(title.replace("; ", "\n"), fontsize=10, loc="left")
+            panel.set_ylabel("time, us")
+            dress(panel, sorted({size for fit in groups[title] for size in fit.sizes_bytes}))
+            for handle, name in zip(*panel.get_legend_handles_labels(), strict=True):
+                handles[name] = handle
+        drawing.legend(handles.values(), handles, loc="outside lower center", ncols=5,
+                       frameon=False)
+        drawing.suptitle("Medians with 95 % intervals, lines alpha + size / beta, bars at breaks")
+
+
+def _draw(panel: Axes, fit: Fit, style: Style) -> None:
+    """The medians and lines of one fit; a registered variant has hollow marks and a thin line."""
+    is_plain = fit.variant in ("copied", "plain")
+    line = {"color": style["color"], "zorder": style["zorder"]}
+    times_us = np.array(fit.times_us)
+    median, low, high = interval(walsh_means(times_us.T), len(times_us) * bool(fit.interval))
+    bars = [np.maximum(median - low, 0), high - median] if fit.interval else None
+    panel.errorbar(fit.sizes_bytes, median, yerr=bars, linestyle="none", elinewidth=1,
+                   label=fit.name, marker=style["marker"] or "h", markersize=5,
+                   markerfacecolor=style["color"] if is_plain else "white", **line)
+    at = np.geomspace(fit.sizes_bytes[0], fit.sizes_bytes[-1], 256)
+    panel.plot(at, np.median(curves_us(fit, at), axis=0), linewidth=1.5 if is_plain else 0.9,
+               **line)
+    breaks = [math.sqrt(before.to_bytes * after.from_bytes)
+              for before, after in pairwise(fit.regimes)]
+    panel.plot(breaks, np.median(curves_us(fit, breaks), axis=0), "|", markersize=14,
+               markeredgewidth=1.6, **line)

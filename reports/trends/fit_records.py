@@ -1,12 +1,7 @@
-"""The records of fits and crossovers, and their file: JSON lines apart from the runs.
-
-A file has a `fits` line, then a line for each fit and each crossover.
-"""
-
-from __future__ import annotations
+"""The records of fits and crossovers, and their file: a `fits` line, then a line for each fit and
+each crossover, as JSON."""
 
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +23,8 @@ class Estimate(msgspec.Struct, kw_only=True):
 
 
 class Regime(msgspec.Struct, kw_only=True):
-    """The measured sizes on one line.
-
-    `alpha_us` may lie below 0; `half_size_bytes` is n_1/2 = alpha x beta, the size that reaches
-    half of beta. `lines` has [alpha in us, us a byte] for each row of the fit's times.
+    """The measured sizes on one line. `half_size_bytes` is n_1/2 = alpha x beta, the size that
+    reaches half of beta. `lines` has [alpha in us, us a byte] for each row of the fit's times.
     `worst_residual` is the largest distance of the rows' median from its own line, as a share."""
 
     from_bytes: int
@@ -44,11 +37,9 @@ class Regime(msgspec.Struct, kw_only=True):
 
 
 class Conditions(msgspec.Struct, kw_only=True):
-    """The operation, machine and state of the link of a fit or crossover.
-
-    `link_rtt_ns` is the median flag round trip in that state. `interval` says what intervals are
-    over: `launches`, `this launch` (groups of its blocks), or None for two to four launches, which
-    have no intervals."""
+    """The operation, machine and state of the link (by its median flag round trip) of a fit or
+    crossover. `interval` says what intervals are over: `launches`, `this launch` (groups of its
+    blocks), or None for two to four launches, which have no intervals."""
 
     schema: int = FITS_SCHEMA
     machine_id: str
@@ -103,11 +94,9 @@ class Fit(Conditions, kw_only=True, tag="fit", tag_field="kind"):
 
 
 class Crossover(Conditions, kw_only=True, tag="crossover", tag_field="kind"):
-    """The size at which one of two algorithms overtakes the other.
-
-    Both were measured from `from_bytes` to `to_bytes`. Without `size_bytes` there is no certain
-    crossover: `faster_below` is certainly faster at the smallest size, `faster_above` at the
-    largest, None if neither algorithm is."""
+    """The size at which one of two algorithms, measured from `from_bytes` to `to_bytes`, overtakes
+    the other. Without `size_bytes` there is no certain crossover: `faster_below` is certainly
+    faster at the smallest size, `faster_above` at the largest, None if neither algorithm is."""
 
     first: str
     second: str
@@ -128,8 +117,7 @@ class Fits(msgspec.Struct, kw_only=True, tag="fits", tag_field="kind"):
 def write_fits(path: Path, fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> None:
     """Writes the file, whole or not at all. Raises ResultError if it cannot be written."""
     run_ids = list(dict.fromkeys(run_id for fit in fits for run_id in fit.run_ids))
-    records = [Fits(run_ids=run_ids), *fits, *crossovers]
-    write_named(path, b"".join(map(to_line, records)))
+    write_named(path, b"".join(map(to_line, [Fits(run_ids=run_ids), *fits, *crossovers])))
 
 
 def read_fits(path: Path | str) -> tuple[list[Fit], list[Crossover]]:
@@ -140,8 +128,9 @@ def read_fits(path: Path | str) -> tuple[list[Fit], list[Crossover]]:
     return only(Fit, records), only(Crossover, records)
 
 
-def by_title(fits: Sequence[Fit]) -> list[tuple[str, list[Fit]]]:
+def by_title(fits: Sequence[Fit]) -> dict[str, list[Fit]]:
     """The fits by their title, in the order of the first fit with each title."""
-    titles = list(dict.fromkeys(fit.title for fit in fits))
-    ordered = sorted(fits, key=lambda fit: titles.index(fit.title))
-    return [(title, list(group)) for title, group in groupby(ordered, lambda fit: fit.title)]
+    groups: dict[str, list[Fit]] = {}
+    for fit in fits:
+        groups.setdefault(fit.title, []).append(fit)
+    return groups

@@ -1,12 +1,9 @@
 """Statistics of a fit: a line for each launch, breaks between lines, intervals over launches.
 
-A line is time = alpha + size / beta. `fit`, `crossovers`, `fit_plot` and the calibration use it.
 Shapes: `times_us` is (..., launches, sizes), `sizes` (sizes,) in bytes, ascending. Anything that
 repeats the whole curve may stand for a launch, such as a group of its blocks. Only the test of a
 break assumes a distribution of the launches.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations, pairwise
@@ -116,7 +113,6 @@ def _is_break(sizes: Floats, times_us: Floats, at: int, n: int,
 
 def walsh_means(values: Any) -> Floats:
     """The means of all pairs along the last axis, each value with itself included."""
-    values = np.asarray(values, dtype=float)
     i, j = np.triu_indices(values.shape[-1])
     return np.asarray((values[..., i] + values[..., j]) / 2)
 

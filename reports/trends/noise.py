@@ -4,8 +4,6 @@ Values are logarithms of costs, (series, runs). Neighbouring runs are correlated
 modelled as an AR(1). Outliers are winsorised: drawn in towards the median of the runs around them.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,18 +39,17 @@ def estimate_noise(values: Floats) -> tuple[Floats, Noise]:
 
 
 def running_median(values: Floats, width: int) -> Floats:
-    """The median of `width` runs around each run, (..., runs); it preserves steps."""
-    n, half = values.shape[-1], width // 2
+    """The median of `width` runs around each run, (series, runs); it preserves steps."""
+    half = width // 2
     windows = np.lib.stride_tricks.sliding_window_view(values, width, axis=-1)
     medians = np.partition(windows, half, axis=-1)[..., half]
-    return np.asarray(medians[..., np.clip(np.arange(n) - half, 0, n - width)])
+    return np.pad(medians, [(0, 0), (half, half)], mode="edge")
 
 
 def winsorise(values: Floats, most: float) -> Floats:
-    """The values, (..., runs), at most `most` robust standard deviations from their median."""
+    """The values, (series, runs), at most `most` robust standard deviations from their median."""
     medians = running_median(values, OUTLIER_RUNS)
-    mad = np.median(np.abs(values - medians), axis=-1, keepdims=True)
-    limit = most * 1.4826 * mad
+    limit = most * 1.4826 * np.median(np.abs(values - medians), axis=-1, keepdims=True)
     return np.asarray(medians + np.clip(values - medians, -limit, limit))
 
 

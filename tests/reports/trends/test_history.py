@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ import pytest
 from matplotlib import pyplot
 
 from reports.__main__ import main
-from reports.trends.events import Change, find_events, word_of
+from reports.trends.changes import Step
 from reports.trends.history import Series, load
-from reports.trends.history_plot import draw
+from reports.trends.history_command import draw
 from tests.reports.synthetic_run import write_run
 
 RUNS, STEP = 44, 30
@@ -84,27 +83,25 @@ def test_a_regression_is_one_alarm_that_names_its_cases_and_what_else_changed(st
     text = " ".join(history_text(store, capsys).split())
     first = f"2 series worse: machine a1b2c3, allreduce, first at {run_id(STEP)}"
     assert text.index(first) < text.index("1 series worse") < text.index("1 series better")
-    assert "changed there: software_id: old -> new?[2J" in text
+    assert "Changed there: software_id: old -> new?[2J" in text
     assert "os.kernel: 6.12 -> 6.18?|<script>" in text
     assert "os.load" not in text
     assert re.search(r"\+2\d\.\d% \[\+\d+\.\d% \+\d+\.\d%\] worse 16 KiB two_shot", text)
-    assert f"when last run: {run_id(RUNS - 1)}" in text
+    assert f"last run {run_id(RUNS - 1)}" in text
     assert "worse 3, better 0, no change 1, too few runs 0" in text
 
 
 def test_a_change_and_its_revert_are_two_alarms(store):
     """An average would hide a slow week in the middle."""
     history = load(store)
-    events = find_events(history)
     small = next(series for series in history.series if series.label == "16 KiB library")
-    words = sorted((change.first, change.word) for event in events for change in event.changes
-                   if change.series is small)
-    assert words == [(10, "better"), (20, "worse")]
-    assert [event.recorded for event in events if event.run == run_id(10)] == [[]]
-    assert sorted(word_of(series, events) for series in history.series) == ["no change", *["worse"] * 3]
-    step = next(event for event in events if event.run == run_id(STEP))
-    assert all(change.ratio[1] <= SLOWED <= change.ratio[2] for change in step.changes)
-    assert all(change.low <= STEP <= change.high for change in step.changes)
+    assert [(step.first, step.word) for step in small.steps] == [(10, "better"), (20, "worse")]
+    (better,) = (event for event in history.events if event.run == run_id(10))
+    assert better.sentences[1:] == ["Nothing recorded changed there."]
+    assert sorted(series.word for series in history.series) == ["no change", *["worse"] * 3]
+    event = next(event for event in history.events if event.run == run_id(STEP))
+    assert all(step.size[1] <= np.log(SLOWED) <= step.size[2] for _, step in event.changes)
+    assert all(step.low <= STEP <= step.high for _, step in event.changes)
 
 
 def test_the_picture_says_worse_and_better_in_words(store, tmp_path, capsys):
@@ -118,12 +115,12 @@ def test_the_picture_says_worse_and_better_in_words(store, tmp_path, capsys):
 
 def test_labels_of_changes_that_lie_close_do_not_overlap(tmp_path):
     """Three changes in a week must be readable."""
-    times = [datetime(2026, 1, 1) + timedelta(days=day) for day in range(60)]
-    series = Series("16 KiB ring", "a1b2c3", "allreduce", "", None, list(map(str, times)), times, [1.0, 1.2] * 30)
-    changes = [Change(series, first, first, first + 1, (1.2 if first % 2 else 0.8, 0.7, 1.3))
-               for first in (10, 13, 16, 30, 41, 44, 46, 50)]
+    steps = [Step(first, first, first + 1, (0.2 if first % 2 else -0.2, -0.3, 0.3))
+             for first in (10, 13, 16, 30, 41, 44, 46, 50)]
+    costs_us = {run_id(number): 1 + number % 2 / 5 for number in range(60)}
+    series = Series("16 KiB ring", "a1b2c3", "allreduce", costs_us, steps)
     made, panel = pyplot.subplots(figsize=(4.6, 2.7), layout="constrained")
-    draw(panel, series, changes)
+    draw(panel, series)
     made.canvas.draw()
     boxes = [label.get_window_extent() for label in panel.texts]
     made.savefig(tmp_path / "close.png", dpi=120)
@@ -143,7 +140,7 @@ def test_names_that_differ_at_their_ends_are_not_cut(tmp_path, capsys):
                         .replace('"algorithm":"two_shot"', '"algorithm":"two_shot_of_all_the_ranks_of_a_host"'))
     text = history_text(tmp_path, capsys)
     for size in ("16 KiB", "64 KiB"):
-        assert f"\n      {size} two_shot_of_all_the_ranks_of_a_host\n" in text
+        assert f"worse   {size}\n      two_shot_of_all_the_ranks_of_a_host\n" in text
 
 
 def test_link_state_machine_and_number_of_ranks_separate_the_series(tmp_path, capsys):
@@ -152,10 +149,10 @@ def test_link_state_machine_and_number_of_ranks_separate_the_series(tmp_path, ca
         write(tmp_path, number, fast_rounds=range(6) if number < 24 else (),
               head={"machine_id": "b" * 6} if number >= 48 else None)
     history = load(tmp_path)
-    assert find_events(history) == []
-    groups = {(series.machine_id, series.link_rtt_ns and round(series.link_rtt_ns, -2), len(series.run_ids))
+    assert history.events == []
+    groups = {(series.machine_id, *re.findall(r"link (\d)\d\d ns", series.label), len(series.costs_us))
               for series in history.series}
-    assert groups == {("a1b2c3", 100.0, 24), ("a1b2c3", 500.0, 24), ("bbbbbb", None, 12)}
+    assert groups == {("a1b2c3", "1", 24), ("a1b2c3", "5", 24), ("bbbbbb", 12)}
     text = " ".join(history_text(tmp_path, capsys).split())
     assert "worse 0, better 0, no change 8, too few runs 4 (less than 20)" in text
     write(tmp_path, 99, world_size=4, fast_rounds=range(6))
@@ -168,8 +165,8 @@ def test_runs_that_agree_to_the_last_digit_have_no_alarm(tmp_path):
     for number in range(1, 30):
         (tmp_path / f"{number}.jsonl").write_text(made.replace(run_id(0), run_id(number), 1))
     history = load(tmp_path)
-    assert [len(series.values) for series in history.series] == [30] * 4
-    assert find_events(history) == []
+    assert [len(series.costs_us) for series in history.series] == [30] * 4
+    assert history.events == []
 
 
 def test_the_launches_of_a_campaign_are_one_point(tmp_path):
@@ -179,7 +176,8 @@ def test_the_launches_of_a_campaign_are_one_point(tmp_path):
     (tmp_path / "campaign-1" / "campaign.jsonl").write_text("{}")
     write(tmp_path, 7)
     history = load(tmp_path)
-    assert {(series.variant, len(series.values)) for series in history.series} == {("main", 1), ("", 1)}
+    assert {(series.label.endswith(" main"), len(series.costs_us)) for series in history.series} == {
+        (True, 1), (False, 1)}
 
 
 def test_unusable_runs_are_left_out_and_named(tmp_path, capsys):
@@ -198,7 +196,7 @@ def test_unusable_runs_are_left_out_and_named(tmp_path, capsys):
     write(tmp_path, 6, head={"run_id": "yesterday"})
     write(tmp_path, 7, fast_rounds=range(2, 6))  # two rounds in the slow state are too few
     text = " ".join(history_text(tmp_path, capsys).split())
-    assert "2 runs of 1 machine" in text
+    assert "runs 2, machines 1" in text
     for reason in ("incomplete: 1", "imported from a log: 1", "of a newer schema: 1", "with wrong results: 1",
                 "not a run that can be read: 1 (torn?[2J.jsonl)", "a run once more: 1", "not followed: 1 (link.jsonl)",
                 "without a time in its run_id: 1", "with fewer than 5 blocks in one state of the link: 4 of 8 results"):

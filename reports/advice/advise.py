@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from reports.advice import advice_text, explain, serving, specs, validate
+from reports.advice import advice_text, serving, specs, validate
 from reports.advice.reduce_times import from_link, from_log, from_runs
 from reports.advice.serving import Workload
 from reports.advice.splits import GB, Question, on_gpu, peer_link
@@ -41,7 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="streams for throughput (%(default)s)")
     add("--skew", metavar="X", type=skew, default=1.0,
         help="load of the busiest rank of an expert split, over the mean (%(default)s)")
-    add("--explain", action="store_true", help="show the errors of well-known formulas")
     add("--validate", metavar="RUN", type=Path,
         help="compare a run of bench.decode with the prediction from --run: runs of "
         "bench.allreduce and bench.link on the same machine")
@@ -85,8 +84,6 @@ def advise(arguments: argparse.Namespace) -> int:
     else:
         times = from_link(link, question.gpus)
     sys.stdout.write(advice_text.render(question, times, sources))
-    if arguments.explain:
-        sys.stdout.write(explain.render(question, times))
     return 0
 
 

@@ -8,10 +8,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from reports.advice import advice_text, explain, serving, specs, validate
-from reports.advice.reduce_times import from_link, from_log, from_runs
-from reports.advice.serving import Workload
-from reports.advice.splits import GB, Question, on_gpu, peer_link
+from reports.advice import advice_text, specs, validate
+from reports.advice.reduce_times import read_times
+from reports.advice.serving import GB, Workload
 from reports.imports.imported import Imported, read_imported
 from reports.store.foreign import printable
 from reports.store.result import ResultError, is_imported, read
@@ -41,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="streams for throughput (%(default)s)")
     add("--skew", metavar="X", type=skew, default=1.0,
         help="load of the busiest rank of an expert split, over the mean (%(default)s)")
-    add("--explain", action="store_true", help="show the errors of well-known formulas")
     add("--validate", metavar="RUN", type=Path,
         help="compare a run of bench.decode with the prediction from --run: runs of "
         "bench.allreduce and bench.link on the same machine")
@@ -67,45 +65,31 @@ def skew(text: str) -> float:
 
 def advise(arguments: argparse.Namespace) -> int:
     """Prints the advice and returns 0. Raises ResultError for unknown names and unusable files."""
-    logs = [read_imported(path) for path in arguments.run if is_imported(path)]
-    if logs and len(arguments.run) > 1:
+    runs = [read_imported(path) if is_imported(path) else read(path) for path in arguments.run]
+    results = [run for run in runs if isinstance(run, Result)]
+    if len(results) < len(runs) > 1:
         raise ResultError("an imported log is one launch of another program: name it alone")
-    results = [] if logs else [read(path) for path in arguments.run]
     if arguments.validate:
         sys.stdout.write(validate.render(read(arguments.validate), results))
-        return 0
-    question = read_question(arguments)
-    link = specs.link(arguments.link or peer_link(question.gpu, question.gpus)
-                      or question.gpu.slot)
-    sources: list[Result | Imported] = [*logs, *results]
-    if logs:
-        times = from_log(logs[0], question.gpus, link)
-    elif results:
-        times = from_runs(results, question.gpus, link)
     else:
-        times = from_link(link, question.gpus)
-    sys.stdout.write(advice_text.render(question, times, sources))
-    if arguments.explain:
-        sys.stdout.write(explain.render(question, times))
+        sys.stdout.write(advice_text.render(read_workload(arguments, runs), runs))
     return 0
 
 
-def read_question(arguments: argparse.Namespace) -> Question:
+def read_workload(arguments: argparse.Namespace, runs: list[Result | Imported]) -> Workload:
     """The question on the command line. Raises ResultError."""
     if (arguments.model is None) == (arguments.config is None) or arguments.gpu is None:
         raise ResultError("advise needs --gpu, and either --model or --config")
     model = specs.model(arguments.model) if arguments.model else specs.model_of(arguments.config)
-    gpu = specs.gpu(arguments.gpu)
-    size = re.fullmatch(r"([0-9]{1,5}(?:\.[0-9]{1,3})?) ?GB", arguments.weights, re.IGNORECASE)
-    weights_bytes = (float(size[1]) * GB if size
-                     else serving.weights_bytes(model, specs.bits(arguments.weights)))
-    if arguments.skew > arguments.gpus:
-        raise ResultError(f"a skew of {arguments.skew:g} over {arguments.gpus} GPUs: the busiest "
-                          f"gets at most all, {arguments.gpus} times the mean")
+    gpu, gpus, weights = specs.gpu(arguments.gpu), arguments.gpus, arguments.weights
+    size = re.fullmatch(r"([0-9]{1,5}(?:\.[0-9]{1,3})?) ?GB", weights, re.IGNORECASE)
+    weights_bytes = float(size[1]) * GB if size else model.parameters * specs.bits(weights) / 8
+    if arguments.skew > gpus:
+        raise ResultError(f"a skew of {arguments.skew:g} over {gpus} GPUs: the busiest gets at "
+                          f"most all, {gpus} times the mean")
     if not weights_bytes:
         raise ResultError("a model of 0 GB has no weights")
-    workload = Workload(model, weights_bytes, gpu.bandwidth_gb_s, context=arguments.context,
-                     skew=arguments.skew)
-    return Question(on_gpu(workload, gpu, in_fp8=arguments.weights.lower() == "fp8"), gpu,
-                    arguments.gpus, printable(arguments.weights), arguments.prompt,
-                    arguments.batch, arguments.slots)
+    link = specs.link(arguments.link) if arguments.link else specs.link_between(gpu, gpus)
+    return Workload(model, gpu, gpus, printable(weights), weights_bytes,
+                    read_times(runs, gpus, link), arguments.context, arguments.prompt,
+                    arguments.batch, arguments.slots, arguments.skew)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import shlex
 import sys
 from pathlib import Path
 
 from rich.table import Table
 
-from reports.advice.procurement import Figure, Machine, Procurement, evaluate
+from reports.advice.procure_runs import Figure, Machine
+from reports.advice.procurement import Procurement, evaluate
 from reports.store.foreign import printable, spreadsheet_cell
 from reports.store.writing import write_named
 from reports.tables import templates
@@ -39,11 +38,13 @@ def procure(arguments: argparse.Namespace) -> int:
     and for a file that cannot be written."""
     procurement = evaluate(arguments.spec, arguments.runs, arguments.candidate)
     if arguments.html:
-        write_named(arguments.html, as_html(procurement, _command(arguments)).encode())
+        page = templates.render("procure.html", procurement=procurement,
+                                command=_command(arguments))
+        write_named(arguments.html, page.encode())
     if arguments.csv:
         write_named(arguments.csv, as_csv(procurement).encode())
     sys.stdout.write(as_text(procurement))
-    return procurement.status
+    return 1 if procurement.verdicts["FAIL"] else 3 if procurement.verdicts["UNDECIDED"] else 0
 
 
 def _command(arguments: argparse.Namespace) -> str:
@@ -52,12 +53,9 @@ def _command(arguments: argparse.Namespace) -> str:
     for run in arguments.runs:
         name, equals, path = run.rpartition("=")
         words.append(f"{name}{equals}{Path(path).name}")
-    if arguments.candidate:
-        words += ["--candidate", arguments.candidate]
-    if arguments.html:
-        words += ["--html", arguments.html.name]
-    if arguments.csv:
-        words += ["--csv", arguments.csv.name]
+    for option in ("candidate", "html", "csv"):
+        value = getattr(arguments, option)
+        words += [f"--{option}", getattr(value, "name", value)] if value else []
     return printable(shlex.join(words))
 
 
@@ -89,34 +87,21 @@ def _cell(figure: Figure) -> str:
     return "\n".join(filter(None, [figure.text, figure.interval, figure.note]))
 
 
-def as_html(procurement: Procurement, command: str) -> str:
-    """A page that needs no other file."""
-    return templates.render("procure.html", procurement=procurement, command=command)
-
-
 def as_csv(procurement: Procurement) -> str:
     """A row for each candidate with units in the names of columns; no cell is a formula."""
-    rows = [_columns(machine) for machine in procurement.machines]
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([spreadsheet_cell(name) for name, _ in rows[0]])
-    for row in rows:
-        writer.writerow([spreadsheet_cell(value) for _, value in row])
-    return file.getvalue()
+    import pandas as pd
 
-
-def _columns(machine: Machine) -> list[tuple[str, object]]:
-    """The names and values of a candidate's row."""
-    columns: list[tuple[str, object]] = [
-        ("candidate", machine.name), ("launches", machine.launches),
-        ("imported logs", machine.imports), ("currency", machine.currency)]
-    for figure in machine.figures:
-        unit = "in currency" if figure.is_money else figure.unit
-        columns += [(f"{figure.name} {unit}", figure.value),
-                    (f"{figure.name} low {unit}", figure.low),
-                    (f"{figure.name} high {unit}", figure.high),
-                    (f"{figure.name} from", figure.note)]
-    for judgement in machine.judgements:
-        columns += [(judgement.requirement, judgement.verdict),
-                    (f"{judgement.requirement} why", judgement.reason)]
-    return columns
+    rows: list[dict[str, object]] = []
+    for machine in procurement.machines:
+        row = {"candidate": machine.name, "launches": len(machine.launches),
+               "imported logs": len(machine.logs), "currency": machine.currency}
+        for figure in machine.figures:
+            name, unit = figure.name, "in currency" if figure.is_money else figure.unit
+            row |= {f"{name} {unit}": figure.value, f"{name} low {unit}": figure.low,
+                    f"{name} high {unit}": figure.high, f"{name} from": figure.note}
+        for judgement in machine.judgements:
+            row |= {judgement.requirement: judgement.verdict,
+                    f"{judgement.requirement} why": judgement.reason}
+        rows.append(row)
+    frame = pd.DataFrame(rows).map(spreadsheet_cell).rename(columns=spreadsheet_cell)
+    return frame.to_csv(index=False, lineterminator="\n")

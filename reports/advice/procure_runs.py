@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import glob
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from reports.advice import reduce_times, serving, specs
-from reports.advice.procure_spec import Candidate, Key, Model, Spec
-from reports.advice.reduce_times import Times
+from reports.advice import reduce_times, specs
+from reports.advice.procure_spec import FORMS, Candidate, Key, Model, Spec
+from reports.advice.reduce_times import Times, read_times
+from reports.advice.serving import Workload
+from reports.advice.splits import TENSOR, Split
 from reports.imports.imported import Imported, read_imported
 from reports.store.case import LinkStates, find_states
 from reports.store.result import ResultError, is_imported, read
 from reports.store.schema import Result
 from reports.store.stats import STATE_RATIO
 from reports.tables.rows import default_rows
+from reports.tables.sentences import number
 
 # The first method of any launch counts. A token waits for dependent calls, as a chain does.
 METHODS = ("ours, chained", "ours, isolated", "library, chained", "library, isolated", "imported")
@@ -27,106 +30,164 @@ Values = dict[str, dict[Key, float]]  # the figures of one launch by method
 
 
 @dataclass
-class Measurements:
-    """Values per launch and their method for each figure, the power of all GPUs per launch, runs
-    with wrong results, a sentence if the hardware differs, and notes for the reader."""
+class Figure:
+    """A figure of a candidate: its values over launches, their mean and its interval, if there are
+    five. `note` has the origin of the values, or why they are missing."""
 
-    launches: int = 0
-    imports: int = 0
-    values: dict[Key, list[float]] = field(default_factory=dict)
-    methods: dict[Key, str] = field(default_factory=dict)
-    power_w: list[float] = field(default_factory=list)
+    name: str
+    unit: str
+    values: Sequence[float] = ()
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+
+    @property
+    def is_money(self) -> bool:
+        return self.unit not in (*FORMS, "W")
+
+    @property
+    def label(self) -> str:
+        """`16 KiB, us`; without a currency, in which candidates may differ."""
+        return self.name if self.is_money else f"{self.name}, {self.unit}"
+
+    @property
+    def text(self) -> str:
+        """`7.41`, `5200 EUR`, `-`."""
+        return number(self.value) + f" {self.unit}" * (self.is_money and self.value is not None)
+
+    @property
+    def interval(self) -> str:
+        """`[7.2 7.6]`, or empty."""
+        return "" if self.low is None else f"[{number(self.low)} {number(self.high)}]"
+
+
+@dataclass
+class Judgement:
+    """A verdict, PASS, FAIL or UNDECIDED, and its reason."""
+
+    requirement: str
+    verdict: str
+    reason: str
+
+
+@dataclass
+class Machine:
+    """A candidate: its complete launches and imported logs, its runs with wrong results, and notes
+    for the reader. `samples` has the origin of each figure and its values, one per launch. All
+    machines have their figures and judgements in the same order."""
+
+    name: str
+    candidate: Candidate
+    launches: list[Result] = field(default_factory=list)
+    logs: list[Imported] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    other_hardware: str | None = None
     notes: list[str] = field(default_factory=list)
-    run_ids: list[str] = field(default_factory=list)
+    samples: dict[Key, tuple[str, list[float]]] = field(default_factory=dict)
+    power_w: list[float] = field(default_factory=list)
+    other_hardware: str | None = None
+    figures: list[Figure] = field(default_factory=list)
+    judgements: list[Judgement] = field(default_factory=list)
+
+    @property
+    def currency(self) -> str:
+        return self.candidate.price.currency
+
+    @property
+    def runs_text(self) -> str:
+        """`6`, `2 imported`."""
+        return (f"{len(self.logs)} imported" if self.logs and not self.launches
+                else str(len(self.launches)))
+
+    @property
+    def run_ids(self) -> list[str]:
+        return [*(launch.run.run_id for launch in self.launches),
+                *(log.run.run_id for log in self.logs)]
 
 
-def measure(name: str, candidate: Candidate, paths: Sequence[str], spec: Spec) -> Measurements:
+def measure(name: str, candidate: Candidate, paths: Sequence[str], spec: Spec) -> Machine:
     """Reads the runs of a candidate. Raises ResultError without runs, and for runs of
     several kinds of machine."""
-    measured, gpu = Measurements(), specs.gpu(candidate.gpu)
-    results, logs = _read(name, candidate, paths, measured.notes)
-    launches = _launches(name, candidate, results, measured)
-    measured.launches, measured.imports = len(launches), len(logs)
-    measured.run_ids = [launch.run.run_id for launch in launches]
-    measured.run_ids += [log.run.run_id for log in logs]
-    measured.other_hardware = reduce_times.other_hardware(launches, gpu)
-    readings: list[tuple[Values, Times | None]]
-    if launches:
-        states = [find_states(launch.blocks) for launch in launches]
-        readings = [(_run_values(launch, state), _times(launch, gpu))
-                    for launch, state in zip(launches, states, strict=True)]
-        measured.power_w = [power for launch in launches for power in _power_w(launch)]
-        measured.notes += _launch_notes(launches, states)
-        if spec.models:
-            measured.notes += _time_notes(launches, [times for _, times in readings], gpu)
-        if logs:
-            measured.notes.append(f"imported logs, {len(logs)}, beside its own launches: ignored")
-    else:
-        readings = _log_readings(name, candidate, logs, measured.notes)
+    machine, gpu = Machine(name, candidate), specs.gpu(candidate.gpu)
+    _read(machine, paths)
+    launches, logs = machine.launches, machine.logs
+    machine.other_hardware = reduce_times.other_hardware(launches, gpu)
+    states = [find_states(launch.blocks) for launch in launches]
+    machine.notes += _launch_notes(launches, states)
+    if launches and logs:
+        machine.notes.append(f"imported logs, {len(logs)}, beside its own launches: ignored")
+    machine.power_w = [power for launch in launches for power in _power_w(launch)]
+    readings = [_run_values(*pair) for pair in zip(launches, states, strict=True)]
+    all_times: list[Times] = []
+    warnings: dict[str, str] = {}
+    for run in launches or logs:
+        try:
+            times = read_times([run], candidate.gpus, specs.link(gpu.slot))
+        except ResultError:
+            if isinstance(run, Imported):
+                machine.notes.append(f"{run.run.run_id}, imported, failed, had wrong results or "
+                                      "none: left out")
+            continue
+        all_times.append(times)
+        if isinstance(run, Imported):
+            readings.append(_log_values(run, times))
+        if spec.models or not launches:
+            # Launches that differ only in the figures share a warning.
+            warnings |= {warning.partition(", and ")[0]: warning.rstrip(".")
+                         for warning in reduce_times.warnings(times, [run], gpu)}
+    machine.notes += warnings.values()
     for method in METHODS:
-        for values, _ in readings:
+        for values in readings:
             for key, value in values.get(method, {}).items():
-                if measured.methods.setdefault(key, method) == method:
-                    measured.values.setdefault(key, []).append(value)
-    times = [times for _, times in readings if times]
+                first_method, sample = machine.samples.setdefault(key, (method, []))
+                if first_method == method:
+                    sample.append(value)
     for label, model in spec.models.items():
-        _add_speed(measured, ("tok/s", label), model, candidate, times)
-    return measured
+        machine.samples["tok/s", label] = _speeds(model, candidate, all_times)
+    return machine
 
 
-def _read(name: str, candidate: Candidate, paths: Sequence[str],
-          notes: list[str]) -> tuple[list[Result], list[Imported]]:
-    """The runs and the logs of all-reduces, each once; adds to `notes`."""
-    results, logs = dict[str, Result](), dict[str, Imported]()
+def _read(machine: Machine, paths: Sequence[str]) -> None:
+    """Sorts the runs and the logs of all-reduces into `machine`, each once."""
+    name, candidate = machine.name, machine.candidate
+    runs: dict[str, Result | Imported] = {}
     for path in paths:
         pattern = f"{glob.escape(path)}/*.jsonl" if Path(path).is_dir() else path
         files = sorted(map(Path, glob.glob(pattern)))
         if not files:
             raise ResultError(f"candidate {name}: no run at {path}")
         for file in files:
-            if not is_imported(file):
-                result = read(file)
-                if results.setdefault(result.run.run_id, result) is not result:
-                    notes.append(f"{file.name} repeats the run {result.run.run_id}: left out")
-                continue
-            log = read_imported(file)
-            size = log.run.world.get("size")
+            run = read_imported(file) if is_imported(file) else read(file)
+            if runs.setdefault(run.run.run_id, run) is not run:
+                machine.notes.append(f"{file.name} repeats the run {run.run.run_id}: left out")
+    for run_id, run in runs.items():
+        size = run.run.world["size"]
+        if isinstance(run, Imported):
             if size not in (None, candidate.gpus):
-                notes.append(f"{log.run.run_id}, imported, has {size} ranks and not "
-                             f"{candidate.gpus}")
-            elif any(case.collective == "all_reduce" for case in log.cases):
-                logs[log.run.run_id] = log
-    if not results and not logs:
+                machine.notes.append(f"{run_id}, imported, has {size} ranks and not "
+                                      f"{candidate.gpus}")
+            elif any(case.collective == "all_reduce" for case in run.cases):
+                machine.logs.append(run)
+            continue
+        if any(case.n_wrong for case in run.cases):
+            machine.wrong.append(f"wrong results in {run_id}")
+        if not run.complete:
+            machine.notes.append(f"{run_id} is incomplete: left out")
+        elif run.run.world.get("slowed_percent"):
+            machine.notes.append(f"{run_id} is slowed on purpose: left out")
+        elif run.run.benchmark == "allreduce":
+            machine.launches.append(run)
+            if size != candidate.gpus:
+                raise ResultError(f"candidate {name} has {candidate.gpus} GPUs and its run "
+                                  f"{run_id} {size} ranks")
+    if not machine.logs and not any(isinstance(run, Result) for run in runs.values()):
         raise ResultError(f"candidate {name} has no run: name some in `runs`, or as {name}=RUN")
-    return list(results.values()), list(logs.values())
-
-
-def _launches(name: str, candidate: Candidate, results: Iterable[Result],
-              measured: Measurements) -> list[Result]:
-    """The complete runs of `bench.allreduce`. Raises ResultError for several machines and for
-    another number of ranks."""
-    launches = []
-    for result in results:
-        run = result.run
-        if any(case.n_wrong for case in result.cases):
-            measured.wrong.append(f"wrong results in {run.run_id}")
-        if not result.complete:
-            measured.notes.append(f"{run.run_id} is incomplete: left out")
-        elif run.world.get("slowed_percent"):
-            measured.notes.append(f"{run.run_id} is slowed on purpose: left out")
-        elif run.benchmark == "allreduce":
-            launches.append(result)
-    machines = sorted({launch.run.machine_id for launch in launches})
+    machines = {f"machine_id {launch.run.machine_id}" for launch in machine.launches}
+    if not machines:
+        machines = {", ".join(set(reduce_times.gpus_of([log]))) for log in machine.logs} - {""}
     if len(machines) > 1:
         raise ResultError(f"candidate {name} is one kind of machine, and its runs come from "
-                          f"{len(machines)} (machine_id {', '.join(machines)})")
-    for launch in launches:
-        if launch.run.world["size"] != candidate.gpus:
-            raise ResultError(f"candidate {name} has {candidate.gpus} GPUs and its run "
-                              f"{launch.run.run_id} {launch.run.world['size']} ranks")
-    return launches
+                          f"{' and from '.join(sorted(machines))}")
 
 
 def _power_w(launch: Result) -> list[float]:
@@ -151,16 +212,6 @@ def _launch_notes(launches: Sequence[Result], states: Sequence[LinkStates]) -> l
     return notes
 
 
-def _time_notes(launches: Sequence[Result], times: Sequence[Times | None],
-                gpu: specs.Gpu) -> list[str]:
-    """The warnings of `advise`; launches that differ only in the figures share one."""
-    notes = {}
-    for launch, of_launch in zip(launches, times, strict=True):
-        for warning in reduce_times.warnings(of_launch, [launch], gpu) if of_launch else ():
-            notes[warning.partition(", and ")[0]] = warning.rstrip(".")
-    return list(notes.values())
-
-
 def _run_values(result: Result, states: LinkStates) -> Values:
     values: Values = defaultdict(dict)
     for mode in ("chained", "isolated"):
@@ -176,52 +227,23 @@ def _run_values(result: Result, states: LinkStates) -> Values:
     return values
 
 
-def _times(launch: Result, gpu: specs.Gpu) -> Times | None:
-    """The all-reduce times of a launch for `serving`; None if it has no usable times."""
-    try:
-        times = reduce_times.from_runs([launch], launch.run.world["size"], specs.link(gpu.slot))
-    except ResultError:
-        return None
-    return times if times.spans else None
+def _log_values(log: Imported, times: Times) -> Values:
+    """The printed figures, out of place first."""
+    figures: dict[Key, float] = {("us", size): span[0] for size, span in times.spans.items()}
+    for case in sorted(log.cases, key=lambda case: case.in_place):
+        if case.size_bytes in times.spans and case.bus_bw_gb_s and not case.suspect:
+            figures.setdefault(("GB/s", case.size_bytes), case.bus_bw_gb_s)
+    return {"imported": figures}
 
 
-def _log_readings(name: str, candidate: Candidate, logs: Sequence[Imported],
-                  notes: list[str]) -> list[tuple[Values, Times | None]]:
-    """The printed figures of each log, out of place first; adds to `notes`. Raises ResultError for
-    logs of several GPUs."""
-    gpu = specs.gpu(candidate.gpu)
-    kinds = sorted({", ".join(set(reduce_times.gpus_of([log]))) for log in logs} - {""})
-    if len(kinds) > 1:
-        raise ResultError(f"candidate {name} is one kind of machine, and its logs come from "
-                          f"{' and from '.join(kinds)}")
-    readings: list[tuple[Values, Times | None]] = []
-    for log in logs:
-        try:
-            times = reduce_times.from_log(log, candidate.gpus, specs.link(gpu.slot))
-        except ResultError:
-            notes.append(f"{log.run.run_id}, imported, failed, had wrong results or none: left out")
-            continue
-        notes += [f"{log.run.run_id}, imported: {warning.rstrip('.')}"
-                  for warning in reduce_times.warnings(times, [log], gpu)]
-        figures: dict[Key, float] = {("us", size): us.value for size, us in times.spans.items()}
-        for case in sorted(log.cases, key=lambda case: case.in_place):
-            if case.size_bytes in times.spans and case.bus_bw_gb_s and not case.suspect:
-                figures.setdefault(("GB/s", case.size_bytes), case.bus_bw_gb_s)
-        readings.append(({"imported": figures}, times))
-    return readings
-
-
-def _add_speed(measured: Measurements, key: Key, model: Model, candidate: Candidate,
-               launches: Sequence[Times]) -> None:
+def _speeds(model: Model, candidate: Candidate,
+            launches: Sequence[Times]) -> tuple[str, list[float]]:
     """Tokens per second of one stream of a model that is split by tensor over all GPUs."""
-    gpu, spec = specs.gpu(candidate.gpu), specs.model(model.model)
-    workload = serving.Workload(spec, serving.weights_bytes(spec, specs.bits(model.weights)),
-                                gpu.bandwidth_gb_s, context=model.context)
-    parts = serving.memory_bytes(workload, serving.TENSOR, candidate.gpus, 1,
-                                 serving.CHUNK_TOKENS)
-    if sum(parts.values()) > serving.usable_bytes(gpu.memory_gb * 1e9):
-        measured.methods[key] = DOES_NOT_FIT
-    elif launches:
-        steps = [serving.tensor_step_us(workload, candidate.gpus, 1, times) for times in launches]
-        measured.values[key] = [step.rate(1).value for step in steps]
-        measured.methods[key] = "arithmetic"
+    gpu, spec, n = specs.gpu(candidate.gpu), specs.model(model.model), candidate.gpus
+    weights_bytes = spec.parameters * specs.bits(model.weights) / 8
+    load = Workload(spec, gpu, n, model.weights, weights_bytes,
+                    read_times([], n, specs.link(gpu.slot)), model.context)
+    if Split(load, TENSOR, n).spare_bytes < 0:
+        return DOES_NOT_FIT, []
+    splits = [Split(replace(load, times=times), TENSOR, n) for times in launches]
+    return "arithmetic" if splits else "not in its runs", [split.rate[0] for split in splits]

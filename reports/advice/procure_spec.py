@@ -6,7 +6,7 @@ import datetime
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 
@@ -15,7 +15,8 @@ from reports.store.foreign import printable_in
 from reports.store.result import ResultError, content_of
 
 MOST_SPEC_BYTES = 1 << 20
-UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+SCALES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+# The forms of a requirement by the unit of its limit.
 FORMS = {"us": r"(\d{1,9})([KMG]?) *<= *(\d{1,12}(?:\.\d+)?) *us",
          "GB/s": r"(\d{1,9})([KMG]?) *>= *(\d{1,12}(?:\.\d+)?) *GB/s",
          "tok/s": r"(\S+)() *>= *(\d{1,12}(?:\.\d+)?) *tok/s"}
@@ -65,7 +66,7 @@ class Candidate(Table, kw_only=True):
 class Spec(Table, kw_only=True):
     """The whole file. `read_spec` converts each candidate, so that an error can name it."""
 
-    candidates: Annotated[dict[Name, dict[str, Any]], msgspec.Meta(min_length=1)]
+    candidates: Annotated[dict[Name, Any], msgspec.Meta(min_length=1)]
     electricity: Electricity
     hours_per_year: Annotated[float, msgspec.Meta(gt=0, le=8784)]
     lifetime_years: Positive
@@ -86,17 +87,14 @@ class Requirement:
     limit: float
 
 
-AnyTable = TypeVar("AnyTable", bound=Table)
-
-
 def read_spec(path: Path) -> tuple[Spec, dict[str, Candidate], list[Requirement]]:
     """The spec, its candidates by name, and its requirements. Raises ResultError."""
     try:
-        tables = printable_in(specs.from_toml(content_of(path, MOST_SPEC_BYTES)))
-    except (ValueError, RecursionError) as error:
+        tables = printable_in(msgspec.toml.decode(content_of(path, MOST_SPEC_BYTES)))
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ResultError(f"{path} is not TOML ({error})") from error
-    spec = _convert(tables, Spec, str(path))
-    candidates = {name: _convert(table, Candidate, f"{path}, candidate {name}")
+    spec = specs.convert(tables, Spec, str(path), FIELDS)
+    candidates = {name: specs.convert(table, Candidate, f"{path}, candidate {name}", FIELDS)
                   for name, table in spec.candidates.items()}
     for model in spec.models.values():
         specs.model(model.model)
@@ -106,20 +104,6 @@ def read_spec(path: Path) -> tuple[Spec, dict[str, Candidate], list[Requirement]
     return spec, candidates, [_requirement(text, spec, path) for text in spec.requirements]
 
 
-def _convert(table: Any, kind: type[AnyTable], place: str) -> AnyTable:
-    try:
-        return msgspec.convert(table, kind)
-    except msgspec.ValidationError as error:
-        problem, _, field = str(error).partition(" - at `$")
-        problem = problem.replace("Object missing required field", "lacks")
-        problem = problem.replace("Object contains unknown field", "has no")
-        unknown = re.fullmatch("has no `(.*)`", problem)
-        if unknown:
-            problem += "; " + specs.close_names(unknown[1], FIELDS)
-        field = field.strip("`").replace(".", ", ", 1)
-        raise ResultError(f"{place}{field}: {problem}".rstrip("; ")) from error
-
-
 def _requirement(text: str, spec: Spec, path: Path) -> Requirement:
     for unit, form in FORMS.items():
         match = re.fullmatch(form, text.strip())
@@ -127,7 +111,7 @@ def _requirement(text: str, spec: Spec, path: Path) -> Requirement:
             continue
         name, scale, limit = match.groups()
         if unit != "tok/s":
-            return Requirement(text, (unit, int(name) * UNITS[scale]), float(limit))
+            return Requirement(text, (unit, int(name) * SCALES[scale]), float(limit))
         if name not in spec.models:
             hint = specs.close_names(name, spec.models)
             raise ResultError(f"{path}: [models] lacks the model of {text!r}; {hint}".rstrip("; "))

@@ -17,8 +17,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 from reports.advice import specs
-from reports.advice.procure_runs import DOES_NOT_FIT, Measurements, measure
-from reports.advice.procure_spec import Candidate, Key, Requirement, Spec, read_spec
+from reports.advice.procure_runs import DOES_NOT_FIT, Figure, Judgement, Machine, measure
+from reports.advice.procure_spec import FORMS, Candidate, Key, Requirement, Spec, read_spec
 from reports.store.result import ResultError
 from reports.tables.sentences import number, size_text
 from reports.verdicts.verdict import FAMILY_P, POWER
@@ -28,68 +28,6 @@ MOST_LAUNCHES = 10_000  # the search for the number of launches needed ends here
 PER_MILLION = "per million tokens, "
 # All-reduces of one token and of a chunk of 2,048 tokens of a 70B model.
 SHOWN: list[Key] = [("us", 16384), ("GB/s", 33554432)]
-UNITS = ("us", "GB/s", "tok/s")
-
-
-@dataclass
-class Figure:
-    """A figure of a candidate: the value over `n` launches and its interval, if there are five.
-    `note` has the origin of the value, or why it is missing."""
-
-    name: str
-    unit: str
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    note: str = ""
-
-    @property
-    def is_money(self) -> bool:
-        return self.unit not in (*UNITS, "W")
-
-    @property
-    def label(self) -> str:
-        """`16 KiB, us`; without a currency, in which candidates may differ."""
-        return self.name if self.is_money else f"{self.name}, {self.unit}"
-
-    @property
-    def text(self) -> str:
-        """`7.41`, `5200 EUR`, `-`."""
-        return number(self.value) + f" {self.unit}" * (self.is_money and self.value is not None)
-
-    @property
-    def interval(self) -> str:
-        """`[7.2 7.6]`, or empty."""
-        return "" if self.low is None else f"[{number(self.low)} {number(self.high)}]"
-
-
-@dataclass
-class Judgement:
-    """A verdict, PASS, FAIL or UNDECIDED, and its reason."""
-
-    requirement: str
-    verdict: str
-    reason: str
-
-
-@dataclass
-class Machine:
-    """A candidate. All machines have their figures and judgements in the same order."""
-
-    name: str
-    launches: int
-    imports: int
-    currency: str
-    figures: list[Figure]
-    judgements: list[Judgement]
-    run_ids: list[str]
-
-    @property
-    def runs_text(self) -> str:
-        """`6`, `2 imported`."""
-        is_imported = self.imports and not self.launches
-        return f"{self.imports} imported" if is_imported else str(self.launches)
 
 
 @dataclass
@@ -104,11 +42,6 @@ class Procurement:
     def verdicts(self) -> Counter[str]:
         return Counter(judgement.verdict for machine in self.machines
                        for judgement in machine.judgements)
-
-    @property
-    def status(self) -> int:
-        """The exit status: 1 if a requirement fails, otherwise 3 if one is undecided, or 0."""
-        return 1 if self.verdicts["FAIL"] else 3 if self.verdicts["UNDECIDED"] else 0
 
     @property
     def headline(self) -> str:
@@ -129,21 +62,20 @@ def evaluate(path: Path, runs: Sequence[str] = (), only: str | None = None) -> P
             raise ResultError(f"{path} has no candidate {only}: it has {', '.join(candidates)}")
         candidates = {only: candidates[only]}
     run_paths = _run_paths(path, candidates, runs)
-    keys = list(dict.fromkeys([*SHOWN, *(("tok/s", name) for name in spec.models),
-                               *(requirement.key for requirement in requirements)]))
-    keys.sort(key=lambda key: UNITS.index(key[0]))
+    keys = [*SHOWN, *(("tok/s", name) for name in spec.models),
+            *(requirement.key for requirement in requirements)]
+    keys = sorted(dict.fromkeys(keys), key=lambda key: list(FORMS).index(key[0]))
     n_verdicts = len(requirements) * len(candidates)
     confidence = 1 - 2 * FAMILY_P / max(n_verdicts, 1)
     machines, notes = [], []
     for name, candidate in candidates.items():
-        measured = measure(name, candidate, run_paths[name], spec)
-        figures = {key: make_figure(key, measured, confidence) for key in keys}
-        judgements = [judge(requirement, figures[requirement.key], measured, confidence)
-                      for requirement in requirements]
-        money = _money(candidate, measured, spec, figures)
-        machines.append(Machine(name, measured.launches, measured.imports, candidate.price.currency,
-                                [*figures.values(), *money], judgements, measured.run_ids))
-        notes += [f"{name}: {note}." for note in measured.notes]
+        machine = measure(name, candidate, run_paths[name], spec)
+        figures = {key: make_figure(key, machine, confidence) for key in keys}
+        machine.judgements = [judge(requirement, figures[requirement.key], machine, confidence)
+                              for requirement in requirements]
+        machine.figures = [*figures.values(), *_money(machine, spec, figures)]
+        machines.append(machine)
+        notes += [f"{name}: {note}." for note in machine.notes]
     return Procurement(path.name, machines, [*_method(spec, n_verdicts, confidence),
                                              *_ranking(spec, machines), *notes])
 
@@ -163,31 +95,30 @@ def _run_paths(path: Path, candidates: dict[str, Candidate],
     return paths
 
 
-def make_figure(key: Key, measured: Measurements, confidence: float) -> Figure:
+def make_figure(key: Key, machine: Machine, confidence: float) -> Figure:
     """The geometric mean over launches, with Student's interval from five launches on."""
     unit, label = key
     name = label if isinstance(label, str) else size_text(label) + " busbw" * (unit == "GB/s")
-    values = measured.values.get(key, [])
-    if not values:
-        return Figure(name, unit, note=measured.methods.get(key, "not in its runs"))
-    logs, n = np.log(values), len(values) if measured.launches else 0
-    mean = float(np.mean(logs))
-    figure = Figure(name, unit, float(np.exp(mean)), n=n, note=measured.methods.get(key, ""))
-    if n >= LEAST_LAUNCHES:
-        half = float(stdtrit(n - 1, (1 + confidence) / 2) * np.std(logs, ddof=1) / np.sqrt(n))
-        figure.low, figure.high = float(np.exp(mean - half)), float(np.exp(mean + half))
+    note, values = machine.samples.get(key, ("not in its runs", []))
+    figure = Figure(name, unit, values, note=note)
+    if values:
+        logs, n = np.log(values), len(values)
+        mean = float(np.mean(logs))
+        figure.value = float(np.exp(mean))
+        if machine.launches and n >= LEAST_LAUNCHES:
+            half = float(stdtrit(n - 1, (1 + confidence) / 2) * np.std(logs, ddof=1) / np.sqrt(n))
+            figure.low, figure.high = float(np.exp(mean - half)), float(np.exp(mean + half))
     return figure
 
 
-def _money(candidate: Candidate, measured: Measurements, spec: Spec,
-           figures: dict[Key, Figure]) -> list[Figure]:
+def _money(machine: Machine, spec: Spec, figures: dict[Key, Figure]) -> list[Figure]:
     """The price, the power, and the costs of each model's tokens."""
-    price, currency = candidate.price, candidate.price.currency
+    candidate, price, currency = machine.candidate, machine.candidate.price, machine.currency
     data_sheet_w = candidate.power_w or candidate.gpus * specs.gpu(candidate.gpu).tdp_w
-    power_w = float(np.median(measured.power_w)) if measured.power_w else data_sheet_w
-    money = [Figure("price", currency, price.amount, note=price.date.isoformat()),
-             Figure("power of the GPUs", "W", power_w,
-                    note="measured" if measured.power_w else "data sheet")]
+    power_w = float(np.median(machine.power_w)) if machine.power_w else data_sheet_w
+    money = [Figure("price", currency, value=price.amount, note=price.date.isoformat()),
+             Figure("power of the GPUs", "W", value=power_w,
+                    note="measured" if machine.power_w else "data sheet")]
     per_hour = None
     if spec.electricity.currency == currency:
         per_hour = (price.amount / (spec.hours_per_year * spec.lifetime_years)
@@ -206,37 +137,37 @@ def _cost(name: str, currency: str, amount: float | None, speed: Figure) -> Figu
         return Figure(name, currency, note="electricity is in another currency")
     value, high, low = (amount / end if end else None
                         for end in (speed.value, speed.low, speed.high))
-    return Figure(name, currency, value, low, high, speed.n, speed.note)
+    return Figure(name, currency, speed.values, value, low, high, speed.note)
 
 
-def judge(requirement: Requirement, figure: Figure, measured: Measurements,
+def judge(requirement: Requirement, figure: Figure, machine: Machine,
           confidence: float) -> Judgement:
     """PASS if the whole interval meets the requirement; FAIL if all of it misses it, or if a result
     was wrong."""
-    verdict, reason = "UNDECIDED", ""
-    if measured.wrong:
-        verdict, reason = "FAIL", "; ".join(measured.wrong)
+    verdict, reason, n = "UNDECIDED", "", len(figure.values)
+    if machine.wrong:
+        verdict, reason = "FAIL", "; ".join(machine.wrong)
     elif figure.note == DOES_NOT_FIT:
         verdict, reason = "FAIL", "the model does not fit into the GPUs' memory"
     elif figure.value is None:
         reason = figure.note
-    elif not measured.launches:
+    elif not machine.launches:
         reason = "imported, never judged"
-    elif measured.other_hardware:
-        reason = measured.other_hardware.partition(":")[0].rstrip(".")
+    elif machine.other_hardware:
+        reason = machine.other_hardware.partition(":")[0].rstrip(".")
     elif figure.low is None or figure.high is None:
-        reason = f"{figure.n} launch{'es' * (figure.n != 1)}; {LEAST_LAUNCHES} are needed"
+        reason = f"{n} launch{'es' * (n != 1)}; {LEAST_LAUNCHES} are needed"
     else:
-        unit, limit = requirement.key[0], requirement.limit
+        unit, limit = figure.unit, requirement.limit
         low_meets, high_meets = (end <= limit if unit == "us" else end >= limit
                                  for end in (figure.low, figure.high))
-        reason = f"{number(figure.low)} to {number(figure.high)} {unit} over {figure.n} launches"
+        reason = f"{number(figure.low)} to {number(figure.high)} {unit} over {n} launches"
         if low_meets and unit == "tok/s":
             reason += ", a ceiling by data sheets"
         if low_meets == high_meets:
             verdict = "PASS" if low_meets else "FAIL"
         else:
-            needed = _launches_needed(measured.values[requirement.key], limit, confidence)
+            needed = _launches_needed(figure.values, limit, confidence)
             reason += (f"; about {needed} would settle it" if needed
                        else f"; {MOST_LAUNCHES} would not settle it")
     return Judgement(requirement.text, verdict, reason)

@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import difflib
-import sys
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from reports.store.foreign import printable
-from reports.store.result import ResultError, content_of
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from reports.store.result import NOT_JSON, ResultError, content_of
 
 MOST_CONFIG_BYTES = 1_000_000
-MOST = 10**9  # the largest whole number accepted in a config.json
-OPTIONAL = {"kv_heads", "head_dim", "experts", "top_k"}
-# The names of a Model's fields in the config.json files of several families.
-FIELDS = {
-    "layers": ("num_hidden_layers",), "hidden": ("hidden_size",), "heads": ("num_attention_heads",),
-    "kv_heads": ("num_key_value_heads",), "head_dim": ("head_dim",),
-    "intermediate": ("moe_intermediate_size", "intermediate_size"), "vocab": ("vocab_size",),
-    "experts": ("num_local_experts", "num_experts"), "top_k": ("num_experts_per_tok",)}
 # Fields of attention or experts that the formulas in serving.py do not cover.
 UNSUPPORTED = (
     "kv_lora_rank", "n_routed_experts", "state_size", "ssm_cfg", "linear_num_value_heads",
     "shared_expert_intermediate_size", "n_shared_experts", "interleave_moe_layer_step")
+
+Count = Annotated[int, msgspec.Meta(gt=0, le=10**9)]
+Spec = TypeVar("Spec")
 
 
 @dataclass(frozen=True)
@@ -52,12 +42,12 @@ class Model:
     head_dim: int
     intermediate: int
     vocab: int
+    source: str
     experts: int = 1
     top_k: int = 1
     kv_layers: int | None = None
     stated: float | None = None
     tied: bool = False
-    source: str = ""
 
     @property
     def cached_layers(self) -> int:
@@ -111,22 +101,54 @@ class Link:
         return self.gb_s * (gpus - 1 if self.mesh else 1)
 
 
-Spec = TypeVar("Spec", Model, Gpu, Link)
+@dataclass(frozen=True)
+class Tables:
+    """The tables of `specs.toml` by lower-case name."""
 
-
-def from_toml(content: bytes) -> dict[str, Any]:
-    """The tables of a TOML file. Raises ValueError for anything else."""
-    return tomllib.loads(content.decode())
+    bits: dict[str, float]
+    models: dict[str, Model]
+    gpus: dict[str, Gpu]
+    links: dict[str, Link]
 
 
 @cache
-def tables() -> dict[str, Any]:
-    return from_toml((Path(__file__).parent / "specs.toml").read_bytes())
+def tables() -> Tables:
+    raw = msgspec.toml.decode((Path(__file__).parent / "specs.toml").read_bytes())
+    for table in ("models", "gpus", "links"):
+        for name, fields in raw[table].items():
+            fields["name"] = name
+    return msgspec.convert(raw, Tables)
+
+
+def model(name: str) -> Model:
+    """A model of `specs.toml`. Raises ResultError for an unknown one, as the next three do."""
+    return _named("model", name, tables().models)
+
+
+def gpu(name: str) -> Gpu:
+    return _named("GPU", name, tables().gpus)
+
+
+def link(name: str) -> Link:
+    return _named("link", name, tables().links)
+
+
+def link_between(gpu: Gpu, gpus: int) -> Link:
+    """The link that joins this number of GPUs directly; their slots' if they have no other."""
+    peer = link(gpu.peer or gpu.slot)
+    return peer if gpus <= peer.most_gpus else link(gpu.slot)
 
 
 def bits(weights: str) -> float:
-    """Bits per weight of a type such as `q4`. Raises ResultError for an unknown one."""
-    return float(tables()["bits"][_full_name("weights", weights, tables()["bits"])])
+    """Bits per weight of a type such as `q4`."""
+    return _named("weights", weights, tables().bits)
+
+
+def _named(kind: str, name: str, entries: Mapping[str, Spec]) -> Spec:
+    if name.lower() in entries:
+        return entries[name.lower()]
+    hint = close_names(name.lower(), entries, 0.4) or f"known are {', '.join(sorted(entries))}"
+    raise ResultError(f"unknown {kind} {printable(name[:80])!r}; {hint}")
 
 
 def close_names(name: str, names: Collection[str], cutoff: float = 0.6) -> str:
@@ -135,84 +157,59 @@ def close_names(name: str, names: Collection[str], cutoff: float = 0.6) -> str:
     return f"did you mean {' or '.join(close)}?" if close else ""
 
 
-def _full_name(kind: str, name: str, names: Collection[str]) -> str:
-    if name.lower() in names:
-        return name.lower()
-    hint = close_names(name.lower(), names, 0.4) or f"known are {', '.join(sorted(names))}"
-    raise ResultError(f"unknown {kind} {printable(name[:80])!r}; {hint}")
+def convert(raw: Any, kind: type[Spec], place: str, names: Collection[str] = ()) -> Spec:
+    """`raw` as a structure; `names` are known fields. Raises ResultError, which names `place`."""
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        unknown = re.search("unknown field `(.*?)`", str(error))
+        hint = f"; {close_names(unknown[1], names)}" if unknown else ""
+        raise ResultError(f"{place}: {error}{hint}".rstrip("; ")) from error
 
 
-def _spec(kind: type[Spec], label: str, name: str) -> Spec:
-    entries = tables()[f"{label.lower()}s"]
-    name = _full_name(label, name, entries)
-    return kind(name=name, **entries[name])
+class Config(msgspec.Struct):
+    """The fields of a Hugging Face model's config.json that the formulas use."""
 
-
-def model(name: str) -> Model:
-    """A model of `specs.toml`. Raises ResultError for an unknown one, as `gpu` and `link` do."""
-    return _spec(Model, "model", name)
-
-
-def gpu(name: str) -> Gpu:
-    return _spec(Gpu, "GPU", name)
-
-
-def link(name: str) -> Link:
-    return _spec(Link, "link", name)
-
-
-def gpus() -> list[Gpu]:
-    return [gpu(name) for name in tables()["gpus"]]
+    num_hidden_layers: Count
+    hidden_size: Count
+    num_attention_heads: Count
+    vocab_size: Count
+    num_key_value_heads: Count | None = None
+    head_dim: Count | None = None
+    intermediate_size: Count | None = None
+    moe_intermediate_size: Count | None = None
+    num_experts: Count | None = None
+    num_local_experts: Count | None = None
+    num_experts_per_tok: Count | None = None
+    tie_word_embeddings: Any = None
 
 
 def model_of(path: Path) -> Model:
-    """The model of a `config.json`. Raises ResultError if it is damaged or lacks a field."""
-    config = _config(path)
-    fields = {field: _whole(path, config, names) for field, names in FIELDS.items()}
-    missing = [" or ".join(FIELDS[field]) for field, value in fields.items()
-               if value is None and field not in OPTIONAL]
-    if missing:
-        raise ResultError(f"{path} lacks {', '.join(missing)}")
-    sizes = {field: value for field, value in fields.items() if value is not None}
-    if sizes.get("experts", 1) > 1 and "top_k" not in sizes:
-        raise ResultError(f"{path} has experts and lacks {FIELDS['top_k'][0]}")
-    sizes.setdefault("kv_heads", sizes["heads"])
-    sizes.setdefault("head_dim", max(1, sizes["hidden"] // sizes["heads"]))
-    if sizes["heads"] % sizes["kv_heads"]:
-        raise ResultError(f"{path}: {sizes['heads']} heads are no multiple of "
-                          f"{sizes['kv_heads']} KV heads")
-    if sizes.get("experts", 1) < sizes.get("top_k", 1):
-        raise ResultError(f"{path}: a token uses more experts than there are")
-    return Model(name=printable(path.parent.name or path.name), source="its config.json",
-                 tied=config.get("tie_word_embeddings") is True, **sizes)
-
-
-def _config(path: Path) -> dict[str, Any]:
-    """The object of a config.json, or of its `text_config`. Raises ResultError."""
+    """The model of a `config.json` or of its `text_config`. Raises ResultError if the file is
+    damaged, lacks a field or has a field that the formulas do not cover."""
     try:
         raw = msgspec.json.decode(content_of(path, MOST_CONFIG_BYTES))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise ResultError(f"{path} is not JSON ({error})") from error
-    if not isinstance(raw, dict):
-        raise ResultError(f"{path} is not a model's config.json: it holds no object")
-    config: dict[str, Any] = raw
-    text_config = config.get("text_config")
-    if isinstance(text_config, dict):
-        config = text_config
-    for field in UNSUPPORTED:
-        if config.get(field):
-            raise ResultError(f"{path} has {field}: the formulas do not cover such attention or "
-                              "experts")
-    return config
-
-
-def _whole(path: Path, config: dict[str, Any], names: tuple[str, ...]) -> int | None:
-    """The first of these fields that is present. Raises ResultError if it is not a whole number."""
-    for name in names:
-        value = config.get(name)
-        if value is None:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MOST:
-            raise ResultError(f"{path}: {name} is not a whole number from 1 to {MOST}")
-        return value
-    return None
+    if isinstance(raw, dict) and isinstance(raw.get("text_config"), dict):
+        raw = raw["text_config"]
+    config = convert(raw, Config, str(path))
+    heads, top_k = config.num_attention_heads, config.num_experts_per_tok or 1
+    kv_heads = config.num_key_value_heads or heads
+    experts = config.num_local_experts or config.num_experts or 1
+    intermediate = config.moe_intermediate_size or config.intermediate_size or 0
+    problems = {
+        **{f"{field}: the formulas do not cover such attention or experts": raw.get(field)
+           for field in UNSUPPORTED},
+        "no moe_intermediate_size or intermediate_size": not intermediate,
+        "experts but no num_experts_per_tok": experts > 1 and not config.num_experts_per_tok,
+        f"{heads} heads, no multiple of its {kv_heads} KV heads": heads % kv_heads,
+        "more experts for a token than experts": top_k > experts}
+    for problem, is_there in problems.items():
+        if is_there:
+            raise ResultError(f"{path} has {problem}")
+    return Model(printable(path.parent.name or path.name), config.num_hidden_layers,
+                 config.hidden_size, heads, kv_heads,
+                 config.head_dim or max(1, config.hidden_size // heads), intermediate,
+                 config.vocab_size, "its config.json", experts, top_k,
+                 tied=config.tie_word_embeddings is True)

@@ -1,108 +1,185 @@
-"""The ways to split a model over GPUs: their speed, and whether they fit."""
+"""The ways to split a model over GPUs: whether they fit, their latency and their throughput."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
+from math import ceil
 
-from reports.advice import prefill, serving, specs
-from reports.advice.reduce_times import Times, from_link
-from reports.advice.serving import EXPERTS, OFFLOAD, ONE, PIPELINE, REPLICAS, TENSOR, Span, Workload
-from reports.advice.specs import Gpu
+import numpy as np
+
+from reports.advice import specs
+from reports.advice.reduce_times import Span, exact, wire_factor
+from reports.advice.serving import (
+    CHUNK_TOKENS,
+    GB,
+    Workload,
+    activation_bytes,
+    all_reduce_bytes,
+    all_reduces,
+    dispatch_bytes,
+    expert_share,
+    kv_bytes_per_token,
+    kv_copies,
+    touched_experts,
+)
 from reports.tables.sentences import number
 
-GB = 1e9
+TENSOR, PIPELINE, REPLICAS, EXPERTS = "TP", "PP", "replicas", "EP"
+ONE, OFFLOAD = "one GPU", "CPU offload"
 
 
-@dataclass(frozen=True)
-class Question:
-    """The command line; latency is for `batch` streams, throughput for `slots` streams."""
-
-    workload: Workload
-    gpu: Gpu
-    gpus: int
-    weights: str
-    prompt: int
-    batch: int
-    slots: int
+def rate(tokens: float, us: Span) -> Span:
+    """Tokens per second of a pass of `tokens`."""
+    return 1e6 * tokens / us[[0, 2, 1]]
 
 
 @dataclass(frozen=True)
 class Split:
-    """One way to serve: microseconds of a decode step and of a prompt, tokens per second of `slots`
-    streams and of many prompts. `obstacle` says why it is impossible."""
+    """A workload on `gpus` GPUs; one GPU, or an offload to host memory, uses one.
 
-    name: str
+    Times are in microseconds and rates in tokens per second, each with its interval.
+    """
+
+    workload: Workload
     kind: str
-    obstacle: str | None
-    step_us: Span
-    rate: Span
-    prompt_us: Span
-    prompt_rate: Span
+    gpus: int
+
+    @cached_property
+    def step_us(self) -> Span:
+        """A decode step of `batch` streams."""
+        return self.decode_us(self.workload.batch)
+
+    @cached_property
+    def rate(self) -> Span:
+        """Decoded tokens of `slots` streams."""
+        return rate(self.workload.slots, self.decode_us(self.workload.slots))
+
+    def decode_us(self, streams: int) -> Span:
+        """A decode step: the work of a GPU, and the all-reduces, hand-offs or exchanges."""
+        load, model, n = self.workload, self.workload.model, self.gpus
+        group = ceil(streams / min(n, streams))
+        if self.kind == TENSOR:
+            each_us = load.times(all_reduce_bytes(model, streams))
+            return load.step_us(streams) / n + all_reduces(model) * each_us
+        if self.kind == PIPELINE:
+            # min(n, streams) groups are all in flight. A group passes n stages, each with 1/n of
+            # the layers. A hand-off counts as an all-reduce of its bytes, an upper bound.
+            return load.step_us(group) + n * load.times(all_reduce_bytes(model, group))
+        if self.kind == EXPERTS:
+            return self._experts_us(streams) + 2 * model.layers * self._exchange_us(group)
+        outside = 0.0 if self.kind == REPLICAS else load.outside_share(group)
+        read = load.read_bytes(group)
+        local_us = load.work_us(read * (1 - outside) + load.kv_bytes(group), group)
+        return exact(local_us + load.slot_us(read * outside))
+
+    def _experts_us(self, streams: int) -> float:
+        """The work of the busiest GPU, which has the attention weights and its share of the
+        streams. It reads skew x 1/n of the experts in use: at least one, at most all its own."""
+        load, model, n = self.workload, self.workload.model, self.gpus
+        share = expert_share(model)
+        used = max(1.0, load.skew * touched_experts(model, streams) / n)
+        busiest = min(model.experts / n, used) / model.experts
+        read = load.weights_bytes * (1 - share + share * busiest)
+        cache = load.kv_bytes(ceil(streams / min(n, streams)))
+        return max(load.work_us(read + cache, 0), load.work_us(0, load.skew * streams / n))
+
+    def _exchange_us(self, tokens: float) -> Span:
+        """An all-to-all of `tokens` of each rank, timed as an all-reduce with the same wire bytes;
+        a layer has a dispatch and a combine."""
+        wire_bytes = self.workload.skew * dispatch_bytes(self.workload.model, self.gpus, tokens)
+        return self.workload.times(wire_bytes / wire_factor(self.gpus))
+
+    @cached_property
+    def prompt_us(self) -> Span:
+        """A prompt: its work and the communication of each chunk."""
+        load, model, n = self.workload, self.workload.model, self.gpus
+        work_us, calls = load.prompt_us(), load.chunks * all_reduces(model)
+        if self.kind == TENSOR:
+            return work_us / n + calls * load.times(all_reduce_bytes(model, load.chunk_tokens))
+        if self.kind == PIPELINE:
+            # The first chunk passes n stages and n-1 hand-offs; the others follow one period apart.
+            stage_us, handoff_us, period_us = self._stage_us()
+            return n * stage_us + (n - 1) * handoff_us + (load.chunks - 1) * period_us
+        if self.kind == EXPERTS:
+            return load.skew * work_us / n + calls * self._exchange_us(load.chunk_tokens / n)
+        # The slot delivers weights in host memory behind the work.
+        outside = load.chunks * load.read_bytes(load.chunk_tokens) * load.outside_share(1)
+        return exact(max(work_us, load.slot_us(outside)))
+
+    def _stage_us(self) -> tuple[float, Span, Span]:
+        """A chunk's stage and hand-off in a pipeline, and the time between two chunks. With two
+        chunks in flight the longer hides the shorter (GPipe: Huang et al., NeurIPS 2019)."""
+        load = self.workload
+        stage_us = load.prompt_us() / self.gpus / load.chunks
+        handoff_us = load.times(all_reduce_bytes(load.model, load.chunk_tokens))
+        return stage_us, handoff_us, np.maximum(stage_us, handoff_us)
+
+    @cached_property
+    def prompt_rate(self) -> Span:
+        """Many prompts in a row: a pipeline ends a chunk each period, replicas work on one prompt
+        each."""
+        load = self.workload
+        if self.kind == PIPELINE:
+            return rate(load.chunk_tokens, self._stage_us()[2])
+        return rate(load.prompt * (self.gpus if self.kind == REPLICAS else 1), self.prompt_us)
+
+    @cached_property
+    def memory_bytes(self) -> dict[str, float]:
+        """Bytes of each GPU by part, for the larger number of streams and the longest chunk."""
+        load, model, n = self.workload, self.workload.model, self.gpus
+        streams, share = max(load.batch, load.slots), expert_share(model)
+        weights = {TENSOR: 1 / n, PIPELINE: 1 / n, EXPERTS: 1 - share + share / n}
+        cached = {TENSOR: streams * kv_copies(model, n), PIPELINE: streams / n}
+        tokens = max(streams, min(load.prompt, CHUNK_TOKENS))
+        return {"weights": load.weights_bytes * weights.get(self.kind, 1.0),
+                "KV cache": load.kv_bytes(cached.get(self.kind, ceil(streams / n))),
+                "activations": activation_bytes(model, tokens, n if self.kind == TENSOR else 1)}
+
+    @property
+    def spare_bytes(self) -> float:
+        """The bytes of each GPU that stay free; negative if the split does not fit."""
+        return self.workload.usable_bytes - sum(self.memory_bytes.values())
+
+    def tokens_in(self, bytes_per_gpu: float) -> int:
+        """The tokens that these bytes of each GPU of a tensor split can cache."""
+        model = self.workload.model
+        token_bytes = kv_copies(model, self.gpus) * kv_bytes_per_token(model)
+        return max(0, int(bytes_per_gpu // token_bytes))
+
+    @cached_property
+    def obstacle(self) -> str | None:
+        """Why a split is impossible; None if it is possible."""
+        model, n = self.workload.model, self.gpus
+        if self.kind == TENSOR and model.heads % n:
+            return f"{model.heads} heads do not go into {n}"
+        if self.kind == PIPELINE and model.layers < n:
+            return f"{model.layers} layers make no {n} stages"
+        if self.kind == EXPERTS and model.experts % n:
+            return f"{model.experts} experts do not go into {n}"
+        spare = self.spare_bytes + (self.memory_bytes["weights"] if self.kind == OFFLOAD else 0)
+        return f"does not fit, {number(-spare / GB)} GB short" if spare < 0 else None
 
 
-def on_gpu(workload: Workload, gpu: Gpu, in_fp8: bool) -> Workload:
-    """The same model on this GPU, which multiplies in fp8 if it can and `in_fp8` is set."""
-    return replace(workload, bandwidth_gb_s=gpu.bandwidth_gb_s, memory_bytes=gpu.memory_gb * GB,
-                   tflops=(in_fp8 and gpu.fp8_tflops) or gpu.fp16_tflops,
-                   slot_gb_s=specs.link(gpu.slot).gb_s)
+def all_splits(workload: Workload) -> dict[str, Split]:
+    """Every way to serve the workload on its GPUs by name; the last one uses one GPU."""
+    n, one = workload.gpus, Split(workload, ONE, 1)
+    names = {}
+    if n > 1:
+        names = {TENSOR: f"TP {n}", PIPELINE: f"PP {n}", REPLICAS: f"{n} replicas"}
+        if workload.model.experts > 1:
+            names[EXPERTS] = f"EP {n}"
+    choices = {name: Split(workload, kind, n) for kind, name in names.items()}
+    last = one if one.obstacle is None else Split(workload, OFFLOAD, 1)
+    return choices | {last.kind: last}
 
 
-def peer_link(gpu: Gpu, gpus: int) -> str | None:
-    """The link that joins this number of GPUs directly; None if they have only their slots."""
-    return gpu.peer if gpu.peer and gpus <= specs.link(gpu.peer).most_gpus else None
-
-
-def all_splits(question: Question, times: Times) -> list[Split]:
-    """Every way to serve the model on these GPUs; the last one uses one GPU."""
-    kinds = [ONE if obstacle(question, ONE, 1) is None else OFFLOAD]
-    if question.gpus > 1:
-        mixture = [EXPERTS] if question.workload.model.experts > 1 else []
-        kinds = [TENSOR, PIPELINE, REPLICAS, *mixture, *kinds]
-    return [make_split(question, times, kind, question.gpus) for kind in kinds]
-
-
-def make_split(question: Question, times: Times, kind: str, n: int) -> Split:
-    workload, prompt = question.workload, question.prompt
-    names = {TENSOR: f"TP {n}", PIPELINE: f"PP {n}", REPLICAS: f"{n} replicas", EXPERTS: f"EP {n}"}
-    step_us, prompt_us = serving.STEP_US[kind], prefill.PROMPT_US[kind]
-    return Split(
-        names.get(kind, kind), kind, obstacle(question, kind, n),
-        step_us=step_us(workload, n, question.batch, times),
-        rate=step_us(workload, n, question.slots, times).rate(question.slots),
-        prompt_us=prompt_us(workload, n, prompt, times),
-        prompt_rate=prefill.prompts_rate(workload, kind, n, prompt, times))
-
-
-def obstacle(question: Question, kind: str, n: int) -> str | None:
-    """Why a split is impossible; None if it is possible."""
-    model = question.workload.model
-    if kind == TENSOR and model.heads % n:
-        return f"{model.heads} heads do not go into {n}"
-    if kind == PIPELINE and model.layers < n:
-        return f"{model.layers} layers make no {n} stages"
-    if kind == EXPERTS and model.experts % n:
-        return f"{model.experts} experts do not go into {n}"
-    parts = memory(question, kind, n)
-    needed = sum(parts.values()) - (parts["weights"] if kind == OFFLOAD else 0)
-    short = needed - serving.usable_bytes(question.workload.memory_bytes)
-    return f"does not fit, {number(short / GB)} GB short" if short > 0 else None
-
-
-def memory(question: Question, kind: str, n: int) -> dict[str, float]:
-    """Bytes of each GPU by part, for the larger number of streams and the longest chunk."""
-    streams = max(question.batch, question.slots)
-    return serving.memory_bytes(question.workload, kind, n, streams,
-                                min(question.prompt, serving.CHUNK_TOKENS))
-
-
-def larger_card(question: Question) -> Split | None:
-    """The smallest GPU of `specs.toml` that alone holds the model, if any."""
-    in_fp8 = question.workload.tflops == question.gpu.fp8_tflops
-    for gpu in sorted(specs.gpus(), key=lambda gpu: (gpu.memory_gb, -gpu.bandwidth_gb_s)):
-        if gpu.memory_gb > question.gpu.memory_gb:
-            single = replace(question, workload=on_gpu(question.workload, gpu, in_fp8), gpu=gpu,
-                             gpus=1)
-            split = make_split(single, from_link(specs.link(gpu.slot), 1), ONE, 1)
-            if split.obstacle is None:
-                return replace(split, name=f"1 x {gpu.name}")
-    return None
+def larger_card(workload: Workload) -> dict[str, Split]:
+    """The smallest GPU of `specs.toml` that alone holds the model, by name; empty without one."""
+    by_size = sorted(specs.tables().gpus.values(),
+                     key=lambda gpu: (gpu.memory_gb, -gpu.bandwidth_gb_s))
+    for gpu in by_size:
+        split = Split(replace(workload, gpu=gpu), ONE, 1)
+        if gpu.memory_gb > workload.gpu.memory_gb and split.obstacle is None:
+            return {f"1 x {gpu.name}": split}
+    return {}

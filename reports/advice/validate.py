@@ -7,9 +7,7 @@ chained all-reduces of `bench.allreduce`. A second prediction takes the compute 
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,29 +16,14 @@ from reports.store import exposed
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result, State
 from reports.tables import steps
+from reports.tables.console import lay_out, plain_table
 from reports.tables.rows import cost_us
-from reports.tables.sentences import machine, number, opening
+from reports.tables.sentences import machine, number
 
 AIM = 0.05
 BYTES = {"int8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
-# The algorithm of each split's all-reduces.
-SPLITS = {steps.TENSOR: "auto", steps.LIBRARY: "library", steps.PIPELINE: "auto"}
-
-
-class Memory(NamedTuple):
-    """GB/s of a rank, reads and writes together, while all ranks copy and while one does."""
-
-    together_gb_s: float
-    single_gb_s: float
-
-
-class Row(NamedTuple):
-    """A step: measured, and predicted from the memory and from the measured compute."""
-
-    name: str
-    measured_us: float
-    by_memory_us: float
-    by_compute_us: float | None
+COLUMNS = [("", 25), ("measured", 9), ("from\nthe link", 9), ("error", 7), ("from\ncompute", 9),
+           ("error", 7)]
 
 
 def render(decode: Result, results: Sequence[Result]) -> str:
@@ -58,75 +41,69 @@ def render(decode: Result, results: Sequence[Result]) -> str:
     if not reduces or not links:
         raise ResultError("--validate needs a --run of bench.allreduce and one of bench.link, of "
                           "the same machine")
-    memory = memory_bandwidth(links)
-    sentences = [*opening(decode), machine(decode),
-                 f"memory, by copies of bench.link: {number(memory.together_gb_s)} GB/s a rank "
-                 f"read and written while all copy, {number(memory.single_gb_s)} while one does"]
-    lines = [textwrap.fill(sentence, 80) for sentence in sentences]
-    errors = []
+    memory_gb_s = memory_bandwidth(links)
+    tables, errors = [], []
     for cases in exposed.shapes(decode):
-        lines += ["", steps.title(cases[0]), f"{'':<25}{'measured':>9}{'from the link':>15}"
-                  f"{'error':>8}{'from compute':>14}{'error':>8}"]
-        for row in rows(cases, reduces, memory):
-            lines.append(f"{row.name:<25}{number(row.measured_us / 1e3):>9}"
-                         f"{_cells(row.by_memory_us, row, 15)}{_cells(row.by_compute_us, row, 14)}")
-            errors.append(abs(row.by_memory_us / row.measured_us - 1))
+        table = plain_table(COLUMNS)
+        for name, times_us in predictions(cases, reduces, memory_gb_s).items():
+            measured_us, by_memory_us, by_compute_us = times_us
+            cells = [number(measured_us / 1e3)]
+            for us in (by_memory_us, by_compute_us):
+                cells += [number(us / 1e3), f"{us / measured_us - 1:+.1%}"] if us else "--"
+            table.add_row(name, *cells)
+            errors.append(abs(by_memory_us / measured_us - 1))
+        tables.append((steps.title(cases[0]), table))
     verdict = "meets" if max(errors) <= AIM else "misses"
-    lines += ["", f"ms a step. The worst error from the link is {max(errors):.1%}: {verdict} the "
-              f"aim of {AIM:.0%}."]
-    return "\n".join(lines) + "\n"
+    return lay_out(decode, [
+        machine(decode), f"memory, by copies of bench.link: {number(memory_gb_s[0])} GB/s a "
+        f"rank read and written while all copy, {number(memory_gb_s[1])} while one does"], tables, [
+        f"ms a step. The worst error from the link is {max(errors):.1%}: {verdict} the aim of "
+        f"{AIM:.0%}."])
 
 
-def _cells(predicted_us: float | None, row: Row, width: int) -> str:
-    if not predicted_us:
-        return f"{'-':>{width}}{'-':>8}"
-    return f"{number(predicted_us / 1e3):>{width}}{predicted_us / row.measured_us - 1:>+8.1%}"
-
-
-def memory_bandwidth(links: Sequence[Result]) -> Memory:
-    """The medians over the copies of the largest size. Raises ResultError without copies."""
-    blocks = [block for result in links for block in result.link_blocks if block.memory_us]
+def memory_bandwidth(links: Sequence[Result]) -> tuple[float, float]:
+    """GB/s of a rank, reads and writes together, while all ranks copy and while one does: medians
+    over the copies of the largest size. Raises ResultError without copies."""
+    blocks = [(block.size_bytes, block.memory_us)
+              for result in links for block in result.link_blocks if block.memory_us]
     if not blocks:
         raise ResultError(f"{links[0].path} has not measured its memory")
-    size = max(block.size_bytes for block in blocks)
-    together = [2 * size / block.memory_us / 1e3 for block in blocks
-                if block.size_bytes == size and block.memory_us]
-    copies = [case for result in links for case in result.cases
+    copies = [(case.size_bytes, case.alg_bw_gb_s) for result in links for case in result.cases
               if case.algorithm == "local_copy" and case.alg_bw_gb_s]
-    largest = max((case.size_bytes for case in copies), default=0)
-    single = [2 * case.alg_bw_gb_s for case in copies
-              if case.size_bytes == largest and case.alg_bw_gb_s]
-    return Memory(float(np.median(together)), float(np.median(single or together)))
+    together = [2 * size / us / 1e3 for size, us in blocks if size == max(blocks)[0]]
+    single = [2 * gb_s for size, gb_s in copies if size == max(copies)[0]]
+    return float(np.median(together)), float(np.median(single or together))
 
 
-def rows(cases: Sequence[Case], reduces: Sequence[Result], memory: Memory) -> list[Row]:
-    """The compute and each split of one shape. In a pipeline with one stream one stage works at a
-    time and has the memory to itself. Raises ResultError without chained all-reduces."""
-    shape, ranks = cases[0].shape, reduces[0].run.world["size"]
+def predictions(cases: Sequence[Case], reduces: Sequence[Result], memory_gb_s: tuple[float, float],
+                ) -> dict[str, tuple[float, float, float | None]]:
+    """For the compute and each split of one shape, microseconds: measured, and predicted from the
+    memory and from the measured compute. In a pipeline with one stream one stage works at a time
+    and has the memory to itself. Raises ResultError without chained all-reduces."""
+    first, ranks = cases[0], reduces[0].run.world["size"]
+    shape, calls = first.shape, steps.calls(first)
     weights = sum(shape["inner"]) * shape["hidden"] * BYTES[shape["weights"]] * shape["layers"]
-    together_us = weights / memory.together_gb_s / 1e3
-    single_us = weights / memory.single_gb_s / 1e3
-    if not any(chained_us(reduces, algorithm, cases[0]) for algorithm in SPLITS.values()):
-        raise ResultError(f"{reduces[0].path} has no chained all-reduce of {cases[0].size_bytes} B "
-                          f"in {cases[0].datatype}")
-    by_algorithm = {case.algorithm: case for case in cases if cost_us(case)}
-    compute = by_algorithm.get(exposed.COMPUTE)
-    compute_us = cost_us(compute) if compute else None
-    lines = []
-    for name, case in by_algorithm.items():
-        took_us = cost_us(case) or 0.0
-        if name == exposed.COMPUTE:
-            lines.append(Row("compute", took_us, together_us, None))
-        elif name == "one_rank":
-            lines.append(Row("one rank", took_us, ranks * single_us, None))
-        elif name in SPLITS and (each_us := chained_us(reduces, SPLITS[name], case)):
-            is_pipe = name == steps.PIPELINE
-            stages, calls = (ranks, ranks) if is_pipe else (1, steps.calls(case))
-            read_us = stages * (single_us if is_pipe and shape["slots"] == 1 else together_us)
-            lines.append(Row(name.replace("_parallel", "").replace("_", ", "), took_us,
-                             read_us + calls * each_us,
-                             stages * compute_us + calls * each_us if compute_us else None))
-    return lines
+    together_us, single_us = (weights / gb_s / 1e3 for gb_s in memory_gb_s)
+    stage_us = single_us if shape["slots"] == 1 else together_us
+    # The name of a row, its stages, the reads of a stage, and its all-reduces.
+    plans = {exposed.COMPUTE: ("compute", 1, together_us, 0, ""),
+             steps.TENSOR: ("tensor", 1, together_us, calls, "auto"),
+             steps.LIBRARY: ("tensor, library", 1, together_us, calls, "library"),
+             steps.PIPELINE: ("pipeline", ranks, stage_us, ranks, "auto"),
+             "one_rank": ("one rank", ranks, single_us, 0, "")}
+    if not any(chained_us(reduces, algorithm, first) for algorithm in ("auto", "library")):
+        raise ResultError(f"{reduces[0].path} has no chained all-reduce of {first.size_bytes} B in "
+                          f"{first.datatype}")
+    measured = {case.algorithm: (case, cost_us(case)) for case in cases}
+    _, compute_us = measured.get(exposed.COMPUTE, (None, None))
+    rows = {}
+    for algorithm, (name, stages, read_us, count, reduce) in plans.items():
+        case, step_us = measured.get(algorithm, (None, None))
+        each_us = chained_us(reduces, reduce, case) if case and reduce else 0.0
+        if step_us and each_us is not None:
+            from_compute = stages * compute_us + count * each_us if compute_us and reduce else None
+            rows[name] = step_us, stages * read_us + count * each_us, from_compute
+    return rows
 
 
 def chained_us(reduces: Sequence[Result], algorithm: str, step: Case) -> float | None:

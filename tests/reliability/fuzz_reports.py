@@ -97,7 +97,7 @@ TARGETS = [
            frozenset(range(6))),
     Target(f"{ADVISE} --model llama-3.1-70b --run run.jsonl", "run", "*"),
     Target(f"{ADVISE} --model llama-3.1-70b --run run.jsonl", "imported", "*"),
-    Target(f"{ADVISE} --config config.json --explain", "models", "*"),
+    Target(f"{ADVISE} --config config.json", "models", "*"),
     *(Target(f"procure {how} SPEC.toml", "boxes", damaged, frozenset(range(4))) for how, damaged in (
         ("", "*.toml"), ("", "*"), ("--html h --csv c", "*"))),
     Target("accept --baseline kept --current new --reason x", "runs", "new/*.jsonl", frozenset({0, 2, 4, 5})),

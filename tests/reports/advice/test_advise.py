@@ -78,7 +78,7 @@ def test_two_r9700_for_one_chat(tmp_path, us, tokens_per_s, times):
     assert "160 all-reduces (2 a layer) of 16,384 B: 2.62 MB" in words
     assert "41.6 us by bytes alone at 63.0 GB/s" in words
     assert f"160 x {us:.1f} us" in words or f"160 x {us:.2f} us" in words
-    assert "2 replicas does not fit" in words
+    assert "2 replicas: does not fit" in words
     assert "Prefill, throughput of many: PP 2" in words
     assert "ASSUMED" not in words
     assert "CPU cores" not in words
@@ -154,7 +154,8 @@ def test_a_model_that_does_not_fit_is_reported():
 def test_the_advice_for_eight_gpus_depends_on_their_links():
     """`advise` computes the split and uses no rule of thumb."""
     text, _ = said("--model", "llama-3.1-70b", "--weights", "fp16", "--gpu", "h100", "--gpus", "8")
-    rows = {match[1]: match[2].split() for match in re.finditer(r"^ (.*?), ms +(.*)$", text, re.MULTILINE)}
+    lines = re.findall(r"^(.*, (?:decode|prompt))  +(.*)$", text, re.MULTILINE)
+    rows = {name: cells.split() for name, cells in lines}
     # 141.1 GB over 8 x 3350 GB/s and 160 x (3.6 + 14 x 0.47 + 1.75 x 16384 / 450e3) us, 80 x 4096 x 1,024 B of cache.
     decode = (141.105 / 26.8 + 4096 * 327680 / 26.8e9 + 0.160 * (3.6 + 14 * 0.47 + 1.75 * 16384 / 450e3))
     assert float(rows["NVLink or the like, decode"][3]) == pytest.approx(decode, rel=2e-3)
@@ -169,27 +170,13 @@ def test_a_mixture_of_experts_is_also_split_by_experts():
     """`advise` must consider expert parallelism and its skew."""
     options = ("--model", "mixtral-8x7b", "--weights", "fp16", "--gpu", "a100-80gb", "--gpus", "4", "--slots", "4")
     rates = [float(line.split()[-3]) for skew in ("1", "2") for line in said(*options, "--skew", skew)[0].splitlines()
-             if line.startswith(" EP 4")]
+             if line.startswith("EP 4")]
     assert rates[0] > 1.2 * rates[1]
     assert "the busiest gets at most all, 4 times the mean" in refusal(*options, "--skew", "5")
     _, words = said(*options, "--prompt", "1024", "--skew", "1.5")
     assert "1024 tokens sends 3.15 MB a rank to experts elsewhere, 2.92 if all experts of a rank share a copy" in words
     assert "times the skew of 1.5" in words
     assert "no all-to-all but an all-reduce of 8.39 MB" in words
-
-
-def test_explain_names_the_error_of_common_formulas(tmp_path):
-    """A user must see the factor by which a blog's formula errs."""
-    run = write(tmp_path, {16384: 33, LARGE: 600})
-    _, words = said("--model", "llama-3.1-70b", *R9700, "--run", run, "--explain")
-    for claim in ("33.6 MB for 1024 tokens, where 335.5 MB is right", "10.0 times too little",
-                  "560 a token and 18.5 ms", "160 and 5.28 ms, 3.5 times too much",
-                  "2(n-1)/n = 1 at TP 2 (1.75 at TP 8)",
-                  "decode 0.26 us, where it takes 33.0 us (126.9 times too little)",
-                  "pcie5x16 126 GB/s both ways is 63.0 one way", "nvlink4 900 GB/s both ways is 450 one way",
-                  "1.6-1.8x over PCIe", "48.8 to 21.7 us", "1.85-1.9x over NVLink", "15.8 to 10.3 us",
-                  "predicted here 1.71x at 33.0 us"):
-        assert claim in words
 
 
 def link_run(folder, gb_s, **words):
@@ -309,7 +296,7 @@ def test_a_model_on_disk_gives_the_same_advice_as_its_specs(tmp_path):
     known, _ = said("--model", "llama-3.1-70b", "--gpu", "r9700")
     assert said("--config", path, "--gpu", "r9700")[0] == known.replace("llama-3.1-70b", "mine")
     path.write_text('{"hidden_size": 8192}')
-    assert "lacks num_hidden_layers" in refusal("--config", path, "--gpu", "r9700")
+    assert "missing required field `num_hidden_layers`" in refusal("--config", path, "--gpu", "r9700")
 
 
 def printed(folder, *rows, status="complete", name="abc", gpu=None):
@@ -343,7 +330,7 @@ def test_the_link_gives_the_time_of_larger_sizes_and_the_output_marks_it(tmp_pat
     text, words = said("--model", "llama-3.1-70b", *R9700, "--run", printed(tmp_path, (16384, 33.0, None)))
     assert "Nothing above 16 KiB was measured" in words
     by_link, _ = said("--model", "llama-3.1-70b", *R9700)
-    prompt_ms = [float(re.findall(r"^ TP 2 .* (\S+) +\S+$", one, re.MULTILINE)[0]) for one in (text, by_link)]
+    prompt_ms = [float(re.findall(r"^TP 2 .* (\S+) +\S+$", one, re.MULTILINE)[0]) for one in (text, by_link)]
     assert prompt_ms[0] == pytest.approx(prompt_ms[1], rel=0.02)
 
 
@@ -361,6 +348,6 @@ def test_eight_gpus_give_no_split_if_the_heads_do_not_divide_by_eight(tmp_path):
                                   "num_key_value_heads": 2, "intermediate_size": 8192, "vocab_size": 32000}))
     text, words = said("--config", config, "--weights", "fp16", "--gpu", "h100", "--gpus", 8)
     assert "no split" in words
-    for line in re.findall(r", ms .*", text):
+    for line in re.findall(r", (?:decode|prompt)  .*", text):
         assert line.split()[5] == "-"
         assert line.split()[6] != "8"

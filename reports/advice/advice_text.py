@@ -107,7 +107,7 @@ def text(span: Span, unit: str = "") -> str:
 
 def memory_table(load: Workload) -> Table:
     """The memory of a GPU at TP 1 to 8."""
-    table = plain_table([("", 37), *((str(world), 9) for world in WORLDS)])
+    table = plain_table({"": 37} | {str(world): 9 for world in WORLDS})
     splits = [Split(load, TENSOR if world > 1 else ONE, world) for world in WORLDS]
     streams = f", {max(load.batch, load.slots)} x {load.context} tokens"
     for part, detail in {"weights": "", "KV cache": streams, "activations": ""}.items():
@@ -126,9 +126,9 @@ def signed(value: float) -> str:
 
 def split_table(load: Workload, splits: Mapping[str, Split]) -> Table:
     """A row for each possible split: decode and prefill, latency and throughput."""
-    table = plain_table([("", 15), ("decode: ms\na token", 10), ("tokens/s a\nstream", 20),
-                         (f"tokens/s of\n{load.slots} streams", 12), ("prompt:\nms", 9),
-                         ("tokens/s\nof many", 9)])
+    table = plain_table({"": 15, "decode: ms\na token": 10, "tokens/s a\nstream": 20,
+                         f"tokens/s of\n{load.slots} streams": 12, "prompt:\nms": 9,
+                         "tokens/s\nof many": 9})
     for name, split in splits.items():
         if split.obstacle is None:
             table.add_row(name, number(split.step_us[0] / 1e3), text(rate(1, split.step_us)),
@@ -145,7 +145,7 @@ def link_table(load: Workload) -> tuple[str, Table]:
     title = f"ms by the figures of {', '.join(links)} and NCCL's latencies"
     if own == load.gpu.slot:
         title += f"; {most} {load.gpu.name} have no NVLink"
-    table = plain_table([("", 31), *((world, 8) for world in worlds), ("fastest", 7), ("rule", 4)])
+    table = plain_table({"": 31} | dict.fromkeys(worlds, 8) | {"fastest": 7, "rule": 4})
     for (name, rule), link in zip(RULE_OF_THUMB.items(), links, strict=True):
         splits = [Split(replace(load, times=read_times([], world, specs.link(link))),
                         TENSOR if world > 1 else ONE, world)

@@ -22,8 +22,8 @@ from reports.tables.sentences import machine, number
 
 AIM = 0.05
 BYTES = {"int8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
-COLUMNS = [("", 25), ("measured", 9), ("from\nthe link", 9), ("error", 7), ("from\ncompute", 9),
-           ("error", 7)]
+COLUMNS = {"": 25, "measured": 9, "from\nthe link": 9, "error": 7, "from\ncompute": 9,
+           "\nerror": 7}
 
 
 def render(decode: Result, results: Sequence[Result]) -> str:

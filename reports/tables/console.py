@@ -41,7 +41,7 @@ def printed(console: Console) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
 
-def plain_table(columns: Mapping[str, int], rows: Iterable[Iterable[str | Text]],
+def plain_table(columns: Mapping[str, int], rows: Iterable[Iterable[str | Text]] = (),
                 gap: int = 1) -> Table:
     """A table without lines from the headings with their least widths, and the cells of each row.
     Columns of words are left-aligned."""

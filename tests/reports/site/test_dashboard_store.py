@@ -18,7 +18,7 @@ from reports.store import result
 from tests.launch import ROOT
 from tests.reports.site.test_dashboard import SMALL, Read, page_of
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
-from tests.reports.synthetic_run import write_run
+from tests.reports.synthetic_run import mark_wrong, write_run
 from tests.reports.synthetic_site import LOG, SPEC, make_site
 
 SMALLEST: dict[str, Any] = SMALL | {"sizes": [16384], "algorithms": ["library", "two_shot"]}
@@ -31,9 +31,7 @@ def run_id(night: int, name: str = "made") -> str:
 def write_wrong(folder: Path, night: int) -> Path:
     """Writes a run of two cases; one case has wrong results."""
     path = write_run(folder, run_id=run_id(night), **SMALLEST).path
-    whole, case, last = path.read_text().rpartition('"status":"ok","time_us"')
-    path.write_text(whole.replace('"n_wrong":0,"reason":null', '"n_wrong":3,"reason":"3 wrong"')
-                    + case.replace('"ok"', '"wrong"') + last)
+    mark_wrong(path, 1)
     return path
 
 

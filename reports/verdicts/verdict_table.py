@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reports.store.foreign import markdown_text, spreadsheet_cell
-from reports.store.schema import Result
 from reports.store.stats import STATE_RATIO
 from reports.tables.console import wrapped
 from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text, some
@@ -121,27 +120,28 @@ def _launches(comparison: Comparison) -> str:
 
 
 def warnings(comparison: Comparison) -> list[str]:
-    """Allowed differences, notes on the comparison, and the runs' notes on their own figures."""
-    labels_of: dict[str, dict[int, str]] = {}
+    """Allowed differences, notes on the comparison, and the runs' notes on their own figures, first
+    the notes of one side alone."""
+    variant, baseline = _threats(comparison.variant), _threats(comparison.baseline)
+    threats = [f"{note} ({label(comparison.variant)} alone)"
+               for pattern, note in variant.items() if pattern not in baseline]
+    threats += [f"{note} ({label(comparison.baseline)} alone)"
+                for pattern, note in baseline.items() if pattern not in variant]
+    threats += [note for pattern, note in variant.items() if pattern in baseline]
+    notes = [*comparison.notes, *threats[:MOST_THREATS]]
+    return [*comparison.allowed, *(f"note: {note}" for note in notes)]
+
+
+def _threats(side: Side) -> dict[str, str]:
+    """The notes of a side's runs that concern their figures, by the note without its figures: the
+    load, for example, differs between launches."""
     notes: dict[str, str] = {}
-    for place, side in enumerate((comparison.variant, comparison.baseline)):
-        for note in (note for launch in side.launches for note in _threats(launch.result)):
-            # Notes that differ only in a figure, such as the load, count as the same.
-            pattern = re.sub(r"[\d.]+", "", note)
-            notes.setdefault(pattern, note)
-            labels_of.setdefault(pattern, {})[place] = label(side)
-    patterns = sorted(notes, key=lambda pattern: len(labels_of[pattern]))  # one side's come first
-    threats = [notes[pattern] + f" ({min(labels_of[pattern].values())} alone)"
-               * (len(labels_of[pattern]) == 1) for pattern in patterns[:MOST_THREATS]]
-    return [*comparison.allowed, *(f"note: {note}" for note in [*comparison.notes, *threats])]
-
-
-def _threats(result: Result) -> list[str]:
-    """The notes of a run that concern its figures."""
-    notes = [note for note in result.run.notes if not note.lower().startswith("peer memory")]
-    stolen = result.end.steal_share or 0.0 if result.end else 0.0
-    if stolen > MOST_STEAL_SHARE:
-        notes.append(f"The hypervisor withheld {stolen:.1%} of the CPU time.")
+    for result in (launch.result for launch in side.launches):
+        stolen = (result.end and result.end.steal_share) or 0.0
+        hypervisor = f"The hypervisor withheld {stolen:.1%} of the CPU time."
+        for note in [*result.run.notes, *[hypervisor] * (stolen > MOST_STEAL_SHARE)]:
+            if not note.lower().startswith("peer memory"):
+                notes.setdefault(re.sub(r"[\d.]+", "", note), note)
     return notes
 
 

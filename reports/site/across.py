@@ -56,8 +56,9 @@ def _comparisons(comparisons: Sequence[Comparison]) -> list[Section]:
     sections = []
     for place, comparison in enumerate(shown(comparisons)):
         heading = f"{label(comparison.variant)} against {label(comparison.baseline)}"
-        table = Table(f"cells-{place}", f"Every cell: {heading}", verdict_table.COLUMNS,
-                      verdict_table.table_rows(comparison), filters=["algorithm", "verdict"])
+        rows = verdict_table.table_rows(comparison)
+        table = Table(f"cells-{place}", f"Every cell: {heading}", list(rows[0]),
+                      [list(row.values()) for row in rows], filters=["algorithm", "verdict"])
         sections.append(table_section(heading, table, verdict_table.sentences(comparison)))
     return sections
 

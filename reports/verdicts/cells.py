@@ -101,7 +101,7 @@ def find_cells(comparison: Comparison, cases: Mapping[Key, CaseHeader]) -> "pd.D
     import pandas as pd  # takes half a second
 
     wrong = _wrong_cases(comparison)
-    keys = [None if key in wrong else key for key in cases]
+    keys = [() if key in wrong else key for key in cases]
     stages = [find_stage(comparison.pairs(name), keys, comparison.without)
               for name in ("first", "fresh")]
     judgement = _judge(comparison, *stages)
@@ -128,23 +128,26 @@ def find_cells(comparison: Comparison, cases: Mapping[Key, CaseHeader]) -> "pd.D
     return cells
 
 
-def find_stage(pairs: list[Pair], keys: Sequence[Key | None], without: Sequence[str]) -> Stage:
-    """The costs and ratios of the cases with these keys; a case without a key has none."""
+def find_stage(pairs: list[Pair], keys: Sequence[Key], without: Sequence[str]) -> Stage:
+    """The ratios and times of the cases with these keys; none for an unknown key."""
     rtt_ns = find_costs([launch for pair in pairs for launch in pair], without)
+    # By cell, side (baseline first), pair and state of the link.
     costs_us = np.full((len(keys), 2, len(pairs), max(len(rtt_ns), 1)), np.nan)
     for row, key in enumerate(keys):
         for column, pair in enumerate(pairs):
             for side, launch in enumerate(pair):
-                for state, cost_us in (launch.costs.get(key, {}) if key else {}).items():
+                for state, cost_us in launch.costs.get(key, {}).items():
                     costs_us[row, side, column, state] = cost_us
     log_ratios, states = within_one_state(np.log(costs_us[:, 1] / costs_us[:, 0]))
     times = []
     for of_cell, of_pairs in zip(costs_us, states, strict=True):
         counts = Counter(of_pairs[of_pairs >= 0].tolist()).most_common()
         trips = [(rtt_ns[state], count) for state, count in counts] if rtt_ns else []
-        common = counts[0][0] if counts else 0
-        times_us = of_cell[:, of_pairs == common, common]
-        times.append((trips, *(np.median(times_us, axis=-1).tolist() if counts else [np.nan] * 2)))
+        baseline_us = variant_us = np.nan
+        for state, _ in counts[:1]:
+            costs_there = of_cell[:, of_pairs == state, state]
+            baseline_us, variant_us = np.median(costs_there, axis=-1).tolist()
+        times.append((trips, baseline_us, variant_us))
     return Stage(pairs, log_ratios, times)
 
 

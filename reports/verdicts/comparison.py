@@ -18,7 +18,6 @@ from reports.verdicts.sides import Side, find_costs, key_of, read_sides
 if TYPE_CHECKING:
     import pandas as pd
 
-NOT_COMPARABLE = 4
 # Fields of a case's key in which two sides may differ: the comparison is then about that field.
 MAY_DIFFER = ("algorithm", "variant", "memory", "in_place")
 
@@ -26,39 +25,30 @@ MAY_DIFFER = ("algorithm", "variant", "memory", "in_place")
 class Incomparable(ResultError):
     """Sides that measured different things; the message names the key."""
 
-    exit_status = NOT_COMPARABLE
+    exit_status = 4
 
 
 class NothingInCommon(ResultError):
     """Comparable sides without a common case."""
 
 
-def _clock(result: Result) -> tuple[Any, ...]:
-    facts = [result.run.environment.get(name) for name in ("cpu.governor", "cpu.turbo")]
-    values = [fact.get("value") if isinstance(fact, dict) else fact for fact in facts]
-    return (result.run.clock_shared, *values)
-
-
-def _world(result: Result) -> tuple[Any, ...]:
-    world = result.run.world
-    ranks = sorted(str((rank.get("device"), rank.get("arch"), rank.get("gpu")))
-                   for rank in world.get("ranks", []))
-    return world["size"], world.get("hosts", 1), ranks
-
-
-def _statistic(result: Result) -> tuple[Any, ...]:
-    run = result.run
-    statistics = sorted({case.across_ranks for case in result.cases})
-    return run.benchmark, run.world.get("dispatch", "native"), statistics
+def _fact(result: Result, name: str) -> Any:
+    fact = result.run.environment.get(name)
+    return fact.get("value") if isinstance(fact, dict) else fact
 
 
 # The facts that must be equal on all sides, by their names in --allow.
 COMPARABLE: dict[str, Callable[[Result], Any]] = {
     "machine": lambda result: result.run.machine_id,
-    "clock": _clock,
-    "world": _world,
+    "clock": lambda result: (result.run.clock_shared, _fact(result, "cpu.governor"),
+                             _fact(result, "cpu.turbo")),
+    "world": lambda result: (
+        result.run.world["size"], result.run.world.get("hosts", 1),
+        sorted(str(tuple(map(rank.get, ("device", "arch", "gpu"))))
+               for rank in result.run.world.get("ranks", []))),
     "type": lambda result: sorted({(case.datatype, case.redop) for case in result.run.cases}),
-    "statistic": _statistic,
+    "statistic": lambda result: (result.run.benchmark, result.run.world.get("dispatch", "native"),
+                                 sorted({case.across_ranks for case in result.cases})),
     "version": lambda result: result.run.version,
 }
 

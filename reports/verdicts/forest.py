@@ -100,6 +100,7 @@ def _draw(axes: "Axes", cell: Any, row: int, limits: tuple[float, float]) -> Non
     if np.isfinite(cell.ratio):
         axes.plot(np.clip(cell.ratio, *limits), row, marker=shape, color=colour, markersize=5.5,
                   zorder=4, markerfacecolor=colour if is_filled else "white", clip_on=False)
-    _, _, _, ratio, verdict, *_ = figures(cell)
-    axes.text(1.05, row, f"{verdict:13}{ratio}", transform=axes.get_yaxis_transform(), va="center",
-              fontsize=8, family="monospace", color=colour if is_filled else "#333333")
+    texts = figures(cell)
+    axes.text(1.05, row, f"{texts['verdict']:13}{texts['ratio [95 %]']}", va="center", fontsize=8,
+              transform=axes.get_yaxis_transform(), family="monospace",
+              color=colour if is_filled else "#333333")

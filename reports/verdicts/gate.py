@@ -25,7 +25,6 @@ from reports.verdicts.cells import Comparison, case_names
 from reports.verdicts.forest import plot
 from reports.verdicts.sides import key_of
 from reports.verdicts.verdict import FASTER, SAME, SLOWER
-from reports.verdicts.verdict_table import figures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,8 +104,7 @@ def _missing(comparison: Comparison) -> list[str]:
 def _findings(slower: list[Any], hidden: list[Any], faster: list[Any],
               of_cells: str) -> list[str]:
     """The worst cells, and summaries of hidden and faster cells."""
-    lines = [f"{cell.title}: {' '.join(figures(cell)[3:5])}"
-             for cell in slower[:MOST_LISTED]]
+    lines = [f"{cell.title}: {table.outcome_text(cell)}" for cell in slower[:MOST_LISTED]]
     if len(slower) > MOST_LISTED:
         lines.append(f"and {len(slower) - MOST_LISTED} more slower")
     if hidden:
@@ -146,8 +144,8 @@ def junit(outcome: Outcome) -> str:
         properties = SubElement(suite, "properties")
         for name, value in _facts(comparison).items():
             SubElement(properties, "property", name=name, value=value)
-        cells = [(cell.title, f"{benchmark}.{cell.mode}", cell.outcome,
-                  " ".join(figures(cell)[3:5])) for cell in worst_first(comparison.cells)]
+        cells = [(cell.title, f"{benchmark}.{cell.mode}", cell.outcome, table.outcome_text(cell))
+                 for cell in worst_first(comparison.cells)]
     faults = [(name, benchmark, "unusable", sentence) for name, sentence in outcome.faults]
     for name, group, word, text in [*faults, *cells]:
         case = SubElement(suite, "testcase", name=name, classname=group, time="0")

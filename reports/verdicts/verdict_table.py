@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reports.store.foreign import markdown_text, spreadsheet_cell
-from reports.store.schema import Result
 from reports.store.stats import STATE_RATIO
 from reports.tables.console import wrapped
 from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text, some
@@ -26,18 +25,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_THREATS = 4
-COLUMNS = ("algorithm", "size", "base us", "variant us", "ratio [95 %]", "verdict", "MDE", "pairs")
-ROW = "{:>8} {:>8} {:>10} {:>19}  {:<12} {:>6} {:>10}"
+ROW = "{1:>8} {2:>8} {3:>10} {4:>19}  {5:<12} {6:>6} {7:>10}"  # without the algorithm
 
 
 def as_text(comparisons: Sequence[Comparison]) -> str:
     """Tables of at most 80 columns, in colour on a terminal unless NO_COLOR is set."""
     lines = []
     for comparison in shown(comparisons):
-        lines += [*wrapped([*head(comparison), *warnings(comparison)]), ""]
-        lines.append(ROW.format(*COLUMNS[1:]))
-        for name, rows in groupby(table_rows(comparison), lambda row: row[0]):
-            lines += [name, *(ROW.format(*row[1:]) for row in rows)]
+        rows = table_rows(comparison)
+        lines += [*wrapped([*head(comparison), *warnings(comparison)]), "", ROW.format(*rows[0])]
+        for name, of_name in groupby(rows, lambda row: row["algorithm"]):
+            lines += [name, *(ROW.format(*row.values()) for row in of_name)]
         lines += ["", *wrapped(closing(comparison)), ""]
     text = "\n".join(line.rstrip() for line in lines)
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
@@ -58,9 +56,9 @@ def ordered(cells: "pd.DataFrame") -> list[Any]:
     return sorted(rows, key=lambda cell: (places[cell.name], cell.size_bytes))
 
 
-def table_rows(comparison: Comparison) -> list[list[str]]:
-    """The texts of each row, one for each of `COLUMNS`."""
-    return [[cell.name, *figures(cell)] for cell in ordered(comparison.cells)]
+def table_rows(comparison: Comparison) -> list[dict[str, str]]:
+    """The texts of each row by their headings."""
+    return [figures(cell) for cell in ordered(comparison.cells)]
 
 
 def sentences(comparison: Comparison) -> list[str]:
@@ -122,42 +120,51 @@ def _launches(comparison: Comparison) -> str:
 
 
 def warnings(comparison: Comparison) -> list[str]:
-    """Allowed differences, notes on the comparison, and the runs' notes on their own figures."""
-    labels_of: dict[str, dict[int, str]] = {}
+    """Allowed differences, notes on the comparison, and the runs' notes on their own figures, first
+    the notes of one side alone."""
+    variant, baseline = _threats(comparison.variant), _threats(comparison.baseline)
+    threats = [f"{note} ({label(comparison.variant)} alone)"
+               for pattern, note in variant.items() if pattern not in baseline]
+    threats += [f"{note} ({label(comparison.baseline)} alone)"
+                for pattern, note in baseline.items() if pattern not in variant]
+    threats += [note for pattern, note in variant.items() if pattern in baseline]
+    notes = [*comparison.notes, *threats[:MOST_THREATS]]
+    return [*comparison.allowed, *(f"note: {note}" for note in notes)]
+
+
+def _threats(side: Side) -> dict[str, str]:
+    """The notes of a side's runs that concern their figures, by the note without its figures: the
+    load, for example, differs between launches."""
     notes: dict[str, str] = {}
-    for place, side in enumerate((comparison.variant, comparison.baseline)):
-        for note in (note for launch in side.launches for note in _threats(launch.result)):
-            # Notes that differ only in a figure, such as the load, count as the same.
-            pattern = re.sub(r"[\d.]+", "", note)
-            notes.setdefault(pattern, note)
-            labels_of.setdefault(pattern, {})[place] = label(side)
-    patterns = sorted(notes, key=lambda pattern: len(labels_of[pattern]))  # one side's come first
-    threats = [notes[pattern] + f" ({min(labels_of[pattern].values())} alone)"
-               * (len(labels_of[pattern]) == 1) for pattern in patterns[:MOST_THREATS]]
-    return [*comparison.allowed, *(f"note: {note}" for note in [*comparison.notes, *threats])]
-
-
-def _threats(result: Result) -> list[str]:
-    """The notes of a run that concern its figures."""
-    notes = [note for note in result.run.notes if not note.lower().startswith("peer memory")]
-    stolen = result.end.steal_share or 0.0 if result.end else 0.0
-    if stolen > MOST_STEAL_SHARE:
-        notes.append(f"The hypervisor withheld {stolen:.1%} of the CPU time.")
+    for result in (launch.result for launch in side.launches):
+        stolen = (result.end and result.end.steal_share) or 0.0
+        hypervisor = f"The hypervisor withheld {stolen:.1%} of the CPU time."
+        for note in [*result.run.notes, *[hypervisor] * (stolen > MOST_STEAL_SHARE)]:
+            if not note.lower().startswith("peer memory"):
+                notes.setdefault(re.sub(r"[\d.]+", "", note), note)
     return notes
 
 
-def figures(cell: Any) -> tuple[str, ...]:
-    """The texts of a row after its name."""
+def outcome_text(cell: Any) -> str:
+    """`1.050 [1.041 1.058] SLOWER*`."""
+    row = figures(cell)
+    return f"{row['ratio [95 %]']} {row['verdict']}"
+
+
+def figures(cell: Any) -> dict[str, str]:
+    """The texts of a row by their headings."""
     ratio = _text(cell.ratio, _ratio)
     if np.isfinite(cell.low):
         ratio += f" [{_ratio(cell.low)} {_ratio(cell.high)}]"
     needed = ""
     if cell.verdict == AMBIGUOUS and not np.isnan(cell.needed):
         needed = f" ({cell.needed:.0f})" if cell.needed < 10_000 else " (>9999)"
-    return (size_text(cell.size_bytes), _text(cell.baseline_us, number),
-            _text(cell.variant_us, number), ratio, cell.verdict + "*" * cell.is_fresh,
-            _text(cell.detectable, lambda effect: f"{effect:.1%}" if effect < 10 else ">999%"),
-            f"{cell.pairs}{needed}")
+    effect = _text(cell.detectable, lambda share: f"{share:.1%}" if share < 10 else ">999%")
+    return {"algorithm": cell.name, "size": size_text(cell.size_bytes),
+            "base us": _text(cell.baseline_us, number),
+            "variant us": _text(cell.variant_us, number), "ratio [95 %]": ratio,
+            "verdict": cell.verdict + "*" * cell.is_fresh, "MDE": effect,
+            "pairs": f"{cell.pairs}{needed}"}
 
 
 def _text(value: float, form: Callable[[float], str]) -> str:
@@ -199,13 +206,14 @@ def as_markdown(comparisons: Sequence[Comparison], most_bytes: int = 1 << 30) ->
     parts = []
     for comparison in shown(comparisons):
         title, *lines = sentences(comparison)
-        rows = [_markdown_row(map(markdown_text, row)) for row in table_rows(comparison)]
+        table = table_rows(comparison)
+        rows = [_markdown_row(map(markdown_text, row.values())) for row in table]
         sizes_bytes = np.cumsum([len(row.encode()) + 1 for row in rows])
         if cut := int(np.sum(sizes_bytes > most_bytes)):
             lines.append(f"{cut} more rows do not fit here")
         items = [f"- {markdown_text(line)}" for line in lines]
         rule = "|---|" + "---:|" * 4 + "---|" + "---:|" * 2
-        parts += [f"### {markdown_text(title)}", "", *items, "", _markdown_row(COLUMNS), rule,
+        parts += [f"### {markdown_text(title)}", "", *items, "", _markdown_row(table[0]), rule,
                   *rows[:len(rows) - cut], ""]
     return "\n".join(parts)
 

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from reports.__main__ import main
+from reports.verdicts.cells import within_one_state
 from reports.verdicts.comparison import compare, pairs_short
 from reports.verdicts.sides import read_sides
 from reports.verdicts.verdict_table import FORMATS
@@ -158,6 +159,15 @@ def test_pairs_are_compared_within_their_common_state(tmp_path, capsys):
     out = capsys.readouterr().out
     assert {row[5] for row in rows_of(out).values()} == {"SAME"}
     assert "flag round trip 54" in " ".join(out.split())
+
+
+def test_of_several_states_a_pair_takes_the_one_that_most_pairs_share():
+    pairs = [[1.0, 10.0], [np.nan, 20.0], [3.0, 30.0], [4.0, np.nan], [np.nan, np.nan]]
+    for rows, ratios, states in ((pairs, [1.0, 20.0, 3.0, 4.0, np.nan], [0, 1, 0, 0, -1]),  # both states three times
+                                 (pairs[:3], [10.0, 20.0, 30.0], [1, 1, 1])):
+        chosen, of_pairs = within_one_state(np.array([rows]))
+        np.testing.assert_array_equal(chosen, [ratios])
+        assert of_pairs.tolist() == [states]
 
 
 def test_pairs_without_a_common_state_give_no_figure(tmp_path, capsys):

@@ -187,8 +187,9 @@ def test_unusable_runs_are_left_out_and_named(tmp_path, capsys):
     write(tmp_path, 3, head={"imported_from": {"file": "log.txt"}})
     write(tmp_path, 4, head={"schema": 99})
     wrong = write(tmp_path, 5)
-    wrong.write_text(wrong.read_text().replace('"n_wrong":0,"reason":null', '"n_wrong":3,"reason":"3 wrong"')
-                     .replace('"status":"ok","time_us"', '"status":"wrong","time_us"'))
+    lines = [json.loads(line) for line in wrong.read_text().splitlines()]
+    wrong.write_text("".join(json.dumps(line | {"status": "wrong", "n_wrong": 3} if line["kind"] == "case" else line)
+                             + "\n" for line in lines))
     (tmp_path / "torn\x1b[2J.jsonl").write_bytes(b"\x00\xff{")
     (tmp_path / "again").mkdir()
     shutil.copy(good, tmp_path / "again")

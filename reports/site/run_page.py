@@ -86,15 +86,14 @@ def _fits(launches: Sequence[Result]) -> Section:
     for members in by_title(fits).values():
         lines += [f"{members[0].mode}: {line}"
                   for line in fit_command.sentences(members, crossovers)]
-    rows = [[fit.name, fit.mode, *fit_command.cells(regime)]
+    rows = [{"algorithm": fit.name, "mode": fit.mode, **fit_command.cells(regime)}
             for fit in fitted for regime in fit.regimes]
     picture = Picture("fits", "Fits: time against size, a line for each regime",
                       f"{len(fitted)} fits with {len(rows)} regimes; a bar marks the change from "
                       "one regime to the next. Logarithmic axes.", "fits")
     section = table_section(heading, Table(
-        "fits", "Fits over these launches, with 95 % intervals",
-        ["algorithm", "mode", "sizes", "alpha, us", "beta, GB/s", "n 1/2", "worst miss"], rows),
-        lines)
+        "fits", "Fits over these launches, with 95 % intervals", list(rows[0]),
+        [list(row.values()) for row in rows]), lines)
     section.pictures = [draw_picture(picture, lambda target: fit_command.plot(fitted, target))]
     return section
 

@@ -1,3 +1,1 @@
-"""Many runs: history with its changes, and fits over sizes.
-
-It imports `verdicts` and the rooms below."""
+"""Many runs: history with its changes, and fits over sizes. It imports the rooms before it."""

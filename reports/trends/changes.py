@@ -55,14 +55,14 @@ def find_steps(values: Floats, n_series: int) -> list[list[Step]]:
 
     At most 5 % of histories without a change get any step. `n_series` counts the series tested in
     all histories together."""
-    levels, steps = np.zeros_like(values), [list[Step]() for _ in values]
+    steps = [list[Step]() for _ in values]
     for _ in range(PASSES if values.shape[1] >= MIN_RUNS else 0):
+        levels = np.array(list(map(level_between, values, steps)))
         new, before = _find_steps(values, levels, n_series), steps
         # A step stays once a pass reported it: its chance of error is already spent.
         steps = [own or former for own, former in zip(new, before, strict=True)]
         if list(map(_places, steps)) == list(map(_places, before)):
             break
-        levels = np.array(list(map(level_between, values, steps)))
     return steps
 
 

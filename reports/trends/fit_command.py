@@ -84,13 +84,13 @@ def _table(fits: Sequence[Fit]) -> Table:
     for fit in fits:
         name = f"{fit.name}, {fit.launches}"
         for regime in fit.regimes:
-            table.add_row(name, *cells(regime))
+            table.add_row(name, *cells(regime).values())
             name = ""
     return table
 
 
-def cells(regime: Regime) -> list[str]:
-    """The regime's sizes, alpha in us, beta in GB/s, n_1/2 and worst miss as text."""
+def cells(regime: Regime) -> dict[str, str]:
+    """A regime as cells of a table by column."""
     alpha, beta, half_size = regime.alpha_us, regime.beta_gb_s, regime.half_size_bytes
     low, high = (alpha.value if end is None else end for end in (alpha.low, alpha.high))
     if high is None or high <= 0:
@@ -99,9 +99,11 @@ def cells(regime: Regime) -> list[str]:
         alpha_text = _with_interval(alpha, number)
     else:
         alpha_text = f"{UP_TO} {number(high)}"
-    return [f"{short(regime.from_bytes)}-{short(regime.to_bytes)}", alpha_text,
-            _with_interval(beta, number) if beta.value else FLAT,
-            short(half_size.value) if half_size.value else "-", f"{regime.worst_residual:.1%}"]
+    return {"sizes": f"{short(regime.from_bytes)}-{short(regime.to_bytes)}",
+            "alpha, us": alpha_text,
+            "beta, GB/s": _with_interval(beta, number) if beta.value else FLAT,
+            "n 1/2": short(half_size.value) if half_size.value else "-",
+            "worst miss": f"{regime.worst_residual:.1%}"}
 
 
 def _with_interval(estimate: Estimate, format_value: Callable[[float | None], str]) -> str:
@@ -116,7 +118,8 @@ def short(size_bytes: float | None) -> str:
 
 def sentences(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> list[str]:
     """Sentences on fits with one title: words of the table, limits, and crossovers among them."""
-    words = " ".join(word for fit in fits for regime in fit.regimes for word in cells(regime))
+    words = " ".join(word for fit in fits for regime in fit.regimes
+                     for word in cells(regime).values())
     lines = [meaning for word, meaning in MEANINGS.items() if word in words]
     lines += [f"{fit.name} has no line: {fit.reason}." for fit in fits if fit.reason]
     missed = [fit.name for fit in fits

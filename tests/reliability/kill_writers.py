@@ -97,7 +97,7 @@ def faults_in(out, seen, whole):
                       for earlier in range(block) if (case, earlier) not in blocks]
     word = "busbw" if result.complete else "INCOMPLETE: the run was cut off."
     for words, said in ((("show", path), word), (("compare", whole, path), ""),
-                        (("history", path.parent.parent), "incomplete: 1" if not result.complete else "2 runs")):
+                        (("history", path.parent.parent), "incomplete: 1" if not result.complete else "runs 2")):
         status, text = ask(*words)
         if status not in ((0, 2) if words[0] == "compare" else (0,)) or said not in text or "Traceback" in text:
             found.append(f"reports {words[0]}: status {status}, {text!r}")

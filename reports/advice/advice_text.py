@@ -204,8 +204,9 @@ def break_even(load: Workload, splits: Mapping[str, Split]) -> list[str]:
         return [f"No all-reduce is fast enough for {tensor} to win the latency of decode."]
     factor = even_us / each_us[0]
     distance = f"{factor:.1f} times below" if factor > 1 else f"{1 / factor:.1f} times above"
-    return [f"{tensor} and {other} break even if an all-reduce of {size_text(size)} takes "
-            f"{number(even_us)} us; here it takes {text(each_us, ' us')}, {distance} that."]
+    return [f"In the latency of decode {tensor} and {other} break even if an all-reduce of "
+            f"{size_text(size)} takes {number(even_us)} us; here it takes {text(each_us, ' us')}, "
+            f"{distance} that."]
 
 
 def at_capacity(name: str, split: Split) -> tuple[str, Split]:

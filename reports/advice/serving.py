@@ -141,26 +141,26 @@ class Split:
             # the layers. A hand-off counts as an all-reduce of its bytes, an upper bound.
             return load.step_us(group) + n * load.times(model.all_reduce_bytes(group))
         if self.kind == EXPERTS:
-            return self._experts_us(streams) + 2 * model.layers * self._exchange_us(group)
+            return self._experts_us(streams, group) + model.all_reduces * self._exchange_us(group)
         outside = 0.0 if self.kind == REPLICAS else load.outside_share(group)
         read = load.read_bytes(group)
         local_us = load.work_us(read * (1 - outside) + load.kv_bytes(group), group)
         return exact(local_us + load.slot_us(read * outside))
 
-    def _experts_us(self, streams: int) -> float:
-        """The work of the busiest GPU, which has the attention weights and its share of the
-        streams. It reads skew x 1/n of the experts in use: at least one, at most all its own."""
+    def _experts_us(self, streams: int, group: int) -> float:
+        """The work of the busiest GPU, which has the attention weights and the cache of a group.
+        It reads skew x 1/n of the experts in use: at least one, at most all its own."""
         load, model, n = self.workload, self.workload.model, self.gpus
         share = model.expert_share
         used = max(1.0, load.skew * model.touched_experts(streams) / n)
         busiest = min(model.experts / n, used) / model.experts
         read = load.weights_bytes * (1 - share + share * busiest)
-        cache = load.kv_bytes(ceil(streams / min(n, streams)))
-        return max(load.work_us(read + cache, 0), load.work_us(0, load.skew * streams / n))
+        return max(load.work_us(read + load.kv_bytes(group), 0),
+                   load.work_us(0, load.skew * streams / n))
 
     def _exchange_us(self, tokens: float) -> Span:
-        """An all-to-all of `tokens` of each rank, timed as an all-reduce with the same wire bytes;
-        a layer has a dispatch and a combine."""
+        """An all-to-all of `tokens` of each rank, timed as an all-reduce with the same wire bytes.
+        A layer has two, a dispatch and a combine, where a tensor split has two all-reduces."""
         wire_bytes = self.workload.skew * self.workload.model.dispatch_bytes(self.gpus, tokens)
         return self.workload.times(wire_bytes / wire_factor(self.gpus))
 

@@ -47,15 +47,11 @@ def head(load: Workload, runs: Sequence[Result | Imported]) -> list[str]:
         f"of {model.head_dim}{mixture}",
         f"{load.gpus} x {gpu.name}: {number(gpu.memory_gb)} GB, {number(gpu.bandwidth_gb_s)} GB/s, "
         f"{number(load.tflops)} TFLOP/s each ({gpu.source}): peaks, so all times are lower bounds",
-        f"context {load.context} tokens a stream, prompt {load.prompt}; latency of "
-        f"{_streams(load.batch)}, throughput of {load.slots}"]
+        f"context {load.context} tokens a stream, prompt {load.prompt}; streams: {load.batch} for "
+        f"latency, {load.slots} for throughput"]
     if load.gpus > 1:
         lines += [f"all-reduce: {load.times.source}", *warnings(load.times, runs, gpu)]
     return lines
-
-
-def _streams(count: int) -> str:
-    return f"{count} stream{'s' * (count > 1)}"
 
 
 def collectives(load: Workload) -> list[str]:
@@ -74,12 +70,11 @@ def collectives(load: Workload) -> list[str]:
         f"A step at TP {n} has {calls} all-reduces (2 a layer) of {size:,} B: "
         f"{number(calls * size / 1e6)} MB, each GPU sending 2(n-1)/n = {factor:g} of it: "
         f"{number(factor * calls * size / gb_s / 1e3)} us by bytes alone at {number(gb_s)} GB/s; "
-        f"{calls} x {text(each_us, ' us')}{origin} = "
+        f"{calls} x {span_text(each_us, ' us')}{origin} = "
         f"{number(calls * each_us[0] / 1e3)} ms.")
     if model.experts > 1 and not model.experts % n:
         chunk = min(load.prompt, serving.CHUNK_TOKENS)
-        sent, shared = (model.dispatch_bytes(n, chunk / n, once) / 1e6
-                        for once in (False, True))
+        sent, shared = (model.dispatch_bytes(n, chunk / n, once) / 1e6 for once in (False, True))
         lines.append(
             f"Split by experts a chunk of {chunk} tokens sends {number(sent)} MB a rank to experts "
             f"elsewhere, {number(shared)} if all experts of a rank share a copy, times the skew of "
@@ -89,7 +84,7 @@ def collectives(load: Workload) -> list[str]:
     return lines
 
 
-def text(span: Span, unit: str = "") -> str:
+def span_text(span: Span, unit: str = "") -> str:
     """`33.0 us [31.0 36.0]`; without the interval if it is unknown."""
     value, low, high = span
     return number(value) + unit + (f" [{number(low)} {number(high)}]" if low < high else "")
@@ -103,8 +98,9 @@ def memory_table(load: Workload) -> Table:
     for part, detail in {"weights": "", "KV cache": streams, "activations": ""}.items():
         table.add_row(part + detail, *(number(split.memory_bytes[part] / GB) for split in splits))
     limit = f"{number(load.usable_bytes / GB)} GB (90 % of {number(load.gpu.memory_gb)})"
-    table.add_row(f"fits {limit}", *("no split" if load.model.heads % split.gpus else
-                    "fits" if split.spare_bytes >= 0 else "NO" for split in splits))
+    table.add_row(f"fits {limit}", *(
+        "no split" if load.model.heads % split.gpus else "fits" if split.spare_bytes >= 0 else "NO"
+        for split in splits))
     table.add_row("GB to spare (- short)", *(signed(split.spare_bytes / GB) for split in splits))
     return table
 
@@ -121,7 +117,7 @@ def split_table(load: Workload, splits: Mapping[str, Split]) -> Table:
                          ("tokens/s\nof many", 9)])
     for name, split in splits.items():
         if split.obstacle is None:
-            table.add_row(name, number(split.step_us[0] / 1e3), text(rate(1, split.step_us)),
+            table.add_row(name, number(split.step_us[0] / 1e3), span_text(rate(1, split.step_us)),
                           number(split.rate[0]), number(split.prompt_us[0] / 1e3),
                           number(split.prompt_rate[0]))
     return table
@@ -159,7 +155,8 @@ def recommendation(load: Workload, splits: Mapping[str, Split]) -> list[str]:
         return [f"RECOMMENDATION: nothing fits on {load.gpus} x {load.gpu.name}: take more GPUs, "
                 f"a larger card, fewer bits or less context{speed}."]
     full = dict(at_capacity(*item) for item in possible.items()) if load.context else {}
-    goals = [(f"Decode, latency of {_streams(load.batch)}", possible, "step_us"),
+    streams = f"{load.batch} stream{'s' * (load.batch > 1)}"
+    goals = [(f"Decode, latency of {streams}", possible, "step_us"),
              (f"Decode, throughput of {load.slots} streams", possible, "rate"),
              ("Decode, throughput of as many streams as fit", full, "rate"),
              (f"Prefill, latency of one prompt of {load.prompt}", possible, "prompt_us"),
@@ -186,7 +183,7 @@ def best(splits: Mapping[str, Split], figure: str) -> str:
         equals = " and ".join(name for name in close if name != first)
         answer += f" ({equals} as good, within the precision of this arithmetic)"
     after = next((name for name in ordered if name not in close), None)
-    return answer + (f", {text(gain(first, after), 'x')} {after}." if after else ".")
+    return answer + (f", {span_text(gain(first, after), 'x')} {after}." if after else ".")
 
 
 def break_even(load: Workload, splits: Mapping[str, Split]) -> list[str]:
@@ -205,8 +202,8 @@ def break_even(load: Workload, splits: Mapping[str, Split]) -> list[str]:
     factor = even_us / each_us[0]
     distance = f"{factor:.1f} times below" if factor > 1 else f"{1 / factor:.1f} times above"
     return [f"In the latency of decode {tensor} and {other} break even if an all-reduce of "
-            f"{size_text(size)} takes {number(even_us)} us; here it takes {text(each_us, ' us')}, "
-            f"{distance} that."]
+            f"{size_text(size)} takes {number(even_us)} us; here it takes "
+            f"{span_text(each_us, ' us')}, {distance} that."]
 
 
 def at_capacity(name: str, split: Split) -> tuple[str, Split]:

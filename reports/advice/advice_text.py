@@ -11,17 +11,7 @@ from rich.table import Table
 
 from reports.advice import serving, specs
 from reports.advice.reduce_times import Span, read_times, warnings, wire_factor
-from reports.advice.serving import CHUNK_TOKENS, GB, Workload
-from reports.advice.splits import (
-    OFFLOAD,
-    ONE,
-    REPLICAS,
-    TENSOR,
-    Split,
-    all_splits,
-    larger_card,
-    rate,
-)
+from reports.advice.serving import GB, OFFLOAD, ONE, REPLICAS, TENSOR, Split, Workload, rate
 from reports.imports.imported import Imported
 from reports.store.schema import Result
 from reports.tables.console import lay_out, plain_table
@@ -35,8 +25,8 @@ RULE_OF_THUMB = {"NVLink or the like": 8, "PCIe, one socket": 4, "PCIe, across s
 
 def render(load: Workload, runs: Sequence[Result | Imported]) -> str:
     """The question, the memory, the splits, the recommendation and what to check."""
-    splits = all_splits(load)
-    shown = splits | (larger_card(load) if OFFLOAD in splits else {})
+    splits = serving.all_splits(load)
+    shown = splits | (serving.larger_card(load) if OFFLOAD in splits else {})
     obstacles = [f"{name}: {split.obstacle}." for name, split in shown.items() if split.obstacle]
     tables = [("GB a GPU, split by tensor over", memory_table(load)),
               ("", split_table(load, shown))]
@@ -57,15 +47,11 @@ def head(load: Workload, runs: Sequence[Result | Imported]) -> list[str]:
         f"of {model.head_dim}{mixture}",
         f"{load.gpus} x {gpu.name}: {number(gpu.memory_gb)} GB, {number(gpu.bandwidth_gb_s)} GB/s, "
         f"{number(load.tflops)} TFLOP/s each ({gpu.source}): peaks, so all times are lower bounds",
-        f"context {load.context} tokens a stream, prompt {load.prompt}; latency of "
-        f"{_streams(load.batch)}, throughput of {load.slots}"]
+        f"context {load.context} tokens a stream, prompt {load.prompt}; streams: {load.batch} for "
+        f"latency, {load.slots} for throughput"]
     if load.gpus > 1:
         lines += [f"all-reduce: {load.times.source}", *warnings(load.times, runs, gpu)]
     return lines
-
-
-def _streams(count: int) -> str:
-    return f"{count} stream{'s' * (count > 1)}"
 
 
 def collectives(load: Workload) -> list[str]:
@@ -73,33 +59,32 @@ def collectives(load: Workload) -> list[str]:
     n, model, times = load.gpus, load.model, load.times
     split = Split(load, TENSOR, n)
     room_bytes = split.spare_bytes + split.memory_bytes["KV cache"]
-    lines = [f"The keys and values of a token take {serving.kv_bytes_per_token(model):,} B in fp16 "
+    lines = [f"The keys and values of a token take {model.kv_bytes_per_token:,} B in fp16 "
              f"({model.cached_layers} layers); at TP {n} the cache has room for "
              f"{split.tokens_in(room_bytes):,} tokens."]
     if n == 1:
         return [*lines, "One GPU: nothing to reduce."]
-    size, calls = serving.all_reduce_bytes(model, load.batch), serving.all_reduces(model)
+    size, calls = model.all_reduce_bytes(load.batch), model.all_reduces
     (each_us, origin), factor, gb_s = times.look_up(size), wire_factor(n), times.link.total_gb_s(n)
     lines.append(
         f"A step at TP {n} has {calls} all-reduces (2 a layer) of {size:,} B: "
         f"{number(calls * size / 1e6)} MB, each GPU sending 2(n-1)/n = {factor:g} of it: "
         f"{number(factor * calls * size / gb_s / 1e3)} us by bytes alone at {number(gb_s)} GB/s; "
-        f"{calls} x {text(each_us, ' us')}{origin} = "
+        f"{calls} x {span_text(each_us, ' us')}{origin} = "
         f"{number(calls * each_us[0] / 1e3)} ms.")
     if model.experts > 1 and not model.experts % n:
-        chunk = min(load.prompt, CHUNK_TOKENS)
-        sent, shared = (serving.dispatch_bytes(model, n, chunk / n, once) / 1e6
-                        for once in (False, True))
+        chunk = min(load.prompt, serving.CHUNK_TOKENS)
+        sent, shared = (model.dispatch_bytes(n, chunk / n, once) / 1e6 for once in (False, True))
         lines.append(
             f"Split by experts a chunk of {chunk} tokens sends {number(sent)} MB a rank to experts "
             f"elsewhere, {number(shared)} if all experts of a rank share a copy, times the skew of "
             f"{load.skew:g}, in each layer, and receives as many; with replicated activations "
             "there is no all-to-all but an all-reduce of "
-            f"{number(serving.all_reduce_bytes(model, chunk) / 1e6)} MB.")
+            f"{number(model.all_reduce_bytes(chunk) / 1e6)} MB.")
     return lines
 
 
-def text(span: Span, unit: str = "") -> str:
+def span_text(span: Span, unit: str = "") -> str:
     """`33.0 us [31.0 36.0]`; without the interval if it is unknown."""
     value, low, high = span
     return number(value) + unit + (f" [{number(low)} {number(high)}]" if low < high else "")
@@ -113,8 +98,9 @@ def memory_table(load: Workload) -> Table:
     for part, detail in {"weights": "", "KV cache": streams, "activations": ""}.items():
         table.add_row(part + detail, *(number(split.memory_bytes[part] / GB) for split in splits))
     limit = f"{number(load.usable_bytes / GB)} GB (90 % of {number(load.gpu.memory_gb)})"
-    table.add_row(f"fits {limit}", *("no split" if load.model.heads % split.gpus else
-                    "fits" if split.spare_bytes >= 0 else "NO" for split in splits))
+    table.add_row(f"fits {limit}", *(
+        "no split" if load.model.heads % split.gpus else "fits" if split.spare_bytes >= 0 else "NO"
+        for split in splits))
     table.add_row("GB to spare (- short)", *(signed(split.spare_bytes / GB) for split in splits))
     return table
 
@@ -131,7 +117,7 @@ def split_table(load: Workload, splits: Mapping[str, Split]) -> Table:
                          "tokens/s\nof many": 9})
     for name, split in splits.items():
         if split.obstacle is None:
-            table.add_row(name, number(split.step_us[0] / 1e3), text(rate(1, split.step_us)),
+            table.add_row(name, number(split.step_us[0] / 1e3), span_text(rate(1, split.step_us)),
                           number(split.rate[0]), number(split.prompt_us[0] / 1e3),
                           number(split.prompt_rate[0]))
     return table
@@ -168,16 +154,15 @@ def recommendation(load: Workload, splits: Mapping[str, Split]) -> list[str]:
                  f"; CPU offload gives {number(rate(1, offload.step_us)[0])} tokens/s")
         return [f"RECOMMENDATION: nothing fits on {load.gpus} x {load.gpu.name}: take more GPUs, "
                 f"a larger card, fewer bits or less context{speed}."]
-    lines = ["RECOMMENDATION",
-             f"Decode, latency of {_streams(load.batch)}: {best(possible, 'step_us')}"
-             f"{break_even(load, possible)}",
-             f"Decode, throughput of {load.slots} streams: {best(possible, 'rate')}"]
-    if load.context:
-        full = dict(at_capacity(*item) for item in possible.items())
-        lines.append(f"Decode, throughput of as many streams as fit: {best(full, 'rate')}")
-    return [*lines,
-            f"Prefill, latency of one prompt of {load.prompt}: {best(possible, 'prompt_us')}",
-            f"Prefill, throughput of many: {best(possible, 'prompt_rate')}"]
+    full = dict(at_capacity(*item) for item in possible.items()) if load.context else {}
+    streams = f"{load.batch} stream{'s' * (load.batch > 1)}"
+    goals = [(f"Decode, latency of {streams}", possible, "step_us"),
+             (f"Decode, throughput of {load.slots} streams", possible, "rate"),
+             ("Decode, throughput of as many streams as fit", full, "rate"),
+             (f"Prefill, latency of one prompt of {load.prompt}", possible, "prompt_us"),
+             ("Prefill, throughput of many", possible, "prompt_rate")]
+    return ["RECOMMENDATION", *(f"{goal}: {best(rivals, figure)}" for goal, rivals, figure in goals
+                                if rivals), *break_even(load, possible)]
 
 
 def best(splits: Mapping[str, Split], figure: str) -> str:
@@ -198,26 +183,27 @@ def best(splits: Mapping[str, Split], figure: str) -> str:
         equals = " and ".join(name for name in close if name != first)
         answer += f" ({equals} as good, within the precision of this arithmetic)"
     after = next((name for name in ordered if name not in close), None)
-    return answer + (f", {text(gain(first, after), 'x')} {after}." if after else ".")
+    return answer + (f", {span_text(gain(first, after), 'x')} {after}." if after else ".")
 
 
-def break_even(load: Workload, splits: Mapping[str, Split]) -> str:
-    """The all-reduce time at which TP and the best other split take equally long."""
+def break_even(load: Workload, splits: Mapping[str, Split]) -> list[str]:
+    """The all-reduce time at which TP and the best other split decode equally fast."""
     steps_us = {name: split.step_us[0] for name, split in splits.items()}
     tensor = f"TP {load.gpus}"
     tensor_us = steps_us.pop(tensor, None)
     if tensor_us is None or not steps_us:
-        return ""
+        return []
     other = min(steps_us, key=lambda name: steps_us[name])
-    size = serving.all_reduce_bytes(load.model, load.batch)
+    size = load.model.all_reduce_bytes(load.batch)
     each_us = load.times(size)
-    even_us = each_us[0] + (steps_us[other] - tensor_us) / serving.all_reduces(load.model)
+    even_us = each_us[0] + (steps_us[other] - tensor_us) / load.model.all_reduces
     if even_us <= 0:
-        return f" No all-reduce is fast enough for {tensor} to win."
+        return [f"No all-reduce is fast enough for {tensor} to win the latency of decode."]
     factor = even_us / each_us[0]
     distance = f"{factor:.1f} times below" if factor > 1 else f"{1 / factor:.1f} times above"
-    return (f" {tensor} and {other} break even if an all-reduce of {size_text(size)} takes "
-            f"{number(even_us)} us; here it takes {text(each_us, ' us')}, {distance} that.")
+    return [f"In the latency of decode {tensor} and {other} break even if an all-reduce of "
+            f"{size_text(size)} takes {number(even_us)} us; here it takes "
+            f"{span_text(each_us, ' us')}, {distance} that."]
 
 
 def at_capacity(name: str, split: Split) -> tuple[str, Split]:

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="streams for latency (%(default)s)")
     add("--slots", metavar="N", type=whole(10**5), default=8,
         help="streams for throughput (%(default)s)")
-    add("--skew", metavar="X", type=skew, default=1.0,
+    add("--skew", metavar="X", type=float, default=1.0,
         help="load of the busiest rank of an expert split, over the mean (%(default)s)")
     add("--validate", metavar="RUN", type=Path,
         help="compare a run of bench.decode with the prediction from --run: runs of "
@@ -54,13 +54,6 @@ def whole(most: int, least: int = 1) -> Callable[[str], int]:
         return int(text)
 
     return parse
-
-
-def skew(text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?", text) or float(text) < 1:
-        raise argparse.ArgumentTypeError(
-            f"{printable(text)!r} is not a skew: busiest over mean, 1 or more")
-    return float(text)
 
 
 def advise(arguments: argparse.Namespace) -> int:
@@ -84,9 +77,9 @@ def read_workload(arguments: argparse.Namespace, runs: list[Result | Imported]) 
     gpu, gpus, weights = specs.gpu(arguments.gpu), arguments.gpus, arguments.weights
     size = re.fullmatch(r"([0-9]{1,5}(?:\.[0-9]{1,3})?) ?GB", weights, re.IGNORECASE)
     weights_bytes = float(size[1]) * GB if size else model.parameters * specs.bits(weights) / 8
-    if arguments.skew > gpus:
+    if not 1 <= arguments.skew <= gpus:
         raise ResultError(f"a skew of {arguments.skew:g} over {gpus} GPUs: the busiest gets at "
-                          f"most all, {gpus} times the mean")
+                          f"least the mean and at most all, {gpus} times the mean")
     if not weights_bytes:
         raise ResultError("a model of 0 GB has no weights")
     link = specs.link(arguments.link) if arguments.link else specs.link_between(gpu, gpus)

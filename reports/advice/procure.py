@@ -14,7 +14,7 @@ from reports.advice.procurement import Procurement, evaluate
 from reports.store.foreign import printable, spreadsheet_cell
 from reports.store.writing import write_named
 from reports.tables import templates
-from reports.tables.console import WIDTH, plain_console, printed, wrapped
+from reports.tables.console import lay_out
 
 MOST_COLUMNS = 4  # candidates in one table
 
@@ -61,13 +61,12 @@ def _command(arguments: argparse.Namespace) -> str:
 
 def as_text(procurement: Procurement) -> str:
     """At most 80 columns, four candidates in a table."""
-    console, machines = plain_console(WIDTH), procurement.machines
-    for first in range(0, len(machines), MOST_COLUMNS):
-        console.print(_table(machines[first : first + MOST_COLUMNS]))
+    machines = procurement.machines
+    tables = [("", _table(machines[first : first + MOST_COLUMNS]))
+              for first in range(0, len(machines), MOST_COLUMNS)]
     reasons = [f"{machine.name}, {judgement.requirement}: {judgement.verdict}, {judgement.reason}"
                for machine in machines for judgement in machine.judgements]
-    return "\n".join([procurement.headline, "", printed(console),
-                      *wrapped([*reasons, *procurement.sentences])]) + "\n"
+    return lay_out(None, [procurement.headline], tables, [*reasons, *procurement.sentences])
 
 
 def _table(machines: list[Machine]) -> Table:

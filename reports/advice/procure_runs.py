@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from reports.advice import reduce_times, specs
+from reports.advice import specs
 from reports.advice.procure_spec import FORMS, Candidate, Key, Model, Spec
-from reports.advice.reduce_times import Times, read_times
-from reports.advice.serving import Workload
-from reports.advice.splits import TENSOR, Split
+from reports.advice.reduce_times import Times, gpus_of, read_times, warnings
+from reports.advice.serving import TENSOR, Split, Workload
 from reports.imports.imported import Imported, read_imported
 from reports.store.case import LinkStates, find_states
 from reports.store.result import ResultError, is_imported, read
@@ -84,14 +83,20 @@ class Machine:
     wrong: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     samples: dict[Key, tuple[str, list[float]]] = field(default_factory=dict)
-    power_w: list[float] = field(default_factory=list)
-    other_hardware: str | None = None
     figures: list[Figure] = field(default_factory=list)
     judgements: list[Judgement] = field(default_factory=list)
 
     @property
     def currency(self) -> str:
         return self.candidate.price.currency
+
+    @property
+    def power_w(self) -> list[float]:
+        """The median power of all GPUs over the blocks that have it, one value per launch."""
+        sums = [[sum(gpu["power_w"] for gpu in block.gpus) for block in launch.blocks if block.gpus
+                 and all(isinstance(gpu.get("power_w"), float) for gpu in block.gpus)]
+                for launch in self.launches]
+        return [float(np.median(of_launch)) for of_launch in sums if of_launch]
 
     @property
     def runs_text(self) -> str:
@@ -105,37 +110,35 @@ class Machine:
                 *(log.run.run_id for log in self.logs)]
 
 
-def measure(name: str, candidate: Candidate, paths: Sequence[str], spec: Spec) -> Machine:
+def measure(name: str, candidate: Candidate, spec: Spec) -> Machine:
     """Reads the runs of a candidate. Raises ResultError without runs, and for runs of
     several kinds of machine."""
     machine, gpu = Machine(name, candidate), specs.gpu(candidate.gpu)
-    _read(machine, paths)
+    _read(machine)
     launches, logs = machine.launches, machine.logs
-    machine.other_hardware = reduce_times.other_hardware(launches, gpu)
     states = [find_states(launch.blocks) for launch in launches]
     machine.notes += _launch_notes(launches, states)
     if launches and logs:
         machine.notes.append(f"imported logs, {len(logs)}, beside its own launches: ignored")
-    machine.power_w = [power for launch in launches for power in _power_w(launch)]
     readings = [_run_values(*pair) for pair in zip(launches, states, strict=True)]
     all_times: list[Times] = []
-    warnings: dict[str, str] = {}
+    notes: dict[str, str] = {}
     for run in launches or logs:
         try:
             times = read_times([run], candidate.gpus, specs.link(gpu.slot))
         except ResultError:
             if isinstance(run, Imported):
                 machine.notes.append(f"{run.run.run_id}, imported, failed, had wrong results or "
-                                      "none: left out")
+                                     "none: left out")
             continue
         all_times.append(times)
         if isinstance(run, Imported):
             readings.append(_log_values(run, times))
         if spec.models or not launches:
             # Launches that differ only in the figures share a warning.
-            warnings |= {warning.partition(", and ")[0]: warning.rstrip(".")
-                         for warning in reduce_times.warnings(times, [run], gpu)}
-    machine.notes += warnings.values()
+            notes |= {warning.partition(", and ")[0]: warning.rstrip(".")
+                      for warning in warnings(times, [run], gpu)}
+    machine.notes += notes.values()
     for method in METHODS:
         for values in readings:
             for key, value in values.get(method, {}).items():
@@ -147,11 +150,10 @@ def measure(name: str, candidate: Candidate, paths: Sequence[str], spec: Spec) -
     return machine
 
 
-def _read(machine: Machine, paths: Sequence[str]) -> None:
+def _read(machine: Machine) -> None:
     """Sorts the runs and the logs of all-reduces into `machine`, each once."""
-    name, candidate = machine.name, machine.candidate
-    runs: dict[str, Result | Imported] = {}
-    for path in paths:
+    name, gpus, runs = machine.name, machine.candidate.gpus, dict[str, Result | Imported]()
+    for path in machine.candidate.runs:
         pattern = f"{glob.escape(path)}/*.jsonl" if Path(path).is_dir() else path
         files = sorted(map(Path, glob.glob(pattern)))
         if not files:
@@ -160,41 +162,37 @@ def _read(machine: Machine, paths: Sequence[str]) -> None:
             run = read_imported(file) if is_imported(file) else read(file)
             if runs.setdefault(run.run.run_id, run) is not run:
                 machine.notes.append(f"{file.name} repeats the run {run.run.run_id}: left out")
-    for run_id, run in runs.items():
-        size = run.run.world["size"]
-        if isinstance(run, Imported):
-            if size not in (None, candidate.gpus):
-                machine.notes.append(f"{run_id}, imported, has {size} ranks and not "
-                                      f"{candidate.gpus}")
-            elif any(case.collective == "all_reduce" for case in run.cases):
-                machine.logs.append(run)
-            continue
-        if any(case.n_wrong for case in run.cases):
-            machine.wrong.append(f"wrong results in {run_id}")
-        if not run.complete:
-            machine.notes.append(f"{run_id} is incomplete: left out")
-        elif run.run.world.get("slowed_percent"):
-            machine.notes.append(f"{run_id} is slowed on purpose: left out")
-        elif run.run.benchmark == "allreduce":
-            machine.launches.append(run)
-            if size != candidate.gpus:
-                raise ResultError(f"candidate {name} has {candidate.gpus} GPUs and its run "
-                                  f"{run_id} {size} ranks")
+    for run in runs.values():
+        if isinstance(run, Result):
+            _add_launch(machine, run)
+        elif run.run.world["size"] not in (None, gpus):
+            machine.notes.append(f"{run.run.run_id}, imported, has {run.run.world['size']} ranks "
+                                 f"and not {gpus}")
+        elif any(case.collective == "all_reduce" for case in run.cases):
+            machine.logs.append(run)
     if not machine.logs and not any(isinstance(run, Result) for run in runs.values()):
         raise ResultError(f"candidate {name} has no run: name some in `runs`, or as {name}=RUN")
-    machines = {f"machine_id {launch.run.machine_id}" for launch in machine.launches}
-    if not machines:
-        machines = {", ".join(set(reduce_times.gpus_of([log]))) for log in machine.logs} - {""}
-    if len(machines) > 1:
+    kinds = {f"machine_id {launch.run.machine_id}" for launch in machine.launches}
+    kinds = kinds or {", ".join(sorted(set(gpus_of([log])))) for log in machine.logs} - {""}
+    if len(kinds) > 1:
         raise ResultError(f"candidate {name} is one kind of machine, and its runs come from "
-                          f"{' and from '.join(sorted(machines))}")
+                          f"{' and from '.join(sorted(kinds))}")
 
 
-def _power_w(launch: Result) -> list[float]:
-    """The median power of all GPUs over the blocks; empty if no block has the power of all."""
-    sums = [sum(gpu["power_w"] for gpu in block.gpus) for block in launch.blocks
-            if block.gpus and all(isinstance(gpu.get("power_w"), float) for gpu in block.gpus)]
-    return [float(np.median(sums))] if sums else []
+def _add_launch(machine: Machine, run: Result) -> None:
+    """Adds a complete run of `bench.allreduce`, and a note about any other."""
+    run_id, size = run.run.run_id, run.run.world["size"]
+    if any(case.n_wrong for case in run.cases):
+        machine.wrong.append(f"wrong results in {run_id}")
+    if not run.complete:
+        machine.notes.append(f"{run_id} is incomplete: left out")
+    elif run.run.world.get("slowed_percent"):
+        machine.notes.append(f"{run_id} is slowed on purpose: left out")
+    elif run.run.benchmark == "allreduce":
+        machine.launches.append(run)
+        if size != machine.candidate.gpus:
+            raise ResultError(f"candidate {machine.name} has {machine.candidate.gpus} GPUs and its "
+                              f"run {run_id} {size} ranks")
 
 
 def _launch_notes(launches: Sequence[Result], states: Sequence[LinkStates]) -> list[str]:

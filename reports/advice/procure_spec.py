@@ -53,8 +53,8 @@ class Model(Table, kw_only=True):
 
 
 class Candidate(Table, kw_only=True):
-    """A machine: its runs (paths and globs relative to the spec) and its GPUs. `power_w` is the
-    power of all GPUs in watts; None stands for the data sheet."""
+    """A machine: its runs (paths and globs, in the file relative to it) and its GPUs. `power_w` is
+    the power of all GPUs in watts; None stands for the data sheet."""
 
     runs: list[str] = []
     gpu: str
@@ -101,20 +101,20 @@ def read_spec(path: Path) -> tuple[Spec, dict[str, Candidate], list[Requirement]
         specs.bits(model.weights)
     for candidate in candidates.values():
         specs.gpu(candidate.gpu)
+        candidate.runs = [str(path.parent / run) for run in candidate.runs]
     return spec, candidates, [_requirement(text, spec, path) for text in spec.requirements]
 
 
 def _requirement(text: str, spec: Spec, path: Path) -> Requirement:
     for unit, form in FORMS.items():
         match = re.fullmatch(form, text.strip())
-        if not match or float(match[3]) == 0:
-            continue
-        name, scale, limit = match.groups()
-        if unit != "tok/s":
-            return Requirement(text, (unit, int(name) * SCALES[scale]), float(limit))
-        if name not in spec.models:
+        if match and float(match[3]) > 0:
+            name, scale, limit = match.groups()
+            if unit != "tok/s":
+                return Requirement(text, (unit, int(name) * SCALES[scale]), float(limit))
+            if name in spec.models:
+                return Requirement(text, (unit, name), float(limit))
             hint = specs.close_names(name, spec.models)
             raise ResultError(f"{path}: [models] lacks the model of {text!r}; {hint}".rstrip("; "))
-        return Requirement(text, (unit, name), float(limit))
     raise ResultError(f"{path}: the requirement {text!r} has none of the three forms: "
                       "16K <= 8 us, 32M >= 50 GB/s (busbw), MODEL >= 25 tok/s")

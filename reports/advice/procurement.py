@@ -18,7 +18,8 @@ from scipy.special import stdtrit
 
 from reports.advice import specs
 from reports.advice.procure_runs import DOES_NOT_FIT, Figure, Judgement, Machine, measure
-from reports.advice.procure_spec import FORMS, Candidate, Key, Requirement, Spec, read_spec
+from reports.advice.procure_spec import FORMS, Key, Requirement, Spec, read_spec
+from reports.advice.reduce_times import other_hardware
 from reports.store.result import ResultError
 from reports.tables.sentences import number, size_text
 from reports.verdicts.verdict import FAMILY_P, POWER
@@ -61,7 +62,13 @@ def evaluate(path: Path, runs: Sequence[str] = (), only: str | None = None) -> P
         if only not in candidates:
             raise ResultError(f"{path} has no candidate {only}: it has {', '.join(candidates)}")
         candidates = {only: candidates[only]}
-    run_paths = _run_paths(path, candidates, runs)
+    for run in runs:
+        names = [name for name in candidates if run.startswith(f"{name}=")]
+        if not names and len(candidates) > 1:
+            raise ResultError(f"{run}: which candidate? Use NAME={run} with NAME one of "
+                              f"{', '.join(candidates)}")
+        name = max(names or candidates, key=len)
+        candidates[name].runs.append(run.removeprefix(f"{name}="))
     keys = [*SHOWN, *(("tok/s", name) for name in spec.models),
             *(requirement.key for requirement in requirements)]
     keys = sorted(dict.fromkeys(keys), key=lambda key: list(FORMS).index(key[0]))
@@ -69,7 +76,7 @@ def evaluate(path: Path, runs: Sequence[str] = (), only: str | None = None) -> P
     confidence = 1 - 2 * FAMILY_P / max(n_verdicts, 1)
     machines, notes = [], []
     for name, candidate in candidates.items():
-        machine = measure(name, candidate, run_paths[name], spec)
+        machine = measure(name, candidate, spec)
         figures = {key: make_figure(key, machine, confidence) for key in keys}
         machine.judgements = [judge(requirement, figures[requirement.key], machine, confidence)
                               for requirement in requirements]
@@ -78,21 +85,6 @@ def evaluate(path: Path, runs: Sequence[str] = (), only: str | None = None) -> P
         notes += [f"{name}: {note}." for note in machine.notes]
     return Procurement(path.name, machines, [*_method(spec, n_verdicts, confidence),
                                              *_ranking(spec, machines), *notes])
-
-
-def _run_paths(path: Path, candidates: dict[str, Candidate],
-               runs: Sequence[str]) -> dict[str, list[str]]:
-    """The paths of each candidate in the spec and on the command line."""
-    paths = {name: [str(path.parent / run) for run in candidate.runs]
-             for name, candidate in candidates.items()}
-    for run in runs:
-        names = [name for name in paths if run.startswith(f"{name}=")]
-        if not names and len(paths) > 1:
-            raise ResultError(f"{run}: which candidate? Use NAME={run} with NAME one of "
-                              f"{', '.join(paths)}")
-        name = max(names or paths, key=len)
-        paths[name].append(run.removeprefix(f"{name}="))
-    return paths
 
 
 def make_figure(key: Key, machine: Machine, confidence: float) -> Figure:
@@ -145,6 +137,7 @@ def judge(requirement: Requirement, figure: Figure, machine: Machine,
     """PASS if the whole interval meets the requirement; FAIL if all of it misses it, or if a result
     was wrong."""
     verdict, reason, n = "UNDECIDED", "", len(figure.values)
+    hardware = other_hardware(machine.launches, specs.gpu(machine.candidate.gpu))
     if machine.wrong:
         verdict, reason = "FAIL", "; ".join(machine.wrong)
     elif figure.note == DOES_NOT_FIT:
@@ -153,8 +146,8 @@ def judge(requirement: Requirement, figure: Figure, machine: Machine,
         reason = figure.note
     elif not machine.launches:
         reason = "imported, never judged"
-    elif machine.other_hardware:
-        reason = machine.other_hardware.partition(":")[0].rstrip(".")
+    elif hardware:
+        reason = hardware.partition(":")[0].rstrip(".")
     elif figure.low is None or figure.high is None:
         reason = f"{n} launch{'es' * (n != 1)}; {LEAST_LAUNCHES} are needed"
     else:

@@ -144,11 +144,10 @@ def _from_results(results: Sequence[Result], gpus: int, link: Link) -> Times:
     datatype = _activation_type(case.datatype for cases in launches for case in cases)
     algorithms = [{case.algorithm for case in cases if case.datatype == datatype}
                   for cases in launches]
-    common = set.intersection(*algorithms)
-    algorithm = "auto" if "auto" in common else "library"
-    best = _fastest_variants([[case for case in cases
-                               if (case.algorithm, case.datatype) == (algorithm, datatype)]
-                              for cases in launches])
+    algorithm = "auto" if "auto" in set.intersection(*algorithms) else "library"
+    key = algorithm, datatype
+    best = _best([[case for case in cases if (case.algorithm, case.datatype) == key]
+                  for cases in launches])
     if not best:
         raise ResultError(f"{results[0].path} has no measured all-reduce of auto or of a library")
     library = next((case.library for cases in launches for case in cases if case.library), None)
@@ -177,25 +176,20 @@ def _activation_type(types: Iterable[str | None]) -> str | None:
     return min(dict.fromkeys(types), key=lambda name: name not in HALF_TYPES, default=None)
 
 
-def _fastest_variants(launches: Sequence[Sequence[Case]]) -> dict[int, list[Case]]:
-    """By size, a case of each launch, of the variant with the lowest median; no size without a
-    variant in all launches. A case in the mode that fits the size counts before one in the other
-    mode."""
-    variants: dict[tuple[int, str], dict[int, Case]] = defaultdict(dict)
+def _best(launches: Sequence[Sequence[Case]]) -> dict[int, list[Case]]:
+    """By size, a case of each launch: in the mode that fits the size if all launches have it, of
+    the variant with the lowest median. Sizes that a launch lacks are left out."""
+    groups: dict[tuple[int, bool, str], dict[int, Case]] = defaultdict(dict)
     for launch, cases in enumerate(launches):
-        for case in sorted(cases, key=lambda case: (
-                (case.mode == "chained") == (case.size_bytes <= CHAINED_UP_TO))):
-            variants[case.size_bytes, case.variant][launch] = case
+        for case in cases:
+            is_other_mode = (case.mode == "chained") != (case.size_bytes <= CHAINED_UP_TO)
+            groups[case.size_bytes, is_other_mode, case.variant][launch] = case
+    complete = {key: list(by_launch.values()) for key, by_launch in groups.items()
+                if len(by_launch) == len(launches)}
     best: dict[int, list[Case]] = {}
-    for (size, _), by_launch in sorted(variants.items()):
-        if len(by_launch) == len(launches):
-            rival = list(by_launch.values())
-            best[size] = min(best.get(size, rival), rival, key=_median_us)
+    for key in sorted(complete, key=lambda key: (*key[:2], _launches_us(complete[key])[0])):
+        best.setdefault(key[0], complete[key])
     return best
-
-
-def _median_us(cases: Sequence[Case]) -> float:
-    return float(_launches_us(cases)[0])
 
 
 def _launches_us(cases: Sequence[Case]) -> Span:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
+from math import ceil, comb
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -16,6 +17,7 @@ from reports.store.foreign import printable
 from reports.store.result import NOT_JSON, ResultError, content_of
 
 MOST_CONFIG_BYTES = 1_000_000
+ELEMENT_BYTES = 2  # an activation in fp16 or bf16
 # Fields of attention or experts that the formulas in serving.py do not cover.
 UNSUPPORTED = (
     "kv_lora_rank", "n_routed_experts", "state_size", "ssm_cfg", "linear_num_value_heads",
@@ -66,6 +68,58 @@ class Model:
         attention = self.layers * self.hidden * heads * self.head_dim
         embedding = (1 if self.tied else 2) * self.vocab * self.hidden
         return self.stated or attention + self.expert_parameters + embedding
+
+    @property
+    def expert_share(self) -> float:
+        """The share of the parameters that belongs to experts."""
+        return self.expert_parameters / self.parameters
+
+    @property
+    def active_share(self) -> float:
+        """The share of the parameters that one token is multiplied with."""
+        return 1 - self.expert_share * (1 - self.top_k / self.experts)
+
+    def touched_experts(self, tokens: float) -> float:
+        """Experts of a layer that at least one token uses, if all are equally likely:
+        E (1 - (1 - k/E)^tokens)."""
+        return self.experts * (1 - float((1 - self.top_k / self.experts) ** tokens))
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """2 x layers x KV heads x head size x 2 B (grouped queries: Ainslie et al., EMNLP 2023)."""
+        return 2 * self.cached_layers * self.kv_heads * self.head_dim * ELEMENT_BYTES
+
+    def kv_share(self, gpus: int) -> float:
+        """The share of the KV heads on a GPU of a tensor split: at least one head."""
+        return ceil(self.kv_heads / gpus) / self.kv_heads
+
+    def activation_bytes(self, tokens: int, gpus: int = 1) -> float:
+        """Activations of a GPU while `tokens` pass a layer that is split over `gpus`: the residual,
+        its norm, and the GPU's share of queries, keys, values, gate and up."""
+        attention = (self.heads + 2 * self.kv_heads) * self.head_dim
+        share = (attention + 2 * self.top_k * self.intermediate) / gpus
+        return tokens * ELEMENT_BYTES * (2 * self.hidden + share)
+
+    @property
+    def all_reduces(self) -> int:
+        """All-reduces of a tensor-parallel step: one after attention and one after the MLP of each
+        layer (Shoeybi et al., Megatron-LM, 2019, section 3)."""
+        return 2 * self.layers
+
+    def all_reduce_bytes(self, tokens: float) -> int:
+        return round(tokens * self.hidden * ELEMENT_BYTES)
+
+    def dispatch_bytes(self, gpus: int, tokens: float, shared: bool = False) -> float:
+        """Bytes that a rank sends to experts on other ranks, without skew; combine returns as many.
+
+        A token sends top_k x (n-1)/n copies. With `shared` it sends one copy to each rank that has
+        at least one of its experts: (n-1) x (1 - C(E - E/n, k) / C(E, k)).
+        """
+        copies = self.top_k * (gpus - 1) / gpus
+        if shared:
+            others = self.experts - self.experts // gpus
+            copies = (gpus - 1) * (1 - comb(others, self.top_k) / comb(self.experts, self.top_k))
+        return tokens * copies * self.hidden * ELEMENT_BYTES
 
 
 @dataclass(frozen=True)

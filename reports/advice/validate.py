@@ -53,6 +53,8 @@ def render(decode: Result, results: Sequence[Result]) -> str:
             table.add_row(name, *cells)
             errors.append(abs(by_memory_us / measured_us - 1))
         tables.append((steps.title(cases[0]), table))
+    if not errors:
+        raise ResultError(f"{decode.path} has no measured step")
     verdict = "meets" if max(errors) <= AIM else "misses"
     return lay_out(decode, [
         machine(decode), f"memory, by copies of bench.link: {number(memory_gb_s[0])} GB/s a "

@@ -9,11 +9,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from reports.advice import serving, specs
+from reports.advice import specs
 from reports.advice.reduce_times import read_times, wire_factor
-from reports.advice.serving import GB, Workload
-from reports.advice.splits import EXPERTS, OFFLOAD, ONE, PIPELINE, REPLICAS, TENSOR, Split, rate
+from reports.advice.serving import EXPERTS, GB, OFFLOAD, ONE, PIPELINE, REPLICAS, TENSOR, Split, Workload, rate
 from reports.store.result import ResultError
+from tests.launch import ROOT
 
 LLAMA = specs.model("llama-3.1-70b")
 MIXTRAL = specs.model("mixtral-8x7b")
@@ -45,7 +45,7 @@ def test_parameter_counts_match_the_published_ones():
     published = {"llama-3.1-8b": 8.03, "llama-3.1-70b": 70.6, "llama-3.1-405b": 405.9, "qwen2.5-72b": 72.7,
                  "qwen3-32b": 32.8, "qwen3-30b-a3b": 30.5, "mixtral-8x7b": 46.7, "mixtral-8x22b": 140.6}
     assert {name: specs.model(name).parameters / GB for name in published} == pytest.approx(published, rel=2e-3)
-    assert serving.active_share(MIXTRAL) * MIXTRAL.parameters == pytest.approx(12.9e9, rel=3e-3)
+    assert MIXTRAL.active_share * MIXTRAL.parameters == pytest.approx(12.9e9, rel=3e-3)
 
 
 def test_every_spec_is_complete_and_gives_both_directions_and_one():
@@ -64,7 +64,7 @@ def test_two_r9700_decode_a_70b_model():
     """A buyer of two cards relies on these figures."""
     splits = [Split(replace(R9700, prompt=1), kind, gpus) for kind, gpus in ((ONE, 1), (TENSOR, 2))]
     assert [split.memory_bytes["weights"] <= R9700.usable_bytes for split in splits] == [False, True]
-    calls, size = serving.all_reduces(LLAMA), serving.all_reduce_bytes(LLAMA, 1)
+    calls, size = LLAMA.all_reduces, LLAMA.all_reduce_bytes(1)
     assert (calls, size, calls * size) == (160, 16384, 2_621_440)
     assert calls * by_bytes(63, 2)(size)[0] == pytest.approx(41.6, abs=0.05)
     assert calls * 33 / 1e3 == 5.28
@@ -82,7 +82,7 @@ def test_two_r9700_decode_a_70b_model():
 
 def test_the_prompt_of_2048_tokens_moves_5_gb():
     """Decode and prefill have different answers; one answer for both would mislead."""
-    size = serving.all_reduce_bytes(LLAMA, 2048)
+    size = LLAMA.all_reduce_bytes(2048)
     assert size == 33_554_432
     assert 160 * size == pytest.approx(5.37 * GB, rel=1e-3)
     wire_us = 160 * by_bytes(63, 2)(size)[0]
@@ -109,9 +109,9 @@ def test_a_pipeline_hides_its_transfer_with_two_chunks_in_flight():
 
 def test_the_kv_cache_of_a_token_uses_layers_and_grouped_heads():
     """Otherwise a context ten times too long or too short would seem to fit."""
-    assert serving.kv_bytes_per_token(LLAMA) == 327_680
-    assert int(24 * GB // serving.kv_bytes_per_token(LLAMA)) == 73_242
-    assert 1024 * serving.kv_bytes_per_token(LLAMA) == pytest.approx(335.5e6, rel=1e-3)
+    assert LLAMA.kv_bytes_per_token == 327_680
+    assert int(24 * GB // LLAMA.kv_bytes_per_token) == 73_242
+    assert 1024 * LLAMA.kv_bytes_per_token == pytest.approx(335.5e6, rel=1e-3)
     many = replace(R9700, context=4096, batch=64, prompt=1)
     held = Split(replace(many, weights_bytes=140 * GB), TENSOR, 4).memory_bytes
     assert held["KV cache"] == pytest.approx(21.5 * GB, rel=2e-3)
@@ -127,7 +127,7 @@ def test_a_27b_model_on_a_94_gb_card():
     """Otherwise a buyer would buy or bridge two cards for a model that one card serves equally well."""
     model, gpu = specs.model("qwen3.5-27b"), specs.gpu("h100-nvl")
     one = Workload(model, gpu, 1, "27GB", 27 * GB, always(0))
-    assert (gpu.memory_gb, gpu.bandwidth_gb_s, serving.all_reduces(model)) == (94, 3900, 128)
+    assert (gpu.memory_gb, gpu.bandwidth_gb_s, model.all_reduces) == (94, 3900, 128)
     alone = one.step_us(1)
     assert alone == pytest.approx(6923, abs=1)
     at_flip, fast, slow = (step_us(one, TENSOR, 2, 1, always(us))[0] for us in (27.04, 10, 40))
@@ -139,25 +139,25 @@ def test_mixtral_sends_tokens_to_their_experts():
     """Otherwise an expert split would seem to cost as much as an all-reduce, or nothing."""
     tokens = 1024 // 4
     assert tokens * 2 * 8192 == 4_194_304
-    assert serving.dispatch_bytes(MIXTRAL, 4, tokens) == pytest.approx(3.15e6, rel=2e-3)
+    assert MIXTRAL.dispatch_bytes(4, tokens) == pytest.approx(3.15e6, rel=2e-3)
     # The number of other ranks that hold the experts of each of the 28 pairs; each rank has two experts, and the token
     # is on rank 0.
     others = [len({expert // 2 for expert in pair} - {0}) for pair in combinations(range(8), 2)]
     shared = tokens * 8192 * sum(others) / len(others)
-    assert serving.dispatch_bytes(MIXTRAL, 4, tokens, shared=True) == pytest.approx(shared)
+    assert MIXTRAL.dispatch_bytes(4, tokens, shared=True) == pytest.approx(shared)
     assert shared == pytest.approx(2.92e6, rel=1e-3)
-    assert serving.all_reduce_bytes(MIXTRAL, 1024) == pytest.approx(8.39e6, rel=1e-3)
+    assert MIXTRAL.all_reduce_bytes(1024) == pytest.approx(8.39e6, rel=1e-3)
     # Dispatch and combine of 32 layers; each costs an all-reduce that sends 2 (n-1)/n bytes = 3.15 MB times the skew.
     skewed = replace(MIXTURE, weights_bytes=0, skew=1.5)
     step = step_us(skewed, EXPERTS, 4, 1024, by_bytes(63, 4))
-    assert step[0] == pytest.approx(64 * 1.5 * serving.dispatch_bytes(MIXTRAL, 4, tokens) / 63e3)
+    assert step[0] == pytest.approx(64 * 1.5 * MIXTRAL.dispatch_bytes(4, tokens) / 63e3)
 
 
 def test_a_mixture_reads_only_the_experts_that_it_uses():
     """Otherwise one chat on Mixtral would look four times slower than it is."""
     assert MIXTURE.step_us(1) == pytest.approx(12.9e3, rel=3e-3)
     assert MIXTURE.step_us(64) == pytest.approx(46.7e3, rel=1e-3)
-    assert serving.touched_experts(MIXTRAL, 2) == 3.5  # 8 x (1 - 0.75^2)
+    assert MIXTRAL.touched_experts(2) == 3.5  # 8 x (1 - 0.75^2)
 
 
 def test_links_determine_all_reduce_times():
@@ -189,7 +189,7 @@ def test_each_split_divides_many_streams_in_its_own_way():
 
 def test_weights_that_do_not_fit_are_read_through_the_slot():
     """Otherwise one card with offload would look as fast as two."""
-    room = 0.9 * 32 * GB - serving.activation_bytes(LLAMA, 2048)
+    room = 0.9 * 32 * GB - LLAMA.activation_bytes(2048)
     wanted = room / 640e3 + (40 * GB - room) / 63e3
     assert step_us(R9700, OFFLOAD, 1)[0] == pytest.approx(wanted)
 
@@ -229,6 +229,22 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, content, message):
     assert "\n" not in str(refused.value)
 
 
+def test_the_docs_show_how_far_well_known_formulas_err():
+    """A reader who computes a machine must see the factor by which a blog's formula errs."""
+    times = read_times([], 2, specs.link("pcie5x16"))
+    (decode_us, *_), (chunk_us, *_) = times(16384), times(32 << 20)
+    figures = (f"| {1024 * 2 * 8192 * 2 / 1e6:.1f} MB | {1024 * LLAMA.kv_bytes_per_token / 1e6:.1f} MB",
+               f"| {7 * 80} a token, {7 * 80 * decode_us / 1e3:.2f} ms | {LLAMA.all_reduces} a token, "
+               f"{LLAMA.all_reduces * decode_us / 1e3:.2f} ms",
+               f"| {16384 / 63e3:.2f} us | {decode_us:.2f} us | {decode_us / (16384 / 63e3):.1f} times",
+               f"| {(32 << 20) / 63e3:.0f} us | {chunk_us:.0f} us |",
+               f"| {(32 << 20) / 126e3:.0f} us and {(32 << 20) / 900e3:.1f} us a chunk |",
+               *(f"{(62_500 / speed - 31_250) / 160:.1f}" for speed in (1.6, 1.8, 1.85, 1.9)),
+               f"give {62_500 / step_us(R9700, TENSOR, 2, 1, times)[0]:.2f}.")
+    page = " ".join((ROOT / "docs/experiments/advise.md").read_text().split())
+    assert [figure for figure in figures if figure not in page] == []
+
+
 def test_unknown_names_are_refused_with_similar_names():
     """The message saves a search through the documentation after a typing error."""
     for find, name, near in ((specs.gpu, "R9070", "r9700"), (specs.model, "llama3-70b", "llama-3-70b"),
@@ -243,7 +259,7 @@ def test_unknown_names_are_refused_with_similar_names():
 def test_kv_heads_on_two_gpus_take_twice_the_room():
     """With eight GPUs and four KV heads, two GPUs hold each head."""
     load = replace(R9700, model=specs.model("qwen3.5-27b"))
-    token = serving.kv_bytes_per_token(load.model)
+    token = load.model.kv_bytes_per_token
     assert load.model.kv_heads == 4
     rooms = [Split(load, TENSOR, gpus).tokens_in(1e9) for gpus in (4, 8)]
     assert rooms == [int(1e9 // (token / 4))] * 2
@@ -259,5 +275,5 @@ def test_offloaded_weights_are_read_through_the_slot_for_each_chunk():
 
 def test_a_gpu_never_reads_more_experts_than_it_has():
     load = replace(MIXTURE, weights_bytes=93e9, skew=4.0)
-    all_of_its_own = 93e9 * (1 - serving.expert_share(MIXTRAL) * 3 / 4) / 1000 / 1e3
+    all_of_its_own = 93e9 * (1 - MIXTRAL.expert_share * 3 / 4) / 1000 / 1e3
     assert step_us(load, EXPERTS, 4, 64)[0] == pytest.approx(all_of_its_own)

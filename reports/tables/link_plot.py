@@ -83,7 +83,7 @@ def _draw_sizes(axes: Axes, result: Result) -> None:
     sizes = sorted({case.size_bytes for name in LINES for case in measured(result, name)})
     axes.set_xticks(sizes, [tick_text(size) for size in sizes], fontsize=8)
     axes.minorticks_off()
-    round_ticks(axes)
+    round_ticks(axes.yaxis)
     axes.grid(True, alpha=0.25)
     axes.set_xlabel("size, bytes")
     axes.set_title("GB/s against size: median pair, slowest to fastest", fontsize=10)

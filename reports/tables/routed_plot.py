@@ -7,7 +7,14 @@ from typing import IO, Any
 
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
-from reports.tables.figure import draw_legend, draw_lines, figure, figure_title, interval_us
+from reports.tables.figure import (
+    draw_legend,
+    draw_lines,
+    figure,
+    figure_title,
+    interval_us,
+    lines_of,
+)
 from reports.tables.rows import cost_us, imbalance, shown_cases, views
 from reports.tables.sentences import WAYS
 
@@ -28,7 +35,8 @@ def draw(result: Result, path: Path | IO[Any]) -> None:
     shape = next(iter(panels.values()))[0].shape
     with figure(path, 1, len(panels), (4.6 * len(panels) + 0.6, 5.4)) as (made, axes):
         for place, (title, cases) in zip(axes[0], panels.items(), strict=True):
-            draw_lines(place, cases, _load, lambda case: interval_us(case.total_us or case.time_us))
+            draw_lines(place, lines_of(cases), _load,
+                       lambda case: interval_us(case.total_us or case.time_us))
             skews = {_load(case): case.shape["skew"] for case in cases}
             place.set_xticks(list(skews), [f"{load:.2f}\n{skew}" for load, skew in skews.items()])
             place.set_ylim(bottom=0)

@@ -197,11 +197,12 @@ def _long_table(result: Result) -> Table:
     table = plain_table(((name, 0) for name in LONG_COLUMNS), gap=2)
     for case in sorted(result.cases, key=lambda case: (
             case.size_bytes, case.mode != "isolated", case.in_place)):
-        table.add_row(*_long_cells(case))
+        table.add_row(*long_cells(case))
     return table
 
 
-def _long_cells(case: Case) -> list[str]:
+def long_cells(case: Case) -> list[str]:
+    """The cells of a case, for LONG_COLUMNS."""
     time, name = case.time_us, case.library or case.algorithm
     if case.chosen:
         name += f": {case.chosen}"

@@ -151,6 +151,5 @@ def render_page(page: Page, site: Site) -> str:
     """The page as HTML, which needs no other file."""
     script = templates.source("dashboard.js")
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return templates.render(
-        "dashboard.html", page=page, site=site, script=script, script_hash=script_hash,
-        style=templates.source("dashboard.css"), verdict_class=words.verdict_class)
+    return templates.render("dashboard.html", page=page, site=site, script=script,
+                            script_hash=script_hash, verdict_class=words.verdict_class)

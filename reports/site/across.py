@@ -11,9 +11,10 @@ import msgspec
 from reports.advice.procurement import evaluate
 from reports.imports.imported import Imported, read_imported
 from reports.site import words
-from reports.site.page import Cell, Page, Section, Table, table_section
+from reports.site.page import Page, Row, Section
 from reports.site.run_page import fact_text
-from reports.site.svg import Picture, draw_picture
+from reports.site.svg import Picture, draw_svg
+from reports.store.schema import Run
 from reports.tables.imported_table import render
 from reports.tables.sentences import number, size_text
 from reports.trends import history, history_plot
@@ -21,11 +22,9 @@ from reports.trends.events import Event, find_events, word_of
 from reports.verdicts import forest, verdict_table
 from reports.verdicts.comparison import COMPARABLE, Comparison, compare
 from reports.verdicts.sides import Side, read_sides
-from reports.verdicts.verdict_table import grouped, label, shown
+from reports.verdicts.verdict_table import grouped, label, shown, some
 
 WORST_FIRST = ("worse", "better", "too few runs", "no change")
-MOST_LOGS_CHARACTERS = 600_000  # of all logs together, so that the page stays below 1 MB
-MOST_VALUES = 3  # of a fact on one side
 
 
 def campaign_page(folder: Path) -> Page:
@@ -33,63 +32,54 @@ def campaign_page(folder: Path) -> Page:
     variants. Raises ResultError for a campaign that cannot be read or compared."""
     variants, notes = read_sides([str(folder)])
     comparisons = compare(variants, list(COMPARABLE))
-    judged = [cell for comparison, _ in shown(comparisons) for cell in comparison.cells]
-    counts = Counter(cell.verdict.value for cell in judged)
-    picture = Picture(
-        "forest", "Ratio of each cell, variant over baseline, with its 95 % interval",
-        f"{len(judged)} cells; right of 1 the variant is slower; the band is the margin. Each "
-        "row's verdict and ratio stand beside it in words, and in the table below.", "cells-0")
-    picture = draw_picture(picture, lambda target: forest.plot(comparisons, target))
+    tables = [(place, *pair) for place, pair in enumerate(shown(comparisons))]
+    counts = Counter(cell.verdict.value for _, comparison, _ in tables for cell in comparison.cells)
+    title = "Ratio of each cell, variant over baseline, with its 95 % interval"
+    svg = draw_svg(
+        "forest", lambda target: forest.plot(comparisons, target), title,
+        f"{counts.total()} cells; right of 1 the variant is slower; the band is the margin. Each "
+        "row's verdict and ratio stand beside it in words, and in the table below.")
     runs = [launch.result.run for side in variants for launch in side.launches]
     return Page(
         f"{folder.name}: {', '.join(map(label, variants[1:]))} against {label(variants[0])}",
-        [f"{words.counts_text(counts)}; of {len(judged)} cells.",
-         *(words.hide_folders(note, [folder]) for note in notes)],
-        [Section("Ratios", pictures=[picture]), *_comparisons(comparisons),
-         _differences(variants)],
-        words.how_to_reproduce(runs), counts=counts,
+        [f"{words.counts_text(counts)}; of {counts.total()} cells.", *notes],
+        [Section("Ratios", pictures=[Picture(title, "cells-0", svg)]),
+         *(_comparison(*table) for table in tables), _differences(variants)],
+        words.how_to_reproduce(runs),
+        verdicts={(runs[0].machine_id, runs[0].benchmark): counts},
         runs=[msgspec.structs.replace(run, cases=[], environment={}, notes=[]) for run in runs])
 
 
-def _comparisons(comparisons: Sequence[Comparison]) -> list[Section]:
-    sections = []
-    for place, (comparison, control) in enumerate(shown(comparisons)):
-        heading = f"{label(comparison.variant)} against {label(comparison.baseline)}"
-        rows = [[name, *verdict_table.figures(cell)]
-                for name, cells in grouped(comparison).items() for cell in cells]
-        table = Table(f"cells-{place}", f"Every cell: {heading}",
-                      ["algorithm", *verdict_table.COLUMNS], rows,
-                      filters=["algorithm", "verdict"])
-        sections.append(table_section(heading, table, [
-            *verdict_table.head(comparison, control), *verdict_table.warnings(comparison),
-            *verdict_table.closing(comparison)]))
-    return sections
+def _comparison(place: int, comparison: Comparison, control: Comparison | None) -> Section:
+    heading = f"{label(comparison.variant)} against {label(comparison.baseline)}"
+    rows: list[Row] = [
+        {"algorithm": name,
+         **dict(zip(verdict_table.COLUMNS, verdict_table.figures(cell), strict=True))}
+        for name, cells in grouped(comparison).items() for cell in cells]
+    sentences = [*verdict_table.head(comparison, control), *verdict_table.warnings(comparison),
+                 *verdict_table.closing(comparison)]
+    return Section(heading, sentences, table=f"cells-{place}", caption=f"Every cell: {heading}",
+                   rows=rows, filters=["algorithm", "verdict"])
 
 
 def _differences(variants: Sequence[Side]) -> Section:
     """The facts on machine, software and environment that are not the same on all sides."""
-    values: dict[str, list[set[str]]] = defaultdict(lambda: [set() for _ in variants])
-    for place, side in enumerate(variants):
-        for launch in side.launches:
-            run = launch.result.run
-            facts = {**run.environment, "machine_id": run.machine_id,
-                     "software_id": run.software_id, "version": run.version,
-                     "command": words.command_without_seed(run)}
-            for name, fact in facts.items():
-                values[name][place].add(fact_text(fact))
-    rows = [[name, *map(_some, by_side)] for name, by_side in values.items()
-            if any(side != by_side[0] for side in by_side)]
-    if not rows:
-        return Section("What differs", ["Machine, software and environment are the same on all "
-                                        "sides."])
-    return table_section("What differs", Table(
-        "differences", "Facts that are not the same on all sides",
-        ["fact", *map(label, variants)], rows))
+    facts = [[_facts(launch.result.run) for launch in side.launches] for side in variants]
+    rows: list[Row] = []
+    for name in dict.fromkeys(name for side in facts for of_run in side for name in of_run):
+        values = [sorted({of_run.get(name, "-") for of_run in side}) for side in facts]
+        if any(of_side != values[0] for of_side in values):
+            rows.append({"fact": name, **{label(side): some(of_side) for side, of_side
+                                          in zip(variants, values, strict=True)}})
+    same = "Machine, software and environment are the same on all sides."
+    return Section("What differs", [] if rows else [same], table="differences",
+                   caption="Facts that are not the same on all sides", rows=rows)
 
 
-def _some(values: set[str]) -> str:
-    more = f" and {len(values) - MOST_VALUES} more" if len(values) > MOST_VALUES else ""
-    return ", ".join(sorted(values)[:MOST_VALUES]) + more or "-"
+def _facts(run: Run) -> dict[str, str]:
+    return {**{name: fact_text(fact) for name, fact in run.environment.items()},
+            "machine_id": run.machine_id, "software_id": run.software_id, "version": run.version,
+            "command": words.command_without_seed(run)}
 
 
 def history_page(folder: Path, page_of: Mapping[str, str]) -> Page:
@@ -97,95 +87,86 @@ def history_page(folder: Path, page_of: Mapping[str, str]) -> Page:
     by run_id. Raises ResultError if no run can be used."""
     runs = history.load(folder)
     events = find_events(runs)
-    verdicts = [word_of(series, events) for series in runs.series]
-    too_few = "too few blocks"
-    counts = Counter(verdicts) + Counter({too_few: runs.unjudged.total()})
-    groups: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for series, verdict in zip(runs.series, verdicts, strict=True):
-        groups[series.machine_id, series.benchmark][verdict] += 1
+    verdicts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    rows: list[Row] = []
+    for series in runs.series:
+        verdict, last = word_of(series, events), series.run_ids[-1]
+        verdicts[series.machine_id, series.benchmark][verdict] += 1
+        rows.append({"case": series.label, "benchmark": series.benchmark,
+                     "machine": series.machine_id, "runs": str(len(series.run_ids)),
+                     "last, us": number(series.values[-1]), "verdict": verdict,
+                     "last run": (last, page_of[last]) if last in page_of else last})
     for group, count in runs.unjudged.items():
-        groups[group][too_few] += count
-    return Page(
-        "History",
-        [f"{len(runs.runs)} runs, {len(runs.series)} series: {words.counts_text(counts)}.",
-         "Where nothing changes, 5 % of such histories have an alarm.",
-         *(f"{words.hide_folders(line, [folder])}." for line in runs.skipped)],
-        [_changed_series(events), *map(_event, range(1, len(events) + 1), events),
-         _every_series(runs.series, verdicts, page_of)],
-        words.how_to_reproduce(list(runs.runs.values())), counts=counts, groups=dict(groups))
+        verdicts[group]["too few blocks"] += count
+    page = Page(
+        "History", reproduce=words.how_to_reproduce(list(runs.runs.values())), verdicts=verdicts,
+        sections=[_changed_series(events), *map(_event, range(1, len(events) + 1), events),
+                  Section("Every series", table="series", caption="Every case over its runs",
+                          rows=sorted(rows, key=lambda row: WORST_FIRST.index(str(row["verdict"]))),
+                          filters=["benchmark", "verdict"])])
+    page.sentences = [f"{len(runs.runs)} runs, {len(runs.series)} series: "
+                      f"{words.counts_text(page.counts)}.",
+                      "Where nothing changes, 5 % of such histories have an alarm.",
+                      *(f"{line}." for line in runs.skipped)]
+    return page
 
 
 def _changed_series(events: Sequence[Event]) -> Section:
     if not events:
         return Section("Series that changed", ["No series changed."])
-    picture = Picture("history", "Series that changed, a panel each",
-                      "A mark for each run, the level of each stretch, and at each change a line "
-                      "and the word worse or better.", "series")
-    return Section("Series that changed", pictures=[
-        draw_picture(picture, lambda target: history_plot.plot(events, target))])
+    title = "Series that changed, a panel each"
+    svg = draw_svg("history", lambda target: history_plot.plot(events, target), title,
+                   "A mark for each run, the level of each stretch, and at each change a line and "
+                   "the word worse or better.")
+    return Section("Series that changed", pictures=[Picture(title, "series", svg)])
 
 
 def _event(place: int, event: Event) -> Section:
-    rows: list[list[Cell]] = [
-        [change.series.label, change.word, *change.figures,
-         f"{change.series.times[change.first]:%Y-%m-%d}"] for change in event.changes]
-    return table_section(
+    rows: list[Row] = []
+    for change in event.changes:
+        before, after, ratio = change.figures
+        rows.append({"case": change.series.label, "verdict": change.word, "before, us": before,
+                     "after, us": after, "change [95 %]": ratio,
+                     "first run after": f"{change.series.times[change.first]:%Y-%m-%d}"})
+    recorded = event.recorded or ["nothing that was recorded"]
+    return Section(
         f"Change {place}: {event.benchmark} on {event.machine_id}, first at {event.run}",
-        Table(f"event-{place}", "The series of this change, the largest first",
-              ["case", "verdict", "before, us", "after, us", "change [95 %]", "first run after"],
-              rows),
         [f"It lies between {event.low} and {event.high}, at 95 %.",
-         *(f"Changed there: {line}" for line in event.recorded
-           or ["nothing that was recorded"])])
-
-
-def _every_series(every: Sequence[history.Series], verdicts: Sequence[str],
-                  page_of: Mapping[str, str]) -> Section:
-    rows: list[list[Cell]] = []
-    for verdict, series in sorted(zip(verdicts, every, strict=True),
-                               key=lambda pair: WORST_FIRST.index(pair[0])):
-        last = series.run_ids[-1]
-        rows.append([series.label, series.benchmark, series.machine_id, str(len(series.run_ids)),
-                     number(series.values[-1]), verdict,
-                     (last, page_of[last]) if last in page_of else last])
-    return table_section("Every series", Table(
-        "series", "Every case over its runs",
-        ["case", "benchmark", "machine", "runs", "last, us", "verdict", "last run"], rows,
-        filters=["benchmark", "verdict"]))
+         *(f"Changed there: {line}" for line in recorded)],
+        table=f"event-{place}", caption="The series of this change, the largest first", rows=rows)
 
 
 def imported_page(paths: Sequence[Path]) -> Page:
     """Imported logs, a row for each and its full text. Raises ResultError for a log that cannot be
     read."""
     logs = [read_imported(path) for path in paths]
-    table = Table("logs", "Every imported log",
-                  ["log", "lines", "written by", "benchmark", "ranks", "sizes", "most busbw, GB/s",
-                   "status"], list(map(_log_row, logs)))
-    sections = [table_section("Logs", table)]
+    sections = [Section("Logs", table="logs", caption="Every imported log",
+                        rows=list(map(_log_row, logs)))]
     for log in logs:
         origin = log.run.imported_from
         sections.append(Section(
             f"{origin.file}, {log.run.benchmark}, lines {origin.first_line} to {origin.last_line}",
-            text=render(log)[: MOST_LOGS_CHARACTERS // len(logs)], folded=len(logs) > 1))
+            text=render(log), folded=len(logs) > 1))
     commands = dict.fromkeys(" ".join(log.run.argv) for log in logs if log.run.argv)
     return Page(
         "Imported logs",
         ["Imported, never judged: another benchmark's figures, by its own rules."], sections,
-        [("command", "python -m reports import FILE"),
-         ("run ids", "\n".join(log.run.run_id for log in logs[:words.MOST_RUN_IDS])),
-         ("command in the logs", "\n".join(commands) or "not in the logs")])
+        {"command": "python -m reports import FILE",
+         "run ids": "\n".join(log.run.run_id for log in logs[:words.MOST_RUN_IDS]),
+         "command in the logs": "\n".join(commands) or "not in the logs"})
 
 
-def _log_row(log: Imported) -> list[str]:
+def _log_row(log: Imported) -> Row:
     origin = log.run.imported_from
     sizes = [case.size_bytes for case in log.cases if case.size_bytes is not None]
     rates = [case.bus_bw_gb_s for case in log.cases
              if case.bus_bw_gb_s is not None and case.status == "ok"]
     ranks = log.run.world.get("size")
-    return [origin.file, f"{origin.first_line} to {origin.last_line}", origin.format,
-            log.run.benchmark, "-" if ranks is None else str(ranks),
-            f"{size_text(min(sizes))} to {size_text(max(sizes))}" if sizes else "-",
-            number(max(rates, default=None)), log.end.status]
+    return {"log": origin.file, "lines": f"{origin.first_line} to {origin.last_line}",
+            "written by": origin.format, "benchmark": log.run.benchmark,
+            "ranks": "-" if ranks is None else str(ranks),
+            "sizes": f"{size_text(min(sizes))} to {size_text(max(sizes))}" if sizes else "-",
+            "most busbw, GB/s": number(max(rates, default=None)), "status": log.end.status}
 
 
 def procurement_page(spec: Path) -> Page:
@@ -195,6 +176,6 @@ def procurement_page(spec: Path) -> Page:
     runs = [f"{machine.name}: {', '.join(machine.run_ids[:words.MOST_RUN_IDS]) or 'none'}"
             for machine in procurement.machines]
     return Page(f"Procurement: {procurement.headline}", [f"From {procurement.title}."],
-                reproduce=[("command", f"python -m reports procure {spec.name}"),
-                           ("run ids", "\n".join(runs))],
+                reproduce={"command": f"python -m reports procure {spec.name}",
+                           "run ids": "\n".join(runs)},
                 procurement=procurement)

@@ -74,13 +74,13 @@ def hide_folders(sentence: str, folders: Iterable[Path]) -> str:
     return re.sub(r"(?<![\w/:>.])(\.\.)?/([^\s/]+/)+", "<path>/", sentence)
 
 
-def how_to_reproduce(runs: Sequence[Run]) -> list[tuple[str, str]]:
+def how_to_reproduce(runs: Sequence[Run]) -> dict[str, str]:
     """Each command, version, machine and software behind a page, for its footer."""
-    return [("command", _listing([command_of(run) for run in runs])),
-            ("version", _listing([run.version for run in runs])),
-            ("run ids", _listing([run.run_id for run in runs], MOST_RUN_IDS, ", ")),
-            ("machine_id", _listing([run.machine_id for run in runs])),
-            ("software_id", _listing([run.software_id for run in runs]))]
+    return {"command": _listing([command_of(run) for run in runs]),
+            "version": _listing([run.version for run in runs]),
+            "run ids": _listing([run.run_id for run in runs], MOST_RUN_IDS, ", "),
+            "machine_id": _listing([run.machine_id for run in runs]),
+            "software_id": _listing([run.software_id for run in runs])}
 
 
 def _listing(values: Sequence[str], most: int = MOST_LISTED, separator: str = "\n") -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import cycle, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from reports.store.result import ResultError
-from reports.tables.figure import COLOURS, DASHES, MARKERS, Style, dress, figure, kind_of, style_of
+from reports.tables.figure import Style, dress, figure, kind_of, styles_of
 from reports.trends.fit import curves_us
 from reports.trends.fit_records import Fit, by_title
 from reports.trends.lines import interval, walsh_means
@@ -27,9 +27,8 @@ def plot(fits: Sequence[Fit], target: Path | IO[str]) -> None:
     groups = by_title([fit for fit in fits if fit.regimes])
     if not groups:
         raise ResultError("nothing to draw: no case has the three sizes that a line takes")
-    fresh = cycle(zip(COLOURS, MARKERS, DASHES, strict=True))
-    algorithms = dict.fromkeys(fit.algorithm for _, group in groups for fit in group)
-    styles = {algorithm: style_of(algorithm, 1, fresh) for algorithm in algorithms}
+    algorithms = list(dict.fromkeys(fit.algorithm for _, group in groups for fit in group))
+    styles = dict(zip(algorithms, styles_of(algorithms), strict=True))
     columns, rows = min(2, len(groups)), -(-len(groups) // 2)
     size = (7.5 * columns, 1 + 5.5 * rows)
     with figure(target, rows, columns, size) as (drawing, axes):
@@ -58,7 +57,7 @@ def _draw(panel: Axes, fit: Fit, style: Style) -> None:
     median, low, high = interval(walsh_means(times_us.T), len(times_us) * bool(fit.interval))
     bars = [np.maximum(median - low, 0), high - median] if fit.interval else None
     panel.errorbar(fit.sizes_bytes, median, yerr=bars, linestyle="none", elinewidth=1,
-                   label=fit.name, marker=style["marker"] or "h", markersize=5,
+                   label=fit.name, marker=style["marker"], markersize=5,
                    markerfacecolor=style["color"] if is_plain else "white", **line)
     for regime in fit.regimes:
         at = np.geomspace(regime.from_bytes, regime.to_bytes, 64)

@@ -67,6 +67,12 @@ for (const table of all("table[data-filters]")) {
   });
 }
 
+// The marks of a line belong to its cases, in order.
+for (const line of all("[data-cases]")) {
+  const cases = line.dataset.cases.split("-");
+  all("use", line).forEach((mark, place) => { if (cases[place]) mark.dataset.case = cases[place]; });
+}
+
 // Shows the table row of a mark: under the pointer or a finger, or by the arrow keys.
 const value = document.getElementById("value");
 

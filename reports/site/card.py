@@ -24,6 +24,7 @@ from reports.store.writing import write_named
 from reports.tables import exposed_table, imported_table, link, rows, sentences, steps
 from reports.tables.figure import COLOURS, dress, figure, styles_of
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, size_text
+from reports.tables.summary import token
 
 NOTHING = "Nothing was measured."
 OURS = "ours"
@@ -100,10 +101,10 @@ def imported_card(imported: Imported) -> Card:
 
 def _answer(result: Result) -> Card:
     """The sentences and the plot for the kind of benchmark."""
-    if link.is_of(result):
+    if result.run.benchmark == link.BENCHMARK:
         findings = sorted(link.findings(result), key=lambda line: line.startswith("One pair"))
         return Card(findings, "GB/s of the slowest pair", _slowest_pairs(result))
-    if steps.is_of(result):
+    if result.run.benchmark in steps.BENCHMARKS:
         groups = steps.groups(result)
         title = steps.title(next(iter(groups[0].values())).case).partition(";")[0]
         verdicts = [line for group in groups for line in steps.verdict(result, group)]
@@ -123,12 +124,8 @@ def _bars(forms: Iterable[exposed.Form], unit_us: float) -> dict[str, float]:
 
 def _slowest_pairs(result: Result) -> dict[str, list[tuple[int, float]]]:
     """The bandwidth of the slowest pair at each size."""
-    lines = {}
-    for name in ("push", "pull"):
-        cases = sorted(link.measured(result, name), key=lambda case: -(case.alg_bw_gb_s or 0.0))
-        slowest = {case.size_bytes: case.alg_bw_gb_s or 0.0 for case in cases}
-        lines[name] = sorted(slowest.items())
-    return lines
+    gb_s = link.rates(result)["min"]
+    return {name: list(gb_s[name].items()) for name in ("push", "pull") if name in gb_s}
 
 
 def _size_answer(result: Result) -> Card:
@@ -143,18 +140,18 @@ def _size_answer(result: Result) -> Card:
     largest = timed[-1].ours or timed[-1].library
     assert largest
     answers = [_ratio_sentence(timed), *_busbw_sentence(
-        largest.bus_bw_gb_s, sentences.label(timed[-1]), largest.share_of_bound)]
+        largest.bus_bw_gb_s, timed[-1].label, largest.share_of_bound)]
     library = next((row.library.library or "library" for row in table if row.library), "library")
     lines = {library: [(row.size_bytes, row.library_us) for row in table if row.library_us],
              OURS: [(row.size_bytes, row.ours_us) for row in table if row.ours_us]}
-    return Card([*answers, *filter(None, [sentences.token(result, chained or table)])],
+    return Card([*answers, *filter(None, [token(result, chained or table)])],
                 f"us, {views[0][0]}", lines)
 
 
 def _ratio_sentence(timed: Sequence[rows.Row]) -> str:
     """Ours against the library at decode's size, or at the smallest size."""
     row = next((row for row in timed if row.size_bytes == TOKEN_CALL_SIZE_BYTES), timed[0])
-    library, size = row.library and row.library.library, sentences.label(row)
+    library, size = row.library and row.library.library, row.label
     ratio, low, high = row.ratio or (None, None, None)
     if ratio and low and high and not low <= 1 <= high:
         return f"ours {ratio:.2f}x as fast as {library} at {size} [{low:.2f} {high:.2f}]"

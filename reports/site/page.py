@@ -123,4 +123,4 @@ def _render(page: Page, site: Site) -> str:
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return templates.render(
         "dashboard.html", page=page, site=site, script=script, script_hash=script_hash,
-        style=templates.source("dashboard.css"), verdict_class=words.verdict_class)
+        verdict_class=words.verdict_class)

@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 
 from reports.tables.figure import COLOURS
 
-# The CSS variable for each colour that matplotlib writes; dashboard.css has their values.
+# The CSS variable for each colour that matplotlib writes; page.css has their values.
 GREYS = {"--muted": "333333 444444 555555 6f6f6f 777777 808080 888888 b0b0b0 cccccc",
          "--band": "bbbbbb dddddd"}
 VARIABLES = {"#000000": "currentColor", "#ffffff": "var(--page)", "#f0c808": "var(--gold)",

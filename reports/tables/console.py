@@ -6,10 +6,11 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from reports.store.schema import Result
 from reports.tables.sentences import opening
@@ -32,13 +33,16 @@ def printed(console: Console) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
 
-def plain_table(columns: Iterable[tuple[str, int]], gap: int = 1) -> Table:
-    """An empty table without lines; a column is its heading and its least width. Columns of words
-    are left-aligned."""
+def plain_table(columns: Mapping[str, int], rows: Iterable[Iterable[str | Text]],
+                gap: int = 1) -> Table:
+    """A table without lines from the headings with their least widths, and the cells of each row.
+    Columns of words are left-aligned."""
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
-    for heading, width in columns:
+    for heading, width in columns.items():
         table.add_column(heading, justify="left" if heading.strip() in LEFT else "right",
                          no_wrap=True, min_width=width, vertical="bottom")
+    for cells in rows:
+        table.add_row(*cells)
     return table
 
 

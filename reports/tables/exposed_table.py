@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from reports.store.case import find_states
 from reports.store.exposed import (
@@ -55,10 +56,9 @@ def _kind(case: Case) -> str:
 
 def render(result: Result) -> str:
     """A table for each shape, at most 80 columns, and the verdicts; ends with a newline."""
-    tables, verdicts = [], []
-    for cases, by_kind in groups(result):
-        tables.append((title(cases[0]), _table(cases, by_kind)))
-        verdicts += [verdict(cases[0], by_kind)] if by_kind else []
+    shown = groups(result)
+    tables = [(title(cases[0]), _table(cases, by_kind)) for cases, by_kind in shown]
+    verdicts = [verdict(cases[0], by_kind) for cases, by_kind in shown if by_kind]
     library = next((case.library for case in result.cases if case.library), "no library")
     types = ", ".join(sorted({case.datatype for case in result.cases}))
     work = f"{types} on the wire, isolated; against {library}; seed {result.run.seed}"
@@ -71,13 +71,12 @@ def title(case: Case) -> str:
     be reduced`, or `llama-3.1-70b, QKV: 256 tokens x 8192 x 128, 1/64 of the columns; 8 MiB to be
     gathered`."""
     shape: Mapping[str, Any] = case.shape or {}
-    layer = LAYERS.get(shape.get("layer", ""))
-    name = ", ".join(filter(None, [shape.get("model"), layer]))
+    name = ", ".join(filter(None, [shape.get("model"), LAYERS.get(shape.get("layer", ""))]))
     tokens = f"{shape.get('tokens')} token{'s' * (shape.get('tokens') != 1)}"
     hidden, scale = shape.get("hidden"), shape.get("scale", "1")
-    cut = "inner" if case.collective == "gemm_reduce_scatter" else "columns"
-    scaled = f", {scale} of the {cut}" if scale != "1" else ""
+    scaled = f", {scale} of the columns" if scale != "1" else ""
     if case.collective == "gemm_reduce_scatter":
+        scaled = scaled.replace("columns", "inner")
         work, then = f"{tokens} x {shape.get('inner')} x {hidden}{scaled}", "reduced and scattered"
     elif case.collective == "allgather_gemm":
         work, then = f"{tokens} x {hidden} x {shape.get('columns')}{scaled}", "gathered"
@@ -90,20 +89,20 @@ def title(case: Case) -> str:
 
 
 def _table(cases: Sequence[Case], by_kind: Mapping[str, Form]) -> Table:
-    table = plain_table([("", 31), ("us", 7), ("exposed us [95 %]", 21), ("hidden", 6),
-                         ("#wrong", 6)])
     library = exposed_us(by_kind, LIBRARY)
+    rows: list[Sequence[str | Text]] = []
     for kind, form in by_kind.items():
         exposed = None if kind == COMPUTE else exposed_us(by_kind, kind)
         hidden = "-"
         if exposed and library and kind != LIBRARY:
             hidden = share(library[0] - exposed[0], library[0])
-        table.add_row(form.name, number(median_us(form)), interval_text(exposed), hidden,
-                      count(form.case.n_wrong))
+        rows.append([form.name, number(median_us(form)), interval_text(exposed), hidden,
+                     count(form.case.n_wrong)])
     for case in cases:
         if case.status == "wrong":
-            table.add_row(case.algorithm, "WRONG", "-", "-", count(case.n_wrong), style="bold red")
-    return table
+            cells = case.algorithm, "WRONG", "-", "-", count(case.n_wrong)
+            rows.append([Text(cell, style="bold red") for cell in cells])
+    return plain_table({"": 31, "us": 7, "exposed us [95 %]": 21, "hidden": 6, "#wrong": 6}, rows)
 
 
 def exposed_us(by_kind: Mapping[str, Form], kind: str) -> Interval | None:
@@ -115,8 +114,7 @@ def exposed_us(by_kind: Mapping[str, Form], kind: str) -> Interval | None:
 
 def median_us(form: Form) -> float | None:
     """The median cost of a form; None if it has no round, as in an interrupted run."""
-    costs = [form.costs[number] for number in form.rounds]
-    return float(np.median(costs)) if costs else None
+    return float(np.median([form.costs[r] for r in form.rounds])) if form.rounds else None
 
 
 def verdict(case: Case, by_kind: Mapping[str, Form]) -> str:
@@ -149,12 +147,9 @@ def draw(result: Result, path: Path | IO[Any]) -> None:
     run without a measured form, or a file that cannot be written."""
     panels = []
     for cases, by_kind in groups(result):
-        bars = []
-        for kind, form in by_kind.items():
-            exposed = exposed_us(by_kind, kind)
-            if exposed and kind != COMPUTE:
-                bars.append(Bar(form.name, exposed[0], interval_text(exposed), COLOURS[kind],
-                                ends=exposed[1:]))
+        exposed = {kind: exposed_us(by_kind, kind) for kind in by_kind if kind != COMPUTE}
+        bars = [Bar(by_kind[kind].name, interval[0], interval_text(interval), COLOURS[kind],
+                    ends=interval[1:]) for kind, interval in exposed.items() if interval]
         if bars:
             heading = title(cases[0]).replace("; ", "\n", 1)
             alone_us = number(median_us(by_kind[COMPUTE]))

@@ -8,15 +8,15 @@ collective and of the rate of the matmul, with intervals over the blocks of this
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 from rich.table import Table
 
 from reports.store.case import CASE_KEY, LinkStates, beside
-from reports.store.exposed import costs_in
 from reports.store.schema import Case, Result
-from reports.store.stats import Interval, ratio_interval
+from reports.store.stats import median_interval
 from reports.tables.console import plain_table
-from reports.tables.rows import View, cost_us, default_rows
-from reports.tables.sentences import count, label, number
+from reports.tables.rows import View, cost_us, costs_of, default_rows, ratios_of
+from reports.tables.sentences import count, number
 
 
 def caption(result: Result) -> str:
@@ -35,26 +35,28 @@ def caption(result: Result) -> str:
 def footprint(result: Result, view: View, states: LinkStates) -> Table:
     """The table of a view, at most 80 columns: rows for the library and for ours."""
     units = "cores" if result.run.clock_shared else "blocks"
-    table = plain_table([
-        ("size\n", 8), ("\nalgorithm", 13), (f"\n{units}", 6), ("alone\nus", 6), ("beside\nus", 6),
-        ("loses\n[95 %]", 13), ("matmul loses\n[95 %]", 13), ("\n#wrong", 6)])
-    for row in default_rows(result, view, states):
-        for case in filter(None, (row.library, row.ours)):
-            table.add_row(label(row), *_cells(result, case, states))
-    return table
+    return plain_table(
+        {"size\n": 8, "\nalgorithm": 13, f"\n{units}": 6, "alone\nus": 6, "beside\nus": 6,
+         "loses\n[95 %]": 13, "matmul loses\n[95 %]": 13, "\n#wrong": 6},
+        [[row.label, *_cells(result, case, states)] for row in default_rows(result, view, states)
+         for case in (row.library, row.ours) if case])
 
 
 def _cells(result: Result, case: Case, states: LinkStates) -> list[str]:
     name = "library" if case.library else (case.chosen or case.algorithm).partition("+")[0]
     units = 1 if result.run.clock_shared else result.run.cases[case.case].blocks
+    cells = ["-", "-", case.status.upper(), "-"]
     if case.status == "ok":
         alone = next((other for other in result.cases
                       if not beside(other.shape) and _key(other) == _key(case)), None)
+        slowdowns = ratios_of(case, alone, costs_of(result, states, states.longest))
+        # The rate of the matmul beside the case over its rate beside ranks that wait.
+        rates = [block.matmul_gflop_s / block.matmul_alone_gflop_s
+                 for block, state in zip(result.blocks, states.of_block, strict=True)
+                 if block.case == case.case and state == states.longest
+                 and block.matmul_gflop_s is not None and block.matmul_alone_gflop_s]
         cells = [number(cost_us(alone) if alone else None), number(cost_us(case)),
-                 _percent(_slowdown(result, case, alone, states), 1),
-                 _percent(_matmul_share(result, case, states), -1)]
-    else:
-        cells = ["-", "-", case.status.upper(), "-"]
+                 _percent(slowdowns, 1), _percent(rates, -1)]
     return [name, "-" if units is None else str(units), *cells, count(case.n_wrong)]
 
 
@@ -64,32 +66,11 @@ def _key(case: Case) -> object:
     return [getattr(case, name) for name in CASE_KEY if name != "shape"], shape
 
 
-def _slowdown(result: Result, case: Case, alone: Case | None,
-              states: LinkStates) -> Interval | None:
-    """The time of a case over its time without the matmul, in the same rounds."""
-    costs = costs_in(result.blocks, states.of_block, states.longest)
-    beside_us, alone_us = costs.get(case.case, {}), costs.get(alone.case, {}) if alone else {}
-    rounds = sorted(beside_us.keys() & alone_us.keys())
-    if not rounds:
-        return None
-    return ratio_interval([beside_us[r] for r in rounds], [alone_us[r] for r in rounds])
-
-
-def _matmul_share(result: Result, case: Case, states: LinkStates) -> Interval | None:
-    """The rate of the matmul beside a case over its rate beside ranks that wait."""
-    rates = [(block.matmul_gflop_s, block.matmul_alone_gflop_s)
-             for block, state in zip(result.blocks, states.of_block, strict=True)
-             if block.case == case.case and state == states.longest
-             and block.matmul_gflop_s is not None and block.matmul_alone_gflop_s]
-    if not rates:
-        return None
-    return ratio_interval([rate for rate, _ in rates], [alone for _, alone in rates])
-
-
-def _percent(ratio: Interval | None, sign: int) -> str:
-    """`31 % [28 35]`, the change of a ratio from 1."""
-    if ratio is None:
+def _percent(ratios: ArrayLike, sign: int) -> str:
+    """`31 % [28 35]`, the median change of ratios from 1 with its interval."""
+    if not np.size(ratios):
         return "-"
-    middle, *ends = (None if value is None else round(100 * sign * (value - 1)) for value in ratio)
+    middle, *ends = (None if value is None else round(100 * sign * (value - 1))
+                     for value in median_interval(ratios))
     low, high = sorted(end for end in ends if end is not None) or (None, None)
     return f"{middle} %" + (f" [{low} {high}]" if low is not None else "")

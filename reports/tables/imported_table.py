@@ -17,11 +17,10 @@ def render(imported: Imported) -> str:
             f"us = {run.statistic}"]
     is_checked = any(case.n_wrong is not None for case in imported.cases)
     errors = "#wrong" if is_checked else "max\nerror"
-    table = plain_table(((name, 0) for name in (
-        "size", "collective", "type", "redop", "place", "us", "algbw\nGB/s", "busbw\nGB/s",
-        errors)), gap=2)
-    for case in imported.cases:
-        table.add_row(*_cells(case, is_checked))
+    columns = ("size", "collective", "type", "redop", "place", "us", "algbw\nGB/s", "busbw\nGB/s",
+               errors)
+    table = plain_table(dict.fromkeys(columns, 0),
+                        [_cells(case, is_checked) for case in imported.cases], gap=2)
     marks = []
     if any(case.suspect for case in imported.cases):
         marks.append("! suspect: one rank alone, or a busbw that no machine has")

@@ -1,57 +1,81 @@
-"""A run of `bench.link` as text: a matrix for each kind of transfer between ranks, the range of
-bandwidths at each size, and sentences that name the slow pair."""
+"""A run of `bench.link`, as text and as a picture: a matrix for each kind of transfer between
+ranks, the bandwidth at each size, and sentences that name the slow pair."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from rich.table import Table
 
-from reports.store.schema import Case, Result
+from reports.store.result import ResultError
+from reports.store.schema import Result
 from reports.tables.console import WIDTH, lay_out, plain_table
+from reports.tables.figure import dress, figure, figure_title
 from reports.tables.sentences import footnotes, has_gpus, head_lines, number, size_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BENCHMARK = "link"
 SLOWER = 1.25  # sentences name pairs and directions that differ by more
-RATES = {"push": "push", "pull": "pull", "both_directions": "both, each",
-         "local_copy": "local copy"}
+# The transfers with a bandwidth: the heading, colour (Okabe and Ito's palette) and mark of each.
+RATES = {"push": ("push", "#D55E00", "o"), "pull": ("pull", "#0072B2", "^"),
+         "both_directions": ("both, each", "#009E73", "D"),
+         "local_copy": ("local copy", "#7F7F7F", "s")}
+PANEL_COLUMNS = 3
+CONTENTION = {
+    "disjoint_pairs": "At once, disjoint pairs take at most {:.2f}x as long as the slowest of them "
+    "alone ({}).",
+    "host_copy_beside": "Beside a host copy on the rank that gets the data, a push takes at most "
+    "{:.2f}x as long ({})."}
 Matrix = NDArray[np.float64]
 
 
-def is_of(result: Result) -> bool:
-    """Whether `bench.link` made the run."""
-    return result.run.benchmark == BENCHMARK
-
-
-def measured(result: Result, algorithm: str) -> list[Case]:
-    """The cases of an algorithm with a time."""
-    return [case for case in result.cases
-            if case.algorithm == algorithm and case.status == "ok" and case.time_us]
+def transfers(result: Result) -> pd.DataFrame:
+    """The cases with a time, by algorithm and size: the ranks `src` and `dst`, or all `pairs` at
+    once; median and interval in us, and GB/s."""
+    rows = []
+    for case in result.cases:
+        if case.status == "ok" and case.time_us:
+            time, src, dst = case.time_us, case.shape.get("src"), case.shape.get("dst")
+            rows.append((case.algorithm, case.size_bytes, src, dst,
+                         case.shape.get("pairs") or [(src, dst)], case.alg_bw_gb_s or 0.0,
+                         time.median, time.ci_low or np.nan, time.ci_high or np.nan))
+    return pd.DataFrame(rows, columns=["algorithm", "size_bytes", "src", "dst", "pairs", "gb_s",
+                                       "us", "low", "high"])
 
 
 def shown_size(result: Result) -> int | None:
     """The size of the matrices and of comparisons: the largest at which every push and pull has an
     interval, or else the largest measured one."""
     cases = [case for case in result.cases if case.algorithm in ("push", "pull")]
+    unsure = {case.size_bytes for case in cases
+              if case.time_us is None or None in (case.time_us.ci_low, case.time_us.ci_high)}
     sizes = {case.size_bytes for case in cases}
-    unsure = {case.size_bytes for case in cases if not _has_interval(case)}
     return max(sizes - unsure or {case.size_bytes for case in cases if case.time_us}, default=None)
 
 
-def matrix(result: Result, algorithm: str, size_bytes: int) -> Matrix:
+def _at(result: Result, algorithm: str) -> pd.DataFrame:
+    """The transfers of an algorithm at the size of the comparisons; a flag has no size."""
+    size = 0 if algorithm == "ping_pong" else shown_size(result)
+    frame = transfers(result)
+    return frame[(frame.algorithm == algorithm) & (frame.size_bytes == size)]
+
+
+def _matrix(result: Result, algorithm: str) -> Matrix:
     """GB/s from rank (row) to rank (column), or nanoseconds one way for `ping_pong`; NaN if not
     measured. A figure for both directions is stored twice."""
+    cases, is_trip = _at(result, algorithm), algorithm == "ping_pong"
     values = np.full((result.run.world["size"],) * 2, np.nan)
-    for case in measured(result, algorithm):
-        if case.size_bytes == size_bytes:
-            is_trip = algorithm == "ping_pong"
-            value = 1e3 * _time_us(case) if is_trip else case.alg_bw_gb_s
-            src, dst = case.shape["src"], case.shape["dst"]
-            values[src, dst] = np.nan if value is None else value
-            if is_trip or algorithm == "both_directions":
-                values[dst, src] = values[src, dst]
+    ends = cases.src.astype(int), cases.dst.astype(int)
+    values[ends] = 1e3 * cases.us if is_trip else cases.gb_s
+    if is_trip or algorithm == "both_directions":
+        values[ends[::-1]] = values[ends]
     return values
 
 
@@ -60,66 +84,69 @@ def panels(result: Result) -> list[tuple[str, str, Matrix]]:
     size = shown_size(result)
     if size is None:
         return []
-    push, at = matrix(result, "push", size), size_text(size)
-    np.fill_diagonal(push, np.diag(matrix(result, "local_copy", size)))
+    push, at = _matrix(result, "push"), size_text(size)
+    np.fill_diagonal(push, np.diag(_matrix(result, "local_copy")))
     matrices = [
         (f"push, {at}: row stores into column; diagonal: local copy", "GB/s", push),
-        (f"pull, {at}: column reads from row", "GB/s", matrix(result, "pull", size)),
-        (f"both directions at once, {at}: each", "GB/s", matrix(result, "both_directions", size)),
-        ("flag, one way", "ns", matrix(result, "ping_pong", 0))]
+        (f"pull, {at}: column reads from row", "GB/s", _matrix(result, "pull")),
+        (f"both directions at once, {at}: each", "GB/s", _matrix(result, "both_directions")),
+        ("flag, one way", "ns", _matrix(result, "ping_pong"))]
     return [panel for panel in matrices if np.isfinite(panel[2]).any()]
+
+
+def rates(result: Result) -> pd.DataFrame:
+    """The GB/s of the slowest, the median and the fastest pair by algorithm and size."""
+    frame = transfers(result)
+    return frame[frame.algorithm.isin(RATES)].groupby(["algorithm", "size_bytes"]).gb_s.agg(
+        ["count", "min", "median", "max"])
 
 
 def render(result: Result) -> str:
     """The matrices with their head and sentences, at most 80 columns for up to 9 ranks; ends with a
     newline."""
     tables = [(f"{title}, {unit}", _matrix_table(values)) for title, unit, values in panels(result)]
-    tables.append(("GB/s, slowest and fastest of all", _rate_table(result)))
+    tables.append(("GB/s, slowest and fastest of all", _rate_table(rates(result))))
     width = max(WIDTH, 8 * (result.run.world["size"] + 1))
     return lay_out(result, head_lines(result, [], []), tables,
                    [*findings(result), *footnotes(result)], width)
 
 
 def _matrix_table(values: Matrix) -> Table:
-    ranks = range(len(values))
-    table = plain_table([("", 4), *((str(rank), 8) for rank in ranks)], gap=0)
-    for rank in ranks:
-        cells = [None if np.isnan(value) else float(value) for value in values[rank]]
-        table.add_row(f"{rank:>4}", *map(number, cells))
-    return table
+    rows = [[f"{rank:>4}", *(number(None if np.isnan(value) else value) for value in row)]
+            for rank, row in enumerate(values)]
+    return plain_table({"": 4, **{str(rank): 8 for rank in range(len(values))}}, rows, gap=0)
 
 
-def _rate_table(result: Result) -> Table:
+def _rate_table(gb_s: Any) -> Table:
     """The bandwidth of the slowest and the fastest pair at each size."""
-    cases = {name: measured(result, name) for name in RATES}
-    names = [name for name in RATES if cases[name]]
-    table = plain_table([("size", 8), *((RATES[name], 17) for name in names)], gap=0)
-    for size in sorted({case.size_bytes for name in names for case in cases[name]}):
-        cells = []
-        for name in names:
-            rates = [case.alg_bw_gb_s or 0.0 for case in cases[name] if case.size_bytes == size]
-            ends = [number(min(rates)), number(max(rates))] if rates else ["-"]
-            cells.append(" - ".join(ends[: len(rates) or 1]))
-        table.add_row(size_text(size), *cells)
-    return table
+    spans = {place: number(rate["max"]) if rate["count"] == 1 else
+             f"{number(rate['min'])} - {number(rate['max'])}"
+             for place, rate in gb_s.to_dict("index").items()}
+    names = [name for name in RATES if name in gb_s.index]
+    return plain_table(
+        {"size": 8, **{RATES[name][0]: 17 for name in names}},
+        [[size_text(size), *(spans.get((name, size), "-") for name in names)]
+         for size in sorted({size for _, size in spans})], gap=0)
 
 
 def findings(result: Result) -> list[str]:
     """The run in sentences: the slow pair, unequal directions, the latency of a flag, the launch,
     and the cost of contention."""
     sentences = [*_slow_pairs(result), *_directions(result)]
-    trips, launches = measured(result, "ping_pong"), measured(result, "launch")
+    frame, name = transfers(result), _rank_name(result)
+    trips: list[Any] = [*frame[frame.algorithm == "ping_pong"].itertuples()]
+    launches: list[Any] = [*frame[frame.algorithm == "launch"].itertuples()]
     if trips:
-        nearest = min(trips, key=_time_us)
+        nearest = min(trips, key=attrgetter("us"))
         sentences.append(
-            f"A flag takes {number(1e3 * _time_us(nearest))} ns one way ({_pair(result, nearest)}"
+            f"A flag takes {number(1e3 * nearest.us)} ns one way ({_pair(name, nearest)}"
             f"{', the nearest' * (len(trips) > 1)}), which is the floor of any collective.")
     if launches:
-        slowest = max(launches, key=_time_us)
-        rank = f"{_rank_name(result)}{slowest.shape['src']}{', the slowest' * (len(launches) > 1)}"
+        slowest = max(launches, key=attrgetter("us"))
         sentences.append(f"To launch an empty kernel and wait for its end takes "
-                         f"{number(_time_us(slowest))} us on {rank}.")
-    return sentences if shares_cores(result) else [*sentences, *_contention(result)]
+                         f"{number(slowest.us)} us on {name}{slowest.src:.0f}"
+                         f"{', the slowest' * (len(launches) > 1)}.")
+    return sentences if shares_cores(result) else [*sentences, *_contention(frame, name)]
 
 
 def shares_cores(result: Result) -> bool:
@@ -130,112 +157,142 @@ def shares_cores(result: Result) -> bool:
     return len({part for place in places for part in place}) < len(ranks)
 
 
-def _comparable(result: Result, algorithm: str) -> list[Case]:
-    """The cases of all pairs at the shown size; none if one lacks an interval."""
-    size = 0 if algorithm == "ping_pong" else shown_size(result)
-    cases = [case for case in measured(result, algorithm) if case.size_bytes == size]
-    return cases if all(_has_interval(case) for case in cases) else []
+def _comparable(result: Result, algorithm: str) -> pd.DataFrame:
+    """The transfers of all pairs at the shown size; none if one lacks an interval."""
+    cases = _at(result, algorithm)
+    return cases[:0] if cases[["low", "high"]].isna().any(axis=None) else cases
 
 
 def _slow_pairs(result: Result) -> list[str]:
     """The slowest pair by push, by pull and for a flag, or why pairs are not compared."""
-    size = result.run.world["size"]
+    size, name = result.run.world["size"], _rank_name(result)
     if size < 3:
         return ["One pair: there is no other to compare it with."] * (size == 2)
     if shares_cores(result):
         return ["Pairs are not compared: ranks take turns, so that times are the scheduler's."]
-    if not _comparable(result, "push"):
+    if not len(_comparable(result, "push")):
         return ["Pairs are not compared: there are too few blocks for intervals; --max-time gives "
                 "more."]
     sentences = []
-    for name, transfer in (("push", "by push, "), ("pull", "by pull, "),
-                           ("ping_pong", "for a flag, one way")):
-        ordered = sorted(_comparable(result, name), key=_time_us)
-        slow = [case for case in ordered if _is_slower(case, ordered[0])]
-        if slow and slow[-1] is ordered[-1]:
-            fastest, slowest = ordered[0], slow[-1]
-            pairs = len({frozenset(case.shape.values()) for case in slow})
-            more = f"; {pairs} pairs are slower than that" if pairs > 1 else ""
-            at = size_text(slowest.size_bytes) if slowest.size_bytes else ""
-            sentences.append(
-                f"{_pair(result, slowest)} is {_ratio(slowest, fastest):.1f}x slower than "
-                f"{_pair(result, fastest)} {transfer}{at}{more}.")
+    for algorithm, transfer in (("push", "by push, "), ("pull", "by pull, "),
+                                ("ping_pong", "for a flag, one way")):
+        ordered = _comparable(result, algorithm).sort_values("us", kind="stable")
+        if ordered.empty or not _is_slower(ordered, ordered.iloc[0]).iloc[-1]:
+            continue
+        fastest, slowest = ordered.iloc[0], ordered.iloc[-1]
+        slow = ordered[_is_slower(ordered, fastest)]
+        pairs = len(set(map(frozenset, zip(slow.src, slow.dst, strict=True))))
+        more = f"; {pairs} pairs are slower than that" if pairs > 1 else ""
+        at = size_text(slowest.size_bytes) if slowest.size_bytes else ""
+        sentences.append(
+            f"{_pair(name, slowest)} is {_ratio(slowest.us, fastest.us):.1f}x slower than "
+            f"{_pair(name, fastest)} {transfer}{at}{more}.")
     return sentences or [f"No pair is more than {SLOWER:.2f}x slower than another."]
 
 
 def _directions(result: Result) -> list[str]:
     """The pair with the largest difference between its two directions."""
-    unequal: list[tuple[Case, Case]] = []
-    for algorithm in ("push", "pull"):
-        by_ends = {(case.shape["src"], case.shape["dst"]): case
-                   for case in _comparable(result, algorithm)}
-        unequal += [(case, by_ends[dst, src]) for (src, dst), case in by_ends.items()
-                    if (dst, src) in by_ends and _is_slower(case, by_ends[dst, src])]
-    if not unequal or shares_cores(result):
+    cases = pd.concat([_comparable(result, "push"), _comparable(result, "pull")])
+    both = cases.merge(cases, left_on=["algorithm", "src", "dst"], suffixes=("", "_back"),
+                       right_on=["algorithm", "dst", "src"])
+    back = both[["us_back", "high_back"]].set_axis(["us", "high"], axis=1)
+    unequal = both[_is_slower(both, back)]
+    if unequal.empty or shares_cores(result):
         return []
-    slow, fast = max(unequal, key=lambda cases: _ratio(*cases))
+    worst = unequal.loc[_ratio(unequal.us, unequal.us_back).idxmax()]
     name = _rank_name(result)
-    ends = [f"{name}{case.shape['src']} to {name}{case.shape['dst']}" for case in (slow, fast)]
-    return [f"{ends[0]} is {_ratio(slow, fast):.1f}x slower than {ends[1]} by {slow.algorithm}, "
-            f"{size_text(slow.size_bytes)}."]
+    src, dst = f"{name}{worst.src:.0f}", f"{name}{worst.dst:.0f}"
+    return [f"{src} to {dst} is {_ratio(worst.us, worst.us_back):.1f}x slower than {dst} to {src} "
+            f"by {worst.algorithm}, {size_text(worst.size_bytes)}."]
 
 
-def _contention(result: Result) -> list[str]:
-    """The largest slowdown of pushes at the same time, and of a push beside a host copy."""
-    alone = {(case.shape["src"], case.shape["dst"], case.size_bytes): case
-             for case in measured(result, "push")}
+def _contention(frame: pd.DataFrame, name: str) -> list[str]:
+    """The largest slowdown of pushes at the same time, and of a push beside a host copy, over the
+    slowest of their pairs alone."""
+    push = frame[frame.algorithm == "push"]
+    alone_us = {(src, dst, size): us for src, dst, size, us in
+                push[["src", "dst", "size_bytes", "us"]].itertuples(index=False)}
     sentences = []
-    if worst := _worst(measured(result, "disjoint_pairs"), alone, lambda case: case.shape["pairs"]):
-        factor, case = worst
-        pairs = " and ".join("-".join(f"{_rank_name(result)}{rank}" for rank in pair)
-                             for pair in case.shape["pairs"])
-        sentences.append(f"At once, disjoint pairs take at most {factor:.2f}x as long as the "
-                         f"slowest of them alone ({pairs}, {size_text(case.size_bytes)}).")
-    if worst := _worst(measured(result, "host_copy_beside"), alone,
-                       lambda case: [(case.shape["src"], case.shape["dst"])]):
-        factor, case = worst
-        sentences.append(
-            "Beside a host copy on the rank that gets the data, a push takes at most "
-            f"{factor:.2f}x as long ({_pair(result, case)}, {size_text(case.size_bytes)}).")
+    for algorithm, sentence in CONTENTION.items():
+        worst, worst_pairs = 0.0, ""
+        cases = frame[frame.algorithm == algorithm]
+        for pairs, size, us in zip(cases.pairs, cases.size_bytes, cases.us, strict=True):
+            single_us = [alone_us.get((src, dst, size), 0.0) for src, dst in pairs]
+            if any(single_us) and _ratio(us, max(single_us)) > worst:
+                worst = _ratio(us, max(single_us))
+                names = (f"{name}{src:.0f}-{name}{dst:.0f}" for src, dst in pairs)
+                worst_pairs = f"{' and '.join(names)}, {size_text(size)}"
+        if worst:
+            sentences.append(sentence.format(worst, worst_pairs))
     return sentences
 
 
-def _worst(cases: Sequence[Case], alone: Mapping[tuple[int, int, int], Case],
-           pairs_of: Callable[[Case], Sequence[Sequence[int]]]) -> tuple[float, Case] | None:
-    """The largest slowdown over the slowest of its pairs alone, and its case."""
-    slowdowns = []
-    for case in cases:
-        singles = [alone.get((src, dst, case.size_bytes)) for src, dst in pairs_of(case)]
-        times_us = [_time_us(single) for single in singles if single]
-        if times_us:
-            slowdowns.append((_time_us(case) / max(*times_us, 1e-9), case))
-    return max(slowdowns, key=lambda slowdown: slowdown[0], default=None)
+def _ratio(slow_us: Any, fast_us: Any) -> Any:
+    return slow_us / np.maximum(fast_us, 1e-9)
 
 
-def _time_us(case: Case) -> float:
-    assert case.time_us
-    return case.time_us.median
-
-
-def _ratio(slow: Case, fast: Case) -> float:
-    return _time_us(slow) / max(_time_us(fast), 1e-9)
-
-
-def _has_interval(case: Case) -> bool:
-    return case.time_us is not None and None not in (case.time_us.ci_low, case.time_us.ci_high)
-
-
-def _is_slower(slow: Case, fast: Case) -> bool:
-    """Whether a case is slower by more than SLOWER, with separate intervals."""
-    assert slow.time_us
-    assert fast.time_us
-    is_apart = (slow.time_us.ci_low or 0.0) > (fast.time_us.ci_high or 0.0)
-    return is_apart and _ratio(slow, fast) > SLOWER
+def _is_slower(slow: Any, fast: Any) -> Any:
+    """Whether a transfer is slower by more than SLOWER, with separate intervals."""
+    return (slow.low > fast.high) & (_ratio(slow.us, fast.us) > SLOWER)
 
 
 def _rank_name(result: Result) -> str:
     return "GPU" if has_gpus(result) else "rank"
 
 
-def _pair(result: Result, case: Case) -> str:
-    return "-".join(f"{_rank_name(result)}{rank}" for rank in sorted(case.shape.values()))
+def _pair(name: str, transfer: Any) -> str:
+    return "-".join(f"{name}{rank:.0f}" for rank in sorted((transfer.src, transfer.dst)))
+
+
+def draw(result: Result, path: Path | IO[Any]) -> None:
+    """Draws a heat map for each kind of transfer, and bandwidth against size. Raises ResultError
+    for a run without a measured case, or a file that cannot be written."""
+    maps, gb_s = panels(result), rates(result)
+    if gb_s.empty:
+        raise ResultError(f"{result.path} has no measured case to draw")
+    rows, columns = -(-(len(maps) + 1) // PANEL_COLUMNS), min(PANEL_COLUMNS, len(maps) + 1)
+    with figure(path, rows, columns, (5.2 * columns, 4.9 * rows), dpi=110) as (made, axes):
+        places = iter(axes.flat)
+        for panel in maps:
+            _draw_map(next(places), *panel)
+        _draw_sizes(next(places), gb_s)
+        for place in places:
+            place.axis("off")
+        made.suptitle(figure_title(result))
+
+
+def _draw_map(axes: Axes, title: str, unit: str, values: Matrix) -> None:
+    """Every cell shows its value, so that no reader depends on colours; bright is good. Local
+    copies have no colour, because they are off the scale of the link."""
+    is_rate = unit == "GB/s"
+    link = values.copy()
+    np.fill_diagonal(link, np.nan)
+    # Rates start at 0; times span a factor of two or more, so that small differences look small.
+    low = 0.0 if is_rate else float(np.nanmin(link))
+    high = max(float(np.nanmax(link)), 2 * low)
+    axes.imshow(link, cmap="cividis" if is_rate else "cividis_r", vmin=low, vmax=high)
+    for (row, column), value in np.ndenumerate(values):
+        brightness = (link[row, column] - low) / (high - low)
+        if not is_rate:
+            brightness = 1 - brightness
+        # Local copies stand on the white page, which a dark page inverts together with black text.
+        colour = "black" if np.isnan(brightness) else "white" if brightness < 0.5 else "#111111"
+        axes.text(column, row, "" if np.isnan(value) else number(float(value)), ha="center",
+                  va="center", color=colour, fontsize=13 if len(values) < 5 else 9)
+    ranks = range(len(values))
+    axes.set(xticks=ranks, yticks=ranks, xlabel="to rank" if is_rate else "rank",
+             ylabel="from rank" if is_rate else "rank")
+    transfer, _, detail = title.partition(": ")
+    axes.set_title(f"{transfer}, {unit}" + (f"\n{detail}" if detail else ""), fontsize=10)
+
+
+def _draw_sizes(axes: Axes, gb_s: Any) -> None:
+    """The median pair as a line, in a band from the slowest to the fastest."""
+    for name, (_, colour, marker) in RATES.items():
+        if name in gb_s.index:
+            rate, label = gb_s.loc[name], name.replace("_", " ")
+            axes.plot(rate["median"], color=colour, marker=marker, label=label)
+            axes.fill_between(rate.index, rate["min"], rate["max"], color=colour, alpha=0.2)
+    dress(axes, sorted(gb_s.index.unique("size_bytes")))
+    axes.set_title("GB/s against size: median pair, slowest to fastest", fontsize=10)
+    axes.legend(frameon=False, fontsize=9)

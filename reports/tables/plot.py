@@ -1,5 +1,5 @@
-"""A run as a picture. A sweep over sizes shows time and busbw against size, a line for each
-algorithm; other benchmarks have their own pictures."""
+"""A run as a picture. A sweep over sizes shows time and busbw against size, and a routed all-to-all
+time against load, with a line for each algorithm; other benchmarks have their own pictures."""
 
 from __future__ import annotations
 
@@ -14,33 +14,32 @@ from reports.store import exposed
 from reports.store.case import bus_factor, late_us
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
-from reports.tables import exposed_table, link, link_plot, routed_plot, steps
+from reports.tables import exposed_table, link, steps
 from reports.tables.figure import (
     Line,
     draw_legend,
     draw_lines,
     dress,
     figure,
+    figure_title,
     interval_us,
     kind_of,
     lines_of,
 )
-from reports.tables.rows import View, cost_us, shown_cases, views
-from reports.tables.sentences import ranks_text, shape_words
+from reports.tables.rows import View, cost_us, imbalance, shown_cases, views
+from reports.tables.sentences import WAYS, ranks_text, shape_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+DRAW = {link.BENCHMARK: link.draw, **dict.fromkeys(exposed.BENCHMARKS, exposed_table.draw),
+        **dict.fromkeys(steps.BENCHMARKS, steps.draw)}
+
 
 def own_picture(result: Result) -> Callable[[Result, Path | IO[Any]], None] | None:
     """The function that draws a run other than a sweep over sizes; None for a sweep."""
-    if link.is_of(result):
-        return link_plot.draw
-    if exposed.is_of(result):
-        return exposed_table.draw
-    if steps.is_of(result):
-        return steps.draw
-    return routed_plot.draw if any(case.routing for case in result.cases) else None
+    is_routed = any(case.routing for case in result.cases)
+    return DRAW.get(result.run.benchmark, _draw_routed if is_routed else None)
 
 
 def plot(result: Result, path: Path | IO[Any]) -> None:
@@ -126,3 +125,36 @@ def _title(result: Result, cases: list[Case], view: str) -> str:
     unfinished = "" if result.complete else " (INCOMPLETE)"
     return (f"{run.benchmark}: {ranks_text(run.world['size'])}{device}{library}; "
             f"{case.datatype} {case.redop}, {view}{place}{unfinished}")
+
+
+def _draw_routed(result: Result, path: Path | IO[Any]) -> None:
+    """Time in microseconds against the load of the busiest rank, a panel for each way. Raises
+    ResultError for a run without a measured case."""
+    panels: dict[str, list[Case]] = {}
+    for view in views(result):
+        # auto is one of the others.
+        cases = [case for case in shown_cases(result, view)
+                 if case.algorithm != "auto" and cost_us(case) is not None]
+        if cases:
+            chained = ", chained" if view[0] == "chained" else ""
+            panels[WAYS[view[1]["way"]] + chained] = sorted(cases, key=imbalance)
+    if not panels:
+        raise ResultError(f"{result.path} has no measured case to draw")
+    shape = next(iter(panels.values()))[0].shape
+    with figure(path, 1, len(panels), (4.6 * len(panels) + 0.6, 5.4)) as (made, axes):
+        for place, (title, cases) in zip(axes[0], panels.items(), strict=True):
+            draw_lines(place, lines_of(cases), imbalance,
+                       lambda case: interval_us(case.total_us or case.time_us))
+            skews = {imbalance(case): case.shape["skew"] for case in cases}
+            place.set_xticks(list(skews),
+                             [f"{load:.2f}\n{skew}" for load, skew in skews.items()])
+            place.set_ylim(bottom=0)
+            place.margins(x=0.12)
+            place.grid(True, alpha=0.25)
+            place.set_title(title, fontsize=11)
+            place.set_xlabel("rows of the busiest rank / mean, and the skew")
+        axes[0][0].set_ylabel("time, us: collective + reading its result")
+        draw_legend(made, axes[0][0], 6)
+        detail = ", ".join(f"{name} {value}" for name, value in shape.items()
+                           if name not in ("way", "skew"))
+        made.suptitle(f"{figure_title(result)}\n{detail}", fontsize=12)

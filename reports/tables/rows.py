@@ -7,23 +7,23 @@ rounds choose the best and even rounds report it, so that the choice does not bi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from reports.store.case import LinkStates, beside, late_us
 from reports.store.exposed import costs_in
 from reports.store.schema import Case, Result
-from reports.store.stats import Interval, autocorrelation, ratio_interval
+from reports.store.stats import Interval, autocorrelation, median_interval
+from reports.tables.sentences import MARGIN, size_text
 
 BEATEN_BY = 1.05
-MARGIN = 1.01
 MIN_STATE_BLOCKS = 5
-EVEN, ODD = 0, 1  # the parity of rounds; None stands for all rounds
 
-Costs = Mapping[int, Mapping[int, float]]  # microseconds by case and round
 View = tuple[str, Any]  # a mode and a shape: one table
 Key = tuple[int, str | None]  # a size and a routing skew: one row
 
@@ -46,6 +46,11 @@ class Row:
     n_wrong: int | None
 
     @property
+    def label(self) -> str:
+        """The first cell of the row: its skew or its size."""
+        return self.skew or size_text(self.size_bytes)
+
+    @property
     def algorithm(self) -> str:
         """The algorithm that ours ran, without its build."""
         name = (self.ours.chosen or self.ours.algorithm) if self.ours else "-"
@@ -56,12 +61,11 @@ class Row:
 class Flip:
     """A row with another winner in another state of the link; costs in microseconds there."""
 
-    size_bytes: int
-    skew: str | None
-    state: int
+    row: Row
+    rtt_ns: float
     library_us: float | None
     ours_us: float | None
-    best_us: float
+    best_us: float | None
     winner: str
 
 
@@ -106,103 +110,105 @@ def row_key(case: Case) -> Key:
     return case.size_bytes, (case.shape or {}).get("skew")
 
 
-def imbalance(case: Case) -> float | None:
-    """The load of the busiest rank of a routed case over the mean load."""
-    return case.routing["rank_max_over_mean"] if case.routing else None
+def imbalance(case: Case) -> float:
+    """The load of the busiest rank over the mean load; 1 for a case without routing."""
+    return (case.routing["rank_max_over_mean"] if case.routing else None) or 1.0
+
+
+def costs_of(result: Result, states: LinkStates, state: int | None) -> pd.DataFrame:
+    """The costs in microseconds in a state of the link: a row for each round, a column for each
+    case, NaN if it has no block there."""
+    costs = costs_in(result.blocks, states.of_block, state)
+    frame = pd.DataFrame(costs, columns=[case.case for case in result.cases], dtype=float)
+    return frame.sort_index()
+
+
+def ratios_of(case: Case | None, other: Case | None, costs: pd.DataFrame) -> NDArray[np.float64]:
+    """The cost of one case over the cost of another in their common rounds, in order."""
+    if case is None or other is None or cost_us(case) is None or cost_us(other) is None:
+        return np.array([])
+    return (costs[case.case] / costs[other.case]).dropna().to_numpy()
 
 
 def default_rows(result: Result, view: View, states: LinkStates) -> list[Row]:
     """The rows of a view by size; rows of one size by skew, the most even first."""
-    costs = costs_in(result.blocks, states.of_block, states.longest)
+    costs = costs_of(result, states, states.longest)
     groups: dict[Key, list[Case]] = {}
     for case in sorted(shown_cases(result, view),
-                       key=lambda case: (case.size_bytes, imbalance(case) or 1.0)):
+                       key=lambda case: (case.size_bytes, imbalance(case))):
         groups.setdefault(row_key(case), []).append(case)
     rivals = {key: _rivals(group, costs) for key, group in groups.items()}
-    paired = [_pairs(*pair, costs) for pair in rivals.values()]
-    rho = autocorrelation([np.divide(*pairs) for pairs in paired if pairs])
-    wrong: dict[Key, int] = {}
-    for case in result.cases:
-        if case.n_wrong is not None and view_of(case) == view:
-            wrong[row_key(case)] = wrong.get(row_key(case), 0) + case.n_wrong
-    return [Row(*key, library, ours, _median(library, costs, parity), _median(ours, costs, parity),
-                _ratio(library, ours, parity, costs, rho), _better(groups[key], ours, costs, rho),
-                wrong.get(key))
-            for key, (library, ours, parity) in rivals.items()]
+    rho = autocorrelation([ratios_of(*pair) for pair in rivals.values()])
+    rows = []
+    for key, (library, ours, reported) in rivals.items():
+        wrong = [case.n_wrong for case in result.cases if case.n_wrong is not None
+                 and row_key(case) == key and view_of(case) == view]
+        rows.append(Row(
+            *key, library, ours, _median_us(library, reported), _median_us(ours, reported),
+            _ratio(library, ours, reported, rho), _better(groups[key], ours, costs, rho),
+            sum(wrong) if wrong else None))
+    return rows
 
 
-def _rivals(cases: Sequence[Case], costs: Costs) -> tuple[Case | None, Case | None, int | None]:
-    """The library's best case, our best case (`auto` if it ran), and the rounds of the report."""
+def _rivals(cases: Sequence[Case],
+            costs: pd.DataFrame) -> tuple[Case | None, Case | None, pd.DataFrame]:
+    """The library's best case, our best case (`auto` if it ran), and the costs to report."""
+    library = _candidates([case for case in cases if case.algorithm == "library"])
     auto = [case for case in cases if case.algorithm == "auto"]
-    ours, our_parity = _best_of(
-        auto or [case for case in cases if case.algorithm != "library"], costs)
-    library, parity = _best_of([case for case in cases if case.algorithm == "library"], costs)
-    return library, ours, EVEN if EVEN in (our_parity, parity) else None
+    ours = _candidates(auto or [case for case in cases if case.algorithm != "library"])
+    is_chosen = max(len(library), len(ours)) > 1
+    return _best(library, costs), _best(ours, costs), _rounds(costs, 0) if is_chosen else costs
 
 
-def _best_of(cases: Sequence[Case], costs: Costs) -> tuple[Case | None, int | None]:
-    """The best case and the rounds that report it. A wrong case comes before any measured one."""
-    wrong = next((case for case in cases if case.status == "wrong"), None)
-    candidates = _candidates(cases)
-    if wrong or len(candidates) < 2:
-        return wrong or next(iter(candidates or cases), None), None
-    return _best(candidates, costs), EVEN
-
-
-def _candidates(cases: Sequence[Case]) -> list[Case]:
-    """The measured cases, those in the link's longest state if there are any."""
+def _candidates(cases: Sequence[Case]) -> Sequence[Case]:
+    """A wrong case, so that readers see it; else the measured cases, those in the link's longest
+    state if there are any; else the first case."""
+    wrong = [case for case in cases if case.status == "wrong"]
     measured = [case for case in cases if cost_us(case) is not None]
-    return [case for case in measured if case.state == "run"] or measured
+    in_state = [case for case in measured if case.state == "run"]
+    return wrong[:1] or in_state or measured or cases[:1]
 
 
-def _best(cases: Sequence[Case], costs: Costs) -> Case:
-    return min(cases, key=lambda case: _median(case, costs, ODD) or float("inf"))
+def _rounds(costs: pd.DataFrame, parity: int) -> pd.DataFrame:
+    return costs[costs.index % 2 == parity]
 
 
-def _median(case: Case | None, costs: Costs, parity: int | None) -> float | None:
-    """Median cost over the rounds of this parity; without such a round, the cost of the case."""
+def _best(cases: Sequence[Case], costs: pd.DataFrame) -> Case | None:
+    """The case with the lowest median over odd rounds."""
+    odd = _rounds(costs, 1)
+    return min(cases, key=lambda case: _median_us(case, odd) or float("inf"), default=None)
+
+
+def _median_us(case: Case | None, costs: pd.DataFrame) -> float | None:
+    """Median cost over these rounds; without a round, the cost of the case."""
     if case is None or cost_us(case) is None:
         return None
-    rounds = [cost for number, cost in costs.get(case.case, {}).items()
-              if parity is None or number % 2 == parity]
-    return float(np.median(rounds)) if rounds else cost_us(case)
+    median_us = float(costs[case.case].median())
+    return cost_us(case) if np.isnan(median_us) else median_us
 
 
-def _pairs(library: Case | None, ours: Case | None, parity: int | None,
-           costs: Costs) -> tuple[list[float], list[float]] | None:
-    """The costs of both cases in their common rounds of this parity, in order; None without any."""
-    if library is None or ours is None or cost_us(library) is None or cost_us(ours) is None:
-        return None
-    library_us, ours_us = costs.get(library.case, {}), costs.get(ours.case, {})
-    rounds = [number for number in sorted(library_us.keys() & ours_us.keys())
-              if parity is None or number % 2 == parity]
-    return ([library_us[r] for r in rounds], [ours_us[r] for r in rounds]) if rounds else None
-
-
-def _ratio(library: Case | None, ours: Case | None, parity: int | None, costs: Costs,
-           rho: float) -> Interval | None:
+def _ratio(case: Case | None, other: Case | None, costs: pd.DataFrame,
+           rho: float = 0.0) -> Interval | None:
     """The paired ratio of two cases; of medians, without interval, if both kept no blocks."""
-    pairs = _pairs(library, ours, parity, costs)
-    if pairs:
-        return ratio_interval(*pairs, rho=rho)
-    if library is None or ours is None or library.state != ours.state or ours.state == "own":
+    ratios = ratios_of(case, other, costs)
+    if len(ratios):
+        return median_interval(ratios, rho=rho)
+    if case is None or other is None or case.state != other.state or other.state == "own":
         return None
-    library_us, ours_us = cost_us(library), cost_us(ours)
-    return (library_us / ours_us, None, None) if library_us and ours_us else None
+    case_us, other_us = cost_us(case), cost_us(other)
+    return (case_us / other_us, None, None) if case_us and other_us else None
 
 
-def _better(cases: Sequence[Case], auto: Case | None, costs: Costs,
+def _better(cases: Sequence[Case], auto: Case | None, costs: pd.DataFrame,
             rho: float) -> tuple[str, float] | None:
     """The other algorithm that beats `auto` by more than 5 %, and by which factor."""
     if auto is None or auto.algorithm != "auto" or cost_us(auto) is None:
         return None
-    candidates = _candidates([case for case in cases
-                              if case.algorithm not in ("library", "auto", auto.chosen)])
-    if not candidates:
-        return None
-    best = _best(candidates, costs)
-    ratio = _ratio(auto, best, EVEN, costs, rho)
-    if ratio is None or ratio[0] <= BEATEN_BY or ratio[1] is None or ratio[1] <= 1:
+    others = [case for case in cases if cost_us(case) is not None
+              and case.algorithm not in ("library", "auto", auto.chosen)]
+    best = _best(_candidates(others), costs)
+    ratio = _ratio(auto, best, _rounds(costs, 0), rho)
+    if best is None or ratio is None or ratio[0] <= BEATEN_BY or (ratio[1] or 0) <= 1:
         return None
     variant = f" {best.variant}" * (best.variant != auto.variant)
     return f"{best.algorithm}{variant}", ratio[0]
@@ -212,34 +218,30 @@ def flips(result: Result, rows: Sequence[Row], states: LinkStates, view: View) -
     """The rows with another winner in another state of the link that has at least 5 blocks of each
     case: the library instead of ours, or an algorithm of ours clearly ahead of the one that ran."""
     flipped = []
-    for state in range(len(states.rtt_ns)):
-        if state == states.longest:
-            continue
-        costs = {number: by_round for number, by_round
-                 in costs_in(result.blocks, states.of_block, state).items()
-                 if len(by_round) >= MIN_STATE_BLOCKS}
+    for state, rtt_ns in enumerate(states.rtt_ns):
+        costs = costs_of(result, states, state)
+        counts = costs.count()
         cases = [case for case in shown_cases(result, view)
-                 if case.case in costs and cost_us(case) is not None]
-        flipped += [_flip(row, state, cases, costs) for row in rows if row.ours in cases]
-    return sorted(filter(None, flipped), key=lambda flip: flip.size_bytes)
+                 if counts[case.case] >= MIN_STATE_BLOCKS and cost_us(case) is not None]
+        if state != states.longest:
+            flipped += [_flip(row, rtt_ns, cases, costs) for row in rows if row.ours in cases]
+    return sorted(filter(None, flipped), key=lambda flip: flip.row.size_bytes)
 
 
-def _flip(row: Row, state: int, cases: Sequence[Case], costs: Costs) -> Flip | None:
+def _flip(row: Row, rtt_ns: float, cases: Sequence[Case], costs: pd.DataFrame) -> Flip | None:
     assert row.ours
     library = row.library if row.library in cases else None
-    rivals = [case for case in cases if row_key(case) == (row.size_bytes, row.skew)
-              and case.algorithm not in ("library", row.ours.chosen)]
-    best = _best(rivals, costs)
-    ratio, gain = (_ratio(a, b, parity, costs, 0.0) for a, b, parity in (
-        (library, row.ours, None), (row.ours, best, EVEN)))
+    best = _best([case for case in cases if row_key(case) == (row.size_bytes, row.skew)
+                  and case.algorithm not in ("library", row.ours.chosen)], costs)
+    assert best
+    ratio, gain = _ratio(library, row.ours, costs), _ratio(row.ours, best, _rounds(costs, 0))
     is_crossed = ratio is not None and row.ratio is not None and (
         min(ratio[0], row.ratio[0]) < 1 / MARGIN and max(ratio[0], row.ratio[0]) > MARGIN)
     is_outrun = gain is not None and gain[0] > BEATEN_BY and row.better is None
     if not is_crossed and not is_outrun:
         return None
-    ours_us, best_us, library_us = (
-        _median(case, costs, None) for case in (row.ours, best, library))
-    assert best_us is not None
-    library_wins = library_us is not None and library_us < best_us
+    library_us, ours_us, best_us = (
+        _median_us(case, costs) for case in (library, row.ours, best))
+    library_wins = library_us is not None and best_us is not None and library_us < best_us
     winner = "library" if library_wins else best.chosen or best.algorithm
-    return Flip(row.size_bytes, row.skew, state, library_us, ours_us, best_us, winner)
+    return Flip(row, rtt_ns, library_us, ours_us, best_us, winner)

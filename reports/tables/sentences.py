@@ -1,5 +1,5 @@
 """The words that tables, pages, the card and the gate share: numbers with units, the names of cases
-and machines, warnings, footnotes, and the arithmetic for one token."""
+and machines, warnings and footnotes."""
 
 from __future__ import annotations
 
@@ -8,19 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from reports.store.case import LinkStates, find_states, late_us, where_wrong
+from reports.store.case import LinkStates, find_states, where_wrong
 from reports.store.schema import Case, Result
-from reports.store.stats import MIN_PRECISE_BLOCKS, Interval
-from reports.tables.rows import MARGIN, Flip, Row
+from reports.store.stats import MIN_PRECISE_BLOCKS
 
-# One token of a 70B model: it reads 70.6e9 weights (Llama 3 70B) of 4.5 bits (32 weights of 4 bits
-# share a scale) once; each of 80 layers has two all-reduces of 8192 x 2 bytes. The card is a Radeon
-# AI PRO R9700 with 640 GB/s by AMD's data sheet.
-TOKEN_BYTES = 70.6e9 * 4.5 / 8
-TOKEN_CALLS = 160
-TOKEN_CALL_SIZE_BYTES = 16384
-CARD_GB_S = 640.0
-
+TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
+MARGIN = 1.01  # a smaller ratio of two costs is no difference
 MOST_STEAL_SHARE = 0.01  # below this the margin of a verdict covers the stolen time
 WAYS = {"one_way": "one way", "ping_pong": "ping-pong, there and back",
         "dispatch": "dispatch, to the experts", "combine": "combine, back from the experts",
@@ -38,11 +31,6 @@ def size_text(size_bytes: int) -> str:
 def tick_text(size_bytes: int) -> str:
     """`16K`, for an axis."""
     return re.sub(" |i?B", "", size_text(size_bytes))
-
-
-def label(row: Row | Flip) -> str:
-    """The first cell of a row: its skew or its size."""
-    return row.skew or size_text(row.size_bytes)
 
 
 def digits(value: float) -> int:
@@ -65,22 +53,6 @@ def count(elements: int | None) -> str:
     if elements is None:
         return "-"
     return str(elements) if elements < 1_000_000 else f"{elements:.0e}"
-
-
-def span(low: str, high: str) -> str:
-    return low if low == high else f"{low} to {high}"
-
-
-def compare(ratio: Interval) -> str:
-    """The verdict on a ratio of costs, reference over subject, with its interval."""
-    middle, low, high = ratio
-    if low is None or high is None:
-        return "not clearly different (too few blocks)"
-    if low > 1 and middle > MARGIN:
-        return "faster"
-    if high < 1 and middle * MARGIN < 1:
-        return "slower"
-    return "even" if low * MARGIN >= 1 and high <= MARGIN else "not clearly different"
 
 
 def some(names: Sequence[str], most: int, rest: str) -> str:
@@ -224,19 +196,3 @@ def footnotes(result: Result) -> list[str]:
         names = sorted({case.algorithm for case in cases})
         notes.append(f"- {cases[0].status}: {', '.join(names)}: {reason}")
     return notes
-
-
-def token(result: Result, rows: Sequence[Row]) -> str | None:
-    """The time of a token's all-reduces, and the time that splitting the weights saves."""
-    row = next((row for row in rows if row.size_bytes == TOKEN_CALL_SIZE_BYTES), None)
-    n = result.run.world["size"]
-    if n == 1 or row is None or row.ours is None or row.ours_us is None:
-        return None
-    if row.ours.collective != "all_reduce" or late_us(row.ours.shape):
-        return None
-    saved_us = TOKEN_BYTES / CARD_GB_S / 1e3 * (1 - 1 / n)
-    total_ms, flips_us = TOKEN_CALLS * row.ours_us / 1e3, saved_us / TOKEN_CALLS
-    caveat = "arithmetic about GPUs that were not measured here; " if is_on_cpus(result) else ""
-    return (f"A 70B 4-bit token at TP {n}: {TOKEN_CALLS} x {number(row.ours_us)} us "
-            f"({row.ours.mode}, {size_text(row.size_bytes)}) = {number(total_ms)} ms; flips at "
-            f"{number(flips_us)} us ({caveat}weights read at {CARD_GB_S:.0f} GB/s, an R9700's).")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from reports.imports.imported import read_imported
@@ -14,6 +15,11 @@ from reports.store.schema import Result
 from reports.tables import exposed_table, imported_table, link, steps, tune
 from reports.tables.formats import as_csv, as_nccl_tests
 from reports.tables.table import render
+
+RENDER: dict[str, Callable[[Result], str]] = {
+    "tune": tune.render, link.BENCHMARK: link.render,
+    **dict.fromkeys(exposed.BENCHMARKS, exposed_table.render),
+    **dict.fromkeys(steps.BENCHMARKS, steps.render)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,12 +57,4 @@ def text(result: Result, format: str = "table", long: bool = False) -> str:
         return as_csv(result)
     if format == "nccl-tests":
         return as_nccl_tests(result)
-    if long:
-        return render(result, long=True)
-    if result.run.benchmark == "tune":
-        return tune.render(result)
-    if exposed.is_of(result):
-        return exposed_table.render(result)
-    if steps.is_of(result):
-        return steps.render(result)
-    return link.render(result) if link.is_of(result) else render(result)
+    return render(result, long) if long else RENDER.get(result.run.benchmark, render)(result)

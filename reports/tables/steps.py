@@ -4,30 +4,28 @@ verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from rich.table import Table
 
 from reports.store.case import find_states
-from reports.store.exposed import (
-    COMPUTE,
-    Costs,
-    Form,
-    costs_in,
-    difference,
-    interval_text,
-    shapes,
-    share,
-)
+from reports.store.exposed import COMPUTE, Form, costs_in, difference, interval_text, shapes, share
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, ratio_interval
 from reports.tables.console import lay_out, plain_table
 from reports.tables.exposed_table import exposed_us, median_us
 from reports.tables.figure import Bar, draw_bars
-from reports.tables.rows import MARGIN
-from reports.tables.sentences import count, footnotes, head_lines, is_on_cpus, number, size_text
+from reports.tables.sentences import (
+    MARGIN,
+    count,
+    footnotes,
+    head_lines,
+    is_on_cpus,
+    number,
+    size_text,
+)
 
 BENCHMARKS = ("decode", "prefill")
 TENSOR, LIBRARY, PIPELINE, SEQUENCE = (
@@ -37,29 +35,22 @@ COLOURS = {TENSOR: "#D55E00", LIBRARY: "#444444", PIPELINE: "#0072B2", SEQUENCE:
            COMPUTE: "#BBBBBB"}  # from Okabe and Ito's palette
 
 
-def is_of(result: Result) -> bool:
-    """Whether the run measured whole steps."""
-    return result.run.benchmark in BENCHMARKS
-
-
 def groups(result: Result) -> list[dict[str, Form]]:
-    """For each number of chats or tokens, the steps by algorithm."""
+    """For each number of chats or tokens, the fastest variant of each algorithm; a library has
+    several variants on GPUs."""
     states = find_states(result.blocks)
     costs = costs_in(result.blocks, states.of_block, states.longest)
-    return [_fastest(cases, costs) for cases in shapes(result)]
-
-
-def _fastest(cases: Sequence[Case], costs: Costs) -> dict[str, Form]:
-    """The fastest variant of each algorithm; a library has several variants on GPUs."""
-    steps: dict[str, Form] = {}
-    for case in cases:
-        names = {COMPUTE: "compute, split by tensor", LIBRARY: f"{TENSOR}, {case.library}"}
-        costs_us = costs.get(case.case, {}) if case.status == "ok" else {}
-        step = Form(names.get(case.algorithm, case.algorithm), case, costs_us, list(costs_us))
-        rival = steps.get(case.algorithm)
-        if rival is None or _time_us(step) < _time_us(rival):
-            steps[case.algorithm] = step
-    return steps
+    every = []
+    for cases in shapes(result):
+        steps: dict[str, Form] = {}
+        for case in cases:
+            names = {COMPUTE: "compute, split by tensor", LIBRARY: f"{TENSOR}, {case.library}"}
+            costs_us = costs.get(case.case, {}) if case.status == "ok" else {}
+            step = Form(names.get(case.algorithm, case.algorithm), case, costs_us, list(costs_us))
+            rival = steps.setdefault(case.algorithm, step)
+            steps[case.algorithm] = min(rival, step, key=_time_us)
+        every.append(steps)
+    return every
 
 
 def _time_us(step: Form) -> float:
@@ -110,8 +101,7 @@ def title(case: Case) -> str:
 
 
 def _table(steps: Mapping[str, Form]) -> Table:
-    table = plain_table([("", 25), ("ms\na step", 7), ("tokens/s", 8), ("exposed ms\n[95 %]", 19),
-                         ("of\nstep", 5), ("#wrong", 6)])
+    rows = []
     for algorithm, step in steps.items():
         cells, time_us = ["-", "-", "-", "-"], median_us(step)
         if time_us is not None:
@@ -121,8 +111,9 @@ def _table(steps: Mapping[str, Form]) -> Table:
                      share(exposed[0], time_us) if exposed else "-"]
         elif step.case.status == "wrong":
             cells[2] = "WRONG"
-        table.add_row(step.name, *cells, count(step.case.n_wrong))
-    return table
+        rows.append([step.name, *cells, count(step.case.n_wrong)])
+    return plain_table({"": 25, "ms\na step": 7, "tokens/s": 8, "exposed ms\n[95 %]": 19,
+                        "of\nstep": 5, "#wrong": 6}, rows)
 
 
 def _in_ms(interval_us: Interval | None) -> Interval | None:
@@ -144,10 +135,9 @@ def verdict(result: Result, steps: Mapping[str, Form]) -> list[str]:
     low, high = ratio[1] or 0.0, ratio[2] or float("inf")
     faster = ("TP is faster" if low > MARGIN else
               "PP is faster" if high * MARGIN < 1 else "no clear difference")
-    ends = f" [{low:.2f} {high:.2f}]" if ratio[1] is not None else ""
-    chosen = f" ({tensor.case.chosen})" if tensor.case.chosen else ""
-    answer = (f"{work}: a TP step takes {number(_time_us(tensor) / 1e3)} ms{chosen}, a PP step "
-              f"{number(_time_us(pipeline) / 1e3)} ms (paired PP/TP {ratio[0]:.2f}{ends}): "
+    interval = f"{ratio[0]:.2f}" + (f" [{low:.2f} {high:.2f}]" if ratio[1] is not None else "")
+    answer = (f"{work}: a TP step takes {number(_time_us(tensor) / 1e3)} ms{_chosen(tensor)}, "
+              f"a PP step {number(_time_us(pipeline) / 1e3)} ms (paired PP/TP {interval}): "
               f"{faster}.")
     return [answer, _flip_point(result, steps)]
 
@@ -182,14 +172,16 @@ def draw(result: Result, path: Path | IO[Any]) -> None:
         bars = []
         alone_us = median_us(steps[COMPUTE]) if COMPUTE in steps else None
         for algorithm, step in steps.items():
-            time_us, exposed_ms = median_us(step), 0.0
-            if time_us is None:
-                continue
-            if algorithm in EXPOSED and alone_us:
-                exposed_ms = max(time_us - alone_us, 0.0) / 1e3
-            chosen = f" ({step.case.chosen})" if step.case.chosen else ""
-            bars.append(Bar(step.name + chosen, time_us / 1e3, number(time_us / 1e3),
-                            COLOURS.get(algorithm, "#CC79A7"), hatched=exposed_ms))
+            time_us = median_us(step)
+            if time_us is not None:
+                is_exposed = algorithm in EXPOSED and alone_us
+                exposed_ms = max(time_us - (alone_us or 0), 0.0) / 1e3 if is_exposed else 0.0
+                bars.append(Bar(step.name + _chosen(step), time_us / 1e3, number(time_us / 1e3),
+                                COLOURS.get(algorithm, "#CC79A7"), hatched=exposed_ms))
         if bars:
             panels.append((title(next(iter(steps.values())).case), bars))
     draw_bars(path, result, panels, "ms a step; hatched: exposed communication")
+
+
+def _chosen(step: Form) -> str:
+    return f" ({step.case.chosen})" if step.case.chosen else ""

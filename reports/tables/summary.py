@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 from reports.store.case import BETWEEN_RANKS, LinkStates, late_us
 from reports.store.schema import Result
+from reports.store.stats import Interval
 from reports.tables.rows import Row, View
 from reports.tables.sentences import (
-    compare,
+    MARGIN,
+    TOKEN_CALL_SIZE_BYTES,
     fact,
     footnotes,
     has_gpus,
-    label,
+    is_on_cpus,
     link_lines,
     machine,
+    number,
     shape_words,
+    size_text,
     some,
-    span,
-    token,
 )
 
 PREFLIGHT = "Peer memory"  # the note of a run with the result of its memory probes starts so
 LIMITS = {"hop": "the flag hop", "copy_in": "copying to the peer",
           "push": "storing into the peer's memory", "peer_read": "reading the peer's data",
           "memory": "memory traffic", "launch": "launching"}
+# One token of a 70B model: it reads 70.6e9 weights (Llama 3 70B) of 4.5 bits (32 weights of 4 bits
+# share a scale) once; each of 80 layers has two all-reduces of 8192 x 2 bytes. The card is a Radeon
+# AI PRO R9700 with 640 GB/s by AMD's data sheet.
+TOKEN_BYTES = 70.6e9 * 4.5 / 8
+TOKEN_CALLS = 160
+CARD_GB_S = 640.0
 
 
 def head(result: Result, view: View, states: LinkStates, rows: Sequence[Row]) -> list[str]:
@@ -85,38 +94,46 @@ def _thread_level(result: Result) -> str | None:
 
 def closing(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list[str]:
     """The marks of the rows, the footnotes, then at most four sentences."""
-    sentences = [_where_ours_wins(result, rows), _what_limits(rows), _preflight(result, rows),
-                 token(result, chained or rows)]
-    return [*_marks(rows, chained), *footnotes(result), *filter(None, sentences)]
-
-
-def _marks(rows: Sequence[Row], chained: Sequence[Row]) -> list[str]:
-    better = [f"{row.better[0]} at {label(row)} ({row.better[1]:.2f}x{mode})"
+    marks = []
+    better = [f"{row.better[0]} at {row.label} ({row.better[1]:.2f}x{mode})"
               for group, mode in ((rows, ""), (chained, ", chained"))
               for row in group if row.better]
-    marks = []
     if better:
         marks.append("* another variant beat auto by more than 5 %: " + some(better, 4, ""))
     if any(row.ours and row.ours.suspect for row in (*rows, *chained)):
         marks.append("! faster than the bound of the measured parts allows: suspect")
-    return marks
+    sentences = [_where_ours_wins(result, rows), _what_limits(rows), _preflight(result, rows),
+                 token(result, chained or rows)]
+    return [*marks, *footnotes(result), *filter(None, sentences)]
 
 
 def _where_ours_wins(result: Result, rows: Sequence[Row]) -> str | None:
-    groups = _group(rows, lambda row: compare(row.ratio) if row.ratio else None)
-    if not groups:
-        return None
+    groups = _group(rows, lambda row: _verdict(row.ratio) if row.ratio else None)
     parts = []
     for verdict, (members, sizes) in sorted(groups.items(), key=lambda item: item[0] != "faster"):
         ratios = [row.ratio[0] for row in members if row.ratio]
-        factors = f" ({span(f'{min(ratios):.2f}x', f'{max(ratios):.2f}x')})"
+        factors = f" ({_span(f'{min(ratios):.2f}x', f'{max(ratios):.2f}x')})"
         parts.append(f"{verdict} at {sizes}{factors * (verdict in ('faster', 'slower'))}")
+    if not parts:
+        return None
     level = _thread_level(result)
     at_level = f" at thread level {level} (no other was measured)" if level else ""
     skew_us = next((late_us(row.ours.shape) for row in rows if row.ours), 0)
     late = f", with a rank late by {skew_us:g} us" if skew_us else ""
     return (f"Against {_library(rows)}{at_level}, in this one launch{late}, {_ours_name(rows)} is "
             f"{'; '.join(parts)}.")
+
+
+def _verdict(ratio: Interval) -> str:
+    """The verdict on a ratio of costs, library over ours, with its interval."""
+    middle, low, high = ratio
+    if low is None or high is None:
+        return "not clearly different (too few blocks)"
+    if low > 1 and middle > MARGIN:
+        return "faster"
+    if high < 1 and middle * MARGIN < 1:
+        return "slower"
+    return "even" if low * MARGIN >= 1 and high <= MARGIN else "not clearly different"
 
 
 def _what_limits(rows: Sequence[Row]) -> str | None:
@@ -126,9 +143,8 @@ def _what_limits(rows: Sequence[Row]) -> str | None:
     if not groups or not shares:
         return None
     limits = "; ".join(f"{name} at {sizes}" for name, (_, sizes) in groups.items())
-    reached = span(f"{min(shares):.0%}", f"{max(shares):.0%}")
     return (f"The bound of the machine's measured parts comes from {limits}; {_ours_name(rows)} "
-            f"reaches {reached} of it.")
+            f"reaches {_span(f'{min(shares):.0%}', f'{max(shares):.0%}')} of it.")
 
 
 def _largest_part(row: Row) -> str | None:
@@ -156,15 +172,31 @@ def _ours_name(rows: Sequence[Row]) -> str:
 def _group(rows: Sequence[Row],
            name_of: Callable[[Row], str | None]) -> dict[str, tuple[list[Row], str]]:
     """Rows by their name, with their sizes in words: `16 KiB to 128 KiB, 4 MiB`."""
-    spans: dict[str, list[list[Row]]] = {}
-    last = None
-    for row in rows:
-        name = name_of(row)
+    groups: dict[str, tuple[list[Row], str]] = {}
+    for name, neighbours in groupby(rows, name_of):
         if name is not None:
-            if name != last:
-                spans.setdefault(name, []).append([])
-            spans[name][-1].append(row)
-        last = name
-    return {name: ([row for part in parts for row in part],
-                   ", ".join(span(label(part[0]), label(part[-1])) for part in parts))
-            for name, parts in spans.items()}
+            part = list(neighbours)
+            members, sizes = groups.get(name, ([], ""))
+            span = _span(part[0].label, part[-1].label)
+            groups[name] = [*members, *part], f"{sizes}, {span}" if sizes else span
+    return groups
+
+
+def _span(low: str, high: str) -> str:
+    return low if low == high else f"{low} to {high}"
+
+
+def token(result: Result, rows: Sequence[Row]) -> str | None:
+    """The time of a token's all-reduces, and the time that splitting the weights saves."""
+    row = next((row for row in rows if row.size_bytes == TOKEN_CALL_SIZE_BYTES), None)
+    n = result.run.world["size"]
+    if n == 1 or row is None or row.ours is None or row.ours_us is None:
+        return None
+    if row.ours.collective != "all_reduce" or late_us(row.ours.shape):
+        return None
+    saved_us = TOKEN_BYTES / CARD_GB_S / 1e3 * (1 - 1 / n)
+    total_ms, flips_us = TOKEN_CALLS * row.ours_us / 1e3, saved_us / TOKEN_CALLS
+    caveat = "arithmetic about GPUs that were not measured here; " if is_on_cpus(result) else ""
+    return (f"A 70B 4-bit token at TP {n}: {TOKEN_CALLS} x {number(row.ours_us)} us "
+            f"({row.ours.mode}, {size_text(row.size_bytes)}) = {number(total_ms)} ms; flips at "
+            f"{number(flips_us)} us ({caveat}weights read at {CARD_GB_S:.0f} GB/s, an R9700's).")

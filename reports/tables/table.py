@@ -8,20 +8,12 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from reports.store.case import LinkStates, beside, find_states, late_us
+from reports.store.case import beside, find_states, late_us
 from reports.store.schema import Case, Range, Result, Summary
 from reports.tables.console import lay_out, plain_table
 from reports.tables.footprint import caption, footprint
 from reports.tables.rows import Flip, Row, View, cost_us, default_rows, flips, view_of, views
-from reports.tables.sentences import (
-    count,
-    digits,
-    label,
-    number,
-    shape_text,
-    shape_words,
-    size_text,
-)
+from reports.tables.sentences import count, digits, number, shape_text, shape_words, size_text
 from reports.tables.summary import closing, head
 
 LONG_WIDTH = 400
@@ -56,7 +48,7 @@ def render(result: Result, long: bool = False) -> str:
         if view[0] == "chained":
             chained = chained or view_rows
     if flipped := flips(result, rows, states, first):
-        tables.append(("where the winner changes with the link", _flip_table(flipped, states)))
+        tables.append(("where the winner changes with the link", _flip_table(flipped)))
     return lay_out(result, head(result, first, states, rows), tables,
                    [*closing(result, rows, chained), *elapsed])
 
@@ -89,8 +81,8 @@ def _default_table(result: Result, rows: Sequence[Row], view: View) -> Table:
     width = 7 if routed else 8
     # Each column: whether it is shown, its heading, its least width, and its cells.
     columns: list[tuple[bool, str, int, Callable[[Row], str | Text]]] = [
-        (not routed, "size\n", 8, label),
-        (routed, "\nskew", 8, lambda row: _skew(row) + "*" * bool(row.better)),
+        (not routed, "size\n", 8, lambda row: row.label),
+        (routed, "\nskew", 8, _skew),
         (routed, "experts\nmax/mean", 7, lambda row: number(_load(row, "expert_max_over_mean"))),
         (routed, "\nCV", 4, lambda row: number(_load(row, "expert_cv"))),
         (routed, "ranks\nmax/mean", 7, lambda row: number(_load(row, "rank_max_over_mean"))),
@@ -100,19 +92,16 @@ def _default_table(result: Result, rows: Sequence[Row], view: View) -> Table:
         (True, f"{ours}\nus", width, lambda row: _cost(row.ours, row.ours_us)),
         (not routed, "\nalgorithm", 14, _algorithm),
         (has_library, f"library/{ours}\n[95 %]", 16, _ratio),
-        (late, "waits\nus", 6,
-         lambda row: number(_median(row.ours.arrival_skew_us if row.ours else None))),
+        (late, "waits\nus", 6, lambda row: _median(row.ours.arrival_skew_us if row.ours else None)),
         (has_bandwidth, "busbw\nGB/s", 6,
          lambda row: number(row.ours.bus_bw_gb_s if row.ours else None)),
         (not routed and not late, "of\nbound", 5, lambda row: _share_of_bound(row.ours)),
         (True, "\n#wrong", 6,
          lambda row: Text(count(row.n_wrong), style="bold red" if row.n_wrong else "")),
     ]
-    shown = [column[1:] for column in columns if column[0]]
-    table = plain_table((heading, least_width) for heading, least_width, _ in shown)
-    for row in rows:
-        table.add_row(*(cell(row) for _, _, cell in shown))
-    return table
+    shown = {heading: (width, cell) for is_shown, heading, width, cell in columns if is_shown}
+    return plain_table({heading: width for heading, (width, _) in shown.items()},
+                       [[cell(row) for _, cell in shown.values()] for row in rows])
 
 
 def _lossy_tables(result: Result, view: View, rows: Sequence[Row]) -> list[tuple[str, Table]]:
@@ -121,17 +110,17 @@ def _lossy_tables(result: Result, view: View, rows: Sequence[Row]) -> list[tuple
              if view_of(case) == view and case.snr_db and case.algorithm != "auto"]
     if not cases:
         return []
-    row_of_size = {row.size_bytes: row for row in rows}
+    cost_of = {(row.size_bytes, case.algorithm): _cost(case, median_us) for row in rows
+               for case, median_us in ((row.library, row.library_us), (row.ours, row.ours_us))
+               if case}
     kinds = dict.fromkeys(kind for case in cases for kind in case.snr_db or ())
-    table = plain_table([("size", 8), ("algorithm", 14), ("us", 8), ("library\nus", 8),
-                         ("auto\nus", 8), *((kind.replace(" ", "\n"), 0) for kind in kinds)])
-    for case in sorted(cases, key=lambda case: case.size_bytes):
-        row = row_of_size.get(case.size_bytes)
-        auto = row.ours if row and row.ours and row.ours.algorithm == "auto" else None
-        table.add_row(size_text(case.size_bytes), case.algorithm[:22], _cost(case, None),
-                      _cost(row.library if row else None, row.library_us if row else None),
-                      _cost(auto, row.ours_us if row else None),
-                      *(f"{(case.snr_db or {})[kind]:.1f}" for kind in kinds))
+    table = plain_table(
+        {"size": 8, "algorithm": 14, "us": 8, "library\nus": 8, "auto\nus": 8,
+         **{kind.replace(" ", "\n"): 0 for kind in kinds}},
+        [[size_text(case.size_bytes), case.algorithm[:22], _cost(case, None),
+          *(cost_of.get((case.size_bytes, name), "-") for name in ("library", "auto")),
+          *(f"{(case.snr_db or {})[kind]:.1f}" for kind in kinds)]
+         for case in sorted(cases, key=lambda case: case.size_bytes)])
     return [("quantised: signal-to-noise ratio against fp64 on three kinds of data, in dB", table)]
 
 
@@ -142,7 +131,8 @@ def _load(row: Row, name: str) -> Any:
 
 def _skew(row: Row) -> str:
     """The skew; of a file four digits of its hash, because eight leave no room for `#wrong`."""
-    return label(row)[:9] if label(row).startswith("file:") else label(row)
+    skew = row.label[:9] if row.label.startswith("file:") else row.label
+    return skew + "*" * bool(row.better)
 
 
 def _megabytes(size_bytes: float) -> str:
@@ -179,49 +169,42 @@ def _share_of_bound(case: Case | None) -> str:
     return f"{min(case.share_of_bound, 9.99):.0%}" + "!" * case.suspect
 
 
-def _median(summary: Summary | Range | None) -> float | None:
-    return summary.median if summary else None
+def _median(summary: Summary | Range | None) -> str:
+    return number(summary.median if summary else None)
 
 
-def _flip_table(flipped: Sequence[Flip], states: LinkStates) -> Table:
-    table = plain_table(((name, 0) for name in (
-        "size", "round trip", "library us", "ours us", "best of ours us")), gap=2)
-    table.add_column("winner", no_wrap=True, max_width=16, overflow="ellipsis")
-    for flip in flipped:
-        table.add_row(label(flip), f"{states.rtt_ns[flip.state]:.0f} ns", number(flip.library_us),
-                      number(flip.ours_us), number(flip.best_us), flip.winner)
-    return table
+def _flip_table(flipped: Sequence[Flip]) -> Table:
+    return plain_table(
+        dict.fromkeys(("size", "round trip", "library us", "ours us", "best of ours us", "winner"),
+                      0),
+        [[flip.row.label, f"{flip.rtt_ns:.0f} ns", number(flip.library_us), number(flip.ours_us),
+          number(flip.best_us), flip.winner[:16]] for flip in flipped], gap=2)
 
 
 def _long_table(result: Result) -> Table:
-    table = plain_table(((name, 0) for name in LONG_COLUMNS), gap=2)
-    for case in sorted(result.cases, key=lambda case: (
-            case.size_bytes, case.mode != "isolated", case.in_place)):
-        table.add_row(*long_cells(case))
-    return table
+    cases = sorted(result.cases,
+                   key=lambda case: (case.size_bytes, case.mode != "isolated", case.in_place))
+    return plain_table(dict.fromkeys(LONG_COLUMNS, 0), map(long_cells, cases), gap=2)
 
 
 def long_cells(case: Case) -> list[str]:
     """The cells of a case, for LONG_COLUMNS."""
-    time, name = case.time_us, case.library or case.algorithm
-    if case.chosen:
-        name += f": {case.chosen}"
-    if case.shape:
-        name += f" {shape_text(case.shape)}"
-    interval = blocks = snr = "-"
+    time = case.time_us
+    chosen = f": {case.chosen}" if case.chosen else ""
+    interval = blocks = "-"
     if time:
         blocks = f"{time.n_blocks} ({case.blocks_mixed})"
     if time and time.ci_low is not None:
         interval = f"[{number(time.ci_low)} {number(time.ci_high)}]"
-    if case.snr_db:
-        snr = " ".join(f"{ratio:.1f}" for ratio in case.snr_db.values())
+    snr = " ".join(f"{ratio:.1f}" for ratio in (case.snr_db or {}).values())
     status = case.status if case.reason is None else f"{case.status}: {case.reason}"
     if case.state != "run" and time:
         mixed = case.state == "mixed"
         status += f" ({'the link never settled' if mixed else 'another state of the link'})"
-    return [size_text(case.size_bytes), name, case.variant, case.mode,
-            "in" if case.in_place else "out", number(_median(time)), interval,
-            number(_median(case.consume_us)), number(_median(case.total_us)),
-            number(time.p95 if time else None), number(case.alg_bw_gb_s), number(case.bus_bw_gb_s),
-            number(case.bound_us), _share_of_bound(case), number(_median(case.arrival_skew_us)),
-            number(_median(case.link_rtt_ns)), snr, blocks, count(case.n_wrong), status]
+    return [size_text(case.size_bytes),
+            f"{case.library or case.algorithm}{chosen} {shape_text(case.shape)}".rstrip(),
+            case.variant, case.mode, "in" if case.in_place else "out", _median(time), interval,
+            _median(case.consume_us), _median(case.total_us), number(time.p95 if time else None),
+            number(case.alg_bw_gb_s), number(case.bus_bw_gb_s), number(case.bound_us),
+            _share_of_bound(case), _median(case.arrival_skew_us), _median(case.link_rtt_ns),
+            snr or "-", blocks, count(case.n_wrong), status]

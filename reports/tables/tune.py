@@ -91,10 +91,11 @@ def render(result: Result) -> str:
     """One line for each size, variant and state of the link; ends with a newline."""
     head = ["the best in each state of the link (a flag's round trip); us of a call: up to",
             "512 KiB one of 160 dependent ones, beyond alone with the reading of its result"]
-    table = plain_table([("size", 8), ("variant", 10), ("link ns", 7), ("us", 8), ("best", 22),
-                         ("tried", 5), ("next", 0)])
+    rows = []
     for w in winners(result):
         after = f"{w.runner_up[0]} {w.runner_up[1] / w.cost_us:.2f}x" if w.runner_up else "-"
-        table.add_row(size_text(w.size_bytes), w.variant, f"{w.link_rtt_ns:.0f}", number(w.cost_us),
-                      w.name, str(w.tried), after)
+        rows.append([size_text(w.size_bytes), w.variant, f"{w.link_rtt_ns:.0f}", number(w.cost_us),
+                     w.name, str(w.tried), after])
+    table = plain_table({"size": 8, "variant": 10, "link ns": 7, "us": 8, "best": 22, "tried": 5,
+                         "next": 0}, rows)
     return lay_out(result, head, [("", table)], [])

@@ -13,7 +13,7 @@ from reports.imports.imported import Imported, read_imported
 from reports.site import words
 from reports.site.page import Page, Row, Section
 from reports.site.run_page import fact_text
-from reports.site.svg import Picture, draw_svg
+from reports.site.svg import draw_picture
 from reports.store.schema import Run
 from reports.tables.imported_table import render
 from reports.tables.sentences import number, size_text
@@ -34,16 +34,16 @@ def campaign_page(folder: Path) -> Page:
     comparisons = compare(variants, list(COMPARABLE))
     tables = [(place, *pair) for place, pair in enumerate(shown(comparisons))]
     counts = Counter(cell.verdict.value for _, comparison, _ in tables for cell in comparison.cells)
-    title = "Ratio of each cell, variant over baseline, with its 95 % interval"
-    svg = draw_svg(
-        "forest", lambda target: forest.plot(comparisons, target), title,
+    picture = draw_picture(
+        "forest", lambda target: forest.plot(comparisons, target),
+        "Ratio of each cell, variant over baseline, with its 95 % interval",
         f"{counts.total()} cells; right of 1 the variant is slower; the band is the margin. Each "
-        "row's verdict and ratio stand beside it in words, and in the table below.")
+        "row's verdict and ratio stand beside it in words, and in the table below.", "cells-0")
     runs = [launch.result.run for side in variants for launch in side.launches]
     return Page(
         f"{folder.name}: {', '.join(map(label, variants[1:]))} against {label(variants[0])}",
         [f"{words.counts_text(counts)}; of {counts.total()} cells.", *notes],
-        [Section("Ratios", pictures=[Picture(title, "cells-0", svg)]),
+        [Section("Ratios", pictures=[picture]),
          *(_comparison(*table) for table in tables), _differences(variants)],
         words.how_to_reproduce(runs),
         verdicts={(runs[0].machine_id, runs[0].benchmark): counts},
@@ -100,8 +100,7 @@ def history_page(folder: Path) -> Page:
         verdicts[group]["too few blocks"] += count
     page = Page(
         "History", reproduce=words.how_to_reproduce(list(runs.runs.values())), verdicts=verdicts,
-        sections=[Section("Series that changed", [] if events else ["No series changed."],
-                          pictures=[_history_picture(events)] if events else []),
+        sections=[_changed_series(events),
                   *map(_event, range(1, len(events) + 1), events),
                   Section("Every series", table="series", caption="Every case over its runs",
                           rows=sorted(rows, key=lambda row: WORST_FIRST.index(str(row["verdict"]))),
@@ -113,12 +112,13 @@ def history_page(folder: Path) -> Page:
     return page
 
 
-def _history_picture(events: Sequence[Event]) -> Picture:
-    title = "Series that changed, a panel each"
-    svg = draw_svg("history", lambda target: history_plot.plot(events, target), title,
-                   "A mark for each run, the level of each stretch, and at each change a line and "
-                   "the word worse or better.")
-    return Picture(title, "series", svg)
+def _changed_series(events: Sequence[Event]) -> Section:
+    if not events:
+        return Section("Series that changed", ["No series changed."])
+    return Section("Series that changed", pictures=[draw_picture(
+        "history", lambda target: history_plot.plot(events, target),
+        "Series that changed, a panel each", "A mark for each run, the level of each stretch, and "
+        "at each change a line and the word worse or better.", "series")])
 
 
 def _event(place: int, event: Event) -> Section:

@@ -30,7 +30,6 @@ NOTHING = "Nothing was measured."
 OURS = "ours"
 MOST_BARS = 6
 INCHES, DOTS_PER_INCH = (12, 6.3), 100
-WIDTH_PIXELS = 1130  # of the text
 
 
 @dataclass
@@ -59,10 +58,9 @@ def card(arguments: argparse.Namespace) -> int:
     and for a picture that cannot be written."""
     if arguments.picture.suffix != ".png":
         raise ResultError(f"{arguments.picture} cannot be drawn: a card ends in .png")
-    if is_imported(arguments.run):
-        draw(arguments.picture, imported_card(read_imported(arguments.run)))
-    else:
-        draw(arguments.picture, measured_card(read(arguments.run)))
+    path = arguments.run
+    draw(arguments.picture, imported_card(read_imported(path)) if is_imported(path)
+         else measured_card(read(path)))
     return 0
 
 
@@ -103,7 +101,9 @@ def _answer(result: Result) -> Card:
     """The sentences and the plot for the kind of benchmark."""
     if result.run.benchmark == link.BENCHMARK:
         findings = sorted(link.findings(result), key=lambda line: line.startswith("One pair"))
-        return Card(findings, "GB/s of the slowest pair", _slowest_pairs(result))
+        gb_s = link.rates(result)["min"]
+        lines = {name: list(gb_s[name].items()) for name in ("push", "pull") if name in gb_s}
+        return Card(findings, "GB/s of the slowest pair", lines)
     if result.run.benchmark in steps.BENCHMARKS:
         groups = steps.groups(result)
         title = steps.title(next(iter(groups[0].values())).case).partition(";")[0]
@@ -120,12 +120,6 @@ def _bars(forms: Iterable[exposed.Form], unit_us: float) -> dict[str, float]:
     """The median of each form, in units of `unit_us` microseconds."""
     medians_us = {form.name: exposed_table.median_us(form) for form in forms}
     return {name: us / unit_us for name, us in medians_us.items() if us is not None}
-
-
-def _slowest_pairs(result: Result) -> dict[str, list[tuple[int, float]]]:
-    """The bandwidth of the slowest pair at each size."""
-    gb_s = link.rates(result)["min"]
-    return {name: list(gb_s[name].items()) for name in ("push", "pull") if name in gb_s}
 
 
 def _size_answer(result: Result) -> Card:
@@ -190,7 +184,7 @@ def draw(path: Path, card: Card) -> None:
 
 
 def _write(drawing: Any, y: float, paragraphs: Sequence[str], most_lines: int,
-           width_pixels: int = WIDTH_PIXELS, **style: Any) -> float:
+           width_pixels: int = 1130, **style: Any) -> float:
     """Write text at height `y`, cut to its lines. Returns the height of the next line."""
     size_pixels = style["fontsize"] * DOTS_PER_INCH / 72
     letters = int(width_pixels / (0.56 * size_pixels))  # of mean width

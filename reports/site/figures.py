@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import IO, Any
@@ -12,7 +11,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from reports.site.page import Row, Section
-from reports.site.svg import Picture, draw_svg
+from reports.site.svg import Picture, draw_picture
 from reports.store.samples import read_samples
 from reports.store.schema import Case, Result
 from reports.tables import plot
@@ -77,7 +76,7 @@ def _against_size(name: str, title: str, lines: Sequence[Line], factor: float,
         f"{size_text(sizes[0])} to {size_text(sizes[-1])}; the figures go from "
         f"{number(float(ends.min()))} to {number(float(ends.max()))}; {SCALES[scale]} vertical "
         "axis. Dashed: the bound of the machine's own measured parts.")
-    return Picture(title, "cells", draw_svg(name, draw, title, description), scale)
+    return draw_picture(name, draw, title, description, "cells", scale)
 
 
 def _sample(place: int, line: Line) -> Markup:
@@ -87,7 +86,7 @@ def _sample(place: int, line: Line) -> Markup:
             axes.set_axis_off()
             axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], **line.style)
 
-    return draw_svg(f"sample{place}", draw)
+    return draw_picture(f"sample{place}", draw).svg
 
 
 def iterations(heading: str, result: Result, drawn: Drawn) -> Section:
@@ -98,10 +97,8 @@ def iterations(heading: str, result: Result, drawn: Drawn) -> Section:
     pictures: list[Picture] = []
     rows: list[Row] = []
     sentences: list[str] = []
-    if sizes:
-        small = min(sizes, key=lambda size: abs(size - TOKEN_CALL_SIZE_BYTES))
-        sizes = list(dict.fromkeys([small, sizes[-1]]))
-    for size in sizes:
+    near = sorted(sizes, key=lambda size: abs(size - TOKEN_CALL_SIZE_BYTES))
+    for size in dict.fromkeys([*near[:1], *sizes[-1:]]):
         times_us: dict[int, Times] = {}
         for place, line in enumerate(lines):
             for case in line.cases:
@@ -129,7 +126,7 @@ def _read_times_us(result: Result, case: Case) -> Times | None:
     if samples is None or not len(samples):
         return None
     ranks, counts = np.unique(samples[:, 1], return_counts=True)
-    if len(set(counts.tolist())) > 1:
+    if len(ranks) != result.run.world["size"] or len(set(counts.tolist())) > 1:
         return None
     # The sort is stable and keeps the order of iterations within a block and rank.
     by_rank = samples[np.lexsort((samples[:, 0], samples[:, 1]))]
@@ -154,15 +151,12 @@ def _iteration_cells(case: Case, times_us: Times) -> Row:
 
 def _slow_ranks(size_bytes: int, times_us: Sequence[Times]) -> list[str]:
     """A sentence for each rank whose median time is well above the other ranks'."""
-    ratios: dict[int, list[float]] = defaultdict(list)
-    for times in times_us:
-        for rank in range(len(times)) if len(times) > 1 else ():
-            others = np.median(np.delete(times, rank, axis=0))
-            ratios[rank].append(float(np.median(times[rank]) / others))
-    medians = {rank: float(np.median(of_rank)) for rank, of_rank in ratios.items()}
+    ratios = [[np.median(times[rank]) / np.median(np.delete(times, rank, axis=0))
+               for rank in range(len(times))] for times in times_us if len(times) > 1]
+    medians = np.median(ratios, axis=0) if ratios else ()
     return [f"Rank {rank} is slow at {size_text(size_bytes)}: {ratio:.2f}x the others' time, in "
             "the median of the algorithms."
-            for rank, ratio in medians.items() if ratio > SLOW_RANK_RATIO]
+            for rank, ratio in enumerate(medians) if ratio > SLOW_RANK_RATIO]
 
 
 def _distribution(name: str, size_bytes: int, times_us: Mapping[int, Times],
@@ -191,4 +185,4 @@ def _distribution(name: str, size_bytes: int, times_us: Mapping[int, Times],
     description = (f"{len(times_us)} lines, each from its fastest iteration to its slowest; the "
                    "further left, the faster, and the steeper, the steadier. Logarithmic "
                    "horizontal axis.")
-    return Picture(title, "iterations", draw_svg(name, draw, title, description))
+    return draw_picture(name, draw, title, description, "iterations")

@@ -9,7 +9,7 @@ from typing import Any
 from reports.site import words
 from reports.site.figures import drawn_views, iterations, time_and_bandwidth
 from reports.site.page import Page, Row, Section
-from reports.site.svg import Picture, draw_svg
+from reports.site.svg import draw_picture
 from reports.store.case import find_states
 from reports.store.result import ResultError, read
 from reports.store.schema import Case, Result, Run
@@ -58,10 +58,9 @@ def _attempt(heading: str, make: Callable[..., Section], *arguments: Any) -> Sec
 
 def _own_picture(heading: str, result: Result, draw: Callable[..., None]) -> Section:
     """The picture of a benchmark other than a sweep over sizes."""
-    title = sentences.machine(result)
-    svg = draw_svg("own", lambda target: draw(result, target), title,
-                   "The figures stand in the text below and in the table of every cell.")
-    return Section(heading, pictures=[Picture(title, "cells", svg)])
+    return Section(heading, pictures=[draw_picture(
+        "own", lambda target: draw(result, target), sentences.machine(result),
+        "The figures stand in the text below and in the table of every cell.", "cells")])
 
 
 def _fits(heading: str, paths: Sequence[Path]) -> Section:
@@ -82,11 +81,12 @@ def _fits(heading: str, paths: Sequence[Path]) -> Section:
          **dict(zip(columns, fit_command.cells(regime), strict=True)),
          "worst miss": f"{regime.worst_residual:.1%}"}
         for fit in fitted for regime in fit.regimes]
-    title = "Fits: time against size, a line for each regime"
-    svg = draw_svg("fits", lambda target: fit_plot.plot(fitted, target), title,
-                   f"{len(fitted)} fits with {len(rows)} regimes; a bar marks the change from one "
-                   "regime to the next. Logarithmic axes.")
-    return Section(heading, lines, [Picture(title, "fits", svg)], table="fits",
+    picture = draw_picture(
+        "fits", lambda target: fit_plot.plot(fitted, target),
+        "Fits: time against size, a line for each regime",
+        f"{len(fitted)} fits with {len(rows)} regimes; a bar marks the change from one regime to "
+        "the next. Logarithmic axes.", "fits")
+    return Section(heading, lines, [picture], table="fits",
                    caption="Fits over these launches, with 95 % intervals", rows=rows)
 
 

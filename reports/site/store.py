@@ -45,7 +45,10 @@ def find(folder: Path) -> Store:
                            for name in sorted(links)]
         if MANIFEST in files and MANIFEST not in links:
             store.campaigns.append(here)
-            _read_campaign(here)
+            for path in here.rglob("*.jsonl"):  # for the comparison and the history
+                if path.name != MANIFEST and not os.path.islink(path):
+                    with suppress(ResultError):
+                        read(path)
             folders.clear()
             continue
         folders[:] = [name for name in sorted(set(folders) - links - {WORKTREES})
@@ -57,14 +60,6 @@ def find(folder: Path) -> Store:
     order = places(result.run for result in by_run_id.values())
     store.results = [by_run_id[run_id] for run_id in order]
     return store
-
-
-def _read_campaign(folder: Path) -> None:
-    """Read a campaign's runs into the memory of `read_once`, for the comparison and the history."""
-    for path in folder.rglob("*.jsonl"):
-        if path.name != MANIFEST and not os.path.islink(path):
-            with suppress(ResultError):
-                read(path)
 
 
 def _add_run(store: Store, by_run_id: dict[str, Result], path: Path) -> None:

@@ -39,9 +39,11 @@ class Picture:
     scale: str = ""
 
 
-def draw_svg(name: str, draw: Draw, title: str = "", description: str = "") -> Markup:
-    """The SVG that `draw` writes. `name` starts its ids; without a title it is decoration. An
-    artist with the gid `line3-7-8` belongs to line 3, its marks to the cases 7 and 8."""
+def draw_picture(name: str, draw: Draw, title: str = "", description: str = "", table: str = "",
+                 scale: str = "") -> Picture:
+    """The picture that `draw` writes as an SVG. `name` starts its ids; without a title it is
+    decoration. An artist with the gid `line3-7-8` belongs to line 3, its marks to the cases 7
+    and 8."""
     file = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name, "savefig.transparent": True}):
         draw(file)
@@ -57,7 +59,8 @@ def draw_svg(name: str, draw: Draw, title: str = "", description: str = "") -> M
         words = (f'<title id="{name}-t">{escape(title)}</title>'
                  f'<desc id="{name}-d">{escape(description)}</desc>')
     width = float(box.split()[2])
-    return Markup(f'<svg{role} viewBox="{box}" style="--drawn: {width:.0f}px">{words}{body}')
+    svg = f'<svg{role} viewBox="{box}" style="--drawn: {width:.0f}px">{words}{body}'
+    return Picture(title, table, Markup(svg), scale)
 
 
 def _clean_tag(tag: str, name: str) -> str:

@@ -180,6 +180,18 @@ def test_invalid_samples_remove_only_their_section(tmp_path, content):
     assert "Every cell" in page
 
 
+def test_a_slow_rank_is_named(tmp_path):
+    """Otherwise readers would search for a straggler in the columns of the table."""
+    path = write_run(tmp_path / "results", **SMALL).path
+    for file in path.with_suffix(".samples").iterdir():
+        samples = np.load(file)
+        samples[samples[:, 1] == 1, 2] *= 1.3
+        np.save(file, samples)
+    page = Read(page_of(make_site(tmp_path / "results", tmp_path / "site"), "allreduce")).text
+    assert re.search(r"Rank 1 is slow at 16 KiB: 1\.[23]\dx the others' time", page)
+    assert "Rank 0 is slow" not in page
+
+
 def test_a_folder_with_other_files_is_left_unchanged(tmp_path, capsys):
     """Otherwise `-o ~` would mix pages with the user's files, and the next build could delete some of them."""
     write_run(tmp_path / "results", **SMALL)

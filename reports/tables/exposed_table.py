@@ -92,8 +92,7 @@ def _table(cases: Sequence[Case], by_kind: Mapping[str, Form]) -> Table:
     library = exposed_us(by_kind, LIBRARY)
     rows: list[Sequence[str | Text]] = []
     for kind, form in by_kind.items():
-        exposed = None if kind == COMPUTE else exposed_us(by_kind, kind)
-        hidden = "-"
+        exposed, hidden = exposed_us(by_kind, kind), "-"
         if exposed and library and kind != LIBRARY:
             hidden = share(library[0] - exposed[0], library[0])
         rows.append([form.name, number(median_us(form)), interval_text(exposed), hidden,
@@ -107,7 +106,7 @@ def _table(cases: Sequence[Case], by_kind: Mapping[str, Form]) -> Table:
 
 def exposed_us(by_kind: Mapping[str, Form], kind: str) -> Interval | None:
     """The exposed time of a form in microseconds; None without it or without the compute alone."""
-    if not {kind, COMPUTE} <= by_kind.keys():
+    if kind == COMPUTE or not {kind, COMPUTE} <= by_kind.keys():
         return None
     return difference(by_kind[kind], by_kind[COMPUTE])
 
@@ -147,7 +146,7 @@ def draw(result: Result, path: Path | IO[Any]) -> None:
     run without a measured form, or a file that cannot be written."""
     panels = []
     for cases, by_kind in groups(result):
-        exposed = {kind: exposed_us(by_kind, kind) for kind in by_kind if kind != COMPUTE}
+        exposed = {kind: exposed_us(by_kind, kind) for kind in by_kind}
         bars = [Bar(by_kind[kind].name, interval[0], interval_text(interval), COLOURS[kind],
                     ends=interval[1:]) for kind, interval in exposed.items() if interval]
         if bars:

@@ -105,10 +105,10 @@ def _table(steps: Mapping[str, Form]) -> Table:
     for algorithm, step in steps.items():
         cells, time_us = ["-", "-", "-", "-"], median_us(step)
         if time_us is not None:
-            exposed = exposed_us(steps, algorithm) if algorithm in EXPOSED else None
+            exposed = _exposed_ms(steps, algorithm)
             speed = "-" if algorithm == COMPUTE else number(1e6 * tokens(step.case) / time_us)
-            cells = [number(time_us / 1e3), speed, interval_text(_in_ms(exposed)),
-                     share(exposed[0], time_us) if exposed else "-"]
+            cells = [number(time_us / 1e3), speed, interval_text(exposed),
+                     share(exposed[0], time_us / 1e3) if exposed else "-"]
         elif step.case.status == "wrong":
             cells[2] = "WRONG"
         rows.append([step.name, *cells, count(step.case.n_wrong)])
@@ -116,7 +116,9 @@ def _table(steps: Mapping[str, Form]) -> Table:
                         "of\nstep": 5, "#wrong": 6}, rows)
 
 
-def _in_ms(interval_us: Interval | None) -> Interval | None:
+def _exposed_ms(steps: Mapping[str, Form], algorithm: str) -> Interval | None:
+    """The exposed time of a split with the same compute."""
+    interval_us = exposed_us(steps, algorithm) if algorithm in EXPOSED else None
     if interval_us is None:
         return None
     median, low, high = interval_us
@@ -170,14 +172,12 @@ def draw(result: Result, path: Path | IO[Any]) -> None:
     panels = []
     for steps in groups(result):
         bars = []
-        alone_us = median_us(steps[COMPUTE]) if COMPUTE in steps else None
         for algorithm, step in steps.items():
-            time_us = median_us(step)
+            time_us, exposed = median_us(step), _exposed_ms(steps, algorithm)
             if time_us is not None:
-                is_exposed = algorithm in EXPOSED and alone_us
-                exposed_ms = max(time_us - (alone_us or 0), 0.0) / 1e3 if is_exposed else 0.0
                 bars.append(Bar(step.name + _chosen(step), time_us / 1e3, number(time_us / 1e3),
-                                COLOURS.get(algorithm, "#CC79A7"), hatched=exposed_ms))
+                                COLOURS.get(algorithm, "#CC79A7"),
+                                hatched=max(exposed[0], 0.0) if exposed else 0.0))
         if bars:
             panels.append((title(next(iter(steps.values())).case), bars))
     draw_bars(path, result, panels, "ms a step; hatched: exposed communication")

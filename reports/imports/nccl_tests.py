@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from reports.imports import logged
-from reports.imports.logged import LoggedTest, collective_of
+from reports.imports.logged import CPU_TIME, LoggedTest, collective_of
 from reports.imports.nccl_end import PROGRAM, end_test, merge_interleaved
-from reports.imports.nccl_rows import CPU_TIME, MEAN, Draft, Layout, Stage
+from reports.imports.nccl_rows import Draft, Layout, Stage
 
 HALF = r"(?: (?:cpu)?time algbw busbw(?: (?:wrong|error|res))?(?: i_\S+)*)"
 HEADER = re.compile(rf"(?:size|bytes) (?:count|n)( type)?(?: redop| op)?( root)?({HALF})({HALF})?"
@@ -69,8 +69,7 @@ class Reader:
         is_past = test is not None and (
             test.stage > stage or (test.stage == stage and stage not in (Stage.RANKS, Stage.TABLE)))
         if test is None or is_past:
-            test = Draft("nccl-tests", line_number, line_number, "nccl-tests", MEAN,
-                         library=self.library)
+            test = Draft("nccl-tests", line_number, library=self.library)
             test.commands, self.commands = self.commands, []
             self.tests.append(test)
         test.stage = stage
@@ -114,8 +113,8 @@ class Reader:
                 test.unread.append(line_number)
             return is_damaged
         if test is None or test.stage == Stage.FOOTER:
-            self.tests.append(Draft("nccl-tests", line_number, line_number, "nccl-tests", MEAN,
-                                    headless=True, follows=test is not None))
+            self.tests.append(
+                Draft("nccl-tests", line_number, headless=True, follows=test is not None))
         self.tests[-1].rows.append(row)
         self.tests[-1].stage = Stage.ROWS
         return True

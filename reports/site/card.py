@@ -20,13 +20,13 @@ import numpy as np
 
 from reports.imports.imported import Imported, read_imported
 from reports.site.figures import round_values
-from reports.store import exposed
 from reports.store.case import find_states
 from reports.store.result import ResultError, is_imported, read
 from reports.store.schema import Result
 from reports.store.writing import write_named
 from reports.tables import exposed_table, link, rows, sentences, steps
 from reports.tables.figure import COLOURS, DASHES, MARKERS, figure
+from reports.tables.forms import Form
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, size_text
 
 NOTHING = "Nothing was measured."
@@ -123,14 +123,14 @@ def _answer(result: Result) -> Card:
         title = steps.title(next(iter(groups[0].values())).case).partition(";")[0]
         verdicts = [line for group in groups for line in steps.verdict(result, group)]
         return Card(verdicts, f"ms a step, {title}", _bars(groups[0].values(), 1e3))
-    if exposed.is_of(result):
+    if exposed_table.is_of(result):
         shapes = [(cases[0], forms) for cases, forms in exposed_table.groups(result) if forms]
         return Card([exposed_table.verdict(case, forms) for case, forms in shapes],
                     "us of the first shape", _bars(shapes[0][1].values(), 1) if shapes else {})
     return _size_answer(result)
 
 
-def _bars(forms: Iterable[exposed.Form], unit_us: float) -> Points:
+def _bars(forms: Iterable[Form], unit_us: float) -> Points:
     """The median of each form, in units of `unit_us` microseconds."""
     medians_us = {form.name: exposed_table.median_us(form) for form in forms}
     return {name: [(0.0, us / unit_us)] for name, us in medians_us.items() if us is not None}

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from reports.store import exposed
 from reports.store.case import bus_factor, late_us
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
@@ -32,7 +31,7 @@ def own_picture(result: Result) -> Callable[[Result, Path | IO[Any]], None] | No
     """The function that draws a run other than a sweep over sizes; None for a sweep."""
     if link.is_of(result):
         return link_plot.draw
-    if exposed.is_of(result):
+    if exposed_table.is_of(result):
         return exposed_table.draw
     if steps.is_of(result):
         return steps.draw

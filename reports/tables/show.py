@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from reports.imports.imported import read_imported
-from reports.store import exposed
 from reports.store.result import ImportedRunError, is_imported, read
 from reports.store.schema import Result
 from reports.tables import exposed_table, imported_table, link, steps, tune
@@ -55,7 +54,7 @@ def text(result: Result, format: str = "table", long: bool = False) -> str:
         return render(result, long=True)
     if result.run.benchmark == "tune":
         return tune.render(result)
-    if exposed.is_of(result):
+    if exposed_table.is_of(result):
         return exposed_table.render(result)
     if steps.is_of(result):
         return steps.render(result)

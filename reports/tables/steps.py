@@ -12,21 +12,13 @@ import numpy as np
 from rich.table import Table
 
 from reports.store.case import find_states
-from reports.store.exposed import (
-    COMPUTE,
-    Costs,
-    Form,
-    costs_in,
-    difference,
-    interval_text,
-    shapes,
-    share,
-)
+from reports.store.exposed import COMPUTE, Costs, costs_in
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, median_interval
 from reports.tables.console import lay_out, plain_table
 from reports.tables.exposed_table import exposed_us, median_us
 from reports.tables.figure import Bar, draw_bars
+from reports.tables.forms import Form, difference, interval_text, shapes, share
 from reports.tables.rows import MARGIN
 from reports.tables.sentences import count, footnotes, head_lines, is_on_cpus, number, size_text
 

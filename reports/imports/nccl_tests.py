@@ -145,22 +145,18 @@ class Reader:
         return True
 
     def read_header(self, line_number: int, text: str, words: list[tuple[str, int]]) -> bool:
-        """Whether the line belongs to the header of a table."""
-        names = " ".join(word for word, _ in words).lower()
-        header = HEADER.fullmatch(names)
+        """Whether the line belongs to the header of a table. mscclpp-test has no type."""
+        header = HEADER.fullmatch(" ".join(word for word, _ in words).lower())
         if PLACES.fullmatch(text) is not None:
             self.places = [place == "in" for place in re.findall(r"\b(out-of|in)-place", text)]
-        elif header is not None:
-            self.begin_table(self.begin(Stage.TABLE, line_number), header, words)
-        elif self.last and self.last.stage == Stage.TABLE and re.search(r"\((?:us|ms)\)", text):
+            return True
+        if header is None:
+            is_units = re.search(r"\((?:us|ms)\)", text) is not None
+            if self.last is None or self.last.stage != Stage.TABLE or not is_units:
+                return False
             self.last.layout.milliseconds = "(ms)" in text
-        else:
-            return False
-        return True
-
-    def begin_table(self, test: Draft, header: re.Match[str],
-                    words: list[tuple[str, int]]) -> None:
-        """Sets the layout of the rows; mscclpp-test has no type."""
+            return True
+        test = self.begin(Stage.TABLE, line_number)
         time_ends = [end for word, end in words if word.lower() in ("time", "cputime")]
         names, is_typed = header[3].split(), bool(header[1])
         places = [not is_typed, is_typed] if len(time_ends) > 1 else [False]
@@ -176,6 +172,7 @@ class Reader:
             has_header=True, typed=is_typed, rooted=bool(header[2]), size_end=words[0][1],
             names=("time", *names[1:]), places=tuple(zip(places, time_ends, strict=True)),
             milliseconds=names[-1] == "res")
+        return True
 
     def read_footer(self, line_number: int, text: str) -> bool:
         """Whether the line ends a test: its results, or a failure."""

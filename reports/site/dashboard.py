@@ -16,8 +16,7 @@ from reports.site import words
 from reports.site.build import build
 from reports.site.store import MARKER, find
 from reports.store import foreign
-from reports.store.once import read_once
-from reports.store.result import ResultError
+from reports.store.result import ResultError, read_once
 from reports.store.writing import write_whole
 
 

@@ -12,26 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.store.case import find_states
-from reports.store.exposed import (
-    COMPUTE,
-    FUSED,
-    LIBRARY,
-    Form,
-    costs_in,
-    difference,
-    forms,
-    interval_text,
-    shapes,
-    share,
-    surely,
-)
+from reports.store.exposed import COMPUTE, FUSED, LIBRARY, costs_in
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval
 from reports.tables.console import lay_out, plain_table
 from reports.tables.figure import Bar, draw_bars
+from reports.tables.forms import OURS, Form, difference, forms, interval_text, shapes, share, surely
 from reports.tables.sentences import count, footnotes, head_lines, number, size_text
 
-OURS = "ours"
 LAYERS = {"attention_output": "attention output", "mlp_down": "MLP down", "qkv": "QKV",
           "gate_up": "MLP gate and up"}
 UNITS = (
@@ -45,13 +33,7 @@ def groups(result: Result) -> list[tuple[list[Case], dict[str, Form]]]:
     """The cases of each shape, and its forms by kind: COMPUTE, LIBRARY, OURS and FUSED."""
     states = find_states(result.blocks)
     costs = costs_in(result.blocks, states.of_block, states.longest)
-    return [(cases, {_kind(form.case): form for form in forms(cases, costs)})
-            for cases in shapes(result)]
-
-
-def _kind(case: Case) -> str:
-    name = case.algorithm.partition("+")[0]
-    return name if name in (COMPUTE, LIBRARY, FUSED) else OURS
+    return [(cases, forms(cases, costs)) for cases in shapes(result)]
 
 
 def render(result: Result) -> str:

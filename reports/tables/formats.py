@@ -16,14 +16,12 @@ import pandas as pd
 
 from reports.store.case import case_bus_factor
 from reports.store.foreign import spreadsheet_cell
-from reports.store.records import to_dict
 from reports.store.schema import Case, Range, Result, Summary
 from reports.tables.sentences import shape_text
 
 # The parts of each field that is a summary.
-PARTS = {field.name: [part for part in kind.__struct_fields__ if part != "extra"]
-         for field in msgspec.structs.fields(Case) for kind in (Summary, Range)
-         if field.type == kind | None}
+PARTS = {field.name: kind.__struct_fields__ for field in msgspec.structs.fields(Case)
+         for kind in (Summary, Range) if field.type == kind | None}
 NCCL_TYPES = {"float16": "half", "bfloat16": "bfloat16", "float32": "float", "float64": "double"}
 
 # A test in the text of nccl-tests: its head and its end. {end} keeps the blanks before it.
@@ -72,8 +70,8 @@ def _flat(case: Case) -> dict[str, Any]:
         if name in PARTS:
             flat |= {f"{name}_{part}": getattr(value, part, None) for part in PARTS[name]}
         elif name == "states":
-            flat[name] = json.dumps([to_dict(state) for state in value]) if value else None
-        elif name != "extra":
+            flat[name] = json.dumps(msgspec.to_builtins(value)) if value else None
+        else:
             flat[name] = json.dumps(value) if isinstance(value, dict) else value
     return flat
 

@@ -11,12 +11,13 @@ from typing import IO, Any
 from rich.table import Table
 
 from reports.store.case import find_states
-from reports.store.exposed import COMPUTE, Form, costs_in, difference, interval_text, shapes, share
+from reports.store.exposed import COMPUTE, costs_in
 from reports.store.schema import Case, Result
-from reports.store.stats import Interval, ratio_interval
+from reports.store.stats import Interval, median_interval
 from reports.tables.console import lay_out, plain_table
 from reports.tables.exposed_table import exposed_us, median_us
 from reports.tables.figure import Bar, draw_bars
+from reports.tables.forms import Form, difference, interval_text, shapes, share
 from reports.tables.sentences import (
     MARGIN,
     count,
@@ -133,7 +134,7 @@ def verdict(result: Result, steps: Mapping[str, Form]) -> list[str]:
         return [f"{work}: no verdict, tensor and pipeline were not both measured."]
     tensor, pipeline = steps[TENSOR], steps[PIPELINE]
     rounds = [r for r in tensor.rounds if r in pipeline.costs]
-    ratio = ratio_interval([pipeline.costs[r] for r in rounds], [tensor.costs[r] for r in rounds])
+    ratio = median_interval([pipeline.costs[r] / tensor.costs[r] for r in rounds])
     low, high = ratio[1] or 0.0, ratio[2] or float("inf")
     faster = ("TP is faster" if low > MARGIN else
               "PP is faster" if high * MARGIN < 1 else "no clear difference")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -82,9 +82,9 @@ def _facts(run: Run) -> dict[str, str]:
             "command": words.command_without_seed(run)}
 
 
-def history_page(folder: Path, page_of: Mapping[str, str]) -> Page:
-    """The runs below `folder` as series, and the changes in them; `page_of` has the files of runs
-    by run_id. Raises ResultError if no run can be used."""
+def history_page(folder: Path) -> Page:
+    """The runs below `folder` as series, and the changes in them. Raises ResultError if no run can
+    be used."""
     runs = history.load(folder)
     events = find_events(runs)
     verdicts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
@@ -95,12 +95,14 @@ def history_page(folder: Path, page_of: Mapping[str, str]) -> Page:
         rows.append({"case": series.label, "benchmark": series.benchmark,
                      "machine": series.machine_id, "runs": str(len(series.run_ids)),
                      "last, us": number(series.values[-1]), "verdict": verdict,
-                     "last run": (last, page_of[last]) if last in page_of else last})
+                     "last run": (last, words.file_name("run", last))})
     for group, count in runs.unjudged.items():
         verdicts[group]["too few blocks"] += count
     page = Page(
         "History", reproduce=words.how_to_reproduce(list(runs.runs.values())), verdicts=verdicts,
-        sections=[_changed_series(events), *map(_event, range(1, len(events) + 1), events),
+        sections=[Section("Series that changed", [] if events else ["No series changed."],
+                          pictures=[_history_picture(events)] if events else []),
+                  *map(_event, range(1, len(events) + 1), events),
                   Section("Every series", table="series", caption="Every case over its runs",
                           rows=sorted(rows, key=lambda row: WORST_FIRST.index(str(row["verdict"]))),
                           filters=["benchmark", "verdict"])])
@@ -111,14 +113,12 @@ def history_page(folder: Path, page_of: Mapping[str, str]) -> Page:
     return page
 
 
-def _changed_series(events: Sequence[Event]) -> Section:
-    if not events:
-        return Section("Series that changed", ["No series changed."])
+def _history_picture(events: Sequence[Event]) -> Picture:
     title = "Series that changed, a panel each"
     svg = draw_svg("history", lambda target: history_plot.plot(events, target), title,
                    "A mark for each run, the level of each stretch, and at each change a line and "
                    "the word worse or better.")
-    return Section("Series that changed", pictures=[Picture(title, "series", svg)])
+    return Picture(title, "series", svg)
 
 
 def _event(place: int, event: Event) -> Section:
@@ -147,13 +147,13 @@ def imported_page(paths: Sequence[Path]) -> Page:
         sections.append(Section(
             f"{origin.file}, {log.run.benchmark}, lines {origin.first_line} to {origin.last_line}",
             text=render(log), folded=len(logs) > 1))
-    commands = dict.fromkeys(" ".join(log.run.argv) for log in logs if log.run.argv)
+    commands = [" ".join(log.run.argv) for log in logs if log.run.argv]
     return Page(
         "Imported logs",
         ["Imported, never judged: another benchmark's figures, by its own rules."], sections,
         {"command": "python -m reports import FILE",
-         "run ids": "\n".join(log.run.run_id for log in logs[:words.MOST_RUN_IDS]),
-         "command in the logs": "\n".join(commands) or "not in the logs"})
+         "run ids": words.listing([log.run.run_id for log in logs], words.MOST_NAMES),
+         "command in the logs": words.listing(commands) or "not in the logs"})
 
 
 def _log_row(log: Imported) -> Row:
@@ -173,7 +173,7 @@ def procurement_page(spec: Path) -> Page:
     """Candidate machines side by side. Raises ResultError for a spec or a run that cannot be
     used."""
     procurement = evaluate(spec)
-    runs = [f"{machine.name}: {', '.join(machine.run_ids[:words.MOST_RUN_IDS]) or 'none'}"
+    runs = [f"{machine.name}: {words.listing(machine.run_ids, words.MOST_NAMES, ', ') or 'none'}"
             for machine in procurement.machines]
     return Page(f"Procurement: {procurement.headline}", [f"From {procurement.title}."],
                 reproduce={"command": f"python -m reports procure {spec.name}",

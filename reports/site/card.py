@@ -18,7 +18,6 @@ from reports.imports.imported import Imported, read_imported
 from reports.site import words
 from reports.store import exposed
 from reports.store.case import find_states
-from reports.store.order import time_of
 from reports.store.result import ResultError, is_imported, read
 from reports.store.schema import Result
 from reports.store.writing import write_named
@@ -31,7 +30,6 @@ from reports.tables.summary import token
 NOTHING = "Nothing was measured."
 OURS = "ours"
 MOST_BARS = 6
-MOST_TICKS = 5
 INCHES, DOTS_PER_INCH = (12, 6.3), 100
 WIDTH_PIXELS = 1130  # of the text
 
@@ -71,12 +69,12 @@ def card(arguments: argparse.Namespace) -> int:
 
 def measured_card(result: Result) -> Card:
     """The card of a measured run."""
-    made, faults, time = _answer(result), sentences.opening(result), time_of(result.run.run_id)
+    made, faults = _answer(result), sentences.opening(result)
     made.sentences, made.is_faulty = [*faults, *made.sentences], bool(faults)
     made.machine = sentences.machine(result)
     made.command = words.command_of(result.run)
-    made.source = (f"Wiretax {result.run.version}, {f'{time:%Y-%m-%d}' if time else 'no date'}; "
-                   "[ ]: 95 % interval, this launch")
+    made.source = (f"Wiretax {result.run.version}, {words.start_time(result.run)}; [ ]: 95 % "
+                   "interval, this launch")
     return made
 
 
@@ -136,9 +134,7 @@ def _size_answer(result: Result) -> Card:
     states = find_states(result.blocks)
     views = rows.views(result) or [("isolated", None)]
     table = rows.default_rows(result, views[0], states)
-    chained = table
-    if ("chained", None) in views[1:]:
-        chained = rows.default_rows(result, ("chained", None), states)
+    chained = rows.default_rows(result, ("chained", None), states)
     timed = [row for row in table if row.ours_us is not None or row.library_us is not None]
     if not timed:
         return Card([NOTHING])
@@ -149,7 +145,7 @@ def _size_answer(result: Result) -> Card:
     library = next((row.library.library or "library" for row in table if row.library), "library")
     lines = {library: [(row.size_bytes, row.library_us) for row in table if row.library_us],
              OURS: [(row.size_bytes, row.ours_us) for row in table if row.ours_us]}
-    return Card([*answers, *filter(None, [token(result, chained)])],
+    return Card([*answers, *filter(None, [token(result, chained or table)])],
                 f"us, {views[0][0]}", lines)
 
 
@@ -220,7 +216,7 @@ def _plot(axes: Any, card: Card) -> None:
         axes.plot(*zip(*points, strict=True), label=name[:20], **wide)
     if lines:
         sizes = sorted({size for points in lines.values() for size, _ in points})
-        dress(axes, sizes, most_ticks=MOST_TICKS)
+        dress(axes, sizes, most_ticks=5)
         axes.legend(fontsize=14, frameon=False, loc="lower right")
     for row, (name, value) in enumerate(list(card.bars.items())[:MOST_BARS]):
         axes.barh(row, value, color=COLOURS[row], alpha=0.4)

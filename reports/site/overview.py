@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from reports.site import words
 from reports.site.page import Page, Row, Section
 from reports.site.store import Store
-from reports.store.foreign import printable
 from reports.store.order import places
 from reports.store.schema import Result
 from reports.tables.sentences import size_text
@@ -18,11 +16,9 @@ from reports.verdicts.verdict_table import some
 
 HISTORY = "history.html"
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest
-MOST_NAMES = 40
 
 # The runs of a machine and benchmark, oldest first; the group with the newest run is the last.
 Groups = dict[tuple[str, str], list[Result]]
-Pages = Mapping[str, Page]  # by file
 
 
 def group_runs(results: Sequence[Result]) -> Groups:
@@ -34,11 +30,13 @@ def group_runs(results: Sequence[Result]) -> Groups:
     return groups
 
 
-def overview_page(store: Store, pages: Pages) -> Page:
+def overview_page(store: Store, others: Sequence[Page]) -> Page:
     """The first page of a site with these other pages."""
+    pages = {page.file: page for page in others}
+    history = pages.pop(HISTORY, Page("History"))
     groups = group_runs(store.results)
     runs = [result.run for result in store.results]
-    runs += [run for page in pages.values() for run in page.runs]
+    runs += [run for page in others for run in page.runs]
     place = places(runs)
     runs.sort(key=lambda run: place[run.run_id])
     wrong = wrong_results(groups)
@@ -46,27 +44,30 @@ def overview_page(store: Store, pages: Pages) -> Page:
     if runs:
         last_run = f"{words.start_time(runs[-1])}: {runs[-1].benchmark} on {runs[-1].machine_id}"
     newest = [result for results in groups.values() for result in results[-MOST_RUNS:]]
+    campaigns: list[Row] = []
+    for path in reversed(store.campaigns):
+        file = words.file_name("compare", str(path))
+        cells = words.counts_text(pages[file].counts) if file in pages else ""
+        campaigns.append({"campaign": (path.name, file), "cells": cells or "-"})
     sections = [
-        Section("Wrong results", table="wrong", rows=[_wrong_row(run, pages) for run in wrong],
+        Section("Wrong results", table="wrong", rows=list(map(_wrong_row, wrong)),
                 caption="No correct run has followed these; each leads to its run"),
         Section("Machines and benchmarks", table="machines", caption="Each leads to its newest run",
-                rows=[_machine_row(group, pages) for group in reversed(groups.values())]),
+                rows=[_machine_row(group, history) for group in reversed(groups.values())]),
         Section("Campaigns", table="campaigns", caption="Each leads to its comparison",
-                rows=[_campaign_row(path, pages) for path in reversed(store.campaigns)]),
-        Section("Left out", list(map(printable, store.left_out))),
+                rows=campaigns),
+        Section("Left out", store.left_out),
         Section("Runs", table="runs", filters=["benchmark", "machine"],
                 caption=f"The newest {MOST_RUNS} of each machine and benchmark",
-                rows=[_run_row(run, pages) for run in reversed(newest)]
-                if len(newest) > len(groups) else [])]
-    return Page(
-        "Wiretax: all runs and their verdicts", sections=sections, file="index.html",
-        cards=[*_verdict_cards(groups, wrong, pages), ("last run", "", last_run)],
-        reproduce={**words.how_to_reproduce(runs), "campaigns": _names(store.campaigns),
-                   "imported logs": _names(store.imported)})
-
-
-def _names(paths: Sequence[Path]) -> str:
-    return "\n".join(printable(path.name) for path in paths[:MOST_NAMES])
+                rows=list(map(_run_row, reversed(newest))) if len(newest) > len(groups) else [])]
+    reproduce = words.how_to_reproduce(runs)
+    for name, paths in (("campaigns", store.campaigns), ("imported logs", store.imported)):
+        reproduce[name] = words.listing([path.name for path in paths], words.MOST_NAMES)
+    cells_of_campaigns = sum((page.counts for page in pages.values()), Counter[str]())
+    cards = _verdict_cards({"cases over runs": _count_series(groups, wrong, history),
+                            "cells of campaigns": cells_of_campaigns})
+    return Page("Wiretax: all runs and their verdicts", [], sections, reproduce,
+                [*cards, ("last run", "", last_run)], file="index.html")
 
 
 def wrong_results(groups: Groups) -> list[Result]:
@@ -82,15 +83,12 @@ def wrong_results(groups: Groups) -> list[Result]:
     return wrong
 
 
-def _verdict_cards(groups: Groups, wrong: Sequence[Result],
-                   pages: Pages) -> list[tuple[str, str, str]]:
-    """A card for worse, better and unknown, which counts cases over runs and cells of campaigns."""
-    cells = sum((page.counts for file, page in pages.items() if file != HISTORY), Counter[str]())
-    series = _count_series(groups, wrong, pages)
+def _verdict_cards(counts_of: Mapping[str, Counter[str]]) -> list[tuple[str, str, str]]:
+    """A card for worse, better and unknown, which counts verdicts by noun."""
     cards = []
     for word, verdicts in words.VERDICTS.items():
         total, sentences = 0, []
-        for counts, noun in ((series, "cases over runs"), (cells, "cells of campaigns")):
+        for noun, counts in counts_of.items():
             of_word = Counter({name: count for name, count in counts.items()
                                if count and name.upper() in verdicts})
             total += of_word.total()
@@ -103,10 +101,9 @@ def _verdict_cards(groups: Groups, wrong: Sequence[Result],
     return cards
 
 
-def _count_series(groups: Groups, wrong: Sequence[Result], pages: Pages) -> Counter[str]:
+def _count_series(groups: Groups, wrong: Sequence[Result], history: Page) -> Counter[str]:
     """The cases over runs by the last change of their series, by wrong results, or by the reason
     why they have no series."""
-    history = pages.get(HISTORY, Page("History"))
     counts = history.counts
     counts["WRONG"] = len({(result.run.machine_id, result.run.benchmark, key_of(case))
                            for result in wrong for case in result.cases if case.status == "wrong"})
@@ -116,36 +113,24 @@ def _count_series(groups: Groups, wrong: Sequence[Result], pages: Pages) -> Coun
     return counts
 
 
-def _run_link(text: str, result: Result, pages: Pages) -> str | tuple[str, str]:
-    """`text` with a link to the page of a run, if there is one."""
-    file = words.file_name("run", result.run.run_id)
-    return (text, file) if file in pages else text
-
-
-def _run_row(result: Result, pages: Pages) -> Row:
+def _run_row(result: Result) -> Row:
     run = result.run
-    return {"when": _run_link(words.start_time(run), result, pages), "benchmark": run.benchmark,
-            "machine": run.machine_id, "status": words.status_text(result), "run id": run.run_id}
+    return {"when": (words.start_time(run), words.file_name("run", run.run_id)),
+            "benchmark": run.benchmark, "machine": run.machine_id,
+            "status": words.status_text(result), "run id": run.run_id}
 
 
-def _wrong_row(result: Result, pages: Pages) -> Row:
+def _wrong_row(result: Result) -> Row:
     cases = [f"{size_text(case.size_bytes)} {case.algorithm} {case.mode}"
              for case in result.cases if case.status == "wrong"]
-    return {**_run_row(result, pages), "cases": some(cases)}
+    return {**_run_row(result), "cases": some(cases)}
 
 
-def _machine_row(results: Sequence[Result], pages: Pages) -> Row:
+def _machine_row(results: Sequence[Result], history: Page) -> Row:
     last, run = results[-1], results[-1].run
-    series = pages[HISTORY].verdicts if HISTORY in pages else {}
-    counts = series.get((run.machine_id, run.benchmark), Counter())
-    return {"machine and benchmark": _run_link(f"{run.machine_id} {run.benchmark}", last, pages),
+    counts = history.verdicts.get((run.machine_id, run.benchmark), Counter())
+    return {"machine and benchmark": (f"{run.machine_id} {run.benchmark}",
+                                      words.file_name("run", run.run_id)),
             "last run": words.start_time(run), "runs": str(len(results)),
             "newest": words.status_text(last), "ranks": str(run.world["size"]),
             "series over runs": words.counts_text(counts) or "-"}
-
-
-def _campaign_row(path: Path, pages: Pages) -> Row:
-    file = words.file_name("compare", str(path))
-    if file not in pages:
-        return {"campaign": path.name, "cells": "-"}
-    return {"campaign": (path.name, file), "cells": words.counts_text(pages[file].counts) or "-"}

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,14 +15,16 @@ from markupsafe import Markup
 from reports.advice.procurement import Procurement
 from reports.site import words
 from reports.site.svg import Picture
+from reports.store.foreign import printable
 from reports.store.schema import Run
 from reports.tables import templates
 
 MOST_BYTES = 1_000_000
 SHORTENED = "All of it would not fit on one page: drawings and rows are left out."
-NUMBER = re.compile(r"[<>+-]?\d[\d.]*(e[+-]?\d+)?!?( ?[A-Za-z%/]{1,4})?( \[[^]]*\])?|-")
+NUMBER = re.compile(r"[<>+-]?\d[\d.]*(e[+-]?\d+)?( ?[A-Za-z%/]{1,4})?!?( \[[^]]*\])?|-")
 
-Row = dict[str, str | tuple[str, str]]  # by column: a text, or a text and its link
+# By column: a text, or a text and its link, which shows if the page exists.
+Row = dict[str, str | tuple[str, str]]
 
 
 @dataclass
@@ -81,9 +83,10 @@ class Page:
 
 @dataclass
 class Site:
-    """What all pages share: the navigation, the command, and the folders to hide."""
+    """What all pages share: the pages by file, with their names if they are in the navigation, the
+    command, and the folders to hide."""
 
-    links: Sequence[tuple[str, str]]
+    pages: Mapping[str, str]
     command: str
     private_folders: Sequence[Path]
 
@@ -93,7 +96,7 @@ def render(page: Page, site: Site) -> str:
     drawings with another vertical axis, and then half of its rows, text and sentences at a time."""
     parts: list[Page | Section] = [page, *page.sections]
     for part in parts:
-        part.sentences = [words.hide_folders(line, site.private_folders)
+        part.sentences = [printable(words.hide_folders(line, site.private_folders))
                           for line in part.sentences]
     html, former_length = _render(page, site), 0
     while len(html.encode()) > MOST_BYTES and len(html) != former_length:

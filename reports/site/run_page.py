@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reports.site import words
-from reports.site.figures import lines_in, time_and_bandwidth
-from reports.site.iterations import iterations
+from reports.site.figures import drawn_views, iterations, time_and_bandwidth
 from reports.site.page import Page, Row, Section
 from reports.site.svg import Picture, draw_svg
 from reports.store.case import find_states
@@ -16,14 +15,14 @@ from reports.store.result import ResultError, read
 from reports.store.schema import Case, Result, Run
 from reports.tables import sentences
 from reports.tables.plot import own_picture
-from reports.tables.sentences import number, size_text
+from reports.tables.sentences import number
 from reports.tables.show import text
+from reports.tables.table import LONG_COLUMNS, long_cells
 from reports.trends import fit_command, fit_plot
 from reports.trends.crossovers import find_crossovers
 from reports.trends.fit import fits_of
 from reports.trends.fit_records import by_title
 
-MOST_TEXT_CHARACTERS = 60_000
 MOST_FACT_CHARACTERS = 500  # of a value of the environment
 
 
@@ -32,21 +31,20 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
     for a run that cannot be read or shown."""
     result = read(path)
     run = result.run
-    states = find_states(result.blocks)
     head = [f"Run of {words.start_time(run)}: {words.status_text(result)}",
-            *sentences.opening(result), *sentences.link_lines(states), *run.notes]
+            *sentences.opening(result), *sentences.link_lines(find_states(result.blocks)),
+            *run.notes]
     summary = " ".join(line if line.endswith(".") else f"{line}." for line in head if line)
     draw = own_picture(result)
-    printed = Section("As the run printed it", text=text(result)[:MOST_TEXT_CHARACTERS],
-                      folded=draw is None)
+    printed = Section("As the run printed it", text=text(result), folded=draw is None)
     if draw:
         sections = [_attempt("Picture", _own_picture, result, draw), printed]
     else:
-        lines = lines_in(result)
-        sections = [time_and_bandwidth(result, lines), printed,
+        drawn = drawn_views(result)
+        sections = [time_and_bandwidth(drawn, run.world["size"]), printed,
                     _attempt("Regimes and crossovers", _fits, launches),
-                    _attempt("Iterations and stragglers", iterations, result, lines)]
-    sections += [_link_states(result), _cells(result), _environment(run)]
+                    _attempt("Iterations and stragglers", iterations, result, drawn)]
+    sections += [_cells(result), _environment(run)]
     return Page(sentences.machine(result), [summary], sections, words.how_to_reproduce([run]))
 
 
@@ -92,19 +90,6 @@ def _fits(heading: str, paths: Sequence[Path]) -> Section:
                    caption="Fits over these launches, with 95 % intervals", rows=rows)
 
 
-def _link_states(result: Result) -> Section:
-    states = find_states(result.blocks)
-    named = [(state, f"{rtt_ns:.0f}", "judged" if state == states.longest else "shown beside")
-             for state, rtt_ns in enumerate(states.rtt_ns)]
-    rows: list[Row] = [
-        {"round trip, ns": rtt_ns, "blocks": str(states.of_block.count(state)),
-         "share": f"{states.of_block.count(state) / len(states.of_block):.0%}", "figures": use}
-        for state, rtt_ns, use in [*named, (None, "changing", "left out")]
-        if state is not None or None in states.of_block]
-    return Section("States of the link", table="link", rows=rows,
-                   caption="Round trip of a flag, before and after each block")
-
-
 def _cells(result: Result) -> Section:
     """A row for each case; a sentence has the columns in which all cases are equal."""
     cases = sorted(result.cases, key=lambda case: (case.mode != "isolated", case.size_bytes,
@@ -112,7 +97,7 @@ def _cells(result: Result) -> Section:
     rows = [_case_row(case) for case in cases]
     values = {name: {row[name] for row in rows} for name in (rows[0] if rows else ())}
     equal = [name for name, texts in values.items() if len(texts) == 1
-             and name not in ("cell", "size", "algorithm", "mode", "status", "time, us [95 %]")]
+             and name not in ("cell", "size", "algorithm", "mode", "status", "time us", "[95 %]")]
     shared = [f"{name} {rows[0][name]}" for name in equal if rows[0][name] not in ("-", "")]
     return Section(
         "Every cell", [f"In every cell: {'; '.join(shared)}."] if shared else [],
@@ -122,31 +107,12 @@ def _cells(result: Result) -> Section:
 
 
 def _case_row(case: Case) -> Row:
-    reason = f": {case.reason}" if case.reason else ""
-    share = case.share_of_bound
-    return {
-        "cell": (str(case.case), f"#case-{case.case}"),
-        "size": size_text(case.size_bytes), "algorithm": case.library or case.algorithm,
-        "variant": case.variant, "mode": case.mode, "collective": case.collective,
-        "shape": sentences.shape_text(case.shape), "type": f"{case.datatype} {case.redop}",
-        "memory": case.memory, "place": "in place" if case.in_place else "out of place",
-        "chosen": case.chosen or "-",
-        "status": f"{case.status}{reason}{', suspect' if case.suspect else ''}",
-        "time, us [95 %]": _interval(case.time_us), "total, us [95 %]": _interval(case.total_us),
-        "p95, us": number(case.time_us.p95 if case.time_us else None),
-        "exposed, us [95 %]": _interval(case.exposed_us),
-        "busbw, GB/s": number(case.bus_bw_gb_s), "algbw, GB/s": number(case.alg_bw_gb_s),
-        "bound, us": number(case.bound_us),
-        "of bound": "-" if share is None else f"{share:.0%}",
-        "wrong": "unchecked" if case.n_wrong is None else str(case.n_wrong)}
-
-
-def _interval(summary: Any) -> str:
-    if summary is None:
-        return "-"
-    if summary.ci_low is None:
-        return number(summary.median)
-    return f"{number(summary.median)} [{number(summary.ci_low)} {number(summary.ci_high)}]"
+    exposed_us = case.exposed_us.median if case.exposed_us else None
+    return {"cell": (str(case.case), f"#case-{case.case}"),
+            **dict(zip(LONG_COLUMNS, long_cells(case), strict=True)),
+            "place": "in place" if case.in_place else "out of place",
+            "exposed us": number(exposed_us), "collective": case.collective,
+            "type": f"{case.datatype} {case.redop}", "memory": case.memory}
 
 
 def _environment(run: Run) -> Section:

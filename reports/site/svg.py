@@ -43,29 +43,21 @@ def draw_svg(name: str, draw: Draw, title: str = "", description: str = "") -> M
     """The SVG that `draw` writes. `name` starts its ids; without a title it is decoration. An
     artist with the gid `line3-7-8` belongs to line 3, its marks to the cases 7 and 8."""
     file = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name, "savefig.transparent": True,
-                                "savefig.format": "svg"}):
+    with matplotlib.rc_context({"svg.hashsalt": name, "savefig.transparent": True}):
         draw(file)
     head, _, body = file.getvalue().partition("<svg")[2].partition(">")
-    box = re.search(r'viewBox="([^"]*)"', head)
-    assert box
+    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
+    # Words are escaped, so that each `<` starts a tag.
+    body = re.sub(r"<[^>]*>", lambda tag: _clean_tag(tag[0], name), body)
+    body = re.sub(r">\s+<", "><", body)
+    box = re.findall(r'viewBox="([^"]*)"', head)[0]
     role, words = ' aria-hidden="true"', ""
     if title:
         role = f' role="img" aria-labelledby="{name}-t {name}-d"'
         words = (f'<title id="{name}-t">{escape(title)}</title>'
                  f'<desc id="{name}-d">{escape(description)}</desc>')
-    return Markup(f'<svg{role} viewBox="{box[1]}" '
-                  f'style="--drawn: {float(box[1].split()[2]):.0f}px">{words}{_clean(body, name)}')
-
-
-def _clean(body: str, name: str) -> str:
-    """Rewrite all tags. Words are escaped, so that each `<` starts a tag."""
-    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.DOTALL)
-    body = re.sub(r"<[^>]*>", lambda tag: _clean_tag(tag[0], name), body)
-    body = re.sub(r">\s+<", "><", body)
-    # Marks of one style: the group that holds them gets the style.
-    use = r'<use [^>]* style="([^"]*)"/>(?:<use [^>]* style="\3"/>)*'
-    return re.sub(rf'<g( clip-path="[^"]*")?>({use})</g>', _style_group, body)
+    width = float(box.split()[2])
+    return Markup(f'<svg{role} viewBox="{box}" style="--drawn: {width:.0f}px">{words}{body}')
 
 
 def _clean_tag(tag: str, name: str) -> str:
@@ -78,8 +70,3 @@ def _clean_tag(tag: str, name: str) -> str:
     if "opacity" not in tag or " d=" in tag:
         tag = re.sub(r'(?<=[ "(-])(\d+\.\d)\d+(?=[ "),\n])', r"\1", tag)
     return tag.replace("\n", " ")
-
-
-def _style_group(group: re.Match[str]) -> str:
-    style = f' style="{group[3]}"'
-    return f"<g{group[1] or ''}{style}>{group[2].replace(style, '')}</g>"

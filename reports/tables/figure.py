@@ -30,6 +30,9 @@ DASHES: list[Any] = ["-", (0, (8, 1.5)), "-.", (0, (4, 1, 1, 1, 1, 1)), (0, (1, 
                      "-"]
 REGIMES = [(16384, "left", "latency-bound:\ndecode, 16 KB"),
            (33554432, "right", "bandwidth-bound:\nprefill, 32 MB")]
+# The ticks in each power of ten on a logarithmic axis, by the largest ratio of its ends.
+TICKS: dict[float, list[float]] = {3: [1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9],
+                                   20: [1, 1.5, 2, 3, 4, 5, 6, 8], 1e3: [1, 2, 5], np.inf: [1]}
 
 Style = dict[str, Any]
 
@@ -144,9 +147,7 @@ def draw_legend(made: Any, axes: Axes, columns: int) -> None:
 def round_ticks(axis: Any) -> None:
     """Round values on a logarithmic axis, closer together on a short one."""
     low, high = axis.get_view_interval()
-    steps: tuple[float, ...] = (1,)
-    if high / low < 1e3:
-        steps = (1, 1.5, 2, 3, 4, 5, 6, 8) if high / low < 20 else (1, 2, 5)
+    steps = next(steps for most, steps in TICKS.items() if high / low < most)
     ticks = [step * 10.0**power for power in range(-6, 13) for step in steps]
     ticks = [tick for tick in ticks if low <= tick <= high]
     axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -53,12 +53,12 @@ def plot(result: Result, path: Path | IO[Any]) -> None:
     cases = drawn_cases(result, view)
     if not cases:
         raise ResultError(f"{result.path} has no measured case to draw")
-    lines, factor = lines_of(cases), busbw_factor(result, view, cases)
+    lines = lines_of(cases)
     with figure(path, 1, 2, (13, 5.8)) as (made, ((times, bandwidths),)):
-        draw_against_size(times, lines)
-        if factor:
-            draw_against_size(bandwidths, lines, factor)
-        else:
+        drawn = factors(view, lines, result.run.world["size"]).values()
+        for axes, factor in zip((times, bandwidths), drawn, strict=False):
+            draw_against_size(axes, lines, factor)
+        if len(drawn) == 1:
             ranks = "a late rank" if late_us(view[1]) else "one rank"
             bandwidths.text(0.5, 0.5, f"busbw means nothing with {ranks}", ha="center",
                             transform=bandwidths.transAxes)
@@ -76,12 +76,12 @@ def drawn_cases(result: Result, view: View) -> list[Case]:
             if cost_us(case) is not None and case.size_bytes > 0]
 
 
-def busbw_factor(result: Result, view: View, cases: Sequence[Case]) -> float:
-    """The bytes over each link for a byte of these cases; 0 with a late rank, because the time then
-    includes the wait for it."""
-    if late_us(view[1]):
-        return 0.0
-    return bus_factor(cases[0].collective, result.run.world["size"])
+def factors(view: View, lines: Sequence[Line], world_size: int) -> dict[str, float]:
+    """The quantities to draw, with the bytes over each link for a byte of these cases: no busbw for
+    one rank, nor with a late rank, because the time then includes the wait for it."""
+    collective = next(case.collective for line in lines for case in line.cases)
+    factor = 0.0 if late_us(view[1]) else bus_factor(collective, world_size)
+    return {"time": 0.0, "busbw": factor} if factor else {"time": 0.0}
 
 
 def axis_title(lines: Sequence[Line], factor: float) -> str:

@@ -93,10 +93,10 @@ def test_a_regression_is_on_the_history_page_and_counted(tmp_path):
     for number in range(24):
         write_run(tmp_path / "results", run_id=f"2026-11-{number + 1:02d}T06-15-00Z-allreduce-{number}", seed=number,
                   scale=1.0 if number < 14 else 1.2, **SMALL | {"algorithms": ["library", "two_shot"]})
-    page = history_page(tmp_path / "results", {})
+    page = history_page(tmp_path / "results")
     assert page.counts["worse"] == sum(page.counts.values()) == 4
     assert page.verdicts == {("a1b2c3", "allreduce"): page.counts}
-    (tmp_path / "history.html").write_text(render(page, Site([], "python", [])))
+    (tmp_path / "history.html").write_text(render(page, Site({}, "python", [])))
     said = Read(tmp_path / "history.html")
     assert "first at 2026-11-15T06-15-00Z-allreduce-14" in said.text
     assert len(said.all("figure")) == 1

@@ -198,7 +198,7 @@ def test_each_run_is_read_once(tmp_path, monkeypatch):
 def test_a_text_is_complete_and_a_long_value_is_truncated():
     """The table of a long run must not be truncated, and a long name must not fill a page."""
     page = Page("a", ["y" * 5000], [Section("a", text="x\n" * 2500)])
-    html = render(page, Site([], "", []))
+    html = render(page, Site({}, "", []))
     assert "x\n" * 2500 in html
     assert f"<p>{'y' * 4000} ...</p>" in html
 
@@ -207,5 +207,5 @@ def test_a_column_of_hashes_is_not_aligned_like_numbers(tmp_path):
     """Otherwise hashes that begin with a digit would be right-aligned and the others left-aligned."""
     rows = [["a", "1a2b3c", "12.5 [12 13]", "16 KiB"], ["b", "c0ffee", "-", "9"], ["c", "123456", "<0.1", "85%"]]
     page = Page("a", sections=[Section("a", rows=[dict(zip("abcd", row, strict=True)) for row in rows])])
-    (tmp_path / "a.html").write_text(render(page, Site([], "", [])))
+    (tmp_path / "a.html").write_text(render(page, Site({}, "", [])))
     assert [attrs.get("class") for attrs in Read(tmp_path / "a.html").all("td")] == [None, "n", "n"] * 3

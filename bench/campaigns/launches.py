@@ -20,13 +20,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from msgspec.structs import replace
+import msgspec
 
 from bench.campaigns.options import FRESH_SHARE, LEAST_LAUNCH_S, CampaignOptions, Variant
 from bench.harness.options import CANNOT, FINE, USAGE, WRONG, print_out
 from reports.store.manifest import MANIFEST, WORKTREES, Launch, read_manifest
-from reports.store.records import Record, to_line
 from reports.store.result import ResultError, read
+from reports.store.writing import to_line
 
 ATTEMPTS = 3
 GRACE_S = 60.0
@@ -78,7 +78,7 @@ class OpenCampaign:
             raise Stop(USAGE, f"{self.folder} holds another campaign: remove it, or name another "
                        "folder with --out")
 
-    def record(self, line: Record) -> None:
+    def record(self, line: msgspec.Struct) -> None:
         """Adds a line to the manifest; returns when it is on disk."""
         self.file.write(to_line(line))
         self.file.flush()
@@ -194,7 +194,7 @@ def record_orphans(campaign: OpenCampaign, next_launch: Launch) -> None:
     for path in campaign.manifest.foreign:
         name = path.parent.name
         if path.suffix == ".jsonl" and name in campaign.options.variants:
-            campaign.record(replace(
+            campaign.record(msgspec.structs.replace(
                 next_launch, variant=name, run=f"{name}/{path.name}", status="orphaned",
                 reason="the campaign ended during the launch"))
     campaign.manifest.foreign = []

@@ -14,10 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from reports.advice.reduce_times import check_run, is_plain
-from reports.store import exposed
+from reports.store.exposed import COMPUTE
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result, State
 from reports.tables import steps
+from reports.tables.forms import shapes
 from reports.tables.rows import cost_us
 from reports.tables.sentences import machine, number, opening
 
@@ -64,7 +65,7 @@ def render(decode: Result, results: Sequence[Result]) -> str:
                  f"read and written while all copy, {number(memory.single_gb_s)} while one does"]
     lines = [textwrap.fill(sentence, 80) for sentence in sentences]
     errors = []
-    for cases in exposed.shapes(decode):
+    for cases in shapes(decode):
         lines += ["", steps.title(cases[0]), f"{'':<25}{'measured':>9}{'from the link':>15}"
                   f"{'error':>8}{'from compute':>14}{'error':>8}"]
         for row in rows(cases, reduces, memory):
@@ -110,12 +111,12 @@ def rows(cases: Sequence[Case], reduces: Sequence[Result], memory: Memory) -> li
         raise ResultError(f"{reduces[0].path} has no chained all-reduce of {cases[0].size_bytes} B "
                           f"in {cases[0].datatype}")
     by_algorithm = {case.algorithm: case for case in cases if cost_us(case)}
-    compute = by_algorithm.get(exposed.COMPUTE)
+    compute = by_algorithm.get(COMPUTE)
     compute_us = cost_us(compute) if compute else None
     lines = []
     for name, case in by_algorithm.items():
         took_us = cost_us(case) or 0.0
-        if name == exposed.COMPUTE:
+        if name == COMPUTE:
             lines.append(Row("compute", took_us, together_us, None))
         elif name == "one_rank":
             lines.append(Row("one rank", took_us, ranks * single_us, None))

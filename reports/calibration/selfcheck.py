@@ -153,7 +153,7 @@ def one_launch_alarms(spread: float, rng: np.random.Generator, n: int) -> list[F
         rho = stats.autocorrelation(list(variant / baseline))
         called = []
         for costs in zip(variant, baseline, strict=True):
-            ratio, low, high = stats.ratio_interval(*costs, rho=rho)
+            ratio, low, high = stats.median_interval(np.divide(*costs), rho=rho)
             called.append(abs(np.log(ratio)) > np.log1p(MARGIN) and not _covers(low, high))
         shares.append(float(np.mean(called)))
     return [Figure("One launch against one, by the intervals within them",

@@ -19,7 +19,7 @@ import msgspec
 from reports.imports.imported import ImportedFrom, ImportedRank, ImportedRun, write_imported
 from reports.imports.json_logs import parse_json
 from reports.imports.logged import LoggedTest, clean_line
-from reports.imports.mpi import parse_imb, parse_osu
+from reports.imports.mpi import parse_mpi
 from reports.imports.nccl_tests import parse_nccl
 from reports.store.foreign import MOST_BYTES, printable
 from reports.store.result import ResultError, content_of
@@ -86,7 +86,7 @@ def find_tests(path: Path, content: bytes) -> list[LoggedTest]:
         return [report]
     lines = text.split("\n")
     clean = [clean_line(line) for line in lines]
-    tests: list[LoggedTest] = [*parse_nccl(clean, lines), *parse_osu(clean), *parse_imb(clean)]
+    tests: list[LoggedTest] = [*parse_nccl(clean, lines), *parse_mpi(clean)]
     tests.sort(key=lambda test: test.first_line)
     for test, after in pairwise(tests):
         test.unread = [line for line in test.unread if line < after.first_line]

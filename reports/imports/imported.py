@@ -15,11 +15,9 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from reports.store.checks import NotNegative
-from reports.store.records import Record
-from reports.store.result import ResultError, content_of, read_lines
-from reports.store.schema import SCHEMA, End
-from reports.store.writing import write_whole
+from reports.store.result import ResultError, content_of, of_kind, read_lines
+from reports.store.schema import SCHEMA, End, NotNegative
+from reports.store.writing import to_line, write_whole
 
 
 class ImportedRank(TypedDict):
@@ -45,7 +43,7 @@ class ImportedFrom(msgspec.Struct, kw_only=True):
     last_line: int
 
 
-class ImportedRun(Record, kw_only=True, tag="run", tag_field="kind"):
+class ImportedRun(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
     """The head. `footer_avg_bus_bw` (GB/s) and `out_of_bounds` (`0 OK`, `2 FAILED`) are as printed.
     `statistic` describes `time_us.mean`: runs that differ in it are not comparable."""
 
@@ -84,7 +82,7 @@ class OverRanks(msgspec.Struct, kw_only=True):
     max: NotNegative | None = None
 
 
-class ImportedCase(Record, kw_only=True, tag="case", tag_field="kind"):
+class ImportedCase(msgspec.Struct, kw_only=True, tag="case", tag_field="kind"):
     """One printed half of a row, with the fields of a measured `Case`.
 
     `size_bytes` is as printed (per rank for OSU and IMB) and may repeat; bandwidths are in GB/s as
@@ -133,19 +131,17 @@ class Imported:
 
 
 NAME = re.compile(rb'\A([^\n]{0,1000}"imported_from":\{"file":)"(?:[^"\\\x00-\x1f]|\\["\\])*"')
-KINDS: dict[str, type[Record]] = {"run": ImportedRun, "case": ImportedCase, "end": End}
+KINDS: dict[str, type[msgspec.Struct]] = {"run": ImportedRun, "case": ImportedCase, "end": End}
 
 
 def read_imported(path: Path | str) -> Imported:
     """The imported run at `path`. Raises ResultError for anything else, also for measured runs."""
     path = Path(path)
-    lines = read_lines(path, "run imported from a log", KINDS, SCHEMA)
-    run, *records = (record for _, record in lines)
-    ends = [record for record in records if isinstance(record, End)]
+    records = read_lines(path, "run imported from a log", KINDS, SCHEMA)
+    ends = of_kind(End, records)
     if not ends:
         raise ResultError(f"{path} was cut off: import its log again")
-    assert isinstance(run, ImportedRun)
-    cases = [record for record in records if isinstance(record, ImportedCase)]
+    [run], cases = of_kind(ImportedRun, records), of_kind(ImportedCase, records)
     return Imported(path, run, cases, ends[-1])
 
 
@@ -155,7 +151,7 @@ def write_imported(folder: Path, run: ImportedRun, cases: Sequence[ImportedCase]
     already` or `written anew`. A file that differs only in the log's name stays. Raises ResultError
     if the file cannot be written."""
     path = folder / f"{run.run_id}.jsonl"
-    content = b"".join(map(_line, (run, *cases, end)))
+    content = b"".join(map(to_line, (run, *cases, end)))
     is_there = path.exists()
     if is_there and _without_name(_content(path)) == _without_name(content):
         return path, "is there already"
@@ -176,9 +172,3 @@ def _content(path: Path) -> bytes:
 
 def _without_name(content: bytes) -> bytes:
     return NAME.sub(rb"\1", content, count=1)
-
-
-def _line(record: Record) -> bytes:
-    fields = msgspec.to_builtins(record)  # faster than schema.to_line for thousands of cases
-    del fields["extra"]
-    return msgspec.json.encode(fields) + b"\n"

@@ -8,16 +8,14 @@ from typing import Any
 import msgspec
 
 from reports.imports import logged
-from reports.imports.imported import ImportedCase, ImportedSummary
-from reports.imports.logged import LoggedTest, collective_of, number, whole_number
-from reports.imports.nccl_rows import CPU_TIME, MEAN, TYPES
+from reports.imports.imported import ImportedCase
+from reports.imports.logged import collective_of, count_of, number, whole_number
+from reports.imports.nccl_end import make_case, set_status
+from reports.imports.nccl_rows import FIGURE, TYPES, Draft, Stage
 from reports.store.foreign import printable
 
-NO_FIGURE = ("None", "N/A", "nan", "-nan", "inf", "-inf")
-FALSE = ("false", False)
 
-
-def parse_json(text: str) -> LoggedTest | None:
+def parse_json(text: str) -> Draft | None:
     """The test in the report; None for other JSON. Raises msgspec.DecodeError for other text."""
     report = msgspec.json.decode(text)
     try:
@@ -26,12 +24,11 @@ def parse_json(text: str) -> LoggedTest | None:
         return None
 
 
-def _test(report: dict[str, Any], n_lines: int) -> LoggedTest:
+def _test(report: dict[str, Any], n_lines: int) -> Draft:
     rows, program = report["results"], (report.get("args") or [""])[0].rpartition("/")[2]
     base, suffix, _ = program.partition("_perf")
     name = collective_of(base.removesuffix("_test")) if suffix else None
-    test = LoggedTest("nccl-tests JSON", 1, n_lines, f"nccl-tests {name}" if name else "nccl-tests",
-                      MEAN, name)
+    test = Draft("nccl-tests JSON", 1, collective=name, last_line=n_lines)
     version = whole_number(str(report.get("nccl_version")))
     test.library = None if version is None else logged.nccl_version(version)
     _set_ranks(test, report["config"])
@@ -39,17 +36,26 @@ def _test(report: dict[str, Any], n_lines: int) -> LoggedTest:
         for in_place, half in ((False, row.get("out_of_place")), (True, row.get("in_place"))):
             if half is None:
                 continue
-            test.statistic = CPU_TIME if "cpu_time" in half else MEAN
+            test.statistic = logged.CPU_TIME if "cpu_time" in half else logged.MEAN
             case = _case(test, row, in_place, half)
             if case is not None:
                 test.add(case)
             else:
                 test.unread.append(position)
-    _set_status(test, report)
+    bounds, average = report.get("out_of_bounds"), report.get("average_bus_bandwidth")
+    if bounds:
+        verdict = "OK" if bounds.get("okay") in ("true", True) else "FAILED"
+        test.out_of_bounds = f"{_index(bounds['count'])} {verdict}"
+    bandwidth = average if isinstance(average, dict) else {}
+    test.footer_avg_bus_bw = number(str(bandwidth.get("bandwidth")))
+    if bandwidth.get("okay") in ("false", False) or report.get("errors"):
+        test.status = "failed"
+    test.stage = Stage.ROWS if average is None else Stage.FOOTER
+    set_status(test)
     return test
 
 
-def _set_ranks(test: LoggedTest, config: dict[str, Any]) -> None:
+def _set_ranks(test: Draft, config: dict[str, Any]) -> None:
     """nccl-tests lists only the first GPU of each process; other writers list every rank."""
     devices = config.get("devices") or []
     test.gpus = {_index(device["rank"]): printable(device.get("device_info") or "")
@@ -62,22 +68,6 @@ def _set_ranks(test: LoggedTest, config: dict[str, Any]) -> None:
     test.world_size = len(ranks) * steps[0] if steps else None
 
 
-def _set_status(test: LoggedTest, report: dict[str, Any]) -> None:
-    bounds, average = report.get("out_of_bounds"), report.get("average_bus_bandwidth")
-    if bounds:
-        verdict = "OK" if bounds.get("okay") in ("true", True) else "FAILED"
-        test.out_of_bounds = f"{_index(bounds['count'])} {verdict}"
-    bandwidth = average if isinstance(average, dict) else {}
-    test.footer_avg_bus_bw = number(str(bandwidth.get("bandwidth")))
-    has_failed = "FAILED" in (test.out_of_bounds or "") or bandwidth.get("okay") in FALSE
-    if has_failed or report.get("errors"):
-        test.end("failed", "the run itself says so")
-    elif average is None:
-        test.end("incomplete", "the report ends before the test does")
-    elif not test.cases:
-        test.end("incomplete", logged.NO_ROWS)
-
-
 def _index(value: Any) -> int:
     """A small whole number or its text. Raises ValueError for anything else."""
     if not re.fullmatch(r" *-?\d{1,9}", str(value)):
@@ -85,25 +75,21 @@ def _index(value: Any) -> int:
     return int(value)
 
 
-def _case(test: LoggedTest, row: dict[str, Any], in_place: bool,
+def _case(test: Draft, row: dict[str, Any], in_place: bool,
           half: dict[str, Any]) -> ImportedCase | None:
     """The case of a half; None if its time or another value is impossible."""
-    texts = {"time": str(half.get("cpu_time", half.get("time")))}
-    texts |= {name: str(half.get(name)) for name in ("alg_bw", "bus_bw")}
-    figures = {name: number(text) for name, text in texts.items()}
-    size, count, wrong = (logged.count_of(str(value)) for value in
-                          (row["size"], row.get("count"), half.get("nwrong")))
-    is_damaged = any(figures[name] is None and text not in NO_FIGURE
-                     for name, text in texts.items())
-    is_damaged |= any(value is None and raw not in (None, "N/A") for raw, value in
-                      ((row.get("count"), count), (half.get("nwrong"), wrong)))
-    if figures["time"] is None or size is None or is_damaged:
+    values = {"time": half.get("cpu_time", half.get("time")), "algbw": half.get("alg_bw"),
+              "busbw": half.get("bus_bw"), "wrong": half.get("nwrong"), "count": row.get("count")}
+    figures = {name: "N/A" if value is None else str(value) for name, value in values.items()}
+    size, count = count_of(str(row["size"])), count_of(figures["count"])
+    is_counted = count is not None or figures["count"] == "N/A"
+    if size is None or not is_counted or not all(map(FIGURE.fullmatch, figures.values())):
         return None
     datatype, redop, root = row.get("type"), row.get("redop"), row.get("root")
-    return ImportedCase(
-        case=0, collective=test.collective, in_place=in_place, size_bytes=size, count=count,
-        datatype=TYPES.get(datatype, printable(datatype)) if datatype else None,
-        redop=printable(redop) if redop else None, root=None if root is None else _index(root),
-        time_us=ImportedSummary(mean=figures["time"],
-                                n=whole_number(str(row.get("actual_iterations")))),
-        n_wrong=wrong, alg_bw_gb_s=figures["alg_bw"], bus_bw_gb_s=figures["bus_bw"])
+    case = make_case(test, in_place, figures, {
+        "size_bytes": size, "count": count, "root": None if root is None else _index(root),
+        "datatype": TYPES.get(datatype, printable(datatype)) if datatype else None,
+        "redop": printable(redop) if redop else None})
+    if case is not None and case.time_us is not None:
+        case.time_us.n = whole_number(str(row.get("actual_iterations")))
+    return case

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 from reports.imports import logged
 from reports.imports.imported import ImportedCase, ImportedSummary
 from reports.imports.logged import NO_ROWS, collective_of, number, only
-from reports.imports.nccl_rows import Draft, Row, Stage
+from reports.imports.nccl_rows import Draft, Stage
 
 PROGRAM = re.compile(
     r"(?:^|[\s/'\"`])(all_?reduce|all_?gather|reduce_?scatter|all_?to_?allv?|sendrecv|broadcast|"
@@ -25,7 +26,8 @@ def merge_interleaved(tests: list[Draft]) -> list[Draft]:
     """
     merged: list[Draft] = []
     for position, test in enumerate(tests):
-        test.end_row()
+        test.unread += [row.line for row in test.rows if not row.halves]
+        test.rows = [row for row in test.rows if row.halves]
         after = tests[position + 1] if position + 1 < len(tests) else None
         is_torn = after is not None and after.follows and (test.headless or _repeats(test))
         if after is not None and is_torn:
@@ -78,18 +80,17 @@ def end_test(test: Draft) -> None:
         test.format = "mscclpp-test"
     if test.layout.names[-1] == "res" and not test.sized:
         test.format = "NCCL 1.x"
-    test.benchmark = f"{test.format} {test.collective}" if test.collective else test.format
     if test.format == "mscclpp-test":
         test.library = "MSCCL++"
     for row in test.rows:
-        for in_place, figures in row.halves:
+        for in_place, figures in row.halves.items():
             by_name = dict(zip(test.layout.names, figures, strict=True))
-            case = _case(test, row, in_place, by_name)
+            case = make_case(test, in_place, by_name, row.fields | {"line": row.line})
             if case is not None:
                 test.add(case)
             elif set(figures) != {"N/A"}:
                 test.unread.append(row.line)
-    _set_status(test)
+    set_status(test)
 
 
 def _set_ranks(test: Draft) -> None:
@@ -103,7 +104,8 @@ def _set_ranks(test: Draft) -> None:
     test.gpus = {rank: gpu for rank, gpu in models if models_of[rank] == 1}
 
 
-def _set_status(test: Draft) -> None:
+def set_status(test: Draft) -> None:
+    """Fills in how the test ended."""
     has_footer = test.format not in ("NCCL 1.x", "mscclpp-test")
     if "FAILED" in (test.out_of_bounds or "") or test.status == "failed":
         test.end("failed", "the run itself says so")
@@ -117,7 +119,8 @@ def _set_status(test: Draft) -> None:
         test.end("incomplete", "the log ends before the test does")
 
 
-def _case(test: Draft, row: Row, in_place: bool, figures: dict[str, str]) -> ImportedCase | None:
+def make_case(test: Draft, in_place: bool, figures: dict[str, str],
+              fields: dict[str, Any]) -> ImportedCase | None:
     """The case of a half; None without a time, or if the count of wrong elements is unreadable."""
     time, alg_bw, bus_bw = (number(figures[name]) for name in ("time", "algbw", "busbw"))
     n_wrong = logged.count_of(figures.get("wrong", ""))
@@ -128,14 +131,13 @@ def _case(test: Draft, row: Row, in_place: bool, figures: dict[str, str]) -> Imp
     if "i_p99" in figures:
         summary.min, summary.max, summary.p99 = (
             number(figures[name]) for name in ("i_min", "i_max", "i_p99"))
-    case = ImportedCase(case=0, collective=test.collective, in_place=in_place, line=row.line,
-                        alg_bw_gb_s=alg_bw, bus_bw_gb_s=bus_bw, time_us=summary, n_wrong=n_wrong,
-                        **row.fields)
+    case = ImportedCase(case=0, collective=test.collective, in_place=in_place, time_us=summary,
+                        alg_bw_gb_s=alg_bw, bus_bw_gb_s=bus_bw, n_wrong=n_wrong, **fields)
     if "wrong" not in figures:
         case.max_error = number(figures.get("error", figures.get("res", "")))
     if test.collective in ALGBW_WITH_FACTOR and time and alg_bw is not None and alg_bw == bus_bw:
         # In 2019 and 2020 this algbw included the factor (n-1)/n of busbw.
-        computed = row.fields["size_bytes"] / time_us / 1e3
+        computed = fields["size_bytes"] / time_us / 1e3
         rounding = (computed * logged.half_digit(figures["time"]) / time
                     + logged.half_digit(figures["algbw"]))
         if computed - alg_bw > 1.01 * rounding:

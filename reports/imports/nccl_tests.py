@@ -13,20 +13,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from reports.imports import logged
-from reports.imports.logged import LoggedTest, collective_of
+from reports.imports.logged import CPU_TIME, LoggedTest, collective_of
 from reports.imports.nccl_end import PROGRAM, end_test, merge_interleaved
-from reports.imports.nccl_rows import CPU_TIME, MEAN, Draft, Layout, Stage, read_row
+from reports.imports.nccl_rows import Draft, Layout, Stage
 
 HALF = r"(?: (?:cpu)?time algbw busbw(?: (?:wrong|error|res))?(?: i_\S+)*)"
 HEADER = re.compile(rf"(?:size|bytes) (?:count|n)( type)?(?: redop| op)?( root)?({HALF})({HALF})?"
                     r"( timestamp)?")
 PLACES = re.compile(r"(?:(?:out-of|in)-place(?: \(\+ per-iteration\))?\s*)+")
-STARTING = re.compile(
-    r"Collective test (starting|concluded): (\w+?)(?:_test)?(?:_perf)?(?:_mpi)?$")
-PARAMETERS = re.compile(r"(?:nThread \d+ nGpus \d+ )?minBytes \d+ maxBytes \d+ ")
-RANK = re.compile(
-    r"Rank +(\d{1,7})(?: +Group +(\d+))?(?: +Pid +\d+)? +on +\S+ +device +\d+ +\[[^\]]*\] *(.*)|"
-    r"Device +(\d{1,7}) +-> +\d+ +\[[^\]]*\] *(.*)")
+# A line before the table; the name of its group is the stage that it begins.
+HEAD = re.compile(
+    r"(?P<BANNER>nccl-tests version )|(?P<STARTED>Collective test starting: )|"
+    r"(?P<SIZES>(?:nThread \d+ nGpus \d+ )?minBytes \d+ maxBytes \d+ )|"
+    r"(?P<DEVICES>Using devices|Initializing MSCCL\+\+)|"
+    r"(?P<RANKS>(?:Device +(?P<device>\d{1,7}) +->|"
+    r"Rank +(?P<rank>\d{1,7})(?: +Group +(?P<group>\d+))?(?: +Pid +\d+)? +on +\S+ +device)"
+    r" +\d+ +\[[^\]]*\] *)")
+NAME = re.compile(r"Collective test (?:starting|concluded): (\w+?)(?:_test)?(?:_perf)?(?:_mpi)?$")
+LIBRARY = re.compile(r"\bnccl-library=(\d{5,6})\b")
 BOUNDS = re.compile(r"Out of bounds values *: *(\d{1,18} (?:OK|FAILED))")
 AVERAGE = re.compile(r"Avg bus bandwidth *: *([\d.e+-]+)( *FAILED)?")
 FAILURE = re.compile(r"\bTest (?:NCCL|CUDA|HIP|MPI) failure|\bTest timeout \(\d+s\)|"
@@ -65,8 +69,7 @@ class Reader:
         is_past = test is not None and (
             test.stage > stage or (test.stage == stage and stage not in (Stage.RANKS, Stage.TABLE)))
         if test is None or is_past:
-            test = Draft("nccl-tests", line_number, line_number, "nccl-tests", MEAN,
-                         library=self.library)
+            test = Draft("nccl-tests", line_number, library=self.library)
             test.commands, self.commands = self.commands, []
             self.tests.append(test)
         test.stage = stage
@@ -100,87 +103,76 @@ class Reader:
         test = self.last
         in_table = test is not None and test.stage in (Stage.TABLE, Stage.ROWS)
         layout = test.layout if test is not None and in_table else Layout()
-        row, is_whole = read_row(layout, words, line_number)
-        has_size = row is not None and bool(row.fields)
-        if test is not None and not has_size and test.continue_row([word for word, _ in words]):
+        row, texts = layout.read(words, line_number), [word for word, _ in words]
+        is_sized = len(texts) > 1 and None not in map(logged.whole_number, texts[:2])
+        if test is not None and not is_sized and test.continue_row(" ".join(texts)):
             return True
-        if row is None:
-            return False
-        if not is_whole or not (row.halves or layout.has_header):
-            if test is not None and in_table:
+        if row is None or not (row.halves or layout.has_header):
+            is_damaged = in_table and (is_sized or layout.looks_like_row(texts))
+            if test is not None and is_damaged:
                 test.unread.append(line_number)
-            return in_table
+            return is_damaged
         if test is None or test.stage == Stage.FOOTER:
-            self.tests.append(Draft("nccl-tests", line_number, line_number, "nccl-tests", MEAN,
-                                    headless=True, follows=test is not None))
-        self.tests[-1].begin_row(row)
+            self.tests.append(
+                Draft("nccl-tests", line_number, headless=True, follows=test is not None))
+        self.tests[-1].rows.append(row)
+        self.tests[-1].stage = Stage.ROWS
         return True
 
     def read_head(self, line_number: int, text: str) -> bool:
         """Whether the line stands before a table."""
-        test = self.last
-        starting, rank = STARTING.match(text), RANK.match(text)
-        if PARAMETERS.match(text):
-            test = self.begin(Stage.SIZES, line_number)
-            test.format, test.sized = "nccl-tests" if text[0] == "n" else "mscclpp-test", True
-        elif starting is not None:
-            if starting[1] == "starting" or test is None:
-                test = self.begin(Stage.STARTED, line_number)
-            test.names |= {collective_of(starting[2])} - {None}
-        elif text.startswith("nccl-tests version "):
-            test = self.begin(Stage.BANNER, line_number)
-            code = re.search(r"nccl-library=(\d{5,6})\b", text)
-            if code is not None:
-                test.library = self.library = logged.nccl_version(int(code[1]))
-        elif text.startswith("rccl-tests: Version ") and test is not None:
-            test.format = "rccl-tests"
-        elif text.startswith("Initializing MSCCL++"):
-            if test is None or test.stage not in (Stage.DEVICES, Stage.RANKS):
-                test = self.begin(Stage.DEVICES, line_number)
-            test.format = "mscclpp-test"
-        elif text.startswith("Using devices"):
-            self.begin(Stage.DEVICES, line_number)
-        elif rank is not None:
-            test = self.begin(Stage.RANKS, line_number)
-            test.listed.append((int(rank[1] or rank[4]), rank[2] or "0", rank[3] or rank[5] or ""))
-        else:
+        head, name, test = HEAD.match(text), NAME.match(text), self.last
+        is_mscclpp, is_rccl = (text.startswith(start) for start in
+                               ("Initializing MSCCL++", "rccl-tests: Version "))
+        is_repeated = is_mscclpp and test and test.stage in (Stage.DEVICES, Stage.RANKS)
+        if head is not None and not is_repeated:
+            test = self.begin(Stage[head.lastgroup or ""], line_number)
+        if test is None or not (head or name or is_rccl):
             return False
+        if is_rccl:
+            test.format = "rccl-tests"
+        elif is_mscclpp:
+            test.format = "mscclpp-test"
+        elif name is not None:
+            test.names |= {collective_of(name[1])} - {None}
+        elif test.stage == Stage.SIZES:
+            test.format, test.sized = "nccl-tests" if text[0] == "n" else "mscclpp-test", True
+        elif head is not None and test.stage == Stage.RANKS:
+            rank = int(head["rank"] or head["device"])
+            test.listed.append((rank, head["group"] or "0", text[head.end():]))
+        elif code := LIBRARY.search(text):
+            test.library = self.library = logged.nccl_version(int(code[1]))
         return True
 
     def read_header(self, line_number: int, text: str, words: list[tuple[str, int]]) -> bool:
-        """Whether the line belongs to the header of a table."""
-        names = " ".join(word for word, _ in words).lower()
-        header = HEADER.fullmatch(names)
+        """Whether the line belongs to the header of a table. mscclpp-test has no type."""
+        header = HEADER.fullmatch(" ".join(word for word, _ in words).lower())
         if PLACES.fullmatch(text) is not None:
             self.places = [place == "in" for place in re.findall(r"\b(out-of|in)-place", text)]
-        elif header is not None:
-            self.begin_table(self.begin(Stage.TABLE, line_number), header, words)
-        elif self.last and self.last.stage == Stage.TABLE and re.search(r"\((?:us|ms)\)", text):
+            return True
+        if header is None:
+            is_units = re.search(r"\((?:us|ms)\)", text) is not None
+            if self.last is None or self.last.stage != Stage.TABLE or not is_units:
+                return False
             self.last.layout.milliseconds = "(ms)" in text
-        else:
-            return False
-        return True
-
-    def begin_table(self, test: Draft, header: re.Match[str],
-                    words: list[tuple[str, int]]) -> None:
-        """Sets the layout of the rows; mscclpp-test has no type."""
-        test.headers += 1
+            return True
+        test = self.begin(Stage.TABLE, line_number)
         time_ends = [end for word, end in words if word.lower() in ("time", "cputime")]
-        names = tuple(header[3].split())
-        places = [not header[1], bool(header[1])][: len(time_ends)]
+        names, is_typed = header[3].split(), bool(header[1])
+        places = [not is_typed, is_typed] if len(time_ends) > 1 else [False]
         if len(self.places) == len(time_ends):
             places = self.places
-        elif len(time_ends) == 1:
-            places = [False]
         self.places = []
+        test.headers += 1
         if names[0] == "cputime":
             test.statistic = CPU_TIME
-        if not header[1]:
+        if not is_typed:
             test.format = "mscclpp-test"
         test.layout = Layout(
-            has_header=True, typed=bool(header[1]), rooted=bool(header[2]),
+            has_header=True, typed=is_typed, rooted=bool(header[2]), size_end=words[0][1],
             names=("time", *names[1:]), places=tuple(zip(places, time_ends, strict=True)),
-            size_end=words[0][1], milliseconds=names[-1] == "res")
+            milliseconds=names[-1] == "res")
+        return True
 
     def read_footer(self, line_number: int, text: str) -> bool:
         """Whether the line ends a test: its results, or a failure."""

@@ -23,6 +23,7 @@ from reports.store.schema import Result
 from reports.store.writing import write_named
 from reports.tables import exposed_table, imported_table, link, rows, sentences, steps
 from reports.tables.figure import COLOURS, dress, figure, styles_of
+from reports.tables.forms import Form
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, size_text
 from reports.tables.summary import token
 
@@ -109,14 +110,14 @@ def _answer(result: Result) -> Card:
         title = steps.title(next(iter(groups[0].values())).case).partition(";")[0]
         verdicts = [line for group in groups for line in steps.verdict(result, group)]
         return Card(verdicts, f"ms a step, {title}", bars=_bars(groups[0].values(), 1e3))
-    if exposed.is_of(result):
+    if result.run.benchmark in exposed.BENCHMARKS:
         shapes = [(cases[0], forms) for cases, forms in exposed_table.groups(result) if forms]
         return Card([exposed_table.verdict(case, forms) for case, forms in shapes],
                     "us of the first shape", bars=_bars(shapes[0][1].values(), 1) if shapes else {})
     return _size_answer(result)
 
 
-def _bars(forms: Iterable[exposed.Form], unit_us: float) -> dict[str, float]:
+def _bars(forms: Iterable[Form], unit_us: float) -> dict[str, float]:
     """The median of each form, in units of `unit_us` microseconds."""
     medians_us = {form.name: exposed_table.median_us(form) for form in forms}
     return {name: us / unit_us for name, us in medians_us.items() if us is not None}

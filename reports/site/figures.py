@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from reports.site.page import Row, Section
 from reports.site.svg import Picture, draw_picture
-from reports.store.samples import read_samples
+from reports.store.samples import SamplesGone, read_samples
 from reports.store.schema import Case, Result
 from reports.tables import plot
 from reports.tables.figure import Line, figure, lines_of, round_ticks
@@ -122,7 +122,10 @@ def iterations(heading: str, result: Result, drawn: Drawn) -> Section:
 
 def _read_times_us(result: Result, case: Case) -> Times | None:
     """The times of a case, or None without valid samples."""
-    samples = read_samples(result, case)
+    try:
+        samples = read_samples(result, case)
+    except SamplesGone:
+        return None
     if samples is None or not len(samples):
         return None
     ranks, counts = np.unique(samples[:, 1], return_counts=True)

@@ -13,22 +13,23 @@ from numpy.typing import NDArray
 
 from reports.store.bound import set_bound
 from reports.store.case import (
-    CASE_KEY,
     LinkStates,
     beside,
     case_bus_factor,
     find_states,
     late_us,
     round_trip_ns,
+    summary_of,
     where_wrong,
 )
 from reports.store.exposed import TOGETHER, costs_in, set_exposed
-from reports.store.schema import Block, Case, CaseHeader, LinkBlock, Range, Run, State, Summary
-from reports.store.stats import autocorrelation, median_interval
+from reports.store.schema import Block, Case, CaseFields, LinkBlock, Range, Run, State, Summary
+from reports.store.stats import autocorrelation
 
 Samples = dict[int, NDArray[np.floating[Any]]]
 BlocksByState = dict[int | None, list[Block]]
-QUANTITIES = ("time_us", "consume_us", "total_us", "arrival_skew_us")
+OF_ITERATIONS = ("time_us", "consume_us", "total_us", "arrival_skew_us")
+OF_BLOCKS = ("chain_only_us", "matmul_gflop_s", "matmul_alone_gflop_s")
 P95_SAMPLES = 20
 P99_SAMPLES, P99_BLOCKS = 1000, 10
 
@@ -50,7 +51,9 @@ def build_cases(run: Run, blocks: Sequence[Block], link_blocks: Sequence[LinkBlo
     rho = autocorrelation([
         [block.time_us for block in groups.get(states.longest, []) if block.time_us > 0]
         for groups in by_state])
-    cases = [_planned_case(number, header) for number, header in enumerate(run.cases)]
+    cases = [Case(case=number, **{name: getattr(header, name)
+                                  for name in CaseFields.__struct_fields__})
+             for number, header in enumerate(run.cases)]
     for case, case_blocks, groups in zip(cases, blocks_of, by_state, strict=True):
         if case.status == "ok" and not case_blocks:
             case.status, case.reason = "not measured", reason
@@ -59,14 +62,11 @@ def build_cases(run: Run, blocks: Sequence[Block], link_blocks: Sequence[LinkBlo
             state = _summarise(case, groups, states, rows, rho)
             case.blocks_mixed = sum(round_trip_ns(block) is None for block in case_blocks)
             _count_wrong(case, case_blocks)
-            _set_bandwidth(case, run, link_blocks, state, states)
+            links = [link for link in link_blocks if link.size_bytes == case.size_bytes]
+            same_state = [link for link in links if states.state_of(link) == state]
+            _set_bandwidth(case, run, links if state is None else same_state or links)
     set_exposed(cases, costs_in(blocks, states.of_block, states.longest))
     return cases
-
-
-def _planned_case(number: int, header: CaseHeader) -> Case:
-    names = (*CASE_KEY, "count", "status", "reason", "chosen", "calls", "routing", "snr_db")
-    return Case(case=number, **{name: getattr(header, name) for name in names})
 
 
 def _summarise(case: Case, by_state: BlocksByState, states: LinkStates,
@@ -84,14 +84,6 @@ def _summarise(case: Case, by_state: BlocksByState, states: LinkStates,
     case.link_rtt_ns = _rtt_range(blocks)
     if builds := Counter(block.chosen for block in blocks if block.chosen):
         case.chosen = builds.most_common(1)[0][0]
-    chain = _values(blocks, "chain_only_us")
-    if len(chain) == len(blocks):
-        case.chain_only_us = _summary(chain, rho)
-    matmul = [block for block in blocks
-              if block.matmul_gflop_s is not None and block.matmul_alone_gflop_s is not None]
-    if matmul:
-        case.matmul_gflop_s = _summary(_values(matmul, "matmul_gflop_s"), rho)
-        case.matmul_alone_gflop_s = _summary(_values(matmul, "matmul_alone_gflop_s"), rho)
     n_blocks = sum(map(len, by_state.values()))
     for other in sorted(settled.keys() - {state}):
         group = settled[other]
@@ -112,8 +104,7 @@ def _count_wrong(case: Case, blocks: Sequence[Block]) -> None:
             case.reason += f", first in {place[1]}"
 
 
-def _set_bandwidth(case: Case, run: Run, link_blocks: Sequence[LinkBlock], state: int | None,
-                   states: LinkStates) -> None:
+def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
     """Fills in bandwidths and bound, if they have a meaning: not for a wrong result, not for a case
     that also computes, and not for a late rank, whose time starts after the others moved data."""
     if case.status == "wrong" or case.collective in TOGETHER or late_us(case.shape):
@@ -123,13 +114,7 @@ def _set_bandwidth(case: Case, run: Run, link_blocks: Sequence[LinkBlock], state
         case.alg_bw_gb_s = case.size_bytes / case.time_us.median / 1e3
         case.bus_bw_gb_s = case.alg_bw_gb_s * case_bus_factor(case, run.world["size"])
     if not beside(case.shape):  # the machine's parts are measured without background load
-        set_bound(case, run, link_blocks, state, states)
-
-
-def _values(blocks: Sequence[Block], name: str) -> list[float]:
-    """A quantity of the blocks that have it."""
-    values = [getattr(block, name) for block in blocks]
-    return [value for value in values if value is not None]
+        set_bound(case, run, links)
 
 
 def _rtt_range(blocks: Sequence[Block]) -> Range | None:
@@ -137,45 +122,39 @@ def _rtt_range(blocks: Sequence[Block]) -> Range | None:
     return Range(median=float(np.median(trips)), min=min(trips), max=max(trips)) if trips else None
 
 
-def _summary(block_medians: Sequence[float], rho: float, iterations: NDArray[Any] | None = None,
-             n: int | None = None, mean: float | None = None) -> Summary:
-    """Summarises a quantity; `iterations` are its single values, `mean` their mean without them."""
-    n_blocks = len(block_medians)
-    median, low, high = median_interval(block_medians, rho=rho)
-    summary = Summary(median=median, ci_low=low, ci_high=high, n=n, n_blocks=n_blocks, mean=mean)
-    if iterations is not None and len(iterations):
-        summary.p25, summary.p75 = (float(p) for p in np.percentile(iterations, [25, 75]))
-        if len(iterations) >= P95_SAMPLES:
-            summary.p95 = float(np.percentile(iterations, 95))
-        if len(iterations) >= P99_SAMPLES and n_blocks >= P99_BLOCKS:
-            summary.p99 = float(np.percentile(iterations, 99))
-        summary.min, summary.max = float(iterations.min()), float(iterations.max())
-        summary.mean = float(iterations.mean())
-    return summary
-
-
 def _summaries(blocks: Sequence[Block], samples: NDArray[Any] | None,
                rho: float) -> dict[str, Summary]:
-    """QUANTITIES over these blocks, without those that no block has."""
-    n = sum(block.n for block in blocks)
-    values = {name: _values(blocks, name) for name in QUANTITIES}
-    values["total_us"] = [block.time_us if block.total_us is None else block.total_us
-                          for block in blocks]
+    """The quantities of these blocks, without those that no block has."""
+    medians = {name: [getattr(block, name) for block in blocks]
+               for name in (*OF_ITERATIONS, *OF_BLOCKS)}
+    medians["total_us"] = [block.cost_us for block in blocks]
+    summaries = {name: summary_of([value for value in values if value is not None], rho)
+                 for name, values in medians.items() if any(v is not None for v in values)}
     iterations = _iterations(blocks, samples)
-    time, consume = iterations.get("time_us"), iterations.get("consume_us")
-    if time is not None:
-        adds = consume is not None and values["consume_us"]
-        iterations["total_us"] = time + consume if adds else time
-    means = [(block.mean_us, block.n) for block in blocks if block.mean_us is not None]
-    mean = sum(m * k for m, k in means) / n if len(means) == len(blocks) and n else None
-    means_of = {"time_us": mean, "total_us": None if values["consume_us"] else mean}
-    return {name: _summary(medians, rho, iterations.get(name), n, means_of.get(name))
-            for name, medians in values.items() if medians}
+    n = sum(block.n for block in blocks)
+    for name in summaries.keys() & set(OF_ITERATIONS):
+        summaries[name].n = n
+        if name in iterations:
+            _add_distribution(summaries[name], iterations[name])
+    if not iterations and n and all(block.mean_us is not None for block in blocks):
+        mean_us = sum((block.mean_us or 0) * block.n for block in blocks) / n
+        for name in ("time_us",) if "consume_us" in summaries else ("time_us", "total_us"):
+            summaries[name].mean = mean_us
+    return summaries
+
+
+def _add_distribution(summary: Summary, iterations: NDArray[Any]) -> None:
+    summary.p25, summary.p75, p95, p99 = np.percentile(iterations, [25, 75, 95, 99]).tolist()
+    summary.p95 = p95 if len(iterations) >= P95_SAMPLES else None
+    has_p99 = len(iterations) >= P99_SAMPLES and (summary.n_blocks or 0) >= P99_BLOCKS
+    summary.p99 = p99 if has_p99 else None
+    summary.min, summary.max = float(iterations.min()), float(iterations.max())
+    summary.mean = float(iterations.mean())
 
 
 def _iterations(blocks: Sequence[Block], samples: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
-    """Time, consume and arrival skew of each iteration of these blocks, in microseconds: the value
-    of the slowest rank. A quantity with missing values is left out."""
+    """The OF_ITERATIONS of each iteration of these blocks, in microseconds: the value of the
+    slowest rank. A quantity with missing values is left out."""
     if samples is None:
         return {}
     # Sorting is stable, so the iterations of a rank stay in order.
@@ -185,7 +164,9 @@ def _iterations(blocks: Sequence[Block], samples: NDArray[Any] | None) -> dict[s
         start, stop = np.searchsorted(ordered[:, 0], [block.block, block.block + 1])
         n_ranks = max(1, len(np.unique(ordered[start:stop, 1])))
         slowest.append(ordered[start:stop, 2:].reshape(n_ranks, -1, 3).max(axis=0))
-    columns = np.concatenate(slowest).T
-    names = ("time_us", "consume_us", "arrival_skew_us")
-    return {name: column for name, column in zip(names, columns, strict=True)
+    time, consume, skew = np.concatenate(slowest).T
+    has_consume = np.isfinite(consume).all()
+    columns = {"time_us": time, "consume_us": consume, "arrival_skew_us": skew,
+               "total_us": time + consume if has_consume else time}
+    return {name: column for name, column in columns.items()
             if len(column) and np.isfinite(column).all()}

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from reports.store.schema import Block, Case, FirstWrong, LinkBlock
-from reports.store.stats import link_states
+from reports.store.schema import Block, Case, FirstWrong, LinkBlock, Summary
+from reports.store.stats import link_states, median_interval
 
 CASE_KEY = (
     "collective", "shape", "size_bytes", "datatype", "redop", "mode", "variant", "memory",
@@ -46,6 +46,13 @@ class LinkStates:
     def share(self, state: int) -> float:
         """The share of all blocks, mixed ones included, that were in this state."""
         return self.of_block.count(state) / max(len(self.of_block), 1)
+
+    def state_of(self, link: LinkBlock) -> int | None:
+        """The state with the nearest round trip; None if the link changed between the probes."""
+        trip_ns = round_trip_ns(link)
+        if trip_ns and self.rtt_ns:
+            return int(np.argmin(np.abs(np.log(self.rtt_ns) - np.log(trip_ns))))
+        return None if trip_ns is None else 0
 
 
 def find_states(blocks: Sequence[Block], least_share: float = SETTLED_SHARE) -> LinkStates:
@@ -81,6 +88,11 @@ def round_trip_ns(block: Block | LinkBlock) -> float | None:
     if min(before, after) <= 0 or max(before, after) > MIXED_RATIO * min(before, after):
         return None
     return float(np.sqrt(before * after))
+
+
+def summary_of(values: Sequence[float], rho: float = 0.0) -> Summary:
+    median, low, high = median_interval(values, rho=rho)
+    return Summary(median=median, ci_low=low, ci_high=high, n_blocks=len(values))
 
 
 def describe_wrong(wrong: FirstWrong) -> str:

@@ -12,8 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from reports.store.records import Record
-from reports.store.result import ResultError, read_lines
+from reports.store.result import ResultError, of_kind, read_lines
 
 MANIFEST = "campaign.jsonl"
 SCHEMA = 1
@@ -23,7 +22,7 @@ BESIDE_A_RUN = {".samples", ".flight"}
 REPORTS = {"", ".png", ".svg", ".html", ".md", ".xml", ".csv"}  # output of reports on a campaign
 
 
-class Variant(Record, kw_only=True):
+class Variant(msgspec.Struct, kw_only=True):
     """The command of a variant. Possible secrets are removed from `argv` and `environment`, so they
     are for reading only."""
 
@@ -33,7 +32,7 @@ class Variant(Record, kw_only=True):
     environment: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-class Campaign(Record, kw_only=True, tag="campaign", tag_field="kind"):
+class Campaign(msgspec.Struct, kw_only=True, tag="campaign", tag_field="kind"):
     """The head. The first variant is the baseline; `margin` is a fraction, 0.01 for 1 %. `plan` is
     a hash of the command line."""
 
@@ -50,7 +49,7 @@ class Campaign(Record, kw_only=True, tag="campaign", tag_field="kind"):
     variants: Annotated[list[Variant], msgspec.Meta(min_length=1)]
 
 
-class Launch(Record, kw_only=True, tag="launch", tag_field="kind"):
+class Launch(msgspec.Struct, kw_only=True, tag="launch", tag_field="kind"):
     """One launch. Launches with the same `stage` and `pair` ran one after the other. `run` is the
     run's file, relative to the campaign's folder; None if the launch left no file."""
 
@@ -66,7 +65,7 @@ class Launch(Record, kw_only=True, tag="launch", tag_field="kind"):
     reason: str | None = None
 
 
-class Stage(Record, kw_only=True, tag="stage", tag_field="kind"):
+class Stage(msgspec.Struct, kw_only=True, tag="stage", tag_field="kind"):
     """A stage that starts now: its sizes in bytes (all if empty), the smallest effect that it
     should detect (a fraction, None if unknown), and the longest expected time."""
 
@@ -76,7 +75,7 @@ class Stage(Record, kw_only=True, tag="stage", tag_field="kind"):
     expected_s: float | None = None
 
 
-class End(Record, kw_only=True, tag="end", tag_field="kind"):
+class End(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):
     """The last line; a campaign without it was interrupted and can continue."""
 
     status: str
@@ -93,7 +92,7 @@ class Manifest:
     end: End | None = None
     foreign: list[Path] = field(default_factory=list)
 
-    def add(self, record: Record) -> None:
+    def add(self, record: msgspec.Struct) -> None:
         """Adds the next line; an orphaned launch replaces its earlier line."""
         if isinstance(record, Launch):
             if record.status == "orphaned" and record.run is not None:
@@ -105,38 +104,36 @@ class Manifest:
             self.end = record
 
 
-KINDS: dict[str, type[Record]] = {
+KINDS: dict[str, type[msgspec.Struct]] = {
     "campaign": Campaign, "launch": Launch, "stage": Stage, "end": End}
 
 
 def read_manifest(folder: Path | str) -> Manifest:
     """The campaign in `folder`.
 
-    Drops an incomplete last line. Raises ResultError, with the file and the line, for a file that
-    is no manifest, that is damaged before its last line, that has a newer schema, or that names a
-    missing run file.
+    Drops an incomplete last line. Raises ResultError for a file that is no manifest, that is
+    damaged before its last line, that has a newer schema, or that names a missing run file.
     """
-    folder = Path(folder)
-    lines = read_lines(folder / MANIFEST, "manifest", KINDS, SCHEMA)
-    _, campaign = next(lines)
-    assert isinstance(campaign, Campaign)
-    manifest = Manifest(folder, campaign)
-    for place, record in lines:
+    path = Path(folder) / MANIFEST
+    records = read_lines(path, "manifest", KINDS, SCHEMA)
+    manifest = Manifest(path.parent, of_kind(Campaign, records)[0])
+    for record in records:
         if isinstance(record, Launch) and record.run is not None:
-            _check_run_file(place, record, manifest)
+            problem = _problem_with(Path(record.run), record, manifest)
+            if problem:
+                raise ResultError(f"{path}: the run {record.run} {problem}")
         manifest.add(record)
     manifest.foreign = _foreign(manifest)
     return manifest
 
 
-def _check_run_file(place: str, launch: Launch, manifest: Manifest) -> None:
-    run = Path(launch.run or "")
+def _problem_with(run: Path, launch: Launch, manifest: Manifest) -> str | None:
     if run.is_absolute() or ".." in run.parts:
-        raise ResultError(f"{place}: the run file {run} is outside the campaign")
+        return "is outside the campaign"
     if not (manifest.folder / run).is_file():
-        raise ResultError(f"{place}: the run file {run} is not there")
-    if launch.status == "finished" and any(other.run == launch.run for other in manifest.launches):
-        raise ResultError(f"{place}: the run {run} belongs to another launch")
+        return "is not there"
+    is_taken = any(other.run == launch.run for other in manifest.launches)
+    return "belongs to another launch" if launch.status == "finished" and is_taken else None
 
 
 def _foreign(manifest: Manifest) -> list[Path]:

@@ -1,26 +1,28 @@
 """Reads run files, complete or cut off, and other files of JSON lines. The cases of a run without
-an end are built from its blocks. `schema` describes the records; `run_file` writes them."""
+an end are built from its blocks. `schema` describes the records; `writing` writes them."""
 
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from reports.store import foreign
 from reports.store.build import build_cases
 from reports.store.case import BUS_FACTORS, CASE_KEY
+from reports.store.checks import check_open_parts
 from reports.store.exposed import TOGETHER
-from reports.store.once import remembered
-from reports.store.records import Record, from_dict
 from reports.store.schema import KINDS, SCHEMA, Block, Case, End, Flight, LinkBlock, Result, Run
 
 MAX_HEAD_BYTES = 50_000_000
 PAGE_BYTES, COUNTERS_OFFSET = 4096, 2048  # of a flight record
 ENDED_EARLY = "the run ended first"
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+Kind = TypeVar("Kind", bound=msgspec.Struct)
+_results: dict[Path, Result] | None = None  # in `read_once`
 
 
 class ResultError(Exception):
@@ -46,35 +48,56 @@ def content_of(path: Path, most_bytes: int = foreign.MOST_BYTES) -> bytes:
         raise ResultError(f"{path} cannot be read: {error.strerror}") from error
 
 
-@remembered
+@contextmanager
+def read_once() -> Iterator[None]:
+    """Makes `read` read each file once within this context. Processes that are forked within the
+    context share the results that were read before."""
+    global _results
+    _results = {}
+    try:
+        yield
+    finally:
+        _results = None
+
+
 def read(path: Path | str) -> Result:
     """The run in the file `path`.
 
-    Drops an incomplete last line; the run then counts as incomplete. Raises ResultError, with the
-    file and the line, for a file that is no run file, that is damaged before its last line, or that
-    has a newer schema; ImportedRunError for a run imported from a log.
+    Drops an incomplete last line; the run then counts as incomplete. Raises ResultError for a file
+    that is no run file, that is damaged before its last line, or that has a newer schema;
+    ImportedRunError for a run imported from a log.
     """
     path = Path(path)
+    result = _results.get(path) if _results else None
+    if result is None:
+        result = _read(path)
+    if _results is not None:
+        _results[path] = result
+    return result
+
+
+def _read(path: Path) -> Result:
     if is_imported(path):
         raise ImportedRunError(
             f"{path} was imported from a log: `reports show` shows it, nothing judges it")
-    records: dict[type[Record], list[Any]] = {kind: [] for kind in KINDS.values()}
-    for _, record in read_lines(path, "run file", KINDS, SCHEMA):
-        records[type(record)].append(record)
-    run: Run = records[Run][0]
-    cases: list[Case] = records[Case]
-    end: End | None = records[End][-1] if records[End] else None
+    lines = read_lines(path, "run file", KINDS, SCHEMA)
+    [run], cases, ends = of_kind(Run, lines), of_kind(Case, lines), of_kind(End, lines)
+    blocks, link_blocks = of_kind(Block, lines), of_kind(LinkBlock, lines)
+    try:
+        check_open_parts(run, cases)
+    except msgspec.ValidationError as error:
+        raise ResultError(f"{path} is not a run file of schema {SCHEMA} ({error})") from error
     collectives = {header.collective for header in run.cases}
     if unknown := collectives - BUS_FACTORS.keys() - set(TOGETHER):
         raise ResultError(f"{path}: unknown collective {min(unknown)!r}")
-    if any(not 0 <= block.case < len(run.cases) for block in records[Block]):
+    if any(not 0 <= block.case < len(run.cases) for block in blocks):
         raise ResultError(f"{path}: a block belongs to a case that was not planned")
-    if end is None:
-        cases = build_cases(run, records[Block], records[LinkBlock], reason=ENDED_EARLY)
+    if not ends:
+        cases = build_cases(run, blocks, link_blocks, reason=ENDED_EARLY)
     elif not _are_cases_of(run, cases):
         raise ResultError(f"{path}: its cases differ from the planned ones")
     flight = read_flight(path.with_suffix(".flight"))
-    return Result(path, run, cases, records[Block], records[LinkBlock], end, flight)
+    return Result(path, run, cases, blocks, link_blocks, ends[-1] if ends else None, flight)
 
 
 def _are_cases_of(run: Run, cases: list[Case]) -> bool:
@@ -94,16 +117,17 @@ def is_imported(path: Path | str) -> bool:
     return isinstance(head, dict) and head.get("kind") == "run" and "imported_from" in head
 
 
-def read_lines(path: Path, file_type: str, kinds: Mapping[str, type[Record]],
-               schema: int) -> Iterator[tuple[str, Record]]:
-    """The records of a file of JSON lines, each with its file and line number.
+def read_lines(path: Path, file_type: str, kinds: Mapping[str, type[msgspec.Struct]],
+               schema: int) -> list[msgspec.Struct]:
+    """The records of a file of JSON lines.
 
     `kinds` are the known kinds, the kind of the head first. Skips lines of other kinds and an
-    incomplete last line. Raises ResultError for anything else that does not fit `schema`;
-    `file_type` names the expected file in the message.
+    incomplete last line. Raises ResultError, with the file and the line, for anything else that
+    does not fit `schema`; `file_type` names the expected file in the message.
     """
+    records: list[msgspec.Struct] = []
     lines = content_of(path).split(b"\n")
-    head, is_first = next(iter(kinds)), True
+    head = next(iter(kinds))
     for number, line in enumerate(lines, 1):
         place = f"{path}, line {number}"
         if not line:
@@ -111,29 +135,34 @@ def read_lines(path: Path, file_type: str, kinds: Mapping[str, type[Record]],
         try:
             raw = foreign.printable_in(msgspec.json.decode(line))
         except NOT_JSON as error:
-            if number == len(lines) and not is_first:
+            if number == len(lines) and records:
                 break
             raise ResultError(f"{place}: not a line of a {file_type} ({error})") from error
         kind = raw.get("kind") if isinstance(raw, dict) else None
-        if (kind == head) != is_first:
+        if (kind == head) == bool(records):
             raise ResultError(f"{place}: a {file_type} has one `{head}` line, its first")
-        is_first = False
         if isinstance(kind, str) and kind in kinds:
-            yield place, _record(place, raw, kinds[kind], schema)
-    if is_first:
+            records.append(_record(place, raw, kinds[kind], schema))
+    if not records:
         raise ResultError(f"{path} is empty, not a {file_type}")
+    return records
 
 
-def _record(place: str, raw: dict[str, Any], kind: type[Record], schema: int) -> Record:
+def _record(place: str, raw: dict[str, Any], kind: type[Kind], schema: int) -> Kind:
     newer = raw.get("schema")
     if isinstance(newer, int) and newer > schema:
         raise NewerSchemaError(
             f"{place}: schema {newer} is newer than this program's {schema}; use a newer program")
     try:
-        return from_dict(raw, kind)
+        return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
         raise ResultError(
             f"{place}: not a `{raw['kind']}` line of schema {schema} ({error})") from error
+
+
+def of_kind(kind: type[Kind], records: Sequence[msgspec.Struct]) -> list[Kind]:
+    """The records of one kind."""
+    return [record for record in records if isinstance(record, kind)]
 
 
 def read_flight(folder: Path) -> Flight | None:

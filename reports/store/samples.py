@@ -6,9 +6,7 @@ plain, the file must be a regular file in the run's own folder, and its header m
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,28 +29,11 @@ class SamplesGone(ResultError):
 
 def read_samples(result: Result, case: Case) -> NDArray[Any] | None:
     """Shape (rows, 5): block, rank, time_us, consume_us, arrival_skew_us; NaN for missing values.
-    None if the case has no samples, or if they are gone. Raises ResultError for an invalid file."""
-    if case.samples is None:
+    The array is mapped into memory, so only the rows that are used are read. None if the case has
+    no samples. Raises ResultError for an invalid file, SamplesGone for a missing one."""
+    name, folder = case.samples, result.path.with_suffix(".samples")
+    if name is None:
         return None
-    try:
-        with _open_samples(result, case) as (file, n_rows):
-            return np.fromfile(file, np.float32).reshape(n_rows, COLUMNS)
-    except SamplesGone:
-        return None
-
-
-def check_samples(result: Result, case: Case) -> None:
-    """Raises ResultError for an invalid file, SamplesGone for a missing one. Reads only the file's
-    header."""
-    if case.samples is not None:
-        with _open_samples(result, case):
-            pass
-
-
-@contextmanager
-def _open_samples(result: Result, case: Case) -> Iterator[tuple[BinaryIO, int]]:
-    """The file, positioned at its numbers, and its number of rows."""
-    folder, name = result.path.with_suffix(".samples"), case.samples or ""
     place = f"{result.path}, case {case.case}"
     if name in ("", ".", "..") or "/" in name:
         raise ResultError(f"{place}: {name!r} is not the plain name of a file of samples")
@@ -65,7 +46,7 @@ def _open_samples(result: Result, case: Case) -> Iterator[tuple[BinaryIO, int]]:
         raise kind(f"{place}: the samples {name} cannot be read: {error.strerror}") from error
     with file:
         head = HEAD.fullmatch(file.read(HEAD_BYTES))
-        n_rows = int(head[1]) if head else 0
-        if not head or os.fstat(file.fileno()).st_size != HEAD_BYTES + n_rows * COLUMNS * 4:
+        shape = (int(head[1]), COLUMNS) if head else (0, COLUMNS)
+        if not head or os.fstat(file.fileno()).st_size != HEAD_BYTES + 4 * shape[0] * COLUMNS:
             raise ResultError(f"{place}: {name} is not a complete array of samples")
-        yield file, n_rows
+        return np.memmap(file, np.float32, "r", HEAD_BYTES, shape)

@@ -12,21 +12,15 @@ from typing import Annotated, Any
 
 import msgspec
 
-from reports.store.checks import NotNegative, check_case, check_run
-from reports.store.records import Record
-
 SCHEMA = 1
+NotNegative = Annotated[float, msgspec.Meta(ge=0, lt=1e15)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=10**15)]
 Calls = Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
 
 
-class CaseHeader(Record, kw_only=True):
-    """A planned case. Its index in `Run.cases` is its number.
+class CaseFields(msgspec.Struct, kw_only=True):
+    """The fields that a planned case and its results share.
 
-    `bound_parts` counts the work that the algorithm cannot avoid, {"hops", "stages",
-    "memory_bytes"}, where a stage is [bytes copied into peer memory, bytes read from it] in one
-    pass. With "pushes", the bytes are stored across the link and the local reads do not count.
-    `blocks` is the number of thread blocks of our launch; 1 on a CPU.
     `snr_db` of a lossy algorithm is its signal-to-noise ratio against fp64 by kind of data:
     {"normal", "heavy-tailed", "outlier channels"}.
     `calls` is 1, or the number of dependent calls of a chain. `routing` is the load of a routed
@@ -35,31 +29,39 @@ class CaseHeader(Record, kw_only=True):
     """
 
     collective: str
+    algorithm: str
+    library: str | None = None
+    variant: str = "copied"
+    memory: str = "mapped"
     size_bytes: Count
     count: int
     datatype: str
     redop: str
-    algorithm: str
-    mode: str = "isolated"
-    variant: str = "copied"
-    memory: str = "mapped"
     in_place: bool = False
+    mode: str = "isolated"
     shape: Any = None
-    library: str | None = None
+    status: str = "ok"
+    reason: str | None = None
     chosen: str | None = None
     calls: Calls = 1
     snr_db: dict[str, float] | None = None
-    status: str = "ok"
-    reason: str | None = None
-    bound_parts: dict[str, Any] | None = None
     routing: dict[str, Any] | None = None
+
+
+class CaseHeader(CaseFields, kw_only=True):
+    """A planned case. Its index in `Run.cases` is its number.
+
+    `bound_parts` counts the work that the algorithm cannot avoid, {"hops", "stages",
+    "memory_bytes"}, where a stage is [bytes copied into peer memory, bytes read from it] in one
+    pass. With "pushes", the bytes are stored across the link and the local reads do not count.
+    `blocks` is the number of thread blocks of our launch; 1 on a CPU.
+    """
+
+    bound_parts: dict[str, Any] | None = None
     blocks: int | None = None
 
-    def check(self) -> None:
-        check_case(self.shape, self.routing, self.bound_parts)
 
-
-class Run(Record, kw_only=True, tag="run", tag_field="kind"):
+class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
     """The head of a run. `after` names the latest runs in the folder when this one started.
     `world` has at least {"size", "ranks": [{"rank", "device", "cpus", ...}]}."""
 
@@ -80,13 +82,8 @@ class Run(Record, kw_only=True, tag="run", tag_field="kind"):
     link: dict[str, Any] = msgspec.field(default_factory=dict)
     clock_shared: bool = True
 
-    def check(self) -> None:
-        check_run(self.world, self.link)
-        for case in self.cases:
-            case.check()
 
-
-class FirstWrong(Record, kw_only=True):
+class FirstWrong(msgspec.Struct, kw_only=True):
     """The first wrong element of a check: its rank, the iteration of the run, and the position in
     the receive buffer. `expected` and `got` show the value and its bits: `13.0 (0x41500000)`."""
 
@@ -98,7 +95,7 @@ class FirstWrong(Record, kw_only=True):
     got: str
 
 
-class Block(Record, kw_only=True, tag="block", tag_field="kind"):
+class Block(msgspec.Struct, kw_only=True, tag="block", tag_field="kind"):
     """One block of one case: medians over its `n` iterations; for a chain over its chains, per
     call. `gpus` is the driver's report after the block, by rank: clocks, link generation and width,
     throttle reasons. `chosen` is the algorithm that `auto` ran in this block, if the choice depends
@@ -124,8 +121,13 @@ class Block(Record, kw_only=True, tag="block", tag_field="kind"):
     matmul_gflop_s: float | None = None
     matmul_alone_gflop_s: float | None = None
 
+    @property
+    def cost_us(self) -> float:
+        """The time until the result is consumed, if that was measured."""
+        return self.time_us if self.total_us is None else self.total_us
 
-class LinkBlock(Record, kw_only=True, tag="link_block", tag_field="kind"):
+
+class LinkBlock(msgspec.Struct, kw_only=True, tag="link_block", tag_field="kind"):
     """The machine's parts at one size, all ranks at once: times to copy `size_bytes` into a slab,
     on GPUs also into the next rank's slab, to read bytes that a peer has just written, and to copy
     through the memory system."""
@@ -139,7 +141,7 @@ class LinkBlock(Record, kw_only=True, tag="link_block", tag_field="kind"):
     link_rtt_ns: tuple[float, float] | None = None
 
 
-class Summary(Record, kw_only=True):
+class Summary(msgspec.Struct, kw_only=True):
     """A quantity of a case, in the unit of its field's name. `median` is the median of the block
     medians, with its interval within this launch. Percentiles, `min`, `max` and `mean` are over
     iterations, None if unknown."""
@@ -158,7 +160,7 @@ class Summary(Record, kw_only=True):
     n_blocks: int | None = None
 
 
-class Range(Record, kw_only=True):
+class Range(msgspec.Struct, kw_only=True):
     """Median and extremes over blocks."""
 
     median: float
@@ -166,7 +168,7 @@ class Range(Record, kw_only=True):
     max: float | None = None
 
 
-class State(Record, kw_only=True):
+class State(msgspec.Struct, kw_only=True):
     """A case in another state of the link than its figures. `share` is the share of its blocks."""
 
     share: float
@@ -176,7 +178,7 @@ class State(Record, kw_only=True):
     total_us: Summary
 
 
-class Case(Record, kw_only=True, tag="case", tag_field="kind"):
+class Case(CaseFields, kw_only=True, tag="case", tag_field="kind"):
     """The results of a case. `state` tells which blocks the figures are from: `run` (the state with
     most blocks of the run), `own` (the case has no block in that state: its own longest) or `mixed`
     (the link settled in none of its blocks, or never in the run: all blocks). `bound_parts_us` are
@@ -184,19 +186,6 @@ class Case(Record, kw_only=True, tag="case", tag_field="kind"):
     compute alone, and `exposed_us` the rest of `total_us`, round by round."""
 
     case: int
-    collective: str
-    algorithm: str
-    library: str | None
-    variant: str
-    memory: str
-    size_bytes: Count
-    count: int
-    datatype: str
-    redop: str
-    in_place: bool
-    mode: str
-    shape: Any
-    status: str
     time_us: Summary | None = None
     consume_us: Summary | None = None
     total_us: Summary | None = None
@@ -217,19 +206,11 @@ class Case(Record, kw_only=True, tag="case", tag_field="kind"):
     bound_parts_us: dict[str, float] | None = None
     share_of_bound: float | None = None
     suspect: bool = False
-    chosen: str | None = None
-    calls: Calls = 1
-    snr_db: dict[str, float] | None = None
     n_wrong: int | None = None
-    reason: str | None = None
     samples: str | None = None
-    routing: dict[str, Any] | None = None
-
-    def check(self) -> None:
-        check_case(self.shape, self.routing)
 
 
-class End(Record, kw_only=True, tag="end", tag_field="kind"):
+class End(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):
     """The last line; a run without it was cut off. `status` is `complete` or `incomplete`.
     `steal_share` is the share of the ranks' CPU time that the hypervisor withheld while they
     measured, from 0 to 1; None if unknown."""
@@ -268,5 +249,5 @@ class Result:
         return self.end is not None and self.end.status == "complete"
 
 
-KINDS: dict[str, type[Record]] = {
+KINDS: dict[str, type[msgspec.Struct]] = {
     "run": Run, "block": Block, "link_block": LinkBlock, "case": Case, "end": End}

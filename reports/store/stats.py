@@ -1,4 +1,4 @@
-"""The statistics of a run: intervals of medians and ratios, the states of a link, the length of a
+"""The statistics of a run: intervals of medians, the states of a link, the length of a
 warm-up, and the rule that ends the measurement of a case.
 
 No function assumes a distribution. Times of a collective are skewed and multimodal, so medians
@@ -146,19 +146,6 @@ def _expected_lag_1(n: int) -> NDArray[np.float64]:
             series[:, i] = rho * series[:, i - 1] + np.sqrt(1 - rho**2) * noise[:, i]
         means.append(_lag_1(series).mean())
     return np.array(means)
-
-
-def ratio_interval(a: ArrayLike, b: ArrayLike, confidence: float = 0.95,
-                   rho: float = 0.0) -> Interval:
-    """Median of the paired ratios a_i / b_i with its interval: (ratio, low, high).
-
-    `a` and `b` have shape (n,) and the same unit. Pairs are blocks that ran one after the other, so
-    changes of the machine cancel. Raises ValueError for different lengths or no pairs.
-    """
-    numerator, denominator = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if numerator.shape != denominator.shape:
-        raise ValueError(f"{len(numerator)} values cannot be paired with {len(denominator)}")
-    return median_interval(numerator / denominator, confidence, rho)
 
 
 def link_states(log_rtt: ArrayLike) -> NDArray[np.int64]:

@@ -6,24 +6,31 @@ samples in a folder beside the file, and the end.
 
 import contextlib
 import io
+import json
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from reports.store.build import Samples, build_cases
-from reports.store.records import Record, to_line
 from reports.store.result import ENDED_EARLY, ResultError
 from reports.store.samples import COLUMNS, MAX_SAMPLES_BYTES
 from reports.store.schema import Block, Case, End, LinkBlock, Result, Run
 
 MAX_SAMPLED_ITERATIONS = 20_000
-MOST_LINKS = 40  # as in the kernel
+
+
+def to_line(record: msgspec.Struct) -> bytes:
+    """One line of a file. Raises ValueError for a number that is not finite, which JSON lacks."""
+    fields = msgspec.to_builtins(record, enc_hook=np.generic.item)
+    return json.dumps(fields, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
 @contextlib.contextmanager
@@ -40,14 +47,10 @@ def _is_stream(path: Path) -> bool:
     return path.parent == Path("/dev") or (path.exists() and not path.is_file())
 
 
-def _link_target(path: Path) -> Path:
-    """The final target of the link `path`, or `path` itself. Keeps the folders of the path as
-    written: the target of a link such as /proc/PID/root differs from its text."""
-    for _ in range(MOST_LINKS):
-        if not path.is_symlink():
-            break
-        path = path.parent / os.readlink(path)
-    return path
+def _target(path: Path) -> Path:
+    """The target of a link, otherwise the path as written: behind /proc/PID/root lies another
+    folder than its text names."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def write_named(path: Path, content: bytes) -> None:
@@ -58,13 +61,12 @@ def write_named(path: Path, content: bytes) -> None:
         if _is_stream(path):
             path.write_bytes(content)
             return
-        target = _link_target(path)
         try:
-            write_whole(target, content)
+            write_whole(_target(path), content)
         except ResultError as error:
-            if not (isinstance(error.__cause__, PermissionError) and target.is_file()):
+            if not (isinstance(error.__cause__, PermissionError) and path.is_file()):
                 raise
-            target.write_bytes(content)
+            path.write_bytes(content)
 
 
 def check_named(path: Path) -> None:
@@ -72,7 +74,7 @@ def check_named(path: Path) -> None:
     if _is_stream(path) or path.exists():
         path.open("ab").close()
     else:
-        tempfile.TemporaryFile(dir=_link_target(path).parent).close()
+        tempfile.TemporaryFile(dir=_target(path).parent).close()
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -96,15 +98,15 @@ def write_whole(path: Path, content: bytes) -> None:
             part.unlink(missing_ok=True)
 
 
+@dataclass
 class RunFile:
     """The open file of a run. Every line is on disk when `append` returns."""
 
-    def __init__(self, path: Path, run: Run, file: BinaryIO) -> None:
-        self.path = path
-        self.run = run
-        self.blocks: list[Block] = []
-        self.link_blocks: list[LinkBlock] = []
-        self._file = file
+    path: Path
+    run: Run
+    file: BinaryIO
+    blocks: list[Block] = field(default_factory=list)
+    link_blocks: list[LinkBlock] = field(default_factory=list)
 
     @classmethod
     def create(cls, folder: Path, run: Run) -> "RunFile":
@@ -114,9 +116,9 @@ class RunFile:
         part = path.with_name(f"{path.name}.part")
         with _write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = cls(path, run, part.open("xb"))
+            created = cls(path, run, part.open("xb"))
             try:
-                file._write(run)
+                created._write(run)
                 # Another writer of this name holds `.part` until `.jsonl` exists: one is refused.
                 if path.exists():
                     raise ResultError(f"{path} cannot be written: File exists")
@@ -124,7 +126,7 @@ class RunFile:
             finally:
                 part.unlink(missing_ok=True)
         _sync_folder(path.parent)
-        return file
+        return created
 
     def append(self, record: Block | LinkBlock) -> None:
         """Adds the line of a block. Raises ValueError for a number that is not finite, ResultError
@@ -149,31 +151,30 @@ class RunFile:
         end.n_wrong = sum(counts) if counts else None
         for record in (*cases, end):
             self._write(record)
-        self._file.close()
+        self.file.close()
         return Result(self.path, self.run, cases, self.blocks, self.link_blocks, end)
 
-    def _write(self, record: Record) -> None:
+    def _write(self, record: msgspec.Struct) -> None:
         line = to_line(record)
         with _write_errors(self.path):
-            self._file.write(line)
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self.file.write(line)
+            self.file.flush()
+            os.fsync(self.file.fileno())
 
     def _write_samples(self, cases: list[Case], samples: Samples) -> None:
         """Writes one array for each case into a new folder. A link that another user has put there
         is an error."""
         iteration_bytes = self.run.world["size"] * COLUMNS * np.dtype(np.float32).itemsize
         limit = MAX_SAMPLES_BYTES // (max(len(cases), 1) * iteration_bytes)
-        arrays = [(case, whole_blocks(samples[case.case], min(MAX_SAMPLED_ITERATIONS, limit)))
-                  for case in cases if case.case in samples]
-        arrays = [(case, rows) for case, rows in arrays if len(rows)]
         folder = self.path.with_suffix(".samples")
-        if arrays:
-            try:
-                folder.mkdir()
-            except OSError as error:
-                raise ResultError(f"{folder} cannot be made: {error.strerror}") from error
-        for case, rows in arrays:
+        for case in cases:
+            rows = samples.get(case.case, np.empty((0, COLUMNS)))
+            rows = whole_blocks(rows, min(MAX_SAMPLED_ITERATIONS, limit))
+            if not len(rows):
+                continue
+            if not any(other.samples for other in cases):
+                with _write_errors(folder):
+                    folder.mkdir()
             content = io.BytesIO()
             np.save(content, rows.astype(np.float32))
             case.samples = f"case-{case.case:04d}.npy"

@@ -11,18 +11,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pandas as pd
 
 from reports.store.case import case_bus_factor
 from reports.store.foreign import spreadsheet_cell
-from reports.store.records import to_dict
 from reports.store.schema import Case, Range, Result, Summary
 from reports.tables.sentences import shape_text
 
-SUMMARIES = ("time_us", "consume_us", "total_us", "arrival_skew_us", "chain_only_us", "compute_us",
-             "exposed_us", "matmul_gflop_s", "matmul_alone_gflop_s")
-PARTS = dict.fromkeys(SUMMARIES, Summary.__struct_fields__) | {
-    "link_rtt_ns": Range.__struct_fields__}
+# The parts of each field that is a summary.
+PARTS = {field.name: kind.__struct_fields__ for field in msgspec.structs.fields(Case)
+         for kind in (Summary, Range) if field.type == kind | None}
 NCCL_TYPES = {"float16": "half", "bfloat16": "bfloat16", "float32": "float", "float64": "double"}
 
 # A test in the text of nccl-tests: its head and its end. {end} keeps the blanks before it.
@@ -69,11 +68,10 @@ def _flat(case: Case) -> dict[str, Any]:
     for name in case.__struct_fields__:
         value = getattr(case, name)
         if name in PARTS:
-            flat |= {f"{name}_{part}": getattr(value, part, None)
-                     for part in PARTS[name] if part != "extra"}
+            flat |= {f"{name}_{part}": getattr(value, part, None) for part in PARTS[name]}
         elif name == "states":
-            flat[name] = json.dumps([to_dict(state) for state in value]) if value else None
-        elif name != "extra":
+            flat[name] = json.dumps(msgspec.to_builtins(value)) if value else None
+        else:
             flat[name] = json.dumps(value) if isinstance(value, dict) else value
     return flat
 

@@ -27,7 +27,7 @@ from reports.tables.figure import (
     lines_of,
 )
 from reports.tables.rows import View, cost_us, imbalance, shown_cases, views
-from reports.tables.sentences import WAYS, ranks_text, shape_words
+from reports.tables.sentences import WAYS, shape_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,10 @@ def plot(result: Result, path: Path | IO[Any]) -> None:
             bandwidths.text(0.5, 0.5, f"busbw means nothing with {ranks}", ha="center",
                             transform=bandwidths.transAxes)
             bandwidths.set_axis_off()
-        made.suptitle(_title(result, cases, ", ".join([view[0], *shape_words(view[1])])))
+        library = next((f"; against {case.library}" for case in cases if case.library), "")
+        work = [f"{cases[0].datatype} {cases[0].redop}", view[0], *shape_words(view[1])]
+        place = ["in place"] * cases[0].in_place
+        made.suptitle(f"{figure_title(result)}\n{', '.join(work + place)}{library}")
         draw_legend(made, times, 7)
 
 
@@ -114,17 +117,6 @@ def draw_against_size(axes: Axes, lines: Sequence[Line], factor: float = 0.0,
                       color="#444444", va="center", annotation_clip=False)
     axes.set_ylabel(axis_title(lines, factor))
     dress(axes, sizes, scale)
-
-
-def _title(result: Result, cases: list[Case], view: str) -> str:
-    run, case = result.run, cases[0]
-    ranks = run.world.get("ranks", [])
-    device = f" on {ranks[0].get('device')} {ranks[0].get('arch', '')}".rstrip() if ranks else ""
-    library = next((f", against {case.library}" for case in cases if case.library), "")
-    place = ", in place" if case.in_place else ""
-    unfinished = "" if result.complete else " (INCOMPLETE)"
-    return (f"{run.benchmark}: {ranks_text(run.world['size'])}{device}{library}; "
-            f"{case.datatype} {case.redop}, {view}{place}{unfinished}")
 
 
 def _draw_routed(result: Result, path: Path | IO[Any]) -> None:

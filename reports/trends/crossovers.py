@@ -16,7 +16,7 @@ from reports.verdicts.verdict import Floats
 STEPS_AN_OCTAVE = 8  # of size, at which two algorithms are compared
 FINE_STEPS = 64  # within a crossover
 CONDITIONS = [name for name in Conditions.__struct_fields__
-              if name not in ("run_ids", "interval", "extra")]
+              if name not in ("run_ids", "interval")]
 
 
 def find_crossovers(fits: Sequence[Fit]) -> list[Crossover]:

@@ -10,15 +10,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from reports.store.records import Record, to_line
-from reports.store.result import read_lines
-from reports.store.writing import write_named
+import msgspec
+
+from reports.store.result import of_kind, read_lines
+from reports.store.writing import to_line, write_named
 from reports.tables.sentences import shape_words
 
 FITS_SCHEMA = 1
 
 
-class Estimate(Record, kw_only=True):
+class Estimate(msgspec.Struct, kw_only=True):
     """A figure with its 95 % interval; None for an end that the data do not bound."""
 
     value: float | None = None
@@ -26,7 +27,7 @@ class Estimate(Record, kw_only=True):
     high: float | None = None
 
 
-class Regime(Record, kw_only=True):
+class Regime(msgspec.Struct, kw_only=True):
     """The measured sizes on one line.
 
     `alpha_us` may lie below 0; `half_size_bytes` is n_1/2 = alpha x beta, the size that reaches
@@ -42,7 +43,7 @@ class Regime(Record, kw_only=True):
     worst_residual: float
 
 
-class Conditions(Record, kw_only=True):
+class Conditions(msgspec.Struct, kw_only=True):
     """The operation, machine and state of the link of a fit or crossover.
 
     `link_rtt_ns` is the median flag round trip in that state. `interval` says what intervals are
@@ -87,7 +88,7 @@ class Fit(Conditions, kw_only=True, tag="fit", tag_field="kind"):
     cost: str
     sizes_bytes: list[int]
     times_us: list[list[float]]
-    regimes: list[Regime] = []  # noqa: RUF012 - a struct copies it
+    regimes: list[Regime] = []
     reason: str | None = None
 
     @property
@@ -117,7 +118,7 @@ class Crossover(Conditions, kw_only=True, tag="crossover", tag_field="kind"):
     size_bytes: Estimate | None = None
 
 
-class Fits(Record, kw_only=True, tag="fits", tag_field="kind"):
+class Fits(msgspec.Struct, kw_only=True, tag="fits", tag_field="kind"):
     """The first line of a file of fits: the runs behind them."""
 
     schema: int = FITS_SCHEMA
@@ -134,10 +135,9 @@ def write_fits(path: Path, fits: Sequence[Fit], crossovers: Sequence[Crossover])
 def read_fits(path: Path | str) -> tuple[list[Fit], list[Crossover]]:
     """The fits and crossovers in the file. Raises ResultError, with the file and the line, if it is
     not a file of fits, or of a newer schema."""
-    kinds: dict[str, type[Record]] = {"fits": Fits, "fit": Fit, "crossover": Crossover}
-    records = [record for _, record in read_lines(Path(path), "file of fits", kinds, FITS_SCHEMA)]
-    return ([record for record in records if isinstance(record, Fit)],
-            [record for record in records if isinstance(record, Crossover)])
+    kinds: dict[str, type[msgspec.Struct]] = {"fits": Fits, "fit": Fit, "crossover": Crossover}
+    records = read_lines(Path(path), "file of fits", kinds, FITS_SCHEMA)
+    return of_kind(Fit, records), of_kind(Crossover, records)
 
 
 def by_title(fits: Sequence[Fit]) -> list[tuple[str, list[Fit]]]:

@@ -15,7 +15,7 @@ from reports.store.case import CASE_KEY, find_states
 from reports.store.manifest import CONTROL, MANIFEST, Manifest, read_manifest
 from reports.store.order import places
 from reports.store.result import ResultError, read
-from reports.store.samples import check_samples
+from reports.store.samples import read_samples
 from reports.store.schema import Case, CaseHeader, Result
 from reports.tables.rows import MIN_STATE_BLOCKS
 
@@ -149,7 +149,7 @@ def _read(path: Path, notes: list[str]) -> Result:
         notes.append(f"{path} is incomplete: {reason}; its complete lines count")
     try:
         for case in result.cases:
-            check_samples(result, case)
+            read_samples(result, case)
     except ResultError as error:
         notes.append(f"{error}; verdicts do not use single iterations")
     return result
@@ -173,8 +173,7 @@ def find_costs(launches: Sequence[Launch], without: Sequence[str]) -> list[float
             state = next(of_block)
             n_slow += state != 0
             if state is not None:
-                cost_us = block.time_us if block.total_us is None else block.total_us
-                costs_us[block.case, state].append(cost_us)
+                costs_us[block.case, state].append(block.cost_us)
         launch.slow_share = n_slow / max(len(launch.result.blocks), 1)
         medians: dict[int, dict[int, float]] = defaultdict(dict)
         for (case, state), values_us in costs_us.items():

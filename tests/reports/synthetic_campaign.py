@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 
 from reports.store.manifest import CONTROL, MANIFEST, Campaign, End, Launch, Stage, Variant
-from reports.store.records import to_line
 from reports.store.schema import Block, CaseHeader, Result
+from reports.store.writing import to_line
 from tests.reports.synthetic_run import FAST_NS, SLOW_NS, Change, cost_us, plan, write_run
 
 SIZES = [16384, 65536]

@@ -18,15 +18,8 @@ for (const box of all("input[data-toggle]")) {
   follow(box, () => parts.forEach((part) => part.classList.toggle("off", !box.checked)));
 }
 
-// Each picture is drawn twice, once for each vertical axis; the script shows one drawing.
-for (const choice of all(".scales")) {
-  const figures = all("figure[data-scale]", choice.closest("section"));
-  all(".scale").forEach((words) => { words.hidden = true; });
-  follow(choice, () => {
-    const scale = choice.querySelector("input:checked").value;
-    for (const figure of figures) figure.hidden = figure.dataset.scale !== scale;
-  });
-}
+// Each picture is drawn twice, once for each vertical axis; the style sheet shows the chosen one.
+for (const choice of all(".scales")) choice.hidden = false;
 
 // Filters rows by a text, and by the values of the columns in data-filters.
 for (const table of all("table[data-filters]")) {

@@ -14,7 +14,6 @@ from collectives.collective import COLLECTIVES, DATATYPES, reason_against
 from collectives.operation import Operation
 from kernels.devices.device import WRONG_BYTES, Kernel, Step, Wrong
 from reports.store.case import where_wrong
-from reports.store.records import to_dict
 
 NOTHING = Step(Kernel("nothing", 0), None)
 
@@ -106,7 +105,7 @@ def test_a_wrong_block_names_the_lowest_rank_with_a_wrong_element():
     block.first_wrong = first_wrong(0, 4)
     assert where_wrong([block]) == (
         7, "block 3: rank 1 got 13.0 (0x41500000) at offset 1184, element 296; 12.0 (0x41400000) expected")
-    assert to_dict(block)["first_wrong"]["iteration"] == 40
+    assert block.first_wrong.iteration == 40
     for name, bits, said in [("bfloat16", 0x7FC0, "nan (0x7fc0)"), ("int64", 2**64 - 3, "-3 (0xfffffffffffffffd)")]:
         found = verify.first_wrong([Wrong(), Wrong(1, 0, 8, bits, bits)], DATATYPES[name])
         assert found is not None

@@ -20,7 +20,7 @@ def test_the_time_for_a_long_line_is_linear_in_its_length(line):
     text = line * 60_000
     logged.LABELS.match(text)
     logged.MESSAGE.search(text)
-    import_mpi.COLUMN.findall(f"Size {text}")
+    import_mpi.OSU_COLUMN.findall(f"Size {text}")
     noise = f"# OSU MPI Latency Test v7.1\nSize {text}\nNCCL version{text}\nMPI_{text}:\n"
     assert halves(find_tests(Path("log"), (WHOLE + noise).encode())[0]) == BOTH
 

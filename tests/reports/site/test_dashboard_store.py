@@ -17,7 +17,7 @@ from reports.store import result
 from tests.launch import ROOT
 from tests.reports.site.test_dashboard import SMALL, Read, page_of
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
-from tests.reports.synthetic_run import write_run
+from tests.reports.synthetic_run import mark_wrong, write_run
 from tests.reports.synthetic_site import LOG, SPEC, make_site
 
 SMALLEST: dict[str, Any] = SMALL | {"sizes": [16384], "algorithms": ["library", "two_shot"]}
@@ -25,15 +25,6 @@ SMALLEST: dict[str, Any] = SMALL | {"sizes": [16384], "algorithms": ["library", 
 
 def run_id(night: int, name: str = "made") -> str:
     return f"2026-11-{night:02d}T06-15-00Z-allreduce-{name}"
-
-
-def write_wrong(folder: Path, night: int) -> Path:
-    """Writes a run of two cases; one case has wrong results."""
-    path = write_run(folder, run_id=run_id(night), **SMALLEST).path
-    whole, case, last = path.read_text().rpartition('"status":"ok","time_us"')
-    path.write_text(whole.replace('"n_wrong":0,"reason":null', '"n_wrong":3,"reason":"3 wrong"')
-                    + case.replace('"ok"', '"wrong"') + last)
-    return path
 
 
 def cards_of(site: Path) -> list[str]:
@@ -47,7 +38,7 @@ def test_wrong_results_are_worse_until_a_right_run_follows(tmp_path):
     results = tmp_path / "results"
     write_run(results, run_id=run_id(1), **SMALLEST)
     for night in (2, 3):
-        write_wrong(results, night)
+        mark_wrong(write_run(results, run_id=run_id(night), **SMALLEST).path, 1)
     worse, _, unknown, _ = cards_of(make_site(results, tmp_path / "site"))
     assert worse.startswith("1 worse")
     assert "WRONG" in worse

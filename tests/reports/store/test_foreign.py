@@ -18,7 +18,7 @@ import pytest
 
 from reports.store.foreign import markdown_text, printable, spreadsheet_cell
 from reports.store.result import ResultError, read
-from reports.store.samples import read_samples
+from reports.store.samples import SamplesGone, read_samples
 from tests.launch import ROOT
 from tests.reports.synthetic_run import write_run
 
@@ -150,7 +150,8 @@ def test_samples_are_read_unchanged_and_may_be_missing(tmp_path):
     assert rows is not None
     assert rows.shape == (2 * 5 * 10, 5)
     (path.with_suffix(".samples") / "case-0000.npy").unlink()
-    assert read_samples(result, result.cases[0]) is None
+    with pytest.raises(SamplesGone):
+        read_samples(result, result.cases[0])
     elsewhere = path.with_suffix(".samples").rename(tmp_path / "elsewhere")
     path.with_suffix(".samples").symlink_to(elsewhere)
     with pytest.raises(ResultError, match="link"):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from reports.store.stats import autocorrelation, is_precise, link_states, median_interval, ratio_interval, warmup_length
+from reports.store.stats import autocorrelation, is_precise, link_states, median_interval, warmup_length
 
 
 def test_median_interval_covers_the_median_at_its_confidence():
@@ -75,14 +75,6 @@ def test_outliers_neither_hide_correlation_nor_add_any():
     loose = blocks_of_a_run(rng, 80, 12, 0.0)
     loose[rng.random(loose.shape) < 0.05] *= 3
     assert autocorrelation(list(loose)) < 0.1
-
-
-def test_a_shared_drift_cancels_in_the_ratio():
-    drift = np.linspace(1, 4, 20)
-    ratio, low, high = ratio_interval(3.0 * drift, 2.0 * drift)
-    assert (ratio, low, high) == pytest.approx((1.5, 1.5, 1.5))
-    with pytest.raises(ValueError, match="paired"):
-        ratio_interval([1, 2], [1])
 
 
 @pytest.mark.parametrize("spread", [0.02, 0.1, 0.4])

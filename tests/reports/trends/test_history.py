@@ -20,7 +20,7 @@ from reports.__main__ import main
 from reports.trends.events import Change, find_events, word_of
 from reports.trends.history import Series, load
 from reports.trends.history_plot import draw
-from tests.reports.synthetic_run import write_run
+from tests.reports.synthetic_run import mark_wrong, write_run
 
 RUNS, STEP = 44, 30
 SLOWED = 1.25
@@ -188,9 +188,7 @@ def test_unusable_runs_are_left_out_and_named(tmp_path, capsys):
     write(tmp_path, 2, status="incomplete")
     write(tmp_path, 3, head={"imported_from": {"file": "log.txt"}})
     write(tmp_path, 4, head={"schema": 99})
-    wrong = write(tmp_path, 5)
-    wrong.write_text(wrong.read_text().replace('"n_wrong":0,"reason":null', '"n_wrong":3,"reason":"3 wrong"')
-                     .replace('"status":"ok","time_us"', '"status":"wrong","time_us"'))
+    mark_wrong(write(tmp_path, 5), *range(4))
     (tmp_path / "torn\x1b[2J.jsonl").write_bytes(b"\x00\xff{")
     (tmp_path / "again").mkdir()
     shutil.copy(good, tmp_path / "again")

@@ -24,7 +24,7 @@ from tests.reports.synthetic_campaign import (
     write_launch,
     write_launches,
 )
-from tests.reports.synthetic_run import FAST_NS
+from tests.reports.synthetic_run import FAST_NS, mark_wrong
 from tests.reports.verdicts.test_compare import DIFFERENT
 
 
@@ -194,11 +194,7 @@ def test_improvements_pass_and_call_the_baseline_stale(tmp_path, capsys):
 def test_wrong_results_are_always_unusable(slowed, tmp_path, capsys):
     folder = shutil.copytree(slowed, tmp_path / "wrong")
     run = sorted((folder / "new").glob("*.jsonl"))[3]
-    lines = run.read_bytes().split(b"\n")
-    at = next(number for number, line in enumerate(lines) if b'"kind":"case","case":1,' in line)
-    case = msgspec.json.decode(lines[at])
-    lines[at] = msgspec.json.encode({**case, "status": "wrong", "reason": "12 elements were wrong", "n_wrong": 12})
-    run.write_bytes(b"\n".join(lines))
+    mark_wrong(run, 1)
     junit = tmp_path / "junit.xml"
     status, said = gate(capsys, folder / "main", folder / "new", "--junit", junit)
     assert status == 5

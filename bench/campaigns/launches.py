@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-from msgspec.structs import replace
 
 from bench.campaigns.options import FRESH_SHARE, LEAST_LAUNCH_S, CampaignOptions, Variant
 from bench.harness.options import CANNOT, FINE, USAGE, WRONG, print_out
@@ -195,7 +194,7 @@ def record_orphans(campaign: OpenCampaign, next_launch: Launch) -> None:
     for path in campaign.manifest.foreign:
         name = path.parent.name
         if path.suffix == ".jsonl" and name in campaign.options.variants:
-            campaign.record(replace(
+            campaign.record(msgspec.structs.replace(
                 next_launch, variant=name, run=f"{name}/{path.name}", status="orphaned",
                 reason="the campaign ended during the launch"))
     campaign.manifest.foreign = []

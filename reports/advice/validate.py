@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from reports.advice.reduce_times import check_run, is_plain
-from reports.store import exposed
+from reports.store.exposed import COMPUTE
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result, State
 from reports.tables import steps
 from reports.tables.console import lay_out, plain_table
+from reports.tables.forms import shapes
 from reports.tables.rows import cost_us
 from reports.tables.sentences import machine, number
 
@@ -43,7 +44,7 @@ def render(decode: Result, results: Sequence[Result]) -> str:
                           "the same machine")
     memory_gb_s = memory_bandwidth(links)
     tables, errors = [], []
-    for cases in exposed.shapes(decode):
+    for cases in shapes(decode):
         table = plain_table(COLUMNS)
         for name, times_us in predictions(cases, reduces, memory_gb_s).items():
             measured_us, by_memory_us, by_compute_us = times_us
@@ -88,7 +89,7 @@ def predictions(cases: Sequence[Case], reduces: Sequence[Result], memory_gb_s: t
     together_us, single_us = (weights / gb_s / 1e3 for gb_s in memory_gb_s)
     stage_us = single_us if shape["slots"] == 1 else together_us
     # The name of a row, its stages, the reads of a stage, and its all-reduces.
-    plans = {exposed.COMPUTE: ("compute", 1, together_us, 0, ""),
+    plans = {COMPUTE: ("compute", 1, together_us, 0, ""),
              steps.TENSOR: ("tensor", 1, together_us, calls, "auto"),
              steps.LIBRARY: ("tensor, library", 1, together_us, calls, "library"),
              steps.PIPELINE: ("pipeline", ranks, stage_us, ranks, "auto"),
@@ -97,7 +98,7 @@ def predictions(cases: Sequence[Case], reduces: Sequence[Result], memory_gb_s: t
         raise ResultError(f"{reduces[0].path} has no chained all-reduce of {first.size_bytes} B in "
                           f"{first.datatype}")
     measured = {case.algorithm: (case, cost_us(case)) for case in cases}
-    _, compute_us = measured.get(exposed.COMPUTE, (None, None))
+    _, compute_us = measured.get(COMPUTE, (None, None))
     rows = {}
     for algorithm, (name, stages, read_us, count, reduce) in plans.items():
         case, step_us = measured.get(algorithm, (None, None))

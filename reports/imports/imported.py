@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from reports.store.result import ResultError, content_of, only, read_lines
+from reports.store.result import ResultError, content_of, of_kind, read_lines
 from reports.store.schema import SCHEMA, End, NotNegative
 from reports.store.writing import to_line, write_whole
 
@@ -138,10 +138,11 @@ def read_imported(path: Path | str) -> Imported:
     """The imported run at `path`. Raises ResultError for anything else, also for measured runs."""
     path = Path(path)
     records = read_lines(path, "run imported from a log", KINDS, SCHEMA)
-    ends = only(End, records)
+    ends = of_kind(End, records)
     if not ends:
         raise ResultError(f"{path} was cut off: import its log again")
-    return Imported(path, only(ImportedRun, records)[0], only(ImportedCase, records), ends[-1])
+    [run], cases = of_kind(ImportedRun, records), of_kind(ImportedCase, records)
+    return Imported(path, run, cases, ends[-1])
 
 
 def write_imported(folder: Path, run: ImportedRun, cases: Sequence[ImportedCase],

@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
+from reports.imports import logged
 from reports.imports.imported import ImportedCase
-from reports.imports.logged import collective_of, count_of, nccl_version, number, whole_number
+from reports.imports.logged import collective_of, count_of, number, whole_number
 from reports.imports.nccl_end import make_case, set_status
-from reports.imports.nccl_rows import CPU_TIME, FIGURE, MEAN, TYPES, Draft, Stage
+from reports.imports.nccl_rows import FIGURE, TYPES, Draft, Stage
 from reports.store.foreign import printable
 
 
@@ -27,16 +28,15 @@ def _test(report: dict[str, Any], n_lines: int) -> Draft:
     rows, program = report["results"], (report.get("args") or [""])[0].rpartition("/")[2]
     base, suffix, _ = program.partition("_perf")
     name = collective_of(base.removesuffix("_test")) if suffix else None
-    test = Draft("nccl-tests JSON", 1, n_lines, f"nccl-tests {name}" if name else "nccl-tests",
-                 MEAN, name)
+    test = Draft("nccl-tests JSON", 1, collective=name, last_line=n_lines)
     version = whole_number(str(report.get("nccl_version")))
-    test.library = None if version is None else nccl_version(version)
+    test.library = None if version is None else logged.nccl_version(version)
     _set_ranks(test, report["config"])
     for position, row in enumerate(rows, 1):
         for in_place, half in ((False, row.get("out_of_place")), (True, row.get("in_place"))):
             if half is None:
                 continue
-            test.statistic = CPU_TIME if "cpu_time" in half else MEAN
+            test.statistic = logged.CPU_TIME if "cpu_time" in half else logged.MEAN
             case = _case(test, row, in_place, half)
             if case is not None:
                 test.add(case)

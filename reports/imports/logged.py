@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from reports.imports.imported import ImportedCase
 
+MEAN, CPU_TIME = "mean over iterations", "CPU time, mean over iterations"
+MEAN_OVER_RANKS = "mean over iterations and ranks"
 MOST_GB_S = 10_000  # bus bandwidth; several times more than any link between GPUs
 NO_ROWS = "it has no rows"
 WRONG_RESULTS = "the run found wrong results"
@@ -52,10 +54,9 @@ class LoggedTest:
 
     format: str
     first_line: int
-    last_line: int
-    benchmark: str
-    statistic: str
+    statistic: str = MEAN
     collective: str | None = None
+    last_line: int = 0
     world_size: int | None = None
     status: str = "complete"
     reason: str | None = None
@@ -65,6 +66,15 @@ class LoggedTest:
     footer_avg_bus_bw: float | None = None
     out_of_bounds: str | None = None
     unread: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.last_line = self.last_line or self.first_line
+
+    @property
+    def benchmark(self) -> str:
+        """`OSU all_reduce`: the format without its version, and the operation."""
+        program = self.format if self.format == "NCCL 1.x" else self.format.split()[0]
+        return " ".join(filter(None, [program, self.collective]))
 
     def add(self, case: ImportedCase) -> None:
         """Adds a case, a wrong one without bandwidth, and marks impossible ones as suspect."""

@@ -17,7 +17,6 @@ from reports.imports import logged
 from reports.imports.imported import ImportedCase, ImportedSummary, OverRanks
 from reports.imports.logged import NO_ROWS, LoggedTest, collective_of, number, whole_number
 
-MEAN_OVER_RANKS = "mean over iterations and ranks"
 MEBI = 2**20 / 1e6
 MPI_TYPES = {"MPI_CHAR": "int8", "MPI_BYTE": "uint8", "MPI_INT": "int32", "MPI_FLOAT": "float32",
              "MPI_DOUBLE": "float64"}
@@ -120,8 +119,8 @@ def parse_mpi(lines: Sequence[str]) -> list[MpiTest]:
 
 def _osu_test(title: re.Match[str], head: Head, line_number: int) -> MpiTest:
     name = _osu_name(title[1])
-    test = MpiTest(f"OSU {title[2]}", line_number, line_number, f"OSU {name}", MEAN_OVER_RANKS,
-                   name, status="incomplete", reason=NO_ROWS)
+    test = MpiTest(f"OSU {title[2]}", line_number, logged.MEAN_OVER_RANKS, name,
+                   status="incomplete", reason=NO_ROWS)
     test.world_size = (2 if name in TWO_RANKS
                        else logged.only(head.rank_counts) or head.command_ranks)
     head.rank_counts, head.command_ranks = set(), None
@@ -144,8 +143,8 @@ def _osu_name(words: str) -> str:
 
 def _imb_test(title: re.Match[str], head: Head, line_number: int) -> MpiTest:
     name = collective_of(title[1])
-    test = MpiTest(head.version, line_number, line_number, f"IMB {name}", MEAN_OVER_RANKS, name,
-                   status="incomplete", reason="the log ends before the test does")
+    test = MpiTest(head.version, line_number, logged.MEAN_OVER_RANKS, name, status="incomplete",
+                   reason="the log ends before the test does")
     is_reduction = bool(REDUCTIONS.search(name or ""))
     test.datatype = MPI_TYPES.get(
         head.settings.get("Datatype for reductions" if is_reduction else "Datatype", ""))

@@ -80,7 +80,6 @@ def end_test(test: Draft) -> None:
         test.format = "mscclpp-test"
     if test.layout.names[-1] == "res" and not test.sized:
         test.format = "NCCL 1.x"
-    test.benchmark = f"{test.format} {test.collective}" if test.collective else test.format
     if test.format == "mscclpp-test":
         test.library = "MSCCL++"
     for row in test.rows:

@@ -10,7 +10,6 @@ from typing import Any
 
 from reports.imports.logged import LIKE_A_FIGURE, LoggedTest, whole_number
 
-MEAN, CPU_TIME = "mean over iterations", "CPU time, mean over iterations"
 # The store's names of the types; `char` comes from NCCL 1.x, the `fp8_` names from RCCL.
 TYPES = {
     "half": "float16", "float": "float32", "double": "float64", "bfloat16": "bfloat16",

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from reports.imports import logged
-from reports.imports.logged import LoggedTest, collective_of
+from reports.imports.logged import CPU_TIME, LoggedTest, collective_of
 from reports.imports.nccl_end import PROGRAM, end_test, merge_interleaved
-from reports.imports.nccl_rows import CPU_TIME, MEAN, Draft, Layout, Stage
+from reports.imports.nccl_rows import Draft, Layout, Stage
 
 HALF = r"(?: (?:cpu)?time algbw busbw(?: (?:wrong|error|res))?(?: i_\S+)*)"
 HEADER = re.compile(rf"(?:size|bytes) (?:count|n)( type)?(?: redop| op)?( root)?({HALF})({HALF})?"
@@ -69,8 +69,7 @@ class Reader:
         is_past = test is not None and (
             test.stage > stage or (test.stage == stage and stage not in (Stage.RANKS, Stage.TABLE)))
         if test is None or is_past:
-            test = Draft("nccl-tests", line_number, line_number, "nccl-tests", MEAN,
-                         library=self.library)
+            test = Draft("nccl-tests", line_number, library=self.library)
             test.commands, self.commands = self.commands, []
             self.tests.append(test)
         test.stage = stage
@@ -114,8 +113,8 @@ class Reader:
                 test.unread.append(line_number)
             return is_damaged
         if test is None or test.stage == Stage.FOOTER:
-            self.tests.append(Draft("nccl-tests", line_number, line_number, "nccl-tests", MEAN,
-                                    headless=True, follows=test is not None))
+            self.tests.append(
+                Draft("nccl-tests", line_number, headless=True, follows=test is not None))
         self.tests[-1].rows.append(row)
         self.tests[-1].stage = Stage.ROWS
         return True
@@ -146,22 +145,18 @@ class Reader:
         return True
 
     def read_header(self, line_number: int, text: str, words: list[tuple[str, int]]) -> bool:
-        """Whether the line belongs to the header of a table."""
-        names = " ".join(word for word, _ in words).lower()
-        header = HEADER.fullmatch(names)
+        """Whether the line belongs to the header of a table. mscclpp-test has no type."""
+        header = HEADER.fullmatch(" ".join(word for word, _ in words).lower())
         if PLACES.fullmatch(text) is not None:
             self.places = [place == "in" for place in re.findall(r"\b(out-of|in)-place", text)]
-        elif header is not None:
-            self.begin_table(self.begin(Stage.TABLE, line_number), header, words)
-        elif self.last and self.last.stage == Stage.TABLE and re.search(r"\((?:us|ms)\)", text):
+            return True
+        if header is None:
+            is_units = re.search(r"\((?:us|ms)\)", text) is not None
+            if self.last is None or self.last.stage != Stage.TABLE or not is_units:
+                return False
             self.last.layout.milliseconds = "(ms)" in text
-        else:
-            return False
-        return True
-
-    def begin_table(self, test: Draft, header: re.Match[str],
-                    words: list[tuple[str, int]]) -> None:
-        """Sets the layout of the rows; mscclpp-test has no type."""
+            return True
+        test = self.begin(Stage.TABLE, line_number)
         time_ends = [end for word, end in words if word.lower() in ("time", "cputime")]
         names, is_typed = header[3].split(), bool(header[1])
         places = [not is_typed, is_typed] if len(time_ends) > 1 else [False]
@@ -177,6 +172,7 @@ class Reader:
             has_header=True, typed=is_typed, rooted=bool(header[2]), size_end=words[0][1],
             names=("time", *names[1:]), places=tuple(zip(places, time_ends, strict=True)),
             milliseconds=names[-1] == "res")
+        return True
 
     def read_footer(self, line_number: int, text: str) -> bool:
         """Whether the line ends a test: its results, or a failure."""

@@ -27,11 +27,6 @@ class Store:
     specs: list[Path] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
-    @property
-    def private_folders(self) -> list[Path]:
-        """The folders that no page may name."""
-        return [self.folder, *(spec.parent for spec in self.specs)]
-
 
 def find(folder: Path) -> Store:
     """Read the runs below `folder`. Raises ResultError if `folder` is not a folder."""
@@ -50,30 +45,21 @@ def find(folder: Path) -> Store:
                            for name in sorted(links)]
         if MANIFEST in files and MANIFEST not in links:
             store.campaigns.append(here)
-            _read_campaign(here)
+            for path in here.rglob("*.jsonl"):  # for the comparison and the history
+                if path.name != MANIFEST and not os.path.islink(path):
+                    with suppress(ResultError):
+                        read(path)
             folders.clear()
             continue
-        folders[:] = sorted(name for name in folders
-                            if name not in links and _may_hold_runs(here / name))
+        folders[:] = [name for name in sorted(set(folders) - links - {WORKTREES})
+                      if Path(name).suffix not in BESIDE_A_RUN
+                      and not os.path.lexists(here / name / MARKER)]
         for name in sorted(set(files) - links):
             if name.endswith(".jsonl"):
                 _add_run(store, by_run_id, here / name)
     order = places(result.run for result in by_run_id.values())
     store.results = [by_run_id[run_id] for run_id in order]
     return store
-
-
-def _may_hold_runs(folder: Path) -> bool:
-    return (folder.name != WORKTREES and folder.suffix not in BESIDE_A_RUN
-            and not os.path.lexists(folder / MARKER))
-
-
-def _read_campaign(folder: Path) -> None:
-    """Read a campaign's runs into the memory of `read_once`, for the comparison and the history."""
-    for path in folder.rglob("*.jsonl"):
-        if path.name != MANIFEST and not os.path.islink(path):
-            with suppress(ResultError):
-                read(path)
 
 
 def _add_run(store: Store, by_run_id: dict[str, Result], path: Path) -> None:

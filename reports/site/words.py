@@ -12,8 +12,8 @@ from pathlib import Path
 from reports.store.order import time_of
 from reports.store.schema import Result, Run
 
-MOST_LISTED = 8  # commands, versions or machines in the footer of a page
-MOST_RUN_IDS = 40
+MOST_LISTED = 8  # commands, versions or machines in the footer
+MOST_NAMES = 40  # run ids, campaigns or logs in the footer
 NO_HISTORY = "in no run that a history can use"
 # The verdicts and reasons behind each word of the first page, which are also its colours.
 VERDICTS = {"worse": ("SLOWER", "WORSE", "WRONG"),
@@ -74,16 +74,16 @@ def hide_folders(sentence: str, folders: Iterable[Path]) -> str:
     return re.sub(r"(?<![\w/:>.])(\.\.)?/([^\s/]+/)+", "<path>/", sentence)
 
 
-def how_to_reproduce(runs: Sequence[Run]) -> list[tuple[str, str]]:
+def how_to_reproduce(runs: Sequence[Run]) -> dict[str, str]:
     """Each command, version, machine and software behind a page, for its footer."""
-    return [("command", _listing([command_of(run) for run in runs])),
-            ("version", _listing([run.version for run in runs])),
-            ("run ids", _listing([run.run_id for run in runs], MOST_RUN_IDS, ", ")),
-            ("machine_id", _listing([run.machine_id for run in runs])),
-            ("software_id", _listing([run.software_id for run in runs]))]
+    return {"command": listing([command_of(run) for run in runs]),
+            "version": listing([run.version for run in runs]),
+            "run ids": listing([run.run_id for run in runs], MOST_NAMES, ", "),
+            "machine_id": listing([run.machine_id for run in runs]),
+            "software_id": listing([run.software_id for run in runs])}
 
 
-def _listing(values: Sequence[str], most: int = MOST_LISTED, separator: str = "\n") -> str:
+def listing(values: Iterable[str], most: int = MOST_LISTED, separator: str = "\n") -> str:
     """The first different values."""
     values = list(dict.fromkeys(values))
     if len(values) > most:

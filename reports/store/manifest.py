@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from reports.store.result import ResultError, only, read_lines
+from reports.store.result import ResultError, of_kind, read_lines
 
 MANIFEST = "campaign.jsonl"
 SCHEMA = 1
@@ -116,7 +116,7 @@ def read_manifest(folder: Path | str) -> Manifest:
     """
     path = Path(folder) / MANIFEST
     records = read_lines(path, "manifest", KINDS, SCHEMA)
-    manifest = Manifest(path.parent, only(Campaign, records)[0])
+    manifest = Manifest(path.parent, of_kind(Campaign, records)[0])
     for record in records:
         if isinstance(record, Launch) and record.run is not None:
             problem = _problem_with(Path(record.run), record, manifest)

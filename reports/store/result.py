@@ -81,8 +81,8 @@ def _read(path: Path) -> Result:
         raise ImportedRunError(
             f"{path} was imported from a log: `reports show` shows it, nothing judges it")
     lines = read_lines(path, "run file", KINDS, SCHEMA)
-    [run], cases, ends = only(Run, lines), only(Case, lines), only(End, lines)
-    blocks, link_blocks = only(Block, lines), only(LinkBlock, lines)
+    [run], cases, ends = of_kind(Run, lines), of_kind(Case, lines), of_kind(End, lines)
+    blocks, link_blocks = of_kind(Block, lines), of_kind(LinkBlock, lines)
     try:
         check_open_parts(run, cases)
     except msgspec.ValidationError as error:
@@ -160,7 +160,7 @@ def _record(place: str, raw: dict[str, Any], kind: type[Kind], schema: int) -> K
             f"{place}: not a `{raw['kind']}` line of schema {schema} ({error})") from error
 
 
-def only(kind: type[Kind], records: Sequence[msgspec.Struct]) -> list[Kind]:
+def of_kind(kind: type[Kind], records: Sequence[msgspec.Struct]) -> list[Kind]:
     """The records of one kind."""
     return [record for record in records if isinstance(record, kind)]
 

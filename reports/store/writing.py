@@ -11,6 +11,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -97,15 +98,15 @@ def write_whole(path: Path, content: bytes) -> None:
             part.unlink(missing_ok=True)
 
 
+@dataclass
 class RunFile:
     """The open file of a run. Every line is on disk when `append` returns."""
 
-    def __init__(self, path: Path, run: Run, file: BinaryIO) -> None:
-        self.path = path
-        self.run = run
-        self.blocks: list[Block] = []
-        self.link_blocks: list[LinkBlock] = []
-        self._file = file
+    path: Path
+    run: Run
+    file: BinaryIO
+    blocks: list[Block] = field(default_factory=list)
+    link_blocks: list[LinkBlock] = field(default_factory=list)
 
     @classmethod
     def create(cls, folder: Path, run: Run) -> "RunFile":
@@ -115,9 +116,9 @@ class RunFile:
         part = path.with_name(f"{path.name}.part")
         with _write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            file = cls(path, run, part.open("xb"))
+            created = cls(path, run, part.open("xb"))
             try:
-                file._write(run)
+                created._write(run)
                 # Another writer of this name holds `.part` until `.jsonl` exists: one is refused.
                 if path.exists():
                     raise ResultError(f"{path} cannot be written: File exists")
@@ -125,7 +126,7 @@ class RunFile:
             finally:
                 part.unlink(missing_ok=True)
         _sync_folder(path.parent)
-        return file
+        return created
 
     def append(self, record: Block | LinkBlock) -> None:
         """Adds the line of a block. Raises ValueError for a number that is not finite, ResultError
@@ -150,15 +151,15 @@ class RunFile:
         end.n_wrong = sum(counts) if counts else None
         for record in (*cases, end):
             self._write(record)
-        self._file.close()
+        self.file.close()
         return Result(self.path, self.run, cases, self.blocks, self.link_blocks, end)
 
     def _write(self, record: msgspec.Struct) -> None:
         line = to_line(record)
         with _write_errors(self.path):
-            self._file.write(line)
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self.file.write(line)
+            self.file.flush()
+            os.fsync(self.file.fileno())
 
     def _write_samples(self, cases: list[Case], samples: Samples) -> None:
         """Writes one array for each case into a new folder. A link that another user has put there

@@ -12,26 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.store.case import find_states
-from reports.store.exposed import (
-    COMPUTE,
-    FUSED,
-    LIBRARY,
-    Form,
-    costs_in,
-    difference,
-    forms,
-    interval_text,
-    shapes,
-    share,
-    surely,
-)
+from reports.store.exposed import COMPUTE, FUSED, LIBRARY, costs_in
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval
 from reports.tables.console import lay_out, plain_table
 from reports.tables.figure import Bar, draw_bars
+from reports.tables.forms import OURS, Form, difference, forms, interval_text, shapes, share, surely
 from reports.tables.sentences import count, footnotes, head_lines, number, size_text
 
-OURS = "ours"
 LAYERS = {"attention_output": "attention output", "mlp_down": "MLP down", "qkv": "QKV",
           "gate_up": "MLP gate and up"}
 UNITS = (
@@ -45,13 +33,7 @@ def groups(result: Result) -> list[tuple[list[Case], dict[str, Form]]]:
     """The cases of each shape, and its forms by kind: COMPUTE, LIBRARY, OURS and FUSED."""
     states = find_states(result.blocks)
     costs = costs_in(result.blocks, states.of_block, states.longest)
-    return [(cases, {_kind(form.case): form for form in forms(cases, costs)})
-            for cases in shapes(result)]
-
-
-def _kind(case: Case) -> str:
-    name = case.algorithm.partition("+")[0]
-    return name if name in (COMPUTE, LIBRARY, FUSED) else OURS
+    return [(cases, forms(cases, costs)) for cases in shapes(result)]
 
 
 def render(result: Result) -> str:
@@ -92,8 +74,7 @@ def _table(cases: Sequence[Case], by_kind: Mapping[str, Form]) -> Table:
     library = exposed_us(by_kind, LIBRARY)
     rows: list[Sequence[str | Text]] = []
     for kind, form in by_kind.items():
-        exposed = None if kind == COMPUTE else exposed_us(by_kind, kind)
-        hidden = "-"
+        exposed, hidden = exposed_us(by_kind, kind), "-"
         if exposed and library and kind != LIBRARY:
             hidden = share(library[0] - exposed[0], library[0])
         rows.append([form.name, number(median_us(form)), interval_text(exposed), hidden,
@@ -107,7 +88,7 @@ def _table(cases: Sequence[Case], by_kind: Mapping[str, Form]) -> Table:
 
 def exposed_us(by_kind: Mapping[str, Form], kind: str) -> Interval | None:
     """The exposed time of a form in microseconds; None without it or without the compute alone."""
-    if not {kind, COMPUTE} <= by_kind.keys():
+    if kind == COMPUTE or not {kind, COMPUTE} <= by_kind.keys():
         return None
     return difference(by_kind[kind], by_kind[COMPUTE])
 
@@ -147,7 +128,7 @@ def draw(result: Result, path: Path | IO[Any]) -> None:
     run without a measured form, or a file that cannot be written."""
     panels = []
     for cases, by_kind in groups(result):
-        exposed = {kind: exposed_us(by_kind, kind) for kind in by_kind if kind != COMPUTE}
+        exposed = {kind: exposed_us(by_kind, kind) for kind in by_kind}
         bars = [Bar(by_kind[kind].name, interval[0], interval_text(interval), COLOURS[kind],
                     ends=interval[1:]) for kind, interval in exposed.items() if interval]
         if bars:

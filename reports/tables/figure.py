@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result, Summary
@@ -24,11 +24,15 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, for readers with any colour vision; the library is black.
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F"]
-MARKERS = ["o", "^", "D", "v", "P", "X", "*"]
+# More marks than colours: two lines of one colour differ in their marks.
+MARKERS = ["o", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "8"]
 DASHES: list[Any] = ["-", (0, (8, 1.5)), "-.", (0, (4, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (12, 2)),
                      "-"]
 REGIMES = [(16384, "left", "latency-bound:\ndecode, 16 KB"),
            (33554432, "right", "bandwidth-bound:\nprefill, 32 MB")]
+# The ticks in each power of ten on a logarithmic axis, by the largest ratio of its ends.
+TICKS: dict[float, list[float]] = {3: [1, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9],
+                                   20: [1, 1.5, 2, 3, 4, 5, 6, 8], 1e3: [1, 2, 5], np.inf: [1]}
 
 Style = dict[str, Any]
 
@@ -80,30 +84,42 @@ def figure_title(result: Result) -> str:
     return machine(result) + ("" if result.complete else " (INCOMPLETE)")
 
 
-def lines_of(cases: list[Case]) -> dict[str, list[Case]]:
-    """The cases by the name of their line, the library and `auto` first, small sizes first."""
-    lines: dict[str, list[Case]] = {}
+@dataclass
+class Line:
+    """A line of a picture: the cases of an algorithm, smallest size first."""
+
+    name: str
+    style: Style
+    cases: list[Case]
+
+
+def lines_of(cases: Sequence[Case]) -> list[Line]:
+    """The lines of these cases, the library and `auto` first."""
+    by_name: dict[str, list[Case]] = {}
     first = {"library": 0, "auto": 1}
     variants = {(case.algorithm, case.variant) for case in cases}
     for case in sorted(cases, key=lambda c: (first.get(c.algorithm, 2), c.size_bytes)):
         several = sum(algorithm == case.algorithm for algorithm, _ in variants) > 1
         name = case.library or case.algorithm
-        lines.setdefault(f"{name} {case.variant}" if several else name, []).append(case)
-    return lines
+        by_name.setdefault(f"{name} {case.variant}" if several else name, []).append(case)
+    styles = styles_of([line[0].algorithm for line in by_name.values()])
+    return [Line(name, style, line)
+            for (name, line), style in zip(by_name.items(), styles, strict=True)]
 
 
-def style_of(algorithm: str, points: int, others: Iterator[tuple[str, str, Any]]) -> Style:
-    """The style of an algorithm's line through `points` points; the library and `auto` have their
-    own, all others take the next of `others`."""
-    if algorithm == "library":
-        return {"color": "black", "marker": "s", "linewidth": 2.2, "markersize": 5, "zorder": 4}
-    if algorithm == "auto":
+def styles_of(algorithms: Sequence[str]) -> list[Style]:
+    """The style of each algorithm's line; the library and `auto` have their own."""
+    special: dict[str, Style] = {
+        "library": {"color": "black", "marker": "s", "linestyle": "-", "linewidth": 2.2,
+                    "markersize": 5, "zorder": 4},
         # auto runs one of the others, so its line lies under theirs.
-        return {"color": "#F0C808", "linewidth": 7, "alpha": 0.55, "zorder": 1,
-                "marker": "s" if points == 1 else None, "markersize": 11, "markeredgewidth": 0}
-    colour, marker, dashes = next(others)
-    return {"color": colour, "marker": marker, "linestyle": dashes, "linewidth": 1.6,
-            "markersize": 5, "zorder": 3}
+        "auto": {"color": "#F0C808", "marker": "d", "linestyle": "-", "linewidth": 4,
+                 "markersize": 8, "zorder": 1}}
+    others = ({"color": colour, "marker": marker, "linestyle": dashes, "linewidth": 1.6,
+               "markersize": 5, "zorder": 3}
+              for colour, marker, dashes in zip(cycle(COLOURS), cycle(MARKERS), cycle(DASHES)))
+    return [special[algorithm] if algorithm in special else next(others)
+            for algorithm in algorithms]
 
 
 def interval_us(summary: Summary | None) -> NDArray[np.float64]:
@@ -113,24 +129,16 @@ def interval_us(summary: Summary | None) -> NDArray[np.float64]:
     return np.array([summary.median, *ends])
 
 
-def draw_line(axes: Axes, at: Sequence[float], intervals: ArrayLike, style: Style,
-              line: int | None = None) -> None:
-    """Medians as a line and their intervals as a band. In an svg, `line` numbers both."""
-    median, low, high = np.transpose(np.asarray(intervals))
-    names = (None, None) if line is None else (f"line{line}", f"band{line}")
-    axes.plot(at, median, **style, gid=names[0])
-    axes.fill_between(at, low, high, color=style["color"], alpha=0.25, linewidth=0, zorder=2,
-                      gid=names[1])
-
-
-def draw_lines(axes: Axes, cases: list[Case], at: Callable[[Case], float],
+def draw_lines(axes: Axes, lines: Sequence[Line], at: Callable[[Case], float],
                interval: Callable[[Case], NDArray[np.float64]]) -> None:
-    """A line for each algorithm: the interval of each case at its place on the horizontal axis."""
-    styles = cycle(zip(COLOURS, MARKERS, DASHES, strict=True))
-    for name, line in lines_of(cases).items():
-        line = sorted(line, key=at)
-        style = {"label": name} | style_of(line[0].algorithm, len(line), styles)
-        draw_line(axes, [at(case) for case in line], [interval(case) for case in line], style)
+    """Each line with its intervals as a band; `at` places a case on the horizontal axis."""
+    for line in lines:
+        cases = sorted(line.cases, key=at)
+        median, low, high = np.reshape([interval(case) for case in cases], (-1, 3)).T
+        places = [at(case) for case in cases]
+        axes.plot(places, median, **line.style, label=line.name)
+        axes.fill_between(places, low, high, color=line.style["color"], alpha=0.25, linewidth=0,
+                          zorder=2)
 
 
 def draw_legend(made: Any, axes: Axes, columns: int) -> None:
@@ -140,29 +148,27 @@ def draw_legend(made: Any, axes: Axes, columns: int) -> None:
                 frameon=False)
 
 
-def round_ticks(axes: Axes) -> None:
-    """Round values on a logarithmic vertical axis, closer together on a short one."""
-    low, high = axes.get_ylim()
-    steps: tuple[float, ...] = (1,)
-    if high / low < 1e3:
-        steps = (1, 1.5, 2, 3, 4, 5, 6, 8) if high / low < 20 else (1, 2, 5)
+def round_ticks(axis: Any) -> None:
+    """Round values on a logarithmic axis, closer together on a short one."""
+    low, high = axis.get_view_interval()
+    steps = next(steps for most, steps in TICKS.items() if high / low < most)
     ticks = [step * 10.0**power for power in range(-6, 13) for step in steps]
     ticks = [tick for tick in ticks if low <= tick <= high]
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
-def dress(axes: Axes, sizes: list[int], scale: str = "log") -> None:
+def dress(axes: Axes, sizes: list[int], scale: str = "log", most_ticks: int = 13) -> None:
     """Ticks at sizes and round values, and the two regimes of sizes; `scale` is vertical."""
     axes.set_xscale("log", base=2)
     axes.set_yscale(scale)
-    shown = sizes[:: 1 + (len(sizes) - 1) // 13]
+    shown = sizes[:: 1 + (len(sizes) - 1) // most_ticks]
     axes.set_xticks(shown, [tick_text(size) for size in shown])
     axes.minorticks_off()
     axes.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
     low, high = axes.get_ylim()
     if scale == "log":
         axes.set_ylim(low, high * (high / low) ** 0.14)
-        round_ticks(axes)
+        round_ticks(axes.yaxis)
     else:
         axes.set_ylim(0, high * 1.14)
     axes.grid(True, alpha=0.25)

@@ -19,10 +19,9 @@ from reports.store.foreign import spreadsheet_cell
 from reports.store.schema import Case, Range, Result, Summary
 from reports.tables.sentences import shape_text
 
-SUMMARIES = ("time_us", "consume_us", "total_us", "arrival_skew_us", "chain_only_us", "compute_us",
-             "exposed_us", "matmul_gflop_s", "matmul_alone_gflop_s")
-PARTS = dict.fromkeys(SUMMARIES, Summary.__struct_fields__) | {
-    "link_rtt_ns": Range.__struct_fields__}
+# The parts of each field that is a summary.
+PARTS = {field.name: kind.__struct_fields__ for field in msgspec.structs.fields(Case)
+         for kind in (Summary, Range) if field.type == kind | None}
 NCCL_TYPES = {"float16": "half", "bfloat16": "bfloat16", "float32": "float", "float64": "double"}
 
 # A test in the text of nccl-tests: its head and its end. {end} keeps the blanks before it.

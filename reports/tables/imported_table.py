@@ -9,11 +9,8 @@ from reports.tables.sentences import number, ranks_text, size_text
 
 def render(imported: Imported) -> str:
     """The run as a table of at most 80 columns with its head; ends with a newline."""
-    run, end = imported.run, imported.end
-    origin, size = run.imported_from, run.world["size"]
-    gpus = " and ".join(dict.fromkeys(rank["gpu"] for rank in run.world["ranks"]))
-    ranks = "an unknown number of ranks" if size is None else ranks_text(size)
-    head = [f"{run.benchmark}: {ranks}{' on ' * bool(gpus)}{gpus}",
+    run, end, origin = imported.run, imported.end, imported.run.imported_from
+    head = [machine(imported),
             f"imported from {origin.file}, lines {origin.first_line} to {origin.last_line}, by "
             f"{origin.format}: shown, never judged",
             f"{end.status}: {end.reason}" if end.reason else end.status,
@@ -34,6 +31,14 @@ def render(imported: Imported) -> str:
     if run.out_of_bounds is not None:
         marks.append(f"as printed: out of bounds values {run.out_of_bounds}")
     return lay_out(None, head, [("", table)], marks)
+
+
+def machine(imported: Imported) -> str:
+    """The benchmark and its ranks, as the log names them."""
+    world = imported.run.world
+    gpus = " and ".join(dict.fromkeys(rank["gpu"] for rank in world["ranks"]))
+    ranks = "an unknown number of ranks" if world["size"] is None else ranks_text(world["size"])
+    return f"{imported.run.benchmark}: {ranks}{' on ' * bool(gpus)}{gpus}"
 
 
 def _cells(case: ImportedCase, is_checked: bool) -> list[str]:

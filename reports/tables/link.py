@@ -15,7 +15,7 @@ from rich.table import Table
 from reports.store.result import ResultError
 from reports.store.schema import Result
 from reports.tables.console import WIDTH, lay_out, plain_table
-from reports.tables.figure import draw_line, dress, figure, figure_title
+from reports.tables.figure import dress, figure, figure_title
 from reports.tables.sentences import footnotes, has_gpus, head_lines, number, size_text
 
 if TYPE_CHECKING:
@@ -42,14 +42,12 @@ def transfers(result: Result) -> pd.DataFrame:
     rows = []
     for case in result.cases:
         if case.status == "ok" and case.time_us:
-            time_us = case.time_us
-            src, dst = case.shape.get("src"), case.shape.get("dst")
+            time, src, dst = case.time_us, case.shape.get("src"), case.shape.get("dst")
             rows.append((case.algorithm, case.size_bytes, src, dst,
-                         case.shape.get("pairs") or [(src, dst)], time_us.median, time_us.ci_low,
-                         time_us.ci_high, case.alg_bw_gb_s or 0.0))
-    frame = pd.DataFrame(rows, columns=["algorithm", "size_bytes", "src", "dst", "pairs", "us",
-                                        "low", "high", "gb_s"])
-    return frame.astype({"low": float, "high": float})
+                         case.shape.get("pairs") or [(src, dst)], case.alg_bw_gb_s or 0.0,
+                         time.median, time.ci_low or np.nan, time.ci_high or np.nan))
+    return pd.DataFrame(rows, columns=["algorithm", "size_bytes", "src", "dst", "pairs", "gb_s",
+                                       "us", "low", "high"])
 
 
 def shown_size(result: Result) -> int | None:
@@ -145,9 +143,9 @@ def findings(result: Result) -> list[str]:
             f"{', the nearest' * (len(trips) > 1)}), which is the floor of any collective.")
     if launches:
         slowest = max(launches, key=attrgetter("us"))
-        rank = f"{name}{slowest.src:.0f}{', the slowest' * (len(launches) > 1)}"
         sentences.append(f"To launch an empty kernel and wait for its end takes "
-                         f"{number(slowest.us)} us on {rank}.")
+                         f"{number(slowest.us)} us on {name}{slowest.src:.0f}"
+                         f"{', the slowest' * (len(launches) > 1)}.")
     return sentences if shares_cores(result) else [*sentences, *_contention(frame, name)]
 
 
@@ -292,9 +290,9 @@ def _draw_sizes(axes: Axes, gb_s: Any) -> None:
     """The median pair as a line, in a band from the slowest to the fastest."""
     for name, (_, colour, marker) in RATES.items():
         if name in gb_s.index:
-            of_size = gb_s.loc[name]
-            draw_line(axes, list(of_size.index), of_size[["median", "min", "max"]].to_numpy(),
-                      {"color": colour, "marker": marker, "label": name.replace("_", " ")})
+            rate, label = gb_s.loc[name], name.replace("_", " ")
+            axes.plot(rate["median"], color=colour, marker=marker, label=label)
+            axes.fill_between(rate.index, rate["min"], rate["max"], color=colour, alpha=0.2)
     dress(axes, sorted(gb_s.index.unique("size_bytes")))
     axes.set_title("GB/s against size: median pair, slowest to fastest", fontsize=10)
     axes.legend(frameon=False, fontsize=9)

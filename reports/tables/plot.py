@@ -3,9 +3,12 @@ time against load, with a line for each algorithm; other benchmarks have their o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from reports.store import exposed
 from reports.store.case import bus_factor, late_us
@@ -13,7 +16,7 @@ from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.tables import exposed_table, link, steps
 from reports.tables.figure import (
-    Style,
+    Line,
     draw_legend,
     draw_lines,
     dress,
@@ -21,9 +24,10 @@ from reports.tables.figure import (
     figure_title,
     interval_us,
     kind_of,
+    lines_of,
 )
-from reports.tables.rows import cost_us, imbalance, shown_cases, views
-from reports.tables.sentences import WAYS, ranks_text, shape_words
+from reports.tables.rows import View, cost_us, imbalance, shown_cases, views
+from reports.tables.sentences import WAYS, shape_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,61 +49,74 @@ def plot(result: Result, path: Path | IO[Any]) -> None:
     kind_of(path)
     if draw := own_picture(result):
         return draw(result, path)
-    mode, shape = (views(result) or [("isolated", None)])[0]
-    cases = [case for case in shown_cases(result, (mode, shape))
-             if cost_us(case) is not None and case.size_bytes > 0]
+    view = (views(result) or [("isolated", None)])[0]
+    cases = drawn_cases(result, view)
     if not cases:
         raise ResultError(f"{result.path} has no measured case to draw")
-    late, size = late_us(shape) > 0, result.run.world["size"]
-    factor = 0 if late else bus_factor(cases[0].collective, size)
+    lines = lines_of(cases)
     with figure(path, 1, 2, (13, 5.8)) as (made, ((times, bandwidths),)):
-        draw_lines(times, cases, lambda case: case.size_bytes,
-                   lambda case: interval_us(case.total_us or case.time_us))
-        if factor:
-            draw_lines(bandwidths, cases, lambda case: case.size_bytes,
-                       lambda case: case.size_bytes * factor / 1e3 / interval_us(case.time_us))
-        _draw_bound(times, bandwidths, cases, factor)
-        is_read = any(case.consume_us for case in cases)
-        times.set_ylabel("time, us: collective + reading its result" if is_read
-                         else "time of one call, us")
-        bandwidths.set_ylabel("busbw, GB/s: collective alone")
-        if not factor:
-            ranks = "a late rank" if late else "one rank"
+        drawn = factors(view, lines, result.run.world["size"]).values()
+        for axes, factor in zip((times, bandwidths), drawn, strict=False):
+            draw_against_size(axes, lines, factor)
+        if len(drawn) == 1:
+            ranks = "a late rank" if late_us(view[1]) else "one rank"
             bandwidths.text(0.5, 0.5, f"busbw means nothing with {ranks}", ha="center",
-                            transform=bandwidths.transAxes,
-                            bbox={"facecolor": "white", "edgecolor": "none"})
-        for axes in (times, bandwidths):
-            dress(axes, sorted({case.size_bytes for case in cases}))
-        made.suptitle(_title(result, cases, ", ".join([mode, *shape_words(shape)])))
+                            transform=bandwidths.transAxes)
+            bandwidths.set_axis_off()
+        library = next((f"; against {case.library}" for case in cases if case.library), "")
+        work = [f"{cases[0].datatype} {cases[0].redop}", view[0], *shape_words(view[1])]
+        place = ["in place"] * cases[0].in_place
+        made.suptitle(f"{figure_title(result)}\n{', '.join(work + place)}{library}")
         draw_legend(made, times, 7)
 
 
-def _draw_bound(times: Axes, bandwidths: Axes, cases: list[Case], factor: float) -> None:
-    """The lowest bound of all algorithms at each size, from the measured parts of the machine."""
-    bounds: dict[int, float] = {}
-    for case in sorted(cases, key=lambda case: case.size_bytes):
-        if case.bound_us:
-            lowest = bounds.get(case.size_bytes, case.bound_us)
-            bounds[case.size_bytes] = min(lowest, case.bound_us)
-    if not bounds:
-        return
-    style: Style = {"color": "#444444", "linestyle": "--", "linewidth": 1.2, "markersize": 14,
-                    "label": "bound (collective alone)", "marker": "_" if len(bounds) == 1 else ""}
-    times.plot(list(bounds), list(bounds.values()), **style)
+def drawn_cases(result: Result, view: View) -> list[Case]:
+    """The measured cases of a view."""
+    return [case for case in shown_cases(result, view)
+            if cost_us(case) is not None and case.size_bytes > 0]
+
+
+def factors(view: View, lines: Sequence[Line], world_size: int) -> dict[str, float]:
+    """The quantities to draw, with the bytes over each link for a byte of these cases: no busbw for
+    one rank, nor with a late rank, because the time then includes the wait for it."""
+    collective = next(case.collective for line in lines for case in line.cases)
+    factor = 0.0 if late_us(view[1]) else bus_factor(collective, world_size)
+    return {"time": 0.0, "busbw": factor} if factor else {"time": 0.0}
+
+
+def axis_title(lines: Sequence[Line], factor: float) -> str:
     if factor:
-        busbws = [size * factor / us / 1e3 for size, us in bounds.items()]
-        bandwidths.plot(list(bounds), busbws, **style)
+        return "busbw, GB/s: collective alone"
+    is_read = any(case.consume_us for line in lines for case in line.cases)
+    return "time, us: collective + reading its result" if is_read else "time of one call, us"
 
 
-def _title(result: Result, cases: list[Case], view: str) -> str:
-    run, case = result.run, cases[0]
-    ranks = run.world.get("ranks", [])
-    device = f" on {ranks[0].get('device')} {ranks[0].get('arch', '')}".rstrip() if ranks else ""
-    library = next((f", against {case.library}" for case in cases if case.library), "")
-    place = ", in place" if case.in_place else ""
-    unfinished = "" if result.complete else " (INCOMPLETE)"
-    return (f"{run.benchmark}: {ranks_text(run.world['size'])}{device}{library}; "
-            f"{case.datatype} {case.redop}, {view}{place}{unfinished}")
+def interval(case: Case, factor: float) -> NDArray[np.float64]:
+    """The median and the ends of its interval: microseconds, or with a factor busbw in GB/s."""
+    if factor:
+        return case.size_bytes * factor / 1e3 / np.maximum(interval_us(case.time_us), 1e-9)
+    return interval_us(case.total_us or case.time_us)
+
+
+def draw_against_size(axes: Axes, lines: Sequence[Line], factor: float = 0.0,
+                      scale: str = "log") -> None:
+    """Time against size, or busbw if `factor` is not 0; `scale` is vertical. The dashed line is the
+    lowest bound of all algorithms, from the measured parts of the machine."""
+    draw_lines(axes, lines, lambda case: case.size_bytes, lambda case: interval(case, factor))
+    cases = [case for line in lines for case in line.cases]
+    sizes = sorted({case.size_bytes for case in cases})
+    bounds_us = {size: min((case.bound_us for case in cases
+                            if case.bound_us and case.size_bytes == size), default=None)
+                 for size in sizes}
+    bounds = [(size, size * factor / us / 1e3 if factor else us)
+              for size, us in bounds_us.items() if us]
+    if bounds:
+        axes.plot(*zip(*bounds, strict=True), color="#444444", linestyle="--", linewidth=1.2,
+                  marker="_" if len(bounds) == 1 else None)
+        axes.annotate("bound", bounds[-1], xytext=(6, 0), textcoords="offset points", fontsize=8,
+                      color="#444444", va="center", annotation_clip=False)
+    axes.set_ylabel(axis_title(lines, factor))
+    dress(axes, sizes, scale)
 
 
 def _draw_routed(result: Result, path: Path | IO[Any]) -> None:
@@ -118,7 +135,7 @@ def _draw_routed(result: Result, path: Path | IO[Any]) -> None:
     shape = next(iter(panels.values()))[0].shape
     with figure(path, 1, len(panels), (4.6 * len(panels) + 0.6, 5.4)) as (made, axes):
         for place, (title, cases) in zip(axes[0], panels.items(), strict=True):
-            draw_lines(place, cases, imbalance,
+            draw_lines(place, lines_of(cases), imbalance,
                        lambda case: interval_us(case.total_us or case.time_us))
             skews = {imbalance(case): case.shape["skew"] for case in cases}
             place.set_xticks(list(skews),

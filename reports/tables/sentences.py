@@ -55,10 +55,6 @@ def count(elements: int | None) -> str:
     return str(elements) if elements < 1_000_000 else f"{elements:.0e}"
 
 
-def span(low: str, high: str) -> str:
-    return low if low == high else f"{low} to {high}"
-
-
 def some(names: Sequence[str], most: int = 3, rest: str = "") -> str:
     """The first names with commas, and the number of the rest."""
     more = f" and {len(names) - most} more{rest}" if len(names) > most else ""

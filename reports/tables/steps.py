@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 from rich.table import Table
 
 from reports.store.case import find_states
-from reports.store.exposed import COMPUTE, Form, costs_in, difference, interval_text, shapes, share
+from reports.store.exposed import COMPUTE, costs_in
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, median_interval
 from reports.tables.console import lay_out, plain_table
 from reports.tables.exposed_table import exposed_us, median_us
 from reports.tables.figure import Bar, draw_bars
+from reports.tables.forms import Form, difference, interval_text, shapes, share
 from reports.tables.sentences import (
     MARGIN,
     count,
@@ -106,10 +106,10 @@ def _table(steps: Mapping[str, Form]) -> Table:
     for algorithm, step in steps.items():
         cells, time_us = ["-", "-", "-", "-"], median_us(step)
         if time_us is not None:
-            exposed = exposed_us(steps, algorithm) if algorithm in EXPOSED else None
+            exposed = _exposed_ms(steps, algorithm)
             speed = "-" if algorithm == COMPUTE else number(1e6 * tokens(step.case) / time_us)
-            cells = [number(time_us / 1e3), speed, interval_text(_in_ms(exposed)),
-                     share(exposed[0], time_us) if exposed else "-"]
+            cells = [number(time_us / 1e3), speed, interval_text(exposed),
+                     share(exposed[0], time_us / 1e3) if exposed else "-"]
         elif step.case.status == "wrong":
             cells[2] = "WRONG"
         rows.append([step.name, *cells, count(step.case.n_wrong)])
@@ -117,7 +117,9 @@ def _table(steps: Mapping[str, Form]) -> Table:
                         "of\nstep": 5, "#wrong": 6}, rows)
 
 
-def _in_ms(interval_us: Interval | None) -> Interval | None:
+def _exposed_ms(steps: Mapping[str, Form], algorithm: str) -> Interval | None:
+    """The exposed time of a split with the same compute."""
+    interval_us = exposed_us(steps, algorithm) if algorithm in EXPOSED else None
     if interval_us is None:
         return None
     median, low, high = interval_us
@@ -132,8 +134,7 @@ def verdict(result: Result, steps: Mapping[str, Form]) -> list[str]:
         return [f"{work}: no verdict, tensor and pipeline were not both measured."]
     tensor, pipeline = steps[TENSOR], steps[PIPELINE]
     rounds = [r for r in tensor.rounds if r in pipeline.costs]
-    ratio = median_interval(np.divide([pipeline.costs[r] for r in rounds],
-                                      [tensor.costs[r] for r in rounds]))
+    ratio = median_interval([pipeline.costs[r] / tensor.costs[r] for r in rounds])
     low, high = ratio[1] or 0.0, ratio[2] or float("inf")
     faster = ("TP is faster" if low > MARGIN else
               "PP is faster" if high * MARGIN < 1 else "no clear difference")
@@ -172,14 +173,12 @@ def draw(result: Result, path: Path | IO[Any]) -> None:
     panels = []
     for steps in groups(result):
         bars = []
-        alone_us = median_us(steps[COMPUTE]) if COMPUTE in steps else None
         for algorithm, step in steps.items():
-            time_us = median_us(step)
+            time_us, exposed = median_us(step), _exposed_ms(steps, algorithm)
             if time_us is not None:
-                is_exposed = algorithm in EXPOSED and alone_us
-                exposed_ms = max(time_us - (alone_us or 0), 0.0) / 1e3 if is_exposed else 0.0
                 bars.append(Bar(step.name + _chosen(step), time_us / 1e3, number(time_us / 1e3),
-                                COLOURS.get(algorithm, "#CC79A7"), hatched=exposed_ms))
+                                COLOURS.get(algorithm, "#CC79A7"),
+                                hatched=max(exposed[0], 0.0) if exposed else 0.0))
         if bars:
             panels.append((title(next(iter(steps.values())).case), bars))
     draw_bars(path, result, panels, "ms a step; hatched: exposed communication")

@@ -184,10 +184,11 @@ def _flip_table(flipped: Sequence[Flip]) -> Table:
 def _long_table(result: Result) -> Table:
     cases = sorted(result.cases,
                    key=lambda case: (case.size_bytes, case.mode != "isolated", case.in_place))
-    return plain_table(dict.fromkeys(LONG_COLUMNS, 0), map(_long_cells, cases), gap=2)
+    return plain_table(dict.fromkeys(LONG_COLUMNS, 0), map(long_cells, cases), gap=2)
 
 
-def _long_cells(case: Case) -> list[str]:
+def long_cells(case: Case) -> list[str]:
+    """The cells of a case, for LONG_COLUMNS."""
     time = case.time_us
     chosen = f": {case.chosen}" if case.chosen else ""
     interval = blocks = "-"

@@ -39,8 +39,7 @@ def costs_by_state(blocks: Sequence[Block],
     for block, state in zip(blocks, states.of_block, strict=True):
         state = 0 if states.longest is None else state
         if state is not None:
-            cost_us = block.total_us or block.time_us
-            costs.setdefault(state, {}).setdefault(block.case, []).append(cost_us)
+            costs.setdefault(state, {}).setdefault(block.case, []).append(block.cost_us)
     return costs
 
 

@@ -8,7 +8,7 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import cycle, pairwise, zip_longest
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from reports.store.result import ResultError
 from reports.tables.console import lay_out
-from reports.tables.figure import COLOURS, DASHES, MARKERS, Style, dress, figure, style_of
+from reports.tables.figure import Style, dress, figure, styles_of
 from reports.tables.sentences import number, tick_text
 from reports.trends.crossovers import find_crossovers
 from reports.trends.fit import curves_us, fits_of
@@ -164,9 +164,8 @@ def plot(fits: Sequence[Fit], target: Path | IO[str]) -> None:
     groups = by_title([fit for fit in fits if fit.regimes])
     if not groups:
         raise ResultError("nothing to draw: no case has the three sizes that a line takes")
-    fresh = cycle(zip(COLOURS, MARKERS, DASHES, strict=True))
-    algorithms = dict.fromkeys(fit.algorithm for group in groups.values() for fit in group)
-    styles = {algorithm: style_of(algorithm, 1, fresh) for algorithm in algorithms}
+    algorithms = list(dict.fromkeys(fit.algorithm for group in groups.values() for fit in group))
+    styles = dict(zip(algorithms, styles_of(algorithms), strict=True))
     columns, rows = min(2, len(groups)), -(-len(groups) // 2)
     with figure(target, rows, columns, (7.5 * columns, 1 + 5.5 * rows)) as (drawing, axes):
         handles = {}
@@ -194,7 +193,7 @@ def _draw(panel: Axes, fit: Fit, style: Style) -> None:
     median, low, high = interval(walsh_means(times_us.T), len(times_us) * bool(fit.interval))
     bars = [np.maximum(median - low, 0), high - median] if fit.interval else None
     panel.errorbar(fit.sizes_bytes, median, yerr=bars, linestyle="none", elinewidth=1,
-                   label=fit.name, marker=style["marker"] or "h", markersize=5,
+                   label=fit.name, marker=style["marker"], markersize=5,
                    markerfacecolor=style["color"] if is_plain else "white", **line)
     at = np.geomspace(fit.sizes_bytes[0], fit.sizes_bytes[-1], 256)
     panel.plot(at, np.median(curves_us(fit, at), axis=0), linewidth=1.5 if is_plain else 0.9,

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from reports.store.result import only, read_lines
+from reports.store.result import of_kind, read_lines
 from reports.store.writing import to_line, write_named
 from reports.tables.sentences import shape_words
 
@@ -125,7 +125,7 @@ def read_fits(path: Path | str) -> tuple[list[Fit], list[Crossover]]:
     not a file of fits, or of a newer schema."""
     kinds: dict[str, type[msgspec.Struct]] = {"fits": Fits, "fit": Fit, "crossover": Crossover}
     records = read_lines(Path(path), "file of fits", kinds, FITS_SCHEMA)
-    return only(Fit, records), only(Crossover, records)
+    return of_kind(Fit, records), of_kind(Crossover, records)
 
 
 def by_title(fits: Sequence[Fit]) -> dict[str, list[Fit]]:

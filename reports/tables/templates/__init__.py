@@ -21,6 +21,7 @@ def _environment() -> jinja2.Environment:
                                      autoescape=True, trim_blocks=True, lstrip_blocks=True,
                                      finalize=_shorten)
     environment.filters["whole"] = _whole
+    environment.globals["source"] = source
     return environment
 
 

@@ -40,7 +40,7 @@ def test_the_answer_and_the_command_match_the_table(tmp_path):
     assert re.fullmatch(r"busbw 7\.\d\d GB/s at 32 MiB, \d\d% of the bound\.", words[2])
     assert re.match(r"A 70B 4-bit token at TP 2: 160 x .* flips at 194 us", words[3])
     assert words[4:] == ["mpirun -n 2 python -m bench.allreduce --seed 7",
-                         "Wiretax 0.1.0, 2026-11-20; [ ]: 95 % interval, this launch"]  # fmt: skip
+                         "Wiretax 0.1.0, 2026-11-20 06:15 UTC; [ ]: 95 % interval, this launch"]  # fmt: skip
     assert sorted(path.suffix for path in tmp_path.glob("card*")) == [".png"]
 
 
@@ -62,7 +62,7 @@ def test_an_incomplete_or_wrong_run_is_marked_first(tmp_path):
 @pytest.mark.parametrize("algorithms", [("library",), ("auto",), ()])
 def test_the_card_shows_only_measured_algorithms(tmp_path, algorithms):
     said = drawn(tmp_path, write_run(tmp_path, sizes=[4096], algorithms=algorithms, modes=["isolated"]).path)
-    assert re.search({("library",): "library .* us at 4 KiB", ("auto",): "ours .* us at 4 KiB"}.get(
+    assert re.search({("library",): "MPICH 5.0.2 .* us at 4 KiB", ("auto",): "ours .* us at 4 KiB"}.get(
         algorithms, "Nothing was measured"), said)  # fmt: skip
     assert "as fast as" not in said
 

@@ -11,8 +11,8 @@ import pytest
 
 from reports.__main__ import main
 from reports.site.across import history_page
-from reports.site.build import Site, render_page
 from reports.site.overview import MOST_RUNS
+from reports.site.page import Site, render
 from reports.site.store import MARKER
 from reports.store.result import read
 from tests.reports.synthetic_run import write_run
@@ -93,10 +93,10 @@ def test_a_regression_is_on_the_history_page_and_counted(tmp_path):
     for number in range(24):
         write_run(tmp_path / "results", run_id=f"2026-11-{number + 1:02d}T06-15-00Z-allreduce-{number}", seed=number,
                   scale=1.0 if number < 14 else 1.2, **SMALL | {"algorithms": ["library", "two_shot"]})
-    page = history_page(tmp_path / "results", {})
+    page = history_page(tmp_path / "results")
     assert page.counts["worse"] == sum(page.counts.values()) == 4
-    assert page.groups == {("a1b2c3", "allreduce"): page.counts}
-    (tmp_path / "history.html").write_text(render_page(page, Site([], "python", [])))
+    assert page.verdicts == {("a1b2c3", "allreduce"): page.counts}
+    (tmp_path / "history.html").write_text(render(page, Site({}, "python", [])))
     said = Read(tmp_path / "history.html")
     assert "first at 2026-11-15T06-15-00Z-allreduce-14" in said.text
     assert len(said.all("figure")) == 1
@@ -122,7 +122,10 @@ def test_a_mark_has_the_height_of_its_case(tmp_path):
     result = write_run(tmp_path / "results", **SMALL)
     page = page_of(make_site(tmp_path / "results", tmp_path / "site"), "allreduce").read_text()
     picture = page[page.index('aria-labelledby="time0log-t'):page.index('aria-labelledby="time0linear-t')]
-    heights = {int(case): float(y) for case, y in re.findall(r'<use data-case="(\d+)" [^>]*? y="([\d.]+)"', picture)}
+    heights: dict[int, float] = {}
+    for line in picture.split(" data-cases=")[1:]:
+        cases, marks = line.split('"')[1].split("-"), re.findall(r'<use [^>]*? y="([\d.]+)"', line)
+        heights |= {int(case): float(y) for case, y in zip(cases, marks, strict=False) if case}
     costs = {case.case: case.total_us.median for case in result.cases if case.total_us}
     assert heights.keys() == costs.keys()
     slope, at_1 = np.polyfit(np.log(list(costs.values())), [heights[case] for case in costs], 1)
@@ -173,8 +176,20 @@ def test_invalid_samples_remove_only_their_section(tmp_path, content):
         (tmp_path / "secret.npy").write_bytes(good)
         samples.symlink_to(tmp_path / "secret.npy")
     page = Read(page_of(make_site(tmp_path / "results", tmp_path / "site"), "allreduce")).text
-    assert "The iterations cannot be shown: 2026" in page
+    assert "This cannot be shown: 2026" in page
     assert "Every cell" in page
+
+
+def test_a_slow_rank_is_named(tmp_path):
+    """Otherwise readers would search for a straggler in the columns of the table."""
+    path = write_run(tmp_path / "results", **SMALL).path
+    for file in path.with_suffix(".samples").iterdir():
+        samples = np.load(file)
+        samples[samples[:, 1] == 1, 2] *= 1.3
+        np.save(file, samples)
+    page = Read(page_of(make_site(tmp_path / "results", tmp_path / "site"), "allreduce")).text
+    assert re.search(r"Rank 1 is slow at 16 KiB: 1\.[23]\dx the others' time", page)
+    assert "Rank 0 is slow" not in page
 
 
 def test_a_folder_with_other_files_is_left_unchanged(tmp_path, capsys):

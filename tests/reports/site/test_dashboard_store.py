@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from reports.__main__ import main
-from reports.site.build import Site, render_page
-from reports.site.page import Page, Section, Table
+from reports.site.page import Page, Section, Site, render
 from reports.store import result
 from tests.launch import ROOT
 from tests.reports.site.test_dashboard import SMALL, Read, page_of
@@ -46,7 +45,7 @@ def test_wrong_results_are_worse_until_a_right_run_follows(tmp_path):
     results = tmp_path / "results"
     write_run(results, run_id=run_id(1), **SMALLEST)
     for night in (2, 3):
-        write_wrong(results, night)
+        mark_wrong(write_run(results, run_id=run_id(night), **SMALLEST).path, 1)
     worse, _, unknown, _ = cards_of(make_site(results, tmp_path / "site"))
     assert worse.startswith("1 worse")
     assert "WRONG" in worse
@@ -206,7 +205,7 @@ def test_each_run_is_read_once(tmp_path, monkeypatch):
 def test_a_text_is_complete_and_a_long_value_is_truncated():
     """The table of a long run must not be truncated, and a long name must not fill a page."""
     page = Page("a", ["y" * 5000], [Section("a", text="x\n" * 2500)])
-    html = render_page(page, Site([], "", []))
+    html = render(page, Site({}, "", []))
     assert "x\n" * 2500 in html
     assert f"<p>{'y' * 4000} ...</p>" in html
 
@@ -214,6 +213,6 @@ def test_a_text_is_complete_and_a_long_value_is_truncated():
 def test_a_column_of_hashes_is_not_aligned_like_numbers(tmp_path):
     """Otherwise hashes that begin with a digit would be right-aligned and the others left-aligned."""
     rows = [["a", "1a2b3c", "12.5 [12 13]", "16 KiB"], ["b", "c0ffee", "-", "9"], ["c", "123456", "<0.1", "85%"]]
-    page = Page("a", sections=[Section("a", table=Table("a", "a", ["a", "b", "c", "d"], rows))])
-    (tmp_path / "a.html").write_text(render_page(page, Site([], "", [])))
+    page = Page("a", sections=[Section("a", rows=[dict(zip("abcd", row, strict=True)) for row in rows])])
+    (tmp_path / "a.html").write_text(render(page, Site({}, "", [])))
     assert [attrs.get("class") for attrs in Read(tmp_path / "a.html").all("td")] == [None, "n", "n"] * 3

@@ -6,7 +6,8 @@ import re
 import pytest
 
 from reports.store.case import find_states
-from reports.store.exposed import COMPUTE, costs_in, difference, forms, interval_text, shapes
+from reports.store.exposed import COMPUTE, costs_in
+from reports.tables.forms import difference, forms, interval_text, shapes
 from reports.tables.show import text
 from tests.reports.synthetic_together import FUSED, LAYER, MPI, STEP, THEN, Made, always, steps
 
@@ -88,7 +89,7 @@ def test_the_best_is_chosen_on_odd_rounds_and_reported_on_even_ones(tmp_path):
         "fused copied": lambda turn: 11.0 if turn % 2 else 40.0, "fused registered": always(12.0)})
     states = find_states(result.blocks)
     costs = costs_in(result.blocks, states.of_block, states.longest)
-    found = {form.name: form for form in forms(shapes(result)[0], costs)}
+    found = {form.name: form for form in forms(shapes(result)[0], costs).values()}
     assert list(found) == ["compute alone", "then one_shot_pull", "fused copied"]
     assert found["fused copied"].rounds == [0, 2, 4, 6, 8, 10]
     assert difference(found["fused copied"], found["compute alone"]) == (30.0, 30.0, 30.0)
@@ -102,11 +103,11 @@ def test_a_row_names_the_build_or_the_number_of_chunks(tmp_path):
         COMPUTE: always(10.0), "fused registered": always(11.0), "fused copied": always(13.0), THEN: always(14.0)})
     states = find_states(result.blocks)
     found = forms(shapes(result)[0], costs_in(result.blocks, states.of_block, states.longest))
-    assert [form.name for form in found] == ["compute alone", "then one_shot_pull", "fused registered, nt"]
+    assert [form.name for form in found.values()] == ["compute alone", "then one_shot_pull", "fused registered, nt"]
     chunks = Made(tmp_path / "chunks", chosen={FUSED: "4 chunks"}).run({COMPUTE: always(10.0), FUSED: always(11.0)})
     states = find_states(chunks.blocks)
     found = forms(shapes(chunks)[0], costs_in(chunks.blocks, states.of_block, states.longest))
-    assert found[1].name == "fused, 4 chunks"
+    assert found[FUSED].name == "fused, 4 chunks"
 
 
 VERDICTS = {

@@ -194,7 +194,7 @@ def test_improvements_pass_and_call_the_baseline_stale(tmp_path, capsys):
 def test_wrong_results_are_always_unusable(slowed, tmp_path, capsys):
     folder = shutil.copytree(slowed, tmp_path / "wrong")
     run = sorted((folder / "new").glob("*.jsonl"))[3]
-    mark_wrong(run, 1, n_wrong=12)
+    mark_wrong(run, 1)
     junit = tmp_path / "junit.xml"
     status, said = gate(capsys, folder / "main", folder / "new", "--junit", junit)
     assert status == 5

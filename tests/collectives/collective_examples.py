@@ -1,11 +1,13 @@
-"""Collectives drawn by hypothesis and compared with numpy in float64.
+"""Collectives drawn by hypothesis or listed, and compared with numpy.
 
-`check` draws the collectives. A callback performs each one, on ranks that are processes or on ranks of one launch, and
-describes the first error of any rank.
+`check` draws the collectives, `fixed_examples` lists some. A callback performs each one, on ranks that are processes or
+on ranks of one launch, and describes the first error of any rank.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,15 +15,27 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from collectives.algorithm import default_names
-from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, Collective, Datatype, Shape, combined, reason_against
+from collectives.collective import (
+    COLLECTIVES,
+    COMBINE,
+    DATATYPES,
+    REDOPS,
+    Collective,
+    Datatype,
+    Shape,
+    combined,
+    reason_against,
+)
 from collectives.operation import Case
 from kernels.devices.device import Memory
 from tests.ranks.world import ROUNDING
 
 MOST_BYTES = 3 << 20  # several chunks of every algorithm
-ROOM_BYTES = MOST_BYTES + 4096
+MARGIN_BYTES = 64 << 10  # behind a buffer: no launch may write there
+ROOM_BYTES = MOST_BYTES + MARGIN_BYTES
 UNTOUCHED = 0xA5
 SPECIAL = [0.0, -0.0, 1e-40, 6e-8, 1e-5, 65504.0, 3.0e4]
+IN_ANY_ORDER = "ring", "library"  # the other algorithms reduce in rank order
 
 
 @dataclass(frozen=True)
@@ -88,6 +102,32 @@ def check(
     try_one()
 
 
+def fixed_examples(ranks: int) -> Iterator[Example]:
+    """Every algorithm of ours: counts around a pack and of several chunks, both variants, in place or not. Rounding of
+    means of float32 shows the order of a sum; bfloat16 has elements of two bytes. Long messages have one launch, and an
+    aligned receive buffer on rank 0, so that stores can stream. Two builds of each kernel file serve all examples, so
+    they take seconds."""
+    most = MOST_BYTES // 4
+    forms = [(0, "copied", False), (17, "copied", False), (17, "registered", True), (1003, "copied", True),
+             (1003, "registered", False), (most, "copied", False), (most, "registered", False)]
+    types = {True: [("float32", "avg"), ("bfloat16", "sum")], False: [("bfloat16", "none")]}
+    for (count, variant, in_place), (name, collective) in product(forms, COLLECTIVES.items()):
+        elements = min(count, most // max(collective.segments(ranks)) - 5)
+        names = [name for name in default_names(name) if name not in ("library", "auto")]
+        for shape, algorithm, (datatype, redop) in product(collective.shapes, names, types[collective.reduces]):
+            yield Example(collective, shape, algorithm, variant, DATATYPES[datatype], redop, elements,
+                          in_place and collective.no_place is None, shift=3 if count < most else 0, data_seed=count,
+                          special=False, launches=3 if count < most else 1)
+
+
+def in_rank_order(sent: list[np.ndarray], redop: str, datatype: Datatype) -> np.ndarray:
+    """The encoded result of a reduction in rank order that rounds each combination to fp32 (fp64 for float64), as the
+    kernels do, and the result once more to the datatype."""
+    fp = np.float64 if datatype.name == "float64" else np.float32
+    total: np.ndarray = reduce(COMBINE[redop], [part.astype(fp) for part in sent])
+    return datatype.encode(total * (fp(1) / fp(len(sent))) if redop == "avg" else total)
+
+
 def error_bound(inputs: list[np.ndarray], redop: str, datatype: Datatype, wire_roundings: int) -> np.ndarray:
     """The largest error of each element that a reduction may have against float64.
 
@@ -147,11 +187,16 @@ class Buffers:
         what, own = example.collective, receive + (self.rank * segment if example.collective.cut else 0)
         return self.receive, receive if what.sends_all else own, receive if what.receives_all else own
 
+    def _room_bytes(self, example: Example) -> int:
+        """The bytes that are filled before the launches, and checked after them: the buffers and a margin."""
+        segments = max(example.collective.segments(self.ranks))
+        return segments * example.count * example.datatype.size_bytes + MARGIN_BYTES
+
     def case(self, example: Example, every: np.ndarray) -> Case:
         """Fills the memories and returns the case with the addresses of its buffers."""
         source, send, receive = self._place(example)
         for memory in (self.send, self.receive):
-            memory.write(np.full(ROOM_BYTES, UNTOUCHED, np.uint8))
+            memory.write(np.full(self._room_bytes(example), UNTOUCHED, np.uint8))
         source.write(np.ascontiguousarray(every[self.rank]).view(np.uint8).ravel(), send)
         return Case(example.collective, example.count, example.datatype, example.redop, source.address + send,
                     self.receive.address + receive, example.in_place, example.variant, example.shape)
@@ -173,8 +218,11 @@ class Buffers:
             return what.result(decoded, example.shape, lambda sent: combine(list(sent)))[self.rank][mine]
 
         with np.errstate(all="ignore"):
-            want = result(lambda sent: combined(sent, example.redop))
-            if datatype.is_float and what.reduces:
+            if datatype.is_float and what.reduces and example.algorithm not in IN_ANY_ORDER:
+                want = datatype.decode(result(lambda sent: in_rank_order(sent, example.redop, datatype)))
+                wrong = np.argwhere(datatype.decode(got) != want)
+            elif datatype.is_float and what.reduces:
+                want = result(lambda sent: combined(sent, example.redop))
                 roundings = wire_roundings(example.algorithm, len(every))
                 bound = result(lambda sent: error_bound(sent, example.redop, datatype, roundings))
                 found = datatype.decode(got)
@@ -182,18 +230,19 @@ class Buffers:
                 beyond = ~np.isfinite(datatype.decode(datatype.encode(want))) & (found == np.sign(want) * largest)
                 wrong = np.argwhere(~((np.abs(found - want) <= bound) | beyond))
             else:
+                want = result(lambda sent: combined(sent, example.redop))
                 wrong = np.argwhere(got != datatype.encode(want))
         if len(wrong):
             at = tuple(wrong[0])
             return f"element {at} is {datatype.decode(got)[at]!r}, not {want[at]!r}"
         source, send, receive = self._place(example)
         for name, memory in (("send", self.send), ("receive", self.receive)):
-            around = np.full(ROOM_BYTES, UNTOUCHED, np.uint8)
+            around = np.full(self._room_bytes(example), UNTOUCHED, np.uint8)
             if memory is source:
                 sent = np.ascontiguousarray(every[self.rank]).view(np.uint8).ravel()
                 around[send : send + sent.size] = sent
             if memory is self.receive:
                 around[receive : receive + got.nbytes] = got.view(np.uint8).ravel()
-            if np.any(memory.read()[:ROOM_BYTES] != around):
+            if np.any(memory.read()[: len(around)] != around):
                 return f"wrote into the {name} buffer or around it"
         return None

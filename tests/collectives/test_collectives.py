@@ -8,10 +8,33 @@ from bench.harness import verify
 from collectives.algorithm import choose
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined, reason_against
 from collectives.library.mpi import types_of
+from tests.kernels.broken_kernels import tree
 from tests.launch import count, mpirun
 from tests.ranks.world import ROUNDING
 
 ALL_REDUCE = COLLECTIVES["all_reduce"]
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_every_algorithm_is_right_for_fixed_messages(ranks):
+    """Drawn examples try more, but may leave an algorithm out."""
+    done = mpirun(ranks, "tests/ranks/collective_ranks.py", "fixed", str(ranks))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"fixed examples right on {ranks} ranks" in done.stdout
+
+
+FENCES = "without the fence before the flag", "without the fence after the launch"
+
+
+@pytest.mark.parametrize("missing", [(), *((fence,) for fence in FENCES)], ids=["whole", *FENCES])
+def test_streaming_stores_are_fenced_before_a_flag_and_at_the_end_of_a_launch(missing, tmp_path):
+    """A rank that sees a flag must see the data. On a real CPU a missing fence shows only in rare launches."""
+    delayed = tree(tmp_path / "tree", "delayed streaming stores", *missing)
+    done = mpirun(2, "tests/ranks/collective_ranks.py", "fixed", "3", "cpu", "auto", "all_reduce",
+                  tree=delayed)
+    assert (done.returncode == 0) == (not missing), done.stderr[-3000:]
+    assert missing or "fixed examples right on 2 ranks" in done.stdout
+    assert not missing or "AssertionError: all_reduce" in done.stderr
 
 
 @pytest.mark.parametrize(("ranks", "examples"), [(1, 60), (2, 250), (3, 200), (4, 80), (5, 80), (8, 40)])

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from tests.launch import ROOT
 
-FAULTS = ROOT / "tests/kernels/faults.h"
+HEADERS = [ROOT / "tests/kernels" / name for name in ("faults.h", "delayed_stores.h")]
 UNCHANGED = "bench", "collectives", "reports", "tests"  # folders that trees share
 
 SYNC, EXCHANGE, PACK, TWO_SHOT = (
     f"kernels/include/{name}.h" for name in ("sync", "exchange", "pack", "two_shot"))
 CPU, HIP, CUDA = (f"kernels/include/platform_{name}.h" for name in ("cpu", "hip", "cuda"))
-PACKETS = "kernels/allreduce_one_shot_ll.cu"
+PLATFORM, PACKETS = "kernels/include/platform.h", "kernels/allreduce_one_shot_ll.cu"
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,8 @@ def copy_kernels(folder: Path, patches: Iterable[Patch]) -> Path:
     """
     kernels = folder / "kernels"
     shutil.copytree(ROOT / "kernels", kernels, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(FAULTS, kernels / "include")
+    for header in HEADERS:
+        shutil.copy(header, kernels / "include")
     apply(folder, patches)
     return kernels
 
@@ -131,6 +132,13 @@ PATCHES = {
     ],
     "without the release": [Patch(CPU, "(p, v, __ATOMIC_RELEASE)", "(p, v, __ATOMIC_RELAXED)")],
     "without the acquire": [Patch(CPU, "(p, __ATOMIC_ACQUIRE)", "(p, __ATOMIC_RELAXED)")],
+    # No error by itself: see delayed_stores.h.
+    "delayed streaming stores": [
+        Patch(PLATFORM, "DEVICE words least_of", '#include "delayed_stores.h"\nDEVICE words least_of'),
+        Patch(PLATFORM, "void fence_system() {", "void fence_system() { end_delays();", times=2),
+        Patch(CPU, "if (stream) stream_pack(", "if (stream) delay_store("),
+    ],
+    "without the fence after the launch": [Patch(SYNC, "if (STREAM_RECEIVE) fence_streams();", "")],
     # A bit changes in the data that a rank has stored for a peer, before it sets the flag.
     "flip_bit": [
         WITH_FAULTS,

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -131,15 +132,35 @@ def test_each_wrong_element_counts_once_at_every_position(size_bytes):
             assert bits == (int.from_bytes(stored, "little") if n else 0)
 
 
+def test_the_pattern_of_another_iteration_is_wrong_everywhere():
+    """Otherwise data that an earlier iteration left behind would pass for a result."""
+    device, watch, count, period = device_cpu.CpuDevice(), Watch(), 1003, np.arange(31, dtype=np.float32)
+    tables = device.store(np.tile(period, 65))
+    buffer, wrong = device.private(4 * count), device.private(WRONG_BYTES)
+    pattern = Pattern(buffer.address, tables.address, 1, 4 * count, 64 * period.nbytes, 31, 4, wrong.address,
+                      ctypes.addressof(watch))
+    write, check = (device.caller(Step(device.compile("iteration", {}).kernel(name), pattern))
+                    for name in ("write_pattern", "count_wrong"))
+    watch.iteration = 40
+    write()
+    assert np.array_equal(buffer.read().view(np.float32), np.resize(np.roll(period, -40), count))
+    for iteration, wrong_elements in ((40, 0), (71, 0), (41, count)):
+        watch.iteration = iteration
+        check()
+        assert Wrong.from_buffer_copy(bytes(wrong.read())).elements == wrong_elements
+
+
 class Noted:
-    """Steps that record the watch when they run: the iteration, the phase and the call."""
+    """Steps that record the watch when they run: the iteration, the phase and the call; and the time."""
 
     def __init__(self, stop_at: int = 0) -> None:
         self.watch, self.notes, self.stop_at = Watch(), list[tuple[str, int, str, int]](), stop_at
+        self.times_ns: list[int] = []
         self.callbacks: list[object] = []
 
     def step(self, name: str) -> Step:
         def note(_: int) -> None:
+            self.times_ns.append(time.monotonic_ns())
             self.notes.append((name, self.watch.iteration, PHASES[self.watch.phase], self.watch.calls))
             self.watch.stop = len(self.notes) == self.stop_at
 
@@ -168,6 +189,14 @@ def test_the_watch_names_the_step_of_an_isolated_iteration():
     assert noted.watch.phase == 0
     assert stamps.shape == (1, 4)
     assert 0 < stamps[0][ARRIVED] < stamps[0][LEFT] < stamps[0][DONE]
+
+
+def test_only_iterations_after_the_warm_up_are_timed():
+    noted = Noted()
+    stamps = noted.run(Counts(2, 1))
+    assert [name for name, *_ in noted.notes] == ["prepare", "meet", "operation", "consume"] * 3
+    _, meet_ns, operation_ns, consume_ns = noted.times_ns[8:]
+    assert meet_ns <= stamps[0][ARRIVED] <= operation_ns <= stamps[0][LEFT] <= consume_ns <= stamps[0][DONE]
 
 
 def test_the_watch_keeps_the_last_call_of_a_chain():

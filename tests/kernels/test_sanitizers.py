@@ -40,6 +40,18 @@ def test_every_kernel_that_waits_for_a_peer_is_clean(clean_runs, kind, run):
     assert found["items"] > (60 if run == "2 ranks" else 20)
 
 
+ONE_KERNEL = "all_reduce one_shot_push copied"
+
+
+def test_threadsanitizer_finds_no_race_in_one_whole_kernel():
+    """The control of the next test. It takes seconds, and finds what every kernel would show."""
+    if not runtime("g++", "thread"):
+        pytest.skip(f"system tool absent: {RUNTIMES['g++']['thread']} of g++")
+    process = start("thread", 2, 1, ONE_KERNEL)
+    _, complaints = process.communicate()
+    assert process.returncode == 0, complaints
+
+
 @pytest.mark.parametrize(
     "patch", ["without the wait", "without the epoch flip", "without the release", "without the acquire"])
 def test_threadsanitizer_finds_a_race_in_broken_kernels(tmp_path, patch):
@@ -62,7 +74,7 @@ def finds(kind, complaint, *words, **options):
     if not runtime("g++", kind):
         pytest.skip(f"system tool absent: {RUNTIMES['g++'][kind]} of g++")
     for seed in range(1, 9):  # chance decides if the ranks drift apart enough to show a race
-        process = start(kind, 2, seed, *words, "all_reduce one_shot_push copied", **options)
+        process = start(kind, 2, seed, *words, ONE_KERNEL, **options)
         _, complaints = process.communicate()
         if process.returncode:
             break

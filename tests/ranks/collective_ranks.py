@@ -1,7 +1,7 @@
 """Run by mpirun: random collectives, the same on every rank, on one device, with one kind of peers' memory.
 
-`collective_ranks.py EXAMPLES SEED [DEVICE [MEMORY [COLLECTIVE ...]]]`. A rank that failed alone would
-draw other examples than its peers, so all ranks fail together or not at all.
+`collective_ranks.py EXAMPLES SEED [DEVICE [MEMORY [COLLECTIVE ...]]]`. EXAMPLES is a number of drawn examples, or
+`fixed`. A rank that failed alone would draw other examples than its peers, so all ranks fail together or not at all.
 """
 
 import sys
@@ -11,11 +11,11 @@ import numpy as np
 from collectives.algorithm import ALGORITHMS
 from collectives.operation import Operation, Unsupported
 from collectives.peer_buffer import set_epoch
-from tests.collectives.collective_examples import ROOM_BYTES, Buffers, Example, check
+from tests.collectives.collective_examples import ROOM_BYTES, Buffers, Example, check, fixed_examples, inputs
 from tests.ranks.world import connect, launch
 
 
-def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *collectives: str) -> None:
+def main(examples: str, seed: int, device: str = "cpu", memory: str = "auto", *collectives: str) -> None:
     streams = {"STREAM_SLAB": seed % 2, "STREAM_RECEIVE": seed // 2 % 2, "SEVERAL_PAGES": seed // 4 % 2}
     world, watch = connect(30.0, device, memory, **streams)
     communicator, rank = world.communicator, world.communicator.rank
@@ -46,13 +46,19 @@ def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *c
             return "ranks got different bits"
         return next((f"rank {r}: {sentence}" for r, sentence in enumerate(said) if sentence), None)
 
+    fixed = [example for example in fixed_examples(communicator.size) if examples == "fixed"
+             and (not collectives or example.collective.name in collectives)]
     if not isinstance(world.peers, Unsupported):
-        set_epoch(world.peers, 2**32 - 1 - examples // 2)  # the epoch wraps halfway
+        set_epoch(world.peers, 2**32 - 1 - (len(fixed) or int(examples)) // 2)  # the epoch wraps halfway
         communicator.barrier()
-    check(examples, seed, problem, communicator.size, *collectives)
+    for example in fixed:
+        said = problem(example, inputs(example, communicator.size))
+        assert not said, f"{example}: {said}"
+    if not fixed:
+        check(int(examples), seed, problem, communicator.size, *collectives)
     if rank == 0:
         print(f"{examples} examples right on {communicator.size} ranks")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

@@ -39,15 +39,15 @@ os.environ |= {"OPENBLAS_NUM_THREADS": "1", "COLUMNS": "80"}  # a forked process
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from tests.launch import ROOT
 from reports import __main__ as program
+from tests.launch import ROOT
 from tests.reports.damage import changed
+from tests.reports.imports.test_import_damage import GATHER, HALF, IMB, OSU, REPORT
+from tests.reports.imports.test_import_formats import WHOLE
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign, write_launch, write_launches
 from tests.reports.synthetic_run import write_run
 from tests.reports.synthetic_site import LOG
 from tests.reports.synthetic_together import FUSED, THEN, Made, always, steps
-from tests.reports.imports.test_import_damage import GATHER, HALF, IMB, OSU, REPORT
-from tests.reports.imports.test_import_formats import WHOLE
 
 MOST_BYTES = 10**9
 EXAMPLES = 12  # per batch of one command

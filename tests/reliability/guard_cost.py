@@ -2,10 +2,10 @@
 
     python -m tests.reliability.guard_cost [LAUNCHES]
 
-The test builds kernels and timed loop twice, with and without the guards that `tests/reliability/unguarded.py` removes. One launch
-times both over the same buffers, in alternating blocks of 10 ms (AB, BA, ...), so that adjacent blocks see the same
-state of the link. A launch gives the median of its pairs' ratios; the verdict, as in `reports compare`, is over
-launches. Prints a line per case; the exit status is 1 if a case is SLOWER.
+The test builds kernels and timed loop twice, with and without the guards that `tests/reliability/unguarded.py` removes.
+One launch times both over the same buffers, in alternating blocks of 10 ms (AB, BA, ...), so that adjacent blocks see
+the same state of the link. A launch gives the median of its pairs' ratios; the verdict, as in `reports compare`, is
+over launches. Prints a line per case; the exit status is 1 if a case is SLOWER.
 """
 
 import json

@@ -1,9 +1,9 @@
 """Faults at random moments of real runs, and whether each run kept what docs/reliability.md promises.
 
-`python -m tests.reliability.inject_faults COUNT [SEED]` kills and stops random ranks from outside, at any moment from the launch
-on, and has ranks fail or come late at random calls from within (`fault_ranks.py`). It prints how long each run took to
-end, how many faults there were of each kind, and each broken promise with the seed that draws it again: `1 SEED`. Exit
-status 1 if there was any.
+`python -m tests.reliability.inject_faults COUNT [SEED]` kills and stops random ranks from outside, at any moment from
+the launch on, and has ranks fail or come late at random calls from within (`fault_ranks.py`). It prints how long each
+run took to end, how many faults there were of each kind, and each broken promise with the seed that draws it again:
+`1 SEED`. Exit status 1 if there was any.
 """
 
 import os

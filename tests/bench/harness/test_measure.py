@@ -53,6 +53,12 @@ def test_a_time_is_last_exit_minus_last_arrival_and_the_total_adds_the_slowest_c
     assert rows[2] == pytest.approx([3, 1, 1.6, 1.2, 0.3])
 
 
+def test_one_slow_iteration_changes_the_mean_of_a_block_but_not_its_time():
+    stamps = np.array([[0, 1000, 1000, 1000], [0, 9000, 9000, 9000], [0, 2000, 2000, 2000]])
+    record, _ = summary(iteration_of(), 0, [RankBlock(stamps, None, (1.0, 1.0), None, None)], True)
+    assert (record.time_us, record.mean_us) == (2.0, 4.0)
+
+
 def test_without_a_shared_clock_a_time_is_the_slowest_ranks_time():
     record, _ = block_of(clock_shared=False)
     assert record.time_us == np.median([2.0, 2.0])

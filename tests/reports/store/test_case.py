@@ -9,6 +9,7 @@ import pytest
 from reports.store.build import build_cases
 from reports.store.case import find_states
 from reports.store.schema import Block, Case, CaseHeader, LinkBlock, Run
+from reports.store.stats import autocorrelation, median_interval
 from tests.reports.synthetic_run import write_run
 
 SIZE = 65536
@@ -110,6 +111,22 @@ def test_a_link_that_never_settles_has_no_states_and_every_block_counts():
     case = only(build_cases(run_of(PLANNED), blocks, []))
     assert (case.state, case.time_us and case.time_us.n_blocks) == ("mixed", 30)
     assert 0 < case.blocks_mixed < 30
+
+
+def test_intervals_allow_for_the_correlation_of_blocks_over_all_cases():
+    """Otherwise intervals would be too narrow wherever the machine drifts during a run."""
+    rng, rho = np.random.default_rng(3), 0.8
+    noise = rng.normal(size=(30, 12))
+    for turn in range(1, 12):
+        noise[:, turn] = rho * noise[:, turn - 1] + np.sqrt(1 - rho**2) * noise[:, turn]
+    times_us = (20 * np.exp(0.02 * noise)).tolist()
+    blocks = [block for case, times in enumerate(times_us) for block in blocks_of(times, case=case)]
+    estimate = autocorrelation(times_us)
+    assert 0.7 < estimate < 0.9
+    for case, times in zip(build_cases(run_of(*[PLANNED] * 30), blocks, []), times_us, strict=True):
+        assert case.time_us is not None
+        interval = case.time_us.median, case.time_us.ci_low, case.time_us.ci_high
+        assert interval == median_interval(times, rho=estimate) != median_interval(times)
 
 
 def test_states_do_not_depend_on_times():

@@ -118,6 +118,6 @@ def test_warmup_is_only_the_slower_part_before_a_change():
 
 
 def test_precise_needs_ten_blocks_and_one_percent():
-    assert is_precise([100, 100.5] * 5)
+    assert is_precise([100, 101.5] * 5)
     assert not is_precise([100, 100.5] * 4)
-    assert not is_precise([100, 105] * 5)
+    assert not is_precise([100, 102.5] * 5)

@@ -1,0 +1,160 @@
+"""The mutants of `mutants`: small errors that a person could make, and the tests that notice them.
+
+A mutant replaces `old` by `new` in the file `path`, which has `old` exactly once. `tests` are node
+ids of pytest that notice the mutant, the fastest first.
+"""
+
+from dataclasses import dataclass
+
+from tests.kernels.broken_kernels import CPU, CUDA, EXCHANGE, PACK, PACKETS, SYNC
+
+
+@dataclass(frozen=True)
+class Mutant:
+    path: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+COLLECTIVES = "tests/collectives/test_collectives.py"
+FIXED = f"{COLLECTIVES}::test_every_algorithm_is_right_for_fixed_messages"
+FENCES = (f"{COLLECTIVES}::test_streaming_stores_are_fenced_before_a_flag_and_at_the_end_of_"
+          "a_launch[whole]")
+STRESS = "tests/bench/test_stress.py::test_back_to_back_launches_are_right_when_the_epoch_wraps"
+RACES = "tests/kernels/test_sanitizers.py::test_threadsanitizer_finds_no_race_in_one_whole_kernel"
+CODE = "tests/kernels/test_kernels_compile.py::test_flags_are_released_and_acquired_in_the_order"
+LOOP = "tests/kernels/test_device_cpu.py"
+MEASURE = "tests/bench/harness/test_measure.py"
+FAULTS = "tests/bench/test_faults.py"
+CORRUPTION = "tests/bench/test_corruption.py"
+STATS, CASE, STORED = (
+    f"tests/reports/store/test_{name}.py" for name in ("stats", "case", "result"))
+VERDICT, REGRESS, ACCEPT = (
+    f"tests/reports/verdicts/test_{name}.py" for name in ("verdict", "regress", "accept"))
+FORMATS = "tests/reports/imports/test_import_formats.py"
+
+KERNELS = {
+    "sum-from-own-input": Mutant(
+        PACK, "inputs.at[r] = r == rank ? own : from_peer(r);",
+        "inputs.at[(r - rank + WORLD) % WORLD] = r == rank ? own : from_peer(r);",
+        (f"{FIXED}[3]",)),
+    "no-fence-before-flag": Mutant(
+        CPU, "{ if (STREAM_SLAB || STREAM_RECEIVE) fence_system(); }", "{}", (FENCES,)),
+    "no-fence-after-launch": Mutant(
+        SYNC, "  if (STREAM_RECEIVE) fence_streams();\n", "", (FENCES,)),
+    "last-element-lost": Mutant(
+        PACK, "i * PACK_ELEMENTS < count; i += step, ++round",
+        "i * PACK_ELEMENTS + 1 < count; i += step, ++round", (f"{FIXED}[2]",)),
+    "streaming-to-any-address": Mutant(
+        PACK, "return output.aligned() && slab.aligned();", "return slab.aligned();",
+        (f"{FIXED}[3]",)),
+    "one-half-of-the-slab": Mutant(
+        SYNC, "(epoch & 1) * a.half_bytes", "0 * a.half_bytes", (f"{STRESS}[plain-2]",)),
+    "packet-mark-at-least": Mutant(
+        PACKETS, "if (packet >> 32 != mark) seen = packet;",
+        "if (packet >> 32 < mark) seen = packet;", (f"{FIXED}[2]",)),
+    "chunks-from-the-start": Mutant(
+        EXCHANGE, "a.send, reader) + start * ELEMENT_BYTES, n);", "a.send, reader), n);",
+        (f"{FIXED}[2]",)),
+    "one-slot-for-all-chunks": Mutant(
+        EXCHANGE, "((step & 1) * SLOTS + index)", "index", (f"{FIXED}[2]",)),
+    "flag-store-relaxed": Mutant(
+        CPU, "(p, v, __ATOMIC_RELEASE)", "(p, v, __ATOMIC_RELAXED)",
+        (RACES,)),
+    "flag-load-of-own-gpu": Mutant(
+        CUDA, "ld.acquire.sys.global", "ld.acquire.gpu.global",
+        (f"{CODE}_of_the_memory_model[sm_90-allreduce_one_shot]",)),
+    "mean-over-peers": Mutant(
+        PACK, "floats finish(floats a) { return a * (1.0f / WORLD); }",
+        "floats finish(floats a) { return a * (1.0f / (WORLD - 1)); }", (f"{FIXED}[2]",)),
+    "bfloat16-ties-away": Mutant(
+        CPU, "w + 0x7fffu + (w >> 16 & 1u);", "w + 0x8000u;", (f"{FIXED}[2]",)),
+    "registered-from-the-start": Mutant(
+        "collectives/peer_buffer.py", "[number][peer].address + offset", "[number][peer].address",
+        (f"{FIXED}[2]",)),
+}
+HARNESS = {
+    "pattern-not-rotated": Mutant(
+        "kernels/iteration.cu", "(long)(iteration % (u64)p.period)",
+        "(long)(iteration * 0 % (u64)p.period)",
+        (f"{LOOP}::test_the_pattern_of_another_iteration_is_wrong_everywhere",)),
+    "only-first-rank-checked": Mutant(
+        "bench/harness/timing.py", "sum(wrong.elements for wrong in wrongs)",
+        "wrongs[0].elements", (MEASURE,)),
+    "time-of-fastest-rank": Mutant(
+        "bench/harness/timing.py", "Times(time_us.max(axis=0),", "Times(time_us.min(axis=0),",
+        (MEASURE,)),
+    "warm-up-timed": Mutant(
+        "kernels/devices/loop_cpu.cpp", "i >= b.warmup && i < b.warmup + b.timed;",
+        "i < b.timed;", (f"{LOOP}::test_only_iterations_after_the_warm_up_are_timed",)),
+    "patience-always-long": Mutant(
+        "bench/harness/watchdog.py", "(LONGEST_ALONE if is_alone else 1)", "LONGEST_ALONE",
+        (f"{FAULTS}::test_a_rank_that_stalls_is_named_by_the_waiting_ranks",)),
+    "wrong-result-exits-fine": Mutant(
+        "bench/harness/run.py", "        return WRONG\n", "        return FINE\n",
+        (f"{CORRUPTION}::test_a_flipped_bit_is_located_in_every_algorithm",)),
+}
+STATISTICS = {
+    "interval-one-order-statistic-off": Mutant(
+        "reports/store/stats.py", "low = (1 - weight) * ordered[j - 1]",
+        "low = (1 - weight) * ordered[j]", (STATS,)),
+    "correlation-of-blocks-ignored": Mutant(
+        "reports/store/build.py", "median_interval(block_medians, rho=rho)",
+        "median_interval(block_medians)", (CASE,)),
+    "mean-of-iterations": Mutant(
+        "bench/harness/timing.py", "time_us=float(np.median(time)),",
+        "time_us=float(np.mean(time)),", (MEASURE,)),
+    "valleys-of-any-depth": Mutant(
+        "reports/store/stats.py", "< 0.5 * density[peak]", "< 0.95 * density[peak]", (STATS,)),
+    "precise-at-half-the-width": Mutant(
+        "reports/store/stats.py", "(high - low) / 2 <= relative", "high - low <= relative",
+        (STATS,)),
+    "changing-link-counts": Mutant(
+        "reports/store/case.py", "MIXED_RATIO = 1.3", "MIXED_RATIO = 13.0", (CASE,)),
+    "holm-backwards": Mutant(
+        "reports/verdicts/verdict.py", "alpha / (len(p) - np.arange(len(p)))",
+        "alpha / (1 + np.arange(len(p)))", (VERDICT,)),
+    "fresh-pairs-in-the-other-direction": Mutant(
+        "reports/verdicts/verdict.py", "first.estimate > 0, fresh.p_slower, fresh.p_faster",
+        "first.estimate > 0, fresh.p_faster, fresh.p_slower", (VERDICT,)),
+    "margin-ignored": Mutant(
+        "reports/verdicts/verdict.py", "is_rejected & result.is_beyond(margin)", "is_rejected",
+        (VERDICT,)),
+    "correlation-of-runs-ignored": Mutant(
+        "reports/trends/noise.py", "np.clip(first + rest.mean() + own, 0, 0.9)",
+        "np.clip(first + rest.mean() + own, 0, 0.0)",
+        ("tests/reports/trends/test_history.py", "tests/reports/calibration/test_calibration.py")),
+}
+PARSERS = {
+    "milliseconds-as-microseconds": Mutant(
+        "reports/imports/nccl_end.py", "1e3 if test.layout.milliseconds",
+        "1.0 if test.layout.milliseconds", (FORMATS,)),
+    "blank-half-ignored": Mutant(
+        "reports/imports/nccl_rows.py", "key=lambda place: abs(place[1] - time_end)",
+        "key=lambda place: place[1]", (FORMATS,)),
+    "cut-log-complete": Mutant(
+        "reports/imports/nccl_end.py", "test.stage < Stage.FOOTER", "test.stage < Stage.ROWS",
+        (FORMATS,)),
+    "threads-not-multiplied": Mutant(
+        "reports/imports/logged.py", "per_process *= int(", "per_process = int(", (FORMATS,)),
+    "decimal-megabyte": Mutant(
+        "bench/harness/options.py", '"M": 1 << 20', '"M": 10**6',
+        ("tests/bench/test_cli.py::test_a_bad_command_line_is_refused_in_one_line[-b 1M -e 64K-]",)),
+    "range-without-its-end": Mutant(
+        "reports/verdicts/regress.py", "sizes[0] <= size <= sizes[1]",
+        "sizes[0] <= size < sizes[1]", (REGRESS,)),
+}
+ELSEWHERE = {
+    "longer-samples-accepted": Mutant(
+        "reports/store/samples.py", ".st_size != HEAD_BYTES", ".st_size < HEAD_BYTES", (STORED,)),
+    "machines-mixed": Mutant(
+        "reports/verdicts/comparison.py", '"machine": lambda result: result.run.machine_id',
+        '"machine": lambda result: ""', (REGRESS,)),
+    "junit-counts-tests-as-failures": Mutant(
+        "reports/verdicts/page.py", '"failures": "failure"', '"failures": "testcase"', (REGRESS,)),
+    "inconclusive-passes": Mutant(
+        "reports/verdicts/gate.py", "elif hidden and not passes_hidden:",
+        "elif hidden and passes_hidden:", (REGRESS,)),
+}
+MUTANTS: dict[str, Mutant] = KERNELS | HARNESS | STATISTICS | PARSERS | ELSEWHERE

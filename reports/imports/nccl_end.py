@@ -32,26 +32,20 @@ def merge_interleaved(tests: list[Draft]) -> list[Draft]:
         is_torn = after is not None and after.follows and (test.headless or _repeats(test))
         if after is not None and is_torn:
             test.mixed = after.mixed = True
-        while merged and (is_torn or test.headers > 1) and _is_head(merged[-1], int(is_torn)):
+        while merged and (test.mixed or test.headers > 1) and _is_head(merged[-1]):
+            # `end_test` ignores facts that contradict each other.
             before = merged.pop()
             test.first_line, test.mixed = before.first_line, True
-            _take_head(test, before)
-        if test.mixed and merged and _is_head(merged[-1], 1):
-            _take_head(test, merged[-1])
+            test.names |= before.names
+            test.nranks |= before.nranks
+            test.listed = before.listed + test.listed
+            test.commands = before.commands + test.commands
         merged.append(test)
     return merged
 
 
-def _take_head(test: Draft, before: Draft) -> None:
-    """Adds the facts of another head; `end_test` ignores those that contradict each other."""
-    test.names |= before.names
-    test.nranks |= before.nranks
-    test.listed = before.listed + test.listed
-    test.commands = before.commands + test.commands
-
-
-def _is_head(test: Draft, headers: int) -> bool:
-    return (not test.rows and test.headers <= headers and test.stage <= Stage.TABLE
+def _is_head(test: Draft) -> bool:
+    return (not test.rows and test.headers <= 1 and test.stage <= Stage.TABLE
             and test.status != "failed")
 
 

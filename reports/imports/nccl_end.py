@@ -26,7 +26,7 @@ def merge_interleaved(tests: list[Draft]) -> list[Draft]:
     """
     merged: list[Draft] = []
     for position, test in enumerate(tests):
-        test.unread += [row.line for row in test.rows if not row.halves]
+        test.unread += [row.fields["line"] for row in test.rows if not row.halves]
         test.rows = [row for row in test.rows if row.halves]
         after = tests[position + 1] if position + 1 < len(tests) else None
         is_torn = after is not None and after.follows and (test.headless or _repeats(test))
@@ -61,7 +61,7 @@ def _repeats(test: Draft) -> bool:
 def end_test(test: Draft) -> None:
     """Fills in the fields of the test from all its lines."""
     commands = test.commands if test.mixed else test.commands[-1:]
-    programs = [match for command in commands for match in [PROGRAM.search(command)] if match]
+    programs = list(filter(None, map(PROGRAM.search, commands)))
     test.collective = only(test.names or {collective_of(match[1]) for match in programs})
     test.world_size = only({
         logged.ranks_started(match.string[: match.start(1)], match.string[match.end():])
@@ -79,11 +79,11 @@ def end_test(test: Draft) -> None:
     for row in test.rows:
         for in_place, figures in row.halves.items():
             by_name = dict(zip(test.layout.names, figures, strict=True))
-            case = make_case(test, in_place, by_name, row.fields | {"line": row.line})
+            case = make_case(test, in_place, by_name, row.fields)
             if case is not None:
                 test.add(case)
             elif set(figures) != {"N/A"}:
-                test.unread.append(row.line)
+                test.unread.append(row.fields["line"])
     set_status(test)
 
 

@@ -26,32 +26,26 @@ def merge_interleaved(tests: list[Draft]) -> list[Draft]:
     """
     merged: list[Draft] = []
     for position, test in enumerate(tests):
-        test.unread += [row.line for row in test.rows if not row.halves]
+        test.unread += [row.fields["line"] for row in test.rows if not row.halves]
         test.rows = [row for row in test.rows if row.halves]
         after = tests[position + 1] if position + 1 < len(tests) else None
         is_torn = after is not None and after.follows and (test.headless or _repeats(test))
         if after is not None and is_torn:
             test.mixed = after.mixed = True
-        while merged and (is_torn or test.headers > 1) and _is_head(merged[-1], int(is_torn)):
+        while merged and (test.mixed or test.headers > 1) and _is_head(merged[-1]):
+            # `end_test` ignores facts that contradict each other.
             before = merged.pop()
             test.first_line, test.mixed = before.first_line, True
-            _take_head(test, before)
-        if test.mixed and merged and _is_head(merged[-1], 1):
-            _take_head(test, merged[-1])
+            test.names |= before.names
+            test.nranks |= before.nranks
+            test.listed = before.listed + test.listed
+            test.commands = before.commands + test.commands
         merged.append(test)
     return merged
 
 
-def _take_head(test: Draft, before: Draft) -> None:
-    """Adds the facts of another head; `end_test` ignores those that contradict each other."""
-    test.names |= before.names
-    test.nranks |= before.nranks
-    test.listed = before.listed + test.listed
-    test.commands = before.commands + test.commands
-
-
-def _is_head(test: Draft, headers: int) -> bool:
-    return (not test.rows and test.headers <= headers and test.stage <= Stage.TABLE
+def _is_head(test: Draft) -> bool:
+    return (not test.rows and test.headers <= 1 and test.stage <= Stage.TABLE
             and test.status != "failed")
 
 
@@ -67,7 +61,7 @@ def _repeats(test: Draft) -> bool:
 def end_test(test: Draft) -> None:
     """Fills in the fields of the test from all its lines."""
     commands = test.commands if test.mixed else test.commands[-1:]
-    programs = [match for command in commands for match in [PROGRAM.search(command)] if match]
+    programs = list(filter(None, map(PROGRAM.search, commands)))
     test.collective = only(test.names or {collective_of(match[1]) for match in programs})
     test.world_size = only({
         logged.ranks_started(match.string[: match.start(1)], match.string[match.end():])
@@ -85,11 +79,11 @@ def end_test(test: Draft) -> None:
     for row in test.rows:
         for in_place, figures in row.halves.items():
             by_name = dict(zip(test.layout.names, figures, strict=True))
-            case = make_case(test, in_place, by_name, row.fields | {"line": row.line})
+            case = make_case(test, in_place, by_name, row.fields)
             if case is not None:
                 test.add(case)
             elif set(figures) != {"N/A"}:
-                test.unread.append(row.line)
+                test.unread.append(row.fields["line"])
     set_status(test)
 
 

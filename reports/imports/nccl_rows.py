@@ -26,7 +26,6 @@ Stage = IntEnum("Stage", "BANNER STARTED SIZES DEVICES RANKS TABLE ROWS FOOTER")
 class Row:
     """A row: the fields of its case, and the figures of each half by whether it is in place."""
 
-    line: int
     fields: dict[str, Any]
     halves: dict[bool, list[str]] = field(default_factory=dict)
 
@@ -61,7 +60,7 @@ class Layout:
         if match is None or size is None or count is None:
             return None
         kind, redop, root, figures = match.groups()
-        row = Row(line, {"size_bytes": size, "count": count})
+        row = Row({"line": line, "size_bytes": size, "count": count})
         if kind:
             row.fields["datatype"] = TYPES.get(kind.lower(), kind.lower())
         if redop:

@@ -25,13 +25,13 @@ class Form:
 
     name: str
     case: Case
-    costs: pd.Series[float]
-    reported: pd.Series[float]
+    costs_us: pd.Series[float]
+    report_us: pd.Series[float]
 
     @property
     def median_us(self) -> float | None:
         """The median over the reported rounds; None without a round."""
-        return float(self.reported.median()) if len(self.reported) else None
+        return float(self.report_us.median()) if len(self.report_us) else None
 
 
 def shapes(result: Result) -> list[list[Case]]:
@@ -79,7 +79,7 @@ def _form_name(case: Case, has_variants: bool) -> str:
 
 def difference(form: Form, other: Form) -> Interval | None:
     """The extra cost of the first form over the other, round by round, in microseconds."""
-    extra_us = (form.reported - other.costs).dropna()
+    extra_us = (form.report_us - other.costs_us).dropna()
     return median_interval(extra_us) if len(extra_us) else None
 
 

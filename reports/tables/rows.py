@@ -146,12 +146,12 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[Row]:
     rivals = {key: _rivals(group, costs) for key, group in groups.items()}
     rho = autocorrelation([ratios_of(*pair) for pair in rivals.values()])
     rows = []
-    for key, (library, ours, reported) in rivals.items():
+    for key, (library, ours, report) in rivals.items():
         wrong = [case.n_wrong for case in result.cases if case.n_wrong is not None
                  and row_key(case) == key and view_of(case) == view]
         rows.append(Row(
-            *key, library, ours, _median_us(library, reported), _median_us(ours, reported),
-            _ratio(library, ours, reported, rho), _better(groups[key], ours, costs, rho),
+            *key, library, ours, _median_us(library, report), _median_us(ours, report),
+            _ratio(library, ours, report, rho), _better(groups[key], ours, costs, rho),
             sum(wrong) if wrong else None))
     return rows
 

@@ -129,11 +129,11 @@ def _exposed_ms(steps: Mapping[str, Form], algorithm: str) -> Interval | None:
 def verdict(result: Result, steps: Mapping[str, Form]) -> list[str]:
     """The faster split at this number of chats, and the all-reduce time that changes the answer."""
     work = title(next(iter(steps.values())).case).partition(";")[0]
-    measured = {name for name, step in steps.items() if len(step.reported)}
+    measured = {name for name, step in steps.items() if len(step.report_us)}
     if not {COMPUTE, TENSOR, PIPELINE} <= measured:
         return [f"{work}: no verdict, tensor and pipeline were not both measured."]
     tensor, pipeline = steps[TENSOR], steps[PIPELINE]
-    ratio = median_interval((pipeline.costs / tensor.costs).dropna())
+    ratio = median_interval((pipeline.costs_us / tensor.costs_us).dropna())
     low, high = ratio[1] or 0.0, ratio[2] or float("inf")
     faster = ("TP is faster" if low > MARGIN else
               "PP is faster" if high * MARGIN < 1 else "no clear difference")

@@ -31,7 +31,7 @@ def in_one_launch(ranks, examples, seed, **variables):
 
 
 def by_processes(device, memory, examples, seed, *words, program="collective", **variables):
-    command = ("-m", f"tests.{program}_ranks", str(examples), str(seed), device, memory, *words)
+    command = ("-m", f"tests.ranks.{program}_ranks", str(examples), str(seed), device, memory, *words)
     return mpirun(2, *command, timeout_s=300, **variables)
 
 

@@ -119,7 +119,7 @@ def _answer(result: Result) -> Card:
 
 def _bars(forms: Iterable[Form], unit_us: float) -> dict[str, float]:
     """The median of each form, in units of `unit_us` microseconds."""
-    medians_us = {form.name: exposed_table.median_us(form) for form in forms}
+    medians_us = {form.name: form.median_us for form in forms}
     return {name: us / unit_us for name, us in medians_us.items() if us is not None}
 
 

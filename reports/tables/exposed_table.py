@@ -7,17 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from reports.store.case import find_states
-from reports.store.exposed import COMPUTE, FUSED, LIBRARY, costs_in
+from reports.store.exposed import COMPUTE, FUSED, LIBRARY
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval
 from reports.tables.console import lay_out, plain_table
 from reports.tables.figure import Bar, draw_bars
 from reports.tables.forms import OURS, Form, difference, forms, interval_text, shapes, share, surely
+from reports.tables.rows import costs_in_longest
 from reports.tables.sentences import count, footnotes, head_lines, number, size_text
 
 LAYERS = {"attention_output": "attention output", "mlp_down": "MLP down", "qkv": "QKV",
@@ -31,8 +30,7 @@ COLOURS = {LIBRARY: "black", FUSED: "#D55E00", OURS: "#0072B2"}  # from Okabe an
 
 def groups(result: Result) -> list[tuple[list[Case], dict[str, Form]]]:
     """The cases of each shape, and its forms by kind: COMPUTE, LIBRARY, OURS and FUSED."""
-    states = find_states(result.blocks)
-    costs = costs_in(result.blocks, states.of_block, states.longest)
+    costs = costs_in_longest(result)
     return [(cases, forms(cases, costs)) for cases in shapes(result)]
 
 
@@ -77,7 +75,7 @@ def _table(cases: Sequence[Case], by_kind: Mapping[str, Form]) -> Table:
         exposed, hidden = exposed_us(by_kind, kind), "-"
         if exposed and library and kind != LIBRARY:
             hidden = share(library[0] - exposed[0], library[0])
-        rows.append([form.name, number(median_us(form)), interval_text(exposed), hidden,
+        rows.append([form.name, number(form.median_us), interval_text(exposed), hidden,
                      count(form.case.n_wrong)])
     for case in cases:
         if case.status == "wrong":
@@ -91,11 +89,6 @@ def exposed_us(by_kind: Mapping[str, Form], kind: str) -> Interval | None:
     if kind == COMPUTE or not {kind, COMPUTE} <= by_kind.keys():
         return None
     return difference(by_kind[kind], by_kind[COMPUTE])
-
-
-def median_us(form: Form) -> float | None:
-    """The median cost of a form; None if it has no round, as in an interrupted run."""
-    return float(np.median([form.costs[r] for r in form.rounds])) if form.rounds else None
 
 
 def verdict(case: Case, by_kind: Mapping[str, Form]) -> str:
@@ -133,7 +126,7 @@ def draw(result: Result, path: Path | IO[Any]) -> None:
                     ends=interval[1:]) for kind, interval in exposed.items() if interval]
         if bars:
             heading = title(cases[0]).replace("; ", "\n", 1)
-            alone_us = number(median_us(by_kind[COMPUTE]))
+            alone_us = number(by_kind[COMPUTE].median_us)
             panels.append((f"{heading}; compute alone {alone_us} us", bars))
     draw_bars(path, result, panels,
               "exposed communication, us: the time of a form less the time of the compute alone")

@@ -81,7 +81,7 @@ def as_json(result: Result) -> dict[str, Any]:
     `results` for each algorithm, variant, mode and size."""
     run, tests = result.run, _tests(result)
     rows = [row for _, rows, _ in tests for row in rows]
-    checked = [n_wrong for _, _, checked in tests for n_wrong in checked]
+    counts = [n_wrong for _, _, counts in tests for n_wrong in counts]
     sizes = [row["size"] for row in rows] or [0]
     day, _, clock = run.run_id[:20].partition("T")
     # A mean over several algorithms would mean nothing: each has its own.
@@ -91,13 +91,13 @@ def as_json(result: Result) -> dict[str, Any]:
                 "device_info": f"{rank.get('device', '')} {rank.get('arch', '')}".strip()}
                for rank in run.world.get("ranks", [])]
     reason = result.end.reason if result.end else None
-    wrong = sum(map(bool, checked))
+    wrong = sum(map(bool, counts))
     return {
         "version": 3, "program": f"wiretax {run.version}", "run_id": run.run_id,
         "start_time": f"{day} {clock.rstrip('Z').replace('-', ':')}", "args": run.argv, "env": [],
         "config": {"nthreads": 1, "ngpus": 1, "minimum_bytes": min(sizes),
                    "maximum_bytes": max(sizes), "aggregated_iterations": 1,
-                   "validation": int(bool(checked)), "graph": 0,
+                   "validation": int(bool(counts)), "graph": 0,
                    "blocking_collectives": "false", "parallel_init": "false", "devices": devices},
         "results": rows,
         "out_of_bounds": {"count": wrong, "okay": "false" if wrong else "true"},
@@ -118,9 +118,9 @@ def _tests(result: Result) -> list[Test]:
     for (algorithm, *detail), pairs in tests.items():
         rows = [_row(pair, result.run.world["size"]) for _, pair in sorted(pairs.items())]
         name = f"{rows[0]['library'] or algorithm} ({', '.join(detail)})"
-        checked = [case.n_wrong for pair in pairs.values() for case in pair
+        counts = [case.n_wrong for pair in pairs.values() for case in pair
                    if case and case.n_wrong is not None]
-        named.append((name, [row | {"experiment_name": name} for row in rows], checked))
+        named.append((name, [row | {"experiment_name": name} for row in rows], counts))
     return named
 
 
@@ -169,13 +169,13 @@ def as_nccl_tests(result: Result) -> str:
 
 
 def _test_text(result: Result, name: str, rows: Sequence[dict[str, Any]],
-               checked: Sequence[int]) -> str:
-    sizes, wrong = sorted({row["size"] for row in rows}), sum(map(bool, checked))
+               counts: Sequence[int]) -> str:
+    sizes, wrong = sorted({row["size"] for row in rows}), sum(map(bool, counts))
     values = {
         "program": f"{result.cases[0].collective}_perf", "name": name, "low": sizes[0],
         "high": sizes[-1], "iterations": max(row["actual_iterations"] for row in rows),
         "factor": round(sizes[-1] / sizes[-2]) if len(sizes) > 1 and sizes[-2] else 1,
-        "validation": int(bool(checked)), "wrong": wrong,
+        "validation": int(bool(counts)), "wrong": wrong,
         "verdict": "FAILED" if wrong else "OK", "bus_bw": _mean_bus_bw(rows),
         "end": "", "devices": "".join(map(_device_line, result.run.world.get("ranks", [])))}
     lines = [f"{row['size']:12d}  {row['count']:12d}  {row['type']:>8}  {row['redop']:>6}  "

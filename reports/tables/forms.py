@@ -1,15 +1,18 @@
 """The forms of work that computes and communicates: the compute alone, and the best ways to add the
 communication. The tables of fused runs and of whole steps share them."""
 
+from __future__ import annotations
+
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
+import pandas as pd
 
-from reports.store.exposed import COMPUTE, FUSED, LIBRARY, Costs, work_of
+from reports.store.exposed import COMPUTE, FUSED, LIBRARY, work_of
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, median_interval
+from reports.tables.rows import best
 
 OURS = "ours"
 KINDS = (COMPUTE, LIBRARY, OURS, FUSED)  # in the order of the table
@@ -22,33 +25,43 @@ class Form:
 
     name: str
     case: Case
-    costs: Mapping[int, float]
-    rounds: list[int]
+    costs_us: pd.Series[float]
+    report_us: pd.Series[float]
+
+    @property
+    def median_us(self) -> float | None:
+        """The median over the reported rounds; None without a round."""
+        return float(self.report_us.median()) if len(self.report_us) else None
 
 
-def forms(cases: Sequence[Case], costs: Costs) -> dict[str, Form]:
+def shapes(result: Result) -> list[list[Case]]:
+    """The cases of each shape, in the order of the run."""
+    groups: dict[str, list[Case]] = {}
+    for case in result.cases:
+        groups.setdefault(work_of(case), []).append(case)
+    return list(groups.values())
+
+
+def forms(cases: Sequence[Case], costs: pd.DataFrame) -> dict[str, Form]:
     """The forms of one shape by kind: the compute alone, the library's best sequential form, our
     best sequential form, and the best fused form."""
     by_kind: dict[str, list[Case]] = {kind: [] for kind in KINDS}
     for case in cases:
         name = case.algorithm.partition("+")[0]
         kind = OURS if name.startswith("then_") and name != LIBRARY else name
-        if kind in by_kind and case.status == "ok" and len(costs.get(case.case, {})) > 1:
+        if kind in by_kind and case.status == "ok" and costs[case.case].count() > 1:
             by_kind[kind].append(case)
     return {kind: _best_form(group, costs) for kind, group in by_kind.items() if group}
 
 
-def _best_form(cases: Sequence[Case], costs: Costs) -> Form:
+def _best_form(cases: Sequence[Case], costs: pd.DataFrame) -> Form:
     """The best of one kind of form: odd rounds choose between several, even rounds report."""
-
-    def odd_median_us(case: Case) -> float:
-        odd = [cost for number, cost in costs[case.case].items() if number % 2]
-        return float(np.median(odd)) if odd else float("inf")
-
-    best = min(cases, key=odd_median_us)
-    rounds = [r for r in sorted(costs[best.case]) if len(cases) == 1 or r % 2 == 0]
-    variants = {case.variant for case in cases if case.algorithm == best.algorithm}
-    return Form(_form_name(best, len(variants) > 1), best, costs[best.case], rounds)
+    case = best(cases, costs)
+    assert case
+    costs_us = costs[case.case].dropna()
+    variants = {each.variant for each in cases if each.algorithm == case.algorithm}
+    return Form(_form_name(case, len(variants) > 1), case, costs_us,
+                costs_us if len(cases) == 1 else costs_us[costs_us.index % 2 == 0])
 
 
 def _form_name(case: Case, has_variants: bool) -> str:
@@ -66,8 +79,8 @@ def _form_name(case: Case, has_variants: bool) -> str:
 
 def difference(form: Form, other: Form) -> Interval | None:
     """The extra cost of the first form over the other, round by round, in microseconds."""
-    extra_us = [form.costs[r] - other.costs[r] for r in form.rounds if r in other.costs]
-    return median_interval(extra_us) if extra_us else None
+    extra_us = (form.report_us - other.costs_us).dropna()
+    return median_interval(extra_us) if len(extra_us) else None
 
 
 def surely(interval: Interval | None) -> bool:
@@ -90,11 +103,3 @@ def interval_text(interval: Interval | None) -> str:
 
 def share(part: float, whole: float) -> str:
     return f"{part / whole:.0%}" if whole > 0 else "-"
-
-
-def shapes(result: Result) -> list[list[Case]]:
-    """The cases of each shape, in the order of the run."""
-    groups: dict[str, list[Case]] = {}
-    for case in result.cases:
-        groups.setdefault(work_of(case), []).append(case)
-    return list(groups.values())

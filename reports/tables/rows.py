@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reports.store.case import LinkStates, beside, late_us
+from reports.store.case import LinkStates, beside, find_states, late_us
 from reports.store.exposed import costs_in
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
@@ -123,6 +123,12 @@ def costs_of(result: Result, states: LinkStates, state: int | None) -> pd.DataFr
     return frame.sort_index()
 
 
+def costs_in_longest(result: Result) -> pd.DataFrame:
+    """The costs in the state with most blocks."""
+    states = find_states(result.blocks)
+    return costs_of(result, states, states.longest)
+
+
 def ratios_of(case: Case | None, other: Case | None, costs: pd.DataFrame) -> NDArray[np.float64]:
     """The cost of one case over the cost of another in their common rounds, in order."""
     if case is None or other is None or cost_us(case) is None or cost_us(other) is None:
@@ -140,12 +146,12 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[Row]:
     rivals = {key: _rivals(group, costs) for key, group in groups.items()}
     rho = autocorrelation([ratios_of(*pair) for pair in rivals.values()])
     rows = []
-    for key, (library, ours, reported) in rivals.items():
+    for key, (library, ours, report) in rivals.items():
         wrong = [case.n_wrong for case in result.cases if case.n_wrong is not None
                  and row_key(case) == key and view_of(case) == view]
         rows.append(Row(
-            *key, library, ours, _median_us(library, reported), _median_us(ours, reported),
-            _ratio(library, ours, reported, rho), _better(groups[key], ours, costs, rho),
+            *key, library, ours, _median_us(library, report), _median_us(ours, report),
+            _ratio(library, ours, report, rho), _better(groups[key], ours, costs, rho),
             sum(wrong) if wrong else None))
     return rows
 
@@ -157,7 +163,7 @@ def _rivals(cases: Sequence[Case],
     auto = [case for case in cases if case.algorithm == "auto"]
     ours = _candidates(auto or [case for case in cases if case.algorithm != "library"])
     is_chosen = max(len(library), len(ours)) > 1
-    return _best(library, costs), _best(ours, costs), _rounds(costs, 0) if is_chosen else costs
+    return best(library, costs), best(ours, costs), _rounds(costs, 0) if is_chosen else costs
 
 
 def _candidates(cases: Sequence[Case]) -> Sequence[Case]:
@@ -173,7 +179,7 @@ def _rounds(costs: pd.DataFrame, parity: int) -> pd.DataFrame:
     return costs[costs.index % 2 == parity]
 
 
-def _best(cases: Sequence[Case], costs: pd.DataFrame) -> Case | None:
+def best(cases: Sequence[Case], costs: pd.DataFrame) -> Case | None:
     """The case with the lowest median over odd rounds."""
     odd = _rounds(costs, 1)
     return min(cases, key=lambda case: _median_us(case, odd) or float("inf"), default=None)
@@ -206,12 +212,12 @@ def _better(cases: Sequence[Case], auto: Case | None, costs: pd.DataFrame,
         return None
     others = [case for case in cases if cost_us(case) is not None
               and case.algorithm not in ("library", "auto", auto.chosen)]
-    best = _best(_candidates(others), costs)
-    ratio = _ratio(auto, best, _rounds(costs, 0), rho)
-    if best is None or ratio is None or ratio[0] <= BEATEN_BY or (ratio[1] or 0) <= 1:
+    fastest = best(_candidates(others), costs)
+    ratio = _ratio(auto, fastest, _rounds(costs, 0), rho)
+    if fastest is None or ratio is None or ratio[0] <= BEATEN_BY or (ratio[1] or 0) <= 1:
         return None
-    variant = f" {best.variant}" * (best.variant != auto.variant)
-    return f"{best.algorithm}{variant}", ratio[0]
+    variant = f" {fastest.variant}" * (fastest.variant != auto.variant)
+    return f"{fastest.algorithm}{variant}", ratio[0]
 
 
 def flips(result: Result, rows: Sequence[Row], states: LinkStates, view: View) -> list[Flip]:
@@ -231,17 +237,17 @@ def flips(result: Result, rows: Sequence[Row], states: LinkStates, view: View) -
 def _flip(row: Row, rtt_ns: float, cases: Sequence[Case], costs: pd.DataFrame) -> Flip | None:
     assert row.ours
     library = row.library if row.library in cases else None
-    best = _best([case for case in cases if row_key(case) == (row.size_bytes, row.skew)
+    fastest = best([case for case in cases if row_key(case) == (row.size_bytes, row.skew)
                   and case.algorithm not in ("library", row.ours.chosen)], costs)
-    assert best
-    ratio, gain = _ratio(library, row.ours, costs), _ratio(row.ours, best, _rounds(costs, 0))
+    assert fastest
+    ratio, gain = _ratio(library, row.ours, costs), _ratio(row.ours, fastest, _rounds(costs, 0))
     is_crossed = ratio is not None and row.ratio is not None and (
         min(ratio[0], row.ratio[0]) < 1 / MARGIN and max(ratio[0], row.ratio[0]) > MARGIN)
     is_outrun = gain is not None and gain[0] > BEATEN_BY and row.better is None
     if not is_crossed and not is_outrun:
         return None
     library_us, ours_us, best_us = (
-        _median_us(case, costs) for case in (library, row.ours, best))
+        _median_us(case, costs) for case in (library, row.ours, fastest))
     library_wins = library_us is not None and best_us is not None and library_us < best_us
-    winner = "library" if library_wins else best.chosen or best.algorithm
+    winner = "library" if library_wins else fastest.chosen or fastest.algorithm
     return Flip(row, rtt_ns, library_us, ours_us, best_us, winner)

@@ -10,14 +10,14 @@ from typing import IO, Any
 
 from rich.table import Table
 
-from reports.store.case import find_states
-from reports.store.exposed import COMPUTE, costs_in
+from reports.store.exposed import COMPUTE
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, median_interval
 from reports.tables.console import lay_out, plain_table
-from reports.tables.exposed_table import exposed_us, median_us
+from reports.tables.exposed_table import exposed_us
 from reports.tables.figure import Bar, draw_bars
 from reports.tables.forms import Form, difference, interval_text, shapes, share
+from reports.tables.rows import costs_in_longest
 from reports.tables.sentences import (
     MARGIN,
     count,
@@ -39,15 +39,15 @@ COLOURS = {TENSOR: "#D55E00", LIBRARY: "#444444", PIPELINE: "#0072B2", SEQUENCE:
 def groups(result: Result) -> list[dict[str, Form]]:
     """For each number of chats or tokens, the fastest variant of each algorithm; a library has
     several variants on GPUs."""
-    states = find_states(result.blocks)
-    costs = costs_in(result.blocks, states.of_block, states.longest)
-    every = []
+    every, costs = [], costs_in_longest(result)
     for cases in shapes(result):
         steps: dict[str, Form] = {}
         for case in cases:
             names = {COMPUTE: "compute, split by tensor", LIBRARY: f"{TENSOR}, {case.library}"}
-            costs_us = costs.get(case.case, {}) if case.status == "ok" else {}
-            step = Form(names.get(case.algorithm, case.algorithm), case, costs_us, list(costs_us))
+            costs_us = costs[case.case].dropna()
+            if case.status != "ok":
+                costs_us = costs_us[:0]
+            step = Form(names.get(case.algorithm, case.algorithm), case, costs_us, costs_us)
             rival = steps.setdefault(case.algorithm, step)
             steps[case.algorithm] = min(rival, step, key=_time_us)
         every.append(steps)
@@ -55,7 +55,7 @@ def groups(result: Result) -> list[dict[str, Form]]:
 
 
 def _time_us(step: Form) -> float:
-    return median_us(step) or float("inf")
+    return step.median_us or float("inf")
 
 
 def render(result: Result) -> str:
@@ -104,7 +104,7 @@ def title(case: Case) -> str:
 def _table(steps: Mapping[str, Form]) -> Table:
     rows = []
     for algorithm, step in steps.items():
-        cells, time_us = ["-", "-", "-", "-"], median_us(step)
+        cells, time_us = ["-", "-", "-", "-"], step.median_us
         if time_us is not None:
             exposed = _exposed_ms(steps, algorithm)
             speed = "-" if algorithm == COMPUTE else number(1e6 * tokens(step.case) / time_us)
@@ -129,12 +129,11 @@ def _exposed_ms(steps: Mapping[str, Form], algorithm: str) -> Interval | None:
 def verdict(result: Result, steps: Mapping[str, Form]) -> list[str]:
     """The faster split at this number of chats, and the all-reduce time that changes the answer."""
     work = title(next(iter(steps.values())).case).partition(";")[0]
-    measured = {name for name, step in steps.items() if step.rounds}
+    measured = {name for name, step in steps.items() if len(step.report_us)}
     if not {COMPUTE, TENSOR, PIPELINE} <= measured:
         return [f"{work}: no verdict, tensor and pipeline were not both measured."]
     tensor, pipeline = steps[TENSOR], steps[PIPELINE]
-    rounds = [r for r in tensor.rounds if r in pipeline.costs]
-    ratio = median_interval([pipeline.costs[r] / tensor.costs[r] for r in rounds])
+    ratio = median_interval((pipeline.costs_us / tensor.costs_us).dropna())
     low, high = ratio[1] or 0.0, ratio[2] or float("inf")
     faster = ("TP is faster" if low > MARGIN else
               "PP is faster" if high * MARGIN < 1 else "no clear difference")
@@ -174,7 +173,7 @@ def draw(result: Result, path: Path | IO[Any]) -> None:
     for steps in groups(result):
         bars = []
         for algorithm, step in steps.items():
-            time_us, exposed = median_us(step), _exposed_ms(steps, algorithm)
+            time_us, exposed = step.median_us, _exposed_ms(steps, algorithm)
             if time_us is not None:
                 bars.append(Bar(step.name + _chosen(step), time_us / 1e3, number(time_us / 1e3),
                                 COLOURS.get(algorithm, "#CC79A7"),

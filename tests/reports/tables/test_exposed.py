@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from reports.store.case import find_states
-from reports.store.exposed import COMPUTE, costs_in
+from reports.store.exposed import COMPUTE
 from reports.tables.forms import difference, forms, interval_text, shapes
+from reports.tables.rows import costs_in_longest
 from reports.tables.show import text
 from tests.reports.synthetic_together import FUSED, LAYER, MPI, STEP, THEN, Made, always, steps
 
@@ -87,13 +87,11 @@ def test_the_best_is_chosen_on_odd_rounds_and_reported_on_even_ones(tmp_path):
         COMPUTE: always(10.0), "then_one_shot_pull copied": always(13.0),
         "then_one_shot_push copied": lambda turn: 30.0 if turn % 2 else 5.0,
         "fused copied": lambda turn: 11.0 if turn % 2 else 40.0, "fused registered": always(12.0)})
-    states = find_states(result.blocks)
-    costs = costs_in(result.blocks, states.of_block, states.longest)
-    found = {form.name: form for form in forms(shapes(result)[0], costs).values()}
+    found = {form.name: form for form in forms(shapes(result)[0], costs_in_longest(result)).values()}
     assert list(found) == ["compute alone", "then one_shot_pull", "fused copied"]
-    assert found["fused copied"].rounds == [0, 2, 4, 6, 8, 10]
+    assert list(found["fused copied"].report_us.index) == [0, 2, 4, 6, 8, 10]
     assert difference(found["fused copied"], found["compute alone"]) == (30.0, 30.0, 30.0)
-    assert found["compute alone"].rounds == list(range(12))
+    assert list(found["compute alone"].report_us.index) == list(range(12))
 
 
 def test_a_row_names_the_build_or_the_number_of_chunks(tmp_path):
@@ -101,12 +99,10 @@ def test_a_row_names_the_build_or_the_number_of_chunks(tmp_path):
     chosen = {"fused registered": "fused+nt", THEN: THEN, "fused copied": "fused"}
     result = Made(tmp_path, chosen=chosen).run({
         COMPUTE: always(10.0), "fused registered": always(11.0), "fused copied": always(13.0), THEN: always(14.0)})
-    states = find_states(result.blocks)
-    found = forms(shapes(result)[0], costs_in(result.blocks, states.of_block, states.longest))
+    found = forms(shapes(result)[0], costs_in_longest(result))
     assert [form.name for form in found.values()] == ["compute alone", "then one_shot_pull", "fused registered, nt"]
     chunks = Made(tmp_path / "chunks", chosen={FUSED: "4 chunks"}).run({COMPUTE: always(10.0), FUSED: always(11.0)})
-    states = find_states(chunks.blocks)
-    found = forms(shapes(chunks)[0], costs_in(chunks.blocks, states.of_block, states.longest))
+    found = forms(shapes(chunks)[0], costs_in_longest(chunks))
     assert found[FUSED].name == "fused, 4 chunks"
 
 

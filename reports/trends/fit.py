@@ -50,7 +50,8 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
     for launch, result in enumerate(results):
         keys = {case.case: key_of(case, ("size_bytes",)) for case in result.cases
                 if case.status == "ok" and case.size_bytes and case.collective not in TOGETHER}
-        heads = {key: result.cases[number] for number, key in keys.items()} | heads
+        for number, key in keys.items():
+            heads.setdefault(key, result.cases[number])
         for block in result.blocks:
             case, state = result.cases[block.case], next(labels)
             if block.case in keys and state is not None and block.time_us:

@@ -36,20 +36,6 @@ def test_every_form_is_measured_with_the_library_and_correct(tmp_path, command, 
     assert ("ping-pong, there and back" in done.stdout) == (name == "sendrecv")
 
 
-@pytest.mark.parametrize(("command", "options", "sentence"), [
-    ("allgather", ["-o", "sum"], "unrecognized arguments: -o sum"),
-    ("alltoall", ["--in-place"], "--in-place: an all-to-all has no in-place form"),
-    ("sendrecv", ["--in-place"], "--in-place: a message cannot be received in place"),
-    ("reduce_scatter", ["-d", "int32", "-o", "avg"], "avg is not defined for int32: the mean of integers is no"),
-    ("allgather", ["--algorithm", "two_shot"], "unknown algorithm 'two_shot'"),
-])
-def test_meaningless_options_are_refused_once(command, options, sentence):
-    done = mpirun(2, "-m", f"bench.{command}", *options)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1
-    assert sentence in done.stderr
-
-
 def test_in_place_results_are_correct_if_supported(tmp_path):
     for command in ("allgather", "reduce_scatter"):
         folder = tmp_path / command

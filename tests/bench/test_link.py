@@ -84,18 +84,6 @@ def test_data_that_a_kernel_does_not_move_is_reported_as_wrong(tmp_path):
     assert {case.algorithm for case in read(next(tmp_path.glob("*.jsonl"))).cases if case.status == "wrong"} == {"push"}
 
 
-@pytest.mark.parametrize(("options", "sentence"), [
-    (("-b", "2"), "2 B hold no float32, which has 4 B"),
-    (("-b", "1M", "-e", "16K"), "the sizes begin at 1048576 B, above their end at 16384 B"),
-    (("--format", "nccl-tests"), "invalid choice: 'nccl-tests'"),
-])
-def test_bad_input_is_refused_once(tmp_path, options, sentence):
-    done = mpirun(2, "-m", "bench.link", "--out", str(tmp_path), *options)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(rf"bench\.link: [^\n]*{re.escape(sentence)}[^\n]*\n", done.stderr)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_an_absent_device_ends_with_status_3(tmp_path):
     done = mpirun(2, "-m", "bench.link", "--out", str(tmp_path), "--device", "cuda")
     assert (done.returncode, done.stdout) == (3, "")

@@ -162,25 +162,6 @@ def test_without_a_spare_core_the_command_is_refused_once(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_python_dispatch_is_refused(tmp_path):
-    done = mpirun(1, "-m", "bench.footprint", "--dispatch", "python", "--out", str(tmp_path))
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "measured in the native loop: leave out --dispatch python" in done.stderr
-
-
-@pytest.mark.parametrize(("command", "options", "sentence"), [
-    ("allreduce", ["--beside", "gemm"], "unrecognized arguments: --beside gemm"),
-    ("footprint", ["--collective", "allreduce"], "invalid choice: 'allreduce'"),
-    ("footprint", ["--collective", "alltoall", "--in-place"], "an all-to-all has no in-place form"),
-    ("footprint", ["--collective", "alltoall", "-o", "sum"], "unrecognized arguments: -o sum"),
-    ("footprint", ["--arrival-skew", "5us"], "unrecognized arguments: --arrival-skew 5us"),
-])
-def test_a_bad_command_line_is_refused_once(tmp_path, command, options, sentence):
-    done = mpirun(2, "-m", f"bench.{command}", *options, "--out", str(tmp_path))
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert sentence in done.stderr
-
-
 def test_another_collective_is_measured_beside_the_matmul(tmp_path):
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core")

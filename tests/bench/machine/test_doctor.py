@@ -268,12 +268,6 @@ def test_without_a_gpu_it_names_the_places_searched_and_exits_with_3():
     assert not done.stderr
 
 
-def test_a_bad_option_gives_one_sentence_and_status_2():
-    done = mpirun(2, "-m", "bench.doctor", "--format")
-    assert done.returncode == 2
-    assert done.stderr.count("bench.doctor:") == 1
-
-
 @pytest.mark.parametrize("vendor", ["cuda", "hip"])
 def test_copies_between_all_pairs_and_within_all_kinds_of_memory_are_timed_on_a_fake_gpu(vendor):
     done = mpirun(2, "-m", "bench.doctor", timeout_s=120, **environment(vendor=vendor))

@@ -58,7 +58,7 @@ def test_a_soak_names_a_stopped_rank(tmp_path):
 def test_an_interrupted_soak_ends_within_two_seconds_with_its_counts(tmp_path):
     run = Launch(tmp_path, "--soak", "60s", *SMALL, "--timeout", "2", small=())
     wait_for(lambda: any(b'"step": "soak"' in page.read_bytes() for page in tmp_path.glob("*.flight/rank-1")), 60)
-    time.sleep(0.5)
+    time.sleep(0.2)
     run.signal(run.process.pid, signal.SIGINT)
     done = run.end()
     assert done.returncode == 130

@@ -266,7 +266,7 @@ def test_ranks_that_are_stopped_and_continued(out, victims, pause_s, algorithm):
 
     The last stopped rank waits for the first stopped rank before SIGSTOP, and again after SIGCONT.
     """
-    run = Launch(out, "--algorithm", algorithm, "-n", "100000", "--lean")
+    run = Launch(out, "--algorithm", algorithm, "-n", "50000", "--lean")
     ranks = wait_for(lambda: run.blocks() > 2 and run.ranks())
     for victim in victims:
         run.signal(ranks[victim], signal.SIGSTOP)

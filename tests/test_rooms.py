@@ -14,7 +14,7 @@ from reports.store.result import read
 from tests.bench.test_cli import LAYERS
 from tests.launch import MPIRUN, ROOT
 
-SMALL = ("-b", "16K", "-e", "16K", "-n", "6", "--max-time", "60", "--lean")
+SMALL = ("-b", "16K", "-e", "16K", "-n", "2", "--max-time", "60", "--lean")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ Each launch carries a mark in its environment. The tests use the mark to find pr
 """
 
 import csv
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,11 +23,12 @@ import pytest
 
 from reports.store.result import read
 from reports.store.schema import Result
+from reports.tables.plot import plot
 from tests.launch import MPIRUN, ROOT, few
 
 LAYERS = ("bench", "collectives", "kernels", "reports")
 OURS = ("one_shot_ll", "one_shot_push", "one_shot_pull", "two_shot", "ring", "auto")
-QUICK = ("-e", "16K", "-n", "6", "--max-time", "30")  # the number of iterations ends a run, not the time
+QUICK = ("-e", "16K", "-n", "2", "--max-time", "30", "--lean")  # the number of iterations ends a run, not the time
 
 
 def launch(folder, *options, ranks=2, tree=ROOT, command="allreduce", **variables):
@@ -55,15 +58,21 @@ def carriers(mark):
     return found
 
 
-def stored(folder, lean=False) -> Result:
+def stored(folder, lean=True) -> Result:
     """Read the one run of a folder. Check that the run is complete, that its samples and picture exist (a lean run has
     neither), and that no flight record is left."""
     runs = list(Path(folder).glob("*.jsonl"))
     assert len(runs) == 1
-    kept = {path.name.removeprefix(runs[0].stem) for path in Path(folder).iterdir()}
-    assert kept == ({".jsonl"} if lean else {".jsonl", ".samples", ".png"})
+    suffixes = {path.name.removeprefix(runs[0].stem) for path in Path(folder).iterdir()}
+    assert suffixes == ({".jsonl"} if lean else {".jsonl", ".samples", ".png"})
     result = read(runs[0])
     assert result.complete
+    return result
+
+
+def drawn(result: Result) -> Result:
+    """Draw a lean run's picture, which takes 2 s in a process of its own."""
+    plot(result, io.BytesIO())
     return result
 
 
@@ -82,37 +91,9 @@ def assert_refused(done, status, sentence, folder):
     assert not [path for path in folder.rglob("*") if path.is_file() or path.suffix]
 
 
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        (["-b", "16Q"], "'16Q' is not a size"),
-        (["--minbytes=-16K"], "'-16K' is not a size"),
-        (["-e", "many"], "'many' is not a size"),
-        (["-e", "64G"], "above the largest size"),
-        (["-b", "1M", "-e", "64K"], "begin at 1048576 B, above their end at 65536 B"),
-        (["-b", "1", "-e", "1K"], "1 B hold no float32"),
-        (["--sizes", "16K,many"], "'many' is not a size"),
-        (["--sizes", "16K,"], "'' is not a size"),
-        (["--sizes", "64G"], "above the largest size"),
-        (["--sizes", "16K,6", "-d", "double"], "6 B hold no float64, which has 8 B"),
-        (["--slowed-percent", "101"], "'101' is not a number of percent above 0, and at most 100"),
-        (["-c", "100000"], "100000 is above the most, 1000"),
-        (["-T", "1e12"], "seconds above 0, and at most 1000000"),
-        (["-f", "1"], "'1' is not a whole number of at least 2"),
-        (["-f", "0.5"], "'0.5' is not a whole number of at least 2"),
-        (["--algorithm", "two_shott,library"], r"unknown algorithm 'two_shott': did you mean two_shot\?"),
-        (["-d", "flaot"], r"unknown datatype 'flaot': did you mean float\?"),
-        (["-o", "summ"], r"unknown operation 'summ': did you mean sum\?"),
-        (["-d", "int32", "-o", "avg"], "avg is not defined for int32"),
-        (["--max-time", "soon"], "'soon' is not a number of seconds"),
-        (["--device", "gpu"], "invalid choice: 'gpu'"),
-        (["--bogus"], "unrecognized arguments: --bogus"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_a_bad_command_line_is_refused_in_one_line(tmp_path, options, sentence):
-    """A typing error must give neither a traceback from each rank nor a run with unintended options."""
-    assert_refused(launch(tmp_path / "results", *options), 2, sentence, tmp_path)
+def test_a_bad_command_line_is_refused_in_one_line(tmp_path):
+    """A typing error must not give a traceback from each rank. bench/harness/test_command.py has all bad options."""
+    assert_refused(launch(tmp_path / "results", "-b", "16Q"), 2, "'16Q' is not a size", tmp_path)
 
 
 @pytest.mark.parametrize("option", ["--out", "-J"])
@@ -129,7 +110,7 @@ def test_without_mpirun_the_error_names_the_command_for_two_ranks(tmp_path):
     assert_refused(done, 2, "mpirun -n 2 python -m bench.allreduce", tmp_path)
 
 
-@pytest.mark.parametrize("device", ["cuda", "hip"])
+@pytest.mark.parametrize("device", few(["cuda", "hip"], 1))
 def test_a_missing_device_is_an_error_and_no_fallback(tmp_path, device):
     """A user would mistake the CPU's figures for a GPU's."""
     assert_refused(launch(tmp_path / "results", "--device", device), 3, "no GPU driver is here", tmp_path)
@@ -160,34 +141,18 @@ def test_help_and_list_print_once_for_all_ranks(tmp_path):
     assert set(about) == {"library", *OURS, "two_shot_int8", "two_shot_fp8", "two_shot_int4"}
     assert {name for name in about if "not here: " in about[name]} == {"library"}
     assert "does not reduce bfloat16" in about["library"]
-    assert launch(tmp_path / "results", "--list", "-d", "bfloat16", ranks=None).stdout == listed.stdout
     slurm = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}  # the variables of a batch script outside srun
     assert launch(tmp_path / "results", "--list", "-d", "bfloat16", ranks=None, **slurm).stdout == listed.stdout
     assert not list(tmp_path.iterdir())
-
-
-def test_a_soak_has_its_own_sizes(tmp_path):
-    """The smallest size of a sweep, 16 KiB, is no limit for a soak of small messages."""
-    options = ["--soak", "1s", "-e", "1K", "-d", "float", "-o", "sum",
-               "--algorithm", "one_shot_push"]
-    done = launch(tmp_path / "results", *options)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "; 1 to 1024 B\n" in done.stdout
-    assert "0 wrong elements" in done.stdout
-    for timing in ("-c 1", "--max-time 5"):
-        done = launch(tmp_path / "results", *options, *timing.split())
-        sentence = f"--soak times nothing and draws what it launches: leave out {timing.split()[0]}"
-        assert_refused(done, 2, sentence, tmp_path)
-    assert not list((tmp_path / "results").iterdir())
 
 
 @pytest.fixture(scope="module")
 def default_run(tmp_path_factory):
     """A default run, shortened."""
     folder = tmp_path_factory.mktemp("default") / "results"
-    done = launch(folder, "-e", "32K", "--max-time", "12")
+    done = launch(folder, "-e", "32K", "--max-time", "10")
     assert (done.returncode, done.stderr) == (0, "")
-    return done, stored(folder)
+    return done, stored(folder, lean=False)
 
 
 def test_every_algorithm_is_measured_and_correct_at_every_size(default_run):
@@ -220,9 +185,9 @@ def test_the_table_fits_a_terminal_and_show_prints_the_same_table(default_run, t
 
 def test_sizes_below_a_word_of_the_links_probe_are_measured(tmp_path):
     """The link probe cannot time 2 B of half; the all-reduce can."""
-    done = launch(tmp_path / "results", "-d", "half", "-b", "2", "-e", "4", "-n", "12", "--max-time", "100")
+    done = launch(tmp_path / "results", "-d", "half", *QUICK, "-b", "2", "-e", "4")
     assert (done.returncode, done.stderr) == (0, "")
-    bounds = {(case.size_bytes, case.bound_us is not None) for case in stored(tmp_path / "results").cases}
+    bounds = {(case.size_bytes, case.bound_us is not None) for case in drawn(stored(tmp_path / "results")).cases}
     assert bounds == {(2, False), (4, True)}
 
 
@@ -232,7 +197,7 @@ def test_nccl_tests_format_json_in_place_and_iterations(tmp_path):
     done = launch(tmp_path / "results", "--format", "nccl-tests", "-J", str(report), "--in-place", "-d", "half",
                   "-b", "1000", "-e", "4000", "-n", "20", "--max-time", "30", "--algorithm", "library,two_shot")
     assert done.returncode == 0
-    result = stored(tmp_path / "results")
+    result = stored(tmp_path / "results", lean=False)
     assert done.stderr.splitlines() == [f"run: {result.path}", f"picture: {result.path.with_suffix('.png')}"]
 
     rows = [line.split() for line in done.stdout.splitlines() if line and not line.startswith("#")]
@@ -272,7 +237,8 @@ def test_chosen_sizes_and_a_lean_run(tmp_path):
 
 def test_csv_without_checks_and_types_that_the_library_lacks(tmp_path):
     """An unchecked case shows no 0, which would look like a check. A type that MPI lacks must not stop the run."""
-    done = launch(tmp_path / "results", "--format", "csv", "-c", "0", "-d", "bfloat16", "-o", "avg", *QUICK)
+    done = launch(tmp_path / "results", "--format", "csv", "-c", "0", "-d", "bfloat16", "-o", "avg", *QUICK, "--mode",
+                  "isolated")
     assert done.returncode == 0
     rows = list(csv.DictReader(done.stdout.splitlines()))
     assert {row["algorithm"] for row in rows} == {"library", *OURS}
@@ -284,7 +250,7 @@ def test_csv_without_checks_and_types_that_the_library_lacks(tmp_path):
         else:
             assert row["status"] == "ok"
             assert float(row["time_us_median"]) > 0
-    assert all(case.n_wrong is None for case in stored(tmp_path / "results").cases)
+    assert all(case.n_wrong is None for case in drawn(stored(tmp_path / "results")).cases)
 
 
 @pytest.mark.parametrize(
@@ -294,9 +260,9 @@ def test_csv_without_checks_and_types_that_the_library_lacks(tmp_path):
 )
 def test_types_and_operations_give_correct_results(tmp_path, options):
     """Types other than float must not give figures of a wrong result."""
-    done = launch(tmp_path / "results", *options.split(), *QUICK, "--lean")
+    done = launch(tmp_path / "results", *options.split(), *QUICK)
     assert (done.returncode, done.stderr) == (0, "")
-    result = stored(tmp_path / "results", lean=True)
+    result = stored(tmp_path / "results")
     assert result.run.world["dispatch"] == ("python" if "python" in options else "native")
     for case in result.cases:
         lacking = case.algorithm == "library" and ("avg" in options or "bfloat16" in options)
@@ -317,7 +283,7 @@ def test_one_rank_runs_and_reports_that_busbw_means_nothing(tmp_path):
     assert "note: busbw means nothing with one rank; start two with mpirun -n 2" in done.stdout
     assert "GB/s" not in done.stdout
     assert "link: " not in done.stdout  # one rank has no peer for a ping-pong
-    assert {case.n_wrong for case in stored(tmp_path / "results").cases} == {0}
+    assert {case.n_wrong for case in drawn(stored(tmp_path / "results")).cases} == {0}
 
 
 def test_ranks_on_two_hosts_run_only_the_library(tmp_path):
@@ -325,7 +291,7 @@ def test_ranks_on_two_hosts_run_only_the_library(tmp_path):
     done = launch(tmp_path / "results", *QUICK, MPIR_CVAR_NUM_CLIQUES="2")
     assert (done.returncode, done.stderr) == (0, "")
     assert "its ranks are on 2 hosts, and memory is mapped within one" in done.stdout.replace("\n", " ")
-    for case in stored(tmp_path / "results").cases:
+    for case in drawn(stored(tmp_path / "results")).cases:
         if case.algorithm == "library":
             assert (case.status, case.n_wrong) == ("ok", 0)
         else:
@@ -333,16 +299,20 @@ def test_ranks_on_two_hosts_run_only_the_library(tmp_path):
             assert "2 hosts" in str(case.reason)
 
 
-def test_the_seed_decides_the_order(tmp_path):
+def test_the_seed_decides_the_order_and_n_counts_the_timed_iterations_of_a_case(tmp_path):
     """The same seed repeats a run's order, and another seed gives another order."""
     orders = []
-    for number, seed in enumerate(("7", "7", "8")):
+    for number, (seed, iterations) in enumerate((("7", 31), ("7", 2), ("8", 2))):
         folder = tmp_path / str(number)
-        assert launch(folder, "--seed", seed, "--mode", "isolated", *QUICK, "--lean").returncode == 0
-        orders.append([block.case for block in stored(folder, lean=True).blocks])
-    seen = min(map(len, orders))  # a busy machine may run out of time
-    assert seen >= 8
-    assert orders[0][:seen] == orders[1][:seen] != orders[2][:seen]
+        options = "--seed", seed, "--mode", "isolated", *QUICK, "-n", str(iterations)
+        assert launch(folder, *options).returncode == 0
+        result = stored(folder)
+        assert {case.time_us.n for case in result.cases if case.time_us} <= set(range(1, iterations + 1))
+        timed = Counter(block.case for block in result.blocks for _ in range(block.n))
+        assert set(timed.values()) == {iterations}
+        orders.append([block.case for block in result.blocks])
+    assert orders[0][: len(orders[1])] == orders[1] != orders[2]
+    assert len(orders[1]) >= 8
 
 
 def test_a_kernel_that_adds_wrongly_is_detected(tmp_path):
@@ -359,14 +329,14 @@ def test_a_kernel_that_adds_wrongly_is_detected(tmp_path):
 
     done = launch(tmp_path / "results", *QUICK, "--mode", "isolated", tree=tmp_path)
     where = r"block 0: rank 0 got (.+) \(0x[0-9a-f]{8}\) at offset 0, element 0; (.+) \(0x[0-9a-f]{8}\) expected"
-    said = re.fullmatch(rf"wiretax: case \d+ \(\w+ 16384 B isolated\), {where}\n", done.stderr)
+    sentence = re.fullmatch(rf"wiretax: case \d+ \(\w+ 16384 B isolated\), {where}\n", done.stderr)
     assert done.returncode == 1
-    assert said, done.stderr
-    assert float(said[1]) != float(said[2])
+    assert sentence, done.stderr
+    assert float(sentence[1]) != float(sentence[2])
     assert re.search(rf"WRONG RESULTS: .*\. First in case \d+, {where}\. ", " ".join(done.stdout.split()))
     row = next(line for line in done.stdout.splitlines() if line.startswith("  16 KiB "))
     assert re.fullmatch(r" *16 KiB +[\d.]+ +WRONG +\w+ +- +- +- +[1-9]\d*", row)
-    for case in stored(tmp_path / "results").cases:
+    for case in drawn(stored(tmp_path / "results")).cases:
         if case.algorithm == "library":
             assert (case.status, case.n_wrong) == ("ok", 0)
         else:
@@ -375,7 +345,7 @@ def test_a_kernel_that_adds_wrongly_is_detected(tmp_path):
             assert (case.alg_bw_gb_s, case.bus_bw_gb_s) == (None, None)
 
     # The chained mode detects the error, too, even with 3 ranks and the eight bits of bfloat16.
-    options = ["-b", "4K", "-e", "4K", "-d", "bfloat16", "--mode", "chained", "-n", "2"]
+    options = ["-b", "4K", "-e", "4K", "-d", "bfloat16", "--mode", "chained", "-n", "1"]
     done = launch(tmp_path / "chained", *options, "--algorithm", "ring,two_shot,one_shot_pull", ranks=3, tree=tmp_path)
     assert done.returncode == 1
     (run,) = (tmp_path / "chained").glob("*.jsonl")
@@ -388,11 +358,3 @@ def test_a_full_disk_ends_the_run_with_a_message(tmp_path):
     assert done.returncode == 1
     assert re.search(r"wiretax: rank 0 failed: .*No space left on device", done.stderr)
     assert "Traceback" not in done.stderr
-
-
-def test_n_counts_the_timed_iterations_of_a_case(tmp_path):
-    assert launch(tmp_path / "results", *QUICK, "--mode", "isolated", "-n", "31", "--lean").returncode == 0
-    result = stored(tmp_path / "results", lean=True)
-    assert {case.time_us.n for case in result.cases if case.time_us} <= set(range(1, 32))
-    blocks = result.blocks
-    assert {sum(b.n for b in blocks if b.case == number) for number in {b.case for b in blocks}} == {31}

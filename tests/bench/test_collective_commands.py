@@ -14,7 +14,7 @@ COMMANDS = {"allgather": "all_gather", "reduce_scatter": "reduce_scatter", "allt
 
 @pytest.mark.parametrize(("command", "name"), COMMANDS.items())
 def test_every_form_is_measured_with_the_library_and_correct(tmp_path, command, name):
-    options = ["--sizes", "16K,100000", "-d", "half", "--max-time", "8", "-n", "12", "--lean"]
+    options = ["--sizes", "16K,100000", "-d", "half", "--max-time", "30", "-n", "2", "--lean"]
     done = mpirun(2, "-m", f"bench.{command}", *options, "--out", str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     (path,) = tmp_path.glob("*.jsonl")
@@ -36,24 +36,10 @@ def test_every_form_is_measured_with_the_library_and_correct(tmp_path, command, 
     assert ("ping-pong, there and back" in done.stdout) == (name == "sendrecv")
 
 
-@pytest.mark.parametrize(("command", "options", "sentence"), [
-    ("allgather", ["-o", "sum"], "unrecognized arguments: -o sum"),
-    ("alltoall", ["--in-place"], "--in-place: an all-to-all has no in-place form"),
-    ("sendrecv", ["--in-place"], "--in-place: a message cannot be received in place"),
-    ("reduce_scatter", ["-d", "int32", "-o", "avg"], "avg is not defined for int32: the mean of integers is no"),
-    ("allgather", ["--algorithm", "two_shot"], "unknown algorithm 'two_shot'"),
-])
-def test_meaningless_options_are_refused_once(command, options, sentence):
-    done = mpirun(2, "-m", f"bench.{command}", *options)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.count("\n") == 1
-    assert sentence in done.stderr
-
-
 def test_in_place_results_are_correct_if_supported(tmp_path):
     for command in ("allgather", "reduce_scatter"):
         folder = tmp_path / command
-        options = ["--sizes", "64K", "--in-place", "--max-time", "6", "-n", "12", "--lean", "--out", str(folder)]
+        options = ["--sizes", "64K", "--in-place", "--max-time", "30", "-n", "2", "--lean", "--out", str(folder)]
         done = mpirun(2, "-m", f"bench.{command}", *options)
         assert (done.returncode, done.stderr) == (0, "")
         (path,) = folder.glob("*.jsonl")

@@ -70,11 +70,11 @@ def test_an_exception_in_the_links_probe_names_case_and_block(out):
     ("rank", "where", "call", "ranks", "algorithm", "place"),
     few([
         (1, "check", 6, 2, "ring", r"case 0 \(.*\), .*step .*, check"),
-        (0, "store", 5, 2, "ring", r"case 0 \(.*\), block \d+, step store"),
         (1, "operation", 300, 2, "library", r"case 0 \(library 16384 B isolated\), .*step .*, the collective"),
+        (0, "store", 5, 2, "ring", r"case 0 \(.*\), block \d+, step store"),
         (1, "plan", 1, 2, "ring", "step plan the cases"),
         (0, "between", 9, 2, "ring", "case 0|link .*"),
-    ], 3),
+    ], 2),
 )  # fmt: skip
 def test_a_rank_that_stalls_is_named_by_the_waiting_ranks(out, rank, where, call, ranks, algorithm, place):
     done, took_s = struck(out, rank, where, call, "sleep", "--algorithm", algorithm, ranks=ranks)
@@ -105,9 +105,9 @@ def test_a_rank_that_stalls_in_a_kernel_is_named_with_its_epochs(out, rank, call
 
 
 def test_a_rank_may_spend_ten_time_outs_on_the_results_and_the_run_stays_readable(out):
-    done, took_s = struck(out, 0, "results", 1, "sleep", "--algorithm", "ring", "-n", "10", "--timeout", "1")
-    assert re.search(r"rank 0 did not go on for 10 s and held the others up: step results", sentence(done))
-    assert 10 < took_s < 10 + SOON_S - TIMEOUT_S
+    done, took_s = struck(out, 0, "results", 1, "sleep", "--algorithm", "ring", "-n", "10", "--timeout", "0.5")
+    assert re.search(r"rank 0 did not go on for 5 s and held the others up: step results", sentence(done))
+    assert 5 < took_s < 5 + SOON_S - TIMEOUT_S
     assert "INCOMPLETE" in show(out)
 
 
@@ -123,15 +123,15 @@ STORING = r"case 0 \(ring 16384 B isolated\), block \d+, step store, epoch \d+"
     few([
         (2, "operation", 40, 2, 3, "ring", SPINNING),
         (1, "operation", 40, 0, 2, "library", REDUCING),
-        (0, "store", 5, 0, 2, "ring", STORING),
         (0, "finish", 1, 0, 2, "ring", r"step finished, epoch \d+"),
+        (0, "store", 5, 0, 2, "ring", STORING),
         (1, "plan", 1, 0, 2, "ring", r".*step .*, epoch \d+"),  # rank 0 waits inside an MPI collective
         (1, "operation", 40, 0, 2, "ring", SPINNING),
-    ], 4),
+    ], 3),
 )
 def test_a_stopped_rank_is_named_with_its_last_epoch(out, rank, where, call, victim, ranks, algorithm, place):
     what = "stop" if rank == victim else f"stop:{victim}"
-    options = ["-n", "10"] if where == "finish" else []
+    options = ["-n", "10", "--lean"] if where == "finish" else []
     done, took_s = struck(out, rank, where, call, what, "--algorithm", algorithm, *options, ranks=ranks)
     said = f"wiretax: rank {victim} was stopped for {TIMEOUT_S} s and held the others up: {place}"
     assert re.match(said, sentence(done)), done.stderr
@@ -164,7 +164,7 @@ def test_a_block_with_a_stopped_rank_is_discarded(out):
 
 def test_a_rank_that_is_stopped_during_exit_is_killed(out):
     """Otherwise mpirun waits for the rank forever, and no other rank is left to report it."""
-    done, took_s = struck(out, 0, "close", 1, "stop", "--algorithm", "ring", "-n", "10")
+    done, took_s = struck(out, 0, "close", 1, "stop", "--algorithm", "ring", "-n", "10", "--lean")
     assert done.returncode != 0
     assert took_s < SOON_S
     assert "INCOMPLETE" not in show(out)
@@ -191,15 +191,23 @@ def test_a_stopped_rank_that_the_launcher_leaves_behind_is_killed(tmp_path):
 KILLED = [
     (1, "map", 1, 1, 2, "ring", "step map the peers, epoch 0"),
     (1, "operation", 40, 1, 3, "ring", SPINNING),
+    (0, "store", 5, 0, 2, "ring", STORING),
+    (1, "check", 6, 1, 2, "ring", CHECKING),
+]
+KILLED_BY_A_PEER = [
     (1, "operation", 40, 0, 2, "ring", SPINNING),
     (1, "operation", 40, 0, 2, "library", REDUCING),
-    (1, "check", 6, 1, 2, "ring", CHECKING),
-    (0, "store", 5, 0, 2, "ring", STORING),
 ]
 PLACES = ("rank", "where", "call", "victim", "ranks", "algorithm", "place")
 
 
-@pytest.mark.parametrize(PLACES, KILLED)
+def shown_as_killed(out, victim, place):
+    """Whether `reports show` names the killed rank. The sentence has 16384 B and the phase; `show` has 16 KiB."""
+    step = place.replace("16384 B", "16 KiB").replace(", the collective", "").replace(", check", "")
+    return re.search(rf"stopped first: rank {victim}, {step} \(ended without a word\)", show(out))
+
+
+@pytest.mark.parametrize(PLACES, few(KILLED, 3) + few(KILLED_BY_A_PEER, 0))
 def test_a_killed_rank_leaves_a_readable_run_that_names_it(out, rank, where, call, victim, ranks, algorithm, place):
     what = "kill" if rank == victim else f"kill:{victim}"
     done, took_s = struck(out, rank, where, call, what, "--algorithm", algorithm, ranks=ranks)
@@ -210,12 +218,10 @@ def test_a_killed_rank_leaves_a_readable_run_that_names_it(out, rank, where, cal
         assert not list(out.iterdir())
         return
     assert "INCOMPLETE: the run was cut off." in show(out)
-    # The sentence has 16384 B and the phase; `show` has 16 KiB and no phase.
-    step = place.replace("16384 B", "16 KiB").replace(", the collective", "").replace(", check", "")
-    assert re.search(rf"stopped first: rank {victim}, {step} \(ended without a word\)", show(out)), show(out)
+    assert shown_as_killed(out, victim, place), show(out)
 
 
-@pytest.mark.parametrize(PLACES, [KILLED[0], KILLED[2], KILLED[3]])
+@pytest.mark.parametrize(PLACES, KILLED_BY_A_PEER + few(KILLED[:1], 0))
 def test_survivors_spared_by_the_launcher_name_the_killed_rank(out, rank, where, call, victim, ranks, algorithm, place):
     what = "kill" if rank == victim else f"kill:{victim}"
     done, took_s = struck(out, rank, where, call, what, "--algorithm", algorithm, ranks=ranks, spared=True)
@@ -223,6 +229,7 @@ def test_survivors_spared_by_the_launcher_name_the_killed_rank(out, rank, where,
     assert re.fullmatch(rf"wiretax: rank {victim} ended without a word: {place}", said)
     assert done.returncode != 0
     assert took_s < SOON_S
+    assert where == "map" or shown_as_killed(out, victim, place), show(out)
 
 
 def test_an_mpi_error_after_a_kill_is_not_reported_as_the_reason(out):
@@ -236,7 +243,7 @@ def test_an_mpi_error_after_a_kill_is_not_reported_as_the_reason(out):
 
 
 def test_a_run_completes_without_its_witness(out):
-    run = Launch(out, "--algorithm", "ring", "-n", "10")
+    run = Launch(out, "--algorithm", "ring", "-n", "10", "--lean")
     wait_for(lambda: list(out.glob("*.flight/rank-1")))
     [witness] = wait_for(lambda: [pid for pid in processes(out) if "witness.py" in " ".join(cmdline(pid))])
     run.signal(witness, signal.SIGKILL)
@@ -259,9 +266,8 @@ def test_ranks_that_are_stopped_and_continued(out, victims, pause_s, algorithm):
 
     The last stopped rank waits for the first stopped rank before SIGSTOP, and again after SIGCONT.
     """
-    run = Launch(out, "--algorithm", algorithm, "-n", "100000")
-    wait_for(lambda: run.blocks() > 2)
-    ranks = run.ranks()
+    run = Launch(out, "--algorithm", algorithm, "-n", "50000", "--lean")
+    ranks = wait_for(lambda: run.blocks() > 2 and run.ranks())
     for victim in victims:
         run.signal(ranks[victim], signal.SIGSTOP)
         time.sleep(0.1)
@@ -270,12 +276,11 @@ def test_ranks_that_are_stopped_and_continued(out, victims, pause_s, algorithm):
         run.signal(ranks[victim], signal.SIGCONT)
         time.sleep(0.1)
     done = run.end()
-    assert run.took_s < 20
     assert (done.returncode, done.stderr) == (0, "")
     assert "INCOMPLETE" not in show(out)
 
 
-@pytest.mark.parametrize("_", range(count(9)))
+@pytest.mark.parametrize("_", range(count(3)))
 def test_a_fault_at_a_random_moment(_):
     seed = random.randrange(1 << 30)
     found = inject(seed)
@@ -293,7 +298,8 @@ def test_ranks_do_not_outlive_their_launcher(out):
 
 @pytest.mark.parametrize(
     ("whom", "number"),
-    [("mpirun", signal.SIGINT), ("group", signal.SIGINT), ("mpirun", signal.SIGTERM), ("rank 1", signal.SIGTERM)],
+    few([("mpirun", signal.SIGINT), ("group", signal.SIGINT), ("rank 1", signal.SIGTERM), ("mpirun", signal.SIGTERM)],
+        3),
 )
 def test_an_interrupted_run_ends_within_two_seconds_and_keeps_its_blocks(out, whom, number):
     run = Launch(out)
@@ -325,7 +331,7 @@ def test_an_interrupt_ends_ranks_that_wait_inside_the_mpi_library(out):
     assert "INCOMPLETE" in show(out)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", few([signal.SIGINT, signal.SIGKILL, signal.SIGTERM], 2))
 def test_a_run_that_ends_while_compiling_leaves_no_files(out, tmp_path, number):
     cache = tmp_path / "cache" / "wiretax"
     run = Launch(out, XDG_CACHE_HOME=str(cache.parent))
@@ -353,25 +359,15 @@ def test_an_interrupt_before_the_first_block_prints_no_traceback(out):
         assert "Traceback" not in done.stderr
 
 
-def test_ranks_wait_for_a_compiler_that_takes_longer_than_the_time_out(out, tmp_path):
-    compiler = tmp_path / "compiler"
-    compiler.write_text('#!/bin/sh\ncase "$*" in *loop_cpu.cpp*) sleep 3;; esac\nexec c++ "$@"\n')
+def test_ranks_wait_for_a_compiler_that_takes_longer_than_the_time_out_and_leave_only_the_files_of_the_run(
+        out, tmp_path):
+    """Rank 0 also may need longer than the time-out for the results, while the other ranks wait."""
+    compiler, cache = tmp_path / "compiler", tmp_path / "cache"
+    compiler.write_text('#!/bin/sh\ncase "$*" in *loop_cpu.cpp*) sleep 2;; esac\nexec c++ "$@"\n')
     compiler.chmod(0o755)
-    options = ["-n", "10", "--timeout", "1", "--algorithm", "ring", "--lean", "--out", str(out)]
-    cache = str(tmp_path / "cache")
-    done = mpirun(
-        2, "-m", "bench.allreduce", "-b", "16K", "-e", "16K", *options, CXX=str(compiler), XDG_CACHE_HOME=cache
-    )
-    assert done.returncode == 0, done.stderr
-    assert "wiretax:" not in done.stderr
-
-
-def test_a_normal_end_leaves_only_the_files_of_the_run(out, tmp_path):
-    # Rank 0 may need longer than the time-out for the results, while the other ranks wait.
-    cache = tmp_path / "cache"
-    options = ["-n", "10", "--timeout", "1", "--out", str(out)]
-    done = mpirun(2, "-m", "bench.allreduce", "-b", "16K", "-e", "16K", *options, XDG_CACHE_HOME=str(cache))
-    assert done.returncode == 0, done.stderr
+    options = ["-b", "16K", "-e", "16K", "-n", "10", "--timeout", "1", "--algorithm", "ring", "--out", str(out)]
+    done = mpirun(2, "-m", "bench.allreduce", *options, CXX=str(compiler), XDG_CACHE_HOME=str(cache))
+    assert (done.returncode, done.stderr) == (0, "")
     assert {path.suffix for path in out.iterdir()} == {".jsonl", ".png", ".samples"}
     assert {path.suffix for path in (cache / "wiretax").iterdir()} == {".so"}
     assert not list(out.glob("*.samples/*.part"))

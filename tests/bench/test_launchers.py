@@ -84,7 +84,7 @@ def test_ranks_bound_by_the_launcher_keep_their_cores_and_the_best_thread_level(
 @namespaces
 @pytest.mark.parametrize("launcher", few(LAUNCHERS, 1))
 def test_eight_ranks_with_large_messages_fit_a_containers_shared_memory(out, launcher):
-    done = launched([*with_shm("size=64m"), *command(launcher, 8, *allreduce(out, *LARGE))])
+    done = launched([*with_shm("size=64m"), *command(launcher, 8, *allreduce(out, *LARGE, "-n", "1"))])
     assert done.returncode == 0, done.stderr
     assert "bench.allreduce:" not in done.stderr
     result = one_run(out)
@@ -205,7 +205,7 @@ def ranks_of(out):
 @pytest.mark.parametrize(("victim", "number"),
                          [("rank 1", signal.SIGKILL), ("rank 1", signal.SIGSTOP), ("mpirun", signal.SIGKILL)])
 def test_the_loss_of_a_rank_or_of_mpirun_ends_an_open_mpi_run_and_leaves_nothing(out, victim, number):
-    options = [*SMALL, "-n", "0", "--timeout", "4"]
+    options = [*SMALL, "-n", "0", "--timeout", "2"]
     with subprocess.Popen(command("openmpi", 2, *allreduce(out, *options)), cwd=ROOT, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, text=True,
                           env={**os.environ, **AS_ROOT, "PYTHONPATH": str(ROOT)}) as run:
@@ -219,7 +219,7 @@ def test_the_loss_of_a_rank_or_of_mpirun_ends_an_open_mpi_run_and_leaves_nothing
         _, stderr = run.communicate(timeout=20)  # the run would otherwise last 60 s
     assert run.returncode != 0
     if number == signal.SIGSTOP:
-        assert stderr.count("wiretax: rank 1 was stopped for 4 s and held the others up: ") == 1
+        assert stderr.count("wiretax: rank 1 was stopped for 2 s and held the others up: ") == 1
     assert not psutil.wait_procs([*ranks.values()], timeout=8)[1]
     assert one_run(out).end is None or victim == "mpirun"
     if victim == "rank 1":

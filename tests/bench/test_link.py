@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import re
-import subprocess
-import sys
 from itertools import combinations
 from typing import Any
 
@@ -19,11 +17,11 @@ from reports.store.writing import RunFile
 from reports.tables.plot import plot
 from reports.tables.show import text
 from tests import fake_gpu
-from tests.launch import ROOT, mpirun
+from tests.launch import mpirun
 from tests.reports.synthetic_run import without_fsync
 
-QUICK = ("-e", "256K", "-f", "16", "--max-time", "9")
-# bench.link, limited to 6 iterations of each case instead of by time, so that it also completes on a slow machine.
+QUICK = ("-e", "256K", "-f", "16", "--max-time", "60")
+# bench.link, limited to 4 iterations of each case instead of by time, so that it also completes on a slow machine.
 COUNTED = """
 from dataclasses import replace
 from functools import partial
@@ -32,7 +30,7 @@ from bench.harness.run import measure
 from bench.harness.session import start
 bind, (options, sizes) = link.bind, link.parse()
 {}
-start(replace(options, iterations=6),
+start(replace(options, iterations=4),
       lambda session: measure(session, partial(link.prepare, sizes)))
 """
 
@@ -46,12 +44,12 @@ def wire(tmp_path, ranks, *options, **variables):
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_every_pair_is_measured_and_checked_and_show_prints_the_same(tmp_path, ranks):
     """Without this, a broken pair could be left out or left unchecked."""
-    program = ("-m", "bench.link", *QUICK) if ranks == 2 else ("-c", COUNTED.format(""), *QUICK[:-1], "60")
-    printed = wire(tmp_path, ranks, *program)
+    printed = wire(tmp_path, ranks, "-c", COUNTED.format(""), *QUICK, *["--lean"] * (ranks > 2))
     (path,) = tmp_path.glob("*.jsonl")
     result = read(path)
     assert result.complete
-    assert path.with_suffix(".png").stat().st_size > 10_000
+    if ranks == 2:
+        assert path.with_suffix(".png").stat().st_size > 10_000
     pairs = ranks * (ranks - 1)
     counted = {name: sum(case.algorithm == name for case in result.cases) for name in parts(ranks)}
     assert counted == {"push": 2 * pairs, "pull": 2 * pairs, "both_directions": pairs, "local_copy": 2 * ranks,
@@ -62,14 +60,12 @@ def test_every_pair_is_measured_and_checked_and_show_prints_the_same(tmp_path, r
     assert "push, 256 KiB: row stores into column" in printed
     assert max(map(len, printed.split("run: ")[0].splitlines())) <= 80
     assert ("they take turns" in printed) == (ranks > 2)
-    shown = subprocess.run([sys.executable, "-m", "reports", "show", str(path)], cwd=ROOT, capture_output=True,
-                           text=True, check=True).stdout
-    assert printed.startswith(shown)
+    assert printed.startswith(text(result))
 
 
 def test_one_rank_measures_its_local_copy_and_its_launch(tmp_path):
-    rows = list(csv.DictReader(io.StringIO(mpirun(1, "-m", "bench.link", "--out", str(tmp_path), *QUICK[:-1], "6",
-                                                  "--format", "csv", "--lean").stdout)))
+    options = (*QUICK, "--max-time", "6", "--format", "csv", "--lean", "--out", str(tmp_path))
+    rows = list(csv.DictReader(io.StringIO(mpirun(1, "-m", "bench.link", *options).stdout)))
     assert {row["algorithm"] for row in rows} == {"local_copy", "launch"}
     assert {row["status"] for row in rows} == {"ok"}
 
@@ -82,24 +78,6 @@ def test_data_that_a_kernel_does_not_move_is_reported_as_wrong(tmp_path):
     assert done.returncode == 1
     assert re.search(r"WRONG RESULTS: push 16 KiB", done.stdout)
     assert {case.algorithm for case in read(next(tmp_path.glob("*.jsonl"))).cases if case.status == "wrong"} == {"push"}
-
-
-@pytest.mark.parametrize(("options", "sentence"), [
-    (("-b", "2"), "2 B hold no float32, which has 4 B"),
-    (("-b", "1M", "-e", "16K"), "the sizes begin at 1048576 B, above their end at 16384 B"),
-    (("--format", "nccl-tests"), "invalid choice: 'nccl-tests'"),
-])
-def test_bad_input_is_refused_once(tmp_path, options, sentence):
-    done = mpirun(2, "-m", "bench.link", "--out", str(tmp_path), *options)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(rf"bench\.link: [^\n]*{re.escape(sentence)}[^\n]*\n", done.stderr)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_absent_device_ends_with_status_3(tmp_path):
-    done = mpirun(2, "-m", "bench.link", "--out", str(tmp_path), "--device", "cuda")
-    assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr.count("\n") == 1
 
 
 def test_the_flag_is_as_fast_as_in_a_minimal_loop():

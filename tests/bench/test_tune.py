@@ -1,7 +1,6 @@
 """Builds by name, the search for the best build, and `auto`, which uses this machine's table."""
 
 import json
-import re
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -21,7 +20,7 @@ from tests.reports.synthetic_run import write_run
 
 ANY = {"collective": "all_reduce", "ranks": 2, "size_bytes": 16384, "variant": "copied", "link_rtt_ns": 100.0,
        "algorithm": "ring"}
-QUICK = ("-b", "16K", "-e", "16K", "--max-time", "12")
+QUICK = ("-b", "16K", "-e", "16K", "--max-time", "10")
 KNOWN = ALGORITHMS["all_reduce"]
 
 
@@ -48,21 +47,10 @@ def test_a_name_with_an_unknown_build_is_refused(words):
         named(KNOWN, f"two_shot+{words}")
 
 
-@pytest.mark.parametrize(("name", "sentence"), [
-    ("two_shot+fast", "algorithm 'two_shot+fast': 'fast' is not one of nt, ntr, 128K, 16b and 256t"),
-    ("library+nt", "algorithm 'library+nt': library is not ours to build"),
-    ("two_sht+nt", "unknown algorithm 'two_sht': did you mean two_shot?"),
-])
-def test_an_unknown_build_is_refused_once(tmp_path, name, sentence):
-    done = mpirun(2, "-m", "bench.allreduce", "--algorithm", name, "--out", str(tmp_path))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert re.fullmatch(rf"bench\.allreduce: [^\n]*{re.escape(sentence)}[^\n]*\n", done.stderr)
-
-
 def test_builds_are_measured_by_name_with_right_results(tmp_path):
     """16392 B leave a tail in every build, and no whole number of packs in the receive buffer."""
     names = "one_shot_ll,one_shot_push+nt,two_shot+nt+ntr+64K,ring+32K,ring+ntr"
-    options = ("--sizes", "16392,1M", "-d", "half", "--algorithm", names, "-n", "12", "--mode", "isolated")
+    options = ("--sizes", "16392,1M", "-d", "half", "--algorithm", names, "-n", "2", "--mode", "isolated")
     _, result = run(tmp_path, *options)
     assert {case.algorithm for case in result.cases} == set(names.split(","))
     measured = [case for case in result.cases if case.status != "unsupported"]
@@ -183,7 +171,7 @@ def test_auto_uses_the_choices_that_the_search_stored(tmp_path):
     for pick in kept["picks"]:
         assert pick["algorithm"] in printed
     _, result = run(tmp_path / "auto", "--sizes", "16K", "--algorithm", "auto", "--tuned", str(table), "--mode",
-                    "isolated", "-n", "12")
+                    "isolated", "-n", "2")
     assert f"auto uses the table that bench.tune made in {kept['run_id']}." in result.run.notes
     for case in result.cases:
         assert (case.status, case.n_wrong) == ("ok", 0)
@@ -195,7 +183,7 @@ def test_auto_uses_the_choices_that_the_search_stored(tmp_path):
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     """The ids of this machine."""
-    _, result = run(tmp_path_factory.mktemp("here"), "--sizes", "16K", "--algorithm", "ring", "-n", "12", "--mode",
+    _, result = run(tmp_path_factory.mktemp("here"), "--sizes", "16K", "--algorithm", "ring", "-n", "2", "--mode",
                     "isolated")
     return {"machine_id": result.run.machine_id, "software_id": result.run.software_id, "run_id": "2026-tune"}
 
@@ -207,7 +195,7 @@ def test_auto_follows_the_link(tmp_path, here):
     table = tmp_path / "table.json"
     table.write_text(json.dumps(here | {"picks": [vars(choice) for choice in choices]}))
     _, result = run(tmp_path / "out", "--sizes", "16K", "--algorithm", "auto", "--tuned", str(table), "--mode",
-                    "isolated", "-n", "12")
+                    "isolated", "-n", "2")
     copied = next(case for case in result.cases if case.variant == "copied")
     assert copied.chosen == "ring"
     assert {block.chosen for block in result.blocks if block.case == copied.case} == {"ring"}

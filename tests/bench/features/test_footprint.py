@@ -26,7 +26,7 @@ from reports.tables.rows import views
 from reports.tables.table import render
 from tests import fake_gpu
 from tests.bench.machines import write
-from tests.launch import ROOT, mpirun
+from tests.launch import ROOT, few, mpirun
 from tests.reports.synthetic_run import write_run
 
 PRODUCT = """
@@ -84,7 +84,7 @@ def test_the_matmul_is_right_on_a_cpu():
     product_is_right(CpuDevice())
 
 
-@pytest.mark.parametrize("vendor", ["cuda", "hip"])
+@pytest.mark.parametrize("vendor", few(["cuda", "hip"], 1))
 def test_the_matmul_is_right_in_its_own_stream_on_a_gpu_in_software(vendor):
     env = os.environ | fake_gpu.environment(vendor=vendor, sms=1)
     done = subprocess.run([sys.executable, "-c", PRODUCT], cwd=ROOT, env=env, capture_output=True, text=True)
@@ -130,7 +130,7 @@ def test_a_short_call_is_measured_in_a_chain_beside_the_matmul():
 
 
 def test_a_rank_with_a_spare_core_runs_the_matmul_there(tmp_path):
-    options = ("--sizes", "16K,2M", "--algorithm", "auto,library", "-n", "24", "--out", tmp_path)
+    options = ("--sizes", "16K,2M", "--algorithm", "auto,library", "-n", "24", "--lean", "--out", tmp_path)
     done = mpirun(1, "-m", "bench.footprint", *map(str, options))
     if len(os.sched_getaffinity(0)) < 2:
         assert done.returncode == 3
@@ -162,29 +162,10 @@ def test_without_a_spare_core_the_command_is_refused_once(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_python_dispatch_is_refused(tmp_path):
-    done = mpirun(1, "-m", "bench.footprint", "--dispatch", "python", "--out", str(tmp_path))
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "measured in the native loop: leave out --dispatch python" in done.stderr
-
-
-@pytest.mark.parametrize(("command", "options", "sentence"), [
-    ("allreduce", ["--beside", "gemm"], "unrecognized arguments: --beside gemm"),
-    ("footprint", ["--collective", "allreduce"], "invalid choice: 'allreduce'"),
-    ("footprint", ["--collective", "alltoall", "--in-place"], "an all-to-all has no in-place form"),
-    ("footprint", ["--collective", "alltoall", "-o", "sum"], "unrecognized arguments: -o sum"),
-    ("footprint", ["--arrival-skew", "5us"], "unrecognized arguments: --arrival-skew 5us"),
-])
-def test_a_bad_command_line_is_refused_once(tmp_path, command, options, sentence):
-    done = mpirun(2, "-m", f"bench.{command}", *options, "--out", str(tmp_path))
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert sentence in done.stderr
-
-
 def test_another_collective_is_measured_beside_the_matmul(tmp_path):
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core")
-    options = ("--collective", "all_gather", "--sizes", "2M", "-n", "12", "--lean")
+    options = ("--collective", "all_gather", "--algorithm", "direct_pull", "--sizes", "2M", "-n", "4", "--lean")
     done = mpirun(1, "-m", "bench.footprint", *options, "--out", str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     (path,) = tmp_path.glob("*.jsonl")
@@ -194,7 +175,7 @@ def test_another_collective_is_measured_beside_the_matmul(tmp_path):
     assert {bool(beside(case.shape)) for case in result.cases} == {False, True}
 
 
-@pytest.mark.parametrize("vendor", ["cuda", "hip"])
+@pytest.mark.parametrize("vendor", few(["hip", "cuda"], 1))
 def test_the_command_on_gpus_in_software(tmp_path, vendor):
     environment: dict[str, Any] = fake_gpu.environment(vendor=vendor, sms=2) | {"FAKE_NCCL_BINDING": "none"}
     options = ("--sizes", "64K", "--mode", "isolated", "--algorithm", "two_shot+1b", "-n", "4", "-w", "0", "--lean")

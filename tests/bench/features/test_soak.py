@@ -1,19 +1,15 @@
 """The soak mode: a run is clean when the epoch wraps. A soak finds and locates wrong results, names a stopped rank, and
 ends within two seconds of Ctrl-C with its counts."""
 
-import os
 import re
 import signal
-import sys
 import time
 
 import pytest
 
-from bench.features import FEATURES
-from bench.harness import command
 from tests.bench.faulty_runs import Launch, sentence, wait_for
 from tests.kernels.broken_kernels import tree
-from tests.launch import mpirun
+from tests.launch import few, mpirun
 
 COUNTED = re.compile(r"soak: (\d+) launches in \d+ s, [\d.]+ GB of messages, (\d+) wrong elements; \d+ hands, and the "
                      r"epoch went( past 2\^32)? to (\d+)")
@@ -30,19 +26,19 @@ def soaked(seconds, out, *options, **tree):
 
 
 def test_a_soak_is_clean_across_the_epochs_wrap_and_leaves_nothing(tmp_path):
-    done, counted = soaked(5, tmp_path, *SMALL, "--seed", "3")
+    done, counted = soaked(2, tmp_path, *SMALL, "--seed", "3")
     assert (done.returncode, done.stderr) == (0, "")
     drawn_from = r"seed 3, from epoch 4294966296 on: one_shot_ll, .* 32768 B"
-    assert re.match(rf"soak of all_reduce for 5 s on 2 ranks .*{drawn_from}", done.stdout)
+    assert re.match(rf"soak of all_reduce for 2 s on 2 ranks .*{drawn_from}", done.stdout)
     assert counted
     assert int(counted[1]) > 1000
     assert counted[2] == "0"
     assert counted[3]
 
 
-@pytest.mark.parametrize(("patch", "algorithm"), [
-    ("flip_bit", "ring"), ("skip_push", "one_shot_push"), ("stale_epoch", "one_shot_ll"),
-    ("drop_flag", "one_shot_pull"), ("without the epoch flip", "one_shot_push"), ("without the wait", "two_shot")])
+@pytest.mark.parametrize(("patch", "algorithm"), few([
+    ("flip_bit", "ring"), ("drop_flag", "one_shot_pull"), ("without the epoch flip", "one_shot_push"),
+    ("skip_push", "one_shot_push"), ("stale_epoch", "one_shot_ll"), ("without the wait", "two_shot")], 3))
 def test_a_soak_ends_at_a_wrong_result_and_locates_it(tmp_path, patch, algorithm):
     options = *SMALL, "--algorithm", algorithm, "--timeout", "2"
     done, counted = soaked(60, tmp_path / "out", *options, tree=tree(tmp_path / "tree", patch))
@@ -62,7 +58,7 @@ def test_a_soak_names_a_stopped_rank(tmp_path):
 def test_an_interrupted_soak_ends_within_two_seconds_with_its_counts(tmp_path):
     run = Launch(tmp_path, "--soak", "60s", *SMALL, "--timeout", "2", small=())
     wait_for(lambda: any(b'"step": "soak"' in page.read_bytes() for page in tmp_path.glob("*.flight/rank-1")), 60)
-    time.sleep(0.5)
+    time.sleep(0.2)
     run.signal(run.process.pid, signal.SIGINT)
     done = run.end()
     assert done.returncode == 130
@@ -80,16 +76,19 @@ def test_ranks_with_different_clocks_start_and_end_together(tmp_path):
     assert ", 0 wrong elements; 2 hands" in done.stdout
 
 
-@pytest.mark.parametrize("collective", ["sendrecv", "alltoall"])
-def test_a_soak_also_checks_the_library(tmp_path, collective):
-    """A round trip of sendrecv is two successive MPI calls."""
-    done = mpirun(2, "-m", f"bench.{collective}", "--soak", "1s", *SMALL[:4], "--algorithm", "library", "--out",
-                  str(tmp_path))
+@pytest.mark.parametrize("collective", few(["sendrecv", "alltoall"], 1))
+def test_a_soak_also_checks_the_library_and_has_its_own_sizes(tmp_path, collective):
+    """A round trip of sendrecv is two successive MPI calls. The smallest size of a sweep, 16 KiB, is no limit for a
+    soak of small messages."""
+    options = ["--soak", "1s", "-e", "1K", "-d", "float", "--algorithm", "library", "--out", str(tmp_path)]
+    done = mpirun(2, "-m", f"bench.{collective}", *options)
     assert (done.returncode, done.stderr) == (0, "")
+    assert "; 1 to 1024 B\n" in done.stdout
     counted = COUNTED.search(done.stdout)
     assert counted
     assert int(counted[1]) > 1000
     assert counted[2] == "0"
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_library_failure_ends_a_soak_with_its_error(tmp_path):
@@ -100,29 +99,7 @@ def test_a_library_failure_ends_a_soak_with_its_error(tmp_path):
                         r"error \d+\n", done.stderr), done.stderr
 
 
-@pytest.mark.parametrize(("options", "said"), [
-    (["--soak", "10"], "argument --soak: '10' is not a time such as 90s, 10m or 2h"),
-    (["--soak", "1s", "-n", "5"], "--soak times nothing and draws what it launches: leave out -n"),
-    (["--soak", "1s", "-d", "int32", "-o", "avg"], "avg is not defined for int32"),
-    (["--soak", "1s", "-e", "0"], "-e 0: a soak checks elements, and 0 B hold no element"),
-    (["--soak", "1s", "-b", "8", "-e", "4"], "the sizes begin at 8 B, above their end at 4 B"),
-    (["--soak", "1s", "--algorithm", "two_shot_int8", "-d", "int32"], "none of these algorithms can do that here"),
-])
-def test_options_without_meaning_in_a_soak_are_refused_with_a_sentence(tmp_path, options, said):
-    done = mpirun(2, "-m", "bench.allreduce", *options, "--out", str(tmp_path))
-    assert done.returncode in (2, 3)
-    assert done.stderr.count("\n") == 1
-    assert said in done.stderr
-
-
-@pytest.mark.parametrize("words", [
-    "--in-place", "-c 1", "--max-time 60", "--format table", "--long", "-G 0", "-w 0", "-f 2", "--dispatch native",
-    "--tuned none", "--mode both", "--sizes 4K", "--arrival-skew 0", "-J a.json", "--list"])
-def test_an_option_that_a_soak_ignores_is_refused_even_at_its_default(monkeypatch, capsys, words):
-    monkeypatch.setattr(os, "_exit", sys.exit)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["bench.allreduce", "--soak", "1s", *words.split()])
-    with pytest.raises(SystemExit, match="2"):
-        command.main("allreduce", "all_reduce", "", FEATURES)
-    said = f"--soak times nothing and draws what it launches: leave out {words.split()[0]}"
-    assert capsys.readouterr().err == f"bench.allreduce: {said}\n"
+def test_an_algorithm_that_cannot_soak_is_refused_with_a_sentence(tmp_path):
+    done, _ = soaked(1, tmp_path, "--algorithm", "two_shot_int8", "-d", "int32")
+    assert (done.returncode, done.stdout.count("\n"), done.stderr.count("\n")) == (3, 1, 1)
+    assert "none of these algorithms can do that here" in done.stderr

@@ -19,7 +19,7 @@ from reports.store.case import find_states
 from reports.store.exposed import COMPUTE, costs_in, work_of
 from reports.store.result import read
 from reports.tables.show import text
-from tests.launch import MPIRUN, ROOT, mpirun
+from tests.launch import MPIRUN, ROOT, few, mpirun
 
 FUSED = ("allreduce_rmsnorm", "gemv_allreduce", "gemm_reduce_scatter", "allgather_gemm")
 COMMANDS = (*FUSED, "decode", "prefill")
@@ -96,30 +96,27 @@ def test_each_bad_input_gives_one_sentence_from_rank_0(command, ended, monkeypat
     assert set(ended) == {2}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", few(COMMANDS, 1))
 def test_a_command_without_mpirun_names_mpirun_and_writes_nothing(command, tmp_path):
     """New users often start a command without mpirun."""
     environment = {name: value for name, value in os.environ.items() if "PMI" not in name}
-    begun_s = time.monotonic()
     done = subprocess.run([sys.executable, "-m", f"bench.{command}", "--out", str(tmp_path / "results")], cwd=ROOT,
                           capture_output=True, text=True, timeout=30, env=environment)
-    assert time.monotonic() - begun_s < 5  # takes 0.5 s on an idle machine
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(rf"bench\.{command}: [^\n]*mpirun -n 2 python -m bench\.{command}\n", done.stderr)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("ranks", "command", "status", "sentence"), [
-    (2, "decode --slots 1,9", 2, "argument --slots: 9 is above the most, 8"),
-    (3, "decode --model llama-3.1-8b", 3, "32 layers do not divide into 3 equal stages"),
-    (3, "prefill --model llama-3.1-8b", 3, "4 layers do not divide into 3 equal stages"),
-    (2, "prefill -d half", 3, "a CPU multiplies float32 only, not float16"),
-    (2, "allgather_gemm -d bfloat16", 3, "a CPU multiplies float32 only, not bfloat16"),
-    (2, "gemv_allreduce -G 1", 3, "-G: the cpu device has no graphs"),
-])
-def test_an_option_this_machine_cannot_run_is_refused_once(tmp_path, ranks, command, status, sentence):
+@pytest.mark.parametrize(("ranks", "command", "sentence"), few([
+    (3, "decode --model llama-3.1-8b", "32 layers do not divide into 3 equal stages"),
+    (2, "allgather_gemm -d bfloat16", "a CPU multiplies float32 only, not bfloat16"),
+    (2, "prefill -d half", "a CPU multiplies float32 only, not float16"),
+    (3, "prefill --model llama-3.1-8b", "4 layers do not divide into 3 equal stages"),
+    (2, "gemv_allreduce -G 1", "-G: the cpu device has no graphs"),
+], 3))
+def test_an_option_this_machine_cannot_run_is_refused_once(tmp_path, ranks, command, sentence):
     done = mpirun(ranks, "-m", *f"bench.{command}".split(), "--out", str(tmp_path), timeout_s=60)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (status, "", 1), done.stderr
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1), done.stderr
     assert done.stderr.startswith(f"bench.{command.split()[0]}: ")
     assert sentence in done.stderr
     assert not list(tmp_path.iterdir())
@@ -209,9 +206,6 @@ def test_a_small_run_is_correct_and_its_exposed_times_follow_from_its_blocks(com
         assert f"run: {path}" in printed
     else:
         assert printed == f"{table}{run_line}picture: none: --lean\n"
-        shown = subprocess.run([sys.executable, "-m", "reports", "show", str(path)], cwd=ROOT, capture_output=True,
-                               text=True, timeout=60)
-        assert (shown.returncode, shown.stdout) == (0, table)
 
 
 def test_a_run_that_was_killed_stays_readable(tmp_path):
@@ -229,10 +223,8 @@ def test_a_run_that_was_killed_stays_readable(tmp_path):
         os.killpg(run.pid, signal.SIGKILL)
         run.wait(10)
     (path,) = tmp_path.glob("*.jsonl")
-    shown = subprocess.run([sys.executable, "-m", "reports", "show", str(path)], cwd=ROOT, capture_output=True,
-                           text=True, timeout=60)
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert "INCOMPLETE: the run was cut off." in shown.stdout
-    assert re.search(r"^compute alone +[\d.]+", shown.stdout, re.MULTILINE)
+    shown = text(read(path))
+    assert "INCOMPLETE: the run was cut off." in shown
+    assert re.search(r"^compute alone +[\d.]+", shown, re.MULTILINE)
     # Scripts search for the rank that stopped first: its line is not wrapped.
-    assert max(len(line) for line in shown.stdout.splitlines() if not line.startswith("stopped first: ")) <= 80
+    assert max(len(line) for line in shown.splitlines() if not line.startswith("stopped first: ")) <= 80

@@ -20,6 +20,13 @@ from tests.bench.machines import fake_nvml, lay_out, recorded, with_acs, write
 from tests.fake_gpu import environment
 from tests.launch import mpirun
 
+# The copies within a GPU, 256 MiB, take long on GPUs in software.
+SMALL_COPIES = """
+import bench.machine.gpus as gpus
+from bench.doctor import main
+gpus.LOCAL_COPY_BYTES = 1 << 20
+main()
+"""
 VEGA20_PAIR = "two_vega20_under_a_switch"
 
 
@@ -268,15 +275,9 @@ def test_without_a_gpu_it_names_the_places_searched_and_exits_with_3():
     assert not done.stderr
 
 
-def test_a_bad_option_gives_one_sentence_and_status_2():
-    done = mpirun(2, "-m", "bench.doctor", "--format")
-    assert done.returncode == 2
-    assert done.stderr.count("bench.doctor:") == 1
-
-
 @pytest.mark.parametrize("vendor", ["cuda", "hip"])
 def test_copies_between_all_pairs_and_within_all_kinds_of_memory_are_timed_on_a_fake_gpu(vendor):
-    done = mpirun(2, "-m", "bench.doctor", timeout_s=120, **environment(vendor=vendor))
+    done = mpirun(2, "-c", SMALL_COPIES, timeout_s=120, **environment(vendor=vendor))
     assert done.returncode == 0, done.stderr
     reads = re.findall(r"^(\d reads \d) .* mapped +(\S+) GB/s", done.stdout, re.MULTILINE)
     assert [pair for pair, _ in reads] == ["0 reads 1", "1 reads 0"]
@@ -291,7 +292,7 @@ def test_copies_between_all_pairs_and_within_all_kinds_of_memory_are_timed_on_a_
 
 
 def test_refused_peers_are_reported_with_the_driver_s_error_on_a_fake_gpu():
-    done = mpirun(2, "-m", "bench.doctor", timeout_s=120, **environment(peer=0))
+    done = mpirun(2, "-c", SMALL_COPIES, timeout_s=120, **environment(peer=0))
     assert done.returncode == 0, done.stderr
     assert re.search(r"0 reads 1 .* host_staged", done.stdout)
     assert "Peer memory was refused: mapped: " in done.stdout
@@ -299,7 +300,7 @@ def test_refused_peers_are_reported_with_the_driver_s_error_on_a_fake_gpu():
 
 def test_gpus_are_examined_even_if_no_peer_memory_works_on_a_fake_gpu():
     variables = environment(fail="hostRegister,ipcOpenMemHandle")
-    done = mpirun(2, "-m", "bench.doctor", timeout_s=120, **variables)
+    done = mpirun(2, "-c", SMALL_COPIES, timeout_s=120, **variables)
     assert done.returncode == 0, done.stderr
     assert re.search(r"0 reads 1 .* unknown", done.stdout)
     text = " ".join(done.stdout.split())

@@ -19,7 +19,7 @@ from reports.store.result import read
 from reports.store.schema import Run
 from reports.trends import history
 from reports.verdicts.sides import side_of
-from tests.launch import ROOT, mpirun
+from tests.launch import ROOT, count, mpirun
 from tests.ranks import store_writers
 from tests.reliability import kill_writers
 from tests.reports.synthetic_run import write_run
@@ -29,7 +29,7 @@ QUICK = ["-b", "16K", "-e", "16K", "--mode", "isolated", "--algorithm", "ring", 
 
 
 def test_killed_runs_keep_their_blocks_and_are_shown_as_incomplete(capsys):
-    assert kill_writers.campaign(4, seed=random.randrange(1 << 30)) == [], capsys.readouterr().out
+    assert kill_writers.campaign(count(6), seed=random.randrange(1 << 30)) == [], capsys.readouterr().out
 
 
 @pytest.mark.parametrize("claimed", [True, False], ids=["claimed", "control"])

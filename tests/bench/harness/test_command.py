@@ -1,0 +1,125 @@
+"""Bad command lines of the benchmarks: each ends with status 2 and one line from rank 0.
+
+The real commands run in this process, as each of two ranks, up to the start of MPI. tests/bench/test_cli.py
+launches a bad command line with mpirun.
+"""
+
+import os
+import re
+import runpy
+import sys
+
+import pytest
+
+from bench.harness import session
+
+pytestmark = [pytest.mark.beside, pytest.mark.unit]
+SKEW, LATE = "alltoall --arrival-skew", "is not a time such as 0, 5us or 1.5ms"
+
+BAD = [
+    ("allreduce -b 16Q", "'16Q' is not a size"),
+    ("allreduce --minbytes=-16K", "'-16K' is not a size"),
+    ("allreduce -e many", "'many' is not a size"),
+    ("allreduce -e 64G", "above the largest size"),
+    ("allreduce -b 1M -e 64K", "begin at 1048576 B, above their end at 65536 B"),
+    ("allreduce -b 1 -e 1K", "1 B hold no float32"),
+    ("allreduce --sizes 16K,many", "'many' is not a size"),
+    ("allreduce --sizes 16K,", "'' is not a size"),
+    ("allreduce --sizes 64G", "above the largest size"),
+    ("allreduce --sizes 16K,6 -d double", "6 B hold no float64, which has 8 B"),
+    ("allreduce --slowed-percent 101", "'101' is not a number of percent above 0, and at most 100"),
+    ("allreduce -c 100000", "100000 is above the most, 1000"),
+    ("allreduce -T 1e12", "seconds above 0, and at most 1000000"),
+    ("allreduce -f 1", "'1' is not a whole number of at least 2"),
+    ("allreduce -f 0.5", "'0.5' is not a whole number of at least 2"),
+    ("allreduce --algorithm two_shott,library", "unknown algorithm 'two_shott': did you mean two_shot?"),
+    ("allreduce --algorithm two_sht+nt", "unknown algorithm 'two_sht': did you mean two_shot?"),
+    ("allreduce --algorithm two_shot+fast",
+     "algorithm 'two_shot+fast': 'fast' is not one of nt, ntr, 128K, 16b and 256t"),
+    ("allreduce --algorithm library+nt", "algorithm 'library+nt': library is not ours to build"),
+    ("allreduce -d flaot", "unknown datatype 'flaot': did you mean float?"),
+    ("allreduce -o summ", "unknown operation 'summ': did you mean sum?"),
+    ("allreduce -d int32 -o avg", "avg is not defined for int32"),
+    ("allreduce --max-time soon", "'soon' is not a number of seconds"),
+    ("allreduce --device gpu", "invalid choice: 'gpu'"),
+    ("allreduce --bogus", "unrecognized arguments: --bogus"),
+    ("allreduce --beside gemm", "unrecognized arguments: --beside gemm"),
+    ("allgather -o sum", "unrecognized arguments: -o sum"),
+    ("allgather --algorithm two_shot", "unknown algorithm 'two_shot'"),
+    ("alltoall --in-place", "--in-place: an all-to-all has no in-place form"),
+    ("sendrecv --in-place", "--in-place: a message cannot be received in place"),
+    ("reduce_scatter -d int32 -o avg", "avg is not defined for int32: the mean of integers is no"),
+    (f"{SKEW} 5s", f"'5s' {LATE}"),
+    (f"{SKEW}=-5", f"'-5' {LATE}"),
+    (f"{SKEW} 0,", f"'' {LATE}"),
+    (f"{SKEW} nan", f"'nan' {LATE}"),
+    (f"{SKEW} 100.1ms", "100.1ms is above the longest, 100ms"),
+    (f"{SKEW} 5 --mode both", "--arrival-skew delays single calls: leave out --mode both"),
+    ("alltoall --mode chained --arrival-skew 5", "--arrival-skew delays single calls: leave out --mode chained"),
+    ("allreduce --soak 10", "argument --soak: '10' is not a time such as 90s, 10m or 2h"),
+    ("allreduce --soak 1s -n 5", "--soak times nothing and draws what it launches: leave out -n"),
+    ("allreduce --soak 1s -d int32 -o avg", "avg is not defined for int32"),
+    ("allreduce --soak 1s -e 0", "-e 0: a soak checks elements, and 0 B hold no element"),
+    ("allreduce --soak 1s -b 8 -e 4", "the sizes begin at 8 B, above their end at 4 B"),
+    ("footprint --collective allreduce", "invalid choice: 'allreduce'"),
+    ("footprint --collective alltoall --in-place", "an all-to-all has no in-place form"),
+    ("footprint --collective alltoall -o sum", "unrecognized arguments: -o sum"),
+    ("footprint --arrival-skew 5us", "unrecognized arguments: --arrival-skew 5us"),
+    ("footprint --dispatch python", "measured in the native loop: leave out --dispatch python"),
+    ("link -b 2", "2 B hold no float32, which has 4 B"),
+    ("link -b 1M -e 16K", "the sizes begin at 1048576 B, above their end at 16384 B"),
+    ("link --format nccl-tests", "invalid choice: 'nccl-tests'"),
+    ("doctor --format", "unrecognized arguments: --format"),
+]
+# A soak refuses these even at their defaults.
+IGNORED = ["--in-place", "-c 1", "--max-time 60", "--format table", "--long", "-G 0", "-w 0", "-f 2",
+           "--dispatch native", "--tuned none", "--mode both", "--sizes 4K", "--arrival-skew 0", "-J a.json", "--list"]
+
+
+@pytest.fixture
+def refusal(monkeypatch, capfd, tmp_path):
+    """A function that starts a command as each of two ranks, and returns the line that rank 0 prints. The command
+    must end with status 2 and write no file."""
+    def start(*_):
+        raise AssertionError("the command accepts these options")
+
+    def output_of(rank, command):
+        monkeypatch.setenv("PMI_RANK", str(rank))
+        with pytest.raises(SystemExit, match="2"):
+            runpy.run_module(f"bench.{command}", run_name="__main__")
+        return capfd.readouterr()
+
+    def message(line, ranks=2):
+        command, *options = line.split()
+        monkeypatch.setenv("PMI_SIZE", str(ranks))
+        monkeypatch.setattr(sys, "argv", [f"bench.{command}", *options])
+        first, *others = (output_of(rank, command) for rank in range(ranks))
+        assert first.out == ""
+        assert re.fullmatch(rf"bench\.{command}: [^\n]+\n", first.err), first.err
+        assert all(other == ("", "") for other in others)
+        assert not list(tmp_path.iterdir())
+        return first.err
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(session, "start", start)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setenv("NO_COLOR", "1")  # a rank sets it for its process
+    return message
+
+
+@pytest.mark.parametrize(("line", "sentence"), BAD, ids=[line for line, _ in BAD])
+def test_a_bad_command_line_is_refused_in_one_line(refusal, line, sentence):
+    """A typing error must give neither a traceback from each rank nor a run with unintended options."""
+    assert sentence in refusal(line)
+
+
+@pytest.mark.parametrize("option", IGNORED)
+def test_an_option_that_a_soak_ignores_is_refused_even_at_its_default(refusal, option):
+    reason = f"--soak times nothing and draws what it launches: leave out {option.split()[0]}"
+    assert refusal(f"allreduce --soak 1s {option}") == f"bench.allreduce: {reason}\n"
+
+
+@pytest.mark.parametrize("command", ["allreduce", "sendrecv"])
+def test_one_rank_waits_for_nobody(refusal, command):
+    assert refusal(f"{command} --arrival-skew 0,5us", ranks=1) == (
+        f"bench.{command}: --arrival-skew: one rank waits for nobody\n")

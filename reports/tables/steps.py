@@ -133,7 +133,10 @@ def verdict(result: Result, steps: Mapping[str, Form]) -> list[str]:
     if not {COMPUTE, TENSOR, PIPELINE} <= measured:
         return [f"{work}: no verdict, tensor and pipeline were not both measured."]
     tensor, pipeline = steps[TENSOR], steps[PIPELINE]
-    ratio = median_interval((pipeline.costs_us / tensor.costs_us).dropna())
+    ratios = (pipeline.costs_us / tensor.costs_us).dropna()
+    if ratios.empty:
+        return [f"{work}: no verdict, tensor and pipeline have no round in common."]
+    ratio = median_interval(ratios)
     low, high = ratio[1] or 0.0, ratio[2] or float("inf")
     faster = ("TP is faster" if low > MARGIN else
               "PP is faster" if high * MARGIN < 1 else "no clear difference")

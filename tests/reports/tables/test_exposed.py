@@ -202,6 +202,16 @@ def test_other_sentences_about_a_step(tmp_path, times, sentence):
     assert sentence in words(steps(tmp_path, *times))
 
 
+def test_splits_that_were_never_measured_in_the_same_round_have_no_verdict(tmp_path):
+    """A link that never settles leaves rounds out; the command must not end with a traceback."""
+    def in_rounds(rounds):
+        return lambda turn: 900.0 if turn in rounds else None
+
+    result = Made(tmp_path, benchmark="decode", shape=STEP).run({
+        COMPUTE: always(500.0), "tensor_parallel": in_rounds(range(6)), "pipeline_parallel": in_rounds(range(6, 12))})
+    assert "no verdict, tensor and pipeline have no round in common." in " ".join(text(result).split())
+
+
 def test_an_incomplete_step_or_a_step_without_a_split_has_no_verdict(tmp_path):
     made = Made(tmp_path / "a", benchmark="prefill", shape={**STEP, "tokens": 1024, "timed_layers": 4})
     result = made.run({COMPUTE: always(1e6), "tensor_parallel": always(2e6), "pipeline_parallel": always(None),

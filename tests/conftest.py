@@ -1,6 +1,5 @@
-"""Markers and shared fixtures. Tests of a real GPU run only with `pytest -m gpu`, as in `make test-gpu`. Tests marked
-`beside` may run next to others: `make test` runs two of their files at once (`-m beside`), then the rest
-(`-m "not beside"`).
+"""Markers and shared fixtures. Tests of a real GPU run only with `pytest -m gpu`, as in `make test-gpu`. `make test`
+runs two files at once, and after them the tests marked `alone`.
 """
 
 import os
@@ -14,16 +13,16 @@ from bench.machine import files
 from kernels.devices.device import DeviceError
 from kernels.devices.gpu_driver import visible_gpus
 
-# Tests in these files judge no time, except those marked `alone`, and do not look for leftovers of
-# other tests. `reports/tables/show` is tests/reports/tables/test_show.py.
-BESIDE = {
-    "bench/unguarded", "collectives/collectives", "collectives/library_gpu", "kernels/device_gpu",
-    "kernels/gpu", "kernels/kernels_broken", "kernels/kernels_compile", "kernels/memory_model",
-    "kernels/sanitizers", "reports/calibration/calibration", "reports/site/card",
-    "reports/site/dashboard", "reports/site/dashboard_browser", "reports/site/dashboard_store",
+# Tests in these files judge times or look for leftovers of other tests: they run alone.
+# `bench/features/slowed` is tests/bench/features/test_slowed.py.
+ALONE = {
+    "bench/cli", "bench/features/arrival_skew", "bench/features/footprint",
+    "bench/features/slowed", "bench/layers/fused_commands", "bench/link", "bench/tune",
+    "kernels/background_gpu", "kernels/compile_cache", "kernels/device_cpu",
+    "kernels/shared_memory",
 }
 
-# Likewise, and they launch no ranks and take seconds; `make check` runs them before a commit.
+# Tests in these files launch no ranks and take seconds: `make check` runs them before a commit.
 UNIT = {
     "bench/campaigns/campaign_manifest", "bench/harness/measure", "bench/machine/environment",
     "bench/machine/topology", "collectives/nccl", "collectives/routing", "house", "readme",
@@ -43,9 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(data.cleanup)
     os.environ["XDG_DATA_HOME"] = data.name  # tests do not use this machine's tuning table
     config.addinivalue_line("markers", "gpu: needs a real GPU and the CuPy for it")
-    config.addinivalue_line("markers", "beside: may run beside others; said here of whole files")
-    config.addinivalue_line("markers", "unit: launches no ranks and takes seconds; set here for whole files")
-    config.addinivalue_line("markers", "alone: what is said of its file is not true of this test")
+    config.addinivalue_line("markers", "alone: must not run beside other tests")
+    config.addinivalue_line("markers", "unit: launches no ranks and takes seconds")
     if "gpu" not in config.option.markexpr:
         config.option.markexpr = f"not gpu and ({config.option.markexpr or 'not gpu'})"
     if config.option.markexpr == "gpu":
@@ -59,10 +57,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.parent.relative_to(Path(__file__).parent)
         name = (folder / item.path.stem.removeprefix("test_")).as_posix()
-        if name in BESIDE | UNIT and not item.get_closest_marker("alone"):
-            item.add_marker("beside")
-            if name in UNIT:
-                item.add_marker("unit")
+        if name in ALONE:
+            item.add_marker("alone")
+        if name in UNIT:
+            item.add_marker("unit")
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ FULL = os.environ.get("FULL_COUNT") == "1"  # as `make reliability` sets it
 
 
 def count(full: int) -> int:
-    """The number of examples or launches of a test: a sixth of `full`, or `full` with `make reliability`."""
-    return full if FULL else full // 6
+    """The number of examples or launches of a test: a sixth of `full`, at least one, or `full` with `make
+    reliability`."""
+    return full if FULL else max(1, full // 6)
 
 
 def few(cases: Iterable[T], most: int) -> list[T]:

@@ -191,7 +191,6 @@ def content_of_any(path):
     return path.read_bytes() if path.exists() else b""
 
 
-@pytest.mark.beside
 def test_files_of_reports_are_complete_or_unchanged(disk_of, tmp_path, capsys):
     disk = disk_of(16 << 20)
     run = write_run(tmp_path / "results", **(TIGHT | {"sizes": [16384, 65536, 262144]})).path

@@ -16,7 +16,6 @@ def stress(ranks, *settings, launches=LAUNCHES, seed=1, tree=ROOT):
     return json.loads(done.stdout)
 
 
-@pytest.mark.beside
 @pytest.mark.parametrize("ranks", [2, 3, 5])
 @pytest.mark.parametrize("stores", ["plain", "streaming"])
 def test_back_to_back_launches_are_right_when_the_epoch_wraps(ranks, stores):
@@ -27,14 +26,12 @@ def test_back_to_back_launches_are_right_when_the_epoch_wraps(ranks, stores):
     assert found == {"launches": launches, "wrong_elements": 0, "timed_out": False}
 
 
-@pytest.mark.beside
 @pytest.mark.parametrize(("ranks", "seed"), [(2, 2), (3, 7)])  # float32, then bfloat16
 def test_back_to_back_quantised_launches_are_right(ranks, seed):
     found = stress(ranks, "nt", "two_shot_int8", "two_shot_fp8", "two_shot_int4", launches=1000, seed=seed)
     assert found == {"launches": 1000, "wrong_elements": 0, "timed_out": False}
 
 
-@pytest.mark.beside
 @pytest.mark.parametrize(("ranks", "seed"), [(2, 3), (2, 4), (3, 5), (4, 6)])  # a seed for each type
 def test_back_to_back_fused_launches_among_others_are_right(ranks, seed):
     settings = *["nt"] * (seed % 2), "allreduce_rmsnorm", "gemv_allreduce", "one_shot_pull", "two_shot"

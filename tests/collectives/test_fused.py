@@ -16,7 +16,6 @@ from tests.launch import count, mpirun
 from tests.ranks.fused_ranks import TYPES, drawn, wrong_of_gemv, wrong_of_norm
 
 
-@pytest.mark.beside
 @pytest.mark.parametrize(("ranks", "examples"), [(1, 20), (2, 60), (3, 30)])
 def test_every_element_is_correct_and_bit_identical_to_two_launches(ranks, examples):
     examples = count(examples)

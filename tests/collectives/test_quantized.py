@@ -26,7 +26,6 @@ LEAST_DB = {"two_shot_int8": 35, "two_shot_fp8": 25, "two_shot_int4": 15}  # on 
 E4M3 = np.array([(1 + m / 8) * 2.0 ** (e - 7) if e else m / 8 * 2.0**-6 for e in range(16) for m in range(8)][:127])
 
 
-@pytest.mark.beside
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("stores", [(), ("nt",)], ids=["plain", "around the caches"])
 def test_every_element_equals_numpys_and_is_as_close_to_fp64_as_its_block_allows(ranks, stores):

@@ -17,7 +17,6 @@ FEW = ["--max-time", "40", "-n", "12", "--lean"]
 SMALL = ["--experts", "8", "--tokens", "40", "--hidden", "96"]
 
 
-@pytest.mark.beside
 @pytest.mark.parametrize(("ranks", "examples"), [(1, 20), (2, 90), (3, 60), (5, 20)])
 def test_tokens_reach_their_experts_and_return_bit_by_bit(ranks, examples):
     examples = count(examples)
@@ -34,7 +33,6 @@ def test_a_gpu_library_sends_tokens_to_their_experts_and_back_on_a_fake_gpu():
     assert "examples right on 2 ranks" in done.stdout
 
 
-@pytest.mark.beside
 def test_tokens_are_wrong_without_the_wait(tmp_path):
     done = mpirun(2, "tests/ranks/routed_ranks.py", "60", "5", tree=tree(tmp_path / "tree", "without the wait"))
     assert done.returncode != 0

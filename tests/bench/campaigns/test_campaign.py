@@ -33,8 +33,6 @@ from tests.bench.test_cli import carriers
 from tests.launch import ROOT
 from tests.reports.synthetic_run import write_run
 
-pytestmark = pytest.mark.beside
-
 
 @contextmanager
 def started(folder, *options, tree=ROOT, stdin=subprocess.DEVNULL, **variables):

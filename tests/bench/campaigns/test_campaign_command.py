@@ -10,7 +10,7 @@ import pytest
 from bench.campaigns.options import parse
 from tests.launch import ROOT
 
-pytestmark = [pytest.mark.beside, pytest.mark.unit]
+pytestmark = pytest.mark.unit
 BENCH = "python -m bench.allreduce -b 16K -e 16K -n 20 --algorithm auto,library --mode isolated --max-time 20"
 # A single rank has no link. States of the link would add pairs to a campaign.
 QUICK = f"mpirun -n 1 {BENCH}"

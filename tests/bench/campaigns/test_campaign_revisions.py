@@ -16,8 +16,6 @@ from tests.bench.campaigns.test_campaign import run, started, until
 from tests.bench.campaigns.test_campaign_command import QUICK, named
 from tests.launch import ROOT
 
-pytestmark = pytest.mark.beside
-
 
 def git(folder, *words):
     identity = ["-c", "user.name=t", "-c", "user.email=t@t", "-c", "commit.gpgsign=false"]

@@ -13,7 +13,7 @@ import pytest
 
 from bench.harness import session
 
-pytestmark = [pytest.mark.beside, pytest.mark.unit]
+pytestmark = pytest.mark.unit
 SKEW, LATE = "alltoall --arrival-skew", "is not a time such as 0, 5us or 1.5ms"
 
 BAD = [

@@ -15,8 +15,6 @@ from reports.store.schema import Block
 from reports.store.writing import RunFile
 from tests.reports.synthetic_run import write_run
 
-pytestmark = pytest.mark.beside
-
 
 @pytest.mark.benchmark(group="host path")
 def test_launch_from_python(benchmark):

@@ -11,7 +11,6 @@ from tests.launch import ROOT
 from tests.reliability import fuzz_reports
 from tests.reliability.fuzz_reports import TARGETS, complaint, run_forked
 
-pytestmark = pytest.mark.beside
 SECONDS, SEED = 10, 8
 
 

@@ -25,7 +25,7 @@ ALONE = {
 # Tests in these files launch no ranks and take seconds: `make check` runs them before a commit.
 UNIT = {
     "bench/campaigns/campaign_manifest", "bench/harness/measure", "bench/machine/environment",
-    "bench/machine/topology", "collectives/nccl", "collectives/routing", "house", "readme",
+    "bench/machine/topology", "collectives/nccl", "collectives/routing", "house", "readme", "reliability/mutants",
     "reports/advice/advise", "reports/advice/procure", "reports/advice/serving",
     "reports/imports/import", "reports/imports/import_damage", "reports/imports/import_formats",
     "reports/store/case", "reports/store/foreign", "reports/store/result", "reports/store/stats",

@@ -13,19 +13,22 @@ from bench.machine import files
 from kernels.devices.device import DeviceError
 from kernels.devices.gpu_driver import visible_gpus
 
-# Tests in these files judge times or look for leftovers of other tests: they run alone.
-# `bench/features/slowed` is tests/bench/features/test_slowed.py.
+# Tests in these files judge times, look for leftovers of other tests, or launch ranks that wait in
+# loops and would slow others down: they run alone. `bench/cli` is tests/bench/test_cli.py.
 ALONE = {
-    "bench/cli", "bench/features/arrival_skew", "bench/features/footprint",
-    "bench/features/slowed", "bench/layers/fused_commands", "bench/link", "bench/tune",
-    "kernels/background_gpu", "kernels/compile_cache", "kernels/device_cpu",
-    "kernels/shared_memory",
+    "bench/cli", "bench/collective_commands", "bench/corruption", "bench/faults",
+    "bench/features/arrival_skew", "bench/features/footprint", "bench/features/slowed",
+    "bench/features/soak", "bench/full_disk", "bench/harness/flight", "bench/launchers",
+    "bench/layers/fused_commands", "bench/link", "bench/tune", "collectives/overlap",
+    "collectives/routed", "kernels/background_gpu", "kernels/compile_cache", "kernels/device_cpu",
+    "kernels/fake_gpu", "kernels/shared_memory", "reports/store/store", "rooms",
 }
 
 # Tests in these files launch no ranks and take seconds: `make check` runs them before a commit.
 UNIT = {
     "bench/campaigns/campaign_manifest", "bench/harness/measure", "bench/machine/environment",
-    "bench/machine/topology", "collectives/nccl", "collectives/routing", "house", "readme", "reliability/mutants",
+    "bench/machine/topology", "collectives/nccl", "collectives/routing", "house", "readme",
+    "reliability/mutants",
     "reports/advice/advise", "reports/advice/procure", "reports/advice/serving",
     "reports/imports/import", "reports/imports/import_damage", "reports/imports/import_formats",
     "reports/store/case", "reports/store/foreign", "reports/store/result", "reports/store/stats",

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from tests.fake_gpu import fake_nccl
-from tests.launch import mpirun
+from tests.launch import few, mpirun
 
 ONE = ["float32 sum out"]
 
@@ -94,7 +94,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("collective", CALLS)
+@pytest.mark.parametrize("collective", few(CALLS, 2))
 def test_a_large_message_is_whole_and_uses_the_librarys_own_function_on_a_fake_gpu(collective):
     case = ["float32 sum out" if collective == "reduce_scatter" else "float32 none out"]
     report = on_fake_gpus(ranks=3, cases=case, counts=(1_100_017,), collective=collective, gpu={"count": 3})[0]

@@ -28,7 +28,8 @@ from tests.bench.test_cli import assert_refused, launch
 from tests.fake_gpu import fake_nccl
 from tests.launch import MPIRUN, ROOT, few
 
-ONE = ("--algorithm", "ring", "-b", "4K", "-e", "4K", "--mode", "isolated", "-n", "6", "--max-time", "10")
+ONE = ("--algorithm", "ring", "-b", "4K", "-e", "4K", "--mode", "isolated", "-n", "6", "-w", "0",
+       "--max-time", "10")  # without warm-up, which the software GPU needs seconds for
 
 
 def on(folder, *options, ranks=2, **faults):
@@ -134,8 +135,8 @@ def test_the_table_says_that_ranks_share_a_gpu_on_a_fake_gpu(tmp_path):
 @pytest.mark.parametrize("vendor", ["cuda", "hip"])
 def test_graphs_launch_both_ours_and_the_library_on_a_fake_gpu(tmp_path, vendor):
     """A graph launch and a stream launch must not be compared."""
-    options = ("--device", vendor, "-G", "1", "--algorithm", "two_shot,library", "--mode", "both", "-c", "8", "-n", "3",
-               "--max-time", "30")
+    options = ("--device", vendor, "-G", "1", "--algorithm", "two_shot,library", "--mode", "both", "-n", "3",
+               "-w", "0", "--max-time", "30")
     done = launch(tmp_path / "results", *ONE, *options, "--lean", **fake_nccl.environment(vendor=vendor))
     assert done.returncode == 0, done.stderr
     result = run_of(tmp_path)
@@ -149,7 +150,7 @@ def test_graphs_launch_both_ours_and_the_library_on_a_fake_gpu(tmp_path, vendor)
     ("allgather", "hip"), ("reduce_scatter", "cuda"), ("alltoall", "hip"), ("sendrecv", "cuda")], 4))
 def test_every_command_measures_ours_and_the_library_with_correct_results_on_a_fake_gpu(tmp_path, command, vendor):
     """Our `registered` variant uses IPC. NCCL's own allocator gives no IPC handles, so `registered` cannot use it."""
-    options = ("-b", "12K", "-e", "12K", "--mode", "isolated", "-n", "6", "--max-time", "30", "--lean",
+    options = ("-b", "12K", "-e", "12K", "--mode", "isolated", "-n", "6", "-w", "0", "--max-time", "30", "--lean",
                "--device", vendor)
     done = launch(tmp_path / "results", *options, command=command, **fake_nccl.environment(vendor=vendor))
     assert done.returncode == 0, done.stderr
@@ -167,7 +168,7 @@ def test_every_command_measures_ours_and_the_library_with_correct_results_on_a_f
 @pytest.mark.parametrize(("vendor", "graph"), few([("cuda", "1"), ("hip", "0"), ("cuda", "0")], 2))
 def test_a_routed_all_to_all_and_grouped_sends_are_correct_on_a_fake_gpu(tmp_path, vendor, graph):
     options = ("--experts", "5", "--tokens", "30", "--hidden", "70", "--skew", "zipf:1", "-d", "bfloat16", "--mode",
-               "both", "-c", "8", "-n", "3", "--max-time", "60", "--lean", "--device", vendor, "-G", graph)
+               "both", "-n", "3", "-w", "0", "--max-time", "60", "--lean", "--device", vendor, "-G", graph)
     done = launch(tmp_path / "results", *options, command="alltoall", **fake_nccl.environment(vendor=vendor))
     assert done.returncode == 0, done.stderr
     cases = run_of(tmp_path).cases
@@ -180,7 +181,7 @@ def test_a_routed_all_to_all_and_grouped_sends_are_correct_on_a_fake_gpu(tmp_pat
 
 
 def test_registered_uses_ipc_if_nccl_has_no_allocator_with_graphs_on_a_fake_gpu(tmp_path):
-    options = ("-b", "12K", "-e", "12K", "--mode", "both", "-c", "8", "-n", "3", "--max-time", "60", "--lean",
+    options = ("-b", "12K", "-e", "12K", "--mode", "both", "-n", "3", "-w", "0", "--max-time", "60", "--lean",
                "--device", "cuda", "-G", "1", "--in-place", "--algorithm", "direct_pull,library")
     for command in ("allgather", "reduce_scatter"):
         out = tmp_path / command

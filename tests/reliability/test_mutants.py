@@ -3,7 +3,8 @@
 import pytest
 
 from tests.launch import ROOT
-from tests.reliability.mutants import MUTANTS, misfit
+from tests.reliability.mutant_table import MUTANTS
+from tests.reliability.mutants import misfit
 
 
 @pytest.mark.parametrize("name", MUTANTS)

@@ -16,7 +16,8 @@ from kernels.devices.gpu_driver import visible_gpus
 # Tests in these files judge times, look for leftovers of other tests, or launch ranks that wait in
 # loops and would slow others down: they run alone. `bench/cli` is tests/bench/test_cli.py.
 ALONE = {
-    "bench/cli", "bench/collective_commands", "bench/corruption", "bench/faults",
+    "bench/campaigns/campaign", "bench/campaigns/campaign_revisions", "bench/cli",
+    "bench/collective_commands", "bench/corruption", "bench/faults",
     "bench/features/arrival_skew", "bench/features/footprint", "bench/features/slowed",
     "bench/features/soak", "bench/full_disk", "bench/harness/flight", "bench/launchers",
     "bench/layers/fused_commands", "bench/link", "bench/tune", "collectives/overlap",

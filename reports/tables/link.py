@@ -60,18 +60,17 @@ def shown_size(result: Result) -> int | None:
     return max(sizes - unsure or {case.size_bytes for case in cases if case.time_us}, default=None)
 
 
-def _at(result: Result, algorithm: str) -> pd.DataFrame:
-    """The transfers of an algorithm at the size of the comparisons; a flag has no size."""
-    size = 0 if algorithm == "ping_pong" else shown_size(result)
-    frame = transfers(result)
-    return frame[(frame.algorithm == algorithm) & (frame.size_bytes == size)]
+def _shown(result: Result) -> pd.DataFrame:
+    """The transfers at the size of the comparisons; a flag has no size."""
+    frame, size = transfers(result), shown_size(result) or 0
+    return frame[frame.size_bytes == np.where(frame.algorithm == "ping_pong", 0, size)]
 
 
-def _matrix(result: Result, algorithm: str) -> Matrix:
+def _matrix(shown: pd.DataFrame, ranks: int, algorithm: str) -> Matrix:
     """GB/s from rank (row) to rank (column), or nanoseconds one way for `ping_pong`; NaN if not
     measured. A figure for both directions is stored twice."""
-    cases, is_trip = _at(result, algorithm), algorithm == "ping_pong"
-    values = np.full((result.run.world["size"],) * 2, np.nan)
+    cases, is_trip = shown[shown.algorithm == algorithm], algorithm == "ping_pong"
+    values = np.full((ranks, ranks), np.nan)
     ends = cases.src.astype(int), cases.dst.astype(int)
     values[ends] = 1e3 * cases.us if is_trip else cases.gb_s
     if is_trip or algorithm == "both_directions":
@@ -84,13 +83,15 @@ def panels(result: Result) -> list[tuple[str, str, Matrix]]:
     size = shown_size(result)
     if size is None:
         return []
-    push, at = _matrix(result, "push"), size_text(size)
-    np.fill_diagonal(push, np.diag(_matrix(result, "local_copy")))
+    shown, ranks, at = _shown(result), result.run.world["size"], size_text(size)
+    push, local, pull, both, flag = (_matrix(shown, ranks, algorithm) for algorithm in (
+        "push", "local_copy", "pull", "both_directions", "ping_pong"))
+    np.fill_diagonal(push, np.diag(local))
     matrices = [
         (f"push, {at}: row stores into column; diagonal: local copy", "GB/s", push),
-        (f"pull, {at}: column reads from row", "GB/s", _matrix(result, "pull")),
-        (f"both directions at once, {at}: each", "GB/s", _matrix(result, "both_directions")),
-        ("flag, one way", "ns", _matrix(result, "ping_pong"))]
+        (f"pull, {at}: column reads from row", "GB/s", pull),
+        (f"both directions at once, {at}: each", "GB/s", both),
+        ("flag, one way", "ns", flag)]
     return [panel for panel in matrices if np.isfinite(panel[2]).any()]
 
 
@@ -132,7 +133,8 @@ def _rate_table(gb_s: Any) -> Table:
 def findings(result: Result) -> list[str]:
     """The run in sentences: the slow pair, unequal directions, the latency of a flag, the launch,
     and the cost of contention."""
-    sentences = [*_slow_pairs(result), *_directions(result)]
+    shown = _shown(result)
+    sentences = [*_slow_pairs(result, shown), *_directions(result, shown)]
     frame, name = transfers(result), _rank_name(result)
     trips: list[Any] = [*frame[frame.algorithm == "ping_pong"].itertuples()]
     launches: list[Any] = [*frame[frame.algorithm == "launch"].itertuples()]
@@ -157,26 +159,26 @@ def shares_cores(result: Result) -> bool:
     return len({part for place in places for part in place}) < len(ranks)
 
 
-def _comparable(result: Result, algorithm: str) -> pd.DataFrame:
+def _comparable(shown: pd.DataFrame, algorithm: str) -> pd.DataFrame:
     """The transfers of all pairs at the shown size; none if one lacks an interval."""
-    cases = _at(result, algorithm)
+    cases = shown[shown.algorithm == algorithm]
     return cases[:0] if cases[["low", "high"]].isna().any(axis=None) else cases
 
 
-def _slow_pairs(result: Result) -> list[str]:
+def _slow_pairs(result: Result, shown: pd.DataFrame) -> list[str]:
     """The slowest pair by push, by pull and for a flag, or why pairs are not compared."""
     size, name = result.run.world["size"], _rank_name(result)
     if size < 3:
         return ["One pair: there is no other to compare it with."] * (size == 2)
     if shares_cores(result):
         return ["Pairs are not compared: ranks take turns, so that times are the scheduler's."]
-    if not len(_comparable(result, "push")):
+    if not len(_comparable(shown, "push")):
         return ["Pairs are not compared: there are too few blocks for intervals; --max-time gives "
                 "more."]
     sentences = []
     for algorithm, transfer in (("push", "by push, "), ("pull", "by pull, "),
                                 ("ping_pong", "for a flag, one way")):
-        ordered = _comparable(result, algorithm).sort_values("us", kind="stable")
+        ordered = _comparable(shown, algorithm).sort_values("us", kind="stable")
         if ordered.empty or not _is_slower(ordered, ordered.iloc[0]).iloc[-1]:
             continue
         fastest, slowest = ordered.iloc[0], ordered.iloc[-1]
@@ -190,9 +192,9 @@ def _slow_pairs(result: Result) -> list[str]:
     return sentences or [f"No pair is more than {SLOWER:.2f}x slower than another."]
 
 
-def _directions(result: Result) -> list[str]:
+def _directions(result: Result, shown: pd.DataFrame) -> list[str]:
     """The pair with the largest difference between its two directions."""
-    cases = pd.concat([_comparable(result, "push"), _comparable(result, "pull")])
+    cases = pd.concat([_comparable(shown, "push"), _comparable(shown, "pull")])
     both = cases.merge(cases, left_on=["algorithm", "src", "dst"], suffixes=("", "_back"),
                        right_on=["algorithm", "dst", "src"])
     back = both[["us_back", "high_back"]].set_axis(["us", "high"], axis=1)

@@ -16,10 +16,8 @@ from bench.harness.iteration import Iteration
 from collectives.operation import Operation
 from kernels.devices.cpu import CpuDevice
 from kernels.devices.device import Counts, Gate, Step, Watch
-from reports.store.case import beside
-from reports.store.result import read
 from tests import fake_gpu
-from tests.launch import ROOT, mpirun
+from tests.launch import ROOT
 
 
 def on_a_fake_gpu(name: str, vendor: str) -> Any:
@@ -53,19 +51,6 @@ def test_the_matmuls_progress_counts_in_each_timed_iteration_on_a_fake_gpu(vendo
     assert report["long"]["span_ms"] > 39
     assert report["long"]["lasted"] > 0
     assert report["long"]["least"] > 0
-
-
-@pytest.mark.parametrize("vendor", ["cuda", "hip"])
-def test_the_footprint_of_a_collective_on_a_fake_gpu(tmp_path, vendor):
-    environment = fake_gpu.environment(vendor=vendor, sms=2)
-    options = ("--sizes", "64K", "--mode", "isolated", "--algorithm", "two_shot+1b", "-n", "4", "-w", "0", "--lean")
-    done = mpirun(2, "-m", "bench.footprint", *options, "--out", str(tmp_path), timeout_s=120, **environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    (path,) = tmp_path.glob("*.jsonl")
-    result = read(path)
-    case = next(case for case in result.cases if beside(case.shape))
-    assert (case.status, case.n_wrong, result.run.cases[case.case].blocks) == ("ok", 0, 1)
-    assert "on each GPU of 2" in " ".join(done.stdout.split())
 
 
 class Recorded:

@@ -242,13 +242,18 @@ def test_the_documented_table_has_every_kernel_on_every_architecture():
     assert len(rows) == len(wanted)
 
 
-def test_the_table_uses_the_given_ranks_and_datatype(capsys, monkeypatch, tmp_path):
-    built("allreduce_ring", "gfx1201")  # skips without a compiler
-    for path in [*SOURCES.glob("include/*.h"), *(SOURCES / f"{stem}.cu" for stem in ("allreduce_ring", "link"))]:
-        target = tmp_path / path.relative_to(SOURCES)
+def print_only(folder: Path, monkeypatch: pytest.MonkeyPatch, *stems: str) -> None:
+    """Make the table of resources read a copy of the kernels with these files alone."""
+    for path in [*SOURCES.glob("include/*.h"), *(SOURCES / f"{stem}.cu" for stem in stems)]:
+        target = folder / path.relative_to(SOURCES)
         target.parent.mkdir(exist_ok=True)
         target.write_text(path.read_text())
-    monkeypatch.setattr(resources, "SOURCES", tmp_path)
+    monkeypatch.setattr(resources, "SOURCES", folder)
+
+
+def test_the_table_uses_the_given_ranks_and_datatype(capsys, monkeypatch, tmp_path):
+    built("allreduce_ring", "gfx1201")  # skips without a compiler
+    print_only(tmp_path, monkeypatch, "allreduce_ring", "link")
     assert resources.main(["--arch", "gfx1201", "--world", "3", "--datatype", "bfloat16"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[:2] == ["3 ranks, bfloat16", resources.HEAD]
@@ -261,11 +266,7 @@ def test_the_table_uses_the_given_ranks_and_datatype(capsys, monkeypatch, tmp_pa
 @pytest.mark.parametrize("datatype", ["float64", "int32", "float16"])
 def test_the_table_omits_kernels_without_the_datatype(capsys, monkeypatch, tmp_path, datatype):
     built("gemv_allreduce", "gfx1201")  # skips without a compiler
-    for path in [*SOURCES.glob("include/*.h"), *(SOURCES / f"{stem}.cu" for stem in ("link", "gemv_allreduce"))]:
-        target = tmp_path / path.relative_to(SOURCES)
-        target.parent.mkdir(exist_ok=True)
-        target.write_text(path.read_text())
-    monkeypatch.setattr(resources, "SOURCES", tmp_path)
+    print_only(tmp_path, monkeypatch, "link", "gemv_allreduce")
     assert resources.main(["--arch", "gfx1201", "--datatype", datatype]) == 0
     shown = {line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]}
     assert ("gemv" in shown) == (datatype == "float16")

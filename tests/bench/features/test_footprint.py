@@ -175,11 +175,11 @@ def test_another_collective_is_measured_beside_the_matmul(tmp_path):
     assert {bool(beside(case.shape)) for case in result.cases} == {False, True}
 
 
-@pytest.mark.parametrize("vendor", few(["hip", "cuda"], 1))
+@pytest.mark.parametrize("vendor", ["cuda", "hip"])
 def test_the_command_on_gpus_in_software(tmp_path, vendor):
-    environment: dict[str, Any] = fake_gpu.environment(vendor=vendor, sms=2) | {"FAKE_NCCL_BINDING": "none"}
+    environment = fake_gpu.environment(vendor=vendor, sms=2)
     options = ("--sizes", "64K", "--mode", "isolated", "--algorithm", "two_shot+1b", "-n", "4", "-w", "0", "--lean")
-    done = mpirun(2, "-m", "bench.footprint", *options, "--out", str(tmp_path), **environment)
+    done = mpirun(2, "-m", "bench.footprint", *options, "--out", str(tmp_path), timeout_s=120, **environment)
     assert (done.returncode, done.stderr) == (0, "")
     (path,) = tmp_path.glob("*.jsonl")
     result = read(path)

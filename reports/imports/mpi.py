@@ -1,20 +1,14 @@
-"""Parses logs of the OSU micro-benchmarks and of the Intel MPI Benchmarks (IMB).
-
-A test has a title, column names and rows. An OSU test that measures nothing has a sentence. IMB
-prints `# Benchmarking NAME` and the number of processes; `-multi` adds a column with the group.
-Sizes are per rank; times are means over iterations in microseconds, one way in ping-pong tests;
-times of non-blocking tests include the computation that they overlap.
-"""
-
-from __future__ import annotations
+"""Parses logs of the OSU micro-benchmarks and of the Intel MPI Benchmarks (IMB): a title, column
+names and rows. Sizes are per rank; times are means in microseconds, one way in ping-pong tests, and
+include the computation that a non-blocking test overlaps. `-multi` of IMB adds a group's column."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import log2
+from math import log2, remainder
 
 from reports.imports import logged
-from reports.imports.imported import ImportedCase, ImportedSummary, OverRanks
+from reports.imports.imported import ImportedCase, ImportedSummary
 from reports.imports.logged import NO_ROWS, LoggedTest, collective_of, number, whole_number
 
 MEBI = 2**20 / 1e6
@@ -63,68 +57,45 @@ class MpiTest(LoggedTest):
     datatype: str | None = None
     redop: str | None = None
 
-    @property
-    def is_imb(self) -> bool:
-        return self.format.startswith("IMB")
-
-
-@dataclass
-class Head:
-    """The facts before a title: of OSU for the next test, of IMB for all of its tests."""
-
-    rank_counts: set[int] = field(default_factory=set)
-    command_ranks: int | None = None
-    version: str = "IMB"
-    settings: dict[str, str] = field(default_factory=dict)
-
-    def read(self, text: str) -> bool:
-        """Whether the line is one of the head."""
-        version, setting = IMB_HEAD.match(text), IMB_SETTING.fullmatch(text)
-        rank = OSU_RANK.match(text)
-        if version is not None:
-            self.version = f"IMB {version[1]}"
-            self.settings.pop("Op", None)
-        elif setting is not None:
-            self.settings[setting[1]] = setting[2]
-        elif rank is not None:
-            self.rank_counts.add(int(rank[1]))
-        elif "osu_" in text:
-            self.command_ranks = logged.ranks_of(text.partition("osu_")[0])
-        else:
-            return False
-        return True
-
 
 def parse_mpi(lines: Sequence[str]) -> list[MpiTest]:
     """The OSU and IMB tests in cleaned lines."""
     tests: list[MpiTest] = []
-    head = Head()
+    rank_counts, command_ranks = set[int](), None  # of OSU, for the next test
+    version, settings = "IMB", dict[str, str]()  # of IMB, for all of its tests
     for line_number, line in enumerate(lines, 1):
         text = line.strip(" #")
-        osu = OSU_TITLE.fullmatch(" ".join(text.split())) if "OSU" in text else None
-        imb = IMB_TITLE.fullmatch(text)
-        if osu is not None:
-            tests.append(_osu_test(osu, head, line_number))
-        elif imb is not None:
-            if tests and tests[-1].format == head.version and tests[-1].cases:
+        if "OSU" in text and (osu := OSU_TITLE.fullmatch(" ".join(text.split()))):
+            program = _osu_name(osu[1])
+            n_ranks = 2 if program in TWO_RANKS else logged.only(rank_counts) or command_ranks
+            tests.append(MpiTest(f"OSU {osu[2]}", line_number, logged.MEAN_OVER_RANKS, program,
+                                 status="incomplete", reason=NO_ROWS, world_size=n_ranks))
+            rank_counts, command_ranks = set(), None
+        elif imb := IMB_TITLE.fullmatch(text):
+            if tests and tests[-1].format == version and tests[-1].cases:
                 tests[-1].end("complete")
-            tests.append(_imb_test(imb, head, line_number))
-        elif not head.read(text) and tests:
+            name = collective_of(imb[1])
+            is_reduction = bool(REDUCTIONS.search(name or ""))
+            datatype = settings.get("Datatype for reductions" if is_reduction else "Datatype", "")
+            tests.append(MpiTest(
+                version, line_number, logged.MEAN_OVER_RANKS, name, status="incomplete",
+                reason="the log ends before the test does", datatype=MPI_TYPES.get(datatype),
+                redop="sum" if is_reduction and settings.get("Op") == "MPI_SUM" else None))
+        elif head := IMB_HEAD.match(text):
+            version = f"IMB {head[1]}"
+            settings.pop("Op", None)
+        elif setting := IMB_SETTING.fullmatch(text):
+            settings[setting[1]] = setting[2]
+        elif rank := OSU_RANK.match(text):
+            rank_counts.add(int(rank[1]))
+        elif "osu_" in text:
+            command_ranks = logged.ranks_of(text.partition("osu_")[0])
+        elif tests:
             _read_line(tests[-1], text, line_number)
     for test in tests:
         _end_test(test)
-    return [test for test in tests
-            if not test.is_imb or test.cases or test.figures or test.world_size]
-
-
-def _osu_test(title: re.Match[str], head: Head, line_number: int) -> MpiTest:
-    name = _osu_name(title[1])
-    test = MpiTest(f"OSU {title[2]}", line_number, logged.MEAN_OVER_RANKS, name,
-                   status="incomplete", reason=NO_ROWS)
-    test.world_size = (2 if name in TWO_RANKS
-                       else logged.only(head.rank_counts) or head.command_ranks)
-    head.rank_counts, head.command_ranks = set(), None
-    return test
+    return [test for test in tests if test.cases or test.figures or test.world_size
+            or not test.format.startswith("IMB")]
 
 
 def _osu_name(words: str) -> str:
@@ -141,28 +112,15 @@ def _osu_name(words: str) -> str:
     return collective_of(name) or "osu"
 
 
-def _imb_test(title: re.Match[str], head: Head, line_number: int) -> MpiTest:
-    name = collective_of(title[1])
-    test = MpiTest(head.version, line_number, logged.MEAN_OVER_RANKS, name, status="incomplete",
-                   reason="the log ends before the test does")
-    is_reduction = bool(REDUCTIONS.search(name or ""))
-    test.datatype = MPI_TYPES.get(
-        head.settings.get("Datatype for reductions" if is_reduction else "Datatype", ""))
-    test.redop = "sum" if is_reduction and head.settings.get("Op") == "MPI_SUM" else None
-    return test
-
-
 def _read_line(test: MpiTest, text: str, line_number: int) -> None:
     """Reads a line after a title."""
-    sentence, pairs = OSU_SENTENCE.search(text), OSU_PAIRS.match(text)
-    processes = IMB_PROCESSES.match(text)
     names = " ".join(text.replace("#", " ").split()).lower()
-    if sentence is not None:
+    if sentence := OSU_SENTENCE.search(text):
         test.world_size, test.last_line = int(sentence[1] or sentence[2]), line_number
         test.end("complete")
-    elif processes is not None:
+    elif processes := IMB_PROCESSES.match(text):
         test.world_size = int(processes[1] or processes[2])
-    elif pairs is not None:
+    elif pairs := OSU_PAIRS.match(text):
         test.world_size = 2 * int(pairs[1])
     elif text.startswith("Datatype: "):
         test.datatype = MPI_TYPES.get(text[10:].strip(" ."))
@@ -180,8 +138,9 @@ def _read_line(test: MpiTest, text: str, line_number: int) -> None:
         test.figures = []
     elif test.figures and text:
         words = text.split()
+        first_words = words[:1] if test.format.startswith("IMB") else words[:2]
         if all(word in ("Pass", "Fail") or logged.LIKE_A_FIGURE.fullmatch(word)
-               for word in words[: 1 if test.is_imb else 2]):
+               for word in first_words):
             _read_row(test, words, line_number)
 
 
@@ -193,14 +152,11 @@ def _figures(columns: Sequence[str]) -> list[str]:
 
 def _read_row(test: MpiTest, words: list[str], line_number: int) -> None:
     """Adds the row, or its number if a figure cannot be read."""
-    texts: dict[str, str] = {}
-    for figure, word in zip(test.figures, words, strict=False):
-        texts.setdefault(figure, word)
-    validation = texts.pop("validation", None)
+    pairs = list(zip(test.figures, words, strict=False))
+    texts = dict(reversed(pairs))  # the first column of each figure counts
     values = {figure: number(word) for figure, word in texts.items()}
     is_damaged = len(words) != len(test.figures) or any(
-        figure != "validation" and number(word) is None
-        for figure, word in zip(test.figures, words, strict=False))
+        number(word) is None for figure, word in pairs if figure != "validation")
     size, n = (whole_number(texts.get(figure, "")) for figure in ("size", "n"))
     if is_damaged or (size is None and "size" in texts) or (n is None and "n" in texts):
         test.unread.append(line_number)
@@ -214,14 +170,14 @@ def _read_row(test: MpiTest, words: list[str], line_number: int) -> None:
     if mean is not None:
         case.time_us = ImportedSummary(mean=mean, p99=values.get("p99"), n=n or None)
     if low is not None and high is not None:
-        case.over_ranks_us = OverRanks(min=low, avg=mean, max=high)
-    mb_s = values.get("mb_s")
-    case.alg_bw_gb_s = None if mb_s is None else mb_s / 1e3
+        case.over_ranks_us = {"min": low, "avg": mean, "max": high}
+    if (mb_s := values.get("mb_s")) is not None:
+        case.alg_bw_gb_s = mb_s / 1e3
     if test.reason == NO_ROWS:
         test.end("complete")
-    if validation == "Pass":
+    if texts.get("validation") == "Pass":
         case.n_wrong = 0
-    elif validation == "Fail" or values.get("defects"):
+    elif texts.get("validation") == "Fail" or values.get("defects"):
         case.status, case.reason = "wrong", "the benchmark's validation failed"
     test.last_line = line_number
     test.add(case)
@@ -231,20 +187,17 @@ def _end_test(test: MpiTest) -> None:
     """Sets the status, and the bandwidths of IMB, whose megabyte had 2^20 bytes until 2018. The
     bandwidth is one, two or four times size over time, so the highest one shows the megabyte."""
     if any(case.status == "wrong" for case in test.cases):
-        test.end("failed", logged.WRONG_RESULTS)
+        test.end("failed", "the run found wrong results")
     highest, ratio = 0.0, 0.0
     for case in test.cases:
         mean_us = case.time_us.mean if case.time_us else None
-        time_us = case.over_ranks_us.max if case.over_ranks_us else mean_us
+        time_us = case.over_ranks_us["max"] if case.over_ranks_us else mean_us
         if time_us and case.size_bytes and (case.alg_bw_gb_s or 0) > highest:
             highest = case.alg_bw_gb_s or 0
             ratio = 1e3 * highest * time_us / case.size_bytes
-    is_mebi = ratio > 0 and _octave_error(ratio * MEBI) <= _octave_error(ratio)
-    for case in test.cases if test.is_imb and is_mebi else ():
-        if case.alg_bw_gb_s is not None:
+    if not ratio or not test.format.startswith("IMB"):
+        return
+    mebi_octaves, octaves = (abs(remainder(log2(ratio * unit), 1)) for unit in (MEBI, 1))
+    for case in test.cases:
+        if case.alg_bw_gb_s is not None and mebi_octaves <= octaves:
             case.alg_bw_gb_s *= MEBI
-
-
-def _octave_error(ratio: float) -> float:
-    """The distance from the nearest power of two, in octaves."""
-    return abs(log2(ratio) - round(log2(ratio)))

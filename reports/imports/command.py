@@ -1,14 +1,10 @@
-"""`import`: logs of other benchmarks into the store, a run file for each test.
-
-Exit status: 0 if the tests of every file are in the store; standard error lists lines that look
-like data and could not be read. 2 if a file is unreadable or of an unknown format; the other files
-are imported.
-"""
+"""`import`: logs of other benchmarks into the store, a run file for each test. Exit status: 0, also
+if lines that look like data could not be read; 2 if a file is unreadable or has an unknown format,
+while the other files are imported."""
 
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,7 +19,7 @@ from reports.store.result import ResultError, content_of
 from reports.store.schema import End
 
 FORMATS = "nccl-tests and rccl-tests (text or JSON), NCCL 1.x, mscclpp-test, OSU, IMB"
-MOST_REPORTED = 20
+MOST_LISTED = 20  # unreadable lines of a file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def import_logs(arguments: argparse.Namespace) -> int:
-    """Writes the run files, prints a line for each and returns the exit status. Raises ResultError
-    if DIR is not writable."""
+    """Writes and prints the run files. Raises ResultError if the folder is not writable."""
     status = 0
     for path in arguments.files:
         try:
@@ -47,22 +42,18 @@ def import_logs(arguments: argparse.Namespace) -> int:
             print(f"reports: {printable(str(error))}", file=sys.stderr)
             status = 2
             continue
-        for line in store(path, content, tests, arguments.out):
-            print(line)
+        store(path, content, tests, arguments.out)
         unread = sorted({line for test in tests for line in test.unread})
-        name, unit = printable(str(path)), "result" if tests[0].format.endswith("JSON") else "line"
-        for position in unread[:MOST_REPORTED]:
-            print(f"reports: {name}, {unit} {position}: looks like data and could not be read",
-                  file=sys.stderr)
         if unread:
-            more = len(unread) - MOST_REPORTED
-            note = f", {more} of them not listed" if more > 0 else ""
-            print(f"reports: {name}: {len(unread)} {unit}s look like data and could not be read"
-                  f"{note}", file=sys.stderr)
+            unit = "results" if tests[0].format.endswith("JSON") else "lines"
+            numbers = ", ".join(map(str, unread[:MOST_LISTED]))
+            more = ", ..." * (len(unread) > MOST_LISTED)
+            print(f"reports: {printable(str(path))}: {unit} that look like data and could not be "
+                  f"read: {numbers}{more} ({len(unread)} in all)", file=sys.stderr)
     return status
 
 
-def find_tests(path: Path, content: bytes) -> Sequence[LoggedTest]:
+def find_tests(path: Path, content: bytes) -> list[LoggedTest]:
     """The tests in the log, in order; empty for an unknown format. Raises ResultError for an empty
     or binary file, and for JSON that is damaged or not of nccl-tests."""
     if not content.strip(b"\0 \t\r\n"):
@@ -81,29 +72,24 @@ def find_tests(path: Path, content: bytes) -> Sequence[LoggedTest]:
     tests.sort(key=lambda test: test.first_line)
     for test, after in pairwise(tests):
         test.unread = [line for line in test.unread if line < after.first_line]
-    if tests:
-        drop_cut_row(tests[-1], clean)
+    for test in tests:
+        # If the last figure of a log has fewer decimals than the one above, the log was cut off
+        # there. A cut whole number is not noticed.
+        whole = [case for case in test.cases if case.line != len(lines)]
+        if whole and len(whole) < len(test.cases):
+            last, above = (clean[number - 1].split()[-1].partition(".")[2]
+                           for number in (len(lines), whole[-1].line or 0))
+            if len(last) < len(above):
+                test.cases = whole
+                test.unread.append(len(lines))
+        if len(lines) in test.unread and test.status == "complete":
+            test.end("incomplete", "the log ends within a row")
     return tests
 
 
-def drop_cut_row(test: LoggedTest, lines: Sequence[str]) -> None:
-    """Counts the last line as unread if its last figure has fewer decimals than the row above: the
-    log was cut off there. A cut whole number is not noticed."""
-    whole = [case for case in test.cases if case.line != len(lines)]
-    if whole and len(whole) < len(test.cases):
-        last, above = (lines[number - 1].split()[-1].partition(".")[2]
-                       for number in (len(lines), whole[-1].line or 0))
-        if len(last) < len(above):
-            test.cases = whole
-            test.unread.append(len(lines))
-    if len(lines) in test.unread and test.status == "complete":
-        test.end("incomplete", "the log ends within a row")
-
-
 def decode(path: Path, content: bytes) -> str:
-    """The text in UTF-8, UTF-16 (with a byte order mark, or NULs in every other byte of the first
-    kilobyte) or Latin-1, without the NULs that a crash leaves at the end. Raises ResultError for
-    binary files."""
+    """The text in UTF-8, UTF-16 (also without a byte order mark) or Latin-1, without NULs that a
+    crash leaves at the end. Raises ResultError for binary files."""
     head = content[:1024]
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return content.decode("utf-16", errors="replace").rstrip("\0")
@@ -120,8 +106,8 @@ def decode(path: Path, content: bytes) -> str:
         return content.decode("latin-1")
 
 
-def store(path: Path, content: bytes, tests: Iterable[LoggedTest], folder: Path) -> Iterable[str]:
-    """Writes a run file for each test and yields the line to print."""
+def store(path: Path, content: bytes, tests: list[LoggedTest], folder: Path) -> None:
+    """Writes a run file for each test and prints a line."""
     digest = hashlib.sha256(content).hexdigest()[:12]
     for position, test in enumerate(tests, 1):
         program = test.format if test.format == "NCCL 1.x" else test.format.split()[0]
@@ -141,5 +127,5 @@ def store(path: Path, content: bytes, tests: Iterable[LoggedTest], folder: Path)
         size = "unknown" if test.world_size is None else test.world_size
         rows = max(sum(case.in_place == place for case in test.cases) for place in (False, True))
         note = "" if state == "new" else f" ({state})"
-        yield (f"{test.format} {test.collective or 'unknown'}, {size} rank{'s' * (size != 1)}, "
-               f"{rows} row{'s' * (rows != 1)}, {test.status}: {file}{note}")
+        print(f"{test.format} {test.collective or 'unknown'}, {size} rank{'s' * (size != 1)}, "
+              f"{rows} row{'s' * (rows != 1)}, {test.status}: {file}{note}")

@@ -4,10 +4,8 @@ fields that a log lacks. Their measurement follows other rules: they are shown, 
 
 import contextlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import msgspec
 
@@ -22,10 +20,8 @@ class ImportedRank(TypedDict):
 
 
 class ImportedWorld(TypedDict):
-    """The number of ranks, None if it is uncertain, and the ranks whose GPU the log names."""
-
-    size: int | None
-    ranks: list[ImportedRank]
+    size: int | None  # None if it is uncertain
+    ranks: list[ImportedRank]  # those whose GPU the log names
 
 
 class ImportedFrom(msgspec.Struct, kw_only=True):
@@ -69,14 +65,12 @@ class ImportedSummary(msgspec.Struct, kw_only=True):
 
 
 class ImportedCase(msgspec.Struct, kw_only=True, tag="case", tag_field="kind"):
-    """One printed half of a row, with the fields of a measured `Case`.
+    """One printed half of a row, with the fields of a measured `Case`, as docs/import.md describes.
 
-    `size_bytes` is as printed (per rank for OSU and IMB) and may repeat; bandwidths are in GB/s as
-    printed. A `wrong` case has its bandwidths only in `reported_*`; so has a printed algbw that is
-    not size over time. `over_ranks_us` is the mean time of the fastest rank (`min`), of all ranks
-    (`avg`) and of the slowest rank (`max`). `n_wrong` counts elements, None if unchecked; older
-    programs print `max_error` instead. `suspect` marks a single rank or an impossible busbw, which
-    no ranking may use. `line` is the line of the log.
+    Bandwidths are in GB/s, `size_bytes` is per rank for OSU and IMB. `over_ranks_us` is the mean
+    time of the fastest rank (`min`), of all ranks (`avg`) and of the slowest rank (`max`). Older
+    programs print `max_error` instead of `n_wrong`, which counts elements. No ranking may use a
+    `suspect` case. `line` is the line of the log.
     """
 
     case: int
@@ -107,8 +101,7 @@ class ImportedCase(msgspec.Struct, kw_only=True, tag="case", tag_field="kind"):
     line: int | None = None
 
 
-@dataclass
-class Imported:
+class Imported(NamedTuple):
     """An imported run; the status of `end` is `complete`, `incomplete` or `failed`."""
 
     path: Path
@@ -132,7 +125,7 @@ def read_imported(path: Path | str) -> Imported:
     return Imported(path, run, cases, ends[-1])
 
 
-def write_imported(folder: Path, run: ImportedRun, cases: Sequence[ImportedCase],
+def write_imported(folder: Path, run: ImportedRun, cases: list[ImportedCase],
                    end: End) -> tuple[Path, str]:
     """Writes the run to `folder`, which it creates, and returns the path and `new`, `is there
     already` or `written anew`. A file that differs only in the log's name stays. Raises ResultError

@@ -9,7 +9,6 @@ from reports.imports.imported import ImportedCase
 MEAN, CPU_TIME = "mean over iterations", "CPU time, mean over iterations"
 MEAN_OVER_RANKS = "mean over iterations and ranks"
 MOST_GB_S = 10_000  # bus bandwidth; several times more than any link between GPUs
-NO_ROWS = "it has no rows"
 LONGEST_LINE, LEAST_SEPARATORS = 2000, 5
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 # The prefixes of people, launchers, pods and schedulers, with at most one blank after them.
@@ -42,8 +41,7 @@ COLLECTIVES = {
 
 @dataclass
 class LoggedTest:
-    """One test of a log: `gpus` has a model by rank, `unread` the numbers of lines that look like
-    data and could not be read."""
+    """`gpus` has a model by rank, `unread` the lines that look like data and could not be read."""
 
     format: str
     first_line: int
@@ -77,8 +75,7 @@ class LoggedTest:
 
 
 def clean_line(text: str) -> str:
-    """A line without escapes, prefixes, NCCL's messages and control characters; columns keep their
-    distances."""
+    """A line without escapes, prefixes, messages and control characters, in the same columns."""
     text = ESCAPES.sub("", text[:LONGEST_LINE]).rstrip("\r").rpartition("\r")[2].expandtabs()
     if not text.isprintable():
         text = "".join(char if char.isprintable() else " " * char.isspace() for char in text)
@@ -92,8 +89,7 @@ def clean_line(text: str) -> str:
 
 
 def cells(text: str) -> list[tuple[str, int]]:
-    """The words of a line, each with its end; with its column if commas, semicolons or bars
-    separate the words."""
+    """The words of a line, each with its end, or with its column if commas or the like separate."""
     separator = next((mark for mark in ",;|" if text.count(mark) >= LEAST_SEPARATORS), None)
     if separator and " " in text.strip(" #|").partition(separator)[0].strip():
         separator = None  # commas within the figures
@@ -111,8 +107,7 @@ def number(text: str) -> float | None:
 
 
 def whole_number(text: str, decimals: bool = False) -> int | None:
-    """A size or a count, also as `1.04858e+06`, and as `8.00` if it may have `decimals`; None for
-    anything else."""
+    """A size or a count, also as `1.04858e+06`; with `decimals` also as `8.00`; otherwise None."""
     value = number(text) if decimals or text.isdecimal() or "e" in text else None
     return int(value) if value is not None and value == int(value) else None
 
@@ -129,9 +124,10 @@ def ranks_of(command: str) -> int | None:
     return int(counts[0]) if len(counts) == 1 else None
 
 
-def nccl_version(code: int) -> str:
-    """`NCCL 2.29.2` for 22902."""
-    return f"NCCL {code // 10000}.{code % 10000 // 100}.{code % 100}"
+def nccl_version(code: str) -> str | None:
+    """`NCCL 2.29.2` for 22902; None for other text."""
+    n = whole_number(code)
+    return None if n is None else f"NCCL {n // 10000}.{n % 10000 // 100}.{n % 100}"
 
 
 def collective_of(name: str) -> str | None:

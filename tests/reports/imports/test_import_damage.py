@@ -133,7 +133,7 @@ def test_impossible_figures_in_a_report_are_refused(row, half, tmp_path, capsys)
     log = put(tmp_path / "a.log", json.dumps(REPORT | {"results": [good, good | row | {"out_of_place": HALF | half}]}))
     (path,) = imported(tmp_path / "out", log)
     assert [case.size_bytes for case in read_imported(path).cases] == [8]
-    assert capsys.readouterr().err.startswith(f"reports: {log}, result 2: looks like data and could not be read\n")
+    assert capsys.readouterr().err.endswith(": results that look like data and could not be read: 2 (1 in all)\n")
 
 
 def test_a_report_without_results_is_incomplete():

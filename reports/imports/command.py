@@ -1,6 +1,5 @@
-"""`import`: logs of other benchmarks into the store, a run file for each test. Exit status: 0, also
-if lines that look like data could not be read; 2 if a file is unreadable or has an unknown format,
-while the other files are imported."""
+"""`import`: logs of other benchmarks into the store, a run file for each test. The exit status is 2
+if a file is unreadable or has an unknown format; the other files are imported."""
 
 import argparse
 import hashlib

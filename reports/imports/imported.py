@@ -114,9 +114,8 @@ NAME = re.compile(rb'\A([^\n]{0,1000}"imported_from":\{"file":)"(?:[^"\\\x00-\x1
 KINDS: dict[str, type[msgspec.Struct]] = {"run": ImportedRun, "case": ImportedCase, "end": End}
 
 
-def read_imported(path: Path | str) -> Imported:
+def read_imported(path: Path) -> Imported:
     """The imported run at `path`. Raises ResultError for anything else, also for measured runs."""
-    path = Path(path)
     records = read_lines(path, "run imported from a log", KINDS, SCHEMA)
     ends = of_kind(End, records)
     if not ends:

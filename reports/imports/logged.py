@@ -34,9 +34,8 @@ NUMBER = re.compile(r"\+?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 LIKE_A_FIGURE = re.compile(r"[+-]?(?:\.?\d[\w.,+-]*|nan|inf)")
 LAUNCHER = re.compile(r"\b(?:mpirun|mpiexec(?:\.hydra)?|srun|orterun|prun)\b")
 RANKS_FLAG = re.compile(r"\s(?:-np|-n|--n|--np|--ntasks)(?:=|\s*)(\d{1,8})(?=\s)")
-COLLECTIVES = {
-    "allreduce": "all_reduce", "allgather": "all_gather", "reducescatter": "reduce_scatter",
-    "alltoall": "alltoall", "bcast": "broadcast"}
+COLLECTIVES = {"allreduce": "all_reduce", "allgather": "all_gather", "alltoall": "alltoall",
+               "reducescatter": "reduce_scatter", "bcast": "broadcast"}
 
 
 @dataclass
@@ -91,9 +90,8 @@ def clean_line(text: str) -> str:
 def cells(text: str) -> list[tuple[str, int]]:
     """The words of a line, each with its end, or with its column if commas or the like separate."""
     separator = next((mark for mark in ",;|" if text.count(mark) >= LEAST_SEPARATORS), None)
-    if separator and " " in text.strip(" #|").partition(separator)[0].strip():
-        separator = None  # commas within the figures
-    if separator:
+    # A blank in the first cell shows that the commas are within figures.
+    if separator and " " not in text.strip(" #|").partition(separator)[0].strip():
         parts = enumerate(text.strip().strip("|").split(separator))
         return [(word, column) for column, part in parts for word in part.strip(' #"').split()]
     words = re.finditer(r"[^\s#]\S*", text.replace("#", " ", 1))

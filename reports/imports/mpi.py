@@ -17,11 +17,10 @@ MPI_TYPES = {"MPI_CHAR": "int8", "MPI_BYTE": "uint8", "MPI_INT": "int32", "MPI_F
 
 OSU_TITLE = re.compile(r"OSU (?:(?:MPI|[NRX]CCL|UPC|UPC\+\+|UPCXX|OpenSHMEM)(?:-\w+)? )?"
                        r"([\w/ -]{1,60}) Test \(?(?:v|Version )([\w.]{1,12})\)?")
-PROGRAMS = {
-    "Latency": "osu_latency", "Bandwidth": "osu_bw", "Bi-Directional Bandwidth": "osu_bibw",
-    "Multiple Bandwidth / Message Rate": "osu_mbw_mr", "Multi Latency": "osu_multi_lat",
-    "Multi-threaded Latency": "osu_latency_mt", "Multi-process Latency": "osu_latency_mp",
-    "Hello World": "osu_hello"}
+PROGRAMS = {"Latency": "osu_latency", "Multiple Bandwidth / Message Rate": "osu_mbw_mr",
+            "Multi Latency": "osu_multi_lat", "Multi-threaded Latency": "osu_latency_mt",
+            "Multi-process Latency": "osu_latency_mp", "Bandwidth": "osu_bw",
+            "Bi-Directional Bandwidth": "osu_bibw", "Hello World": "osu_hello"}
 COLLECTIVE = re.compile(r"all(?:reduce|gatherv?|toall[vw]?)|reduce(?:_scatter)?|broadcast|barrier|"
                         r"(?:gather|scatter)v?")
 OSU_COLUMN = re.compile(r"(?:Message )?Size|(?<!\w)[A-Z]\w*\.?(?: [A-Z]\w*\.?){0,3} ?\([^()]*\)|"
@@ -147,8 +146,7 @@ def parse_mpi(lines: list[str]) -> list[MpiTest]:
             if tests and tests[-1].format == version and tests[-1].cases:
                 tests[-1].end("complete")
             name = collective_of(imb[1])
-            # Also `multi-allreduce` and `ireduce_scatter` reduce.
-            is_reduction = bool(re.search("reduce|accumulate", name or ""))
+            is_reduction = bool(re.search("reduce|accumulate", name or ""))  # ireduce_scatter too
             datatype = settings.get("Datatype for reductions" if is_reduction else "Datatype", "")
             tests.append(MpiTest(
                 version, line_number, logged.MEAN_OVER_RANKS, name, status="incomplete",

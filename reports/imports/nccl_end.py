@@ -16,12 +16,10 @@ PROGRAM = re.compile(
     r"bcast|reduce|scatter|gather|hypercube)(_test_perf|_perf|_test)(?:_mpi)?(?=$|[\s'\"`;|&)])")
 # The start of a command line without a launcher.
 NO_LAUNCHER = re.compile(r"(?:^|[$#>%] |Running: ?)\s*(?:\w+=\S* )*[\w./-]*$")
-# The store's names of the types; `char` comes from NCCL 1.x, the `fp8_` names from RCCL.
-TYPES = {
-    "half": "float16", "float": "float32", "double": "float64", "bfloat16": "bfloat16",
-    "char": "int8", "int": "int32", "int8": "int8", "uint8": "uint8", "int32": "int32",
-    "uint32": "uint32", "int64": "int64", "uint64": "uint64", "f8e4m3": "float8_e4m3",
-    "f8e5m2": "float8_e5m2", "fp8_e4m3": "float8_e4m3", "fp8_e5m2": "float8_e5m2"}
+# The store's names of the types, if they differ; `char` comes from NCCL 1.x, `fp8_` from RCCL.
+TYPES = {"half": "float16", "float": "float32", "double": "float64", "char": "int8", "int": "int32",
+         "f8e4m3": "float8_e4m3", "f8e5m2": "float8_e5m2",
+         "fp8_e4m3": "float8_e4m3", "fp8_e5m2": "float8_e5m2"}
 FIGURE = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?\*?|N/A|-?nan|-?inf")
 # The parts of a test in their order.
 Stage = IntEnum("Stage", "BANNER STARTED SIZES DEVICES RANKS TABLE ROWS FOOTER")
@@ -36,7 +34,7 @@ def row_pattern(kind: str, n_columns: int, n_halves: int, rooted: bool = True) -
     return re.compile(rf"\S+ \S+{typed}{root}{figures}(?: \d{{4}}-\d\d-\d\d \S+)?")
 
 
-ROW = row_pattern("|".join(TYPES), 4, 2)  # without a header
+ROW = row_pattern("|".join([*TYPES, "bfloat16", "u?int(?:8|32|64)"]), 4, 2)  # without a header
 
 
 @dataclass
@@ -88,8 +86,9 @@ class NcclTest(LoggedTest):
             figures += words
         return is_rest
 
-    def set_labels(self) -> None:
-        """Fills in collective, ranks, GPUs, format and library, from all lines."""
+    def add_cases(self) -> None:
+        """Fills in collective, ranks, GPUs, format and library from all lines, then adds the halves
+        with a time and a readable count of wrong elements as cases."""
         commands = self.commands if self.mixed else self.commands[-1:]
         programs = list(filter(None, map(PROGRAM.search, commands)))
         self.collective = only(self.names or {collective_of(match[1]) for match in programs})
@@ -110,9 +109,6 @@ class NcclTest(LoggedTest):
             self.format = "NCCL 1.x"
         if self.format == "mscclpp-test":
             self.library = "MSCCL++"
-
-    def add_cases(self) -> None:
-        """Adds the halves with a time and a readable count of wrong elements as cases."""
         width = len(self.columns)
         for line, fields, places, row_figures in self.rows:
             for position, in_place in enumerate(places):
@@ -190,7 +186,7 @@ def end_tests(tests: list[NcclTest]) -> list[NcclTest]:
             head = merged[-1]
             if head.rows or head.headers > 1 or head.stage > Stage.TABLE or head.status == "failed":
                 break
-            # `set_labels` ignores facts that contradict each other.
+            # `add_cases` ignores facts that contradict each other.
             merged.pop()
             test.first_line, test.mixed = head.first_line, True
             test.names |= head.names
@@ -199,7 +195,6 @@ def end_tests(tests: list[NcclTest]) -> list[NcclTest]:
             test.commands = head.commands + test.commands
         merged.append(test)
     for test in merged:
-        test.set_labels()
         test.add_cases()
         test.set_status()
     return merged

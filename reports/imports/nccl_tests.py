@@ -1,6 +1,5 @@
-"""Parses logs of nccl-tests and rccl-tests of every era, of NCCL 1.x's tests and of mscclpp-test: a
-head (a version, `nThread ...`, the devices), a header, rows and a footer, of which any may be
-missing; NCCL's messages may split a row. Parses the JSON report (`-J`, up to version 3) too."""
+"""Parses logs of nccl-tests, rccl-tests, NCCL 1.x's tests and mscclpp-test of every era, and JSON
+reports (`-J`). Every part of a test may be missing, and NCCL's messages may split a row."""
 
 import re
 from dataclasses import dataclass, field
@@ -90,7 +89,8 @@ class Reader:
             has_figures = (len(texts) >= 2 + len(test.columns)
                            and all(map(logged.LIKE_A_FIGURE.fullmatch, texts[:2])))
             is_damaged = test.stage in (Stage.TABLE, Stage.ROWS) and (is_sized or has_figures)
-            test.unread += [line] * is_damaged
+            if is_damaged:
+                test.unread.append(line)
             return is_damaged
         if test is not self.test:
             self.tests.append(test)
@@ -105,15 +105,16 @@ class Reader:
         if re.fullmatch(r"(?:(?:out-of|in)-place(?: \(\+ per-iteration\))?\s*)+", text):
             self.places = [place == "in" for place in re.findall(r"\b(out-of|in)-place", text)]
             return True
+        if self.test.stage == Stage.TABLE and ("(us)" in text or "(ms)" in text):
+            self.test.milliseconds = "(ms)" in text
+            return True
         if header is None:
-            is_units = self.test.stage == Stage.TABLE and ("(us)" in text or "(ms)" in text)
-            self.test.milliseconds = "(ms)" in text if is_units else self.test.milliseconds
-            return is_units
+            return False
         self.begin(Stage.TABLE, line)
         test, columns, is_typed = self.test, header[3].split(), bool(header[1])
-        time_ends = [end for word, end in words if word.lower() in ("time", "cputime")]
-        places = [not is_typed, is_typed] if len(time_ends) > 1 else [False]
-        if len(self.places) == len(time_ends):
+        ends = [end - words[0][1] for word, end in words if word.lower() in ("time", "cputime")]
+        places = [not is_typed, is_typed] if len(ends) > 1 else [False]
+        if len(self.places) == len(ends):
             places = self.places
         self.places = []
         test.headers += 1
@@ -124,8 +125,7 @@ class Reader:
         kind = r"[a-z]\w{1,15}" if is_typed else ""
         test.pattern = nccl_end.row_pattern(kind, len(columns), len(places), rooted=bool(header[2]))
         test.columns, test.milliseconds = ("time", *columns[1:]), columns[-1] == "res"
-        test.places = tuple((place, end - words[0][1])
-                            for place, end in zip(places, time_ends, strict=True))
+        test.places = tuple(zip(places, ends, strict=True))
         return True
 
     def read_text(self, line: int, text: str) -> bool:
@@ -168,8 +168,7 @@ def parse_json(text: str) -> NcclTest:
     """The test in the report. Raises msgspec.DecodeError for other text; AttributeError, KeyError,
     TypeError or ValueError for other JSON."""
     report = msgspec.json.decode(text)
-    program = (report.get("args") or [""])[0].rpartition("/")[2]
-    base, suffix, _ = program.partition("_perf")
+    base, suffix, _ = (report.get("args") or [""])[0].rpartition("/")[2].partition("_perf")
     test = NcclTest(
         "nccl-tests JSON", 1, last_line=text.count("\n") + 1,
         names={logged.collective_of(base.removesuffix("_test")) if suffix else None},

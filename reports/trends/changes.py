@@ -1,11 +1,8 @@
-"""Finds steps in the level of series over the same runs, in order of time.
+"""Finds steps in the level of series over the same runs, in order of time. Values are logarithms of
+costs, (series, runs). Each series is modelled as an AR(1), and a step is tested on its innovations
+by generalised least squares (GLS). docs/experiments/history.md cites the sources."""
 
-Values are logarithms of costs, (series, runs). Neighbouring runs are correlated, so each series is
-modelled as an AR(1); outliers are winsorised. A step is tested on the innovations by generalised
-least squares (GLS). docs/experiments/history.md cites the sources.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -32,7 +29,6 @@ MOST_VALUE, MOST_INNOVATION = 5.0, 3.5  # winsorising limits, in robust standard
 ZERO_RHO, RHO_SLOPE, RHO_VARIANCE = -0.035, 0.87, 1.3
 LEAST_VARIANCE = 1e-8  # of a logarithm: a spread of 0.01 %
 DIFFERENCE_RUNS = 2 / 3  # degrees of freedom that a difference of neighbours adds to the variance
-
 Floats = NDArray[np.floating[Any]]
 
 
@@ -66,31 +62,27 @@ def find_steps(values: Floats, n_series: int) -> list[list[Step]]:
     histories without a change get any step. `n_series` counts the series tested in all histories
     together."""
     steps = [list[Step]() for _ in values]
-    places = [list[int]() for _ in values]
     for _ in range(PASSES if values.shape[1] >= MIN_RUNS else 0):
-        levels = np.array(list(map(level_between, values, steps)))
+        places = [[step.first for step in own] for own in steps]
+        levels = np.zeros_like(values)
+        for series in [series for series, own in enumerate(steps) if own]:
+            runs, level = values[series], levels[series]
+            for start, stop in pairwise([0, *places[series], len(runs)]):
+                level[start:stop] = np.median(runs[start:stop])
+            scatter = np.median(np.abs(runs - level))
+            if not any(abs(step.size[0]) > FAR_ABOVE * scatter for step in steps[series]):
+                level[:] = 0  # the first pass is final
         # A step stays once a pass reported it: its chance of error is already spent.
-        steps = [own or former for own, former
-                 in zip(_find_steps(values, levels, n_series), steps, strict=True)]
-        before, places = places, [[step.first for step in own] for own in steps]
-        if places == before:
+        new = _find_steps(values, levels, n_series)
+        steps = [own or former for own, former in zip(new, steps, strict=True)]
+        if [[step.first for step in own] for own in steps] == places:
             break
     return steps
 
 
-def level_between(values: Floats, steps: Sequence[Step]) -> Floats:
-    """The median between the steps of one series, (runs,), if a step is far above the scatter;
-    otherwise 0: the first pass is final."""
-    level = np.empty_like(values)
-    for start, stop in pairwise([0, *(step.first for step in steps), len(values)]):
-        level[start:stop] = np.median(values[start:stop])
-    scatter = np.median(np.abs(values - level))
-    is_far = any(abs(step.size[0]) > FAR_ABOVE * scatter for step in steps)
-    return level if is_far else np.zeros_like(values)
-
-
 def _find_steps(values: Floats, levels: Floats, n_series: int) -> list[list[Step]]:
-    """One pass: the noise is estimated after `levels`, the steps known so far, are subtracted."""
+    """One pass: the noise is estimated after `levels`, the medians between the steps known so far
+    in series with a step far above the scatter, are subtracted."""
     runs = values.shape[1]
     new, noise = estimate_noise(values - levels)
     new = new + levels[:, 1:] - noise.rho * levels[:, :-1]
@@ -150,16 +142,13 @@ def best_steps(new: Floats, noise: Noise, n_series: int, start: int,
 
 
 def best_shared_step(new: Floats, noise: Noise, start: int, stop: int) -> tuple[Any, Any]:
-    """The best step of all series together between two runs, as in `best_steps`.
-
-    The statistic is the sum of squared deviates without the part that all series share (an equal
-    correlation), with the degrees of freedom that the remaining correlations leave (Satterthwaite,
-    Biometrics 2, 1946)."""
+    """The best step of all series together, as in `best_steps`: by the sum of squared deviates
+    without the part that all series share (an equal correlation), with the degrees of freedom that
+    the remaining correlations leave (Satterthwaite, Biometrics 2, 1946)."""
     new = new[:, start : stop - 1]
     series, n = len(new), stop - start
     away = new - new.mean(axis=-1, keepdims=True)
-    mean_squares = np.mean(np.square(away), axis=-1, keepdims=True)
-    unit = away / np.sqrt(np.maximum(mean_squares, 1e-30))
+    unit = away / np.sqrt(np.maximum(np.mean(away**2, axis=-1, keepdims=True), 1e-30))
     common = (np.mean(np.square(unit.sum(axis=0))) / series - 1) / (series - 1)
     common = float(np.clip(common, 0, 0.95))
     _, deviates, *_ = t_of_steps(new, noise, SHARED_EDGE)
@@ -188,8 +177,8 @@ def _locate(new: Floats, noise: Noise, start: int, place: int, is_shared: bool) 
         best = nearest + int(np.argmax(likely[nearest : best + EDGE + 1]))
     within = np.flatnonzero(likely >= likely[best] - POSITION_DROP) + start + edge
     size, half = float(sizes[best]), float(stdtrit(freedom, 0.975) * errors[best])
-    return Step(start + edge + best, int(within[0]), int(within[-1]),
-                (size, size - half, size + half))
+    ends = int(within[0]), int(within[-1])
+    return Step(start + edge + best, *ends, (size, size - half, size + half))
 
 
 def gls_steps(new: Floats, rho: Floats, first: NDArray[np.int64], start: Any,
@@ -268,17 +257,15 @@ def running_median(values: Floats, width: int) -> Floats:
 
 
 def correlations(calm: Floats) -> Floats:
-    """The correlation of neighbouring runs, from 0 to 0.9, of each series, (series, 1).
-
-    Differences over two runs against differences over one give a first estimate for all series.
-    The rest shows in the innovations' deviations from their running median, which steps do not
-    bend. An empirical Bayes estimate shrinks each series towards the mean of all."""
+    """The correlation of neighbouring runs, from 0 to 0.9, of each series, (series, 1). Differences
+    over two runs against differences over one give a first estimate for all series. The rest shows
+    in the innovations' deviations from their running median, which steps do not bend. An empirical
+    Bayes estimate shrinks each series towards the mean of all."""
     by_one, by_two = (np.mean(squared_differences(calm, lag)) for lag in (1, 2))
     first = float(np.clip(by_two / by_one - 1, 0, 0.9)) if by_one > 0 else 0.0
     new = winsorise(calm[:, 1:] - first * calm[:, :-1], MOST_INNOVATION)
     away = new - running_median(new, CORRELATION_RUNS)
-    squares = np.mean(np.square(away), axis=-1)
-    lagged = np.mean(away[:, 1:] * away[:, :-1], axis=-1)
+    squares, lagged = np.mean(away**2, axis=-1), np.mean(away[:, 1:] * away[:, :-1], axis=-1)
     lag_1 = np.divide(lagged, squares, out=np.full_like(lagged, ZERO_RHO), where=squares > 0)
     rest = (lag_1 - ZERO_RHO) / RHO_SLOPE
     chance = RHO_VARIANCE / new.shape[-1]
@@ -297,5 +284,5 @@ def squared_differences(values: Floats, lag: int) -> Floats:
 
 def difference_variance(new: Floats) -> Floats:
     """The variance of each series' innovations, (series,), from differences of neighbours."""
-    own = squared_differences(new, 1).mean(axis=-1) / 2
-    return np.asarray(np.maximum(own, LEAST_VARIANCE))
+    variances = squared_differences(new, 1).mean(axis=-1) / 2
+    return np.asarray(np.maximum(variances, LEAST_VARIANCE))

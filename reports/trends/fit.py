@@ -123,8 +123,7 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
                 raise Incomparable(f"launches of different things: {name} differs between "
                                    f"{run_ids[0]} and {result.run.run_id}")
     states = find_states([block for result in results for block in result.blocks], least_share=0.0)
-    one_state = [0] * len(states.of_block)
-    labels = iter(states.of_block if states.longest is not None else one_state)
+    labels = iter(states.of_block if states.longest is not None else [0] * len(states.of_block))
     heads: dict[Key, Case] = {}
     blocks: dict[tuple[Key, int], list[tuple[int, int, float]]] = defaultdict(list)
     for launch, result in enumerate(results):
@@ -162,14 +161,15 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None,
     groups = [lines.groups_of(of_launch, is_replicated) for of_launch in costs.to_numpy().tolist()]
     times_us = np.concatenate(groups)
     is_grouped = len(costs) == 1 and len(times_us) >= lines.MIN_LAUNCHES
-    run = results[0].run
-    fit = Fit(run_ids=[results[launch].run.run_id
-                       for launch, group in zip(costs.index, groups, strict=True) for _ in group],
-              interval="launches" if is_replicated else "this launch" if is_grouped else None,
-              machine_id=run.machine_id, software_id=run.software_id, world_size=run.world["size"],
-              link_rtt_ns=rtt_ns, sizes_bytes=sizes, times_us=times_us.tolist(),
-              cost="time_us" if case.mode == "chained" or case.total_us is None else "total_us",
-              **{name: getattr(case, name) for name in CASE_KEY if name != "size_bytes"})
+    run, has_total = results[0].run, case.mode != "chained" and case.total_us is not None
+    fit = Fit(
+        run_ids=[results[launch].run.run_id
+                 for launch, group in zip(costs.index, groups, strict=True) for _ in group],
+        interval="launches" if is_replicated else "this launch" if is_grouped else None,
+        machine_id=run.machine_id, software_id=run.software_id, world_size=run.world["size"],
+        link_rtt_ns=rtt_ns, sizes_bytes=sizes, times_us=times_us.tolist(),
+        cost="total_us" if has_total else "time_us",
+        **{name: getattr(case, name) for name in CASE_KEY if name != "size_bytes"})
     if len(sizes) < lines.MIN_SIZES:
         fit.reason = (f"{len(sizes)} size{'s' * (len(sizes) > 1)} with {MIN_STATE_BLOCKS} blocks, "
                       "and a line takes three")

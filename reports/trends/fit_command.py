@@ -6,7 +6,7 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -86,15 +86,10 @@ def text(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> str:
 def cells(regime: Regime) -> dict[str, str]:
     """A regime as cells of a table by column."""
     alpha, beta, half_size = regime.alpha_us, regime.beta_gb_s, regime.half_size_bytes
-    low, high = (alpha.value if end is None else end for end in (alpha.low, alpha.high))
-    if high is None or high <= 0:
-        alpha_text = "steeper"
-    elif (low or 0) > 0:
-        alpha_text = _with_interval(alpha)
-    else:
-        alpha_text = f"up to {number(high)}"
+    low, high = (end if end is not None else alpha.value or 0.0 for end in (alpha.low, alpha.high))
+    alpha_text = _with_interval(alpha) if low > 0 else f"up to {number(high)}"
     return {"sizes": f"{tick_text(regime.from_bytes)}-{tick_text(regime.to_bytes)}",
-            "alpha, us": alpha_text,
+            "alpha, us": alpha_text if high > 0 else "steeper",
             "beta, GB/s": _with_interval(beta) if beta.value else "flat",
             "n 1/2": tick_text(round(half_size.value)) if half_size.value else "-",
             "worst miss": f"{regime.worst_residual:.1%}"}
@@ -102,7 +97,7 @@ def cells(regime: Regime) -> dict[str, str]:
 
 def _with_interval(estimate: Estimate) -> str:
     value, low, high = map(number, msgspec.structs.astuple(estimate))
-    return value if estimate.low is None or estimate.high is None else f"{value} [{low} {high}]"
+    return value if estimate.low is None else f"{value} [{low} {high}]"
 
 
 def sentences(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> list[str]:
@@ -128,9 +123,9 @@ def sentences(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> list[str]
         elif below and below == above:
             faster_than[pair.second if below == pair.first else pair.first].append(below)
         else:
-            ends = [f" ({name} is at the {end} size)"
-                    for end, name in (("smallest", below), ("largest", above)) if name]
-            uncertain.append(f"{pair.first} or {pair.second}{''.join(ends)}")
+            at_smallest = f" ({below} is at the smallest size)" if below else ""
+            at_largest = f" ({above} is at the largest size)" if above else ""
+            uncertain.append(f"{pair.first} or {pair.second}{at_smallest}{at_largest}")
     lines += [f"Faster than {name} over all measured sizes: {', '.join(faster)}."
               for name, faster in faster_than.items()]
     return lines + [f"Not certain which is faster: {'; '.join(uncertain)}."] * bool(uncertain)
@@ -145,25 +140,22 @@ def plot(fits: Sequence[Fit], target: Path | IO[str]) -> None:
     algorithms = list(dict.fromkeys(fit.algorithm for group in groups.values() for fit in group))
     styles = dict(zip(algorithms, styles_of(algorithms), strict=True))
     columns, rows = min(2, len(groups)), -(-len(groups) // 2)
-    with figure(target, rows, columns, (7.5 * columns, 1 + 5.5 * rows)) as (drawing, axes):
+    with figure(target, rows, columns, (7.5 * columns, 1 + 5.5 * rows)) as (made, axes):
         handles = {}
-        for panel, title in zip_longest(axes.flat, groups):
-            if title is None:
-                panel.set_axis_off()
-                continue
-            for fit in groups[title]:
+        for panel, (title, group) in zip(axes.flat, groups.items(), strict=False):
+            for fit in group:
                 handles[fit.name] = _draw(panel, fit, styles[fit.algorithm])
             panel.set_title(title.replace("; ", "\n"), fontsize=10, loc="left")
             panel.set_ylabel("time, us")
-            dress(panel, sorted({size for fit in groups[title] for size in fit.sizes_bytes}))
-        drawing.legend(handles.values(), handles, loc="outside lower center", ncols=5,
-                       frameon=False)
-        drawing.suptitle("Medians with 95 % intervals, lines alpha + size / beta, bars at breaks")
+            dress(panel, sorted({size for fit in group for size in fit.sizes_bytes}))
+        for panel in axes.flat[len(groups) :]:
+            panel.set_axis_off()
+        made.legend(handles.values(), handles, loc="outside lower center", ncols=5, frameon=False)
+        made.suptitle("Medians with 95 % intervals, lines alpha + size / beta, bars at breaks")
 
 
 def _draw(panel: Any, fit: Fit, style: Style) -> Any:
-    """Draws the medians and lines of one fit; a registered variant has hollow marks and a thin
-    line. Returns the handle for the legend."""
+    """Draws one fit, a registered variant with hollow marks and a thin line; returns its handle."""
     is_plain = fit.variant in ("copied", "plain")
     line = {"color": style["color"], "zorder": style["zorder"]}
     times_us = np.array(fit.times_us)

@@ -28,11 +28,9 @@ from reports.verdicts.cells import case_names
 from reports.verdicts.comparison import COMPARABLE
 from reports.verdicts.sides import Key, Launch, find_costs, key_of
 
-ALIKE = ("machine", "world", "statistic")  # keys of COMPARABLE that the runs of a series share
 # Why `read` refused a file.
 REFUSED = {ImportedRunError: "imported from a log", NewerSchemaError: "of a newer schema",
            ResultError: "not a run that can be read"}
-MEDIAN_RUNS, LONGEST_VALUE = 8, 48
 NEAR_RUNS = 2  # steps of several series at most this far apart are one event
 LeftOut = defaultdict[str, list[str]]  # names of files by the reason
 
@@ -60,8 +58,8 @@ class Series:
         costs_us, first_run = list(self.costs_us.values()), list(self.costs_us)[step.first]
         estimate, low, high = np.exp(step.size) - 1
         return {"case": self.label, "verdict": step.word,
-                "before, us": number(median(costs_us[: step.first][-MEDIAN_RUNS:])),
-                "after, us": number(median(costs_us[step.first :][:MEDIAN_RUNS])),
+                "before, us": number(median(costs_us[: step.first][-8:])),
+                "after, us": number(median(costs_us[step.first :][:8])),
                 "change [95 %]": f"{estimate:+.1%} [{low:+.1%} {high:+.1%}]",
                 "first run after": f"{time_of(first_run):%Y-%m-%d}"}
 
@@ -108,8 +106,8 @@ def load(folder: Path | str) -> History:
     for result in results:
         side = result.path.parent
         variant = printable(side.name) if (side.parent / MANIFEST).is_file() else ""
-        alike = variant, *(str(COMPARABLE[name](result)) for name in ALIKE)
-        groups[alike].append(Launch(result, "first", 0))
+        alike = (str(COMPARABLE[name](result)) for name in ("machine", "world", "statistic"))
+        groups[(variant, *alike)].append(Launch(result, "first", 0))
     for (variant, *_), launches in groups.items():
         _add_series(history, launches, variant)
     few = [not costs for launch in chain(*groups.values()) for costs in launch.costs.values()]
@@ -215,7 +213,7 @@ def _event(runs: Sequence[Run], place: int, changes: list[tuple[Series, Step]]) 
     and that rarely change elsewhere, so without the load."""
     low = int(median(step.low for _, step in changes))
     high = int(median(step.high for _, step in changes))
-    facts = pd.DataFrame([_facts(run) for run in runs]).fillna("nothing")
+    facts = pd.DataFrame(map(_facts, runs)).fillna("nothing")
     changed = facts.ne(facts.shift()).iloc[1:]
     sentences = []
     for at in sorted(range(min(low, place), max(high, place) + 1), key=lambda at: abs(at - place)):
@@ -237,5 +235,5 @@ def _facts(run: Run) -> dict[str, str]:
     for name, fact in facts.items():
         value = fact.get("value") if isinstance(fact, dict) else fact
         text = value if isinstance(value, str) else json.encode(value).decode()
-        texts[name] = text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."
+        texts[name] = text if len(text) <= 48 else text[:45] + "..."
     return texts

@@ -16,7 +16,7 @@ from reports.store.result import ResultError
 from reports.tables.console import WIDTH, wrapped
 from reports.tables.figure import figure
 from reports.trends.changes import MIN_RUNS
-from reports.trends.history import Event, History, Series, load
+from reports.trends.history import Event, Series, load
 
 MOST_LISTED = 8  # series of an event
 WORDS = ("worse", "better", "no change", "too few runs")
@@ -33,17 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def history(arguments: argparse.Namespace) -> int:
-    """Prints the alarms and returns 0. Raises ResultError for a folder without runs, and if the
-    picture cannot be drawn."""
-    loaded = load(arguments.folder)
+    """Prints the alarms, and the number of series with each word, in at most 80 columns; returns 0.
+    Raises ResultError for a folder without runs, and if the picture cannot be drawn."""
+    history = load(arguments.folder)
     if arguments.plot:
-        plot(loaded.events, arguments.plot)
-    print("\n".join(text_lines(loaded)))
-    return 0
-
-
-def text_lines(history: History) -> list[str]:
-    """The alarms, and the number of series with each word, in at most 80 columns."""
+        plot(history.events, arguments.plot)
     machines = {run.machine_id for run in history.runs.values()}
     lines = wrapped([f"runs {len(history.runs)}, machines {len(machines)}, series "
                      f"{len(history.series)}; last run {list(history.runs)[-1]}",
@@ -63,7 +57,8 @@ def text_lines(history: History) -> list[str]:
     closing = ", ".join(f"{word} {words[word]}" for word in WORDS)
     closing += f" (less than {MIN_RUNS})" * (words["too few runs"] > 0)
     closing += "; where nothing changes, 5 % of such histories have an alarm"
-    return [*lines, "", *wrapped([closing])]
+    print("\n".join([*lines, "", *wrapped([closing])]))
+    return 0
 
 
 def plot(events: Sequence[Event], target: Path | IO[str]) -> None:
@@ -78,11 +73,10 @@ def plot(events: Sequence[Event], target: Path | IO[str]) -> None:
     columns = min(len(shown), COLUMNS)
     rows = -(-len(shown) // columns)
     with figure(target, rows, columns, (4.6 * columns, 0.6 + 2.7 * rows)) as (drawing, axes):
-        for panel, series in zip_longest(axes.flat, shown):
-            if series:
-                draw(panel, series)
-            else:
-                panel.set_visible(False)
+        for panel, series in zip(axes.flat, shown, strict=False):
+            draw(panel, series)
+        for panel in axes.flat[len(shown) :]:
+            panel.set_visible(False)
         part = f"{len(shown)} of the " if len(changed) > len(shown) else ""
         drawing.suptitle(f"{part}{len(changed)} series that changed", fontsize=11)
         drawing.supylabel("cost, us", fontsize=9)

@@ -18,7 +18,6 @@ from reports.verdicts.verdict import Floats, signed_rank_cdf
 MIN_SIZES = 3  # of a line
 MIN_LAUNCHES = 5  # for an interval
 MOST_BREAKS, BREAK_P, LEAST_MISFIT = 2, 0.05, 0.05
-MOST_GROUPS, GROUP_BLOCKS = 10, 3
 
 
 class Estimate(msgspec.Struct):
@@ -57,10 +56,10 @@ def regime_of(sizes: Sequence[int], times_us: Floats, has_interval: bool,
         half = estimate(alphas / slopes, n, is_piece)
         if half.value and half.value > 0:
             half_size = Estimate(half.value, half.low and max(half.low, 0.0), half.high)
-    return Regime(from_bytes=sizes[0], to_bytes=sizes[-1], beta_gb_s=beta,
-                  alpha_us=estimate(alphas, n, is_piece), half_size_bytes=half_size,
-                  lines=np.stack([alpha, slope], axis=-1).tolist(),
-                  worst_residual=float(np.max(np.abs(residuals(at, times_us)))))
+    return Regime(
+        from_bytes=sizes[0], to_bytes=sizes[-1], alpha_us=estimate(alphas, n, is_piece),
+        beta_gb_s=beta, half_size_bytes=half_size, lines=np.stack([alpha, slope], axis=-1).tolist(),
+        worst_residual=float(np.max(np.abs(residuals(at, times_us)))))
 
 
 def fit_lines(sizes: Floats, times_us: Floats) -> tuple[Floats, Floats]:
@@ -140,10 +139,10 @@ def _is_break(sizes: Floats, times_us: Floats, at: int, n: int,
 
 def groups_of(by_size: Sequence[Sequence[float]], is_one: bool) -> Floats:
     """Medians of a launch's blocks, (groups, sizes): of all blocks (`is_one`), or of five to ten
-    groups of neighbours. Neighbouring blocks are correlated, groups hardly are (Schmeiser,
-    Operations Research 30, 1982)."""
+    groups of neighbours, of three blocks or more if there are enough. Neighbouring blocks are
+    correlated, groups hardly are (Schmeiser, Operations Research 30, 1982)."""
     n = min(map(len, by_size))
-    count = 1 if is_one else min(MOST_GROUPS, max(n // GROUP_BLOCKS, min(MIN_LAUNCHES, n)))
+    count = 1 if is_one else min(10, max(n // 3, min(MIN_LAUNCHES, n)))
     return np.array([[np.median(group) for group in np.array_split(blocks, count)]
                      for blocks in by_size]).T
 

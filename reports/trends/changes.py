@@ -113,18 +113,16 @@ def split(best: Callable[[int, int], tuple[Any, Any]], start: int, stop: int) ->
     return [*split(best, start, middle), middle, *split(best, middle, stop)]
 
 
-def best_steps(new: Floats, noise: Noise, n_series: int, start: int,
-               stop: int) -> tuple[Floats, NDArray[np.int64]]:
+def best_steps(new: Floats, noise: Noise, n_series: int, start: int, stop: int) -> tuple[Any, Any]:
     """The best step of each series, (series, runs - 1), between two runs: its deviate over its
     threshold, and the number of runs before it."""
-    n, rho, is_latest = stop - start, float(noise.rho.mean()), stop == new.shape[-1] + 1
-    new = new[:, start : stop - 1]
+    n, rho = stop - start, float(noise.rho.mean())
     firsts = np.arange(EDGE, n - EDGE + 1)
-    shorter = np.minimum(firsts, n - firsts)
-    limits = threshold(EARLIER_ALPHA / (n_series * len(firsts)), noise.excess, rho, shorter)
-    if is_latest:
-        p = LATEST_ALPHA / (n_series * LATEST)
-        limits[-LATEST:] = threshold(p, noise.excess, rho, shorter[-LATEST:])
+    p = np.full(len(firsts), EARLIER_ALPHA / (n_series * len(firsts)))
+    if stop == new.shape[-1] + 1:
+        p[-LATEST:] = LATEST_ALPHA / (n_series * LATEST)
+    limits = threshold(p, noise.excess, rho, np.minimum(firsts, n - firsts))
+    new = new[:, start : stop - 1]
     scores, places = [np.abs(t_of_steps(new, noise, EDGE)[1]) / limits], [firsts]
     own = n * DIFFERENCE_RUNS
     freedom = own + noise.prior_runs
@@ -133,9 +131,9 @@ def best_steps(new: Floats, noise: Noise, n_series: int, start: int,
     for width in widths:
         first = np.arange(width, n - width + 1)
         size, weight = gls_steps(new, noise.rho, first, first - width, first + width - 1)
-        p = REVERTED_ALPHA / (n_series * len(widths) * len(first))
         deviates = normal(size * np.sqrt(weight / (total / freedom)), freedom)
-        scores.append(np.abs(deviates) / threshold(p, noise.excess, rho, width))
+        p_each = REVERTED_ALPHA / (n_series * len(widths) * len(first))
+        scores.append(np.abs(deviates) / threshold(p_each, noise.excess, rho, width))
         places.append(first)
     scored = np.concatenate(scores, axis=-1)
     return scored.max(axis=-1), np.concatenate(places)[np.argmax(scored, axis=-1)]
@@ -181,8 +179,7 @@ def _locate(new: Floats, noise: Noise, start: int, place: int, is_shared: bool) 
     return Step(start + edge + best, *ends, (size, size - half, size + half))
 
 
-def gls_steps(new: Floats, rho: Floats, first: NDArray[np.int64], start: Any,
-              stop: Any) -> tuple[Floats, Floats]:
+def gls_steps(new: Floats, rho: Floats, first: Any, start: Any, stop: Any) -> tuple[Floats, Floats]:
     """Sizes of steps before the runs `first`, (..., len(first)), each over the innovations from
     `start` to `stop`, and their GLS weights: the innovations' variance over the size's."""
     sums = np.concatenate([np.zeros_like(new[..., :1]), np.cumsum(new, axis=-1)], axis=-1)
@@ -215,10 +212,10 @@ def normal(t: Floats, freedom: float) -> Floats:
     return np.asarray(np.sign(t) * factor * np.sqrt(freedom * np.log1p(t**2 / freedom)))
 
 
-def threshold(p: float, excess: float, rho: float, runs: NDArray[np.int64] | int) -> Floats:
+def threshold(p: Floats | float, excess: float, rho: float, runs: Any) -> Floats:
     """The normal deviate at two-sided `p` for a step with `runs` runs on its shorter side, raised
     for heavy tails (Cornish and Fisher's expansion)."""
-    deviate, share, after = -ndtri(p / 2), 1 - rho, np.asarray(runs) - 1
+    deviate, share, after = -ndtri(p / 2), 1 - rho, runs - 1
     weight = (1 + share**4 * after) / (1 + share**2 * after) ** 2
     return np.asarray(deviate + excess * weight / 12 * (deviate**3 - 3 * deviate))
 

@@ -1,6 +1,5 @@
 """The alpha-beta fit, time = alpha + size / beta in one to three regimes, of each algorithm in each
-state of the link, and the crossovers between algorithms. `lines` has the statistics. The command,
-the dashboard and the advice use it; a file of fits has a `fits` line, then the other records."""
+state of the link, and the crossovers between algorithms. `lines` has the statistics."""
 
 import math
 from collections import defaultdict
@@ -12,7 +11,6 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from reports.store.case import CASE_KEY, find_states
 from reports.store.exposed import TOGETHER
@@ -25,7 +23,7 @@ from reports.trends import lines
 from reports.trends.lines import Estimate, Regime
 from reports.verdicts.comparison import COMPARABLE, Incomparable
 from reports.verdicts.sides import Key, key_of
-from reports.verdicts.verdict import Floats
+from reports.verdicts.verdict import Floats, Integers
 
 # A misfit that makes a break below five launches, which cannot average out one launch's noise.
 FEW_LAUNCHES_MISFIT = 0.10
@@ -129,8 +127,7 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
     for launch, result in enumerate(results):
         keys = {case.case: key_of(case, ("size_bytes",)) for case in result.cases
                 if case.status == "ok" and case.size_bytes and case.collective not in TOGETHER}
-        for number, key in keys.items():
-            heads.setdefault(key, result.cases[number])
+        heads |= {key: result.cases[number] for number, key in keys.items()}
         for block in result.blocks:
             case, state = result.cases[block.case], next(labels)
             if block.case in keys and state is not None and block.time_us:
@@ -182,7 +179,7 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None,
     return fit
 
 
-def curves_us(fit: Fit, sizes: NDArray[Any] | Sequence[float]) -> Floats:
+def curves_us(fit: Fit, sizes: Floats | Sequence[float]) -> Floats:
     """The times in us on each row's lines at `sizes` in bytes, (rows, sizes). Between two regimes
     the time goes straight, in logarithms, from the end of one line to the start of the next; the
     outer lines extend beyond the measured sizes."""
@@ -210,9 +207,8 @@ def predict_us(fit: Fit, size_bytes: float) -> Interval:
 
 
 def find_crossovers(fits: Sequence[Fit]) -> list[Crossover]:
-    """The crossovers between the library and each of our algorithms, and between any two of ours of
-    one variant, without `auto`, which runs one of them. Pairs without a crossover have a record
-    too."""
+    """The crossovers between the library and each of ours, and between any two of ours of one
+    variant, without `auto`, which runs one of them; a record too for a pair without a crossover."""
     crossovers = []
     for group in by_title([fit for fit in fits if fit.regimes]).values():
         library_first = sorted(group, key=lambda fit: fit.library is None)
@@ -225,8 +221,8 @@ def find_crossovers(fits: Sequence[Fit]) -> list[Crossover]:
 
 
 def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
-    """Each launch has a difference of the two at any size. The interval over launches says which is
-    certainly faster there; a crossover is a change from one certain order to the other."""
+    """The interval over the launches' differences says which is certainly faster at a size; a
+    crossover is a change from one certain order to the other."""
     low = max(first.sizes_bytes[0], second.sizes_bytes[0])
     high = min(first.sizes_bytes[-1], second.sizes_bytes[-1])
     run_ids = [run_id for run_id in dict.fromkeys(first.run_ids) if run_id in second.run_ids]
@@ -234,7 +230,7 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
         return []
     has_interval = first.interval is not None and second.interval is not None
 
-    def compare(times_of: Callable[[Fit], Floats]) -> tuple[Floats, NDArray[np.int64]]:
+    def compare(times_of: Callable[[Fit], Floats]) -> tuple[Floats, Integers]:
         """(estimate, low, high) of the difference over the sum, (3, sizes); and 1 where the first
         is certainly slower, -1 where it is certainly faster, otherwise 0."""
         rows = [times_of(fit)[np.isin(fit.run_ids, run_ids)] for fit in (first, second)]

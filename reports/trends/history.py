@@ -92,11 +92,8 @@ class History:
 def load(folder: Path | str) -> History:
     """The history of the runs below `folder`. Links are not followed; unusable files are named.
     Raises ResultError if `folder` is not a folder or has no usable run."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ResultError(f"{folder} is not a folder of runs")
     left_out: LeftOut = defaultdict(list)
-    results = _usable(list(_readable(folder, left_out)), left_out)
+    results = _usable(list(_readable(Path(folder), left_out)), left_out)
     skipped = [f"left out, {reason}: {len(names)} ({some(names)})"
                for reason, names in left_out.items()]
     if not results:

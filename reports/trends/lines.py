@@ -1,8 +1,6 @@
-"""Lines through the times of launches: least squares, breaks between lines, intervals.
-
-Shapes: `times_us` is (..., launches, sizes), `sizes` (sizes,) in bytes, ascending. Groups of blocks
-may stand for launches. Only the test of a break assumes a distribution of the launches.
-"""
+"""Lines through times: `times_us` is (..., launches, sizes), `sizes` (sizes,) in bytes, ascending.
+Groups of blocks may stand for launches. Only the test of a break assumes a distribution of the
+launches."""
 
 from collections.abc import Sequence
 from itertools import combinations, pairwise
@@ -10,13 +8,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import fdtrc
 
-from reports.verdicts.verdict import Floats, signed_rank_cdf
+from reports.verdicts.verdict import Bools, Floats, signed_rank_cdf
 
-MIN_SIZES = 3  # of a line
-MIN_LAUNCHES = 5  # for an interval
+MIN_SIZES, MIN_LAUNCHES = 3, 5  # of a line, for an interval
 MOST_BREAKS, BREAK_P, LEAST_MISFIT = 2, 0.05, 0.05
 
 
@@ -63,9 +59,8 @@ def regime_of(sizes: Sequence[int], times_us: Floats, has_interval: bool,
 
 
 def fit_lines(sizes: Floats, times_us: Floats) -> tuple[Floats, Floats]:
-    """(alpha in us, slope in us a byte) of each launch's line, both (..., launches). Least squares
-    relative to the median over launches: times span three decades, and each size counts the same.
-    """
+    """(alpha in us, slope in us a byte) of each launch's line, both (..., launches): least squares
+    relative to the median over launches, so that each size counts the same."""
     weight = np.median(times_us, axis=-2, keepdims=True) ** -2.0
     total = np.sum(weight, axis=-1)
     centre = np.sum(weight * sizes, axis=-1) / total
@@ -107,18 +102,15 @@ def breaks(sizes: Floats, times_us: Floats,
     return chosen
 
 
-def _is_break(sizes: Floats, times_us: Floats, at: int, n: int,
-              least_misfit: float) -> NDArray[np.bool_]:
+def _is_break(sizes: Floats, times_us: Floats, at: int, n: int, least_misfit: float) -> Bools:
     """Whether one line misses a size by `least_misfit`, and the lines through the first `at` sizes
-    and through the others differ significantly; never below three launches.
-
-    Hotelling's T^2 (Annals of Mathematical Statistics 2, 1931) of the differences between both
-    lines, launch by launch: exact for normal launches, however a launch's sizes correlate. The
-    place was chosen among all places; neighbouring places are correlated, so n of them count as
-    n^(2/3) tests. With that, p at the best place is uniform (simulated for 6 to 20 sizes and 5 to
-    20 launches)."""
+    and through the others differ significantly: by Hotelling's T^2 (Annals of Mathematical
+    Statistics 2, 1931) of their differences, launch by launch. It is exact for normal launches,
+    however a launch's sizes correlate. The place was chosen among all places; neighbouring places
+    are correlated, so n of them count as n^(2/3) tests, with which p at the best place is uniform
+    (simulated for 6 to 20 sizes and 5 to 20 launches)."""
     launches, places = times_us.shape[-2], n - 2 * MIN_SIZES + 1
-    if launches < 3:
+    if launches < 3:  # T^2 takes three
         return np.zeros(times_us.shape[:-2], bool)
     misfit = np.max(np.abs(residuals(sizes, times_us)), axis=-1)
     level = np.mean(times_us / np.median(times_us, axis=-2, keepdims=True), axis=-1)
@@ -154,11 +146,10 @@ def walsh_means(values: Any) -> Floats:
 
 
 def interval(walsh: Floats, launches: int, is_piece: bool = False) -> tuple[Floats, Floats, Floats]:
-    """(estimate, low, high) from `walsh_means`, or from ratios of two, along the last axis: Hodges
-    and Lehmann's estimate and its exact 95 % interval, as in `verdict.evidence`; infinite below
-    five launches. The range of five has 93.75 %: 5 % more on either side makes it 95 % for normal
-    launches. The ends of a piece were chosen by the same times, which leaves 94.5 %: 1 % more on
-    either side makes it 95 %."""
+    """(estimate, low, high) from `walsh_means`, or from ratios of two, along the last axis, as in
+    `verdict.evidence`; infinite below five launches. The range of five has 93.75 %: 5 % more on
+    either side makes it 95 % for normal launches. The ends of a piece were chosen by the same
+    times, which leaves 94.5 %: 1 % more on either side makes it 95 %."""
     ordered = np.sort(walsh, axis=-1)
     middle = ordered.shape[-1] // 2
     median = (ordered[..., middle] + ordered[..., ~middle]) / 2
@@ -171,6 +162,5 @@ def interval(walsh: Floats, launches: int, is_piece: bool = False) -> tuple[Floa
 
 
 def estimate(walsh: Floats, launches: int, is_piece: bool = False) -> Estimate:
-    """`interval` as a record."""
     ends = interval(walsh, launches, is_piece)
     return Estimate(*(float(end) if np.isfinite(end) else None for end in ends))

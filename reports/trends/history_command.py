@@ -38,10 +38,9 @@ def history(arguments: argparse.Namespace) -> int:
     history = load(arguments.folder)
     if arguments.plot:
         plot(history.events, arguments.plot)
-    machines = {run.machine_id for run in history.runs.values()}
-    lines = wrapped([f"runs {len(history.runs)}, machines {len(machines)}, series "
-                     f"{len(history.series)}; last run {list(history.runs)[-1]}",
-                     *history.skipped])
+    runs, machines = list(history.runs), {run.machine_id for run in history.runs.values()}
+    lines = wrapped([f"runs {len(runs)}, machines {len(machines)}, series {len(history.series)}; "
+                     f"last run {runs[-1]}", *history.skipped])
     for event in history.events:
         words = Counter(step.word for _, step in event.changes)
         counts = ", ".join(f"{n} series {word}" for word, n in words.most_common())
@@ -54,9 +53,8 @@ def history(arguments: argparse.Namespace) -> int:
         if len(event.changes) > MOST_LISTED:
             lines.append(f"  and {len(event.changes) - MOST_LISTED} more series")
     words = Counter(series.word for series in history.series)
-    closing = ", ".join(f"{word} {words[word]}" for word in WORDS)
-    closing += f" (less than {MIN_RUNS})" * (words["too few runs"] > 0)
-    closing += "; where nothing changes, 5 % of such histories have an alarm"
+    closing = (", ".join(f"{word} {words[word]}" for word in WORDS) + f" (less than {MIN_RUNS}); "
+               "where nothing changes, 5 % of such histories have an alarm")
     print("\n".join([*lines, "", *wrapped([closing])]))
     return 0
 
@@ -72,14 +70,13 @@ def plot(events: Sequence[Event], target: Path | IO[str]) -> None:
     shown = changed[:MOST_PANELS]
     columns = min(len(shown), COLUMNS)
     rows = -(-len(shown) // columns)
-    with figure(target, rows, columns, (4.6 * columns, 0.6 + 2.7 * rows)) as (drawing, axes):
+    with figure(target, rows, columns, (4.6 * columns, 0.6 + 2.7 * rows)) as (made, axes):
         for panel, series in zip(axes.flat, shown, strict=False):
             draw(panel, series)
         for panel in axes.flat[len(shown) :]:
             panel.set_visible(False)
-        part = f"{len(shown)} of the " if len(changed) > len(shown) else ""
-        drawing.suptitle(f"{part}{len(changed)} series that changed", fontsize=11)
-        drawing.supylabel("cost, us", fontsize=9)
+        made.suptitle(f"{len(shown)} of {len(changed)} series that changed", fontsize=11)
+        made.supylabel("cost, us", fontsize=9)
 
 
 def draw(axes: Any, series: Series) -> None:

@@ -17,8 +17,7 @@ FAR_ABOVE = 9.0  # median deviations (six standard deviations) that a step is ab
 # Nominal chance of any alarm in a history without changes, for a step at one of the last `LATEST`
 # places, an earlier step, a step that was reverted, and a step that many series share.
 LATEST_ALPHA, EARLIER_ALPHA, REVERTED_ALPHA, SHARED_ALPHA = 0.017, 0.006, 0.005, 0.004
-LATEST = 4
-EDGE, SHARED_EDGE = 7, 3  # the fewest runs on either side of a step
+LATEST, EDGE, SHARED_EDGE = 4, 7, 3  # edges: the fewest runs on either side of a step
 REVERTED_RUNS = (8, 16, 32)  # windows on either side of a step that was reverted
 MEMBER = 2.5  # standard deviations by which a series steps that belongs to a shared step
 POSITION_DROP = 6.0  # in twice the log likelihood; by simulation it gives 95 % intervals
@@ -221,10 +220,9 @@ def threshold(p: Floats | float, excess: float, rho: float, runs: Any) -> Floats
 
 
 def estimate_noise(values: Floats) -> tuple[Floats, Noise]:
-    """The innovations of all runs but the first, (series, runs - 1), and the noise. The prior is
-    the variance over all series; the more alike they are, the more runs it counts for (Smyth,
-    Statistical Applications in Genetics and Molecular Biology 3, 2004, with the logarithm's
-    variance as 2 / degrees of freedom)."""
+    """The innovations of all runs but the first, (series, runs - 1), and the noise. The more alike
+    the series are, the more runs the prior counts for (Smyth, Statistical Applications in Genetics
+    and Molecular Biology 3, 2004, with 2 / degrees of freedom as the logarithm's variance)."""
     calm = winsorise(values, MOST_VALUE)
     rho = correlations(calm)
     new = winsorise(calm[:, 1:] - rho * calm[:, :-1], MOST_INNOVATION)

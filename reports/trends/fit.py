@@ -5,7 +5,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, product
 from typing import Any, Literal
 
 import msgspec
@@ -115,11 +115,10 @@ def fits_of(results: Sequence[Result]) -> list[Fit]:
     run_ids = [result.run.run_id for result in results]
     if len({*run_ids}) < len(run_ids):
         raise ResultError(f"{max(run_ids, key=run_ids.count)} is given twice")
-    for name, fact in SAME.items():
-        for result in results:
-            if fact(result) != fact(results[0]):
-                raise Incomparable(f"launches of different things: {name} differs between "
-                                   f"{run_ids[0]} and {result.run.run_id}")
+    for (name, fact), result in product(SAME.items(), results):
+        if fact(result) != fact(results[0]):
+            raise Incomparable(f"launches of different things: {name} differs between "
+                               f"{run_ids[0]} and {result.run.run_id}")
     states = find_states([block for result in results for block in result.blocks], least_share=0.0)
     labels = iter(states.of_block if states.longest is not None else [0] * len(states.of_block))
     heads: dict[Key, Case] = {}
@@ -147,12 +146,10 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None,
     if frame.empty:
         return None
     costs = frame.groupby(["launch", "size"])["cost_us"].agg(list).unstack()
-    while costs.isna().any(axis=None):  # drops the size or launch that lacks the most
-        of_launch, of_size = costs.notna().mean(axis=1), costs.notna().mean(axis=0)
-        if of_size.min() < of_launch.min():
-            costs = costs.drop(columns=of_size.idxmin())
-        else:
-            costs = costs.drop(index=of_launch.idxmin())
+    while costs.isna().any(axis=None):  # drops the launch (axis 0) or size (axis 1) that lacks most
+        shares = costs.notna().mean(axis=1), costs.notna().mean(axis=0)
+        axis = 1 if shares[1].min() < shares[0].min() else 0
+        costs = costs.drop(shares[axis].idxmin(), axis=axis)
     sizes = list(map(int, costs.columns))
     is_replicated = len(costs) >= lines.MIN_LAUNCHES
     groups = [lines.groups_of(of_launch, is_replicated) for of_launch in costs.to_numpy().tolist()]

@@ -1,7 +1,6 @@
-"""Reads the runs of a folder as series, one for each case, machine and state of the link, and finds
-the events in which they change; `changes` has the statistics. The runs of a series were measured
-alike: same machine, benchmark, ranks and dispatch. The launches of one side of a campaign ran close
-together in time, so together they are one point, their median."""
+"""Reads the runs of a folder as series, one for each case, machine, benchmark, world, dispatch and
+state of the link, and finds the events in which they change; `changes` has the statistics. The
+launches of one side of a campaign ran close together in time: they are one point, their median."""
 
 import os
 import re
@@ -20,7 +19,7 @@ from reports.store.foreign import printable
 from reports.store.manifest import MANIFEST
 from reports.store.order import places, time_of
 from reports.store.result import ImportedRunError, NewerSchemaError, ResultError, read
-from reports.store.schema import CaseHeader, Result, Run
+from reports.store.schema import Result, Run
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import number, size_text, some
 from reports.trends.changes import MIN_RUNS, Step, find_steps
@@ -154,13 +153,11 @@ def _add_series(history: History, launches: Sequence[Launch], variant: str) -> N
     """Adds the series of launches that were measured alike, of a `variant` of campaigns or, if it
     is empty, outside. The library's version may change within a series."""
     rtt_ns, run = find_costs(launches, ()), launches[0].result.run
-    cases: dict[Key, CaseHeader] = {}
-    series_keys: dict[Key, Key] = {}
-    for launch in launches:
-        for case in launch.result.run.cases:
-            library = re.split(r"\s*\d", case.library or "")[0]
-            series_keys[key_of(case)] = key = (*key_of(case, ("library",)), library)
-            cases[key] = case
+    planned = [case for launch in launches for case in launch.result.run.cases]
+    libraries = [re.split(r"\s*\d", case.library or "")[0] for case in planned]
+    series_keys = {key_of(case): (*key_of(case, ("library",)), library)
+                   for case, library in zip(planned, libraries, strict=True)}
+    cases = {series_keys[key_of(case)]: case for case in planned}
     names = dict(zip(cases, case_names(list(cases.values())), strict=True))
     points: dict[Path, str] = {}  # the first run of each side of a campaign
     costs_us: dict[tuple[Key, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))

@@ -60,9 +60,8 @@ def history(arguments: argparse.Namespace) -> int:
 
 
 def plot(events: Sequence[Event], target: Path | IO[str]) -> None:
-    """Draws the first twelve series that changed, the largest change of each event in turn, into an
-    .svg or .png file or, as SVG, into a stream. Raises ResultError for another suffix, without a
-    series, and if the file cannot be written."""
+    """Draws the first twelve series that changed, the largest change of each event in turn; into a
+    stream as SVG. Raises ResultError without a series, and if the file cannot be written."""
     by_rank = zip_longest(*([series for series, _ in event.changes] for event in events))
     changed = list(dict.fromkeys(series for rank in by_rank for series in rank if series))
     if not changed:

@@ -20,7 +20,6 @@ from reports.store.stats import Interval
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import shape_words
 from reports.trends import lines
-from reports.trends.lines import Estimate, Regime
 from reports.verdicts.comparison import COMPARABLE, Incomparable
 from reports.verdicts.sides import Key, key_of
 from reports.verdicts.verdict import Floats, Integers
@@ -76,7 +75,7 @@ class Fit(Conditions, kw_only=True, tag="fit", tag_field="kind"):
     cost: str
     sizes_bytes: list[int]
     times_us: list[list[float]]
-    regimes: list[Regime] = []
+    regimes: list[lines.Regime] = []
     reason: str | None = None
 
     @property
@@ -97,7 +96,7 @@ class Crossover(Conditions, kw_only=True, tag="crossover", tag_field="kind"):
     to_bytes: int
     faster_below: str | None
     faster_above: str | None
-    size_bytes: Estimate | None = None
+    size_bytes: lines.Estimate | None = None
 
 
 def by_title(fits: Sequence[Fit]) -> dict[str, list[Fit]]:
@@ -148,7 +147,7 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None,
     costs = frame.groupby(["launch", "size"])["cost_us"].agg(list).unstack()
     while costs.isna().any(axis=None):  # drops the launch (axis 0) or size (axis 1) that lacks most
         shares = costs.notna().mean(axis=1), costs.notna().mean(axis=0)
-        axis = 1 if shares[1].min() < shares[0].min() else 0
+        axis: Literal[0, 1] = 1 if shares[1].min() < shares[0].min() else 0
         costs = costs.drop(shares[axis].idxmin(), axis=axis)
     sizes = list(map(int, costs.columns))
     is_replicated = len(costs) >= lines.MIN_LAUNCHES
@@ -256,7 +255,7 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
             for i, j in changes or [(0, -1)]]
 
 
-def _zero(compare: Any, low: float, high: float) -> Estimate:
+def _zero(compare: Any, low: float, high: float) -> lines.Estimate:
     """The sizes between two others at which the difference and both its ends cross 0."""
     sizes, zeros = np.geomspace(low, high, FINE_STEPS), []
     ends, _ = compare(partial(curves_us, sizes=sizes))
@@ -265,4 +264,4 @@ def _zero(compare: Any, low: float, high: float) -> Estimate:
         before, after = values[at], values[at + 1]
         share = before / (before - after) if before > 0 >= after else 0.0
         zeros.append(float(sizes[at] * (sizes[at + 1] / sizes[at]) ** share))
-    return Estimate(*zeros)
+    return lines.Estimate(*zeros)

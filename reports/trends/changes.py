@@ -57,9 +57,8 @@ class Noise(NamedTuple):
 
 
 def find_steps(values: Floats, n_series: int) -> list[list[Step]]:
-    """The steps of each series, (series, runs); none below `MIN_RUNS` runs. At most 5 % of
-    histories without a change get any step. `n_series` counts the series tested in all histories
-    together."""
+    """The steps of each series, (series, runs); none below `MIN_RUNS`. At most 5 % of histories
+    without a change get any, if `n_series` counts the series that all calls test together."""
     steps = [list[Step]() for _ in values]
     for _ in range(PASSES if values.shape[1] >= MIN_RUNS else 0):
         places = [[step.first for step in own] for own in steps]
@@ -103,9 +102,10 @@ def _find_steps(values: Floats, levels: Floats, n_series: int) -> list[list[Step
 
 
 def split(best: Callable[[int, int], tuple[Any, Any]], start: int, stop: int) -> list[int]:
-    """The places of steps from `start` to `stop`: binary segmentation at the best place while its
-    score exceeds 1."""
-    score, place = best(start, stop) if stop - start >= MIN_RUNS else (0, np.zeros(1, int))
+    """The places of steps by binary segmentation, at the best place while its score exceeds 1."""
+    if stop - start < MIN_RUNS:
+        return []
+    score, place = best(start, stop)
     if score <= 1:
         return []
     middle = start + place.item()

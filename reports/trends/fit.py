@@ -193,8 +193,7 @@ def curves_us(fit: Fit, sizes: Floats | Sequence[float]) -> Floats:
 
 
 def predict_us(fit: Fit, size_bytes: float) -> Interval:
-    """The time at this size in us and its 95 % interval, None without one. Raises ValueError for a
-    fit without a line."""
+    """The time at this size in us, and its 95 % interval. Raises ValueError for no line."""
     if not fit.regimes:
         raise ValueError(f"no line: {fit.reason}")
     times_us = curves_us(fit, [size_bytes])[:, 0]

@@ -101,8 +101,7 @@ def _with_interval(estimate: Estimate) -> str:
 
 
 def sentences(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> list[str]:
-    """Sentences on fits with one title: words of the table, limits, and crossovers among them; then
-    the pairs with one faster throughout, and the uncertain pairs."""
+    """Sentences on fits with one title: words of the table, limits, and how the pairs compare."""
     words = str([cells(regime) for fit in fits for regime in fit.regimes])
     lines = [meaning for word, meaning in MEANINGS.items() if word in words]
     lines += [f"{fit.name} has no line: {fit.reason}." for fit in fits if fit.reason]

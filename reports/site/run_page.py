@@ -19,9 +19,7 @@ from reports.tables.sentences import number
 from reports.tables.show import text
 from reports.tables.table import LONG_COLUMNS, long_cells
 from reports.trends import fit_command
-from reports.trends.crossovers import find_crossovers
-from reports.trends.fit import fits_of
-from reports.trends.fit_records import by_title
+from reports.trends.fit import by_title, find_crossovers, fits_of
 
 MOST_FACT_CHARACTERS = 500  # of a value of the environment
 

@@ -122,7 +122,7 @@ STATISTICS = {
         "reports/verdicts/verdict.py", "is_rejected & result.is_beyond(margin)", "is_rejected",
         (VERDICT,)),
     "correlation-of-runs-ignored": Mutant(
-        "reports/trends/noise.py", "np.clip(first + rest.mean() + own, 0, 0.9)",
+        "reports/trends/changes.py", "np.clip(first + rest.mean() + own, 0, 0.9)",
         "np.clip(first + rest.mean() + own, 0, 0.0)",
         ("tests/reports/trends/test_history.py", "tests/reports/calibration/test_calibration.py")),
 }

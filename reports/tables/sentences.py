@@ -1,8 +1,6 @@
 """The words that tables, pages, the card and the gate share: numbers with units, the names of cases
 and machines, warnings and footnotes."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -94,23 +92,18 @@ def opening(result: Result) -> list[str]:
         lines.append(f"WRONG RESULTS: {some(wrong, 3, ' cases')}.")
         first = where_wrong(result.blocks)
         lines += [f"First in case {first[0]}, {first[1]}."] if first else []
-    return lines + _stopped_first(result)
-
-
-def _stopped_first(result: Result) -> list[str]:
-    """The rank that ended an incomplete run, and its last record in the flight recorder."""
     ended = result.flight.ended if result.flight and not result.complete else None
-    if result.flight is None or ended is None or not isinstance(ended.get("rank"), int):
-        return []
-    page = result.flight.ranks.get(ended["rank"], {})
-    words, number = [f"rank {ended['rank']}"], page.get("case")
-    if isinstance(number, int) and 0 <= number < len(result.cases):
-        words.append(f"case {number} ({describe(result.cases[number])})")
-    place = {"block": page.get("block"), "step": page.get("step") or None,
-             "epoch": page.get("counters", {}).get("epoch")}
-    words += [f"{name} {value}" for name, value in place.items() if value is not None]
-    reason = f" ({ended['why']})" if ended.get("why") else ""
-    return [f"stopped first: {', '.join(words)}{reason}"]
+    if result.flight and ended and isinstance(ended.get("rank"), int):
+        page = result.flight.ranks.get(ended["rank"], {})
+        words, number = [f"rank {ended['rank']}"], page.get("case")
+        if isinstance(number, int) and 0 <= number < len(result.cases):
+            words.append(f"case {number} ({describe(result.cases[number])})")
+        place = {"block": page.get("block"), "step": page.get("step") or None,
+                 "epoch": page.get("counters", {}).get("epoch")}
+        words += [f"{name} {value}" for name, value in place.items() if value is not None]
+        reason = f" ({ended['why']})" if ended.get("why") else ""
+        lines.append(f"stopped first: {', '.join(words)}{reason}")
+    return lines
 
 
 def machine(result: Result) -> str:
@@ -126,20 +119,11 @@ def machine(result: Result) -> str:
     is_pinned = cpus and all(len(of_rank) == 1 for of_rank in cpus)
     cores = f"cores {' '.join(str(of_rank[0]) for of_rank in cpus)}" if is_pinned else "not pinned"
     hosts = f" on {run.world['hosts']} hosts," if run.world.get("hosts", 1) != 1 else ""
-    return f"{run.benchmark}: {ranks_text(size)}{hosts} on {model or device}, {cores}"
-
-
-def ranks_text(size: int) -> str:
-    return f"{size} rank{'s' * (size != 1)}"
+    return f"{run.benchmark}: {size} rank{'s' * (size != 1)}{hosts} on {model or device}, {cores}"
 
 
 def has_gpus(result: Result) -> bool:
     return any(rank.get("gpu") for rank in result.run.world.get("ranks", []))
-
-
-def is_on_cpus(result: Result) -> bool:
-    """Whether all ranks run on CPUs; also for a run that lists no ranks."""
-    return all(rank.get("device") == "cpu" for rank in result.run.world.get("ranks", []))
 
 
 def fact(result: Result, name: str) -> str | None:

@@ -1,26 +1,32 @@
-"""The default table, at most 80 columns, and the long one with a row for each case."""
-
-from __future__ import annotations
+"""The default table of a run, at most 80 columns, with the head above it and the sentences below
+it, and the long table with a row for each case."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import groupby
 
 from rich.table import Table
 from rich.text import Text
 
-from reports.store.case import beside, find_states, late_us
+from reports.store.case import BETWEEN_RANKS, LinkStates, beside, find_states, late_us
 from reports.store.schema import Case, Range, Result, Summary
+from reports.tables import sentences
 from reports.tables.console import lay_out, plain_table
 from reports.tables.footprint import caption, footprint
-from reports.tables.rows import Flip, Row, View, cost_us, default_rows, flips, view_of, views
-from reports.tables.sentences import count, digits, number, shape_text, shape_words, size_text
-from reports.tables.summary import closing, head
+from reports.tables.rows import Row, View, cost_us, default_rows, flips, token, view_of, views
+from reports.tables.sentences import number, shape_words, size_text
 
 LONG_WIDTH = 400
 LONG_COLUMNS = (
     "size", "algorithm", "variant", "mode", "place", "time us", "[95 %]", "consume us", "total us",
     "p95 us", "algbw GB/s", "busbw GB/s", "bound us", "of bound", "skew us", "rtt ns", "SNR dB",
     "blocks (mixed)", "#wrong", "status")
+ROUTED_COLUMNS = {"\nskew": 8, "experts\nmax/mean": 7, "\nCV": 4, "ranks\nmax/mean": 7,
+                  "leaves\nMB": 6}
+PREFLIGHT = "Peer memory"  # the note of a run with the result of its memory probes starts so
+LIMITS = {"hop": "the flag hop", "copy_in": "copying to the peer",
+          "push": "storing into the peer's memory", "peer_read": "reading the peer's data",
+          "memory": "memory traffic", "launch": "launching"}
+FLIP_COLUMNS = ("size", "round trip", "library us", "ours us", "best of ours us", "winner")
 
 
 def render(result: Result, long: bool = False) -> str:
@@ -32,15 +38,18 @@ def render(result: Result, long: bool = False) -> str:
         elapsed.append(f"{result.end.elapsed_s:.0f} s before this table, {outside:.0%} of them "
                        "outside measuring loops.")
     if long:
-        return lay_out(result, [], [("", _long_table(result))], elapsed, LONG_WIDTH)
+        cases = sorted(result.cases, key=lambda case: (
+            case.size_bytes, case.mode != "isolated", case.in_place))
+        table = plain_table(dict.fromkeys(LONG_COLUMNS, 0), map(long_cells, cases), gap=2)
+        return lay_out(result, [], [("", table)], elapsed, LONG_WIDTH)
     states = find_states(result.blocks)
     first, *others = views(result) or [("isolated", None)]
-    rows = default_rows(result, first, states)
+    rows, chained = default_rows(result, first, states), list[Row]()
     tables = [("", _default_table(result, rows, first)), *_lossy_tables(result, first, rows)]
-    chained: list[Row] = []
     for view in others:
         if beside(view[1]):
-            tables.append((_footprint_title(result, view), footprint(result, view, states)))
+            work = shape_words(view[1])[-1] + ", chained, us of a call" * (view[0] == "chained")
+            tables.append((f"{work}: {caption(result)}", footprint(result, view, states)))
             continue
         view_rows = default_rows(result, view, states)
         tables += [(_title(view, first, view_rows), _default_table(result, view_rows, view)),
@@ -48,17 +57,18 @@ def render(result: Result, long: bool = False) -> str:
         if view[0] == "chained":
             chained = chained or view_rows
     if flipped := flips(result, rows, states, first):
-        tables.append(("where the winner changes with the link", _flip_table(flipped)))
+        tables.append(("where the winner changes with the link",
+                       plain_table(dict.fromkeys(FLIP_COLUMNS, 0), flipped, gap=2)))
     return lay_out(result, head(result, first, states, rows), tables,
                    [*closing(result, rows, chained), *elapsed])
 
 
 def _title(view: View, first: View, rows: Sequence[Row]) -> str:
-    """The differences of a view from the first one."""
     mode, shape = view
-    words = shape_words({name: value for name, value in (shape or {}).items()
-                         if value != (first[1] or {}).get(name)})
-    if late_us(shape):
+    changes = {name: value for name, value in (shape or {}).items()
+               if value != (first[1] or {}).get(name)}
+    words = shape_words(changes)
+    if late_us(changes):
         words[-1] += ": us are after it has come"
     if mode == "chained":
         calls = max((row.ours.calls for row in rows if row.ours), default=1)
@@ -67,41 +77,52 @@ def _title(view: View, first: View, rows: Sequence[Row]) -> str:
     return ", ".join(words)
 
 
-def _footprint_title(result: Result, view: View) -> str:
-    chained = ", chained, us of a call" if view[0] == "chained" else ""
-    return f"{shape_words(view[1])[-1]}{chained}: {caption(result)}"
-
-
 def _default_table(result: Result, rows: Sequence[Row], view: View) -> Table:
-    is_auto = all(row.ours is None or row.ours.algorithm == "auto" for row in rows)
-    ours = "auto" if is_auto else "best"
-    has_library, routed = any(row.library for row in rows), any(row.skew for row in rows)
-    late = late_us(view[1]) > 0
-    has_bandwidth = result.run.world["size"] > 1 and not routed and not late
+    ours, routed = "auto" if is_auto(rows) else "best", any(row.skew for row in rows)
     width = 7 if routed else 8
-    # Each column: whether it is shown, its heading, its least width, and its cells.
-    columns: list[tuple[bool, str, int, Callable[[Row], str | Text]]] = [
-        (not routed, "size\n", 8, lambda row: row.label),
-        (routed, "\nskew", 8, _skew),
-        (routed, "experts\nmax/mean", 7, lambda row: number(_load(row, "expert_max_over_mean"))),
-        (routed, "\nCV", 4, lambda row: number(_load(row, "expert_cv"))),
-        (routed, "ranks\nmax/mean", 7, lambda row: number(_load(row, "rank_max_over_mean"))),
-        (routed and not late, "leaves\nMB", 6,
-         lambda row: _megabytes(max(_load(row, "leaving_bytes")))),
-        (has_library, "library\nus", width, lambda row: _cost(row.library, row.library_us)),
-        (True, f"{ours}\nus", width, lambda row: _cost(row.ours, row.ours_us)),
-        (not routed, "\nalgorithm", 14, _algorithm),
-        (has_library, f"library/{ours}\n[95 %]", 16, _ratio),
-        (late, "waits\nus", 6, lambda row: _median(row.ours.arrival_skew_us if row.ours else None)),
-        (has_bandwidth, "busbw\nGB/s", 6,
-         lambda row: number(row.ours.bus_bw_gb_s if row.ours else None)),
-        (not routed and not late, "of\nbound", 5, lambda row: _share_of_bound(row.ours)),
-        (True, "\n#wrong", 6,
-         lambda row: Text(count(row.n_wrong), style="bold red" if row.n_wrong else "")),
-    ]
-    shown = {heading: (width, cell) for is_shown, heading, width, cell in columns if is_shown}
-    return plain_table({heading: width for heading, (width, _) in shown.items()},
-                       [[cell(row) for _, cell in shown.values()] for row in rows])
+    columns = {"size\n": 8, **ROUTED_COLUMNS, "library\nus": width, f"{ours}\nus": width,
+               "\nalgorithm": 14, f"library/{ours}\n[95 %]": 16, "waits\nus": 6,
+               "busbw\nGB/s": 6, "of\nbound": 5, "\n#wrong": 6}
+    cells = [dict(zip(columns, _cells(row), strict=True)) for row in rows]
+    hidden = list(ROUTED_COLUMNS)
+    if routed:
+        hidden = ["size\n", "\nalgorithm", "busbw\nGB/s", "of\nbound"]
+    hidden += ["leaves\nMB", "busbw\nGB/s", "of\nbound"] if late_us(view[1]) else ["waits\nus"]
+    if result.run.world["size"] == 1:
+        hidden.append("busbw\nGB/s")
+    if not any(row.library for row in rows):
+        hidden += ["library\nus", f"library/{ours}\n[95 %]"]
+    shown = {heading: width for heading, width in columns.items() if heading not in hidden}
+    return plain_table(shown, [[of_row[heading] for heading in shown] for of_row in cells])
+
+
+def is_auto(rows: Sequence[Row]) -> bool:
+    return all(row.ours is None or row.ours.algorithm == "auto" for row in rows)
+
+
+def _cells(row: Row) -> list[str | Text]:
+    ours, case = row.ours, row.ours or row.library
+    routing = case.routing if case and case.routing else {}
+    mark = "*" * bool(row.better)
+    # Four digits of a file's hash, because eight leave no room for `#wrong`.
+    skew = row.label[:9] if row.label.startswith("file:") else row.label
+    leaving_mb = max(routing.get("leaving_bytes", [0])) / 1e6
+    algorithm = (ours.chosen or ours.algorithm).partition("+")[0] if ours else "-"
+    ratio = "-"
+    if row.ratio:
+        ratio, *ends = (">999" if value >= 999.5 else f"{value:.{sentences.digits(value)}f}"
+                        for value in row.ratio if value is not None)
+        ratio += f" [{ends[0]} {ends[1]}]" if ends else ""
+    return [row.label, skew + mark,
+            *(number(routing.get(name))
+              for name in ("expert_max_over_mean", "expert_cv", "rank_max_over_mean")),
+            # At most six columns.
+            f"{leaving_mb:.1g}" if 0 < leaving_mb < 1e-3 else number(leaving_mb),
+            _cost(row.library, row.library_us), _cost(ours, row.ours_us),
+            algorithm[: 14 - len(mark)] + mark, ratio,
+            _median(ours.arrival_skew_us if ours else None),
+            number(ours.bus_bw_gb_s if ours else None), _share_of_bound(ours),
+            Text(sentences.count(row.n_wrong), style="bold red" if row.n_wrong else "")]
 
 
 def _lossy_tables(result: Result, view: View, rows: Sequence[Row]) -> list[tuple[str, Table]]:
@@ -117,50 +138,16 @@ def _lossy_tables(result: Result, view: View, rows: Sequence[Row]) -> list[tuple
     table = plain_table(
         {"size": 8, "algorithm": 14, "us": 8, "library\nus": 8, "auto\nus": 8,
          **{kind.replace(" ", "\n"): 0 for kind in kinds}},
-        [[size_text(case.size_bytes), case.algorithm[:22], _cost(case, None),
+        [[size_text(case.size_bytes), case.algorithm[:22], _cost(case, cost_us(case)),
           *(cost_of.get((case.size_bytes, name), "-") for name in ("library", "auto")),
           *(f"{(case.snr_db or {})[kind]:.1f}" for kind in kinds)]
          for case in sorted(cases, key=lambda case: case.size_bytes)])
     return [("quantised: signal-to-noise ratio against fp64 on three kinds of data, in dB", table)]
 
 
-def _load(row: Row, name: str) -> Any:
-    case = row.ours or row.library
-    return case.routing[name] if case and case.routing else None
-
-
-def _skew(row: Row) -> str:
-    """The skew; of a file four digits of its hash, because eight leave no room for `#wrong`."""
-    skew = row.label[:9] if row.label.startswith("file:") else row.label
-    return skew + "*" * bool(row.better)
-
-
-def _megabytes(size_bytes: float) -> str:
-    """Megabytes in at most six columns, so that `#wrong` stays in the table."""
-    megabytes = size_bytes / 1e6
-    return f"{megabytes:.1g}" if 0 < size_bytes < 1000 else number(megabytes)
-
-
 def _cost(case: Case | None, median_us: float | None) -> Text | str:
-    if case is None or case.status not in ("ok", "wrong"):
-        return "-"
-    if case.status == "wrong":
-        return Text("WRONG", style="bold red")
-    return number(cost_us(case) if median_us is None else median_us)
-
-
-def _algorithm(row: Row) -> str:
-    return f"{row.algorithm[:13]}*" if row.better else row.algorithm[:14]
-
-
-def _ratio(row: Row) -> str:
-    """`1.53 [1.50 1.56]`, at most 16 columns; no brackets if too few pairs give no interval."""
-    if row.ratio is None:
-        return "-"
-    ratio, *ends = (None if value is None else
-                    ">999" if value >= 999.5 else f"{value:.{digits(value)}f}"
-                    for value in row.ratio)
-    return f"{ratio} [{ends[0]} {ends[1]}]" if ends[0] and ends[1] else f"{ratio}"
+    is_wrong = case and case.status == "wrong"
+    return Text("WRONG", style="bold red") if is_wrong else number(median_us)
 
 
 def _share_of_bound(case: Case | None) -> str:
@@ -171,20 +158,6 @@ def _share_of_bound(case: Case | None) -> str:
 
 def _median(summary: Summary | Range | None) -> str:
     return number(summary.median if summary else None)
-
-
-def _flip_table(flipped: Sequence[Flip]) -> Table:
-    return plain_table(
-        dict.fromkeys(("size", "round trip", "library us", "ours us", "best of ours us", "winner"),
-                      0),
-        [[flip.row.label, f"{flip.rtt_ns:.0f} ns", number(flip.library_us), number(flip.ours_us),
-          number(flip.best_us), flip.winner[:16]] for flip in flipped], gap=2)
-
-
-def _long_table(result: Result) -> Table:
-    cases = sorted(result.cases,
-                   key=lambda case: (case.size_bytes, case.mode != "isolated", case.in_place))
-    return plain_table(dict.fromkeys(LONG_COLUMNS, 0), map(long_cells, cases), gap=2)
 
 
 def long_cells(case: Case) -> list[str]:
@@ -202,9 +175,133 @@ def long_cells(case: Case) -> list[str]:
         mixed = case.state == "mixed"
         status += f" ({'the link never settled' if mixed else 'another state of the link'})"
     return [size_text(case.size_bytes),
-            f"{case.library or case.algorithm}{chosen} {shape_text(case.shape)}".rstrip(),
+            f"{case.library or case.algorithm}{chosen} {sentences.shape_text(case.shape)}".rstrip(),
             case.variant, case.mode, "in" if case.in_place else "out", _median(time), interval,
             _median(case.consume_us), _median(case.total_us), number(time.p95 if time else None),
             number(case.alg_bw_gb_s), number(case.bus_bw_gb_s), number(case.bound_us),
             _share_of_bound(case), _median(case.arrival_skew_us), _median(case.link_rtt_ns),
-            snr or "-", blocks, count(case.n_wrong), status]
+            snr or "-", blocks, sentences.count(case.n_wrong), status]
+
+
+def head(result: Result, view: View, states: LinkStates, rows: Sequence[Row]) -> list[str]:
+    """The machine, the operation, the library and the units of the first table."""
+    size, shape = result.run.world["size"], view[1]
+    cases = [case for row in rows for case in (row.ours, row.library) if case]
+    lines = [sentences.machine(result)]
+    if cases:
+        lines.append(_operation(cases[0], view, *_library(result, rows), result.run.seed))
+    lines += sentences.link_lines(states)
+    is_read = any(case.consume_us for case in cases)
+    cost = f"us = {'collective + reading its result' if is_read else 'one call'}"
+    if late_us(shape) and not result.run.clock_shared:
+        lines.append(f"{cost}, the late rank alone")
+    elif late_us(shape):
+        lines.append(f"{cost}, slowest rank, after the late one has come; "
+                     "waits = from the first arrival to the last")
+    else:
+        bandwidth = "; busbw = collective alone" if is_read and size > 1 else ""
+        lines.append(f"{cost}, slowest rank{bandwidth}")
+    if any(row.ratio for row in rows):
+        lines.append("library/auto: median over pairs of blocks that stood close in time")
+    for name in ("library", "auto"):
+        variants = dict.fromkeys(case.variant for case in result.cases if case.algorithm == name)
+        if len(variants) > 1:
+            lines.append(f"{name}: the best of {' and '.join(variants)}, chosen on odd rounds, "
+                         "reported on even ones")
+    lines += [f"note: {note}" for note in result.run.notes if not note.startswith(PREFLIGHT)]
+    types = {name for case in result.cases for name in (case.datatype, case.redop)}
+    if cases and types != {cases[0].datatype, cases[0].redop}:
+        lines.append("note: other types and operations are in --long")
+    if size == 1:
+        lines.append("note: busbw means nothing with one rank; start two with mpirun -n 2")
+    return lines
+
+
+def _operation(case: Case, view: View, library: str, level: str, seed: int) -> str:
+    """`float32 sum, isolated, out of place; against MPICH 5.0.2, funneled; seed 0`."""
+    operation = case.datatype + f" {case.redop}" * (case.redop != "none")
+    words = [operation, view[0], *shape_words(view[1])]
+    if case.collective != "sendrecv":
+        words.append("in place" if case.in_place else "out of place")
+    against = f"against {library}{level and f', {level}'}" if library else "without the library"
+    return f"{', '.join(words)}; {against}; seed {seed}"
+
+
+def _library(result: Result, rows: Sequence[Row]) -> tuple[str, str]:
+    """The library and MPI's thread level, empty on GPUs: NCCL or RCCL is measured there."""
+    name = next((row.library.library or "the library" for row in rows if row.library), "")
+    level = None if sentences.has_gpus(result) else sentences.fact(result, "mpi.thread_level")
+    return name, level or ""
+
+
+def closing(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list[str]:
+    """The marks of the rows, the footnotes, then at most four sentences."""
+    marks = []
+    better = [f"{row.better[0]} at {row.label} ({row.better[1]:.2f}x{mode})"
+              for group, mode in ((rows, ""), (chained, ", chained"))
+              for row in group if row.better]
+    if better:
+        marks.append("* another variant beat auto by more than 5 %: " + sentences.some(better, 4))
+    if any(row.ours and row.ours.suspect for row in (*rows, *chained)):
+        marks.append("! faster than the bound of the measured parts allows: suspect")
+    ours = "auto" if is_auto(rows) else "the best of ours"
+    memory = [note for note in result.run.notes if note.startswith(PREFLIGHT)]
+    if kinds := sorted({row.ours.memory for row in rows if row.ours}):
+        memory.append(f"Peer memory is {', '.join(kinds)}.")
+    last = [_where_ours_wins(result, rows, ours), _what_limits(rows, ours), *memory[:1],
+            token(result, chained or rows)]
+    return [*marks, *sentences.footnotes(result), *filter(None, last)]
+
+
+def _where_ours_wins(result: Result, rows: Sequence[Row], ours: str) -> str | None:
+    groups, parts = _group(rows, lambda row: row.verdict), []
+    for verdict, (members, sizes) in sorted(groups.items(), key=lambda item: item[0] != "faster"):
+        ratios = [row.ratio[0] for row in members if row.ratio]
+        factors = f" ({_span(f'{min(ratios):.2f}x', f'{max(ratios):.2f}x')})"
+        parts.append(f"{verdict} at {sizes}{factors * (verdict in ('faster', 'slower'))}")
+    if not parts:
+        return None
+    library, level = _library(result, rows)
+    at_level = f" at thread level {level} (no other was measured)" if level else ""
+    skew_us = next((late_us(row.ours.shape) for row in rows if row.ours), 0)
+    late = f", with a rank late by {skew_us:g} us" if skew_us else ""
+    return f"Against {library}{at_level}, in this one launch{late}, {ours} is {'; '.join(parts)}."
+
+
+def _what_limits(rows: Sequence[Row], ours: str) -> str | None:
+    groups = _group(rows, _largest_part)
+    shares = [row.ours.share_of_bound for row in rows
+              if row.ours and row.ours.share_of_bound is not None]
+    if not groups or not shares:
+        return None
+    limits = "; ".join(f"{name} at {sizes}" for name, (_, sizes) in groups.items())
+    return (f"The bound of the machine's measured parts comes from {limits}; {ours} reaches "
+            f"{_span(f'{min(shares):.0%}', f'{max(shares):.0%}')} of it.")
+
+
+def _largest_part(row: Row) -> str | None:
+    """The part of the machine that takes most of the bound of a row."""
+    parts = row.ours.bound_parts_us if row.ours else None
+    if not parts or not any(parts.values()):
+        return None
+    # Memory traffic and transfers between ranks overlap: the slower one counts.
+    is_memory = parts.get("memory", 0.0) > sum(parts.get(name, 0.0) for name in BETWEEN_RANKS)
+    names = ["hop", "launch", *(["memory"] if is_memory else BETWEEN_RANKS)]
+    return LIMITS[max(names, key=lambda name: parts.get(name, 0.0))]
+
+
+def _group(rows: Sequence[Row],
+           name_of: Callable[[Row], str | None]) -> dict[str, tuple[list[Row], str]]:
+    """Rows by their name, with their sizes in words: `16 KiB to 128 KiB, 4 MiB`."""
+    groups: dict[str, tuple[list[Row], str]] = {}
+    for name, neighbours in groupby(rows, name_of):
+        if name is not None:
+            part = list(neighbours)
+            members, sizes = groups.get(name, ([], ""))
+            span = _span(part[0].label, part[-1].label)
+            groups[name] = [*members, *part], f"{sizes}, {span}" if sizes else span
+    return groups
+
+
+def _span(low: str, high: str) -> str:
+    return low if low == high else f"{low} to {high}"

@@ -41,8 +41,8 @@ def plain_table(columns: Mapping[str, int], rows: Iterable[Iterable[str | Text]]
 
 def lay_out(result: Result | None, head: Iterable[str], tables: Iterable[tuple[str, Table]],
             sentences: Iterable[str], width: int = WIDTH) -> str:
-    """The text of a run: its warnings in bold, the head, each table under its title, and the
-    sentences, without markup; ends with a newline. An imported run (None) has no warnings."""
+    """The text of a run: its warnings in bold (none without `result`), the head, each table under
+    its title, and the sentences; ends with a newline."""
     text = io.StringIO()
     console = Console(file=text, width=width, highlight=False, markup=False, emoji=False,
                       force_terminal=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))

@@ -1,6 +1,5 @@
-"""A run that overlaps compute and communication, as text and as a picture: for each shape the
-exposed communication of every form, and a verdict on fusing. A form is the compute alone, or a way
-to add the communication; the table of whole steps has forms too."""
+"""A run that overlaps compute and communication, as text and as a picture: the exposed
+communication of every form, the compute alone or with communication, and a verdict on fusing."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -32,8 +31,8 @@ COLOURS = {LIBRARY: "black", FUSED: "#D55E00", OURS: "#0072B2"}  # from Okabe an
 
 @dataclass
 class Form:
-    """A row of the table. Costs are in microseconds by round; `report_us` is its part to report,
-    the even rounds if the odd ones chose between several variants."""
+    """A row of the table. Costs are by round; `report_us` are the even rounds if the odd ones chose
+    between several variants."""
 
     name: str
     case: Case
@@ -55,8 +54,7 @@ def shapes(result: Result) -> list[list[Case]]:
 
 
 def groups(result: Result) -> list[tuple[list[Case], dict[str, Form]]]:
-    """The cases of each shape, and its forms by kind: the COMPUTE alone, the best of LIBRARY, of
-    OURS and of FUSED."""
+    """The cases of each shape, and its best forms by kind: COMPUTE, LIBRARY, OURS and FUSED."""
     states = find_states(result.blocks)
     costs = costs_of(result, states, states.longest)
     return [(cases, _forms(cases, costs)) for cases in shapes(result)]
@@ -98,17 +96,14 @@ def difference(form: Form, other: Form) -> Interval | None:
 
 
 def exposed_us(by_kind: Mapping[str, Form], kind: str) -> Interval | None:
-    """The exposed time of a form in microseconds; None without it, if it does not communicate, or
-    without the compute alone."""
+    """The exposed time of a form, None without it, without communication or compute alone."""
     form, compute = by_kind.get(kind), by_kind.get(COMPUTE)
-    if form is None or compute is None or not form.case.algorithm.startswith(COMMUNICATES):
-        return None
-    return difference(form, compute)
+    communicates = form and form.case.algorithm.startswith(COMMUNICATES)
+    return difference(form, compute) if form and compute and communicates else None
 
 
 def interval_text(interval: Interval | None, unit: float = 1.0) -> str:
-    """`5.73 [5.51 5.92]` in multiples of `unit`, all with the digits of the widest; from a million
-    on `1.2e+06 [1.1e+06 1.3e+06]`."""
+    """`5.73 [5.51 5.92]` with the digits of the widest, or `1.2e+06 [1.1e+06 1.3e+06]`."""
     if interval is None:
         return "-"
     median, *ends = [end / unit for end in interval if end is not None]

@@ -29,12 +29,13 @@ Key = tuple[int, str | None]  # a size and a routing skew: one row
 
 @dataclass
 class Row:
-    """One size, or one skew of a routed all-to-all. `library` is the library's best variant;
-    `ratio` its cost over ours; `better` another algorithm of ours that beats `auto`, and by which
-    factor; `n_wrong` counts wrong elements in all cases, None if nothing was checked."""
+    """One size, or one skew of a routed all-to-all, with its `cases`. `library` is the library's
+    best variant; `ratio` its cost over ours; `better` another algorithm of ours that beats `auto`,
+    and by which factor; `n_wrong` counts wrong elements, None if nothing was checked."""
 
     size_bytes: int
     skew: str | None
+    cases: Sequence[Case]
     library: Case | None
     ours: Case | None
     library_us: float | None
@@ -149,8 +150,9 @@ def default_rows(result: Result, view: View, states: LinkStates) -> list[Row]:
                 better = f"{fastest.algorithm}{variant}", gain[0]
         wrong = [case.n_wrong for case in result.cases if case.n_wrong is not None
                  and row_key(case) == key and view_of(case) == view]
-        rows.append(Row(*key, library, ours, _median_us(library, report), _median_us(ours, report),
-                        _ratio(library, ours, report, rho), better, sum(wrong) if wrong else None))
+        rows.append(Row(*key, groups[key], library, ours, _median_us(library, report),
+                        _median_us(ours, report), _ratio(library, ours, report, rho), better,
+                        sum(wrong) if wrong else None))
     return rows
 
 
@@ -189,24 +191,22 @@ def _ratio(case: Case | None, other: Case | None, costs: pd.DataFrame,
     return (case_us / other_us, None, None) if case_us and other_us else None
 
 
-def flips(result: Result, rows: Sequence[Row], states: LinkStates, view: View) -> list[list[str]]:
-    """The rows with another winner in another state of the link that has at least 5 blocks of each
-    case: the library instead of ours, or an algorithm of ours clearly ahead of the one that ran.
-    Cells: the row, the round trip, the library's cost, ours and our best in us, and the winner."""
+def flips(result: Result, rows: Sequence[Row], states: LinkStates) -> list[list[str]]:
+    """The rows that the library or another algorithm of ours wins in another state of the link: the
+    row, the round trip, the library's cost, ours and our best in us, and the winner."""
     flipped = []
     for state, rtt_ns in enumerate(states.rtt_ns):
         if state == states.longest:
             continue
         costs = costs_of(result, states, state)
         even, medians_us = costs[costs.index % 2 == 0], costs.median()
-        cases = [case for case in shown_cases(result, view)
-                 if costs[case.case].count() >= MIN_STATE_BLOCKS]
         for row in rows:
-            ours, library = row.ours, row.library if row.library in cases else None
-            if ours is None or ours not in cases:
+            cases = [case for case in row.cases if costs[case.case].count() >= MIN_STATE_BLOCKS]
+            ours, library = (case if case in cases else None for case in (row.ours, row.library))
+            if ours is None:
                 continue
-            fastest = best([case for case in cases if row_key(case) == (row.size_bytes, row.skew)
-                            and case.algorithm not in ("library", ours.chosen)], costs)
+            fastest = best([case for case in cases
+                            if case.algorithm not in ("library", ours.chosen)], costs)
             ratio, gain = _ratio(library, ours, costs), _ratio(ours, fastest, even)
             is_crossed = ratio and row.ratio and (
                 min(ratio[0], row.ratio[0]) < 1 / MARGIN and max(ratio[0], row.ratio[0]) > MARGIN)

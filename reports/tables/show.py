@@ -1,5 +1,4 @@
-"""`show`: a stored run as the table that it printed, in another program's format, or as a picture;
-an imported run as a table."""
+"""`show`: a stored run as its table, in another program's format, or as a picture."""
 
 import argparse
 import sys
@@ -23,7 +22,6 @@ RENDER: dict[str, Callable[[Result], str]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `show`."""
     parser.add_argument("run", metavar="RUN", type=Path,
                         help="a run file, such as results/2026-...-1a2b3c.jsonl")
     parser.add_argument("--plot", metavar="OUT", type=Path,
@@ -61,8 +59,7 @@ def text(result: Result, format: str = "table", long: bool = False) -> str:
 
 
 def imported_text(imported: Imported) -> str:
-    """An imported run as a table of at most 80 columns with its origin and status; ends with a
-    newline."""
+    """An imported run as a table of at most 80 columns with its origin and its status."""
     run, end, origin = imported.run, imported.end, imported.run.imported_from
     head = [imported_machine(imported),
             f"imported from {origin.file}, lines {origin.first_line} to {origin.last_line}, by "
@@ -81,16 +78,16 @@ def imported_text(imported: Imported) -> str:
             number(case.time_us.mean if case.time_us else None), number(case.alg_bw_gb_s),
             "WRONG" if case.status == "wrong" else bus_bw,
             "-" if errors is None else f"{errors:g}"])
-    marks = []
-    if any(case.suspect for case in imported.cases):
-        marks.append("! suspect: one rank alone, or a busbw that no machine has")
-    if any(case.status == "wrong" for case in imported.cases):
-        marks.append("WRONG: its bandwidth counts for nothing")
-    if run.footer_avg_bus_bw is not None:
-        marks.append(f"as printed: average busbw {run.footer_avg_bus_bw} GB/s")
-    if run.out_of_bounds is not None:
-        marks.append(f"as printed: out of bounds values {run.out_of_bounds}")
-    return lay_out(None, head, [("", plain_table(dict.fromkeys(columns, 0), rows, gap=2))], marks)
+    average, wrong = run.footer_avg_bus_bw, run.out_of_bounds
+    marks = [
+        (any(case.suspect for case in imported.cases),
+         "! suspect: one rank alone, or a busbw that no machine has"),
+        (any(case.status == "wrong" for case in imported.cases),
+         "WRONG: its bandwidth counts for nothing"),
+        (average is not None, f"as printed: average busbw {average} GB/s"),
+        (wrong is not None, f"as printed: out of bounds values {wrong}")]
+    return lay_out(None, head, [("", plain_table(dict.fromkeys(columns, 0), rows, gap=2))],
+                   [mark for is_shown, mark in marks if is_shown])
 
 
 def imported_machine(imported: Imported) -> str:

@@ -1,6 +1,5 @@
-"""A run of `bench.decode` or `bench.prefill` as text and as a picture: the time of a whole step by
-each split of the model, its exposed communication, and the all-reduce time that changes the
-verdict."""
+"""A run of `bench.decode` or `bench.prefill` as text and as a picture: the time of a step by each
+split of the model, its exposed communication, and the all-reduce time that changes the verdict."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,8 +25,7 @@ COLUMNS = {"": 25, "ms\na step": 7, "tokens/s": 8, "exposed ms\n[95 %]": 19, "of
 
 
 def groups(result: Result) -> list[dict[str, Form]]:
-    """For each number of chats or tokens, the fastest variant of each algorithm; a library has
-    several variants on GPUs."""
+    """The fastest variant of each algorithm, for each number of chats or tokens."""
     states = find_states(result.blocks)
     every, costs = [], costs_of(result, states, states.longest)
     for cases in shapes(result):
@@ -50,8 +48,9 @@ def render(result: Result) -> str:
         for algorithm, step in steps.items():
             cells, time_us = ["-", "-", "-", "-"], step.median_us
             if time_us is not None:
-                exposed = exposed_us(steps, algorithm)
-                speed = "-" if algorithm == COMPUTE else number(1e6 * tokens(step.case) / time_us)
+                case, exposed = step.case, exposed_us(steps, algorithm)
+                tokens = case.shape.get("tokens") or case.shape["slots"]
+                speed = "-" if algorithm == COMPUTE else number(1e6 * tokens / time_us)
                 cells = [number(time_us / 1e3), speed, interval_text(exposed, 1e3),
                          share(exposed[0], time_us) if exposed else "-"]
             elif step.case.status == "wrong":
@@ -81,15 +80,11 @@ def calls(case: Case) -> int:
     return 2 * int(case.shape["layers"])
 
 
-def tokens(case: Case) -> int:
-    """The number of tokens that a step produces, or consumes in a prefill."""
-    return int(case.shape.get("tokens") or case.shape["slots"])
-
-
 def title(case: Case) -> str:
     """`2 chats at once; 32 KiB an all-reduce`."""
-    chats = f"{tokens(case)} chat{'s at once' * (tokens(case) > 1)}"
-    work = f"a chunk of {tokens(case)} tokens" if "tokens" in case.shape else chats
+    slots = case.shape.get("slots")
+    chats = f"{slots} chat{'s at once' * (slots != 1)}"
+    work = f"a chunk of {case.shape['tokens']} tokens" if "tokens" in case.shape else chats
     return f"{work}; {sentences.size_text(case.size_bytes)} an all-reduce"
 
 

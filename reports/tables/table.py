@@ -1,7 +1,7 @@
-"""The default table of a run, at most 80 columns, with the head above it and the sentences below
-it, and the long table with a row for each case."""
+"""The default table of a run with its head and its sentences, and the table of all cases."""
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from rich.table import Table
@@ -15,7 +15,6 @@ from reports.tables.footprint import caption, footprint
 from reports.tables.rows import Row, View, cost_us, default_rows, flips, token, view_of, views
 from reports.tables.sentences import number, shape_words, size_text
 
-LONG_WIDTH = 400
 LONG_COLUMNS = (
     "size", "algorithm", "variant", "mode", "place", "time us", "[95 %]", "consume us", "total us",
     "p95 us", "algbw GB/s", "busbw GB/s", "bound us", "of bound", "skew us", "rtt ns", "SNR dB",
@@ -26,12 +25,12 @@ PREFLIGHT = "Peer memory"  # the note of a run with the result of its memory pro
 LIMITS = {"hop": "the flag hop", "copy_in": "copying to the peer",
           "push": "storing into the peer's memory", "peer_read": "reading the peer's data",
           "memory": "memory traffic", "launch": "launching"}
+STATES = {"run": "", "mixed": " (the link never settled)"}
 FLIP_COLUMNS = ("size", "round trip", "library us", "ours us", "best of ours us", "winner")
 
 
 def render(result: Result, long: bool = False) -> str:
-    """The run as a table with its head and sentences, or with `long` a row for each case; ends with
-    a newline."""
+    """The table, at most 80 columns, or with `long` a row for each case; ends with a newline."""
     elapsed = []
     if result.end and result.end.elapsed_s and result.end.measuring_s is not None:
         outside = 1 - result.end.measuring_s / result.end.elapsed_s
@@ -41,7 +40,7 @@ def render(result: Result, long: bool = False) -> str:
         cases = sorted(result.cases, key=lambda case: (
             case.size_bytes, case.mode != "isolated", case.in_place))
         table = plain_table(dict.fromkeys(LONG_COLUMNS, 0), map(long_cells, cases), gap=2)
-        return lay_out(result, [], [("", table)], elapsed, LONG_WIDTH)
+        return lay_out(result, [], [("", table)], elapsed, width=400)
     states = find_states(result.blocks)
     first, *others = views(result) or [("isolated", None)]
     rows, chained = default_rows(result, first, states), list[Row]()
@@ -56,7 +55,7 @@ def render(result: Result, long: bool = False) -> str:
                    *_lossy_tables(result, view, view_rows)]
         if view[0] == "chained":
             chained = chained or view_rows
-    if flipped := flips(result, rows, states, first):
+    if flipped := flips(result, rows, states):
         tables.append(("where the winner changes with the link",
                        plain_table(dict.fromkeys(FLIP_COLUMNS, 0), flipped, gap=2)))
     return lay_out(result, head(result, first, states, rows), tables,
@@ -78,7 +77,8 @@ def _title(view: View, first: View, rows: Sequence[Row]) -> str:
 
 
 def _default_table(result: Result, rows: Sequence[Row], view: View) -> Table:
-    ours, routed = "auto" if is_auto(rows) else "best", any(row.skew for row in rows)
+    is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
+    ours, routed = "auto" if is_auto else "best", any(row.skew for row in rows)
     width = 7 if routed else 8
     columns = {"size\n": 8, **ROUTED_COLUMNS, "library\nus": width, f"{ours}\nus": width,
                "\nalgorithm": 14, f"library/{ours}\n[95 %]": 16, "waits\nus": 6,
@@ -94,10 +94,6 @@ def _default_table(result: Result, rows: Sequence[Row], view: View) -> Table:
         hidden += ["library\nus", f"library/{ours}\n[95 %]"]
     shown = {heading: width for heading, width in columns.items() if heading not in hidden}
     return plain_table(shown, [[of_row[heading] for heading in shown] for of_row in cells])
-
-
-def is_auto(rows: Sequence[Row]) -> bool:
-    return all(row.ours is None or row.ours.algorithm == "auto" for row in rows)
 
 
 def _cells(row: Row) -> list[str | Text]:
@@ -165,15 +161,13 @@ def long_cells(case: Case) -> list[str]:
     time = case.time_us
     chosen = f": {case.chosen}" if case.chosen else ""
     interval = blocks = "-"
+    status = case.status if case.reason is None else f"{case.status}: {case.reason}"
     if time:
         blocks = f"{time.n_blocks} ({case.blocks_mixed})"
+        status += STATES.get(case.state, " (another state of the link)")
     if time and time.ci_low is not None:
         interval = f"[{number(time.ci_low)} {number(time.ci_high)}]"
     snr = " ".join(f"{ratio:.1f}" for ratio in (case.snr_db or {}).values())
-    status = case.status if case.reason is None else f"{case.status}: {case.reason}"
-    if case.state != "run" and time:
-        mixed = case.state == "mixed"
-        status += f" ({'the link never settled' if mixed else 'another state of the link'})"
     return [size_text(case.size_bytes),
             f"{case.library or case.algorithm}{chosen} {sentences.shape_text(case.shape)}".rstrip(),
             case.variant, case.mode, "in" if case.in_place else "out", _median(time), interval,
@@ -185,11 +179,16 @@ def long_cells(case: Case) -> list[str]:
 
 def head(result: Result, view: View, states: LinkStates, rows: Sequence[Row]) -> list[str]:
     """The machine, the operation, the library and the units of the first table."""
-    size, shape = result.run.world["size"], view[1]
+    (mode, shape), size = view, result.run.world["size"]
     cases = [case for row in rows for case in (row.ours, row.library) if case]
     lines = [sentences.machine(result)]
     if cases:
-        lines.append(_operation(cases[0], view, *_library(result, rows), result.run.seed))
+        case, (library, level) = cases[0], _library(result, rows)
+        operation = case.datatype + f" {case.redop}" * (case.redop != "none")
+        place = "in place" if case.in_place else "out of place"
+        words = [operation, mode, *shape_words(shape), *[place] * (case.collective != "sendrecv")]
+        against = f"against {library}{level and f', {level}'}" if library else "without the library"
+        lines.append(f"{', '.join(words)}; {against}; seed {result.run.seed}")
     lines += sentences.link_lines(states)
     is_read = any(case.consume_us for case in cases)
     cost = f"us = {'collective + reading its result' if is_read else 'one call'}"
@@ -217,16 +216,6 @@ def head(result: Result, view: View, states: LinkStates, rows: Sequence[Row]) ->
     return lines
 
 
-def _operation(case: Case, view: View, library: str, level: str, seed: int) -> str:
-    """`float32 sum, isolated, out of place; against MPICH 5.0.2, funneled; seed 0`."""
-    operation = case.datatype + f" {case.redop}" * (case.redop != "none")
-    words = [operation, view[0], *shape_words(view[1])]
-    if case.collective != "sendrecv":
-        words.append("in place" if case.in_place else "out of place")
-    against = f"against {library}{level and f', {level}'}" if library else "without the library"
-    return f"{', '.join(words)}; {against}; seed {seed}"
-
-
 def _library(result: Result, rows: Sequence[Row]) -> tuple[str, str]:
     """The library and MPI's thread level, empty on GPUs: NCCL or RCCL is measured there."""
     name = next((row.library.library or "the library" for row in rows if row.library), "")
@@ -244,7 +233,8 @@ def closing(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list
         marks.append("* another variant beat auto by more than 5 %: " + sentences.some(better, 4))
     if any(row.ours and row.ours.suspect for row in (*rows, *chained)):
         marks.append("! faster than the bound of the measured parts allows: suspect")
-    ours = "auto" if is_auto(rows) else "the best of ours"
+    is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
+    ours = "auto" if is_auto else "the best of ours"
     memory = [note for note in result.run.notes if note.startswith(PREFLIGHT)]
     if kinds := sorted({row.ours.memory for row in rows if row.ours}):
         memory.append(f"Peer memory is {', '.join(kinds)}.")
@@ -254,11 +244,12 @@ def closing(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list
 
 
 def _where_ours_wins(result: Result, rows: Sequence[Row], ours: str) -> str | None:
-    groups, parts = _group(rows, lambda row: row.verdict), []
+    groups, parts = _group(rows, [row.verdict for row in rows]), []
     for verdict, (members, sizes) in sorted(groups.items(), key=lambda item: item[0] != "faster"):
         ratios = [row.ratio[0] for row in members if row.ratio]
         factors = f" ({_span(f'{min(ratios):.2f}x', f'{max(ratios):.2f}x')})"
-        parts.append(f"{verdict} at {sizes}{factors * (verdict in ('faster', 'slower'))}")
+        is_clear = verdict in ("faster", "slower")
+        parts.append(f"{verdict} at {', '.join(sizes)}{factors * is_clear}")
     if not parts:
         return None
     library, level = _library(result, rows)
@@ -269,37 +260,33 @@ def _where_ours_wins(result: Result, rows: Sequence[Row], ours: str) -> str | No
 
 
 def _what_limits(rows: Sequence[Row], ours: str) -> str | None:
-    groups = _group(rows, _largest_part)
+    names = []
+    for row in rows:
+        parts = defaultdict(float, (row.ours and row.ours.bound_parts_us) or {})
+        # Memory traffic and transfers between ranks overlap: the slower one counts.
+        is_memory = parts["memory"] > sum(parts[name] for name in BETWEEN_RANKS)
+        terms = ["hop", "launch", *(["memory"] if is_memory else BETWEEN_RANKS)]
+        names.append(LIMITS[max(terms, key=parts.__getitem__)] if any(parts.values()) else None)
+    groups = _group(rows, names)
     shares = [row.ours.share_of_bound for row in rows
               if row.ours and row.ours.share_of_bound is not None]
     if not groups or not shares:
         return None
-    limits = "; ".join(f"{name} at {sizes}" for name, (_, sizes) in groups.items())
+    limits = "; ".join(f"{name} at {', '.join(sizes)}" for name, (_, sizes) in groups.items())
     return (f"The bound of the machine's measured parts comes from {limits}; {ours} reaches "
             f"{_span(f'{min(shares):.0%}', f'{max(shares):.0%}')} of it.")
 
 
-def _largest_part(row: Row) -> str | None:
-    """The part of the machine that takes most of the bound of a row."""
-    parts = row.ours.bound_parts_us if row.ours else None
-    if not parts or not any(parts.values()):
-        return None
-    # Memory traffic and transfers between ranks overlap: the slower one counts.
-    is_memory = parts.get("memory", 0.0) > sum(parts.get(name, 0.0) for name in BETWEEN_RANKS)
-    names = ["hop", "launch", *(["memory"] if is_memory else BETWEEN_RANKS)]
-    return LIMITS[max(names, key=lambda name: parts.get(name, 0.0))]
-
-
 def _group(rows: Sequence[Row],
-           name_of: Callable[[Row], str | None]) -> dict[str, tuple[list[Row], str]]:
-    """Rows by their name, with their sizes in words: `16 KiB to 128 KiB, 4 MiB`."""
-    groups: dict[str, tuple[list[Row], str]] = {}
-    for name, neighbours in groupby(rows, name_of):
-        if name is not None:
-            part = list(neighbours)
-            members, sizes = groups.get(name, ([], ""))
-            span = _span(part[0].label, part[-1].label)
-            groups[name] = [*members, *part], f"{sizes}, {span}" if sizes else span
+           names: Iterable[str | None]) -> dict[str, tuple[list[Row], list[str]]]:
+    """Rows by their name, with their sizes in words: `16 KiB to 128 KiB`, `4 MiB`."""
+    groups: dict[str, tuple[list[Row], list[str]]] = {}
+    for name, pairs in groupby(zip(names, rows, strict=True), key=lambda pair: pair[0]):
+        neighbours = [row for _, row in pairs]
+        if name:
+            members, sizes = groups.setdefault(name, ([], []))
+            members += neighbours
+            sizes.append(_span(neighbours[0].label, neighbours[-1].label))
     return groups
 
 

@@ -143,9 +143,7 @@ def render(result: Result) -> str:
 
 
 def title(case: Case) -> str:
-    """`llama-3.1-70b, attention output: 8192 x 64 float16, 1/64 of the columns, 1 token; 32 KiB to
-    be reduced`, or `llama-3.1-70b, QKV: 256 tokens x 8192 x 128, 1/64 of the columns; 8 MiB to be
-    gathered`."""
+    """`llama-3.1-70b, QKV: 256 tokens x 8192 x 128, 1/64 of the columns; 8 MiB to be gathered`."""
     shape: Mapping[str, Any] = case.shape or {}
     name = ", ".join(filter(None, [shape.get("model"), LAYERS.get(shape.get("layer", ""))]))
     tokens = f"{shape.get('tokens')} token{'s' * (shape.get('tokens') != 1)}"

@@ -244,12 +244,12 @@ def closing(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list
 
 
 def _where_ours_wins(result: Result, rows: Sequence[Row], ours: str) -> str | None:
-    groups, parts = _group(rows, [row.verdict for row in rows]), []
-    for verdict, (members, sizes) in sorted(groups.items(), key=lambda item: item[0] != "faster"):
-        ratios = [row.ratio[0] for row in members if row.ratio]
+    sizes_of, parts = _sizes(rows, [row.verdict for row in rows]), []
+    for verdict in sorted(sizes_of, key=lambda verdict: verdict != "faster"):
+        ratios = [row.ratio[0] for row in rows if row.ratio and row.verdict == verdict]
         factors = f" ({_span(f'{min(ratios):.2f}x', f'{max(ratios):.2f}x')})"
         is_clear = verdict in ("faster", "slower")
-        parts.append(f"{verdict} at {', '.join(sizes)}{factors * is_clear}")
+        parts.append(f"{verdict} at {sizes_of[verdict]}{factors * is_clear}")
     if not parts:
         return None
     library, level = _library(result, rows)
@@ -267,27 +267,23 @@ def _what_limits(rows: Sequence[Row], ours: str) -> str | None:
         is_memory = parts["memory"] > sum(parts[name] for name in BETWEEN_RANKS)
         terms = ["hop", "launch", *(["memory"] if is_memory else BETWEEN_RANKS)]
         names.append(LIMITS[max(terms, key=parts.__getitem__)] if any(parts.values()) else None)
-    groups = _group(rows, names)
+    limits = "; ".join(f"{name} at {sizes}" for name, sizes in _sizes(rows, names).items())
     shares = [row.ours.share_of_bound for row in rows
               if row.ours and row.ours.share_of_bound is not None]
-    if not groups or not shares:
+    if not limits or not shares:
         return None
-    limits = "; ".join(f"{name} at {', '.join(sizes)}" for name, (_, sizes) in groups.items())
     return (f"The bound of the machine's measured parts comes from {limits}; {ours} reaches "
             f"{_span(f'{min(shares):.0%}', f'{max(shares):.0%}')} of it.")
 
 
-def _group(rows: Sequence[Row],
-           names: Iterable[str | None]) -> dict[str, tuple[list[Row], list[str]]]:
-    """Rows by their name, with their sizes in words: `16 KiB to 128 KiB`, `4 MiB`."""
-    groups: dict[str, tuple[list[Row], list[str]]] = {}
+def _sizes(rows: Sequence[Row], names: Iterable[str | None]) -> dict[str, str]:
+    """The sizes of the rows with each name: `16 KiB to 128 KiB, 4 MiB`."""
+    spans: dict[str, list[str]] = defaultdict(list)
     for name, pairs in groupby(zip(names, rows, strict=True), key=lambda pair: pair[0]):
-        neighbours = [row for _, row in pairs]
+        labels = [row.label for _, row in pairs]
         if name:
-            members, sizes = groups.setdefault(name, ([], []))
-            members += neighbours
-            sizes.append(_span(neighbours[0].label, neighbours[-1].label))
-    return groups
+            spans[name].append(_span(labels[0], labels[-1]))
+    return {name: ", ".join(of_name) for name, of_name in spans.items()}
 
 
 def _span(low: str, high: str) -> str:

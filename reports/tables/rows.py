@@ -52,9 +52,9 @@ class Row:
     @property
     def verdict(self) -> str | None:
         """Whether ours is faster than the library, in words; None without a ratio."""
-        middle, low, high = self.ratio or (None, None, None)
-        if middle is None:
+        if self.ratio is None:
             return None
+        middle, low, high = self.ratio
         if low is None or high is None:
             return "not clearly different (too few blocks)"
         if low > 1 and middle > MARGIN:

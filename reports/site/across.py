@@ -15,8 +15,8 @@ from reports.site.page import Page, Row, Section
 from reports.site.run_page import fact_text
 from reports.site.svg import draw_picture
 from reports.store.schema import Run
-from reports.tables.imported_table import render
 from reports.tables.sentences import number, size_text, some
+from reports.tables.show import imported_text
 from reports.trends import history_command
 from reports.trends.history import Event, Series, load
 from reports.verdicts import forest, verdict_table
@@ -139,7 +139,7 @@ def imported_page(paths: Sequence[Path]) -> Page:
         origin = log.run.imported_from
         sections.append(Section(
             f"{origin.file}, {log.run.benchmark}, lines {origin.first_line} to {origin.last_line}",
-            text=render(log), folded=len(logs) > 1))
+            text=imported_text(log), folded=len(logs) > 1))
     commands = [" ".join(log.run.argv) for log in logs if log.run.argv]
     return Page(
         "Imported logs",

@@ -21,11 +21,12 @@ from reports.store.case import find_states
 from reports.store.result import ResultError, is_imported, read
 from reports.store.schema import Result
 from reports.store.writing import write_named
-from reports.tables import exposed_table, imported_table, link, rows, sentences, steps
+from reports.tables import exposed_table, link, rows, sentences, steps
+from reports.tables.exposed_table import Form
 from reports.tables.figure import COLOURS, dress, figure, styles_of
-from reports.tables.forms import Form
+from reports.tables.rows import token
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, size_text
-from reports.tables.summary import token
+from reports.tables.show import imported_machine
 
 NOTHING = "Nothing was measured."
 OURS = "ours"
@@ -94,7 +95,7 @@ def imported_card(imported: Imported) -> Card:
     times_us = [(size, us) for size, (us, _) in sorted(timed.items())]
     return Card([*faults, *answers, "Imported: shown, never judged."], f"us, {run.statistic}",
                 {run.benchmark: times_us} if timed else {}, is_faulty=bool(faults),
-                machine=imported_table.machine(imported),
+                machine=imported_machine(imported),
                 source=f"imported from a log of {run.imported_from.format}; no interval")
 
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import pandas as pd
+import numpy as np
 from rich.text import Text
 
 from reports.store.case import find_states
-from reports.store.exposed import COMMUNICATES, COMPUTE, FUSED, LIBRARY, work_of
+from reports.store.exposed import COMMUNICATES, COMPUTE, FUSED, LIBRARY, Costs, work_of
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, median_interval
 from reports.tables.console import lay_out, plain_table
 from reports.tables.figure import Bar, draw_bars
-from reports.tables.rows import best, costs_of
+from reports.tables.rows import Rounds, best, costs_of, paired, rounds_of
 from reports.tables.sentences import count, digits, footnotes, head_lines, number, size_text
 
 OURS = "ours"
@@ -36,13 +36,13 @@ class Form:
 
     name: str
     case: Case
-    costs_us: "pd.Series[float]"
-    report_us: "pd.Series[float]"
+    costs_us: Rounds
+    report_us: Rounds
 
     @property
     def median_us(self) -> float | None:
         """The median over the reported rounds; None without a round."""
-        return float(self.report_us.median()) if len(self.report_us) else None
+        return float(np.median([*self.report_us.values()])) if self.report_us else None
 
 
 def shapes(result: Result) -> list[list[Case]]:
@@ -60,14 +60,14 @@ def groups(result: Result) -> list[tuple[list[Case], dict[str, Form]]]:
     return [(cases, _forms(cases, costs)) for cases in shapes(result)]
 
 
-def _forms(cases: Sequence[Case], costs: pd.DataFrame) -> dict[str, Form]:
+def _forms(cases: Sequence[Case], costs: Costs) -> dict[str, Form]:
     """A name has the variant if several competed, and the build or the number of chunks."""
     by_kind: dict[str, list[Case]] = {kind: [] for kind in (COMPUTE, LIBRARY, OURS, FUSED)}
     for case in cases:
         kind = case.algorithm.partition("+")[0]
         if kind.startswith("then_") and kind != LIBRARY:
             kind = OURS
-        if kind in by_kind and costs[case.case].count() > 1:
+        if kind in by_kind and len(costs[case.case]) > 1:
             by_kind[kind].append(case)
     forms = {}
     for kind, rivals in by_kind.items():
@@ -83,16 +83,15 @@ def _forms(cases: Sequence[Case], costs: pd.DataFrame) -> dict[str, Form]:
         detail = chunks if build == chosen.algorithm else build
         if detail and chosen.algorithm not in names:
             name += f", {detail}"
-        costs_us = costs[chosen.case].dropna()
-        report_us = costs_us if len(rivals) == 1 else costs_us[costs_us.index % 2 == 0]
-        forms[kind] = Form(name, chosen, costs_us, report_us)
+        report = costs if len(rivals) == 1 else rounds_of(costs, 0)
+        forms[kind] = Form(name, chosen, costs[chosen.case], report[chosen.case])
     return forms
 
 
 def difference(form: Form, other: Form) -> Interval | None:
     """The extra cost of the first form over the other, round by round, in microseconds."""
-    extra_us = (form.report_us - other.costs_us).dropna()
-    return median_interval(extra_us) if len(extra_us) else None
+    form_us, other_us = paired(form.report_us, other.costs_us)
+    return median_interval(form_us - other_us) if len(form_us) else None
 
 
 def exposed_us(by_kind: Mapping[str, Form], kind: str) -> Interval | None:

@@ -2,16 +2,15 @@
 cost includes reading the result (`total_us`); costs of one round are paired. If several variants
 compete, odd rounds choose and even rounds report, so that the choice does not bias its result."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from reports.store.case import LinkStates, beside, late_us
-from reports.store.exposed import costs_in
+from reports.store.exposed import Costs, costs_in
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables.sentences import MARGIN, TOKEN_CALL_SIZE_BYTES, has_gpus, number, size_text
@@ -25,6 +24,7 @@ TOKEN_BYTES, TOKEN_CALLS, CARD_GB_S = 70.6e9 * 4.5 / 8, 160, 640.0
 
 View = tuple[str, Any]  # a mode and a shape: one table
 Key = tuple[int, str | None]  # a size and a routing skew: one row
+Rounds = Mapping[int, float]  # costs in microseconds by round
 
 
 @dataclass
@@ -105,26 +105,37 @@ def imbalance(case: Case) -> float:
     return (case.routing["rank_max_over_mean"] if case.routing else None) or 1.0
 
 
-def costs_of(result: Result, states: LinkStates, state: int | None) -> pd.DataFrame:
-    """The costs in microseconds in a state of the link: a row for each round, a column for each
-    case, NaN if it has no block there or is wrong."""
-    costs = pd.DataFrame(costs_in(result.blocks, states.of_block, state), dtype=float,
-                         columns=[case.case for case in result.cases]).sort_index()
-    costs[[case.case for case in result.cases if case.status != "ok"]] = np.nan
-    return costs
+def costs_of(result: Result, states: LinkStates, state: int | None) -> Costs:
+    """The costs in a state of the link by case and round; none of a wrong case."""
+    costs = costs_in(result.blocks, states.of_block, state)
+    return {case.case: costs.get(case.case, {}) if case.status == "ok" else {}
+            for case in result.cases}
 
 
-def ratios_of(case: Case | None, other: Case | None, costs: pd.DataFrame) -> NDArray[np.float64]:
+def rounds_of(costs: Costs, parity: int) -> Costs:
+    """The costs in even rounds (0) or in odd ones (1)."""
+    return {case: {number: us for number, us in rounds.items() if number % 2 == parity}
+            for case, rounds in costs.items()}
+
+
+def paired(first: Rounds, second: Rounds) -> NDArray[np.float64]:
+    """Two costs in their common rounds, in order: shape (2, rounds)."""
+    rounds = sorted(first.keys() & second.keys())
+    return np.array([[costs_us[number] for number in rounds] for costs_us in (first, second)])
+
+
+def ratios_of(case: Case | None, other: Case | None, costs: Costs) -> NDArray[np.float64]:
     """The cost of one case over the cost of another in their common rounds, in order."""
     if case is None or other is None:
         return np.array([])
-    return (costs[case.case] / costs[other.case]).dropna().to_numpy()
+    case_us, other_us = paired(costs[case.case], costs[other.case])
+    return np.asarray(case_us[other_us > 0] / other_us[other_us > 0])
 
 
 def default_rows(result: Result, view: View, states: LinkStates) -> list[Row]:
     """The rows of a view by size; rows of one size by skew, the most even first."""
     costs = costs_of(result, states, states.longest)
-    even = costs[costs.index % 2 == 0]
+    even = rounds_of(costs, 0)
     groups: dict[Key, list[Case]] = {}
     for case in sorted(shown_cases(result, view),
                        key=lambda case: (case.size_bytes, imbalance(case))):
@@ -165,21 +176,21 @@ def _candidates(cases: Sequence[Case]) -> Sequence[Case]:
     return wrong[:1] or in_state or measured or cases[:1]
 
 
-def best(cases: Sequence[Case], costs: pd.DataFrame) -> Case | None:
+def best(cases: Sequence[Case], costs: Costs) -> Case | None:
     """The case with the lowest median over odd rounds."""
-    odd = costs[costs.index % 2 == 1]
+    odd = rounds_of(costs, 1)
     return min(cases, key=lambda case: _median_us(case, odd) or float("inf"), default=None)
 
 
-def _median_us(case: Case | None, costs: pd.DataFrame) -> float | None:
+def _median_us(case: Case | None, costs: Costs) -> float | None:
     """Median cost over these rounds; without a round, the cost of the case."""
     if case is None:
         return None
-    median_us = float(costs[case.case].median())
-    return cost_us(case) if np.isnan(median_us) else median_us
+    costs_us = list(costs[case.case].values())
+    return float(np.median(costs_us)) if costs_us else cost_us(case)
 
 
-def _ratio(case: Case | None, other: Case | None, costs: pd.DataFrame,
+def _ratio(case: Case | None, other: Case | None, costs: Costs,
            rho: float = 0.0) -> Interval | None:
     """The paired ratio of two cases; of medians, without interval, if they share no round."""
     ratios = ratios_of(case, other, costs)
@@ -199,9 +210,9 @@ def flips(result: Result, rows: Sequence[Row], states: LinkStates) -> list[list[
         if state == states.longest:
             continue
         costs = costs_of(result, states, state)
-        even, medians_us = costs[costs.index % 2 == 0], costs.median()
+        even = rounds_of(costs, 0)
         for row in rows:
-            cases = [case for case in row.cases if costs[case.case].count() >= MIN_STATE_BLOCKS]
+            cases = [case for case in row.cases if len(costs[case.case]) >= MIN_STATE_BLOCKS]
             ours, library = (case if case in cases else None for case in (row.ours, row.library))
             if ours is None:
                 continue
@@ -212,12 +223,11 @@ def flips(result: Result, rows: Sequence[Row], states: LinkStates) -> list[list[
                 min(ratio[0], row.ratio[0]) < 1 / MARGIN and max(ratio[0], row.ratio[0]) > MARGIN)
             is_outrun = gain and gain[0] > BEATEN_BY and row.better is None
             if fastest and (is_crossed or is_outrun):
+                medians_us = [_median_us(case, costs) for case in (library, ours, fastest)]
                 winner = fastest.chosen or fastest.algorithm
-                if library and medians_us[library.case] < medians_us[fastest.case]:
+                if (medians_us[0] or np.inf) < (medians_us[2] or np.inf):
                     winner = "library"
-                times = [number(medians_us[case.case]) if case else "-"
-                         for case in (library, ours, fastest)]
-                cells = [row.label, f"{rtt_ns:.0f} ns", *times, winner[:16]]
+                cells = [row.label, f"{rtt_ns:.0f} ns", *map(number, medians_us), winner[:16]]
                 flipped.append((row.size_bytes, cells))
     return [cells for _, cells in sorted(flipped, key=lambda flip: flip[0])]
 

@@ -13,7 +13,7 @@ from reports.tables import sentences
 from reports.tables.console import lay_out, plain_table
 from reports.tables.exposed_table import Form, difference, exposed_us, interval_text, shapes, share
 from reports.tables.figure import Bar, draw_bars
-from reports.tables.rows import costs_of
+from reports.tables.rows import costs_of, paired
 from reports.tables.sentences import MARGIN, count, footnotes, has_gpus, head_lines, number
 
 BENCHMARKS = ("decode", "prefill")
@@ -32,7 +32,7 @@ def groups(result: Result) -> list[dict[str, Form]]:
         steps: dict[str, Form] = {}
         for case in cases:
             names = {COMPUTE: "compute, split by tensor", LIBRARY: f"{TENSOR}, {case.library}"}
-            costs_us = costs[case.case].dropna()
+            costs_us = costs[case.case]
             step = Form(names.get(case.algorithm, case.algorithm), case, costs_us, costs_us)
             rivals = steps.get(case.algorithm, step), step
             steps[case.algorithm] = min(rivals, key=lambda form: form.median_us or float("inf"))
@@ -91,20 +91,20 @@ def title(case: Case) -> str:
 def verdict(result: Result, steps: Mapping[str, Form]) -> list[str]:
     """The faster split at this number of chats, and the all-reduce time that changes the answer."""
     work = title(next(iter(steps.values())).case).partition(";")[0]
-    measured = {name for name, step in steps.items() if len(step.costs_us)}
+    measured = {name for name, step in steps.items() if step.costs_us}
     if not {COMPUTE, TENSOR, PIPELINE} <= measured:
         return [f"{work}: no verdict, tensor and pipeline were not both measured."]
     compute, tensor, pipeline = (steps[name] for name in (COMPUTE, TENSOR, PIPELINE))
-    ratios = (pipeline.costs_us / tensor.costs_us).dropna()
-    if ratios.empty:
+    pipeline_us, tensor_us = paired(pipeline.costs_us, tensor.costs_us)
+    if not len(pipeline_us):
         return [f"{work}: no verdict, tensor and pipeline have no round in common."]
-    ratio, *ends = median_interval(ratios)
+    ratio, *ends = median_interval(pipeline_us / tensor_us)
     low, high = ends[0] or 0.0, ends[1] or float("inf")
     faster = ("TP is faster" if low > MARGIN else
               "PP is faster" if high * MARGIN < 1 else "no clear difference")
     interval = f" [{low:.2f} {high:.2f}]" if ends[0] is not None else ""
     compute_ms, tensor_ms, pipeline_ms = (
-        number(step.costs_us.median() / 1e3) for step in (compute, tensor, pipeline))
+        number((step.median_us or 0.0) / 1e3) for step in (compute, tensor, pipeline))
     chosen = f" ({tensor.case.chosen})" if tensor.case.chosen else ""
     answer = (f"{work}: a TP step takes {tensor_ms} ms{chosen}, a PP step {pipeline_ms} ms (paired "
               f"PP/TP {ratio:.2f}{interval}): {faster}.")

@@ -5,8 +5,6 @@ chained all-reduces of `bench.allreduce`. A second prediction takes the compute 
 `bench.decode` measured alone, which separates errors of the all-reduces from errors of the memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,8 +21,6 @@ from reports.tables.sentences import machine, number
 
 AIM = 0.05
 BYTES = {"int8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
-COLUMNS = {"": 25, "measured": 9, "from\nthe link": 9, "error": 7, "from\ncompute": 9,
-           "\nerror": 7}
 
 
 def render(decode: Result, results: Sequence[Result]) -> str:
@@ -45,7 +41,8 @@ def render(decode: Result, results: Sequence[Result]) -> str:
     memory_gb_s = memory_bandwidth(links)
     tables, errors = [], []
     for cases in shapes(decode):
-        table = plain_table(COLUMNS)
+        table = plain_table({"": 25, "measured": 9, "from\nthe link": 9, "error": 7,
+                             "from\ncompute": 9, "\nerror": 7})
         for name, times_us in predictions(cases, reduces, memory_gb_s).items():
             measured_us, by_memory_us, by_compute_us = times_us
             cells = [number(measured_us / 1e3)]
@@ -110,23 +107,20 @@ def predictions(cases: Sequence[Case], reduces: Sequence[Result], memory_gb_s: t
 
 
 def chained_us(reduces: Sequence[Result], algorithm: str, step: Case) -> float | None:
-    """A chained all-reduce of the step's size and type: the fastest variant, the median over runs;
-    None if no run measured it."""
-    key = algorithm, step.size_bytes, step.datatype, "chained"
-    by_run = [[_time_near(case, step) for case in result.cases if is_plain(case)
-               and (case.algorithm, case.size_bytes, case.datatype, case.mode) == key]
-              for result in reduces]
-    fastest = [min(times_us) for times_us in by_run if times_us]
-    return float(np.median(fastest)) if fastest else None
-
-
-def _time_near(case: Case, step: Case) -> float:
-    """The time of the case in the link state with the round trip nearest to the step's."""
+    """A chained all-reduce of the step's size and type, in the state of the link with the round
+    trip nearest to the step's: the fastest variant, the median over runs; None if no run has it."""
     step_ns = step.link_rtt_ns.median if step.link_rtt_ns else 0.0
-    states: list[Case | State] = [case, *case.states]
-    choices = []
-    for state in states:
-        rtt_ns = state.link_rtt_ns.median if state.link_rtt_ns else 0.0
-        distance = float(abs(np.log(rtt_ns / step_ns))) if rtt_ns and step_ns else 0.0
-        choices += [(distance, state.time_us.median)] if state.time_us else []
-    return min(choices)[1]
+    fastest_us = []
+    for result in reduces:
+        times_us = []
+        for case in filter(is_plain, result.cases):
+            if ((case.algorithm, case.mode, case.size_bytes, case.datatype)
+                    == (algorithm, "chained", step.size_bytes, step.datatype)):
+                choices, states = [], list[Case | State]([case, *case.states])
+                for state in states:
+                    trip_ns = state.link_rtt_ns.median if state.link_rtt_ns else 0.0
+                    ratio = trip_ns / step_ns if trip_ns and step_ns else 1.0
+                    choices += [(abs(np.log(ratio)), state.time_us.median)] if state.time_us else []
+                times_us.append(min(choices)[1])
+        fastest_us += [min(times_us)] if times_us else []
+    return float(np.median(fastest_us)) if fastest_us else None

@@ -11,7 +11,7 @@ import pytest
 
 from reports.__main__ import main
 from reports.advice import specs
-from reports.advice.procure_runs import Machine
+from reports.advice.candidates import Machine
 from reports.advice.procure_spec import Requirement, read_spec
 from reports.advice.procurement import evaluate, judge, make_figure
 from reports.imports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
@@ -157,7 +157,7 @@ def test_token_rates_and_their_cost_use_the_advisors_arithmetic(launches):
     """Otherwise a buyer would pay for tokens that the box does not make."""
     procurement = evaluate(spec(launches))
     us, speed = figure(procurement, "16 KiB"), figure(procurement, "70b-q4")
-    step_us = specs.model("llama-3.1-70b").parameters * 4.5 / 8 / 2 / 640e3 + 160 * us.value
+    step_us = specs.MODELS["llama-3.1-70b"].parameters * 4.5 / 8 / 2 / 640e3 + 160 * us.value
     assert speed.value == pytest.approx(1e6 / step_us, rel=1e-4)
     per = figure(procurement, "per tok/s, 70b-q4")
     assert (per.value, per.low, per.high) == pytest.approx((5200 / speed.value, 5200 / speed.high, 5200 / speed.low))

@@ -26,7 +26,7 @@ from reports.tables.sentences import number, size_text
 MOST_STREAMS = 1 << 16
 MARGIN = 1.1  # the arithmetic is too coarse to rank two splits that are closer
 WORLDS = (1, 2, 4, 8)
-RULE_OF_THUMB = {"NVLink or the like": 8, "PCIe, one socket": 4, "PCIe, across sockets": 2}
+RULE_OF_THUMB = {"NVLink or the like": "8", "PCIe, one socket": "4", "PCIe, across sockets": "2"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,24 +95,19 @@ def advise(arguments: argparse.Namespace) -> int:
 
 
 def render(load: Split, runs: Sequence[Result | Imported]) -> str:
-    """The question, a split by tensor over all GPUs, the memory, the other splits, the
-    recommendation and what to check, at most 80 columns."""
+    """The advice on a load, which is a split by tensor over all GPUs; at most 80 columns."""
     splits, n, spare = serving.all_splits(load), load.gpus, load.spare_bytes
     obstacles = [f"{name}: {split.obstacle}." for name, split in splits.items() if split.obstacle]
-    tables = [("GB a GPU, split by tensor over", memory_table(load)),
-              ("", split_table(load, splits))]
-    if n == max(WORLDS):
-        tables.append(link_table(load))
     more = f", {load.tokens_in(spare)} tokens more" if spare > 0 else ""
-    return lay_out(None, [*head(load, runs), *collectives(load)], tables, [
-        *obstacles, *recommendation(load, splits), "",
-        f"Before trusting it, check: the cache (TP {n} leaves {signed(spare / GB)} GB a GPU{more}, "
-        "after 10 % headroom); the topology (bench.doctor: the path between the GPUs, lanes, peer "
-        "access); the latency (chained all-reduces of the engine's own library, captured as the "
-        "engine does)."])
+    return lay_out(None, [*_question(load, runs), *_collectives(load)], _tables(load, splits), [
+        *obstacles, *_recommendation(load, splits), "",
+        f"Before trusting it, check: the cache (TP {n} leaves {_signed(spare / GB)} GB a GPU"
+        f"{more}, after 10 % headroom); the topology (bench.doctor: the path between the GPUs, "
+        "lanes, peer access); the latency (chained all-reduces of the engine's own library, "
+        "captured as the engine does)."])
 
 
-def head(load: Split, runs: Sequence[Result | Imported]) -> list[str]:
+def _question(load: Split, runs: Sequence[Result | Imported]) -> list[str]:
     """The question with all defaults, and the origin of the all-reduce times."""
     gpu, model = load.gpu, load.model
     mixture = (f", {model.top_k} of {model.experts} experts (skew {load.skew:g})"
@@ -130,7 +125,7 @@ def head(load: Split, runs: Sequence[Result | Imported]) -> list[str]:
     return lines
 
 
-def collectives(load: Split) -> list[str]:
+def _collectives(load: Split) -> list[str]:
     """The cache of a token, and the number, the bytes and the time of the all-reduces of a step."""
     n, model, times = load.gpus, load.model, load.times
     room_bytes = load.spare_bytes + load.memory_bytes["KV cache"]
@@ -145,8 +140,7 @@ def collectives(load: Split) -> list[str]:
         f"A step at TP {n} has {calls} all-reduces (2 a layer) of {size:,} B: "
         f"{number(calls * size / 1e6)} MB, each GPU sending 2(n-1)/n = {factor:g} of it: "
         f"{number(factor * calls * size / gb_s / 1e3)} us by bytes alone at {number(gb_s)} GB/s; "
-        f"{calls} x {span_text(each_us, ' us')}{origin} = "
-        f"{number(calls * each_us[0] / 1e3)} ms.")
+        f"{calls} x {_span(each_us, ' us')}{origin} = {number(calls * each_us[0] / 1e3)} ms.")
     if model.experts > 1 and not model.experts % n:
         chunk = min(load.prompt, serving.CHUNK_TOKENS)
         sent, shared = (model.dispatch_bytes(n, chunk / n, once) / 1e6 for once in (False, True))
@@ -159,89 +153,84 @@ def collectives(load: Split) -> list[str]:
     return lines
 
 
-def span_text(span: Span, unit: str = "") -> str:
+def _span(span: Span, unit: str = "") -> str:
     """`33.0 us [31.0 36.0]`; without the interval if it is unknown."""
     value, low, high = span
     return number(value) + unit + (f" [{number(low)} {number(high)}]" if low < high else "")
 
 
-def signed(value: float) -> str:
-    """`number` of a value that may be negative."""
+def _signed(value: float) -> str:
     return "-" * (value < 0) + number(abs(value))
 
 
-def memory_table(load: Split) -> Table:
-    """The memory of a GPU at TP 1 to 8."""
-    splits = [replace(load, kind=TENSOR if world > 1 else ONE, gpus=world) for world in WORLDS]
-    details = {"weights": "", "activations": "",
-               "KV cache": f", {max(load.batch, load.slots)} x {load.context} tokens"}
-    parts = [[part + details[part], *(number(split.memory_bytes[part] / GB) for split in splits)]
-             for part in splits[0].memory_bytes]
-    fits = ["no split" if load.model.heads % split.gpus else "fits" if split.spare_bytes >= 0
-            else "NO" for split in splits]
+def _tables(load: Split, splits: Mapping[str, Split]) -> list[tuple[str, Table]]:
+    """The memory of a GPU at TP 1 to 8, the possible splits, and for 8 GPUs the times by link."""
+    worlds = [replace(load, kind=TENSOR if n > 1 else ONE, gpus=n) for n in WORLDS]
+    memory = plain_table({"": 37} | {str(n): 9 for n in WORLDS})
+    streams = f", {max(load.batch, load.slots)} x {load.context} tokens"
+    for part in load.memory_bytes:
+        memory.add_row(part + streams * (part == "KV cache"),
+                       *(number(split.memory_bytes[part] / GB) for split in worlds))
     limit = f"{number(load.usable_bytes / GB)} GB (90 % of {number(load.gpu.memory_gb)})"
-    return plain_table({"": 37} | {str(world): 9 for world in WORLDS}, [
-        *parts, [f"fits {limit}", *fits],
-        ["GB to spare (- short)", *(signed(split.spare_bytes / GB) for split in splits)]])
-
-
-def split_table(load: Split, splits: Mapping[str, Split]) -> Table:
-    """A row for each possible split: decode and prefill, latency and throughput."""
-    table = plain_table({"": 15, "decode: ms\na token": 10, "tokens/s a\nstream": 20,
+    memory.add_row(f"fits {limit}", *(
+        "no split" if load.model.heads % split.gpus else "fits" if split.spare_bytes >= 0 else "NO"
+        for split in worlds))
+    memory.add_row("GB to spare (- short)", *(_signed(split.spare_bytes / GB) for split in worlds))
+    speed = plain_table({"": 15, "decode: ms\na token": 10, "tokens/s a\nstream": 20,
                          f"tokens/s of\n{load.slots} streams": 12, "prompt:\nms": 9,
                          "tokens/s\nof many": 9})
     for name, split in splits.items():
         if split.obstacle is None:
             step_us, prompt_us, tokens, prompt_tokens = split.figures.values()
-            table.add_row(name, number(step_us[0] / 1e3), span_text(rate(1, step_us)),
+            speed.add_row(name, number(step_us[0] / 1e3), _span(rate(1, step_us)),
                           number(tokens[0]), number(prompt_us[0] / 1e3), number(prompt_tokens[0]))
-    return table
+    tables = [("GB a GPU, split by tensor over", memory), ("", speed)]
+    return [*tables, _link_table(load)] if load.gpus == max(WORLDS) else tables
 
 
-def link_table(load: Split) -> tuple[str, Table]:
+def _link_table(load: Split) -> tuple[str, Table]:
     """TP 1 to 8 by the figures of three links, beside the rule of thumb, and the title."""
-    slot, own = load.gpu.slot, link_between(load.gpu, max(WORLDS)).name
+    slot, own = load.gpu.slot, link_between(load.gpu, load.gpus).name
     links = ("nvlink4" if own == slot else own, slot, "sockets")
     title = f"ms by the figures of {', '.join(links)} and NCCL's latencies"
     if own == slot:
-        title += f"; {max(WORLDS)} {load.gpu.name} have no NVLink"
-    table = plain_table({"": 31} | {str(world): 8 for world in WORLDS} | {"fastest": 7, "rule": 4})
+        title += f"; {load.gpus} {load.gpu.name} have no NVLink"
+    table = plain_table({"": 31} | {str(n): 8 for n in WORLDS} | {"fastest": 7, "rule": 4})
     for (name, rule), link in zip(RULE_OF_THUMB.items(), links, strict=True):
-        splits = [replace(load, times=read_times([], world, LINKS[link]), gpus=world,
-                          kind=TENSOR if world > 1 else ONE)
-                  for world in WORLDS if not load.model.heads % world]
+        splits = {n: replace(load, times=read_times([], n, LINKS[link]), gpus=n,
+                             kind=TENSOR if n > 1 else ONE)
+                  for n in WORLDS if not load.model.heads % n}
         for figure, label in (("step_us", "decode"), ("prompt_us", "prompt")):
-            ms = {split.gpus: split.figures[figure][0] / 1e3 for split in splits}
-            table.add_row(f"{name}, {label}", *(number(ms.get(world)) for world in WORLDS),
-                          str(min(ms, key=lambda world: ms[world])), str(rule))
+            ms = {n: split.figures[figure][0] / 1e3 for n, split in splits.items()}
+            table.add_row(f"{name}, {label}", *(number(ms.get(n)) for n in WORLDS),
+                          str(min(ms, key=lambda n: ms[n])), rule)
     return title, table
 
 
-def recommendation(load: Split, splits: Mapping[str, Split]) -> list[str]:
+def _recommendation(load: Split, splits: Mapping[str, Split]) -> list[str]:
     """The best split for each goal, its margin, and the all-reduce time that changes the answer."""
     others = {OFFLOAD, LARGER} if load.gpus == 1 else {OFFLOAD, LARGER, ONE}
     possible = {name: split for name, split in splits.items()
                 if split.obstacle is None and split.kind not in others}
     if not possible:
-        offload = splits.get(OFFLOAD)
-        speed = ""
+        offload, speed = splits.get(OFFLOAD), ""
         if offload and offload.obstacle is None:
             tokens, *_ = rate(1, offload.figures["step_us"])
             speed = f"; CPU offload gives {number(tokens)} tokens/s"
         return [f"RECOMMENDATION: nothing fits on {load.gpus} x {load.gpu.name}: take more GPUs, "
                 f"a larger card, fewer bits or less context{speed}."]
-    full = dict(at_capacity(*item) for item in possible.items()) if load.context else {}
+    full = dict(_at_capacity(*item) for item in possible.items()) if load.context else {}
     streams = f"{load.batch} stream{'s' * (load.batch > 1)}"
     goals = [(f"Decode, latency of {streams}", possible, "step_us"),
              (f"Decode, throughput of {load.slots} streams", possible, "rate"),
              ("Decode, throughput of as many streams as fit", full, "rate"),
              (f"Prefill, latency of one prompt of {load.prompt}", possible, "prompt_us"),
              ("Prefill, throughput of many", possible, "prompt_rate")]
-    return ["RECOMMENDATION", *(f"{goal}: {best(rivals, figure)}" for goal, rivals, figure in goals
-                                if rivals), *break_even(load, possible)]
+    return ["RECOMMENDATION", *(f"{goal}: {_best(rivals, figure)}" for goal, rivals, figure in goals
+                                if rivals), *_break_even(load, possible)]
 
 
-def at_capacity(name: str, split: Split) -> tuple[str, Split]:
+def _at_capacity(name: str, split: Split) -> tuple[str, Split]:
     """A split with as many streams as fit, at most MOST_STREAMS."""
     streams = max(1, bisect_left(
         range(1, MOST_STREAMS + 1), True,
@@ -249,36 +238,31 @@ def at_capacity(name: str, split: Split) -> tuple[str, Split]:
     return f"{name} with {streams}", replace(split, batch=1, slots=streams)
 
 
-def best(splits: Mapping[str, Split], figure: str) -> str:
-    """The best split by a figure of Split, a time or a rate, and its margin over the next."""
-    spans = {name: split.figures[figure] for name, split in splits.items()}
-    is_rate = figure.endswith("rate")
+def _best(splits: Mapping[str, Split], figure: str) -> str:
+    """The best split by a time or a rate, and its margin over the next."""
+    spans, is_rate = {name: splits[name].figures[figure] for name in splits}, "rate" in figure
     power, scale, unit = (1, 1.0, "tokens/s") if is_rate else (-1, 1e-3, "ms")
     ordered = sorted(spans, key=lambda name: spans[name][0], reverse=is_rate)
-    close = [name for name in ordered if min((spans[ordered[0]] / spans[name])**power) < MARGIN]
+    close = [name for name in ordered if min((spans[ordered[0]] / spans[name]) ** power) < MARGIN]
     first = next((name for name in close if splits[name].kind == REPLICAS), ordered[0])
     answer = f"{first}, {number(spans[first][0] * scale)} {unit}"
     if len(close) > 1:
         equals = " and ".join(name for name in close if name != first)
         answer += f" ({equals} as good, within the precision of this arithmetic)"
-    after = next((name for name in ordered if name not in close), None)
-    if after is None:
-        return f"{answer}."
-    gain = (spans[first] / spans[after]) ** power
-    gain = np.array([gain[0], min(gain), max(gain)])
-    return f"{answer}, {span_text(gain, 'x')} {after}."
+    for after in [name for name in ordered if name not in close][:1]:
+        gain = (spans[first] / spans[after]) ** power
+        answer += f", {_span(np.array([gain[0], min(gain), max(gain)]), 'x')} {after}"
+    return f"{answer}."
 
 
-def break_even(load: Split, splits: Mapping[str, Split]) -> list[str]:
+def _break_even(load: Split, splits: Mapping[str, Split]) -> list[str]:
     """The all-reduce time at which TP and the best other split decode equally fast."""
     steps_us = {name: split.figures["step_us"][0] for name, split in splits.items()}
-    tensor = f"TP {load.gpus}"
+    tensor, size = f"TP {load.gpus}", load.model.all_reduce_bytes(load.batch)
     tensor_us = steps_us.pop(tensor, None)
     if tensor_us is None or not steps_us:
         return []
-    other = min(steps_us, key=lambda name: steps_us[name])
-    size = load.model.all_reduce_bytes(load.batch)
-    each_us = load.times(size)
+    other, each_us = min(steps_us, key=lambda name: steps_us[name]), load.times(size)
     even_us = each_us[0] + (steps_us[other] - tensor_us) / load.model.all_reduces
     if even_us <= 0:
         return [f"No all-reduce is fast enough for {tensor} to win the latency of decode."]
@@ -286,4 +270,4 @@ def break_even(load: Split, splits: Mapping[str, Split]) -> list[str]:
     distance = f"{factor:.1f} times below" if factor > 1 else f"{1 / factor:.1f} times above"
     return [f"In the latency of decode {tensor} and {other} break even if an all-reduce of "
             f"{size_text(size)} takes {number(even_us)} us; here it takes "
-            f"{span_text(each_us, ' us')}, {distance} that."]
+            f"{_span(each_us, ' us')}, {distance} that."]

@@ -1,27 +1,94 @@
-"""The measurements of a candidate from its runs and imported logs: one value per launch."""
+"""SPEC.toml of `procure`, and the measurements of its candidates: a figure has a value a launch."""
 
+import datetime
 import glob
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from reports.advice.procure_spec import Candidate, Key, Spec
-from reports.advice.reduce_times import Times, gpus_of, read_times, warnings
+import msgspec
+
+from reports.advice.reduce_times import gpus_of, read_times, warnings
 from reports.advice.serving import Split
-from reports.advice.specs import BITS, GPUS, LINKS, MODELS
+from reports.advice.specs import BITS, GPUS, LINKS, MODELS, close_names, convert
 from reports.imports.imported import Imported, read_imported
 from reports.store.case import find_states
-from reports.store.result import ResultError, is_imported, read
+from reports.store.foreign import printable_in
+from reports.store.result import ResultError, content_of, is_imported, read
 from reports.store.schema import Result
 from reports.store.stats import STATE_RATIO
 from reports.tables.rows import default_rows
 from reports.tables.sentences import number
 
+SCALES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+# The forms of a requirement by the unit of its limit.
+FORMS = {"us": r"(\d{1,9})([KMG]?) *<= *(\d{1,12}(?:\.\d+)?) *us",
+         "GB/s": r"(\d{1,9})([KMG]?) *>= *(\d{1,12}(?:\.\d+)?) *GB/s",
+         "tok/s": r"(\S+)() *>= *(\d{1,12}(?:\.\d+)?) *tok/s"}
 # The first method of any launch counts. A token waits for dependent calls, as a chain does.
 METHODS = "ours, chained", "ours, isolated", "library, chained", "library, isolated"
 DOES_NOT_FIT = "does not fit"
+
+Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e15)]
+Currency = Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")]  # ISO 4217
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
+Key = tuple[str, int | str]  # a figure: ("us", bytes), ("GB/s", bytes) or ("tok/s", model name)
+
+
+class Table(msgspec.Struct, forbid_unknown_fields=True):
+    """A table of the spec, which refuses unknown keys."""
+
+
+class Electricity(Table):
+    price_per_kwh: Positive
+    currency: Currency
+
+
+class Price(Table):
+    amount: Positive
+    currency: Currency
+    date: datetime.date
+
+
+class Model(Table):
+    """A model and its weights, named as in `advise`; one stream has `context` cached tokens."""
+
+    model: str
+    weights: str
+    context: Annotated[int, msgspec.Meta(ge=0, le=10**7)] = 4096
+
+
+class Candidate(Table):
+    """A machine: its GPUs and its runs (paths and globs, in the file relative to it). `power_w` is
+    the power of all GPUs in watts; None stands for the data sheet."""
+
+    gpu: str
+    gpus: Annotated[int, msgspec.Meta(ge=2, le=1024)]
+    price: Price
+    runs: list[str] = []
+    power_w: Positive | None = None
+
+
+class Spec(Table):
+    """The whole file. `read_spec` converts each candidate, so that an error can name it."""
+
+    candidates: Annotated[dict[Name, Any], msgspec.Meta(min_length=1)]
+    electricity: Electricity
+    hours_per_year: Annotated[float, msgspec.Meta(gt=0, le=8784)]
+    lifetime_years: Positive
+    models: dict[Name, Model] = {}
+    requirements: list[str] = []
+
+
+class Requirement(NamedTuple):
+    """A line of `requirements`; `limit` is the most for a time, the least for other figures."""
+
+    text: str
+    key: Key
+    limit: float
 
 
 @dataclass
@@ -81,21 +148,53 @@ class Machine:
     @property
     def runs_text(self) -> str:
         """`6`, `2 imported`."""
-        has_logs_alone = self.logs and not self.launches
-        return f"{len(self.logs)} imported" if has_logs_alone else str(len(self.launches))
+        n_launches, n_logs = len(self.launches), len(self.logs)
+        return str(n_launches) if n_launches or not n_logs else f"{n_logs} imported"
 
     @property
     def run_ids(self) -> list[str]:
-        return [*(launch.run.run_id for launch in self.launches),
-                *(log.run.run_id for log in self.logs)]
+        return [run.run.run_id for run in self.launches] + [log.run.run_id for log in self.logs]
 
 
-def measure(name: str, candidate: Candidate, spec: Spec) -> Machine:
-    """Reads the runs of a candidate. Raises ResultError without runs, and for runs of several kinds
-    of machine."""
-    machine, gpu, gpus = _read_runs(name, candidate), GPUS.find(candidate.gpu), candidate.gpus
+def read_spec(path: Path) -> tuple[Spec, dict[str, Machine], list[Requirement]]:
+    """The spec, its candidates by name, and its requirements. Raises ResultError."""
+    try:
+        tables = printable_in(msgspec.toml.decode(content_of(path, most_bytes=1 << 20)))
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise ResultError(f"{path} is not TOML ({error})") from error
+    fields = {name for table in Table.__subclasses__() for name in table.__struct_fields__}
+    spec = convert(tables, Spec, str(path), fields)
+    machines = {name: Machine(name, convert(table, Candidate, f"{path}, candidate {name}", fields))
+                for name, table in spec.candidates.items()}
+    for model in spec.models.values():
+        MODELS.find(model.model)
+        BITS.find(model.weights)
+    for machine in machines.values():
+        GPUS.find(machine.candidate.gpu)
+        machine.candidate.runs = [str(path.parent / run) for run in machine.candidate.runs]
+    requirements = []
+    for text in spec.requirements:
+        unit = next((unit for unit in FORMS if text.strip().endswith(unit)), "us")
+        match = re.fullmatch(FORMS[unit], text.strip())
+        if match is None or float(match[3]) <= 0:
+            raise ResultError(f"{path}: the requirement {text!r} has none of the three forms: "
+                              "16K <= 8 us, 32M >= 50 GB/s (busbw), MODEL >= 25 tok/s")
+        name, scale, limit = match.groups()
+        if unit == "tok/s" and name not in spec.models:
+            hint = close_names(name, spec.models)
+            raise ResultError(f"{path}: [models] lacks the model of {text!r}; {hint}".rstrip("; "))
+        label = name if unit == "tok/s" else int(name) * SCALES[scale]
+        requirements.append(Requirement(text, (unit, label), float(limit)))
+    return spec, machines, requirements
+
+
+def measure(machine: Machine, spec: Spec) -> None:
+    """Reads the runs of a candidate and adds its samples. Raises ResultError without runs, and for
+    runs of several kinds of machine."""
+    read_runs(machine)
     _sample_launches(machine)
-    link, all_times, notes = LINKS[gpu.slot], list[Times](), dict[str, str]()
+    gpu, gpus, samples = GPUS.find(machine.candidate.gpu), machine.candidate.gpus, machine.samples
+    link, all_times, notes = LINKS[gpu.slot], [], dict[str, str]()
     runs: Sequence[Result | Imported] = machine.launches or machine.logs
     for run in runs:
         try:
@@ -107,7 +206,12 @@ def measure(name: str, candidate: Candidate, spec: Spec) -> Machine:
             continue
         all_times.append(times)
         if isinstance(run, Imported):
-            _sample_log(run, times, machine)
+            figures: dict[Key, float] = {("us", size): us for size, (us, *_) in times.spans.items()}
+            for case in sorted(run.cases, key=lambda case: case.in_place):
+                if case.size_bytes in times.spans and case.bus_bw_gb_s and not case.suspect:
+                    figures.setdefault(("GB/s", case.size_bytes), case.bus_bw_gb_s)
+            for key, value in figures.items():
+                samples.setdefault(key, ("imported", []))[1].append(value)
         if spec.models or not machine.launches:
             # Launches that differ only in the figures share a warning.
             notes |= {warning.partition(", and ")[0]: warning.rstrip(".")
@@ -118,16 +222,17 @@ def measure(name: str, candidate: Candidate, spec: Spec) -> Machine:
         split = Split(model, gpu, gpus, named.weights, model.parameters * bits / 8,
                       read_times([], gpus, link), named.context)
         if split.spare_bytes < 0:
-            machine.samples["tok/s", label] = DOES_NOT_FIT, []
+            samples["tok/s", label] = DOES_NOT_FIT, []
         elif all_times:
-            machine.samples["tok/s", label] = "arithmetic", [
-                replace(split, times=times).figures["rate"][0] for times in all_times]
-    return machine
+            speeds = [replace(split, times=times).figures["rate"][0] for times in all_times]
+            samples["tok/s", label] = "arithmetic", speeds
 
 
-def _read_runs(name: str, candidate: Candidate) -> Machine:
-    machine, gpus, runs = Machine(name, candidate), candidate.gpus, dict[str, Result | Imported]()
-    for path in candidate.runs:
+def read_runs(machine: Machine) -> None:
+    """Sorts the launches and the logs of all-reduces into `machine`, each once."""
+    name, gpus, notes = machine.name, machine.candidate.gpus, machine.notes
+    runs: dict[str, Result | Imported] = {}
+    for path in machine.candidate.runs:
         pattern = f"{glob.escape(path)}/*.jsonl" if Path(path).is_dir() else path
         files = sorted(map(Path, glob.glob(pattern)))
         if not files:
@@ -135,21 +240,21 @@ def _read_runs(name: str, candidate: Candidate) -> Machine:
         for file in files:
             run = read_imported(file) if is_imported(file) else read(file)
             if runs.setdefault(run.run.run_id, run) is not run:
-                machine.notes.append(f"{file.name} repeats the run {run.run.run_id}: left out")
+                notes.append(f"{file.name} repeats the run {run.run.run_id}: left out")
     for run_id, run in runs.items():
         size = run.run.world["size"]
         if isinstance(run, Imported):
             if size not in (None, gpus):
-                machine.notes.append(f"{run_id}, imported, has {size} ranks and not {gpus}")
+                notes.append(f"{run_id}, imported, has {size} ranks and not {gpus}")
             elif any(case.collective == "all_reduce" for case in run.cases):
                 machine.logs.append(run)
             continue
         if any(case.n_wrong for case in run.cases):
             machine.wrong.append(f"wrong results in {run_id}")
         if not run.complete:
-            machine.notes.append(f"{run_id} is incomplete: left out")
+            notes.append(f"{run_id} is incomplete: left out")
         elif run.run.world.get("slowed_percent"):
-            machine.notes.append(f"{run_id} is slowed on purpose: left out")
+            notes.append(f"{run_id} is slowed on purpose: left out")
         elif run.run.benchmark == "allreduce" and size != gpus:
             raise ResultError(f"candidate {name} has {gpus} GPUs and its run {run_id} {size} ranks")
         elif run.run.benchmark == "allreduce":
@@ -161,11 +266,9 @@ def _read_runs(name: str, candidate: Candidate) -> Machine:
     if len(kinds) > 1:
         raise ResultError(f"candidate {name} is one kind of machine, and its runs come from "
                           f"{' and from '.join(sorted(kinds))}")
-    return machine
 
 
 def _sample_launches(machine: Machine) -> None:
-    """Adds the samples, by the first of METHODS that any launch has, and differences as notes."""
     by_method: dict[Key, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     trips_ns = []
     for launch in machine.launches:
@@ -193,15 +296,5 @@ def _sample_launches(machine: Machine) -> None:
             f"the link changed its state between launches (flag round trip {min(trips_ns):.0f} to "
             f"{max(trips_ns):.0f} ns), which widens the intervals")
     if machine.launches and machine.logs:
-        machine.notes.append(f"imported logs, {len(machine.logs)}, beside its own launches: "
-                             "ignored")
-
-
-def _sample_log(log: Imported, times: Times, machine: Machine) -> None:
-    """Adds the printed figures, out of place first."""
-    figures: dict[Key, float] = {("us", size): us for size, (us, *_) in times.spans.items()}
-    for case in sorted(log.cases, key=lambda case: case.in_place):
-        if case.size_bytes in times.spans and case.bus_bw_gb_s and not case.suspect:
-            figures.setdefault(("GB/s", case.size_bytes), case.bus_bw_gb_s)
-    for key, value in figures.items():
-        machine.samples.setdefault(key, ("imported", []))[1].append(value)
+        n_logs = len(machine.logs)
+        machine.notes.append(f"imported logs, {n_logs}, beside its own launches: ignored")

@@ -19,11 +19,12 @@ import pandas as pd
 from rich.table import Table
 from scipy.special import stdtrit
 
-from reports.advice.candidates import DOES_NOT_FIT, Figure, Judgement, Machine, measure
-from reports.advice.procure_spec import FORMS, Key, Requirement, Spec, read_spec
+from reports.advice import candidates
+from reports.advice.candidates import Figure, Judgement, Key, Machine, Requirement, Spec
 from reports.advice.reduce_times import other_hardware
 from reports.advice.specs import GPUS
 from reports.store.foreign import printable, spreadsheet_cell
+from reports.store.result import ResultError
 from reports.store.writing import write_named
 from reports.tables import templates
 from reports.tables.console import lay_out
@@ -50,15 +51,15 @@ class Procurement:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("spec", metavar="SPEC.toml", type=Path,
-                        help="candidates, prices and requirements; docs/buy.md has an example")
-    parser.add_argument("runs", metavar="RUN", nargs="*",
-                        help="NAME=RUN: another run, folder or quoted glob of that candidate; RUN "
-                        "alone if there is one candidate")
-    parser.add_argument("--candidate", metavar="NAME", help="show and judge only this one")
-    parser.add_argument("--html", metavar="FILE", type=Path, help="also write a page")
-    parser.add_argument("--csv", metavar="FILE", type=Path,
-                        help="also write a row for each candidate")
+    add = parser.add_argument
+    add("spec", metavar="SPEC.toml", type=Path,
+        help="candidates, prices and requirements; docs/buy.md has an example")
+    add("runs", metavar="RUN", nargs="*",
+        help="NAME=RUN: another run, folder or quoted glob of that candidate; RUN alone if there "
+        "is one candidate")
+    add("--candidate", metavar="NAME", help="show and judge only this one")
+    add("--html", metavar="FILE", type=Path, help="also write a page")
+    add("--csv", metavar="FILE", type=Path, help="also write a row for each candidate")
     parser.epilog = (f"{parser.epilog}; exit status: 0 every requirement passes, 1 one fails, 2 "
                      "the command line, the spec or a run is unusable, 3 one is undecided")
 
@@ -75,8 +76,8 @@ def procure(arguments: argparse.Namespace) -> int:
         for option in ("candidate", "html", "csv"):
             value = getattr(arguments, option)
             words += [f"--{option}", getattr(value, "name", value)] if value else []
-        page = templates.render("procure.html", procurement=procurement,
-                                command=printable(shlex.join(words)))
+        command = printable(shlex.join(words))
+        page = templates.render("procure.html", procurement=procurement, command=command)
         write_named(arguments.html, page.encode())
     if arguments.csv:
         write_named(arguments.csv, as_csv(procurement).encode())
@@ -93,15 +94,14 @@ def as_text(procurement: Procurement) -> str:
         table.add_column("", overflow="fold", max_width=20)
         for machine in machines:
             table.add_column(machine.name, justify="right", overflow="fold", max_width=14)
-            reasons += [f"{machine.name}, {judgement.requirement}: {judgement.verdict}, "
-                        f"{judgement.reason}" for judgement in machine.judgements]
+            reasons += [f"{machine.name}, {requirement}: {verdict}, {reason}"
+                        for requirement, verdict, reason in machine.judgements]
         table.add_row("launches", *(machine.runs_text for machine in machines))
         for judgements in zip(*(machine.judgements for machine in machines), strict=True):
             table.add_row(judgements[0].requirement, *(each.verdict for each in judgements))
         for figures in zip(*(machine.figures for machine in machines), strict=True):
-            table.add_row(figures[0].label, *(
-                "\n".join(filter(None, [figure.text, figure.interval, figure.note]))
-                for figure in figures))
+            cells = ([each.text, each.interval, each.note] for each in figures)
+            table.add_row(figures[0].label, *("\n".join(filter(None, cell)) for cell in cells))
         tables.append(("", table))
     return lay_out(None, [procurement.headline], tables, [*reasons, *procurement.sentences])
 
@@ -128,15 +128,25 @@ def evaluate(path: Path, runs: Sequence[str] = (), only: str | None = None) -> P
     """Judges the candidates of the spec at `path`, or `only` one. Each of `runs` is NAME=RUN, which
     adds a run, folder or glob to a candidate, or RUN if there is one candidate. Raises ResultError
     for an unusable spec or run."""
-    spec, candidates, requirements = read_spec(path, runs, only)
+    spec, by_name, requirements = candidates.read_spec(path)
+    if only is not None:
+        if only not in by_name:
+            raise ResultError(f"{path} has no candidate {only}: it has {', '.join(by_name)}")
+        by_name = {only: by_name[only]}
+    for run in runs:
+        names = [name for name in by_name if run.startswith(f"{name}=")]
+        if not names and len(by_name) > 1:
+            raise ResultError(f"{run}: which candidate? Use NAME={run} with NAME one of "
+                              f"{', '.join(by_name)}")
+        name = max(names or by_name, key=len)
+        by_name[name].candidate.runs.append(run.removeprefix(f"{name}="))
     keys = [*SHOWN, *(("tok/s", name) for name in spec.models),
             *(requirement.key for requirement in requirements)]
-    keys = sorted(dict.fromkeys(keys), key=lambda key: list(FORMS).index(key[0]))
-    n_verdicts = len(requirements) * len(candidates)
-    confidence = 1 - 2 * FAMILY_P / max(n_verdicts, 1)
-    machines = [measure(name, candidate, spec) for name, candidate in candidates.items()]
-    verdicts = Counter[str]()
+    keys = sorted(dict.fromkeys(keys), key=lambda key: list(candidates.FORMS).index(key[0]))
+    machines, n_verdicts = list(by_name.values()), len(requirements) * len(by_name)
+    confidence, verdicts = 1 - 2 * FAMILY_P / max(n_verdicts, 1), Counter[str]()
     for machine in machines:
+        candidates.measure(machine, spec)
         figures = {key: make_figure(key, machine, confidence) for key in keys}
         machine.judgements = [judge(requirement, figures[requirement.key], machine, confidence)
                               for requirement in requirements]
@@ -155,9 +165,9 @@ def make_figure(key: Key, machine: Machine, confidence: float) -> Figure:
     unit, label = key
     name = label if isinstance(label, str) else size_text(label) + " busbw" * (unit == "GB/s")
     note, values = machine.samples.get(key, ("not in its runs", []))
-    figure = Figure(name, unit, values=values, note=note)
+    figure, n = Figure(name, unit, values=values, note=note), len(values)
     if values:
-        logs, n = np.log(values), len(values)
+        logs = np.log(values)
         mean = float(np.mean(logs))
         figure.value = float(np.exp(mean))
         if machine.launches and n >= LEAST_LAUNCHES:
@@ -169,29 +179,26 @@ def make_figure(key: Key, machine: Machine, confidence: float) -> Figure:
 def _money(machine: Machine, spec: Spec, figures: dict[Key, Figure]) -> list[Figure]:
     """The price, the power, and the costs of each model's tokens."""
     candidate, price = machine.candidate, machine.candidate.price
-    # The median over the blocks of a launch that have the power of all GPUs, then over launches.
-    power_w = [np.median(sums) for sums in (
-        [sum(gpu["power_w"] for gpu in block.gpus) for block in launch.blocks if block.gpus
-         and all(isinstance(gpu.get("power_w"), float) for gpu in block.gpus)]
-        for launch in machine.launches) if sums]
-    watts = (float(np.median(power_w)) if power_w else
-             candidate.power_w or candidate.gpus * GPUS.find(candidate.gpu).tdp_w)
+    # The median over the blocks with the power of all GPUs, then over launches.
+    sums = [[sum(gpu["power_w"] for gpu in block.gpus) for block in launch.blocks if block.gpus
+             and all(isinstance(gpu.get("power_w"), float) for gpu in block.gpus)]
+            for launch in machine.launches]
+    medians = [np.median(of_launch) for of_launch in sums if of_launch]
+    data_sheet_w = candidate.power_w or candidate.gpus * GPUS.find(candidate.gpu).tdp_w
+    power_w = float(np.median(medians)) if medians else data_sheet_w
     money = [Figure("price", "", price.currency, value=price.amount, note=price.date.isoformat()),
-             Figure("power of the GPUs", "W", value=watts,
-                    note="measured" if power_w else "data sheet")]
+             Figure("power of the GPUs", "W", value=power_w,
+                    note="measured" if medians else "data sheet")]
     hourly = (price.amount / (spec.hours_per_year * spec.lifetime_years)
-              + watts / 1e3 * spec.electricity.price_per_kwh)
+              + power_w / 1e3 * spec.electricity.price_per_kwh)
     is_payable = spec.electricity.currency == price.currency
-    for model, (name, amount) in product(spec.models, (
-            ("per tok/s, ", price.amount), (PER_MILLION, hourly / 3600 * 1e6))):
-        speed, cost = figures["tok/s", model], Figure(name + model, "", price.currency)
-        if name == PER_MILLION and not is_payable:
-            cost.note = "electricity is in another currency"
-        else:  # the fastest speed gives the lowest cost
-            cost.values, cost.note = speed.values, speed.note
-            cost.value, cost.high, cost.low = (
-                amount / end if end else None for end in (speed.value, speed.low, speed.high))
-        money.append(cost)
+    amounts = {"per tok/s, ": price.amount, PER_MILLION: hourly / 3600 * 1e6 * is_payable}
+    for model, (name, amount) in product(spec.models, amounts.items()):
+        speed = figures["tok/s", model]  # the fastest speed gives the lowest cost
+        value, high, low = (amount / end if amount and end else None
+                            for end in (speed.value, speed.low, speed.high))
+        note = speed.note if amount else "electricity is in another currency"
+        money.append(Figure(name + model, "", price.currency, speed.values, value, low, high, note))
     return money
 
 
@@ -199,11 +206,11 @@ def judge(requirement: Requirement, figure: Figure, machine: Machine,
           confidence: float) -> Judgement:
     """PASS if the whole interval meets the requirement; FAIL if all of it misses it, or if a result
     was wrong."""
-    verdict, reason, n = "UNDECIDED", "", len(figure.values)
+    verdict, n = "UNDECIDED", len(figure.values)
     hardware = other_hardware(machine.launches, GPUS.find(machine.candidate.gpu))
     if machine.wrong:
         verdict, reason = "FAIL", "; ".join(machine.wrong)
-    elif figure.note == DOES_NOT_FIT:
+    elif figure.note == candidates.DOES_NOT_FIT:
         verdict, reason = "FAIL", "the model does not fit into the GPUs' memory"
     elif figure.value is None:
         reason = figure.note
@@ -223,45 +230,38 @@ def judge(requirement: Requirement, figure: Figure, machine: Machine,
         if low_meets == high_meets:
             verdict = "PASS" if low_meets else "FAIL"
         else:
-            needed = _launches_needed(figure.values, limit, confidence)
-            reason += (f"; about {needed} would settle it" if needed
-                       else f"; {MOST_LAUNCHES} would not settle it")
+            reason += f"; {_launches_needed(figure.values, limit, confidence)} settle it"
     return Judgement(requirement.text, verdict, reason)
 
 
-def _launches_needed(values: Sequence[float], limit: float, confidence: float) -> int | None:
-    """The least number of such launches with an interval that excludes `limit` four times in five;
-    None above MOST_LAUNCHES."""
+def _launches_needed(values: Sequence[float], limit: float, confidence: float) -> str:
+    """`about 12 would`: the least number of such launches with an interval that excludes `limit`
+    four times in five."""
     logs = np.log(values)
     n = np.unique(np.geomspace(len(values) + 1, MOST_LAUNCHES, 300).astype(int))
     quantiles = stdtrit(n - 1, (1 + confidence) / 2) + stdtrit(n - 1, POWER)
     reach = quantiles * np.std(logs, ddof=1) / np.sqrt(n)
     enough = n[reach <= abs(np.mean(logs) - np.log(limit))]
-    return int(enough[0]) if len(enough) else None
+    return f"about {enough[0]} would" if len(enough) else f"{MOST_LAUNCHES} would not"
 
 
 def _method(spec: Spec, n_verdicts: int, confidence: float) -> list[str]:
     """How the figures, the verdicts and the costs are computed."""
-    sentences = [
+    return [
         f"Figures are geometric means over launches, with Student's intervals at {confidence:.2%} "
         f"from {LEAST_LAUNCHES} launches on.",
         "us: an all-reduce, per call of a chain of dependent calls (isolated: a single call and "
         "the reading of its result). busbw: as in nccl-tests, of the collective alone; GB = 1e9 "
-        "bytes."]
-    if n_verdicts:
-        sentences.append(
-            "PASS: the whole interval meets the requirement; FAIL: all of it misses it. The chance "
-            f"that any of the {n_verdicts} verdicts is wrong is at most {FAMILY_P:.1%} "
-            "(Bonferroni).")
-    if spec.models:
-        sentences.append(
-            f"Money: price over {spec.lifetime_years:g} years of {spec.hours_per_year:g} h, and "
-            f"{spec.electricity.price_per_kwh:g} {spec.electricity.currency} a kWh for the power "
-            "of the GPUs, without the host.")
-    return sentences + [
-        f"{name}: {model.model}, {model.weights}, one stream with {model.context} tokens cached, "
-        "split by tensor over all GPUs: the arithmetic of advise from data sheets and the measured "
-        "all-reduce." for name, model in spec.models.items()]
+        "bytes.",
+        *["PASS: the whole interval meets the requirement; FAIL: all of it misses it. The chance "
+          f"that any of the {n_verdicts} verdicts is wrong is at most {FAMILY_P:.1%} (Bonferroni)."
+          ] * (n_verdicts > 0),
+        *[f"Money: price over {spec.lifetime_years:g} years of {spec.hours_per_year:g} h, and "
+          f"{spec.electricity.price_per_kwh:g} {spec.electricity.currency} a kWh for the power "
+          "of the GPUs, without the host."] * bool(spec.models),
+        *(f"{name}: {model.model}, {model.weights}, one stream with {model.context} tokens cached, "
+          "split by tensor over all GPUs: the arithmetic of advise from data sheets and the "
+          "measured all-reduce." for name, model in spec.models.items())]
 
 
 def _ranking(spec: Spec, machines: Sequence[Machine]) -> list[str]:
@@ -273,9 +273,8 @@ def _ranking(spec: Spec, machines: Sequence[Machine]) -> list[str]:
                          "candidates in different currencies are not ranked against each other.")
     for model, currency in product(spec.models, currencies):
         costs = [(figure.value or 0.0, figure.low or 0.0, figure.high, machine.name)
-                 for machine in machines for figure in machine.figures
-                 if (figure.name, figure.currency) == (f"{PER_MILLION}{model}", currency)
-                 and figure.high is not None]
+                 for machine in machines for figure in machine.figures if figure.high is not None
+                 and (figure.name, figure.currency) == (f"{PER_MILLION}{model}", currency)]
         words, highest = "", 0.0
         for _, low, high, name in sorted(costs):
             joint = ", then " if low > highest else " or (intervals overlap) "

@@ -1,9 +1,7 @@
 """All-reduce times by message size: from runs, from an imported log or from a link's figures.
 
 Up to 512 KiB the time is the mean of a chain of dependent calls, which a decode step pays; above
-it, a single call and the reading of its result (`total_us`). `auto` counts if all runs have it,
-otherwise the library, in the faster variant. Fits predict the sizes that no run measured.
-"""
+it, a single call and the reading of its result (`total_us`)."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -41,11 +39,9 @@ def wire_factor(gpus: int) -> float:
 
 @dataclass
 class Times:
-    """All-reduce times over `gpus` ranks; call it with a message size in bytes.
-
-    `spans` has the measured times in microseconds by size; `fits` predict other sizes. Without
-    `spans`, all times come from `link`. `source` describes the origin in one line.
-    """
+    """All-reduce times over `gpus` ranks; call it with a message size in bytes for microseconds.
+    `spans` has the measured times by size; `fits` predict other sizes. Without `spans`, all times
+    come from `link`. `source` describes the origin in one line."""
 
     gpus: int
     source: str
@@ -55,16 +51,12 @@ class Times:
     notes: Sequence[str] = ()
 
     def __call__(self, size_bytes: float) -> Span:
-        """Microseconds, with an interval."""
         return self.look_up(size_bytes)[0]
 
     def look_up(self, size_bytes: float) -> tuple[Span, str]:
-        """The time, and a suffix that names its origin if it was not measured at this size.
-
-        Without a fit, times are linear between sizes, in logarithms, and constant below the
-        smallest. Beyond the largest they grow with the bytes; if the largest is too small to
-        show a bandwidth, the bytes beyond it take the time of the link.
-        """
+        """The time, and a suffix that names its origin if it was not measured at this size. Without
+        a fit, times are linear between sizes, in logarithms, and constant below the smallest.
+        Beyond the largest they grow with the bytes, by the link if the largest is below 1 MiB."""
         if not self.spans:  # a ring in NCCL's cost model: base + 2 (n-1) steps + bytes sent
             steps_us = 2 * (self.gpus - 1) * self.link.step_us
             sent_bytes = wire_factor(self.gpus) * size_bytes
@@ -167,8 +159,8 @@ def is_plain(case: Case) -> bool:
 
 def _best(launches: Sequence[Sequence[Case]]) -> dict[int, tuple[Span, list[Case]]]:
     """By size, the time over the launches and a case of each: in the mode that fits the size if
-    all launches have it, of the variant with the lowest median. Sizes that a launch lacks are left
-    out. One launch has its own interval, six and more have the median's, fewer have the range."""
+    all launches have it, of the variant with the lowest median. One launch has its own interval,
+    six and more have the median's, fewer have the range."""
     groups: dict[tuple[int, bool, str], dict[int, Case]] = defaultdict(dict)
     for launch, cases in enumerate(launches):
         for case in cases:

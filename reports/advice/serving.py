@@ -1,10 +1,7 @@
 """The ways to serve a model with GPUs: whether they fit, their latency and their throughput.
 
 A decode step follows the roofline model (Williams, Waterman and Patterson, CACM 52:4, 2009) plus
-communication, none of it hidden. A step reads the weights and the cached keys and values once at
-memory bandwidth, or multiplies at the peak rate, whichever takes longer. Data sheets give peaks, so
-times are lower bounds.
-"""
+communication, none of it hidden. Data sheets give peaks, so times are lower bounds."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,13 +27,11 @@ def rate(tokens: float, us: Span) -> Span:
 
 @dataclass(frozen=True)
 class Split:
-    """A model and its load on `gpus` GPUs, which share the work by `kind`; one GPU, or an offload
-    to host memory, uses one. Times are in microseconds, rates in tokens per second.
+    """A model and its load on `gpus` GPUs, which share the work by `kind`; rates are in tokens/s.
 
     Each stream has `context` cached tokens. Latency is for `batch` streams, throughput for `slots`
     streams. `skew` is the load of the busiest rank of an expert split over the mean load. `times`
-    gives the time of an all-reduce by its bytes.
-    """
+    gives the time of an all-reduce by its bytes."""
 
     model: specs.Model
     gpu: specs.Gpu
@@ -197,9 +192,8 @@ class Split:
 
 
 def all_splits(split: Split) -> dict[str, Split]:
-    """Every way to serve this load on these GPUs by name. If one GPU cannot hold the model, the
-    last ones are an offload to host memory and, if `specs.toml` has one, the smallest larger GPU
-    that can."""
+    """Every way to serve this load by name. If one GPU cannot hold the model, the last ones are an
+    offload to host memory and, if `specs.toml` has one, the smallest larger GPU that can."""
     n, one = split.gpus, replace(split, kind=ONE, gpus=1)
     kinds = {f"TP {n}": TENSOR, f"PP {n}": PIPELINE, f"{n} replicas": REPLICAS} if n > 1 else {}
     if n > 1 and split.model.experts > 1:

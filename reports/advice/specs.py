@@ -25,11 +25,8 @@ Spec = TypeVar("Spec")
 
 class Model(msgspec.Struct, kw_only=True):
     """A transformer by the fields of its config.json on Hugging Face; a dense model has one expert.
-
-    `hidden`, `head_dim` and `intermediate` count elements; a token uses `top_k` of `experts`.
     `kv_layers` of the layers cache keys and values. `parameters` is the published number if the
-    other fields do not determine it.
-    """
+    other fields do not determine it."""
 
     name: str = ""
     layers: Count = msgspec.field(name="num_hidden_layers")
@@ -95,10 +92,8 @@ class Model(msgspec.Struct, kw_only=True):
 
     def dispatch_bytes(self, gpus: int, tokens: float, shared: bool = False) -> float:
         """Bytes that a rank sends to experts on other ranks, without skew; combine returns as many.
-
         A token sends top_k x (n-1)/n copies. With `shared` it sends one copy to each rank that has
-        at least one of its experts: (n-1) x (1 - C(E - E/n, k) / C(E, k)).
-        """
+        at least one of its experts: (n-1) x (1 - C(E - E/n, k) / C(E, k))."""
         copies = self.top_k * (gpus - 1) / gpus
         if shared:
             others = self.experts - self.experts // gpus
@@ -194,17 +189,15 @@ def model_of(path: Path) -> Model:
         raw = raw["text_config"] if isinstance(raw.get("text_config"), dict) else raw
         raw = {field: value for field, value in raw.items() if value is not None}
     model = convert(raw, Model, str(path))
-    problems = {
-        **{f"{field}: the formulas do not cover such attention or experts": raw.get(field)
-           for field in UNSUPPORTED},
+    heads, kv_heads = model.heads, model.kv_heads
+    problems = {f"{field}: the formulas do not cover such attention or experts": raw.get(field)
+                for field in UNSUPPORTED} | {
         "no moe_intermediate_size or intermediate_size": not model.intermediate,
         "experts but no num_experts_per_tok":
             model.experts > 1 and "num_experts_per_tok" not in raw,
-        f"{model.heads} heads, no multiple of its {model.kv_heads} KV heads":
-            model.heads % model.kv_heads,
+        f"{heads} heads, no multiple of its {kv_heads} KV heads": heads % kv_heads,
         "more experts for a token than experts": model.top_k > model.experts}
-    for problem, is_there in problems.items():
-        if is_there:
-            raise ResultError(f"{path} has {problem}")
+    for problem in filter(problems.get, problems):
+        raise ResultError(f"{path} has {problem}")
     model.name = printable(path.parent.name or path.name)
     return model

@@ -11,8 +11,7 @@ import pytest
 
 from reports.__main__ import main
 from reports.advice import specs
-from reports.advice.candidates import Machine
-from reports.advice.procure_spec import Requirement, read_spec
+from reports.advice.candidates import Machine, Requirement, read_spec
 from reports.advice.procurement import evaluate, judge, make_figure
 from reports.imports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
 from reports.store.schema import End
@@ -145,7 +144,7 @@ def test_error_rates_at_the_limit_are_no_higher_than_stated(tmp_path):
     """Otherwise a page with ten requirements would pass or fail one by chance in half of the cases."""
     rng, times, m = np.random.default_rng(1), 3000, 10
     requirement = Requirement("16K <= 8 us", ("us", 16384), 8.0)
-    wrong, launch, box = 0, write_run(tmp_path), read_spec(spec(tmp_path))[1]["box"]
+    wrong, launch, box = 0, write_run(tmp_path), read_spec(spec(tmp_path))[1]["box"].candidate
     for values in 8.0 * np.exp(0.02 * rng.normal(size=(times, 6))):
         machine = Machine("box", box, [launch] * 6, samples={requirement.key: ("ours", values.tolist())})
         figure_of_16k = make_figure(requirement.key, machine, 1 - 0.05 / m)

@@ -195,8 +195,7 @@ def measure(machine: Machine, spec: Spec) -> None:
     _sample_launches(machine)
     gpu, gpus, samples = GPUS.find(machine.candidate.gpu), machine.candidate.gpus, machine.samples
     link, all_times, notes = LINKS[gpu.slot], [], dict[str, str]()
-    runs: Sequence[Result | Imported] = machine.launches or machine.logs
-    for run in runs:
+    for run in machine.launches or machine.logs:
         try:
             times = read_times([run], gpus, link)
         except ResultError:

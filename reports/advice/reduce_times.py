@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from reports.advice.specs import LINKS, Gpu, Link
@@ -15,7 +16,7 @@ from reports.imports.imported import Imported
 from reports.store.foreign import printable
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
-from reports.store.stats import Interval, median_interval
+from reports.store.stats import median_interval
 from reports.tables.figure import interval_us
 from reports.tables.rows import cost_us
 from reports.tables.sentences import machine, number, opening, size_text
@@ -74,19 +75,13 @@ class Times:
         fitted = [predict_us(fit, size_bytes) for fit in self.fits if fit.mode == mode]
         fitted = [prediction for prediction in fitted if prediction[0] > 0]
         if fitted:
-            return _span(min(fitted, key=lambda prediction: prediction[0])), " by the fit"
+            span = np.array(min(fitted, key=lambda prediction: prediction[0]), dtype=float)
+            return np.where(np.isnan(span), span[0], span), " by the fit"
         if size_bytes >= largest:
             return largest_us * size_bytes / largest, " between measured sizes"
         logs_us = np.log([self.spans[size] for size in sizes]).T
         at_us = [np.interp(np.log(size_bytes), np.log(sizes), ends) for ends in logs_us]
         return np.exp(at_us), " between measured sizes"
-
-
-def _span(interval: Interval, values: Sequence[float] = ()) -> Span:
-    """An interval; its unknown ends are the range of `values`."""
-    value, low, high = interval
-    return np.array([value, min(values, default=value) if low is None else low,
-                     max(values, default=value) if high is None else high])
 
 
 def read_times(runs: Sequence[Result | Imported], gpus: int, link: Link) -> Times:
@@ -120,34 +115,54 @@ def check_run(run: Result | Imported, gpus: int) -> None:
 def _from_results(results: Sequence[Result], gpus: int, link: Link) -> Times:
     if len({result.run.machine_id for result in results}) > 1:
         raise ResultError(f"{results[0].path} and the other runs are of several machines")
-    launches = [list(filter(is_plain, result.cases)) for result in results]
-    datatype = min((case.datatype for cases in launches for case in cases), default=None,
-                   key=lambda name: name not in HALF_TYPES)
-    launches = [[case for case in cases if case.datatype == datatype] for cases in launches]
-    has_auto = all(any(case.algorithm == "auto" for case in cases) for cases in launches)
-    algorithm = "auto" if has_auto else "library"
-    best = _best([[case for case in cases if case.algorithm == algorithm] for cases in launches])
-    cases = [case for _, of_launches in best.values() for case in of_launches]
+    cases = _best_cases(results)
     if not cases:
         raise ResultError(f"{results[0].path} has no measured all-reduce of auto or of a library")
-    library = next((case.library for case in cases if case.library), "the library")
-    count = (f"{len(results)} launches" if len(results) > 1
-             else f"run {results[0].run.run_id}, this launch")
-    single = [size_text(size) for size, (_, of_launches) in best.items() if size <= CHAINED_UP_TO
-              and any(case.mode != "chained" for case in of_launches)]
+    spans, single = {}, []
+    for size, of_size in cases.items():
+        spans[size] = interval_us(of_size[0].total_us or of_size[0].time_us)
+        if len(results) > 1:  # the median of the launches and its interval, or the range
+            costs_us = [cost_us(case) or 0.0 for case in of_size]
+            span = np.array(median_interval(costs_us), dtype=float)
+            costs_range = [span[0], min(costs_us), max(costs_us)]
+            spans[size] = np.where(np.isnan(span), costs_range, span)
+        if size <= CHAINED_UP_TO and any(case.mode != "chained" for case in of_size):
+            single.append(size_text(size))
     notes = [f"No chain of dependent calls was measured at {' and '.join(single[:2])}: single "
              "calls replace it, faster than the calls of a decode step."] if single else []
+    every = [case for of_size in cases.values() for case in of_size]
+    algorithm, datatype, library = every[0].algorithm, every[0].datatype, every[0].library
     key = algorithm, "all_reduce", datatype
     fits = [fit for fit in fits_of(results) if fit.regimes and not fit.shape and not fit.in_place
             and (fit.algorithm, fit.collective, fit.datatype) == key]
-    trip_ns = np.median([case.link_rtt_ns.median if case.link_rtt_ns else 1.0 for case in cases])
+    trip_ns = np.median([case.link_rtt_ns.median if case.link_rtt_ns else 1.0 for case in every])
     distances = [abs(np.log((fit.link_rtt_ns or 1.0) / trip_ns)) for fit in fits]
-    name = algorithm if has_auto else printable(library)
-    return Times(gpus, f"measured: {name}, {datatype}, {count}; {machine(results[0])}", link,
-                 {size: span for size, (span, _) in best.items()},
-                 [fit for fit, distance in zip(fits, distances, strict=True)
-                  if distance == min(distances)],
-                 notes + [line for result in results for line in opening(result)])
+    fits = [fit for fit, distance in zip(fits, distances, strict=True)
+            if distance == min(distances)]
+    name = "auto" if algorithm == "auto" else printable(library or "the library")
+    count = (f"{len(results)} launches" if len(results) > 1
+             else f"run {results[0].run.run_id}, this launch")
+    return Times(gpus, f"measured: {name}, {datatype}, {count}; {machine(results[0])}", link, spans,
+                 fits, notes + [line for result in results for line in opening(result)])
+
+
+def _best_cases(results: Sequence[Result]) -> dict[int, list[Case]]:
+    """By size, a case of each launch, in the mode that fits the size if all launches have it, of
+    the fastest variant: of a 16-bit type if there is one, of `auto` if all launches have it."""
+    way = ["size", "other_mode", "variant"]
+    cases = pd.DataFrame([
+        (launch, case, case.datatype, case.algorithm, cost_us(case), case.size_bytes,
+         (case.mode == "chained") != (case.size_bytes <= CHAINED_UP_TO), case.variant)
+        for launch, result in enumerate(results) for case in filter(is_plain, result.cases)],
+        columns=["launch", "case", "datatype", "algorithm", "us", *way])
+    datatype = min(cases.datatype, key=lambda name: name not in HALF_TYPES, default=None)
+    cases = cases[cases.datatype == datatype]
+    has_auto = cases.launch[cases.algorithm == "auto"].nunique() == len(results)
+    cases = cases[cases.algorithm == ("auto" if has_auto else "library")]
+    ways = cases.groupby(way).agg(us=("us", "median"), launches=("launch", "nunique")).reset_index()
+    ways = ways[ways.launches == len(results)].sort_values(["size", "other_mode", "us"])
+    best = cases.merge(ways.drop_duplicates("size")[way])
+    return {int(size): best.case[best["size"] == size].tolist() for size in best["size"].unique()}
 
 
 def is_plain(case: Case) -> bool:
@@ -155,29 +170,6 @@ def is_plain(case: Case) -> bool:
     return (case.collective == "all_reduce" and case.redop == "sum" and case.size_bytes > 0
             and not case.shape and not case.in_place and (cost_us(case) or 0) > 0
             and (case.snr_db is None or case.algorithm == "auto"))
-
-
-def _best(launches: Sequence[Sequence[Case]]) -> dict[int, tuple[Span, list[Case]]]:
-    """By size, the time over the launches and a case of each: in the mode that fits the size if
-    all launches have it, of the variant with the lowest median. One launch has its own interval,
-    six and more have the median's, fewer have the range."""
-    groups: dict[tuple[int, bool, str], dict[int, Case]] = defaultdict(dict)
-    for launch, cases in enumerate(launches):
-        for case in cases:
-            is_other_mode = (case.mode == "chained") != (case.size_bytes <= CHAINED_UP_TO)
-            groups[case.size_bytes, is_other_mode, case.variant][launch] = case
-    complete = {}
-    for key, by_launch in groups.items():
-        if len(by_launch) == len(launches):
-            cases = list(by_launch.values())
-            costs_us = [cost_us(case) or 0.0 for case in cases]
-            span = (_span(median_interval(costs_us), costs_us) if len(cases) > 1
-                    else interval_us(cases[0].total_us or cases[0].time_us))
-            complete[key] = span, cases
-    best: dict[int, tuple[Span, list[Case]]] = {}
-    for key in sorted(complete, key=lambda key: (*key[:2], complete[key][0][0])):
-        best.setdefault(key[0], complete[key])
-    return best
 
 
 def _from_log(log: Imported, gpus: int, link: Link) -> Times:

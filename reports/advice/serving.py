@@ -56,12 +56,6 @@ class Split:
         """The bytes of a GPU that weights, cache and activations may use."""
         return (1 - HEADROOM) * self.gpu.memory_gb * GB
 
-    @property
-    def chunks(self) -> tuple[int, float]:
-        """The forward passes of a prompt, and the tokens in each."""
-        passes = ceil(self.prompt / CHUNK_TOKENS)
-        return passes, self.prompt / passes
-
     def kv_bytes(self, streams: float) -> float:
         """The cached keys and values of these streams."""
         return streams * self.context * self.model.kv_bytes_per_token
@@ -80,14 +74,6 @@ class Split:
     def step_us(self, streams: float) -> float:
         """A decode step of one GPU that holds all weights and the cache of these streams."""
         return self.work_us(self.read_bytes(streams) + self.kv_bytes(streams), streams)
-
-    def prompt_us(self) -> float:
-        """The work of one GPU on a prompt: the weights for each chunk, and attention with
-        2 x prompt^2 x heads x head size operations in each layer (half of the pairs)."""
-        model, (chunks, tokens) = self.model, self.chunks
-        attention = 2 * self.prompt**2 * model.heads * model.head_dim * model.kv_layers
-        weights_us = chunks * self.work_us(self.read_bytes(tokens), tokens)
-        return weights_us + attention / self.tflops / 1e6
 
     def outside_share(self, streams: int) -> float:
         """The share of the weights that does not fit on one GPU and stays in host memory."""
@@ -135,7 +121,13 @@ class Split:
     def prompts(self) -> tuple[Span, Span]:
         """The time of a prompt with the communication of each chunk, and the rate of many prompts
         in a row: a pipeline ends a chunk each period, replicas work on one prompt each."""
-        model, n, work_us, (chunks, tokens) = self.model, self.gpus, self.prompt_us(), self.chunks
+        model, n, chunks = self.model, self.gpus, ceil(self.prompt / CHUNK_TOKENS)
+        tokens = self.prompt / chunks
+        # One GPU works on the weights for each chunk, and on attention with
+        # 2 x prompt^2 x heads x head size operations in each layer (half of the pairs).
+        attention = 2 * self.prompt**2 * model.heads * model.head_dim * model.kv_layers
+        work_us = chunks * self.work_us(self.read_bytes(tokens), tokens)
+        work_us += attention / self.tflops / 1e6
         if self.kind == PIPELINE:
             # The first chunk passes n stages and n-1 hand-offs; the others follow one period apart.
             # With two chunks in flight the longer of a stage and a hand-off hides the shorter

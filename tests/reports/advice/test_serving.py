@@ -88,7 +88,7 @@ def test_the_prompt_of_2048_tokens_moves_5_gb():
     assert wire_us == pytest.approx(85_200, rel=1e-3)
     # 2 x 70.55e9 x 2048 operations with weights, 2 x 2048^2 x 8192 x 80 of attention.
     compute_us = (2 * 70.552387584e9 * 2048 + 2 * 2048**2 * 8192 * 80) / 191e6
-    assert R9700.prompt_us() == pytest.approx(compute_us)
+    assert prompt_us(R9700, ONE, 1, 2048, always(0)) == pytest.approx(compute_us)
     tensor = prompt_us(R9700, TENSOR, 2, 2048, by_bytes(63, 2))
     assert tensor == pytest.approx(compute_us / 2 + wire_us)
     one_chunk = prompt_us(R9700, PIPELINE, 2, 2048, by_bytes(63, 2))
@@ -97,7 +97,7 @@ def test_the_prompt_of_2048_tokens_moves_5_gb():
 
 def test_a_pipeline_hides_its_transfer_with_two_chunks_in_flight():
     """Otherwise a pipeline would look slower than it is for every prompt after the first."""
-    stage = replace(R9700, prompt=8192).prompt_us() / 8
+    stage = prompt_us(R9700, ONE, 1, 8192, always(0)) / 8
     handed_on = prompt_us(R9700, PIPELINE, 2, 8192, always(500))
     assert handed_on == pytest.approx(5 * stage + 500)  # four chunks, and one more stage to pass
     slow = prompt_us(R9700, PIPELINE, 2, 8192, always(2 * stage))

@@ -209,9 +209,9 @@ def _link_table(load: Split) -> tuple[str, Table]:
 
 def _recommendation(load: Split, splits: Mapping[str, Split]) -> list[str]:
     """The best split for each goal, its margin, and the all-reduce time that changes the answer."""
-    others = {OFFLOAD, LARGER} if load.gpus == 1 else {OFFLOAD, LARGER, ONE}
+    outside = {OFFLOAD, LARGER} if load.gpus == 1 else {OFFLOAD, LARGER, ONE}
     possible = {name: split for name, split in splits.items()
-                if split.obstacle is None and split.kind not in others}
+                if split.obstacle is None and split.kind not in outside}
     if not possible:
         offload, speed = splits.get(OFFLOAD), ""
         if offload and offload.obstacle is None:
@@ -249,7 +249,8 @@ def _best(splits: Mapping[str, Split], figure: str) -> str:
     if len(close) > 1:
         equals = " and ".join(name for name in close if name != first)
         answer += f" ({equals} as good, within the precision of this arithmetic)"
-    for after in [name for name in ordered if name not in close][:1]:
+    after = next((name for name in ordered if name not in close), None)
+    if after is not None:
         gain = (spans[first] / spans[after]) ** power
         answer += f", {_span(np.array([gain[0], min(gain), max(gain)]), 'x')} {after}"
     return f"{answer}."

@@ -192,7 +192,8 @@ def _money(machine: Machine, spec: Spec, figures: dict[Key, Figure]) -> list[Fig
     hourly = (price.amount / (spec.hours_per_year * spec.lifetime_years)
               + power_w / 1e3 * spec.electricity.price_per_kwh)
     is_payable = spec.electricity.currency == price.currency
-    amounts = {"per tok/s, ": price.amount, PER_MILLION: hourly / 3600 * 1e6 * is_payable}
+    amounts = {"per tok/s, ": price.amount,
+               PER_MILLION: hourly / 3600 * 1e6 if is_payable else None}
     for model, (name, amount) in product(spec.models, amounts.items()):
         speed = figures["tok/s", model]  # the fastest speed gives the lowest cost
         value, high, low = (amount / end if amount and end else None
@@ -253,12 +254,12 @@ def _method(spec: Spec, n_verdicts: int, confidence: float) -> list[str]:
         "us: an all-reduce, per call of a chain of dependent calls (isolated: a single call and "
         "the reading of its result). busbw: as in nccl-tests, of the collective alone; GB = 1e9 "
         "bytes.",
-        *["PASS: the whole interval meets the requirement; FAIL: all of it misses it. The chance "
-          f"that any of the {n_verdicts} verdicts is wrong is at most {FAMILY_P:.1%} (Bonferroni)."
-          ] * (n_verdicts > 0),
-        *[f"Money: price over {spec.lifetime_years:g} years of {spec.hours_per_year:g} h, and "
-          f"{spec.electricity.price_per_kwh:g} {spec.electricity.currency} a kWh for the power "
-          "of the GPUs, without the host."] * bool(spec.models),
+        *(["PASS: the whole interval meets the requirement; FAIL: all of it misses it. The chance "
+           f"that any of the {n_verdicts} verdicts is wrong is at most {FAMILY_P:.1%} "
+           "(Bonferroni)."] if n_verdicts else []),
+        *([f"Money: price over {spec.lifetime_years:g} years of {spec.hours_per_year:g} h, and "
+           f"{spec.electricity.price_per_kwh:g} {spec.electricity.currency} a kWh for the power "
+           "of the GPUs, without the host."] if spec.models else []),
         *(f"{name}: {model.model}, {model.weights}, one stream with {model.context} tokens cached, "
           "split by tensor over all GPUs: the arithmetic of advise from data sheets and the "
           "measured all-reduce." for name, model in spec.models.items())]

@@ -86,8 +86,7 @@ class Model(msgspec.Struct, kw_only=True):
         return tokens * ELEMENT_BYTES * (2 * self.hidden + share)
 
     def touched_experts(self, tokens: float) -> float:
-        """Experts of a layer that at least one token uses, if all are equally likely:
-        E (1 - (1 - k/E)^tokens)."""
+        """Experts that tokens use in a layer, if equally likely: E (1 - (1 - k/E)^tokens)."""
         return self.experts * (1 - float((1 - self.top_k / self.experts) ** tokens))
 
     def dispatch_bytes(self, gpus: int, tokens: float, shared: bool = False) -> float:
@@ -134,6 +133,9 @@ class Link:
         return self.gb_s * (gpus - 1 if self.mesh else 1)
 
 
+SECTIONS = msgspec.toml.decode((Path(__file__).parent / "specs.toml").read_bytes())
+
+
 class Table(dict[str, Spec]):
     """A section of `specs.toml` by lower-case name."""
 
@@ -157,7 +159,6 @@ def close_names(name: str, names: Collection[str], cutoff: float = 0.6) -> str:
     return f"did you mean {' or '.join(close)}?" if close else ""
 
 
-SECTIONS = msgspec.toml.decode((Path(__file__).parent / "specs.toml").read_bytes())
 MODELS, GPUS = Table("model", "models", Model), Table("GPU", "gpus", Gpu)
 LINKS, BITS = Table("link", "links", Link), Table("weights", "bits", float)
 

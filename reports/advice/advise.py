@@ -94,12 +94,12 @@ def advise(arguments: argparse.Namespace) -> int:
 
 
 def _question(load: Split, runs: Sequence[Result | Imported]) -> list[str]:
-    """The load with all defaults, the origin of the all-reduce times, the cache of a token, and the
-    all-reduces of a step."""
+    """The load with all defaults, the origin of its times, and the all-reduces of a step."""
     gpu, model, n, times = load.gpu, load.model, load.gpus, load.times
     mixture = (f", {model.top_k} of {model.experts} experts (skew {load.skew:g})"
                if model.experts > 1 else "")
-    room_bytes = load.spare_bytes + load.memory_bytes["KV cache"]
+    room_bytes = max(0.0, load.spare_bytes + load.memory_bytes["KV cache"])
+    tokens = int(room_bytes // (model.kv_share(n) * model.kv_bytes_per_token))
     lines = [
         f"{model.name}: {number(model.parameters / GB)}e9 weights, {load.weights}: "
         f"{number(load.weights_bytes / GB)} GB; {model.layers} layers, {model.kv_heads} KV heads "
@@ -109,7 +109,7 @@ def _question(load: Split, runs: Sequence[Result | Imported]) -> list[str]:
         f"context {load.context} tokens a stream, prompt {load.prompt}; streams: {load.batch} for "
         f"latency, {load.slots} for throughput",
         f"keys and values: {model.kv_bytes_per_token:,} B a token in fp16 ({model.kv_layers} "
-        f"layers); at TP {n} the cache has room for {load.tokens_in(room_bytes):,} tokens"]
+        f"layers); at TP {n} the cache has room for {tokens:,} tokens"]
     if n == 1:
         return lines
     size, calls = model.all_reduce_bytes(load.batch), model.all_reduces
@@ -162,12 +162,9 @@ def _tables(load: Split, splits: Mapping[str, Split]) -> list[tuple[str, Table]]
 
 
 def _link_table(load: Split) -> tuple[str, Table]:
-    """TP 1 to 8 by the figures of three links, beside the rule of thumb, and the title."""
+    """TP 1 to 8 over three links, which the GPUs need not have, beside the rule of thumb."""
     slot, own = load.gpu.slot, link_between(load.gpu, load.gpus).name
     links = ("nvlink4" if own == slot else own, slot, "sockets")
-    title = f"ms by the figures of {', '.join(links)} and NCCL's latencies"
-    if own == slot:
-        title += f"; {load.gpus} {load.gpu.name} have no NVLink"
     table = plain_table({"": 31} | {str(n): 8 for n in WORLDS} | {"fastest": 7, "rule": 4})
     for (name, rule), link in zip(RULE_OF_THUMB.items(), links, strict=True):
         splits = {n: replace(load, times=read_times([], n, LINKS[link]), gpus=n,
@@ -177,11 +174,10 @@ def _link_table(load: Split) -> tuple[str, Table]:
             ms = {n: split.figures[figure][0] / 1e3 for n, split in splits.items()}
             table.add_row(f"{name}, {label}", *(number(ms.get(n)) for n in WORLDS),
                           str(min(ms, key=lambda n: ms[n])), rule)
-    return title, table
+    return f"ms if joined by {', '.join(links)}, with NCCL's latencies", table
 
 
 def _recommendation(load: Split, splits: Mapping[str, Split]) -> list[str]:
-    """The best split for each goal, its margin, and the all-reduce time that changes the answer."""
     outside = {OFFLOAD, LARGER} if load.gpus == 1 else {OFFLOAD, LARGER, ONE}
     possible = {name: split for name, split in splits.items()
                 if split.obstacle is None and split.kind not in outside}

@@ -122,12 +122,6 @@ class Machine:
     verdicts: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
-    def runs_text(self) -> str:
-        """`6`, `2 imported`."""
-        is_imported = self.logs and not self.launches
-        return f"{len(self.logs)} imported" if is_imported else str(len(self.launches))
-
-    @property
     def run_ids(self) -> list[str]:
         return [run.run.run_id for run in self.launches] + [log.run.run_id for log in self.logs]
 

@@ -4,9 +4,10 @@ With m verdicts each interval has a confidence of 1 - 0.05/m (Bonferroni). A ver
 if one end of its interval is, so the chance of any wrong verdict is at most 2.5 %."""
 
 import argparse
+import re
 import shlex
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
@@ -66,11 +67,10 @@ def procure(arguments: argparse.Namespace) -> int:
     procurement = evaluate(arguments.spec, arguments.runs, arguments.candidate)
     if arguments.html:
         # The page may not disclose folders.
-        words = ["python", "-m", "reports", "procure", arguments.spec.name]
-        for name, equals, path in (run.rpartition("=") for run in arguments.runs):
-            words.append(f"{name}{equals}{Path(path).name}")
-        words += ["--candidate", arguments.candidate] if arguments.candidate else []
-        command = printable(shlex.join([*words, "--html", arguments.html.name]))
+        runs = [re.sub("[^=]*/(?=.)", "", run) for run in arguments.runs]
+        only = ["--candidate", arguments.candidate] if arguments.candidate else []
+        command = printable(shlex.join(["python", "-m", "reports", "procure", arguments.spec.name,
+                                        *runs, *only, "--html", arguments.html.name]))
         page = templates.render("procure.html", procurement=procurement, command=command)
         write_named(arguments.html, page.encode())
     if arguments.csv:
@@ -90,7 +90,7 @@ def as_text(procurement: Procurement) -> str:
             table.add_column(machine.name, justify="right", overflow="fold", max_width=14)
             reasons += [f"{machine.name}, {requirement}: {verdict}, {reason}"
                         for requirement, (verdict, reason) in machine.verdicts.items()]
-        table.add_row("launches", *(machine.runs_text for machine in machines))
+        table.add_row("runs", *(str(len(machine.run_ids)) for machine in machines))
         for requirement in machines[0].verdicts:
             table.add_row(requirement, *(machine.verdicts[requirement][0] for machine in machines))
         for figures in zip(*(machine.figures for machine in machines), strict=True):
@@ -150,9 +150,8 @@ def evaluate(path: Path, runs: Iterable[str] = (), only: str | None = None) -> P
     name = machines[0].name if len(machines) == 1 else f"{len(machines)} candidates"
     words = ", ".join(f"{counts[word]} {word}" for word in ("PASS", "FAIL", "UNDECIDED"))
     headline = f"{name}: {words if requirements else 'nothing is required'}"
-    notes = [f"{machine.name}: {note}." for machine in machines for note in machine.notes]
-    return Procurement(path.name, headline, counts, machines, [
-        *_method(spec, n_verdicts, confidence), *_ranking(spec, machines), *notes])
+    return Procurement(path.name, headline, counts, machines,
+                       _sentences(spec, machines, n_verdicts, confidence))
 
 
 def make_figure(key: Key, machine: Machine, confidence: float) -> Figure:
@@ -172,7 +171,6 @@ def make_figure(key: Key, machine: Machine, confidence: float) -> Figure:
 
 
 def _money(machine: Machine, spec: Spec, figures: dict[Key, Figure]) -> list[Figure]:
-    """The price, the power, and the costs of each model's tokens."""
     candidate, price = machine.candidate, machine.candidate.price
     # The median over the blocks with the power of all GPUs, then over launches.
     sums = [[sum(gpu["power_w"] for gpu in block.gpus) for block in launch.blocks if block.gpus
@@ -222,49 +220,42 @@ def judge(limit: float, figure: Figure, machine: Machine, confidence: float) -> 
         reason += ", a ceiling by data sheets"
     if low_meets == high_meets:
         return "PASS" if low_meets else "FAIL", reason
-    return "UNDECIDED", f"{reason}; {_launches_needed(figure.values, limit, confidence)} settle it"
+    # The least number of such launches with an interval that excludes the limit four times in five.
+    logs = np.log(figure.values)
+    numbers = np.unique(np.geomspace(n + 1, MOST_LAUNCHES, 300).astype(int))
+    quantiles = stdtrit(numbers - 1, (1 + confidence) / 2) + stdtrit(numbers - 1, POWER)
+    reach = quantiles * np.std(logs, ddof=1) / np.sqrt(numbers)
+    enough = numbers[reach <= abs(np.mean(logs) - np.log(limit))]
+    words = f"about {enough[0]} would" if len(enough) else f"{MOST_LAUNCHES} would not"
+    return "UNDECIDED", f"{reason}; {words} settle it"
 
 
-def _launches_needed(values: list[float], limit: float, confidence: float) -> str:
-    """`about 12 would`: the least number of such launches with an interval that excludes `limit`
-    four times in five."""
-    logs = np.log(values)
-    n = np.unique(np.geomspace(len(values) + 1, MOST_LAUNCHES, 300).astype(int))
-    quantiles = stdtrit(n - 1, (1 + confidence) / 2) + stdtrit(n - 1, POWER)
-    reach = quantiles * np.std(logs, ddof=1) / np.sqrt(n)
-    enough = n[reach <= abs(np.mean(logs) - np.log(limit))]
-    return f"about {enough[0]} would" if len(enough) else f"{MOST_LAUNCHES} would not"
-
-
-def _method(spec: Spec, n_verdicts: int, confidence: float) -> list[str]:
-    """How the figures, the verdicts and the costs are computed."""
-    verdicts = ("PASS: the whole interval meets the requirement; FAIL: all of it misses it. The "
-                f"chance that any of the {n_verdicts} verdicts is wrong is at most {FAMILY_P:.1%} "
-                "(Bonferroni).")
-    money = (f"Money: price over {spec.lifetime_years:g} years of {spec.hours_per_year:g} h, and "
-             f"{spec.electricity.price_per_kwh:g} {spec.electricity.currency} a kWh for the GPUs "
-             "alone; nothing is converted or ranked across currencies.")
-    models = [f"{name}: {model.model}, {model.weights}, one stream with {model.context} tokens "
+def _sentences(spec: Spec, machines: list[Machine], n_verdicts: int,
+               confidence: float) -> list[str]:
+    lines = ["Figures are geometric means over launches, with Student's intervals at "
+             f"{confidence:.2%} from {LEAST_LAUNCHES} launches on; busbw as in nccl-tests."]
+    if n_verdicts:
+        lines.append("PASS: the whole interval meets the requirement; FAIL: all of it misses it. "
+                     f"The chance that any of the {n_verdicts} verdicts is wrong is at most "
+                     f"{FAMILY_P:.1%} (Bonferroni).")
+    lines.append(f"Money: price over {spec.lifetime_years:g} years of {spec.hours_per_year:g} h, "
+                 f"and {spec.electricity.price_per_kwh:g} {spec.electricity.currency} a kWh for "
+                 "the GPUs alone; nothing is converted or ranked across currencies.")
+    lines += [f"{name}: {model.model}, {model.weights}, one stream with {model.context} tokens "
               "cached, split by tensor over all GPUs; the arithmetic of advise."
               for name, model in spec.models.items()]
-    return ["Figures are geometric means over launches, with Student's intervals at "
-            f"{confidence:.2%} from {LEAST_LAUNCHES} launches on; busbw as in nccl-tests.",
-            *[verdicts] * bool(n_verdicts), money, *models]
-
-
-def _ranking(spec: Spec, machines: list[Machine]) -> list[str]:
-    """The order of costs within a currency; `or` joins candidates with overlapping intervals."""
-    sentences = []
-    for model, currency in product(spec.models, sorted({
-            machine.candidate.price.currency for machine in machines})):
-        costs = [(figure.value or 0.0, figure.low or 0.0, figure.high, machine.name)
-                 for machine in machines for figure in machine.figures if figure.high is not None
-                 and (figure.name, figure.unit) == (f"{PER_MILLION}{model}", currency)]
+    costs: dict[str, list[tuple[float, float, float, str]]] = defaultdict(list)
+    for machine in machines:
+        for figure in machine.figures:
+            if figure.name.startswith(PER_MILLION) and figure.low and figure.high:
+                costs[f"{figure.name} in {figure.unit}"].append(
+                    (figure.value or 0.0, figure.low, figure.high, machine.name))
+    for title, ranked in costs.items():
         words, highest = "", 0.0
-        for _, low, high, name in sorted(costs):
+        for _, low, high, name in sorted(ranked):
             joint = ", then " if low > highest else " or (intervals overlap) "
             words += joint * bool(words) + name
             highest = max(highest, high)
-        if len(costs) > 1:
-            sentences.append(f"Cheapest first, {PER_MILLION}{model} in {currency}: {words}.")
-    return sentences
+        if len(ranked) > 1:
+            lines.append(f"Cheapest first, {title}: {words}.")
+    return lines + [f"{machine.name}: {note}." for machine in machines for note in machine.notes]

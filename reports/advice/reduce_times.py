@@ -138,10 +138,9 @@ def _from_results(results: Sequence[Result], gpus: int, link: Link) -> Times:
     fits = [fit for fit, distance in zip(fits, distances, strict=True)
             if distance == min(distances)]
     name = "auto" if algorithm == "auto" else printable(library or "the library")
-    count = (f"{len(results)} launches" if len(results) > 1
-             else f"run {results[0].run.run_id}, this launch")
-    return Times(gpus, f"measured: {name}, {datatype}, {count}; {machine(results[0])}", link, spans,
-                 fits, notes + [line for result in results for line in opening(result)])
+    source = f"{name}, {datatype}, {len(results)} launch{'es' * (len(results) > 1)}"
+    return Times(gpus, f"measured: {source}; {machine(results[0])}", link, spans, fits,
+                 notes + [line for result in results for line in opening(result)])
 
 
 def _best_cases(results: Sequence[Result]) -> dict[int, list[Case]]:
@@ -213,12 +212,8 @@ def warnings(times: Times, runs: Sequence[Result | Imported], gpu: Gpu) -> list[
     if 0 < size < LARGE:
         lines.append(f"Nothing above {size_text(size)} was measured: larger all-reduces are "
                      f"ASSUMED to have the bandwidth of {times.link.name}.")
-    peer = LINKS[gpu.peer] if gpu.peer else None
-    if peer and not runs and times.link.gb_s < peer.gb_s:
-        lines.append(f"The GPUs' own link, {peer.name} ({number(peer.gb_s)} GB/s one way), is "
-                     "taken to be DOWN or missing.")
     if size >= LARGE and gpus_of(runs):
-        expected = peer or times.link
+        expected = LINKS[gpu.peer] if gpu.peer else times.link
         bus_gb_s = wire_factor(times.gpus) * size / times.spans[size][0] / 1e3
         if bus_gb_s < DOWN * expected.gb_s:
             lines.append(f"{expected.name} has {number(expected.gb_s)} GB/s one way, and "

@@ -126,7 +126,6 @@ def test_an_nvlink_that_is_down_is_reported(tmp_path):
     _, words = said(*options, "--run", write(tmp_path, {16384: 12, LARGE: LARGE / 21e3}, ranks=NVL))
     assert "nvlink4-bridge has 300 GB/s one way, and 32 MiB reached 21.0: the link is DOWN" in words
     _, words = said(*options, "--link", "pcie5x16")
-    assert "nvlink4-bridge (300 GB/s one way), is taken to be DOWN" in words
     assert "ASSUMED, not measured: pcie5x16, 63.0 GB/s one way (126 both ways" in words
 
 
@@ -205,7 +204,7 @@ def test_validation_compares_a_step_with_the_sum_of_its_parts(tmp_path):
     assert re.search(r"tensor +4\.00 +3\.80 +-5\.1% +3\.88 +-3\.0%", text)
     assert re.search(r"tensor, library +5\.00 +5\.08 +\+1\.5% +5\.16 +\+3\.2%", text)
     assert re.search(r"pipeline +5\.30 +5\.07 +-4\.3% +5\.24 +-1\.1%", text)
-    assert "The worst error from the link is 5.1%: misses the aim of 5%" in words
+    assert "The worst error from the link is 5.1%: misses the aim, 5%" in words
     one_chat = Made(tmp_path / "c", benchmark="decode", shape=STEP | {"slots": 1})
     step_of_one = one_chat.run({"compute": always(2600.0), "pipeline_parallel": always(2600.0)}).path
     text, _ = said("--validate", step_of_one, *options[2:])
@@ -342,7 +341,8 @@ def test_a_bridge_joins_two_cards_and_no_more():
     options = ("--model", "llama-3.1-70b", "--gpu", "rtx3090")
     assert "nvlink3-bridge" in said(*options, "--gpus", 2)[1]
     assert "ASSUMED, not measured: pcie4x16" in said(*options, "--gpus", 4)[1]
-    assert "8 r9700 have no NVLink" in said("--model", "llama-3.1-70b", "--gpu", "r9700", "--gpus", 8)[1]
+    _, words = said("--model", "llama-3.1-70b", "--gpu", "r9700", "--gpus", 8)
+    assert "ms if joined by nvlink4, pcie5x16, sockets" in words
 
 
 def test_eight_gpus_give_no_split_if_the_heads_do_not_divide_by_eight(tmp_path):

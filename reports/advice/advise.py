@@ -4,7 +4,6 @@ import argparse
 import re
 import sys
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -50,8 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--skew", metavar="X", type=float, default=1.0,
         help="load of the busiest rank of an expert split, over the mean (%(default)s)")
     add("--validate", metavar="RUN", type=Path,
-        help="compare a run of bench.decode with the prediction from --run: runs of "
-        "bench.allreduce and bench.link on the same machine")
+        help="run of bench.decode to predict from a --run of bench.allreduce and one of bench.link")
 
 
 def whole(least: int, most: int, text: str) -> int:
@@ -77,8 +75,7 @@ def advise(arguments: argparse.Namespace) -> int:
     size = re.fullmatch(r"([0-9]{1,5}(?:\.[0-9]{1,3})?) ?GB", weights, re.IGNORECASE)
     weights_bytes = float(size[1]) * GB if size else model.parameters * BITS.find(weights) / 8
     if not 1 <= arguments.skew <= gpus:
-        raise ResultError(f"a skew of {arguments.skew:g} over {gpus} GPUs: the busiest gets at "
-                          f"least the mean and at most all, {gpus} times the mean")
+        raise ResultError(f"--skew {arguments.skew:g} is not from 1 (even) to {gpus} (one GPU)")
     if not weights_bytes:
         raise ResultError("a model of 0 GB has no weights")
     link = LINKS.find(arguments.link) if arguments.link else link_between(gpu, gpus)
@@ -93,11 +90,10 @@ def advise(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _question(load: Split, runs: Sequence[Result | Imported]) -> list[str]:
+def _question(load: Split, runs: list[Result | Imported]) -> list[str]:
     """The load with all defaults, the origin of its times, and the all-reduces of a step."""
     gpu, model, n, times = load.gpu, load.model, load.gpus, load.times
-    mixture = (f", {model.top_k} of {model.experts} experts (skew {load.skew:g})"
-               if model.experts > 1 else "")
+    mixture = f", {model.top_k} of {model.experts} experts" * (model.experts > 1)
     room_bytes = max(0.0, load.spare_bytes + load.memory_bytes["KV cache"])
     tokens = int(room_bytes // (model.kv_share(n) * model.kv_bytes_per_token))
     lines = [
@@ -136,8 +132,7 @@ def _span(span: Span, unit: str = "") -> str:
     return number(value) + unit + (f" [{number(low)} {number(high)}]" if low < high else "")
 
 
-def _tables(load: Split, splits: Mapping[str, Split]) -> list[tuple[str, Table]]:
-    """The memory of a GPU at TP 1 to 8, the possible splits, and for 8 GPUs the times by link."""
+def _tables(load: Split, splits: dict[str, Split]) -> list[tuple[str, Table]]:
     worlds = [replace(load, kind=TENSOR if n > 1 else ONE, gpus=n) for n in WORLDS]
     memory = plain_table({"": 37} | {str(n): 9 for n in WORLDS})
     streams = f", {max(load.batch, load.slots)} x {load.context} tokens"
@@ -177,10 +172,9 @@ def _link_table(load: Split) -> tuple[str, Table]:
     return f"ms if joined by {', '.join(links)}, with NCCL's latencies", table
 
 
-def _recommendation(load: Split, splits: Mapping[str, Split]) -> list[str]:
-    outside = {OFFLOAD, LARGER} if load.gpus == 1 else {OFFLOAD, LARGER, ONE}
-    possible = {name: split for name, split in splits.items()
-                if split.obstacle is None and split.kind not in outside}
+def _recommendation(load: Split, splits: dict[str, Split]) -> list[str]:
+    possible = {name: split for name, split in splits.items() if split.obstacle is None
+                and split.gpus == load.gpus and split.kind not in (OFFLOAD, LARGER)}
     if not possible:
         return [f"RECOMMENDATION: nothing fits on {load.gpus} x {load.gpu.name}: take more GPUs, "
                 "a larger card, fewer bits or less context."]
@@ -203,7 +197,7 @@ def _at_capacity(name: str, split: Split) -> tuple[str, Split]:
     return f"{name} with {streams}", replace(split, batch=1, slots=streams)
 
 
-def _best(splits: Mapping[str, Split], figure: str) -> str:
+def _best(splits: dict[str, Split], figure: str) -> str:
     """The best split by a time or a rate, and its margin over the next."""
     spans, is_rate = {name: splits[name].figures[figure] for name in splits}, "rate" in figure
     power, scale, unit = (1, 1.0, "tokens/s") if is_rate else (-1, 1e-3, "ms")
@@ -211,9 +205,8 @@ def _best(splits: Mapping[str, Split], figure: str) -> str:
     close = [name for name in ordered if min((spans[ordered[0]] / spans[name]) ** power) < MARGIN]
     first = next((name for name in close if splits[name].kind == REPLICAS), ordered[0])
     answer = f"{first}, {number(spans[first][0] * scale)} {unit}"
-    if len(close) > 1:
-        equals = " and ".join(name for name in close if name != first)
-        answer += f" ({equals} as good, within the precision of this arithmetic)"
+    equals = " and ".join(name for name in close if name != first)
+    answer += f" ({equals} as good, by this coarse arithmetic)" if equals else ""
     after = next((name for name in ordered if name not in close), None)
     if after is not None:
         gain = (spans[first] / spans[after]) ** power
@@ -221,7 +214,7 @@ def _best(splits: Mapping[str, Split], figure: str) -> str:
     return f"{answer}."
 
 
-def _break_even(load: Split, splits: Mapping[str, Split]) -> list[str]:
+def _break_even(load: Split, splits: dict[str, Split]) -> list[str]:
     """The all-reduce time at which TP and the best other split decode equally fast."""
     steps_us = {name: split.figures["step_us"][0] for name, split in splits.items()}
     tensor, size = f"TP {load.gpus}", load.model.all_reduce_bytes(load.batch)
@@ -232,8 +225,5 @@ def _break_even(load: Split, splits: Mapping[str, Split]) -> list[str]:
     even_us = each_us[0] + (steps_us[other] - tensor_us) / load.model.all_reduces
     if even_us <= 0:
         return [f"No all-reduce is fast enough for {tensor} to win the latency of decode."]
-    factor = even_us / each_us[0]
-    distance = f"{factor:.1f} times below" if factor > 1 else f"{1 / factor:.1f} times above"
     return [f"In the latency of decode {tensor} and {other} break even if an all-reduce of "
-            f"{size_text(size)} takes {number(even_us)} us; here it takes "
-            f"{_span(each_us, ' us')}, {distance} that."]
+            f"{size_text(size)} takes {number(even_us)} us; here it takes {_span(each_us, ' us')}."]

@@ -18,7 +18,6 @@ from reports.store.case import find_states
 from reports.store.foreign import printable_in
 from reports.store.result import ResultError, content_of, is_imported, read
 from reports.store.schema import Result
-from reports.store.stats import STATE_RATIO
 from reports.tables.rows import default_rows
 from reports.tables.sentences import number
 
@@ -29,7 +28,7 @@ FORMS = {"us": r"(\d{1,9})([KMG]?) *<= *(\d{1,12}(?:\.\d+)?) *us",
          "tok/s": r"(\S+)() *>= *(\d{1,12}(?:\.\d+)?) *tok/s"}
 # The first method of any launch counts. A token waits for dependent calls, as a chain does.
 METHODS = "ours, chained", "ours, isolated", "library, chained", "library, isolated"
-DOES_NOT_FIT = "does not fit"
+DOES_NOT_FIT = "the model does not fit"
 
 Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e15)]
 Currency = Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")]  # ISO 4217
@@ -106,10 +105,9 @@ class Figure:
 
 @dataclass
 class Machine:
-    """A candidate: its complete launches and imported logs, its runs with wrong results, and notes
-    for the reader. `samples` has the origin of each figure and its values, one per launch;
-    `verdicts` has PASS, FAIL or UNDECIDED and the reason by requirement. All machines have their
-    figures in the same order."""
+    """A candidate: its complete launches, imported logs, and notes for the reader. `samples` has
+    the origin of each figure and its values, one per launch; `verdicts` has a verdict and a reason
+    by requirement. All machines have their figures in the same order."""
 
     name: str
     candidate: Candidate
@@ -220,10 +218,9 @@ def read_runs(machine: Machine) -> None:
             continue
         if any(case.n_wrong for case in run.cases):
             machine.wrong.append(f"wrong results in {run_id}")
-        if not run.complete:
-            notes.append(f"{run_id} is incomplete: left out")
-        elif run.run.world.get("slowed_percent"):
-            notes.append(f"{run_id} is slowed on purpose: left out")
+        if not run.complete or run.run.world.get("slowed_percent"):
+            reason = "slowed on purpose" if run.complete else "incomplete"
+            notes.append(f"{run_id} is {reason}: left out")
         elif run.run.benchmark == "allreduce" and size != gpus:
             raise ResultError(f"candidate {name} has {gpus} GPUs and its run {run_id} {size} ranks")
         elif run.run.benchmark == "allreduce":
@@ -239,11 +236,8 @@ def read_runs(machine: Machine) -> None:
 
 def _sample_launches(machine: Machine) -> None:
     by_method: dict[Key, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    trips_ns = []
     for launch in machine.launches:
         states = find_states(launch.blocks)
-        if states.longest is not None and states.rtt_ns:
-            trips_ns.append(states.rtt_ns[states.longest])
         for mode in ("chained", "isolated"):
             for row in default_rows(launch, (mode, None), states):
                 case, time_us, method = row.ours, row.ours_us, f"ours, {mode}"
@@ -259,8 +253,5 @@ def _sample_launches(machine: Machine) -> None:
     software = sorted({launch.run.software_id for launch in machine.launches})
     if len(software) > 1:
         machine.notes.append(f"its runs differ in software (software_id {', '.join(software)})")
-    if trips_ns and max(trips_ns) > STATE_RATIO * min(trips_ns):
-        machine.notes.append("the link changed its state between launches: flag round trip "
-                             f"{min(trips_ns):.0f} to {max(trips_ns):.0f} ns")
     if machine.launches and machine.logs:
         machine.notes.append(f"{len(machine.logs)} imported logs beside its own launches: ignored")

@@ -52,8 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("spec", metavar="SPEC.toml", type=Path,
         help="candidates, prices and requirements; docs/buy.md has an example")
     add("runs", metavar="RUN", nargs="*",
-        help="NAME=RUN: another run, folder or quoted glob of that candidate; RUN alone if there "
-        "is one candidate")
+        help="NAME=RUN: another run, folder or quoted glob of a candidate; RUN for the only one")
     add("--candidate", metavar="NAME", help="show and judge only this one")
     add("--html", metavar="FILE", type=Path, help="also write a page")
     add("--csv", metavar="FILE", type=Path, help="also write a row for each candidate")
@@ -62,8 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def procure(arguments: argparse.Namespace) -> int:
-    """Prints the table and returns the exit status. Raises ResultError for an unusable spec or run,
-    and for a file that cannot be written."""
+    """Prints the table and returns the exit status. Raises ResultError for an unusable file."""
     procurement = evaluate(arguments.spec, arguments.runs, arguments.candidate)
     if arguments.html:
         # The page may not disclose folders.
@@ -202,10 +200,8 @@ def judge(limit: float, figure: Figure, machine: Machine, confidence: float) -> 
     hardware = other_hardware(machine.launches, GPUS.find(machine.candidate.gpu))
     if machine.wrong:
         return "FAIL", "; ".join(machine.wrong)
-    if figure.note == candidates.DOES_NOT_FIT:
-        return "FAIL", "the model does not fit into the GPUs' memory"
     if figure.value is None:
-        return "UNDECIDED", figure.note
+        return "FAIL" if figure.note == candidates.DOES_NOT_FIT else "UNDECIDED", figure.note
     if not machine.launches:
         return "UNDECIDED", "imported, never judged"
     if hardware:

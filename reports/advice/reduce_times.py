@@ -102,8 +102,7 @@ def check_run(run: Result | Imported, gpus: int) -> None:
     statuses = {case.status for case in run.cases if case.collective == "all_reduce"}
     ranks = run.run.world["size"]
     if not statuses:
-        collective = run.cases[0].collective if run.cases else "nothing"
-        raise ResultError(f"{run.path} is a run of {collective}, not of all_reduce")
+        raise ResultError(f"{run.path} has no case of all_reduce")
     if ranks not in (None, gpus):
         raise ResultError(f"{run.path} is a run of {ranks} ranks, not of {gpus} (--gpus)")
     if "wrong" in statuses or (run.end and run.end.status == "failed"):
@@ -181,10 +180,9 @@ def _from_log(log: Imported, gpus: int, link: Link) -> Times:
         raise ResultError(f"{log.path} has no all-reduce that can be used")
     datatype = min(us_by_type, key=lambda name: name not in HALF_TYPES)
     notes = [f"INCOMPLETE: {log.end.reason}."] if log.end.status != "complete" else []
-    if log.run.world["size"] is None:
-        notes.append("The log does not state its number of ranks.")
+    ranks = log.run.world["size"] or "an unknown number of"
     notes.append("The log has means of single calls, not of dependent calls; it is never judged.")
-    return Times(gpus, f"imported from {log.run.imported_from.file}, one launch, "
+    return Times(gpus, f"imported from {log.run.imported_from.file}, one launch, {ranks} ranks, "
                        f"{datatype or 'of unknown type'}", link, us_by_type[datatype], notes=notes)
 
 

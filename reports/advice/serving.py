@@ -26,7 +26,6 @@ def rate(tokens: float, us: Span) -> Span:
 @dataclass(frozen=True)
 class Split:
     """A model and its load on `gpus` GPUs, which share the work by `kind`; rates are in tokens/s.
-
     Each stream has `context` cached tokens. Latency is for `batch` streams, throughput for `slots`
     streams. `skew` is the load of the busiest rank of an expert split over the mean load. `times`
     gives the time of an all-reduce by its bytes."""

@@ -31,8 +31,7 @@ def render(decode: Result, results: Sequence[Result]) -> str:
         if result.run.machine_id != decode.run.machine_id:
             raise ResultError(f"{result.path} is of another machine than {decode.path}")
     if not reduces or not links:
-        raise ResultError("--validate needs a --run of bench.allreduce and one of bench.link, of "
-                          "the same machine")
+        raise ResultError("--validate needs a --run of bench.allreduce and one of bench.link")
     memory_gb_s = _memory_bandwidth(links)
     tables, errors = [], []
     for cases in shapes(decode):

@@ -13,8 +13,8 @@ from reports.advice.procure_runs import Figure, Machine
 from reports.advice.procurement import Procurement, evaluate
 from reports.store.foreign import printable, spreadsheet_cell
 from reports.store.writing import write_named
-from reports.tables import templates
 from reports.tables.console import lay_out
+from reports.tables.page import Page, Row, Section, to_html
 
 MOST_COLUMNS = 4  # candidates in one table
 
@@ -38,9 +38,7 @@ def procure(arguments: argparse.Namespace) -> int:
     and for a file that cannot be written."""
     procurement = evaluate(arguments.spec, arguments.runs, arguments.candidate)
     if arguments.html:
-        page = templates.render("procure.html", procurement=procurement,
-                                command=_command(arguments))
-        write_named(arguments.html, page.encode())
+        write_named(arguments.html, to_html(as_page(procurement, _command(arguments))).encode())
     if arguments.csv:
         write_named(arguments.csv, as_csv(procurement).encode())
     sys.stdout.write(as_text(procurement))
@@ -84,6 +82,29 @@ def _table(machines: list[Machine]) -> Table:
 
 def _cell(figure: Figure) -> str:
     return "\n".join(filter(None, [figure.text, figure.interval, figure.note]))
+
+
+def as_page(procurement: Procurement, command: str) -> Page:
+    """The candidates side by side; `command` made the page."""
+    machines = procurement.machines
+    names = [machine.name for machine in machines]
+    requirements: list[Row] = []
+    for judgements in zip(*(machine.judgements for machine in machines), strict=True):
+        cells = [f"{judgement.verdict}\n{judgement.reason}" for judgement in judgements]
+        requirements.append({"requirement": judgements[0].requirement,
+                             **dict(zip(names, cells, strict=True))})
+    figures: list[Row] = [
+        {"figure": "launches", **{machine.name: machine.runs_text for machine in machines}}]
+    for row in zip(*(machine.figures for machine in machines), strict=True):
+        figures.append({"figure": row[0].label, **dict(zip(names, map(_cell, row), strict=True))})
+    runs = [f"{machine.name}: {run_id}" for machine in machines for run_id in machine.run_ids]
+    return Page(f"Procurement: {procurement.headline}", [f"From {procurement.title}."], [
+        Section("Requirements", table="requirements", rows=requirements,
+                caption="Each requirement's verdict, and why"),
+        Section("Figures", table="figures", rows=figures,
+                caption="Candidates side by side; in brackets the interval over launches"),
+        Section("How to read this", procurement.sentences),
+        Section("The runs", text="\n".join(runs))], {"command, without folders": command})
 
 
 def as_csv(procurement: Procurement) -> str:

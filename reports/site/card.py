@@ -3,13 +3,11 @@
 The sentences also stand in the run's table. The card does not name the machine.
 """
 
-from __future__ import annotations
-
 import argparse
 import io
 import textwrap
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,29 +21,28 @@ from reports.store.schema import Result
 from reports.store.writing import write_named
 from reports.tables import exposed_table, imported_table, link, rows, sentences, steps
 from reports.tables.figure import COLOURS, dress, figure, styles_of
-from reports.tables.forms import Form
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, size_text
 from reports.tables.summary import token
 
 NOTHING = "Nothing was measured."
 OURS = "ours"
-MOST_BARS = 6
 INCHES, DOTS_PER_INCH = (12, 6.3), 100
+Lines = Mapping[str, Sequence[tuple[int, float]]]  # (size in bytes, value) by name
 
 
 @dataclass
 class Card:
-    """The words of a card and its plot: lines over sizes in bytes, or bars. `sentences` starts with
-    the answer."""
+    """The words of a card and its plot: lines over sizes, or bars. `sentences` starts with the
+    answer."""
 
     sentences: Sequence[str]
-    unit: str = ""
-    lines: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    bars: dict[str, float] = field(default_factory=dict)
-    machine: str = ""
-    command: str = "the log does not say its command"
-    source: str = ""
-    is_faulty: bool = False
+    unit: str
+    machine: str
+    command: str
+    source: str
+    is_faulty: bool
+    lines: Lines = field(default_factory=dict)
+    bars: Mapping[str, float] = field(default_factory=dict)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,14 +63,65 @@ def card(arguments: argparse.Namespace) -> int:
 
 
 def measured_card(result: Result) -> Card:
-    """The card of a measured run."""
-    made, faults = _answer(result), sentences.opening(result)
-    made.sentences, made.is_faulty = [*faults, *made.sentences], bool(faults)
-    made.machine = sentences.machine(result)
-    made.command = words.command_of(result.run)
-    made.source = (f"Wiretax {result.run.version}, {words.start_time(result.run)}; [ ]: 95 % "
-                   "interval, this launch")
-    return made
+    """The card of a measured run, for its kind of benchmark."""
+    benchmark, faults = result.run.benchmark, sentences.opening(result)
+    lines: Lines = {}
+    bars: dict[str, float] = {}
+    if benchmark == link.BENCHMARK:
+        unit, gb_s = "GB/s of the slowest pair", link.rates(result)["min"]
+        answers = sorted(link.findings(result), key=lambda line: line.startswith("One pair"))
+        lines = {name: list(gb_s[name].items()) for name in ("push", "pull") if name in gb_s}
+    elif benchmark in steps.BENCHMARKS:
+        groups = steps.groups(result)
+        forms = groups[0].values()
+        unit = f"ms a step, {steps.title(next(iter(forms)).case).partition(';')[0]}"
+        answers = [line for group in groups for line in steps.verdict(result, group)]
+        bars = {form.name: form.median_us / 1e3 for form in forms if form.median_us is not None}
+    elif benchmark in exposed.BENCHMARKS:
+        shapes = [(cases[0], forms) for cases, forms in exposed_table.groups(result) if forms]
+        unit, answers = "us of the first shape", [exposed_table.verdict(*shape) for shape in shapes]
+        bars = {form.name: form.median_us for _, forms in shapes[:1] for form in forms.values()
+                if form.median_us is not None}
+    else:
+        answers, unit, lines = _against_library(result)
+    return Card([*faults, *answers], unit, sentences.machine(result), words.command_of(result.run),
+                f"Wiretax {result.run.version}, {words.start_time(result.run)}; [ ]: 95 % "
+                "interval, this launch", bool(faults), lines, bars)
+
+
+def _against_library(result: Result) -> tuple[list[str], str, Lines]:
+    """The sentences, the unit and the lines of the run's first view: ours beside the library."""
+    states = find_states(result.blocks)
+    views = rows.views(result) or [("isolated", None)]
+    table = rows.default_rows(result, views[0], states)
+    timed = [row for row in table if row.ours_us is not None or row.library_us is not None]
+    if not timed:
+        return [NOTHING], "", {}
+    # At decode's size, or at the smallest size.
+    row = next((row for row in timed if row.size_bytes == TOKEN_CALL_SIZE_BYTES), timed[0])
+    library = next((row.library.library or "library" for row in table if row.library), "library")
+    times_us = {OURS: row.ours_us, library: row.library_us}
+    times = ", ".join(f"{name} {number(us)}" for name, us in times_us.items() if us is not None)
+    answer = f"{times} us at {row.label}"
+    if row.ratio:
+        ratio, low, high = row.ratio
+        if low and high and not low <= 1 <= high:
+            answer = f"ours {ratio:.2f}x as fast as {library} at {row.label} [{low:.2f} {high:.2f}]"
+        else:
+            answer += ": no clear difference" + " (too few blocks)" * (low is None)
+    largest = timed[-1].ours or timed[-1].library
+    assert largest
+    busbw = _busbw_sentence(largest.bus_bw_gb_s, timed[-1].label, largest.share_of_bound)
+    chained = rows.default_rows(result, ("chained", None), states)
+    of_token = token(result, chained or table)
+    lines = {library: [(row.size_bytes, row.library_us) for row in table if row.library_us],
+             OURS: [(row.size_bytes, row.ours_us) for row in table if row.ours_us]}
+    return [answer, *busbw, *([of_token] if of_token else [])], f"us, {views[0][0]}", lines
+
+
+def _busbw_sentence(busbw_gb_s: float | None, size: str, share: float | None = None) -> list[str]:
+    bound = f", {share:.0%} of the bound" if share else ""
+    return [f"busbw {number(busbw_gb_s)} GB/s at {size}{bound}."] if busbw_gb_s else []
 
 
 def imported_card(imported: Imported) -> Card:
@@ -91,74 +139,10 @@ def imported_card(imported: Imported) -> Card:
         small = TOKEN_CALL_SIZE_BYTES if TOKEN_CALL_SIZE_BYTES in timed else min(timed)
         answers = [f"{run.benchmark}: {number(timed[small][0])} us at {size_text(small)}",
                    *_busbw_sentence(timed[max(timed)][1], size_text(max(timed)))]
-    times_us = [(size, us) for size, (us, _) in sorted(timed.items())]
     return Card([*faults, *answers, "Imported: shown, never judged."], f"us, {run.statistic}",
-                {run.benchmark: times_us} if timed else {}, is_faulty=bool(faults),
-                machine=imported_table.machine(imported),
-                source=f"imported from a log of {run.imported_from.format}; no interval")
-
-
-def _answer(result: Result) -> Card:
-    """The sentences and the plot for the kind of benchmark."""
-    if result.run.benchmark == link.BENCHMARK:
-        findings = sorted(link.findings(result), key=lambda line: line.startswith("One pair"))
-        gb_s = link.rates(result)["min"]
-        lines = {name: list(gb_s[name].items()) for name in ("push", "pull") if name in gb_s}
-        return Card(findings, "GB/s of the slowest pair", lines)
-    if result.run.benchmark in steps.BENCHMARKS:
-        groups = steps.groups(result)
-        title = steps.title(next(iter(groups[0].values())).case).partition(";")[0]
-        verdicts = [line for group in groups for line in steps.verdict(result, group)]
-        return Card(verdicts, f"ms a step, {title}", bars=_bars(groups[0].values(), 1e3))
-    if result.run.benchmark in exposed.BENCHMARKS:
-        shapes = [(cases[0], forms) for cases, forms in exposed_table.groups(result) if forms]
-        return Card([exposed_table.verdict(case, forms) for case, forms in shapes],
-                    "us of the first shape", bars=_bars(shapes[0][1].values(), 1) if shapes else {})
-    return _size_answer(result)
-
-
-def _bars(forms: Iterable[Form], unit_us: float) -> dict[str, float]:
-    """The median of each form, in units of `unit_us` microseconds."""
-    medians_us = {form.name: form.median_us for form in forms}
-    return {name: us / unit_us for name, us in medians_us.items() if us is not None}
-
-
-def _size_answer(result: Result) -> Card:
-    """Ours beside the library over sizes, in the run's first view."""
-    states = find_states(result.blocks)
-    views = rows.views(result) or [("isolated", None)]
-    table = rows.default_rows(result, views[0], states)
-    chained = rows.default_rows(result, ("chained", None), states)
-    timed = [row for row in table if row.ours_us is not None or row.library_us is not None]
-    if not timed:
-        return Card([NOTHING])
-    largest = timed[-1].ours or timed[-1].library
-    assert largest
-    answers = [_ratio_sentence(timed), *_busbw_sentence(
-        largest.bus_bw_gb_s, timed[-1].label, largest.share_of_bound)]
-    library = next((row.library.library or "library" for row in table if row.library), "library")
-    lines = {library: [(row.size_bytes, row.library_us) for row in table if row.library_us],
-             OURS: [(row.size_bytes, row.ours_us) for row in table if row.ours_us]}
-    return Card([*answers, *filter(None, [token(result, chained or table)])],
-                f"us, {views[0][0]}", lines)
-
-
-def _ratio_sentence(timed: Sequence[rows.Row]) -> str:
-    """Ours against the library at decode's size, or at the smallest size."""
-    row = next((row for row in timed if row.size_bytes == TOKEN_CALL_SIZE_BYTES), timed[0])
-    library, size = row.library and row.library.library, row.label
-    ratio, low, high = row.ratio or (None, None, None)
-    if ratio and low and high and not low <= 1 <= high:
-        return f"ours {ratio:.2f}x as fast as {library} at {size} [{low:.2f} {high:.2f}]"
-    times_us = {OURS: row.ours_us, library or "library": row.library_us}
-    times = ", ".join(f"{name} {number(us)}" for name, us in times_us.items() if us is not None)
-    few = " (too few blocks)" if low is None else ""
-    return f"{times} us at {size}" + (f": no clear difference{few}" if ratio else "")
-
-
-def _busbw_sentence(busbw_gb_s: float | None, size: str, share: float | None = None) -> list[str]:
-    bound = f", {share:.0%} of the bound" if share else ""
-    return [f"busbw {number(busbw_gb_s)} GB/s at {size}{bound}."] if busbw_gb_s else []
+                imported_table.machine(imported), "the log does not say its command",
+                f"imported from a log of {run.imported_from.format}; no interval", bool(faults),
+                {run.benchmark: [(size, us) for size, (us, _) in sorted(timed.items())]})
 
 
 def draw(path: Path, card: Card) -> None:
@@ -203,6 +187,7 @@ def _write(drawing: Any, y: float, paragraphs: Sequence[str], most_lines: int,
 def _plot(axes: Any, card: Card) -> None:
     axes.set_title(card.unit, fontsize=14, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=13)
     lines = {name: points for name, points in card.lines.items() if points}
     names = ["library" if OURS in lines and name != OURS else name for name in lines]
     for (name, points), style in zip(lines.items(), styles_of(names), strict=True):
@@ -212,12 +197,11 @@ def _plot(axes: Any, card: Card) -> None:
         sizes = sorted({size for points in lines.values() for size, _ in points})
         dress(axes, sizes, most_ticks=5)
         axes.legend(fontsize=14, frameon=False, loc="lower right")
-    for row, (name, value) in enumerate(list(card.bars.items())[:MOST_BARS]):
-        axes.barh(row, value, color=COLOURS[row], alpha=0.4)
-        axes.annotate(f" {name[:24]}: {number(value)}", (0, row), va="center", fontsize=14)
-    if card.bars:
+    elif card.bars:
+        for row, (name, value) in enumerate(list(card.bars.items())[:6]):
+            axes.barh(row, value, color=COLOURS[row], alpha=0.4)
+            axes.annotate(f" {name[:24]}: {number(value)}", (0, row), va="center", fontsize=14)
         axes.set_yticks([])
         axes.invert_yaxis()
-    if not lines and not card.bars:
+    else:
         axes.set_axis_off()
-    axes.tick_params(labelsize=13)

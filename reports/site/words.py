@@ -1,6 +1,4 @@
-"""The words that several pages share."""
-
-from __future__ import annotations
+"""The words for runs that several pages share."""
 
 import hashlib
 import re
@@ -12,20 +10,7 @@ from pathlib import Path
 from reports.store.order import time_of
 from reports.store.schema import Result, Run
 
-MOST_LISTED = 8  # commands, versions or machines in the footer
 MOST_NAMES = 40  # run ids, campaigns or logs in the footer
-NO_HISTORY = "in no run that a history can use"
-# The verdicts and reasons behind each word of the first page, which are also its colours.
-VERDICTS = {"worse": ("SLOWER", "WORSE", "WRONG"),
-            "better": ("FASTER", "BETTER"),
-            "unknown": ("AMBIGUOUS", "UNREPLICATED", "TOO FEW RUNS", "TOO FEW BLOCKS",
-                        "INCOMPLETE", NO_HISTORY.upper())}
-
-
-def verdict_class(text: str) -> str:
-    """The style of a cell that begins with a verdict, or nothing."""
-    verdict = text.upper().partition(":")[0].rstrip("*")
-    return next((word for word, verdicts in VERDICTS.items() if verdict in verdicts), "")
 
 
 def file_name(kind: str, name: str) -> str:
@@ -64,16 +49,6 @@ def command_without_seed(run: Run) -> str:
     return re.sub(r" --seed \S+", "", command_of(run))
 
 
-def hide_folders(sentence: str, folders: Iterable[Path]) -> str:
-    """Remove these folders, and the folders of other paths, from a sentence: readers of a page
-    need not know the file system of its author."""
-    for folder in folders:
-        sentence = sentence.replace(f"{folder}/", "")
-        if folder.name not in ("", str(folder)):
-            sentence = sentence.replace(str(folder), folder.name)
-    return re.sub(r"(?<![\w/:>.])(\.\.)?/([^\s/]+/)+", "<path>/", sentence)
-
-
 def how_to_reproduce(runs: Sequence[Run]) -> dict[str, str]:
     """Each command, version, machine and software behind a page, for its footer."""
     return {"command": listing([command_of(run) for run in runs]),
@@ -83,7 +58,7 @@ def how_to_reproduce(runs: Sequence[Run]) -> dict[str, str]:
             "software_id": listing([run.software_id for run in runs])}
 
 
-def listing(values: Iterable[str], most: int = MOST_LISTED, separator: str = "\n") -> str:
+def listing(values: Iterable[str], most: int = 8, separator: str = "\n") -> str:
     """The first different values."""
     values = list(dict.fromkeys(values))
     if len(values) > most:

@@ -5,7 +5,6 @@ The runs of a series were measured alike: same machine, benchmark, ranks and dis
 of one side of a campaign ran close together in time, so together they are one point, their median.
 """
 
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 from msgspec import json
 
 from reports.store.foreign import printable
-from reports.store.manifest import MANIFEST
+from reports.store.manifest import MANIFEST, run_files
 from reports.store.order import places, time_of
 from reports.store.result import ImportedRunError, NewerSchemaError, ResultError, read
 from reports.store.schema import Case, CaseHeader, Result, Run
@@ -125,20 +124,14 @@ def load(folder: Path | str) -> History:
 
 
 def _readable(folder: Path, left_out: LeftOut) -> Iterator[Result]:
-    def closed(error: OSError) -> None:
-        left_out["a folder that cannot be read"].append(printable(Path(error.filename).name))
-
-    for parent, folders, files in os.walk(folder, onerror=closed):
-        folders[:] = [name for name in folders if not name.endswith((".samples", ".flight"))]
-        for name in sorted([*folders, *files]):
-            if os.path.islink(Path(parent, name)):
-                left_out["a link, which is not followed"].append(printable(name))
-            elif name not in folders and name.endswith(".jsonl") and name != MANIFEST:
-                try:
-                    yield read(Path(parent, name))
-                except ResultError as error:
-                    reason = REFUSED.get(type(error), REFUSED[ResultError])
-                    left_out[reason].append(printable(name))
+    for path, problem in run_files(folder):
+        try:
+            if not problem and path.name != MANIFEST:
+                yield read(path)
+        except ResultError as error:
+            problem = REFUSED.get(type(error), REFUSED[ResultError])
+        if problem:
+            left_out[problem].append(printable(path.name))
 
 
 def _usable(results: Sequence[Result], left_out: LeftOut) -> list[Result]:

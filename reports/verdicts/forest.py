@@ -9,10 +9,11 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from reports.tables.figure import figure, kind_of
+from reports.tables.page import Section, draw_picture
 from reports.tables.sentences import size_text
 from reports.verdicts.cells import Comparison
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SAME, SLOWER, UNREPLICATED
-from reports.verdicts.verdict_table import figures, label, ordered, shown
+from reports.verdicts.verdict_table import figures, label, ordered, sentences, shown, table_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,22 @@ CUT = (4, 5)  # matplotlib's caretleft and caretright: the interval goes on beyo
 ROW_INCHES, PANEL_INCHES, FRAME_INCHES = 0.21, 5.6, 1.9
 NARROWEST, WIDEST = np.log(1.03), np.log(64)  # how far the axis reaches from 1
 STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+
+
+def sections(comparisons: Sequence[Comparison]) -> list[Section]:
+    """The parts of a page: the plot, then the sentences and the table of each comparison."""
+    picture = draw_picture(
+        "forest", lambda target: plot(comparisons, target),
+        "Ratio of each cell, variant over baseline, with its 95 % interval",
+        "Right of 1 the variant is slower; the band is the margin. Each row's verdict and ratio "
+        "stand beside it in words, and in the table below.", "cells-0")
+    parts = [Section("Ratios", pictures=[picture])]
+    for place, comparison in enumerate(shown(comparisons)):
+        heading = f"{label(comparison.variant)} against {label(comparison.baseline)}"
+        parts.append(Section(heading, sentences(comparison), table=f"cells-{place}",
+                             caption=f"Every cell: {heading}", rows=table_rows(comparison),
+                             filters=["algorithm", "verdict"]))
+    return parts
 
 
 def plot(comparisons: Sequence[Comparison], target: Path | IO[str]) -> None:

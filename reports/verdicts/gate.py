@@ -5,7 +5,6 @@ Exit status, the first that applies: 5 the current is wrong, incomplete, or lack
 baseline; 4 the two cannot be compared; 1 a regression; 3 not enough data; 0.
 """
 
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,16 +12,15 @@ from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 import numpy as np
-from markupsafe import Markup
 
 from reports.store.foreign import markdown_text
 from reports.store.result import ResultError
-from reports.tables import templates
+from reports.tables.page import Page, to_html
 from reports.tables.sentences import size_text, some
 from reports.verdicts import verdict_table as table
 from reports.verdicts.accept import UNUSABLE
 from reports.verdicts.cells import Comparison, case_names
-from reports.verdicts.forest import plot
+from reports.verdicts.forest import sections
 from reports.verdicts.sides import key_of
 from reports.verdicts.verdict import FASTER, SAME, SLOWER
 
@@ -170,11 +168,6 @@ def _facts(comparison: Comparison) -> dict[str, str]:
 
 
 def html(outcome: Outcome) -> str:
-    """The outcome, the table's sentences, the plot and the table."""
-    drawing = io.StringIO()
-    if outcome.comparison:
-        plot([outcome.comparison], drawing)
-    # Inline SVG needs no prolog and no namespaces.
-    _, start, svg = drawing.getvalue().partition("<svg")
-    picture = Markup(start + re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg))
-    return templates.render("gate.html", outcome=outcome, table=table, picture=picture)
+    """The outcome, and the plot, sentences and table of its comparison."""
+    parts = sections([outcome.comparison]) if outcome.comparison else []
+    return to_html(Page(outcome.headline, outcome.findings, parts))

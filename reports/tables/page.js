@@ -5,65 +5,63 @@
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 const create = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
 
-// Runs `apply` now and whenever a control changes.
-function follow(control, apply) {
-  control.hidden = false;
-  for (const event of ["input", "change"]) control.addEventListener(event, apply);
-  apply();
-}
-
 // A line's checkbox shows and hides it in every picture.
 for (const box of all("input[data-toggle]")) {
   const parts = all(`[data-line="${box.dataset.toggle}"]`);
-  follow(box, () => parts.forEach((part) => part.classList.toggle("off", !box.checked)));
+  const apply = () => parts.forEach((part) => part.classList.toggle("off", !box.checked));
+  box.hidden = false;
+  box.addEventListener("input", apply);
+  apply();
 }
 
 // Each picture is drawn twice, once for each vertical axis; the style sheet shows the chosen one.
 for (const choice of all(".scales")) choice.hidden = false;
 
 // Filters rows by a text, and by the values of the columns in data-filters.
-for (const table of all("table[data-filters]")) {
+for (const table of all('table:not([data-filters=""])')) {
   const names = all("thead th", table).map((cell) => cell.textContent);
   const rows = all("tbody tr", table);
   const tools = create("div", { className: "tools" });
   const count = create("span", { role: "status" });
-  const search = create("input", { type: "search", size: 12 });
-  const controls = [["Rows with", search, (row) => row.textContent.toLowerCase().includes(
-    search.value.toLowerCase())]];
-  for (const name of table.dataset.filters.split("|").filter((each) => names.includes(each))) {
-    const column = names.indexOf(name);
-    const text = (row) => row.cells[column].textContent;
-    const select = create("select");
-    select.append(new Option(`any ${name}`, ""));
-    for (const value of [...new Set(rows.map(text))].sort()) select.append(new Option(value));
-    controls.push([name, select, (row) => !select.value || text(row) === select.value]);
-  }
-  const apply = () => {
-    for (const row of rows) row.hidden = controls.some(([, , accepts]) => !accepts(row));
-    count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
-  };
-  for (const [name, control] of controls) {
+  const controls = [];
+  const add = (name, control, accepts) => {
     const label = create("label");
     label.append(`${name} `, control);
     tools.append(label);
+    controls.push([control, accepts]);
+  };
+  const search = create("input", { type: "search", size: 12 });
+  add("Rows with", search,
+    (row) => row.textContent.toLowerCase().includes(search.value.toLowerCase()));
+  for (const name of table.dataset.filters.split("|")) {
+    const text = (row) => row.cells[names.indexOf(name)].textContent;
+    const select = create("select");
+    select.append(new Option(`any ${name}`, ""));
+    for (const value of [...new Set(rows.map(text))].sort()) select.append(new Option(value));
+    add(name, select, (row) => !select.value || text(row) === select.value);
   }
+  const apply = () => {
+    for (const row of rows) row.hidden = controls.some(([, accepts]) => !accepts(row));
+    count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
+  };
   tools.append(count);
   table.parentNode.before(tools);
-  follow(tools, apply);
+  tools.addEventListener("input", apply);
+  apply();
   // A link to a hidden row clears the filters.
   addEventListener("hashchange", () => {
     const row = document.getElementById(location.hash.slice(1));
     if (!rows.includes(row) || !row.hidden) return;
-    for (const [, control] of controls) control.value = "";
+    for (const [control] of controls) control.value = "";
     apply();
     row.scrollIntoView();
   });
 }
 
 // The marks of a line belong to its cases, in order.
-for (const line of all("[data-cases]")) {
+for (const line of all('[data-cases]:not([data-cases=""])')) {
   const cases = line.dataset.cases.split("-");
-  all("use", line).forEach((mark, place) => { if (cases[place]) mark.dataset.case = cases[place]; });
+  all("use", line).forEach((mark, place) => { mark.dataset.case = cases[place]; });
 }
 
 // Shows the table row of a mark: under the pointer or a finger, or by the arrow keys.

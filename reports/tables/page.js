@@ -46,7 +46,7 @@ for (const table of all('table:not([data-filters=""])')) {
   };
   tools.append(count);
   table.parentNode.before(tools);
-  tools.addEventListener("input", apply);
+  for (const event of ["input", "change"]) tools.addEventListener(event, apply);
   apply();
   // A link to a hidden row clears the filters.
   addEventListener("hashchange", () => {

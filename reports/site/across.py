@@ -11,14 +11,13 @@ import pandas as pd
 from reports.advice.procure import as_page
 from reports.advice.procurement import evaluate
 from reports.imports.imported import read_imported
-from reports.site import words
+from reports.site import shared
 from reports.site.run_page import fact_text
-from reports.site.store import Store
 from reports.store.order import places
 from reports.store.schema import Result
 from reports.tables.imported_table import render
 from reports.tables.page import CLASSES, NO_HISTORY, Page, Row, Section, draw_picture
-from reports.tables.sentences import describe, number, size_text, some
+from reports.tables.sentences import describe, number, some
 from reports.trends import history_command
 from reports.trends.history import load
 from reports.verdicts import forest
@@ -31,25 +30,25 @@ MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the n
 WORST_FIRST = ("worse", "better", "too few runs", "no change")
 
 
-def overview_page(store: Store, others: Sequence[Page]) -> Page:
+def overview_page(store: shared.Store, others: Sequence[Page]) -> Page:
     """The first page of a site with these other pages."""
     pages, groups = {page.file: page for page in others}, store.groups
     history = pages.pop(HISTORY, Page("History"))
     # No complete and correct run of the same machine and benchmark has followed these.
     wrong = [result for results in groups.values()
-             for result in takewhile(lambda result: words.status_text(result) != "complete",
+             for result in takewhile(lambda result: shared.status_text(result) != "complete",
                                      reversed(results))
-             if words.status_text(result) != "incomplete"]
+             if shared.status_text(result) != "incomplete"]
     runs = [result.run for result in store.results]
     runs += [run for page in others for run in page.runs]
     place = places(runs)
     runs.sort(key=lambda run: place[run.run_id])
     last_run = "none here was measured"
     if runs:
-        last_run = f"{words.start_time(runs[-1])}: {runs[-1].benchmark} on {runs[-1].machine_id}"
-    reproduce = words.how_to_reproduce(runs)
+        last_run = f"{shared.start_time(runs[-1])}: {runs[-1].benchmark} on {runs[-1].machine_id}"
+    reproduce = shared.how_to_reproduce(runs)
     for name, paths in (("campaigns", store.campaigns), ("imported logs", store.imported)):
-        reproduce[name] = words.listing([path.name for path in paths], words.MOST_NAMES)
+        reproduce[name] = shared.listing([path.name for path in paths], shared.MOST_NAMES)
     # The cases over runs by the last change of their series, by wrong results, or by the reason why
     # they have no series.
     series = history.counts
@@ -82,20 +81,20 @@ def _cards(counts_of: Mapping[str, Counter[str]]) -> list[tuple[str, str, str]]:
     return cards
 
 
-def _tables(store: Store, pages: Mapping[str, Page], history: Page,
+def _tables(store: shared.Store, pages: Mapping[str, Page], history: Page,
             wrong: Sequence[Result]) -> list[Section]:
     groups, machines, campaigns = store.groups, list[Row](), list[Row]()
     for (machine, benchmark), results in reversed(groups.items()):
         last, counts = results[-1], history.verdicts.get((machine, benchmark), Counter())
-        page = words.file_name("run", last.run.run_id)
+        page = shared.file_name("run", last.run.run_id)
         machines.append({
             "machine and benchmark": (f"{machine} {benchmark}", page),
-            "last run": words.start_time(last.run), "runs": str(len(results)),
-            "newest": words.status_text(last), "ranks": str(last.run.world["size"]),
-            "series over runs": words.counts_text(counts) or "-"})
+            "last run": shared.start_time(last.run), "runs": str(len(results)),
+            "newest": shared.status_text(last), "ranks": str(last.run.world["size"]),
+            "series over runs": shared.counts_text(counts) or "-"})
     for path in reversed(store.campaigns):
-        file = words.file_name("compare", str(path))
-        cells = words.counts_text(pages[file].counts) if file in pages else ""
+        file = shared.file_name("compare", str(path))
+        cells = shared.counts_text(pages[file].counts) if file in pages else ""
         campaigns.append({"campaign": (path.name, file), "cells": cells or "-"})
     newest = [result for results in groups.values() for result in results[-MOST_RUNS:]]
     return [
@@ -113,9 +112,9 @@ def _tables(store: Store, pages: Mapping[str, Page], history: Page,
 
 def _run_row(result: Result) -> Row:
     run, wrong = result.run, [describe(case) for case in result.cases if case.status == "wrong"]
-    return {"when": (words.start_time(run), words.file_name("run", run.run_id)),
+    return {"when": (shared.start_time(run), shared.file_name("run", run.run_id)),
             "benchmark": run.benchmark, "machine": run.machine_id,
-            "status": f"{words.status_text(result)}\n{some(wrong)}", "run id": run.run_id}
+            "status": f"{shared.status_text(result)}\n{some(wrong)}", "run id": run.run_id}
 
 
 def campaign_page(folder: Path) -> Page:
@@ -127,8 +126,8 @@ def campaign_page(folder: Path) -> Page:
     runs = [launch.result.run for side in variants for launch in side.launches]
     return Page(
         f"{folder.name}: {', '.join(map(label, variants[1:]))} against {label(variants[0])}",
-        [f"{words.counts_text(counts)}; of {counts.total()} cells.", *notes_of(variants)],
-        [*forest.sections(comparisons), _differences(variants)], words.how_to_reproduce(runs),
+        [f"{shared.counts_text(counts)}; of {counts.total()} cells.", *notes_of(variants)],
+        [*forest.sections(comparisons), _differences(variants)], shared.how_to_reproduce(runs),
         verdicts={(runs[0].machine_id, runs[0].benchmark): counts},
         runs=[msgspec.structs.replace(run, cases=[], environment={}, notes=[]) for run in runs])
 
@@ -139,7 +138,7 @@ def _differences(variants: Sequence[Side]) -> Section:
     facts = pd.DataFrame([{
         **{name: fact_text(fact) for name, fact in run.environment.items()},
         "machine_id": run.machine_id, "software_id": run.software_id, "version": run.version,
-        "command": words.command_without_seed(run), "side": side} for side, run in runs])
+        "command": shared.command_without_seed(run), "side": side} for side, run in runs])
     values = facts.fillna("-").groupby("side", sort=False).agg(frozenset)
     rows = [{"fact": str(name),
              **{str(side): some(sorted(texts)) for side, texts in values[name].items()}}
@@ -161,7 +160,7 @@ def history_page(folder: Path) -> Page:
         rows.append({"case": series.label, "benchmark": series.benchmark,
                      "machine": series.machine_id, "runs": str(len(series.costs_us)),
                      "last, us": number(last_us), "verdict": series.word,
-                     "last run": (last, words.file_name("run", last))})
+                     "last run": (last, shared.file_name("run", last))})
     for group, count in history.unjudged.items():
         verdicts[group]["too few blocks"] += count
     changed = Section("Series that changed", ["No series changed."])
@@ -177,12 +176,12 @@ def history_page(folder: Path) -> Page:
               for place, event in enumerate(history.events, 1)]
     every = Section("Every series", table="series", caption="Every case over its runs", rows=rows,
                     filters=["benchmark", "verdict"])
-    counts = words.counts_text(sum(verdicts.values(), Counter()))
+    counts = shared.counts_text(sum(verdicts.values(), Counter()))
     return Page(
         "History", [f"{len(history.runs)} runs, {len(history.series)} series: {counts}.",
                     "Where nothing changes, 5 % of such histories have an alarm.",
                     *(f"{line}." for line in history.skipped)],
-        [changed, *events, every], words.how_to_reproduce(list(history.runs.values())),
+        [changed, *events, every], shared.how_to_reproduce(list(history.runs.values())),
         verdicts=verdicts)
 
 
@@ -193,25 +192,23 @@ def imported_page(paths: Sequence[Path]) -> Page:
     rows, texts = list[Row](), list[Section]()
     for log in logs:
         run, origin = log.run, log.run.imported_from
-        sizes = [case.size_bytes for case in log.cases if case.size_bytes is not None]
+        lines = f"{origin.first_line} to {origin.last_line}"
         rates = [case.bus_bw_gb_s for case in log.cases
                  if case.bus_bw_gb_s is not None and case.status == "ok"]
-        rows.append({
-            "log": origin.file, "lines": f"{origin.first_line} to {origin.last_line}",
-            "written by": origin.format, "benchmark": run.benchmark,
-            "ranks": str(run.world["size"] or "-"),
-            "sizes": f"{size_text(min(sizes))} to {size_text(max(sizes))}" if sizes else "-",
-            "most busbw, GB/s": number(max(rates, default=None)), "status": log.end.status})
-        texts.append(Section(f"{origin.file}, {run.benchmark}, lines {rows[-1]['lines']}",
-                             text=render(log), folded=len(logs) > 1))
+        rows.append({"log": origin.file, "lines": lines, "written by": origin.format,
+                     "benchmark": run.benchmark, "ranks": str(run.world["size"] or "-"),
+                     "most busbw, GB/s": number(max(rates, default=None)),
+                     "status": log.end.status})
+        texts.append(Section(f"{origin.file}, {run.benchmark}, lines {lines}", text=render(log),
+                             folded=len(logs) > 1))
     commands = [" ".join(log.run.argv) for log in logs if log.run.argv]
     return Page(
         "Imported logs",
         ["Imported, never judged: another benchmark's figures, by its own rules."],
         [Section("Logs", table="logs", caption="Every imported log", rows=rows), *texts],
         {"command": "python -m reports import FILE",
-         "run ids": words.listing([log.run.run_id for log in logs], words.MOST_NAMES),
-         "command in the logs": words.listing(commands) or "not in the logs"})
+         "run ids": shared.listing([log.run.run_id for log in logs], shared.MOST_NAMES),
+         "command in the logs": shared.listing(commands) or "not in the logs"})
 
 
 def procurement_page(spec: Path) -> Page:

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from reports.site import across, words
+from reports.site import across, shared
 from reports.site.run_page import run_page
-from reports.site.store import Store, find
 from reports.store import foreign
 from reports.store.result import ResultError, read_once
 from reports.store.workers import end_with_parent
@@ -55,7 +54,7 @@ def dashboard(arguments: argparse.Namespace) -> int:
         paths += ["--spec", spec]
     plain = [f"<path>/{Path(path).name}" if "/" in str(path) else str(path) for path in paths]
     with read_once():
-        store = find(arguments.results)
+        store = shared.find(arguments.results)
         store.specs = arguments.spec or sorted(
             path for path in arguments.results.glob("*.toml") if not os.path.islink(path))
         former = claim(site)
@@ -70,7 +69,7 @@ def dashboard(arguments: argparse.Namespace) -> int:
     for sentence in store.left_out:
         print(f"reports: {foreign.printable(sentence)}", file=sys.stderr)
     print(f"{foreign.printable(str(site / 'index.html'))}: {len(pages)} pages")
-    named = {words.file_name("procure", str(spec)) for spec in arguments.spec}
+    named = {shared.file_name("procure", str(spec)) for spec in arguments.spec}
     return 2 if any(page.complaint for page in pages if page.file in named) else 0
 
 
@@ -94,7 +93,7 @@ def claim(site: Path) -> list[str]:
     return [name for name in names if re.fullmatch(r"[A-Za-z0-9-]+\.html", name)]
 
 
-def build(store: Store, command: str) -> list[Page]:
+def build(store: shared.Store, command: str) -> list[Page]:
     """Make every page, several at a time, the overview last. Adds to `store.left_out` what cannot
     be shown. Within `read_once` the processes share the runs that were read before."""
     jobs = plan_pages(store)
@@ -111,7 +110,7 @@ def build(store: Store, command: str) -> list[Page]:
     return [*pages, overview]
 
 
-def plan_pages(store: Store) -> list[Job]:
+def plan_pages(store: shared.Store) -> list[Job]:
     """A page for each of the newest runs, each campaign and each procurement, one for the history
     and one for the imported logs."""
     newest = {result.path for results in store.groups.values()
@@ -121,12 +120,12 @@ def plan_pages(store: Store) -> list[Job]:
     for result in store.results:
         run, path = result.run, result.path
         launches = launches_of[run.machine_id, run.software_id, run.version,
-                               words.command_without_seed(run)]
+                               shared.command_without_seed(run)]
         launches.append(path)
         if path in newest:
-            jobs.append((words.file_name("run", run.run_id), "", path,
+            jobs.append((shared.file_name("run", run.run_id), "", path,
                          partial(run_page, path, launches[-MOST_LAUNCHES:])))
-    jobs += [(words.file_name("compare", str(path)), "", path, partial(across.campaign_page, path))
+    jobs += [(shared.file_name("compare", str(path)), "", path, partial(across.campaign_page, path))
              for path in store.campaigns]
     folder = store.folder
     if store.results or store.campaigns:
@@ -136,7 +135,7 @@ def plan_pages(store: Store) -> list[Job]:
                      partial(across.imported_page, store.imported)))
     for spec in store.specs:
         name = f"Procurement {spec.name}" if len(store.specs) > 1 else "Procurement"
-        jobs.append((words.file_name("procure", str(spec)), name, spec,
+        jobs.append((shared.file_name("procure", str(spec)), name, spec,
                      partial(across.procurement_page, spec)))
     return jobs
 

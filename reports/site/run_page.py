@@ -9,7 +9,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.site import words
+from reports.site import shared
 from reports.store.case import find_states
 from reports.store.result import ResultError, read
 from reports.store.samples import SamplesGone, read_samples
@@ -41,7 +41,7 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
     for a run that cannot be read or shown."""
     result = read(path)
     run = result.run
-    head = [f"Run of {words.start_time(run)}: {words.status_text(result)}",
+    head = [f"Run of {shared.start_time(run)}: {shared.status_text(result)}",
             *sentences.opening(result), *sentences.link_lines(find_states(result.blocks)),
             *run.notes]
     summary = " ".join(line if line.endswith(".") else f"{line}." for line in head if line)
@@ -61,7 +61,7 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
     environment = Section("Environment", table="environment", rows=facts, folded=True,
                           caption="The machine and its software, as the run read them")
     return Page(sentences.machine(result), [summary], [*sections, _cells(result), environment],
-                words.how_to_reproduce([run]))
+                shared.how_to_reproduce([run]))
 
 
 def _attempt(heading: str, make: Callable[..., Section], *arguments: Any) -> Section:
@@ -134,10 +134,8 @@ def drawn_views(result: Result) -> Drawn:
     """The first views; each has all lines of the run in the same order, with its own cases."""
     shown = [(view, plot.drawn_cases(result, view)) for view in views(result)[:MOST_VIEWS]]
     lines = lines_of([case for _, cases in shown for case in cases])
-    for line in lines:
-        if len(line.name) > MOST_NAME_CHARACTERS:
-            line.name = f"{line.name[:MOST_NAME_CHARACTERS]}..."
-    return [(view, [replace(line, cases=[case for case in line.cases if view_of(case) == view])
+    return [(view, [replace(line, name=line.name[:MOST_NAME_CHARACTERS],
+                            cases=[case for case in line.cases if view_of(case) == view])
                     for line in lines]) for view, cases in shown if cases]
 
 
@@ -178,12 +176,11 @@ def _against_size(name: str, title: str, lines: Sequence[Line], factor: float,
     cases = [case for line in lines for case in line.cases]
     ends = np.concatenate([plot.interval(case, factor) for case in cases])
     sizes = sorted({case.size_bytes for case in cases})
-    description = (
-        f"{sum(bool(line.cases) for line in lines)} lines over {len(sizes)} sizes from "
-        f"{size_text(sizes[0])} to {size_text(sizes[-1])}; the figures go from "
+    return draw_picture(
+        name, draw, title, f"{sum(bool(line.cases) for line in lines)} lines over {len(sizes)} "
+        f"sizes from {size_text(sizes[0])} to {size_text(sizes[-1])}; the figures go from "
         f"{number(float(ends.min()))} to {number(float(ends.max()))}; {SCALES[scale]} vertical "
-        "axis. Dashed: the bound of the machine's own measured parts.")
-    return draw_picture(name, draw, title, description, "cells", scale)
+        "axis. Dashed: the bound of the machine's own measured parts.", "cells", scale)
 
 
 def iterations(heading: str, result: Result, drawn: Drawn) -> Section:
@@ -239,13 +236,11 @@ def _read_times_us(result: Result, case: Case) -> Times | None:
 
 
 def _iteration_cells(case: Case, times_us: Times) -> Row:
-    slowest_us = times_us.max(axis=0)
-    low, middle, high, longest = map(number, np.percentile(slowest_us, [5, 50, 95, 100]))
-    skew = case.arrival_skew_us
-    last = np.bincount(times_us.argmax(axis=0), minlength=len(times_us)) / len(slowest_us)
-    return {"iterations": str(len(slowest_us)), "5 %, us": low, "median, us": middle,
-            "95 %, us": high, "longest, us": longest,
-            "arrival skew, us": number(skew.median if skew else None),
+    low, middle, high, longest = map(number, np.percentile(times_us.max(axis=0), [5, 50, 95, 100]))
+    skew, (n_ranks, n) = case.arrival_skew_us, times_us.shape
+    last = np.bincount(times_us.argmax(axis=0), minlength=n_ranks) / n
+    return {"iterations": str(n), "5 %, us": low, "median, us": middle, "95 %, us": high,
+            "longest, us": longest, "arrival skew, us": number(skew.median if skew else None),
             "skew 95 %, us": number(skew.p95 if skew else None),
             "last, by rank": " ".join(f"{share:.0%}" for share in last),
             "median by rank, us": " ".join(map(number, np.median(times_us, axis=1)))}
@@ -272,8 +267,7 @@ def _distribution(name: str, size_bytes: int, times_us: Mapping[int, Times],
             drawing.legend(handles, labels, loc="outside lower center",
                            ncols=3 if max(map(len, labels)) < 26 else 1, frameon=False, fontsize=8)
 
-    title = f"Iterations at {size_text(size_bytes)}: the part that took no longer"
-    description = (f"{len(times_us)} lines, each from its fastest iteration to its slowest; the "
-                   "further left, the faster, and the steeper, the steadier. Logarithmic "
-                   "horizontal axis.")
-    return draw_picture(name, draw, title, description, "iterations")
+    return draw_picture(
+        name, draw, f"Iterations at {size_text(size_bytes)}: the part that took no longer",
+        f"{len(times_us)} lines, each from its fastest iteration to its slowest; the further left, "
+        "the faster, and the steeper, the steadier. Logarithmic horizontal axis.", "iterations")

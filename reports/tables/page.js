@@ -10,7 +10,7 @@ for (const box of all("input[data-toggle]")) {
   const parts = all(`[data-line="${box.dataset.toggle}"]`);
   const apply = () => parts.forEach((part) => part.classList.toggle("off", !box.checked));
   box.hidden = false;
-  box.addEventListener("input", apply);
+  box.addEventListener("change", apply);
   apply();
 }
 
@@ -28,7 +28,7 @@ for (const table of all('table:not([data-filters=""])')) {
     const label = create("label");
     label.append(`${name} `, control);
     tools.append(label);
-    controls.push([control, accepts]);
+    controls.push({ control, accepts });
   };
   const search = create("input", { type: "search", size: 12 });
   add("Rows with", search,
@@ -41,7 +41,7 @@ for (const table of all('table:not([data-filters=""])')) {
     add(name, select, (row) => !select.value || text(row) === select.value);
   }
   const apply = () => {
-    for (const row of rows) row.hidden = controls.some(([, accepts]) => !accepts(row));
+    for (const row of rows) row.hidden = controls.some(({ accepts }) => !accepts(row));
     count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
   };
   tools.append(count);
@@ -52,7 +52,7 @@ for (const table of all('table:not([data-filters=""])')) {
   addEventListener("hashchange", () => {
     const row = document.getElementById(location.hash.slice(1));
     if (!rows.includes(row) || !row.hidden) return;
-    for (const [control] of controls) control.value = "";
+    for (const { control } of controls) control.value = "";
     apply();
     row.scrollIntoView();
   });
@@ -88,9 +88,9 @@ const centre = (mark) => {
   return [at.left + at.width / 2, at.top + at.height / 2];
 };
 
-// The mark with the least distance, which is a function of its centre; none further than `most`.
-function nearest(marks, distance, most) {
-  const distances = marks.map((mark) => distance(...centre(mark)));
+// The mark with the least distance, a function of its offset from a place; none from `most` on.
+function nearest(marks, [left, top], distance, most) {
+  const distances = marks.map(centre).map(([x, y]) => distance(x - left, y - top));
   const least = Math.min(...distances);
   return least < most ? marks[distances.indexOf(least)] : null;
 }
@@ -99,18 +99,15 @@ for (const box of all(".box").filter((element) => element.querySelector("[data-c
   let current = null;
   const marks = () => all("[data-case]", box).filter((mark) => !mark.closest(".off"));
   const pick = (mark) => { current = mark; show(mark); };
-  const point = (event) => pick(nearest(
-    marks(), (x, y) => Math.hypot(x - event.clientX, y - event.clientY), 28));
+  const point = (event) => pick(
+    nearest(marks(), [event.clientX, event.clientY], Math.hypot, 28));
   const open = () => { if (current) location.hash = `case-${current.dataset.case}`; };
   // The next mark along the line, or the mark of another line at the same size.
-  const beside = (step) => {
-    const each = marks();
-    return each[current ? (each.indexOf(current) + step + each.length) % each.length : 0];
-  };
+  const beside = (step) => marks().at((marks().indexOf(current) + step) % marks().length);
   const across = (step) => {
-    const [left, top] = current ? centre(current) : [0, 0];
-    return nearest(marks(), (x, y) => (Math.abs(x - left) < 2 && (y - top) * step > 0.01
-      ? (y - top) * step : Infinity), Infinity) || current || beside(0);
+    const distance = (right, down) => (
+      Math.abs(right) < 2 && down * step > 0.01 ? down * step : Infinity);
+    return current ? nearest(marks(), centre(current), distance, Infinity) || current : beside(1);
   };
   const keys = {
     ArrowRight: () => beside(1), ArrowLeft: () => beside(-1),
@@ -134,7 +131,7 @@ addEventListener("keydown", (event) => { if (event.key === "Escape") show(null);
 
 // A link to a cell marks it in the pictures too.
 function markLinkedCase() {
-  const row = /^#case-\d+$/.test(location.hash) && location.hash.slice(6);
+  const row = location.hash.replace("#case-", "");
   all("[data-case]").forEach((mark) => mark.classList.toggle("here", mark.dataset.case === row));
 }
 addEventListener("hashchange", markLinkedCase);

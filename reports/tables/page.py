@@ -22,7 +22,7 @@ from reports.store.schema import Run
 from reports.tables.figure import COLOURS
 
 FOLDER = Path(__file__).parent
-MOST_CHARACTERS = 4000  # of one value in a page, or of one line of a section's text
+MOST_CHARACTERS = 4000  # of one line of a value
 NUMBER = re.compile(r"[<>+-]?\d[\d.]*(e[+-]?\d+)?( ?[A-Za-z%/]{1,4})?!?( \[[^]]*\])?|-")
 NO_HISTORY = "in no run that a history can use"
 # The style of each verdict or reason; the dashboard's first page counts them by these words.
@@ -31,7 +31,7 @@ CLASSES = {**dict.fromkeys(("SLOWER", "WORSE", "WRONG", "FAIL"), "worse"),
            **dict.fromkeys(("AMBIGUOUS", "UNREPLICATED", "TOO FEW RUNS", "TOO FEW BLOCKS",
                             "INCOMPLETE", "UNDECIDED", NO_HISTORY.upper()), "unknown")}
 # The CSS variable for each colour that matplotlib writes; page.css has their values.
-VARIABLES = {"#000000": "currentColor", "#ffffff": "var(--page)", "#f0c808": "var(--gold)",
+VARIABLES = {"#000000": "currentColor", "#ffffff": "Canvas", "#f0c808": "var(--gold)",
              "#bbbbbb": "var(--band)", "#dddddd": "var(--band)",
              **{f"#{grey}": "var(--muted)" for grey in ("333333", "444444", "555555", "6f6f6f",
                 "777777", "808080", "888888", "b0b0b0", "cccccc")},
@@ -55,11 +55,9 @@ class Picture:
 
 @dataclass
 class Section:
-    """A heading and its content. `lines` are the names of the pictures' lines, with a sample each.
-
-    `text` is preformatted; a `folded` section opens on demand. `table` is the id of the table,
-    `filters` are the columns to choose its rows by. A row that begins with a link `#id` has that
-    id."""
+    """A heading and its content. `lines` are the names of the pictures' lines, with a sample each;
+    `text` is preformatted; a `folded` section opens on demand. `table` is the id of the table, and
+    `filters` are columns to choose rows by. A row that begins with a link `#id` has that id."""
 
     heading: str
     sentences: Sequence[str] = ()
@@ -84,10 +82,8 @@ class Section:
 @dataclass
 class Page:
     """`cards` are (headline, class, sentence) for the first screen, `reproduce` is for the footer.
-
-    The rest is the dashboard's. `verdicts` counts the cells or series by machine and benchmark, and
-    `runs` are the heads of a campaign's runs. `complaint` says why there is nothing to show. `html`
-    is empty until the page is rendered."""
+    The rest is for the dashboard: `verdicts` counts the cells or series by machine and benchmark,
+    `runs` are the heads of a campaign's runs, `complaint` says why there is nothing to show."""
 
     title: str
     sentences: Sequence[str] = ()
@@ -126,8 +122,9 @@ def _template() -> jinja2.Template:
 def _literal(value: Any) -> Any:
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
-    text = value if len(value) <= MOST_CHARACTERS else f"{value[:MOST_CHARACTERS]} ..."
-    return Markup("\n").join(escape(printable(line)) for line in text.split("\n"))
+    lines = [line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]} ..."
+             for line in value.split("\n")]
+    return Markup("\n").join(escape(printable(line)) for line in lines)
 
 
 def draw_picture(name: str, draw: Callable[[IO[str]], None], title: str = "", description: str = "",

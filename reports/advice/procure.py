@@ -99,8 +99,7 @@ def as_page(procurement: Procurement, command: str) -> Page:
         figures.append({"figure": row[0].label, **dict(zip(names, map(_cell, row), strict=True))})
     runs = [f"{machine.name}: {run_id}" for machine in machines for run_id in machine.run_ids]
     return Page(f"Procurement: {procurement.headline}", [f"From {procurement.title}."], [
-        Section("Requirements", table="requirements", rows=requirements,
-                caption="Each requirement's verdict, and why"),
+        Section("Requirements", table="requirements", rows=requirements),
         Section("Figures", table="figures", rows=figures,
                 caption="Candidates side by side; in brackets the interval over launches"),
         Section("How to read this", procurement.sentences),

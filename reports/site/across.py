@@ -71,10 +71,11 @@ def _cards(counts_of: Mapping[str, Counter[str]]) -> list[tuple[str, str, str]]:
         for noun, counts in counts_of.items():
             of_word = {name: count for name, count in counts.items()
                        if count and CLASSES.get(name.upper()) == word}
-            total += (count := sum(of_word.values()))
+            n = sum(of_word.values())
+            total += n
             reasons = ", ".join(f"{count} {name}" for name, count in of_word.items())
             if counts.total():
-                sentences.append(f"{count} of {counts.total()} {noun}"
+                sentences.append(f"{n} of {counts.total()} {noun}"
                                  + (f" ({reasons})" if set(of_word) - {word} else ""))
         cards.append((f"{total} {word}", word,
                       ", ".join(sentences) or "nothing here has a verdict"))
@@ -100,10 +101,8 @@ def _tables(store: shared.Store, pages: Mapping[str, Page], history: Page,
     return [
         Section("Wrong results", table="wrong", rows=list(map(_run_row, wrong)),
                 caption="No correct run has followed these; each leads to its run"),
-        Section("Machines and benchmarks", table="machines", caption="Each leads to its newest run",
-                rows=machines),
-        Section("Campaigns", table="campaigns", caption="Each leads to its comparison",
-                rows=campaigns),
+        Section("Machines and benchmarks", table="machines", rows=machines),
+        Section("Campaigns", table="campaigns", rows=campaigns),
         Section("Left out", store.left_out),
         Section("Runs", table="runs", filters=["benchmark", "machine"],
                 caption=f"The newest {MOST_RUNS} of each machine and benchmark",
@@ -144,8 +143,7 @@ def _differences(variants: Sequence[Side]) -> Section:
              **{str(side): some(sorted(texts)) for side, texts in values[name].items()}}
             for name in values if values[name].nunique() > 1]
     same = "Machine, software and environment are the same on all sides."
-    return Section("What differs", [] if rows else [same], table="differences",
-                   caption="Facts that are not the same on all sides", rows=rows)
+    return Section("What differs", [] if rows else [same], table="differences", rows=rows)
 
 
 def history_page(folder: Path) -> Page:
@@ -171,11 +169,9 @@ def history_page(folder: Path) -> Page:
             "and at each change a line and the word worse or better.", "series")])
     events = [Section(f"Change {place}: {event.benchmark} on {event.machine_id}, first at "
                       f"{event.run}", event.sentences, table=f"event-{place}",
-                      caption="The series of this change, the largest first",
                       rows=[series.row(step) for series, step in event.changes])
               for place, event in enumerate(history.events, 1)]
-    every = Section("Every series", table="series", caption="Every case over its runs", rows=rows,
-                    filters=["benchmark", "verdict"])
+    every = Section("Every series", table="series", rows=rows, filters=["benchmark", "verdict"])
     counts = shared.counts_text(sum(verdicts.values(), Counter()))
     return Page(
         "History", [f"{len(history.runs)} runs, {len(history.series)} series: {counts}.",
@@ -205,7 +201,7 @@ def imported_page(paths: Sequence[Path]) -> Page:
     return Page(
         "Imported logs",
         ["Imported, never judged: another benchmark's figures, by its own rules."],
-        [Section("Logs", table="logs", caption="Every imported log", rows=rows), *texts],
+        [Section("Logs", table="logs", rows=rows), *texts],
         {"command": "python -m reports import FILE",
          "run ids": shared.listing([log.run.run_id for log in logs], shared.MOST_NAMES),
          "command in the logs": shared.listing(commands) or "not in the logs"})

@@ -1,7 +1,6 @@
 """`dashboard`: a folder of runs as static pages, which need no server and no network."""
 
 import argparse
-import multiprocessing
 import os
 import re
 import shlex
@@ -10,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import msgspec
@@ -24,13 +24,11 @@ from reports.tables.page import Page, Section, to_html
 
 MARKER = ".wiretax-site"  # the file in a folder of pages that lists their names
 MOST_BYTES = 1_000_000
-SHORTENED = "All of it would not fit on one page: drawings and rows are left out."
 MOST_LAUNCHES = 8  # behind a run's fit, the newest
 # A file can keep to the schema and still hold values that no benchmark writes.
 ODD_VALUES = ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError
 
-# A page to make: its file, its name in the navigation if it is there, its source, and a function
-# that makes it.
+# A page to make: its file, its name in the navigation if it is there, its source, and its maker.
 Job = tuple[str, str, Path, Callable[[], Page]]
 
 
@@ -49,9 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def dashboard(arguments: argparse.Namespace) -> int:
     """Write the pages. Returns the exit status: 0, or 2 if a spec of the command line cannot be
     used. Raises ResultError if RESULTS is not a folder, or if SITE is another program's folder."""
-    site, paths = arguments.out, [arguments.results, "-o", arguments.out]
-    for spec in arguments.spec:
-        paths += ["--spec", spec]
+    site, specs = arguments.out, [word for spec in arguments.spec for word in ("--spec", spec)]
+    paths = [arguments.results, "-o", site, *specs]
     plain = [f"<path>/{Path(path).name}" if "/" in str(path) else str(path) for path in paths]
     with read_once():
         store = shared.find(arguments.results)
@@ -85,7 +82,6 @@ def claim(site: Path) -> list[str]:
                               ) from None
         site.mkdir(parents=True, exist_ok=True)
         names = []
-        write_whole(marker, b"[]")
     except (OSError, msgspec.DecodeError) as error:
         raise ResultError(f"{marker} is not the mark of a folder of pages ({error})") from error
     for unfinished in site.glob("*.html*.part"):
@@ -100,9 +96,8 @@ def build(store: shared.Store, command: str) -> list[Page]:
     names = {"index.html": "Overview", **{file: name for file, name, _, _ in jobs}}
     finish = partial(render, pages=names, command=command,
                      private_folders=[store.folder, *(spec.parent for spec in store.specs)])
-    processes = min(os.cpu_count() or 1, max(len(jobs), 1))
-    fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(processes, fork, initializer=end_with_parent) as pool:
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(jobs) + 1),
+                             get_context("fork"), initializer=end_with_parent) as pool:
         pages = list(pool.map(partial(make_page, finish=finish), jobs))
     store.left_out += [page.complaint for page in pages if page.complaint]
     overview = across.overview_page(store, pages)
@@ -177,7 +172,8 @@ def render(page: Page, pages: Mapping[str, str], command: str,
                 section.pictures = first_scale
             else:
                 section.rows = section.rows[: (len(section.rows) + 1) // 2]
-        page.sentences = list(dict.fromkeys([*page.sentences, SHORTENED]))
+        shortened = "All of it would not fit on one page: drawings and rows are left out."
+        page.sentences = list(dict.fromkeys([*page.sentences, shortened]))
         page.html = to_html(page, pages)
 
 

@@ -58,8 +58,7 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
         {"name": name, "value": fact_text(fact),
          "source": str(fact.get("source", "-")) if isinstance(fact, dict) else "-"}
         for name, fact in run.environment.items()]
-    environment = Section("Environment", table="environment", rows=facts, folded=True,
-                          caption="The machine and its software, as the run read them")
+    environment = Section("Environment", table="environment", rows=facts, folded=True)
     return Page(sentences.machine(result), [summary], [*sections, _cells(result), environment],
                 shared.how_to_reproduce([run]))
 
@@ -86,7 +85,7 @@ def _fits(heading: str, paths: Sequence[Path]) -> Section:
     if not fitted:
         raise ResultError("no algorithm has five blocks at three sizes")
     lines = [f"time = alpha + size / beta, over {len(paths)} launches of this command on this "
-             "machine and software."]
+             "machine and software; in brackets 95 % intervals."]
     crossovers = find_crossovers(fits)
     for members in by_title(fits).values():
         lines += [f"{members[0].mode}: {line}"
@@ -98,8 +97,7 @@ def _fits(heading: str, paths: Sequence[Path]) -> Section:
         "Fits: time against size, a line for each regime",
         f"{len(fitted)} fits with {len(rows)} regimes; a bar marks the change from one regime to "
         "the next. Logarithmic axes.", "fits")
-    return Section(heading, lines, [picture], table="fits",
-                   caption="Fits over these launches, with 95 % intervals", rows=rows)
+    return Section(heading, lines, [picture], table="fits", rows=rows)
 
 
 def _cells(result: Result) -> Section:

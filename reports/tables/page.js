@@ -17,18 +17,18 @@ for (const box of all("input[data-toggle]")) {
 // Each picture is drawn twice, once for each vertical axis; the style sheet shows the chosen one.
 for (const choice of all(".scales")) choice.hidden = false;
 
-// Filters rows by a text, and by the values of the columns in data-filters.
+// Filters rows by a text, and by the values of the columns in data-filters; shows the linked row.
 for (const table of all('table:not([data-filters=""])')) {
   const names = all("thead th", table).map((cell) => cell.textContent);
   const rows = all("tbody tr", table);
   const tools = create("div", { className: "tools" });
   const count = create("span", { role: "status" });
-  const controls = [];
+  const filters = [];
   const add = (name, control, accepts) => {
     const label = create("label");
     label.append(`${name} `, control);
     tools.append(label);
-    controls.push({ control, accepts });
+    filters.push(accepts);
   };
   const search = create("input", { type: "search", size: 12 });
   add("Rows with", search,
@@ -41,21 +41,15 @@ for (const table of all('table:not([data-filters=""])')) {
     add(name, select, (row) => !select.value || text(row) === select.value);
   }
   const apply = () => {
-    for (const row of rows) row.hidden = controls.some(({ accepts }) => !accepts(row));
+    const shows = (row) => row.matches(":target") || filters.every((accepts) => accepts(row));
+    for (const row of rows) row.hidden = !shows(row);
     count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
   };
   tools.append(count);
   table.parentNode.before(tools);
   for (const event of ["input", "change"]) tools.addEventListener(event, apply);
+  addEventListener("hashchange", apply);
   apply();
-  // A link to a hidden row clears the filters.
-  addEventListener("hashchange", () => {
-    const row = document.getElementById(location.hash.slice(1));
-    if (!rows.includes(row) || !row.hidden) return;
-    for (const { control } of controls) control.value = "";
-    apply();
-    row.scrollIntoView();
-  });
 }
 
 // The marks of a line belong to its cases, in order.
@@ -99,8 +93,6 @@ for (const box of all(".box").filter((element) => element.querySelector("[data-c
   let current = null;
   const marks = () => all("[data-case]", box).filter((mark) => !mark.closest(".off"));
   const pick = (mark) => { current = mark; show(mark); };
-  const point = (event) => pick(
-    nearest(marks(), [event.clientX, event.clientY], Math.hypot, 28));
   const open = () => { if (current) location.hash = `case-${current.dataset.case}`; };
   // The next mark along the line, or the mark of another line at the same size.
   const beside = (step) => marks().at((marks().indexOf(current) + step) % marks().length);
@@ -113,8 +105,10 @@ for (const box of all(".box").filter((element) => element.querySelector("[data-c
     ArrowRight: () => beside(1), ArrowLeft: () => beside(-1),
     ArrowDown: () => across(1), ArrowUp: () => across(-1), Escape: () => null,
   };
-  box.addEventListener("pointermove", point);
-  box.addEventListener("pointerdown", point);
+  for (const kind of ["pointermove", "pointerdown"]) {
+    box.addEventListener(kind, (event) => pick(
+      nearest(marks(), [event.clientX, event.clientY], Math.hypot, 28)));
+  }
   box.addEventListener("pointerleave", (event) => {
     if (event.pointerType === "mouse") pick(null);
   });
@@ -129,10 +123,12 @@ for (const box of all(".box").filter((element) => element.querySelector("[data-c
 }
 addEventListener("keydown", (event) => { if (event.key === "Escape") show(null); });
 
-// A link to a cell marks it in the pictures too.
+// A link to a row marks its case in the pictures too.
 function markLinkedCase() {
-  const row = location.hash.replace("#case-", "");
-  all("[data-case]").forEach((mark) => mark.classList.toggle("here", mark.dataset.case === row));
+  const row = document.querySelector("tr:target");
+  all("[data-case]").forEach((mark) => mark.classList.toggle(
+    "here", row?.id === `case-${mark.dataset.case}`));
+  row?.scrollIntoView();
 }
 addEventListener("hashchange", markLinkedCase);
 markLinkedCase();

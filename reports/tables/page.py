@@ -30,15 +30,12 @@ CLASSES = {**dict.fromkeys(("SLOWER", "WORSE", "WRONG", "FAIL"), "worse"),
            **dict.fromkeys(("FASTER", "BETTER", "PASS"), "better"),
            **dict.fromkeys(("AMBIGUOUS", "UNREPLICATED", "TOO FEW RUNS", "TOO FEW BLOCKS",
                             "INCOMPLETE", "UNDECIDED", NO_HISTORY.upper()), "unknown")}
-# The CSS variable for each colour that matplotlib writes; page.css has their values.
+# The CSS variable for each colour that matplotlib writes; other greys are `muted`.
 VARIABLES = {"#000000": "currentColor", "#ffffff": "Canvas", "#f0c808": "var(--gold)",
              "#bbbbbb": "var(--band)", "#dddddd": "var(--band)",
-             **{f"#{grey}": "var(--muted)" for grey in ("333333", "444444", "555555", "6f6f6f",
-                "777777", "808080", "888888", "b0b0b0", "cccccc")},
              **{colour.lower(): f"var(--line{number})" for number, colour in enumerate(COLOURS)}}
 
-# By column: a text, whose later lines are small print, or a text and its link, which shows if the
-# page exists.
+# By column: a text, with small print below its first line, or a text and its link to a page.
 Row = Mapping[str, str | tuple[str, str]]
 
 
@@ -160,6 +157,7 @@ def _clean_tag(tag: str, name: str) -> str:
     tag = re.sub(r' id="line(\d+)-?([\d-]*)"', r' data-line="\1" data-cases="\2"', tag)
     tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", tag)
     tag = re.sub(r"#[0-9a-f]{6}\b", lambda colour: VARIABLES.get(colour[0], colour[0]), tag)
+    tag = re.sub(r"#([0-9a-f]{2})\1\1\b", "var(--muted)", tag)
     tag = re.sub(r"font-family: 'DejaVu Sans',[^;\"]*;? ?", "", tag)
     if "opacity" not in tag or " d=" in tag:
         tag = re.sub(r'(?<=[ "(-])(\d+\.\d)\d+(?=[ "),\n])', r"\1", tag)

@@ -39,8 +39,7 @@ def sections(comparisons: Sequence[Comparison]) -> list[Section]:
     for place, comparison in enumerate(shown(comparisons)):
         heading = f"{label(comparison.variant)} against {label(comparison.baseline)}"
         parts.append(Section(heading, sentences(comparison), table=f"cells-{place}",
-                             caption=f"Every cell: {heading}", rows=table_rows(comparison),
-                             filters=["algorithm", "verdict"]))
+                             rows=table_rows(comparison), filters=["algorithm", "verdict"]))
     return parts
 
 

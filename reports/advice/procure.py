@@ -100,8 +100,7 @@ def as_page(procurement: Procurement, command: str) -> Page:
     runs = [f"{machine.name}: {run_id}" for machine in machines for run_id in machine.run_ids]
     return Page(f"Procurement: {procurement.headline}", [f"From {procurement.title}."], [
         Section("Requirements", table="requirements", rows=requirements),
-        Section("Figures", table="figures", rows=figures,
-                caption="Candidates side by side; in brackets the interval over launches"),
+        Section("Figures, with their intervals over launches", table="figures", rows=figures),
         Section("How to read this", procurement.sentences),
         Section("The runs", text="\n".join(runs))], {"command, without folders": command})
 

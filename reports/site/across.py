@@ -85,13 +85,12 @@ def _cards(counts_of: Mapping[str, Counter[str]]) -> list[tuple[str, str, str]]:
 def _tables(store: shared.Store, pages: Mapping[str, Page], history: Page,
             wrong: Sequence[Result]) -> list[Section]:
     groups, machines, campaigns = store.groups, list[Row](), list[Row]()
-    for (machine, benchmark), results in reversed(groups.items()):
-        last, counts = results[-1], history.verdicts.get((machine, benchmark), Counter())
-        page = shared.file_name("run", last.run.run_id)
+    for key, results in reversed(groups.items()):
+        run, counts = results[-1].run, history.verdicts.get(key, Counter())
         machines.append({
-            "machine and benchmark": (f"{machine} {benchmark}", page),
-            "last run": shared.start_time(last.run), "runs": str(len(results)),
-            "newest": shared.status_text(last), "ranks": str(last.run.world["size"]),
+            "machine and benchmark": (" ".join(key), shared.file_name("run", run.run_id)),
+            "last run": shared.start_time(run), "runs": str(len(results)),
+            "newest": shared.status_text(results[-1]), "ranks": str(run.world["size"]),
             "series over runs": shared.counts_text(counts) or "-"})
     for path in reversed(store.campaigns):
         file = shared.file_name("compare", str(path))
@@ -99,14 +98,13 @@ def _tables(store: shared.Store, pages: Mapping[str, Page], history: Page,
         campaigns.append({"campaign": (path.name, file), "cells": cells or "-"})
     newest = [result for results in groups.values() for result in results[-MOST_RUNS:]]
     return [
-        Section("Wrong results", table="wrong", rows=list(map(_run_row, wrong)),
-                caption="No correct run has followed these; each leads to its run"),
+        Section("Wrong results that no correct run has followed", table="wrong",
+                rows=list(map(_run_row, wrong))),
         Section("Machines and benchmarks", table="machines", rows=machines),
         Section("Campaigns", table="campaigns", rows=campaigns),
         Section("Left out", store.left_out),
-        Section("Runs", table="runs", filters=["benchmark", "machine"],
-                caption=f"The newest {MOST_RUNS} of each machine and benchmark",
-                rows=list(map(_run_row, reversed(newest))) if len(newest) > len(groups) else [])]
+        Section(f"The newest {MOST_RUNS} runs of each machine and benchmark", table="runs",
+                rows=list(map(_run_row, reversed(newest))), filters=["benchmark", "machine"])]
 
 
 def _run_row(result: Result) -> Row:
@@ -117,8 +115,8 @@ def _run_row(result: Result) -> Row:
 
 
 def campaign_page(folder: Path) -> Page:
-    """A campaign: its forest plot, a table for each comparison, and the differences between its
-    variants. Raises ResultError for a campaign that cannot be read or compared."""
+    """A campaign: its comparisons, and the differences between its variants. Raises ResultError for
+    a campaign that cannot be read or compared."""
     variants = read_sides([str(folder)])
     comparisons = compare(variants, list(COMPARABLE))
     counts = Counter(word for each in shown(comparisons) for word in each.cells.verdict)
@@ -147,8 +145,7 @@ def _differences(variants: Sequence[Side]) -> Section:
 
 
 def history_page(folder: Path) -> Page:
-    """The runs below `folder` as series, and the changes in them. Raises ResultError if no run can
-    be used."""
+    """The series of the runs below `folder`, and their changes. Raises ResultError without runs."""
     history = load(folder)
     verdicts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     rows: list[Row] = []
@@ -182,8 +179,7 @@ def history_page(folder: Path) -> Page:
 
 
 def imported_page(paths: Sequence[Path]) -> Page:
-    """Imported logs, a row for each and its full text. Raises ResultError for a log that cannot be
-    read."""
+    """Imported logs, a row for each and its full text. Raises ResultError for an unusable log."""
     logs = [read_imported(path) for path in paths]
     rows, texts = list[Row](), list[Section]()
     for log in logs:
@@ -208,6 +204,5 @@ def imported_page(paths: Sequence[Path]) -> Page:
 
 
 def procurement_page(spec: Path) -> Page:
-    """Candidate machines side by side. Raises ResultError for a spec or a run that cannot be
-    used."""
+    """Candidate machines side by side. Raises ResultError for an unusable spec or run."""
     return as_page(evaluate(spec), f"python -m reports procure {spec.name}")

@@ -1,6 +1,7 @@
 """The page of one run: its pictures, its text, and a row for each of its cases."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -114,10 +115,9 @@ def _cells(result: Result) -> Section:
     values = {name: {row[name] for row in rows} for name in (rows[0] if rows else ())}
     equal = [name for name, texts in values.items() if len(texts) == 1
              and name not in ("cell", "size", "algorithm", "mode", "status", "time us", "[95 %]")]
-    shared = [f"{name} {rows[0][name]}" for name in equal if rows[0][name] not in ("-", "")]
+    common = [f"{name} {rows[0][name]}" for name in equal if rows[0][name] not in ("-", "")]
     return Section(
-        "Every cell", [f"In every cell: {'; '.join(shared)}."] if shared else [],
-        table="cells", caption="Every cell; its number is a link to it",
+        "Every cell", [f"In every cell: {'; '.join(common)}."] if common else [], table="cells",
         rows=[{name: cell for name, cell in row.items() if name not in equal} for row in rows],
         filters=[name for name in ("algorithm", "mode") if len(values.get(name, ())) > 1])
 
@@ -202,30 +202,28 @@ def iterations(heading: str, result: Result, drawn: Drawn) -> Section:
             ratios = [[np.median(times[rank]) / np.median(np.delete(times, rank, axis=0))
                        for rank in range(len(times))]
                       for times in times_us.values() if len(times) > 1]
-            notes += [f"Rank {rank} is slow at {size_text(size)}: {ratio:.2f}x the others' "
-                          "time, in the median of the algorithms."
-                          for rank, ratio in enumerate(np.median(ratios, axis=0) if ratios else ())
-                          if ratio > SLOW_RANK_RATIO]
+            notes += [f"Rank {rank} is slow at {size_text(size)}: {ratio:.2f}x the others' time, "
+                      "in the median of the algorithms."
+                      for rank, ratio in enumerate(np.median(ratios, axis=0) if ratios else ())
+                      if ratio > SLOW_RANK_RATIO]
     if not rows:
         return Section(heading, ["The run stored no single iterations."])
     return Section(heading, [
-        *(notes or [f"No rank takes more than {SLOW_RANK_RATIO:.2f}x the others' time at these "
-                        "sizes."]),
-        "Arrival skew is the time from the first rank's arrival to the last rank's; last, by rank, "
-        "is how often each rank took longest."],
-        pictures, table="iterations", caption="Stored iterations, slowest rank", rows=rows)
+        *(notes or [f"No rank takes more than {SLOW_RANK_RATIO:.2f}x the others' time."]),
+        "Times are of the slowest rank; arrival skew is the time from the first rank's arrival to "
+        "the last rank's; last, by rank, is how often each rank took longest."],
+        pictures, table="iterations", rows=rows)
 
 
 def _read_times_us(result: Result, case: Case) -> Times | None:
     """The times of a case, or None without valid samples."""
-    try:
+    samples = None
+    with suppress(SamplesGone):
         samples = read_samples(result, case)
-    except SamplesGone:
-        return None
-    if samples is None or not len(samples):
+    if samples is None:
         return None
     ranks, counts = np.unique(samples[:, 1], return_counts=True)
-    if len(ranks) != result.run.world["size"] or len(set(counts.tolist())) > 1:
+    if len(ranks) != result.run.world["size"] or len(set(counts.tolist())) != 1:
         return None
     # The sort is stable and keeps the order of iterations within a block and rank.
     by_rank = samples[np.lexsort((samples[:, 0], samples[:, 1]))]

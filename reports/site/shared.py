@@ -84,9 +84,8 @@ def start_time(run: Run) -> str:
 def status_text(result: Result) -> str:
     """`complete`, `incomplete`, or `WRONG: 2 cases`."""
     wrong = sum(case.status == "wrong" for case in result.cases)
-    if wrong:
-        return f"WRONG: {wrong} case{'s' * (wrong > 1)}"
-    return "complete" if result.complete else "incomplete"
+    status = "complete" if result.complete else "incomplete"
+    return f"WRONG: {wrong} case{'s' * (wrong > 1)}" if wrong else status
 
 
 def counts_text(counts: Counter[str]) -> str:

@@ -61,7 +61,6 @@ class Section:
     pictures: Sequence[Picture] = ()
     lines: Sequence[tuple[str, Markup]] = ()
     table: str = ""
-    caption: str = ""
     rows: Sequence[Row] = ()
     filters: Sequence[str] = ()
     text: str = ""
@@ -126,10 +125,9 @@ def _literal(value: Any) -> Any:
 
 def draw_picture(name: str, draw: Callable[[IO[str]], None], title: str = "", description: str = "",
                  table: str = "", scale: str = "") -> Picture:
-    """The picture that `draw` writes as an SVG, for this page alone: without size and metadata, in
-    the page's colours, so that one drawing serves light and dark. `name` starts its ids; without a
-    title it is decoration. An artist with the gid `line3-7-8` belongs to line 3, its marks to the
-    cases 7 and 8."""
+    """The picture that `draw` writes as an SVG, in the page's colours, so that one drawing serves
+    light and dark. `name` starts its ids; without a title it is decoration. An artist with the gid
+    `line3-7-8` belongs to line 3, its marks to the cases 7 and 8."""
     import matplotlib
 
     file = io.StringIO()

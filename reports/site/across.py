@@ -94,8 +94,8 @@ def _tables(store: shared.Store, pages: Mapping[str, Page], history: Page,
             "series over runs": shared.counts_text(counts) or "-"})
     for path in reversed(store.campaigns):
         file = shared.file_name("compare", str(path))
-        cells = shared.counts_text(pages[file].counts) if file in pages else ""
-        campaigns.append({"campaign": (path.name, file), "cells": cells or "-"})
+        campaigns.append({"campaign": (path.name, file),
+                          "cells": shared.counts_text(pages[file].counts) or "-"})
     newest = [result for results in groups.values() for result in results[-MOST_RUNS:]]
     return [
         Section("Wrong results that no correct run has followed", table="wrong",
@@ -179,25 +179,18 @@ def history_page(folder: Path) -> Page:
 
 
 def imported_page(paths: Sequence[Path]) -> Page:
-    """Imported logs, a row for each and its full text. Raises ResultError for an unusable log."""
+    """The text of imported logs. Raises ResultError for an unusable log."""
     logs = [read_imported(path) for path in paths]
-    rows, texts = list[Row](), list[Section]()
+    sections = []
     for log in logs:
         run, origin = log.run, log.run.imported_from
-        lines = f"{origin.first_line} to {origin.last_line}"
-        rates = [case.bus_bw_gb_s for case in log.cases
-                 if case.bus_bw_gb_s is not None and case.status == "ok"]
-        rows.append({"log": origin.file, "lines": lines, "written by": origin.format,
-                     "benchmark": run.benchmark, "ranks": str(run.world["size"] or "-"),
-                     "most busbw, GB/s": number(max(rates, default=None)),
-                     "status": log.end.status})
-        texts.append(Section(f"{origin.file}, {run.benchmark}, lines {lines}", text=render(log),
-                             folded=len(logs) > 1))
+        heading = f"{origin.file}, {run.benchmark}, lines {origin.first_line} to {origin.last_line}"
+        sections.append(Section(f"{heading}: {log.end.status}", text=render(log),
+                                folded=len(logs) > 1))
     commands = [" ".join(log.run.argv) for log in logs if log.run.argv]
     return Page(
         "Imported logs",
-        ["Imported, never judged: another benchmark's figures, by its own rules."],
-        [Section("Logs", table="logs", rows=rows), *texts],
+        ["Imported, never judged: another benchmark's figures, by its own rules."], sections,
         {"command": "python -m reports import FILE",
          "run ids": shared.listing([log.run.run_id for log in logs], shared.MOST_NAMES),
          "command in the logs": shared.listing(commands) or "not in the logs"})

@@ -1,7 +1,5 @@
-"""`card`: one picture of a run to share, 1200 x 630 pixels: the answer, a plot, and the command.
-
-The sentences also stand in the run's table. The card does not name the machine.
-"""
+"""`card`: one picture of a run to share, 1200 x 630 pixels: the answer, a plot, and the command. It
+does not name the machine."""
 
 import argparse
 import io
@@ -134,9 +132,8 @@ def _imported_answer(imported: Imported) -> tuple[list[str], list[str], Plot]:
 
 
 def draw(path: Path, texts: Sequence[str], is_faulty: bool, plot: Plot) -> None:
-    """Write the card: the machine, the answer and more sentences, the command and the source. Its
-    words are also its description, for a screen reader. Raises ResultError if it cannot be written.
-    """
+    """Write the card. `texts`, its description for screen readers too, are the machine, the answer,
+    more sentences, the command and the source. Raises ResultError if it cannot be written."""
     file = io.BytesIO()
     with warnings.catch_warnings(), figure(
             file, 1, 1, INCHES, dpi=DOTS_PER_INCH, format="png",

@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -33,7 +33,6 @@ Job = tuple[str, str, Path, Callable[[], Page]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `dashboard`."""
     parser.add_argument("results", metavar="RESULTS", type=Path,
                         help="a folder of runs and campaigns")
     parser.add_argument("-o", "--out", metavar="SITE", type=Path, default=Path("site"),
@@ -92,7 +91,7 @@ def claim(site: Path) -> list[str]:
 def build(store: shared.Store, command: str) -> list[Page]:
     """Make every page, several at a time, the overview last. Adds to `store.left_out` what cannot
     be shown. Within `read_once` the processes share the runs that were read before."""
-    jobs = plan_pages(store)
+    jobs = list(plan_pages(store))
     names = {"index.html": "Overview", **{file: name for file, name, _, _ in jobs}}
     finish = partial(render, pages=names, command=command,
                      private_folders=[store.folder, *(spec.parent for spec in store.specs)])
@@ -105,12 +104,11 @@ def build(store: shared.Store, command: str) -> list[Page]:
     return [*pages, overview]
 
 
-def plan_pages(store: shared.Store) -> list[Job]:
+def plan_pages(store: shared.Store) -> Iterator[Job]:
     """A page for each of the newest runs, each campaign and each procurement, one for the history
     and one for the imported logs."""
     newest = {result.path for results in store.groups.values()
               for result in results[-across.MOST_RUNS:]}
-    jobs: list[Job] = []
     launches_of: dict[tuple[str, ...], list[Path]] = defaultdict(list)
     for result in store.results:
         run, path = result.run, result.path
@@ -118,21 +116,20 @@ def plan_pages(store: shared.Store) -> list[Job]:
                                shared.command_without_seed(run)]
         launches.append(path)
         if path in newest:
-            jobs.append((shared.file_name("run", run.run_id), "", path,
-                         partial(run_page, path, launches[-MOST_LAUNCHES:])))
-    jobs += [(shared.file_name("compare", str(path)), "", path, partial(across.campaign_page, path))
-             for path in store.campaigns]
-    folder = store.folder
+            yield (shared.file_name("run", run.run_id), "", path,
+                   partial(run_page, path, launches[-MOST_LAUNCHES:]))
+    for path in store.campaigns:
+        file = shared.file_name("compare", str(path))
+        yield file, "", path, partial(across.campaign_page, path)
+    folder, logs = store.folder, store.imported
     if store.results or store.campaigns:
-        jobs.append((across.HISTORY, "History", folder, partial(across.history_page, folder)))
-    if store.imported:
-        jobs.append(("imported.html", "Imported logs", folder,
-                     partial(across.imported_page, store.imported)))
+        yield across.HISTORY, "History", folder, partial(across.history_page, folder)
+    if logs:
+        yield "imported.html", "Imported logs", folder, partial(across.imported_page, logs)
     for spec in store.specs:
+        file = shared.file_name("procure", str(spec))
         name = f"Procurement {spec.name}" if len(store.specs) > 1 else "Procurement"
-        jobs.append((shared.file_name("procure", str(spec)), name, spec,
-                     partial(across.procurement_page, spec)))
-    return jobs
+        yield file, name, spec, partial(across.procurement_page, spec)
 
 
 def make_page(job: Job, finish: Callable[[Page], None]) -> Page:

@@ -49,7 +49,10 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
     draw = plot.own_picture(result)
     printed = Section("As the run printed it", text=show.text(result), folded=draw is None)
     if draw:
-        sections = [_attempt("Picture", _own_picture, result, draw), printed]
+        own = partial(draw_picture, "own", partial(draw, result), sentences.machine(result),
+                      "The figures stand in the text below and in the table.", "cells")
+        sections = [_attempt("Picture", lambda heading: Section(heading, pictures=[own()])),
+                    printed]
     else:
         drawn = drawn_views(result)
         sections = [time_and_bandwidth(drawn, run.world["size"]), printed,
@@ -72,19 +75,10 @@ def _attempt(heading: str, make: Callable[..., Section], *arguments: Any) -> Sec
         return Section(heading, [f"This cannot be shown: {error}"])
 
 
-def _own_picture(heading: str, result: Result, draw: Callable[..., None]) -> Section:
-    """The picture of a benchmark other than a sweep over sizes."""
-    return Section(heading, pictures=[draw_picture(
-        "own", partial(draw, result), sentences.machine(result),
-        "The figures stand in the text below and in the table of every cell.", "cells")])
-
-
 def _fits(heading: str, paths: Sequence[Path]) -> Section:
     """Start-up time and bandwidth of each algorithm, and the crossovers between algorithms."""
     fits = fits_of([read(path) for path in paths])
     fitted = [fit for fit in fits if fit.regimes]
-    if not fitted:
-        raise ResultError("no algorithm has five blocks at three sizes")
     lines = [f"time = alpha + size / beta, over {len(paths)} launches of this command on this "
              "machine and software; in brackets 95 % intervals."]
     crossovers = find_crossovers(fits)

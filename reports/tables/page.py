@@ -1,7 +1,5 @@
-"""HTML pages of the gate, of `procure` and of the dashboard: their parts, pictures, and the file.
-
-A page needs no other file. It escapes every value and replaces control characters.
-"""
+"""HTML pages of the gate, of `procure` and of the dashboard. A page needs no other file; it escapes
+every value and replaces control characters."""
 
 import base64
 import hashlib
@@ -144,14 +142,13 @@ def draw_picture(name: str, draw: Callable[[IO[str]], None], title: str = "", de
         role = f' role="img" aria-labelledby="{name}-t {name}-d"'
         words = (f'<title id="{name}-t">{escape(title)}</title>'
                  f'<desc id="{name}-d">{escape(description)}</desc>')
-    width = float(box.split()[2])
-    svg = f'<svg{role} viewBox="{box}" style="--drawn: {width:.0f}px">{words}{body}'
-    return Picture(title, table, Markup(svg), scale)
+    style = f"--drawn: {float(box.split()[2]):.0f}px"
+    svg = Markup(f'<svg{role} viewBox="{box}" style="{style}">{words}{body}')
+    return Picture(title, table, svg, scale)
 
 
 def _clean_tag(tag: str, name: str) -> str:
-    """Name the cases of lines, add the picture's name to ids, insert the page's colours, and round
-    to 0.1 points."""
+    """Names the cases of lines, prefixes ids, inserts the page's colours, rounds to 0.1 points."""
     tag = re.sub(r' id="line(\d+)-?([\d-]*)"', r' data-line="\1" data-cases="\2"', tag)
     tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", tag)
     tag = re.sub(r"#[0-9a-f]{6}\b", lambda colour: VARIABLES.get(colour[0], colour[0]), tag)

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -49,8 +50,7 @@ def overview_page(store: shared.Store, others: Sequence[Page]) -> Page:
     reproduce = shared.how_to_reproduce(runs)
     for name, paths in (("campaigns", store.campaigns), ("imported logs", store.imported)):
         reproduce[name] = shared.listing([path.name for path in paths], shared.MOST_NAMES)
-    # The cases over runs by the last change of their series, by wrong results, or by the reason why
-    # they have no series.
+    # Cases by the last change of their series, by wrong results, or by their lack of a series.
     series = history.counts
     series["WRONG"] = len({(result.run.machine_id, result.run.benchmark, key_of(case))
                            for result in wrong for case in result.cases if case.status == "wrong"})
@@ -158,24 +158,24 @@ def history_page(folder: Path) -> Page:
                      "last run": (last, shared.file_name("run", last))})
     for group, count in history.unjudged.items():
         verdicts[group]["too few blocks"] += count
-    changed = Section("Series that changed", ["No series changed."])
+    sections = [Section("Series that changed", ["No series changed."])]
     if history.events:
-        changed = Section("Series that changed", pictures=[draw_picture(
-            "history", lambda target: history_command.plot(history.events, target),
+        sections = [Section("Series that changed", pictures=[draw_picture(
+            "history", partial(history_command.plot, history.events),
             "Series that changed, a panel each", "A mark for each run, the level of each stretch, "
-            "and at each change a line and the word worse or better.", "series")])
-    events = [Section(f"Change {place}: {event.benchmark} on {event.machine_id}, first at "
-                      f"{event.run}", event.sentences, table=f"event-{place}",
-                      rows=[series.row(step) for series, step in event.changes])
-              for place, event in enumerate(history.events, 1)]
-    every = Section("Every series", table="series", rows=rows, filters=["benchmark", "verdict"])
+            "and at each change a line and the word worse or better.", "series")])]
+    for place, event in enumerate(history.events, 1):
+        heading = f"Change {place}: {event.benchmark} on {event.machine_id}, first at {event.run}"
+        sections.append(Section(heading, event.sentences, table=f"event-{place}",
+                                rows=[series.row(step) for series, step in event.changes]))
+    sections.append(Section("Every series", table="series", rows=rows,
+                            filters=["benchmark", "verdict"]))
     counts = shared.counts_text(sum(verdicts.values(), Counter()))
     return Page(
         "History", [f"{len(history.runs)} runs, {len(history.series)} series: {counts}.",
                     "Where nothing changes, 5 % of such histories have an alarm.",
                     *(f"{line}." for line in history.skipped)],
-        [changed, *events, every], shared.how_to_reproduce(list(history.runs.values())),
-        verdicts=verdicts)
+        sections, shared.how_to_reproduce(list(history.runs.values())), verdicts=verdicts)
 
 
 def imported_page(paths: Sequence[Path]) -> Page:

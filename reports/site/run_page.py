@@ -26,8 +26,6 @@ from reports.trends.crossovers import find_crossovers
 from reports.trends.fit import fits_of
 from reports.trends.fit_records import by_title
 
-MOST_NAME_CHARACTERS = 36
-MOST_VIEWS = 4
 PANEL_INCHES = (5.6, 4.1)
 PANEL_MARGINS = (0.14, 0.12, 0.92, 0.985)  # fixed: matplotlib's search takes as long as the drawing
 SCALES = {"log": "logarithmic", "linear": "linear"}
@@ -123,10 +121,10 @@ def fact_text(fact: Any) -> str:
 
 
 def drawn_views(result: Result) -> Drawn:
-    """The first views; each has all lines of the run in the same order, with its own cases."""
-    shown = [(view, plot.drawn_cases(result, view)) for view in views(result)[:MOST_VIEWS]]
+    """The first four views; each has all lines of the run in order, with its own cases."""
+    shown = [(view, plot.drawn_cases(result, view)) for view in views(result)[:4]]
     lines = lines_of([case for _, cases in shown for case in cases])
-    return [(view, [replace(line, name=line.name[:MOST_NAME_CHARACTERS],
+    return [(view, [replace(line, name=line.name[:36],
                             cases=[case for case in line.cases if view_of(case) == view])
                     for line in lines]) for view, cases in shown if cases]
 
@@ -148,7 +146,6 @@ def time_and_bandwidth(drawn: Drawn, world_size: int) -> Section:
 
 
 def _draw_sample(line: Line, target: IO[str]) -> None:
-    """A piece of a line with its mark, for the legend."""
     with figure(target, 1, 1, (0.6, 0.22), margins=(0, 0, 1, 1)) as (_, ((axes,),)):
         axes.set_axis_off()
         axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], **line.style)

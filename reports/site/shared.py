@@ -115,6 +115,5 @@ def how_to_reproduce(runs: Sequence[Run]) -> dict[str, str]:
 def listing(values: Iterable[str], most: int = 8, separator: str = "\n") -> str:
     """The first different values."""
     values = list(dict.fromkeys(values))
-    if len(values) > most:
-        values = [*values[:most], f"and {len(values) - most} more"]
-    return separator.join(values)
+    more = [f"and {len(values) - most} more"] if len(values) > most else []
+    return separator.join([*values[:most], *more])

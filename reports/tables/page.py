@@ -39,8 +39,7 @@ Row = Mapping[str, str | tuple[str, str]]
 
 @dataclass
 class Picture:
-    """`table` is the id of the table with the same figures; `scale` names the vertical axis if
-    there is another drawing with the other axis."""
+    """`table` is the id of its figures' table, `scale` names one of two vertical axes."""
 
     title: str
     table: str

@@ -88,11 +88,10 @@ def as_page(procurement: Procurement, command: str) -> Page:
     """The candidates side by side; `command` made the page."""
     machines = procurement.machines
     names = [machine.name for machine in machines]
-    requirements: list[Row] = []
-    for judgements in zip(*(machine.judgements for machine in machines), strict=True):
-        cells = [f"{judgement.verdict}\n{judgement.reason}" for judgement in judgements]
-        requirements.append({"requirement": judgements[0].requirement,
-                             **dict(zip(names, cells, strict=True))})
+    requirements: list[Row] = [
+        {"requirement": row[0].requirement,
+         **{name: f"{each.verdict}\n{each.reason}" for name, each in zip(names, row, strict=True)}}
+        for row in zip(*(machine.judgements for machine in machines), strict=True)]
     figures: list[Row] = [
         {"figure": "launches", **{machine.name: machine.runs_text for machine in machines}}]
     for row in zip(*(machine.figures for machine in machines), strict=True):

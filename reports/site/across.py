@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -161,7 +160,7 @@ def history_page(folder: Path) -> Page:
     sections = [Section("Series that changed", ["No series changed."])]
     if history.events:
         sections = [Section("Series that changed", pictures=[draw_picture(
-            "history", partial(history_command.plot, history.events),
+            "history", lambda target: history_command.plot(history.events, target),
             "Series that changed, a panel each", "A mark for each run, the level of each stretch, "
             "and at each change a line and the word worse or better.", "series")])]
     for place, event in enumerate(history.events, 1):

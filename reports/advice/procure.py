@@ -100,8 +100,8 @@ def as_page(procurement: Procurement, command: str) -> Page:
     return Page(f"Procurement: {procurement.headline}", [f"From {procurement.title}."], [
         Section("Requirements", table="requirements", rows=requirements),
         Section("Figures, with their intervals over launches", table="figures", rows=figures),
-        Section("How to read this", procurement.sentences),
-        Section("The runs", text="\n".join(runs))], {"command, without folders": command})
+        Section("How to read this", procurement.sentences)],
+        {"command, without folders": command, "run ids": "\n".join(runs)})
 
 
 def as_csv(procurement: Procurement) -> str:

@@ -98,11 +98,10 @@ class Page:
 def to_html(page: Page, pages: Mapping[str, str] | None = None) -> str:
     """The page as HTML. `pages` are all pages of its site by file, with their names if they are in
     the navigation. A page without a site has no navigation and no script."""
-    script = (FOLDER / "page.js").read_text() if pages else ""
+    script = (FOLDER / "page.js").read_text()
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    style = Markup((FOLDER / "page.css").read_text())
-    return _template().render(page=page, pages=pages or {}, style=style, script=Markup(script),
-                              script_hash=script_hash, classes=CLASSES)
+    return _template().render(page=page, pages=pages or {}, classes=CLASSES, script=Markup(script),
+                              script_hash=script_hash)
 
 
 @cache

@@ -56,11 +56,12 @@ def cache_folder() -> Path:
 def cached_file(folder: Path, name: str, suffix: str) -> Path | None:
     """The intact binary of this name; None if the cache does not hold it."""
     for entry in os.listdir(folder):  # 1 ms in a folder of 2,400 files; Path.glob takes 20 ms
-        path = folder / entry
-        if not entry.startswith(f"{name}-") or path.is_symlink() or not path.is_file():  # a pipe
-            continue
-        if entry == f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()}{suffix}":
-            return path
+        if entry.startswith(f"{name}-"):
+            path = folder / entry
+            if path.is_symlink() or not path.is_file():  # a pipe
+                continue
+            if entry == f"{name}-{hashlib.sha256(path.read_bytes()).hexdigest()}{suffix}":
+                return path
     return None
 
 

@@ -17,7 +17,7 @@ from reports.store.result import ResultError
 from reports.store.schema import Case, Result, State
 from reports.tables import steps
 from reports.tables.console import lay_out, plain_table
-from reports.tables.forms import shapes
+from reports.tables.exposed_table import shapes
 from reports.tables.rows import cost_us
 from reports.tables.sentences import machine, number
 

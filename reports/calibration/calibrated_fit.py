@@ -11,10 +11,16 @@ import numpy as np
 
 from reports.calibration import synthetic
 from reports.calibration.rate import Figure, Simulation
-from reports.trends.crossovers import find_crossovers
-from reports.trends.fit import FEW_LAUNCHES_MISFIT, groups_of, regime_of
-from reports.trends.fit_records import Estimate, Fit
-from reports.trends.lines import breaks, fit_lines, interval, walsh_means
+from reports.trends.fit import FEW_LAUNCHES_MISFIT, Fit, find_crossovers
+from reports.trends.lines import (
+    Estimate,
+    breaks,
+    fit_lines,
+    groups_of,
+    interval,
+    regime_of,
+    walsh_means,
+)
 from reports.verdicts.verdict import Floats
 
 SIZES = np.array([16384.0 * 2**step for step in range(12)])

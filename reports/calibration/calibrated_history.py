@@ -12,8 +12,7 @@ import numpy as np
 
 from reports.calibration.rate import Figure, Simulation
 from reports.calibration.synthetic import LAUNCH_EXCESS, OUTLYING_LAUNCHES
-from reports.trends.changes import MIN_RUNS, Step, find_steps
-from reports.trends.noise import Floats
+from reports.trends.changes import MIN_RUNS, Floats, Step, find_steps
 
 N_SERIES, RUNS = 84, 100
 STEP = 3.0  # in standard deviations

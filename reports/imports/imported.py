@@ -1,17 +1,11 @@
-"""Imported runs: the records of other benchmarks' logs, how they are written and read.
+"""Runs imported from logs of other benchmarks: a `run` line, its cases and an `end`, with null for
+fields that a log lacks. Their measurement follows other rules: they are shown, never judged, and
+`result.read` refuses them."""
 
-Such a run is a file of the store (a `run` line, its cases, an `end`); fields that its log does not
-have are null. Its measurement follows other rules, so its records have their own types: imports are
-shown, never judged, and `result.read` refuses them.
-"""
-
-from __future__ import annotations
-
+import contextlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import msgspec
 
@@ -21,17 +15,13 @@ from reports.store.writing import to_line, write_whole
 
 
 class ImportedRank(TypedDict):
-    """A rank with the GPU that the log names."""
-
     rank: int
     gpu: str
 
 
 class ImportedWorld(TypedDict):
-    """The number of ranks, None if it is uncertain, and the ranks that the log lists."""
-
-    size: int | None
-    ranks: list[ImportedRank]
+    size: int | None  # None if it is uncertain
+    ranks: list[ImportedRank]  # those whose GPU the log names
 
 
 class ImportedFrom(msgspec.Struct, kw_only=True):
@@ -74,22 +64,13 @@ class ImportedSummary(msgspec.Struct, kw_only=True):
     n: int | None = None
 
 
-class OverRanks(msgspec.Struct, kw_only=True):
-    """The mean time in microseconds of the fastest rank, of all ranks and of the slowest rank."""
-
-    min: NotNegative | None = None
-    avg: NotNegative | None = None
-    max: NotNegative | None = None
-
-
 class ImportedCase(msgspec.Struct, kw_only=True, tag="case", tag_field="kind"):
-    """One printed half of a row, with the fields of a measured `Case`.
+    """One printed half of a row, with the fields of a measured `Case`, as docs/import.md describes.
 
-    `size_bytes` is as printed (per rank for OSU and IMB) and may repeat; bandwidths are in GB/s as
-    printed. A `wrong` case has its bandwidths only in `reported_*`; so has a printed algbw that is
-    not size over time. `n_wrong` counts elements, None if unchecked; older programs print
-    `max_error` instead. `suspect` marks a single rank or an impossible busbw, which no ranking may
-    use. `line` is the line of the log.
+    Bandwidths are in GB/s, `size_bytes` is per rank for OSU and IMB. `over_ranks_us` is the mean
+    time of the fastest rank (`min`), of all ranks (`avg`) and of the slowest rank (`max`). Older
+    programs print `max_error` instead of `n_wrong`, which counts elements. No ranking may use a
+    `suspect` case. `line` is the line of the log.
     """
 
     case: int
@@ -109,7 +90,7 @@ class ImportedCase(msgspec.Struct, kw_only=True, tag="case", tag_field="kind"):
     mode: str | None = None
     shape: Any = None
     time_us: ImportedSummary | None = None
-    over_ranks_us: OverRanks | None = None
+    over_ranks_us: dict[str, NotNegative | None] | None = None
     alg_bw_gb_s: float | None = None
     bus_bw_gb_s: float | None = None
     reported_alg_bw_gb_s: float | None = None
@@ -120,8 +101,7 @@ class ImportedCase(msgspec.Struct, kw_only=True, tag="case", tag_field="kind"):
     line: int | None = None
 
 
-@dataclass
-class Imported:
+class Imported(NamedTuple):
     """An imported run; the status of `end` is `complete`, `incomplete` or `failed`."""
 
     path: Path
@@ -134,9 +114,8 @@ NAME = re.compile(rb'\A([^\n]{0,1000}"imported_from":\{"file":)"(?:[^"\\\x00-\x1
 KINDS: dict[str, type[msgspec.Struct]] = {"run": ImportedRun, "case": ImportedCase, "end": End}
 
 
-def read_imported(path: Path | str) -> Imported:
+def read_imported(path: Path) -> Imported:
     """The imported run at `path`. Raises ResultError for anything else, also for measured runs."""
-    path = Path(path)
     records = read_lines(path, "run imported from a log", KINDS, SCHEMA)
     ends = of_kind(End, records)
     if not ends:
@@ -145,30 +124,20 @@ def read_imported(path: Path | str) -> Imported:
     return Imported(path, run, cases, ends[-1])
 
 
-def write_imported(folder: Path, run: ImportedRun, cases: Sequence[ImportedCase],
+def write_imported(folder: Path, run: ImportedRun, cases: list[ImportedCase],
                    end: End) -> tuple[Path, str]:
     """Writes the run to `folder`, which it creates, and returns the path and `new`, `is there
     already` or `written anew`. A file that differs only in the log's name stays. Raises ResultError
     if the file cannot be written."""
     path = folder / f"{run.run_id}.jsonl"
     content = b"".join(map(to_line, (run, *cases, end)))
-    is_there = path.exists()
-    if is_there and _without_name(_content(path)) == _without_name(content):
-        return path, "is there already"
+    with contextlib.suppress(ResultError):
+        if NAME.sub(rb"\1", content_of(path), count=1) == NAME.sub(rb"\1", content, count=1):
+            return path, "is there already"
+    state = "written anew" if path.exists() else "new"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ResultError(f"{path} cannot be written: {error.strerror}") from error
     write_whole(path, content)
-    return path, "written anew" if is_there else "new"
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return content_of(path)
-    except ResultError:
-        return b""
-
-
-def _without_name(content: bytes) -> bytes:
-    return NAME.sub(rb"\1", content, count=1)
+    return path, state

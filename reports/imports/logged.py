@@ -1,19 +1,14 @@
 """Shared by the parsers: lines without the text around them, numbers, and a test of a log."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field
-from decimal import Decimal
-from typing import TypeVar
+from typing import Any
 
 from reports.imports.imported import ImportedCase
 
 MEAN, CPU_TIME = "mean over iterations", "CPU time, mean over iterations"
 MEAN_OVER_RANKS = "mean over iterations and ranks"
 MOST_GB_S = 10_000  # bus bandwidth; several times more than any link between GPUs
-NO_ROWS = "it has no rows"
-WRONG_RESULTS = "the run found wrong results"
 LONGEST_LINE, LEAST_SEPARATORS = 2000, 5
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 # The prefixes of people, launchers, pods and schedulers, with at most one blank after them.
@@ -39,18 +34,13 @@ NUMBER = re.compile(r"\+?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 LIKE_A_FIGURE = re.compile(r"[+-]?(?:\.?\d[\w.,+-]*|nan|inf)")
 LAUNCHER = re.compile(r"\b(?:mpirun|mpiexec(?:\.hydra)?|srun|orterun|prun)\b")
 RANKS_FLAG = re.compile(r"\s(?:-np|-n|--n|--np|--ntasks)(?:=|\s*)(\d{1,8})(?=\s)")
-# The start of a command line without a launcher.
-NO_LAUNCHER = re.compile(r"(?:^|[$#>%] |Running: ?)\s*(?:\w+=\S* )*[\w./-]*$")
-COLLECTIVES = {
-    "allreduce": "all_reduce", "allgather": "all_gather", "reducescatter": "reduce_scatter",
-    "alltoall": "alltoall", "bcast": "broadcast"}
-Item = TypeVar("Item")
+COLLECTIVES = {"allreduce": "all_reduce", "allgather": "all_gather", "alltoall": "alltoall",
+               "reducescatter": "reduce_scatter", "bcast": "broadcast"}
 
 
 @dataclass
 class LoggedTest:
-    """One test of a log: `gpus` has a model by rank, `unread` the numbers of lines that look like
-    data and could not be read."""
+    """`gpus` has a model by rank, `unread` the lines that look like data and could not be read."""
 
     format: str
     first_line: int
@@ -67,20 +57,11 @@ class LoggedTest:
     out_of_bounds: str | None = None
     unread: list[int] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self.last_line = self.last_line or self.first_line
-
-    @property
-    def benchmark(self) -> str:
-        """`OSU all_reduce`: the format without its version, and the operation."""
-        program = self.format if self.format == "NCCL 1.x" else self.format.split()[0]
-        return " ".join(filter(None, [program, self.collective]))
-
     def add(self, case: ImportedCase) -> None:
         """Adds a case, a wrong one without bandwidth, and marks impossible ones as suspect."""
         case.case, case.library = len(self.cases), self.library
         case.suspect = self.world_size == 1 or (case.bus_bw_gb_s or 0) > MOST_GB_S
-        if (case.n_wrong or 0) > 0 or case.status == "wrong":
+        if case.n_wrong or case.status == "wrong":
             case.status = "wrong"
             case.reason = case.reason or f"{case.n_wrong} elements are wrong"
             case.reported_alg_bw_gb_s = case.reported_alg_bw_gb_s or case.alg_bw_gb_s
@@ -93,8 +74,7 @@ class LoggedTest:
 
 
 def clean_line(text: str) -> str:
-    """A line without escapes, prefixes, NCCL's messages and control characters; columns keep their
-    distances."""
+    """A line without escapes, prefixes, messages and control characters, in the same columns."""
     text = ESCAPES.sub("", text[:LONGEST_LINE]).rstrip("\r").rpartition("\r")[2].expandtabs()
     if not text.isprintable():
         text = "".join(char if char.isprintable() else " " * char.isspace() for char in text)
@@ -108,14 +88,12 @@ def clean_line(text: str) -> str:
 
 
 def cells(text: str) -> list[tuple[str, int]]:
-    """The words of a line, each with its end; with its column if commas, semicolons or bars
-    separate the words."""
+    """The words of a line, each with its end, or with its column if commas or the like separate."""
     separator = next((mark for mark in ",;|" if text.count(mark) >= LEAST_SEPARATORS), None)
-    if separator and " " in text.strip(" #|").partition(separator)[0].strip():
-        separator = None  # commas within the figures
-    if separator:
-        parts = [part.strip(' #"') for part in text.strip().strip("|").split(separator)]
-        return [(part, column) for column, part in enumerate(parts) if part]
+    # A blank in the first cell shows that the commas are within figures.
+    if separator and " " not in text.strip(" #|").partition(separator)[0].strip():
+        parts = enumerate(text.strip().strip("|").split(separator))
+        return [(word, column) for column, part in parts for word in part.strip(' #"').split()]
     words = re.finditer(r"[^\s#]\S*", text.replace("#", " ", 1))
     return [(word.group(), word.end()) for word in words]
 
@@ -126,24 +104,13 @@ def number(text: str) -> float | None:
     return value if value < 1e15 else None
 
 
-def whole_number(text: str) -> int | None:
-    """A size or a count, also as `1.04858e+06`; None for anything else, `0.00` too."""
-    return count_of(text) if text.isdecimal() or "e" in text else None
-
-
-def count_of(text: str) -> int | None:
-    """A figure without a fraction, also as `0.00`; None for anything else."""
-    value = number(text)
+def whole_number(text: str, decimals: bool = False) -> int | None:
+    """A size or a count, also as `1.04858e+06`; with `decimals` also as `8.00`; otherwise None."""
+    value = number(text) if decimals or text.isdecimal() or "e" in text else None
     return int(value) if value is not None and value == int(value) else None
 
 
-def half_digit(text: str) -> float:
-    """Half of the last digit of a printed figure."""
-    exponent = Decimal(text).as_tuple().exponent
-    return 0.5 * 10.0 ** (exponent if isinstance(exponent, int) else 0)
-
-
-def only(items: set[Item]) -> Item | None:
+def only(items: set[Any]) -> Any:
     """The item of a set with one item, otherwise None."""
     return next(iter(items)) if len(items) == 1 else None
 
@@ -155,20 +122,10 @@ def ranks_of(command: str) -> int | None:
     return int(counts[0]) if len(counts) == 1 else None
 
 
-def ranks_started(before: str, after: str) -> int | None:
-    """The number of ranks, if it is certain, from the command line before and after the name of a
-    program of nccl-tests."""
-    per_process = 1
-    for flag in (r"-g|--ngpus", r"-t|--nthreads"):
-        counts = re.findall(rf"\s(?:{flag})(?:=|\s*)(\d{{1,7}})(?=\s)", f"{after} ")
-        per_process *= int(counts[-1]) if counts else 1
-    processes = 1 if NO_LAUNCHER.search(before) else ranks_of(before)
-    return processes and processes * per_process
-
-
-def nccl_version(code: int) -> str:
-    """`NCCL 2.29.2` for 22902."""
-    return f"NCCL {code // 10000}.{code % 10000 // 100}.{code % 100}"
+def nccl_version(code: str) -> str | None:
+    """`NCCL 2.29.2` for 22902; None for other text."""
+    n = whole_number(code)
+    return None if n is None else f"NCCL {n // 10000}.{n % 10000 // 100}.{n % 100}"
 
 
 def collective_of(name: str) -> str | None:

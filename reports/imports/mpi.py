@@ -1,50 +1,36 @@
-"""Parses logs of the OSU micro-benchmarks and of the Intel MPI Benchmarks (IMB).
-
-A test has a title, column names and rows. An OSU test that measures nothing has a sentence. IMB
-prints `# Benchmarking NAME` and the number of processes; `-multi` adds a column with the group.
-Sizes are per rank; times are means over iterations in microseconds, one way in ping-pong tests;
-times of non-blocking tests include the computation that they overlap.
-"""
-
-from __future__ import annotations
+"""Parses logs of the OSU micro-benchmarks and of the Intel MPI Benchmarks (IMB): a title, column
+names and rows. Sizes are per rank; times are means in microseconds, one way in ping-pong tests, and
+include the computation that a non-blocking test overlaps. `-multi` of IMB adds a group's column."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import log2
+from math import log2, remainder
 
 from reports.imports import logged
-from reports.imports.imported import ImportedCase, ImportedSummary, OverRanks
-from reports.imports.logged import NO_ROWS, LoggedTest, collective_of, number, whole_number
+from reports.imports.imported import ImportedCase, ImportedSummary
+from reports.imports.logged import LIKE_A_FIGURE, LoggedTest, collective_of, number, whole_number
 
 MEBI = 2**20 / 1e6
+NO_ROWS = "it has no rows"
 MPI_TYPES = {"MPI_CHAR": "int8", "MPI_BYTE": "uint8", "MPI_INT": "int32", "MPI_FLOAT": "float32",
              "MPI_DOUBLE": "float64"}
 
 OSU_TITLE = re.compile(r"OSU (?:(?:MPI|[NRX]CCL|UPC|UPC\+\+|UPCXX|OpenSHMEM)(?:-\w+)? )?"
                        r"([\w/ -]{1,60}) Test \(?(?:v|Version )([\w.]{1,12})\)?")
-PROGRAMS = {
-    "Latency": "osu_latency", "Bandwidth": "osu_bw", "Bi-Directional Bandwidth": "osu_bibw",
-    "Multiple Bandwidth / Message Rate": "osu_mbw_mr", "Multi Latency": "osu_multi_lat",
-    "Multi-threaded Latency": "osu_latency_mt", "Multi-process Latency": "osu_latency_mp",
-    "Hello World": "osu_hello"}
+PROGRAMS = {"Latency": "osu_latency", "Multiple Bandwidth / Message Rate": "osu_mbw_mr",
+            "Multi Latency": "osu_multi_lat", "Multi-threaded Latency": "osu_latency_mt",
+            "Multi-process Latency": "osu_latency_mp", "Bandwidth": "osu_bw",
+            "Bi-Directional Bandwidth": "osu_bibw", "Hello World": "osu_hello"}
 COLLECTIVE = re.compile(r"all(?:reduce|gatherv?|toall[vw]?)|reduce(?:_scatter)?|broadcast|barrier|"
                         r"(?:gather|scatter)v?")
-TWO_RANKS = ("osu_latency", "osu_bw", "osu_bibw")
 OSU_COLUMN = re.compile(r"(?:Message )?Size|(?<!\w)[A-Z]\w*\.?(?: [A-Z]\w*\.?){0,3} ?\([^()]*\)|"
                         r"MB/s|Messages/s|Iterations|Validation")
-OSU_RANK = re.compile(r"I am \d+ of (\d{1,8})\b")
 OSU_SENTENCE = re.compile(r"This is a test with (\d{1,8}) processes|nprocs: (\d{1,8}), min:")
-OSU_PAIRS = re.compile(r"\[ pairs: (\d{1,8}) \]")
 CUT = re.compile(r"BAD TERMINATION|exited on signal|MPI_ABORT was invoked|CANCELLED AT|"
                  r"DUE TO TIME LIMIT")
 
-IMB_HEAD = re.compile(r"Intel ?\(R\) MPI Benchmark(?:s| Suite) V?([\d.]+)")
 IMB_SETTING = re.compile(r"MPI_(Datatype|Datatype for reductions|Op) *: *(MPI_\w+)")
-IMB_TITLE = re.compile(r"Benchmarking ((?:Multi-)?\w{1,40})")
 IMB_PROCESSES = re.compile(r"processes = (\d{1,8})|\( \d+ groups of (\d{1,8}) processes")
-IMB_COLUMNS = re.compile(r"(?:group )?(?:bytes )?repetitions .+")
-REDUCTIONS = re.compile("reduce|accumulate")  # also in `multi-allreduce`, `ireduce_scatter`
 
 # The figure in a column: the first pattern that matches the name in lower case, without blanks.
 FIGURES = {
@@ -63,68 +49,124 @@ class MpiTest(LoggedTest):
     datatype: str | None = None
     redop: str | None = None
 
-    @property
-    def is_imb(self) -> bool:
-        return self.format.startswith("IMB")
+    def read_line(self, text: str, line_number: int) -> None:
+        """Reads a line after a title."""
+        names = " ".join(text.replace("#", " ").split()).lower()
+        is_osu_header = text.startswith(("Size", "Message Size", "Avg Latency"))
+        if sentence := OSU_SENTENCE.search(text):
+            self.world_size, self.last_line = int(sentence[1] or sentence[2]), line_number
+            self.end("complete")
+        elif processes := IMB_PROCESSES.match(text):
+            self.world_size = int(processes[1] or processes[2])
+        elif pairs := re.match(r"\[ pairs: (\d{1,8}) \]", text):
+            self.world_size = 2 * int(pairs[1])
+        elif text.startswith("Datatype: "):
+            self.datatype = MPI_TYPES.get(text[10:].strip(" ."))
+        elif text.startswith("MODE: "):
+            self.shape["mode"] = "aggregate" if text == "MODE: AGGREGATE" else "non-aggregate"
+        elif is_osu_header or re.fullmatch("(?:group )?(?:bytes )?repetitions .+", names):
+            columns = OSU_COLUMN.findall(text) if is_osu_header else names.split()
+            lower = [column.lower().replace(" ", "") for column in columns]
+            self.figures = [next(figure for figure, pattern in FIGURES.items()
+                                 if re.fullmatch(pattern, column)) for column in lower]
+        elif text == "All processes entering MPI_Finalize":
+            self.end(*(("complete", None) if self.cases else ("incomplete", NO_ROWS)))
+        elif CUT.search(text):
+            self.end("incomplete", "the run was ended before its time")
+        elif set(text) == {"-"}:
+            self.figures = []
+        elif self.figures and text:
+            words = text.split()
+            first = words[:1] if self.format.startswith("IMB") else words[:2]
+            if all(word in ("Pass", "Fail") or LIKE_A_FIGURE.fullmatch(word) for word in first):
+                self._read_row(words, line_number)
+
+    def _read_row(self, words: list[str], line_number: int) -> None:
+        """Adds the row, or its number if a figure cannot be read."""
+        pairs = list(zip(self.figures, words, strict=False))
+        texts = dict(reversed(pairs))  # the first column of each figure counts
+        values = {figure: number(word) for figure, word in texts.items()}
+        is_damaged = len(words) != len(self.figures) or any(
+            number(word) is None for figure, word in pairs if figure != "validation")
+        size, n = (whole_number(texts.get(figure, "")) for figure in ("size", "n"))
+        if is_damaged or (size is None and "size" in texts) or (n is None and "n" in texts):
+            self.unread.append(line_number)
+            return
+        shape = self.shape | ({"group": texts["group"]} if "group" in texts else {})
+        case = ImportedCase(case=0, collective=self.collective, line=line_number, size_bytes=size,
+                            shape=shape or None, n_wrong=0 if "Pass" in words else None)
+        if size is not None:
+            case.datatype, case.redop = self.datatype, self.redop
+        mean, low, high = (values.get(figure) for figure in ("mean", "min", "max"))
+        if mean is not None:
+            case.time_us = ImportedSummary(mean=mean, p99=values.get("p99"), n=n or None)
+        if low is not None and high is not None:
+            case.over_ranks_us = {"min": low, "avg": mean, "max": high}
+        if (mb_s := values.get("mb_s")) is not None:
+            case.alg_bw_gb_s = mb_s / 1e3
+        if self.reason == NO_ROWS:
+            self.end("complete")
+        if "Fail" in words or values.get("defects"):
+            case.status, case.reason = "wrong", "the benchmark's validation failed"
+        self.last_line = line_number
+        self.add(case)
+
+    def end_test(self) -> None:
+        """Sets the status, and the bandwidths of IMB, whose megabyte had 2^20 bytes until 2018: the
+        highest bandwidth, one, two or four times size over time, shows which megabyte it is."""
+        if any(case.status == "wrong" for case in self.cases):
+            self.end("failed", "the run found wrong results")
+        highest, ratio = 0.0, 0.0
+        for case in self.cases if self.format.startswith("IMB") else ():
+            mean_us = case.time_us.mean if case.time_us else None
+            time_us = case.over_ranks_us["max"] if case.over_ranks_us else mean_us
+            if time_us and case.size_bytes and (case.alg_bw_gb_s or 0) > highest:
+                highest = case.alg_bw_gb_s or 0
+                ratio = 1e3 * highest * time_us / case.size_bytes
+        if ratio and abs(remainder(log2(ratio * MEBI), 1)) <= abs(remainder(log2(ratio), 1)):
+            for case in self.cases:
+                case.alg_bw_gb_s = case.alg_bw_gb_s and case.alg_bw_gb_s * MEBI
 
 
-@dataclass
-class Head:
-    """The facts before a title: of OSU for the next test, of IMB for all of its tests."""
-
-    rank_counts: set[int] = field(default_factory=set)
-    command_ranks: int | None = None
-    version: str = "IMB"
-    settings: dict[str, str] = field(default_factory=dict)
-
-    def read(self, text: str) -> bool:
-        """Whether the line is one of the head."""
-        version, setting = IMB_HEAD.match(text), IMB_SETTING.fullmatch(text)
-        rank = OSU_RANK.match(text)
-        if version is not None:
-            self.version = f"IMB {version[1]}"
-            self.settings.pop("Op", None)
-        elif setting is not None:
-            self.settings[setting[1]] = setting[2]
-        elif rank is not None:
-            self.rank_counts.add(int(rank[1]))
-        elif "osu_" in text:
-            self.command_ranks = logged.ranks_of(text.partition("osu_")[0])
-        else:
-            return False
-        return True
-
-
-def parse_mpi(lines: Sequence[str]) -> list[MpiTest]:
+def parse_mpi(lines: list[str]) -> list[MpiTest]:
     """The OSU and IMB tests in cleaned lines."""
     tests: list[MpiTest] = []
-    head = Head()
+    rank_counts, command_ranks = set[int](), None  # of OSU, for the next test
+    version, settings = "IMB", dict[str, str]()  # of IMB, for all of its tests
     for line_number, line in enumerate(lines, 1):
         text = line.strip(" #")
-        osu = OSU_TITLE.fullmatch(" ".join(text.split())) if "OSU" in text else None
-        imb = IMB_TITLE.fullmatch(text)
-        if osu is not None:
-            tests.append(_osu_test(osu, head, line_number))
-        elif imb is not None:
-            if tests and tests[-1].format == head.version and tests[-1].cases:
+        if "OSU" in text and (osu := OSU_TITLE.fullmatch(" ".join(text.split()))):
+            program = _osu_name(osu[1])
+            is_pair = program in ("osu_latency", "osu_bw", "osu_bibw")
+            n_ranks = 2 if is_pair else logged.only(rank_counts) or command_ranks
+            tests.append(MpiTest(f"OSU {osu[2]}", line_number, logged.MEAN_OVER_RANKS, program,
+                                 status="incomplete", reason=NO_ROWS, world_size=n_ranks))
+            rank_counts, command_ranks = set(), None
+        elif imb := re.fullmatch(r"Benchmarking ((?:Multi-)?\w{1,40})", text):
+            if tests and tests[-1].format == version and tests[-1].cases:
                 tests[-1].end("complete")
-            tests.append(_imb_test(imb, head, line_number))
-        elif not head.read(text) and tests:
-            _read_line(tests[-1], text, line_number)
+            name = collective_of(imb[1])
+            is_reduction = bool(re.search("reduce|accumulate", name or ""))  # ireduce_scatter too
+            datatype = settings.get("Datatype for reductions" if is_reduction else "Datatype", "")
+            tests.append(MpiTest(
+                version, line_number, logged.MEAN_OVER_RANKS, name, status="incomplete",
+                reason="the log ends before the test does", datatype=MPI_TYPES.get(datatype),
+                redop="sum" if is_reduction and settings.get("Op") == "MPI_SUM" else None))
+        elif head := re.match(r"Intel ?\(R\) MPI Benchmark(?:s| Suite) V?([\d.]+)", text):
+            version = f"IMB {head[1]}"
+            settings.pop("Op", None)
+        elif setting := IMB_SETTING.fullmatch(text):
+            settings[setting[1]] = setting[2]
+        elif rank := re.match(r"I am \d+ of (\d{1,8})\b", text):
+            rank_counts.add(int(rank[1]))
+        elif "osu_" in text:
+            command_ranks = logged.ranks_of(text.partition("osu_")[0])
+        elif tests:
+            tests[-1].read_line(text, line_number)
     for test in tests:
-        _end_test(test)
-    return [test for test in tests
-            if not test.is_imb or test.cases or test.figures or test.world_size]
-
-
-def _osu_test(title: re.Match[str], head: Head, line_number: int) -> MpiTest:
-    name = _osu_name(title[1])
-    test = MpiTest(f"OSU {title[2]}", line_number, logged.MEAN_OVER_RANKS, name,
-                   status="incomplete", reason=NO_ROWS)
-    test.world_size = (2 if name in TWO_RANKS
-                       else logged.only(head.rank_counts) or head.command_ranks)
-    head.rank_counts, head.command_ranks = set(), None
-    return test
+        test.end_test()
+    return [test for test in tests if test.cases or test.figures or test.world_size
+            or not test.format.startswith("IMB")]
 
 
 def _osu_name(words: str) -> str:
@@ -139,112 +181,3 @@ def _osu_name(words: str) -> str:
     if not COLLECTIVE.fullmatch(name):
         name = f"osu_{re.sub('[^a-z_]', '', name)}"
     return collective_of(name) or "osu"
-
-
-def _imb_test(title: re.Match[str], head: Head, line_number: int) -> MpiTest:
-    name = collective_of(title[1])
-    test = MpiTest(head.version, line_number, logged.MEAN_OVER_RANKS, name, status="incomplete",
-                   reason="the log ends before the test does")
-    is_reduction = bool(REDUCTIONS.search(name or ""))
-    test.datatype = MPI_TYPES.get(
-        head.settings.get("Datatype for reductions" if is_reduction else "Datatype", ""))
-    test.redop = "sum" if is_reduction and head.settings.get("Op") == "MPI_SUM" else None
-    return test
-
-
-def _read_line(test: MpiTest, text: str, line_number: int) -> None:
-    """Reads a line after a title."""
-    sentence, pairs = OSU_SENTENCE.search(text), OSU_PAIRS.match(text)
-    processes = IMB_PROCESSES.match(text)
-    names = " ".join(text.replace("#", " ").split()).lower()
-    if sentence is not None:
-        test.world_size, test.last_line = int(sentence[1] or sentence[2]), line_number
-        test.end("complete")
-    elif processes is not None:
-        test.world_size = int(processes[1] or processes[2])
-    elif pairs is not None:
-        test.world_size = 2 * int(pairs[1])
-    elif text.startswith("Datatype: "):
-        test.datatype = MPI_TYPES.get(text[10:].strip(" ."))
-    elif text.startswith("MODE: "):
-        test.shape["mode"] = "aggregate" if text == "MODE: AGGREGATE" else "non-aggregate"
-    elif text.startswith(("Size", "Message Size", "Avg Latency")):
-        test.figures = _figures(OSU_COLUMN.findall(text))
-    elif IMB_COLUMNS.fullmatch(names):
-        test.figures = _figures(names.split())
-    elif text == "All processes entering MPI_Finalize":
-        test.end(*(("complete", None) if test.cases else ("incomplete", NO_ROWS)))
-    elif CUT.search(text):
-        test.end("incomplete", "the run was ended before its time")
-    elif set(text) == {"-"}:
-        test.figures = []
-    elif test.figures and text:
-        words = text.split()
-        if all(word in ("Pass", "Fail") or logged.LIKE_A_FIGURE.fullmatch(word)
-               for word in words[: 1 if test.is_imb else 2]):
-            _read_row(test, words, line_number)
-
-
-def _figures(columns: Sequence[str]) -> list[str]:
-    names = [column.lower().replace(" ", "") for column in columns]
-    return [next(figure for figure, pattern in FIGURES.items() if re.fullmatch(pattern, name))
-            for name in names]
-
-
-def _read_row(test: MpiTest, words: list[str], line_number: int) -> None:
-    """Adds the row, or its number if a figure cannot be read."""
-    texts: dict[str, str] = {}
-    for figure, word in zip(test.figures, words, strict=False):
-        texts.setdefault(figure, word)
-    validation = texts.pop("validation", None)
-    values = {figure: number(word) for figure, word in texts.items()}
-    is_damaged = len(words) != len(test.figures) or any(
-        figure != "validation" and number(word) is None
-        for figure, word in zip(test.figures, words, strict=False))
-    size, n = (whole_number(texts.get(figure, "")) for figure in ("size", "n"))
-    if is_damaged or (size is None and "size" in texts) or (n is None and "n" in texts):
-        test.unread.append(line_number)
-        return
-    shape = test.shape | ({"group": texts["group"]} if "group" in texts else {})
-    case = ImportedCase(case=0, collective=test.collective, line=line_number, size_bytes=size,
-                        shape=shape or None)
-    if size is not None:
-        case.datatype, case.redop = test.datatype, test.redop
-    mean, low, high = (values.get(figure) for figure in ("mean", "min", "max"))
-    if mean is not None:
-        case.time_us = ImportedSummary(mean=mean, p99=values.get("p99"), n=n or None)
-    if low is not None and high is not None:
-        case.over_ranks_us = OverRanks(min=low, avg=mean, max=high)
-    mb_s = values.get("mb_s")
-    case.alg_bw_gb_s = None if mb_s is None else mb_s / 1e3
-    if test.reason == NO_ROWS:
-        test.end("complete")
-    if validation == "Pass":
-        case.n_wrong = 0
-    elif validation == "Fail" or values.get("defects"):
-        case.status, case.reason = "wrong", "the benchmark's validation failed"
-    test.last_line = line_number
-    test.add(case)
-
-
-def _end_test(test: MpiTest) -> None:
-    """Sets the status, and the bandwidths of IMB, whose megabyte had 2^20 bytes until 2018. The
-    bandwidth is one, two or four times size over time, so the highest one shows the megabyte."""
-    if any(case.status == "wrong" for case in test.cases):
-        test.end("failed", logged.WRONG_RESULTS)
-    highest, ratio = 0.0, 0.0
-    for case in test.cases:
-        mean_us = case.time_us.mean if case.time_us else None
-        time_us = case.over_ranks_us.max if case.over_ranks_us else mean_us
-        if time_us and case.size_bytes and (case.alg_bw_gb_s or 0) > highest:
-            highest = case.alg_bw_gb_s or 0
-            ratio = 1e3 * highest * time_us / case.size_bytes
-    is_mebi = ratio > 0 and _octave_error(ratio * MEBI) <= _octave_error(ratio)
-    for case in test.cases if test.is_imb and is_mebi else ():
-        if case.alg_bw_gb_s is not None:
-            case.alg_bw_gb_s *= MEBI
-
-
-def _octave_error(ratio: float) -> float:
-    """The distance from the nearest power of two, in octaves."""
-    return abs(log2(ratio) - round(log2(ratio)))

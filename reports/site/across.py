@@ -15,9 +15,9 @@ from reports.site import shared
 from reports.site.run_page import fact_text
 from reports.store.order import places
 from reports.store.schema import Result
-from reports.tables.imported_table import render
 from reports.tables.page import CLASSES, NO_HISTORY, Page, Row, Section, draw_picture
 from reports.tables.sentences import describe, number, some
+from reports.tables.show import imported_text
 from reports.trends import history_command
 from reports.trends.history import load
 from reports.verdicts import forest
@@ -184,7 +184,7 @@ def imported_page(paths: Sequence[Path]) -> Page:
     for log in logs:
         run, origin = log.run, log.run.imported_from
         heading = f"{origin.file}, {run.benchmark}, lines {origin.first_line} to {origin.last_line}"
-        sections.append(Section(f"{heading}: {log.end.status}", text=render(log),
+        sections.append(Section(f"{heading}: {log.end.status}", text=imported_text(log),
                                 folded=len(logs) > 1))
     commands = [" ".join(log.run.argv) for log in logs if log.run.argv]
     return Page(

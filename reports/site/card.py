@@ -16,10 +16,11 @@ from reports.store.case import find_states
 from reports.store.result import ResultError, is_imported, read
 from reports.store.schema import Result
 from reports.store.writing import write_named
-from reports.tables import exposed_table, imported_table, link, rows, sentences, steps
+from reports.tables import exposed_table, link, rows, sentences, steps
 from reports.tables.figure import COLOURS, dress, figure, styles_of
+from reports.tables.rows import token
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, size_text
-from reports.tables.summary import token
+from reports.tables.show import imported_machine
 
 OURS = "ours"
 INCHES, DOTS_PER_INCH = (12, 6.3), 100
@@ -40,7 +41,7 @@ def card(arguments: argparse.Namespace) -> int:
         raise ResultError(f"{arguments.picture} cannot be drawn: a card ends in .png")
     if is_imported(arguments.run):
         imported = read_imported(arguments.run)
-        machine, command = imported_table.machine(imported), "the log does not say its command"
+        machine, command = imported_machine(imported), "the log does not say its command"
         source = f"imported from a log of {imported.run.imported_from.format}; no interval"
         faults, answers, plot = _imported_answer(imported)
     else:

@@ -22,9 +22,7 @@ from reports.tables.rows import View, view_of, views
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, shape_words, size_text
 from reports.tables.table import LONG_COLUMNS, long_cells
 from reports.trends import fit_command
-from reports.trends.crossovers import find_crossovers
-from reports.trends.fit import fits_of
-from reports.trends.fit_records import by_title
+from reports.trends.fit import by_title, find_crossovers, fits_of
 
 PANEL_INCHES = (5.6, 4.1)
 PANEL_MARGINS = (0.14, 0.12, 0.92, 0.985)  # fixed: matplotlib's search takes as long as the drawing

@@ -1,3 +1,1 @@
-"""One run as text and pictures: rows, sentences, formats, plots.
-
-It imports `store` and `imports`."""
+"""One run as text and pictures. It imports `store` and `imports`."""

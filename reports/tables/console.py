@@ -1,8 +1,6 @@
 """Lays out text for a terminal or a file. Bold and colour appear only if standard output is a
 terminal and NO_COLOR is unset."""
 
-from __future__ import annotations
-
 import io
 import os
 import sys
@@ -24,21 +22,8 @@ LEFT = ("", "algorithm", "variant", "mode", "place", "status", "collective", "ty
 
 def wrapped(sentences: Sequence[str]) -> list[str]:
     """The sentences in lines of at most 80 columns; a longer path is not broken."""
-    return [line for sentence in sentences
-            for line in textwrap.wrap(sentence, WIDTH, break_on_hyphens=False,
-                                      break_long_words=False)]
-
-
-def plain_console(width: int) -> Console:
-    """A console that stores its output and prints text without markup."""
-    return Console(file=io.StringIO(), width=width, highlight=False, markup=False, emoji=False,
-                   force_terminal=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
-
-
-def printed(console: Console) -> str:
-    """The output of a plain console without blanks at the ends of lines; ends with a newline."""
-    assert isinstance(console.file, io.StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+    wrapper = textwrap.TextWrapper(WIDTH, break_on_hyphens=False, break_long_words=False)
+    return [line for sentence in sentences for line in wrapper.wrap(sentence)]
 
 
 def plain_table(columns: Mapping[str, int], rows: Iterable[Iterable[str | Text]] = (),
@@ -56,9 +41,11 @@ def plain_table(columns: Mapping[str, int], rows: Iterable[Iterable[str | Text]]
 
 def lay_out(result: Result | None, head: Iterable[str], tables: Iterable[tuple[str, Table]],
             sentences: Iterable[str], width: int = WIDTH) -> str:
-    """The text of a run: its warnings in bold, the head, each table under its title, and the
-    sentences; ends with a newline. An imported run (None) has no warnings."""
-    console = plain_console(width)
+    """The text of a run: its warnings in bold (none without `result`), the head, each table under
+    its title, and the sentences; ends with a newline."""
+    text = io.StringIO()
+    console = Console(file=text, width=width, highlight=False, markup=False, emoji=False,
+                      force_terminal=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
     for line in opening(result) if result else ():
         # Scripts search for the rank that stopped first: its line stays whole.
         console.print(line, style="bold", soft_wrap=line.startswith("stopped first"))
@@ -70,4 +57,4 @@ def lay_out(result: Result | None, head: Iterable[str], tables: Iterable[tuple[s
     console.print()
     for line in sentences:
         console.print(line)
-    return printed(console).strip("\n") + "\n"
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n") + "\n"

@@ -1,11 +1,6 @@
-"""The rows of the default table: at each size the library beside our algorithm.
-
-A cost is the time of the collective plus the reading of its result (`total_us`), over the blocks in
-the link's longest state. Costs of the same round are paired. If several variants compete, odd
-rounds choose the best and even rounds report it, so that the choice does not bias its result.
-"""
-
-from __future__ import annotations
+"""The rows of the default table: the library beside our algorithm, in the link's longest state. A
+cost includes reading the result (`total_us`); costs of one round are paired. If several variants
+compete, odd rounds choose and even rounds report, so that the choice does not bias its result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +10,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reports.store.case import LinkStates, beside, find_states, late_us
+from reports.store.case import LinkStates, beside, late_us
 from reports.store.exposed import costs_in
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
-from reports.tables.sentences import MARGIN, size_text
+from reports.tables.sentences import MARGIN, TOKEN_CALL_SIZE_BYTES, has_gpus, number, size_text
 
 BEATEN_BY = 1.05
 MIN_STATE_BLOCKS = 5
+# One token of a 70B model: it reads 70.6e9 weights (Llama 3 70B) of 4.5 bits (32 weights of 4 bits
+# share a scale) once; each of 80 layers has two all-reduces of 8192 x 2 bytes. The card is a Radeon
+# AI PRO R9700 with 640 GB/s by AMD's data sheet.
+TOKEN_BYTES, TOKEN_CALLS, CARD_GB_S = 70.6e9 * 4.5 / 8, 160, 640.0
 
 View = tuple[str, Any]  # a mode and a shape: one table
 Key = tuple[int, str | None]  # a size and a routing skew: one row
@@ -30,13 +29,13 @@ Key = tuple[int, str | None]  # a size and a routing skew: one row
 
 @dataclass
 class Row:
-    """One size, or one skew of a routed all-to-all. `library` is the best variant of the library.
-    `ratio` is the cost of the library over ours, above 1 if ours is faster; `better` is another
-    algorithm of ours that beats `auto`, and by which factor; `n_wrong` counts wrong elements in all
-    cases of the row, None if nothing was checked."""
+    """One size, or one skew of a routed all-to-all, with its `cases`. `library` is the library's
+    best variant; `ratio` its cost over ours; `better` another algorithm of ours that beats `auto`,
+    and by which factor; `n_wrong` counts wrong elements, None if nothing was checked."""
 
     size_bytes: int
     skew: str | None
+    cases: Sequence[Case]
     library: Case | None
     ours: Case | None
     library_us: float | None
@@ -51,22 +50,18 @@ class Row:
         return self.skew or size_text(self.size_bytes)
 
     @property
-    def algorithm(self) -> str:
-        """The algorithm that ours ran, without its build."""
-        name = (self.ours.chosen or self.ours.algorithm) if self.ours else "-"
-        return name.partition("+")[0]
-
-
-@dataclass
-class Flip:
-    """A row with another winner in another state of the link; costs in microseconds there."""
-
-    row: Row
-    rtt_ns: float
-    library_us: float | None
-    ours_us: float | None
-    best_us: float | None
-    winner: str
+    def verdict(self) -> str | None:
+        """Whether ours is faster than the library, in words; None without a ratio."""
+        if self.ratio is None:
+            return None
+        middle, low, high = self.ratio
+        if low is None or high is None:
+            return "not clearly different (too few blocks)"
+        if low > 1 and middle > MARGIN:
+            return "faster"
+        if high < 1 and middle * MARGIN < 1:
+            return "slower"
+        return "even" if low * MARGIN >= 1 and high <= MARGIN else "not clearly different"
 
 
 def cost_us(case: Case) -> float | None:
@@ -85,21 +80,16 @@ def views(result: Result) -> list[View]:
     """The views of a run: isolated before chained, then late ranks, then those beside a matmul.
     Unsupported cases have a view only if nothing else ran."""
     cases = [case for case in result.cases if case.status != "unsupported"] or result.cases
-    distinct: list[View] = []
-    for case in cases:
-        if view_of(case) not in distinct:
-            distinct.append(view_of(case))
-    return sorted(distinct, key=lambda view: (
+    distinct = {repr(view_of(case)): view_of(case) for case in cases}
+    return sorted(distinct.values(), key=lambda view: (
         beside(view[1]) is not None, view[0] != "isolated", late_us(view[1])))
 
 
 def shown_cases(result: Result, view: View) -> list[Case]:
     """The cases of a view with its first datatype and redop, out of place if that was measured."""
     cases = [case for case in result.cases if view_of(case) == view]
-    if not cases:
-        return []
-    shown = cases[0].datatype, cases[0].redop, cases[0].collective
-    cases = [case for case in cases if (case.datatype, case.redop, case.collective) == shown]
+    shown = [(case.datatype, case.redop, case.collective) for case in cases[:1]]
+    cases = [case for case in cases if (case.datatype, case.redop, case.collective) in shown]
     cases = [case for case in cases if not case.in_place] or cases
     # Quantised algorithms compete only if they are all there is, or `auto` chose one.
     lossless = [case for case in cases if case.snr_db is None or case.algorithm == "auto"]
@@ -117,21 +107,16 @@ def imbalance(case: Case) -> float:
 
 def costs_of(result: Result, states: LinkStates, state: int | None) -> pd.DataFrame:
     """The costs in microseconds in a state of the link: a row for each round, a column for each
-    case, NaN if it has no block there."""
-    costs = costs_in(result.blocks, states.of_block, state)
-    frame = pd.DataFrame(costs, columns=[case.case for case in result.cases], dtype=float)
-    return frame.sort_index()
-
-
-def costs_in_longest(result: Result) -> pd.DataFrame:
-    """The costs in the state with most blocks."""
-    states = find_states(result.blocks)
-    return costs_of(result, states, states.longest)
+    case, NaN if it has no block there or is wrong."""
+    costs = pd.DataFrame(costs_in(result.blocks, states.of_block, state), dtype=float,
+                         columns=[case.case for case in result.cases]).sort_index()
+    costs[[case.case for case in result.cases if case.status != "ok"]] = np.nan
+    return costs
 
 
 def ratios_of(case: Case | None, other: Case | None, costs: pd.DataFrame) -> NDArray[np.float64]:
     """The cost of one case over the cost of another in their common rounds, in order."""
-    if case is None or other is None or cost_us(case) is None or cost_us(other) is None:
+    if case is None or other is None:
         return np.array([])
     return (costs[case.case] / costs[other.case]).dropna().to_numpy()
 
@@ -139,31 +124,36 @@ def ratios_of(case: Case | None, other: Case | None, costs: pd.DataFrame) -> NDA
 def default_rows(result: Result, view: View, states: LinkStates) -> list[Row]:
     """The rows of a view by size; rows of one size by skew, the most even first."""
     costs = costs_of(result, states, states.longest)
+    even = costs[costs.index % 2 == 0]
     groups: dict[Key, list[Case]] = {}
     for case in sorted(shown_cases(result, view),
                        key=lambda case: (case.size_bytes, imbalance(case))):
         groups.setdefault(row_key(case), []).append(case)
-    rivals = {key: _rivals(group, costs) for key, group in groups.items()}
+    rivals = {}
+    for key, cases in groups.items():
+        libraries = _candidates([case for case in cases if case.algorithm == "library"])
+        auto = [case for case in cases if case.algorithm == "auto"]
+        own = _candidates(auto or [case for case in cases if case.algorithm != "library"])
+        report = even if max(len(libraries), len(own)) > 1 else costs
+        rivals[key] = best(libraries, costs), best(own, costs), report
     rho = autocorrelation([ratios_of(*pair) for pair in rivals.values()])
     rows = []
     for key, (library, ours, report) in rivals.items():
+        better = None
+        if ours and ours.algorithm == "auto":
+            others = [case for case in groups[key] if cost_us(case) is not None
+                      and case.algorithm not in ("library", "auto", ours.chosen)]
+            fastest = best(_candidates(others), costs)
+            gain = _ratio(ours, fastest, even, rho)
+            if fastest and gain and gain[0] > BEATEN_BY and (gain[1] or 0) > 1:
+                variant = f" {fastest.variant}" * (fastest.variant != ours.variant)
+                better = f"{fastest.algorithm}{variant}", gain[0]
         wrong = [case.n_wrong for case in result.cases if case.n_wrong is not None
                  and row_key(case) == key and view_of(case) == view]
-        rows.append(Row(
-            *key, library, ours, _median_us(library, report), _median_us(ours, report),
-            _ratio(library, ours, report, rho), _better(groups[key], ours, costs, rho),
-            sum(wrong) if wrong else None))
+        rows.append(Row(*key, groups[key], library, ours, _median_us(library, report),
+                        _median_us(ours, report), _ratio(library, ours, report, rho), better,
+                        sum(wrong) if wrong else None))
     return rows
-
-
-def _rivals(cases: Sequence[Case],
-            costs: pd.DataFrame) -> tuple[Case | None, Case | None, pd.DataFrame]:
-    """The library's best case, our best case (`auto` if it ran), and the costs to report."""
-    library = _candidates([case for case in cases if case.algorithm == "library"])
-    auto = [case for case in cases if case.algorithm == "auto"]
-    ours = _candidates(auto or [case for case in cases if case.algorithm != "library"])
-    is_chosen = max(len(library), len(ours)) > 1
-    return best(library, costs), best(ours, costs), _rounds(costs, 0) if is_chosen else costs
 
 
 def _candidates(cases: Sequence[Case]) -> Sequence[Case]:
@@ -175,19 +165,15 @@ def _candidates(cases: Sequence[Case]) -> Sequence[Case]:
     return wrong[:1] or in_state or measured or cases[:1]
 
 
-def _rounds(costs: pd.DataFrame, parity: int) -> pd.DataFrame:
-    return costs[costs.index % 2 == parity]
-
-
 def best(cases: Sequence[Case], costs: pd.DataFrame) -> Case | None:
     """The case with the lowest median over odd rounds."""
-    odd = _rounds(costs, 1)
+    odd = costs[costs.index % 2 == 1]
     return min(cases, key=lambda case: _median_us(case, odd) or float("inf"), default=None)
 
 
 def _median_us(case: Case | None, costs: pd.DataFrame) -> float | None:
     """Median cost over these rounds; without a round, the cost of the case."""
-    if case is None or cost_us(case) is None:
+    if case is None:
         return None
     median_us = float(costs[case.case].median())
     return cost_us(case) if np.isnan(median_us) else median_us
@@ -195,7 +181,7 @@ def _median_us(case: Case | None, costs: pd.DataFrame) -> float | None:
 
 def _ratio(case: Case | None, other: Case | None, costs: pd.DataFrame,
            rho: float = 0.0) -> Interval | None:
-    """The paired ratio of two cases; of medians, without interval, if both kept no blocks."""
+    """The paired ratio of two cases; of medians, without interval, if they share no round."""
     ratios = ratios_of(case, other, costs)
     if len(ratios):
         return median_interval(ratios, rho=rho)
@@ -205,49 +191,49 @@ def _ratio(case: Case | None, other: Case | None, costs: pd.DataFrame,
     return (case_us / other_us, None, None) if case_us and other_us else None
 
 
-def _better(cases: Sequence[Case], auto: Case | None, costs: pd.DataFrame,
-            rho: float) -> tuple[str, float] | None:
-    """The other algorithm that beats `auto` by more than 5 %, and by which factor."""
-    if auto is None or auto.algorithm != "auto" or cost_us(auto) is None:
-        return None
-    others = [case for case in cases if cost_us(case) is not None
-              and case.algorithm not in ("library", "auto", auto.chosen)]
-    fastest = best(_candidates(others), costs)
-    ratio = _ratio(auto, fastest, _rounds(costs, 0), rho)
-    if fastest is None or ratio is None or ratio[0] <= BEATEN_BY or (ratio[1] or 0) <= 1:
-        return None
-    variant = f" {fastest.variant}" * (fastest.variant != auto.variant)
-    return f"{fastest.algorithm}{variant}", ratio[0]
-
-
-def flips(result: Result, rows: Sequence[Row], states: LinkStates, view: View) -> list[Flip]:
-    """The rows with another winner in another state of the link that has at least 5 blocks of each
-    case: the library instead of ours, or an algorithm of ours clearly ahead of the one that ran."""
+def flips(result: Result, rows: Sequence[Row], states: LinkStates) -> list[list[str]]:
+    """The rows that the library or another algorithm of ours wins in another state of the link: the
+    row, the round trip, the library's cost, ours and our best in us, and the winner."""
     flipped = []
     for state, rtt_ns in enumerate(states.rtt_ns):
+        if state == states.longest:
+            continue
         costs = costs_of(result, states, state)
-        counts = costs.count()
-        cases = [case for case in shown_cases(result, view)
-                 if counts[case.case] >= MIN_STATE_BLOCKS and cost_us(case) is not None]
-        if state != states.longest:
-            flipped += [_flip(row, rtt_ns, cases, costs) for row in rows if row.ours in cases]
-    return sorted(filter(None, flipped), key=lambda flip: flip.row.size_bytes)
+        even, medians_us = costs[costs.index % 2 == 0], costs.median()
+        for row in rows:
+            cases = [case for case in row.cases if costs[case.case].count() >= MIN_STATE_BLOCKS]
+            ours, library = (case if case in cases else None for case in (row.ours, row.library))
+            if ours is None:
+                continue
+            fastest = best([case for case in cases
+                            if case.algorithm not in ("library", ours.chosen)], costs)
+            ratio, gain = _ratio(library, ours, costs), _ratio(ours, fastest, even)
+            is_crossed = ratio and row.ratio and (
+                min(ratio[0], row.ratio[0]) < 1 / MARGIN and max(ratio[0], row.ratio[0]) > MARGIN)
+            is_outrun = gain and gain[0] > BEATEN_BY and row.better is None
+            if fastest and (is_crossed or is_outrun):
+                winner = fastest.chosen or fastest.algorithm
+                if library and medians_us[library.case] < medians_us[fastest.case]:
+                    winner = "library"
+                times = [number(medians_us[case.case]) if case else "-"
+                         for case in (library, ours, fastest)]
+                cells = [row.label, f"{rtt_ns:.0f} ns", *times, winner[:16]]
+                flipped.append((row.size_bytes, cells))
+    return [cells for _, cells in sorted(flipped, key=lambda flip: flip[0])]
 
 
-def _flip(row: Row, rtt_ns: float, cases: Sequence[Case], costs: pd.DataFrame) -> Flip | None:
-    assert row.ours
-    library = row.library if row.library in cases else None
-    fastest = best([case for case in cases if row_key(case) == (row.size_bytes, row.skew)
-                  and case.algorithm not in ("library", row.ours.chosen)], costs)
-    assert fastest
-    ratio, gain = _ratio(library, row.ours, costs), _ratio(row.ours, fastest, _rounds(costs, 0))
-    is_crossed = ratio is not None and row.ratio is not None and (
-        min(ratio[0], row.ratio[0]) < 1 / MARGIN and max(ratio[0], row.ratio[0]) > MARGIN)
-    is_outrun = gain is not None and gain[0] > BEATEN_BY and row.better is None
-    if not is_crossed and not is_outrun:
+def token(result: Result, rows: Sequence[Row]) -> str | None:
+    """The time of a token's all-reduces, and the time that splitting the weights saves."""
+    row = next((row for row in rows if row.size_bytes == TOKEN_CALL_SIZE_BYTES), None)
+    n = result.run.world["size"]
+    if n == 1 or row is None or row.ours is None or row.ours_us is None:
         return None
-    library_us, ours_us, best_us = (
-        _median_us(case, costs) for case in (library, row.ours, fastest))
-    library_wins = library_us is not None and best_us is not None and library_us < best_us
-    winner = "library" if library_wins else fastest.chosen or fastest.algorithm
-    return Flip(row, rtt_ns, library_us, ours_us, best_us, winner)
+    if row.ours.collective != "all_reduce" or late_us(row.ours.shape):
+        return None
+    saved_us = TOKEN_BYTES / CARD_GB_S / 1e3 * (1 - 1 / n)
+    total_ms, flips_us = TOKEN_CALLS * row.ours_us / 1e3, saved_us / TOKEN_CALLS
+    caveat = "arithmetic about GPUs that were not measured here; "
+    return (f"A 70B 4-bit token at TP {n}: {TOKEN_CALLS} x {number(row.ours_us)} us "
+            f"({row.ours.mode}, {size_text(row.size_bytes)}) = {number(total_ms)} ms; flips at "
+            f"{number(flips_us)} us ({caveat * (not has_gpus(result))}weights read at "
+            f"{CARD_GB_S:.0f} GB/s, an R9700's).")

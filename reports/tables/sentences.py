@@ -1,7 +1,4 @@
-"""The words that tables, pages, the card and the gate share: numbers with units, the names of cases
-and machines, warnings and footnotes."""
-
-from __future__ import annotations
+"""Words that all reports share: numbers with units, names, warnings and footnotes."""
 
 import re
 from collections import Counter
@@ -39,8 +36,7 @@ def digits(value: float) -> int:
 
 
 def number(value: float | None) -> str:
-    """Three significant digits or all digits before the point, in at most seven columns; `-` for
-    None."""
+    """Three significant digits or more, in at most seven columns; `-` for None."""
     if value is None:
         return "-"
     if 0 < value < 0.0995:
@@ -82,8 +78,7 @@ def shape_words(shape: Any) -> list[str]:
 
 
 def opening(result: Result) -> list[str]:
-    """Warnings to read before the figures: an incomplete run, wrong results, and the rank that
-    stopped first."""
+    """Warnings to read first: an incomplete run, wrong results, the rank that stopped first."""
     lines = []
     if not result.complete:
         reason = result.end.reason if result.end else None
@@ -94,23 +89,18 @@ def opening(result: Result) -> list[str]:
         lines.append(f"WRONG RESULTS: {some(wrong, 3, ' cases')}.")
         first = where_wrong(result.blocks)
         lines += [f"First in case {first[0]}, {first[1]}."] if first else []
-    return lines + _stopped_first(result)
-
-
-def _stopped_first(result: Result) -> list[str]:
-    """The rank that ended an incomplete run, and its last record in the flight recorder."""
     ended = result.flight.ended if result.flight and not result.complete else None
-    if result.flight is None or ended is None or not isinstance(ended.get("rank"), int):
-        return []
-    page = result.flight.ranks.get(ended["rank"], {})
-    words, number = [f"rank {ended['rank']}"], page.get("case")
-    if isinstance(number, int) and 0 <= number < len(result.cases):
-        words.append(f"case {number} ({describe(result.cases[number])})")
-    place = {"block": page.get("block"), "step": page.get("step") or None,
-             "epoch": page.get("counters", {}).get("epoch")}
-    words += [f"{name} {value}" for name, value in place.items() if value is not None]
-    reason = f" ({ended['why']})" if ended.get("why") else ""
-    return [f"stopped first: {', '.join(words)}{reason}"]
+    if result.flight and ended and isinstance(ended.get("rank"), int):
+        page = result.flight.ranks.get(ended["rank"], {})
+        words, case = [f"rank {ended['rank']}"], page.get("case")
+        if isinstance(case, int) and 0 <= case < len(result.cases):
+            words.append(f"case {case} ({describe(result.cases[case])})")
+        place = {"block": page.get("block"), "step": page.get("step") or None,
+                 "epoch": page.get("counters", {}).get("epoch")}
+        words += [f"{name} {value}" for name, value in place.items() if value is not None]
+        reason = f" ({ended['why']})" if ended.get("why") else ""
+        lines.append(f"stopped first: {', '.join(words)}{reason}")
+    return lines
 
 
 def machine(result: Result) -> str:
@@ -119,27 +109,17 @@ def machine(result: Result) -> str:
     ranks = run.world.get("ranks", [])
     device = ranks[0].get("device", "") if ranks else ""
     # Such as `NVIDIA H200 (sm_90)`, each kind once.
-    gpus = dict.fromkeys(f"{rank.get('gpu') or rank.get('device')} ({rank.get('arch')})"
-                         for rank in ranks)
-    model = fact(result, "cpu.model") if device == "cpu" else " and ".join(gpus)
+    gpus = [f"{rank.get('gpu') or rank.get('device')} ({rank.get('arch')})" for rank in ranks]
+    model = fact(result, "cpu.model") if device == "cpu" else " and ".join(dict.fromkeys(gpus))
     cpus = [rank.get("cpus") or [] for rank in ranks]
     is_pinned = cpus and all(len(of_rank) == 1 for of_rank in cpus)
     cores = f"cores {' '.join(str(of_rank[0]) for of_rank in cpus)}" if is_pinned else "not pinned"
     hosts = f" on {run.world['hosts']} hosts," if run.world.get("hosts", 1) != 1 else ""
-    return f"{run.benchmark}: {ranks_text(size)}{hosts} on {model or device}, {cores}"
-
-
-def ranks_text(size: int) -> str:
-    return f"{size} rank{'s' * (size != 1)}"
+    return f"{run.benchmark}: {size} rank{'s' * (size != 1)}{hosts} on {model or device}, {cores}"
 
 
 def has_gpus(result: Result) -> bool:
     return any(rank.get("gpu") for rank in result.run.world.get("ranks", []))
-
-
-def is_on_cpus(result: Result) -> bool:
-    """Whether all ranks run on CPUs; also for a run that lists no ranks."""
-    return all(rank.get("device") == "cpu" for rank in result.run.world.get("ranks", []))
 
 
 def fact(result: Result, name: str) -> str | None:
@@ -177,8 +157,7 @@ def footnotes(result: Result) -> list[str]:
     measured = [case for case in result.cases if case.time_us]
     elsewhere = [describe(case) for case in measured if case.state != "run"]
     if 0 < len(elsewhere) < len(measured):
-        notes.append("measured in another state of the link than the rest: "
-                     + some(elsewhere, 3, ""))
+        notes.append(f"measured in another state of the link than the rest: {some(elsewhere)}")
     blocks = Counter(block.case for block in result.blocks)
     few = sum(blocks[case.case] < MIN_PRECISE_BLOCKS for case in measured)
     if few:

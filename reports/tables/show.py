@@ -1,19 +1,18 @@
-"""`show`: a stored run as the table that it printed, in another program's format, or as a
-picture."""
-
-from __future__ import annotations
+"""`show`: a stored run as its table, in another program's format, or as a picture."""
 
 import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from reports.imports.imported import read_imported
+from reports.imports.imported import Imported, read_imported
 from reports.store import exposed
 from reports.store.result import ImportedRunError, is_imported, read
 from reports.store.schema import Result
-from reports.tables import exposed_table, imported_table, link, steps, tune
+from reports.tables import exposed_table, link, steps, tune
+from reports.tables.console import lay_out, plain_table
 from reports.tables.formats import as_csv, as_nccl_tests
+from reports.tables.sentences import number, size_text
 from reports.tables.table import render
 
 RENDER: dict[str, Callable[[Result], str]] = {
@@ -23,7 +22,6 @@ RENDER: dict[str, Callable[[Result], str]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `show`."""
     parser.add_argument("run", metavar="RUN", type=Path,
                         help="a run file, such as results/2026-...-1a2b3c.jsonl")
     parser.add_argument("--plot", metavar="OUT", type=Path,
@@ -40,7 +38,7 @@ def show(arguments: argparse.Namespace) -> int:
         if arguments.plot or arguments.format != "table":
             raise ImportedRunError(
                 f"{arguments.run} was imported from a log: it is shown as a table alone")
-        sys.stdout.write(imported_table.render(read_imported(arguments.run)))
+        sys.stdout.write(imported_text(read_imported(arguments.run)))
         return 0
     result = read(arguments.run)
     if arguments.plot:
@@ -58,3 +56,44 @@ def text(result: Result, format: str = "table", long: bool = False) -> str:
     if format == "nccl-tests":
         return as_nccl_tests(result)
     return render(result, long) if long else RENDER.get(result.run.benchmark, render)(result)
+
+
+def imported_text(imported: Imported) -> str:
+    """An imported run as a table of at most 80 columns with its origin and its status."""
+    run, end, origin = imported.run, imported.end, imported.run.imported_from
+    head = [imported_machine(imported),
+            f"imported from {origin.file}, lines {origin.first_line} to {origin.last_line}, by "
+            f"{origin.format}: shown, never judged",
+            f"{end.status}: {end.reason}" if end.reason else end.status, f"us = {run.statistic}"]
+    is_checked = any(case.n_wrong is not None for case in imported.cases)
+    columns = ("size", "collective", "type", "redop", "place", "us", "algbw\nGB/s", "busbw\nGB/s",
+               "#wrong" if is_checked else "max\nerror")
+    rows = []
+    for case in imported.cases:
+        errors = case.n_wrong if is_checked else case.max_error
+        bus_bw = number(case.bus_bw_gb_s) + "!" * case.suspect
+        rows.append([
+            "-" if case.size_bytes is None else size_text(case.size_bytes), case.collective or "-",
+            case.datatype or "-", case.redop or "-", "in" if case.in_place else "out",
+            number(case.time_us.mean if case.time_us else None), number(case.alg_bw_gb_s),
+            "WRONG" if case.status == "wrong" else bus_bw,
+            "-" if errors is None else f"{errors:g}"])
+    average, wrong = run.footer_avg_bus_bw, run.out_of_bounds
+    marks = [
+        (any(case.suspect for case in imported.cases),
+         "! suspect: one rank alone, or a busbw that no machine has"),
+        (any(case.status == "wrong" for case in imported.cases),
+         "WRONG: its bandwidth counts for nothing"),
+        (average is not None, f"as printed: average busbw {average} GB/s"),
+        (wrong is not None, f"as printed: out of bounds values {wrong}")]
+    return lay_out(None, head, [("", plain_table(dict.fromkeys(columns, 0), rows, gap=2))],
+                   [mark for is_shown, mark in marks if is_shown])
+
+
+def imported_machine(imported: Imported) -> str:
+    """The benchmark and its ranks, as the log names them."""
+    world = imported.run.world
+    gpus = " and ".join(dict.fromkeys(rank["gpu"] for rank in world["ranks"]))
+    size = "an unknown number of" if world["size"] is None else world["size"]
+    return (f"{imported.run.benchmark}: {size} rank{'s' * (world['size'] != 1)}"
+            f"{' on ' * bool(gpus)}{gpus}")

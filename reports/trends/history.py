@@ -1,25 +1,24 @@
-"""Reads the runs of a folder as series, one for each case, machine and state of the link, and finds
-the events in which they change; `changes` has the statistics.
-
-The runs of a series were measured alike: same machine, benchmark, ranks and dispatch. The launches
-of one side of a campaign ran close together in time, so together they are one point, their median.
-"""
+"""Reads the runs of a folder as series, one for each case, machine, benchmark, world, dispatch and
+state of the link, and finds the events in which they change; `changes` has the statistics. The
+launches of one side of a campaign ran close together in time: they are one point, their median."""
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
+from statistics import median
 
 import numpy as np
+import pandas as pd
 from msgspec import json
 
 from reports.store.foreign import printable
 from reports.store.manifest import MANIFEST, run_files
 from reports.store.order import places, time_of
 from reports.store.result import ImportedRunError, NewerSchemaError, ResultError, read
-from reports.store.schema import Case, CaseHeader, Result, Run
+from reports.store.schema import Result, Run
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import number, size_text, some
 from reports.trends.changes import MIN_RUNS, Step, find_steps
@@ -27,14 +26,10 @@ from reports.verdicts.cells import case_names
 from reports.verdicts.comparison import COMPARABLE
 from reports.verdicts.sides import Key, Launch, find_costs, key_of
 
-ALIKE = ("machine", "world", "statistic")  # keys of COMPARABLE that the runs of a series share
 # Why `read` refused a file.
 REFUSED = {ImportedRunError: "imported from a log", NewerSchemaError: "of a newer schema",
            ResultError: "not a run that can be read"}
-LONGEST_VALUE = 48
-MEDIAN_RUNS = 8
 NEAR_RUNS = 2  # steps of several series at most this far apart are one event
-
 LeftOut = defaultdict[str, list[str]]  # names of files by the reason
 
 
@@ -58,21 +53,19 @@ class Series:
 
     def row(self, step: Step) -> dict[str, str]:
         """A step as cells of a table by column; the costs are medians of up to eight runs."""
-        run_ids, costs_us = list(self.costs_us), list(self.costs_us.values())
+        costs_us, first_run = list(self.costs_us.values()), list(self.costs_us)[step.first]
         estimate, low, high = np.exp(step.size) - 1
         return {"case": self.label, "verdict": step.word,
-                "before, us": number(float(np.median(costs_us[: step.first][-MEDIAN_RUNS:]))),
-                "after, us": number(float(np.median(costs_us[step.first :][:MEDIAN_RUNS]))),
+                "before, us": number(median(costs_us[: step.first][-8:])),
+                "after, us": number(median(costs_us[step.first :][:8])),
                 "change [95 %]": f"{estimate:+.1%} [{low:+.1%} {high:+.1%}]",
-                "first run after": f"{time_of(run_ids[step.first]):%Y-%m-%d}"}
+                "first run after": f"{time_of(first_run):%Y-%m-%d}"}
 
 
 @dataclass
 class Event:
-    """Steps of series of a machine and benchmark at one run, the largest first.
-
-    `run` is the first run after the steps; `sentences` say how certain that is, and what else
-    changed there."""
+    """Steps of series of a machine and benchmark, the largest first. `run` is the first run after
+    them; `sentences` say how certain that is, and what else changed there."""
 
     machine_id: str
     benchmark: str
@@ -84,9 +77,8 @@ class Event:
 @dataclass
 class History:
     """The runs of a folder by run id, in order of time; sentences on what is left out; the series,
-    and their events, the one with the most change in all first.
-
-    `unjudged` counts, by machine and benchmark, the cases that have too few blocks in every run."""
+    and their events, the one with the most change in all first; by machine and benchmark, the
+    number of cases that have too few blocks in every run."""
 
     runs: dict[str, Run]
     skipped: list[str]
@@ -97,13 +89,9 @@ class History:
 
 def load(folder: Path | str) -> History:
     """The history of the runs below `folder`. Links are not followed; unusable files are named.
-
     Raises ResultError if `folder` is not a folder or has no usable run."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ResultError(f"{folder} is not a folder of runs")
     left_out: LeftOut = defaultdict(list)
-    results = _usable(list(_readable(folder, left_out)), left_out)
+    results = _usable(list(_readable(Path(folder), left_out)), left_out)
     skipped = [f"left out, {reason}: {len(names)} ({some(names)})"
                for reason, names in left_out.items()]
     if not results:
@@ -111,10 +99,12 @@ def load(folder: Path | str) -> History:
     history = History({result.run.run_id: result.run for result in results}, skipped)
     groups: dict[tuple[str, ...], list[Launch]] = defaultdict(list)
     for result in results:
-        alike = _variant(result), *(str(COMPARABLE[name](result)) for name in ALIKE)
-        groups[alike].append(Launch(result, "first", 0))
-    for launches in groups.values():
-        _add_series(history, launches)
+        side = result.path.parent
+        variant = printable(side.name) if (side.parent / MANIFEST).is_file() else ""
+        alike = (str(COMPARABLE[name](result)) for name in ("machine", "world", "statistic"))
+        groups[(variant, *alike)].append(Launch(result, "first", 0))
+    for (variant, *_), launches in groups.items():
+        _add_series(history, launches, variant)
     few = [not costs for launch in chain(*groups.values()) for costs in launch.costs.values()]
     if any(few):
         skipped.append(f"left out, with fewer than {MIN_STATE_BLOCKS} blocks in one state of the "
@@ -144,45 +134,36 @@ def _usable(results: Sequence[Result], left_out: LeftOut) -> list[Result]:
                     "incomplete": not result.complete,
                     "without a time in its run_id": time_of(run_id) is None,
                     "a run once more": run_id in usable}
-        reason = next((reason for reason, applies in problems.items() if applies), None)
-        if reason:
-            left_out[reason].append(printable(result.path.name))
+        reasons = [reason for reason, applies in problems.items() if applies]
+        if reasons:
+            left_out[reasons[0]].append(printable(result.path.name))
         else:
             usable[run_id] = result
     return list(usable.values())
 
 
-def _variant(result: Result) -> str:
-    """The side of the campaign that the run belongs to; empty outside of campaigns."""
-    side = result.path.parent
-    return printable(side.name) if (side.parent / MANIFEST).is_file() else ""
-
-
-def _series_key(case: Case | CaseHeader) -> Key:
-    """The case without the library's version, which may change within a series."""
-    return (*key_of(case, ("library",)), re.split(r"\s*\d", case.library or "")[0])
-
-
-def _add_series(history: History, launches: Sequence[Launch]) -> None:
-    """Adds the series of launches that were measured alike."""
-    rtt_ns = find_costs(launches, ())
+def _add_series(history: History, launches: Sequence[Launch], variant: str) -> None:
+    """Adds the series of launches that were measured alike, of a `variant` of campaigns or, if it
+    is empty, outside. The library's version may change within a series."""
+    rtt_ns, run = find_costs(launches, ()), launches[0].result.run
     planned = [case for launch in launches for case in launch.result.run.cases]
-    cases = {_series_key(case): case for case in planned}
-    series_keys = {key_of(case): _series_key(case) for case in planned}
-    run, variant = launches[0].result.run, _variant(launches[0].result)
+    libraries = [re.split(r"\s*\d", case.library or "")[0] for case in planned]
+    series_keys = {key_of(case): (*key_of(case, ("library",)), library)
+                   for case, library in zip(planned, libraries, strict=True)}
+    cases = {series_keys[key_of(case)]: case for case in planned}
+    names = dict(zip(cases, case_names(list(cases.values())), strict=True))
     points: dict[Path, str] = {}  # the first run of each side of a campaign
     costs_us: dict[tuple[Key, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for launch in launches:
-        run_id, folder = launch.result.run.run_id, launch.result.path.parent
-        point = points.setdefault(folder, run_id) if variant else run_id
+        run_id = launch.result.run.run_id
+        point = points.setdefault(launch.result.path.parent, run_id) if variant else run_id
         for key, by_state in launch.costs.items():
             for state, cost_us in by_state.items():
                 costs_us[series_keys[key], state][point].append(cost_us)
-    names = dict(zip(cases, case_names(list(cases.values())), strict=True))
     for key, state in sorted(costs_us, key=lambda item: (cases[item[0]].size_bytes, str(item))):
         link = f"link {rtt_ns[state]:.0f} ns" if len(rtt_ns) > 1 else ""
         words = [size_text(cases[key].size_bytes), names[key], link, variant]
-        medians = {point: float(np.median(costs)) for point, costs in costs_us[key, state].items()}
+        medians = {point: median(costs) for point, costs in costs_us[key, state].items()}
         history.series.append(
             Series(" ".join(filter(None, words)), run.machine_id, run.benchmark, medians))
     measured = {series_keys[key] for launch in launches for key in launch.costs}
@@ -191,7 +172,8 @@ def _add_series(history: History, launches: Sequence[Launch]) -> None:
 
 
 def _add_events(history: History) -> None:
-    """Finds the steps of all series; series over the same runs are tested together."""
+    """Finds the steps of all series; series over the same runs are tested together, and their steps
+    that lie close together are one event."""
     panels: dict[tuple[str, ...], list[Series]] = defaultdict(list)
     for series in history.series:
         if len(series.costs_us) >= MIN_RUNS:
@@ -201,51 +183,44 @@ def _add_events(history: History) -> None:
         costs_us = [list(series.costs_us.values()) for series in panel]
         for series, steps in zip(panel, find_steps(np.log(costs_us), n_series), strict=True):
             series.steps = steps
-        history.events += _events_of(panel, [history.runs[run_id] for run_id in panel[0].costs_us])
-    history.events.sort(key=lambda event: -sum(step.magnitude for _, step in event.changes))
-
-
-def _events_of(panel: Sequence[Series], runs: Sequence[Run]) -> list[Event]:
-    """The events in series over the same runs."""
-    common = Counter(step.first for series in panel for step in series.steps)
-    at: dict[int, list[tuple[Series, Step]]] = defaultdict(list)
-    for series in panel:
-        for step in series.steps:
+        changes = [(series, step) for series in panel for step in series.steps]
+        common = Counter(step.first for _, step in changes)
+        at: dict[int, list[tuple[Series, Step]]] = defaultdict(list)
+        for series, step in changes:
             near = [place for place in common if abs(place - step.first) <= NEAR_RUNS]
             place = max(near, key=lambda place: (common[place], place == step.first))
             at[place].append((series, step))
-    events = []
-    for place, changes in at.items():
-        low, high = (int(np.median([getattr(step, end) for _, step in changes]))
-                     for end in ("low", "high"))
-        sentences = [f"It lies between {runs[low - 1].run_id} and {runs[high].run_id} (95 %).",
-                     *_recorded(runs, place, range(min(low, place), max(high, place) + 1))]
-        events.append(Event(runs[0].machine_id, runs[0].benchmark, runs[place].run_id,
-                            sorted(changes, key=lambda change: -change[1].magnitude), sentences))
-    return events
+        runs = [history.runs[run_id] for run_id in panel[0].costs_us]
+        history.events += [_event(runs, place, changes) for place, changes in at.items()]
+    history.events.sort(key=lambda event: -sum(abs(step.size[0]) for _, step in event.changes))
 
 
-def _recorded(runs: Sequence[Run], place: int, near: range) -> list[str]:
-    """Sentences on the recorded facts that changed at one of the runs `near` and rarely change
-    elsewhere, so without the load; the nearest to `place` first."""
-    facts = [_facts(run) for run in runs]
-    names = sorted(set().union(*facts), key=lambda name: (name != "software_id", name))
-    texts = {name: [fact.get(name, "nothing") for fact in facts] for name in names}
-    rare = {name: values for name, values in texts.items()
-            if sum(before != after for before, after in pairwise(values)) <= 1 + len(runs) // 10}
-    sentences = [f"Changed there: {name}: {values[at - 1]} -> {values[at]}"
-                 + (f" (at {runs[at].run_id})" if at != place else "")
-                 for at in sorted(near, key=lambda at: abs(at - place))
-                 for name, values in rare.items() if values[at - 1] != values[at]]
-    return sentences or ["Nothing recorded changed there."]
+def _event(runs: Sequence[Run], place: int, changes: list[tuple[Series, Step]]) -> Event:
+    """The event, with sentences on the recorded facts that changed near `place`, the nearest first,
+    and that rarely change elsewhere, so without the load."""
+    low = int(median(step.low for _, step in changes))
+    high = int(median(step.high for _, step in changes))
+    facts = pd.DataFrame(map(_facts, runs)).fillna("nothing")
+    changed = facts.ne(facts.shift()).iloc[1:]
+    sentences = []
+    for at in sorted(range(min(low, place), max(high, place) + 1), key=lambda at: abs(at - place)):
+        suffix = f" (at {runs[at].run_id})" if at != place else ""
+        sentences += [f"Changed there: {name}: {facts[name][at - 1]} -> {facts[name][at]}{suffix}"
+                      for name in sorted(facts, key=lambda name: (name != "software_id", name))
+                      if changed[name][at] and changed[name].sum() <= 1 + len(runs) // 10]
+    return Event(runs[0].machine_id, runs[0].benchmark, runs[place].run_id,
+                 sorted(changes, key=lambda change: -abs(change[1].size[0])),
+                 [f"It lies between {runs[low - 1].run_id} and {runs[high].run_id} (95 %).",
+                  *(sentences or ["Nothing recorded changed there."])])
 
 
 def _facts(run: Run) -> dict[str, str]:
-    facts = {name: fact.get("value") if isinstance(fact, dict) else fact
-             for name, fact in run.environment.items()}
-    facts |= {"software_id": run.software_id, "version": run.version, "argv": " ".join(run.argv),
-              "slowed_percent": run.world.get("slowed_percent")}
-    texts = {name: value if isinstance(value, str) else json.encode(value).decode()
-             for name, value in facts.items()}
-    return {name: text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."
-            for name, text in texts.items()}
+    facts = run.environment | {
+        "software_id": run.software_id, "version": run.version, "argv": " ".join(run.argv),
+        "slowed_percent": run.world.get("slowed_percent")}
+    texts = {}
+    for name, fact in facts.items():
+        value = fact.get("value") if isinstance(fact, dict) else fact
+        text = value if isinstance(value, str) else json.encode(value).decode()
+        texts[name] = text if len(text) <= 48 else text[:45] + "..."
+    return texts

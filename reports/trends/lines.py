@@ -1,32 +1,66 @@
-"""Statistics of a fit: a line for each launch, breaks between lines, intervals over launches.
-
-Shapes: `times_us` is (..., launches, sizes), `sizes` (sizes,) in bytes, ascending. Anything that
-repeats the whole curve may stand for a launch, such as a group of its blocks. Only the test of a
-break assumes a distribution of the launches.
-"""
+"""Lines through times: `times_us` is (..., launches, sizes), `sizes` (sizes,) in bytes, ascending.
+Groups of blocks may stand for launches. Only the test of a break assumes a distribution of the
+launches."""
 
 from collections.abc import Sequence
 from itertools import combinations, pairwise
 from typing import Any
 
+import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import fdtrc
 
-from reports.verdicts.verdict import Floats, signed_rank_cdf
+from reports.verdicts.verdict import Bools, Floats, signed_rank_cdf
 
-MIN_SIZES = 3  # of a line
-MIN_LAUNCHES = 5  # for an interval
-MOST_BREAKS = 2
-BREAK_P = 0.05
-LEAST_MISFIT = 0.05
+MIN_SIZES, MIN_LAUNCHES = 3, 5  # of a line, for an interval
+MOST_BREAKS, BREAK_P, LEAST_MISFIT = 2, 0.05, 0.05
+
+
+class Estimate(msgspec.Struct):
+    """A figure with its 95 % interval; None for an end that the data do not bound."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Regime(msgspec.Struct, kw_only=True):
+    """The measured sizes on one line. `half_size_bytes` is n_1/2 = alpha x beta, the size that
+    reaches half of beta. `lines` has [alpha in us, us a byte] for each row of the fit's times.
+    `worst_residual` is the largest distance of the rows' median from its own line, as a share."""
+
+    from_bytes: int
+    to_bytes: int
+    alpha_us: Estimate
+    beta_gb_s: Estimate
+    half_size_bytes: Estimate
+    lines: list[list[float]]
+    worst_residual: float
+
+
+def regime_of(sizes: Sequence[int], times_us: Floats, has_interval: bool,
+              is_piece: bool = False) -> Regime:
+    """The line through these times, (launches, sizes); `is_piece`: one of several regimes."""
+    at = np.array(sizes, dtype=float)
+    alpha, slope = fit_lines(at, times_us)
+    alphas, slopes = walsh_means(alpha), walsh_means(slope)
+    n = len(times_us) * has_interval
+    beta, half_size = Estimate(), Estimate()
+    if np.all(slopes > 0):
+        beta = estimate(1e-3 / slopes, n, is_piece)
+        # size x slope < alpha where size < alpha / slope, so the ratio's interval is exact too.
+        half = estimate(alphas / slopes, n, is_piece)
+        if half.value and half.value > 0:
+            half_size = Estimate(half.value, half.low and max(half.low, 0.0), half.high)
+    return Regime(
+        from_bytes=sizes[0], to_bytes=sizes[-1], alpha_us=estimate(alphas, n, is_piece),
+        beta_gb_s=beta, half_size_bytes=half_size, lines=np.stack([alpha, slope], axis=-1).tolist(),
+        worst_residual=float(np.max(np.abs(residuals(at, times_us)))))
 
 
 def fit_lines(sizes: Floats, times_us: Floats) -> tuple[Floats, Floats]:
-    """(alpha in us, slope in us a byte) of each launch's line, both (..., launches).
-
-    Least squares relative to the median over launches at each size: times span three decades, and
-    each size counts the same."""
+    """(alpha in us, slope in us a byte) of each launch's line, both (..., launches): least squares
+    relative to the median over launches, so that each size counts the same."""
     weight = np.median(times_us, axis=-2, keepdims=True) ** -2.0
     total = np.sum(weight, axis=-1)
     centre = np.sum(weight * sizes, axis=-1) / total
@@ -43,14 +77,42 @@ def residuals(sizes: Floats, times_us: Floats) -> Floats:
     return np.asarray((1 - line_us / median_us)[..., 0, :])
 
 
-def p_of_one_line(sizes: Floats, times_us: Floats, at: int) -> Floats:
-    """p of "the first `at` sizes and the others lie on one line", (...); 1 below three launches.
+def breaks(sizes: Floats, times_us: Floats,
+           least_misfit: float = LEAST_MISFIT) -> list[tuple[int, ...]]:
+    """The indices of sizes at which new lines begin, for each of `times_us` (n, launches, sizes).
+    As many breaks as are significant, at most two, at the places with the least squares of
+    residuals; each line has at least three sizes."""
+    n = times_us.shape[-1]
+    squares = {(i, j): np.sum(residuals(sizes[i:j], times_us[..., i:j]) ** 2, axis=-1)
+               for i, j in combinations(range(n + 1), 2) if j - i >= MIN_SIZES}
+    chosen: list[tuple[int, ...]] = [()] * len(times_us)
+    for count in range(1, MOST_BREAKS + 1):
+        splits = [list(pairwise([0, *place, n])) for place in combinations(range(n), count)]
+        splits = [pieces for pieces in splits if squares.keys() >= {*pieces}]
+        if not splits:
+            break
+        sums = [sum(squares[piece] for piece in pieces) for pieces in splits]
+        best = np.argmin(sums, axis=0)
+        for number in np.unique(best).tolist():
+            rows = np.flatnonzero(best == number)
+            significant = [_is_break(sizes[i:k], times_us[rows, :, i:k], j - i, n, least_misfit)
+                           for (i, j), (_, k) in pairwise(splits[number])]
+            for row in rows[np.all(significant, axis=0)].tolist():
+                chosen[row] = tuple(start for start, _ in splits[number][1:])
+    return chosen
 
-    Hotelling's T^2 (Annals of Mathematical Statistics 2, 1931) of the differences between both
-    lines, launch by launch: exact for normal launches, however a launch's sizes correlate."""
-    launches = times_us.shape[-2]
-    if launches < 3:
-        return np.ones(times_us.shape[:-2])
+
+def _is_break(sizes: Floats, times_us: Floats, at: int, n: int, least_misfit: float) -> Bools:
+    """Whether one line misses a size by `least_misfit`, and the lines through the first `at` sizes
+    and through the others differ significantly: by Hotelling's T^2 (Annals of Mathematical
+    Statistics 2, 1931) of their differences, launch by launch. It is exact for normal launches,
+    however a launch's sizes correlate. The place was chosen among all places; neighbouring places
+    are correlated, so n of them count as n^(2/3) tests, with which p at the best place is uniform
+    (simulated for 6 to 20 sizes and 5 to 20 launches)."""
+    launches, places = times_us.shape[-2], n - 2 * MIN_SIZES + 1
+    if launches < 3:  # T^2 takes three
+        return np.zeros(times_us.shape[:-2], bool)
+    misfit = np.max(np.abs(residuals(sizes, times_us)), axis=-1)
     level = np.mean(times_us / np.median(times_us, axis=-2, keepdims=True), axis=-1)
     below = np.stack(fit_lines(sizes[:at], times_us[..., :at]))
     above = np.stack(fit_lines(sizes[at:], times_us[..., at:]))
@@ -63,52 +125,18 @@ def p_of_one_line(sizes: Floats, times_us: Floats, at: int) -> Floats:
     # Launches without scatter differ for certain, or not at all.
     exact = np.where(np.any(means != 0, axis=0), np.inf, 0.0)
     ratio = np.divide(squared, determinant, out=exact, where=determinant > 0)
-    return np.asarray(fdtrc(2, launches - 2, (launches - 2) / 2 * launches * ratio))
-
-
-def breaks(sizes: Floats, times_us: Floats,
-           least_misfit: float = LEAST_MISFIT) -> list[tuple[int, ...]]:
-    """The indices of sizes at which new lines begin, for each of `times_us` (n, launches, sizes).
-
-    As many breaks as are significant, at most two, at the places with the least squares of
-    residuals; each line has at least three sizes."""
-    n = times_us.shape[-1]
-    squares = {(i, j): np.sum(residuals(sizes[i:j], times_us[..., i:j]) ** 2, axis=-1)
-               for i, j in combinations(range(n + 1), 2) if j - i >= MIN_SIZES}
-    chosen: list[tuple[int, ...]] = [()] * len(times_us)
-    for count in range(1, MOST_BREAKS + 1):
-        places = [place for place in combinations(range(n), count)
-                  if all(piece in squares for piece in pieces(place, n))]
-        if not places:
-            break
-        sums = [sum(squares[piece] for piece in pieces(place, n)) for place in places]
-        best = np.argmin(sums, axis=0)
-        for number in np.unique(best).tolist():
-            rows = np.flatnonzero(best == number)
-            ends = [0, *places[number], n]
-            significant = [_is_break(sizes[i:k], times_us[rows, :, i:k], j - i, n, least_misfit)
-                           for i, j, k in zip(ends, ends[1:], ends[2:], strict=False)]
-            for row in rows[np.all(significant, axis=0)].tolist():
-                chosen[row] = places[number]
-    return chosen
-
-
-def pieces(at: Sequence[int], n: int) -> list[tuple[int, int]]:
-    """The first and last index, exclusive, of each line over `n` sizes with breaks `at`."""
-    return list(pairwise([0, *at, n]))
-
-
-def _is_break(sizes: Floats, times_us: Floats, at: int, n: int,
-              least_misfit: float) -> NDArray[np.bool_]:
-    """Whether one line misses a size by `least_misfit`, and two lines differ significantly.
-
-    The place was chosen among all places; neighbouring places are correlated, so n of them count as
-    n^(2/3) tests. With that, p at the best place is uniform (simulated for 6 to 20 sizes and 5 to
-    20 launches)."""
-    places = n - 2 * MIN_SIZES + 1
-    misfit = np.max(np.abs(residuals(sizes, times_us)), axis=-1)
-    p = p_of_one_line(sizes, times_us, at)
+    p = fdtrc(2, launches - 2, (launches - 2) / 2 * launches * ratio)
     return np.asarray((misfit > least_misfit) & (p < BREAK_P / places ** (2 / 3)))
+
+
+def groups_of(by_size: Sequence[Sequence[float]], is_one: bool) -> Floats:
+    """Medians of a launch's blocks, (groups, sizes): of all blocks (`is_one`), or of five to ten
+    groups of neighbours, of three blocks or more if there are enough. Neighbouring blocks are
+    correlated, groups hardly are (Schmeiser, Operations Research 30, 1982)."""
+    n = min(map(len, by_size))
+    count = 1 if is_one else min(10, max(n // 3, min(MIN_LAUNCHES, n)))
+    return np.array([[np.median(group) for group in np.array_split(blocks, count)]
+                     for blocks in by_size]).T
 
 
 def walsh_means(values: Any) -> Floats:
@@ -118,18 +146,21 @@ def walsh_means(values: Any) -> Floats:
 
 
 def interval(walsh: Floats, launches: int, is_piece: bool = False) -> tuple[Floats, Floats, Floats]:
-    """(estimate, low, high) from `walsh_means`, or from ratios of two, along the last axis.
-
-    Hodges and Lehmann's estimate and its exact 95 % interval, as in `verdict.evidence`; infinite
-    below five launches. The range of five has 93.75 %: 5 % more on either side makes it 95 % for
-    normal launches. The ends of a piece were chosen by the same times, which leaves 94.5 %: 1 %
-    more on either side makes it 95 %."""
+    """(estimate, low, high) from `walsh_means`, or from ratios of two, along the last axis, as in
+    `verdict.evidence`; infinite below five launches. The range of five has 93.75 %: 5 % more on
+    either side makes it 95 % for normal launches. The ends of a piece were chosen by the same
+    times, which leaves 94.5 %: 1 % more on either side makes it 95 %."""
     ordered = np.sort(walsh, axis=-1)
     middle = ordered.shape[-1] // 2
-    estimate = (ordered[..., middle] + ordered[..., ~middle]) / 2
+    median = (ordered[..., middle] + ordered[..., ~middle]) / 2
     if launches < MIN_LAUNCHES:
-        return estimate, np.full_like(estimate, -np.inf), np.full_like(estimate, np.inf)
+        return median, np.full_like(median, -np.inf), np.full_like(median, np.inf)
     k = max(1, int(np.searchsorted(signed_rank_cdf(launches), 0.025, side="right")))
     low, high = ordered[..., k - 1], ordered[..., -k]
     more = (0.05 * (launches == MIN_LAUNCHES) + 0.01 * is_piece) * (high - low)
-    return estimate, low - more, high + more
+    return median, low - more, high + more
+
+
+def estimate(walsh: Floats, launches: int, is_piece: bool = False) -> Estimate:
+    ends = interval(walsh, launches, is_piece)
+    return Estimate(*(float(end) if np.isfinite(end) else None for end in ends))

@@ -47,7 +47,7 @@ def out(tmp_path):
         (0, "store", 3, 2, r"case \d+ \(.*\), block \d+, step store"),
         (0, "map", 1, 2, "step map the peers"),
         (1, "plan", 1, 2, "step plan the cases"),
-    ], 4),
+    ], 3),
 )
 def test_an_exception_on_one_rank_ends_all_ranks_with_one_sentence(out, rank, where, call, ranks, place):
     options = ["--algorithm", "ring"]
@@ -127,7 +127,7 @@ STORING = r"case 0 \(ring 16384 B isolated\), block \d+, step store, epoch \d+"
         (0, "store", 5, 0, 2, "ring", STORING),
         (1, "plan", 1, 0, 2, "ring", r".*step .*, epoch \d+"),  # rank 0 waits inside an MPI collective
         (1, "operation", 40, 0, 2, "ring", SPINNING),
-    ], 3),
+    ], 2),
 )
 def test_a_stopped_rank_is_named_with_its_last_epoch(out, rank, where, call, victim, ranks, algorithm, place):
     what = "stop" if rank == victim else f"stop:{victim}"
@@ -207,7 +207,7 @@ def shown_as_killed(out, victim, place):
     return re.search(rf"stopped first: rank {victim}, {step} \(ended without a word\)", show(out))
 
 
-@pytest.mark.parametrize(PLACES, few(KILLED, 3) + few(KILLED_BY_A_PEER, 0))
+@pytest.mark.parametrize(PLACES, few(KILLED, 2) + few(KILLED_BY_A_PEER, 0))
 def test_a_killed_rank_leaves_a_readable_run_that_names_it(out, rank, where, call, victim, ranks, algorithm, place):
     what = "kill" if rank == victim else f"kill:{victim}"
     done, took_s = struck(out, rank, where, call, what, "--algorithm", algorithm, ranks=ranks)
@@ -259,14 +259,14 @@ def cmdline(pid):
         return []
 
 
-@pytest.mark.parametrize(("victims", "pause_s", "algorithm"), [
-    ([1], TIMEOUT_S / 2, "ring"), ([0, 1], TIMEOUT_S + 1, "ring"), ([0, 1], TIMEOUT_S + 1, "one_shot_ll")])
+@pytest.mark.parametrize(("victims", "pause_s", "algorithm"), few([
+    ([1], TIMEOUT_S / 2, "ring"), ([0, 1], TIMEOUT_S + 1, "one_shot_ll"), ([0, 1], TIMEOUT_S + 1, "ring")], 2))
 def test_ranks_that_are_stopped_and_continued(out, victims, pause_s, algorithm):
     """The run continues if one rank stops for less than the time-out, or all ranks for longer, as in a suspended job.
 
     The last stopped rank waits for the first stopped rank before SIGSTOP, and again after SIGCONT.
     """
-    run = Launch(out, "--algorithm", algorithm, "-n", "50000", "--lean")
+    run = Launch(out, "--algorithm", algorithm, "-n", "20000", "--lean")
     ranks = wait_for(lambda: run.blocks() > 2 and run.ranks())
     for victim in victims:
         run.signal(ranks[victim], signal.SIGSTOP)
@@ -298,8 +298,8 @@ def test_ranks_do_not_outlive_their_launcher(out):
 
 @pytest.mark.parametrize(
     ("whom", "number"),
-    few([("mpirun", signal.SIGINT), ("group", signal.SIGINT), ("rank 1", signal.SIGTERM), ("mpirun", signal.SIGTERM)],
-        3),
+    few([("mpirun", signal.SIGINT), ("rank 1", signal.SIGTERM), ("group", signal.SIGINT), ("mpirun", signal.SIGTERM)],
+        2),
 )
 def test_an_interrupted_run_ends_within_two_seconds_and_keeps_its_blocks(out, whom, number):
     run = Launch(out)

@@ -67,7 +67,7 @@ def is_right(done, out, ranks):
     return done
 
 
-@pytest.mark.parametrize(("launcher", "ranks"), [("mpich", 1), ("openmpi", 1), ("openmpi", 2), ("openmpi", 4)])
+@pytest.mark.parametrize(("launcher", "ranks"), few([("mpich", 1), ("openmpi", 2), ("openmpi", 4), ("openmpi", 1)], 3))
 def test_any_number_of_ranks_makes_one_run(out, launcher, ranks):
     done = is_right(launched(command(launcher, ranks, *allreduce(out))), out, ranks)
     library = {"mpich": "MPICH 5", "openmpi": "Open MPI 5"}[launcher]
@@ -203,7 +203,7 @@ def ranks_of(out):
 
 
 @pytest.mark.parametrize(("victim", "number"),
-                         [("rank 1", signal.SIGKILL), ("rank 1", signal.SIGSTOP), ("mpirun", signal.SIGKILL)])
+                         few([("rank 1", signal.SIGKILL), ("mpirun", signal.SIGKILL), ("rank 1", signal.SIGSTOP)], 2))
 def test_the_loss_of_a_rank_or_of_mpirun_ends_an_open_mpi_run_and_leaves_nothing(out, victim, number):
     options = [*SMALL, "-n", "0", "--timeout", "2"]
     # A killed rank cannot delete the segments of Open MPI itself, so they lie in the test's folder.

@@ -21,7 +21,7 @@ from kernels.devices.compile_cache import SOURCES, CompileError
 from kernels.devices.device import MOST_RANKS, DeviceError
 from kernels.devices.gpu_driver import build, load_cupy
 
-PRELUDE = Path(__file__).with_name("hip_prelude.h")
+PRELUDE = Path(__file__).parents[1] / "hip_prelude.h"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_120", "gfx942", "gfx1100", "gfx1201")
 BLOCK_THREADS = 512  # the kernels' launch bounds
 # The most threads that a multiprocessor holds: CUDA C++ Programming Guide, "Technical Specifications per Compute

@@ -132,7 +132,7 @@ def test_the_table_says_that_ranks_share_a_gpu_on_a_fake_gpu(tmp_path):
     assert "ranks share a GPU, so no time here measures a wire" in " ".join(done.stdout.split())
 
 
-@pytest.mark.parametrize("vendor", ["cuda", "hip"])
+@pytest.mark.parametrize("vendor", few(["hip", "cuda"], 1))
 def test_graphs_launch_both_ours_and_the_library_on_a_fake_gpu(tmp_path, vendor):
     """A graph launch and a stream launch must not be compared."""
     options = ("--device", vendor, "-G", "1", "--algorithm", "two_shot,library", "--mode", "both", "-n", "3",
@@ -146,8 +146,8 @@ def test_graphs_launch_both_ours_and_the_library_on_a_fake_gpu(tmp_path, vendor)
 
 
 @pytest.mark.parametrize(("command", "vendor"), few([
-    ("allgather", "cuda"), ("reduce_scatter", "hip"), ("alltoall", "cuda"), ("sendrecv", "hip"),
-    ("allgather", "hip"), ("reduce_scatter", "cuda"), ("alltoall", "hip"), ("sendrecv", "cuda")], 4))
+    ("allgather", "cuda"), ("reduce_scatter", "hip"), ("alltoall", "hip"), ("sendrecv", "cuda"),
+    ("allgather", "hip"), ("reduce_scatter", "cuda"), ("alltoall", "cuda"), ("sendrecv", "hip")], 2))
 def test_every_command_measures_ours_and_the_library_with_correct_results_on_a_fake_gpu(tmp_path, command, vendor):
     """Our `registered` variant uses IPC. NCCL's own allocator gives no IPC handles, so `registered` cannot use it."""
     options = ("-b", "12K", "-e", "12K", "--mode", "isolated", "-n", "6", "-w", "0", "--max-time", "30", "--lean",
@@ -165,7 +165,7 @@ def test_every_command_measures_ours_and_the_library_with_correct_results_on_a_f
     assert {case.variant for case in cases if case.library} == {"plain", second}
 
 
-@pytest.mark.parametrize(("vendor", "graph"), few([("cuda", "1"), ("hip", "0"), ("cuda", "0")], 2))
+@pytest.mark.parametrize(("vendor", "graph"), few([("cuda", "1"), ("hip", "0"), ("cuda", "0")], 1))
 def test_a_routed_all_to_all_and_grouped_sends_are_correct_on_a_fake_gpu(tmp_path, vendor, graph):
     options = ("--experts", "5", "--tokens", "30", "--hidden", "70", "--skew", "zipf:1", "-d", "bfloat16", "--mode",
                "both", "-n", "3", "-w", "0", "--max-time", "60", "--lean", "--device", vendor, "-G", graph)

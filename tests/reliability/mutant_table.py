@@ -122,22 +122,22 @@ STATISTICS = {
         "reports/verdicts/verdict.py", "is_rejected & result.is_beyond(margin)", "is_rejected",
         (VERDICT,)),
     "correlation-of-runs-ignored": Mutant(
-        "reports/trends/noise.py", "np.clip(first + rest.mean() + own, 0, 0.9)",
+        "reports/trends/changes.py", "np.clip(first + rest.mean() + own, 0, 0.9)",
         "np.clip(first + rest.mean() + own, 0, 0.0)",
         ("tests/reports/trends/test_history.py", "tests/reports/calibration/test_calibration.py")),
 }
 PARSERS = {
     "milliseconds-as-microseconds": Mutant(
-        "reports/imports/nccl_end.py", "1e3 if test.layout.milliseconds",
-        "1.0 if test.layout.milliseconds", (FORMATS,)),
+        "reports/imports/nccl_end.py", "1e3 if self.milliseconds",
+        "1.0 if self.milliseconds", (FORMATS,)),
     "blank-half-ignored": Mutant(
-        "reports/imports/nccl_rows.py", "key=lambda place: abs(place[1] - time_end)",
+        "reports/imports/nccl_end.py", "key=lambda place: abs(place[1] - time_end)",
         "key=lambda place: place[1]", (FORMATS,)),
     "cut-log-complete": Mutant(
-        "reports/imports/nccl_end.py", "test.stage < Stage.FOOTER", "test.stage < Stage.ROWS",
+        "reports/imports/nccl_end.py", "self.stage < Stage.FOOTER", "self.stage < Stage.ROWS",
         (FORMATS,)),
     "threads-not-multiplied": Mutant(
-        "reports/imports/logged.py", "per_process *= int(", "per_process = int(", (FORMATS,)),
+        "reports/imports/nccl_end.py", "per_process *= int(", "per_process = int(", (FORMATS,)),
     "decimal-megabyte": Mutant(
         "bench/harness/options.py", '"M": 1 << 20', '"M": 10**6',
         ("tests/bench/harness/test_command.py",)),

@@ -145,7 +145,7 @@ def test_on_gpus_only_the_late_rank_waits_after_the_meeting_on_a_fake_gpu(tmp_pa
     assert last["meet"] >= N * 3, "the checked iterations too"
 
 
-@pytest.mark.parametrize(("vendor", "dispatch"), [("cuda", "native"), ("hip", "python")])
+@pytest.mark.parametrize(("vendor", "dispatch"), few([("cuda", "native"), ("hip", "python")], 1))
 def test_on_gpus_a_time_is_the_late_ranks_own_on_a_fake_gpu(tmp_path, vendor, dispatch):
     """An early rank's own time includes the wait, and so would the slowest rank's time."""
     options = ("--algorithm", "direct_pull,library", "-n", "4", "-w", "0", "--arrival-skew", "20ms", "--device", vendor)

@@ -31,7 +31,7 @@ from reports.calibration.synthetic import (
 )
 from reports.store import stats
 from reports.store.case import find_states
-from reports.trends import changes, lines, noise
+from reports.trends import changes, lines
 from reports.verdicts import cells, verdict
 from reports.verdicts.sides import Launch, key_of
 from tests.reports.calibration.record_launches import record
@@ -99,11 +99,11 @@ def few_launches_taken_for_many(monkeypatch):
 
 
 def runs_taken_for_independent(monkeypatch):
-    monkeypatch.setattr(noise, "correlations", lambda calm: np.zeros((len(calm), 1)))
+    monkeypatch.setattr(changes, "correlations", lambda calm: np.zeros((len(calm), 1)))
 
 
 def outliers_left_where_they_are(monkeypatch):
-    monkeypatch.setattr(noise, "winsorise", lambda values, most: values)
+    monkeypatch.setattr(changes, "winsorise", lambda values, most: values)
 
 
 def a_threshold_for_one_series_alone(monkeypatch):

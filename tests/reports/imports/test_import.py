@@ -128,9 +128,12 @@ def test_unreadable_lines_are_named_and_counted(tmp_path, capsys):
     log = put(tmp_path / "a.log", HEAD + TABLE + ROW_8 + ROW_16.replace("17.65", "17.x5") + ROW_16[:80] + "\n" + FOOTER)
     (path,) = imported(tmp_path / "out", log)
     assert len(read_imported(path).cases) == 2
-    assert capsys.readouterr().err == (f"reports: {log}, line 13: looks like data and could not be read\n"
-                                       f"reports: {log}, line 14: looks like data and could not be read\n"
-                                       f"reports: {log}: 2 lines look like data and could not be read\n")
+    read = "lines that look like data and could not be read"
+    assert capsys.readouterr().err == f"reports: {log}: {read}: 13, 14 (2 in all)\n"
+    put(log, HEAD + TABLE + ROW_8 + ROW_16.replace("17.65", "17.x5") * 25 + FOOTER)
+    imported(tmp_path / "many", log)
+    numbers = ", ".join(map(str, range(13, 33)))
+    assert capsys.readouterr().err == f"reports: {log}: {read}: {numbers}, ... (25 in all)\n"
 
 
 def test_imports_are_shown_without_verdicts(tmp_path, capsys):

@@ -105,6 +105,14 @@ def test_invalid_rows_are_counted(text, unread, read):
     assert (test.reason == "the log ends within a row") == text.endswith("20.1")
 
 
+@pytest.mark.parametrize("text", [
+    "8,2,float sum -1 17.93 0.10,0.20,0,,\n",
+    "# size count type redop root time algbw busbw #wrong i_mn i_p99\n8 2 float sum -1 17.93 0.10 0.20 0 9 9\n"])
+def test_merged_cells_and_unknown_columns_are_read(text):
+    """A spreadsheet may merge cells, and a name of a column may be damaged: both ended the import with a traceback."""
+    assert halves(only(text)) == BOTH[:1]
+
+
 def test_a_table_without_rows_is_incomplete():
     """A run with an empty table must not look like a measurement."""
     test = only(HEAD + TABLE + FOOTER)
@@ -125,7 +133,7 @@ def test_impossible_figures_in_a_report_are_refused(row, half, tmp_path, capsys)
     log = put(tmp_path / "a.log", json.dumps(REPORT | {"results": [good, good | row | {"out_of_place": HALF | half}]}))
     (path,) = imported(tmp_path / "out", log)
     assert [case.size_bytes for case in read_imported(path).cases] == [8]
-    assert capsys.readouterr().err.startswith(f"reports: {log}, result 2: looks like data and could not be read\n")
+    assert capsys.readouterr().err.endswith(": results that look like data and could not be read: 2 (1 in all)\n")
 
 
 def test_a_report_without_results_is_incomplete():

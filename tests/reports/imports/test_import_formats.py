@@ -213,7 +213,7 @@ def test_osu_logs_are_read():
     full = "# OSU MPI Allreduce Latency Test v7.1\n# Datatype: MPI_INT.\n# Size  Avg Latency(us)  Min Latency(us)  " \
            "Max Latency(us)  Iterations\n4   34.31   33.27   35.07   1000\n"
     (case,) = only("I am 0 of 4: 0 on host0\n" + full).cases
-    assert (case.time_us.mean, case.time_us.n, case.over_ranks_us.max, case.datatype) == (34.31, 1000, 35.07, "int32")
+    assert (case.time_us.mean, case.time_us.n, case.over_ranks_us["max"], case.datatype) == (34.31, 1000, 35.07, "int32")
     tests = found("mpirun -np 16 osu_barrier\n# OSU MPI Barrier Latency Test v5.9\n# Avg Latency(us)\n      12.5\n"
                   "# OSU MPI-CUDA Bi-Directional Bandwidth Test v5.9\n# Send Buffer on DEVICE (D) and Receive Buffer on "
                   "DEVICE (D)\n# Size      Bandwidth (MB/s)\n131072    14848.95\n"
@@ -242,7 +242,7 @@ def test_imb_logs_are_read():
     multi = "#  ( 2 groups of 2 processes each running simultaneous )\n Group #bytes #repetitions t_min[usec] t_max[usec] " \
             "t_avg[usec]\n 0 8 1000 1.0 3.0 2.0\n 1 8 1000 1.5 3.5 2.5\n 16 out-of-mem.; needed X= 1.0 GB\n"
     test = only(head.format("4.1", "Allreduce") + multi)
-    assert [(case.shape, case.time_us.mean, case.over_ranks_us.min, case.datatype) for case in test.cases] == [
+    assert [(case.shape, case.time_us.mean, case.over_ranks_us["min"], case.datatype) for case in test.cases] == [
         ({"group": "0"}, 2.0, 1.0, "float32"), ({"group": "1"}, 2.5, 1.5, "float32")]
     assert len(test.unread) == 1
 

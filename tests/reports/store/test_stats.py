@@ -3,9 +3,17 @@ link instead of two."""
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 from scipy.stats import norm
 
-from reports.store.stats import autocorrelation, is_precise, link_states, median_interval, warmup_length
+from reports.store.stats import (
+    autocorrelation,
+    is_precise,
+    link_states,
+    median_interval,
+    student_quantile,
+    warmup_length,
+)
 
 
 def test_median_interval_covers_the_median_at_its_confidence():
@@ -27,6 +35,11 @@ def test_median_interval_uses_the_tabulated_order_statistics():
     assert median_interval([3, 1, 2, 5, 4]) == (3, None, None)
     with pytest.raises(ValueError, match="no values"):
         median_interval([])
+
+
+@pytest.mark.parametrize("freedom", [1.0, 1.1, 1.7, 4.2, 30.0])
+def test_students_quantile_is_scipys(freedom):
+    assert student_quantile(0.975, freedom) == pytest.approx(stdtrit(freedom, 0.975), rel=2e-3)
 
 
 def blocks_of_a_run(rng, cases, n, rho):

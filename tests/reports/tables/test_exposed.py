@@ -6,8 +6,7 @@ import re
 import pytest
 
 from reports.store.exposed import COMPUTE
-from reports.tables.forms import difference, forms, interval_text, shapes
-from reports.tables.rows import costs_in_longest
+from reports.tables.exposed_table import difference, groups, interval_text
 from reports.tables.show import text
 from tests.reports.synthetic_together import FUSED, LAYER, MPI, STEP, THEN, Made, always, steps
 
@@ -87,7 +86,7 @@ def test_the_best_is_chosen_on_odd_rounds_and_reported_on_even_ones(tmp_path):
         COMPUTE: always(10.0), "then_one_shot_pull copied": always(13.0),
         "then_one_shot_push copied": lambda turn: 30.0 if turn % 2 else 5.0,
         "fused copied": lambda turn: 11.0 if turn % 2 else 40.0, "fused registered": always(12.0)})
-    found = {form.name: form for form in forms(shapes(result)[0], costs_in_longest(result)).values()}
+    found = {form.name: form for form in groups(result)[0][1].values()}
     assert list(found) == ["compute alone", "then one_shot_pull", "fused copied"]
     assert list(found["fused copied"].report_us.index) == [0, 2, 4, 6, 8, 10]
     assert difference(found["fused copied"], found["compute alone"]) == (30.0, 30.0, 30.0)
@@ -99,10 +98,10 @@ def test_a_row_names_the_build_or_the_number_of_chunks(tmp_path):
     chosen = {"fused registered": "fused+nt", THEN: THEN, "fused copied": "fused"}
     result = Made(tmp_path, chosen=chosen).run({
         COMPUTE: always(10.0), "fused registered": always(11.0), "fused copied": always(13.0), THEN: always(14.0)})
-    found = forms(shapes(result)[0], costs_in_longest(result))
+    found = groups(result)[0][1]
     assert [form.name for form in found.values()] == ["compute alone", "then one_shot_pull", "fused registered, nt"]
     chunks = Made(tmp_path / "chunks", chosen={FUSED: "4 chunks"}).run({COMPUTE: always(10.0), FUSED: always(11.0)})
-    found = forms(shapes(chunks)[0], costs_in_longest(chunks))
+    found = groups(chunks)[0][1]
     assert found[FUSED].name == "fused, 4 chunks"
 
 

@@ -19,9 +19,9 @@ from reports.tables.imported_table import render
 from reports.tables.sentences import number, size_text, some
 from reports.trends import history_command
 from reports.trends.history import Event, Series, load
-from reports.verdicts import forest, verdict_table
-from reports.verdicts.cells import Comparison
-from reports.verdicts.comparison import COMPARABLE, compare
+from reports.verdicts import verdict_table
+from reports.verdicts.compare import plot
+from reports.verdicts.comparison import COMPARABLE, Comparison, compare
 from reports.verdicts.sides import Side, notes_of, read_sides
 from reports.verdicts.verdict_table import label, shown
 
@@ -36,7 +36,7 @@ def campaign_page(folder: Path) -> Page:
     tables = list(enumerate(shown(comparisons)))
     counts = Counter(word for _, comparison in tables for word in comparison.cells.verdict)
     picture = draw_picture(
-        "forest", lambda target: forest.plot(comparisons, target),
+        "forest", lambda target: plot(comparisons, target),
         "Ratio of each cell, variant over baseline, with its 95 % interval",
         f"{counts.total()} cells; right of 1 the variant is slower; the band is the margin. Each "
         "row's verdict and ratio stand beside it in words, and in the table below.", "cells-0")

@@ -24,9 +24,8 @@ from reports.store.schema import Case, CaseHeader, Result, Run
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import number, size_text, some
 from reports.trends.changes import MIN_RUNS, Step, find_steps
-from reports.verdicts.cells import case_names
 from reports.verdicts.comparison import COMPARABLE
-from reports.verdicts.sides import Key, Launch, find_costs, key_of
+from reports.verdicts.sides import Key, Launch, case_names, find_costs, key_of
 
 ALIKE = ("machine", "world", "statistic")  # keys of COMPARABLE that the runs of a series share
 # Why `read` refused a file.

@@ -9,18 +9,18 @@ interruption one of the two baselines is complete.
 import argparse
 import re
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
-from reports.store.result import NOT_JSON, ResultError, content_of, read
+from reports.store.result import NOT_JSON, ResultError, content_of
 from reports.store.writing import write_whole
-from reports.tables.sentences import describe
 from reports.verdicts.compare import add_allow
 from reports.verdicts.comparison import Incomparable, compare, differing
-from reports.verdicts.sides import Side, side_of
+from reports.verdicts.sides import Side, faults_of, side_of
 from reports.verdicts.verdict import MIN_PAIRS
 
 UNUSABLE = 5
@@ -61,45 +61,39 @@ def accept(arguments: argparse.Namespace) -> int:
         return UNUSABLE
     # A campaign's fresh launches measured its suspects' sizes only.
     current.launches = [launch for launch in current.launches if launch.stage == "first"]
-    _refuse(current)
-    differing([current], arguments.allow)
+    runs = {launch.result.run.run_id: launch.result for launch in current.launches}
+    if any(result.run.world.get("slowed_percent") for result in runs.values()):
+        raise ResultError(f"{current.name} was slowed on purpose: no baseline")
+    if len(runs) < MIN_PAIRS:
+        raise ResultError(f"{current.name} has {len(runs)} launches; a verdict takes {MIN_PAIRS}")
     machine_id = current.launches[0].result.run.machine_id
+    for name in (machine_id, *runs):
+        if not re.search(FILE_NAME, name):
+            raise ResultError(f"the id {name!r} cannot name a file")
+    differing([current], arguments.allow)
     effects = None
-    if any(entry.machine_id == machine_id for entry in _entries(folder)):
+    if machine_id in _run_ids(folder):
         baseline = baseline_side(str(folder), current)
         (comparison,) = compare([baseline, current], arguments.allow)
         cells = comparison.cells[["title", "verdict", "ratio", "low", "high"]]
         effects = cells.rename(columns={"title": "case"}).to_dict("records")
-    runs = {launch.result.run.run_id: launch.result.path for launch in current.launches}
     when = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
-    _store(folder, runs, Entry(when, machine_id, list(runs), arguments.reason, effects))
+    entry = Entry(when, machine_id, list(runs), arguments.reason, effects)
+    _store(folder, entry, [result.path for result in runs.values()])
     print(f"{len(runs)} launches of {current.name} are now the baseline of machine {machine_id} in "
           f"{folder}")
     return 0
 
 
-def _refuse(current: Side) -> None:
-    """Raises ResultError for runs that cannot be a baseline: slowed, too few, or with an id that
-    would name a file in another folder."""
-    runs = [launch.result.run for launch in current.launches]
-    if any(run.world.get("slowed_percent") for run in runs):
-        raise ResultError(f"{current.name} was slowed on purpose: no baseline")
-    if len(runs) < MIN_PAIRS:
-        raise ResultError(f"{current.name} has {len(runs)} launches; a verdict takes {MIN_PAIRS}")
-    for name in (runs[0].machine_id, *(run.run_id for run in runs)):
-        if not re.search(FILE_NAME, name):
-            raise ResultError(f"the id {name!r} cannot name a file")
-
-
-def _store(folder: Path, runs: dict[str, Path], entry: Entry) -> None:
+def _store(folder: Path, entry: Entry, paths: Sequence[Path]) -> None:
     machine, log = folder / entry.machine_id, folder / ACCEPTED
-    files = {machine / f"{run_id}.jsonl": path for run_id, path in runs.items()}
+    files = [machine / f"{run_id}.jsonl" for run_id in entry.run_ids]
     machine.mkdir(parents=True, exist_ok=True)
-    for file, path in files.items():
+    for file, path in zip(files, paths, strict=True):
         write_whole(file, path.read_bytes())
     lines = log.read_bytes() if log.exists() else b""
     write_whole(log, lines + msgspec.json.encode(entry) + b"\n")
-    for previous in {*machine.glob("*.jsonl*")} - files.keys():
+    for previous in {*machine.glob("*.jsonl*")} - {*files}:
         previous.unlink()
 
 
@@ -108,7 +102,7 @@ def baseline_side(argument: str, current: Side) -> Side:
     machine. Raises Incomparable if that machine has none, ResultError for an argument without runs
     and for a damaged baseline."""
     folder, machine_id = Path(argument), current.launches[0].result.run.machine_id
-    run_ids = {entry.machine_id: {*entry.run_ids} for entry in _entries(folder)}
+    run_ids = _run_ids(folder)
     if not run_ids:
         return side_of(argument)
     if machine_id not in run_ids:
@@ -126,38 +120,15 @@ def baseline_side(argument: str, current: Side) -> Side:
     return side
 
 
-def _entries(folder: Path) -> list[Entry]:
-    path, entries = folder / ACCEPTED, []
+def _run_ids(folder: Path) -> dict[str, set[str]]:
+    """The runs of each machine's baseline."""
+    path, run_ids = folder / ACCEPTED, dict[str, set[str]]()
     lines = content_of(path).splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):
         try:
-            entries.append(msgspec.json.decode(line, type=Entry))
+            entry = msgspec.json.decode(line, type=Entry)
         except NOT_JSON as error:
             message = f"{path}, line {number}: not written by `accept` ({error})"
             raise ResultError(message) from error
-    return entries
-
-
-def faults_of(side: Side) -> list[tuple[str, str]]:
-    """The reasons why a side is unusable, (name, sentence): wrong cases, incomplete runs, an
-    incomplete campaign, pairs without a finished launch."""
-    faults = []
-    results = [launch.result for launch in side.launches]
-    if side.campaign:
-        if not side.campaign.end:
-            sentence = f"the campaign of {side.name} is incomplete: run its command again"
-            faults.append((side.name, sentence))
-        launches = [launch for launch in side.campaign.launches if launch.variant == side.variant]
-        finished = [launch for launch in launches if launch.status == "finished"]
-        died = {(launch.stage, launch.pair) for launch in launches if launch.status == "died"}
-        if lost := sorted(died - {(launch.stage, launch.pair) for launch in finished}):
-            faults.append((side.name, f"no launch of {side.name} finished in {len(lost)} of its "
-                           f"pairs, the first of them pair {lost[0][1]}"))
-        results += [read(side.campaign.folder / str(launch.run)) for launch in finished
-                    if launch.stage == "pilot"]
-    for result in results:
-        if not result.complete:
-            faults.append((result.run.run_id, f"{result.path} is incomplete"))
-        faults += [(describe(case), f"{describe(case)} is wrong in {result.path}: {case.reason}")
-                   for case in result.cases if case.status == "wrong"]
-    return faults
+        run_ids[entry.machine_id] = {*entry.run_ids}
+    return run_ids

@@ -1,24 +1,41 @@
-"""The command `regress`: the gate's outcome as text, JUnit XML, Markdown, HTML and exit status."""
+"""The command `regress`, the gate: is the current slower than the baseline? It answers with text,
+JUnit XML, GitHub's Markdown, an HTML page without external resources, and an exit status.
+
+The status is the first that applies: 5 the current is wrong, incomplete, or lacks a case of the
+baseline; 4 the two cannot be compared; 1 a regression; 3 not enough data; 0.
+"""
 
 import argparse
+import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from reports.store.foreign import markdown_text
 from reports.store.result import ResultError
 from reports.store.writing import write_named
+from reports.tables import templates
 from reports.tables.console import wrapped
-from reports.verdicts import gate
-from reports.verdicts.accept import UNUSABLE, baseline_side, faults_of
-from reports.verdicts.cells import Comparison
-from reports.verdicts.compare import add_allow, percent
-from reports.verdicts.comparison import NothingInCommon, compare
-from reports.verdicts.sides import Side, notes_of, side_of
-from reports.verdicts.verdict_table import head, warnings
+from reports.tables.sentences import size_text, some
+from reports.verdicts import verdict_table as table
+from reports.verdicts.accept import UNUSABLE, baseline_side
+from reports.verdicts.compare import add_allow, percent, plot
+from reports.verdicts.comparison import Comparison, NothingInCommon, compare
+from reports.verdicts.sides import case_names, faults_of, key_of, notes_of, side_of
+from reports.verdicts.verdict import FASTER, SAME, SLOWER
 
+REGRESSION, INCONCLUSIVE = 1, 3
+MOST_LISTED = 5
+MOST_ROWS_BYTES = 50_000  # GitHub refuses a comment above 65,536 characters
 SCREEN_LINES = 24
-FILES = {"junit": "JUnit XML", "markdown": "GitHub's Markdown",
-         "html": "one page with plot and table"}
+NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--on-inconclusive", choices=["fail", "pass"], default="fail",
                         help="the result if such a slowdown could hide (fail)")
     add_allow(parser)
-    for name, content in FILES.items():
+    for name, (content, _) in FILES.items():
         parser.add_argument(f"--{name}", metavar="FILE", type=Path, help=f"also write {content}")
     parser.epilog = (f"{parser.epilog}; exit status: 0 no regression, 1 regression, 2 the command "
                      "line or a file, 3 not enough data to tell, 4 not comparable, 5 the current "
@@ -53,48 +70,181 @@ def _size_filter(text: str) -> Callable[[int], bool]:
     return lambda size: size in sizes
 
 
+@dataclass
+class Outcome:
+    """The gate's result: one sentence, the exit status, and further lines; `faults` are (name,
+    sentence) of each reason why the current is unusable. Without a comparison the sentence says why
+    there is none."""
+
+    headline: str
+    status: int
+    faults: Sequence[tuple[str, str]]
+    findings: list[str] = field(default_factory=list)
+    comparison: Comparison | None = None
+
+
 def regress(arguments: argparse.Namespace) -> int:
     """Prints the outcome, writes the files and returns the gate's exit status. Raises Incomparable
     for sides that measured different things, ResultError for files; the files then have that
     sentence."""
     faults: list[tuple[str, str]] = []
+    problem = None
     try:
         current = side_of(arguments.current)
         faults = faults_of(current)
-        comparison = _compare(arguments, current)
-        outcome = gate.judge(comparison, faults, arguments.min_effect,
-                             arguments.on_inconclusive == "pass")
+        if not current.launches:
+            raise NothingInCommon(f"{current.name} has no launch that finished")
+        baseline = baseline_side(arguments.baseline, current)
+        if baseline.name == current.name:
+            baseline.name, current.name = arguments.baseline, arguments.current
+        (comparison,) = compare([baseline, current], arguments.allow, is_chosen=arguments.sizes)
+        comparison.notes += notes_of([current, baseline])
+        outcome = judge(comparison, faults, arguments.min_effect,
+                        arguments.on_inconclusive == "pass")
     except ResultError as error:
-        sentence, is_unusable = str(error), bool(faults) or isinstance(error, NothingInCommon)
-        if is_unusable:
+        problem, sentence = error, str(error)
+        if faults or isinstance(error, NothingInCommon):
             reasons = [*(fault for _, fault in faults[:1]), sentence]
-            sentence = f"UNUSABLE: {'; '.join(reasons)} (exit status {UNUSABLE})"
-        _write(arguments, gate.Outcome(sentence, UNUSABLE, [("comparison", sentence)]))
-        if not is_unusable:
-            raise
-        print("\n".join(wrapped([sentence])))
-        return UNUSABLE
-    _write(arguments, outcome)
-    # As many lines as fit on a screen with one more below.
-    lines = wrapped([outcome.headline, *comparison.allowed, *outcome.findings, head(comparison)[0],
-                     *warnings(comparison)[len(comparison.allowed):]])[:SCREEN_LINES - 2]
-    command = f"python -m reports compare {arguments.baseline} {arguments.current}"
-    print("\n".join([*lines, f"all cells: {command}"]))
+            problem, sentence = None, f"UNUSABLE: {'; '.join(reasons)} (exit status {UNUSABLE})"
+        outcome = Outcome(sentence, UNUSABLE, [("comparison", sentence)])
+    for name, (_, content) in FILES.items():
+        if path := getattr(arguments, name):
+            write_named(path, content(outcome).encode())
+    if problem:
+        raise problem
+    lines = wrapped([outcome.headline])
+    if outcome.comparison:
+        # As many lines as fit on a screen with one more below.
+        lines = wrapped([outcome.headline, *comparison.allowed, *outcome.findings,
+                         table.head(comparison)[0],
+                         *table.warnings(comparison)[len(comparison.allowed):]])[:SCREEN_LINES - 2]
+        lines.append(f"all cells: python -m reports compare {arguments.baseline} "
+                     f"{arguments.current}")
+    print("\n".join(lines))
     return outcome.status
 
 
-def _compare(arguments: argparse.Namespace, current: Side) -> Comparison:
-    if not current.launches:
-        raise NothingInCommon(f"{current.name} has no launch that finished")
-    baseline = baseline_side(arguments.baseline, current)
-    if baseline.name == current.name:
-        baseline.name, current.name = arguments.baseline, arguments.current
-    (comparison,) = compare([baseline, current], arguments.allow, is_chosen=arguments.sizes)
-    comparison.notes += notes_of([current, baseline])
-    return comparison
+def judge(comparison: Comparison, faults: Sequence[tuple[str, str]] = (),
+          least: float | None = None, passes_hidden: bool = False) -> Outcome:
+    """The outcome. `least`, the smallest slowdown that counts, is a share, by default the margin;
+    raises ResultError if it is below, where no cell gets a verdict.
+
+    Adds columns to the cells: `text` with the figures; `outcome` with `regression` if a cell is
+    slower by that much, `inconclusive` if that much could hide, `skipped` if that may pass."""
+    cells, margin = comparison.cells, comparison.margin
+    least = margin if least is None else least
+    if least < margin:
+        raise ResultError(f"--min-effect {least:.2%} is within the margin, {margin:.2%}: no cell "
+                          "would be called")
+    measured = {key_of(case) for launch in comparison.variant.launches
+                for case in launch.result.cases if case.status != "not measured"}
+    missing = comparison.lacking + [case for case in cells.case if key_of(case) not in measured]
+    for case, name in zip(missing, case_names(missing), strict=True):
+        title = f"{size_text(case.size_bytes)} {name}"
+        faults = [*faults, (title, f"{title} of the baseline was not measured")]
+    is_slower = (cells.verdict == SLOWER) & (cells.ratio >= 1 + least)
+    can_hide = ~is_slower & ~cells.verdict.isin([SAME, FASTER]) & ~(cells.high < 1 + least)
+    # With too few pairs for any verdict there is nothing to pass.
+    passes_hidden &= bool(np.isfinite(cells.detectable).any())
+    word = "skipped" if passes_hidden else "inconclusive"
+    cells["outcome"] = np.select([is_slower, can_hide], ["regression", word], "")
+    texts = map(table.figures, cells.itertuples())
+    cells["text"] = [f"{text['ratio [95 %]']} {text['verdict']}" for text in texts]
+    of_cells, effect = f"of {len(cells)} cells", f"{least:.1%}"
+    status, text = 0, f"PASS: 0 {of_cells} slower by {effect} or more"
+    if faults:
+        status, text = UNUSABLE, f"UNUSABLE: {some([sentence for _, sentence in faults], 1)}"
+    elif is_slower.any():
+        status = REGRESSION
+        text = f"REGRESSION: {is_slower.sum()} {of_cells} slower by {effect} or more"
+    elif can_hide.any() and not passes_hidden:
+        status = INCONCLUSIVE
+        text = f"INCONCLUSIVE: in {can_hide.sum()} {of_cells} a slowdown of {effect} could hide"
+    findings = [*(sentence for _, sentence in faults[1:MOST_LISTED]), *_findings(cells)]
+    return Outcome(f"{text} (exit status {status})", status, faults, findings, comparison)
 
 
-def _write(arguments: argparse.Namespace, outcome: gate.Outcome) -> None:
-    for kind in FILES:
-        if path := getattr(arguments, kind):
-            write_named(path, getattr(gate, kind)(outcome).encode())
+def _worst_first(cells: pd.DataFrame) -> list[Any]:
+    return list(cells.sort_values("ratio", ascending=False, kind="stable").itertuples())
+
+
+def _findings(cells: pd.DataFrame) -> list[str]:
+    """The worst cells, and summaries of hidden and faster cells."""
+    of_cells = f"of {len(cells)} cells"
+    slower, faster = (_worst_first(cells[is_listed]) for is_listed in (
+        cells.outcome == "regression", cells.verdict == FASTER))
+    lines = [f"{cell.title}: {cell.text}" for cell in slower[:MOST_LISTED]]
+    if len(slower) > MOST_LISTED:
+        lines.append(f"and {len(slower) - MOST_LISTED} more slower")
+    hidden = cells[cells.outcome.isin(["inconclusive", "skipped"])]
+    if len(hidden):
+        lines.append(f"inconclusive: {len(hidden)} {of_cells} leave a slowdown open")
+        ends = hidden[np.isfinite(hidden.high)].sort_values(["high", "title"])
+        if len(ends):
+            lines[-1] += f"; the most is {ends.high.iloc[-1] - 1:.1%}, in {ends.title.iloc[-1]}"
+        if lacking := len(hidden) - len(ends):
+            lines[-1] += f"; {lacking} have no interval (unreplicated, or too few pairs)"
+    if faster:
+        titles = some([cell.title for cell in reversed(faster)])
+        lines.append(f"baseline is stale: FASTER in {len(faster)} {of_cells}: {titles}; "
+                     "`python -m reports accept` moves it")
+    return lines
+
+
+def markdown(outcome: Outcome) -> str:
+    """The outcome, and the whole table folded."""
+    title = f"## {markdown_text(outcome.headline)}\n"
+    if outcome.comparison is None:
+        return title
+    lines = "".join(f"- {markdown_text(line)}\n" for line in outcome.findings)
+    rows = table.as_markdown([outcome.comparison], MOST_ROWS_BYTES)
+    return f"{title}\n{lines}\n<details><summary>all cells</summary>\n\n{rows}\n</details>\n"
+
+
+def junit(outcome: Outcome) -> str:
+    """A test suite with a test case for each fault of the current and for each cell. `?` replaces
+    control characters, which XML cannot contain."""
+    suites = Element("testsuites")
+    suite = SubElement(suites, "testsuite", name=outcome.headline)
+    benchmark, cells = "regress", []
+    if comparison := outcome.comparison:
+        runs = [launch.result.run for launch in comparison.variant.launches]
+        benchmark = runs[0].benchmark
+        facts = {"baseline": comparison.baseline.name, "current": comparison.variant.name,
+                 "machine_id": runs[0].machine_id, "seeds": " ".join(str(run.seed) for run in runs),
+                 "run_ids": " ".join(run.run_id for run in runs),
+                 "allowed": "; ".join(comparison.allowed)}
+        properties = SubElement(suite, "properties")
+        for name, value in facts.items():
+            SubElement(properties, "property", name=name, value=value)
+        cells = [(cell.title, f"{benchmark}.{cell.mode}", cell.outcome, cell.text)
+                 for cell in _worst_first(comparison.cells)]
+    faults = [(name, benchmark, "unusable", sentence) for name, sentence in outcome.faults]
+    for name, group, word, text in [*faults, *cells]:
+        case = SubElement(suite, "testcase", name=name, classname=group, time="0")
+        if word == "skipped":
+            SubElement(case, "skipped", message=f"inconclusive: {text}")
+        elif word:
+            tag = "error" if word == "unusable" else "failure"
+            SubElement(case, tag, type=word, message=text)
+    counts = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}
+    for name, tag in counts.items():
+        suite.set(name, str(len(list(suite.iter(tag)))))
+    indent(suites)
+    return NOT_XML.sub("?", tostring(suites, encoding="unicode", xml_declaration=True)) + "\n"
+
+
+def html(outcome: Outcome) -> str:
+    """The outcome, the table's sentences, the plot and the table."""
+    drawing = io.StringIO()
+    if outcome.comparison:
+        plot([outcome.comparison], drawing)
+    # Inline SVG needs no prolog and no namespaces.
+    _, start, svg = drawing.getvalue().partition("<svg")
+    picture = Markup(start + re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg))
+    return templates.render("gate.html", outcome=outcome, table=table, picture=picture)
+
+
+FILES: dict[str, tuple[str, Callable[[Outcome], str]]] = {
+    "junit": ("JUnit XML", junit), "markdown": ("GitHub's Markdown", markdown),
+    "html": ("one page with plot and table", html)}

@@ -13,6 +13,7 @@ import numpy as np
 from reports.tables.figure import figure
 from reports.tables.sentences import size_text
 from reports.verdicts import comparison
+from reports.verdicts.comparison import COMPARABLE, Comparison
 from reports.verdicts.sides import notes_of, read_sides
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SAME, SLOWER, UNREPLICATED
 from reports.verdicts.verdict_table import FORMATS, figures, label, ordered, shown
@@ -37,10 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_allow(parser: argparse.ArgumentParser) -> None:
     """Adds the option that permits a difference in a fact that must be equal."""
-    names = ", ".join(comparison.COMPARABLE)
-    parser.add_argument("--allow", metavar="KEY", action="append", default=[],
-                        choices=comparison.COMPARABLE,
-                        help=f"compare although this differs: {names}; may be repeated")
+    parser.add_argument("--allow", metavar="KEY", action="append", default=[], choices=COMPARABLE,
+                        help=f"compare although this differs: {', '.join(COMPARABLE)}; may be "
+                        "repeated")
 
 
 def percent(text: str) -> float:
@@ -63,10 +63,9 @@ def compare(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def plot(comparisons: Sequence[comparison.Comparison], target: Path | IO[str]) -> None:
-    """Draws a panel per comparison, with the margin as a band, into an .svg or .png file, or as SVG
-    into a stream. The verdict is a word and the marker's shape, not only colour. Raises ResultError
-    for another suffix and for a file that cannot be written."""
+def plot(comparisons: Sequence[Comparison], target: Path | IO[str]) -> None:
+    """Draws a panel per comparison into an .svg or .png file, or as SVG into a stream. A verdict is
+    a word and a marker, not only a colour. Raises ResultError for a file that cannot be written."""
     panels = shown(comparisons)
     # A name has a row above its sizes, as if it were the size -1.
     cells = [cell for panel in panels for cell in ordered(panel.cells)]
@@ -88,13 +87,11 @@ def plot(comparisons: Sequence[comparison.Comparison], target: Path | IO[str]) -
                           "margin", fontsize=9)
 
 
-def _draw_axis(axes: Any, panel: comparison.Comparison) -> None:
-    """Draws axis and margin. All ratios and all but a tenth of the intervals lie within the axis;
-    longer intervals are cut."""
-    cells = panel.cells
-    ratios, lows, highs = (np.log(cells[name].dropna()) for name in ("ratio", "low", "high"))
-    low = np.nanmin([ratios.min(), lows.quantile(0.1), -NARROWEST])
-    high = np.nanmax([ratios.max(), highs.quantile(0.9), NARROWEST])
+def _draw_axis(axes: Any, panel: Comparison) -> None:
+    """Draws axis and margin; all ratios and all but a tenth of the intervals fit on the axis."""
+    logs = panel.cells[["ratio", "low", "high"]].apply(np.log)
+    low = np.nanmin([logs.ratio.min(), logs.low.quantile(0.1), -NARROWEST])
+    high = np.nanmax([logs.ratio.max(), logs.high.quantile(0.9), NARROWEST])
     room = 0.06 * (high - low)
     low, high = np.exp([max(low - room, -WIDEST), min(high + room, WIDEST)])
     axes.set_xscale("log")

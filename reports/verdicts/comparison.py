@@ -50,15 +50,14 @@ class NothingInCommon(ResultError):
 @dataclass
 class Comparison:
     """A side against the baseline. `about` has a text for each field of a case in which the sides
-    differ, `allowed` the differences that the user allowed; `lacking` has the baseline's cases that
-    the other side lacks; `control` compares the baseline with itself.
+    differ, `lacking` the baseline's cases that the other side lacks; `control` compares the
+    baseline with itself.
 
-    `cells` has a row for each `case`, and its fields; `title` is its size and `name`
-    (`case_names`). `ratio` is variant over baseline, above 1 if the variant takes longer; `low` and
-    `high` bound the 95 % interval of this cell alone; `detectable` is as in `two_stages`, `needed`
-    the number of pairs that settle the cell. With `is_fresh` all are over a suspect's fresh pairs.
-    `states` counts the pairs in each state of the link, (round trip in ns, pairs), the most
-    frequent first; both times are over the pairs in that state. A missing figure is NaN.
+    `cells` has a row for each `case`: its fields; `title`, its size and `name`; `ratio`, variant
+    over baseline, with its 95 % interval from `low` to `high`; the columns of `two_stages`;
+    `needed`, the number of pairs that settle the cell; `states`, the pairs in each state of the
+    link, (round trip in ns, pairs), the most frequent first; both times in that state. A missing
+    figure is NaN.
     """
 
     baseline: Side
@@ -74,10 +73,9 @@ class Comparison:
     @property
     def design(self) -> str:
         """`two-stage` or `grow` for sides of one campaign, otherwise `once`."""
-        first, second = self.baseline.campaign, self.variant.campaign
-        is_one = first and second and (
-            first.campaign.campaign_id == second.campaign.campaign_id)
-        return first.campaign.design if first and is_one else "once"
+        heads = [side.campaign.campaign for side in (self.baseline, self.variant) if side.campaign]
+        is_one = len(heads) == 2 and heads[0].campaign_id == heads[1].campaign_id
+        return heads[0].design if is_one else "once"
 
     @property
     def is_control(self) -> bool:
@@ -114,11 +112,8 @@ def differing(sides: Sequence[Side], allowed: Sequence[str]) -> list[str]:
 def compare(sides: Sequence[Side], allowed: Sequence[str] = (), margin: float | None = None,
             is_chosen: Callable[[int], bool] = lambda size_bytes: True) -> list[Comparison]:
     """Every side against the first, over the chosen sizes. `margin` is a share, by default the
-    campaign's.
-
-    Raises Incomparable for sides that measured different things, NothingInCommon for sides without
-    a common case, ResultError for a run that is on both sides.
-    """
+    campaign's. Raises Incomparable for sides that measured different things, NothingInCommon for
+    sides without a common case, ResultError for a run that is on both sides."""
     differences = differing(sides, allowed)
     baseline, *variants = sides
     if margin is None:
@@ -251,11 +246,9 @@ def _cells_of(folder: Path | str) -> pd.DataFrame:
 
 def visible_effects(baseline: Side, pairs: int, fresh: int, margin: float,
                     cells: int) -> dict[int, float]:
-    """The effect that a campaign can see at each size in bytes, as a share; empty if unknown.
-
-    It follows from the spread between launches of one variant: the standard deviation of the log of
-    a case's median within a state of the link, pooled over the cases of a size.
-    """
+    """The effect that a campaign can see at each size in bytes, as a share; empty if unknown. It
+    follows from the standard deviation between launches of one variant: of the log of a case's
+    median within a state of the link, pooled over the cases of a size."""
     find_costs(baseline.launches, ())
     logs = pd.DataFrame(
         [(key[CASE_KEY.index("size_bytes")], str(key), state, np.log(cost_us))

@@ -33,8 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def peers(arguments: argparse.Namespace) -> int:
-    """Prints the tables and returns exit status 0. Raises ResultError for another folder, and if no
-    launch measured a library beside ours."""
+    """Prints the tables and returns exit status 0. Raises ResultError without measurements."""
     sides = read_sides([arguments.campaign])
     for note in notes_of(sides):
         print(f"reports: {note}", file=sys.stderr)
@@ -47,12 +46,10 @@ def peers(arguments: argparse.Namespace) -> int:
 
 
 def measurements(sides: Sequence[Side]) -> pd.DataFrame:
-    """A row for each launch, mode and size: the library's time, the log of library over ours, the
-    flag's round trip in the state that the launch was in longest, and the number of that state.
-
-    Sorted by round trip, a new state begins at 1.5 times the one before (states differ by 2 to 5
-    times). Launches without a state of the link count only if no launch has one.
-    """
+    """A row for each launch, mode and size: the library's time in us, the log of library over ours,
+    the flag's round trip in the launch's longest state in ns, and the number of that state. By
+    round trip, a new state begins at 1.5 times the one before (they differ by 2 to 5 times).
+    Launches without a state count only if no launch has one."""
     rows = []
     for variant, run in ((side.name, launch.result) for side in sides for launch in side.launches):
         states = find_states(run.blocks)
@@ -70,9 +67,8 @@ def measurements(sides: Sequence[Side]) -> pd.DataFrame:
 
 
 def summaries(frame: pd.DataFrame) -> pd.DataFrame:
-    """For each mode, size and variant: library over ours over the launches, above 1 if ours is
-    faster, and a text with the library's median time, that ratio and its 95 % interval. The least
-    ratio comes first."""
+    """For each mode, size and variant, the least ratio first: library over ours, above 1 if ours is
+    faster, and a text with the library's median time, that ratio and its 95 % interval."""
     rows, keys = [], ["mode", "size_bytes", "variant"]
     for key, launches in frame.groupby(keys):
         result = evidence(launches.log_ratio.to_numpy()[None])

@@ -1,9 +1,5 @@
 """The command `regress`, the gate: is the current slower than the baseline? It answers with text,
-JUnit XML, GitHub's Markdown, an HTML page without external resources, and an exit status.
-
-The status is the first that applies: 5 the current is wrong, incomplete, or lacks a case of the
-baseline; 4 the two cannot be compared; 1 a regression; 3 not enough data; 0.
-"""
+JUnit XML, GitHub's Markdown, an HTML page without external resources, and an exit status."""
 
 import argparse
 import io
@@ -31,17 +27,14 @@ from reports.verdicts.comparison import Comparison, NothingInCommon, compare
 from reports.verdicts.sides import case_names, faults_of, key_of, notes_of, side_of
 from reports.verdicts.verdict import FASTER, SAME, SLOWER
 
-REGRESSION, INCONCLUSIVE = 1, 3
 MOST_LISTED = 5
 MOST_ROWS_BYTES = 50_000  # GitHub refuses a comment above 65,536 characters
-SCREEN_LINES = 24
 NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baseline", metavar="X", required=True, help="FOLDER/VARIANT of a "
-                        "campaign; or a run, a folder or quoted glob of runs, a folder kept by "
-                        "`accept`")
+                        "campaign, runs as for `compare`, or a folder of `accept`")
     parser.add_argument("--current", metavar="Y", required=True,
                         help="likewise; of the same campaign, where possible")
     parser.add_argument("--min-effect", metavar="PERCENT", type=percent,
@@ -72,9 +65,8 @@ def _size_filter(text: str) -> Callable[[int], bool]:
 
 @dataclass
 class Outcome:
-    """The gate's result: one sentence, the exit status, and further lines; `faults` are (name,
-    sentence) of each reason why the current is unusable. Without a comparison the sentence says why
-    there is none."""
+    """The gate's result: one sentence, the exit status, the reasons why the current is unusable,
+    (name, sentence), and further lines. Without a comparison the sentence says why."""
 
     headline: str
     status: int
@@ -85,8 +77,7 @@ class Outcome:
 
 def regress(arguments: argparse.Namespace) -> int:
     """Prints the outcome, writes the files and returns the gate's exit status. Raises Incomparable
-    for sides that measured different things, ResultError for files; the files then have that
-    sentence."""
+    for sides that measured different things, ResultError for files, after writing that sentence."""
     faults: list[tuple[str, str]] = []
     problem = None
     try:
@@ -114,12 +105,11 @@ def regress(arguments: argparse.Namespace) -> int:
         raise problem
     lines = wrapped([outcome.headline])
     if outcome.comparison:
-        # As many lines as fit on a screen with one more below.
-        lines = wrapped([outcome.headline, *comparison.allowed, *outcome.findings,
-                         table.head(comparison)[0],
-                         *table.warnings(comparison)[len(comparison.allowed):]])[:SCREEN_LINES - 2]
-        lines.append(f"all cells: python -m reports compare {arguments.baseline} "
-                     f"{arguments.current}")
+        allowed, notes = comparison.allowed, table.warnings(comparison)[len(comparison.allowed):]
+        lines = wrapped([*lines, *allowed, *outcome.findings, table.head(comparison)[0], *notes])
+        # A screen has 24 lines.
+        lines[22:] = [f"all cells: python -m reports compare {arguments.baseline} "
+                      f"{arguments.current}"]
     print("\n".join(lines))
     return outcome.status
 
@@ -127,10 +117,8 @@ def regress(arguments: argparse.Namespace) -> int:
 def judge(comparison: Comparison, faults: Sequence[tuple[str, str]] = (),
           least: float | None = None, passes_hidden: bool = False) -> Outcome:
     """The outcome. `least`, the smallest slowdown that counts, is a share, by default the margin;
-    raises ResultError if it is below, where no cell gets a verdict.
-
-    Adds columns to the cells: `text` with the figures; `outcome` with `regression` if a cell is
-    slower by that much, `inconclusive` if that much could hide, `skipped` if that may pass."""
+    raises ResultError if it is below. Adds to the cells `text`, their figures, and `outcome`:
+    `regression`, `inconclusive` if such a slowdown could hide, `skipped` if that may pass."""
     cells, margin = comparison.cells, comparison.margin
     least = margin if least is None else least
     if least < margin:
@@ -150,18 +138,16 @@ def judge(comparison: Comparison, faults: Sequence[tuple[str, str]] = (),
     cells["outcome"] = np.select([is_slower, can_hide], ["regression", word], "")
     texts = map(table.figures, cells.itertuples())
     cells["text"] = [f"{text['ratio [95 %]']} {text['verdict']}" for text in texts]
-    of_cells, effect = f"of {len(cells)} cells", f"{least:.1%}"
-    status, text = 0, f"PASS: 0 {of_cells} slower by {effect} or more"
-    if faults:
-        status, text = UNUSABLE, f"UNUSABLE: {some([sentence for _, sentence in faults], 1)}"
-    elif is_slower.any():
-        status = REGRESSION
-        text = f"REGRESSION: {is_slower.sum()} {of_cells} slower by {effect} or more"
-    elif can_hide.any() and not passes_hidden:
-        status = INCONCLUSIVE
-        text = f"INCONCLUSIVE: in {can_hide.sum()} {of_cells} a slowdown of {effect} could hide"
-    findings = [*(sentence for _, sentence in faults[1:MOST_LISTED]), *_findings(cells)]
-    return Outcome(f"{text} (exit status {status})", status, faults, findings, comparison)
+    slower = f"{is_slower.sum()} of {len(cells)} cells slower by {least:.1%} or more"
+    hidden = f"in {can_hide.sum()} of {len(cells)} cells a slowdown of {least:.1%} could hide"
+    sentences = [sentence for _, sentence in faults]
+    status, text = next((status, text) for status, applies, text in (
+        (UNUSABLE, faults, f"UNUSABLE: {some(sentences, 1)}"),
+        (1, is_slower.any(), f"REGRESSION: {slower}"),
+        (3, can_hide.any() and not passes_hidden, f"INCONCLUSIVE: {hidden}"),
+        (0, True, f"PASS: {slower}")) if applies)
+    return Outcome(f"{text} (exit status {status})", status, faults,
+                   [*sentences[1:MOST_LISTED], *_findings(cells)], comparison)
 
 
 def _worst_first(cells: pd.DataFrame) -> list[Any]:

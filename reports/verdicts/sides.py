@@ -28,9 +28,9 @@ Key = tuple[Any, ...]
 
 @dataclass
 class Launch:
-    """One launch of a side. Launches with the same `stage` and `pair` ran next to each other.
-    `costs` has the median cost of a case in microseconds by the state of the link, if it has enough
-    blocks there; `slow_share` is the share of blocks outside of the link's fastest state."""
+    """One launch; those with the same `stage` and `pair` ran next to each other. `costs` are a
+    case's median costs in us by state of the link, if it has enough blocks there; `slow_share` is
+    the share of blocks outside of the fastest state."""
 
     result: Result
     stage: str
@@ -53,8 +53,8 @@ class Side:
     @property
     def cases(self) -> list[CaseHeader]:
         """The cases that any launch planned, each once."""
-        runs = [launch.result.run for launch in self.launches]
-        return list({key_of(case): case for run in runs for case in run.cases}.values())
+        cases = (case for launch in self.launches for case in launch.result.run.cases)
+        return list({key_of(case): case for case in cases}.values())
 
 
 def key_of(case: Case | CaseHeader, without: Sequence[str] = ()) -> Key:
@@ -65,12 +65,8 @@ def key_of(case: Case | CaseHeader, without: Sequence[str] = ()) -> Key:
 
 
 def read_sides(arguments: Sequence[str]) -> list[Side]:
-    """The sides that the arguments name, baseline first.
-
-    A single campaign stands for all its variants. Otherwise each argument is a side: a run, a
-    folder of runs, a quoted glob, a campaign's folder for its baseline, or FOLDER/VARIANT. Raises
-    ResultError for an argument without runs and for fewer than two sides.
-    """
+    """The sides that the arguments name as in `side_of`, baseline first; a single campaign stands
+    for all its variants. Raises ResultError for an argument without runs and below two sides."""
     if len(arguments) == 1 and (Path(arguments[0]) / MANIFEST).is_file():
         manifest = read_manifest(arguments[0])
         variants = [_variant_side(manifest, name) for name in _variants(manifest)]
@@ -82,9 +78,9 @@ def read_sides(arguments: Sequence[str]) -> list[Side]:
         sides = [side_of(argument) for argument in arguments]
     if len(sides) < 2:
         raise ResultError(f"{arguments[0]}: a comparison takes two sides, or a campaign")
-    names = [side.name for side in sides]
-    if len({*names}) < len(names):
-        raise ResultError(f"{max(names, key=names.count)} is named twice")
+    name, count = Counter(side.name for side in sides).most_common(1)[0]
+    if count > 1:
+        raise ResultError(f"{name} is named twice")
     return sides
 
 
@@ -94,7 +90,8 @@ def notes_of(sides: Sequence[Side]) -> list[str]:
 
 
 def side_of(argument: str) -> Side:
-    """The side that one argument names. Raises ResultError if it names no run."""
+    """The side that one argument names: a run, a folder of runs, a quoted glob, FOLDER/VARIANT, or
+    a campaign's folder for its baseline. Raises ResultError if it names no run."""
     path = Path(argument)
     if (path / MANIFEST).is_file():
         manifest = read_manifest(path)
@@ -145,7 +142,7 @@ def _add_launch(side: Side, path: Path, stage: str, pair: int) -> None:
     """Adds the run, unless it is a copy: copies of a run would agree with each other."""
     result = read(path)
     if not result.complete:
-        reason = result.end.reason if result.end and result.end.reason else "it was cut off"
+        reason = (result.end and result.end.reason) or "it was cut off"
         side.notes.append(f"{path} is incomplete: {reason}; its complete lines count")
     try:
         for case in result.cases:
@@ -162,20 +159,19 @@ def _add_launch(side: Side, path: Path, stage: str, pair: int) -> None:
 def faults_of(side: Side) -> list[tuple[str, str]]:
     """The reasons why a side is unusable, (name, sentence): wrong cases, incomplete runs, an
     incomplete campaign, pairs without a finished launch."""
-    faults = []
+    faults, name = [], side.name
     results = [launch.result for launch in side.launches]
     if side.campaign:
         if not side.campaign.end:
-            sentence = f"the campaign of {side.name} is incomplete: run its command again"
-            faults.append((side.name, sentence))
+            faults.append((name, f"the campaign of {name} is incomplete: run its command again"))
         launches = [launch for launch in side.campaign.launches if launch.variant == side.variant]
-        finished = [launch for launch in launches if launch.status == "finished"]
-        died = {(launch.stage, launch.pair) for launch in launches if launch.status == "died"}
-        if lost := sorted(died - {(launch.stage, launch.pair) for launch in finished}):
-            faults.append((side.name, f"no launch of {side.name} finished in {len(lost)} of its "
-                           f"pairs, the first of them pair {lost[0][1]}"))
-        results += [read(side.campaign.folder / str(launch.run)) for launch in finished
-                    if launch.stage == "pilot"]
+        died, finished = ({(launch.stage, launch.pair) for launch in launches
+                           if launch.status == status} for status in ("died", "finished"))
+        if lost := sorted(died - finished):
+            faults.append((name, f"no launch of {name} finished in {len(lost)} of its pairs, the "
+                           f"first of them pair {lost[0][1]}"))
+        results += [read(side.campaign.folder / str(launch.run)) for launch in launches
+                    if launch.status == "finished" and launch.stage == "pilot"]
     for result in results:
         if not result.complete:
             faults.append((result.run.run_id, f"{result.path} is incomplete"))
@@ -186,12 +182,8 @@ def faults_of(side: Side) -> list[tuple[str, str]]:
 
 def find_costs(launches: Sequence[Launch], without: Sequence[str]) -> list[float]:
     """Sets `costs` and `slow_share` of every launch; returns the round trip of each state of the
-    link in ns, fastest first.
-
-    The states come from all blocks of these launches, so that a state means the same in each. A
-    case needs five blocks in a state. Without a probe, or if no two probes agree, all blocks are
-    in one state.
-    """
+    link in ns, fastest first. A state means the same in all these launches. Without a probe, or if
+    no two probes agree, all blocks are in one state."""
     blocks = [block for launch in launches for block in launch.result.blocks]
     states = find_states(blocks, least_share=0.0)
     of_block = iter(states.of_block if states.longest is not None else [0] * len(blocks))
@@ -234,10 +226,8 @@ def find_ratios(pairs: Sequence[tuple[Launch, Launch]], keys: Sequence[Key],
 
 def within_one_state(log_ratios: Floats) -> tuple[Floats, Integers]:
     """The log ratio of each pair within one state that both launches have, and that state; NaN and
-    -1 without one. `log_ratios` are (..., pairs, states).
-
-    Of several states, the one that most pairs share, and of those the fastest. The choice ignores
-    times, so that without a difference ratios stay symmetric.
+    -1 without one. `log_ratios` are (..., pairs, states). Of several states, takes the one that
+    most pairs share, and of those the fastest, so that without a difference ratios stay symmetric.
     """
     has_state = np.isfinite(log_ratios)
     n_states = log_ratios.shape[-1]
@@ -252,12 +242,9 @@ def case_names(cases: Sequence[CaseHeader]) -> list[str]:
     fields = [name for name in CASE_KEY if name not in ("size_bytes", "algorithm", "library")]
     forms: dict[str, Any] = {
         "shape": shape_text, "in_place": lambda value: ("out of place", "in place")[value]}
-    texts = [{name: forms.get(name, str)(getattr(case, name)) for name in fields} for case in cases]
-    distinct = {(case.algorithm, *item) for case, of_case in zip(cases, texts, strict=True)
-                for item in of_case.items()}
-    counts = Counter((algorithm, name) for algorithm, name, _ in distinct)
-    names = []
-    for case, of_case in zip(cases, texts, strict=True):
-        several = [text for name, text in of_case.items() if counts[case.algorithm, name] > 1]
-        names.append(" ".join(filter(None, [case.algorithm, *several])))
-    return names
+    texts = pd.DataFrame(
+        [[forms.get(name, str)(getattr(case, name)) for name in fields] for case in cases],
+        columns=fields, index=[case.algorithm for case in cases])
+    differs = texts.groupby(level=0).transform("nunique") > 1
+    rows = zip(texts.index, texts.to_numpy(), differs.to_numpy(), strict=True)
+    return [" ".join(filter(None, [name, *values[several]])) for name, values, several in rows]

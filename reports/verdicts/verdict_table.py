@@ -1,7 +1,5 @@
-"""Comparisons as text of at most 80 columns, Markdown, csv and JSON; other rooms use its sentences.
-
-Verdicts are words, which colour only highlights. Allowed differences and warnings precede the rows.
-"""
+"""Comparisons as text of at most 80 columns, Markdown, csv and JSON; pages use the sentences and
+rows. Verdicts are words, which colour only highlights; warnings precede the rows."""
 
 import os
 import re
@@ -24,7 +22,6 @@ from reports.verdicts.comparison import Comparison
 from reports.verdicts.sides import Side
 from reports.verdicts.verdict import AMBIGUOUS, UNREPLICATED, VERDICTS
 
-MOST_THREATS = 4
 ROW = "{1:>8} {2:>8} {3:>10} {4:>19}  {5:<12} {6:>6} {7:>10}"  # without the algorithm
 COLUMNS = [*CASE_KEY, "verdict", "pairs", "ratio", "low", "high", "baseline_us", "variant_us",
            "detectable", "needed", "is_suspect", "is_fresh", "states", "note"]  # of csv and JSON
@@ -180,22 +177,21 @@ def _spread(cells: pd.DataFrame) -> str:
 
 
 def warnings(comparison: Comparison) -> list[str]:
-    """Allowed differences, notes on the comparison, and the runs' notes on their own figures, first
-    the notes of one side alone."""
+    """Allowed differences, notes on the comparison and on the runs, first of one side alone."""
     sides = comparison.variant, comparison.baseline
-    # By side, and by text without figures: the load, for example, differs between launches.
     threats: dict[str, dict[int, str]] = defaultdict(dict)
-    for number_of_side, side in enumerate(sides):
+    for place, side in enumerate(sides):
         for result in (launch.result for launch in side.launches):
             stolen = (result.end and result.end.steal_share) or 0.0
             hypervisor = f"The hypervisor withheld {stolen:.1%} of the CPU time."
             for note in [*result.run.notes, *[hypervisor] * (stolen > MOST_STEAL_SHARE)]:
                 if not note.lower().startswith("peer memory"):
-                    threats[re.sub(r"[\d.]+", "", note)].setdefault(number_of_side, note)
+                    # Without figures: the load, for example, differs between launches.
+                    threats[re.sub(r"[\d.]+", "", note)].setdefault(place, note)
     alone = [f"{note} ({label(sides[place])} alone)" for by_side in threats.values()
              for place, note in by_side.items() if len(by_side) == 1]
     common = [by_side[0] for by_side in threats.values() if len(by_side) == 2]
-    notes = [*comparison.notes, *[*alone, *common][:MOST_THREATS]]
+    notes = [*comparison.notes, *[*alone, *common][:4]]
     return [*comparison.allowed, *(f"note: {note}" for note in notes)]
 
 
@@ -205,8 +201,7 @@ def closing(comparison: Comparison) -> list[str]:
     counts = {verdict: int((cells.verdict == verdict).sum()) for verdict in VERDICTS}
     texts = [f"{verdict} {count}" for verdict, count in counts.items()
              if count or verdict != UNREPLICATED]
-    lines = [f"{', '.join(texts)}; of {len(cells)} cells, with a margin of "
-             f"{comparison.margin:.1%}"]
+    lines = [f"{', '.join(texts)}; of {len(cells)} cells, with a margin of {comparison.margin:.1%}"]
     if counts[UNREPLICATED]:
         lines.append("unreplicated: launches of the same thing differ by more than a single pair "
                      "can show, so it gives no verdict; python -m bench.campaign makes more pairs")

@@ -19,11 +19,9 @@ from reports.tables.imported_table import render
 from reports.tables.sentences import number, size_text, some
 from reports.trends import history_command
 from reports.trends.history import Event, Series, load
-from reports.verdicts import verdict_table
-from reports.verdicts.compare import plot
-from reports.verdicts.comparison import COMPARABLE, Comparison, compare
-from reports.verdicts.sides import Side, notes_of, read_sides
-from reports.verdicts.verdict_table import label, shown
+from reports.verdicts.compare import plot, sentences, table_rows
+from reports.verdicts.comparison import COMPARABLE, Comparison, compare, shown
+from reports.verdicts.sides import Side, label, notes_of, read_sides
 
 WORST_FIRST = ("worse", "better", "too few runs", "no change")
 
@@ -53,8 +51,8 @@ def campaign_page(folder: Path) -> Page:
 
 def _comparison(place: int, comparison: Comparison) -> Section:
     heading = f"{label(comparison.variant)} against {label(comparison.baseline)}"
-    return Section(heading, verdict_table.sentences(comparison), table=f"cells-{place}",
-                   caption=f"Every cell: {heading}", rows=verdict_table.table_rows(comparison),
+    return Section(heading, sentences(comparison), table=f"cells-{place}",
+                   caption=f"Every cell: {heading}", rows=table_rows(comparison),
                    filters=["algorithm", "verdict"])
 
 

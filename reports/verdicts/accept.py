@@ -36,12 +36,12 @@ class Entry(msgspec.Struct):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--baseline", metavar="FOLDER", type=Path, required=True,
-                        help="keeps the machines' baselines")
-    parser.add_argument("--current", metavar="Y", required=True, help="what becomes its machine's: "
-                        "FOLDER/VARIANT of a campaign, a folder or quoted glob of runs")
-    parser.add_argument("--reason", metavar="TEXT", required=True,
-                        help="why the baseline moves; it is kept")
+    option = parser.add_argument
+    option("--baseline", metavar="FOLDER", type=Path, required=True,
+           help="keeps the machines' baselines")
+    option("--current", metavar="Y", required=True, help="what becomes its machine's: "
+           "FOLDER/VARIANT of a campaign, a folder or quoted glob of runs")
+    option("--reason", metavar="TEXT", required=True, help="why the baseline moves; it is kept")
     add_allow(parser)
 
 

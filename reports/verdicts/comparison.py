@@ -55,9 +55,9 @@ class Comparison:
 
     `cells` has a row for each `case`: its fields; `title`, its size and `name`; `ratio`, variant
     over baseline, with its 95 % interval from `low` to `high`; the columns of `two_stages`;
-    `needed`, the number of pairs that settle the cell; `states`, the pairs in each state of the
-    link, (round trip in ns, pairs), the most frequent first; both times in that state. A missing
-    figure is NaN.
+    `needed`, the number of pairs that settle the cell; `pair_sd`, the standard deviation of the log
+    of a launch's median; `states`, (round trip in ns, pairs) of each state of the link, the most
+    frequent first; both times in that state. A missing figure is NaN.
     """
 
     baseline: Side
@@ -90,6 +90,17 @@ class Comparison:
         first, second = ({launch.pair: launch for launch in launches if launch.stage == stage}
                          for launches in sides)
         return [(first[pair], second[pair]) for pair in sorted(first.keys() & second.keys())]
+
+
+def shown(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons that get a table: the control only if it is alone."""
+    return [each for each in comparisons if not each.is_control] or list(comparisons)
+
+
+def ordered(cells: pd.DataFrame) -> list[Any]:
+    """The cells by name, smallest size first."""
+    by_name = cells.assign(place=pd.factorize(cells.name)[0]).sort_values(["place", "size_bytes"])
+    return list(by_name.itertuples())
 
 
 def differing(sides: Sequence[Side], allowed: Sequence[str]) -> list[str]:
@@ -181,9 +192,11 @@ def _judge(comparison: Comparison, keys: Sequence[Any], without: Sequence[str]) 
         columns = [int(np.sum(numbers <= look)) for look in looks if look <= max(ran, default=0)]
         cells = verdict.growing(first, columns, margin)
     cells["needed"] = verdict.pairs_needed(cells, cells.alpha, margin)
+    cells["pair_sd"] = cells.standard_error * np.sqrt(cells.pairs / 2)
+    has_interval = np.isfinite(cells.high)
+    cells.loc[~has_interval, ["low", "high", "detectable", "needed", "pair_sd"]] = np.nan
     cells = cells.rename(columns={"estimate": "ratio"})
     cells[["ratio", "low", "high"]] = np.exp(cells[["ratio", "low", "high"]])
-    cells.loc[np.isinf(cells.high), ["low", "high", "detectable", "needed"]] = np.nan
     cells.loc[cells.pairs == 1, "verdict"] = UNREPLICATED
     planned = np.where(cells.is_fresh, len(fresh_pairs), len(first_pairs))
     lost = (planned - cells.pairs).astype(str) + " of " + planned.astype(str)

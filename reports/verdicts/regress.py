@@ -20,7 +20,7 @@ from reports.store.writing import write_named
 from reports.tables import templates
 from reports.tables.console import wrapped
 from reports.tables.sentences import size_text, some
-from reports.verdicts import verdict_table as table
+from reports.verdicts import compare as table
 from reports.verdicts.accept import UNUSABLE, baseline_side
 from reports.verdicts.compare import add_allow, percent, plot
 from reports.verdicts.comparison import Comparison, NothingInCommon, compare
@@ -33,19 +33,19 @@ NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--baseline", metavar="X", required=True, help="FOLDER/VARIANT of a "
-                        "campaign, runs as for `compare`, or a folder of `accept`")
-    parser.add_argument("--current", metavar="Y", required=True,
-                        help="likewise; of the same campaign, where possible")
-    parser.add_argument("--min-effect", metavar="PERCENT", type=percent,
-                        help="a slowdown below this passes (1)")
-    parser.add_argument("--sizes", metavar="SIZES", type=_size_filter, default=lambda size: True,
-                        help="these alone: 16K,1M or 16K:1M (all)")
-    parser.add_argument("--on-inconclusive", choices=["fail", "pass"], default="fail",
-                        help="the result if such a slowdown could hide (fail)")
+    option = parser.add_argument
+    option("--baseline", metavar="X", required=True, help="FOLDER/VARIANT of a campaign, runs as "
+           "for `compare`, or a folder of `accept`")
+    option("--current", metavar="Y", required=True,
+           help="likewise; of the same campaign, where possible")
+    option("--min-effect", metavar="PERCENT", type=percent, help="a slowdown below this passes (1)")
+    option("--sizes", metavar="SIZES", type=_size_filter, default=lambda size: True,
+           help="these alone: 16K,1M or 16K:1M (all)")
+    option("--on-inconclusive", choices=["fail", "pass"], default="fail",
+           help="the result if such a slowdown could hide (fail)")
     add_allow(parser)
     for name, (content, _) in FILES.items():
-        parser.add_argument(f"--{name}", metavar="FILE", type=Path, help=f"also write {content}")
+        option(f"--{name}", metavar="FILE", type=Path, help=f"also write {content}")
     parser.epilog = (f"{parser.epilog}; exit status: 0 no regression, 1 regression, 2 the command "
                      "line or a file, 3 not enough data to tell, 4 not comparable, 5 the current "
                      "is wrong, incomplete or lacks a case")
@@ -156,23 +156,22 @@ def _worst_first(cells: pd.DataFrame) -> list[Any]:
 
 def _findings(cells: pd.DataFrame) -> list[str]:
     """The worst cells, and summaries of hidden and faster cells."""
-    of_cells = f"of {len(cells)} cells"
-    slower, faster = (_worst_first(cells[is_listed]) for is_listed in (
-        cells.outcome == "regression", cells.verdict == FASTER))
-    lines = [f"{cell.title}: {cell.text}" for cell in slower[:MOST_LISTED]]
+    of_cells, rows = f"of {len(cells)} cells", _worst_first(cells)
+    slower = [f"{cell.title}: {cell.text}" for cell in rows if cell.outcome == "regression"]
+    faster = [cell.title for cell in reversed(rows) if cell.verdict == FASTER]
+    hidden = [cell for cell in rows if cell.outcome in ("inconclusive", "skipped")]
+    lines = slower[:MOST_LISTED]
     if len(slower) > MOST_LISTED:
         lines.append(f"and {len(slower) - MOST_LISTED} more slower")
-    hidden = cells[cells.outcome.isin(["inconclusive", "skipped"])]
-    if len(hidden):
+    if hidden:
         lines.append(f"inconclusive: {len(hidden)} {of_cells} leave a slowdown open")
-        ends = hidden[np.isfinite(hidden.high)].sort_values(["high", "title"])
-        if len(ends):
-            lines[-1] += f"; the most is {ends.high.iloc[-1] - 1:.1%}, in {ends.title.iloc[-1]}"
+        ends = sorted((cell.high, cell.title) for cell in hidden if np.isfinite(cell.high))
+        if ends:
+            lines[-1] += f"; the most is {ends[-1][0] - 1:.1%}, in {ends[-1][1]}"
         if lacking := len(hidden) - len(ends):
             lines[-1] += f"; {lacking} have no interval (unreplicated, or too few pairs)"
     if faster:
-        titles = some([cell.title for cell in reversed(faster)])
-        lines.append(f"baseline is stale: FASTER in {len(faster)} {of_cells}: {titles}; "
+        lines.append(f"baseline is stale: FASTER in {len(faster)} {of_cells}: {some(faster)}; "
                      "`python -m reports accept` moves it")
     return lines
 

@@ -89,6 +89,11 @@ def notes_of(sides: Sequence[Side]) -> list[str]:
     return list(dict.fromkeys(note for side in sides for note in side.notes))
 
 
+def label(side: Side) -> str:
+    """A side's name; the last two parts of a path."""
+    return "/".join(side.name.split("/")[-2:])
+
+
 def side_of(argument: str) -> Side:
     """The side that one argument names: a run, a folder of runs, a quoted glob, FOLDER/VARIANT, or
     a campaign's folder for its baseline. Raises ResultError if it names no run."""

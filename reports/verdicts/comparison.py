@@ -237,8 +237,7 @@ def _add_notes(comparison: Comparison) -> None:
 
 def suspect_sizes(folder: Path | str) -> list[int]:
     """The sizes in bytes that a campaign's fresh pairs measure: its suspects after stage one."""
-    cells = _cells_of(folder)
-    return sorted(set(cells.size_bytes[cells.is_suspect].tolist()))
+    return sorted(_cells_of(folder).query("is_suspect").size_bytes.unique().tolist())
 
 
 def pairs_short(folder: Path | str, pairs: int) -> int:

@@ -11,7 +11,6 @@ from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 import numpy as np
-import pandas as pd
 from markupsafe import Markup
 
 from reports.store.foreign import markdown_text
@@ -65,13 +64,15 @@ def _size_filter(text: str) -> Callable[[int], bool]:
 
 @dataclass
 class Outcome:
-    """The gate's result: one sentence, the exit status, the reasons why the current is unusable,
-    (name, sentence), and further lines. Without a comparison the sentence says why."""
+    """The gate's result: one sentence, the exit status, (name, sentence) of each reason why the
+    current is unusable, further lines, and the cells, worst first, with `text`, their figures, and
+    `outcome`: `regression`, `inconclusive` if a slowdown could hide, `skipped` if it may."""
 
     headline: str
     status: int
     faults: Sequence[tuple[str, str]]
     findings: list[str] = field(default_factory=list)
+    rows: list[Any] = field(default_factory=list)
     comparison: Comparison | None = None
 
 
@@ -117,8 +118,7 @@ def regress(arguments: argparse.Namespace) -> int:
 def judge(comparison: Comparison, faults: Sequence[tuple[str, str]] = (),
           least: float | None = None, passes_hidden: bool = False) -> Outcome:
     """The outcome. `least`, the smallest slowdown that counts, is a share, by default the margin;
-    raises ResultError if it is below. Adds to the cells `text`, their figures, and `outcome`:
-    `regression`, `inconclusive` if such a slowdown could hide, `skipped` if that may pass."""
+    raises ResultError if it is below."""
     cells, margin = comparison.cells, comparison.margin
     least = margin if least is None else least
     if least < margin:
@@ -135,9 +135,10 @@ def judge(comparison: Comparison, faults: Sequence[tuple[str, str]] = (),
     # With too few pairs for any verdict there is nothing to pass.
     passes_hidden &= bool(np.isfinite(cells.detectable).any())
     word = "skipped" if passes_hidden else "inconclusive"
-    cells["outcome"] = np.select([is_slower, can_hide], ["regression", word], "")
     texts = map(table.figures, cells.itertuples())
-    cells["text"] = [f"{text['ratio [95 %]']} {text['verdict']}" for text in texts]
+    cells = cells.assign(outcome=np.select([is_slower, can_hide], ["regression", word], ""),
+                         text=[f"{text['ratio [95 %]']} {text['verdict']}" for text in texts])
+    rows = list(cells.sort_values("ratio", ascending=False, kind="stable").itertuples())
     slower = f"{is_slower.sum()} of {len(cells)} cells slower by {least:.1%} or more"
     hidden = f"in {can_hide.sum()} of {len(cells)} cells a slowdown of {least:.1%} could hide"
     sentences = [sentence for _, sentence in faults]
@@ -147,16 +148,12 @@ def judge(comparison: Comparison, faults: Sequence[tuple[str, str]] = (),
         (3, can_hide.any() and not passes_hidden, f"INCONCLUSIVE: {hidden}"),
         (0, True, f"PASS: {slower}")) if applies)
     return Outcome(f"{text} (exit status {status})", status, faults,
-                   [*sentences[1:MOST_LISTED], *_findings(cells)], comparison)
+                   [*sentences[1:MOST_LISTED], *_findings(rows)], rows, comparison)
 
 
-def _worst_first(cells: pd.DataFrame) -> list[Any]:
-    return list(cells.sort_values("ratio", ascending=False, kind="stable").itertuples())
-
-
-def _findings(cells: pd.DataFrame) -> list[str]:
+def _findings(rows: Sequence[Any]) -> list[str]:
     """The worst cells, and summaries of hidden and faster cells."""
-    of_cells, rows = f"of {len(cells)} cells", _worst_first(cells)
+    of_cells = f"of {len(rows)} cells"
     slower = [f"{cell.title}: {cell.text}" for cell in rows if cell.outcome == "regression"]
     faster = [cell.title for cell in reversed(rows) if cell.verdict == FASTER]
     hidden = [cell for cell in rows if cell.outcome in ("inconclusive", "skipped")]
@@ -203,7 +200,7 @@ def junit(outcome: Outcome) -> str:
         for name, value in facts.items():
             SubElement(properties, "property", name=name, value=value)
         cells = [(cell.title, f"{benchmark}.{cell.mode}", cell.outcome, cell.text)
-                 for cell in _worst_first(comparison.cells)]
+                 for cell in outcome.rows]
     faults = [(name, benchmark, "unusable", sentence) for name, sentence in outcome.faults]
     for name, group, word, text in [*faults, *cells]:
         case = SubElement(suite, "testcase", name=name, classname=group, time="0")

@@ -129,15 +129,14 @@ def figures(cell: Any) -> dict[str, str]:
     ratio = _text(cell.ratio, _ratio)
     if np.isfinite(cell.low):
         ratio += f" [{_ratio(cell.low)} {_ratio(cell.high)}]"
-    needed = ""
+    pairs = str(cell.pairs)
     if cell.verdict == AMBIGUOUS and not np.isnan(cell.needed):
-        needed = f" ({cell.needed:.0f})" if cell.needed < 10_000 else " (>9999)"
+        pairs += f" ({cell.needed:.0f})" if cell.needed < 10_000 else " (>9999)"
     effect = _text(cell.detectable, lambda share: f"{share:.1%}" if share < 10 else ">999%")
     return {"algorithm": cell.name, "size": size_text(cell.size_bytes),
             "base us": _text(cell.baseline_us, number),
             "variant us": _text(cell.variant_us, number), "ratio [95 %]": ratio,
-            "verdict": cell.verdict + "*" * cell.is_fresh, "MDE": effect,
-            "pairs": f"{cell.pairs}{needed}"}
+            "verdict": cell.verdict + "*" * cell.is_fresh, "MDE": effect, "pairs": pairs}
 
 
 def _text(value: float, form: Callable[[float], str]) -> str:
@@ -213,7 +212,7 @@ def warnings(comparison: Comparison) -> list[str]:
 def closing(comparison: Comparison) -> list[str]:
     """The number of cells with each verdict, the detectable effects, and notes on single cells."""
     cells = comparison.cells
-    counts = {verdict: int((cells.verdict == verdict).sum()) for verdict in VERDICTS}
+    counts = cells.verdict.value_counts().reindex(VERDICTS, fill_value=0)
     texts = [f"{verdict} {count}" for verdict, count in counts.items()
              if count or verdict != UNREPLICATED]
     lines = [f"{', '.join(texts)}; of {len(cells)} cells, with a margin of {comparison.margin:.1%}"]

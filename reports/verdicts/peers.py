@@ -15,7 +15,7 @@ import pandas as pd
 
 from reports.store.case import find_states
 from reports.store.manifest import CONTROL
-from reports.store.result import ResultError
+from reports.store.result import ResultError, content_of
 from reports.store.stats import STATE_RATIO
 from reports.tables.rows import default_rows
 from reports.tables.sentences import number, size_text
@@ -80,8 +80,7 @@ def summaries(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def render(sides: Sequence[Side]) -> list[str]:
-    """A table for each state of the link and mode: a row per size, a column per library, and the
-    library closest to ours."""
+    """A table for each state of the link and mode: a row per size, a column per library."""
     frame = measurements(sides)
     if frame.empty:
         raise ResultError("no launch measured a library beside ours in one state of the link")
@@ -115,10 +114,7 @@ def render(sides: Sequence[Side]) -> list[str]:
 def render_imb(sides: Sequence[Side], path: Path) -> list[str]:
     """The slowest rank's time of a call in us (t_max), as the Intel MPI Benchmarks printed it into
     a file, beside ours. Raises ResultError for another file, and if no launch used Intel MPI."""
-    try:
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ResultError(f"{path}: {getattr(error, 'strerror', None) or 'no text'}") from error
+    text = content_of(path).decode(errors="replace")
     row = r"^ +(\d+) +\d+ +\d+\.\d+ +(\d+\.\d+) +\d+\.\d+$"
     imb_us = {int(size): float(us) for size, us in re.findall(row, text, re.MULTILINE)}
     if "# Benchmarking Allreduce" not in text or not imb_us:

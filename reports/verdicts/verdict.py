@@ -1,9 +1,8 @@
 """Verdicts from pairs of launches: `evidence` tests cells, `two_stages`, `growing`, `once` decide.
 
 A pair is a launch of the variant and one of the baseline, next to each other in time and in random
-order. Without a difference its log ratio is symmetric around 0. Wilcoxon's signed-rank test assumes
-nothing else, and its distribution is exact. Shapes: `log_ratios` is (cells, pairs), log of variant
-over baseline, NaN for a missing pair; all results are (cells,).
+order. Without a difference its log ratio is symmetric around 0; Wilcoxon's signed-rank test assumes
+nothing else. Ratios are (cells, pairs), log of variant over baseline, NaN for a missing pair.
 """
 
 from collections.abc import Sequence
@@ -87,12 +86,11 @@ def two_stages(first_ratios: Floats, fresh_ratios: Floats, margin: float = MARGI
 
     A suspect is beyond the margin with one-sided p < 0.05. Its fresh pairs are tested in the same
     direction; Holm's procedure keeps the chance of any false SLOWER or FASTER in the table below
-    2.5 %. Before the campaign is finished suspects are AMBIGUOUS, since each look at incomplete
-    pairs would be another chance of a false verdict.
-
-    Returns the columns of `evidence`, over fresh pairs if `is_fresh`; `is_suspect`; `verdict`;
-    `alpha`, the level of the one-sided test; `detectable`, the minimum detectable effect (0.03:
-    3 %), in an AMBIGUOUS cell at least the far end of the interval, where an effect may hide.
+    2.5 %. Before the campaign is finished suspects are AMBIGUOUS: each look at incomplete pairs
+    would be another chance of a false verdict. Returns the columns of `evidence`, over fresh pairs
+    if `is_fresh`; `is_suspect`; `verdict`; `alpha`, the level of the one-sided test; `detectable`,
+    the minimum detectable effect (0.03: 3 %), in an AMBIGUOUS cell at least the far end of the
+    interval, where an effect may hide.
     """
     first = evidence(first_ratios, margin)
     is_significant = np.minimum(first.p_slower, first.p_faster) < SUSPECT_P
@@ -114,8 +112,7 @@ def two_stages(first_ratios: Floats, fresh_ratios: Floats, margin: float = MARGI
 
 def growing(ratios: Floats, looks: Sequence[int], margin: float = MARGIN,
             shares: Sequence[float] = LOOKS) -> pd.DataFrame:
-    """Verdicts after looks at growing numbers of pairs, such as [10, 20] out of 40, with the
-    columns of `two_stages`.
+    """Verdicts, as of `two_stages`, after looks at growing numbers of pairs, such as [10, 20].
 
     A look's level is its share of the new pairs, so that few cells are decided early (Kim and
     DeMets, Biometrika 74, 1987, with exponent 1). Holm's procedure holds it over all cells; levels

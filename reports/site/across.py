@@ -20,10 +20,9 @@ from reports.tables.sentences import describe, number, some
 from reports.tables.show import imported_text
 from reports.trends import history_command
 from reports.trends.history import load
-from reports.verdicts import forest
-from reports.verdicts.comparison import COMPARABLE, compare
-from reports.verdicts.sides import Side, key_of, notes_of, read_sides
-from reports.verdicts.verdict_table import label, shown
+from reports.verdicts.comparison import COMPARABLE, compare, shown
+from reports.verdicts.regress import sections_of
+from reports.verdicts.sides import Side, key_of, label, notes_of, read_sides
 
 HISTORY = "history.html"
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest
@@ -123,7 +122,7 @@ def campaign_page(folder: Path) -> Page:
     return Page(
         f"{folder.name}: {', '.join(map(label, variants[1:]))} against {label(variants[0])}",
         [f"{shared.counts_text(counts)}; of {counts.total()} cells.", *notes_of(variants)],
-        [*forest.sections(comparisons), _differences(variants)], shared.how_to_reproduce(runs),
+        [*sections_of(comparisons), _differences(variants)], shared.how_to_reproduce(runs),
         verdicts={(runs[0].machine_id, runs[0].benchmark): counts},
         runs=[msgspec.structs.replace(run, cases=[], environment={}, notes=[]) for run in runs])
 

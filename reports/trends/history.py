@@ -22,9 +22,8 @@ from reports.store.schema import Result, Run
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import number, size_text, some
 from reports.trends.changes import MIN_RUNS, Step, find_steps
-from reports.verdicts.cells import case_names
 from reports.verdicts.comparison import COMPARABLE
-from reports.verdicts.sides import Key, Launch, find_costs, key_of
+from reports.verdicts.sides import Key, Launch, case_names, find_costs, key_of
 
 # Why `read` refused a file.
 REFUSED = {ImportedRunError: "imported from a log", NewerSchemaError: "of a newer schema",

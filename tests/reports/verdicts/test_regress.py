@@ -368,7 +368,7 @@ def test_facts_of_different_kinds_are_compared(tmp_path, capsys):
     """A traceback ends with status 1, which means a regression."""
     folder = write_campaign(tmp_path / "odd", {"main": no_effect, "new": no_effect})
     for run in (folder / "new").glob("*.jsonl"):
-        rewrite_head(run, environment={"cpu.governor": "performance"})
+        rewrite_head(run, environment={"cpu.governor": {"value": 7}})
     assert main(["regress", "--baseline", str(folder / "main"), "--current", str(folder / "new")]) == 4
     assert "clock differs" in capsys.readouterr().err
     for run in (folder / "new").glob("*.jsonl"):

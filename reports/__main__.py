@@ -49,7 +49,7 @@ COMMANDS = {
                       "--model llama-3.1-70b --weights q4 --gpu r9700 --gpus 2 "
                       "--run results/RUN.jsonl"),
     "peers": Command("verdicts.peers", "shows Wiretax beside several MPI libraries", "peers"),
-    "procure": Command("advice.procure",
+    "procure": Command("advice.procurement",
                        "compares candidate machines with each other and with requirements",
                        "SPEC.toml --html procure.html"),
     "card": Command("site.card", "draws one picture of a run to share",

@@ -1,20 +1,32 @@
 """`advise`: how to split a model over GPUs, and the all-reduce time at which the answer changes."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import sys
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from reports.advice import advice_text, specs, validate
-from reports.advice.reduce_times import read_times
-from reports.advice.serving import GB, Workload
+import numpy as np
+from rich.table import Table
+
+from reports.advice import serving, validate
+from reports.advice.reduce_times import Span, read_times, warnings, wire_factor
+from reports.advice.serving import GB, LARGER, OFFLOAD, ONE, REPLICAS, TENSOR, Split, rate
+from reports.advice.specs import BITS, GPUS, LINKS, MODELS, link_between, model_of
 from reports.imports.imported import Imported, read_imported
 from reports.store.foreign import printable
 from reports.store.result import ResultError, is_imported, read
 from reports.store.schema import Result
+from reports.tables.console import lay_out, plain_table
+from reports.tables.sentences import number, size_text
+
+MOST_STREAMS = 1 << 16
+MARGIN = 1.1  # the arithmetic is too coarse to rank two splits that are closer
+WORLDS = (1, 2, 4, 8)
+RULE_OF_THUMB = {"NVLink or the like": "8", "PCIe, one socket": "4", "PCIe, across sockets": "2"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,19 +36,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weights", metavar="TYPE", default="q4",
         help="q4 (4.5 bits), q8 (8.5), fp8, fp16, bf16, or a size such as 42.5GB; %(default)s")
     add("--gpu", metavar="NAME", help="such as r9700, rtx4090, h100-nvl")
-    add("--gpus", metavar="N", type=whole(64), default=2, help="number of GPUs (%(default)s)")
+    add("--gpus", metavar="N", type=partial(whole, 1, 64), default=2,
+        help="number of GPUs (%(default)s)")
     add("--run", metavar="RUN", type=Path, nargs="+", action="extend", default=[],
         help="runs of bench.allreduce over N ranks, each a launch on one machine; or one imported "
         "log")
     add("--link", metavar="NAME",
         help="link to assume without a run, such as pcie5x16 (the GPU's own)")
-    add("--context", metavar="TOKENS", type=whole(10**8, 0), default=4096,
+    add("--context", metavar="TOKENS", type=partial(whole, 0, 10**8), default=4096,
         help="cached tokens of each stream (%(default)s)")
-    add("--prompt", metavar="TOKENS", type=whole(10**7), default=2048,
+    add("--prompt", metavar="TOKENS", type=partial(whole, 1, 10**7), default=2048,
         help="length of a prompt (%(default)s)")
-    add("--batch", metavar="N", type=whole(10**5), default=1,
+    add("--batch", metavar="N", type=partial(whole, 1, 10**5), default=1,
         help="streams for latency (%(default)s)")
-    add("--slots", metavar="N", type=whole(10**5), default=8,
+    add("--slots", metavar="N", type=partial(whole, 1, 10**5), default=8,
         help="streams for throughput (%(default)s)")
     add("--skew", metavar="X", type=float, default=1.0,
         help="load of the busiest rank of an expert split, over the mean (%(default)s)")
@@ -45,15 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "bench.allreduce and bench.link on the same machine")
 
 
-def whole(most: int, least: int = 1) -> Callable[[str], int]:
-    """A parser of whole numbers within these limits."""
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(
-                f"{printable(text)!r} is not a whole number from {least} to {most}")
-        return int(text)
-
-    return parse
+def whole(least: int, most: int, text: str) -> int:
+    """A whole number within these limits. Raises ArgumentTypeError for another text."""
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(
+            f"{printable(text)!r} is not a whole number from {least} to {most}")
+    return int(text)
 
 
 def advise(arguments: argparse.Namespace) -> int:
@@ -64,25 +74,201 @@ def advise(arguments: argparse.Namespace) -> int:
         raise ResultError("an imported log is one launch of another program: name it alone")
     if arguments.validate:
         sys.stdout.write(validate.render(read(arguments.validate), results))
-    else:
-        sys.stdout.write(advice_text.render(read_workload(arguments, runs), runs))
-    return 0
-
-
-def read_workload(arguments: argparse.Namespace, runs: list[Result | Imported]) -> Workload:
-    """The question on the command line. Raises ResultError."""
+        return 0
     if (arguments.model is None) == (arguments.config is None) or arguments.gpu is None:
         raise ResultError("advise needs --gpu, and either --model or --config")
-    model = specs.model(arguments.model) if arguments.model else specs.model_of(arguments.config)
-    gpu, gpus, weights = specs.gpu(arguments.gpu), arguments.gpus, arguments.weights
+    model = MODELS.find(arguments.model) if arguments.model else model_of(arguments.config)
+    gpu, gpus, weights = GPUS.find(arguments.gpu), arguments.gpus, arguments.weights
     size = re.fullmatch(r"([0-9]{1,5}(?:\.[0-9]{1,3})?) ?GB", weights, re.IGNORECASE)
-    weights_bytes = float(size[1]) * GB if size else model.parameters * specs.bits(weights) / 8
+    weights_bytes = float(size[1]) * GB if size else model.parameters * BITS.find(weights) / 8
     if not 1 <= arguments.skew <= gpus:
         raise ResultError(f"a skew of {arguments.skew:g} over {gpus} GPUs: the busiest gets at "
                           f"least the mean and at most all, {gpus} times the mean")
     if not weights_bytes:
         raise ResultError("a model of 0 GB has no weights")
-    link = specs.link(arguments.link) if arguments.link else specs.link_between(gpu, gpus)
-    return Workload(model, gpu, gpus, printable(weights), weights_bytes,
-                    read_times(runs, gpus, link), arguments.context, arguments.prompt,
-                    arguments.batch, arguments.slots, arguments.skew)
+    link = LINKS.find(arguments.link) if arguments.link else link_between(gpu, gpus)
+    times = read_times(runs, gpus, link)
+    sys.stdout.write(render(Split(
+        model, gpu, gpus, printable(weights), weights_bytes, times, arguments.context,
+        arguments.prompt, arguments.batch, arguments.slots, arguments.skew), runs))
+    return 0
+
+
+def render(load: Split, runs: Sequence[Result | Imported]) -> str:
+    """The advice on a load, which is a split by tensor over all GPUs; at most 80 columns."""
+    splits, n, spare = serving.all_splits(load), load.gpus, load.spare_bytes
+    obstacles = [f"{name}: {split.obstacle}." for name, split in splits.items() if split.obstacle]
+    more = f", {load.tokens_in(spare)} tokens more" if spare > 0 else ""
+    return lay_out(None, [*_question(load, runs), *_collectives(load)], _tables(load, splits), [
+        *obstacles, *_recommendation(load, splits), "",
+        f"Before trusting it, check: the cache (TP {n} leaves {_signed(spare / GB)} GB a GPU"
+        f"{more}, after 10 % headroom); the topology (bench.doctor: the path between the GPUs, "
+        "lanes, peer access); the latency (chained all-reduces of the engine's own library, "
+        "captured as the engine does)."])
+
+
+def _question(load: Split, runs: Sequence[Result | Imported]) -> list[str]:
+    """The question with all defaults, and the origin of the all-reduce times."""
+    gpu, model = load.gpu, load.model
+    mixture = (f", {model.top_k} of {model.experts} experts (skew {load.skew:g})"
+               if model.experts > 1 else "")
+    lines = [
+        f"{model.name}: {number(model.parameters / GB)}e9 weights, {load.weights}: "
+        f"{number(load.weights_bytes / GB)} GB; {model.layers} layers, {model.kv_heads} KV heads "
+        f"of {model.head_dim}{mixture}",
+        f"{load.gpus} x {gpu.name}: {number(gpu.memory_gb)} GB, {number(gpu.bandwidth_gb_s)} GB/s, "
+        f"{number(load.tflops)} TFLOP/s each ({gpu.source}): peaks, so all times are lower bounds",
+        f"context {load.context} tokens a stream, prompt {load.prompt}; streams: {load.batch} for "
+        f"latency, {load.slots} for throughput"]
+    if load.gpus > 1:
+        lines += [f"all-reduce: {load.times.source}", *warnings(load.times, runs, gpu)]
+    return lines
+
+
+def _collectives(load: Split) -> list[str]:
+    """The cache of a token, and the number, the bytes and the time of the all-reduces of a step."""
+    n, model, times = load.gpus, load.model, load.times
+    room_bytes = load.spare_bytes + load.memory_bytes["KV cache"]
+    lines = [f"The keys and values of a token take {model.kv_bytes_per_token:,} B in fp16 "
+             f"({model.kv_layers} layers); at TP {n} the cache has room for "
+             f"{load.tokens_in(room_bytes):,} tokens."]
+    if n == 1:
+        return [*lines, "One GPU: nothing to reduce."]
+    size, calls = model.all_reduce_bytes(load.batch), model.all_reduces
+    (each_us, origin), factor, gb_s = times.look_up(size), wire_factor(n), times.link.total_gb_s(n)
+    lines.append(
+        f"A step at TP {n} has {calls} all-reduces (2 a layer) of {size:,} B: "
+        f"{number(calls * size / 1e6)} MB, each GPU sending 2(n-1)/n = {factor:g} of it: "
+        f"{number(factor * calls * size / gb_s / 1e3)} us by bytes alone at {number(gb_s)} GB/s; "
+        f"{calls} x {_span(each_us, ' us')}{origin} = {number(calls * each_us[0] / 1e3)} ms.")
+    if model.experts > 1 and not model.experts % n:
+        chunk = min(load.prompt, serving.CHUNK_TOKENS)
+        sent, shared = (model.dispatch_bytes(n, chunk / n, once) / 1e6 for once in (False, True))
+        lines.append(
+            f"Split by experts a chunk of {chunk} tokens sends {number(sent)} MB a rank to experts "
+            f"elsewhere, {number(shared)} if all experts of a rank share a copy, times the skew of "
+            f"{load.skew:g}, in each layer, and receives as many; with replicated activations "
+            "there is no all-to-all but an all-reduce of "
+            f"{number(model.all_reduce_bytes(chunk) / 1e6)} MB.")
+    return lines
+
+
+def _span(span: Span, unit: str = "") -> str:
+    """`33.0 us [31.0 36.0]`; without the interval if it is unknown."""
+    value, low, high = span
+    return number(value) + unit + (f" [{number(low)} {number(high)}]" if low < high else "")
+
+
+def _signed(value: float) -> str:
+    return "-" * (value < 0) + number(abs(value))
+
+
+def _tables(load: Split, splits: Mapping[str, Split]) -> list[tuple[str, Table]]:
+    """The memory of a GPU at TP 1 to 8, the possible splits, and for 8 GPUs the times by link."""
+    worlds = [replace(load, kind=TENSOR if n > 1 else ONE, gpus=n) for n in WORLDS]
+    memory = plain_table({"": 37} | {str(n): 9 for n in WORLDS})
+    streams = f", {max(load.batch, load.slots)} x {load.context} tokens"
+    for part in load.memory_bytes:
+        memory.add_row(part + streams * (part == "KV cache"),
+                       *(number(split.memory_bytes[part] / GB) for split in worlds))
+    limit = f"{number(load.usable_bytes / GB)} GB (90 % of {number(load.gpu.memory_gb)})"
+    memory.add_row(f"fits {limit}", *(
+        "no split" if load.model.heads % split.gpus else "fits" if split.spare_bytes >= 0 else "NO"
+        for split in worlds))
+    memory.add_row("GB to spare (- short)", *(_signed(split.spare_bytes / GB) for split in worlds))
+    speed = plain_table({"": 15, "decode: ms\na token": 10, "tokens/s a\nstream": 20,
+                         f"tokens/s of\n{load.slots} streams": 12, "prompt:\nms": 9,
+                         "tokens/s\nof many": 9})
+    for name, split in splits.items():
+        if split.obstacle is None:
+            step_us, prompt_us, tokens, prompt_tokens = split.figures.values()
+            speed.add_row(name, number(step_us[0] / 1e3), _span(rate(1, step_us)),
+                          number(tokens[0]), number(prompt_us[0] / 1e3), number(prompt_tokens[0]))
+    tables = [("GB a GPU, split by tensor over", memory), ("", speed)]
+    return [*tables, _link_table(load)] if load.gpus == max(WORLDS) else tables
+
+
+def _link_table(load: Split) -> tuple[str, Table]:
+    """TP 1 to 8 by the figures of three links, beside the rule of thumb, and the title."""
+    slot, own = load.gpu.slot, link_between(load.gpu, load.gpus).name
+    links = ("nvlink4" if own == slot else own, slot, "sockets")
+    title = f"ms by the figures of {', '.join(links)} and NCCL's latencies"
+    if own == slot:
+        title += f"; {load.gpus} {load.gpu.name} have no NVLink"
+    table = plain_table({"": 31} | {str(n): 8 for n in WORLDS} | {"fastest": 7, "rule": 4})
+    for (name, rule), link in zip(RULE_OF_THUMB.items(), links, strict=True):
+        splits = {n: replace(load, times=read_times([], n, LINKS[link]), gpus=n,
+                             kind=TENSOR if n > 1 else ONE)
+                  for n in WORLDS if not load.model.heads % n}
+        for figure, label in (("step_us", "decode"), ("prompt_us", "prompt")):
+            ms = {n: split.figures[figure][0] / 1e3 for n, split in splits.items()}
+            table.add_row(f"{name}, {label}", *(number(ms.get(n)) for n in WORLDS),
+                          str(min(ms, key=lambda n: ms[n])), rule)
+    return title, table
+
+
+def _recommendation(load: Split, splits: Mapping[str, Split]) -> list[str]:
+    """The best split for each goal, its margin, and the all-reduce time that changes the answer."""
+    outside = {OFFLOAD, LARGER} if load.gpus == 1 else {OFFLOAD, LARGER, ONE}
+    possible = {name: split for name, split in splits.items()
+                if split.obstacle is None and split.kind not in outside}
+    if not possible:
+        offload, speed = splits.get(OFFLOAD), ""
+        if offload and offload.obstacle is None:
+            tokens, *_ = rate(1, offload.figures["step_us"])
+            speed = f"; CPU offload gives {number(tokens)} tokens/s"
+        return [f"RECOMMENDATION: nothing fits on {load.gpus} x {load.gpu.name}: take more GPUs, "
+                f"a larger card, fewer bits or less context{speed}."]
+    full = dict(_at_capacity(*item) for item in possible.items()) if load.context else {}
+    streams = f"{load.batch} stream{'s' * (load.batch > 1)}"
+    goals = [(f"Decode, latency of {streams}", possible, "step_us"),
+             (f"Decode, throughput of {load.slots} streams", possible, "rate"),
+             ("Decode, throughput of as many streams as fit", full, "rate"),
+             (f"Prefill, latency of one prompt of {load.prompt}", possible, "prompt_us"),
+             ("Prefill, throughput of many", possible, "prompt_rate")]
+    return ["RECOMMENDATION", *(f"{goal}: {_best(rivals, figure)}" for goal, rivals, figure in goals
+                                if rivals), *_break_even(load, possible)]
+
+
+def _at_capacity(name: str, split: Split) -> tuple[str, Split]:
+    """A split with as many streams as fit, at most MOST_STREAMS."""
+    streams = max(1, bisect_left(
+        range(1, MOST_STREAMS + 1), True,
+        key=lambda count: replace(split, batch=1, slots=count).obstacle is not None))
+    return f"{name} with {streams}", replace(split, batch=1, slots=streams)
+
+
+def _best(splits: Mapping[str, Split], figure: str) -> str:
+    """The best split by a time or a rate, and its margin over the next."""
+    spans, is_rate = {name: splits[name].figures[figure] for name in splits}, "rate" in figure
+    power, scale, unit = (1, 1.0, "tokens/s") if is_rate else (-1, 1e-3, "ms")
+    ordered = sorted(spans, key=lambda name: spans[name][0], reverse=is_rate)
+    close = [name for name in ordered if min((spans[ordered[0]] / spans[name]) ** power) < MARGIN]
+    first = next((name for name in close if splits[name].kind == REPLICAS), ordered[0])
+    answer = f"{first}, {number(spans[first][0] * scale)} {unit}"
+    if len(close) > 1:
+        equals = " and ".join(name for name in close if name != first)
+        answer += f" ({equals} as good, within the precision of this arithmetic)"
+    after = next((name for name in ordered if name not in close), None)
+    if after is not None:
+        gain = (spans[first] / spans[after]) ** power
+        answer += f", {_span(np.array([gain[0], min(gain), max(gain)]), 'x')} {after}"
+    return f"{answer}."
+
+
+def _break_even(load: Split, splits: Mapping[str, Split]) -> list[str]:
+    """The all-reduce time at which TP and the best other split decode equally fast."""
+    steps_us = {name: split.figures["step_us"][0] for name, split in splits.items()}
+    tensor, size = f"TP {load.gpus}", load.model.all_reduce_bytes(load.batch)
+    tensor_us = steps_us.pop(tensor, None)
+    if tensor_us is None or not steps_us:
+        return []
+    other, each_us = min(steps_us, key=lambda name: steps_us[name]), load.times(size)
+    even_us = each_us[0] + (steps_us[other] - tensor_us) / load.model.all_reduces
+    if even_us <= 0:
+        return [f"No all-reduce is fast enough for {tensor} to win the latency of decode."]
+    factor = even_us / each_us[0]
+    distance = f"{factor:.1f} times below" if factor > 1 else f"{1 / factor:.1f} times above"
+    return [f"In the latency of decode {tensor} and {other} break even if an all-reduce of "
+            f"{size_text(size)} takes {number(even_us)} us; here it takes "
+            f"{_span(each_us, ' us')}, {distance} that."]

@@ -1,27 +1,22 @@
 """All-reduce times by message size: from runs, from an imported log or from a link's figures.
 
 Up to 512 KiB the time is the mean of a chain of dependent calls, which a decode step pays; above
-it, a single call and the reading of its result (`total_us`). `auto` counts if all runs have it,
-otherwise the library, in the faster variant. Fits predict the sizes that no run measured.
-"""
-
-from __future__ import annotations
+it, a single call and the reading of its result (`total_us`)."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from reports.advice import specs
-from reports.advice.specs import Gpu, Link
+from reports.advice.specs import LINKS, Gpu, Link
 from reports.imports.imported import Imported
 from reports.store.foreign import printable
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
-from reports.store.stats import Interval, median_interval
+from reports.store.stats import median_interval
 from reports.tables.figure import interval_us
 from reports.tables.rows import cost_us
 from reports.tables.sentences import machine, number, opening, size_text
@@ -31,14 +26,9 @@ CHAINED_UP_TO = 512 << 10  # bytes
 LARGE = 1 << 20  # bytes; the time of a smaller message says little about bandwidth
 RING_BASE_US = 3.6  # NCCL's cost model: src/graph/tuning.cc at 01afd20, ring with protocol LL
 DOWN = 0.5  # share of a link's bandwidth below which the link counts as down
-HALF_TYPES = "float16", "bfloat16"  # the types of activations
+HALF_TYPES = "float16", "bfloat16"  # the types of activations, chosen before other types
 
 Span = NDArray[np.float64]  # a value and the ends of its interval, the value if they are unknown
-
-
-def exact(value: float) -> Span:
-    """A value without an interval."""
-    return np.full(3, value)
 
 
 def wire_factor(gpus: int) -> float:
@@ -49,32 +39,29 @@ def wire_factor(gpus: int) -> float:
 
 @dataclass
 class Times:
-    """All-reduce times over `gpus` ranks; call it with a message size in bytes.
-
-    `spans` has the measured times in microseconds by size; `fits` predict other sizes. Without
-    `spans`, all times come from `link`. `source` describes the origin in one line.
-    """
+    """All-reduce times over `gpus` ranks; call it with a message size in bytes for microseconds.
+    `spans` has the measured times by size; `fits` predict other sizes. Without `spans`, all times
+    come from `link`. `source` describes the origin in one line."""
 
     gpus: int
     source: str
     link: Link
     spans: dict[int, Span] = field(default_factory=dict)
-    fits: list[Fit] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    fits: Sequence[Fit] = ()
+    notes: Sequence[str] = ()
 
     def __call__(self, size_bytes: float) -> Span:
-        """Microseconds, with an interval."""
         return self.look_up(size_bytes)[0]
 
     def look_up(self, size_bytes: float) -> tuple[Span, str]:
-        """The time, and a suffix that names its origin if it was not measured at this size.
-
-        Without a fit, times are linear between sizes, in logarithms, and constant below the
-        smallest. Beyond the largest they grow with the bytes; if the largest is too small to
-        show a bandwidth, the bytes beyond it take the time of the link.
-        """
-        if not self.spans:
-            return exact(self._link_us(size_bytes)), ""
+        """The time, and a suffix that names its origin if it was not measured at this size. Without
+        a fit, times are linear between sizes, in logarithms, and constant below the smallest.
+        Beyond the largest they grow with the bytes, by the link if the largest is below 1 MiB."""
+        if not self.spans:  # a ring in NCCL's cost model: base + 2 (n-1) steps + bytes sent
+            steps_us = 2 * (self.gpus - 1) * self.link.step_us
+            sent_bytes = wire_factor(self.gpus) * size_bytes
+            sent_us = sent_bytes / self.link.total_gb_s(self.gpus) / 1e3
+            return np.full(3, RING_BASE_US + steps_us + sent_us), ""
         if size_bytes in self.spans:
             return self.spans[int(size_bytes)], ""
         sizes = sorted(self.spans)
@@ -87,24 +74,13 @@ class Times:
         fitted = [predict_us(fit, size_bytes) for fit in self.fits if fit.mode == mode]
         fitted = [prediction for prediction in fitted if prediction[0] > 0]
         if fitted:
-            return _span(min(fitted, key=lambda prediction: prediction[0])), " by the fit"
+            span = np.array(min(fitted, key=lambda prediction: prediction[0]), dtype=float)
+            return np.where(np.isnan(span), span[0], span), " by the fit"
         if size_bytes >= largest:
             return largest_us * size_bytes / largest, " between measured sizes"
         logs_us = np.log([self.spans[size] for size in sizes]).T
         at_us = [np.interp(np.log(size_bytes), np.log(sizes), ends) for ends in logs_us]
         return np.exp(at_us), " between measured sizes"
-
-    def _link_us(self, size_bytes: float) -> float:
-        """A ring all-reduce in NCCL's cost model: base + 2 (n-1) steps + 2 (n-1)/n bytes sent."""
-        transfer_us = wire_factor(self.gpus) * size_bytes / self.link.total_gb_s(self.gpus) / 1e3
-        return RING_BASE_US + 2 * (self.gpus - 1) * self.link.step_us + transfer_us
-
-
-def _span(interval: Interval, values: Sequence[float] = ()) -> Span:
-    """An interval; its unknown ends are the range of `values`."""
-    value, low, high = interval
-    return np.array([value, min(values, default=value) if low is None else low,
-                     max(values, default=value) if high is None else high])
 
 
 def read_times(runs: Sequence[Result | Imported], gpus: int, link: Link) -> Times:
@@ -113,12 +89,11 @@ def read_times(runs: Sequence[Result | Imported], gpus: int, link: Link) -> Time
     number of ranks or machine, and for a run with wrong results or none."""
     for run in runs:
         check_run(run, gpus)
+        if isinstance(run, Imported):
+            return _from_log(run, gpus, link)
     results = [run for run in runs if isinstance(run, Result)]
     if results:
         return _from_results(results, gpus, link)
-    for log in runs:
-        if isinstance(log, Imported):
-            return _from_log(log, gpus, link)
     return Times(gpus, f"ASSUMED, not measured: {link.name}, {number(link.gb_s)} GB/s one way "
                        f"({number(link.both_ways_gb_s)} both ways; {link.source})", link)
 
@@ -139,28 +114,54 @@ def check_run(run: Result | Imported, gpus: int) -> None:
 def _from_results(results: Sequence[Result], gpus: int, link: Link) -> Times:
     if len({result.run.machine_id for result in results}) > 1:
         raise ResultError(f"{results[0].path} and the other runs are of several machines")
-    launches = [list(filter(is_plain, result.cases)) for result in results]
-    datatype = _activation_type(case.datatype for cases in launches for case in cases)
-    algorithms = [{case.algorithm for case in cases if case.datatype == datatype}
-                  for cases in launches]
-    algorithm = "auto" if "auto" in set.intersection(*algorithms) else "library"
-    key = algorithm, datatype
-    best = _best([[case for case in cases if (case.algorithm, case.datatype) == key]
-                  for cases in launches])
-    if not best:
+    cases = _best_cases(results)
+    if not cases:
         raise ResultError(f"{results[0].path} has no measured all-reduce of auto or of a library")
-    library = next((case.library for cases in launches for case in cases if case.library), None)
-    name = algorithm if algorithm == "auto" else printable(library or "the library")
-    count = (f"{len(results)} launches" if len(results) > 1
-             else f"run {results[0].run.run_id}, this launch")
-    single = [size_text(size) for size, cases in best.items() if size <= CHAINED_UP_TO
-              and any(case.mode != "chained" for case in cases)]
+    spans, single = {}, []
+    for size, of_size in cases.items():
+        spans[size] = interval_us(of_size[0].total_us or of_size[0].time_us)
+        if len(results) > 1:  # the median of the launches and its interval, or the range
+            costs_us = [cost_us(case) or 0.0 for case in of_size]
+            span = np.array(median_interval(costs_us), dtype=float)
+            costs_range = [span[0], min(costs_us), max(costs_us)]
+            spans[size] = np.where(np.isnan(span), costs_range, span)
+        if size <= CHAINED_UP_TO and any(case.mode != "chained" for case in of_size):
+            single.append(size_text(size))
     notes = [f"No chain of dependent calls was measured at {' and '.join(single[:2])}: single "
              "calls replace it, faster than the calls of a decode step."] if single else []
-    notes += [line for result in results for line in opening(result)]
-    return Times(gpus, f"measured: {name}, {datatype}, {count}; {machine(results[0])}", link,
-                 {size: _launches_us(cases) for size, cases in best.items()},
-                 _fits(results, [case for cases in best.values() for case in cases]), notes)
+    every = [case for of_size in cases.values() for case in of_size]
+    algorithm, datatype, library = every[0].algorithm, every[0].datatype, every[0].library
+    key = algorithm, "all_reduce", datatype
+    fits = [fit for fit in fits_of(results) if fit.regimes and not fit.shape and not fit.in_place
+            and (fit.algorithm, fit.collective, fit.datatype) == key]
+    trip_ns = np.median([case.link_rtt_ns.median if case.link_rtt_ns else 1.0 for case in every])
+    distances = [abs(np.log((fit.link_rtt_ns or 1.0) / trip_ns)) for fit in fits]
+    fits = [fit for fit, distance in zip(fits, distances, strict=True)
+            if distance == min(distances)]
+    name = "auto" if algorithm == "auto" else printable(library or "the library")
+    count = (f"{len(results)} launches" if len(results) > 1
+             else f"run {results[0].run.run_id}, this launch")
+    return Times(gpus, f"measured: {name}, {datatype}, {count}; {machine(results[0])}", link, spans,
+                 fits, notes + [line for result in results for line in opening(result)])
+
+
+def _best_cases(results: Sequence[Result]) -> dict[int, list[Case]]:
+    """By size, a case of each launch, in the mode that fits the size if all launches have it, of
+    the fastest variant: of a 16-bit type if there is one, of `auto` if all launches have it."""
+    way = ["size", "other_mode", "variant"]
+    cases = pd.DataFrame([
+        (launch, case, case.datatype, case.algorithm, cost_us(case), case.size_bytes,
+         (case.mode == "chained") != (case.size_bytes <= CHAINED_UP_TO), case.variant)
+        for launch, result in enumerate(results) for case in filter(is_plain, result.cases)],
+        columns=["launch", "case", "datatype", "algorithm", "us", *way])
+    datatype = min(cases.datatype, key=lambda name: name not in HALF_TYPES, default=None)
+    cases = cases[cases.datatype == datatype]
+    has_auto = cases.launch[cases.algorithm == "auto"].nunique() == len(results)
+    cases = cases[cases.algorithm == ("auto" if has_auto else "library")]
+    ways = cases.groupby(way).agg(us=("us", "median"), launches=("launch", "nunique")).reset_index()
+    ways = ways[ways.launches == len(results)].sort_values(["size", "other_mode", "us"])
+    best = cases.merge(ways.drop_duplicates("size")[way])
+    return {int(size): best.case[best["size"] == size].tolist() for size in best["size"].unique()}
 
 
 def is_plain(case: Case) -> bool:
@@ -170,57 +171,17 @@ def is_plain(case: Case) -> bool:
             and (case.snr_db is None or case.algorithm == "auto"))
 
 
-def _activation_type(types: Iterable[str | None]) -> str | None:
-    """The first 16-bit type, otherwise the first type."""
-    return min(dict.fromkeys(types), key=lambda name: name not in HALF_TYPES, default=None)
-
-
-def _best(launches: Sequence[Sequence[Case]]) -> dict[int, list[Case]]:
-    """By size, a case of each launch: in the mode that fits the size if all launches have it, of
-    the variant with the lowest median. Sizes that a launch lacks are left out."""
-    groups: dict[tuple[int, bool, str], dict[int, Case]] = defaultdict(dict)
-    for launch, cases in enumerate(launches):
-        for case in cases:
-            is_other_mode = (case.mode == "chained") != (case.size_bytes <= CHAINED_UP_TO)
-            groups[case.size_bytes, is_other_mode, case.variant][launch] = case
-    complete = {key: list(by_launch.values()) for key, by_launch in groups.items()
-                if len(by_launch) == len(launches)}
-    best: dict[int, list[Case]] = {}
-    for key in sorted(complete, key=lambda key: (*key[:2], _launches_us(complete[key])[0])):
-        best.setdefault(key[0], complete[key])
-    return best
-
-
-def _launches_us(cases: Sequence[Case]) -> Span:
-    """One launch: its interval. Several: the median with its interval, from six launches on, or
-    with the range."""
-    if len(cases) == 1:
-        return interval_us(cases[0].total_us or cases[0].time_us)
-    costs_us = [cost_us(case) or 0.0 for case in cases]
-    return _span(median_interval(costs_us), costs_us)
-
-
-def _fits(results: Sequence[Result], cases: Sequence[Case]) -> list[Fit]:
-    """The fits of these cases' algorithm and type, in the nearest state of the link."""
-    key = cases[0].algorithm, "all_reduce", cases[0].datatype
-    fits = [fit for fit in fits_of(results) if fit.regimes and not fit.shape and not fit.in_place
-            and (fit.algorithm, fit.collective, fit.datatype) == key]
-    trip_ns = np.median([case.link_rtt_ns.median if case.link_rtt_ns else 1.0 for case in cases])
-    distances = [abs(np.log((fit.link_rtt_ns or 1.0) / trip_ns)) for fit in fits]
-    return [fit for fit, distance in zip(fits, distances, strict=True)
-            if distance == min(distances)]
-
-
 def _from_log(log: Imported, gpus: int, link: Link) -> Times:
     """Means of single calls without an interval, 16-bit types and out-of-place cases first."""
     us_by_type: dict[str | None, dict[int, Span]] = defaultdict(dict)
     for case in sorted(log.cases, key=lambda case: case.in_place):
         is_sum = case.collective == "all_reduce" and case.redop in (None, "sum")
         if is_sum and case.size_bytes and case.time_us and case.time_us.mean and not case.suspect:
-            us_by_type[case.datatype].setdefault(case.size_bytes, exact(case.time_us.mean))
+            span = np.full(3, case.time_us.mean)
+            us_by_type[case.datatype].setdefault(case.size_bytes, span)
     if not us_by_type:
         raise ResultError(f"{log.path} has no all-reduce that can be used")
-    datatype = _activation_type(us_by_type)
+    datatype = min(us_by_type, key=lambda name: name not in HALF_TYPES)
     notes = [f"INCOMPLETE: {log.end.reason}."] if log.end.status != "complete" else []
     if log.run.world["size"] is None:
         notes.append("The log does not state its number of ranks.")
@@ -232,16 +193,14 @@ def _from_log(log: Imported, gpus: int, link: Link) -> Times:
 
 def gpus_of(runs: Iterable[Result | Imported]) -> list[str]:
     """The GPU names of all ranks that have one."""
-    return [printable(str(rank["gpu"])) for rank in _ranks(runs) if rank.get("gpu")]
-
-
-def _ranks(runs: Iterable[Result | Imported]) -> list[Mapping[str, Any]]:
-    return [rank for run in runs for rank in run.run.world.get("ranks", [])]
+    return [printable(str(rank["gpu"])) for run in runs for rank in run.run.world.get("ranks", [])
+            if rank.get("gpu")]
 
 
 def other_hardware(runs: Sequence[Result | Imported], gpu: Gpu) -> str | None:
     """A sentence if the ranks ran on something else than this GPU; None otherwise."""
-    if any(rank.get("device") == "cpu" for rank in _ranks(runs)):
+    ranks = [rank for run in runs for rank in run.run.world.get("ranks", [])]
+    if any(rank.get("device") == "cpu" for rank in ranks):
         return ("The times come from ranks on CPU cores: all of this is arithmetic about GPUs over "
                 "a link that was measured elsewhere.")
     series = gpu.name.partition("-")[0]
@@ -257,7 +216,7 @@ def warnings(times: Times, runs: Sequence[Result | Imported], gpu: Gpu) -> list[
     if 0 < size < LARGE:
         lines.append(f"Nothing above {size_text(size)} was measured: larger all-reduces, as in "
                      f"prefill, are ASSUMED to have the bandwidth of {times.link.name}.")
-    peer = specs.link(gpu.peer) if gpu.peer else None
+    peer = LINKS[gpu.peer] if gpu.peer else None
     if peer and not runs and times.link.gb_s < peer.gb_s:
         lines.append(f"The GPUs' own link, {peer.name} ({number(peer.gb_s)} GB/s one way), is "
                      f"taken to be DOWN or missing, as --link {times.link.name} says.")

@@ -1,12 +1,9 @@
 """Models, GPUs and links by name from `specs.toml`, and models from a `config.json` on disk."""
 
-from __future__ import annotations
-
 import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cache
 from math import ceil, comb
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -16,7 +13,6 @@ import msgspec
 from reports.store.foreign import printable
 from reports.store.result import NOT_JSON, ResultError, content_of
 
-MOST_CONFIG_BYTES = 1_000_000
 ELEMENT_BYTES = 2  # an activation in fp16 or bf16
 # Fields of attention or experts that the formulas in serving.py do not cover.
 UNSUPPORTED = (
@@ -27,67 +23,56 @@ Count = Annotated[int, msgspec.Meta(gt=0, le=10**9)]
 Spec = TypeVar("Spec")
 
 
-@dataclass(frozen=True)
-class Model:
-    """A transformer; a dense model has one expert.
+class Model(msgspec.Struct, kw_only=True):
+    """A transformer by the fields of its config.json on Hugging Face; a dense model has one expert.
+    `kv_layers` of the layers cache keys and values. `parameters` is the published number if the
+    other fields do not determine it."""
 
-    `hidden`, `head_dim` and `intermediate` count elements; a token uses `top_k` of `experts`.
-    `kv_layers` of the layers cache keys and values (None: all). `stated` is the published number of
-    parameters if the other fields do not determine it.
-    """
+    name: str = ""
+    layers: Count = msgspec.field(name="num_hidden_layers")
+    hidden: Count = msgspec.field(name="hidden_size")
+    heads: Count = msgspec.field(name="num_attention_heads")
+    vocab: Count = msgspec.field(name="vocab_size")
+    kv_heads: Count = msgspec.field(name="num_key_value_heads", default=0)
+    head_dim: Count = 0
+    intermediate: Count = msgspec.field(name="intermediate_size", default=0)
+    moe_intermediate_size: Count = 0
+    experts: Count = msgspec.field(name="num_experts", default=1)
+    num_local_experts: Count = 0
+    top_k: Count = msgspec.field(name="num_experts_per_tok", default=1)
+    tied: Any = msgspec.field(name="tie_word_embeddings", default=False)
+    kv_layers: Count = 0
+    parameters: float = 0
+    expert_share: float = 0  # of the parameters
+    active_share: float = 0  # of the parameters that one token is multiplied with
 
-    name: str
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    vocab: int
-    source: str
-    experts: int = 1
-    top_k: int = 1
-    kv_layers: int | None = None
-    stated: float | None = None
-    tied: bool = False
-
-    @property
-    def cached_layers(self) -> int:
-        """The layers that cache keys and values."""
-        return self.kv_layers or self.layers
-
-    @property
-    def expert_parameters(self) -> float:
-        """The parameters of all experts of all layers: three matrices each."""
-        return 3.0 * self.layers * self.experts * self.hidden * self.intermediate
-
-    @property
-    def parameters(self) -> float:
-        """All parameters but norms, biases and routers, which are less than 0.1 %."""
-        heads = 2 * (self.heads + self.kv_heads)
-        attention = self.layers * self.hidden * heads * self.head_dim
-        embedding = (1 if self.tied else 2) * self.vocab * self.hidden
-        return self.stated or attention + self.expert_parameters + embedding
-
-    @property
-    def expert_share(self) -> float:
-        """The share of the parameters that belongs to experts."""
-        return self.expert_parameters / self.parameters
-
-    @property
-    def active_share(self) -> float:
-        """The share of the parameters that one token is multiplied with."""
-        return 1 - self.expert_share * (1 - self.top_k / self.experts)
-
-    def touched_experts(self, tokens: float) -> float:
-        """Experts of a layer that at least one token uses, if all are equally likely:
-        E (1 - (1 - k/E)^tokens)."""
-        return self.experts * (1 - float((1 - self.top_k / self.experts) ** tokens))
+    def __post_init__(self) -> None:
+        self.kv_heads = self.kv_heads or self.heads
+        self.head_dim = self.head_dim or max(1, self.hidden // self.heads)
+        self.intermediate = self.moe_intermediate_size or self.intermediate
+        self.experts = self.num_local_experts or self.experts
+        self.kv_layers = self.kv_layers or self.layers
+        # Norms, biases and routers are less than 0.1 %. An expert has three matrices a layer.
+        attention = 2 * (self.heads + self.kv_heads) * self.head_dim * self.hidden * self.layers
+        experts = 3 * self.intermediate * self.hidden * self.layers * self.experts
+        embedding = (1 if self.tied is True else 2) * self.vocab * self.hidden
+        self.parameters = self.parameters or attention + experts + embedding
+        self.expert_share = experts / self.parameters
+        self.active_share = 1 - self.expert_share * (1 - self.top_k / self.experts)
 
     @property
     def kv_bytes_per_token(self) -> int:
         """2 x layers x KV heads x head size x 2 B (grouped queries: Ainslie et al., EMNLP 2023)."""
-        return 2 * self.cached_layers * self.kv_heads * self.head_dim * ELEMENT_BYTES
+        return 2 * self.kv_layers * self.kv_heads * self.head_dim * ELEMENT_BYTES
+
+    @property
+    def all_reduces(self) -> int:
+        """All-reduces of a tensor-parallel step: one after attention and one after the MLP of each
+        layer (Shoeybi et al., Megatron-LM, 2019, section 3)."""
+        return 2 * self.layers
+
+    def all_reduce_bytes(self, tokens: float) -> int:
+        return round(tokens * self.hidden * ELEMENT_BYTES)
 
     def kv_share(self, gpus: int) -> float:
         """The share of the KV heads on a GPU of a tensor split: at least one head."""
@@ -100,21 +85,14 @@ class Model:
         share = (attention + 2 * self.top_k * self.intermediate) / gpus
         return tokens * ELEMENT_BYTES * (2 * self.hidden + share)
 
-    @property
-    def all_reduces(self) -> int:
-        """All-reduces of a tensor-parallel step: one after attention and one after the MLP of each
-        layer (Shoeybi et al., Megatron-LM, 2019, section 3)."""
-        return 2 * self.layers
-
-    def all_reduce_bytes(self, tokens: float) -> int:
-        return round(tokens * self.hidden * ELEMENT_BYTES)
+    def touched_experts(self, tokens: float) -> float:
+        """Experts that tokens use in a layer, if equally likely: E (1 - (1 - k/E)^tokens)."""
+        return self.experts * (1 - float((1 - self.top_k / self.experts) ** tokens))
 
     def dispatch_bytes(self, gpus: int, tokens: float, shared: bool = False) -> float:
         """Bytes that a rank sends to experts on other ranks, without skew; combine returns as many.
-
         A token sends top_k x (n-1)/n copies. With `shared` it sends one copy to each rank that has
-        at least one of its experts: (n-1) x (1 - C(E - E/n, k) / C(E, k)).
-        """
+        at least one of its experts: (n-1) x (1 - C(E - E/n, k) / C(E, k))."""
         copies = self.top_k * (gpus - 1) / gpus
         if shared:
             others = self.experts - self.experts // gpus
@@ -155,60 +133,40 @@ class Link:
         return self.gb_s * (gpus - 1 if self.mesh else 1)
 
 
-@dataclass(frozen=True)
-class Tables:
-    """The tables of `specs.toml` by lower-case name."""
-
-    bits: dict[str, float]
-    models: dict[str, Model]
-    gpus: dict[str, Gpu]
-    links: dict[str, Link]
+SECTIONS = msgspec.toml.decode((Path(__file__).parent / "specs.toml").read_bytes())
 
 
-@cache
-def tables() -> Tables:
-    raw = msgspec.toml.decode((Path(__file__).parent / "specs.toml").read_bytes())
-    for table in ("models", "gpus", "links"):
-        for name, fields in raw[table].items():
-            fields["name"] = name
-    return msgspec.convert(raw, Tables)
+class Table(dict[str, Spec]):
+    """A section of `specs.toml` by lower-case name."""
 
+    def __init__(self, kind: str, section: str, entry: type[Spec]) -> None:
+        self.kind = kind
+        for name, fields in SECTIONS[section].items():
+            record = {"name": name} | fields if isinstance(fields, dict) else fields
+            self[name] = msgspec.convert(record, entry)
 
-def model(name: str) -> Model:
-    """A model of `specs.toml`. Raises ResultError for an unknown one, as the next three do."""
-    return _named("model", name, tables().models)
-
-
-def gpu(name: str) -> Gpu:
-    return _named("GPU", name, tables().gpus)
-
-
-def link(name: str) -> Link:
-    return _named("link", name, tables().links)
-
-
-def link_between(gpu: Gpu, gpus: int) -> Link:
-    """The link that joins this number of GPUs directly; their slots' if they have no other."""
-    peer = link(gpu.peer or gpu.slot)
-    return peer if gpus <= peer.most_gpus else link(gpu.slot)
-
-
-def bits(weights: str) -> float:
-    """Bits per weight of a type such as `q4`."""
-    return _named("weights", weights, tables().bits)
-
-
-def _named(kind: str, name: str, entries: Mapping[str, Spec]) -> Spec:
-    if name.lower() in entries:
-        return entries[name.lower()]
-    hint = close_names(name.lower(), entries, 0.4) or f"known are {', '.join(sorted(entries))}"
-    raise ResultError(f"unknown {kind} {printable(name[:80])!r}; {hint}")
+    def find(self, name: str) -> Spec:
+        """The entry in upper or lower case. Raises ResultError for an unknown name."""
+        if name.lower() in self:
+            return self[name.lower()]
+        hint = close_names(name.lower(), self, 0.4) or f"known are {', '.join(sorted(self))}"
+        raise ResultError(f"unknown {self.kind} {printable(name[:80])!r}; {hint}")
 
 
 def close_names(name: str, names: Collection[str], cutoff: float = 0.6) -> str:
     """`did you mean A or B?`, empty if no name is close."""
     close = difflib.get_close_matches(name, sorted(names), n=3, cutoff=cutoff)
     return f"did you mean {' or '.join(close)}?" if close else ""
+
+
+MODELS, GPUS = Table("model", "models", Model), Table("GPU", "gpus", Gpu)
+LINKS, BITS = Table("link", "links", Link), Table("weights", "bits", float)
+
+
+def link_between(gpu: Gpu, gpus: int) -> Link:
+    """The link that joins this number of GPUs directly; their slots' if they have no other."""
+    peer = LINKS[gpu.peer or gpu.slot]
+    return peer if gpus <= peer.most_gpus else LINKS[gpu.slot]
 
 
 def convert(raw: Any, kind: type[Spec], place: str, names: Collection[str] = ()) -> Spec:
@@ -221,49 +179,26 @@ def convert(raw: Any, kind: type[Spec], place: str, names: Collection[str] = ())
         raise ResultError(f"{place}: {error}{hint}".rstrip("; ")) from error
 
 
-class Config(msgspec.Struct):
-    """The fields of a Hugging Face model's config.json that the formulas use."""
-
-    num_hidden_layers: Count
-    hidden_size: Count
-    num_attention_heads: Count
-    vocab_size: Count
-    num_key_value_heads: Count | None = None
-    head_dim: Count | None = None
-    intermediate_size: Count | None = None
-    moe_intermediate_size: Count | None = None
-    num_experts: Count | None = None
-    num_local_experts: Count | None = None
-    num_experts_per_tok: Count | None = None
-    tie_word_embeddings: Any = None
-
-
 def model_of(path: Path) -> Model:
     """The model of a `config.json` or of its `text_config`. Raises ResultError if the file is
     damaged, lacks a field or has a field that the formulas do not cover."""
     try:
-        raw = msgspec.json.decode(content_of(path, MOST_CONFIG_BYTES))
+        raw = msgspec.json.decode(content_of(path, most_bytes=1_000_000))
     except NOT_JSON as error:
         raise ResultError(f"{path} is not JSON ({error})") from error
-    if isinstance(raw, dict) and isinstance(raw.get("text_config"), dict):
-        raw = raw["text_config"]
-    config = convert(raw, Config, str(path))
-    heads, top_k = config.num_attention_heads, config.num_experts_per_tok or 1
-    kv_heads = config.num_key_value_heads or heads
-    experts = config.num_local_experts or config.num_experts or 1
-    intermediate = config.moe_intermediate_size or config.intermediate_size or 0
-    problems = {
-        **{f"{field}: the formulas do not cover such attention or experts": raw.get(field)
-           for field in UNSUPPORTED},
-        "no moe_intermediate_size or intermediate_size": not intermediate,
-        "experts but no num_experts_per_tok": experts > 1 and not config.num_experts_per_tok,
+    if isinstance(raw, dict):
+        raw = raw["text_config"] if isinstance(raw.get("text_config"), dict) else raw
+        raw = {field: value for field, value in raw.items() if value is not None}
+    model = convert(raw, Model, str(path))
+    heads, kv_heads = model.heads, model.kv_heads
+    problems = {f"{field}: the formulas do not cover such attention or experts": raw.get(field)
+                for field in UNSUPPORTED} | {
+        "no moe_intermediate_size or intermediate_size": not model.intermediate,
+        "experts but no num_experts_per_tok":
+            model.experts > 1 and "num_experts_per_tok" not in raw,
         f"{heads} heads, no multiple of its {kv_heads} KV heads": heads % kv_heads,
-        "more experts for a token than experts": top_k > experts}
-    for problem, is_there in problems.items():
-        if is_there:
-            raise ResultError(f"{path} has {problem}")
-    return Model(printable(path.parent.name or path.name), config.num_hidden_layers,
-                 config.hidden_size, heads, kv_heads,
-                 config.head_dim or max(1, config.hidden_size // heads), intermediate,
-                 config.vocab_size, "its config.json", experts, top_k,
-                 tied=config.tie_word_embeddings is True)
+        "more experts for a token than experts": model.top_k > model.experts}
+    for problem in filter(problems.get, problems):
+        raise ResultError(f"{path} has {problem}")
+    model.name = printable(path.parent.name or path.name)
+    return model

@@ -1,13 +1,10 @@
 """`advise --validate`: compares measured decode steps with predictions for the same machine.
 
-A prediction is the bytes of a rank's weights over the memory bandwidth of `bench.link`, plus the
-chained all-reduces of `bench.allreduce`. A second prediction takes the compute time that
-`bench.decode` measured alone, which separates errors of the all-reduces from errors of the memory.
+A prediction is the bytes of a rank's weights over the memory bandwidth of `bench.link`, or the
+compute time that `bench.decode` measured alone, plus the chained all-reduces of `bench.allreduce`.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -23,8 +20,6 @@ from reports.tables.sentences import machine, number
 
 AIM = 0.05
 BYTES = {"int8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
-COLUMNS = {"": 25, "measured": 9, "from\nthe link": 9, "error": 7, "from\ncompute": 9,
-           "\nerror": 7}
 
 
 def render(decode: Result, results: Sequence[Result]) -> str:
@@ -42,17 +37,17 @@ def render(decode: Result, results: Sequence[Result]) -> str:
     if not reduces or not links:
         raise ResultError("--validate needs a --run of bench.allreduce and one of bench.link, of "
                           "the same machine")
-    memory_gb_s = memory_bandwidth(links)
+    memory_gb_s = _memory_bandwidth(links)
     tables, errors = [], []
     for cases in shapes(decode):
-        table = plain_table(COLUMNS)
-        for name, times_us in predictions(cases, reduces, memory_gb_s).items():
-            measured_us, by_memory_us, by_compute_us = times_us
-            cells = [number(measured_us / 1e3)]
+        table = plain_table({"": 25, "measured": 9, "from\nthe link": 9, "error": 7,
+                             "from\ncompute": 9, "\nerror": 7})
+        for name, step_us, by_memory_us, by_compute_us in _steps(cases, reduces, memory_gb_s):
+            cells = [number(step_us / 1e3)]
             for us in (by_memory_us, by_compute_us):
-                cells += [number(us / 1e3), f"{us / measured_us - 1:+.1%}"] if us else "--"
+                cells += [number(us / 1e3), f"{us / step_us - 1:+.1%}"] if us else "--"
             table.add_row(name, *cells)
-            errors.append(abs(by_memory_us / measured_us - 1))
+            errors.append(abs(by_memory_us / step_us - 1))
         tables.append((steps.title(cases[0]), table))
     if not errors:
         raise ResultError(f"{decode.path} has no measured step")
@@ -64,7 +59,7 @@ def render(decode: Result, results: Sequence[Result]) -> str:
         f"{AIM:.0%}."])
 
 
-def memory_bandwidth(links: Sequence[Result]) -> tuple[float, float]:
+def _memory_bandwidth(links: Sequence[Result]) -> tuple[float, float]:
     """GB/s of a rank, reads and writes together, while all ranks copy and while one does: medians
     over the copies of the largest size. Raises ResultError without copies."""
     blocks = [(block.size_bytes, block.memory_us)
@@ -78,10 +73,10 @@ def memory_bandwidth(links: Sequence[Result]) -> tuple[float, float]:
     return float(np.median(together)), float(np.median(single or together))
 
 
-def predictions(cases: Sequence[Case], reduces: Sequence[Result], memory_gb_s: tuple[float, float],
-                ) -> dict[str, tuple[float, float, float | None]]:
-    """For the compute and each split of one shape, microseconds: measured, and predicted from the
-    memory and from the measured compute. In a pipeline with one stream one stage works at a time
+def _steps(cases: Sequence[Case], reduces: Sequence[Result], memory_gb_s: tuple[float, float],
+           ) -> Iterator[tuple[str, float, float, float | None]]:
+    """The compute and each split of one shape: the name, and microseconds as measured, from the
+    memory, and from the measured compute. In a pipeline with one stream one stage works at a time
     and has the memory to itself. Raises ResultError without chained all-reduces."""
     first, ranks = cases[0], reduces[0].run.world["size"]
     shape, calls = first.shape, steps.calls(first)
@@ -94,39 +89,35 @@ def predictions(cases: Sequence[Case], reduces: Sequence[Result], memory_gb_s: t
              steps.LIBRARY: ("tensor, library", 1, together_us, calls, "library"),
              steps.PIPELINE: ("pipeline", ranks, stage_us, ranks, "auto"),
              "one_rank": ("one rank", ranks, single_us, 0, "")}
-    if not any(chained_us(reduces, algorithm, first) for algorithm in ("auto", "library")):
+    if not any(_chained_us(reduces, algorithm, first) for algorithm in ("auto", "library")):
         raise ResultError(f"{reduces[0].path} has no chained all-reduce of {first.size_bytes} B in "
                           f"{first.datatype}")
     measured = {case.algorithm: (case, cost_us(case)) for case in cases}
     _, compute_us = measured.get(COMPUTE, (None, None))
-    rows = {}
     for algorithm, (name, stages, read_us, count, reduce) in plans.items():
         case, step_us = measured.get(algorithm, (None, None))
-        each_us = chained_us(reduces, reduce, case) if case and reduce else 0.0
+        each_us = _chained_us(reduces, reduce, case) if case and reduce else 0.0
         if step_us and each_us is not None:
-            from_compute = stages * compute_us + count * each_us if compute_us and reduce else None
-            rows[name] = step_us, stages * read_us + count * each_us, from_compute
-    return rows
+            by_compute_us = stages * compute_us + count * each_us if compute_us and reduce else None
+            yield name, step_us, stages * read_us + count * each_us, by_compute_us
 
 
-def chained_us(reduces: Sequence[Result], algorithm: str, step: Case) -> float | None:
-    """A chained all-reduce of the step's size and type: the fastest variant, the median over runs;
-    None if no run measured it."""
-    key = algorithm, step.size_bytes, step.datatype, "chained"
-    by_run = [[_time_near(case, step) for case in result.cases if is_plain(case)
-               and (case.algorithm, case.size_bytes, case.datatype, case.mode) == key]
-              for result in reduces]
-    fastest = [min(times_us) for times_us in by_run if times_us]
-    return float(np.median(fastest)) if fastest else None
-
-
-def _time_near(case: Case, step: Case) -> float:
-    """The time of the case in the link state with the round trip nearest to the step's."""
+def _chained_us(reduces: Sequence[Result], algorithm: str, step: Case) -> float | None:
+    """A chained all-reduce of the step's size and type, in the state of the link with the round
+    trip nearest to the step's: the fastest variant, the median over runs; None if no run has it."""
+    key = algorithm, "chained", step.size_bytes, step.datatype
     step_ns = step.link_rtt_ns.median if step.link_rtt_ns else 0.0
-    states: list[Case | State] = [case, *case.states]
-    choices = []
-    for state in states:
-        rtt_ns = state.link_rtt_ns.median if state.link_rtt_ns else 0.0
-        distance = float(abs(np.log(rtt_ns / step_ns))) if rtt_ns and step_ns else 0.0
-        choices += [(distance, state.time_us.median)] if state.time_us else []
-    return min(choices)[1]
+
+    def nearest_us(case: Case) -> float:
+        choices, states = [], list[Case | State]([case, *case.states])
+        for state in states:
+            trip_ns = state.link_rtt_ns.median if state.link_rtt_ns else 0.0
+            ratio = trip_ns / step_ns if trip_ns and step_ns else 1.0
+            choices += [(abs(np.log(ratio)), state.time_us.median)] if state.time_us else []
+        return min(choices)[1]
+
+    by_run = [[nearest_us(case) for case in result.cases if is_plain(case)
+               and (case.algorithm, case.mode, case.size_bytes, case.datatype) == key]
+              for result in reduces]
+    fastest_us = [min(times_us) for times_us in by_run if times_us]
+    return float(np.median(fastest_us)) if fastest_us else None

@@ -11,8 +11,7 @@ import pytest
 
 from reports.__main__ import main
 from reports.advice import specs
-from reports.advice.procure_runs import Machine
-from reports.advice.procure_spec import Requirement, read_spec
+from reports.advice.candidates import Machine, Requirement, read_spec
 from reports.advice.procurement import evaluate, judge, make_figure
 from reports.imports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
 from reports.store.schema import End
@@ -145,7 +144,7 @@ def test_error_rates_at_the_limit_are_no_higher_than_stated(tmp_path):
     """Otherwise a page with ten requirements would pass or fail one by chance in half of the cases."""
     rng, times, m = np.random.default_rng(1), 3000, 10
     requirement = Requirement("16K <= 8 us", ("us", 16384), 8.0)
-    wrong, launch, box = 0, write_run(tmp_path), read_spec(spec(tmp_path))[1]["box"]
+    wrong, launch, box = 0, write_run(tmp_path), read_spec(spec(tmp_path))[1]["box"].candidate
     for values in 8.0 * np.exp(0.02 * rng.normal(size=(times, 6))):
         machine = Machine("box", box, [launch] * 6, samples={requirement.key: ("ours", values.tolist())})
         figure_of_16k = make_figure(requirement.key, machine, 1 - 0.05 / m)
@@ -157,7 +156,7 @@ def test_token_rates_and_their_cost_use_the_advisors_arithmetic(launches):
     """Otherwise a buyer would pay for tokens that the box does not make."""
     procurement = evaluate(spec(launches))
     us, speed = figure(procurement, "16 KiB"), figure(procurement, "70b-q4")
-    step_us = specs.model("llama-3.1-70b").parameters * 4.5 / 8 / 2 / 640e3 + 160 * us.value
+    step_us = specs.MODELS["llama-3.1-70b"].parameters * 4.5 / 8 / 2 / 640e3 + 160 * us.value
     assert speed.value == pytest.approx(1e6 / step_us, rel=1e-4)
     per = figure(procurement, "per tok/s, 70b-q4")
     assert (per.value, per.low, per.high) == pytest.approx((5200 / speed.value, 5200 / speed.high, 5200 / speed.low))

@@ -11,12 +11,12 @@ import pytest
 
 from reports.advice import specs
 from reports.advice.reduce_times import read_times, wire_factor
-from reports.advice.serving import EXPERTS, GB, OFFLOAD, ONE, PIPELINE, REPLICAS, TENSOR, Split, Workload, rate
+from reports.advice.serving import EXPERTS, GB, OFFLOAD, ONE, PIPELINE, REPLICAS, TENSOR, Split, rate
 from reports.store.result import ResultError
 from tests.launch import ROOT
 
-LLAMA = specs.model("llama-3.1-70b")
-MIXTRAL = specs.model("mixtral-8x7b")
+LLAMA = specs.MODELS["llama-3.1-70b"]
+MIXTRAL = specs.MODELS["mixtral-8x7b"]
 
 
 def always(us):
@@ -27,42 +27,41 @@ def by_bytes(gb_s, gpus):
     return lambda size_bytes: np.full(3, wire_factor(gpus) * size_bytes / gb_s / 1e3)
 
 
-R9700 = Workload(LLAMA, specs.gpu("r9700"), 2, "40GB", 40 * GB, always(0))
-SLOW = replace(specs.gpu("r9700"), bandwidth_gb_s=1000, fp16_tflops=float("inf"))
-MIXTURE = Workload(MIXTRAL, SLOW, 4, "fp16", 46.7 * GB, always(0))
+R9700 = Split(LLAMA, specs.GPUS["r9700"], 2, "40GB", 40 * GB, always(0))
+SLOW = replace(specs.GPUS["r9700"], bandwidth_gb_s=1000, fp16_tflops=float("inf"))
+MIXTURE = Split(MIXTRAL, SLOW, 4, "fp16", 46.7 * GB, always(0))
 
 
 def step_us(load, kind, gpus, streams=1, times=None):
-    return Split(replace(load, times=times or load.times), kind, gpus).decode_us(streams)
+    return replace(load, times=times or load.times, kind=kind, gpus=gpus).decode_us(streams)
 
 
 def prompt_us(load, kind, gpus, prompt, times):
-    return Split(replace(load, times=times, prompt=prompt), kind, gpus).prompt_us[0]
+    return replace(load, times=times, prompt=prompt, kind=kind, gpus=gpus).prompts()[0][0]
 
 
 def test_parameter_counts_match_the_published_ones():
     """Otherwise every figure of a model would be wrong: its weights, its speed and its memory."""
     published = {"llama-3.1-8b": 8.03, "llama-3.1-70b": 70.6, "llama-3.1-405b": 405.9, "qwen2.5-72b": 72.7,
                  "qwen3-32b": 32.8, "qwen3-30b-a3b": 30.5, "mixtral-8x7b": 46.7, "mixtral-8x22b": 140.6}
-    assert {name: specs.model(name).parameters / GB for name in published} == pytest.approx(published, rel=2e-3)
+    assert {name: specs.MODELS[name].parameters / GB for name in published} == pytest.approx(published, rel=2e-3)
     assert MIXTRAL.active_share * MIXTRAL.parameters == pytest.approx(12.9e9, rel=3e-3)
 
 
 def test_every_spec_is_complete_and_gives_both_directions_and_one():
     """A figure for both directions, used as one direction, doubles a link's bandwidth."""
-    for name in specs.tables().links:
-        link = specs.link(name)
+    for link in specs.LINKS.values():
         assert (link.both_ways_gb_s, bool(link.source)) == (2 * link.gb_s, True)
-    for gpu in specs.tables().gpus.values():
+    for gpu in specs.GPUS.values():
         assert gpu.source
-        assert specs.link(gpu.slot).name == gpu.slot
-        assert gpu.peer is None or specs.link(gpu.peer)
+        assert specs.LINKS[gpu.slot].name == gpu.slot
+        assert gpu.peer is None or gpu.peer in specs.LINKS
         assert gpu.fp8_tflops is None or gpu.fp8_tflops == pytest.approx(2 * gpu.fp16_tflops, rel=0.02)
 
 
 def test_two_r9700_decode_a_70b_model():
     """A buyer of two cards relies on these figures."""
-    splits = [Split(replace(R9700, prompt=1), kind, gpus) for kind, gpus in ((ONE, 1), (TENSOR, 2))]
+    splits = [replace(R9700, prompt=1, kind=kind, gpus=gpus) for kind, gpus in ((ONE, 1), (TENSOR, 2))]
     assert [split.memory_bytes["weights"] <= R9700.usable_bytes for split in splits] == [False, True]
     calls, size = LLAMA.all_reduces, LLAMA.all_reduce_bytes(1)
     assert (calls, size, calls * size) == (160, 16384, 2_621_440)
@@ -89,7 +88,7 @@ def test_the_prompt_of_2048_tokens_moves_5_gb():
     assert wire_us == pytest.approx(85_200, rel=1e-3)
     # 2 x 70.55e9 x 2048 operations with weights, 2 x 2048^2 x 8192 x 80 of attention.
     compute_us = (2 * 70.552387584e9 * 2048 + 2 * 2048**2 * 8192 * 80) / 191e6
-    assert R9700.prompt_us() == pytest.approx(compute_us)
+    assert prompt_us(R9700, ONE, 1, 2048, always(0)) == pytest.approx(compute_us)
     tensor = prompt_us(R9700, TENSOR, 2, 2048, by_bytes(63, 2))
     assert tensor == pytest.approx(compute_us / 2 + wire_us)
     one_chunk = prompt_us(R9700, PIPELINE, 2, 2048, by_bytes(63, 2))
@@ -98,12 +97,12 @@ def test_the_prompt_of_2048_tokens_moves_5_gb():
 
 def test_a_pipeline_hides_its_transfer_with_two_chunks_in_flight():
     """Otherwise a pipeline would look slower than it is for every prompt after the first."""
-    stage = replace(R9700, prompt=8192).prompt_us() / 8
+    stage = prompt_us(R9700, ONE, 1, 8192, always(0)) / 8
     handed_on = prompt_us(R9700, PIPELINE, 2, 8192, always(500))
     assert handed_on == pytest.approx(5 * stage + 500)  # four chunks, and one more stage to pass
     slow = prompt_us(R9700, PIPELINE, 2, 8192, always(2 * stage))
     assert slow == pytest.approx(2 * stage + 4 * 2 * stage)  # the hand-off hides the work
-    rates = Split(replace(R9700, prompt=8192, times=always(2 * stage)), PIPELINE, 2).prompt_rate
+    rates = replace(R9700, prompt=8192, times=always(2 * stage), kind=PIPELINE).prompts()[1]
     assert rates == pytest.approx(1e6 * 2048 / (2 * stage))
 
 
@@ -113,20 +112,20 @@ def test_the_kv_cache_of_a_token_uses_layers_and_grouped_heads():
     assert int(24 * GB // LLAMA.kv_bytes_per_token) == 73_242
     assert 1024 * LLAMA.kv_bytes_per_token == pytest.approx(335.5e6, rel=1e-3)
     many = replace(R9700, context=4096, batch=64, prompt=1)
-    held = Split(replace(many, weights_bytes=140 * GB), TENSOR, 4).memory_bytes
+    held = replace(many, weights_bytes=140 * GB, gpus=4).memory_bytes
     assert held["KV cache"] == pytest.approx(21.5 * GB, rel=2e-3)
     assert held["weights"] == 35 * GB
     assert held["KV cache"] + held["weights"] > 40 * GB
-    offload = Split(many, OFFLOAD, 1).memory_bytes["KV cache"]
+    offload = replace(many, kind=OFFLOAD, gpus=1).memory_bytes["KV cache"]
     assert offload == pytest.approx(64 * 4096 * 327_680)  # the one GPU that works serves all streams
-    wide = Split(replace(many, batch=1), TENSOR, 16).memory_bytes["KV cache"]
+    wide = replace(many, batch=1, gpus=16).memory_bytes["KV cache"]
     assert wide == 4096 * 327_680 / 8  # eight KV heads on sixteen GPUs: two GPUs hold each head
 
 
 def test_a_27b_model_on_a_94_gb_card():
     """Otherwise a buyer would buy or bridge two cards for a model that one card serves equally well."""
-    model, gpu = specs.model("qwen3.5-27b"), specs.gpu("h100-nvl")
-    one = Workload(model, gpu, 1, "27GB", 27 * GB, always(0))
+    model, gpu = specs.MODELS["qwen3.5-27b"], specs.GPUS["h100-nvl"]
+    one = Split(model, gpu, 1, "27GB", 27 * GB, always(0))
     assert (gpu.memory_gb, gpu.bandwidth_gb_s, model.all_reduces) == (94, 3900, 128)
     alone = one.step_us(1)
     assert alone == pytest.approx(6923, abs=1)
@@ -162,9 +161,9 @@ def test_a_mixture_reads_only_the_experts_that_it_uses():
 
 def test_links_determine_all_reduce_times():
     """Otherwise a rule of thumb would decide for eight GPUs, and not the links."""
-    assert read_times([], 2, specs.link("pcie5x16"))(16384) == pytest.approx(3.6 + 2 + 16384 / 63e3)
-    assert read_times([], 8, specs.link("pcie5x16"))(16384) == pytest.approx(3.6 + 14 + 1.75 * 16384 / 63e3)
-    mesh = read_times([], 8, specs.link("xgmi-mi300x"))
+    assert read_times([], 2, specs.LINKS["pcie5x16"])(16384) == pytest.approx(3.6 + 2 + 16384 / 63e3)
+    assert read_times([], 8, specs.LINKS["pcie5x16"])(16384) == pytest.approx(3.6 + 14 + 1.75 * 16384 / 63e3)
+    mesh = read_times([], 8, specs.LINKS["xgmi-mi300x"])
     assert mesh(1e9) == pytest.approx(3.6 + 14 * 0.47 + 1.75 * 1e9 / (7 * 64e3))
 
 
@@ -231,7 +230,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, content, message):
 
 def test_the_docs_show_how_far_well_known_formulas_err():
     """A reader who computes a machine must see the factor by which a blog's formula errs."""
-    times = read_times([], 2, specs.link("pcie5x16"))
+    times = read_times([], 2, specs.LINKS["pcie5x16"])
     (decode_us, *_), (chunk_us, *_) = times(16384), times(32 << 20)
     figures = (f"| {1024 * 2 * 8192 * 2 / 1e6:.1f} MB | {1024 * LLAMA.kv_bytes_per_token / 1e6:.1f} MB",
                f"| {7 * 80} a token, {7 * 80 * decode_us / 1e3:.2f} ms | {LLAMA.all_reduces} a token, "
@@ -247,28 +246,28 @@ def test_the_docs_show_how_far_well_known_formulas_err():
 
 def test_unknown_names_are_refused_with_similar_names():
     """The message saves a search through the documentation after a typing error."""
-    for find, name, near in ((specs.gpu, "R9070", "r9700"), (specs.model, "llama3-70b", "llama-3-70b"),
-                             (specs.link, "pcie5-x16", "pcie5x16"), (specs.bits, "fp15", "fp16")):
+    for table, name, near in ((specs.GPUS, "R9070", "r9700"), (specs.MODELS, "llama3-70b", "llama-3-70b"),
+                             (specs.LINKS, "pcie5-x16", "pcie5x16"), (specs.BITS, "fp15", "fp16")):
         with pytest.raises(ResultError, match=near):
-            find(name)
+            table.find(name)
     with pytest.raises(ResultError) as refused:
-        specs.gpu("\x1b[31m" * 50)
+        specs.GPUS.find("\x1b[31m" * 50)
     assert "\x1b" not in str(refused.value)
 
 
 def test_kv_heads_on_two_gpus_take_twice_the_room():
     """With eight GPUs and four KV heads, two GPUs hold each head."""
-    load = replace(R9700, model=specs.model("qwen3.5-27b"))
+    load = replace(R9700, model=specs.MODELS["qwen3.5-27b"])
     token = load.model.kv_bytes_per_token
     assert load.model.kv_heads == 4
-    rooms = [Split(load, TENSOR, gpus).tokens_in(1e9) for gpus in (4, 8)]
+    rooms = [replace(load, gpus=gpus).tokens_in(1e9) for gpus in (4, 8)]
     assert rooms == [int(1e9 // (token / 4))] * 2
 
 
 def test_offloaded_weights_are_read_through_the_slot_for_each_chunk():
     """Ten chunks of a prompt need the weights ten times; counting them once would make an offload look six times as
     fast."""
-    load = Workload(MIXTRAL, specs.gpu("rtx4090"), 1, "fp16", 93e9, always(0))
+    load = Split(MIXTRAL, specs.GPUS["rtx4090"], 1, "fp16", 93e9, always(0))
     first, ten = (prompt_us(load, OFFLOAD, 1, prompt, always(0)) for prompt in (2048, 20480))
     assert ten == pytest.approx(10 * first)
 

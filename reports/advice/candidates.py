@@ -1,0 +1,299 @@
+"""SPEC.toml of `procure`, and the measurements of its candidates: a figure has a value a launch."""
+
+import datetime
+import glob
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+
+from reports.advice.reduce_times import gpus_of, read_times, warnings
+from reports.advice.serving import Split
+from reports.advice.specs import BITS, GPUS, LINKS, MODELS, close_names, convert
+from reports.imports.imported import Imported, read_imported
+from reports.store.case import find_states
+from reports.store.foreign import printable_in
+from reports.store.result import ResultError, content_of, is_imported, read
+from reports.store.schema import Result
+from reports.store.stats import STATE_RATIO
+from reports.tables.rows import default_rows
+from reports.tables.sentences import number
+
+SCALES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+# The forms of a requirement by the unit of its limit.
+FORMS = {"us": r"(\d{1,9})([KMG]?) *<= *(\d{1,12}(?:\.\d+)?) *us",
+         "GB/s": r"(\d{1,9})([KMG]?) *>= *(\d{1,12}(?:\.\d+)?) *GB/s",
+         "tok/s": r"(\S+)() *>= *(\d{1,12}(?:\.\d+)?) *tok/s"}
+# The first method of any launch counts. A token waits for dependent calls, as a chain does.
+METHODS = "ours, chained", "ours, isolated", "library, chained", "library, isolated"
+DOES_NOT_FIT = "does not fit"
+
+Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e15)]
+Currency = Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")]  # ISO 4217
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
+Key = tuple[str, int | str]  # a figure: ("us", bytes), ("GB/s", bytes) or ("tok/s", model name)
+
+
+class Table(msgspec.Struct, forbid_unknown_fields=True):
+    """A table of the spec, which refuses unknown keys."""
+
+
+class Electricity(Table):
+    price_per_kwh: Positive
+    currency: Currency
+
+
+class Price(Table):
+    amount: Positive
+    currency: Currency
+    date: datetime.date
+
+
+class Model(Table):
+    """A model and its weights, named as in `advise`; one stream has `context` cached tokens."""
+
+    model: str
+    weights: str
+    context: Annotated[int, msgspec.Meta(ge=0, le=10**7)] = 4096
+
+
+class Candidate(Table):
+    """A machine: its GPUs and its runs (paths and globs, in the file relative to it). `power_w` is
+    the power of all GPUs in watts; None stands for the data sheet."""
+
+    gpu: str
+    gpus: Annotated[int, msgspec.Meta(ge=2, le=1024)]
+    price: Price
+    runs: list[str] = []
+    power_w: Positive | None = None
+
+
+class Spec(Table):
+    """The whole file. `read_spec` converts each candidate, so that an error can name it."""
+
+    candidates: Annotated[dict[Name, Any], msgspec.Meta(min_length=1)]
+    electricity: Electricity
+    hours_per_year: Annotated[float, msgspec.Meta(gt=0, le=8784)]
+    lifetime_years: Positive
+    models: dict[Name, Model] = {}
+    requirements: list[str] = []
+
+
+class Requirement(NamedTuple):
+    """A line of `requirements`; `limit` is the most for a time, the least for other figures."""
+
+    text: str
+    key: Key
+    limit: float
+
+
+@dataclass
+class Figure:
+    """A figure of a candidate: its values over launches, their mean and its interval, if there are
+    five. `note` has the origin of the values, or why they are missing. Money has no unit."""
+
+    name: str
+    unit: str = ""
+    currency: str = ""
+    values: Sequence[float] = ()
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+
+    @property
+    def label(self) -> str:
+        """`16 KiB, us`; without a currency, in which candidates may differ."""
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
+    @property
+    def text(self) -> str:
+        """`7.41`, `5200 EUR`, `-`."""
+        return "-" if self.value is None else f"{number(self.value)} {self.currency}".rstrip()
+
+    @property
+    def interval(self) -> str:
+        """`[7.2 7.6]`, or empty."""
+        return "" if self.low is None else f"[{number(self.low)} {number(self.high)}]"
+
+
+class Judgement(NamedTuple):
+    """A verdict, PASS, FAIL or UNDECIDED, and its reason."""
+
+    requirement: str
+    verdict: str
+    reason: str
+
+
+@dataclass
+class Machine:
+    """A candidate: its complete launches and imported logs, its runs with wrong results, and notes
+    for the reader. `samples` has the origin of each figure and its values, one per launch. All
+    machines have their figures and judgements in the same order."""
+
+    name: str
+    candidate: Candidate
+    launches: list[Result] = field(default_factory=list)
+    logs: list[Imported] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    samples: dict[Key, tuple[str, list[float]]] = field(default_factory=dict)
+    figures: list[Figure] = field(default_factory=list)
+    judgements: list[Judgement] = field(default_factory=list)
+
+    @property
+    def runs_text(self) -> str:
+        """`6`, `2 imported`."""
+        n_launches, n_logs = len(self.launches), len(self.logs)
+        return str(n_launches) if n_launches or not n_logs else f"{n_logs} imported"
+
+    @property
+    def run_ids(self) -> list[str]:
+        return [run.run.run_id for run in self.launches] + [log.run.run_id for log in self.logs]
+
+
+def read_spec(path: Path) -> tuple[Spec, dict[str, Machine], list[Requirement]]:
+    """The spec, its candidates by name, and its requirements. Raises ResultError."""
+    try:
+        tables = printable_in(msgspec.toml.decode(content_of(path, most_bytes=1 << 20)))
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise ResultError(f"{path} is not TOML ({error})") from error
+    fields = {name for table in Table.__subclasses__() for name in table.__struct_fields__}
+    spec = convert(tables, Spec, str(path), fields)
+    machines = {name: Machine(name, convert(table, Candidate, f"{path}, candidate {name}", fields))
+                for name, table in spec.candidates.items()}
+    for model in spec.models.values():
+        MODELS.find(model.model)
+        BITS.find(model.weights)
+    for machine in machines.values():
+        GPUS.find(machine.candidate.gpu)
+        machine.candidate.runs = [str(path.parent / run) for run in machine.candidate.runs]
+    requirements = []
+    for text in spec.requirements:
+        unit = next((unit for unit in FORMS if text.strip().endswith(unit)), "us")
+        match = re.fullmatch(FORMS[unit], text.strip())
+        if match is None or float(match[3]) <= 0:
+            raise ResultError(f"{path}: the requirement {text!r} has none of the three forms: "
+                              "16K <= 8 us, 32M >= 50 GB/s (busbw), MODEL >= 25 tok/s")
+        name, scale, limit = match.groups()
+        if unit == "tok/s" and name not in spec.models:
+            hint = close_names(name, spec.models)
+            raise ResultError(f"{path}: [models] lacks the model of {text!r}; {hint}".rstrip("; "))
+        label = name if unit == "tok/s" else int(name) * SCALES[scale]
+        requirements.append(Requirement(text, (unit, label), float(limit)))
+    return spec, machines, requirements
+
+
+def measure(machine: Machine, spec: Spec) -> None:
+    """Reads the runs of a candidate and adds its samples. Raises ResultError without runs, and for
+    runs of several kinds of machine."""
+    read_runs(machine)
+    _sample_launches(machine)
+    gpu, gpus, samples = GPUS.find(machine.candidate.gpu), machine.candidate.gpus, machine.samples
+    link, all_times, notes = LINKS[gpu.slot], [], dict[str, str]()
+    for run in machine.launches or machine.logs:
+        try:
+            times = read_times([run], gpus, link)
+        except ResultError:
+            if isinstance(run, Imported):
+                machine.notes.append(f"{run.run.run_id}, imported, failed, had wrong results or "
+                                     "none: left out")
+            continue
+        all_times.append(times)
+        if isinstance(run, Imported):
+            figures: dict[Key, float] = {("us", size): us for size, (us, *_) in times.spans.items()}
+            for case in sorted(run.cases, key=lambda case: case.in_place):
+                if case.size_bytes in times.spans and case.bus_bw_gb_s and not case.suspect:
+                    figures.setdefault(("GB/s", case.size_bytes), case.bus_bw_gb_s)
+            for key, value in figures.items():
+                samples.setdefault(key, ("imported", []))[1].append(value)
+        if spec.models or not machine.launches:
+            # Launches that differ only in the figures share a warning.
+            notes |= {warning.partition(", and ")[0]: warning.rstrip(".")
+                      for warning in warnings(times, [run], gpu)}
+    machine.notes += notes.values()
+    for label, named in spec.models.items():
+        model, bits = MODELS.find(named.model), BITS.find(named.weights)
+        split = Split(model, gpu, gpus, named.weights, model.parameters * bits / 8,
+                      read_times([], gpus, link), named.context)
+        if split.spare_bytes < 0:
+            samples["tok/s", label] = DOES_NOT_FIT, []
+        elif all_times:
+            speeds = [replace(split, times=times).figures["rate"][0] for times in all_times]
+            samples["tok/s", label] = "arithmetic", speeds
+
+
+def read_runs(machine: Machine) -> None:
+    """Sorts the launches and the logs of all-reduces into `machine`, each once."""
+    name, gpus, notes = machine.name, machine.candidate.gpus, machine.notes
+    runs: dict[str, Result | Imported] = {}
+    for path in machine.candidate.runs:
+        pattern = f"{glob.escape(path)}/*.jsonl" if Path(path).is_dir() else path
+        files = sorted(map(Path, glob.glob(pattern)))
+        if not files:
+            raise ResultError(f"candidate {name}: no run at {path}")
+        for file in files:
+            run = read_imported(file) if is_imported(file) else read(file)
+            if runs.setdefault(run.run.run_id, run) is not run:
+                notes.append(f"{file.name} repeats the run {run.run.run_id}: left out")
+    for run_id, run in runs.items():
+        size = run.run.world["size"]
+        if isinstance(run, Imported):
+            if size not in (None, gpus):
+                notes.append(f"{run_id}, imported, has {size} ranks and not {gpus}")
+            elif any(case.collective == "all_reduce" for case in run.cases):
+                machine.logs.append(run)
+            continue
+        if any(case.n_wrong for case in run.cases):
+            machine.wrong.append(f"wrong results in {run_id}")
+        if not run.complete:
+            notes.append(f"{run_id} is incomplete: left out")
+        elif run.run.world.get("slowed_percent"):
+            notes.append(f"{run_id} is slowed on purpose: left out")
+        elif run.run.benchmark == "allreduce" and size != gpus:
+            raise ResultError(f"candidate {name} has {gpus} GPUs and its run {run_id} {size} ranks")
+        elif run.run.benchmark == "allreduce":
+            machine.launches.append(run)
+    if not machine.logs and not any(isinstance(run, Result) for run in runs.values()):
+        raise ResultError(f"candidate {name} has no run: name some in `runs`, or as {name}=RUN")
+    kinds = {f"machine_id {launch.run.machine_id}" for launch in machine.launches}
+    kinds = kinds or {", ".join(sorted(set(gpus_of([log])))) for log in machine.logs} - {""}
+    if len(kinds) > 1:
+        raise ResultError(f"candidate {name} is one kind of machine, and its runs come from "
+                          f"{' and from '.join(sorted(kinds))}")
+
+
+def _sample_launches(machine: Machine) -> None:
+    by_method: dict[Key, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    trips_ns = []
+    for launch in machine.launches:
+        states = find_states(launch.blocks)
+        if states.longest is not None and states.rtt_ns:
+            trips_ns.append(states.rtt_ns[states.longest])
+        for mode in ("chained", "isolated"):
+            for row in default_rows(launch, (mode, None), states):
+                case, time_us, method = row.ours, row.ours_us, f"ours, {mode}"
+                if case is None:
+                    case, time_us, method = row.library, row.library_us, f"library, {mode}"
+                if case and time_us and case.collective == "all_reduce":
+                    by_method["us", row.size_bytes][method].append(time_us)
+                    if mode == "isolated" and case.bus_bw_gb_s:
+                        by_method["GB/s", row.size_bytes][method].append(case.bus_bw_gb_s)
+    for key, values in by_method.items():
+        method = min(values, key=METHODS.index)
+        machine.samples[key] = method, values[method]
+    software = sorted({launch.run.software_id for launch in machine.launches})
+    if len(software) > 1:
+        machine.notes.append(f"its runs have {len(software)} kinds of software (software_id "
+                             f"{', '.join(software)})")
+    if trips_ns and max(trips_ns) > STATE_RATIO * min(trips_ns):
+        machine.notes.append(
+            f"the link changed its state between launches (flag round trip {min(trips_ns):.0f} to "
+            f"{max(trips_ns):.0f} ns), which widens the intervals")
+    if machine.launches and machine.logs:
+        n_logs = len(machine.logs)
+        machine.notes.append(f"imported logs, {n_logs}, beside its own launches: ignored")

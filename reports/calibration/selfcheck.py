@@ -13,6 +13,7 @@ from functools import partial
 from itertools import chain, count, islice
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from reports.calibration import calibrated_fit, calibrated_history, synthetic
@@ -50,7 +51,7 @@ def tables(design: str, scenario: Scenario, rng: np.random.Generator, n: int,
     variant's first cell is slower by `effect`."""
     launches = synthetic.launches_of(scenario, rng)
     pairs = GROWN if design == GROWING else FIRST + FRESH
-    judgements: list[verdict.Judgement] = []
+    judgements: list[pd.DataFrame] = []
     while len(judgements) < n:
         size = min(BATCH, n - len(judgements))
         medians = campaigns(scenario, launches, rng, size, CELLS, pairs)
@@ -101,7 +102,7 @@ def campaign_coverage(scenario: Scenario, pairs: int, rng: np.random.Generator,
     launches = synthetic.launches_of(scenario, rng)
     medians = campaigns(scenario, launches, rng, 10 * n, 1, pairs)
     evidence = verdict.evidence(log_ratios(medians)[:, 0])
-    covered = (evidence.low <= 0) & (evidence.high >= 0)
+    covered = ((evidence.low <= 0) & (evidence.high >= 0)).to_numpy()
     return [Figure(f"{scenario.name}, {pairs} pairs",
                    covered[evidence.pairs >= verdict.MIN_PAIRS], 0.93, 0.97)]
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reports.tables.rows import MIN_STATE_BLOCKS
-from reports.verdicts.cells import within_one_state
+from reports.verdicts.sides import within_one_state
 
 Floats = NDArray[np.floating[Any]]
 Ints = NDArray[np.int64]

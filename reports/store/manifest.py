@@ -6,6 +6,8 @@ each stage that judges, and finishes with `end`. Lines are only added: a launch 
 counts gets a second line, with status `orphaned`.
 """
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -147,3 +149,20 @@ def _foreign(manifest: Manifest) -> list[Path]:
         if inside.as_posix() not in own and inside.suffix not in REPORTS and not is_beside_run:
             foreign.append(path)
     return foreign
+
+
+def run_files(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Each file of JSON lines below `folder`, with an empty string, and each link, which is not
+    followed, and each folder that cannot be read, with these words. A manifest is such a file."""
+    closed: list[OSError] = []
+    for parent, folders, files in os.walk(folder, onerror=closed.append):
+        folders[:] = sorted(name for name in folders if name != WORKTREES
+                            and Path(name).suffix not in BESIDE_A_RUN)
+        for name in sorted([*folders, *files]):
+            path = Path(parent, name)
+            if os.path.islink(path):
+                yield path, "a link, which is not followed"
+            elif name in files and name.endswith(".jsonl"):
+                yield path, ""
+    for error in closed:
+        yield Path(error.filename), "a folder that cannot be read"

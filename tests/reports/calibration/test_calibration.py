@@ -7,12 +7,12 @@ import subprocess
 import sys
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import binom
 
@@ -32,8 +32,8 @@ from reports.calibration.synthetic import (
 from reports.store import stats
 from reports.store.case import find_states
 from reports.trends import changes, lines
-from reports.verdicts import cells, verdict
-from reports.verdicts.sides import Launch, key_of
+from reports.verdicts import verdict
+from reports.verdicts.sides import Launch, find_ratios, key_of
 from tests.reports.calibration.record_launches import record
 from tests.reports.synthetic_run import FAST_NS, SLOW_NS, write_run
 
@@ -73,16 +73,16 @@ def no_stage_but_the_first(monkeypatch):
 
 
 def same_wherever_no_difference_was_found(monkeypatch):
-    def with_wide_same(*arguments: Any, **options: Any) -> verdict.Evidence:
+    def with_wide_same(*arguments: Any, **options: Any) -> pd.DataFrame:
         judged = evidence(*arguments, **options)
-        return replace(judged, is_same=(judged.low < 0) & (judged.high > 0))
+        return judged.assign(is_same=(judged.low < 0) & (judged.high > 0))
 
     monkeypatch.setattr(verdict, "evidence", with_wide_same)
 
 
 def no_word_of_what_could_hide(monkeypatch):
-    monkeypatch.setattr(verdict, "left_open", lambda shown, verdicts, alpha, *_: verdict.detectable(
-        shown.standard_error / 2, shown.pairs, alpha))
+    monkeypatch.setattr(verdict, "left_open", lambda judged, *_: verdict.detectable(
+        judged.standard_error / 2, judged.pairs, judged.alpha))
 
 
 def any_break_that_looks_good(monkeypatch):
@@ -260,7 +260,7 @@ def test_synthetic_launches_are_compared_like_real_launches(launches):
     expected = log_ratios(paired)[0]
 
     pairs = list(zip(real[::2], real[1::2], strict=True))
-    ratios = cells.find_stage(pairs, [key_of(case) for case in real[0].result.run.cases], ()).log_ratios
+    ratios, _ = find_ratios(pairs, [key_of(case) for case in real[0].result.run.cases], ())
     np.testing.assert_allclose(expected, ratios, atol=1e-5)
     assert np.isfinite(ratios).sum() > 12
 

@@ -4,13 +4,13 @@ error rates."""
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import nct, wilcoxon
 from scipy.stats import t as student_t
 
 from reports.verdicts.verdict import (
     LOOKS,
-    Evidence,
     detectable,
     evidence,
     growing,
@@ -79,8 +79,7 @@ def test_reversed_ratios_give_mirrored_evidence():
 def test_a_missing_pair_has_no_effect_at_any_position():
     values = np.random.default_rng(5).normal(0.01, 0.02, (1, 9))
     with_gaps = np.insert(values, [0, 4, 4, 9], np.nan, axis=1)
-    for mine, theirs in zip(vars(evidence(with_gaps)).values(), vars(evidence(values)).values(), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+    pd.testing.assert_frame_equal(evidence(with_gaps), evidence(values))
 
 
 def test_fewer_than_six_pairs_give_only_an_estimate():
@@ -214,6 +213,5 @@ def test_the_pairs_needed_would_settle_the_cell():
 
 
 def test_no_number_of_pairs_settles_a_cell_on_the_margin():
-    found = Evidence(np.array([10]), np.log1p([0.01]), np.zeros(1), np.array([0.02]), np.ones(1), np.ones(1),
-                     np.zeros(1, bool))
+    found = pd.DataFrame({"pairs": [10], "estimate": np.log1p([0.01]), "standard_error": 0.01})
     assert np.isinf(pairs_needed(found, 0.025)).all()

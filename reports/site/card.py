@@ -16,8 +16,7 @@ from typing import Any
 
 from reports.imports.imported import Imported, read_imported
 from reports.site import words
-from reports.store import exposed
-from reports.store.case import find_states
+from reports.store.case import FUSED_BENCHMARKS, find_states
 from reports.store.result import ResultError, is_imported, read
 from reports.store.schema import Result
 from reports.store.writing import write_named
@@ -110,7 +109,7 @@ def _answer(result: Result) -> Card:
         title = steps.title(next(iter(groups[0].values())).case).partition(";")[0]
         verdicts = [line for group in groups for line in steps.verdict(result, group)]
         return Card(verdicts, f"ms a step, {title}", bars=_bars(groups[0].values(), 1e3))
-    if result.run.benchmark in exposed.BENCHMARKS:
+    if result.run.benchmark in FUSED_BENCHMARKS:
         shapes = [(cases[0], forms) for cases, forms in exposed_table.groups(result) if forms]
         return Card([exposed_table.verdict(case, forms) for case, forms in shapes],
                     "us of the first shape", bars=_bars(shapes[0][1].values(), 1) if shapes else {})

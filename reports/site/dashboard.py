@@ -24,8 +24,7 @@ from reports.site.page import Page, Site, render
 from reports.site.run_page import run_page
 from reports.site.store import MARKER, Store, find
 from reports.store import foreign
-from reports.store.result import ResultError, read_once
-from reports.store.workers import end_with_parent
+from reports.store.result import ResultError, end_with_parent, read_once
 from reports.store.writing import write_whole
 
 MOST_LAUNCHES = 8  # behind a run's fit, the newest

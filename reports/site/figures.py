@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from reports.site.page import Row, Section
 from reports.site.svg import Picture, draw_picture
-from reports.store.samples import SamplesGone, read_samples
+from reports.store.result import SamplesGone, read_samples
 from reports.store.schema import Case, Result
 from reports.tables import plot
 from reports.tables.figure import Line, figure, lines_of, round_ticks

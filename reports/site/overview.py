@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from reports.site import words
 from reports.site.page import Page, Row, Section
 from reports.site.store import Store
-from reports.store.order import places
+from reports.store.result import places
 from reports.store.schema import Result
 from reports.tables.sentences import size_text, some
 from reports.verdicts.sides import key_of

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reports.store.manifest import BESIDE_A_RUN, MANIFEST, WORKTREES
-from reports.store.order import places
-from reports.store.result import ImportedRunError, ResultError, read
+from reports.store.result import ImportedRunError, ResultError, places, read
 from reports.store.schema import Result
 
 MARKER = ".wiretax-site"  # the file in a folder of pages that lists their names

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from reports.store.order import time_of
+from reports.store.result import time_of
 from reports.store.schema import Result, Run
 
 MOST_LISTED = 8  # commands, versions or machines in the footer

@@ -1,10 +1,6 @@
-"""Reads the manifest of a campaign: its plan, its launches, and the end of each.
-
-`campaign.jsonl` is in the campaign's folder, beside a folder of run files for each variant. It
-starts with the `campaign` line, gets a `launch` line after each launch and a `stage` line before
-each stage that judges, and finishes with `end`. Lines are only added: a launch that no longer
-counts gets a second line, with status `orphaned`.
-"""
+"""Reads `campaign.jsonl` in a campaign's folder, beside a folder of run files for each variant: the
+`campaign` line, a `stage` line before each stage that judges, a `launch` line after each launch,
+and the `end`. Lines are only added: a launch that no longer counts gets another, `orphaned`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +19,7 @@ REPORTS = {"", ".png", ".svg", ".html", ".md", ".xml", ".csv"}  # output of repo
 
 
 class Variant(msgspec.Struct, kw_only=True):
-    """The command of a variant. Possible secrets are removed from `argv` and `environment`, so they
-    are for reading only."""
+    """The command of a variant, for reading only: possible secrets are removed."""
 
     name: str
     argv: list[str]
@@ -33,8 +28,7 @@ class Variant(msgspec.Struct, kw_only=True):
 
 
 class Campaign(msgspec.Struct, kw_only=True, tag="campaign", tag_field="kind"):
-    """The head. The first variant is the baseline; `margin` is a fraction, 0.01 for 1 %. `plan` is
-    a hash of the command line."""
+    """The head. The first variant is the baseline; `plan` is a hash of the command line."""
 
     schema: int = SCHEMA
     campaign_id: str
@@ -50,8 +44,8 @@ class Campaign(msgspec.Struct, kw_only=True, tag="campaign", tag_field="kind"):
 
 
 class Launch(msgspec.Struct, kw_only=True, tag="launch", tag_field="kind"):
-    """One launch. Launches with the same `stage` and `pair` ran one after the other. `run` is the
-    run's file, relative to the campaign's folder; None if the launch left no file."""
+    """One launch; those of a `pair` ran in succession. `run` is its file in the campaign's
+    folder."""
 
     stage: Literal["pilot", "first", "fresh"]
     pair: int
@@ -66,8 +60,7 @@ class Launch(msgspec.Struct, kw_only=True, tag="launch", tag_field="kind"):
 
 
 class Stage(msgspec.Struct, kw_only=True, tag="stage", tag_field="kind"):
-    """A stage that starts now: its sizes in bytes (all if empty), the smallest effect that it
-    should detect (a fraction, None if unknown), and the longest expected time."""
+    """A stage that starts now: its sizes (all if empty), and the effect that it should detect."""
 
     stage: Literal["first", "fresh"]
     sizes: list[int] = msgspec.field(default_factory=list)
@@ -76,8 +69,6 @@ class Stage(msgspec.Struct, kw_only=True, tag="stage", tag_field="kind"):
 
 
 class End(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):
-    """The last line; a campaign without it was interrupted and can continue."""
-
     status: str
 
 
@@ -89,7 +80,7 @@ class Manifest:
     campaign: Campaign
     launches: list[Launch] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
-    end: End | None = None
+    end: End | None = None  # without it, the campaign was interrupted and can continue
     foreign: list[Path] = field(default_factory=list)
 
     def add(self, record: msgspec.Struct) -> None:
@@ -104,46 +95,30 @@ class Manifest:
             self.end = record
 
 
-KINDS: dict[str, type[msgspec.Struct]] = {
-    "campaign": Campaign, "launch": Launch, "stage": Stage, "end": End}
-
-
 def read_manifest(folder: Path | str) -> Manifest:
-    """The campaign in `folder`.
-
-    Drops an incomplete last line. Raises ResultError for a file that is no manifest, that is
-    damaged before its last line, that has a newer schema, or that names a missing run file.
-    """
+    """The campaign in `folder`, without an incomplete last line. Raises ResultError for a file that
+    is no manifest, is damaged earlier, has a newer schema or names a missing run file."""
     path = Path(folder) / MANIFEST
-    records = read_lines(path, "manifest", KINDS, SCHEMA)
+    records = read_lines(path, "manifest", (Campaign, Launch, Stage, End), SCHEMA)
     manifest = Manifest(path.parent, of_kind(Campaign, records)[0])
     for record in records:
         if isinstance(record, Launch) and record.run is not None:
-            problem = _problem_with(Path(record.run), record, manifest)
+            problem = None
+            if Path(record.run).is_absolute() or ".." in Path(record.run).parts:
+                problem = "is outside the campaign"
+            elif not (path.parent / record.run).is_file():
+                problem = "is not there"
+            elif record.status == "finished" and any(
+                    other.run == record.run for other in manifest.launches):
+                problem = "belongs to another launch"
             if problem:
                 raise ResultError(f"{path}: the run {record.run} {problem}")
         manifest.add(record)
-    manifest.foreign = _foreign(manifest)
-    return manifest
-
-
-def _problem_with(run: Path, launch: Launch, manifest: Manifest) -> str | None:
-    if run.is_absolute() or ".." in run.parts:
-        return "is outside the campaign"
-    if not (manifest.folder / run).is_file():
-        return "is not there"
-    is_taken = any(other.run == launch.run for other in manifest.launches)
-    return "belongs to another launch" if launch.status == "finished" and is_taken else None
-
-
-def _foreign(manifest: Manifest) -> list[Path]:
     own = {MANIFEST, *(launch.run for launch in manifest.launches)}
-    tops = [top for top in manifest.folder.iterdir() if top.name != WORKTREES]
-    files = [path for top in tops for path in (top, *top.rglob("*")) if path.is_file()]
-    foreign = []
-    for path in sorted(files):
-        inside = path.relative_to(manifest.folder)
+    tops = [top for top in path.parent.iterdir() if top.name != WORKTREES]
+    for file in sorted(file for top in tops for file in (top, *top.rglob("*")) if file.is_file()):
+        inside = file.relative_to(path.parent)
         is_beside_run = any(parent.suffix in BESIDE_A_RUN for parent in inside.parents)
         if inside.as_posix() not in own and inside.suffix not in REPORTS and not is_beside_run:
-            foreign.append(path)
-    return foreign
+            manifest.foreign.append(file)
+    return manifest

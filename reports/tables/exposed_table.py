@@ -10,7 +10,7 @@ from typing import IO, Any
 from rich.table import Table
 from rich.text import Text
 
-from reports.store.exposed import COMPUTE, FUSED, LIBRARY
+from reports.store.case import COMPUTE, FUSED, LIBRARY
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval
 from reports.tables.console import lay_out, plain_table

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from reports.store.exposed import COMPUTE, FUSED, LIBRARY, work_of
+from reports.store.case import COMPUTE, FUSED, LIBRARY, work_of
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, median_interval
 from reports.tables.rows import best

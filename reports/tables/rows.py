@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reports.store.case import LinkStates, beside, find_states, late_us
-from reports.store.exposed import costs_in
+from reports.store.case import LinkStates, beside, costs_in, find_states, late_us
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables.sentences import MARGIN, size_text

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from rich.table import Table
 
-from reports.store.exposed import COMPUTE
+from reports.store.case import COMPUTE
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, median_interval
 from reports.tables.console import lay_out, plain_table

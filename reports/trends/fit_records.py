@@ -123,8 +123,7 @@ def write_fits(path: Path, fits: Sequence[Fit], crossovers: Sequence[Crossover])
 def read_fits(path: Path | str) -> tuple[list[Fit], list[Crossover]]:
     """The fits and crossovers in the file. Raises ResultError, with the file and the line, if it is
     not a file of fits, or of a newer schema."""
-    kinds: dict[str, type[msgspec.Struct]] = {"fits": Fits, "fit": Fit, "crossover": Crossover}
-    records = read_lines(Path(path), "file of fits", kinds, FITS_SCHEMA)
+    records = read_lines(Path(path), "file of fits", (Fits, Fit, Crossover), FITS_SCHEMA)
     return of_kind(Fit, records), of_kind(Crossover, records)
 
 

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from reports.store.exposed import COMPUTE
+from reports.store.case import COMPUTE
 from reports.tables.forms import difference, forms, interval_text, shapes
 from reports.tables.rows import costs_in_longest
 from reports.tables.show import text

@@ -1,7 +1,5 @@
-"""`python -m reports COMMAND` works with stored runs.
-
-Exit status: 0 fine, 2 for a command line or a file that cannot be used, 4 for runs that cannot be
-compared, with one sentence on standard error; `regress` has more."""
+"""`python -m reports COMMAND`. Exit status: 0 fine, 2 for an unusable command line or file, 4 for
+runs that cannot be compared, with one sentence on standard error; `regress` has more."""
 
 import argparse
 import importlib
@@ -39,8 +37,7 @@ COMMANDS = {
     "dashboard": ("site.dashboard", "makes static pages of a folder of runs", "results/ -o site/"),
     "fit": ("trends.fit_command", "fits time = alpha + size / beta to runs, and finds crossovers",
             "results/campaign-1a2b3c4d/main --plot fit.svg"),
-    "selfcheck": ("calibration.selfcheck", "checks the verdicts' error rates by simulation",
-                  "--seed 1"),
+    "selfcheck": ("calibration.selfcheck", "simulates the verdicts' error rates", "--seed 1"),
 }
 
 
@@ -59,7 +56,6 @@ def open_closed_streams() -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command and returns its exit status."""
     argv = sys.argv[1:] if argv is None else argv
     open_closed_streams()
     parser = OneLineParser(

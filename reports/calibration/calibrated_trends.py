@@ -33,8 +33,8 @@ class Launches:
     kind: str = ""
 
     def __str__(self) -> str:
-        kind = f", {self.kind}" if self.kind else ""
-        return f"{self.number} launches, {self.spread * 100:g} %{kind}"
+        words = f"{self.number} launches", f"{self.spread * 100:g} %", self.kind
+        return ", ".join(filter(None, words))
 
     def draw(self, rng: Rng, times_us: Floats) -> Floats:
         """Launches of these times: (n, curves, sizes) gives (n, curves, launches, sizes)."""
@@ -87,8 +87,7 @@ def two_lines(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
     alpha = US_A_BYTE * np.where(jumps, of_jump, of_bend)
     line_us = alpha[:, None] + US_A_BYTE * SIZES
     factor = np.where(jumps, rng.choice([1.3, 1 / 1.3], n), 2.0)
-    is_above = np.arange(len(SIZES)) >= first[:, None]
-    jumped_us = np.where(is_above, factor[:, None], 1.0) * line_us
+    jumped_us = np.where(np.arange(len(SIZES)) < first[:, None], 1.0, factor[:, None]) * line_us
     bent_us = line_us + US_A_BYTE * np.maximum(SIZES - size[:, None], 0)
     times_us = scatter.draw(rng, np.where(jumps[:, None], jumped_us, bent_us)[:, None])[:, 0]
     at = breaks(SIZES, times_us)
@@ -117,11 +116,11 @@ def overtaking(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
 def _crossover_sizes(pair: Floats) -> list[Estimate]:
     """The sizes at which one of two algorithms, (2, launches, sizes), overtakes the other."""
     sizes_bytes = [int(size) for size in SIZES]
-    run_ids = [str(launch) for launch in range(pair.shape[1])]
     fits = [Fit(machine_id="", software_id="", world_size=2, collective="all_reduce", shape=None,
-                datatype="", redop="", mode="", in_place=False, link_rtt_ns=None, run_ids=run_ids,
+                datatype="", redop="", mode="", in_place=False, link_rtt_ns=None,
                 interval="launches", variant="", memory="", library=None, cost="",
-                algorithm=str(number), sizes_bytes=sizes_bytes, times_us=times_us.tolist(),
+                algorithm=str(number), run_ids=[str(launch) for launch in range(len(times_us))],
+                sizes_bytes=sizes_bytes, times_us=times_us.tolist(),
                 regimes=[regime_of(sizes_bytes, times_us, True)])
             for number, times_us in enumerate(pair)]
     return [crossover.size_bytes for crossover in find_crossovers(fits) if crossover.size_bytes]
@@ -165,17 +164,15 @@ class Runs:
         return np.ascontiguousarray(values)
 
 
-def alarms(scatter: Runs, looks: Sequence[int], most: float, share: int, rng: Rng,
-           n: int) -> list[Figure]:
+def alarms(scatter: Runs, looks: Sequence[int], most: float, rng: Rng, n: int) -> list[Figure]:
     """The share of histories without a change with an alarm after one of the `looks`, in runs."""
-    drawn = (scatter.draw(rng) for _ in range(max(n // share, 2)))
+    replications = n // 4 if len(looks) == 1 else max(n // 100, 2)
     called = [any(any(find_steps(values[:, :runs], N_SERIES)) for runs in looks)
-              for values in drawn]
+              for values in (scatter.draw(rng) for _ in range(replications))]
     return [Figure(scatter.name, called, most=most)]
 
 
-def detection(scatter: Runs, every: int, least: float, share: int, rng: Rng,
-              n: int) -> list[Figure]:
+def detect(scatter: Runs, every: int, least: float, share: int, rng: Rng, n: int) -> list[Figure]:
     """A step of 3 standard deviations in every `every`-th series: whether half of these series get
     it, four runs later. A step in one series is looked for eight runs later, then seven; and its
     intervals should cover the truth. Runs 1 / `share` of the replications."""
@@ -215,16 +212,16 @@ CLAIMS: dict[str, list[Simulation]] = {
         Launches(5, 0.03), Launches(10, 0.015, "heavy"), Launches(20, 0.005, "common"))],
     "A fit to one launch": [one_launch],
     "A history where nothing changed: any alarm": [
-        partial(alarms, scatter, [RUNS], 0.05, 4) for scatter in (
+        partial(alarms, scatter, [RUNS], 0.05) for scatter in (
             *NORMAL, *HEAVY, *SHARED, SERIES_OUTLIERS,
             Runs("rho 0.4, runs go astray", (0.4, 0.4), outliers="runs"),
             Runs("rho from 0 to 0.4", (0.0, 0.4)))],
     "The same, looked at after every run": [
-        partial(alarms, NORMAL[1], range(MIN_RUNS, RUNS + 1), 1.0, 100)],
+        partial(alarms, NORMAL[1], range(MIN_RUNS, RUNS + 1), 1.0)],
     "A step of 3 spreads in one of 84 series, within eight runs": [
-        partial(detection, scatter, N_SERIES, least, share) for scatter, least, share in (
+        partial(detect, scatter, N_SERIES, least, share) for scatter, least, share in (
             (NORMAL[0], 0.90, 8), (NORMAL[1], 0.90, 8), (NORMAL[2], 0.90, 4), (HEAVY[1], 0.90, 4),
             (SHARED[1], 0.0, 8))],
     "The same in a third of the series, within four runs": [
-        partial(detection, scatter, 3, 0.90, 8) for scatter in (NORMAL[0], NORMAL[2], *SHARED)],
+        partial(detect, scatter, 3, 0.90, 8) for scatter in (NORMAL[0], NORMAL[2], *SHARED)],
 }

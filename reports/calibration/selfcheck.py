@@ -9,17 +9,14 @@ from functools import partial
 from itertools import chain, count
 
 import numpy as np
-from numpy.typing import NDArray
 
 from reports.calibration import calibrated_trends, synthetic
 from reports.calibration.synthetic import ROUNDS, Figure, Rng, Scenario, Simulation, blocks
 from reports.store import stats
 from reports.store.result import ResultError, end_with_parent
 from reports.verdicts import verdict
-from reports.verdicts.verdict import AMBIGUOUS, FASTER, LOOKS, MARGIN, SAME, SLOWER
 
-REPLICATIONS = 4000
-BATCH = 100  # tables that are simulated at once
+REPLICATIONS, BATCH = 4000, 100  # of tables, and how many of them are simulated at once
 CELLS, JUDGED_CASES = 84, 12  # of a campaign, and of a launch
 FIRST, FRESH, GROWN = 10, 25, 40  # pairs
 EFFECT = 0.03
@@ -34,7 +31,7 @@ NULLS = [Scenario("spread 0.5 %", spread=0.005), PLAIN, Scenario("spread 3 %", s
 
 
 def tables(design: str, scenario: Scenario, rng: Rng, n: int,
-           effect: float = 0.0) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
+           effect: float = 0.0) -> tuple[verdict.Words, verdict.Floats]:
     """The verdicts of `n` tables, (n, cells), and the effect that the first cell could detect."""
     launches = synthetic.launches_of(scenario, rng)
     pairs = GROWN if design == GROWING else FIRST + FRESH
@@ -44,9 +41,8 @@ def tables(design: str, scenario: Scenario, rng: Rng, n: int,
         medians = synthetic.campaigns(scenario, launches, rng, size, CELLS, pairs)
         medians[1, :, 0] += np.log1p(effect)
         if design == GROWING:
-            looks = [round(share * GROWN) for share in LOOKS]
-            judgements += [verdict.growing(ratios, looks)
-                           for ratios in synthetic.log_ratios(medians)]
+            looks = [round(share * GROWN) for share in verdict.LOOKS]
+            judgements += [verdict.growing(table, looks) for table in synthetic.log_ratios(medians)]
         else:
             stages = medians[:, :, :, :FIRST], medians[:, :, :, FIRST:]
             judgements += map(verdict.two_stages, *map(synthetic.log_ratios, stages))
@@ -57,7 +53,7 @@ def tables(design: str, scenario: Scenario, rng: Rng, n: int,
 def false_alarms(design: str, scenario: Scenario, rng: Rng, n: int) -> list[Figure]:
     """The shares of tables and of cells with FASTER or SLOWER if nothing differs."""
     verdicts, _ = tables(design, scenario, rng, n)
-    called = np.isin(verdicts, (SLOWER, FASTER))
+    called = np.isin(verdicts, (verdict.SLOWER, verdict.FASTER))
     return [Figure(f"{scenario.name}: tables", np.any(called, axis=1), most=0.05),
             Figure(f"{scenario.name}: cells", np.mean(called, axis=1), most=0.005)]
 
@@ -65,18 +61,18 @@ def false_alarms(design: str, scenario: Scenario, rng: Rng, n: int) -> list[Figu
 def power(design: str, spread: float, least: float, rng: Rng, n: int) -> list[Figure]:
     """The verdicts on a cell that is 3 % slower: SLOWER, or 3 % are said to be undetectable."""
     verdicts, detectable = tables(design, Scenario("", spread=spread), rng, n, EFFECT)
-    first, is_slower = verdicts[:, 0], verdicts[:, 0] == SLOWER
-    is_open = (first == AMBIGUOUS) & (detectable >= EFFECT)
+    first, is_slower = verdicts[:, 0], verdicts[:, 0] == verdict.SLOWER
+    is_open = (first == verdict.AMBIGUOUS) & (detectable >= EFFECT)
     name = f"spread {spread * 100:g} %"
     return [Figure(f"{name}: SLOWER", is_slower, least),
             Figure(f"{name}: SLOWER, or MDE >= 3 %", is_slower | is_open, 0.90),
-            Figure(f"{name}: SAME", first == SAME, most=0.05)]
+            Figure(f"{name}: SAME", first == verdict.SAME, most=0.05)]
 
 
 def sameness(rng: Rng, n: int) -> list[Figure]:
     """The share of cells with SAME if nothing differs."""
     verdicts, _ = tables(GROWING, Scenario("", spread=0.01), rng, n)
-    return [Figure("spread 1 %: SAME", np.mean(verdicts == SAME, axis=1), 0.90)]
+    return [Figure("spread 1 %: SAME", np.mean(verdicts == verdict.SAME, axis=1), 0.90)]
 
 
 def campaign_coverage(scenario: Scenario, pairs: int, rng: Rng, n: int) -> list[Figure]:
@@ -91,8 +87,7 @@ def campaign_coverage(scenario: Scenario, pairs: int, rng: Rng, n: int) -> list[
 def launch_coverage(scenario: Scenario, cases: int, stops: bool, rng: Rng, n: int) -> list[Figure]:
     """How often the interval of a launch's case covers the launch's own median. With `stops` a case
     ends as soon as it is precise. Launches of few cases have no limits and fewer replications."""
-    shares = list[float]()
-    rounds = 60 if stops else ROUNDS
+    shares, rounds = list[float](), 60 if stops else ROUNDS
     for _ in range(n if cases == CELLS else n // 4):
         logs = scenario.spread * blocks(rng, (cases, rounds), scenario.rho).astype(float)
         link = synthetic.link_sequences(rng, 1, rounds, scenario.states)[0]
@@ -110,8 +105,7 @@ def launch_coverage(scenario: Scenario, cases: int, stops: bool, rng: Rng, n: in
 
 def one_launch_alarms(spread: float, rng: Rng, n: int) -> list[Figure]:
     """The share of cells that differ between two launches by intervals over their blocks."""
-    shares = list[float]()
-    shape = (n, 2, JUDGED_CASES, ROUNDS)
+    shares, shape = list[float](), (n, 2, JUDGED_CASES, ROUNDS)
     within = spread * blocks(rng, shape, PLAIN.rho).astype(float)
     own = synthetic.between_launches(within, spread) * rng.standard_normal((*shape[:3], 1))
     for baseline, variant in np.exp(within + own):
@@ -119,7 +113,7 @@ def one_launch_alarms(spread: float, rng: Rng, n: int) -> list[Figure]:
         for ratios in variant / baseline:
             ratio, low, high = stats.median_interval(ratios, rho=rho)
             covers = (low or 0) <= 1 <= (high or np.inf)
-            called.append(abs(np.log(ratio)) > np.log1p(MARGIN) and not covers)
+            called.append(abs(np.log(ratio)) > np.log1p(verdict.MARGIN) and not covers)
         shares.append(float(np.mean(called)))
     return [Figure(f"spread {spread * 100:g} %: cells called", shares)]
 

@@ -103,10 +103,8 @@ def campaigns(scenario: Scenario, launches: tuple[Floats, float], rng: Rng, tabl
     if sequences > 1:
         other = rng.integers(1, sequences, size=sequence[0].shape)
         sequence[1] = (sequence[0] + other) % sequences
-    if scenario.recorded:
-        member = np.resize(np.arange(members), (cells, 1))
-    else:
-        member = rng.integers(members, size=(2, tables, cells, pairs))
+    member = (np.resize(np.arange(members), (cells, 1)) if scenario.recorded
+              else rng.integers(members, size=(2, tables, cells, pairs)))
     drawn = rng.integers(2, size=(tables, -(-pairs // 2)))
     variant_first = np.stack([drawn, 1 - drawn], axis=-1).reshape(tables, -1)[:, :pairs]
     place = 2 * np.arange(pairs) + np.stack([variant_first, 1 - variant_first])

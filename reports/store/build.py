@@ -194,9 +194,8 @@ def _bound_terms(case: Case, run: Run,
 
 
 def _set_exposed(cases: Sequence[Case], costs_us: dict[int, dict[int, float]]) -> None:
-    """Fills in `compute_us` and `exposed_us`: the extra time of a form over its compute alone,
-    round by round, because blocks of one round are close in time. It is negative by chance, or if
-    the compute alone leaves its result where the reader gets it slowly."""
+    """Fills in `compute_us` and `exposed_us`, the extra time of a form over its compute alone by
+    round: negative by chance, or if the reader gets the result of the compute alone slowly."""
     alone = {facts.work_of(case): case for case in cases
              if case.algorithm == facts.COMPUTE and case.status == "ok"}
     for case in cases:

@@ -11,11 +11,9 @@ import numpy as np
 from reports.store.schema import Block, Case, FirstWrong, LinkBlock
 from reports.store.stats import link_states
 
-CASE_KEY = (
-    "collective", "shape", "size_bytes", "datatype", "redop", "mode", "variant", "memory",
-    "in_place", "algorithm", "library")
-FUSED_BENCHMARKS = (
-    "allreduce_rmsnorm", "gemv_allreduce", "gemm_reduce_scatter", "allgather_gemm")
+CASE_KEY = ("collective", "shape", "size_bytes", "datatype", "redop", "mode", "variant", "memory",
+            "in_place", "algorithm", "library")
+FUSED_BENCHMARKS = ("allreduce_rmsnorm", "gemv_allreduce", "gemm_reduce_scatter", "allgather_gemm")
 TOGETHER = (*FUSED_BENCHMARKS, "decode", "prefill")  # these also compute, and have no bandwidth
 COMPUTE, FUSED, LIBRARY = "compute", "fused", "then_library"
 BETWEEN_RANKS = ("copy_in", "push", "peer_read")  # terms of a bound
@@ -29,13 +27,9 @@ BUS_FACTORS: dict[str, Callable[[int], float]] = {
 
 @dataclass
 class LinkStates:
-    """The link during a run: the state of each block, None if it is mixed; the median round trip of
-    each state, fastest first, empty without probes; and the state with most blocks. If the link
-    never settled, `longest` and every state are None, and every block counts."""
-
-    of_block: list[int | None]
-    rtt_ns: list[float]
-    longest: int | None
+    of_block: list[int | None]  # the state of the link in each block, None if it is mixed
+    rtt_ns: list[float]  # the median round trip of each state, fastest first; empty without probes
+    longest: int | None  # the state with most blocks; None if the link never settled: all count
 
     def share(self, state: int) -> float:
         """The share of all blocks, mixed ones included, that were in this state."""
@@ -54,7 +48,7 @@ def find_states(blocks: Sequence[Block], least_share: float = 1 / 3) -> LinkStat
     never settled if no state has `least_share` of the blocks, as if ranks share cores."""
     trips_ns = [round_trip_ns(block) for block in blocks]
     probed = [trip for trip in trips_ns if trip]
-    labels = iter(link_states(np.log(probed)).tolist())
+    labels = iter(link_states(np.log(probed)).tolist() if probed else [])
     # A block without probes (one rank has no peer) belongs to the only state.
     of_block = [None if trip is None else next(labels) if trip else 0 for trip in trips_ns]
     if not probed:

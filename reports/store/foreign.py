@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MOST_BYTES = 200_000_000  # a run stays below 50 MB, a log with NCCL's debug output below 100 MB
-# Control characters of ASCII and Latin-1, line separators, and marks that turn the direction of
-# writing.
+# Control characters, line separators, and marks that turn the direction of writing.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
                          "\ud800-\udfff\ufeff]")
 

@@ -1,6 +1,5 @@
-"""Reads `campaign.jsonl` in a campaign's folder, beside a folder of run files for each variant: the
-`campaign` line, a `stage` line before each stage that judges, a `launch` line after each launch,
-and the `end`. Lines are only added: a launch that no longer counts gets another, `orphaned`."""
+"""Reads `campaign.jsonl` in a campaign's folder, which bench.campaign writes. Lines are only added:
+a launch that no longer counts gets another line, with status `orphaned`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +9,8 @@ import msgspec
 
 from reports.store.result import ResultError, of_kind, read_lines
 
-MANIFEST = "campaign.jsonl"
 SCHEMA = 1
-CONTROL = "control"
-WORKTREES = "worktrees"
+MANIFEST, CONTROL, WORKTREES = "campaign.jsonl", "control", "worktrees"
 BESIDE_A_RUN = {".samples", ".flight"}
 REPORTS = {"", ".png", ".svg", ".html", ".md", ".xml", ".csv"}  # output of reports on a campaign
 
@@ -28,43 +25,36 @@ class Variant(msgspec.Struct, kw_only=True):
 
 
 class Campaign(msgspec.Struct, kw_only=True, tag="campaign", tag_field="kind"):
-    """The head. The first variant is the baseline; `plan` is a hash of the command line."""
-
     schema: int = SCHEMA
     campaign_id: str
-    plan: str
+    plan: str  # a hash of the command line
     version: str
     seed: int
     design: Literal["two-stage", "grow"]
     pairs: Annotated[int, msgspec.Meta(ge=1)]
     fresh: int
-    margin: Annotated[float, msgspec.Meta(gt=0, lt=1)]
+    margin: Annotated[float, msgspec.Meta(gt=0, lt=1)]  # 0.01 is 1 %
     control: bool
-    variants: Annotated[list[Variant], msgspec.Meta(min_length=1)]
+    variants: Annotated[list[Variant], msgspec.Meta(min_length=1)]  # the first is the baseline
 
 
 class Launch(msgspec.Struct, kw_only=True, tag="launch", tag_field="kind"):
-    """One launch; those of a `pair` ran in succession. `run` is its file in the campaign's
-    folder."""
-
     stage: Literal["pilot", "first", "fresh"]
-    pair: int
+    pair: int  # of launches that ran one after the other
     place: int
     variant: str
     attempt: int
     status: Literal["finished", "died", "orphaned"]
     exit: int | None = None
     elapsed_s: float
-    run: str | None = None
+    run: str | None = None  # the run's file, relative to the campaign's folder, if there is one
     reason: str | None = None
 
 
 class Stage(msgspec.Struct, kw_only=True, tag="stage", tag_field="kind"):
-    """A stage that starts now: its sizes (all if empty), and the effect that it should detect."""
-
     stage: Literal["first", "fresh"]
-    sizes: list[int] = msgspec.field(default_factory=list)
-    visible_effect: float | None = None
+    sizes: list[int] = msgspec.field(default_factory=list)  # in bytes; all if empty
+    visible_effect: float | None = None  # the smallest fraction that it should detect
     expected_s: float | None = None
 
 
@@ -74,14 +64,12 @@ class End(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):
 
 @dataclass
 class Manifest:
-    """A campaign in memory. `foreign` are the files in its folder that it did not write."""
-
     folder: Path
     campaign: Campaign
     launches: list[Launch] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
     end: End | None = None  # without it, the campaign was interrupted and can continue
-    foreign: list[Path] = field(default_factory=list)
+    foreign: list[Path] = field(default_factory=list)  # files that the campaign did not write
 
     def add(self, record: msgspec.Struct) -> None:
         """Adds the next line; an orphaned launch replaces its earlier line."""

@@ -5,7 +5,6 @@ import ctypes
 import os
 import re
 import signal
-import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from reports.store import foreign
 from reports.store.build import build_cases
 from reports.store.case import BUS_FACTORS, CASE_KEY, TOGETHER
-from reports.store.schema import KINDS, SCHEMA, Block, Case, End, Flight, LinkBlock, Result, Run
+from reports.store.schema import SCHEMA, Block, Case, End, Flight, LinkBlock, Result, Run
 
 HEAD_BYTES = 16384  # of a run's file: `after` is near the beginning
 PAGE_BYTES, COUNTERS_OFFSET = 4096, 2048  # of a flight record
@@ -88,7 +87,7 @@ def read(path: Path | str) -> Result:
     if is_imported(path):
         raise ImportedRunError(
             f"{path} was imported from a log: `reports show` shows it, nothing judges it")
-    lines = read_lines(path, "run file", KINDS, SCHEMA)
+    lines = read_lines(path, "run file", (Run, Block, LinkBlock, Case, End), SCHEMA)
     [run], cases, ends = of_kind(Run, lines), of_kind(Case, lines), of_kind(End, lines)
     result = Result(path, run, cases, of_kind(Block, lines), of_kind(LinkBlock, lines),
                     ends[-1] if ends else None, read_flight(path.with_suffix(".flight")))
@@ -114,17 +113,16 @@ def is_imported(path: Path | str) -> bool:
     """Whether the first line of the file is the head of a run imported from a log."""
     try:
         with foreign.open_file(Path(path)) as file:
-            head = msgspec.json.decode(file.readline(50_000_000))
+            head = msgspec.json.decode(file.readline(50_000_000), type=dict)
     except (OSError, *NOT_JSON):
         return False
-    return isinstance(head, dict) and head.get("kind") == "run" and "imported_from" in head
+    return head.get("kind") == "run" and "imported_from" in head
 
 
 def read_lines(path: Path, file_type: str, kinds: Sequence[type[msgspec.Struct]],
                schema: int) -> list[msgspec.Struct]:
-    """The records of `kinds`, the kind of the head first, in a file of JSON lines. Skips lines of
-    other kinds and an incomplete last line. Raises ResultError, with the file and the line, for
-    anything else that does not fit `schema`; `file_type` names the expected file in the message."""
+    """The records of `kinds`, the head's first, without lines of other kinds and an incomplete last
+    line. Raises ResultError for a line that does not fit `schema`; `file_type` names the file."""
     records: list[msgspec.Struct] = []
     lines = content_of(path).split(b"\n")
     by_tag = {kind.__struct_config__.tag: kind for kind in kinds}
@@ -158,7 +156,6 @@ def read_lines(path: Path, file_type: str, kinds: Sequence[type[msgspec.Struct]]
 
 
 def of_kind(kind: type[Kind], records: Sequence[msgspec.Struct]) -> list[Kind]:
-    """The records of one kind."""
     return [record for record in records if isinstance(record, kind)]
 
 
@@ -171,14 +168,12 @@ def read_flight(folder: Path) -> Flight | None:
     for path in sorted(folder.iterdir()):
         try:
             content = foreign.read_bytes(path, follow=False, most_bytes=PAGE_BYTES)
-            page = foreign.printable_in(msgspec.json.decode(content.split(b"\0", 1)[0]))
+            page = foreign.printable_in(msgspec.json.decode(content.split(b"\0", 1)[0], type=dict))
         except (OSError, *NOT_JSON):
-            continue
-        if not isinstance(page, dict) or not page:
             continue
         names = page.pop("counters", None)
         if isinstance(names, list) and len(content) >= COUNTERS_OFFSET + 8 * len(names):
-            counters = struct.unpack_from(f"<{len(names)}Q", content, COUNTERS_OFFSET)
+            counters = np.frombuffer(content, "<u8", len(names), COUNTERS_OFFSET).tolist()
             page["counters"] = dict(zip(map(str, names), counters, strict=True))
         if path.name == "ended":
             flight.ended = page

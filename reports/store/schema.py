@@ -1,5 +1,5 @@
 """The records of a run file, one a line: the `run`, a `block` or `link_block` after each
-measurement, then each `case` and the `end`. docs/results.md describes every field. Times are in
+measurement, then each `case` and the `end`. docs/results.md describes the fields. Times are in
 microseconds, flag round trips in nanoseconds, sizes in bytes, bandwidths in 1e9 bytes/s."""
 
 from dataclasses import dataclass, field
@@ -39,11 +39,10 @@ class CaseFields(msgspec.Struct, kw_only=True):
 
 class CaseHeader(CaseFields, kw_only=True):
     """A planned case; its index in `Run.cases` is its number. A stage of `bound_parts` is [bytes
-    copied into peer memory or, if "pushes", across the link, bytes read from it] in one pass.
-    `blocks` is the number of thread blocks of our launch; 1 on a CPU."""
+    copied into peer memory or, if "pushes", across the link, bytes read from it] in one pass."""
 
     bound_parts: dict[str, Any] | None = None
-    blocks: int | None = None
+    blocks: int | None = None  # thread blocks of our launch; 1 on a CPU
 
 
 class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
@@ -79,9 +78,7 @@ class FirstWrong(msgspec.Struct, kw_only=True):
 
 
 class Block(msgspec.Struct, kw_only=True, tag="block", tag_field="kind"):
-    """One block of one case: medians over its `n` iterations; for a chain over its chains, per
-    call. `matmul_gflop_s` is the speed of the matmul beside the case, as the mean over ranks;
-    `matmul_alone_gflop_s` its speed beside an idle wait of the same length."""
+    """One block of one case: medians over its `n` iterations; for a chain over chains, per call."""
 
     case: int
     block: int
@@ -99,8 +96,8 @@ class Block(msgspec.Struct, kw_only=True, tag="block", tag_field="kind"):
     measure_s: float | None = None
     chosen: str | None = None
     gpus: list[dict[str, Any]] | None = None
-    matmul_gflop_s: float | None = None
-    matmul_alone_gflop_s: float | None = None
+    matmul_gflop_s: float | None = None  # of a matmul beside the case, as the mean over ranks
+    matmul_alone_gflop_s: float | None = None  # beside an idle wait of the same length
 
     @property
     def cost_us(self) -> float:
@@ -109,15 +106,14 @@ class Block(msgspec.Struct, kw_only=True, tag="block", tag_field="kind"):
 
 
 class LinkBlock(msgspec.Struct, kw_only=True, tag="link_block", tag_field="kind"):
-    """The machine's parts at one size, all ranks at once: times to copy into a slab, on GPUs also
-    into the next rank's, to read what a peer has just written, and to copy through memory."""
+    """The machine's parts at one size, all ranks at once: times to copy or read `size_bytes`."""
 
     size_bytes: Count
     round: int
-    copy_in_us: float | None = None
-    push_us: float | None = None
-    peer_read_us: float | None = None
-    memory_us: float | None = None
+    copy_in_us: float | None = None  # into a slab
+    push_us: float | None = None  # into the next rank's slab, on GPUs
+    peer_read_us: float | None = None  # of bytes that a peer has just written
+    memory_us: float | None = None  # through the memory system
     link_rtt_ns: tuple[float, float] | None = None
 
 
@@ -195,10 +191,8 @@ class End(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):
 
 @dataclass
 class Flight:
-    """The last record of each rank of a run that was cut off, and the first rank that ended."""
-
-    ranks: dict[int, dict[str, Any]]
-    ended: dict[str, Any] | None
+    ranks: dict[int, dict[str, Any]]  # the last record of each rank of a run that was cut off
+    ended: dict[str, Any] | None  # the first rank that ended
 
 
 # Types of the parts that the records leave open, as reports rely on them; a file may contain more.
@@ -231,19 +225,16 @@ class OpenParts(msgspec.Struct):
 
 @dataclass
 class Result:
-    """A run in memory; `end` is None if the run was cut off."""
-
     path: Path
     run: Run
     cases: list[Case]
     blocks: list[Block] = field(default_factory=list)
     link_blocks: list[LinkBlock] = field(default_factory=list)
-    end: End | None = None
+    end: End | None = None  # None if the run was cut off
     flight: Flight | None = None
 
     @property
     def complete(self) -> bool:
-        """Whether the run reached its planned end."""
         return self.end is not None and self.end.status == "complete"
 
     def check_open_parts(self) -> None:
@@ -251,6 +242,3 @@ class Result:
         overhead_us = self.run.link.get("overhead_us", 0)
         msgspec.convert((self.run.world, overhead_us), tuple[World, NotNegative])
         msgspec.convert((*self.run.cases, *self.cases), list[OpenParts], from_attributes=True)
-
-
-KINDS = (Run, Block, LinkBlock, Case, End)

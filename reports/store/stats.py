@@ -1,6 +1,5 @@
-"""The statistics of a run: intervals of medians, the states of a link, warm-up, and precision.
-Times of a collective are skewed and multimodal, so no function assumes a distribution: medians
-replace means, and order statistics replace standard errors."""
+"""Statistics of a run. Times of a collective are skewed and multimodal, so no function assumes a
+distribution: medians replace means, and order statistics replace standard errors."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -12,8 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Interval = tuple[float, float | None, float | None]
 
-MIN_PRECISE_BLOCKS = 10
-MIN_INTERVAL_VALUES = 6
+MIN_INTERVAL_VALUES, MIN_PRECISE_BLOCKS = 6, 10
 RHOS = np.array([0.0, 0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.95])
 STATE_RATIO = 1.5
 
@@ -25,10 +23,10 @@ def median_interval(values: ArrayLike, confidence: float = 0.95, rho: float = 0.
     The bounds are the order statistics x_(j) and x_(n-j+1), for any distribution (Le Boudec,
     "Performance Evaluation of Computer and Communication Systems", theorem 2.1), interpolated to
     meet `confidence` (Hettmansperger and Sheather, Statistics and Probability Letters 4, 1986). The
-    number of correlated values below their median is modelled as beta-binomial, with the variance
-    of the signs of an AR(1): their correlation at lag k is 2/pi arcsin(rho^k) (Van Vleck and
-    Middleton, Proc. IEEE 54, 1966). Values that weigh less than six independent ones have Student's
-    bounds, in logarithms."""
+    number of values below their median is modelled as beta-binomial, with the variance of the signs
+    of an AR(1): their correlation at lag k is 2/pi arcsin(rho^k) (Van Vleck and Middleton, Proc.
+    IEEE 54, 1966). Values that weigh less than six independent ones get Student's bounds of
+    logs."""
     ordered = np.sort(np.asarray(values, dtype=float))
     n = len(ordered)
     if n == 0:
@@ -101,10 +99,9 @@ def _clipped(logs: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def autocorrelation(series: Sequence[ArrayLike]) -> float:
-    """Correlation of neighbouring values, from 0 to 0.95, as in an AR(1). `series` are arrays of
-    shape (n,), above 0, in order of time. The estimate pools them, because a dozen values are too
-    few. The mean of a short series hides correlation (Kendall, Biometrika 41, 1954), so the pooled
-    estimate is compared with estimates from simulated series of the same lengths."""
+    """Correlation of neighbouring values, from 0 to 0.95, as in an AR(1), pooled over `series`,
+    (n,), above 0, in order of time. A short series hides correlation (Kendall, Biometrika 41,
+    1954), so the estimate is compared with those from simulated series of the same lengths."""
     by_length: dict[int, list[NDArray[np.float64]]] = {}
     for values in series:
         logs = np.log(np.asarray(values, dtype=float))
@@ -143,11 +140,9 @@ def ar1(noise: NDArray[Any], rho: ArrayLike) -> NDArray[Any]:
 
 def link_states(log_rtt: ArrayLike) -> NDArray[np.int64]:
     """The state of the link for each logarithm of a flag round trip, shape (n,); 0 is the fastest.
-    A state is a peak of the values' density (a Gaussian kernel, Silverman 1986) that is 1.5x away
-    from every higher peak, and separated from it by a valley of less than half its own height."""
+    A state is a peak of the density (a Gaussian kernel, Silverman 1986) that is 1.5x away from
+    every higher peak, and separated from it by a valley of less than half its own height."""
     values = np.asarray(log_rtt, dtype=float)
-    if not len(values):
-        return np.zeros(0, dtype=np.int64)
     width = np.log(STATE_RATIO) / 3
     step = width / 8
     grid = np.arange(values.min() - 4 * width, values.max() + 4 * width, step)
@@ -166,10 +161,10 @@ def link_states(log_rtt: ArrayLike) -> NDArray[np.int64]:
 
 
 def warmup_length(times: ArrayLike) -> int:
-    """The number of leading iterations of `times` (shape (n,), any unit) that are warm-up, at most
-    half of them. Pettitt's changepoint test (Applied Statistics 28, 1979): U_t compares the ranks
-    before t with the ranks after it, and its largest value K has p = 2 exp(-6 K^2 / (n^3 + n^2)).
-    While p < 0.01 and the part before is slower, that part is dropped and the rest tested again."""
+    """The number of leading iterations of `times`, (n,), that are warm-up, at most half: Pettitt's
+    changepoint test (Applied Statistics 28, 1979) compares the ranks before and after t; its
+    largest U_t, K, has p = 2 exp(-6 K^2 / (n^3 + n^2)). A slower part before a change with p < 0.01
+    goes."""
     values, start = np.asarray(times, dtype=float), 0
     while start < len(values) // 2:
         rest = values[start:]

@@ -34,8 +34,8 @@ def _write_errors(path: Path) -> Iterator[None]:
 
 
 def _target(path: Path) -> Path | None:
-    """The file that `path` names, through a link; otherwise the path as written, because
-    /proc/PID/root leads elsewhere. None for a device or a pipe, which no file can replace."""
+    """The file to write: a link's target, otherwise `path`, whose text names another folder behind
+    /proc/PID/root. None for a device or a pipe, which no file can replace."""
     if path.parent == Path("/dev") or (path.exists() and not path.is_file()):
         return None
     return Path(os.path.realpath(path)) if path.is_symlink() else path
@@ -43,8 +43,7 @@ def _target(path: Path) -> Path | None:
 
 def write_named(path: Path, content: bytes) -> None:
     """Writes a file that the user named: through links, into a pipe or a device, otherwise as
-    `write_whole`. If the user may write the file but not its folder, overwrites it in place, which
-    a crash can interrupt. Raises ResultError if the file cannot be written."""
+    `write_whole`, or in place if the user cannot write its folder. Raises ResultError."""
     with _write_errors(path):
         target = _target(path)
         if target is None:
@@ -124,8 +123,7 @@ class RunFile:
         return created
 
     def append(self, record: msgspec.Struct) -> None:
-        """Adds a line. Raises ValueError for a number that is not finite, ResultError if it
-        fails."""
+        """Adds a line. Raises ValueError for a number that is not finite, otherwise ResultError."""
         line = to_line(record)
         with _write_errors(self.path):
             self.file.write(line)
@@ -137,9 +135,8 @@ class RunFile:
             self.link_blocks.append(record)
 
     def finish(self, samples: Samples, end: End, keep_samples: bool = True) -> Result:
-        """Builds the cases from blocks and `samples`, as `build_cases`, and writes their samples
-        (if `keep_samples`: as many blocks, spread evenly over the run, as fit into the limit),
-        their lines and the end. Returns the run as `read` does. Raises ResultError."""
+        """Builds the cases as `build_cases`; writes samples (if `keep_samples`: of as many blocks
+        over the run as fit), cases and end. Returns the run as `read` does. Raises ResultError."""
         reason = "time ran out" if end.status == "complete" else ENDED_EARLY
         cases = build_cases(self.run, self.blocks, self.link_blocks, samples, reason)
         ranks, folder = self.run.world["size"], self.path.with_suffix(".samples")

@@ -17,7 +17,7 @@ import pytest
 from scipy.stats import binom
 
 from reports.calibration import calibrated_trends, selfcheck, synthetic
-from reports.calibration.calibrated_trends import NORMAL, SERIES_OUTLIERS, Launches, alarms, detection, one_line
+from reports.calibration.calibrated_trends import NORMAL, SERIES_OUTLIERS, Launches, alarms, detect, one_line
 from reports.calibration.selfcheck import FLIPPING, GROWING, TWO_STAGES, false_alarms, launch_coverage, power
 from reports.calibration.synthetic import (
     Figure,
@@ -117,10 +117,10 @@ def thresholds_too_high_to_pass(monkeypatch):
 
 
 BROKEN = [
-    (runs_taken_for_independent, partial(alarms, NORMAL[2], [100], 0.05, 4)),
-    (outliers_left_where_they_are, partial(detection, SERIES_OUTLIERS, 84, 0.90, 8)),
-    (a_threshold_for_one_series_alone, partial(alarms, NORMAL[0], [100], 0.05, 4)),
-    (thresholds_too_high_to_pass, partial(detection, NORMAL[2], 84, 0.90, 8)),
+    (runs_taken_for_independent, partial(alarms, NORMAL[2], [100], 0.05)),
+    (outliers_left_where_they_are, partial(detect, SERIES_OUTLIERS, 84, 0.90, 8)),
+    (a_threshold_for_one_series_alone, partial(alarms, NORMAL[0], [100], 0.05)),
+    (thresholds_too_high_to_pass, partial(detect, NORMAL[2], 84, 0.90, 8)),
     (any_break_that_looks_good, partial(one_line, Launches(10, 0.1))),
     (few_launches_taken_for_many, partial(one_line, Launches(5, 0.03))),
     (suspects_judged_on_their_own_data, partial(false_alarms, TWO_STAGES, WIDE)),

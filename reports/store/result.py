@@ -176,8 +176,8 @@ def read_flight(folder: Path) -> Flight | None:
             counters = np.frombuffer(content, "<u8", len(names), COUNTERS_OFFSET).tolist()
             page["counters"] = dict(zip(map(str, names), counters, strict=True))
         if path.name == "ended":
-            flight.ended = page
-        elif path.name.startswith("rank-") and path.name[5:].isdecimal():
+            flight.ended = page or None
+        elif page and path.name.startswith("rank-") and path.name[5:].isdecimal():
             flight.ranks[int(path.name[5:])] = page
     return flight
 

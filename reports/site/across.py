@@ -13,7 +13,7 @@ from reports.advice.procurement import evaluate
 from reports.imports.imported import read_imported
 from reports.site import shared
 from reports.site.run_page import fact_text
-from reports.store.order import places
+from reports.store.result import places
 from reports.store.schema import Result
 from reports.tables.page import CLASSES, NO_HISTORY, Page, Row, Section, draw_picture
 from reports.tables.sentences import describe, number, some

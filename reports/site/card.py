@@ -11,8 +11,7 @@ from typing import Any
 
 from reports.imports.imported import Imported, read_imported
 from reports.site import shared
-from reports.store import exposed
-from reports.store.case import find_states
+from reports.store.case import FUSED_BENCHMARKS, find_states
 from reports.store.result import ResultError, is_imported, read
 from reports.store.schema import Result
 from reports.store.writing import write_named
@@ -69,7 +68,7 @@ def _answer(result: Result) -> tuple[list[str], Plot]:
         bars = {form.name: form.median_us / 1e3 for form in groups[0].values() if form.median_us}
         return ([line for group in groups for line in steps.verdict(result, group)],
                 (f"ms a step, {title}", {}, bars))
-    if benchmark in exposed.BENCHMARKS:
+    if benchmark in FUSED_BENCHMARKS:
         shapes = [(cases[0], forms) for cases, forms in exposed_table.groups(result) if forms]
         bars = {form.name: form.median_us for _, forms in shapes[:1] for form in forms.values()
                 if form.median_us}

@@ -17,8 +17,7 @@ import msgspec
 from reports.site import across, shared
 from reports.site.run_page import run_page
 from reports.store import foreign
-from reports.store.result import ResultError, read_once
-from reports.store.workers import end_with_parent
+from reports.store.result import ResultError, end_with_parent, read_once
 from reports.store.writing import write_whole
 from reports.tables.page import Page, Section, to_html
 

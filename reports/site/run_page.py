@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from reports.site import shared
 from reports.store.case import find_states
-from reports.store.result import ResultError, read
-from reports.store.samples import SamplesGone, read_samples
+from reports.store.result import ResultError, SamplesGone, read, read_samples
 from reports.store.schema import Case, Result
 from reports.tables import plot, sentences, show
 from reports.tables.figure import Line, figure, lines_of, round_ticks

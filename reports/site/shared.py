@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reports.store.manifest import MANIFEST, run_files
-from reports.store.order import places, time_of
-from reports.store.result import ImportedRunError, ResultError, read
+from reports.store.result import ImportedRunError, ResultError, places, read, time_of
 from reports.store.schema import Result, Run
 
 MOST_NAMES = 40  # run ids, campaigns or logs in the footer

@@ -10,8 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store import exposed
-from reports.store.case import bus_factor, late_us
+from reports.store.case import FUSED_BENCHMARKS, bus_factor, late_us
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.tables import exposed_table, link, steps
@@ -32,7 +31,7 @@ from reports.tables.sentences import WAYS, shape_words
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DRAW = {link.BENCHMARK: link.draw, **dict.fromkeys(exposed.BENCHMARKS, exposed_table.draw),
+DRAW = {link.BENCHMARK: link.draw, **dict.fromkeys(FUSED_BENCHMARKS, exposed_table.draw),
         **dict.fromkeys(steps.BENCHMARKS, steps.draw)}
 
 

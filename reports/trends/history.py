@@ -16,8 +16,14 @@ from msgspec import json
 
 from reports.store.foreign import printable
 from reports.store.manifest import MANIFEST, run_files
-from reports.store.order import places, time_of
-from reports.store.result import ImportedRunError, NewerSchemaError, ResultError, read
+from reports.store.result import (
+    ImportedRunError,
+    NewerSchemaError,
+    ResultError,
+    places,
+    read,
+    time_of,
+)
 from reports.store.schema import Result, Run
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import number, size_text, some

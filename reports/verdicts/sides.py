@@ -15,9 +15,7 @@ import pandas as pd
 
 from reports.store.case import CASE_KEY, find_states
 from reports.store.manifest import CONTROL, MANIFEST, Manifest, read_manifest
-from reports.store.order import places
-from reports.store.result import ResultError, read
-from reports.store.samples import read_samples
+from reports.store.result import ResultError, places, read, read_samples
 from reports.store.schema import Case, CaseHeader, Result
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import describe, shape_text

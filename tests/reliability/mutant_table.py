@@ -100,7 +100,7 @@ STATISTICS = {
         "reports/store/stats.py", "low = (1 - weight) * ordered[j - 1]",
         "low = (1 - weight) * ordered[j]", (STATS,)),
     "correlation-of-blocks-ignored": Mutant(
-        "reports/store/case.py", "median_interval(values, rho=rho)",
+        "reports/store/build.py", "median_interval(values, rho=rho)",
         "median_interval(values)", (CASE,)),
     "mean-of-iterations": Mutant(
         "bench/harness/timing.py", "time_us=float(np.median(time)),",
@@ -147,7 +147,7 @@ PARSERS = {
 }
 ELSEWHERE = {
     "longer-samples-accepted": Mutant(
-        "reports/store/samples.py", ".st_size != HEAD_BYTES", ".st_size < HEAD_BYTES", (STORED,)),
+        "reports/store/result.py", ".st_size != 128", ".st_size < 128", (STORED,)),
     "machines-mixed": Mutant(
         "reports/verdicts/comparison.py", '"machine": lambda result: result.run.machine_id',
         '"machine": lambda result: ""', (REGRESS,)),

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from reports.__main__ import main
 from reports.site import shared
-from reports.store.order import HEAD_BYTES, latest, places
-from reports.store.result import read
+from reports.store.result import HEAD_BYTES, latest, places, read
 from reports.store.schema import Run
 from reports.trends import history
 from reports.verdicts.sides import side_of

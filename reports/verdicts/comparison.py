@@ -257,10 +257,9 @@ def _cells_of(folder: Path | str) -> pd.DataFrame:
 
 def visible_effects(baseline: Side, pairs: int, fresh: int, margin: float,
                     cells: int) -> dict[int, float]:
-    """The effect that a campaign sees with power 0.8 at each size in bytes, as a share, without
-    fresh pairs by one test, otherwise in both stages; empty if unknown. It follows from the
-    standard deviation between launches: of the log of a case's median within a state of the link,
-    pooled over the cases of a size."""
+    """The effect that a campaign sees with power 0.8 at each size in bytes, as a share; with fresh
+    pairs in both stages; empty if unknown. It follows from the standard deviation between launches:
+    of the log of a case's median within a state of the link, pooled over the cases of a size."""
     find_costs(baseline.launches, ())
     logs = pd.DataFrame(
         [(key[CASE_KEY.index("size_bytes")], str(key), state, np.log(cost_us))

@@ -46,9 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def accept(arguments: argparse.Namespace) -> int:
-    """Makes the current's runs its machine's baseline; returns exit status 0, or 5 if they are
-    wrong or incomplete. Raises Incomparable for a difference from the previous ones that --allow
-    does not name, ResultError for runs that cannot be a baseline, and for files."""
+    """Makes the current's runs its machine's baseline; returns 0, or 5 if they are wrong or
+    incomplete. Raises ResultError for other faults, Incomparable for a difference not allowed."""
     folder = arguments.baseline
     if not arguments.reason.strip():
         raise ResultError("--reason is empty: say why the baseline moves")

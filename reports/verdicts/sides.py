@@ -26,7 +26,7 @@ Key = tuple[Any, ...]
 
 @dataclass
 class Launch:
-    """One launch; those with the same `stage` and `pair` ran next to each other. `costs` are a
+    """One launch; those of a campaign with equal `stage` and `pair` ran in turn. `costs` are a
     case's median costs in us by state of the link, if it has enough blocks there; `slow_share` is
     the share of blocks outside of the fastest state."""
 
@@ -113,13 +113,11 @@ def side_of(argument: str) -> Side:
         matches = [name for name in glob.glob(str(path)) if name.endswith(".jsonl")]
         files = [path] if path.is_file() else sorted(map(Path, matches))
     for file in files:
-        _add_launch(side, file, "first", 0)
+        _add_launch(side, file)
     if not side.launches:
         raise ResultError(f"no run file at {argument}")
     order = places(launch.result.run for launch in side.launches)
-    for launch in side.launches:
-        launch.pair = order[launch.result.run.run_id]
-    side.launches.sort(key=lambda launch: launch.pair)
+    side.launches.sort(key=lambda launch: order[launch.result.run.run_id])
     return side
 
 
@@ -141,7 +139,7 @@ def _variant_side(manifest: Manifest, variant: str, name: str | None = None) -> 
     return side
 
 
-def _add_launch(side: Side, path: Path, stage: str, pair: int) -> None:
+def _add_launch(side: Side, path: Path, stage: str = "first", pair: int = 0) -> None:
     """Adds the run, unless it is a copy: copies of a run would agree with each other."""
     result = read(path)
     if not result.complete:
@@ -160,8 +158,7 @@ def _add_launch(side: Side, path: Path, stage: str, pair: int) -> None:
 
 
 def faults_of(side: Side) -> list[tuple[str, str]]:
-    """The reasons why a side is unusable, (name, sentence): wrong cases, incomplete runs, an
-    incomplete campaign, pairs without a finished launch."""
+    """(name, sentence) of each wrong case, incomplete run or campaign, and unfinished pair."""
     faults, name = [], side.name
     results = [launch.result for launch in side.launches]
     if side.campaign:
@@ -185,8 +182,7 @@ def faults_of(side: Side) -> list[tuple[str, str]]:
 
 def find_costs(launches: Sequence[Launch], without: Sequence[str]) -> list[float]:
     """Sets `costs` and `slow_share` of every launch; returns the round trip of each state of the
-    link in ns, fastest first. A state means the same in all these launches. Without a probe, or if
-    no two probes agree, all blocks are in one state."""
+    link in ns, fastest first. Without probes that agree, all blocks are in one state."""
     blocks = [block for launch in launches for block in launch.result.blocks]
     states = find_states(blocks, least_share=0.0)
     of_block = iter(states.of_block if states.longest is not None else [0] * len(blocks))

@@ -166,18 +166,6 @@ def left_open(cells: pd.DataFrame, margin: float, power: Floats | float = POWER)
     return np.where(cells.verdict == AMBIGUOUS, np.maximum(effects, reaches), effects)
 
 
-def visible_effect(pair_sd: Any, pairs: int, fresh: int, margin: float = MARGIN,
-                   alpha: float = FAMILY_P) -> Floats:
-    """The smallest effect that a plan detects with power 0.8, from the standard deviation of a
-    pair's log ratio. With fresh pairs both stages must detect it; without, one test at `alpha`."""
-    # For normal log ratios the signed-rank test has 3 / pi of the efficiency of Student's.
-    sd = np.asarray(pair_sd) / np.sqrt(3 / np.pi)
-    if not fresh:
-        return detectable(sd / np.sqrt(pairs), pairs, alpha, margin)
-    return np.maximum(detectable(sd / np.sqrt(pairs), pairs, SUSPECT_P, margin, BOTH_POWER),
-                      detectable(sd / np.sqrt(fresh), fresh, FAMILY_P, margin, BOTH_POWER))
-
-
 def pairs_needed(cells: pd.DataFrame, alpha: Any, margin: float = MARGIN) -> Floats:
     """The number of pairs that settle each cell with power 0.8 if its estimate is true: as SLOWER
     or FASTER beyond the margin, as SAME within. Infinite on the margin and without an interval."""

@@ -22,7 +22,7 @@ from reports.store.foreign import printable
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, median_interval
-from reports.tables.figure import interval_us
+from reports.tables.plot import interval
 from reports.tables.rows import cost_us
 from reports.tables.sentences import machine, number, opening, size_text
 from reports.trends.fit import fits_of, predict_us
@@ -196,7 +196,7 @@ def _launches_us(cases: Sequence[Case]) -> Span:
     """One launch: its interval. Several: the median with its interval, from six launches on, or
     with the range."""
     if len(cases) == 1:
-        return interval_us(cases[0].total_us or cases[0].time_us)
+        return interval(cases[0])
     costs_us = [cost_us(case) or 0.0 for case in cases]
     return _span(median_interval(costs_us), costs_us)
 

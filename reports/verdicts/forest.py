@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from reports.tables.figure import figure, kind_of
+from reports.tables.figure import figure
 from reports.tables.sentences import size_text
 from reports.verdicts.cells import Comparison
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SAME, SLOWER, UNREPLICATED
@@ -30,7 +30,6 @@ STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 def plot(comparisons: Sequence[Comparison], target: Path | IO[str]) -> None:
     """Draws into an .svg or .png file, or as SVG into a stream. Raises ResultError for another
     suffix and for a file that cannot be written."""
-    kind = kind_of(target)
     panels = shown(comparisons)
     # A name has a row above its sizes, as if it were the size -1.
     cells = [cell for comparison in panels for cell in ordered(comparison.cells)]
@@ -38,10 +37,7 @@ def plot(comparisons: Sequence[Comparison], target: Path | IO[str]) -> None:
     keys = {(cell.name, cell.size_bytes) for cell in cells} | {(name, -1) for name in names}
     rows = sorted(keys, key=lambda key: (names.index(key[0]), key[1]))
     inches = 1.5 + PANEL_INCHES * len(panels), FRAME_INCHES + ROW_INCHES * len(rows)
-    # Without metadata equal drawings are equal files, and a page's SVG names no other site.
-    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with figure(target, 1, len(panels), inches, sharey=True, dpi=110, format=kind,
-                metadata=metadata) as (drawing, axes):
+    with figure(target, 1, len(panels), inches, sharey=True, dpi=110) as (drawing, axes):
         _label_rows(axes[0, 0], rows)
         for panel, comparison in zip(axes[0], panels, strict=True):
             limits = _dress(panel, comparison)

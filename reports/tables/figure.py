@@ -1,6 +1,7 @@
 """The parts of every picture: the figure and its file, lines of algorithms, bars, axes of sizes."""
 
 import io
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,16 +83,14 @@ class Line:
 
 def lines_of(cases: Sequence[Case]) -> list[Line]:
     """The lines of these cases, the library and `auto` first."""
-    by_name: dict[str, list[Case]] = {}
     first = {"library": 0, "auto": 1}
-    variants = {(case.algorithm, case.variant) for case in cases}
-    for case in sorted(cases, key=lambda c: (first.get(c.algorithm, 2), c.size_bytes)):
-        several = sum(algorithm == case.algorithm for algorithm, _ in variants) > 1
-        name = case.library or case.algorithm
-        by_name.setdefault(f"{name} {case.variant}" if several else name, []).append(case)
-    styles = styles_of([line[0].algorithm for line in by_name.values()])
-    return [Line(name, style, line)
-            for (name, line), style in zip(by_name.items(), styles, strict=True)]
+    by_name: dict[str, list[Case]] = defaultdict(list)
+    algorithms = [algorithm for algorithm, _ in {(case.algorithm, case.variant) for case in cases}]
+    for case in sorted(cases, key=lambda case: (first.get(case.algorithm, 2), case.size_bytes)):
+        variant = f" {case.variant}" * (algorithms.count(case.algorithm) > 1)
+        by_name[(case.library or case.algorithm) + variant].append(case)
+    styles = styles_of([of_line[0].algorithm for of_line in by_name.values()])
+    return [*map(Line, by_name, styles, by_name.values())]
 
 
 def styles_of(algorithms: Sequence[str]) -> list[Style]:

@@ -1,9 +1,6 @@
-"""The footprint: how much a collective and a matmul beside it slow each other down.
-
-The collective is compared with itself without the matmul, in the same rounds; the matmul is
-compared with itself beside ranks that only wait. Losses are in percent of the time of the
-collective and of the rate of the matmul, with intervals over the blocks of this launch.
-"""
+"""How much a collective and a matmul beside it slow each other down: the losses in percent of the
+time of the collective alone, in the same rounds, and of the rate of the matmul beside ranks that
+only wait, with intervals over the blocks of this launch."""
 
 from operator import attrgetter
 
@@ -36,24 +33,23 @@ def footprint(result: Result, view: View, states: LinkStates) -> Table:
     """The table of a view, at most 80 columns: rows for the library and for ours."""
     is_cpu, key, cells = result.run.clock_shared, attrgetter(*CASE_KEY), []
     costs = costs_of(result, states, states.longest)
-    cases = [(row.label, case) for row in default_rows(result, view, states)
-             for case in (row.library, row.ours) if case]
-    for label, case in cases:
-        name = "library" if case.library else (case.chosen or case.algorithm).partition("+")[0]
-        blocks = 1 if is_cpu else result.run.cases[case.case].blocks
-        shape = {field: value for field, value in case.shape.items() if field != "beside"}
-        key_alone = key(replace(case, shape=shape or None))
-        alone = next((other for other in result.cases if key(other) == key_alone), None)
-        # The rate of the matmul beside the case over its rate beside ranks that wait.
-        rates = [block.matmul_gflop_s / block.matmul_alone_gflop_s
-                 for block, state in zip(result.blocks, states.of_block, strict=True)
-                 if block.case == case.case and state == states.longest
-                 and block.matmul_gflop_s is not None and block.matmul_alone_gflop_s]
-        figures = [number(cost_us(alone) if alone else None), number(cost_us(case)),
-                   _percent(ratios_of(case, alone, costs), 1), _percent(rates, -1)]
-        if case.status != "ok":
-            figures = ["-", "-", case.status.upper(), "-"]
-        cells.append([label, name, str(blocks or "-"), *figures, count(case.n_wrong)])
+    for row in default_rows(result, view, states):
+        for case in filter(None, (row.library, row.ours)):
+            blocks = 1 if is_cpu else result.run.cases[case.case].blocks
+            shape = {name: value for name, value in case.shape.items() if name != "beside"}
+            key_alone = key(replace(case, shape=shape or None))
+            alone = next((other for other in result.cases if key(other) == key_alone), None)
+            # The rate of the matmul beside the case over its rate beside ranks that wait.
+            rates = [block.matmul_gflop_s / block.matmul_alone_gflop_s
+                     for block, state in zip(result.blocks, states.of_block, strict=True)
+                     if block.case == case.case and state == states.longest
+                     and block.matmul_gflop_s is not None and block.matmul_alone_gflop_s]
+            figures = [number(cost_us(alone) if alone else None), number(cost_us(case)),
+                       _percent(ratios_of(case, alone, costs), 1), _percent(rates, -1)]
+            if case.status != "ok":
+                figures = ["-", "-", case.status.upper(), "-"]
+            name = "library" if case.library else (case.chosen or case.algorithm).partition("+")[0]
+            cells.append([row.label, name, str(blocks or "-"), *figures, count(case.n_wrong)])
     return plain_table(
         {"size\n": 8, "\nalgorithm": 13, "\ncores" if is_cpu else "\nblocks": 6, "alone\nus": 6,
          "beside\nus": 6, "loses\n[95 %]": 13, "matmul loses\n[95 %]": 13, "\n#wrong": 6}, cells)

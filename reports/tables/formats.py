@@ -1,8 +1,7 @@
 """A run in other programs' formats: csv, the text of nccl-tests, and its JSON report of `-J`.
 
-nccl-tests prints means, a row for each size with an out-of-place and an in-place half, for one
-algorithm. Our runs measure several algorithms: each becomes one test, the library first.
-"""
+nccl-tests prints the means of one algorithm, a row for each size with an out-of-place and an
+in-place half. Our runs measure several algorithms: each becomes one test, the library first."""
 
 import json
 from dataclasses import replace
@@ -101,9 +100,8 @@ def _tests(result: Result) -> list[tuple[str, list[dict[str, Any]], list[int], f
     the wrong elements; None without a time."""
     by_name: dict[tuple[str, str], list[Case]] = {}
     for case in sorted(result.cases, key=lambda case: case.algorithm != "library"):
-        shape = f", {shape_text(case.shape)}" if case.shape else ""
-        name = (f"{case.library or case.algorithm} ({case.variant}, {case.memory}, {case.mode}"
-                f"{shape})")
+        details = filter(None, (case.variant, case.memory, case.mode, shape_text(case.shape)))
+        name = f"{case.library or case.algorithm} ({', '.join(details)})"
         by_name.setdefault((case.algorithm, name), []).append(case)
     tests = []
     for (_, name), cases in by_name.items():
@@ -162,8 +160,7 @@ def as_nccl_tests(result: Result) -> str:
 
 
 def _figures(half: dict[str, Any] | None) -> str:
-    """Time, algbw and busbw, with at most two decimals, as the column allows, or with an exponent;
-    and the wrong elements."""
+    """The columns of a half; a figure has the decimals for which there is room, or an exponent."""
     *values, n_wrong = half.values() if half else [None] * 4
     cells = []
     for value, width in zip(values, (7, 6, 6), strict=True):

@@ -23,8 +23,7 @@ PANELS = {"push": ("push, {}: row stores into column; diagonal: local copy", "GB
           "pull": ("pull, {}: column reads from row", "GB/s"),
           "both_directions": ("both directions at once, {}: each", "GB/s"),
           "ping_pong": ("flag, one way", "ns")}
-PANEL_COLUMNS = 3
-COMPARED = {"push": "by push, ", "pull": "by pull, ", "ping_pong": "for a flag, one way"}
+COMPARED = {"push": "by push, {}", "pull": "by pull, {}", "ping_pong": "for a flag, one way"}
 CONTENTION = {
     "disjoint_pairs": "At once, disjoint pairs take at most {:.2f}x as long as the slowest of them "
     "alone ({}).",
@@ -105,16 +104,11 @@ def findings(result: Result) -> list[str]:
     places = [[rank["pci_bus_id"]] if rank.get("pci_bus_id") else rank.get("cpus") or [number]
               for number, rank in enumerate(ranks)]
     take_turns = len({part for place in places for part in place}) < len(ranks)
-    # Pairs are comparable if all have an interval.
-    comparable = shown.groupby("algorithm").filter(lambda cases: cases.high.notna().all())
-    sentences = []
-    if result.run.world["size"] == 2:
-        sentences = ["One pair: there is no other to compare it with."]
-    elif take_turns:
-        sentences = ["Pairs are not compared: ranks take turns, so that times are the scheduler's."]
-    elif result.run.world["size"] > 2:
-        sentences = _slow_pairs(comparable)
+    sentences = ["Pairs are not compared: ranks take turns, so that times are the scheduler's."]
     if not take_turns:
+        # Pairs are comparable if all have an interval.
+        comparable = shown.groupby("algorithm").filter(lambda cases: cases.high.notna().all())
+        sentences = _slow_pairs(comparable, result.run.world["size"])
         sentences += _unequal_directions(comparable, name)
     trips, launches = (shown[shown.algorithm == kind] for kind in ("ping_pong", "launch"))
     if len(trips):
@@ -130,13 +124,15 @@ def findings(result: Result) -> list[str]:
     return sentences if take_turns else [*sentences, *_contention(frame, name)]
 
 
-def _slow_pairs(comparable: Any) -> list[str]:
+def _slow_pairs(comparable: Any, ranks: int) -> list[str]:
     """The slowest pair by push, by pull and for a flag, or why pairs are not compared."""
+    if ranks < 3:
+        return ["One pair: there is no other to compare it with."] * (ranks == 2)
     if "push" not in set(comparable.algorithm):
         return ["Pairs are not compared: there are too few blocks for intervals; --max-time gives "
                 "more."]
     sentences = []
-    for algorithm, transfer in COMPARED.items():
+    for algorithm, words in COMPARED.items():
         cases = comparable[comparable.algorithm == algorithm].sort_values("us", kind="stable")
         if cases.empty:
             continue
@@ -145,9 +141,8 @@ def _slow_pairs(comparable: Any) -> list[str]:
         if slowest.name in slow.index:
             pairs = slow.pair.nunique()
             more = f"; {pairs} pairs are slower than that" if pairs > 1 else ""
-            at = size_text(slowest.size_bytes) if slowest.size_bytes else ""
             sentences.append(f"{slowest.pair} is {slowest.us / fastest.us:.1f}x slower than "
-                             f"{fastest.pair} {transfer}{at}{more}.")
+                             f"{fastest.pair} {words.format(size_text(slowest.size_bytes))}{more}.")
     return sentences or [f"No pair is more than {SLOWER:.2f}x slower than another."]
 
 
@@ -189,7 +184,7 @@ def draw(result: Result, path: Target) -> None:
     maps, gb_s = panels(result), rates(result)
     if gb_s.empty:
         raise ResultError(f"{result.path} has no measured case to draw")
-    rows, columns = -(-(len(maps) + 1) // PANEL_COLUMNS), min(PANEL_COLUMNS, len(maps) + 1)
+    rows, columns = -(-(len(maps) + 1) // 3), min(3, len(maps) + 1)
     with figure(path, rows, columns, (5.2 * columns, 4.9 * rows), dpi=110) as (drawing, axes):
         for place, panel in zip(axes.flat, maps, strict=False):
             _draw_map(place, *panel)

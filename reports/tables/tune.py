@@ -1,29 +1,17 @@
 """The results of `bench.tune`: the best variant for each size, in each state of the link."""
 
-from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from reports.store.case import LinkStates, find_states
-from reports.store.schema import Block, Result
+from reports.store.case import find_states
+from reports.store.exposed import costs_in
+from reports.store.schema import Result
 from reports.tables.console import lay_out, plain_table
 from reports.tables.sentences import number, size_text
 
 FINALISTS = 4
 LEAST_BLOCKS = 3  # of a finalist in a state of the link
 ENOUGH_BLOCKS = 12  # enough for a finalist, however many another one has
-
-
-def costs_by_state(blocks: Sequence[Block],
-                   states: LinkStates) -> dict[int, dict[int, list[float]]]:
-    """The costs in microseconds of each case's blocks in each state of the link. If the link never
-    settled, all blocks count as one state."""
-    costs: dict[int, dict[int, list[float]]] = {}
-    for block, state in zip(blocks, states.of_block, strict=True):
-        state = 0 if states.longest is None else state
-        if state is not None:
-            costs.setdefault(state, {}).setdefault(block.case, []).append(block.cost_us)
-    return costs
 
 
 def winners(result: Result) -> list[Any]:
@@ -35,13 +23,11 @@ def winners(result: Result) -> list[Any]:
     heat = ["variant", "size_bytes", "link_rtt_ns", "is_lossy"]
     states = find_states(result.blocks)
     rows = []
-    for state, costs_by_case in costs_by_state(result.blocks, states).items():
-        rtt_ns = states.rtt_ns[state] if states.rtt_ns else 1.0
-        for case_number, costs_us in costs_by_case.items():
-            case = result.cases[case_number]
-            if case.status == "ok":
-                rows.append((case.variant, case.size_bytes, rtt_ns, case.snr_db is not None,
-                             case_number, case.algorithm, len(costs_us), median(costs_us)))
+    for state, rtt_ns in enumerate(states.rtt_ns) if states.rtt_ns else [(states.longest, 1.0)]:
+        costs_us = costs_in(result.blocks, states.of_block, state)
+        rows += [(case.variant, case.size_bytes, rtt_ns, case.snr_db is not None, case.case,
+                  case.algorithm, len(costs_us[case.case]), median(costs_us[case.case].values()))
+                 for case in result.cases if case.status == "ok" and case.case in costs_us]
     frame = pd.DataFrame(rows, columns=[*heat, "case", "name", "blocks", "cost_us"])
     frame["is_lossy"] = frame.is_lossy.astype(bool)
     blocks = frame.groupby(heat).blocks

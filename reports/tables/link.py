@@ -97,8 +97,7 @@ def render(result: Result) -> str:
 
 
 def findings(result: Result) -> list[str]:
-    """The run in sentences: the slow pair, unequal directions, the latency of a flag, the launch,
-    and the cost of contention."""
+    """The run in sentences: slow pairs and directions, latencies, and the cost of contention."""
     frame, shown = transfers(result)
     name, ranks = "GPU" if has_gpus(result) else "rank", result.run.world.get("ranks", [])
     places = [[rank["pci_bus_id"]] if rank.get("pci_bus_id") else rank.get("cpus") or [number]
@@ -106,10 +105,7 @@ def findings(result: Result) -> list[str]:
     take_turns = len({part for place in places for part in place}) < len(ranks)
     sentences = ["Pairs are not compared: ranks take turns, so that times are the scheduler's."]
     if not take_turns:
-        # Pairs are comparable if all have an interval.
-        comparable = shown.groupby("algorithm").filter(lambda cases: cases.high.notna().all())
-        sentences = _slow_pairs(comparable, result.run.world["size"])
-        sentences += _unequal_directions(comparable, name)
+        sentences = _comparisons(shown, result.run.world["size"], name)
     trips, launches = (shown[shown.algorithm == kind] for kind in ("ping_pong", "launch"))
     if len(trips):
         nearest = trips.loc[trips.us.idxmin()]
@@ -124,41 +120,39 @@ def findings(result: Result) -> list[str]:
     return sentences if take_turns else [*sentences, *_contention(frame, name)]
 
 
-def _slow_pairs(comparable: Any, ranks: int) -> list[str]:
-    """The slowest pair by push, by pull and for a flag, or why pairs are not compared."""
-    if ranks < 3:
-        return ["One pair: there is no other to compare it with."] * (ranks == 2)
-    if "push" not in set(comparable.algorithm):
-        return ["Pairs are not compared: there are too few blocks for intervals; --max-time gives "
-                "more."]
+def _comparisons(shown: Any, ranks: int, name: str) -> list[str]:
+    """The slowest pair by push, by pull and for a flag, or why pairs are not compared; and the pair
+    with the largest difference between its directions."""
+    # Pairs are comparable if all have an interval.
+    comparable = shown.groupby("algorithm").filter(lambda cases: cases.high.notna().all())
+    ordered = comparable.sort_values(["algorithm", "us"], ascending=[False, True])  # push first
     sentences = []
-    for algorithm, words in COMPARED.items():
-        cases = comparable[comparable.algorithm == algorithm].sort_values("us", kind="stable")
-        if cases.empty:
-            continue
+    for algorithm, cases in ordered.groupby("algorithm", sort=False):
         fastest, slowest = cases.iloc[0], cases.iloc[-1]
         slow = cases[(cases.low > fastest.high) & (cases.us / fastest.us > SLOWER)]
-        if slowest.name in slow.index:
+        if algorithm in COMPARED and slowest.name in slow.index:
             pairs = slow.pair.nunique()
             more = f"; {pairs} pairs are slower than that" if pairs > 1 else ""
+            words = COMPARED[algorithm].format(size_text(slowest.size_bytes))
             sentences.append(f"{slowest.pair} is {slowest.us / fastest.us:.1f}x slower than "
-                             f"{fastest.pair} {words.format(size_text(slowest.size_bytes))}{more}.")
-    return sentences or [f"No pair is more than {SLOWER:.2f}x slower than another."]
-
-
-def _unequal_directions(comparable: Any, name: str) -> list[str]:
-    """The pair with the largest difference between its two directions."""
-    cases = comparable[comparable.algorithm.isin(["push", "pull"])]
-    both = cases.merge(cases, left_on=["algorithm", "src", "dst"], suffixes=("", "_back"),
-                       right_on=["algorithm", "dst", "src"])
+                             f"{fastest.pair} {words}{more}.")
+    if ranks < 3:
+        sentences = ["One pair: there is no other to compare it with."] * (ranks == 2)
+    elif "push" not in set(comparable.algorithm):
+        sentences = ["Pairs are not compared: there are too few blocks for intervals; --max-time "
+                     "gives more."]
+    elif not sentences:
+        sentences = [f"No pair is more than {SLOWER:.2f}x slower than another."]
+    both = comparable[comparable.algorithm.isin(["push", "pull"])]
+    both = both.merge(both, left_on=["algorithm", "src", "dst"], suffixes=("", "_back"),
+                      right_on=["algorithm", "dst", "src"])
     both["ratio"] = both.us / both.us_back
     unequal = both[(both.low > both.high_back) & (both.ratio > SLOWER)]
-    if unequal.empty:
-        return []
-    worst = unequal.loc[unequal.ratio.idxmax()]
-    src, dst = f"{name}{worst.src}", f"{name}{worst.dst}"
-    return [f"{src} to {dst} is {worst.ratio:.1f}x slower than {dst} to {src} by "
-            f"{worst.algorithm}, {size_text(worst.size_bytes)}."]
+    for worst in unequal.nlargest(1, "ratio").itertuples():
+        src, dst = f"{name}{worst.src}", f"{name}{worst.dst}"
+        sentences.append(f"{src} to {dst} is {worst.ratio:.1f}x slower than {dst} to {src} by "
+                         f"{worst.algorithm}, {size_text(worst.size_bytes)}.")
+    return sentences
 
 
 def _contention(frame: Any, name: str) -> list[str]:

@@ -79,8 +79,8 @@ def interval(case: Case, factor: float = 0.0) -> NDArray[np.float64]:
     a factor busbw in GB/s."""
     summary = case.time_us if factor else case.total_us or case.time_us
     assert summary
-    ends_us = summary.ci_low or summary.median, summary.ci_high or summary.median
-    times_us = np.array([summary.median, *ends_us])
+    median_us = summary.median
+    times_us = np.array([median_us, summary.ci_low or median_us, summary.ci_high or median_us])
     return case.size_bytes * factor / 1e3 / np.maximum(times_us, 1e-9) if factor else times_us
 
 

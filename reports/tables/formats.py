@@ -95,9 +95,9 @@ def as_json(result: Result) -> dict[str, Any]:
 
 
 def _tests(result: Result) -> list[tuple[str, list[dict[str, Any]], list[int], float]]:
-    """A test for each algorithm, variant, memory, mode and shape, the library first. The halves of
-    a row hold the mean time in us, algbw and busbw in GB/s (None for a case without bandwidth), and
-    the wrong elements; None without a time."""
+    """A test for each algorithm, variant, memory, mode and shape, the library first: its name, its
+    rows, the wrong elements of each checked case, and the mean busbw. Each half of a row, None
+    without a time, has the mean time in us, algbw and busbw in GB/s, and the wrong elements."""
     by_name: dict[tuple[str, str], list[Case]] = {}
     for case in sorted(result.cases, key=lambda case: case.algorithm != "library"):
         details = filter(None, (case.variant, case.memory, case.mode, shape_text(case.shape)))
@@ -167,5 +167,6 @@ def _figures(half: dict[str, Any] | None) -> str:
         texts = ["N/A"]
         if value is not None:
             texts = [*(f"{value:.{digits}f}" for digits in (2, 1, 0)), f"{value:.{width - 6}e}"]
-        cells.append(next(f"  {text:>{width}}" for text in texts if len(text) <= width))
+        text = next((text for text in texts if len(text) <= width), texts[-1])
+        cells.append(f"  {text:>{width}}")
     return "".join(cells) + f"  {'N/A' if n_wrong is None else f'{float(n_wrong):g}':>6}"

@@ -119,7 +119,7 @@ def dress(axes: Any, sizes: list[int], scale: str = "log", most_ticks: int = 13)
     shown = sizes[:: 1 + (len(sizes) - 1) // most_ticks]
     axes.set_xticks(shown, [tick_text(size) for size in shown])
     axes.minorticks_off()
-    axes.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
+    axes.set(xlim=(sizes[0] / 1.5, sizes[-1] * 1.5), xlabel="size, bytes")
     low, high = axes.get_ylim()
     if scale == "log":
         axes.set_ylim(low, high * (high / low) ** 0.14)
@@ -127,7 +127,6 @@ def dress(axes: Any, sizes: list[int], scale: str = "log", most_ticks: int = 13)
     else:
         axes.set_ylim(0, high * 1.14)
     axes.grid(True, alpha=0.25)
-    axes.set_xlabel("size, bytes")
     for size, side, name in REGIMES:
         if sizes[0] <= size <= sizes[-1]:
             axes.axvline(size, color="#888888", linestyle=":", linewidth=1, zorder=0)

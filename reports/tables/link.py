@@ -38,8 +38,8 @@ def transfers(result: Result) -> tuple[Any, Any]:
     name = "GPU" if has_gpus(result) else "rank"
     rows = []
     for case in result.cases:
-        time = case.time_us or Summary(median=np.nan)
-        pairs = case.shape.get("pairs") or [(case.shape["src"], case.shape["dst"])]
+        time, shape = case.time_us or Summary(median=np.nan), case.shape or {}
+        pairs = shape.get("pairs") or [(shape.get("src", 0), shape.get("dst", 0))]
         pair = "-".join(f"{name}{rank}" for rank in sorted(pairs[0]))
         rows.append((case.algorithm, case.size_bytes, case.status, *pairs[0], pairs, pair,
                      case.alg_bw_gb_s or 0.0, max(time.median, 1e-9), time.ci_low or np.nan,
@@ -60,11 +60,11 @@ def panels(result: Result) -> list[tuple[str, str, Any]]:
     ranks, measured = result.run.world["size"], []
     for algorithm, (title, unit) in PANELS.items():
         cases = shown[shown.algorithm == algorithm]
-        values = np.full((ranks, ranks), np.nan)
-        values[cases.src, cases.dst] = cases.gb_s if unit == "GB/s" else 1e3 * cases.us
-        if algorithm in ("both_directions", "ping_pong"):
-            values[cases.dst, cases.src] = values[cases.src, cases.dst]
         if len(cases):
+            values = np.full((ranks, ranks), np.nan)
+            values[cases.src, cases.dst] = cases.gb_s if unit == "GB/s" else 1e3 * cases.us
+            if algorithm in ("both_directions", "ping_pong"):
+                values[cases.dst, cases.src] = values[cases.src, cases.dst]
             measured.append((title.format(size_text(cases.size_bytes.max())), unit, values))
     return measured
 
@@ -148,7 +148,7 @@ def _comparisons(shown: Any, ranks: int, name: str) -> list[str]:
                       right_on=["algorithm", "dst", "src"])
     both["ratio"] = both.us / both.us_back
     unequal = both[(both.low > both.high_back) & (both.ratio > SLOWER)]
-    for worst in unequal.nlargest(1, "ratio").itertuples():
+    for worst in unequal.sort_values("ratio", ascending=False, kind="stable")[:1].itertuples():
         src, dst = f"{name}{worst.src}", f"{name}{worst.dst}"
         sentences.append(f"{src} to {dst} is {worst.ratio:.1f}x slower than {dst} to {src} by "
                          f"{worst.algorithm}, {size_text(worst.size_bytes)}.")

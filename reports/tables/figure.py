@@ -20,8 +20,7 @@ from reports.tables.sentences import machine, tick_text
 COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F"]
 # More marks than colours: two lines of one colour differ in their marks.
 MARKERS = ["o", "^", "D", "v", "P", "X", "*", "<", ">", "p", "h", "8"]
-DASHES: list[Any] = ["-", (0, (8, 1.5)), "-.", (0, (4, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (12, 2)),
-                     "-"]
+DASHES = ["-", (0, (8, 1.5)), "-.", (0, (4, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (12, 2)), "-"]
 REGIMES = [(16384, "left", "latency-bound:\ndecode, 16 KB"),
            (33554432, "right", "bandwidth-bound:\nprefill, 32 MB")]
 # The ticks in each power of ten on a logarithmic axis, by the largest ratio of its ends.

@@ -25,10 +25,8 @@ PANELS = {"push": ("push, {}: row stores into column; diagonal: local copy", "GB
           "ping_pong": ("flag, one way", "ns")}
 COMPARED = {"push": "by push, {}", "pull": "by pull, {}", "ping_pong": "for a flag, one way"}
 CONTENTION = {
-    "disjoint_pairs": "At once, disjoint pairs take at most {:.2f}x as long as the slowest of them "
-    "alone ({}).",
-    "host_copy_beside": "Beside a host copy on the rank that gets the data, a push takes at most "
-    "{:.2f}x as long ({})."}
+    "disjoint_pairs": "Disjoint pairs at once take up to {:.2f}x as long as the slowest alone: {}.",
+    "host_copy_beside": "Beside a host copy at its target, a push takes up to {:.2f}x as long: {}."}
 
 
 def transfers(result: Result) -> tuple[Any, Any]:
@@ -109,14 +107,12 @@ def findings(result: Result) -> list[str]:
     trips, launches = (shown[shown.algorithm == kind] for kind in ("ping_pong", "launch"))
     if len(trips):
         nearest = trips.loc[trips.us.idxmin()]
-        sentences.append(
-            f"A flag takes {number(1e3 * nearest.us)} ns one way ({nearest.pair}"
-            f"{', the nearest' * (len(trips) > 1)}), which is the floor of any collective.")
+        sentences.append(f"A flag takes {number(1e3 * nearest.us)} ns one way ({nearest.pair}"
+                         f"{', the nearest' * (len(trips) > 1)}), the floor of any collective.")
     if len(launches):
         slowest = launches.loc[launches.us.idxmax()]
-        sentences.append(
-            f"To launch an empty kernel and wait for its end takes {number(slowest.us)} us on "
-            f"{name}{slowest.src}{', the slowest' * (len(launches) > 1)}.")
+        sentences.append(f"To launch an empty kernel and wait for it takes {number(slowest.us)} us "
+                         f"on {name}{slowest.src}{', the slowest' * (len(launches) > 1)}.")
     return sentences if take_turns else [*sentences, *_contention(frame, name)]
 
 
@@ -139,8 +135,7 @@ def _comparisons(shown: Any, ranks: int, name: str) -> list[str]:
     if ranks < 3:
         sentences = ["One pair: there is no other to compare it with."] * (ranks == 2)
     elif "push" not in set(comparable.algorithm):
-        sentences = ["Pairs are not compared: there are too few blocks for intervals; --max-time "
-                     "gives more."]
+        sentences = ["Pairs are not compared: too few blocks for intervals; --max-time gives more."]
     elif not sentences:
         sentences = [f"No pair is more than {SLOWER:.2f}x slower than another."]
     both = comparable[comparable.algorithm.isin(["push", "pull"])]
@@ -211,9 +206,9 @@ def _draw_map(axes: Any, title: str, unit: str, values: Any) -> None:
     for row, column in np.argwhere(np.isfinite(values)):
         # Local copies stand on the white page, which a dark page inverts together with black text.
         is_dark = (link[row, column] < (low + high) / 2) == is_rate
-        colour = "black" if row == column else "white" if is_dark else "#111111"
+        colour = "white" if is_dark else "#111111"
         axes.text(column, row, number(float(values[row, column])), ha="center", va="center",
-                  color=colour, fontsize=13 if len(values) < 5 else 9)
+                  color="black" if row == column else colour, fontsize=13 if len(ranks) < 5 else 9)
     axes.set(xticks=ranks, yticks=ranks, xlabel="to rank" if is_rate else "rank",
              ylabel="from rank" if is_rate else "rank")
     transfer, _, detail = title.partition(": ")

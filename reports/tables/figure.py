@@ -41,15 +41,12 @@ def figure(target: Target, rows: int, columns: int, size: tuple[float, float],
     import matplotlib  # not at the top: a table needs no matplotlib
     from matplotlib import pyplot
 
-    kind = "png" if isinstance(target, io.BytesIO) else "svg"
-    if isinstance(target, Path):
-        kind = target.suffix.removeprefix(".")
-    if kind not in ("svg", "png"):
+    suffix = getattr(target, "suffix", ".png" if isinstance(target, io.BytesIO) else ".svg")
+    if suffix not in (".svg", ".png"):
         raise ResultError(f"{target} cannot be drawn: a picture ends in .svg or .png")
     # Without metadata equal drawings are equal files, and a page's SVG names no other site.
-    options: dict[str, Any] = {
-        "dpi": 120, "format": kind,
-        "metadata": dict.fromkeys(("Date", "Creator", "Format", "Type"))}
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    saving = dict[str, Any](dpi=120, format=suffix[1:], metadata=metadata) | saving
     matplotlib.use("Agg")
     # Text stays text in an .svg, for searches and screen readers; a dollar starts no formula.
     matplotlib.rcParams.update({"svg.fonttype": "none", "text.parse_math": False})
@@ -60,7 +57,7 @@ def figure(target: Target, rows: int, columns: int, size: tuple[float, float],
     try:
         yield drawing, axes
         file = io.BytesIO()
-        drawing.savefig(file if isinstance(target, Path) else target, **options | saving)
+        drawing.savefig(file if isinstance(target, Path) else target, **saving)
         if isinstance(target, Path):
             write_named(target, file.getvalue())
     finally:
@@ -155,11 +152,10 @@ def draw_bars(path: Target, result: Result, panels: Sequence[tuple[str, Sequence
         for place, (title, bars) in zip(axes[:, 0], panels, strict=True):
             for row, bar in enumerate(bars):
                 low, high = (bar.value if end is None else end for end in bar.ends)
-                whole = bar.value - bar.hatched
-                place.barh(row, whole, color=bar.colour)
+                end = bar.value - bar.hatched
+                place.barh(row, end, color=bar.colour)
                 if bar.hatched:
-                    place.barh(row, bar.hatched, left=whole, color=bar.colour, alpha=0.5,
-                               hatch="///")
+                    place.barh(row, bar.hatched, left=end, color=bar.colour, alpha=0.5, hatch="///")
                 if high > low:
                     place.errorbar(bar.value, row, xerr=[[bar.value - low], [high - bar.value]],
                                    ecolor="#777777", capsize=3, fmt="none")

@@ -60,8 +60,7 @@ def as_csv(result: Result) -> str:
             else:
                 row[name] = value
         rows.append({name: spreadsheet_cell(value) for name, value in row.items()})
-    frame = pd.DataFrame(rows, dtype=object)
-    return frame.to_csv(index=False, lineterminator="\n") if rows else ""
+    return pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n") if rows else ""
 
 
 def as_json(result: Result) -> dict[str, Any]:
@@ -134,8 +133,7 @@ def _tests(result: Result) -> list[tuple[str, list[dict[str, Any]], list[int], f
 def as_nccl_tests(result: Result) -> str:
     """The text of nccl-tests: `#` lines, its columns and footer, a test for each algorithm and
     variant. Times are means over iterations of the collective alone, as in nccl-tests."""
-    texts = [f"# wiretax {result.run.version}: the columns of nccl-tests, one test for each "
-             "algorithm\n"]
+    texts = [f"# wiretax {result.run.version}: columns of nccl-tests, a test for each algorithm\n"]
     isolated = [case for case in result.cases if case.mode == "isolated"]
     if 0 < len(isolated) < len(result.cases):
         texts.append("# chained cases are left out here; --format csv has them\n")

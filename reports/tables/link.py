@@ -151,8 +151,7 @@ def _comparisons(shown: Any, ranks: int, name: str) -> list[str]:
 
 
 def _contention(frame: Any, name: str) -> list[str]:
-    """The largest slowdown of pushes at the same time, and of a push beside a host copy, over the
-    slowest of their pairs alone."""
+    """The largest slowdown of pushes at once, and beside a host copy, over the slowest alone."""
     alone_us = frame[frame.algorithm == "push"].set_index(["src", "dst", "size_bytes"]).us.to_dict()
     sentences = []
     for algorithm, sentence in CONTENTION.items():
@@ -181,9 +180,8 @@ def draw(result: Result, path: Target) -> None:
         # The median pair as a line, in a band from the slowest to the fastest.
         for name, (_, colour, marker) in RATES.items():
             if name in gb_s.index:
-                rate = gb_s.loc[name]
-                sizes.plot(rate["median"], color=colour, marker=marker,
-                           label=name.replace("_", " "))
+                rate, label = gb_s.loc[name], name.replace("_", " ")
+                sizes.plot(rate["median"], color=colour, marker=marker, label=label)
                 sizes.fill_between(rate.index, rate["min"], rate["max"], color=colour, alpha=0.2)
         dress(sizes, sorted(gb_s.index.unique("size_bytes")))
         sizes.set_title("GB/s against size: median pair, slowest to fastest", fontsize=10)

@@ -84,8 +84,7 @@ def interval(case: Case, factor: float = 0.0) -> NDArray[np.float64]:
     return case.size_bytes * factor / 1e3 / np.maximum(times_us, 1e-9) if factor else times_us
 
 
-def draw_against_size(axes: Any, lines: Sequence[Line], factor: float = 0.0,
-                      scale: str = "log") -> None:
+def draw_against_size(axes: Any, lines: Sequence[Line], factor: float, scale: str = "log") -> None:
     """Time against size, or busbw if `factor` is not 0; `scale` is vertical. The dashed line is the
     lowest bound of all algorithms, from the measured parts of the machine."""
     _draw_lines(axes, lines, lambda case: case.size_bytes, factor)
@@ -112,8 +111,7 @@ def _draw_lines(axes: Any, lines: Sequence[Line], at: Callable[[Case], float],
         places = [at(case) for case in cases]
         median, low, high = np.reshape([interval(case, factor) for case in cases], (-1, 3)).T
         axes.plot(places, median, **line.style, label=line.name)
-        axes.fill_between(places, low, high, color=line.style["color"], alpha=0.25, linewidth=0,
-                          zorder=2)
+        axes.fill_between(places, low, high, color=line.style["color"], alpha=0.25, lw=0, zorder=2)
 
 
 def _draw_routed(result: Result, path: Target) -> None:
@@ -133,8 +131,7 @@ def _draw_routed(result: Result, path: Target) -> None:
         for place, (title, cases) in zip(places, panels.items(), strict=True):
             _draw_lines(place, lines_of(cases), imbalance)
             skews = {imbalance(case): case.shape["skew"] for case in cases}
-            place.set_xticks(list(skews),
-                             [f"{load:.2f}\n{skew}" for load, skew in skews.items()])
+            place.set_xticks([*skews], [f"{load:.2f}\n{skew}" for load, skew in skews.items()])
             place.set_ylim(bottom=0)
             place.margins(x=0.12)
             place.grid(True, alpha=0.25)

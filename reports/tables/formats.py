@@ -1,7 +1,6 @@
-"""A run in other programs' formats: csv, the text of nccl-tests, and its JSON report of `-J`.
-
-nccl-tests prints the means of one algorithm, a row for each size with an out-of-place and an
-in-place half. Our runs measure several algorithms: each becomes one test, the library first."""
+"""A run in other programs' formats: csv, the text of nccl-tests, and its JSON report of `-J`. A
+test of nccl-tests has the means of one algorithm, a row for each size with an out-of-place and an
+in-place half: each algorithm of a run becomes one test, the library first."""
 
 import json
 from dataclasses import replace
@@ -72,9 +71,6 @@ def as_json(result: Result) -> dict[str, Any]:
     counts = [case.n_wrong for case in result.cases if case.n_wrong is not None]
     wrong = sum(map(bool, counts))
     day, _, clock = run.run_id[:20].partition("T")
-    # A mean over several algorithms would mean nothing: each has its own.
-    averages = [{"experiment_name": name, "bandwidth": bus_bw, "okay": "unchecked"}
-                for name, _, _, bus_bw in tests]
     devices = [{"rank": rank.get("rank"), "group": 0, "device": (rank.get("cpus") or [0])[0],
                 "device_info": f"{rank.get('device', '')} {rank.get('arch', '')}".strip()}
                for rank in run.world.get("ranks", [])]
@@ -88,7 +84,9 @@ def as_json(result: Result) -> dict[str, Any]:
                    "blocking_collectives": "false", "parallel_init": "false", "devices": devices},
         "results": rows,
         "out_of_bounds": {"count": wrong, "okay": "false" if wrong else "true"},
-        "average_bus_bandwidth": averages,
+        # A mean over several algorithms would mean nothing: each has its own.
+        "average_bus_bandwidth": [{"experiment_name": name, "bandwidth": mean, "okay": "unchecked"}
+                                  for name, _, _, mean in tests],
         "errors": [] if result.complete else [reason or "the run was cut off"],
     }
 
@@ -162,9 +160,8 @@ def _figures(half: dict[str, Any] | None) -> str:
     *values, n_wrong = half.values() if half else [None] * 4
     cells = []
     for value, width in zip(values, (7, 6, 6), strict=True):
-        texts = ["N/A"]
-        if value is not None:
-            texts = [*(f"{value:.{digits}f}" for digits in (2, 1, 0)), f"{value:.{width - 6}e}"]
+        texts = ["N/A"] if value is None else [
+            *(f"{value:.{digits}f}" for digits in (2, 1, 0)), f"{value:.{width - 6}e}"]
         text = next((text for text in texts if len(text) <= width), texts[-1])
         cells.append(f"  {text:>{width}}")
     return "".join(cells) + f"  {'N/A' if n_wrong is None else f'{float(n_wrong):g}':>6}"

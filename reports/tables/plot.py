@@ -132,11 +132,10 @@ def _draw_routed(result: Result, path: Target) -> None:
             _draw_lines(place, lines_of(cases), imbalance)
             skews = {imbalance(case): case.shape["skew"] for case in cases}
             place.set_xticks([*skews], [f"{load:.2f}\n{skew}" for load, skew in skews.items()])
-            place.set_ylim(bottom=0)
-            place.margins(x=0.12)
+            place.set(ylim=(0, None), xmargin=0.12,
+                      xlabel="rows of the busiest rank / mean, and the skew")
             place.grid(True, alpha=0.25)
             place.set_title(title, fontsize=11)
-            place.set_xlabel("rows of the busiest rank / mean, and the skew")
         places[0].set_ylabel("time, us: collective + reading its result")
         drawing.legend(*places[0].get_legend_handles_labels(), loc="outside lower center", ncols=6,
                        frameon=False)

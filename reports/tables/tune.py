@@ -25,10 +25,10 @@ def winners(result: Result) -> list[Any]:
     rows = []
     for state, rtt_ns in enumerate(states.rtt_ns) if states.rtt_ns else [(states.longest, 1.0)]:
         costs_us = costs_in(result.blocks, states.of_block, state)
-        rows += [(case.variant, case.size_bytes, rtt_ns, case.snr_db is not None, case.case,
-                  case.algorithm, len(costs_us[case.case]), median(costs_us[case.case].values()))
+        rows += [(case.variant, case.size_bytes, rtt_ns, case.snr_db is not None, case.algorithm,
+                  len(costs_us[case.case]), median(costs_us[case.case].values()))
                  for case in result.cases if case.status == "ok" and case.case in costs_us]
-    frame = pd.DataFrame(rows, columns=[*heat, "case", "name", "blocks", "cost_us"])
+    frame = pd.DataFrame(rows, columns=[*heat, "name", "blocks", "cost_us"])
     frame["is_lossy"] = frame.is_lossy.astype(bool)
     blocks = frame.groupby(heat).blocks
     frame["tried"] = blocks.transform("size")
@@ -36,8 +36,7 @@ def winners(result: Result) -> list[Any]:
     frame = frame[frame.blocks >= (blocks.transform("max") / 2).clip(LEAST_BLOCKS, ENOUGH_BLOCKS)]
     exact_us = frame.cost_us.where(~frame.is_lossy)
     exact_us = exact_us.groupby([frame[name] for name in heat[:-1]]).transform("min")
-    frame = frame[~frame.is_lossy | (frame.cost_us < exact_us)]
-    frame = frame.sort_values([*heat, "cost_us", "case"])
+    frame = frame[~frame.is_lossy | (frame.cost_us < exact_us)].sort_values([*heat, "cost_us"])
     frame[["next_name", "next_us"]] = frame.groupby(heat)[["name", "cost_us"]].shift(-1)
     return [*frame.groupby(heat).head(1).itertuples(index=False)]
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
-import pandas as pd
 
 from reports.store.case import case_bus_factor
 from reports.store.foreign import spreadsheet_cell
@@ -48,6 +47,8 @@ END = """\
 
 def as_csv(result: Result) -> str:
     """A header and a row for each case; a part of a summary is named `time_us_median`."""
+    import pandas as pd  # takes 0.3 s, which a run's own table does not need
+
     rows = []
     for case in result.cases:
         row = {"run_id": result.run.run_id, "world_size": result.run.world["size"]}

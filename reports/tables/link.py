@@ -4,7 +4,6 @@ ranks, the bandwidth at each size, and sentences that name the slow pair."""
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from reports.store.result import ResultError
 from reports.store.schema import Result, Summary
@@ -33,6 +32,8 @@ def transfers(result: Result) -> tuple[Any, Any]:
     """The cases with a time: the `pairs` of ranks at once, the first as `src`, `dst` and as text;
     GB/s, and the median above 0 with its interval in us. Then those of them at one size, the
     largest at which every push and pull has an interval, or else a time; a flag has no size."""
+    import pandas as pd  # takes 0.3 s, which other runs do not need
+
     name = "GPU" if has_gpus(result) else "rank"
     rows = []
     for case in result.cases:

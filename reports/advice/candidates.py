@@ -28,7 +28,7 @@ FORMS = {"us": r"(\d{1,9})([KMG]?) *<= *(\d{1,12}(?:\.\d+)?) *us",
          "tok/s": r"(\S+)() *>= *(\d{1,12}(?:\.\d+)?) *tok/s"}
 # The first method of any launch counts. A token waits for dependent calls, as a chain does.
 METHODS = "ours, chained", "ours, isolated", "library, chained", "library, isolated"
-DOES_NOT_FIT = "the model does not fit"
+DOES_NOT_FIT = "does not fit"
 
 Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e15)]
 Currency = Annotated[str, msgspec.Meta(pattern="^[A-Z]{3}$")]  # ISO 4217

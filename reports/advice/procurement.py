@@ -25,8 +25,8 @@ from reports.advice.specs import GPUS
 from reports.store.foreign import printable, spreadsheet_cell
 from reports.store.result import ResultError
 from reports.store.writing import write_named
-from reports.tables import templates
 from reports.tables.console import lay_out
+from reports.tables.page import Page, Row, Section, to_html
 from reports.tables.sentences import number, size_text
 from reports.verdicts.verdict import FAMILY_P, POWER
 
@@ -69,8 +69,7 @@ def procure(arguments: argparse.Namespace) -> int:
         only = ["--candidate", arguments.candidate] if arguments.candidate else []
         command = printable(shlex.join(["python", "-m", "reports", "procure", arguments.spec.name,
                                         *runs, *only, "--html", arguments.html.name]))
-        page = templates.render("procure.html", procurement=procurement, command=command)
-        write_named(arguments.html, page.encode())
+        write_named(arguments.html, to_html(procure_page(procurement, command)).encode())
     if arguments.csv:
         write_named(arguments.csv, as_csv(procurement).encode())
     sys.stdout.write(as_text(procurement))
@@ -95,6 +94,26 @@ def as_text(procurement: Procurement) -> str:
             table.add_row(figures[0].name, *(f"{each.text}\n{each.note}" for each in figures))
         tables.append(("", table))
     return lay_out(None, [procurement.headline], tables, [*reasons, *procurement.sentences])
+
+
+def procure_page(procurement: Procurement, command: str) -> Page:
+    """The page for `procure --html` and for the dashboard; `command` made it."""
+    machines = procurement.machines
+    requirements: list[Row] = [{"requirement": requirement} | {
+        machine.name: "\n".join(machine.verdicts[requirement]) for machine in machines}
+        for requirement in machines[0].verdicts]
+    figures: list[Row] = [
+        {"figure": "runs"} | {machine.name: str(len(machine.run_ids)) for machine in machines}]
+    for row, figure in enumerate(machines[0].figures):
+        cells = {machine.name: machine.figures[row] for machine in machines}
+        figures.append({"figure": figure.name} | {
+            name: f"{each.text}\n{each.note}" for name, each in cells.items()})
+    runs = [f"{machine.name}: {run_id}" for machine in machines for run_id in machine.run_ids]
+    return Page(f"Procurement: {procurement.headline}", sections=[
+        Section("Requirements", table="requirements", rows=requirements),
+        Section("Figures, with their intervals over launches", table="figures", rows=figures),
+        Section("How to read this", procurement.sentences)],
+        reproduce={"command, without folders": command, "run ids": "\n".join(runs)})
 
 
 def as_csv(procurement: Procurement) -> str:

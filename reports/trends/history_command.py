@@ -11,8 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from reports.store.order import time_of
-from reports.store.result import ResultError
+from reports.store.result import ResultError, time_of
 from reports.tables.console import WIDTH, wrapped
 from reports.tables.figure import figure
 from reports.trends.changes import MIN_RUNS

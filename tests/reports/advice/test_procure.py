@@ -187,7 +187,7 @@ def test_a_model_that_does_not_fit_fails(launches):
     """Otherwise a buyer could choose a box that cannot load the model."""
     models = '[models]\nbig = {model = "llama-3.1-405b", weights = "fp16"}\n'
     procurement = evaluate(spec(launches, ["big >= 1 tok/s"], models + BOX.format(name="box")))
-    assert (verdict_of(procurement)[0], figure(procurement, "big").note) == ("FAIL", "the model does not fit")
+    assert (verdict_of(procurement)[0], figure(procurement, "big").note) == ("FAIL", "does not fit")
 
 
 def test_currencies_are_neither_converted_nor_ranked_together(launches, tmp_path):

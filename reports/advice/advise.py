@@ -4,7 +4,6 @@ import argparse
 import re
 import sys
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,30 +35,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weights", metavar="TYPE", default="q4",
         help="q4 (4.5 bits), q8 (8.5), fp8, fp16, bf16, or a size such as 42.5GB; %(default)s")
     add("--gpu", metavar="NAME", help="such as r9700, rtx4090, h100-nvl")
-    add("--gpus", metavar="N", type=partial(whole, 1, 64), default=2,
-        help="number of GPUs (%(default)s)")
     add("--run", metavar="RUN", type=Path, nargs="+", action="extend", default=[],
-        help="runs of bench.allreduce over N ranks, each a launch on one machine; or one imported "
-        "log")
-    add("--link", metavar="NAME",
-        help="link to assume without a run, such as pcie5x16 (the GPU's own)")
-    add("--context", metavar="TOKENS", type=partial(whole, 0, 10**8), default=4096,
-        help="cached tokens of each stream (%(default)s)")
-    add("--prompt", metavar="TOKENS", type=partial(whole, 1, 10**7), default=2048,
-        help="length of a prompt (%(default)s)")
-    add("--batch", metavar="N", type=partial(whole, 1, 10**5), default=1,
-        help="streams for latency (%(default)s)")
-    add("--slots", metavar="N", type=partial(whole, 1, 10**5), default=8,
-        help="streams for throughput (%(default)s)")
+        help="launches of bench.allreduce over N ranks of one machine; or one imported log")
+    add("--link", metavar="NAME", help="link without a run, such as pcie5x16 (the GPU's own)")
+    for name, unit, least, most, default, text in (
+            ("--gpus", "N", 1, 64, 2, "number of GPUs"),
+            ("--context", "TOKENS", 0, 10**8, 4096, "cached tokens of each stream"),
+            ("--prompt", "TOKENS", 1, 10**7, 2048, "length of a prompt"),
+            ("--batch", "N", 1, 10**5, 1, "streams for latency"),
+            ("--slots", "N", 1, 10**5, 8, "streams for throughput")):
+        add(name, metavar=unit, type=partial(whole, least, most), default=default,
+            help=f"{text} (%(default)s)")
     add("--skew", metavar="X", type=float, default=1.0,
         help="load of the busiest rank of an expert split, over the mean (%(default)s)")
     add("--validate", metavar="RUN", type=Path,
-        help="compare a run of bench.decode with the prediction from --run: runs of "
-        "bench.allreduce and bench.link on the same machine")
+        help="run of bench.decode to predict from a --run of bench.allreduce and one of bench.link")
 
 
 def whole(least: int, most: int, text: str) -> int:
-    """A whole number within these limits. Raises ArgumentTypeError for another text."""
     if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
         raise argparse.ArgumentTypeError(
             f"{printable(text)!r} is not a whole number from {least} to {most}")
@@ -82,74 +75,54 @@ def advise(arguments: argparse.Namespace) -> int:
     size = re.fullmatch(r"([0-9]{1,5}(?:\.[0-9]{1,3})?) ?GB", weights, re.IGNORECASE)
     weights_bytes = float(size[1]) * GB if size else model.parameters * BITS.find(weights) / 8
     if not 1 <= arguments.skew <= gpus:
-        raise ResultError(f"a skew of {arguments.skew:g} over {gpus} GPUs: the busiest gets at "
-                          f"least the mean and at most all, {gpus} times the mean")
+        raise ResultError(f"--skew {arguments.skew:g} is not from 1 (even) to {gpus} (one GPU)")
     if not weights_bytes:
         raise ResultError("a model of 0 GB has no weights")
     link = LINKS.find(arguments.link) if arguments.link else link_between(gpu, gpus)
-    times = read_times(runs, gpus, link)
-    sys.stdout.write(render(Split(
-        model, gpu, gpus, printable(weights), weights_bytes, times, arguments.context,
-        arguments.prompt, arguments.batch, arguments.slots, arguments.skew), runs))
+    load = Split(model, gpu, gpus, printable(weights), weights_bytes,
+                 read_times(runs, gpus, link), arguments.context, arguments.prompt,
+                 arguments.batch, arguments.slots, arguments.skew)
+    splits = serving.all_splits(load)
+    obstacles = [f"{name}: {split.obstacle}." for name, split in splits.items() if split.obstacle]
+    sys.stdout.write(lay_out(None, _question(load, runs), _tables(load, splits), [
+        *obstacles, *_recommendation(load, splits), "", "Before trusting it, check the path of the "
+        "GPUs (bench.doctor) and the chained all-reduces of the engine's own library."]))
     return 0
 
 
-def render(load: Split, runs: Sequence[Result | Imported]) -> str:
-    """The advice on a load, which is a split by tensor over all GPUs; at most 80 columns."""
-    splits, n, spare = serving.all_splits(load), load.gpus, load.spare_bytes
-    obstacles = [f"{name}: {split.obstacle}." for name, split in splits.items() if split.obstacle]
-    more = f", {load.tokens_in(spare)} tokens more" if spare > 0 else ""
-    return lay_out(None, [*_question(load, runs), *_collectives(load)], _tables(load, splits), [
-        *obstacles, *_recommendation(load, splits), "",
-        f"Before trusting it, check: the cache (TP {n} leaves {_signed(spare / GB)} GB a GPU"
-        f"{more}, after 10 % headroom); the topology (bench.doctor: the path between the GPUs, "
-        "lanes, peer access); the latency (chained all-reduces of the engine's own library, "
-        "captured as the engine does)."])
-
-
-def _question(load: Split, runs: Sequence[Result | Imported]) -> list[str]:
-    """The question with all defaults, and the origin of the all-reduce times."""
-    gpu, model = load.gpu, load.model
-    mixture = (f", {model.top_k} of {model.experts} experts (skew {load.skew:g})"
-               if model.experts > 1 else "")
+def _question(load: Split, runs: list[Result | Imported]) -> list[str]:
+    """The load with all defaults, the origin of its times, and the all-reduces of a step."""
+    gpu, model, n, times = load.gpu, load.model, load.gpus, load.times
+    mixture = f", {model.top_k} of {model.experts} experts" * (model.experts > 1)
+    room_bytes = max(0.0, load.spare_bytes + load.memory_bytes["KV cache"])
+    tokens = int(room_bytes // (model.kv_share(n) * model.kv_bytes_per_token))
     lines = [
         f"{model.name}: {number(model.parameters / GB)}e9 weights, {load.weights}: "
         f"{number(load.weights_bytes / GB)} GB; {model.layers} layers, {model.kv_heads} KV heads "
         f"of {model.head_dim}{mixture}",
-        f"{load.gpus} x {gpu.name}: {number(gpu.memory_gb)} GB, {number(gpu.bandwidth_gb_s)} GB/s, "
+        f"{n} x {gpu.name}: {number(gpu.memory_gb)} GB, {number(gpu.bandwidth_gb_s)} GB/s, "
         f"{number(load.tflops)} TFLOP/s each ({gpu.source}): peaks, so all times are lower bounds",
         f"context {load.context} tokens a stream, prompt {load.prompt}; streams: {load.batch} for "
-        f"latency, {load.slots} for throughput"]
-    if load.gpus > 1:
-        lines += [f"all-reduce: {load.times.source}", *warnings(load.times, runs, gpu)]
-    return lines
-
-
-def _collectives(load: Split) -> list[str]:
-    """The cache of a token, and the number, the bytes and the time of the all-reduces of a step."""
-    n, model, times = load.gpus, load.model, load.times
-    room_bytes = load.spare_bytes + load.memory_bytes["KV cache"]
-    lines = [f"The keys and values of a token take {model.kv_bytes_per_token:,} B in fp16 "
-             f"({model.kv_layers} layers); at TP {n} the cache has room for "
-             f"{load.tokens_in(room_bytes):,} tokens."]
+        f"latency, {load.slots} for throughput",
+        f"keys and values: {model.kv_bytes_per_token:,} B a token in fp16 ({model.kv_layers} "
+        f"layers); at TP {n} the cache has room for {tokens:,} tokens"]
     if n == 1:
-        return [*lines, "One GPU: nothing to reduce."]
+        return lines
     size, calls = model.all_reduce_bytes(load.batch), model.all_reduces
     (each_us, origin), factor, gb_s = times.look_up(size), wire_factor(n), times.link.total_gb_s(n)
-    lines.append(
+    lines += [
+        f"all-reduce: {times.source}", *warnings(times, runs, gpu),
         f"A step at TP {n} has {calls} all-reduces (2 a layer) of {size:,} B: "
         f"{number(calls * size / 1e6)} MB, each GPU sending 2(n-1)/n = {factor:g} of it: "
         f"{number(factor * calls * size / gb_s / 1e3)} us by bytes alone at {number(gb_s)} GB/s; "
-        f"{calls} x {_span(each_us, ' us')}{origin} = {number(calls * each_us[0] / 1e3)} ms.")
+        f"{calls} x {_span(each_us, ' us')}{origin} = {number(calls * each_us[0] / 1e3)} ms."]
     if model.experts > 1 and not model.experts % n:
         chunk = min(load.prompt, serving.CHUNK_TOKENS)
         sent, shared = (model.dispatch_bytes(n, chunk / n, once) / 1e6 for once in (False, True))
         lines.append(
-            f"Split by experts a chunk of {chunk} tokens sends {number(sent)} MB a rank to experts "
-            f"elsewhere, {number(shared)} if all experts of a rank share a copy, times the skew of "
-            f"{load.skew:g}, in each layer, and receives as many; with replicated activations "
-            "there is no all-to-all but an all-reduce of "
-            f"{number(model.all_reduce_bytes(chunk) / 1e6)} MB.")
+            f"Split by experts a rank sends {number(sent)} MB of a chunk of {chunk} tokens to "
+            f"other ranks in each layer, {number(shared)} if all experts of a rank share a copy, "
+            f"times the skew of {load.skew:g}, and receives as many.")
     return lines
 
 
@@ -159,12 +132,7 @@ def _span(span: Span, unit: str = "") -> str:
     return number(value) + unit + (f" [{number(low)} {number(high)}]" if low < high else "")
 
 
-def _signed(value: float) -> str:
-    return "-" * (value < 0) + number(abs(value))
-
-
-def _tables(load: Split, splits: Mapping[str, Split]) -> list[tuple[str, Table]]:
-    """The memory of a GPU at TP 1 to 8, the possible splits, and for 8 GPUs the times by link."""
+def _tables(load: Split, splits: dict[str, Split]) -> list[tuple[str, Table]]:
     worlds = [replace(load, kind=TENSOR if n > 1 else ONE, gpus=n) for n in WORLDS]
     memory = plain_table({"": 37} | {str(n): 9 for n in WORLDS})
     streams = f", {max(load.batch, load.slots)} x {load.context} tokens"
@@ -175,7 +143,7 @@ def _tables(load: Split, splits: Mapping[str, Split]) -> list[tuple[str, Table]]
     memory.add_row(f"fits {limit}", *(
         "no split" if load.model.heads % split.gpus else "fits" if split.spare_bytes >= 0 else "NO"
         for split in worlds))
-    memory.add_row("GB to spare (- short)", *(_signed(split.spare_bytes / GB) for split in worlds))
+    memory.add_row("GB to spare (- short)", *(f"{split.spare_bytes / GB:.1f}" for split in worlds))
     speed = plain_table({"": 15, "decode: ms\na token": 10, "tokens/s a\nstream": 20,
                          f"tokens/s of\n{load.slots} streams": 12, "prompt:\nms": 9,
                          "tokens/s\nof many": 9})
@@ -189,12 +157,9 @@ def _tables(load: Split, splits: Mapping[str, Split]) -> list[tuple[str, Table]]
 
 
 def _link_table(load: Split) -> tuple[str, Table]:
-    """TP 1 to 8 by the figures of three links, beside the rule of thumb, and the title."""
+    """TP 1 to 8 over three links, which the GPUs need not have, beside the rule of thumb."""
     slot, own = load.gpu.slot, link_between(load.gpu, load.gpus).name
     links = ("nvlink4" if own == slot else own, slot, "sockets")
-    title = f"ms by the figures of {', '.join(links)} and NCCL's latencies"
-    if own == slot:
-        title += f"; {load.gpus} {load.gpu.name} have no NVLink"
     table = plain_table({"": 31} | {str(n): 8 for n in WORLDS} | {"fastest": 7, "rule": 4})
     for (name, rule), link in zip(RULE_OF_THUMB.items(), links, strict=True):
         splits = {n: replace(load, times=read_times([], n, LINKS[link]), gpus=n,
@@ -204,21 +169,15 @@ def _link_table(load: Split) -> tuple[str, Table]:
             ms = {n: split.figures[figure][0] / 1e3 for n, split in splits.items()}
             table.add_row(f"{name}, {label}", *(number(ms.get(n)) for n in WORLDS),
                           str(min(ms, key=lambda n: ms[n])), rule)
-    return title, table
+    return f"ms if joined by {', '.join(links)}, with NCCL's latencies", table
 
 
-def _recommendation(load: Split, splits: Mapping[str, Split]) -> list[str]:
-    """The best split for each goal, its margin, and the all-reduce time that changes the answer."""
-    outside = {OFFLOAD, LARGER} if load.gpus == 1 else {OFFLOAD, LARGER, ONE}
-    possible = {name: split for name, split in splits.items()
-                if split.obstacle is None and split.kind not in outside}
+def _recommendation(load: Split, splits: dict[str, Split]) -> list[str]:
+    possible = {name: split for name, split in splits.items() if split.obstacle is None
+                and split.gpus == load.gpus and split.kind not in (OFFLOAD, LARGER)}
     if not possible:
-        offload, speed = splits.get(OFFLOAD), ""
-        if offload and offload.obstacle is None:
-            tokens, *_ = rate(1, offload.figures["step_us"])
-            speed = f"; CPU offload gives {number(tokens)} tokens/s"
         return [f"RECOMMENDATION: nothing fits on {load.gpus} x {load.gpu.name}: take more GPUs, "
-                f"a larger card, fewer bits or less context{speed}."]
+                "a larger card, fewer bits or less context."]
     full = dict(_at_capacity(*item) for item in possible.items()) if load.context else {}
     streams = f"{load.batch} stream{'s' * (load.batch > 1)}"
     goals = [(f"Decode, latency of {streams}", possible, "step_us"),
@@ -238,7 +197,7 @@ def _at_capacity(name: str, split: Split) -> tuple[str, Split]:
     return f"{name} with {streams}", replace(split, batch=1, slots=streams)
 
 
-def _best(splits: Mapping[str, Split], figure: str) -> str:
+def _best(splits: dict[str, Split], figure: str) -> str:
     """The best split by a time or a rate, and its margin over the next."""
     spans, is_rate = {name: splits[name].figures[figure] for name in splits}, "rate" in figure
     power, scale, unit = (1, 1.0, "tokens/s") if is_rate else (-1, 1e-3, "ms")
@@ -246,9 +205,8 @@ def _best(splits: Mapping[str, Split], figure: str) -> str:
     close = [name for name in ordered if min((spans[ordered[0]] / spans[name]) ** power) < MARGIN]
     first = next((name for name in close if splits[name].kind == REPLICAS), ordered[0])
     answer = f"{first}, {number(spans[first][0] * scale)} {unit}"
-    if len(close) > 1:
-        equals = " and ".join(name for name in close if name != first)
-        answer += f" ({equals} as good, within the precision of this arithmetic)"
+    equals = " and ".join(name for name in close if name != first)
+    answer += f" ({equals} as good, by this coarse arithmetic)" if equals else ""
     after = next((name for name in ordered if name not in close), None)
     if after is not None:
         gain = (spans[first] / spans[after]) ** power
@@ -256,19 +214,16 @@ def _best(splits: Mapping[str, Split], figure: str) -> str:
     return f"{answer}."
 
 
-def _break_even(load: Split, splits: Mapping[str, Split]) -> list[str]:
+def _break_even(load: Split, splits: dict[str, Split]) -> list[str]:
     """The all-reduce time at which TP and the best other split decode equally fast."""
     steps_us = {name: split.figures["step_us"][0] for name, split in splits.items()}
     tensor, size = f"TP {load.gpus}", load.model.all_reduce_bytes(load.batch)
-    tensor_us = steps_us.pop(tensor, None)
+    tensor_us, each_us = steps_us.pop(tensor, None), load.times(size)
     if tensor_us is None or not steps_us:
         return []
-    other, each_us = min(steps_us, key=lambda name: steps_us[name]), load.times(size)
+    other = min(steps_us, key=lambda name: steps_us[name])
     even_us = each_us[0] + (steps_us[other] - tensor_us) / load.model.all_reduces
     if even_us <= 0:
         return [f"No all-reduce is fast enough for {tensor} to win the latency of decode."]
-    factor = even_us / each_us[0]
-    distance = f"{factor:.1f} times below" if factor > 1 else f"{1 / factor:.1f} times above"
     return [f"In the latency of decode {tensor} and {other} break even if an all-reduce of "
-            f"{size_text(size)} takes {number(even_us)} us; here it takes "
-            f"{_span(each_us, ' us')}, {distance} that."]
+            f"{size_text(size)} takes {number(even_us)} us; here it takes {_span(each_us, ' us')}."]

@@ -4,10 +4,9 @@ import datetime
 import glob
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 
@@ -19,7 +18,6 @@ from reports.store.case import find_states
 from reports.store.foreign import printable_in
 from reports.store.result import ResultError, content_of, is_imported, read
 from reports.store.schema import Result
-from reports.store.stats import STATE_RATIO
 from reports.tables.rows import default_rows
 from reports.tables.sentences import number
 
@@ -83,57 +81,33 @@ class Spec(Table):
     requirements: list[str] = []
 
 
-class Requirement(NamedTuple):
-    """A line of `requirements`; `limit` is the most for a time, the least for other figures."""
-
-    text: str
-    key: Key
-    limit: float
-
-
 @dataclass
 class Figure:
     """A figure of a candidate: its values over launches, their mean and its interval, if there are
-    five. `note` has the origin of the values, or why they are missing. Money has no unit."""
+    five. `note` has the origin of the values, or why they are missing."""
 
     name: str
-    unit: str = ""
-    currency: str = ""
-    values: Sequence[float] = ()
+    unit: str
+    note: str
+    values: list[float] = field(default_factory=list)
     value: float | None = None
     low: float | None = None
     high: float | None = None
-    note: str = ""
-
-    @property
-    def label(self) -> str:
-        """`16 KiB, us`; without a currency, in which candidates may differ."""
-        return f"{self.name}, {self.unit}" if self.unit else self.name
 
     @property
     def text(self) -> str:
-        """`7.41`, `5200 EUR`, `-`."""
-        return "-" if self.value is None else f"{number(self.value)} {self.currency}".rstrip()
-
-    @property
-    def interval(self) -> str:
-        """`[7.2 7.6]`, or empty."""
-        return "" if self.low is None else f"[{number(self.low)} {number(self.high)}]"
-
-
-class Judgement(NamedTuple):
-    """A verdict, PASS, FAIL or UNDECIDED, and its reason."""
-
-    requirement: str
-    verdict: str
-    reason: str
+        """`7.41 us`, then in a line of its own the interval, `[7.2 7.6]`; `-` without a value."""
+        if self.value is None:
+            return "-"
+        interval = "" if self.low is None else f"\n[{number(self.low)} {number(self.high)}]"
+        return f"{number(self.value)} {self.unit}{interval}"
 
 
 @dataclass
 class Machine:
-    """A candidate: its complete launches and imported logs, its runs with wrong results, and notes
-    for the reader. `samples` has the origin of each figure and its values, one per launch. All
-    machines have their figures and judgements in the same order."""
+    """A candidate: its complete launches, imported logs, and notes for the reader. `samples` has
+    the origin of each figure and its values, one per launch; `verdicts` has a verdict and a reason
+    by requirement. All machines have their figures in the same order."""
 
     name: str
     candidate: Candidate
@@ -143,21 +117,16 @@ class Machine:
     notes: list[str] = field(default_factory=list)
     samples: dict[Key, tuple[str, list[float]]] = field(default_factory=dict)
     figures: list[Figure] = field(default_factory=list)
-    judgements: list[Judgement] = field(default_factory=list)
-
-    @property
-    def runs_text(self) -> str:
-        """`6`, `2 imported`."""
-        n_launches, n_logs = len(self.launches), len(self.logs)
-        return str(n_launches) if n_launches or not n_logs else f"{n_logs} imported"
+    verdicts: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def run_ids(self) -> list[str]:
         return [run.run.run_id for run in self.launches] + [log.run.run_id for log in self.logs]
 
 
-def read_spec(path: Path) -> tuple[Spec, dict[str, Machine], list[Requirement]]:
-    """The spec, its candidates by name, and its requirements. Raises ResultError."""
+def read_spec(path: Path) -> tuple[Spec, dict[str, Machine], dict[str, tuple[Key, float]]]:
+    """The spec, its candidates by name, and the figure and the limit of each requirement: the most
+    for a time, the least for other figures. Raises ResultError."""
     try:
         tables = printable_in(msgspec.toml.decode(content_of(path, most_bytes=1 << 20)))
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
@@ -172,7 +141,7 @@ def read_spec(path: Path) -> tuple[Spec, dict[str, Machine], list[Requirement]]:
     for machine in machines.values():
         GPUS.find(machine.candidate.gpu)
         machine.candidate.runs = [str(path.parent / run) for run in machine.candidate.runs]
-    requirements = []
+    requirements: dict[str, tuple[Key, float]] = {}
     for text in spec.requirements:
         unit = next((unit for unit in FORMS if text.strip().endswith(unit)), "us")
         match = re.fullmatch(FORMS[unit], text.strip())
@@ -184,7 +153,7 @@ def read_spec(path: Path) -> tuple[Spec, dict[str, Machine], list[Requirement]]:
             hint = close_names(name, spec.models)
             raise ResultError(f"{path}: [models] lacks the model of {text!r}; {hint}".rstrip("; "))
         label = name if unit == "tok/s" else int(name) * SCALES[scale]
-        requirements.append(Requirement(text, (unit, label), float(limit)))
+        requirements[text] = (unit, label), float(limit)
     return spec, machines, requirements
 
 
@@ -200,8 +169,7 @@ def measure(machine: Machine, spec: Spec) -> None:
             times = read_times([run], gpus, link)
         except ResultError:
             if isinstance(run, Imported):
-                machine.notes.append(f"{run.run.run_id}, imported, failed, had wrong results or "
-                                     "none: left out")
+                machine.notes.append(f"{run.run.run_id}, imported, has no usable result: left out")
             continue
         all_times.append(times)
         if isinstance(run, Imported):
@@ -250,10 +218,9 @@ def read_runs(machine: Machine) -> None:
             continue
         if any(case.n_wrong for case in run.cases):
             machine.wrong.append(f"wrong results in {run_id}")
-        if not run.complete:
-            notes.append(f"{run_id} is incomplete: left out")
-        elif run.run.world.get("slowed_percent"):
-            notes.append(f"{run_id} is slowed on purpose: left out")
+        if not run.complete or run.run.world.get("slowed_percent"):
+            reason = "slowed on purpose" if run.complete else "incomplete"
+            notes.append(f"{run_id} is {reason}: left out")
         elif run.run.benchmark == "allreduce" and size != gpus:
             raise ResultError(f"candidate {name} has {gpus} GPUs and its run {run_id} {size} ranks")
         elif run.run.benchmark == "allreduce":
@@ -269,11 +236,8 @@ def read_runs(machine: Machine) -> None:
 
 def _sample_launches(machine: Machine) -> None:
     by_method: dict[Key, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    trips_ns = []
     for launch in machine.launches:
         states = find_states(launch.blocks)
-        if states.longest is not None and states.rtt_ns:
-            trips_ns.append(states.rtt_ns[states.longest])
         for mode in ("chained", "isolated"):
             for row in default_rows(launch, (mode, None), states):
                 case, time_us, method = row.ours, row.ours_us, f"ours, {mode}"
@@ -288,12 +252,6 @@ def _sample_launches(machine: Machine) -> None:
         machine.samples[key] = method, values[method]
     software = sorted({launch.run.software_id for launch in machine.launches})
     if len(software) > 1:
-        machine.notes.append(f"its runs have {len(software)} kinds of software (software_id "
-                             f"{', '.join(software)})")
-    if trips_ns and max(trips_ns) > STATE_RATIO * min(trips_ns):
-        machine.notes.append(
-            f"the link changed its state between launches (flag round trip {min(trips_ns):.0f} to "
-            f"{max(trips_ns):.0f} ns), which widens the intervals")
+        machine.notes.append(f"its runs differ in software (software_id {', '.join(software)})")
     if machine.launches and machine.logs:
-        n_logs = len(machine.logs)
-        machine.notes.append(f"imported logs, {n_logs}, beside its own launches: ignored")
+        machine.notes.append(f"{len(machine.logs)} imported logs beside its own launches: ignored")

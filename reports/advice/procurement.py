@@ -1,15 +1,14 @@
 """`procure`: candidate machines side by side, and their acceptance test against requirements.
 
-A launch gives one value of each figure; the interval is Student's over the logarithms. With m
-verdicts each interval has a confidence of 1 - 0.05/m (Bonferroni). A verdict is wrong only if one
-end of its interval is, so the chance of any wrong verdict is at most 2.5 %, independent or not.
-"""
+With m verdicts each interval has a confidence of 1 - 0.05/m (Bonferroni). A verdict is wrong only
+if one end of its interval is, so the chance of any wrong verdict is at most 2.5 %."""
 
 import argparse
+import re
 import shlex
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -20,15 +19,14 @@ from rich.table import Table
 from scipy.special import stdtrit
 
 from reports.advice import candidates
-from reports.advice.candidates import Figure, Judgement, Key, Machine, Requirement, Spec
-from reports.advice.procure_page import procure_page
+from reports.advice.candidates import Figure, Key, Machine, Spec
 from reports.advice.reduce_times import other_hardware
 from reports.advice.specs import GPUS
 from reports.store.foreign import printable, spreadsheet_cell
 from reports.store.result import ResultError
 from reports.store.writing import write_named
 from reports.tables.console import lay_out
-from reports.tables.page import to_html
+from reports.tables.page import Page, Row, Section, to_html
 from reports.tables.sentences import number, size_text
 from reports.verdicts.verdict import FAMILY_P, POWER
 
@@ -54,8 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("spec", metavar="SPEC.toml", type=Path,
         help="candidates, prices and requirements; docs/buy.md has an example")
     add("runs", metavar="RUN", nargs="*",
-        help="NAME=RUN: another run, folder or quoted glob of that candidate; RUN alone if there "
-        "is one candidate")
+        help="NAME=RUN: another run, folder or quoted glob of a candidate; RUN for the only one")
     add("--candidate", metavar="NAME", help="show and judge only this one")
     add("--html", metavar="FILE", type=Path, help="also write a page")
     add("--csv", metavar="FILE", type=Path, help="also write a row for each candidate")
@@ -64,21 +61,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def procure(arguments: argparse.Namespace) -> int:
-    """Prints the table and returns the exit status. Raises ResultError for an unusable spec or run,
-    and for a file that cannot be written."""
+    """Prints the table and returns the exit status. Raises ResultError for an unusable file."""
     procurement = evaluate(arguments.spec, arguments.runs, arguments.candidate)
     if arguments.html:
         # The page may not disclose folders.
-        words = ["python", "-m", "reports", "procure", arguments.spec.name]
-        for name, equals, path in (run.rpartition("=") for run in arguments.runs):
-            words.append(f"{name}{equals}{Path(path).name}")
-        for option in ("candidate", "html", "csv"):
-            value = getattr(arguments, option)
-            words += [f"--{option}", getattr(value, "name", value)] if value else []
-        command = printable(shlex.join(words))
-        page = procure_page(procurement.headline, procurement.machines, procurement.sentences,
-                            command)
-        write_named(arguments.html, to_html(page).encode())
+        runs = [re.sub("[^=]*/(?=.)", "", run) for run in arguments.runs]
+        only = ["--candidate", arguments.candidate] if arguments.candidate else []
+        command = printable(shlex.join(["python", "-m", "reports", "procure", arguments.spec.name,
+                                        *runs, *only, "--html", arguments.html.name]))
+        write_named(arguments.html, to_html(procure_page(procurement, command)).encode())
     if arguments.csv:
         write_named(arguments.csv, as_csv(procurement).encode())
     sys.stdout.write(as_text(procurement))
@@ -95,15 +86,34 @@ def as_text(procurement: Procurement) -> str:
         for machine in machines:
             table.add_column(machine.name, justify="right", overflow="fold", max_width=14)
             reasons += [f"{machine.name}, {requirement}: {verdict}, {reason}"
-                        for requirement, verdict, reason in machine.judgements]
-        table.add_row("launches", *(machine.runs_text for machine in machines))
-        for judgements in zip(*(machine.judgements for machine in machines), strict=True):
-            table.add_row(judgements[0].requirement, *(each.verdict for each in judgements))
+                        for requirement, (verdict, reason) in machine.verdicts.items()]
+        table.add_row("runs", *(str(len(machine.run_ids)) for machine in machines))
+        for requirement in machines[0].verdicts:
+            table.add_row(requirement, *(machine.verdicts[requirement][0] for machine in machines))
         for figures in zip(*(machine.figures for machine in machines), strict=True):
-            cells = ([each.text, each.interval, each.note] for each in figures)
-            table.add_row(figures[0].label, *("\n".join(filter(None, cell)) for cell in cells))
+            table.add_row(figures[0].name, *(f"{each.text}\n{each.note}" for each in figures))
         tables.append(("", table))
     return lay_out(None, [procurement.headline], tables, [*reasons, *procurement.sentences])
+
+
+def procure_page(procurement: Procurement, command: str) -> Page:
+    """The page for `procure --html` and for the dashboard; `command` made it."""
+    machines = procurement.machines
+    requirements: list[Row] = [{"requirement": requirement} | {
+        machine.name: "\n".join(machine.verdicts[requirement]) for machine in machines}
+        for requirement in machines[0].verdicts]
+    figures: list[Row] = [
+        {"figure": "runs"} | {machine.name: str(len(machine.run_ids)) for machine in machines}]
+    for row, figure in enumerate(machines[0].figures):
+        cells = {machine.name: machine.figures[row] for machine in machines}
+        figures.append({"figure": figure.name} | {
+            name: f"{each.text}\n{each.note}" for name, each in cells.items()})
+    runs = [f"{machine.name}: {run_id}" for machine in machines for run_id in machine.run_ids]
+    return Page(f"Procurement: {procurement.headline}", sections=[
+        Section("Requirements", table="requirements", rows=requirements),
+        Section("Figures, with their intervals over launches", table="figures", rows=figures),
+        Section("How to read this", procurement.sentences)],
+        reproduce={"command, without folders": command, "run ids": "\n".join(runs)})
 
 
 def as_csv(procurement: Procurement) -> str:
@@ -114,17 +124,18 @@ def as_csv(procurement: Procurement) -> str:
             "candidate": machine.name, "launches": len(machine.launches),
             "imported logs": len(machine.logs), "currency": machine.candidate.price.currency}
         for figure in machine.figures:
-            name, unit = figure.name, figure.unit or "in currency"
+            name, unit = figure.name, figure.unit
+            unit = "in currency" if unit == row["currency"] else unit
             row |= {f"{name} {unit}": figure.value, f"{name} low {unit}": figure.low,
                     f"{name} high {unit}": figure.high, f"{name} from": figure.note}
-        for requirement, verdict, reason in machine.judgements:
+        for requirement, (verdict, reason) in machine.verdicts.items():
             row |= {requirement: verdict, f"{requirement} why": reason}
         rows.append(row)
     frame = pd.DataFrame(rows).map(spreadsheet_cell).rename(columns=spreadsheet_cell)
     return frame.to_csv(index=False, lineterminator="\n")
 
 
-def evaluate(path: Path, runs: Sequence[str] = (), only: str | None = None) -> Procurement:
+def evaluate(path: Path, runs: Iterable[str] = (), only: str | None = None) -> Procurement:
     """Judges the candidates of the spec at `path`, or `only` one. Each of `runs` is NAME=RUN, which
     adds a run, folder or glob to a candidate, or RUN if there is one candidate. Raises ResultError
     for an unusable spec or run."""
@@ -142,24 +153,22 @@ def evaluate(path: Path, runs: Sequence[str] = (), only: str | None = None) -> P
         by_name[name].candidate.runs.append(run.removeprefix(f"{name}="))
     # All-reduces of one token and of a chunk of 2,048 tokens of a 70B model come first.
     keys: list[Key] = [("us", 16384), ("GB/s", 33554432)]
-    keys += [("tok/s", name) for name in spec.models]
-    keys += [requirement.key for requirement in requirements]
+    keys += [("tok/s", name) for name in spec.models] + [key for key, _ in requirements.values()]
     keys = sorted(dict.fromkeys(keys), key=lambda key: list(candidates.FORMS).index(key[0]))
     machines, n_verdicts = list(by_name.values()), len(requirements) * len(by_name)
-    confidence, verdicts = 1 - 2 * FAMILY_P / max(n_verdicts, 1), Counter[str]()
+    confidence, counts = 1 - 2 * FAMILY_P / max(n_verdicts, 1), Counter[str]()
     for machine in machines:
         candidates.measure(machine, spec)
         figures = {key: make_figure(key, machine, confidence) for key in keys}
-        machine.judgements = [judge(requirement, figures[requirement.key], machine, confidence)
-                              for requirement in requirements]
-        verdicts.update(judgement.verdict for judgement in machine.judgements)
+        machine.verdicts = {text: judge(limit, figures[key], machine, confidence)
+                            for text, (key, limit) in requirements.items()}
+        counts.update(verdict for verdict, _ in machine.verdicts.values())
         machine.figures = [*figures.values(), *_money(machine, spec, figures)]
     name = machines[0].name if len(machines) == 1 else f"{len(machines)} candidates"
-    counts = ", ".join(f"{verdicts[word]} {word}" for word in ("PASS", "FAIL", "UNDECIDED"))
-    headline = f"{name}: {counts if verdicts else 'nothing is required'}"
-    notes = [f"{machine.name}: {note}." for machine in machines for note in machine.notes]
-    return Procurement(path.name, headline, verdicts, machines, [
-        *_method(spec, n_verdicts, confidence), *_ranking(spec, machines), *notes])
+    words = ", ".join(f"{counts[word]} {word}" for word in ("PASS", "FAIL", "UNDECIDED"))
+    headline = f"{name}: {words if requirements else 'nothing is required'}"
+    return Procurement(path.name, headline, counts, machines,
+                       _sentences(spec, machines, n_verdicts, confidence))
 
 
 def make_figure(key: Key, machine: Machine, confidence: float) -> Figure:
@@ -167,7 +176,7 @@ def make_figure(key: Key, machine: Machine, confidence: float) -> Figure:
     unit, label = key
     name = label if isinstance(label, str) else size_text(label) + " busbw" * (unit == "GB/s")
     note, values = machine.samples.get(key, ("not in its runs", []))
-    figure, n = Figure(name, unit, values=values, note=note), len(values)
+    figure, n = Figure(name, unit, note, values), len(values)
     if values:
         logs = np.log(values)
         mean = float(np.mean(logs))
@@ -179,7 +188,6 @@ def make_figure(key: Key, machine: Machine, confidence: float) -> Figure:
 
 
 def _money(machine: Machine, spec: Spec, figures: dict[Key, Figure]) -> list[Figure]:
-    """The price, the power, and the costs of each model's tokens."""
     candidate, price = machine.candidate, machine.candidate.price
     # The median over the blocks with the power of all GPUs, then over launches.
     sums = [[sum(gpu["power_w"] for gpu in block.gpus) for block in launch.blocks if block.gpus
@@ -188,9 +196,9 @@ def _money(machine: Machine, spec: Spec, figures: dict[Key, Figure]) -> list[Fig
     medians = [np.median(of_launch) for of_launch in sums if of_launch]
     data_sheet_w = candidate.power_w or candidate.gpus * GPUS.find(candidate.gpu).tdp_w
     power_w = float(np.median(medians)) if medians else data_sheet_w
-    money = [Figure("price", "", price.currency, value=price.amount, note=price.date.isoformat()),
-             Figure("power of the GPUs", "W", value=power_w,
-                    note="measured" if medians else "data sheet")]
+    money = [Figure("price", price.currency, price.date.isoformat(), value=price.amount),
+             Figure("power of the GPUs", "W", "measured" if medians else "data sheet",
+                    value=power_w)]
     hourly = (price.amount / (spec.hours_per_year * spec.lifetime_years)
               + power_w / 1e3 * spec.electricity.price_per_kwh)
     is_payable = spec.electricity.currency == price.currency
@@ -201,88 +209,68 @@ def _money(machine: Machine, spec: Spec, figures: dict[Key, Figure]) -> list[Fig
         value, high, low = (amount / end if amount and end else None
                             for end in (speed.value, speed.low, speed.high))
         note = speed.note if amount else "electricity is in another currency"
-        money.append(Figure(name + model, "", price.currency, speed.values, value, low, high, note))
+        money.append(Figure(name + model, price.currency, note, speed.values, value, low, high))
     return money
 
 
-def judge(requirement: Requirement, figure: Figure, machine: Machine,
-          confidence: float) -> Judgement:
-    """PASS if the whole interval meets the requirement; FAIL if all of it misses it, or if a result
-    was wrong."""
-    verdict, n = "UNDECIDED", len(figure.values)
+def judge(limit: float, figure: Figure, machine: Machine, confidence: float) -> tuple[str, str]:
+    """The verdict and its reason: PASS if the whole interval meets the limit; FAIL if all of it
+    misses the limit, or if a result was wrong."""
     hardware = other_hardware(machine.launches, GPUS.find(machine.candidate.gpu))
     if machine.wrong:
-        verdict, reason = "FAIL", "; ".join(machine.wrong)
-    elif figure.note == candidates.DOES_NOT_FIT:
-        verdict, reason = "FAIL", "the model does not fit into the GPUs' memory"
-    elif figure.value is None:
-        reason = figure.note
-    elif not machine.launches:
-        reason = "imported, never judged"
-    elif hardware:
-        reason = hardware.partition(":")[0].rstrip(".")
-    elif figure.low is None or figure.high is None:
-        reason = f"{n} launch{'es' * (n != 1)}; {LEAST_LAUNCHES} are needed"
-    else:
-        unit, limit = figure.unit, requirement.limit
-        low_meets, high_meets = (end <= limit if unit == "us" else end >= limit
-                                 for end in (figure.low, figure.high))
-        reason = f"{number(figure.low)} to {number(figure.high)} {unit} over {n} launches"
-        if low_meets and unit == "tok/s":
-            reason += ", a ceiling by data sheets"
-        if low_meets == high_meets:
-            verdict = "PASS" if low_meets else "FAIL"
-        else:
-            reason += f"; {_launches_needed(figure.values, limit, confidence)} settle it"
-    return Judgement(requirement.text, verdict, reason)
+        return "FAIL", "; ".join(machine.wrong)
+    if figure.value is None:
+        return "FAIL" if figure.note == candidates.DOES_NOT_FIT else "UNDECIDED", figure.note
+    if not machine.launches:
+        return "UNDECIDED", "imported, never judged"
+    if hardware:
+        return "UNDECIDED", hardware.partition(":")[0].rstrip(".")
+    n, unit = len(figure.values), figure.unit
+    if figure.low is None or figure.high is None:
+        return "UNDECIDED", f"{n} launch{'es' * (n != 1)}; {LEAST_LAUNCHES} are needed"
+    reason = f"{number(figure.low)} to {number(figure.high)} {unit} over {n} launches"
+    low_meets, high_meets = (end <= limit if unit == "us" else end >= limit
+                             for end in (figure.low, figure.high))
+    if low_meets and unit == "tok/s":
+        reason += ", a ceiling by data sheets"
+    if low_meets == high_meets:
+        return "PASS" if low_meets else "FAIL", reason
+    # The least number of such launches with an interval that excludes the limit four times in five.
+    logs = np.log(figure.values)
+    numbers = np.unique(np.geomspace(n + 1, MOST_LAUNCHES, 300).astype(int))
+    quantiles = stdtrit(numbers - 1, (1 + confidence) / 2) + stdtrit(numbers - 1, POWER)
+    reach = quantiles * np.std(logs, ddof=1) / np.sqrt(numbers)
+    enough = numbers[reach <= abs(np.mean(logs) - np.log(limit))]
+    words = f"about {enough[0]} would" if len(enough) else f"{MOST_LAUNCHES} would not"
+    return "UNDECIDED", f"{reason}; {words} settle it"
 
 
-def _launches_needed(values: Sequence[float], limit: float, confidence: float) -> str:
-    """`about 12 would`: the least number of such launches with an interval that excludes `limit`
-    four times in five."""
-    logs = np.log(values)
-    n = np.unique(np.geomspace(len(values) + 1, MOST_LAUNCHES, 300).astype(int))
-    quantiles = stdtrit(n - 1, (1 + confidence) / 2) + stdtrit(n - 1, POWER)
-    reach = quantiles * np.std(logs, ddof=1) / np.sqrt(n)
-    enough = n[reach <= abs(np.mean(logs) - np.log(limit))]
-    return f"about {enough[0]} would" if len(enough) else f"{MOST_LAUNCHES} would not"
-
-
-def _method(spec: Spec, n_verdicts: int, confidence: float) -> list[str]:
-    """How the figures, the verdicts and the costs are computed."""
-    return [
-        f"Figures are geometric means over launches, with Student's intervals at {confidence:.2%} "
-        f"from {LEAST_LAUNCHES} launches on.",
-        "us: an all-reduce, per call of a chain of dependent calls (isolated: a single call and "
-        "the reading of its result). busbw: as in nccl-tests, of the collective alone; GB = 1e9 "
-        "bytes.",
-        *(["PASS: the whole interval meets the requirement; FAIL: all of it misses it. The chance "
-           f"that any of the {n_verdicts} verdicts is wrong is at most {FAMILY_P:.1%} "
-           "(Bonferroni)."] if n_verdicts else []),
-        *([f"Money: price over {spec.lifetime_years:g} years of {spec.hours_per_year:g} h, and "
-           f"{spec.electricity.price_per_kwh:g} {spec.electricity.currency} a kWh for the power "
-           "of the GPUs, without the host."] if spec.models else []),
-        *(f"{name}: {model.model}, {model.weights}, one stream with {model.context} tokens cached, "
-          "split by tensor over all GPUs: the arithmetic of advise from data sheets and the "
-          "measured all-reduce." for name, model in spec.models.items())]
-
-
-def _ranking(spec: Spec, machines: Sequence[Machine]) -> list[str]:
-    """The order of costs within a currency; `or` joins candidates with overlapping intervals."""
-    sentences = []
-    currencies = sorted({machine.candidate.price.currency for machine in machines})
-    if len(currencies) > 1:
-        sentences.append(f"Prices are in {' and '.join(currencies)}: nothing is converted, and "
-                         "candidates in different currencies are not ranked against each other.")
-    for model, currency in product(spec.models, currencies):
-        costs = [(figure.value or 0.0, figure.low or 0.0, figure.high, machine.name)
-                 for machine in machines for figure in machine.figures if figure.high is not None
-                 and (figure.name, figure.currency) == (f"{PER_MILLION}{model}", currency)]
+def _sentences(spec: Spec, machines: list[Machine], n_verdicts: int,
+               confidence: float) -> list[str]:
+    lines = ["Figures are geometric means over launches, with Student's intervals at "
+             f"{confidence:.2%} from {LEAST_LAUNCHES} launches on; busbw as in nccl-tests."]
+    if n_verdicts:
+        lines.append("PASS: the whole interval meets the requirement; FAIL: all of it misses it. "
+                     f"The chance that any of the {n_verdicts} verdicts is wrong is at most "
+                     f"{FAMILY_P:.1%} (Bonferroni).")
+    lines.append(f"Money: price over {spec.lifetime_years:g} years of {spec.hours_per_year:g} h, "
+                 f"and {spec.electricity.price_per_kwh:g} {spec.electricity.currency} a kWh for "
+                 "the GPUs alone; nothing is converted or ranked across currencies.")
+    lines += [f"{name}: {model.model}, {model.weights}, one stream with {model.context} tokens "
+              "cached, split by tensor over all GPUs; the arithmetic of advise."
+              for name, model in spec.models.items()]
+    costs: dict[str, list[tuple[float, float, float, str]]] = defaultdict(list)
+    for machine in machines:
+        for figure in machine.figures:
+            if figure.name.startswith(PER_MILLION) and figure.low and figure.high:
+                costs[f"{figure.name} in {figure.unit}"].append(
+                    (figure.value or 0.0, figure.low, figure.high, machine.name))
+    for title, ranked in costs.items():
         words, highest = "", 0.0
-        for _, low, high, name in sorted(costs):
+        for _, low, high, name in sorted(ranked):
             joint = ", then " if low > highest else " or (intervals overlap) "
             words += joint * bool(words) + name
             highest = max(highest, high)
-        if len(costs) > 1:
-            sentences.append(f"Cheapest first, {PER_MILLION}{model} in {currency}: {words}.")
-    return sentences
+        if len(ranked) > 1:
+            lines.append(f"Cheapest first, {title}: {words}.")
+    return lines + [f"{machine.name}: {note}." for machine in machines for note in machine.notes]

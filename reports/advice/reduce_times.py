@@ -91,9 +91,8 @@ def read_times(runs: Sequence[Result | Imported], gpus: int, link: Link) -> Time
         check_run(run, gpus)
         if isinstance(run, Imported):
             return _from_log(run, gpus, link)
-    results = [run for run in runs if isinstance(run, Result)]
-    if results:
-        return _from_results(results, gpus, link)
+    if runs:
+        return _from_results([run for run in runs if isinstance(run, Result)], gpus, link)
     return Times(gpus, f"ASSUMED, not measured: {link.name}, {number(link.gb_s)} GB/s one way "
                        f"({number(link.both_ways_gb_s)} both ways; {link.source})", link)
 
@@ -103,8 +102,7 @@ def check_run(run: Result | Imported, gpus: int) -> None:
     statuses = {case.status for case in run.cases if case.collective == "all_reduce"}
     ranks = run.run.world["size"]
     if not statuses:
-        collective = run.cases[0].collective if run.cases else "nothing"
-        raise ResultError(f"{run.path} is a run of {collective}, not of all_reduce")
+        raise ResultError(f"{run.path} has no case of all_reduce")
     if ranks not in (None, gpus):
         raise ResultError(f"{run.path} is a run of {ranks} ranks, not of {gpus} (--gpus)")
     if "wrong" in statuses or (run.end and run.end.status == "failed"):
@@ -127,8 +125,8 @@ def _from_results(results: Sequence[Result], gpus: int, link: Link) -> Times:
             spans[size] = np.where(np.isnan(span), costs_range, span)
         if size <= CHAINED_UP_TO and any(case.mode != "chained" for case in of_size):
             single.append(size_text(size))
-    notes = [f"No chain of dependent calls was measured at {' and '.join(single[:2])}: single "
-             "calls replace it, faster than the calls of a decode step."] if single else []
+    notes = [f"No chain of dependent calls was measured at {' and '.join(single[:2])}: faster "
+             "single calls replace it."] if single else []
     every = [case for of_size in cases.values() for case in of_size]
     algorithm, datatype, library = every[0].algorithm, every[0].datatype, every[0].library
     key = algorithm, "all_reduce", datatype
@@ -139,10 +137,9 @@ def _from_results(results: Sequence[Result], gpus: int, link: Link) -> Times:
     fits = [fit for fit, distance in zip(fits, distances, strict=True)
             if distance == min(distances)]
     name = "auto" if algorithm == "auto" else printable(library or "the library")
-    count = (f"{len(results)} launches" if len(results) > 1
-             else f"run {results[0].run.run_id}, this launch")
-    return Times(gpus, f"measured: {name}, {datatype}, {count}; {machine(results[0])}", link, spans,
-                 fits, notes + [line for result in results for line in opening(result)])
+    source = f"{name}, {datatype}, {len(results)} launch{'es' * (len(results) > 1)}"
+    return Times(gpus, f"measured: {source}; {machine(results[0])}", link, spans, fits,
+                 notes + [line for result in results for line in opening(result)])
 
 
 def _best_cases(results: Sequence[Result]) -> dict[int, list[Case]]:
@@ -183,11 +180,9 @@ def _from_log(log: Imported, gpus: int, link: Link) -> Times:
         raise ResultError(f"{log.path} has no all-reduce that can be used")
     datatype = min(us_by_type, key=lambda name: name not in HALF_TYPES)
     notes = [f"INCOMPLETE: {log.end.reason}."] if log.end.status != "complete" else []
-    if log.run.world["size"] is None:
-        notes.append("The log does not state its number of ranks.")
-    notes.append("The log prints means of single calls, not of dependent calls, which a decode "
-                 "step waits for; imported, it is shown and never judged.")
-    return Times(gpus, f"imported from {log.run.imported_from.file}, one launch, "
+    ranks = log.run.world["size"] or "an unknown number of"
+    notes.append("The log has means of single calls, not of dependent calls; it is never judged.")
+    return Times(gpus, f"imported from {log.run.imported_from.file}, one launch, {ranks} ranks, "
                        f"{datatype or 'of unknown type'}", link, us_by_type[datatype], notes=notes)
 
 
@@ -201,8 +196,7 @@ def other_hardware(runs: Sequence[Result | Imported], gpu: Gpu) -> str | None:
     """A sentence if the ranks ran on something else than this GPU; None otherwise."""
     ranks = [rank for run in runs for rank in run.run.world.get("ranks", [])]
     if any(rank.get("device") == "cpu" for rank in ranks):
-        return ("The times come from ranks on CPU cores: all of this is arithmetic about GPUs over "
-                "a link that was measured elsewhere.")
+        return "The times come from ranks on CPU cores: this is arithmetic, not a GPU's figures."
     series = gpu.name.partition("-")[0]
     others = [name for name in gpus_of(runs)
               if series not in "".join(filter(str.isalnum, name.lower()))]
@@ -214,17 +208,13 @@ def warnings(times: Times, runs: Sequence[Result | Imported], gpu: Gpu) -> list[
     lines = [*times.notes, *filter(None, [other_hardware(runs, gpu)])]
     size = max(times.spans, default=0)
     if 0 < size < LARGE:
-        lines.append(f"Nothing above {size_text(size)} was measured: larger all-reduces, as in "
-                     f"prefill, are ASSUMED to have the bandwidth of {times.link.name}.")
-    peer = LINKS[gpu.peer] if gpu.peer else None
-    if peer and not runs and times.link.gb_s < peer.gb_s:
-        lines.append(f"The GPUs' own link, {peer.name} ({number(peer.gb_s)} GB/s one way), is "
-                     f"taken to be DOWN or missing, as --link {times.link.name} says.")
+        lines.append(f"Nothing above {size_text(size)} was measured: larger all-reduces are "
+                     f"ASSUMED to have the bandwidth of {times.link.name}.")
     if size >= LARGE and gpus_of(runs):
-        expected = peer or times.link
+        expected = LINKS[gpu.peer] if gpu.peer else times.link
         bus_gb_s = wire_factor(times.gpus) * size / times.spans[size][0] / 1e3
         if bus_gb_s < DOWN * expected.gb_s:
             lines.append(f"{expected.name} has {number(expected.gb_s)} GB/s one way, and "
-                         f"{size_text(size)} reached {number(bus_gb_s)}: the link is DOWN, not "
-                         "bridged, or not used; see bench.doctor.")
+                         f"{size_text(size)} reached {number(bus_gb_s)}: the link is DOWN or not "
+                         "used; see bench.doctor.")
     return lines

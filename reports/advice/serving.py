@@ -1,7 +1,5 @@
-"""The ways to serve a model with GPUs: whether they fit, their latency and their throughput.
-
-A decode step follows the roofline model (Williams, Waterman and Patterson, CACM 52:4, 2009) plus
-communication, none of it hidden. Data sheets give peaks, so times are lower bounds."""
+"""The ways to serve a model with GPUs: whether they fit, their latency and their throughput, by the
+roofline model (Williams, Waterman and Patterson, CACM 52:4, 2009) plus all communication."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,7 +26,6 @@ def rate(tokens: float, us: Span) -> Span:
 @dataclass(frozen=True)
 class Split:
     """A model and its load on `gpus` GPUs, which share the work by `kind`; rates are in tokens/s.
-
     Each stream has `context` cached tokens. Latency is for `batch` streams, throughput for `slots`
     streams. `skew` is the load of the busiest rank of an expert split over the mean load. `times`
     gives the time of an all-reduce by its bytes."""
@@ -164,11 +161,6 @@ class Split:
         """The bytes of each GPU that stay free; negative if the split does not fit."""
         return self.usable_bytes - sum(self.memory_bytes.values())
 
-    def tokens_in(self, bytes_per_gpu: float) -> int:
-        """The tokens that these bytes of each GPU of a tensor split can cache."""
-        token_bytes = self.model.kv_share(self.gpus) * self.model.kv_bytes_per_token
-        return max(0, int(bytes_per_gpu // token_bytes))
-
     @cached_property
     def obstacle(self) -> str | None:
         """Why a split is impossible; None if it is possible."""
@@ -187,10 +179,9 @@ def all_splits(split: Split) -> dict[str, Split]:
     """Every way to serve this load by name. If one GPU cannot hold the model, the last ones are an
     offload to host memory and, if `specs.toml` has one, the smallest larger GPU that can."""
     n, one = split.gpus, replace(split, kind=ONE, gpus=1)
-    kinds = {f"TP {n}": TENSOR, f"PP {n}": PIPELINE, f"{n} replicas": REPLICAS} if n > 1 else {}
-    if n > 1 and split.model.experts > 1:
-        kinds[f"EP {n}"] = EXPERTS
-    splits = {name: replace(split, kind=kind) for name, kind in kinds.items()}
+    kinds = {f"TP {n}": TENSOR, f"PP {n}": PIPELINE, f"{n} replicas": REPLICAS, f"EP {n}": EXPERTS}
+    splits = {name: replace(split, kind=kind) for name, kind in kinds.items()
+              if n > 1 and (kind != EXPERTS or split.model.experts > 1)}
     if one.obstacle is None:
         return splits | {ONE: one}
     splits[OFFLOAD] = replace(one, kind=OFFLOAD)

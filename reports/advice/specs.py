@@ -45,6 +45,8 @@ class Model(msgspec.Struct, kw_only=True):
     parameters: float = 0
     expert_share: float = 0  # of the parameters
     active_share: float = 0  # of the parameters that one token is multiplied with
+    kv_bytes_per_token: int = 0
+    all_reduces: int = 0  # of a tensor-parallel step
 
     def __post_init__(self) -> None:
         self.kv_heads = self.kv_heads or self.heads
@@ -59,17 +61,10 @@ class Model(msgspec.Struct, kw_only=True):
         self.parameters = self.parameters or attention + experts + embedding
         self.expert_share = experts / self.parameters
         self.active_share = 1 - self.expert_share * (1 - self.top_k / self.experts)
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """2 x layers x KV heads x head size x 2 B (grouped queries: Ainslie et al., EMNLP 2023)."""
-        return 2 * self.kv_layers * self.kv_heads * self.head_dim * ELEMENT_BYTES
-
-    @property
-    def all_reduces(self) -> int:
-        """All-reduces of a tensor-parallel step: one after attention and one after the MLP of each
-        layer (Shoeybi et al., Megatron-LM, 2019, section 3)."""
-        return 2 * self.layers
+        # Keys and values (grouped queries: Ainslie et al., EMNLP 2023).
+        self.kv_bytes_per_token = 2 * self.kv_layers * self.kv_heads * self.head_dim * ELEMENT_BYTES
+        # After attention and after the MLP (Shoeybi et al., Megatron-LM, 2019, section 3).
+        self.all_reduces = 2 * self.layers
 
     def all_reduce_bytes(self, tokens: float) -> int:
         return round(tokens * self.hidden * ELEMENT_BYTES)
@@ -190,13 +185,12 @@ def model_of(path: Path) -> Model:
         raw = raw["text_config"] if isinstance(raw.get("text_config"), dict) else raw
         raw = {field: value for field, value in raw.items() if value is not None}
     model = convert(raw, Model, str(path))
-    heads, kv_heads = model.heads, model.kv_heads
-    problems = {f"{field}: the formulas do not cover such attention or experts": raw.get(field)
+    problems = {f"{field}, which the formulas do not cover": raw.get(field)
                 for field in UNSUPPORTED} | {
         "no moe_intermediate_size or intermediate_size": not model.intermediate,
         "experts but no num_experts_per_tok":
             model.experts > 1 and "num_experts_per_tok" not in raw,
-        f"{heads} heads, no multiple of its {kv_heads} KV heads": heads % kv_heads,
+        f"{model.heads} heads for {model.kv_heads} KV heads": model.heads % model.kv_heads,
         "more experts for a token than experts": model.top_k > model.experts}
     for problem in filter(problems.get, problems):
         raise ResultError(f"{path} has {problem}")

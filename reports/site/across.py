@@ -8,8 +8,7 @@ from pathlib import Path
 import msgspec
 import pandas as pd
 
-from reports.advice.procure_page import procure_page
-from reports.advice.procurement import evaluate
+from reports.advice.procurement import evaluate, procure_page
 from reports.imports.imported import read_imported
 from reports.site import shared
 from reports.site.run_page import fact_text
@@ -196,6 +195,4 @@ def imported_page(paths: Sequence[Path]) -> Page:
 
 def procurement_page(spec: Path) -> Page:
     """Candidate machines side by side. Raises ResultError for an unusable spec or run."""
-    procurement = evaluate(spec)
-    return procure_page(procurement.headline, procurement.machines, procurement.sentences,
-                        f"python -m reports procure {spec.name}")
+    return procure_page(evaluate(spec), f"python -m reports procure {spec.name}")

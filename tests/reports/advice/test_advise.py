@@ -92,7 +92,7 @@ def test_the_recommendation_turns_at_the_flip(tmp_path):
         close = "as good" in words.partition("Decode, latency")[2].partition("Decode, throughput")[0]
         assert f"Decode, latency of 1 stream: {wins}, " in words
         assert close
-        assert ("below that" in words) == (wins == "TP 2")
+        assert f"here it takes {us} us" in words
 
 
 def test_the_interval_reaches_tokens_and_margin(tmp_path):
@@ -126,14 +126,13 @@ def test_an_nvlink_that_is_down_is_reported(tmp_path):
     _, words = said(*options, "--run", write(tmp_path, {16384: 12, LARGE: LARGE / 21e3}, ranks=NVL))
     assert "nvlink4-bridge has 300 GB/s one way, and 32 MiB reached 21.0: the link is DOWN" in words
     _, words = said(*options, "--link", "pcie5x16")
-    assert "nvlink4-bridge (300 GB/s one way), is taken to be DOWN" in words
     assert "ASSUMED, not measured: pcie5x16, 63.0 GB/s one way (126 both ways" in words
 
 
 def test_times_of_other_hardware_are_named(tmp_path):
     """Figures of CPU cores or of another card must not pass for this card's."""
     run = write(tmp_path / "cpu", {16384: 2, LARGE: 600}, ranks=CPUS)
-    assert "ranks on CPU cores: all of this is arithmetic about GPUs" in said(
+    assert "ranks on CPU cores: this is arithmetic" in said(
         "--model", "llama-3.1-70b", *R9700, "--run", run)[1]
     run = write(tmp_path / "nvl", {16384: 2, LARGE: 600}, ranks=NVL)
     assert "from NVIDIA H100 NVL, not from r9700" in said("--model", "llama-3.1-70b", *R9700, "--run", run)[1]
@@ -172,11 +171,10 @@ def test_a_mixture_of_experts_is_also_split_by_experts():
     rates = [float(line.split()[-3]) for skew in ("1", "2") for line in said(*options, "--skew", skew)[0].splitlines()
              if line.startswith("EP 4")]
     assert rates[0] > 1.2 * rates[1]
-    assert "at most all, 4 times the mean" in refusal(*options, "--skew", "5")
+    assert "--skew 5 is not from 1 (even) to 4" in refusal(*options, "--skew", "5")
     _, words = said(*options, "--prompt", "1024", "--skew", "1.5")
-    assert "1024 tokens sends 3.15 MB a rank to experts elsewhere, 2.92 if all experts of a rank share a copy" in words
+    assert "a rank sends 3.15 MB of a chunk of 1024 tokens to other ranks in each layer, 2.92 if" in words
     assert "times the skew of 1.5" in words
-    assert "no all-to-all but an all-reduce of 8.39 MB" in words
 
 
 def link_run(folder, gb_s, **words):
@@ -206,7 +204,7 @@ def test_validation_compares_a_step_with_the_sum_of_its_parts(tmp_path):
     assert re.search(r"tensor +4\.00 +3\.80 +-5\.1% +3\.88 +-3\.0%", text)
     assert re.search(r"tensor, library +5\.00 +5\.08 +\+1\.5% +5\.16 +\+3\.2%", text)
     assert re.search(r"pipeline +5\.30 +5\.07 +-4\.3% +5\.24 +-1\.1%", text)
-    assert "The worst error from the link is 5.1%: misses the aim of 5%" in words
+    assert "The worst error from the link is 5.1%: misses the aim, 5%" in words
     one_chat = Made(tmp_path / "c", benchmark="decode", shape=STEP | {"slots": 1})
     step_of_one = one_chat.run({"compute": always(2600.0), "pipeline_parallel": always(2600.0)}).path
     text, _ = said("--validate", step_of_one, *options[2:])
@@ -235,8 +233,8 @@ def test_validation_compares_a_step_with_the_sum_of_its_parts(tmp_path):
     (("--model", "llama-3.1-70b", "--gpu", "r9700", "--context", "4k"), "--context: '4k' is not a whole number"),
     (("--model", "llama-3.1-70b", "--gpu", "r9700", "--prompt", "0"), "--prompt: '0' is not a whole number"),
     (("--model", "llama-3.1-70b", "--gpu", "r9700", "--gpus", "65"), "--gpus: '65' is not a whole number from 1 to 64"),
-    (("--model", "llama-3.1-70b", "--gpu", "r9700", "--skew", "nan"), "a skew of nan over 2 GPUs"),
-    (("--model", "llama-3.1-70b", "--gpu", "r9700", "--skew", "0.5"), "the busiest gets at least the mean"),
+    (("--model", "llama-3.1-70b", "--gpu", "r9700", "--skew", "nan"), "--skew nan is not from 1 (even) to 2"),
+    (("--model", "llama-3.1-70b", "--gpu", "r9700", "--skew", "0.5"), "--skew 0.5 is not from 1 (even) to 2"),
     (("--model", "llama-3.1-70b", "--gpu", "r9700", "--skew", "x"), "--skew: invalid float value: 'x'"),
     (("--model", "llama-3.1-70b", "--gpu", "r9700", "--run", "missing.jsonl"), "missing.jsonl cannot be read"),
     (("--config", "missing.json", "--gpu", "r9700"), "missing.json cannot be read"),
@@ -250,9 +248,9 @@ def test_unsuitable_runs_are_refused(tmp_path):
     """Advice must not use a run of another collective, other ranks, other machines, or wrong sums."""
     options = ("--model", "llama-3.1-70b", "--gpu", "r9700")
     good = write(tmp_path / "a", {16384: 33})
-    cases = [((write(tmp_path / "b", {16384: 33}, collective="all_gather"),), "of all_gather, not of all_reduce"),
+    cases = [((write(tmp_path / "b", {16384: 33}, collective="all_gather"),), "has no case of all_reduce"),
              ((good, write(tmp_path / "c", {16384: 33}, machine_id="z")), "of several machines"),
-             ((link_run(tmp_path / "d", 20),), "is a run of link, not of all_reduce")]
+             ((link_run(tmp_path / "d", 20),), "has no case of all_reduce")]
     for runs, refused in cases:
         assert refused in refusal(*options, *(word for run in runs for word in ("--run", run)))
     assert "a run of 2 ranks, not of 4 (--gpus)" in refusal(*options, "--gpus", "4", "--run", good)
@@ -343,7 +341,8 @@ def test_a_bridge_joins_two_cards_and_no_more():
     options = ("--model", "llama-3.1-70b", "--gpu", "rtx3090")
     assert "nvlink3-bridge" in said(*options, "--gpus", 2)[1]
     assert "ASSUMED, not measured: pcie4x16" in said(*options, "--gpus", 4)[1]
-    assert "8 r9700 have no NVLink" in said("--model", "llama-3.1-70b", "--gpu", "r9700", "--gpus", 8)[1]
+    _, words = said("--model", "llama-3.1-70b", "--gpu", "r9700", "--gpus", 8)
+    assert "ms if joined by nvlink4, pcie5x16, sockets" in words
 
 
 def test_eight_gpus_give_no_split_if_the_heads_do_not_divide_by_eight(tmp_path):

@@ -260,8 +260,8 @@ def test_kv_heads_on_two_gpus_take_twice_the_room():
     load = replace(R9700, model=specs.MODELS["qwen3.5-27b"])
     token = load.model.kv_bytes_per_token
     assert load.model.kv_heads == 4
-    rooms = [replace(load, gpus=gpus).tokens_in(1e9) for gpus in (4, 8)]
-    assert rooms == [int(1e9 // (token / 4))] * 2
+    cached = [replace(load, gpus=gpus, context=100).memory_bytes["KV cache"] for gpus in (4, 8)]
+    assert cached == [100 * token / 4] * 2
 
 
 def test_offloaded_weights_are_read_through_the_slot_for_each_chunk():

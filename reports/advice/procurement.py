@@ -27,8 +27,7 @@ from reports.store.foreign import printable, spreadsheet_cell
 from reports.store.result import ResultError
 from reports.store.writing import write_named
 from reports.tables import templates
-from reports.tables.console import lay_out
-from reports.tables.sentences import number, size_text
+from reports.tables.sentences import lay_out, number, size_text
 from reports.verdicts.verdict import FAMILY_P, POWER
 
 LEAST_LAUNCHES = 5

@@ -14,9 +14,8 @@ from rich.table import Table
 
 from reports.store.result import ResultError
 from reports.store.schema import Result
-from reports.tables.console import WIDTH, lay_out, plain_table
 from reports.tables.figure import dress, figure, figure_title
-from reports.tables.sentences import footnotes, has_gpus, head_lines, number, size_text
+from reports.tables.sentences import has_gpus, lay_out_run, number, plain_table, size_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,9 +106,7 @@ def render(result: Result) -> str:
     newline."""
     tables = [(f"{title}, {unit}", _matrix_table(values)) for title, unit, values in panels(result)]
     tables.append(("GB/s, slowest and fastest of all", _rate_table(rates(result))))
-    width = max(WIDTH, 8 * (result.run.world["size"] + 1))
-    return lay_out(result, head_lines(result, [], []), tables,
-                   [*findings(result), *footnotes(result)], width)
+    return lay_out_run(result, [], tables, findings(result), 8 * (result.run.world["size"] + 1))
 
 
 def _matrix_table(values: Matrix) -> Table:

@@ -1,15 +1,28 @@
-"""Words that all reports share: numbers with units, names, warnings and footnotes."""
+"""What all reports share: numbers with units, names, warnings, footnotes, and the layout of a text.
+Bold and colour appear only if standard output is a terminal and NO_COLOR is unset."""
 
+import io
+import os
 import re
+import sys
+import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from reports.store.case import LinkStates, find_states, where_wrong
 from reports.store.schema import Case, Result
 from reports.store.stats import MIN_PRECISE_BLOCKS
 
 TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
+WIDTH = 80
+# The headings of columns with words.
+LEFT = ("", "algorithm", "variant", "mode", "place", "status", "collective", "type", "redop",
+        "best", "next", "winner")
 MARGIN = 1.01  # a smaller ratio of two costs is no difference
 MOST_STEAL_SHARE = 0.01  # below this the margin of a verdict covers the stolen time
 WAYS = {"one_way": "one way", "ping_pong": "ping-pong, there and back",
@@ -74,7 +87,8 @@ def shape_words(shape: Any) -> list[str]:
     """The same for readers without knowledge of the run."""
     terms = WAYS | {"gemm": "beside a matmul"}
     return [f"one rank late by {value:g} us" if name == "arrival_skew_us"
-            else terms.get(str(value), f"{name} {value}") for name, value in (shape or {}).items()]
+            else terms.get(str(value), f"{name.replace('_', ' ')} {value}")
+            for name, value in (shape or {}).items()]
 
 
 def opening(result: Result) -> list[str]:
@@ -129,12 +143,6 @@ def fact(result: Result, name: str) -> str | None:
     return None if value is None else str(value)
 
 
-def head_lines(result: Result, work: Sequence[str], units: Sequence[str]) -> list[str]:
-    """The lines above a table: the machine, the work, the link, the units and the notes."""
-    return [machine(result), *work, *link_lines(find_states(result.blocks)), *units,
-            *(f"note: {note}" for note in result.run.notes)]
-
-
 def link_lines(states: LinkStates) -> list[str]:
     """The states of the link during the run."""
     state, mixed = states.longest, states.of_block.count(None)
@@ -175,3 +183,52 @@ def footnotes(result: Result) -> list[str]:
         names = sorted({case.algorithm for case in cases})
         notes.append(f"- {cases[0].status}: {', '.join(names)}: {reason}")
     return notes
+
+
+def wrapped(sentences: Sequence[str]) -> list[str]:
+    """The sentences in lines of at most 80 columns; a longer path is not broken."""
+    wrapper = textwrap.TextWrapper(WIDTH, break_on_hyphens=False, break_long_words=False)
+    return [line for sentence in sentences for line in wrapper.wrap(sentence)]
+
+
+def plain_table(columns: Mapping[str, int], rows: Iterable[Iterable[str | Text]] = (),
+                gap: int = 1) -> Table:
+    """A table without lines from the headings with their least widths, and the cells of each row.
+    Columns of words are left-aligned."""
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for heading, width in columns.items():
+        table.add_column(heading, justify="left" if heading.strip() in LEFT else "right",
+                         no_wrap=True, min_width=width, vertical="bottom")
+    for cells in rows:
+        table.add_row(*cells)
+    return table
+
+
+def lay_out(result: Result | None, head: Iterable[str], tables: Iterable[tuple[str, Table]],
+            sentences: Iterable[str], width: int = 0) -> str:
+    """The text of a run: its warnings in bold (none without `result`), the head, each table under
+    its title, and the sentences; ends with a newline."""
+    text = io.StringIO()
+    has_style = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    console = Console(file=text, width=max(width, WIDTH), force_terminal=has_style,
+                      highlight=False, markup=False, emoji=False)
+    for line in opening(result) if result else ():
+        # Scripts search for the rank that stopped first: its line stays whole.
+        console.print(line, style="bold", soft_wrap=line.startswith("stopped first"))
+    for line in head:
+        console.print(line)
+    for title, table in tables:
+        console.print(f"\n{title}" if title else "")
+        console.print(table)
+    console.print()
+    for line in sentences:
+        console.print(line)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n") + "\n"
+
+
+def lay_out_run(result: Result, head: Sequence[str], tables: Iterable[tuple[str, Table]],
+                conclusions: Iterable[str], width: int = 0) -> str:
+    """The same below the machine, the link and the notes of the run, and with its footnotes."""
+    head = [machine(result), *head, *link_lines(find_states(result.blocks)),
+            *(f"note: {note}" for note in result.run.notes)]
+    return lay_out(result, head, tables, [*footnotes(result), *conclusions], width)

@@ -10,9 +10,8 @@ from reports.store import exposed
 from reports.store.result import ImportedRunError, is_imported, read
 from reports.store.schema import Result
 from reports.tables import exposed_table, link, steps, tune
-from reports.tables.console import lay_out, plain_table
 from reports.tables.formats import as_csv, as_nccl_tests
-from reports.tables.sentences import number, size_text
+from reports.tables.sentences import lay_out, number, plain_table, size_text
 from reports.tables.table import render
 
 RENDER: dict[str, Callable[[Result], str]] = {

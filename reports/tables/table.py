@@ -10,10 +10,9 @@ from rich.text import Text
 from reports.store.case import BETWEEN_RANKS, LinkStates, beside, find_states, late_us
 from reports.store.schema import Case, Range, Result, Summary
 from reports.tables import sentences
-from reports.tables.console import lay_out, plain_table
 from reports.tables.footprint import caption, footprint
 from reports.tables.rows import Row, View, cost_us, default_rows, flips, token, view_of, views
-from reports.tables.sentences import number, shape_words, size_text
+from reports.tables.sentences import lay_out, number, plain_table, shape_words, size_text
 
 LONG_COLUMNS = (
     "size", "algorithm", "variant", "mode", "place", "time us", "[95 %]", "consume us", "total us",

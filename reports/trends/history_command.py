@@ -13,8 +13,8 @@ import numpy as np
 
 from reports.store.order import time_of
 from reports.store.result import ResultError
-from reports.tables.console import WIDTH, wrapped
 from reports.tables.figure import figure
+from reports.tables.sentences import WIDTH, wrapped
 from reports.trends.changes import MIN_RUNS
 from reports.trends.history import Event, Series, load
 

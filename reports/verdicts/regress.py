@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reports.store.result import ResultError
 from reports.store.writing import write_named
-from reports.tables.console import wrapped
+from reports.tables.sentences import wrapped
 from reports.verdicts import gate
 from reports.verdicts.accept import UNUSABLE, baseline_side, faults_of
 from reports.verdicts.cells import Comparison

@@ -15,8 +15,7 @@ import numpy as np
 
 from reports.store.foreign import markdown_text, spreadsheet_cell
 from reports.store.stats import STATE_RATIO
-from reports.tables.console import wrapped
-from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text, some
+from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text, some, wrapped
 from reports.verdicts.cells import Comparison
 from reports.verdicts.sides import Side
 from reports.verdicts.verdict import AMBIGUOUS, UNREPLICATED, VERDICTS

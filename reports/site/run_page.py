@@ -17,7 +17,7 @@ from reports.tables import sentences
 from reports.tables.plot import own_picture
 from reports.tables.sentences import number
 from reports.tables.show import text
-from reports.tables.table import LONG_COLUMNS, long_cells
+from reports.tables.table import long_cells
 from reports.trends import fit_command
 from reports.trends.fit import by_title, find_crossovers, fits_of
 
@@ -103,7 +103,7 @@ def _cells(result: Result) -> Section:
 def _case_row(case: Case) -> Row:
     exposed_us = case.exposed_us.median if case.exposed_us else None
     return {"cell": (str(case.case), f"#case-{case.case}"),
-            **dict(zip(LONG_COLUMNS, long_cells(case), strict=True)),
+            **long_cells(case),
             "place": "in place" if case.in_place else "out of place",
             "exposed us": number(exposed_us), "collective": case.collective,
             "type": f"{case.datatype} {case.redop}", "memory": case.memory}

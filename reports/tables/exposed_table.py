@@ -128,9 +128,8 @@ def render(result: Result) -> str:
                  for case in cases if case.status == "wrong"]
         tables.append((title(cases[0]), plain_table(COLUMNS, rows)))
         verdicts += [verdict(cases[0], forms)] if forms else []
-    library_name = next((case.library for case in result.cases if case.library), "no library")
     types = ", ".join(sorted({case.datatype for case in result.cases}))
-    work = f"{types} on the wire, isolated; against {library_name}; seed {result.run.seed}"
+    work = f"{types} on the wire, isolated; seed {result.run.seed}"
     return lay_out_run(result, [work, UNITS], tables, verdicts)
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import textwrap
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -121,15 +121,14 @@ def machine(result: Result) -> str:
     """The benchmark, its ranks and their hardware: `allreduce: 2 ranks on AMD EPYC, cores 0 1`."""
     run, size = result.run, result.run.world["size"]
     ranks = run.world.get("ranks", [])
-    device = ranks[0].get("device", "") if ranks else ""
     # Such as `NVIDIA H200 (sm_90)`, each kind once.
-    gpus = [f"{rank.get('gpu') or rank.get('device')} ({rank.get('arch')})" for rank in ranks]
-    model = fact(result, "cpu.model") if device == "cpu" else " and ".join(dict.fromkeys(gpus))
+    gpus = dict.fromkeys(f"{rank['gpu']} ({rank.get('arch')})" for rank in ranks if rank.get("gpu"))
+    model = " and ".join(gpus) or fact(result, "cpu.model") or "cpu"
     cpus = [rank.get("cpus") or [] for rank in ranks]
     is_pinned = cpus and all(len(of_rank) == 1 for of_rank in cpus)
     cores = f"cores {' '.join(str(of_rank[0]) for of_rank in cpus)}" if is_pinned else "not pinned"
     hosts = f" on {run.world['hosts']} hosts," if run.world.get("hosts", 1) != 1 else ""
-    return f"{run.benchmark}: {size} rank{'s' * (size != 1)}{hosts} on {model or device}, {cores}"
+    return f"{run.benchmark}: {size} rank{'s' * (size != 1)}{hosts} on {model}, {cores}"
 
 
 def has_gpus(result: Result) -> bool:
@@ -175,14 +174,12 @@ def footnotes(result: Result) -> list[str]:
     if stolen and stolen > MOST_STEAL_SHARE:
         notes.append(f"the hypervisor withheld {stolen:.1%} of the ranks' CPU time while they "
                      "measured")
-    reasons: dict[str, list[Case]] = {}
+    unmeasured: dict[tuple[str, str], set[str]] = defaultdict(set)
     for case in result.cases:
         if case.status not in ("ok", "wrong"):
-            reasons.setdefault(case.reason or case.status, []).append(case)
-    for reason, cases in reasons.items():
-        names = sorted({case.algorithm for case in cases})
-        notes.append(f"- {cases[0].status}: {', '.join(names)}: {reason}")
-    return notes
+            unmeasured[case.status, case.reason or case.status].add(case.algorithm)
+    return notes + [f"- {status}: {', '.join(sorted(names))}: {reason}"
+                    for (status, reason), names in unmeasured.items()]
 
 
 def wrapped(sentences: Sequence[str]) -> list[str]:

@@ -109,9 +109,7 @@ def draw(result: Result, path: Path | IO[Any]) -> None:
             if step.median_us is None:
                 continue
             time_ms, exposed = step.median_us / 1e3, exposed_us(steps, algorithm)
-            chosen = f" ({step.case.chosen})" if step.case.chosen else ""
-            bars.append(Bar(step.name + chosen, time_ms, number(time_ms),
-                            COLOURS.get(algorithm, "#CC79A7"),
+            bars.append(Bar(step.name, time_ms, number(time_ms), COLOURS.get(algorithm, "#CC79A7"),
                             hatched=max(exposed[0] / 1e3, 0.0) if exposed else 0.0))
         if bars:
             panels.append((title(next(iter(steps.values())).case), bars))

@@ -59,10 +59,8 @@ def render(result: Result, long: bool = False) -> str:
 
 def _title(view: View, first: View, rows: Sequence[Row]) -> str:
     mode, shape = view
-    changes = {name: value for name, value in (shape or {}).items()
-               if value != (first[1] or {}).get(name)}
-    words = shape_words(changes)
-    if late_us(changes):
+    words = [word for word in shape_words(shape) if word not in shape_words(first[1])]
+    if words and late_us(shape):
         words[-1] += ": us are after it has come"
     if mode == "chained":
         calls = max((row.ours.calls for row in rows if row.ours), default=1)
@@ -79,9 +77,8 @@ def _default_table(result: Result, rows: Sequence[Row], view: View) -> Table:
                "\nalgorithm": 14, f"library/{ours}\n[95 %]": 16, "waits\nus": 6,
                "busbw\nGB/s": 6, "of\nbound": 5, "\n#wrong": 6}
     cells = [dict(zip(columns, _cells(row), strict=True)) for row in rows]
-    hidden = list(ROUTED_COLUMNS)
-    if routed:
-        hidden = ["size\n", "\nalgorithm", "busbw\nGB/s", "of\nbound"]
+    unrouted = ["size\n", "\nalgorithm", "busbw\nGB/s", "of\nbound"]
+    hidden = unrouted if routed else list(ROUTED_COLUMNS)
     hidden += ["leaves\nMB", "busbw\nGB/s", "of\nbound"] if late_us(view[1]) else ["waits\nus"]
     if result.run.world["size"] == 1:
         hidden.append("busbw\nGB/s")
@@ -214,20 +211,17 @@ def closing(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list
         marks.append("! faster than the bound of the measured parts allows: suspect")
     is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
     ours = "auto" if is_auto else "the best of ours"
-    last = _where_ours_wins(rows, ours), _what_limits(rows, ours), token(result, chained or rows)
-    return [*marks, *filter(None, last)]
-
-
-def _where_ours_wins(rows: Sequence[Row], ours: str) -> str | None:
     parts = []
     for verdict, sizes in _sizes(rows, [row.verdict for row in rows]).items():
         ratios = [row.ratio[0] for row in rows if row.ratio and row.verdict == verdict]
-        parts.append(f"{verdict} at {sizes} "
-                     f"({_span(f'{min(ratios):.2f}x', f'{max(ratios):.2f}x')})")
+        span = _span(f"{min(ratios):.2f}x", f"{max(ratios):.2f}x")
+        parts.append(f"{verdict} at {sizes} ({span})")
     skew_us = next((late_us(row.ours.shape) for row in rows if row.ours), 0)
     late = f", with a rank late by {skew_us:g} us" if skew_us else ""
-    sentence = f"Against the library, in this one launch{late}, {ours} is {'; '.join(parts)}."
-    return sentence if parts else None
+    if parts:
+        marks.append(
+            f"Against the library, in this one launch{late}, {ours} is {'; '.join(parts)}.")
+    return [*marks, *filter(None, [_what_limits(rows, ours), token(result, chained or rows)])]
 
 
 def _what_limits(rows: Sequence[Row], ours: str) -> str | None:

@@ -109,10 +109,6 @@ def interval_text(interval: Interval | None, unit: float = 1.0) -> str:
     return f"{median:{form}}" + (f" [{ends[0]:{form}} {ends[1]:{form}}]" if ends else "")
 
 
-def share(part: float, whole: float) -> str:
-    return f"{part / whole:.0%}" if whole > 0 else "-"
-
-
 def render(result: Result) -> str:
     """A table for each shape, at most 80 columns, and the verdicts; ends with a newline."""
     tables, verdicts = [], []
@@ -120,8 +116,8 @@ def render(result: Result) -> str:
         library, rows = exposed_us(forms, LIBRARY), []
         for kind, form in forms.items():
             exposed, hidden = exposed_us(forms, kind), "-"
-            if exposed and library and kind != LIBRARY:
-                hidden = share(library[0] - exposed[0], library[0])
+            if exposed and library and library[0] > 0 and kind != LIBRARY:
+                hidden = f"{(library[0] - exposed[0]) / library[0]:.0%}"
             rows.append([form.name, number(form.median_us), interval_text(exposed), hidden,
                          sentences.count(form.case.n_wrong)])
         rows += [[case.algorithm, "WRONG", "-", "-", sentences.count(case.n_wrong)]
@@ -148,7 +144,7 @@ def verdict(case: Case, forms: Mapping[str, Form]) -> str:
     if (gain[1] or 0) > 0:
         words = f"fused exposes {interval_text(gain)} us less than {name}"
         if ours_us and ours_us[0] > 0:
-            words += f", {share(gain[0], ours_us[0])} of its communication"
+            words += f", {gain[0] / ours_us[0]:.0%} of its communication"
     elif (loss[1] or 0) > 0:
         words = f"fused exposes {interval_text(loss)} us more than {name}"
     else:

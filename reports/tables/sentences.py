@@ -20,7 +20,6 @@ from reports.store.stats import MIN_PRECISE_BLOCKS
 
 TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
 WIDTH = 80
-# The headings of columns with words.
 LEFT = ("", "algorithm", "variant", "mode", "place", "status", "collective", "type", "redop",
         "best", "next", "winner")
 MARGIN = 1.01  # a smaller ratio of two costs is no difference
@@ -172,8 +171,7 @@ def footnotes(result: Result) -> list[str]:
                      f"{MIN_PRECISE_BLOCKS} blocks")
     stolen = result.end.steal_share if result.end else None
     if stolen and stolen > MOST_STEAL_SHARE:
-        notes.append(f"the hypervisor withheld {stolen:.1%} of the ranks' CPU time while they "
-                     "measured")
+        notes.append(f"the hypervisor withheld {stolen:.1%} of the ranks' CPU time")
     unmeasured: dict[tuple[str, str], set[str]] = defaultdict(set)
     for case in result.cases:
         if case.status not in ("ok", "wrong"):
@@ -191,7 +189,7 @@ def wrapped(sentences: Sequence[str]) -> list[str]:
 def plain_table(columns: Mapping[str, int], rows: Iterable[Iterable[str | Text]] = (),
                 gap: int = 1) -> Table:
     """A table without lines from the headings with their least widths, and the cells of each row.
-    Columns of words are left-aligned."""
+    The columns of words, LEFT, are left-aligned."""
     table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
     for heading, width in columns.items():
         table.add_column(heading, justify="left" if heading.strip() in LEFT else "right",

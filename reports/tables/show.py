@@ -11,6 +11,7 @@ from reports.store.result import ImportedRunError, is_imported, read
 from reports.store.schema import Result
 from reports.tables import exposed_table, link, steps, tune
 from reports.tables.formats import as_csv, as_nccl_tests
+from reports.tables.plot import plot
 from reports.tables.sentences import lay_out, number, plain_table, size_text
 from reports.tables.table import render
 
@@ -41,8 +42,6 @@ def show(arguments: argparse.Namespace) -> int:
         return 0
     result = read(arguments.run)
     if arguments.plot:
-        from reports.tables.plot import plot
-
         plot(result, arguments.plot)
     sys.stdout.write(text(result, arguments.format, arguments.long))
     return 0

@@ -11,7 +11,7 @@ from reports.store.case import find_states
 from reports.store.exposed import COMPUTE
 from reports.store.schema import Case, Result
 from reports.tables import sentences
-from reports.tables.exposed_table import Form, compare, exposed_us, interval_text, shapes, share
+from reports.tables.exposed_table import Form, compare, exposed_us, interval_text, shapes
 from reports.tables.figure import Bar, draw_bars
 from reports.tables.rows import costs_of
 from reports.tables.sentences import MARGIN, has_gpus, lay_out_run, number, plain_table
@@ -51,7 +51,7 @@ def render(result: Result) -> str:
                 tokens = shape.get("tokens") or shape["slots"]
                 speed = "-" if algorithm == COMPUTE else number(1e6 * tokens / time_us)
                 cells = [number(time_us / 1e3), speed, interval_text(exposed, 1e3),
-                         share(exposed[0], time_us) if exposed else "-"]
+                         f"{exposed[0] / time_us:.0%}" if exposed else "-"]
             elif step.case.status == "wrong":
                 cells[2] = "WRONG"
             rows.append([step.name, *cells, sentences.count(step.case.n_wrong)])

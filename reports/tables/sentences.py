@@ -86,8 +86,7 @@ def shape_words(shape: Any) -> list[str]:
     """The same for readers without knowledge of the run."""
     terms = WAYS | {"gemm": "beside a matmul"}
     return [f"one rank late by {value:g} us" if name == "arrival_skew_us"
-            else terms.get(str(value), f"{name.replace('_', ' ')} {value}")
-            for name, value in (shape or {}).items()]
+            else terms.get(str(value), f"{name} {value}") for name, value in (shape or {}).items()]
 
 
 def opening(result: Result) -> list[str]:

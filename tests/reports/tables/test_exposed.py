@@ -215,7 +215,7 @@ def test_an_incomplete_step_or_a_step_without_a_split_has_no_verdict(tmp_path):
     said = words(result)
     assert "INCOMPLETE: the run was cut off." in said
     assert "tokens 1024: no verdict, compute, tensor and pipeline have no round in common." in said
-    assert "layers 32, hidden 4096, inner [64, 128], weights float16, scale 1/64, timed layers 4;" in said
+    assert "layers 32, hidden 4096, inner [64, 128], weights float16, scale 1/64, timed_layers 4;" in said
     assert "sequence_parallel 1500 683 500 [500 500] 33% 0" in said
     assert {case.algorithm: case.exposed_us.median for case in result.cases if case.exposed_us} == {
         "tensor_parallel": 1e6, "sequence_parallel": 5e5}

@@ -19,8 +19,7 @@ from reports.imports.imported import Imported, read_imported
 from reports.store.foreign import printable
 from reports.store.result import ResultError, is_imported, read
 from reports.store.schema import Result
-from reports.tables.console import lay_out, plain_table
-from reports.tables.sentences import number, size_text
+from reports.tables.sentences import lay_out, number, plain_table, size_text
 
 MOST_STREAMS = 1 << 16
 MARGIN = 1.1  # the arithmetic is too coarse to rank two splits that are closer

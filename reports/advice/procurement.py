@@ -25,9 +25,8 @@ from reports.advice.specs import GPUS
 from reports.store.foreign import printable, spreadsheet_cell
 from reports.store.result import ResultError
 from reports.store.writing import write_named
-from reports.tables.console import lay_out
 from reports.tables.page import Page, Row, Section, to_html
-from reports.tables.sentences import number, size_text
+from reports.tables.sentences import lay_out, number, size_text
 from reports.verdicts.verdict import FAMILY_P, POWER
 
 LEAST_LAUNCHES = 5

@@ -10,10 +10,9 @@ from reports.store.case import COMPUTE
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result, State
 from reports.tables import steps
-from reports.tables.console import lay_out, plain_table
 from reports.tables.exposed_table import shapes
 from reports.tables.rows import cost_us
-from reports.tables.sentences import machine, number
+from reports.tables.sentences import lay_out, machine, number, plain_table
 
 BYTES = {"int8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
 

@@ -19,7 +19,7 @@ from reports.tables.figure import Line, figure, lines_of, round_ticks
 from reports.tables.page import Page, Picture, Row, Section, draw_picture
 from reports.tables.rows import View, view_of, views
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, shape_words, size_text
-from reports.tables.table import LONG_COLUMNS, long_cells
+from reports.tables.table import long_cells
 from reports.trends import fit_command
 from reports.trends.fit import by_title, find_crossovers, fits_of
 
@@ -94,7 +94,7 @@ def _cells(result: Result) -> Section:
     """A row for each case; a sentence has the columns in which all cases are equal."""
     rows: list[Row] = [
         {"cell": (str(case.case), f"#case-{case.case}"),
-         **dict(zip(LONG_COLUMNS, long_cells(case), strict=True)),
+         **long_cells(case),
          "place": "in place" if case.in_place else "out of place",
          "exposed us": number(case.exposed_us.median if case.exposed_us else None),
          "collective": case.collective, "type": f"{case.datatype} {case.redop}",

@@ -1,30 +1,29 @@
 """A run that overlaps compute and communication, as text and as a picture: the exposed
 communication of every form, the compute alone or with communication, and a verdict on fusing."""
 
-import re
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from rich.text import Text
+from numpy.typing import NDArray
 
 from reports.store.case import COMMUNICATES, COMPUTE, FUSED, LIBRARY, Costs, find_states, work_of
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, median_interval
-from reports.tables.console import lay_out, plain_table
+from reports.tables import sentences
 from reports.tables.figure import Bar, draw_bars
 from reports.tables.rows import Rounds, best, costs_of, paired, rounds_of
-from reports.tables.sentences import count, digits, footnotes, head_lines, number, size_text
+from reports.tables.sentences import lay_out_run, number, plain_table
 
 OURS = "ours"
-LAYERS = {"attention_output": "attention output", "mlp_down": "MLP down", "qkv": "QKV",
-          "gate_up": "MLP gate and up"}
 UNITS = (
     "us = all work and reading the result, slowest rank; exposed = us less the compute alone in "
-    "the same rounds; hidden = share of the library's exposed us. The best of several variants "
-    "is chosen on odd rounds and reported on even ones.")
+    "the same rounds, negative by chance or if the result reaches its reader faster; hidden = "
+    "share of the library's exposed us. Odd rounds choose between variants, even ones report.")
+COLUMNS = {"": 31, "us": 7, "exposed us [95 %]": 21, "hidden": 6, "#wrong": 6}
 COLOURS = {LIBRARY: "black", FUSED: "#D55E00", OURS: "#0072B2"}  # from Okabe and Ito's palette
 
 
@@ -73,31 +72,30 @@ def _forms(cases: Sequence[Case], costs: Costs) -> dict[str, Form]:
         chosen = best(rivals, costs)
         if chosen is None:
             continue
-        names = {COMPUTE: "compute alone", LIBRARY: f"then {chosen.library}"}
-        name = names.get(chosen.algorithm, re.sub("^then_", "then ", chosen.algorithm))
-        variants = {case.variant for case in rivals if case.algorithm == chosen.algorithm}
-        if len(variants) > 1 and kind != COMPUTE:
+        name = f"then {chosen.library}" if chosen.library else chosen.algorithm
+        if len({case.variant for case in rivals if case.algorithm == chosen.algorithm}) > 1:
             name += f" {chosen.variant}"
-        build, _, chunks = (chosen.chosen or "").partition("+")
-        detail = chunks if build == chosen.algorithm else build
-        if detail and chosen.algorithm not in names:
-            name += f", {detail}"
+        if detail := (chosen.chosen or "").removeprefix(chosen.algorithm):
+            name += f", {detail.removeprefix('+')}"
         report = costs if len(rivals) == 1 else rounds_of(costs, 0)
         forms[kind] = Form(name, chosen, costs[chosen.case], report[chosen.case])
     return forms
 
 
-def difference(form: Form, other: Form) -> Interval | None:
-    """The extra cost of the first form over the other, round by round, in microseconds."""
-    form_us, other_us = paired(form.report_us, other.costs_us)
-    return median_interval(form_us - other_us) if len(form_us) else None
+def compare(forms: Mapping[str, Form], kind: str, other: str,
+            operation: Callable[..., NDArray[np.float64]] = np.subtract) -> Interval | None:
+    """A form's cost less another's in microseconds, or over it with np.divide, round by round; None
+    if a form is missing or they have no round in common."""
+    if kind not in forms or other not in forms:
+        return None
+    form_us, other_us = paired(forms[kind].report_us, forms[other].costs_us)
+    return median_interval(operation(form_us, other_us)) if len(form_us) else None
 
 
-def exposed_us(by_kind: Mapping[str, Form], kind: str) -> Interval | None:
+def exposed_us(forms: Mapping[str, Form], kind: str) -> Interval | None:
     """The exposed time of a form, None without it, without communication or compute alone."""
-    form, compute = by_kind.get(kind), by_kind.get(COMPUTE)
-    communicates = form and form.case.algorithm.startswith(COMMUNICATES)
-    return difference(form, compute) if form and compute and communicates else None
+    communicates = kind in forms and forms[kind].case.algorithm.startswith(COMMUNICATES)
+    return compare(forms, kind, COMPUTE) if communicates else None
 
 
 def interval_text(interval: Interval | None, unit: float = 1.0) -> str:
@@ -106,82 +104,50 @@ def interval_text(interval: Interval | None, unit: float = 1.0) -> str:
         return "-"
     median, *ends = [end / unit for end in interval if end is not None]
     most = max(map(abs, (median, *ends)))
-    form = f".{digits(most)}f" if most < 999_999.5 else ".1e"
+    form = f".{sentences.digits(most)}f" if most < 999_999.5 else ".1e"
     return f"{median:{form}}" + (f" [{ends[0]:{form}} {ends[1]:{form}}]" if ends else "")
-
-
-def share(part: float, whole: float) -> str:
-    return f"{part / whole:.0%}" if whole > 0 else "-"
 
 
 def render(result: Result) -> str:
     """A table for each shape, at most 80 columns, and the verdicts; ends with a newline."""
     tables, verdicts = [], []
-    for cases, by_kind in groups(result):
-        library = exposed_us(by_kind, LIBRARY)
-        rows: list[Sequence[str | Text]] = []
-        for kind, form in by_kind.items():
-            exposed, hidden = exposed_us(by_kind, kind), "-"
-            if exposed and library and kind != LIBRARY:
-                hidden = share(library[0] - exposed[0], library[0])
+    for cases, forms in groups(result):
+        library, rows = exposed_us(forms, LIBRARY), []
+        for kind, form in forms.items():
+            exposed, hidden = exposed_us(forms, kind), "-"
+            if exposed and library and library[0] > 0 and kind != LIBRARY:
+                hidden = f"{(library[0] - exposed[0]) / library[0]:.0%}"
             rows.append([form.name, number(form.median_us), interval_text(exposed), hidden,
-                         count(form.case.n_wrong)])
-        for case in cases:
-            if case.status == "wrong":
-                cells = case.algorithm, "WRONG", "-", "-", count(case.n_wrong)
-                rows.append([Text(cell, style="bold red") for cell in cells])
-        columns = {"": 31, "us": 7, "exposed us [95 %]": 21, "hidden": 6, "#wrong": 6}
-        tables.append((title(cases[0]), plain_table(columns, rows)))
-        verdicts += [verdict(cases[0], by_kind)] if by_kind else []
-    library_name = next((case.library for case in result.cases if case.library), "no library")
+                         sentences.count(form.case.n_wrong)])
+        rows += [[case.algorithm, "WRONG", "-", "-", sentences.count(case.n_wrong)]
+                 for case in cases if case.status == "wrong"]
+        tables.append((title(cases[0]), plain_table(COLUMNS, rows)))
+        verdicts += [verdict(cases[0], forms)] if forms else []
     types = ", ".join(sorted({case.datatype for case in result.cases}))
-    work = f"{types} on the wire, isolated; against {library_name}; seed {result.run.seed}"
-    return lay_out(result, head_lines(result, [work], [UNITS]), tables,
-                   [*footnotes(result), *verdicts])
+    work = f"{types} on the wire, isolated; seed {result.run.seed}"
+    return lay_out_run(result, [work, UNITS], tables, verdicts)
 
 
 def title(case: Case) -> str:
-    """`llama-3.1-70b, QKV: 256 tokens x 8192 x 128, 1/64 of the columns; 8 MiB to be gathered`."""
-    shape: Mapping[str, Any] = case.shape or {}
-    name = ", ".join(filter(None, [shape.get("model"), LAYERS.get(shape.get("layer", ""))]))
-    tokens = f"{shape.get('tokens')} token{'s' * (shape.get('tokens') != 1)}"
-    hidden, scale = shape.get("hidden"), shape.get("scale", "1")
-    scaled = f", {scale} of the columns" if scale != "1" else ""
-    if case.collective == "gemm_reduce_scatter":
-        scaled = scaled.replace("columns", "inner")
-        work, then = f"{tokens} x {shape.get('inner')} x {hidden}{scaled}", "reduced and scattered"
-    elif case.collective == "allgather_gemm":
-        work, then = f"{tokens} x {hidden} x {shape.get('columns')}{scaled}", "gathered"
-    else:
-        matrix = (f"{hidden} x {shape['inner']} {shape['weights']}{scaled}" if "inner" in shape
-                  else f"{hidden} elements")
-        output = f", {shape['output']} output" if "output" in shape else ""
-        work, then = f"{matrix}{output}, {tokens}", "reduced"
-    return f"{name}{': ' if name else ''}{work}; {size_text(case.size_bytes)} to be {then}"
+    """`model llama-3.1-70b, layer qkv, tokens 256, hidden 8192, columns 128, scale 1/64; 8 MiB`."""
+    return f"{', '.join(sentences.shape_words(case.shape))}; {sentences.size_text(case.size_bytes)}"
 
 
-def verdict(case: Case, by_kind: Mapping[str, Form]) -> str:
+def verdict(case: Case, forms: Mapping[str, Form]) -> str:
     """Whether fusing pays at this shape."""
     work = title(case).partition(";")[0]
-    if not {COMPUTE, OURS, FUSED} <= by_kind.keys():
+    gain, loss = compare(forms, OURS, FUSED), compare(forms, FUSED, OURS)
+    if gain is None or loss is None or COMPUTE not in forms:
         return f"{work}: not all forms were measured."
-    ours, fused = by_kind[OURS], by_kind[FUSED]
-    gain, loss = difference(ours, fused), difference(fused, ours)
-    ours_us, fused_us = exposed_us(by_kind, OURS), exposed_us(by_kind, FUSED)
-    if gain and (gain[1] or 0) > 0:
-        words = f"fused exposes {interval_text(gain)} us less than {ours.name}"
+    name, ours_us = forms[OURS].name, exposed_us(forms, OURS)
+    if (gain[1] or 0) > 0:
+        words = f"fused exposes {interval_text(gain)} us less than {name}"
         if ours_us and ours_us[0] > 0:
-            words += f", {share(gain[0], ours_us[0])} of its communication"
-    elif loss and (loss[1] or 0) > 0:
-        words = (f"fused does not win: it exposes {interval_text(loss)} us more than {ours.name}, "
-                 "the one to take")
+            words += f", {gain[0] / ours_us[0]:.0%} of its communication"
+    elif (loss[1] or 0) > 0:
+        words = f"fused exposes {interval_text(loss)} us more than {name}"
     else:
-        words = f"fused and {ours.name} do not clearly differ ({interval_text(gain)} us)"
-    negative = [form.name for form, exposed in ((ours, ours_us), (fused, fused_us))
-                if exposed and exposed[0] < 0]
-    if negative:
-        words += (f"; {' and '.join(negative)} took less than the compute alone, by chance (see "
-                  "the interval) or because its result reaches the reader faster")
+        words = f"fused and {name} do not clearly differ ({interval_text(gain)} us)"
     return f"{work}: {words}."
 
 
@@ -189,13 +155,12 @@ def draw(result: Result, path: Path | IO[Any]) -> None:
     """Exposed communication with its intervals, into an .svg or .png file. Raises ResultError for a
     run without a measured form, or a file that cannot be written."""
     panels = []
-    for cases, by_kind in groups(result):
-        exposed = {kind: exposed_us(by_kind, kind) for kind in by_kind}
-        bars = [Bar(by_kind[kind].name, interval[0], interval_text(interval), COLOURS[kind],
+    for cases, forms in groups(result):
+        exposed = {kind: exposed_us(forms, kind) for kind in forms}
+        bars = [Bar(forms[kind].name, interval[0], interval_text(interval), COLOURS[kind],
                     ends=interval[1:]) for kind, interval in exposed.items() if interval]
         if bars:
-            heading = title(cases[0]).replace("; ", "\n", 1)
-            alone_us = number(by_kind[COMPUTE].median_us)
-            panels.append((f"{heading}; compute alone {alone_us} us", bars))
+            alone = f"compute alone {number(forms[COMPUTE].median_us)} us"
+            panels.append((textwrap.fill(f"{title(cases[0])}; {alone}", 90), bars))
     draw_bars(path, result, panels,
               "exposed communication, us: the time of a form less the time of the compute alone")

@@ -12,9 +12,8 @@ from rich.table import Table
 from reports.store.case import CASE_KEY, LinkStates
 from reports.store.schema import Result
 from reports.store.stats import median_interval
-from reports.tables.console import plain_table
 from reports.tables.rows import View, cost_us, costs_of, default_rows, ratios_of
-from reports.tables.sentences import count, number
+from reports.tables.sentences import count, number, plain_table
 
 
 def caption(result: Result) -> str:

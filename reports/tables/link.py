@@ -7,9 +7,8 @@ import numpy as np
 
 from reports.store.result import ResultError
 from reports.store.schema import Result, Summary
-from reports.tables.console import WIDTH, lay_out, plain_table
 from reports.tables.figure import Target, dress, figure, figure_title
-from reports.tables.sentences import footnotes, has_gpus, head_lines, number, size_text
+from reports.tables.sentences import has_gpus, lay_out_run, number, plain_table, size_text, some
 
 BENCHMARK = "link"
 SLOWER = 1.25  # sentences name pairs and directions that differ by more
@@ -91,8 +90,7 @@ def render(result: Result) -> str:
             for size in sorted({size for _, size in spans})]
     columns = {"size": 8} | {RATES[name][0]: 17 for name in names}
     tables.append(("GB/s, slowest and fastest of all", plain_table(columns, rows, gap=0)))
-    return lay_out(result, head_lines(result, [], []), tables,
-                   [*findings(result), *footnotes(result)], max(WIDTH, 8 * (len(ranks) + 1)))
+    return lay_out_run(result, [], tables, findings(result), 8 * (len(ranks) + 1))
 
 
 def findings(result: Result) -> list[str]:

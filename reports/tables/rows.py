@@ -4,6 +4,7 @@ compete, odd rounds choose and even rounds report, so that the choice does not b
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from reports.store.case import Costs, LinkStates, beside, costs_in, late_us
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
-from reports.tables.sentences import MARGIN, TOKEN_CALL_SIZE_BYTES, has_gpus, number, size_text
+from reports.tables.sentences import MARGIN, TOKEN_CALL_SIZE_BYTES, number, size_text
 
 BEATEN_BY = 1.05
 MIN_STATE_BLOCKS = 5
@@ -204,31 +205,28 @@ def _ratio(case: Case | None, other: Case | None, costs: Costs,
 def flips(result: Result, rows: Sequence[Row], states: LinkStates) -> list[list[str]]:
     """The rows that the library or another algorithm of ours wins in another state of the link: the
     row, the round trip, the library's cost, ours and our best in us, and the winner."""
+    others = [(rtt_ns, costs_of(result, states, state))
+              for state, rtt_ns in enumerate(states.rtt_ns) if state != states.longest]
     flipped = []
-    for state, rtt_ns in enumerate(states.rtt_ns):
-        if state == states.longest:
+    for row, (rtt_ns, costs) in product(rows, others):
+        cases = [case for case in row.cases if len(costs[case.case]) >= MIN_STATE_BLOCKS]
+        ours, library = (case if case in cases else None for case in (row.ours, row.library))
+        if ours is None:
             continue
-        costs = costs_of(result, states, state)
-        even = rounds_of(costs, 0)
-        for row in rows:
-            cases = [case for case in row.cases if len(costs[case.case]) >= MIN_STATE_BLOCKS]
-            ours, library = (case if case in cases else None for case in (row.ours, row.library))
-            if ours is None:
-                continue
-            fastest = best([case for case in cases
-                            if case.algorithm not in ("library", ours.chosen)], costs)
-            ratio, gain = _ratio(library, ours, costs), _ratio(ours, fastest, even)
-            is_crossed = ratio and row.ratio and (
-                min(ratio[0], row.ratio[0]) < 1 / MARGIN and max(ratio[0], row.ratio[0]) > MARGIN)
-            is_outrun = gain and gain[0] > BEATEN_BY and row.better is None
-            if fastest and (is_crossed or is_outrun):
-                medians_us = [_median_us(case, costs) for case in (library, ours, fastest)]
-                winner = fastest.chosen or fastest.algorithm
-                if (medians_us[0] or np.inf) < (medians_us[2] or np.inf):
-                    winner = "library"
-                cells = [row.label, f"{rtt_ns:.0f} ns", *map(number, medians_us), winner[:16]]
-                flipped.append((row.size_bytes, cells))
-    return [cells for _, cells in sorted(flipped, key=lambda flip: flip[0])]
+        fastest = best([case for case in cases
+                        if case.algorithm not in ("library", ours.chosen)], costs)
+        ratio, gain = _ratio(library, ours, costs), _ratio(ours, fastest, rounds_of(costs, 0))
+        is_crossed = ratio and row.ratio and (
+            min(ratio[0], row.ratio[0]) < 1 / MARGIN and max(ratio[0], row.ratio[0]) > MARGIN)
+        is_outrun = gain and gain[0] > BEATEN_BY and row.better is None
+        if fastest and (is_crossed or is_outrun):
+            medians_us = [_median_us(case, costs) for case in (library, ours, fastest)]
+            winner = fastest.chosen or fastest.algorithm
+            if (medians_us[0] or np.inf) < (medians_us[2] or np.inf):
+                winner = "library"
+            trip = f"{rtt_ns:.0f} ns"
+            flipped.append([row.label, trip, *map(number, medians_us), winner[:16]])
+    return flipped
 
 
 def token(result: Result, rows: Sequence[Row]) -> str | None:
@@ -241,8 +239,7 @@ def token(result: Result, rows: Sequence[Row]) -> str | None:
         return None
     saved_us = TOKEN_BYTES / CARD_GB_S / 1e3 * (1 - 1 / n)
     total_ms, flips_us = TOKEN_CALLS * row.ours_us / 1e3, saved_us / TOKEN_CALLS
-    caveat = "arithmetic about GPUs that were not measured here; "
     return (f"A 70B 4-bit token at TP {n}: {TOKEN_CALLS} x {number(row.ours_us)} us "
             f"({row.ours.mode}, {size_text(row.size_bytes)}) = {number(total_ms)} ms; flips at "
-            f"{number(flips_us)} us ({caveat * (not has_gpus(result))}weights read at "
+            f"{number(flips_us)} us (arithmetic, not measured here: weights read at "
             f"{CARD_GB_S:.0f} GB/s, an R9700's).")

@@ -1,15 +1,27 @@
-"""Words that all reports share: numbers with units, names, warnings and footnotes."""
+"""What all reports share: numbers with units, names, warnings, footnotes, and the layout of a text.
+Bold and colour appear only if standard output is a terminal and NO_COLOR is unset."""
 
+import io
+import os
 import re
-from collections import Counter
-from collections.abc import Sequence
+import sys
+import textwrap
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from reports.store.case import LinkStates, find_states, where_wrong
 from reports.store.schema import Case, Result
 from reports.store.stats import MIN_PRECISE_BLOCKS
 
 TOKEN_CALL_SIZE_BYTES = 16384  # an all-reduce of one token: 8192 x 2 bytes
+WIDTH = 80
+LEFT = ("", "algorithm", "variant", "mode", "place", "status", "collective", "type", "redop",
+        "best", "next", "winner")
 MARGIN = 1.01  # a smaller ratio of two costs is no difference
 MOST_STEAL_SHARE = 0.01  # below this the margin of a verdict covers the stolen time
 WAYS = {"one_way": "one way", "ping_pong": "ping-pong, there and back",
@@ -107,15 +119,14 @@ def machine(result: Result) -> str:
     """The benchmark, its ranks and their hardware: `allreduce: 2 ranks on AMD EPYC, cores 0 1`."""
     run, size = result.run, result.run.world["size"]
     ranks = run.world.get("ranks", [])
-    device = ranks[0].get("device", "") if ranks else ""
     # Such as `NVIDIA H200 (sm_90)`, each kind once.
-    gpus = [f"{rank.get('gpu') or rank.get('device')} ({rank.get('arch')})" for rank in ranks]
-    model = fact(result, "cpu.model") if device == "cpu" else " and ".join(dict.fromkeys(gpus))
+    gpus = dict.fromkeys(f"{rank['gpu']} ({rank.get('arch')})" for rank in ranks if rank.get("gpu"))
+    model = " and ".join(gpus) or fact(result, "cpu.model") or "cpu"
     cpus = [rank.get("cpus") or [] for rank in ranks]
     is_pinned = cpus and all(len(of_rank) == 1 for of_rank in cpus)
     cores = f"cores {' '.join(str(of_rank[0]) for of_rank in cpus)}" if is_pinned else "not pinned"
     hosts = f" on {run.world['hosts']} hosts," if run.world.get("hosts", 1) != 1 else ""
-    return f"{run.benchmark}: {size} rank{'s' * (size != 1)}{hosts} on {model or device}, {cores}"
+    return f"{run.benchmark}: {size} rank{'s' * (size != 1)}{hosts} on {model}, {cores}"
 
 
 def has_gpus(result: Result) -> bool:
@@ -127,12 +138,6 @@ def fact(result: Result, name: str) -> str | None:
     entry = result.run.environment.get(name)
     value = entry.get("value") if isinstance(entry, dict) else None
     return None if value is None else str(value)
-
-
-def head_lines(result: Result, work: Sequence[str], units: Sequence[str]) -> list[str]:
-    """The lines above a table: the machine, the work, the link, the units and the notes."""
-    return [machine(result), *work, *link_lines(find_states(result.blocks)), *units,
-            *(f"note: {note}" for note in result.run.notes)]
 
 
 def link_lines(states: LinkStates) -> list[str]:
@@ -165,13 +170,59 @@ def footnotes(result: Result) -> list[str]:
                      f"{MIN_PRECISE_BLOCKS} blocks")
     stolen = result.end.steal_share if result.end else None
     if stolen and stolen > MOST_STEAL_SHARE:
-        notes.append(f"the hypervisor withheld {stolen:.1%} of the ranks' CPU time while they "
-                     "measured")
-    reasons: dict[str, list[Case]] = {}
+        notes.append(f"the hypervisor withheld {stolen:.1%} of the ranks' CPU time")
+    unmeasured: dict[tuple[str, str], set[str]] = defaultdict(set)
     for case in result.cases:
         if case.status not in ("ok", "wrong"):
-            reasons.setdefault(case.reason or case.status, []).append(case)
-    for reason, cases in reasons.items():
-        names = sorted({case.algorithm for case in cases})
-        notes.append(f"- {cases[0].status}: {', '.join(names)}: {reason}")
-    return notes
+            unmeasured[case.status, case.reason or case.status].add(case.algorithm)
+    return notes + [f"- {status}: {', '.join(sorted(names))}: {reason}"
+                    for (status, reason), names in unmeasured.items()]
+
+
+def wrapped(sentences: Sequence[str]) -> list[str]:
+    """The sentences in lines of at most 80 columns; a longer path is not broken."""
+    wrapper = textwrap.TextWrapper(WIDTH, break_on_hyphens=False, break_long_words=False)
+    return [line for sentence in sentences for line in wrapper.wrap(sentence)]
+
+
+def plain_table(columns: Mapping[str, int], rows: Iterable[Iterable[str | Text]] = (),
+                gap: int = 1) -> Table:
+    """A table without lines from the headings with their least widths, and the cells of each row.
+    The columns of words, LEFT, are left-aligned."""
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
+    for heading, width in columns.items():
+        table.add_column(heading, justify="left" if heading.strip() in LEFT else "right",
+                         no_wrap=True, min_width=width, vertical="bottom")
+    for cells in rows:
+        table.add_row(*cells)
+    return table
+
+
+def lay_out(result: Result | None, head: Iterable[str], tables: Iterable[tuple[str, Table]],
+            sentences: Iterable[str], width: int = 0) -> str:
+    """The text of a run: its warnings in bold (none without `result`), the head, each table under
+    its title, and the sentences; ends with a newline."""
+    text = io.StringIO()
+    has_style = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    console = Console(file=text, width=max(width, WIDTH), force_terminal=has_style,
+                      highlight=False, markup=False, emoji=False)
+    for line in opening(result) if result else ():
+        # Scripts search for the rank that stopped first: its line stays whole.
+        console.print(line, style="bold", soft_wrap=line.startswith("stopped first"))
+    for line in head:
+        console.print(line)
+    for title, table in tables:
+        console.print(f"\n{title}" if title else "")
+        console.print(table)
+    console.print()
+    for line in sentences:
+        console.print(line)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n") + "\n"
+
+
+def lay_out_run(result: Result, head: Sequence[str], tables: Iterable[tuple[str, Table]],
+                conclusions: Iterable[str], width: int = 0) -> str:
+    """The same below the machine, the link and the notes of the run, and with its footnotes."""
+    head = [machine(result), *head, *link_lines(find_states(result.blocks)),
+            *(f"note: {note}" for note in result.run.notes)]
+    return lay_out(result, head, tables, [*footnotes(result), *conclusions], width)

@@ -10,9 +10,9 @@ from reports.store.case import FUSED_BENCHMARKS
 from reports.store.result import ImportedRunError, is_imported, read
 from reports.store.schema import Result
 from reports.tables import exposed_table, link, steps, tune
-from reports.tables.console import lay_out, plain_table
 from reports.tables.formats import as_csv, as_nccl_tests
-from reports.tables.sentences import number, size_text
+from reports.tables.plot import plot
+from reports.tables.sentences import lay_out, number, plain_table, size_text
 from reports.tables.table import render
 
 RENDER: dict[str, Callable[[Result], str]] = {
@@ -42,8 +42,6 @@ def show(arguments: argparse.Namespace) -> int:
         return 0
     result = read(arguments.run)
     if arguments.plot:
-        from reports.tables.plot import plot
-
         plot(result, arguments.plot)
     sys.stdout.write(text(result, arguments.format, arguments.long))
     return 0
@@ -79,15 +77,12 @@ def imported_text(imported: Imported) -> str:
             "WRONG" if case.status == "wrong" else bus_bw,
             "-" if errors is None else f"{errors:g}"])
     average, wrong = run.footer_avg_bus_bw, run.out_of_bounds
+    is_suspect = any(case.suspect for case in imported.cases)
     marks = [
-        (any(case.suspect for case in imported.cases),
-         "! suspect: one rank alone, or a busbw that no machine has"),
-        (any(case.status == "wrong" for case in imported.cases),
-         "WRONG: its bandwidth counts for nothing"),
-        (average is not None, f"as printed: average busbw {average} GB/s"),
-        (wrong is not None, f"as printed: out of bounds values {wrong}")]
-    return lay_out(None, head, [("", plain_table(dict.fromkeys(columns, 0), rows, gap=2))],
-                   [mark for is_shown, mark in marks if is_shown])
+        *["! suspect: one rank alone, or a busbw that no machine has"] * is_suspect,
+        *[f"as printed: average busbw {average} GB/s"] * (average is not None),
+        *[f"as printed: out of bounds values {wrong}"] * (wrong is not None)]
+    return lay_out(None, head, [("", plain_table(dict.fromkeys(columns, 0), rows, gap=2))], marks)
 
 
 def imported_machine(imported: Imported) -> str:

@@ -7,21 +7,15 @@ from itertools import groupby
 from rich.table import Table
 from rich.text import Text
 
-from reports.store.case import BETWEEN_RANKS, LinkStates, beside, find_states, late_us
+from reports.store.case import BETWEEN_RANKS, beside, find_states, late_us
 from reports.store.schema import Case, Range, Result, Summary
 from reports.tables import sentences
-from reports.tables.console import lay_out, plain_table
 from reports.tables.footprint import caption, footprint
 from reports.tables.rows import Row, View, cost_us, default_rows, flips, token, view_of, views
-from reports.tables.sentences import number, shape_words, size_text
+from reports.tables.sentences import lay_out, lay_out_run, number, plain_table, shape_words
 
-LONG_COLUMNS = (
-    "size", "algorithm", "variant", "mode", "place", "time us", "[95 %]", "consume us", "total us",
-    "p95 us", "algbw GB/s", "busbw GB/s", "bound us", "of bound", "skew us", "rtt ns", "SNR dB",
-    "blocks (mixed)", "#wrong", "status")
 ROUTED_COLUMNS = {"\nskew": 8, "experts\nmax/mean": 7, "\nCV": 4, "ranks\nmax/mean": 7,
                   "leaves\nMB": 6}
-PREFLIGHT = "Peer memory"  # the note of a run with the result of its memory probes starts so
 LIMITS = {"hop": "the flag hop", "copy_in": "copying to the peer",
           "push": "storing into the peer's memory", "peer_read": "reading the peer's data",
           "memory": "memory traffic", "launch": "launching"}
@@ -37,14 +31,15 @@ def render(result: Result, long: bool = False) -> str:
         elapsed.append(f"{result.end.elapsed_s:.0f} s before this table, {outside:.0%} of them "
                        "outside measuring loops.")
     if long:
-        cases = sorted(result.cases, key=lambda case: (
-            case.size_bytes, case.mode != "isolated", case.in_place))
-        table = plain_table(dict.fromkeys(LONG_COLUMNS, 0), map(long_cells, cases), gap=2)
+        cells = [long_cells(case) for case in sorted(result.cases, key=lambda case: (
+            case.size_bytes, case.mode != "isolated", case.in_place))]
+        headings = dict.fromkeys(cells[0] if cells else (), 0)
+        table = plain_table(headings, [row.values() for row in cells], gap=2)
         return lay_out(result, [], [("", table)], elapsed, width=400)
     states = find_states(result.blocks)
     first, *others = views(result) or [("isolated", None)]
     rows, chained = default_rows(result, first, states), list[Row]()
-    tables = [("", _default_table(result, rows, first)), *_lossy_tables(result, first, rows)]
+    tables = [("", _default_table(result, rows, first)), *_lossy_tables(result, first)]
     for view in others:
         if beside(view[1]):
             work = shape_words(view[1])[-1] + ", chained, us of a call" * (view[0] == "chained")
@@ -52,22 +47,20 @@ def render(result: Result, long: bool = False) -> str:
             continue
         view_rows = default_rows(result, view, states)
         tables += [(_title(view, first, view_rows), _default_table(result, view_rows, view)),
-                   *_lossy_tables(result, view, view_rows)]
+                   *_lossy_tables(result, view)]
         if view[0] == "chained":
             chained = chained or view_rows
     if flipped := flips(result, rows, states):
         tables.append(("where the winner changes with the link",
                        plain_table(dict.fromkeys(FLIP_COLUMNS, 0), flipped, gap=2)))
-    return lay_out(result, head(result, first, states, rows), tables,
-                   [*closing(result, rows, chained), *elapsed])
+    return lay_out_run(result, head(result, first, rows), tables,
+                       [*closing(result, rows, chained), *elapsed])
 
 
 def _title(view: View, first: View, rows: Sequence[Row]) -> str:
     mode, shape = view
-    changes = {name: value for name, value in (shape or {}).items()
-               if value != (first[1] or {}).get(name)}
-    words = shape_words(changes)
-    if late_us(changes):
+    words = [word for word in shape_words(shape) if word not in shape_words(first[1])]
+    if words and late_us(shape):
         words[-1] += ": us are after it has come"
     if mode == "chained":
         calls = max((row.ours.calls for row in rows if row.ours), default=1)
@@ -84,9 +77,8 @@ def _default_table(result: Result, rows: Sequence[Row], view: View) -> Table:
                "\nalgorithm": 14, f"library/{ours}\n[95 %]": 16, "waits\nus": 6,
                "busbw\nGB/s": 6, "of\nbound": 5, "\n#wrong": 6}
     cells = [dict(zip(columns, _cells(row), strict=True)) for row in rows]
-    hidden = list(ROUTED_COLUMNS)
-    if routed:
-        hidden = ["size\n", "\nalgorithm", "busbw\nGB/s", "of\nbound"]
+    unrouted = ["size\n", "\nalgorithm", "busbw\nGB/s", "of\nbound"]
+    hidden = unrouted if routed else list(ROUTED_COLUMNS)
     hidden += ["leaves\nMB", "busbw\nGB/s", "of\nbound"] if late_us(view[1]) else ["waits\nus"]
     if result.run.world["size"] == 1:
         hidden.append("busbw\nGB/s")
@@ -121,21 +113,16 @@ def _cells(row: Row) -> list[str | Text]:
             Text(sentences.count(row.n_wrong), style="bold red" if row.n_wrong else "")]
 
 
-def _lossy_tables(result: Result, view: View, rows: Sequence[Row]) -> list[tuple[str, Table]]:
-    """The quantised algorithms of a view beside the library and `auto`; none without any."""
+def _lossy_tables(result: Result, view: View) -> list[tuple[str, Table]]:
+    """The quantised algorithms of a view; none without any."""
     cases = [case for case in result.cases
              if view_of(case) == view and case.snr_db and case.algorithm != "auto"]
     if not cases:
         return []
-    cost_of = {(row.size_bytes, case.algorithm): _cost(case, median_us) for row in rows
-               for case, median_us in ((row.library, row.library_us), (row.ours, row.ours_us))
-               if case}
     kinds = dict.fromkeys(kind for case in cases for kind in case.snr_db or ())
     table = plain_table(
-        {"size": 8, "algorithm": 14, "us": 8, "library\nus": 8, "auto\nus": 8,
-         **{kind.replace(" ", "\n"): 0 for kind in kinds}},
-        [[size_text(case.size_bytes), case.algorithm[:22], _cost(case, cost_us(case)),
-          *(cost_of.get((case.size_bytes, name), "-") for name in ("library", "auto")),
+        {"size": 8, "algorithm": 14, "us": 8, **{kind.replace(" ", "\n"): 0 for kind in kinds}},
+        [[sentences.size_text(case.size_bytes), case.algorithm[:22], _cost(case, cost_us(case)),
           *(f"{(case.snr_db or {})[kind]:.1f}" for kind in kinds)]
          for case in sorted(cases, key=lambda case: case.size_bytes)])
     return [("quantised: signal-to-noise ratio against fp64 on three kinds of data, in dB", table)]
@@ -156,8 +143,8 @@ def _median(summary: Summary | Range | None) -> str:
     return number(summary.median if summary else None)
 
 
-def long_cells(case: Case) -> list[str]:
-    """The cells of a case, for LONG_COLUMNS."""
+def long_cells(case: Case) -> dict[str, str]:
+    """All figures of a case by their headings."""
     time = case.time_us
     chosen = f": {case.chosen}" if case.chosen else ""
     interval = blocks = "-"
@@ -168,46 +155,42 @@ def long_cells(case: Case) -> list[str]:
     if time and time.ci_low is not None:
         interval = f"[{number(time.ci_low)} {number(time.ci_high)}]"
     snr = " ".join(f"{ratio:.1f}" for ratio in (case.snr_db or {}).values())
-    return [size_text(case.size_bytes),
-            f"{case.library or case.algorithm}{chosen} {sentences.shape_text(case.shape)}".rstrip(),
-            case.variant, case.mode, "in" if case.in_place else "out", _median(time), interval,
-            _median(case.consume_us), _median(case.total_us), number(time.p95 if time else None),
-            number(case.alg_bw_gb_s), number(case.bus_bw_gb_s), number(case.bound_us),
-            _share_of_bound(case), _median(case.arrival_skew_us), _median(case.link_rtt_ns),
-            snr or "-", blocks, sentences.count(case.n_wrong), status]
+    name = f"{case.library or case.algorithm}{chosen} {sentences.shape_text(case.shape)}"
+    return {"size": sentences.size_text(case.size_bytes), "algorithm": name.rstrip(),
+            "variant": case.variant, "mode": case.mode, "place": "in" if case.in_place else "out",
+            "time us": _median(time), "[95 %]": interval, "consume us": _median(case.consume_us),
+            "total us": _median(case.total_us), "p95 us": number(time.p95 if time else None),
+            "algbw GB/s": number(case.alg_bw_gb_s), "busbw GB/s": number(case.bus_bw_gb_s),
+            "bound us": number(case.bound_us), "of bound": _share_of_bound(case),
+            "skew us": _median(case.arrival_skew_us), "rtt ns": _median(case.link_rtt_ns),
+            "SNR dB": snr or "-", "blocks (mixed)": blocks,
+            "#wrong": sentences.count(case.n_wrong), "status": status}
 
 
-def head(result: Result, view: View, states: LinkStates, rows: Sequence[Row]) -> list[str]:
-    """The machine, the operation, the library and the units of the first table."""
-    (mode, shape), size = view, result.run.world["size"]
+def head(result: Result, view: View, rows: Sequence[Row]) -> list[str]:
+    """The operation, the library and the units of the first table."""
+    (mode, shape), size, lines = view, result.run.world["size"], list[str]()
     cases = [case for row in rows for case in (row.ours, row.library) if case]
-    lines = [sentences.machine(result)]
     if cases:
-        case, (library, level) = cases[0], _library(result, rows)
+        case = cases[0]
         operation = case.datatype + f" {case.redop}" * (case.redop != "none")
         place = "in place" if case.in_place else "out of place"
         words = [operation, mode, *shape_words(shape), *[place] * (case.collective != "sendrecv")]
-        against = f"against {library}{level and f', {level}'}" if library else "without the library"
+        names = [row.library.library or "the library" for row in rows if row.library]
+        # On GPUs the library is NCCL or RCCL, which have no thread level.
+        level = None if sentences.has_gpus(result) else sentences.fact(result, "mpi.thread_level")
+        against = ", ".join(filter(None, [f"against {names[0]}", level])) if names else (
+            "without the library")
         lines.append(f"{', '.join(words)}; {against}; seed {result.run.seed}")
-    lines += sentences.link_lines(states)
     is_read = any(case.consume_us for case in cases)
-    cost = f"us = {'collective + reading its result' if is_read else 'one call'}"
-    if late_us(shape) and not result.run.clock_shared:
-        lines.append(f"{cost}, the late rank alone")
-    elif late_us(shape):
-        lines.append(f"{cost}, slowest rank, after the late one has come; "
-                     "waits = from the first arrival to the last")
-    else:
-        bandwidth = "; busbw = collective alone" if is_read and size > 1 else ""
-        lines.append(f"{cost}, slowest rank{bandwidth}")
+    ranks = "slowest rank" + "; busbw = collective alone" * (is_read and size > 1)
+    if late_us(shape):
+        ranks = ("slowest rank, after the late one has come; waits = from the first arrival to the "
+                 "last" if result.run.clock_shared else "the late rank alone")
+    lines.append(f"us = {'collective + reading its result' if is_read else 'one call'}, {ranks}")
     if any(row.ratio for row in rows):
-        lines.append("library/auto: median over pairs of blocks that stood close in time")
-    for name in ("library", "auto"):
-        variants = dict.fromkeys(case.variant for case in result.cases if case.algorithm == name)
-        if len(variants) > 1:
-            lines.append(f"{name}: the best of {' and '.join(variants)}, chosen on odd rounds, "
-                         "reported on even ones")
-    lines += [f"note: {note}" for note in result.run.notes if not note.startswith(PREFLIGHT)]
+        lines.append("library/auto: median over pairs of blocks that stood close in time; odd "
+                     "rounds choose between variants, even ones report")
     types = {name for case in result.cases for name in (case.datatype, case.redop)}
     if cases and types != {cases[0].datatype, cases[0].redop}:
         lines.append("note: other types and operations are in --long")
@@ -216,15 +199,8 @@ def head(result: Result, view: View, states: LinkStates, rows: Sequence[Row]) ->
     return lines
 
 
-def _library(result: Result, rows: Sequence[Row]) -> tuple[str, str]:
-    """The library and MPI's thread level, empty on GPUs: NCCL or RCCL is measured there."""
-    name = next((row.library.library or "the library" for row in rows if row.library), "")
-    level = None if sentences.has_gpus(result) else sentences.fact(result, "mpi.thread_level")
-    return name, level or ""
-
-
 def closing(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list[str]:
-    """The marks of the rows, the footnotes, then at most four sentences."""
+    """The marks of the rows, then at most three sentences."""
     marks = []
     better = [f"{row.better[0]} at {row.label} ({row.better[1]:.2f}x{mode})"
               for group, mode in ((rows, ""), (chained, ", chained"))
@@ -235,28 +211,17 @@ def closing(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list
         marks.append("! faster than the bound of the measured parts allows: suspect")
     is_auto = {row.ours.algorithm for row in rows if row.ours} <= {"auto"}
     ours = "auto" if is_auto else "the best of ours"
-    memory = [note for note in result.run.notes if note.startswith(PREFLIGHT)]
-    if kinds := sorted({row.ours.memory for row in rows if row.ours}):
-        memory.append(f"Peer memory is {', '.join(kinds)}.")
-    last = [_where_ours_wins(result, rows, ours), _what_limits(rows, ours), *memory[:1],
-            token(result, chained or rows)]
-    return [*marks, *sentences.footnotes(result), *filter(None, last)]
-
-
-def _where_ours_wins(result: Result, rows: Sequence[Row], ours: str) -> str | None:
-    sizes_of, parts = _sizes(rows, [row.verdict for row in rows]), []
-    for verdict in sorted(sizes_of, key=lambda verdict: verdict != "faster"):
+    parts = []
+    for verdict, sizes in _sizes(rows, [row.verdict for row in rows]).items():
         ratios = [row.ratio[0] for row in rows if row.ratio and row.verdict == verdict]
-        factors = f" ({_span(f'{min(ratios):.2f}x', f'{max(ratios):.2f}x')})"
-        is_clear = verdict in ("faster", "slower")
-        parts.append(f"{verdict} at {sizes_of[verdict]}{factors * is_clear}")
-    if not parts:
-        return None
-    library, level = _library(result, rows)
-    at_level = f" at thread level {level} (no other was measured)" if level else ""
+        span = _span(f"{min(ratios):.2f}x", f"{max(ratios):.2f}x")
+        parts.append(f"{verdict} at {sizes} ({span})")
     skew_us = next((late_us(row.ours.shape) for row in rows if row.ours), 0)
     late = f", with a rank late by {skew_us:g} us" if skew_us else ""
-    return f"Against {library}{at_level}, in this one launch{late}, {ours} is {'; '.join(parts)}."
+    if parts:
+        marks.append(
+            f"Against the library, in this one launch{late}, {ours} is {'; '.join(parts)}.")
+    return [*marks, *filter(None, [_what_limits(rows, ours), token(result, chained or rows)])]
 
 
 def _what_limits(rows: Sequence[Row], ours: str) -> str | None:

@@ -5,8 +5,7 @@ from typing import Any
 
 from reports.store.case import costs_in, find_states
 from reports.store.schema import Result
-from reports.tables.console import lay_out, plain_table
-from reports.tables.sentences import number, size_text
+from reports.tables.sentences import lay_out, number, plain_table, size_text
 
 FINALISTS = 4
 LEAST_BLOCKS = 3  # of a finalist in a state of the link

@@ -16,9 +16,8 @@ from rich.table import Table
 
 from reports.store.result import ResultError
 from reports.store.writing import to_line, write_named
-from reports.tables.console import lay_out
 from reports.tables.figure import Style, dress, figure, styles_of
-from reports.tables.sentences import number, tick_text
+from reports.tables.sentences import lay_out, number, tick_text
 from reports.trends.fit import Crossover, Fit, by_title, curves_us, find_crossovers, fits_of
 from reports.trends.lines import Estimate, Regime, interval, walsh_means
 from reports.verdicts.sides import notes_of, side_of

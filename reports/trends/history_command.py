@@ -12,8 +12,8 @@ from typing import IO, Any
 import numpy as np
 
 from reports.store.result import ResultError, time_of
-from reports.tables.console import WIDTH, wrapped
 from reports.tables.figure import figure
+from reports.tables.sentences import WIDTH, wrapped
 from reports.trends.changes import MIN_RUNS
 from reports.trends.history import Event, Series, load
 

@@ -17,9 +17,8 @@ import pandas as pd
 from reports.store.case import CASE_KEY
 from reports.store.foreign import markdown_text, spreadsheet_cell
 from reports.store.stats import STATE_RATIO
-from reports.tables.console import wrapped
 from reports.tables.figure import figure
-from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text, some
+from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text, some, wrapped
 from reports.verdicts import comparison as comparing
 from reports.verdicts.comparison import COMPARABLE, Comparison, ordered, shown
 from reports.verdicts.sides import label, notes_of, read_sides

@@ -14,9 +14,8 @@ import numpy as np
 from reports.store.foreign import markdown_text
 from reports.store.result import ResultError
 from reports.store.writing import write_named
-from reports.tables.console import wrapped
 from reports.tables.page import Page, Section, draw_picture, to_html
-from reports.tables.sentences import size_text, some
+from reports.tables.sentences import size_text, some, wrapped
 from reports.verdicts import compare as table
 from reports.verdicts.accept import UNUSABLE, baseline_side
 from reports.verdicts.compare import add_allow, percent

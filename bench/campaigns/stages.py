@@ -74,7 +74,8 @@ def run_stages(campaign: OpenCampaign) -> None:
     for look in options.looks:
         run_rounds(campaign, "first", range(1, look + 1))
         # A campaign that was interrupted beyond this look has judged it already.
-        if is_growing and pairs_before <= look and not comparison.undecided(campaign.folder):
+        if (is_growing and pairs_before <= look
+                and "AMBIGUOUS" not in set(comparison.cells_of(campaign.folder).verdict)):
             return
     if is_growing:
         return
@@ -84,20 +85,19 @@ def run_stages(campaign: OpenCampaign) -> None:
     if campaign.manifest.stages[-1].stage != "fresh":
         choose_sizes(campaign)
     if campaign.manifest.stages[-1].sizes:
-        start = 2 * pairs + 1
-        run_rounds(campaign, "fresh", range(start, start + options.head.fresh))
+        run_rounds(campaign, "fresh", range(2 * pairs + 1, 2 * pairs + 1 + options.head.fresh))
 
 
 def choose_sizes(campaign: OpenCampaign) -> None:
     """Records the sizes in doubt; before, replaces pairs that share no state of the link."""
     pairs, folder = campaign.options.head.pairs, campaign.options.folder
-    last = pairs
-    while last < 2 * pairs and (lacking := comparison.pairs_short(folder, pairs)):
+    last, cells = pairs, comparison.cells_of(folder)  # whose times do not decide on more pairs
+    while last < 2 * pairs and (lacking := pairs - int(cells.pairs.median())) > 0:
         more = range(last + 1, min(last + lacking, 2 * pairs) + 1)
         say(f"half of the cells lack {lacking} pairs in one state of the link: {len(more)} more")
         run_rounds(campaign, "first", more)
-        last = more[-1]
-    sizes = comparison.suspect_sizes(folder)
+        last, cells = more[-1], comparison.cells_of(folder)
+    sizes = sorted(cells[cells.is_suspect].size_bytes.unique().tolist())
     campaign.record(Stage(stage="fresh", sizes=sizes))
     say(f"in doubt: {', '.join(map(size_text, sizes))}" if sizes else "no size is in doubt")
 

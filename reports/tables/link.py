@@ -8,7 +8,7 @@ import numpy as np
 from reports.store.result import ResultError
 from reports.store.schema import Result, Summary
 from reports.tables.figure import Target, dress, figure, figure_title
-from reports.tables.sentences import has_gpus, lay_out_run, number, plain_table, size_text, some
+from reports.tables.sentences import has_gpus, lay_out_run, number, plain_table, size_text
 
 BENCHMARK = "link"
 SLOWER = 1.25  # sentences name pairs and directions that differ by more

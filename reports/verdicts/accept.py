@@ -1,7 +1,7 @@
 """The command `accept` moves the stored baseline of a machine; `baseline_side` reads it back.
 
-FOLDER/<machine_id>/ stores the runs, and each line of FOLDER/accepted.jsonl one move; a machine's
-last line names the runs of its baseline. After an interruption one of two baselines is complete.
+FOLDER/<machine_id>/ stores the runs, each line of FOLDER/accepted.jsonl one move. A machine's last
+line names its baseline's runs. After an interruption one of two baselines is complete.
 """
 
 import argparse
@@ -63,9 +63,8 @@ def accept(arguments: argparse.Namespace) -> int:
     if len(runs) < MIN_PAIRS:
         raise ResultError(f"{current.name} has {len(runs)} launches; a verdict takes {MIN_PAIRS}")
     machine_id, run_ids = runs[0].machine_id, [run.run_id for run in runs]
-    for name in (machine_id, *run_ids):
-        if not re.search(FILE_NAME, name):
-            raise ResultError(f"the id {name!r} cannot name a file")
+    if bad := [name for name in (machine_id, *run_ids) if not re.search(FILE_NAME, name)]:
+        raise ResultError(f"the id {bad[0]!r} cannot name a file")
     differing([current], arguments.allow)
     entry = Entry(f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}", machine_id, run_ids,
                   arguments.reason)
@@ -110,9 +109,8 @@ def baseline_side(argument: str, current: Side) -> Side:
     if lost := run_ids[machine_id] - launches.keys():
         raise ResultError(f"{folder / machine_id} lacks the accepted run {min(lost)}")
     side.launches = [launch for name, launch in launches.items() if name in run_ids[machine_id]]
-    for result in (launch.result for launch in side.launches):
-        if not result.complete:
-            raise ResultError(f"{result.path} was complete when accepted, but not now")
+    if cut := [launch.result.path for launch in side.launches if not launch.result.complete]:
+        raise ResultError(f"{cut[0]} was complete when accepted, but not now")
     return side
 
 
@@ -124,7 +122,6 @@ def _run_ids(folder: Path) -> dict[str, set[str]]:
         try:
             entry = msgspec.json.decode(line, type=Entry)
         except NOT_JSON as error:
-            place = f"{path}, line {number}"
-            raise ResultError(f"{place}: not written by `accept` ({error})") from error
+            raise ResultError(f"{path}, line {number}: not by `accept` ({error})") from error
         run_ids[entry.machine_id] = {*entry.run_ids}
     return run_ids

@@ -20,7 +20,7 @@ from reports.store.stats import STATE_RATIO
 from reports.tables.figure import figure
 from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text, some, wrapped
 from reports.verdicts import comparison as comparing
-from reports.verdicts.comparison import COMPARABLE, Comparison, ordered, shown
+from reports.verdicts.comparison import COMPARABLE, Comparison, shown
 from reports.verdicts.sides import label, notes_of, read_sides
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SAME, SLOWER, UNREPLICATED, VERDICTS
 
@@ -120,7 +120,7 @@ FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {
 
 def table_rows(comparison: Comparison) -> list[dict[str, str]]:
     """The texts of each row by their headings."""
-    return [figures(cell) for cell in ordered(comparison.cells)]
+    return [figures(cell) for cell in comparison.cells.itertuples()]
 
 
 def figures(cell: Any) -> dict[str, str]:
@@ -129,7 +129,7 @@ def figures(cell: Any) -> dict[str, str]:
     if np.isfinite(cell.low):
         ratio += f" [{_ratio(cell.low)} {_ratio(cell.high)}]"
     pairs = str(cell.pairs)
-    if cell.verdict == AMBIGUOUS and not np.isnan(cell.needed):
+    if cell.verdict == AMBIGUOUS and cell.needed > 0:
         pairs += f" ({cell.needed:.0f})" if cell.needed < 10_000 else " (>9999)"
     effect = _text(cell.detectable, lambda share: f"{share:.1%}" if share < 10 else ">999%")
     return {"algorithm": cell.name, "size": size_text(cell.size_bytes),
@@ -154,7 +154,8 @@ def sentences(comparison: Comparison) -> list[str]:
 def head(comparison: Comparison) -> list[str]:
     """The two sides, their launches, and how much launches differ by themselves."""
     baseline, variant, design = comparison.baseline, comparison.variant, comparison.design
-    launches = f"{len(variant.launches)} launches against {len(baseline.launches)}, not interleaved"
+    launches = (f"{len(variant.launches)} launches against {len(baseline.launches)}, not "
+                "interleaved: changes of the machine count as well")
     if design != "once":
         launches = f"{len(comparison.pairs('first'))} interleaved pairs of launches"
         if fresh := comparison.pairs("fresh"):
@@ -166,46 +167,38 @@ def head(comparison: Comparison) -> list[str]:
              *comparison.about.values(),
              "ratio = variant / baseline; above 1, the variant is slower"]
     # Both stages find a state at slightly different round trips.
-    states: list[list[float]] = []
-    for rtt_ns, pairs in sorted(chain.from_iterable(comparison.cells.states)):
-        if not states or rtt_ns >= STATE_RATIO * states[-1][0]:
-            states.append([rtt_ns, 0])
-        if pairs > states[-1][1]:
-            states[-1][0] = rtt_ns
-        states[-1][1] += pairs
-    if total := sum(pairs for _, pairs in states):
-        shares = ", ".join(f"{rtt_ns:.0f} ns {pairs / total:.0%}" for rtt_ns, pairs in states)
-        lines.append("link: each pair within one state that both launches have; flag round trip "
-                     f"{shares} of the pairs")
+    trips = pd.DataFrame(chain.from_iterable(comparison.cells.states), columns=["ns", "pairs"])
+    trips = trips.sort_values("ns")
+    number_of_state = (trips.ns >= STATE_RATIO * trips.ns.shift()).cumsum()
+    shares = [f"{state.ns.min():.0f} ns {state.pairs.sum() / trips.pairs.sum():.0%}"
+              for _, state in trips.groupby(number_of_state)]
+    if shares:
+        lines.append(f"link: flag round trip {', '.join(shares)} of the pairs")
     pair_sd = comparison.cells.pair_sd.median()
     if np.isfinite(pair_sd):
-        lines.append(f"launches of one thing differ by {pair_sd:.1%} (standard deviation, median "
-                     "cell)")
+        lines.append(f"launches of one side differ by {pair_sd:.1%} (median standard deviation)")
     if control := comparison.control:
-        cells, pair_sd = control.cells, control.cells.pair_sd.median()
-        spread = f"; they differ by {pair_sd:.1%}" if np.isfinite(pair_sd) else ""
         lines.append("control, the baseline's launches against each other: "
-                     f"{cells.is_suspect.sum()} of {len(cells)} cells suspected{spread}")
+                     f"{control.cells.is_suspect.sum()} of {len(control.cells)} cells suspected")
     return lines
 
 
 def warnings(comparison: Comparison) -> list[str]:
     """Allowed differences, notes on the comparison and on the runs, first of one side alone."""
-    sides = comparison.variant, comparison.baseline
-    threats: dict[str, dict[int, str]] = defaultdict(dict)
-    for place, side in enumerate(sides):
+    threats: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
+    for side in (comparison.variant, comparison.baseline):
         for result in (launch.result for launch in side.launches):
             stolen = (result.end and result.end.steal_share) or 0.0
             hypervisor = f"The hypervisor withheld {stolen:.1%} of the CPU time."
             for note in [*result.run.notes, *[hypervisor] * (stolen > MOST_STEAL_SHARE)]:
                 if not note.lower().startswith("peer memory"):
                     # Without figures: the load, for example, differs between launches.
-                    threats[re.sub(r"[\d.]+", "", note)].setdefault(place, note)
-    alone = [f"{note} ({label(sides[place])} alone)" for by_side in threats.values()
-             for place, note in by_side.items() if len(by_side) == 1]
-    common = [by_side[0] for by_side in threats.values() if len(by_side) == 2]
-    notes = [*comparison.notes, *[*alone, *common][:4]]
-    return [*comparison.allowed, *(f"note: {note}" for note in notes)]
+                    threats[re.sub(r"[\d.]+", "", note)].setdefault(side.name, (note, label(side)))
+    notes = []
+    for by_side in sorted(threats.values(), key=len):
+        (note, name), *others = by_side.values()
+        notes.append(note if others else f"{note} ({name} alone)")
+    return [*comparison.allowed, *(f"note: {note}" for note in [*comparison.notes, *notes[:4]])]
 
 
 def closing(comparison: Comparison) -> list[str]:
@@ -216,19 +209,16 @@ def closing(comparison: Comparison) -> list[str]:
              if count or verdict != UNREPLICATED]
     lines = [f"{', '.join(texts)}; of {len(cells)} cells, with a margin of {comparison.margin:.1%}"]
     if counts[UNREPLICATED]:
-        lines.append("unreplicated: launches of the same thing differ by more than a single pair "
-                     "can show, so it gives no verdict; python -m bench.campaign makes more pairs")
+        lines.append("unreplicated: one pair gives no verdict; python -m bench.campaign makes more")
     effects = cells.detectable.dropna()
     if len(effects):
-        lines.append("MDE: the effect that is called with a chance of 80 %, in an AMBIGUOUS cell "
-                     f"at least the one that may hide at 95 %: {effects.median():.1%} in the "
-                     f"median cell, {effects.max():.1%} at most. In brackets: the number of pairs "
-                     "that would settle the cell (of a *, fresh ones).")
+        lines.append(f"MDE, the minimum detectable effect: median {effects.median():.1%}, at most "
+                     f"{effects.max():.1%}. In brackets: the pairs that would settle the cell.")
     if cells.is_fresh.any():
         lines.append("* a suspect of the first stage, decided by its fresh pairs alone")
     titles = defaultdict(list)
-    for cell in ordered(cells):
-        titles[cell.note].append(cell.title)
+    for note, title in zip(cells.note, cells.title, strict=True):
+        titles[note].append(title)
     return lines + [f"note: {note}: {some(names)}" for note, names in titles.items() if note]
 
 
@@ -237,7 +227,7 @@ def plot(comparisons: Sequence[Comparison], target: Path | IO[str]) -> None:
     a word and a marker, not only a colour. Raises ResultError for a file that cannot be written."""
     panels = shown(comparisons)
     # A name has a row above its sizes, as if it were the size -1.
-    cells = [cell for panel in panels for cell in ordered(panel.cells)]
+    cells: list[Any] = [cell for panel in panels for cell in panel.cells.itertuples()]
     names = list(dict.fromkeys(cell.name for cell in cells))
     keys = {(cell.name, cell.size_bytes) for cell in cells} | {(name, -1) for name in names}
     rows = sorted(keys, key=lambda key: (names.index(key[0]), key[1]))
@@ -250,14 +240,14 @@ def plot(comparisons: Sequence[Comparison], target: Path | IO[str]) -> None:
         axes[0, 0].set_ylim(len(rows), -1)
         for place, panel in zip(axes[0], panels, strict=True):
             _draw_axis(place, panel)
-            for cell in ordered(panel.cells):
-                _draw_cell(place, cell, rows.index((cell.name, cell.size_bytes)))
+            for cell in panel.cells.itertuples():
+                _draw_cell(place, cell, rows)
         drawing.supxlabel("variant / baseline (log scale) with its 95 % interval; the band is the "
                           "margin", fontsize=9)
 
 
 def _draw_axis(axes: Any, panel: Comparison) -> None:
-    """All ratios and all but a tenth of the intervals fit on the axis; the band is the margin."""
+    """All ratios and all but a tenth of the intervals fit on the axis."""
     logs = panel.cells[["ratio", "low", "high"]].apply(np.log)
     low = np.nanmin([logs.ratio.min(), logs.low.quantile(0.1), -np.log(1.03)])
     high = np.nanmax([logs.ratio.max(), logs.high.quantile(0.9), np.log(1.03)])
@@ -280,7 +270,8 @@ def _draw_axis(axes: Any, panel: Comparison) -> None:
                    loc="left")
 
 
-def _draw_cell(axes: Any, cell: Any, row: int) -> None:
+def _draw_cell(axes: Any, cell: Any, rows: Sequence[tuple[str, int]]) -> None:
+    row = rows.index((cell.name, cell.size_bytes))
     shape, colour, is_filled = MARKS[cell.verdict]
     low, high = axes.get_xlim()
     axes.plot([cell.low, cell.high], [row, row], color=colour, linewidth=1.4, zorder=2)

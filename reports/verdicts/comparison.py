@@ -51,11 +51,11 @@ class Comparison:
     differ, `lacking` the baseline's cases that the other side lacks; `control` compares the
     baseline with itself.
 
-    `cells` has a row for each `case`: its fields; `title`, its size and `name`; `ratio`, variant
-    over baseline, with its 95 % interval from `low` to `high`; the columns of `two_stages`;
-    `needed`, the number of pairs that settle the cell; `pair_sd`, the standard deviation of the log
-    of a launch's median; `states`, (round trip in ns, pairs) of each state of the link, the most
-    frequent first; both times in that state. A missing figure is NaN.
+    `cells` has a row for each `case`, by name and size: its fields; `title`, its size and `name`;
+    `ratio`, variant over baseline, with its 95 % interval from `low` to `high`; the columns of
+    `two_stages`; `needed`, the number of pairs that settle the cell; `pair_sd`, the standard
+    deviation of the log of a launch's median; `states`, (round trip in ns, pairs) of each state of
+    the link, the most frequent first; both times in that state. A missing figure is NaN.
     """
 
     baseline: Side
@@ -93,12 +93,6 @@ class Comparison:
 def shown(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons that get a table: the control only if it is alone."""
     return [each for each in comparisons if not each.is_control] or list(comparisons)
-
-
-def ordered(cells: pd.DataFrame) -> list[Any]:
-    """The cells by name, smallest size first."""
-    by_name = cells.assign(place=pd.factorize(cells.name)[0]).sort_values(["place", "size_bytes"])
-    return list(by_name.itertuples())
 
 
 def differing(sides: Sequence[Side], allowed: Sequence[str]) -> list[str]:
@@ -139,9 +133,9 @@ def compare(sides: Sequence[Side], allowed: Sequence[str] = (), margin: float | 
         _add_cells(comparison, is_chosen)
         _add_notes(comparison)
         comparisons.append(comparison)
+    control = next((each for each in comparisons if each.is_control), None)
     for comparison in comparisons:
-        if not comparison.is_control:
-            comparison.control = next((each for each in comparisons if each.is_control), None)
+        comparison.control = None if comparison.is_control else control
     return comparisons
 
 
@@ -169,9 +163,11 @@ def _add_cells(comparison: Comparison, is_chosen: Callable[[int], bool]) -> None
         name: [getattr(case, name) for case in cases.values()] for name in CASE_KEY}
     columns |= {"case": [*cases.values()], "name": case_names([*cases.values()])}
     judged = _judge(comparison, [() if key in wrong else key for key in cases], without)
-    cells = comparison.cells = judged.assign(**columns)
+    cells = judged.assign(**columns)
     cells["title"] = cells.size_bytes.map(size_text) + " " + cells.name
     cells["note"] = [wrong.get(key) or note for key, note in zip(cases, cells.note, strict=True)]
+    cells["place"] = pd.factorize(cells.name)[0]
+    comparison.cells = cells.sort_values(["place", "size_bytes"], ignore_index=True)
 
 
 def _judge(comparison: Comparison, keys: Sequence[Any], without: Sequence[str]) -> pd.DataFrame:
@@ -203,20 +199,12 @@ def _judge(comparison: Comparison, keys: Sequence[Any], without: Sequence[str]) 
     cells["note"] = np.select(
         [cells.pairs < planned, is_open, cells.pairs.between(2, MIN_PAIRS - 1)],
         [lost + " pairs have no state of the link in common with enough blocks",
-         "suspect, but no fresh pairs were made", cells.pairs.astype(str) + " pairs are too few "
-         f"for an interval, which takes {MIN_PAIRS}"], "")
+         "suspect, but no fresh pairs were made", f"an interval takes {MIN_PAIRS} pairs"], "")
     return cells.join(fresh_times.where(cells.is_fresh, first_times))
 
 
 def _add_notes(comparison: Comparison) -> None:
     baseline, variant, notes = comparison.baseline, comparison.variant, comparison.notes
-    numbers = len(baseline.launches), len(variant.launches)
-    if comparison.design == "once" and min(numbers) > 1:
-        notes.append("These launches were not interleaved: what changed on the machine between "
-                     "them counts as well.")
-        if lone := max(numbers) - min(numbers):
-            notes.append(f"{numbers[0]} launches stand against {numbers[1]}: the last {lone} have "
-                         "no partner.")
     for side in (baseline, variant):
         launches = side.campaign.launches if side.campaign else []
         died = sum((launch.variant, launch.status) == (side.variant, "died") for launch in launches)
@@ -228,29 +216,13 @@ def _add_notes(comparison: Comparison) -> None:
     if min(excess.p_slower[0], excess.p_faster[0]) < SUSPECT_P / 10:
         ours, theirs = shares.mean(axis=1)
         notes.append(f"The link was slow, or changing, for {ours:.0%} of {baseline.name}'s blocks "
-                     f"and {theirs:.0%} of {variant.name}'s: ratios are within one state and leave "
-                     "that out.")
+                     f"and {theirs:.0%} of {variant.name}'s; ratios leave that out.")
     if lacking := len(comparison.lacking):
         notes.append(f"{lacking} cases of {baseline.name} are not in {variant.name}.")
 
 
-def suspect_sizes(folder: Path | str) -> list[int]:
-    """The sizes in bytes that a campaign's fresh pairs measure: its suspects after stage one."""
-    return sorted(_cells_of(folder).query("is_suspect").size_bytes.unique().tolist())
-
-
-def pairs_short(folder: Path | str, pairs: int) -> int:
-    """How many pairs the median cell of a campaign lacks after its first stage, because launches
-    shared no state of the link. It ignores times, so more pairs do not bias a verdict."""
-    return max(0, pairs - int(_cells_of(folder).pairs.median()))
-
-
-def undecided(folder: Path | str) -> int:
-    """The number of AMBIGUOUS cells of a campaign so far."""
-    return int((_cells_of(folder).verdict == verdict.AMBIGUOUS).sum())
-
-
-def _cells_of(folder: Path | str) -> pd.DataFrame:
+def cells_of(folder: Path | str) -> pd.DataFrame:
+    """The cells of a campaign so far, without its control's."""
     comparisons = compare(read_sides([str(folder)]), list(COMPARABLE))
     return pd.concat(comparison.cells for comparison in comparisons if not comparison.is_control)
 

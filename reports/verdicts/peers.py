@@ -67,9 +67,9 @@ def measurements(sides: Sequence[Side]) -> pd.DataFrame:
 
 
 def summaries(frame: pd.DataFrame) -> pd.DataFrame:
-    """For each mode, size and variant, the least ratio first: library over ours, above 1 if ours is
+    """For each size and variant, the least ratio first: library over ours, above 1 if ours is
     faster, and a text with the library's median time, that ratio and its 95 % interval."""
-    rows, keys = [], ["mode", "size_bytes", "variant"]
+    rows, keys = [], ["size_bytes", "variant"]
     for key, launches in frame.groupby(keys):
         result = evidence(launches.log_ratio.to_numpy()[None])
         ratio, low, high = np.exp([result.estimate[0], result.low[0], result.high[0]])
@@ -88,26 +88,23 @@ def render(sides: Sequence[Side]) -> list[str]:
     names = {name: name for name, _ in runs} | {
         name: case.library for name, run in runs[::-1] for case in run.cases[::-1] if case.library}
     levels = {str(run.run.world.get("mpi_thread_level")) for _, run in runs}
-    launches = min(len(side.launches) for side in sides)
-    lines = [f"ours (auto) beside each library, inside each of {launches} launches or more;",
-             "us = the library's time, then library/auto with its 95 % interval over launches;",
+    fewest = min(len(side.launches) for side in sides)
+    lines = [f"us = the library's time, then library/auto [95 %] over {fewest} launches or more;",
              f"thread level {', '.join(sorted(levels))}"]
     header = f"{'':8}{''.join(f'  {name:<28}' for name in names.values())}closest to ours"
-    for _, in_state in frame.groupby("state"):
-        low_ns, high_ns = in_state.trip_ns.min(), in_state.trip_ns.max()
+    for (_, mode), launches in frame.groupby(["state", "mode"], sort=False):
+        low_ns, high_ns = launches.trip_ns.min(), launches.trip_ns.max()
         trip = f", a flag's round trip {low_ns:.0f} to {high_ns:.0f} ns" if high_ns else ""
-        table = summaries(in_state)
-        for mode in MODES:
-            of_mode = table[table["mode"] == mode]
-            lines += ["", mode + trip, header] if len(of_mode) else []
-            for _, at_size in of_mode.groupby("size_bytes"):
-                texts = dict(zip(at_size.variant, at_size.text, strict=True))
-                columns = "".join(f"  {texts.get(variant, '-'):<28}" for variant in names)
-                closest = names[at_size.variant.iloc[0]] if len(texts) > 1 else ""
-                lines.append(f"{size_text(at_size.size_bytes.iloc[0]):>8}{columns}{closest}".rstrip())
+        table = summaries(launches)
+        lines += ["", f"{mode}{trip}", header]
+        for _, at_size in table.groupby("size_bytes"):
+            texts = dict(zip(at_size.variant, at_size.text, strict=True))
+            columns = "".join(f"  {texts.get(variant, '-'):<28}" for variant in names)
+            best = at_size.iloc[0]
+            lines.append(f"{size_text(best.size_bytes):>8}{columns}{names[best.variant]}")
         least = table.iloc[0]
         lines += ["", f"Ours gains least over {names[least.variant]} at "
-                  f"{size_text(least.size_bytes)}, {least['mode']}: {least.ratio:.2f}x."]
+                  f"{size_text(least.size_bytes)}, {mode}: {least.ratio:.2f}x."]
     return lines
 
 
@@ -125,9 +122,7 @@ def render_imb(sides: Sequence[Side], path: Path) -> list[str]:
     if not times:
         raise ResultError("--imb: no launch used Intel MPI")
     here_us = pd.DataFrame(times).groupby(0)[1].median()
-    lines = ["", "Intel MPI by its own benchmark (IMB, t_max: call after call over the same "
-             "buffers, which stay in", "cache) and here (a send buffer written anew, and a "
-             "barrier, before each call), the collective alone",
+    lines = ["", "Intel MPI by its own benchmark (IMB, t_max: its buffers stay in cache) and here",
              f"{'':>8} {'IMB us':>8} {'here us':>8} {'here/IMB':>9}"]
     return lines + [f"{size_text(size_bytes):>8} {number(imb_us[size_bytes]):>8} {number(us):>8} "
                     f"{us / imb_us[size_bytes]:>8.2f}x" for size_bytes, us in here_us.items()

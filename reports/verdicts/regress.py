@@ -119,8 +119,7 @@ def judge(comparison: Comparison, faults: Sequence[tuple[str, str]] = (),
     cells, margin = comparison.cells, comparison.margin
     least = margin if least is None else least
     if least < margin:
-        raise ResultError(f"--min-effect {least:.2%} is within the margin, {margin:.2%}: no cell "
-                          "would be called")
+        raise ResultError(f"--min-effect {least:.2%} is within the margin, {margin:.2%}")
     measured = {key_of(case) for launch in comparison.variant.launches
                 for case in launch.result.cases if case.status != "not measured"}
     missing = comparison.lacking + [case for case in cells.case if key_of(case) not in measured]
@@ -181,8 +180,7 @@ def markdown(outcome: Outcome) -> str:
 
 
 def junit(outcome: Outcome) -> str:
-    """A test suite with a test case for each fault of the current and for each cell. `?` replaces
-    control characters, which XML cannot contain."""
+    """A test case for each fault and cell; `?` replaces characters that XML cannot contain."""
     suites = Element("testsuites")
     suite = SubElement(suites, "testsuite", name=outcome.headline)
     benchmark, cells = "regress", []
@@ -218,15 +216,12 @@ def sections_of(comparisons: Sequence[Comparison]) -> list[Section]:
     picture = draw_picture(
         "forest", lambda target: table.plot(comparisons, target),
         "Ratio of each cell, variant over baseline, with its 95 % interval",
-        "Right of 1 the variant is slower; the band is the margin. Each row's verdict and ratio "
-        "stand beside it in words, and in the table below.", "cells-0")
-    sections = [Section("Ratios", pictures=[picture])]
-    for place, comparison in enumerate(shown(comparisons)):
-        heading = f"{label(comparison.variant)} against {label(comparison.baseline)}"
-        sections.append(Section(
-            heading, table.sentences(comparison), table=f"cells-{place}",
-            rows=table.table_rows(comparison), filters=["algorithm", "verdict"]))
-    return sections
+        "Right of 1 the variant is slower; the band is the margin.", "cells-0")
+    return [Section("Ratios", pictures=[picture])] + [
+        Section(f"{label(each.variant)} against {label(each.baseline)}", table.sentences(each),
+                table=f"cells-{place}", rows=table.table_rows(each),
+                filters=["algorithm", "verdict"])
+        for place, each in enumerate(shown(comparisons))]
 
 
 def html(outcome: Outcome) -> str:

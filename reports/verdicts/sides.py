@@ -67,7 +67,9 @@ def read_sides(arguments: Sequence[str]) -> list[Side]:
     for all its variants. Raises ResultError for an argument without runs and below two sides."""
     if len(arguments) == 1 and (Path(arguments[0]) / MANIFEST).is_file():
         manifest = read_manifest(arguments[0])
-        variants = [_variant_side(manifest, name) for name in _variants(manifest)]
+        names = [variant.name for variant in manifest.campaign.variants]
+        names += [CONTROL] * manifest.campaign.control
+        variants = [_variant_side(manifest, name) for name in names]
         sides = [side for side in variants if side.launches]
         for side in variants:
             if not side.launches and sides:
@@ -121,15 +123,10 @@ def side_of(argument: str) -> Side:
     return side
 
 
-def _variants(manifest: Manifest) -> list[str]:
-    names = [variant.name for variant in manifest.campaign.variants]
-    return [*names, CONTROL] if manifest.campaign.control else names
-
-
 def _variant_side(manifest: Manifest, variant: str, name: str | None = None) -> Side:
-    if variant not in _variants(manifest):
-        names = ", ".join(_variants(manifest))
-        raise ResultError(f"{manifest.folder} has no variant {variant}, only {names}")
+    names = [each.name for each in manifest.campaign.variants]
+    if variant not in [*names, CONTROL]:
+        raise ResultError(f"{manifest.folder} has no variant {variant}, only {', '.join(names)}")
     side = Side(name or variant, [], manifest, variant)
     side.notes += [f"{path} is not part of this campaign: left out" for path in manifest.foreign]
     for launch in manifest.launches:
@@ -167,9 +164,8 @@ def faults_of(side: Side) -> list[tuple[str, str]]:
         launches = [launch for launch in side.campaign.launches if launch.variant == side.variant]
         died, finished = ({(launch.stage, launch.pair) for launch in launches
                            if launch.status == status} for status in ("died", "finished"))
-        if lost := sorted(died - finished):
-            faults.append((name, f"no launch of {name} finished in {len(lost)} of its pairs, the "
-                           f"first of them pair {lost[0][1]}"))
+        if lost := len(died - finished):
+            faults.append((name, f"no launch of {name} finished in {lost} of its pairs"))
         results += [read(side.campaign.folder / str(launch.run)) for launch in launches
                     if launch.status == "finished" and launch.stage == "pilot"]
     for result in results:

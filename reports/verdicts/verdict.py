@@ -85,12 +85,11 @@ def two_stages(first_ratios: Floats, fresh_ratios: Floats, margin: float = MARGI
     """Verdicts by two stages: only a suspect can be SLOWER or FASTER, and only by its fresh pairs.
 
     A suspect is beyond the margin with one-sided p < 0.05. Its fresh pairs are tested in the same
-    direction; Holm's procedure keeps the chance of any false SLOWER or FASTER in the table below
-    2.5 %. Before the campaign is finished suspects are AMBIGUOUS: each look at incomplete pairs
-    would be another chance of a false verdict. Returns the columns of `evidence`, over fresh pairs
-    if `is_fresh`; `is_suspect`; `verdict`; `alpha`, the level of the one-sided test; `detectable`,
-    the minimum detectable effect (0.03: 3 %), in an AMBIGUOUS cell at least the far end of the
-    interval, where an effect may hide.
+    direction; Holm's procedure keeps the chance of any false verdict in the table below 2.5 %.
+    Until the campaign is finished suspects are AMBIGUOUS: each look would be another chance of a
+    false one. Returns the columns of `evidence`, over fresh pairs if `is_fresh`; `is_suspect`;
+    `verdict`; `alpha`, the level of the one-sided test; `detectable`, the minimum detectable effect
+    (0.03: 3 %), in an AMBIGUOUS cell at least the far end of the interval.
     """
     first = evidence(first_ratios, margin)
     is_significant = np.minimum(first.p_slower, first.p_faster) < SUSPECT_P

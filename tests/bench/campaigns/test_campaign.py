@@ -16,6 +16,7 @@ import time
 from contextlib import contextmanager
 
 import msgspec
+import pandas as pd
 import psutil
 import pytest
 from hypothesis import given, settings
@@ -285,7 +286,8 @@ def test_stages_end_when_no_size_is_undecided_over_faked_launches(monkeypatch, t
     """Without the checks, decided sizes would cost four times the time. The campaign must skip no check."""
     rounds, ambiguous = [], {10: 3, 20: 0, 40: 0}
     monkeypatch.setattr(stages, "run_rounds", lambda campaign, stage, pairs, *_: rounds.append(pairs.stop - 1))
-    monkeypatch.setattr(comparison, "undecided", lambda folder: ambiguous[rounds[-1]])
+    monkeypatch.setattr(comparison, "cells_of", lambda folder: pd.DataFrame(
+        {"verdict": ["SAME"] + ["AMBIGUOUS"] * ambiguous[rounds[-1]]}))
     options = parse([*named(a=QUICK, b=QUICK), "--grow", "--out", str(tmp_path / "c")])
     campaign = OpenCampaign(options)
     stages.run_stages(campaign)
@@ -301,9 +303,9 @@ def test_confirmation_uses_fresh_launches_over_faked_launches(monkeypatch, tmp_p
     """The pairs that raised a suspicion must not confirm it, and only the suspected sizes are measured again."""
     rounds = []
     monkeypatch.setattr(stages, "run_rounds", lambda campaign, *what: rounds.append(what))
-    monkeypatch.setattr(comparison, "suspect_sizes", lambda folder: [16384, 65536])
-    lacking = iter([4, 7, 1, 0])
-    monkeypatch.setattr(comparison, "pairs_short", lambda folder, pairs: next(lacking))
+    cells = pd.DataFrame({"size_bytes": [65536, 16384, 32768], "is_suspect": [True, True, False]})
+    pairs = iter([6, 3, 9])
+    monkeypatch.setattr(comparison, "cells_of", lambda folder: cells.assign(pairs=next(pairs)))
     campaign = OpenCampaign(parse([*named(a=QUICK, b=QUICK, c=QUICK), "--out", str(tmp_path / "c")]))
     campaign.record(Stage(stage="first"))
     made = Launch(stage="first", pair=1, place=0, variant="", attempt=1, status="finished", elapsed_s=1.0)
@@ -314,8 +316,7 @@ def test_confirmation_uses_fresh_launches_over_faked_launches(monkeypatch, tmp_p
     assert rounds == [("first", range(1, 11)), ("first", range(11, 15)), ("first", range(15, 21)),
                       ("fresh", range(21, 46))]
     assert campaign.manifest.stages[-1].sizes == [16384, 65536]
-    monkeypatch.setattr(comparison, "suspect_sizes", None)  # the manifest now holds the suspected sizes
-    monkeypatch.setattr(comparison, "pairs_short", None)
+    monkeypatch.setattr(comparison, "cells_of", None)  # the manifest now holds the suspected sizes
     stages.run_stages(campaign)
     assert rounds[4:] == [rounds[0], rounds[3]]
 

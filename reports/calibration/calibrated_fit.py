@@ -11,9 +11,10 @@ import numpy as np
 
 from reports.calibration import synthetic
 from reports.calibration.rate import Figure, Simulation
-from reports.trends.fit import FEW_LAUNCHES_MISFIT, Fit, find_crossovers
+from reports.trends.fit import FEW_LAUNCHES_MISFIT, find_crossovers
 from reports.trends.lines import (
     Estimate,
+    Fit,
     breaks,
     fit_lines,
     groups_of,

@@ -12,7 +12,8 @@ import numpy as np
 
 from reports.calibration.rate import Figure, Simulation
 from reports.calibration.synthetic import LAUNCH_EXCESS, OUTLYING_LAUNCHES
-from reports.trends.changes import MIN_RUNS, Floats, Step, find_steps
+from reports.trends.changes import MIN_RUNS, Step, find_steps
+from reports.verdicts.verdict import Floats
 
 N_SERIES, RUNS = 84, 100
 STEP = 3.0  # in standard deviations

@@ -17,8 +17,7 @@ from reports.site.svg import draw_picture
 from reports.store.schema import Run
 from reports.tables.sentences import number, size_text, some
 from reports.tables.show import imported_text
-from reports.trends import history_command
-from reports.trends.history import Event, Series, load
+from reports.trends.history import Event, Series, load, plot
 from reports.verdicts import forest, verdict_table
 from reports.verdicts.cells import Comparison
 from reports.verdicts.comparison import COMPARABLE, compare
@@ -104,7 +103,7 @@ def _changed_series(events: Sequence[Event]) -> Section:
     if not events:
         return Section("Series that changed", ["No series changed."])
     return Section("Series that changed", pictures=[draw_picture(
-        "history", lambda target: history_command.plot(events, target),
+        "history", lambda target: plot(events, target),
         "Series that changed, a panel each", "A mark for each run, the level of each stretch, and "
         "at each change a line and the word worse or better.", "series")])
 

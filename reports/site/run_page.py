@@ -18,8 +18,9 @@ from reports.tables.plot import own_picture
 from reports.tables.sentences import number
 from reports.tables.show import text
 from reports.tables.table import LONG_COLUMNS, long_cells
-from reports.trends import fit_command
-from reports.trends.fit import by_title, find_crossovers, fits_of
+from reports.trends import fit as fitting
+from reports.trends.fit import find_crossovers, fits_of
+from reports.trends.lines import by_title
 
 MOST_FACT_CHARACTERS = 500  # of a value of the environment
 
@@ -72,11 +73,11 @@ def _fits(heading: str, paths: Sequence[Path]) -> Section:
     crossovers = find_crossovers(fits)
     for members in by_title(fits).values():
         lines += [f"{members[0].mode}: {line}"
-                  for line in fit_command.sentences(members, crossovers)]
-    rows: list[Row] = [{"algorithm": fit.name, "mode": fit.mode, **fit_command.cells(regime)}
+                  for line in fitting.sentences(members, crossovers)]
+    rows: list[Row] = [{"algorithm": fit.name, "mode": fit.mode, **fitting.cells(regime)}
                        for fit in fitted for regime in fit.regimes]
     picture = draw_picture(
-        "fits", lambda target: fit_command.plot(fitted, target),
+        "fits", lambda target: fitting.plot(fitted, target),
         "Fits: time against size, a line for each regime",
         f"{len(fitted)} fits with {len(rows)} regimes; a bar marks the change from one regime to "
         "the next. Logarithmic axes.", "fits")

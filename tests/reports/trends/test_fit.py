@@ -10,8 +10,8 @@ import pytest
 
 from reports.__main__ import main
 from reports.store.result import read
-from reports.trends.fit import Crossover, Fit, find_crossovers, fits_of, predict_us
-from reports.trends.fit_command import text
+from reports.trends.fit import find_crossovers, fits_of, text
+from reports.trends.lines import Crossover, Fit, predict_us
 from reports.verdicts.comparison import Incomparable
 from tests.reports.synthetic_run import FAST_NS, SLOW_NS, plan, write_run
 

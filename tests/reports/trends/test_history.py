@@ -17,8 +17,7 @@ from matplotlib import pyplot
 
 from reports.__main__ import main
 from reports.trends.changes import Step
-from reports.trends.history import Series, load
-from reports.trends.history_command import draw
+from reports.trends.history import Series, draw, load
 from tests.reports.synthetic_run import mark_wrong, write_run
 
 RUNS, STEP = 44, 30

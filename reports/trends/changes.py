@@ -171,10 +171,9 @@ def _locate(new: Floats, noise: Noise, start: int, place: int, is_shared: bool) 
     if not is_shared:
         nearest = max(best - EDGE, 0)
         best = nearest + int(np.argmax(likely[nearest : best + EDGE + 1]))
-    within = np.flatnonzero(likely >= likely[best] - POSITION_DROP) + start + edge
+    within = (np.flatnonzero(likely >= likely[best] - POSITION_DROP) + start + edge).tolist()
     size, half = float(sizes[best]), float(stdtrit(freedom, 0.975) * errors[best])
-    ends = int(within[0]), int(within[-1])
-    return Step(start + edge + best, *ends, (size, size - half, size + half))
+    return Step(start + edge + best, within[0], within[-1], (size, size - half, size + half))
 
 
 def gls_steps(new: Floats, rho: Floats, first: Any, start: Any, stop: Any) -> tuple[Floats, Floats]:
@@ -278,5 +277,4 @@ def squared_differences(values: Floats, lag: int) -> Floats:
 
 def difference_variance(new: Floats) -> Floats:
     """The variance of each series' innovations, (series,), from differences of neighbours."""
-    variances = squared_differences(new, 1).mean(axis=-1) / 2
-    return np.asarray(np.maximum(variances, LEAST_VARIANCE))
+    return np.asarray(np.maximum(squared_differences(new, 1).mean(axis=-1) / 2, LEAST_VARIANCE))

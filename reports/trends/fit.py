@@ -1,12 +1,10 @@
 """`fit`: fits time = alpha + size / beta, in one to three regimes, to each algorithm in each state
-of the link, finds the crossovers between algorithms, prints and draws. `lines` has the
-statistics."""
+of the link; finds the crossovers, prints and draws. `lines` has the statistics."""
 
 import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import combinations, pairwise, product
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -33,8 +31,7 @@ from reports.verdicts.verdict import Floats, Integers
 # A misfit that makes a break below five launches, which cannot average out one launch's noise.
 FEW_LAUNCHES_MISFIT = 0.10
 STEPS_AN_OCTAVE, FINE_STEPS = 8, 64  # sizes that are compared, and those within a crossover
-# The facts that the launches share.
-SAME = {name: COMPARABLE[name] for name in ("machine", "clock", "world", "version")} | {
+SHARED_FACTS = {name: COMPARABLE[name] for name in ("machine", "clock", "world", "version")} | {
     "software": lambda result: result.run.software_id}
 INTERVALS = {
     "this launch": "Intervals are of this launch alone: another may lie outside.",
@@ -42,43 +39,40 @@ INTERVALS = {
 
 
 def fits_of(results: Sequence[Result]) -> list[Fit]:
-    """The fits over these launches, in the order of their cases: for each case, over its sizes, and
-    each state of the link in which a size has five blocks. Raises Incomparable if the launches
-    measured different things, ResultError for a run twice."""
+    """The fits over these launches: one for each case, over its sizes, and each state of the link
+    in which a size has five blocks. Raises Incomparable if the launches measured different things,
+    ResultError for a run twice."""
     run_ids = [result.run.run_id for result in results]
     if len({*run_ids}) < len(run_ids):
         raise ResultError(f"{max(run_ids, key=run_ids.count)} is given twice")
-    for (name, fact), result in product(SAME.items(), results):
+    for (name, fact), result in product(SHARED_FACTS.items(), results):
         if fact(result) != fact(results[0]):
             raise Incomparable(f"launches of different things: {name} differs between "
                                f"{run_ids[0]} and {result.run.run_id}")
     states = find_states([block for result in results for block in result.blocks], least_share=0.0)
     labels = iter(states.of_block if states.longest is not None else [0] * len(states.of_block))
     heads: dict[Key, Case] = {}
-    blocks: dict[tuple[Key, int], list[tuple[int, int, float]]] = defaultdict(list)
+    rows = []
     for launch, result in enumerate(results):
         keys = {case.case: key_of(case, ("size_bytes",)) for case in result.cases
                 if case.status == "ok" and case.size_bytes and case.collective not in TOGETHER}
         heads |= {key: result.cases[number] for number, key in keys.items()}
+        places = {key: place for place, key in enumerate(heads)}
         for block in result.blocks:
             case, state = result.cases[block.case], next(labels)
             if block.case in keys and state is not None and block.time_us:
                 cost_us = block.time_us if case.mode == "chained" else block.cost_us
-                blocks[keys[block.case], state].append((launch, case.size_bytes, cost_us))
-    rtt_ns: Sequence[float | None] = states.rtt_ns or [None]
-    fits = [_fit(results, case, rtt_ns[state], blocks[key, state])
-            for key, case in heads.items() for state in range(len(rtt_ns))]
-    return [fit for fit in fits if fit]
+                rows.append((places[keys[block.case]], state, launch, case.size_bytes, cost_us))
+    blocks: Any = pd.DataFrame(rows, columns=["case", "state", "launch", "size", "cost_us"])
+    n_blocks = blocks.groupby(["case", "state", "size"])["cost_us"].transform("size")
+    cases, rtt_ns = list(heads.values()), dict(enumerate(states.rtt_ns))
+    return [_fit(results, cases[case], rtt_ns.get(state), of_case) for (case, state), of_case
+            in blocks[n_blocks >= MIN_STATE_BLOCKS].groupby(["case", "state"])]
 
 
-def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None,
-         blocks: Sequence[tuple[int, int, float]]) -> Fit | None:
-    """The fit of one case, or None, from the launch, size and cost in us of its blocks."""
-    frame = pd.DataFrame(blocks, columns=["launch", "size", "cost_us"])
-    frame = frame[frame.groupby("size")["cost_us"].transform("size") >= MIN_STATE_BLOCKS]
-    if frame.empty:
-        return None
-    costs = frame.groupby(["launch", "size"])["cost_us"].agg(list).unstack()
+def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None, blocks: pd.DataFrame) -> Fit:
+    """The fit of one case from the launch, size and cost in us of its blocks."""
+    costs = blocks.groupby(["launch", "size"])["cost_us"].agg(list).unstack()
     while costs.isna().any(axis=None):  # drops the launch (axis 0) or size (axis 1) that lacks most
         shares = costs.notna().mean(axis=1), costs.notna().mean(axis=0)
         axis: Literal[0, 1] = 1 if shares[1].min() < shares[0].min() else 0
@@ -113,8 +107,7 @@ def find_crossovers(fits: Sequence[Fit]) -> list[Crossover]:
     variant, without `auto`, which runs one of them; a record too for a pair without a crossover."""
     crossovers = []
     for group in by_title([fit for fit in fits if fit.regimes]).values():
-        library_first = sorted(group, key=lambda fit: fit.library is None)
-        for first, second in combinations(library_first, 2):
+        for first, second in combinations(sorted(group, key=lambda fit: fit.library is None), 2):
             is_one_variant = (first.variant, first.memory) == (second.variant, second.memory)
             is_auto = "auto" in (first.algorithm, second.algorithm)
             if second.library is None and (first.library or (is_one_variant and not is_auto)):
@@ -142,7 +135,7 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
         return ends, (ends[1] > 0).astype(int) - (ends[2] < 0)
 
     grid = np.geomspace(low, high, 2 + round(STEPS_AN_OCTAVE * np.log2(high / low)))
-    _, order = compare(partial(curves_us, sizes=grid))
+    _, order = compare(lambda fit: curves_us(fit, grid))
     if common := sorted({*first.sizes_bytes} & {*second.sizes_bytes}):
         _, measured = compare(
             lambda fit: np.array(fit.times_us)[:, np.isin(fit.sizes_bytes, common)])
@@ -164,7 +157,7 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
 def _zero(compare: Any, low: float, high: float) -> Estimate:
     """The sizes between two others at which the difference and both its ends cross 0."""
     sizes, zeros = np.geomspace(low, high, FINE_STEPS), []
-    ends, _ = compare(partial(curves_us, sizes=sizes))
+    ends, _ = compare(lambda fit: curves_us(fit, sizes))
     for values in ends if ends[0, 0] > 0 else -ends[[0, 2, 1]]:  # now they fall
         at = int(np.argmax(values[1:] <= 0))
         before, after = values[at], values[at + 1]
@@ -174,13 +167,10 @@ def _zero(compare: Any, low: float, high: float) -> Estimate:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", metavar="RUN", nargs="+",
-                        help="launches of one thing: runs, folders of runs, quoted globs, "
-                             "FOLDER/VARIANT of a campaign")
-    parser.add_argument("--out", metavar="FITS", type=Path,
-                        help="store the fits and crossovers; .jsonl")
-    parser.add_argument("--plot", metavar="OUT", type=Path,
-                        help="draw times and lines against size; .svg or .png")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help=(
+        "launches of one thing: runs, folders, quoted globs, FOLDER/VARIANT of a campaign"))
+    parser.add_argument("--out", metavar="FITS", type=Path, help="store the fits; .jsonl")
+    parser.add_argument("--plot", metavar="OUT", type=Path, help="draw the fits; .svg or .png")
 
 
 def fit(arguments: argparse.Namespace) -> int:
@@ -222,9 +212,8 @@ def cells(regime: Regime) -> dict[str, str]:
     """A regime as cells of a table by column."""
     alpha, beta, half_size = regime.alpha_us, regime.beta_gb_s, regime.half_size_bytes
     low, high = (end if end is not None else alpha.value or 0.0 for end in (alpha.low, alpha.high))
-    alpha_text = _with_interval(alpha) if low > 0 else f"up to {number(high)}"
     return {"sizes": f"{tick_text(regime.from_bytes)}-{tick_text(regime.to_bytes)}",
-            "alpha us [95 %]": alpha_text if high > 0 else "below 0",
+            "alpha us [95 %]": _with_interval(alpha) if low > 0 else f"up to {number(high)}",
             "beta GB/s [95 %]": _with_interval(beta) if beta.value else "flat",
             "n 1/2": tick_text(round(half_size.value)) if half_size.value else "-",
             "miss": f"{regime.worst_residual:.1%}"}

@@ -35,8 +35,6 @@ from reports.verdicts.sides import Key, Launch, find_costs, key_of
 REFUSED = {ImportedRunError: "imported from a log", NewerSchemaError: "of a newer schema",
            ResultError: "not a run that can be read"}
 NEAR_RUNS = 2  # steps of several series at most this far apart are one event
-MOST_LISTED = 8  # series of an event
-MOST_PANELS = 12
 LeftOut = defaultdict[str, list[str]]  # names of files by the reason
 
 
@@ -82,9 +80,9 @@ class Event:
 
 @dataclass
 class History:
-    """The runs of a folder by run id, in order of time; sentences on what is left out; the series,
-    and their events, the one with the most change in all first; by machine and benchmark, the
-    number of cases that have too few blocks in every run."""
+    """The runs of a folder by run id, in order of time; sentences on what is left out; the events,
+    the one with the largest sum of changes first; `unjudged`, by machine and benchmark, the number
+    of cases that have too few blocks in every run."""
 
     runs: dict[str, Run]
     skipped: list[str]
@@ -199,8 +197,8 @@ def _add_events(history: History) -> None:
         at: dict[int, list[tuple[Series, Step]]] = defaultdict(list)
         for series, step in changes:
             near = [place for place in common if abs(place - step.first) <= NEAR_RUNS]
-            at[max(near, key=lambda place: (common[place], place == step.first))].append(
-                (series, step))
+            place = max(near, key=lambda place: (common[place], place == step.first))
+            at[place].append((series, step))
         runs = [history.runs[run_id] for run_id in panel[0].costs_us]
         history.events += [_event(runs, place, changes) for place, changes in at.items()]
     history.events.sort(key=lambda event: -sum(abs(step.size[0]) for _, step in event.changes))
@@ -230,15 +228,13 @@ def _event(runs: Sequence[Run], place: int, changes: list[tuple[Series, Step]]) 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", type=Path,
-                        help="a folder of runs, with those below it")
-    parser.add_argument("--plot", metavar="OUT", type=Path,
-                        help="draw the series that changed; .svg or .png")
+    parser.add_argument("folder", metavar="DIR", type=Path, help="runs at any depth")
+    parser.add_argument("--plot", metavar="OUT", type=Path, help="draw changes; .svg or .png")
 
 
 def history(arguments: argparse.Namespace) -> int:
-    """Prints the alarms, and the number of series with each word, in at most 80 columns; returns 0.
-    Raises ResultError for a folder without runs, and if the picture cannot be drawn."""
+    """Prints the events, each with at most eight series, in at most 80 columns; returns 0. Raises
+    ResultError for a folder without runs, and if the picture cannot be drawn."""
     history = load(arguments.folder)
     if arguments.plot:
         plot(history.events, arguments.plot)
@@ -253,12 +249,9 @@ def history(arguments: argparse.Namespace) -> int:
         counts = ", ".join(f"{n} series {word}" for word, n in words.most_common())
         lines += ["", *wrapped([f"{counts}: machine {event.machine_id}, {event.benchmark}, "
                                 f"first at {event.run}", *event.sentences])]
-        rows = [series.row(step) for series, step in event.changes[:MOST_LISTED]]
-        for cells in [list(rows[0]), *(row.values() for row in rows)]:
-            row = "  {2:>10} {3:>10} {4:>24}  {1:<8}{0}".format(*cells)
+        for series, step in event.changes[:8]:
+            row = "  {2:>7} -> {3:>7} us {4:>24}  {1:<8}{0}".format(*series.row(step).values())
             lines += textwrap.wrap(row, WIDTH, subsequent_indent=" " * 6)
-        if len(event.changes) > MOST_LISTED:
-            lines.append(f"  and {len(event.changes) - MOST_LISTED} more series")
     print("\n".join(lines))
     return 0
 
@@ -270,9 +263,8 @@ def plot(events: Sequence[Event], target: Path | IO[str]) -> None:
     changed = list(dict.fromkeys(series for rank in by_rank for series in rank if series))
     if not changed:
         raise ResultError("no series changed: there is nothing to draw")
-    shown = changed[:MOST_PANELS]
-    columns = min(len(shown), 3)
-    rows = -(-len(shown) // columns)
+    shown = changed[:12]
+    columns, rows = min(len(shown), 3), -(-len(shown) // 3)
     with figure(target, rows, columns, (4.6 * columns, 0.6 + 2.7 * rows)) as (made, axes):
         for panel, series in zip(axes.flat, shown, strict=False):
             draw(panel, series)
@@ -306,4 +298,3 @@ def draw(axes: Any, series: Series) -> None:
     axes.set_xticks(ticks, [f"{time_of(run_ids[tick]):%Y-%m-%d}" for tick in ticks], fontsize=8)
     axes.tick_params(axis="y", labelsize=8)
     axes.set_title(textwrap.fill(series.label, 44), fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -71,10 +71,9 @@ class Conditions(msgspec.Struct, kw_only=True):
 
 
 class Fit(Conditions, kw_only=True, tag="fit", tag_field="kind"):
-    """One algorithm in one state of the link; `cost` names the quantity that is fitted. `times_us`
-    has a column for each of `sizes_bytes` and a row for each of `run_ids`: medians of a launch's
-    blocks or, if `interval` is `this launch`, of one group of blocks (the id is repeated). Without
-    regimes `reason` says why."""
+    """One algorithm in one state of the link. `times_us` are medians of the `cost`: a column for
+    each of `sizes_bytes`, and a row for each of `run_ids`, a launch or one group of its blocks (the
+    id is repeated). Without regimes `reason` says why."""
 
     variant: str
     memory: str

@@ -212,8 +212,8 @@ def _event(runs: Sequence[Run], place: int, changes: list[tuple[Series, Step]]) 
     facts = pd.DataFrame([{
         "software_id": run.software_id, "version": run.version, "argv": " ".join(run.argv),
         "slowed_percent": run.world.get("slowed_percent"), **run.environment} for run in runs],
-        dtype=object).map(lambda fact: fact.get("value") if isinstance(fact, dict) else fact)
-    facts = facts.map(str, na_action="ignore").fillna("nothing")
+        dtype=object).map(lambda fact: str(fact.get("value") if isinstance(fact, dict) else fact),
+                          na_action="ignore").fillna("nothing")
     changed = facts.ne(facts.shift()).iloc[1:]
     rare = [name for name in facts if changed[name].sum() <= 1 + len(runs) // 10]
     sentences = []

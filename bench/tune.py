@@ -21,10 +21,10 @@ from bench.harness.suite import Suite
 from bench.harness.suite import prepare as prepare_sweep
 from collectives.collective import COLLECTIVES
 from collectives.operation import TunedChoice
-from reports.store.case import find_states
+from reports.store.case import costs_in, find_states
 from reports.store.result import ResultError
 from reports.store.schema import Result
-from reports.tables.tune import FINALISTS, costs_by_state, winners
+from reports.tables.tune import FINALISTS, winners
 
 ABOUT = "Finds what auto should run on this machine, by size and state of the link."
 ROUNDS_A_HEAT = 3  # before the worse half leaves
@@ -85,13 +85,12 @@ def go_on(run: Run, active: list[int], rounds: int) -> list[int]:
         states = find_states(run.blocks)
         last_states = [state for block, state in zip(run.blocks, states.of_block, strict=True)
                        if block.round == rounds - 1 and state is not None]
-        current = mode(last_states or [0])
-        costs_us = costs_by_state(run.blocks, states).get(current, {})
+        costs_us = costs_in(run.blocks, states.of_block, mode(last_states or [states.longest]))
         heats: dict[tuple[int, str], dict[int, list[float]]] = {}
         for number in run.suite.iterations:
             header = run.suite.headers[number]
             heat = heats.setdefault((header.size_bytes, header.variant), {})
-            heat[number] = costs_us.get(number, [])
+            heat[number] = [*costs_us.get(number, {}).values()]
         chosen = set().union(*map(survivors, heats.values()))
     return list(run.session.communicator.broadcast(sorted(chosen)))
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from reports.__main__ import COMMANDS
-from reports.store.exposed import COMPUTE
+from reports.store.case import COMPUTE
 from reports.tables.show import text
 from reports.tables.table import render
 from tests.launch import ROOT

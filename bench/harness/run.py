@@ -23,8 +23,7 @@ from bench.machine.environment import cpu_ticks, steal_share
 from collectives.collective import DATATYPES
 from collectives.communicator import Disagreement
 from reports.store.case import where_wrong
-from reports.store.order import latest
-from reports.store.result import ResultError
+from reports.store.result import ResultError, latest
 from reports.store.schema import Block, End, Result
 from reports.store.stats import autocorrelation, is_precise
 from reports.store.writing import RunFile, write_named, write_whole

@@ -21,13 +21,14 @@ from scipy.special import stdtrit
 
 from reports.advice import candidates
 from reports.advice.candidates import Figure, Judgement, Key, Machine, Requirement, Spec
+from reports.advice.procure_page import procure_page
 from reports.advice.reduce_times import other_hardware
 from reports.advice.specs import GPUS
 from reports.store.foreign import printable, spreadsheet_cell
 from reports.store.result import ResultError
 from reports.store.writing import write_named
-from reports.tables import templates
 from reports.tables.console import lay_out
+from reports.tables.page import to_html
 from reports.tables.sentences import number, size_text
 from reports.verdicts.verdict import FAMILY_P, POWER
 
@@ -75,8 +76,9 @@ def procure(arguments: argparse.Namespace) -> int:
             value = getattr(arguments, option)
             words += [f"--{option}", getattr(value, "name", value)] if value else []
         command = printable(shlex.join(words))
-        page = templates.render("procure.html", procurement=procurement, command=command)
-        write_named(arguments.html, page.encode())
+        page = procure_page(procurement.headline, procurement.machines, procurement.sentences,
+                            command)
+        write_named(arguments.html, to_html(page).encode())
     if arguments.csv:
         write_named(arguments.csv, as_csv(procurement).encode())
     sys.stdout.write(as_text(procurement))

@@ -17,7 +17,7 @@ from reports.store.foreign import printable
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.store.stats import median_interval
-from reports.tables.figure import interval_us
+from reports.tables.plot import interval
 from reports.tables.rows import cost_us
 from reports.tables.sentences import machine, number, opening, size_text
 from reports.trends.fit import fits_of
@@ -120,7 +120,7 @@ def _from_results(results: Sequence[Result], gpus: int, link: Link) -> Times:
         raise ResultError(f"{results[0].path} has no measured all-reduce of auto or of a library")
     spans, single = {}, []
     for size, of_size in cases.items():
-        spans[size] = interval_us(of_size[0].total_us or of_size[0].time_us)
+        spans[size] = interval(of_size[0])
         if len(results) > 1:  # the median of the launches and its interval, or the range
             costs_us = [cost_us(case) or 0.0 for case in of_size]
             span = np.array(median_interval(costs_us), dtype=float)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from reports.advice.reduce_times import check_run, is_plain
-from reports.store.exposed import COMPUTE
+from reports.store.case import COMPUTE
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result, State
 from reports.tables import steps

@@ -111,7 +111,7 @@ class Imported(NamedTuple):
 
 
 NAME = re.compile(rb'\A([^\n]{0,1000}"imported_from":\{"file":)"(?:[^"\\\x00-\x1f]|\\["\\])*"')
-KINDS: dict[str, type[msgspec.Struct]] = {"run": ImportedRun, "case": ImportedCase, "end": End}
+KINDS = (ImportedRun, ImportedCase, End)
 
 
 def read_imported(path: Path) -> Imported:

@@ -1,4 +1,2 @@
-"""Static pages of a folder of runs (`dashboard`) and a picture of one run (`card`).
-
-The room imports `advice` and the rooms below; only `calibration` and the commands may import it.
-"""
+"""Static pages of a folder of runs (`dashboard`) and a picture of one run (`card`). Only
+`calibration` and the commands may import this room."""

@@ -1,56 +1,34 @@
-"""`card`: one picture of a run to share, 1200 x 630 pixels: the answer, a plot, and the command.
-
-The sentences also stand in the run's table. The card does not name the machine.
-"""
-
-from __future__ import annotations
+"""`card`: one picture of a run to share, 1200 x 630 pixels: the answer, a plot, and the command. It
+does not name the machine."""
 
 import argparse
 import io
 import textwrap
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from reports.imports.imported import Imported, read_imported
-from reports.site import words
-from reports.store import exposed
-from reports.store.case import find_states
+from reports.site import shared
+from reports.store.case import FUSED_BENCHMARKS, find_states
 from reports.store.result import ResultError, is_imported, read
 from reports.store.schema import Result
 from reports.store.writing import write_named
 from reports.tables import exposed_table, link, rows, sentences, steps
-from reports.tables.exposed_table import Form
 from reports.tables.figure import COLOURS, dress, figure, styles_of
 from reports.tables.rows import token
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, size_text
 from reports.tables.show import imported_machine
 
-NOTHING = "Nothing was measured."
 OURS = "ours"
-MOST_BARS = 6
 INCHES, DOTS_PER_INCH = (12, 6.3), 100
 
-
-@dataclass
-class Card:
-    """The words of a card and its plot: lines over sizes in bytes, or bars. `sentences` starts with
-    the answer."""
-
-    sentences: Sequence[str]
-    unit: str = ""
-    lines: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    bars: dict[str, float] = field(default_factory=dict)
-    machine: str = ""
-    command: str = "the log does not say its command"
-    source: str = ""
-    is_faulty: bool = False
+Lines = Mapping[str, Sequence[tuple[int, float]]]  # (size in bytes, value) by name
+Plot = tuple[str, Lines, Mapping[str, float]]  # the unit, and lines over sizes or bars
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `card`."""
     parser.add_argument("run", metavar="RUN", type=Path, help="a run file, measured or imported")
     parser.add_argument("picture", metavar="OUT.png", type=Path, help="1200 x 630 pixels")
 
@@ -60,25 +38,81 @@ def card(arguments: argparse.Namespace) -> int:
     and for a picture that cannot be written."""
     if arguments.picture.suffix != ".png":
         raise ResultError(f"{arguments.picture} cannot be drawn: a card ends in .png")
-    path = arguments.run
-    draw(arguments.picture, imported_card(read_imported(path)) if is_imported(path)
-         else measured_card(read(path)))
+    if is_imported(arguments.run):
+        imported = read_imported(arguments.run)
+        machine, command = imported_machine(imported), "the log does not say its command"
+        source = f"imported from a log of {imported.run.imported_from.format}; no interval"
+        faults, answers, plot = _imported_answer(imported)
+    else:
+        result = read(arguments.run)
+        machine, command = sentences.machine(result), shared.command_of(result.run)
+        source = (f"Wiretax {result.run.version}, {shared.start_time(result.run)}; [ ]: 95 % "
+                  "interval, this launch")
+        faults, (answers, plot) = sentences.opening(result), _answer(result)
+    texts = [*faults, *(answers or ["Nothing was measured."])]
+    draw(arguments.picture, [machine, *texts, command, source], bool(faults), plot)
     return 0
 
 
-def measured_card(result: Result) -> Card:
-    """The card of a measured run."""
-    made, faults = _answer(result), sentences.opening(result)
-    made.sentences, made.is_faulty = [*faults, *made.sentences], bool(faults)
-    made.machine = sentences.machine(result)
-    made.command = words.command_of(result.run)
-    made.source = (f"Wiretax {result.run.version}, {words.start_time(result.run)}; [ ]: 95 % "
-                   "interval, this launch")
-    return made
+def _answer(result: Result) -> tuple[list[str], Plot]:
+    """The sentences and the plot of a measured run, for its kind of benchmark."""
+    benchmark = result.run.benchmark
+    if benchmark == link.BENCHMARK:
+        gb_s = link.rates(result)["min"]
+        lines = {name: list(gb_s[name].items()) for name in ("push", "pull") if name in gb_s}
+        return (sorted(link.findings(result), key=lambda line: line.startswith("One pair")),
+                ("GB/s of the slowest pair", lines, {}))
+    if benchmark in steps.BENCHMARKS:
+        groups = steps.groups(result)
+        title = steps.title(next(iter(groups[0].values())).case).partition(";")[0]
+        bars = {form.name: form.median_us / 1e3 for form in groups[0].values() if form.median_us}
+        return ([line for group in groups for line in steps.verdict(result, group)],
+                (f"ms a step, {title}", {}, bars))
+    if benchmark in FUSED_BENCHMARKS:
+        shapes = [(cases[0], forms) for cases, forms in exposed_table.groups(result) if forms]
+        bars = {form.name: form.median_us for _, forms in shapes[:1] for form in forms.values()
+                if form.median_us}
+        return ([exposed_table.verdict(*shape) for shape in shapes],
+                ("us of the first shape", {}, bars))
+    return _against_library(result)
 
 
-def imported_card(imported: Imported) -> Card:
-    """The card of an imported log."""
+def _against_library(result: Result) -> tuple[list[str], Plot]:
+    """The sentences and the plot of the run's first view: ours beside the library over sizes."""
+    states = find_states(result.blocks)
+    views = rows.views(result) or [("isolated", None)]
+    table = rows.default_rows(result, views[0], states)
+    timed = [row for row in table if row.ours_us is not None or row.library_us is not None]
+    if not timed:
+        return [], ("", {}, {})
+    # At decode's size, or at the smallest size.
+    row = next((row for row in timed if row.size_bytes == TOKEN_CALL_SIZE_BYTES), timed[0])
+    library = next((row.library.library or "library" for row in table if row.library), "library")
+    times_us = {OURS: row.ours_us, library: row.library_us}
+    times = ", ".join(f"{name} {number(us)}" for name, us in times_us.items() if us is not None)
+    answer = f"{times} us at {row.label}"
+    if row.ratio:
+        ratio, low, high = row.ratio
+        answer += ": no clear difference" + " (too few blocks)" * (low is None)
+        if low and high and not low <= 1 <= high:
+            answer = f"ours {ratio:.2f}x as fast as {library} at {row.label} [{low:.2f} {high:.2f}]"
+    largest = timed[-1].ours or timed[-1].library
+    assert largest
+    busbw = _busbw_sentence(largest.bus_bw_gb_s, timed[-1].label, largest.share_of_bound)
+    chained = rows.default_rows(result, ("chained", None), states)
+    lines = {library: [(row.size_bytes, row.library_us) for row in table if row.library_us],
+             OURS: [(row.size_bytes, row.ours_us) for row in table if row.ours_us]}
+    return ([answer, *busbw, *filter(None, [token(result, chained or table)])],
+            (f"us, {views[0][0]}", lines, {}))
+
+
+def _busbw_sentence(busbw_gb_s: float | None, size: str, share: float | None = None) -> list[str]:
+    bound = f", {share:.0%} of the bound" if share else ""
+    return [f"busbw {number(busbw_gb_s)} GB/s at {size}{bound}."] if busbw_gb_s else []
+
+
+def _imported_answer(imported: Imported) -> tuple[list[str], list[str], Plot]:
+    """The faults, the sentences and the plot of an imported log."""
     run, end = imported.run, imported.end
     faults = [] if end.status == "complete" else [f"{end.status.upper()}: {end.reason}."]
     if any(case.status == "wrong" for case in imported.cases):
@@ -92,96 +126,30 @@ def imported_card(imported: Imported) -> Card:
         small = TOKEN_CALL_SIZE_BYTES if TOKEN_CALL_SIZE_BYTES in timed else min(timed)
         answers = [f"{run.benchmark}: {number(timed[small][0])} us at {size_text(small)}",
                    *_busbw_sentence(timed[max(timed)][1], size_text(max(timed)))]
-    times_us = [(size, us) for size, (us, _) in sorted(timed.items())]
-    return Card([*faults, *answers, "Imported: shown, never judged."], f"us, {run.statistic}",
-                {run.benchmark: times_us} if timed else {}, is_faulty=bool(faults),
-                machine=imported_machine(imported),
-                source=f"imported from a log of {run.imported_from.format}; no interval")
+    lines = {run.benchmark: [(size, us) for size, (us, _) in sorted(timed.items())]}
+    return (faults, [*answers, "Imported: shown, never judged."],
+            (f"us, {run.statistic}", lines, {}))
 
 
-def _answer(result: Result) -> Card:
-    """The sentences and the plot for the kind of benchmark."""
-    if result.run.benchmark == link.BENCHMARK:
-        findings = sorted(link.findings(result), key=lambda line: line.startswith("One pair"))
-        gb_s = link.rates(result)["min"]
-        lines = {name: list(gb_s[name].items()) for name in ("push", "pull") if name in gb_s}
-        return Card(findings, "GB/s of the slowest pair", lines)
-    if result.run.benchmark in steps.BENCHMARKS:
-        groups = steps.groups(result)
-        title = steps.title(next(iter(groups[0].values())).case).partition(";")[0]
-        verdicts = [line for group in groups for line in steps.verdict(result, group)]
-        return Card(verdicts, f"ms a step, {title}", bars=_bars(groups[0].values(), 1e3))
-    if result.run.benchmark in exposed.BENCHMARKS:
-        shapes = [(cases[0], forms) for cases, forms in exposed_table.groups(result) if forms]
-        return Card([exposed_table.verdict(case, forms) for case, forms in shapes],
-                    "us of the first shape", bars=_bars(shapes[0][1].values(), 1) if shapes else {})
-    return _size_answer(result)
-
-
-def _bars(forms: Iterable[Form], unit_us: float) -> dict[str, float]:
-    """The median of each form, in units of `unit_us` microseconds."""
-    medians_us = {form.name: form.median_us for form in forms}
-    return {name: us / unit_us for name, us in medians_us.items() if us is not None}
-
-
-def _size_answer(result: Result) -> Card:
-    """Ours beside the library over sizes, in the run's first view."""
-    states = find_states(result.blocks)
-    views = rows.views(result) or [("isolated", None)]
-    table = rows.default_rows(result, views[0], states)
-    chained = rows.default_rows(result, ("chained", None), states)
-    timed = [row for row in table if row.ours_us is not None or row.library_us is not None]
-    if not timed:
-        return Card([NOTHING])
-    largest = timed[-1].ours or timed[-1].library
-    assert largest
-    answers = [_ratio_sentence(timed), *_busbw_sentence(
-        largest.bus_bw_gb_s, timed[-1].label, largest.share_of_bound)]
-    library = next((row.library.library or "library" for row in table if row.library), "library")
-    lines = {library: [(row.size_bytes, row.library_us) for row in table if row.library_us],
-             OURS: [(row.size_bytes, row.ours_us) for row in table if row.ours_us]}
-    return Card([*answers, *filter(None, [token(result, chained or table)])],
-                f"us, {views[0][0]}", lines)
-
-
-def _ratio_sentence(timed: Sequence[rows.Row]) -> str:
-    """Ours against the library at decode's size, or at the smallest size."""
-    row = next((row for row in timed if row.size_bytes == TOKEN_CALL_SIZE_BYTES), timed[0])
-    library, size = row.library and row.library.library, row.label
-    ratio, low, high = row.ratio or (None, None, None)
-    if ratio and low and high and not low <= 1 <= high:
-        return f"ours {ratio:.2f}x as fast as {library} at {size} [{low:.2f} {high:.2f}]"
-    times_us = {OURS: row.ours_us, library or "library": row.library_us}
-    times = ", ".join(f"{name} {number(us)}" for name, us in times_us.items() if us is not None)
-    few = " (too few blocks)" if low is None else ""
-    return f"{times} us at {size}" + (f": no clear difference{few}" if ratio else "")
-
-
-def _busbw_sentence(busbw_gb_s: float | None, size: str, share: float | None = None) -> list[str]:
-    bound = f", {share:.0%} of the bound" if share else ""
-    return [f"busbw {number(busbw_gb_s)} GB/s at {size}{bound}."] if busbw_gb_s else []
-
-
-def draw(path: Path, card: Card) -> None:
-    """Write the card. Its words are also its description, for a screen reader. Raises ResultError
-    if it cannot be written."""
+def draw(path: Path, texts: Sequence[str], is_faulty: bool, plot: Plot) -> None:
+    """Write the card. `texts`, its description for screen readers too, are the machine, the answer,
+    more sentences, the command and the source. Raises ResultError if it cannot be written."""
     file = io.BytesIO()
-    answer, *more = card.sentences or [NOTHING]
-    description = "\n".join([card.machine, answer, *more, card.command, card.source])
     with warnings.catch_warnings(), figure(
             file, 1, 1, INCHES, dpi=DOTS_PER_INCH, format="png",
-            metadata={"Description": description}) as (drawing, ((axes,),)):
+            metadata={"Description": "\n".join(texts)}) as (drawing, ((axes,),)):
         warnings.simplefilter("ignore")  # a letter without a glyph is an empty box
         drawing.set_layout_engine("none")
+        machine, answer, *more, command, source = texts
         grey = "#444444"
-        _write(drawing, 0.965, [card.machine], 1, fontsize=16, color=grey)
+        _write(drawing, 0.965, [machine], 1, fontsize=16, color=grey)
         y = _write(drawing, 0.9, [answer], 4, fontsize=25 if len(answer) < 150 else 19,
-                   weight="bold", color="#B3261E" if card.is_faulty else "black")
+                   weight="bold", color="#B3261E" if is_faulty else "black")
         _write(drawing, y - 0.02, more, 10, 590, fontsize=16)
-        _write(drawing, 0.14, [card.command], 2, fontsize=15, family="monospace")
-        _write(drawing, 0.055, [card.source], 1, fontsize=15, color=grey)
+        _write(drawing, 0.14, [command], 2, fontsize=15, family="monospace")
+        _write(drawing, 0.055, [source], 1, fontsize=15, color=grey)
         axes.set_position((0.62, 0.27, 0.35, y - 0.36))
-        _plot(axes, card)
+        _plot(axes, *plot)
     write_named(path, file.getvalue())
 
 
@@ -201,24 +169,24 @@ def _write(drawing: Any, y: float, paragraphs: Sequence[str], most_lines: int,
     return y
 
 
-def _plot(axes: Any, card: Card) -> None:
-    axes.set_title(card.unit, fontsize=14, loc="left")
+def _plot(axes: Any, unit: str, lines: Lines, bars: Mapping[str, float]) -> None:
+    axes.set_title(unit, fontsize=14, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
-    lines = {name: points for name, points in card.lines.items() if points}
+    axes.tick_params(labelsize=13)
+    lines = {name: points for name, points in lines.items() if points}
     names = ["library" if OURS in lines and name != OURS else name for name in lines]
     for (name, points), style in zip(lines.items(), styles_of(names), strict=True):
         wide = style | {"markersize": 7, "linewidth": 2.6}
         axes.plot(*zip(*points, strict=True), label=name[:20], **wide)
+    for row, (name, value) in enumerate(list(bars.items())[:6]):
+        axes.barh(row, value, color=COLOURS[row], alpha=0.4)
+        axes.annotate(f" {name[:24]}: {number(value)}", (0, row), va="center", fontsize=14)
     if lines:
         sizes = sorted({size for points in lines.values() for size, _ in points})
         dress(axes, sizes, most_ticks=5)
         axes.legend(fontsize=14, frameon=False, loc="lower right")
-    for row, (name, value) in enumerate(list(card.bars.items())[:MOST_BARS]):
-        axes.barh(row, value, color=COLOURS[row], alpha=0.4)
-        axes.annotate(f" {name[:24]}: {number(value)}", (0, row), va="center", fontsize=14)
-    if card.bars:
+    elif bars:
         axes.set_yticks([])
         axes.invert_yaxis()
-    if not lines and not card.bars:
+    else:
         axes.set_axis_off()
-    axes.tick_params(labelsize=13)

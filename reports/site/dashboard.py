@@ -1,50 +1,37 @@
 """`dashboard`: a folder of runs as static pages, which need no server and no network."""
 
-from __future__ import annotations
-
 import argparse
-import multiprocessing
 import os
 import re
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import msgspec
 
-from reports.site import words
-from reports.site.across import campaign_page, history_page, imported_page, procurement_page
-from reports.site.overview import HISTORY, MOST_RUNS, group_runs, overview_page
-from reports.site.page import Page, Site, render
+from reports.site import across, shared
 from reports.site.run_page import run_page
-from reports.site.store import MARKER, Store, find
 from reports.store import foreign
-from reports.store.result import ResultError, read_once
-from reports.store.workers import end_with_parent
+from reports.store.result import ResultError, end_with_parent, read_once
 from reports.store.writing import write_whole
+from reports.tables.page import Page, Section, to_html
 
+MARKER = ".wiretax-site"  # the file in a folder of pages that lists their names
+MOST_BYTES = 1_000_000
 MOST_LAUNCHES = 8  # behind a run's fit, the newest
 # A file can keep to the schema and still hold values that no benchmark writes.
 ODD_VALUES = ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError
 
-
-@dataclass
-class Job:
-    """A page to make from `source`. `link` is its name in the navigation, if it is there."""
-
-    file: str
-    source: Path
-    make: Callable[[], Page]
-    link: str = ""
+# A page to make: its file, its name in the navigation if it is there, its source, and its maker.
+Job = tuple[str, str, Path, Callable[[], Page]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of `dashboard`."""
     parser.add_argument("results", metavar="RESULTS", type=Path,
                         help="a folder of runs and campaigns")
     parser.add_argument("-o", "--out", metavar="SITE", type=Path, default=Path("site"),
@@ -58,27 +45,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def dashboard(arguments: argparse.Namespace) -> int:
     """Write the pages. Returns the exit status: 0, or 2 if a spec of the command line cannot be
     used. Raises ResultError if RESULTS is not a folder, or if SITE is another program's folder."""
-    paths = [arguments.results, "-o", arguments.out]
-    for spec in arguments.spec:
-        paths += ["--spec", spec]
+    site, specs = arguments.out, [word for spec in arguments.spec for word in ("--spec", spec)]
+    paths = [arguments.results, "-o", site, *specs]
     plain = [f"<path>/{Path(path).name}" if "/" in str(path) else str(path) for path in paths]
     with read_once():
-        store = find(arguments.results)
+        store = shared.find(arguments.results)
         store.specs = arguments.spec or sorted(
             path for path in arguments.results.glob("*.toml") if not os.path.islink(path))
-        former = claim(arguments.out)
+        former = claim(site)
         pages = build(store, f"python -m reports dashboard {shlex.join(plain)}")
-    write(arguments.out, {page.file: page.html for page in pages}, former)
+    # Until all pages are written, the marker lists the former ones too: a build can be killed.
+    names = [page.file for page in pages]
+    write_whole(site / MARKER, msgspec.json.encode(sorted({*names, *former})))
+    for page in pages:
+        write_whole(site / page.file, page.html.encode(errors="replace"))
+    for name in {*former} - {*names}:
+        (site / name).unlink(missing_ok=True)
     for sentence in store.left_out:
         print(f"reports: {foreign.printable(sentence)}", file=sys.stderr)
-    print(f"{foreign.printable(str(arguments.out / 'index.html'))}: {len(pages)} pages")
-    named = {words.file_name("procure", str(spec)) for spec in arguments.spec}
+    print(f"{foreign.printable(str(site / 'index.html'))}: {len(pages)} pages")
+    named = {shared.file_name("procure", str(spec)) for spec in arguments.spec}
     return 2 if any(page.complaint for page in pages if page.file in named) else 0
 
 
 def claim(site: Path) -> list[str]:
-    """Make `site` a folder of pages. Returns the pages of a former build in it. Raises ResultError
-    if `site` holds other files."""
+    """Make `site` a folder of pages. Returns the pages of a former build in it, without those that
+    were not finished. Raises ResultError if `site` holds other files."""
     marker = site / MARKER
     try:
         names = msgspec.json.decode(foreign.read_bytes(marker, follow=False), type=list[str])
@@ -87,83 +79,104 @@ def claim(site: Path) -> list[str]:
             raise ResultError(f"{site} holds other files: the pages need a folder of their own"
                               ) from None
         site.mkdir(parents=True, exist_ok=True)
-        write_whole(marker, b"[]")
-        return []
+        names = []
     except (OSError, msgspec.DecodeError) as error:
         raise ResultError(f"{marker} is not the mark of a folder of pages ({error})") from error
+    for unfinished in site.glob("*.html*.part"):
+        unfinished.unlink()
     return [name for name in names if re.fullmatch(r"[A-Za-z0-9-]+\.html", name)]
 
 
-def write(site: Path, pages: Mapping[str, str], former: Iterable[str]) -> None:
-    """Write each page atomically, and remove pages of a former build that no longer exist."""
-    for unfinished in site.glob("*.html*.part"):
-        unfinished.unlink()
-    # Until all pages are written, the marker lists the former ones too: a build can be killed.
-    write_whole(site / MARKER, msgspec.json.encode(sorted({*pages, *former})))
-    for name, html in pages.items():
-        write_whole(site / name, html.encode(errors="replace"))
-    for name in {*former} - {*pages}:
-        (site / name).unlink(missing_ok=True)
-
-
-def build(store: Store, command: str) -> list[Page]:
+def build(store: shared.Store, command: str) -> list[Page]:
     """Make every page, several at a time, the overview last. Adds to `store.left_out` what cannot
     be shown. Within `read_once` the processes share the runs that were read before."""
-    jobs = plan_pages(store)
-    site = Site({"index.html": "Overview", **{job.file: job.link for job in jobs}}, command,
-                [store.folder, *(spec.parent for spec in store.specs)])
-    processes = min(os.cpu_count() or 1, max(len(jobs), 1))
-    fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(processes, fork, initializer=end_with_parent) as pool:
-        pages = list(pool.map(partial(make_page, site=site), jobs))
+    jobs = list(plan_pages(store))
+    names = {"index.html": "Overview", **{file: name for file, name, _, _ in jobs}}
+    finish = partial(render, pages=names, command=command,
+                     private_folders=[store.folder, *(spec.parent for spec in store.specs)])
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(jobs) + 1),
+                             get_context("fork"), initializer=end_with_parent) as pool:
+        pages = list(pool.map(partial(make_page, finish=finish), jobs))
     store.left_out += [page.complaint for page in pages if page.complaint]
-    overview = overview_page(store, pages)
-    overview.html = render(overview, site)
+    overview = across.overview_page(store, pages)
+    finish(overview)
     return [*pages, overview]
 
 
-def plan_pages(store: Store) -> list[Job]:
+def plan_pages(store: shared.Store) -> Iterator[Job]:
     """A page for each of the newest runs, each campaign and each procurement, one for the history
     and one for the imported logs."""
-    newest = {result.path for results in group_runs(store.results).values()
-              for result in results[-MOST_RUNS:]}
-    jobs = []
+    newest = {result.path for results in store.groups.values()
+              for result in results[-across.MOST_RUNS:]}
     launches_of: dict[tuple[str, ...], list[Path]] = defaultdict(list)
     for result in store.results:
         run, path = result.run, result.path
         launches = launches_of[run.machine_id, run.software_id, run.version,
-                               words.command_without_seed(run)]
+                               shared.command_without_seed(run)]
         launches.append(path)
         if path in newest:
-            jobs.append(Job(words.file_name("run", run.run_id), path,
-                            partial(run_page, path, launches[-MOST_LAUNCHES:])))
-    jobs += [Job(words.file_name("compare", str(path)), path, partial(campaign_page, path))
-             for path in store.campaigns]
+            yield (shared.file_name("run", run.run_id), "", path,
+                   partial(run_page, path, launches[-MOST_LAUNCHES:]))
+    for path in store.campaigns:
+        file = shared.file_name("compare", str(path))
+        yield file, "", path, partial(across.campaign_page, path)
+    folder, logs = store.folder, store.imported
     if store.results or store.campaigns:
-        jobs.append(Job(HISTORY, store.folder, partial(history_page, store.folder), "History"))
-    if store.imported:
-        jobs.append(Job("imported.html", store.folder, partial(imported_page, store.imported),
-                        "Imported logs"))
+        yield across.HISTORY, "History", folder, partial(across.history_page, folder)
+    if logs:
+        yield "imported.html", "Imported logs", folder, partial(across.imported_page, logs)
     for spec in store.specs:
-        link = f"Procurement {spec.name}" if len(store.specs) > 1 else "Procurement"
-        jobs.append(Job(words.file_name("procure", str(spec)), spec,
-                        partial(procurement_page, spec), link))
-    return jobs
+        file = shared.file_name("procure", str(spec))
+        name = f"Procurement {spec.name}" if len(store.specs) > 1 else "Procurement"
+        yield file, name, spec, partial(across.procurement_page, spec)
 
 
-def make_page(job: Job, site: Site) -> Page:
+def make_page(job: Job, finish: Callable[[Page], None]) -> Page:
     """A page with its HTML and without its sections. A page that cannot be made has a complaint."""
+    file, name, source, make = job
     try:
-        page = job.make()
+        page = make()
     except (ResultError, OSError, *ODD_VALUES) as error:
-        reason = f"{job.source} cannot be shown ({type(error).__name__}: {error})"
-        if isinstance(error, OSError):
-            reason = f"{error.filename or job.source} cannot be read: {error.strerror}"
-        elif isinstance(error, ResultError):
-            reason = str(error)
-        page = Page(job.link or job.source.name, [f"There is nothing to show: {reason}"],
-                    complaint=reason)
-    page.file = job.file
-    page.html = render(page, site)
-    page.sections, page.procurement = [], None
+        reason = str(error)
+        if not isinstance(error, ResultError):
+            reason = f"{source} cannot be shown ({type(error).__name__}: {error})"
+        page = Page(name or source.name, [f"There is nothing to show: {reason}"], complaint=reason)
+    page.file = file
+    finish(page)
+    page.sections = []
     return page
+
+
+def render(page: Page, pages: Mapping[str, str], command: str,
+           private_folders: Sequence[Path]) -> None:
+    """Set the HTML of a page, at most 1 MB. Until it fits, the page loses the drawings with another
+    vertical axis, and then half of its rows, text and sentences at a time. Removes folders from
+    sentences: readers of a page need not know the file system of its author."""
+    parts: list[Page | Section] = [page, *page.sections]
+    for part in parts:
+        part.sentences = [foreign.printable(hide_folders(line, private_folders))
+                          for line in part.sentences]
+    page.reproduce["this page"] = command
+    page.html, former_length = to_html(page, pages), 0
+    while len(page.html.encode()) > MOST_BYTES and len(page.html) != former_length:
+        former_length = len(page.html)
+        for section in page.sections:
+            section.text = section.text[: len(section.text) // 2]
+            section.sentences = section.sentences[: len(section.sentences) // 2 + 1]
+            first_scale = [picture for picture in section.pictures if picture.scale != "linear"]
+            if len(first_scale) < len(section.pictures):
+                section.pictures = first_scale
+            else:
+                section.rows = section.rows[: (len(section.rows) + 1) // 2]
+        shortened = "All of it would not fit on one page: drawings and rows are left out."
+        page.sentences = list(dict.fromkeys([*page.sentences, shortened]))
+        page.html = to_html(page, pages)
+
+
+def hide_folders(sentence: str, folders: Sequence[Path]) -> str:
+    """Remove these folders, and the folders of other paths, from a sentence."""
+    for folder in folders:
+        sentence = sentence.replace(f"{folder}/", "")
+        if folder.name not in ("", str(folder)):
+            sentence = sentence.replace(str(folder), folder.name)
+    return re.sub(r"(?<![\w/:>.])(\.\.)?/([^\s/]+/)+", "<path>/", sentence)

@@ -1,28 +1,36 @@
-"""The page of one run: its figures, its text, and a row for each of its cases."""
+"""The page of one run: its pictures, its text, and a row for each of its cases."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from reports.site import words
-from reports.site.figures import drawn_views, iterations, time_and_bandwidth
-from reports.site.page import Page, Row, Section
-from reports.site.svg import draw_picture
+import numpy as np
+from numpy.typing import NDArray
+
+from reports.site import shared
 from reports.store.case import find_states
-from reports.store.result import ResultError, read
-from reports.store.schema import Case, Result, Run
-from reports.tables import sentences
-from reports.tables.plot import own_picture
-from reports.tables.sentences import number
-from reports.tables.show import text
+from reports.store.result import ResultError, SamplesGone, read, read_samples
+from reports.store.schema import Case, Result
+from reports.tables import plot, sentences, show
+from reports.tables.figure import Line, figure, lines_of, round_ticks
+from reports.tables.page import Page, Picture, Row, Section, draw_picture
+from reports.tables.rows import View, view_of, views
+from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, shape_words, size_text
 from reports.tables.table import LONG_COLUMNS, long_cells
 from reports.trends import fit as fitting
 from reports.trends.fit import find_crossovers, fits_of
 from reports.trends.lines import by_title
 
-MOST_FACT_CHARACTERS = 500  # of a value of the environment
+PANEL_INCHES = (5.6, 4.1)
+PANEL_MARGINS = (0.14, 0.12, 0.92, 0.985)  # fixed: matplotlib's search takes as long as the drawing
+SCALES = {"log": "logarithmic", "linear": "linear"}
+SLOW_RANK_RATIO = 1.05  # of a rank's median time to the median of the other ranks
+
+Drawn = Sequence[tuple[View, Sequence[Line]]]  # each view with all lines of the run
+Times = NDArray[Any]  # of a case, shape (ranks, iterations), in microseconds
 
 
 def run_page(path: Path, launches: Sequence[Path]) -> Page:
@@ -30,21 +38,29 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
     for a run that cannot be read or shown."""
     result = read(path)
     run = result.run
-    head = [f"Run of {words.start_time(run)}: {words.status_text(result)}",
+    head = [f"Run of {shared.start_time(run)}: {shared.status_text(result)}",
             *sentences.opening(result), *sentences.link_lines(find_states(result.blocks)),
             *run.notes]
     summary = " ".join(line if line.endswith(".") else f"{line}." for line in head if line)
-    draw = own_picture(result)
-    printed = Section("As the run printed it", text=text(result), folded=draw is None)
+    draw = plot.own_picture(result)
+    printed = Section("As the run printed it", text=show.text(result), folded=draw is None)
     if draw:
-        sections = [_attempt("Picture", _own_picture, result, draw), printed]
+        own = partial(draw_picture, "own", partial(draw, result), sentences.machine(result),
+                      "The figures stand in the text below and in the table.", "cells")
+        sections = [_attempt("Picture", lambda heading: Section(heading, pictures=[own()])),
+                    printed]
     else:
         drawn = drawn_views(result)
         sections = [time_and_bandwidth(drawn, run.world["size"]), printed,
                     _attempt("Regimes and crossovers", _fits, launches),
                     _attempt("Iterations and stragglers", iterations, result, drawn)]
-    sections += [_cells(result), _environment(run)]
-    return Page(sentences.machine(result), [summary], sections, words.how_to_reproduce([run]))
+    facts: list[Row] = [
+        {"name": name, "value": fact_text(fact),
+         "source": str(fact.get("source", "-")) if isinstance(fact, dict) else "-"}
+        for name, fact in run.environment.items()]
+    environment = Section("Environment", table="environment", rows=facts, folded=True)
+    return Page(sentences.machine(result), [summary], [*sections, _cells(result), environment],
+                shared.how_to_reproduce([run]))
 
 
 def _attempt(heading: str, make: Callable[..., Section], *arguments: Any) -> Section:
@@ -55,21 +71,12 @@ def _attempt(heading: str, make: Callable[..., Section], *arguments: Any) -> Sec
         return Section(heading, [f"This cannot be shown: {error}"])
 
 
-def _own_picture(heading: str, result: Result, draw: Callable[..., None]) -> Section:
-    """The picture of a benchmark other than a sweep over sizes."""
-    return Section(heading, pictures=[draw_picture(
-        "own", lambda target: draw(result, target), sentences.machine(result),
-        "The figures stand in the text below and in the table of every cell.", "cells")])
-
-
 def _fits(heading: str, paths: Sequence[Path]) -> Section:
     """Start-up time and bandwidth of each algorithm, and the crossovers between algorithms."""
     fits = fits_of([read(path) for path in paths])
     fitted = [fit for fit in fits if fit.regimes]
-    if not fitted:
-        raise ResultError("no algorithm has five blocks at three sizes")
     lines = [f"time = alpha + size / beta, over {len(paths)} launches of this command on this "
-             "machine and software."]
+             "machine and software; in brackets 95 % intervals."]
     crossovers = find_crossovers(fits)
     for members in by_title(fits).values():
         lines += [f"{members[0].mode}: {line}"
@@ -77,49 +84,175 @@ def _fits(heading: str, paths: Sequence[Path]) -> Section:
     rows: list[Row] = [{"algorithm": fit.name, "mode": fit.mode, **fitting.cells(regime)}
                        for fit in fitted for regime in fit.regimes]
     picture = draw_picture(
-        "fits", lambda target: fitting.plot(fitted, target),
+        "fits", partial(fitting.plot, fitted),
         "Fits: time against size, a line for each regime",
         f"{len(fitted)} fits with {len(rows)} regimes; a bar marks the change from one regime to "
         "the next. Logarithmic axes.", "fits")
-    return Section(heading, lines, [picture], table="fits",
-                   caption="Fits over these launches, with 95 % intervals", rows=rows)
+    return Section(heading, lines, [picture], table="fits", rows=rows)
 
 
 def _cells(result: Result) -> Section:
     """A row for each case; a sentence has the columns in which all cases are equal."""
-    cases = sorted(result.cases, key=lambda case: (case.mode != "isolated", case.size_bytes,
-                                                   case.case))
-    rows = [_case_row(case) for case in cases]
+    rows: list[Row] = [
+        {"cell": (str(case.case), f"#case-{case.case}"),
+         **dict(zip(LONG_COLUMNS, long_cells(case), strict=True)),
+         "place": "in place" if case.in_place else "out of place",
+         "exposed us": number(case.exposed_us.median if case.exposed_us else None),
+         "collective": case.collective, "type": f"{case.datatype} {case.redop}",
+         "memory": case.memory}
+        for case in sorted(result.cases, key=lambda case: (case.mode != "isolated",
+                                                           case.size_bytes, case.case))]
     values = {name: {row[name] for row in rows} for name in (rows[0] if rows else ())}
     equal = [name for name, texts in values.items() if len(texts) == 1
              and name not in ("cell", "size", "algorithm", "mode", "status", "time us", "[95 %]")]
-    shared = [f"{name} {rows[0][name]}" for name in equal if rows[0][name] not in ("-", "")]
+    common = [f"{name} {rows[0][name]}" for name in equal if rows[0][name] not in ("-", "")]
     return Section(
-        "Every cell", [f"In every cell: {'; '.join(shared)}."] if shared else [],
-        table="cells", caption="Every cell; its number is a link to it",
+        "Every cell", [f"In every cell: {'; '.join(common)}."] if common else [], table="cells",
         rows=[{name: cell for name, cell in row.items() if name not in equal} for row in rows],
         filters=[name for name in ("algorithm", "mode") if len(values.get(name, ())) > 1])
 
 
-def _case_row(case: Case) -> Row:
-    exposed_us = case.exposed_us.median if case.exposed_us else None
-    return {"cell": (str(case.case), f"#case-{case.case}"),
-            **dict(zip(LONG_COLUMNS, long_cells(case), strict=True)),
-            "place": "in place" if case.in_place else "out of place",
-            "exposed us": number(exposed_us), "collective": case.collective,
-            "type": f"{case.datatype} {case.redop}", "memory": case.memory}
-
-
-def _environment(run: Run) -> Section:
-    rows: list[Row] = [
-        {"name": name, "value": fact_text(fact),
-         "source": str(fact.get("source", "-")) if isinstance(fact, dict) else "-"}
-        for name, fact in run.environment.items()]
-    return Section("Environment", table="environment", rows=rows, folded=True,
-                   caption="The machine and its software, as the run read them")
-
-
 def fact_text(fact: Any) -> str:
-    """The value of a fact of the environment."""
+    """The value of a fact of the environment, at most 500 characters."""
     value = fact.get("value") if isinstance(fact, dict) else fact
-    return "-" if value is None else str(value)[:MOST_FACT_CHARACTERS]
+    return "-" if value is None else str(value)[:500]
+
+
+def drawn_views(result: Result) -> Drawn:
+    """The first four views; each has all lines of the run in order, with its own cases."""
+    shown = [(view, plot.drawn_cases(result, view)) for view in views(result)[:4]]
+    lines = lines_of([case for _, cases in shown for case in cases])
+    return [(view, [replace(line, name=line.name[:36],
+                            cases=[case for case in line.cases if view_of(case) == view])
+                    for line in lines]) for view, cases in shown if cases]
+
+
+def time_and_bandwidth(drawn: Drawn, world_size: int) -> Section:
+    """Time and busbw against size for each view, with both vertical axes."""
+    if not drawn:
+        return Section("Time and bandwidth", ["The run has no measured case."])
+    pictures = []
+    for place, (view, lines) in enumerate(drawn):
+        words = ", ".join([view[0], *shape_words(view[1])])
+        for quantity, factor in plot.factors(view, lines, world_size).items():
+            title = f"{plot.axis_title(lines, factor)}, against size, {words}"
+            pictures += [_against_size(f"{quantity}{place}{scale}", title, lines, factor, scale)
+                         for scale in SCALES]
+    samples = [(line.name, draw_picture(f"sample{place}", partial(_draw_sample, line)).svg)
+               for place, line in enumerate(drawn[0][1])]
+    return Section("Time and bandwidth", pictures=pictures, lines=samples)
+
+
+def _draw_sample(line: Line, target: IO[str]) -> None:
+    with figure(target, 1, 1, (0.6, 0.22), margins=(0, 0, 1, 1)) as (_, ((axes,),)):
+        axes.set_axis_off()
+        axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], **line.style)
+
+
+def _against_size(name: str, title: str, lines: Sequence[Line], factor: float,
+                  scale: str) -> Picture:
+    def draw(target: IO[str]) -> None:
+        with figure(target, 1, 1, PANEL_INCHES, margins=PANEL_MARGINS) as (_, ((axes,),)):
+            plot.draw_against_size(axes, lines, factor, scale)
+            axes.tick_params(labelsize=8)
+            for place, line in enumerate(lines):
+                numbers = [str(case.case) for case in line.cases]
+                axes.lines[place].set_gid("-".join([f"line{place}", *numbers]))
+                axes.collections[place].set_gid(f"line{place}")
+
+    cases = [case for line in lines for case in line.cases]
+    ends = np.concatenate([plot.interval(case, factor) for case in cases])
+    sizes = sorted({case.size_bytes for case in cases})
+    return draw_picture(
+        name, draw, title, f"{sum(bool(line.cases) for line in lines)} lines over {len(sizes)} "
+        f"sizes from {size_text(sizes[0])} to {size_text(sizes[-1])}; the figures go from "
+        f"{number(float(ends.min()))} to {number(float(ends.max()))}; {SCALES[scale]} vertical "
+        "axis. Dashed: the bound of the machine's own measured parts.", "cells", scale)
+
+
+def iterations(heading: str, result: Result, drawn: Drawn) -> Section:
+    """The stored iterations at decode's size and at the largest: a picture for each size and a row
+    for each case. Raises ResultError for samples that cannot be read."""
+    lines = drawn[0][1] if drawn else []
+    sizes = sorted({case.size_bytes for line in lines for case in line.cases if case.samples})
+    near = sorted(sizes, key=lambda size: abs(size - TOKEN_CALL_SIZE_BYTES))
+    pictures, rows, notes = list[Picture](), list[Row](), list[str]()
+    for size in dict.fromkeys([*near[:1], *sizes[-1:]]):
+        times_us: dict[int, Times] = {}
+        for place, line in enumerate(lines):
+            for case in line.cases:
+                times = _read_times_us(result, case) if case.size_bytes == size else None
+                if times is not None:
+                    times_us[place] = times
+                    rows.append({"size": size_text(size), "algorithm": line.name,
+                                 **_iteration_cells(case, times)})
+        if times_us:
+            pictures.append(_distribution(f"ecdf{len(pictures)}", size, times_us, lines))
+            ratios = [[np.median(times[rank]) / np.median(np.delete(times, rank, axis=0))
+                       for rank in range(len(times))]
+                      for times in times_us.values() if len(times) > 1]
+            notes += [f"Rank {rank} is slow at {size_text(size)}: {ratio:.2f}x the others' time, "
+                      "in the median of the algorithms."
+                      for rank, ratio in enumerate(np.median(ratios, axis=0) if ratios else ())
+                      if ratio > SLOW_RANK_RATIO]
+    if not rows:
+        return Section(heading, ["The run stored no single iterations."])
+    return Section(heading, [
+        *(notes or [f"No rank takes more than {SLOW_RANK_RATIO:.2f}x the others' time."]),
+        "Times are of the slowest rank; arrival skew is the time from the first rank's arrival to "
+        "the last rank's; last, by rank, is how often each rank took longest."],
+        pictures, table="iterations", rows=rows)
+
+
+def _read_times_us(result: Result, case: Case) -> Times | None:
+    """The times of a case, or None without valid samples."""
+    samples = None
+    with suppress(SamplesGone):
+        samples = read_samples(result, case)
+    if samples is None:
+        return None
+    ranks, counts = np.unique(samples[:, 1], return_counts=True)
+    if len(ranks) != result.run.world["size"] or len(set(counts.tolist())) != 1:
+        return None
+    # The sort is stable and keeps the order of iterations within a block and rank.
+    by_rank = samples[np.lexsort((samples[:, 0], samples[:, 1]))]
+    times_us = by_rank[:, 2].reshape(len(ranks), -1).astype(float)
+    return times_us if np.isfinite(times_us).all() and (times_us > 0).all() else None
+
+
+def _iteration_cells(case: Case, times_us: Times) -> Row:
+    low, middle, high, longest = map(number, np.percentile(times_us.max(axis=0), [5, 50, 95, 100]))
+    skew, (n_ranks, n) = case.arrival_skew_us, times_us.shape
+    last = np.bincount(times_us.argmax(axis=0), minlength=n_ranks) / n
+    return {"iterations": str(n), "5 %, us": low, "median, us": middle, "95 %, us": high,
+            "longest, us": longest, "arrival skew, us": number(skew.median if skew else None),
+            "skew 95 %, us": number(skew.p95 if skew else None),
+            "last, by rank": " ".join(f"{share:.0%}" for share in last),
+            "median by rank, us": " ".join(map(number, np.median(times_us, axis=1)))}
+
+
+def _distribution(name: str, size_bytes: int, times_us: Mapping[int, Times],
+                  lines: Sequence[Line]) -> Picture:
+    """The cumulative distribution of the iterations of each line."""
+    def draw(target: IO[str]) -> None:
+        with figure(target, 1, 1, PANEL_INCHES) as (drawing, ((axes,),)):
+            shares = np.linspace(0, 1, 41)
+            for place, times in times_us.items():
+                style = lines[place].style | {"linewidth": 1.6, "markersize": 5}
+                axes.plot(np.quantile(times.max(axis=0), shares), shares, drawstyle="steps-post",
+                          markevery=8, **style, label=lines[place].name, gid=f"line{place}")
+            axes.set_xscale("log")
+            round_ticks(axes.xaxis)
+            axes.minorticks_off()
+            axes.grid(True, alpha=0.25)
+            axes.set_xlabel("time of an iteration, its slowest rank, us")
+            axes.set_ylabel("part of the iterations")
+            axes.tick_params(labelsize=8)
+            handles, labels = axes.get_legend_handles_labels()
+            drawing.legend(handles, labels, loc="outside lower center",
+                           ncols=3 if max(map(len, labels)) < 26 else 1, frameon=False, fontsize=8)
+
+    return draw_picture(
+        name, draw, f"Iterations at {size_text(size_bytes)}: the part that took no longer",
+        f"{len(times_us)} lines, each from its fastest iteration to its slowest; the further left, "
+        "the faster, and the steeper, the steadier. Logarithmic horizontal axis.", "iterations")

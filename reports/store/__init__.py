@@ -1,2 +1,1 @@
-"""Runs on disk: their schema, reading, writing and order. Every other room may import it; it
-imports none."""
+"""Runs on disk: schema, reading and writing. Every other room may import it; it imports none."""

@@ -1,8 +1,5 @@
-"""Turns measured blocks into cases. No other module does: which blocks count, their medians and
-intervals, the bandwidth, and the comparison with the bound of the machine's parts.
-
-The figures of a case are from the blocks in the state of the link with most blocks of the run.
-"""
+"""Turns measured blocks into cases, with figures from the blocks in the state of the link with most
+blocks of the run: medians and intervals, bandwidth, bound, exposed communication."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,152 +8,111 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.bound import set_bound
-from reports.store.case import (
-    LinkStates,
-    beside,
-    case_bus_factor,
-    find_states,
-    late_us,
-    round_trip_ns,
-    summary_of,
-    where_wrong,
-)
-from reports.store.exposed import TOGETHER, costs_in, set_exposed
+from reports.store import case as facts
 from reports.store.schema import Block, Case, CaseFields, LinkBlock, Range, Run, State, Summary
-from reports.store.stats import autocorrelation
+from reports.store.stats import autocorrelation, median_interval
 
 Samples = dict[int, NDArray[np.floating[Any]]]
-BlocksByState = dict[int | None, list[Block]]
 OF_ITERATIONS = ("time_us", "consume_us", "total_us", "arrival_skew_us")
 OF_BLOCKS = ("chain_only_us", "matmul_gflop_s", "matmul_alone_gflop_s")
-P95_SAMPLES = 20
-P99_SAMPLES, P99_BLOCKS = 1000, 10
 
 
 def build_cases(run: Run, blocks: Sequence[Block], link_blocks: Sequence[LinkBlock],
                 samples: Samples | None = None, reason: str = "time ran out") -> list[Case]:
-    """One case for each case header of the run, in the same order.
-
-    `samples[case]` has shape (rows, 5): block, rank, time_us, consume_us, arrival_skew_us. The rows
-    of one rank and block are in the order of the iterations. Percentiles need samples. `reason` is
-    the reason of cases without a block.
-    """
-    states = find_states(blocks)
-    blocks_of: list[list[Block]] = [[] for _ in run.cases]
-    by_state: list[BlocksByState] = [{} for _ in run.cases]
+    """One case for each case header of the run, in the same order. `samples[case]` has shape
+    (rows, 5): block, rank, time_us, consume_us, arrival_skew_us, in the order of the iterations;
+    percentiles need them. `reason` is the reason of cases without a block."""
+    states = facts.find_states(blocks)
+    blocks_of: list[list[tuple[Block, int | None]]] = [[] for _ in run.cases]
     for block, state in zip(blocks, states.of_block, strict=True):
-        blocks_of[block.case].append(block)
-        by_state[block.case].setdefault(state, []).append(block)
+        blocks_of[block.case].append((block, state))
     rho = autocorrelation([
-        [block.time_us for block in groups.get(states.longest, []) if block.time_us > 0]
-        for groups in by_state])
+        [block.time_us for block, state in of_case if state == states.longest and block.time_us > 0]
+        for of_case in blocks_of])
     cases = [Case(case=number, **{name: getattr(header, name)
                                   for name in CaseFields.__struct_fields__})
              for number, header in enumerate(run.cases)]
-    for case, case_blocks, groups in zip(cases, blocks_of, by_state, strict=True):
-        if case.status == "ok" and not case_blocks:
+    for case, of_case in zip(cases, blocks_of, strict=True):
+        if case.status == "ok" and not of_case:
             case.status, case.reason = "not measured", reason
         elif case.status == "ok":
-            rows = (samples or {}).get(case.case)
-            state = _summarise(case, groups, states, rows, rho)
-            case.blocks_mixed = sum(round_trip_ns(block) is None for block in case_blocks)
-            _count_wrong(case, case_blocks)
+            state = _summarise(case, of_case, states, (samples or {}).get(case.case), rho)
             links = [link for link in link_blocks if link.size_bytes == case.size_bytes]
             same_state = [link for link in links if states.state_of(link) == state]
             _set_bandwidth(case, run, links if state is None else same_state or links)
-    set_exposed(cases, costs_in(blocks, states.of_block, states.longest))
+    _set_exposed(cases, facts.costs_in(blocks, states.of_block, states.longest))
     return cases
 
 
-def _summarise(case: Case, by_state: BlocksByState, states: LinkStates,
+def _summarise(case: Case, of_case: Sequence[tuple[Block, int | None]], states: facts.LinkStates,
                samples: NDArray[Any] | None, rho: float) -> int | None:
     """Fills in the figures of a case and returns the state of the link that they are from: the
     run's longest, otherwise the case's longest. None stands for all blocks of a mixed case."""
-    settled = {state: blocks for state, blocks in by_state.items() if state is not None}
+    groups: dict[int | None, list[Block]] = {}
+    for block, state_of_block in of_case:
+        groups.setdefault(state_of_block, []).append(block)
     state = states.longest
-    if state not in settled:
-        state = max(settled, key=lambda s: len(settled[s])) if settled else None
+    if state is None or state not in groups:
+        settled = [label for label in groups if label is not None]
+        state = max(settled, key=lambda label: len(groups[label]), default=None)
         case.state = "mixed" if state is None else "own"
-    blocks = by_state[state]
-    for name, summary in _summaries(blocks, samples, rho).items():
-        setattr(case, name, summary)
-    case.link_rtt_ns = _rtt_range(blocks)
-    if builds := Counter(block.chosen for block in blocks if block.chosen):
+    for name, figure in _figures(groups[state], samples, rho).items():
+        setattr(case, name, figure)
+    if builds := Counter(block.chosen for block in groups[state] if block.chosen):
         case.chosen = builds.most_common(1)[0][0]
-    n_blocks = sum(map(len, by_state.values()))
-    for other in sorted(settled.keys() - {state}):
-        group = settled[other]
-        figures = _summaries(group, samples, rho)
-        case.states.append(State(
-            share=len(group) / n_blocks, n_blocks=len(group), link_rtt_ns=_rtt_range(group),
-            time_us=figures["time_us"], total_us=figures["total_us"]))
-    return state
-
-
-def _count_wrong(case: Case, blocks: Sequence[Block]) -> None:
-    """Marks a case with wrong elements in any of its blocks, mixed ones included."""
+    for other in sorted(label for label in groups if label not in (None, state)):
+        figures, n_blocks = _figures(groups[other], samples, rho), len(groups[other])
+        same = {name: figures[name] for name in ("link_rtt_ns", "time_us", "total_us")}
+        case.states.append(State(share=n_blocks / len(of_case), n_blocks=n_blocks, **same))
+    blocks = [block for block, _ in of_case]
+    case.blocks_mixed = sum(facts.round_trip_ns(block) is None for block in blocks)
+    # A wrong element counts in any block, also in a mixed one.
     counts = [block.n_wrong for block in blocks if block.n_wrong is not None]
     case.n_wrong = sum(counts) if counts else None
     if case.n_wrong:
         case.status, case.reason = "wrong", f"{case.n_wrong} elements were wrong"
-        if place := where_wrong(blocks):
+        if place := facts.where_wrong(blocks):
             case.reason += f", first in {place[1]}"
+    return state
 
 
-def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
-    """Fills in bandwidths and bound, if they have a meaning: not for a wrong result, not for a case
-    that also computes, and not for a late rank, whose time starts after the others moved data."""
-    if case.status == "wrong" or case.collective in TOGETHER or late_us(case.shape):
-        return
-    assert case.time_us
-    if case.time_us.median > 0:
-        case.alg_bw_gb_s = case.size_bytes / case.time_us.median / 1e3
-        case.bus_bw_gb_s = case.alg_bw_gb_s * case_bus_factor(case, run.world["size"])
-    if not beside(case.shape):  # the machine's parts are measured without background load
-        set_bound(case, run, links)
-
-
-def _rtt_range(blocks: Sequence[Block]) -> Range | None:
+def _figures(blocks: Sequence[Block], samples: NDArray[Any] | None, rho: float) -> dict[str, Any]:
+    """The quantities of these blocks, without those that no block has, and `link_rtt_ns`."""
     trips = [trip for block in blocks if block.link_rtt_ns for trip in block.link_rtt_ns]
-    return Range(median=float(np.median(trips)), min=min(trips), max=max(trips)) if trips else None
-
-
-def _summaries(blocks: Sequence[Block], samples: NDArray[Any] | None,
-               rho: float) -> dict[str, Summary]:
-    """The quantities of these blocks, without those that no block has."""
-    medians = {name: [getattr(block, name) for block in blocks]
-               for name in (*OF_ITERATIONS, *OF_BLOCKS)}
-    medians["total_us"] = [block.cost_us for block in blocks]
-    summaries = {name: summary_of([value for value in values if value is not None], rho)
-                 for name, values in medians.items() if any(v is not None for v in values)}
-    iterations = _iterations(blocks, samples)
+    figures: dict[str, Any] = {"link_rtt_ns": Range(
+        median=float(np.median(trips)), min=min(trips), max=max(trips)) if trips else None}
+    iterations = np.empty((0, 4)) if samples is None else _iterations(blocks, samples)
     n = sum(block.n for block in blocks)
-    for name in summaries.keys() & set(OF_ITERATIONS):
-        summaries[name].n = n
-        if name in iterations:
-            _add_distribution(summaries[name], iterations[name])
-    if not iterations and n and all(block.mean_us is not None for block in blocks):
+    for name in (*OF_ITERATIONS, *OF_BLOCKS):
+        medians = [getattr(block, "cost_us" if name == "total_us" else name) for block in blocks]
+        medians = [median for median in medians if median is not None]
+        if not medians:
+            continue
+        summary = figures[name] = _summary(medians, rho)
+        if name in OF_BLOCKS:
+            continue
+        summary.n = n
+        values = iterations[:, OF_ITERATIONS.index(name)]
+        if len(values) and np.isfinite(values).all():
+            summary.p25, summary.p75, p95, p99 = np.percentile(values, [25, 75, 95, 99]).tolist()
+            summary.p95 = p95 if len(values) >= 20 else None
+            summary.p99 = p99 if len(values) >= 1000 and len(medians) >= 10 else None
+            summary.min, summary.max = float(values.min()), float(values.max())
+            summary.mean = float(values.mean())
+    if not len(iterations) and n and all(block.mean_us is not None for block in blocks):
         mean_us = sum((block.mean_us or 0) * block.n for block in blocks) / n
-        for name in ("time_us",) if "consume_us" in summaries else ("time_us", "total_us"):
-            summaries[name].mean = mean_us
-    return summaries
+        for name in ("time_us",) if "consume_us" in figures else ("time_us", "total_us"):
+            figures[name].mean = mean_us
+    return figures
 
 
-def _add_distribution(summary: Summary, iterations: NDArray[Any]) -> None:
-    summary.p25, summary.p75, p95, p99 = np.percentile(iterations, [25, 75, 95, 99]).tolist()
-    summary.p95 = p95 if len(iterations) >= P95_SAMPLES else None
-    has_p99 = len(iterations) >= P99_SAMPLES and (summary.n_blocks or 0) >= P99_BLOCKS
-    summary.p99 = p99 if has_p99 else None
-    summary.min, summary.max = float(iterations.min()), float(iterations.max())
-    summary.mean = float(iterations.mean())
+def _summary(values: Sequence[float], rho: float = 0.0) -> Summary:
+    median, low, high = median_interval(values, rho=rho)
+    return Summary(median=median, ci_low=low, ci_high=high, n_blocks=len(values))
 
 
-def _iterations(blocks: Sequence[Block], samples: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
-    """The OF_ITERATIONS of each iteration of these blocks, in microseconds: the value of the
-    slowest rank. A quantity with missing values is left out."""
-    if samples is None:
-        return {}
+def _iterations(blocks: Sequence[Block], samples: NDArray[Any]) -> NDArray[Any]:
+    """The OF_ITERATIONS of each iteration, (iterations, 4) in us: the slowest rank's, or NaN."""
     # Sorting is stable, so the iterations of a rank stay in order.
     ordered = samples[np.lexsort((samples[:, 1], samples[:, 0]))].astype(float)
     slowest = [np.empty((0, 3))]
@@ -165,8 +121,88 @@ def _iterations(blocks: Sequence[Block], samples: NDArray[Any] | None) -> dict[s
         n_ranks = max(1, len(np.unique(ordered[start:stop, 1])))
         slowest.append(ordered[start:stop, 2:].reshape(n_ranks, -1, 3).max(axis=0))
     time, consume, skew = np.concatenate(slowest).T
-    has_consume = np.isfinite(consume).all()
-    columns = {"time_us": time, "consume_us": consume, "arrival_skew_us": skew,
-               "total_us": time + consume if has_consume else time}
-    return {name: column for name, column in columns.items()
-            if len(column) and np.isfinite(column).all()}
+    total = time + consume if np.isfinite(consume).all() else time
+    return np.stack([time, consume, total, skew], axis=-1)
+
+
+@np.errstate(over="ignore", invalid="ignore")  # a damaged file may hold any number
+def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
+    """Fills in bandwidths and bound: not for a wrong result, not for a case that also computes, and
+    not for a late rank, whose time starts after the others moved data."""
+    if case.status == "wrong" or case.collective in facts.TOGETHER or facts.late_us(case.shape):
+        return
+    assert case.time_us
+    if case.time_us.median > 0:
+        case.alg_bw_gb_s = case.size_bytes / case.time_us.median / 1e3
+        case.bus_bw_gb_s = case.alg_bw_gb_s * facts.case_bus_factor(case, run.world["size"])
+    # The machine's parts are measured without background load.
+    terms = None if facts.beside(case.shape) else _bound_terms(case, run, links)
+    if terms is None:
+        return
+    # Moving data between ranks and through the memory system overlap.
+    between_ranks = sum(terms.get(name, 0.0) for name in facts.BETWEEN_RANKS)
+    moving = np.maximum(between_ranks, terms["memory"])
+    bound_us, low_us = terms["hop"] + terms["launch"] + moving + terms.get("chain_only", 0.0)
+    case.bound_us = float(bound_us)
+    case.bound_parts_us = {name: float(term[0]) for name, term in terms.items()}
+    if case.time_us.median > 0:
+        case.share_of_bound = case.bound_us / case.time_us.median
+    high = case.time_us.ci_high
+    case.suspect = high is not None and bool(low_us > high)
+
+
+def _bound_terms(case: Case, run: Run,
+                 links: Sequence[LinkBlock]) -> dict[str, NDArray[np.float64]] | None:
+    """The terms of the lower bound of a case's time in us, with the low ends of their intervals: a
+    flag hop (half a round trip) for each hop of the algorithm, the bytes that it moves, the launch,
+    and the chain without collectives. None if `links` lack a needed part."""
+    parts = run.cases[case.case].bound_parts
+    if parts is None:
+        return None
+    store = "push" if parts.get("pushes") else "copy_in"
+    # An algorithm that pushes reads at home, so its reads do not count.
+    stages = [(stored_bytes, 0 if store == "push" else read_bytes)
+              for stored_bytes, read_bytes in parts.get("stages", [])]
+    amounts = {"hop": parts.get("hops", 0), store: sum(stored for stored, _ in stages),
+               "peer_read": sum(read for _, read in stages), "memory": parts.get("memory_bytes", 0)}
+    costs_us = dict.fromkeys(amounts, np.zeros(2))
+    for name in (name for name, amount in amounts.items() if amount):
+        if name == "hop":
+            times_us, units = [trip / 1e3 for link in links for trip in link.link_rtt_ns or ()], 2
+        else:
+            values = [getattr(link, f"{name}_us") for link in links]
+            times_us, units = [value for value in values if value is not None], case.size_bytes
+        if not times_us or not units:
+            return None
+        median_us, low_us, _ = median_interval(times_us)
+        costs_us[name] = np.array([median_us, median_us if low_us is None else low_us]) / units
+    terms = {name: np.zeros(2) if name in facts.BETWEEN_RANKS else amount * costs_us[name]
+             for name, amount in amounts.items()}
+    for stored_bytes, read_bytes in stages:
+        # A stage stores and reads in one pass, so only the slower of the two counts.
+        store_us, read_us = stored_bytes * costs_us[store], read_bytes * costs_us["peer_read"]
+        terms[store] += np.where(store_us >= read_us, store_us, 0.0)
+        terms["peer_read"] += np.where(store_us >= read_us, 0.0, read_us)
+    # The parts exclude stamping and launching, which the time contains once for all its calls.
+    overhead_us = 0.0 if run.clock_shared else run.link.get("overhead_us", 0.0)
+    terms["launch"] = np.full(2, overhead_us / case.calls)
+    if chain := case.chain_only_us:
+        low_us = chain.median if chain.ci_low is None else chain.ci_low
+        terms["chain_only"] = np.array([chain.median, low_us])
+    return terms
+
+
+def _set_exposed(cases: Sequence[Case], costs_us: facts.Costs) -> None:
+    """Fills in `compute_us` and `exposed_us`, the extra time of a form over its compute alone by
+    round: negative by chance, or if the reader gets the result of the compute alone slowly."""
+    alone = {facts.work_of(case): case for case in cases
+             if case.algorithm == facts.COMPUTE and case.status == "ok"}
+    for case in cases:
+        compute = alone.get(facts.work_of(case))
+        communicates = case.algorithm.startswith(facts.COMMUNICATES)
+        if case.status != "ok" or compute is None or not communicates:
+            continue
+        case_us, compute_us = costs_us.get(case.case, {}), costs_us.get(compute.case, {})
+        if rounds := sorted(case_us.keys() & compute_us.keys()):
+            case.compute_us = _summary([compute_us[r] for r in rounds])
+            case.exposed_us = _summary([case_us[r] - compute_us[r] for r in rounds])

@@ -1,47 +1,37 @@
-"""Facts about cases and the link: what identifies a case, its bus bandwidth, its first wrong
-element, and the states that the link was in while the blocks were measured.
-
-The speed of a link changes during a run. Its states are clusters of the flag round trips of all
-blocks, found without looking at the times. A block with two disagreeing probes is mixed: no state
-contains it.
-"""
+"""Facts about cases and the link: the key and the bus bandwidth of a case, its comparable cases,
+its first wrong element, and the states of the link while the blocks were measured."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from reports.store.schema import Block, Case, FirstWrong, LinkBlock, Summary
-from reports.store.stats import link_states, median_interval
+from reports.store.schema import Block, Case, FirstWrong, LinkBlock
+from reports.store.stats import link_states
 
-CASE_KEY = (
-    "collective", "shape", "size_bytes", "datatype", "redop", "mode", "variant", "memory",
-    "in_place", "algorithm", "library")
+CASE_KEY = ("collective", "shape", "size_bytes", "datatype", "redop", "mode", "variant", "memory",
+            "in_place", "algorithm", "library")
+FUSED_BENCHMARKS = ("allreduce_rmsnorm", "gemv_allreduce", "gemm_reduce_scatter", "allgather_gemm")
+TOGETHER = (*FUSED_BENCHMARKS, "decode", "prefill")  # these also compute, and have no bandwidth
+COMPUTE, FUSED, LIBRARY = "compute", "fused", "then_library"
+COMMUNICATES = (FUSED, "then_", "tensor_parallel", "sequence_parallel")
 BETWEEN_RANKS = ("copy_in", "push", "peer_read")  # terms of a bound
 MIXED_RATIO = 1.3
-SETTLED_SHARE = 1 / 3
+# busbw / algbw of n ranks, as in nccl-tests' PERFORMANCE.md.
 BUS_FACTORS: dict[str, Callable[[int], float]] = {
     "all_reduce": lambda n: 2 * (n - 1) / n,
-    "all_gather": lambda n: (n - 1) / n,
-    "reduce_scatter": lambda n: (n - 1) / n,
-    "alltoall": lambda n: (n - 1) / n,
-    "sendrecv": lambda n: 1.0,
-    "link": lambda n: 1.0,
-}
+    **dict.fromkeys(("all_gather", "reduce_scatter", "alltoall"), lambda n: (n - 1) / n),
+    **dict.fromkeys(("sendrecv", "link"), lambda n: 1.0)}
+Costs = Mapping[int, Mapping[int, float]]  # microseconds by case and round
 
 
 @dataclass
 class LinkStates:
-    """The link during a run. `of_block` is the state of each block, None if the block is mixed.
-    `rtt_ns` is the median round trip of each state, fastest first; empty without probes.
-    `longest` is the state with most blocks. If the link never settled, `longest` is None,
-    `of_block` is None for every block, and every block counts."""
-
-    of_block: list[int | None]
-    rtt_ns: list[float]
-    longest: int | None
+    of_block: list[int | None]  # the state of the link in each block, None if it is mixed
+    rtt_ns: list[float]  # the median round trip of each state, fastest first; empty without probes
+    longest: int | None  # the state with most blocks; None if the link never settled: all count
 
     def share(self, state: int) -> float:
         """The share of all blocks, mixed ones included, that were in this state."""
@@ -55,29 +45,23 @@ class LinkStates:
         return None if trip_ns is None else 0
 
 
-def find_states(blocks: Sequence[Block], least_share: float = SETTLED_SHARE) -> LinkStates:
-    """Clusters the round trips before and after each block.
-
-    The link never settled if no state has `least_share` of the blocks, for example because ranks
-    share cores.
-    """
+def find_states(blocks: Sequence[Block], least_share: float = 1 / 3) -> LinkStates:
+    """Clusters the round trips before and after each block, without looking at the times. The link
+    never settled if no state has `least_share` of the blocks, as if ranks share cores."""
     trips_ns = [round_trip_ns(block) for block in blocks]
     probed = [trip for trip in trips_ns if trip]
-    if not probed:
-        of_block = [None if trip is None else 0 for trip in trips_ns]
-        return LinkStates(of_block, [], 0 if 0.0 in trips_ns else None)
-    labels = iter(link_states(np.log(probed)).tolist())
+    labels = iter(link_states(np.log(probed)).tolist() if probed else [])
     # A block without probes (one rank has no peer) belongs to the only state.
     of_block = [None if trip is None else next(labels) if trip else 0 for trip in trips_ns]
+    if not probed:
+        return LinkStates(of_block, [], 0 if 0.0 in trips_ns else None)
     counts = Counter(state for state in of_block if state is not None)
     longest = max(sorted(counts), key=counts.__getitem__)
     if counts[longest] < least_share * len(blocks):
         return LinkStates([None] * len(blocks), [], None)
-    trips_of: dict[int | None, list[float]] = {}
-    for state, trip in zip(of_block, trips_ns, strict=True):
-        if trip:
-            trips_of.setdefault(state, []).append(trip)
-    return LinkStates(of_block, [float(np.median(trips_of[s])) for s in sorted(counts)], longest)
+    rtt_ns = [float(np.median([trip for trip, other in zip(trips_ns, of_block, strict=True)
+                               if trip and other == state])) for state in sorted(counts)]
+    return LinkStates(of_block, rtt_ns, longest)
 
 
 def round_trip_ns(block: Block | LinkBlock) -> float | None:
@@ -90,9 +74,20 @@ def round_trip_ns(block: Block | LinkBlock) -> float | None:
     return float(np.sqrt(before * after))
 
 
-def summary_of(values: Sequence[float], rho: float = 0.0) -> Summary:
-    median, low, high = median_interval(values, rho=rho)
-    return Summary(median=median, ci_low=low, ci_high=high, n_blocks=len(values))
+def costs_in(blocks: Sequence[Block], of_block: Sequence[int | None],
+             state: int | None) -> Costs:
+    """The cost in us of every block in `state` of the link, by case and round."""
+    costs_us: dict[int, dict[int, float]] = {}
+    for block, state_of_block in zip(blocks, of_block, strict=True):
+        if state_of_block == state:
+            costs_us.setdefault(block.case, {})[block.round] = block.cost_us
+    return costs_us
+
+
+def work_of(case: Case) -> str:
+    """The work of a case without its algorithm: cases with equal work are comparable."""
+    return repr((case.collective, case.shape, case.size_bytes, case.datatype, case.redop,
+                 case.mode))
 
 
 def describe_wrong(wrong: FirstWrong) -> str:
@@ -120,14 +115,12 @@ def beside(shape: Any) -> str | None:
 
 
 def bus_factor(collective: str, world_size: int) -> float:
-    """busbw / algbw, as in nccl-tests' PERFORMANCE.md; 0 for one rank. Raises KeyError for an
-    unknown collective."""
+    """busbw / algbw; 0 for one rank. Raises KeyError for an unknown collective."""
     return 0.0 if world_size == 1 else BUS_FACTORS[collective](world_size)
 
 
 def case_bus_factor(case: Case, world_size: int) -> float:
-    """The bus factor of a case. A routed all-to-all counts the bytes that leave the rank with the
-    most traffic, divided by the size."""
+    """A routed all-to-all counts the bytes that leave the rank with the most traffic."""
     if case.routing is None:
         return bus_factor(case.collective, world_size)
     return float(max(case.routing["leaving_bytes"]) / max(case.size_bytes, 1))

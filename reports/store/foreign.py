@@ -1,8 +1,5 @@
-"""Makes files and strings from others safe to use.
-
-A string may move a terminal's cursor, or be a formula to a spreadsheet or an image to a Markdown
-page; a file may be a pipe that never ends. jinja2 and ElementTree escape HTML and XML themselves.
-"""
+"""Makes files and strings from others safe to use: a string may move a terminal's cursor, or be a
+formula to a spreadsheet or an image to a Markdown page; a file may be a pipe that never ends."""
 
 import html
 import os
@@ -13,8 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MOST_BYTES = 200_000_000  # a run stays below 50 MB, a log with NCCL's debug output below 100 MB
-# Control characters of ASCII and Latin-1, line separators, and marks that turn the direction of
-# writing.
+# Control characters, line separators, and marks that turn the direction of writing.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
                          "\ud800-\udfff\ufeff]")
 
@@ -25,16 +21,14 @@ def open_file(path: Path, follow: bool = True, most_bytes: int = MOST_BYTES) -> 
     flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     file = open(os.open(path, flags), "rb")  # noqa: SIM115 - the caller closes it
     status = os.fstat(file.fileno())
-    problem = None
-    if not stat.S_ISREG(status.st_mode):
-        problem = "it is not an ordinary file"
-    elif status.st_size > most_bytes:
+    problem = "it is not an ordinary file"
+    if stat.S_ISREG(status.st_mode):
+        if status.st_size <= most_bytes:
+            return file
         problem = (f"its {status.st_size / 1e6:.0f} MB are more than the {most_bytes / 1e6:.0f} MB "
                    "that are read")
-    if problem:
-        file.close()
-        raise OSError(0, problem, str(path))
-    return file
+    file.close()
+    raise OSError(0, problem, str(path))
 
 
 def read_bytes(path: Path, follow: bool = True, most_bytes: int = MOST_BYTES) -> bytes:
@@ -58,8 +52,7 @@ def printable_in(value: Any) -> Any:
 
 
 def spreadsheet_cell(value: Any) -> Any:
-    """`value`, with an apostrophe before text that a spreadsheet would evaluate as a formula
-    (OWASP, CSV injection)."""
+    """`value`, safe from evaluation as a formula by a spreadsheet (OWASP, CSV injection)."""
     is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
     return f"'{value}" if is_formula else value
 

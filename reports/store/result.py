@@ -1,35 +1,44 @@
-"""Reads run files, complete or cut off, and other files of JSON lines. The cases of a run without
-an end are built from its blocks. `schema` describes the records; `writing` writes them."""
+"""Reads what runs left: their files, complete or cut off, samples and flight records, and the order
+of the runs. `schema` describes the records; `writing` writes them."""
 
+import ctypes
 import os
-import struct
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+import signal
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from reports.store import foreign
 from reports.store.build import build_cases
-from reports.store.case import BUS_FACTORS, CASE_KEY
-from reports.store.checks import check_open_parts
-from reports.store.exposed import TOGETHER
-from reports.store.schema import KINDS, SCHEMA, Block, Case, End, Flight, LinkBlock, Result, Run
+from reports.store.case import BUS_FACTORS, CASE_KEY, TOGETHER
+from reports.store.schema import SCHEMA, Block, Case, End, Flight, LinkBlock, Result, Run
 
-MAX_HEAD_BYTES = 50_000_000
+HEAD_BYTES = 16384  # of a run's file: `after` is near the beginning
 PAGE_BYTES, COUNTERS_OFFSET = 4096, 2048  # of a flight record
+# 128 bytes, as np.save writes them. numpy's own reader evaluates them; its errors are undocumented.
+SAMPLES_HEAD = re.compile(rb"\x93NUMPY\x01\x00v\x00\{'descr': '<f4', 'fortran_order': False, "
+                          rb"'shape': \((\d{1,9}), 5\), \} *\n")
+MAX_SAMPLES_BYTES = 40_000_000
 ENDED_EARLY = "the run ended first"
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 Kind = TypeVar("Kind", bound=msgspec.Struct)
+KEY_OF = attrgetter(*CASE_KEY)
 _results: dict[Path, Result] | None = None  # in `read_once`
 
 
 class ResultError(Exception):
-    """A file that cannot be read or written. The message is one sentence that names the file;
-    `exit_status` is the exit status of a command that fails with it."""
+    """A file that cannot be read or written, in one sentence that names it."""
 
-    exit_status = 2
+    exit_status = 2  # of a command that fails with it
 
 
 class ImportedRunError(ResultError):
@@ -38,6 +47,10 @@ class ImportedRunError(ResultError):
 
 class NewerSchemaError(ResultError):
     """A file from a later version of this program."""
+
+
+class SamplesGone(ResultError):
+    """The samples were deleted to save space; the figures of the run are in its file."""
 
 
 def content_of(path: Path, most_bytes: int = foreign.MOST_BYTES) -> bytes:
@@ -50,8 +63,7 @@ def content_of(path: Path, most_bytes: int = foreign.MOST_BYTES) -> bytes:
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """Makes `read` read each file once within this context. Processes that are forked within the
-    context share the results that were read before."""
+    """Makes `read` read each file once within this context, also for processes forked in it."""
     global _results
     _results = {}
     try:
@@ -60,74 +72,61 @@ def read_once() -> Iterator[None]:
         _results = None
 
 
+def end_with_parent() -> None:
+    """Initializes a pool's process, which would wait forever once its parent is killed."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def read(path: Path | str) -> Result:
-    """The run in the file `path`.
-
-    Drops an incomplete last line; the run then counts as incomplete. Raises ResultError for a file
-    that is no run file, that is damaged before its last line, or that has a newer schema;
-    ImportedRunError for a run imported from a log.
-    """
+    """The run in the file `path`, incomplete if its last line is. Raises ResultError for a file
+    that is no run, is damaged earlier or has a newer schema; ImportedRunError for a log."""
     path = Path(path)
-    result = _results.get(path) if _results else None
-    if result is None:
-        result = _read(path)
-    if _results is not None:
-        _results[path] = result
-    return result
-
-
-def _read(path: Path) -> Result:
+    if _results and path in _results:
+        return _results[path]
     if is_imported(path):
         raise ImportedRunError(
             f"{path} was imported from a log: `reports show` shows it, nothing judges it")
-    lines = read_lines(path, "run file", KINDS, SCHEMA)
+    lines = read_lines(path, "run file", (Run, Block, LinkBlock, Case, End), SCHEMA)
     [run], cases, ends = of_kind(Run, lines), of_kind(Case, lines), of_kind(End, lines)
-    blocks, link_blocks = of_kind(Block, lines), of_kind(LinkBlock, lines)
+    result = Result(path, run, cases, of_kind(Block, lines), of_kind(LinkBlock, lines),
+                    ends[-1] if ends else None, read_flight(path.with_suffix(".flight")))
     try:
-        check_open_parts(run, cases)
+        result.check_open_parts()
     except msgspec.ValidationError as error:
         raise ResultError(f"{path} is not a run file of schema {SCHEMA} ({error})") from error
     collectives = {header.collective for header in run.cases}
     if unknown := collectives - BUS_FACTORS.keys() - set(TOGETHER):
         raise ResultError(f"{path}: unknown collective {min(unknown)!r}")
-    if any(not 0 <= block.case < len(run.cases) for block in blocks):
+    if any(not 0 <= block.case < len(run.cases) for block in result.blocks):
         raise ResultError(f"{path}: a block belongs to a case that was not planned")
     if not ends:
-        cases = build_cases(run, blocks, link_blocks, reason=ENDED_EARLY)
-    elif not _are_cases_of(run, cases):
+        result.cases = build_cases(run, result.blocks, result.link_blocks, reason=ENDED_EARLY)
+    elif [(case.case, KEY_OF(case)) for case in cases] != list(enumerate(map(KEY_OF, run.cases))):
         raise ResultError(f"{path}: its cases differ from the planned ones")
-    flight = read_flight(path.with_suffix(".flight"))
-    return Result(path, run, cases, blocks, link_blocks, ends[-1] if ends else None, flight)
-
-
-def _are_cases_of(run: Run, cases: list[Case]) -> bool:
-    return [case.case for case in cases] == list(range(len(run.cases))) and all(
-        getattr(case, name) == getattr(header, name)
-        for case, header in zip(cases, run.cases, strict=True) for name in CASE_KEY)
+    if _results is not None:
+        _results[path] = result
+    return result
 
 
 def is_imported(path: Path | str) -> bool:
     """Whether the first line of the file is the head of a run imported from a log."""
     try:
         with foreign.open_file(Path(path)) as file:
-            line = file.readline(MAX_HEAD_BYTES)
-        head = msgspec.json.decode(line) if b'"imported_from"' in line else None
+            head = msgspec.json.decode(file.readline(50_000_000), type=dict)
     except (OSError, *NOT_JSON):
         return False
-    return isinstance(head, dict) and head.get("kind") == "run" and "imported_from" in head
+    return head.get("kind") == "run" and "imported_from" in head
 
 
-def read_lines(path: Path, file_type: str, kinds: Mapping[str, type[msgspec.Struct]],
+def read_lines(path: Path, file_type: str, kinds: Sequence[type[msgspec.Struct]],
                schema: int) -> list[msgspec.Struct]:
-    """The records of a file of JSON lines.
-
-    `kinds` are the known kinds, the kind of the head first. Skips lines of other kinds and an
-    incomplete last line. Raises ResultError, with the file and the line, for anything else that
-    does not fit `schema`; `file_type` names the expected file in the message.
-    """
+    """The records of `kinds`, the head's first, without lines of other kinds and an incomplete last
+    line. Raises ResultError for a line that does not fit `schema`; `file_type` names the file."""
     records: list[msgspec.Struct] = []
     lines = content_of(path).split(b"\n")
-    head = next(iter(kinds))
+    by_tag = {kind.__struct_config__.tag: kind for kind in kinds}
+    head = kinds[0].__struct_config__.tag
     for number, line in enumerate(lines, 1):
         place = f"{path}, line {number}"
         if not line:
@@ -138,55 +137,111 @@ def read_lines(path: Path, file_type: str, kinds: Mapping[str, type[msgspec.Stru
             if number == len(lines) and records:
                 break
             raise ResultError(f"{place}: not a line of a {file_type} ({error})") from error
-        kind = raw.get("kind") if isinstance(raw, dict) else None
-        if (kind == head) == bool(records):
+        tag = raw.get("kind") if isinstance(raw, dict) else None
+        if (tag == head) == bool(records):
             raise ResultError(f"{place}: a {file_type} has one `{head}` line, its first")
-        if isinstance(kind, str) and kind in kinds:
-            records.append(_record(place, raw, kinds[kind], schema))
+        if not isinstance(tag, str) or tag not in by_tag:
+            continue
+        if isinstance(newer := raw.get("schema"), int) and newer > schema:
+            raise NewerSchemaError(f"{place}: schema {newer} is newer than this program's "
+                                   f"{schema}; use a newer program")
+        try:
+            records.append(msgspec.convert(raw, by_tag[tag]))
+        except msgspec.ValidationError as error:
+            raise ResultError(
+                f"{place}: not a `{tag}` line of schema {schema} ({error})") from error
     if not records:
         raise ResultError(f"{path} is empty, not a {file_type}")
     return records
 
 
-def _record(place: str, raw: dict[str, Any], kind: type[Kind], schema: int) -> Kind:
-    newer = raw.get("schema")
-    if isinstance(newer, int) and newer > schema:
-        raise NewerSchemaError(
-            f"{place}: schema {newer} is newer than this program's {schema}; use a newer program")
-    try:
-        return msgspec.convert(raw, kind)
-    except msgspec.ValidationError as error:
-        raise ResultError(
-            f"{place}: not a `{raw['kind']}` line of schema {schema} ({error})") from error
-
-
 def of_kind(kind: type[Kind], records: Sequence[msgspec.Struct]) -> list[Kind]:
-    """The records of one kind."""
     return [record for record in records if isinstance(record, kind)]
 
 
 def read_flight(folder: Path) -> Flight | None:
-    """The flight records in `folder`, one page of each rank; None without a readable folder. Leaves
-    out a rank whose page was torn during an update."""
+    """The flight records in `folder`, a page of each rank: JSON, zeros, and at COUNTERS_OFFSET the
+    64-bit counters that it names. None without a readable folder. Leaves out torn pages."""
     if folder.is_symlink() or not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
         return None
-    pages = {path.name: page for path in sorted(folder.iterdir()) if (page := _read_page(path))}
-    ranks = {int(name[5:]): page for name, page in pages.items()
-             if name.startswith("rank-") and name[5:].isdecimal()}
-    return Flight(ranks=ranks, ended=pages.get("ended"))
+    flight = Flight(ranks={}, ended=None)
+    for path in sorted(folder.iterdir()):
+        try:
+            content = foreign.read_bytes(path, follow=False, most_bytes=PAGE_BYTES)
+            page = foreign.printable_in(msgspec.json.decode(content.split(b"\0", 1)[0], type=dict))
+        except (OSError, *NOT_JSON):
+            continue
+        names = page.pop("counters", None)
+        if isinstance(names, list) and len(content) >= COUNTERS_OFFSET + 8 * len(names):
+            counters = np.frombuffer(content, "<u8", len(names), COUNTERS_OFFSET).tolist()
+            page["counters"] = dict(zip(map(str, names), counters, strict=True))
+        if path.name == "ended":
+            flight.ended = page or None
+        elif page and path.name.startswith("rank-") and path.name[5:].isdecimal():
+            flight.ranks[int(path.name[5:])] = page
+    return flight
 
 
-def _read_page(path: Path) -> dict[str, Any] | None:
-    """One page: JSON, zeros, and at COUNTERS_OFFSET the 64-bit counters that the JSON names."""
+def read_samples(result: Result, case: Case) -> NDArray[Any] | None:
+    """The iterations of a case, (rows, 5): block, rank, time_us, consume_us, arrival_skew_us, or
+    NaN. None without samples. Raises ResultError if invalid, SamplesGone if missing."""
+    name, folder = case.samples, result.path.with_suffix(".samples")
+    if name is None:
+        return None
+    place = f"{result.path}, case {case.case}"
+    # The run's file may come from anywhere, so the name must be plain and the file the run's own.
+    if name in ("", ".", "..") or "/" in name:
+        raise ResultError(f"{place}: {name!r} is not the plain name of a file of samples")
+    if folder.is_symlink():
+        raise ResultError(f"{place}: {folder.name} is a link, which is not followed")
     try:
-        page_bytes = foreign.read_bytes(path, follow=False, most_bytes=PAGE_BYTES)
-        page = foreign.printable_in(msgspec.json.decode(page_bytes.split(b"\0", 1)[0]))
-    except (OSError, *NOT_JSON):
+        file = foreign.open_file(folder / name, follow=False, most_bytes=2 * MAX_SAMPLES_BYTES)
+    except OSError as error:
+        kind = SamplesGone if isinstance(error, FileNotFoundError) else ResultError
+        raise kind(f"{place}: the samples {name} cannot be read: {error.strerror}") from error
+    with file:
+        head = SAMPLES_HEAD.fullmatch(file.read(128))
+        rows = int(head[1]) if head else 0
+        if not head or os.fstat(file.fileno()).st_size != 128 + 4 * 5 * rows:
+            raise ResultError(f"{place}: {name} is not a complete array of samples")
+        return np.memmap(file, np.float32, "r", 128, (rows, 5))
+
+
+def time_of(run_id: str) -> datetime | None:
+    """The UTC start time in a run_id, if it has one."""
+    try:
+        return datetime.strptime(run_id[:20], "%Y-%m-%dT%H-%M-%SZ")
+    except ValueError:
         return None
-    if not isinstance(page, dict):
-        return None
-    names = page.pop("counters", None)
-    if isinstance(names, list) and len(page_bytes) >= COUNTERS_OFFSET + 8 * len(names):
-        counters = struct.unpack_from(f"<{len(names)}Q", page_bytes, COUNTERS_OFFSET)
-        page["counters"] = dict(zip(map(str, names), counters, strict=True))
-    return page
+
+
+def places(runs: Iterable[Run]) -> dict[str, int]:
+    """The index of each run_id, oldest first: after the runs that it names, because a wrong clock
+    jumps when it is corrected, otherwise by time. Breaks a circle of names at one run."""
+    after = {run.run_id: run.after for run in runs}
+    order, seen = dict[str, int](), set[str]()
+    # Runs without a time come first, never last.
+    for last in sorted(after, key=lambda run_id: (time_of(run_id) is not None, run_id)):
+        stack = [] if last in seen else [last]
+        while stack:
+            run_id = stack[-1]
+            seen.add(run_id)
+            unseen = [name for name in after[run_id] if name in after and name not in seen]
+            if unseen:
+                stack.append(unseen[0])
+            else:
+                order[stack.pop()] = len(order)
+    return order
+
+
+def latest(folder: Path) -> list[str]:
+    """The runs in `folder` that no other run names: one, or several that ran at the same time. If
+    no run names others, because a former version wrote them, the last by time."""
+    naming, silent, names = set[str](), set[str](), set[str]()  # the heads may need 160 MB
+    for path in folder.glob("[0-9]*.jsonl"):
+        with suppress(OSError), foreign.open_file(path) as file:
+            after = re.search(rb'"after":\[(.*?)\]', file.read(HEAD_BYTES))
+            (naming if after else silent).add(path.stem)
+            quoted = re.findall(rb'"([^"]*)"', after[1]) if after else []
+            names.update(name.decode(errors="replace") for name in quoted)
+    return sorted(naming - names)[-64:] if naming else sorted(silent)[-1:]

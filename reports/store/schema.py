@@ -1,32 +1,21 @@
-"""The records of a run file, one a line, in the order of the file.
-
-The file starts with a `run` line: the world, the machine and every planned case. A `block` or
-`link_block` line follows after each measurement, then one line for each `case`, then the `end`. A
-killed run has no `end`; its cases come from its blocks. Times are in microseconds, flag round trips
-in nanoseconds, sizes in bytes, bandwidths in GB/s with GB = 1e9 bytes.
-"""
+"""The records of a run file, one a line: the `run`, a `block` or `link_block` after each
+measurement, then each `case` and the `end`. docs/results.md describes the fields. Times are in
+microseconds, flag round trips in nanoseconds, sizes in bytes, bandwidths in 1e9 bytes/s."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import msgspec
 
 SCHEMA = 1
 NotNegative = Annotated[float, msgspec.Meta(ge=0, lt=1e15)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=10**15)]
-Calls = Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
+Positive = Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
 
 
 class CaseFields(msgspec.Struct, kw_only=True):
-    """The fields that a planned case and its results share.
-
-    `snr_db` of a lossy algorithm is its signal-to-noise ratio against fp64 by kind of data:
-    {"normal", "heavy-tailed", "outlier channels"}.
-    `calls` is 1, or the number of dependent calls of a chain. `routing` is the load of a routed
-    all-to-all: {"leaving_bytes": [for each rank], "expert_max_over_mean", "expert_cv",
-    "rank_max_over_mean", "rank_cv"}.
-    """
+    """The fields that a planned case and its results share."""
 
     collective: str
     algorithm: str
@@ -43,27 +32,21 @@ class CaseFields(msgspec.Struct, kw_only=True):
     status: str = "ok"
     reason: str | None = None
     chosen: str | None = None
-    calls: Calls = 1
+    calls: Positive = 1
     snr_db: dict[str, float] | None = None
     routing: dict[str, Any] | None = None
 
 
 class CaseHeader(CaseFields, kw_only=True):
-    """A planned case. Its index in `Run.cases` is its number.
-
-    `bound_parts` counts the work that the algorithm cannot avoid, {"hops", "stages",
-    "memory_bytes"}, where a stage is [bytes copied into peer memory, bytes read from it] in one
-    pass. With "pushes", the bytes are stored across the link and the local reads do not count.
-    `blocks` is the number of thread blocks of our launch; 1 on a CPU.
-    """
+    """A planned case; its index in `Run.cases` is its number. A stage of `bound_parts` is [bytes
+    copied into peer memory or, if "pushes", across the link, bytes read from it] in one pass."""
 
     bound_parts: dict[str, Any] | None = None
-    blocks: int | None = None
+    blocks: int | None = None  # thread blocks of our launch; 1 on a CPU
 
 
 class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
-    """The head of a run. `after` names the latest runs in the folder when this one started.
-    `world` has at least {"size", "ranks": [{"rank", "device", "cpus", ...}]}."""
+    """The head of a run: the world, the machine and the planned cases."""
 
     schema: int = SCHEMA
     run_id: str
@@ -84,8 +67,7 @@ class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
 
 
 class FirstWrong(msgspec.Struct, kw_only=True):
-    """The first wrong element of a check: its rank, the iteration of the run, and the position in
-    the receive buffer. `expected` and `got` show the value and its bits: `13.0 (0x41500000)`."""
+    """The first wrong element of a check, in the receive buffer; values as `13.0 (0x41500000)`."""
 
     rank: int
     iteration: int
@@ -96,11 +78,7 @@ class FirstWrong(msgspec.Struct, kw_only=True):
 
 
 class Block(msgspec.Struct, kw_only=True, tag="block", tag_field="kind"):
-    """One block of one case: medians over its `n` iterations; for a chain over its chains, per
-    call. `gpus` is the driver's report after the block, by rank: clocks, link generation and width,
-    throttle reasons. `chosen` is the algorithm that `auto` ran in this block, if the choice depends
-    on the link. `matmul_gflop_s` is the speed of the matmul beside the case, as the mean over
-    ranks; `matmul_alone_gflop_s` is its speed beside an idle wait of the same length."""
+    """One block of one case: medians over its `n` iterations; for a chain over chains, per call."""
 
     case: int
     block: int
@@ -118,8 +96,8 @@ class Block(msgspec.Struct, kw_only=True, tag="block", tag_field="kind"):
     measure_s: float | None = None
     chosen: str | None = None
     gpus: list[dict[str, Any]] | None = None
-    matmul_gflop_s: float | None = None
-    matmul_alone_gflop_s: float | None = None
+    matmul_gflop_s: float | None = None  # of a matmul beside the case, as the mean over ranks
+    matmul_alone_gflop_s: float | None = None  # beside an idle wait of the same length
 
     @property
     def cost_us(self) -> float:
@@ -128,23 +106,20 @@ class Block(msgspec.Struct, kw_only=True, tag="block", tag_field="kind"):
 
 
 class LinkBlock(msgspec.Struct, kw_only=True, tag="link_block", tag_field="kind"):
-    """The machine's parts at one size, all ranks at once: times to copy `size_bytes` into a slab,
-    on GPUs also into the next rank's slab, to read bytes that a peer has just written, and to copy
-    through the memory system."""
+    """The machine's parts at one size, all ranks at once: times to copy or read `size_bytes`."""
 
     size_bytes: Count
     round: int
-    copy_in_us: float | None = None
-    push_us: float | None = None
-    peer_read_us: float | None = None
-    memory_us: float | None = None
+    copy_in_us: float | None = None  # into a slab
+    push_us: float | None = None  # into the next rank's slab, on GPUs
+    peer_read_us: float | None = None  # of bytes that a peer has just written
+    memory_us: float | None = None  # through the memory system
     link_rtt_ns: tuple[float, float] | None = None
 
 
 class Summary(msgspec.Struct, kw_only=True):
-    """A quantity of a case, in the unit of its field's name. `median` is the median of the block
-    medians, with its interval within this launch. Percentiles, `min`, `max` and `mean` are over
-    iterations, None if unknown."""
+    """A quantity of a case: the median of the block medians, with its interval within this launch;
+    percentiles, `min`, `max` and `mean` over iterations, None if unknown."""
 
     median: float
     mean: float | None = None
@@ -161,8 +136,6 @@ class Summary(msgspec.Struct, kw_only=True):
 
 
 class Range(msgspec.Struct, kw_only=True):
-    """Median and extremes over blocks."""
-
     median: float
     min: float | None = None
     max: float | None = None
@@ -179,11 +152,8 @@ class State(msgspec.Struct, kw_only=True):
 
 
 class Case(CaseFields, kw_only=True, tag="case", tag_field="kind"):
-    """The results of a case. `state` tells which blocks the figures are from: `run` (the state with
-    most blocks of the run), `own` (the case has no block in that state: its own longest) or `mixed`
-    (the link settled in none of its blocks, or never in the run: all blocks). `bound_parts_us` are
-    the terms of `bound_us` by name. If a case computes and communicates, `compute_us` is the
-    compute alone, and `exposed_us` the rest of `total_us`, round by round."""
+    """The results of a case, from the blocks in the state of the link with most blocks of the run
+    (`run`) or of the case (`own`), or from all blocks if the link never settled (`mixed`)."""
 
     case: int
     time_us: Summary | None = None
@@ -211,10 +181,6 @@ class Case(CaseFields, kw_only=True, tag="case", tag_field="kind"):
 
 
 class End(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):
-    """The last line; a run without it was cut off. `status` is `complete` or `incomplete`.
-    `steal_share` is the share of the ranks' CPU time that the hypervisor withheld while they
-    measured, from 0 to 1; None if unknown."""
-
     status: str
     reason: str | None = None
     n_wrong: int | None = None
@@ -225,29 +191,54 @@ class End(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):
 
 @dataclass
 class Flight:
-    """The last record of each rank of a run that was cut off, and the first rank that ended."""
+    ranks: dict[int, dict[str, Any]]  # the last record of each rank of a run that was cut off
+    ended: dict[str, Any] | None  # the first rank that ended
 
-    ranks: dict[int, dict[str, Any]]
-    ended: dict[str, Any] | None
+
+# Types of the parts that the records leave open, as reports rely on them; a file may contain more.
+Shape = TypedDict("Shape", {  # noqa: UP013 - by kind of value
+    "model": str, "layer": str, "weights": str, "scale": str, "skew": str, "beside": str,
+    "src": int, "dst": int, "pairs": list[tuple[int, int]], "arrival_skew_us": float,
+    "hidden": int, "inner": int | list[int],
+    "layers": Positive, "tokens": Positive, "slots": Positive}, total=False)
+BoundParts = TypedDict("BoundParts", {  # noqa: UP013
+    "hops": NotNegative, "memory_bytes": NotNegative,
+    "stages": list[tuple[NotNegative, NotNegative]]}, total=False)
+Routing = TypedDict("Routing", {  # noqa: UP013
+    "leaving_bytes": Annotated[list[NotNegative], msgspec.Meta(min_length=1)],
+    "rank_max_over_mean": NotNegative})
+Rank = TypedDict("Rank", {  # noqa: UP013
+    "rank": int, "device": str, "arch": str, "cpus": list[int] | None, "gpu": str | None,
+    "pci_bus_id": str | None}, total=False)
+
+
+class World(msgspec.Struct):
+    size: Positive
+    ranks: list[Rank] = []
+
+
+class OpenParts(msgspec.Struct):
+    shape: Shape | None
+    routing: Routing | None
+    bound_parts: BoundParts | None = None
 
 
 @dataclass
 class Result:
-    """A run in memory; `end` is None if the run was cut off."""
-
     path: Path
     run: Run
     cases: list[Case]
     blocks: list[Block] = field(default_factory=list)
     link_blocks: list[LinkBlock] = field(default_factory=list)
-    end: End | None = None
+    end: End | None = None  # None if the run was cut off
     flight: Flight | None = None
 
     @property
     def complete(self) -> bool:
-        """Whether the run reached its planned end."""
         return self.end is not None and self.end.status == "complete"
 
-
-KINDS: dict[str, type[msgspec.Struct]] = {
-    "run": Run, "block": Block, "link_block": LinkBlock, "case": Case, "end": End}
+    def check_open_parts(self) -> None:
+        """Raises msgspec.ValidationError for a value that reports cannot work with."""
+        overhead_us = self.run.link.get("overhead_us", 0)
+        msgspec.convert((self.run.world, overhead_us), tuple[World, NotNegative])
+        msgspec.convert((*self.run.cases, *self.cases), list[OpenParts], from_attributes=True)

@@ -1,40 +1,32 @@
-"""The statistics of a run: intervals of medians, the states of a link, the length of a
-warm-up, and the rule that ends the measurement of a case.
-
-No function assumes a distribution. Times of a collective are skewed and multimodal, so medians
-replace means, and order statistics replace standard errors.
-"""
+"""Statistics of a run. Times of a collective are skewed and multimodal, so no function assumes a
+distribution: medians replace means, and order statistics replace standard errors."""
 
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Interval = tuple[float, float | None, float | None]
 
-MIN_PRECISE_BLOCKS = 10
-MIN_INTERVAL_VALUES = 6
+MIN_INTERVAL_VALUES, MIN_PRECISE_BLOCKS = 6, 10
 RHOS = np.array([0.0, 0.15, 0.3, 0.45, 0.6, 0.7, 0.8, 0.9, 0.95])
-MOST_SIMULATED = 100  # values of a series; the mean of a longer one hides almost no correlation
-MAD_PER_SIGMA = 0.6745  # median absolute deviation of a normal distribution with sigma 1
 STATE_RATIO = 1.5
 
 
 def median_interval(values: ArrayLike, confidence: float = 0.95, rho: float = 0.0) -> Interval:
-    """Median of `values` (shape (n,), above 0, any unit) with its interval: (median, low, high).
+    """(median, low, high) of `values` (shape (n,), above 0, any unit), whose neighbours have the
+    correlation `rho`. Fewer than six have no bounds. Raises ValueError without values.
 
-    `rho` is the correlation of neighbouring values (`autocorrelation`). The bounds are the order
-    statistics x_(j) and x_(n-j+1), for any distribution (Le Boudec, "Performance Evaluation of
-    Computer and Communication Systems", theorem 2.1; Hoefler and Belli, SC'15, rule 5),
-    interpolated to meet `confidence` (Hettmansperger and Sheather, Statistics and Probability
-    Letters 4, 1986). The number of n correlated values below their median is modelled as
-    beta-binomial, with the variance of the signs of an AR(1): their correlation at lag k is
-    2/pi arcsin(rho^k) (Van Vleck and Middleton, Proc. IEEE 54, 1966). Values that weigh less than
-    six independent ones have too few order statistics; their bounds are Student's, in logarithms.
-    Fewer than six values have no bounds. Raises ValueError without values.
-    """
+    The bounds are the order statistics x_(j) and x_(n-j+1), for any distribution (Le Boudec,
+    "Performance Evaluation of Computer and Communication Systems", theorem 2.1), interpolated to
+    meet `confidence` (Hettmansperger and Sheather, Statistics and Probability Letters 4, 1986). The
+    number of values below their median is modelled as beta-binomial, with the variance of the signs
+    of an AR(1): their correlation at lag k is 2/pi arcsin(rho^k) (Van Vleck and Middleton, Proc.
+    IEEE 54, 1966). Values that weigh less than six independent ones get Student's bounds of
+    logs."""
     ordered = np.sort(np.asarray(values, dtype=float))
     n = len(ordered)
     if n == 0:
@@ -82,9 +74,8 @@ def _order_statistics(n: int, confidence: float, rho: float) -> tuple[int, float
 
 
 def _student_half_width(logs: NDArray[np.float64], confidence: float, rho: float) -> float:
-    """Half the interval of the median of an AR(1) with `rho`. The variance of a median is pi/2
-    times the variance of a mean. Correlation lowers the sample's variance and its degrees of
-    freedom (Satterthwaite, Biometrics 2, 1946)."""
+    """Half the interval of the median of an AR(1). Its variance is pi/2 times the variance of the
+    mean; correlation lowers variance and degrees of freedom (Satterthwaite, Biometrics 2, 1946)."""
     n = len(logs)
     centred = np.eye(n) - 1 / n
     lags = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
@@ -108,19 +99,16 @@ def _clipped(logs: NDArray[np.float64]) -> NDArray[np.float64]:
     """Deviations from the mean, along the last axis. Clips values further than three robust
     standard deviations from the median: otherwise one outlier dominates the variance."""
     deviations = logs - np.median(logs, axis=-1, keepdims=True)
-    most = 3 * np.median(np.abs(deviations), axis=-1, keepdims=True) / MAD_PER_SIGMA
+    # 0.6745 is the median absolute deviation of a normal distribution with sigma 1.
+    most = 3 * np.median(np.abs(deviations), axis=-1, keepdims=True) / 0.6745
     deviations = np.clip(deviations, -most, most)
     return np.asarray(deviations - deviations.mean(axis=-1, keepdims=True))
 
 
 def autocorrelation(series: Sequence[ArrayLike]) -> float:
-    """Correlation of neighbouring values, from 0 to 0.95, as in an AR(1). `series` are arrays of
-    shape (n,), above 0, in order of time. The estimate pools them, because a dozen values are too
-    few, but the dozens of cases of a run suffice.
-
-    The mean of a short series hides correlation (Kendall, Biometrika 41, 1954). So the pooled
-    estimate is compared with estimates from simulated series of the same lengths.
-    """
+    """Correlation of neighbouring values, from 0 to 0.95, as in an AR(1), pooled over `series`,
+    (n,), above 0, in order of time. A short series hides correlation (Kendall, Biometrika 41,
+    1954), so the estimate is compared with those from simulated series of the same lengths."""
     by_length: dict[int, list[NDArray[np.float64]]] = {}
     for values in series:
         logs = np.log(np.asarray(values, dtype=float))
@@ -129,8 +117,8 @@ def autocorrelation(series: Sequence[ArrayLike]) -> float:
     if not by_length:
         return 0.0
     estimates = np.concatenate([_lag_1(np.array(logs)) for logs in by_length.values()])
-    expected = [_expected_lag_1(min(n, MOST_SIMULATED))
-                for n, logs in by_length.items() for _ in logs]
+    # The mean of a series of more than 100 values hides almost no correlation.
+    expected = [_expected_lag_1(min(n, 100)) for n, logs in by_length.items() for _ in logs]
     return float(np.interp(np.mean(estimates), np.mean(expected, axis=0), RHOS))
 
 
@@ -146,25 +134,22 @@ def _lag_1(logs: NDArray[np.float64]) -> NDArray[np.float64]:
 def _expected_lag_1(n: int) -> NDArray[np.float64]:
     """The mean `_lag_1` of n values of an AR(1), for each of RHOS, from 2,000 fixed series."""
     noise = np.random.default_rng(n).normal(size=(2000, n))
-    means = []
-    for rho in RHOS:
-        series = noise.copy()
-        for i in range(1, n):
-            series[:, i] = rho * series[:, i - 1] + np.sqrt(1 - rho**2) * noise[:, i]
-        means.append(_lag_1(series).mean())
-    return np.array(means)
+    return np.array([_lag_1(ar1(noise.copy(), rho)).mean() for rho in RHOS])
+
+
+def ar1(noise: NDArray[Any], rho: ArrayLike) -> NDArray[Any]:
+    """Turns independent values of one variance, (..., n), into an AR(1) with it, in place."""
+    innovation = np.sqrt(1 - np.square(rho))
+    for i in range(1, noise.shape[-1]):
+        noise[..., i] = rho * noise[..., i - 1] + innovation * noise[..., i]
+    return noise
 
 
 def link_states(log_rtt: ArrayLike) -> NDArray[np.int64]:
     """The state of the link for each logarithm of a flag round trip, shape (n,); 0 is the fastest.
-
-    A state is a peak of the values' density (a Gaussian kernel, Silverman 1986) that is 1.5x away
-    from every higher peak, and separated from it by a valley of less than half its own height. One
-    peak, however wide, is one state.
-    """
+    A state is a peak of the density (a Gaussian kernel, Silverman 1986) that is 1.5x away from
+    every higher peak, and separated from it by a valley of less than half its own height."""
     values = np.asarray(log_rtt, dtype=float)
-    if not len(values):
-        return np.zeros(0, dtype=np.int64)
     width = np.log(STATE_RATIO) / 3
     step = width / 8
     grid = np.arange(values.min() - 4 * width, values.max() + 4 * width, step)
@@ -183,16 +168,12 @@ def link_states(log_rtt: ArrayLike) -> NDArray[np.int64]:
 
 
 def warmup_length(times: ArrayLike) -> int:
-    """The number of leading iterations of `times` (shape (n,), any unit) that are warm-up.
-
-    Pettitt's changepoint test (Applied Statistics 28, 1979): U_t compares the ranks before t with
-    the ranks after it, and its largest value K has p = 2 exp(-6 K^2 / (n^3 + n^2)). While p < 0.01
-    and the part before is slower, that part is dropped and the rest is tested again. At most half
-    of the iterations are warm-up.
-    """
-    values = np.asarray(times, dtype=float)
-    start = 0
-    while len(values) - start >= 2:
+    """The number of leading iterations of `times`, (n,), that are warm-up, at most half: Pettitt's
+    changepoint test (Applied Statistics 28, 1979) compares the ranks before and after t; its
+    largest U_t, K, has p = 2 exp(-6 K^2 / (n^3 + n^2)). A slower part before a change with p < 0.01
+    goes."""
+    values, start = np.asarray(times, dtype=float), 0
+    while start < len(values) // 2:
         rest = values[start:]
         n = len(rest)
         _, position, counts = np.unique(rest, return_inverse=True, return_counts=True)
@@ -203,14 +184,11 @@ def warmup_length(times: ArrayLike) -> int:
         if p >= 0.01 or u[change] < 0:
             break
         start += change + 1
-        if start >= len(values) // 2:
-            return len(values) // 2
-    return start
+    return min(start, len(values) // 2)
 
 
 def is_precise(block_medians: ArrayLike, rho: float = 0.0, relative: float = 0.01) -> bool:
-    """Whether there are at least 10 blocks, and half the 95 % interval is within `relative` of the
-    median."""
+    """Whether 10 blocks or more have half a 95 % interval within `relative` of the median."""
     values = np.asarray(block_medians, dtype=float)
     if len(values) < MIN_PRECISE_BLOCKS:
         return False

@@ -10,8 +10,7 @@ from typing import IO, Any
 import numpy as np
 from rich.text import Text
 
-from reports.store.case import find_states
-from reports.store.exposed import COMMUNICATES, COMPUTE, FUSED, LIBRARY, Costs, work_of
+from reports.store.case import COMMUNICATES, COMPUTE, FUSED, LIBRARY, Costs, find_states, work_of
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, median_interval
 from reports.tables.console import lay_out, plain_table

@@ -1,18 +1,16 @@
-"""The footprint: how much a collective and a matmul beside it slow each other down.
+"""How much a collective and a matmul beside it slow each other down: the losses in percent of the
+time of the collective alone, in the same rounds, and of the rate of the matmul beside ranks that
+only wait, with intervals over the blocks of this launch."""
 
-The collective is compared with itself without the matmul, in the same rounds; the matmul is
-compared with itself beside ranks that only wait. Losses are in percent of the time of the
-collective and of the rate of the matmul, with intervals over the blocks of this launch.
-"""
-
-from __future__ import annotations
+from operator import attrgetter
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import ArrayLike
 from rich.table import Table
 
-from reports.store.case import CASE_KEY, LinkStates, beside
-from reports.store.schema import Case, Result
+from reports.store.case import CASE_KEY, LinkStates
+from reports.store.schema import Result
 from reports.store.stats import median_interval
 from reports.tables.console import plain_table
 from reports.tables.rows import View, cost_us, costs_of, default_rows, ratios_of
@@ -23,9 +21,8 @@ def caption(result: Result) -> str:
     """The core or GPU of the matmul, its rate, and its reference."""
     rates = [block.matmul_alone_gflop_s for block in result.blocks if block.matmul_alone_gflop_s]
     rate = f"{number(float(np.median(rates)))} GFLOP/s a rank" if rates else "unknown speed"
-    if result.run.clock_shared:
-        place = "on a core that no rank has"
-    else:
+    place = "on a core that no rank has"
+    if not result.run.clock_shared:
         most = max(rank.get("multiprocessors", 0) for rank in result.run.world["ranks"])
         place = f"in a separate stream on each GPU of {most} multiprocessors"
     return (f"what each loses to the other. The matmul (fp32, ours, {rate} beside ranks that only "
@@ -34,43 +31,34 @@ def caption(result: Result) -> str:
 
 def footprint(result: Result, view: View, states: LinkStates) -> Table:
     """The table of a view, at most 80 columns: rows for the library and for ours."""
-    units = "cores" if result.run.clock_shared else "blocks"
+    is_cpu, key, cells = result.run.clock_shared, attrgetter(*CASE_KEY), []
+    costs = costs_of(result, states, states.longest)
+    for row in default_rows(result, view, states):
+        for case in filter(None, (row.library, row.ours)):
+            blocks = 1 if is_cpu else result.run.cases[case.case].blocks
+            shape = {name: value for name, value in case.shape.items() if name != "beside"}
+            key_alone = key(replace(case, shape=shape or None))
+            alone = next((other for other in result.cases if key(other) == key_alone), None)
+            # The rate of the matmul beside the case over its rate beside ranks that wait.
+            rates = [block.matmul_gflop_s / block.matmul_alone_gflop_s
+                     for block, state in zip(result.blocks, states.of_block, strict=True)
+                     if block.case == case.case and state == states.longest
+                     and block.matmul_gflop_s is not None and block.matmul_alone_gflop_s]
+            figures = [number(cost_us(alone) if alone else None), number(cost_us(case)),
+                       _percent(ratios_of(case, alone, costs), 1), _percent(rates, -1)]
+            if case.status != "ok":
+                figures = ["-", "-", case.status.upper(), "-"]
+            name = "library" if case.library else (case.chosen or case.algorithm).partition("+")[0]
+            cells.append([row.label, name, str(blocks or "-"), *figures, count(case.n_wrong)])
     return plain_table(
-        {"size\n": 8, "\nalgorithm": 13, f"\n{units}": 6, "alone\nus": 6, "beside\nus": 6,
-         "loses\n[95 %]": 13, "matmul loses\n[95 %]": 13, "\n#wrong": 6},
-        [[row.label, *_cells(result, case, states)] for row in default_rows(result, view, states)
-         for case in (row.library, row.ours) if case])
-
-
-def _cells(result: Result, case: Case, states: LinkStates) -> list[str]:
-    name = "library" if case.library else (case.chosen or case.algorithm).partition("+")[0]
-    units = 1 if result.run.clock_shared else result.run.cases[case.case].blocks
-    cells = ["-", "-", case.status.upper(), "-"]
-    if case.status == "ok":
-        alone = next((other for other in result.cases
-                      if not beside(other.shape) and _key(other) == _key(case)), None)
-        slowdowns = ratios_of(case, alone, costs_of(result, states, states.longest))
-        # The rate of the matmul beside the case over its rate beside ranks that wait.
-        rates = [block.matmul_gflop_s / block.matmul_alone_gflop_s
-                 for block, state in zip(result.blocks, states.of_block, strict=True)
-                 if block.case == case.case and state == states.longest
-                 and block.matmul_gflop_s is not None and block.matmul_alone_gflop_s]
-        cells = [number(cost_us(alone) if alone else None), number(cost_us(case)),
-                 _percent(slowdowns, 1), _percent(rates, -1)]
-    return [name, "-" if units is None else str(units), *cells, count(case.n_wrong)]
-
-
-def _key(case: Case) -> object:
-    """The key of a case without the work beside it."""
-    shape = {name: value for name, value in (case.shape or {}).items() if name != "beside"}
-    return [getattr(case, name) for name in CASE_KEY if name != "shape"], shape
+        {"size\n": 8, "\nalgorithm": 13, "\ncores" if is_cpu else "\nblocks": 6, "alone\nus": 6,
+         "beside\nus": 6, "loses\n[95 %]": 13, "matmul loses\n[95 %]": 13, "\n#wrong": 6}, cells)
 
 
 def _percent(ratios: ArrayLike, sign: int) -> str:
     """`31 % [28 35]`, the median change of ratios from 1 with its interval."""
     if not np.size(ratios):
         return "-"
-    middle, *ends = (None if value is None else round(100 * sign * (value - 1))
-                     for value in median_interval(ratios))
-    low, high = sorted(end for end in ends if end is not None) or (None, None)
-    return f"{middle} %" + (f" [{low} {high}]" if low is not None else "")
+    middle, *ends = (round(100 * sign * (value - 1))
+                     for value in median_interval(ratios) if value is not None)
+    return f"{middle} %" + (f" [{min(ends)} {max(ends)}]" if ends else "")

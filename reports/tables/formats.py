@@ -1,18 +1,12 @@
-"""A run in other programs' formats: csv, the text of nccl-tests, and its JSON report of `-J`.
-
-nccl-tests prints means, a row for each size with an out-of-place and an in-place half, for one
-algorithm. Our runs measure several algorithms: each becomes one test, the library first.
-"""
-
-from __future__ import annotations
+"""A run in other programs' formats: csv, the text of nccl-tests, and its JSON report of `-J`. A
+test of nccl-tests has the means of one algorithm, a row for each size with an out-of-place and an
+in-place half: each algorithm of a run becomes one test, the library first."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import msgspec
-import pandas as pd
 
 from reports.store.case import case_bus_factor
 from reports.store.foreign import spreadsheet_cell
@@ -50,48 +44,38 @@ END = """\
 #
 """
 
-# A test: its name, its rows as in the report of -J, and the wrong elements of each checked case.
-Test = tuple[str, list[dict[str, Any]], list[int]]
-
 
 def as_csv(result: Result) -> str:
     """A header and a row for each case; a part of a summary is named `time_us_median`."""
-    rows = [{"run_id": result.run.run_id, "world_size": result.run.world["size"]} | _flat(case)
-            for case in result.cases]
-    safe = [{name: spreadsheet_cell(value) for name, value in row.items()} for row in rows]
-    frame = pd.DataFrame(safe, dtype=object)
-    return frame.to_csv(index=False, lineterminator="\n") if rows else ""
+    import pandas as pd  # takes 0.3 s, which a run's own table does not need
 
-
-def _flat(case: Case) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name in case.__struct_fields__:
-        value = getattr(case, name)
-        if name in PARTS:
-            flat |= {f"{name}_{part}": getattr(value, part, None) for part in PARTS[name]}
-        elif name == "states":
-            flat[name] = json.dumps(msgspec.to_builtins(value)) if value else None
-        else:
-            flat[name] = json.dumps(value) if isinstance(value, dict) else value
-    return flat
+    rows = []
+    for case in result.cases:
+        row = {"run_id": result.run.run_id, "world_size": result.run.world["size"]}
+        for name, value in msgspec.structs.asdict(case).items():
+            if name in PARTS:
+                row |= {f"{name}_{part}": getattr(value, part, None) for part in PARTS[name]}
+            elif isinstance(value, list | dict):
+                row[name] = json.dumps(value, default=msgspec.to_builtins) if value != [] else None
+            else:
+                row[name] = value
+        rows.append({name: spreadsheet_cell(value) for name, value in row.items()})
+    return pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n") if rows else ""
 
 
 def as_json(result: Result) -> dict[str, Any]:
     """The report of `-J`: the meaningful fields of nccl-tests' version 3, with an entry of
     `results` for each algorithm, variant, mode and size."""
     run, tests = result.run, _tests(result)
-    rows = [row for _, rows, _ in tests for row in rows]
-    counts = [n_wrong for _, _, counts in tests for n_wrong in counts]
+    rows = [row for _, rows, _, _ in tests for row in rows]
     sizes = [row["size"] for row in rows] or [0]
+    counts = [case.n_wrong for case in result.cases if case.n_wrong is not None]
+    wrong = sum(map(bool, counts))
     day, _, clock = run.run_id[:20].partition("T")
-    # A mean over several algorithms would mean nothing: each has its own.
-    averages = [{"experiment_name": name, "bandwidth": _mean_bus_bw(rows), "okay": "unchecked"}
-                for name, rows, _ in tests]
     devices = [{"rank": rank.get("rank"), "group": 0, "device": (rank.get("cpus") or [0])[0],
                 "device_info": f"{rank.get('device', '')} {rank.get('arch', '')}".strip()}
                for rank in run.world.get("ranks", [])]
     reason = result.end.reason if result.end else None
-    wrong = sum(map(bool, counts))
     return {
         "version": 3, "program": f"wiretax {run.version}", "run_id": run.run_id,
         "start_time": f"{day} {clock.rstrip('Z').replace('-', ':')}", "args": run.argv, "env": [],
@@ -101,106 +85,84 @@ def as_json(result: Result) -> dict[str, Any]:
                    "blocking_collectives": "false", "parallel_init": "false", "devices": devices},
         "results": rows,
         "out_of_bounds": {"count": wrong, "okay": "false" if wrong else "true"},
-        "average_bus_bandwidth": averages,
+        # A mean over several algorithms would mean nothing: each has its own.
+        "average_bus_bandwidth": [{"experiment_name": name, "bandwidth": mean, "okay": "unchecked"}
+                                  for name, _, _, mean in tests],
         "errors": [] if result.complete else [reason or "the run was cut off"],
     }
 
 
-def _tests(result: Result) -> list[Test]:
-    """A test for each algorithm, variant, memory, mode and shape, the library first."""
-    tests: dict[tuple[str, ...], dict[Any, list[Case | None]]] = {}
+def _tests(result: Result) -> list[tuple[str, list[dict[str, Any]], list[int], float]]:
+    """A test for each algorithm, variant, memory, mode and shape, the library first: its name, its
+    rows, the wrong elements of each checked case, and the mean busbw. Each half of a row, None
+    without a time, has the mean time in us, algbw and busbw in GB/s, and the wrong elements."""
+    by_name: dict[tuple[str, str], list[Case]] = {}
     for case in sorted(result.cases, key=lambda case: case.algorithm != "library"):
-        shape = [shape_text(case.shape)] if case.shape else []
-        pairs = tests.setdefault((case.algorithm, case.variant, case.memory, case.mode, *shape), {})
-        pair = pairs.setdefault((case.size_bytes, case.datatype, case.redop), [None, None])
-        pair[case.in_place] = case
-    named = []
-    for (algorithm, *detail), pairs in tests.items():
-        rows = [_row(pair, result.run.world["size"]) for _, pair in sorted(pairs.items())]
-        name = f"{rows[0]['library'] or algorithm} ({', '.join(detail)})"
-        counts = [case.n_wrong for pair in pairs.values() for case in pair
-                   if case and case.n_wrong is not None]
-        named.append((name, [row | {"experiment_name": name} for row in rows], counts))
-    return named
-
-
-def _row(pair: Sequence[Case | None], world_size: int) -> dict[str, Any]:
-    """A size out of place and in place, as in the report of `-J`."""
-    cases = [case for case in pair if case]
-    case = cases[0]
-    return {"size": case.size_bytes, "count": case.count,
-            "type": NCCL_TYPES.get(case.datatype, case.datatype), "redop": case.redop,
-            "root": "-1",
-            "actual_iterations": max((each.time_us.n or 0 for each in cases if each.time_us),
-                                     default=0),
-            "experiment_name": "", "out_of_place": _half(pair[0], world_size),
-            "in_place": _half(pair[1], world_size), "algorithm": case.algorithm,
-            "library": case.library, "variant": case.variant, "mode": case.mode,
-            "chosen": case.chosen}
-
-
-def _half(case: Case | None, world_size: int) -> dict[str, Any] | None:
-    """Mean time in us, algbw and busbw in GB/s (None for a case without bandwidth), and the wrong
-    elements; None without a time."""
-    mean_us = case.time_us.mean if case and case.time_us else None
-    if case is None or mean_us is None:
-        return None
-    alg_bw = None if case.alg_bw_gb_s is None or not mean_us else case.size_bytes / mean_us / 1e3
-    bus_bw = None if alg_bw is None else alg_bw * case_bus_factor(case, world_size)
-    return {"time": mean_us, "alg_bw": alg_bw, "bus_bw": bus_bw, "nwrong": case.n_wrong}
-
-
-def _mean_bus_bw(rows: Sequence[dict[str, Any]]) -> float:
-    halves = [row[place] for row in rows for place in ("out_of_place", "in_place") if row[place]]
-    bus_bws = [half["bus_bw"] for half in halves if half["bus_bw"] is not None]
-    return sum(bus_bws) / len(bus_bws) if bus_bws else 0.0
+        details = filter(None, (case.variant, case.memory, case.mode, shape_text(case.shape)))
+        name = f"{case.library or case.algorithm} ({', '.join(details)})"
+        by_name.setdefault((case.algorithm, name), []).append(case)
+    tests = []
+    for (_, name), cases in by_name.items():
+        rows: dict[tuple[int, str, str], dict[str, Any]] = {}
+        bus_bws = []
+        cases.sort(key=lambda case: (case.size_bytes, case.datatype, case.redop, case.in_place))
+        for case in cases:
+            row = rows.setdefault((case.size_bytes, case.datatype, case.redop), {
+                "size": case.size_bytes, "count": case.count,
+                "type": NCCL_TYPES.get(case.datatype, case.datatype), "redop": case.redop,
+                "root": "-1", "actual_iterations": 0, "experiment_name": name,
+                "out_of_place": None, "in_place": None, "algorithm": case.algorithm,
+                "library": case.library, "variant": case.variant, "mode": case.mode,
+                "chosen": case.chosen})
+            time = case.time_us or Summary(median=0.0)
+            row["actual_iterations"] = max(row["actual_iterations"], time.n or 0)
+            if time.mean is not None:
+                alg_bw = bus_bw = None
+                if time.mean and case.alg_bw_gb_s is not None:
+                    alg_bw = case.size_bytes / time.mean / 1e3
+                    bus_bw = alg_bw * case_bus_factor(case, result.run.world["size"])
+                    bus_bws.append(bus_bw)
+                row["in_place" if case.in_place else "out_of_place"] = {
+                    "time": time.mean, "alg_bw": alg_bw, "bus_bw": bus_bw, "nwrong": case.n_wrong}
+        counts = [case.n_wrong for case in cases if case.n_wrong is not None]
+        tests.append((name, [*rows.values()], counts, sum(bus_bws) / max(len(bus_bws), 1)))
+    return tests
 
 
 def as_nccl_tests(result: Result) -> str:
     """The text of nccl-tests: `#` lines, its columns and footer, a test for each algorithm and
     variant. Times are means over iterations of the collective alone, as in nccl-tests."""
-    head = [f"# wiretax {result.run.version}: the columns of nccl-tests, one test for each "
-            "algorithm\n"]
+    texts = [f"# wiretax {result.run.version}: columns of nccl-tests, a test for each algorithm\n"]
     isolated = [case for case in result.cases if case.mode == "isolated"]
     if 0 < len(isolated) < len(result.cases):
-        head.append("# chained cases are left out here; --format csv has them\n")
-    tests = _tests(replace(result, cases=isolated or result.cases))
-    return "".join([*head, *(_test_text(result, *test) for test in tests)])
-
-
-def _test_text(result: Result, name: str, rows: Sequence[dict[str, Any]],
-               counts: Sequence[int]) -> str:
-    sizes, wrong = sorted({row["size"] for row in rows}), sum(map(bool, counts))
-    values = {
-        "program": f"{result.cases[0].collective}_perf", "name": name, "low": sizes[0],
-        "high": sizes[-1], "iterations": max(row["actual_iterations"] for row in rows),
-        "factor": round(sizes[-1] / sizes[-2]) if len(sizes) > 1 and sizes[-2] else 1,
-        "validation": int(bool(counts)), "wrong": wrong,
-        "verdict": "FAILED" if wrong else "OK", "bus_bw": _mean_bus_bw(rows),
-        "end": "", "devices": "".join(map(_device_line, result.run.world.get("ranks", [])))}
-    lines = [f"{row['size']:12d}  {row['count']:12d}  {row['type']:>8}  {row['redop']:>6}  "
-             f"{row['root']:>6}{_figures(row['out_of_place'])}{_figures(row['in_place'])}\n"
-             for row in rows]
-    return "".join([HEAD.format_map(values), *lines, END.format_map(values)])
-
-
-def _device_line(rank: dict[str, Any]) -> str:
-    return (f"#  Rank {rank.get('rank', 0):2d} Group  0 Pid {0:6d} on {'host0':>10} device "
-            f"{(rank.get('cpus') or [0])[0]:2d} [{(rank.get('pci_bus_id') or '0000:00:00')[:10]}] "
-            f"{rank.get('gpu') or rank.get('device', '')} {rank.get('arch', '')}\n")
+        texts.append("# chained cases are left out here; --format csv has them\n")
+    devices = [
+        f"#  Rank {rank.get('rank', 0):2d} Group  0 Pid {0:6d} on {'host0':>10} device "
+        f"{(rank.get('cpus') or [0])[0]:2d} [{(rank.get('pci_bus_id') or '0000:00:00')[:10]}] "
+        f"{rank.get('gpu') or rank.get('device', '')} {rank.get('arch', '')}\n"
+        for rank in result.run.world.get("ranks", [])]
+    for name, rows, counts, bus_bw in _tests(replace(result, cases=isolated or result.cases)):
+        sizes, wrong = sorted({row["size"] for row in rows}), sum(map(bool, counts))
+        values = {
+            "program": f"{result.cases[0].collective}_perf", "name": name, "low": sizes[0],
+            "high": sizes[-1], "iterations": max(row["actual_iterations"] for row in rows),
+            "factor": round(sizes[-1] / sizes[-2]) if len(sizes) > 1 and sizes[-2] else 1,
+            "validation": int(bool(counts)), "wrong": wrong, "verdict": "FAILED" if wrong else "OK",
+            "bus_bw": bus_bw, "end": "", "devices": "".join(devices)}
+        lines = [f"{row['size']:12d}  {row['count']:12d}  {row['type']:>8}  {row['redop']:>6}  "
+                 f"{row['root']:>6}{_figures(row['out_of_place'])}{_figures(row['in_place'])}\n"
+                 for row in rows]
+        texts += [HEAD.format_map(values), *lines, END.format_map(values)]
+    return "".join(texts)
 
 
 def _figures(half: dict[str, Any] | None) -> str:
-    time, alg_bw, bus_bw, n_wrong = half.values() if half else [None] * 4
-    wrong = "N/A" if n_wrong is None else f"{float(n_wrong):g}"
-    return f"  {_fixed(time, 7)}  {_fixed(alg_bw, 6)}  {_fixed(bus_bw, 6)}  {wrong:>6}"
-
-
-def _fixed(value: float | None, width: int) -> str:
-    """The value with at most two decimals, as the column allows, or with an exponent."""
-    if value is None:
-        return f"{'N/A':>{width}}"
-    for decimals in (2, 1, 0):
-        if len(f"{value:.{decimals}f}") <= width:
-            return f"{value:{width}.{decimals}f}"
-    return f"{value:.{1 if width >= 7 else 0}e}"
+    """The columns of a half; a figure has the decimals for which there is room, or an exponent."""
+    *values, n_wrong = half.values() if half else [None] * 4
+    cells = []
+    for value, width in zip(values, (7, 6, 6), strict=True):
+        texts = ["N/A"] if value is None else [
+            *(f"{value:.{digits}f}" for digits in (2, 1, 0)), f"{value:.{width - 6}e}"]
+        text = next((text for text in texts if len(text) <= width), texts[-1])
+        cells.append(f"  {text:>{width}}")
+    return "".join(cells) + f"  {'N/A' if n_wrong is None else f'{float(n_wrong):g}':>6}"

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.case import LinkStates, beside, late_us
-from reports.store.exposed import Costs, costs_in
+from reports.store.case import Costs, LinkStates, beside, costs_in, late_us
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables.sentences import MARGIN, TOKEN_CALL_SIZE_BYTES, has_gpus, number, size_text

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from reports.imports.imported import Imported, read_imported
-from reports.store import exposed
+from reports.store.case import FUSED_BENCHMARKS
 from reports.store.result import ImportedRunError, is_imported, read
 from reports.store.schema import Result
 from reports.tables import exposed_table, link, steps, tune
@@ -17,7 +17,7 @@ from reports.tables.table import render
 
 RENDER: dict[str, Callable[[Result], str]] = {
     "tune": tune.render, link.BENCHMARK: link.render,
-    **dict.fromkeys(exposed.BENCHMARKS, exposed_table.render),
+    **dict.fromkeys(FUSED_BENCHMARKS, exposed_table.render),
     **dict.fromkeys(steps.BENCHMARKS, steps.render)}
 
 

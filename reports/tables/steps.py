@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from reports.store.case import find_states
-from reports.store.exposed import COMPUTE
+from reports.store.case import COMPUTE, find_states
 from reports.store.schema import Case, Result
 from reports.store.stats import median_interval
 from reports.tables import sentences

@@ -13,8 +13,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from reports.store.case import CASE_KEY, find_states
-from reports.store.exposed import TOGETHER
+from reports.store.case import CASE_KEY, TOGETHER, find_states
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.store.writing import to_line, write_named

@@ -3,7 +3,6 @@ dispatch and state of the link; prints and draws the events in which they change
 one side of a campaign ran close together in time: they are one point, their median."""
 
 import argparse
-import os
 import re
 import textwrap
 from collections import Counter, defaultdict
@@ -18,18 +17,23 @@ import numpy as np
 import pandas as pd
 
 from reports.store.foreign import printable
-from reports.store.manifest import MANIFEST
-from reports.store.order import places, time_of
-from reports.store.result import ImportedRunError, NewerSchemaError, ResultError, read
+from reports.store.manifest import MANIFEST, run_files
+from reports.store.result import (
+    ImportedRunError,
+    NewerSchemaError,
+    ResultError,
+    places,
+    read,
+    time_of,
+)
 from reports.store.schema import Result, Run
 from reports.tables.console import WIDTH, wrapped
 from reports.tables.figure import COLOURS, figure
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import number, size_text, some
 from reports.trends.changes import MIN_RUNS, Step, find_steps
-from reports.verdicts.cells import case_names
 from reports.verdicts.comparison import COMPARABLE
-from reports.verdicts.sides import Key, Launch, find_costs, key_of
+from reports.verdicts.sides import Key, Launch, case_names, find_costs, key_of
 
 # Why `read` refused a file.
 REFUSED = {ImportedRunError: "imported from a log", NewerSchemaError: "of a newer schema",
@@ -118,20 +122,14 @@ def load(folder: Path | str) -> History:
 
 
 def _readable(folder: Path, left_out: LeftOut) -> Iterator[Result]:
-    def closed(error: OSError) -> None:
-        left_out["a folder that cannot be read"].append(printable(Path(error.filename).name))
-
-    for parent, folders, files in os.walk(folder, onerror=closed):
-        folders[:] = [name for name in folders if not name.endswith((".samples", ".flight"))]
-        for name in sorted([*folders, *files]):
-            if os.path.islink(Path(parent, name)):
-                left_out["a link, which is not followed"].append(printable(name))
-            elif name not in folders and name.endswith(".jsonl") and name != MANIFEST:
-                try:
-                    yield read(Path(parent, name))
-                except ResultError as error:
-                    reason = REFUSED.get(type(error), REFUSED[ResultError])
-                    left_out[reason].append(printable(name))
+    for path, problem in run_files(folder):
+        try:
+            if not problem and path.name != MANIFEST:
+                yield read(path)
+        except ResultError as error:
+            problem = REFUSED.get(type(error), REFUSED[ResultError])
+        if problem:
+            left_out[problem].append(printable(path.name))
 
 
 def _usable(results: Sequence[Result], left_out: LeftOut) -> list[Result]:

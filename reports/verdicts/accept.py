@@ -1,9 +1,7 @@
 """The command `accept` moves the stored baseline of a machine; `baseline_side` reads it back.
 
-FOLDER/<machine_id>/ stores the runs. Each line of FOLDER/accepted.jsonl has the reason and the
-effects against the previous baseline; a machine's last line names the runs of its baseline. New
-runs are written first, then the line, and then the previous runs are removed, so that after an
-interruption one of the two baselines is complete.
+FOLDER/<machine_id>/ stores the runs, and each line of FOLDER/accepted.jsonl one move; a machine's
+last line names the runs of its baseline. After an interruption one of two baselines is complete.
 """
 
 import argparse
@@ -15,12 +13,11 @@ from typing import Annotated, Any
 
 import msgspec
 
-from reports.store.result import NOT_JSON, ResultError, content_of, read
+from reports.store.result import NOT_JSON, ResultError, content_of
 from reports.store.writing import write_whole
-from reports.tables.sentences import describe
 from reports.verdicts.compare import add_allow
 from reports.verdicts.comparison import Incomparable, compare, differing
-from reports.verdicts.sides import Side, side_of
+from reports.verdicts.sides import Side, faults_of, side_of
 from reports.verdicts.verdict import MIN_PAIRS
 
 UNUSABLE = 5
@@ -29,7 +26,7 @@ FILE_NAME = r"^\w[\w.-]*\Z"
 
 
 class Entry(msgspec.Struct):
-    """A line of `accepted.jsonl`: one move of a machine's baseline."""
+    """A move of a machine's baseline, with the effects against the previous one."""
 
     when: str
     machine_id: Annotated[str, msgspec.Meta(pattern=FILE_NAME)]  # names a folder
@@ -39,19 +36,18 @@ class Entry(msgspec.Struct):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--baseline", metavar="FOLDER", type=Path, required=True,
-                        help="keeps the machines' baselines")
-    parser.add_argument("--current", metavar="Y", required=True, help="what becomes its machine's: "
-                        "FOLDER/VARIANT of a campaign, a folder or quoted glob of runs")
-    parser.add_argument("--reason", metavar="TEXT", required=True,
-                        help="why the baseline moves; it is kept")
+    option = parser.add_argument
+    option("--baseline", metavar="FOLDER", type=Path, required=True,
+           help="keeps the machines' baselines")
+    option("--current", metavar="Y", required=True, help="what becomes its machine's: "
+           "FOLDER/VARIANT of a campaign, a folder or quoted glob of runs")
+    option("--reason", metavar="TEXT", required=True, help="why the baseline moves; it is kept")
     add_allow(parser)
 
 
 def accept(arguments: argparse.Namespace) -> int:
-    """Makes the current's runs its machine's baseline; returns exit status 0, or 5 if they are
-    wrong or incomplete. Raises Incomparable if they differ from the previous ones in a fact that
-    --allow does not name, ResultError for runs that cannot be a baseline, and for files."""
+    """Makes the current's runs its machine's baseline; returns 0, or 5 if they are wrong or
+    incomplete. Raises ResultError for other faults, Incomparable for a difference not allowed."""
     folder = arguments.baseline
     if not arguments.reason.strip():
         raise ResultError("--reason is empty: say why the baseline moves")
@@ -61,54 +57,48 @@ def accept(arguments: argparse.Namespace) -> int:
         return UNUSABLE
     # A campaign's fresh launches measured its suspects' sizes only.
     current.launches = [launch for launch in current.launches if launch.stage == "first"]
-    _refuse(current)
-    differing([current], arguments.allow)
-    machine_id = current.launches[0].result.run.machine_id
-    effects = None
-    if any(entry.machine_id == machine_id for entry in _entries(folder)):
-        baseline = baseline_side(str(folder), current)
-        (comparison,) = compare([baseline, current], arguments.allow)
-        cells = comparison.cells[["title", "verdict", "ratio", "low", "high"]]
-        effects = cells.rename(columns={"title": "case"}).to_dict("records")
-    runs = {launch.result.run.run_id: launch.result.path for launch in current.launches}
-    when = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
-    _store(folder, runs, Entry(when, machine_id, list(runs), arguments.reason, effects))
-    print(f"{len(runs)} launches of {current.name} are now the baseline of machine {machine_id} in "
-          f"{folder}")
-    return 0
-
-
-def _refuse(current: Side) -> None:
-    """Raises ResultError for runs that cannot be a baseline: slowed, too few, or with an id that
-    would name a file in another folder."""
     runs = [launch.result.run for launch in current.launches]
     if any(run.world.get("slowed_percent") for run in runs):
         raise ResultError(f"{current.name} was slowed on purpose: no baseline")
     if len(runs) < MIN_PAIRS:
         raise ResultError(f"{current.name} has {len(runs)} launches; a verdict takes {MIN_PAIRS}")
-    for name in (runs[0].machine_id, *(run.run_id for run in runs)):
+    machine_id, run_ids = runs[0].machine_id, [run.run_id for run in runs]
+    for name in (machine_id, *run_ids):
         if not re.search(FILE_NAME, name):
             raise ResultError(f"the id {name!r} cannot name a file")
+    differing([current], arguments.allow)
+    entry = Entry(f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}", machine_id, run_ids,
+                  arguments.reason)
+    if machine_id in _run_ids(folder):
+        (comparison,) = compare([baseline_side(str(folder), current), current], arguments.allow)
+        cells = comparison.cells[["title", "verdict", "ratio", "low", "high"]]
+        entry.effects = cells.rename(columns={"title": "case"}).to_dict("records")
+    _store(folder, entry, current)
+    print(f"{len(runs)} launches of {current.name} are now the baseline of machine {machine_id} in "
+          f"{folder}")
+    return 0
 
 
-def _store(folder: Path, runs: dict[str, Path], entry: Entry) -> None:
+def _store(folder: Path, entry: Entry, current: Side) -> None:
+    """Writes the runs, then the entry, and then removes the previous runs."""
     machine, log = folder / entry.machine_id, folder / ACCEPTED
-    files = {machine / f"{run_id}.jsonl": path for run_id, path in runs.items()}
     machine.mkdir(parents=True, exist_ok=True)
-    for file, path in files.items():
-        write_whole(file, path.read_bytes())
+    previous = {*machine.glob("*.jsonl*")}
+    for launch in current.launches:
+        file = machine / f"{launch.result.run.run_id}.jsonl"
+        write_whole(file, launch.result.path.read_bytes())
+        previous.discard(file)
     lines = log.read_bytes() if log.exists() else b""
     write_whole(log, lines + msgspec.json.encode(entry) + b"\n")
-    for previous in {*machine.glob("*.jsonl*")} - files.keys():
-        previous.unlink()
+    for file in previous:
+        file.unlink()
 
 
 def baseline_side(argument: str, current: Side) -> Side:
-    """The baseline that `argument` names; in a folder of `accept`, the one of the current's
-    machine. Raises Incomparable if that machine has none, ResultError for an argument without runs
-    and for a damaged baseline."""
+    """The side that `argument` names; in a folder of `accept`, the baseline of the current's
+    machine. Raises Incomparable without one, ResultError without runs and for a damaged one."""
     folder, machine_id = Path(argument), current.launches[0].result.run.machine_id
-    run_ids = {entry.machine_id: {*entry.run_ids} for entry in _entries(folder)}
+    run_ids = _run_ids(folder)
     if not run_ids:
         return side_of(argument)
     if machine_id not in run_ids:
@@ -116,48 +106,25 @@ def baseline_side(argument: str, current: Side) -> Side:
                            f"{', '.join(run_ids)}, none for {machine_id}; `accept` one")
     side = side_of(str(folder / machine_id))
     side.notes.clear()  # on samples, which are not stored
-    side.launches = [launch for launch in side.launches
-                     if launch.result.run.run_id in run_ids[machine_id]]
-    for launch in side.launches:
-        if not launch.result.complete:
-            raise ResultError(f"{launch.result.path} was complete when accepted, but not now")
-    if lost := run_ids[machine_id] - {launch.result.run.run_id for launch in side.launches}:
+    launches = {launch.result.run.run_id: launch for launch in side.launches}
+    if lost := run_ids[machine_id] - launches.keys():
         raise ResultError(f"{folder / machine_id} lacks the accepted run {min(lost)}")
+    side.launches = [launch for name, launch in launches.items() if name in run_ids[machine_id]]
+    for result in (launch.result for launch in side.launches):
+        if not result.complete:
+            raise ResultError(f"{result.path} was complete when accepted, but not now")
     return side
 
 
-def _entries(folder: Path) -> list[Entry]:
-    path, entries = folder / ACCEPTED, []
+def _run_ids(folder: Path) -> dict[str, set[str]]:
+    """The runs of each machine's baseline."""
+    path, run_ids = folder / ACCEPTED, dict[str, set[str]]()
     lines = content_of(path).splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):
         try:
-            entries.append(msgspec.json.decode(line, type=Entry))
+            entry = msgspec.json.decode(line, type=Entry)
         except NOT_JSON as error:
-            message = f"{path}, line {number}: not written by `accept` ({error})"
-            raise ResultError(message) from error
-    return entries
-
-
-def faults_of(side: Side) -> list[tuple[str, str]]:
-    """The reasons why a side is unusable, (name, sentence): wrong cases, incomplete runs, an
-    incomplete campaign, pairs without a finished launch."""
-    faults = []
-    results = [launch.result for launch in side.launches]
-    if side.campaign:
-        if not side.campaign.end:
-            sentence = f"the campaign of {side.name} is incomplete: run its command again"
-            faults.append((side.name, sentence))
-        launches = [launch for launch in side.campaign.launches if launch.variant == side.variant]
-        finished = [launch for launch in launches if launch.status == "finished"]
-        died = {(launch.stage, launch.pair) for launch in launches if launch.status == "died"}
-        if lost := sorted(died - {(launch.stage, launch.pair) for launch in finished}):
-            faults.append((side.name, f"no launch of {side.name} finished in {len(lost)} of its "
-                           f"pairs, the first of them pair {lost[0][1]}"))
-        results += [read(side.campaign.folder / str(launch.run)) for launch in finished
-                    if launch.stage == "pilot"]
-    for result in results:
-        if not result.complete:
-            faults.append((result.run.run_id, f"{result.path} is incomplete"))
-        faults += [(describe(case), f"{describe(case)} is wrong in {result.path}: {case.reason}")
-                   for case in result.cases if case.status == "wrong"]
-    return faults
+            place = f"{path}, line {number}"
+            raise ResultError(f"{place}: not written by `accept` ({error})") from error
+        run_ids[entry.machine_id] = {*entry.run_ids}
+    return run_ids

@@ -1,47 +1,55 @@
-"""The command `compare`: prints the comparison of sides; docs/compare.md explains the table."""
+"""The command `compare`: the comparison of sides as text of at most 80 columns, Markdown, csv, JSON
+and forest plot. Verdicts are words, which colour only highlights. Pages use its parts."""
 
 import argparse
+import os
 import re
 import sys
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import chain, groupby
 from pathlib import Path
+from typing import IO, Any
 
-from reports.verdicts import comparison
-from reports.verdicts.sides import notes_of, read_sides
-from reports.verdicts.verdict_table import FORMATS
+import numpy as np
+import pandas as pd
+
+from reports.store.case import CASE_KEY
+from reports.store.foreign import markdown_text, spreadsheet_cell
+from reports.store.stats import STATE_RATIO
+from reports.tables.console import wrapped
+from reports.tables.figure import figure
+from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text, some
+from reports.verdicts import comparison as comparing
+from reports.verdicts.comparison import COMPARABLE, Comparison, ordered, shown
+from reports.verdicts.sides import label, notes_of, read_sides
+from reports.verdicts.verdict import AMBIGUOUS, FASTER, SAME, SLOWER, UNREPLICATED, VERDICTS
+
+# Marker, colour (Okabe and Ito's palette) and whether it is filled, as a difference is.
+MARKS = {SLOWER: (">", "#D55E00", True), FASTER: ("<", "#0072B2", True),
+         SAME: ("s", "#009E73", False), AMBIGUOUS: ("D", "#6F6F6F", False),
+         UNREPLICATED: ("o", "#6F6F6F", False)}
+ROW = "{1:>8} {2:>8} {3:>10} {4:>19}  {5:<12} {6:>6} {7:>10}"  # without the algorithm
+COLUMNS = [*CASE_KEY, "verdict", "pairs", "ratio", "low", "high", "baseline_us", "variant_us",
+           "detectable", "needed", "is_suspect", "is_fresh", "states", "note"]  # of csv and JSON
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sides", metavar="SIDE", nargs="+", help="one campaign's folder; or the "
-                        "baseline, then the other sides: runs, folders of runs, quoted globs, "
-                        "FOLDER/VARIANT of a campaign")
+    option = parser.add_argument
+    option("sides", metavar="SIDE", nargs="+", help="one campaign's folder; or the baseline, then "
+           "the other sides: runs, folders of runs, quoted globs, FOLDER/VARIANT of a campaign")
     add_allow(parser)
-    parser.add_argument("--margin", metavar="PERCENT", type=percent, help="a difference up to this "
-                        "is none (the campaign's, else 1)")
-    parser.add_argument("--plot", metavar="OUT", type=Path, help="draw the ratios; .svg or .png")
-    parser.add_argument("--format", choices=FORMATS, default="text")
-
-
-def compare(arguments: argparse.Namespace) -> int:
-    """Prints the comparison and returns exit status 0. Raises Incomparable for sides that measured
-    different things, ResultError for a file that cannot be read or drawn."""
-    sides = read_sides(arguments.sides)
-    comparisons = comparison.compare(sides, arguments.allow, arguments.margin)
-    for note in notes_of(sides):
-        print(f"reports: {note}", file=sys.stderr)
-    if arguments.plot:
-        from reports.verdicts.forest import plot
-
-        plot(comparisons, arguments.plot)
-    sys.stdout.write(FORMATS[arguments.format](comparisons))
-    return 0
+    option("--margin", metavar="PERCENT", type=percent,
+           help="a difference up to this is none (the campaign's, else 1)")
+    option("--plot", metavar="OUT", type=Path, help="draw the ratios; .svg or .png")
+    option("--format", choices=FORMATS, default="text")
 
 
 def add_allow(parser: argparse.ArgumentParser) -> None:
     """Adds the option that permits a difference in a fact that must be equal."""
-    names = ", ".join(comparison.COMPARABLE)
-    parser.add_argument("--allow", metavar="KEY", action="append", default=[],
-                        choices=comparison.COMPARABLE,
-                        help=f"compare although this differs: {names}; may be repeated")
+    parser.add_argument("--allow", metavar="KEY", action="append", default=[], choices=COMPARABLE,
+                        help=f"compare although this differs: {', '.join(COMPARABLE)}; may be "
+                        "repeated")
 
 
 def percent(text: str) -> float:
@@ -49,3 +57,241 @@ def percent(text: str) -> float:
     if not re.fullmatch(r"\d{1,2}(\.\d+)?", text) or not float(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a percentage between 0 and 100")
     return float(text) / 100
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Prints the comparison and returns exit status 0. Raises Incomparable for sides that measured
+    different things, ResultError for a file that cannot be read or drawn."""
+    sides = read_sides(arguments.sides)
+    comparisons = comparing.compare(sides, arguments.allow, arguments.margin)
+    for note in notes_of(sides):
+        print(f"reports: {note}", file=sys.stderr)
+    if arguments.plot:
+        plot(comparisons, arguments.plot)
+    sys.stdout.write(FORMATS[arguments.format](comparisons))
+    return 0
+
+
+def as_text(comparisons: Sequence[Comparison]) -> str:
+    """Tables of at most 80 columns, in colour on a terminal unless NO_COLOR is set."""
+    lines = []
+    for comparison in shown(comparisons):
+        rows = table_rows(comparison)
+        lines += [*wrapped([*head(comparison), *warnings(comparison)]), "", ROW.format(*rows[0])]
+        for name, of_name in groupby(rows, lambda row: row["algorithm"]):
+            lines += [name, *(ROW.format(*row.values()) for row in of_name)]
+        lines += ["", *wrapped(closing(comparison)), ""]
+    text = "\n".join(line.rstrip() for line in lines)
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        for word, colour in (("SLOWER", 31), ("FASTER", 32)):
+            text = text.replace(word, f"\x1b[1;{colour}m{word}\x1b[0m")
+    return text
+
+
+def as_markdown(comparisons: Sequence[Comparison], most_bytes: int = 1 << 30) -> str:
+    """GitHub's Markdown: sentences as a list, and a table with at most `most_bytes` of rows."""
+    parts = []
+    for comparison in shown(comparisons):
+        title, *lines = sentences(comparison)
+        table = table_rows(comparison)
+        rows = [f"| {' | '.join(map(markdown_text, row.values()))} |" for row in table]
+        sizes_bytes = np.cumsum([len(row.encode()) + 1 for row in rows])
+        if cut := int(np.sum(sizes_bytes > most_bytes)):
+            lines.append(f"{cut} more rows do not fit here")
+        items = [f"- {markdown_text(line)}" for line in lines]
+        rule = "|---|" + "---:|" * 4 + "---|" + "---:|" * 2
+        parts += [f"### {markdown_text(title)}", "", *items, "", f"| {' | '.join(table[0])} |",
+                  rule, *rows[:len(rows) - cut], ""]
+    return "\n".join(parts)
+
+
+def _frame(comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    """A row for each cell, the control's included; unknown and infinite values are empty."""
+    cells = pd.concat(each.cells[COLUMNS].assign(
+        note=each.cells.note.replace("", None), allowed="; ".join(each.allowed),
+        baseline=each.baseline.name, compared=each.variant.name) for each in comparisons)
+    return cells[["baseline", "compared", *COLUMNS, "allowed"]].replace(np.inf, None)
+
+
+FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {
+    "text": as_text, "markdown": as_markdown,
+    "csv": lambda comparisons: _frame(comparisons).map(spreadsheet_cell).to_csv(index=False),
+    "json": lambda comparisons: f"{_frame(comparisons).to_json(orient='records', indent=1)}\n"}
+
+
+def table_rows(comparison: Comparison) -> list[dict[str, str]]:
+    """The texts of each row by their headings."""
+    return [figures(cell) for cell in ordered(comparison.cells)]
+
+
+def figures(cell: Any) -> dict[str, str]:
+    """The texts of a row by their headings."""
+    ratio = _text(cell.ratio, _ratio)
+    if np.isfinite(cell.low):
+        ratio += f" [{_ratio(cell.low)} {_ratio(cell.high)}]"
+    pairs = str(cell.pairs)
+    if cell.verdict == AMBIGUOUS and not np.isnan(cell.needed):
+        pairs += f" ({cell.needed:.0f})" if cell.needed < 10_000 else " (>9999)"
+    effect = _text(cell.detectable, lambda share: f"{share:.1%}" if share < 10 else ">999%")
+    return {"algorithm": cell.name, "size": size_text(cell.size_bytes),
+            "base us": _text(cell.baseline_us, number),
+            "variant us": _text(cell.variant_us, number), "ratio [95 %]": ratio,
+            "verdict": cell.verdict + "*" * cell.is_fresh, "MDE": effect, "pairs": pairs}
+
+
+def _text(value: float, form: Callable[[float], str]) -> str:
+    return "-" if np.isnan(value) else form(value)
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.3f}" if value < 9.9995 else f"{value:.1f}" if value < 999.95 else ">999"
+
+
+def sentences(comparison: Comparison) -> list[str]:
+    """All sentences on a comparison, for a page."""
+    return [*head(comparison), *warnings(comparison), *closing(comparison)]
+
+
+def head(comparison: Comparison) -> list[str]:
+    """The two sides, their launches, and how much launches differ by themselves."""
+    baseline, variant, design = comparison.baseline, comparison.variant, comparison.design
+    launches = f"{len(variant.launches)} launches against {len(baseline.launches)}, not interleaved"
+    if design != "once":
+        launches = f"{len(comparison.pairs('first'))} interleaved pairs of launches"
+        if fresh := comparison.pairs("fresh"):
+            sizes = {case.size_bytes for _, launch in fresh for case in launch.result.run.cases}
+            launches += f", {len(fresh)} fresh ones of {', '.join(map(size_text, sorted(sizes)))}"
+        is_finished = baseline.campaign and baseline.campaign.end
+        launches += f" ({design}){'' if is_finished else '; THE CAMPAIGN IS NOT FINISHED'}"
+    lines = [f"{label(variant)} against {label(baseline)}, the baseline: {launches}",
+             *comparison.about.values(),
+             "ratio = variant / baseline; above 1, the variant is slower"]
+    # Both stages find a state at slightly different round trips.
+    states: list[list[float]] = []
+    for rtt_ns, pairs in sorted(chain.from_iterable(comparison.cells.states)):
+        if not states or rtt_ns >= STATE_RATIO * states[-1][0]:
+            states.append([rtt_ns, 0])
+        if pairs > states[-1][1]:
+            states[-1][0] = rtt_ns
+        states[-1][1] += pairs
+    if total := sum(pairs for _, pairs in states):
+        shares = ", ".join(f"{rtt_ns:.0f} ns {pairs / total:.0%}" for rtt_ns, pairs in states)
+        lines.append("link: each pair within one state that both launches have; flag round trip "
+                     f"{shares} of the pairs")
+    pair_sd = comparison.cells.pair_sd.median()
+    if np.isfinite(pair_sd):
+        lines.append(f"launches of one thing differ by {pair_sd:.1%} (standard deviation, median "
+                     "cell)")
+    if control := comparison.control:
+        cells, pair_sd = control.cells, control.cells.pair_sd.median()
+        spread = f"; they differ by {pair_sd:.1%}" if np.isfinite(pair_sd) else ""
+        lines.append("control, the baseline's launches against each other: "
+                     f"{cells.is_suspect.sum()} of {len(cells)} cells suspected{spread}")
+    return lines
+
+
+def warnings(comparison: Comparison) -> list[str]:
+    """Allowed differences, notes on the comparison and on the runs, first of one side alone."""
+    sides = comparison.variant, comparison.baseline
+    threats: dict[str, dict[int, str]] = defaultdict(dict)
+    for place, side in enumerate(sides):
+        for result in (launch.result for launch in side.launches):
+            stolen = (result.end and result.end.steal_share) or 0.0
+            hypervisor = f"The hypervisor withheld {stolen:.1%} of the CPU time."
+            for note in [*result.run.notes, *[hypervisor] * (stolen > MOST_STEAL_SHARE)]:
+                if not note.lower().startswith("peer memory"):
+                    # Without figures: the load, for example, differs between launches.
+                    threats[re.sub(r"[\d.]+", "", note)].setdefault(place, note)
+    alone = [f"{note} ({label(sides[place])} alone)" for by_side in threats.values()
+             for place, note in by_side.items() if len(by_side) == 1]
+    common = [by_side[0] for by_side in threats.values() if len(by_side) == 2]
+    notes = [*comparison.notes, *[*alone, *common][:4]]
+    return [*comparison.allowed, *(f"note: {note}" for note in notes)]
+
+
+def closing(comparison: Comparison) -> list[str]:
+    """The number of cells with each verdict, the detectable effects, and notes on single cells."""
+    cells = comparison.cells
+    counts = cells.verdict.value_counts().reindex(VERDICTS, fill_value=0)
+    texts = [f"{verdict} {count}" for verdict, count in counts.items()
+             if count or verdict != UNREPLICATED]
+    lines = [f"{', '.join(texts)}; of {len(cells)} cells, with a margin of {comparison.margin:.1%}"]
+    if counts[UNREPLICATED]:
+        lines.append("unreplicated: launches of the same thing differ by more than a single pair "
+                     "can show, so it gives no verdict; python -m bench.campaign makes more pairs")
+    effects = cells.detectable.dropna()
+    if len(effects):
+        lines.append("MDE: the effect that is called with a chance of 80 %, in an AMBIGUOUS cell "
+                     f"at least the one that may hide at 95 %: {effects.median():.1%} in the "
+                     f"median cell, {effects.max():.1%} at most. In brackets: the number of pairs "
+                     "that would settle the cell (of a *, fresh ones).")
+    if cells.is_fresh.any():
+        lines.append("* a suspect of the first stage, decided by its fresh pairs alone")
+    titles = defaultdict(list)
+    for cell in ordered(cells):
+        titles[cell.note].append(cell.title)
+    return lines + [f"note: {note}: {some(names)}" for note, names in titles.items() if note]
+
+
+def plot(comparisons: Sequence[Comparison], target: Path | IO[str]) -> None:
+    """Draws a panel per comparison into an .svg or .png file, or as SVG into a stream. A verdict is
+    a word and a marker, not only a colour. Raises ResultError for a file that cannot be written."""
+    panels = shown(comparisons)
+    # A name has a row above its sizes, as if it were the size -1.
+    cells = [cell for panel in panels for cell in ordered(panel.cells)]
+    names = list(dict.fromkeys(cell.name for cell in cells))
+    keys = {(cell.name, cell.size_bytes) for cell in cells} | {(name, -1) for name in names}
+    rows = sorted(keys, key=lambda key: (names.index(key[0]), key[1]))
+    inches = 1.5 + 5.6 * len(panels), 1.9 + 0.21 * len(rows)
+    with figure(target, 1, len(panels), inches, sharey=True, dpi=110) as (drawing, axes):
+        texts = [name if size_bytes < 0 else size_text(size_bytes) for name, size_bytes in rows]
+        axes[0, 0].set_yticks(range(len(rows)), texts, fontsize=9)
+        for (_, size_bytes), tick in zip(rows, axes[0, 0].get_yticklabels(), strict=True):
+            tick.set_fontweight("bold" if size_bytes < 0 else "normal")
+        axes[0, 0].set_ylim(len(rows), -1)
+        for place, panel in zip(axes[0], panels, strict=True):
+            _draw_axis(place, panel)
+            for cell in ordered(panel.cells):
+                _draw_cell(place, cell, rows.index((cell.name, cell.size_bytes)))
+        drawing.supxlabel("variant / baseline (log scale) with its 95 % interval; the band is the "
+                          "margin", fontsize=9)
+
+
+def _draw_axis(axes: Any, panel: Comparison) -> None:
+    """All ratios and all but a tenth of the intervals fit on the axis; the band is the margin."""
+    logs = panel.cells[["ratio", "low", "high"]].apply(np.log)
+    low = np.nanmin([logs.ratio.min(), logs.low.quantile(0.1), -np.log(1.03)])
+    high = np.nanmax([logs.ratio.max(), logs.high.quantile(0.9), np.log(1.03)])
+    room = 0.06 * (high - low)
+    low, high = np.clip(np.exp([low - room, high + room]), 1 / 64, 64)
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.axvspan(1 / (1 + panel.margin), 1 + panel.margin, color="#DDDDDD", zorder=0, linewidth=0)
+    axes.axvline(1, color="black", linewidth=0.9, zorder=1)
+    scales = [1 + step * np.arange(-99, 100) for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)]
+    scales += [2.0 ** np.arange(-6, 7, step) for step in (1, 2)]
+    inside = [scale[(scale >= low) & (scale <= high)] for scale in scales]
+    ticks = next((scale for scale in inside if len(scale) <= 7), inside[-1])
+    axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks], fontsize=9)
+    axes.minorticks_off()
+    axes.grid(True, axis="x", alpha=0.25)
+    axes.tick_params(axis="y", length=0, pad=8)
+    axes.spines[["top", "left", "right"]].set_visible(False)
+    axes.set_title(f"{label(panel.variant)}\nagainst {label(panel.baseline)}", fontsize=10,
+                   loc="left")
+
+
+def _draw_cell(axes: Any, cell: Any, row: int) -> None:
+    shape, colour, is_filled = MARKS[cell.verdict]
+    low, high = axes.get_xlim()
+    axes.plot([cell.low, cell.high], [row, row], color=colour, linewidth=1.4, zorder=2)
+    # An interval that goes on beyond the axis ends in matplotlib's caretleft or caretright.
+    for limit, is_cut, arrow in ((low, cell.low < low, 4), (high, cell.high > high, 5)):
+        if is_cut:
+            axes.plot(limit, row, marker=arrow, color=colour, markersize=6, clip_on=False, zorder=3)
+    axes.plot(np.clip(cell.ratio, low, high), row, marker=shape, color=colour, markersize=5.5,
+              zorder=4, markerfacecolor=colour if is_filled else "white", clip_on=False)
+    texts = figures(cell)
+    axes.text(1.05, row, f"{texts['verdict']:13}{texts['ratio [95 %]']}", va="center", fontsize=8,
+              transform=axes.get_yaxis_transform(), family="monospace",
+              color=colour if is_filled else "#333333")

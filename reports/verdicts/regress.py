@@ -1,41 +1,48 @@
-"""The command `regress`: the gate's outcome as text, JUnit XML, Markdown, HTML and exit status."""
+"""The command `regress`, the gate: is the current slower than the baseline? It answers with text,
+JUnit XML, GitHub's Markdown, an HTML page without external resources, and an exit status."""
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
+import numpy as np
+
+from reports.store.foreign import markdown_text
 from reports.store.result import ResultError
 from reports.store.writing import write_named
 from reports.tables.console import wrapped
-from reports.verdicts import gate
-from reports.verdicts.accept import UNUSABLE, baseline_side, faults_of
-from reports.verdicts.cells import Comparison
+from reports.tables.page import Page, Section, draw_picture, to_html
+from reports.tables.sentences import size_text, some
+from reports.verdicts import compare as table
+from reports.verdicts.accept import UNUSABLE, baseline_side
 from reports.verdicts.compare import add_allow, percent
-from reports.verdicts.comparison import NothingInCommon, compare
-from reports.verdicts.sides import Side, notes_of, side_of
-from reports.verdicts.verdict_table import head, warnings
+from reports.verdicts.comparison import Comparison, NothingInCommon, compare, shown
+from reports.verdicts.sides import case_names, faults_of, key_of, label, notes_of, side_of
+from reports.verdicts.verdict import FASTER, SAME, SLOWER
 
-SCREEN_LINES = 24
-FILES = {"junit": "JUnit XML", "markdown": "GitHub's Markdown",
-         "html": "one page with plot and table"}
+MOST_LISTED = 5
+MOST_ROWS_BYTES = 50_000  # GitHub refuses a comment above 65,536 characters
+NOT_XML = re.compile(r"[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--baseline", metavar="X", required=True, help="FOLDER/VARIANT of a "
-                        "campaign; or a run, a folder or quoted glob of runs, a folder kept by "
-                        "`accept`")
-    parser.add_argument("--current", metavar="Y", required=True,
-                        help="likewise; of the same campaign, where possible")
-    parser.add_argument("--min-effect", metavar="PERCENT", type=percent,
-                        help="a slowdown below this passes (1)")
-    parser.add_argument("--sizes", metavar="SIZES", type=_size_filter, default=lambda size: True,
-                        help="these alone: 16K,1M or 16K:1M (all)")
-    parser.add_argument("--on-inconclusive", choices=["fail", "pass"], default="fail",
-                        help="the result if such a slowdown could hide (fail)")
+    option = parser.add_argument
+    option("--baseline", metavar="X", required=True, help="FOLDER/VARIANT of a campaign, runs as "
+           "for `compare`, or a folder of `accept`")
+    option("--current", metavar="Y", required=True,
+           help="likewise; of the same campaign, where possible")
+    option("--min-effect", metavar="PERCENT", type=percent, help="a slowdown below this passes (1)")
+    option("--sizes", metavar="SIZES", type=_size_filter, default=lambda size: True,
+           help="these alone: 16K,1M or 16K:1M (all)")
+    option("--on-inconclusive", choices=["fail", "pass"], default="fail",
+           help="the result if such a slowdown could hide (fail)")
     add_allow(parser)
-    for name, content in FILES.items():
-        parser.add_argument(f"--{name}", metavar="FILE", type=Path, help=f"also write {content}")
+    for name, (content, _) in FILES.items():
+        option(f"--{name}", metavar="FILE", type=Path, help=f"also write {content}")
     parser.epilog = (f"{parser.epilog}; exit status: 0 no regression, 1 regression, 2 the command "
                      "line or a file, 3 not enough data to tell, 4 not comparable, 5 the current "
                      "is wrong, incomplete or lacks a case")
@@ -53,48 +60,182 @@ def _size_filter(text: str) -> Callable[[int], bool]:
     return lambda size: size in sizes
 
 
+@dataclass
+class Outcome:
+    """The gate's result: one sentence, the exit status, (name, sentence) of each reason why the
+    current is unusable, further lines, and the cells, worst first, with `text`, their figures, and
+    `outcome`: `regression`, `inconclusive` if a slowdown could hide, `skipped` if it may."""
+
+    headline: str
+    status: int
+    faults: Sequence[tuple[str, str]]
+    findings: list[str] = field(default_factory=list)
+    rows: list[Any] = field(default_factory=list)
+    comparison: Comparison | None = None
+
+
 def regress(arguments: argparse.Namespace) -> int:
     """Prints the outcome, writes the files and returns the gate's exit status. Raises Incomparable
-    for sides that measured different things, ResultError for files; the files then have that
-    sentence."""
+    for sides that measured different things, ResultError for files, after writing that sentence."""
     faults: list[tuple[str, str]] = []
+    problem = None
     try:
         current = side_of(arguments.current)
         faults = faults_of(current)
-        comparison = _compare(arguments, current)
-        outcome = gate.judge(comparison, faults, arguments.min_effect,
-                             arguments.on_inconclusive == "pass")
+        if not current.launches:
+            raise NothingInCommon(f"{current.name} has no launch that finished")
+        baseline = baseline_side(arguments.baseline, current)
+        if baseline.name == current.name:
+            baseline.name, current.name = arguments.baseline, arguments.current
+        (comparison,) = compare([baseline, current], arguments.allow, is_chosen=arguments.sizes)
+        comparison.notes += notes_of([current, baseline])
+        outcome = judge(comparison, faults, arguments.min_effect,
+                        arguments.on_inconclusive == "pass")
     except ResultError as error:
-        sentence, is_unusable = str(error), bool(faults) or isinstance(error, NothingInCommon)
-        if is_unusable:
+        problem, sentence = error, str(error)
+        if faults or isinstance(error, NothingInCommon):
             reasons = [*(fault for _, fault in faults[:1]), sentence]
-            sentence = f"UNUSABLE: {'; '.join(reasons)} (exit status {UNUSABLE})"
-        _write(arguments, gate.Outcome(sentence, UNUSABLE, [("comparison", sentence)]))
-        if not is_unusable:
-            raise
-        print("\n".join(wrapped([sentence])))
-        return UNUSABLE
-    _write(arguments, outcome)
-    # As many lines as fit on a screen with one more below.
-    lines = wrapped([outcome.headline, *comparison.allowed, *outcome.findings, head(comparison)[0],
-                     *warnings(comparison)[len(comparison.allowed):]])[:SCREEN_LINES - 2]
-    command = f"python -m reports compare {arguments.baseline} {arguments.current}"
-    print("\n".join([*lines, f"all cells: {command}"]))
+            problem, sentence = None, f"UNUSABLE: {'; '.join(reasons)} (exit status {UNUSABLE})"
+        outcome = Outcome(sentence, UNUSABLE, [("comparison", sentence)])
+    for name, (_, content) in FILES.items():
+        if path := getattr(arguments, name):
+            write_named(path, content(outcome).encode())
+    if problem:
+        raise problem
+    lines = wrapped([outcome.headline])
+    if outcome.comparison:
+        allowed, notes = comparison.allowed, table.warnings(comparison)[len(comparison.allowed):]
+        lines = wrapped([*lines, *allowed, *outcome.findings, table.head(comparison)[0], *notes])
+        # A screen has 24 lines.
+        lines[22:] = [f"all cells: python -m reports compare {arguments.baseline} "
+                      f"{arguments.current}"]
+    print("\n".join(lines))
     return outcome.status
 
 
-def _compare(arguments: argparse.Namespace, current: Side) -> Comparison:
-    if not current.launches:
-        raise NothingInCommon(f"{current.name} has no launch that finished")
-    baseline = baseline_side(arguments.baseline, current)
-    if baseline.name == current.name:
-        baseline.name, current.name = arguments.baseline, arguments.current
-    (comparison,) = compare([baseline, current], arguments.allow, is_chosen=arguments.sizes)
-    comparison.notes += notes_of([current, baseline])
-    return comparison
+def judge(comparison: Comparison, faults: Sequence[tuple[str, str]] = (),
+          least: float | None = None, passes_hidden: bool = False) -> Outcome:
+    """The outcome. `least`, the smallest slowdown that counts, is a share, by default the margin;
+    raises ResultError if it is below."""
+    cells, margin = comparison.cells, comparison.margin
+    least = margin if least is None else least
+    if least < margin:
+        raise ResultError(f"--min-effect {least:.2%} is within the margin, {margin:.2%}: no cell "
+                          "would be called")
+    measured = {key_of(case) for launch in comparison.variant.launches
+                for case in launch.result.cases if case.status != "not measured"}
+    missing = comparison.lacking + [case for case in cells.case if key_of(case) not in measured]
+    for case, name in zip(missing, case_names(missing), strict=True):
+        title = f"{size_text(case.size_bytes)} {name}"
+        faults = [*faults, (title, f"{title} of the baseline was not measured")]
+    is_slower = (cells.verdict == SLOWER) & (cells.ratio >= 1 + least)
+    can_hide = ~is_slower & ~cells.verdict.isin([SAME, FASTER]) & ~(cells.high < 1 + least)
+    # With too few pairs for any verdict there is nothing to pass.
+    passes_hidden &= bool(np.isfinite(cells.detectable).any())
+    word = "skipped" if passes_hidden else "inconclusive"
+    texts = map(table.figures, cells.itertuples())
+    cells = cells.assign(outcome=np.select([is_slower, can_hide], ["regression", word], ""),
+                         text=[f"{text['ratio [95 %]']} {text['verdict']}" for text in texts])
+    rows = list(cells.sort_values("ratio", ascending=False, kind="stable").itertuples())
+    slower = f"{is_slower.sum()} of {len(cells)} cells slower by {least:.1%} or more"
+    hidden = f"in {can_hide.sum()} of {len(cells)} cells a slowdown of {least:.1%} could hide"
+    sentences = [sentence for _, sentence in faults]
+    status, text = next((status, text) for status, applies, text in (
+        (UNUSABLE, faults, f"UNUSABLE: {some(sentences, 1)}"),
+        (1, is_slower.any(), f"REGRESSION: {slower}"),
+        (3, can_hide.any() and not passes_hidden, f"INCONCLUSIVE: {hidden}"),
+        (0, True, f"PASS: {slower}")) if applies)
+    return Outcome(f"{text} (exit status {status})", status, faults,
+                   [*sentences[1:MOST_LISTED], *_findings(rows)], rows, comparison)
 
 
-def _write(arguments: argparse.Namespace, outcome: gate.Outcome) -> None:
-    for kind in FILES:
-        if path := getattr(arguments, kind):
-            write_named(path, getattr(gate, kind)(outcome).encode())
+def _findings(rows: Sequence[Any]) -> list[str]:
+    """The worst cells, and summaries of hidden and faster cells."""
+    of_cells = f"of {len(rows)} cells"
+    slower = [f"{cell.title}: {cell.text}" for cell in rows if cell.outcome == "regression"]
+    faster = [cell.title for cell in reversed(rows) if cell.verdict == FASTER]
+    hidden = [cell for cell in rows if cell.outcome in ("inconclusive", "skipped")]
+    lines = slower[:MOST_LISTED]
+    if len(slower) > MOST_LISTED:
+        lines.append(f"and {len(slower) - MOST_LISTED} more slower")
+    if hidden:
+        lines.append(f"inconclusive: {len(hidden)} {of_cells} leave a slowdown open")
+        ends = sorted((cell.high, cell.title) for cell in hidden if np.isfinite(cell.high))
+        if ends:
+            lines[-1] += f"; the most is {ends[-1][0] - 1:.1%}, in {ends[-1][1]}"
+        if lacking := len(hidden) - len(ends):
+            lines[-1] += f"; {lacking} have no interval (unreplicated, or too few pairs)"
+    if faster:
+        lines.append(f"baseline is stale: FASTER in {len(faster)} {of_cells}: {some(faster)}; "
+                     "`python -m reports accept` moves it")
+    return lines
+
+
+def markdown(outcome: Outcome) -> str:
+    """The outcome, and the whole table folded."""
+    title = f"## {markdown_text(outcome.headline)}\n"
+    if outcome.comparison is None:
+        return title
+    lines = "".join(f"- {markdown_text(line)}\n" for line in outcome.findings)
+    rows = table.as_markdown([outcome.comparison], MOST_ROWS_BYTES)
+    return f"{title}\n{lines}\n<details><summary>all cells</summary>\n\n{rows}\n</details>\n"
+
+
+def junit(outcome: Outcome) -> str:
+    """A test suite with a test case for each fault of the current and for each cell. `?` replaces
+    control characters, which XML cannot contain."""
+    suites = Element("testsuites")
+    suite = SubElement(suites, "testsuite", name=outcome.headline)
+    benchmark, cells = "regress", []
+    if comparison := outcome.comparison:
+        runs = [launch.result.run for launch in comparison.variant.launches]
+        benchmark = runs[0].benchmark
+        facts = {"baseline": comparison.baseline.name, "current": comparison.variant.name,
+                 "machine_id": runs[0].machine_id, "seeds": " ".join(str(run.seed) for run in runs),
+                 "run_ids": " ".join(run.run_id for run in runs),
+                 "allowed": "; ".join(comparison.allowed)}
+        properties = SubElement(suite, "properties")
+        for name, value in facts.items():
+            SubElement(properties, "property", name=name, value=value)
+        cells = [(cell.title, f"{benchmark}.{cell.mode}", cell.outcome, cell.text)
+                 for cell in outcome.rows]
+    faults = [(name, benchmark, "unusable", sentence) for name, sentence in outcome.faults]
+    for name, group, word, text in [*faults, *cells]:
+        case = SubElement(suite, "testcase", name=name, classname=group, time="0")
+        if word == "skipped":
+            SubElement(case, "skipped", message=f"inconclusive: {text}")
+        elif word:
+            tag = "error" if word == "unusable" else "failure"
+            SubElement(case, tag, type=word, message=text)
+    counts = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}
+    for name, tag in counts.items():
+        suite.set(name, str(len(list(suite.iter(tag)))))
+    indent(suites)
+    return NOT_XML.sub("?", tostring(suites, encoding="unicode", xml_declaration=True)) + "\n"
+
+
+def sections_of(comparisons: Sequence[Comparison]) -> list[Section]:
+    """The parts of a page: the plot, then the sentences and the table of each comparison."""
+    picture = draw_picture(
+        "forest", lambda target: table.plot(comparisons, target),
+        "Ratio of each cell, variant over baseline, with its 95 % interval",
+        "Right of 1 the variant is slower; the band is the margin. Each row's verdict and ratio "
+        "stand beside it in words, and in the table below.", "cells-0")
+    sections = [Section("Ratios", pictures=[picture])]
+    for place, comparison in enumerate(shown(comparisons)):
+        heading = f"{label(comparison.variant)} against {label(comparison.baseline)}"
+        sections.append(Section(
+            heading, table.sentences(comparison), table=f"cells-{place}",
+            rows=table.table_rows(comparison), filters=["algorithm", "verdict"]))
+    return sections
+
+
+def html(outcome: Outcome) -> str:
+    """The outcome, and the plot, sentences and table of its comparison."""
+    sections = sections_of([outcome.comparison]) if outcome.comparison else []
+    return to_html(Page(outcome.headline, outcome.findings, sections))
+
+
+FILES: dict[str, tuple[str, Callable[[Outcome], str]]] = {
+    "junit": ("JUnit XML", junit), "markdown": ("GitHub's Markdown", markdown),
+    "html": ("one page with plot and table", html)}

@@ -1,32 +1,34 @@
-"""The sides of a comparison: `read_sides` reads them from runs, folders, globs and campaigns, and
-`find_costs` finds the cost of each case in each state of the link."""
+"""The sides of a comparison: `read_sides` reads them from runs, folders, globs and campaigns;
+`find_costs` and `find_ratios` compare their launches within each state of the link."""
 
 import glob
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import pandas as pd
 
 from reports.store.case import CASE_KEY, find_states
 from reports.store.manifest import CONTROL, MANIFEST, Manifest, read_manifest
-from reports.store.order import places
-from reports.store.result import ResultError, read
-from reports.store.samples import read_samples
+from reports.store.result import ResultError, places, read, read_samples
 from reports.store.schema import Case, CaseHeader, Result
 from reports.tables.rows import MIN_STATE_BLOCKS
+from reports.tables.sentences import describe, shape_text
+from reports.verdicts.verdict import Floats, Integers
 
 Key = tuple[Any, ...]
 
 
 @dataclass
 class Launch:
-    """One launch of a side. Launches with the same `stage` and `pair` ran next to each other.
-    `costs` has the median cost of a case in microseconds by the state of the link, if it has enough
-    blocks there; `slow_share` is the share of blocks outside of the link's fastest state."""
+    """One launch; those of a campaign with equal `stage` and `pair` ran in turn. `costs` are a
+    case's median costs in us by state of the link, if it has enough blocks there; `slow_share` is
+    the share of blocks outside of the fastest state."""
 
     result: Result
     stage: str
@@ -49,8 +51,8 @@ class Side:
     @property
     def cases(self) -> list[CaseHeader]:
         """The cases that any launch planned, each once."""
-        runs = [launch.result.run for launch in self.launches]
-        return list({key_of(case): case for run in runs for case in run.cases}.values())
+        cases = (case for launch in self.launches for case in launch.result.run.cases)
+        return list({key_of(case): case for case in cases}.values())
 
 
 def key_of(case: Case | CaseHeader, without: Sequence[str] = ()) -> Key:
@@ -61,25 +63,22 @@ def key_of(case: Case | CaseHeader, without: Sequence[str] = ()) -> Key:
 
 
 def read_sides(arguments: Sequence[str]) -> list[Side]:
-    """The sides that the arguments name, baseline first.
-
-    A single campaign stands for all its variants. Otherwise each argument is a side: a run, a
-    folder of runs, a quoted glob, a campaign's folder for its baseline, or FOLDER/VARIANT. Raises
-    ResultError for an argument without runs and for fewer than two sides.
-    """
+    """The sides that the arguments name as in `side_of`, baseline first; a single campaign stands
+    for all its variants. Raises ResultError for an argument without runs and below two sides."""
     if len(arguments) == 1 and (Path(arguments[0]) / MANIFEST).is_file():
         manifest = read_manifest(arguments[0])
         variants = [_variant_side(manifest, name) for name in _variants(manifest)]
         sides = [side for side in variants if side.launches]
-        lost = [side.name for side in variants if not side.launches]
+        for side in variants:
+            if not side.launches and sides:
+                sides[-1].notes.append(f"{side.name} has no launch yet: left out")
     else:
-        sides, lost = [side_of(argument) for argument in arguments], []
+        sides = [side_of(argument) for argument in arguments]
     if len(sides) < 2:
         raise ResultError(f"{arguments[0]}: a comparison takes two sides, or a campaign")
-    names = [side.name for side in sides]
-    if len({*names}) < len(names):
-        raise ResultError(f"{max(names, key=names.count)} is named twice")
-    sides[-1].notes += [f"{name} has no launch yet: left out" for name in lost]
+    name, count = Counter(side.name for side in sides).most_common(1)[0]
+    if count > 1:
+        raise ResultError(f"{name} is named twice")
     return sides
 
 
@@ -88,48 +87,48 @@ def notes_of(sides: Sequence[Side]) -> list[str]:
     return list(dict.fromkeys(note for side in sides for note in side.notes))
 
 
+def label(side: Side) -> str:
+    """A side's name; the last two parts of a path."""
+    return "/".join(side.name.split("/")[-2:])
+
+
 def side_of(argument: str) -> Side:
-    """The side that one argument names. Raises ResultError if it names no run."""
+    """The side that one argument names: a run, a folder of runs, a quoted glob, FOLDER/VARIANT, or
+    a campaign's folder for its baseline. Raises ResultError if it names no run."""
     path = Path(argument)
     if (path / MANIFEST).is_file():
         manifest = read_manifest(path)
-        return _variant_side(manifest, _variants(manifest)[0], argument)
+        return _variant_side(manifest, manifest.campaign.variants[0].name, argument)
     if (path.parent / MANIFEST).is_file() and path.is_dir():
         return _variant_side(read_manifest(path.parent), path.name)
     side = Side(argument, [])
-    for file in _run_files(path, side.notes):
-        _add_launch(side, file, "first", 0)
+    if path.is_dir():
+        files = sorted(path.glob("*.jsonl"))
+        empty = [file for file in files if file.is_file() and not file.stat().st_size]
+        side.notes += [f"{file} is empty: left out" for file in empty]
+        side.notes += [f"{file} is not a run file: left out" for file in sorted(path.iterdir())
+                       if file.is_file() and file.suffix in (".json", ".log", ".txt", ".csv")]
+        files = [file for file in files if file not in empty]
+    else:
+        matches = [name for name in glob.glob(str(path)) if name.endswith(".jsonl")]
+        files = [path] if path.is_file() else sorted(map(Path, matches))
+    for file in files:
+        _add_launch(side, file)
     if not side.launches:
         raise ResultError(f"no run file at {argument}")
     order = places(launch.result.run for launch in side.launches)
-    for launch in side.launches:
-        launch.pair = order[launch.result.run.run_id]
-    side.launches.sort(key=lambda launch: launch.pair)
+    side.launches.sort(key=lambda launch: order[launch.result.run.run_id])
     return side
-
-
-def _run_files(path: Path, notes: list[str]) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        return sorted(Path(name) for name in glob.glob(str(path)) if name.endswith(".jsonl"))
-    runs = sorted(path.glob("*.jsonl"))
-    files = [file for file in runs if not file.is_file() or file.stat().st_size]
-    notes += [f"{file} is empty: left out" for file in runs if file not in files]
-    notes += [f"{file} is not a run file: left out" for file in sorted(path.iterdir())
-              if file.is_file() and file.suffix in (".json", ".log", ".txt", ".csv")]
-    return files
 
 
 def _variants(manifest: Manifest) -> list[str]:
     names = [variant.name for variant in manifest.campaign.variants]
-    return [*names, CONTROL] if manifest.campaign.control and CONTROL not in names else names
+    return [*names, CONTROL] if manifest.campaign.control else names
 
 
 def _variant_side(manifest: Manifest, variant: str, name: str | None = None) -> Side:
-    variants = _variants(manifest)
-    if variant not in variants:
-        names = ", ".join(variants)
+    if variant not in _variants(manifest):
+        names = ", ".join(_variants(manifest))
         raise ResultError(f"{manifest.folder} has no variant {variant}, only {names}")
     side = Side(name or variant, [], manifest, variant)
     side.notes += [f"{path} is not part of this campaign: left out" for path in manifest.foreign]
@@ -140,11 +139,11 @@ def _variant_side(manifest: Manifest, variant: str, name: str | None = None) -> 
     return side
 
 
-def _add_launch(side: Side, path: Path, stage: str, pair: int) -> None:
+def _add_launch(side: Side, path: Path, stage: str = "first", pair: int = 0) -> None:
     """Adds the run, unless it is a copy: copies of a run would agree with each other."""
     result = read(path)
     if not result.complete:
-        reason = result.end.reason if result.end and result.end.reason else "it was cut off"
+        reason = (result.end and result.end.reason) or "it was cut off"
         side.notes.append(f"{path} is incomplete: {reason}; its complete lines count")
     try:
         for case in result.cases:
@@ -158,14 +157,32 @@ def _add_launch(side: Side, path: Path, stage: str, pair: int) -> None:
         side.launches.append(Launch(result, stage, pair))
 
 
+def faults_of(side: Side) -> list[tuple[str, str]]:
+    """(name, sentence) of each wrong case, incomplete run or campaign, and unfinished pair."""
+    faults, name = [], side.name
+    results = [launch.result for launch in side.launches]
+    if side.campaign:
+        if not side.campaign.end:
+            faults.append((name, f"the campaign of {name} is incomplete: run its command again"))
+        launches = [launch for launch in side.campaign.launches if launch.variant == side.variant]
+        died, finished = ({(launch.stage, launch.pair) for launch in launches
+                           if launch.status == status} for status in ("died", "finished"))
+        if lost := sorted(died - finished):
+            faults.append((name, f"no launch of {name} finished in {len(lost)} of its pairs, the "
+                           f"first of them pair {lost[0][1]}"))
+        results += [read(side.campaign.folder / str(launch.run)) for launch in launches
+                    if launch.status == "finished" and launch.stage == "pilot"]
+    for result in results:
+        if not result.complete:
+            faults.append((result.run.run_id, f"{result.path} is incomplete"))
+        faults += [(describe(case), f"{describe(case)} is wrong in {result.path}: {case.reason}")
+                   for case in result.cases if case.status == "wrong"]
+    return faults
+
+
 def find_costs(launches: Sequence[Launch], without: Sequence[str]) -> list[float]:
     """Sets `costs` and `slow_share` of every launch; returns the round trip of each state of the
-    link in ns, fastest first.
-
-    The states come from all blocks of these launches, so that a state means the same in each. A
-    case needs five blocks in a state. Without a probe, or if no two probes agree, all blocks are
-    in one state.
-    """
+    link in ns, fastest first. Without probes that agree, all blocks are in one state."""
     blocks = [block for launch in launches for block in launch.result.blocks]
     states = find_states(blocks, least_share=0.0)
     of_block = iter(states.of_block if states.longest is not None else [0] * len(blocks))
@@ -183,3 +200,50 @@ def find_costs(launches: Sequence[Launch], without: Sequence[str]) -> list[float
                 if len(times) >= MIN_STATE_BLOCKS and np.median(times) > 0}
             for case in launch.result.cases if case.status == "ok"}
     return states.rtt_ns
+
+
+def find_ratios(pairs: Sequence[tuple[Launch, Launch]], keys: Sequence[Key],
+                without: Sequence[str]) -> tuple[Floats, pd.DataFrame]:
+    """The log ratio of each case and pair, (keys, pairs), NaN without a common state of the link;
+    and for each case the columns `states`, `baseline_us` and `variant_us` of a comparison's cells.
+    An unknown key has no figure."""
+    rtt_ns = find_costs([launch for pair in pairs for launch in pair], without)
+    # By cell, side (baseline first), pair and state of the link.
+    costs_us = np.full((len(keys), 2, len(pairs), max(len(rtt_ns), 1)), np.nan)
+    for (row, key), (column, pair), side in product(enumerate(keys), enumerate(pairs), (0, 1)):
+        for state, cost_us in pair[side].costs.get(key, {}).items():
+            costs_us[row, side, column, state] = cost_us
+    log_ratios, states = within_one_state(np.log(costs_us[:, 1] / costs_us[:, 0]))
+    times = []
+    for of_cell, of_pairs in zip(costs_us, states, strict=True):
+        counts = Counter(of_pairs[of_pairs >= 0].tolist()).most_common()
+        trips = [(rtt_ns[state], count) for state, count in counts] if rtt_ns else []
+        most = counts[0][0] if counts else 0
+        times.append((trips, *pd.DataFrame(of_cell[:, of_pairs == most, most]).median(axis=1)))
+    return log_ratios, pd.DataFrame(times, columns=["states", "baseline_us", "variant_us"])
+
+
+def within_one_state(log_ratios: Floats) -> tuple[Floats, Integers]:
+    """The log ratio of each pair within one state that both launches have, and that state; NaN and
+    -1 without one. `log_ratios` are (..., pairs, states). Of several states, takes the one that
+    most pairs share, and of those the fastest, so that without a difference ratios stay symmetric.
+    """
+    has_state = np.isfinite(log_ratios)
+    n_states = log_ratios.shape[-1]
+    rank = np.sum(has_state, axis=-2, keepdims=True) - np.arange(n_states) / n_states
+    states = np.argmax(np.where(has_state, rank, -1.0), axis=-1)
+    ratios = np.take_along_axis(log_ratios, states[..., None], axis=-1)[..., 0]
+    return ratios, np.where(np.isfinite(ratios), states, -1)
+
+
+def case_names(cases: Sequence[CaseHeader]) -> list[str]:
+    """Each case's algorithm, and the fields in which the algorithm's cases differ, without size."""
+    fields = [name for name in CASE_KEY if name not in ("size_bytes", "algorithm", "library")]
+    forms: dict[str, Any] = {
+        "shape": shape_text, "in_place": lambda value: ("out of place", "in place")[value]}
+    texts = pd.DataFrame(
+        [[forms.get(name, str)(getattr(case, name)) for name in fields] for case in cases],
+        columns=fields, index=[case.algorithm for case in cases])
+    differs = texts.groupby(level=0).transform("nunique") > 1
+    rows = zip(texts.index, texts.to_numpy(), differs.to_numpy(), strict=True)
+    return [" ".join(filter(None, [name, *values[several]])) for name, values, several in rows]

@@ -124,6 +124,14 @@ def test_a_state_of_the_link_that_appears_later_starts_its_own_search():
     assert go_on(costs, *fast, *slow) == [15]
 
 
+def test_after_a_round_in_which_the_link_changed_the_search_for_the_longest_state_goes_on():
+    changing = (100.0, 500.0)
+    costs = {SLOW: [float(40 - number) for number in range(16)],
+             **{state: [float(10 + number) for number in range(16)] for state in (FAST, changing)}}
+    everyone = list(range(16))
+    assert go_on(costs, (FAST, everyone), *[(SLOW, everyone)] * 3, (changing, everyone)) == list(range(8, 16))
+
+
 def test_a_table_keeps_its_entries_for_other_sizes_and_states(tmp_path):
     """A link that changes once in several minutes needs more than one search."""
     machine = cast(Any, SimpleNamespace(machine_id="m", software_id="s"))

@@ -21,8 +21,7 @@ import numpy as np
 from bench.harness import session as command
 from bench.harness.options import RunOptions
 from reports.store.build import Samples
-from reports.store.order import latest
-from reports.store.result import ResultError
+from reports.store.result import ResultError, latest
 from reports.store.schema import Block, End, Run
 from reports.store.writing import RunFile
 from tests.reports.synthetic_run import plan

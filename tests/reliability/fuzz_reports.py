@@ -285,7 +285,7 @@ def attempt(tally: Tally, target: Target, damaged: dict[str, bytes]) -> None:
 def fuzz(seconds: float, number: int, kept: Path) -> Tally:
     """Tries inputs for `seconds`, from seed `number` on, and copies the files of each failure to `kept`."""
 
-    for module, _, _, _ in program.COMMANDS.values():
+    for module, _, _ in program.COMMANDS.values():
         __import__(f"reports.{module}")
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "corpus"

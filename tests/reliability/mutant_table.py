@@ -100,7 +100,7 @@ STATISTICS = {
         "reports/store/stats.py", "low = (1 - weight) * ordered[j - 1]",
         "low = (1 - weight) * ordered[j]", (STATS,)),
     "correlation-of-blocks-ignored": Mutant(
-        "reports/store/case.py", "median_interval(values, rho=rho)",
+        "reports/store/build.py", "median_interval(values, rho=rho)",
         "median_interval(values)", (CASE,)),
     "mean-of-iterations": Mutant(
         "bench/harness/timing.py", "time_us=float(np.median(time)),",
@@ -119,7 +119,7 @@ STATISTICS = {
         "reports/verdicts/verdict.py", "first.estimate > 0, fresh.p_slower, fresh.p_faster",
         "first.estimate > 0, fresh.p_faster, fresh.p_slower", (VERDICT,)),
     "margin-ignored": Mutant(
-        "reports/verdicts/verdict.py", "is_rejected & result.is_beyond(margin)", "is_rejected",
+        "reports/verdicts/verdict.py", "is_rejected & is_beyond", "is_rejected",
         (VERDICT,)),
     "correlation-of-runs-ignored": Mutant(
         "reports/trends/changes.py", "np.clip(first + rest.mean() + own, 0, 0.9)",
@@ -147,14 +147,14 @@ PARSERS = {
 }
 ELSEWHERE = {
     "longer-samples-accepted": Mutant(
-        "reports/store/samples.py", ".st_size != HEAD_BYTES", ".st_size < HEAD_BYTES", (STORED,)),
+        "reports/store/result.py", ".st_size != 128", ".st_size < 128", (STORED,)),
     "machines-mixed": Mutant(
         "reports/verdicts/comparison.py", '"machine": lambda result: result.run.machine_id',
         '"machine": lambda result: ""', (REGRESS,)),
     "junit-counts-tests-as-failures": Mutant(
-        "reports/verdicts/gate.py", '"failures": "failure"', '"failures": "testcase"', (REGRESS,)),
+        "reports/verdicts/regress.py", '"failures": "failure"', '"failures": "testcase"', (REGRESS,)),
     "inconclusive-passes": Mutant(
-        "reports/verdicts/gate.py", "elif can_hide.any() and not passes_hidden:",
-        "elif can_hide.any() and passes_hidden:", (REGRESS,)),
+        "reports/verdicts/regress.py", "can_hide.any() and not passes_hidden,",
+        "can_hide.any() and passes_hidden,", (REGRESS,)),
 }
 MUTANTS: dict[str, Mutant] = KERNELS | HARNESS | STATISTICS | PARSERS | ELSEWHERE

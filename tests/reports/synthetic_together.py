@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reports.store.exposed import COMPUTE
+from reports.store.case import COMPUTE
 from reports.store.result import read
 from reports.store.schema import Block, CaseHeader, End, Run
 from reports.store.writing import RunFile

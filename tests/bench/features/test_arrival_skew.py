@@ -19,8 +19,7 @@ from reports.store.result import read
 from reports.tables.formats import as_csv, as_json, as_nccl_tests
 from reports.tables.plot import plot
 from reports.tables.table import render
-from reports.verdicts.cells import case_names
-from reports.verdicts.sides import key_of
+from reports.verdicts.sides import case_names, key_of
 from tests import fake_gpu
 from tests.fake_gpu import fake_nccl
 from tests.launch import few, mpirun

@@ -15,8 +15,7 @@ import pytest
 
 from bench.harness import options as harness_options
 from bench.layers.command import parse
-from reports.store.case import find_states
-from reports.store.exposed import COMPUTE, costs_in, work_of
+from reports.store.case import COMPUTE, costs_in, find_states, work_of
 from reports.store.result import read
 from reports.tables.show import text
 from tests.launch import MPIRUN, ROOT, few, mpirun

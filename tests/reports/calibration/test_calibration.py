@@ -7,23 +7,24 @@ import subprocess
 import sys
 from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from reports.calibration import calibrated_fit, calibrated_history, selfcheck, synthetic
-from reports.calibration.calibrated_fit import Scatter, one_line
-from reports.calibration.rate import Figure, clopper_pearson
+from reports.calibration import calibrated_trends, selfcheck, synthetic
+from reports.calibration.calibrated_trends import NORMAL, SERIES_OUTLIERS, Launches, alarms, detect, one_line
 from reports.calibration.selfcheck import FLIPPING, GROWING, TWO_STAGES, false_alarms, launch_coverage, power
 from reports.calibration.synthetic import (
+    Figure,
     Scenario,
     blocks,
     campaigns,
+    clopper_pearson,
     launch_medians,
     launches_of,
     link_sequences,
@@ -32,8 +33,8 @@ from reports.calibration.synthetic import (
 from reports.store import stats
 from reports.store.case import find_states
 from reports.trends import changes, lines
-from reports.verdicts import cells, verdict
-from reports.verdicts.sides import Launch, key_of
+from reports.verdicts import verdict
+from reports.verdicts.sides import Launch, find_ratios, key_of
 from tests.reports.calibration.record_launches import record
 from tests.reports.synthetic_run import FAST_NS, SLOW_NS, write_run
 
@@ -73,16 +74,16 @@ def no_stage_but_the_first(monkeypatch):
 
 
 def same_wherever_no_difference_was_found(monkeypatch):
-    def with_wide_same(*arguments: Any, **options: Any) -> verdict.Evidence:
+    def with_wide_same(*arguments: Any, **options: Any) -> pd.DataFrame:
         judged = evidence(*arguments, **options)
-        return replace(judged, is_same=(judged.low < 0) & (judged.high > 0))
+        return judged.assign(is_same=(judged.low < 0) & (judged.high > 0))
 
     monkeypatch.setattr(verdict, "evidence", with_wide_same)
 
 
 def no_word_of_what_could_hide(monkeypatch):
-    monkeypatch.setattr(verdict, "left_open", lambda shown, verdicts, alpha, *_: verdict.detectable(
-        shown.standard_error / 2, shown.pairs, alpha))
+    monkeypatch.setattr(verdict, "left_open", lambda judged, *_: verdict.detectable(
+        judged.standard_error / 2, judged.pairs, judged.alpha))
 
 
 def any_break_that_looks_good(monkeypatch):
@@ -95,7 +96,7 @@ def few_launches_taken_for_many(monkeypatch):
         half = 1.96 * own.std(axis=-1, ddof=1) / np.sqrt(launches)
         return own.mean(axis=-1), own.mean(axis=-1) - half, own.mean(axis=-1) + half
 
-    monkeypatch.setattr(calibrated_fit, "interval", normal)
+    monkeypatch.setattr(calibrated_trends, "interval", normal)
 
 
 def runs_taken_for_independent(monkeypatch):
@@ -116,12 +117,12 @@ def thresholds_too_high_to_pass(monkeypatch):
 
 
 BROKEN = [
-    (runs_taken_for_independent, partial(calibrated_history.false_alarms, calibrated_history.NORMAL[2])),
-    (outliers_left_where_they_are, partial(calibrated_history.one_step, calibrated_history.SERIES_OUTLIERS, 0.90, 8)),
-    (a_threshold_for_one_series_alone, partial(calibrated_history.false_alarms, calibrated_history.NORMAL[0])),
-    (thresholds_too_high_to_pass, partial(calibrated_history.one_step, calibrated_history.NORMAL[2], 0.90, 8)),
-    (any_break_that_looks_good, partial(one_line, Scatter(10, 0.1))),
-    (few_launches_taken_for_many, partial(one_line, Scatter(5, 0.03))),
+    (runs_taken_for_independent, partial(alarms, NORMAL[2], [100], 0.05)),
+    (outliers_left_where_they_are, partial(detect, SERIES_OUTLIERS, 84, 0.90, 8)),
+    (a_threshold_for_one_series_alone, partial(alarms, NORMAL[0], [100], 0.05)),
+    (thresholds_too_high_to_pass, partial(detect, NORMAL[2], 84, 0.90, 8)),
+    (any_break_that_looks_good, partial(one_line, Launches(10, 0.1))),
+    (few_launches_taken_for_many, partial(one_line, Launches(5, 0.03))),
     (suspects_judged_on_their_own_data, partial(false_alarms, TWO_STAGES, WIDE)),
     (no_correction_for_many_cells, partial(false_alarms, TWO_STAGES, WIDE)),
     (no_correction_for_many_cells, partial(false_alarms, GROWING, WIDE)),
@@ -260,7 +261,7 @@ def test_synthetic_launches_are_compared_like_real_launches(launches):
     expected = log_ratios(paired)[0]
 
     pairs = list(zip(real[::2], real[1::2], strict=True))
-    ratios = cells.find_stage(pairs, [key_of(case) for case in real[0].result.run.cases], ()).log_ratios
+    ratios, _ = find_ratios(pairs, [key_of(case) for case in real[0].result.run.cases], ())
     np.testing.assert_allclose(expected, ratios, atol=1e-5)
     assert np.isfinite(ratios).sum() > 12
 
@@ -283,7 +284,9 @@ def test_synthetic_and_real_launches_have_the_same_interval(launches):
     link = np.array(find_states(result.blocks).of_block)[:: len(result.cases)]
     by_case = [[block.time_us for block in result.blocks if block.case == case.case] for case in result.cases]
     chosen = [np.array(costs)[link == np.argmax(np.bincount(link))] for costs in by_case]
-    for case, (median, low, high) in zip(result.cases, selfcheck._intervals(chosen), strict=True):
+    rho = stats.autocorrelation(chosen)
+    intervals = [stats.median_interval(costs, rho=rho) for costs in chosen]
+    for case, (median, low, high) in zip(result.cases, intervals, strict=True):
         assert (case.time_us.median, case.time_us.ci_low, case.time_us.ci_high) == pytest.approx((median, low, high))
 
 

@@ -8,8 +8,7 @@ from PIL import Image
 
 from reports.__main__ import main
 from reports.imports.imported import ImportedCase, ImportedFrom, ImportedRun, ImportedSummary, write_imported
-from reports.store.case import find_states
-from reports.store.exposed import COMPUTE
+from reports.store.case import COMPUTE, find_states
 from reports.store.schema import End
 from reports.tables.rows import default_rows
 from tests.reports.synthetic_run import write_run

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from reports.__main__ import main
-from reports.site.across import history_page
-from reports.site.overview import MOST_RUNS
-from reports.site.page import Site, render
-from reports.site.store import MARKER
+from reports.site.across import MOST_RUNS, history_page
+from reports.site.dashboard import MARKER
 from reports.store.result import read
+from reports.tables.page import to_html
 from tests.reports.synthetic_run import write_run
 from tests.reports.synthetic_site import HOSTILE, make_site, write_hostile
 
@@ -96,7 +95,7 @@ def test_a_regression_is_on_the_history_page_and_counted(tmp_path):
     page = history_page(tmp_path / "results")
     assert page.counts["worse"] == sum(page.counts.values()) == 4
     assert page.verdicts == {("a1b2c3", "allreduce"): page.counts}
-    (tmp_path / "history.html").write_text(render(page, Site({}, "python", [])))
+    (tmp_path / "history.html").write_text(to_html(page))
     said = Read(tmp_path / "history.html")
     assert "first at 2026-11-15T06-15-00Z-allreduce-14" in said.text
     assert len(said.all("figure")) == 1

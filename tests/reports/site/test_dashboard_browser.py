@@ -125,7 +125,7 @@ def test_text_has_the_contrast_that_wcag_requires(browser, pages, scheme):
         opened(browser, pages, re.escape(page.name), scheme=scheme)
         browser.execute_script("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
         found = browser.execute_script(CONTRASTS)
-        assert len(found) > 30
+        assert len(found) > 15
         assert [(round(ratio, 2), words) for ratio, words in found if ratio < 4.5] == [], page
         dark = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert (dark == "rgb(255, 255, 255)") == (scheme == "light")
@@ -175,7 +175,7 @@ def test_rows_are_filtered_by_text_and_by_column(browser, pages):
     seen(browser, "input[type=search]")[0].send_keys("64 KiB")
     assert len(seen(browser, "#cells tbody tr")) == 1
     browser.execute_script("location.hash = '#case-0'")
-    assert len(seen(browser, "#cells tbody tr")) == every  # a link to a row clears the filters
+    assert len(seen(browser, "#cells tbody tr")) == 2  # the linked row shows in spite of the filters
 
 
 def test_a_mark_shows_its_value_to_mouse_touch_and_keyboard_and_links_to_its_row(browser, pages):

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from reports.__main__ import main
-from reports.site.page import Page, Section, Site, render
 from reports.store import result
+from reports.tables.page import Page, Section, to_html
 from tests.launch import ROOT
 from tests.reports.site.test_dashboard import SMALL, Read, page_of
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign
@@ -102,7 +102,7 @@ def test_an_unreadable_folder_is_named_and_the_rest_is_shown(tmp_path):
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
     said = Read(tmp_path / "site" / "index.html").text
-    for words in ("closed cannot be read: Permission denied", "listed/run.jsonl cannot be read", "campaign-1"):
+    for words in ("closed is a folder that cannot be read", "listed/run.jsonl cannot be read", "campaign-1"):
         assert words in said
     assert "a folder that cannot be read: 2 (" in done.stdout
 
@@ -205,7 +205,7 @@ def test_each_run_is_read_once(tmp_path, monkeypatch):
 def test_a_text_is_complete_and_a_long_value_is_truncated():
     """The table of a long run must not be truncated, and a long name must not fill a page."""
     page = Page("a", ["y" * 5000], [Section("a", text="x\n" * 2500)])
-    html = render(page, Site({}, "", []))
+    html = to_html(page)
     assert "x\n" * 2500 in html
     assert f"<p>{'y' * 4000} ...</p>" in html
 
@@ -214,5 +214,5 @@ def test_a_column_of_hashes_is_not_aligned_like_numbers(tmp_path):
     """Otherwise hashes that begin with a digit would be right-aligned and the others left-aligned."""
     rows = [["a", "1a2b3c", "12.5 [12 13]", "16 KiB"], ["b", "c0ffee", "-", "9"], ["c", "123456", "<0.1", "85%"]]
     page = Page("a", sections=[Section("a", rows=[dict(zip("abcd", row, strict=True)) for row in rows])])
-    (tmp_path / "a.html").write_text(render(page, Site({}, "", [])))
+    (tmp_path / "a.html").write_text(to_html(page))
     assert [attrs.get("class") for attrs in Read(tmp_path / "a.html").all("td")] == [None, "n", "n"] * 3

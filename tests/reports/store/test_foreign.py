@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 
 from reports.store.foreign import markdown_text, printable, spreadsheet_cell
-from reports.store.result import ResultError, read
-from reports.store.samples import SamplesGone, read_samples
+from reports.store.result import ResultError, SamplesGone, read, read_samples
 from tests.launch import ROOT
 from tests.reports.synthetic_run import write_run
 

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from bench.harness.options import RunOptions
 from bench.harness.run import print_result
-from reports.store.result import ResultError, read
-from reports.store.samples import read_samples
+from reports.store.result import ResultError, read, read_samples
 from reports.store.schema import Block
 from reports.store.writing import RunFile, write_named
 from reports.tables.formats import as_csv, as_json, as_nccl_tests

@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reports.__main__ import main
-from reports.site import store as site_store
-from reports.store.order import HEAD_BYTES, latest, places
-from reports.store.result import read
+from reports.site import shared
+from reports.store.result import HEAD_BYTES, latest, places, read
 from reports.store.schema import Run
 from reports.trends import history
 from reports.verdicts.sides import side_of
@@ -41,7 +40,7 @@ def test_many_processes_that_write_into_one_folder_lose_no_run(tmp_path, claimed
     while writers.poll() is None:  # reads at the same time
         if not (tmp_path / "runs").is_dir():
             continue
-        store = site_store.find(tmp_path / "runs")
+        store = shared.find(tmp_path / "runs")
         assert store.left_out == []
         complete = [result for result in store.results if result.complete]
         n_blocks = store_writers.BLOCKS * store_writers.CASES
@@ -68,7 +67,7 @@ def test_a_clock_that_jumps_back_keeps_the_order_of_runs(tmp_path):
 
     def orders():
         readers = (history.load(out).runs.values(),
-                   [result.run for result in site_store.find(out).results],
+                   [result.run for result in shared.find(out).results],
                    [launch.result.run for launch in side_of(str(out)).launches])
         return [[run.run_id[11:19] for run in runs] for runs in readers]
 

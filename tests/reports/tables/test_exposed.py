@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from reports.store.exposed import COMPUTE
+from reports.store.case import COMPUTE
 from reports.tables.exposed_table import difference, groups, interval_text
 from reports.tables.show import text
 from tests.reports.synthetic_together import FUSED, LAYER, MPI, STEP, THEN, Made, always, steps

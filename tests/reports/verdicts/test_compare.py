@@ -17,10 +17,9 @@ import pandas as pd
 import pytest
 
 from reports.__main__ import main
-from reports.verdicts.cells import within_one_state
+from reports.verdicts.compare import FORMATS
 from reports.verdicts.comparison import compare, pairs_short
-from reports.verdicts.sides import read_sides
-from reports.verdicts.verdict_table import FORMATS
+from reports.verdicts.sides import read_sides, within_one_state
 from tests.launch import ROOT
 from tests.reports.synthetic_campaign import (
     no_effect,

@@ -14,8 +14,8 @@ from PIL import Image
 
 from reports.__main__ import main
 from reports.store.result import ResultError
-from reports.verdicts.cells import Comparison
-from reports.verdicts.forest import plot
+from reports.verdicts.compare import plot
+from reports.verdicts.comparison import Comparison
 from reports.verdicts.sides import Side
 from reports.verdicts.verdict import AMBIGUOUS, SAME, SLOWER, VERDICTS
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign

@@ -6,7 +6,7 @@ import re
 from xml.etree import ElementTree
 
 from reports.verdicts.comparison import compare
-from reports.verdicts.gate import html, judge, junit, markdown
+from reports.verdicts.regress import html, judge, junit, markdown
 from reports.verdicts.sides import read_sides
 from tests.reports.synthetic_campaign import no_effect, rewrite_head, write_campaign, write_launch
 from tests.reports.verdicts.test_regress import Tags, forms, gate

@@ -87,7 +87,7 @@ def test_intels_benchmark_is_compared_with_the_same_library_here(tmp_path, campa
 @pytest.mark.parametrize(("text", "sentence"), [
     (IMB.format(time_us=6.0), "reports: --imb: no launch used Intel MPI\n"),
     ("# Benchmarking Bcast", "imb.txt has no table of IMB-MPI1 Allreduce\n"),
-    (None, "imb.txt: No such file or directory\n"),
+    (None, "imb.txt cannot be read: No such file or directory\n"),
 ])
 def test_output_of_another_benchmark_is_refused(tmp_path, campaign, capsys, text, sentence):
     if text is not None:

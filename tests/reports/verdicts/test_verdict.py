@@ -3,23 +3,18 @@ error rates."""
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import nct, wilcoxon
 from scipy.stats import t as student_t
 
-from reports.verdicts.verdict import (
-    LOOKS,
-    Evidence,
-    detectable,
-    evidence,
-    growing,
-    holm,
-    once,
-    pairs_needed,
-    two_stages,
-    visible_effect,
-)
+from reports.store.case import CASE_KEY
+from reports.verdicts import comparison
+from reports.verdicts.sides import Launch, Side
+from reports.verdicts.verdict import LOOKS, detectable, evidence, growing, holm, once, pairs_needed, two_stages
 
 # Critical values of Wilcoxon's T, two-sided 0.05, for the smaller sum of ranks, from textbooks.
 CRITICAL = {6: 0, 7: 2, 8: 3, 9: 5, 10: 8, 12: 13, 15: 25, 20: 52, 25: 89}
@@ -79,8 +74,7 @@ def test_reversed_ratios_give_mirrored_evidence():
 def test_a_missing_pair_has_no_effect_at_any_position():
     values = np.random.default_rng(5).normal(0.01, 0.02, (1, 9))
     with_gaps = np.insert(values, [0, 4, 4, 9], np.nan, axis=1)
-    for mine, theirs in zip(vars(evidence(with_gaps)).values(), vars(evidence(values)).values(), strict=True):
-        np.testing.assert_array_equal(mine, theirs)
+    pd.testing.assert_frame_equal(evidence(with_gaps), evidence(values))
 
 
 def test_fewer_than_six_pairs_give_only_an_estimate():
@@ -185,9 +179,15 @@ def test_the_detectable_effect_is_called_four_times_in_five(n):
 
 
 @pytest.mark.parametrize("spread", [0.01, 0.02])
-def test_two_stages_find_the_visible_effect_four_times_in_five(spread):
+def test_two_stages_find_the_visible_effect_four_times_in_five(spread, monkeypatch):
+    key = tuple(16384 if name == "size_bytes" else "" for name in CASE_KEY)
+    costs = [{key: {0: float(np.exp(sign * spread / np.sqrt(2)))}} for sign in (-1, 1)]
+    launches = [Launch(Mock(), "pilot", 0, of_launch) for of_launch in costs]
+    monkeypatch.setattr(comparison, "find_costs", Mock())
+    visible = comparison.visible_effects(Side("", launches), 10, 25, 0.01, 1)
+    assert list(visible) == [16384]
     rng = np.random.default_rng(9)
-    effect = np.log1p(float(visible_effect(np.sqrt(2) * spread, 10, 25)))
+    effect = np.log1p(visible[16384])
     first, fresh = (rng.normal(effect, np.sqrt(2) * spread, (1500, 1, n)) for n in (10, 25))
     called = [two_stages(*one).verdict[0] == "SLOWER" for one in zip(first, fresh, strict=True)]
     assert 0.78 < np.mean(called) < 0.92
@@ -214,6 +214,5 @@ def test_the_pairs_needed_would_settle_the_cell():
 
 
 def test_no_number_of_pairs_settles_a_cell_on_the_margin():
-    found = Evidence(np.array([10]), np.log1p([0.01]), np.zeros(1), np.array([0.02]), np.ones(1), np.ones(1),
-                     np.zeros(1, bool))
+    found = pd.DataFrame({"pairs": [10], "estimate": np.log1p([0.01]), "standard_error": 0.01})
     assert np.isinf(pairs_needed(found, 0.025)).all()

@@ -5,65 +5,57 @@
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 const create = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
 
-// Runs `apply` now and whenever a control changes.
-function follow(control, apply) {
-  control.hidden = false;
-  for (const event of ["input", "change"]) control.addEventListener(event, apply);
-  apply();
-}
-
 // A line's checkbox shows and hides it in every picture.
 for (const box of all("input[data-toggle]")) {
   const parts = all(`[data-line="${box.dataset.toggle}"]`);
-  follow(box, () => parts.forEach((part) => part.classList.toggle("off", !box.checked)));
+  const apply = () => parts.forEach((part) => part.classList.toggle("off", !box.checked));
+  box.hidden = false;
+  box.addEventListener("change", apply);
+  apply();
 }
 
 // Each picture is drawn twice, once for each vertical axis; the style sheet shows the chosen one.
 for (const choice of all(".scales")) choice.hidden = false;
 
-// Filters rows by a text, and by the values of the columns in data-filters.
-for (const table of all("table[data-filters]")) {
+// Filters rows by a text, and by the values of the columns in data-filters; shows the linked row.
+for (const table of all('table:not([data-filters=""])')) {
   const names = all("thead th", table).map((cell) => cell.textContent);
   const rows = all("tbody tr", table);
   const tools = create("div", { className: "tools" });
   const count = create("span", { role: "status" });
-  const search = create("input", { type: "search", size: 12 });
-  const controls = [["Rows with", search, (row) => row.textContent.toLowerCase().includes(
-    search.value.toLowerCase())]];
-  for (const name of table.dataset.filters.split("|").filter((each) => names.includes(each))) {
-    const column = names.indexOf(name);
-    const text = (row) => row.cells[column].textContent;
-    const select = create("select");
-    select.append(new Option(`any ${name}`, ""));
-    for (const value of [...new Set(rows.map(text))].sort()) select.append(new Option(value));
-    controls.push([name, select, (row) => !select.value || text(row) === select.value]);
-  }
-  const apply = () => {
-    for (const row of rows) row.hidden = controls.some(([, , accepts]) => !accepts(row));
-    count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
-  };
-  for (const [name, control] of controls) {
+  const filters = [];
+  const add = (name, control, accepts) => {
     const label = create("label");
     label.append(`${name} `, control);
     tools.append(label);
+    filters.push(accepts);
+  };
+  const search = create("input", { type: "search", size: 12 });
+  add("Rows with", search,
+    (row) => row.textContent.toLowerCase().includes(search.value.toLowerCase()));
+  for (const name of table.dataset.filters.split("|")) {
+    const text = (row) => row.cells[names.indexOf(name)].textContent;
+    const select = create("select");
+    select.append(new Option(`any ${name}`, ""));
+    for (const value of [...new Set(rows.map(text))].sort()) select.append(new Option(value));
+    add(name, select, (row) => !select.value || text(row) === select.value);
   }
+  const apply = () => {
+    const shows = (row) => row.matches(":target") || filters.every((accepts) => accepts(row));
+    for (const row of rows) row.hidden = !shows(row);
+    count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
+  };
   tools.append(count);
   table.parentNode.before(tools);
-  follow(tools, apply);
-  // A link to a hidden row clears the filters.
-  addEventListener("hashchange", () => {
-    const row = document.getElementById(location.hash.slice(1));
-    if (!rows.includes(row) || !row.hidden) return;
-    for (const [, control] of controls) control.value = "";
-    apply();
-    row.scrollIntoView();
-  });
+  for (const event of ["input", "change"]) tools.addEventListener(event, apply);
+  addEventListener("hashchange", apply);
+  apply();
 }
 
 // The marks of a line belong to its cases, in order.
-for (const line of all("[data-cases]")) {
+for (const line of all('[data-cases]:not([data-cases=""])')) {
   const cases = line.dataset.cases.split("-");
-  all("use", line).forEach((mark, place) => { if (cases[place]) mark.dataset.case = cases[place]; });
+  all("use", line).forEach((mark, place) => { mark.dataset.case = cases[place]; });
 }
 
 // Shows the table row of a mark: under the pointer or a finger, or by the arrow keys.
@@ -90,9 +82,9 @@ const centre = (mark) => {
   return [at.left + at.width / 2, at.top + at.height / 2];
 };
 
-// The mark with the least distance, which is a function of its centre; none further than `most`.
-function nearest(marks, distance, most) {
-  const distances = marks.map((mark) => distance(...centre(mark)));
+// The mark with the least distance, a function of its offset from a place; none from `most` on.
+function nearest(marks, [left, top], distance, most) {
+  const distances = marks.map(centre).map(([x, y]) => distance(x - left, y - top));
   const least = Math.min(...distances);
   return least < most ? marks[distances.indexOf(least)] : null;
 }
@@ -101,25 +93,22 @@ for (const box of all(".box").filter((element) => element.querySelector("[data-c
   let current = null;
   const marks = () => all("[data-case]", box).filter((mark) => !mark.closest(".off"));
   const pick = (mark) => { current = mark; show(mark); };
-  const point = (event) => pick(nearest(
-    marks(), (x, y) => Math.hypot(x - event.clientX, y - event.clientY), 28));
   const open = () => { if (current) location.hash = `case-${current.dataset.case}`; };
   // The next mark along the line, or the mark of another line at the same size.
-  const beside = (step) => {
-    const each = marks();
-    return each[current ? (each.indexOf(current) + step + each.length) % each.length : 0];
-  };
+  const beside = (step) => marks().at((marks().indexOf(current) + step) % marks().length);
   const across = (step) => {
-    const [left, top] = current ? centre(current) : [0, 0];
-    return nearest(marks(), (x, y) => (Math.abs(x - left) < 2 && (y - top) * step > 0.01
-      ? (y - top) * step : Infinity), Infinity) || current || beside(0);
+    const distance = (right, down) => (
+      Math.abs(right) < 2 && down * step > 0.01 ? down * step : Infinity);
+    return current ? nearest(marks(), centre(current), distance, Infinity) || current : beside(1);
   };
   const keys = {
     ArrowRight: () => beside(1), ArrowLeft: () => beside(-1),
     ArrowDown: () => across(1), ArrowUp: () => across(-1), Escape: () => null,
   };
-  box.addEventListener("pointermove", point);
-  box.addEventListener("pointerdown", point);
+  for (const kind of ["pointermove", "pointerdown"]) {
+    box.addEventListener(kind, (event) => pick(
+      nearest(marks(), [event.clientX, event.clientY], Math.hypot, 28)));
+  }
   box.addEventListener("pointerleave", (event) => {
     if (event.pointerType === "mouse") pick(null);
   });
@@ -134,10 +123,12 @@ for (const box of all(".box").filter((element) => element.querySelector("[data-c
 }
 addEventListener("keydown", (event) => { if (event.key === "Escape") show(null); });
 
-// A link to a cell marks it in the pictures too.
+// A link to a row marks its case in the pictures too.
 function markLinkedCase() {
-  const row = /^#case-\d+$/.test(location.hash) && location.hash.slice(6);
-  all("[data-case]").forEach((mark) => mark.classList.toggle("here", mark.dataset.case === row));
+  const row = document.querySelector("tr:target");
+  all("[data-case]").forEach((mark) => mark.classList.toggle(
+    "here", row?.id === `case-${mark.dataset.case}`));
+  row?.scrollIntoView();
 }
 addEventListener("hashchange", markLinkedCase);
 markLinkedCase();

@@ -26,7 +26,7 @@ COMMANDS = {
                 "--baseline CAMPAIGN/main --current CAMPAIGN/new --junit junit.xml"),
     "accept": ("verdicts.accept", "stores the current runs as the new baseline",
                '--baseline baselines --current CAMPAIGN/new --reason "fewer copies"'),
-    "history": ("trends.history_command", "tells which cases changed in a folder of runs, and when",
+    "history": ("trends.history", "tells which cases changed in a folder of runs, and when",
                 "results/ --plot history.svg"),
     "advise": ("advice.advise", "advises how to split a model over GPUs, from a run's all-reduces",
                "--model llama-3.1-70b --weights q4 --gpu r9700 --gpus 2 --run results/RUN.jsonl"),
@@ -35,7 +35,7 @@ COMMANDS = {
                 "SPEC.toml --html procure.html"),
     "card": ("site.card", "draws one picture of a run to share", "results/RUN.jsonl card.png"),
     "dashboard": ("site.dashboard", "makes static pages of a folder of runs", "results/ -o site/"),
-    "fit": ("trends.fit_command", "fits time = alpha + size / beta to runs, and finds crossovers",
+    "fit": ("trends.fit", "fits time = alpha + size / beta to runs, and finds crossovers",
             "results/campaign-1a2b3c4d/main --plot fit.svg"),
     "selfcheck": ("calibration.selfcheck", "simulates the verdicts' error rates", "--seed 1"),
 }

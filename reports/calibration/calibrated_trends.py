@@ -11,9 +11,10 @@ from reports.calibration import synthetic
 from reports.calibration.synthetic import LAUNCH_EXCESS, OUTLYING, Figure, Rng, Simulation, deviates
 from reports.store.stats import ar1
 from reports.trends.changes import MIN_RUNS, find_steps
-from reports.trends.fit import FEW_LAUNCHES_MISFIT, Fit, find_crossovers
+from reports.trends.fit import FEW_LAUNCHES_MISFIT, find_crossovers
 from reports.trends.lines import (
     Estimate,
+    Fit,
     breaks,
     fit_lines,
     groups_of,

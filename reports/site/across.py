@@ -17,8 +17,7 @@ from reports.store.schema import Result
 from reports.tables.page import CLASSES, NO_HISTORY, Page, Row, Section, draw_picture
 from reports.tables.sentences import describe, number, some
 from reports.tables.show import imported_text
-from reports.trends import history_command
-from reports.trends.history import load
+from reports.trends.history import load, plot
 from reports.verdicts.comparison import COMPARABLE, compare, shown
 from reports.verdicts.regress import sections_of
 from reports.verdicts.sides import Side, key_of, label, notes_of, read_sides
@@ -158,7 +157,7 @@ def history_page(folder: Path) -> Page:
     sections = [Section("Series that changed", ["No series changed."])]
     if history.events:
         sections = [Section("Series that changed", pictures=[draw_picture(
-            "history", lambda target: history_command.plot(history.events, target),
+            "history", lambda target: plot(history.events, target),
             "Series that changed, a panel each", "A mark for each run, the level of each stretch, "
             "and at each change a line and the word worse or better.", "series")])]
     for place, event in enumerate(history.events, 1):

@@ -20,8 +20,9 @@ from reports.tables.page import Page, Picture, Row, Section, draw_picture
 from reports.tables.rows import View, view_of, views
 from reports.tables.sentences import TOKEN_CALL_SIZE_BYTES, number, shape_words, size_text
 from reports.tables.table import long_cells
-from reports.trends import fit_command
-from reports.trends.fit import by_title, find_crossovers, fits_of
+from reports.trends import fit as fitting
+from reports.trends.fit import find_crossovers, fits_of
+from reports.trends.lines import by_title
 
 PANEL_INCHES = (5.6, 4.1)
 PANEL_MARGINS = (0.14, 0.12, 0.92, 0.985)  # fixed: matplotlib's search takes as long as the drawing
@@ -79,11 +80,11 @@ def _fits(heading: str, paths: Sequence[Path]) -> Section:
     crossovers = find_crossovers(fits)
     for members in by_title(fits).values():
         lines += [f"{members[0].mode}: {line}"
-                  for line in fit_command.sentences(members, crossovers)]
-    rows: list[Row] = [{"algorithm": fit.name, "mode": fit.mode, **fit_command.cells(regime)}
+                  for line in fitting.sentences(members, crossovers)]
+    rows: list[Row] = [{"algorithm": fit.name, "mode": fit.mode, **fitting.cells(regime)}
                        for fit in fitted for regime in fit.regimes]
     picture = draw_picture(
-        "fits", partial(fit_command.plot, fitted),
+        "fits", partial(fitting.plot, fitted),
         "Fits: time against size, a line for each regime",
         f"{len(fitted)} fits with {len(rows)} regimes; a bar marks the change from one regime to "
         "the next. Logarithmic axes.", "fits")

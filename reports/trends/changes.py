@@ -9,8 +9,9 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import chdtrc, ndtri, stdtrit
+
+from reports.verdicts.verdict import Floats
 
 MIN_RUNS, PASSES = 20, 3
 FAR_ABOVE = 9.0  # median deviations (six standard deviations) that a step is above the scatter
@@ -28,7 +29,6 @@ MOST_VALUE, MOST_INNOVATION = 5.0, 3.5  # winsorising limits, in robust standard
 ZERO_RHO, RHO_SLOPE, RHO_VARIANCE = -0.035, 0.87, 1.3
 LEAST_VARIANCE = 1e-8  # of a logarithm: a spread of 0.01 %
 DIFFERENCE_RUNS = 2 / 3  # degrees of freedom that a difference of neighbours adds to the variance
-Floats = NDArray[np.floating[Any]]
 
 
 @dataclass
@@ -63,12 +63,11 @@ def find_steps(values: Floats, n_series: int) -> list[list[Step]]:
     for _ in range(PASSES if values.shape[1] >= MIN_RUNS else 0):
         places = [[step.first for step in own] for own in steps]
         levels = np.zeros_like(values)
-        for series in [series for series, own in enumerate(steps) if own]:
-            runs, level = values[series], levels[series]
-            for start, stop in pairwise([0, *places[series], len(runs)]):
+        for runs, level, own in zip(values, levels, steps, strict=True):
+            for start, stop in pairwise([0, *(step.first for step in own), len(runs)]):
                 level[start:stop] = np.median(runs[start:stop])
             scatter = np.median(np.abs(runs - level))
-            if not any(abs(step.size[0]) > FAR_ABOVE * scatter for step in steps[series]):
+            if not any(abs(step.size[0]) > FAR_ABOVE * scatter for step in own):
                 level[:] = 0  # the first pass is final
         # A step stays once a pass reported it: its chance of error is already spent.
         new = _find_steps(values, levels, n_series)
@@ -172,10 +171,9 @@ def _locate(new: Floats, noise: Noise, start: int, place: int, is_shared: bool) 
     if not is_shared:
         nearest = max(best - EDGE, 0)
         best = nearest + int(np.argmax(likely[nearest : best + EDGE + 1]))
-    within = np.flatnonzero(likely >= likely[best] - POSITION_DROP) + start + edge
+    within = (np.flatnonzero(likely >= likely[best] - POSITION_DROP) + start + edge).tolist()
     size, half = float(sizes[best]), float(stdtrit(freedom, 0.975) * errors[best])
-    ends = int(within[0]), int(within[-1])
-    return Step(start + edge + best, *ends, (size, size - half, size + half))
+    return Step(start + edge + best, within[0], within[-1], (size, size - half, size + half))
 
 
 def gls_steps(new: Floats, rho: Floats, first: Any, start: Any, stop: Any) -> tuple[Floats, Floats]:
@@ -279,5 +277,4 @@ def squared_differences(values: Floats, lag: int) -> Floats:
 
 def difference_variance(new: Floats) -> Floats:
     """The variance of each series' innovations, (series,), from differences of neighbours."""
-    variances = squared_differences(new, 1).mean(axis=-1) / 2
-    return np.asarray(np.maximum(variances, LEAST_VARIANCE))
+    return np.asarray(np.maximum(squared_differences(new, 1).mean(axis=-1) / 2, LEAST_VARIANCE))

@@ -1,12 +1,13 @@
-"""The alpha-beta fit, time = alpha + size / beta in one to three regimes, of each algorithm in each
-state of the link, and the crossovers between algorithms. `lines` has the statistics."""
+"""`fit`: fits time = alpha + size / beta, in one to three regimes, to each algorithm in each state
+of the link; finds the crossovers, prints and draws. `lines` has the statistics."""
 
-import math
+import argparse
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import combinations, pairwise, product
-from typing import Any, Literal
+from pathlib import Path
+from typing import IO, Any, Literal
 
 import msgspec
 import numpy as np
@@ -15,135 +16,62 @@ import pandas as pd
 from reports.store.case import CASE_KEY, TOGETHER, find_states
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
-from reports.store.stats import Interval
+from reports.store.writing import to_line, write_named
+from reports.tables.console import lay_out, plain_table
+from reports.tables.figure import Style, dress, figure, styles_of
 from reports.tables.rows import MIN_STATE_BLOCKS
-from reports.tables.sentences import shape_words
+from reports.tables.sentences import number, tick_text
 from reports.trends import lines
+from reports.trends.lines import Crossover, Estimate, Fit, Regime, by_title, curves_us
 from reports.verdicts.comparison import COMPARABLE, Incomparable
-from reports.verdicts.sides import Key, key_of
+from reports.verdicts.sides import Key, key_of, notes_of, side_of
 from reports.verdicts.verdict import Floats, Integers
 
 # A misfit that makes a break below five launches, which cannot average out one launch's noise.
 FEW_LAUNCHES_MISFIT = 0.10
-LEAST_TIME_US = 1e-6  # a line may cross 0 outside its sizes
 STEPS_AN_OCTAVE, FINE_STEPS = 8, 64  # sizes that are compared, and those within a crossover
-# The facts that the launches share.
-SAME = {name: COMPARABLE[name] for name in ("machine", "clock", "world", "version")} | {
+SHARED_FACTS = {name: COMPARABLE[name] for name in ("machine", "clock", "world", "version")} | {
     "software": lambda result: result.run.software_id}
-
-
-class Conditions(msgspec.Struct, kw_only=True):
-    """The operation, machine and state of the link (by its median flag round trip) of a fit or
-    crossover. `interval` says what intervals are over: `launches`, `this launch` (groups of its
-    blocks), or None for two to four launches, which have no intervals."""
-
-    schema: Literal[1] = 1
-    machine_id: str
-    software_id: str
-    world_size: int
-    collective: str
-    shape: Any
-    datatype: str
-    redop: str
-    mode: str
-    in_place: bool
-    link_rtt_ns: float | None
-    run_ids: list[str]
-    interval: str | None
-
-    @property
-    def title(self) -> str:
-        """`all_reduce, float32 sum, isolated, 2 ranks; flag round trip 113 ns`."""
-        words = [self.collective, f"{self.datatype} {self.redop}", self.mode,
-                 *shape_words(self.shape), *["in place"] * self.in_place,
-                 f"{self.world_size} ranks"]
-        link = f"; flag round trip {self.link_rtt_ns:.0f} ns" if self.link_rtt_ns else ""
-        return ", ".join(words) + link
-
-
-class Fit(Conditions, kw_only=True, tag="fit", tag_field="kind"):
-    """One algorithm in one state of the link; `cost` names the quantity that is fitted. `times_us`
-    has a column for each of `sizes_bytes` and a row for each of `run_ids`: medians of a launch's
-    blocks or, if `interval` is `this launch`, of one group of blocks (the id is repeated). Without
-    regimes `reason` says why."""
-
-    variant: str
-    memory: str
-    algorithm: str
-    library: str | None
-    cost: str
-    sizes_bytes: list[int]
-    times_us: list[list[float]]
-    regimes: list[lines.Regime] = []
-    reason: str | None = None
-
-    @property
-    def name(self) -> str:
-        """`two_shot`, `two_shot registered`, `MPICH 5.0.2`."""
-        variant = f" {self.variant}" if self.variant not in ("copied", "plain") else ""
-        return (self.library or self.algorithm) + variant
-
-
-class Crossover(Conditions, kw_only=True, tag="crossover", tag_field="kind"):
-    """The size at which one of two algorithms, measured from `from_bytes` to `to_bytes`, overtakes
-    the other. Without `size_bytes` there is no certain crossover: `faster_below` is certainly
-    faster at the smallest size, `faster_above` at the largest, None if neither algorithm is."""
-
-    first: str
-    second: str
-    from_bytes: int
-    to_bytes: int
-    faster_below: str | None
-    faster_above: str | None
-    size_bytes: lines.Estimate | None = None
-
-
-def by_title(fits: Sequence[Fit]) -> dict[str, list[Fit]]:
-    """The fits by their title, in the order of the first fit with each title."""
-    groups: dict[str, list[Fit]] = {}
-    for fit in fits:
-        groups.setdefault(fit.title, []).append(fit)
-    return groups
+INTERVALS = {
+    "this launch": "Intervals are of this launch alone: another may lie outside.",
+    None: "Fewer than five launches have no intervals: which algorithm is faster is not certain."}
 
 
 def fits_of(results: Sequence[Result]) -> list[Fit]:
-    """The fits over these launches, in the order of their cases: for each case, over its sizes, and
-    each state of the link in which a size has five blocks. Raises Incomparable if the launches
-    measured different things, ResultError for a run twice."""
+    """The fits over these launches: one for each case, over its sizes, and each state of the link
+    in which a size has five blocks. Raises Incomparable if the launches measured different things,
+    ResultError for a run twice."""
     run_ids = [result.run.run_id for result in results]
     if len({*run_ids}) < len(run_ids):
         raise ResultError(f"{max(run_ids, key=run_ids.count)} is given twice")
-    for (name, fact), result in product(SAME.items(), results):
+    for (name, fact), result in product(SHARED_FACTS.items(), results):
         if fact(result) != fact(results[0]):
             raise Incomparable(f"launches of different things: {name} differs between "
                                f"{run_ids[0]} and {result.run.run_id}")
     states = find_states([block for result in results for block in result.blocks], least_share=0.0)
     labels = iter(states.of_block if states.longest is not None else [0] * len(states.of_block))
     heads: dict[Key, Case] = {}
-    blocks: dict[tuple[Key, int], list[tuple[int, int, float]]] = defaultdict(list)
+    rows = []
     for launch, result in enumerate(results):
         keys = {case.case: key_of(case, ("size_bytes",)) for case in result.cases
                 if case.status == "ok" and case.size_bytes and case.collective not in TOGETHER}
         heads |= {key: result.cases[number] for number, key in keys.items()}
+        places = {key: place for place, key in enumerate(heads)}
         for block in result.blocks:
             case, state = result.cases[block.case], next(labels)
             if block.case in keys and state is not None and block.time_us:
                 cost_us = block.time_us if case.mode == "chained" else block.cost_us
-                blocks[keys[block.case], state].append((launch, case.size_bytes, cost_us))
-    rtt_ns: Sequence[float | None] = states.rtt_ns or [None]
-    fits = [_fit(results, case, rtt_ns[state], blocks[key, state])
-            for key, case in heads.items() for state in range(len(rtt_ns))]
-    return [fit for fit in fits if fit]
+                rows.append((places[keys[block.case]], state, launch, case.size_bytes, cost_us))
+    blocks: Any = pd.DataFrame(rows, columns=["case", "state", "launch", "size", "cost_us"])
+    n_blocks = blocks.groupby(["case", "state", "size"])["cost_us"].transform("size")
+    cases, rtt_ns = list(heads.values()), dict(enumerate(states.rtt_ns))
+    return [_fit(results, cases[case], rtt_ns.get(state), of_case) for (case, state), of_case
+            in blocks[n_blocks >= MIN_STATE_BLOCKS].groupby(["case", "state"])]
 
 
-def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None,
-         blocks: Sequence[tuple[int, int, float]]) -> Fit | None:
-    """The fit of one case, or None, from the launch, size and cost in us of its blocks."""
-    frame = pd.DataFrame(blocks, columns=["launch", "size", "cost_us"])
-    frame = frame[frame.groupby("size")["cost_us"].transform("size") >= MIN_STATE_BLOCKS]
-    if frame.empty:
-        return None
-    costs = frame.groupby(["launch", "size"])["cost_us"].agg(list).unstack()
+def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None, blocks: pd.DataFrame) -> Fit:
+    """The fit of one case from the launch, size and cost in us of its blocks."""
+    costs = blocks.groupby(["launch", "size"])["cost_us"].agg(list).unstack()
     while costs.isna().any(axis=None):  # drops the launch (axis 0) or size (axis 1) that lacks most
         shares = costs.notna().mean(axis=1), costs.notna().mean(axis=0)
         axis: Literal[0, 1] = 1 if shares[1].min() < shares[0].min() else 0
@@ -163,8 +91,7 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None,
         cost="total_us" if has_total else "time_us",
         **{name: getattr(case, name) for name in CASE_KEY if name != "size_bytes"})
     if len(sizes) < lines.MIN_SIZES:
-        fit.reason = (f"{len(sizes)} size{'s' * (len(sizes) > 1)} with {MIN_STATE_BLOCKS} blocks, "
-                      "and a line takes three")
+        fit.reason = f"a line takes three sizes with five blocks, not {len(sizes)}"
         return fit
     misfit = lines.LEAST_MISFIT if is_replicated else FEW_LAUNCHES_MISFIT
     at = lines.breaks(np.array(sizes, dtype=float), times_us[None], misfit)[0]
@@ -174,39 +101,12 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None,
     return fit
 
 
-def curves_us(fit: Fit, sizes: Floats | Sequence[float]) -> Floats:
-    """The times in us on each row's lines at `sizes` in bytes, (rows, sizes). Between two regimes
-    the time goes straight, in logarithms, from the end of one line to the start of the next; the
-    outer lines extend beyond the measured sizes."""
-    at = np.asarray(sizes, dtype=float)
-    ends = np.array([(regime.from_bytes, regime.to_bytes) for regime in fit.regimes], dtype=float)
-    # The number of the line; between two lines a fraction.
-    place = np.interp(np.log(at), np.log(ends.ravel()), np.arange(ends.size) // 2)
-    ends[0, 0], ends[-1, 1] = 0.0, np.inf
-    curve_us = np.ones(1)
-    for number, (regime, (start, end)) in enumerate(zip(fit.regimes, ends, strict=True)):
-        line_us = np.array(regime.lines) @ np.stack([np.ones_like(at), np.clip(at, start, end)])
-        share = np.clip(1 - np.abs(place - number), 0, 1)
-        curve_us = curve_us * np.maximum(line_us, LEAST_TIME_US) ** share
-    return curve_us
-
-
-def predict_us(fit: Fit, size_bytes: float) -> Interval:
-    """The time at this size in us, and its 95 % interval. Raises ValueError for no line."""
-    if not fit.regimes:
-        raise ValueError(f"no line: {fit.reason}")
-    times_us = curves_us(fit, [size_bytes])[:, 0]
-    time_us = lines.estimate(lines.walsh_means(times_us), len(times_us) * bool(fit.interval))
-    return time_us.value or 0.0, time_us.low, time_us.high
-
-
 def find_crossovers(fits: Sequence[Fit]) -> list[Crossover]:
     """The crossovers between the library and each of ours, and between any two of ours of one
     variant, without `auto`, which runs one of them; a record too for a pair without a crossover."""
     crossovers = []
     for group in by_title([fit for fit in fits if fit.regimes]).values():
-        library_first = sorted(group, key=lambda fit: fit.library is None)
-        for first, second in combinations(library_first, 2):
+        for first, second in combinations(sorted(group, key=lambda fit: fit.library is None), 2):
             is_one_variant = (first.variant, first.memory) == (second.variant, second.memory)
             is_auto = "auto" in (first.algorithm, second.algorithm)
             if second.library is None and (first.library or (is_one_variant and not is_auto)):
@@ -233,8 +133,8 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
         ends = np.array(lines.interval(lines.walsh_means(shares), len(ours_us) * has_interval))
         return ends, (ends[1] > 0).astype(int) - (ends[2] < 0)
 
-    grid = np.geomspace(low, high, 2 + round(STEPS_AN_OCTAVE * math.log2(high / low)))
-    _, order = compare(partial(curves_us, sizes=grid))
+    grid = np.geomspace(low, high, 2 + round(STEPS_AN_OCTAVE * np.log2(high / low)))
+    _, order = compare(lambda fit: curves_us(fit, grid))
     if common := sorted({*first.sizes_bytes} & {*second.sizes_bytes}):
         _, measured = compare(
             lambda fit: np.array(fit.times_us)[:, np.isin(fit.sizes_bytes, common)])
@@ -244,7 +144,7 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
             if not np.any(measured[nearest[stretch]] == order[stretch]):
                 order[stretch] = 0  # no measured size confirms it
     faster = {1: second.name, -1: first.name, 0: None}
-    head = {name: getattr(first, name) for name in Conditions.__struct_fields__} | {
+    head = {name: getattr(first, name) for name in lines.Conditions.__struct_fields__} | {
         "run_ids": run_ids, "interval": first.interval if has_interval else None,
         "first": first.name, "second": second.name, "from_bytes": low, "to_bytes": high}
     changes = [(i, j) for i, j in pairwise(np.flatnonzero(order).tolist()) if order[i] != order[j]]
@@ -253,13 +153,138 @@ def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
             for i, j in changes or [(0, -1)]]
 
 
-def _zero(compare: Any, low: float, high: float) -> lines.Estimate:
+def _zero(compare: Any, low: float, high: float) -> Estimate:
     """The sizes between two others at which the difference and both its ends cross 0."""
     sizes, zeros = np.geomspace(low, high, FINE_STEPS), []
-    ends, _ = compare(partial(curves_us, sizes=sizes))
+    ends, _ = compare(lambda fit: curves_us(fit, sizes))
     for values in ends if ends[0, 0] > 0 else -ends[[0, 2, 1]]:  # now they fall
         at = int(np.argmax(values[1:] <= 0))
         before, after = values[at], values[at + 1]
         share = before / (before - after) if before > 0 >= after else 0.0
         zeros.append(float(sizes[at] * (sizes[at + 1] / sizes[at]) ** share))
-    return lines.Estimate(*zeros)
+    return Estimate(*zeros)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", metavar="RUN", nargs="+", help=(
+        "launches of one thing: runs, folders, quoted globs, FOLDER/VARIANT of a campaign"))
+    parser.add_argument("--out", metavar="FITS", type=Path, help="store the fits; .jsonl")
+    parser.add_argument("--plot", metavar="OUT", type=Path, help="draw the fits; .svg or .png")
+
+
+def fit(arguments: argparse.Namespace) -> int:
+    """Prints the fits and returns 0. Raises Incomparable for runs of different things, ResultError
+    if a file cannot be read or written, and if there is nothing to fit or draw."""
+    sides = [side_of(argument) for argument in arguments.runs]
+    results = [launch.result for side in sides for launch in side.launches]
+    for note in notes_of(sides):
+        print(f"reports: {note}", file=sys.stderr)
+    fits = fits_of(results)
+    if not fits:
+        raise ResultError("nothing to fit: no case has five blocks in one state of the link")
+    crossovers = find_crossovers(fits)
+    if arguments.plot:
+        plot(fits, arguments.plot)
+    if arguments.out:
+        run_ids = list(dict.fromkeys(run_id for fit in fits for run_id in fit.run_ids))
+        records: list[Any] = [{"kind": "fits", "schema": 1, "run_ids": run_ids}, *fits, *crossovers]
+        write_named(arguments.out, b"".join(map(to_line, records)))
+    sys.stdout.write(text(fits, crossovers))
+    return 0
+
+
+def text(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> str:
+    """A table for each title, with sentences below it, in 80 columns."""
+    texts = []
+    for title, group in by_title(fits).items():
+        rows = [{"algorithm": fit.name, "runs": str(len({*fit.run_ids})), **cells(regime)}
+                for fit in group for regime in fit.regimes]
+        table = plain_table(dict.fromkeys(next(iter(rows), ()), 0), [row.values() for row in rows])
+        for column in table.columns:
+            column.no_wrap = False  # a cut figure would be wrong
+        texts.append(lay_out(None, [title], [("", table)] if rows else [],
+                             sentences(group, crossovers)))
+    return "\n".join(texts)
+
+
+def cells(regime: Regime) -> dict[str, str]:
+    """A regime as cells of a table by column."""
+    alpha, beta, half_size = regime.alpha_us, regime.beta_gb_s, regime.half_size_bytes
+    low, high = (end if end is not None else alpha.value or 0.0 for end in (alpha.low, alpha.high))
+    return {"sizes": f"{tick_text(regime.from_bytes)}-{tick_text(regime.to_bytes)}",
+            "alpha us [95 %]": _with_interval(alpha) if low > 0 else f"up to {number(high)}",
+            "beta GB/s [95 %]": _with_interval(beta) if beta.value else "flat",
+            "n 1/2": tick_text(round(half_size.value)) if half_size.value else "-",
+            "miss": f"{regime.worst_residual:.1%}"}
+
+
+def _with_interval(estimate: Estimate) -> str:
+    value, low, high = map(number, msgspec.structs.astuple(estimate))
+    return value if estimate.low is None else f"{value} [{low} {high}]"
+
+
+def sentences(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> list[str]:
+    """Sentences on fits with one title: their limits, and how the pairs compare."""
+    texts = [f"{fit.name} has no line: {fit.reason}." for fit in fits if fit.reason]
+    intervals = {fit.interval for fit in fits}
+    texts += [meaning for interval, meaning in INTERVALS.items() if interval in intervals]
+    pairs = defaultdict[str, list[str]](list)
+    for pair in crossovers:
+        below, above = pair.faster_below, pair.faster_above
+        if not pair.interval or pair.title != fits[0].title:
+            continue
+        if pair.size_bytes:
+            sizes = [tick_text(round(size)) for size in msgspec.structs.astuple(pair.size_bytes)]
+            texts.append(f"{above} overtakes {below} at {sizes[0]} [{sizes[1]} {sizes[2]}].")
+        elif below and below == above:
+            slower = pair.second if below == pair.first else pair.first
+            pairs[f"Faster than {slower} over all measured sizes"].append(below)
+        else:
+            end = f" ({below} is at the smallest size)" if below else ""
+            end += f" ({above} is at the largest size)" if above else ""
+            pairs["Not certain which is faster"].append(f"{pair.first} or {pair.second}{end}")
+    return texts + [f"{relation}: {', '.join(names)}." for relation, names in pairs.items()]
+
+
+def plot(fits: Sequence[Fit], target: Path | IO[str]) -> None:
+    """Draws time in us against size into an .svg or .png file, or a stream. Raises ResultError for
+    another suffix, without a line, and if the file cannot be written."""
+    groups = by_title([fit for fit in fits if fit.regimes])
+    if not groups:
+        raise ResultError("nothing to draw: no case has the three sizes that a line takes")
+    algorithms = list(dict.fromkeys(fit.algorithm for group in groups.values() for fit in group))
+    styles = dict(zip(algorithms, styles_of(algorithms), strict=True))
+    columns, rows = min(2, len(groups)), -(-len(groups) // 2)
+    with figure(target, rows, columns, (7.5 * columns, 1 + 5.5 * rows)) as (made, axes):
+        handles = {}
+        for panel, (title, group) in zip(axes.flat, groups.items(), strict=False):
+            for fit in group:
+                handles[fit.name] = _draw(panel, fit, styles[fit.algorithm])
+            panel.set_title(title.replace("; ", "\n"), fontsize=10, loc="left")
+            panel.set_ylabel("time, us")
+            dress(panel, sorted({size for fit in group for size in fit.sizes_bytes}))
+        for panel in axes.flat[len(groups) :]:
+            panel.set_axis_off()
+        made.legend(handles.values(), handles, loc="outside lower center", ncols=5, frameon=False)
+        made.suptitle("Medians with 95 % intervals, lines alpha + size / beta, bars at breaks")
+
+
+def _draw(panel: Any, fit: Fit, style: Style) -> Any:
+    """Draws one fit, a registered variant with hollow marks and a thin line; returns its handle."""
+    is_plain = fit.variant in ("copied", "plain")
+    line = {"color": style["color"], "zorder": style["zorder"]}
+    times_us = np.array(fit.times_us)
+    median, low, high = lines.interval(
+        lines.walsh_means(times_us.T), len(times_us) * bool(fit.interval))
+    bars = [median - low, high - median] if fit.interval else None
+    handle = panel.errorbar(fit.sizes_bytes, median, yerr=bars, linestyle="none", elinewidth=1,
+                            marker=style["marker"], markersize=5, **line,
+                            markerfacecolor=style["color"] if is_plain else "white")
+    at = np.geomspace(fit.sizes_bytes[0], fit.sizes_bytes[-1], 256)
+    width = 1.5 if is_plain else 0.9
+    panel.plot(at, np.median(curves_us(fit, at), axis=0), linewidth=width, **line)
+    breaks = [np.sqrt(before.to_bytes * after.from_bytes)
+              for before, after in pairwise(fit.regimes)]
+    panel.plot(breaks, np.median(curves_us(fit, breaks), axis=0), "|", markersize=14,
+               markeredgewidth=1.6, **line)
+    return handle

@@ -1,18 +1,20 @@
-"""Reads the runs of a folder as series, one for each case, machine, benchmark, world, dispatch and
-state of the link, and finds the events in which they change; `changes` has the statistics. The
-launches of one side of a campaign ran close together in time: they are one point, their median."""
+"""`history`: reads the runs of a folder as series, one for each case, machine, benchmark, world,
+dispatch and state of the link; prints and draws the events in which they change. The launches of
+one side of a campaign ran close together in time: they are one point, their median."""
 
+import argparse
 import re
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise, zip_longest
 from pathlib import Path
 from statistics import median
+from typing import IO, Any
 
 import numpy as np
 import pandas as pd
-from msgspec import json
 
 from reports.store.foreign import printable
 from reports.store.manifest import MANIFEST, run_files
@@ -25,6 +27,8 @@ from reports.store.result import (
     time_of,
 )
 from reports.store.schema import Result, Run
+from reports.tables.console import WIDTH, wrapped
+from reports.tables.figure import COLOURS, figure
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import number, size_text, some
 from reports.trends.changes import MIN_RUNS, Step, find_steps
@@ -58,13 +62,12 @@ class Series:
 
     def row(self, step: Step) -> dict[str, str]:
         """A step as cells of a table by column; the costs are medians of up to eight runs."""
-        costs_us, first_run = list(self.costs_us.values()), list(self.costs_us)[step.first]
+        costs_us = list(self.costs_us.values())
         estimate, low, high = np.exp(step.size) - 1
         return {"case": self.label, "verdict": step.word,
                 "before, us": number(median(costs_us[: step.first][-8:])),
                 "after, us": number(median(costs_us[step.first :][:8])),
-                "change [95 %]": f"{estimate:+.1%} [{low:+.1%} {high:+.1%}]",
-                "first run after": f"{time_of(first_run):%Y-%m-%d}"}
+                "change [95 %]": f"{estimate:+.1%} [{low:+.1%} {high:+.1%}]"}
 
 
 @dataclass
@@ -81,9 +84,9 @@ class Event:
 
 @dataclass
 class History:
-    """The runs of a folder by run id, in order of time; sentences on what is left out; the series,
-    and their events, the one with the most change in all first; by machine and benchmark, the
-    number of cases that have too few blocks in every run."""
+    """The runs of a folder by run id, in order of time; sentences on what is left out; the events,
+    the one with the largest sum of changes first; `unjudged`, by machine and benchmark, the number
+    of cases that have too few blocks in every run."""
 
     runs: dict[str, Run]
     skipped: list[str]
@@ -151,11 +154,10 @@ def _add_series(history: History, launches: Sequence[Launch], variant: str) -> N
     """Adds the series of launches that were measured alike, of a `variant` of campaigns or, if it
     is empty, outside. The library's version may change within a series."""
     rtt_ns, run = find_costs(launches, ()), launches[0].result.run
-    planned = [case for launch in launches for case in launch.result.run.cases]
-    libraries = [re.split(r"\s*\d", case.library or "")[0] for case in planned]
-    series_keys = {key_of(case): (*key_of(case, ("library",)), library)
-                   for case, library in zip(planned, libraries, strict=True)}
-    cases = {series_keys[key_of(case)]: case for case in planned}
+    planned = {key_of(case): case for launch in launches for case in launch.result.run.cases}
+    # The last value of a key is the library.
+    series_keys = {key: (*key[:-1], re.split(r"\s*\d", key[-1] or "")[0]) for key in planned}
+    cases = {series_keys[key]: case for key, case in planned.items()}
     names = dict(zip(cases, case_names(list(cases.values())), strict=True))
     points: dict[Path, str] = {}  # the first run of each side of a campaign
     costs_us: dict[tuple[Key, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -203,29 +205,94 @@ def _add_events(history: History) -> None:
 def _event(runs: Sequence[Run], place: int, changes: list[tuple[Series, Step]]) -> Event:
     """The event, with sentences on the recorded facts that changed near `place`, the nearest first,
     and that rarely change elsewhere, so without the load."""
-    low = int(median(step.low for _, step in changes))
-    high = int(median(step.high for _, step in changes))
-    facts = pd.DataFrame(map(_facts, runs)).fillna("nothing")
+    ends = np.median([(step.low, step.high) for _, step in changes], axis=0)
+    low, high = ends.astype(int).tolist()
+    facts = pd.DataFrame([{
+        "software_id": run.software_id, "version": run.version, "argv": " ".join(run.argv),
+        "slowed_percent": run.world.get("slowed_percent"), **run.environment} for run in runs],
+        dtype=object).map(lambda fact: str(fact.get("value") if isinstance(fact, dict) else fact),
+                          na_action="ignore").fillna("nothing")
     changed = facts.ne(facts.shift()).iloc[1:]
+    rare = [name for name in facts if changed[name].sum() <= 1 + len(runs) // 10]
     sentences = []
     for at in sorted(range(min(low, place), max(high, place) + 1), key=lambda at: abs(at - place)):
         suffix = f" (at {runs[at].run_id})" if at != place else ""
-        sentences += [f"Changed there: {name}: {facts[name][at - 1]} -> {facts[name][at]}{suffix}"
-                      for name in sorted(facts, key=lambda name: (name != "software_id", name))
-                      if changed[name][at] and changed[name].sum() <= 1 + len(runs) // 10]
+        sentences += [f"Changed there: {name}: {facts[name][at - 1]:.48} -> {facts[name][at]:.48}"
+                      f"{suffix}" for name in rare if changed[name][at]]
     return Event(runs[0].machine_id, runs[0].benchmark, runs[place].run_id,
                  sorted(changes, key=lambda change: -abs(change[1].size[0])),
                  [f"It lies between {runs[low - 1].run_id} and {runs[high].run_id} (95 %).",
                   *(sentences or ["Nothing recorded changed there."])])
 
 
-def _facts(run: Run) -> dict[str, str]:
-    facts = run.environment | {
-        "software_id": run.software_id, "version": run.version, "argv": " ".join(run.argv),
-        "slowed_percent": run.world.get("slowed_percent")}
-    texts = {}
-    for name, fact in facts.items():
-        value = fact.get("value") if isinstance(fact, dict) else fact
-        text = value if isinstance(value, str) else json.encode(value).decode()
-        texts[name] = text if len(text) <= 48 else text[:45] + "..."
-    return texts
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", type=Path, help="runs at any depth")
+    parser.add_argument("--plot", metavar="OUT", type=Path, help="draw changes; .svg or .png")
+
+
+def history(arguments: argparse.Namespace) -> int:
+    """Prints the events, each with at most eight series, in at most 80 columns; returns 0. Raises
+    ResultError for a folder without runs, and if the picture cannot be drawn."""
+    history = load(arguments.folder)
+    if arguments.plot:
+        plot(history.events, arguments.plot)
+    machines = {run.machine_id for run in history.runs.values()}
+    words = Counter(series.word for series in history.series)
+    counts = ", ".join(f"{n} {word}" for word, n in words.most_common())
+    lines = wrapped([f"runs {len(history.runs)}, machines {len(machines)}, last run "
+                     f"{[*history.runs][-1]}; series: {counts}. Of histories without a change "
+                     "5 % have an alarm.", *history.skipped])
+    for event in history.events:
+        words = Counter(step.word for _, step in event.changes)
+        counts = ", ".join(f"{n} series {word}" for word, n in words.most_common())
+        lines += ["", *wrapped([f"{counts}: machine {event.machine_id}, {event.benchmark}, "
+                                f"first at {event.run}", *event.sentences])]
+        for series, step in event.changes[:8]:
+            row = "  {2:>7} -> {3:>7} us {4:>24}  {1:<8}{0}".format(*series.row(step).values())
+            lines += textwrap.wrap(row, WIDTH, subsequent_indent=" " * 6)
+    print("\n".join(lines))
+    return 0
+
+
+def plot(events: Sequence[Event], target: Path | IO[str]) -> None:
+    """Draws the first twelve series that changed, the largest change of each event in turn; into a
+    stream as SVG. Raises ResultError without a series, and if the file cannot be written."""
+    by_rank = zip_longest(*([series for series, _ in event.changes] for event in events))
+    changed = list(dict.fromkeys(series for rank in by_rank for series in rank if series))
+    if not changed:
+        raise ResultError("no series changed: there is nothing to draw")
+    shown = changed[:12]
+    columns, rows = min(len(shown), 3), -(-len(shown) // 3)
+    with figure(target, rows, columns, (4.6 * columns, 0.6 + 2.7 * rows)) as (made, axes):
+        for panel, series in zip(axes.flat, shown, strict=False):
+            draw(panel, series)
+        for panel in axes.flat[len(shown) :]:
+            panel.set_visible(False)
+        made.suptitle(f"{len(shown)} of {len(changed)} series that changed", fontsize=11)
+        made.supylabel("cost, us", fontsize=9)
+
+
+def draw(axes: Any, series: Series) -> None:
+    """One panel: a mark for each run, the median between changes, and each change with its word."""
+    values, run_ids = np.array(list(series.costs_us.values())), list(series.costs_us)
+    steps = sorted(series.steps, key=lambda step: step.first)
+    axes.plot(values, "o", markersize=2.6, color="#555555")
+    for start, stop in pairwise([0, *(step.first for step in steps), len(values)]):
+        level = np.median(values[start:stop])
+        axes.plot([start - 0.5, stop - 0.5], [level, level], color="black", linewidth=1.5)
+    low, high = np.percentile(values, [1, 99])
+    axes.set_ylim(low - 0.15 * (high - low), high + 0.35 * (high - low))
+    for place, step in enumerate(steps):
+        colour, at = COLOURS[step.word == "better"], step.first - 0.5
+        is_late = step.first > 0.6 * len(values)  # then its label stands to its left
+        axes.axvspan(step.low - 0.5, step.high - 0.5, color=colour, alpha=0.15, linewidth=0)
+        axes.axvline(at, color=colour, linewidth=1.2,
+                     linestyle="-" if step.word == "worse" else "--")
+        axes.annotate(f"{step.word} {np.expm1(step.size[0]):+.1%}",
+                      (at, 0.99 - 0.08 * (place % 8)), color=colour, fontsize=8,
+                      xycoords=axes.get_xaxis_transform(), textcoords="offset points",
+                      xytext=(-4 if is_late else 4, 0), ha="right" if is_late else "left", va="top")
+    ticks = np.linspace(0, len(values) - 1, 4, dtype=int)
+    axes.set_xticks(ticks, [f"{time_of(run_ids[tick]):%Y-%m-%d}" for tick in ticks], fontsize=8)
+    axes.tick_params(axis="y", labelsize=8)
+    axes.set_title(textwrap.fill(series.label, 44), fontsize=9)

@@ -1,19 +1,22 @@
-"""Lines through times: `times_us` is (..., launches, sizes), `sizes` (sizes,) in bytes, ascending.
-Groups of blocks may stand for launches. Only the test of a break assumes a distribution of the
-launches."""
+"""Lines through times: their records and statistics. `times_us` is (..., launches, sizes), `sizes`
+(sizes,) in bytes, ascending. Groups of blocks may stand for launches. Only the test of a break
+assumes a distribution of the launches."""
 
 from collections.abc import Sequence
 from itertools import combinations, pairwise
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 from scipy.special import fdtrc
 
+from reports.store.stats import Interval
+from reports.tables.sentences import shape_words
 from reports.verdicts.verdict import Bools, Floats, signed_rank_cdf
 
 MIN_SIZES, MIN_LAUNCHES = 3, 5  # of a line, for an interval
 MOST_BREAKS, BREAK_P, LEAST_MISFIT = 2, 0.05, 0.05
+LEAST_TIME_US = 1e-6  # a line may cross 0 outside its sizes
 
 
 class Estimate(msgspec.Struct):
@@ -36,6 +39,79 @@ class Regime(msgspec.Struct, kw_only=True):
     half_size_bytes: Estimate
     lines: list[list[float]]
     worst_residual: float
+
+
+class Conditions(msgspec.Struct, kw_only=True):
+    """The operation, machine and state of the link (by its median flag round trip) of a fit or
+    crossover. `interval` says what intervals are over: `launches`, `this launch` (groups of its
+    blocks), or None for two to four launches, which have no intervals."""
+
+    schema: Literal[1] = 1
+    machine_id: str
+    software_id: str
+    world_size: int
+    collective: str
+    shape: Any
+    datatype: str
+    redop: str
+    mode: str
+    in_place: bool
+    link_rtt_ns: float | None
+    run_ids: list[str]
+    interval: str | None
+
+    @property
+    def title(self) -> str:
+        """`all_reduce, float32 sum, isolated, 2 ranks; flag round trip 113 ns`."""
+        words = [self.collective, f"{self.datatype} {self.redop}", self.mode,
+                 *shape_words(self.shape), *["in place"] * self.in_place,
+                 f"{self.world_size} ranks"]
+        link = f"; flag round trip {self.link_rtt_ns:.0f} ns" if self.link_rtt_ns else ""
+        return ", ".join(words) + link
+
+
+class Fit(Conditions, kw_only=True, tag="fit", tag_field="kind"):
+    """One algorithm in one state of the link. `times_us` are medians of the `cost`: a column for
+    each of `sizes_bytes`, and a row for each of `run_ids`, a launch or one group of its blocks (the
+    id is repeated). Without regimes `reason` says why."""
+
+    variant: str
+    memory: str
+    algorithm: str
+    library: str | None
+    cost: str
+    sizes_bytes: list[int]
+    times_us: list[list[float]]
+    regimes: list[Regime] = []
+    reason: str | None = None
+
+    @property
+    def name(self) -> str:
+        """`two_shot`, `two_shot registered`, `MPICH 5.0.2`."""
+        variant = f" {self.variant}" if self.variant not in ("copied", "plain") else ""
+        return (self.library or self.algorithm) + variant
+
+
+class Crossover(Conditions, kw_only=True, tag="crossover", tag_field="kind"):
+    """The size at which one of two algorithms, measured from `from_bytes` to `to_bytes`, overtakes
+    the other. Without `size_bytes` there is no certain crossover: `faster_below` is certainly
+    faster at the smallest size, `faster_above` at the largest, None if neither algorithm is."""
+
+    first: str
+    second: str
+    from_bytes: int
+    to_bytes: int
+    faster_below: str | None
+    faster_above: str | None
+    size_bytes: Estimate | None = None
+
+
+def by_title(fits: Sequence[Fit]) -> dict[str, list[Fit]]:
+    """The fits by their title, in the order of the first fit with each title."""
+    groups: dict[str, list[Fit]] = {}
+    for fit in fits:
+        groups.setdefault(fit.title, []).append(fit)
+    return groups
 
 
 def regime_of(sizes: Sequence[int], times_us: Floats, has_interval: bool,
@@ -164,3 +240,29 @@ def interval(walsh: Floats, launches: int, is_piece: bool = False) -> tuple[Floa
 def estimate(walsh: Floats, launches: int, is_piece: bool = False) -> Estimate:
     ends = interval(walsh, launches, is_piece)
     return Estimate(*(float(end) if np.isfinite(end) else None for end in ends))
+
+
+def curves_us(fit: Fit, sizes: Floats | Sequence[float]) -> Floats:
+    """The times in us on each row's lines at `sizes` in bytes, (rows, sizes). Between two regimes
+    the time goes straight, in logarithms, from the end of one line to the start of the next; the
+    outer lines extend beyond the measured sizes."""
+    at = np.asarray(sizes, dtype=float)
+    ends = np.array([(regime.from_bytes, regime.to_bytes) for regime in fit.regimes], dtype=float)
+    # The number of the line; between two lines a fraction.
+    place = np.interp(np.log(at), np.log(ends.ravel()), np.arange(ends.size) // 2)
+    ends[0, 0], ends[-1, 1] = 0.0, np.inf
+    curve_us = np.ones(1)
+    for number, (regime, (start, end)) in enumerate(zip(fit.regimes, ends, strict=True)):
+        line_us = np.array(regime.lines) @ np.stack([np.ones_like(at), np.clip(at, start, end)])
+        share = np.clip(1 - np.abs(place - number), 0, 1)
+        curve_us = curve_us * np.maximum(line_us, LEAST_TIME_US) ** share
+    return curve_us
+
+
+def predict_us(fit: Fit, size_bytes: float) -> Interval:
+    """The time at this size in us, and its 95 % interval. Raises ValueError for no line."""
+    if not fit.regimes:
+        raise ValueError(f"no line: {fit.reason}")
+    times_us = curves_us(fit, [size_bytes])[:, 0]
+    time_us = estimate(walsh_means(times_us), len(times_us) * bool(fit.interval))
+    return time_us.value or 0.0, time_us.low, time_us.high

@@ -17,8 +17,7 @@ from matplotlib import pyplot
 
 from reports.__main__ import main
 from reports.trends.changes import Step
-from reports.trends.history import Series, load
-from reports.trends.history_command import draw
+from reports.trends.history import Series, draw, load
 from tests.reports.synthetic_run import mark_wrong, write_run
 
 RUNS, STEP = 44, 30
@@ -88,7 +87,7 @@ def test_a_regression_is_one_alarm_that_names_its_cases_and_what_else_changed(st
     assert "os.load" not in text
     assert re.search(r"\+2\d\.\d% \[\+\d+\.\d% \+\d+\.\d%\] worse 16 KiB two_shot", text)
     assert f"last run {run_id(RUNS - 1)}" in text
-    assert "worse 3, better 0, no change 1, too few runs 0" in text
+    assert "series: 3 worse, 1 no change." in text
 
 
 def test_a_change_and_its_revert_are_two_alarms(store):
@@ -154,7 +153,7 @@ def test_link_state_machine_and_number_of_ranks_separate_the_series(tmp_path, ca
               for series in history.series}
     assert groups == {("a1b2c3", "1", 24), ("a1b2c3", "5", 24), ("bbbbbb", 12)}
     text = " ".join(history_text(tmp_path, capsys).split())
-    assert "worse 0, better 0, no change 8, too few runs 4 (less than 20)" in text
+    assert "series: 8 no change, 4 too few runs." in text
     write(tmp_path, 99, world_size=4, fast_rounds=range(6))
     assert len(load(tmp_path).series) == len(history.series) + 4
 

@@ -197,7 +197,6 @@ def _at_capacity(name: str, split: Split) -> tuple[str, Split]:
 
 
 def _best(splits: dict[str, Split], figure: str) -> str:
-    """The best split by a time or a rate, and its margin over the next."""
     spans, is_rate = {name: splits[name].figures[figure] for name in splits}, "rate" in figure
     power, scale, unit = (1, 1.0, "tokens/s") if is_rate else (-1, 1e-3, "ms")
     ordered = sorted(spans, key=lambda name: spans[name][0], reverse=is_rate)

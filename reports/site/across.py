@@ -60,7 +60,6 @@ def overview_page(store: shared.Store, others: Sequence[Page]) -> Page:
 
 
 def _cards(counts_of: Mapping[str, Counter[str]]) -> list[tuple[str, str, str]]:
-    """A card for worse, better and unknown, which counts verdicts by noun."""
     cards = []
     for word in dict.fromkeys(CLASSES.values()):
         total, sentences = 0, []

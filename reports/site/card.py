@@ -55,7 +55,6 @@ def card(arguments: argparse.Namespace) -> int:
 
 
 def _answer(result: Result) -> tuple[list[str], Plot]:
-    """The sentences and the plot of a measured run, for its kind of benchmark."""
     benchmark = result.run.benchmark
     if benchmark == link.BENCHMARK:
         gb_s = link.rates(result)["min"]

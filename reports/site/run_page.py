@@ -233,7 +233,6 @@ def _iteration_cells(case: Case, times_us: Times) -> Row:
 
 def _distribution(name: str, size_bytes: int, times_us: Mapping[int, Times],
                   lines: Sequence[Line]) -> Picture:
-    """The cumulative distribution of the iterations of each line."""
     def draw(target: IO[str]) -> None:
         with figure(target, 1, 1, PANEL_INCHES) as (drawing, ((axes,),)):
             shares = np.linspace(0, 1, 41)

@@ -17,10 +17,9 @@ from reports.store.case import CASE_KEY, TOGETHER, find_states
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.store.writing import to_line, write_named
-from reports.tables.console import lay_out, plain_table
 from reports.tables.figure import Style, dress, figure, styles_of
 from reports.tables.rows import MIN_STATE_BLOCKS
-from reports.tables.sentences import number, tick_text
+from reports.tables.sentences import lay_out, number, plain_table, tick_text
 from reports.trends import lines
 from reports.trends.lines import Crossover, Estimate, Fit, Regime, by_title, curves_us
 from reports.verdicts.comparison import COMPARABLE, Incomparable

@@ -27,10 +27,9 @@ from reports.store.result import (
     time_of,
 )
 from reports.store.schema import Result, Run
-from reports.tables.console import WIDTH, wrapped
 from reports.tables.figure import COLOURS, figure
 from reports.tables.rows import MIN_STATE_BLOCKS
-from reports.tables.sentences import number, size_text, some
+from reports.tables.sentences import WIDTH, number, size_text, some, wrapped
 from reports.trends.changes import MIN_RUNS, Step, find_steps
 from reports.verdicts.comparison import COMPARABLE
 from reports.verdicts.sides import Key, Launch, case_names, find_costs, key_of

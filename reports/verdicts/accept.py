@@ -115,7 +115,6 @@ def baseline_side(argument: str, current: Side) -> Side:
 
 
 def _run_ids(folder: Path) -> dict[str, set[str]]:
-    """The runs of each machine's baseline."""
     path, run_ids = folder / ACCEPTED, dict[str, set[str]]()
     lines = content_of(path).splitlines() if path.exists() else []
     for number, line in enumerate(lines, 1):

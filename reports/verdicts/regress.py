@@ -148,7 +148,6 @@ def judge(comparison: Comparison, faults: Sequence[tuple[str, str]] = (),
 
 
 def _findings(rows: Sequence[Any]) -> list[str]:
-    """The worst cells, and summaries of hidden and faster cells."""
     of_cells = f"of {len(rows)} cells"
     slower = [f"{cell.title}: {cell.text}" for cell in rows if cell.outcome == "regression"]
     faster = [cell.title for cell in reversed(rows) if cell.verdict == FASTER]

@@ -7,6 +7,7 @@ GPU: its errors must become one sentence, and it must compile for GPUs.
 import itertools
 import json
 import os
+import re
 import statistics
 import struct
 import subprocess
@@ -217,7 +218,8 @@ def test_a_gpu_that_vanishes_ends_all_ranks_and_is_named_on_a_fake_gpu(tmp_path,
     assert done.returncode == 1
     assert "wiretax: rank " in done.stderr
     assert "on GPU 0000:" in done.stderr
-    assert "cudaErrorDevicesUnavailable" in done.stderr
+    # The runtime's name, or the driver's, if the timed loop meets the loss first.
+    assert re.search("cudaErrorDevicesUnavailable|CUDA_ERROR_DEVICE_UNAVAILABLE", done.stderr), done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     for path in (tmp_path / "results").glob("*.jsonl"):
         assert not read(path).complete

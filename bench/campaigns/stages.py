@@ -13,6 +13,7 @@ from reports.store.manifest import Stage
 from reports.store.result import read
 from reports.tables.sentences import size_text
 from reports.verdicts import comparison, sides
+from reports.verdicts.verdict import AMBIGUOUS
 
 
 def run_pilot(campaign: OpenCampaign) -> None:
@@ -75,7 +76,7 @@ def run_stages(campaign: OpenCampaign) -> None:
         run_rounds(campaign, "first", range(1, look + 1))
         # A campaign that was interrupted beyond this look has judged it already.
         if (is_growing and pairs_before <= look
-                and "AMBIGUOUS" not in set(comparison.cells_of(campaign.folder).verdict)):
+                and AMBIGUOUS not in set(comparison.cells_of(campaign.folder).verdict)):
             return
     if is_growing:
         return

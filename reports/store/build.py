@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from reports.store import case as facts
 from reports.store.schema import Block, Case, CaseFields, LinkBlock, Range, Run, State, Summary
@@ -106,9 +106,9 @@ def _figures(blocks: Sequence[Block], samples: NDArray[Any] | None, rho: float) 
     return figures
 
 
-def _summary(values: Sequence[float], rho: float = 0.0) -> Summary:
+def _summary(values: ArrayLike, rho: float = 0.0) -> Summary:
     median, low, high = median_interval(values, rho=rho)
-    return Summary(median=median, ci_low=low, ci_high=high, n_blocks=len(values))
+    return Summary(median=median, ci_low=low, ci_high=high, n_blocks=np.size(values))
 
 
 def _iterations(blocks: Sequence[Block], samples: NDArray[Any]) -> NDArray[Any]:
@@ -202,7 +202,7 @@ def _set_exposed(cases: Sequence[Case], costs_us: facts.Costs) -> None:
         communicates = case.algorithm.startswith(facts.COMMUNICATES)
         if case.status != "ok" or compute is None or not communicates:
             continue
-        case_us, compute_us = costs_us.get(case.case, {}), costs_us.get(compute.case, {})
-        if rounds := sorted(case_us.keys() & compute_us.keys()):
-            case.compute_us = _summary([compute_us[r] for r in rounds])
-            case.exposed_us = _summary([case_us[r] - compute_us[r] for r in rounds])
+        case_us, compute_us = facts.paired(costs_us.get(case.case, {}),
+                                           costs_us.get(compute.case, {}))
+        if len(case_us):
+            case.compute_us, case.exposed_us = _summary(compute_us), _summary(case_us - compute_us)

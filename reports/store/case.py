@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reports.store.schema import Block, Case, FirstWrong, LinkBlock
 from reports.store.stats import link_states
@@ -24,7 +25,8 @@ BUS_FACTORS: dict[str, Callable[[int], float]] = {
     "all_reduce": lambda n: 2 * (n - 1) / n,
     **dict.fromkeys(("all_gather", "reduce_scatter", "alltoall"), lambda n: (n - 1) / n),
     **dict.fromkeys(("sendrecv", "link"), lambda n: 1.0)}
-Costs = Mapping[int, Mapping[int, float]]  # microseconds by case and round
+Rounds = Mapping[int, float]  # costs in microseconds by round
+Costs = Mapping[int, Rounds]  # by case
 
 
 @dataclass
@@ -82,6 +84,12 @@ def costs_in(blocks: Sequence[Block], of_block: Sequence[int | None],
         if state_of_block == state:
             costs_us.setdefault(block.case, {})[block.round] = block.cost_us
     return costs_us
+
+
+def paired(first: Rounds, second: Rounds) -> NDArray[np.float64]:
+    """Two costs in their common rounds, in order: shape (2, rounds)."""
+    rounds = sorted(first.keys() & second.keys())
+    return np.array([[costs_us[number] for number in rounds] for costs_us in (first, second)])
 
 
 def work_of(case: Case) -> str:

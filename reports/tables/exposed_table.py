@@ -10,12 +10,12 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.case import COMMUNICATES, COMPUTE, FUSED, LIBRARY, Costs, find_states, work_of
+from reports.store.case import COMMUNICATES, COMPUTE, FUSED, LIBRARY, find_states, paired, work_of
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, median_interval
 from reports.tables import sentences
 from reports.tables.figure import Bar, draw_bars
-from reports.tables.rows import Rounds, best, costs_of, paired, rounds_of
+from reports.tables.rows import best, costs_of, rounds_of
 from reports.tables.sentences import lay_out_run, number, plain_table
 
 OURS = "ours"
@@ -34,8 +34,8 @@ class Form:
 
     name: str
     case: Case
-    costs_us: Rounds
-    report_us: Rounds
+    costs_us: Mapping[int, float]
+    report_us: Mapping[int, float]
 
     @property
     def median_us(self) -> float | None:
@@ -58,7 +58,7 @@ def groups(result: Result) -> list[tuple[list[Case], dict[str, Form]]]:
     return [(cases, _forms(cases, costs)) for cases in shapes(result)]
 
 
-def _forms(cases: Sequence[Case], costs: Costs) -> dict[str, Form]:
+def _forms(cases: Sequence[Case], costs: Mapping[int, Mapping[int, float]]) -> dict[str, Form]:
     """A name has the variant if several competed, and the build or the number of chunks."""
     by_kind: dict[str, list[Case]] = {kind: [] for kind in (COMPUTE, LIBRARY, OURS, FUSED)}
     for case in cases:
@@ -77,7 +77,7 @@ def _forms(cases: Sequence[Case], costs: Costs) -> dict[str, Form]:
             name += f" {chosen.variant}"
         if detail := (chosen.chosen or "").removeprefix(chosen.algorithm):
             name += f", {detail.removeprefix('+')}"
-        report = costs if len(rivals) == 1 else rounds_of(costs, 0)
+        report = costs if len(rivals) == 1 else rounds_of([chosen], costs, 0)
         forms[kind] = Form(name, chosen, costs[chosen.case], report[chosen.case])
     return forms
 

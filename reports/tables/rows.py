@@ -2,7 +2,7 @@
 cost includes reading the result (`total_us`); costs of one round are paired. If several variants
 compete, odd rounds choose and even rounds report, so that the choice does not bias its result."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.store.case import Costs, LinkStates, beside, costs_in, late_us
+from reports.store.case import Costs, LinkStates, beside, costs_in, late_us, paired
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
 from reports.tables.sentences import MARGIN, TOKEN_CALL_SIZE_BYTES, number, size_text
@@ -24,7 +24,6 @@ TOKEN_BYTES, TOKEN_CALLS, CARD_GB_S = 70.6e9 * 4.5 / 8, 160, 640.0
 
 View = tuple[str, Any]  # a mode and a shape: one table
 Key = tuple[int, str | None]  # a size and a routing skew: one row
-Rounds = Mapping[int, float]  # costs in microseconds by round
 
 
 @dataclass
@@ -112,16 +111,10 @@ def costs_of(result: Result, states: LinkStates, state: int | None) -> Costs:
             for case in result.cases}
 
 
-def rounds_of(costs: Costs, parity: int) -> Costs:
-    """The costs in even rounds (0) or in odd ones (1)."""
-    return {case: {number: us for number, us in rounds.items() if number % 2 == parity}
-            for case, rounds in costs.items()}
-
-
-def paired(first: Rounds, second: Rounds) -> NDArray[np.float64]:
-    """Two costs in their common rounds, in order: shape (2, rounds)."""
-    rounds = sorted(first.keys() & second.keys())
-    return np.array([[costs_us[number] for number in rounds] for costs_us in (first, second)])
+def rounds_of(cases: Sequence[Case], costs: Costs, parity: int) -> Costs:
+    """The costs of these cases in even rounds (0) or in odd ones (1)."""
+    return {case.case: {number: us for number, us in costs[case.case].items()
+                        if number % 2 == parity} for case in cases}
 
 
 def ratios_of(case: Case | None, other: Case | None, costs: Costs) -> NDArray[np.float64]:
@@ -135,7 +128,7 @@ def ratios_of(case: Case | None, other: Case | None, costs: Costs) -> NDArray[np
 def default_rows(result: Result, view: View, states: LinkStates) -> list[Row]:
     """The rows of a view by size; rows of one size by skew, the most even first."""
     costs = costs_of(result, states, states.longest)
-    even = rounds_of(costs, 0)
+    even = rounds_of(result.cases, costs, 0)
     groups: dict[Key, list[Case]] = {}
     for case in sorted(shown_cases(result, view),
                        key=lambda case: (case.size_bytes, imbalance(case))):
@@ -178,7 +171,7 @@ def _candidates(cases: Sequence[Case]) -> Sequence[Case]:
 
 def best(cases: Sequence[Case], costs: Costs) -> Case | None:
     """The case with the lowest median over odd rounds."""
-    odd = rounds_of(costs, 1)
+    odd = rounds_of(cases, costs, 1)
     return min(cases, key=lambda case: _median_us(case, odd) or float("inf"), default=None)
 
 
@@ -215,7 +208,8 @@ def flips(result: Result, rows: Sequence[Row], states: LinkStates) -> list[list[
             continue
         fastest = best([case for case in cases
                         if case.algorithm not in ("library", ours.chosen)], costs)
-        ratio, gain = _ratio(library, ours, costs), _ratio(ours, fastest, rounds_of(costs, 0))
+        even = rounds_of(cases, costs, 0)
+        ratio, gain = _ratio(library, ours, costs), _ratio(ours, fastest, even)
         is_crossed = ratio and row.ratio and (
             min(ratio[0], row.ratio[0]) < 1 / MARGIN and max(ratio[0], row.ratio[0]) > MARGIN)
         is_outrun = gain and gain[0] > BEATEN_BY and row.better is None

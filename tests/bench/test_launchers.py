@@ -67,7 +67,7 @@ def is_right(done, out, ranks):
     return done
 
 
-@pytest.mark.parametrize(("launcher", "ranks"), few([("mpich", 1), ("openmpi", 2), ("openmpi", 4), ("openmpi", 1)], 3))
+@pytest.mark.parametrize(("launcher", "ranks"), few([("openmpi", 4), ("mpich", 1), ("openmpi", 2), ("openmpi", 1)], 2))
 def test_any_number_of_ranks_makes_one_run(out, launcher, ranks):
     done = is_right(launched(command(launcher, ranks, *allreduce(out))), out, ranks)
     library = {"mpich": "MPICH 5", "openmpi": "Open MPI 5"}[launcher]
@@ -118,6 +118,7 @@ def tree(tmp_path_factory):
 def test_another_user_gets_results_and_caches_without_privileges(tree, launcher):
     out = tree / "home" / f"results-{launcher}"
     refused: dict[str, Any] = dict.fromkeys(AS_ROOT, "")  # an unprivileged user does not need these
+    refused["TMPDIR"] = "/tmp"  # root's own may be closed to others
     done = launched([*as_another_user(tree), *command(launcher, 2, *allreduce(out))], tree, **refused)
     is_right(done, out, 2)
     assert {path.stat().st_uid for path in (tree / "home").rglob("*")} == {65534}
@@ -179,7 +180,7 @@ def test_mpirun_in_an_allocation_starts_its_own_ranks_and_prints_errors_once(out
     assert (done.returncode, done.stderr.count("unrecognized arguments: --nonsense")) == (2, 1)
 
 
-@pytest.mark.parametrize("other", [["-d", "half"], ["-m", "bench.allgather"]])
+@pytest.mark.parametrize("other", few([["-m", "bench.allgather"], ["-d", "half"]], 1))
 def test_ranks_with_different_options_are_refused_once(out, other):
     python = str(LAUNCHERS["mpich"].programs / "python")
     program = allreduce(out)
@@ -203,7 +204,7 @@ def ranks_of(out):
 
 
 @pytest.mark.parametrize(("victim", "number"),
-                         few([("rank 1", signal.SIGKILL), ("mpirun", signal.SIGKILL), ("rank 1", signal.SIGSTOP)], 2))
+                         few([("rank 1", signal.SIGKILL), ("mpirun", signal.SIGKILL), ("rank 1", signal.SIGSTOP)], 1))
 def test_the_loss_of_a_rank_or_of_mpirun_ends_an_open_mpi_run_and_leaves_nothing(out, victim, number):
     options = [*SMALL, "-n", "0", "--timeout", "2"]
     # A killed rank cannot delete the segments of Open MPI itself, so they lie in the test's folder.

@@ -8,11 +8,12 @@ import pytest
 
 from bench import tune
 from bench.harness import tuned
+from bench.harness.head import Machine
 from bench.harness.iteration import Iteration
 from collectives.algorithm import ALGORITHMS, choices_for, named
 from collectives.collective import COLLECTIVES, DATATYPES
 from collectives.operation import Build, Case, TunedChoice
-from reports.store.result import read
+from reports.store.result import ResultError, read
 from reports.store.schema import Block
 from reports.tables.tune import FINALISTS, winners
 from tests.launch import mpirun
@@ -246,12 +247,20 @@ def test_each_state_uses_its_own_nearest_size():
     ({"picks": [ANY | {"link_rtt_ns": 0}]}, "is not a table of bench.tune: a size of 16384 B, a round trip of 0.0 ns"),
     (None, "table.json: No such file or directory"),
 ], ids=["machine", "software", "fields", "build", "algorithm", "state", "absent"])
-def test_a_table_from_another_machine_or_a_damaged_table_is_refused_once(tmp_path, here, changed, sentence):
+def test_a_table_from_another_machine_or_a_damaged_table_is_refused(tmp_path, changed, sentence):
     """Otherwise the run would measure another machine's best choice as this machine's."""
-    table, out = tmp_path / "table.json", tmp_path / "out"
+    table, machine = tmp_path / "table.json", Machine({}, [], None, "a1b2c3", "d4e5f6")
+    right = {"machine_id": "a1b2c3", "software_id": "d4e5f6", "run_id": "2026-tune", "picks": []}
     if changed is not None:
-        table.write_text(json.dumps(here | {"picks": []} | changed))
+        table.write_text(json.dumps(right | changed))
+    with pytest.raises(ResultError) as refusal:
+        tuned.load(table, machine)
+    assert sentence in str(refusal.value)
+
+
+def test_a_run_with_a_refused_table_prints_one_sentence_and_measures_nothing(tmp_path):
+    table, out = tmp_path / "table.json", tmp_path / "out"
     done = mpirun(2, "-m", "bench.allreduce", "--tuned", str(table), "--out", str(out), "--sizes", "16K")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (3, "", 1)
-    assert sentence in done.stderr
+    assert "table.json: No such file or directory" in done.stderr
     assert list(out.iterdir()) == []

@@ -1,5 +1,5 @@
-"""Scenarios that check the software GPU: `scenarios.py NAME` runs a function of this file, under mpirun if it needs two
-ranks."""
+"""Scenarios that check the software GPU: `scenarios.py NAME...` runs functions of this file, under mpirun if they
+need two ranks."""
 
 import ctypes
 import os
@@ -263,4 +263,5 @@ def devices() -> None:
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]]()
+    for name in sys.argv[1:]:
+        globals()[name]()

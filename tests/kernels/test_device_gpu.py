@@ -184,7 +184,7 @@ def test_a_routed_all_to_all_and_grouped_sends_are_correct_on_a_fake_gpu(tmp_pat
 def test_registered_uses_ipc_if_nccl_has_no_allocator_with_graphs_on_a_fake_gpu(tmp_path):
     options = ("-b", "12K", "-e", "12K", "--mode", "both", "-n", "3", "-w", "0", "--max-time", "60", "--lean",
                "--device", "cuda", "-G", "1", "--in-place", "--algorithm", "direct_pull,library")
-    for command in ("allgather", "reduce_scatter"):
+    for command in few(("allgather", "reduce_scatter"), 1):
         out = tmp_path / command
         done = launch(out / "results", *options, command=command, **fake_nccl.environment(version=21800))
         assert done.returncode == 0, done.stderr
@@ -212,7 +212,7 @@ def test_graphs_that_cannot_be_captured_are_refused_with_the_reason_on_a_fake_gp
     assert_refused(done, 2, "-G launches from a graph, and --dispatch python call by call", tmp_path)
 
 
-@pytest.mark.parametrize("launches", [300, 2000])
+@pytest.mark.parametrize("launches", few([2000, 300], 1))
 def test_a_gpu_that_vanishes_ends_all_ranks_and_is_named_on_a_fake_gpu(tmp_path, launches):
     done = on(tmp_path, "--device", "cuda", "-n", "24", vanish_after=launches)
     assert done.returncode == 1

@@ -1,15 +1,18 @@
-"""Run by mpirun: checks every form and number of chunks of a matmul with its collective against fp64.
+"""Run by mpirun: checks every form and number of chunks of both matmuls with their collectives against fp64.
 
-`overlap_ranks.py COMMAND DEVICE TYPE CORE`; CORE is the core that communicates, or the word none.
+`overlap_ranks.py DEVICE TYPE`. On a CPU, the communication runs once on the ranks' own cores and once on another core.
 """
 
+import os
 import sys
+from functools import partial
 
 import numpy as np
 
-from collectives.collective import DATATYPES
+from collectives.collective import DATATYPES, Datatype
 from collectives.layers.overlap import CHUNKS, COLLECTIVE, OVERLAPPED, MatmulCase, Overlapped
-from collectives.operation import Unsupported
+from collectives.operation import Operation, Unsupported, World
+from kernels.devices.device import Memory, Watch
 from tests.ranks.world import connect
 
 TOKENS, INNER, COLUMNS, CALLS = 48, 37, 29, 3  # with these sizes, chunks begin at any offset
@@ -19,54 +22,71 @@ def integers(*seed: int, rows: int, columns: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(-2, 3, (rows, columns)).astype(float)
 
 
-def main(command: str, device: str, type_name: str, core: str) -> None:
-    world, watch = connect(device=device)
-    rank, ranks, datatype = world.communicator.rank, world.communicator.size, DATATYPES[type_name]
-    reduces, hidden = command == "gemm_reduce_scatter", COLUMNS if command == "gemm_reduce_scatter" else INNER
+def activations_and_result(
+    command: str, rank: int, ranks: int, chunks: int, call: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a rank passes to a call, and the right result of the call."""
+    weights = [integers(7, each, rows=INNER, columns=COLUMNS) for each in range(ranks)]
+    everyones = [integers(call, each, rows=TOKENS, columns=INNER) for each in range(ranks)]
+    own = TOKENS // ranks
+    if command == "allgather_gemm":
+        return everyones[0][rank * own :][:own], everyones[0] @ weights[rank]
+    total = np.sum([a @ w for a, w in zip(everyones, weights, strict=True)], axis=0)
+    part = TOKENS // chunks // ranks
+    return everyones[rank], np.concatenate([total[(c * ranks + rank) * part :][:part] for c in range(chunks)])
+
+
+def problem(world: World, watch: Watch, command: str, datatype: Datatype, memories: list[Memory],
+            operation: Operation, chunks: int, call: int) -> str | None:
+    """The error after a call with new activations. NaNs first overwrite the results of earlier calls."""
+    communicator, (send, between, receive) = world.communicator, memories
+    sent, right = activations_and_result(command, communicator.rank, communicator.size, chunks, call)
+    for memory in (between, receive):
+        memory.write(datatype.encode(np.full(memory.size_bytes // datatype.size_bytes, np.nan)))
+    send.write(datatype.encode(sent))
+    communicator.barrier()
+    operation.call()
+    communicator.barrier()
+    if watch.timed_out or operation.failure():
+        return f"rank {watch.peer} never came, or {operation.failure()}"
+    got: np.ndarray = receive.read()[: right.size * datatype.size_bytes].view(datatype.storage)
+    return None if np.array_equal(datatype.decode(got), right.ravel()) else "wrong"
+
+
+def check(world: World, watch: Watch, command: str, datatype: Datatype, core: int | None) -> None:
+    """Call each form of this matmul, in each number of chunks, and compare the results."""
+    rank, ranks, reduces = world.communicator.rank, world.communicator.size, command == "gemm_reduce_scatter"
     size = TOKENS * max(INNER, COLUMNS) * datatype.size_bytes
-    send, between, receive = (world.library.allocate(world, size) for _ in range(3))
+    memories = [world.library.allocate(world, size) for _ in range(3)]
+    send, between, receive = memories
     weights = world.device.private(INNER * COLUMNS * datatype.size_bytes)
-    of_rank = [integers(7, r, rows=INNER, columns=COLUMNS) for r in range(ranks)]
-    weights.write(datatype.encode(of_rank[rank]))
-    own, done = TOKENS // ranks, set()
-
-    def problem(operation, chunks: int, call: int) -> str | None:
-        """The error after a call with new activations. NaNs first overwrite the results of earlier calls."""
-        everyones = [integers(call, r, rows=TOKENS, columns=INNER) for r in range(ranks)]
-        if reduces:
-            sent, total = everyones[rank], np.sum([a @ w for a, w in zip(everyones, of_rank, strict=True)], axis=0)
-            part = TOKENS // chunks // ranks
-            right = np.concatenate([total[(c * ranks + rank) * part :][:part] for c in range(chunks)])
-        else:
-            sent, right = everyones[0][rank * own :][:own], everyones[0] @ of_rank[rank]
-        for memory in (between, receive):
-            memory.write(datatype.encode(np.full(size // datatype.size_bytes, np.nan)))
-        send.write(datatype.encode(sent))
-        world.communicator.barrier()
-        operation.call()
-        world.communicator.barrier()
-        if watch.timed_out or operation.failure():
-            return f"rank {watch.peer} never came, or {operation.failure()}"
-        got: np.ndarray = receive.read()[: right.size * datatype.size_bytes].view(datatype.storage)
-        return None if np.array_equal(datatype.decode(got), right.ravel()) else "wrong"
-
+    weights.write(datatype.encode(integers(7, rank, rows=INNER, columns=COLUMNS)))
+    wrong, done = partial(problem, world, watch, command, datatype, memories), set()
     for form in OVERLAPPED[command].values():
         for variant in form.variants(world):
-            case = MatmulCase(COLLECTIVE[command], own * hidden, datatype, "sum" if reduces else "none", send.address,
-                              receive.address, variant=variant, tokens=TOKENS, inner=INNER, columns=COLUMNS,
-                              weights=weights.address, between=between.address,
-                              core=None if core == "none" else int(core))
+            case = MatmulCase(COLLECTIVE[command], TOKENS // ranks * (COLUMNS if reduces else INNER), datatype,
+                              "sum" if reduces else "none", send.address, receive.address, variant=variant,
+                              tokens=TOKENS, inner=INNER, columns=COLUMNS, weights=weights.address,
+                              between=between.address, core=core)
             operation = form.bind(world, case)
             if isinstance(operation, Unsupported):
                 print(f"{form.name} {variant}: {operation.reason}")
                 continue
             for chunks, each in (operation.by_chunks if isinstance(operation, Overlapped) else {1: operation}).items():
                 for call in range(CALLS if form.name != "compute" else 0):
-                    found = problem(each, chunks, call)
-                    assert not found, f"rank {rank}, {form.name} {variant}, {chunks} chunks, call {call}: {found}"
+                    error = wrong(each, chunks, call)
+                    assert not error, f"rank {rank}, {command}, {form.name} {variant}, {chunks} chunks: {error}"
                 done.add((form.name, chunks))
     assert {("fused", chunks) for chunks in CHUNKS} <= done
-    print(f"rank {rank}: {len(done)} right")
+    print(f"rank {rank}: {command} right, core {core}")
+
+
+def main(device: str, type_name: str) -> None:
+    world, watch = connect(device=device)
+    other_cores = [max(os.sched_getaffinity(0))] if device == "cpu" else []
+    for command in COLLECTIVE:
+        for core in (None, *other_cores):
+            check(world, watch, command, DATATYPES[type_name], core)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from reports.store.result import read
 from reports.verdicts import comparison
 from tests.bench.campaigns.test_campaign_command import BENCH, QUICK, named
 from tests.bench.test_cli import carriers
-from tests.launch import ROOT
+from tests.launch import ROOT, few
 from tests.reports.synthetic_run import write_run
 
 
@@ -211,7 +211,7 @@ def test_a_killed_campaign_continues_where_it_stopped(tmp_path):
     assert len(manifest.launches) == 4 + 4 + 2
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("ending", few([signal.SIGINT, signal.SIGTERM], 1))
 def test_an_interrupted_campaign_keeps_its_launches(tmp_path, ending):
     """An interrupted campaign must leave no ranks running on the machine."""
     folder = tmp_path / "c"

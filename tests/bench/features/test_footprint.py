@@ -175,7 +175,7 @@ def test_another_collective_is_measured_beside_the_matmul(tmp_path):
     assert {bool(beside(case.shape)) for case in result.cases} == {False, True}
 
 
-@pytest.mark.parametrize("vendor", ["cuda", "hip"])
+@pytest.mark.parametrize("vendor", few(["hip", "cuda"], 1))
 def test_the_command_on_gpus_in_software(tmp_path, vendor):
     environment = fake_gpu.environment(vendor=vendor, sms=2)
     options = ("--sizes", "64K", "--mode", "isolated", "--algorithm", "two_shot+1b", "-n", "4", "-w", "0", "--lean")

@@ -14,6 +14,7 @@ import pytest
 from bench.harness import session
 
 pytestmark = pytest.mark.unit
+ROUTED = "alltoall --experts"
 SKEW, LATE = "alltoall --arrival-skew", "is not a time such as 0, 5us or 1.5ms"
 
 BAD = [
@@ -70,6 +71,17 @@ BAD = [
     ("link -b 1M -e 16K", "the sizes begin at 1048576 B, above their end at 16384 B"),
     ("link --format nccl-tests", "invalid choice: 'nccl-tests'"),
     ("doctor --format", "unrecognized arguments: --format"),
+    (f"{ROUTED} 100000", "100000 is above the most, 1024"),
+    (f"{ROUTED} 0", "'0' is not a whole number of at least 1"),
+    (f"{ROUTED} 4 --top-k 5", "--top-k 5 is more than the 4 experts"),
+    (f"{ROUTED} 4 --tokens 0", "'0' is not a whole number of at least 1"),
+    (f"{ROUTED} 4 --skew warm:1", "'warm:1' is not a skew such as uniform, zipf:1.2, hot:2"),
+    (f"{ROUTED} 4 --skew hot:5", "'hot:5': 1 to all of the 4 experts can be hot"),
+    (f"{ROUTED} 4 --skew file:nowhere.npy", "nowhere.npy cannot be read as an .npy file: No such file"),
+    (f"{ROUTED} 4 -d int32", "the weights of experts are fractions, and int32 has none"),
+    (f"{ROUTED} 4 --sizes 1M", "with --experts the size is --tokens times --hidden"),
+    ("alltoall --tokens 64", "--tokens is for a routed all-to-all: add --experts N"),
+    ("alltoall --skew uniform", "--skew is for a routed all-to-all: add --experts N"),
 ]
 # A soak refuses these even at their defaults.
 IGNORED = ["--in-place", "-c 1", "--max-time 60", "--format table", "--long", "-G 0", "-w 0", "-f 2",

@@ -17,7 +17,7 @@ FEW = ["--max-time", "40", "-n", "12", "--lean"]
 SMALL = ["--experts", "8", "--tokens", "40", "--hidden", "96"]
 
 
-@pytest.mark.parametrize(("ranks", "examples"), few([(2, 90), (3, 60), (1, 20), (5, 20)], 2))
+@pytest.mark.parametrize(("ranks", "examples"), few([(2, 90), (3, 30), (1, 20), (5, 20)], 2))
 def test_tokens_reach_their_experts_and_return_bit_by_bit(ranks, examples):
     examples = count(examples)
     done = mpirun(ranks, "tests/ranks/routed_ranks.py", str(examples), str(ranks))

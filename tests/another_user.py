@@ -21,13 +21,13 @@ def said_as(uid: int, gid: int, function: Callable[..., Any], *arguments: Any, *
                 os.environ.pop(name, None)
                 if value is not None:
                     os.environ[name] = value
-            said = str(function(*arguments))
+            text = str(function(*arguments))
         except BaseException as error:  # noqa: BLE001 - the child must not go on with the tests
-            said = str(error)
-        os.write(writer, said.encode())
+            text = str(error)
+        os.write(writer, text.encode())
         os._exit(0)
     os.close(writer)
     with open(reader) as file:
-        said = file.read()
+        text = file.read()
     os.waitpid(pid, 0)
-    return said
+    return text

@@ -80,25 +80,26 @@ class Target:
 
 ADVISE = "advise --gpu r9700 --gpus 2 --weights q4"
 TARGETS = [
-    *(Target(f"show {how} {run}", folder, "*") for how in ("", "--long", "--format=csv", "--format=nccl-tests")
+    *(Target(f"show {option} {run}", folder, "*") for option in ("", "--long", "--format=csv", "--format=nccl-tests")
       for folder, run in (("run", "run.jsonl"), ("cut", "run.jsonl"))),
-    *(Target(f"show {how} run.jsonl", folder, "run.jsonl") for how in ("", "--long", "--format=csv")
+    *(Target(f"show {option} run.jsonl", folder, "run.jsonl") for option in ("", "--long", "--format=csv")
       for folder in ("layer", "step", "tune", "link")),
     Target("show run.jsonl", "imported", "run.jsonl"), Target("show run.jsonl", "imported", "run.jsonl"),
     Target("show --plot o.svg run.jsonl", "run", "*"), Target("show --plot o.svg run.jsonl", "layer", "run.jsonl"),
     *[Target("import LOG", "logs", "*")] * 8,
-    *(Target(f"compare {how} base new", "runs", "*/*.jsonl") for how in ("", "--format=markdown", "--format=csv")),
-    *(Target(f"compare {how} campaign", "campaigns", "**/*.jsonl") for how in ("", "", "--plot o.svg")),
+    *(Target(f"compare {option} base new", "runs", "*/*.jsonl")
+      for option in ("", "--format=markdown", "--format=csv")),
+    *(Target(f"compare {option} campaign", "campaigns", "**/*.jsonl") for option in ("", "", "--plot o.svg")),
     *[Target("dashboard . -o site", "site", "**/*")] * 2,
     Target("history .", "runs", "**/*.jsonl"),
     Target("card run.jsonl card.png", "run", "*"), Target("card run.jsonl card.png", "imported", "*"),
-    *(Target(f"fit {how} base", "runs", "base/*") for how in ("", "--out f.jsonl")),
+    *(Target(f"fit {option} base", "runs", "base/*") for option in ("", "--out f.jsonl")),
     Target("regress --baseline base --current new --markdown m --junit j --html h", "runs", "**/*.jsonl",
            frozenset(range(6))),
     Target(f"{ADVISE} --model llama-3.1-70b --run run.jsonl", "run", "*"),
     Target(f"{ADVISE} --model llama-3.1-70b --run run.jsonl", "imported", "*"),
     Target(f"{ADVISE} --config config.json", "models", "*"),
-    *(Target(f"procure {how} SPEC.toml", "boxes", damaged, frozenset(range(4))) for how, damaged in (
+    *(Target(f"procure {options} SPEC.toml", "boxes", damaged, frozenset(range(4))) for options, damaged in (
         ("", "*.toml"), ("", "*"), ("--html h --csv c", "*"))),
     Target("accept --baseline kept --current new --reason x", "runs", "new/*.jsonl", frozenset({0, 2, 4, 5})),
     Target("peers campaign", "campaigns", "**/*.jsonl"),
@@ -109,13 +110,13 @@ def write_corpus(root: Path) -> None:
     """Writes small files of every kind that the product writes or reads."""
     small: dict[str, Any] = {"sizes": [16384, 1 << 20], "algorithms": ["library", "auto", "ring"], "n": 3}
 
-    def one(folder: str, path: Path) -> None:
+    def rename_run(folder: str, path: Path) -> None:
         for made in path.parent.iterdir():
             made.rename(made.with_name(made.name.replace(path.stem, "run")))
         assert (root / folder / "run.jsonl").exists()
 
-    one("run", write_run(root / "run", n_blocks=6, fast_rounds=[2], **small).path)
-    one("cut", write_run(root / "cut", n_blocks=4, finish=False, **small).path)
+    rename_run("run", write_run(root / "run", n_blocks=6, fast_rounds=[2], **small).path)
+    rename_run("cut", write_run(root / "cut", n_blocks=4, finish=False, **small).path)
     flight = root / "cut" / "run.flight"
     flight.mkdir()
     page = {"turn": 9, "rank": 1, "case": 1, "block": 3, "text": "x", "step": "block", "time": 1.5, "noted_s": 2.0,
@@ -124,13 +125,13 @@ def write_corpus(root: Path) -> None:
     ended = {"rank": 1, "why": "ended without a word", "by": "witness", "status": 1, "leave_s": 0}
     (flight / "ended").write_text(json.dumps(ended))
     made = Made(root / "layer", rounds=8)
-    one("layer", made.run({"compute": always(10.0), FUSED: always(11.0), THEN: always(15.0)}).path)
-    one("step", steps(root / "step", 10.0, 12.0, 20.0).path)
-    one("tune", write_run(root / "tune", modes=["isolated"], n_blocks=6, **small).path)
+    rename_run("layer", made.run({"compute": always(10.0), FUSED: always(11.0), THEN: always(15.0)}).path)
+    rename_run("step", steps(root / "step", 10.0, 12.0, 20.0).path)
+    rename_run("tune", write_run(root / "tune", modes=["isolated"], n_blocks=6, **small).path)
     tuned = root / "tune" / "run.jsonl"
     tuned.write_bytes(tuned.read_bytes().replace(b'"benchmark":"allreduce"', b'"benchmark":"tune"'))
     from tests.bench.test_link import made_up
-    one("link", made_up(root / "link", 3, lambda *_: 5.0, blocks=6).path)
+    rename_run("link", made_up(root / "link", 3, lambda *_: 5.0, blocks=6).path)
     for number in range(12):
         write_launch(root / "runs" / ("base", "new")[number % 2], number, sizes=[16384, 1 << 20], n_blocks=4)
     write_campaign(root / "campaigns" / "campaign", {"main": no_effect, "new": slower(5)}, pairs=3, sizes=[16384])
@@ -149,7 +150,7 @@ def write_corpus(root: Path) -> None:
         shutil.copy(path, logs)
     with contextlib.redirect_stdout(io.StringIO()):
         assert program.main(["import", "--out", str(root / "imported"), str(logs / "nccl")]) == 0
-    one("imported", next((root / "imported").iterdir()))
+    rename_run("imported", next((root / "imported").iterdir()))
     (root / "models").mkdir()
     (root / "models" / "config.json").write_text(json.dumps(MODEL))
     write_launches(root / "boxes", 2, sizes=[16384, 32 << 20], n_blocks=4)
@@ -178,19 +179,19 @@ class Tally:
     """The inputs, the failures, and the largest memory and time."""
 
     root: Path
-    kept: Path
+    out: Path
     tried: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
-    found: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)  # failures, with N for each number
     peak_mb: float = 0.0
     slowest: tuple[float, str] = (0.0, "")
 
     def lines(self) -> list[str]:
         each = [f"{name}: {count} inputs, {self.refused[name]} refused" for name, count in sorted(self.tried.items())]
-        return [*each, f"{self.tried.total()} inputs, {len(self.found)} found; peak {self.peak_mb:.0f} MB; the longest "
-                       f"took {self.slowest[0]:.1f} s ({self.slowest[1]})",
-                *(f"found: {said}\n  {at}" for said, at in self.found.items())]
+        return [*each, f"{self.tried.total()} inputs, {len(self.failures)} found; peak {self.peak_mb:.0f} MB; the "
+                       f"longest took {self.slowest[0]:.1f} s ({self.slowest[1]})",
+                *(f"found: {failure}\n  {at}" for failure, at in self.failures.items())]
 
 
 def growth_allowed() -> int:
@@ -237,21 +238,21 @@ def run_to_its_end(argv: list[str], folder: Path) -> NoReturn:
         os._exit(status)
 
 
-def complaint(target: Target, status: int, said: str) -> str | None:
-    """Describes a wrong ending of a command; None for a right one."""
-    lines = said.splitlines()
+def complaint(target: Target, status: int, stderr: str) -> str | None:
+    """Describes the failure of a command; None if the command ended as documented."""
+    lines = stderr.splitlines()
     if status < 0:
         return f"ended by {signal.Signals(-status).name}, out of time"
-    if "Traceback" in said:
-        where = [line.strip() for line in lines if line.startswith("  File") and "/reports/" in line]
-        return f"{lines[-1][:160]} {where[-1] if where else ''}"
+    if "Traceback" in stderr:
+        frames = [line.strip() for line in lines if line.startswith("  File") and "/reports/" in line]
+        return f"{lines[-1][:160]} {frames[-1] if frames else ''}"
     if status not in target.statuses:
         return f"status {status}"
     strange = [line for line in lines if not line.startswith("reports: ") or not line.isprintable()]
     if strange:
         return f"says {strange[0][:160]!r}"
-    said_once = bool(lines) and (len(lines) == 1 or target.argv.startswith("import"))
-    if status in (2, 4) and target.statuses == {0, 2, 4} and not said_once:
+    is_explained = bool(lines) and (len(lines) == 1 or target.argv.startswith("import"))
+    if status in (2, 4) and target.statuses == {0, 2, 4} and not is_explained:
         return f"says {len(lines)} sentences with status {status}"
     return None
 
@@ -264,26 +265,26 @@ def attempt(tally: Tally, target: Target, damaged: dict[str, bytes]) -> None:
         (place / name).write_bytes(content)
     argv = target.argv.replace("LOG", next(iter(damaged))).split()
     status, used, took_s = run_forked(argv, place)
-    said = (place / ".2").read_text(errors="replace")
+    stderr = (place / ".2").read_text(errors="replace")
     tally.tried[argv[0]] += 1
     tally.refused[argv[0]] += status in (2, 4)
     tally.peak_mb = max(tally.peak_mb, used.ru_maxrss / 1e3)
     tally.slowest = max(tally.slowest, (took_s, target.argv))
     if used.ru_maxrss * 1024 > MOST_BYTES:
-        status, said = -signal.SIGKILL, said + f"{used.ru_maxrss / 1e6:.1f} GB"
-    wrong = complaint(target, status, said)
-    if wrong and (what := re.sub(r"\d+", "N", wrong)) not in tally.seen:
-        tally.seen.add(what)
-        at = tally.kept / f"{len(tally.found)}"
+        status, stderr = -signal.SIGKILL, stderr + f"{used.ru_maxrss / 1e6:.1f} GB"
+    wrong = complaint(target, status, stderr)
+    if wrong and (kind := re.sub(r"\d+", "N", wrong)) not in tally.seen:
+        tally.seen.add(kind)
+        at = tally.out / f"{len(tally.failures)}"
         shutil.copytree(place, at, dirs_exist_ok=True)
         (at / "argv").write_text(target.argv)
-        tally.found[wrong] = f"{' '.join(argv)} in {at}, {', '.join(damaged)}"
-        print(f"found: {wrong}\n  {tally.found[wrong]}", file=sys.stderr, flush=True)
+        tally.failures[wrong] = f"{' '.join(argv)} in {at}, {', '.join(damaged)}"
+        print(f"found: {wrong}\n  {tally.failures[wrong]}", file=sys.stderr, flush=True)
     shutil.rmtree(folder)
 
 
-def fuzz(seconds: float, number: int, kept: Path) -> Tally:
-    """Tries inputs for `seconds`, from seed `number` on, and copies the files of each failure to `kept`."""
+def fuzz(seconds: float, number: int, out: Path) -> Tally:
+    """Tries inputs for `seconds`, from seed `number` on, and copies the files of each failure to `out`."""
 
     for module, _, _ in program.COMMANDS.values():
         __import__(f"reports.{module}")
@@ -292,7 +293,7 @@ def fuzz(seconds: float, number: int, kept: Path) -> Tally:
         root.mkdir()
         with mock.patch("os.fsync"):
             write_corpus(root)
-        tally, ends_s = Tally(root, kept), time.monotonic() + seconds
+        tally, ends_s = Tally(root, out), time.monotonic() + seconds
         for target in dict.fromkeys(TARGETS):  # commands accept undamaged files
             first = next(path for path in sorted((root / target.folder).glob(target.damaged)) if path.is_file())
             attempt(tally, target, {first.relative_to(root / target.folder).as_posix(): first.read_bytes()})
@@ -309,15 +310,15 @@ def try_some(tally: Tally, target: Target, number: int, ends_s: float) -> None:
     @settings(max_examples=EXAMPLES, deadline=None, database=None, phases=[Phase.generate],
               suppress_health_check=list(HealthCheck))
     @given(damages(tally.root, target))
-    def one(damaged: dict[str, bytes]) -> None:
+    def attempt_drawn(damaged: dict[str, bytes]) -> None:
         if time.monotonic() < ends_s:
             attempt(tally, target, damaged)
 
-    one()
+    attempt_drawn()
 
 
 if __name__ == "__main__":
     seconds, number = float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 1
     result = fuzz(seconds, number, Path(tempfile.mkdtemp(prefix="fuzz-reports-")))
     print(*result.lines(), sep="\n")
-    sys.exit(bool(result.found))
+    sys.exit(bool(result.failures))

@@ -113,11 +113,11 @@ def launch() -> None:
 
 def main(launches: int) -> int:
     """Launches `launches` times, prints a line per case, and returns the number of cases that guards make slower."""
-    found = []
+    ratios = []
     for _ in range(launches):
         command = [str(MPIRUN), "-n", "2", sys.executable, "-m", "tests.reliability.guard_cost", "rank"]
-        found.append(json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout))
-    logs = np.array(found).T
+        ratios.append(json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout))
+    logs = np.array(ratios).T
     judged = once(logs)
     print(f"guarded over unguarded, {launches} launches of {PAIRS} pairs of blocks a case, margin {MARGIN:.0%}")
     for (name, mode, size_bytes), ratio, low, high, verdict in zip(

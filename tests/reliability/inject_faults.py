@@ -1,9 +1,9 @@
-"""Faults at random moments of real runs, and whether each run kept what docs/reliability.md promises.
+"""Injects faults at random moments of real runs, and checks each run against the promises of docs/reliability.md.
 
-`python -m tests.reliability.inject_faults COUNT [SEED]` kills and stops random ranks from outside, at any moment from
-the launch on, and has ranks fail or come late at random calls from within (`fault_ranks.py`). It prints how long each
-run took to end, how many faults there were of each kind, and each broken promise with the seed that draws it again:
-`1 SEED`. Exit status 1 if there was any.
+`python -m tests.reliability.inject_faults COUNT [SEED]` kills and stops random ranks with signals at any moment after
+the launch, and makes ranks raise an exception or sleep at random calls (`fault_ranks.py`). It prints a histogram of the
+times from the faults to the ends of the runs, the number of faults of each kind, and each broken promise with its seed.
+The arguments `1 SEED` repeat the fault of a seed. The exit status is 1 if a run has broken a promise.
 """
 
 import os
@@ -23,13 +23,13 @@ from bench.harness.watchdog import LONGEST_ALONE
 from tests.bench.faulty_runs import PROMISED_S, SOON_S, SPARING, TIMEOUT_S, Launch, processes, said_in, show, wait_for
 from tests.launch import shared_by
 
-LONGEST_S = 6.0  # from the launch to a fault from outside; most runs are over by then
-# From within: the most calls before a fault; low numbers are drawn more often. Native code raises no exceptions.
+LONGEST_S = 6.0  # from the launch to a signal; most runs have ended by then
+# The largest call number of a fault at each place; low numbers are drawn more often. Native code raises no exceptions.
 CALLS = {"device": 1, "map": 1, "plan": 1, "block": 40, "probe": 80, "store": 40, "between": 60, "results": 1}
-WORKS_ALONE = ("device", "map", "results")  # there a rank may take ten time-outs
+WORKS_ALONE = ("device", "map", "results")  # in these places a rank may take ten time-outs
 NATIVE = {"operation": 5000, "check": 40, "finish": 1}
 EDGES_S = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 10.0, 20.0, 30.0)
-OUTLIVED_S = 1.0  # a survivor that lives longer has seen the first death
+OUTLIVED_S = 1.0  # a survivor that lives longer has noticed the first death
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP}
 
 
@@ -37,8 +37,8 @@ SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGSTOP": signal.SIGSTOP}
 class Injection:
     """A fault that was drawn, and its outcome.
 
-    `when` decides what must hold: `early` (the rank had no flight record yet, so no other rank can know of the fault),
-    in the `run`, when the results were `kept`, or `never`.
+    `when` decides which promises apply: `early` (the rank had no flight record yet, so no other rank can notice the
+    fault), `run` (during the run), `kept` (the results were stored) or `never` (the run had ended before).
     """
 
     seed: int
@@ -46,102 +46,103 @@ class Injection:
     text: str = ""
     when: str = "run"
     took_s: float = 0.0
-    longer_s: float = 0.0  # more time for a rank that works alone
-    spared: bool = False  # the launcher should spare survivors
-    shared: set[Path] = field(default_factory=set)  # files in shared memory that were mapped then
+    longer_s: float = 0.0  # additional time for a rank that works alone
+    spared: bool = False  # the launcher does not kill the survivors
+    shared: set[Path] = field(default_factory=set)  # files in shared memory that were mapped at the fault
     broken: list[str] = field(default_factory=list)
 
 
 def inject(seed: int) -> Injection:
     """Draws a fault, starts a run, and judges it."""
     draw = random.Random(seed)
-    found = Injection(seed, draw.choices(["SIGKILL", "SIGSTOP", "raise", "sleep"], [3, 3, 1, 1])[0])
+    fault = Injection(seed, draw.choices(["SIGKILL", "SIGSTOP", "raise", "sleep"], [3, 3, 1, 1])[0])
     ranks = draw.choice([2, 2, 3])
     victim = draw.randrange(ranks)
     options = ["--max-time", "8", "--algorithm", draw.choice(["ring", "library", "one_shot_ll,two_shot", "auto"])]
-    found.spared = found.kind == "SIGKILL" and draw.random() < 0.5
-    launcher = SPARING if found.spared else ()
+    fault.spared = fault.kind == "SIGKILL" and draw.random() < 0.5
+    launcher = SPARING if fault.spared else ()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "results"
-        if found.kind in SIGNALS:
+        if fault.kind in SIGNALS:
             delay_s = draw.uniform(0, LONGEST_S)
-            found.text = f"{found.kind} of rank {victim} of {ranks} after {delay_s:.2f} s"
+            fault.text = f"{fault.kind} of rank {victim} of {ranks} after {delay_s:.2f} s"
             run = Launch(out, *options, ranks=ranks, launcher=launcher)
             time.sleep(delay_s)
-            strike(run, victim, found)
+            strike(run, victim, fault)
         else:
-            calls = CALLS if found.kind == "raise" else CALLS | NATIVE
-            where = draw.choice(sorted(calls))
-            call = int(calls[where] ** draw.random())
-            if found.kind == "sleep" and where in WORKS_ALONE:
-                found.longer_s = (LONGEST_ALONE - 1) * TIMEOUT_S
-            found.text = f"{found.kind} on rank {victim} of {ranks} at {where} {call}"
-            program = ["tests/ranks/fault_ranks.py", victim, where, call, found.kind]
+            calls = CALLS if fault.kind == "raise" else CALLS | NATIVE
+            place = draw.choice(sorted(calls))
+            call = int(calls[place] ** draw.random())
+            if fault.kind == "sleep" and place in WORKS_ALONE:
+                fault.longer_s = (LONGEST_ALONE - 1) * TIMEOUT_S
+            fault.text = f"{fault.kind} on rank {victim} of {ranks} at {place} {call}"
+            program = ["tests/ranks/fault_ranks.py", victim, place, call, fault.kind]
             run = Launch(out, *options, ranks=ranks, program=program)
             run.moment_s = time.monotonic()
         try:
             done = run.end(60)
             wait_for(lambda: not run.ranks(), 10)
         except (subprocess.TimeoutExpired, AssertionError):
-            found.broken.append("it hangs")
+            fault.broken.append("the run hangs")
             for pid in processes(out):
                 os.kill(pid, signal.SIGKILL)
-            return found
-        found.took_s = time.monotonic() - run.moment_s
-        if found.kind not in SIGNALS:
+            return fault
+        fault.took_s = time.monotonic() - run.moment_s
+        if fault.kind not in SIGNALS:
             struck = re.search(r"struck at ([\d.]+) over (.*)", done.stderr)
-            found.when = "run" if struck else "never"
-            found.took_s = time.time() - float(struck[1]) if struck else 0.0
-            found.shared = {Path(name) for name in struck[2].split()} if struck else set()
-        if any(b'"kind":"end"' in path.read_bytes() for path in out.glob("*.jsonl")) and found.when != "never":
-            found.when = "kept"
+            fault.when = "run" if struck else "never"
+            fault.took_s = time.time() - float(struck[1]) if struck else 0.0
+            fault.shared = {Path(name) for name in struck[2].split()} if struck else set()
+        if any(b'"kind":"end"' in path.read_bytes() for path in out.glob("*.jsonl")) and fault.when != "never":
+            fault.when = "kept"
         try:
             wait_for(lambda: not processes(out), 5)
         except AssertionError:
-            found.broken.append(f"it leaves {processes(out)}")
-        if left := [str(path) for path in found.shared if path.exists() and found.when != "early"]:
-            found.broken.append(f"it leaves {left}")
-        judge(found, victim, done, out)
-    return found
+            fault.broken.append(f"the run leaves the processes {processes(out)}")
+        if left := [str(path) for path in fault.shared if path.exists() and fault.when != "early"]:
+            fault.broken.append(f"the run leaves {left}")
+        judge(fault, victim, done, out)
+    return fault
 
 
-def strike(run: Launch, victim: int, found: Injection) -> None:
+def strike(run: Launch, victim: int, fault: Injection) -> None:
     """Send the signal to the victim as soon as it exists; record whether it had a flight record."""
     pid = wait_for(lambda: run.ranks().get(victim) or run.process.poll() is not None)
-    found.when = "run" if list(run.out.glob(f"*.flight/rank-{victim}")) else "early"
+    fault.when = "run" if list(run.out.glob(f"*.flight/rank-{victim}")) else "early"
     run.moment_s = time.monotonic()
     try:
         if run.process.poll() is None:
-            found.shared = shared_by(pid)
-            run.signal(pid, SIGNALS[found.kind])
+            fault.shared = shared_by(pid)
+            run.signal(pid, SIGNALS[fault.kind])
         else:
-            found.when = "never"
+            fault.when = "never"
     except (ProcessLookupError, FileNotFoundError):
-        found.when = "never"
+        fault.when = "never"
 
 
-def judge(found: Injection, victim: int, done: "subprocess.CompletedProcess[str]", out: Path) -> None:
+def judge(fault: Injection, victim: int, done: "subprocess.CompletedProcess[str]", out: Path) -> None:
     """Add the promises that a run with this fault has broken."""
-    said, tracebacks, killed = said_in(done), done.stderr.count("Traceback"), found.kind == "SIGKILL"
+    sentences, tracebacks, killed = said_in(done), done.stderr.count("Traceback"), fault.kind == "SIGKILL"
     place, runs = rf"wiretax: rank {victim} .*step .*, epoch \d+", list(out.glob("*.jsonl"))
     status = {"never": [0], "run": range(1, 256) if killed else [1], "early": range(1, 256), "kept": range(256)}
     wants: dict[str, object] = {
-        f"status {done.returncode}": done.returncode in status[found.when],
-        f"{tracebacks} tracebacks": tracebacks <= (found.kind == "raise"),
-        f"{found.took_s:.1f} s": found.took_s < found.longer_s + SOON_S + (START_S if found.when == "early" else 0),
-        "something unfinished is left": not list(out.rglob("*.part")),
-        "a flight record is left": not list(out.glob("*.flight")) or (found.when == "run" and runs),
+        f"status {done.returncode}": done.returncode in status[fault.when],
+        f"{tracebacks} tracebacks": tracebacks <= (fault.kind == "raise"),
+        f"{fault.took_s:.1f} s": fault.took_s < fault.longer_s + SOON_S + (START_S if fault.when == "early" else 0),
+        "an unfinished file is left": not list(out.rglob("*.part")),
+        "a flight record is left": not list(out.glob("*.flight")) or (fault.when == "run" and runs),
     }
-    if found.when == "run":
-        outlived = found.spared and found.took_s > OUTLIVED_S
-        wants["it does not say one sentence"] = len(said) == 1 if outlived or not killed else len(said) <= 1
-        wants["it says another sentence"] = all(re.match(place, sentence) for sentence in said)
+    if fault.when == "run":
+        outlived = fault.spared and fault.took_s > OUTLIVED_S
+        fewest = 1 if outlived or not killed else 0
+        wants["the ranks do not print one sentence"] = fewest <= len(sentences) <= 1
+        wants["the ranks print another sentence"] = all(re.match(place, sentence) for sentence in sentences)
         if runs:
-            wants["it is shown as complete"] = "INCOMPLETE" in show(out)
-            wants["it is shown without its place"] = re.search(rf"stopped first: rank {victim}, .*epoch \d", show(out))
-    broken = [what for what, holds in wants.items() if not holds]
+            wants["the run is shown as complete"] = "INCOMPLETE" in show(out)
+            wants["the fault's place is not shown"] = re.search(rf"stopped first: rank {victim}, .*epoch \d", show(out))
+    broken = [failure for failure, holds in wants.items() if not holds]
     if broken:
-        found.broken += [*broken, done.stderr[-600:]]
+        fault.broken += [*broken, done.stderr[-600:]]
 
 
 def histogram(took_s: list[float]) -> list[str]:
@@ -155,23 +156,23 @@ def histogram(took_s: list[float]) -> list[str]:
 
 def main(count: int, seed: int) -> int:
     """Inject `count` faults, print a summary, and return the number of broken promises."""
-    found = []
+    faults = []
     for number in range(seed, seed + count):
-        found.append(inject(number))
-        for what in found[-1].broken:
-            print(f"seed {number}, {found[-1].text}: {what}", flush=True)
-    kinds, moments = (Counter(getattr(each, name) for each in found) for name in ("kind", "when"))
+        faults.append(inject(number))
+        for failure in faults[-1].broken:
+            print(f"seed {number}, {faults[-1].text}: {failure}", flush=True)
+    kinds, moments = (Counter(getattr(each, name) for each in faults) for name in ("kind", "when"))
     print(f"{count} faults from seed {seed} on: {', '.join(f'{n} {kind}' for kind, n in sorted(kinds.items()))}")
-    print(f"{moments['run']} in the run, {moments['early']} before any rank can know of another, "
-          f"{moments['kept']} when the results were kept, {moments['never']} never, as the run had ended")
+    print(f"{moments['run']} in the run, {moments['early']} before other ranks could notice, "
+          f"{moments['kept']} after the results were stored, {moments['never']} after the end of the run")
     for text, moment in (("in the run or after", ("run", "kept")), ("early", ("early",))):
-        if took_s := [each.took_s for each in found if each.when in moment]:
+        if took_s := [each.took_s for each in faults if each.when in moment]:
             print("\n".join([f"from a fault {text} to the end of all ranks:", *histogram(took_s)]))
             print(f"longest {max(took_s):.2f} s")
             if text != "early":
-                late = sum(each.took_s > PROMISED_S + each.longer_s for each in found if each.when in moment)
+                late = sum(each.took_s > PROMISED_S + each.longer_s for each in faults if each.when in moment)
                 print(f"{late} of {len(took_s)} took longer than promised, {PROMISED_S} s where no rank works alone")
-    broken = sum(bool(each.broken) for each in found)
+    broken = sum(bool(each.broken) for each in faults)
     print(f"{broken} of {count} broke a promise")
     return broken
 

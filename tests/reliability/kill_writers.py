@@ -1,4 +1,4 @@
-"""Kills runs with SIGKILL at random moments of their whole life and checks the files that they leave.
+"""Kills runs with SIGKILL at random moments between their start and their end, and checks the files that they leave.
 
     python -m tests.reliability.kill_writers COUNT [SEED]
 
@@ -61,47 +61,47 @@ def kill(there, victim, process):
 
 def ask(*words):
     """Returns exit status and output of `python -m reports`. An exception gives None: users would see a traceback."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
             status = reports(list(map(str, words)))
         except Exception as error:  # noqa: BLE001 - any exception is a fault
             return None, f"{type(error).__name__}: {error}"
-    return status, said.getvalue()
+    return status, output.getvalue()
 
 
 def faults_in(out, seen, whole):
-    """Describes each fault in the files of a killed run in `out`. `seen`: its file before the kill; `whole`: a run that
-    was not killed."""
+    """Describes each fault in the files of a killed run in `out`. `seen`: the content of its run file before the
+    kill; `whole`: a run that was not killed."""
     names = sorted(path.name for path in out.iterdir()) if out.exists() else []
-    found = [f"{path.name} is half written" for path in out.rglob("*.part")]
+    faults = [f"{path.name} is half written" for path in out.rglob("*.part")]
     after = content(out)
     if after is None:
         # A kill after the claim of a name and before the start of the witness may leave an empty folder.
         names = [name for name in names if (out / name).is_file() or any((out / name).iterdir())]
-        return found + ([f"no run, but {', '.join(names)}"] if names else []) + (["the run is gone"] if seen else [])
+        return faults + ([f"no run, but {', '.join(names)}"] if names else []) + (["the run is gone"] if seen else [])
     if not after.startswith(seen or b""):
-        found.append("what could be read before the kill is not there after it")
+        faults.append("the file has lost content that it had before the kill")
     [path] = out.glob("*.jsonl")
     result = read(path)
     lines = after.split(b"\n")[:-1]
     stored = [line for line in lines if line.startswith(b'{"kind":"block"')]
     if len(result.blocks) != len(stored):
-        found.append(f"{len(stored)} whole blocks in the file, {len(result.blocks)} are read")
+        faults.append(f"{len(stored)} whole blocks in the file, {len(result.blocks)} are read")
     blocks = {(block.case, block.block) for block in result.blocks}
     # A rank begins a block only after rank 0 has stored the earlier blocks, so only the block in flight may be missing.
     for rank, record in (result.flight.ranks if result.flight else {}).items():
         case, block = record.get("case"), record.get("block")
         if case is not None and case >= 0 and block is not None and record["step"] != "finished":
-            found += [f"rank {rank} was in block {block} of case {case}, and block {earlier} is missing"
-                      for earlier in range(block) if (case, earlier) not in blocks]
+            faults += [f"rank {rank} was in block {block} of case {case}, and block {earlier} is missing"
+                       for earlier in range(block) if (case, earlier) not in blocks]
     word = "busbw" if result.complete else "INCOMPLETE: the run was cut off."
-    for words, said in ((("show", path), word), (("compare", whole, path), ""),
-                        (("history", path.parent.parent), "incomplete: 1" if not result.complete else "runs 2")):
+    for words, expected in ((("show", path), word), (("compare", whole, path), ""),
+                            (("history", path.parent.parent), "incomplete: 1" if not result.complete else "runs 2")):
         status, text = ask(*words)
-        if status not in ((0, 2) if words[0] == "compare" else (0,)) or said not in text or "Traceback" in text:
-            found.append(f"reports {words[0]}: status {status}, {text!r}")
-    return found
+        if status not in ((0, 2) if words[0] == "compare" else (0,)) or expected not in text or "Traceback" in text:
+            faults.append(f"reports {words[0]}: status {status}, {text!r}")
+    return faults
 
 
 def wait_for_blocks(process, out, count):
@@ -147,7 +147,7 @@ def strike(folder, whole, first_line_s, closing_s, rng):
 
 def campaign(count, seed, say=print):
     """Kills `count` runs and returns the violations. One folder collects the files of all runs for the dashboard."""
-    rng, stages, torn, found = random.Random(seed), Counter[str](), 0, list[str]()
+    rng, stages, torn, violations = random.Random(seed), Counter[str](), 0, list[str]()
     with tempfile.TemporaryDirectory(prefix="wiretax-kill-") as name:
         folder = Path(name)
         for number in range(2):  # the first run compiles the kernels
@@ -156,7 +156,7 @@ def campaign(count, seed, say=print):
                 wait_for_blocks(process, out, blocks)
                 times_s.append(time.monotonic())
             if process.wait(120):
-                return ["a run that nobody killed failed"]
+                return ["a run failed without a kill"]
             times_s.append(time.monotonic())
         [whole] = out.glob("*.jsonl")
         first_line_s, closing_s = times_s[1] - times_s[0], times_s[3] - times_s[2]
@@ -170,13 +170,13 @@ def campaign(count, seed, say=print):
                     break
                 shutil.rmtree(trial / "killed", ignore_errors=True)
             else:
-                found.append(f"run {number}: {TRIES} runs in a row ended before they could be killed")
-                say(found[-1])
+                violations.append(f"run {number}: {TRIES} runs in a row ended before they could be killed")
+                say(violations[-1])
                 break
             stage, is_torn, faults = struck
             stages[stage] += 1
             torn += is_torn
-            found += faults
+            violations += faults
             for fault in faults:
                 say(f"run {number}: {fault}")
             if (trial / "killed").exists():
@@ -184,12 +184,12 @@ def campaign(count, seed, say=print):
         status, text = ask("dashboard", folder / "all", "-o", folder / "site") if any(
             (folder / "all").rglob("*.jsonl")) else (0, "")
         if status != 0 or "cannot be" in text:
-            found.append(f"reports dashboard: status {status}, {text!r}")
-            say(found[-1])
+            violations.append(f"reports dashboard: status {status}, {text!r}")
+            say(violations[-1])
     say(f"{stages.total()} runs killed: "
         + ", ".join(f"{stages[stage]} {stage}" for stage in sorted(stages, key=lambda stage: -stages[stage])))
-    say(f"torn last lines: {torn}; violations: {len(found)}; seed {seed}")
-    return found
+    say(f"torn last lines: {torn}; violations: {len(violations)}; seed {seed}")
+    return violations
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """`python -m tests.reliability.launch_matrix [RANKS ...]`: each launcher with 1, 2, 4 and 8 ranks in each situation.
 
 Each cell is a real run of `bench.allreduce`; the table shows `ok` or the failure. test_launchers.py uses the
-same functions.
-Namespaces come from unshare(1), and need root or user namespaces; another user needs root.
+same functions. unshare(1) creates the namespaces, which requires root or user namespaces. Runs as another user require
+root.
 """
 
 import os
@@ -33,7 +33,7 @@ OWN_PIDS = [*UNSHARE, "-p", "-f", "--mount-proc"]
 
 
 class Launcher(NamedTuple):
-    """The folder of an MPI's mpirun and python, and the options for more ranks than cores and for binding."""
+    """The folder with an MPI's mpirun and python, and the options for more ranks than cores and for binding."""
 
     programs: Path
     crowd: tuple[str, ...]
@@ -73,9 +73,9 @@ def one_run(out: Path) -> Result:
 def ending(done: "subprocess.CompletedProcess[str]", out: Path, ranks: int) -> str:
     """`ok` if `ranks` ranks made one complete run and every case is right; otherwise the first problem."""
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip(" =-")] or ["nothing was said"]
-        ours = [line for line in said if line.startswith(("wiretax:", "bench."))]
-        return f"status {done.returncode}: {(ours or said)[0].strip()}"
+        printed = [line for line in done.stderr.splitlines() if line.strip(" =-")] or ["nothing was printed"]
+        ours = [line for line in printed if line.startswith(("wiretax:", "bench."))]
+        return f"status {done.returncode}: {(ours or printed)[0].strip()}"
     if len(runs := list(out.glob("*.jsonl"))) != 1:
         return f"{len(runs)} runs"
     result = one_run(out)
@@ -153,8 +153,8 @@ def answer_pmi(connection: socket.socket, ranks: int, keys: dict[str, str], meet
     """Answers one rank's PMI 1 requests until it disconnects, in lines of `key=value` as in MPICH's src/pmi."""
     with connection, connection.makefile("rw") as stream:
         for line in stream:
-            said = dict(word.partition("=")[::2] for word in line.split())
-            match said["cmd"]:
+            request = dict(word.partition("=")[::2] for word in line.split())
+            match request["cmd"]:
                 case "init":
                     answer = "response_to_init pmi_version=1 pmi_subversion=1 rc=0"
                 case "get_maxes":
@@ -166,18 +166,18 @@ def answer_pmi(connection: socket.socket, ranks: int, keys: dict[str, str], meet
                 case "get_universe_size":
                     answer = f"universe_size rc=0 size={ranks}"
                 case "put":
-                    keys[said["key"]] = said["value"]
+                    keys[request["key"]] = request["value"]
                     answer = "put_result rc=0"
                 case "get":
-                    found = keys.get(said["key"])
-                    answer = f"get_result rc=0 value={found}" if found else "get_result rc=-1"
+                    value = keys.get(request["key"])
+                    answer = f"get_result rc=0 value={value}" if value else "get_result rc=-1"
                 case "barrier_in":
                     meeting.wait(60)
                     answer = "barrier_out rc=0"
                 case "finalize":
                     answer = "finalize_ack rc=0"
                 case _:
-                    answer = f"{said['cmd']}_result rc=-1"
+                    answer = f"{request['cmd']}_result rc=-1"
             stream.write(f"cmd={answer}\n")
             stream.flush()
 
@@ -185,10 +185,10 @@ def answer_pmi(connection: socket.socket, ranks: int, keys: dict[str, str], meet
 def main(counts: Sequence[int]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        plain: dict[str, list[str]] = {"as it is": []}
+        plain: dict[str, list[str]] = {"unchanged": []}
         if has_namespaces():
             plain |= {"/dev/shm of 64 MiB": with_shm("size=64m"), "/dev/shm of 1 MiB": with_shm("size=1m"),
-                      "/dev/shm read-only": with_shm("ro"), "process ids of its own": OWN_PIDS}
+                      "/dev/shm read-only": with_shm("ro"), "own pid namespace": OWN_PIDS}
         cells: list[tuple[str, int, str, list[str], tuple[str, ...]]]
         cells = [(launcher, ranks, situation, prefix, ()) for situation, prefix in plain.items()
                  for launcher in LAUNCHERS for ranks in counts]

@@ -28,7 +28,7 @@ values = st.one_of(
 def dumped(value: Any) -> bytes:
     """JSON text, with each string `@raw TEXT` replaced by TEXT without quotes."""
     text = json.dumps(value, separators=(",", ":"))
-    text = re.sub(r'"@raw ((?:[^"\\]|\\.)*)"', lambda found: str(json.loads(f'"{found[1]}"')), text)
+    text = re.sub(r'"@raw ((?:[^"\\]|\\.)*)"', lambda match: str(json.loads(f'"{match[1]}"')), text)
     return text.encode("utf-8", "replace")
 
 
@@ -47,14 +47,14 @@ def change_json(draw: st.DrawFn, line: bytes) -> bytes:
         if isinstance(inner[key], (dict, list)) and inner[key] and draw(st.integers(0, 5)):
             inner = inner[key]
             continue
-        how = draw(st.integers(0, 9))
-        if how == 0:
+        choice = draw(st.integers(0, 9))
+        if choice == 0:
             del inner[key]
-        elif how == 1:
+        elif choice == 1:
             inner[key] = inner[draw(st.sampled_from(keys))]
-        elif how == 2 and isinstance(inner, list):
+        elif choice == 2 and isinstance(inner, list):
             inner.extend(inner[:20])
-        elif how == 3 and isinstance(inner, dict):
+        elif choice == 3 and isinstance(inner, dict):
             once = dumped(document)
             name = json.dumps(key).encode() + b":"
             return once.replace(name, name + dumped(draw(values)) + b"," + name, 1)
@@ -69,12 +69,12 @@ def change_lines(draw: st.DrawFn, content: bytes) -> bytes:
     count = len(lines)
     # Heads, plans and ends hold the most information, so half of the changes are near either end.
     at = draw(st.one_of(st.integers(0, count - 1), st.sampled_from([0, 0, max(0, count - 2), min(count - 1, 1)])))
-    how = draw(st.integers(0, 9))
-    if how == 0:
+    choice = draw(st.integers(0, 9))
+    if choice == 0:
         del lines[at]
-    elif how == 1:
+    elif choice == 1:
         lines.insert(at, lines[draw(st.integers(0, count - 1))])
-    elif how == 2:
+    elif choice == 2:
         other = draw(st.integers(0, count - 1))
         lines[at], lines[other] = lines[other], lines[at]
     else:
@@ -98,14 +98,14 @@ def change_text(draw: st.DrawFn, content: bytes) -> bytes:
 def change_bytes(draw: st.DrawFn, content: bytes) -> bytes:
     """Flips, cuts, inserts or repeats bytes."""
     at = draw(st.integers(0, max(0, len(content) - 1)))
-    how = draw(st.integers(0, 4))
-    if how == 0:
+    choice = draw(st.integers(0, 4))
+    if choice == 0:
         return content[:at]
-    if how == 1:
+    if choice == 1:
         return content[:at] + content[at + draw(st.integers(1, 200)) :]
-    if how == 2:
+    if choice == 2:
         return content[:at] + draw(st.binary(min_size=1, max_size=20)) + content[at:]
-    if how == 3:
+    if choice == 3:
         return content[:at] + content[at : at + 200] * draw(st.sampled_from([2, 3, 500])) + content[at:]
     flipped = bytearray(content)
     for place in draw(st.lists(st.integers(0, max(0, len(content) - 1)), min_size=1, max_size=8)) if content else ():

@@ -91,15 +91,15 @@ def write_campaign(folder: Path, variants: Mapping[str, Effect], *, pairs: int =
                  variants=[Variant(name=name, argv=["mpirun", "-n", "2", "python"]) for name in variants])]
     number = 0
     stages: list[tuple[Any, int, list[str]]] = [("first", pairs, names), ("fresh", fresh, list(variants))]
-    for stage, count, kept in stages:
+    for stage, count, stage_variants in stages:
         if count:
             records.append(Stage(stage=stage, sizes=[] if stage == "first" else list(fresh_sizes)))
         for pair in range(count):
-            for place, name in enumerate(kept):
-                given: dict[str, Any] = {**common, **((options or {}).get(name, {}))}
+            for place, name in enumerate(stage_variants):
+                launch_options: dict[str, Any] = {**common, **((options or {}).get(name, {}))}
                 if stage == "fresh":
-                    given["sizes"] = fresh_sizes
-                result = write_launch(folder / name, number, effect=variants.get(name, no_effect), **given)
+                    launch_options["sizes"] = fresh_sizes
+                result = write_launch(folder / name, number, effect=variants.get(name, no_effect), **launch_options)
                 number += 1
                 run = result.path.relative_to(folder).as_posix()
                 records.append(Launch(stage=stage, pair=pair, place=place, variant=name, attempt=0, status="finished",

@@ -31,7 +31,8 @@ def advise(*arguments):
     return status, out.getvalue(), errors.getvalue()
 
 
-def said(*arguments):
+def answer(*arguments):
+    """The advice for valid arguments, as printed and on one line."""
     status, text, complaint = advise(*arguments)
     assert (status, complaint) == (0, "")
     assert max(map(len, text.splitlines())) <= 80
@@ -70,7 +71,7 @@ def write(folder, us_by_size, ranks=GPUS, spread=0.0, name="made", collective="a
 def test_two_r9700_for_one_chat(tmp_path, us, tokens_per_s, times):
     """An engineer with two cards must get the right answer and the time at which the answer flips."""
     run = write(tmp_path, {16384: us, 131072: 2 * us, LARGE: 600})
-    text, words = said("--model", "llama-3.1-70b", *R9700, "--run", run)
+    text, words = answer("--model", "llama-3.1-70b", *R9700, "--run", run)
     assert re.search(rf"TP 2 +[\d.]+ +{tokens_per_s}", text)
     assert re.search(r"PP 2 +62\.[56]", text)
     assert re.search(rf"Decode, latency of 1 stream: TP 2, 3\d\.\d ms, {times}x PP 2\.", words)
@@ -88,7 +89,7 @@ def test_the_recommendation_turns_at_the_flip(tmp_path):
     """`advise` must not recommend TP over a link on which TP loses."""
     for us, wins in ((190, "TP 2"), (205, "PP 2")):
         run = write(tmp_path / wins, {16384: us, 131072: us, LARGE: 5000})
-        _, words = said("--model", "llama-3.1-70b", *R9700, "--run", run)
+        _, words = answer("--model", "llama-3.1-70b", *R9700, "--run", run)
         close = "as good" in words.partition("Decode, latency")[2].partition("Decode, throughput")[0]
         assert f"Decode, latency of 1 stream: {wins}, " in words
         assert close
@@ -97,8 +98,8 @@ def test_the_recommendation_turns_at_the_flip(tmp_path):
 
 def test_the_interval_reaches_tokens_and_margin(tmp_path):
     """A noisy run must not give intervals as narrow as a quiet run's."""
-    text, words = said("--model", "llama-3.1-70b", *R9700, "--run",
-                       write(tmp_path, {16384: 33, LARGE: 600}, spread=0.2))
+    text, words = answer("--model", "llama-3.1-70b", *R9700, "--run",
+                         write(tmp_path, {16384: 33, LARGE: 600}, spread=0.2))
     match = re.search(r"TP 2 +[\d.]+ +27\.4 \[([\d.]+) ([\d.]+)\]", text)
     assert match
     assert float(match[1]) < 27.4 < float(match[2])
@@ -111,48 +112,48 @@ def test_a_27b_model_fits_on_one_card(tmp_path):
     options = ("--model", "qwen3.5-27b", "--weights", "27GB", "--gpu", "h100-nvl", "--context", "0")
     for us, wins in ((10, "TP 2"), (40, "2 replicas")):
         run = write(tmp_path / wins, {10240: us, 131072: us, LARGE: LARGE / 250e3}, ranks=NVL)
-        text, words = said(*options, "--run", run)
+        text, words = answer(*options, "--run", run)
         assert re.search(r"2 replicas +6\.92 ", text)
         assert f"Decode, latency of 1 stream: {wins}" in words
         assert "takes 27.0 us" in words
         assert "DOWN" not in words
-    _, words = said(*options[:-1], "512", "--run", run)
+    _, words = answer(*options[:-1], "512", "--run", run)
     assert "as many streams as fit: 2 replicas with" in words
 
 
 def test_an_nvlink_that_is_down_is_reported(tmp_path):
     """A user must notice a paid but badly seated bridge."""
     options = ("--model", "qwen3.5-27b", "--weights", "fp8", "--gpu", "h100-nvl")
-    _, words = said(*options, "--run", write(tmp_path, {16384: 12, LARGE: LARGE / 21e3}, ranks=NVL))
+    _, words = answer(*options, "--run", write(tmp_path, {16384: 12, LARGE: LARGE / 21e3}, ranks=NVL))
     assert "nvlink4-bridge has 300 GB/s one way, and 32 MiB reached 21.0: the link is DOWN" in words
-    _, words = said(*options, "--link", "pcie5x16")
+    _, words = answer(*options, "--link", "pcie5x16")
     assert "ASSUMED, not measured: pcie5x16, 63.0 GB/s one way (126 both ways" in words
 
 
 def test_times_of_other_hardware_are_named(tmp_path):
     """Figures of CPU cores or of another card must not pass for this card's."""
     run = write(tmp_path / "cpu", {16384: 2, LARGE: 600}, ranks=CPUS)
-    assert "ranks on CPU cores: this is arithmetic" in said(
+    assert "ranks on CPU cores: this is arithmetic" in answer(
         "--model", "llama-3.1-70b", *R9700, "--run", run)[1]
     run = write(tmp_path / "nvl", {16384: 2, LARGE: 600}, ranks=NVL)
-    assert "from NVIDIA H100 NVL, not from r9700" in said("--model", "llama-3.1-70b", *R9700, "--run", run)[1]
+    assert "from NVIDIA H100 NVL, not from r9700" in answer("--model", "llama-3.1-70b", *R9700, "--run", run)[1]
 
 
 def test_a_model_that_does_not_fit_is_reported():
     """Otherwise memory would run out at the first long conversation."""
-    text, words = said("--model", "llama-3-70b", "--weights", "140GB", "--gpu", "a100-40gb", "--gpus", "4",
-                       "--batch", "64", "--context", "4096")
+    text, words = answer("--model", "llama-3-70b", "--weights", "140GB", "--gpu", "a100-40gb", "--gpus", "4",
+                         "--batch", "64", "--context", "4096")
     assert re.search(r"weights +140 +70\.0 +35\.0 +17\.5", text)
     assert re.search(r"KV cache, 64 x 4096 tokens +85\.9 +42\.9 +21\.5 +10\.7", text)
     assert "nothing fits on 4 x a100-40gb" in words
-    text, _ = said("--model", "llama-3.1-70b", "--gpu", "r9700")
+    text, _ = answer("--model", "llama-3.1-70b", "--gpu", "r9700")
     assert re.search(r"1 x h100 +\d", text)
     assert re.search(r"CPU offload +\d", text)
 
 
 def test_the_advice_for_eight_gpus_depends_on_their_links():
     """`advise` computes the split and uses no rule of thumb."""
-    text, _ = said("--model", "llama-3.1-70b", "--weights", "fp16", "--gpu", "h100", "--gpus", "8")
+    text, _ = answer("--model", "llama-3.1-70b", "--weights", "fp16", "--gpu", "h100", "--gpus", "8")
     lines = re.findall(r"^(.*, (?:decode|prompt))  +(.*)$", text, re.MULTILINE)
     rows = {name: cells.split() for name, cells in lines}
     # 141.1 GB over 8 x 3350 GB/s and 160 x (3.6 + 14 x 0.47 + 1.75 x 16384 / 450e3) us, 80 x 4096 x 1,024 B of cache.
@@ -168,11 +169,11 @@ def test_the_advice_for_eight_gpus_depends_on_their_links():
 def test_a_mixture_of_experts_is_also_split_by_experts():
     """`advise` must consider expert parallelism and its skew."""
     options = ("--model", "mixtral-8x7b", "--weights", "fp16", "--gpu", "a100-80gb", "--gpus", "4", "--slots", "4")
-    rates = [float(line.split()[-3]) for skew in ("1", "2") for line in said(*options, "--skew", skew)[0].splitlines()
+    rates = [float(line.split()[-3]) for skew in ("1", "2") for line in answer(*options, "--skew", skew)[0].splitlines()
              if line.startswith("EP 4")]
     assert rates[0] > 1.2 * rates[1]
     assert "--skew 5 is not from 1 (even) to 4" in refusal(*options, "--skew", "5")
-    _, words = said(*options, "--prompt", "1024", "--skew", "1.5")
+    _, words = answer(*options, "--prompt", "1024", "--skew", "1.5")
     assert "a rank sends 3.15 MB of a chunk of 1024 tokens to other ranks in each layer, 2.92 if" in words
     assert "times the skew of 1.5" in words
 
@@ -199,7 +200,7 @@ def test_validation_compares_a_step_with_the_sum_of_its_parts(tmp_path):
         "compute": always(2600.0), "tensor_parallel": always(4000.0), "tensor_parallel_library": always(5000.0),
         "pipeline_parallel": always(5300.0)}).path
     options = ("--validate", step, "--run", reduces, "--run", link_run(tmp_path, 20))
-    text, words = said(*options)
+    text, words = answer(*options)
     assert re.search(r"compute +2\.60 +2\.52 +-3\.2% +- +-", text)
     assert re.search(r"tensor +4\.00 +3\.80 +-5\.1% +3\.88 +-3\.0%", text)
     assert re.search(r"tensor, library +5\.00 +5\.08 +\+1\.5% +5\.16 +\+3\.2%", text)
@@ -207,7 +208,7 @@ def test_validation_compares_a_step_with_the_sum_of_its_parts(tmp_path):
     assert "The worst error from the link is 5.1%: misses the aim, 5%" in words
     one_chat = Made(tmp_path / "c", benchmark="decode", shape=STEP | {"slots": 1})
     step_of_one = one_chat.run({"compute": always(2600.0), "pipeline_parallel": always(2600.0)}).path
-    text, _ = said("--validate", step_of_one, *options[2:])
+    text, _ = answer("--validate", step_of_one, *options[2:])
     assert re.search(r"pipeline +2\.60 +2\.56 +-1\.7% +5\.24", text)  # a single busy stage has the memory to itself
     assert "and one of bench.link" in refusal("--validate", step, "--run", reduces)
     nothing = Made(tmp_path / "e", benchmark="decode", shape=STEP).run({"compute": always(None)}).path
@@ -265,25 +266,25 @@ def test_unsuitable_runs_are_refused(tmp_path):
 def test_several_launches_give_one_figure(tmp_path):
     """A single unlucky launch must not decide the advice."""
     runs = [write(tmp_path, {16384: us, LARGE: 600}, name=f"n{us}") for us in (30, 31, 33, 36, 60)]
-    _, words = said("--model", "llama-3.1-70b", *R9700, *(word for run in runs for word in ("--run", run)))
+    _, words = answer("--model", "llama-3.1-70b", *R9700, *(word for run in runs for word in ("--run", run)))
     assert "measured: auto, float16, 5 launches" in words
     assert "160 x 33.0 us [30.0 60.0]" in words
     lines = runs[0].read_bytes().splitlines(keepends=True)
     runs[0].write_bytes(b"".join(line for line in lines if b'"kind":"end"' not in line))
-    assert "INCOMPLETE: the run was cut off" in said("--model", "llama-3.1-70b", *R9700, "--run", runs[0])[1]
+    assert "INCOMPLETE: the run was cut off" in answer("--model", "llama-3.1-70b", *R9700, "--run", runs[0])[1]
 
 
 def test_without_a_chain_single_calls_are_named(tmp_path):
     """Times of single calls must not pass for times of the dependent calls in a decode step."""
     run = write(tmp_path, {16384: 33, LARGE: 600}, chained=False)
-    _, words = said("--model", "llama-3.1-70b", *R9700, "--run", run)
+    _, words = answer("--model", "llama-3.1-70b", *R9700, "--run", run)
     assert "No chain of dependent calls was measured at 16 KiB" in words
 
 
 def test_the_fit_gives_the_time_of_a_size_that_was_not_measured(tmp_path):
     """Three chats at once must have their own figure, not the figure of one chat."""
     run = write(tmp_path, {size: 5 + size / 10e3 for size in (16384, 32768, 65536, 131072, 262144, 1 << 20, LARGE)})
-    _, words = said("--model", "llama-3.1-70b", *R9700, "--batch", "3", "--run", run)
+    _, words = answer("--model", "llama-3.1-70b", *R9700, "--batch", "3", "--run", run)
     match = re.search(r"160 x ([\d.]+) us.*? by the fit", words)
     assert match
     assert float(match[1]) == pytest.approx(5 + 49152 / 10e3, rel=0.01)
@@ -295,8 +296,8 @@ def test_a_model_on_disk_gives_the_same_advice_as_its_specs(tmp_path):
     path.parent.mkdir()
     path.write_text(json.dumps({"num_hidden_layers": 80, "hidden_size": 8192, "num_attention_heads": 64,
                                 "num_key_value_heads": 8, "intermediate_size": 28672, "vocab_size": 128256}))
-    known, _ = said("--model", "llama-3.1-70b", "--gpu", "r9700")
-    assert said("--config", path, "--gpu", "r9700")[0] == known.replace("llama-3.1-70b", "mine")
+    by_name, _ = answer("--model", "llama-3.1-70b", "--gpu", "r9700")
+    assert answer("--config", path, "--gpu", "r9700")[0] == by_name.replace("llama-3.1-70b", "mine")
     path.write_text('{"hidden_size": 8192}')
     assert "missing required field `num_hidden_layers`" in refusal("--config", path, "--gpu", "r9700")
 
@@ -314,7 +315,7 @@ def printed(folder, *rows, status="complete", name="abc", gpu=None):
 def test_an_imported_log_gives_marked_advice(tmp_path):
     """A user with RDMA between two hosts has only a log of rccl-tests; here two R9700s take 47.3 us."""
     path = printed(tmp_path, (16384, 90.0, "int8"), (16384, 47.3, "float16"))
-    _, words = said("--model", "llama-3.1-70b", *R9700, "--run", path)
+    _, words = answer("--model", "llama-3.1-70b", *R9700, "--run", path)
     assert "38.8 25.8" in words
     assert "1.61x PP 2" in words
     assert "imported from two-hosts.log" in words
@@ -322,26 +323,27 @@ def test_an_imported_log_gives_marked_advice(tmp_path):
     assert "name it alone" in refusal("--model", "llama-3.1-70b", *R9700, "--run", path, write(tmp_path, {16384: 8.0}))
     assert "2 ranks, not of 4" in refusal("--model", "llama-3.1-70b", "--gpu", "r9700", "--gpus", 4, "--run", path)
     cut = printed(tmp_path, (16384, 47.3, "float16"), status="incomplete", name="cut")
-    assert "INCOMPLETE: the log ends before the test does." in said("--model", "llama-3.1-70b", *R9700, "--run", cut)[1]
+    _, words = answer("--model", "llama-3.1-70b", *R9700, "--run", cut)
+    assert "INCOMPLETE: the log ends before the test does." in words
     failed = printed(tmp_path, (16384, 47.3, "float16"), status="failed", name="failed")
     assert "its times say nothing" in refusal("--model", "llama-3.1-70b", *R9700, "--run", failed)
 
 
 def test_the_link_gives_the_time_of_larger_sizes_and_the_output_marks_it(tmp_path):
     """Latency taken for bandwidth would make a prompt ten times as slow: 33 us at 16 KiB become 67 ms at 32 MiB."""
-    text, words = said("--model", "llama-3.1-70b", *R9700, "--run", printed(tmp_path, (16384, 33.0, None)))
+    text, words = answer("--model", "llama-3.1-70b", *R9700, "--run", printed(tmp_path, (16384, 33.0, None)))
     assert "Nothing above 16 KiB was measured" in words
-    by_link, _ = said("--model", "llama-3.1-70b", *R9700)
-    prompt_ms = [float(re.findall(r"^TP 2 .* (\S+) +\S+$", one, re.MULTILINE)[0]) for one in (text, by_link)]
+    by_link, _ = answer("--model", "llama-3.1-70b", *R9700)
+    prompt_ms = [float(re.findall(r"^TP 2 .* (\S+) +\S+$", output, re.MULTILINE)[0]) for output in (text, by_link)]
     assert prompt_ms[0] == pytest.approx(prompt_ms[1], rel=0.02)
 
 
 def test_a_bridge_joins_two_cards_and_no_more():
     """Four cards in a box with bridges use PCIe between the pairs."""
     options = ("--model", "llama-3.1-70b", "--gpu", "rtx3090")
-    assert "nvlink3-bridge" in said(*options, "--gpus", 2)[1]
-    assert "ASSUMED, not measured: pcie4x16" in said(*options, "--gpus", 4)[1]
-    _, words = said("--model", "llama-3.1-70b", "--gpu", "r9700", "--gpus", 8)
+    assert "nvlink3-bridge" in answer(*options, "--gpus", 2)[1]
+    assert "ASSUMED, not measured: pcie4x16" in answer(*options, "--gpus", 4)[1]
+    _, words = answer("--model", "llama-3.1-70b", "--gpu", "r9700", "--gpus", 8)
     assert "ms if joined by nvlink4, pcie5x16, sockets" in words
 
 
@@ -349,7 +351,7 @@ def test_eight_gpus_give_no_split_if_the_heads_do_not_divide_by_eight(tmp_path):
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"num_hidden_layers": 32, "hidden_size": 1536, "num_attention_heads": 12,
                                   "num_key_value_heads": 2, "intermediate_size": 8192, "vocab_size": 32000}))
-    text, words = said("--config", config, "--weights", "fp16", "--gpu", "h100", "--gpus", 8)
+    text, words = answer("--config", config, "--weights", "fp16", "--gpu", "h100", "--gpus", 8)
     assert "no split" in words
     for line in re.findall(r", (?:decode|prompt)  .*", text):
         assert line.split()[5] == "-"

@@ -76,7 +76,7 @@ def verdict_of(procurement):
 
 
 def figure(procurement, name, machine=0):
-    return next(one for one in procurement.machines[machine].figures if one.name == name)
+    return next(item for item in procurement.machines[machine].figures if item.name == name)
 
 
 @pytest.mark.parametrize(("requirements", "expected", "status"), [
@@ -252,10 +252,10 @@ def test_invalid_specs_and_runs_are_refused_in_one_sentence(launches, capsys, tm
     (tmp_path / "huge").write_bytes(b"#" * (2 << 20))
     (launches / "no_run.jsonl").write_text("hello\n")
     path, two = spec(launches), spec(tmp_path, text=BOX.format(name="a") + BOX.format(name="b"))
-    asked = [(tmp_path / "gone",), (tmp_path,), (tmp_path / "binary",), (tmp_path / "huge",), (two, "x.jsonl"),
-             (path, launches / "no_run.jsonl"), (path, "box=gone"), (path, "--candidate", "bx"),
-             (path, "--html", tmp_path / "no/such/folder.html"), (path, "--csv", tmp_path)]  # fmt: skip
-    for arguments in asked:
+    commands = [(tmp_path / "gone",), (tmp_path,), (tmp_path / "binary",), (tmp_path / "huge",), (two, "x.jsonl"),
+                (path, launches / "no_run.jsonl"), (path, "box=gone"), (path, "--candidate", "bx"),
+                (path, "--html", tmp_path / "no/such/folder.html"), (path, "--csv", tmp_path)]  # fmt: skip
+    for arguments in commands:
         status, out, error = ask(capsys, *arguments)
         assert (status, out, error.count("\n")) == (2, "", 1), arguments
 

@@ -1,5 +1,5 @@
-"""What serving requires: each figure is compared with a case that was calculated by hand from the published fields,
-without the program."""
+"""Tests the figures of `advise` for serving. Each figure is compared with a case that was calculated by hand from the
+published fields, without the program."""
 
 import json
 import re
@@ -125,11 +125,11 @@ def test_the_kv_cache_of_a_token_uses_layers_and_grouped_heads():
 def test_a_27b_model_on_a_94_gb_card():
     """Otherwise a buyer would buy or bridge two cards for a model that one card serves equally well."""
     model, gpu = specs.MODELS["qwen3.5-27b"], specs.GPUS["h100-nvl"]
-    one = Split(model, gpu, 1, "27GB", 27 * GB, always(0))
+    load = Split(model, gpu, 1, "27GB", 27 * GB, always(0))
     assert (gpu.memory_gb, gpu.bandwidth_gb_s, model.all_reduces) == (94, 3900, 128)
-    alone = one.step_us(1)
+    alone = load.step_us(1)
     assert alone == pytest.approx(6923, abs=1)
-    at_flip, fast, slow = (step_us(one, TENSOR, 2, 1, always(us))[0] for us in (27.04, 10, 40))
+    at_flip, fast, slow = (step_us(load, TENSOR, 2, 1, always(us))[0] for us in (27.04, 10, 40))
     assert at_flip == pytest.approx(alone, rel=1e-3)
     assert fast < alone < slow
 

@@ -24,5 +24,5 @@ def record(path: Path, launches: Sequence[Launch]) -> None:
 
 
 if __name__ == "__main__":
-    found = [launch for folder in sys.argv[2:] for launch in side_of(folder).launches]
-    record(Path(sys.argv[1]), sorted(found, key=lambda launch: launch.result.run.run_id))
+    all_launches = [launch for folder in sys.argv[2:] for launch in side_of(folder).launches]
+    record(Path(sys.argv[1]), sorted(all_launches, key=lambda launch: launch.result.run.run_id))

@@ -141,8 +141,8 @@ def test_a_report_without_results_is_incomplete():
     assert (test.status, test.reason) == ("incomplete", "it has no rows")
 
 
-def interleaved(one, other):
-    return "".join(line + "\n" for pair in zip(one.splitlines(), other.splitlines(), strict=True) for line in pair)
+def interleaved(first, second):
+    return "".join(line + "\n" for pair in zip(first.splitlines(), second.splitlines(), strict=True) for line in pair)
 
 
 GATHER = WHOLE.replace("all_reduce", "all_gather")

@@ -27,12 +27,12 @@ TABLE = PLACES + NAMES + UNITS
 WHOLE = HEAD + TABLE + ROW_8 + ROW_16 + FOOTER
 
 
-def found(text):
+def read_tests(text):
     return find_tests(Path("log"), text.encode())
 
 
 def only(text):
-    (test,) = found(text)
+    (test,) = read_tests(text)
     return test
 
 
@@ -171,7 +171,8 @@ def test_the_status_shows_how_a_test_ended(text, status, rows):
 def test_a_log_may_have_several_tests_with_text_between():
     """Otherwise figures of one collective would be shown as figures of another collective."""
     bad = "# Collective test starting: sendrecv_perf\n" + HEAD.partition("all_reduce_perf\n")[2]
-    tests = found(WHOLE + " 12 34 56\n+ NCCL_ALGO=Ring mpirun -np 2 ./alltoall_perf_mpi -g 1\n" + bad + TABLE + WHOLE)
+    tests = read_tests(WHOLE + " 12 34 56\n+ NCCL_ALGO=Ring mpirun -np 2 ./alltoall_perf_mpi -g 1\n" + bad + TABLE
+                       + WHOLE)
     assert [(test.collective, test.status, len(test.cases)) for test in tests] == [
         ("all_reduce", "complete", 4), ("sendrecv", "incomplete", 0), ("all_reduce", "complete", 4)]
 
@@ -179,9 +180,9 @@ def test_a_log_may_have_several_tests_with_text_between():
 def test_two_runs_in_one_output_are_incomplete():
     """Two processes without MPI each run the whole test: their rows must not look like one run."""
     both = "".join(line + "\n" + line + "\n" for line in (HEAD + TABLE + ROW_8 + ROW_16).splitlines())
-    tests = found(both + FOOTER + ROW_16 + FOOTER)
+    tests = read_tests(both + FOOTER + ROW_16 + FOOTER)
     assert [(test.status, len(test.cases)) for test in tests] == [("incomplete", 8), ("incomplete", 2)]
-    two_excerpts = found(WHOLE + "more:\n" + ROW_16 + FOOTER)
+    two_excerpts = read_tests(WHOLE + "more:\n" + ROW_16 + FOOTER)
     assert [test.status for test in two_excerpts] == ["complete", "incomplete"]
 
 
@@ -202,10 +203,11 @@ def test_mscclpp_prints_in_place_first():
     first = "     6291456       1572864    76.21   82.55  144.46      0\n"
     second = "  1073741824      33554432                                    7186.2  149.42  130.74      0\n"
     end = "\n# Out of bounds values : 0 OK\n#\n"
-    one, two = found("# Initializing MSCCL++\n#\n" + names + first + end + "# Initializing MSCCL++\n" + names + second + end)
-    assert halves(one) == [(6291456, True, 76.21, 144.46)]
-    assert halves(two) == [(1073741824, False, 7186.2, 130.74)]
-    assert (one.format, one.status) == ("mscclpp-test", "complete")
+    in_place, out_of_place = read_tests("# Initializing MSCCL++\n#\n" + names + first + end
+                                        + "# Initializing MSCCL++\n" + names + second + end)
+    assert halves(in_place) == [(6291456, True, 76.21, 144.46)]
+    assert halves(out_of_place) == [(1073741824, False, 7186.2, 130.74)]
+    assert (in_place.format, in_place.status) == ("mscclpp-test", "complete")
 
 
 def test_osu_logs_are_read():
@@ -214,14 +216,15 @@ def test_osu_logs_are_read():
            "Max Latency(us)  Iterations\n4   34.31   33.27   35.07   1000\n"
     (case,) = only("I am 0 of 4: 0 on host0\n" + full).cases
     assert (case.time_us.mean, case.time_us.n, case.over_ranks_us["max"], case.datatype) == (34.31, 1000, 35.07, "int32")
-    tests = found("mpirun -np 16 osu_barrier\n# OSU MPI Barrier Latency Test v5.9\n# Avg Latency(us)\n      12.5\n"
-                  "# OSU MPI-CUDA Bi-Directional Bandwidth Test v5.9\n# Send Buffer on DEVICE (D) and Receive Buffer on "
-                  "DEVICE (D)\n# Size      Bandwidth (MB/s)\n131072    14848.95\n"
-                  "# OSU MPI Bandwidth Test (Version 2.1)\n# Size\t\tBandwidth (MB/s)\n1\t\t0.5\n2 oops\n4 1 2\n"
-                  "# OSU MPI Hello World Test v5.6.2\nThis is a test with 3 processes\n"
-                  "# OSU MPI All-to-All Personalized Exchange Latency Test v7.5\n"
-                  "# OSU MPI Non-blocking Allreduce Latency Test v7.5\n# Size Overall(us) Compute(us) Pure Comm.(us) "
-                  "Overlap(%)\n4 10.5 5.0 6.0 90.1\n")
+    tests = read_tests("mpirun -np 16 osu_barrier\n# OSU MPI Barrier Latency Test v5.9\n# Avg Latency(us)\n"
+                       "      12.5\n"
+                       "# OSU MPI-CUDA Bi-Directional Bandwidth Test v5.9\n# Send Buffer on DEVICE (D) and Receive Buffer on "
+                       "DEVICE (D)\n# Size      Bandwidth (MB/s)\n131072    14848.95\n"
+                       "# OSU MPI Bandwidth Test (Version 2.1)\n# Size\t\tBandwidth (MB/s)\n1\t\t0.5\n2 oops\n4 1 2\n"
+                       "# OSU MPI Hello World Test v5.6.2\nThis is a test with 3 processes\n"
+                       "# OSU MPI All-to-All Personalized Exchange Latency Test v7.5\n"
+                       "# OSU MPI Non-blocking Allreduce Latency Test v7.5\n# Size Overall(us) Compute(us) Pure Comm.(us) "
+                       "Overlap(%)\n4 10.5 5.0 6.0 90.1\n")
     assert [(test.collective, test.world_size, test.status, len(test.cases)) for test in tests] == [
         ("barrier", 16, "complete", 1), ("osu_bibw", 2, "complete", 1), ("osu_bw", 2, "complete", 1),
         ("osu_hello", 3, "complete", 0), ("alltoall", None, "incomplete", 0), ("osu_iallreduce", None, "complete", 1)]

@@ -53,17 +53,17 @@ def test_an_incomplete_or_wrong_run_is_marked_first(tmp_path):
     cut_off = drawn(tmp_path, write_run(tmp_path / "cut", n_blocks=4, finish=False).path).splitlines()
     assert cut_off[1] == "INCOMPLETE: the run was cut off."
     assert re.fullmatch(r"ours .*, MPICH 5\.0\.2 .* us at 16 KiB: no clear difference \(too few blocks\)", cut_off[2])
-    said = drawn(tmp_path, write_run(tmp_path / "wrong", change=wrong).path).splitlines()
-    assert said[1].startswith("WRONG RESULTS: auto 16 KiB isolated")
-    assert "as fast as" not in "".join(said)
+    lines = drawn(tmp_path, write_run(tmp_path / "wrong", change=wrong).path).splitlines()
+    assert lines[1].startswith("WRONG RESULTS: auto 16 KiB isolated")
+    assert "as fast as" not in "".join(lines)
 
 
 @pytest.mark.parametrize("algorithms", [("library",), ("auto",), ()])
 def test_the_card_shows_only_measured_algorithms(tmp_path, algorithms):
-    said = drawn(tmp_path, write_run(tmp_path, sizes=[4096], algorithms=algorithms, modes=["isolated"]).path)
+    description = drawn(tmp_path, write_run(tmp_path, sizes=[4096], algorithms=algorithms, modes=["isolated"]).path)
     assert re.search({("library",): "MPICH 5.0.2 .* us at 4 KiB", ("auto",): "ours .* us at 4 KiB"}.get(
-        algorithms, "Nothing was measured"), said)  # fmt: skip
-    assert "as fast as" not in said
+        algorithms, "Nothing was measured"), description)  # fmt: skip
+    assert "as fast as" not in description
 
 
 def test_steps_and_fused_products_have_their_verdicts(tmp_path):
@@ -80,11 +80,11 @@ def test_an_imported_log_is_marked_as_one(tmp_path):
                       )  # fmt: skip
     case = ImportedCase(case=0, collective="all_reduce", size_bytes=16384, time_us=ImportedSummary(mean=33.0))
     path, _ = write_imported(tmp_path, run, [case], End(status="failed", reason="it hung"))
-    said = drawn(tmp_path, path)
-    assert said.splitlines()[1] == "FAILED: it hung."
-    assert "33.0 us at 16 KiB" in said
-    assert "Imported: shown, never judged." in said
-    assert "NVIDIA H200" in said
+    description = drawn(tmp_path, path)
+    assert description.splitlines()[1] == "FAILED: it hung."
+    assert "33.0 us at 16 KiB" in description
+    assert "Imported: shown, never judged." in description
+    assert "NVIDIA H200" in description
 
 
 def test_special_characters_are_drawn_literally_and_stay_inside(tmp_path):
@@ -93,9 +93,9 @@ def test_special_characters_are_drawn_literally_and_stay_inside(tmp_path):
     strange = r"$\\frac{1}{0}$ <script> \u001b[31m " + "x" * 400
     path.write_text(path.read_text().replace("AMD EPYC 9B45", strange).replace("MPICH 5.0.2", strange)
                     .replace('["--seed","7"]', f'["{strange}"]'))  # fmt: skip
-    said = drawn(tmp_path, path)
-    assert "<script> ?[31m" in said
-    assert r"$\frac{1}{0}$" in said
+    description = drawn(tmp_path, path)
+    assert "<script> ?[31m" in description
+    assert r"$\frac{1}{0}$" in description
 
 
 def test_a_bad_run_or_picture_path_is_refused_in_one_sentence(tmp_path, capsys):
@@ -105,6 +105,6 @@ def test_a_bad_run_or_picture_path_is_refused_in_one_sentence(tmp_path, capsys):
     for run, picture in ((tmp_path / "log.txt", "a.png"), (tmp_path, "a.png"), (tmp_path / "gone", "a.png"),
                          (path, "a.svg"), (path, "no/folder/a.png"), (path, "b.png")):  # fmt: skip
         assert main(["card", str(run), str(tmp_path / picture)]) == 2
-        said = capsys.readouterr()
-        assert (said.out, said.err.count("\n")) == ("", 1)
+        captured = capsys.readouterr()
+        assert (captured.out, captured.err.count("\n")) == ("", 1)
     assert not [*tmp_path.glob("a.*"), *tmp_path.glob("*.part")]

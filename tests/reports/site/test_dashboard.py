@@ -96,12 +96,12 @@ def test_a_regression_is_on_the_history_page_and_counted(tmp_path):
     assert page.counts["worse"] == sum(page.counts.values()) == 4
     assert page.verdicts == {("a1b2c3", "allreduce"): page.counts}
     (tmp_path / "history.html").write_text(to_html(page))
-    said = Read(tmp_path / "history.html")
-    assert "first at 2026-11-15T06-15-00Z-allreduce-14" in said.text
-    assert len(said.all("figure")) == 1
-    assert {"worse"} <= {attrs.get("class") for attrs in said.all("strong")}
+    document = Read(tmp_path / "history.html")
+    assert "first at 2026-11-15T06-15-00Z-allreduce-14" in document.text
+    assert len(document.all("figure")) == 1
+    assert {"worse"} <= {attrs.get("class") for attrs in document.all("strong")}
     for words in ("before, us", "after, us", "2026-11-15"):
-        assert words in said.text
+        assert words in document.text
 
 
 def test_strings_from_run_files_stay_text(site):
@@ -150,13 +150,13 @@ def test_unreadable_files_are_named_and_the_rest_is_shown(tmp_path, capsys):
         line["shape"] = [1]
     (results / "odd.jsonl").write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
     site = make_site(results, tmp_path / "site")
-    said, page = capsys.readouterr().err, Read(site / "index.html").text
+    errors, page = capsys.readouterr().err, Read(site / "index.html").text
     for name in ("broken.jsonl", "binary.jsonl", "pipe.jsonl", "link.jsonl is a link", "elsewhere is a link",
                  "campaign-1", "odd.jsonl"):
-        assert name in said
+        assert name in errors
         assert name in page
-    assert re.search(r"again.jsonl is the run of|is the run of .*again.jsonl", said)
-    assert "Traceback" not in said
+    assert re.search(r"again.jsonl is the run of|is the run of .*again.jsonl", errors)
+    assert "Traceback" not in errors
     assert len(list(site.glob("run-*.html"))) == 1
 
 

@@ -25,7 +25,7 @@ const behind = (element) => {
   }
   return [255, 255, 255];
 };
-const found = [];
+const contrasts = [];
 for (const element of document.querySelectorAll("body *")) {
   const words = [...element.childNodes].filter((node) => node.nodeType === 3 && node.data.trim());
   const style = getComputedStyle(element);
@@ -33,23 +33,23 @@ for (const element of document.querySelectorAll("body *")) {
   const colour = parsed(element.closest("svg") ? style.fill : style.color);
   const [low, high] = [light(colour), light(behind(element))].sort((a, b) => a - b);
   const ratio = (high + 0.05) / (low + 0.05);
-  found.push([ratio, words[0].data.slice(0, 40)]);
+  contrasts.push([ratio, words[0].data.slice(0, 40)]);
 }
-return found;
+return contrasts;
 """
 
 
 @pytest.fixture(scope="module")
 def browser():
-    chromium, driver_of_it = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver_of_it:
+    chromium, driver_path = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver_path:
         pytest.skip("system tool absent: chromium")
     options = webdriver.ChromeOptions()
     for name in ("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars"):
         options.add_argument(f"--{name}")
     options.binary_location = chromium
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver_of_it))
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver_path))
     yield driver
     driver.quit()
 
@@ -84,9 +84,9 @@ def test_pages_open_without_errors_and_make_no_network_requests(browser, pages):
         browser.get(page.as_uri())
         assert browser.get_log("browser") == [], page
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    assert len(asked) >= len(pages)
-    assert [url for url in asked if not url.startswith(("file://", "data:"))] == []
+    urls = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    assert len(urls) >= len(pages)
+    assert [url for url in urls if not url.startswith(("file://", "data:"))] == []
 
 
 def test_strings_from_run_files_do_not_run(browser, pages):
@@ -123,10 +123,10 @@ def test_text_has_the_contrast_that_wcag_requires(browser, pages, scheme):
     """WCAG 2.2, criterion 1.4.3, requires a contrast of 4.5 to 1."""
     for page in pages:
         opened(browser, pages, re.escape(page.name), scheme=scheme)
-        browser.execute_script("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-        found = browser.execute_script(CONTRASTS)
-        assert len(found) > 15
-        assert [(round(ratio, 2), words) for ratio, words in found if ratio < 4.5] == [], page
+        browser.execute_script("document.querySelectorAll('details').forEach((element) => { element.open = true; })")
+        contrasts = browser.execute_script(CONTRASTS)
+        assert len(contrasts) > 15
+        assert [(round(ratio, 2), words) for ratio, words in contrasts if ratio < 4.5] == [], page
         dark = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert (dark == "rgb(255, 255, 255)") == (scheme == "light")
 
@@ -189,7 +189,7 @@ def test_a_mark_shows_its_value_to_mouse_touch_and_keyboard_and_links_to_its_row
     assert row.find_elements(By.CSS_SELECTOR, "td")[0].text in value.text
     ActionChains(browser).click().perform()
     assert browser.current_url.endswith(f"#case-{case}")
-    assert {one.get_attribute("data-case") for one in browser.find_elements(By.CSS_SELECTOR, ".here")} == {case}
+    assert {element.get_attribute("data-case") for element in browser.find_elements(By.CSS_SELECTOR, ".here")} == {case}
 
     opened(browser, pages, SWEEP, 390)
     box = seen(browser, "figure .box")[0]
@@ -208,8 +208,8 @@ def test_without_scripts_everything_is_shown(browser, pages):
     try:
         opened(browser, pages, SWEEP)
         count = len(browser.find_elements(By.CSS_SELECTOR, "figure"))
-        figures = [one for one in browser.find_elements(By.CSS_SELECTOR, "figure") if one.rect["height"] > 100]
+        figures = [figure for figure in browser.find_elements(By.CSS_SELECTOR, "figure") if figure.rect["height"] > 100]
         assert len(figures) == count >= 10
-        assert all(one.rect["height"] == 0 for one in browser.find_elements(By.CSS_SELECTOR, "input"))
+        assert all(control.rect["height"] == 0 for control in browser.find_elements(By.CSS_SELECTOR, "input"))
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})

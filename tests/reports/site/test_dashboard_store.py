@@ -101,9 +101,9 @@ def test_an_unreadable_folder_is_named_and_the_rest_is_shown(tmp_path):
                               env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
-    said = Read(tmp_path / "site" / "index.html").text
+    overview = Read(tmp_path / "site" / "index.html").text
     for words in ("closed is a folder that cannot be read", "listed/run.jsonl cannot be read", "campaign-1"):
-        assert words in said
+        assert words in overview
     assert "a folder that cannot be read: 2 (" in done.stdout
 
 
@@ -134,8 +134,8 @@ def test_the_complete_copy_counts_and_a_run_without_a_time_is_not_the_last_run(t
     write_run(results, **SMALLEST | {"run_id": "zzz"})
     site = make_site(results, tmp_path / "site")
     assert cards_of(site)[3] == "last run 2026-11-20 06:15 UTC: allreduce on a1b2c3"
-    said = Read(site / "index.html").text
-    assert len(re.findall(r"[ac]/cut.jsonl is the run of b/2026", said)) == 2
+    overview = Read(site / "index.html").text
+    assert len(re.findall(r"[ac]/cut.jsonl is the run of b/2026", overview)) == 2
     assert "Run of 2026-11-20 06:15 UTC: complete" in Read(page_of(site, "run-2026")).text
 
 

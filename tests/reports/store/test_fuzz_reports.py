@@ -60,5 +60,5 @@ def test_the_fuzzer_detects_each_kind_of_failure(tmp_path: Path, monkeypatch, do
     monkeypatch.setattr(fuzz_reports, "MOST_CPU_S", 1)
     monkeypatch.setattr(fuzz_reports, "MOST_WALL_S", 1 if does is sleep else 30)
     status, _, _ = run_forked([], tmp_path)
-    found = complaint(TARGETS[0], status, (tmp_path / ".2").read_text())
-    assert found is None if seen is None else found is not None and seen in found
+    failure = complaint(TARGETS[0], status, (tmp_path / ".2").read_text())
+    assert failure is None if seen is None else failure is not None and seen in failure

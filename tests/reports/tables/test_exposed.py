@@ -96,11 +96,11 @@ def test_a_row_names_the_build_or_the_number_of_chunks(tmp_path):
     chosen = {"fused registered": "fused+nt", THEN: THEN, "fused copied": "fused"}
     result = Made(tmp_path, chosen=chosen).run({
         COMPUTE: always(10.0), "fused registered": always(11.0), "fused copied": always(13.0), THEN: always(14.0)})
-    found = groups(result)[0][1]
-    assert [form.name for form in found.values()] == ["compute", "then_one_shot_pull", "fused registered, nt"]
+    forms = groups(result)[0][1]
+    assert [form.name for form in forms.values()] == ["compute", "then_one_shot_pull", "fused registered, nt"]
     chunks = Made(tmp_path / "chunks", chosen={FUSED: "4 chunks"}).run({COMPUTE: always(10.0), FUSED: always(11.0)})
-    found = groups(chunks)[0][1]
-    assert found[FUSED].name == "fused, 4 chunks"
+    forms = groups(chunks)[0][1]
+    assert forms[FUSED].name == "fused, 4 chunks"
 
 
 VERDICTS = {
@@ -113,31 +113,32 @@ VERDICTS = {
 def test_the_verdict_names_the_form_to_use(tmp_path, name):
     fused, then, sentence = VERDICTS[name]
     result = Made(tmp_path).run({COMPUTE: always(10.0), MPI: always(20.0), THEN: always(then), FUSED: always(fused)})
-    said = words(result)
+    printed = words(result)
     assert ("model llama-3.1-70b, layer attention_output, tokens 1, hidden 8192, inner 64, weights float16, "
-            f"scale 1/64: {sentence}") in said
+            f"scale 1/64: {sentence}") in printed
     # hidden: the share of the library's exposed 10 us that this form does not expose
-    assert f"fused {fused:.1f} {interval_text((fused - 10, fused - 10, fused - 10))} {(20 - fused) / 10:.0%} 0" in said
+    exposed = interval_text((fused - 10, fused - 10, fused - 10))
+    assert f"fused {fused:.1f} {exposed} {(20 - fused) / 10:.0%} 0" in printed
 
 
 def test_the_verdict_says_if_two_forms_do_not_clearly_differ(tmp_path):
     result = Made(tmp_path).run({COMPUTE: always(10.0), FUSED: lambda turn: 14.0 + turn % 4, THEN: always(15.5)})
-    said = words(result)
-    assert re.search(r"fused and then_one_shot_pull do not clearly differ \(-?0\.00 \[-1\.\d\d 1\.\d\d\] us\)", said)
+    printed = words(result)
+    assert re.search(r"fused and then_one_shot_pull do not clearly differ \(-?0\.00 \[-1\.\d\d 1\.\d\d\] us\)", printed)
 
 
 def test_too_few_rounds_give_no_interval_and_no_winner(tmp_path):
     result = Made(tmp_path, rounds=4).run({COMPUTE: always(10.0), FUSED: always(11.0), THEN: always(15.0)})
-    said = words(result)
-    assert "do not clearly differ (4.00 us)" in said
-    assert "fused 11.0 1.00 - 0" in said
+    printed = words(result)
+    assert "do not clearly differ (4.00 us)" in printed
+    assert "fused 11.0 1.00 - 0" in printed
 
 
 def test_a_form_with_wrong_results_is_named_and_never_wins(tmp_path):
     result = Made(tmp_path, wrong={FUSED: 3}).run({COMPUTE: always(10.0), FUSED: always(1.0), THEN: always(15.0)})
-    said = words(result)
-    assert said.startswith("WRONG RESULTS: fused")
-    assert "not all forms were measured" in said
+    printed = words(result)
+    assert printed.startswith("WRONG RESULTS: fused")
+    assert "not all forms were measured" in printed
     assert by_name(result)["fused copied"].exposed_us is None
 
 
@@ -153,28 +154,28 @@ def test_extreme_figures_stay_within_80_columns(tmp_path, command, shape, title,
                        "then_direct_pull copied": lambda turn: (20 + turn) * scale,
                        "then_direct_pull registered": lambda turn: (16 + turn % 5) * scale,
                        "fused registered": lambda turn: (12 + turn % 4) * scale, "fused copied": always(17 * scale)})
-    said = words(result)
-    assert title in said
-    assert "…" not in said
-    assert "fused registered, 8 chunks" in said
+    printed = words(result)
+    assert title in printed
+    assert "…" not in printed
+    assert "fused registered, 8 chunks" in printed
 
 
 def test_the_break_even_time_follows_from_three_times(tmp_path):
     """64 all-reduces: (12 - 10) ms are 31.2 us each, and (20 - 10) ms would be 156 us each."""
-    said = words(steps(tmp_path, 10.0, 12.0, 20.0))
+    printed = words(steps(tmp_path, 10.0, 12.0, 20.0))
     assert ("slots 2: TP is faster, PP/TP 1.67 [1.67 1.67] (TP by gemv_allreduce). The answer flips where an "
-            "all-reduce exposes 156 us; here it exposes 31.2 us.") in said
-    assert "tensor_parallel 12.0 167 2.00 [2.00 2.00] 17% 0" in said  # 2 chats / 12 ms
-    assert "tensor_parallel, MPICH 5.0.2 24.0 83.3 14.0 [14.0 14.0] 58% 0" in said
-    assert "pipeline_parallel 20.0 100 - - 0" in said
-    assert said.endswith("This holds for these cores, which share one memory; cards have one each.")
+            "all-reduce exposes 156 us; here it exposes 31.2 us.") in printed
+    assert "tensor_parallel 12.0 167 2.00 [2.00 2.00] 17% 0" in printed  # 2 chats / 12 ms
+    assert "tensor_parallel, MPICH 5.0.2 24.0 83.3 14.0 [14.0 14.0] 58% 0" in printed
+    assert "pipeline_parallel 20.0 100 - - 0" in printed
+    assert printed.endswith("This holds for these cores, which share one memory; cards have one each.")
 
 
 def test_a_slow_all_reduce_makes_the_pipeline_faster(tmp_path):
-    said = words(steps(tmp_path, 10.0, 40.0, 16.0, devices=[{"rank": 0, "device": "cuda", "gpu": "NVIDIA"}]))
-    assert "PP is faster, PP/TP 0.40 [0.40 0.40] (TP by gemv_allreduce)." in said
-    assert "flips where an all-reduce exposes 93.8 us; here it exposes 469 us." in said
-    assert "share one memory" not in said
+    printed = words(steps(tmp_path, 10.0, 40.0, 16.0, devices=[{"rank": 0, "device": "cuda", "gpu": "NVIDIA"}]))
+    assert "PP is faster, PP/TP 0.40 [0.40 0.40] (TP by gemv_allreduce)." in printed
+    assert "flips where an all-reduce exposes 93.8 us; here it exposes 469 us." in printed
+    assert "share one memory" not in printed
 
 
 def test_the_break_even_time_uses_differences_within_rounds(tmp_path):
@@ -212,16 +213,16 @@ def test_an_incomplete_step_or_a_step_without_a_split_has_no_verdict(tmp_path):
     made = Made(tmp_path / "a", benchmark="prefill", shape={**STEP, "tokens": 1024, "timed_layers": 4})
     result = made.run({COMPUTE: always(1e6), "tensor_parallel": always(2e6), "pipeline_parallel": always(None),
                        "sequence_parallel": always(1.5e6)}, finish=False)
-    said = words(result)
-    assert "INCOMPLETE: the run was cut off." in said
-    assert "tokens 1024: no verdict, compute, tensor and pipeline have no round in common." in said
-    assert "layers 32, hidden 4096, inner [64, 128], weights float16, scale 1/64, timed_layers 4;" in said
-    assert "sequence_parallel 1500 683 500 [500 500] 33% 0" in said
+    printed = words(result)
+    assert "INCOMPLETE: the run was cut off." in printed
+    assert "tokens 1024: no verdict, compute, tensor and pipeline have no round in common." in printed
+    assert "layers 32, hidden 4096, inner [64, 128], weights float16, scale 1/64, timed_layers 4;" in printed
+    assert "sequence_parallel 1500 683 500 [500 500] 33% 0" in printed
     assert {case.algorithm: case.exposed_us.median for case in result.cases if case.exposed_us} == {
         "tensor_parallel": 1e6, "sequence_parallel": 5e5}
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_steps_stay_within_80_columns(tmp_path, scale):
-    said = words(steps(tmp_path, 10.0 * scale, 12.3 * scale, 45.6 * scale))
-    assert "…" not in said
+    printed = words(steps(tmp_path, 10.0 * scale, 12.3 * scale, 45.6 * scale))
+    assert "…" not in printed

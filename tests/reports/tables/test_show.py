@@ -55,10 +55,10 @@ def test_the_default_table_fits_80_columns_and_has_every_figure(result):
     assert float(busbw) == pytest.approx(16384 / (float(auto) / 1.25) / 1e3, rel=0.02)
     assert (0 < int(share[:-1]) <= 100, wrong) == (True, "0")
     assert re.search(r"flag round trip 5[34]\d ns, held 90% of the blocks \(10\d ns 10%\)", text)
-    for said in ("MPICH 5.0.2, funneled", "AMD EPYC", "seed 7",
-                 "160 dependent calls", "A 70B 4-bit token at TP 2: 160 x", "not measured here", "outside measuring",
-                 "Peer memory is mapped"):
-        assert said in text
+    for expected in ("MPICH 5.0.2, funneled", "AMD EPYC", "seed 7",
+                     "160 dependent calls", "A 70B 4-bit token at TP 2: 160 x", "not measured here",
+                     "outside measuring", "Peer memory is mapped"):
+        assert expected in text
 
 
 def test_a_gpu_run_names_the_cards_and_uses_the_librarys_best_variant(tmp_path):
@@ -89,12 +89,12 @@ def test_a_gpu_run_names_the_cards_and_uses_the_librarys_best_variant(tmp_path):
 def test_the_token_sentence_uses_160_chained_calls(result):
     case = next(case for case in result.cases
                 if (case.algorithm, case.mode, case.size_bytes, case.in_place) == ("auto", "chained", 16384, False))
-    said = re.search(r"160 x ([\d.]+) us \(chained, 16 KiB\) = ([\d.]+) ms; flips at\s+(\d+) us", render(result))
-    assert said is not None
-    assert float(said[1]) == pytest.approx(case.total_us.median, abs=0.006)
-    assert float(said[2]) == pytest.approx(160 * case.total_us.median / 1e3, abs=0.006)
+    match = re.search(r"160 x ([\d.]+) us \(chained, 16 KiB\) = ([\d.]+) ms; flips at\s+(\d+) us", render(result))
+    assert match is not None
+    assert float(match[1]) == pytest.approx(case.total_us.median, abs=0.006)
+    assert float(match[2]) == pytest.approx(160 * case.total_us.median / 1e3, abs=0.006)
     # 70.6e9 weights of 4.5 bits at 640 GB/s take 62.1 ms; the second card saves half of that, over 160 calls.
-    assert int(said[3]) == round(70.6e9 * 4.5 / 8 / 640e9 / 2 / 160 * 1e6)
+    assert int(match[3]) == round(70.6e9 * 4.5 / 8 / 640e9 / 2 / 160 * 1e6)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e7])
@@ -288,9 +288,9 @@ def test_json_has_the_fields_of_nccl_tests_report(result):
 def test_the_plot_names_lines_and_regimes(tmp_path, result):
     plot(result, tmp_path / "run.svg")
     words = " ".join(ElementTree.parse(tmp_path / "run.svg").getroot().itertext())
-    for said in ("MPICH 5.0.2", "auto", "one_shot_push", "ring", "bound", "latency-bound:", "bandwidth-bound:",
-                 "16K", "32M", "2 ranks", "float32 sum", "isolated"):
-        assert said in words
+    for expected in ("MPICH 5.0.2", "auto", "one_shot_push", "ring", "bound", "latency-bound:", "bandwidth-bound:",
+                     "16K", "32M", "2 ranks", "float32 sum", "isolated"):
+        assert expected in words
     plot(result, tmp_path / "run.png")
     assert Image.open(tmp_path / "run.png").size[0] > 1000
     with pytest.raises(ResultError, match=r"ends in \.svg or \.png"):
@@ -326,18 +326,18 @@ def test_a_terminal_gets_bold_unless_no_color_is_set(result, no_color, coloured)
     with subprocess.Popen([sys.executable, "-m", "reports", "show", result.path], stdout=theirs, env=environment,
                           cwd=ROOT) as process:
         os.close(theirs)
-        said = b""
+        output = b""
         # Linux reports the closed end of a terminal as an input/output error.
         try:
             while chunk := os.read(ours, 65536):
-                said += chunk
+                output += chunk
         except OSError:
             pass
         finally:
             os.close(ours)
     assert process.returncode == 0
-    assert (b"\x1b[" in said) == coloured
-    assert b"one_shot_push" in said
+    assert (b"\x1b[" in output) == coloured
+    assert b"one_shot_push" in output
 
 
 def test_any_number_of_bytes_sent_fits_its_column(tmp_path):

@@ -70,13 +70,13 @@ def test_a_slowdown_of_one_case_is_named_and_the_others_are_the_same(campaign, c
     assert float(variant) / float(baseline) == pytest.approx(1.05, rel=0.01)
     assert (mde[-1], pairs) == ("%", "10")
     assert {row[5] for row in rows.values()} == {"SAME"}
-    said = " ".join(out.split())
+    printed = " ".join(out.split())
     for words in ("new against main, the baseline: 8 interleaved pairs of launches, 10 fresh ones of 16 KiB",
                   "above 1, the variant is slower", "flag round trip 5", "ns 100% of the pairs",
                   "SLOWER 1, FASTER 0, SAME 5, AMBIGUOUS 0",
                   "control, the baseline's launches against each other: 0 of 6 cells suspected",
                   "* a suspect of the first stage", "note: virtual machine"):
-        assert words in said
+        assert words in printed
 
 
 def test_every_format_says_the_same(campaign, capsys):
@@ -88,7 +88,7 @@ def test_every_format_says_the_same(campaign, capsys):
     markdown = capsys.readouterr().out
     slower_one = table[(table.compared == "new") & (table.verdict == "SLOWER")]
     assert slower_one[["algorithm", "size_bytes"]].values.tolist() == [["two_shot", 16384]]
-    assert [one["compared"] for one in objects] == ["new"] * 6 + ["control"] * 6
+    assert [cell["compared"] for cell in objects] == ["new"] * 6 + ["control"] * 6
     (cell,) = (cell for cell in objects if cell["verdict"] == "SLOWER")
     assert (cell["algorithm"], cell["is_fresh"], cell["baseline"]) == ("two_shot", True, "main")
     assert cell["ratio"] == pytest.approx(slower_one.ratio.iloc[0])
@@ -97,8 +97,8 @@ def test_every_format_says_the_same(campaign, capsys):
 
 
 def test_single_launches_are_unreplicated_and_the_text_suggests_a_campaign(tmp_path, capsys):
-    one, other = (write_launch(tmp_path, number).path for number in (1, 2))
-    assert main(["compare", str(one), str(other)]) == 0
+    base, new = (write_launch(tmp_path, number).path for number in (1, 2))
+    assert main(["compare", str(base), str(new)]) == 0
     out = capsys.readouterr().out
     rows = rows_of(out)
     assert {row[3] for row in rows.values()} == {"unreplicated"}
@@ -108,43 +108,43 @@ def test_single_launches_are_unreplicated_and_the_text_suggests_a_campaign(tmp_p
 
 
 def test_launches_without_a_campaign_are_reported_as_not_interleaved(tmp_path, capsys):
-    one, other = write_launches(tmp_path / "a", 8), write_launches(tmp_path / "b", 7, seed=1)
-    assert main(["compare", str(one), f"{other}/*.jsonl"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "7 launches against 8, not interleaved" in said
-    assert "changes of the machine count as well" in said
+    base, new = write_launches(tmp_path / "a", 8), write_launches(tmp_path / "b", 7, seed=1)
+    assert main(["compare", str(base), f"{new}/*.jsonl"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "7 launches against 8, not interleaved" in printed
+    assert "changes of the machine count as well" in printed
 
 
 @pytest.mark.parametrize("key", DIFFERENT)
 def test_a_difference_is_named_and_stays_visible_if_allowed(key, tmp_path, capsys):
-    one, other = (write_launch(tmp_path, number).path for number in (1, 2))
-    rewrite_head(other, **DIFFERENT[key])
-    assert main(["compare", str(one), str(other)]) == 4
+    base, new = (write_launch(tmp_path, number).path for number in (1, 2))
+    rewrite_head(new, **DIFFERENT[key])
+    assert main(["compare", str(base), str(new)]) == 4
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert f"{key} differs" in err
     assert f"--allow {key}" in err
     for kind in ("text", "markdown", "csv", "json"):
-        assert main(["compare", str(one), str(other), "--allow", key, "--format", kind]) == 0
+        assert main(["compare", str(base), str(new), "--allow", key, "--format", kind]) == 0
         assert f"allowed to differ: {key} differs" in " ".join(capsys.readouterr().out.split())
 
 
 def test_another_type_is_not_comparable(tmp_path, capsys):
-    one, other = write_launch(tmp_path, 1).path, write_launch(tmp_path, 2, datatype="float16").path
-    assert main(["compare", str(one), str(other)]) == 4
+    base, new = write_launch(tmp_path, 1).path, write_launch(tmp_path, 2, datatype="float16").path
+    assert main(["compare", str(base), str(new)]) == 4
     assert "type differs" in capsys.readouterr().err
-    assert main(["compare", str(one), str(other), "--allow", "type"]) == 0
+    assert main(["compare", str(base), str(new), "--allow", "type"]) == 0
     assert "datatype: float32 against float16" in capsys.readouterr().out
 
 
 def test_two_copies_of_a_run_are_one_launch(tmp_path, capsys):
     """Otherwise copies of a run would count as launches that agree with each other."""
-    one, other = write_launches(tmp_path / "a", 1), write_launches(tmp_path / "b", 1, seed=1)
-    for folder in (one, other):
+    base, new = write_launches(tmp_path / "a", 1), write_launches(tmp_path / "b", 1, seed=1)
+    for folder in (base, new):
         (path,) = Path(folder).glob("*.jsonl")
         for copy in range(8):
             shutil.copy(path, path.with_name(f"copy-{copy}.jsonl"))
-    assert main(["compare", str(one), str(other)]) == 0
+    assert main(["compare", str(base), str(new)]) == 0
     out, err = capsys.readouterr()
     assert {row[3] for row in rows_of(out).values()} == {"unreplicated"}
     assert "is a copy of the run" in err
@@ -183,9 +183,9 @@ def test_pairs_without_a_common_state_give_no_figure(tmp_path, capsys):
 
 
 def test_an_algorithm_can_be_compared_with_another(tmp_path, capsys):
-    one = write_launches(tmp_path / "a", 6, algorithms=["two_shot"])
-    other = write_launches(tmp_path / "b", 6, algorithms=["ring"], seed=1)
-    assert main(["compare", str(one), str(other)]) == 0
+    base = write_launches(tmp_path / "a", 6, algorithms=["two_shot"])
+    new = write_launches(tmp_path / "b", 6, algorithms=["ring"], seed=1)
+    assert main(["compare", str(base), str(new)]) == 0
     out = capsys.readouterr().out
     assert "algorithm: two_shot against ring" in out
     assert float(rows_of(out)["16 KiB ring"][2]) > 1.1
@@ -193,11 +193,11 @@ def test_an_algorithm_can_be_compared_with_another(tmp_path, capsys):
 
 def test_a_threat_on_only_one_side_comes_first(tmp_path, capsys):
     """Four sentences about the machine must not hide a slowdown on purpose."""
-    one, other = (write_launch(tmp_path, number).path for number in (1, 2))
+    base, new = (write_launch(tmp_path, number).path for number in (1, 2))
     common = [f"Threat {letter}." for letter in "abcdef"]
-    rewrite_head(one, notes=[*common, "The load was 1.2 over the minute before."])
-    rewrite_head(other, notes=[*common, "The load was 2.9 over the minute before.", "Slowed on purpose: 3 %."])
-    main(["compare", str(one), str(other)])
+    rewrite_head(base, notes=[*common, "The load was 1.2 over the minute before."])
+    rewrite_head(new, notes=[*common, "The load was 2.9 over the minute before.", "Slowed on purpose: 3 %."])
+    main(["compare", str(base), str(new)])
     threats = " ".join(capsys.readouterr().out.split("\n\n")[0].split()).split("note: ")[1:]
     assert len(threats) == 4
     assert re.fullmatch(r"Slowed on purpose: 3 %. \(.*-000002.jsonl alone\) ", threats[0])
@@ -225,39 +225,39 @@ def damage_line(path: Path, number: int, change) -> None:
 
 
 def test_bad_input_is_one_sentence_that_names_file_and_line(tmp_path, capsys):
-    one, other = write_launch(tmp_path, 1).path, write_launch(tmp_path, 2).path
-    whole = other.read_bytes()
+    base, new = write_launch(tmp_path, 1).path, write_launch(tmp_path, 2).path
+    whole = new.read_bytes()
 
-    def refused(*what: Path | str) -> str:
-        assert main(["compare", *map(str, what)]) == 2
-        said = capsys.readouterr()
-        assert (said.out, said.err.count("\n")) == ("", 1)
-        return str(said.err)
+    def refused(*paths: Path | str) -> str:
+        assert main(["compare", *map(str, paths)]) == 2
+        captured = capsys.readouterr()
+        assert (captured.out, captured.err.count("\n")) == ("", 1)
+        return str(captured.err)
 
-    damage_line(other, 5, lambda line: line[:20])
-    assert f"{other}, line 5" in refused(one, other)
-    other.write_bytes(whole)
-    damage_line(other, 4, lambda line: re.sub(rb'"time_us":[\d.]+', b'"time_us":NaN', line))
-    assert f"{other}, line" in refused(one, other)
-    other.write_bytes(whole)
-    rewrite_head(other, schema=99)
-    assert "schema 99 is newer" in refused(one, other)
-    assert str(other) in refused(one, other)
-    other.write_bytes(b"")
-    assert "is empty" in refused(one, other)
-    assert "no run file at" in refused(one, f"{tmp_path}/nothing-*.jsonl")
-    assert "no run file at" in refused(one, tmp_path / "nowhere")
-    assert "two sides" in refused(one)
+    damage_line(new, 5, lambda line: line[:20])
+    assert f"{new}, line 5" in refused(base, new)
+    new.write_bytes(whole)
+    damage_line(new, 4, lambda line: re.sub(rb'"time_us":[\d.]+', b'"time_us":NaN', line))
+    assert f"{new}, line" in refused(base, new)
+    new.write_bytes(whole)
+    rewrite_head(new, schema=99)
+    assert "schema 99 is newer" in refused(base, new)
+    assert str(new) in refused(base, new)
+    new.write_bytes(b"")
+    assert "is empty" in refused(base, new)
+    assert "no run file at" in refused(base, f"{tmp_path}/nothing-*.jsonl")
+    assert "no run file at" in refused(base, tmp_path / "nowhere")
+    assert "two sides" in refused(base)
 
 
 def test_the_complete_part_of_an_incomplete_run_counts_and_is_reported(tmp_path, capsys):
-    one, other = write_launch(tmp_path, 1).path, write_launch(tmp_path, 2).path
-    content = other.read_bytes().split(b"\n")
-    kept = [line for line in content if b'"kind":"case"' not in line and b'"kind":"end"' not in line][:-1]
-    other.write_bytes(b"\n".join(kept)[:-30])
-    assert main(["compare", str(one), str(other)]) == 0
+    base, new = write_launch(tmp_path, 1).path, write_launch(tmp_path, 2).path
+    content = new.read_bytes().split(b"\n")
+    lines = [line for line in content if b'"kind":"case"' not in line and b'"kind":"end"' not in line][:-1]
+    new.write_bytes(b"\n".join(lines)[:-30])
+    assert main(["compare", str(base), str(new)]) == 0
     out, err = capsys.readouterr()
-    assert f"{other} is incomplete: it was cut off" in err
+    assert f"{new} is incomplete: it was cut off" in err
     assert len(rows_of(out)) == 6
 
 
@@ -265,9 +265,9 @@ def test_missing_or_damaged_samples_are_reported_and_foreign_files_are_left_out(
     run = sorted((campaign / "new").glob("*.jsonl"))[0]
     samples = run.with_suffix(".samples")
     (campaign / "new" / "notes.txt").write_text("mine")
-    kept = (samples / "case-0000.npy").read_bytes()
+    content = (samples / "case-0000.npy").read_bytes()
     try:
-        for damaged in (kept[:50], None):
+        for damaged in (content[:50], None):
             (samples / "case-0000.npy").unlink() if damaged is None else \
                 (samples / "case-0000.npy").write_bytes(damaged)
             assert main(["compare", str(campaign)]) == 0
@@ -277,7 +277,7 @@ def test_missing_or_damaged_samples_are_reported_and_foreign_files_are_left_out(
             assert "notes.txt is not part of this campaign: left out" in err
             assert err.count("\n") == 2
     finally:
-        (samples / "case-0000.npy").write_bytes(kept)
+        (samples / "case-0000.npy").write_bytes(content)
         (campaign / "new" / "notes.txt").unlink()
 
 

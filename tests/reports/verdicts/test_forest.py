@@ -50,8 +50,8 @@ def words(svg: ElementTree.Element) -> list[str]:
 
 def test_all_verdicts_appear_as_words():
     svg = drawn(comparison([cell("ring", size, verdict, 1.02) for size, verdict in zip(SIZES, VERDICTS, strict=False)]))
-    said = [line for line in words(svg) if "1.020" in line]
-    assert [line.split()[0] for line in said] == list(VERDICTS)
+    lines = [line for line in words(svg) if "1.020" in line]
+    assert [line.split()[0] for line in lines] == list(VERDICTS)
     assert {"16 KiB", "256 KiB", "ring", "against main"} <= set(words(svg))
 
 
@@ -60,7 +60,7 @@ def test_each_verdict_has_a_distinct_marker():
     shapes = set()
     for verdict in VERDICTS:
         svg = drawn(comparison([cell("ring", 16384, verdict, 1.02)]))
-        shapes.add(tuple(re.sub(r"[\d.-]+", lambda one: f"{float(one[0]):.1f}", path.get("d", ""))
+        shapes.add(tuple(re.sub(r"[\d.-]+", lambda number: f"{float(number[0]):.1f}", path.get("d", ""))
                          for path in svg.iter(f"{SVG}path") if (path.get("id") or "").startswith("m")))
     assert len(shapes) == len(VERDICTS)
 
@@ -110,8 +110,8 @@ def test_cells_without_a_figure_keep_their_rows():
 
 def test_comparisons_with_different_cells_share_their_rows():
     both = drawn(comparison([cell("ring", 16384)]), comparison([cell("ring", 32768), cell("two_shot", 16384)], "other"))
-    said = words(both)
-    assert (said.count("ring"), said.count("two_shot"), said.count("16 KiB"), said.count("32 KiB")) == (1, 1, 2, 1)
+    texts = words(both)
+    assert (texts.count("ring"), texts.count("two_shot"), texts.count("16 KiB"), texts.count("32 KiB")) == (1, 1, 2, 1)
 
 
 def test_nothing_is_cut_off_at_the_edges(tmp_path):
@@ -131,17 +131,17 @@ def test_the_command_draws_and_refuses_bad_paths(tmp_path, capsys):
     capsys.readouterr()
     for bad in (tmp_path / "ratios.pdf", tmp_path / "none" / "ratios.svg"):
         assert main(["compare", str(folder), "--plot", str(bad)]) == 2
-        said = capsys.readouterr()
-        assert (said.out, said.err.count("\n"), str(bad) in said.err) == ("", 1, True)
+        captured = capsys.readouterr()
+        assert (captured.out, captured.err.count("\n"), str(bad) in captured.err) == ("", 1, True)
 
 
 def test_two_drawings_differ_only_in_ids(tmp_path):
     made = comparison([cell("ring", 16384)])
     for name in ("a.svg", "b.svg"):
         plot([made], tmp_path / name)
-    one, other = ((tmp_path / name).read_text() for name in ("a.svg", "b.svg"))
-    assert len(one) == len(other)
-    assert "<dc:date>" not in one
+    first, second = ((tmp_path / name).read_text() for name in ("a.svg", "b.svg"))
+    assert len(first) == len(second)
+    assert "<dc:date>" not in first
 
 
 def test_an_unknown_suffix_is_refused_before_anything_is_drawn(tmp_path):

@@ -22,19 +22,19 @@ def test_a_screen_shows_the_worst_cells(tmp_path, capsys):
     for run in (everything / "new").glob("*.jsonl"):
         rewrite_head(run, notes=[f"{letter} " * 200 for letter in "abcde"])
     files = [tmp_path / name for name in ("junit.xml", "summary.md", "page.html")]
-    status, said = gate(capsys, everything / "main", everything / "new", *forms(files))
+    status, printed = gate(capsys, everything / "main", everything / "new", *forms(files))
     assert status == 1
-    assert said.startswith("REGRESSION: 24 of 24 cells")
-    ratios = [float(ratio) for ratio in re.findall(r"512 KiB \w+: (1\.\d+)", said)]
+    assert printed.startswith("REGRESSION: 24 of 24 cells")
+    ratios = [float(ratio) for ratio in re.findall(r"512 KiB \w+: (1\.\d+)", printed)]
     assert len(ratios) == 4
     assert ratios == sorted(ratios, reverse=True)
-    assert "and 19 more slower" in said
-    assert f"python -m reports compare {everything / 'main'}" in said
+    assert "and 19 more slower" in printed
+    assert f"python -m reports compare {everything / 'main'}" in printed
 
 
 def test_markdown_stays_below_githubs_limit_and_escapes_names(tmp_path):
-    one, other = write_launch(tmp_path, 1), write_launch(tmp_path, 2)
-    (comparison,) = compare(read_sides([str(one.path), str(other.path)]))
+    base, new = write_launch(tmp_path, 1), write_launch(tmp_path, 2)
+    (comparison,) = compare(read_sides([str(base.path), str(new.path)]))
     comparison.variant.name = "a|b<script>`*"
     comparison.cells = comparison.cells.iloc[[0] * 2000].reset_index(drop=True)
     text = markdown(judge(comparison))

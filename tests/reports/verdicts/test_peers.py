@@ -31,20 +31,21 @@ def campaign(tmp_path):
     return write_campaign(tmp_path / "peers", libraries, pairs=7, control=True)
 
 
-def said(capsys, *words):
+def peers(capsys, *words):
+    """The exit status, standard output and standard error of `reports peers`."""
     status = main(["peers", *map(str, words)])
     return status, *capsys.readouterr()
 
 
 def test_every_library_is_compared_with_our_kernels_with_an_interval_over_launches(campaign, capsys):
-    status, out, err = said(capsys, campaign)
+    status, out, err = peers(capsys, campaign)
     assert (status, err) == (0, "")
     expected = cost_us("library", 16384, SLOW_NS, 2) / min(
         cost_us(name, 16384, SLOW_NS, 2) for name in ("one_shot_push", "two_shot"))
     row = next(line for line in out.splitlines() if line.startswith("  16 KiB"))
-    found = re.fullmatch(r"  16 KiB +(\S+) +(\S+) \[(\S+ \S+)\] +(\S+) +(\S+) \[.*\] *MPICH 5\.0\.2", row)
-    assert found, row
-    us, ratio, interval, twice_us, twice = found.groups()
+    match = re.fullmatch(r"  16 KiB +(\S+) +(\S+) \[(\S+ \S+)\] +(\S+) +(\S+) \[.*\] *MPICH 5\.0\.2", row)
+    assert match, row
+    us, ratio, interval, twice_us, twice = match.groups()
     assert float(ratio) == pytest.approx(expected, rel=0.02)
     assert float(twice) == pytest.approx(2 * expected, rel=0.02)
     assert float(twice_us) == pytest.approx(2 * float(us), rel=0.02)
@@ -58,7 +59,7 @@ def test_each_state_of_the_link_has_its_own_table(tmp_path, capsys):
     """A mean over both states would hide a library that is ahead in one state and behind in the other."""
     options = {"fast": {"fast_rounds": range(40)}, "slow": {}}
     folder = write_campaign(tmp_path / "peers", {"fast": no_effect, "slow": as_long(3.0)}, pairs=7, options=options)
-    status, out, err = said(capsys, folder)
+    status, out, err = peers(capsys, folder)
     assert (status, err) == (0, "")
     fast, slow = out.split("isolated, a flag's round trip ")[1:]
     assert re.match(r"10\d to 10\d ns\n", fast)
@@ -76,7 +77,7 @@ def test_intels_benchmark_is_compared_with_the_same_library_here(tmp_path, campa
         path.write_text(path.read_text().replace("MPICH 5.0.2", "Intel MPI 2021.18.1"))
     here_us = 2 * cost_us("library", 16384, SLOW_NS, 2)
     (tmp_path / "imb.txt").write_text(IMB.format(time_us=here_us / 1.5))
-    status, out, err = said(capsys, campaign, "--imb", tmp_path / "imb.txt")
+    status, out, err = peers(capsys, campaign, "--imb", tmp_path / "imb.txt")
     assert (status, err) == (0, "")
     assert "Intel MPI 2021.18.1" in out
     *_, size, unit, imb, here, ratio = out.split()
@@ -92,15 +93,15 @@ def test_intels_benchmark_is_compared_with_the_same_library_here(tmp_path, campa
 def test_output_of_another_benchmark_is_refused(tmp_path, campaign, capsys, text, sentence):
     if text is not None:
         (tmp_path / "imb.txt").write_text(text)
-    status, _, err = said(capsys, campaign, "--imb", tmp_path / "imb.txt")
+    status, _, err = peers(capsys, campaign, "--imb", tmp_path / "imb.txt")
     assert (status, err.count("\n")) == (2, 1)
     assert err.endswith(sentence)
 
 
 def test_a_folder_without_libraries_is_refused(tmp_path, capsys):
     folder = write_campaign(tmp_path / "c", {"a": no_effect, "b": no_effect}, pairs=2, algorithms=["ring", "two_shot"])
-    status, out, err = said(capsys, folder)
+    status, out, err = peers(capsys, folder)
     assert (status, out) == (2, "")
     assert err == "reports: no launch measured a library beside ours in one state of the link\n"
-    status, out, err = said(capsys, tmp_path / "nowhere")
+    status, out, err = peers(capsys, tmp_path / "nowhere")
     assert (status, out, err.count("\n")) == (2, "", 1)

@@ -60,8 +60,8 @@ def test_a_regression_is_named_in_every_format(slowed, tmp_path):
                *forms([junit, markdown, html])]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env={**os.environ})
     assert done.returncode == 1
-    said = "REGRESSION: 1 of 6 cells slower by 1.0% or more (exit status 1)\n16 KiB two_shot: 1.0"
-    assert done.stdout.startswith(said)
+    expected = "REGRESSION: 1 of 6 cells slower by 1.0% or more (exit status 1)\n16 KiB two_shot: 1.0"
+    assert done.stdout.startswith(expected)
 
     (suite,) = ElementTree.parse(junit).getroot()
     failed = [case for case in suite.findall("testcase") if case.find("failure") is not None]
@@ -108,18 +108,18 @@ class Tags(HTMLParser):
 
 
 def test_two_equal_variants_pass(alike, capsys):
-    status, said = gate(capsys, alike / "main", alike / "new")
+    status, printed = gate(capsys, alike / "main", alike / "new")
     assert status == 0
-    assert said.startswith("PASS: 0 of 6 cells slower by 1.0% or more (exit status 0) new against main")
+    assert printed.startswith("PASS: 0 of 6 cells slower by 1.0% or more (exit status 0) new against main")
 
 
 def test_a_regression_must_reach_the_smallest_effect(slowed, capsys):
     assert gate(capsys, slowed / "main", slowed / "new", "--min-effect", "4")[0] == 1
-    status, said = gate(capsys, slowed / "main", slowed / "new", "--min-effect", "6")
-    assert (status, said.startswith("PASS: 0 of 6 cells slower by 6.0%")) == (0, True)
-    status, said = gate(capsys, slowed / "main", slowed / "new", "--min-effect", "0.5")
+    status, printed = gate(capsys, slowed / "main", slowed / "new", "--min-effect", "6")
+    assert (status, printed.startswith("PASS: 0 of 6 cells slower by 6.0%")) == (0, True)
+    status, printed = gate(capsys, slowed / "main", slowed / "new", "--min-effect", "0.5")
     assert status == 2
-    assert "within the margin" in said
+    assert "within the margin" in printed
 
 
 @pytest.mark.parametrize(("sizes", "status"), [("64K", 0), ("16K,64K", 1), ("16k", 1), ("32K:1M", 0), ("0:16384", 1)])
@@ -138,17 +138,17 @@ def test_a_bad_option_is_one_sentence(slowed, option, capsys):
 
 
 def test_sizes_that_no_cell_has_are_refused(slowed, capsys):
-    status, said = gate(capsys, slowed / "main", slowed / "new", "--sizes", "1M")
-    assert (status, "has one of these sizes" in said) == (2, True)
+    status, printed = gate(capsys, slowed / "main", slowed / "new", "--sizes", "1M")
+    assert (status, "has one of these sizes" in printed) == (2, True)
 
 
 def test_one_launch_of_each_side_is_inconclusive(alike, tmp_path, capsys):
-    one, other = (sorted((alike / name).glob("*.jsonl"))[0] for name in ("main", "new"))
+    baseline, current = (sorted((alike / name).glob("*.jsonl"))[0] for name in ("main", "new"))
     for passing in ("fail", "pass"):
-        status, said = gate(capsys, one, other, "--on-inconclusive", passing)
+        status, printed = gate(capsys, baseline, current, "--on-inconclusive", passing)
         assert status == 3
-        assert "INCONCLUSIVE: in 6 of 6 cells a slowdown of 1.0% could hide (exit status 3)" in said
-        assert "unreplicated" in said
+        assert "INCONCLUSIVE: in 6 of 6 cells a slowdown of 1.0% could hide (exit status 3)" in printed
+        assert "unreplicated" in printed
 
 
 def test_too_few_pairs_never_pass(tmp_path, capsys):
@@ -156,17 +156,17 @@ def test_too_few_pairs_never_pass(tmp_path, capsys):
     folder = write_campaign(tmp_path / "few", {"main": no_effect, "new": slower(50)}, pairs=4)
     junit = tmp_path / "junit.xml"
     for passing in ("fail", "pass"):
-        status, said = gate(capsys, folder / "main", folder / "new", "--junit", junit, "--on-inconclusive", passing)
-        assert (status, "6 have no interval" in said) == (3, True)
+        status, printed = gate(capsys, folder / "main", folder / "new", "--junit", junit, "--on-inconclusive", passing)
+        assert (status, "6 have no interval" in printed) == (3, True)
     assert {failure.get("type") for failure in ElementTree.parse(junit).iter("failure")} == {"inconclusive"}
 
 
 def test_an_inconclusive_cell_passes_with_the_option(tmp_path, capsys):
     folder = write_campaign(tmp_path / "noisy", {"main": no_effect, "new": no_effect}, spread=0.03)
     junit = tmp_path / "junit.xml"
-    status, said = gate(capsys, folder / "main", folder / "new", "--junit", junit, "--on-inconclusive", "pass")
+    status, printed = gate(capsys, folder / "main", folder / "new", "--junit", junit, "--on-inconclusive", "pass")
     assert status == 0
-    assert "inconclusive: 6 of 6 cells" in said
+    assert "inconclusive: 6 of 6 cells" in printed
     assert len(list(ElementTree.parse(junit).iter("skipped"))) == 6
     assert not list(ElementTree.parse(junit).iter("failure"))
 
@@ -175,20 +175,20 @@ def test_an_inconclusive_result_names_the_largest_slowdown_that_could_hide(tmp_p
     """In noise of 3 %, an effect of half a per cent more than the margin can hide. The gate prints the worst end of the
     intervals and its cell."""
     folder = write_campaign(tmp_path / "noisy", {"main": no_effect, "new": no_effect}, spread=0.03, sizes=[16384])
-    status, said = gate(capsys, folder / "main", folder / "new")
+    status, printed = gate(capsys, folder / "main", folder / "new")
     assert status == 3
     main(["compare", str(folder), "--format", "json"])
     cells = json.loads(capsys.readouterr().out)
     worst = max((cell for cell in cells if cell["verdict"] == "AMBIGUOUS"), key=lambda cell: cell["high"])
-    assert f"the most is {worst['high'] - 1:.1%}, in 16 KiB {worst['algorithm']}" in said
+    assert f"the most is {worst['high'] - 1:.1%}, in 16 KiB {worst['algorithm']}" in printed
     assert gate(capsys, folder / "main", folder / "new", "--min-effect", "90")[0] == 0  # no slowdown of 90 % can hide
 
 
 def test_improvements_pass_and_call_the_baseline_stale(tmp_path, capsys):
     folder = write_campaign(tmp_path / "faster", {"main": no_effect, "new": slower(-8)}, fresh=10, fresh_sizes=[16384])
-    status, said = gate(capsys, folder / "main", folder / "new")
+    status, printed = gate(capsys, folder / "main", folder / "new")
     assert status == 0
-    assert "baseline is stale: FASTER in 1 of 6 cells: 16 KiB two_shot" in said
+    assert "baseline is stale: FASTER in 1 of 6 cells: 16 KiB two_shot" in printed
 
 
 def test_wrong_results_are_always_unusable(slowed, tmp_path, capsys):
@@ -196,13 +196,13 @@ def test_wrong_results_are_always_unusable(slowed, tmp_path, capsys):
     run = sorted((folder / "new").glob("*.jsonl"))[3]
     mark_wrong(run, 1)
     junit = tmp_path / "junit.xml"
-    status, said = gate(capsys, folder / "main", folder / "new", "--junit", junit)
+    status, printed = gate(capsys, folder / "main", folder / "new", "--junit", junit)
     assert status == 5
-    assert said.startswith(f"UNUSABLE: one_shot_push 16 KiB isolated is wrong in {run}: 12 elements were wrong")
+    assert printed.startswith(f"UNUSABLE: one_shot_push 16 KiB isolated is wrong in {run}: 12 elements were wrong")
     assert [error.get("type") for error in ElementTree.parse(junit).iter("error")] == ["unusable"]
     rewrite_head(run, machine_id="ffffff")
-    status, said = gate(capsys, folder / "main", folder / "new")
-    assert (status, "one_shot_push 16 KiB" in said, "machine differs" in said) == (5, True, True)
+    status, printed = gate(capsys, folder / "main", folder / "new")
+    assert (status, "one_shot_push 16 KiB" in printed, "machine differs" in printed) == (5, True, True)
     # A fault of the baseline does not make the current side unusable.
     assert gate(capsys, folder / "new", folder / "main", "--allow", "machine")[0] != 5
 
@@ -211,17 +211,17 @@ def test_an_incomplete_run_of_the_current_side_is_unusable(alike, tmp_path, caps
     folder = shutil.copytree(alike, tmp_path / "cut")
     run = sorted((folder / "new").glob("*.jsonl"))[5]
     run.write_bytes(run.read_bytes()[:-20])
-    status, said = gate(capsys, folder / "main", folder / "new")
+    status, printed = gate(capsys, folder / "main", folder / "new")
     assert status == 5
-    assert f"UNUSABLE: {run} is incomplete" in said
+    assert f"UNUSABLE: {run} is incomplete" in printed
 
 
 def test_an_interrupted_campaign_is_unusable(alike, tmp_path, capsys):
     folder = shutil.copytree(alike, tmp_path / "cut")
     lines = (folder / "campaign.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "campaign.jsonl").write_bytes(b"".join(lines[:-1]))
-    status, said = gate(capsys, folder / "main", folder / "new")
-    assert (status, "the campaign of new is incomplete" in said) == (5, True)
+    status, printed = gate(capsys, folder / "main", folder / "new")
+    assert (status, "the campaign of new is incomplete" in printed) == (5, True)
 
 
 def test_a_launch_that_died_and_succeeded_on_a_retry_is_no_fault(alike, tmp_path, capsys):
@@ -236,19 +236,19 @@ def test_a_launch_that_died_and_succeeded_on_a_retry_is_no_fault(alike, tmp_path
 def test_a_case_that_the_current_side_lacks_is_named(tmp_path, capsys):
     folder = write_campaign(tmp_path / "lacks", {"main": no_effect, "new": no_effect},
                             options={"new": {"algorithms": ["library", "two_shot"]}})
-    status, said = gate(capsys, folder / "main", folder / "new")
+    status, printed = gate(capsys, folder / "main", folder / "new")
     assert status == 5
-    assert "16 KiB one_shot_push of the baseline was not measured and 1 more" in said
-    assert "64 KiB one_shot_push of the baseline was not measured" in said
-    status, said = gate(capsys, folder / "main", folder / "new", "--sizes", "64K")
-    assert (status, "16 KiB one_shot_push" in said) == (5, False)
+    assert "16 KiB one_shot_push of the baseline was not measured and 1 more" in printed
+    assert "64 KiB one_shot_push of the baseline was not measured" in printed
+    status, printed = gate(capsys, folder / "main", folder / "new", "--sizes", "64K")
+    assert (status, "16 KiB one_shot_push" in printed) == (5, False)
 
 
 def test_a_current_side_without_any_case_of_the_baseline_is_unusable(tmp_path, capsys):
-    one = write_launches(tmp_path / "a", 6, sizes=[16384])
-    other = write_launches(tmp_path / "b", 6, sizes=[65536], seed=1)
+    baseline = write_launches(tmp_path / "a", 6, sizes=[16384])
+    current = write_launches(tmp_path / "b", 6, sizes=[65536], seed=1)
     page = tmp_path / "page.html"
-    assert main(["regress", "--baseline", str(one), "--current", str(other), "--html", str(page)]) == 5
+    assert main(["regress", "--baseline", str(baseline), "--current", str(current), "--html", str(page)]) == 5
     assert "have no case in common" in " ".join(capsys.readouterr().out.split())
     assert "UNUSABLE" in page.read_text()
 
@@ -258,8 +258,8 @@ def test_a_variant_that_never_finished_is_unusable_and_not_a_regression(alike, t
     manifest = folder / "campaign.jsonl"
     lines = manifest.read_text().splitlines()
     manifest.write_text("".join(f"{line}\n" for line in lines if '"launch"' not in line or '"variant":"main"' in line))
-    status, said = gate(capsys, folder / "main", folder / "new")
-    assert (status, "new has no launch that finished" in said) == (5, True)
+    status, printed = gate(capsys, folder / "main", folder / "new")
+    assert (status, "new has no launch that finished" in printed) == (5, True)
 
 
 def test_a_pair_lost_to_crashes_is_unusable(alike, tmp_path, capsys):
@@ -270,13 +270,13 @@ def test_a_pair_lost_to_crashes_is_unusable(alike, tmp_path, capsys):
     at = next(i for i, line in enumerate(lines) if '"variant":"new"' in line and '"stage":"first"' in line)
     lines[at] = lines[at].replace('"status":"finished"', '"status":"died"')
     manifest.write_text("".join(f"{line}\n" for line in lines))
-    status, said = gate(capsys, folder / "main", folder / "new")
-    assert (status, "no launch of new finished in 1 of its pairs" in said) == (5, True)
+    status, printed = gate(capsys, folder / "main", folder / "new")
+    assert (status, "no launch of new finished in 1 of its pairs" in printed) == (5, True)
 
 
 def test_a_run_is_not_compared_with_itself(alike, capsys):
-    status, said = gate(capsys, alike / "main", alike / "main")
-    assert (status, "compared with itself" in said) == (2, True)
+    status, printed = gate(capsys, alike / "main", alike / "main")
+    assert (status, "compared with itself" in printed) == (2, True)
 
 
 def test_the_status_is_kept_if_the_reader_closes_the_pipe(tmp_path):
@@ -292,36 +292,36 @@ def test_the_status_is_kept_if_the_reader_closes_the_pipe(tmp_path):
 def test_a_planned_case_that_was_never_measured_is_missing(tmp_path, capsys):
     folder = write_campaign(tmp_path / "late", {"main": no_effect, "new": no_effect}, sizes=[16384],
                             options={"new": {"change": lambda block: None if block.case == 2 else block}})
-    status, said = gate(capsys, folder / "main", folder / "new")
-    assert (status, "16 KiB two_shot of the baseline was not measured" in said) == (5, True)
+    status, printed = gate(capsys, folder / "main", folder / "new")
+    assert (status, "16 KiB two_shot of the baseline was not measured" in printed) == (5, True)
 
 
 @pytest.mark.parametrize("key", DIFFERENT)
 def test_a_difference_ends_with_status_4_and_stays_visible_if_allowed(key, alike, tmp_path, capsys):
-    one, other = alike / "main", shutil.copytree(alike / "new", tmp_path / "b")
-    for run in other.glob("*.jsonl"):
+    baseline, current = alike / "main", shutil.copytree(alike / "new", tmp_path / "b")
+    for run in current.glob("*.jsonl"):
         rewrite_head(run, **DIFFERENT[key])
-    status, said = gate(capsys, one, other)
-    assert (status, f"{key} differs" in said) == (4, True)
+    status, printed = gate(capsys, baseline, current)
+    assert (status, f"{key} differs" in printed) == (4, True)
     files = [tmp_path / name for name in ("junit.xml", "summary.md", "page.html")]
-    status, said = gate(capsys, one, other, "--allow", key, *forms(files))
+    status, printed = gate(capsys, baseline, current, "--allow", key, *forms(files))
     assert status == 0
-    for text in (said, *(file.read_text() for file in files)):
+    for text in (printed, *(file.read_text() for file in files)):
         assert f"allowed to differ: {key} differs" in text
 
 
 def test_another_type_ends_with_status_4(tmp_path, capsys):
-    one, other = write_launches(tmp_path / "a", 6), write_launches(tmp_path / "b", 6, seed=1, datatype="float16")
-    status, said = gate(capsys, one, other)
-    assert (status, "type differs" in said) == (4, True)
+    baseline, current = write_launches(tmp_path / "a", 6), write_launches(tmp_path / "b", 6, seed=1, datatype="float16")
+    status, printed = gate(capsys, baseline, current)
+    assert (status, "type differs" in printed) == (4, True)
 
 
 def test_pairs_without_a_common_state_are_inconclusive(tmp_path, capsys):
     folder = write_campaign(tmp_path / "apart", {"main": no_effect, "new": no_effect}, sizes=[16384],
                             options={"main": {"fast_rounds": range(6)}})
     for passing in ("fail", "pass"):
-        status, said = gate(capsys, folder / "main", folder / "new", "--on-inconclusive", passing)
-        assert (status, "3 have no interval" in said) == (3, True)
+        status, printed = gate(capsys, folder / "main", folder / "new", "--on-inconclusive", passing)
+        assert (status, "3 have no interval" in printed) == (3, True)
 
 
 def test_variants_of_the_same_name_are_distinguished(alike, tmp_path, capsys):
@@ -329,20 +329,20 @@ def test_variants_of_the_same_name_are_distinguished(alike, tmp_path, capsys):
     other = shutil.copytree(alike, tmp_path / "other")
     for run in (other / "main").glob("*.jsonl"):
         rewrite_head(run, notes=["Turbo is on."], run_id=f"{run.stem}-other")
-    status, said = gate(capsys, alike / "main", other / "main")
+    status, printed = gate(capsys, alike / "main", other / "main")
     assert status == 0
-    assert "other/main against campaign/main, the baseline: 8" in said
-    assert "Turbo is on. (other/main alone)" in said
-    assert "virtual machine: the link between two cores can change under the run (campaign/main alone)" in said
+    assert "other/main against campaign/main, the baseline: 8" in printed
+    assert "Turbo is on. (other/main alone)" in printed
+    assert "virtual machine: the link between two cores can change under the run (campaign/main alone)" in printed
 
 
 def test_one_common_state_is_enough_to_find_a_regression(tmp_path, capsys):
     """main was mostly in the fast state, and new never was."""
     folder = write_campaign(tmp_path / "states", {"main": no_effect, "new": slower(5)}, fresh=10, fresh_sizes=[16384],
                             n_blocks=14, options={"main": {"fast_rounds": range(9)}, "new": {"fast_rounds": []}})
-    status, said = gate(capsys, folder / "main", folder / "new")
+    status, printed = gate(capsys, folder / "main", folder / "new")
     assert status == 1
-    assert re.search(r"16 KiB two_shot: 1.0[45]", said)
+    assert re.search(r"16 KiB two_shot: 1.0[45]", printed)
 
 
 def test_the_fast_state_is_faster_in_synthetic_runs(tmp_path):
@@ -360,8 +360,8 @@ def test_copies_of_a_run_count_as_one_launch(tmp_path, capsys):
     first, *others = sorted((folder / "new").glob("*.jsonl"))
     for other in others:
         shutil.copy(first, other)
-    status, said = gate(capsys, folder / "main", folder / "new")
-    assert (status, "is a copy of the run" in said) == (3, True)
+    status, printed = gate(capsys, folder / "main", folder / "new")
+    assert (status, "is a copy of the run" in printed) == (3, True)
 
 
 def test_facts_of_different_kinds_are_compared(tmp_path, capsys):

@@ -31,17 +31,17 @@ def pairs(*, at: float, n: int = 25, sd: float = 0.01) -> np.ndarray:
 
 def cells(*rows: np.ndarray) -> np.ndarray:
     """Cells with different numbers of pairs, (cells, pairs), padded with NaN."""
-    found = np.full((len(rows), max(map(len, rows))), np.nan)
-    for row, values in zip(found, rows, strict=True):
+    padded = np.full((len(rows), max(map(len, rows))), np.nan)
+    for row, values in zip(padded, rows, strict=True):
         row[: len(values)] = values
-    return found
+    return padded
 
 
 @pytest.mark.parametrize("n", [6, 10, 17, 25, 40])
 def test_p_equals_the_exact_signed_rank_test(n):
     values = np.random.default_rng(n).normal(0.005, 0.02, (40, n))
-    found = evidence(values)
-    for row, p_slower, p_faster in zip(values, found.p_slower, found.p_faster, strict=True):
+    figures = evidence(values)
+    for row, p_slower, p_faster in zip(values, figures.p_slower, figures.p_faster, strict=True):
         assert p_slower == pytest.approx(wilcoxon(row, alternative="greater", method="exact").pvalue)
         assert p_faster == pytest.approx(wilcoxon(row, alternative="less", method="exact").pvalue)
 
@@ -50,17 +50,17 @@ def test_p_equals_the_exact_signed_rank_test(n):
 def test_the_interval_ends_at_the_tabulated_walsh_means(n, critical):
     values = np.random.default_rng(n).normal(0, 1, n)
     walsh = sorted((a + b) / 2 for i, a in enumerate(values) for b in values[i:])
-    found = evidence(values[None])
-    assert (found.low[0], found.high[0]) == (walsh[critical], walsh[-critical - 1])
-    assert found.estimate[0] == pytest.approx(np.median(walsh))
+    figures = evidence(values[None])
+    assert (figures.low[0], figures.high[0]) == (walsh[critical], walsh[-critical - 1])
+    assert figures.estimate[0] == pytest.approx(np.median(walsh))
 
 
 def test_the_interval_holds_the_shifts_that_the_test_does_not_reject():
     values = np.random.default_rng(3).normal(0, 1, (1, 12))
     low, high = evidence(values).low[0], evidence(values).high[0]
     for shift in np.linspace(low - 1, high + 1, 201):
-        found = evidence(values - shift)
-        assert (min(found.p_slower[0], found.p_faster[0]) > 0.025) == (low < shift < high), shift
+        figures = evidence(values - shift)
+        assert (min(figures.p_slower[0], figures.p_faster[0]) > 0.025) == (low < shift < high), shift
 
 
 def test_reversed_ratios_give_mirrored_evidence():
@@ -80,20 +80,20 @@ def test_a_missing_pair_has_no_effect_at_any_position():
 
 def test_fewer_than_six_pairs_give_only_an_estimate():
     ratios = cells(np.full(5, 0.5), np.full(1, 0.5), np.zeros(0), pairs(at=0.5))
-    found = evidence(ratios)
-    assert found.pairs.tolist() == [5, 1, 0, 25]
-    assert found.estimate[:2].tolist() == [0.5, 0.5]
-    assert np.isinf(found.low[:3]).all()
-    assert np.isinf(found.high[:3]).all()
-    assert (found.p_slower[:3] == 1).all()
-    assert not found.is_same[:3].any()
+    figures = evidence(ratios)
+    assert figures.pairs.tolist() == [5, 1, 0, 25]
+    assert figures.estimate[:2].tolist() == [0.5, 0.5]
+    assert np.isinf(figures.low[:3]).all()
+    assert np.isinf(figures.high[:3]).all()
+    assert (figures.p_slower[:3] == 1).all()
+    assert not figures.is_same[:3].any()
     assert once(ratios).verdict.tolist() == ["AMBIGUOUS"] * 3 + ["SLOWER"]
     assert once(np.full((1, 0), np.nan)).verdict.tolist() == ["AMBIGUOUS"]
 
 
 def test_pairs_without_any_difference_are_the_same_and_give_no_evidence():
-    found = evidence(np.zeros((1, 10)))
-    assert (found.p_slower[0], found.p_faster[0], found.is_same[0]) == (1, 1, True)
+    figures = evidence(np.zeros((1, 10)))
+    assert (figures.p_slower[0], figures.p_faster[0], figures.is_same[0]) == (1, 1, True)
 
 
 def test_same_needs_the_ninety_percent_interval_within_the_margin():
@@ -134,11 +134,11 @@ def test_only_fresh_pairs_decide_a_suspect_and_only_in_the_suspected_direction()
 
 def test_the_threshold_is_corrected_for_the_number_of_suspects():
     first = np.array([pairs(at=0.05, n=10)] * 40)
-    one = pairs(at=0.0125, sd=0.022)
-    p = evidence(one[None]).p_slower[0]
+    borderline = pairs(at=0.0125, sd=0.022)
+    p = evidence(borderline[None]).p_slower[0]
     assert 0.025 / 40 < p < 0.025
-    assert two_stages(first[:1], cells(one)).verdict.tolist() == ["SLOWER"]
-    assert two_stages(first, cells(one, *[pairs(at=0.0, sd=0.05)] * 39)).verdict[0] == "AMBIGUOUS"
+    assert two_stages(first[:1], cells(borderline)).verdict.tolist() == ["SLOWER"]
+    assert two_stages(first, cells(borderline, *[pairs(at=0.0, sd=0.05)] * 39)).verdict[0] == "AMBIGUOUS"
 
 
 def test_holm_steps_down_and_stops_at_the_first_hypothesis_that_it_keeps():
@@ -190,30 +190,30 @@ def test_two_stages_find_the_visible_effect_four_times_in_five(spread, monkeypat
     rng = np.random.default_rng(9)
     effect = np.log1p(visible[16384])
     first, fresh = (rng.normal(effect, np.sqrt(2) * spread, (1500, 1, n)) for n in (10, 25))
-    called = [two_stages(*one).verdict[0] == "SLOWER" for one in zip(first, fresh, strict=True)]
+    called = [two_stages(*stages).verdict[0] == "SLOWER" for stages in zip(first, fresh, strict=True)]
     assert 0.78 < np.mean(called) < 0.92
 
 
 def test_an_effect_that_too_few_pairs_cannot_show_is_not_detectable():
     assert np.isinf(detectable(0.001, 6, 0.025 / 2 / 84))
-    found = evidence(np.full((1, 6), np.log(1.5)) + np.linspace(0, 0.001, 6))
-    assert pairs_needed(found, 0.025 / 2 / 84)[0] == 13
+    figures = evidence(np.full((1, 6), np.log(1.5)) + np.linspace(0, 0.001, 6))
+    assert pairs_needed(figures, 0.025 / 2 / 84)[0] == 13
 
 
 def test_the_pairs_needed_would_settle_the_cell():
     rng = np.random.default_rng(6)
     for at, word in ((0.03, "SLOWER"), (-0.03, "FASTER"), (0.005, "SAME")):
-        found = evidence(pairs(at=at, n=10, sd=0.05 if abs(at) > 0.01 else 0.02)[None])
-        needed = int(pairs_needed(found, 0.025)[0])
+        figures = evidence(pairs(at=at, n=10, sd=0.05 if abs(at) > 0.01 else 0.02)[None])
+        needed = int(pairs_needed(figures, 0.025)[0])
         assert needed > 15
-        one_pair = float(found.standard_error[0]) * np.sqrt(10)
-        again = evidence(rng.normal(found.estimate[0], one_pair, (400, needed)))
+        one_pair = float(figures.standard_error[0]) * np.sqrt(10)
+        again = evidence(rng.normal(figures.estimate[0], one_pair, (400, needed)))
         p, name = (again.p_faster, "FASTER") if at < 0 else (again.p_slower, "SLOWER")
         called = (p < 0.025) & (np.abs(again.estimate) > np.log1p(0.01))
-        said = np.where(called, name, np.where(again.is_same, "SAME", "AMBIGUOUS"))
-        assert 0.70 < np.mean(said == word) < 0.95, (word, needed)
+        verdicts = np.where(called, name, np.where(again.is_same, "SAME", "AMBIGUOUS"))
+        assert 0.70 < np.mean(verdicts == word) < 0.95, (word, needed)
 
 
 def test_no_number_of_pairs_settles_a_cell_on_the_margin():
-    found = pd.DataFrame({"pairs": [10], "estimate": np.log1p([0.01]), "standard_error": 0.01})
-    assert np.isinf(pairs_needed(found, 0.025)).all()
+    figures = pd.DataFrame({"pairs": [10], "estimate": np.log1p([0.01]), "standard_error": 0.01})
+    assert np.isinf(pairs_needed(figures, 0.025)).all()

@@ -1,4 +1,4 @@
-"""Starts real runs with a fault, from outside or from within (`fault_ranks.py`), and reads their ends."""
+"""Starts real runs with a fault from outside, or inside a rank (`fault_ranks.py`), and reads how they end."""
 
 import os
 import re
@@ -15,34 +15,34 @@ from tests.launch import MPIRUN, ROOT
 
 TIMEOUT_S = 2
 PROMISED_S = TIMEOUT_S + 2
-SOON_S = PROMISED_S + 1  # for a machine that has other work
+SOON_S = PROMISED_S + 1  # a margin for a busy machine
 SMALL = ["-b", "16K", "-e", "16K", "--mode", "isolated", "--max-time", "20", "--timeout", str(TIMEOUT_S)]
-# With this option MPICH's launcher should spare the survivors of a killed rank; MPICH 5.0.2 does in one case of four.
-# Ranks in their own session that write standard error to a file (APART) always survive.
+# With this option MPICH's launcher should spare the survivors of a killed rank; MPICH 5.0.2 does so in one of four
+# cases. Ranks in their own session that write standard error to a file (APART) always survive.
 SPARING = ("-disable-auto-cleanup",)
-APART = ("sh", "-c", 'exec setsid --wait "$@" 2>>"$SAID"', "sh")
+APART = ("sh", "-c", 'exec setsid --wait "$@" 2>>"$RANK_ERRORS"', "sh")
 
 
 def wait_for(condition, patience_s=20.0):
     """Return the condition's value once it is true."""
     late_s = time.monotonic() + patience_s
-    while not (found := condition()):
-        assert time.monotonic() < late_s, "it never came to pass"
+    while not (value := condition()):
+        assert time.monotonic() < late_s, f"the condition is still false after {patience_s} s"
         time.sleep(0.005)
-    return found
+    return value
 
 
 def processes(out):
     """Return the living processes of the runs in `out`: {process id: rank, or None}."""
-    found = {}
+    ranks = {}
     for process in psutil.process_iter():
         try:
             if any(str(out) in word for word in process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE:
                 is_rank = "witness.py" not in " ".join(process.cmdline())
-                found[process.pid] = process.environ().get("PMI_RANK") if is_rank else None
+                ranks[process.pid] = process.environ().get("PMI_RANK") if is_rank else None
         except psutil.NoSuchProcess:
             continue
-    return found
+    return ranks
 
 
 def orphans():
@@ -72,8 +72,8 @@ class Launch:
 
     def ranks(self):
         """{rank: process id}"""
-        found = processes(self.out)
-        return {int(rank): pid for pid, rank in found.items() if rank is not None}
+        rank_of_pid = processes(self.out)
+        return {int(rank): pid for pid, rank in rank_of_pid.items() if rank is not None}
 
     def blocks(self):
         return sum(path.read_bytes().count(b'"kind":"block"') for path in self.out.glob("*.jsonl"))
@@ -88,16 +88,17 @@ class Launch:
         return subprocess.CompletedProcess(self.process.args, self.process.returncode, stdout, stderr)
 
 
-def struck(out, rank, where, call, what, *options, ranks=2, spared=False):
-    """Run with this fault from within; return the output and the seconds from the fault to the end of all ranks."""
-    program, said = ["tests/ranks/fault_ranks.py", rank, where, call, what], out.with_suffix(".said")
+def struck(out, rank, point, call, effect, *options, ranks=2, spared=False):
+    """Run with this fault of `fault_ranks.py`. Return the output and the seconds from the fault to the end of all
+    ranks."""
+    program, errors = ["tests/ranks/fault_ranks.py", rank, point, call, effect], out.with_suffix(".stderr")
     run = Launch(out, *options, ranks=ranks, program=program, launcher=SPARING if spared else (), apart=spared,
-                 SAID=str(said))  # fmt: skip
+                 RANK_ERRORS=str(errors))  # fmt: skip
     run.moment_s = time.monotonic()
     done = run.end(40)
     if spared:
         wait_for(lambda: not run.ranks())
-        done.stderr += said.read_text()
+        done.stderr += errors.read_text()
     moment = re.search(r"struck at ([\d.]+)", done.stderr)
     assert moment, done.stderr
     return done, time.time() - float(moment[1])

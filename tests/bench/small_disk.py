@@ -34,14 +34,14 @@ class Disk:
             self.shell.stdin.flush()
         except BrokenPipeError:  # unshare was refused and printed the reason
             pass
-        said = ""
+        output = ""
         for line in self.shell.stdout:
             if line == "done\n":
                 return
-            said += line
+            output += line
             if line == "failed\n":
                 break
-        raise OSError(f"no disk of its own: {' '.join(said.split())}")
+        raise OSError(f"cannot mount a tmpfs: {' '.join(output.split())}")
 
     def fill(self) -> None:
         """Fill the disk. Later writes succeed only within pages already in use."""

@@ -49,13 +49,13 @@ def launch(folder, *options, ranks=2, tree=ROOT, command="allreduce", **variable
 
 
 def carriers(mark):
-    """The processes that a launch with this mark started."""
-    found = []
+    """The names of the running processes that a launch with this mark started."""
+    names = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.environ().get("WIRETAX_TEST") == mark:
-                found.append(process.name())
-    return found
+                names.append(process.name())
+    return names
 
 
 def stored(folder, lean=True) -> Result:
@@ -71,7 +71,7 @@ def stored(folder, lean=True) -> Result:
 
 
 def drawn(result: Result) -> Result:
-    """Draw a lean run's picture, which takes 2 s in a process of its own."""
+    """Draw the picture that a lean run omits. In a separate process this would take 2 s."""
     plot(result, io.BytesIO())
     return result
 
@@ -328,12 +328,12 @@ def test_a_kernel_that_adds_wrongly_is_detected(tmp_path):
     assert mutated == 1
 
     done = launch(tmp_path / "results", *QUICK, "--mode", "isolated", tree=tmp_path)
-    where = r"block 0: rank 0 got (.+) \(0x[0-9a-f]{8}\) at offset 0, element 0; (.+) \(0x[0-9a-f]{8}\) expected"
-    sentence = re.fullmatch(rf"wiretax: case \d+ \(\w+ 16384 B isolated\), {where}\n", done.stderr)
+    place = r"block 0: rank 0 got (.+) \(0x[0-9a-f]{8}\) at offset 0, element 0; (.+) \(0x[0-9a-f]{8}\) expected"
+    sentence = re.fullmatch(rf"wiretax: case \d+ \(\w+ 16384 B isolated\), {place}\n", done.stderr)
     assert done.returncode == 1
     assert sentence, done.stderr
     assert float(sentence[1]) != float(sentence[2])
-    assert re.search(rf"WRONG RESULTS: .*\. First in case \d+, {where}\. ", " ".join(done.stdout.split()))
+    assert re.search(rf"WRONG RESULTS: .*\. First in case \d+, {place}\. ", " ".join(done.stdout.split()))
     row = next(line for line in done.stdout.splitlines() if line.startswith("  16 KiB "))
     assert re.fullmatch(r" *16 KiB +[\d.]+ +WRONG +\w+ +- +- +- +[1-9]\d*", row)
     for case in drawn(stored(tmp_path / "results")).cases:
@@ -353,7 +353,7 @@ def test_a_kernel_that_adds_wrongly_is_detected(tmp_path):
 
 
 def test_a_full_disk_ends_the_run_with_a_message(tmp_path):
-    """The other ranks must not hang behind the rank that cannot write, and no traceback may hide the reason."""
+    """The other ranks must not wait forever for the rank that cannot write, and no traceback may hide the reason."""
     done = launch(tmp_path / "results", *QUICK, "--mode", "isolated", "-J", "/dev/full")
     assert done.returncode == 1
     assert re.search(r"wiretax: rank 0 failed: .*No space left on device", done.stderr)

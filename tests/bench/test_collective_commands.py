@@ -19,8 +19,8 @@ def test_every_form_is_measured_with_the_library_and_correct(tmp_path, command, 
     assert (done.returncode, done.stderr) == (0, "")
     (path,) = tmp_path.glob("*.jsonl")
     cases = read(path).cases
-    what = COLLECTIVES[name]
-    assert {case.count * (2 if what.cut else 1) * 2 for case in cases} == {case.size_bytes for case in cases}
+    collective = COLLECTIVES[name]
+    assert {case.count * (2 if collective.cut else 1) * 2 for case in cases} == {case.size_bytes for case in cases}
     measured = [case for case in cases if case.status in ("ok", "wrong")]
     assert {(case.collective, case.n_wrong) for case in measured} == {(name, 0)}
     forms = {(case.algorithm, case.variant) for case in measured}
@@ -28,7 +28,7 @@ def test_every_form_is_measured_with_the_library_and_correct(tmp_path, command, 
     assert ours <= forms
     # MPICH reduces half precision and moves any type.
     assert ("library", "plain") in forms
-    shapes = [dict(shape) or None for shape in what.shapes]
+    shapes = [dict(shape) or None for shape in collective.shapes]
     assert all(shape in [case.shape for case in measured] for shape in shapes)
     unsupported = {(case.mode, str(case.shape)) for case in cases if case.status == "unsupported"}
     assert not unsupported

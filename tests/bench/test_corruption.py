@@ -12,7 +12,7 @@ from tests.launch import few, mpirun
 FLAGS, PACKETS = ["one_shot_push", "one_shot_pull", "two_shot", "ring"], ["one_shot_ll"]
 ALGORITHMS = FLAGS + PACKETS
 BITS = r"\(0x[0-9a-f]{8}\)"
-WHERE = rf"block \d+: rank [01] got \S+ {BITS} at offset (\d+), element (\d+); \S+ {BITS} expected"
+LOCATION = rf"block \d+: rank [01] got \S+ {BITS} at offset (\d+), element (\d+); \S+ {BITS} expected"
 
 
 def run(out, *options, algorithms=ALGORITHMS, **tree):
@@ -27,11 +27,11 @@ def located(done, results):
     """The algorithms with wrong elements, which the run's sentence and its report locate."""
     assert done.returncode == 1
     [result] = results.values()
-    match = re.fullmatch(rf"wiretax: case (\d+) \((\w+) (\d+) B \w+\), {WHERE}\n", done.stderr)
+    match = re.fullmatch(rf"wiretax: case (\d+) \((\w+) (\d+) B \w+\), {LOCATION}\n", done.stderr)
     assert match, done.stderr
     assert int(match[4]) == 4 * int(match[5]) < int(match[3])
     wrong = [case for case in result.cases if case.status == "wrong"]
-    assert all(re.fullmatch(rf"\d+ elements were wrong, first in {WHERE}", case.reason or "") for case in wrong)
+    assert all(re.fullmatch(rf"\d+ elements were wrong, first in {LOCATION}", case.reason or "") for case in wrong)
     assert re.search(rf"First in case {match[1]},", done.stdout)
     return {case.algorithm for case in wrong}
 
@@ -46,9 +46,9 @@ def test_a_flipped_bit_is_located_in_every_algorithm(tmp_path):
 
 
 def test_a_missing_push_is_located(tmp_path):
-    """A rank that reads the former data finds those of another iteration."""
+    """Without the push, a rank reads the data of an earlier iteration."""
     broken = tree(tmp_path / "tree", "skip_push")
-    for attempt in range(8):  # the fault may strike where nothing is pushed
+    for attempt in range(8):  # the fault may strike a step without a push
         done, results = run(tmp_path / str(attempt), "--sizes", "1K,2060", "--mode", "isolated", "-n", "3", "-c", "40",
                             algorithms=FLAGS, tree=broken)
         if done.returncode:

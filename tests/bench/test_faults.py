@@ -31,7 +31,7 @@ from tests.reliability.inject_faults import inject
 
 @pytest.fixture
 def out(tmp_path):
-    """A results folder. After the test, its processes must have ended and their shared memory must be gone."""
+    """A results folder. After the test, the processes of its runs must have ended and left no shared memory."""
     before = orphans()
     yield tmp_path / "results"
     wait_for(lambda: not processes(tmp_path), 2.0)
@@ -39,7 +39,7 @@ def out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rank", "where", "call", "ranks", "place"),
+    ("rank", "point", "call", "ranks", "place"),
     few([
         (1, "device", 1, 2, "step open the device"),
         (1, "block", 4, 2, r"case 0 \(.*\), block 3, step timed loop"),
@@ -49,9 +49,9 @@ def out(tmp_path):
         (1, "plan", 1, 2, "step plan the cases"),
     ], 2),
 )
-def test_an_exception_on_one_rank_ends_all_ranks_with_one_sentence(out, rank, where, call, ranks, place):
+def test_an_exception_on_one_rank_ends_all_ranks_with_one_sentence(out, rank, point, call, ranks, place):
     options = ["--algorithm", "ring"]
-    done, took_s = struck(out, rank, where, call, "raise", *options, ranks=ranks)
+    done, took_s = struck(out, rank, point, call, "raise", *options, ranks=ranks)
     assert re.search(rf"rank {rank} failed: {place}, epoch \d+: ValueError: struck", sentence(done))
     assert done.stderr.count("Traceback") == 1
     assert took_s < SOON_S
@@ -60,14 +60,14 @@ def test_an_exception_on_one_rank_ends_all_ranks_with_one_sentence(out, rank, wh
 def test_an_exception_in_the_links_probe_names_case_and_block(out):
     options = ["--mode", "chained", "--algorithm", "ring"]
     done, _ = struck(out, 1, "probe", 3, "raise", *options)
-    where = r"case 0 \(ring 16384 B chained\), block \d+, step timed loop, epoch \d+: ValueError"
-    assert re.search(rf"rank 1 failed: {where}", sentence(done))
+    place = r"case 0 \(ring 16384 B chained\), block \d+, step timed loop, epoch \d+: ValueError"
+    assert re.search(rf"rank 1 failed: {place}", sentence(done))
     assert "INCOMPLETE" in show(out)
     assert re.search(r"stopped first: rank 1, case 0 .*, block \d+, step timed loop, epoch \d+ \(failed\)", show(out))
 
 
 @pytest.mark.parametrize(
-    ("rank", "where", "call", "ranks", "algorithm", "place"),
+    ("rank", "point", "call", "ranks", "algorithm", "place"),
     few([
         (1, "check", 6, 2, "ring", r"case 0 \(.*\), .*step .*, check"),
         (1, "operation", 300, 2, "library", r"case 0 \(library 16384 B isolated\), .*step .*, the collective"),
@@ -76,11 +76,11 @@ def test_an_exception_in_the_links_probe_names_case_and_block(out):
         (0, "between", 9, 2, "ring", "case 0|link .*"),
     ], 1),
 )  # fmt: skip
-def test_a_rank_that_stalls_is_named_by_the_waiting_ranks(out, rank, where, call, ranks, algorithm, place):
-    done, took_s = struck(out, rank, where, call, "sleep", "--algorithm", algorithm, ranks=ranks)
-    said = sentence(done)
+def test_a_rank_that_stalls_is_named_by_the_waiting_ranks(out, rank, point, call, ranks, algorithm, place):
+    done, took_s = struck(out, rank, point, call, "sleep", "--algorithm", algorithm, ranks=ranks)
+    message = sentence(done)
     held_up = f"for {TIMEOUT_S} s and held the others up: ({place})"
-    assert re.search(rf"rank {rank} did not go on {held_up}.*, epoch \d+", said)
+    assert re.search(rf"rank {rank} did not go on {held_up}.*, epoch \d+", message)
     assert took_s < SOON_S
 
 
@@ -92,14 +92,14 @@ def test_a_rank_that_stalls_in_a_kernel_is_named_with_its_epochs(out, rank, call
     # In a ring, each rank waits for its neighbour; the sentence must still name the sleeping rank.
     options = ["--algorithm", algorithm, "--mode", mode]
     done, took_s = struck(out, rank, "operation", call, "sleep", *options, ranks=ranks)
-    said = sentence(done)
-    assert re.search(rf"rank {rank} did not go on .*: case 0 \({algorithm} 16384 B {mode}\), ", said)
-    found = re.search(r"epoch (\d+) step (\d+) seen, epoch (\d+) step (\d+) wanted by rank \d from rank \d", said)
-    assert found, said
-    seen, wanted = (int(found[1]), int(found[2])), (int(found[3]), int(found[4]))
+    message = sentence(done)
+    assert re.search(rf"rank {rank} did not go on .*: case 0 \({algorithm} 16384 B {mode}\), ", message)
+    epochs = re.search(r"epoch (\d+) step (\d+) seen, epoch (\d+) step (\d+) wanted by rank \d from rank \d", message)
+    assert epochs, message
+    seen, wanted = (int(epochs[1]), int(epochs[2])), (int(epochs[3]), int(epochs[4]))
     assert seen < wanted
-    last = re.search(r", the collective, epoch (\d+)(?:, call (\d+) of a chain)?, kernel block", said)
-    assert last, said
+    last = re.search(r", the collective, epoch (\d+)(?:, call (\d+) of a chain)?, kernel block", message)
+    assert last, message
     assert int(last[1]) + int(last[2] or 1) == wanted[0]
     assert took_s < SOON_S
 
@@ -119,7 +119,7 @@ STORING = r"case 0 \(ring 16384 B isolated\), block \d+, step store, epoch \d+"
 
 
 @pytest.mark.parametrize(
-    ("rank", "where", "call", "victim", "ranks", "algorithm", "place"),
+    ("rank", "point", "call", "victim", "ranks", "algorithm", "place"),
     few([
         (2, "operation", 40, 2, 3, "ring", SPINNING),
         (1, "operation", 40, 0, 2, "library", REDUCING),
@@ -129,24 +129,24 @@ STORING = r"case 0 \(ring 16384 B isolated\), block \d+, step store, epoch \d+"
         (1, "operation", 40, 0, 2, "ring", SPINNING),
     ], 2),
 )
-def test_a_stopped_rank_is_named_with_its_last_epoch(out, rank, where, call, victim, ranks, algorithm, place):
-    what = "stop" if rank == victim else f"stop:{victim}"
-    options = ["-n", "10", "--lean"] if where == "finish" else []
-    done, took_s = struck(out, rank, where, call, what, "--algorithm", algorithm, *options, ranks=ranks)
-    said = f"wiretax: rank {victim} was stopped for {TIMEOUT_S} s and held the others up: {place}"
-    assert re.match(said, sentence(done)), done.stderr
+def test_a_stopped_rank_is_named_with_its_last_epoch(out, rank, point, call, victim, ranks, algorithm, place):
+    effect = "stop" if rank == victim else f"stop:{victim}"
+    options = ["-n", "10", "--lean"] if point == "finish" else []
+    done, took_s = struck(out, rank, point, call, effect, "--algorithm", algorithm, *options, ranks=ranks)
+    expected = f"wiretax: rank {victim} was stopped for {TIMEOUT_S} s and held the others up: {place}"
+    assert re.match(expected, sentence(done)), done.stderr
     assert took_s < SOON_S
-    if where == "finish":
+    if point == "finish":
         assert "INCOMPLETE" not in show(out)
-    elif where != "plan":
+    elif point != "plan":
         assert re.search(rf"stopped first: rank {victim}, case 0 .*, epoch \d+ \(was stopped for", show(out))
 
 
 def test_a_stopped_rank_that_is_not_killed_exits_with_the_others(out):
     """MPICH's launcher kills a stopped rank and, in about 1 of 30 runs, reports that signal as the exit status."""
     done, took_s = struck(out, 1, "operation", 40, "stop:0", "--algorithm", "ring", ranks=3, spared=True)
-    [said] = said_in(done)
-    assert said.startswith(f"wiretax: rank 0 was stopped for {TIMEOUT_S} s"), said
+    [message] = said_in(done)
+    assert message.startswith(f"wiretax: rank 0 was stopped for {TIMEOUT_S} s"), message
     assert took_s < TIMEOUT_S + LEFT_BEHIND_S  # sooner than the witness kills the rank
     assert re.search(r"stopped first: rank 0, case 0 .*, epoch \d+ \(was stopped for", show(out))
 
@@ -198,7 +198,7 @@ KILLED_BY_A_PEER = [
     (1, "operation", 40, 0, 2, "ring", SPINNING),
     (1, "operation", 40, 0, 2, "library", REDUCING),
 ]
-PLACES = ("rank", "where", "call", "victim", "ranks", "algorithm", "place")
+FAULT = ("rank", "point", "call", "victim", "ranks", "algorithm", "place")
 
 
 def shown_as_killed(out, victim, place):
@@ -207,36 +207,36 @@ def shown_as_killed(out, victim, place):
     return re.search(rf"stopped first: rank {victim}, {step} \(ended without a word\)", show(out))
 
 
-@pytest.mark.parametrize(PLACES, few(KILLED, 1) + few(KILLED_BY_A_PEER, 0))
-def test_a_killed_rank_leaves_a_readable_run_that_names_it(out, rank, where, call, victim, ranks, algorithm, place):
-    what = "kill" if rank == victim else f"kill:{victim}"
-    done, took_s = struck(out, rank, where, call, what, "--algorithm", algorithm, ranks=ranks)
+@pytest.mark.parametrize(FAULT, few(KILLED, 1) + few(KILLED_BY_A_PEER, 0))
+def test_a_killed_rank_leaves_a_readable_run_that_names_it(out, rank, point, call, victim, ranks, algorithm, place):
+    effect = "kill" if rank == victim else f"kill:{victim}"
+    done, took_s = struck(out, rank, point, call, effect, "--algorithm", algorithm, ranks=ranks)
     assert done.returncode != 0
     assert took_s < SOON_S
     wait_for(lambda: not processes(out), 2.0)
-    if where == "map":  # no block is measured yet
+    if point == "map":  # no block is measured yet
         assert not list(out.iterdir())
         return
     assert "INCOMPLETE: the run was cut off." in show(out)
     assert shown_as_killed(out, victim, place), show(out)
 
 
-@pytest.mark.parametrize(PLACES, KILLED_BY_A_PEER + few(KILLED[1:2], 0))
-def test_survivors_spared_by_the_launcher_name_the_killed_rank(out, rank, where, call, victim, ranks, algorithm, place):
-    what = "kill" if rank == victim else f"kill:{victim}"
-    done, took_s = struck(out, rank, where, call, what, "--algorithm", algorithm, ranks=ranks, spared=True)
-    [said] = said_in(done)
-    assert re.fullmatch(rf"wiretax: rank {victim} ended without a word: {place}", said)
+@pytest.mark.parametrize(FAULT, KILLED_BY_A_PEER + few(KILLED[1:2], 0))
+def test_survivors_spared_by_the_launcher_name_the_killed_rank(out, rank, point, call, victim, ranks, algorithm, place):
+    effect = "kill" if rank == victim else f"kill:{victim}"
+    done, took_s = struck(out, rank, point, call, effect, "--algorithm", algorithm, ranks=ranks, spared=True)
+    [message] = said_in(done)
+    assert re.fullmatch(rf"wiretax: rank {victim} ended without a word: {place}", message)
     assert done.returncode != 0
     assert took_s < SOON_S
-    assert where == "map" or shown_as_killed(out, victim, place), show(out)
+    assert point == "map" or shown_as_killed(out, victim, place), show(out)
 
 
 def test_an_mpi_error_after_a_kill_is_not_reported_as_the_reason(out):
     """MPI may report an error to a survivor before the witness has recorded the killed rank."""
     done, took_s = struck(out, 0, "between", 9, "lose:1", "--algorithm", "ring", spared=True)
-    [said] = said_in(done)
-    assert re.match("wiretax: rank 1 ended without a word: ", said), done.stderr
+    [message] = said_in(done)
+    assert re.match("wiretax: rank 1 ended without a word: ", message), done.stderr
     assert "Traceback" not in done.stderr
     assert took_s < SOON_S
     assert re.search(r"stopped first: rank 1, .* \(ended without a word\)", show(out))
@@ -283,8 +283,8 @@ def test_ranks_that_are_stopped_and_continued(out, victims, pause_s, algorithm):
 @pytest.mark.parametrize("_", range(count(3)))
 def test_a_fault_at_a_random_moment(_):
     seed = random.randrange(1 << 30)
-    found = inject(seed)
-    assert not found.broken, (seed, found)
+    injection = inject(seed)
+    assert not injection.broken, (seed, injection)
 
 
 def test_ranks_do_not_outlive_their_launcher(out):
@@ -297,15 +297,15 @@ def test_ranks_do_not_outlive_their_launcher(out):
 
 
 @pytest.mark.parametrize(
-    ("whom", "number"),
+    ("receiver", "number"),
     few([("mpirun", signal.SIGINT), ("rank 1", signal.SIGTERM), ("group", signal.SIGINT), ("mpirun", signal.SIGTERM)],
         2),
 )
-def test_an_interrupted_run_ends_within_two_seconds_and_keeps_its_blocks(out, whom, number):
+def test_an_interrupted_run_ends_within_two_seconds_and_keeps_its_blocks(out, receiver, number):
     run = Launch(out)
     wait_for(lambda: run.blocks() > 5)
     blocks, alive = run.blocks(), run.ranks()
-    target = {"mpirun": run.process.pid, "group": -run.process.pid, "rank 1": alive[1]}[whom]
+    target = {"mpirun": run.process.pid, "group": -run.process.pid, "rank 1": alive[1]}[receiver]
     run.signal(target, number)
     done = run.end()
     assert done.returncode == 130

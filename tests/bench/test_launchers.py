@@ -56,7 +56,7 @@ def out(tmp_path):
 def is_right(done, out, ranks):
     """Assert that there is one complete run, with the right cores and thread level of the library in its head."""
     assert ending(done, out, ranks) == "ok", done.stderr + done.stdout
-    assert "\x1b" not in done.stdout, "marks of a terminal, in what goes into a file"
+    assert "\x1b" not in done.stdout, "terminal codes in redirected output"
     head = one_run(out).run
     crowded = ranks > CORES
     assert any("they take turns" in note for note in head.notes) == crowded
@@ -118,7 +118,7 @@ def tree(tmp_path_factory):
 def test_another_user_gets_results_and_caches_without_privileges(tree, launcher):
     out = tree / "home" / f"results-{launcher}"
     refused: dict[str, Any] = dict.fromkeys(AS_ROOT, "")  # an unprivileged user does not need these
-    refused["TMPDIR"] = "/tmp"  # root's own may be closed to others
+    refused["TMPDIR"] = "/tmp"  # other users may have no access to root's TMPDIR
     done = launched([*as_another_user(tree), *command(launcher, 2, *allreduce(out))], tree, **refused)
     is_right(done, out, 2)
     assert {path.stat().st_uid for path in (tree / "home").rglob("*")} == {65534}
@@ -145,9 +145,9 @@ def test_srun_ranks_that_mpi_takes_for_separate_runs_are_refused_once(out, launc
     line = [str(LAUNCHERS[launcher].programs / "python"), *allreduce(out)]
     ended = started_by_slurm(line, 2, pmi=False)
     assert [done.returncode for done in ended] == [2, 2]
-    said = [line for done in ended for line in done.stderr.splitlines() if line.startswith("bench.")]
-    assert len(said) == 1
-    assert re.search(r"2 ranks are announced, and .*MPI.* sees this one alone: .*mpirun.* srun --mpi=pmi2", said[0])
+    errors = [line for done in ended for line in done.stderr.splitlines() if line.startswith("bench.")]
+    assert len(errors) == 1
+    assert re.search(r"2 ranks are announced, and .*MPI.* sees this one alone: .*mpirun.* srun --mpi=pmi2", errors[0])
     assert not out.exists()
 
 
@@ -192,22 +192,22 @@ def test_ranks_with_different_options_are_refused_once(out, other):
 
 def ranks_of(out):
     """{rank: process} of the run in `out`, without helper processes."""
-    found = {}
+    ranks = {}
     for process in psutil.process_iter():
         try:
             line = process.cmdline()
             if str(out) in line and "mpirun" not in line[0] and "PMIX_RANK" in (environment := process.environ()):
-                found[int(environment["PMIX_RANK"])] = process
+                ranks[int(environment["PMIX_RANK"])] = process
         except psutil.Error:
             continue
-    return found
+    return ranks
 
 
 @pytest.mark.parametrize(("victim", "number"),
                          few([("rank 1", signal.SIGKILL), ("mpirun", signal.SIGKILL), ("rank 1", signal.SIGSTOP)], 1))
 def test_the_loss_of_a_rank_or_of_mpirun_ends_an_open_mpi_run_and_leaves_nothing(out, victim, number):
     options = [*SMALL, "-n", "0", "--timeout", "2"]
-    # A killed rank cannot delete the segments of Open MPI itself, so they lie in the test's folder.
+    # A killed rank cannot delete Open MPI's segments, so Open MPI puts them into the test's folder.
     segments = {"OMPI_MCA_btl_sm_backing_directory": str(out.parent)}
     with subprocess.Popen(command("openmpi", 2, *allreduce(out, *options)), cwd=ROOT, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, text=True,

@@ -35,7 +35,7 @@ start(replace(options, iterations=4),
 """
 
 
-def wire(tmp_path, ranks, *options, **variables):
+def run_link(tmp_path, ranks, *options, **variables):
     done = mpirun(ranks, *options, "--out", str(tmp_path), timeout_s=90, **variables)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr[-2000:]
     return done.stdout
@@ -44,7 +44,7 @@ def wire(tmp_path, ranks, *options, **variables):
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_every_pair_is_measured_and_checked_and_show_prints_the_same(tmp_path, ranks):
     """Without this, a broken pair could be left out or left unchecked."""
-    printed = wire(tmp_path, ranks, "-c", COUNTED.format(""), *QUICK, *["--lean"] * (ranks > 2))
+    printed = run_link(tmp_path, ranks, "-c", COUNTED.format(""), *QUICK, *["--lean"] * (ranks > 2))
     (path,) = tmp_path.glob("*.jsonl")
     result = read(path)
     assert result.complete
@@ -85,16 +85,16 @@ def test_the_flag_is_as_fast_as_in_a_minimal_loop():
     shared machine either loop can lose its core."""
     done = mpirun(2, "tests/ranks/link_ranks.py", "200")
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
-    ours_ns, bare_ns = (np.percentile(found[name], 25) for name in ("ours_ns", "bare_ns"))
+    report = json.loads(done.stdout)
+    ours_ns, bare_ns = (np.percentile(report[name], 25) for name in ("ours_ns", "bare_ns"))
     assert 1 / 3 < ours_ns / bare_ns < 1.5, (ours_ns, bare_ns)
 
 
 @pytest.mark.parametrize("ranks", range(2, 9))
 def test_disjoint_pairs_are_disjoint_and_complete(ranks):
-    found = matchings(ranks)
-    assert all(len({rank for pair in pairs for rank in pair}) == 2 * len(pairs) for pairs in found)
-    assert {pair for pairs in found for pair in pairs} == (set(combinations(range(ranks), 2)) if ranks > 3 else set())
+    sets = matchings(ranks)
+    assert all(len({rank for pair in pairs for rank in pair}) == 2 * len(pairs) for pairs in sets)
+    assert {pair for pairs in sets for pair in pairs} == (set(combinations(range(ranks), 2)) if ranks > 3 else set())
 
 
 @without_fsync
@@ -123,7 +123,7 @@ def made_up(folder, ranks, gb_s, blocks=12, one_way_us=2.0):
 
 
 def test_a_degraded_pair_is_named(tmp_path):
-    """In a matrix of 56 figures nobody finds the one card in an x4 slot."""
+    """In a matrix of 56 figures, a reader would miss the one card in an x4 slot."""
     result = made_up(tmp_path, 4, lambda src, dst: 25.0 / (5.1 if {src, dst} == {0, 1} else 1))
     words = " ".join(text(result).split())
     assert re.search(r"GPU[01]-GPU[01] is 5\.[012]x slower than GPU\d-GPU\d by push, 64 MiB", words), words
@@ -157,7 +157,7 @@ def test_link_runs_between_simulated_gpus(tmp_path):
     """The same kernels, built from their GPU sources, run on threads; the check reports data that they do not move."""
     environment: dict[str, Any] = fake_gpu.environment(vendor="hip", count=2) | {"FAKE_NCCL_BINDING": "none"}
     options = ("--device", "hip", "-e", "16K", "--max-time", "60", "--lean")
-    printed = wire(tmp_path, 2, "-c", COUNTED.format(""), *options, **environment)
+    printed = run_link(tmp_path, 2, "-c", COUNTED.format(""), *options, **environment)
     (path,) = tmp_path.glob("*.jsonl")
     assert {case.status for case in read(path).cases} == {"ok"}
     assert "(GPU0-GPU1)" in printed

@@ -23,21 +23,21 @@ def test_back_to_back_launches_are_right_when_the_epoch_wraps(stores, ranks):
     launches = 8 * LAUNCHES if ranks == 2 else count(LAUNCHES if ranks < 4 else LAUNCHES // 5)
     streaming = int(stores == "streaming")
     settings = ("nt", "ntr") if streaming else ()
-    found = stress(ranks, *settings, launches=launches, seed=2 * ranks + streaming)
-    assert found == {"launches": launches, "wrong_elements": 0, "timed_out": False}
+    report = stress(ranks, *settings, launches=launches, seed=2 * ranks + streaming)
+    assert report == {"launches": launches, "wrong_elements": 0, "timed_out": False}
 
 
 @pytest.mark.parametrize(("ranks", "seed"), few([(2, 2), (3, 7)], 1))  # float32, then bfloat16
 def test_back_to_back_quantised_launches_are_right(ranks, seed):
-    found = stress(ranks, "nt", "two_shot_int8", "two_shot_fp8", "two_shot_int4", launches=1000, seed=seed)
-    assert found == {"launches": 1000, "wrong_elements": 0, "timed_out": False}
+    report = stress(ranks, "nt", "two_shot_int8", "two_shot_fp8", "two_shot_int4", launches=1000, seed=seed)
+    assert report == {"launches": 1000, "wrong_elements": 0, "timed_out": False}
 
 
 @pytest.mark.parametrize(("ranks", "seed"), few([(2, 3), (3, 5), (2, 4), (4, 6)], 2))  # a seed for each type
 def test_back_to_back_fused_launches_among_others_are_right(ranks, seed):
     settings = *["nt"] * (seed % 2), "allreduce_rmsnorm", "gemv_allreduce", "one_shot_pull", "two_shot"
-    found = stress(ranks, *settings, launches=1500, seed=seed)
-    assert found == {"launches": 1500, "wrong_elements": 0, "timed_out": False}
+    report = stress(ranks, *settings, launches=1500, seed=seed)
+    assert report == {"launches": 1500, "wrong_elements": 0, "timed_out": False}
 
 
 COPIED = "one_shot_push", "two_shot"

@@ -102,12 +102,13 @@ def test_the_better_half_goes_on_and_the_finalists_are_measured_to_the_end():
     costs = {FAST: [float(10 + number) for number in range(16)]}
     everyone, half, last = (list(range(n)) for n in (16, 8, FINALISTS))
     begun = [(FAST, everyone)] * 3
-    assert go_on(costs, *begun[:2]) == everyone, "nobody goes by two blocks"
+    assert go_on(costs, *begun[:2]) == everyone, "two blocks must not drop a candidate"
     assert go_on(costs, *begun) == half
     assert go_on(costs, *begun, *[(FAST, half)] * 3) == last
     assert go_on(costs, *begun, *[(FAST, half)] * 3, *[(FAST, last)] * 3) == last
     to_the_end = tune.LAST_ROUNDS - 6
-    assert go_on(costs, *begun, *[(FAST, half)] * 3, *[(FAST, last)] * to_the_end) == [0], "the best is on the watch"
+    assert go_on(costs, *begun, *[(FAST, half)] * 3, *[(FAST, last)] * to_the_end) == [0], (
+        "after the last round only the best must go on")
 
 
 def test_a_state_of_the_link_that_appears_later_starts_its_own_search():
@@ -119,7 +120,7 @@ def test_a_state_of_the_link_that_appears_later_starts_its_own_search():
     assert go_on(costs, *fast, (SLOW, last)) == everyone
     slow = [(SLOW, everyone)] * 3
     assert go_on(costs, *fast, *slow) == list(range(8, 16))
-    assert go_on(costs, *fast, *slow, (FAST, last)) == last, "the search that goes on is that of the state that holds"
+    assert go_on(costs, *fast, *slow, (FAST, last)) == last, "the search for the current state of the link must go on"
     best = list(range(16 - FINALISTS, 16))
     slow += [*[(SLOW, list(range(8, 16)))] * 3, *[(SLOW, best)] * (tune.LAST_ROUNDS - 6)]
     assert go_on(costs, *fast, *slow) == [15]
@@ -162,8 +163,8 @@ def test_each_state_has_a_winner_and_a_lucky_early_loser_never_wins(tmp_path):
         for turn in range(12) for rtt in [100.0 if turn % 2 else 500.0]
         for name, cost in (("ring", 5.0 if turn % 2 else 9.0), ("two_shot", 6.0), ("one_shot_pull", 1.0))
         if name != "one_shot_pull" or turn < 4]
-    found = {round(w.link_rtt_ns): (w.name, w.cost_us, w.tried) for w in winners(result)}
-    assert found == {100: ("ring", 5.0, 3), 500: ("two_shot", 6.0, 3)}
+    best = {round(w.link_rtt_ns): (w.name, w.cost_us, w.tried) for w in winners(result)}
+    assert best == {100: ("ring", 5.0, 3), 500: ("two_shot", 6.0, 3)}
 
 
 def test_auto_uses_the_choices_that_the_search_stored(tmp_path):
@@ -174,17 +175,17 @@ def test_auto_uses_the_choices_that_the_search_stored(tmp_path):
     assert {case.n_wrong for case in search.cases} == {0}
     assert f"table: {table}\n" in printed
     assert str(table) not in json.dumps(search.run.argv)
-    kept = json.loads(table.read_text())
-    assert (kept["machine_id"], kept["software_id"]) == (search.run.machine_id, search.run.software_id)
-    assert {pick["variant"] for pick in kept["picks"]} == {"copied", "registered"}
-    for pick in kept["picks"]:
+    content = json.loads(table.read_text())
+    assert (content["machine_id"], content["software_id"]) == (search.run.machine_id, search.run.software_id)
+    assert {pick["variant"] for pick in content["picks"]} == {"copied", "registered"}
+    for pick in content["picks"]:
         assert pick["algorithm"] in printed
     _, result = run(tmp_path / "auto", "--sizes", "16K", "--algorithm", "auto", "--tuned", str(table), "--mode",
                     "isolated", "-n", "2")
-    assert f"auto uses the table that bench.tune made in {kept['run_id']}." in result.run.notes
+    assert f"auto uses the table that bench.tune made in {content['run_id']}." in result.run.notes
     for case in result.cases:
         assert (case.status, case.n_wrong) == ("ok", 0)
-        assert case.chosen in {pick["algorithm"] for pick in kept["picks"] if pick["variant"] == case.variant}
+        assert case.chosen in {pick["algorithm"] for pick in content["picks"] if pick["variant"] == case.variant}
 
 
 # -- the table
@@ -220,13 +221,13 @@ def test_auto_uses_the_nearest_size_with_the_same_number_of_ranks():
     choices = [TunedChoice("all_reduce", ranks, size, "copied", 100.0, name) for ranks, size, name in
              ((2, 16384, "a"), (2, 1 << 20, "b"), (4, 1 << 20, "c"))]
 
-    def found(count, ranks, collective="all_reduce"):
+    def picks(count, ranks, collective="all_reduce"):
         case = Case(COLLECTIVES[collective], count, DATATYPES["float32"], "sum", 0, 0)
         return [pick.algorithm for pick in choices_for(choices, case, ranks)]
 
-    assert [found(count, 2) for count in (1, 4096, 32000, 33000, 1 << 24)] == [["a"], ["a"], ["a"], ["b"], ["b"]]
-    assert found(4096, 4) == ["c"]
-    assert found(4096, 3) == found(0, 2) == found(4096, 2, "all_gather") == []
+    assert [picks(count, 2) for count in (1, 4096, 32000, 33000, 1 << 24)] == [["a"], ["a"], ["a"], ["b"], ["b"]]
+    assert picks(4096, 4) == ["c"]
+    assert picks(4096, 3) == picks(0, 2) == picks(4096, 2, "all_gather") == []
 
 
 def test_each_state_uses_its_own_nearest_size():

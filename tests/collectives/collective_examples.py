@@ -96,8 +96,8 @@ def check(
     def try_one(example: Example) -> None:
         if example.collective.reduces and reason_against(example.datatype, example.redop):
             return
-        said = problem(example, inputs(example, ranks))
-        assert not said, f"{example}: {said}"
+        error = problem(example, inputs(example, ranks))
+        assert not error, f"{example}: {error}"
 
     try_one()
 
@@ -184,8 +184,8 @@ class Buffers:
         receive = (example.shift + self.rank) % 7 * size
         if not example.in_place:
             return self.send, (example.shift + 3 * self.rank) % 5 * size, receive
-        what, own = example.collective, receive + (self.rank * segment if example.collective.cut else 0)
-        return self.receive, receive if what.sends_all else own, receive if what.receives_all else own
+        collective, own = example.collective, receive + (self.rank * segment if example.collective.cut else 0)
+        return self.receive, receive if collective.sends_all else own, receive if collective.receives_all else own
 
     def _room_bytes(self, example: Example) -> int:
         """The bytes that are filled before the launches, and checked after them: the buffers and a margin."""
@@ -203,32 +203,32 @@ class Buffers:
 
     def result(self, example: Example) -> np.ndarray:
         """The stored result, shape (segments, count)."""
-        what, receive = example.collective, self._place(example)[2]
-        segments = what.segments(self.ranks)[1] * what.receives(example.shape, self.rank, self.ranks)
+        collective, receive = example.collective, self._place(example)[2]
+        segments = collective.segments(self.ranks)[1] * collective.receives(example.shape, self.rank, self.ranks)
         size_bytes = segments * example.count * example.datatype.size_bytes
         stored: np.ndarray = self.receive.read()[receive : receive + size_bytes].view(example.datatype.storage)
         return stored.reshape(segments, example.count)
 
     def problem(self, example: Example, every: np.ndarray) -> str | None:
         """Describes an error in this rank's result or in the bytes around its buffers."""
-        what, datatype, got = example.collective, example.datatype, self.result(example)
+        collective, datatype, got = example.collective, example.datatype, self.result(example)
         decoded, mine = datatype.decode(every), slice(None, len(got))
 
         def result(combine: Callable[[list[np.ndarray]], np.ndarray]) -> Any:
-            return what.result(decoded, example.shape, lambda sent: combine(list(sent)))[self.rank][mine]
+            return collective.result(decoded, example.shape, lambda sent: combine(list(sent)))[self.rank][mine]
 
         with np.errstate(all="ignore"):
-            if datatype.is_float and what.reduces and example.algorithm not in IN_ANY_ORDER:
+            if datatype.is_float and collective.reduces and example.algorithm not in IN_ANY_ORDER:
                 want = datatype.decode(result(lambda sent: in_rank_order(sent, example.redop, datatype)))
                 wrong = np.argwhere(datatype.decode(got) != want)
-            elif datatype.is_float and what.reduces:
+            elif datatype.is_float and collective.reduces:
                 want = result(lambda sent: combined(sent, example.redop))
                 roundings = wire_roundings(example.algorithm, len(every))
                 bound = result(lambda sent: error_bound(sent, example.redop, datatype, roundings))
-                found = datatype.decode(got)
+                values = datatype.decode(got)
                 largest = datatype.decode(datatype.encode(np.array([np.inf])))
-                beyond = ~np.isfinite(datatype.decode(datatype.encode(want))) & (found == np.sign(want) * largest)
-                wrong = np.argwhere(~((np.abs(found - want) <= bound) | beyond))
+                beyond = ~np.isfinite(datatype.decode(datatype.encode(want))) & (values == np.sign(want) * largest)
+                wrong = np.argwhere(~((np.abs(values - want) <= bound) | beyond))
             else:
                 want = result(lambda sent: combined(sent, example.redop))
                 wrong = np.argwhere(got != datatype.encode(want))

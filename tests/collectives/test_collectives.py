@@ -62,10 +62,10 @@ def test_the_expected_result_is_exact_and_no_error_matches_it(datatype, redop, r
     if redop in ("sum", "prod", "avg"):
         assert np.all(combined(stale, redop) != exact), "one stale contribution"
         assert np.all(combined([*tables[1:], tables[0] * 0 + (redop == "prod")], redop) != exact), (
-            "a missing one"
+            "a missing contribution"
         )
         doubled = [*tables[1:], tables[0] * (tables[0] if redop == "prod" else 2)]
-        assert np.all(combined(doubled, redop) != exact), "a doubled one"
+        assert np.all(combined(doubled, redop) != exact), "a doubled contribution"
 
 
 def test_bfloat16_rounds_to_nearest_even_and_keeps_nan():

@@ -33,25 +33,27 @@ def test_the_bounds_reject_a_wrong_norm(name):
     def stored(x):
         return datatype.decode(datatype.encode(x))
 
-    def found(kept, squares):
-        return wrong_of_norm(datatype, values[:2], values[2], weight, kept,
-                             stored(kept / np.sqrt(squares / 200 + EPSILON) * weight))
+    def error_of(result, sum_of_squares):
+        return wrong_of_norm(datatype, values[:2], values[2], weight, result,
+                             stored(result / np.sqrt(sum_of_squares / 200 + EPSILON) * weight))
 
-    kept = stored(stored(values[0] + values[1]) + values[2])
-    squares = (kept * kept).sum(-1, keepdims=True)
-    assert found(kept, squares) is None
-    assert "residual_out" in (found(stored(values[0] + values[2]), squares) or ""), "a rank's part left out"
-    assert "normed" in (found(kept, (kept[:, :-16] ** 2).sum(-1, keepdims=True)) or ""), "16 elements not added"
+    residual_out = stored(stored(values[0] + values[1]) + values[2])
+    squares = residual_out**2
+    right = squares.sum(-1, keepdims=True)
+    assert error_of(residual_out, right) is None
+    assert "residual_out" in (error_of(stored(values[0] + values[2]), right) or ""), "a rank's part left out"
+    assert "normed" in (error_of(residual_out, squares[:, :-16].sum(-1, keepdims=True)) or ""), "16 elements not added"
 
 
 def test_the_bounds_reject_a_wrong_product():
     datatype, draw = DATATYPES["bfloat16"], np.random.default_rng(1)
-    weights, given = draw.integers(-127, 128, (2, 64, 64)).astype(float), draw.integers(1, 4, (2, 3, 64)).astype(float)
+    weights = draw.integers(-127, 128, (2, 64, 64)).astype(float)
+    activations = draw.integers(1, 4, (2, 3, 64)).astype(float)
     scales = np.full((2, 64), 0.5)
-    exact = np.sum([x @ w.T * 0.5 for w, x in zip(weights, given, strict=True)], axis=0)
-    assert wrong_of_gemv(datatype, weights, scales, given, datatype.decode(datatype.encode(exact))) is None
-    assert wrong_of_gemv(datatype, weights, scales, given, given[0] @ weights[0].T * 0.5)
-    assert wrong_of_gemv(datatype, weights, scales, given, exact * 2)
+    exact = np.sum([x @ w.T * 0.5 for w, x in zip(weights, activations, strict=True)], axis=0)
+    assert wrong_of_gemv(datatype, weights, scales, activations, datatype.decode(datatype.encode(exact))) is None
+    assert wrong_of_gemv(datatype, weights, scales, activations, activations[0] @ weights[0].T * 0.5)
+    assert wrong_of_gemv(datatype, weights, scales, activations, exact * 2)
 
 
 def test_sizes_that_do_not_fit_give_one_sentence():
@@ -105,7 +107,8 @@ def test_on_a_cpu_a_form_follows_the_link_unless_a_build_is_requested(near_peers
     form = following_link(Algorithm("fused", "", cast(Any, bind), lambda ranks, case: None))
     world = SimpleNamespace(device=SimpleNamespace(near_peers=near_peers))
     case = Case(COLLECTIVE["gemv_allreduce"], 64, DATATYPES["float32"], "sum", 0, 0, build=build)
-    found = form.bind(cast(Any, world), case)
-    assert isinstance(found, Operation)
-    assert {ns: (one.chosen, cast(Any, one.step).stream_slab) for ns, one in found.by_link.items()} == takes
-    assert found.step == build
+    operation = form.bind(cast(Any, world), case)
+    assert isinstance(operation, Operation)
+    assert {ns: (choice.chosen, cast(Any, choice.step).stream_slab)
+            for ns, choice in operation.by_link.items()} == takes
+    assert operation.step == build

@@ -19,15 +19,15 @@ REQUESTED = ("collective", "variants", "graph", "share", "own_memory", "repeat")
 
 def on_fake_gpus(device="cuda", ranks=2, cases=ONE, counts=(1000,), own=None, **faults) -> list[dict]:
     """The report of each rank; `own` are environment variables of the user."""
-    asked = {"device": device, "cases": cases, "counts": counts}
-    asked |= {name: faults.pop(name) for name in REQUESTED if name in faults}
-    return [report for (report,) in each_on_fake_gpus(device, ranks, [asked], own, **faults)]
+    request = {"device": device, "cases": cases, "counts": counts}
+    request |= {name: faults.pop(name) for name in REQUESTED if name in faults}
+    return [report for (report,) in each_on_fake_gpus(device, ranks, [request], own, **faults)]
 
 
-def each_on_fake_gpus(device, ranks, asked, own=None, **faults) -> list[list[dict]]:
+def each_on_fake_gpus(device, ranks, requests, own=None, **faults) -> list[list[dict]]:
     """The reports of each rank for each request, one after the other in one launch."""
     settings = fake_nccl.environment(device, **faults) | (own or {})
-    done = mpirun(ranks, "tests/ranks/library_ranks.py", json.dumps(asked), timeout_s=100, **settings)
+    done = mpirun(ranks, "tests/ranks/library_ranks.py", json.dumps(requests), timeout_s=100, **settings)
     assert done.returncode == 0, done.stderr
     by_rank: dict = {}
     for line in done.stdout.splitlines():
@@ -71,9 +71,9 @@ def test_every_collective_is_right_in_every_variant_on_a_fake_gpu(device, graph,
     """A comparison needs a baseline that moves the same data to the same place."""
     stride = 1 if FULL else 2 if device == "cuda" else 4
     cases = {name: every[::stride] for name, every in PLACES.items()}
-    asked = [{"device": device, "graph": graph, "collective": name, "cases": cases[name], "counts": (0, 1, 1031)}
-             for name in PLACES]
-    for each in each_on_fake_gpus(device, ranks, asked, gpu={"count": ranks}):
+    requests = [{"device": device, "graph": graph, "collective": name, "cases": cases[name], "counts": (0, 1, 1031)}
+                for name in PLACES]
+    for each in each_on_fake_gpus(device, ranks, requests, gpu={"count": ranks}):
         for number, (collective, report) in enumerate(zip(PLACES, each, strict=True)):
             shapes = 2 if collective == "sendrecv" else 1
             assert len(report["results"]) == 2 * 3 * shapes * len(cases[collective])
@@ -159,8 +159,8 @@ def test_the_library_depends_on_the_installed_binding_on_a_fake_gpu(binding, nam
             assert report["name"] == report["head"]["library"] == "NCCL 2.32.3"
             assert list(report["results"].values()) == [[0, 0], [0, 0]]
         else:
-            where = "rank 1: " if "," in binding else ""
-            reason = f"{where}NCCL is not installed: pip install nccl4py nvidia-nccl-cu13 (or -cu12)"
+            prefix = "rank 1: " if "," in binding else ""
+            reason = f"{prefix}NCCL is not installed: pip install nccl4py nvidia-nccl-cu13 (or -cu12)"
             assert set(report["results"].values()) == {reason}
             assert report["name"] == "NCCL"
             assert report["head"]["notes"] == [f"The GPUs' own library is not measured: {reason}."]
@@ -235,9 +235,9 @@ def test_the_users_debug_settings_still_print_on_a_fake_gpu(tmp_path):
     assert "via P2P/CUMEM" in loud["stderr"]
     assert loud["head"]["transports"] == quiet["head"]["transports"]
     own = {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_FILE": str(tmp_path / "said.%p")}
-    kept = on_fake_gpus(own=own)[0]
+    to_file = on_fake_gpus(own=own)[0]
     assert "via P2P/CUMEM" in (tmp_path / "said.%p").read_text()  # only the real library expands %p
-    assert kept["head"]["notes"] == [
+    assert to_file["head"]["notes"] == [
         "The transport of NCCL 2.32.3 is unknown (plain, registered): NCCL_DEBUG_FILE is set, and only a log "
         "file of this program is read."
     ]

@@ -41,9 +41,9 @@ def test_a_file_gives_the_count_of_each_expert(tmp_path):
     assert expert_counts(f"file:{path}", 4, 5, 2).tolist() == [5, 0, 3, 2]
     routes = draw(f"file:{path}", 2, 4, 5, 2, seed=1)
     assert np.bincount(routes.chosen.ravel(), minlength=4).tolist() == [5, 0, 3, 2]
-    assert str(tmp_path) not in routes.skew, "a path would be kept with the run"
+    assert str(tmp_path) not in routes.skew, "the run must not store a path"
     np.save(path, np.array([5, 1, 2, 2]))
-    assert draw(f"file:{path}", 2, 4, 5, 2, seed=1).skew != routes.skew, "other counts would be taken for the same"
+    assert draw(f"file:{path}", 2, 4, 5, 2, seed=1).skew != routes.skew, "other counts must have another name"
 
 
 @pytest.mark.parametrize(

@@ -35,5 +35,5 @@ def environment(
     """The environment of a process with a software GPU and its library; `version=22703` sets FAKE_NCCL_VERSION."""
     settings = fake_gpu.environment(vendor=vendor, **(gpu or {}))
     del settings["FAKE_NCCL_BINDING"]
-    asked = {f"FAKE_NCCL_{name.upper()}": str(value) for name, value in faults.items()}
-    return {**settings, "FAKE_NCCL_LIBRARY": library(vendor, has_alltoall), **asked}
+    variables = {f"FAKE_NCCL_{name.upper()}": str(value) for name, value in faults.items()}
+    return {**settings, "FAKE_NCCL_LIBRARY": library(vendor, has_alltoall), **variables}

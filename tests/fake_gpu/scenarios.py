@@ -2,6 +2,7 @@
 need two ranks."""
 
 import ctypes
+import itertools
 import os
 import sys
 import time
@@ -17,6 +18,7 @@ from kernels.devices.device import MOST_RANKS, Arguments, Control, Own, Watch
 KERNELS = Path(__file__).parents[2] / "kernels"
 runtime, nvrtc = cupy.cuda.runtime, cupy.cuda.nvrtc
 HALF_BYTES, CHUNK_BYTES = 1 << 16, 1 << 12
+MODULE_NUMBERS = itertools.count()
 
 GRID_BARRIER = """
 #include "sync.h"
@@ -41,7 +43,8 @@ def compile_source(source: str, name: str, *macros: str) -> Any:
     architecture = "--offload-arch=gfx1201" if runtime.is_hip else "--gpu-architecture=sm_120"
     try:
         nvrtc.compileProgram(program, (architecture, "-std=c++17", f"-I{KERNELS}", f"-I{KERNELS}/include", *macros))
-        path = Path(os.environ["XDG_CACHE_HOME"]) / f"{Path(name).stem}-{os.getpid()}.bin"
+        # dlopen returns the loaded library again for a path that it has already loaded, so each module has its own path.
+        path = Path(os.environ["XDG_CACHE_HOME"]) / f"{Path(name).stem}-{os.getpid()}-{next(MODULE_NUMBERS)}.bin"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(nvrtc.getPTX(program) if runtime.is_hip else nvrtc.getCUBIN(program))
         return cupy.RawModule(path=str(path))
@@ -156,6 +159,7 @@ def streams() -> None:
         assert 190 < cupy.cuda.get_elapsed_time(first, last) < 2000
         assert np.array_equal(contents(target, 64), data)
     assert order == [1, 2]
+    stream.synchronize()  # an event is done shortly before its stream
     assert stream.done
     with failing("hipErrorInvalidHandle" if runtime.is_hip else "cudaErrorInvalidResourceHandle"):
         cupy.cuda.get_elapsed_time(first, cupy.cuda.Event())

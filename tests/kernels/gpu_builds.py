@@ -38,7 +38,7 @@ BLOCK_SUMS = re.compile(r"allreduce_rmsnorm_\w+|add_rmsnorm")  # 16 subgroups st
 # adjacent scales, so a wave makes one access of 64 or 128 bytes. In whole packs, a thread would have eight blocks, and
 # most threads would have none.
 WITH_SCALES = {"two_shot_quantized"}
-KEPT_FOR_S = 30 * 24 * 3600
+CACHED_FOR_S = 30 * 24 * 3600
 
 T = TypeVar("T")
 
@@ -52,13 +52,13 @@ class Built(msgspec.Struct):
     log: str
 
 
-def kept(what: type[T], make: Callable[[], T], *depends: object) -> T:
+def cached(result_type: type[T], make: Callable[[], T], *depends: object) -> T:
     """The result of `make`, cached under a hash of `depends`. Exceptions are not cached."""
     key = hashlib.sha256(repr(depends).encode()).hexdigest()[:24]
     path = cache_folder() / f"tested-{key}"
     if path.exists():
         path.touch()
-        return msgspec.msgpack.decode(zlib.decompress(path.read_bytes()), type=what)
+        return msgspec.msgpack.decode(zlib.decompress(path.read_bytes()), type=result_type)
     made = make()
     unfinished = path.with_name(f"{path.name}.{threading.get_ident()}")
     unfinished.write_bytes(zlib.compress(msgspec.msgpack.encode(made), 1))
@@ -66,9 +66,9 @@ def kept(what: type[T], make: Callable[[], T], *depends: object) -> T:
     return made
 
 
-def forget_what_is_old() -> None:
+def remove_old_results() -> None:
     for path in cache_folder().glob("tested-*"):
-        if path.stat().st_mtime < time.time() - KEPT_FOR_S:
+        if path.stat().st_mtime < time.time() - CACHED_FOR_S:
             path.unlink(missing_ok=True)
 
 
@@ -89,18 +89,18 @@ def toolchain(is_cuda: bool) -> tuple[object, ...]:
     ours = [Path(str(module.__file__)).read_bytes() for module in (resources, gpu_driver)]
     if not is_cuda:
         return (*ours, version(resources.clang()))
-    wheels = sorted(f"{one.name} {one.version}" for one in metadata.distributions()
-                    if one.name and one.name.startswith(("cupy", "nvidia-cuda-nvrtc")))
+    wheels = sorted(f"{package.name} {package.version}" for package in metadata.distributions()
+                    if package.name and package.name.startswith(("cupy", "nvidia-cuda-nvrtc")))
     return (*ours, resources.nvrtc().getVersion(), *wheels)
 
 
 LAST = threading.local()  # each thread's last binary and log of NVRTC; `compile_for` returns only the PTX
 
 
-def build(*what):
-    found = gpu_driver.build(*what)
-    LAST.binary_and_log = found[1:]
-    return found
+def build(*arguments):
+    output = gpu_driver.build(*arguments)
+    LAST.binary_and_log = output[1:]
+    return output
 
 
 @cache
@@ -111,7 +111,8 @@ def compiled(stem: str, architecture: str, macros: tuple[tuple[str, str], ...] =
         return Built(text, kernels, *LAST.binary_and_log)
 
     try:
-        return kept(Built, make, architecture, macros, toolchain(architecture.startswith("sm_")), sources(stem, folder))
+        tools = toolchain(architecture.startswith("sm_"))
+        return cached(Built, make, architecture, macros, tools, sources(stem, folder))
     except CompileError as error:
         if "no clang" in str(error):
             pytest.skip("system tool absent: clang-22")

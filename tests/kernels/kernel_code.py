@@ -61,10 +61,10 @@ def loads_at_once(lines: list[str]) -> int:
     """The most loads of 16 bytes without a wait for loads or a store between them."""
     most = here = 0
     for line in lines:
-        found = access(line)
-        if re.match(r"s_wait(cnt.*vmcnt|_loadcnt)", line) or (found and not found.load):
+        current = access(line)
+        if re.match(r"s_wait(cnt.*vmcnt|_loadcnt)", line) or (current and not current.load):
             here = 0
-        here += bool(found and found.load and found.wide)
+        here += bool(current and current.load and current.wide)
         most = max(most, here)
     return most
 
@@ -74,8 +74,8 @@ def _loop(lines: list[str]) -> Loop:
     first_store = next((i for i, a in enumerate(accesses) if not a.load), len(accesses))
     in_flight = 0
     for line in lines:
-        found = access(line)
-        in_flight += bool(found and found.load)
+        current = access(line)
+        in_flight += bool(current and current.load)
         if re.match(r"s_wait(cnt.*vmcnt|_loadcnt)", line):
             break
     return Loop(accesses, not any(a.load for a in accesses[first_store:]), in_flight)
@@ -145,8 +145,8 @@ def protocol(lines: list[str], architecture: str) -> str:
         # A meeting's flag has no offset; on gfx1100 only the wait distinguishes its store from other stores.
         if architecture == "gfx1100" and word.endswith("w") and re.match("global_store_b64 (?!.*offset)", line):
             letter = "S"
-        found = access(line)
-        word += letter or ("|" if line.endswith(":") else "" if found is None else "r" if found.load else "d")
+        current = access(line)
+        word += letter or ("|" if line.endswith(":") else "" if current is None else "r" if current.load else "d")
     return word
 
 

@@ -71,8 +71,8 @@ def nvrtc() -> Any:
 def clang() -> str:
     """A clang that compiles for AMD's GPUs. Raises CompileError without one."""
     for name in CLANGS:
-        if found := shutil.which(name):
-            return found
+        if path := shutil.which(name):
+            return path
     raise CompileError(f"no clang for AMD GPUs was found: looked for {', '.join(CLANGS)}")
 
 
@@ -99,8 +99,8 @@ def cuda_resources(log: str, architecture: str) -> list[Resources]:
     kernels = []
     for part in log.split("Compiling entry function '")[1:]:
         name = part.partition("'")[0]
-        found = [re.search(rf"(\d+) {what}", part) for what in ("registers", "bytes smem", "bytes stack frame")]
-        registers, shared, stack = (int(match[1]) if match else 0 for match in found)
+        matches = [re.search(rf"(\d+) {figure}", part) for figure in ("registers", "bytes smem", "bytes stack frame")]
+        registers, shared, stack = (int(match[1]) if match else 0 for match in matches)
         warps = 4 * (65536 // 4 // (-(-registers * 32 // 256) * 256))
         blocks = min(warps * 32, SM_THREADS[architecture]) // BLOCK_THREADS
         kernels.append(Resources(name, architecture, registers, None, shared, stack, 0, blocks, 32))
@@ -116,7 +116,7 @@ def amd_resources(assembly: str, architecture: str) -> list[Resources]:
         occupancy = re.search(rf"^{name}:.*?^; Occupancy: (\d+)", assembly, re.MULTILINE | re.DOTALL)
         assert occupancy, f"no occupancy of {name} in the assembly for {architecture}"
         blocks = 4 * int(occupancy[1]) * wave // BLOCK_THREADS  # a CU or a WGP has four SIMDs
-        registers, scalars, shared, stack, *spills = (int(stated[what]) for what in AMD_FIGURES)
+        registers, scalars, shared, stack, *spills = (int(stated[figure]) for figure in AMD_FIGURES)
         kernels.append(Resources(name, architecture, registers, scalars, shared, stack, sum(spills), blocks, wave))
     return sorted(kernels, key=lambda r: r.kernel)
 
@@ -127,7 +127,7 @@ def row(resources: Resources) -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.kernels.kernel_resources",
-                                     description="Prints what each kernel takes of each GPU architecture.",
+                                     description="Prints the resources of each kernel on each GPU architecture.",
                                      allow_abbrev=False)
     worlds = range(1, MOST_RANKS + 1)
     parser.add_argument("--world", type=int, default=2, choices=worlds, metavar="RANKS")
@@ -136,20 +136,20 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     macros = {"WORLD": str(options.world), "ELEMENT": options.datatype.capitalize()}
 
-    found: list[Resources] = []
+    kernels: list[Resources] = []
     missing: dict[str, list[str]] = {}
     for architecture in dict.fromkeys(options.arch):
         try:
             for source in sorted(SOURCES.rglob("*.cu")):
                 if source.stem not in COMPUTED_IN_FP32 or options.datatype in DATATYPES[:3]:
-                    found += compile_for(source, architecture, macros)[1]
+                    kernels += compile_for(source, architecture, macros)[1]
         except CompileError as error:
             missing.setdefault(str(error), []).append(architecture)
     for reason, architectures in missing.items():
         print(f"{', '.join(architectures)}: not shown, {reason}", file=sys.stderr)
-    if not found:
+    if not kernels:
         return 3
-    rows = sorted(found, key=lambda r: (r.kernel, options.arch.index(r.architecture)))
+    rows = sorted(kernels, key=lambda r: (r.kernel, options.arch.index(r.architecture)))
     print(f"{options.world} ranks, {options.datatype}", HEAD, *map(row, rows), sep="\n")
     return 0
 

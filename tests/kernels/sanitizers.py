@@ -30,8 +30,8 @@ def runtime(compiler: str, kind: str) -> Path | None:
     """The path of a sanitizer's shared library; None if the compiler or the library is not installed."""
     if shutil.which(compiler) is None:
         return None
-    said = subprocess.run([compiler, f"-print-file-name={RUNTIMES[compiler][kind]}"], capture_output=True, text=True)
-    path = Path(said.stdout.strip())
+    done = subprocess.run([compiler, f"-print-file-name={RUNTIMES[compiler][kind]}"], capture_output=True, text=True)
+    path = Path(done.stdout.strip())
     return path if path.is_absolute() and path.exists() else None
 
 
@@ -60,9 +60,9 @@ def main(seeds: int) -> int:
         for seed in range(seeds):
             ranks = 2 + seed % 2
             done = start(kind, ranks, seed, compiler=compiler)
-            said, complaint = done.communicate()
-            clean = done.returncode == 0 and '"wrong": {}, "timed_out": false' in said
-            print(f"{compiler} {kind}, {ranks} ranks, seed {seed}: {said.strip()} {'clean' if clean else complaint}")
+            report, complaint = done.communicate()
+            clean = done.returncode == 0 and '"wrong": {}, "timed_out": false' in report
+            print(f"{compiler} {kind}, {ranks} ranks, seed {seed}: {report.strip()} {'clean' if clean else complaint}")
             bad += not clean
     return int(bad > 0)
 

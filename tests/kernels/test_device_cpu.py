@@ -111,24 +111,24 @@ def test_each_wrong_element_counts_once_at_every_position(size_bytes):
     device, watch, count, segments = device_cpu.CpuDevice(), Watch(), 1003, 3
     table, draw = 64 * 31 * size_bytes, np.random.default_rng(size_bytes)
     tables = draw.integers(0, 256, (segments, table + 31 * size_bytes), np.uint8)
-    right = np.array([np.resize(one[:table], count * size_bytes) for one in tables])
-    got, kept, wrong = (device.private(n) for n in (right.size, tables.size, WRONG_BYTES))
-    kept.write(tables.ravel())
+    right = np.array([np.resize(row[:table], count * size_bytes) for row in tables])
+    got, tables_memory, wrong = (device.private(n) for n in (right.size, tables.size, WRONG_BYTES))
+    tables_memory.write(tables.ravel())
     at = draw.choice(segments * count, 40, replace=False)
     broken = right.reshape(-1, size_bytes).copy()
     broken[at, draw.integers(0, size_bytes, 40)] ^= 1
-    pattern = Pattern(got.address, kept.address, segments, count * size_bytes, table, 31, size_bytes, wrong.address,
-                      ctypes.addressof(watch))
+    pattern = Pattern(got.address, tables_memory.address, segments, count * size_bytes, table, 31, size_bytes,
+                      wrong.address, ctypes.addressof(watch))
     check = device.caller(Step(device.compile("iteration", {}).kernel("count_wrong"), pattern))
     for data, n, first in ((right, 0, 0), (broken, 40, min(at)), (right ^ 255, segments * count, 0)):
         wrong.write(np.zeros(WRONG_BYTES, np.uint8))
         watch.iteration = 31 * n
         got.write(data.ravel())
         check()
-        found = Wrong.from_buffer_copy(bytes(wrong.read()))
-        assert (found.elements, found.iteration, found.offset) == (n, 31 * n, first * size_bytes)
-        for bits, its in ((found.expected, right), (found.got, data)):
-            stored = its.reshape(-1, size_bytes)[first].tobytes()
+        report = Wrong.from_buffer_copy(bytes(wrong.read()))
+        assert (report.elements, report.iteration, report.offset) == (n, 31 * n, first * size_bytes)
+        for bits, values in ((report.expected, right), (report.got, data)):
+            stored = values.reshape(-1, size_bytes)[first].tobytes()
             assert bits == (int.from_bytes(stored, "little") if n else 0)
 
 

@@ -30,7 +30,7 @@ from tests.fake_gpu import fake_nccl
 from tests.launch import MPIRUN, ROOT, few
 
 ONE = ("--algorithm", "ring", "-b", "4K", "-e", "4K", "--mode", "isolated", "-n", "6", "-w", "0",
-       "--max-time", "10")  # without warm-up, which the software GPU needs seconds for
+       "--max-time", "10")  # without warm-up, which takes seconds on the software GPU
 
 
 def on(folder, *options, ranks=2, **faults):
@@ -103,9 +103,9 @@ def test_peers_use_the_first_memory_that_works_and_the_run_says_why_on_a_fake_gp
     result = run_of(tmp_path)
     (case,) = result.cases
     assert (case.memory, case.n_wrong, case.status) == (kind, 0, "ok")
-    said = " ".join(done.stdout.split())
-    assert f"Peer memory is {kind}" in said
-    assert (why in said) if why else ("Better was refused" not in said)
+    printed = " ".join(done.stdout.split())
+    assert f"Peer memory is {kind}" in printed
+    assert (why in printed) if why else ("Better was refused" not in printed)
     types = {"mapped": {"cuda": "cudaMalloc", "hip": "hipExtMallocWithFlags uncached"}[vendor]}
     assert result.run.memory == dict.fromkeys(("flags", "data"), types.get(kind, "registered host memory"))
     assert [rank["pci_bus_id"] for rank in result.run.world["ranks"]] == ["0000:41:00.0", "0000:61:00.0"]
@@ -218,7 +218,7 @@ def test_a_gpu_that_vanishes_ends_all_ranks_and_is_named_on_a_fake_gpu(tmp_path,
     assert done.returncode == 1
     assert "wiretax: rank " in done.stderr
     assert "on GPU 0000:" in done.stderr
-    # The runtime's name, or the driver's, if the timed loop meets the loss first.
+    # The error is the driver's if the timed loop notices the loss first, and otherwise the runtime's.
     assert re.search("cudaErrorDevicesUnavailable|CUDA_ERROR_DEVICE_UNAVAILABLE", done.stderr), done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     for path in (tmp_path / "results").glob("*.jsonl"):
@@ -241,8 +241,8 @@ def test_ranks_that_see_one_gpu_each_use_both_on_a_fake_gpu(tmp_path):
     environment = fake_gpu.environment()
     command = [sys.executable, "-m", "bench.allreduce", *ONE, "--lean", "--device", "cuda", "--out",
                str(tmp_path / "results")]
-    one, other = (["-n", "1", "-env", "CUDA_VISIBLE_DEVICES", gpu, *command] for gpu in ("1", "0"))
-    launched = [str(MPIRUN), *one, ":", *other]
+    first, second = (["-n", "1", "-env", "CUDA_VISIBLE_DEVICES", gpu, *command] for gpu in ("1", "0"))
+    launched = [str(MPIRUN), *first, ":", *second]
     done = subprocess.run(
         launched, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=90
     )

@@ -84,20 +84,20 @@ INTERFACE = """
 import inspect, json, cupy
 def parameters(f): return [p for p in inspect.signature(f).parameters if p != "self"]
 def members(c): return {n: parameters(m) for n, m in vars(c).items() if inspect.isfunction(m) and n[0] != "_"}
-found = {}
+interface = {}
 for name in ("runtime", "driver", "nvrtc"):
     module = getattr(cupy.cuda, name)
     own = {n: v for n, v in vars(module).items() if getattr(v, "__module__", module.__name__) == module.__name__}
     own = {n: v for n, v in own.items() if n[0] != "_" and n.upper() != n and n != "is_hip"}
-    found[name] = {"functions": {n: parameters(v) for n, v in own.items() if inspect.isfunction(v)},
-                   "constants": {n: v for n, v in own.items() if isinstance(v, int)}}
+    interface[name] = {"functions": {n: parameters(v) for n, v in own.items() if inspect.isfunction(v)},
+                       "constants": {n: v for n, v in own.items() if isinstance(v, int)}}
 kinds = {"Stream": cupy.cuda.Stream, "Event": cupy.cuda.Event, "Graph": cupy.cuda.Graph, "RawModule": cupy.RawModule,
          "RawKernel": cupy.RawKernel, "Function": cupy.cuda.function.Function}
-found["classes"] = {n: members(k) for n, k in kinds.items()}
-found["inits"] = {n: parameters(kinds[n].__init__) for n in ("Stream", "Event")}
-found["properties"] = {n: [p for p, v in vars(k).items() if isinstance(v, property)] for n, k in kinds.items()}
-found["errors"] = {s: str(cupy.cuda.runtime.CUDARuntimeError(s)) for s in range(1000)}
-print(json.dumps(found))
+interface["classes"] = {n: members(k) for n, k in kinds.items()}
+interface["inits"] = {n: parameters(kinds[n].__init__) for n in ("Stream", "Event")}
+interface["properties"] = {n: [p for p, v in vars(k).items() if isinstance(v, property)] for n, k in kinds.items()}
+interface["errors"] = {s: str(cupy.cuda.runtime.CUDARuntimeError(s)) for s in range(1000)}
+print(json.dumps(interface))
 """
 
 
@@ -133,6 +133,6 @@ def test_every_name_of_the_fake_gpu_has_the_parameters_and_values_of_cupy():
         assert all(hasattr(real, p) for p in fake["properties"][name])
     for name, parameters in fake["inits"].items():
         assert [*inspect.signature(getattr(cupy.cuda, name).__init__).parameters][1:] == parameters
-    said = {int(s): text for s, text in fake["errors"].items() if "cudaErrorUnknown" not in text}
-    assert len(said) > 20
-    assert {s: str(cupy.cuda.runtime.CUDARuntimeError(s)) for s in said} == said
+    messages = {int(s): text for s, text in fake["errors"].items() if "cudaErrorUnknown" not in text}
+    assert len(messages) > 20
+    assert {s: str(cupy.cuda.runtime.CUDARuntimeError(s)) for s in messages} == messages

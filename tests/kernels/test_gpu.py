@@ -91,8 +91,8 @@ def test_tokens_reach_their_experts_and_come_back():
 def test_fused_kernels_are_right_on_a_fake_gpu(vendor, threads, kernel):
     """Thread blocks smaller than a wave, and of two waves that each compute a sum."""
     gpu, examples = fake(vendor, sms=4, threads=threads), count(36)
-    found = by_processes(vendor, "auto", examples, threads, kernel, program="fused", **gpu)
-    assert_right(found, examples, 2)
+    done = by_processes(vendor, "auto", examples, threads, kernel, program="fused", **gpu)
+    assert_right(done, examples, 2)
 
 
 @pytest.mark.gpu
@@ -122,15 +122,15 @@ def test_two_gpus_are_right(memory):
 
 def test_back_to_back_launches_are_right_on_a_fake_gpu():
     launches = count(360)
-    found = stress("cuda", launches, 1, **fake("cuda", sms=6))
-    assert found == {"launches": launches, "wrong_elements": 0, "timed_out": False}
+    report = stress("cuda", launches, 1, **fake("cuda", sms=6))
+    assert report == {"launches": launches, "wrong_elements": 0, "timed_out": False}
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("memory", ["auto", "host_staged"])
 def test_back_to_back_launches_are_right(memory):
-    found = stress(vendor_here(), 1000, 1, f"memory={memory}")
-    assert found == {"launches": 1000, "wrong_elements": 0, "timed_out": False}
+    report = stress(vendor_here(), 1000, 1, f"memory={memory}")
+    assert report == {"launches": 1000, "wrong_elements": 0, "timed_out": False}
 
 
 CONTROLS = pytest.mark.parametrize("patch", few(["without the wait", "without the epoch flip"], 1))

@@ -28,12 +28,12 @@ def changed(folder, path, old, new):
     return copy_kernels(folder, [Patch(path, old, new, times=None)])
 
 
-@pytest.mark.parametrize("what", SYNCHRONISATION_BROKEN)
-def test_broken_synchronisation_is_detected(what, tmp_path):
-    architectures, *change = SYNCHRONISATION_BROKEN[what]
+@pytest.mark.parametrize("name", SYNCHRONISATION_BROKEN)
+def test_broken_synchronisation_is_detected(name, tmp_path):
+    architectures, *change = SYNCHRONISATION_BROKEN[name]
     folder = changed(tmp_path, *change)
     for architecture in architectures:
-        if (what, architecture) == ("accesses for the own GPU", "gfx1100"):
+        if (name, architecture) == ("accesses for the own GPU", "gfx1100"):
             continue  # gfx1100 has no scopes: loads for its own GPU also have glc
         text = compiled("allreduce_one_shot", architecture, folder=folder).text
         for lines in kernels_in(text, architecture).values():
@@ -76,9 +76,9 @@ LOOPS_BROKEN = {
 }
 
 
-@pytest.mark.parametrize("what", LOOPS_BROKEN)
-def test_a_broken_main_loop_is_detected(what, tmp_path):
-    architectures, *change = LOOPS_BROKEN[what]
+@pytest.mark.parametrize("name", LOOPS_BROKEN)
+def test_a_broken_main_loop_is_detected(name, tmp_path):
+    architectures, *change = LOOPS_BROKEN[name]
     folder = changed(tmp_path, *change)
     for architecture in architectures:
         assert flaws_of_loops(compiled("allreduce_two_shot", architecture, folder=folder).text, architecture)
@@ -93,10 +93,10 @@ MISFITS = {
 }
 
 
-@pytest.mark.parametrize("what", MISFITS)
-def test_spills_and_dynamically_indexed_arrays_are_detected(what, tmp_path):
-    architecture, macros, *change = MISFITS[what]
+@pytest.mark.parametrize("name", MISFITS)
+def test_spills_and_dynamically_indexed_arrays_are_detected(name, tmp_path):
+    architecture, macros, *change = MISFITS[name]
     kernels = compiled("allreduce_two_shot", architecture, macros, changed(tmp_path, *change)).kernels
     assert misfits(kernels)
-    if what == "few registers":
+    if name == "few registers":
         assert (kernels[0].registers, kernels[0].blocks) == (32, 4)

@@ -18,11 +18,11 @@ from tests.kernels.broken_kernels import CUDA, HIP, ONE_LAUNCH, Patch, copy_kern
 from tests.kernels.gpu_builds import (
     WIDE,
     Built,
+    cached,
     compiled,
     flaws_of_loops,
-    forget_what_is_old,
-    kept,
     misfits,
+    remove_old_results,
     sources,
     version,
 )
@@ -47,24 +47,24 @@ COMPILERS = ThreadPoolExecutor(2)  # compiles at once
 @pytest.fixture(scope="module", autouse=True)
 def compiled_ahead(request):
     """Starts the compiles of all chosen tests before the first test runs."""
-    forget_what_is_old()
+    remove_old_results()
     for item in request.session.items:
-        asked = getattr(item, "callspec", None)
-        if item.module is request.module and asked and "stem" in asked.params:
-            architecture = asked.params.get("architecture", "sm_90" if "macros" in asked.params else "sm_120")
-            begun(asked.params["stem"], architecture, asked.params.get("macros", ()), SOURCES)
+        callspec = getattr(item, "callspec", None)
+        if item.module is request.module and callspec and "stem" in callspec.params:
+            architecture = callspec.params.get("architecture", "sm_90" if "macros" in callspec.params else "sm_120")
+            begun(callspec.params["stem"], architecture, callspec.params.get("macros", ()), SOURCES)
     yield
     COMPILERS.shutdown(cancel_futures=True)
 
 
 @cache
-def begun(*what) -> "Future[Built]":
-    return COMPILERS.submit(compiled, *what)
+def begun(*arguments) -> "Future[Built]":
+    return COMPILERS.submit(compiled, *arguments)
 
 
 def built(stem: str, architecture: str, macros=(), folder: Path = SOURCES) -> tuple[str, list[Resources]]:
-    found = begun(stem, architecture, macros, folder).result()
-    return found.text, found.kernels
+    build = begun(stem, architecture, macros, folder).result()
+    return build.text, build.kernels
 
 
 each_file = pytest.mark.parametrize("stem", FILES)
@@ -124,14 +124,14 @@ def test_no_compiler_prints_a_warning(stem, macros):
            "-include", str(resources.PRELUDE)]
     strict = [*options, "-O1", "-Wall", "-Wextra", "-S", "-o", "/dev/null", str(source)]
 
-    def said(target: list[str]) -> str:
+    def warnings_of(target: list[str]) -> str:
         def make() -> str:
             return subprocess.run([*target, *strict], capture_output=True, text=True, check=True).stderr
 
-        return kept(str, make, target, strict, version(target[0]), sources(stem))
+        return cached(str, make, target, strict, version(target[0]), sources(stem))
 
     targets = [["g++", *host], [resources.clang(), *hip], [resources.clang(), *host]]
-    for warnings in COMPILERS.map(said, few(targets, 2)):
+    for warnings in COMPILERS.map(warnings_of, few(targets, 2)):
         assert not warnings
 
 
@@ -205,7 +205,7 @@ PACKETS = {
 def packets(text: str, architecture: str) -> list[bool]:
     """Whether a thread stores, and whether it loads, each of a pack's four packets with one instruction."""
     lines = kernels_in(text, architecture)["one_shot_ll"]
-    return [sum(bool(re.match(how, line)) for line in lines) >= 4 for how in PACKETS[family(architecture)]]
+    return [sum(bool(re.match(pattern, line)) for line in lines) >= 4 for pattern in PACKETS[family(architecture)]]
 
 
 @each_architecture
@@ -255,12 +255,12 @@ def test_the_table_uses_the_given_ranks_and_datatype(capsys, monkeypatch, tmp_pa
     built("allreduce_ring", "gfx1201")  # skips without a compiler
     print_only(tmp_path, monkeypatch, "allreduce_ring", "link")
     assert resources.main(["--arch", "gfx1201", "--world", "3", "--datatype", "bfloat16"]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[:2] == ["3 ranks, bfloat16", resources.HEAD]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:2] == ["3 ranks, bfloat16", resources.HEAD]
     macros = (("ELEMENT", "Bfloat16"), ("WORLD", "3"))
     kernels = sorted(kernel.kernel for stem in ("allreduce_ring", "link") for kernel in built(stem, "gfx1201")[1])
-    assert [line.split()[0] for line in said[2:]] == kernels
-    assert resources.row(built("allreduce_ring", "gfx1201", macros)[1][0]) in said
+    assert [line.split()[0] for line in printed[2:]] == kernels
+    assert resources.row(built("allreduce_ring", "gfx1201", macros)[1][0]) in printed
 
 
 @pytest.mark.parametrize("datatype", ["float64", "int32", "float16"])
@@ -284,9 +284,9 @@ def test_the_table_names_the_missing_compiler(monkeypatch, capsys):
     monkeypatch.setattr(resources, "CLANGS", ("no-such-clang",))
     resources.clang.cache_clear()
     assert resources.main(["--arch", "gfx942", "gfx1100"]) == 3
-    said = capsys.readouterr().err
-    assert said.startswith("gfx942, gfx1100: not shown, no clang for AMD GPUs was found")
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("gfx942, gfx1100: not shown, no clang for AMD GPUs was found")
+    assert message.count("\n") == 1
 
 
 def test_a_kernel_that_does_not_compile_gives_one_sentence(tmp_path):

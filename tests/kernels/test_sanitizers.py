@@ -12,7 +12,7 @@ import pytest
 from tests.kernels.broken_kernels import tree
 from tests.kernels.sanitizers import COMPLAINTS, FLAGS, RUNTIMES, runtime, start
 
-# The items that differ from two ranks: with three, a rank has two neighbours, or a rank has no partner.
+# Items that differ with three ranks: a rank then has two neighbours, or no partner.
 OF_THREE = ("all_reduce ring", "all_reduce one_shot", "all_gather ring", "sendrecv", "link")
 RUNS = {"2 ranks": (2, ()), "3 ranks": (3, OF_THREE)}
 
@@ -32,19 +32,19 @@ def clean_runs():
 def test_every_kernel_that_waits_for_a_peer_is_clean(clean_runs, kind, run):
     if (kind, run) not in clean_runs:
         pytest.skip(f"system tool absent: {RUNTIMES['g++'][kind]} of g++")
-    said, complaints, status = clean_runs[kind, run]
+    printed, complaints, status = clean_runs[kind, run]
     assert not any(complaint in complaints for complaint in COMPLAINTS), complaints
     assert status == 0, complaints
-    found = json.loads(said)
-    assert (found["wrong"], found["timed_out"]) == ({}, False)
-    assert found["items"] > (60 if run == "2 ranks" else 20)
+    report = json.loads(printed)
+    assert (report["wrong"], report["timed_out"]) == ({}, False)
+    assert report["items"] > (60 if run == "2 ranks" else 20)
 
 
 ONE_KERNEL = "all_reduce one_shot_push copied"
 
 
 def test_threadsanitizer_finds_no_race_in_one_whole_kernel():
-    """The control of the next test. It takes seconds, and finds what every kernel would show."""
+    """The control of the next test. One kernel takes seconds, and shows races in the code that all kernels share."""
     if not runtime("g++", "thread"):
         pytest.skip(f"system tool absent: {RUNTIMES['g++']['thread']} of g++")
     process = start("thread", 2, 1, ONE_KERNEL)

@@ -89,7 +89,7 @@ def pipe(memory: HostMemory) -> None:
     ({"size_bytes": 8192}, "not of the size"), ({"size_bytes": 1 << 20}, "not of the size"), ({"mode": 0o640}, "alone"),
     ({"seals": 0}, "cut short"), pytest.param({"chown": True}, "alone", marks=as_root), (pipe, "alone")])
 def test_memory_behind_a_reused_process_id_is_refused_and_not_mapped(changed, why):
-    """`{}` is the control: an identical memfd is taken for the memory."""
+    """`{}` is the control: an identical memfd is accepted as the memory."""
     memory = allocate(SIZE, MEMFD, "run 1 of rank 0")
     changed(memory) if callable(changed) else other_inode(memory, **changed)
     before = mapped_or_open()
@@ -105,10 +105,10 @@ def test_memory_behind_a_reused_process_id_is_refused_and_not_mapped(changed, wh
 def test_memory_of_another_size_or_label_or_behind_a_link_is_refused(memory):
     opened(memory)
     before = mapped_or_open()
-    for asked, why in (((SIZE - 4096,), "not of the size"), ((SIZE - 1,), "another run"),
-                       ((SIZE, "run 1 of rank 1"), "another run")):
+    for request, why in (((SIZE - 4096,), "not of the size"), ((SIZE - 1,), "another run"),
+                         ((SIZE, "run 1 of rank 1"), "another run")):
         with pytest.raises(DeviceError, match=why):
-            opened(memory, *asked)
+            opened(memory, *request)
     if memory.type == NAMED:
         path = Path(memory.handle.decode())
         os.truncate(path, 4096)
@@ -154,18 +154,18 @@ def test_a_damaged_handle_is_refused_and_nothing_is_mapped_or_left_open(handle, 
 OPTIONS = ("-b", "16K", "-e", "16K", "-n", "3", "--algorithm", "two_shot", "--mode", "isolated", "--lean")
 
 
-@pytest.mark.parametrize(("what", "why"), [
+@pytest.mark.parametrize(("fault", "why"), [
     ("none", None), ("stale", "another run, rank or allocation"),
     ("swapped", "another run, rank or allocation"), ("no handle", "no handle of memfd")])
-def test_wrong_memory_ends_all_ranks_with_one_sentence(tmp_path, what, why):
+def test_wrong_memory_ends_all_ranks_with_one_sentence(tmp_path, fault, why):
     before = names()
-    done = mpirun(3, "tests/ranks/tampered_ranks.py", what, *OPTIONS, "--out", str(tmp_path))
+    done = mpirun(3, "tests/ranks/tampered_ranks.py", fault, *OPTIONS, "--out", str(tmp_path))
     if why is None:
         assert done.returncode == 0, done.stderr
         return
     assert done.returncode == 3
     assert done.stderr.count("\n") == 1
-    assert f"memfd: rank 0: {'the memory /proc/' if what != 'no handle' else ''}" in done.stderr
+    assert f"memfd: rank 0: {'the memory /proc/' if fault != 'no handle' else ''}" in done.stderr
     assert why in done.stderr
     assert "Traceback" not in done.stderr
     wait_for(lambda: not list(tmp_path.iterdir()), 5)  # the witness removes the files after the ranks end
@@ -186,8 +186,8 @@ def test_the_handle_of_gpu_memory_has_a_grammar():
 
     good = b"0000:41:00.0 " + b"ab" * 64 + b" 0 4096 cudaMalloc"
     assert IPC_HANDLE.fullmatch(good)
-    for one, other in ((b"0000", b"zzzz"), (b"ab", b""), (b"ab", b"AB"), (b" 0 ", b" -1 "), (b"4096", b"1e9"),
-                       (b"4096", b"9" * 16), (b"cudaMalloc", b"malloc"), (b"cudaMalloc", b"cudaMalloc\n"), (good, b"")):
-        assert not IPC_HANDLE.fullmatch(good.replace(one, other, 1))
+    for old, new in ((b"0000", b"zzzz"), (b"ab", b""), (b"ab", b"AB"), (b" 0 ", b" -1 "), (b"4096", b"1e9"),
+                     (b"4096", b"9" * 16), (b"cudaMalloc", b"malloc"), (b"cudaMalloc", b"cudaMalloc\n"), (good, b"")):
+        assert not IPC_HANDLE.fullmatch(good.replace(old, new, 1))
 
 

@@ -37,14 +37,14 @@ def main(examples: str, seed: int, device: str = "cpu", memory: str = "auto", *c
             return None
         assert isinstance(operation, Operation)
         launch(world.device, operation.step, 1 if example.in_place else example.launches)
-        found = operation.failure() or buffers.problem(example, every)
+        own_error = operation.failure() or buffers.problem(example, every)
         if watch.timed_out:
-            found = f"rank {watch.peer} never came"
-        said, bits = zip(*communicator.all_gather((found, buffers.result(example).tobytes())), strict=True)
+            own_error = f"rank {watch.peer} never came"
+        errors, bits = zip(*communicator.all_gather((own_error, buffers.result(example).tobytes())), strict=True)
         alike = example.collective.name in ("all_reduce", "all_gather")
-        if alike and len(set(bits)) > 1 and example.algorithm != "library" and not any(said):
+        if alike and len(set(bits)) > 1 and example.algorithm != "library" and not any(errors):
             return "ranks got different bits"
-        return next((f"rank {r}: {sentence}" for r, sentence in enumerate(said) if sentence), None)
+        return next((f"rank {r}: {sentence}" for r, sentence in enumerate(errors) if sentence), None)
 
     fixed = [example for example in fixed_examples(communicator.size) if examples == "fixed"
              and (not collectives or example.collective.name in collectives)]
@@ -52,8 +52,8 @@ def main(examples: str, seed: int, device: str = "cpu", memory: str = "auto", *c
         set_epoch(world.peers, 2**32 - 1 - (len(fixed) or int(examples)) // 2)  # the epoch wraps halfway
         communicator.barrier()
     for example in fixed:
-        said = problem(example, inputs(example, communicator.size))
-        assert not said, f"{example}: {said}"
+        error = problem(example, inputs(example, communicator.size))
+        assert not error, f"{example}: {error}"
     if not fixed:
         check(int(examples), seed, problem, communicator.size, *collectives)
     if rank == 0:

@@ -1,12 +1,13 @@
 """Run by mpirun: `bench.allreduce` with a fault on one rank.
 
-`fault_ranks.py RANK WHERE CALL WHAT ...options of bench.allreduce`: on that rank the CALL-th passage (from 1) through
-WHERE raises an exception (WHAT: `raise`), kills or stops the process, or sleeps for a minute. `kill:0` or `stop:0`
-strikes rank 0 instead, after a delay, so that rank 0 is inside the wait that WHERE leads into.
+`fault_ranks.py RANK POINT CALL EFFECT ...options of bench.allreduce`: the fault strikes when RANK reaches POINT for the
+CALL-th time (from 1).
+EFFECT is `raise` (an exception), `kill` or `stop` (the process), or `sleep` (for a minute). `kill:0` or `stop:0`
+strikes rank 0 instead, after a delay, so that rank 0 already waits for RANK.
 `lose:0` kills rank 0 and at once raises the exception that MPI may raise when it loses a rank.
-WHERE is `device`, `map` or `plan` (in set-up), `block`, `probe` (of the link, twice a block), `store`, `between`
+POINT is `device`, `map` or `plan` (in set-up), `block`, `probe` (of the link, twice a block), `store`, `between`
 (blocks), `operation` or `check` (in the native loop, before its first instruction), `results` (on rank 0), `finish` (of
-MPI) or `close` (of the flight record, after that).
+MPI) or `close` (of the flight record, after `finish`).
 """
 
 import ctypes
@@ -33,11 +34,11 @@ from reports.store.writing import RunFile
 from tests.launch import shared_by
 
 STALL_S = 60.0
-LATE_S = 0.3  # the time that other ranks need until they wait
+LATE_S = 0.3  # by then the other ranks wait
 
 
-def strike(what: str) -> None:
-    kind, _, victim = what.partition(":")
+def strike(effect: str) -> None:
+    kind, _, victim = effect.partition(":")
     if victim:
         time.sleep(LATE_S)
     print(f"struck at {time.time()} over {' '.join(map(str, shared_by(os.getpid())))}", file=sys.stderr, flush=True)
@@ -75,7 +76,7 @@ def struck(function, call: int, fault):
     return wrapper
 
 
-def iteration_with(where: str, call: int, fault):
+def iteration_with(point: str, call: int, fault):
     """Return a `case_iteration` that counts calls of all operations, or of all checks, and strikes at the `call`-th."""
     make = bench.harness.suite.case_iteration  # type: ignore[attr-defined]
     fault = struck(lambda: None, call, fault)
@@ -83,7 +84,7 @@ def iteration_with(where: str, call: int, fault):
     def case_iteration(*arguments) -> Iteration:
         iteration: Iteration = make(*arguments)
         native = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-        whole = iteration.check if where == "check" else iteration.operation.step
+        whole = iteration.check if point == "check" else iteration.operation.step
         function = native(whole.kernel.function)
 
         def passage(argument) -> None:
@@ -93,7 +94,7 @@ def iteration_with(where: str, call: int, fault):
         entry = native(passage)
         iteration.keep.append(entry)
         step = Step(Kernel("struck", ctypes.cast(entry, ctypes.c_void_p).value or 0), whole.argument)
-        if where == "check":
+        if point == "check":
             iteration.check = step
         else:
             iteration.operation = dataclasses.replace(iteration.operation, step=step)
@@ -102,9 +103,9 @@ def iteration_with(where: str, call: int, fault):
     return case_iteration
 
 
-def main(rank: int, where: str, call: int, what: str) -> None:
-    fault = partial(strike, what)
-    places = {
+def main(rank: int, point: str, call: int, effect: str) -> None:
+    fault = partial(strike, effect)
+    points = {
         "device": (bench.harness.session, "open_device", fault),
         "map": (bench.harness.session, "open_world", fault),
         "plan": (bench.harness.suite, "prepare", fault),
@@ -117,11 +118,11 @@ def main(rank: int, where: str, call: int, what: str) -> None:
         "finish": (Communicator, "finish", fault),
         "close": (FlightRecord, "close", fault),
     }
-    if launched_rank() == rank and where in places:
-        owner, name, at = places[where]
+    if launched_rank() == rank and point in points:
+        owner, name, at = points[point]
         setattr(owner, name, struck(getattr(owner, name), call, at))
     elif launched_rank() == rank:
-        bench.harness.suite.case_iteration = iteration_with(where, call, fault)  # type: ignore[attr-defined]
+        bench.harness.suite.case_iteration = iteration_with(point, call, fault)  # type: ignore[attr-defined]
     bench.harness.command.main("allreduce", "all_reduce", "All-reduce with a fault.", FEATURES)
 
 

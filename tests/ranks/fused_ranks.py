@@ -65,17 +65,17 @@ def chain(terms: int) -> float:
     return (terms / 4 + 64) * F
 
 
-def beyond(found: Array, want: Array, bound: Array) -> str | None:
+def beyond(got: Array, want: Array, bound: Array) -> str | None:
     """Describes the first element outside its bound; a bound of inf accepts every value."""
-    wrong = np.argwhere(~((np.abs(found - want) <= bound) | np.isinf(bound)))
+    wrong = np.argwhere(~((np.abs(got - want) <= bound) | np.isinf(bound)))
     if not len(wrong):
         return None
     at = tuple(wrong[0])
-    return f"element {at} is {found[at]!r}, not {want[at]!r} within {bound[at]:.3g}; {len(wrong)} are wrong"
+    return f"element {at} is {got[at]!r}, not {want[at]!r} within {bound[at]:.3g}; {len(wrong)} are wrong"
 
 
-def wrong_of_norm(datatype: Datatype, parts: Array, residual: Array, weight: Array, kept: Array, normed: Array,
-                  ) -> str | None:
+def wrong_of_norm(datatype: Datatype, parts: Array, residual: Array, weight: Array, residual_out: Array,
+                  normed: Array) -> str | None:
     """Describes the first wrong element. All arrays are decoded; `parts` has the shape (ranks, tokens, hidden)."""
     n, hidden = len(parts), parts.shape[-1]
     u, step, largest = ROUNDING[datatype.name], SMALLEST[datatype.name], LARGEST[datatype.name]
@@ -83,18 +83,18 @@ def wrong_of_norm(datatype: Datatype, parts: Array, residual: Array, weight: Arr
     of_sum = magnitude * (u + (n + 1) * F) + step
     bound = of_sum + (np.abs(summed + residual) + of_sum) * u + (magnitude + np.abs(residual)) * 2 * F + step
     bound[(magnitude + np.abs(residual)) * 1.02 >= largest] = np.inf
-    if said := beyond(kept, summed + residual, bound):
-        return f"residual_out: {said}"
-    squares = np.sum(kept * kept, axis=-1, keepdims=True)
+    if error := beyond(residual_out, summed + residual, bound):
+        return f"residual_out: {error}"
+    squares = np.sum(residual_out * residual_out, axis=-1, keepdims=True)
     with np.errstate(invalid="ignore"):
-        want = kept / np.sqrt(squares / hidden + EPSILON) * weight
+        want = residual_out / np.sqrt(squares / hidden + EPSILON) * weight
     bound = np.abs(want) * (u + chain(hidden) / 2 + 8 * F) * 1.01 + step * (1 + np.abs(weight))
     bound[np.broadcast_to(squares * 1.02 >= 2.0**128, bound.shape) | ~np.isfinite(bound)] = np.inf
     bound[np.abs(want) * 1.02 >= largest] = np.inf
-    if said := beyond(normed, want, bound):
-        return f"normed: {said}"
-    empty = ~kept.any(axis=-1)
-    return "a row of zeros did not stay one" if normed[empty].any() else None
+    if error := beyond(normed, want, bound):
+        return f"normed: {error}"
+    empty = ~residual_out.any(axis=-1)
+    return "a row of zeros did not stay zero" if normed[empty].any() else None
 
 
 def quantized(values: Array, kind: str) -> tuple[Array, Array]:
@@ -118,18 +118,18 @@ def quantized(values: Array, kind: str) -> tuple[Array, Array]:
     return codes, scales
 
 
-def wrong_of_gemv(datatype: Datatype, weights: Array, scales: Array, given: Array, found: Array) -> str | None:
+def wrong_of_gemv(datatype: Datatype, weights: Array, scales: Array, activations: Array, outputs: Array) -> str | None:
     """Describes the first wrong element. Arrays are decoded: `weights` (ranks, hidden, inner), row `scales` (ranks,
-    hidden), `given` (ranks, tokens, inner)."""
+    hidden), `activations` (ranks, tokens, inner)."""
     n, inner = len(weights), weights.shape[-1]
     u, step, largest = ROUNDING[datatype.name], SMALLEST[datatype.name], LARGEST[datatype.name]
-    parts = np.stack([x @ w.T * s for w, s, x in zip(weights, scales, given, strict=True)])
-    magnitudes = np.stack([np.abs(x) @ np.abs(w).T * s for w, s, x in zip(weights, scales, given, strict=True)])
+    parts = np.stack([x @ w.T * s for w, s, x in zip(weights, scales, activations, strict=True)])
+    magnitudes = np.stack([np.abs(x) @ np.abs(w).T * s for w, s, x in zip(weights, scales, activations, strict=True)])
     lost = magnitudes.sum(axis=0) * (chain(inner) + (n + 2) * F) + inner * 2.0**-149 * max(1, scales.max())
     bound = lost + 2.02 * u * (np.abs(parts).sum(axis=0) + lost) + (n + 1) * step
     unscaled = magnitudes / scales[:, None, :]
     bound[(magnitudes.sum(axis=0) * 1.02 >= largest) | (unscaled.max(axis=0) * 1.02 >= 2.0**128)] = np.inf
-    return beyond(found, parts.sum(axis=0), bound)
+    return beyond(outputs, parts.sum(axis=0), bound)
 
 
 @dataclass
@@ -177,8 +177,8 @@ def norm_example(bed: Bed, draw: np.random.Generator, datatype: Datatype, varian
     tokens = min(int(draw.choice([1, 2, 5, 37, 300])), MOST // hidden)
     kind, in_place, times = KINDS[draw.integers(6)], bool(draw.random() < 0.4), int(draw.integers(1, 4))
     output = (None, "int8", "fp8")[draw.integers(3)] if hidden % 64 == 0 else None
-    said = (f"allreduce_rmsnorm {variant} {datatype.name} {tokens} x {hidden} {kind} in place {in_place} x {times} "
-            f"output {output}")
+    description = (f"allreduce_rmsnorm {variant} {datatype.name} {tokens} x {hidden} {kind} in place {in_place} "
+                   f"x {times} output {output}")
     values = drawn(draw, datatype, (ranks + 1, tokens, hidden), kind)
     weight = datatype.encode(draw.normal(size=hidden))
     shifts = [int(shift) * size for shift in np.roll(draw.choice([0, 0, 16 // size, 1, 3], 5), rank)]  # differ by rank
@@ -197,28 +197,28 @@ def norm_example(bed: Bed, draw: np.random.Generator, datatype: Datatype, varian
         reason = bed.perform("allreduce_rmsnorm", name, case, times)
         places = (("receive", 3), (out, 1 if in_place else 2))
         results = [bed.read(room, datatype, shifts[i], (tokens, hidden)) for room, i in places]
-        codes = [bed.read(*what) for what in (("codes", BYTES, 0, (tokens if output else 0, hidden)),
-                                              ("scales", DATATYPES["float32"], 0, (tokens if output else 0,)))]
-        return (reason, [stored for stored, _ in results], all(kept for _, kept in results + codes),
+        rows = tokens if output else 0
+        codes = [bed.read("codes", BYTES, 0, (rows, hidden)), bed.read("scales", DATATYPES["float32"], 0, (rows,))]
+        return (reason, [stored for stored, _ in results], all(unchanged for _, unchanged in results + codes),
                 [stored for stored, _ in codes])
 
-    reason, found, untouched, codes = form("fused", 1 if in_place else times)
+    reason, fused_results, untouched, codes = form("fused", 1 if in_place else times)
     if reason:
-        return said, reason, None
+        return description, reason, None
     decoded = datatype.decode(values)
     wrong = None if untouched else "wrote around a buffer"
     wrong = wrong or wrong_of_norm(datatype, decoded[:-1], decoded[-1], datatype.decode(weight),
-                                   *(datatype.decode(stored) for stored in reversed(found)))
+                                   *(datatype.decode(stored) for stored in reversed(fused_results)))
     if output and not wrong:
         exact = [np.array_equal(a, b, equal_nan=a.dtype == np.float32) for a, b in zip(
-            codes, quantized(datatype.decode(found[0]), output), strict=True)]
+            codes, quantized(datatype.decode(fused_results[0]), output), strict=True)]
         wrong = None if all(exact) else f"numpy has other codes or scales: alike are {exact}"
     for name in ("then_one_shot_pull", "then_two_shot"):
         reason, parted, _, parted_codes = form(name, 1)
-        same = all(alike(*two, datatype) for two in zip(found, parted, strict=True)) and all(
+        same = all(alike(*two, datatype) for two in zip(fused_results, parted, strict=True)) and all(
             a.tobytes() == b.tobytes() for a, b in zip(codes, parted_codes, strict=True))
         wrong = wrong or (reason if reason else None if same else f"other bits than {name}")
-    return said, wrong, [stored.tobytes() for stored in found + codes]
+    return description, wrong, [stored.tobytes() for stored in fused_results + codes]
 
 
 def gemv_example(bed: Bed, draw: np.random.Generator, turn: int, variant: str) -> tuple[str, str | None, Any]:
@@ -228,8 +228,9 @@ def gemv_example(bed: Bed, draw: np.random.Generator, turn: int, variant: str) -
     hidden = 64 * int(draw.choice([1, 2, 5, 16, 31]))
     inner = min(64 * int(draw.choice([1, 2, 3, 16, 60])), MOST // hidden // 64 * 64)
     kind, times = KINDS[draw.integers(6)], int(draw.integers(1, 4))
-    said = f"gemv_allreduce {variant} {datatype.name} {weight_type} {tokens} x {inner} x {hidden} {kind} x {times}"
-    given = drawn(draw, datatype, (ranks, tokens, inner), kind)
+    description = (f"gemv_allreduce {variant} {datatype.name} {weight_type} {tokens} x {inner} x {hidden} {kind} "
+                   f"x {times}")
+    inputs = drawn(draw, datatype, (ranks, tokens, inner), kind)
     if weight_type == "int8":
         weights = draw.integers(-127, 128, (ranks, hidden, inner)).astype(np.int8)
         values, scales = weights.astype(np.float64), draw.lognormal(-4, 2, (ranks, hidden)).astype(np.float32)
@@ -240,17 +241,17 @@ def gemv_example(bed: Bed, draw: np.random.Generator, turn: int, variant: str) -
                     bed.clear("receive"), variant=variant, tokens=tokens, weight_type=weight_type,
                     layer=Gemv(hidden=hidden, inner=inner, weights=bed.fill("weight", weights[rank]), copies=1,
                                stride=inner, row_scales=bed.fill("residual", scales[rank]),
-                               activations=bed.fill("summed", given[rank])))
+                               activations=bed.fill("summed", inputs[rank])))
     if reason := bed.perform("gemv_allreduce", "fused", case, times):
-        return said, reason, None
-    found, untouched = bed.read("receive", datatype, 0, (tokens, hidden))
+        return description, reason, None
+    result, untouched = bed.read("receive", datatype, 0, (tokens, hidden))
     with np.errstate(over="ignore", invalid="ignore"):
-        wrong = wrong_of_gemv(datatype, values, scales, datatype.decode(given), datatype.decode(found))
+        wrong = wrong_of_gemv(datatype, values, scales, datatype.decode(inputs), datatype.decode(result))
     wrong = wrong or (None if untouched else "wrote around a buffer")
     bed.perform("gemv_allreduce", "then_one_shot_pull", replace(case, receive=bed.clear("receive")), 1)
     parted = bed.read("receive", datatype, 0, (tokens, hidden))[0]
-    return said, wrong or (None if alike(found, parted, datatype) else "other bits than in two launches"), [
-        found.tobytes()]
+    return description, wrong or (None if alike(result, parted, datatype) else "other bits than in two launches"), [
+        result.tobytes()]
 
 
 def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *chosen: str) -> None:
@@ -266,14 +267,14 @@ def main(examples: int, seed: int, device: str = "cpu", memory: str = "auto", *c
     for example in range(examples):
         turn, variant = example // 2 % 6, ("copied", "registered")[draw.integers(2)]
         if kernels[example % len(kernels)] == "gemv_allreduce":
-            said, wrong, bits = gemv_example(bed, draw, 6 * seed + turn, variant)
+            description, wrong, bits = gemv_example(bed, draw, 6 * seed + turn, variant)
         else:
-            said, wrong, bits = norm_example(bed, draw, DATATYPES[TYPES[turn % 3]], variant)
+            description, wrong, bits = norm_example(bed, draw, DATATYPES[TYPES[turn % 3]], variant)
         wrong = f"rank {watch.peer} never came" if watch.timed_out else wrong
         everyone = communicator.all_gather((wrong, bits))
         wrong = next((f"rank {r}: {word}" for r, (word, _) in enumerate(everyone) if word), None)
         wrong = wrong or ("ranks got different bits" if any(b != bits for _, b in everyone) else None)
-        assert not wrong, f"{said}: {wrong}"
+        assert not wrong, f"{description}: {wrong}"
     if communicator.rank == 0:
         print(f"{examples} examples right on {communicator.size} ranks")
 

@@ -1,5 +1,5 @@
-"""Run alone: the executor of a GPU, with a host that acts while it enqueues. Prints the result as
-JSON."""
+"""Run alone: runs steps that act on the host while a GPU's executor enqueues them. Prints the result
+as JSON."""
 
 import ctypes
 import json

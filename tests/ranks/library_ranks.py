@@ -53,8 +53,8 @@ def wrong(world, case: Case, memories: list, operation, watch: Watch) -> int:
     if case.in_place and collective.sends_all:  # the library may overwrite the other segments
         at = case.send - memories[1].address
         own = slice(at + rank * case.segment_bytes, at + (rank + 1) * case.segment_bytes)
-        kept = differ[memories[1].address]
-        kept[at : own.start] = kept[own.stop : at + sends * case.segment_bytes] = False
+        differences = differ[memories[1].address]
+        differences[at : own.start] = differences[own.stop : at + sends * case.segment_bytes] = False
     return int(sum(bytes_.sum() for bytes_ in differ.values()))
 
 

@@ -42,13 +42,13 @@ def main(pairs: int) -> None:
     assert not isinstance(world.peers, Unsupported)
     assert not place.crowded
     session = Session(RunOptions("link"), world, flight, place)
-    wire = open_wire(session, 1 << 20)
-    iteration = iteration_of_part(wire, parts(2)["ping_pong"][0], 0)
-    sends = wire.transfer.ranks.sends
+    link = open_wire(session, 1 << 20)
+    iteration = iteration_of_part(link, parts(2)["ping_pong"][0], 0)
+    sends = link.transfer.ranks.sends
     bare, rank = bare_loop(), communicator.rank
     ours_ns, bare_ns = [], []
     for _ in range(pairs):
-        wire.buffers.send.write(np.zeros(1, np.uint64))
+        link.buffers.send.write(np.zeros(1, np.uint64))
         communicator.barrier()
         bare_ns.append(bare(sends[1 - rank], sends[rank], FLAGS, rank == 0))
         stamps = communicator.gather(perform(session, iteration, Counts(0, 1)))

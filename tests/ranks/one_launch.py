@@ -59,8 +59,8 @@ def main(examples: int, seed: int, ranks: int) -> None:
         for r in range(ranks):
             if watches[r].timed_out:
                 return f"rank {r}: rank {watches[r].peer} never came"
-            if found := buffers[r].problem(example, every):
-                return f"rank {r}: {found}"
+            if error := buffers[r].problem(example, every):
+                return f"rank {r}: {error}"
         alike = example.collective.name in ("all_reduce", "all_gather")
         same = len({b.result(example).tobytes() for b in buffers}) == 1
         return "ranks got different bits" if alike and not same else None

@@ -25,7 +25,7 @@ def integers(*seed: int, rows: int, columns: int) -> np.ndarray:
 def activations_and_result(
     command: str, rank: int, ranks: int, chunks: int, call: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a rank passes to a call, and the right result of the call."""
+    """The input of a rank's call, and the right result of the call."""
     weights = [integers(7, each, rows=INNER, columns=COLUMNS) for each in range(ranks)]
     everyones = [integers(call, each, rows=TOKENS, columns=INNER) for each in range(ranks)]
     own = TOKENS // ranks

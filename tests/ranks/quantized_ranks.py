@@ -47,12 +47,12 @@ def problem(name, datatype, redop, sent, got, expected_sum):
         largest = np.abs(blocks).max(-1).sum(0) / (len(sent) if redop == "avg" else 1)
         # Each input's error, plus the error of the sum. A scale exceeds its unrounded value by up to 2^-10 or 2^-24.
         bound = ERROR[name] * 2.1 * largest + len(sent) * 3e-5 + ROUNDING[datatype.name] * 2 * np.abs(exact).max(-1)
-        found = datatype.decode(got).reshape(exact.shape)
-        finite = np.isfinite(found) & np.isfinite(exact)
-        off = np.where(finite, np.abs(found - exact), 0) > bound[:, None]
+        values = datatype.decode(got).reshape(exact.shape)
+        finite = np.isfinite(values) & np.isfinite(exact)
+        off = np.where(finite, np.abs(values - exact), 0) > bound[:, None]
     if off.any():
         return f"elements {np.argwhere(off)[:3].tolist()} are further from fp64 than {name} allows"
-    plausible = np.isfinite(found) & ~np.isfinite(blocks).all((0, 2))[:, None]
+    plausible = np.isfinite(values) & ~np.isfinite(blocks).all((0, 2))[:, None]
     return "a block with a NaN or an infinity came back as numbers" if plausible.any() else None
 
 
@@ -89,18 +89,18 @@ def main(examples: int, seed: int, device: str, memory: str, stream_slab: bool) 
         got: np.ndarray = whole[at : at + size].view(datatype.storage)
         around = np.concatenate([whole[:at], whole[at + size : room]])
         wire = name.removeprefix("two_shot_")
-        said = problem(wire, datatype, redop, sent, got, expected_sum) if count else None
-        said = said or ("wrote around the receive buffer" if (around != 0xA5).any() else None)
-        said = said or (f"rank {watch.peer} never came" if watch.timed_out else None)
-        everyone = world.communicator.all_gather((said, got.tobytes()))
-        said = next((word for word, _ in everyone if word), None)
-        said = said or ("ranks got different bits" if len({bits for _, bits in everyone}) > 1 else None)
-        assert not said, f"{name} {datatype.name} {redop} count {count} shift {shift} in place {in_place}: {said}"
+        error = problem(wire, datatype, redop, sent, got, expected_sum) if count else None
+        error = error or ("wrote around the receive buffer" if (around != 0xA5).any() else None)
+        error = error or (f"rank {watch.peer} never came" if watch.timed_out else None)
+        everyone = world.communicator.all_gather((error, got.tobytes()))
+        error = next((word for word, _ in everyone if word), None)
+        error = error or ("ranks got different bits" if len({bits for _, bits in everyone}) > 1 else None)
+        assert not error, f"{name} {datatype.name} {redop} count {count} shift {shift} in place {in_place}: {error}"
     if rank == 0:
         print(f"{examples} examples right on {ranks} ranks")
 
 
 if __name__ == "__main__":
     settings = dict(word.split("=") for word in sys.argv[3:] if "=" in word)
-    where = settings.get("device", "cpu"), settings.get("memory", "auto")
-    main(int(sys.argv[1]), int(sys.argv[2]), *where, "nt" in sys.argv[3:])
+    placement = settings.get("device", "cpu"), settings.get("memory", "auto")
+    main(int(sys.argv[1]), int(sys.argv[2]), *placement, "nt" in sys.argv[3:])

@@ -1,7 +1,7 @@
 """Run by mpirun: `bench.allreduce` while the kernel refuses system calls to the ranks and to their child processes.
 
-`refused_ranks.py WHAT ...options of bench.allreduce`. WHAT: `pidfd` (as in a kernel before 5.3), `processes` (as at the
-limit of `ulimit -u`), or `nothing`.
+`refused_ranks.py REFUSAL ...options of bench.allreduce`. REFUSAL: `pidfd` (as in a kernel before 5.3), `processes`
+(as at the limit of `ulimit -u`), or `nothing`.
 """
 
 import ctypes
@@ -46,4 +46,4 @@ if __name__ == "__main__":
 
     bench.harness.session.open_flight = refused
     sys.argv[1:] = sys.argv[2:]
-    main("allreduce", "all_reduce", "All-reduce of ranks that are refused something.", FEATURES)
+    main("allreduce", "all_reduce", "All-reduce while the kernel refuses system calls.", FEATURES)

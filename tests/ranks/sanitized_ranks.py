@@ -82,7 +82,7 @@ class ExactMemory:
         ctypes.memmove(self.address + offset, np.ascontiguousarray(data).tobytes(), data.nbytes)
 
     def close(self) -> None:
-        raise AssertionError("it lives as long as the program, so that no two buffers share an address")
+        raise AssertionError("every buffer lives as long as the program, so that no two buffers share an address")
 
 
 class ExactDevice(CpuDevice):
@@ -96,15 +96,15 @@ class Gathering:
     """An all-gather among the ranks' threads."""
 
     def __init__(self, ranks: int) -> None:
-        self.said: list[Any] = [None] * ranks
+        self.contributions: list[Any] = [None] * ranks
         self.all_here = threading.Barrier(ranks, timeout=300)
 
     def all_gather(self, rank: int, item: Any) -> list[Any]:
-        self.said[rank] = item
+        self.contributions[rank] = item
         self.all_here.wait()
-        found = list(self.said)
+        gathered = list(self.contributions)
         self.all_here.wait()
-        return found
+        return gathered
 
 
 @dataclass
@@ -161,11 +161,11 @@ class Bed:
 def plain_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
     """Every algorithm of every collective in each shape and variant, also in place if the collective supports it."""
     turns: dict[str, int] = {}
-    for what in COLLECTIVES.values():
-        for algorithm in ALGORITHMS[what.name].values():
+    for collective in COLLECTIVES.values():
+        for algorithm in ALGORITHMS[collective.name].values():
             # One datatype and operation for each kernel file, because each pair needs a build.
-            stem = what.name + algorithm.name.removesuffix("_push").removesuffix("_pull").rstrip("4831fpint")
-            stem = stem if what.name == "all_reduce" else what.name
+            stem = collective.name + algorithm.name.removesuffix("_push").removesuffix("_pull").rstrip("4831fpint")
+            stem = stem if collective.name == "all_reduce" else collective.name
             turn = bed.seed + turns.setdefault(stem, len(turns))
             if algorithm.name in ("library", "auto"):
                 continue
@@ -174,37 +174,37 @@ def plain_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
             datatype = DATATYPES[fitting[turn % len(fitting)]]
             redop = "sum" if is_lossy else REDOPS[turn % len(REDOPS)]
             redop = "sum" if reason_against(datatype, redop) else redop
-            for shape in what.shapes:
+            for shape in collective.shapes:
                 for variant in algorithm.variants(bed.worlds[0]):
-                    for place in ("", " in place") if what.no_place is None else ("",):
-                        name = " ".join([what.name, algorithm.name, *shape.values(), variant]) + place
+                    for place in ("", " in place") if collective.no_place is None else ("",):
+                        name = " ".join([collective.name, algorithm.name, *shape.values(), variant]) + place
                         if wanted(name):
-                            plain_item(bed, name, what, algorithm, datatype, redop, variant, shape, bool(place))
+                            plain_item(bed, name, collective, algorithm, datatype, redop, variant, shape, bool(place))
 
 
-def plain_item(bed: Bed, name: str, what: Collective, algorithm: Algorithm, datatype: Datatype, redop: str,
+def plain_item(bed: Bed, name: str, collective: Collective, algorithm: Algorithm, datatype: Datatype, redop: str,
                variant: str, shape: Any, in_place: bool) -> None:
     ranks, size = bed.ranks, datatype.size_bytes
     count = bed.draw.choice(COUNTS)
     count += -count % BLOCK if algorithm.name in LOSSY else 0
-    sends, receives = what.segments(ranks)
+    sends, receives = collective.segments(ranks)
     first = bed.buffers(sends * count * size, size)
     into = bed.buffers(receives * count * size, size)
     if in_place:
         into = bed.buffers(max(sends, receives) * count * size, size)
-        own = [at + (rank * count * size if what.cut else 0) for rank, at in enumerate(into)]
-        first, into = into if what.sends_all else own, into if what.receives_all else own
+        own = [at + (rank * count * size if collective.cut else 0) for rank, at in enumerate(into)]
+        first, into = into if collective.sends_all else own, into if collective.receives_all else own
     build = Build(chunk_bytes=bed.draw.choice([None, 1 << 10]))
     too_many = int(bed.plant == "short")  # elements beyond the end of the buffers
-    cases = [Case(what, count + too_many, datatype, redop, *at, in_place, variant, shape, build)
+    cases = [Case(collective, count + too_many, datatype, redop, *at, in_place, variant, shape, build)
              for at in zip(first, into, strict=True)]
 
     def contents(rank: int, operation: Operation) -> tuple[Segments, Segments]:
         case = cases[rank]
         assert (operation.expected_sum is not None) == (algorithm.name in LOSSY)
-        data = verify.Data(what, datatype, redop, ranks, bed.seed, operation.expected_sum)
+        data = verify.Data(collective, datatype, redop, ranks, bed.seed, operation.expected_sum)
         result = data.received(shape)[rank]
-        gets = receives * what.receives(shape, rank, ranks)
+        gets = receives * collective.receives(shape, rank, ranks)
         return (Segments(case.send, count * size, datatype.encode(data.sent())[rank]),
                 Segments(case.receive, count * size, result[:gets]))
 
@@ -227,15 +227,15 @@ def routed_item(bed: Bed, name: str, algorithm: Any, way: str, variant: str, dat
     routes = draw_routes(bed.draw.choice(["uniform", "zipf:1.5", "hot:3"]), ranks, 8, tokens, top_k, bed.seed)
     row_bytes = hidden * datatype.size_bytes
     of_ranks = [np.flatnonzero(routes.home == r) for r in range(ranks)]
-    given = [routes.rows_of(r)[0] for r in range(ranks)]
+    tokens_by_rank = [routes.rows_of(r)[0] for r in range(ranks)]
     values = row_tables(tokens, [bed.seed])
-    experts = [values[rows] for rows in given]
+    experts = [values[rows] for rows in tokens_by_rank]
     if way == "combine":
-        experts = [row_tables(len(rows), [bed.seed, r]) for r, rows in enumerate(given)]
+        experts = [row_tables(len(rows), [bed.seed, r]) for r, rows in enumerate(tokens_by_rank)]
     back = datatype.encode(combined_rows(routes, datatype, experts))
     sends = bed.buffers(max(map(len, of_ranks)) * row_bytes, datatype.size_bytes)
     receives = bed.buffers(max(map(len, of_ranks)) * row_bytes, datatype.size_bytes)
-    rows = [ExactMemory(len(mine) * row_bytes) for mine in given]
+    rows = [ExactMemory(len(mine) * row_bytes) for mine in tokens_by_rank]
     cases, both = [], []
     for r, world in enumerate(bed.worlds):
         tables = make_tables(world, routes, cast(Any, rows[r]), row_bytes)
@@ -300,8 +300,8 @@ def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
     """The probe kernels of the link between two meetings, as bench times them; the other items check their data."""
     count, ranks = 1023, bed.ranks
     sends, receives = bed.buffers(4 * count), bed.buffers(4 * count)
-    beside, kept = (bed.worlds[0].device.private(2 << 16) for _ in range(2))
-    bed.keep.append((beside, kept))
+    beside, target = (bed.worlds[0].device.private(2 << 16) for _ in range(2))
+    bed.keep.append((beside, target))
     for name, entries in (
             ("meet", ["meet", "meet"]), ("ping-pong", ["flag_ping_pong"]),
             ("slabs", ["meet", "copy_in", "meet", "read_peer", "meet", "push_out", "meet"]),
@@ -315,7 +315,7 @@ def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
             arguments.sends[:ranks], arguments.receives[:ranks] = sends, receives
             partner = -1 if (r ^ 1) >= ranks else r ^ 1
             transfer = Transfer(arguments, partner, partner, beside.address + (r << 16) % (2 << 16),
-                                kept.address + (r << 16) % (2 << 16), 1 << 16)
+                                target.address + (r << 16) % (2 << 16), 1 << 16)
             probes = probe_kernels(world.device, ranks)
             transfers = world.device.compile("link", {"WORLD": str(ranks)}, (*PEER_STRUCTURES, Transfer))
             of_ranks.append(([Step(transfers.kernel(entry), transfer) if entry.startswith("link") else
@@ -351,7 +351,7 @@ def main(ranks: int, seed: int, plant: str, names: list[str]) -> None:
         worlds.append(World(communicator, device, peers, cast(Library, None), watches[r]))
     bed = Bed(worlds, random.Random(seed), seed, plant)
     for make in (plain_items, routed_items, fused_items, link_items):
-        make(bed, lambda name: not names or any(name.startswith(said) for said in names))
+        make(bed, lambda name: not names or any(name.startswith(prefix) for prefix in names))
     order = bed.draw.sample([name for name in bed.items for _ in range(LAUNCHES)], LAUNCHES * len(bed.items))
     threads = [threading.Thread(target=device.run, args=(actions_of(bed, rank, order), nothing(worlds[rank]),
                                                          Counts(1, 0), watch))
@@ -368,6 +368,6 @@ def main(ranks: int, seed: int, plant: str, names: list[str]) -> None:
 
 if __name__ == "__main__":
     os.environ.pop("LD_PRELOAD", None)  # the compiler, which this process starts, must run without the sanitizer
-    said = sys.argv[3:]
-    main(int(sys.argv[1]), int(sys.argv[2]), next((word for word in said if word in ("short", "misaligned")), ""),
-         [word for word in said if word not in ("short", "misaligned")])
+    words = sys.argv[3:]
+    main(int(sys.argv[1]), int(sys.argv[2]), next((word for word in words if word in ("short", "misaligned")), ""),
+         [word for word in words if word not in ("short", "misaligned")])

@@ -1,6 +1,6 @@
 """Run by mpirun: `bench.allreduce --soak` with a fault on rank 1.
 
-`soaked_ranks.py WHAT ...options of bench.allreduce`. WHAT: `clock` (rank 1's clock differs by 1.3 s, as on another
+`soaked_ranks.py FAULT ...options of bench.allreduce`. FAULT: `clock` (rank 1's clock differs by 1.3 s, as on another
 host) or `failure` (each call of the MPI library works but returns an error).
 """
 
@@ -21,12 +21,12 @@ function = Communicator.function
 
 def failing(communicator: Communicator, name: str) -> int:
     works = MPI(function(communicator, name))
-    fails = MPI(lambda *asked: works(*asked) or 15)
-    kept.append(fails)
+    fails = MPI(lambda *arguments: works(*arguments) or 15)
+    callbacks.append(fails)
     return ctypes.cast(fails, ctypes.c_void_p).value or 0
 
 
-kept: list[object] = []
+callbacks: list[object] = []  # ctypes callbacks must outlive their last call
 if __name__ == "__main__":
     fault, sys.argv[1:] = sys.argv[1], sys.argv[2:]
     if launched_rank() == 1 and fault == "clock":

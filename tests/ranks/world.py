@@ -35,10 +35,10 @@ def compile_with(device: Device, macros: Mapping[str, int]) -> None:
     compile_plain = device.compile
     settings = {name: str(value) for name, value in macros.items() if value}  # 0 is the default
 
-    def compile_kernels(stem: str, given: Mapping[str, str],
+    def compile_kernels(stem: str, own_macros: Mapping[str, str],
                         structures: Sequence[type[ctypes.Structure]] = ()) -> Any:
         more = {} if stem in WITHOUT_MACROS else settings
-        return compile_plain(stem, {**given, **more}, structures)
+        return compile_plain(stem, {**own_macros, **more}, structures)
 
     device.compile = compile_kernels  # type: ignore
 

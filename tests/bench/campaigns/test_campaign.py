@@ -65,16 +65,16 @@ def run(folder, *options, timeout_s=120, **more):
 
 def made(folder, *stages, status="finished"):
     """(stage, pair, variant) of the launches with this status, in order."""
-    return [(one.stage, one.pair, one.variant) for one in read_manifest(folder).launches
-            if one.status == status and one.stage in (stages or ("pilot", "first", "fresh"))]
+    return [(launch.stage, launch.pair, launch.variant) for launch in read_manifest(folder).launches
+            if launch.status == status and launch.stage in (stages or ("pilot", "first", "fresh"))]
 
 
 def until(condition, timeout_s=60):
     for _ in range(timeout_s * 20):
-        if found := condition():
-            return found
+        if value := condition():
+            return value
         time.sleep(0.05)
-    raise AssertionError("it did not come to that")
+    raise AssertionError(f"the condition is still false after {timeout_s} s")
 
 
 def script(path, text):
@@ -158,13 +158,13 @@ def test_a_campaign_from_its_pilot_to_its_table(tmp_path):
     assert manifest.stages[0].visible_effect is None
     assert made(folder, "pilot") == [("pilot", 0, name) for name in ("plain", "tree", "plain", "plain")]
     assert sorted(made(folder, "first")) == [("first", 1, name) for name in ("control", "plain", "tree")]
-    for one in manifest.launches:
-        result = read(folder / str(one.run))
+    for launch in manifest.launches:
+        result = read(folder / str(launch.run))
         assert result.complete
-        assert result.run.seed == 5 + one.pair
+        assert result.run.seed == 5 + launch.pair
         assert all(case.samples is None for case in result.cases)
         variable = result.run.environment.get("env.MPIR_CVAR_ALLREDUCE_INTRA_ALGORITHM", {}).get("value")
-        assert variable == ("recursive_doubling" if one.variant == "tree" else None)
+        assert variable == ("recursive_doubling" if launch.variant == "tree" else None)
 
     text = (folder / MANIFEST).read_text()
     for secret in ("s3cret", "hunter2", "API_TOKEN", "PASSWORD", str(tmp_path), os.uname().nodename + '"'):
@@ -196,7 +196,7 @@ def test_a_killed_campaign_continues_where_it_stopped(tmp_path):
         until(lambda: len(list(folder.glob("*/*.jsonl"))) == 8)
         process.kill()
         process.wait()
-    kept = made(folder)
+    launches_before = made(folder)
     with (folder / MANIFEST).open("ab") as manifest:
         manifest.write(b'{"kind":"laun')
 
@@ -205,7 +205,7 @@ def test_a_killed_campaign_continues_where_it_stopped(tmp_path):
     assert f"continuing in {folder} after 7 launches" in err
     manifest = read_manifest(folder)
     assert manifest.foreign == []
-    assert made(folder)[:6] == kept[:6]
+    assert made(folder)[:6] == launches_before[:6]
     assert sorted(made(folder, "first")) == [("first", pair, name) for pair in (1, 2) for name in "ab"]
     assert sorted(made(folder, status="orphaned")) == [("first", 2, "a"), ("first", 2, "b")]
     assert len(manifest.launches) == 4 + 4 + 2
@@ -223,9 +223,9 @@ def test_an_interrupted_campaign_keeps_its_launches(tmp_path, ending):
     assert (process.returncode, err) == (
         130, "bench.campaign: interrupted; finished launches are kept, and the same command continues\n")
     manifest = read_manifest(folder)
-    (kept,) = manifest.foreign
+    (run_file,) = manifest.foreign
     assert manifest.launches == []
-    assert '"kind":"end","status":"incomplete","reason":"interrupted"' in kept.read_text()
+    assert '"kind":"end","status":"incomplete","reason":"interrupted"' in run_file.read_text()
 
 
 def test_a_launch_that_dies_is_recorded_and_retried_until_its_pair_is_lost(tmp_path):
@@ -238,8 +238,8 @@ def test_a_launch_that_dies_is_recorded_and_retried_until_its_pair_is_lost(tmp_p
     assert (status, out) == (1, "")
     assert err.count("b, attempt 1: no luck\n") == 2
     assert err.endswith("bench.campaign: variant b: none of its launches after the pilot finished\n")
-    died = [one for one in read_manifest(folder).launches if one.status == "died"]
-    assert [(one.stage, one.attempt, one.exit, one.reason, one.run) for one in died] == [
+    died = [launch for launch in read_manifest(folder).launches if launch.status == "died"]
+    assert [(launch.stage, launch.attempt, launch.exit, launch.reason, launch.run) for launch in died] == [
         (stage, attempt, -9, "no luck", None) for stage, attempt in
         (("pilot", 1), ("first", 1), ("first", 2), ("first", 3))]
     assert made(folder, "pilot") == [("pilot", 0, name) for name in "abaa"]
@@ -276,8 +276,8 @@ def test_wrong_results_are_stored_and_a_reason_names_no_place(tmp_path, monkeypa
     assert launches.reason_against(1, "", path) is None
     assert launches.reason_against(9, "killed", path) == "killed"
     assert launches.reason_against(0, "no run", None) == "no run"
-    said = f"bench.x: node {os.uname().nodename} at 10.0.0.7 lost /home/ann/x, ann@there said 3.5"
-    assert launches.reason_against(3, said, path) == "bench.x: node <set> at <set> lost <set> <set> said 3.5"
+    message = f"bench.x: node {os.uname().nodename} at 10.0.0.7 lost /home/ann/x, ann@there said 3.5"
+    assert launches.reason_against(3, message, path) == "bench.x: node <set> at <set> lost <set> <set> said 3.5"
     path.write_bytes(path.read_bytes()[: path.read_bytes().rindex(b'{"kind":"end"')])
     assert launches.reason_against(0, "cut", path) == "cut"
 
@@ -302,7 +302,7 @@ def test_stages_end_when_no_size_is_undecided_over_faked_launches(monkeypatch, t
 def test_confirmation_uses_fresh_launches_over_faked_launches(monkeypatch, tmp_path):
     """The pairs that raised a suspicion must not confirm it, and only the suspected sizes are measured again."""
     rounds = []
-    monkeypatch.setattr(stages, "run_rounds", lambda campaign, *what: rounds.append(what))
+    monkeypatch.setattr(stages, "run_rounds", lambda campaign, *arguments: rounds.append(arguments))
     cells = pd.DataFrame({"size_bytes": [65536, 16384, 32768], "is_suspect": [True, True, False]})
     pairs = iter([6, 3, 9])
     monkeypatch.setattr(comparison, "cells_of", lambda folder: cells.assign(pairs=next(pairs)))

@@ -31,10 +31,10 @@ def refuse(monkeypatch, capsys):
     def sentence(*options):
         with pytest.raises(SystemExit) as ended:
             parse(options)
-        said = capsys.readouterr()
-        assert (ended.value.code, said.out, said.err.count("\n")) == (2, "", 1), said
-        assert said.err.startswith("bench.campaign: ")
-        return said.err
+        printed = capsys.readouterr()
+        assert (ended.value.code, printed.out, printed.err.count("\n")) == (2, "", 1), printed
+        assert printed.err.startswith("bench.campaign: ")
+        return printed.err
 
     return sentence
 
@@ -150,9 +150,9 @@ def test_a_bad_file_is_refused_by_its_setting(tmp_path, refuse, was, becomes, se
     bad = good.replace(was, becomes, 1)
     assert bad != good
     path.write_text(bad)
-    said = refuse("--file", str(path))
-    assert said.startswith(f"bench.campaign: {path}: ")
-    assert sentence in said
+    message = refuse("--file", str(path))
+    assert message.startswith(f"bench.campaign: {path}: ")
+    assert sentence in message
 
 
 def test_a_file_that_is_no_toml_is_refused(tmp_path, refuse):

@@ -51,8 +51,8 @@ def test_a_revision_is_measured_as_it_was_committed(tmp_path, repository):
     assert "allowed to differ: version differs: 9.9.9 (base) and 1.1.1 (head)" in err
     assert "allowed to differ: version differs: 9.9.9 (base) and 1.1.1 (head)" in out
     manifest = read_manifest(folder)
-    assert [one.revision for one in manifest.campaign.variants] == [git(repository, "rev-parse", "HEAD"), None]
-    assert {(one.variant, read(folder / str(one.run)).run.version) for one in manifest.launches} == {
+    assert [variant.revision for variant in manifest.campaign.variants] == [git(repository, "rev-parse", "HEAD"), None]
+    assert {(launch.variant, read(folder / str(launch.run)).run.version) for launch in manifest.launches} == {
         ("base", "9.9.9"), ("head", "1.1.1")}
     assert not (folder / "worktrees").exists()
     assert len(git(repository, "worktree", "list").splitlines()) == 1

@@ -1,8 +1,8 @@
 """Tests `--arrival-skew`, which delays one rank: the wait is not counted as time of the collective, and late and
 ordinary cases stay distinct.
 
-The delay is 20 ms, longer than any hiccup of a shared machine. The tests check the minimum time, because other times
-may also include the scheduler's delays, above all on a GPU in software.
+The delay is 20 ms, longer than the usual delays of a shared machine. The tests check the minimum time, because other
+times may also include the scheduler's delays, above all on a GPU in software.
 """
 
 import json
@@ -56,7 +56,7 @@ def test_the_wait_has_the_requested_length_and_is_in_no_time(tmp_path, command, 
     """An early rank's wait must not look like a slow collective, nor a missing delay like a fast collective. The
     ordinary cases of the same run are the control for both figures."""
     options = ("--algorithm", algorithms, "--dispatch", dispatch, "--arrival-skew", "20ms,0", "--lean")
-    said, result = run(tmp_path, command, *options, ranks=ranks)
+    printed, result = run(tmp_path, command, *options, ranks=ranks)
     late, ordinary = ([case for case in result.cases if is_late(case) is kind] for kind in (True, False))
     assert len(late) == len(ordinary) >= 2
     for case in result.cases:
@@ -66,13 +66,13 @@ def test_the_wait_has_the_requested_length_and_is_in_no_time(tmp_path, command, 
     assert {case.algorithm for case in late} == set(algorithms.split(","))
     assert [(case.bus_bw_gb_s, case.bound_us) for case in late] == [(None, None)] * len(late)
     assert all(case.bus_bw_gb_s for case in ordinary)
-    tables = re.split(r"\n\n", said)
+    tables = re.split(r"\n\n", printed)
     shown = [table for table in tables if "late by 20000 us: us are after it has come" in table]
     assert len(shown) == len(COLLECTIVES[late[0].collective].shapes)
     for table in shown:
         assert "waits" in table
         assert "busbw" not in table
-    assert said.index("busbw") < said.index("waits"), "what is asked for first is the ordinary table"
+    assert printed.index("busbw") < printed.index("waits"), "the ordinary table must come first"
 
 
 def test_a_late_case_has_a_distinct_name_in_every_format(tmp_path):
@@ -141,14 +141,15 @@ def test_on_gpus_only_the_late_rank_waits_after_the_meeting_on_a_fake_gpu(tmp_pa
     first, last = (json.loads((tmp_path / rank).read_text()) for rank in "01")
     assert first == {}
     assert list(last) == ["meet"]
-    assert last["meet"] >= N * 3, "the checked iterations too"
+    assert last["meet"] >= N * 3, "the late rank must also wait in checked iterations"
 
 
 @pytest.mark.parametrize(("vendor", "dispatch"), few([("cuda", "native"), ("hip", "python")], 1))
 def test_on_gpus_a_time_is_the_late_ranks_own_on_a_fake_gpu(tmp_path, vendor, dispatch):
     """An early rank's own time includes the wait, and so would the slowest rank's time."""
     options = ("--algorithm", "direct_pull,library", "-n", "4", "-w", "0", "--arrival-skew", "20ms", "--device", vendor)
-    said, result = run(tmp_path, "allgather", *options, "--dispatch", dispatch, **fake_nccl.environment(vendor=vendor))
+    environment = fake_nccl.environment(vendor=vendor)
+    printed, result = run(tmp_path, "allgather", *options, "--dispatch", dispatch, **environment)
     measured = [case for case in result.cases if case.status == "ok"]
     assert {case.algorithm for case in measured} == {"direct_pull", "library"}
     for case in measured:
@@ -156,4 +157,4 @@ def test_on_gpus_a_time_is_the_late_ranks_own_on_a_fake_gpu(tmp_path, vendor, di
         assert case.time_us.min < LATE_US / 2
         ranks = np.load(result.path.with_suffix(".samples") / case.samples)[:, 1]
         assert set(ranks) == {1.0}
-    assert "us = collective + reading its result, the late rank alone\n" in said
+    assert "us = collective + reading its result, the late rank alone\n" in printed

@@ -138,9 +138,9 @@ def test_a_rank_with_a_spare_core_runs_the_matmul_there(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     (path,) = tmp_path.glob("*.jsonl")
     result = read(path)
-    with_it = [case for case in result.cases if beside(case.shape)]
-    assert {(case.size_bytes, case.mode) for case in with_it} == {(16 << 10, "chained"), (2 << 20, "isolated")}
-    assert {(case.status, case.n_wrong, case.bound_us) for case in with_it} == {("ok", 0, None)}
+    beside_matmul = [case for case in result.cases if beside(case.shape)]
+    assert {(case.size_bytes, case.mode) for case in beside_matmul} == {(16 << 10, "chained"), (2 << 20, "isolated")}
+    assert {(case.status, case.n_wrong, case.bound_us) for case in beside_matmul} == {("ok", 0, None)}
     for case in result.cases:
         rates = case.matmul_gflop_s, case.matmul_alone_gflop_s
         assert all(rate and rate.median > 1 for rate in rates) if beside(case.shape) else rates == (None, None)

@@ -20,7 +20,7 @@ SENTENCE = "Slowed on purpose: our kernels take 50 % longer than they need."
 
 
 def launched(folder, ranks, *options):
-    """A finished run, and what it printed."""
+    """A finished run and its process with the printed text."""
     done = mpirun(ranks, "-m", "bench.allreduce", "--sizes", "32K", "--lean", "--out", str(folder), *options)
     assert done.returncode == 0, done.stderr
     (path,) = folder.glob("*.jsonl")

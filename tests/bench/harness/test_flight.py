@@ -27,9 +27,10 @@ def out(tmp_path):
     return tmp_path / "results"
 
 
-def refused(out, what, *options):
-    """Start a run; the kernel refuses something to its ranks and to their child processes."""
-    run = Launch(out, *options, program=["tests/ranks/refused_ranks.py", what])
+def refused(out, refusal, *options):
+    """Start a run while the kernel refuses system calls to its ranks and their child processes; `refused_ranks.py`
+    lists the refusals."""
+    run = Launch(out, *options, program=["tests/ranks/refused_ranks.py", refusal])
     run.moment_s = time.monotonic()
     return run
 

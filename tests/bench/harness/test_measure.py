@@ -1,4 +1,4 @@
-"""How time stamps become times: the start of a time, the terms of the total, and how the ranks' results combine."""
+"""Tests how time stamps become times: the start of a time, the terms of the total, and the results of all ranks."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -112,10 +112,10 @@ def test_a_wrong_block_names_the_lowest_rank_with_a_wrong_element():
     assert where_wrong([block]) == (
         7, "block 3: rank 1 got 13.0 (0x41500000) at offset 1184, element 296; 12.0 (0x41400000) expected")
     assert block.first_wrong.iteration == 40
-    for name, bits, said in [("bfloat16", 0x7FC0, "nan (0x7fc0)"), ("int64", 2**64 - 3, "-3 (0xfffffffffffffffd)")]:
-        found = verify.first_wrong([Wrong(), Wrong(1, 0, 8, bits, bits)], DATATYPES[name])
-        assert found is not None
-        assert (found.rank, found.got) == (1, said)
+    for name, bits, text in [("bfloat16", 0x7FC0, "nan (0x7fc0)"), ("int64", 2**64 - 3, "-3 (0xfffffffffffffffd)")]:
+        wrong = verify.first_wrong([Wrong(), Wrong(1, 0, 8, bits, bits)], DATATYPES[name])
+        assert wrong is not None
+        assert (wrong.rank, wrong.got) == (1, text)
 
 
 def test_each_ranks_time_starts_at_the_last_arrival():

@@ -67,31 +67,31 @@ class Ended(BaseException):
 @pytest.fixture
 def ended(monkeypatch):
     """Collects the exit statuses of this process, which runs as one of two ranks."""
-    found = []
+    statuses = []
 
     def end(status):
-        found.append(status)
+        statuses.append(status)
         raise Ended
 
     monkeypatch.setattr(harness_options, "os", SimpleNamespace(**{**vars(os), "_exit": end}))
     monkeypatch.setenv("PMI_SIZE", "2")
-    return found
+    return statuses
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_bad_input_gives_one_sentence_from_rank_0(command, ended, monkeypatch, capfd):
     """A typing error must not end in a traceback, in one message per rank, or in an unintended run."""
-    its = [(options, sentence) for commands, options, sentence in BAD if command in commands]
-    assert len(its) > 7
+    bad_inputs = [(options, sentence) for commands, options, sentence in BAD if command in commands]
+    assert len(bad_inputs) > 7
     for rank in "01":
         monkeypatch.setenv("PMI_RANK", rank)
-        for options, sentence in its:
+        for options, sentence in bad_inputs:
             with pytest.raises(Ended):
                 parse(command, options.split())
-            said = capfd.readouterr()
-            assert said.out == ""
+            printed = capfd.readouterr()
+            assert printed.out == ""
             wanted = rf"bench\.{command}: [^\n]*{sentence}[^\n]*\n" if rank == "0" else ""
-            assert re.fullmatch(wanted, said.err), said.err
+            assert re.fullmatch(wanted, printed.err), printed.err
     assert set(ended) == {2}
 
 

@@ -52,9 +52,10 @@ def createProgram(src: str, name: str, headers: object, include_names: object) -
 def compileProgram(prog: int, options: tuple[str, ...]) -> None:
     program = _programs[prog]
     program.options = list(options)
-    known = ("-I", "-D", "-std=", "--std=", "-O", "--gpu-architecture=", "-arch=", "--offload-arch=", "-default-device")
+    supported = ("-I", "-D", "-std=", "--std=", "-O", "--gpu-architecture=", "-arch=", "--offload-arch=",
+                 "-default-device")
     for option in options:
-        if not option.startswith(known):
+        if not option.startswith(supported):
             program.log = f"unrecognized option {option} found"
             raise NVRTCError(5)
     wanted = [o for o in options if o.startswith(("-I", "-D", "-std=", "--std="))]

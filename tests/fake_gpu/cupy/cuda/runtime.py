@@ -49,9 +49,9 @@ def _entering(call: str, amount: int = 0) -> None:
 
 def _pointer(function: str, *arguments: Any) -> int:
     """Calls a library function that writes an address to its first parameter, and returns the address."""
-    found = ctypes.c_void_p()
-    check_status(status_of(function, ctypes.byref(found), *arguments))
-    return found.value or 0
+    address = ctypes.c_void_p()
+    check_status(status_of(function, ctypes.byref(address), *arguments))
+    return address.value or 0
 
 
 # Devices
@@ -94,7 +94,7 @@ def setDevice(device: int) -> None:
 def getDeviceProperties(device: int) -> dict[str, Any]:
     _entering("getDeviceProperties")
     physical, threads = _physical(device), setting("THREADS", 4)
-    found = {
+    properties = {
         "name": b"software GPU",
         "major": 12,
         "minor": 0,
@@ -114,7 +114,7 @@ def getDeviceProperties(device: int) -> dict[str, Any]:
         "uuid": UUIDS[physical][4:].replace("-", "").encode()[:16],
     }
     architecture = os.environ.get("FAKE_GPU_ARCH", "gfx1201").encode()
-    return {**found, "gcnArchName": architecture, "isLargeBar": 1} if is_hip else found
+    return {**properties, "gcnArchName": architecture, "isLargeBar": 1} if is_hip else properties
 
 
 def deviceGetAttribute(attrib: int, device: int) -> int:
@@ -262,15 +262,15 @@ def streamBeginCapture(stream: int, mode: int = streamCaptureModeRelaxed) -> Non
 
 
 def streamEndCapture(stream: int) -> int:
-    found = ctypes.c_void_p()
-    check_status(status_of("gpu_end_capture", stream, ctypes.byref(found)))
-    return found.value or 0
+    graph = ctypes.c_void_p()
+    check_status(status_of("gpu_end_capture", stream, ctypes.byref(graph)))
+    return graph.value or 0
 
 
 def streamIsCapturing(stream: int) -> bool:
-    found = ctypes.c_int()
-    check_status(status_of("gpu_is_capturing", stream, ctypes.byref(found)))
-    return bool(found.value)
+    capturing = ctypes.c_int()
+    check_status(status_of("gpu_is_capturing", stream, ctypes.byref(capturing)))
+    return bool(capturing.value)
 
 
 def launchHostFunc(stream: int, callback: Callable[[Any], None], arg: int) -> None:

@@ -43,7 +43,7 @@ def compile_source(source: str, name: str, *macros: str) -> Any:
     architecture = "--offload-arch=gfx1201" if runtime.is_hip else "--gpu-architecture=sm_120"
     try:
         nvrtc.compileProgram(program, (architecture, "-std=c++17", f"-I{KERNELS}", f"-I{KERNELS}/include", *macros))
-        # dlopen returns the loaded library again for a path that it has already loaded, so each module has its own path.
+        # dlopen returns the former library for a path that it has loaded before, so each module has its own path.
         path = Path(os.environ["XDG_CACHE_HOME"]) / f"{Path(name).stem}-{os.getpid()}-{next(MODULE_NUMBERS)}.bin"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(nvrtc.getPTX(program) if runtime.is_hip else nvrtc.getCUBIN(program))

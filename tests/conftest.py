@@ -16,13 +16,11 @@ from kernels.devices.gpu_driver import visible_gpus
 # Tests in these files judge times, look for leftovers of other tests, or launch ranks that wait in
 # loops and would slow others down: they run alone. `bench/cli` is tests/bench/test_cli.py.
 ALONE = {
-    "bench/campaigns/campaign", "bench/campaigns/campaign_revisions", "bench/cli",
-    "bench/collective_commands", "bench/corruption", "bench/faults",
+    "bench/cli", "bench/collective_commands", "bench/corruption", "bench/faults",
     "bench/features/arrival_skew", "bench/features/footprint", "bench/features/slowed",
     "bench/features/soak", "bench/full_disk", "bench/harness/flight", "bench/launchers",
-    "bench/layers/fused_commands", "bench/link", "bench/tune", "collectives/overlap",
-    "collectives/routed", "kernels/background_gpu", "kernels/compile_cache", "kernels/device_cpu",
-    "kernels/fake_gpu", "kernels/shared_memory", "reports/store/store", "rooms",
+    "bench/layers/fused_commands", "bench/link", "bench/tune", "collectives/routed",
+    "kernels/background_gpu", "kernels/device_cpu", "kernels/shared_memory",
 }
 
 # Tests in these files launch no ranks and take seconds: `make check` runs them before a commit.

@@ -12,11 +12,11 @@ from collectives.collective import DATATYPES
 from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Algorithm, Build, Case, Operation, Unsupported
 from reports.store.result import read
-from tests.launch import count, mpirun
+from tests.launch import count, few, mpirun
 from tests.ranks.fused_ranks import TYPES, drawn, wrong_of_gemv, wrong_of_norm
 
 
-@pytest.mark.parametrize(("ranks", "examples"), [(1, 20), (2, 60), (3, 30)])
+@pytest.mark.parametrize(("ranks", "examples"), few([(2, 60), (3, 30), (1, 20)], 2))
 def test_every_element_is_correct_and_bit_identical_to_two_launches(ranks, examples):
     examples = count(examples)
     done = mpirun(ranks, "tests/ranks/fused_ranks.py", str(examples), str(ranks))
@@ -73,7 +73,7 @@ def test_sizes_that_do_not_fit_give_one_sentence():
         "2 ranks' parts of 4194304 B do not fit into a slab", depends_on_size=True)
 
 
-@pytest.mark.parametrize("output", ["int8", "fp8"])
+@pytest.mark.parametrize("output", few(["fp8", "int8"], 1))
 def test_every_form_is_measured_with_quantised_output(tmp_path, output):
     done = mpirun(2, "-m", "bench.allreduce_rmsnorm", "--hidden", "256", "--tokens", "4", "--output", output,
                   "-n", "12", "--max-time", "100", "--lean", "--out", str(tmp_path))

@@ -17,7 +17,7 @@ from reports.store.result import read
 from reports.store.schema import Block
 from reports.tables.table import render
 from reports.tables.tune import winners
-from tests.launch import count, mpirun
+from tests.launch import count, few, mpirun
 from tests.reports.synthetic_run import write_run
 
 NAMES = [algorithm.name for algorithm in QUANTIZED]
@@ -26,8 +26,8 @@ LEAST_DB = {"two_shot_int8": 35, "two_shot_fp8": 25, "two_shot_int4": 15}  # on 
 E4M3 = np.array([(1 + m / 8) * 2.0 ** (e - 7) if e else m / 8 * 2.0**-6 for e in range(16) for m in range(8)][:127])
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-@pytest.mark.parametrize("stores", [(), ("nt",)], ids=["plain", "around the caches"])
+@pytest.mark.parametrize(("ranks", "stores"), few([
+    (2, []), (3, ["nt"]), (1, []), (3, []), (1, ["nt"]), (2, ["nt"])], 2))
 def test_every_element_equals_numpys_and_is_as_close_to_fp64_as_its_block_allows(ranks, stores):
     examples = count(24)
     done = mpirun(ranks, "tests/ranks/quantized_ranks.py", str(examples), str(ranks), *stores)
@@ -135,13 +135,6 @@ def test_a_stored_search_lists_a_faster_quantised_algorithm_beside_the_best(tmp_
               link_rtt_ns=(100.0, 100.0))
         for turn in range(12) for name, cost in (("ring", lossy_us), ("two_shot", 5.0))]
     assert sorted(winner.name for winner in winners(result)) == names
-
-
-@pytest.mark.parametrize("command", ["allreduce", "tune"])
-def test_the_removed_option_lossy_is_unknown(command):
-    done = mpirun(2, "-m", f"bench.{command}", "--lossy=30")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"bench.{command}: unrecognized arguments: --lossy=30\n"
 
 
 def test_auto_ignores_quantised_choices_in_a_table_of_an_older_version(tmp_path):

@@ -49,7 +49,8 @@ def test_refused_peer_access_gives_the_drivers_error_on_a_fake_gpu():
 def test_invalid_accesses_are_faults_on_a_fake_gpu():
     done = run(SCENARIOS, "wild_pointers")
     assert done.returncode == 0, done.stderr
-    assert run(SCENARIOS, "host_reads_device_memory").returncode == -11
+    done = run(SCENARIOS, "host_reads_device_memory")
+    assert done.returncode == -11, (done.returncode, done.stdout, done.stderr)
 
 
 def test_calls_fail_as_ordered_on_a_fake_gpu():

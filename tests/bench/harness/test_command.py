@@ -45,6 +45,8 @@ BAD = [
     ("allreduce --device gpu", "invalid choice: 'gpu'"),
     ("allreduce --bogus", "unrecognized arguments: --bogus"),
     ("allreduce --beside gemm", "unrecognized arguments: --beside gemm"),
+    ("allreduce --lossy=30", "unrecognized arguments: --lossy=30"),
+    ("tune --lossy=30", "unrecognized arguments: --lossy=30"),
     ("allgather -o sum", "unrecognized arguments: -o sum"),
     ("allgather --algorithm two_shot", "unknown algorithm 'two_shot'"),
     ("alltoall --in-place", "--in-place: an all-to-all has no in-place form"),

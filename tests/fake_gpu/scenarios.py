@@ -3,6 +3,7 @@ need two ranks."""
 
 import ctypes
 import itertools
+import mmap
 import os
 import sys
 import time
@@ -208,9 +209,9 @@ def crowds() -> None:
 
 
 def wild_pointers() -> None:
-    # The address of a large array looks like a pointer. A Python without address randomization allocates small arrays
-    # at low addresses, which could be numbers.
-    stream, data = cupy.cuda.Stream(non_blocking=True), np.zeros(1 << 20, np.uint8)
+    # An address from mmap looks like a pointer. The heap of a Python without address randomization begins at low
+    # addresses, which could be numbers, and after a large free it may also hold large arrays.
+    stream, data = cupy.cuda.Stream(non_blocking=True), np.frombuffer(mmap.mmap(-1, 1 << 20), np.uint8)
     copy = kernel_file("link_probe").get_function("copy_local")
     target = filled(data)
     with stream:

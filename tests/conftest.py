@@ -18,7 +18,7 @@ from kernels.devices.gpu_driver import visible_gpus
 ALONE = {
     "bench/cli", "bench/collective_commands", "bench/corruption", "bench/faults",
     "bench/features/arrival_skew", "bench/features/footprint", "bench/features/slowed",
-    "bench/features/soak", "bench/full_disk", "bench/harness/flight", "bench/launchers",
+    "bench/features/soak", "bench/harness/flight", "bench/launchers",
     "bench/layers/fused_commands", "bench/link", "bench/tune", "collectives/routed",
     "kernels/background_gpu", "kernels/device_cpu", "kernels/shared_memory",
 }

@@ -135,7 +135,7 @@ def test_the_failed_function_is_named_on_a_fake_gpu(collective, fails, named):
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize("collective", ["all_gather", "sendrecv"])
+@pytest.mark.parametrize("collective", few(["sendrecv", "all_gather"], 1))
 def test_a_collective_that_hangs_is_given_up_on_a_fake_gpu(collective):
     faults = {"stands_still": "default", "own": {"FIRST_CALL_S": "1"}, "variants": ["plain"]}
     for report in on_fake_gpus(cases=["float32 none out"], collective=collective, **faults):
@@ -150,8 +150,8 @@ def test_three_ranks_and_a_large_message_are_right_on_a_fake_gpu():
 
 
 @pytest.mark.parametrize(
-    ("binding", "name"), [("nccl4py", "nccl4py 0.6.0"), ("cupy", "cupy.cuda.nccl"), ("none", None), ("cupy,none", None)]
-)
+    ("binding", "name"), few([("cupy", "cupy.cuda.nccl"), ("cupy,none", None), ("nccl4py", "nccl4py 0.6.0"),
+                              ("none", None)], 2))
 def test_the_library_depends_on_the_installed_binding_on_a_fake_gpu(binding, name):
     for report in on_fake_gpus(binding=binding):
         if name:
@@ -204,10 +204,10 @@ def test_rccl_is_tuned_to_the_fastest_protocol_on_a_fake_gpu():
 
 @pytest.mark.parametrize(
     ("faults", "why"),
-    [
+    few([
         ({"no_ll": 1}, "no algorithm/protocol available"),
         ({"caches_proto": 1}, "does not say that it read it"),
-    ],
+    ], 1),
 )
 def test_a_setting_that_rccl_refuses_or_ignores_is_left_out_on_a_fake_gpu(faults, why):
     for report in on_fake_gpus("hip", delays_us=SLOW_DEFAULT, gpu={"arch": "gfx942"}, **faults):
@@ -219,7 +219,7 @@ def test_a_setting_that_rccl_refuses_or_ignores_is_left_out_on_a_fake_gpu(faults
         assert "NCCL_PROTO=LL" not in report["head"]["transports"]
 
 
-@pytest.mark.parametrize("way", ["SHM/direct/direct", "NET/Socket/0"])
+@pytest.mark.parametrize("way", few(["SHM/direct/direct", "NET/Socket/0"], 1))
 def test_a_transport_through_the_host_is_not_called_a_baseline_on_a_fake_gpu(way):
     head = on_fake_gpus(way=way)[1]["head"]
     assert head["transports"]["plain"] == {"0 -> 1": [way], "1 -> 0": [way]}
@@ -245,7 +245,7 @@ def test_the_users_debug_settings_still_print_on_a_fake_gpu(tmp_path):
 
 @pytest.mark.parametrize(
     ("faults", "sentence"),
-    [
+    few([
         (
             {"fail": "ncclCommInitRank:rank1"},
             "rank 1: ncclCommInitRank of NCCL 2.32.3 fails: unhandled system error: Error while creating shared memory "
@@ -261,7 +261,7 @@ def test_the_users_debug_settings_still_print_on_a_fake_gpu(tmp_path):
             "rank 0: ncclGetUniqueId of NCCL 2.32.3 fails: unhandled system error: Bootstrap : no socket interface "
             "found",
         ),
-    ],
+    ], 1),
 )
 def test_a_library_that_fails_on_one_rank_is_unsupported_on_all_ranks_on_a_fake_gpu(faults, sentence):
     """Wiretax still measures its own algorithms."""

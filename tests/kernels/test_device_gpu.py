@@ -46,7 +46,7 @@ def run_of(folder):
 
 @pytest.mark.parametrize(
     ("options", "faults", "sentence"),
-    [
+    few([
         ("--device cuda", {"driver": 0}, "no GPU driver is here"),
         (
             "--device cuda",
@@ -80,7 +80,7 @@ def run_of(folder):
             "ranks without memory in common need the GPUs' library to meet: NCCL is not installed",
         ),
         ("--device cpu --memory host_staged", {}, "--memory host_staged: the cpu device has memfd"),
-    ],
+    ], 8),
     ids=lambda value: str(value).replace("'", "") if not isinstance(value, str) else value[:30],
 )
 def test_impossible_options_are_refused_in_one_line_on_a_fake_gpu(tmp_path, options, faults, sentence):
@@ -194,7 +194,7 @@ def test_registered_uses_ipc_if_nccl_has_no_allocator_with_graphs_on_a_fake_gpu(
         assert [status["library", "graph", mode] for mode in modes] == [("ok", 0)] * 2
 
 
-@pytest.mark.parametrize("memory", ["auto", "host_staged"])
+@pytest.mark.parametrize("memory", few(["host_staged", "auto"], 1))
 def test_our_algorithms_do_not_move_the_librarys_buffers_to_the_host_on_a_fake_gpu(tmp_path, memory):
     """With its buffers in host memory, the library would be slow and not a fair baseline."""
     options = ("--lean", "--device", "hip", "--memory", memory, "--algorithm", "direct_pull")

@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench.features import background
-from bench.features.background import COLUMNS, INNER, LANES, ROWS, STRUCTURES, CoreMatmul, StreamMatmul, launches_within
+from bench.features.background import COLUMNS, INNER, LANES, ROWS, STRUCTURES, CoreMatmul, launches_within
 from bench.features.footprint import Footprint
 from bench.harness.iteration import ARRIVED, LEFT, stamp
 from bench.harness.suite import Axes
@@ -26,19 +24,8 @@ from reports.tables.rows import views
 from reports.tables.table import render
 from tests import fake_gpu
 from tests.bench.machines import write
-from tests.launch import ROOT, few, mpirun
+from tests.launch import few, mpirun
 from tests.reports.synthetic_run import write_run
-
-PRODUCT = """
-import numpy as np
-from types import SimpleNamespace
-from kernels.devices.gpu_driver import visible_gpus
-from kernels.devices.gpu import GpuDevice
-from tests.bench.features.test_footprint import product_is_right, some_is_done_beside
-device = GpuDevice(visible_gpus()[1][0])
-product_is_right(device)
-some_is_done_beside(device)
-"""
 
 
 def world_of(device: Any) -> Any:
@@ -70,25 +57,9 @@ def waits(device: Any, timeout_ns: int) -> Any:
     return lambda counts: device.run(actions, idle, counts, watch)
 
 
-def some_is_done_beside(device: Any) -> None:
-    """While one stream waits for 40 ms, the matmul makes progress in the other stream. The progress is
-    nan if the matmul starts too late or ends too early; the next iteration then enqueues enough of it."""
-    matmul = StreamMatmul(world_of(device))
-    stamps, progress = matmul.during(waits(device, 40_000_000), Counts(4, 12))
-    assert (stamps.shape, progress.shape) == ((12, 4), (12,))
-    assert np.nanmax(progress) > 0
-
-
 def test_the_matmul_is_right_on_a_cpu():
     """Half a matmul would take half the time and lose half as much."""
     product_is_right(CpuDevice())
-
-
-@pytest.mark.parametrize("vendor", few(["cuda", "hip"], 1))
-def test_the_matmul_is_right_in_its_own_stream_on_a_gpu_in_software(vendor):
-    env = os.environ | fake_gpu.environment(vendor=vendor, sms=1)
-    done = subprocess.run([sys.executable, "-c", PRODUCT], cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def test_progress_is_the_number_of_launches_within_a_span():

@@ -139,7 +139,10 @@ BROKEN = [
 REPLICATIONS = {runs_taken_for_independent: 200, few_launches_taken_for_many: 1000}
 
 
-@pytest.mark.parametrize(("breaks", "claim"), BROKEN, ids=[breaks.__name__ for breaks, _ in BROKEN])
+CHECKED = few([*BROKEN[::2], *BROKEN[1::2]], 7)
+
+
+@pytest.mark.parametrize(("breaks", "claim"), CHECKED, ids=[breaks.__name__ for breaks, _ in CHECKED])
 def test_a_broken_statistic_is_caught(breaks, claim, monkeypatch):
     breaks(monkeypatch)
     n = REPLICATIONS.get(breaks, 400)

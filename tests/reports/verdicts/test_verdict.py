@@ -189,7 +189,7 @@ def test_two_stages_find_the_visible_effect_four_times_in_five(spread, monkeypat
     assert list(visible) == [16384]
     rng = np.random.default_rng(9)
     effect = np.log1p(visible[16384])
-    first, fresh = (rng.normal(effect, np.sqrt(2) * spread, (1500, 1, n)) for n in (10, 25))
+    first, fresh = (rng.normal(effect, np.sqrt(2) * spread, (600, 1, n)) for n in (10, 25))
     called = [two_stages(*stages).verdict[0] == "SLOWER" for stages in zip(first, fresh, strict=True)]
     assert 0.78 < np.mean(called) < 0.92
 

@@ -210,12 +210,13 @@ def crowds() -> None:
 
 def wild_pointers() -> None:
     # An address from mmap looks like a pointer. The heap of a Python without address randomization begins at low
-    # addresses, which could be numbers, and after a large free it may also hold large arrays.
+    # addresses, which could be numbers. The start of the mapping may be the end of the device's memory.
     stream, data = cupy.cuda.Stream(non_blocking=True), np.frombuffer(mmap.mmap(-1, 1 << 20), np.uint8)
+    wild = data.ctypes.data + data.nbytes // 2
     copy = kernel_file("link_probe").get_function("copy_local")
     target = filled(data)
     with stream:
-        copy((1,), (4,), (by_value(Arguments(send=data.ctypes.data, receive=target, count=16)),))
+        copy((1,), (4,), (by_value(Arguments(send=wild, receive=target, count=16)),))
         with failing("cudaErrorIllegalAddress"):
             stream.synchronize()
         with failing("cudaErrorIllegalAddress"):

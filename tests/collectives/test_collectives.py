@@ -37,7 +37,7 @@ def test_streaming_stores_are_fenced_before_a_flag_and_at_the_end_of_a_launch(mi
     assert not missing or "AssertionError: all_reduce" in done.stderr
 
 
-@pytest.mark.parametrize(("ranks", "examples"), few([(2, 250), (8, 40), (3, 200), (1, 60), (4, 80), (5, 80)], 2))
+@pytest.mark.parametrize(("ranks", "examples"), few([(2, 250), (8, 20), (3, 200), (1, 60), (4, 80), (5, 80)], 2))
 def test_every_collective_is_correct_and_equal_results_have_equal_bits(ranks, examples):
     examples = count(examples)
     done = mpirun(ranks, "tests/ranks/collective_ranks.py", str(examples), str(ranks))

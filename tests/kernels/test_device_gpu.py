@@ -29,7 +29,7 @@ from tests.bench.test_cli import assert_refused, launch
 from tests.fake_gpu import fake_nccl
 from tests.launch import MPIRUN, ROOT, few
 
-ONE = ("--algorithm", "ring", "-b", "4K", "-e", "4K", "--mode", "isolated", "-n", "6", "-w", "0",
+ONE = ("--algorithm", "ring", "-b", "4K", "-e", "4K", "--mode", "isolated", "-n", "2", "-w", "0",
        "--max-time", "10")  # without warm-up, which takes seconds on the software GPU
 
 
@@ -136,7 +136,7 @@ def test_the_table_says_that_ranks_share_a_gpu_on_a_fake_gpu(tmp_path):
 @pytest.mark.parametrize("vendor", few(["hip", "cuda"], 1))
 def test_graphs_launch_both_ours_and_the_library_on_a_fake_gpu(tmp_path, vendor):
     """A graph launch and a stream launch must not be compared."""
-    options = ("--device", vendor, "-G", "1", "--algorithm", "two_shot,library", "--mode", "both", "-n", "3",
+    options = ("--device", vendor, "-G", "1", "--algorithm", "two_shot,library", "--mode", "both", "-n", "1",
                "-w", "0", "--max-time", "30")
     done = launch(tmp_path / "results", *ONE, *options, "--lean", **fake_nccl.environment(vendor=vendor))
     assert done.returncode == 0, done.stderr
@@ -151,7 +151,7 @@ def test_graphs_launch_both_ours_and_the_library_on_a_fake_gpu(tmp_path, vendor)
     ("allgather", "hip"), ("reduce_scatter", "cuda"), ("alltoall", "cuda"), ("sendrecv", "hip")], 1))
 def test_every_command_measures_ours_and_the_library_with_correct_results_on_a_fake_gpu(tmp_path, command, vendor):
     """Our `registered` variant uses IPC. NCCL's own allocator gives no IPC handles, so `registered` cannot use it."""
-    options = ("-b", "12K", "-e", "12K", "--mode", "isolated", "-n", "6", "-w", "0", "--max-time", "30", "--lean",
+    options = ("-b", "12K", "-e", "12K", "--mode", "isolated", "-n", "2", "-w", "0", "--max-time", "30", "--lean",
                "--device", vendor)
     done = launch(tmp_path / "results", *options, command=command, **fake_nccl.environment(vendor=vendor))
     assert done.returncode == 0, done.stderr
@@ -169,7 +169,7 @@ def test_every_command_measures_ours_and_the_library_with_correct_results_on_a_f
 @pytest.mark.parametrize(("vendor", "graph"), few([("cuda", "1"), ("hip", "0"), ("cuda", "0")], 1))
 def test_a_routed_all_to_all_and_grouped_sends_are_correct_on_a_fake_gpu(tmp_path, vendor, graph):
     options = ("--experts", "5", "--tokens", "30", "--hidden", "70", "--skew", "zipf:1", "-d", "bfloat16", "--mode",
-               "both", "-n", "3", "-w", "0", "--max-time", "60", "--lean", "--device", vendor, "-G", graph)
+               "both", "-n", "1", "-w", "0", "--max-time", "60", "--lean", "--device", vendor, "-G", graph)
     done = launch(tmp_path / "results", *options, command="alltoall", **fake_nccl.environment(vendor=vendor))
     assert done.returncode == 0, done.stderr
     cases = run_of(tmp_path).cases
@@ -182,7 +182,7 @@ def test_a_routed_all_to_all_and_grouped_sends_are_correct_on_a_fake_gpu(tmp_pat
 
 
 def test_registered_uses_ipc_if_nccl_has_no_allocator_with_graphs_on_a_fake_gpu(tmp_path):
-    options = ("-b", "12K", "-e", "12K", "--mode", "both", "-n", "3", "-w", "0", "--max-time", "60", "--lean",
+    options = ("-b", "12K", "-e", "12K", "--mode", "both", "-n", "1", "-w", "0", "--max-time", "60", "--lean",
                "--device", "cuda", "-G", "1", "--in-place", "--algorithm", "direct_pull,library")
     for command in few(("allgather", "reduce_scatter"), 1):
         out = tmp_path / command

@@ -121,7 +121,7 @@ def test_two_gpus_are_right(memory):
 
 
 def test_back_to_back_launches_are_right_on_a_fake_gpu():
-    launches = count(360)
+    launches = count(240)
     report = stress("cuda", launches, 1, **fake("cuda", sms=6))
     assert report == {"launches": launches, "wrong_elements": 0, "timed_out": False}
 

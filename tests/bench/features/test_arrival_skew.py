@@ -51,7 +51,7 @@ def waited(case):
     ("sendrecv", 3, "direct_pull,library", "native"),
     ("alltoall", 3, "direct_push,library", "native"),
     ("sendrecv", 2, "direct_push,library", "native"),
-], 2))
+], 1))
 def test_the_wait_has_the_requested_length_and_is_in_no_time(tmp_path, command, ranks, algorithms, dispatch):
     """An early rank's wait must not look like a slow collective, nor a missing delay like a fast collective. The
     ordinary cases of the same run are the control for both figures."""

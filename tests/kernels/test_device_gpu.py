@@ -8,7 +8,6 @@ import itertools
 import json
 import os
 import re
-import resource
 import statistics
 import struct
 import subprocess
@@ -347,14 +346,10 @@ def test_the_watch_stays_at_the_launch_that_stopped_on_a_fake_gpu():
 
 @pytest.fixture
 def real_cupy():
-    """CuPy. NVRTC lifts the limit of the stack at an error; processes without this limit map memory elsewhere, where
-    the software GPU does not recognise a wild address."""
     if find_spec("cupy") is None:
         pytest.skip("CuPy is not installed")
-    stack = resource.getrlimit(resource.RLIMIT_STACK)
     gpu_driver.load_cupy.cache_clear()
-    yield gpu_driver.load_cupy()
-    resource.setrlimit(resource.RLIMIT_STACK, stack)
+    return gpu_driver.load_cupy()
 
 
 def test_the_real_cupy_without_a_driver_gives_one_sentence(real_cupy, monkeypatch):

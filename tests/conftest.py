@@ -20,8 +20,8 @@ ALONE = {
     "bench/cli", "bench/collective_commands", "bench/corruption", "bench/faults",
     "bench/features/arrival_skew", "bench/features/footprint", "bench/features/slowed",
     "bench/features/soak", "bench/harness/flight", "bench/launchers",
-    "bench/layers/fused_commands", "bench/link", "bench/tune", "collectives/routed",
-    "kernels/background_gpu", "kernels/device_cpu", "kernels/shared_memory",
+    "bench/layers/fused_commands", "bench/link", "bench/stress", "bench/tune",
+    "collectives/routed", "kernels/background_gpu", "kernels/device_cpu", "kernels/shared_memory",
 }
 
 # Tests in these files launch no ranks and take seconds: `make check` runs them before a commit.

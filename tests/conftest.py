@@ -3,9 +3,8 @@ runs two files at once, and after them the tests marked `alone`.
 """
 
 import os
-import resource
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,15 +63,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("alone")
         if name in UNIT:
             item.add_marker("unit")
-
-
-@pytest.fixture(autouse=True)
-def limited_stack() -> Iterator[None]:
-    """Restores the limit of the stack. NVRTC lifts it at an error, and later processes without it map memory elsewhere,
-    where the software GPU does not recognise a wild address."""
-    limit = resource.getrlimit(resource.RLIMIT_STACK)
-    yield
-    resource.setrlimit(resource.RLIMIT_STACK, limit)
 
 
 @pytest.fixture

@@ -209,8 +209,8 @@ def crowds() -> None:
 
 
 def wild_pointers() -> None:
-    # An address from mmap looks like a pointer, unless the stack is unlimited; a heap may begin at low addresses, which
-    # could be numbers. The start of the mapping may be the end of the device's memory.
+    # A heap may begin at low addresses, which could be numbers; the start of a mapping may be the end of the device's
+    # memory.
     stream, data = cupy.cuda.Stream(non_blocking=True), np.frombuffer(mmap.mmap(-1, 1 << 20), np.uint8)
     wild = data.ctypes.data + data.nbytes // 2
     copy = kernel_file("link_probe").get_function("copy_local")

@@ -5,9 +5,11 @@
 // wait until a resident block ends, as on a GPU: a grid that is too large and waits for itself hangs.
 #include "device.h"
 
+#include <errno.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -256,12 +258,21 @@ struct Event {
   long long ns = 0;
 };
 
-// Whether a parameter holds an unknown address. A GPU's kernel would fault on it; this one would read host memory.
+// Whether this process has memory at an address, even closed memory.
+static bool mapped(uintptr_t address) {
+  static const uintptr_t page = sysconf(_SC_PAGESIZE);
+  unsigned char resident;
+  return mincore((void*)(address & -page), 1, &resident) == 0 || errno != ENOMEM;
+}
+// Whether a parameter holds an unknown address. A GPU's kernel would fault on it; this one would read host memory, or
+// end the process. A word is an address if something is mapped there, or if most mappings lie around it; where mappings
+// lie depends on the limit of the stack.
 static bool wild_pointer(const Launch& l) {
   for (size_t i = 0; i + 8 <= l.size; i += 8) {
     uintptr_t word;
     memcpy(&word, l.parameters.bytes + i, 8);
-    if (word >> 40 >= 0x55 && word >> 40 <= 0x7f && !reachable(word)) return true;
+    const uintptr_t high = word >> 40;
+    if (high && high <= 0x7f && !reachable(word) && (high >= 0x55 || mapped(word))) return true;
   }
   return false;
 }

@@ -138,16 +138,17 @@ class FlightRecord:
     def _leave_if_ended(self) -> None:
         if not (self.folder / "ended").exists():
             return
-        # All exit at once: MPICH's launcher kills later ranks and adds the signal to the status.
         self.exiting.acquire()
-        time.sleep(max(0.0, (self.folder / "ended").stat().st_mtime + LEAVE_S - time.time()))
-        flight = read_flight(self.folder)
-        if not flight or not flight.ended:  # a full disk leaves it empty
-            os._exit(WRONG)
-        culprit = flight.ranks.get(flight.ended["rank"])
-        if flight.ended["by"] == "witness" and culprit and self.rank == int(culprit["rank"] == 0):
-            _say(culprit, flight.ended["why"])  # one survivor speaks for the witness
-        os._exit(flight.ended["status"])
+        leave_s = (self.folder / "ended").stat().st_mtime + LEAVE_S
+        time.sleep(max(0.0, leave_s - LEAVE_S / 2 - time.time()))
+        flight, status = read_flight(self.folder), WRONG  # a full disk leaves the file empty
+        if flight and (ended := flight.ended):
+            status, culprit = ended["status"], flight.ranks.get(ended["rank"])
+            if ended["by"] == "witness" and culprit and self.rank == int(culprit["rank"] == 0):
+                _say(culprit, ended["why"])  # one survivor speaks for the witness
+        # All exit at once: MPICH's launcher kills later ranks and adds the signal to the status.
+        time.sleep(max(0.0, leave_s - time.time()))
+        os._exit(status)
 
 
 def _say(culprit: dict[str, Any], why: str, details: str = "") -> None:

@@ -13,7 +13,7 @@ from reports.store.result import read
 from reports.tables.show import text
 from tests.launch import MPIRUN, ROOT
 
-TIMEOUT_S = 2
+TIMEOUT_S = 1.5
 PROMISED_S = TIMEOUT_S + 2
 SOON_S = PROMISED_S + 1  # a margin for a busy machine
 SMALL = ["-b", "16K", "-e", "16K", "--mode", "isolated", "--max-time", "20", "--timeout", str(TIMEOUT_S)]

@@ -2,7 +2,6 @@
 the rank and its step, the run keeps its blocks, and no process, memory or file is left."""
 
 import json
-import random
 import re
 import signal
 import subprocess
@@ -25,8 +24,7 @@ from tests.bench.faulty_runs import (
     struck,
     wait_for,
 )
-from tests.launch import ROOT, count, few, mpirun
-from tests.reliability.inject_faults import inject
+from tests.launch import ROOT, few, mpirun
 
 
 @pytest.fixture
@@ -105,9 +103,9 @@ def test_a_rank_that_stalls_in_a_kernel_is_named_with_its_epochs(out, rank, call
 
 
 def test_a_rank_may_spend_ten_time_outs_on_the_results_and_the_run_stays_readable(out):
-    done, took_s = struck(out, 0, "results", 1, "sleep", "--algorithm", "ring", "-n", "10", "--timeout", "0.5")
-    assert re.search(r"rank 0 did not go on for 5 s and held the others up: step results", sentence(done))
-    assert 5 < took_s < 5 + SOON_S - TIMEOUT_S
+    done, took_s = struck(out, 0, "results", 1, "sleep", "--algorithm", "ring", "-n", "10", "--timeout", "0.25")
+    assert re.search(r"rank 0 did not go on for 2.5 s and held the others up: step results", sentence(done))
+    assert 2.5 < took_s < 2.5 + SOON_S - TIMEOUT_S
     assert "INCOMPLETE" in show(out)
 
 
@@ -278,13 +276,6 @@ def test_ranks_that_are_stopped_and_continued(out, victims, pause_s, algorithm):
     done = run.end()
     assert (done.returncode, done.stderr) == (0, "")
     assert "INCOMPLETE" not in show(out)
-
-
-@pytest.mark.parametrize("_", range(count(3)))
-def test_a_fault_at_a_random_moment(_):
-    seed = random.randrange(1 << 30)
-    injection = inject(seed)
-    assert not injection.broken, (seed, injection)
 
 
 def test_ranks_do_not_outlive_their_launcher(out):

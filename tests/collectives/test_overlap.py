@@ -26,7 +26,7 @@ def test_every_form_and_number_of_chunks_is_exact(ranks):
 
 @pytest.mark.parametrize(("vendor", "datatype"), few([("cuda", "float16"), ("hip", "float32")], 1))
 def test_two_streams_of_a_fake_gpu_give_the_same_results(vendor, datatype):
-    environment = fake_nccl.environment(vendor=vendor)
+    environment = fake_nccl.environment(vendor=vendor, gpu={"closed": 1})
     done = mpirun(2, "-m", "tests.ranks.overlap_ranks", vendor, datatype, timeout_s=120, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count(" right, core ") == 2 * len(COMMANDS)

@@ -229,7 +229,7 @@ static auto& streams = *new std::vector<Stream*>;  // never destroyed: a kernel 
 
 static Stream* new_stream() {
   std::lock_guard<std::mutex> held(streams_lock);
-  streams.push_back(new Stream(setting("FAKE_GPU_SMS", 3)));
+  streams.push_back(new Stream(setting("FAKE_GPU_SMS", 2)));
   return streams.back();
 }
 // The default stream is number 0.

@@ -32,10 +32,12 @@ from tests.launch import MPIRUN, ROOT, few
 ONE = ("--algorithm", "ring", "-b", "4K", "-e", "4K", "--mode", "isolated", "-n", "2", "-w", "0",
        "--max-time", "10")  # without warm-up, which takes seconds on the software GPU
 
+CLOSED: dict[str, object] = {"closed": 1}  # our host code must not touch device memory
+
 
 def on(folder, *options, ranks=2, **faults):
     """Runs the command on a software GPU with these faults."""
-    environment = fake_gpu.environment(**faults)
+    environment = fake_gpu.environment(**CLOSED, **faults)
     return launch(folder / "results", *ONE, "--lean", *options, ranks=ranks, **environment)
 
 
@@ -138,7 +140,7 @@ def test_graphs_launch_both_ours_and_the_library_on_a_fake_gpu(tmp_path, vendor)
     """A graph launch and a stream launch must not be compared."""
     options = ("--device", vendor, "-G", "1", "--algorithm", "two_shot,library", "--mode", "both", "-n", "1",
                "-w", "0", "--max-time", "30")
-    done = launch(tmp_path / "results", *ONE, *options, "--lean", **fake_nccl.environment(vendor=vendor))
+    done = launch(tmp_path / "results", *ONE, *options, "--lean", **fake_nccl.environment(vendor=vendor, gpu=CLOSED))
     assert done.returncode == 0, done.stderr
     result = run_of(tmp_path)
     assert result.run.world["launch"] == "graph"
@@ -153,7 +155,7 @@ def test_every_command_measures_ours_and_the_library_with_correct_results_on_a_f
     """Our `registered` variant uses IPC. NCCL's own allocator gives no IPC handles, so `registered` cannot use it."""
     options = ("-b", "12K", "-e", "12K", "--mode", "isolated", "-n", "2", "-w", "0", "--max-time", "30", "--lean",
                "--device", vendor)
-    done = launch(tmp_path / "results", *options, command=command, **fake_nccl.environment(vendor=vendor))
+    done = launch(tmp_path / "results", *options, command=command, **fake_nccl.environment(vendor=vendor, gpu=CLOSED))
     assert done.returncode == 0, done.stderr
     cases = run_of(tmp_path).cases
     assert {case.n_wrong for case in cases if case.status == "ok"} == {0}
@@ -170,7 +172,8 @@ def test_every_command_measures_ours_and_the_library_with_correct_results_on_a_f
 def test_a_routed_all_to_all_and_grouped_sends_are_correct_on_a_fake_gpu(tmp_path, vendor, graph):
     options = ("--experts", "5", "--tokens", "30", "--hidden", "70", "--skew", "zipf:1", "-d", "bfloat16", "--mode",
                "both", "-n", "1", "-w", "0", "--max-time", "60", "--lean", "--device", vendor, "-G", graph)
-    done = launch(tmp_path / "results", *options, command="alltoall", **fake_nccl.environment(vendor=vendor))
+    environment = fake_nccl.environment(vendor=vendor, gpu=CLOSED)
+    done = launch(tmp_path / "results", *options, command="alltoall", **environment)
     assert done.returncode == 0, done.stderr
     cases = run_of(tmp_path).cases
     assert {case.n_wrong for case in cases if case.status == "ok"} == {0}

@@ -24,7 +24,7 @@ def run(*command, **faults):
 
 @pytest.mark.parametrize("vendor", ["cuda", "hip"])
 def test_copies_streams_graphs_crowds_and_registered_memory_behave_on_a_fake_gpu(vendor):
-    done = run(SCENARIOS, "copies", "streams", "graphs", "crowds", "registered_memory", vendor=vendor)
+    done = run(SCENARIOS, "copies", "streams", "graphs", "crowds", "registered_memory", vendor=vendor, closed=1)
     assert done.returncode == 0, done.stderr
 
 
@@ -49,7 +49,7 @@ def test_refused_peer_access_gives_the_drivers_error_on_a_fake_gpu():
 def test_invalid_accesses_are_faults_on_a_fake_gpu():
     done = run(SCENARIOS, "wild_pointers")
     assert done.returncode == 0, done.stderr
-    done = run(SCENARIOS, "host_reads_device_memory")
+    done = run(SCENARIOS, "host_reads_device_memory", closed=1)
     assert done.returncode == -11, (done.returncode, done.stdout, done.stderr)
 
 

@@ -147,7 +147,8 @@ def test_on_gpus_only_the_late_rank_waits_after_the_meeting_on_a_fake_gpu(tmp_pa
 @pytest.mark.parametrize(("vendor", "dispatch"), few([("cuda", "native"), ("hip", "python")], 1))
 def test_on_gpus_a_time_is_the_late_ranks_own_on_a_fake_gpu(tmp_path, vendor, dispatch):
     """An early rank's own time includes the wait, and so would the slowest rank's time."""
-    options = ("--algorithm", "direct_pull,library", "-n", "4", "-w", "0", "--arrival-skew", "20ms", "--device", vendor)
+    options = ("--algorithm", "direct_pull,library", "--mode", "isolated", "-n", "4", "-w", "0",
+               "--arrival-skew", "20ms", "--device", vendor)
     environment = fake_nccl.environment(vendor=vendor)
     printed, result = run(tmp_path, "allgather", *options, "--dispatch", dispatch, **environment)
     measured = [case for case in result.cases if case.status == "ok"]

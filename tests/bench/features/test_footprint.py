@@ -148,7 +148,7 @@ def test_another_collective_is_measured_beside_the_matmul(tmp_path):
 
 @pytest.mark.parametrize("vendor", few(["hip", "cuda"], 1))
 def test_the_command_on_gpus_in_software(tmp_path, vendor):
-    environment = fake_gpu.environment(vendor=vendor, sms=2)
+    environment = fake_gpu.environment(vendor=vendor)
     options = ("--sizes", "64K", "--mode", "isolated", "--algorithm", "two_shot+1b", "-n", "4", "-w", "0", "--lean")
     done = mpirun(2, "-m", "bench.footprint", *options, "--out", str(tmp_path), timeout_s=120, **environment)
     assert (done.returncode, done.stderr) == (0, "")

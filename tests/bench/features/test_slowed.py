@@ -13,7 +13,7 @@ from bench.features import FEATURES
 from bench.harness.command import sweep_parser
 from collectives.collective import COLLECTIVES
 from reports.store.result import read
-from tests.launch import mpirun
+from tests.launch import count, mpirun
 
 ONE_RANK = ("--mode", "both", "-n", "40", "--max-time", "20")
 SENTENCE = "Slowed on purpose: our kernels take 50 % longer than they need."
@@ -36,7 +36,7 @@ def pairs(tmp_path_factory):
             launched(folder / f"slowed-{pair}", 1, *ONE_RANK, "--slowed-percent", "50"),
             launched(folder / f"ordinary-{pair}", 1, *ONE_RANK),
         )
-        for pair in range(3)
+        for pair in range(count(12))
     ]
 
 

@@ -277,7 +277,7 @@ def test_without_a_gpu_it_names_the_places_searched_and_exits_with_3():
 
 @pytest.mark.parametrize("vendor", ["cuda", "hip"])
 def test_copies_between_all_pairs_and_within_all_kinds_of_memory_are_timed_on_a_fake_gpu(vendor):
-    done = mpirun(2, "-c", SMALL_COPIES, timeout_s=120, **environment(vendor=vendor))
+    done = mpirun(2, "-c", SMALL_COPIES, timeout_s=120, **environment(vendor=vendor, closed=1))
     assert done.returncode == 0, done.stderr
     reads = re.findall(r"^(\d reads \d) .* mapped +(\S+) GB/s", done.stdout, re.MULTILINE)
     assert [pair for pair, _ in reads] == ["0 reads 1", "1 reads 0"]

@@ -3,11 +3,12 @@
 FAKE_GPU_VENDOR       cuda or hip; a list has one per rank
 FAKE_GPU_COUNT        devices, 0 to 8 (2)
 FAKE_GPU_ARCH         architecture with HIP (gfx1201)
-FAKE_GPU_SMS          multiprocessors per device (3)
+FAKE_GPU_SMS          multiprocessors per device (2)
 FAKE_GPU_THREADS      most threads per block; a multiprocessor holds two such blocks (4)
 FAKE_GPU_MEMORY       bytes per device
 FAKE_GPU_DRIVER       the driver's version, as CUDA and HIP write it; 0: no driver
 FAKE_GPU_PEER         0: the driver refuses peer access
+FAKE_GPU_CLOSED       1: a host access to device memory ends the process
 FAKE_GPU_FAIL         call[:rankN][:error name][:>bytes], ...: calls that fail
 FAKE_GPU_UNCACHED     0: HIP has no uncached memory
 FAKE_GPU_CORRUPT_IPC  from this byte on, a mapping of a peer's memory is a copy without later writes

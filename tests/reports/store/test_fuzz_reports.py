@@ -11,7 +11,7 @@ from tests.launch import ROOT
 from tests.reliability import fuzz_reports
 from tests.reliability.fuzz_reports import TARGETS, complaint, run_forked
 
-SECONDS, SEED = 4, 8
+SECONDS, SEED = 2, 8
 
 
 def test_damaged_files_are_refused_in_one_sentence():

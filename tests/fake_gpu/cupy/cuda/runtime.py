@@ -98,7 +98,7 @@ def getDeviceProperties(device: int) -> dict[str, Any]:
         "name": b"software GPU",
         "major": 12,
         "minor": 0,
-        "multiProcessorCount": setting("SMS", 3),
+        "multiProcessorCount": setting("SMS", 2),
         "maxThreadsPerBlock": threads,
         "maxThreadsPerMultiProcessor": 2 * threads,
         "warpSize": 32,
@@ -120,7 +120,7 @@ def getDeviceProperties(device: int) -> dict[str, Any]:
 def deviceGetAttribute(attrib: int, device: int) -> int:
     _entering("deviceGetAttribute")
     _physical(device)
-    return {16: setting("SMS", 3), 1: setting("THREADS", 4), 99: 1, 91: 1}[attrib]
+    return {16: setting("SMS", 2), 1: setting("THREADS", 4), 99: 1, 91: 1}[attrib]
 
 
 def deviceGetPCIBusId(device: int) -> str:

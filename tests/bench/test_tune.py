@@ -21,7 +21,7 @@ from tests.reports.synthetic_run import write_run
 
 ANY = {"collective": "all_reduce", "ranks": 2, "size_bytes": 16384, "variant": "copied", "link_rtt_ns": 100.0,
        "algorithm": "ring"}
-QUICK = ("-b", "16K", "-e", "16K", "--max-time", "2")
+QUICK = ("-b", "16K", "-e", "16K", "--max-time", "5")
 KNOWN = ALGORITHMS["all_reduce"]
 
 

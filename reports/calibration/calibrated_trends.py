@@ -68,7 +68,7 @@ def _coverage(scatter: str, times_us: Floats, at: Sequence[tuple[int, ...]],
         last_slopes = walsh_means(fit_lines(SIZES[last], times_us[rows][..., last])[1])
         walsh = {"alpha": alphas, "beta": last_slopes, "n 1/2": alphas / slopes}
         for name, values in truth.items():
-            _, low, high = interval(walsh[name], times_us.shape[-2], ends != ())
+            _, low, high = interval(walsh[name], times_us.shape[-2])
             covered[name][rows] = (low <= values[rows]) & (values[rows] <= high)
     return [Figure(f"{scatter}: {name}", values, *limits) for name, values in covered.items()]
 

@@ -95,7 +95,7 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None, blocks: pd
     misfit = lines.LEAST_MISFIT if is_replicated else FEW_LAUNCHES_MISFIT
     at = lines.breaks(np.array(sizes, dtype=float), times_us[None], misfit)[0]
     fit.regimes = [
-        lines.regime_of(sizes[i:j], times_us[:, i:j], fit.interval is not None, at != ())
+        lines.regime_of(sizes[i:j], times_us[:, i:j], fit.interval is not None)
         for i, j in pairwise([0, *at, len(sizes)])]
     return fit
 

@@ -114,22 +114,21 @@ def by_title(fits: Sequence[Fit]) -> dict[str, list[Fit]]:
     return groups
 
 
-def regime_of(sizes: Sequence[int], times_us: Floats, has_interval: bool,
-              is_piece: bool = False) -> Regime:
-    """The line through these times, (launches, sizes); `is_piece`: one of several regimes."""
+def regime_of(sizes: Sequence[int], times_us: Floats, has_interval: bool) -> Regime:
+    """The line through these times, (launches, sizes)."""
     at = np.array(sizes, dtype=float)
     alpha, slope = fit_lines(at, times_us)
     alphas, slopes = walsh_means(alpha), walsh_means(slope)
     n = len(times_us) * has_interval
     beta, half_size = Estimate(), Estimate()
     if np.all(slopes > 0):
-        beta = estimate(1e-3 / slopes, n, is_piece)
+        beta = estimate(1e-3 / slopes, n)
         # size x slope < alpha where size < alpha / slope, so the ratio's interval is exact too.
-        half = estimate(alphas / slopes, n, is_piece)
+        half = estimate(alphas / slopes, n)
         if half.value and half.value > 0:
             half_size = Estimate(half.value, half.low and max(half.low, 0.0), half.high)
     return Regime(
-        from_bytes=sizes[0], to_bytes=sizes[-1], alpha_us=estimate(alphas, n, is_piece),
+        from_bytes=sizes[0], to_bytes=sizes[-1], alpha_us=estimate(alphas, n),
         beta_gb_s=beta, half_size_bytes=half_size, lines=np.stack([alpha, slope], axis=-1).tolist(),
         worst_residual=float(np.max(np.abs(residuals(at, times_us)))))
 
@@ -221,11 +220,10 @@ def walsh_means(values: Any) -> Floats:
     return np.asarray((values[..., i] + values[..., j]) / 2)
 
 
-def interval(walsh: Floats, launches: int, is_piece: bool = False) -> tuple[Floats, Floats, Floats]:
+def interval(walsh: Floats, launches: int) -> tuple[Floats, Floats, Floats]:
     """(estimate, low, high) from `walsh_means`, or from ratios of two, along the last axis, as in
     `verdict.evidence`; infinite below five launches. The range of five has 93.75 %: 5 % more on
-    either side makes it 95 % for normal launches. The ends of a piece were chosen by the same
-    times, which leaves 94.5 %: 1 % more on either side makes it 95 %."""
+    either side makes it 95 % for normal launches."""
     ordered = np.sort(walsh, axis=-1)
     middle = ordered.shape[-1] // 2
     median = (ordered[..., middle] + ordered[..., ~middle]) / 2
@@ -233,12 +231,12 @@ def interval(walsh: Floats, launches: int, is_piece: bool = False) -> tuple[Floa
         return median, np.full_like(median, -np.inf), np.full_like(median, np.inf)
     k = max(1, int(np.searchsorted(signed_rank_cdf(launches), 0.025, side="right")))
     low, high = ordered[..., k - 1], ordered[..., -k]
-    more = (0.05 * (launches == MIN_LAUNCHES) + 0.01 * is_piece) * (high - low)
+    more = 0.05 * (launches == MIN_LAUNCHES) * (high - low)
     return median, low - more, high + more
 
 
-def estimate(walsh: Floats, launches: int, is_piece: bool = False) -> Estimate:
-    ends = interval(walsh, launches, is_piece)
+def estimate(walsh: Floats, launches: int) -> Estimate:
+    ends = interval(walsh, launches)
     return Estimate(*(float(end) if np.isfinite(end) else None for end in ends))
 
 

@@ -92,7 +92,7 @@ def any_break_that_looks_good(monkeypatch):
 
 
 def few_launches_taken_for_many(monkeypatch):
-    def normal(walsh: Any, launches: int, is_piece: bool) -> tuple[Any, Any, Any]:
+    def normal(walsh: Any, launches: int) -> tuple[Any, Any, Any]:
         own = walsh[..., np.cumsum([0, *range(launches, 1, -1)])]
         half = 1.96 * own.std(axis=-1, ddof=1) / np.sqrt(launches)
         return own.mean(axis=-1), own.mean(axis=-1) - half, own.mean(axis=-1) + half

@@ -12,7 +12,7 @@ import pytest
 
 from reports.store.result import read
 from tests.bench.test_cli import LAYERS
-from tests.launch import MPIRUN, ROOT
+from tests.launch import FULL, MPIRUN, ROOT
 
 SMALL = ("-b", "16K", "-e", "16K", "-n", "2", "--max-time", "60", "--lean")
 
@@ -106,3 +106,6 @@ def test_without_the_quantised_wire_everything_else_works(tree):
     refused = launch(tree, "--algorithm", "two_shot_int8")
     assert refused.returncode == 2
     assert "unknown algorithm 'two_shot_int8'" in refused.stderr
+    if FULL:
+        soaked = launch(tree, "--soak", "1s", "-e", "16K", "-d", "float", "-o", "sum")
+        assert (soaked.returncode, soaked.stderr) == (0, "")

@@ -287,6 +287,7 @@ def test_ranks_do_not_outlive_their_launcher(out):
     assert "INCOMPLETE: the run was cut off." in show(out)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("receiver", "number"),
     few([("mpirun", signal.SIGINT), ("rank 1", signal.SIGTERM), ("group", signal.SIGINT), ("mpirun", signal.SIGTERM)],
@@ -309,6 +310,7 @@ def test_an_interrupted_run_ends_within_two_seconds_and_keeps_its_blocks(out, re
         assert not list(out.glob("*.flight"))
 
 
+@pytest.mark.alone
 def test_an_interrupt_ends_ranks_that_wait_inside_the_mpi_library(out):
     program = ["tests/ranks/fault_ranks.py", "1", "operation", "100", "sleep"]
     run = Launch(out, "--algorithm", "library", "--timeout", "30", program=program)
@@ -322,6 +324,7 @@ def test_an_interrupt_ends_ranks_that_wait_inside_the_mpi_library(out):
     assert "INCOMPLETE" in show(out)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("number", few([signal.SIGKILL, signal.SIGINT, signal.SIGTERM], 1))
 def test_a_run_that_ends_while_compiling_leaves_no_files(out, tmp_path, number):
     cache = tmp_path / "cache" / "wiretax"
@@ -339,6 +342,7 @@ def test_a_run_that_ends_while_compiling_leaves_no_files(out, tmp_path, number):
     assert {path.suffix for path in cache.iterdir()} <= {".so", ".part"}
 
 
+@pytest.mark.alone
 def test_an_interrupt_before_the_first_block_prints_no_traceback(out):
     for delay_s in (0.15, 0.4):
         run = Launch(out)

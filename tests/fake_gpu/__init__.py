@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from kernels.devices.compile_cache import cache_folder
+from tests.launch import FULL
 
 HERE = Path(__file__).parent
 DRIVERS = {"cuda": "libcuda.so.1", "hip": "libamdhip64.so.7"}
@@ -49,7 +50,8 @@ def environment(**faults: object) -> dict[str, str]:
     """The environment of a process that uses the software GPU: `mpirun(2, ..., **environment(vendor="hip"))`.
 
     The process has no NCCL; `fake_nccl.environment` adds it. `faults` name the variables of cupy/_software.py:
-    `count=1` sets FAKE_GPU_COUNT. The compile cache is separate from the cache for real GPUs.
+    `count=1` sets FAKE_GPU_COUNT. With `make reliability` device memory is closed to the host (FAKE_GPU_CLOSED). The
+    compile cache is separate from the cache for real GPUs.
     """
     folder = _folder()
     vendors = str(faults.get("vendor", "cuda")).split(",") if str(faults.get("driver")) != "0" else []
@@ -61,5 +63,5 @@ def environment(**faults: object) -> dict[str, str]:
         "XDG_CACHE_HOME": str(folder / "cache"),
         "FAKE_GPU_LIBRARY": str(folder / "gpu.so"),
         "FAKE_NCCL_BINDING": "none",
-        **{f"FAKE_GPU_{name.upper()}": str(value) for name, value in faults.items()},
+        **{f"FAKE_GPU_{name.upper()}": str(value) for name, value in {"closed": int(FULL), **faults}.items()},
     }

@@ -272,7 +272,7 @@ static bool wild_pointer(const Launch& l) {
     uintptr_t word;
     memcpy(&word, l.parameters.bytes + i, 8);
     const uintptr_t high = word >> 40;
-    if (high && high <= 0x7f && !reachable(word) && (high >= 0x55 || mapped(word))) return true;
+    if (high && !reachable(word) && ((high >= 0x55 && high <= 0x7f) || mapped(word))) return true;
   }
   return false;
 }

@@ -34,7 +34,9 @@ def test_streaming_stores_are_fenced_before_a_flag_and_at_the_end_of_a_launch(mi
                   tree=delayed)
     assert (done.returncode == 0) == (not missing), done.stderr[-3000:]
     assert missing or "fixed examples right on 2 ranks" in done.stdout
-    assert not missing or ": element (" in done.stderr
+    # The ranks' lines mix.
+    assert not missing or ("AssertionError" in done.stderr and "all_reduce" in done.stderr
+                           and ": element (" in done.stderr)
 
 
 @pytest.mark.parametrize(("ranks", "examples"), few([(2, 250), (8, 20), (3, 200), (1, 60), (4, 80), (5, 80)], 2))

@@ -17,9 +17,10 @@ SCENARIOS = "tests/fake_gpu/scenarios.py"
 MODULES = ("runtime", "driver", "nvrtc")
 
 
-def run(*command, **faults):
+def run(*command, launcher=(), **faults):
     env = {**os.environ, **environment(**faults)}
-    return subprocess.run([sys.executable, *command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    line = [*launcher, sys.executable, *command]
+    return subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
 
 
 @pytest.mark.parametrize("vendor", ["cuda", "hip"])
@@ -48,8 +49,7 @@ def test_refused_peer_access_gives_the_drivers_error_on_a_fake_gpu():
 
 def test_invalid_accesses_are_faults_on_a_fake_gpu():
     for limit in ("8192", "unlimited"):  # of the stack: it decides where memory is mapped
-        line = ["sh", "-c", f'ulimit -s {limit}; exec "$@"', "sh", sys.executable, str(SCENARIOS), "wild_pointers"]
-        done = subprocess.run(line, cwd=ROOT, env={**os.environ, **environment()}, capture_output=True, text=True)
+        done = run(SCENARIOS, "wild_pointers", launcher=("sh", "-c", f'ulimit -s {limit}; exec "$@"', "sh"))
         assert done.returncode == 0, (limit, done.stderr)
     done = run(SCENARIOS, "host_reads_device_memory", closed=1)
     assert done.returncode == -11, (done.returncode, done.stdout, done.stderr)

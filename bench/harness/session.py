@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from bench.harness.options import CANNOT, USAGE, WRONG, RunOptions, print_out
 from bench.harness.verify import WrongResult
-from bench.harness.watchdog import LEAVE_S, FlightRecord, start_witness
+from bench.harness.watchdog import LOOK_S, FlightRecord, start_witness
 from bench.machine.placement import Place, pin
 from collectives.communicator import Communicator, Disagreement, launched_rank, scant_memory
 from collectives.operation import Unsupported, World
@@ -116,7 +116,7 @@ def guarded(options: RunOptions, communicator: Communicator, flight: FlightRecor
         return status
     except Exception as error:  # noqa: BLE001 - any fault of one rank must end the others
         if isinstance(error, communicator.mpi.Exception):  # a peer was killed: the witness says so
-            time.sleep(LEAVE_S)
+            time.sleep(2 * LOOK_S)
         # A full disk or a lost GPU is not a bug, and its sentence is enough.
         expected = isinstance(error, OSError | ResultError | DeviceError)
         trace = "" if expected else f"\n{traceback.format_exc().rstrip()}"

@@ -26,8 +26,8 @@ from reports.store.result import COUNTERS_OFFSET, PAGE_BYTES, read_flight
 COUNTERS = [field[0] for field in Watch._fields_]
 LOOK_S = 0.1  # looks are counted: the time in which a job is suspended does not count
 GRACE_S = 0.6  # a kernel's wait knows more, so it times out first
-INTERRUPT_S = 1.4  # from Ctrl-C to the end, even if a rank waits
-LEAVE_S = 0.25  # from the sentence to the exit of all ranks, so that each can look
+INTERRUPT_S = 1.3  # from Ctrl-C to the end, even if a rank waits
+LAUNCHER_S = 0.4  # until MPICH's launcher may know that a rank has exited
 # In these steps ranks compile, read or write alone, for at most LONGEST_ALONE time-outs.
 ALONE = ("open the device", "map the peers", "describe the machine", "compile", "draw the weights",
          "reference", "plan the splits", "results")
@@ -76,10 +76,9 @@ class FlightRecord:
         """Ends the run by the fault of a rank, unless another rank did so first; exits with all."""
         if claim(self.folder, culprit["rank"], why, f"rank {self.rank}", status):
             _say(culprit, why, details)
-            # MPICH's launcher would kill a stopped rank and add the signal to the exit status.
             for pid in self.pids.values():
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
+                    os.kill(pid, signal.SIGCONT)  # a stopped rank must exit itself
         self._leave_if_ended()
         os._exit(status)
 
@@ -139,15 +138,16 @@ class FlightRecord:
         if not (self.folder / "ended").exists():
             return
         self.exiting.acquire()
-        leave_s = (self.folder / "ended").stat().st_mtime + LEAVE_S
-        time.sleep(max(0.0, leave_s - LEAVE_S / 2 - time.time()))
+        # When a rank's pipes close, MPICH's launcher kills the other ranks, and the exit status may
+        # become that signal. `sleep` keeps this rank's pipes open until the others have exited.
+        with contextlib.suppress(OSError):
+            subprocess.Popen(["sleep", str(LAUNCHER_S)], close_fds=False)
+        time.sleep(LOOK_S)  # by then `ended` is written
         flight, status = read_flight(self.folder), WRONG  # a full disk leaves the file empty
         if flight and (ended := flight.ended):
             status, culprit = ended["status"], flight.ranks.get(ended["rank"])
             if ended["by"] == "witness" and culprit and self.rank == int(culprit["rank"] == 0):
                 _say(culprit, ended["why"])  # one survivor speaks for the witness
-        # All exit at once: MPICH's launcher kills later ranks and adds the signal to the status.
-        time.sleep(max(0.0, leave_s - time.time()))
         os._exit(status)
 
 

@@ -88,12 +88,12 @@ class Launch:
         return subprocess.CompletedProcess(self.process.args, self.process.returncode, stdout, stderr)
 
 
-def struck(out, rank, point, call, effect, *options, ranks=2, spared=False):
+def struck(out, rank, point, call, effect, *options, ranks=2, spared=False, **environment):
     """Run with this fault of `fault_ranks.py`. Return the output and the seconds from the fault to the end of all
     ranks."""
     program, errors = ["tests/ranks/fault_ranks.py", rank, point, call, effect], out.with_suffix(".stderr")
     run = Launch(out, *options, ranks=ranks, program=program, launcher=SPARING if spared else (), apart=spared,
-                 RANK_ERRORS=str(errors))  # fmt: skip
+                 RANK_ERRORS=str(errors), **environment)  # fmt: skip
     run.moment_s = time.monotonic()
     done = run.end(40)
     if spared:

@@ -8,6 +8,7 @@ strikes rank 0 instead, after a delay, so that rank 0 already waits for RANK.
 POINT is `device`, `map` or `plan` (in set-up), `block`, `probe` (of the link, twice a block), `store`, `between`
 (blocks), `operation` or `check` (in the native loop, before its first instruction), `results` (on rank 0), `finish` (of
 MPI) or `close` (of the flight record, after `finish`).
+With LATE_RANK=1, rank 1 exits 0.1 s after the others.
 """
 
 import ctypes
@@ -60,6 +61,12 @@ def process_of(rank: str) -> int:
     mine = psutil.Process().cmdline()
     ranks = (process for process in psutil.process_iter(["cmdline"]) if process.info["cmdline"] == mine)
     return next(process.pid for process in ranks if process.environ().get("PMI_RANK") == rank)
+
+
+def exit_late(status: int, leave=os._exit) -> None:
+    time.sleep(0.1)
+    print("exits late", file=sys.stderr, flush=True)
+    leave(status)
 
 
 def struck(function, call: int, fault):
@@ -118,6 +125,8 @@ def main(rank: int, point: str, call: int, effect: str) -> None:
         "finish": (Communicator, "finish", fault),
         "close": (FlightRecord, "close", fault),
     }
+    if str(launched_rank()) == os.environ.get("LATE_RANK"):
+        os._exit = exit_late  # type: ignore[assignment]
     if launched_rank() == rank and point in points:
         owner, name, at = points[point]
         setattr(owner, name, struck(getattr(owner, name), call, at))

@@ -64,8 +64,9 @@ class Variant:
         programs = [str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]
         if folder:
             programs.insert(0, str(folder / ".venv" / "bin"))
-            modules = environment.get("PYTHONPATH", "")
-            environment["PYTHONPATH"] = f"{folder}{os.pathsep}{modules}"
+            modules = f"{folder}{os.pathsep}{environment.get('PYTHONPATH', '')}"
+            # A rank that is ending could make the removed folder again for its bytecode.
+            environment |= {"PYTHONPATH": modules, "PYTHONDONTWRITEBYTECODE": "1"}
         return environment | {"PATH": os.pathsep.join(programs)} | self.variables
 
     def recorded(self) -> manifest.Variant:
@@ -74,10 +75,9 @@ class Variant:
         *launcher, benchmark = self.launcher
         argv = [word if HARMLESS_WORD.fullmatch(word) else "<set>" for word in launcher]
         argv += scrub_argv([benchmark, *self.arguments])
-        variables = {name: scrub_value(value) for name, value in self.variables.items()
-                     if name in VARIABLES}
-        return manifest.Variant(
-            name=self.name, argv=argv, revision=self.commit, environment=variables)
+        values = {name: scrub_value(value) for name, value in self.variables.items()
+                  if name in VARIABLES}
+        return manifest.Variant(name=self.name, argv=argv, revision=self.commit, environment=values)
 
 
 def split_name(text: str) -> tuple[str, str]:

@@ -150,7 +150,7 @@ def test_help_and_list_print_once_for_all_ranks(tmp_path):
 def default_run(tmp_path_factory):
     """A default run, shortened."""
     folder = tmp_path_factory.mktemp("default") / "results"
-    done = launch(folder, "-e", "32K", "--max-time", "5")
+    done = launch(folder, "-e", "32K", "--max-time", "8")
     assert (done.returncode, done.stderr) == (0, "")
     return done, stored(folder, lean=False)
 

@@ -4,12 +4,13 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 
 from bench.campaigns.launches import Stop, check_out
-from bench.campaigns.options import parse
+from bench.campaigns.options import Variant, parse
 from reports.store.manifest import read_manifest
 from reports.store.result import read
 from tests.bench.campaigns.test_campaign import run, started, until
@@ -72,6 +73,14 @@ def test_a_campaign_that_is_cut_short_leaves_no_worktree(tmp_path, repository, n
         assert status == 0, err
     assert not (folder / "worktrees").exists()
     assert len(git(repository, "worktree", "list").splitlines()) == 1
+
+
+def test_launches_of_a_revision_write_no_bytecode_into_its_folder(tmp_path):
+    """A rank that outlives its interrupted campaign would make the removed folder again."""
+    (tmp_path / "module.py").touch()
+    environment = Variant("base", [], [], commit="HEAD").environment(tmp_path)
+    subprocess.run([sys.executable, "-c", "import module"], env=environment, check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["module.py"]
 
 
 def test_a_revision_that_needs_other_packages_makes_its_own_environment(tmp_path, repository, monkeypatch):

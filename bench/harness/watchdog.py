@@ -2,7 +2,7 @@
 
 A record is a page of the file `<run>.flight/rank-N`: a JSON line (case, block, step), then the
 `Watch` counters that kernels and the timed loop write. The first of the ranks' watchdog threads to
-see a fault writes `<run>.flight/ended` and prints one sentence; then all ranks exit together."""
+see a fault writes `<run>.flight/ended` and prints one sentence; all ranks exit with its status."""
 
 import contextlib
 import ctypes
@@ -73,7 +73,7 @@ class FlightRecord:
         return self.state | {"counters": {name: getattr(self.watch, name) for name in COUNTERS}}
 
     def end(self, culprit: dict[str, Any], why: str, status: int, details: str = "") -> NoReturn:
-        """Ends the run by the fault of a rank, unless another rank did so first; exits with all."""
+        """Ends the run by the fault of a rank, unless another rank did so first."""
         if claim(self.folder, culprit["rank"], why, f"rank {self.rank}", status):
             _say(culprit, why, details)
             for pid in self.pids.values():

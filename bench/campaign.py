@@ -18,7 +18,7 @@ from reports.__main__ import main as reports
 from reports.__main__ import open_closed_streams
 from reports.store.manifest import WORKTREES, End
 from reports.store.result import ResultError
-from reports.verdicts.comparison import COMPARABLE
+from reports.verdicts.sides import COMPARABLE
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

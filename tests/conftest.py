@@ -31,9 +31,10 @@ UNIT = {
     "reports/advice/advise", "reports/advice/procure", "reports/advice/serving",
     "reports/imports/import", "reports/imports/import_damage", "reports/imports/import_formats",
     "reports/store/case", "reports/store/foreign", "reports/store/result", "reports/store/stats",
-    "reports/tables/exposed", "reports/tables/show", "reports/trends/fit",
-    "reports/trends/history", "reports/verdicts/accept", "reports/verdicts/compare",
-    "reports/verdicts/forest", "reports/verdicts/page", "reports/verdicts/peers",
+    "reports/tables/exposed", "reports/tables/show", "reports/tables/spread", "reports/trends/fit",
+    "reports/trends/history", "reports/verdicts/accept", "reports/verdicts/borrowing",
+    "reports/verdicts/compare", "reports/verdicts/forest", "reports/verdicts/page",
+    "reports/verdicts/peers",
     "reports/verdicts/regress", "reports/verdicts/verdict",
 }
 

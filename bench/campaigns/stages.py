@@ -12,7 +12,7 @@ from bench.harness.options import CANNOT, WRONG
 from reports.store.manifest import Stage
 from reports.store.result import read
 from reports.tables.sentences import size_text
-from reports.verdicts import comparison, sides
+from reports.verdicts import comparison, pilot, sides
 from reports.verdicts.verdict import AMBIGUOUS
 
 
@@ -46,22 +46,22 @@ def announce(campaign: OpenCampaign) -> None:
     say(f"{pairs} pairs of all sizes, {np.mean([*launch_s.values()]):.1f} s per launch: "
         f"{time_text(first_s)}; {more}")
     # The user chose what to compare: every difference is allowed, and listed now and in the table.
-    compared = comparison.compare(pilots, list(comparison.COMPARABLE))
+    compared = comparison.compare(pilots, list(sides.COMPARABLE))
     for sentence in dict.fromkeys(line for each in compared for line in each.allowed):
         say(sentence)
-    effects = comparison.visible_effects(
-        pilots[0], pairs, head.fresh, head.margin, len(compared[0].cells))
+    effects, twice = (pilot.visible_effects(
+        pilots[0], n * pairs, n * head.fresh, head.margin, len(compared[0].cells)) for n in (1, 2))
     if not any(costs_us for launch in pilots[0].launches for costs_us in launch.costs.values()):
         raise Stop(CANNOT, "no pilot has five blocks of a case in one state of the link: a launch "
                    "needs more time (--budget, --max-time) or fewer cases")
-    effect = float(np.median([*effects.values()])) if effects else np.inf
+    effect = max(effects.values(), default=np.inf)
     if np.isinf(effect):
         say(f"{pairs} pairs of all sizes and {head.fresh} fresh pairs are too few to see any "
             "difference, or no two pilots have five blocks of a case in one state of the link.")
     else:
-        noisiest = max(effects, key=lambda size: effects[size])
-        say(f"In {duration} this machine can see a difference of {effect:.1%} (half of the sizes; "
-            f"the noisiest, {size_text(noisiest)}: {effects[noisiest]:.1%}).")
+        say(f"In {duration} this machine decides {effect:.1%} (80 %; half of the sizes: "
+            f"{np.median([*effects.values()]):.1%}), {max(twice.values()):.1%} with twice the "
+            f"pairs in {time_text(2 * (first_s + fresh_s))}.")
     if not campaign.manifest.stages:
         visible = None if np.isinf(effect) else effect
         campaign.record(Stage(stage="first", visible_effect=visible, expected_s=first_s))

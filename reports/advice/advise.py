@@ -132,7 +132,7 @@ def _span(span: Span, unit: str = "") -> str:
 
 
 def _tables(load: Split, splits: dict[str, Split]) -> list[tuple[str, Table]]:
-    worlds = [replace(load, kind=TENSOR if n > 1 else ONE, gpus=n) for n in WORLDS]
+    worlds = [replace(load, gpus=n) for n in WORLDS]
     memory = plain_table({"": 37} | {str(n): 9 for n in WORLDS})
     streams = f", {max(load.batch, load.slots)} x {load.context} tokens"
     for part in load.memory_bytes:

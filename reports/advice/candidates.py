@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from reports.advice.reduce_times import gpus_of, read_times, warnings
+from reports.advice.reduce_times import gpus_of, read_times, warnings, wire_factor
 from reports.advice.serving import Split
 from reports.advice.specs import BITS, GPUS, LINKS, MODELS, close_names, convert
 from reports.imports.imported import Imported, read_imported
@@ -37,7 +37,7 @@ Key = tuple[str, int | str]  # a figure: ("us", bytes), ("GB/s", bytes) or ("tok
 
 
 class Table(msgspec.Struct, forbid_unknown_fields=True):
-    """A table of the spec, which refuses unknown keys."""
+    """A table of the spec."""
 
 
 class Electricity(Table):
@@ -105,9 +105,8 @@ class Figure:
 
 @dataclass
 class Machine:
-    """A candidate: its complete launches, imported logs, and notes for the reader. `samples` has
-    the origin of each figure and its values, one per launch; `verdicts` has a verdict and a reason
-    by requirement. All machines have their figures in the same order."""
+    """A candidate, its complete launches and its imported logs; the origin and the values of each
+    figure; a verdict and its reason by requirement. All machines have the same figures."""
 
     name: str
     candidate: Candidate
@@ -131,16 +130,12 @@ def read_spec(path: Path) -> tuple[Spec, dict[str, Machine], dict[str, tuple[Key
         tables = printable_in(msgspec.toml.decode(content_of(path, most_bytes=1 << 20)))
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ResultError(f"{path} is not TOML ({error})") from error
-    fields = {name for table in Table.__subclasses__() for name in table.__struct_fields__}
-    spec = convert(tables, Spec, str(path), fields)
-    machines = {name: Machine(name, convert(table, Candidate, f"{path}, candidate {name}", fields))
-                for name, table in spec.candidates.items()}
-    for model in spec.models.values():
-        MODELS.find(model.model)
-        BITS.find(model.weights)
-    for machine in machines.values():
-        GPUS.find(machine.candidate.gpu)
-        machine.candidate.runs = [str(path.parent / run) for run in machine.candidate.runs]
+    spec = convert(tables, Spec, str(path))
+    machines = {}
+    for name, table in spec.candidates.items():
+        candidate = convert(table, Candidate, f"{path}, candidate {name}")
+        candidate.runs = [str(path.parent / run) for run in candidate.runs]
+        machines[name] = Machine(name, candidate)
     requirements: dict[str, tuple[Key, float]] = {}
     for text in spec.requirements:
         unit = next((unit for unit in FORMS if text.strip().endswith(unit)), "us")
@@ -151,7 +146,7 @@ def read_spec(path: Path) -> tuple[Spec, dict[str, Machine], dict[str, tuple[Key
         name, scale, limit = match.groups()
         if unit == "tok/s" and name not in spec.models:
             hint = close_names(name, spec.models)
-            raise ResultError(f"{path}: [models] lacks the model of {text!r}; {hint}".rstrip("; "))
+            raise ResultError(f"{path}: [models] lacks the model of {text!r}{hint}")
         label = name if unit == "tok/s" else int(name) * SCALES[scale]
         requirements[text] = (unit, label), float(limit)
     return spec, machines, requirements
@@ -160,25 +155,21 @@ def read_spec(path: Path) -> tuple[Spec, dict[str, Machine], dict[str, tuple[Key
 def measure(machine: Machine, spec: Spec) -> None:
     """Reads the runs of a candidate and adds its samples. Raises ResultError without runs, and for
     runs of several kinds of machine."""
+    gpu, gpus, samples = GPUS.find(machine.candidate.gpu), machine.candidate.gpus, machine.samples
     read_runs(machine)
     _sample_launches(machine)
-    gpu, gpus, samples = GPUS.find(machine.candidate.gpu), machine.candidate.gpus, machine.samples
     link, all_times, notes = LINKS[gpu.slot], [], dict[str, str]()
     for run in machine.launches or machine.logs:
         try:
             times = read_times([run], gpus, link)
         except ResultError:
-            if isinstance(run, Imported):
-                machine.notes.append(f"{run.run.run_id}, imported, has no usable result: left out")
+            machine.notes.append(f"{run.run.run_id} has no all-reduce that the arithmetic can use")
             continue
         all_times.append(times)
         if isinstance(run, Imported):
-            figures: dict[Key, float] = {("us", size): us for size, (us, *_) in times.spans.items()}
-            for case in sorted(run.cases, key=lambda case: case.in_place):
-                if case.size_bytes in times.spans and case.bus_bw_gb_s and not case.suspect:
-                    figures.setdefault(("GB/s", case.size_bytes), case.bus_bw_gb_s)
-            for key, value in figures.items():
-                samples.setdefault(key, ("imported", []))[1].append(value)
+            for size, (us, *_) in times.spans.items():
+                for unit, value in (("us", us), ("GB/s", wire_factor(gpus) * size / us / 1e3)):
+                    samples.setdefault((unit, size), ("imported", []))[1].append(value)
         if spec.models or not machine.launches:
             # Launches that differ only in the figures share a warning.
             notes |= {warning.partition(", and ")[0]: warning.rstrip(".")
@@ -225,7 +216,7 @@ def read_runs(machine: Machine) -> None:
             raise ResultError(f"candidate {name} has {gpus} GPUs and its run {run_id} {size} ranks")
         elif run.run.benchmark == "allreduce":
             machine.launches.append(run)
-    if not machine.logs and not any(isinstance(run, Result) for run in runs.values()):
+    if not runs:
         raise ResultError(f"candidate {name} has no run: name some in `runs`, or as {name}=RUN")
     kinds = {f"machine_id {launch.run.machine_id}" for launch in machine.launches}
     kinds = kinds or {", ".join(sorted(set(gpus_of([log])))) for log in machine.logs} - {""}

@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -39,7 +39,6 @@ PER_MILLION = "per million tokens, "
 class Procurement:
     """The content of the table, the page and the spreadsheet; its strings are printable."""
 
-    title: str
     headline: str
     verdicts: Counter[str]
     machines: list[Machine]
@@ -86,13 +85,21 @@ def as_text(procurement: Procurement) -> str:
             table.add_column(machine.name, justify="right", overflow="fold", max_width=14)
             reasons += [f"{machine.name}, {requirement}: {verdict}, {reason}"
                         for requirement, (verdict, reason) in machine.verdicts.items()]
-        table.add_row("runs", *(str(len(machine.run_ids)) for machine in machines))
         for requirement in machines[0].verdicts:
             table.add_row(requirement, *(machine.verdicts[requirement][0] for machine in machines))
-        for figures in zip(*(machine.figures for machine in machines), strict=True):
-            table.add_row(figures[0].name, *(f"{each.text}\n{each.note}" for each in figures))
+        for row in _figure_rows(machines):
+            table.add_row(*row.values())
         tables.append(("", table))
     return lay_out(None, [procurement.headline], tables, [*reasons, *procurement.sentences])
+
+
+def _figure_rows(machines: Sequence[Machine]) -> list[dict[str, str]]:
+    rows = [{"figure": "runs"} | {machine.name: str(len(machine.run_ids)) for machine in machines}]
+    for place, figure in enumerate(machines[0].figures):
+        cells = {machine.name: machine.figures[place] for machine in machines}
+        rows.append({"figure": figure.name} | {
+            name: f"{each.text}\n{each.note}" for name, each in cells.items()})
+    return rows
 
 
 def procure_page(procurement: Procurement, command: str) -> Page:
@@ -101,16 +108,11 @@ def procure_page(procurement: Procurement, command: str) -> Page:
     requirements: list[Row] = [{"requirement": requirement} | {
         machine.name: "\n".join(machine.verdicts[requirement]) for machine in machines}
         for requirement in machines[0].verdicts]
-    figures: list[Row] = [
-        {"figure": "runs"} | {machine.name: str(len(machine.run_ids)) for machine in machines}]
-    for row, figure in enumerate(machines[0].figures):
-        cells = {machine.name: machine.figures[row] for machine in machines}
-        figures.append({"figure": figure.name} | {
-            name: f"{each.text}\n{each.note}" for name, each in cells.items()})
     runs = [f"{machine.name}: {run_id}" for machine in machines for run_id in machine.run_ids]
     return Page(f"Procurement: {procurement.headline}", sections=[
         Section("Requirements", table="requirements", rows=requirements),
-        Section("Figures, with their intervals over launches", table="figures", rows=figures),
+        Section("Figures, with their intervals over launches", table="figures",
+                rows=_figure_rows(machines)),
         Section("How to read this", procurement.sentences)],
         reproduce={"command, without folders": command, "run ids": "\n".join(runs)})
 
@@ -135,9 +137,8 @@ def as_csv(procurement: Procurement) -> str:
 
 
 def evaluate(path: Path, runs: Iterable[str] = (), only: str | None = None) -> Procurement:
-    """Judges the candidates of the spec at `path`, or `only` one. Each of `runs` is NAME=RUN, which
-    adds a run, folder or glob to a candidate, or RUN if there is one candidate. Raises ResultError
-    for an unusable spec or run."""
+    """Judges the candidates of the spec at `path`, or `only` one, with more `runs`, as on the
+    command line. Raises ResultError for an unusable spec or run."""
     spec, by_name, requirements = candidates.read_spec(path)
     if only is not None:
         if only not in by_name:
@@ -166,7 +167,7 @@ def evaluate(path: Path, runs: Iterable[str] = (), only: str | None = None) -> P
     name = machines[0].name if len(machines) == 1 else f"{len(machines)} candidates"
     words = ", ".join(f"{counts[word]} {word}" for word in ("PASS", "FAIL", "UNDECIDED"))
     headline = f"{name}: {words if requirements else 'nothing is required'}"
-    return Procurement(path.name, headline, counts, machines,
+    return Procurement(headline, counts, machines,
                        _sentences(spec, machines, n_verdicts, confidence))
 
 
@@ -175,14 +176,12 @@ def make_figure(key: Key, machine: Machine, confidence: float) -> Figure:
     unit, label = key
     name = label if isinstance(label, str) else size_text(label) + " busbw" * (unit == "GB/s")
     note, values = machine.samples.get(key, ("not in its runs", []))
-    figure, n = Figure(name, unit, note, values), len(values)
+    figure, logs, n = Figure(name, unit, note, values), np.log(values), len(values)
     if values:
-        logs = np.log(values)
-        mean = float(np.mean(logs))
-        figure.value = float(np.exp(mean))
-        if machine.launches and n >= LEAST_LAUNCHES:
-            half = float(stdtrit(n - 1, (1 + confidence) / 2) * np.std(logs, ddof=1) / np.sqrt(n))
-            figure.low, figure.high = float(np.exp(mean - half)), float(np.exp(mean + half))
+        figure.value = float(np.exp(np.mean(logs)))
+    if figure.value and machine.launches and n >= LEAST_LAUNCHES:
+        reach = np.exp(stdtrit(n - 1, (1 + confidence) / 2) * np.std(logs, ddof=1) / np.sqrt(n))
+        figure.low, figure.high = figure.value / float(reach), figure.value * float(reach)
     return figure
 
 

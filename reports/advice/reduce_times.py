@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from reports.advice.specs import LINKS, Gpu, Link
 from reports.imports.imported import Imported
-from reports.store.foreign import printable
 from reports.store.result import ResultError
 from reports.store.schema import Case, Result
 from reports.store.stats import median_interval
@@ -129,18 +128,17 @@ def _from_results(results: Sequence[Result], gpus: int, link: Link) -> Times:
     notes = [f"No chain of dependent calls was measured at {' and '.join(single[:2])}: faster "
              "single calls replace it."] if single else []
     every = [case for of_size in cases.values() for case in of_size]
-    algorithm, datatype, library = every[0].algorithm, every[0].datatype, every[0].library
-    key = algorithm, "all_reduce", datatype
+    key = every[0].collective, every[0].algorithm, every[0].datatype
     fits = [fit for fit in fits_of(results) if fit.regimes and not fit.shape and not fit.in_place
-            and (fit.algorithm, fit.collective, fit.datatype) == key]
+            and (fit.collective, fit.algorithm, fit.datatype) == key]
     trip_ns = np.median([case.link_rtt_ns.median if case.link_rtt_ns else 1.0 for case in every])
     distances = [abs(np.log((fit.link_rtt_ns or 1.0) / trip_ns)) for fit in fits]
     fits = [fit for fit, distance in zip(fits, distances, strict=True)
             if distance == min(distances)]
-    name = "auto" if algorithm == "auto" else printable(library or "the library")
-    source = f"{name}, {datatype}, {len(results)} launch{'es' * (len(results) > 1)}"
-    return Times(gpus, f"measured: {source}; {machine(results[0])}", link, spans, fits,
-                 notes + [line for result in results for line in opening(result)])
+    source = (f"measured: {every[0].library or every[0].algorithm}, {every[0].datatype}, "
+              f"{len(results)} launch{'es' * (len(results) > 1)}; {machine(results[0])}")
+    notes += [line for result in results for line in opening(result)]
+    return Times(gpus, source, link, spans, fits, notes)
 
 
 def _best_cases(results: Sequence[Result]) -> dict[int, list[Case]]:
@@ -189,7 +187,7 @@ def _from_log(log: Imported, gpus: int, link: Link) -> Times:
 
 def gpus_of(runs: Iterable[Result | Imported]) -> list[str]:
     """The GPU names of all ranks that have one."""
-    return [printable(str(rank["gpu"])) for run in runs for rank in run.run.world.get("ranks", [])
+    return [rank["gpu"] for run in runs for rank in run.run.world.get("ranks", [])
             if rank.get("gpu")]
 
 

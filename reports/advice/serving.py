@@ -25,10 +25,9 @@ def rate(tokens: float, us: Span) -> Span:
 
 @dataclass(frozen=True)
 class Split:
-    """A model and its load on `gpus` GPUs, which share the work by `kind`; rates are in tokens/s.
-    Each stream has `context` cached tokens. Latency is for `batch` streams, throughput for `slots`
-    streams. `skew` is the load of the busiest rank of an expert split over the mean load. `times`
-    gives the time of an all-reduce by its bytes."""
+    """A model and its load on `gpus` GPUs, which share the work by `kind`. Latency is for `batch`
+    streams, throughput (tokens/s) for `slots` streams, each with `context` cached tokens. `skew` is
+    the load of the busiest rank of an expert split over the mean load."""
 
     model: specs.Model
     gpu: specs.Gpu
@@ -85,8 +84,7 @@ class Split:
 
     @cached_property
     def figures(self) -> dict[str, Span]:
-        """The latency of a step of `batch` streams and of a prompt, and the rates of `slots`
-        streams and of many prompts in a row, each with its interval."""
+        """The latencies of a step and of a prompt, and the rates of streams and of prompts."""
         prompt_us, prompt_rate = self.prompts()
         return {"step_us": self.decode_us(self.batch), "prompt_us": prompt_us,
                 "rate": rate(self.slots, self.decode_us(self.slots)), "prompt_rate": prompt_rate}
@@ -116,8 +114,8 @@ class Split:
         return np.full(3, local_us + read * outside / slot.gb_s / 1e3)
 
     def prompts(self) -> tuple[Span, Span]:
-        """The time of a prompt with the communication of each chunk, and the rate of many prompts
-        in a row: a pipeline ends a chunk each period, replicas work on one prompt each."""
+        """The time of a prompt, and the rate of many in a row: a pipeline ends a chunk each period,
+        replicas work on one prompt each."""
         model, n, chunks = self.model, self.gpus, ceil(self.prompt / CHUNK_TOKENS)
         tokens = self.prompt / chunks
         # One GPU works on the weights for each chunk, and on attention with

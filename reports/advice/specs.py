@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil, comb
 from pathlib import Path
@@ -21,6 +21,7 @@ UNSUPPORTED = (
 
 Count = Annotated[int, msgspec.Meta(gt=0, le=10**9)]
 Spec = TypeVar("Spec")
+Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 
 class Model(msgspec.Struct, kw_only=True):
@@ -144,14 +145,14 @@ class Table(dict[str, Spec]):
         """The entry in upper or lower case. Raises ResultError for an unknown name."""
         if name.lower() in self:
             return self[name.lower()]
-        hint = close_names(name.lower(), self, 0.4) or f"known are {', '.join(sorted(self))}"
-        raise ResultError(f"unknown {self.kind} {printable(name[:80])!r}; {hint}")
+        hint = close_names(name.lower(), self) or f"; known are {', '.join(sorted(self))}"
+        raise ResultError(f"unknown {self.kind} {printable(name[:80])!r}{hint}")
 
 
-def close_names(name: str, names: Collection[str], cutoff: float = 0.6) -> str:
-    """`did you mean A or B?`, empty if no name is close."""
-    close = difflib.get_close_matches(name, sorted(names), n=3, cutoff=cutoff)
-    return f"did you mean {' or '.join(close)}?" if close else ""
+def close_names(name: str, names: Iterable[str]) -> str:
+    """`; did you mean A or B?`, empty if no name is close."""
+    close = difflib.get_close_matches(name, sorted(names), cutoff=0.4)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 MODELS, GPUS = Table("model", "models", Model), Table("GPU", "gpus", Gpu)
@@ -164,14 +165,14 @@ def link_between(gpu: Gpu, gpus: int) -> Link:
     return peer if gpus <= peer.most_gpus else LINKS[gpu.slot]
 
 
-def convert(raw: Any, kind: type[Spec], place: str, names: Collection[str] = ()) -> Spec:
-    """`raw` as a structure; `names` are known fields. Raises ResultError, which names `place`."""
+def convert(raw: Any, kind: type[Struct], place: str) -> Struct:
+    """`raw` as a structure. Raises ResultError, which names `place`."""
     try:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
         unknown = re.search("unknown field `(.*?)`", str(error))
-        hint = f"; {close_names(unknown[1], names)}" if unknown else ""
-        raise ResultError(f"{place}: {error}{hint}".rstrip("; ")) from error
+        hint = close_names(unknown[1], kind.__struct_fields__) if unknown else ""
+        raise ResultError(f"{place}: {error}{hint}") from error
 
 
 def model_of(path: Path) -> Model:

@@ -14,7 +14,7 @@ from reports.tables.exposed_table import shapes
 from reports.tables.rows import cost_us
 from reports.tables.sentences import lay_out, machine, number, plain_table
 
-BYTES = {"int8": 1, "float16": 2, "bfloat16": 2, "float32": 4}
+BYTES = {"int8": 1, "float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "int32": 4, "int64": 8}
 
 
 def render(decode: Result, results: Sequence[Result]) -> str:
@@ -57,7 +57,7 @@ def _memory_bandwidth(links: Sequence[Result]) -> tuple[float, float]:
     over the copies of the largest size. Raises ResultError without copies."""
     blocks = [(block.size_bytes, block.memory_us)
               for result in links for block in result.link_blocks if block.memory_us]
-    if not blocks:
+    if not blocks or not all(map(min, blocks)):
         raise ResultError(f"{links[0].path} has not measured its memory")
     copies = [(case.size_bytes, case.alg_bw_gb_s) for result in links for case in result.cases
               if case.algorithm == "local_copy" and case.alg_bw_gb_s]
@@ -72,8 +72,8 @@ def _steps(cases: Sequence[Case], reduces: Sequence[Result], memory_gb_s: tuple[
     memory, and from the measured compute. Raises ResultError without chained all-reduces."""
     first, ranks = cases[0], reduces[0].run.world["size"]
     shape, calls = first.shape, steps.calls(first)
-    weights = sum(shape["inner"]) * shape["hidden"] * BYTES[shape["weights"]] * shape["layers"]
-    together_us, single_us = (weights / gb_s / 1e3 for gb_s in memory_gb_s)
+    size = int(np.sum(shape["inner"])) * shape["hidden"] * BYTES[shape["weights"]] * shape["layers"]
+    together_us, single_us = (size / gb_s / 1e3 for gb_s in memory_gb_s)
     stage_us = single_us if shape["slots"] == 1 else together_us  # one stage works at a time
     # The name of a row, its stages, the reads of a stage, and its all-reduces.
     plans = {COMPUTE: ("compute", 1, together_us, 0, ""),

@@ -1,33 +1,32 @@
 """Claims on `fit` (coverage of its intervals, breaks missed or invented, crossovers) and on
 `history` (a change missed, invented or misplaced), by synthetic curves and histories."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
 from reports.calibration import synthetic
 from reports.calibration.synthetic import LAUNCH_EXCESS, OUTLYING, Figure, Rng, Simulation, deviates
 from reports.store.stats import ar1
-from reports.trends.changes import MIN_RUNS, find_steps
+from reports.trends import lines
 from reports.trends.fit import FEW_LAUNCHES_MISFIT, find_crossovers
-from reports.trends.lines import (
-    Estimate,
-    Fit,
-    breaks,
-    fit_lines,
-    groups_of,
-    interval,
-    regime_of,
-    walsh_means,
-)
+from reports.trends.latest import find_latest, judge
+from reports.trends.lines import Estimate, Fit, breaks, fit_lines, interval, walsh_means
 from reports.verdicts.verdict import Floats
 
 SIZES = np.array([16384.0 * 2**step for step in range(12)])
+NO_BYTES_AND_SIZES = np.array([0.0, *SIZES])
 US_A_BYTE = 1e-4  # 10 GB/s
+CURVES = 3  # a replication, because the limits of the intervals of fits are close to their rates
 N_SERIES, RUNS = 84, 100  # of a history
 STEP = 3.0  # in standard deviations
+# Spreads, and the run after the step at which `history` must report it.
+LATE_STEPS = (10.0, 1), (5.0, 3), (3.0, 8)
+MONTH = range(RUNS - 29, RUNS + 1)  # looks after each of the last 30 runs
 
 
 @dataclass(frozen=True)
@@ -56,50 +55,72 @@ class Launches:
         return np.asarray(times_us[:, :, None] * np.exp(logs))
 
 
-def _coverage(scatter: str, times_us: Floats, at: Sequence[tuple[int, ...]],
-              truth: dict[str, Floats], limits: tuple[float, float] = (0.93, 0.97)) -> list[Figure]:
-    """How often the intervals of the first line's alpha and n_1/2 and of the last line's beta (here
-    us a byte) cover the truth, (n,) by name; `at` has the breaks of each curve."""
-    covered = {name: np.zeros(len(at), bool) for name in truth}
+def _coverage(scatter: str, curves_us: Floats, times_us: Floats, at: Sequence[tuple[int, ...]],
+              limits: tuple[float, float] = (0.93, 0.97)) -> list[Figure]:
+    """How often a regime is a line, and how often the intervals of its beta (here us a byte) and of
+    the first line's alpha and n_1/2 cover the truth. `curves_us` (n, 1 + sizes) begins with the
+    time of no bytes, alpha; beta is the mean over the regime. `at` has the breaks of each curve."""
+    covered = defaultdict[str, list[bool]](list)
     for ends in set(at):
-        rows = np.array([other == ends for other in at])
-        first, last = slice(0, [*ends, len(SIZES)][0]), slice([0, *ends][-1], None)
-        alphas, slopes = map(walsh_means, fit_lines(SIZES[first], times_us[rows][..., first]))
-        last_slopes = walsh_means(fit_lines(SIZES[last], times_us[rows][..., last])[1])
-        walsh = {"alpha": alphas, "beta": last_slopes, "n 1/2": alphas / slopes}
-        for name, values in truth.items():
-            _, low, high = interval(walsh[name], times_us.shape[-2])
-            covered[name][rows] = (low <= values[rows]) & (values[rows] <= high)
-    return [Figure(f"{scatter}: {name}", values, *limits) for name, values in covered.items()]
+        same = np.array([other == ends for other in at])
+        for start, end in pairwise([0, *ends, len(SIZES)]):
+            p = lines.bend_p(SIZES[start:end], times_us[same][..., start:end])
+            is_line = p > lines.BEND_P
+            may_bend = lines.is_doubtful(SIZES[start:end], p[is_line])
+            rows = np.flatnonzero(same)[is_line]
+            fitted = fit_lines(SIZES[start:end], times_us[rows, :, start:end])
+            alphas, slopes = map(walsh_means, fitted)
+            alpha, slope = curves_us[rows, 0], curves_us[rows, end] - curves_us[rows, start + 1]
+            slope /= SIZES[end - 1] - SIZES[start]
+            figures = [("alpha", alpha, alphas), ("n 1/2", alpha / slope, alphas / slopes),
+                       ("beta", slope, slopes)]
+            for name, truth, walsh in figures[2 * (start > 0):]:
+                _, low, high = interval(walsh, times_us.shape[-2], may_bend)
+                covered[name] += ((low <= truth) & (truth <= high)).tolist()
+            covered["is a line"] += is_line.tolist()
+    return [Figure(f"{scatter}: {name}", values, *(limits if name != "is a line" else (0.0, 1.0)))
+            for name, values in covered.items()]
 
 
 def one_line(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
     """A single line with n_1/2 from 22 to 512 KiB."""
-    alpha = US_A_BYTE * 2 ** rng.uniform(14.5, 19, n)
-    times_us = scatter.draw(rng, (alpha[:, None] + US_A_BYTE * SIZES)[:, None])[:, 0]
+    n *= CURVES
+    curves_us = US_A_BYTE * (2 ** rng.uniform(14.5, 19, (n, 1)) + NO_BYTES_AND_SIZES)
+    times_us = scatter.draw(rng, curves_us[:, None, 1:])[:, 0]
     at = breaks(SIZES, times_us)
     figures = [Figure(f"{scatter}: invented", [ends != () for ends in at], most=0.05)]
     if scatter.spread <= 0.03:
-        truth = {"alpha": alpha, "beta": np.full(n, US_A_BYTE), "n 1/2": alpha / US_A_BYTE}
-        figures += _coverage(str(scatter), times_us, at, truth)
+        figures += _coverage(str(scatter), curves_us, times_us, at)
     return figures
 
 
 def two_lines(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
-    """Half of the curves jump by 30 %, up or down, between two sizes. The other half lose half of
-    their bandwidth at a size in the bandwidth-bound part. Each line has three sizes or more."""
-    jumps, first = np.arange(n) % 2 == 0, rng.integers(3, len(SIZES) - 2, n)
-    size = SIZES[first - 1] * 2 ** rng.uniform(0, 1, n)
-    of_jump, of_bend = 2 ** rng.uniform(14.5, 19, n), size * 2 ** rng.uniform(-4, -1, n)
-    alpha = US_A_BYTE * np.where(jumps, of_jump, of_bend)
-    line_us = alpha[:, None] + US_A_BYTE * SIZES
-    factor = np.where(jumps, rng.choice([1.3, 1 / 1.3], n), 2.0)
-    jumped_us = np.where(np.arange(len(SIZES)) < first[:, None], 1.0, factor[:, None]) * line_us
-    bent_us = line_us + US_A_BYTE * np.maximum(SIZES - size[:, None], 0)
-    times_us = scatter.draw(rng, np.where(jumps[:, None], jumped_us, bent_us)[:, None])[:, 0]
+    """A jump by 30 %, up or down, between two sizes, with three sizes or more on each side."""
+    n *= CURVES
+    curves_us = US_A_BYTE * (2 ** rng.uniform(14.5, 19, (n, 1)) + NO_BYTES_AND_SIZES)
+    is_above = np.arange(len(SIZES) + 1) > rng.integers(3, len(SIZES) - 2, (n, 1))
+    curves_us *= np.where(is_above, rng.choice([1.3, 1 / 1.3], (n, 1)), 1.0)
+    times_us = scatter.draw(rng, curves_us[:, None, 1:])[:, 0]
     at = breaks(SIZES, times_us)
     return [Figure(f"{scatter}: found", [len(ends) == 1 for ends in at], 0.90),
-            *_coverage(str(scatter), times_us, at, {"alpha": alpha, "beta": US_A_BYTE * factor})]
+            *_coverage(str(scatter), curves_us, times_us, at)]
+
+
+def cache_ends(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
+    """Bandwidth falls to 40 to 80 % where a cache ends, somewhere from 256 KiB to 32 MiB: in half
+    of the curves at one size, in the others by and by, until up to eight times this size. Half of
+    either also jump by 30 % before, so that there are three regimes."""
+    n *= CURVES
+    size, number = 2 ** rng.uniform(18, 25, (n, 1)), np.arange(n)[:, None]
+    width = np.where(number % 2 == 0, 1.001, 2 ** rng.uniform(0.1, 3, (n, 1)))
+    within = np.clip(NO_BYTES_AND_SIZES / size, 1, width)
+    slowed = size * (within * np.log(within) - within + 1) / np.log(width)
+    slowed += np.maximum(NO_BYTES_AND_SIZES - size * width, 0)
+    curves_us = US_A_BYTE * (2 ** rng.uniform(14.5, 17, (n, 1)) + NO_BYTES_AND_SIZES)
+    curves_us[:, 4:] *= np.where(number % 4 < 2, 1.3, 1.0)
+    curves_us += US_A_BYTE * rng.uniform(0.25, 1.5, (n, 1)) * slowed
+    times_us = scatter.draw(rng, curves_us[:, None, 1:])[:, 0]
+    return _coverage(str(scatter), curves_us, times_us, breaks(SIZES, times_us))
 
 
 def overtaking(scatter: Launches, rng: Rng, n: int) -> list[Figure]:
@@ -128,7 +149,7 @@ def _crossover_sizes(pair: Floats) -> list[Estimate]:
                 interval="launches", variant="", memory="", library=None, cost="",
                 algorithm=str(number), run_ids=[str(launch) for launch in range(len(times_us))],
                 sizes_bytes=sizes_bytes, times_us=times_us.tolist(),
-                regimes=[regime_of(sizes_bytes, times_us, True)])
+                regimes=[lines.regime_of(sizes_bytes, times_us, True)])
             for number, times_us in enumerate(pair)]
     return [crossover.size_bytes for crossover in find_crossovers(fits) if crossover.size_bytes]
 
@@ -136,15 +157,14 @@ def _crossover_sizes(pair: Floats) -> list[Estimate]:
 def one_launch(rng: Rng, n: int) -> list[Figure]:
     """One launch of 12 blocks: its own line, and breaks invented if launches differ by 1.5 %."""
     n, spread = n // 4, 0.015
-    alpha = US_A_BYTE * 2 ** rng.uniform(14.5, 19, n)
+    curves_us = US_A_BYTE * (2 ** rng.uniform(14.5, 19, (n, 1)) + NO_BYTES_AND_SIZES)
     scatter = np.exp(spread * synthetic.blocks(rng, (n, len(SIZES), 12), 0.3).astype(float))
-    own_us = (alpha[:, None] + US_A_BYTE * SIZES)[..., None] * scatter
+    own_us = curves_us[:, 1:, None] * scatter
     uneven_us = own_us * np.exp(spread * rng.standard_normal((n, len(SIZES), 1)))
-    own, uneven = (np.array([groups_of(curve.tolist(), False) for curve in curves])
+    own, uneven = (np.array([lines.groups_of(curve.tolist(), False) for curve in curves])
                    for curves in (own_us, uneven_us))
-    truth = {"alpha": alpha, "beta": np.full(n, US_A_BYTE), "n 1/2": alpha / US_A_BYTE}
     invented = [at != () for at in breaks(SIZES, uneven, FEW_LAUNCHES_MISFIT)]
-    return [*_coverage("its own line", own, [()] * n, truth, (0.0, 1.0)),
+    return [*_coverage("its own line", curves_us, own, [()] * n, (0.0, 1.0)),
             Figure("invented, if launches differ by 1.5 %", invented)]
 
 
@@ -173,10 +193,28 @@ class Runs:
 
 def alarms(scatter: Runs, looks: Sequence[int], most: float, rng: Rng, n: int) -> list[Figure]:
     """The share of histories without a change with an alarm after one of the `looks`, in runs."""
-    replications = n // 4 if len(looks) == 1 else max(n // 100, 2)
-    called = [any(any(find_steps(values[:, :runs], N_SERIES)) for runs in looks)
+    replications = n // 4 if len(looks) == 1 else max(n // 5, 2)
+    called = [any(any(steps for steps, _ in judge(values[:, :runs], N_SERIES)) for runs in looks)
               for values in (scatter.draw(rng) for _ in range(replications))]
     return [Figure(scatter.name, called, most=most)]
+
+
+def late_steps(scatter: Runs, before: int, least: float, rng: Rng, n: int) -> list[Figure]:
+    """Steps of all series after `before` runs: the share that `find_latest` reports in half of the
+    series at the first run, by the third and by the eighth. `least` limits `LATE_STEPS`."""
+    figures, ages = [], [age for _, age in LATE_STEPS]
+    for size, limited_age in LATE_STEPS:
+        delays = []
+        for _ in range(n // 20):
+            values = scatter.draw(rng)[:, : before + max(ages)]
+            values[:, before:] += size
+            looks = (find_latest(values[:, : before + age], N_SERIES)
+                     for age in range(1, max(ages) + 1))
+            delays.append(next((age for age, look in enumerate(looks, 1)
+                                if 2 * sum(map(bool, look)) >= N_SERIES), max(ages) + 1))
+        figures += [Figure(f"{scatter.name}: {size:g} by run {age}", np.array(delays) <= age,
+                           least if age == limited_age else 0.0) for age in ages]
+    return figures
 
 
 def detect(scatter: Runs, every: int, least: float, share: int, rng: Rng, n: int) -> list[Figure]:
@@ -192,7 +230,7 @@ def detect(scatter: Runs, every: int, least: float, share: int, rng: Rng, n: int
         for runs in looks:
             steps = [[step for step in steps
                       if abs(step.first - place) <= 2 or step.low <= place <= step.high]
-                     for steps in find_steps(values[:, : place + runs], N_SERIES)[::every]]
+                     for steps, _ in judge(values[:, : place + runs], N_SERIES)[::every]]
             if is_detected := 2 * sum(map(bool, steps)) >= len(steps):
                 break
         detected.append(is_detected)
@@ -215,6 +253,7 @@ CLAIMS: dict[str, list[Simulation]] = {
     "A fit to one line": [partial(one_line, scatter) for scatter in (
         *LAUNCHES, Launches(5, 0.1), Launches(20, 0.1))],
     "A fit to two lines": [partial(two_lines, scatter) for scatter in LAUNCHES],
+    "A fit where a cache ends": [partial(cache_ends, scatter) for scatter in LAUNCHES],
     "Crossovers": [partial(overtaking, scatter) for scatter in (
         Launches(5, 0.03), Launches(10, 0.015, "heavy"), Launches(20, 0.005, "common"))],
     "A fit to one launch": [one_launch],
@@ -223,12 +262,17 @@ CLAIMS: dict[str, list[Simulation]] = {
             *NORMAL, *HEAVY, *SHARED, SERIES_OUTLIERS,
             Runs("rho 0.4, runs go astray", (0.4, 0.4), outliers="runs"),
             Runs("rho from 0 to 0.4", (0.0, 0.4)))],
-    "The same, looked at after every run": [
-        partial(alarms, NORMAL[1], range(MIN_RUNS, RUNS + 1), 1.0)],
+    "The same, looked at after each of 30 runs": [
+        partial(alarms, scatter, MONTH, 0.05) for scatter in (NORMAL[0], NORMAL[2], *SHARED)],
+    **{f"Steps of 10, 5, 3 spreads in all series after {before} runs": [
+        partial(late_steps, scatter, before, least) for scatter in scatters]
+       for before, least, scatters in ((10, 0.0, (NORMAL[0], SHARED[1])),
+                                       (20, 0.0, (NORMAL[0], SHARED[1])),
+                                       (40, 0.8, (NORMAL[0], NORMAL[2], *SHARED)))},
     "A step of 3 spreads in one of 84 series, within eight runs": [
         partial(detect, scatter, N_SERIES, least, share) for scatter, least, share in (
-            (NORMAL[0], 0.90, 8), (NORMAL[1], 0.90, 8), (NORMAL[2], 0.90, 4), (HEAVY[1], 0.90, 4),
-            (SHARED[1], 0.0, 8))],
+            (NORMAL[0], 0.90, 8), (NORMAL[1], 0.90, 8), (NORMAL[2], 0.80, 4), (HEAVY[1], 0.75, 4),
+            (SHARED[1], 0.80, 8))],
     "The same in a third of the series, within four runs": [
         partial(detect, scatter, 3, 0.90, 8) for scatter in (NORMAL[0], NORMAL[2], *SHARED)],
 }

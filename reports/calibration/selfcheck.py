@@ -1,5 +1,6 @@
 """`selfcheck`: compares every rate that the verdicts promise with its limit. Synthetic launches go
-through the statistics that judge real launches; `calibrated_trends` checks fits and histories."""
+through the statistics that judge real launches; `calibrated_gates` checks `regress`, and
+`calibrated_trends` fits and histories."""
 
 import argparse
 import os
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reports.calibration import calibrated_trends, synthetic
+from reports.calibration import calibrated_gates, calibrated_trends, synthetic
 from reports.calibration.synthetic import ROUNDS, Figure, Rng, Scenario, Simulation, blocks
 from reports.store import stats
 from reports.store.result import ResultError, end_with_parent
@@ -29,6 +30,10 @@ FLIPPING = Scenario("two states at 3x", rho=0.6, states=2)
 OUTLIERS = Scenario("outliers", outliers=True)
 NULLS = [Scenario("spread 0.5 %", spread=0.005), PLAIN, Scenario("spread 3 %", spread=0.03), DRIFT,
          FLIPPING, OUTLIERS, Scenario("cases hang together", shared=0.7),
+         Scenario("two states at 1.2x", rho=0.6, states=2, state_ratio=1.2),
+         Scenario("two placements, 3 % apart", placement=0.03),
+         Scenario("a fifth throttled by 10 %", throttle=0.1),
+         Scenario("a neighbour costs 5 % for a while", neighbour=0.05),
          Scenario("recorded launches", recorded=True)]
 
 
@@ -140,6 +145,7 @@ CLAIMS: dict[str, list[Simulation]] = {
           for rho in RHOS)],
     "One launch against one, by the intervals within them": [
         partial(one_launch_alarms, spread) for spread in (0.005, 0.015, 0.03)],
+    **calibrated_gates.CLAIMS,
     **calibrated_trends.CLAIMS,
 }
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrik, betainccinv, betaincinv
 
-from reports.store.stats import ar1
+from reports.store.stats import STATE_RATIO, ar1
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.verdicts.sides import within_one_state
 
@@ -30,15 +30,25 @@ OUTLYING, BLOCK_EXCESS, LAUNCH_EXCESS = 0.03, 0.3, 0.1  # share and mean excess 
 class Scenario:
     """How launches scatter. `spread` is the standard deviation of the log of a launch's median,
     without outliers, and of a block within its launch; `drift` the increase of the log cost from
-    one launch to the next; `shared` the part of the variance that all cases of a launch share."""
+    one launch to the next; `shared` the part of the variance that all cases of a launch share.
+
+    Each state of the link is `state_ratio` times as slow as the last. Half of the launches run on
+    cores that are `placement` slower, a fifth is slower by `throttle` in their last third; a
+    `neighbour` slows several launches in a row. These three are logs of a ratio. The log of a
+    cell's spread is up to `unequal` above or below, within one state of the link."""
 
     name: str
     spread: float = 0.015
     rho: float = 0.3
     drift: float = 0.0
     states: int = 1
+    state_ratio: float = 3.0
+    placement: float = 0.0
+    throttle: float = 0.0
+    neighbour: float = 0.0
     outliers: bool = False
     shared: float = 0.0
+    unequal: float = 0.0
     recorded: bool = False
 
 
@@ -78,15 +88,19 @@ def launches_of(scenario: Scenario, rng: Rng) -> tuple[Floats, float]:
     """Log medians to draw from, (sequences, members, states), and the spread that cases share."""
     if scenario.recorded:
         return np.load(RECORDED)["log_medians"], 0.0
-    sequences = 1 if scenario.states == 1 else 64  # of the link's states over a launch
+    is_one = scenario.states == 1 and scenario.placement == scenario.throttle == 0
+    sequences = 1 if is_one else 64  # kinds of launches
     links = link_sequences(rng, sequences, ROUNDS, scenario.states)
     shape = (sequences, MEMBERS // sequences, ROUNDS)
     within = scenario.spread * blocks(rng, shape, scenario.rho)
     between = between_launches(within, scenario.spread)
     if scenario.outliers:
         within += rng.exponential(BLOCK_EXCESS, shape) * (rng.random(shape) < OUTLYING)
-    within += np.log(3.0) * links[:, None, :]  # each state is three times as slow as the last
-    medians = np.stack([launch_medians(costs, link, scenario.states)
+    within += np.log(scenario.state_ratio) * links[:, None, :]
+    within[::2] += scenario.placement
+    within[::5, :, 2 * ROUNDS // 3 :] += scenario.throttle
+    n_states = scenario.states if scenario.state_ratio >= STATE_RATIO else 1
+    medians = np.stack([launch_medians(costs, link * (n_states > 1), n_states)
                         for costs, link in zip(np.exp(within), links, strict=True)])
     own = rng.standard_normal((*medians.shape[:2], 1), dtype=np.float32)
     medians = medians + between * np.sqrt(1 - scenario.shared) * own
@@ -108,11 +122,15 @@ def campaigns(scenario: Scenario, launches: tuple[Floats, float], rng: Rng, tabl
     drawn = rng.integers(2, size=(tables, -(-pairs // 2)))
     variant_first = np.stack([drawn, 1 - drawn], axis=-1).reshape(tables, -1)[:, :pairs]
     place = 2 * np.arange(pairs) + np.stack([variant_first, 1 - variant_first])
-    of_launch = scenario.drift * place + shared * rng.standard_normal(place.shape)
+    busy = link_sequences(rng, tables, 2 * pairs, 2)[np.arange(tables)[:, None], place]
+    of_launch = (scenario.drift * place + scenario.neighbour * busy
+                 + shared * rng.standard_normal(place.shape))
     if scenario.outliers:
         excess = rng.exponential(LAUNCH_EXCESS, place.shape)
         of_launch += excess * (rng.random(place.shape) < OUTLYING)
-    return np.asarray(medians[sequence, member] + of_launch[:, :, None, :, None])
+    scale = np.exp(scenario.unequal * np.sin(2.4 * np.arange(cells)))
+    drawn_logs = medians[sequence, member] * np.float32(scale[:, None, None])
+    return np.asarray(drawn_logs + of_launch[:, :, None, :, None])
 
 
 def log_ratios(medians: Floats) -> NDArray[np.float64]:

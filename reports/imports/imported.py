@@ -3,15 +3,15 @@ fields that a log lacks. Their measurement follows other rules: they are shown, 
 `result.read` refuses them."""
 
 import contextlib
-import re
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import msgspec
+from msgspec.structs import replace
 
 from reports.store.result import ResultError, content_of, of_kind, read_lines
-from reports.store.schema import SCHEMA, End, NotNegative
-from reports.store.writing import to_line, write_whole
+from reports.store.schema import SCHEMA, Count, End, NotNegative, Positive
+from reports.store.writing import to_line, write_errors, write_whole
 
 
 class ImportedRank(TypedDict):
@@ -20,7 +20,7 @@ class ImportedRank(TypedDict):
 
 
 class ImportedWorld(TypedDict):
-    size: int | None  # None if it is uncertain
+    size: Positive | None  # None if it is uncertain
     ranks: list[ImportedRank]  # those whose GPU the log names
 
 
@@ -45,12 +45,6 @@ class ImportedRun(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
     world: ImportedWorld
     footer_avg_bus_bw: float | None = None
     out_of_bounds: str | None = None
-    version: str | None = None
-    argv: list[str] | None = None
-    seed: int | None = None
-    machine_id: str | None = None
-    software_id: str | None = None
-    environment: dict[str, Any] | None = None
 
 
 class ImportedSummary(msgspec.Struct, kw_only=True):
@@ -65,37 +59,29 @@ class ImportedSummary(msgspec.Struct, kw_only=True):
 
 
 class ImportedCase(msgspec.Struct, kw_only=True, tag="case", tag_field="kind"):
-    """One printed half of a row, with the fields of a measured `Case`, as docs/import.md describes.
-
-    Bandwidths are in GB/s, `size_bytes` is per rank for OSU and IMB. `over_ranks_us` is the mean
-    time of the fastest rank (`min`), of all ranks (`avg`) and of the slowest rank (`max`). Older
-    programs print `max_error` instead of `n_wrong`, which counts elements. No ranking may use a
-    `suspect` case. `line` is the line of the log.
-    """
+    """One printed half of a row, as docs/import.md describes. Bandwidths are in GB/s, `line` is the
+    line of the log. `over_ranks_us` is the mean time of the fastest rank (`min`), of all ranks
+    (`avg`) and of the slowest rank (`max`). Older programs print `max_error` for `n_wrong`."""
 
     case: int
     collective: str | None
-    size_bytes: int | None
-    count: int | None = None
+    size_bytes: Count | None
+    count: Count | None = None
     datatype: str | None = None
     redop: str | None = None
     root: int | None = None
     in_place: bool = False
     status: str = "ok"
     reason: str | None = None
-    algorithm: str = "library"
     library: str | None = None
-    variant: str | None = None
-    memory: str | None = None
-    mode: str | None = None
-    shape: Any = None
+    shape: dict[str, str] | None = None
     time_us: ImportedSummary | None = None
     over_ranks_us: dict[str, NotNegative | None] | None = None
     alg_bw_gb_s: float | None = None
     bus_bw_gb_s: float | None = None
     reported_alg_bw_gb_s: float | None = None
     reported_bus_bw_gb_s: float | None = None
-    n_wrong: int | None = None
+    n_wrong: Count | None = None
     max_error: float | None = None
     suspect: bool = False
     line: int | None = None
@@ -110,13 +96,9 @@ class Imported(NamedTuple):
     end: End
 
 
-NAME = re.compile(rb'\A([^\n]{0,1000}"imported_from":\{"file":)"(?:[^"\\\x00-\x1f]|\\["\\])*"')
-KINDS = (ImportedRun, ImportedCase, End)
-
-
 def read_imported(path: Path) -> Imported:
     """The imported run at `path`. Raises ResultError for anything else, also for measured runs."""
-    records = read_lines(path, "run imported from a log", KINDS, SCHEMA)
+    records = read_lines(path, "run imported from a log", (ImportedRun, ImportedCase, End), SCHEMA)
     ends = of_kind(End, records)
     if not ends:
         raise ResultError(f"{path} was cut off: import its log again")
@@ -129,15 +111,13 @@ def write_imported(folder: Path, run: ImportedRun, cases: list[ImportedCase],
     """Writes the run to `folder`, which it creates, and returns the path and `new`, `is there
     already` or `written anew`. A file that differs only in the log's name stays. Raises ResultError
     if the file cannot be written."""
-    path = folder / f"{run.run_id}.jsonl"
-    content = b"".join(map(to_line, (run, *cases, end)))
+    path, rest = folder / f"{run.run_id}.jsonl", b"".join(map(to_line, (*cases, end)))
     with contextlib.suppress(ResultError):
-        if NAME.sub(rb"\1", content_of(path), count=1) == NAME.sub(rb"\1", content, count=1):
+        former = replace(run, imported_from=read_imported(path).run.imported_from)
+        if content_of(path) == to_line(former) + rest:
             return path, "is there already"
     state = "written anew" if path.exists() else "new"
-    try:
+    with write_errors(path):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ResultError(f"{path} cannot be written: {error.strerror}") from error
-    write_whole(path, content)
+    write_whole(path, to_line(run) + rest)
     return path, state

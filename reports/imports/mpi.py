@@ -26,8 +26,6 @@ COLLECTIVE = re.compile(r"all(?:reduce|gatherv?|toall[vw]?)|reduce(?:_scatter)?|
 OSU_COLUMN = re.compile(r"(?:Message )?Size|(?<!\w)[A-Z]\w*\.?(?: [A-Z]\w*\.?){0,3} ?\([^()]*\)|"
                         r"MB/s|Messages/s|Iterations|Validation")
 OSU_SENTENCE = re.compile(r"This is a test with (\d{1,8}) processes|nprocs: (\d{1,8}), min:")
-CUT = re.compile(r"BAD TERMINATION|exited on signal|MPI_ABORT was invoked|CANCELLED AT|"
-                 r"DUE TO TIME LIMIT")
 
 IMB_SETTING = re.compile(r"MPI_(Datatype|Datatype for reductions|Op) *: *(MPI_\w+)")
 IMB_PROCESSES = re.compile(r"processes = (\d{1,8})|\( \d+ groups of (\d{1,8}) processes")
@@ -45,7 +43,6 @@ class MpiTest(LoggedTest):
     """`figures` names the figure in each column."""
 
     figures: list[str] = field(default_factory=list)
-    shape: dict[str, str] = field(default_factory=dict)
     datatype: str | None = None
     redop: str | None = None
 
@@ -62,8 +59,6 @@ class MpiTest(LoggedTest):
             self.world_size = 2 * int(pairs[1])
         elif text.startswith("Datatype: "):
             self.datatype = MPI_TYPES.get(text[10:].strip(" ."))
-        elif text.startswith("MODE: "):
-            self.shape["mode"] = "aggregate" if text == "MODE: AGGREGATE" else "non-aggregate"
         elif is_osu_header or re.fullmatch("(?:group )?(?:bytes )?repetitions .+", names):
             columns = OSU_COLUMN.findall(text) if is_osu_header else names.split()
             lower = [column.lower().replace(" ", "") for column in columns]
@@ -71,8 +66,8 @@ class MpiTest(LoggedTest):
                                  if re.fullmatch(pattern, column)) for column in lower]
         elif text == "All processes entering MPI_Finalize":
             self.end(*(("complete", None) if self.cases else ("incomplete", NO_ROWS)))
-        elif CUT.search(text):
-            self.end("incomplete", "the run was ended before its time")
+        elif logged.CUT.search(text):
+            self.end("incomplete", logged.ENDED_EARLY)
         elif set(text) == {"-"}:
             self.figures = []
         elif self.figures and text:
@@ -92,9 +87,9 @@ class MpiTest(LoggedTest):
         if is_damaged or (size is None and "size" in texts) or (n is None and "n" in texts):
             self.unread.append(line_number)
             return
-        shape = self.shape | ({"group": texts["group"]} if "group" in texts else {})
+        group = {"group": texts["group"]} if "group" in texts else None
         case = ImportedCase(case=0, collective=self.collective, line=line_number, size_bytes=size,
-                            shape=shape or None, n_wrong=0 if "Pass" in words else None)
+                            shape=group, n_wrong=0 if "Pass" in words else None)
         if size is not None:
             case.datatype, case.redop = self.datatype, self.redop
         mean, low, high = (values.get(figure) for figure in ("mean", "min", "max"))
@@ -115,7 +110,10 @@ class MpiTest(LoggedTest):
         """Sets the status, and the bandwidths of IMB, whose megabyte had 2^20 bytes until 2018: the
         highest bandwidth, one, two or four times size over time, shows which megabyte it is."""
         if any(case.status == "wrong" for case in self.cases):
-            self.end("failed", "the run found wrong results")
+            self.end("failed", logged.WRONG_RESULTS)
+        elif self.format.startswith("OSU") and len(self.cases) > len(
+                {(case.datatype, case.size_bytes) for case in self.cases}):
+            self.end("incomplete", logged.TWO_RUNS)
         highest, ratio = 0.0, 0.0
         for case in self.cases if self.format.startswith("IMB") else ():
             mean_us = case.time_us.mean if case.time_us else None

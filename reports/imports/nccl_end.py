@@ -8,12 +8,13 @@ from enum import IntEnum
 from itertools import pairwise
 from typing import Any
 
+from reports.imports import logged
 from reports.imports.imported import ImportedCase, ImportedSummary
 from reports.imports.logged import LoggedTest, collective_of, number, only, ranks_of, whole_number
 
 PROGRAM = re.compile(
     r"(?:^|[\s/'\"`])(all_?reduce|all_?gather|reduce_?scatter|all_?to_?allv?|sendrecv|broadcast|"
-    r"bcast|reduce|scatter|gather|hypercube)(_test_perf|_perf|_test)(?:_mpi)?(?=$|[\s'\"`;|&)])")
+    r"bcast|reduce|scatter|gather|hypercube)(?:_test_perf|_perf|_test)(?:_mpi)?(?=$|[\s'\"`;|&)])")
 # The start of a command line without a launcher.
 NO_LAUNCHER = re.compile(r"(?:^|[$#>%] |Running: ?)\s*(?:\w+=\S* )*[\w./-]*$")
 # The store's names of the types, if they differ; `char` comes from NCCL 1.x, `fp8_` from RCCL.
@@ -21,34 +22,36 @@ TYPES = {"half": "float16", "float": "float32", "double": "float64", "char": "in
          "f8e4m3": "float8_e4m3", "f8e5m2": "float8_e5m2",
          "fp8_e4m3": "float8_e4m3", "fp8_e5m2": "float8_e5m2"}
 FIGURE = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?\*?|N/A|-?nan|-?inf")
+OLD_ERROR = re.compile(r"\de-\d\d|0e\+00")  # the maximum error of older programs, not a count
 # The parts of a test in their order.
 Stage = IntEnum("Stage", "BANNER STARTED SIZES DEVICES RANKS TABLE ROWS FOOTER")
 
 
-def row_pattern(kind: str, n_columns: int, n_halves: int, rooted: bool = True) -> re.Pattern[str]:
-    """Matches the words of a row: datatype (`kind`, empty without types), redop, root, figures."""
+def row_pattern(kind: str, n_columns: int, n_halves: int, n_roots: str) -> re.Pattern[str]:
+    """Matches the words of a row: datatype (`kind`, empty without types), redop, root, figures.
+    `n_roots` is `?` for an optional root, `{1}` or `{0}`: a cut row must not take it for a time."""
     typed = (rf" (?i:(?P<datatype>{kind}))(?: (?!(?:nan|inf) )(?P<redop>[A-Za-z]\w{{1,15}}))?"
              if kind else "")
-    root = r"(?: (?P<root>-?[0-9]{1,9}))?" if rooted else ""
+    root = rf"(?: (?P<root>-?[0-9]{{1,9}})){n_roots}"
     figures = rf"(?P<figures>(?:(?: (?:{FIGURE.pattern})){{{n_columns}}}){{0,{n_halves}}})"
     return re.compile(rf"\S+ \S+{typed}{root}{figures}(?: \d{{4}}-\d\d-\d\d \S+)?")
 
 
-ROW = row_pattern("|".join([*TYPES, "bfloat16", "u?int(?:8|32|64)"]), 4, 2)  # without a header
+ROW = row_pattern("|".join([*TYPES, "bfloat16", "u?int(?:8|32|64)"]), 4, 2, "?")  # without a header
 
 
 @dataclass
 class NcclTest(LoggedTest):
     """A test while its lines are read. `stage` is its last part; `headless` means rows at the start
-    of the log or after a footer, `mixed` that two runs share the output. `listed` has ranks with
-    group and GPU; `rows` have their line, the fields of their case, whether each half is in place,
-    and their figures. The header sets `pattern`, a half's `columns` and `places`: whether each half
-    is in place, and the end of its time column; the defaults apply if the header is lost."""
+    of the log or after a footer, `mixed` two runs in one output, `torn` a last row without its end.
+    `listed` has ranks with group and GPU; `rows` have their line, the fields of their case, whether
+    each half is in place, and their figures. The header, or a default, sets `pattern`, a half's
+    `columns` and `places`: whether each half is in place, and the end of its time column."""
 
     stage: Stage = Stage.BANNER
     headless: bool = False
     mixed: bool = False
-    sized: bool = False
+    torn: bool = False
     headers: int = 0
     pattern: re.Pattern[str] = ROW
     columns: tuple[str, ...] = ("time", "algbw", "busbw", "wrong")
@@ -74,6 +77,7 @@ class NcclTest(LoggedTest):
             time_end = words[time_word][1] - words[0][1]
             places = [min(self.places, key=lambda place: abs(place[1] - time_end))[0]]
         self.rows.append((line, fields, places, figures))
+        self.torn = len(figures) < max(1, len(self.rows[0][3]))
 
     def continue_row(self, words: list[str]) -> bool:
         """Adds figures to the last row if they are its rest after an NCCL message."""
@@ -82,6 +86,7 @@ class NcclTest(LoggedTest):
         n_halves = len(words) / len(self.columns)
         is_rest = n_halves in range(1, len(missing) + 1) and all(map(FIGURE.fullmatch, words))
         if is_rest:
+            self.torn = False
             places += missing[: int(n_halves)]
             figures += words
         return is_rest
@@ -103,13 +108,13 @@ class NcclTest(LoggedTest):
             self.gpus = {rank: gpu for rank, gpu in models if models_of[rank] == 1}
         elif self.nranks:
             self.world_size = only(self.nranks)
-        if any(match[2] == "_test_perf" for match in programs):
-            self.format = "mscclpp-test"
-        if self.columns[-1] == "res" and not self.sized:
-            self.format = "NCCL 1.x"
         if self.format == "mscclpp-test":
             self.library = "MSCCL++"
         width = len(self.columns)
+        if not self.headers and width == 4 and any(
+                OLD_ERROR.fullmatch(figure) for row in self.rows for figure in row[3][3::4]):
+            self.columns = (*self.columns[:3], "error")
+            self.milliseconds = self.format == "NCCL 1.x"
         for line, fields, places, row_figures in self.rows:
             for position, in_place in enumerate(places):
                 texts = [text.rstrip("*") for text in row_figures[position * width :][:width]]
@@ -145,16 +150,19 @@ class NcclTest(LoggedTest):
         return case
 
     def set_status(self) -> None:
+        has_end = self.stage == Stage.FOOTER or self.format in ("NCCL 1.x", "mscclpp-test")
         if "FAILED" in (self.out_of_bounds or "") or self.status == "failed":
             self.end("failed", "the run itself says so")
         elif self.mixed:
-            self.end("incomplete", "two runs wrote into each other's lines")
+            self.end("incomplete", logged.TWO_RUNS)
         elif self.headless:
             self.end("incomplete", "the log begins in the middle of the test")
         elif not self.cases:
             self.end("incomplete", "it has no rows")
-        elif self.stage < Stage.FOOTER and self.format not in ("NCCL 1.x", "mscclpp-test"):
+        elif self.status == "complete" and not has_end:
             self.end("incomplete", "the log ends before the test does")
+        elif self.status == "complete" and any(case.status == "wrong" for case in self.cases):
+            self.end("failed", logged.WRONG_RESULTS)
 
 
 def _ranks_started(program: re.Match[str]) -> int | None:
@@ -180,7 +188,8 @@ def end_tests(tests: list[NcclTest]) -> list[NcclTest]:
         repeats = any(0 < after["size_bytes"] <= before["size_bytes"]
                       and all(before[name] == after[name] for name in ("datatype", "redop", "root"))
                       for (_, before, *_), (_, after, *_) in pairwise(test.rows))
-        if following is not None and following.headless and (test.headless or repeats):
+        within_rows = bool(merged) and merged[-1].stage == Stage.ROWS  # of a run without its footer
+        if following and following.headless and (test.headless or repeats or within_rows):
             test.mixed = following.mixed = True
         while merged and (test.mixed or test.headers > 1):
             head = merged[-1]

@@ -1,11 +1,11 @@
 """Parses logs of nccl-tests, rccl-tests, NCCL 1.x's tests and mscclpp-test of every era, and JSON
 reports (`-J`). Every part of a test may be missing, and NCCL's messages may split a row."""
 
+import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
-
-import msgspec
 
 from reports.imports import logged, nccl_end
 from reports.imports.logged import number, whole_number
@@ -88,10 +88,14 @@ class Reader:
         if row is None or not (row["figures"] or test.headers):
             has_figures = (len(texts) >= 2 + len(test.columns)
                            and all(map(logged.LIKE_A_FIGURE.fullmatch, texts[:2])))
-            is_damaged = test.stage in (Stage.TABLE, Stage.ROWS) and (is_sized or has_figures)
+            has_size = len(texts) == 1 and whole_number(texts[0]) is not None
+            is_in_table = test.stage in (Stage.TABLE, Stage.ROWS)
+            is_damaged = is_in_table and (is_sized or has_figures or has_size)
             if is_damaged:
+                test.torn = True
                 test.unread.append(line)
-            return is_damaged
+            crash = " ".join(texts)
+            return is_damaged and not (FAILURE.search(crash) or logged.CUT.search(crash))
         if test is not self.test:
             self.tests.append(test)
             self.test = test
@@ -123,7 +127,8 @@ class Reader:
         if not is_typed:
             test.format = "mscclpp-test"
         kind = r"[a-z]\w{1,15}" if is_typed else ""
-        test.pattern = nccl_end.row_pattern(kind, len(columns), len(places), rooted=bool(header[2]))
+        n_roots = "{1}" if header[2] else "{0}"
+        test.pattern = nccl_end.row_pattern(kind, len(columns), len(places), n_roots)
         test.columns, test.milliseconds = ("time", *columns[1:]), columns[-1] == "res"
         test.places = tuple(zip(places, ends, strict=True))
         return True
@@ -143,9 +148,10 @@ class Reader:
         elif name is not None:
             test.names |= {logged.collective_of(name[1])} - {None}
         elif head is not None and test.stage == Stage.SIZES:
-            test.format, test.sized = "nccl-tests" if text[0] == "n" else "mscclpp-test", True
+            test.format = "nccl-tests" if text[0] == "n" else "mscclpp-test"
         elif head is not None and test.stage == Stage.RANKS:
             rank = int(head["rank"] or head["device"])
+            test.format = "NCCL 1.x" if head["device"] else test.format
             test.listed.append((rank, head["group"] or "0", text[head.end():]))
         elif bounds := re.match(r"Out of bounds values *: *(\d{1,18} (?:OK|FAILED))", text):
             test.mixed |= test.out_of_bounds is not None
@@ -156,7 +162,12 @@ class Reader:
         elif head is None and FAILURE.search(text) is not None:
             if not self.tests or (self.commands and test.stage == Stage.FOOTER):
                 self.begin(Stage.DEVICES, line)
-            self.test.status = "failed"
+            self.test.torn |= whole_number(text.split()[0]) is not None
+            self.test.end(*(("incomplete", "the run crashed within a row") if self.test.torn else
+                            ("failed", None)))
+        elif head is None and logged.CUT.search(text) and test.stage in (Stage.TABLE, Stage.ROWS):
+            if test.status != "failed":
+                test.end("incomplete", logged.ENDED_EARLY)
         elif head is None:
             return False
         elif code := re.search(r"\bnccl-library=(\d{5,6})\b", text):
@@ -164,13 +175,39 @@ class Reader:
         return bool(self.tests)
 
 
-def parse_json(text: str) -> NcclTest:
-    """The test in the report. Raises msgspec.DecodeError for other text; AttributeError, KeyError,
-    TypeError or ValueError for other JSON."""
-    report = msgspec.json.decode(text)
+def parse_json(text: str) -> list[NcclTest]:
+    """The tests in reports, or in an array of them; the last may be cut off. Raises JSONDecodeError
+    for other text; AttributeError, KeyError, TypeError or ValueError for other JSON."""
+    tests, last_line, end = list[NcclTest](), text.count("\n") + 1, 0
+    while begin := re.compile(r"[^\s,\[\]]").search(text, end):
+        try:
+            report, end = json.JSONDecoder().raw_decode(text, begin.start())
+        except ValueError:
+            report, end = _whole_part(text[begin.start():]), len(text)
+            if report is None and not tests:
+                raise
+        if report is not None:
+            tests.append(_reported(report, last_line))
+        elif text[begin.start()] == "{":
+            tests.append(NcclTest("nccl-tests JSON", 1, last_line=last_line))
+    return end_tests(tests)
+
+
+def _whole_part(text: str) -> Any:
+    """A report that is cut off, up to the end of its last whole result; None without any."""
+    end = len(text)
+    for _ in range(4):  # a result has two halves, and its own end follows them
+        end = text.rfind("}", 0, end)
+        for closing in ("]}", "}"):
+            with suppress(ValueError):
+                return {"results": []} | json.loads(text[: end + 1] + closing)
+    return None
+
+
+def _reported(report: Any, last_line: int) -> NcclTest:
     base, suffix, _ = (report.get("args") or [""])[0].rpartition("/")[2].partition("_perf")
     test = NcclTest(
-        "nccl-tests JSON", 1, last_line=text.count("\n") + 1,
+        "nccl-tests JSON", 1, last_line=last_line,
         names={logged.collective_of(base.removesuffix("_test")) if suffix else None},
         library=logged.nccl_version(str(report.get("nccl_version"))),
         columns=("time", "algbw", "busbw", "wrong", "n"))
@@ -186,16 +223,15 @@ def parse_json(text: str) -> NcclTest:
                 test.nranks = {len(test.gpus) * step}
     for position, row in enumerate(report["results"], 1):
         _add_halves(test, position, row)
-    bounds, average = report.get("out_of_bounds"), report.get("average_bus_bandwidth")
-    if bounds:
+    if bounds := report.get("out_of_bounds"):
         verdict = "OK" if bounds.get("okay") in ("true", True) else "FAILED"
         test.out_of_bounds = f"{_index(bounds['count'])} {verdict}"
-    bandwidth = average if isinstance(average, dict) else {}
-    test.footer_avg_bus_bw = number(str(bandwidth.get("bandwidth")))
-    if bandwidth.get("okay") in ("false", False) or report.get("errors"):
+    average = report.get("average_bus_bandwidth") or {}
+    test.footer_avg_bus_bw = number(str(average.get("bandwidth")))
+    if average.get("okay") in ("false", False) or report.get("errors"):
         test.status = "failed"
-    test.stage = Stage.ROWS if average is None else Stage.FOOTER
-    return end_tests([test])[0]
+    test.stage = Stage.FOOTER if average else Stage.ROWS
+    return test
 
 
 def _index(value: Any) -> int:

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 
-import msgspec
+import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from reports.advice.procurement import evaluate, procure_page
 from reports.imports.imported import read_imported
@@ -17,14 +18,16 @@ from reports.store.schema import Result
 from reports.tables.page import CLASSES, NO_HISTORY, Page, Row, Section, draw_picture
 from reports.tables.sentences import describe, number, some
 from reports.tables.show import imported_text
-from reports.trends.history import load, plot
-from reports.verdicts.comparison import COMPARABLE, compare, shown
+from reports.trends.history import Series, load
+from reports.trends.history_figure import plot
+from reports.verdicts.comparison import compare, shown
 from reports.verdicts.regress import sections_of
-from reports.verdicts.sides import Side, key_of, label, notes_of, read_sides
+from reports.verdicts.sides import COMPARABLE, Side, key_of, label, notes_of, read_sides
 
 HISTORY = "history.html"
 MOST_RUNS = 12  # with a page of their own for each machine and benchmark, the newest
-WORST_FIRST = ("worse", "better", "too few runs", "no change")
+WORST_FIRST = ("worse", "better", "noisy", "too early", "steady")
+MOST_MARKS = 120  # runs of a series in its row, the newest
 
 
 def overview_page(store: shared.Store, others: Sequence[Page]) -> Page:
@@ -32,10 +35,10 @@ def overview_page(store: shared.Store, others: Sequence[Page]) -> Page:
     pages, groups = {page.file: page for page in others}, store.groups
     history = pages.pop(HISTORY, Page("History"))
     # No complete and correct run of the same machine and benchmark has followed these.
-    wrong = [result for results in groups.values()
-             for result in takewhile(lambda result: shared.status_text(result) != "complete",
-                                     reversed(results))
-             if shared.status_text(result) != "incomplete"]
+    wrong = list[Result]()
+    for results in groups.values():
+        last = takewhile(lambda run: shared.status_text(run) != "complete", reversed(results))
+        wrong += [result for result in last if shared.status_text(result) != "incomplete"]
     runs = [result.run for result in store.results]
     runs += [run for page in others for run in page.runs]
     place = places(runs)
@@ -64,14 +67,12 @@ def _cards(counts_of: Mapping[str, Counter[str]]) -> list[tuple[str, str, str]]:
     for word in dict.fromkeys(CLASSES.values()):
         total, sentences = 0, []
         for noun, counts in counts_of.items():
-            of_word = {name: count for name, count in counts.items()
-                       if count and CLASSES.get(name.upper()) == word}
-            n = sum(of_word.values())
-            total += n
-            reasons = ", ".join(f"{count} {name}" for name, count in of_word.items())
+            of_word = Counter({name: count for name, count in counts.items()
+                               if count and CLASSES.get(name.upper()) == word})
+            reasons = f" ({shared.counts_text(of_word)})" if of_word.keys() - {word} else ""
+            total += of_word.total()
             if counts.total():
-                sentences.append(f"{n} of {counts.total()} {noun}"
-                                 + (f" ({reasons})" if set(of_word) - {word} else ""))
+                sentences.append(f"{of_word.total()} of {counts.total()} {noun}{reasons}")
         cards.append((f"{total} {word}", word,
                       ", ".join(sentences) or "nothing here has a verdict"))
     return cards
@@ -110,8 +111,7 @@ def _run_row(result: Result) -> Row:
 
 
 def campaign_page(folder: Path) -> Page:
-    """A campaign: its comparisons, and the differences between its variants. Raises ResultError for
-    a campaign that cannot be read or compared."""
+    """A campaign: its comparisons, and the differences between its variants. Raises ResultError."""
     variants = read_sides([str(folder)])
     comparisons = compare(variants, list(COMPARABLE))
     counts = Counter(word for each in shown(comparisons) for word in each.cells.verdict)
@@ -120,8 +120,7 @@ def campaign_page(folder: Path) -> Page:
         f"{folder.name}: {', '.join(map(label, variants[1:]))} against {label(variants[0])}",
         [f"{shared.counts_text(counts)}; of {counts.total()} cells.", *notes_of(variants)],
         [*sections_of(comparisons), _differences(variants)], shared.how_to_reproduce(runs),
-        verdicts={(runs[0].machine_id, runs[0].benchmark): counts},
-        runs=[msgspec.structs.replace(run, cases=[], environment={}, notes=[]) for run in runs])
+        verdicts={(runs[0].machine_id, runs[0].benchmark): counts}, runs=runs)
 
 
 def _differences(variants: Sequence[Side]) -> Section:
@@ -149,7 +148,8 @@ def history_page(folder: Path) -> Page:
         last, last_us = list(series.costs_us.items())[-1]
         rows.append({"case": series.label, "benchmark": series.benchmark,
                      "machine": series.machine_id, "runs": str(len(series.costs_us)),
-                     "last, us": number(last_us), "verdict": series.word,
+                     "each run": sparkline(series), "last, us": number(last_us),
+                     "verdict": series.word,
                      "last run": (last, shared.file_name("run", last))})
     for group, count in history.unjudged.items():
         verdicts[group]["too few blocks"] += count
@@ -168,9 +168,22 @@ def history_page(folder: Path) -> Page:
     counts = shared.counts_text(sum(verdicts.values(), Counter()))
     return Page(
         "History", [f"{len(history.runs)} runs, {len(history.series)} series: {counts}.",
-                    "Where nothing changes, 5 % of such histories have an alarm.",
+                    "Where nothing changes, 5 % of months with 30 runs have an alarm.",
                     *(f"{line}." for line in history.skipped)],
         sections, shared.how_to_reproduce(list(history.runs.values())), verdicts=verdicts)
+
+
+def sparkline(series: Series) -> Markup:
+    """A mark for each run of a series, and a line before the first run after each change."""
+    logs = np.log(list(series.costs_us.values()))[-MOST_MARKS:]
+    low, high = logs.min(), max(logs.max(), logs.min() + 0.02)
+    marks = "".join(f"M{place} {24 * (high - log) / (high - low):.1f}h0"
+                    for place, log in enumerate(logs.tolist()))
+    hidden = len(series.costs_us) - len(logs)
+    lines = "".join(f'<path class="{step.word}" d="M{step.first - hidden - 0.5} -2v28"/>'
+                    for step in series.steps if step.first > hidden)
+    return Markup(f'<svg class="spark" aria-hidden="true" viewBox="-2 -2 {len(logs) + 3} 28" '
+                  f'preserveAspectRatio="none">{lines}<path d="{marks}"/></svg>')
 
 
 def imported_page(paths: Sequence[Path]) -> Page:
@@ -182,13 +195,11 @@ def imported_page(paths: Sequence[Path]) -> Page:
         heading = f"{origin.file}, {run.benchmark}, lines {origin.first_line} to {origin.last_line}"
         sections.append(Section(f"{heading}: {log.end.status}", text=imported_text(log),
                                 folded=len(logs) > 1))
-    commands = [" ".join(log.run.argv) for log in logs if log.run.argv]
     return Page(
         "Imported logs",
         ["Imported, never judged: another benchmark's figures, by its own rules."], sections,
         {"command": "python -m reports import FILE",
-         "run ids": shared.listing([log.run.run_id for log in logs], shared.MOST_NAMES),
-         "command in the logs": shared.listing(commands) or "not in the logs"})
+         "run ids": shared.listing([log.run.run_id for log in logs], shared.MOST_NAMES)})
 
 
 def procurement_page(spec: Path) -> Page:

@@ -79,8 +79,8 @@ def _answer(result: Result) -> tuple[list[str], Plot]:
 def _against_library(result: Result) -> tuple[list[str], Plot]:
     """The sentences and the plot of the run's first view: ours beside the library over sizes."""
     states = find_states(result.blocks)
-    views = rows.views(result) or [("isolated", None)]
-    table = rows.default_rows(result, views[0], states)
+    view = rows.views(result)[0]
+    table = rows.default_rows(result, view, states)
     timed = [row for row in table if row.ours_us is not None or row.library_us is not None]
     if not timed:
         return [], ("", {}, {})
@@ -102,7 +102,7 @@ def _against_library(result: Result) -> tuple[list[str], Plot]:
     lines = {library: [(row.size_bytes, row.library_us) for row in table if row.library_us],
              OURS: [(row.size_bytes, row.ours_us) for row in table if row.ours_us]}
     return ([answer, *busbw, *filter(None, [token(result, chained or table)])],
-            (f"us, {views[0][0]}", lines, {}))
+            (f"us, {view[0]}", lines, {}))
 
 
 def _busbw_sentence(busbw_gb_s: float | None, size: str, share: float | None = None) -> list[str]:
@@ -172,16 +172,14 @@ def _plot(axes: Any, unit: str, lines: Lines, bars: Mapping[str, float]) -> None
     axes.set_title(unit, fontsize=14, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=13)
-    lines = {name: points for name, points in lines.items() if points}
-    names = ["library" if OURS in lines and name != OURS else name for name in lines]
-    for (name, points), style in zip(lines.items(), styles_of(names), strict=True):
+    for (name, points), style in zip(lines.items(), styles_of(["library", OURS]), strict=False):
         wide = style | {"markersize": 7, "linewidth": 2.6}
         axes.plot(*zip(*points, strict=True), label=name[:20], **wide)
     for row, (name, value) in enumerate(list(bars.items())[:6]):
         axes.barh(row, value, color=COLOURS[row], alpha=0.4)
         axes.annotate(f" {name[:24]}: {number(value)}", (0, row), va="center", fontsize=14)
-    if lines:
-        sizes = sorted({size for points in lines.values() for size, _ in points})
+    sizes = sorted({size for points in lines.values() for size, _ in points})
+    if sizes:
         dress(axes, sizes, most_ticks=5)
         axes.legend(fontsize=14, frameon=False, loc="lower right")
     elif bars:

@@ -24,27 +24,22 @@ from reports.tables.page import Page, Section, to_html
 MARKER = ".wiretax-site"  # the file in a folder of pages that lists their names
 MOST_BYTES = 1_000_000
 MOST_LAUNCHES = 8  # behind a run's fit, the newest
-# A file can keep to the schema and still hold values that no benchmark writes.
-ODD_VALUES = ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError
 
-# A page to make: its file, its name in the navigation if it is there, its source, and its maker.
-Job = tuple[str, str, Path, Callable[[], Page]]
+# A page to make: its file, its name in the navigation if it is there, and its maker.
+Job = tuple[str, str, Callable[[], Page]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("results", metavar="RESULTS", type=Path,
-                        help="a folder of runs and campaigns")
-    parser.add_argument("-o", "--out", metavar="SITE", type=Path, default=Path("site"),
-                        help="the folder of the pages (site): a new folder, or one that this "
-                        "command made")
-    parser.add_argument("--spec", metavar="SPEC.toml", type=Path, action="append", default=[],
-                        help="a spec of `procure`, for another page; may be repeated (every "
-                        ".toml of RESULTS)")
+    add = parser.add_argument
+    add("results", metavar="RESULTS", type=Path, help="a folder of runs and campaigns")
+    add("-o", "--out", metavar="SITE", type=Path, default=Path("site"),
+        help="the folder of the pages (site): a new folder, or one that this command made")
+    add("--spec", metavar="SPEC.toml", type=Path, action="append", default=[],
+        help="a spec of `procure`, for another page; may be repeated (every .toml of RESULTS)")
 
 
 def dashboard(arguments: argparse.Namespace) -> int:
-    """Write the pages. Returns the exit status: 0, or 2 if a spec of the command line cannot be
-    used. Raises ResultError if RESULTS is not a folder, or if SITE is another program's folder."""
+    """Write the pages. Returns the exit status. Raises ResultError for an unusable folder."""
     site, specs = arguments.out, [word for spec in arguments.spec for word in ("--spec", spec)]
     paths = [arguments.results, "-o", site, *specs]
     plain = [f"<path>/{Path(path).name}" if "/" in str(path) else str(path) for path in paths]
@@ -69,8 +64,8 @@ def dashboard(arguments: argparse.Namespace) -> int:
 
 
 def claim(site: Path) -> list[str]:
-    """Make `site` a folder of pages. Returns the pages of a former build in it, without those that
-    were not finished. Raises ResultError if `site` holds other files."""
+    """Make `site` a folder of pages. Returns the pages of a former build in it. Raises ResultError
+    if it holds other files."""
     marker = site / MARKER
     try:
         names = msgspec.json.decode(foreign.read_bytes(marker, follow=False), type=list[str])
@@ -91,7 +86,7 @@ def build(store: shared.Store, command: str) -> list[Page]:
     """Make every page, several at a time, the overview last. Adds to `store.left_out` what cannot
     be shown. Within `read_once` the processes share the runs that were read before."""
     jobs = list(plan_pages(store))
-    names = {"index.html": "Overview", **{file: name for file, name, _, _ in jobs}}
+    names = {"index.html": "Overview", **{file: name for file, name, _ in jobs}}
     finish = partial(render, pages=names, command=command,
                      private_folders=[store.folder, *(spec.parent for spec in store.specs)])
     with ProcessPoolExecutor(min(os.cpu_count() or 1, len(jobs) + 1),
@@ -104,8 +99,7 @@ def build(store: shared.Store, command: str) -> list[Page]:
 
 
 def plan_pages(store: shared.Store) -> Iterator[Job]:
-    """A page for each of the newest runs, each campaign and each procurement, one for the history
-    and one for the imported logs."""
+    """Each page but the overview."""
     newest = {result.path for results in store.groups.values()
               for result in results[-across.MOST_RUNS:]}
     launches_of: dict[tuple[str, ...], list[Path]] = defaultdict(list)
@@ -115,32 +109,26 @@ def plan_pages(store: shared.Store) -> Iterator[Job]:
                                shared.command_without_seed(run)]
         launches.append(path)
         if path in newest:
-            yield (shared.file_name("run", run.run_id), "", path,
+            yield (shared.file_name("run", run.run_id), "",
                    partial(run_page, path, launches[-MOST_LAUNCHES:]))
     for path in store.campaigns:
-        file = shared.file_name("compare", str(path))
-        yield file, "", path, partial(across.campaign_page, path)
-    folder, logs = store.folder, store.imported
+        yield shared.file_name("compare", str(path)), "", partial(across.campaign_page, path)
     if store.results or store.campaigns:
-        yield across.HISTORY, "History", folder, partial(across.history_page, folder)
-    if logs:
-        yield "imported.html", "Imported logs", folder, partial(across.imported_page, logs)
+        yield across.HISTORY, "History", partial(across.history_page, store.folder)
+    if store.imported:
+        yield "imported.html", "Imported logs", partial(across.imported_page, store.imported)
     for spec in store.specs:
-        file = shared.file_name("procure", str(spec))
         name = f"Procurement {spec.name}" if len(store.specs) > 1 else "Procurement"
-        yield file, name, spec, partial(across.procurement_page, spec)
+        yield shared.file_name("procure", str(spec)), name, partial(across.procurement_page, spec)
 
 
 def make_page(job: Job, finish: Callable[[Page], None]) -> Page:
     """A page with its HTML and without its sections. A page that cannot be made has a complaint."""
-    file, name, source, make = job
+    file, name, make = job
     try:
         page = make()
-    except (ResultError, OSError, *ODD_VALUES) as error:
-        reason = str(error)
-        if not isinstance(error, ResultError):
-            reason = f"{source} cannot be shown ({type(error).__name__}: {error})"
-        page = Page(name or source.name, [f"There is nothing to show: {reason}"], complaint=reason)
+    except (ResultError, OSError) as error:
+        page = Page(name or "A page without content", [str(error)], complaint=str(error))
     page.file = file
     finish(page)
     page.sections = []
@@ -149,9 +137,8 @@ def make_page(job: Job, finish: Callable[[Page], None]) -> Page:
 
 def render(page: Page, pages: Mapping[str, str], command: str,
            private_folders: Sequence[Path]) -> None:
-    """Set the HTML of a page, at most 1 MB. Until it fits, the page loses the drawings with another
-    vertical axis, and then half of its rows, text and sentences at a time. Removes folders from
-    sentences: readers of a page need not know the file system of its author."""
+    """Set the HTML of a page, at most 1 MB. Until it fits, the page loses half of its text and
+    sentences at a time, and the drawings with another vertical axis before half of its rows."""
     parts: list[Page | Section] = [page, *page.sections]
     for part in parts:
         part.sentences = [foreign.printable(hide_folders(line, private_folders))
@@ -174,7 +161,7 @@ def render(page: Page, pages: Mapping[str, str], command: str,
 
 
 def hide_folders(sentence: str, folders: Sequence[Path]) -> str:
-    """Remove these folders, and the folders of other paths, from a sentence."""
+    """Remove these folders and those of other paths: readers need not know the author's files."""
     for folder in folders:
         sentence = sentence.replace(f"{folder}/", "")
         if folder.name not in ("", str(folder)):

@@ -1,7 +1,6 @@
 """The page of one run: its pictures, its text, and a row for each of its cases."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,14 +33,12 @@ Times = NDArray[Any]  # of a case, shape (ranks, iterations), in microseconds
 
 
 def run_page(path: Path, launches: Sequence[Path]) -> Page:
-    """The page of a run; the fit uses `launches`, which ran the same command. Raises ResultError
-    for a run that cannot be read or shown."""
+    """The page of a run, with a fit over `launches` of one command. Raises ResultError."""
     result = read(path)
     run = result.run
     head = [f"Run of {shared.start_time(run)}: {shared.status_text(result)}",
             *sentences.opening(result), *sentences.link_lines(find_states(result.blocks)),
             *run.notes]
-    summary = " ".join(line if line.endswith(".") else f"{line}." for line in head if line)
     draw = plot.own_picture(result)
     printed = Section("As the run printed it", text=show.text(result), folded=draw is None)
     if draw:
@@ -59,7 +56,7 @@ def run_page(path: Path, launches: Sequence[Path]) -> Page:
          "source": str(fact.get("source", "-")) if isinstance(fact, dict) else "-"}
         for name, fact in run.environment.items()]
     environment = Section("Environment", table="environment", rows=facts, folded=True)
-    return Page(sentences.machine(result), [summary], [*sections, _cells(result), environment],
+    return Page(sentences.machine(result), head, [*sections, _cells(result), environment],
                 shared.how_to_reproduce([run]))
 
 
@@ -206,9 +203,10 @@ def iterations(heading: str, result: Result, drawn: Drawn) -> Section:
 
 def _read_times_us(result: Result, case: Case) -> Times | None:
     """The times of a case, or None without valid samples."""
-    samples = None
-    with suppress(SamplesGone):
+    try:
         samples = read_samples(result, case)
+    except SamplesGone:
+        return None
     if samples is None:
         return None
     ranks, counts = np.unique(samples[:, 1], return_counts=True)
@@ -240,16 +238,13 @@ def _distribution(name: str, size_bytes: int, times_us: Mapping[int, Times],
                 style = lines[place].style | {"linewidth": 1.6, "markersize": 5}
                 axes.plot(np.quantile(times.max(axis=0), shares), shares, drawstyle="steps-post",
                           markevery=8, **style, label=lines[place].name, gid=f"line{place}")
-            axes.set_xscale("log")
+            axes.set(xscale="log", xlabel="time of an iteration, its slowest rank, us",
+                     ylabel="part of the iterations")
             round_ticks(axes.xaxis)
             axes.minorticks_off()
             axes.grid(True, alpha=0.25)
-            axes.set_xlabel("time of an iteration, its slowest rank, us")
-            axes.set_ylabel("part of the iterations")
             axes.tick_params(labelsize=8)
-            handles, labels = axes.get_legend_handles_labels()
-            drawing.legend(handles, labels, loc="outside lower center",
-                           ncols=3 if max(map(len, labels)) < 26 else 1, frameon=False, fontsize=8)
+            drawing.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
 
     return draw_picture(
         name, draw, f"Iterations at {size_text(size_bytes)}: the part that took no longer",

@@ -104,11 +104,11 @@ def command_without_seed(run: Run) -> str:
 
 def how_to_reproduce(runs: Sequence[Run]) -> dict[str, str]:
     """Each command, version, machine and software behind a page, for its footer."""
-    return {"command": listing([command_of(run) for run in runs]),
-            "version": listing([run.version for run in runs]),
-            "run ids": listing([run.run_id for run in runs], MOST_NAMES, ", "),
-            "machine_id": listing([run.machine_id for run in runs]),
-            "software_id": listing([run.software_id for run in runs])}
+    return {"command": listing(map(command_of, runs)),
+            "version": listing(run.version for run in runs),
+            "run ids": listing((run.run_id for run in runs), MOST_NAMES, ", "),
+            "machine_id": listing(run.machine_id for run in runs),
+            "software_id": listing(run.software_id for run in runs)}
 
 
 def listing(values: Iterable[str], most: int = 8, separator: str = "\n") -> str:

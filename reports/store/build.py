@@ -125,16 +125,15 @@ def _iterations(blocks: Sequence[Block], samples: NDArray[Any]) -> NDArray[Any]:
     return np.stack([time, consume, total, skew], axis=-1)
 
 
-@np.errstate(over="ignore", invalid="ignore")  # a damaged file may hold any number
 def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
     """Fills in bandwidths and bound: not for a wrong result, not for a case that also computes, and
     not for a late rank, whose time starts after the others moved data."""
     if case.status == "wrong" or case.collective in facts.TOGETHER or facts.late_us(case.shape):
         return
-    assert case.time_us
-    if case.time_us.median > 0:
-        case.alg_bw_gb_s = case.size_bytes / case.time_us.median / 1e3
-        case.bus_bw_gb_s = case.alg_bw_gb_s * facts.case_bus_factor(case, run.world["size"])
+    if case.time_us is None or case.time_us.median == 0:
+        return
+    case.alg_bw_gb_s = case.size_bytes / case.time_us.median / 1e3
+    case.bus_bw_gb_s = case.alg_bw_gb_s * facts.case_bus_factor(case, run.world["size"])
     # The machine's parts are measured without background load.
     terms = None if facts.beside(case.shape) else _bound_terms(case, run, links)
     if terms is None:
@@ -145,8 +144,7 @@ def _set_bandwidth(case: Case, run: Run, links: Sequence[LinkBlock]) -> None:
     bound_us, low_us = terms["hop"] + terms["launch"] + moving + terms.get("chain_only", 0.0)
     case.bound_us = float(bound_us)
     case.bound_parts_us = {name: float(term[0]) for name, term in terms.items()}
-    if case.time_us.median > 0:
-        case.share_of_bound = case.bound_us / case.time_us.median
+    case.share_of_bound = case.bound_us / case.time_us.median
     high = case.time_us.ci_high
     case.suspect = high is not None and bool(low_us > high)
 

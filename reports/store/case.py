@@ -78,10 +78,10 @@ def round_trip_ns(block: Block | LinkBlock) -> float | None:
 
 def costs_in(blocks: Sequence[Block], of_block: Sequence[int | None],
              state: int | None) -> Costs:
-    """The cost in us of every block in `state` of the link, by case and round."""
+    """The cost in us, above 0, of every block in `state` of the link, by case and round."""
     costs_us: dict[int, dict[int, float]] = {}
     for block, state_of_block in zip(blocks, of_block, strict=True):
-        if state_of_block == state:
+        if state_of_block == state and block.cost_us > 0:
             costs_us.setdefault(block.case, {})[block.round] = block.cost_us
     return costs_us
 
@@ -123,8 +123,8 @@ def beside(shape: Any) -> str | None:
 
 
 def bus_factor(collective: str, world_size: int) -> float:
-    """busbw / algbw; 0 for one rank. Raises KeyError for an unknown collective."""
-    return 0.0 if world_size == 1 else BUS_FACTORS[collective](world_size)
+    """busbw / algbw; 0 for one rank, and for a collective that also computes."""
+    return 0.0 if world_size == 1 or collective in TOGETHER else BUS_FACTORS[collective](world_size)
 
 
 def case_bus_factor(case: Case, world_size: int) -> float:

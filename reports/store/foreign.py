@@ -5,7 +5,6 @@ import html
 import os
 import re
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,13 +20,12 @@ def open_file(path: Path, follow: bool = True, most_bytes: int = MOST_BYTES) -> 
     flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     file = open(os.open(path, flags), "rb")  # noqa: SIM115 - the caller closes it
     status = os.fstat(file.fileno())
-    problem = "it is not an ordinary file"
-    if stat.S_ISREG(status.st_mode):
-        if status.st_size <= most_bytes:
-            return file
-        problem = (f"its {status.st_size / 1e6:.0f} MB are more than the {most_bytes / 1e6:.0f} MB "
-                   "that are read")
+    is_regular = stat.S_ISREG(status.st_mode)
+    if is_regular and status.st_size <= most_bytes:
+        return file
     file.close()
+    problem = (f"its {status.st_size / 1e6:.0f} MB are more than the {most_bytes / 1e6:.0f} MB "
+               "that are read" if is_regular else "it is not an ordinary file")
     raise OSError(0, problem, str(path))
 
 
@@ -46,7 +44,7 @@ def printable_in(value: Any) -> Any:
     """A value from JSON, with every string in it printable."""
     if isinstance(value, str):
         return printable(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {printable(name): printable_in(item) for name, item in value.items()}
     return [printable_in(item) for item in value] if isinstance(value, list) else value
 

@@ -12,6 +12,7 @@ import msgspec
 from reports.store.result import ResultError, of_kind, read_lines
 
 SCHEMA = 1
+MOST_RECORDS = 10_000  # `add` compares an orphaned launch with all earlier launches
 MANIFEST, CONTROL, WORKTREES = "campaign.jsonl", "control", "worktrees"
 BESIDE_A_RUN = {".samples", ".flight"}
 REPORTS = {"", ".png", ".svg", ".html", ".md", ".xml", ".csv"}  # output of reports on a campaign
@@ -90,6 +91,8 @@ def read_manifest(folder: Path | str) -> Manifest:
     is no manifest, is damaged earlier, has a newer schema or names a missing run file."""
     path = Path(folder) / MANIFEST
     records = read_lines(path, "manifest", (Campaign, Launch, Stage, End), SCHEMA)
+    if len(records) > MOST_RECORDS:
+        raise ResultError(f"{path} has more than the {MOST_RECORDS:,} records that are read")
     manifest = Manifest(path.parent, of_kind(Campaign, records)[0])
     for record in records:
         if isinstance(record, Launch) and record.run is not None:

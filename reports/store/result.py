@@ -22,6 +22,8 @@ from reports.store.build import build_cases
 from reports.store.case import BUS_FACTORS, CASE_KEY, TOGETHER
 from reports.store.schema import SCHEMA, Block, Case, End, Flight, LinkBlock, Result, Run
 
+MOST_LINES, MOST_RUN_BYTES = 1_000_000, 55_000_000  # of a file; a run stays below 50 MB
+MOST_LINE_BYTES = 16_000_000  # a value of two bytes takes 100 bytes of memory
 HEAD_BYTES = 16384  # of a run's file: `after` is near the beginning
 PAGE_BYTES, COUNTERS_OFFSET = 4096, 2048  # of a flight record
 # 128 bytes, as np.save writes them. numpy's own reader evaluates them; its errors are undocumented.
@@ -54,11 +56,14 @@ class SamplesGone(ResultError):
 
 
 def content_of(path: Path, most_bytes: int = foreign.MOST_BYTES) -> bytes:
-    """The content of a regular file. Raises ResultError if it cannot be read."""
+    """The content of a regular file. Raises ResultError if it cannot be read or is too long."""
     try:
-        return foreign.read_bytes(path, most_bytes=most_bytes)
+        content = foreign.read_bytes(path, most_bytes=most_bytes)
     except OSError as error:
         raise ResultError(f"{path} cannot be read: {error.strerror}") from error
+    if content.count(b"\n") > MOST_LINES:
+        raise ResultError(f"{path} has more than the {MOST_LINES:,} lines that are read")
+    return content
 
 
 @contextmanager
@@ -95,8 +100,8 @@ def read(path: Path | str) -> Result:
         result.check_open_parts()
     except msgspec.ValidationError as error:
         raise ResultError(f"{path} is not a run file of schema {SCHEMA} ({error})") from error
-    collectives = {header.collective for header in run.cases}
-    if unknown := collectives - BUS_FACTORS.keys() - set(TOGETHER):
+    possible = {run.benchmark} if run.benchmark in TOGETHER else BUS_FACTORS.keys()
+    if unknown := {header.collective for header in run.cases} - possible:
         raise ResultError(f"{path}: unknown collective {min(unknown)!r}")
     if any(not 0 <= block.case < len(run.cases) for block in result.blocks):
         raise ResultError(f"{path}: a block belongs to a case that was not planned")
@@ -113,7 +118,7 @@ def is_imported(path: Path | str) -> bool:
     """Whether the first line of the file is the head of a run imported from a log."""
     try:
         with foreign.open_file(Path(path)) as file:
-            head = msgspec.json.decode(file.readline(50_000_000), type=dict)
+            head = msgspec.json.decode(file.readline(MOST_LINE_BYTES), type=dict)
     except (OSError, *NOT_JSON):
         return False
     return head.get("kind") == "run" and "imported_from" in head
@@ -124,13 +129,16 @@ def read_lines(path: Path, file_type: str, kinds: Sequence[type[msgspec.Struct]]
     """The records of `kinds`, the head's first, without lines of other kinds and an incomplete last
     line. Raises ResultError for a line that does not fit `schema`; `file_type` names the file."""
     records: list[msgspec.Struct] = []
-    lines = content_of(path).split(b"\n")
+    lines = content_of(path, MOST_RUN_BYTES).split(b"\n")
     by_tag = {kind.__struct_config__.tag: kind for kind in kinds}
     head = kinds[0].__struct_config__.tag
     for number, line in enumerate(lines, 1):
         place = f"{path}, line {number}"
         if not line:
             continue
+        if len(line) > MOST_LINE_BYTES:
+            raise ResultError(f"{place}: its {len(line) / 1e6:.0f} MB are more than the "
+                              f"{MOST_LINE_BYTES / 1e6:.0f} MB that are read")
         try:
             raw = foreign.printable_in(msgspec.json.decode(line))
         except NOT_JSON as error:

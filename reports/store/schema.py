@@ -4,17 +4,31 @@ microseconds, flag round trips in nanoseconds, sizes in bytes, bandwidths in 1e9
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 
 SCHEMA = 1
+Bounded = Annotated[float, msgspec.Meta(gt=-1e15, lt=1e15)]  # so that no sum or ratio overflows
 NotNegative = Annotated[float, msgspec.Meta(ge=0, lt=1e15)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=10**15)]
 Positive = Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
+LEAST_US = 1e-6  # a picosecond; ratios of shorter times overflow
+LinkRank = Annotated[int, msgspec.Meta(ge=0, lt=256)]  # a matrix of more takes too long to show
 
 
-class CaseFields(msgspec.Struct, kw_only=True):
+class Timed(msgspec.Struct):
+    """A record with times. Decoding one refuses a time that is neither 0 nor at least LEAST_US."""
+
+    def __post_init__(self) -> None:
+        for name in ("time_us", "total_us"):
+            figure = getattr(self, name, None)
+            time_us = getattr(figure, "median", figure)
+            if time_us and time_us < LEAST_US:
+                raise ValueError(f"`{name}` of {time_us:g} is neither 0 nor at least {LEAST_US:g}")
+
+
+class CaseFields(Timed, kw_only=True):
     """The fields that a planned case and its results share."""
 
     collective: str
@@ -23,7 +37,7 @@ class CaseFields(msgspec.Struct, kw_only=True):
     variant: str = "copied"
     memory: str = "mapped"
     size_bytes: Count
-    count: int
+    count: Count
     datatype: str
     redop: str
     in_place: bool = False
@@ -33,7 +47,7 @@ class CaseFields(msgspec.Struct, kw_only=True):
     reason: str | None = None
     chosen: str | None = None
     calls: Positive = 1
-    snr_db: dict[str, float] | None = None
+    snr_db: dict[str, Bounded] | None = None
     routing: dict[str, Any] | None = None
 
 
@@ -59,7 +73,7 @@ class Run(msgspec.Struct, kw_only=True, tag="run", tag_field="kind"):
     software_id: str
     environment: dict[str, Any]
     world: dict[str, Any]
-    cases: list[CaseHeader]
+    cases: Annotated[list[CaseHeader], msgspec.Meta(min_length=1)]
     memory: dict[str, Any] = msgspec.field(default_factory=dict)
     notes: list[str] = msgspec.field(default_factory=list)
     link: dict[str, Any] = msgspec.field(default_factory=dict)
@@ -77,27 +91,27 @@ class FirstWrong(msgspec.Struct, kw_only=True):
     got: str
 
 
-class Block(msgspec.Struct, kw_only=True, tag="block", tag_field="kind"):
+class Block(Timed, kw_only=True, tag="block", tag_field="kind"):
     """One block of one case: medians over its `n` iterations; for a chain over chains, per call."""
 
     case: int
     block: int
     round: int
-    n: int
+    n: Count
     time_us: NotNegative
-    mean_us: float | None = None
-    consume_us: float | None = None
+    mean_us: Bounded | None = None
+    consume_us: Bounded | None = None
     total_us: NotNegative | None = None
-    arrival_skew_us: float | None = None
-    chain_only_us: float | None = None
-    link_rtt_ns: tuple[float, float] | None = None
-    n_wrong: int | None = None
+    arrival_skew_us: Bounded | None = None
+    chain_only_us: Bounded | None = None
+    link_rtt_ns: tuple[Bounded, Bounded] | None = None
+    n_wrong: Count | None = None
     first_wrong: FirstWrong | None = None
-    measure_s: float | None = None
+    measure_s: Bounded | None = None
     chosen: str | None = None
     gpus: list[dict[str, Any]] | None = None
-    matmul_gflop_s: float | None = None  # of a matmul beside the case, as the mean over ranks
-    matmul_alone_gflop_s: float | None = None  # beside an idle wait of the same length
+    matmul_gflop_s: Bounded | None = None  # of a matmul beside the case, as the mean over ranks
+    matmul_alone_gflop_s: Bounded | None = None  # beside an idle wait of the same length
 
     @property
     def cost_us(self) -> float:
@@ -110,41 +124,41 @@ class LinkBlock(msgspec.Struct, kw_only=True, tag="link_block", tag_field="kind"
 
     size_bytes: Count
     round: int
-    copy_in_us: float | None = None  # into a slab
-    push_us: float | None = None  # into the next rank's slab, on GPUs
-    peer_read_us: float | None = None  # of bytes that a peer has just written
-    memory_us: float | None = None  # through the memory system
-    link_rtt_ns: tuple[float, float] | None = None
+    copy_in_us: Bounded | None = None  # into a slab
+    push_us: Bounded | None = None  # into the next rank's slab, on GPUs
+    peer_read_us: Bounded | None = None  # of bytes that a peer has just written
+    memory_us: Bounded | None = None  # through the memory system
+    link_rtt_ns: tuple[Bounded, Bounded] | None = None
 
 
 class Summary(msgspec.Struct, kw_only=True):
     """A quantity of a case: the median of the block medians, with its interval within this launch;
     percentiles, `min`, `max` and `mean` over iterations, None if unknown."""
 
-    median: float
-    mean: float | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
-    p25: float | None = None
-    p75: float | None = None
-    p95: float | None = None
-    p99: float | None = None
-    min: float | None = None
-    max: float | None = None
+    median: Bounded
+    mean: Bounded | None = None
+    ci_low: Bounded | None = None
+    ci_high: Bounded | None = None
+    p25: Bounded | None = None
+    p75: Bounded | None = None
+    p95: Bounded | None = None
+    p99: Bounded | None = None
+    min: Bounded | None = None
+    max: Bounded | None = None
     n: int | None = None
     n_blocks: int | None = None
 
 
 class Range(msgspec.Struct, kw_only=True):
-    median: float
-    min: float | None = None
-    max: float | None = None
+    median: Bounded
+    min: Bounded | None = None
+    max: Bounded | None = None
 
 
-class State(msgspec.Struct, kw_only=True):
+class State(Timed, kw_only=True):
     """A case in another state of the link than its figures. `share` is the share of its blocks."""
 
-    share: float
+    share: Bounded
     n_blocks: int
     link_rtt_ns: Range | None
     time_us: Summary
@@ -170,23 +184,23 @@ class Case(CaseFields, kw_only=True, tag="case", tag_field="kind"):
     state: str = "run"
     states: list[State] = msgspec.field(default_factory=list)
     across_ranks: str = "slowest"
-    alg_bw_gb_s: float | None = None
-    bus_bw_gb_s: float | None = None
-    bound_us: float | None = None
-    bound_parts_us: dict[str, float] | None = None
-    share_of_bound: float | None = None
+    alg_bw_gb_s: Bounded | None = None
+    bus_bw_gb_s: Bounded | None = None
+    bound_us: Bounded | None = None
+    bound_parts_us: dict[str, Bounded] | None = None
+    share_of_bound: Bounded | None = None
     suspect: bool = False
-    n_wrong: int | None = None
+    n_wrong: Count | None = None
     samples: str | None = None
 
 
 class End(msgspec.Struct, kw_only=True, tag="end", tag_field="kind"):
     status: str
     reason: str | None = None
-    n_wrong: int | None = None
-    elapsed_s: float | None = None
-    measuring_s: float | None = None
-    steal_share: float | None = None
+    n_wrong: Count | None = None
+    elapsed_s: Bounded | None = None
+    measuring_s: Bounded | None = None
+    steal_share: Bounded | None = None
 
 
 @dataclass
@@ -197,19 +211,25 @@ class Flight:
 
 # Types of the parts that the records leave open, as reports rely on them; a file may contain more.
 Shape = TypedDict("Shape", {  # noqa: UP013 - by kind of value
-    "model": str, "layer": str, "weights": str, "scale": str, "skew": str, "beside": str,
-    "src": int, "dst": int, "pairs": list[tuple[int, int]], "arrival_skew_us": float,
-    "hidden": int, "inner": int | list[int],
+    "model": str, "layer": str, "scale": str, "skew": str, "beside": str,
+    "way": Literal["one_way", "ping_pong", "dispatch", "combine", "round_trip"],
+    "weights": Literal["int8", "float16", "bfloat16", "float32", "float64", "int32", "int64"],
+    "src": LinkRank, "dst": LinkRank, "pairs": list[tuple[LinkRank, LinkRank]],
+    "arrival_skew_us": float, "hidden": Positive, "inner": Positive | list[Positive],
     "layers": Positive, "tokens": Positive, "slots": Positive}, total=False)
 BoundParts = TypedDict("BoundParts", {  # noqa: UP013
     "hops": NotNegative, "memory_bytes": NotNegative,
     "stages": list[tuple[NotNegative, NotNegative]]}, total=False)
 Routing = TypedDict("Routing", {  # noqa: UP013
     "leaving_bytes": Annotated[list[NotNegative], msgspec.Meta(min_length=1)],
-    "rank_max_over_mean": NotNegative})
+    "expert_max_over_mean": NotNegative, "expert_cv": NotNegative,
+    "rank_max_over_mean": NotNegative, "rank_cv": NotNegative})
 Rank = TypedDict("Rank", {  # noqa: UP013
     "rank": int, "device": str, "arch": str, "cpus": list[int] | None, "gpu": str | None,
-    "pci_bus_id": str | None}, total=False)
+    "pci_bus_id": str | None, "multiprocessors": int}, total=False)
+# The parts of a shape that reports need, by benchmark, and of a case with routing.
+NEEDED = {"decode": ("layers", "hidden", "inner", "weights", "slots"),
+          "prefill": ("layers", "tokens"), "routing": ("way", "skew")}
 
 
 class World(msgspec.Struct):
@@ -239,6 +259,11 @@ class Result:
 
     def check_open_parts(self) -> None:
         """Raises msgspec.ValidationError for a value that reports cannot work with."""
-        overhead_us = self.run.link.get("overhead_us", 0)
-        msgspec.convert((self.run.world, overhead_us), tuple[World, NotNegative])
-        msgspec.convert((*self.run.cases, *self.cases), list[OpenParts], from_attributes=True)
+        run, cases = self.run, (*self.run.cases, *self.cases)
+        overhead_us = run.link.get("overhead_us", 0)
+        msgspec.convert((run.world, overhead_us), tuple[World, NotNegative])
+        msgspec.convert(cases, list[OpenParts], from_attributes=True)
+        for case in cases:
+            needed = NEEDED.get("routing" if case.routing else run.benchmark, ())
+            for name in set(needed).difference(case.shape or ()):
+                raise msgspec.ValidationError(f"a `shape` lacks `{name}`")

@@ -25,8 +25,7 @@ def median_interval(values: ArrayLike, confidence: float = 0.95, rho: float = 0.
     meet `confidence` (Hettmansperger and Sheather, Statistics and Probability Letters 4, 1986). The
     number of values below their median is modelled as beta-binomial, with the variance of the signs
     of an AR(1): their correlation at lag k is 2/pi arcsin(rho^k) (Van Vleck and Middleton, Proc.
-    IEEE 54, 1966). Values that weigh less than six independent ones get Student's bounds of
-    logs."""
+    IEEE 54, 1966). Values that weigh less than six independent ones get Student's bounds."""
     ordered = np.sort(np.asarray(values, dtype=float))
     n = len(ordered)
     if n == 0:
@@ -59,12 +58,9 @@ def _order_statistics(n: int, confidence: float, rho: float) -> tuple[int, float
     within = (sign_inflation(n, rho) - 1) / (n - 1)
     below, draw = np.arange(n // 2), np.arange(n)
     # The beta-binomial's recurrence, in logarithms: importing scipy would delay every rank.
-    if within <= 0:
-        none, more = n * np.log(0.5), np.log((n - below) / (below + 1))
-    else:
-        shape = (1 / within - 1) / 2
-        none = np.sum(np.log((shape + draw) / (2 * shape + draw)))
-        more = np.log((n - below) / (below + 1) * (below + shape) / (n - below - 1 + shape))
+    shape = (1 / max(within, 1e-9) - 1) / 2  # almost a binomial at 1e-9
+    none = np.sum(np.log((shape + draw) / (2 * shape + draw)))
+    more = np.log((n - below) / (below + 1) * (below + shape) / (n - below - 1 + shape))
     tails = np.cumsum(np.exp(none + np.concatenate([[0.0], np.cumsum(more)])))
     coverage = np.maximum(1 - 2 * tails, 0.0)
     j = max(1, int(np.sum(coverage >= confidence)))
@@ -170,8 +166,7 @@ def link_states(log_rtt: ArrayLike) -> NDArray[np.int64]:
 def warmup_length(times: ArrayLike) -> int:
     """The number of leading iterations of `times`, (n,), that are warm-up, at most half: Pettitt's
     changepoint test (Applied Statistics 28, 1979) compares the ranks before and after t; its
-    largest U_t, K, has p = 2 exp(-6 K^2 / (n^3 + n^2)). A slower part before a change with p < 0.01
-    goes."""
+    largest U_t, K, has p = 2 exp(-6 K^2 / (n^3 + n^2)). A slower part with p < 0.01 goes."""
     values, start = np.asarray(times, dtype=float), 0
     while start < len(values) // 2:
         rest = values[start:]
@@ -187,10 +182,9 @@ def warmup_length(times: ArrayLike) -> int:
     return min(start, len(values) // 2)
 
 
-def is_precise(block_medians: ArrayLike, rho: float = 0.0, relative: float = 0.01) -> bool:
-    """Whether 10 blocks or more have half a 95 % interval within `relative` of the median."""
-    values = np.asarray(block_medians, dtype=float)
-    if len(values) < MIN_PRECISE_BLOCKS:
+def is_precise(block_medians: ArrayLike, rho: float = 0.0) -> bool:
+    """Whether 10 blocks or more have half a 95 % interval within 1 % of the median."""
+    if np.size(block_medians) < MIN_PRECISE_BLOCKS:
         return False
-    median, low, high = median_interval(values, rho=rho)
-    return low is not None and high is not None and (high - low) / 2 <= relative * median
+    median, low, high = median_interval(block_medians, rho=rho)
+    return low is not None and high is not None and (high - low) / 2 <= 0.01 * median

@@ -26,7 +26,8 @@ def to_line(record: msgspec.Struct) -> bytes:
 
 
 @contextlib.contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
+def write_errors(path: Path) -> Iterator[None]:
+    """Raises ResultError that names `path` instead of OSError."""
     try:
         yield
     except OSError as error:
@@ -34,26 +35,20 @@ def _write_errors(path: Path) -> Iterator[None]:
 
 
 def _target(path: Path) -> Path | None:
-    """The file to write: a link's target, otherwise `path`, whose text names another folder behind
-    /proc/PID/root. None for a device or a pipe, which no file can replace."""
-    if path.parent == Path("/dev") or (path.exists() and not path.is_file()):
-        return None
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    """The file to replace: a link's target, otherwise `path`, whose text names another folder
+    behind /proc/PID/root. None for a device, a pipe or a folder without write permission."""
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    is_special = path.parent == Path("/dev") or (path.exists() and not path.is_file())
+    return None if is_special or not os.access(target.parent, os.W_OK) else target
 
 
 def write_named(path: Path, content: bytes) -> None:
-    """Writes a file that the user named: through links, into a pipe or a device, otherwise as
-    `write_whole`, or in place if the user cannot write its folder. Raises ResultError."""
-    with _write_errors(path):
-        target = _target(path)
-        if target is None:
-            path.write_bytes(content)
-            return
-        try:
+    """Writes a file that the user named: through links, as `write_whole`, or in place if it cannot
+    be replaced. Raises ResultError."""
+    with write_errors(path):
+        if target := _target(path):
             write_whole(target, content)
-        except ResultError as error:
-            if not (isinstance(error.__cause__, PermissionError) and path.is_file()):
-                raise
+        else:
             path.write_bytes(content)
 
 
@@ -70,7 +65,7 @@ def write_whole(path: Path, content: bytes) -> None:
     """Replaces the file at once, with the mode of a former file of this user; also a link or a
     pipe, which another user may have put into a shared folder. Raises ResultError."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with _write_errors(path):
+    with write_errors(path):
         try:
             part.unlink(missing_ok=True)
             with part.open("xb") as file:  # never through a link
@@ -102,7 +97,7 @@ class RunFile:
         head. Raises ResultError if the file exists or cannot be written."""
         path = Path(folder) / f"{run.run_id}.jsonl"
         part = path.with_name(f"{path.name}.part")
-        with _write_errors(path):
+        with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             created = cls(path, run, part.open("xb"))
             try:
@@ -125,7 +120,7 @@ class RunFile:
     def append(self, record: msgspec.Struct) -> None:
         """Adds a line. Raises ValueError for a number that is not finite, otherwise ResultError."""
         line = to_line(record)
-        with _write_errors(self.path):
+        with write_errors(self.path):
             self.file.write(line)
             self.file.flush()
             os.fsync(self.file.fileno())
@@ -135,23 +130,21 @@ class RunFile:
             self.link_blocks.append(record)
 
     def finish(self, samples: Samples, end: End, keep_samples: bool = True) -> Result:
-        """Builds the cases as `build_cases`; writes samples (if `keep_samples`: of as many blocks
-        over the run as fit), cases and end. Returns the run as `read` does. Raises ResultError."""
+        """Builds the cases; writes samples (if `keep_samples`: of as many blocks over the run as
+        fit), cases and end. Returns the run as `read` does. Raises ResultError."""
         reason = "time ran out" if end.status == "complete" else ENDED_EARLY
         cases = build_cases(self.run, self.blocks, self.link_blocks, samples, reason)
         ranks, folder = self.run.world["size"], self.path.with_suffix(".samples")
-        iterations = min(20_000, MAX_SAMPLES_BYTES // (max(len(cases), 1) * ranks * 5 * 4))
+        iterations = min(20_000, MAX_SAMPLES_BYTES // (len(cases) * ranks * 5 * 4))
         for case in cases if keep_samples else []:
             rows = samples.get(case.case, np.empty((0, 5)))
             blocks, n_rows = np.unique(rows[:, 0], return_counts=True)
-            for n_blocks in range(len(blocks), -1, -1):
-                chosen = np.linspace(0, len(blocks) - 1, n_blocks).round().astype(int)
-                if n_rows[chosen].sum() <= iterations * ranks:
-                    break
+            n_blocks = min(len(blocks), iterations * ranks // n_rows.max(initial=1))
             if not n_blocks:
                 continue
+            chosen = np.linspace(0, len(blocks) - 1, n_blocks).round().astype(int)
             if not any(other.samples for other in cases):
-                with _write_errors(folder):
+                with write_errors(folder):
                     folder.mkdir()
             content = io.BytesIO()
             np.save(content, rows[np.isin(rows[:, 0], blocks[chosen])].astype(np.float32))

@@ -116,7 +116,7 @@ def dress(axes: Any, sizes: list[int], scale: str = "log", most_ticks: int = 13)
     axes.set_xticks(shown, [tick_text(size) for size in shown])
     axes.minorticks_off()
     axes.set(xlim=(sizes[0] / 1.5, sizes[-1] * 1.5), xlabel="size, bytes")
-    low, high = axes.get_ylim()
+    low, high = np.maximum(axes.get_ylim(), axes.get_ylim()[1] / 1e12)  # an end may be near 0
     if scale == "log":
         axes.set_ylim(low, high * (high / low) ** 0.14)
         round_ticks(axes.yaxis)

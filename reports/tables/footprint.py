@@ -22,7 +22,8 @@ def caption(result: Result) -> str:
     rate = f"{number(float(np.median(rates)))} GFLOP/s a rank" if rates else "unknown speed"
     place = "on a core that no rank has"
     if not result.run.clock_shared:
-        most = max(rank.get("multiprocessors", 0) for rank in result.run.world["ranks"])
+        ranks = result.run.world.get("ranks", [])
+        most = max((rank.get("multiprocessors", 0) for rank in ranks), default=0)
         place = f"in a separate stream on each GPU of {most} multiprocessors"
     return (f"what each loses to the other. The matmul (fp32, ours, {rate} beside ranks that only "
             f"wait) runs {place}.")

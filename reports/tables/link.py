@@ -55,7 +55,7 @@ def panels(result: Result) -> list[tuple[str, str, Any]]:
     """The measured matrices from rank (row) to rank (column): title, unit and values, NaN if not
     measured. The diagonal of the first is local copies."""
     shown = transfers(result)[1].replace({"algorithm": {"local_copy": "push"}})
-    ranks, measured = result.run.world["size"], []
+    ranks, measured = 1 + max([*shown.src, *shown.dst], default=0), []
     for algorithm, (title, unit) in PANELS.items():
         cases = shown[shown.algorithm == algorithm]
         if len(cases):
@@ -76,8 +76,9 @@ def rates(result: Result) -> Any:
 
 def render(result: Result) -> str:
     """The matrices with their head and sentences, at most 80 columns for up to 9 ranks."""
-    ranks, gb_s, tables = range(result.run.world["size"]), rates(result), []
+    gb_s, tables, ranks = rates(result), [], range(0)
     for title, unit, values in panels(result):
+        ranks = range(len(values))
         rows = [[f"{rank:>4}", *("-" if np.isnan(value) else number(value) for value in row)]
                 for rank, row in enumerate(values)]
         columns = {"": 4} | {str(rank): 8 for rank in ranks}

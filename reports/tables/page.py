@@ -26,7 +26,7 @@ NO_HISTORY = "in no run that a history can use"
 # The style of each verdict or reason; the dashboard's first page counts them by these words.
 CLASSES = {**dict.fromkeys(("SLOWER", "WORSE", "WRONG", "FAIL"), "worse"),
            **dict.fromkeys(("FASTER", "BETTER", "PASS"), "better"),
-           **dict.fromkeys(("AMBIGUOUS", "UNREPLICATED", "TOO FEW RUNS", "TOO FEW BLOCKS",
+           **dict.fromkeys(("AMBIGUOUS", "UNREPLICATED", "TOO EARLY", "NOISY", "TOO FEW BLOCKS",
                             "INCOMPLETE", "UNDECIDED", NO_HISTORY.upper()), "unknown")}
 # The CSS variable for each colour that matplotlib writes; other greys are `muted`.
 VARIABLES = {"#000000": "currentColor", "#ffffff": "Canvas", "#f0c808": "var(--gold)",

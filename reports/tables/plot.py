@@ -30,7 +30,7 @@ def plot(result: Result, path: Target) -> None:
     another suffix, a run without a measured case, or a file that cannot be written."""
     if draw := own_picture(result):
         return draw(result, path)
-    view = (views(result) or [("isolated", None)])[0]
+    view = views(result)[0]
     cases = drawn_cases(result, view)
     if not cases:
         raise ResultError(f"{result.path} has no measured case to draw")
@@ -119,7 +119,7 @@ def _draw_routed(result: Result, path: Target) -> None:
     for view in views(result):
         # auto is one of the others.
         cases = [case for case in shown_cases(result, view)
-                 if case.algorithm != "auto" and cost_us(case) is not None]
+                 if case.algorithm != "auto" and case.routing and cost_us(case) is not None]
         if cases:
             title = WAYS[view[1]["way"]] + ", chained" * (view[0] == "chained")
             panels[title] = sorted(cases, key=imbalance)

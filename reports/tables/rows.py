@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from reports.store.case import Costs, LinkStates, beside, costs_in, late_us, paired
 from reports.store.schema import Case, Result
 from reports.store.stats import Interval, autocorrelation, median_interval
-from reports.tables.sentences import MARGIN, TOKEN_CALL_SIZE_BYTES, number, size_text
+from reports.tables.sentences import MARGIN, TOKEN_CALL_SIZE_BYTES, digits, number, size_text
 
 BEATEN_BY = 1.05
 MIN_STATE_BLOCKS = 5
+TOO_WIDE = 4  # an interval around 1 with this quotient of its ends says nothing
 # One token of a 70B model: it reads 70.6e9 weights (Llama 3 70B) of 4.5 bits (32 weights of 4 bits
 # share a scale) once; each of 80 layers has two all-reduces of 8192 x 2 bytes. The card is a Radeon
 # AI PRO R9700 with 640 GB/s by AMD's data sheet.
@@ -30,7 +31,8 @@ Key = tuple[int, str | None]  # a size and a routing skew: one row
 class Row:
     """One size, or one skew of a routed all-to-all, with its `cases`. `library` is the library's
     best variant; `ratio` its cost over ours; `better` another algorithm of ours that beats `auto`,
-    and by which factor; `n_wrong` counts wrong elements, None if nothing was checked."""
+    and by which factor; `n_wrong` counts wrong elements, None if nothing was checked; the interval
+    of `ratio` contains the spread of `n_earlier` launches (see `spread`)."""
 
     size_bytes: int
     skew: str | None
@@ -42,6 +44,7 @@ class Row:
     ratio: Interval | None
     better: tuple[str, float] | None
     n_wrong: int | None
+    n_earlier: int = 0
 
     @property
     def label(self) -> str:
@@ -49,13 +52,24 @@ class Row:
         return self.skew or size_text(self.size_bytes)
 
     @property
+    def ratio_text(self) -> str:
+        """`1.93 [1.88 1.97]`, at most 16 columns."""
+        if self.ratio is None or self.verdict is None:
+            return "too noisy" if self.ratio else "-"
+        ratio, *ends = (">999" if value >= 999.5 else f"{value:.{digits(value)}f}"
+                        for value in self.ratio if value is not None)
+        return ratio + (f" [{ends[0]} {ends[1]}]" if ends else "")
+
+    @property
     def verdict(self) -> str | None:
-        """Whether ours is faster than the library, in words; None without a ratio."""
+        """Whether ours is faster than the library, in words; None if nothing can be said."""
         if self.ratio is None:
             return None
         middle, low, high = self.ratio
         if low is None or high is None:
             return "not clearly different (too few blocks)"
+        if low <= 1 <= high > TOO_WIDE * low:
+            return None
         if low > 1 and middle > MARGIN:
             return "faster"
         if high < 1 and middle * MARGIN < 1:
@@ -121,8 +135,7 @@ def ratios_of(case: Case | None, other: Case | None, costs: Costs) -> NDArray[np
     """The cost of one case over the cost of another in their common rounds, in order."""
     if case is None or other is None:
         return np.array([])
-    case_us, other_us = paired(costs[case.case], costs[other.case])
-    return np.asarray(case_us[other_us > 0] / other_us[other_us > 0])
+    return np.asarray(np.divide(*paired(costs[case.case], costs[other.case])))
 
 
 def default_rows(result: Result, view: View, states: LinkStates) -> list[Row]:

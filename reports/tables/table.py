@@ -9,7 +9,7 @@ from rich.text import Text
 
 from reports.store.case import BETWEEN_RANKS, beside, find_states, late_us
 from reports.store.schema import Case, Range, Result, Summary
-from reports.tables import sentences
+from reports.tables import sentences, spread
 from reports.tables.footprint import caption, footprint
 from reports.tables.rows import Row, View, cost_us, default_rows, flips, token, view_of, views
 from reports.tables.sentences import lay_out, lay_out_run, number, plain_table, shape_words
@@ -33,12 +33,13 @@ def render(result: Result, long: bool = False) -> str:
     if long:
         cells = [long_cells(case) for case in sorted(result.cases, key=lambda case: (
             case.size_bytes, case.mode != "isolated", case.in_place))]
-        headings = dict.fromkeys(cells[0] if cells else (), 0)
-        table = plain_table(headings, [row.values() for row in cells], gap=2)
+        table = plain_table(dict.fromkeys(cells[0], 0), [row.values() for row in cells], gap=2)
         return lay_out(result, [], [("", table)], elapsed, width=400)
     states = find_states(result.blocks)
-    first, *others = views(result) or [("isolated", None)]
-    rows, chained = default_rows(result, first, states), list[Row]()
+    first, *others = views(result)
+    earlier, chained = spread.earlier_costs(result), list[Row]()
+    rows = default_rows(result, first, states)
+    spread.widen(rows, earlier)
     tables = [("", _default_table(result, rows, first)), *_lossy_tables(result, first)]
     for view in others:
         if beside(view[1]):
@@ -46,6 +47,7 @@ def render(result: Result, long: bool = False) -> str:
             tables.append((f"{work}: {caption(result)}", footprint(result, view, states)))
             continue
         view_rows = default_rows(result, view, states)
+        spread.widen(view_rows, earlier)
         tables += [(_title(view, first, view_rows), _default_table(result, view_rows, view)),
                    *_lossy_tables(result, view)]
         if view[0] == "chained":
@@ -96,18 +98,13 @@ def _cells(row: Row) -> list[str | Text]:
     skew = row.label[:9] if row.label.startswith("file:") else row.label
     leaving_mb = max(routing.get("leaving_bytes", [0])) / 1e6
     algorithm = (ours.chosen or ours.algorithm).partition("+")[0] if ours else "-"
-    ratio = "-"
-    if row.ratio:
-        ratio, *ends = (">999" if value >= 999.5 else f"{value:.{sentences.digits(value)}f}"
-                        for value in row.ratio if value is not None)
-        ratio += f" [{ends[0]} {ends[1]}]" if ends else ""
     return [row.label, skew + mark,
             *(number(routing.get(name))
               for name in ("expert_max_over_mean", "expert_cv", "rank_max_over_mean")),
             # At most six columns.
             f"{leaving_mb:.1g}" if 0 < leaving_mb < 1e-3 else number(leaving_mb),
             _cost(row.library, row.library_us), _cost(ours, row.ours_us),
-            algorithm[: 14 - len(mark)] + mark, ratio,
+            algorithm[: 14 - len(mark)] + mark, row.ratio_text,
             _median(ours.arrival_skew_us if ours else None),
             number(ours.bus_bw_gb_s if ours else None), _share_of_bound(ours),
             Text(sentences.count(row.n_wrong), style="bold red" if row.n_wrong else "")]
@@ -123,7 +120,7 @@ def _lossy_tables(result: Result, view: View) -> list[tuple[str, Table]]:
     table = plain_table(
         {"size": 8, "algorithm": 14, "us": 8, **{kind.replace(" ", "\n"): 0 for kind in kinds}},
         [[sentences.size_text(case.size_bytes), case.algorithm[:22], _cost(case, cost_us(case)),
-          *(f"{(case.snr_db or {})[kind]:.1f}" for kind in kinds)]
+          *(f"{(case.snr_db or {}).get(kind, float('nan')):.1f}" for kind in kinds)]
          for case in sorted(cases, key=lambda case: case.size_bytes)])
     return [("quantised: signal-to-noise ratio against fp64 on three kinds of data, in dB", table)]
 
@@ -218,9 +215,10 @@ def closing(result: Result, rows: Sequence[Row], chained: Sequence[Row]) -> list
         parts.append(f"{verdict} at {sizes} ({span})")
     skew_us = next((late_us(row.ours.shape) for row in rows if row.ours), 0)
     late = f", with a rank late by {skew_us:g} us" if skew_us else ""
+    launches = 1 + min((row.n_earlier for row in rows if row.ratio), default=0)
+    scope = f"by the spread of {launches} launches" if launches > 1 else "in this one launch"
     if parts:
-        marks.append(
-            f"Against the library, in this one launch{late}, {ours} is {'; '.join(parts)}.")
+        marks.append(f"Against the library, {scope}{late}, {ours} is {'; '.join(parts)}.")
     return [*marks, *filter(None, [_what_limits(rows, ours), token(result, chained or rows)])]
 
 

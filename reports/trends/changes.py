@@ -15,10 +15,11 @@ from reports.verdicts.verdict import Floats
 
 MIN_RUNS, PASSES = 20, 3
 FAR_ABOVE = 9.0  # median deviations (six standard deviations) that a step is above the scatter
-# Nominal chance of any alarm in a history without changes, for a step at one of the last `LATEST`
-# places, an earlier step, a step that was reverted, and a step that many series share.
-LATEST_ALPHA, EARLIER_ALPHA, REVERTED_ALPHA, SHARED_ALPHA = 0.017, 0.006, 0.005, 0.004
-LATEST, EDGE, SHARED_EDGE = 4, 7, 3  # edges: the fewest runs on either side of a step
+# Nominal chance of an alarm at one look, for a step at the last place with `EDGE` runs after it, an
+# earlier step, a step that was reverted, and a step that many series share. Together they raise an
+# alarm in fewer than 5 % of months without a change.
+LATEST_ALPHA, EARLIER_ALPHA, REVERTED_ALPHA, SHARED_ALPHA = 8e-4, 3e-4, 3e-4, 5e-4
+EDGE, SHARED_EDGE = 8, 3  # edges: the fewest runs on either side of a step
 REVERTED_RUNS = (8, 16, 32)  # windows on either side of a step that was reverted
 MEMBER = 2.5  # standard deviations by which a series steps that belongs to a shared step
 POSITION_DROP = 6.0  # in twice the log likelihood; by simulation it gives 95 % intervals
@@ -118,7 +119,7 @@ def best_steps(new: Floats, noise: Noise, n_series: int, start: int, stop: int) 
     firsts = np.arange(EDGE, n - EDGE + 1)
     p = np.full(len(firsts), EARLIER_ALPHA / (n_series * len(firsts)))
     if stop == new.shape[-1] + 1:
-        p[-LATEST:] = LATEST_ALPHA / (n_series * LATEST)
+        p[-1] = LATEST_ALPHA / n_series
     limits = threshold(p, noise.excess, rho, np.minimum(firsts, n - firsts))
     new = new[:, start : stop - 1]
     scores, places = [np.abs(t_of_steps(new, noise, EDGE)[1]) / limits], [firsts]
@@ -143,10 +144,7 @@ def best_shared_step(new: Floats, noise: Noise, start: int, stop: int) -> tuple[
     the remaining correlations leave (Satterthwaite, Biometrics 2, 1946)."""
     new = new[:, start : stop - 1]
     series, n = len(new), stop - start
-    away = new - new.mean(axis=-1, keepdims=True)
-    unit = away / np.sqrt(np.maximum(np.mean(away**2, axis=-1, keepdims=True), 1e-30))
-    common = (np.mean(np.square(unit.sum(axis=0))) / series - 1) / (series - 1)
-    common = float(np.clip(common, 0, 0.95))
+    unit, common = common_correlation(new - new.mean(axis=-1, keepdims=True))
     _, deviates, *_ = t_of_steps(new, noise, SHARED_EDGE)
     scale = 1 - np.sqrt((1 - common) / (1 + (series - 1) * common))
     apart, own = ((part - scale * part.mean(axis=0)) / np.sqrt(1 - common)
@@ -159,6 +157,15 @@ def best_shared_step(new: Floats, noise: Noise, start: int, stop: int) -> tuple[
     p = chdtrc(freedom, sums[best] * freedom / max(series, np.median(sums)))
     deviate, limit = -ndtri(max(p, 1e-300)), -ndtri(SHARED_ALPHA / len(sums))
     return deviate / limit, SHARED_EDGE + best
+
+
+def common_correlation(away: Floats) -> tuple[Floats, float]:
+    """Deviations, (series, runs), in units of each series' spread, and the mean correlation of two
+    series, from 0 to 0.95."""
+    series = len(away)
+    unit = away / np.sqrt(np.maximum(np.mean(away**2, axis=-1, keepdims=True), 1e-30))
+    common = (np.mean(np.square(unit.sum(axis=0))) / series - 1) / max(series - 1, 1)
+    return unit, float(np.clip(common, 0, 0.95))
 
 
 def _locate(new: Floats, noise: Noise, start: int, place: int, is_shared: bool) -> Step:
@@ -209,7 +216,7 @@ def normal(t: Floats, freedom: float) -> Floats:
     return np.asarray(np.sign(t) * factor * np.sqrt(freedom * np.log1p(t**2 / freedom)))
 
 
-def threshold(p: Floats | float, excess: float, rho: float, runs: Any) -> Floats:
+def threshold(p: Floats | float, excess: Any, rho: float, runs: Any) -> Floats:
     """The normal deviate at two-sided `p` for a step with `runs` runs on its shorter side, raised
     for heavy tails (Cornish and Fisher's expansion)."""
     deviate, share, after = -ndtri(p / 2), 1 - rho, runs - 1
@@ -264,9 +271,12 @@ def correlations(calm: Floats) -> Floats:
     chance = RHO_VARIANCE / new.shape[-1]
     beyond = max(0.0, float(np.var(rest)) - chance)
     weight = beyond / (beyond + chance)
-    # A correlation that is too low costs false alarms; one that is too high costs little.
+    # A correlation that is too low costs false alarms; one that is too high costs little. The mean
+    # over series that move together has the standard error `common * sqrt(chance)`.
+    _, common = common_correlation(away)
+    mean = first + rest.mean() + common * np.sqrt(chance)
     own = weight * (rest - rest.mean()) + np.sqrt(weight * chance) / 4
-    return np.asarray(np.clip(first + rest.mean() + own, 0, 0.9))[:, None]
+    return np.asarray(np.clip(mean + own, 0, 0.9))[:, None]
 
 
 def squared_differences(values: Floats, lag: int) -> Floats:

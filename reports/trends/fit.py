@@ -22,12 +22,13 @@ from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import lay_out, number, plain_table, tick_text
 from reports.trends import lines
 from reports.trends.lines import Crossover, Estimate, Fit, Regime, by_title, curves_us
-from reports.verdicts.comparison import COMPARABLE, Incomparable
-from reports.verdicts.sides import Key, key_of, notes_of, side_of
+from reports.verdicts.comparison import Incomparable
+from reports.verdicts.sides import COMPARABLE, Key, key_of, notes_of, side_of
 from reports.verdicts.verdict import Floats, Integers
 
-# A misfit that makes a break below five launches, which cannot average out one launch's noise.
+# A misfit that makes a bend below five launches, which cannot average out one launch's noise.
 FEW_LAUNCHES_MISFIT = 0.10
+MOST_SIZES = 200  # every two of them are tried as breaks
 STEPS_AN_OCTAVE, FINE_STEPS = 8, 64  # sizes that are compared, and those within a crossover
 SHARED_FACTS = {name: COMPARABLE[name] for name in ("machine", "clock", "world", "version")} | {
     "software": lambda result: result.run.software_id}
@@ -37,9 +38,8 @@ INTERVALS = {
 
 
 def fits_of(results: Sequence[Result]) -> list[Fit]:
-    """The fits over these launches: one for each case, over its sizes, and each state of the link
-    in which a size has five blocks. Raises Incomparable if the launches measured different things,
-    ResultError for a run twice."""
+    """A fit for each case, over its sizes, and each state of the link in which a size has five
+    blocks. Raises Incomparable for launches of different things, ResultError for a run twice."""
     run_ids = [result.run.run_id for result in results]
     if len({*run_ids}) < len(run_ids):
         raise ResultError(f"{max(run_ids, key=run_ids.count)} is given twice")
@@ -92,10 +92,13 @@ def _fit(results: Sequence[Result], case: Case, rtt_ns: float | None, blocks: pd
     if len(sizes) < lines.MIN_SIZES:
         fit.reason = f"a line takes three sizes with five blocks, not {len(sizes)}"
         return fit
+    if len(sizes) > MOST_SIZES:
+        fit.reason = f"{len(sizes)} sizes are more than {MOST_SIZES}"
+        return fit
     misfit = lines.LEAST_MISFIT if is_replicated else FEW_LAUNCHES_MISFIT
     at = lines.breaks(np.array(sizes, dtype=float), times_us[None], misfit)[0]
     fit.regimes = [
-        lines.regime_of(sizes[i:j], times_us[:, i:j], fit.interval is not None)
+        lines.regime_of(sizes[i:j], times_us[:, i:j], fit.interval is not None, misfit)
         for i, j in pairwise([0, *at, len(sizes)])]
     return fit
 
@@ -114,8 +117,7 @@ def find_crossovers(fits: Sequence[Fit]) -> list[Crossover]:
 
 
 def _crossovers(first: Fit, second: Fit) -> list[Crossover]:
-    """The interval over the launches' differences says which is certainly faster at a size; a
-    crossover is a change from one certain order to the other."""
+    """A crossover is a change from one certain order to the other."""
     low = max(first.sizes_bytes[0], second.sizes_bytes[0])
     high = min(first.sizes_bytes[-1], second.sizes_bytes[-1])
     run_ids = [run_id for run_id in dict.fromkeys(first.run_ids) if run_id in second.run_ids]
@@ -176,8 +178,6 @@ def fit(arguments: argparse.Namespace) -> int:
     if a file cannot be read or written, and if there is nothing to fit or draw."""
     sides = [side_of(argument) for argument in arguments.runs]
     results = [launch.result for side in sides for launch in side.launches]
-    for note in notes_of(sides):
-        print(f"reports: {note}", file=sys.stderr)
     fits = fits_of(results)
     if not fits:
         raise ResultError("nothing to fit: no case has five blocks in one state of the link")
@@ -188,6 +188,8 @@ def fit(arguments: argparse.Namespace) -> int:
         run_ids = list(dict.fromkeys(run_id for fit in fits for run_id in fit.run_ids))
         records: list[Any] = [{"kind": "fits", "schema": 1, "run_ids": run_ids}, *fits, *crossovers]
         write_named(arguments.out, b"".join(map(to_line, records)))
+    for note in notes_of(sides):
+        print(f"reports: {note}", file=sys.stderr)
     sys.stdout.write(text(fits, crossovers))
     return 0
 
@@ -210,9 +212,11 @@ def cells(regime: Regime) -> dict[str, str]:
     """A regime as cells of a table by column."""
     alpha, beta, half_size = regime.alpha_us, regime.beta_gb_s, regime.half_size_bytes
     low, high = (end if end is not None else alpha.value or 0.0 for end in (alpha.low, alpha.high))
+    is_bent = alpha.value is None
     return {"sizes": f"{tick_text(regime.from_bytes)}-{tick_text(regime.to_bytes)}",
-            "alpha us [95 %]": _with_interval(alpha) if low > 0 else f"up to {number(high)}",
-            "beta GB/s [95 %]": _with_interval(beta) if beta.value else "flat",
+            "alpha us [95 %]": (_with_interval(alpha) if low > 0 or is_bent
+                                else f"up to {number(high)}"),
+            "beta GB/s [95 %]": _with_interval(beta) if beta.value or is_bent else "flat",
             "n 1/2": tick_text(round(half_size.value)) if half_size.value else "-",
             "miss": f"{regime.worst_residual:.1%}"}
 
@@ -225,6 +229,9 @@ def _with_interval(estimate: Estimate) -> str:
 def sentences(fits: Sequence[Fit], crossovers: Sequence[Crossover]) -> list[str]:
     """Sentences on fits with one title: their limits, and how the pairs compare."""
     texts = [f"{fit.name} has no line: {fit.reason}." for fit in fits if fit.reason]
+    bent = [f"{fit.name} at {cells(regime)['sizes']}" for fit in fits for regime in fit.regimes
+            if regime.alpha_us.value is None]
+    texts += [f"No line, the times bend; measure more sizes: {', '.join(bent)}."] * bool(bent)
     intervals = {fit.interval for fit in fits}
     texts += [meaning for interval, meaning in INTERVALS.items() if interval in intervals]
     pairs = defaultdict[str, list[str]](list)

@@ -3,15 +3,16 @@ dispatch and state of the link; prints and draws the events in which they change
 one side of a campaign ran close together in time: they are one point, their median."""
 
 import argparse
+import json
 import re
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, pairwise, zip_longest
+from itertools import chain
 from pathlib import Path
 from statistics import median
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,12 +28,12 @@ from reports.store.result import (
     time_of,
 )
 from reports.store.schema import Result, Run
-from reports.tables.figure import COLOURS, figure
 from reports.tables.rows import MIN_STATE_BLOCKS
 from reports.tables.sentences import WIDTH, number, size_text, some, wrapped
-from reports.trends.changes import MIN_RUNS, Step, find_steps
-from reports.verdicts.comparison import COMPARABLE
-from reports.verdicts.sides import Key, Launch, case_names, find_costs, key_of
+from reports.trends.changes import Step
+from reports.trends.history_figure import plot
+from reports.trends.latest import LEAST_BASE, judge
+from reports.verdicts.sides import COMPARABLE, Key, Launch, case_names, find_costs, key_of
 
 # Why `read` refused a file.
 REFUSED = {ImportedRunError: "imported from a log", NewerSchemaError: "of a newer schema",
@@ -44,20 +45,26 @@ LeftOut = defaultdict[str, list[str]]  # names of files by the reason
 @dataclass(eq=False)
 class Series:
     """One case over runs. `costs_us` are median costs in one state of the link by run_id, in order
-    of time; `steps` are the changes between them."""
+    of time; `steps` are the changes between them, and `word` is the verdict."""
 
     label: str
     machine_id: str
     benchmark: str
     costs_us: dict[str, float]
     steps: list[Step] = field(default_factory=list)
+    word: str = "too early"
 
     @property
-    def word(self) -> str:
-        """`worse` or `better` by the last change, `no change`, or `too few runs`."""
-        if self.steps:
-            return max(self.steps, key=lambda step: step.first).word
-        return "no change" if len(self.costs_us) >= MIN_RUNS else "too few runs"
+    def since(self) -> str | None:
+        """The first run after the last change."""
+        return [*self.costs_us][self.steps[-1].first] if self.steps else None
+
+    def record(self) -> dict[str, Any]:
+        """The series for `--json`; the change is a share of the cost, with its 95 % interval."""
+        change = np.expm1(self.steps[-1].size).round(5).tolist() if self.steps else None
+        return {"case": self.label, "machine_id": self.machine_id, "benchmark": self.benchmark,
+                "verdict": self.word, "since": self.since, "change": change,
+                "runs": len(self.costs_us), "last_us": [*self.costs_us.values()][-1]}
 
     def row(self, step: Step) -> dict[str, str]:
         """A step as cells of a table by column; the costs are medians of up to eight runs."""
@@ -84,8 +91,7 @@ class Event:
 @dataclass
 class History:
     """The runs of a folder by run id, in order of time; sentences on what is left out; the events,
-    the one with the largest sum of changes first; `unjudged`, by machine and benchmark, the number
-    of cases that have too few blocks in every run."""
+    largest first; by machine and benchmark, the cases with too few blocks in every run."""
 
     runs: dict[str, Run]
     skipped: list[str]
@@ -178,17 +184,16 @@ def _add_series(history: History, launches: Sequence[Launch], variant: str) -> N
 
 
 def _add_events(history: History) -> None:
-    """Finds the steps of all series; series over the same runs are tested together, and their steps
-    that lie close together are one event."""
+    """Series over the same runs are tested together; their steps close together are one event."""
     panels: dict[tuple[str, ...], list[Series]] = defaultdict(list)
     for series in history.series:
-        if len(series.costs_us) >= MIN_RUNS:
+        if len(series.costs_us) > LEAST_BASE:
             panels[(series.machine_id, series.benchmark, *series.costs_us)].append(series)
     n_series = sum(map(len, panels.values()))
     for panel in panels.values():
         costs_us = [list(series.costs_us.values()) for series in panel]
-        for series, steps in zip(panel, find_steps(np.log(costs_us), n_series), strict=True):
-            series.steps = steps
+        for series, judged in zip(panel, judge(np.log(costs_us), n_series), strict=True):
+            series.steps, series.word = judged
         changes = [(series, step) for series in panel for step in series.steps]
         common = Counter(step.first for _, step in changes)
         at: dict[int, list[tuple[Series, Step]]] = defaultdict(list)
@@ -226,21 +231,47 @@ def _event(runs: Sequence[Run], place: int, changes: list[tuple[Series, Step]]) 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", type=Path, help="runs at any depth")
+    parser.add_argument("--since", metavar="RUN", help="only changes at this run id or later")
+    parser.add_argument("--json", action="store_true", help="print series and events as JSON")
     parser.add_argument("--plot", metavar="OUT", type=Path, help="draw changes; .svg or .png")
+    parser.epilog = ("With --since or --json the exit status is 1 if a series is worse, otherwise "
+                     f"0; it is 2 if RUN is unknown or DIR has no usable run. {parser.epilog}")
 
 
 def history(arguments: argparse.Namespace) -> int:
-    """Prints the events, each with at most eight series, in at most 80 columns; returns 0. Raises
-    ResultError for a folder without runs, and if the picture cannot be drawn."""
+    """Prints the events, each with at most eight series, in at most 80 columns, or all as JSON.
+    Returns 1 if a series is worse, for --since and --json, otherwise 0. Raises ResultError for a
+    folder without runs, for an unknown run, and if the picture cannot be drawn."""
     history = load(arguments.folder)
+    if since := arguments.since:
+        if since not in history.runs:
+            raise ResultError(f"--since {since}: no usable run here has this id")
+        later = [*history.runs][[*history.runs].index(since):]
+        history.events = [event for event in history.events if event.run in later]
+        last = {series for event in history.events for series, step in event.changes
+                if step == series.steps[-1]}
+        history.series = [series for series in history.series if series in last]
     if arguments.plot:
         plot(history.events, arguments.plot)
+    if arguments.json:
+        events = [{"run": event.run, "machine_id": event.machine_id, "benchmark": event.benchmark,
+                   "cases": [series.label for series, _ in event.changes],
+                   "sentences": event.sentences} for event in history.events]
+        print(json.dumps({"runs": len(history.runs), "left_out": history.skipped, "events": events,
+                          "series": [series.record() for series in history.series]}, indent=1))
+    else:
+        print("\n".join(text_of(history)))
+    is_worse = any(series.word == "worse" for series in history.series)
+    return int(is_worse and bool(arguments.since or arguments.json))
+
+
+def text_of(history: History) -> list[str]:
     machines = {run.machine_id for run in history.runs.values()}
     words = Counter(series.word for series in history.series)
     counts = ", ".join(f"{n} {word}" for word, n in words.most_common())
     lines = wrapped([f"runs {len(history.runs)}, machines {len(machines)}, last run "
-                     f"{[*history.runs][-1]}; series: {counts}. Of histories without a change "
-                     "5 % have an alarm.", *history.skipped])
+                     f"{[*history.runs][-1]}; series: {counts or 'none changed'}. Of months "
+                     "without a change 5 % have an alarm.", *history.skipped])
     for event in history.events:
         words = Counter(step.word for _, step in event.changes)
         counts = ", ".join(f"{n} series {word}" for word, n in words.most_common())
@@ -249,49 +280,4 @@ def history(arguments: argparse.Namespace) -> int:
         for series, step in event.changes[:8]:
             row = "  {2:>7} -> {3:>7} us {4:>24}  {1:<8}{0}".format(*series.row(step).values())
             lines += textwrap.wrap(row, WIDTH, subsequent_indent=" " * 6)
-    print("\n".join(lines))
-    return 0
-
-
-def plot(events: Sequence[Event], target: Path | IO[str]) -> None:
-    """Draws the first twelve series that changed, the largest change of each event in turn; into a
-    stream as SVG. Raises ResultError without a series, and if the file cannot be written."""
-    by_rank = zip_longest(*([series for series, _ in event.changes] for event in events))
-    changed = list(dict.fromkeys(series for rank in by_rank for series in rank if series))
-    if not changed:
-        raise ResultError("no series changed: there is nothing to draw")
-    shown = changed[:12]
-    columns, rows = min(len(shown), 3), -(-len(shown) // 3)
-    with figure(target, rows, columns, (4.6 * columns, 0.6 + 2.7 * rows)) as (made, axes):
-        for panel, series in zip(axes.flat, shown, strict=False):
-            draw(panel, series)
-        for panel in axes.flat[len(shown) :]:
-            panel.set_visible(False)
-        made.suptitle(f"{len(shown)} of {len(changed)} series that changed", fontsize=11)
-        made.supylabel("cost, us", fontsize=9)
-
-
-def draw(axes: Any, series: Series) -> None:
-    """One panel: a mark for each run, the median between changes, and each change with its word."""
-    values, run_ids = np.array(list(series.costs_us.values())), list(series.costs_us)
-    steps = sorted(series.steps, key=lambda step: step.first)
-    axes.plot(values, "o", markersize=2.6, color="#555555")
-    for start, stop in pairwise([0, *(step.first for step in steps), len(values)]):
-        level = np.median(values[start:stop])
-        axes.plot([start - 0.5, stop - 0.5], [level, level], color="black", linewidth=1.5)
-    low, high = np.percentile(values, [1, 99])
-    axes.set_ylim(low - 0.15 * (high - low), high + 0.35 * (high - low))
-    for place, step in enumerate(steps):
-        colour, at = COLOURS[step.word == "better"], step.first - 0.5
-        is_late = step.first > 0.6 * len(values)  # then its label stands to its left
-        axes.axvspan(step.low - 0.5, step.high - 0.5, color=colour, alpha=0.15, linewidth=0)
-        axes.axvline(at, color=colour, linewidth=1.2,
-                     linestyle="-" if step.word == "worse" else "--")
-        axes.annotate(f"{step.word} {np.expm1(step.size[0]):+.1%}",
-                      (at, 0.99 - 0.08 * (place % 8)), color=colour, fontsize=8,
-                      xycoords=axes.get_xaxis_transform(), textcoords="offset points",
-                      xytext=(-4 if is_late else 4, 0), ha="right" if is_late else "left", va="top")
-    ticks = np.linspace(0, len(values) - 1, 4, dtype=int)
-    axes.set_xticks(ticks, [f"{time_of(run_ids[tick]):%Y-%m-%d}" for tick in ticks], fontsize=8)
-    axes.tick_params(axis="y", labelsize=8)
-    axes.set_title(textwrap.fill(series.label, 44), fontsize=9)
+    return lines

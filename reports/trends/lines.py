@@ -1,5 +1,5 @@
 """Lines through times: their records and statistics. `times_us` is (..., launches, sizes), `sizes`
-(sizes,) in bytes, ascending. Groups of blocks may stand for launches. Only the test of a break
+(sizes,) in bytes, ascending. Groups of blocks may stand for launches. Only the test of a line
 assumes a distribution of the launches."""
 
 from collections.abc import Sequence
@@ -12,10 +12,13 @@ from scipy.special import fdtrc
 
 from reports.store.stats import Interval
 from reports.tables.sentences import shape_words
-from reports.verdicts.verdict import Bools, Floats, signed_rank_cdf
+from reports.verdicts.verdict import Floats, signed_rank_cdf
 
 MIN_SIZES, MIN_LAUNCHES = 3, 5  # of a line, for an interval
-MOST_BREAKS, BREAK_P, LEAST_MISFIT = 2, 0.05, 0.05
+MOST_BREAKS, BREAK_P, BEND_P, LEAST_MISFIT = 2, 0.005, 0.05, 0.002
+# Over at most so few sizes, and below this p, an interval is wider on either side, by this share.
+SHORT_SIZES, SHORT_P, SHORT_MORE = 6, 0.5, 0.25
+BORROWED = 4  # launches whose scatter over all sizes counts for one contrast
 LEAST_TIME_US = 1e-6  # a line may cross 0 outside its sizes
 
 
@@ -30,7 +33,8 @@ class Estimate(msgspec.Struct):
 class Regime(msgspec.Struct, kw_only=True):
     """The measured sizes on one line. `half_size_bytes` is n_1/2 = alpha x beta, the size that
     reaches half of beta. `lines` has [alpha in us, us a byte] for each row of the fit's times.
-    `worst_residual` is the largest distance of the rows' median from its own line, as a share."""
+    `worst_residual` is the largest distance of the rows' median from its own line, as a share.
+    Sizes that no line fits (`bend_p`) have no alpha, beta and n_1/2."""
 
     from_bytes: int
     to_bytes: int
@@ -114,22 +118,26 @@ def by_title(fits: Sequence[Fit]) -> dict[str, list[Fit]]:
     return groups
 
 
-def regime_of(sizes: Sequence[int], times_us: Floats, has_interval: bool) -> Regime:
+def regime_of(sizes: Sequence[int], times_us: Floats, has_interval: bool,
+              least_misfit: float = LEAST_MISFIT) -> Regime:
     """The line through these times, (launches, sizes)."""
     at = np.array(sizes, dtype=float)
+    p = bend_p(at, times_us, least_misfit) if has_interval else np.ones(())
+    may_bend = is_doubtful(at, p)
     alpha, slope = fit_lines(at, times_us)
     alphas, slopes = walsh_means(alpha), walsh_means(slope)
     n = len(times_us) * has_interval
     beta, half_size = Estimate(), Estimate()
-    if np.all(slopes > 0):
-        beta = estimate(1e-3 / slopes, n)
+    if p > BEND_P and np.all(slopes > 0):
+        beta = estimate(1e-3 / slopes, n, may_bend)
         # size x slope < alpha where size < alpha / slope, so the ratio's interval is exact too.
-        half = estimate(alphas / slopes, n)
+        half = estimate(alphas / slopes, n, may_bend)
         if half.value and half.value > 0:
             half_size = Estimate(half.value, half.low and max(half.low, 0.0), half.high)
     return Regime(
-        from_bytes=sizes[0], to_bytes=sizes[-1], alpha_us=estimate(alphas, n),
-        beta_gb_s=beta, half_size_bytes=half_size, lines=np.stack([alpha, slope], axis=-1).tolist(),
+        from_bytes=sizes[0], to_bytes=sizes[-1], beta_gb_s=beta, half_size_bytes=half_size,
+        alpha_us=estimate(alphas, n, may_bend) if p > BEND_P else Estimate(),
+        lines=np.stack([alpha, slope], axis=-1).tolist(),
         worst_residual=float(np.max(np.abs(residuals(at, times_us)))))
 
 
@@ -156,7 +164,7 @@ def breaks(sizes: Floats, times_us: Floats,
            least_misfit: float = LEAST_MISFIT) -> list[tuple[int, ...]]:
     """The indices of sizes at which new lines begin, for each of `times_us` (n, launches, sizes).
     As many breaks as are significant, at most two, at the places with the least squares of
-    residuals; each line has at least three sizes."""
+    residuals: without a break its two lines would bend. Each line has at least three sizes."""
     n = times_us.shape[-1]
     squares = {(i, j): np.sum(residuals(sizes[i:j], times_us[..., i:j]) ** 2, axis=-1)
                for i, j in combinations(range(n + 1), 2) if j - i >= MIN_SIZES}
@@ -170,38 +178,37 @@ def breaks(sizes: Floats, times_us: Floats,
         best = np.argmin(sums, axis=0)
         for number in np.unique(best).tolist():
             rows = np.flatnonzero(best == number)
-            significant = [_is_break(sizes[i:k], times_us[rows, :, i:k], j - i, n, least_misfit)
-                           for (i, j), (_, k) in pairwise(splits[number])]
+            significant = [bend_p(sizes[i:k], times_us[rows, :, i:k], least_misfit) < BREAK_P
+                           for (i, _), (_, k) in pairwise(splits[number])]
             for row in rows[np.all(significant, axis=0)].tolist():
                 chosen[row] = tuple(start for start, _ in splits[number][1:])
     return chosen
 
 
-def _is_break(sizes: Floats, times_us: Floats, at: int, n: int, least_misfit: float) -> Bools:
-    """Whether one line misses a size by `least_misfit`, and the lines through the first `at` sizes
-    and through the others differ significantly: by Hotelling's T^2 (Annals of Mathematical
-    Statistics 2, 1931) of their differences, launch by launch. It is exact for normal launches,
-    however a launch's sizes correlate. The place was chosen among all places; neighbouring places
-    are correlated, so n of them count as n^(2/3) tests, with which p at the best place is uniform
-    (simulated for 6 to 20 sizes and 5 to 20 launches)."""
-    launches, places = times_us.shape[-2], n - 2 * MIN_SIZES + 1
-    if launches < 3:  # T^2 takes three
-        return np.zeros(times_us.shape[:-2], bool)
+def bend_p(sizes: Floats, times_us: Floats, least_misfit: float = LEAST_MISFIT) -> Floats:
+    """The p that launches of one line would miss it as far, (...,); 1 if their median misses its
+    own line by less than `least_misfit`. By Student's t of their mean along each hinge, a line that
+    turns at one of the inner sizes. Scatter of the other hinges is borrowed (Smyth, Statistical
+    Applications in Genetics and Molecular Biology 3, 2004). Neighbouring hinges are correlated:
+    n of them count as n^(2/3) tests (by simulation)."""
+    launches, n = times_us.shape[-2:]
     misfit = np.max(np.abs(residuals(sizes, times_us)), axis=-1)
-    level = np.mean(times_us / np.median(times_us, axis=-2, keepdims=True), axis=-1)
-    below = np.stack(fit_lines(sizes[:at], times_us[..., :at]))
-    above = np.stack(fit_lines(sizes[at:], times_us[..., at:]))
-    differences = (below - above) / level
-    means = differences.mean(axis=-1)
-    a, b = differences - means[..., None]
-    aa, ab, bb = np.sum(a * a, -1), np.sum(a * b, -1), np.sum(b * b, -1)
-    determinant = aa * bb - ab**2
-    squared = means[0] ** 2 * bb - 2 * means[0] * means[1] * ab + means[1] ** 2 * aa
-    # Launches without scatter differ for certain, or not at all.
-    exact = np.where(np.any(means != 0, axis=0), np.inf, 0.0)
-    ratio = np.divide(squared, determinant, out=exact, where=determinant > 0)
-    p = fdtrc(2, launches - 2, (launches - 2) / 2 * launches * ratio)
-    return np.asarray((misfit > least_misfit) & (p < BREAK_P / places ** (2 / 3)))
+    if launches < 3:
+        return np.ones_like(misfit)
+    median_us = np.median(times_us, axis=-2, keepdims=True)
+    line, _ = np.linalg.qr(np.swapaxes(np.stack([np.ones(n), sizes]) / median_us, -1, -2))
+    off_line = np.eye(n) - line @ np.swapaxes(line, -1, -2)
+    hinges = np.maximum(sizes - sizes[1:-1, None], 0) / median_us @ off_line
+    hinges /= np.linalg.norm(hinges, axis=-1, keepdims=True)
+    misses = times_us / median_us @ off_line
+    along = misses @ np.swapaxes(hinges, -1, -2)  # (..., launches, hinges)
+    shared = np.sum(np.var(misses, axis=-2, ddof=1), axis=-1, keepdims=True) / (n - 2)
+    own, borrowed = launches - 1, BORROWED * (n > MIN_SIZES)
+    variance = (own * np.var(along, axis=-2, ddof=1) + borrowed * shared) / (own + borrowed)
+    variance = np.maximum(variance, 1e-12)  # launches may have no scatter
+    t_squared = launches * np.mean(along, axis=-2) ** 2 / variance
+    p = np.min(fdtrc(1, own + borrowed, t_squared), axis=-1)
+    return np.where(misfit > least_misfit, p * (n - 2) ** (2 / 3), 1.0)
 
 
 def groups_of(by_size: Sequence[Sequence[float]], is_one: bool) -> Floats:
@@ -220,10 +227,16 @@ def walsh_means(values: Any) -> Floats:
     return np.asarray((values[..., i] + values[..., j]) / 2)
 
 
-def interval(walsh: Floats, launches: int) -> tuple[Floats, Floats, Floats]:
+def is_doubtful(sizes: Floats, p: Floats) -> Any:
+    """Whether a line of `bend_p` p could bend by less than the launches show, (...,): few sizes
+    show a bend badly. Limits by simulation."""
+    return (p < SHORT_P) & (len(sizes) <= SHORT_SIZES)
+
+
+def interval(walsh: Floats, launches: int, may_bend: Any = False) -> tuple[Floats, Floats, Floats]:
     """(estimate, low, high) from `walsh_means`, or from ratios of two, along the last axis, as in
     `verdict.evidence`; infinite below five launches. The range of five has 93.75 %: 5 % more on
-    either side makes it 95 % for normal launches."""
+    either side makes it 95 % for normal launches. It is wider where a line `may_bend`."""
     ordered = np.sort(walsh, axis=-1)
     middle = ordered.shape[-1] // 2
     median = (ordered[..., middle] + ordered[..., ~middle]) / 2
@@ -231,19 +244,20 @@ def interval(walsh: Floats, launches: int) -> tuple[Floats, Floats, Floats]:
         return median, np.full_like(median, -np.inf), np.full_like(median, np.inf)
     k = max(1, int(np.searchsorted(signed_rank_cdf(launches), 0.025, side="right")))
     low, high = ordered[..., k - 1], ordered[..., -k]
-    more = 0.05 * (launches == MIN_LAUNCHES) * (high - low)
+    more = (0.05 * (launches == MIN_LAUNCHES) + SHORT_MORE * np.asarray(may_bend)) * (high - low)
     return median, low - more, high + more
 
 
-def estimate(walsh: Floats, launches: int) -> Estimate:
-    ends = interval(walsh, launches)
+def estimate(walsh: Floats, launches: int, may_bend: Any = False) -> Estimate:
+    ends = interval(walsh, launches, may_bend)
     return Estimate(*(float(end) if np.isfinite(end) else None for end in ends))
 
 
 def curves_us(fit: Fit, sizes: Floats | Sequence[float]) -> Floats:
     """The times in us on each row's lines at `sizes` in bytes, (rows, sizes). Between two regimes
     the time goes straight, in logarithms, from the end of one line to the start of the next; the
-    outer lines extend beyond the measured sizes."""
+    outer lines extend beyond the measured sizes. Where no line fits, the time goes straight from
+    one measured size to the next."""
     at = np.asarray(sizes, dtype=float)
     ends = np.array([(regime.from_bytes, regime.to_bytes) for regime in fit.regimes], dtype=float)
     # The number of the line; between two lines a fraction.
@@ -251,7 +265,14 @@ def curves_us(fit: Fit, sizes: Floats | Sequence[float]) -> Floats:
     ends[0, 0], ends[-1, 1] = 0.0, np.inf
     curve_us = np.ones(1)
     for number, (regime, (start, end)) in enumerate(zip(fit.regimes, ends, strict=True)):
-        line_us = np.array(regime.lines) @ np.stack([np.ones_like(at), np.clip(at, start, end)])
+        within = np.clip(at, start, end)
+        line_us = np.array(regime.lines) @ np.stack([np.ones_like(at), within])
+        if regime.alpha_us.value is None:
+            columns = [regime.from_bytes <= size <= regime.to_bytes for size in fit.sizes_bytes]
+            nodes, rows_us = np.array(fit.sizes_bytes)[columns], np.array(fit.times_us)[:, columns]
+            left = np.clip(np.searchsorted(nodes, within) - 1, 0, len(nodes) - 2)
+            part = (within - nodes[left]) / np.diff(nodes)[left]
+            line_us = rows_us[:, left] + part * np.diff(rows_us)[:, left]
         share = np.clip(1 - np.abs(place - number), 0, 1)
         curve_us = curve_us * np.maximum(line_us, LEAST_TIME_US) ** share
     return curve_us

@@ -1,8 +1,6 @@
 """The command `accept` moves the stored baseline of a machine; `baseline_side` reads it back.
-
 FOLDER/<machine_id>/ stores the runs, each line of FOLDER/accepted.jsonl one move. A machine's last
-line names its baseline's runs. After an interruption one of two baselines is complete.
-"""
+line names its baseline's runs. After an interruption one of two baselines is complete."""
 
 import argparse
 import re
@@ -82,15 +80,14 @@ def _store(folder: Path, entry: Entry, current: Side) -> None:
     """Writes the runs, then the entry, and then removes the previous runs."""
     machine, log = folder / entry.machine_id, folder / ACCEPTED
     machine.mkdir(parents=True, exist_ok=True)
-    previous = {*machine.glob("*.jsonl*")}
     for launch in current.launches:
         file = machine / f"{launch.result.run.run_id}.jsonl"
         write_whole(file, launch.result.path.read_bytes())
-        previous.discard(file)
     lines = log.read_bytes() if log.exists() else b""
     write_whole(log, lines + msgspec.json.encode(entry) + b"\n")
-    for file in previous:
-        file.unlink()
+    for file in machine.glob("*.jsonl*"):
+        if file.stem not in entry.run_ids:
+            file.unlink()
 
 
 def baseline_side(argument: str, current: Side) -> Side:
@@ -104,7 +101,6 @@ def baseline_side(argument: str, current: Side) -> Side:
         raise Incomparable(f"not comparable: machine: {folder} has a baseline for "
                            f"{', '.join(run_ids)}, none for {machine_id}; `accept` one")
     side = side_of(str(folder / machine_id))
-    side.notes.clear()  # on samples, which are not stored
     launches = {launch.result.run.run_id: launch for launch in side.launches}
     if lost := run_ids[machine_id] - launches.keys():
         raise ResultError(f"{folder / machine_id} lacks the accepted run {min(lost)}")

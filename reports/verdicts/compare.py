@@ -20,17 +20,17 @@ from reports.store.stats import STATE_RATIO
 from reports.tables.figure import figure
 from reports.tables.sentences import MOST_STEAL_SHARE, number, size_text, some, wrapped
 from reports.verdicts import comparison as comparing
-from reports.verdicts.comparison import COMPARABLE, Comparison, shown
-from reports.verdicts.sides import label, notes_of, read_sides
+from reports.verdicts.comparison import Comparison, shown
+from reports.verdicts.sides import COMPARABLE, label, notes_of, read_sides
 from reports.verdicts.verdict import AMBIGUOUS, FASTER, SAME, SLOWER, UNREPLICATED, VERDICTS
 
 # Marker, colour (Okabe and Ito's palette) and whether it is filled, as a difference is.
 MARKS = {SLOWER: (">", "#D55E00", True), FASTER: ("<", "#0072B2", True),
          SAME: ("s", "#009E73", False), AMBIGUOUS: ("D", "#6F6F6F", False),
          UNREPLICATED: ("o", "#6F6F6F", False)}
-ROW = "{1:>8} {2:>8} {3:>10} {4:>19}  {5:<12} {6:>6} {7:>10}"  # without the algorithm
+ROW = "{1:>8} {2:>8} {3:>10} {4:>19}  {5:<14} {6:>5} {7:>9}"  # without the algorithm
 COLUMNS = [*CASE_KEY, "verdict", "pairs", "ratio", "low", "high", "baseline_us", "variant_us",
-           "detectable", "needed", "is_suspect", "is_fresh", "states", "note"]  # of csv and JSON
+           "detectable", "needed", "is_suspect", "is_fresh", "states", "note", "shrunk", "about"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,8 +75,9 @@ def as_text(comparisons: Sequence[Comparison]) -> str:
     """Tables of at most 80 columns, in colour on a terminal unless NO_COLOR is set."""
     lines = []
     for comparison in shown(comparisons):
-        rows = table_rows(comparison)
-        lines += [*wrapped([*head(comparison), *warnings(comparison)]), "", ROW.format(*rows[0])]
+        rows = [figures(cell) for cell in comparison.cells.itertuples()]
+        opening = [comparison.summary(), *head(comparison), *warnings(comparison)]
+        lines += [*wrapped(opening), "", ROW.format(*rows[0])]
         for name, of_name in groupby(rows, lambda row: row["algorithm"]):
             lines += [name, *(ROW.format(*row.values()) for row in of_name)]
         lines += ["", *wrapped(closing(comparison)), ""]
@@ -92,7 +93,7 @@ def as_markdown(comparisons: Sequence[Comparison], most_bytes: int = 1 << 30) ->
     parts = []
     for comparison in shown(comparisons):
         title, *lines = sentences(comparison)
-        table = table_rows(comparison)
+        table = [figures(cell) for cell in comparison.cells.itertuples()]
         rows = [f"| {' | '.join(map(markdown_text, row.values()))} |" for row in table]
         sizes_bytes = np.cumsum([len(row.encode()) + 1 for row in rows])
         if cut := int(np.sum(sizes_bytes > most_bytes)):
@@ -118,11 +119,6 @@ FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {
     "json": lambda comparisons: f"{_frame(comparisons).to_json(orient='records', indent=1)}\n"}
 
 
-def table_rows(comparison: Comparison) -> list[dict[str, str]]:
-    """The texts of each row by their headings."""
-    return [figures(cell) for cell in comparison.cells.itertuples()]
-
-
 def figures(cell: Any) -> dict[str, str]:
     """The texts of a row by their headings."""
     ratio = _text(cell.ratio, _ratio)
@@ -130,12 +126,17 @@ def figures(cell: Any) -> dict[str, str]:
         ratio += f" [{_ratio(cell.low)} {_ratio(cell.high)}]"
     pairs = str(cell.pairs)
     if cell.verdict == AMBIGUOUS and cell.needed > 0:
-        pairs += f" ({cell.needed:.0f})" if cell.needed < 10_000 else " (>9999)"
-    effect = _text(cell.detectable, lambda share: f"{share:.1%}" if share < 10 else ">999%")
+        pairs += f" ({cell.needed:.0f})" if cell.needed < 1000 else " (>999)"
+    effect = _text(cell.detectable, lambda share: f"{share:.1%}" if share < 1 else ">99%")
+    word, reach = cell.verdict, max(cell.high - 1, 1 - cell.low)
+    if word == AMBIGUOUS:
+        word = f"within +-{reach:.{int(reach < 0.1)}%}" if reach < 10 else "undecided"
+    elif word in (SLOWER, FASTER) and cell.about != "code":
+        word = "differs"
     return {"algorithm": cell.name, "size": size_text(cell.size_bytes),
             "base us": _text(cell.baseline_us, number),
             "variant us": _text(cell.variant_us, number), "ratio [95 %]": ratio,
-            "verdict": cell.verdict + "*" * cell.is_fresh, "MDE": effect, "pairs": pairs}
+            "verdict": word + "*" * cell.is_fresh, "MDE": effect, "pairs": pairs}
 
 
 def _text(value: float, form: Callable[[float], str]) -> str:
@@ -148,14 +149,15 @@ def _ratio(value: float) -> str:
 
 def sentences(comparison: Comparison) -> list[str]:
     """All sentences on a comparison, for a page."""
-    return [*head(comparison), *warnings(comparison), *closing(comparison)]
+    title, *rest = head(comparison)
+    return [title, comparison.summary(), *rest, *warnings(comparison), *closing(comparison)]
 
 
 def head(comparison: Comparison) -> list[str]:
     """The two sides, their launches, and how much launches differ by themselves."""
     baseline, variant, design = comparison.baseline, comparison.variant, comparison.design
     launches = (f"{len(variant.launches)} launches against {len(baseline.launches)}, not "
-                "interleaved: changes of the machine count as well")
+                "interleaved: differences are by machine or code")
     if design != "once":
         launches = f"{len(comparison.pairs('first'))} interleaved pairs of launches"
         if fresh := comparison.pairs("fresh"):
@@ -205,21 +207,21 @@ def closing(comparison: Comparison) -> list[str]:
     """The number of cells with each verdict, the detectable effects, and notes on single cells."""
     cells = comparison.cells
     counts = cells.verdict.value_counts().reindex(VERDICTS, fill_value=0)
-    texts = [f"{verdict} {count}" for verdict, count in counts.items()
-             if count or verdict != UNREPLICATED]
+    texts = [f"{'within +-x%' if verdict == AMBIGUOUS else verdict} {count}"
+             for verdict, count in counts.items() if count or verdict != UNREPLICATED]
     lines = [f"{', '.join(texts)}; of {len(cells)} cells, with a margin of {comparison.margin:.1%}"]
     if counts[UNREPLICATED]:
         lines.append("unreplicated: one pair gives no verdict; python -m bench.campaign makes more")
     effects = cells.detectable.dropna()
     if len(effects):
         lines.append(f"MDE, the minimum detectable effect: median {effects.median():.1%}, at most "
-                     f"{effects.max():.1%}. In brackets: the pairs that would settle the cell.")
+                     f"{effects.max():.1%}.")
+    if (cells.needed > 0).any():
+        lines.append("In brackets: the pairs that would settle the cell.")
     if cells.is_fresh.any():
         lines.append("* a suspect of the first stage, decided by its fresh pairs alone")
-    titles = defaultdict(list)
-    for note, title in zip(cells.note, cells.title, strict=True):
-        titles[note].append(title)
-    return lines + [f"note: {note}: {some(names)}" for note, names in titles.items() if note]
+    titles = cells[cells.note != ""].groupby("note", sort=False).title.agg(list)
+    return lines + [f"note: {note}: {some(names)}" for note, names in titles.items()]
 
 
 def plot(comparisons: Sequence[Comparison], target: Path | IO[str]) -> None:

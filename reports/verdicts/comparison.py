@@ -1,9 +1,10 @@
-"""Compares sides: `compare` holds each against the first, cell by cell; `COMPARABLE` lists the
-facts that all sides must share. A campaign asks here for its suspects and its visible effect."""
+"""Compares sides: `compare` holds each against the first, cell by cell. A campaign asks here for
+its suspects."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,15 @@ import pandas as pd
 from reports.store.case import CASE_KEY
 from reports.store.manifest import CONTROL
 from reports.store.result import ResultError
-from reports.store.schema import CaseHeader, Result
-from reports.tables.sentences import fact, size_text
-from reports.verdicts import verdict
-from reports.verdicts.sides import Side, case_names, find_costs, find_ratios, key_of, read_sides
-from reports.verdicts.verdict import LOOKS, MIN_PAIRS, SUSPECT_P, UNREPLICATED
+from reports.store.schema import CaseHeader
+from reports.tables.sentences import size_text, some
+from reports.verdicts import shrinkage, verdict
+from reports.verdicts.days import spread_between_days
+from reports.verdicts.sides import COMPARABLE, Side, case_names, find_ratios, key_of, read_sides
+from reports.verdicts.verdict import LOOKS, MIN_PAIRS, POWER, UNREPLICATED
 
-# The facts that must be equal on all sides, by their names in --allow.
-COMPARABLE: dict[str, Callable[[Result], Any]] = {
-    "machine": lambda result: result.run.machine_id,
-    "clock": lambda result: (result.run.clock_shared, fact(result, "cpu.governor"),
-                             fact(result, "cpu.turbo")),
-    "world": lambda result: (
-        result.run.world["size"], result.run.world.get("hosts", 1),
-        sorted(str(tuple(map(rank.get, ("device", "arch", "gpu"))))
-               for rank in result.run.world.get("ranks", []))),
-    "type": lambda result: sorted({(case.datatype, case.redop) for case in result.run.cases}),
-    "statistic": lambda result: (result.run.benchmark, result.run.world.get("dispatch", "native"),
-                                 sorted({case.across_ranks for case in result.cases})),
-    "version": lambda result: result.run.version,
-}
+WRONG = "wrong in"  # the note of a cell that was wrong in some launch begins so
+MOST_DECIDED = 0.25  # a gate with a wider margin would pass what nobody accepts
 
 
 class Incomparable(ResultError):
@@ -52,10 +42,11 @@ class Comparison:
     baseline with itself.
 
     `cells` has a row for each `case`, by name and size: its fields; `title`, its size and `name`;
-    `ratio`, variant over baseline, with its 95 % interval from `low` to `high`; the columns of
-    `two_stages`; `needed`, the number of pairs that settle the cell; `pair_sd`, the standard
-    deviation of the log of a launch's median; `states`, (round trip in ns, pairs) of each state of
-    the link, the most frequent first; both times in that state. A missing figure is NaN.
+    `ratio`, variant over baseline, with its 95 % interval from `low` to `high`; `shrunk`, the ratio
+    with its algorithm's other cells; the columns of `two_stages`; `about`, to what the verdict
+    applies; `needed`, the number of pairs that settle the cell; `pair_sd`, the standard deviation
+    of the log of a launch's median; `states`, (round trip in ns, pairs) of each state of the link,
+    the most frequent first; both times in that state. A missing figure is NaN.
     """
 
     baseline: Side
@@ -80,11 +71,57 @@ class Comparison:
         """Whether both sides are the same program, so that only the machine makes differences."""
         return self.variant.variant == CONTROL
 
+    @property
+    def decided(self) -> tuple[float, str]:
+        """The slowdown (0.03: 3 %), from the margin to `MOST_DECIDED`, that all cells together
+        decide with power 0.8 by the forecast of the campaign's pilot, otherwise by these launches;
+        and its source."""
+        campaign, cells = self.baseline.campaign, self.cells
+        stages = campaign.stages if campaign and self.design != "once" else []
+        forecasts = [stage.visible_effect for stage in stages if stage.visible_effect]
+        effects = verdict.detectable(cells.standard_error, cells.pairs, shrinkage.OWN_P, 0.0,
+                                     POWER ** (1 / len(cells)), cells.freedom)
+        effects = effects[np.isfinite(effects)]
+        source = "the campaign's pilot decides" if forecasts else "these launches decide"
+        most = float(forecasts[0] if forecasts else np.max(effects, initial=self.margin))
+        if most > MOST_DECIDED:
+            return MOST_DECIDED, f"the most by default; {source} {most:.1%}"
+        if not forecasts and not len(effects):
+            return self.margin, "the margin: no cell has an interval"
+        return max(self.margin, most), f"which {source}"
+
+    def can_hide(self, least: float) -> "pd.Series[bool]":
+        """Whether a slowdown of at least this share could hide in each cell."""
+        is_settled = self.cells.verdict.isin([verdict.SAME, verdict.FASTER])
+        return ~is_settled & ~(self.cells.high < 1 + least)
+
+    def gate(self, least: float, excluded: float) -> tuple["pd.Series[bool]", "pd.Series[bool]"]:
+        """Which cells are slower by `least`, and in which others `excluded` could hide."""
+        is_slower = (self.cells.verdict == verdict.SLOWER) & (self.cells.ratio >= 1 + least)
+        return is_slower, ~is_slower & self.can_hide(excluded)
+
+    def summary(self, least: float | None = None) -> str:
+        """One sentence: the wrong and the slower cells, the slowdown that the others exclude, and
+        the cells in which a slowdown of `least`, by default of what is `decided`, could hide."""
+        titles, is_slower = self.cells.title, self.cells.verdict == verdict.SLOWER
+        is_wrong = self.cells.note.str.startswith(WRONG)
+        is_open = ~is_slower & ~is_wrong & self.can_hide(least or self.decided[0])
+        excluded = self.cells.high[~is_slower & ~is_wrong & ~is_open].max() - 1
+        others = "nothing else" if is_slower.any() or is_wrong.any() else "nothing"
+        parts = {f"{some([*titles[is_wrong]])} wrong": is_wrong.any(),
+                 f"{some([*titles[is_slower]])} slower": is_slower.any(),
+                 f"{others} slower than {max(excluded, 0):.1%} anywhere": np.isfinite(excluded),
+                 f"{some([*titles[is_open]])} undecided": is_open.any()}
+        sentence = "; ".join(part for part, applies in parts.items() if applies)
+        return sentence + ", by machine or code" * (self.design == "once")
+
     def pairs(self, stage: str) -> list[tuple[Any, Any]]:
-        """(baseline, variant) launches of a stage; without a campaign all are in the first."""
+        """(baseline, variant) launches of a stage; without a campaign all are in the first, the
+        newest of the longer side."""
         sides = self.baseline.launches, self.variant.launches
         if self.design == "once":
-            return list(zip(*sides, strict=False)) if stage == "first" else []
+            n = min(map(len, sides)) if stage == "first" else 0
+            return list(zip(*(side[len(side) - n:] for side in sides), strict=True))
         first, second = ({launch.pair: launch for launch in launches if launch.stage == stage}
                          for launches in sides)
         return [(first[pair], second[pair]) for pair in sorted(first.keys() & second.keys())]
@@ -124,8 +161,7 @@ def compare(sides: Sequence[Side], allowed: Sequence[str] = (), margin: float | 
     comparisons = []
     for variant in variants:
         comparison = Comparison(baseline, variant, margin, allowed=differences)
-        may_differ = ("datatype", "redop") * ("type" in allowed)
-        for name in ("algorithm", "variant", "memory", "in_place", *may_differ):
+        for name in ("algorithm", "variant", "memory", "in_place", "datatype", "redop"):
             ours, theirs = ({str(getattr(case, name)) for case in side.cases}
                             for side in (baseline, variant))
             if len(ours) == len(theirs) == 1 and ours != theirs:
@@ -158,40 +194,54 @@ def _add_cells(comparison: Comparison, is_chosen: Callable[[int], bool]) -> None
     for side in sides:
         counts = Counter(key_of(case, without) for launch in side.launches
                          for case in launch.result.cases if case.status == "wrong")
-        wrong |= {key: f"wrong in {count} launches of {side.name}" for key, count in counts.items()}
-    columns: dict[str, Any] = {
-        name: [getattr(case, name) for case in cases.values()] for name in CASE_KEY}
-    columns |= {"case": [*cases.values()], "name": case_names([*cases.values()])}
-    judged = _judge(comparison, [() if key in wrong else key for key in cases], without)
-    cells = judged.assign(**columns)
+        wrong |= {key: f"{WRONG} {count} launches of {side.name}" for key, count in counts.items()}
+    common: list[Any] = [*cases.values()]
+    groups = [(case.algorithm, case.variant) for case in common]
+    judged = _judge(comparison, [() if key in wrong else key for key in cases], without, groups)
+    fields = pd.DataFrame(map(attrgetter(*CASE_KEY), common), columns=list(CASE_KEY))
+    cells = judged.join(fields).assign(case=common, name=case_names(common))
     cells["title"] = cells.size_bytes.map(size_text) + " " + cells.name
     cells["note"] = [wrong.get(key) or note for key, note in zip(cases, cells.note, strict=True)]
     cells["place"] = pd.factorize(cells.name)[0]
     comparison.cells = cells.sort_values(["place", "size_bytes"], ignore_index=True)
 
 
-def _judge(comparison: Comparison, keys: Sequence[Any], without: Sequence[str]) -> pd.DataFrame:
-    """The columns of the cells that follow from the ratios and times of these keys."""
+def as_ratios(cells: pd.DataFrame) -> pd.DataFrame:
+    """The cells with ratios instead of their logs; an infinite interval becomes NaN."""
+    cells = cells.rename(columns={"estimate": "ratio"})
+    logs = ["ratio", "shrunk", "low", "high"]
+    cells[logs] = np.exp(cells[logs])
+    cells.loc[~np.isfinite(cells.high), ["low", "high"]] = np.nan
+    return cells
+
+
+def _judge(comparison: Comparison, keys: Sequence[Any], without: Sequence[str],
+           groups: Sequence[Any]) -> pd.DataFrame:
+    """The columns of the cells that follow from the ratios and times of these keys, in groups."""
     manifest, margin = comparison.baseline.campaign, comparison.margin
     first_pairs, fresh_pairs = comparison.pairs("first"), comparison.pairs("fresh")
     first, first_times = find_ratios(first_pairs, keys, without)
     fresh, fresh_times = find_ratios(fresh_pairs, keys, without)
-    if comparison.design == "once" or not manifest:
-        cells = verdict.once(first, margin)
+    is_once = comparison.design == "once"
+    if is_once or not manifest:
+        days = spread_between_days(comparison.baseline, comparison.variant, first, groups)
+        comparison.notes += [days.source] * (len(first_pairs) >= MIN_PAIRS)
+        cells = days.judge(first, margin)
     elif comparison.design == "two-stage":
-        cells = verdict.two_stages(first, fresh, margin, manifest.end is not None)
+        cells = shrinkage.judge_stages(first, fresh, groups, margin, bool(manifest.end))
     else:
         ran = [launch.pair for launch in manifest.launches if launch.stage == "first"]
         looks = [round(share / LOOKS[0] * manifest.campaign.pairs) for share in LOOKS]
         numbers = np.array([launch.pair for launch, _ in first_pairs])  # a pair may be missing
         columns = [int(np.sum(numbers <= look)) for look in looks if look <= max(ran, default=0)]
-        cells = verdict.growing(first, columns, margin)
-    cells["needed"] = verdict.pairs_needed(cells, cells.alpha, margin)
-    cells["pair_sd"] = cells.standard_error * np.sqrt(cells.pairs / 2)
-    has_interval = np.isfinite(cells.high)
-    cells.loc[~has_interval, ["low", "high", "detectable", "needed", "pair_sd"]] = np.nan
-    cells = cells.rename(columns={"estimate": "ratio"})
-    cells[["ratio", "low", "high"]] = np.exp(cells[["ratio", "low", "high"]])
+        # Without further SAME: such a campaign spends its chance of a wrong one over its looks.
+        cells = shrinkage.borrow(verdict.growing(first, columns, margin), groups)
+    # More pairs of the same two days decide little.
+    cells["needed"] = np.nan if is_once else verdict.pairs_needed(cells, cells.alpha, margin)
+    cells["pair_sd"] = np.nan if is_once else cells.standard_error * np.sqrt(cells.pairs / 2)
+    cells["about"] = "machine or code" if is_once else "code"
+    cells = as_ratios(cells)
+    cells.loc[cells.high.isna(), ["detectable", "needed", "pair_sd"]] = np.nan
     cells.loc[cells.pairs == 1, "verdict"] = UNREPLICATED
     planned = np.where(cells.is_fresh, len(fresh_pairs), len(first_pairs))
     lost = (planned - cells.pairs).astype(str) + " of " + planned.astype(str)
@@ -210,13 +260,10 @@ def _add_notes(comparison: Comparison) -> None:
         died = sum((launch.variant, launch.status) == (side.variant, "died") for launch in launches)
         if died:
             notes.append(f"{died} launches of {side.name} died and were tried again.")
-    slow = [[launch.slow_share for launch in pair] for pair in comparison.pairs("first")]
-    shares = np.reshape(slow, (-1, 2)).T
-    excess = verdict.evidence((shares[1] - shares[0])[None])
-    if min(excess.p_slower[0], excess.p_faster[0]) < SUSPECT_P / 10:
-        ours, theirs = shares.mean(axis=1)
-        notes.append(f"The link was slow, or changing, for {ours:.0%} of {baseline.name}'s blocks "
-                     f"and {theirs:.0%} of {variant.name}'s; ratios leave that out.")
+    newest = len(comparison.pairs("first"))
+    notes += [f"Only the newest {newest} of {len(side.launches)} launches of {side.name} count."
+              for side in (baseline, variant)
+              if comparison.design == "once" and len(side.launches) > newest]
     if lacking := len(comparison.lacking):
         notes.append(f"{lacking} cases of {baseline.name} are not in {variant.name}.")
 
@@ -225,25 +272,3 @@ def cells_of(folder: Path | str) -> pd.DataFrame:
     """The cells of a campaign so far, without its control's."""
     comparisons = compare(read_sides([str(folder)]), list(COMPARABLE))
     return pd.concat(comparison.cells for comparison in comparisons if not comparison.is_control)
-
-
-def visible_effects(baseline: Side, pairs: int, fresh: int, margin: float,
-                    cells: int) -> dict[int, float]:
-    """The effect that a campaign sees with power 0.8 at each size in bytes, as a share; with fresh
-    pairs in both stages; empty if unknown. It follows from the standard deviation between launches:
-    of the log of a case's median within a state of the link, pooled over the cases of a size."""
-    find_costs(baseline.launches, ())
-    logs = pd.DataFrame(
-        [(key[CASE_KEY.index("size_bytes")], str(key), state, np.log(cost_us))
-         for launch in baseline.launches for key, costs_us in launch.costs.items()
-         for state, cost_us in costs_us.items()], columns=["size", "case", "state", "log"])
-    variances = logs.groupby(["size", "case", "state"])["log"].var().dropna()
-    pooled = variances.groupby("size").mean()
-    # For normal log ratios the signed-rank test has 3 / pi of the efficiency of Student's.
-    pair_sd = np.sqrt(2 * pooled) / np.sqrt(3 / np.pi)
-    stages, power = [(pairs, verdict.FAMILY_P / 2 / cells)], verdict.POWER
-    if fresh:
-        stages, power = [(pairs, SUSPECT_P), (fresh, verdict.FAMILY_P)], verdict.BOTH_POWER
-    effects = np.max([verdict.detectable(pair_sd / np.sqrt(n), n, alpha, margin, power)
-                      for n, alpha in stages], axis=0)
-    return dict(zip(pooled.index, effects.tolist(), strict=True))

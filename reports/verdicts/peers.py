@@ -1,8 +1,5 @@
 """The command `peers`: ours beside several MPI libraries, from a campaign with a variant for each.
-
-For every size it shows the library's time and how many times faster ours is inside each launch. A
-ratio comes from one run and one state of the link; times of two launches are never compared.
-"""
+A ratio comes from one run and one state of the link; times of two launches are never compared."""
 
 import argparse
 import re
@@ -47,20 +44,17 @@ def peers(arguments: argparse.Namespace) -> int:
 
 def measurements(sides: Sequence[Side]) -> pd.DataFrame:
     """A row for each launch, mode and size: the library's time in us, the log of library over ours,
-    the flag's round trip in the launch's longest state in ns, and the number of that state. By
-    round trip, a new state begins at 1.5 times the one before (they differ by 2 to 5 times).
-    Launches without a state count only if no launch has one."""
+    the flag's round trip in the launch's longest state in ns, and the number of that state."""
     rows = []
     for variant, run in ((side.name, launch.result) for side in sides for launch in side.launches):
         states = find_states(run.blocks)
-        has_state = states.longest is not None and states.rtt_ns
-        trip_ns = states.rtt_ns[states.longest or 0] if has_state else 0.0
+        trip_ns = states.rtt_ns[states.longest or 0] if states.rtt_ns else 0.0
         rows += [(variant, trip_ns, mode, row.size_bytes, row.library_us, np.log(row.ratio[0]))
                  for mode in MODES for row in default_rows(run, (mode, None), states)
                  if row.ratio and row.library_us]
     columns = ["variant", "trip_ns", "mode", "size_bytes", "library_us", "log_ratio"]
     frame = pd.DataFrame(rows, columns=columns).sort_values("trip_ns", kind="stable")
-    if (frame.trip_ns > 0).any():
+    if (frame.trip_ns > 0).any():  # launches without a state count only if no launch has one
         frame = frame[frame.trip_ns > 0]
     is_first = frame.trip_ns > STATE_RATIO * frame.trip_ns.shift(fill_value=0.0)
     return frame.assign(state=is_first.cumsum())
@@ -112,8 +106,9 @@ def render_imb(sides: Sequence[Side], path: Path) -> list[str]:
     """The slowest rank's time of a call in us (t_max), as the Intel MPI Benchmarks printed it into
     a file, beside ours. Raises ResultError for another file, and if no launch used Intel MPI."""
     text = content_of(path).decode(errors="replace")
-    row = r"^ +(\d+) +\d+ +\d+\.\d+ +(\d+\.\d+) +\d+\.\d+$"
-    imb_us = {int(size): float(us) for size, us in re.findall(row, text, re.MULTILINE)}
+    row = r"^ +(\d{1,15}) +\d+ +\d+\.\d+ +(\d{1,15}\.\d+) +\d+\.\d+$"
+    imb_us = {int(size): float(us) for size, us in re.findall(row, text, re.MULTILINE)
+              if float(us) > 0}
     if "# Benchmarking Allreduce" not in text or not imb_us:
         raise ResultError(f"{path} has no table of IMB-MPI1 Allreduce")
     times = [(case.size_bytes, case.time_us.median) for side in sides for launch in side.launches

@@ -1,11 +1,11 @@
-"""The command `regress`, the gate: is the current slower than the baseline? It answers with text,
-JUnit XML, GitHub's Markdown, an HTML page without external resources, and an exit status."""
+"""The command `regress`, the gate: is the current slower than the baseline?"""
 
 import argparse
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
@@ -21,7 +21,7 @@ from reports.verdicts.accept import UNUSABLE, baseline_side
 from reports.verdicts.compare import add_allow, percent
 from reports.verdicts.comparison import Comparison, NothingInCommon, compare, shown
 from reports.verdicts.sides import case_names, faults_of, key_of, label, notes_of, side_of
-from reports.verdicts.verdict import FASTER, SAME, SLOWER
+from reports.verdicts.verdict import FASTER, SLOWER, pairs_needed
 
 MOST_LISTED = 5
 MOST_ROWS_BYTES = 50_000  # GitHub refuses a comment above 65,536 characters
@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
            "for `compare`, or a folder of `accept`")
     option("--current", metavar="Y", required=True,
            help="likewise; of the same campaign, where possible")
-    option("--min-effect", metavar="PERCENT", type=percent, help="a slowdown below this passes (1)")
+    option("--min-effect", metavar="PERCENT", type=percent, help="a slowdown below this passes "
+           "(what the campaign decides)")
     option("--sizes", metavar="SIZES", type=_size_filter, default=lambda size: True,
            help="these alone: 16K,1M or 16K:1M (all)")
     option("--on-inconclusive", choices=["fail", "pass"], default="fail",
@@ -106,18 +107,20 @@ def regress(arguments: argparse.Namespace) -> int:
         allowed, notes = comparison.allowed, table.warnings(comparison)[len(comparison.allowed):]
         lines = wrapped([*lines, *allowed, *outcome.findings, table.head(comparison)[0], *notes])
         # A screen has 24 lines.
-        lines[22:] = [f"all cells: python -m reports compare {arguments.baseline} "
-                      f"{arguments.current}"]
+        lines[22:] = [f"all cells: python -m reports compare {quote(arguments.baseline)} "
+                      f"{quote(arguments.current)}"]
     print("\n".join(lines))
     return outcome.status
 
 
 def judge(comparison: Comparison, faults: Sequence[tuple[str, str]] = (),
           least: float | None = None, passes_hidden: bool = False) -> Outcome:
-    """The outcome. `least`, the smallest slowdown that counts, is a share, by default the margin;
-    raises ResultError if it is below."""
+    """The outcome. `least`, the smallest slowdown that counts, is a share; raises ResultError if it
+    is below the margin. By default every certain slowdown beyond the margin counts, and the one
+    that the table decides must be excluded."""
     cells, margin = comparison.cells, comparison.margin
-    least = margin if least is None else least
+    excluded, source = (least, "of --min-effect") if least else comparison.decided
+    least = least or margin
     if least < margin:
         raise ResultError(f"--min-effect {least:.2%} is within the margin, {margin:.2%}")
     measured = {key_of(case) for launch in comparison.variant.launches
@@ -126,8 +129,7 @@ def judge(comparison: Comparison, faults: Sequence[tuple[str, str]] = (),
     for case, name in zip(missing, case_names(missing), strict=True):
         title = f"{size_text(case.size_bytes)} {name}"
         faults = [*faults, (title, f"{title} of the baseline was not measured")]
-    is_slower = (cells.verdict == SLOWER) & (cells.ratio >= 1 + least)
-    can_hide = ~is_slower & ~cells.verdict.isin([SAME, FASTER]) & ~(cells.high < 1 + least)
+    is_slower, can_hide = comparison.gate(least, excluded)
     # With too few pairs for any verdict there is nothing to pass.
     passes_hidden &= bool(np.isfinite(cells.detectable).any())
     word = "skipped" if passes_hidden else "inconclusive"
@@ -135,16 +137,35 @@ def judge(comparison: Comparison, faults: Sequence[tuple[str, str]] = (),
     cells = cells.assign(outcome=np.select([is_slower, can_hide], ["regression", word], ""),
                          text=[f"{text['ratio [95 %]']} {text['verdict']}" for text in texts])
     rows = list(cells.sort_values("ratio", ascending=False, kind="stable").itertuples())
-    slower = f"{is_slower.sum()} of {len(cells)} cells slower by {least:.1%} or more"
-    hidden = f"in {can_hide.sum()} of {len(cells)} cells a slowdown of {least:.1%} could hide"
+    slower = (f"{is_slower.sum()} of {len(cells)} cells slower by {least:.1%} or more"
+              + ", by machine or code" * (comparison.design == "once"))
+    hidden = f"in {can_hide.sum()} of {len(cells)} cells a slowdown of {excluded:.1%} could hide"
+    summary = comparison.summary(excluded)
     sentences = [sentence for _, sentence in faults]
     status, text = next((status, text) for status, applies, text in (
         (UNUSABLE, faults, f"UNUSABLE: {some(sentences, 1)}"),
         (1, is_slower.any(), f"REGRESSION: {slower}"),
         (3, can_hide.any() and not passes_hidden, f"INCONCLUSIVE: {hidden}"),
-        (0, True, f"PASS: {slower}")) if applies)
-    return Outcome(f"{text} (exit status {status})", status, faults,
-                   [*sentences[1:MOST_LISTED], *_findings(rows)], rows, comparison)
+        (0, True, f"PASS: {slower if SLOWER in {*cells.verdict} else summary}")) if applies)
+    findings = [*sentences[1:MOST_LISTED], *_findings(rows)]
+    if can_hide.any():
+        findings += [summary, _remedy(comparison, can_hide, excluded)]
+    findings.append(f"the slowdown to exclude: {excluded:.1%}, {source}")
+    return Outcome(f"{text} (exit status {status})", status, faults, findings, rows, comparison)
+
+
+def _remedy(comparison: Comparison, can_hide: Any, least: float) -> str:
+    """What would decide the cells in which this slowdown can hide."""
+    campaign, cells = comparison.baseline.campaign, comparison.cells[can_hide]
+    cells = cells.assign(estimate=np.log(cells.shrunk))
+    pairs = np.max(pairs_needed(cells, cells.alpha, least))
+    if comparison.design == "once" or not campaign:
+        return "launches in turn decide more: python -m bench.campaign"
+    if not np.isfinite(pairs):
+        return "more pairs decide more: a larger --budget, --pairs or --fresh of the campaign"
+    ran_s = [launch.elapsed_s for launch in campaign.launches if launch.stage == "first"]
+    minutes = pairs / max(len(comparison.pairs("first")), 1) * sum(ran_s) / 60
+    return f"about {pairs:.0f} pairs would decide, in {max(minutes, 1):.0f} min"
 
 
 def _findings(rows: Sequence[Any]) -> list[str]:
@@ -218,7 +239,7 @@ def sections_of(comparisons: Sequence[Comparison]) -> list[Section]:
         "Right of 1 the variant is slower; the band is the margin.", "cells-0")
     return [Section("Ratios", pictures=[picture])] + [
         Section(f"{label(each.variant)} against {label(each.baseline)}", table.sentences(each),
-                table=f"cells-{place}", rows=table.table_rows(each),
+                table=f"cells-{place}", rows=[*map(table.figures, each.cells.itertuples())],
                 filters=["algorithm", "verdict"])
         for place, each in enumerate(shown(comparisons))]
 

@@ -3,7 +3,7 @@
 
 import glob
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -15,26 +15,39 @@ import pandas as pd
 
 from reports.store.case import CASE_KEY, find_states
 from reports.store.manifest import CONTROL, MANIFEST, Manifest, read_manifest
-from reports.store.result import ResultError, places, read, read_samples
+from reports.store.result import ResultError, places, read
 from reports.store.schema import Case, CaseHeader, Result
 from reports.tables.rows import MIN_STATE_BLOCKS
-from reports.tables.sentences import describe, shape_text
+from reports.tables.sentences import describe, fact, shape_text
 from reports.verdicts.verdict import Floats, Integers
 
 Key = tuple[Any, ...]
+
+# The facts that must be equal on all sides, by their names in --allow.
+COMPARABLE: dict[str, Callable[[Result], Any]] = {
+    "machine": lambda result: result.run.machine_id,
+    "clock": lambda result: (result.run.clock_shared, fact(result, "cpu.governor"),
+                             fact(result, "cpu.turbo")),
+    "world": lambda result: (
+        result.run.world["size"], result.run.world.get("hosts", 1),
+        sorted(str(tuple(map(rank.get, ("device", "arch", "gpu"))))
+               for rank in result.run.world.get("ranks", []))),
+    "type": lambda result: sorted({(case.datatype, case.redop) for case in result.run.cases}),
+    "statistic": lambda result: (result.run.benchmark, result.run.world.get("dispatch", "native"),
+                                 sorted({case.across_ranks for case in result.cases})),
+    "version": lambda result: result.run.version,
+}
 
 
 @dataclass
 class Launch:
     """One launch; those of a campaign with equal `stage` and `pair` ran in turn. `costs` are a
-    case's median costs in us by state of the link, if it has enough blocks there; `slow_share` is
-    the share of blocks outside of the fastest state."""
+    case's median costs in us by state of the link, if it has enough blocks there."""
 
     result: Result
     stage: str
     pair: int
     costs: dict[Key, dict[int, float]] = field(default_factory=dict)
-    slow_share: float = 0.0
 
 
 @dataclass
@@ -71,9 +84,9 @@ def read_sides(arguments: Sequence[str]) -> list[Side]:
         names += [CONTROL] * manifest.campaign.control
         variants = [_variant_side(manifest, name) for name in names]
         sides = [side for side in variants if side.launches]
-        for side in variants:
-            if not side.launches and sides:
-                sides[-1].notes.append(f"{side.name} has no launch yet: left out")
+        if sides:
+            sides[-1].notes += [f"{side.name} has no launch yet: left out" for side in variants
+                                if not side.launches]
     else:
         sides = [side_of(argument) for argument in arguments]
     if len(sides) < 2:
@@ -108,8 +121,6 @@ def side_of(argument: str) -> Side:
         files = sorted(path.glob("*.jsonl"))
         empty = [file for file in files if file.is_file() and not file.stat().st_size]
         side.notes += [f"{file} is empty: left out" for file in empty]
-        side.notes += [f"{file} is not a run file: left out" for file in sorted(path.iterdir())
-                       if file.is_file() and file.suffix in (".json", ".log", ".txt", ".csv")]
         files = [file for file in files if file not in empty]
     else:
         matches = [name for name in glob.glob(str(path)) if name.endswith(".jsonl")]
@@ -142,11 +153,6 @@ def _add_launch(side: Side, path: Path, stage: str = "first", pair: int = 0) -> 
     if not result.complete:
         reason = (result.end and result.end.reason) or "it was cut off"
         side.notes.append(f"{path} is incomplete: {reason}; its complete lines count")
-    try:
-        for case in result.cases:
-            read_samples(result, case)
-    except ResultError as error:
-        side.notes.append(f"{error}; verdicts do not use single iterations")
     run_id = result.run.run_id
     if any(launch.result.run.run_id == run_id for launch in side.launches):
         side.notes.append(f"{path} is a copy of the run {run_id}: left out")
@@ -177,19 +183,16 @@ def faults_of(side: Side) -> list[tuple[str, str]]:
 
 
 def find_costs(launches: Sequence[Launch], without: Sequence[str]) -> list[float]:
-    """Sets `costs` and `slow_share` of every launch; returns the round trip of each state of the
-    link in ns, fastest first. Without probes that agree, all blocks are in one state."""
+    """Sets `costs` of every launch; returns the round trip of each state of the link in ns, fastest
+    first. Without probes that agree, all blocks are in one state."""
     blocks = [block for launch in launches for block in launch.result.blocks]
     states = find_states(blocks, least_share=0.0)
     of_block = iter(states.of_block if states.longest is not None else [0] * len(blocks))
     for launch in launches:
         costs_us: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
-        n_slow = 0
         for block, state in zip(launch.result.blocks, of_block, strict=False):
-            n_slow += state != 0
             if state is not None:
                 costs_us[block.case][state].append(block.cost_us)
-        launch.slow_share = n_slow / max(len(launch.result.blocks), 1)
         launch.costs = {
             key_of(case, without): {
                 state: float(np.median(times)) for state, times in costs_us[case.case].items()
@@ -198,11 +201,20 @@ def find_costs(launches: Sequence[Launch], without: Sequence[str]) -> list[float
     return states.rtt_ns
 
 
+def log_costs(launches: Sequence[Launch]) -> pd.DataFrame:
+    """A row with the log of the cost for each launch (its index), case and state of the link."""
+    find_costs(launches, ())
+    return pd.DataFrame(
+        [(number, str(key), key[CASE_KEY.index("size_bytes")], state, np.log(cost_us))
+         for number, launch in enumerate(launches) for key, costs_us in launch.costs.items()
+         for state, cost_us in costs_us.items()],
+        columns=["launch", "case", "size", "state", "log"])
+
+
 def find_ratios(pairs: Sequence[tuple[Launch, Launch]], keys: Sequence[Key],
                 without: Sequence[str]) -> tuple[Floats, pd.DataFrame]:
-    """The log ratio of each case and pair, (keys, pairs), NaN without a common state of the link;
-    and for each case the columns `states`, `baseline_us` and `variant_us` of a comparison's cells.
-    An unknown key has no figure."""
+    """The log ratio of each case and pair, (keys, pairs), NaN without a common state of the link
+    and for an unknown key; and `states`, `baseline_us` and `variant_us` of the cells."""
     rtt_ns = find_costs([launch for pair in pairs for launch in pair], without)
     # By cell, side (baseline first), pair and state of the link.
     costs_us = np.full((len(keys), 2, len(pairs), max(len(rtt_ns), 1)), np.nan)
@@ -221,9 +233,8 @@ def find_ratios(pairs: Sequence[tuple[Launch, Launch]], keys: Sequence[Key],
 
 def within_one_state(log_ratios: Floats) -> tuple[Floats, Integers]:
     """The log ratio of each pair within one state that both launches have, and that state; NaN and
-    -1 without one. `log_ratios` are (..., pairs, states). Of several states, takes the one that
-    most pairs share, and of those the fastest, so that without a difference ratios stay symmetric.
-    """
+    -1 without one. `log_ratios` are (..., pairs, states). Takes the state that most pairs share,
+    of these the fastest, so that without a difference ratios stay symmetric."""
     has_state = np.isfinite(log_ratios)
     n_states = log_ratios.shape[-1]
     rank = np.sum(has_state, axis=-2, keepdims=True) - np.arange(n_states) / n_states

@@ -1,11 +1,9 @@
 """Verdicts from pairs of launches: `evidence` tests cells, `two_stages`, `growing`, `once` decide.
-
 A pair is a launch of the variant and one of the baseline, next to each other in time and in random
 order. Without a difference its log ratio is symmetric around 0; Wilcoxon's signed-rank test assumes
-nothing else. Ratios are (cells, pairs), log of variant over baseline, NaN for a missing pair.
-"""
+nothing else. Ratios are (cells, pairs), log of variant over baseline, NaN for a missing pair."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -17,6 +15,7 @@ from scipy.special import ndtri, stdtrit  # scipy.stats takes four times as long
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Integers = NDArray[np.int64]
+Test = Callable[[Floats, float, float], pd.DataFrame]  # `evidence`, or one that gives its columns
 
 # The verdicts on a cell. SLOWER: the variant takes longer than the baseline.
 VERDICTS = SLOWER, FASTER, SAME, AMBIGUOUS, UNREPLICATED = (
@@ -41,8 +40,7 @@ def evidence(log_ratios: Floats, margin: float = MARGIN,
     above 0 (Tukey 1949); those at 0 count for the null: one-sided `p_slower` and `p_faster`.
     `is_same` is two one-sided tests (Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15,
     1987): the interval of `same_confidence` lies within the margin. Below six pairs the interval is
-    infinite and p is 1.
-    """
+    infinite and p is 1."""
     pairs = np.sum(np.isfinite(log_ratios), axis=-1)
     blank = {"estimate": np.nan, "low": -np.inf, "high": np.inf, "standard_error": np.inf,
              "p_slower": 1.0, "p_faster": 1.0, "is_same": False}
@@ -63,8 +61,8 @@ def evidence(log_ratios: Floats, margin: float = MARGIN,
             tails = (1 - np.array([0.95, same_confidence])) / 2
             k, k_same = np.searchsorted(cdf, tails, side="right")
             columns["low"][rows], columns["high"][rows] = ends[:, k], ends[:, ~k]
-            columns["standard_error"][rows] = (
-                (ends[:, ~k] - ends[:, k]) / 2 / stdtrit(n - 1, 0.975))
+            columns["standard_error"][rows] = (  # few pairs have a higher confidence than 95 %
+                (ends[:, ~k] - ends[:, k]) / 2 / stdtrit(n - 1, 1 - cdf[max(k - 1, 0)]))
             reach = np.maximum(-ends[:, k_same], ends[:, ~k_same])
             columns["is_same"][rows] = reach < np.log1p(margin)
     return pd.DataFrame({"pairs": pairs, **columns})
@@ -83,14 +81,11 @@ def signed_rank_cdf(n: int) -> Floats:
 def two_stages(first_ratios: Floats, fresh_ratios: Floats, margin: float = MARGIN,
                is_finished: bool = True) -> pd.DataFrame:
     """Verdicts by two stages: only a suspect can be SLOWER or FASTER, and only by its fresh pairs.
-
-    A suspect is beyond the margin with one-sided p < 0.05. Its fresh pairs are tested in the same
-    direction; Holm's procedure keeps the chance of any false verdict in the table below 2.5 %.
-    Until the campaign is finished suspects are AMBIGUOUS: each look would be another chance of a
-    false one. Returns the columns of `evidence`, over fresh pairs if `is_fresh`; `is_suspect`;
-    `verdict`; `alpha`, the level of the one-sided test; `detectable`, the minimum detectable effect
-    (0.03: 3 %), in an AMBIGUOUS cell at least the far end of the interval.
-    """
+    They are tested in the direction of the first; Holm's procedure keeps the chance of any false
+    verdict in the table below 2.5 %. Until the campaign is finished suspects are AMBIGUOUS: each
+    look would be another chance of a false one. Returns the columns of `evidence`, over fresh pairs
+    if `is_fresh`; `is_suspect`; `verdict`; `alpha`, the level of the one-sided test; `detectable`,
+    the minimum detectable effect (0.03: 3 %), if AMBIGUOUS at least the interval's far end."""
     first = evidence(first_ratios, margin)
     is_significant = np.minimum(first.p_slower, first.p_faster) < SUSPECT_P
     is_suspect = is_significant & (np.abs(first.estimate) > np.log1p(margin))
@@ -109,27 +104,32 @@ def two_stages(first_ratios: Floats, fresh_ratios: Floats, margin: float = MARGI
     return cells.assign(detectable=left_open(cells, margin, power))
 
 
-def growing(ratios: Floats, looks: Sequence[int], margin: float = MARGIN,
-            shares: Sequence[float] = LOOKS) -> pd.DataFrame:
+def growing(ratios: Floats, looks: Sequence[int], margin: float = MARGIN) -> pd.DataFrame:
     """Verdicts, as of `two_stages`, after looks at growing numbers of pairs, such as [10, 20].
-
     A look's level is its share of the new pairs, so that few cells are decided early (Kim and
     DeMets, Biometrika 74, 1987, with exponent 1). Holm's procedure holds it over all cells; levels
-    add up over the looks (Lan and DeMets, Biometrika 70, 1983). A verdict is never revised.
-    """
+    add up over the looks (Lan and DeMets, Biometrika 70, 1983). A verdict is never revised."""
     verdict = np.full(len(ratios), AMBIGUOUS)
-    for pairs, share in zip(looks, np.diff(shares, prepend=0.0), strict=False):
+    for pairs, share in zip(looks, np.diff(LOOKS, prepend=0.0), strict=False):
         look = evidence(ratios[:, :pairs], margin, 1 - share * (1 - SAME_CONFIDENCE))
         is_rejected = holm(2 * np.minimum(look.p_slower, look.p_faster), share * FAMILY_P)
         verdict = np.where(verdict == AMBIGUOUS, _verdict(look, is_rejected, margin), verdict)
-    cells = evidence(ratios, margin).assign(
-        is_suspect=False, is_fresh=False, alpha=FAMILY_P / 2 / len(ratios), verdict=verdict)
-    return cells.assign(detectable=left_open(cells, margin))
+    return _without_stages(evidence(ratios, margin), verdict, margin, FAMILY_P)
 
 
-def once(ratios: Floats, margin: float = MARGIN) -> pd.DataFrame:
+def once(ratios: Floats, margin: float = MARGIN, test: Test = evidence,
+         family_p: float = FAMILY_P) -> pd.DataFrame:
     """Verdicts after a single look at all pairs: Holm's procedure over all cells, two-sided."""
-    return growing(ratios, [ratios.shape[1]], margin, shares=[1.0])
+    cells = test(ratios, margin, SAME_CONFIDENCE)
+    is_rejected = holm(2 * np.minimum(cells.p_slower, cells.p_faster), family_p)
+    return _without_stages(cells, _verdict(cells, is_rejected, margin), margin, family_p)
+
+
+def _without_stages(cells: pd.DataFrame, verdict: NDArray[np.str_], margin: float,
+                    family_p: float) -> pd.DataFrame:
+    cells = cells.assign(is_suspect=False, is_fresh=False, alpha=family_p / 2 / len(cells),
+                         verdict=verdict)
+    return cells.assign(detectable=left_open(cells, margin))
 
 
 def _verdict(cells: pd.DataFrame, is_rejected: Bools, margin: float) -> NDArray[np.str_]:
@@ -147,20 +147,21 @@ def holm(p: Any, alpha: float) -> Bools:
 
 
 def detectable(standard_error: Any, pairs: Any, alpha: Any, margin: float = MARGIN,
-               power: Any = POWER) -> Floats:
+               power: Any = POWER, freedom: Any = None) -> Floats:
     """The smallest effect (0.03: 3 %) with this power to be significant at one-sided `alpha` and
     estimated beyond the margin; `standard_error` is the log estimate's. Infinite if even pairs that
-    all agree cannot reach `alpha`."""
-    freedom = np.maximum(pairs - 1, 1)
+    all agree cannot reach `alpha`, unless Student's test with this `freedom` decides."""
+    is_hopeless = (0.5**pairs > alpha) & (freedom is None)
+    freedom = np.maximum(pairs - 1, 1) if freedom is None else freedom
     by_test = (stdtrit(freedom, power) - stdtrit(freedom, alpha)) * standard_error
     by_margin = np.log1p(margin) + ndtri(power) * standard_error
-    is_hopeless = 0.5**pairs > alpha
     return np.asarray(np.where(is_hopeless, np.inf, np.expm1(np.maximum(by_test, by_margin))))
 
 
 def left_open(cells: pd.DataFrame, margin: float, power: Floats | float = POWER) -> Floats:
     """The column `detectable` of `two_stages`."""
-    effects = detectable(cells.standard_error, cells.pairs, cells.alpha, margin, power)
+    effects = detectable(cells.standard_error, cells.pairs, cells.alpha, margin, power,
+                         cells.get("freedom"))
     reaches = np.expm1(np.maximum(-cells.low, cells.high))
     return np.where(cells.verdict == AMBIGUOUS, np.maximum(effects, reaches), effects)
 

@@ -4,8 +4,9 @@
 
 Hypothesis draws some of the files that a command reads, and their damage. It flips, cuts or repeats bytes of any file.
 In JSON it puts values of another type, huge or negative numbers, duplicate names and very long lists, and drops or
-swaps lines. In text it replaces words and numbers. Each input runs in one process, forked from a process that has
-imported everything. The limits are 10 s of processor time, 30 s of wall time, and an address space that keeps the
+swaps lines. In text it replaces words and numbers. In the run files of every benchmark it also replaces or removes a
+field, in one line or in all lines of a kind. Each input runs in one process, forked from a process that has imported
+everything. The limits are 10 s of processor time, 30 s of wall time, and an address space that keeps the
 process below 1 GB of memory. The process must end with a documented status, without a traceback or a warning, and must
 explain each refusal in one sentence on standard error.
 
@@ -41,9 +42,10 @@ from hypothesis import strategies as st
 
 from reports import __main__ as program
 from tests.launch import ROOT
-from tests.reports.damage import changed
+from tests.reports.damage import change_field, changed
 from tests.reports.imports.test_import_damage import GATHER, HALF, IMB, OSU, REPORT
 from tests.reports.imports.test_import_formats import WHOLE
+from tests.reports.synthetic_benchmarks import BENCHMARKS, write_benchmark, write_validation
 from tests.reports.synthetic_campaign import no_effect, slower, write_campaign, write_launch, write_launches
 from tests.reports.synthetic_run import write_run
 from tests.reports.synthetic_site import LOG
@@ -91,7 +93,8 @@ TARGETS = [
       for option in ("", "--format=markdown", "--format=csv")),
     *(Target(f"compare {option} campaign", "campaigns", "**/*.jsonl") for option in ("", "", "--plot o.svg")),
     *[Target("dashboard . -o site", "site", "**/*")] * 2,
-    Target("history .", "runs", "**/*.jsonl"),
+    *(Target(f"history {option} .", "runs", "**/*.jsonl") for option in ("", "--json")),
+    Target("dashboard --spec SPEC.toml . -o site", "boxes", "*", frozenset({0, 2})),
     Target("card run.jsonl card.png", "run", "*"), Target("card run.jsonl card.png", "imported", "*"),
     *(Target(f"fit {option} base", "runs", "base/*") for option in ("", "--out f.jsonl")),
     Target("regress --baseline base --current new --markdown m --junit j --html h", "runs", "**/*.jsonl",
@@ -104,6 +107,22 @@ TARGETS = [
     Target("accept --baseline kept --current new --reason x", "runs", "new/*.jsonl", frozenset({0, 2, 4, 5})),
     Target("peers campaign", "campaigns", "**/*.jsonl"),
 ]
+# Every command over the runs of every benchmark; `fuzz` leaves out a command that refuses the undamaged run.
+EXPLAINED, EVERY = frozenset({0, 2, 4}), frozenset(range(6))
+COMMANDS = [*(f"show {option} run.jsonl" for option in ("", "--long", "--format=csv", "--format=nccl-tests")),
+            "show --plot o.svg run.jsonl", "card run.jsonl card.png", "history .", "dashboard . -o site",
+            "fit run.jsonl other.jsonl", "fit --plot o.svg run.jsonl", "compare other.jsonl run.jsonl",
+            "compare --format=csv run.jsonl other.jsonl", "regress --baseline other.jsonl --current run.jsonl --html h",
+            f"{ADVISE} --model llama-3.1-70b --run run.jsonl"]
+FIELD_TARGETS = [
+    *(Target(command, name, "run.jsonl", EXPLAINED if command.startswith(("show", "card", "advise")) else EVERY)
+      for name in [*(f"every/{name}" for name in BENCHMARKS), "imported", "cut"] for command in COMMANDS),
+    *[Target("advise --validate run.jsonl --run reduces.jsonl link.jsonl", "every/validation", "*.jsonl", EVERY)] * 6,
+    *(Target(command, "campaigns", "**/*.jsonl", EVERY) for command in (
+        "compare campaign", "compare --plot o.svg campaign", "peers campaign", "dashboard . -o site", "history .",
+        "regress --baseline campaign/main --current campaign/new --markdown m",
+        "accept --baseline kept --current campaign/new --reason x")),
+    *[Target("procure --html h SPEC.toml", "boxes", "*.jsonl", EVERY)] * 3]
 
 
 def write_corpus(root: Path) -> None:
@@ -184,13 +203,15 @@ class Tally:
     refused: Counter[str] = field(default_factory=Counter)
     failures: dict[str, str] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)  # failures, with N for each number
+    times_failed: int = 0
+    accepts: dict[Target, bool] = field(default_factory=dict)
     peak_mb: float = 0.0
     slowest: tuple[float, str] = (0.0, "")
 
     def lines(self) -> list[str]:
         each = [f"{name}: {count} inputs, {self.refused[name]} refused" for name, count in sorted(self.tried.items())]
         return [*each, f"{self.tried.total()} inputs, {len(self.failures)} found; peak {self.peak_mb:.0f} MB; the "
-                       f"longest took {self.slowest[0]:.1f} s ({self.slowest[1]})",
+                       f"longest took {self.slowest[0]:.1f} s ({self.slowest[1]}); {self.times_failed} failed",
                 *(f"found: {failure}\n  {at}" for failure, at in self.failures.items())]
 
 
@@ -257,7 +278,8 @@ def complaint(target: Target, status: int, stderr: str) -> str | None:
     return None
 
 
-def attempt(tally: Tally, target: Target, damaged: dict[str, bytes]) -> None:
+def attempt(tally: Tally, target: Target, damaged: dict[str, bytes]) -> int:
+    """Runs the command on the damaged files and returns its exit status."""
     folder = Path(tempfile.mkdtemp(dir=tally.root.parent))
     place = folder / "place"
     shutil.copytree(tally.root / target.folder, place)
@@ -273,6 +295,7 @@ def attempt(tally: Tally, target: Target, damaged: dict[str, bytes]) -> None:
     if used.ru_maxrss * 1024 > MOST_BYTES:
         status, stderr = -signal.SIGKILL, stderr + f"{used.ru_maxrss / 1e6:.1f} GB"
     wrong = complaint(target, status, stderr)
+    tally.times_failed += wrong is not None
     if wrong and (kind := re.sub(r"\d+", "N", wrong)) not in tally.seen:
         tally.seen.add(kind)
         at = tally.out / f"{len(tally.failures)}"
@@ -281,6 +304,7 @@ def attempt(tally: Tally, target: Target, damaged: dict[str, bytes]) -> None:
         tally.failures[wrong] = f"{' '.join(argv)} in {at}, {', '.join(damaged)}"
         print(f"found: {wrong}\n  {tally.failures[wrong]}", file=sys.stderr, flush=True)
     shutil.rmtree(folder)
+    return status
 
 
 def fuzz(seconds: float, number: int, out: Path) -> Tally:
@@ -301,7 +325,24 @@ def fuzz(seconds: float, number: int, out: Path) -> Tally:
         order = random.Random(number)
         while time.monotonic() < ends_s:
             try_some(tally, order.choice(TARGETS), order.getrandbits(32), ends_s)
+            try_fields(tally, order.choice(FIELD_TARGETS), order, ends_s)
         return tally
+
+
+def try_fields(tally: Tally, target: Target, order: random.Random, ends_s: float) -> None:
+    """Damages fields of the run files of a command, unless it refuses undamaged ones."""
+    folder = tally.root / target.folder
+    if not folder.exists():
+        with mock.patch("os.fsync"):
+            write_validation(folder) if folder.name == "validation" else write_benchmark(folder, folder.name)
+    files = sorted(folder.glob(target.damaged))
+    contents = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    if target not in tally.accepts:
+        tally.accepts[target] = attempt(tally, target, dict([next(iter(contents.items()))])) not in (2, 4)
+    for _ in range(EXAMPLES if tally.accepts[target] else 0):
+        name = order.choice(sorted(contents))
+        if time.monotonic() < ends_s:
+            attempt(tally, target, {name: change_field(order, contents[name])})
 
 
 def try_some(tally: Tally, target: Target, number: int, ends_s: float) -> None:

@@ -108,7 +108,7 @@ STATISTICS = {
     "valleys-of-any-depth": Mutant(
         "reports/store/stats.py", "< 0.5 * density[peak]", "< 0.95 * density[peak]", (STATS,)),
     "precise-at-half-the-width": Mutant(
-        "reports/store/stats.py", "(high - low) / 2 <= relative", "high - low <= relative",
+        "reports/store/stats.py", "(high - low) / 2 <= 0.01", "high - low <= 0.01",
         (STATS,)),
     "changing-link-counts": Mutant(
         "reports/store/case.py", "MIXED_RATIO = 1.3", "MIXED_RATIO = 13.0", (CASE,)),
@@ -122,8 +122,8 @@ STATISTICS = {
         "reports/verdicts/verdict.py", "is_rejected & is_beyond", "is_rejected",
         (VERDICT,)),
     "correlation-of-runs-ignored": Mutant(
-        "reports/trends/changes.py", "np.clip(first + rest.mean() + own, 0, 0.9)",
-        "np.clip(first + rest.mean() + own, 0, 0.0)",
+        "reports/trends/changes.py", "np.clip(mean + own, 0, 0.9)",
+        "np.clip(mean + own, 0, 0.0)",
         ("tests/reports/trends/test_history.py", "tests/reports/calibration/test_calibration.py")),
 }
 PARSERS = {
@@ -134,7 +134,7 @@ PARSERS = {
         "reports/imports/nccl_end.py", "key=lambda place: abs(place[1] - time_end)",
         "key=lambda place: place[1]", (FORMATS,)),
     "cut-log-complete": Mutant(
-        "reports/imports/nccl_end.py", "self.stage < Stage.FOOTER", "self.stage < Stage.ROWS",
+        "reports/imports/nccl_end.py", "self.stage == Stage.FOOTER or", "self.stage >= Stage.ROWS or",
         (FORMATS,)),
     "threads-not-multiplied": Mutant(
         "reports/imports/nccl_end.py", "per_process *= int(", "per_process = int(", (FORMATS,)),
@@ -149,7 +149,7 @@ ELSEWHERE = {
     "longer-samples-accepted": Mutant(
         "reports/store/result.py", ".st_size != 128", ".st_size < 128", (STORED,)),
     "machines-mixed": Mutant(
-        "reports/verdicts/comparison.py", '"machine": lambda result: result.run.machine_id',
+        "reports/verdicts/sides.py", '"machine": lambda result: result.run.machine_id',
         '"machine": lambda result: ""', (REGRESS,)),
     "junit-counts-tests-as-failures": Mutant(
         "reports/verdicts/regress.py", '"failures": "failure"', '"failures": "testcase"', (REGRESS,)),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from hypothesis import strategies as st
@@ -117,3 +120,45 @@ def changed(draw: st.DrawFn, content: bytes) -> bytes:
     """The content with one damage; JSON gets mostly damage to its lines and values."""
     ways = [change_lines] * 6 if content[:1] == b"{" else [change_text] * 2
     return draw(st.sampled_from([*ways, change_bytes]))(draw, content)
+
+
+REMOVED = object()
+FIELD_VALUES = [REMOVED, None, True, 0, -1, 1000, 10**18, 1e308, 1e-300, "", "nan", "9" * 400, [], {}, [0], [[]],
+                {"": None}, "@raw NaN", "@raw " + "9" * 5000]
+
+
+def paths_of(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path to each value in a record at any depth; of a list, to its first two items."""
+    if path:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from paths_of(item, (*path, key))
+
+
+def put(record: Any, path: tuple[Any, ...], value: Any) -> None:
+    """Replaces or removes the value at the end of the path, if the record has it."""
+    with suppress(KeyError, IndexError, TypeError):
+        for key in path[:-1]:
+            record = record[key]
+        if value is not REMOVED:
+            record[path[-1]] = value
+        elif not isinstance(record, str):
+            del record[path[-1]]
+
+
+def change_field(order: random.Random, content: bytes) -> bytes:
+    """Replaces or removes one field in the lines of one kind, in one of them or in all. A field of a case changes in
+    the head too, because `read` compares the two."""
+    lines = [json.loads(line) for line in content.splitlines()]
+    kind = order.choice(sorted({line["kind"] for line in lines}))
+    records: list[tuple[Any, ...]] = [(line,) for line in lines if line["kind"] == kind]
+    if kind == "case" and lines[0].get("cases"):
+        records = [(*planned, *of_case) for planned, of_case in zip(zip(lines[0]["cases"]), records, strict=True)]
+    chosen, value = order.choice(records), order.choice(FIELD_VALUES)
+    field = order.choice(sorted(chosen[-1].keys() - {"kind"}))
+    path = order.choice([path for path in paths_of(chosen[-1]) if path[0] == field])
+    for record in records if order.random() < 0.6 else [chosen]:
+        for part in record:
+            put(part, path, value)
+    return b"".join(dumped(line) + b"\n" for line in lines)

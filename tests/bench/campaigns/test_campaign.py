@@ -343,8 +343,8 @@ def test_a_pause_before_each_change_of_variant(tmp_path):
     assert status == 130
     assert re.findall(r"next: (\w+); press Enter", err) == ["a", "b", "a", "b"]
     assert made(tmp_path / "c") == [("pilot", 0, name) for name in "abaa"]
-    assert re.search(r"^In \d+ \w+ this machine can see a difference of [\d.]+% \(half of the sizes; the noisiest, "
-                     r"16 KiB: [\d.]+%\)", err, re.M)
+    assert re.search(r"^In \d+ \w+ this machine decides [\d.]+% \(80 %; half of the sizes: [\d.]+%\), [\d.]+% with "
+                     r"twice the pairs in \d+ \w+\.$", err, re.M)
     assert (read_manifest(tmp_path / "c").stages[0].visible_effect or 0) > 0
 
 

@@ -16,7 +16,16 @@ from scipy.stats import binom
 
 from reports.__main__ import main
 from reports.calibration import calibrated_trends, selfcheck, synthetic
-from reports.calibration.calibrated_trends import NORMAL, SERIES_OUTLIERS, Launches, alarms, detect, one_line
+from reports.calibration.calibrated_trends import (
+    MONTH,
+    NORMAL,
+    SERIES_OUTLIERS,
+    Launches,
+    alarms,
+    cache_ends,
+    detect,
+    one_line,
+)
 from reports.calibration.selfcheck import FLIPPING, GROWING, TWO_STAGES, false_alarms, launch_coverage, power
 from reports.calibration.synthetic import (
     Figure,
@@ -88,11 +97,15 @@ def no_word_of_what_could_hide(monkeypatch):
 
 
 def any_break_that_looks_good(monkeypatch):
-    monkeypatch.setattr(lines, "BREAK_P", 0.5)
+    monkeypatch.setattr(lines, "BREAK_P", 0.2)
+
+
+def a_line_through_any_bend(monkeypatch):
+    monkeypatch.setattr(lines, "BEND_P", 1e-9)
 
 
 def few_launches_taken_for_many(monkeypatch):
-    def normal(walsh: Any, launches: int) -> tuple[Any, Any, Any]:
+    def normal(walsh: Any, launches: int, p: Any) -> tuple[Any, Any, Any]:
         own = walsh[..., np.cumsum([0, *range(launches, 1, -1)])]
         half = 1.96 * own.std(axis=-1, ddof=1) / np.sqrt(launches)
         return own.mean(axis=-1), own.mean(axis=-1) - half, own.mean(axis=-1) + half
@@ -114,15 +127,16 @@ def a_threshold_for_one_series_alone(monkeypatch):
 
 
 def thresholds_too_high_to_pass(monkeypatch):
-    monkeypatch.setattr(changes, "LATEST_ALPHA", 1e-5)
+    monkeypatch.setattr(changes, "LATEST_ALPHA", 1e-12)
 
 
 BROKEN = [
-    (runs_taken_for_independent, partial(alarms, NORMAL[2], [100], 0.05)),
+    (runs_taken_for_independent, partial(alarms, NORMAL[2], MONTH, 0.05)),
     (outliers_left_where_they_are, partial(detect, SERIES_OUTLIERS, 84, 0.90, 8)),
-    (a_threshold_for_one_series_alone, partial(alarms, NORMAL[0], [100], 0.05)),
-    (thresholds_too_high_to_pass, partial(detect, NORMAL[2], 84, 0.90, 8)),
+    (a_threshold_for_one_series_alone, partial(alarms, NORMAL[0], MONTH, 0.05)),
+    (thresholds_too_high_to_pass, partial(detect, NORMAL[2], 84, 0.80, 8)),
     (any_break_that_looks_good, partial(one_line, Launches(10, 0.1))),
+    (a_line_through_any_bend, partial(cache_ends, Launches(10, 0.03))),
     (few_launches_taken_for_many, partial(one_line, Launches(5, 0.03))),
     (suspects_judged_on_their_own_data, partial(false_alarms, TWO_STAGES, WIDE)),
     (no_correction_for_many_cells, partial(false_alarms, TWO_STAGES, WIDE)),

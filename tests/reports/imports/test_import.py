@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reports.__main__ import main
+from reports.imports import command as import_command
 from reports.imports.command import find_tests
 from reports.imports.imported import read_imported
 from reports.store.result import ImportedRunError, ResultError, is_imported, read
@@ -150,7 +151,7 @@ def test_imports_are_shown_without_verdicts(tmp_path, capsys):
     assert main(["show", str(path)]) == 0
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80
-    for text in ("all_reduce: 2 ranks on NVIDIA GH200", "a.log, lines 1 to 15", "complete", "WRONG", "0.5 GB/s", "16 B"):
+    for text in ("all_reduce: 2 ranks on NVIDIA GH200", "a.log, lines 1 to 15", "failed", "WRONG", "0.5 GB/s", "16 B"):
         assert text in shown
     measured = write_run(tmp_path / "measured").path
     assert not is_imported(measured)
@@ -180,6 +181,16 @@ def test_a_path_that_is_not_a_readable_file_is_refused_in_one_sentence(tmp_path,
         assert sentence in refused(tmp_path, capsys, path)
     assert imported(tmp_path / "out", tmp_path / "no", put(tmp_path / "a.log", WHOLE), status=2)
     assert main(["import", str(tmp_path / "a.log"), "--out", str(tmp_path / "a.log")]) == 2
+
+
+@pytest.mark.parametrize("text", [
+    WHOLE + ROW_8 * 3, WHOLE * 3, '{"config":{},"results":[]}' * 3,
+    json.dumps({"config": {}, "results": [{"size": 8, "out_of_place": {"time": 1}}] * 9})])
+def test_a_log_with_too_many_rows_or_tests_is_refused(text, tmp_path, capsys, monkeypatch):
+    """A million rows took more than 40 s, and their run file was too large for `show`."""
+    monkeypatch.setattr(import_command, "MOST_ROWS", 4)
+    monkeypatch.setattr(import_command, "MOST_TESTS", 2)
+    assert "has more than" in refused(tmp_path, capsys, put(tmp_path / "a.log", text))
 
 
 @pytest.mark.parametrize("evil", ["\x1b]0;title\x07\x1b[2J", "<script>alert(1)</script>", "=cmd()|x!A1", "\u202egnp",

@@ -11,7 +11,21 @@ from reports.imports.command import find_tests
 from reports.imports.imported import read_imported
 from reports.store.result import ResultError
 from tests.reports.imports.test_import import imported, put
-from tests.reports.imports.test_import_formats import BOTH, FOOTER, HEAD, ROW_8, ROW_16, TABLE, WHOLE, halves, only
+from tests.reports.imports.test_import_formats import (
+    BOTH,
+    CRASH,
+    EARLY_HEAD,
+    EARLY_NAMES,
+    EARLY_ROW,
+    FOOTER,
+    HEAD,
+    ROW_8,
+    ROW_16,
+    TABLE,
+    WHOLE,
+    halves,
+    only,
+)
 
 
 @pytest.mark.parametrize("line", ["A-1", "[1", "A", "_", "1,", "[1,0][", "A1.", " ", "\x1b[", "> ", "a_1 |"])
@@ -20,6 +34,7 @@ def test_the_time_for_a_long_line_is_linear_in_its_length(line):
     text = line * 60_000
     logged.LABELS.match(text)
     logged.MESSAGE.search(text)
+    logged.IN_SECONDS.search(text)
     import_mpi.OSU_COLUMN.findall(f"Size {text}")
     noise = f"# OSU MPI Latency Test v7.1\nSize {text}\nNCCL version{text}\nMPI_{text}:\n"
     assert halves(find_tests(Path("log"), (WHOLE + noise).encode())[0]) == BOTH
@@ -94,7 +109,7 @@ IMB = "# Intel(R) MPI Benchmarks 2021.3\n# Benchmarking Bcast\n# #processes = 4\
     (HEAD + TABLE + ROW_8.replace("17.93    0.10    0.20", "  inf     inf     inf") + ROW_16 + FOOTER, [12], 3),
     (HEAD + TABLE + ROW_8.replace("  0\n", "0.5\n") + ROW_16.replace("  0\n", " -1\n") + FOOTER, [12, 13], 1),
     (HEAD + TABLE + ROW_8.replace(".", ",") + ROW_16.replace(".6", ",6") + FOOTER, [12, 13], 0),
-    (HEAD + TABLE + ROW_8 + "2025/02/07 14:12:36 1 2 3 4\n8 of 16 1 2 3 4\n" + ROW_16 + FOOTER, [], 4),
+    (HEAD + TABLE + ROW_8 + "07/02/2025 14:12:36 1 2 3 4\n8 of 16 1 2 3 4\n" + ROW_16 + FOOTER, [], 4),
 ])
 def test_invalid_rows_are_counted(text, unread, read):
     """The import must not drop or misread impossible, too large or truncated figures silently."""
@@ -111,6 +126,50 @@ def test_invalid_rows_are_counted(text, unread, read):
 def test_merged_cells_and_unknown_columns_are_read(text):
     """A spreadsheet may merge cells, and a name of a column may be damaged: both ended the import with a traceback."""
     assert halves(only(text)) == BOTH[:1]
+
+
+ROOTED = ROW_8.replace("     -1", "      0")
+
+
+@pytest.mark.parametrize(("text", "rows"), [
+    (HEAD + TABLE + ROW_8 + "          16\n" + CRASH, 1),
+    (HEAD + TABLE + ROW_8 + "          16   host0: Test CUDA failure common.cu:291 'unknown'\n" + CRASH, 1),
+    (HEAD + TABLE + ROW_8 + ROW_16[:40] + "host0: Test CUDA failure common.cu:291 'unknown'\n" + CRASH, 1),
+    (HEAD + TABLE + "           8\n" + CRASH, 0),
+    (HEAD + TABLE + ROOTED[:114], 0),
+    (HEAD + TABLE + ROOTED + ROOTED[:114] + "\n" + CRASH, 1),
+    (EARLY_HEAD + EARLY_NAMES + EARLY_ROW + EARLY_ROW[:13], 1),
+    (EARLY_HEAD + EARLY_NAMES + EARLY_ROW + EARLY_ROW.replace("sum", "max") + EARLY_ROW[:-2], 2),
+    (EARLY_HEAD + EARLY_NAMES + EARLY_ROW + "Segmentation fault (core dumped)\n", 1),
+    (EARLY_HEAD + EARLY_NAMES + EARLY_ROW + EARLY_ROW[:26] + "Killed\n", 1),
+    (EARLY_HEAD + EARLY_NAMES + EARLY_ROW + EARLY_ROW[:104] + CRASH, 1),
+])
+def test_a_log_that_ends_within_a_row_is_incomplete(text, rows):
+    """A cut row must not look like a failed run or a complete one, and its root must not be read as a time."""
+    test = only(text)
+    assert (test.status, len(test.cases)) == ("incomplete", 2 * rows)
+    assert all(case.time_us.mean for case in test.cases)
+
+
+FULL_OSU = ("# OSU MPI Allreduce Latency Test v7.1\n# Size       Avg Latency(us)   Iterations\n4   34.31   1000\n"
+            "8   34.40   1000\n16  34.50   1000\n")
+
+
+@pytest.mark.parametrize(("text", "rows"), [
+    (FULL_OSU[:-2], 2), (FULL_OSU[:-1], 3), (FULL_OSU.partition("34.31")[0] + "34.", 0),
+    (FULL_OSU + "32Killed\n", 3), (FULL_OSU + "32  terminate called after throwing an instance\n", 3),
+    (FULL_OSU + "[host0:9:0:9] Caught signal 11 (Segmentation fault)\n", 3)])
+def test_a_cut_osu_table_is_incomplete(text, rows):
+    """OSU prints no end, so only the last row or a message shows that a log was cut off."""
+    test = only(text)
+    assert (test.status, len(test.cases)) == ("complete" if text == FULL_OSU[:-1] else "incomplete", rows)
+
+
+def test_rows_of_older_programs_are_read_without_their_header():
+    """Their last column is an error, so `2e-07` must not refuse a row, and NCCL 1.x prints milliseconds."""
+    row = ROW_8.replace("     -1", "").replace("      0", "  2e-07")
+    assert {(case.n_wrong, case.max_error) for case in only(row + row).cases} == {(None, 2e-7)}
+    assert [case.time_us.mean for case in only(EARLY_HEAD + EARLY_ROW).cases] == [1618, 1622]
 
 
 def test_a_table_without_rows_is_incomplete():

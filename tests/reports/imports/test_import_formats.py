@@ -25,6 +25,10 @@ ROW_16 = "          16             4     float     sum      -1    17.65    0.50 
 FOOTER = "# Out of bounds values : 0 OK\n# Avg bus bandwidth    : 0.5\n#\n"
 TABLE = PLACES + NAMES + UNITS
 WHOLE = HEAD + TABLE + ROW_8 + ROW_16 + FOOTER
+CRASH = " .. host0 pid 4711: Test failure common.cu:401\n"
+EARLY_HEAD = "#   Device  0 ->  0 [0x0a] GeForce GTX TITAN X\n"
+EARLY_NAMES = "#      bytes             N    type      op     time  algbw  busbw      res     time  algbw  busbw      res\n"
+EARLY_ROW = "    10000000       2500000   float     sum    1.618   6.18   9.27    5e-07    1.622   6.17   9.25    5e-07\n"
 
 
 def read_tests(text):
@@ -58,10 +62,20 @@ def test_a_complete_log_is_read():
     "    ", "> ", "&gt; ", "> > ", "\t", "2025-02-07T14:12:36.123456789Z ", "[2025-02-07 14:12:36,123] ",
     "Tue Mar  3 12:00:00 2026[1,0]<stdout>:", "Feb 07 14:12:36 nid005471 bash[4711]: ", "worker-1  | ",
     "[pod/nccl-launcher-x7/main] ", "14:12:36 ", "\x1b[32m", "(launcher pid=123, ip=10.0.0.1) ", "[rank0]: ", "\xa0\xa0", "node-07: ",
+    "Nov 22 10:00:01 ", "2026/11/22 10:00:01 ", "00:00:01 ", "1732270000 ", "1732270000.25 ", "[1732270000] ",
+    "[1732270000.250000] ", "     0.010 ", "[    0.010] ",
 ])
 def test_prefixes_of_lines_change_no_figures(label):
     """Launchers, schedulers, pods and chats put labels before each line."""
     assert halves(only("".join(label + line + "\n" for line in WHOLE.splitlines()))) == BOTH
+
+
+def test_a_figure_before_a_row_is_a_time_only_if_comments_have_one():
+    """Sizes of 1.5 GiB and barriers' times look like seconds since 1970 and since the start."""
+    barrier = "# OSU MPI Barrier Latency Test v5.9\n# Avg Latency(us)\n12.5\n"
+    assert only(barrier).cases[0].time_us.mean == 12.5
+    assert only("".join(f"0.25 {line}\n" for line in barrier.splitlines())).cases[0].time_us.mean == 12.5
+    assert halves(only(WHOLE.replace("          16  ", "  1610612736  ")))[2:][0][0] == 1610612736
 
 
 @pytest.mark.parametrize("separator", [",", ";", "|"])
@@ -117,13 +131,11 @@ def test_algbw_that_includes_the_factor_of_busbw_is_recomputed():
 
 def test_times_in_milliseconds_are_converted():
     """NCCL 1.x and nccl-tests of 2017 print milliseconds."""
-    names = "#      bytes             N    type      op     time  algbw  busbw      res     time  algbw  busbw      res\n"
-    row = "    10000000       2500000   float     sum    1.618   6.18   9.27    5e-07    1.622   6.17   9.25    5e-07\n"
-    alone = only("$ ./build/test/single/all_reduce_test 10000000\n#   Device  0 ->  0 [0x0a] GeForce GTX TITAN X\n" + names + row)
+    alone = only("$ ./build/test/single/all_reduce_test 10000000\n" + EARLY_HEAD + EARLY_NAMES + EARLY_ROW)
     assert [case.time_us.mean for case in alone.cases] == [1618, 1622]
     assert (alone.format, alone.status, alone.collective, alone.world_size) == ("NCCL 1.x", "complete", "all_reduce", 1)
     head = "nThread 1 nGpus 8 minBytes 8 maxBytes 8 step: 2(factor) warmup iters: 5 iters: 20 validation: 1\n"
-    early = only(head + names + row + "NCCL failure all_reduce.cu:95 'unhandled cuda error'\n")
+    early = only(head + EARLY_NAMES + EARLY_ROW + "NCCL failure all_reduce.cu:95 'unhandled cuda error'\n")
     assert (early.format, early.status) == ("nccl-tests", "failed")
 
 
@@ -161,11 +173,26 @@ def test_one_test_may_have_several_types_and_operations():
     (WHOLE.replace(": 0.5", ": 0.5  FAILED"), "failed", 2),
     (ROW_8 + ROW_16 + FOOTER, "incomplete", 2),
     (TABLE + ROW_8 + FOOTER, "complete", 1),
+    (HEAD + TABLE + ROW_8 + ROW_16[:50] + "host0: Test CUDA failure common.cu:291 'unknown'\n" + CRASH, "incomplete", 1),
+    (HEAD + TABLE + ROW_8 + ROW_16[:50] + "\n" + CRASH + CRASH, "incomplete", 1),
+    (HEAD + TABLE + ROW_8 + CRASH, "failed", 1),
+    (HEAD + TABLE + ROW_8[:-2] + "5\n" + FOOTER, "failed", 1),
+    (EARLY_NAMES + EARLY_ROW, "incomplete", 1),
+    (EARLY_HEAD + EARLY_NAMES + EARLY_ROW, "complete", 1),
 ])
 def test_the_status_shows_how_a_test_ended(text, status, rows):
     """A run that hung or was killed must not look like a short run."""
     test = only(text)
     assert (test.status, len(test.cases)) == (status, 2 * rows)
+
+
+@pytest.mark.parametrize("text", [
+    WHOLE.replace("\n", "\r\n"),
+    WHOLE.replace("204200 on  nid005471 device  1", "  3911 on  nid005472 device  0"),
+], ids=["Windows", "two nodes"])
+def test_logs_of_other_systems_are_read(text):
+    test = only(text)
+    assert (halves(test), test.world_size, test.status, test.unread) == (BOTH, 2, "complete", [])
 
 
 def test_a_log_may_have_several_tests_with_text_between():
@@ -184,6 +211,13 @@ def test_two_runs_in_one_output_are_incomplete():
     assert [(test.status, len(test.cases)) for test in tests] == [("incomplete", 8), ("incomplete", 2)]
     two_excerpts = read_tests(WHOLE + "more:\n" + ROW_16 + FOOTER)
     assert [test.status for test in two_excerpts] == ["complete", "incomplete"]
+    jobs = "".join(f" {rank}: {line}\n" for line in WHOLE.splitlines() for rank in range(3))  # of `srun -l`
+    tests = read_tests(jobs)
+    assert {test.status for test in tests} == {"incomplete"}
+    assert {case.collective for test in tests for case in test.cases} == {"all_reduce"}
+    assert sum(len(test.cases) for test in tests) == 12
+    within_rows = read_tests(HEAD + TABLE + ROW_8 + TABLE + ROW_8 + ROW_16 + FOOTER + ROW_16 + FOOTER)
+    assert [test.status for test in within_rows] == ["incomplete"] * 3
 
 
 def test_the_world_size_is_read_only_if_it_is_certain():
@@ -231,6 +265,38 @@ def test_osu_logs_are_read():
     assert (tests[0].cases[0].size_bytes, tests[0].cases[0].time_us.mean) == (None, 12.5)
     assert (tests[1].cases[0].time_us, tests[1].cases[0].alg_bw_gb_s) == (None, 14.84895)
     assert len(tests[2].unread) == 1
+    twice = read_tests("".join(line + "\n" + line + "\n" for line in full.splitlines()))
+    assert [(test.status, len(test.cases)) for test in twice] == [("incomplete", 0), ("incomplete", 2)]
+
+
+@pytest.mark.parametrize("crash", [
+    "Abort(604045839) on node 0 (rank 0 in comm 0): Fatal error", "Fatal error in PMPI_Allreduce: Other MPI error, error stack:",
+    "[n1:77] *** MPI_ERRORS_ARE_FATAL (processes in this communicator will now abort,", "srun: error: n1: task 3: Bus error",
+    "srun: error: n1: tasks 0-3: Exited with exit code 1", "srun: error: n1: task 0: Out Of Memory", "run.sh: line 3: 77 Bus error",
+    "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=1.0", "Primary job  terminated normally, but 1 process returned",
+    "prterun detected that one or more processes exited with non-zero status, thus causing"])
+def test_an_osu_log_with_a_crash_is_incomplete(crash):
+    """OSU prints no footer, so only the launcher says that sizes may be missing."""
+    osu = "# OSU MPI Allreduce Latency Test v7.3\n# Size       Avg Latency(us)\n4   34.31\n"
+    assert (only(osu).status, only(osu + crash + "\n").status) == ("complete", "incomplete")
+
+
+def test_the_validation_of_osu_is_read():
+    head = "# OSU MPI-CUDA Allreduce Latency Test v7.4\n# Datatype: MPI_CHAR.\n# Size       Avg Latency(us)        Validation\n"
+    right = only(head + "4                      34.31              Pass\n")
+    wrong = only(head + "4                      34.31              Pass\n8                      35.02              Fail\n")
+    assert [(case.status, case.n_wrong) for case in wrong.cases] == [("ok", 0), ("wrong", None)]
+    assert [case.time_us.mean for case in wrong.cases] == [34.31, 35.02]
+    assert (right.status, wrong.status) == ("complete", "failed")
+
+
+def test_an_imb_log_that_ran_out_of_memory_has_the_rows_before():
+    table = "# Benchmarking {}\n# #processes = 64\n#bytes #repetitions t_min[usec] t_max[usec] t_avg[usec]\n 1024 1000 7.5 9.5 8.5\n"
+    lost = ' 4194304 out-of-mem.; needed X= 2.002 GB; use flag "-mem X" or MAX_MEM_PER_PROC>=X (IMB_mem_info.h)\n'
+    tests = read_tests("# Intel(R) MPI Benchmarks 2021.3, MPI-1 part\n" + table.format("Alltoall") + lost
+                       + table.format("Bcast") + "# All processes entering MPI_Finalize\n")
+    assert [(test.collective, test.status, len(test.cases), test.unread) for test in tests] == [
+        ("alltoall", "complete", 1, [6]), ("broadcast", "complete", 1, [])]
 
 
 def test_imb_logs_are_read():
@@ -264,4 +330,14 @@ def test_the_json_report_of_nccl_tests_is_read():
     assert (test.collective, test.world_size, test.status, test.out_of_bounds) == ("all_reduce", 8, "complete", "0 OK")
     assert halves(test) == [(8, True, 17.93, 0.2), (16, False, 17.93, None), (16, True, 17.93, 0.2)]
     assert only(json.dumps(report | {"out_of_bounds": {"count": 2, "okay": "false"}})).status == "failed"
+    assert only(json.dumps(report).replace('"nwrong": 0', '"nwrong": 3', 1)).status == "failed"
     assert only(json.dumps(report | {"average_bus_bandwidth": None})).status == "incomplete"
+    whole = json.dumps(report)
+    ends = whole.index('"in_place"', whole.index('"size": 16')), whole.index('"out_of_bounds"') + 20
+    for end, n_halves in zip(ends, (1, 3), strict=True):
+        cut = only(whole[:end])
+        assert (halves(cut), cut.status) == (halves(test)[:n_halves], "incomplete")
+    two = read_tests("[" + whole + ",\n" + whole[: whole.index('"results"')])
+    assert [(test.status, len(test.cases)) for test in two] == [("complete", 3), ("incomplete", 0)]
+    two = read_tests(whole + "\n" + whole[:60])
+    assert [(test.status, len(test.cases)) for test in two] == [("complete", 3), ("incomplete", 0)]

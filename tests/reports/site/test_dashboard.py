@@ -100,6 +100,7 @@ def test_a_regression_is_on_the_history_page_and_counted(tmp_path):
     assert "first at 2026-11-15T06-15-00Z-allreduce-14" in document.text
     assert len(document.all("figure")) == 1
     assert {"worse"} <= {attrs.get("class") for attrs in document.all("strong")}
+    assert [attrs.get("class") for attrs in document.all("svg")][1:] == ["spark"] * 4  # a picture of each series' runs
     for words in ("before, us", "after, us", "2026-11-15"):
         assert words in document.text
 

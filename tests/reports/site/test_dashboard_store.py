@@ -56,7 +56,7 @@ def test_wrong_results_are_worse_until_a_right_run_follows(tmp_path):
     assert cards_of(make_site(results, tmp_path / "site"))[0].startswith("0 worse")
 
 
-@pytest.mark.parametrize(("options", "why"), [({"n_blocks": 4}, "too few blocks"), ({}, "too few runs"),
+@pytest.mark.parametrize(("options", "why"), [({"n_blocks": 4}, "too few blocks"), ({}, "too early"),
                                               ({"status": "incomplete"}, "in no run that a history can use")])
 def test_cases_without_a_verdict_are_unknown_with_the_reason(tmp_path, options, why):
     """Otherwise a store with one short run would look like a store without regressions."""

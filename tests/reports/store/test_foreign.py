@@ -186,6 +186,28 @@ def test_only_a_regular_file_is_read(tmp_path, make, why):
     assert done.stderr.count(b"\n") == 1
 
 
+def test_a_line_with_millions_of_values_is_refused(tmp_path):
+    """The values of a file of 60 MB took more than 4 GB of memory and a minute of processor time."""
+    path = write_run(tmp_path, sizes=[16384], algorithms=["library"], modes=["isolated"], n=5).path
+    head, rest = path.read_bytes().split(b"\n", 1)
+    path.write_bytes(head[:-1] + b',"x":[' + b"[]," * 6_000_000 + b"0]}\n" + rest)
+    with pytest.raises(ResultError, match="line 1: its 18 MB are more than the 16 MB that are read"):
+        read(path)
+
+
+def test_a_manifest_with_too_many_launches_is_refused(tmp_path):
+    """Each orphaned launch is compared with all earlier ones: 200,000 lines took hours."""
+    from reports.store.manifest import MOST_RECORDS, read_manifest
+    from tests.reports.synthetic_campaign import no_effect, write_campaign
+
+    folder = write_campaign(tmp_path / "campaign", {"base": no_effect, "new": no_effect}, pairs=2)
+    manifest = folder / "campaign.jsonl"
+    lines = manifest.read_bytes().splitlines(keepends=True)
+    manifest.write_bytes(b"".join(lines) + lines[1] * MOST_RECORDS)
+    with pytest.raises(ResultError, match="more than the 10,000 records"):
+        read_manifest(folder)
+
+
 def test_a_manifest_names_no_run_outside_its_campaign(tmp_path):
     from reports.store.manifest import read_manifest
     from tests.reports.synthetic_campaign import no_effect, write_campaign

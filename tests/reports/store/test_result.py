@@ -21,6 +21,7 @@ from reports.store.writing import RunFile, write_named
 from reports.tables.formats import as_csv, as_json, as_nccl_tests
 from reports.tables.table import render
 from tests.another_user import as_root, said_as
+from tests.reports.synthetic_benchmarks import rewritten, write_benchmark
 from tests.reports.synthetic_run import write_run
 
 SMALL: dict[str, Any] = {"sizes": [16384], "algorithms": ["library", "auto"], "modes": ["isolated"], "n": 5}
@@ -93,6 +94,30 @@ def test_damage_is_refused_with_a_sentence_or_shown_without_a_crash(tmp_path_fac
     assert message.startswith(str(path))
 
 
+@pytest.mark.parametrize(("name", "damage"), [
+    ("allreduce", lambda case: case | {"size_bytes": -16384}), ("decode", lambda case: case | {"shape": None}),
+    ("decode", lambda case: case | {"shape": {}}), ("prefill", lambda case: case | {"shape": {"layers": 32}}),
+    ("alltoall", lambda case: case | {"shape": {}}), ("link", lambda case: case | {"shape": {"src": 10**9, "dst": 0}})])
+def test_cases_that_no_report_can_show_are_refused(name, damage, tmp_path):
+    write_benchmark(tmp_path, name)
+    assert read(tmp_path / "run.jsonl").complete
+    rewritten(tmp_path / "run.jsonl", damage)
+    with pytest.raises(ResultError, match=r"run\.jsonl(, line 1: not a `run` line| is not a run file) of schema 1 \("):
+        read(tmp_path / "run.jsonl")
+
+
+def test_a_file_of_many_lines_and_a_run_without_cases_are_refused(tmp_path):
+    """190 MB of newlines took 40 s and 1.7 GB."""
+    (tmp_path / "lines.jsonl").write_bytes(b"\n" * 1_000_001)
+    with pytest.raises(ResultError, match="has more than the 1,000,000 lines that are read"):
+        read(tmp_path / "lines.jsonl")
+    path = write_run(tmp_path, **SMALL).path
+    head = json.loads(path.read_bytes().splitlines()[0])
+    path.write_text(json.dumps(head | {"cases": []}) + "\n")
+    with pytest.raises(ResultError, match="Expected `array` of length >= 1"):
+        read(path)
+
+
 def test_a_newer_schema_is_refused_by_name(tmp_path, stored):
     path = tmp_path / "newer.jsonl"
     path.write_bytes(stored.replace(b'"schema":1', b'"schema":2', 1))
@@ -104,6 +129,8 @@ def test_a_newer_schema_is_refused_by_name(tmp_path, stored):
     (b'"time_us":', b'"time_us":NaN,"was":', "line 2"),
     (b'"kind":"block"', b'"kind":"block', "line 2"),
     (b'"round":0', b'"round":"first"', "line 2"),
+    (b'"time_us":', b'"time_us":5e-324,"was":', "line 2"),
+    (b'"total_us":{"median":', b'"total_us":{"median":5e-324,"was":', "line [0-9]+: not a `case` line .* .`total_us`"),
 ])
 def test_damage_before_the_last_lines_names_the_file_and_the_line(tmp_path, stored, old, new, place):
     path = tmp_path / "bad.jsonl"

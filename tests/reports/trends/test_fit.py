@@ -94,6 +94,30 @@ def test_only_a_jump_splits_a_fit_into_two_regimes(six):
     assert np.all(np.diff(times_us) > 0)  # the times rise between the regimes, too
 
 
+def test_times_that_bend_have_no_figures(tmp_path):
+    """A line through the end of a cache has a bandwidth that the machine has nowhere."""
+
+    def cache_ends(name, size, rtt):
+        return 5 + size / 10e3 + max(0, size - (1 << 20)) / (5e3 if name == "ring" else 1e9)
+
+    fits = fits_of(launches(tmp_path, 6, ["ring", "two_shot"], cache_ends))
+    first, second = named(fits, "ring", SLOW_NS).regimes
+    assert has(first.alpha_us, 5)
+    assert has(first.beta_gb_s, 10)
+    assert (second.alpha_us.value, second.beta_gb_s.value, second.half_size_bytes.value) == (None, None, None)
+    (whole,) = named(fits, "two_shot", SLOW_NS).regimes
+    assert has(whole.beta_gb_s, 10)
+    printed = text(fits, find_crossovers(fits))
+    assert re.search(r"\nring +6 +512K-2M +- +- +- ", printed)
+    assert "No line, the times bend; measure more sizes: ring at 512K-2M." in printed
+    assert predict_us(named(fits, "ring", SLOW_NS), 1 << 20)[0] == pytest.approx(110, rel=0.05)
+
+
+def test_more_sizes_than_can_be_tried_as_breaks_have_no_line(tmp_path):
+    (fit,) = fits_of(launches(tmp_path, 1, algorithms=["ring"], sizes=[16384 + 1024 * step for step in range(250)]))
+    assert (fit.reason, fit.regimes) == ("250 sizes are more than 200", [])
+
+
 def test_an_algorithm_that_overtakes_is_named_with_the_size(six):
     """The best algorithm depends on the size, and the fit must not report a win that the library does not have."""
     pairs = [pair for pair in find_crossovers(fits_of(six)) if round(pair.link_rtt_ns or 0, -2) == 100]
@@ -192,3 +216,9 @@ def test_a_hostile_name_controls_no_output(tmp_path, capsys):
     assert main(["fit", str(made.path), "--plot", str(tmp_path / "fit.svg")]) == 0
     assert "\x1b" not in capsys.readouterr().out
     assert "<b>" not in (tmp_path / "fit.svg").read_text()
+
+
+def test_a_short_run_that_was_cut_off_is_refused_in_one_sentence(tmp_path, capsys):
+    made = write_run(tmp_path, sizes=SIZES[:1], algorithms=["library"], modes=["isolated"], n_blocks=2, finish=False)
+    assert main(["fit", str(made.path)]) == 2
+    assert capsys.readouterr().err == "reports: nothing to fit: no case has five blocks in one state of the link\n"

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from matplotlib import pyplot
 
 from reports.__main__ import main
 from reports.trends.changes import Step
-from reports.trends.history import Series, draw, load
+from reports.trends.history import Series, load
+from reports.trends.history_figure import draw
+from reports.trends.latest import judge
 from tests.reports.synthetic_run import mark_wrong, write_run
 
 RUNS, STEP = 44, 30
@@ -87,7 +90,7 @@ def test_a_regression_is_one_alarm_that_names_its_cases_and_what_else_changed(st
     assert "os.load" not in text
     assert re.search(r"\+2\d\.\d% \[\+\d+\.\d% \+\d+\.\d%\] worse 16 KiB two_shot", text)
     assert f"last run {run_id(RUNS - 1)}" in text
-    assert "series: 3 worse, 1 no change." in text
+    assert "series: 3 worse, 1 steady." in text
 
 
 def test_a_change_and_its_revert_are_two_alarms(store):
@@ -97,10 +100,85 @@ def test_a_change_and_its_revert_are_two_alarms(store):
     assert [(step.first, step.word) for step in small.steps] == [(10, "better"), (20, "worse")]
     (better,) = (event for event in history.events if event.run == run_id(10))
     assert better.sentences[1:] == ["Nothing recorded changed there."]
-    assert sorted(series.word for series in history.series) == ["no change", *["worse"] * 3]
+    assert sorted(series.word for series in history.series) == ["steady", *["worse"] * 3]
     event = next(event for event in history.events if event.run == run_id(STEP))
     assert all(step.size[1] <= np.log(SLOWED) <= step.size[2] for _, step in event.changes)
     assert all(step.low <= STEP <= step.high for _, step in event.changes)
+
+
+def test_a_pipeline_asks_what_became_worse_since_a_run(store, capsys):
+    """A change of last month must not fail tonight's pipeline."""
+    def ask(*more: str) -> tuple[int, Any]:
+        status = main(["history", str(store), "--json", *more])
+        return status, json.loads(capsys.readouterr().out)
+
+    status, answer = ask("--since", run_id(STEP))
+    assert status == 1
+    assert (answer["runs"], [event["run"] for event in answer["events"]]) == (RUNS, [run_id(STEP)])
+    assert answer["events"][0]["cases"] == [series["case"] for series in answer["series"]]
+    for series in answer["series"]:
+        assert (series["verdict"], series["since"], series["runs"]) == ("worse", run_id(STEP), RUNS)
+        estimate, low, high = series["change"]
+        assert low < SLOWED - 1 < high
+        assert low < estimate < high
+    assert [series["verdict"] for series in ask()[1]["series"]].count("steady") == 1
+    status, answer = ask("--since", run_id(STEP + 1))
+    assert (status, answer["series"], answer["events"]) == (0, [], [])
+    assert main(["history", str(store), "--since", run_id(STEP)]) == 1
+    assert "2 series worse" in capsys.readouterr().out
+    assert main(["history", str(store), "--since", "yesterday"]) == 2
+    assert re.fullmatch(r"reports: [^\n]*yesterday[^\n]*\n", capsys.readouterr().err)
+
+
+def test_what_became_worse_since_a_run_is_named(tmp_path, capsys):
+    """One case steps a run after the other: both are one event, and belong to it on either side of --since."""
+    def scale(number: int, block: Any) -> float:
+        return SLOWED if number >= STEP + block.case % 2 else 1.0
+
+    for number in range(RUNS):
+        write(tmp_path, number, partial(scale, number))
+    for since in (STEP, STEP + 1):
+        status = main(["history", str(tmp_path), "--json", "--since", run_id(since)])
+        answer = json.loads(capsys.readouterr().out)
+        told = sorted(case for event in answer["events"] for case in event["cases"])
+        assert told == sorted(series["case"] for series in answer["series"])
+        assert (status, len(told)) in ((1, 4), (0, 0))
+
+
+def words_after(late: Any, cases: int = 24, nights: int = 60, spread: float = 0.01) -> list[str]:
+    """The verdicts on cases that get `late`, (cases, nights) or alike, on top of their last nights."""
+    values = spread * np.random.default_rng(5).standard_normal((cases, nights))
+    late = np.atleast_2d(late)
+    values[:, nights - late.shape[1] :] += late
+    return [word for _, word in judge(values, cases)]
+
+
+@pytest.mark.parametrize(("size", "nights"), [(0.05, 3), (0.1, 1), (0.3, 1), (0.3, 5), (1.0, 3), (1.0, 11), (1.0, 14)])
+def test_a_late_step_of_all_cases_is_told(size, nights):
+    """The larger the step, the more it must not be taken for noise."""
+    assert words_after(np.full(nights, np.log1p(size))) == ["worse"] * 24
+    assert words_after(np.full(nights, -np.log1p(size))) == ["better"] * 24
+
+
+def test_a_slow_night_is_over_when_the_next_is_normal():
+    """One bad night must not stay on the dashboard for weeks."""
+    assert words_after([0.3]) == ["worse"] * 24
+    assert words_after([0.3, 0]) == words_after(np.zeros(1)) == ["steady"] * 24
+
+
+def test_the_change_of_one_case_is_not_a_change_of_all():
+    """A case alone needs a second night; if all others change, a case that stays is steady."""
+    alone = np.arange(24)[:, None] == 7
+    assert words_after(0.3 * alone) == ["steady"] * 24
+    assert words_after(0.3 * alone * [1, 1]).count("worse") == 1
+    assert words_after(0.3 * ~alone * [1, 1]) == ["steady" if case == 7 else "worse" for case in range(24)]
+
+
+def test_a_verdict_needs_enough_runs_with_little_noise():
+    """`steady` means that a step would have been seen."""
+    assert set(words_after([0.0], nights=12)) == {"too early"}
+    assert set(words_after([1.0], nights=12)) == {"worse"}
+    assert set(words_after([0.0], spread=0.05)) == {"noisy"}
 
 
 def test_the_picture_says_worse_and_better_in_words(store, tmp_path, capsys):
@@ -153,7 +231,7 @@ def test_link_state_machine_and_number_of_ranks_separate_the_series(tmp_path, ca
               for series in history.series}
     assert groups == {("a1b2c3", "1", 24), ("a1b2c3", "5", 24), ("bbbbbb", 12)}
     text = " ".join(history_text(tmp_path, capsys).split())
-    assert "series: 8 no change, 4 too few runs." in text
+    assert "series: 8 steady, 4 too early." in text
     write(tmp_path, 99, world_size=4, fast_rounds=range(6))
     assert len(load(tmp_path).series) == len(history.series) + 4
 

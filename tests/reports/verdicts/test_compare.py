@@ -71,9 +71,10 @@ def test_a_slowdown_of_one_case_is_named_and_the_others_are_the_same(campaign, c
     assert (mde[-1], pairs) == ("%", "10")
     assert {row[5] for row in rows.values()} == {"SAME"}
     printed = " ".join(out.split())
+    assert re.match(r"16 KiB two_shot slower; nothing else slower than 0\.\d% anywhere new against main", printed)
     for words in ("new against main, the baseline: 8 interleaved pairs of launches, 10 fresh ones of 16 KiB",
                   "above 1, the variant is slower", "flag round trip 5", "ns 100% of the pairs",
-                  "SLOWER 1, FASTER 0, SAME 5, AMBIGUOUS 0",
+                  "SLOWER 1, FASTER 0, SAME 5, within +-x% 0",
                   "control, the baseline's launches against each other: 0 of 6 cells suspected",
                   "* a suspect of the first stage", "note: virtual machine"):
         assert words in printed
@@ -112,7 +113,7 @@ def test_launches_without_a_campaign_are_reported_as_not_interleaved(tmp_path, c
     assert main(["compare", str(base), f"{new}/*.jsonl"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "7 launches against 8, not interleaved" in printed
-    assert "changes of the machine count as well" in printed
+    assert "differences are by machine or code" in printed
 
 
 @pytest.mark.parametrize("key", DIFFERENT)
@@ -175,7 +176,7 @@ def test_pairs_without_a_common_state_give_no_figure(tmp_path, capsys):
     assert main(["compare", str(folder)]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert [row[:2] + row[2:4] for row in rows_of(out).values()] == [["-", "-", "-", "AMBIGUOUS"]] * 6
+    assert [row[:2] + row[2:4] for row in rows_of(out).values()] == [["-", "-", "-", "undecided"]] * 6
     assert "8 of 8 pairs have no state of the link in common" in " ".join(out.split())
     assert cells_of(folder).pairs.median() == 0
     same = write_campaign(tmp_path / "same", {"main": no_effect, "new": no_effect})
@@ -261,24 +262,14 @@ def test_the_complete_part_of_an_incomplete_run_counts_and_is_reported(tmp_path,
     assert len(rows_of(out)) == 6
 
 
-def test_missing_or_damaged_samples_are_reported_and_foreign_files_are_left_out(campaign, capsys):
-    run = sorted((campaign / "new").glob("*.jsonl"))[0]
-    samples = run.with_suffix(".samples")
+def test_foreign_files_are_left_out(campaign, capsys):
     (campaign / "new" / "notes.txt").write_text("mine")
-    content = (samples / "case-0000.npy").read_bytes()
     try:
-        for damaged in (content[:50], None):
-            (samples / "case-0000.npy").unlink() if damaged is None else \
-                (samples / "case-0000.npy").write_bytes(damaged)
-            assert main(["compare", str(campaign)]) == 0
-            err = capsys.readouterr().err
-            assert f"{run}, case 0: " in err
-            assert "case-0000.npy" in err
-            assert "notes.txt is not part of this campaign: left out" in err
-            assert err.count("\n") == 2
+        assert main(["compare", str(campaign)]) == 0
     finally:
-        (samples / "case-0000.npy").write_bytes(content)
         (campaign / "new" / "notes.txt").unlink()
+    err = capsys.readouterr().err
+    assert ("notes.txt is not part of this campaign: left out" in err, err.count("\n")) == (True, 1)
 
 
 def test_extreme_figures_of_a_campaign_fit_80_columns(tmp_path, capsys):
@@ -292,7 +283,7 @@ def test_extreme_figures_of_a_campaign_fit_80_columns(tmp_path, capsys):
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert ">999" in out
-    assert re.findall(r"^ *(\d+ [KG]iB)", out, re.MULTILINE) == ["16 KiB", "1 GiB"] * 3
+    assert re.findall(r"^ +(\d+ [KG]iB)", out, re.MULTILINE) == ["16 KiB", "1 GiB"] * 3
 
 
 def test_manifest_faults_name_file_and_line(tmp_path, capsys):

@@ -29,7 +29,7 @@ def cell(algorithm: str, size_bytes: int, verdict: str = SAME, ratio: float = 1.
     """A cell with the interval from ratio / (1 + half_width) to ratio x (1 + half_width)."""
     return {"name": algorithm, "size_bytes": size_bytes, "verdict": verdict, "pairs": 10, "ratio": ratio,
             "low": ratio / (1 + half_width), "high": ratio * (1 + half_width), "baseline_us": np.nan,
-            "variant_us": np.nan, "detectable": np.nan, "needed": np.nan, "is_fresh": False}
+            "variant_us": np.nan, "detectable": np.nan, "needed": np.nan, "is_fresh": False, "about": "code"}
 
 
 def comparison(cells: list[dict[str, Any]], name: str = "new") -> Comparison:
@@ -51,7 +51,9 @@ def words(svg: ElementTree.Element) -> list[str]:
 def test_all_verdicts_appear_as_words():
     svg = drawn(comparison([cell("ring", size, verdict, 1.02) for size, verdict in zip(SIZES, VERDICTS, strict=False)]))
     lines = [line for line in words(svg) if "1.020" in line]
-    assert [line.split()[0] for line in lines] == list(VERDICTS)
+    words_of = {AMBIGUOUS: "within +-3.0%"}
+    for line, verdict in zip(lines, VERDICTS, strict=True):
+        assert line.startswith(words_of.get(verdict, verdict))
     assert {"16 KiB", "256 KiB", "ring", "against main"} <= set(words(svg))
 
 
@@ -105,7 +107,7 @@ def test_ticks_are_few_and_round_at_any_ratio(ratio):
 
 def test_cells_without_a_figure_keep_their_rows():
     cells = [cell("ring", size, AMBIGUOUS, np.nan) for size in SIZES[:2]]
-    assert sum(word.startswith("AMBIGUOUS") for word in words(drawn(comparison(cells)))) == 2
+    assert sum(word.startswith("undecided") for word in words(drawn(comparison(cells)))) == 2
 
 
 def test_comparisons_with_different_cells_share_their_rows():

@@ -83,6 +83,8 @@ def test_intels_benchmark_is_compared_with_the_same_library_here(tmp_path, campa
     *_, size, unit, imb, here, ratio = out.split()
     assert (size, unit) == ("16", "KiB")
     assert float(ratio.rstrip("x")) == pytest.approx(1.5, rel=0.02) == pytest.approx(float(here) / float(imb), rel=0.02)
+    (tmp_path / "imb.txt").write_text(IMB.format(time_us=0.0))
+    assert peers(capsys, campaign, "--imb", tmp_path / "imb.txt")[0] == 0
 
 
 @pytest.mark.parametrize(("text", "sentence"), [

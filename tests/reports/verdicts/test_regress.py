@@ -110,7 +110,21 @@ class Tags(HTMLParser):
 def test_two_equal_variants_pass(alike, capsys):
     status, printed = gate(capsys, alike / "main", alike / "new")
     assert status == 0
-    assert printed.startswith("PASS: 0 of 6 cells slower by 1.0% or more (exit status 0) new against main")
+    assert re.match(r"PASS: nothing slower than 0\.\d% anywhere \(exit status 0\)", printed)
+    assert "the slowdown to exclude: 1.0%, which these launches decide new against main" in printed
+
+
+def test_the_pilot_decides_the_default_margin_and_a_certain_slowdown_always_fails(alike, slowed, tmp_path, capsys):
+    """The gate names its margin. A slowdown of 5 % that the launches prove does not pass because the pilot promised
+    8 % only."""
+    for folder, expected in ((alike, 0), (slowed, 1)):
+        planned = shutil.copytree(folder, tmp_path / str(expected))
+        manifest = planned / "campaign.jsonl"
+        manifest.write_text(manifest.read_text().replace('"visible_effect":null', '"visible_effect":0.08', 1))
+        status, printed = gate(capsys, planned / "main", planned / "new")
+        assert (status, "to exclude: 8.0%, which the campaign's pilot decides" in printed) == (expected, True)
+        assert "to exclude: 6.0%, of --min-effect" in gate(
+            capsys, planned / "main", planned / "new", "--min-effect", "6")[1]
 
 
 def test_a_regression_must_reach_the_smallest_effect(slowed, capsys):
@@ -164,7 +178,8 @@ def test_too_few_pairs_never_pass(tmp_path, capsys):
 def test_an_inconclusive_cell_passes_with_the_option(tmp_path, capsys):
     folder = write_campaign(tmp_path / "noisy", {"main": no_effect, "new": no_effect}, spread=0.03)
     junit = tmp_path / "junit.xml"
-    status, printed = gate(capsys, folder / "main", folder / "new", "--junit", junit, "--on-inconclusive", "pass")
+    status, printed = gate(capsys, folder / "main", folder / "new", "--min-effect", "1", "--junit", junit,
+                           "--on-inconclusive", "pass")
     assert status == 0
     assert "inconclusive: 6 of 6 cells" in printed
     assert len(list(ElementTree.parse(junit).iter("skipped"))) == 6
@@ -175,8 +190,9 @@ def test_an_inconclusive_result_names_the_largest_slowdown_that_could_hide(tmp_p
     """In noise of 3 %, an effect of half a per cent more than the margin can hide. The gate prints the worst end of the
     intervals and its cell."""
     folder = write_campaign(tmp_path / "noisy", {"main": no_effect, "new": no_effect}, spread=0.03, sizes=[16384])
-    status, printed = gate(capsys, folder / "main", folder / "new")
+    status, printed = gate(capsys, folder / "main", folder / "new", "--min-effect", "1")
     assert status == 3
+    assert re.search(r"about \d+ pairs would decide, in \d+ min", printed)
     main(["compare", str(folder), "--format", "json"])
     cells = json.loads(capsys.readouterr().out)
     worst = max((cell for cell in cells if cell["verdict"] == "AMBIGUOUS"), key=lambda cell: cell["high"])
@@ -200,6 +216,8 @@ def test_wrong_results_are_always_unusable(slowed, tmp_path, capsys):
     assert status == 5
     assert printed.startswith(f"UNUSABLE: one_shot_push 16 KiB isolated is wrong in {run}: 12 elements were wrong")
     assert [error.get("type") for error in ElementTree.parse(junit).iter("error")] == ["unusable"]
+    assert main(["compare", str(folder)]) == 0
+    assert capsys.readouterr().out.startswith("16 KiB one_shot_push wrong; ")
     rewrite_head(run, machine_id="ffffff")
     status, printed = gate(capsys, folder / "main", folder / "new")
     assert (status, "one_shot_push 16 KiB" in printed, "machine differs" in printed) == (5, True, True)
@@ -282,7 +300,7 @@ def test_a_run_is_not_compared_with_itself(alike, capsys):
 def test_the_status_is_kept_if_the_reader_closes_the_pipe(tmp_path):
     folder = write_campaign(tmp_path / "noisy", {"main": no_effect, "new": no_effect}, spread=0.03)
     command = [sys.executable, "-m", "reports", "regress", "--baseline", str(folder / "main"), "--current",
-               str(folder / "new")]
+               str(folder / "new"), "--min-effect", "1"]
     reader, writer = os.pipe()
     os.close(reader)
     assert subprocess.run(command, cwd=ROOT, stdout=writer, timeout=60).returncode == 3

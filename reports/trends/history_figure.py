@@ -1,0 +1,59 @@
+"""The picture of `history`: the runs of the series that changed. The dashboard shows it too."""
+
+import textwrap
+from collections.abc import Sequence
+from itertools import pairwise, zip_longest
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from reports.store.result import ResultError, time_of
+from reports.tables.figure import COLOURS, figure
+
+if TYPE_CHECKING:
+    from reports.trends.history import Event, Series
+
+
+def plot(events: "Sequence[Event]", target: Path | IO[str]) -> None:
+    """Draws the first twelve series that changed, the largest change of each event in turn; into a
+    stream as SVG. Raises ResultError without a series, and if the file cannot be written."""
+    by_rank = zip_longest(*([series for series, _ in event.changes] for event in events))
+    changed = list(dict.fromkeys(series for rank in by_rank for series in rank if series))
+    if not changed:
+        raise ResultError("no series changed: there is nothing to draw")
+    shown = changed[:12]
+    columns, rows = min(len(shown), 3), -(-len(shown) // 3)
+    with figure(target, rows, columns, (4.6 * columns, 0.6 + 2.7 * rows)) as (made, axes):
+        for panel, series in zip(axes.flat, shown, strict=False):
+            draw(panel, series)
+        for panel in axes.flat[len(shown) :]:
+            panel.set_visible(False)
+        made.suptitle(f"{len(shown)} of {len(changed)} series that changed", fontsize=11)
+        made.supylabel("cost, us", fontsize=9)
+
+
+def draw(axes: Any, series: "Series") -> None:
+    """One panel: a mark for each run, the median between changes, and each change with its word."""
+    values, run_ids = np.array(list(series.costs_us.values())), list(series.costs_us)
+    axes.plot(values, "o", markersize=2.6, color="#555555")
+    low, high = np.percentile(values, [1, 99])
+    for start, stop in pairwise([0, *(step.first for step in series.steps), len(values)]):
+        level = np.median(values[start:stop])
+        axes.plot([start - 0.5, stop - 0.5], [level, level], color="black", linewidth=1.5)
+        low, high = min(low, level), max(high, level)
+    axes.set_ylim(low - 0.15 * (high - low), high + 0.35 * (high - low))
+    for place, step in enumerate(series.steps):
+        colour, at = COLOURS[step.word == "better"], step.first - 0.5
+        is_late = step.first > 0.6 * len(values)  # then its label stands to its left
+        axes.axvspan(step.low - 0.5, step.high - 0.5, color=colour, alpha=0.15, linewidth=0)
+        axes.axvline(at, color=colour, linewidth=1.2,
+                     linestyle="-" if step.word == "worse" else "--")
+        axes.annotate(f"{step.word} {np.expm1(step.size[0]):+.1%}",
+                      (at, 0.99 - 0.08 * (place % 8)), color=colour, fontsize=8,
+                      xycoords=axes.get_xaxis_transform(), textcoords="offset points",
+                      xytext=(-4 if is_late else 4, 0), ha="right" if is_late else "left", va="top")
+    ticks = np.linspace(0, len(values) - 1, 4, dtype=int)
+    axes.set_xticks(ticks, [f"{time_of(run_ids[tick]):%Y-%m-%d}" for tick in ticks], fontsize=8)
+    axes.tick_params(axis="y", labelsize=8)
+    axes.set_title(textwrap.fill(series.label, 44), fontsize=9)

@@ -1,0 +1,137 @@
+"""The spread between days, for sides whose launches did not run in turn. Launches of one day share
+what that day did to the machine, so their own scatter does not show it."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import chdtri, ndtri, stdtr, stdtrit
+
+from reports.store.result import ResultError, time_of
+from reports.verdicts.sides import COMPARABLE, Launch, Side, log_costs, side_of
+from reports.verdicts.verdict import MIN_PAIRS, Floats, evidence, once
+
+MIN_DAYS = 3
+COMMON_FREEDOM = 2  # of the assumption that a day shifts all cases as much as it shifts each case
+WIDER_P = 0.05  # cells that scatter more than this chance allows replace the prior
+MOST_OF_GROUP = 300  # cells: all pairs of them are compared
+SCATTER_EFFICIENCY = 0.82  # of a quartile of differences, for normal values
+FAMILY_P = 0.10  # two-sided, over a table: 5 % for each direction
+
+
+@dataclass(frozen=True)
+class DaySpread:
+    """`sd` is the standard deviation between days of the log of a case's cost, estimated with these
+    degrees of freedom; `source` says from which days."""
+
+    sd: float
+    freedom: float
+    source: str
+
+    def test(self, log_ratios: Floats, margin: float, same_confidence: float) -> pd.DataFrame:
+        """The columns of `evidence` for sides of a day each, and `freedom`: by Student's test with
+        the variance of two days added (Satterthwaite, Biometrics 2, 1946)."""
+        cells = evidence(log_ratios, margin)
+        launches, days = cells.standard_error**2, 2 * self.sd**2
+        terms = launches**2 / np.maximum(cells.pairs - 1, 1) + days**2 / self.freedom
+        freedom = ((launches + days) ** 2).div(terms).fillna(1.0)  # without an interval
+        error = np.sqrt(launches + days)
+        full, same = (stdtrit(freedom, (1 + p) / 2) * error for p in (0.95, same_confidence))
+        return cells.assign(
+            standard_error=error, freedom=freedom, shrunk=cells.estimate,
+            low=cells.estimate - full, high=cells.estimate + full,
+            p_slower=stdtr(freedom, -cells.estimate / error),
+            p_faster=stdtr(freedom, cells.estimate / error),
+            is_same=np.abs(cells.estimate) + same < np.log1p(margin))
+
+    def judge(self, log_ratios: Floats, margin: float) -> pd.DataFrame:
+        """Verdicts on sides of a day each."""
+        return once(log_ratios, margin, self.test, FAMILY_P)
+
+
+# An assumption: "within a few percent" is usual for servers (Duplyakin, Uta, Maricq and Ricci, In
+# Datacenter Performance, The Only Constant Is Change, CCGrid 2020).
+PRIOR = DaySpread(0.02, 1e6, "Days are assumed to differ by 2.0%: the folders of these runs hold "
+                  f"fewer than {MIN_DAYS} other days.")
+
+
+def assumed_spread(log_ratios: Floats, groups: Sequence[Any]) -> DaySpread:
+    """`PRIOR`, unless the cells, with one of `groups` each, scatter more than it allows. A day has
+    an effect on all cases and one on each, here with equal variances. The cells of a group show the
+    second. Its scale comes from the first quartile of their differences, which few slow cells
+    hardly move (Rousseeuw and Croux, Journal of the American Statistical Association 88, 1993)."""
+    cells = evidence(log_ratios).assign(group=pd.factorize(pd.Series(groups))[0])
+    cells = cells[np.isfinite(cells.standard_error)].groupby("group").head(MOST_OF_GROUP)
+    estimates, group = cells.estimate.to_numpy(), cells.group.to_numpy()
+    i, j = np.triu_indices(len(cells), 1)
+    gaps = np.abs(estimates[i] - estimates[j])[group[i] == group[j]]
+    freedom = SCATTER_EFFICIENCY * (len(cells) - cells.group.nunique())
+    if not len(gaps):
+        return PRIOR
+    scatter = np.quantile(gaps, 0.25) / np.sqrt(2) / ndtri(0.625)
+    own = max(scatter**2 - float(np.mean(cells.standard_error**2)), 0.0) / 2  # of one day
+    if 2 * own < PRIOR.sd**2 * chdtri(freedom, WIDER_P) / freedom:
+        return PRIOR
+    sd = float(np.sqrt(2 * own))
+    return DaySpread(sd, freedom, f"Days are assumed to differ by {sd:.1%}, because the cells of "
+                     f"an algorithm differ more than days of {PRIOR.sd:.1%} explain.")
+
+
+def spread_between_days(baseline: Side, current: Side, log_ratios: Floats,
+                        groups: Sequence[Any]) -> DaySpread:
+    """The spread between the days of the runs in the folders of both sides that measured the same
+    things as the baseline, without the current side's runs: a slowdown must not hide itself. Below
+    three days `assumed_spread`."""
+    own = {launch.result.run.run_id for launch in current.launches}
+    facts = _facts(baseline.launches[0])
+    others: dict[str, Launch] = {}
+    for folder in {launch.result.path.parent for launch in baseline.launches + current.launches}:
+        with suppress(ResultError):  # a damaged run that is no side's
+            for launch in side_of(str(folder)).launches:
+                run = launch.result.run
+                if run.run_id not in own and time_of(run.run_id) and _facts(launch) == facts:
+                    others[run.run_id] = launch
+    days = np.array([run_id[:10] for run_id in others])
+    if len(own) < MIN_PAIRS or len({*days}) < MIN_DAYS:
+        return assumed_spread(log_ratios, groups)
+    logs = log_costs([*others.values()])
+    logs["day"] = days[logs.launch.to_numpy(int)]
+    by_day = logs.groupby(["case", "state", "day"])["log"]
+    levels = by_day.mean().unstack()
+    levels = levels.loc[:, levels.notna().mean() > 0.5].dropna()
+    noise = float(np.nan_to_num((by_day.var() / by_day.size()).mean()))
+    return spread_of(levels.to_numpy(), noise, log_ratios, groups)
+
+
+def _facts(launch: Launch) -> list[Any]:
+    shared = [COMPARABLE[name](launch.result) for name in ("machine", "world", "statistic")]
+    return [*shared, launch.result.run.world.get("slowed_percent")]
+
+
+def spread_of(levels: Floats, noise: float, log_ratios: Floats,
+              groups: Sequence[Any]) -> DaySpread:
+    """The spread of the logs of costs, (cases, days), with this variance of their own, by analysis
+    of variance: a day has an effect on all cases, and one on each case. Few days say little about
+    the first, so its variance is drawn towards the second's, as if from `COMMON_FREEDOM` days.
+    Below three days `assumed_spread`."""
+    n_cases, n_days = levels.shape
+    if n_days < MIN_DAYS or not n_cases:
+        return assumed_spread(log_ratios, groups)
+    gaps = levels - levels.mean(axis=1, keepdims=True)
+    common = gaps.mean(axis=0)
+    freedoms = (n_days - 1) * np.array([1, max(n_cases - 1, 1)])
+    shares = np.array([1, n_cases - 1]) / n_cases  # a mean over cases has a share of each effect
+    variances = np.array([np.sum(common**2), np.sum((gaps - common) ** 2) * shares[1]]) / freedoms
+    variances = np.maximum(variances - noise * shares, 0.0)
+    prior = COMMON_FREEDOM * (n_cases > 1)  # a single case shows no effect of its own
+    freedoms[0] += prior
+    variances[0] += prior / freedoms[0] * (variances[1] - variances[0])
+    sd = float(np.sqrt(variances.sum()))
+    # Days that differ by nothing beyond the launches' own scatter have no variances to weigh.
+    squares = np.sum(variances**2 / freedoms)
+    freedom = variances.sum() ** 2 / squares if squares else freedoms.sum()
+    return DaySpread(sd, float(freedom), f"Days differ by {sd:.1%}, estimated from {n_days} other "
+                     "days in the folders of these runs.")

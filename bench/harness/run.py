@@ -197,7 +197,11 @@ def exit_status(run: Run, result: Result) -> int:
             print(f"wiretax: {run.suite.iterations[number].text}, {sentence}", file=sys.stderr,
                   flush=True)
         return WRONG
-    return FINE if run.samples else CANNOT
+    if not run.samples:
+        print("wiretax: time ran out before a case was measured: give it more --max-time",
+              file=sys.stderr, flush=True)
+        return CANNOT
+    return FINE
 
 
 def print_result(result: Result, options: RunOptions) -> None:

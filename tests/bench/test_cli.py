@@ -155,6 +155,12 @@ def default_run(tmp_path_factory):
     return done, stored(folder, lean=False)
 
 
+def test_a_run_whose_time_ends_before_its_first_case_says_so(tmp_path):
+    done = launch(tmp_path / "results", "-e", "16K", "--max-time", "0.1")
+    assert done.returncode == 3
+    assert done.stderr == "wiretax: time ran out before a case was measured: give it more --max-time\n"
+
+
 def test_every_algorithm_is_measured_and_correct_at_every_size(default_run):
     _, result = default_run
     isolated = {(case.algorithm, case.size_bytes) for case in result.cases if case.mode == "isolated"}

@@ -88,7 +88,7 @@ KERNEL begin_iteration(LAUNCHED_WITH(Gate) g) {
 // Holds the stream until the host has filled it: a late launch would look like a slow GPU.
 KERNEL hold(LAUNCHED_WITH(Gate) g) {
   const u64 start = clock_ns();
-  while (!reached(load_acquire_system(g.opened), g.wanted) && *(volatile u64*)&g.watch->stop == 0) {
+  while (!reached(load_flag_system(g.opened), g.wanted) && *(volatile u64*)&g.watch->stop == 0) {
     breathe();
     if (clock_ns() - start < g.timeout_ns) continue;
     *(volatile u64*)(g.opened + 1) = g.wanted;

@@ -39,7 +39,7 @@ KERNEL link_push_beside_host_copy(LAUNCHED_WITH(Transfer) t) {
   move<PUSH>(t, [&](const u64* flag, u64 wanted) {
     const u64 start = clock_ns();
     long at = 0;
-    while (!reached(load_acquire_system(flag), wanted) && clock_ns() - start < t.ranks.timeout_ns) {
+    while (!reached(load_flag_system(flag), wanted) && clock_ns() - start < t.ranks.timeout_ns) {
       copy(Output{t.kept + at}, t.beside + at, PIECE_BYTES / ELEMENT_BYTES);
       at = (at + PIECE_BYTES) % t.beside_bytes;
     }

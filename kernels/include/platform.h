@@ -114,14 +114,22 @@ DEVICE words most_of(words a, words b) { return a > b ? a : b; }
 // -------------------------------------------------------------------- instructions of each machine
 #if defined(__CUDACC__) || defined(__HIP__)
 
-// AMD's release repeats this wait for its write-back: LLVM up to 22 (gfx9) and 20 (gfx12) drops its
-// own when no store is in flight (pull requests 178316, 135340): a flag could overtake data in L2.
+// Waits until the stores of the own wave are in L2, and its write-backs are done.
 #if defined(__GFX9__)
-#define WAIT_FOR_WRITE_BACK "s_waitcnt vmcnt(0)"
+#define WAIT_FOR_STORES "s_waitcnt vmcnt(0)"
 #elif defined(__GFX12__)
-#define WAIT_FOR_WRITE_BACK "s_wait_storecnt 0x0"
+#define WAIT_FOR_STORES "s_wait_storecnt 0x0"
 #else
-#define WAIT_FOR_WRITE_BACK ""
+#define WAIT_FOR_STORES "s_waitcnt_vscnt null, 0x0"
+#endif
+// From CUDA 12.8 and sm_90 on, polls are relaxed, and one fence then invalidates L1. Without this
+// fence each poll invalidates L1: fence.acq_rel would also wait for all stores.
+#if __CUDA_ARCH__ >= 900 && __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1208
+#define POLL_FLAG "ld.relaxed.sys.global.u64"
+#define FENCE_ACQUIRE "fence.acquire.sys;"
+#else
+#define POLL_FLAG "ld.acquire.sys.global.u64"
+#define FENCE_ACQUIRE ""
 #endif
 #if defined(__CUDACC__)
 #include "platform_cuda.h"

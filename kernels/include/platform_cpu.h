@@ -12,16 +12,17 @@ DEVICE void summed_so_far(floats&) {}
 template <class T> DEVICE T* of_thread(T* const* of_ranks, int rank) { return of_ranks[rank]; }
 DEVICE void block_barrier() {}
 DEVICE void store_release_system(u64* p, u64 v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
-DEVICE u64 load_acquire_system(const u64* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+DEVICE u64 load_flag_system(const u64* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 // Packets release and acquire: allreduce_one_shot_ll.cu says why.
 DEVICE void store_packet_system(u64* p, u64 v) { store_release_system(p, v); }
-DEVICE u64 load_packet_system(const u64* p) { return load_acquire_system(p); }
+DEVICE u64 load_packet_system(const u64* p) { return load_flag_system(p); }
+DEVICE void fence_acquire_system() {}
 DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) {
   return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
 }
 // A release store orders all earlier stores but non-temporal ones. For others a fence would only
 // delay a launch until its last store reaches the peer: 0.1 to 0.5 us per flag.
-DEVICE void fence_stores_system() { if (STREAM_SLAB || STREAM_RECEIVE) fence_system(); }
+DEVICE void hand_over_stores() { if (STREAM_SLAB || STREAM_RECEIVE) fence_system(); }
 // Without it another thread could, after the launch, read memory from before its streaming stores.
 DEVICE void fence_streams() { fence_system(); }
 

@@ -17,11 +17,13 @@ DEVICE void fence_system() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
 DEVICE void store_release_system(u64* p, u64 v) {
   asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
 }
-DEVICE u64 load_acquire_system(const u64* p) {
+DEVICE u64 load_flag_system(const u64* p) {
   u64 v;
-  asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+  asm volatile(POLL_FLAG " %0, [%1];" : "=l"(v) : "l"(p) : "memory");
   return v;
 }
+DEVICE void fence_acquire_system() { asm volatile(FENCE_ACQUIRE ::: "memory"); }
+DEVICE void hand_over_stores() {}  // the barrier orders a block's stores before a thread's release
 DEVICE void store_packet_system(u64* p, u64 v) {
   asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
 }

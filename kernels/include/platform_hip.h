@@ -37,9 +37,13 @@ DEVICE void block_barrier() {
   __builtin_amdgcn_s_barrier();
   __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
 }
+// One wave's write-back covers the stores of a block's waves that are in L2, no store in flight.
+DEVICE void hand_over_stores() { asm volatile(WAIT_FOR_STORES ::: "memory"); }
+// LLVM up to 22 (gfx9) and 20 (gfx12) does not wait for a write-back when no store is in flight
+// (pull requests 178316, 135340): a flag could overtake data in L2.
 DEVICE void fence_system() {
   __builtin_amdgcn_fence(__ATOMIC_RELEASE, "");
-  asm volatile(WAIT_FOR_WRITE_BACK ::: "memory");
+  asm volatile(WAIT_FOR_STORES ::: "memory");
 }
 // All memory is global. Through a loaded pointer the compiler would use slower, flat accesses.
 #define GLOBAL __attribute__((address_space(1)))
@@ -49,15 +53,14 @@ DEVICE void store_release_system(u64* p, u64 v) {
   fence_system();
   __hip_atomic_store((GLOBAL u64*)p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_SYSTEM);
 }
-DEVICE u64 load_acquire_system(const u64* p) {
-  return __hip_atomic_load((const GLOBAL u64*)p, __ATOMIC_ACQUIRE, __HIP_MEMORY_SCOPE_SYSTEM);
-}
 DEVICE void store_packet_system(u64* p, u64 v) {
   __hip_atomic_store((GLOBAL u64*)p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_SYSTEM);
 }
 DEVICE u64 load_packet_system(const u64* p) {
   return __hip_atomic_load((const GLOBAL u64*)p, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_SYSTEM);
 }
+DEVICE u64 load_flag_system(const u64* p) { return load_packet_system(p); }
+DEVICE void fence_acquire_system() { __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, ""); }
 DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) {
   return __hip_atomic_fetch_add(p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
 }

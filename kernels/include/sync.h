@@ -94,16 +94,17 @@ DEVICE void spin(const Arguments& a, Poll poll, TimedOut timed_out) {
 
 // Waits until `flag` reaches `wanted`: before, the peer has yet to write the slab.
 DEVICE void await_acquire_system(const Arguments& a, const u64* flag, u64 wanted, int peer) {
-  spin(a, [&](u64& seen) { return reached(seen = load_acquire_system(flag), wanted); },
+  spin(a, [&](u64& seen) { return reached(seen = load_flag_system(flag), wanted); },
        [&](u64 seen) { give_up(a, peer, seen, wanted); });
+  fence_acquire_system();
 }
 
-// Tells `peers` (one bit each) that this block has made all its stores before `value`. The fence
-// keeps flags behind non-temporal and other threads' stores; the barrier waits for these threads.
+// Tells `peers` (one bit each) that this block has made all its stores before `value`. The barrier
+// waits for all threads; then one wave's release makes the stores of the whole block visible.
 DEVICE void signal(const Arguments& a, unsigned peers, u64 value) {
-  fence_stores_system();
+  hand_over_stores();
   block_barrier();
-  for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
+  AS_WRITTEN for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
     if (peers >> p & 1)
       store_release_system(&of_thread(a.control, p)->flags[block()][a.rank].value, value);
 }

@@ -119,7 +119,7 @@ DEVICE int block() { return block_in_grid() % blocks(); }
 """),
 ]
 PATCHES = {
-    "without the fence before the flag": [Patch(SYNC, "  fence_stores_system();\n", "")],
+    "without the fence before the flag": [Patch(SYNC, "  hand_over_stores();\n", "")],
     "without the epoch flip": [
         Patch(SYNC, "(epoch & 1) * a.half_bytes", "0 * a.half_bytes"),
         Patch(PACKETS, "(epoch & 1) * MOST_RANKS", "0 * MOST_RANKS"),

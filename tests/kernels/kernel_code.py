@@ -82,17 +82,15 @@ def _loop(lines: list[str]) -> Loop:
 
 
 FLAGS = Control.flags.offset
-# The letter of each instruction of the protocol: W write-back or fence to the system, w wait for stores, S store of a
-# flag, L load of a flag, l wait for loads, I invalidation for the system, i for the block, B block barrier, d other
-# stores, r other loads, | a label, at which branches join. Kernels write the watch by flat_store, because the compiler
-# does not know the address space of its pointer.
+# The letter of each instruction of the protocol: W write-back to the system, w wait for stores, S store of a flag,
+# L load of a flag, l wait for loads, I invalidation for the system, i for the block, B block barrier. Other loads and
+# stores of global memory are r and d. The watch and arguments in memory have neither: kernels access
+# them by flat instructions or in 8 bytes, and the data of the checked builds in 16, 4 or 2 bytes.
+NVIDIA = {"S": r"(@\S+ )?st\.release\.sys", "B": r"bar\.sync|barrier\.sync",
+          "": r"(@\S+ )?(ld\.global|(ld|st)\.volatile\.global)\.[bu]64"}
 LETTERS = {
-    "sm_": {
-        "W": r"fence\.acq_rel\.sys",
-        "B": r"bar\.sync|barrier\.sync",
-        "S": r"(@\S+ )?st\.release\.sys",
-        "L": r"(@\S+ )?ld\.acquire\.sys",
-    },
+    "sm_80": {"L": r"(@\S+ )?ld\.acquire\.sys", **NVIDIA},
+    "sm_90": {"L": r"(@\S+ )?ld\.relaxed\.sys", "I": r"fence\.acquire\.sys", **NVIDIA},
     "gfx942": {
         "W": r"buffer_wbl2 sc0 sc1$",
         "w": r"s_waitcnt vmcnt\(0\)",
@@ -100,6 +98,7 @@ LETTERS = {
         "L": r"global_load_dwordx2 .* sc0 sc1$",
         "I": r"buffer_inv sc0 sc1$",
         "B": r"s_barrier$",
+        "": r"flat_|global_load_(dwordx2|b64)",
     },
     "gfx1100": {
         "w": r"s_waitcnt_vscnt null, 0x0$",
@@ -109,6 +108,7 @@ LETTERS = {
         "I": r"buffer_gl1_inv$",
         "i": r"buffer_gl0_inv$",
         "B": r"s_barrier$",
+        "": r"flat_|global_load_(dwordx2|b64)",
     },
     "gfx1201": {
         "W": r"global_wb scope:SCOPE_SYS$",
@@ -119,49 +119,98 @@ LETTERS = {
         "I": r"global_inv scope:SCOPE_SYS$",
         "i": r"global_inv scope:SCOPE_SE$",
         "B": r"s_barrier_wait",
+        "": r"flat_|global_load_(dwordx2|b64)",
     },
 }
-# The instructions before a flag's store and after its load that AMD's memory model requires, from the tables in LLVM's
-# "User Guide for AMDGPU Backend". gfx1100 has no write-back; there no store may be in flight.
-RELEASE = {"gfx942": r"W[wlr]*w[wlr]*$", "gfx1100": r"(^|w)[^dS]*$", "gfx1201": r"W[wlr]*w[wlr]*$"}
-ACQUIRE = {"gfx942": r"w+I", "gfx1100": r"l+Ii", "gfx1201": r"l+I"}
-# The instructions of all threads of a block before one of them signals; on gfx1100 only the wait.
-HANDOVER = {
-    "sm_": r"WB[r|]*S",
-    "gfx942": r"W[wlr]*wB[wlr|]*W[wlr]*S",
-    "gfx1100": r"wBi[wlr|]*S",
-    "gfx1201": r"W[wlr]*w+Bi[wlr|]*W[wlr]*S",
+# What may be true of a wave before an instruction. A flag must not be stored while a fact of UNRELEASED holds. No
+# barrier and no access may follow a poll while a fact of UNACQUIRED holds.
+IN_FLIGHT, OTHERS_IN_FLIGHT = "own stores in flight", "other waves' stores in flight"
+UNWRITTEN, WRITING = "stores not written back", "write-back in flight"
+UNSHARED = "stores of other threads since the barrier"
+POLLING, STALE, STALE_L0 = "poll in flight", "stale caches", "stale L0 of this CU"
+UNMET = "polls of other threads since the barrier"
+UNRELEASED = {IN_FLIGHT, OTHERS_IN_FLIGHT, UNWRITTEN, WRITING, UNSHARED}
+UNACQUIRED = {POLLING, STALE, STALE_L0}
+BLOCK_STALE = "stale L0 of other waves"  # after a block barrier, on RDNA: a block runs on two CUs
+# The effect of each letter: {letter: [(if this fact holds, these replace it)]}. ANY adds facts without a condition.
+# For AMD from the tables "AMDHSA Memory Model Code Sequences" of LLVM's User Guide for AMDGPU Backend:
+# - a system release writes L2 back, then waits (gfx1100: only waits), and covers stores that have completed;
+# - a workgroup release of gfx942 does not wait for global stores, so waves of a block wait by themselves;
+# - a system acquire waits for the load, then invalidates (gfx1100: gl1, then gl0).
+Effects = dict[str, list[tuple[str, tuple[str, ...]]]]
+ANY = ""
+HANDED = [(UNSHARED, ()), (UNMET, ()), (OTHERS_IN_FLIGHT, ()), (IN_FLIGHT, (IN_FLIGHT, OTHERS_IN_FLIGHT))]
+CDNA: Effects = {
+    "d": [(ANY, (UNSHARED, IN_FLIGHT, UNWRITTEN))], "B": [*HANDED, (ANY, (UNWRITTEN,))], "W": [(UNWRITTEN, (WRITING,))],
+    "w": [(IN_FLIGHT, ()), (WRITING, ()), (POLLING, (STALE,))], "L": [(STALE, ()), (ANY, (POLLING, UNMET))],
+    "I": [(STALE, ())],
 }
-# RDNA runs a block on two CUs with separate caches, which the barrier must invalidate.
-BARRIER = {"gfx1100": r"i", "gfx1201": r"i"}
-
-
-def protocol(lines: list[str], architecture: str) -> str:
-    """The kernel as a word of the letters above."""
-    letters = LETTERS[family(architecture)]
-    word = ""
-    for line in lines:
-        letter = next((c for c, pattern in letters.items() if re.match(pattern, line)), "")
-        # A meeting's flag has no offset; on gfx1100 only the wait distinguishes its store from other stores.
-        if architecture == "gfx1100" and word.endswith("w") and re.match("global_store_b64 (?!.*offset)", line):
-            letter = "S"
-        current = access(line)
-        word += letter or ("|" if line.endswith(":") else "" if current is None else "r" if current.load else "d")
-    return word
+RDNA: Effects = {
+    **CDNA, "B": [*CDNA["B"], (ANY, (BLOCK_STALE,))], "w": [(IN_FLIGHT, ()), (WRITING, ())],
+    "l": [(POLLING, (STALE,))], "i": [(BLOCK_STALE, ()), (STALE_L0, ())], "I": [(STALE, ()), (BLOCK_STALE, ())],
+}
+# A barrier orders a block's stores before a release of any of its threads: test_ptx_model.
+SM_80: Effects = {"d": [(ANY, (UNSHARED,))], "L": [(ANY, (UNMET,))], "B": [(UNSHARED, ()), (UNMET, ())]}
+EFFECTS: dict[str, Effects] = {
+    "sm_80": SM_80,
+    "sm_90": {**SM_80, "L": [(ANY, (UNMET, STALE))], "I": [(STALE, ())]},
+    "gfx942": CDNA,
+    "gfx1100": {**RDNA, "d": [(ANY, (UNSHARED, IN_FLIGHT))], "B": [*HANDED, (ANY, (BLOCK_STALE,))],
+                "I": [(STALE, (STALE_L0,))]},
+    "gfx1201": RDNA,
+}
 
 
 def family(architecture: str) -> str:
     return "sm_" if architecture.startswith("sm_") else architecture
 
 
-def broken(word: str, architecture: str) -> list[str]:
-    """Describes each violation of the order of a kernel's synchronisation."""
-    kind = family(architecture)
-    rules = [("S", RELEASE, True), ("L", ACQUIRE, False), ("B", BARRIER, False)]
-    lacks = [f"no {letter}" for letter in "SL" if letter not in word]
-    for letter, wanted, before in rules:
-        for at in [m.start() for m in re.finditer(letter, word)] if kind in wanted else ():
-            side = word[:at] if before else word[at + 1 :]
-            if not (re.search if before else re.match)(wanted[kind], side):
-                lacks.append(f"{letter} at {at}: {word[max(0, at - 8) : at + 9]}")
-    return lacks
+def _model(architecture: str) -> str:
+    return "sm_90" if architecture.startswith("sm_") and architecture != "sm_80" else architecture
+
+
+def protocol(lines: list[str], architecture: str) -> list[str]:
+    """The letter of each line of a kernel."""
+    letters = []
+    last = ""
+    for line in lines:
+        letter = next((c for c, pattern in LETTERS[_model(architecture)].items() if re.match(pattern, line)), None)
+        # A meeting's flag has no offset; on gfx1100 only the wait distinguishes its store from other stores.
+        if architecture == "gfx1100" and last == "w" and re.match("global_store_b64 (?!.*offset)", line):
+            letter = "S"
+        current = access(line)
+        letters.append(letter if letter is not None else "" if current is None else "r" if current.load else "d")
+        last = letters[-1] or last
+    return letters
+
+
+def _followers(lines: list[str]) -> list[list[int]]:
+    labels = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
+    following = []
+    for i, line in enumerate(lines):
+        branch = re.search(r"(?:bra|bra\.uni|s_cbranch_\w+|s_branch)\s+(\S+)$", line)
+        goes_on = not re.match(r"(s_endpgm|ret|s_branch|bra)\b", line) and i + 1 < len(lines)
+        following.append([i + 1] * goes_on + ([labels[branch[1]]] if branch else []))
+    return following
+
+
+def broken(lines: list[str], architecture: str) -> list[str]:
+    """Describes each violation of the memory model on some path through a kernel."""
+    effects, letters, following = EFFECTS[_model(architecture)], protocol(lines, architecture), _followers(lines)
+    flaws = {f"no {letter}" for letter in "SL" if letter not in letters}
+    start: tuple[int, frozenset[str]] = (0, frozenset())
+    reached, open_states = {start}, [start]
+    while open_states:
+        at, facts = open_states.pop()
+        letter = letters[at]
+        forbidden = UNACQUIRED if letter in ("d", "B", "S", "r") else set()
+        forbidden = forbidden | {"S": UNRELEASED, "r": {BLOCK_STALE, UNMET}, "d": {UNMET}}.get(letter, set())
+        flaws |= {f"{letter} at {at}: {fact}" for fact in facts & forbidden}
+        for condition, replaced in effects.get(letter, []):
+            if condition == ANY or condition in facts:
+                facts = facts - {condition} | {*replaced}
+        for state in [(after, facts) for after in following[at]]:
+            if state not in reached:
+                reached.add(state)
+                open_states.append(state)
+    return sorted(flaws)

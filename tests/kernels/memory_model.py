@@ -15,7 +15,7 @@ weak in these ways:
   within the block.
 - A release drains after all earlier stores of its thread, and after stores of other threads in the block that were
   fenced before a block barrier between them. A release does not carry unfenced stores of other threads. PTX's release
-  does; the model is more cautious because a device with one buffer per thread (non-temporal stores on x86) does not.
+  does (test_ptx_model.py); AMD's does not, and there the wait of hand_over_stores is this fence.
 - A block barrier waits for all threads of the block and orders only their accesses.
 
 The model does not cover stores that reach some readers before others, scopes narrower than the system, a GPU's proxies,

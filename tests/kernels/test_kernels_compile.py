@@ -26,7 +26,7 @@ from tests.kernels.gpu_builds import (
     sources,
     version,
 )
-from tests.kernels.kernel_code import HANDOVER, broken, family, kernels_in, protocol
+from tests.kernels.kernel_code import broken, family, kernels_in
 from tests.kernels.kernel_resources import ARCHITECTURES, Resources
 from tests.launch import few
 
@@ -188,9 +188,7 @@ def test_every_datatype_fits(stem, architecture, macros):
 def test_flags_are_released_and_acquired_in_the_order_of_the_memory_model(stem, architecture):
     for kernel, lines in kernels_in(built(stem, architecture)[0], architecture).items():
         if kernel not in UNSYNCHRONISED:
-            word = protocol(lines, architecture)
-            assert not broken(word, architecture), kernel
-            assert kernel == "meet" or re.search(HANDOVER[family(architecture)], word), (kernel, word)
+            assert not broken(lines, architecture), kernel
 
 
 # The instructions that store and load 8 bytes at once and bypass the GPU's own caches.

@@ -44,7 +44,7 @@ def reached(wanted: int) -> Callable[[int], bool]:
 
 
 def signal(rank: int, peers: Iterable[int], launch: int, step: int) -> list[Op]:
-    """The signal of sync.h, for a block of one thread."""
+    """The signal of sync.h, for a block of one thread. The fence stands for hand_over_stores."""
     return [FENCE_SYSTEM, *(store_release(("flag", peer, rank), stamp(launch, step)) for peer in peers)]
 
 

@@ -6,7 +6,7 @@ ids of pytest that notice the mutant, the fastest first.
 
 from dataclasses import dataclass
 
-from tests.kernels.broken_kernels import CPU, CUDA, EXCHANGE, PACK, PACKETS, SYNC
+from tests.kernels.broken_kernels import CPU, EXCHANGE, PACK, PACKETS, PLATFORM, SYNC
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ KERNELS = {
         CPU, "(p, v, __ATOMIC_RELEASE)", "(p, v, __ATOMIC_RELAXED)",
         (RACES,)),
     "flag-load-of-own-gpu": Mutant(
-        CUDA, "ld.acquire.sys.global", "ld.acquire.gpu.global",
+        PLATFORM, "ld.relaxed.sys.global", "ld.relaxed.gpu.global",
         (f"{CODE}_of_the_memory_model[sm_90-allreduce_one_shot]",)),
     "mean-over-peers": Mutant(
         PACK, "floats finish(floats a) { return a * (1.0f / WORLD); }",

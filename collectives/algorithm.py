@@ -8,6 +8,7 @@ from dataclasses import replace
 from collectives import allgather, alltoall, quantized, reduce_scatter, sendrecv
 from collectives.allreduce_one_shot import PULL, PUSH
 from collectives.allreduce_one_shot_ll import LL
+from collectives.allreduce_one_shot_sentinel import SENTINEL
 from collectives.allreduce_ring import RING
 from collectives.allreduce_two_shot import TWO_SHOT
 from collectives.operation import Algorithm, Bound, Case, Operation, Traffic, TunedChoice, World
@@ -16,7 +17,7 @@ SAME_STATE_RATIO = 1.5  # of two round trips in one state; states were 2 to 5 ti
 
 # `auto` chooses among these, and a default run measures them.
 EXACT: dict[str, tuple[Algorithm, ...]] = {
-    "all_reduce": (LL, PUSH, PULL, TWO_SHOT, RING),
+    "all_reduce": (LL, SENTINEL, PUSH, PULL, TWO_SHOT, RING),
     "all_gather": allgather.ALGORITHMS,
     "reduce_scatter": reduce_scatter.ALGORITHMS,
     "alltoall": alltoall.ALGORITHMS,

@@ -33,7 +33,7 @@ from kernels.devices.shared_memory import forget_name
 
 HALF_BYTES = 4 << 20
 PACKET_BYTES = 66 << 10  # as in sync.h: behind the halves, each writer's room for packets in each
-SLAB_BYTES = 2 * HALF_BYTES + 2 * MOST_RANKS * PACKET_BYTES
+SLAB_BYTES = 2 * HALF_BYTES + 4 * MOST_RANKS * PACKET_BYTES  # with marks, and with sentinels
 PROBE_BYTES = 4096
 PROBE_ROUNDS = 16
 PROBE_NS = 5_000_000_000  # for a flag: less than any watchdog waits

@@ -21,6 +21,7 @@ from bench.harness.options import FINE, INTERRUPTED, WRONG, print_out
 from bench.harness.session import Session
 from collectives.algorithm import default_names
 from collectives.allreduce_one_shot_ll import MOST_BYTES as MOST_PACKET_BYTES
+from collectives.allreduce_one_shot_sentinel import MOST_BYTES as MOST_SENTINEL_BYTES
 from collectives.collective import Collective, Datatype, reason_against
 from collectives.communicator import Disagreement
 from collectives.operation import Algorithm, Case, Unsupported, World, first_failure
@@ -149,6 +150,9 @@ class Dealer:
         base = algorithm.name.partition("+")[0]
         if base == "one_shot_ll":
             count = min(count, MOST_PACKET_BYTES // datatype.size_bytes)
+        elif base == "one_shot_sentinel":
+            room_bytes = MOST_SENTINEL_BYTES // world.communicator.size
+            count = min(count, room_bytes // datatype.size_bytes)
         elif base not in default_names(self.soak.collective.name):  # quantised
             count = -(-count // QUANTIZED_BLOCK) * QUANTIZED_BLOCK
         case = self.case(algorithm, datatype, redop, count)

@@ -131,6 +131,15 @@ DEVICE words most_of(words a, words b) { return a > b ? a : b; }
 #define POLL_FLAG "ld.acquire.sys.global.u64"
 #define FENCE_ACQUIRE ""
 #endif
+#if defined(__gfx942__) || defined(__gfx950__)
+#define STORE_16_BYTES_SYSTEM "global_store_dwordx4 %0, %1, off sc0 sc1"
+#elif defined(__GFX12__)
+#define STORE_16_BYTES_SYSTEM "global_store_b128 %0, %1, off scope:SCOPE_SYS"
+#elif defined(__GFX11__)
+#define STORE_16_BYTES_SYSTEM "global_store_b128 %0, %1, off"
+#else
+#define STORE_16_BYTES_SYSTEM "global_store_dwordx4 %0, %1, off"
+#endif
 #if defined(__CUDACC__)
 #include "platform_cuda.h"
 #else

@@ -13,9 +13,7 @@ template <class T> DEVICE T* of_thread(T* const* of_ranks, int rank) { return of
 DEVICE void block_barrier() {}
 DEVICE void store_release_system(u64* p, u64 v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 DEVICE u64 load_flag_system(const u64* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-// Packets release and acquire: allreduce_one_shot_ll.cu says why.
-DEVICE void store_packet_system(u64* p, u64 v) { store_release_system(p, v); }
-DEVICE u64 load_packet_system(const u64* p) { return load_flag_system(p); }
+constexpr bool PACKS_OF_PACKETS = true;  // of packets.h: a GPU sends smaller units
 DEVICE void fence_acquire_system() {}
 DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) {
   return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
@@ -66,6 +64,8 @@ template <class> DEVICE pack load_pieces(const char* from) {
   return p;
 }
 template <class> DEVICE void store_pieces(char* to, pack p) { copy_bits(to, &p, sizeof p); }
+DEVICE u64 load_8_bytes(const void* p) { return *(const volatile u64*)p; }
+DEVICE void store_8_bytes(void* p, u64 x) { *(volatile u64*)p = x; }
 DEVICE unsigned load_2_bytes(const void* p) { return *(const volatile unsigned short*)p; }
 DEVICE void store_2_bytes(void* p, unsigned x) { *(volatile unsigned short*)p = (unsigned short)x; }
 

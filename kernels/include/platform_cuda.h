@@ -24,13 +24,13 @@ DEVICE u64 load_flag_system(const u64* p) {
 }
 DEVICE void fence_acquire_system() { asm volatile(FENCE_ACQUIRE ::: "memory"); }
 DEVICE void hand_over_stores() {}  // the barrier orders a block's stores before a thread's release
-DEVICE void store_packet_system(u64* p, u64 v) {
-  asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
+DEVICE void store_packets_system(u64* p, const u64 (&x)[2]) {
+  asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1,%2};"
+               ::"l"(p), "l"(x[0]), "l"(x[1]) : "memory");
 }
-DEVICE u64 load_packet_system(const u64* p) {
-  u64 v;
-  asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
-  return v;
+DEVICE void load_packets_system(u64 (&x)[2], const u64* p) {
+  asm volatile("ld.relaxed.sys.global.v2.u64 {%0,%1}, [%2];"
+               : "=l"(x[0]), "=l"(x[1]) : "l"(p) : "memory");
 }
 DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) { return atomicAdd(p, v); }
 DEVICE u64 clock_ns() {
@@ -52,6 +52,14 @@ DEVICE void store_16_bytes(void* p, pack x) {
 DEVICE void stream_16_bytes(void* p, pack x) {
   asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};"
                ::"l"(p), "r"(x.r[0]), "r"(x.r[1]), "r"(x.r[2]), "r"(x.r[3]) : "memory");
+}
+DEVICE u64 load_8_bytes(const void* p) {
+  u64 x;
+  asm volatile("ld.global.u64 %0, [%1];" : "=l"(x) : "l"(p) : "memory");
+  return x;
+}
+DEVICE void store_8_bytes(void* p, u64 x) {
+  asm volatile("st.global.u64 [%0], %1;" ::"l"(p), "l"(x) : "memory");
 }
 DEVICE unsigned load_2_bytes(const void* p) {
   unsigned short x;

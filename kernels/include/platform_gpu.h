@@ -23,6 +23,8 @@ DEVICE void store_aligned_pack(char* buffer, unsigned i, pack x, bool stream = f
   stream ? stream_16_bytes(buffer + i * 16, x) : store_16_bytes(buffer + i * 16, x);
 }
 
+constexpr bool PACKS_OF_PACKETS = false;
+
 // A pack in pieces; the address must be a multiple of a piece's size.
 template <class Piece> struct Pieces { Piece of[16 / sizeof(Piece)]; };
 template <class Piece> DEVICE pack load_pieces(const char* from) {

@@ -53,13 +53,19 @@ DEVICE void store_release_system(u64* p, u64 v) {
   fence_system();
   __hip_atomic_store((GLOBAL u64*)p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_SYSTEM);
 }
-DEVICE void store_packet_system(u64* p, u64 v) {
-  __hip_atomic_store((GLOBAL u64*)p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_SYSTEM);
+// LLVM has no atomic access of 16 bytes. This is its 8-byte store, twice as wide.
+DEVICE void store_packets_system(u64* p, const u64 (&x)[2]) {
+  four_words four;
+  copy_bits(&four, x, sizeof four);
+  asm volatile(STORE_16_BYTES_SYSTEM ::"v"(p), "v"(four) : "memory");
 }
-DEVICE u64 load_packet_system(const u64* p) {
+DEVICE void load_packets_system(u64 (&x)[2], const u64* p) {
+  for (int k = 0; k < 2; ++k)
+    x[k] = __hip_atomic_load((const GLOBAL u64*)p + k, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_SYSTEM);
+}
+DEVICE u64 load_flag_system(const u64* p) {
   return __hip_atomic_load((const GLOBAL u64*)p, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_SYSTEM);
 }
-DEVICE u64 load_flag_system(const u64* p) { return load_packet_system(p); }
 DEVICE void fence_acquire_system() { __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, ""); }
 DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) {
   return __hip_atomic_fetch_add(p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
@@ -73,6 +79,8 @@ DEVICE void store_16_bytes(void* p, pack x) { *(global_words*)p = reinterpret<fo
 DEVICE void stream_16_bytes(void* p, pack x) {
   __builtin_nontemporal_store(reinterpret<four_words>(x), (global_words*)p);
 }
+DEVICE u64 load_8_bytes(const void* p) { return *(const GLOBAL u64*)p; }
+DEVICE void store_8_bytes(void* p, u64 x) { *(GLOBAL u64*)p = x; }
 DEVICE unsigned load_2_bytes(const void* p) { return *(const GLOBAL unsigned short*)p; }
 DEVICE void store_2_bytes(void* p, unsigned x) { *(GLOBAL unsigned short*)p = (unsigned short)x; }
 DEVICE float float_from_half(unsigned short h) { return (float)reinterpret<_Float16>(h); }

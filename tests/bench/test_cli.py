@@ -27,7 +27,7 @@ from reports.tables.plot import plot
 from tests.launch import MPIRUN, ROOT, few
 
 LAYERS = ("bench", "collectives", "kernels", "reports")
-OURS = ("one_shot_ll", "one_shot_push", "one_shot_pull", "two_shot", "ring", "auto")
+OURS = ("one_shot_ll", "one_shot_sentinel", "one_shot_push", "one_shot_pull", "two_shot", "ring", "auto")
 QUICK = ("-e", "16K", "-n", "2", "--max-time", "30", "--lean")  # the number of iterations ends a run, not the time
 
 

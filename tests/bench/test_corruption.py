@@ -10,7 +10,8 @@ from tests.kernels.broken_kernels import tree
 from tests.launch import few, mpirun
 
 FLAGS, PACKETS = ["one_shot_push", "one_shot_pull", "two_shot", "ring"], ["one_shot_ll"]
-ALGORITHMS = FLAGS + PACKETS
+SENTINEL = ["one_shot_sentinel"]
+ALGORITHMS = FLAGS + PACKETS + SENTINEL
 BITS = r"\(0x[0-9a-f]{8}\)"
 LOCATION = rf"block \d+: rank [01] got \S+ {BITS} at offset (\d+), element (\d+); \S+ {BITS} expected"
 
@@ -57,7 +58,8 @@ def test_a_missing_push_is_located(tmp_path):
 
 
 @pytest.mark.parametrize(("fault", "algorithms"), few([
-    ("drop_flag", FLAGS), ("stale_epoch", PACKETS), ("stale_epoch", FLAGS), ("drop_flag", PACKETS)], 2))
+    ("drop_flag", FLAGS), ("stale_epoch", PACKETS), ("stale_epoch", FLAGS), ("drop_flag", PACKETS),
+    ("drop_flag", SENTINEL)], 2))
 def test_a_lost_or_stale_flag_ends_the_run_and_names_the_epochs(tmp_path, fault, algorithms):
     done, _ = run(tmp_path / "out", "-b", "1K", "-e", "16K", "--mode", "isolated", "-n", "6000", algorithms=algorithms,
                   tree=tree(tmp_path / "tree", fault))

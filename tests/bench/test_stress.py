@@ -41,6 +41,7 @@ def test_back_to_back_fused_launches_among_others_are_right(ranks, seed):
 
 
 COPIED = "one_shot_push", "two_shot"
+RESET = "without the reset"
 FENCE, FLIP, WAIT = "without the fence before the flag", "without the epoch flip", "without the wait"
 
 
@@ -56,13 +57,17 @@ FENCE, FLIP, WAIT = "without the fence before the flag", "without the epoch flip
         (FLIP, ("allreduce_rmsnorm",), LAUNCHES),
         (FLIP, ("gemv_allreduce",), 4 * LAUNCHES),
         (WAIT, ("one_shot_ll",), LAUNCHES),
+        (RESET, ("one_shot_sentinel",), LAUNCHES),
+        (FLIP, ("one_shot_sentinel",), LAUNCHES),
+        (WAIT, ("one_shot_sentinel",), LAUNCHES),
         (WAIT, ("allreduce_rmsnorm",), LAUNCHES),
     ], 5),
 )
 def test_without_a_part_of_the_protocol_results_are_wrong(patch, settings, launches, tmp_path):
     broken = tree(tmp_path / "tree", patch)
-    # Without the flip, the peer overwrites a packet and the rank waits until the time-out, which shows the error.
-    waits_in_vain = patch == FLIP and settings == ("one_shot_ll",)
+    # Without the flip, the peer overwrites a packet, or the rank resets the peer's next packet. The rank then waits
+    # until the time-out, which shows the error.
+    waits_in_vain = patch == FLIP and settings[0] in ("one_shot_ll", "one_shot_sentinel")
     settings = *settings, "timeout_s=2"
     # Chance decides how soon an error appears; a run without errors is repeated with other delays, data and kernels.
     runs = (stress(2, *settings, launches=launches, seed=seed, tree=broken) for seed in range(1, 13))

@@ -8,8 +8,8 @@ from bench.harness import verify
 from collectives.algorithm import choose
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined, reason_against
 from collectives.library.mpi import types_of
-from tests.kernels.broken_kernels import tree
-from tests.launch import count, few, mpirun
+from tests.kernels.broken_kernels import SENTINEL, Patch, apply, tree
+from tests.launch import ROOT, count, few, mpirun
 from tests.ranks.world import ROUNDING
 
 ALL_REDUCE = COLLECTIVES["all_reduce"]
@@ -45,6 +45,19 @@ def test_every_collective_is_correct_and_equal_results_have_equal_bits(ranks, ex
     done = mpirun(ranks, "tests/ranks/collective_ranks.py", str(examples), str(ranks))
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"{examples} examples right on {ranks} ranks" in done.stdout
+
+
+SENT = "word = ~word ? word : word >> 1;"
+
+
+@pytest.mark.parametrize("replaces", [True, False])
+def test_data_equal_to_the_sentinel_arrive_as_nan(replaces, tmp_path):
+    where = tree(tmp_path / "tree") if not replaces else ROOT
+    if not replaces:
+        apply(where, [Patch(SENTINEL, SENT, "word = word;")])
+    done = mpirun(2, "tests/ranks/sentinel_ranks.py", tree=where)
+    assert (done.returncode == 0) == replaces, done.stderr[-3000:]
+    assert ("24 launches right" in done.stdout) == replaces
 
 
 @pytest.mark.parametrize("redop", REDOPS)

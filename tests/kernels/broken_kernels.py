@@ -19,7 +19,8 @@ UNCHANGED = "bench", "collectives", "reports", "tests"  # folders that trees sha
 SYNC, EXCHANGE, PACK, TWO_SHOT = (
     f"kernels/include/{name}.h" for name in ("sync", "exchange", "pack", "two_shot"))
 CPU, HIP, CUDA = (f"kernels/include/platform_{name}.h" for name in ("cpu", "hip", "cuda"))
-PLATFORM, PACKETS = "kernels/include/platform.h", "kernels/allreduce_one_shot_ll.cu"
+PLATFORM, PACKETS = "kernels/include/platform.h", "kernels/include/packets.h"
+LL, SENTINEL = "kernels/allreduce_one_shot_ll.cu", "kernels/allreduce_one_shot_sentinel.cu"
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,10 @@ AWAIT_FLAG = "await_acquire_system(a, &a.control[a.rank]->flags[block()][p].valu
 # A rank stores its data for its peers: in a direct exchange, in the first beat of a ring, in a
 # two-shot, and in packets.
 GIVE = "give(reader, start, n, slot(reader, a.rank));"
+MARKED = "WIRE::packet(data[k], epoch)"
 STAGE, SENT = "stage(a, s, chunk * most,", "Slab{inbox(right, s, chunk)});"
 INPUT = "copy_in(part(beat, owner), input(a.rank, beat, owner));"
-SEND, MARKED = "send<WORDS>(", "own, mark);"
+ENCODE, SEND = "const pack own = WIRE::sent(load(i));", "store_release_system(to + k,"
 WITH_FAULTS = Patch(SYNC, '#include "platform.h"\n', '#include "platform.h"\n#include "faults.h"\n')
 
 
@@ -122,14 +124,17 @@ PATCHES = {
     "without the fence before the flag": [Patch(SYNC, "  hand_over_stores();\n", "")],
     "without the epoch flip": [
         Patch(SYNC, "(epoch & 1) * a.half_bytes", "0 * a.half_bytes"),
-        Patch(PACKETS, "(epoch & 1) * MOST_RANKS", "0 * MOST_RANKS"),
+        Patch(LL, "(epoch & 1) * MOST_RANKS", "0 * MOST_RANKS"),
+        Patch(SENTINEL, "(epoch & 1) * WORLD", "0 * WORLD"),
     ],
     # The meeting before each iteration still waits. Without it the ranks would not run at the same
     # time, and nothing would break.
     "without the wait": [
         Patch(SYNC, AWAIT_FLAG, "break;"),
-        Patch(PACKETS, "return seen == wanted;", "return true;"),
+        Patch(PACKETS, "return seen == all_here;", "return true;"),
+        Patch(PACKETS, "return !missing;", "return true;"),
     ],
+    "without the reset": [Patch(SENTINEL, "RESETS = true", "RESETS = false")],
     "without the release": [Patch(CPU, "(p, v, __ATOMIC_RELEASE)", "(p, v, __ATOMIC_RELAXED)")],
     "without the acquire": [Patch(CPU, "(p, __ATOMIC_ACQUIRE)", "(p, __ATOMIC_RELAXED)")],
     # No error by itself: see delayed_stores.h.
@@ -149,8 +154,8 @@ PATCHES = {
         Patch(TWO_SHOT, INPUT,
               INPUT + flip("beat + 1", "input(a.rank, beat, owner)",
                            "part(beat, owner).count * ELEMENT_BYTES")),
-        Patch(PACKETS, MARKED,
-              "i ? own : with_flipped_bit(a.rank, stamp(epoch, 1), own), mark);"),
+        Patch(PACKETS, ENCODE, ENCODE.replace(
+            "load(i)", "i ? load(i) : with_flipped_bit(a.rank, stamp(epoch, 1), load(i))")),
     ],
     # A rank does not store its data for its peers.
     "skip_push": [
@@ -165,14 +170,14 @@ PATCHES = {
         WITH_FAULTS,
         Patch(SYNC, SET_FLAG, f"if (!strikes_flag(a.rank, value, p)) {SET_FLAG}"),
         Patch(PACKETS, SEND,
-              f"if (i || !strikes_flag(a.rank, stamp(epoch, 1), (int)reader)) {SEND}"),
+              f"if (i || !strikes_flag(a.rank, stamp(epoch, 1), reader)) {SEND}"),
     ],
     # A flag carries the epoch before.
     "stale_epoch": [
         WITH_FAULTS,
         Patch(SYNC, FLAG, FLAG.replace(
             "value);", "value - (strikes_flag(a.rank, value, p) ? 1ull << 32 : 0));")),
-        Patch(PACKETS, MARKED,
-              f"own, mark_of(i == 0 && {struck('1', 2)} ? epoch - 1 : epoch));"),
+        Patch(PACKETS, MARKED, MARKED.replace(
+            "epoch", f"i == 0 && {struck('1', 2)} ? epoch - 1 : epoch")),
     ],
 }

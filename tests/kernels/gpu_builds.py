@@ -23,12 +23,22 @@ import pytest
 from kernels.devices import gpu_driver
 from kernels.devices.compile_cache import SOURCES, CompileError, cache_folder
 from tests.kernels import kernel_resources as resources
-from tests.kernels.kernel_code import innermost_loops, kernels_in, loads_at_once
+from tests.kernels.kernel_code import (
+    LETTERS,
+    bursts,
+    family,
+    innermost_loops,
+    innermost_with,
+    kernels_in,
+    loads_at_once,
+)
 from tests.kernels.kernel_resources import Resources, compile_for
 
 # The widest kernels: most pointers, two elements per word, rounding.
 WIDE = (("ELEMENT", "Bfloat16"), ("REDOP", "Avg"), ("STREAM_SLAB", "1"), ("WORLD", "8"))
-WITHOUT_MAIN_LOOP = {"meet", "flag_ping_pong", "link_ping_pong", "one_shot_ll"}  # one_shot_ll has packets of 8 bytes
+WITHOUT_MAIN_LOOP = {"meet", "flag_ping_pong", "link_ping_pong"}
+PACKETS = {"one_shot_ll", "one_shot_sentinel"}  # their main loop polls: each turn must wait once
+PACKET_LOADS = {kind: letters["L"] for kind, letters in LETTERS.items()} | {"sm_": r"ld\.relaxed\.sys\.global\.v2\.u64"}
 # These kernels loop over a token's rows and look up the address of the next row; or over a matrix's rows and compute
 # their addresses (AMD's compiler then loads for the next turn before a turn ends); or over tokens in all ranks'
 # buffers.
@@ -127,6 +137,11 @@ mock.patch.object(resources, "build", build).start()  # never stopped: it return
 def flaws_of_loops(text: str, architecture: str) -> list[str]:
     flaws = []
     for kernel, lines in kernels_in(text, architecture).items():
+        if kernel in PACKETS:
+            polled = PACKET_LOADS[family(architecture)]
+            trips = [len(bursts(loop, polled)) for loop in innermost_with(lines, polled)]
+            flaws += [f"{kernel} makes {trips} round trips a poll"] if set(trips) != {1} else []
+            continue
         if LOOKING_UP.fullmatch(kernel):
             flaws += [f"{kernel} has less than four 16-byte loads at once"] if loads_at_once(lines) < 4 else []
             continue

@@ -1,6 +1,7 @@
 """Reads PTX and AMD assembly: the kernels, their loops, and the order of their synchronisation."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kernels.devices.device import Control
@@ -57,12 +58,15 @@ def innermost_loops(lines: list[str]) -> list[Loop]:
     return [_loop(lines[begin : end + 1]) for begin, end in inner]
 
 
+WAITS = r"s_wait(cnt.*vmcnt|_loadcnt)"  # AMD's waits for loads
+
+
 def loads_at_once(lines: list[str]) -> int:
     """The most loads of 16 bytes without a wait for loads or a store between them."""
     most = here = 0
     for line in lines:
         current = access(line)
-        if re.match(r"s_wait(cnt.*vmcnt|_loadcnt)", line) or (current and not current.load):
+        if re.match(WAITS, line) or (current and not current.load):
             here = 0
         here += bool(current and current.load and current.wide)
         most = max(most, here)
@@ -76,9 +80,40 @@ def _loop(lines: list[str]) -> Loop:
     for line in lines:
         current = access(line)
         in_flight += bool(current and current.load)
-        if re.match(r"s_wait(cnt.*vmcnt|_loadcnt)", line):
+        if re.match(WAITS, line):
             break
     return Loop(accesses, not any(a.load for a in accesses[first_store:]), in_flight)
+
+
+def bursts(lines: Iterable[str], load: str) -> list[int]:
+    """The sizes of the groups of matching loads that are issued without a wait for one of them."""
+    groups, pending = [0], set[str]()
+    for line in lines:
+        operands = re.sub(r"^(@\S+ )?\S+", "", line)
+        read = set(re.findall(r"\bR\d+\b", operands.partition(",")[2] if pending else ""))
+        if re.match(load, line):
+            if read & pending:
+                groups, pending = [*groups, 0], set()
+            groups[-1] += 1
+            first = re.search(r" R(\d+),", line)
+            words = int((re.search(r"\.(128|64)", line) or [0, 64])[1]) // 32
+            pending |= {f"R{int(first[1]) + k}" for k in range(words)} if first else set()
+        elif re.match(WAITS, line) or read & pending or "CCTL.IVALL" in line:
+            groups, pending = [*groups, 0], set()
+    return [size for size in groups if size]
+
+
+def innermost_with(lines: list[str], pattern: str) -> list[list[str]]:
+    """The innermost loops that have a matching line, each from its label to the branch back."""
+    labels = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
+    spans = []
+    for end, line in enumerate(lines):
+        branch = re.search(r"(?:BRA|bra|s_c?branch)\S* .*?([.$]?LBB\w+|\$L__BB\w+|\.L_x_\d+)\)?$", line)
+        begin = labels.get(branch[1], end) if branch else end
+        if any(re.match(pattern, inside) for inside in lines[begin:end]):
+            spans.append((begin, end + 1))
+    inner = [s for s in spans if not any(s != o and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
+    return [lines[begin:end] for begin, end in inner]
 
 
 FLAGS = Control.flags.offset

@@ -88,7 +88,14 @@ class Thread:
 
     def compute(self, op: str, suffixes: list[str], operands: list[str]) -> None:
         kind, to = suffixes[-1], operands[0]
-        if kind[0] == "f" or "%globaltimer" in operands or operands[-1].startswith("%f"):
+        if to[0] == "{":  # a move that splits 64 bits
+            low, high = re.findall(r"[%\w]+", to)
+            whole = self.value(operands[1])
+            self.registers[low], self.registers[high] = whole & 0xFFFFFFFF, whole >> 32
+        elif operands[-1][0] == "{":  # a move that joins 32 and 32 bits
+            low, high = (self.value(part, "u32") for part in re.findall(r"[%\w]+", operands[-1]))
+            self.registers[to] = high << 32 | low
+        elif kind[0] == "f" or "%globaltimer" in operands or operands[-1].startswith("%f"):
             self.registers[to] = 0
         elif op == "setp":
             a, b = (self.value(operand, kind) for operand in operands[1:])
@@ -137,9 +144,10 @@ class Thread:
                     self.events.append(Event("W", place, value, order, scope, updates=op == "atom"))
 
     def forget_last_look(self, at: int, place: int, order: str) -> int:
-        """Drops the last look of this polling loop, if nothing followed it. Returns the index of the new event."""
-        if order != "weak" and self.polled.get((at, place)) == len(self.events) - 1:
-            self.events.pop()
+        """Drops the last look of this polling loop, if only its other reads followed. Returns the new event's index."""
+        first = self.polled.get((at, place), len(self.events))
+        if order != "weak" and all(event.kind == "R" and event.order == order for event in self.events[first:]):
+            del self.events[first:]
         self.polled[at, place] = len(self.events)
         return len(self.events)
 

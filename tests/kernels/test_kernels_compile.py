@@ -14,7 +14,7 @@ import pytest
 from kernels.devices.compile_cache import SOURCES, CompileError
 from kernels.devices.device import Arguments
 from tests.kernels import kernel_resources as resources
-from tests.kernels.broken_kernels import CUDA, HIP, ONE_LAUNCH, Patch, copy_kernels
+from tests.kernels.broken_kernels import CUDA, HIP, ONE_LAUNCH, PLATFORM, Patch, copy_kernels
 from tests.kernels.gpu_builds import (
     WIDE,
     Built,
@@ -37,8 +37,9 @@ COLLECTIVES = [stem for stem in FILES if stem not in NO_COLLECTIVES]
 TYPES = [(("ELEMENT", element), ("REDOP", redop)) for element, redop in
          (("Float16", "Avg"), ("Float64", "Prod"), ("Int32", "Min"), ("Int64", "Max"))]
 UNSYNCHRONISED = {"copy_in", "push_out", "read_peer", "copy_local", "read_own", "chain_link", "chain_link_gathered",
-                  "chain_link_scattered", "chain_link_exchanged", "one_shot_ll", "gemv", "add_rmsnorm"}
-STREAMLESS = {"allreduce_one_shot_ll"}  # sends packets, without streaming stores
+                  "chain_link_scattered", "chain_link_exchanged", "one_shot_ll", "one_shot_sentinel", "gemv",
+                  "add_rmsnorm"}
+STREAMLESS = {"allreduce_one_shot_ll", "allreduce_one_shot_sentinel"}  # sends packets, without streaming stores
 
 
 COMPILERS = ThreadPoolExecutor(2)  # compiles at once
@@ -191,31 +192,34 @@ def test_flags_are_released_and_acquired_in_the_order_of_the_memory_model(stem, 
             assert not broken(lines, architecture), kernel
 
 
-# The instructions that store and load 8 bytes at once and bypass the GPU's own caches.
+# The instructions that store two packets, and that load two or one, past the GPU's own caches.
 PACKETS = {
-    "sm_": (r"st\.relaxed\.sys\.global\.u64", r"ld\.relaxed\.sys\.global\.u64"),
-    "gfx942": (r"global_store_dwordx2 .* sc0 sc1$", r"global_load_dwordx2 .* sc0 sc1$"),
-    "gfx1100": (r"global_store_b64 ", r"global_load_b64 .* glc$"),
-    "gfx1201": (r"global_store_b64 .* scope:SCOPE_SYS$", r"global_load_b64 .* scope:SCOPE_SYS$"),
+    "sm_": (r"st\.relaxed\.sys\.global\.v2\.u64", r"ld\.relaxed\.sys\.global\.v2\.u64"),
+    "gfx942": (r"global_store_dwordx4 .* sc0 sc1$", r"global_load_dwordx2 .* sc0 sc1$"),
+    "gfx1100": (r"global_store_b128 ", r"global_load_b64 .* glc$"),
+    "gfx1201": (r"global_store_b128 .* scope:SCOPE_SYS$", r"global_load_b64 .* scope:SCOPE_SYS$"),
 }
 
 
 def packets(text: str, architecture: str) -> list[bool]:
-    """Whether a thread stores, and whether it loads, each of a pack's four packets with one instruction."""
-    lines = kernels_in(text, architecture)["one_shot_ll"]
-    return [sum(bool(re.match(pattern, line)) for line in lines) >= 4 for pattern in PACKETS[family(architecture)]]
+    """Whether a thread stores two packets, and whether it loads each of its four packets, with one instruction."""
+    [lines] = kernels_in(text, architecture).values()
+    stores, loads = (sum(bool(re.match(pattern, line)) for line in lines) for pattern in PACKETS[family(architecture)])
+    return [stores >= 1, loads >= (2 if architecture.startswith("sm_") else 4)]
 
 
+@pytest.mark.parametrize("stem", ["allreduce_one_shot_ll", "allreduce_one_shot_sentinel"])
 @each_architecture
-def test_a_packets_data_and_epoch_travel_together(architecture, tmp_path):
-    """Otherwise a reader could see the new epoch and take stale bytes for the data."""
-    assert packets(built("allreduce_one_shot_ll", architecture)[0], architecture) == [True, True]
-    if architecture == "gfx1100":
-        return  # gfx1100 has no scopes
-    header, old, new = (CUDA, "relaxed.sys", "relaxed.gpu") if architecture[0] == "s" else (
-        HIP, "__HIP_MEMORY_SCOPE_SYSTEM", "__HIP_MEMORY_SCOPE_AGENT")
-    folder = copy_kernels(tmp_path, [Patch(header, old, new, times=None)])
-    broken_text = built("allreduce_one_shot_ll", architecture, (), folder)[0]
+def test_a_packet_travels_whole(stem, architecture, tmp_path):
+    """Otherwise a reader could see the new epoch, or half of a word, and take stale bytes for the data."""
+    assert packets(built(stem, architecture)[0], architecture) == [True, True]
+    if architecture == "gfx1100" or stem != "allreduce_one_shot_ll":
+        return  # gfx1100 has no scopes; the other file has the same accesses
+    cuda, old, new = architecture[0] == "s", "__HIP_MEMORY_SCOPE_SYSTEM", "__HIP_MEMORY_SCOPE_AGENT"
+    patches = [Patch(CUDA, "relaxed.sys", "relaxed.gpu", times=None)] if cuda else [
+        Patch(HIP, old, new, times=None), Patch(PLATFORM, "off sc0 sc1", "off"),
+        Patch(PLATFORM, "off scope:SCOPE_SYS", "off")]
+    broken_text = built(stem, architecture, (), copy_kernels(tmp_path, patches))[0]
     assert packets(broken_text, architecture) == [False, False]
 
 

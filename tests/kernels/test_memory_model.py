@@ -148,6 +148,25 @@ def packets_between_two_others(boundary: list[Op], ordered: bool) -> list[Thread
     return threads
 
 
+def sentinel(launches: int, boundary: Iterable[Op] = (FENCE_SYSTEM,), ordered: bool = False, halves: int = 2,
+             resets: str = "own launch") -> list[Thread]:
+    """allreduce_one_shot_sentinel.cu: a word that is not 0 has arrived, and its reader writes 0 back, in its own launch
+    or, as other implementations do, in the next launch."""
+    send, await_word = (store_release, await_acquire) if ordered else (store, await_relaxed)
+    threads = []
+    for rank, peer in ((0, 1), (1, 0)):
+        ops: list[Op] = []
+        for launch in range(launches):
+            word, last = ("word", rank, launch % halves), ("word", rank, (launch - 1) % halves)
+            ops.append(send(("word", peer, launch % halves), launch + 1))
+            ops += [send(last, 0)] if resets == "next launch" and launch else []
+            ops += [await_word(word, until=bool), load(word, launch + 1)]
+            ops += [send(word, 0)] if resets == "own launch" else []
+            ops += boundary
+        threads.append(Thread(rank, ops))
+    return threads
+
+
 def two_shot(n_chunks: int, launches: int = 1, slots: int = 2) -> list[Thread]:
     """Two ranks: in each beat a rank copies a chunk in, sums the previous chunk, and gathers the chunk before the
     previous one.
@@ -244,6 +263,9 @@ HOLDS = {
     "packets": packets(3),
     "packets between two others, as a GPU's launches": packets_between_two_others([FENCE_SYSTEM], ordered=False),
     "packets between two others, as a CPU's calls": packets_between_two_others([], ordered=True),
+    "sentinel, as a GPU's launches": sentinel(4),
+    "sentinel, as a CPU's calls": sentinel(4, boundary=(), ordered=True),
+    "sentinel, reset in the next launch, with three buffers": sentinel(5, halves=3, resets="next launch"),
     "two-shot": two_shot(3),
     "two-shot, launch after launch": two_shot(1, launches=3),
     "ring": ring(4),
@@ -278,6 +300,10 @@ FAILS = {
     "packets: epoch": (packets(3, any_epoch=True), "wrong value"),
     "packets: one store": (packets(1, torn=True), "wrong value"),
     "packets between two others: order": (packets_between_two_others([], ordered=False), "wrong value"),
+    "sentinel: reset": (sentinel(3, resets="never"), "wrong value"),
+    "sentinel: epoch flip": (sentinel(2, halves=1), "wrong value"),
+    "sentinel: order between launches": (sentinel(4, boundary=()), "wrong value"),
+    "sentinel: three buffers for a reset in the next launch": (sentinel(3, resets="next launch"), "deadlock"),
     "two-shot: one slot": (two_shot(2, slots=1), "wrong value"),
     "ring: one slot": (ring(4, slots=1), "wrong value"),
     "ring: waiting for the left": (ring(4, waits_for="right"), "wrong value"),

@@ -87,7 +87,9 @@ KERNELS = {
     "pull": ("allreduce_one_shot", "one_shot_pull", 8, 4096),
     "two-shot": ("allreduce_two_shot", "two_shot", 16, 4096),
     "packets": ("allreduce_one_shot_ll", "one_shot_ll", 8, 4096),
+    "sentinel": ("allreduce_one_shot_sentinel", "one_shot_sentinel", 16, 4096),
 }
+IN_PACKETS = "packets", "sentinel"
 
 
 @cache
@@ -149,7 +151,7 @@ def stale_reads(threads: Sequence[Thread], places: Sequence[Place],
 @pytest.mark.parametrize("name", KERNELS)
 def test_the_axioms_allow_no_stale_data(name, architecture):
     threads, places = traced(name, architecture)
-    assert len(data_reads(threads)) >= (2 if name == "packets" else 4)
+    assert len(data_reads(threads)) >= (2 if name in IN_PACKETS else 4)
     assert not stale_reads(threads, places)
     fences = [event for thread in threads for event in thread.events if event.kind == "F"]
     assert not [event for event in fences if event.order in ("acq_rel", "sc")], "a fence that the axioms do not need"
@@ -182,8 +184,9 @@ def test_the_axioms_allow_stale_data_without_a_part(part, name):
     assert stale_reads(*traced(name, "sm_90"), REMOVED[part])
 
 
-def test_packets_need_no_order_because_each_carries_its_epoch():
-    threads, _ = traced("packets", "sm_90")
+@pytest.mark.parametrize("name", IN_PACKETS)
+def test_packets_need_no_order_because_each_shows_that_it_has_arrived(name):
+    threads, _ = traced(name, "sm_90")
     polls = [(thread, i) for thread in threads for i, event in enumerate(thread.events)
              if event.kind == "R" and event.order == "relaxed" and event.scope == "sys"]
     assert len(polls) == 16

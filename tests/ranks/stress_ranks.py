@@ -27,6 +27,7 @@ from bench.layers import fused
 from bench.layers.experts import combined_rows, row_tables
 from bench.machine.placement import Place
 from collectives.algorithm import ALGORITHMS
+from collectives.allreduce_one_shot_sentinel import SENTINEL
 from collectives.collective import COLLECTIVES, DATATYPES, Collective, Datatype
 from collectives.experts.alltoall_routed import ALGORITHMS as ROUTED
 from collectives.experts.alltoall_routed import RoutedCase, make_tables
@@ -100,7 +101,8 @@ def plain_launches(session: Session, draw: random.Random, names: list[str]) -> l
     buffers = Buffers(send, receive, session.options.seed)
     # One type and operation for each collective, drawn by the seed: the protocol does not depend on them, and each pair
     # needs a build.
-    datatypes = {name: draw.choice(list(DATATYPES.values())) for name in COLLECTIVES}
+    types = [datatype for datatype in DATATYPES.values() if datatype.is_float or SENTINEL.name not in names]
+    datatypes = {name: draw.choice(types) for name in COLLECTIVES}
     redops = {name: draw.choice(["sum", "avg" if datatype.is_float else "max"]) for name, datatype in datatypes.items()}
     lossy = {algorithm.name for algorithm in QUANTIZED}
     hand = []
@@ -108,7 +110,8 @@ def plain_launches(session: Session, draw: random.Random, names: list[str]) -> l
         collective = COLLECTIVES[draw.choice(list(COLLECTIVES) if not names else ["all_reduce"])]
         datatype, algorithms = datatypes[collective.name], ALGORITHMS[collective.name]
         fitting = [name for name in algorithms
-                   if name != "library" and (datatype.name in QUANTIZED_DATATYPES or name not in lossy)]
+                   if name != "library" and (datatype.name in QUANTIZED_DATATYPES or name not in lossy)
+                   and (datatype.is_float or name != SENTINEL.name)]
         launch = dealt(session, draw, buffers, algorithms[draw.choice(names or fitting)], collective, datatype,
                        redops[collective.name])
         hand.append(launch)

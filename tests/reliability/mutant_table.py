@@ -6,7 +6,7 @@ ids of pytest that notice the mutant, the fastest first.
 
 from dataclasses import dataclass
 
-from tests.kernels.broken_kernels import CPU, EXCHANGE, PACK, PACKETS, PLATFORM, SYNC
+from tests.kernels.broken_kernels import CPU, EXCHANGE, LL, PACK, PLATFORM, SYNC
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ KERNELS = {
     "one-half-of-the-slab": Mutant(
         SYNC, "(epoch & 1) * a.half_bytes", "0 * a.half_bytes", (f"{STRESS}[plain-2]",)),
     "packet-mark-at-least": Mutant(
-        PACKETS, "if (packet >> 32 != mark) seen = packet;",
-        "if (packet >> 32 < mark) seen = packet;", (f"{FIXED}[2]",)),
+        LL, "return packet >> 32 != mark_of(epoch);",
+        "return packet >> 32 < mark_of(epoch);", (f"{FIXED}[2]",)),
     "chunks-from-the-start": Mutant(
         EXCHANGE, "a.send, reader) + start * ELEMENT_BYTES, n);", "a.send, reader), n);",
         (f"{FIXED}[2]",)),

@@ -1,0 +1,37 @@
+// One-shot all-reduce whose data are its flags (TensorRT-LLM and FlashInfer call it Lamport): a
+// word of 8 bytes that differs from the sentinel has arrived. Each rank sends (n-1) S bytes, half
+// of LL.
+//
+// The sentinel is the word of ones, in every float type a row of NaNs. Data equal to it are
+// replaced by other NaNs, in a rank's own input too, so that all ranks get the same bits. Words are
+// sent inverted: the sentinel is then 0, the contents of zeroed memory.
+//
+// A reader writes the sentinel back as soon as it has read a unit, so two halves suffice: a peer
+// writes this half again in launch e+2, after it has got this rank's data of launch e+1. To reset
+// the buffer of the launch before instead would take a third buffer and that launch's length.
+#include "include/packets.h"
+
+struct Sentinel {
+  typedef u64 word;
+  static constexpr bool RESETS = true;
+  // A writer's room in each half, in packets.
+  static constexpr unsigned ROOM = (unsigned)(MOST_RANKS * PACKET_BYTES / WORLD / 64 * 8);
+
+  static DEVICE pack sent(pack p) {
+    u64 x[sizeof(pack) / 8];
+    copy_bits(x, &p, sizeof p);
+    for (u64& word : x) word = ~word ? word : word >> 1;
+    copy_bits(&p, x, sizeof p);
+    return p;
+  }
+  static DEVICE u64 packet(word data, unsigned) { return ~data; }
+  static DEVICE word data(u64 packet) { return ~packet; }
+  static DEVICE bool missing(u64 packet, unsigned) { return packet == 0; }
+  // Behind the packets of LL.
+  static DEVICE unsigned offset(int writer, unsigned epoch) {
+    return 2 * MOST_RANKS * (unsigned)(PACKET_BYTES / 8) + ((epoch & 1) * WORLD + writer) * ROOM;
+  }
+  static DEVICE u64 seen(u64 packet, unsigned epoch) { return stamp(epoch, packet != 0); }
+};
+
+RANK_KERNEL(one_shot_sentinel) { all_reduce_in_packets<Sentinel>(a); }

@@ -1,0 +1,204 @@
+// One-shot all-reduces in packets that show by themselves that they have arrived: no flag, no
+// fence, half a round trip. A packet is an aligned 8-byte word in a peer's slab; a unit is the
+// packets that a thread stores at once. A launch
+//   1. stores the input, unit by unit, into every peer's slab
+//   2. polls each peer's packets until none is missing, sums in rank order, rounds once
+//
+// A reader that sees a packet must have all its data, so no machine may tear one. PTX defines a
+// vector store as one store per element, here of 8 bytes. For AMD, LLVM guarantees accesses of 8
+// bytes, and nothing about the halves of a 16-byte store: an aligned one lies in one cache line,
+// and RCCL's LL128 relies on more. A torn packet would give wrong sums, which each run checks. A
+// CPU stores and loads each packet alone, with 8-byte atomics.
+//
+// Between launches, a peer that has this rank's packets may overwrite slab data that this rank read
+// one launch ago, by another algorithm. The end of a launch keeps that order on a GPU; on a CPU,
+// packets release and acquire, as x86 does anyway.
+#pragma once
+#include "pack.h"
+
+// A conditional of array elements would select an address, which keeps the array in memory.
+DEVICE words selected(bool first, words x, words y) { return first ? x : y; }
+
+// Loads unit i of a user's buffer; elements from `count` on are zeros.
+template <int BYTES> DEVICE pack load_unit(const char* from, int i, int count) {
+  struct { Element::bits of[PACK_ELEMENTS]; } part = {};
+  constexpr int N = BYTES / ELEMENT_BYTES;
+  const char* at = from + i * BYTES;
+  const int n = count - i * N;
+  if (n >= N && BYTES == sizeof(pack)) return load_pack(from, i);
+  if (n >= N && (u64)at % 8 == 0) {
+    const u64 whole = load_8_bytes(at);
+    copy_bits(&part, &whole, sizeof whole);
+    return reinterpret<pack>(part);
+  }
+  UNROLLED for (int k = 0; k < N; ++k)
+    if (k < n) part.of[k] = ((const volatile Element::bits*)at)[k];
+  return reinterpret<pack>(part);
+}
+template <int BYTES> DEVICE void store_unit(char* to, int i, int count, pack p) {
+  struct Part { Element::bits of[PACK_ELEMENTS]; };
+  const Part part = reinterpret<Part>(p);
+  constexpr int N = BYTES / ELEMENT_BYTES;
+  char* at = to + i * BYTES;
+  const int n = count - i * N;
+  if (n >= N && BYTES == sizeof(pack)) return store_pack(to, i, p);
+  if (n >= N && (u64)at % 8 == 0) {
+    u64 whole;
+    copy_bits(&whole, &p, sizeof whole);
+    return store_8_bytes(at, whole);
+  }
+  UNROLLED for (int k = 0; k < N; ++k)
+    if (k < n) ((volatile Element::bits*)at)[k] = part.of[k];
+}
+
+// A WIRE defines a packet:
+//   word: the data of one packet
+//   packet(data, epoch), data(packet): a packet, and back
+//   missing(packet, epoch): whether the packet of this launch has yet to arrive
+//   sent(p): a pack of data as all ranks use it
+//   offset(writer, epoch): the place of a writer's packets behind a slab's halves, in packets
+//   RESETS: whether the reader writes zeros back, for the next launch but one
+//   seen(packet, epoch): a stamp for the sentence about a time-out
+DEVICE u64* packets_of(const Arguments& a, int reader) {
+  return (u64*)(a.slab[afresh(reader)] + 2 * a.half_bytes);
+}
+template <class WIRE> DEVICE u64 wanted(unsigned epoch) {
+  return WIRE::seen(WIRE::packet(0, epoch), epoch);
+}
+
+// On a GPU: a thread stores two packets at once, contiguous over the wave, and loads all packets of
+// a poll before it waits.
+template <class WIRE> DEVICE void exchange_in_units(const Arguments& a, unsigned epoch) {
+  typedef typename WIRE::word word;
+  constexpr int BYTES = 2 * sizeof(word), OTHERS = WORLD > 1 ? WORLD - 1 : 1;
+  constexpr int UNITS = WORLD > 4 ? 1 : 2;  // of a thread at once; LL has two
+  const int rank = (int)a.rank, step = (int)threads(), count = (int)a.count;
+  const int packed = (count * (int)ELEMENT_BYTES + BYTES - 1) / BYTES;
+  const int units = packed ? packed : 1;  // an empty message too: a launch waits for every peer
+  const auto own = [&](int i) { return WIRE::sent(load_unit<BYTES>(a.send, i, count)); };
+  for (int i = (int)thread(); i < units; i += step) {
+    const pack p = own(i);
+    word data[2];
+    copy_bits(data, &p, sizeof data);
+    const u64 x[2] = {WIRE::packet(data[0], epoch), WIRE::packet(data[1], epoch)};
+    for (int d = 1; d < WORLD; ++d)
+      store_packets_system(
+          packets_of(a, (rank + d) % WORLD) + WIRE::offset(rank, epoch) + i * 2, x);
+  }
+  u64* const mine = packets_of(a, rank);
+  for (int first = (int)thread(); first < units; first += UNITS * step) {
+    pack inputs[UNITS], received[UNITS][OTHERS] = {};
+    // Behind the end a thread takes its first unit again; another thread may reset its own.
+    const auto unit = [&](int u) { return first + u * step < units ? first + u * step : first; };
+    UNROLLED for (int u = 0; u < UNITS; ++u) inputs[u] = own(unit(u));
+    u64 x[UNITS][OTHERS][2];
+    const auto place = [&](int here, int u, int k) {
+      return mine + WIRE::offset(k + (k >= here), epoch) + unit(u) * 2;
+    };
+    const auto poll = [&](u64&) {
+      UNROLLED for (int u = 0; u < UNITS; ++u)
+        UNROLLED for (int k = 0; k < WORLD - 1; ++k)
+          load_packets_system(x[u][k], place(rank, u, k));
+      bool missing = false;
+      UNROLLED for (int u = 0; u < UNITS; ++u)
+        UNROLLED for (int k = 0; k < WORLD - 1; ++k)
+          UNROLLED for (u64 packet : x[u][k]) missing |= WIRE::missing(packet, epoch);
+      return !missing;
+    };
+    spin(a, poll, [&](u64) {
+      u64 late = 0;
+      int from = 0;
+      UNROLLED for (int u = 0; u < UNITS; ++u)
+        UNROLLED for (int k = 0; k < WORLD - 1; ++k)
+          UNROLLED for (u64 packet : x[u][k]) {
+            const bool is_late = WIRE::missing(packet, epoch);
+            late = is_late ? packet : late, from = is_late ? k : from;
+          }
+      give_up(a, from + (from >= rank), WIRE::seen(late, epoch), wanted<WIRE>(epoch));
+    });
+    const int here = afresh(rank);
+    UNROLLED for (int u = 0; u < UNITS; ++u)
+      UNROLLED for (int k = 0; k < WORLD - 1; ++k) {
+        const word data[2] = {WIRE::data(x[u][k][0]), WIRE::data(x[u][k][1])};
+        copy_bits(&received[u][k], data, sizeof data);
+        const u64 zeros[2] = {};
+        if (WIRE::RESETS) store_packets_system(place(here, u, k), zeros);
+      }
+    UNROLLED for (int u = 0; u < UNITS; ++u) {
+      const int i = first + u * step, now = afresh(rank);
+      if (i >= units) break;
+      store_unit<BYTES>(a.receive, i, count, combined<COMPLETE, WORLD>([&](int r) {
+        pack p;
+        UNROLLED for (int j = 0; j < REGISTERS; ++j)
+          p.r[j] = selected(r == now, inputs[u].r[j],
+                            selected(r < now, received[u][r < OTHERS ? r : 0].r[j],
+                                     received[u][r > 0 ? r - 1 : 0].r[j]));
+        return p;
+      }));
+    }
+  }
+}
+
+// On a CPU: packet by packet, `units` whole packs or single elements of N packets each. load(i)
+// reads an input, store(i, p) a sum.
+template <class WIRE, int N, class Load, class Store>
+DEVICE void exchange_each(const Arguments& a, unsigned epoch, long first_packet, long units,
+                          Load load, Store store) {
+  typedef typename WIRE::word word;
+  for (long i = thread(); i < units; i += threads()) {
+    const pack own = WIRE::sent(load(i));
+    word data[N];
+    for (int d = 1; d < WORLD; ++d) {
+      const int reader = (int)((a.rank + d) % WORLD);
+      u64* to = packets_of(a, reader) + WIRE::offset((int)a.rank, epoch) + first_packet + i * N;
+      copy_bits(data, &own, sizeof data);
+      for (int k = 0; k < N; ++k) store_release_system(to + k, WIRE::packet(data[k], epoch));
+    }
+  }
+  for (long i = thread(); i < units; i += threads())
+    store(i, combined<COMPLETE, WORLD>([&](int r) {
+      if (r == a.rank) return WIRE::sent(load(i));
+      u64* from = packets_of(a, (int)a.rank) + WIRE::offset(r, epoch) + first_packet + i * N;
+      word data[N];
+      const u64 all_here = WIRE::packet(0, epoch);  // no packet that is missing
+      const auto poll = [&](u64& seen) {
+        seen = all_here;
+        for (int k = 0; k < N; ++k) {
+          const u64 packet = load_flag_system(from + k);
+          data[k] = WIRE::data(packet);
+          if (WIRE::missing(packet, epoch)) seen = packet;
+        }
+        return seen == all_here;
+      };
+      spin(a, poll, [&](u64 seen) {
+        give_up(a, r, WIRE::seen(seen, epoch), wanted<WIRE>(epoch));
+      });
+      if (WIRE::RESETS)
+        for (int k = 0; k < N; ++k) store_release_system(from + k, 0);
+      pack p = {};
+      copy_bits(&p, data, sizeof data);
+      return p;
+    }));
+}
+
+template <class WIRE> DEVICE void all_reduce_in_packets(const Arguments& a) {
+  const unsigned epoch = enter_launch(a);
+  if constexpr (PACKS_OF_PACKETS) {
+    constexpr int N = sizeof(pack) / sizeof(typename WIRE::word);
+    constexpr int OF_ELEMENT = ELEMENT_BYTES > (long)sizeof(typename WIRE::word) ? 2 : 1;
+    const long packs = a.count / PACK_ELEMENTS, tail = packs * PACK_ELEMENTS;
+    // An empty message exchanges one element, since every launch waits for every peer.
+    const long elements = a.count == 0 ? 1 : a.count - tail;
+    exchange_each<WIRE, N>(
+        a, epoch, 0, packs, [&](long i) { return load_pack(a.send, i); },
+        [&](long i, pack p) { store_pack(a.receive, i, p); });
+    const auto at = [&](long i) { return SingleElement{(unsigned)(tail + i), 0}; };
+    exchange_each<WIRE, OF_ELEMENT>(
+        a, epoch, packs * N, elements,
+        [&](long i) { return a.count ? at(i).load(a.send, 0) : pack{}; },
+        [&](long i, pack p) { if (a.count) at(i).store(a.receive, 0, p); });
+  } else {
+    exchange_in_units<WIRE>(a, epoch);
+  }
+  leave_launch(a, epoch);
+}

@@ -33,7 +33,7 @@ def main() -> None:
             launch(world.device, operation.step, 3)
             launches += 3
             result = receive.read()[: COUNT * datatype.size_bytes]
-            stored = result.view(datatype.storage)
+            stored: np.ndarray = result.view(datatype.storage)
             everyone = communicator.all_gather((bool(watch.timed_out), result.tobytes()))
             assert not any(late for late, _ in everyone), f"{datatype.name}: a rank waited for a sentinel"
             assert np.isnan(datatype.decode(stored)).all(), f"{datatype.name}: not NaN"

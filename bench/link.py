@@ -140,7 +140,7 @@ def open_wire(session: Session, size_bytes: int) -> Wire:
                    else device.allocate(BACKGROUND_BYTES, "host_staged"))
         on_device = device.private(BACKGROUND_BYTES)
     send, receive = (peers.register(size_bytes) for _ in range(2))
-    arguments = peers.arguments(send.address, receive.address, 0, device.most_chunk_bytes)
+    arguments = peers.arguments(send.address, receive.address, 0, 0)
     for rank, (its_send, its_receive) in enumerate(zip(*peers.registered[-2:], strict=True)):
         arguments.sends[rank], arguments.receives[rank] = its_send.address, its_receive.address
     buffers = Buffers(send, receive, session.options.seed)

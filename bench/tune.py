@@ -30,6 +30,7 @@ ABOUT = "Finds what auto should run on this machine, by size and state of the li
 ROUNDS_A_HEAT = 3  # before the worse half leaves
 LAST_ROUNDS = 24  # for the finalists
 CHUNKS = ("32K", "64K", "128K", "256K", "1M")  # besides the device's own
+FAR_CHUNKS = ("256K", "1M", "2M", "4M")  # of a GPU: each costs a flag across the link
 STORES = ("", "nt", "ntr", "nt+ntr")
 
 
@@ -38,13 +39,16 @@ def candidates(size_bytes: int, far_peers: bool) -> Iterator[str]:
     # Small results stay in cache: a reader of stores around the caches loses more than the writer
     # gains. A chunk must be shorter than the message.
     stores = STORES if size_bytes >= 1 << 20 else STORES[:2]
-    chunks = [chunk for chunk in CHUNKS if options.size_bytes(chunk) < size_bytes]
+    chunks = [chunk for chunk in (FAR_CHUNKS if far_peers else CHUNKS)
+              if options.size_bytes(chunk) < size_bytes]
     grids = ["8b", "32b", "256t"] if far_peers else []
     if size_bytes <= 32 << 10:
         yield "one_shot_ll"
     if size_bytes <= 64 << 10:
         yield "one_shot_sentinel"
     searched = [("two_shot", chunks), ("ring", chunks)]
+    if far_peers:
+        searched = [("two_shot_push", chunks), *searched]
     if size_bytes <= 2 << 20:
         searched = [("one_shot_push", []), ("one_shot_pull", []), *searched]
     for algorithm, cuts in searched:

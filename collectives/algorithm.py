@@ -2,14 +2,16 @@
 bench.tune measured as best here, or a choice that is reasonable everywhere."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from collectives import allgather, alltoall, quantized, reduce_scatter, sendrecv
 from collectives.allreduce_one_shot import PULL, PUSH
 from collectives.allreduce_one_shot_ll import LL
+from collectives.allreduce_one_shot_ll import MOST_BYTES as MOST_LL_BYTES
 from collectives.allreduce_one_shot_sentinel import SENTINEL
 from collectives.allreduce_ring import RING
+from collectives.allreduce_two_shot import PUSH as TWO_SHOT_PUSH
 from collectives.allreduce_two_shot import TWO_SHOT
 from collectives.operation import Algorithm, Bound, Case, Operation, Traffic, TunedChoice, World
 
@@ -17,7 +19,7 @@ SAME_STATE_RATIO = 1.5  # of two round trips in one state; states were 2 to 5 ti
 
 # `auto` chooses among these, and a default run measures them.
 EXACT: dict[str, tuple[Algorithm, ...]] = {
-    "all_reduce": (LL, SENTINEL, PUSH, PULL, TWO_SHOT, RING),
+    "all_reduce": (LL, SENTINEL, PUSH, PULL, TWO_SHOT, TWO_SHOT_PUSH, RING),
     "all_gather": allgather.ALGORITHMS,
     "reduce_scatter": reduce_scatter.ALGORITHMS,
     "alltoall": alltoall.ALGORITHMS,
@@ -30,8 +32,30 @@ ON_REQUEST: dict[str, tuple[Algorithm, ...]] = {
 
 
 def choose(size_bytes: int, ranks: int) -> str:
-    """The default all-reduce: fewest steps where latency dominates, fewest bytes elsewhere."""
+    """The default all-reduce of CPUs: fewest steps for short messages, then fewest bytes."""
     return "one_shot_pull" if size_bytes * (ranks - 1) <= 128 << 10 else "two_shot"
+
+
+def choose_on_gpus(size_bytes: int, ranks: int, registered: bool) -> str:
+    """The default all-reduce of GPUs, which store into a peer faster than they read from it:
+    packets spare a flag and double the bytes, one_shot_push spares a step and sends most bytes.
+    Neither uses registered buffers."""
+    sent_bytes = size_bytes * (ranks - 1)
+    if registered:
+        return "one_shot_pull" if sent_bytes <= 128 << 10 else "two_shot_push"
+    if size_bytes <= MOST_LL_BYTES and sent_bytes <= 64 << 10:
+        return "one_shot_ll"
+    return "one_shot_push" if sent_bytes <= 512 << 10 else "two_shot_push"
+
+
+def default_choice(world: World, case: Case, reduces_all: bool) -> str:
+    """Without an all-reduce a direct form: the fewest stores on CPUs, stores alone on GPUs."""
+    ranks, registered = world.communicator.size, case.variant == "registered"
+    if not reduces_all:
+        return "direct_pull" if world.device.near_peers or registered else "direct_push"
+    if world.device.near_peers:
+        return choose(case.segment_bytes, ranks)
+    return choose_on_gpus(case.segment_bytes, ranks, registered)
 
 
 def same_state(rtt_a_ns: float, rtt_b_ns: float) -> bool:
@@ -55,10 +79,8 @@ def choices_for(choices: Sequence[TunedChoice], case: Case, ranks: int) -> list[
             for state in states]
 
 
-def choosing_among(algorithms: Sequence[Algorithm],
-                   default: Callable[[int, int], str] | None = None) -> Algorithm:
-    """`auto`: binds the tuned choice for each state of the link, or `default(size_bytes, ranks)`;
-    without one direct_pull, the shortest way with the fewest stores."""
+def choosing_among(algorithms: Sequence[Algorithm], reduces_all: bool = False) -> Algorithm:
+    """`auto`: binds the tuned choice for each state of the link, or the default."""
     by_name = {algorithm.name: algorithm for algorithm in algorithms}
 
     def bind_named(world: World, case: Case, name: str) -> Bound:
@@ -73,8 +95,7 @@ def choosing_among(algorithms: Sequence[Algorithm],
                 by_link[choice.link_rtt_ns] = bound
         if by_link:
             return replace(next(iter(by_link.values())), by_link=by_link)
-        name = default(case.segment_bytes, ranks) if default else "direct_pull"
-        return bind_named(world, case, name)
+        return bind_named(world, case, default_choice(world, case, reduces_all))
 
     return Algorithm("auto", "the best for the size: as bench.tune measured, or a default", bind,
                      registered=True)
@@ -88,11 +109,11 @@ def _library_traffic(ranks: int, case: Case) -> Traffic:
 
 LIBRARY = Algorithm(
     "library", "NCCL or RCCL on GPUs; on the CPU the MPI that started this",
-    lambda world, case: world.library.bind(world, case), _library_traffic, library_variants=2)
+    lambda world, case: world.library.bind(world, case), _library_traffic, library_variants=3)
 
 
 def _registered(collective: str) -> dict[str, Algorithm]:
-    automatic = choosing_among(EXACT[collective], choose if collective == "all_reduce" else None)
+    automatic = choosing_among(EXACT[collective], collective == "all_reduce")
     listed = (LIBRARY, *EXACT[collective], *ON_REQUEST.get(collective, ()), automatic)
     return {algorithm.name: algorithm for algorithm in listed}
 
@@ -100,8 +121,11 @@ def _registered(collective: str) -> dict[str, Algorithm]:
 ALGORITHMS: dict[str, dict[str, Algorithm]] = {name: _registered(name) for name in EXACT}
 
 
-def default_names(collective: str) -> list[str]:
+def default_names(collective: str, near_peers: bool = False) -> list[str]:
+    """The algorithms of a run that names none. Between near peers pushing gains little."""
     skipped = {algorithm.name for algorithm in ON_REQUEST.get(collective, ())}
+    if near_peers:
+        skipped.add(TWO_SHOT_PUSH.name)
     return [name for name in ALGORITHMS[collective] if name not in skipped]
 
 

@@ -18,3 +18,19 @@ TWO_SHOT = Algorithm(
     # Two chunks and two segments of sums, each rounded up to whole packs.
     binder("allreduce_two_shot", "two_shot", lambda ranks: 2 + 2 / ranks, 4096), two_shot_traffic,
     registered=True)
+
+
+def _push_traffic(ranks: int, case: Case) -> Traffic:
+    own = case.segment_bytes // ranks
+    others = case.segment_bytes - own
+    # Registered: the owners' stores fill the receive buffers.
+    copy_out = () if case.variant == "registered" else ((0, others),)
+    stages = ((others, 0), (others, others), *copy_out) if ranks > 1 else ()
+    return Traffic(2, stages, case.segment_bytes)
+
+
+PUSH = Algorithm(
+    "two_shot_push", "two_shot by stores: inputs into the owners' slabs, sums into all slabs",
+    # Two chunks of input and two of sums, each rounded up to whole packs.
+    binder("allreduce_two_shot", "two_shot_push", lambda ranks: 4, 4096), _push_traffic,
+    registered=True, pushes=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from collectives.collective import Array, Collective, Datatype, Shape
 from collectives.communicator import Communicator, Disagreement
-from collectives.peer_buffer import HALF_BYTES, PeerBuffer
+from collectives.peer_buffer import PeerBuffer
 from kernels.devices.device import PEER_STRUCTURES, Arguments, Device, Memory, Step, Watch
 
 PACK_BYTES = 64  # of the widest CPU
@@ -169,11 +169,19 @@ class Library(ABC):
         """A barrier for ranks that cannot map each other's memory. Raises DeviceError."""
 
     def allocate(self, world: World, size_bytes: int) -> Memory:
-        """A buffer for every variant, mapped if possible. Raises DeviceError and Disagreement."""
+        """A buffer for every variant, mapped if possible, and slabs for messages of its size.
+        Raises DeviceError and Disagreement."""
+        if not isinstance(world.peers, Unsupported):
+            world.peers.make_room(size_bytes)
         # A library would be slow in host_staged memory.
         if isinstance(world.peers, Unsupported) or world.peers.kind == "host_staged":
             return world.device.private(size_bytes)
         return world.peers.register(size_bytes)
+
+    def allocate_own(self, world: World, size_bytes: int) -> Memory | None:
+        """A buffer from the library's own allocator for its own cases; None if it has none. Raises
+        DeviceError."""
+        return None
 
     def describe(self, world: World) -> dict[str, Any]:
         """Facts for the head of a run, once all cases are bound; `notes` are sentences."""
@@ -238,7 +246,9 @@ def binder(stem: str, entry: str, chunks: Callable[[int], float],
            rest_bytes: int = 0) -> Callable[[World, Case], Bound]:
     """Binds an entry of kernels/<stem>.cu; half a slab holds `chunks(ranks)` and `rest_bytes`."""
     def bind(world: World, case: Case) -> Bound:
-        room_bytes = (HALF_BYTES - rest_bytes) / chunks(world.communicator.size)
+        if isinstance(world.peers, Unsupported):
+            return world.peers
+        room_bytes = (world.peers.half_bytes - rest_bytes) / chunks(world.communicator.size)
         return bind_kernel(world, case, stem, entry, room_bytes)
 
     return bind

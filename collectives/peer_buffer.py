@@ -9,7 +9,7 @@ import ctypes
 import secrets
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,12 +31,25 @@ from kernels.devices.device import (
 )
 from kernels.devices.shared_memory import forget_name
 
-HALF_BYTES = 4 << 20
+HALF_BYTES = 4 << 20  # of a slab that no message has made larger
+ROUNDING_BYTES = 64 << 10  # beside the chunks of a half, for slots in whole packs and lines
 PACKET_BYTES = 66 << 10  # as in sync.h: behind the halves, each writer's room for packets in each
-SLAB_BYTES = 2 * HALF_BYTES + 4 * MOST_RANKS * PACKET_BYTES  # with marks, and with sentinels
 PROBE_BYTES = 4096
 PROBE_ROUNDS = 16
 PROBE_NS = 5_000_000_000  # for a flag: less than any watchdog waits
+
+
+def half_for(message_bytes: int, most_chunk_bytes: int) -> int:
+    """The half of a slab that holds four chunks, the most of a pipeline, of this message."""
+    chunk_bytes = min(1 << (message_bytes - 1).bit_length(), most_chunk_bytes)
+    return max(HALF_BYTES, 4 * chunk_bytes + ROUNDING_BYTES)
+
+
+def slab_bytes(half_bytes: int) -> int:
+    return 2 * half_bytes + 4 * MOST_RANKS * PACKET_BYTES  # with marks, and with sentinels
+
+
+SLAB_BYTES = slab_bytes(HALF_BYTES)
 
 
 class ProbeFailed(Disagreement):
@@ -66,6 +79,8 @@ class PeerBuffer:
     sharing: str
     refusals: tuple[str, ...] = ()
     registered: list[list[Memory]] = field(default_factory=list)
+    half_bytes: int = HALF_BYTES
+    outgrown: list[list[Memory]] = field(default_factory=list)  # operations bound earlier use them
 
     @property
     def kind(self) -> str:
@@ -82,11 +97,31 @@ class PeerBuffer:
         pointers = ctypes.c_void_p * MOST_RANKS
         return Arguments(
             send=send, receive=receive, count=count, chunk_bytes=chunk_bytes,
-            half_bytes=HALF_BYTES, timeout_ns=int(self.waits.timeout_s * 1e9),
+            half_bytes=self.half_bytes, timeout_ns=int(self.waits.timeout_s * 1e9),
             rank=self.communicator.rank, yields=self.waits.yields,
             slab=pointers(*(slab.address for slab in self.slabs)),
             control=pointers(*(control.address for control in self.controls)),
             watch=ctypes.addressof(self.waits.watch), own=self.own.address)
+
+    def make_room(self, message_bytes: int) -> None:
+        """Replaces the slabs by larger ones if messages of this size need them. All ranks call it.
+        If larger slabs cannot be shared or fail the probe, the old ones stay, and `refusals` has
+        the reason. A launch may use other slabs than the launch before: each waits for all."""
+        half_bytes = half_for(message_bytes, self.device.most_chunk_bytes)
+        if half_bytes <= self.half_bytes:
+            return
+        undo = ExitStack()
+        try:
+            slabs = share(self.communicator, self.device, self.sharing, slab_bytes(half_bytes),
+                          undo)
+            probe(replace(self, slabs=slabs, half_bytes=half_bytes))
+        except Disagreement as refusal:
+            undo.close()
+            reason = f"{self.sharing} slabs with halves of {half_bytes >> 20} MiB: {refusal}"
+            self.refusals = (*self.refusals, reason)
+            return
+        self.outgrown.append(self.slabs)
+        self.slabs, self.half_bytes = slabs, half_bytes
 
     def register(self, size_bytes: int) -> Memory:
         """A new buffer on every rank, mapped by all; this rank's. Raises Disagreement."""

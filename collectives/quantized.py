@@ -9,7 +9,6 @@ import numpy as np
 from collectives.allreduce_two_shot import two_shot_traffic
 from collectives.collective import Array, Datatype, combined
 from collectives.operation import Algorithm, Bound, Case, Traffic, Unsupported, World, bind_kernel
-from collectives.peer_buffer import HALF_BYTES
 from kernels.devices.device import DeviceError
 
 BLOCK = 32  # elements that share a scale
@@ -67,7 +66,9 @@ class Wire:
             return Unsupported(f"only whole blocks of {BLOCK} elements can be quantised",
                                depends_on_size=True)
         # Two chunks and two segments of sums as codes and scales, each rounded up by 256 B at most.
-        room = (HALF_BYTES - 8192) / (2 + 2 / world.communicator.size)
+        if isinstance(world.peers, Unsupported):
+            return world.peers
+        room = (world.peers.half_bytes - 8192) / (2 + 2 / world.communicator.size)
         room *= BLOCK * case.datatype.size_bytes / self.wire_bytes(BLOCK)
         bound = bind_kernel(world, case, "allreduce_two_shot_quantized", "two_shot_quantized", room,
                             WIRE=self.element)

@@ -7,7 +7,7 @@ template <bool REGISTERED> DEVICE void two_shot(const Arguments& a) {
   const auto copy_in = [&](Segment s, char* to) {
     if (!REGISTERED) copy(Slab{to}, a.send + s.start * ELEMENT_BYTES, s.count);
   };
-  const auto add = [&](Segment s, auto input, char* sums) {
+  const auto add = [&](Segment s, auto input, auto sums) {
     const long at = s.start * ELEMENT_BYTES;
     const Output output{a.receive + at};
     if (WORLD == 1) return copy(output, a.send + at, s.count);
@@ -16,14 +16,45 @@ template <bool REGISTERED> DEVICE void two_shot(const Arguments& a) {
     for (int r = 0; r < WORLD; ++r)
       if (REGISTERED) inputs.at[r] = (r == rank ? a.send : a.sends[r]) + at;
       else inputs.at[r] = r == rank ? a.send + at : input(r);
-    reduce<COMPLETE, WORLD>(OutputAndSlab{output, {sums}}, inputs, s.count);
+    reduce<COMPLETE, WORLD>(OutputAndSlab{output, {sums(rank)}}, inputs, s.count);
   };
   const auto copy_out = [&](Segment s, const char* sums) {
     copy(Output{a.receive + s.start * ELEMENT_BYTES}, sums, s.count);
   };
-  in_beats<OTHERS, PACK_ELEMENTS>(a, most, segment_of(most, 0).count * ELEMENT_BYTES, copy_in, add,
-                                  copy_out);
+  in_beats<PULLS, OTHERS, PACK_ELEMENTS>(
+      a, most, segment_of(most, 0).count * ELEMENT_BYTES, copy_in, add, copy_out);
 }
 
+// If REGISTERED, an owner stores its sums into the users' receive buffers, and C copies nothing.
+// Peers have begun by then: the owner has their part of the chunk.
+template <bool REGISTERED> DEVICE void two_shot_push(const Arguments& a) {
+  const long most = a.chunk_bytes / ELEMENT_BYTES;
+  const auto copy_in = [&](Segment s, char* to) {
+    copy(Slab{to}, a.send + s.start * ELEMENT_BYTES, s.count);
+  };
+  const auto add = [&](Segment s, auto input, auto sums) {
+    const long at = s.start * ELEMENT_BYTES;
+    const Output output{a.receive + at};
+    const auto place = [&](long d) {
+      const int reader = afresh((int)((a.rank + d) % WORLD));
+      return Slab{REGISTERED ? a.receives[reader] + at : sums(reader)};
+    };
+    if (WORLD == 1) return copy(output, a.send + at, s.count);
+    Sources<WORLD> inputs;  // by hand, as in two_shot
+    const int rank = afresh((int)a.rank);
+    for (int r = 0; r < WORLD; ++r) inputs.at[r] = r == rank ? a.send + at : input(r);
+    reduce<COMPLETE, WORLD>(OutputAndSlab{output, place(1)}, inputs, s.count);
+    // Each thread copies its own stores. gfx942 has no registers for seven more destinations above.
+    for (int d = 2; d < afresh(WORLD); ++d) copy(place(d), output.at, s.count);
+  };
+  const auto copy_out = [&](Segment s, const char* sums) {
+    if (!REGISTERED) copy(Output{a.receive + s.start * ELEMENT_BYTES}, sums, s.count);
+  };
+  in_beats<PUSHES, OTHERS, PACK_ELEMENTS>(
+      a, most, segment_of(most, 0).count * ELEMENT_BYTES, copy_in, add, copy_out);
+}
+
+RANK_KERNEL(two_shot_push) { two_shot_push<false>(a); }
+RANK_KERNEL(two_shot_push_registered) { two_shot_push<true>(a); }
 RANK_KERNEL(two_shot) { two_shot<false>(a); }
 RANK_KERNEL(two_shot_registered) { two_shot<true>(a); }

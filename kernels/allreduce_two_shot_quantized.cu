@@ -67,8 +67,8 @@ RANK_KERNEL(two_shot_quantized) {
     if (is_aligned(from)) quantize<true>(to, from, s.count);
     else quantize<false>(to, from, s.count);
   };
-  const auto add = [&](Segment s, auto input, char* sums) {
-    const CodedSlab to{sums, units_of(s.count)};
+  const auto add = [&](Segment s, auto input, auto sums) {
+    const CodedSlab to{sums(a.rank), units_of(s.count)};
     CodedSlab inputs[WORLD];
     UNROLLED for (int r = 0; r < WORLD; ++r) inputs[r] = {input(r), to.units};
     add_up<batch_of(WORLD * CODE_PACKS)>(inputs, [&](unsigned u, WideUnit total) {
@@ -86,5 +86,5 @@ RANK_KERNEL(two_shot_quantized) {
     else
       add_up<1>(from, [&](unsigned u, const WideUnit& x) { put_unit<false>(to.at, u, packs, x); });
   };
-  in_beats<EVERY, UNIT_ELEMENTS>(a, most, segment_bytes, copy_in, add, copy_out);
+  in_beats<PULLS, EVERY, UNIT_ELEMENTS>(a, most, segment_bytes, copy_in, add, copy_out);
 }

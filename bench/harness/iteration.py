@@ -4,7 +4,7 @@ one of three executors: the native loop of a CPU, the stream of a GPU, or Python
 import ctypes
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,16 @@ class Buffers:
         own = whole + (rank * segment_bytes if collective.cut else 0)
         return whole if collective.sends_all else own, whole if collective.receives_all else own
 
+    def moved_to(self, target: "Buffers", case: Case) -> Case:
+        """A case on these buffers, at the same places of the target's."""
+        def place(address: int) -> int:
+            for memory, other in ((self.send, target.send), (self.receive, target.receive)):
+                if 0 <= address - memory.address < max(1, memory.size_bytes):
+                    return other.address + address - memory.address
+            raise ValueError(f"{address:#x} is in neither buffer")
+
+        return replace(case, send=place(case.send), receive=place(case.receive))
+
 
 @dataclass(frozen=True)
 class Segments:
@@ -211,7 +221,8 @@ def link_parts(world: World, buffers: Buffers, size_bytes: int) -> dict[str, Ite
     if size_bytes < WORD_BYTES:
         return {}
     device, peers = world.device, world.mapped
-    copied_bytes, chunk_bytes = size_bytes // WORD_BYTES * WORD_BYTES, device.most_chunk_bytes
+    copied_bytes = size_bytes // WORD_BYTES * WORD_BYTES
+    chunk_bytes = min(device.most_chunk_bytes, peers.half_bytes // 2)
     through_slab = min(copied_bytes, 2 * chunk_bytes)
     macros = {"SEVERAL_PAGES": "1"} if copied_bytes >= device.far_bytes else {}
     kernels = probe_kernels(device, world.communicator.size, **macros)

@@ -41,13 +41,15 @@ class Suite:
 class Axes:
     """What varies over the cases of a run. `names(size_bytes)` are the algorithms of a size; with
     `requested` the command line names them, and a size that one does not support is listed.
-    `mode` None: isolated, and chained up to MOST_CHAINED_BYTES; `as_used`: one of both by size."""
+    `mode` None: isolated, and chained up to MOST_CHAINED_BYTES; `as_used`: one of both by size.
+    `for_library(case)` is the case on the library's own buffers."""
 
     algorithms: Mapping[str, Algorithm]
     names: Callable[[int], Sequence[str]]
     requested: bool = False
     mode: str | None = None
     chain_calls: int = CHAIN_CALLS
+    for_library: Callable[[Case], Case] = lambda case: case
 
     def modes(self, size_bytes: int) -> list[str]:
         is_small = size_bytes <= MOST_CHAINED_BYTES
@@ -66,8 +68,9 @@ def bind_cases(session: Session, axes: Axes, cases: Iterable[Case],
         for algorithm in selected(axes.algorithms, axes.names(case.size_bytes)):
             session.flight.note("compile", text=f"{algorithm.name} {case.size_bytes} B")
             variants, modes = algorithm.variants(session.world), axes.modes(case.size_bytes)
+            placed = axes.for_library(case) if algorithm.library_variants else case
             for variant, mode in product(variants, modes):
-                bound = _bound(session, axes, replace(case, variant=variant), algorithm, mode,
+                bound = _bound(session, axes, replace(placed, variant=variant), algorithm, mode,
                                make_iteration)
                 if bound:
                     suite.add(*bound)
@@ -148,10 +151,15 @@ def prepare(sweep: SweepOptions, session: Session,
     world = session.world
     with session.communicator.together(DeviceError, MemoryError):
         send, receive = (world.library.allocate(world, max(sweep.sizes)) for _ in range(2))
+        own = [world.library.allocate_own(world, max(sweep.sizes)) for _ in range(2)]
     buffers = Buffers(send, receive, session.options.seed)
-    listed = sweep.algorithms or default_names(sweep.collective.name)
+    own_send, own_receive = own
+    listed = sweep.algorithms or default_names(sweep.collective.name, world.device.near_peers)
     axes = Axes(ALGORITHMS[sweep.collective.name], names or (lambda size_bytes: listed),
                 sweep.algorithms is not None, sweep.mode)
+    if own_send and own_receive:
+        library_buffers = Buffers(own_send, own_receive, session.options.seed)
+        axes = replace(axes, for_library=partial(buffers.moved_to, library_buffers))
     suite = bind_cases(session, axes, sweep_cases(sweep, session, buffers),
                        partial(case_iteration, world, buffers))
     add_link_parts(session, suite, buffers)

@@ -1,6 +1,6 @@
 """What all layers' benchmarks share: options, the forms of a case, its iteration, and trials."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -59,8 +59,10 @@ def following_link(form: Algorithm) -> Algorithm:
 
 
 def bind_forms(session: Session, forms: Mapping[str, Algorithm], options: LayerOptions,
-               cases: Iterable[Case], make_iteration: MakeIteration) -> Suite:
-    """Compute alone, and the requested or all useful forms. All ranks call it. Raises Disagreement.
+               cases: Iterable[Case], make_iteration: MakeIteration,
+               for_library: Callable[[Case], Case] = lambda case: case) -> Suite:
+    """Compute alone, and the requested or all useful forms; `for_library(case)` is the case on the
+    library's own buffers. All ranks call it. Raises Disagreement.
 
     Between near peers pushing equals pulling; packets expose 9 us at 32 KiB, the others 1.4."""
     far_peers = not session.world.device.near_peers
@@ -68,13 +70,15 @@ def bind_forms(session: Session, forms: Mapping[str, Algorithm], options: LayerO
     def names(size_bytes: int) -> list[str]:
         is_small = size_bytes < SMALL_BYTES
         skipped = {"ring", "two_shot"} if is_small else {"ring"}
+        if is_small or not far_peers:
+            skipped.add("two_shot_push")
         if not (far_peers and is_small):
             skipped |= {"one_shot_ll", "one_shot_sentinel", "one_shot_push"}
         useful = [name for name in forms if name.removeprefix("then_") not in skipped]
         return list(dict.fromkeys(["compute", *(options.algorithm or useful)]))
 
     # A form that does not support a size is listed with its reason.
-    axes = Axes(forms, names, requested=True, mode="isolated")
+    axes = Axes(forms, names, requested=True, mode="isolated", for_library=for_library)
     suite = bind_cases(session, axes, cases, make_iteration)
     for number, iteration in suite.iterations.items():
         header = suite.headers[number]

@@ -1,7 +1,8 @@
 """The cases of allreduce_rmsnorm and gemv_allreduce, and the matrices of these and of `overlap`.
 Data have a period of 31 elements, so that `bench.harness.verify` can check them bit by bit."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,8 +14,8 @@ from bench.layers.forms import LayerOptions, bind_forms, following_link, scale_f
 from collectives.collective import COLLECTIVES, DATATYPES, Array, Datatype
 from collectives.layers import fused
 from collectives.layers.models import LAYERS, MODELS
-from collectives.operation import Case, Operation
-from kernels.devices.device import DeviceError
+from collectives.operation import Case, Operation, World
+from kernels.devices.device import DeviceError, Memory
 
 FORMS = {kernel: {form.name: following_link(form) for form in forms.values()}
          for kernel, forms in fused.FUSED.items()}
@@ -22,6 +23,11 @@ WEIGHT_BYTES = 256 << 20  # of a GPU's copies of a matrix: more than any last-le
 NORM_WEIGHT = 1.5
 ROW_SCALE = 0.5  # of int8 weights: exact in every datatype
 SUMMED = 8.0  # sums plus residual are this or its negative, so all rows have one mean of squares
+
+
+def own_buffers(world: World, memories: Sequence[Memory]) -> list[Memory]:
+    """A buffer from the library's allocator in place of each, if it has one. Raises DeviceError."""
+    return [world.library.allocate_own(world, memory.size_bytes) or memory for memory in memories]
 
 
 def tables_of_norm(datatype: Datatype, ranks: int, seed: int) -> tuple[Array, Array, Array]:
@@ -44,14 +50,23 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
     rank, ranks = world.communicator.rank, world.communicator.size
     row_bytes, most_tokens = hidden * datatype.size_bytes, max(options.tokens)
     with world.communicator.together(DeviceError, MemoryError):
-        send, receive, summed = (world.library.allocate(world, rows * most_tokens * row_bytes)
-                                 for rows in (2, 2, 1))
+        send, receive, summed = memories = [
+            world.library.allocate(world, rows * most_tokens * row_bytes) for rows in (2, 2, 1)]
+        own = own_buffers(world, memories)
         weight = world.device.store(datatype.encode(np.full(hidden, NORM_WEIGHT)))
         codes, scales = (world.device.private(most_tokens * size) for size in (hidden, 4))
     keep = send, receive, summed, weight, codes, scales
     parts, residual, total = tables_of_norm(datatype, ranks, session.options.seed)
     inputs = datatype.encode(np.stack([parts[rank], residual]))
     outputs = datatype.encode(np.stack([normed(total), total]))
+
+    def for_library(case: Case) -> Case:
+        assert isinstance(case, fused.NormCase)
+        norm = fused.Norm.from_buffer_copy(case.norm)
+        norm.residual = own[0].address + case.size_bytes
+        norm.residual_out = own[1].address + case.size_bytes
+        return replace(case, send=own[0].address, receive=own[1].address, summed=own[2].address,
+                       norm=norm)
 
     def cases() -> Iterator[Case]:
         for tokens in options.tokens:
@@ -73,7 +88,7 @@ def prepare_norm(options: LayerOptions, session: Session) -> Suite:
                     Segments(case.receive, case.size_bytes, outputs))
         return checked_iteration(session.world, case, operation, contents, keep)
 
-    return bind_forms(session, FORMS["allreduce_rmsnorm"], options, cases(), iteration)
+    return bind_forms(session, FORMS["allreduce_rmsnorm"], options, cases(), iteration, for_library)
 
 
 def matrix(rows: int, inner: int, rank: int, seed: int) -> Array:
@@ -117,11 +132,15 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
     inner = {layer: model.columns(layer, ranks, float(scale)) for layer in LAYERS}
     row_scale = ROW_SCALE if options.weights == "int8" else 1.0
     with world.communicator.together(DeviceError, MemoryError):
-        send, receive = (world.library.allocate(world, most_tokens * hidden * size)
-                         for _ in range(2))
+        send, receive = memories = [world.library.allocate(world, most_tokens * hidden * size)
+                                    for _ in range(2)]
+        own = own_buffers(world, memories)
         scales = world.device.store(np.full(hidden, row_scale, np.float32))
         activations = world.device.private(most_tokens * max(inner.values()) * size)
     keep = [send, receive, scales, activations]
+
+    def for_library(case: Case) -> Case:
+        return replace(case, send=own[0].address, receive=own[1].address)
 
     def cases() -> Iterator[Case]:
         for layer, columns in inner.items():
@@ -152,4 +171,4 @@ def prepare_gemv(options: LayerOptions, session: Session) -> Suite:
                     Segments(case.receive, hidden * size, datatype.encode(outputs)))
         return checked_iteration(session.world, case, operation, contents, keep)
 
-    return bind_forms(session, FORMS["gemv_allreduce"], options, cases(), iteration)
+    return bind_forms(session, FORMS["gemv_allreduce"], options, cases(), iteration, for_library)

@@ -23,7 +23,6 @@ from collectives.operation import (
     chunk_that_fits,
     in_a_row,
 )
-from collectives.peer_buffer import HALF_BYTES
 from kernels.devices.device import MOST_BLOCKS, Arguments, Memory, Step
 
 CHOICE = np.dtype([("expert", np.int32), ("place", np.int32), ("weight", np.float32)])
@@ -121,7 +120,10 @@ def _bind(direction: str, world: World, case: Case) -> Operation | Unsupported:
     way, routes = case.shape["way"], case.tables.routes
     if case.variant == "registered" and way == "combine":
         return Unsupported("a combine sums rows before it sends them: it has no copy to save")
-    chunk_bytes = chunk_that_fits(world, case, HALF_BYTES / (2 * world.communicator.size))
+    if isinstance(world.peers, Unsupported):
+        return world.peers
+    chunk_bytes = chunk_that_fits(world, case,
+                                  world.peers.half_bytes / (2 * world.communicator.size))
     token_bytes = row_stride(case.segment_bytes) + routes.chosen.shape[1] * CHOICE.itemsize
     step_tokens = (chunk_bytes - 4 * routes.experts) // token_bytes
     if step_tokens < 1:

@@ -24,7 +24,6 @@ from collectives.operation import (
     chunk_that_fits,
     in_a_row,
 )
-from collectives.peer_buffer import HALF_BYTES
 from kernels.devices.device import PEER_STRUCTURES, Arguments, Module, Step
 
 ROW_ALIGNMENT = 64  # bytes; of a row in a slab
@@ -104,7 +103,8 @@ def norm(world: World, case: NormCase, sums: int | None = None) -> Bound:
     if is_registered:
         entry = "allreduce_rmsnorm_pull_registered"
     elif sums is None:
-        entry, chunk_bytes = "allreduce_rmsnorm_pull", chunk_that_fits(world, case, HALF_BYTES / 2)
+        entry = "allreduce_rmsnorm_pull"
+        chunk_bytes = chunk_that_fits(world, case, world.peers.half_bytes / 2)
     structure.step_tokens = chunk_bytes // (-(-row_bytes // ROW_ALIGNMENT) * ROW_ALIGNMENT)
     if chunk_bytes and not structure.step_tokens:
         return Unsupported(f"a token's {row_bytes} B are more than a slot of {chunk_bytes} B",
@@ -131,7 +131,7 @@ def gemv(world: World, case: GemvCase, fused: bool = False) -> Bound:
     """This rank's products; `fused`: in one launch with their all-reduce, which all ranks call."""
     assert not isinstance(world.peers, Unsupported), MAPPED
     ranks, entry = world.communicator.size, "gemv_allreduce" if fused else "gemv"
-    if fused and (ranks + 1) * case.segment_bytes > HALF_BYTES:
+    if fused and (ranks + 1) * case.segment_bytes > world.peers.half_bytes:
         return Unsupported(f"{ranks} ranks' parts of {case.segment_bytes} B do not fit into a slab",
                            depends_on_size=True)
     arguments = world.peers.arguments(case.send, case.receive, case.count, 0)

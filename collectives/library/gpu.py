@@ -1,8 +1,8 @@
 """NCCL and RCCL, the baseline on GPUs: on the same buffers, stream and clock as our kernels.
 
 Variants: `plain`, or `graph` if the device launches from graphs; `registered`, on NCCL, with
-symmetric windows; `tuned`, on RCCL, with the fastest protocol. Windows and each protocol have their
-own communicator, so that they do not change the other variants."""
+symmetric windows; `tuned`, with the fastest setting. Windows and each setting have their own
+communicator, so that they do not change the other variants."""
 
 import ctypes
 import os
@@ -29,7 +29,11 @@ MEMORY_SINCE, WINDOWS_SINCE = 21900, 22700
 
 # RCCL reads NCCL_PROTO for each communicator (ncclTopoTuneModel), but NCCL_P2P_LEVEL once in a
 # process (ncclTopoUserP2pLevel): in RCCL 2.21 and in the source of 2026.
-TUNINGS = ("NCCL_PROTO=LL", "NCCL_PROTO=Simple")
+# NCCL reads both variables for each communicator. LL128 by force can corrupt data (NCCL's manual),
+# so only NCCL's own choice uses it. CTAs go through ncclConfig_t.
+TUNINGS = {"hip": ("NCCL_PROTO=LL", "NCCL_PROTO=Simple"),
+           "cuda": ("registered", "NCCL_PROTO=LL", "NCCL_PROTO=Simple", "NCCL_ALGO=Ring",
+                    "NCCL_ALGO=Tree", "CTAs=4", "CTAs=16")}
 TUNING_ROUNDS, TUNING_CALLS = 3, 20
 FIRST_CALL_S = 20.0  # kernels of NCCL and RCCL have no timeout
 LL_ON_GFX12 = "NCCL_PROTO=LL is out: RCCL's LL never ends on gfx12 (ROCm/rocm-systems issue 5480)."
@@ -56,13 +60,13 @@ class NcclLibrary(Library):
         self.windows: dict[int, bool] = {}  # memory address: whether NCCL made a window of it
 
     def variants(self, world: World) -> tuple[str, ...]:
-        return "graph" if world.graph else "plain", "tuned" if self.is_rccl else "registered"
+        return "graph" if world.graph else "plain", *["registered"] * (not self.is_rccl), "tuned"
 
-    def allocate(self, world: World, size_bytes: int) -> Memory:
-        """Memory from ncclMemAlloc if possible, as only that can be registered; no peer maps it."""
+    def allocate_own(self, world: World, size_bytes: int) -> Memory | None:
+        """Memory from ncclMemAlloc, as only that can be registered; peers cannot map it."""
         library = self.nccl
         if isinstance(library, Unsupported) or self.is_rccl or library.version < MEMORY_SINCE:
-            return super().allocate(world, size_bytes)
+            return None
         pointer = ctypes.c_void_p()
         with environment(library.environment):
             status = library.calls.ncclMemAlloc(ctypes.byref(pointer), size_bytes)
@@ -125,6 +129,9 @@ class NcclLibrary(Library):
 
     def _notes(self, library: Nccl, transports: dict[str, dict[str, list[str]]]) -> list[str]:
         notes = list(library.refused.values())
+        if self.memories:
+            notes.append(f"{library.name} works on buffers from ncclMemAlloc, and our algorithms "
+                         "on buffers that all ranks map.")
         if silent := [label for label, pairs in transports.items() if not pairs]:
             why = ("gave no channel lines" if library.log else
                    "is set, and only a log file of this program is read")
@@ -231,24 +238,30 @@ class NcclLibrary(Library):
                 raise DeviceError(f"{library.name} makes no symmetric windows between these GPUs")
 
     def _tuned(self, library: Nccl, case: Case) -> Operation:
-        """The fastest of RCCL's default and of the TUNINGS that RCCL's log mentions."""
-        if "NCCL_P2P_LEVEL" not in os.environ:
+        """The fastest of the default and of the TUNINGS; the log must confirm a variable."""
+        if not self.is_rccl and "plain" in library.refused:  # each setting would hang as long
+            raise DeviceError(library.refused["plain"])
+        if self.is_rccl and "NCCL_P2P_LEVEL" not in os.environ:
             library.refused["NCCL_P2P_LEVEL=SYS"] = ONCE_A_PROCESS
         if self.device.arch.startswith("gfx12"):
             library.refused["NCCL_PROTO=LL"] = LL_ON_GFX12
         operations: list[Operation] = []
         groups = self._groups(library, case)
-        for label in ("plain", *TUNINGS):
+        for label in ("plain", *TUNINGS[self.device.name]):
             if label in library.refused:
                 continue
             try:
                 chosen = "default" if label == "plain" else label
+                if label == "registered":
+                    self._register(library, case)
                 operation = self._operation(library, groups, label, chosen)
                 sentence = label.replace("=", " set by environment to ")
-                was_read = label == "plain" or sentence in library.logs[label]
+                was_read = not label.startswith("NCCL_") or sentence in library.logs[label]
                 library.agree("" if was_read else f"{library.name} does not say that it read it")
                 operations.append(operation)
             except DeviceError as error:
+                if label == "registered":  # the variant's own row says why
+                    continue
                 library.logs.pop(label, None)
                 library.refused[label] = f"{label} is out: {str(error).rstrip('.')}."
         if not operations:

@@ -20,6 +20,7 @@ from kernels.devices.device import DeviceError
 from kernels.devices.gpu import GpuDevice
 
 OLDEST = 21000  # without bfloat16 and avg, earlier versions would need exceptions everywhere
+CONFIG_SINCE, CONFIG_MAGIC, UNSET = 21700, 0xCAFEBEEF, -(2**31)  # NCCL_API_MAGIC, .._UNDEF_INT
 # By kind of device: the library's name and file, and where it comes from.
 LIBRARIES = {"cuda": ("NCCL", "libnccl.so.2", "pip install nccl4py nvidia-nccl-cu13 (or -cu12)"),
              "hip": ("RCCL", "librccl.so.1", "it comes with ROCm, as the package rccl")}
@@ -31,6 +32,20 @@ class UniqueId(ctypes.Structure):
     _fields_ = [("internal", ctypes.c_uint8 * 128)]
 
 
+class Config(ctypes.Structure):
+    """ncclConfig_t as NCCL 2.17 defined it; later versions append fields."""
+
+    _fields_ = [
+        ("size", ctypes.c_size_t), ("magic", ctypes.c_uint), ("version", ctypes.c_uint),
+        *((name, ctypes.c_int) for name in ("blocking", "cgaClusterSize", "minCTAs", "maxCTAs")),
+        ("netName", ctypes.c_char_p)]
+
+
+def config_of(ctas: int) -> Config:
+    """A communicator with this number of CTAs, so channels, and defaults otherwise."""
+    return Config(ctypes.sizeof(Config), CONFIG_MAGIC, CONFIG_SINCE, UNSET, UNSET, ctas, ctas)
+
+
 _POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
 _MOVE = (_POINTER, _POINTER, _SIZE, _INT, _POINTER, _POINTER)
 _REDUCE = (_POINTER, _POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER)
@@ -38,6 +53,7 @@ _MESSAGE = (_POINTER, _SIZE, _INT, _INT, _POINTER, _POINTER)
 PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "ncclGetVersion": (_POINTER,), "ncclGetErrorString": (_INT,), "ncclGetLastError": (_POINTER,),
     "ncclGetUniqueId": (_POINTER,), "ncclCommInitRank": (_POINTER, _INT, UniqueId, _INT),
+    "ncclCommInitRankConfig": (_POINTER, _INT, UniqueId, _INT, _POINTER),
     "ncclCommGetAsyncError": (_POINTER, _POINTER), "ncclCommAbort": (_POINTER,),
     "ncclMemAlloc": (_POINTER, _SIZE), "ncclMemFree": (_POINTER,),
     "ncclCommWindowRegister": (_POINTER, _POINTER, _SIZE, _POINTER, _INT),
@@ -52,8 +68,8 @@ Group = list[tuple[str, Callable[..., int], tuple[int, ...]]]
 
 @dataclass
 class Nccl:
-    """NCCL or RCCL, loaded by all ranks. The labels of communicators are `plain`, `registered`, or
-    the NAME=VALUE that the environment has while one is made."""
+    """NCCL or RCCL, loaded by all ranks. The labels of communicators are `plain`, `registered`,
+    CTAs=N, or the NAME=VALUE that the environment has while one is made."""
 
     ranks: Communicator
     calls: ctypes.CDLL
@@ -94,14 +110,21 @@ class Nccl:
         if label in self.communicators:
             return self.communicators[label]
         handle, unique, status = ctypes.c_void_p(), UniqueId(), 0
-        settings = dict([label.split("=")]) if "=" in label else {}
+        name, _, value = label.partition("=")
+        settings = {name: value} if name.startswith("NCCL_") else {}
+        if name == "CTAs" and self.version < CONFIG_SINCE:
+            raise DeviceError(f"{self.name} has no setting for them; 2.17 has")
         with environment(self.environment | settings):
             if self.ranks.rank == 0:
                 status = self.calls.ncclGetUniqueId(ctypes.byref(unique))
             self.agree(self.complaint("ncclGetUniqueId", status))
             unique = UniqueId.from_buffer_copy(self.ranks.broadcast(bytes(unique)))
-            status = self.calls.ncclCommInitRank(ctypes.byref(handle), self.ranks.size, unique,
-                                                 self.ranks.rank)
+            identity = ctypes.byref(handle), self.ranks.size, unique, self.ranks.rank
+            if name == "CTAs":
+                config = config_of(int(value))
+                status = self.calls.ncclCommInitRankConfig(*identity, ctypes.byref(config))
+            else:
+                status = self.calls.ncclCommInitRank(*identity)
             self.agree(self.complaint("ncclCommInitRank", status))
         self.communicators[label] = handle.value or 0
         return self.communicators[label]

@@ -48,8 +48,7 @@ class GpuDevice(GpuStream, Device):
 
     clock_shared = False
     near_peers = False
-    # 64 blocks of 512 threads, four packs each: the batch that `reduce` keeps in flight.
-    most_chunk_bytes = 2 << 20
+    most_chunk_bytes = 8 << 20  # 32 MiB take six beats, so six trips of a flag
     far_bytes = float("inf")
 
     def __init__(self, pci_bus_id: str, sharers: int = 1) -> None:

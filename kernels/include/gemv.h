@@ -5,7 +5,7 @@
 
 struct Gemv {
   Arguments ranks;          // `send`: this rank's parts [TOKENS][hidden], written by `gemv` alone
-  const char* weights;      // [copies][hidden][inner] of WEIGHT; uses copy `iteration % copies`
+  const char* weights;      // [copies][hidden][inner] of WEIGHT; uses copy `meetings % copies`
   const char* activations;  // [TOKENS] vectors [inner] of ELEMENT, `stride` elements apart
   const char* row_scales;   // [hidden] fp32, for int8 weights
   long hidden, inner;       // both multiples of 64
@@ -93,7 +93,8 @@ SEPARATE void compute_group(const Gemv& g, const char* weights, long row, long e
 // and token; `offset` is the first sum's place in [TOKENS][hidden], in bytes.
 template <class Each> DEVICE void compute_rows(const Gemv& g, long first, long end, Each each) {
   const long hidden = g.hidden;
-  const u64 copy = *(volatile const u64*)&g.ranks.watch->iteration % (u64)g.copies;
+  // A meeting begins each iteration. The watch counts these too, but lies in host memory.
+  const u64 copy = g.ranks.own->meetings.value % (u64)g.copies;
   const char* weights = g.weights + (long)copy * hidden * g.inner * WEIGHT_BYTES;
   for (long row = first + subgroup() * ROWS; row < end;) {
     TileSums sums[GROUP];

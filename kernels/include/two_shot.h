@@ -5,24 +5,30 @@
 //   C. for chunk b-2: copies the sums of the segments from their owners' slabs to its output
 // and then signals. One flag per beat orders all, since each part needs only the peers' previous
 // beat: in it they read the data, two beats old, that A and B overwrite. One rank makes each sum.
+// If PUSHES, A stores into the owners' slabs and B into all slabs: a rank reads its own slab alone.
 #pragma once
 #include "pack.h"
 
 enum Segments { OTHERS, EVERY };  // that A and C copy: without or with the own segment
+enum Transfer { PULLS, PUSHES };
 
-// Calls copy_in(s, to), add(s, input, to) and copy_out(s, from) for segments of units of UNIT
-// elements, at most `most` of them in a chunk. input(rank) is where that rank copied its part.
-template <Segments COPIED, long UNIT, class CopyIn, class Add, class CopyOut>
+// Calls copy_in(s, to), add(s, input, sums) and copy_out(s, from) for segments of units of UNIT
+// elements, at most `most` of them in a chunk. input(rank) is where that rank copied its part, and
+// sums(reader) the place of the sums that `reader` reads; without PUSHES all readers share one.
+template <Transfer TRANSFER, Segments COPIED, long UNIT, class CopyIn, class Add, class CopyOut>
 DEVICE void in_beats(const Arguments& a, long most, long segment_bytes, CopyIn copy_in, Add add,
                      CopyOut copy_out) {
   const unsigned epoch = enter_launch(a), peers = everyone_but(a.rank);
   const int chunks = (int)((a.count + most - 1) / most);
-  // A half of a slab: two chunks of input, then two segments of sums.
-  const auto input = [&](long rank, long chunk, long segment) {
-    return half_of(a, rank, epoch) + ((chunk & 1) * WORLD + segment) * segment_bytes;
+  // A half of a slab: two chunks of input, then two segments of sums; if PUSHES, two of each owner.
+  const auto input = [&](long writer, long chunk, long owner) {
+    const long slot = (chunk & 1) * WORLD + (TRANSFER == PUSHES ? writer : owner);
+    return half_of(a, TRANSFER == PUSHES ? owner : writer, epoch) + slot * segment_bytes;
   };
-  const auto sums = [&](long rank, long chunk) {
-    return half_of(a, rank, epoch) + (2 * WORLD + (chunk & 1)) * segment_bytes;
+  const auto sums = [&](long owner, long chunk, long reader) {
+    const long slot = TRANSFER == PUSHES ? (chunk & 1) * WORLD + owner : chunk & 1;
+    return half_of(a, TRANSFER == PUSHES ? reader : owner, epoch) +
+           (2 * WORLD + slot) * segment_bytes;
   };
   const auto part = [&](long chunk, long segment) {
     const Segment s = segment_of<UNIT>(smaller(most, a.count - chunk * most), segment);
@@ -39,11 +45,11 @@ DEVICE void in_beats(const Arguments& a, long most, long segment_bytes, CopyIn c
       }
     if (beat >= 1 && beat <= chunks)  // B
       add(part(beat - 1, a.rank), [&](long rank) { return input(rank, beat - 1, a.rank); },
-          sums(a.rank, beat - 1));
+          [&](long reader) { return sums(a.rank, beat - 1, reader); });
     if (beat >= 2)  // C
       for (int d = COPIED == OTHERS; d < afresh(WORLD); ++d) {
         const long owner = (a.rank + d) % WORLD;
-        copy_out(part(beat - 2, owner), sums(owner, beat - 2));
+        copy_out(part(beat - 2, owner), sums(owner, beat - 2, a.rank));
       }
 
     if (beat < chunks + 1) signal(a, peers, stamp(epoch, beat + 1));

@@ -9,7 +9,7 @@ from reports.store.result import read
 from tests.kernels.broken_kernels import tree
 from tests.launch import few, mpirun
 
-FLAGS, PACKETS = ["one_shot_push", "one_shot_pull", "two_shot", "ring"], ["one_shot_ll"]
+FLAGS, PACKETS = ["one_shot_push", "one_shot_pull", "two_shot", "two_shot_push", "ring"], ["one_shot_ll"]
 SENTINEL = ["one_shot_sentinel"]
 ALGORITHMS = FLAGS + PACKETS + SENTINEL
 BITS = r"\(0x[0-9a-f]{8}\)"

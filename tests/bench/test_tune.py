@@ -79,6 +79,8 @@ def test_every_candidate_has_a_meaning_and_a_unique_name(gpu):
             build = Build.parse(named(KNOWN, name).name.partition("+")[2])
             assert (build.chunk_bytes or 0) < size
             assert gpu or build.blocks is build.threads is None
+        assert any(name.startswith("two_shot_push") for name in names) == gpu
+        assert ("one_shot_ll" in names) == (size <= 32 << 10)
 
 
 FAST, SLOW = (100.0, 101.0), (500.0, 505.0)  # round trips

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from bench.harness import verify
-from collectives.algorithm import choose
+from collectives.algorithm import ALGORITHMS, choose, choose_on_gpus
 from collectives.collective import COLLECTIVES, DATATYPES, REDOPS, combined, reason_against
 from collectives.library.mpi import types_of
+from collectives.peer_buffer import HALF_BYTES, half_for
 from tests.kernels.broken_kernels import SENTINEL, Patch, apply, tree
 from tests.launch import ROOT, count, few, mpirun
 from tests.ranks.world import ROUNDING
@@ -104,6 +105,22 @@ def test_auto_prefers_few_steps_for_small_messages_and_few_bytes_for_large_ones(
     assert choose(16 << 10, 2) == "one_shot_pull"
     assert choose(32 << 20, 2) == "two_shot"
     assert choose(64 << 10, 8) == "two_shot"
+
+
+def test_auto_on_gpus_stores_first_and_sends_fewer_bytes_the_longer_a_message_is():
+    for ranks in range(2, 9):
+        names = [choose_on_gpus(1 << power, ranks, False) for power in range(8, 27)]
+        assert list(dict.fromkeys(names)) == ["one_shot_ll", "one_shot_push", "two_shot_push"]
+        assert all(ALGORITHMS["all_reduce"][name].pushes for name in names)
+        registered = {choose_on_gpus(1 << power, ranks, True) for power in range(8, 27)}
+        assert registered == {"one_shot_pull", "two_shot_push"}
+    assert choose_on_gpus(32 << 10, 2, False) == "one_shot_ll"
+    assert choose_on_gpus(33 << 10, 2, False) == "one_shot_push", "packets have no room for more"
+
+
+def test_slabs_hold_four_chunks_of_a_message_and_stay_small_on_a_cpu():
+    assert half_for(1 << 30, 512 << 10) == HALF_BYTES
+    assert [half_for(size << 20, 8 << 20) >> 20 for size in (1, 2, 3, 8, 32, 256)] == [4, 8, 16, 32, 32, 32]
 
 
 def test_a_collective_gives_its_least_bytes_and_its_reason_against_a_chain():

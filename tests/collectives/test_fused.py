@@ -11,6 +11,7 @@ from bench.layers.forms import following_link
 from collectives.collective import DATATYPES
 from collectives.layers.fused import COLLECTIVE, EPSILON, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Algorithm, Build, Case, Operation, Unsupported
+from collectives.peer_buffer import HALF_BYTES
 from reports.store.result import read
 from tests.launch import count, few, mpirun
 from tests.ranks.fused_ranks import TYPES, drawn, wrong_of_gemv, wrong_of_norm
@@ -57,7 +58,8 @@ def test_the_bounds_reject_a_wrong_product():
 
 
 def test_sizes_that_do_not_fit_give_one_sentence():
-    world = cast(Any, SimpleNamespace(communicator=SimpleNamespace(size=2), peers=None,
+    world = cast(Any, SimpleNamespace(communicator=SimpleNamespace(size=2),
+                                      peers=SimpleNamespace(half_bytes=HALF_BYTES),
                                       device=SimpleNamespace(most_chunk_bytes=1 << 30)))
     common: dict[str, Any] = {"datatype": DATATYPES["float32"], "redop": "sum", "send": 0, "receive": 0}
     norm = NormCase(COLLECTIVE["allreduce_rmsnorm"], count=1 << 20, norm=Norm(hidden=1 << 20), summed=0,

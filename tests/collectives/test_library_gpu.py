@@ -8,19 +8,24 @@ import re
 
 import pytest
 
+from collectives.library import gpu as library_gpu
 from tests.fake_gpu import fake_nccl
 from tests.launch import FULL, few, mpirun
 
-ONE = ["float32 sum out"]
+ONE, EVERY = ["float32 sum out"], ["plain", "registered", "tuned"]
+OWN_BUFFERS = "NCCL 2.32.3 works on buffers from ncclMemAlloc, and our algorithms on buffers that all ranks map."
 
 
 REQUESTED = ("collective", "variants", "graph", "share", "own_memory", "repeat")
 
 
 def on_fake_gpus(device="cuda", ranks=2, cases=ONE, counts=(1000,), own=None, **faults) -> list[dict]:
-    """The report of each rank; `own` are environment variables of the user."""
+    """The report of each rank; `own` are environment variables of the user. Tuning NCCL takes seconds, so only tests
+    that request it do."""
     request = {"device": device, "cases": cases, "counts": counts}
     request |= {name: faults.pop(name) for name in REQUESTED if name in faults}
+    if device == "cuda":
+        request.setdefault("variants", ["plain", "registered"])
     return [report for (report,) in each_on_fake_gpus(device, ranks, [request], own, **faults)]
 
 
@@ -43,18 +48,25 @@ CASES = [f"{kind} {op} out" for kind in TYPES for op in ("sum", "prod", "max", "
 
 @pytest.mark.parametrize(("device", "graph"), few([("cuda", True), ("hip", False), ("cuda", False)], 2))
 def test_every_type_and_op_is_right_in_every_variant_on_a_fake_gpu(device, graph):
+    """Tuning calls each setting 60 times, so few cases are tuned."""
     cases = [*CASES, "float16 avg out", "bfloat16 avg in", "float32 sum in", "int32 min in"][
         :: 1 if device == "cuda" else 5
     ]
-    for report in on_fake_gpus(device, cases=cases, counts=(1, 1031), graph=graph):
-        first = "graph" if graph else "plain"
-        assert report["variants"] == [first, "registered" if device == "cuda" else "tuned"]
-        assert len(report["results"]) == 4 * len(cases)
-        assert set(map(tuple, report["results"].values())) == {(0, 0)}
-        assert report["environment"]
-        others = {"registered"} if device == "cuda" else {"NCCL_PROTO=Simple"}
-        assert set(report["head"]["transports"]) == {"plain"} | others  # each has its own communicator
-        assert report["windows"] == {"plain": 0} | dict.fromkeys(others, 2 if device == "cuda" else 0)
+    first, common = "graph" if graph else "plain", {"device": device, "counts": (1, 1031), "graph": graph}
+    untuned = [first, *["registered"] * (device == "cuda")]
+    requests = [common | {"cases": cases, "variants": untuned},
+                common | {"cases": cases[::14] if device == "cuda" else cases, "variants": ["tuned"]}]
+    for reports in each_on_fake_gpus(device, 2, requests):
+        for report, request in zip(reports, requests, strict=True):
+            assert report["variants"] == [*untuned, "tuned"]
+            assert len(report["results"]) == 2 * len(request["variants"]) * len(request["cases"])
+            assert set(map(tuple, report["results"].values())) == {(0, 0)}
+            assert report["environment"]
+        # Each has its own communicator. LL is not tried on the fake's gfx1201.
+        labels = {"plain", *library_gpu.TUNINGS[device]} - ({"NCCL_PROTO=LL"} if device == "hip" else set())
+        assert set(reports[1]["head"]["transports"]) == labels
+        windows = {label for label, number in reports[1]["windows"].items() if number}
+        assert windows == ({"registered"} if device == "cuda" else set())
 
 
 MOVED = [f"{kind} none out" for kind in TYPES]
@@ -71,8 +83,9 @@ def test_every_collective_is_right_in_every_variant_on_a_fake_gpu(device, graph,
     """A comparison needs a baseline that moves the same data to the same place."""
     stride = 1 if FULL else 3
     cases = {name: every[::stride] for name, every in PLACES.items()}
-    requests = [{"device": device, "graph": graph, "collective": name, "cases": cases[name], "counts": (0, 1, 1031)}
-                for name in PLACES]
+    variants = ["graph" if graph else "plain", "registered" if device == "cuda" else "tuned"]
+    requests = [{"device": device, "graph": graph, "collective": name, "cases": cases[name], "counts": (0, 1, 1031),
+                 "variants": variants} for name in PLACES]
     for each in each_on_fake_gpus(device, ranks, requests, gpu={"count": ranks}):
         for number, (collective, report) in enumerate(zip(PLACES, each, strict=True)):
             shapes = 2 if collective == "sendrecv" else 1
@@ -80,7 +93,9 @@ def test_every_collective_is_right_in_every_variant_on_a_fake_gpu(device, graph,
             assert set(map(tuple, report["results"].values())) == {(0,) * ranks}
             assert report["environment"]
             if device == "cuda":
-                assert report["windows"] == {"plain": 0, "registered": 2 * (number + 1)}
+                windows = 2 * (number + 1)
+                assert {label for label, n in report["windows"].items() if n} == {"registered"}
+                assert report["windows"]["registered"] == windows
             # RCCL would be slow in uncached memory, which slabs have on HIP.
             assert report["memory"] == ("ncclMemAlloc" if device == "cuda" else "hipMalloc")
             if collective == "alltoall":
@@ -139,7 +154,7 @@ def test_the_failed_function_is_named_on_a_fake_gpu(collective, fails, named):
 @pytest.mark.alone
 @pytest.mark.parametrize("collective", few(["sendrecv", "all_gather"], 1))
 def test_a_collective_that_hangs_is_given_up_on_a_fake_gpu(collective):
-    faults = {"stands_still": "default", "own": {"FIRST_CALL_S": "1"}, "variants": ["plain"]}
+    faults = {"stands_still": "default", "own": {"FIRST_CALL_S": "1"}, "variants": ["plain", "tuned"]}
     for report in on_fake_gpus(cases=["float32 none out"], collective=collective, **faults):
         late = f"plain: {CALLS[collective]} of NCCL 2.32.3 did not end in 1 s."
         assert all(late in reason_text for reason_text in report["results"].values()), report["results"]
@@ -165,11 +180,13 @@ def test_the_library_depends_on_the_installed_binding_on_a_fake_gpu(binding, nam
 def test_an_old_library_is_refused_and_a_library_without_windows_is_measured_on_a_fake_gpu():
     report = on_fake_gpus(version=2804)[0]
     assert set(report["results"].values()) == {"NCCL 2.8.4 is older than 2.10.0"}
-    report = on_fake_gpus(cases=["bfloat16 avg out"], version=21005)[0]
+    report = on_fake_gpus(cases=["bfloat16 avg out"], version=21005, variants=EVERY)[0]
     assert report["results"] == {
         "plain bfloat16 avg out 1000": [0, 0],
         "registered bfloat16 avg out 1000": "NCCL 2.10.5 has no symmetric windows; 2.27 has",
+        "tuned bfloat16 avg out 1000": [0, 0],
     }
+    assert "CTAs=4 is out: NCCL 2.10.5 has no setting for them; 2.17 has." in report["head"]["notes"]
 
 
 @pytest.mark.parametrize(
@@ -180,9 +197,22 @@ def test_an_old_library_is_refused_and_a_library_without_windows_is_measured_on_
     ],
 )
 def test_without_windows_the_plain_variant_still_runs_on_a_fake_gpu(faults, reason):
-    report = on_fake_gpus(**faults)[0]
-    assert report["results"] == {"plain float32 sum out 1000": [0, 0], "registered float32 sum out 1000": reason}
+    report = on_fake_gpus(variants=EVERY, **faults)[0]
+    assert report["results"] == {"plain float32 sum out 1000": [0, 0], "registered float32 sum out 1000": reason,
+                                 "tuned float32 sum out 1000": [0, 0]}
     assert "registered" not in report["head"]["transports"]
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("fastest", few(["CTAs=16", "NCCL_ALGO=Tree", "NCCL_PROTO=Simple"], 1))
+def test_nccl_is_tuned_as_rccl_is_on_a_fake_gpu(fastest):
+    """Ours is tuned by size. A baseline that is not would make ours look better than it is."""
+    delays = "default:4000,LL:4000,Simple:4000,Ring:4000,Tree:4000,CTAs=4:4000,CTAs=16:4000,"
+    name = fastest if fastest.startswith("CTAs") else fastest.partition("=")[2]
+    for report in on_fake_gpus(delays_us=delays.replace(f"{name}:4000", f"{name}:0"), variants=["plain", "tuned"]):
+        assert report["chosen"] == {"plain float32 sum out 1000": None, "tuned float32 sum out 1000": fastest}
+        assert OWN_BUFFERS in report["head"]["notes"]
+        assert report["environment"]
 
 
 SLOW_DEFAULT = "default:3000,LL128:3000,LL:300,Simple:6000"
@@ -220,6 +250,7 @@ def test_a_transport_through_the_host_is_not_called_a_baseline_on_a_fake_gpu(way
     head = on_fake_gpus(way=way)[1]["head"]
     assert head["transports"]["plain"] == {"0 -> 1": [way], "1 -> 0": [way]}
     assert head["notes"] == [
+        OWN_BUFFERS,
         f"NCCL 2.32.3 went through host memory ({way}, ranks 0 -> 1): it is not a peer-to-peer baseline.",
         f"NCCL 2.32.3, through nccl4py 0.6.0, uses {way}."]
 
@@ -234,6 +265,7 @@ def test_the_users_debug_settings_still_print_on_a_fake_gpu(tmp_path):
     to_file = on_fake_gpus(own=own)[0]
     assert "via P2P/CUMEM" in (tmp_path / "said.%p").read_text()  # only the real library expands %p
     assert to_file["head"]["notes"] == [
+        OWN_BUFFERS,
         "The transport of NCCL 2.32.3 is unknown (plain, registered): NCCL_DEBUG_FILE is set, and only a log "
         "file of this program is read."
     ]

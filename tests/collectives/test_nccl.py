@@ -107,6 +107,10 @@ def test_calls_and_constants_match_the_real_header():
         assert re.search(rf"\bnccl{name.capitalize()}\s*=\s*{number}\b", header), name
     assert re.search(rf"#define NCCL_WIN_COLL_SYMMETRIC 0x0?{library_gpu.SYMMETRIC}\b", header)
     assert re.search(r"#define NCCL_UNIQUE_ID_BYTES 128", header)
+    (body,) = re.findall(r"struct ncclConfig_v\d+ \{(.*?)\}", re.sub(r"/\*.*?\*/", "", header, flags=re.S), re.S)
+    names = [field[0] for field in nccl.Config._fields_]
+    assert re.findall(r"(\w+);", body)[: len(names)] == names
+    assert re.search(rf"#define NCCL_API_MAGIC {nccl.CONFIG_MAGIC:#x}\b", header)
 
 
 def test_the_fake_library_has_every_call_and_the_fake_packages_match_the_real_ones():

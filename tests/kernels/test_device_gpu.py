@@ -27,7 +27,7 @@ from reports.store.result import read
 from tests import fake_gpu
 from tests.bench.test_cli import assert_refused, launch
 from tests.fake_gpu import fake_nccl
-from tests.launch import MPIRUN, ROOT, few
+from tests.launch import MPIRUN, ROOT, few, mpirun
 
 ONE = ("--algorithm", "ring", "-b", "4K", "-e", "4K", "--mode", "isolated", "-n", "2", "-w", "0",
        "--max-time", "10")  # without warm-up, which takes seconds on the software GPU
@@ -148,11 +148,37 @@ def test_graphs_launch_both_ours_and_the_library_on_a_fake_gpu(tmp_path, vendor)
     assert {case.n_wrong for case in result.cases if case.status == "ok"} == {0}
 
 
+@pytest.mark.parametrize("fault", few([None, "malloc:rank1:cudaErrorMemoryAllocation:>40000000"], 1))
+def test_slabs_grow_for_long_messages_and_stay_where_memory_is_short_on_a_fake_gpu(fault):
+    """Each beat costs a trip of a flag: in halves of 4 MiB a message of 32 MiB would take 27."""
+    settings = fake_gpu.environment(**CLOSED, **({"fail": fault} if fault else {}))
+    done = mpirun(2, "tests/ranks/slab_ranks.py", "cuda", timeout_s=90, **settings)
+    assert done.returncode == 0, done.stderr
+    *algorithms, slabs = [line.split() for line in done.stdout.splitlines()]
+    beats = {name: int(number) for name, _, number in algorithms}
+    assert (max(beats.values()) <= 8) == (fault is None), beats
+    assert (int(slabs[0]) == 4 << 20) == bool(fault)
+    assert ("OutOfMemory" in done.stdout or "MemoryAllocation" in done.stdout) == bool(fault), done.stdout
+
+
+def test_auto_stores_into_peers_and_uses_packets_on_a_fake_gpu(tmp_path):
+    options = ("-b", "4K", "-e", "1M", "-f", "16", "--mode", "isolated", "-n", "1", "-w", "0", "--max-time", "30",
+               "--lean", "--device", "cuda", "--algorithm", "auto")
+    done = launch(tmp_path / "results", *options, **fake_gpu.environment(**CLOSED))
+    assert done.returncode == 0, done.stderr
+    cases = run_of(tmp_path).cases
+    chosen = {(case.size_bytes, case.variant): case.chosen for case in cases}
+    assert chosen == {(4 << 10, "copied"): "one_shot_ll", (4 << 10, "registered"): "one_shot_pull",
+                      (64 << 10, "copied"): "one_shot_push", (64 << 10, "registered"): "one_shot_pull",
+                      (1 << 20, "copied"): "two_shot_push", (1 << 20, "registered"): "two_shot_push"}
+    assert {case.n_wrong for case in cases if case.status == "ok"} == {0}
+
+
 @pytest.mark.parametrize(("command", "vendor"), few([
     ("allgather", "cuda"), ("reduce_scatter", "hip"), ("alltoall", "hip"), ("sendrecv", "cuda"),
     ("allgather", "hip"), ("reduce_scatter", "cuda"), ("alltoall", "cuda"), ("sendrecv", "hip")], 1))
 def test_every_command_measures_ours_and_the_library_with_correct_results_on_a_fake_gpu(tmp_path, command, vendor):
-    """Our `registered` variant uses IPC. NCCL's own allocator gives no IPC handles, so `registered` cannot use it."""
+    """Peers cannot map memory of NCCL's own allocator, so NCCL has other buffers than our `registered` variant."""
     options = ("-b", "12K", "-e", "12K", "--mode", "isolated", "-n", "2", "-w", "0", "--max-time", "30", "--lean",
                "--device", vendor)
     done = launch(tmp_path / "results", *options, command=command, **fake_nccl.environment(vendor=vendor, gpu=CLOSED))
@@ -160,12 +186,10 @@ def test_every_command_measures_ours_and_the_library_with_correct_results_on_a_f
     cases = run_of(tmp_path).cases
     assert {case.n_wrong for case in cases if case.status == "ok"} == {0}
     assert all(case.bound_us for case in cases if case.status == "ok"), "a push without a bound"
-    reasons = {(case.algorithm, case.variant): case.reason for case in cases if case.status != "ok"}
-    unmapped = "its buffers are not mapped by the other ranks"
-    assert reasons == (dict.fromkeys(((a, "registered") for a in ("direct_pull", "auto")), unmapped)
-                       if vendor == "cuda" else {})
-    second = "registered" if vendor == "cuda" else "tuned"
-    assert {case.variant for case in cases if case.library} == {"plain", second}
+    assert {case.status for case in cases} == {"ok"}
+    assert any(case.variant == "registered" for case in cases if case.algorithm == "direct_pull")
+    windows = {"registered"} if vendor == "cuda" else set()
+    assert {case.variant for case in cases if case.library} == {"plain", "tuned"} | windows
 
 
 @pytest.mark.parametrize(("vendor", "graph"), few([("cuda", "1"), ("hip", "0"), ("cuda", "0")], 1))
@@ -181,7 +205,7 @@ def test_a_routed_all_to_all_and_grouped_sends_are_correct_on_a_fake_gpu(tmp_pat
              if case.status == "ok" and case.shape["way"] == "round_trip"}
     variants = {"library": "graph" if graph == "1" else "plain", "direct_push": "copied", "direct_pull": "copied"}
     assert right >= {(*form, mode) for form in variants.items() for mode in ("isolated", "chained")}
-    assert (("direct_pull", "registered", "isolated") in right) == (vendor == "hip")
+    assert ("direct_pull", "registered", "isolated") in right
 
 
 def test_registered_uses_ipc_if_nccl_has_no_allocator_with_graphs_on_a_fake_gpu(tmp_path):

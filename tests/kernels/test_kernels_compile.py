@@ -167,6 +167,15 @@ def test_gemv_with_several_tokens_fits_for_every_weight_type(architecture, macro
     assert not flaws_of_loops(text, architecture)
 
 
+@pytest.mark.parametrize("architecture", ["gfx942", "gfx1201"])
+def test_the_compute_of_a_gemv_reads_no_host_memory(architecture):
+    """The watch lies there, and one read across PCIe takes longer than a small product's loads."""
+    lines = kernels_in(built("gemv_allreduce", architecture)[0], architecture)["gemv"]
+    loaded = {line.rpartition(" ")[2] for line in lines if line.startswith("s_load_")}
+    assert hex(Arguments.own.offset) in loaded
+    assert hex(Arguments.watch.offset) not in loaded
+
+
 @pytest.mark.parametrize("macros", [(("OUTPUT", "Int8Blocks"),), (("OUTPUT", "Fp8Blocks"), *WIDE)], ids=str)
 @some_architectures
 def test_allreduce_rmsnorm_fits_for_every_output_type(architecture, macros):

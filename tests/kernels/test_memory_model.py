@@ -167,27 +167,33 @@ def sentinel(launches: int, boundary: Iterable[Op] = (FENCE_SYSTEM,), ordered: b
     return threads
 
 
-def two_shot(n_chunks: int, launches: int = 1, slots: int = 2) -> list[Thread]:
+def two_shot(n_chunks: int, launches: int = 1, slots: int = 2, pushes: bool = False,
+             over_users: bool = False) -> list[Thread]:
     """Two ranks: in each beat a rank copies a chunk in, sums the previous chunk, and gathers the chunk before the
-    previous one.
+    previous one. `pushes`: inputs and sums go into the peer's slab; `over_users`: the sums into the peer's receive
+    buffer, which its user writes before a launch and reads after it.
 
     Two-shot alone does not need the epoch's two halves. The one-shot form needs them and uses the same slab.
     """
     threads = []
     for rank, peer in ((0, 1), (1, 0)):
         ops: list[Op] = []
+        writes, reads = (peer, rank) if pushes else (rank, peer)
         for launch in range(launches):
+            ops += [store(("user", rank, chunk), -1) for chunk in range(n_chunks) if over_users]
             for beat in range(n_chunks + 2):
                 half, value = launch & 1, 10 * launch + beat + 1
                 ops += wait(rank, [peer], launch, beat) if beat > 0 else []
                 if beat < n_chunks:
-                    ops.append(store(("input", rank, half, beat % slots), value))
+                    ops.append(store(("input", writes, half, beat % slots), value))
                 if 1 <= beat <= n_chunks:
-                    ops.append(load(("input", peer, half, (beat - 1) % slots), value - 1))
-                    ops.append(store(("sums", rank, half, (beat - 1) % slots), value - 1))
-                if beat >= 2:
-                    ops.append(load(("sums", peer, half, beat % slots), value - 2))
+                    ops.append(load(("input", reads, half, (beat - 1) % slots), value - 1))
+                    place = ("user", peer, beat - 1) if over_users else ("sums", writes, half, (beat - 1) % slots)
+                    ops.append(store(place, value - 1))
+                if beat >= 2 and not over_users:
+                    ops.append(load(("sums", reads, half, beat % slots), value - 2))
                 ops += signal(rank, [peer], launch, beat + 1) if beat < n_chunks + 1 else []
+            ops += [load(("user", rank, chunk), 10 * launch + chunk + 1) for chunk in range(n_chunks) if over_users]
         threads.append(Thread(rank, ops))
     return threads
 
@@ -268,6 +274,9 @@ HOLDS = {
     "sentinel, reset in the next launch, with three buffers": sentinel(5, halves=3, resets="next launch"),
     "two-shot": two_shot(3),
     "two-shot, launch after launch": two_shot(1, launches=3),
+    "two-shot by push": two_shot(3, pushes=True),
+    "two-shot by push, launch after launch": two_shot(1, launches=3, pushes=True),
+    "two-shot by push, over users' buffers": two_shot(2, launches=2, pushes=True, over_users=True),
     "ring": ring(4),
     "over users' buffers": registered(3),
     "blocks of a launch, the first of them last": blocks(1, 0),
@@ -305,6 +314,7 @@ FAILS = {
     "sentinel: order between launches": (sentinel(4, boundary=()), "wrong value"),
     "sentinel: three buffers for a reset in the next launch": (sentinel(3, resets="next launch"), "deadlock"),
     "two-shot: one slot": (two_shot(2, slots=1), "wrong value"),
+    "two-shot by push: one slot": (two_shot(2, slots=1, pushes=True), "wrong value"),
     "ring: one slot": (ring(4, slots=1), "wrong value"),
     "ring: waiting for the left": (ring(4, waits_for="right"), "wrong value"),
     "ring: waiting for the right": (ring(4, waits_for="left"), "wrong value"),
@@ -315,7 +325,9 @@ FAILS = {
     "blocks: block barrier before the ticket": (blocks(1, 0, barrier=False), "wrong value"),
     **{f"{name}: {' and '.join(parts)}": (without(threads, *parts), "wrong value") for name, threads in (
         ("push", exchange("push", 1)), ("pull", exchange("pull", 1)), ("three chunks", exchange("push", 1, chunks=3)),
-        ("two-shot", two_shot(1)), ("ring", ring(3)), ("users' buffers", registered(1)))
+        ("two-shot", two_shot(1)), ("two-shot by push", two_shot(1, pushes=True)),
+        ("into users' buffers", two_shot(1, pushes=True, over_users=True)), ("ring", ring(3)),
+        ("users' buffers", registered(1)))
        for parts in (("fence", "release"), ("acquire",), ("wait",))},
     **{f"{direction}: {part}": (threads, "wrong value") for direction in ("push", "pull") for part, threads in (
         ("epoch flip", exchange(direction, 2, flips=False)), ("one slot", exchange(direction, 1, chunks=2, slots=1)))},

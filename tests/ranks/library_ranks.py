@@ -76,7 +76,9 @@ def result_of(request: dict, world, watch: Watch, before: dict[str, str]) -> dic
     size = max(request["counts"]) * widest * (communicator.size if collective.cut else 1) + 64
     report: dict = {"name": world.library.name, "results": {}, "chosen": {}}
     own = request.get("own_memory", True)
-    memories = [world.library.allocate(world, size) if own else device.private(size) for _ in range(2)]
+    library = world.library
+    memories = [(library.allocate_own(world, size) or library.allocate(world, size)) if own else device.private(size)
+                for _ in range(2)]
     report["memory"] = memories[0].type
     memories = memories[:: -1 if communicator.rank % 2 else 1]  # odd ranks have the addresses in reverse order
     buffers = Buffers(memories[0], memories[1], 0)

@@ -97,6 +97,20 @@ def test_the_token_sentence_uses_160_chained_calls(result):
     assert int(match[3]) == round(70.6e9 * 4.5 / 8 / 640e9 / 2 / 160 * 1e6)
 
 
+@pytest.mark.parametrize(("overhead_us", "clock_shared", "leads"), [(0.0, False, "isolated"), (5.0, True, "isolated"),
+                                                                    (5.0, False, "chained")])
+def test_the_chained_table_leads_where_stamps_take_much_of_a_time(tmp_path, overhead_us, clock_shared, leads):
+    """On AMD's GPUs stamps take microseconds: isolated, two algorithms of 4 and 8 us would look alike."""
+    result = write_run(tmp_path, sizes=SIZES[:3])
+    result.run.link["overhead_us"], result.run.clock_shared = overhead_us, clock_shared
+    text = render(result)
+    titles = ["chained: 160 dependent calls", "isolated: two stamps and an empty launch take 5.00 us of each time"]
+    assert [title in text for title in titles] == [True, leads == "chained"]
+    if leads == "chained":
+        assert text.index(titles[0]) < text.index(titles[1])
+    assert max(map(len, text.splitlines())) <= 80
+
+
 @pytest.mark.parametrize("scale", [1e-4, 1e7])
 def test_extreme_figures_stay_within_80_columns(tmp_path, scale):
     def dreadful(block: Block) -> Block:

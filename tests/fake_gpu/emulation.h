@@ -43,10 +43,13 @@ unsigned long long gpu_clock_ns();
 #define __hip_atomic_store(p, v, order, scope) __atomic_store_n(p, v, order)
 #define __hip_atomic_load(p, order, scope) (gpu_give_way(), __atomic_load_n(p, order))
 #define __hip_atomic_fetch_add(p, v, order, scope) __atomic_fetch_add(p, v, order)
-// Inline assembly of the kernels, which a host does not need.
+// Inline assembly of the kernels: waits that a host does not need, and a store, with the address in a vector register.
 asm(".macro s_waitcnt all:vararg\n.endm\n"
     ".macro s_waitcnt_vscnt all:vararg\n.endm\n"
-    ".macro s_wait_storecnt all:vararg\n.endm");
+    ".macro s_wait_storecnt all:vararg\n.endm\n"
+    ".macro global_store_dwordx4 place, words, rest:vararg\n"
+    "lea -128(%rsp), %rsp\n push %rax\n movq \\place, %rax\n movups \\words, (%rax)\n pop %rax\n"
+    "lea 128(%rsp), %rsp\n.endm");
 // At 100 MHz, as on the hardware.
 #define __builtin_readsteadycounter() (gpu_clock_ns() / 10)
 #define __builtin_amdgcn_s_memrealtime() (gpu_clock_ns() / 10)

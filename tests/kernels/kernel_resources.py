@@ -19,7 +19,7 @@ from typing import Any
 
 from kernels.devices.compile_cache import SOURCES, CompileError
 from kernels.devices.device import MOST_RANKS, DeviceError
-from kernels.devices.gpu_driver import build, load_cupy
+from kernels.devices.gpu_driver import build, compiler_flags, load_cupy
 
 PRELUDE = Path(__file__).parents[1] / "hip_prelude.h"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_120", "gfx942", "gfx1100", "gfx1201")
@@ -78,20 +78,25 @@ def clang() -> str:
 
 def compile_for(source: Path, architecture: str, macros: Mapping[str, str]) -> tuple[str, list[Resources]]:
     """PTX or assembly of a kernel file, and its kernels' resources. Raises CompileError, also without a compiler."""
-    options = ["-std=c++17", *(f"-D{name}={value}" for name, value in macros.items())]
-    refusal = f"{source.name} does not compile for {architecture}"
+    options = [f"-D{name}={value}" for name, value in macros.items()]
     if architecture.startswith("sm_"):
-        target = [f"--gpu-architecture={architecture}", "--ptxas-options=-v"]
-        ptx, _, log = build(nvrtc(), source, [*target, *options], refusal)
+        flags = [*compiler_flags(architecture), "--ptxas-options=-v", *options]
+        ptx, _, log = build(nvrtc(), source, flags, f"{source.name} does not compile for {architecture}")
         return ptx.decode(), cuda_resources(log, architecture)
     # The prelude replaces hipRTC's built-in declarations.
-    hip = ["-x", "hip", "--cuda-device-only", "--no-gpu-bundle-output", "-nogpulib", "-nogpuinc", "-S", "-o", "-",
-           f"--offload-arch={architecture}", "-O3", "-include", str(PRELUDE)]
-    done = subprocess.run([clang(), *hip, *options, str(source)], capture_output=True, text=True)
+    assembly = hip_assembly(clang(), source, architecture, ["-include", str(PRELUDE), *options])
+    return assembly, amd_resources(assembly, architecture)
+
+
+def hip_assembly(compiler: str, source: Path, architecture: str, options: Sequence[str]) -> str:
+    """The assembly that this clang makes of a kernel file for an AMD GPU. Raises CompileError."""
+    hip = ["-x", "hip", "--cuda-device-only", "--no-gpu-bundle-output", "-nogpulib", "-nogpuinc", "-S", "-o", "-"]
+    command = [compiler, *hip, *compiler_flags(architecture), *options, str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         complaint = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr)
-        raise CompileError(f"{refusal}: {complaint[:200]}")
-    return done.stdout, amd_resources(done.stdout, architecture)
+        raise CompileError(f"{source.name} does not compile for {architecture}: {complaint[:200]}")
+    return done.stdout
 
 
 def cuda_resources(log: str, architecture: str) -> list[Resources]:

@@ -368,6 +368,35 @@ def test_the_watch_stays_at_the_launch_that_stopped_on_a_fake_gpu():
     assert loop_on_a_fake_gpu("stopping_launch") == {"calls": 2, "iterations": 2}
 
 
+@pytest.mark.parametrize(("wheels", "drivers", "sentence"), [
+    (["cupy_cuda13x", "cupy_rocm_7_0"], ["hip"],
+     r"cupy-cuda13x and cupy-rocm-7-0 overwrite each other in \S+: run make setup GPU=rocm && \. \.venv-rocm/"),
+    (["cupy", "cupy_cuda12x"], [], "cupy and cupy-cuda12x overwrite each other .* GPU=cuda13 .* GPU=rocm"),
+    (["cupy_rocm_7_0"], ["cuda"], "cupy-rocm-7-0 is for hip, and .* vendor's driver: run make setup GPU=cuda13"),
+    (["cupy_cuda12x"], ["cuda"], None),
+    (["cupy_cuda12x"], ["cuda", "hip"], None),
+    (["cupy_rocm_7_0"], [], None),
+    (["cupy"], ["hip"], None),
+    (["cupy_cuda12x", "cupyx_tools"], ["cuda"], None),
+    ([], ["hip"], None),
+])
+def test_a_cupy_that_cannot_work_here_is_named_with_what_to_type(tmp_path, monkeypatch, wheels, drivers, sentence):
+    (tmp_path / "cupy").mkdir()
+    (tmp_path / "cupy" / "__init__.py").touch()
+    for wheel in wheels:
+        (tmp_path / f"{wheel}-14.2.0.dist-info").mkdir()
+    for vendor in drivers:
+        (tmp_path / vendor).touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr(gpu_driver, "DRIVER_NODES", {vendor: str(tmp_path / vendor) for vendor in ("cuda", "hip")})
+    if sentence is None:
+        gpu_driver.check_wheels()
+        return
+    with pytest.raises(DeviceError, match=sentence):
+        gpu_driver.check_wheels()
+
+
 # Tests of the real CuPy, which need no GPU.
 
 
@@ -386,6 +415,13 @@ def test_the_real_cupy_without_a_driver_gives_one_sentence(real_cupy, monkeypatc
         gpu_driver.visible_gpus()
     monkeypatch.setattr(gpu_driver, "DEVICE_NODES", ("/dev/null",))
     with pytest.raises(DeviceError, match=r"there is no cuda driver here \(cudaErrorInsufficientDriver\)"):
+        gpu_driver.visible_gpus()
+
+
+def test_the_real_cupy_for_cuda_is_refused_where_only_amds_driver_is(real_cupy, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_driver, "DRIVER_NODES", {"cuda": str(tmp_path / "none"), "hip": "/dev/null"})
+    monkeypatch.setattr(gpu_driver, "DEVICE_NODES", ("/dev/null",))
+    with pytest.raises(DeviceError, match=r"cupy-cuda13x is for cuda, and /dev/null .*: run make setup GPU=rocm"):
         gpu_driver.visible_gpus()
 
 
@@ -431,7 +467,7 @@ Original error:
             ImportError(RECORDED_IMPORT_ERROR),
             r"CuPy cannot be imported: ImportError: libamdhip64\.so\.7: cannot",
         ),
-        (ModuleNotFoundError("No module named 'cupy'", name="cupy"), "CuPy is not installed: pip install"),
+        (ModuleNotFoundError("No module named 'cupy'", name="cupy"), "CuPy is not installed: run make setup GPU="),
         (ModuleNotFoundError("No module named 'numpy'", name="numpy"), "CuPy cannot be imported: No module named"),
     ],
 )

@@ -1,0 +1,190 @@
+"""Compiles every kernel file with the oldest and the newest compiler that each extra allows, without a GPU.
+
+    python -m tests.kernels.compile_matrix
+
+NVRTC comes from PyPI, into the user's cache; clang 19 and 22 stand for hipRTC of ROCm 6.3 to 7, with the names of its
+implicit header. Prints one line per compiler and architecture. Exit status 1 if a file does not compile, if its code
+breaks the order of the memory model, or if a compiler is absent.
+"""
+
+import ctypes
+import multiprocessing
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+from kernels.devices import gpu_driver
+from kernels.devices.compile_cache import SOURCES, CompileError, cache_folder
+from tests.kernels import kernel_code
+from tests.kernels.gpu_builds import cached, sources
+from tests.kernels.kernel_code import broken, kernels_in
+from tests.kernels.kernel_resources import PRELUDE, hip_assembly
+from tests.kernels.test_kernels_compile import COLLECTIVES, FILES, UNSYNCHRONISED
+from tests.launch import ROOT
+
+# CuPy 14 takes the NVRTC of any CUDA 12 or 13. The newest of each are in the locks of the extras.
+OLDEST_CUDA12 = "nvidia-cuda-nvrtc-cu12==12.0.76"
+OLDER_NVRTC = OLDEST_CUDA12, "nvidia-cuda-nvrtc==13.0.48", "nvidia-cuda-nvrtc==13.2.78"
+LOCKS = "requirements-cuda12.lock", "requirements-cuda13.lock"
+NVRTC_ARCHITECTURES = 80, 90, 120
+CLANGS = "clang-19", "clang-22"
+AMD_ARCHITECTURES = "gfx942", "gfx1100", "gfx1201"
+HIPRTC_NAMES = Path(__file__).with_name("hiprtc_names.h")
+
+
+def nvrtc_wheels() -> tuple[str, ...]:
+    """The requirements of all NVRTC in the matrix, such as `nvidia-cuda-nvrtc==13.0.48`."""
+    locked = [re.findall(r"^(nvidia-cuda-nvrtc\S*==\S+)", (ROOT / lock).read_text(), re.MULTILINE) for lock in LOCKS]
+    return tuple(dict.fromkeys([*OLDER_NVRTC, *(wheel for wheels in locked for wheel in wheels)]))
+
+
+def install(wheel: str) -> Path:
+    """The folder of the wheel in the user's cache. Raises CompileError if pip cannot install it."""
+    folder = cache_folder() / wheel.replace("==", "-")
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(dir=cache_folder()) as unfinished:
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
+                   "--retries", "1", "--target", unfinished, wheel]
+            done = subprocess.run(pip, capture_output=True, text=True)
+            if done.returncode:
+                raise CompileError(f"{wheel} cannot be installed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+            if not folder.exists():
+                shutil.copytree(unfinished, f"{unfinished}.whole")
+                Path(f"{unfinished}.whole").rename(folder)
+    return folder
+
+
+class Nvrtc:
+    """The NVRTC of a wheel, with the functions of `cupy.cuda.nvrtc` that `gpu_driver.build` calls."""
+
+    def __init__(self, wheel: str) -> None:
+        library = min(install(wheel).rglob("libnvrtc.so.*"))
+        # NVRTC 13.0 looks for its own second library by name, and not in its folder.
+        for path in (*library.parent.glob("libnvrtc-builtins.so.*"), library):
+            self.library = ctypes.CDLL(str(path))
+
+    def _call(self, name: str, *arguments: object) -> None:
+        if status := getattr(self.library, name)(*arguments):
+            raise RuntimeError(f"{name} returns {status}")
+
+    def _output(self, program: ctypes.c_void_p, kind: str) -> bytes:
+        size = ctypes.c_size_t()
+        self._call(f"nvrtcGet{kind}Size", program, ctypes.byref(size))
+        output = ctypes.create_string_buffer(size.value)
+        self._call(f"nvrtcGet{kind}", program, output)
+        return output.raw
+
+    def architectures(self) -> list[int]:
+        count = ctypes.c_int()
+        self._call("nvrtcGetNumSupportedArchs", ctypes.byref(count))
+        numbers = (ctypes.c_int * count.value)()
+        self._call("nvrtcGetSupportedArchs", numbers)
+        return list(numbers)
+
+    def createProgram(self, source: str, name: str, headers: object, names: object) -> ctypes.c_void_p:
+        program = ctypes.c_void_p()
+        self._call("nvrtcCreateProgram", ctypes.byref(program), source.encode(), name.encode(), 0, None, None)
+        return program
+
+    def compileProgram(self, program: ctypes.c_void_p, options: tuple[str, ...]) -> None:
+        words = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
+        self._call("nvrtcCompileProgram", program, len(options), words)
+
+    def getPTX(self, program: ctypes.c_void_p) -> bytes:
+        return self._output(program, "PTX").rstrip(b"\0")
+
+    def getCUBIN(self, program: ctypes.c_void_p) -> bytes:
+        return self._output(program, "CUBIN")
+
+    def getProgramLog(self, program: ctypes.c_void_p) -> str:
+        return self._output(program, "ProgramLog").decode().rstrip("\0")
+
+    def destroyProgram(self, program: ctypes.c_void_p) -> None:
+        self._call("nvrtcDestroyProgram", ctypes.byref(program))
+
+
+nvrtc_of = cache(Nvrtc)
+# In processes of their own: CuPy would take an NVRTC that is loaded here, and NVRTC 12.0 changes a thread's locale.
+PROCESSES = ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
+
+
+def nvrtc_code(wheel: str, source: Path, flags: list[str], refusal: str) -> str:
+    return gpu_driver.build(nvrtc_of(wheel), source, flags, refusal)[0].decode()
+
+
+def nvrtc_architectures(wheel: str) -> list[int]:
+    return nvrtc_of(wheel).architectures()
+
+
+def clang_of(name: str) -> str:
+    """The path of this clang. Raises CompileError if it is not installed."""
+    if path := shutil.which(name):
+        return path
+    raise CompileError(f"system tool absent: {name}")
+
+
+def code(compiler: str, source: Path, architecture: str, *options: str) -> str:
+    """PTX or assembly of a kernel file, made with the flags that a device uses. Raises CompileError."""
+    if compiler in CLANGS:
+        headers = ["-include", str(PRELUDE), "-include", str(HIPRTC_NAMES)]
+        return hip_assembly(clang_of(compiler), source, architecture, [*headers, *options])
+    flags = [*gpu_driver.compiler_flags(architecture), *options]
+    refusal = f"{source.name} does not compile for {architecture}"
+    return PROCESSES.submit(nvrtc_code, compiler, source, flags, refusal).result()
+
+
+def flaws(compiler: str, stem: str, architecture: str) -> list[str]:
+    """What is wrong with a kernel file's code: a sentence each. Raises CompileError if the compiler is absent."""
+    clang_of(compiler) if compiler in CLANGS else install(compiler)
+
+    def look() -> list[str]:
+        text = code(compiler, SOURCES / f"{stem}.cu", architecture)
+        kernels = kernels_in(text, architecture)
+        if stem not in COLLECTIVES:
+            return [] if kernels else [f"{stem} has no kernel"]
+        # NVRTC before 12.8 has no fence.acquire and polls by acquire on every architecture, as on sm_80.
+        model = architecture if compiler in CLANGS or "fence.acquire.sys" in text else "sm_80"
+        return [f"{kernel}: {flaw}" for kernel, lines in kernels.items() if kernel not in UNSYNCHRONISED
+                for flaw in broken(lines, model)]
+
+    checks = [Path(path).read_bytes() for path in (__file__, HIPRTC_NAMES, str(kernel_code.__file__))]
+    flags = gpu_driver.compiler_flags(architecture)
+    try:
+        return cached(list[str], look, compiler, flags, checks, sorted(UNSYNCHRONISED), sources(stem))
+    except CompileError as error:
+        return [str(error)]
+
+
+def cells() -> Iterator[tuple[str, str]]:
+    """All pairs of a compiler and an architecture that it knows. Raises CompileError if a wheel is absent."""
+    for wheel in nvrtc_wheels():
+        known = PROCESSES.submit(nvrtc_architectures, wheel).result()
+        yield from ((wheel, f"sm_{number}") for number in NVRTC_ARCHITECTURES if number in known)
+    yield from ((compiler, architecture) for compiler in CLANGS for architecture in AMD_ARCHITECTURES)
+
+
+def main() -> int:
+    failed = False
+    try:
+        with ThreadPoolExecutor(2) as compilers:
+            for compiler, architecture in cells():
+                found = list(compilers.map(lambda stem: flaws(compiler, stem, architecture), FILES))  # noqa: B023
+                right = found.count([])
+                print(f"{compiler:<32} {architecture:<8} {right} of {len(FILES)} files", flush=True)
+                for sentence in (sentence for sentences in found for sentence in sentences):
+                    failed = True
+                    print(f"    {sentence}")
+    except CompileError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

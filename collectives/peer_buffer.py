@@ -2,8 +2,9 @@
 
 Flags and data are separate allocations. A peer's memory counts as mapped only after every byte of a
 probe was seen through the kernels' own loads and stores, in each direction, sixteen times over the
-same addresses with new contents: a stale cache shows only at the second use. If one rank cannot use
-a sharing mode, all ranks give it up and try the next."""
+same addresses with new contents: a stale cache shows only at the second use. Another probe shows
+whether stores become visible while both kernels run, because an allocator may ignore the requested
+type of memory. If one rank cannot use a sharing mode, all ranks give it up and try the next."""
 
 import ctypes
 import secrets
@@ -23,6 +24,7 @@ from kernels.devices.device import (
     Control,
     Device,
     DeviceError,
+    Kernel,
     Memory,
     Module,
     Own,
@@ -37,6 +39,10 @@ PACKET_BYTES = 66 << 10  # as in sync.h: behind the halves, each writer's room f
 PROBE_BYTES = 4096
 PROBE_ROUNDS = 16
 PROBE_NS = 5_000_000_000  # for a flag: less than any watchdog waits
+# As memory_probe.cu numbers them. A pack has 16 B on a GPU and a vector's width on a CPU.
+MEMORY_ACCESSES = "2 B", "4 B", "8 B", "a pack", "a streamed pack", "a polled packet"
+VISIBILITY_ROUNDS = {True: 16, False: 64}  # by near_peers: a loaded CPU may run one rank at a time
+VISIBILITY_BLOCKS = 8  # on as many multiprocessors, with a cache each
 
 
 def half_for(message_bytes: int, most_chunk_bytes: int) -> int:
@@ -78,6 +84,7 @@ class PeerBuffer:
     waits: WaitPolicy
     sharing: str
     refusals: tuple[str, ...] = ()
+    requested: str = ""  # the best sharing mode, which was tried first
     registered: list[list[Memory]] = field(default_factory=list)
     half_bytes: int = HALF_BYTES
     outgrown: list[list[Memory]] = field(default_factory=list)  # operations bound earlier use them
@@ -85,12 +92,21 @@ class PeerBuffer:
     @property
     def kind(self) -> str:
         """The sharing mode in tables: `mapped`, `host_staged` or `same_device`."""
-        return self.sharing if self.sharing in ("host_staged", "same_device") else "mapped"
+        kind = self.sharing.split()[0]
+        return kind if kind in ("host_staged", "same_device") else "mapped"
+
+    @property
+    def hdp_flush(self) -> list[int]:
+        """The registers that this rank writes before a flag, by rank; 0 where it writes none."""
+        return [self.device.flush_register(slab) for slab in self.slabs]
 
     @property
     def types(self) -> dict[str, str]:
+        """The allocators, the requested sharing mode, and the mode that passed the probe."""
         rank = self.communicator.rank
-        return {"flags": self.controls[rank].type, "data": self.slabs[rank].type}
+        return {"flags": self.controls[rank].type, "data": self.slabs[rank].type,
+                "requested": self.requested, "behaved": self.sharing,
+                "hdp_flush": "before each flag" if any(self.hdp_flush) else "none"}
 
     def arguments(self, send: int, receive: int, count: int, chunk_bytes: int) -> Arguments:
         """The kernels' argument for buffers at these addresses; `count` in elements."""
@@ -114,7 +130,9 @@ class PeerBuffer:
         try:
             slabs = share(self.communicator, self.device, self.sharing, slab_bytes(half_bytes),
                           undo)
-            probe(replace(self, slabs=slabs, half_bytes=half_bytes))
+            larger = replace(self, slabs=slabs, half_bytes=half_bytes)
+            probe(larger)
+            probe_visibility(larger)
         except Disagreement as refusal:
             undo.close()
             reason = f"{self.sharing} slabs with halves of {half_bytes >> 20} MiB: {refusal}"
@@ -178,7 +196,7 @@ def connect(communicator: Communicator, device: Device, waits: WaitPolicy,
             modes: Sequence[str]) -> PeerBuffer:
     """Allocates, maps and probes in the first mode that works. Raises Disagreement if memory is
     short or no mode works, and ProbeFailed if mapped memory failed a probe."""
-    refusals, probe_failed = list[str](), False
+    refusals, probe_failed = dict[str, str](), False
     for sharing in modes:
         undo = ExitStack()
         try:
@@ -188,9 +206,13 @@ def connect(communicator: Communicator, device: Device, waits: WaitPolicy,
                 own = device.private(ctypes.sizeof(Own))
                 undo.callback(own.close)
             peers = PeerBuffer(communicator, device, slabs, controls, own, waits, sharing,
-                               tuple(refusals))
+                               _in_words(refusals), modes[0])
+            device.flushes_hdp = any(peers.hdp_flush)
+            with communicator.together(DeviceError):
+                write_own(peers, 0)
             probe(peers)
             probe_flag(peers)
+            probe_visibility(peers)
             return peers
         except Disagreement as refusal:
             undo.close()
@@ -198,18 +220,33 @@ def connect(communicator: Communicator, device: Device, waits: WaitPolicy,
                 raise
             probe_failed |= isinstance(refusal, ProbeFailed)
             waits.watch.stop = waits.watch.timed_out = 0
-            refusals.append(f"{sharing}: {refusal}")
-    raise (ProbeFailed if probe_failed else Disagreement)("; ".join(refusals))
+            refusals[sharing] = str(refusal)
+    raise (ProbeFailed if probe_failed else Disagreement)("; ".join(_in_words(refusals)))
+
+
+def _in_words(refusals: dict[str, str]) -> tuple[str, ...]:
+    """The reasons, each behind the sharing modes that it ruled out."""
+    modes: dict[str, list[str]] = {}
+    for sharing, reason in refusals.items():
+        modes.setdefault(reason, []).append(sharing)
+    return tuple(f"{', '.join(sharing)}: {reason}" for reason, sharing in modes.items())
+
+
+def write_own(peers: PeerBuffer, epoch: int) -> None:
+    own = Own()
+    own.epoch.value = epoch
+    for line, register in zip(own.hdp_flush, peers.hdp_flush, strict=False):
+        line.value = register
+    peers.own.write(np.frombuffer(bytes(own), np.uint8))
 
 
 def set_epoch(peers: PeerBuffer, epoch: int) -> None:
     """Makes `epoch` the epoch of the last launch. All ranks call it, between two barriers."""
-    own, control = Own(), Control()
-    own.epoch.value = epoch
+    control = Control()
     for flags in control.flags:
         for flag in flags:
             flag.value = epoch << 32
-    peers.own.write(np.frombuffer(bytes(own), np.uint8))
+    write_own(peers, epoch)
     peers.controls[peers.communicator.rank].write(np.frombuffer(bytes(control), np.uint8))
 
 
@@ -269,13 +306,55 @@ def probe_flag(peers: PeerBuffer) -> None:
     communicator, device = peers.communicator, peers.device
     with communicator.together(DeviceError):
         kernels, trip_ns = probe_kernels(device, communicator.size), device.private(8)
-        arguments = peers.arguments(0, trip_ns.address, 16, PROBE_BYTES)
-        arguments.timeout_ns = min(arguments.timeout_ns, PROBE_NS)
-        device.caller(Step(kernels.kernel("flag_ping_pong"), arguments))()
+        _probe_once(peers, kernels.kernel("flag_ping_pong"), trip_ns, 16)
         trip_ns.close()
-    sentence, watch = None, peers.waits.watch
-    if watch.timed_out:
-        sentence = (f"a flag from rank {watch.peer} never arrived in the memory of rank "
-                    f"{communicator.rank}")
-    if sentence := communicator.first_word(sentence):
+    if sentence := communicator.first_word(_missing(peers)):
         raise ProbeFailed(sentence)
+
+
+def probe_visibility(peers: PeerBuffer) -> None:
+    """Lets all ranks store and read at once in one launch, by every access of the kernels. Raises
+    ProbeFailed if data that were stored before a flag are not there after it."""
+    communicator, device = peers.communicator, peers.device
+    macros = {"WORLD": str(communicator.size), "STREAM_SLAB": "1"}
+    blocks = min(VISIBILITY_BLOCKS, device.blocks_for(SLAB_BYTES))
+    counts = np.zeros((len(MEMORY_ACCESSES), 2, MOST_RANKS), np.uint32)
+    with communicator.together(DeviceError):  # all have compiled before the first rank waits
+        kernels = device.compile("memory_probe", macros, PEER_STRUCTURES)
+    for entry, signal in ("show_stores", "flag"), ("show_packets", "packet"):
+        with communicator.together(DeviceError):
+            wrong, rounds = device.private(counts.nbytes), VISIBILITY_ROUNDS[device.near_peers]
+            _probe_once(peers, kernels.kernel(entry), wrong, rounds, blocks)
+            counts = wrong.read().view(np.uint32).reshape(counts.shape)
+            wrong.close()
+        sentence = _missing(peers, signal) or _stale(counts, communicator.rank)
+        if sentence := communicator.first_word(sentence):
+            raise ProbeFailed(sentence)
+
+
+def _probe_once(peers: PeerBuffer, kernel: Kernel, result: Memory, count: int,
+                blocks: int = 1) -> None:
+    arguments = peers.arguments(0, result.address, count, PROBE_BYTES)
+    arguments.timeout_ns = min(arguments.timeout_ns, PROBE_NS)
+    peers.device.caller(Step(kernel, arguments, blocks))()
+
+
+def _missing(peers: PeerBuffer, name: str = "flag") -> str | None:
+    """A sentence if the last launch waited in vain."""
+    if not peers.waits.watch.timed_out:
+        return None
+    return (f"a {name} from rank {peers.waits.watch.peer} never arrived in the memory of rank "
+            f"{peers.communicator.rank}")
+
+
+def _stale(counts: np.ndarray[Any, Any], rank: int) -> str | None:
+    """The first path with stale data, and all its accesses; None without. `counts` of packs or
+    packets: [access, path, writer]."""
+    for path, verb in enumerate(("pushed to", "left for")):
+        for writer in np.flatnonzero(counts[:, path].sum(0)):
+            accesses = [name for name, count in zip(MEMORY_ACCESSES, counts[:, path, writer],
+                                                    strict=True) if count]
+            return (f"within one launch rank {rank} read stale data after the flag of rank "
+                    f"{writer}: in what it {verb} rank {rank}, by accesses of "
+                    f"{', '.join(accesses)}")
+    return None

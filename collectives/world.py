@@ -74,7 +74,7 @@ def _open_gpu(communicator: Communicator, chosen: list[str], share_gpus: bool) -
                                "a run uses one kind")
     device.most_blocks, device.threads = min(blocks), min(threads)
     if max(sharing) > 1:  # then no figure of this run measures a wire
-        device.sharing = ("same_device", "host_staged")
+        device.sharing = tuple(mode.replace("mapped", "same_device") for mode in device.sharing)
     return device
 
 

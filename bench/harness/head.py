@@ -80,7 +80,7 @@ def describe(session: Session, machine: Machine, suite: Suite, ceilings: dict[st
         argv=environment.scrub_argv(sys.argv[1:]), seed=options.seed,
         machine_id=machine.machine_id, software_id=machine.software_id,
         environment=machine.facts,
-        memory={} if isinstance(world.peers, Unsupported) else world.peers.types, link=ceilings,
+        memory=memory_facts(world), link=ceilings,
         clock_shared=world.clock_shared, cases=suite.headers, world=world_facts,
         notes=[*notes, *environment.threats(machine.facts, ranks_here)])
 
@@ -102,6 +102,13 @@ def overhead_note(session: Session, ceilings: dict[str, float]) -> list[str]:
             f"{resolution}."]
 
 
+def memory_facts(world: World) -> dict[str, str]:
+    """The allocators of peer memory, what was requested, and what behaved as the kernels need."""
+    if isinstance(world.peers, Unsupported):
+        return {"behaved": f"none: {world.peers.reason}"}
+    return world.peers.types
+
+
 def preflight(world: World) -> str:
     """A sentence on how ranks reach each other's memory."""
     peers = world.peers
@@ -110,5 +117,10 @@ def preflight(world: World) -> str:
     ways = {"host_staged": ", through the host",
             "same_device": ": ranks share a GPU, so no time here measures a wire"}
     refusals = f" Better was refused: {'; '.join(peers.refusals)}." if peers.refusals else ""
+    facts = world.device.facts  # of a GPU: its versions decide how memory behaves
+    versions = (f", with driver {facts['driver']}, runtime {facts['runtime']} and module "
+                f"{facts['module']}" if facts else "")
+    flush = " A writer flushes its peer's HDP before a flag." if any(peers.hdp_flush) else ""
     return (f"Peer memory is {peers.kind}{ways.get(peers.kind, '')} ({peers.types['data']}) and "
-            f"was probed byte by byte in every direction.{refusals}")
+            "was probed byte by byte in every direction, between launches and within "
+            f"one{versions}.{flush}{refusals}")

@@ -22,8 +22,8 @@ Environment = dict[str, Fact]
 
 # The facts that identify a machine, and those that identify an installation.
 HARDWARE = ("cpu.model", "cpu.cores", "cpu.caches", "numa.nodes", "gpu.models", "gpu.links")
-SOFTWARE = ("os.kernel", "gpu.driver", "gpu.runtime", "cupy.version", "python.version",
-            "numpy.version", "mpi4py.version")
+SOFTWARE = ("os.kernel", "gpu.driver", "gpu.module", "gpu.runtime", "cupy.version",
+            "python.version", "numpy.version", "mpi4py.version")
 
 # Exact names only: a whole family, such as NCCL_*, has members that hold addresses and paths.
 _FAMILIES = {
@@ -160,7 +160,7 @@ def gpu_facts(ranks: Sequence[Mapping[str, Any]]) -> Environment:
     if not gpus:
         return {}
     keys = {"gpu.models": "gpu", "gpu.driver": "driver", "gpu.runtime": "runtime",
-            "cupy.version": "cupy"}
+            "gpu.module": "module", "cupy.version": "cupy"}
     facts = {name: _fact(sorted({str(gpu[key]) for gpu in gpus}), "CuPy")
              for name, key in keys.items()}
     throttles = [gpu.get("throttle") for gpu in gpus]

@@ -38,9 +38,10 @@ class Line(ctypes.Structure):
 
 
 class Own(ctypes.Structure):
-    """The counters that only one rank uses: its launches and meetings."""
+    """The counters that only one rank uses, its launches and meetings, and its peers' registers."""
 
-    _fields_ = [("epoch", Line), ("ticket", Line), ("meetings", Line)]
+    _fields_ = [("epoch", Line), ("ticket", Line), ("meetings", Line),
+                ("hdp_flush", Line * MOST_RANKS)]
 
 
 class Control(ctypes.Structure):
@@ -205,6 +206,7 @@ class Device(Protocol):
     sharing: tuple[str, ...]  # the modes in which peers can reach its memory, best first
     near_peers: bool  # a peer's memory is as near as the rank's own
     clock_shared: bool
+    flushes_hdp: bool = False  # builds from now on flush peers' host data paths before a flag
     most_chunk_bytes: int  # the largest useful chunk of a message
     far_bytes: float  # from here on, buffers are not in a cache: kernels walk several pages at once
     facts: dict[str, Any]  # for readers of results
@@ -229,6 +231,10 @@ class Device(Protocol):
 
     def open(self, handle: bytes, size_bytes: int, sharing: str, label: str = "") -> Memory:
         """A peer's memory. Raises DeviceError if its size, sharing or label differ."""
+
+    def flush_register(self, memory: Memory) -> int:
+        """The address of the register that makes stores into a peer's memory visible; 0: none."""
+        return 0
 
     def private(self, size_bytes: int) -> Memory:
         """Zeroed memory of this rank alone."""

@@ -1,5 +1,6 @@
 """A GPU as a device, CUDA or HIP, through CuPy. Peers open its memory by IPC (`mapped`; on one GPU
-`same_device`) or, if the driver refuses, host memory that both GPUs register (`host_staged`)."""
+`same_device`; on HIP followed by the type of memory) or, if the driver refuses or the probe fails,
+host memory that both GPUs register (`host_staged`)."""
 
 import contextlib
 import ctypes
@@ -10,7 +11,16 @@ import numpy as np
 
 from kernels.devices import shared_memory
 from kernels.devices.device import MOST_BLOCKS, Bytes, Device, DeviceError, Memory, OutOfMemory
-from kernels.devices.gpu_driver import compile_kernel, driver_library, ipc_parts, ordinals, release
+from kernels.devices.gpu_driver import (
+    AMD_MODULE,
+    NVIDIA_MODULE,
+    compile_kernel,
+    driver_library,
+    ipc_parts,
+    module_version,
+    ordinals,
+    release,
+)
 from kernels.devices.gpu_stream import MAPPED, PORTABLE, GpuModule, GpuStream
 
 MOST_THREADS = 512  # of a block, as the kernels promise the compiler
@@ -19,6 +29,8 @@ HOST_TO_DEVICE, DEVICE_TO_HOST = 1, 2
 LAZY_PEER_ACCESS = 1
 # Kinds of HIP device memory by the flag of hipExtMallocWithFlags, the safest for peers first.
 HIP_MEMORY = {"uncached": 0x3, "fine_grained": 0x1, "coarse_grained": 0x0}
+HDP_MEM_FLUSH_CNTL = 10005  # hipDeviceAttributeHdpMemFlushCntl: the register's address, 64 bits
+XGMI = 4  # HSA_AMD_LINK_INFO_TYPE_XGMI
 
 
 class GpuMemory:
@@ -27,7 +39,7 @@ class GpuMemory:
     def __init__(self, device: "GpuDevice", address: int, size_bytes: int, type: str,
                  free: Callable[[], object], handle: bytes = b"") -> None:
         self.device, self.address, self.size_bytes, self.type = device, address, size_bytes, type
-        self.free, self.handle = free, handle
+        self.free, self.handle, self.flush_register = free, handle, 0
 
     def read(self) -> Bytes:
         data = np.empty(self.size_bytes, np.uint8)
@@ -54,7 +66,6 @@ class GpuDevice(GpuStream, Device):
     def __init__(self, pci_bus_id: str, sharers: int = 1) -> None:
         super().__init__(pci_bus_id)
         self.sharers, self.xp, runtime = sharers, self.cupy, self.runtime
-        self.sharing = "mapped", "host_staged"
         with self.calling("opening the device"):
             properties = runtime.getDeviceProperties(self.ordinal)
         self.arch = (properties["gcnArchName"].decode().split(":")[0] if runtime.is_hip
@@ -70,15 +81,21 @@ class GpuDevice(GpuStream, Device):
         self.most_blocks = max(1, min(MOST_BLOCKS, multiprocessors // sharers))
         self.threads = min(MOST_THREADS, properties["maxThreadsPerBlock"])
         self.slab_types = list(HIP_MEMORY) if runtime.is_hip else ["plain"]
+        self.sharing: tuple[str, ...] = "mapped", "host_staged"
+        if runtime.is_hip:
+            self.sharing = *(f"mapped {type}" for type in self.slab_types[:2]), "host_staged"
         self.load(self.loop_kernels())
         self.facts = {
             "gpu": properties["name"].decode(), "pci_bus_id": pci_bus_id,
             "multiprocessors": multiprocessors, "memory_bytes": properties["totalGlobalMem"],
             "driver": release(runtime.driverGetVersion()), "runtime": runtime_version,
+            "module": module_version(AMD_MODULE if runtime.is_hip else NVIDIA_MODULE),
             "cupy": self.cupy.__version__, "event_resolution_us": self.event_resolution_us()}
 
     def compile(self, stem: str, macros: Mapping[str, str],
                 structures: Sequence[type[ctypes.Structure]] = ()) -> GpuModule:
+        if self.flushes_hdp:
+            macros = {**macros, "HDP_FLUSH": "1"}
         path = compile_kernel(self.cupy, self.arch, self.compiler, stem, macros, structures)
         with self.calling(f"loading {stem}"):
             return GpuModule(self.cupy.RawModule(path=str(path)), self.threads, self.calling)
@@ -107,18 +124,13 @@ class GpuDevice(GpuStream, Device):
 
     def allocate(self, size_bytes: int, sharing: str, ordinary: bool = False,
                  label: str = "") -> Memory:
-        """On HIP the memory is uncached or, failing that, fine-grained: a running kernel may miss a
-        peer's writes to cached memory. Ordinary memory is cached, also for RCCL."""
+        """On HIP, `sharing` names the type of memory, because a running kernel may miss a peer's
+        writes to cached memory. Ordinary memory is cached, also for RCCL."""
         if sharing == "host_staged":
             return self._staged(shared_memory.allocate(size_bytes, shared_memory.MEMFD, label))
         allocated_bytes = -(-size_bytes // ALLOCATION_BYTES) * ALLOCATION_BYTES
-        types = self.slab_types[-1:] if ordinary else self.slab_types[:2]
-        try:
-            memory = self.allocate_as(types[0], allocated_bytes)
-        except DeviceError as error:
-            if isinstance(error, OutOfMemory) or len(types) == 1:
-                raise
-            memory = self.allocate_as(types[1], allocated_bytes)
+        requested = sharing.partition(" ")[2] or self.slab_types[0]
+        memory = self.allocate_as(self.slab_types[-1] if ordinary else requested, allocated_bytes)
         try:
             memory.handle = self._ipc_handle(memory, size_bytes)
         except DeviceError:
@@ -159,8 +171,27 @@ class GpuDevice(GpuStream, Device):
                 base = self.runtime.ipcOpenMemHandle(ipc, LAZY_PEER_ACCESS)
         except OutOfMemory as error:  # of address space, which host_staged memory does not need
             raise DeviceError(str(error)) from error
-        return GpuMemory(self, base + begin, size_bytes, type,
-                         lambda: self.runtime.ipcCloseMemHandle(base), handle)
+        memory = GpuMemory(self, base + begin, size_bytes, type,
+                           lambda: self.runtime.ipcCloseMemHandle(base), handle)
+        if self.name == "hip" and peer not in (None, self.ordinal):
+            memory.flush_register = self._hdp_register(peer)
+        return memory
+
+    def _hdp_register(self, peer: int) -> int:
+        """A peer's HDP_MEM_FLUSH_CNTL as mapped here; 0 over xGMI, or if the driver has none."""
+        link, hops, register = ctypes.c_uint32(), ctypes.c_uint32(), ctypes.c_void_p()
+        with contextlib.suppress(DeviceError, AttributeError):  # a driver may lack both calls
+            self._driver("hipExtGetLinkTypeAndHopCount", self.ordinal, peer, ctypes.byref(link),
+                         ctypes.byref(hops))
+        if link.value != XGMI:
+            with contextlib.suppress(DeviceError, AttributeError):
+                self._driver("hipDeviceGetAttribute", ctypes.byref(register), HDP_MEM_FLUSH_CNTL,
+                             peer)
+        address = register.value or 0
+        return address if address >> 32 else 0  # a driver that knows it as a number writes 32 bits
+
+    def flush_register(self, memory: Memory) -> int:
+        return memory.flush_register if isinstance(memory, GpuMemory) else 0
 
     def private(self, size_bytes: int) -> Memory:
         return self.allocate_as(self.slab_types[-1], max(size_bytes, 1))

@@ -17,6 +17,9 @@ from kernels.devices.device import DeviceError, OutOfMemory
 DRIVERS = {"cuda": ("libcuda.so.1",),
            "hip": ("libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so")}
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+# Only AMD's own driver module has a version file, not the amdgpu that belongs to a kernel.
+AMD_MODULE = Path("/sys/module/amdgpu/version")
+NVIDIA_MODULE = Path("/sys/module/nvidia/version")
 # WSL's node serves both vendors. If a node exists and the library does not, CuPy's error says more.
 DRIVER_NODES = {"cuda": "/dev/nvidiactl", "hip": "/dev/kfd"}
 DEVICE_NODES = (*DRIVER_NODES.values(), "/dev/dxg")
@@ -33,8 +36,8 @@ IPC_HANDLE = re.compile(
 @cache
 def load_cupy() -> Any:
     """The module `cupy`. Raises DeviceError with what to install, or with CuPy's own reason."""
-    # ROCm's older IPC fails without AMD's own driver module; only that module has a version file.
-    if not Path("/sys/module/amdgpu/version").exists():
+    # ROCm's older IPC fails without AMD's own driver module.
+    if not AMD_MODULE.exists():
         os.environ.setdefault("HSA_ENABLE_IPC_MODE_LEGACY", "0")
     try:
         return importlib.import_module("cupy")
@@ -72,6 +75,14 @@ def release(version: int) -> str:
     """A version number as text: CUDA writes 13020 for 13.2; HIP 60443483 for 6.4."""
     major, minor = (10_000_000, 100_000) if version > 1_000_000 else (1000, 10)
     return f"{version // major}.{version // minor % 100}"
+
+
+def module_version(path: Path) -> str:
+    """A driver's kernel module with its version, such as "amdgpu 6.16.6"."""
+    name = path.parent.name
+    if path.exists():
+        return f"{name} {path.read_text().strip()}"
+    return f"{name} of kernel {os.uname().release}" if path.parent.exists() else "unknown"
 
 
 def visible_gpus() -> tuple[str, list[str]]:

@@ -29,6 +29,9 @@
 #ifndef STREAM_RECEIVE  // 1: stores into the receive buffer too; on a CPU it must then be aligned
 #define STREAM_RECEIVE 0
 #endif
+#ifndef HDP_FLUSH       // 1: flush the host data path of peers' AMD GPUs before a flag: see sync.h
+#define HDP_FLUSH 0
+#endif
 #ifndef SEVERAL_PAGES   // 1: a CPU walks several pages at once; no effect on a GPU
 #define SEVERAL_PAGES 0
 #endif

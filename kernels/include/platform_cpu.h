@@ -14,6 +14,12 @@ DEVICE void block_barrier() {}
 DEVICE void store_release_system(u64* p, u64 v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 DEVICE u64 load_flag_system(const u64* p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
 constexpr bool PACKS_OF_PACKETS = true;  // of packets.h: a GPU sends smaller units
+DEVICE void store_packets_system(u64* p, const u64 (&x)[2]) {
+  for (int k = 0; k < 2; ++k) store_release_system(p + k, x[k]);
+}
+DEVICE void load_packets_system(u64 (&x)[2], const u64* p) {
+  for (int k = 0; k < 2; ++k) x[k] = load_flag_system(p + k);
+}
 DEVICE void fence_acquire_system() {}
 DEVICE unsigned add_relaxed_device(unsigned* p, unsigned v) {
   return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);

@@ -24,6 +24,7 @@ struct Own {
   Line epoch;     // of this rank's last launch
   Line ticket;    // blocks that have left the launch
   Line meetings;  // barriers of the timed loop, counted apart so that they do not flip the half
+  Line hdp_flush[MOST_RANKS];  // addresses of the ranks' registers, 0 where none is needed
 };
 
 struct Control {
@@ -99,11 +100,22 @@ DEVICE void await_acquire_system(const Arguments& a, const u64* flag, u64 wanted
   fence_acquire_system();
 }
 
+// Flushes the host data path (HDP) of peers' AMD GPUs, which may hold back stores that arrived over
+// PCIe. RCCL writes this register before each flag, too. Data go first, and the flag goes last.
+DEVICE void flush_hdp(const Arguments& a, unsigned peers) {
+  fence_system();
+  for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
+    if (const u64 flush = peers >> p & 1 ? a.own->hdp_flush[p].value : 0)
+      *(volatile unsigned*)flush = 1;
+  fence_system();
+}
+
 // Tells `peers` (one bit each) that this block has made all its stores before `value`. The barrier
 // waits for all threads; then one wave's release makes the stores of the whole block visible.
 DEVICE void signal(const Arguments& a, unsigned peers, u64 value) {
   hand_over_stores();
   block_barrier();
+  if (HDP_FLUSH) flush_hdp(a, peers);
   AS_WRITTEN for (int p = thread_in_block(); p < WORLD; p += threads_in_block())
     if (peers >> p & 1)
       store_release_system(&of_thread(a.control, p)->flags[block()][a.rank].value, value);

@@ -14,3 +14,6 @@ bool reachable(uintptr_t address);
 long setting(const char* name, long otherwise);
 // Whether device memory can be read and written from this process.
 void open_memory(bool open);
+// What the caches of a launch do at its ends.
+void write_caches_back();
+void empty_caches();

@@ -25,6 +25,9 @@ void gpu_barrier();
 void gpu_give_way();
 void* gpu_shared();
 int gpu_of_lane(int at, int value);
+void gpu_fence(int order, const char* scope);
+void gpu_loaded(const void* at, int order);
+void gpu_stored(const void* at);
 unsigned long long gpu_clock_ns();
 }
 
@@ -39,17 +42,22 @@ unsigned long long gpu_clock_ns();
 #define __builtin_amdgcn_sched_barrier(...) ((void)0)
 #define __builtin_amdgcn_readfirstlane(uniform) (uniform)
 #define __builtin_amdgcn_s_sleep(cycles) gpu_give_way()
-#define __builtin_amdgcn_fence(order, ...) __atomic_thread_fence(__ATOMIC_SEQ_CST)
-#define __hip_atomic_store(p, v, order, scope) __atomic_store_n(p, v, order)
-#define __hip_atomic_load(p, order, scope) (gpu_give_way(), __atomic_load_n(p, order))
+#define __builtin_amdgcn_fence(order, scope) gpu_fence(order, scope)
+#define __hip_atomic_store(p, v, order, scope) (__atomic_store_n(p, v, order), gpu_stored((const void*)(p)))
+#define __hip_atomic_load(p, order, scope) \
+  ({ gpu_give_way(); gpu_loaded((const void*)(p), __ATOMIC_RELAXED); auto seen_ = __atomic_load_n(p, order); \
+     gpu_loaded((const void*)(p), order); seen_; })
 #define __hip_atomic_fetch_add(p, v, order, scope) __atomic_fetch_add(p, v, order)
-// Inline assembly of the kernels: waits that a host does not need, and a store, with the address in a vector register.
+// Inline assembly of the kernels: waits that a host does not need, and a system store of 16 bytes. Its address is in a
+// vector register, and the function that it calls keeps all registers but r11.
+extern "C" __attribute__((preserve_all, used)) inline void gpu_stored_16(const void* at) { gpu_stored(at); }
 asm(".macro s_waitcnt all:vararg\n.endm\n"
     ".macro s_waitcnt_vscnt all:vararg\n.endm\n"
     ".macro s_wait_storecnt all:vararg\n.endm\n"
     ".macro global_store_dwordx4 place, words, rest:vararg\n"
-    "lea -128(%rsp), %rsp\n push %rax\n movq \\place, %rax\n movups \\words, (%rax)\n pop %rax\n"
-    "lea 128(%rsp), %rsp\n.endm");
+    "lea -128(%rsp), %rsp\n push %rdi\n push %r11\n push %rbp\n mov %rsp, %rbp\n and $-16, %rsp\n"
+    "movq \\place, %rdi\n movups \\words, (%rdi)\n call gpu_stored_16\n"
+    "mov %rbp, %rsp\n pop %rbp\n pop %r11\n pop %rdi\n lea 128(%rsp), %rsp\n.endm");
 // At 100 MHz, as on the hardware.
 #define __builtin_readsteadycounter() (gpu_clock_ns() / 10)
 #define __builtin_amdgcn_s_memrealtime() (gpu_clock_ns() / 10)

@@ -10,10 +10,12 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <atomic>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <string>
+#include <vector>
 
 struct Error { int status; const char *cuda, *driver, *hip, *text, *hip_text; };
 // Error names of the runtime and the driver, and messages of the runtime, for the errors that tests can meet.
@@ -141,11 +143,11 @@ extern "C" int gpu_entering(const char* call, size_t amount) { return entering(c
 // --------------------------------------------------------------------------------------------------------- allocations
 
 enum Kind { DEVICE_MEMORY, PINNED, REGISTERED, PEER };
-struct Allocation { size_t bytes; int fd; Kind kind; int device, pid; long serial; int opened; };
+struct Allocation { size_t bytes; int fd; Kind kind; int device, pid; long serial; int opened; unsigned flags = 0; };
 static auto& allocations = *new std::map<uintptr_t, Allocation>;  // never destroyed: a kernel may outlive main
 static long serials = 0;
 
-struct Handle { char magic[8]; int pid, fd, device; size_t bytes; long serial; char rest[24]; };
+struct Handle { char magic[8]; int pid, fd, device; size_t bytes; long serial; unsigned flags; char rest[20]; };
 static_assert(sizeof(Handle) == 64, "as CUDA's and HIP's");
 
 // The allocation that holds an address; call with the lock held.
@@ -174,13 +176,84 @@ void open_memory(bool open) {
       mprotect((void*)a.first, a.second.bytes, open ? PROT_READ | PROT_WRITE : PROT_NONE);
 }
 
+// ------------------------------------------------------------------------------------------------------------- caches
+
+// FAKE_GPU_CACHED lists flags of hipExtMallocWithFlags: this process reaches parts of a peer's large allocation of such
+// a kind through a cache. FAKE_GPU_COHERENT says when the cache writes back and forgets: at the ends of a `launch`
+// only, also at every `fence` of the system's scope, or, for stores, when the kernel writes the `hdp` register.
+constexpr size_t CACHE_BYTES = 384 << 10, LINE_BYTES = 64, CACHED_FROM_BYTES = 8 << 20;  // flags are in less
+constexpr size_t HALF_BYTES = 4 << 20;  // as in peer_buffer.py: each half of a slab starts in the cache
+struct Cache { char *at, *memory, *seen; };  // the GPU's copy, the memory, and the contents when both were equal
+static auto& caches = *new std::vector<Cache>;
+static std::mutex caches_lock;
+static std::atomic<bool> caching{false};
+static unsigned *hdp_register = nullptr, no_register = 0;
+
+static bool is_cached(const Handle& handle) {
+  const char* all = getenv("FAKE_GPU_CACHED");
+  return all && handle.bytes >= CACHED_FROM_BYTES && strchr(all, (char)('0' + handle.flags));
+}
+static char coherent() {
+  static const char* when = getenv("FAKE_GPU_COHERENT");
+  return when ? *when : 'l';
+}
+static void add_cache(char* at, int fd, size_t offset) {
+  std::lock_guard<std::mutex> held(caches_lock);
+  char* memory = (char*)mmap(nullptr, CACHE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)offset);
+  at += offset;
+  char* seen = (char*)malloc(CACHE_BYTES);
+  mmap(at, CACHE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  memcpy(seen, memory, CACHE_BYTES), memcpy(at, seen, CACHE_BYTES);
+  caches.push_back({at, memory, seen}), caching = true;
+}
+static void remove_cache(char* at) {
+  std::lock_guard<std::mutex> held(caches_lock);
+  for (size_t i = 0; i < caches.size(); ++i)
+    if (caches[i].at == at || caches[i].at == at + HALF_BYTES) {
+      munmap(caches[i].memory, CACHE_BYTES), free(caches[i].seen);
+      caches.erase(caches.begin() + (long)i--);
+    }
+}
+// Writes changed lines back, or takes the memory's changes over; with `only`, for the line of this address.
+static void exchange_lines(bool write_back, const char* only = nullptr) {
+  std::lock_guard<std::mutex> held(caches_lock);
+  for (const Cache& c : caches) {
+    if (only && (only < c.at || only >= c.at + CACHE_BYTES)) continue;
+    const size_t first = only ? (size_t)(only - c.at) / LINE_BYTES * LINE_BYTES : 0;
+    for (size_t i = first; i < (only ? first + LINE_BYTES : CACHE_BYTES); i += LINE_BYTES) {
+      uint64_t line[LINE_BYTES / 8];  // read once, by atomics: others write meanwhile
+      for (size_t k = 0; k < LINE_BYTES / 8; ++k)
+        line[k] = __atomic_load_n((const uint64_t*)((write_back ? c.at : c.memory) + i) + k, __ATOMIC_RELAXED);
+      if (!memcmp(line, c.seen + i, LINE_BYTES)) continue;
+      memcpy((write_back ? c.memory : c.at) + i, line, LINE_BYTES);
+      memcpy(c.seen + i, line, LINE_BYTES);
+    }
+  }
+}
+void write_caches_back() { if (caching) exchange_lines(true); }
+void empty_caches() { if (caching) exchange_lines(false); }
+extern "C" void gpu_fence(int order, const char* scope) {
+  __atomic_thread_fence(__ATOMIC_SEQ_CST);
+  if (!caching || *scope || coherent() == 'l') return;
+  if (order == __ATOMIC_ACQUIRE) return exchange_lines(false);
+  if (coherent() == 'h' && !__atomic_exchange_n(hdp_register ? hdp_register : &no_register, 0u, __ATOMIC_SEQ_CST)) return;
+  exchange_lines(true);
+}
+// An atomic access of the system's scope bypasses the caches; an acquire empties them.
+extern "C" void gpu_loaded(const void* at, int order) {
+  if (caching && coherent() != 'l') exchange_lines(false, order == __ATOMIC_ACQUIRE ? nullptr : (const char*)at);
+}
+extern "C" void gpu_stored(const void* at) {
+  if (caching && coherent() != 'l') exchange_lines(true, (const char*)at);
+}
+
 static size_t in_use() {
   size_t bytes = 0;
   for (const auto& a : allocations) bytes += a.second.kind == DEVICE_MEMORY ? a.second.bytes : 0;
   return bytes;
 }
 
-static int allocate(void** pointer, size_t bytes) {
+static int allocate(void** pointer, size_t bytes, unsigned flags = 0) {
   std::lock_guard<std::mutex> held(lock);
   const size_t total = (size_t)setting("FAKE_GPU_MEMORY", 4L << 30);
   if (bytes == 0) return *pointer = nullptr, 0;
@@ -190,7 +263,7 @@ static int allocate(void** pointer, size_t bytes) {
   void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   if (at == MAP_FAILED) return close(fd), 2;
   memset(at, 0xcd, bytes);  // as with a driver, new memory has arbitrary contents
-  allocations[(uintptr_t)at] = {bytes, fd, DEVICE_MEMORY, device_now(), getpid(), ++serials, 1};
+  allocations[(uintptr_t)at] = {bytes, fd, DEVICE_MEMORY, device_now(), getpid(), ++serials, 1, flags};
   if (closes() && !opened) mprotect(at, bytes, PROT_NONE);
   return *pointer = at, 0;
 }
@@ -200,6 +273,7 @@ static int release(void* pointer, Kind kind, int otherwise) {
   auto it = allocations.find((uintptr_t)pointer);
   if (it == allocations.end() || it->second.kind != kind) return otherwise;
   if (--it->second.opened > 0) return 0;
+  if (kind == PEER) remove_cache((char*)pointer);
   if (kind != REGISTERED) munmap(pointer, it->second.bytes);
   if (it->second.fd >= 0) close(it->second.fd);
   allocations.erase(it);
@@ -275,7 +349,8 @@ int gpu_export(void* pointer, Handle* handle) {
   std::lock_guard<std::mutex> held(lock);
   auto it = holding((uintptr_t)pointer);
   if (it == allocations.end() || it->second.kind != DEVICE_MEMORY) return 1;
-  *handle = {"sw-gpu", getpid(), it->second.fd, it->second.device, it->second.bytes, it->second.serial, {}};
+  *handle = {"sw-gpu", getpid(), it->second.fd, it->second.device, it->second.bytes, it->second.serial,
+             it->second.flags, {}};
   return 0;
 }
 // FAKE_GPU_CORRUPT_IPC: from this offset on, rounded down to a page, the mapping is a copy without later writes.
@@ -293,6 +368,7 @@ int gpu_import(void** pointer, const Handle* handle, unsigned flags) {
   const int fd = open(path, O_RDWR | O_CLOEXEC);
   if (fd < 0) return 205;
   char* at = (char*)mmap(nullptr, handle->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (at != MAP_FAILED && is_cached(*handle)) add_cache(at, fd, 0), add_cache(at, fd, HALF_BYTES);
   close(fd);
   if (at == MAP_FAILED) return 205;
   const long corrupt = setting("FAKE_GPU_CORRUPT_IPC", -1) & -4096L;
@@ -324,7 +400,18 @@ int hipMemGetAddressRange(void** base, size_t* bytes, void* address) {
 int hipExtMallocWithFlags(void** pointer, size_t bytes, unsigned flags) {
   const int status = entering("hipExtMallocWithFlags", bytes);
   const bool known = flags < 3 || (flags == 3 && setting("FAKE_GPU_UNCACHED", 1));  // 3 needs ROCm 5.5
-  return status ? status : known ? allocate(pointer, bytes) : 1;
+  return status ? status : known ? allocate(pointer, bytes, flags) : 1;
+}
+// FAKE_GPU_HDP: the driver gives the address of the register, as 64 bits. FAKE_GPU_LINK: 4 stands for xGMI.
+int hipDeviceGetAttribute(void** value, int attribute, int) {
+  const int status = entering("hipDeviceGetAttribute");
+  if (status || attribute != 10005 || !setting("FAKE_GPU_HDP", 0)) return status ? status : 1;
+  if (!hdp_register && gpu_host_alloc((void**)&hdp_register, 4096, 0)) return 2;
+  return *value = hdp_register, 0;
+}
+int hipExtGetLinkTypeAndHopCount(int, int, unsigned* type, unsigned* hops) {
+  const int status = entering("hipExtGetLinkTypeAndHopCount");
+  return status ? status : (*type = (unsigned)setting("FAKE_GPU_LINK", 2), *hops = 1, 0);
 }
 int hipFree(void* pointer) { return gpu_free(pointer); }
 int hipHostRegister(void* pointer, size_t bytes, unsigned) {

@@ -299,7 +299,9 @@ int gpu_launch(void* stream, void* function, unsigned blocks, unsigned threads, 
     l.resident = 2 * most / threads;
     memcpy(l.parameters.bytes, copied.data(), size);
     if (wild_pointer(l)) return break_device(700);
+    empty_caches();
     s.run(l);
+    write_caches_back();
   });
   return 0;
 }

@@ -109,20 +109,30 @@ def test_peers_use_the_first_memory_that_works_and_the_run_says_why_on_a_fake_gp
     assert f"Peer memory is {kind}" in printed
     assert (why in printed) if why else ("Better was refused" not in printed)
     types = {"mapped": {"cuda": "cudaMalloc", "hip": "hipExtMallocWithFlags uncached"}[vendor]}
-    assert result.run.memory == dict.fromkeys(("flags", "data"), types.get(kind, "registered host memory"))
+    memory = result.run.memory
+    assert {memory["flags"], memory["data"]} == {types.get(kind, "registered host memory")}
+    requested = {"cuda": "mapped", "hip": "mapped uncached"}[vendor]
+    behaved = requested if kind == "mapped" else kind
+    assert (memory["requested"], memory["behaved"], memory["hdp_flush"]) == (requested, behaved, "none")
+    module = result.run.environment["gpu.module"]["value"]
+    assert f"within one, with driver {result.run.world['ranks'][0]['driver']}, runtime" in printed
+    assert module[0] in printed
     assert [rank["pci_bus_id"] for rank in result.run.world["ranks"]] == ["0000:41:00.0", "0000:61:00.0"]
 
 
 def test_a_driver_without_uncached_memory_gives_fine_grained_and_the_head_says_so_on_a_fake_gpu(tmp_path):
     done = on(tmp_path, "--device", "hip", vendor="hip", uncached=0)
     assert done.returncode == 0, done.stderr
-    assert run_of(tmp_path).run.memory["data"] == "hipExtMallocWithFlags fine_grained"
+    memory = run_of(tmp_path).run.memory
+    assert memory["data"] == "hipExtMallocWithFlags fine_grained"
+    assert (memory["requested"], memory["behaved"]) == ("mapped uncached", "mapped fine_grained")
 
 
 def test_without_shared_memory_only_the_library_is_measured_on_a_fake_gpu(tmp_path):
     options = ("--device", "cuda", "--memory", "mapped", "--algorithm", "two_shot,library")
     done = launch(tmp_path / "results", *ONE, *options, "--lean", **fake_nccl.environment(gpu={"corrupt_ipc": 64}))
     assert done.returncode == 0, done.stderr
+    assert run_of(tmp_path).run.memory["behaved"].startswith("none: mapped: the memory that rank 1 pushed")
     status = {(case.algorithm, case.variant): case.status for case in run_of(tmp_path).cases}
     assert status[("two_shot", "copied")] == "unsupported"
     assert status[("library", "plain")] == "ok"

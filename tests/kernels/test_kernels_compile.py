@@ -32,7 +32,7 @@ from tests.launch import few
 
 FILES = sorted(str(path.relative_to(SOURCES).with_suffix("")) for path in SOURCES.rglob("*.cu"))
 ENTRY = r'^(?:RANK_KERNEL\(|(?:KERNEL|extern "C" __global__ \w+ void)\s+)(\w+)'
-NO_COLLECTIVES = "gemm", "link", "link_probe", "iteration", "slowed", "experts/routed_records"
+NO_COLLECTIVES = "gemm", "link", "link_probe", "memory_probe", "iteration", "slowed", "experts/routed_records"
 COLLECTIVES = [stem for stem in FILES if stem not in NO_COLLECTIVES]
 TYPES = [(("ELEMENT", element), ("REDOP", redop)) for element, redop in
          (("Float16", "Avg"), ("Float64", "Prod"), ("Int32", "Min"), ("Int64", "Max"))]
@@ -92,7 +92,7 @@ def test_every_entry_is_compiled_and_uses_no_stack(stem, architecture):
 @each_file
 @each_architecture
 def test_main_loops_start_several_16_byte_loads_before_they_store(stem, architecture):
-    if stem not in ("iteration", "gemm", "slowed"):  # these move no messages
+    if stem not in ("iteration", "gemm", "slowed", "memory_probe"):  # these move no messages
         assert not flaws_of_loops(built(stem, architecture)[0], architecture)
 
 
@@ -199,6 +199,17 @@ def test_flags_are_released_and_acquired_in_the_order_of_the_memory_model(stem, 
     for kernel, lines in kernels_in(built(stem, architecture)[0], architecture).items():
         if kernel not in UNSYNCHRONISED:
             assert not broken(lines, architecture), kernel
+
+
+@pytest.mark.parametrize("architecture", ["gfx942", "gfx1100", "gfx1201"])
+def test_a_build_with_the_hdp_flush_writes_the_register_between_the_data_and_the_flag(architecture):
+    """After the block's barrier, and the kernel waits for the store. Other builds do not store there."""
+    for macros in ((), (("HDP_FLUSH", "1"),), (("HDP_FLUSH", "1"), *WIDE)):
+        text, kernels = built("allreduce_one_shot", architecture, macros)
+        assert not misfits(kernels)
+        lines = "\n".join(kernels_in(text, architecture)["one_shot_push"])
+        steps = r"s_barrier", r"\bflat_store_(dword|b32) ", r"\bs_wait", r"\bglobal_store_(dwordx2|b64) "
+        assert bool(re.search("(?:(?!s_barrier)[^$])*?".join(steps), lines)) == bool(macros)
 
 
 # The instructions that store two packets, and that load two or one, past the GPU's own caches.

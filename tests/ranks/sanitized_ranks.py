@@ -37,7 +37,7 @@ from collectives.experts.alltoall_routed import WAYS, RoutedCase, make_tables
 from collectives.experts.routing import draw as draw_routes
 from collectives.layers.fused import COLLECTIVE, FUSED, Gemv, GemvCase, Norm, NormCase
 from collectives.operation import Algorithm, Build, Case, Library, Operation, Unsupported, World
-from collectives.peer_buffer import SLAB_BYTES, PeerBuffer, WaitPolicy, probe_kernels, set_epoch
+from collectives.peer_buffer import PROBE_BYTES, SLAB_BYTES, PeerBuffer, WaitPolicy, probe_kernels, set_epoch
 from collectives.quantized import ALGORITHMS as QUANTIZED
 from collectives.quantized import BLOCK
 from collectives.quantized import DATATYPES as QUANTIZED_DATATYPES
@@ -321,6 +321,12 @@ def link_items(bed: Bed, wanted: Callable[[str], bool]) -> None:
             of_ranks.append(([Step(transfers.kernel(entry), transfer) if entry.startswith("link") else
                               Step(probes.kernel(entry), arguments) for entry in entries], None))
         bed.items[name] = of_ranks
+    for entry in ("show_stores", "show_packets"):
+        if wanted(name := f"link {entry}"):
+            rounds = [cast(PeerBuffer, world.peers).arguments(0, receives[r], 3, PROBE_BYTES)
+                      for r, world in enumerate(bed.worlds)]
+            probe = bed.worlds[0].device.compile("memory_probe", {"WORLD": str(ranks)}, PEER_STRUCTURES)
+            bed.items[name] = [([Step(probe.kernel(entry), arguments)], None) for arguments in rounds]
 
 
 def actions_of(bed: Bed, rank: int, order: list[str]) -> list[Action]:

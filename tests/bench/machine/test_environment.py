@@ -224,7 +224,7 @@ def test_the_table_reports_withheld_time(tmp_path, share, expected):
 )
 def test_throttling_of_gpus_is_a_fact_and_a_threat(reasons, value, threat):
     """A GPU at its power cap would be compared with a GPU at full clock."""
-    software = {"driver": "1", "runtime": "2", "cupy": "3"}
+    software = {"driver": "1", "runtime": "2", "module": "nvidia 4", "cupy": "3"}
     ranks = [{"gpu": "H200", "throttle": of_gpu, **software} for of_gpu in reasons]
     facts = gpu_facts(ranks)
     assert facts["gpu.throttle_reasons"]["value"] == value

@@ -1,0 +1,159 @@
+// Whether memory shows a peer's stores while both kernels run. Each rank stores patterns into every
+// rank's slab, its own included, and signals; its peers wait for the flag and compare, in their own
+// slab (pushed) and in the writer's (pulled). All ranks write and read at once, by the accesses
+// that the collectives use. A round writes new contents where the round before the last one wrote,
+// so a line that stays in a reader's cache shows.
+#include "include/pack.h"
+
+constexpr int ACCESSES = 5;  // before the packets
+constexpr int PUSHED = 0, PULLED = 1, PATHS = 2;
+
+// Two bytes at a time, by the accesses of quantize.h.
+struct Halves {
+  unsigned short of[sizeof(pack) / 2];
+  static DEVICE void store(char* at, pack p) {
+    const Halves h = reinterpret<Halves>(p);
+    UNROLLED for (unsigned k = 0; k < sizeof(pack) / 2; ++k) store_2_bytes(at + 2 * k, h.of[k]);
+  }
+  static DEVICE pack load(const char* at) {
+    Halves h;
+    UNROLLED for (unsigned k = 0; k < sizeof(pack) / 2; ++k)
+      h.of[k] = (unsigned short)load_2_bytes(at + 2 * k);
+    return reinterpret<pack>(h);
+  }
+};
+template <class Piece> struct InPieces {
+  static DEVICE void store(char* at, pack p) { store_pieces<Piece>(at, p); }
+  static DEVICE pack load(const char* at) { return load_pieces<Piece>(at); }
+};
+template <bool STREAM> struct WholePack {
+  static DEVICE void store(char* at, pack p) { store_aligned_pack(at, 0, p, STREAM); }
+  static DEVICE pack load(const char* at) { return load_aligned_pack(at, 0); }
+};
+// As MEMORY_ACCESSES in peer_buffer.py names them.
+template <class Each> DEVICE void for_accesses(Each each) {
+  each(0, Halves{});
+  each(1, InPieces<unsigned>{});
+  each(2, InPieces<u64>{});
+  each(3, WholePack<false>{});
+  each(4, WholePack<true>{});
+}
+
+// A round of any launch, never 0; up to 255 in a launch.
+DEVICE unsigned round_of(unsigned epoch, unsigned step) { return epoch << 8 | step; }
+// A word that differs in both halves from those of other rounds.
+DEVICE unsigned pattern_word(unsigned round, long writer, long owner, unsigned place) {
+  const unsigned x = round * 0x9e37u + (unsigned)(writer * MOST_RANKS + owner) * 0x6a0bu +
+                     place * 0x85ebu;
+  return (x & 0xffffu) * 0x10001u;
+}
+DEVICE pack pattern(unsigned round, long writer, long owner, unsigned i) {
+  constexpr unsigned WORDS = sizeof(pack) / 4;
+  unsigned x[WORDS];
+  for (unsigned k = 0; k < WORDS; ++k) x[k] = pattern_word(round, writer, owner, i * WORDS + k);
+  pack p;
+  copy_bits(&p, x, sizeof p);
+  return p;
+}
+DEVICE bool same(pack p, pack q) {
+  unsigned x[sizeof(pack) / 4], y[sizeof(pack) / 4], differ = 0;
+  copy_bits(x, &p, sizeof x);
+  copy_bits(y, &q, sizeof y);
+  for (unsigned k = 0; k < sizeof(pack) / 4; ++k) differ |= x[k] ^ y[k];
+  return differ == 0;
+}
+
+// Where `writer` stores this round's patterns in `owner`'s slab.
+DEVICE char* region(const Arguments& a, unsigned epoch, long owner, long writer, int access,
+                    unsigned round) {
+  const long number = (access * 2 + (round & 1)) * MOST_RANKS + writer;
+  return half_of(a, owner, epoch) + number * a.chunk_bytes;
+}
+// Calls each(i) for this thread's items of a region. Other threads of its block read than wrote.
+template <class Each> DEVICE void for_items(const Arguments& a, unsigned item_bytes, bool reads,
+                                            Each each) {
+  const unsigned items = (unsigned)a.chunk_bytes / item_bytes / blocks(), first = block() * items;
+  const unsigned t = reads ? threads_in_block() - 1 - thread_in_block() : thread_in_block();
+  for (unsigned i = t; i < items; i += threads_in_block()) each(first + i);
+}
+// Counts an item with old or foreign contents: receive[access][path][writer], 32 bits each.
+DEVICE void count_wrong(const Arguments& a, int access, int path, long writer) {
+  add_relaxed_device((unsigned*)a.receive + (access * PATHS + path) * MOST_RANKS + writer, 1);
+}
+
+template <class Access>
+DEVICE void compare(const Arguments& a, unsigned epoch, long owner, long writer, int access,
+                    unsigned round, Access) {
+  const char* from = region(a, epoch, owner, writer, access, round);
+  for_items(a, sizeof(pack), true, [&](unsigned i) {
+    const pack seen = Access::load(from + i * sizeof(pack));
+    if (!same(seen, pattern(round, writer, owner, i)))
+      count_wrong(a, access, owner == a.rank ? PUSHED : PULLED, writer);
+  });
+}
+
+// Sends packets to each peer, two at once, and polls theirs. A packet has a round above its data.
+DEVICE void exchange_packets(const Arguments& a, unsigned epoch, unsigned round) {
+  const auto packet = [&](long writer, long owner, unsigned i) {
+    return (u64)round << 32 | pattern_word(round, writer, owner, i);
+  };
+  for (int d = 1; d < WORLD; ++d) {
+    const long owner = (a.rank + d) % WORLD;
+    u64* to = (u64*)region(a, epoch, owner, a.rank, ACCESSES, round);
+    for_items(a, 2 * sizeof(u64), false, [&](unsigned i) {
+      const u64 x[2] = {packet(a.rank, owner, 2 * i), packet(a.rank, owner, 2 * i + 1)};
+      store_packets_system(to + 2 * i, x);
+    });
+  }
+  for (int d = 1; d < WORLD; ++d) {
+    const long writer = (a.rank + d) % WORLD;
+    const u64* from = (const u64*)region(a, epoch, a.rank, writer, ACCESSES, round);
+    for_items(a, 2 * sizeof(u64), false, [&](unsigned i) {
+      const auto give_up_on = [&](u64 seen) { give_up(a, (int)writer, seen, round); };
+      u64 x[2];
+      const auto poll = [&](u64& seen) {
+        load_packets_system(x, from + 2 * i);
+        seen = x[0] >> 32 == round ? x[1] : x[0];
+        return seen >> 32 == round;
+      };
+      spin(a, poll, give_up_on);
+      for (unsigned k = 0; k < 2; ++k)
+        if (x[k] != packet(writer, a.rank, 2 * i + k)) count_wrong(a, ACCESSES, PUSHED, writer);
+    });
+  }
+}
+
+// Runs `count` rounds over regions of `chunk_bytes`. A build with STREAM_SLAB has the fence that
+// streamed stores need before a flag.
+RANK_KERNEL(show_stores) {
+  const unsigned epoch = enter_launch(a);
+  for (unsigned step = 1; step <= (unsigned)a.count; ++step) {
+    const unsigned round = round_of(epoch, step);
+    AS_WRITTEN for (int d = 0; d < WORLD; ++d) {
+      const long owner = (a.rank + d) % WORLD;
+      for_accesses([&](int access, auto by) {
+        char* to = region(a, epoch, owner, a.rank, access, round);
+        for_items(a, sizeof(pack), false, [&](unsigned i) {
+          by.store(to + i * sizeof(pack), pattern(round, a.rank, owner, i));
+        });
+      });
+    }
+    signal(a, everyone_but(a.rank), stamp(epoch, step));
+    wait(a, everyone_but(a.rank), stamp(epoch, step));
+    AS_WRITTEN for (int d = 1; d < WORLD; ++d) {
+      const long writer = (a.rank + d) % WORLD;
+      for_accesses([&](int access, auto by) {
+        compare(a, epoch, a.rank, writer, access, round, by);
+        compare(a, epoch, writer, writer, access, round, by);
+      });
+    }
+  }
+  leave_launch(a, epoch);
+}
+// The same with packets that are polled without flags, as in packets.h.
+RANK_KERNEL(show_packets) {
+  const unsigned epoch = enter_launch(a);
+  for (unsigned step = 1; step <= (unsigned)a.count; ++step)
+    exchange_packets(a, epoch, round_of(epoch, step));
+  leave_launch(a, epoch);
+}

@@ -1,0 +1,79 @@
+"""The probe of peer memory within one launch: it accepts coherent memory, and finds stale data in every access."""
+
+import json
+import re
+
+import pytest
+
+from collectives.peer_buffer import MEMORY_ACCESSES
+from tests.fake_gpu import environment
+from tests.kernels.broken_kernels import HIP, Patch, apply, tree
+from tests.launch import FULL, ROOT, few, mpirun
+
+STORES = ", ".join(MEMORY_ACCESSES[:-1])  # all but the packets
+RELEASE = Patch(HIP, '  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "");\n', "")
+PACKET = Patch(HIP, "asm volatile(STORE_16_BYTES_SYSTEM", "*(four_words*)p = four;\n}", "\n}")
+ACQUIRE = Patch(HIP, '__builtin_amdgcn_fence(__ATOMIC_ACQUIRE, ""); }', "}")
+
+
+def probed(*words, folder=ROOT, **variables):
+    done = mpirun(2, "-m", "tests.ranks.memory_ranks", *words, tree=folder, timeout_s=120, **variables)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def on_a_fake_gpu(*words, folder=ROOT, **faults):
+    variables = {**environment(vendor="hip", **faults), "FAKE_NCCL_BINDING": "none"}
+    return probed("hip", *words, folder=folder, **variables)
+
+
+@pytest.mark.parametrize(
+    ("names", "accesses"),
+    [
+        (("without the wait",), STORES),
+        (("without the fence before the flag", "delayed streaming stores"), "a streamed pack"),
+    ],
+)
+def test_cpu_memory_passes_and_a_broken_build_does_not(names, accesses, tmp_path):
+    """The second build has no release for streamed stores, and delays them as the hardware may."""
+    if names[0] == "without the wait":
+        assert probed()["sharing"] == "memfd"
+    reason = probed(folder=tree(tmp_path / "tree", *names))["reason"]
+    assert "within one launch rank " in reason
+    assert reason.endswith(f"by accesses of {accesses}"), reason
+
+
+@pytest.mark.parametrize(
+    ("faults", "sharing", "refusal"),
+    few([
+        ({"cached": 3}, "mapped fine_grained", f"mapped uncached: within one launch .* by accesses of {STORES}$"),
+        ({"cached": 3, "coherent": "hdp", "hdp": 1}, "mapped uncached", None),
+        ({"cached": 31}, "host_staged", "mapped uncached.*mapped fine_grained: within one launch"),
+        ({"cached": 3, "coherent": "fence"}, "mapped uncached", None),
+        ({"cached": 3, "coherent": "hdp"}, "mapped fine_grained", "mapped uncached: within one launch"),
+        ({"cached": 3, "coherent": "hdp", "hdp": 1, "link": 4}, "mapped fine_grained", "mapped uncached: within"),
+    ], 3),
+    ids=str,
+)
+def test_the_probe_decides_which_memory_is_used_on_a_fake_gpu(faults, sharing, refusal):
+    """`cached` memory is not what was requested from the driver, which says nothing."""
+    report = on_a_fake_gpu(**faults)
+    assert report["sharing"] == report["types"]["behaved"] == sharing
+    assert report["types"]["requested"] == "mapped uncached"
+    flushes = sharing == "mapped uncached" and "hdp" in faults
+    assert report["types"]["hdp_flush"] == ("before each flag" if flushes else "none")
+    assert bool(report["refusals"]) == bool(refusal)
+    assert re.search(refusal or "", "; ".join(report["refusals"]))
+
+
+@pytest.mark.parametrize(
+    ("patch", "sentence"),
+    few([(RELEASE, "within one launch rank "), (ACQUIRE, "within one launch rank "),
+         (PACKET, "a packet from rank ")], 2),
+    ids=["release", "acquire", "packet"][: 3 if FULL else 2],
+)
+def test_a_build_without_a_part_of_the_protocol_is_found_on_a_fake_gpu(patch, sentence, tmp_path):
+    """This memory is right only for kernels that fence: its cache writes back and forgets at fences."""
+    apply(tree(tmp_path / "tree"), [patch])
+    report = on_a_fake_gpu(folder=tmp_path / "tree", cached=3, coherent="fence")
+    assert report["refusals"][0].startswith(f"mapped uncached: {sentence}")

@@ -1,0 +1,24 @@
+"""Ranks that map each other's memory, and say which sharing mode passed the probe.
+
+`memory_ranks.py [DEVICE] [MEMORY]`; rank 0 prints a JSON line: `sharing`, `refusals` and whether the ranks flush the
+HDP, or `reason` if no mode passed.
+"""
+
+import json
+import sys
+
+from collectives.communicator import Disagreement
+from collectives.operation import Unsupported
+from tests.ranks.world import connect
+
+try:
+    world, _ = connect(timeout_s=5.0, device=(*sys.argv[1:], "cpu")[0], memory=(*sys.argv[2:], "auto")[0])
+except Disagreement as error:
+    sys.exit(str(error))
+peers = world.peers
+if isinstance(peers, Unsupported):
+    report: dict[str, object] = {"reason": peers.reason}
+else:
+    report = {"sharing": peers.sharing, "refusals": peers.refusals, "types": peers.types}
+if world.communicator.rank == 0:
+    print(json.dumps(report), flush=True)
